@@ -1,0 +1,63 @@
+"""Every error this project raises on purpose, drawn as a tree.
+
+RigFaceError
+├── BadInput            something a user gave us cannot be used; always a row or a 4xx, never the end of a job
+│   ├── BadImage        not a picture, truncated, too many pixels
+│   ├── BadVideo        not a container, no video stream, nothing decodes
+│   └── NoFace          a picture in which nobody was found
+├── MissingAsset        a weight or licensed file is not on this machine; the message says how to get it
+├── UnsafeFile          a file asks to execute code while it is read; refused, nothing was run
+├── PlanError           stages or settings that do not fit together, found before any work was done
+└── OutputBusy          another run is writing to the same output
+
+`ValueError` stays what it is in Python: a programmer's mistake.
+"""
+
+
+class RigFaceError(Exception):
+    """Base of all errors raised on purpose. Its text says what was wanted, what came, and what to do."""
+
+
+class BadInput(RigFaceError):
+    """An input that cannot be used.
+
+    Args:
+        reason: one sentence for a person, without the input's name; it ends up in the `reason` column.
+        stage: the stage that refused it, for the `stage` column.
+    """
+
+    def __init__(self, reason: str, stage: str = "decode") -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.stage = stage
+
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:  # survives the way back from a child process
+        return type(self), (self.reason, self.stage)
+
+
+class BadImage(BadInput):
+    """Not a picture we can decode, or one that is too large to be let in."""
+
+
+class BadVideo(BadInput):
+    """Not a video we can decode."""
+
+
+class NoFace(BadInput):
+    """Nobody was found in the picture."""
+
+
+class MissingAsset(RigFaceError):
+    """A file that this feature needs is not there; the message names it and says how to get it."""
+
+
+class UnsafeFile(RigFaceError):
+    """Reading the file would execute code from it."""
+
+
+class PlanError(RigFaceError):
+    """Stages or settings that cannot work together."""
+
+
+class OutputBusy(RigFaceError):
+    """Another run holds this output."""

@@ -1,0 +1,162 @@
+"""The data that travels between stages: faces as numbers, edits as words.
+
+This module is the vocabulary of the project and imports nothing heavier than the standard library. `schema.py`
+derives the Parquet columns from these classes, `fake.py` derives test data: add a field here and they follow.
+
+Frames of reference, used everywhere:
+
+* *frame px*: pixels of the decoded, upright frame. x right, y down, the frame spans [0, W] x [0, H], so the middle of
+  the first pixel is (0.5, 0.5).
+* *crop px*: the same convention in the 512 px crop.
+* *crop unit*: the crop as [-1, 1] x [-1, 1], x right, **y up**; where `FaceParams.camera` projects to.
+* *head*: the head model's own frame, in metres: x to the person's left, y up, z out of the face.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+Array = Any  # numpy at rest (Parquet, HTTP), torch on a device; one object never holds both
+
+
+def _array(*shape: int | str, doc: str, unit: str = "", optional: bool = False) -> Any:
+    """A dataclass field that knows its own trailing shape; a letter stands for a size that `HeadSpec` gives."""
+    metadata = {"shape": shape, "doc": doc, "unit": unit, "optional": optional}
+    return field(metadata=metadata, default=None) if optional else field(metadata=metadata)
+
+
+def _number(doc: str, unit: str = "") -> Any:
+    return field(metadata={"doc": doc, "unit": unit})
+
+
+@dataclass(frozen=True)
+class HeadSpec:
+    """Which head model a set of coefficients belongs to, and how many it has of each kind.
+
+    Rows of two head models never mix: name and version go into the metadata of every Parquet file.
+    """
+
+    name: str
+    version: str
+    shape: int
+    expression: int
+    albedo: int
+    expression_names: tuple[str, ...] = ()
+
+    def size(self, axis: int | str) -> int:
+        """The length of an axis of a `FaceParams` field: a number is itself, "S", "E", "A" are this head's."""
+        return axis if isinstance(axis, int) else {"S": self.shape, "E": self.expression, "A": self.albedo}[axis]
+
+
+@dataclass(frozen=True)
+class DetectorSpec:
+    """Which detector found the faces, and the layout of what it reports."""
+
+    name: str
+    version: str
+    landmarks: int
+    blendshape_names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """One decoded, upright frame.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        index: position among the frames the video shows, in presentation order, from 0.
+        time_s: presentation time in seconds; the first shown frame is 0.
+    """
+
+    image: Array
+    index: int
+    time_s: float
+
+
+@dataclass(frozen=True, eq=False)
+class Detection:
+    """One face in one frame, before anything is known in 3D.
+
+    Args:
+        box: (4,) float32 x0, y0, x1, y1 in frame px: the bounding box of the landmarks.
+        landmarks: (L, 3) float32 frame px; z has the scale of x and y, 0 at the head's centre, negative towards the camera.
+        blendshapes: (B,) float32 in [0, 1], in the order of `DetectorSpec.blendshape_names`; None if not reported.
+        matrix: (4, 4) float32 head-to-camera transform as the detector reports it; None if not reported.
+        score: in [0, 1], how sure the detector is that this is a face.
+    """
+
+    box: Array
+    landmarks: Array
+    score: float
+    blendshapes: Array | None = None
+    matrix: Array | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class FaceParams:
+    """One face, or a batch of faces, as float32 coefficients.
+
+    Each field has shape (*batch, *own); `batch` is the same for every field and () for a single face. S, E and A are
+    those of the head model (`HeadSpec`).
+
+    Raises:
+        ValueError: a field has the wrong trailing shape, or two fields disagree about the batch.
+    """
+
+    shape: Array = _array("S", doc="who: shape coefficients of the head model", unit="standard deviations")
+    expression: Array = _array("E", doc="expression coefficients; on the open head each has a blendshape's name", unit="1 = the named expression in full")
+    head_rotation: Array = _array(3, doc="rotation of the head, axis-angle, head to camera", unit="rad")
+    jaw_rotation: Array = _array(3, doc="rotation of the jaw, axis-angle, relative to the head; zero on the open head", unit="rad")
+    camera: Array = _array(3, doc="weak perspective (scale, x, y): crop unit = scale * (head point + (x, y))", unit="1/m, m, m")
+    albedo: Array = _array("A", doc="skin: albedo coefficients of the head model", unit="standard deviations")
+    light: Array = _array(9, 3, doc="second-order spherical harmonics, RGB, order 1 x y z xy xz yz x2-y2 3z2-1, camera frame", unit="linear radiance")
+    bfm_expression: Array | None = _array(64, doc="expression code of the Basel network, where it is present", optional=True)
+
+    def __post_init__(self) -> None:
+        batches = {}
+        for f in fields(self):
+            value, own = getattr(self, f.name), f.metadata["shape"]
+            if value is None and f.metadata["optional"]:
+                continue
+            got = tuple(value.shape)
+            fits = len(got) >= len(own) and all(isinstance(w, str) or w == g for w, g in zip(own, got[-len(own) :]))
+            if not fits:
+                raise ValueError(f"FaceParams.{f.name}: want (..., {', '.join(map(str, own))}), got {got}")
+            batches[f.name] = got[: len(got) - len(own)]
+        if len(set(batches.values())) > 1:
+            raise ValueError(f"FaceParams: fields disagree about the batch: {batches}")
+
+    @property
+    def batch(self) -> tuple[int, ...]:
+        """The batch shape in front of every field."""
+        return tuple(self.head_rotation.shape[:-1])
+
+    def map(self, fn: Callable[[Array], Array]) -> FaceParams:
+        """Apply `fn` to every field that is there: `params.map(torch.from_numpy)`, `params.map(lambda a: a[0])`."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return FaceParams(**{name: None if value is None else fn(value) for name, value in values.items()})
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How far to trust a row. Nothing is dropped by these numbers; readers choose their thresholds."""
+
+    confidence: float = _number("how far to trust this row as a whole", "[0, 1]")
+    landmark_confidence: float = _number("the detector's own score and the agreement of its landmarks with the fitted head", "[0, 1]")
+    photometric_residual: float = _number("median absolute difference of crop and re-render on visible skin", "[0, 1], sRGB")
+    landmark_residual: float = _number("RMS distance of landmarks and fitted head, in units of the outer-eye distance")
+    face_size_px: float = _number("larger side of the landmark box in the frame", "frame px")
+    sharpness: float = _number("gradient energy of the face at a common scale; 1 is a crisp photograph", "[0, 1]")
+    exposure: float = _number("mean luminance of the skin", "[0, 1], linear")
+    occlusion: float = _number("share of the face's visible surface that does not look like the rest of it", "[0, 1]")
+    yaw_deg: float = _number("positive: the person turns to their own left", "degrees")
+    pitch_deg: float = _number("positive: the person looks down", "degrees")
+    roll_deg: float = _number("positive: the head tilts clockwise as seen in the picture", "degrees")
+    skin_tone_ita_deg: float = _number("individual typology angle of the skin as photographed (Chardon 1991)", "degrees")
+    is_profile: bool = _number("|yaw| beyond 60 degrees")
+    is_tiny: bool = _number("face_size_px below 48")
+    is_blurred: bool = _number("sharpness below 0.15")
+    is_grey: bool = _number("the picture has no colour, so albedo and light colours are not to be trusted")
+    is_suspect: bool = _number("probably not a human face (an animal, a pattern)")
