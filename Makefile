@@ -1,0 +1,29 @@
+# Two commands matter: `make demo` (look at faces from a real clip) and `make test`.
+PYTHON ?= python3
+VIDEO  ?= tests/fixtures/clip.mp4
+OUT    ?= out/demo
+BIN    := .venv/bin
+STAMP  := .venv/installed
+
+.PHONY: demo test lint env clean
+
+demo: env  ## extract the faces of a small clip and make the page that shows them
+	$(BIN)/rigface extract $(VIDEO) $(OUT)
+	$(BIN)/rigface inspect $(OUT)
+
+test: env  ## all tests, without a GPU and without network
+	$(BIN)/python -m pytest
+
+lint: env  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+env: $(STAMP)  ## the virtual environment at pinned versions
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $(STAMP)
+
+clean:  ## forget outputs, keep the environment
+	rm -rf out runs .pytest_cache .mypy_cache .ruff_cache
