@@ -18,11 +18,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from rigface.types import DetectorSpec, FaceParams, HeadSpec, Quality
+from rigface.types import CROP_PX, DetectorSpec, FaceParams, HeadSpec, Quality
 
 FACES_VERSION = "faces/1"
 INPUTS_VERSION = "inputs/1"
-CROP_PX = 512
 IDENTITY_WIDTH = 128
 
 

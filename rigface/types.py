@@ -18,6 +18,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+CROP_PX = 512  # side of every stored crop
+
 Array = Any  # numpy at rest (Parquet, HTTP), torch on a device; one object never holds both
 
 
@@ -137,6 +139,59 @@ class FaceParams:
         """Apply `fn` to every field that is there: `params.map(torch.from_numpy)`, `params.map(lambda a: a[0])`."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         return FaceParams(**{name: None if value is None else fn(value) for name, value in values.items()})
+
+
+@dataclass(frozen=True, eq=False)
+class Conditions:
+    """All the model ever sees of an edit, as pictures. Born in `compose`, read by the pipeline and by training.
+
+    Args:
+        reference: (*batch, S, S, 3) uint8: the picture the denoiser remembers, who the person is.
+        background: (*batch, S, S, 3) uint8: what stays as it was photographed, the person cut out.
+        render: (*batch, S, S, 3) uint8: the head as wanted, in the style that the checkpoint's config names.
+        expression_code: (*batch, E) float32: the expression wanted, in the space that the checkpoint's config names.
+
+    Raises:
+        ValueError: a picture is not (*batch, S, S, 3), or two fields disagree about batch or size.
+    """
+
+    reference: Array
+    background: Array
+    render: Array
+    expression_code: Array
+
+    def __post_init__(self) -> None:
+        want = tuple(self.reference.shape)
+        if len(want) < 3 or want[-1] != 3 or want[-2] != want[-3]:
+            raise ValueError(f"Conditions.reference: want (*batch, S, S, 3), got {want}")
+        for name in ("background", "render"):
+            if tuple(getattr(self, name).shape) != want:
+                raise ValueError(f"Conditions.{name}: want {want} like the reference, got {tuple(getattr(self, name).shape)}")
+        if tuple(self.expression_code.shape[:-1]) != want[:-3]:
+            raise ValueError(
+                f"Conditions.expression_code: want (*{want[:-3]}, E), got {tuple(self.expression_code.shape)}"
+            )
+
+    @property
+    def batch(self) -> tuple[int, ...]:
+        """The batch shape in front of every field."""
+        return tuple(self.reference.shape[:-3])
+
+    def map(self, fn: Callable[[Array], Array]) -> Conditions:
+        """Apply `fn` to every field: `conditions.map(lambda a: a[None])`."""
+        return Conditions(**{f.name: fn(getattr(self, f.name)) for f in fields(self)})
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """What training learns from: conditions, and the picture they should become.
+
+    Args:
+        target: (*batch, S, S, 3) uint8.
+    """
+
+    conditions: Conditions
+    target: Array
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,117 @@
+"""The open head: a face model anybody may use, in the layout of FLAME.
+
+Path: `data/open_head.npz` -> OpenHead -> fit (crops -> coefficients) and `Head` (coefficients -> vertices).
+Source: MediaPipe's canonical face mesh (Apache-2.0), 468 control points, subdivided to 7,257 vertices; the bases are
+learnt from openly licensed portraits and clips by `scripts/build_open_head.py`, which also says from which.
+
+What the axes mean:
+
+* `shape` (40): principal components of people's neutral faces, in standard deviations. Each is mirror symmetric or
+  mirror antisymmetric, so mirroring a face only changes signs.
+* `expression` (52): one axis per MediaPipe blendshape and of the same name, 1 = the expression in full. `_neutral` is
+  among them because the detector reports it; its axis is zero.
+* `albedo`: principal components of de-lit skin per vertex, linear RGB, mirror symmetric. The mean skin luminance is
+  0.3 for everybody: one photograph cannot tell a dark face in bright light from a light one in dim light.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.resources import files
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from rigface.face.subdivide import interpolating, linear
+from rigface.types import HeadSpec
+
+if TYPE_CHECKING:
+    from rigface.face.head import Head
+
+STEPS = 2  # 468 control points -> 1,833 -> 7,257 vertices
+SKIN_LUMINANCE = 0.3  # mean over the skin of every albedo, by definition (see above)
+
+
+@dataclass(frozen=True, eq=False)
+class OpenHead:
+    """The arrays of the open head; lengths in metres, head frame (see `types.py`).
+
+    Args:
+        template: (468, 3) float32 mean neutral face.
+        shape: (S, 468, 3) float32 metres per standard deviation.
+        expression: (E, 468, 3) float32 metres for the expression in full.
+        control_faces: (898, 3) int32 triangles of the control points.
+        control_uv: (468, 2) float32 texture coordinates in [0, 1], v up.
+        albedo_mean: (7257, 3) float32 linear reflectance.
+        albedo: (A, 7257, 3) float32 per standard deviation.
+        skin: (7257,) bool, vertices that are skin: not eyes, lips, brows.
+        pivot: (3,) float32, the point the head turns about.
+        mirror: (468,) int32, the control point on the other side.
+        spec: names and sizes.
+    """
+
+    template: np.ndarray
+    shape: np.ndarray
+    expression: np.ndarray
+    control_faces: np.ndarray
+    control_uv: np.ndarray
+    albedo_mean: np.ndarray
+    albedo: np.ndarray
+    skin: np.ndarray
+    pivot: np.ndarray
+    mirror: np.ndarray
+    spec: HeadSpec
+
+    @staticmethod
+    @lru_cache(maxsize=1)
+    def load() -> OpenHead:
+        """The head that ships with the package; read once per process, do not write into its arrays."""
+        with np.load(str(files("rigface") / "data" / "open_head.npz"), allow_pickle=False) as data:
+            albedo = data["albedo_levels"].astype(np.float32) * data["albedo_step"][:, None, None]
+            spec = HeadSpec(
+                name="open",
+                version=str(data["version"]),
+                shape=len(data["shape"]),
+                expression=len(data["expression"]),
+                albedo=len(albedo),
+                expression_names=tuple(data["expression_names"].tolist()),
+            )
+            same = ("template", "shape", "expression", "control_uv", "albedo_mean", "pivot")
+            arrays = {name: data[name].astype(np.float32) for name in same}
+            whole = {name: data[name].astype(np.int32) for name in ("control_faces", "mirror")}
+            return OpenHead(**arrays, **whole, albedo=albedo, skin=data["skin"].astype(bool), spec=spec)
+
+    def subdivision(self, steps: int = STEPS) -> tuple[np.ndarray, np.ndarray]:
+        """(V, 468) float32 weights from control points to vertices, and (F, 3) int32 faces.
+
+        The first 468 vertices are the control points themselves; the vertices of fewer steps come first.
+        """
+        return _subdivision(self.control_faces.tobytes(), len(self.template), steps)
+
+    def uv(self, steps: int = STEPS) -> np.ndarray:
+        """(V, 2) float32 texture coordinates of the vertices."""
+        return linear(self.control_faces, self.control_uv, steps).astype(np.float32)
+
+    def head(self, steps: int = STEPS) -> Head:
+        """This model as a `Head`, the class that also reads FLAME. One joint: the whole face turns about `pivot`."""
+        from rigface.face.head import Head
+
+        weights, faces = self.subdivision(steps)
+        fine = lambda basis: np.einsum("vc,kci->vik", weights, basis, optimize=True)  # noqa: E731
+        return Head.from_arrays(
+            spec=self.spec,
+            template=weights @ self.template,
+            shape_basis=fine(self.shape),
+            expression_basis=fine(self.expression),
+            faces=faces,
+            joints=self.pivot[None],
+            uv=self.uv(steps),
+            landmark_vertices=np.arange(len(self.template)),
+        )
+
+
+@lru_cache(maxsize=4)
+def _subdivision(faces: bytes, count: int, steps: int) -> tuple[np.ndarray, np.ndarray]:
+    weights, fine = interpolating(np.frombuffer(faces, np.int32).reshape(-1, 3), count, steps)
+    return weights.astype(np.float32), fine.astype(np.int32)
