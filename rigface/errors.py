@@ -7,6 +7,7 @@ RigFaceError
 │   └── NoFace          a picture in which nobody was found
 ├── MissingAsset        a weight or licensed file is not on this machine; the message says how to get it
 ├── UnsafeFile          a file asks to execute code while it is read; refused, nothing was run
+├── BadCheckpoint       a folder of weights does not fit the network its config describes; the message names the keys
 ├── PlanError           stages or settings that do not fit together, found before any work was done
 └── OutputBusy          another run is writing to the same output
 
@@ -53,6 +54,10 @@ class MissingAsset(RigFaceError):
 
 class UnsafeFile(RigFaceError):
     """Reading the file would execute code from it."""
+
+
+class BadCheckpoint(RigFaceError):
+    """A folder that is no checkpoint of ours, or whose weights do not fit its own config."""
 
 
 class PlanError(RigFaceError):
