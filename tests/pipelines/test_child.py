@@ -1,0 +1,96 @@
+"""A child that crashes or hangs costs one call."""
+
+import os
+import signal
+import time
+
+import pytest
+
+from pipelines.child import Child, ChildDied
+from rigface.errors import BadVideo, MissingAsset
+
+
+class Worker:
+    """Does as it is told, in the child."""
+
+    def __init__(self, start: str = "") -> None:
+        if start == "missing":
+            raise MissingAsset("no weights here")
+        if start == "crash":
+            os._exit(7)
+
+    def __call__(self, what, begin):
+        begin("decode")
+        if what == "crash":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        if what == "hang":
+            time.sleep(60)
+        if what == "slow":
+            for _ in range(8):
+                time.sleep(0.1)
+                begin("decode")
+        if what == "bad":
+            raise BadVideo("torn", stage="decode")
+        if what == "bug":
+            raise KeyError("typo")
+        return os.getpid(), what
+
+
+@pytest.fixture
+def make(monkeypatch):
+    monkeypatch.syspath_prepend(os.path.dirname(__file__))
+    made = []
+
+    def make(silence_s=0.5, **kwargs):
+        made.append(Child("test_child:Worker", kwargs, silence_s))
+        return made[-1]
+
+    yield make
+    for child in made:
+        child.close()
+
+
+def test_a_crash_costs_one_call(make):
+    child = make()
+    first, _ = child("fine")
+    with pytest.raises(ChildDied) as died:
+        child("crash")
+    assert (died.value.how, died.value.step) == ("SIGSEGV", "decode")
+    second, answer = child("again")
+    assert answer == "again"
+    assert len({first, second, os.getpid()}) == 3
+
+
+def test_silence_is_a_hang_but_slow_work_is_not(make):
+    child = make(silence_s=0.5)
+    assert child("slow")[1] == "slow"  # 0.8 s, a sign of life every 0.1 s
+    with pytest.raises(ChildDied, match=r"no sign of life for 0.5 s during decode"):
+        child("hang")
+
+
+def test_errors_come_back_as_themselves(make):
+    child = make()
+    with pytest.raises(BadVideo, match="torn") as bad:
+        child("bad")
+    assert bad.value.stage == "decode"
+    assert "in the child process" in bad.value.__notes__[0]
+    with pytest.raises(KeyError, match="typo"):
+        child("bug")
+    assert child("fine")[1] == "fine"
+
+
+def test_a_child_that_cannot_start_is_nobodys_input(make):
+    with pytest.raises(MissingAsset, match="no weights"):
+        make(start="missing").wait_ready()
+    with pytest.raises(RuntimeError, match="exit code 7"):
+        make(start="crash").wait_ready()
+
+
+def test_a_child_that_died_between_calls_is_noticed(make):
+    child = make()
+    pid, _ = child("fine")
+    os.kill(pid, signal.SIGKILL)
+    time.sleep(0.1)
+    with pytest.raises(ChildDied, match="SIGKILL"):
+        child("fine")
+    assert child("fine")[0] != pid
