@@ -1,0 +1,77 @@
+"""Light a surface with nine spherical-harmonic coefficients per colour.
+
+Path: FaceParams.light and the normals of `render.py` -> shade -> times the albedo -> the `render` condition.
+Source: Ramamoorthi & Hanrahan, "An Efficient Representation for Irradiance Environment Maps", SIGGRAPH 2001, the
+A_l factors of the irradiance series.
+Deviates: the paper has A_0 = pi; DECA's encoder was trained with 1, so its coefficients need 1 here.
+
+Colours are linear. Normals and light are in the camera frame: x to the viewer's right (a facing person's left), y up,
+z to the viewer. Shape suffixes: K = 9 harmonics, C = 3 colours.
+"""
+
+from math import pi, sqrt
+
+import torch
+from torch import Tensor
+
+_BAND = (1.0, 2 * pi / 3, pi / 4)  # cosine lobe, one factor per band
+_GAIN = (
+    _BAND[0] * sqrt(1 / (4 * pi)),
+    *[_BAND[1] * sqrt(3 / (4 * pi))] * 3,
+    *[_BAND[2] * sqrt(15 / (4 * pi))] * 3,
+    _BAND[2] * sqrt(15 / (16 * pi)),
+    _BAND[2] * sqrt(5 / (16 * pi)),
+)
+_MIRROR = (1, -1, 1, 1, -1, -1, 1, 1, 1)  # the harmonics that are odd in x change sign
+_LUMINANCE = (0.2126, 0.7152, 0.0722)  # of linear sRGB, Rec. 709
+
+
+def harmonics(normals: Tensor) -> Tensor:
+    """Evaluate the nine real harmonics, each with its factor of the irradiance series.
+
+    Args:
+        normals: (..., 3) unit vectors in the camera frame.
+
+    Returns:
+        (..., 9) in the order 1, x, y, z, xy, xz, yz, x2-y2, 3z2-1.
+    """
+    x, y, z = normals.unbind(-1)
+    basis = torch.stack([torch.ones_like(x), x, y, z, x * y, x * z, y * z, x * x - y * y, 3 * z * z - 1], dim=-1)
+    return basis * basis.new_tensor(_GAIN)
+
+
+def shade(normals: Tensor, light_NKC: Tensor) -> Tensor:
+    """Irradiance at each normal.
+
+    Args:
+        normals: (N, ..., 3) unit normals in the camera frame: per pixel (N, H, W, 3), or per vertex (N, V, 3).
+        light_NKC: (N, 9, 3) coefficients, as in `FaceParams.light`.
+
+    Returns:
+        (N, ..., 3), linear, not clamped; multiply by albedo in [0, 1] for a colour.
+
+    Raises:
+        ValueError: the light is not (N, 9, 3) for the same N.
+    """
+    if light_NKC.shape != (normals.shape[0], 9, 3):
+        raise ValueError(f"light: want ({normals.shape[0]}, 9, 3), got {tuple(light_NKC.shape)}")
+    return torch.einsum("n...k,nkc->n...c", harmonics(normals), light_NKC)
+
+
+def mirrored(light: Tensor) -> Tensor:
+    """The light (..., 9, 3) of the mirrored picture: left and right change places."""
+    return light * light.new_tensor(_MIRROR)[:, None]
+
+
+def direction(light: Tensor) -> Tensor:
+    """Where most of the light comes from.
+
+    Args:
+        light: (..., 9, 3).
+
+    Returns:
+        (..., 3) unit vector towards the light in the camera frame, by the luminance of the first band; zero where the
+        light has no direction.
+    """
+    first = light[..., 1:4, :] @ light.new_tensor(_LUMINANCE)
+    return first / first.norm(dim=-1, keepdim=True).clamp(min=torch.finfo(first.dtype).tiny)

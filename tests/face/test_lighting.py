@@ -1,0 +1,70 @@
+"""Spherical-harmonic light against what can be worked out by hand, and against the reference's shading."""
+
+import math
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from rigface.face.lighting import direction, harmonics, mirrored, shade
+
+
+def random_normals(*shape):
+    return torch.nn.functional.normalize(torch.randn(*shape, 3, generator=torch.Generator().manual_seed(0)), dim=-1)
+
+
+def test_ambient_light_is_the_same_from_everywhere():
+    light = torch.zeros(1, 9, 3)
+    light[:, 0] = math.sqrt(4 * math.pi)  # cancels Y00
+    assert torch.allclose(shade(random_normals(1, 4, 4), light), torch.ones(1, 4, 4, 3))
+
+
+def test_order_is_the_encoders_order():
+    up = harmonics(torch.tensor([0.0, 1.0, 0.0]))
+    assert up[2] > 0
+    assert up[1] == up[3] == 0  # third coefficient is y
+
+
+def test_a_distant_lamp_gives_the_cosine():
+    """Project a lamp on the harmonics and shade with it: the series is the clamped cosine to a few percent."""
+    lamp = torch.nn.functional.normalize(torch.tensor([0.3, 0.4, 0.86]), dim=0)
+    x, y, z = lamp
+    y_lm = torch.stack([torch.ones(()), x, y, z, x * y, x * z, y * z, x * x - y * y, 3 * z * z - 1])
+    norm = (
+        [1 / (4 * math.pi)]
+        + [3 / (4 * math.pi)] * 3
+        + [15 / (4 * math.pi)] * 3
+        + [15 / (16 * math.pi), 5 / (16 * math.pi)]
+    )
+    light = y_lm * torch.tensor(norm).sqrt()
+    light[0] *= math.pi  # the module's one deviation, undone
+    normals = random_normals(1, 500)
+    got = shade(normals, light[None, :, None].expand(1, 9, 3))[0, :, 0]
+    assert (got - (normals[0] @ lamp).clamp(min=0)).abs().max() < 0.1
+
+
+def test_shading_is_the_references(fixtures):
+    """Outside of the head both shade a normal of zero, which shows the first factor and the last alone."""
+    figures = load_file(fixtures / "flame" / "io.safetensors")
+    normals = figures["normal_image"].permute(0, 2, 3, 1)
+    got = shade(normals, figures["light"][[0, 3]]).permute(0, 3, 1, 2)
+    assert torch.allclose(got, figures["shading"], atol=1e-5)
+
+
+def test_the_mirrored_light_lights_the_mirrored_surface():
+    light = torch.randn(2, 9, 3, generator=torch.Generator().manual_seed(0))
+    normals = random_normals(2, 10)
+    flipped = normals * torch.tensor([-1.0, 1, 1])
+    assert torch.allclose(shade(normals, light), shade(flipped, mirrored(light)), atol=1e-6)
+
+
+def test_direction_is_where_the_brightest_normal_points():
+    light = torch.zeros(2, 9, 3)
+    light[:, 0] = 1
+    light[0, 1] = 0.5  # from x, the viewer's right
+    assert torch.allclose(direction(light), torch.tensor([[1.0, 0, 0], [0, 0, 0]]))
+
+
+def test_wrong_light_is_refused():
+    with pytest.raises(ValueError, match=r"want \(2, 9, 3\)"):
+        shade(torch.zeros(2, 1, 1, 3), torch.zeros(1, 9, 3))
