@@ -1,0 +1,206 @@
+"""Let the denoiser look at the person: one pre-hook that records, one attention processor that reads.
+
+Path: reference latents -> identity network -> recorded tokens -> `Memory` -> each of the denoiser's self-attentions.
+Source: RigFace (arXiv 2502.02465), FaceFusion. The released code stores the tokens that *enter* each transformer block
+of the identity network, joins them with the denoiser's tokens before the norm and drops their half of the output.
+LayerNorm works token by token and queries do not see each other, so joining keys and values alone gives the same
+numbers for less work, and what the identity gives to them is constant over all steps of an edit.
+
+The memory travels as an argument (`cross_attention_kwargs={"memory": ...}`), and so does the recorder: nothing is kept
+on a module, so threads may share one model, and gradient checkpointing recomputes with what it saw the first time.
+
+Shape suffixes: B batch, T latent pixels, S reference pixels, D channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers import UNet2DConditionModel
+from diffusers.models.attention import BasicTransformerBlock
+from diffusers.models.attention_processor import Attention
+from torch import Tensor, nn
+
+_BLOCK_ARGUMENTS = (  # of BasicTransformerBlock.forward: gradient checkpointing passes them by position
+    "hidden_states",
+    "attention_mask",
+    "encoder_hidden_states",
+    "encoder_attention_mask",
+    "timestep",
+    "cross_attention_kwargs",
+    "class_labels",
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Memory:
+    """What the denoiser knows of a person, per transformer block.
+
+    An opaque object rather than a dict on purpose: wrappers such as FSDP copy and cast the dicts they are handed.
+
+    Args:
+        blocks: block name -> (tokens (B, S, D),) as recorded, for training, where each block projects them itself; or
+            -> (keys (B, S, D), values (B, S, D)), already projected, for sampling. One row serves any batch.
+    """
+
+    blocks: dict[str, tuple[Tensor, ...]]
+
+    @property
+    def batch(self) -> int:
+        """How many people are remembered."""
+        return next(iter(self.blocks.values()))[0].shape[0]
+
+    @property
+    def nbytes(self) -> int:
+        """Size in memory, for caches that count."""
+        return sum(t.nbytes for tensors in self.blocks.values() for t in tensors)
+
+    def map(self, fn: Callable[[Tensor], Tensor]) -> Memory:
+        """Apply `fn` to every tensor: `memory.map(lambda t: t.cpu())`."""
+        return Memory({name: tuple(fn(t) for t in tensors) for name, tensors in self.blocks.items()})
+
+    def expand(self, batch: int) -> Memory:
+        """The same for `batch` rows. Costs nothing: a single row is repeated as a view.
+
+        Raises:
+            ValueError: several rows that are not `batch`.
+        """
+        if self.batch == batch:
+            return self
+        if self.batch != 1:
+            raise ValueError(f"memory of {self.batch} people, but {batch} rows to denoise")
+        return self.map(lambda t: t.expand(batch, -1, -1))
+
+    @staticmethod
+    def cat(memories: Sequence[Memory]) -> Memory:
+        """Several memories as the rows of one."""
+        if len(memories) == 1:
+            return memories[0]
+        pairs = {name: zip(*(m.blocks[name] for m in memories)) for name in memories[0].blocks}
+        return Memory({name: tuple(torch.cat(tensors) for tensors in pair) for name, pair in pairs.items()})
+
+
+@dataclass(eq=False)
+class Recorder:
+    """Collects the tokens of one run; pass it as `cross_attention_kwargs={"recorder": ...}`."""
+
+    tokens: dict[str, Tensor] = field(default_factory=dict)
+
+
+def blocks(unet: nn.Module) -> Iterator[tuple[str, BasicTransformerBlock]]:
+    """The transformer blocks by name; both networks have the same names."""
+    return ((name, m) for name, m in unet.named_modules() if isinstance(m, BasicTransformerBlock))
+
+
+class RecordTokens:
+    """Forward pre-hook of one block of the identity network: hands what enters it to the recorder, if there is one.
+
+    A pre-hook and not a processor: the processor sees the tokens after `norm1`, and they are wanted before.
+    """
+
+    def __init__(self, block: str) -> None:
+        self.block = block
+
+    def __call__(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]] | None:
+        named = {**dict(zip(_BLOCK_ARGUMENTS, args)), **kwargs}
+        extra = dict(named.get("cross_attention_kwargs") or {})
+        recorder = extra.pop("recorder", None)
+        if recorder is None:
+            return None
+        recorder.tokens.setdefault(self.block, named["hidden_states"])  # a recomputation brings the same tensor again
+        return (), {**named, "cross_attention_kwargs": extra}
+
+
+class MemoryAttention:
+    """Attention that also reads a `Memory`.
+
+    A plain object, not a Module: it owns no weights, so the state dict keeps diffusers' stock names.
+
+    Args:
+        block: name of the block, the key into the memory.
+        norm: the block's `norm1`, applied to recorded tokens; None for text attention, which reads no memory.
+    """
+
+    def __init__(self, block: str, norm: nn.Module | None = None) -> None:
+        self.block = block
+        self.norm = norm
+
+    def project(self, attn: Attention, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values (B, S, D) of recorded tokens (B, S, D), by the denoiser's own weights."""
+        tokens = tokens if self.norm is None else self.norm(tokens)
+        return attn.to_k(tokens), attn.to_v(tokens)
+
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        temb: Tensor | None = None,
+        memory: Memory | None = None,
+        keep: Tensor | None = None,
+    ) -> Tensor:
+        """Attention output (B, T, D). `keep` (B,) bool: rows where it is False do not see the memory."""
+        if attention_mask is not None:
+            raise ValueError("MemoryAttention: attention masks are not supported; pad the text as CLIP does instead")
+        context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        query, key, value = attn.to_q(hidden_states), attn.to_k(context), attn.to_v(context)
+        if memory is not None and encoder_hidden_states is None:
+            key, value = self._join(attn, memory, keep, key, value)
+        query, key, value = (t.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for t in (query, key, value))
+        out = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+        return attn.to_out[1](attn.to_out[0](out))
+
+    def _join(
+        self, attn: Attention, memory: Memory, keep: Tensor | None, key: Tensor, value: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        seen = memory.blocks[self.block]
+        theirs = self.project(attn, seen[0]) if len(seen) == 1 else (seen[0], seen[1])
+        joined = []
+        for own, other in zip((key, value), theirs):
+            other = other.to(own.dtype).expand(own.shape[0], -1, -1)
+            if keep is not None:
+                # Each own key twice weighs each of them half, twice: plain self-attention, without a mask that would
+                # take the fast kernels away.
+                other = torch.where(keep[:, None, None], other, own)
+            joined.append(torch.cat([own, other], dim=1))
+        return joined[0], joined[1]
+
+
+def install(identity: UNet2DConditionModel, denoiser: UNet2DConditionModel) -> None:
+    """Make a pair of stock networks remember and recall. To be called once, after both are built.
+
+    Raises:
+        ValueError: the networks do not have the same transformer blocks.
+    """
+    theirs, ours = [{name: b.norm1.normalized_shape for name, b in blocks(unet)} for unet in (identity, denoiser)]
+    if theirs != ours:
+        odd = sorted(set(theirs.items()) ^ set(ours.items()))
+        raise ValueError(f"identity network and denoiser must have the same transformer blocks; they differ in {odd}")
+    for name, block in blocks(identity):
+        block.register_forward_pre_hook(RecordTokens(name), with_kwargs=True)
+    for name, block in blocks(denoiser):
+        block.attn1.set_processor(MemoryAttention(name, block.norm1))
+        if block.attn2 is not None:
+            block.attn2.set_processor(MemoryAttention(name))
+
+
+def record(identity: UNet2DConditionModel, latents: Tensor, text: Tensor) -> Memory:
+    """Run the identity network once, at t = 0, and keep the tokens that enter its blocks.
+
+    Args:
+        latents: (B, 4, h, w) encoding of the person, *unscaled* (see latents.py).
+        text: (B, L, D) prompt embedding.
+    """
+    recorder = Recorder()
+    identity(latents, 0, encoder_hidden_states=text, cross_attention_kwargs={"recorder": recorder}, return_dict=False)
+    return Memory({name: (tokens,) for name, tokens in recorder.tokens.items()})
+
+
+def project(denoiser: UNet2DConditionModel, memory: Memory) -> Memory:
+    """Recorded tokens as the denoiser's keys and values, which stay the same over all steps of an edit."""
+    return Memory({n: b.attn1.processor.project(b.attn1, memory.blocks[n][0]) for n, b in blocks(denoiser)})

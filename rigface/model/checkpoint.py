@@ -1,0 +1,348 @@
+"""Folders of weights: the released RigFace layout, Stable Diffusion 1.5 as a start, and our own.
+
+Path: folder -> `Checkpoint` -> pipeline or training; training -> `save` -> folder.
+Our folder is the released layout with stock diffusers configs, and one file more:
+
+    config.json             what the weights mean: process, head model, render style, size (`ModelConfig`); written last
+    unet_id/  unet_denoise/ vae/       config.json, diffusion_pytorch_model.safetensors: diffusers reads each on its own
+    default_text.safetensors           what the networks hear when nobody says anything
+    text_encoder/  tokenizer/          optional
+
+No pickle is ever executed: ours are safetensors only; a released `.bin` is read as bare tensors or refused.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor
+
+from rigface.errors import BadCheckpoint, MissingAsset, UnsafeFile
+from rigface.model.diffusion import Process
+from rigface.model.text import UPSTREAM_PROMPT, TextEncoder, has_text_encoder
+from rigface.model.unets import RigFaceModel, build, network, widen
+from rigface.model.weights import (
+    PICKLES,
+    WEIGHTS,
+    compare,
+    fill,
+    read_json,
+    read_safetensors,
+    read_weights,
+    write_safetensors,
+)
+from rigface.types import HeadSpec
+
+FORMAT = "rigface-model"
+VERSION = 1
+RENDER_STYLES = ("albedo", "texture", "shape")
+EXPRESSION_FIELDS = ("expression", "bfm_expression")
+UPSTREAM_EXPRESSION = 64  # the Basel network's expression codes
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What a checkpoint's weights mean; `compose` and the pipeline read it, so that nobody has to remember it.
+
+    Args:
+        process: what the denoiser undoes, and how it is sampled by default.
+        head: the head model whose renders and codes it was trained with; None where that is not recorded.
+        render_style: what the render condition shows, one of `RENDER_STYLES`.
+        expression_field: the field of `FaceParams` that is its expression code, one of `EXPRESSION_FIELDS`.
+        size: of the pictures, in pixels.
+        prompt: the words behind the default text embedding; "" where there are none.
+
+    Raises:
+        ValueError: an unknown style or field.
+    """
+
+    process: Process = field(default_factory=Process)
+    head: HeadSpec | None = None
+    render_style: str = "albedo"
+    expression_field: str = "expression"
+    size: int = 512
+    prompt: str = ""
+
+    def __post_init__(self) -> None:
+        if self.render_style not in RENDER_STYLES:
+            raise ValueError(f"ModelConfig.render_style: want one of {RENDER_STYLES}, got {self.render_style!r}")
+        if self.expression_field not in EXPRESSION_FIELDS:
+            raise ValueError(
+                f"ModelConfig.expression_field: want one of {EXPRESSION_FIELDS}, got {self.expression_field!r}"
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of `config.json`."""
+        return {"format": FORMAT, "version": VERSION, **asdict(self)}
+
+    @staticmethod
+    def from_json(content: dict[str, Any]) -> ModelConfig:
+        """The inverse of `to_json`.
+
+        Raises:
+            BadCheckpoint: not ours, from a newer version, or with settings this version does not know.
+        """
+        values = dict(content)
+        if values.pop("format", None) != FORMAT:
+            raise BadCheckpoint(f"config.json: want format {FORMAT!r}")
+        if (version := values.pop("version", None)) != VERSION:
+            raise BadCheckpoint(f"config.json: want version {VERSION}, got {version}")
+        try:
+            head = values.pop("head", None)
+            if head is not None:
+                head = HeadSpec(**{**head, "expression_names": tuple(head.get("expression_names", ()))})
+            return ModelConfig(**{**values, "process": Process(**values.get("process", {}))}, head=head)
+        except (TypeError, ValueError) as error:
+            raise BadCheckpoint(f"config.json: {error}") from error
+
+
+@dataclass(eq=False)
+class Checkpoint:
+    """A model with everything it needs to be used."""
+
+    model: RigFaceModel
+    vae: AutoencoderKL
+    config: ModelConfig
+    text_encoder: TextEncoder | None = None
+
+
+def start(name: str, **options: Any) -> Checkpoint:
+    """Where training or serving starts from.
+
+    Args:
+        name: `sd15:FOLDER`, `tiny`, or a folder: ours or the released one.
+        options: handed to `from_sd15`, `tiny`, `load_upstream`; ours takes none.
+
+    Raises:
+        MissingAsset, BadCheckpoint, UnsafeFile: see `load`.
+    """
+    if name == "tiny":
+        return tiny(**options)
+    if name.startswith("sd15:"):
+        return from_sd15(name.removeprefix("sd15:"), **options)
+    folder = Path(name)
+    if (folder / "unet_id").is_dir() and not (folder / "config.json").is_file():
+        return load_upstream(folder, **options)
+    return load(folder, **options)
+
+
+def load(folder: str | Path) -> Checkpoint:
+    """A checkpoint in our own format, in float32.
+
+    Raises:
+        MissingAsset: it is not there, or not complete.
+        UnsafeFile: it holds pickles.
+        BadCheckpoint: weights and config do not fit; the message names the keys.
+    """
+    folder = Path(folder)
+    if not (folder / "config.json").is_file():
+        raise MissingAsset(f"{folder} is no checkpoint: it has no config.json (which is written last)")
+    if found := [str(p.relative_to(folder)) for pattern in PICKLES for p in sorted(folder.rglob(pattern))]:
+        raise UnsafeFile(f"{folder} holds pickles, which execute code when read: {', '.join(found)}. Want safetensors")
+    config = ModelConfig.from_json(read_json(folder / "config.json"))
+    model = _model(folder, read_safetensors(folder / "default_text.safetensors")["default_text"].float())
+    text = TextEncoder.load(folder) if has_text_encoder(folder) else None
+    return _checked(Checkpoint(model, _vae(folder / "vae"), config, text))
+
+
+def load_upstream(
+    folder: str | Path,
+    sd15: str | Path | None = None,
+    default_text: Tensor | None = None,
+    config: ModelConfig | None = None,
+) -> Checkpoint:
+    """The released RigFace weights, as diffusers wrote them.
+
+    Args:
+        folder: holds `unet_id/` and `unet_denoise/` (or `checkpoint-N/` below each).
+        sd15: where `vae/`, `text_encoder/` and `tokenizer/` are, if not in `folder`: a Stable Diffusion 1.5 folder.
+        default_text: (L, D), for use without a text encoder.
+        config: what else to record; that of the released weights where None.
+
+    Raises:
+        MissingAsset, UnsafeFile, BadCheckpoint: as for `load`.
+    """
+    folder = Path(folder)
+    rest = Path(sd15) if sd15 is not None else folder
+    encoder, default_text = _text(rest, UPSTREAM_PROMPT, default_text)
+    vae = _vae(rest / "vae")
+    if config is None:
+        process = Process(latent_scale=vae.config.scaling_factor, steps=20)
+        config = ModelConfig(process, expression_field="bfm_expression", prompt=UPSTREAM_PROMPT)
+    return _checked(Checkpoint(_model(folder, default_text), vae, config, encoder))
+
+
+def from_sd15(
+    folder: str | Path,
+    expression: int = 52,
+    default_text: Tensor | None = None,
+    config: ModelConfig | None = None,
+) -> Checkpoint:
+    """Both networks start as the UNet of Stable Diffusion 1.5.
+
+    What is new starts at zero (the added channels of `conv_in`, the class embedding), so that before the first
+    training step the denoiser without a person in its memory *is* Stable Diffusion.
+
+    Args:
+        folder: holds `unet/`, `vae/` and, unless `default_text` is given, `text_encoder/` and `tokenizer/`.
+        expression: size of the expression code.
+    """
+    folder = Path(folder)
+    encoder, default_text = _text(folder, "", default_text)
+    vae, unet, weights = _vae(folder / "vae"), read_json(folder / "unet" / "config.json"), read_weights(folder / "unet")
+    wide = {**unet, "in_channels": 3 * unet["in_channels"]}
+    with torch.device("meta"):
+        model = build(unet, wide, default_text.to("meta"), expression)
+    fill(model.identity, weights, f"{folder}/unet")
+    emptied = {
+        n: torch.zeros(p.shape) for n, p in model.denoiser.named_parameters() if n.startswith("class_embedding.")
+    }
+    copies = {name: tensor.clone() for name, tensor in weights.items()}  # two networks train apart
+    copies["conv_in.weight"] = widen(copies["conv_in.weight"], wide["in_channels"])
+    fill(model.denoiser, {**copies, **emptied}, f"{folder}/unet")
+    model.default_text = default_text
+    config = config or ModelConfig(Process(latent_scale=vae.config.scaling_factor))
+    return _checked(Checkpoint(model, vae, config, encoder))
+
+
+def tiny(expression: int = 52, size: int = 32, seed: int = 0, **process: Any) -> Checkpoint:
+    """Random toy networks for tests: 32 px pictures in milliseconds.
+
+    Args:
+        process: settings of its `Process`, such as `kind="bridge"`.
+    """
+    head = HeadSpec("fake", "0", shape=4, expression=expression, albedo=3)
+    config = ModelConfig(Process(**{"steps": 3, **process}), head=head, size=size)
+    return fresh(config, (16, 32), (8, 16), expression=expression, text=(7, 24), heads=4, layers=1, groups=4, seed=seed)
+
+
+def fresh(
+    config: ModelConfig,
+    channels: tuple[int, ...],
+    vae_channels: tuple[int, ...],
+    *,
+    expression: int,
+    text: tuple[int, int],
+    heads: int = 8,
+    layers: int = 2,
+    groups: int = 32,
+    latent_channels: int = 4,
+    seed: int = 0,
+) -> Checkpoint:
+    """Random networks of any size in the shape of Stable Diffusion; torch's global generator is left alone.
+
+    Args:
+        channels: of the UNets' levels. vae_channels: of the VAE's; each level but the first halves the picture.
+        text: (L, D) of the text embedding; the default text is zeros.
+    """
+    sizes = {
+        "text_dim": text[1],
+        "heads": heads,
+        "layers": layers,
+        "groups": groups,
+        "latent_channels": latent_channels,
+    }
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = build(*network(channels, **sizes), torch.zeros(text), expression)
+        vae = AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * len(vae_channels),
+            up_block_types=("UpDecoderBlock2D",) * len(vae_channels),
+            block_out_channels=vae_channels,
+            layers_per_block=layers,
+            latent_channels=latent_channels,
+            norm_num_groups=min(groups, *vae_channels),
+            sample_size=config.size,
+            scaling_factor=config.process.latent_scale,
+        )
+    return _checked(Checkpoint(model, vae, config))
+
+
+def save(
+    folder: str | Path,
+    checkpoint: Checkpoint,
+    *,
+    weights: Mapping[str, Tensor] | None = None,
+    dtype: torch.dtype | None = None,
+) -> None:
+    """Write a checkpoint folder; it counts as one only when its last file, `config.json`, is there.
+
+    Args:
+        weights: a full state dict of the model to write instead of its own: an average, or one gathered from shards.
+        dtype: to store floats as, such as `torch.float16`; their own where None.
+    """
+    folder, model = Path(folder), checkpoint.model
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").unlink(missing_ok=True)
+    state = dict(weights) if weights is not None else model.state_dict()
+    for name, unet in (("unet_id", model.identity), ("unet_denoise", model.denoiser)):
+        prefix = "identity." if name == "unet_id" else "denoiser."
+        own = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+        compare(unet, own, f"weights to save as {name}")
+        unet.save_config(folder / name)
+        write_safetensors(folder / name / f"{WEIGHTS}.safetensors", own, dtype)
+    checkpoint.vae.save_config(folder / "vae")
+    write_safetensors(folder / "vae" / f"{WEIGHTS}.safetensors", checkpoint.vae.state_dict(), dtype)
+    write_safetensors(folder / "default_text.safetensors", {"default_text": state["default_text"]}, dtype)
+    if checkpoint.text_encoder is not None:
+        checkpoint.text_encoder.save(folder)
+    (folder / "config.json").write_text(json.dumps(checkpoint.config.to_json(), indent=2) + "\n")
+
+
+def _checked(checkpoint: Checkpoint) -> Checkpoint:
+    scale, said = checkpoint.vae.config.scaling_factor, checkpoint.config.process.latent_scale
+    if abs(scale - said) > 1e-6 * abs(scale):
+        raise BadCheckpoint(f"process.latent_scale is {said}, but the VAE's scaling_factor is {scale}")
+    checkpoint.model.eval()
+    checkpoint.vae.eval().requires_grad_(False)
+    return checkpoint
+
+
+def _model(folder: Path, default_text: Tensor) -> RigFaceModel:
+    places = {name: _network_folder(folder, name) for name in ("unet_id", "unet_denoise")}
+    configs = {name: read_json(place / "config.json") for name, place in places.items()}
+    weights = {name: read_weights(place) for name, place in places.items()}
+    denoiser = {n.replace("au_aug_mlp.", "class_embedding."): w for n, w in weights["unet_denoise"].items()}
+    linear = denoiser.get("class_embedding.weight")
+    expression = UPSTREAM_EXPRESSION if linear is None else linear.shape[1]  # if it lacks, `fill` says so
+    try:
+        with torch.device("meta"):
+            model = build(configs["unet_id"], configs["unet_denoise"], default_text.to("meta"), expression)
+    except (TypeError, ValueError) as error:
+        raise BadCheckpoint(f"{folder}: {error}") from error
+    fill(model.identity, weights["unet_id"], str(places["unet_id"]))
+    fill(model.denoiser, denoiser, str(places["unet_denoise"]))
+    model.default_text = default_text
+    return model
+
+
+def _network_folder(folder: Path, name: str) -> Path:
+    below = sorted((folder / name).glob("checkpoint-*/config.json"), key=lambda p: int(p.parent.name.split("-")[1]))
+    return below[-1].parent if below and not (folder / name / "config.json").is_file() else folder / name
+
+
+def _text(folder: Path, prompt: str, given: Tensor | None) -> tuple[TextEncoder | None, Tensor]:
+    if given is not None:
+        return TextEncoder.load(folder) if has_text_encoder(folder) else None, given.float()
+    encoder = TextEncoder.load(folder)  # where it is missing, this says so
+    return encoder, encoder([prompt])[0]
+
+
+def _vae(folder: Path) -> AutoencoderKL:
+    if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
+        raise MissingAsset(
+            f"{folder}: want a VAE's config.json and {WEIGHTS}.safetensors, as in a Stable Diffusion folder"
+        )
+    # diffusers' own reader, because old folders name the VAE's attention differently and it knows how
+    vae, info = AutoencoderKL.from_pretrained(
+        folder, use_safetensors=True, local_files_only=True, torch_dtype=torch.float32, output_loading_info=True
+    )
+    if odd := {k: v for k, v in info.items() if k in ("missing_keys", "unexpected_keys", "mismatched_keys") and v}:
+        raise BadCheckpoint(f"{folder}: the VAE's weights do not fit its config: {odd}")
+    return vae

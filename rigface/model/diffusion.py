@@ -1,0 +1,233 @@
+"""What is noise, what is picture, and what the network is asked for: pure functions of tensors, and the loss.
+
+Path: target latents -> `mix` with noise -> model -> `row_losses`; the samplers (sampling.py) ask the same model the
+same way and read its answer with the same functions.
+
+A process is a straight or curved line between the clean latents x0 and a start s:
+
+    x_t = a(t) x0 + b(t) s
+
+* `epsilon`, `v_prediction`, `sample`: s is noise; a = sqrt(abar), b = sqrt(1 - abar) of the scaled-linear schedule of
+  Stable Diffusion (Ho et al. 2020; Rombach et al. 2022). Asked for: s, or a s - b x0 (Salimans and Ho 2022), or x0.
+* `bridge`: s is the *preview's* latents plus a little noise; a = 1 - t/T, b = t/T. Asked for: s - x0, the constant
+  velocity of the line (rectified flow between two pictures: Liu et al. 2022, arXiv 2209.03003; image-to-image in the
+  spirit of I2SB, arXiv 2302.05872). The noise lets one preview have several completions. The preview is the render
+  condition, so a bridge wants a render style that is a whole picture (`texture`).
+
+Losses are weighted by min-SNR (Hang et al. 2023, arXiv 2303.09556); the bridge needs no weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from rigface.model.latents import LatentConditions, LatentExample
+from rigface.model.unets import DROPPABLE
+
+KINDS = ("epsilon", "v_prediction", "sample", "bridge")
+
+Predict = Callable[..., Tensor]
+"""`RigFaceModel.forward` or anything around it (DDP, autocast, compiled): what both loss and samplers call."""
+
+
+@dataclass(frozen=True)
+class Process:
+    """What the network was trained to undo; part of a checkpoint's config.
+
+    Args:
+        kind: one of `KINDS`.
+        train_timesteps: T; the network is told t in [0, T].
+        beta_start, beta_end: of the scaled-linear schedule; unused by the bridge.
+        bridge_noise: standard deviation of the noise on the bridge's start, in scaled latent units.
+        latent_scale: the VAE's scaling factor, which takes condition latents to the scale of what is denoised.
+        scheduler, steps: how to sample where nobody says otherwise.
+
+    Raises:
+        ValueError: unknown kind, or a number out of range.
+    """
+
+    kind: str = "epsilon"
+    train_timesteps: int = 1000
+    beta_start: float = 0.00085
+    beta_end: float = 0.012
+    bridge_noise: float = 0.3
+    latent_scale: float = 0.18215
+    scheduler: str = "unipc"
+    steps: int = 16
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"Process.kind: want one of {', '.join(KINDS)}, got {self.kind!r}")
+        if self.train_timesteps < 2 or self.steps < 1 or self.latent_scale <= 0 or self.bridge_noise < 0:
+            raise ValueError(f"Process: a number is out of range: {self}")
+
+    def coefficients(self, timestep: Tensor) -> tuple[Tensor, Tensor]:
+        """a(t), b(t), each (B, 1, 1, 1) float32, for timesteps (B,), which may lie between two integers."""
+        t = timestep.double()
+        if self.kind == "bridge":
+            b = t / self.train_timesteps
+            a = 1 - b
+        else:
+            abar = _alphas_cumprod(self).to(t.device)
+            t = t.clamp(0, self.train_timesteps - 1)
+            low = t.floor().long()
+            mixed = torch.lerp(abar[low], abar[(low + 1).clamp(max=self.train_timesteps - 1)], t - low)
+            a, b = mixed.sqrt(), (1 - mixed).sqrt()
+        return a.float()[:, None, None, None], b.float()[:, None, None, None]
+
+
+@lru_cache(maxsize=8)
+def _alphas_cumprod(process: Process) -> Tensor:
+    root = torch.linspace(process.beta_start**0.5, process.beta_end**0.5, process.train_timesteps, dtype=torch.float64)
+    return torch.cumprod(1 - root**2, dim=0)
+
+
+def start(process: Process, conditions: LatentConditions, noise: Tensor) -> Tensor:
+    """The other end of the line, (B, 4, h, w): noise, or the noised preview for a bridge."""
+    if process.kind == "bridge":
+        return process.latent_scale * conditions.render + process.bridge_noise * noise
+    return noise
+
+
+def mix(process: Process, clean: Tensor, begin: Tensor, timestep: Tensor) -> Tensor:
+    """x_t from x0 (B, 4, h, w), start (B, 4, h, w) and t (B,)."""
+    a, b = process.coefficients(timestep)
+    return a * clean + b * begin
+
+
+def wanted(process: Process, clean: Tensor, begin: Tensor, timestep: Tensor) -> Tensor:
+    """What the network should answer at x_t."""
+    if process.kind == "epsilon":
+        return begin
+    if process.kind == "sample":
+        return clean
+    if process.kind == "bridge":
+        return begin - clean
+    a, b = process.coefficients(timestep)
+    return a * begin - b * clean
+
+
+def clean_estimate(process: Process, noisy: Tensor, answer: Tensor, timestep: Tensor) -> Tensor:
+    """x0 as the network's answer at x_t implies it; what a preview of an unfinished edit shows."""
+    a, b = process.coefficients(timestep)
+    if process.kind == "epsilon":
+        return (noisy - b * answer) / a
+    if process.kind == "sample":
+        return answer
+    if process.kind == "bridge":
+        return noisy - b * answer
+    return a * noisy - b * answer
+
+
+def velocity(process: Process, noisy: Tensor, answer: Tensor, timestep: Tensor) -> Tensor:
+    """a s - b x0 from an x0 answer: what every scheduler understands, while few understand `sample`."""
+    a, b = process.coefficients(timestep)
+    return (a * noisy - answer) / b
+
+
+def loss_weight(process: Process, timestep: Tensor, gamma: float) -> Tensor:
+    """(B,) min-SNR weight of the squared error of this process's answer; ones where gamma is 0 or for a bridge."""
+    if gamma <= 0 or process.kind == "bridge":
+        return torch.ones(timestep.shape[0], device=timestep.device)
+    a, b = (c.flatten() for c in process.coefficients(timestep))
+    snr = (a / b) ** 2
+    capped = snr.clamp(max=gamma)
+    return {"sample": capped, "epsilon": capped / snr, "v_prediction": capped / (snr + 1)}[process.kind]
+
+
+@dataclass(frozen=True)
+class Dropout:
+    """How often each condition is withheld in training, so that guidance has something to contrast with.
+
+    Each is drawn on its own; `everything` withholds all three at once.
+    """
+
+    identity: float = 0.05
+    attributes: float = 0.05
+    text: float = 0.1
+    everything: float = 0.05
+
+
+NO_DROPOUT = Dropout(0.0, 0.0, 0.0, 0.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Draw:
+    """The random part of one loss; keep one to see the same loss fall.
+
+    Args:
+        timestep: (B,) float32.
+        noise: (B, 4, h, w).
+        drop: (B, 3) bool in the order of `DROPPABLE`, or None.
+    """
+
+    timestep: Tensor
+    noise: Tensor
+    drop: Tensor | None
+
+
+def draw(
+    process: Process, like: Tensor, dropout: Dropout = NO_DROPOUT, generator: torch.Generator | None = None
+) -> Draw:
+    """Timesteps, noise and omissions for latents `like` (B, 4, h, w).
+
+    Timesteps are stratified over the batch (Kingma et al. 2021, VDM): one uniform number, shifted by 1/B per row.
+    Numbers come from the generator's device and move to that of `like`, so that a CPU generator repeats itself anywhere.
+    """
+    batch, where = like.shape[0], generator.device if generator is not None else torch.device("cpu")
+    uniform = torch.rand((), generator=generator, device=where) + torch.arange(batch, device=where) / batch
+    uniform = (uniform % 1)[torch.randperm(batch, generator=generator, device=where)]
+    if process.kind == "bridge":
+        timestep = (1 - uniform) * process.train_timesteps  # in (0, T]: at 0 nothing is asked
+    else:
+        timestep = (uniform * process.train_timesteps).floor().clamp(max=process.train_timesteps - 1)
+    noise = torch.randn(like.shape, generator=generator, device=where)
+    drop = None
+    if dropout != NO_DROPOUT:
+        rates = torch.tensor([getattr(dropout, name) for name in DROPPABLE] + [dropout.everything], device=where)
+        lost = torch.rand(batch, 4, generator=generator, device=where) < rates
+        drop = (lost[:, :3] | lost[:, 3:]).to(like.device)
+    return Draw(timestep.to(like.device), noise.to(like.device), drop)
+
+
+def row_losses(model: Predict, example: LatentExample, process: Process, drawn: Draw, min_snr: float = 5.0) -> Tensor:
+    """(B,) float32 weighted squared error of the model's answers, one per example."""
+    c, clean = example.conditions, example.target.float()
+    begin = start(process, c, drawn.noise)
+    answer = model(
+        mix(process, clean, begin, drawn.timestep),
+        drawn.timestep,
+        c.background,
+        c.render,
+        c.expression_code,
+        text=c.text,
+        reference=c.reference,
+        drop=drawn.drop,
+    )
+    error = (answer.float() - wanted(process, clean, begin, drawn.timestep)).square().mean(dim=(1, 2, 3))
+    return error * loss_weight(process, drawn.timestep, min_snr)
+
+
+def denoising_loss(
+    model: Predict,
+    example: LatentExample,
+    process: Process,
+    *,
+    dropout: Dropout = Dropout(),
+    min_snr: float = 5.0,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """The training loss, a scalar: draw, mix, ask, compare.
+
+    Args:
+        model: `RigFaceModel`, or DDP or FSDP around it.
+        example: latents on the model's device; float16 from storage is welcome.
+        generator: for a repeatable loss; torch's own generator where None.
+    """
+    example = example.map(lambda t: t.float())
+    return row_losses(model, example, process, draw(process, example.target, dropout, generator), min_snr).mean()

@@ -1,0 +1,114 @@
+"""Pictures to latents and back: the one place that knows which latents carry the VAE's scaling factor.
+
+Path: `Conditions` -> encode -> `LatentConditions` -> denoiser; final latents -> decode -> picture.
+Conventions, as the released weights were trained (arXiv 2502.02465, released code):
+
+* conditions (reference, background, render) are the *mode* of the encoder's distribution, **unscaled**;
+* what is denoised, and so the training target, is scaled: `scaling_factor * mode`; the decoder divides by it;
+* pictures enter the VAE in [-1, 1] and leave it there.
+
+Deviates: the target is the mode and not a sample, so that latents can be computed once and stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor
+
+from rigface.image import to_tensor
+from rigface.types import Array, Conditions, Example
+
+
+@dataclass(frozen=True, eq=False)
+class LatentConditions:
+    """`Conditions` as the networks want them.
+
+    Args:
+        background, render, reference: (B, 4, h, w) unscaled; no reference where a memory is given instead.
+        expression_code: (B, E).
+        text: (B, L, D) prompt embedding, or None for the model's default.
+    """
+
+    background: Tensor
+    render: Tensor
+    expression_code: Tensor
+    reference: Tensor | None = None
+    text: Tensor | None = None
+
+    @property
+    def batch(self) -> int:
+        """How many rows."""
+        return self.background.shape[0]
+
+    def map(self, fn: Callable[[Tensor], Tensor]) -> LatentConditions:
+        """Apply `fn` to every field that is there."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return LatentConditions(**{name: None if value is None else fn(value) for name, value in values.items()})
+
+    @staticmethod
+    def cat(parts: Sequence[LatentConditions]) -> LatentConditions:
+        """The rows of several, which must agree about what is there."""
+        columns = {f.name: [getattr(p, f.name) for p in parts] for f in fields(LatentConditions)}
+        return LatentConditions(**{name: None if c[0] is None else torch.cat(c) for name, c in columns.items()})
+
+
+@dataclass(frozen=True, eq=False)
+class LatentExample:
+    """`Example` as training wants it.
+
+    Args:
+        target: (B, 4, h, w), *scaled*.
+    """
+
+    conditions: LatentConditions
+    target: Tensor
+
+    def map(self, fn: Callable[[Tensor], Tensor]) -> LatentExample:
+        """Apply `fn` to every tensor: `example.map(lambda t: t.to(device))`."""
+        return LatentExample(self.conditions.map(fn), fn(self.target))
+
+
+def encode(vae: AutoencoderKL, pictures: Tensor) -> Tensor:
+    """Condition latents (B, 4, h, w), unscaled, of pictures (B, 3, S, S) float in [0, 1]."""
+    return vae.encode(2 * pictures - 1).latent_dist.mode()
+
+
+def encode_target(vae: AutoencoderKL, pictures: Tensor) -> Tensor:
+    """Target latents (B, 4, h, w), scaled, of pictures (B, 3, S, S) float in [0, 1]."""
+    return encode(vae, pictures) * vae.config.scaling_factor
+
+
+def decode(vae: AutoencoderKL, latents: Tensor) -> Tensor:
+    """Pictures (B, 3, S, S), float around [0, 1] and not clipped, of scaled latents (B, 4, h, w)."""
+    return vae.decode(latents / vae.config.scaling_factor).sample / 2 + 0.5
+
+
+def encode_conditions(vae: AutoencoderKL, conditions: Conditions, reference: bool = True) -> LatentConditions:
+    """One run of the encoder over all pictures of a batch of conditions.
+
+    Args:
+        conditions: with a batch axis: pictures (B, S, S, 3) uint8, expression code (B, E).
+        reference: False leaves the person's picture out, for when a memory is at hand.
+    """
+    names = ("background", "render", "reference")[: 3 if reference else 2]
+    latents = _encode_uint8(vae, [getattr(conditions, name) for name in names])
+    code = torch.as_tensor(conditions.expression_code, dtype=torch.float32, device=vae.device)
+    return LatentConditions(**dict(zip(names, latents)), expression_code=code)
+
+
+def encode_example(vae: AutoencoderKL, example: Example) -> LatentExample:
+    """A batch of examples as latents: the form that is precomputed, stored and trained on."""
+    c = example.conditions
+    background, render, reference, target = _encode_uint8(vae, [c.background, c.render, c.reference, example.target])
+    code = torch.as_tensor(c.expression_code, dtype=torch.float32, device=vae.device)
+    conditions = LatentConditions(background, render, code, reference=reference)
+    return LatentExample(conditions, target * vae.config.scaling_factor)
+
+
+def _encode_uint8(vae: AutoencoderKL, pictures: list[Array]) -> tuple[Tensor, ...]:
+    stacked = torch.cat([to_tensor(p) for p in pictures]).to(vae.device, vae.dtype)
+    return encode(vae, stacked).float().chunk(len(pictures))

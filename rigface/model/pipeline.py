@@ -1,0 +1,327 @@
+"""All of it behind one call: pictures and numbers in, picture out, as diffusers' users expect it.
+
+Path: source, background, render, expression code -> encode, remember -> walk -> decode -> picture.
+
+    pipe = RigFacePipeline.from_pretrained("weights/mini")
+    image = pipe(source, background, render, code, seed=1).images[0]
+
+A pipeline keeps nothing between calls, so threads may share one. A service that batches uses the three parts
+of a call itself: `begin` (a walk), `crowd` (steps for many walks), `pictures` (decode).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rigface.image import to_image, to_tensor
+from rigface.model import checkpoint as checkpoints
+from rigface.model.attention import Memory
+from rigface.model.checkpoint import Checkpoint, ModelConfig
+from rigface.model.latents import LatentConditions, decode, encode
+from rigface.model.sampling import Crowd, Guidance, Walk, seeded
+from rigface.types import Conditions
+
+ENCODE_ROWS = 8  # pictures the VAE takes at once; bounds its memory, changes nothing else
+
+Pictures = Any
+"""(H, W, 3) or (B, H, W, 3) uint8 array; (3, H, W) or (B, 3, H, W) float tensor in [0, 1]; a PIL image; a list of them."""
+
+
+@dataclass(frozen=True, eq=False)
+class Progress:
+    """How far an edit is.
+
+    Args:
+        step: steps done, from 1. steps: all of them.
+        preview: call it for (B, H, W, 3) uint8, what the edit would be if it ended here; costs a decoding.
+    """
+
+    step: int
+    steps: int
+    preview: Callable[[], np.ndarray]
+
+
+@dataclass(frozen=True, eq=False)
+class RigFaceOutput:
+    """What a call gives.
+
+    Args:
+        images: list of PIL images ("pil"), (B, H, W, 3) uint8 ("np"), (B, 3, H, W) float in [0, 1] ("pt"), or the
+            latents ("latent").
+        latents: (B, 4, h, w) float32, scaled.
+    """
+
+    images: Any
+    latents: Tensor
+
+
+class RigFacePipeline:
+    """A loaded model, ready to edit.
+
+    Args:
+        checkpoint: what `rigface.model.checkpoint` loads or makes.
+        device: where to put it.
+        autocast: run the networks in this type, usually `torch.bfloat16`; "auto" takes bfloat16 where the device
+            computes in it; None stays in float32. Samplers and VAE always compute in float32.
+        channels_last: keep convolution weights in the layout that some devices prefer.
+        compile: compile the denoiser at its first use (tens of seconds, then faster steps).
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        device: torch.device | str = "cpu",
+        *,
+        autocast: torch.dtype | str | None = None,
+        channels_last: bool = False,
+        compile: bool = False,
+    ) -> None:
+        self._checkpoint = checkpoint
+        layout = torch.channels_last if channels_last else torch.preserve_format
+        self.model = checkpoint.model.eval().to(device, memory_format=layout)
+        self.vae = checkpoint.vae.eval().to(device, memory_format=layout)
+        if checkpoint.text_encoder is not None:
+            checkpoint.text_encoder.model.to(device)
+        self.device = torch.device(device)
+        self._dtype = bfloat16_if_fast(self.device) if autocast == "auto" else autocast
+        if compile:
+            self.model.denoiser.compile()
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, device: torch.device | str = "cpu", **options: Any) -> RigFacePipeline:
+        """Load a checkpoint: a folder of ours or upstream's, `sd15:FOLDER`, or `tiny`.
+
+        Args:
+            options: `autocast`, `channels_last`, `compile` as above; the rest goes to `checkpoint.start`.
+        """
+        speed = {name: options.pop(name) for name in ("autocast", "channels_last", "compile") if name in options}
+        return cls(checkpoints.start(str(name), **options), device, **speed)
+
+    def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
+        """Write it as a folder that `from_pretrained` reads; `dtype` to store floats as."""
+        checkpoints.save(folder, self._checkpoint, dtype=dtype)
+
+    @property
+    def config(self) -> ModelConfig:
+        """What the weights mean: process, head, render style, size."""
+        return self._checkpoint.config
+
+    @torch.inference_mode()
+    def encode_prompt(self, prompts: str | Sequence[str]) -> Tensor:
+        """Embeddings (B, L, D) of prompts, for `prompt_embeds`.
+
+        Raises:
+            ValueError: this checkpoint has no text encoder.
+        """
+        if self._checkpoint.text_encoder is None:
+            raise ValueError("this checkpoint has no text encoder: give prompt_embeds, or no prompt")
+        return self._checkpoint.text_encoder([prompts] if isinstance(prompts, str) else list(prompts))
+
+    @torch.inference_mode()
+    def remember(self, source: Pictures) -> Memory:
+        """What the denoiser has to know of the person; depends on the picture alone, so cache it by its content."""
+        (latents,) = self._encode(_tensor(source))
+        with self._amp():
+            return self.model.remember(latents)
+
+    def crowd(self) -> Crowd:
+        """An empty crowd; step it inside `torch.inference_mode()`."""
+        return Crowd(self._predict)
+
+    @torch.inference_mode()
+    def begin(
+        self,
+        source: Pictures | None,
+        background: Pictures,
+        render: Pictures,
+        expression_code: np.ndarray | Tensor,
+        *,
+        prompt: str | Sequence[str] | None = None,
+        prompt_embeds: Tensor | None = None,
+        memory: Memory | None = None,
+        steps: int | None = None,
+        scheduler: str | None = None,
+        seed: int | Sequence[int] = 0,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        noise: Tensor | None = None,
+        identity_scale: float = 1.0,
+        attribute_scale: float = 1.0,
+        text_scale: float = 1.0,
+        strength: float = 1.0,
+    ) -> Walk:
+        """Everything before the first step. Arguments as for a call."""
+        if (source is None) == (memory is None):
+            raise ValueError("give either source or memory: the person's picture, or what `remember` made of it")
+        pictures = [_tensor(p) for p in (background, render) + (() if source is None else (source,))]
+        code = torch.as_tensor(expression_code, dtype=torch.float32)
+        code = code[None] if code.ndim == 1 else code
+        batch = max(p.shape[0] for p in (pictures[0], pictures[1], code))
+        self._check(pictures, code, batch)
+        latents = self._encode(*pictures)
+        if memory is None:
+            with self._amp():
+                memory = self.model.remember(latents[2])
+        memory = memory.map(lambda t: t.to(self.device))
+        conditions = LatentConditions(
+            *(_rows(t.to(self.device), batch) for t in (latents[0], latents[1], code)),
+            text=_rows(self._text(prompt, prompt_embeds), batch),
+        )
+        shape = tuple(conditions.background.shape[1:])
+        if generator is None:
+            seeds = [seed] * batch if isinstance(seed, int | np.integer) else list(seed)
+            if len(seeds) != batch:
+                raise ValueError(f"seed: want one number, or {batch} for {batch} rows, got {len(seeds)}")
+            drawn, generators = seeded(seeds, shape)
+        else:
+            generators = [generator] * batch if isinstance(generator, torch.Generator) else list(generator)
+            drawn = torch.stack([torch.randn(shape, generator=g, device=g.device) for g in generators])
+        return Walk(
+            self.config.process,
+            conditions,
+            (drawn if noise is None else _rows(noise, batch)).to(self.device, torch.float32),
+            memory,
+            scheduler=scheduler,
+            steps=steps,
+            guidance=Guidance(identity_scale, attribute_scale, text_scale),
+            strength=strength,
+            generators=generators,
+        )
+
+    @torch.inference_mode()
+    def pictures(self, latents: Tensor) -> np.ndarray:
+        """(B, H, W, 3) uint8 pictures of scaled latents (B, 4, h, w)."""
+        return to_image(torch.cat([decode(self.vae, rows) for rows in latents.split(ENCODE_ROWS)]))
+
+    @torch.inference_mode()
+    def __call__(
+        self,
+        source: Pictures | None = None,
+        background: Pictures = None,
+        render: Pictures = None,
+        expression_code: np.ndarray | Tensor = (),
+        *,
+        on_step: Callable[[Progress], None] | None = None,
+        output: str = "pil",
+        **options: Any,
+    ) -> RigFaceOutput:
+        """Edit.
+
+        Args:
+            source: the person; may be None where `memory` is given. One person serves a batch of the others.
+            background, render: conditions as pictures of the same size; `compose` makes them.
+            expression_code: (E,) or (B, E).
+            prompt, prompt_embeds: words, or (L, D) / (B, L, D); the checkpoint's default text where neither is given.
+            memory: from `remember`.
+            steps, scheduler: the checkpoint's own where None; names in `sampling.NOISE_SCHEDULERS`.
+            seed: one for all rows, or one per row. A row's output depends on its own seed and on no other row.
+            generator, noise: instead of seeds; noise is (B, 4, h, w). One generator for several rows ties them together.
+            identity_scale, attribute_scale, text_scale: guidance (see sampling.py); 1 is off.
+            strength: below 1 begins from the render, partly noised.
+            on_step: called after each step; what it raises ends the edit.
+            output: "pil", "np", "pt" or "latent".
+
+        Raises:
+            ValueError: inputs that do not fit each other or the model; the message names the argument.
+        """
+        if output not in ("pil", "np", "pt", "latent"):
+            raise ValueError(f"output: want pil, np, pt or latent, got {output!r}")
+        walk = self.begin(source, background, render, expression_code, **options)
+        crowd = self.crowd()
+        crowd.join(walk)
+        while not walk.done:
+            crowd.step()
+            if on_step is not None:
+                on_step(Progress(walk.index, walk.steps, lambda: self.pictures(walk.preview())))
+        if output == "latent":
+            return RigFaceOutput(walk.latents, walk.latents)
+        if output == "pt":
+            parts = [decode(self.vae, rows) for rows in walk.latents.split(ENCODE_ROWS)]
+            return RigFaceOutput(torch.cat(parts).clamp(0, 1), walk.latents)
+        images: Any = self.pictures(walk.latents)
+        if output == "pil":
+            from PIL import Image
+
+            images = [Image.fromarray(image) for image in images]
+        return RigFaceOutput(images, walk.latents)
+
+    def edit(self, conditions: Conditions, **options: Any) -> np.ndarray:
+        """`Conditions` in, uint8 pictures out, with the same batch axes; options as for a call."""
+        c = conditions
+        flat = [t.reshape(-1, *t.shape[-3:]) for t in (c.reference, c.background, c.render)]
+        code = c.expression_code.reshape(-1, c.expression_code.shape[-1])
+        images = self(None if "memory" in options else flat[0], flat[1], flat[2], code, output="np", **options).images
+        return images.reshape(*c.batch, *images.shape[1:])
+
+    def _predict(self, *args: Any, **kwargs: Any) -> Tensor:
+        with self._amp():
+            return self.model(*args, **kwargs)
+
+    def _amp(self) -> AbstractContextManager:
+        return nullcontext() if self._dtype is None else torch.autocast(self.device.type, self._dtype)  # type: ignore[arg-type]
+
+    def _encode(self, *pictures: Tensor) -> tuple[Tensor, ...]:
+        stacked = torch.cat(pictures).split(ENCODE_ROWS)
+        latents = torch.cat([encode(self.vae, rows.to(self.device)) for rows in stacked])
+        return latents.split([p.shape[0] for p in pictures])
+
+    def _text(self, prompt: str | Sequence[str] | None, embeds: Tensor | None) -> Tensor:
+        if prompt is not None and embeds is not None:
+            raise ValueError("give prompt or prompt_embeds, not both")
+        if prompt is not None:
+            return self.encode_prompt(prompt)
+        default = self.model.default_text
+        text = default if embeds is None else embeds.to(default)
+        text = text[None] if text.ndim == 2 else text
+        if text.shape[1:] != default.shape:
+            raise ValueError(
+                f"prompt_embeds: want (B, {default.shape[0]}, {default.shape[1]}), got {tuple(text.shape)}"
+            )
+        return text
+
+    def _check(self, pictures: list[Tensor], code: Tensor, batch: int) -> None:
+        factor = 2 ** (len(self.vae.config.block_out_channels) - 1) * self.model.latent_multiple
+        height, width = pictures[0].shape[-2:]
+        for name, picture in zip(("background", "render", "source"), pictures):
+            if picture.shape[-2:] != (height, width):
+                raise ValueError(
+                    f"{name}: want {width} x {height} px like background, got {picture.shape[-1]} x {picture.shape[-2]}"
+                )
+            if picture.shape[0] not in (1, batch):
+                raise ValueError(f"{name}: want 1 or {batch} rows, got {picture.shape[0]}")
+        if height % factor or width % factor:
+            raise ValueError(f"pictures: want sides that are multiples of {factor} px, got {width} x {height}")
+        if code.ndim != 2 or code.shape[1] != self.model.expression_size:
+            raise ValueError(f"expression_code: want (B, {self.model.expression_size}), got {tuple(code.shape)}")
+
+
+def bfloat16_if_fast(device: torch.device) -> torch.dtype | None:
+    """bfloat16 where the device multiplies in it, else None: without hardware for it, it is slower than float32."""
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else None
+    known = torch.cpu.get_capabilities() if device.type == "cpu" and hasattr(torch.cpu, "get_capabilities") else {}
+    return torch.bfloat16 if known.get("avx512_bf16") or known.get("amx_bf16") or known.get("bf16") else None
+
+
+def _tensor(pictures: Pictures) -> Tensor:
+    """(B, 3, H, W) float32 in [0, 1] of whatever people have."""
+    if isinstance(pictures, list | tuple):
+        return torch.cat([_tensor(p) for p in pictures])
+    if isinstance(pictures, Tensor) and pictures.is_floating_point():
+        tensor = pictures.float()
+    else:
+        if hasattr(pictures, "convert"):  # PIL
+            pictures = pictures.convert("RGB")
+        tensor = to_tensor(np.asarray(pictures))
+    return tensor[None] if tensor.ndim == 3 else tensor
+
+
+def _rows(tensor: Tensor, batch: int) -> Tensor:
+    return tensor if tensor.shape[0] == batch else tensor.expand(batch, *tensor.shape[1:])

@@ -1,0 +1,311 @@
+"""From start to picture: any diffusers scheduler by name, guidance, and edits that walk together.
+
+Path: `LatentConditions`, `Memory` -> `Walk` -> `Crowd.step` until done -> final latents -> decode.
+
+A `Walk` is one edit under way. A scheduler is stateful (UniPC keeps past answers), so each walk has its own, as it has
+its own noise, steps and guidance. A `Crowd` asks the network for all of its walks in one batch; walks join and leave
+between steps, and no row of a batch changes another, so an output does not depend on its neighbours.
+
+Guidance: with conditions c in {identity, attributes, text} and scales s_c,
+
+    answer = f(all) + sum over c of (s_c - 1) (f(all) - f(all but c))
+
+which is classifier-free guidance (Ho and Salimans 2022) for one c, adds up for several, and is f(all) alone, one
+network evaluation, where every scale is 1. A scale below 1 weakens its condition; 0 ignores it.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import diffusers
+import torch
+from torch import Tensor
+
+from rigface.model.attention import Memory
+from rigface.model.diffusion import Predict, Process, clean_estimate, start, velocity
+from rigface.model.latents import LatentConditions
+from rigface.model.unets import DROPPABLE
+
+NOISE_SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
+    # Upstream's edits come from UniPC as diffusers 0.22 had it: it stopped at sigma_min, later versions stop at zero.
+    "unipc": ("UniPCMultistepScheduler", {"final_sigmas_type": "sigma_min"}),
+    "ddim": ("DDIMScheduler", {"clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1}),
+    "ddpm": ("DDPMScheduler", {"clip_sample": False}),
+    "dpm++": ("DPMSolverMultistepScheduler", {}),
+    "dpm++_karras": ("DPMSolverMultistepScheduler", {"use_karras_sigmas": True}),
+    "dpm++_sde": ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}),
+    "euler": ("EulerDiscreteScheduler", {}),
+    "euler_a": ("EulerAncestralDiscreteScheduler", {}),
+    "heun": ("HeunDiscreteScheduler", {}),
+    "deis": ("DEISMultistepScheduler", {}),
+    "lcm": ("LCMScheduler", {}),
+}
+FLOW_SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "euler": ("FlowMatchEulerDiscreteScheduler", {}),
+    "unipc": ("UniPCMultistepScheduler", {"prediction_type": "flow_prediction", "use_flow_sigmas": True}),
+    "dpm++": ("DPMSolverMultistepScheduler", {"prediction_type": "flow_prediction", "use_flow_sigmas": True}),
+}
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """How much to exaggerate each condition; 1 is off and free, each other value costs one more row per edit."""
+
+    identity: float = 1.0
+    attributes: float = 1.0
+    text: float = 1.0
+
+    @property
+    def terms(self) -> list[tuple[int, float]]:
+        """(column of `drop`, scale - 1) of the conditions that are guided."""
+        scales = [(i, getattr(self, name) - 1.0) for i, name in enumerate(DROPPABLE)]
+        return [(i, excess) for i, excess in scales if excess != 0]
+
+
+def make_scheduler(process: Process, name: str, steps: int, device: torch.device | str = "cpu") -> Any:
+    """A fresh diffusers scheduler for this process, its timesteps set.
+
+    Args:
+        name: a key of `NOISE_SCHEDULERS` (for a bridge, of `FLOW_SCHEDULERS`), or for noise processes the name of any
+            diffusers scheduler class.
+
+    Raises:
+        ValueError: no scheduler of this name runs this process; the message lists those that do.
+    """
+    if steps < 1:
+        raise ValueError(f"steps: want at least 1, got {steps}")
+    known = FLOW_SCHEDULERS if process.kind == "bridge" else NOISE_SCHEDULERS
+    class_name, settings = known.get(name, (name, {}))
+    made = getattr(diffusers, class_name, None) if class_name.endswith("Scheduler") else None
+    accepted = set(inspect.signature(made.__init__).parameters) if made is not None else set()
+    if process.kind == "bridge":
+        base: dict[str, Any] = {"num_train_timesteps": process.train_timesteps}
+        fits = name in known
+    else:
+        base = {
+            "num_train_timesteps": process.train_timesteps,
+            "beta_start": process.beta_start,
+            "beta_end": process.beta_end,
+            "beta_schedule": "scaled_linear",
+            "prediction_type": "epsilon" if process.kind == "epsilon" else "v_prediction",
+        }
+        fits = accepted >= set(base)
+    if made is None or not fits:
+        names = ", ".join(known) + ("" if process.kind == "bridge" else ", or a diffusers scheduler class with betas")
+        raise ValueError(f"scheduler: {name!r} does not run the process {process.kind!r}; there are {names}")
+    fresh = made(**base, **settings)
+    if process.kind == "bridge" and name == "euler":
+        # By default the last of the steps would go from sigma 0.001 to 0: a network evaluation for nothing.
+        fresh.set_timesteps(sigmas=[1 - i / steps for i in range(steps)], device=device)
+    else:
+        fresh.set_timesteps(steps, device=device)
+    return fresh
+
+
+class Walk:
+    """One edit, or a batch that shares its steps, on its way from start to clean latents.
+
+    Args:
+        conditions: B rows; `reference` is not read, a person comes as `memory`.
+        noise: (B, 4, h, w) standard normal.
+        memory: of 1 or B people, or None: then the denoiser sees nobody.
+        scheduler: name; the process's own where None. `steps` likewise.
+        strength: in (0, 1]; below 1 a noise process begins at the render's latents, noised that far, and runs only
+            the last part of its steps. A bridge always begins there.
+        generators: one per row, for schedulers that add noise on the way.
+
+    Raises:
+        ValueError: a scheduler, strength or batch that does not fit.
+    """
+
+    def __init__(
+        self,
+        process: Process,
+        conditions: LatentConditions,
+        noise: Tensor,
+        memory: Memory | None = None,
+        *,
+        scheduler: str | None = None,
+        steps: int | None = None,
+        guidance: Guidance = Guidance(),
+        strength: float = 1.0,
+        generators: Sequence[torch.Generator] | None = None,
+    ) -> None:
+        if not 0 < strength <= 1 or (strength < 1 and process.kind == "bridge"):
+            raise ValueError(f"strength: want it in (0, 1], and 1 for a bridge, got {strength}")
+        self.process = process
+        self._scheduler = make_scheduler(
+            process, scheduler or process.scheduler, process.steps if steps is None else steps, noise.device
+        )
+        self._stochastic = {}
+        if generators is not None and "generator" in inspect.signature(self._scheduler.step).parameters:
+            self._stochastic = {"generator": list(generators)}
+        self.index = self._first_step(strength)
+        self.latents = self._start(conditions, noise, strength)
+        self._terms = guidance.terms
+        self._batch = conditions.batch
+        rows = 1 + len(self._terms)
+        self.conditions = LatentConditions(
+            conditions.background, conditions.render, conditions.expression_code, text=conditions.text
+        ).map(lambda t: t.repeat(rows, *[1] * (t.ndim - 1)))
+        self.memory = memory
+        if memory is not None:
+            memory = memory.expand(self._batch) if memory.batch != 1 else memory
+            self.memory = Memory.cat([memory] * rows) if memory.batch != 1 else memory
+        self.drop: Tensor | None = None
+        if self._terms:
+            self.drop = torch.zeros(rows, self._batch, 3, dtype=torch.bool, device=noise.device)
+            for row, (column, _) in enumerate(self._terms, start=1):
+                self.drop[row, :, column] = True
+            self.drop = self.drop.flatten(0, 1)
+        self._last: tuple[Tensor, Tensor, Tensor] | None = None
+
+    @property
+    def steps(self) -> int:
+        """Network evaluations from beginning to end, were every step taken."""
+        return len(self._scheduler.timesteps)
+
+    @property
+    def rows(self) -> int:
+        """Rows this walk has in the network's batch."""
+        return self.conditions.batch
+
+    @property
+    def done(self) -> bool:
+        """True once `latents` are clean."""
+        return self.index >= self.steps
+
+    @property
+    def timestep(self) -> Tensor:
+        """t of the step to come, a scalar."""
+        return self._scheduler.timesteps[self.index]
+
+    def question(self) -> tuple[Tensor, Tensor]:
+        """What the network is asked next: latents (rows, 4, h, w) and timesteps (rows,)."""
+        scaled = self._scheduler.scale_model_input(self.latents, self.timestep) if self._scales else self.latents
+        return scaled.repeat(self.rows // self._batch, 1, 1, 1), self.timestep.float().expand(self.rows)
+
+    def advance(self, question: Tensor, answer: Tensor) -> None:
+        """Take one step with the network's answer (rows, 4, h, w) to `question`."""
+        parts = answer.float().unflatten(0, (-1, self._batch))
+        guided, asked = parts[0], question[: self._batch]
+        for (_, excess), without in zip(self._terms, parts[1:]):
+            guided = guided + excess * (parts[0] - without)
+        t = self.timestep
+        self._last = asked, guided, t.expand(self._batch)
+        if self.process.kind == "sample":
+            guided = velocity(self.process, asked, guided, t.expand(self._batch))
+        self.latents = self._scheduler.step(guided, t, self.latents, return_dict=False, **self._stochastic)[0]
+        self.index += 1
+
+    def preview(self) -> Tensor:
+        """(B, 4, h, w) clean latents as far as the last step could tell.
+
+        Raises:
+            ValueError: no step was taken yet.
+        """
+        if self._last is None:
+            raise ValueError("Walk.preview: no step was taken yet")
+        asked, answer, timestep = self._last
+        return clean_estimate(self.process, asked, answer, timestep)
+
+    @property
+    def _scales(self) -> bool:
+        return hasattr(self._scheduler, "scale_model_input")  # flow schedulers have none: nothing to scale
+
+    def _first_step(self, strength: float) -> int:
+        whole = len(self._scheduler.timesteps)
+        return 0 if strength == 1 else min(whole - 1, whole - max(1, round(whole * strength)))
+
+    def _start(self, conditions: LatentConditions, noise: Tensor, strength: float) -> Tensor:
+        if self.process.kind == "bridge":
+            return start(self.process, conditions, noise)
+        if strength == 1:
+            return noise * self._scheduler.init_noise_sigma
+        if hasattr(self._scheduler, "set_begin_index"):
+            self._scheduler.set_begin_index(self.index)
+        at = self._scheduler.timesteps[self.index : self.index + 1].expand(noise.shape[0])
+        return self._scheduler.add_noise(self.process.latent_scale * conditions.render, noise, at)
+
+
+class Crowd:
+    """Walks that share the network's batch, and may join and leave between steps.
+
+    Args:
+        predict: `RigFaceModel`, or anything that is called like its `forward`.
+    """
+
+    def __init__(self, predict: Predict) -> None:
+        self._predict = predict
+        self.walks: list[Walk] = []
+        self._joined: tuple[LatentConditions, Memory | None, Tensor | None] | None = None
+
+    def join(self, walk: Walk) -> None:
+        """From the next step on, `walk` is part of the batch.
+
+        Raises:
+            ValueError: its latents, text or memory have another shape than those of the walks under way.
+        """
+        if self.walks and _shape(walk) != _shape(self.walks[0]):
+            raise ValueError(f"Crowd: cannot batch {_shape(walk)} with {_shape(self.walks[0])}")
+        self.walks.append(walk)
+        self._joined = None
+
+    def leave(self, walk: Walk) -> None:
+        """Take a walk out before it is done; no harm if it is not there."""
+        self.walks = [w for w in self.walks if w is not walk]
+        self._joined = None
+
+    def step(self) -> list[Walk]:
+        """One network evaluation for everybody; returns, and lets go of, the walks that are done now."""
+        if not self.walks:
+            return []
+        if self._joined is None:
+            self._joined = _join(self.walks)
+        conditions, memory, drop = self._joined
+        questions, timesteps = zip(*(walk.question() for walk in self.walks))
+        answers = self._predict(
+            torch.cat(questions),
+            torch.cat(timesteps),
+            conditions.background,
+            conditions.render,
+            conditions.expression_code,
+            text=conditions.text,
+            memory=memory,
+            drop=drop,
+        ).split([walk.rows for walk in self.walks])
+        for walk, question, answer in zip(self.walks, questions, answers):
+            walk.advance(question, answer)
+        finished = [walk for walk in self.walks if walk.done]
+        for walk in finished:
+            self.leave(walk)
+        return finished
+
+
+def _join(walks: Sequence[Walk]) -> tuple[LatentConditions, Memory | None, Tensor | None]:
+    """Conditions, memory and omissions of all walks, row by row; copied only when the crowd changes."""
+    conditions = LatentConditions.cat([walk.conditions for walk in walks])
+    memories = [walk.memory for walk in walks if walk.memory is not None]
+    memory = memories[0] if len(walks) == 1 and memories else None
+    if len(walks) > 1 and memories:
+        memory = Memory.cat([m.expand(walk.rows) for m, walk in zip(memories, walks)])
+    if all(walk.drop is None for walk in walks):
+        return conditions, memory, None
+    nothing = [torch.zeros(w.rows, 3, dtype=torch.bool, device=w.latents.device) for w in walks]
+    return conditions, memory, torch.cat([n if w.drop is None else w.drop for w, n in zip(walks, nothing)])
+
+
+def _shape(walk: Walk) -> tuple:
+    text = None if walk.conditions.text is None else tuple(walk.conditions.text.shape[1:])
+    seen = None if walk.memory is None else [tuple(t.shape[1:]) for ts in walk.memory.blocks.values() for t in ts]
+    return tuple(walk.latents.shape[1:]), text, seen
+
+
+def seeded(seeds: Sequence[int], shape: tuple[int, ...]) -> tuple[Tensor, list[torch.Generator]]:
+    """Noise (B, *shape) on the CPU, each row from its own seed, and the generators to go on with."""
+    generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
+    return torch.stack([torch.randn(shape, generator=g) for g in generators]), generators

@@ -1,0 +1,225 @@
+"""Two stock diffusers UNets as one module: the identity network and the denoiser with the attribute rigger.
+
+Path: config -> `RigFaceModel` -> prediction; the loss and the samplers call the same `forward`.
+Source: RigFace (arXiv 2502.02465). The released code forks `UNet2DConditionModel` twice; on stock classes the denoiser is
+
+    in_channels=12                                 noisy, background and render latents, in this order, into `conv_in`
+    class_embed_type="simple_projection"           a linear layer on the expression code, added to the time embedding
+    projection_class_embeddings_input_dim=E        (the released weights call it `au_aug_mlp`)
+
+and the identity network is an unchanged Stable Diffusion UNet. Its end is dead: what comes after the last recorded
+block reaches no output of ours. Those parameters are frozen here, so that DDP meets no unused parameter.
+
+Shape suffixes: B batch, (4, h, w) latents, L text tokens, D text channels, E expression codes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from diffusers import UNet2DConditionModel
+from torch import Tensor, nn
+
+from rigface.model.attention import Memory, blocks, install, project, record
+
+DROPPABLE = ("identity", "attributes", "text")
+"""The columns of `drop`: attributes are render and expression code; the background is no attribute and always stays."""
+
+
+class RigFaceModel(nn.Module):
+    """Both networks, one forward.
+
+    Args:
+        identity: UNet with `in_channels` of the latents.
+        denoiser: UNet with three times as many, and a class embedding for the expression code.
+        default_text: (L, D) what both networks hear when nobody says anything: the embedding of a neutral prompt, or
+            zeros where there is no text encoder. The identity network hears nothing else, so that its memory depends
+            on the picture alone.
+
+    Raises:
+        ValueError: the two do not fit together.
+    """
+
+    default_text: Tensor
+
+    def __init__(self, identity: UNet2DConditionModel, denoiser: UNet2DConditionModel, default_text: Tensor) -> None:
+        super().__init__()
+        channels = identity.config.in_channels
+        if denoiser.config.in_channels != 3 * channels:
+            raise ValueError(
+                f"denoiser: want {3 * channels} input channels (noisy, background, render latents of {channels}), "
+                f"got {denoiser.config.in_channels}"
+            )
+        if denoiser.config.class_embed_type != "simple_projection":
+            raise ValueError("denoiser: want class_embed_type='simple_projection' for the expression code")
+        if default_text.ndim != 2 or default_text.shape[1] != denoiser.config.cross_attention_dim:
+            raise ValueError(
+                f"default_text: want (L, {denoiser.config.cross_attention_dim}), got {tuple(default_text.shape)}"
+            )
+        install(identity, denoiser)
+        self.identity = identity
+        self.denoiser = denoiser
+        self.register_buffer("default_text", default_text.clone())
+        for parameter in dead_tail(identity):
+            parameter.requires_grad_(False)
+
+    @property
+    def expression_size(self) -> int:
+        """E, how many numbers the expression code has."""
+        return self.denoiser.config.projection_class_embeddings_input_dim
+
+    @property
+    def latent_channels(self) -> int:
+        """Channels of a picture's latents."""
+        return self.identity.config.in_channels
+
+    @property
+    def latent_multiple(self) -> int:
+        """Latent height and width have to be multiples of this."""
+        return 2 ** (len(self.denoiser.config.block_out_channels) - 1)
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Trade a second forward of each block for its activations, in both networks."""
+        self.identity.enable_gradient_checkpointing()
+        self.denoiser.enable_gradient_checkpointing()
+
+    def remember(self, reference: Tensor, text: Tensor | None = None) -> Memory:
+        """What the denoiser has to know of a person, ready for any number of steps.
+
+        Args:
+            reference: (B, 4, h, w) unscaled latents of the person's picture.
+            text: (B, L, D); the default text where None, so that the result may be cached by the picture alone.
+        """
+        return project(self.denoiser, record(self.identity, reference, self._text(text, reference.shape[0])))
+
+    def forward(
+        self,
+        latents: Tensor,
+        timestep: Tensor,
+        background: Tensor,
+        render: Tensor,
+        expression_code: Tensor,
+        text: Tensor | None = None,
+        reference: Tensor | None = None,
+        memory: Memory | None = None,
+        drop: Tensor | None = None,
+    ) -> Tensor:
+        """What the denoiser predicts, (B, 4, h, w): noise, velocity or picture, as the checkpoint's process says.
+
+        Args:
+            latents: (B, 4, h, w) noisy latents, at the scale the scheduler asks the network with.
+            timestep: (B,) integer or float, in [0, 1000).
+            background, render: (B, 4, h, w) unscaled condition latents.
+            expression_code: (B, E).
+            text: (B, L, D), or None for the default.
+            reference: (B, 4, h, w) unscaled latents of the person; runs the identity network (training).
+            memory: from `remember`; the identity network does not run (sampling). Without reference and memory the
+                denoiser sees no person at all.
+            drop: (B, 3) bool, what each row is not told, in the order of `DROPPABLE`.
+        """
+        batch = latents.shape[0]
+        text = self._text(text, batch)
+        if reference is not None and memory is None:
+            memory = record(self.identity, reference, self._text(None, reference.shape[0]))
+        keep = None
+        if drop is not None:
+            keep, attributes, silent = ~drop[:, 0], drop[:, 1], drop[:, 2]
+            render = torch.where(attributes[:, None, None, None], 0.0, render)
+            expression_code = torch.where(attributes[:, None], 0.0, expression_code)
+            text = torch.where(silent[:, None, None], self._text(None, batch), text)
+        return self.denoiser(
+            torch.cat([latents, background, render], dim=1),
+            timestep,
+            encoder_hidden_states=text,
+            class_labels=expression_code,
+            cross_attention_kwargs={"memory": memory, "keep": keep},
+            return_dict=False,
+        )[0]
+
+    def _text(self, text: Tensor | None, batch: int) -> Tensor:
+        return self.default_text.expand(batch, -1, -1) if text is None else text
+
+
+def build(identity: dict[str, Any], denoiser: dict[str, Any], default_text: Tensor, expression: int) -> RigFaceModel:
+    """Both networks with random weights from two diffusers configs, upstream's or ours (`stock`)."""
+    networks = (stock(identity), stock(denoiser, expression))
+    return RigFaceModel(*(UNet2DConditionModel(**config) for config in networks), default_text=default_text)
+
+
+def stock(config: dict[str, Any], expression: int | None = None) -> dict[str, Any]:
+    """The arguments of a stock `UNet2DConditionModel` for a config of the released code, or for one of our own.
+
+    Args:
+        config: as `save_config` wrote it, for `UNetID2DConditionModel`, `UNetDenoise2DConditionModel` or stock.
+        expression: for the denoiser, the size of the expression code.
+    """
+    arguments = {name: value for name, value in config.items() if not name.startswith("_")}
+    if expression is not None:
+        arguments |= {
+            "class_embed_type": "simple_projection",
+            "projection_class_embeddings_input_dim": expression,
+        }
+    return arguments
+
+
+def network(
+    channels: tuple[int, ...],
+    *,
+    text_dim: int,
+    heads: int = 8,
+    layers: int = 2,
+    groups: int = 32,
+    latent_channels: int = 4,
+    sample_size: int = 64,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Configs of identity network and denoiser in the shape of Stable Diffusion 1.5, at any width and depth.
+
+    Args:
+        channels: of each level; all but the deepest have attention. SD 1.5 is (320, 640, 1280, 1280).
+    """
+    attended = len(channels) - 1
+    shared = {
+        "sample_size": sample_size,
+        "out_channels": latent_channels,
+        "block_out_channels": list(channels),
+        "down_block_types": ["CrossAttnDownBlock2D"] * attended + ["DownBlock2D"],
+        "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * attended,
+        "layers_per_block": layers,
+        "cross_attention_dim": text_dim,
+        "attention_head_dim": heads,  # diffusers' historical name: for these models it is the number of heads
+        "norm_num_groups": groups,
+    }
+    return {**shared, "in_channels": latent_channels}, {**shared, "in_channels": 3 * latent_channels}
+
+
+def widen(conv_in: Tensor, channels: int) -> Tensor:
+    """`conv_in` weights (C, 4, 3, 3) with zeros for the added input channels: a network that ignores them for now."""
+    wide = conv_in.new_zeros(conv_in.shape[0], channels, *conv_in.shape[2:])
+    wide[:, : conv_in.shape[1]] = conv_in
+    return wide
+
+
+def dead_tail(identity: UNet2DConditionModel) -> Iterator[nn.Parameter]:
+    """The parameters of the identity network that run after its last recorded block.
+
+    Raises:
+        ValueError: there is no transformer block on the way up, where every Stable Diffusion network ends with one.
+    """
+    up_names = [name for name, _ in blocks(identity) if name.startswith("up_blocks.")]
+    if not up_names:
+        raise ValueError("identity network: want transformer blocks in up_blocks, there are none")
+    last = up_names[-1]  # diffusers registers the up blocks in the order they run
+    up, attention = map(int, re.findall(r"\d+", last)[:2])
+    for name, parameter in identity.named_parameters():
+        tail = re.match(r"up_blocks\.(\d+)\.(?:(resnets|attentions)\.(\d+)|upsamplers)\.?", name)
+        if name.startswith(
+            (f"{last}.", f"up_blocks.{up}.attentions.{attention}.proj_out.", "conv_norm_out.", "conv_out.")
+        ):
+            yield parameter
+        elif tail is not None:
+            block, _, index = tail.groups()
+            if int(block) > up or (int(block) == up and (index is None or int(index) > attention)):
+                yield parameter

@@ -1,0 +1,112 @@
+"""Tensors from files and into modules: nothing is executed, nothing is missing, nothing is left over.
+
+Path: safetensors (or a released `.bin`, read as bare tensors) -> names and tensors -> a module they fit exactly.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from rigface.errors import BadCheckpoint, MissingAsset, UnsafeFile
+
+WEIGHTS = "diffusion_pytorch_model"  # diffusers' name
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """All tensors of a diffusers model folder as float32: one file or shards; `.bin` only as bare tensors.
+
+    Raises:
+        MissingAsset: there are none.
+        UnsafeFile: a `.bin` that is more than bare tensors; it was not executed.
+        BadCheckpoint: a damaged file.
+    """
+    whole = folder / f"{WEIGHTS}.safetensors"
+    files = [whole] if whole.is_file() else sorted(folder.glob(f"{WEIGHTS}*.safetensors"))
+    merged: dict[str, Tensor] = {}
+    for file in files:
+        merged |= read_safetensors(file)
+    if not files:
+        bare = folder / f"{WEIGHTS}.bin"
+        if not bare.is_file():
+            raise MissingAsset(f"{folder}: want {WEIGHTS}.safetensors, it is not there")
+        try:
+            merged = torch.load(bare, map_location="cpu", weights_only=True)
+        except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
+            raise UnsafeFile(
+                f"{bare} is not a file of bare tensors; it was not executed. Convert it to safetensors"
+            ) from error
+    return {name: tensor.float() for name, tensor in merged.items()}
+
+
+def read_safetensors(file: Path) -> dict[str, Tensor]:
+    """Names and tensors of one file.
+
+    Raises:
+        MissingAsset: it is not there.
+        BadCheckpoint: it is damaged.
+    """
+    try:
+        return load_file(file)
+    except FileNotFoundError as error:
+        raise MissingAsset(f"{file} is not there") from error
+    except SafetensorError as error:
+        raise BadCheckpoint(f"{file} is no safetensors file: {error}") from error
+
+
+def write_safetensors(file: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> None:
+    """One file; `dtype` to store as, or each tensor's own."""
+    save_file({n: t.detach().to("cpu", dtype or t.dtype).contiguous() for n, t in tensors.items()}, file)
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """One JSON object.
+
+    Raises:
+        MissingAsset: it is not there.
+        BadCheckpoint: it is no JSON.
+    """
+    try:
+        return json.loads(file.read_text())
+    except FileNotFoundError as error:
+        raise MissingAsset(f"{file} is not there") from error
+    except ValueError as error:
+        raise BadCheckpoint(f"{file} is no JSON: {error}") from error
+
+
+def fill(module: nn.Module, weights: Mapping[str, Tensor], what: str) -> None:
+    """Make the tensors the module's own, without a copy; they may come to a module on the meta device.
+
+    Raises:
+        BadCheckpoint: see `compare`.
+    """
+    compare(module, weights, what)
+    module.load_state_dict(weights, assign=True)
+
+
+def compare(module: nn.Module, weights: Mapping[str, Tensor], what: str) -> None:
+    """Check names and shapes.
+
+    Args:
+        what: where the weights come from, for the message.
+
+    Raises:
+        BadCheckpoint: naming what is missing, unexpected or of another shape.
+    """
+    want = {name: tuple(t.shape) for name, t in module.state_dict().items()}
+    got = {name: tuple(t.shape) for name, t in weights.items()}
+    problems = [f"missing {name}" for name in want if name not in got]
+    problems += [f"unexpected {name}" for name in got if name not in want]
+    problems += [f"{n}: want {want[n]}, got {got[n]}" for n in want if n in got and want[n] != got[n]]
+    if problems:
+        more = f" and {len(problems) - 8} more" if len(problems) > 8 else ""
+        raise BadCheckpoint(f"{what} does not fit its config: {'; '.join(problems[:8])}{more}")

@@ -1,0 +1,84 @@
+"""Against the released RigFace code: random weights, its own inputs, its own outputs (tests/fixtures/rigface)."""
+
+import pytest
+import torch
+
+from rigface.model.attention import record
+from rigface.model.latents import decode
+from rigface.model.pipeline import RigFacePipeline
+
+TIMES = (1, 500, 981)
+
+
+def apart(a: torch.Tensor, b: torch.Tensor) -> float:
+    return (a - b).abs().max().item()
+
+
+@torch.no_grad()
+def test_identity_network_records_what_the_reference_records(upstream, figures):
+    recorded = record(upstream.model.identity, figures["source"], figures["text"]).blocks
+    assert len(recorded) == 4
+    for i, (tokens,) in enumerate(recorded.values()):  # in the order they run
+        assert apart(tokens, figures[f"feat_{i:02d}"]) < 1e-5
+
+
+@torch.no_grad()
+def test_identity_network_is_a_stock_network(upstream, figures):
+    out = upstream.model.identity(figures["source"], 0, encoder_hidden_states=figures["text"]).sample
+    assert apart(out, figures["id_out"]) < 1e-5
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("time", TIMES)
+def test_denoiser_predicts_the_references_noise(upstream, figures, time):
+    memory = upstream.model.remember(figures["source"], figures["text"])
+    out = upstream.model(
+        figures["noisy"],
+        torch.tensor([time, time]),
+        figures["bg"],
+        figures["render"],
+        figures["expression"],
+        text=figures["text"],
+        memory=memory,
+    )
+    assert apart(out, figures[f"noise_pred_t{time}"]) < 1e-5
+
+
+@torch.no_grad()
+def test_one_forward_is_remember_and_predict(upstream, figures):
+    """Training's forward, with the default text, gives the reference's first row too."""
+    row = {name: figures[name][:1] for name in ("noisy", "bg", "render", "expression", "source")}
+    out = upstream.model(
+        row["noisy"], torch.tensor([500]), row["bg"], row["render"], row["expression"], reference=row["source"]
+    )
+    assert apart(out, figures["noise_pred_t500"][:1]) < 1e-5
+
+
+@pytest.mark.parametrize("scheduler", ["ddim", "unipc"])
+def test_six_steps_from_pictures_to_picture(upstream, figures, scheduler):
+    pipe = RigFacePipeline(upstream)
+    out = pipe(
+        *(figures[f"{scheduler}_{name}"] for name in ("source", "bg", "render")),
+        figures["expression"][:1],
+        noise=figures["noisy"][:1],
+        steps=6,
+        scheduler=scheduler,
+        output="latent",
+    )
+    assert apart(out.latents, figures[f"{scheduler}_latents"]) < 1e-4
+    with torch.no_grad():
+        image = 2 * decode(pipe.vae, out.latents) - 1  # the reference decodes to [-1, 1]
+    assert apart(image, figures[f"{scheduler}_image"]) < 1e-4
+
+
+def test_later_final_sigma_would_not_agree(upstream, figures):
+    """Why the table of schedulers says `sigma_min`: diffusers' default of today is another picture."""
+    out = RigFacePipeline(upstream)(
+        *(figures[f"unipc_{name}"] for name in ("source", "bg", "render")),
+        figures["expression"][:1],
+        noise=figures["noisy"][:1],
+        steps=6,
+        scheduler="UniPCMultistepScheduler",
+        output="latent",
+    )
+    assert apart(out.latents, figures["unipc_latents"]) > 1e-2
