@@ -189,6 +189,12 @@ class Head:
         jaw = params.jaw_rotation if self.jaw is not None else None
         return self.vertices(params.shape, params.expression, params.head_rotation, jaw)
 
+    def albedo(self, coefficients_NA: Tensor) -> Tensor | None:
+        """(N, V, 3) albedo per vertex, linear and not clamped; None if this head has no basis for it."""
+        if self.albedo_mean is None or self.albedo_basis is None:
+            return None
+        return self.albedo_mean + torch.einsum("na,vca->nvc", coefficients_NA, self.albedo_basis)
+
     def _pose(self, unposed: Tensor, turns_NJ33: Tensor) -> Tensor:
         """Pose correctives and linear blend skinning (FLAME eq. 1 and 2)."""
         joints = torch.einsum("jv,nvc->njc", self.joint_regressor, unposed)

@@ -1,0 +1,166 @@
+"""A head, a camera and a light to pictures: alpha, albedo, normals, shading, and their product.
+
+Path: FaceParams -> render -> the `render` condition, the page of `inspect`, and photometric residuals.
+Source: the Lambertian model of DECA (Feng et al., SIGGRAPH 2021, eq. 3-5): colour = albedo * irradiance(normal).
+
+Colours are linear, not clamped, and not encoded for a screen. Normals are in the camera frame: x to the viewer's right,
+y up, z to the viewer. Where nothing is drawn every picture is zero except `shading`, which is the light on a normal of
+zero, as in the reference.
+
+Gradients: where an input asks for them, the barycentrics are computed again from the vertices, so they flow to the
+shape, pose, camera, light and albedo through everything but which triangle a pixel shows. Silhouettes do not move.
+
+Shape suffixes: N faces, V vertices, F triangles, P drawn pixels of the whole batch, H rows, W columns.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from rigface.face import camera as cameras
+from rigface.face.head import Head
+from rigface.face.lighting import shade
+from rigface.face.raster import Fragments, rasterize
+from rigface.types import FaceParams
+
+_CLAY = 0.5  # the albedo of a head that comes without one
+
+
+@dataclass(frozen=True, eq=False)
+class Render:
+    """Pictures of a batch of heads, float32.
+
+    Args:
+        image: (N, 3, H, W) albedo times shading, linear colour; zero outside.
+        alpha: (N, 1, H, W) 1 where a triangle is.
+        albedo_image: (N, 3, H, W) zero outside.
+        normal_image: (N, 3, H, W) interpolated vertex normals, a little shorter than 1; zero outside.
+        shading: (N, 3, H, W) irradiance.
+        points: (N, V, 3) the vertices in crop px of this picture.
+        fragments: which triangle each pixel shows.
+    """
+
+    image: Tensor
+    alpha: Tensor
+    albedo_image: Tensor
+    normal_image: Tensor
+    shading: Tensor
+    points: Tensor
+    fragments: Fragments
+
+
+class Pixels:
+    """The drawn pixels of a batch: for each the three vertices it lies between, and their shares."""
+
+    def __init__(self, points: Tensor, faces: Tensor, fragments: Fragments) -> None:
+        """
+        Args:
+            points: (N, V, 3) crop px, as given to `rasterize`; with gradients if the shares are to have them.
+            faces: (F, 3) int64.
+        """
+        self.shape = fragments.face.shape
+        self.image, self.row, self.column = (fragments.face >= 0).nonzero(as_tuple=True)  # (P,) each
+        self.face = fragments.face[self.image, self.row, self.column].long()
+        self.corners = faces[self.face]
+        self.shares = fragments.barycentrics[self.image, self.row, self.column].to(points.dtype)
+        if points.requires_grad and torch.is_grad_enabled():
+            self.shares = self._shares(points)
+
+    def _shares(self, points: Tensor) -> Tensor:
+        a, b, c = points[self.image[:, None], self.corners, :2].unbind(1)
+        at = torch.stack([self.column, self.row], -1).to(a) + 0.5
+        whole = _cross(b - a, c - a)
+        flat = whole == 0  # too thin for this precision, though not for the rasteriser's; keep its shares
+        whole = torch.where(flat, torch.ones_like(whole), whole)
+        first, second = _cross(b - at, c - at) / whole, _cross(c - at, a - at) / whole
+        return torch.where(flat[:, None], self.shares, torch.stack([first, second, 1 - first - second], -1))
+
+    def of_vertices(self, values: Tensor) -> Tensor:
+        """(P, C) of vertex values (N, V, C)."""
+        return (values[self.image[:, None], self.corners] * self.shares[..., None]).sum(1)
+
+    def of_corners(self, values: Tensor, faces: Tensor) -> Tensor:
+        """(P, C) of values (T, C) that the triangles reach by corners (F, 3) of their own, as texture coordinates."""
+        return (values[faces[self.face]] * self.shares[..., None]).sum(1)
+
+    def picture(self, values: Tensor) -> Tensor:
+        """(N, C, H, W) of pixel values (P, C); zero where nothing is drawn."""
+        out = values.new_zeros(*self.shape, values.shape[-1])
+        out = out.index_put((self.image, self.row, self.column), values)
+        return out.permute(0, 3, 1, 2)
+
+
+def render(
+    head: Head, params: FaceParams, *, size: int = 512, albedo: Tensor | None = None, cull: bool = False
+) -> Render:
+    """Draw heads.
+
+    Args:
+        params: torch tensors with one batch axis, on the head's device.
+        size: rows and columns of the square picture; the crop fills it.
+        albedo: (N, 3, h, w) textures for a head with texture coordinates, or (N, V, 3) a colour per vertex; left out,
+            the head's own albedo basis with `params.albedo`, or grey if it has none.
+        cull: leave out triangles seen from inside.
+
+    Raises:
+        ValueError: the albedo fits neither form, or the head has no texture coordinates.
+    """
+    if albedo is None:
+        albedo = head.albedo(params.albedo)
+        if albedo is None:
+            albedo = torch.full_like(head.template, _CLAY).expand(len(params.camera), -1, -1)
+    return paint(head, head.of(params), params.camera, params.light, albedo, size=size, cull=cull)
+
+
+def paint(
+    head: Head, vertices: Tensor, camera: Tensor, light: Tensor, albedo: Tensor, *, size: int = 512, cull: bool = False
+) -> Render:
+    """`render` from the step where vertices (N, V, 3), camera (N, 3), light (N, 9, 3) and albedo are known."""
+    points = cameras.to_crop_px(cameras.project(vertices, camera), size)
+    fragments = rasterize(points, head.faces, size, cull=cull)
+    pixels = Pixels(points, head.faces, fragments)
+    normal_image = pixels.picture(pixels.of_vertices(vertex_normals(vertices, head.faces)))
+    if albedo.ndim == 4:
+        albedo_image = _sample(head, pixels, albedo)
+    elif albedo.shape == vertices.shape:
+        albedo_image = pixels.picture(pixels.of_vertices(albedo))
+    else:
+        raise ValueError(f"albedo: want (N, 3, h, w) or {tuple(vertices.shape)}, got {tuple(albedo.shape)}")
+    alpha = (fragments.face >= 0)[:, None].to(vertices.dtype)
+    shading = shade(normal_image.permute(0, 2, 3, 1), light).permute(0, 3, 1, 2)
+    return Render(albedo_image * shading, alpha, albedo_image, normal_image, shading, points, fragments)
+
+
+def vertex_normals(vertices: Tensor, faces: Tensor) -> Tensor:
+    """Unit normals of a closed surface, each the sum of its triangles' normals weighted by their areas.
+
+    Args:
+        vertices: (N, V, 3) in any right-handed frame; faces: (F, 3) int64, anticlockwise seen from outside.
+
+    Returns:
+        (N, V, 3) in the same frame, pointing out; zero for a vertex without triangles.
+    """
+    a, b, c = vertices[:, faces].unbind(2)
+    across = torch.linalg.cross(b - a, c - a)
+    total = torch.zeros_like(vertices)
+    for corner in range(3):
+        total = total.index_add(1, faces[:, corner], across)
+    return F.normalize(total, dim=-1, eps=torch.finfo(total.dtype).tiny)
+
+
+def _sample(head: Head, pixels: Pixels, texture: Tensor) -> Tensor:
+    """(N, C, H, W) of textures (N, C, h, w), bilinear; outside of the texture is black."""
+    if head.uv is None or head.uv_faces is None:
+        raise ValueError(f"the {head.spec.name} head has no texture coordinates; give an albedo per vertex (N, V, 3)")
+    uv = pixels.of_corners(head.uv, head.uv_faces)
+    grid = pixels.picture(uv * uv.new_tensor([2, -2]) + uv.new_tensor([-1, 1])).permute(0, 2, 3, 1)
+    drawn = pixels.picture(torch.ones_like(uv[:, :1]))
+    return F.grid_sample(texture, grid, align_corners=False) * drawn
+
+
+def _cross(a: Tensor, b: Tensor) -> Tensor:
+    return a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]
