@@ -53,9 +53,23 @@ def face_columns(head: HeadSpec, detector: DetectorSpec) -> list[Column]:
     geometry = [
         Column("box", _numbers(4), "x0, y0, x1, y1 of the landmarks", "frame px"),
         Column("frame_to_crop", _numbers(6), "2 x 3 affine, row by row: crop px = A * (frame px, 1)"),
-        Column("landmarks", _numbers(3 * detector.landmarks), f"{detector.landmarks} points x, y, z, point by point; z negative towards the camera", "crop px"),
-        Column("blendshapes", _numbers(max(len(detector.blendshape_names), 1)), "the detector's expression scores; names in the file metadata", "[0, 1]"),
-        Column("identity_vector", _numbers(IDENTITY_WIDTH), "unit vector of the identity network; on a few frames per track, else null"),
+        Column(
+            "landmarks",
+            _numbers(3 * detector.landmarks),
+            f"{detector.landmarks} points x, y, z, point by point; z negative towards the camera",
+            "crop px",
+        ),
+        Column(
+            "blendshapes",
+            _numbers(max(len(detector.blendshape_names), 1)),
+            "the detector's expression scores; names in the file metadata",
+            "[0, 1]",
+        ),
+        Column(
+            "identity_vector",
+            _numbers(IDENTITY_WIDTH),
+            "unit vector of the identity network; on a few frames per track, else null",
+        ),
     ]
     pictures = [
         Column("crop", pa.binary(), f"{CROP_PX} x {CROP_PX} JPEG"),
@@ -201,4 +215,6 @@ def table_of(columns: Mapping[str, Any], schema: pa.Schema) -> pa.Table:
     """A table in the schema's order; a column that is not given is null."""
     count = len(next(iter(columns.values())))
     arrays = [columns[f.name] if f.name in columns else pa.nulls(count, f.type) for f in schema]
-    return pa.table([a if isinstance(a, pa.Array) else pa.array(a, f.type) for a, f in zip(arrays, schema)], schema=schema)
+    return pa.table(
+        [a if isinstance(a, pa.Array) else pa.array(a, f.type) for a, f in zip(arrays, schema)], schema=schema
+    )

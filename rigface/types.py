@@ -108,13 +108,28 @@ class FaceParams:
     """
 
     shape: Array = _array("S", doc="who: shape coefficients of the head model", unit="standard deviations")
-    expression: Array = _array("E", doc="expression coefficients; on the open head each has a blendshape's name", unit="1 = the named expression in full")
+    expression: Array = _array(
+        "E",
+        doc="expression coefficients; on the open head each has a blendshape's name",
+        unit="1 = the named expression in full",
+    )
     head_rotation: Array = _array(3, doc="rotation of the head, axis-angle, head to camera", unit="rad")
-    jaw_rotation: Array = _array(3, doc="rotation of the jaw, axis-angle, relative to the head; zero on the open head", unit="rad")
-    camera: Array = _array(3, doc="weak perspective (scale, x, y): crop unit = scale * (head point + (x, y))", unit="1/m, m, m")
+    jaw_rotation: Array = _array(
+        3, doc="rotation of the jaw, axis-angle, relative to the head; zero on the open head", unit="rad"
+    )
+    camera: Array = _array(
+        3, doc="weak perspective (scale, x, y): crop unit = scale * (head point + (x, y))", unit="1/m, m, m"
+    )
     albedo: Array = _array("A", doc="skin: albedo coefficients of the head model", unit="standard deviations")
-    light: Array = _array(9, 3, doc="second-order spherical harmonics, RGB, order 1 x y z xy xz yz x2-y2 3z2-1, camera frame", unit="linear radiance")
-    bfm_expression: Array | None = _array(64, doc="expression code of the Basel network, where it is present", optional=True)
+    light: Array = _array(
+        9,
+        3,
+        doc="second-order spherical harmonics, RGB, order 1 x y z xy xz yz x2-y2 3z2-1, camera frame",
+        unit="linear radiance",
+    )
+    bfm_expression: Array | None = _array(
+        64, doc="expression code of the Basel network, where it is present", optional=True
+    )
 
     def __post_init__(self) -> None:
         batches = {}
@@ -166,7 +181,9 @@ class Conditions:
             raise ValueError(f"Conditions.reference: want (*batch, S, S, 3), got {want}")
         for name in ("background", "render"):
             if tuple(getattr(self, name).shape) != want:
-                raise ValueError(f"Conditions.{name}: want {want} like the reference, got {tuple(getattr(self, name).shape)}")
+                raise ValueError(
+                    f"Conditions.{name}: want {want} like the reference, got {tuple(getattr(self, name).shape)}"
+                )
         if tuple(self.expression_code.shape[:-1]) != want[:-3]:
             raise ValueError(
                 f"Conditions.expression_code: want (*{want[:-3]}, E), got {tuple(self.expression_code.shape)}"
@@ -199,8 +216,12 @@ class Quality:
     """How far to trust a row. Nothing is dropped by these numbers; readers choose their thresholds."""
 
     confidence: float = _number("how far to trust this row as a whole", "[0, 1]")
-    landmark_confidence: float = _number("the detector's own score and the agreement of its landmarks with the fitted head", "[0, 1]")
-    photometric_residual: float = _number("median absolute difference of crop and re-render on visible skin", "[0, 1], sRGB")
+    landmark_confidence: float = _number(
+        "the detector's own score and the agreement of its landmarks with the fitted head", "[0, 1]"
+    )
+    photometric_residual: float = _number(
+        "median absolute difference of crop and re-render on visible skin", "[0, 1], sRGB"
+    )
     landmark_residual: float = _number("RMS distance of landmarks and fitted head, in units of the outer-eye distance")
     face_size_px: float = _number("larger side of the landmark box in the frame", "frame px")
     sharpness: float = _number("gradient energy of the face at a common scale; 1 is a crisp photograph", "[0, 1]")
@@ -209,7 +230,9 @@ class Quality:
     yaw_deg: float = _number("positive: the person turns to their own left", "degrees")
     pitch_deg: float = _number("positive: the person looks down", "degrees")
     roll_deg: float = _number("positive: the head tilts clockwise as seen in the picture", "degrees")
-    skin_tone_ita_deg: float = _number("individual typology angle of the skin as photographed (Chardon 1991)", "degrees")
+    skin_tone_ita_deg: float = _number(
+        "individual typology angle of the skin as photographed (Chardon 1991)", "degrees"
+    )
     is_profile: bool = _number("|yaw| beyond 60 degrees")
     is_tiny: bool = _number("face_size_px below 48")
     is_blurred: bool = _number("sharpness below 0.15")

@@ -82,7 +82,9 @@ class GeometryFitter:
             ValueError: the arrays do not agree about N.
         """
         if not len(landmarks) == len(scores) == len(tracks):
-            raise ValueError(f"want one score row and track per face, got {len(landmarks)}, {len(scores)}, {len(tracks)}")
+            raise ValueError(
+                f"want one score row and track per face, got {len(landmarks)}, {len(scores)}, {len(tracks)}"
+            )
         seen = to_crop_unit(landmarks)
         members = torch.unique(tracks, return_inverse=True)[1]
         coefficients = torch.cat([scores.new_zeros(len(scores), self.spec.shape), scores], dim=1)
@@ -155,7 +157,12 @@ def refine_pose(points: Tensor, seen: Tensor, rotation: Tensor, scale: Tensor, s
         moved = scale[:, None, None] * turned
         x, y, z = moved.unbind(-1)
         zero = torch.zeros_like(x)
-        columns = [turned, torch.stack([zero, -z, y], -1), torch.stack([z, zero, -x], -1), torch.stack([-y, x, zero], -1)]
+        columns = [
+            turned,
+            torch.stack([zero, -z, y], -1),
+            torch.stack([z, zero, -x], -1),
+            torch.stack([-y, x, zero], -1),
+        ]
         jacobian = torch.stack(columns, dim=-1)  # (N, V, 3, 4): d/d scale, d/d rotation vector
         weighted = jacobian * weight[:, None]
         normal = torch.einsum("nvia,nvib->nab", weighted, jacobian)

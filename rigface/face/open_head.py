@@ -35,7 +35,7 @@ SKIN_LUMINANCE = 0.3  # mean over the skin of every albedo, by definition (see a
 
 @dataclass(frozen=True, eq=False)
 class OpenHead:
-    """The arrays of the open head; lengths in metres, head frame (see `types.py`).
+    """The arrays of the open head; lengths in metres, head frame (see `types.py`), whose origin the head turns about.
 
     Args:
         template: (468, 3) float32 mean neutral face.
@@ -46,7 +46,6 @@ class OpenHead:
         albedo_mean: (7257, 3) float32 linear reflectance.
         albedo: (A, 7257, 3) float32 per standard deviation.
         skin: (7257,) bool, vertices that are skin: not eyes, lips, brows.
-        pivot: (3,) float32, the point the head turns about.
         mirror: (468,) int32, the control point on the other side.
         spec: names and sizes.
     """
@@ -59,7 +58,6 @@ class OpenHead:
     albedo_mean: np.ndarray
     albedo: np.ndarray
     skin: np.ndarray
-    pivot: np.ndarray
     mirror: np.ndarray
     spec: HeadSpec
 
@@ -77,7 +75,7 @@ class OpenHead:
                 albedo=len(albedo),
                 expression_names=tuple(data["expression_names"].tolist()),
             )
-            same = ("template", "shape", "expression", "control_uv", "albedo_mean", "pivot")
+            same = ("template", "shape", "expression", "control_uv", "albedo_mean")
             arrays = {name: data[name].astype(np.float32) for name in same}
             whole = {name: data[name].astype(np.int32) for name in ("control_faces", "mirror")}
             return OpenHead(**arrays, **whole, albedo=albedo, skin=data["skin"].astype(bool), spec=spec)
@@ -94,20 +92,25 @@ class OpenHead:
         return linear(self.control_faces, self.control_uv, steps).astype(np.float32)
 
     def head(self, steps: int = STEPS) -> Head:
-        """This model as a `Head`, the class that also reads FLAME. One joint: the whole face turns about `pivot`."""
+        """This model as a `Head`, the class that also reads FLAME. One joint: the whole face turns about the origin."""
         from rigface.face.head import Head
 
         weights, faces = self.subdivision(steps)
-        fine = lambda basis: np.einsum("vc,kci->vik", weights, basis, optimize=True)  # noqa: E731
+
+        def fine(basis: np.ndarray) -> np.ndarray:
+            return np.einsum("vc,kci->vik", weights, basis, optimize=True)
+
         return Head.from_arrays(
             spec=self.spec,
+            landmarks=np.arange(len(self.template)),
             template=weights @ self.template,
             shape_basis=fine(self.shape),
             expression_basis=fine(self.expression),
             faces=faces,
-            joints=self.pivot[None],
             uv=self.uv(steps),
-            landmark_vertices=np.arange(len(self.template)),
+            uv_faces=faces,
+            albedo_mean=self.albedo_mean[: len(weights)],
+            albedo_basis=np.ascontiguousarray(np.moveaxis(self.albedo[:, : len(weights)], 0, 2)),
         )
 
 

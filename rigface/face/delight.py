@@ -1,0 +1,179 @@
+"""Split the colours of a face into skin and light: albedo and nine spherical-harmonic coefficients per colour.
+
+Path: linear colours at the fitted head's vertices, and its normals -> Delighter -> albedo (per track), light (per face).
+Source: Lambertian image formation I = rho(a) * (H L), H the harmonics of `lighting.py`; alternating ridge regression
+with Cauchy weights, as in Zhang & Samaras 2006 and Aldrian & Smith 2013, each half in closed form.
+
+What one photograph cannot tell is said by priors:
+
+* overall exposure: colours are first divided by the mean luminance of the skin over `SKIN_LUMINANCE`, and the light is
+  multiplied back. Halve the exposure, and the light halves exactly while the albedo stays.
+* the colour of the light against the colour of the skin: light is near white (`LIGHT_STD`), skin near the mean.
+
+Shape suffixes: N faces, V places that are read, C = 3 colours, K = 9 harmonics, A albedo coefficients.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rigface.face.lighting import harmonics
+from rigface.face.open_head import SKIN_LUMINANCE, OpenHead
+
+STEPS = 1  # subdivision: normals of 1,833 vertices are smooth enough
+ROUNDS = 2
+EVERY = 5  # light and skin are read at every fifth vertex and its mirror image: both are smooth
+RESIDUAL_SCALE = 0.05  # Cauchy scale, linear, at mean skin luminance 0.3
+OUTLIER = 2.5 * RESIDUAL_SCALE  # beyond this a piece of skin counts as covered by something else
+NOISE = 0.04
+CORRELATED = 8.0  # neighbouring vertices see the same error: so many count as one
+LIGHT_STD = (0.25, 0.6, 0.6, 0.6, 0.25, 0.25, 0.25, 0.25, 0.25)  # of each coefficient, in units of the ambient one
+GRAZING = 0.15  # cosine to the viewer below which a vertex is not looked at
+LUMINANCE = (0.2126, 0.7152, 0.0722)  # Rec. 709, linear
+AMBIENT = 2 * np.sqrt(np.pi)  # the constant coefficient that shades white as 1 (DECA's factors, see lighting.py)
+
+
+@dataclass(frozen=True, eq=False)
+class Appearance:
+    """What the light and the skin were found to be, N faces.
+
+    Args:
+        albedo: (N, A); faces of one track agree.
+        light: (N, 9, 3), camera frame, linear radiance: a crop's colour in [0, 1] is albedo times shading.
+        residual: (N,) median absolute difference of picture and model on visible skin, sRGB in [0, 1].
+        occlusion: (N,) share of the visible skin that does not look like skin in this light.
+    """
+
+    albedo: Tensor
+    light: Tensor
+    residual: Tensor
+    occlusion: Tensor
+
+
+class Delighter:
+    """The open head's albedo basis on a device. Stateless between calls."""
+
+    def __init__(self, head: OpenHead, device: str = "cpu") -> None:
+        weights, faces = head.subdivision(STEPS)
+        places = _symmetric_sample(weights @ head.template)
+        self._weights = torch.from_numpy(weights).to(device)
+        self._faces = torch.from_numpy(faces.astype(np.int64)).to(device)
+        self._places = torch.from_numpy(places).to(device)
+        # Vertices of fewer steps come first, so one numbering serves the fine albedo and the coarse surface.
+        self._mean = torch.from_numpy(head.albedo_mean[places]).to(device)
+        self._basis = torch.from_numpy(head.albedo[:, places].reshape(len(head.albedo), -1)).to(device)
+        self._skin = torch.from_numpy(head.skin[places]).to(device)
+
+    def surface(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Where colours are to be read: (N, V, 3) places and their unit normals, from (N, 468, 3) control points."""
+        fine = self._weights @ points.transpose(0, 1).flatten(1)  # one product for the whole batch
+        fine = fine.unflatten(1, (-1, 3)).transpose(0, 1).contiguous()
+        return fine[:, self._places], vertex_normals(fine, self._faces)[:, self._places]
+
+    def __call__(self, colours: Tensor, normals: Tensor, inside: Tensor, tracks: Tensor) -> Appearance:
+        """Fit N faces.
+
+        Args:
+            colours: (N, V, 3) linear, in [0, 1].
+            normals: (N, V, 3) unit, camera frame.
+            inside: (N, V) bool, the vertex is inside the crop.
+            tracks: (N,) int64; faces of one number share their albedo.
+        """
+        members = torch.unique(tracks, return_inverse=True)[1]
+        seen = inside & (normals[..., 2] > GRAZING)
+        facing = seen * normals[..., 2]
+        skin = facing * self._skin
+        exposure = ((colours @ colours.new_tensor(LUMINANCE)) * skin).sum(1) / (skin.sum(1) * SKIN_LUMINANCE + 1e-6)
+        exposure = exposure.clamp_min(1e-4)[:, None, None]
+        colours = colours / exposure
+        basis = harmonics(normals)
+        products = light_products(basis)
+        albedo = self._mean.expand(len(colours), -1, -1)
+        light = colours.new_zeros(len(colours), 9, 3)
+        coefficients = colours.new_zeros(len(colours), len(self._basis))
+        weight = facing
+        for _ in range(ROUNDS):
+            for _ in range(2):
+                light = solve_light(colours, basis, albedo, weight, products)
+                shading = basis @ light
+                weight = facing * cauchy(colours - albedo * shading)
+            coefficients = self._albedo(colours, shading, weight, members)
+            albedo = (self._mean + (coefficients @ self._basis).view_as(colours)).clamp(0.01, 1)
+        light = solve_light(colours, basis, albedo, weight, products)
+        model = albedo * (basis @ light)
+        off = (colours - model).abs().mean(-1)
+        occlusion = (skin * (off > OUTLIER)).sum(1) / (skin.sum(1) + 1e-6)
+        difference = (_display(colours * exposure) - _display(model * exposure)).abs().mean(-1)
+        residual = difference.masked_fill(skin <= 0, torch.nan).nanmedian(1).values
+        return Appearance(coefficients, light * exposure, residual, occlusion)
+
+    def _albedo(self, colours: Tensor, shading: Tensor, weight: Tensor, members: Tensor) -> Tensor:
+        """Ridge regression of the albedo coefficients, one set per track, prior N(0, 1)."""
+        count, size = len(colours), len(self._basis)
+        root = (weight[..., None] / (NOISE**2 * CORRELATED)).sqrt()
+        scaled = shading * root
+        gap = colours * root - self._mean * scaled
+        design = self._basis * scaled.reshape(count, 1, -1)  # (N, A, 3 V)
+        normal = design @ design.mT
+        right = (design @ gap.reshape(count, -1, 1))[..., 0]
+        groups = int(members.max()) + 1 if count else 0
+        total = torch.eye(size, device=colours.device).repeat(groups, 1, 1).index_add(0, members, normal)
+        pull = colours.new_zeros(groups, size).index_add(0, members, right)
+        return torch.linalg.solve(total, pull)[members]
+
+
+def _symmetric_sample(points: np.ndarray) -> np.ndarray:
+    """Sorted vertex indices: every `EVERY`-th, and the vertex nearest to its mirror image."""
+    from scipy.spatial import cKDTree
+
+    mirror = cKDTree(points).query(points * [-1, 1, 1])[1]
+    chosen = np.arange(0, len(points), EVERY)
+    return np.union1d(chosen, mirror[chosen])
+
+
+def light_products(basis: Tensor) -> Tensor:
+    """(N, V, 9) harmonics to (N, V, 81) products of two, from which every normal matrix of the light is one product."""
+    return (basis[..., :, None] * basis[..., None, :]).flatten(-2)
+
+
+def solve_light(colours: Tensor, basis: Tensor, albedo: Tensor, weight: Tensor, products: Tensor) -> Tensor:
+    """Ridge regression of the light, the albedo held; colours at unit exposure.
+
+    Args:
+        colours: (N, V, 3). basis: (N, V, 9). albedo: (N, V, 3) or broadcastable. weight: (N, V).
+        products: (N, V, 81), `light_products(basis)`.
+
+    Returns:
+        (N, 9, 3); the prior is white ambient light of strength 1.
+    """
+    prior = colours.new_tensor(LIGHT_STD).mul(AMBIENT).pow(-2)
+    mean = colours.new_zeros(9)
+    mean[0] = AMBIENT
+    weighted = albedo * (weight / (NOISE**2 * CORRELATED))[..., None]  # (N, V, C)
+    normal = ((weighted * albedo).mT @ products).unflatten(-1, (9, 9)) + torch.diag(prior)
+    right = (weighted * colours).mT @ basis + prior * mean
+    return torch.linalg.solve(normal, right).mT
+
+
+def cauchy(residual: Tensor) -> Tensor:
+    """(N, V, 3) residuals to (N, V) weights in (0, 1]."""
+    return 1 / (1 + (residual.abs().mean(-1) / RESIDUAL_SCALE).square())
+
+
+def vertex_normals(points: Tensor, faces: Tensor) -> Tensor:
+    """(N, V, 3) points to (N, V, 3) unit normals, faces weighted by their area."""
+    a, b, c = (points[:, faces[:, k]] for k in range(3))
+    normal = torch.linalg.cross(b - a, c - a)
+    total = torch.zeros_like(points)
+    for k in range(3):
+        total.index_add_(1, faces[:, k], normal)
+    return torch.nn.functional.normalize(total, dim=-1)
+
+
+def _display(linear: Tensor) -> Tensor:
+    """A fast stand-in for the sRGB curve, good enough to weigh differences: gamma 2.2."""
+    return linear.clamp(0, 1).pow(1 / 2.2)

@@ -1,0 +1,177 @@
+"""Crops to coefficients: the one place that knows which reconstructors there are.
+
+Path: 512 px crops, their landmarks, blendshape scores and tracks -> Reconstructor -> Fit -> the params columns.
+
+`fit` (here) is closed-form fitting of the open head: `fit.py` for the geometry, `delight.py` for skin and light. A
+network such as DECA is another implementation of the same Protocol; the loader is where it will be named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import cv2
+import numpy as np
+import torch
+
+from rigface.face.delight import Delighter
+from rigface.face.fit import GeometryFitter
+from rigface.face.open_head import OpenHead
+from rigface.face.rotation import to_axis_angle
+from rigface.image import srgb8_to_linear
+from rigface.types import FaceParams, HeadSpec
+
+BATCH = 64  # faces whose colours are in memory at once
+SAMPLING_PX = 256  # colours are read from crops of this size: half resolution averages noise away
+EDGE = 0.99  # crop units; colours outside come from the replicated border
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """N reconstructed faces, numpy float32.
+
+    Args:
+        params: coefficients, batch (N,).
+        landmark_residual: (N,) RMS distance of landmarks and fitted head, in outer-eye distances.
+        photometric_residual: (N,) median absolute difference of crop and model on visible skin, sRGB in [0, 1].
+        occlusion: (N,) share of the visible skin that does not look like skin in this light.
+    """
+
+    params: FaceParams
+    landmark_residual: np.ndarray
+    photometric_residual: np.ndarray
+    occlusion: np.ndarray
+
+
+class Reconstructor(Protocol):
+    """Anything that turns crops into coefficients of one head model."""
+
+    head_spec: HeadSpec
+
+    def __call__(
+        self, crops: Sequence[np.ndarray], landmarks: np.ndarray, blendshapes: np.ndarray | None, tracks: np.ndarray
+    ) -> Fit:
+        """Reconstruct N faces.
+
+        Args:
+            crops: N pictures (512, 512, 3) uint8 RGB.
+            landmarks: (N, L, 3) float32 crop px, z negative towards the camera.
+            blendshapes: (N, B) float32 scores in [0, 1], or None where the detector has none.
+            tracks: (N,) int; faces of one number are one person and share shape and albedo.
+        """
+        ...
+
+
+def load_reconstructor(name: str = "fit", head: str = "open", device: str = "cpu") -> Reconstructor:
+    """The reconstructor of that name.
+
+    Raises:
+        ValueError: no such reconstructor, or it cannot drive that head.
+    """
+    if (name, head) != ("fit", "open"):
+        raise ValueError(f"no reconstructor {name!r} for the head {head!r}; there is 'fit' for 'open'")
+    return FitReconstructor(device)
+
+
+class FitReconstructor:
+    """Closed-form fitting of the open head to MediaPipe's 478 landmarks."""
+
+    def __init__(self, device: str = "cpu", head: OpenHead | None = None) -> None:
+        head = head or OpenHead.load()
+        self.head_spec = head.spec
+        self._device = device
+        self._geometry = GeometryFitter(head, device)
+        self._delight = Delighter(head, device)
+        self._points = len(head.template)
+
+    def __call__(
+        self, crops: Sequence[np.ndarray], landmarks: np.ndarray, blendshapes: np.ndarray | None, tracks: np.ndarray
+    ) -> Fit:
+        """See `Reconstructor`.
+
+        Raises:
+            ValueError: the landmarks are not MediaPipe's, or their scores are missing.
+        """
+        if blendshapes is None or landmarks.shape[1] < self._points:
+            raise ValueError(
+                f"the open head is fitted to MediaPipe's {self._points}+ landmarks and their blendshapes; got "
+                f"{landmarks.shape[1]} landmarks{'' if blendshapes is not None else ' and no blendshapes'}. "
+                "Use the mediapipe detector with this head."
+            )
+        if not len(crops):
+            return self._nothing()
+        device = self._device
+        members = torch.from_numpy(np.ascontiguousarray(tracks, np.int64)).to(device)
+        points = torch.from_numpy(np.ascontiguousarray(landmarks[:, : self._points], np.float32)).to(device)
+        geometry = self._geometry(
+            points, torch.from_numpy(np.ascontiguousarray(blendshapes, np.float32)).to(device), members
+        )
+        colours, normals, inside = [], [], []
+        for start in range(0, len(crops), BATCH):
+            part = slice(start, start + BATCH)
+            places, normal = self._delight.surface(geometry.points[part])
+            normals.append(normal @ geometry.rotation[part].mT)
+            seen = (
+                geometry.scale[part, None, None] * (places @ geometry.rotation[part].mT)[..., :2]
+                + geometry.shift[part, None]
+            )
+            colour, within = sample_colours(crops[part], seen.cpu().numpy())
+            colours.append(torch.from_numpy(colour).to(device))
+            inside.append(torch.from_numpy(within).to(device))
+        look = self._delight(torch.cat(colours), torch.cat(normals), torch.cat(inside), members)
+        camera = torch.cat([geometry.scale[:, None], geometry.shift / geometry.scale[:, None]], dim=1)
+        rotation = to_axis_angle(geometry.rotation)
+        params = FaceParams(
+            shape=geometry.shape,
+            expression=geometry.expression,
+            head_rotation=rotation,
+            jaw_rotation=torch.zeros_like(rotation),
+            camera=camera,
+            albedo=look.albedo,
+            light=look.light,
+        ).map(_numpy)
+        return Fit(params, _numpy(geometry.residual), _numpy(look.residual), _numpy(look.occlusion))
+
+    def _nothing(self) -> Fit:
+        spec, none = self.head_spec, np.zeros(0, np.float32)
+        widths = {
+            "shape": spec.shape,
+            "expression": spec.expression,
+            "head_rotation": 3,
+            "jaw_rotation": 3,
+            "camera": 3,
+            "albedo": spec.albedo,
+        }
+        params = FaceParams(
+            **{name: np.zeros((0, width), np.float32) for name, width in widths.items()},
+            light=np.zeros((0, 9, 3), np.float32),
+        )
+        return Fit(params, none, none, none)
+
+
+def sample_colours(crops: Sequence[np.ndarray], places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Read linear colours at points of N crops, bilinearly at half resolution.
+
+    Args:
+        crops: N pictures (512, 512, 3) uint8 sRGB.
+        places: (N, V, 2) crop units, y up.
+
+    Returns:
+        (N, V, 3) float32 linear in [0, 1], and (N, V) bool: the point is inside the crop.
+    """
+    inside = (np.abs(places) < EDGE).all(-1)
+    pixel = ((places * (1, -1) + 1) * (SAMPLING_PX / 2) - 0.5).astype(np.float32)
+    out = np.empty((*places.shape[:2], 3), np.float32)
+    for i, picture in enumerate(crops):
+        small = cv2.resize(picture, (SAMPLING_PX, SAMPLING_PX), interpolation=cv2.INTER_AREA)
+        linear = srgb8_to_linear(small)
+        out[i] = cv2.remap(
+            linear, pixel[i, None, :, 0], pixel[i, None, :, 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+        )[0]
+    return out, inside
+
+
+def _numpy(tensor: torch.Tensor) -> np.ndarray:
+    return tensor.float().cpu().numpy()
