@@ -1,0 +1,270 @@
+"""Frames from a video, with their true times, upright, one at a time.
+
+Path: plan (once per video) -> frames (once per chunk) -> detect. Below it `container.py` opens, `reader.py` decodes
+and keeps the time, `pixels.py` makes pictures.
+
+**Time** is the presentation stamp minus that of the first shown frame, never index / fps; AVI, which has no such
+stamps, counts. **Shown** frames are what a player shows: edit lists are respected. **Upright**: the display matrix is
+applied, and pixels that are not square are made so, by enlarging one side.
+
+**Sampling.** slot(t) = floor(t * fps + 1e-6). A frame is a sample when its slot is larger than that of the shown frame
+before it; the first always is. Without fps every frame is one, and its slot is its index. The rule looks at times
+only, so it picks the same frames wherever reading starts: `plan` cuts a long video into chunks (ranges of slots), and
+reading the chunks one by one yields what reading the whole yields, pixel for pixel. For that `plan` walks the packets
+once, without decoding; where their stamps cannot be trusted it decodes instead, and chunks are then read from the
+start of the file. Only in a video with damage in its middle may the index of later frames differ: chunks count the
+lost frames, too.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from math import ceil, floor
+
+from rigface.errors import BadVideo
+from rigface.face.container import Source, opened
+from rigface.face.pixels import Converter
+from rigface.face.reader import Missed, Reader, Truncated, seconds
+from rigface.types import Frame
+
+__all__ = ["Chunk", "Truncated", "VideoInfo", "frames", "plan", "probe"]
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What a video says about itself; the number of frames that decode may still be smaller.
+
+    Args:
+        width, height: of the upright frame with square pixels.
+        fps: average; 0 if the container does not say.
+        duration_s: of what is shown; 0 if the container does not say.
+        shown_frames: from the container's index or, where `plan` walked the packets, counted; 0 if neither.
+        rotation_deg: how far the stored picture is turned clockwise to stand upright: 0, 90, 180 or 270.
+    """
+
+    width: int
+    height: int
+    fps: float
+    duration_s: float
+    shown_frames: int
+    codec: str
+    pixel_format: str
+    rotation_deg: int
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """The samples of one range of slots; plain numbers, so that it travels as a row.
+
+    Args:
+        index: position among the chunks, from 0.
+        start_slot, stop_slot: the range, its end excluded; None: to the end of the video.
+        seek_s: stamp of the packet to start decoding at; None: the start of the file.
+        start_frame: index of its first frame.
+        start_pts: stamp of its first frame, in ticks of the stream; None: find it by counting from the start.
+        origin_pts: stamp of the video's first shown frame.
+    """
+
+    index: int
+    start_slot: int
+    stop_slot: int | None
+    seek_s: float | None
+    start_frame: int
+    start_pts: int | None = None
+    origin_pts: int | None = None
+
+
+def probe(file: Source, fps: float | None = None) -> VideoInfo:
+    """What the header and the first frame say.
+
+    Args:
+        file: a path or a seekable binary file.
+        fps: only checked.
+
+    Raises:
+        BadVideo: nothing can be decoded.
+    """
+    _check(fps)
+    return _look(file)[0]
+
+
+def plan(file: Source, fps: float | None, chunk_frames: int = 300) -> tuple[VideoInfo, list[Chunk]]:
+    """Cut a video into chunks of at most `chunk_frames` samples, of even size; a short one is a single chunk.
+
+    Raises:
+        BadVideo: nothing can be decoded.
+        ValueError: fps or chunk_frames is not positive.
+    """
+    _check(fps)
+    if chunk_frames < 1:
+        raise ValueError(f"chunk_frames: want at least 1, got {chunk_frames}")
+    whole = [Chunk(0, 0, None, None, 0)]
+    info, origin = _look(file)
+    if 0 < info.shown_frames <= chunk_frames:
+        return info, whole
+    stamps = _walk(file, origin)
+    times = [t for _, t in stamps.shown] if stamps else [t for _, t, _ in _decoded_times(file)]
+    info = replace(info, shown_frames=len(times), duration_s=times[-1] + 1 / (info.fps or 25))
+    slots = [_slot(i, t, fps) for i, t in enumerate(times)]
+    samples = [i for i, slot in enumerate(slots) if i == 0 or slot > slots[i - 1]]
+    count = ceil(len(samples) / chunk_frames)
+    if count == 1:
+        return info, whole
+    starts = [samples[len(samples) * k // count] for k in range(count)]
+    bounds = [*starts, None]
+    return info, [
+        Chunk(k, slots[a], None if b is None else slots[b], *(stamps.seek(a) if stamps else (None, a, None, None)))
+        for k, (a, b) in enumerate(pairwise(bounds))
+        if a is not None
+    ]
+
+
+def frames(file: Source, fps: float | None = None, chunk: Chunk | None = None, *, threads: int = 1) -> Iterator[Frame]:
+    """The samples of a video, or of one chunk of it, in order; one decoded frame in memory at a time.
+
+    Args:
+        file: a path or a seekable binary file.
+        fps: samples per second; None: every shown frame. The one that `plan` was given.
+        chunk: from `plan`; None: the whole video.
+        threads: of the decoder.
+
+    Raises:
+        BadVideo: at the first frame, when nothing decodes.
+        Truncated: after the last good frame, when the data ends early or has holes.
+    """
+    _check(fps)
+    chunk = chunk or Chunk(0, 0, None, None, 0)
+    if chunk.seek_s is not None:
+        try:
+            yield from _read(file, fps, chunk, True, threads)
+            return
+        except Missed:  # the seek went past the first frame, so nothing was given out yet: the long way
+            pass
+    yield from _read(file, fps, chunk, False, threads)
+
+
+def _check(fps: float | None) -> None:
+    if fps is not None and not fps > 0:
+        raise ValueError(f"fps: want a positive number or None, got {fps}")
+
+
+def _slot(index: int, time_s: float, fps: float | None) -> int:
+    return index if fps is None else floor(time_s * fps + 1e-6)
+
+
+def _look(file: Source) -> tuple[VideoInfo, int | None]:
+    """The header, and the first frame with its stamp."""
+    with opened(file) as (container, stream):
+        reader = Reader(container, stream)
+        first, _ = next(reader.shown(None))
+        height, width, turned = Converter(stream).shape(first)
+        span = stream.duration * stream.time_base if stream.duration and stream.time_base else 0
+        index = stream.index_entries
+        is_whole = reader.is_mov and 0 < stream.frames <= len(index)  # a fragmented file lists one fragment at a time
+        info = VideoInfo(
+            width=width,
+            height=height,
+            fps=float(stream.average_rate or 0),
+            duration_s=float(span or (container.duration or 0) / 1e6),
+            shown_frames=sum(not e.is_discard for e in index) if is_whole else 0,
+            codec=stream.codec_context.name,
+            pixel_format=first.format.name,
+            rotation_deg=turned,
+        )
+        return info, first.pts
+
+
+def _decoded_times(file: Source) -> Iterator[tuple[int, float, int | None]]:
+    """Index, time and stamp of every shown frame, by decoding all."""
+    with opened(file) as (container, stream):
+        try:
+            for i, (frame, time_s) in enumerate(Reader(container, stream).shown(None)):
+                yield i, time_s, frame.pts
+        except Truncated:
+            return
+
+
+def _read(file: Source, fps: float | None, chunk: Chunk, seek: bool, threads: int) -> Iterator[Frame]:
+    with opened(file, threads) as (container, stream):
+        reader, convert = Reader(container, stream), Converter(stream)
+        if seek:
+            assert chunk.seek_s is not None
+            assert chunk.start_pts is not None
+            reader.seek(chunk.seek_s, chunk.start_pts)
+        index, before = -1, None
+        try:
+            for frame, time_s in reader.shown(chunk.origin_pts):
+                if index < chunk.start_frame and chunk.start_pts is not None:  # looking for the first by its stamp
+                    if frame.pts is None or frame.pts < chunk.start_pts:
+                        continue
+                    if seek and frame.pts != chunk.start_pts:
+                        break
+                    index = chunk.start_frame
+                else:
+                    index += 1
+                    if index < chunk.start_frame:
+                        continue
+                slot = _slot(index, time_s, fps)
+                if chunk.stop_slot is not None and slot >= chunk.stop_slot:
+                    break
+                if before is None or slot > before:
+                    yield Frame(convert(frame), index, time_s)
+                before = slot
+        except Truncated:
+            if before is not None or not seek:
+                raise
+        except BadVideo as e:
+            if before is None and chunk.index == 0:
+                raise
+            if before is not None or not seek:
+                raise Truncated(e.reason) from e
+        if before is None:
+            raise Missed if seek else Truncated("data ends early")
+        reader.report_holes()
+
+
+@dataclass(frozen=True)
+class _Stamps:
+    """Presentation stamps and times of the shown frames, and where decoding can start."""
+
+    shown: list[tuple[int, float]]
+    keys: list[tuple[int, float]]  # stamp of a key frame, time to seek to
+
+    def seek(self, frame: int) -> tuple[float | None, int, int, int]:
+        """`seek_s`, `start_frame`, `start_pts`, `origin_pts` of a chunk that starts at this frame."""
+        start, origin = self.shown[frame][0], self.shown[0][0]
+        at = bisect_right(self.keys, start, key=lambda key: key[0]) - 1
+        return (self.keys[at][1] if at > 0 else None), frame, start, origin
+
+
+def _walk(file: Source, origin: int | None) -> _Stamps | None:
+    """Read every packet without decoding; None where the stamps cannot stand for the frames to come."""
+    import av
+
+    shown, keys, last_dts = [], [], None
+    with opened(file) as (container, stream):
+        hides_frames = stream.codec_context.name == "vp8"  # some of its packets are never shown, and do not say so
+        if origin is None or container.format.name == "avi" or hides_frames or not stream.time_base:
+            return None
+        by_pts = "matroska" in container.format.name  # the others seek by decoding time
+        try:
+            for packet in container.demux(stream):
+                if not packet.size:
+                    continue
+                if packet.pts is None or (last_dts is not None and packet.dts is not None and packet.dts <= last_dts):
+                    return None
+                last_dts = packet.dts if packet.dts is not None else last_dts
+                if packet.is_keyframe:
+                    at = packet.pts if by_pts or packet.dts is None else packet.dts
+                    keys.append((packet.pts, float(at * stream.time_base)))
+                if not packet.is_discard and packet.pts >= origin:
+                    shown.append(packet.pts)
+        except av.FFmpegError:  # the end of what there is; reading the last chunk will say so
+            pass
+        shown.sort()
+        if not shown or shown[0] != origin or any(a == b for a, b in pairwise(shown)):
+            return None
+        return _Stamps([(p, seconds(p - origin, stream)) for p in shown], sorted(keys))
