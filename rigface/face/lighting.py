@@ -35,9 +35,7 @@ def harmonics(normals: Tensor) -> Tensor:
     Returns:
         (..., 9) in the order 1, x, y, z, xy, xz, yz, x2-y2, 3z2-1.
     """
-    x, y, z = normals.unbind(-1)
-    basis = torch.stack([torch.ones_like(x), x, y, z, x * y, x * z, y * z, x * x - y * y, 3 * z * z - 1], dim=-1)
-    return basis * basis.new_tensor(_GAIN)
+    return _monomials(normals) * normals.new_tensor(_GAIN)
 
 
 def shade(normals: Tensor, light_NKC: Tensor) -> Tensor:
@@ -55,7 +53,13 @@ def shade(normals: Tensor, light_NKC: Tensor) -> Tensor:
     """
     if light_NKC.shape != (normals.shape[0], 9, 3):
         raise ValueError(f"light: want ({normals.shape[0]}, 9, 3), got {tuple(light_NKC.shape)}")
-    return torch.einsum("n...k,nkc->n...c", harmonics(normals), light_NKC)
+    gained = light_NKC * light_NKC.new_tensor(_GAIN)[:, None]  # the few numbers of the light, not each pixel's nine
+    return torch.einsum("n...k,nkc->n...c", _monomials(normals), gained)
+
+
+def _monomials(normals: Tensor) -> Tensor:
+    x, y, z = normals.unbind(-1)
+    return torch.stack([torch.ones_like(x), x, y, z, x * y, x * z, y * z, x * x - y * y, 3 * z * z - 1], dim=-1)
 
 
 def mirrored(light: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ Shape suffixes: N faces, V vertices, F triangles, P drawn pixels of the whole ba
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -62,17 +63,21 @@ class Pixels:
             points: (N, V, 3) crop px, as given to `rasterize`; with gradients if the shares are to have them.
             faces: (F, 3) int64.
         """
-        self.shape = fragments.face.shape
-        self.image, self.row, self.column = (fragments.face >= 0).nonzero(as_tuple=True)  # (P,) each
-        self.face = fragments.face[self.image, self.row, self.column].long()
+        self.shape = _, height, width = fragments.face.shape
+        self.at = (fragments.face.flatten() >= 0).nonzero()[:, 0]  # (P,) where in the flattened batch
+        self.image = self.at.div(height * width, rounding_mode="floor")
+        self.face = fragments.face.flatten()[self.at].long()
         self.corners = faces[self.face]
-        self.shares = fragments.barycentrics[self.image, self.row, self.column].to(points.dtype)
+        self.vertices = (self.corners + self.image[:, None] * points.shape[1]).unbind(1)  # in the flattened batch
+        self.shares = fragments.barycentrics.flatten(0, 2).index_select(0, self.at).to(points.dtype)
         if points.requires_grad and torch.is_grad_enabled():
             self.shares = self._shares(points)
 
     def _shares(self, points: Tensor) -> Tensor:
-        a, b, c = points[self.image[:, None], self.corners, :2].unbind(1)
-        at = torch.stack([self.column, self.row], -1).to(a) + 0.5
+        a, b, c = (points[..., :2].flatten(0, 1).index_select(0, k) for k in self.vertices)
+        _, height, width = self.shape
+        inside = self.at - self.image * (height * width)
+        at = torch.stack([inside % width, inside.div(width, rounding_mode="floor")], -1).to(a) + 0.5
         whole = _cross(b - a, c - a)
         flat = whole == 0  # too thin for this precision, though not for the rasteriser's; keep its shares
         whole = torch.where(flat, torch.ones_like(whole), whole)
@@ -81,17 +86,26 @@ class Pixels:
 
     def of_vertices(self, values: Tensor) -> Tensor:
         """(P, C) of vertex values (N, V, C)."""
-        return (values[self.image[:, None], self.corners] * self.shares[..., None]).sum(1)
+        return _weighted(values.flatten(0, 1), self.vertices, self.shares)
 
     def of_corners(self, values: Tensor, faces: Tensor) -> Tensor:
         """(P, C) of values (T, C) that the triangles reach by corners (F, 3) of their own, as texture coordinates."""
-        return (values[faces[self.face]] * self.shares[..., None]).sum(1)
+        return _weighted(values, faces[self.face].unbind(1), self.shares)
 
-    def picture(self, values: Tensor) -> Tensor:
-        """(N, C, H, W) of pixel values (P, C); zero where nothing is drawn."""
-        out = values.new_zeros(*self.shape, values.shape[-1])
-        out = out.index_put((self.image, self.row, self.column), values)
-        return out.permute(0, 3, 1, 2)
+    def lit(self, normals: Tensor, light: Tensor) -> Tensor:
+        """(P, 3) irradiance on normals (P, 3), each in the light (N, 9, 3) of its own image."""
+        counts = torch.bincount(self.image, minlength=self.shape[0]).tolist()
+        by_image = zip(normals.split(counts), light)
+        return torch.cat([shade(own[None], its_light[None])[0] for own, its_light in by_image])
+
+    def picture(self, values: Tensor, background: Tensor | None = None) -> Tensor:
+        """(N, C, H, W) of pixel values (P, C); elsewhere the background (N, C), or zero."""
+        n, height, width = self.shape
+        out = values.new_zeros(n, height * width, values.shape[-1])
+        if isinstance(background, Tensor):
+            out = out + background[:, None]
+        out = out.flatten(0, 1).index_copy(0, self.at, values)
+        return out.unflatten(0, (n, height, width)).permute(0, 3, 1, 2)
 
 
 def render(
@@ -123,16 +137,24 @@ def paint(
     points = cameras.to_crop_px(cameras.project(vertices, camera), size)
     fragments = rasterize(points, head.faces, size, cull=cull)
     pixels = Pixels(points, head.faces, fragments)
-    normal_image = pixels.picture(pixels.of_vertices(vertex_normals(vertices, head.faces)))
     if albedo.ndim == 4:
-        albedo_image = _sample(head, pixels, albedo)
+        colours = _sample(head, pixels, albedo)
     elif albedo.shape == vertices.shape:
-        albedo_image = pixels.picture(pixels.of_vertices(albedo))
+        colours = pixels.of_vertices(albedo)
     else:
         raise ValueError(f"albedo: want (N, 3, h, w) or {tuple(vertices.shape)}, got {tuple(albedo.shape)}")
-    alpha = (fragments.face >= 0)[:, None].to(vertices.dtype)
-    shading = shade(normal_image.permute(0, 2, 3, 1), light).permute(0, 3, 1, 2)
-    return Render(albedo_image * shading, alpha, albedo_image, normal_image, shading, points, fragments)
+    normals = pixels.of_vertices(vertex_normals(vertices, head.faces))
+    irradiance = pixels.lit(normals, light)
+    around = shade(torch.zeros_like(light[:, :1]), light)[:, 0]
+    return Render(
+        image=pixels.picture(colours * irradiance),
+        alpha=(fragments.face >= 0)[:, None].to(vertices.dtype),
+        albedo_image=pixels.picture(colours),
+        normal_image=pixels.picture(normals),
+        shading=pixels.picture(irradiance, around),
+        points=points,
+        fragments=fragments,
+    )
 
 
 def vertex_normals(vertices: Tensor, faces: Tensor) -> Tensor:
@@ -153,13 +175,18 @@ def vertex_normals(vertices: Tensor, faces: Tensor) -> Tensor:
 
 
 def _sample(head: Head, pixels: Pixels, texture: Tensor) -> Tensor:
-    """(N, C, H, W) of textures (N, C, h, w), bilinear; outside of the texture is black."""
+    """(P, C) of textures (N, C, h, w), bilinear; outside of the texture is black."""
     if head.uv is None or head.uv_faces is None:
         raise ValueError(f"the {head.spec.name} head has no texture coordinates; give an albedo per vertex (N, V, 3)")
     uv = pixels.of_corners(head.uv, head.uv_faces)
     grid = pixels.picture(uv * uv.new_tensor([2, -2]) + uv.new_tensor([-1, 1])).permute(0, 2, 3, 1)
-    drawn = pixels.picture(torch.ones_like(uv[:, :1]))
-    return F.grid_sample(texture, grid, align_corners=False) * drawn
+    sampled = F.grid_sample(texture, grid, align_corners=False).permute(0, 2, 3, 1)
+    return sampled.flatten(0, 2).index_select(0, pixels.at)
+
+
+def _weighted(values: Tensor, at: Sequence[Tensor], shares: Tensor) -> Tensor:
+    a, b, c = (values.index_select(0, k) * share[:, None] for k, share in zip(at, shares.unbind(1)))
+    return a + b + c
 
 
 def _cross(a: Tensor, b: Tensor) -> Tensor:
