@@ -1,0 +1,282 @@
+"""Follow faces from frame to frame, and from one chunk of frames to the next.
+
+Path: Frame.image and its [Detection] -> Tracker -> a track id per detection. Chunks are tracked on their own, anywhere
+and in any order; a closing pass gives `number` what each chunk says about its tracks and gets ids for the whole video.
+
+A face continues the track that it costs least to continue (Hungarian assignment). The cost adds how far it is from where
+the track was heading, how much its size, the pattern of its landmarks and its colours changed; each term is scaled so
+that 1 is a large change. Measured between consecutive sampled frames of 55 clips: colours change by less than 0.15 in 99
+of 100 steps, between two people by more than 0.19 in 99 of 100 pairs. Refusing is cheap (two tracks that the identity
+pass calls one person), accepting wrongly is not, so the limit is strict.
+
+A cut ends every track. It is seen on a 48-pixel picture of the frame: nothing correlates, neither in place nor shifted,
+and the colours are others. Brightness plays no part, so a flash is no cut, and a picture that is all one grey (a flash, a
+fade through black) is not judged at all: the next one is compared with the last that was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from rigface.face import align
+from rigface.face.detect import overlap
+from rigface.types import Detection
+
+LIMIT = 2.8  # cost above which a face is a new track
+COLOUR, SHAPE, SIZE, WAY = 0.2, 0.25, 0.3, 0.5  # changes that cost 1
+THUMB_PX = 16
+SAME_PERSON = 0.6  # dlib's rule for the distance of two identity vectors
+
+
+class Tracker:
+    """Gives consecutive frames' detections track ids, from 0. One Tracker per chunk, fed every sampled frame in order.
+
+    Args:
+        max_gap: frames a face may be unseen and still continue its track; about a second's worth is a good choice.
+    """
+
+    def __init__(self, max_gap: int = 12) -> None:
+        self._max_gap = max_gap
+        self._frame = -1
+        self._next = 0
+        self._live: list[_Track] = []
+        self._scene: np.ndarray | None = None
+        self.cuts: list[int] = []  # the positions, among the frames given, of the first frame after each cut
+
+    def update(self, image: np.ndarray, detections: Sequence[Detection]) -> list[int]:
+        """Take the next frame.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+            detections: what a Detector found in it.
+
+        Returns:
+            One id per detection; the same id as on an earlier frame where it is the same face.
+        """
+        self._frame += 1
+        self._look_for_a_cut(image)
+        self._live = [t for t in self._live if self._frame - t.frame <= self._max_gap + 1]
+        seen = [_Sight(image, one) for one in detections]
+        ids = [-1] * len(seen)
+        for track, k in self._pairs(seen):
+            self._live[track].follow(seen[k], self._frame)
+            ids[k] = self._live[track].id
+        for k, sight in enumerate(seen):
+            if ids[k] < 0:
+                self._live.append(_Track(self._next, sight, self._frame))
+                ids[k] = self._next
+                self._next += 1
+        return ids
+
+    def _pairs(self, seen: list[_Sight]) -> list[tuple[int, int]]:
+        from scipy.optimize import linear_sum_assignment
+
+        if not seen or not self._live:
+            return []
+        costs = np.array([[t.cost(s, self._frame) for s in seen] for t in self._live])
+        # Anything over the limit is as good as no pair, so that it cannot push a good pair out of the optimum.
+        tracks, sights = linear_sum_assignment(np.minimum(costs, LIMIT))
+        return [(int(t), int(s)) for t, s in zip(tracks, sights) if costs[t, s] < LIMIT]
+
+    def _look_for_a_cut(self, image: np.ndarray) -> None:
+        scene = _scene_of(image)
+        if scene is None:
+            return
+        if self._scene is not None and self._scene.shape == scene.shape and is_cut(self._scene, scene):
+            self._live = []
+            self.cuts.append(self._frame)
+        self._scene = scene
+
+
+class _Sight:
+    """What is compared of one detection: where, how large, its landmarks' pattern, its colours."""
+
+    def __init__(self, image: np.ndarray, one: Detection) -> None:
+        box = np.asarray(one.box, np.float64)
+        self.size = max(float(max(box[2] - box[0], box[3] - box[1])), 1e-3)
+        self.centre = (box[:2] + box[2:]) / 2
+        points = np.asarray(one.landmarks, np.float64)[:: max(len(one.landmarks) // 60, 1), :2]
+        points = points - points.mean(0)
+        self.pattern = points / max(float(np.sqrt((points**2).sum(1).mean())), 1e-6)
+        step = max(int(self.size / 64), 1)  # every pixel of a large face would be averaged away again
+        thumb = align.crop(image[::step, ::step], align.frame_to_crop(box / step, THUMB_PX), THUMB_PX).astype(
+            np.float32
+        )
+        self.colours = thumb / (float((thumb * _CENTRE).sum()) / 3 + 20)  # times a constant: brightness plays no part
+
+
+class _Track:
+    def __init__(self, number: int, sight: _Sight, frame: int) -> None:
+        self.id, self.frame = number, frame
+        self._last = sight
+        self._colours = sight.colours
+        self._speed = np.zeros(2)  # px per frame
+
+    def cost(self, sight: _Sight, frame: int) -> float:
+        gap = frame - self.frame
+        size = np.sqrt(self._last.size * sight.size)
+        way = np.linalg.norm(sight.centre - self._last.centre - self._speed * min(gap, 4)) / size
+        colour = float((np.abs(sight.colours - self._colours) * _CENTRE).sum()) / 3
+        shape = float(np.sqrt(((sight.pattern - self._last.pattern) ** 2).sum(1).mean()))
+        patience = 1 + 0.2 * (gap - 1)  # the longer unseen, the more may have changed
+        return float(
+            2 * way / (way + WAY * patience)  # 1 at WAY and never more than 2: a jump alone does not forbid
+            + colour / COLOUR
+            + shape / (SHAPE * patience)
+            + abs(np.log(sight.size / self._last.size)) / (SIZE * patience)
+        )
+
+    def follow(self, sight: _Sight, frame: int) -> None:
+        step = (sight.centre - self._last.centre) / (frame - self.frame)
+        self._speed = 0.5 * self._speed + 0.5 * step
+        self._colours = 0.7 * self._colours + 0.3 * sight.colours
+        self._last, self.frame = sight, frame
+
+
+def _bell(size: int, spread: float) -> np.ndarray:
+    away = (np.arange(size) - (size - 1) / 2) ** 2
+    bell = np.exp(-(away[:, None] + away) / (2 * spread**2))[..., None]
+    return (bell / bell.sum()).astype(np.float32)
+
+
+_CENTRE = _bell(THUMB_PX, 5)  # the face counts more than the wall behind it
+
+
+def _scene_of(image: np.ndarray) -> np.ndarray | None:
+    """A frame as about 48 x 27 float32 RGB; None if it is all one grey."""
+    import cv2
+
+    height, width = image.shape[:2]
+    step = max(max(height, width) // 128, 1)
+    size = (48, 27) if width > height else (27, 48) if height > width else (36, 36)
+    scene = cv2.resize(image[::step, ::step], size, interpolation=cv2.INTER_AREA).astype(np.float32)
+    return scene if scene.mean(-1).std() > 4 else None
+
+
+def is_cut(before: np.ndarray, after: np.ndarray) -> bool:
+    """Whether two small pictures (h, w, 3) float32 of one shape show two scenes.
+
+    Measured on 55 clips at full and at a quarter of their frame rate: the three cuts among them reach at most 0.21 and
+    1.09, other frames are at or above 0.3 or, in a fast pan, at 0.11 and 1.19.
+    """
+    a, b = (_evened(p) for p in (before, after))
+    in_place = float((a * b).mean())
+    if in_place >= 0.3:
+        return False
+    window = np.outer(np.hanning(a.shape[0] + 2)[1:-1], np.hanning(a.shape[1] + 2)[1:-1])
+    a, b = a * window, b * window
+    shifted = np.fft.irfft2(np.fft.rfft2(a) * np.conj(np.fft.rfft2(b)), s=a.shape).max()
+    shifted = float(shifted / np.sqrt((a**2).sum() * (b**2).sum() + 1e-9))
+    return _shared_colours(before, after) + shifted / 2 < 1.13
+
+
+def _evened(picture: np.ndarray) -> np.ndarray:
+    """Its grey levels with mean 0 and spread about 1."""
+    grey = picture.mean(-1) - picture.mean()
+    return grey / (grey.std() + 2)
+
+
+def _shared_colours(before: np.ndarray, after: np.ndarray) -> float:
+    """Intersection of the two pictures' histograms of chromaticity, in [0, 1]; brightness plays no part."""
+    import cv2
+
+    counts = []
+    for picture in (before, after):
+        share = picture[..., :2] / (picture.sum(-1, keepdims=True) + 30)
+        bins = np.minimum((share * 24).astype(int), 24)
+        count = np.bincount((bins[..., 0] * 25 + bins[..., 1]).ravel(), minlength=625).reshape(25, 25)
+        soft = cv2.GaussianBlur(count.astype(np.float64), (0, 0), 1)  # a colour on the edge of two bins is in both
+        counts.append(soft / soft.sum())
+    return float(np.minimum(*counts).sum())
+
+
+@dataclass(frozen=True, eq=False)
+class TrackSummary:
+    """What the closing pass needs to know of one track of one chunk.
+
+    Args:
+        track: its id in the chunk.
+        first_s, last_s: presentation times of its first and last sampled frame.
+        first_box, last_box: (4,) frame px, on those frames.
+        identity: (D,) mean identity vector; None if none was computed.
+    """
+
+    track: int
+    first_s: float
+    last_s: float
+    first_box: np.ndarray
+    last_box: np.ndarray
+    identity: np.ndarray | None = None
+
+
+def join(
+    left: Sequence[TrackSummary],
+    right: Sequence[TrackSummary],
+    max_gap_s: float,
+    same_person: float = SAME_PERSON,
+) -> dict[int, int]:
+    """Which tracks of a chunk continue tracks of the chunk before it.
+
+    Two tracks may be one if the pause between them is short and their boxes at the border lie within a face of each
+    other. Where both have an identity vector, it decides: nearer than `same_person`. Where one has none, the boxes must
+    overlap by half.
+
+    Args:
+        left, right: the tracks of two neighbouring chunks of one input.
+        max_gap_s: longest pause; the tracker's `max_gap` times the time between sampled frames.
+        same_person: distance of identity vectors below which two are one person.
+
+    Returns:
+        Right track id -> left track id; each id at most once.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    never = 1e6
+    costs = np.full((len(right), len(left)), never)
+    for i, after in enumerate(right):
+        for k, before in enumerate(left):
+            if not 0 < after.first_s - before.last_s <= max_gap_s + 1e-6:
+                continue
+            shared = float(overlap(before.last_box, after.first_box[None])[0])
+            if before.identity is not None and after.identity is not None:
+                distance = float(np.linalg.norm(before.identity - after.identity))
+                if distance < same_person and _near(before.last_box, after.first_box):
+                    costs[i, k] = distance / same_person + 1 - shared
+            elif shared > 0.5:
+                costs[i, k] = 2 - shared
+    rows, columns = linear_sum_assignment(costs) if costs.size else ((), ())
+    return {right[i].track: left[k].track for i, k in zip(rows, columns) if costs[i, k] < never}
+
+
+def _near(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether two boxes lie within one face of each other and one is at most twice as large."""
+    sizes = max(a[2] - a[0], a[3] - a[1]), max(b[2] - b[0], b[3] - b[1])
+    way = np.abs((a[:2] + a[2:] - b[:2] - b[2:]) / 2).max()
+    return bool(way < max(sizes) and max(sizes) < 2 * min(sizes))
+
+
+def number(
+    chunks: Sequence[Sequence[TrackSummary]], max_gap_s: float, same_person: float = SAME_PERSON
+) -> list[dict[int, int]]:
+    """Track ids for a whole video: chunk by chunk, chunk's id -> video's id, counted from 0 in order of appearance.
+
+    Args:
+        chunks: the tracks of each chunk, in the video's order.
+        max_gap_s, same_person: as for `join`.
+    """
+    out: list[dict[int, int]] = []
+    count = 0
+    for k, chunk in enumerate(chunks):
+        joined = join(chunks[k - 1], chunk, max_gap_s, same_person) if k else {}
+        ids = {}
+        for one in sorted(chunk, key=lambda t: (t.first_s, t.track)):
+            if one.track in joined:
+                ids[one.track] = out[k - 1][joined[one.track]]
+            else:
+                ids[one.track] = count
+                count += 1
+        out.append(ids)
+    return out
