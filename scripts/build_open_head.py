@@ -32,6 +32,7 @@ from rigface.face.fit import GeometryFitter, procrustes, to_crop_unit
 from rigface.face.lighting import harmonics
 from rigface.face.open_head import SKIN_LUMINANCE, OpenHead
 from rigface.face.reconstruct import sample_colours
+from rigface.face.render import vertex_normals
 from rigface.face.video import frames
 from rigface.image import decode
 from rigface.types import HeadSpec
@@ -217,7 +218,7 @@ def paint(faces: Faces, head: OpenHead) -> tuple[torch.Tensor, torch.Tensor, tor
         points = torch.einsum("vc,nci->nvi", weights, fit.points)
         camera = fit.scale[:, None, None] * (points @ fit.rotation.mT)
         camera[..., :2] += fit.shift[:, None]
-        normal = delight.vertex_normals(points, triangles.long()) @ fit.rotation.mT
+        normal = vertex_normals(points, triangles.long()) @ fit.rotation.mT
         crops = [decode(jpeg) for jpeg in part.crops]
         colour, inside = sample_colours(crops, camera[..., :2].numpy())
         colours.append(torch.from_numpy(colour))

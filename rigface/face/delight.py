@@ -23,6 +23,7 @@ from torch import Tensor
 
 from rigface.face.lighting import harmonics
 from rigface.face.open_head import SKIN_LUMINANCE, OpenHead
+from rigface.face.render import vertex_normals
 
 STEPS = 1  # subdivision: normals of 1,833 vertices are smooth enough
 ROUNDS = 2
@@ -162,16 +163,6 @@ def solve_light(colours: Tensor, basis: Tensor, albedo: Tensor, weight: Tensor, 
 def cauchy(residual: Tensor) -> Tensor:
     """(N, V, 3) residuals to (N, V) weights in (0, 1]."""
     return 1 / (1 + (residual.abs().mean(-1) / RESIDUAL_SCALE).square())
-
-
-def vertex_normals(points: Tensor, faces: Tensor) -> Tensor:
-    """(N, V, 3) points to (N, V, 3) unit normals, faces weighted by their area."""
-    a, b, c = (points[:, faces[:, k]] for k in range(3))
-    normal = torch.linalg.cross(b - a, c - a)
-    total = torch.zeros_like(points)
-    for k in range(3):
-        total.index_add_(1, faces[:, k], normal)
-    return torch.nn.functional.normalize(total, dim=-1)
 
 
 def _display(linear: Tensor) -> Tensor:

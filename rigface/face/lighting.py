@@ -57,6 +57,23 @@ def shade(normals: Tensor, light_NKC: Tensor) -> Tensor:
     return torch.einsum("n...k,nkc->n...c", _monomials(normals), gained)
 
 
+def lamp(towards: Tensor) -> Tensor:
+    """Coefficients of a distant white lamp that shades a surface by max(0, cosine of the angle to it).
+
+    The Legendre series of the clamped cosine, 1/4 + 1/2 P1 + 5/16 P2, in this module's basis; it is exact to 0.06 of
+    the lamp's strength, and slightly negative behind.
+
+    Args:
+        towards: (..., 3) unit vectors towards the lamp, camera frame.
+
+    Returns:
+        (..., 9).
+    """
+    waves = _monomials(towards)
+    shares = towards.new_tensor([1 / 4, *[1 / 2] * 3, *[15 / 16] * 3, 15 / 64, 5 / 64])
+    return waves * shares / towards.new_tensor(_GAIN)
+
+
 def _monomials(normals: Tensor) -> Tensor:
     x, y, z = normals.unbind(-1)
     return torch.stack([torch.ones_like(x), x, y, z, x * y, x * z, y * z, x * x - y * y, 3 * z * z - 1], dim=-1)

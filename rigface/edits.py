@@ -1,0 +1,196 @@
+"""What an edit is: a row of numbers, as a type that round-trips through JSON and rejects nonsense by name.
+
+Path: a slider, a flag, a request -> EditSpec -> `face/mix.py` (numbers to coefficients) -> preview or model.
+
+An edit has two halves. `take` names the traits copied from a target (another photograph, a dataset row); the numbers
+override them, one by one. What is not named stays the source's. "Smile like her, but look left" is
+`EditSpec(take={"expression"}, yaw_deg=20)`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from types import MappingProxyType
+from typing import Any, Literal, get_args
+
+Trait = Literal["pose", "expression", "light", "shape", "identity"]
+Region = Literal["face", "eyes", "mouth"]
+
+# What people say for the open head's axes, and the axes that make it; values are at 1.
+NAMED = MappingProxyType(
+    {
+        "smile": {"mouthSmileLeft": 1.0, "mouthSmileRight": 1.0, "cheekSquintLeft": 0.3, "cheekSquintRight": 0.3},
+        "frown": {"mouthFrownLeft": 1.0, "mouthFrownRight": 1.0},
+        "jaw_open": {"jawOpen": 1.0},
+        "pucker": {"mouthPucker": 1.0},
+        "blink_left": {"eyeBlinkLeft": 1.0},
+        "blink_right": {"eyeBlinkRight": 1.0},
+        "blink": {"eyeBlinkLeft": 1.0, "eyeBlinkRight": 1.0},
+        "eyes_wide": {"eyeWideLeft": 1.0, "eyeWideRight": 1.0},
+        "squint": {"eyeSquintLeft": 1.0, "eyeSquintRight": 1.0},
+        "brows_up": {"browInnerUp": 1.0, "browOuterUpLeft": 1.0, "browOuterUpRight": 1.0},
+        "brows_down": {"browDownLeft": 1.0, "browDownRight": 1.0},
+    }
+)
+LIMITS = {"yaw_deg": 90.0, "pitch_deg": 60.0, "roll_deg": 90.0}
+
+
+def _expect(good: bool, name: str, wanted: str, got: Any) -> None:
+    if not good:
+        raise ValueError(f"{name}: want {wanted}, got {got!r}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+@dataclass(frozen=True)
+class LightEdit:
+    """A light as people describe one: a lamp over an even surround; or as nine harmonics.
+
+    Args:
+        azimuth_deg: where the lamp stands, 0 behind the camera, positive on the viewer's right, in [-180, 180].
+        elevation_deg: how high, in [-90, 90].
+        intensity: the lamp's share; 1 lights the side that faces it as much as `ambient` = 1 would.
+        ambient: the surround's share, from everywhere.
+        colour: linear RGB of the lamp, each in [0, 4]; (1, 1, 1) is white.
+        sh: nine RGB coefficients (see `face/lighting.py`), which replace everything above.
+        relative: strengths are multiples of the source's own exposure (the default), not linear radiance.
+
+    Raises:
+        ValueError: a number out of its range; the message names the field.
+    """
+
+    azimuth_deg: float = 0.0
+    elevation_deg: float = 20.0
+    intensity: float = 0.8
+    ambient: float = 0.4
+    colour: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    sh: tuple[tuple[float, float, float], ...] | None = None
+    relative: bool = True
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("azimuth_deg", -180, 180), ("elevation_deg", -90, 90), ("intensity", 0, 10), ("ambient", 0, 10),
+        ):  # fmt: skip
+            value = getattr(self, name)
+            _expect(_is_number(value) and low <= value <= high, f"light.{name}", f"a number in [{low}, {high}]", value)
+        object.__setattr__(self, "colour", tuple(self.colour))
+        good = len(self.colour) == 3 and all(_is_number(c) and 0 <= c <= 4 for c in self.colour)
+        _expect(good, "light.colour", "three numbers in [0, 4]", self.colour)
+        if self.sh is not None:
+            object.__setattr__(self, "sh", tuple(tuple(row) for row in self.sh))
+            good = len(self.sh) == 9 and all(len(row) == 3 and all(map(_is_number, row)) for row in self.sh)
+            _expect(good, "light.sh", "nine rows of three numbers", self.sh)
+
+
+@dataclass(frozen=True)
+class EditSpec:
+    """Which traits the target gives, and the numbers that override them; everything else stays the source's.
+
+    Args:
+        take: traits copied from the target. `shape` and `identity` (shape and skin) are only for face swaps.
+        yaw_deg, pitch_deg, roll_deg: the pose wanted; None leaves it. Signs as in `face/rotation.py`.
+        relative: the three are turns added to the pose instead of the pose itself.
+        expression: named expressions ("smile", or an axis such as "mouthSmileLeft") in [-1, 2]; 1 is in full.
+        light: the light wanted; None leaves it.
+        strength: 0 gives the source, 1 the edit; in between, in between. In [0, 1.5].
+        region: where the expression may change.
+
+    Raises:
+        ValueError: an unknown trait or name, or a number out of its range; the message names the field.
+    """
+
+    take: frozenset[Trait] = frozenset()
+    yaw_deg: float | None = None
+    pitch_deg: float | None = None
+    roll_deg: float | None = None
+    relative: bool = False
+    expression: Mapping[str, float] = field(default_factory=dict)
+    light: LightEdit | None = None
+    strength: float = 1.0
+    region: Region = "face"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "take", frozenset(self.take))
+        unknown = sorted(set(self.take) - set(get_args(Trait)))
+        _expect(not unknown, "take", f"some of {', '.join(get_args(Trait))}", unknown)
+        for name, limit in LIMITS.items():
+            value = getattr(self, name)
+            good = value is None or (_is_number(value) and abs(value) <= limit)
+            _expect(good, name, f"a number in [-{limit:g}, {limit:g}]", value)
+        for name, value in self.expression.items():
+            _expect(_is_number(value) and -1 <= value <= 2, f"expression.{name}", "a number in [-1, 2]", value)
+        _expect(
+            _is_number(self.strength) and 0 <= self.strength <= 1.5, "strength", "a number in [0, 1.5]", self.strength
+        )
+        _expect(self.region in get_args(Region), "region", f"one of {', '.join(get_args(Region))}", self.region)
+
+    @property
+    def needs_target(self) -> bool:
+        """Whether some trait has to be copied from somebody."""
+        return bool(self.take)
+
+    @property
+    def is_nothing(self) -> bool:
+        """Whether the result is the source."""
+        poses = (self.yaw_deg, self.pitch_deg, self.roll_deg)
+        idle = not self.take and all(p is None for p in poses) and not self.expression and self.light is None
+        return idle or self.strength == 0
+
+    def to_json(self) -> str:
+        """The edit as JSON; fields at their default are left out."""
+        return json.dumps(self.to_dict(), sort_keys=True)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The edit as plain JSON values; fields at their default are left out."""
+        out: dict[str, Any] = {}
+        for f in fields(self):
+            value = getattr(self, f.name)
+            default = f.default if f.default is not MISSING else {}
+            if value == default:
+                continue
+            out[f.name] = sorted(value) if f.name == "take" else dict(value) if f.name == "expression" else value
+        if self.light is not None:
+            out["light"] = {k: v for k, v in asdict(self.light).items() if v != getattr(LightEdit(), k)}
+        return json.loads(json.dumps(out))
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> EditSpec:
+        """The inverse of `to_json`.
+
+        Raises:
+            ValueError: not JSON, an unknown field, or a value out of range; the message names it.
+        """
+        try:
+            value = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"an edit is a JSON object: {error}") from None
+        return cls.from_dict(value)
+
+    @classmethod
+    def from_dict(cls, value: Any) -> EditSpec:
+        """An edit from plain JSON values; see `from_json`."""
+        _expect(isinstance(value, dict), "edit", "an object", value)
+        _known(value, cls, "")
+        value = dict(value)
+        if isinstance(value.get("light"), dict):
+            _known(value["light"], LightEdit, "light.")
+            value["light"] = LightEdit(**value["light"])
+        elif value.get("light") is not None:
+            _expect(False, "light", "an object", value["light"])
+        _expect(
+            isinstance(value.get("take", []), (list, tuple, frozenset)), "take", "a list of traits", value.get("take")
+        )
+        _expect(isinstance(value.get("expression", {}), dict), "expression", "an object", value.get("expression"))
+        _expect(isinstance(value.get("relative", False), bool), "relative", "true or false", value.get("relative"))
+        return cls(**value)
+
+
+def _known(value: dict, cls: type, prefix: str) -> None:
+    names = [f.name for f in fields(cls)]
+    unknown = sorted(set(value) - set(names))
+    _expect(not unknown, f"{prefix}{unknown[0] if unknown else ''}", f"one of {', '.join(names)}", "an unknown field")

@@ -1,0 +1,131 @@
+"""Decide which face gives each coefficient, and turn an edit's numbers into coefficients.
+
+Path: reconstruct(source), reconstruct(target), EditSpec -> mix -> render, warp, compose.
+Deviates: upstream's `compute_renders.py` swaps the light the wrong way round when the pose is kept (line 81) and lets the
+target's identity through when it is taken (line 63). Here `GIVEN_BY` says it all, and shape and albedo stay the
+source's unless they are asked for by name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+
+import numpy as np
+import torch
+
+from rigface.edits import NAMED, EditSpec, LightEdit
+from rigface.face.delight import AMBIENT
+from rigface.face.lighting import lamp
+from rigface.face.rotation import from_degrees, to_axis_angle, to_degrees, to_matrix
+from rigface.types import FaceParams, HeadSpec
+
+GIVEN_BY = {
+    "pose": ("head_rotation",),
+    "expression": ("expression", "jaw_rotation", "bfm_expression"),
+    "light": ("light",),
+    "shape": ("shape",),
+    "identity": ("shape", "albedo"),
+}
+ALWAYS_SOURCE = ("camera",)  # where the face is in the source's picture and how large: a pose is a turn, not a move
+_EYES = ("eye", "brow", "cheek")
+
+
+def mix(source: FaceParams, edit: EditSpec, head: HeadSpec, target: FaceParams | None = None) -> FaceParams:
+    """The source's face with the edit done, as coefficients.
+
+    Args:
+        source: who the person is; one face, numpy.
+        edit: what to change.
+        head: the head model of both.
+        target: whom to copy; needed where `edit.take` is not empty.
+
+    Returns:
+        New coefficients; no array is changed.
+
+    Raises:
+        ValueError: a trait is to be taken and there is no target, or an expression's name is not the head's.
+    """
+    if edit.needs_target and target is None:
+        raise ValueError(f"take: {', '.join(sorted(edit.take))} must be copied from somebody, and no target was given")
+    taken = {name: getattr(target, name) for trait in edit.take for name in GIVEN_BY[trait]}
+    wanted = replace(source, **taken)
+    if edit.expression:
+        wanted = replace(wanted, expression=_expression(wanted.expression, edit, head))
+    if edit.region != "face":
+        kept = [not _in_region(name, edit.region) for name in head.expression_names]
+        wanted = replace(wanted, expression=np.where(kept, source.expression, wanted.expression))
+    if any(n is not None for n in (edit.yaw_deg, edit.pitch_deg, edit.roll_deg)):
+        wanted = replace(wanted, head_rotation=_pose(wanted.head_rotation, edit))
+    if edit.light is not None:
+        wanted = replace(wanted, light=light_of(edit.light, exposure(source.light)))
+    return wanted if edit.strength == 1 else _between(source, wanted, edit.strength)
+
+
+def axes_of(name: str, head: HeadSpec) -> dict[str, float]:
+    """The head's axes, and how much of each, that make an expression in full.
+
+    Raises:
+        ValueError: neither a named expression nor an axis of this head.
+    """
+    axes = NAMED.get(name, {name: 1.0})
+    if missing := sorted(set(axes) - set(head.expression_names)):
+        known = ", ".join([*NAMED, *head.expression_names])
+        raise ValueError(f"expression.{name}: the head {head.name!r} has no {missing[0]!r}; it has {known}")
+    return dict(axes)
+
+
+def _expression(expression: np.ndarray, edit: EditSpec, head: HeadSpec) -> np.ndarray:
+    out = expression.copy()
+    asked = [(axes_of(name, head), value) for name, value in edit.expression.items()]
+    for axes, _ in asked:  # set, not added: asking twice for 0.5 is not asking for 1
+        for axis in axes:
+            out[head.expression_names.index(axis)] = 0
+    for axes, value in asked:
+        for axis, share in axes.items():
+            out[head.expression_names.index(axis)] += share * value
+    return out
+
+
+def _in_region(name: str, region: str) -> bool:
+    return name.startswith(_EYES) if region == "eyes" else not name.startswith(_EYES)
+
+
+def _pose(rotation: np.ndarray, edit: EditSpec) -> np.ndarray:
+    degrees = to_degrees(to_matrix(rotation[None]))[0]
+    asked = (edit.yaw_deg, edit.pitch_deg, edit.roll_deg)
+    new = [own if a is None else own + a if edit.relative else a for own, a in zip(degrees, asked)]
+    return to_axis_angle(from_degrees(np.array([new], np.float32)))[0].astype(np.float32)
+
+
+def exposure(light: np.ndarray) -> float:
+    """How bright a light is on average, as a multiple of white ambient light of strength 1: (9, 3) -> number."""
+    return float(max(light[0].mean() / AMBIENT, 1e-4))
+
+
+def light_of(edit: LightEdit, unit: float) -> np.ndarray:
+    """(9, 3) float32 coefficients of a lamp over a surround.
+
+    Args:
+        edit: the light as described.
+        unit: linear radiance of strength 1, the source's `exposure`; unused where the edit is not relative.
+    """
+    scale = unit if edit.relative else 1.0
+    if edit.sh is not None:
+        return np.array(edit.sh, np.float32) * np.float32(scale)
+    azimuth, elevation = np.radians([edit.azimuth_deg, edit.elevation_deg])
+    towards = np.array([np.sin(azimuth) * np.cos(elevation), np.sin(elevation), np.cos(azimuth) * np.cos(elevation)])
+    out = np.outer(lamp(torch.from_numpy(towards)).numpy() * edit.intensity, edit.colour)
+    out[0] += AMBIENT * edit.ambient
+    return (out * scale).astype(np.float32)
+
+
+def _between(source: FaceParams, wanted: FaceParams, strength: float) -> FaceParams:
+    """Coefficients on the way from the source (0) to the edit (1) and beyond; rotations along their arc."""
+    start, stop = to_matrix(source.head_rotation[None]), to_matrix(wanted.head_rotation[None])
+    arc = to_axis_angle(stop @ start.swapaxes(-1, -2)) * strength
+    rotation = to_axis_angle(to_matrix(arc) @ start)[0].astype(np.float32)
+    blended = {}
+    for f in fields(FaceParams):
+        a, b = getattr(source, f.name), getattr(wanted, f.name)
+        blended[f.name] = a if a is None or b is None else (a + strength * (b - a)).astype(np.float32)
+    return FaceParams(**{**blended, "head_rotation": rotation})

@@ -1,0 +1,113 @@
+"""mix: every coefficient has a giver, and numbers mean what they say."""
+
+from dataclasses import fields
+from itertools import chain, combinations
+
+import numpy as np
+import pytest
+import torch
+
+from rigface.edits import EditSpec, LightEdit
+from rigface.face.lighting import shade
+from rigface.face.mix import ALWAYS_SOURCE, GIVEN_BY, axes_of, exposure, light_of, mix
+from rigface.face.rotation import to_degrees, to_matrix
+from rigface.types import FaceParams, HeadSpec
+
+NAMES = (
+    "jawOpen",
+    "mouthSmileLeft",
+    "mouthSmileRight",
+    "cheekSquintLeft",
+    "cheekSquintRight",
+    "eyeBlinkLeft",
+    "eyeBlinkRight",
+)
+HEAD = HeadSpec("open", "test", 4, len(NAMES), 3, NAMES)
+TRAITS = ("pose", "expression", "light", "shape", "identity")
+ALL_EDITS = [frozenset(c) for n in range(4) for c in combinations(TRAITS, n)]
+
+
+def face(value: float) -> FaceParams:
+    sizes = {f.name: tuple(HEAD.size(a) for a in f.metadata["shape"]) for f in fields(FaceParams)}
+    return FaceParams(**{name: np.full(size, value, np.float32) for name, size in sizes.items()})
+
+
+def test_the_table_names_each_field():
+    assert set(chain(ALWAYS_SOURCE, *GIVEN_BY.values())) == {f.name for f in fields(FaceParams)}
+
+
+@pytest.mark.parametrize("take", ALL_EDITS, ids=lambda t: "+".join(sorted(t)) or "none")
+def test_only_the_taken_traits_move(take):
+    out = mix(face(0), EditSpec(take=take), HEAD, face(0.2))
+    moved = {f.name for f in fields(out) if getattr(out, f.name).any()}
+    assert moved == {name for trait in take for name in GIVEN_BY[trait]}
+
+
+def test_nothing_asked_is_nothing_changed():
+    source = face(0.3)
+    out = mix(source, EditSpec(), HEAD)
+    assert all(np.array_equal(getattr(out, f.name), getattr(source, f.name)) for f in fields(out))
+
+
+def test_taking_needs_somebody_to_take_from():
+    with pytest.raises(ValueError, match="take: pose"):
+        mix(face(0), EditSpec(take={"pose"}), HEAD)
+
+
+def degrees(params: FaceParams) -> np.ndarray:
+    return to_degrees(to_matrix(params.head_rotation[None]))[0]
+
+
+def test_angles_are_absolute_or_added():
+    turned = mix(face(0), EditSpec(yaw_deg=20, roll_deg=-5), HEAD)
+    assert np.allclose(degrees(turned), [20, 0, -5], atol=1e-3)
+    assert np.allclose(degrees(mix(turned, EditSpec(yaw_deg=5), HEAD)), [5, 0, -5], atol=1e-3)
+    assert np.allclose(degrees(mix(turned, EditSpec(yaw_deg=5, relative=True), HEAD)), [25, 0, -5], atol=1e-3)
+
+
+def test_numbers_override_what_was_taken():
+    out = mix(face(0), EditSpec(take={"expression"}, expression={"jaw_open": 0.7}), HEAD, face(0.2))
+    assert out.expression[0] == pytest.approx(0.7)
+    assert np.allclose(out.expression[1:], 0.2)
+
+
+def test_named_expressions_set_their_axes():
+    out = mix(face(0.5), EditSpec(expression={"smile": 1.0, "blink_left": 0.25}), HEAD)
+    assert np.allclose(out.expression, [0.5, 1, 1, 0.3, 0.3, 0.25, 0.5])
+
+
+def test_an_unknown_expression_is_named():
+    with pytest.raises(ValueError, match=r"expression\.grin"):
+        axes_of("grin", HEAD)
+
+
+def test_a_region_keeps_the_rest_of_the_face():
+    out = mix(face(0), EditSpec(take={"expression"}, region="mouth"), HEAD, face(0.2))
+    assert np.allclose(out.expression, [0.2, 0.2, 0.2, 0, 0, 0, 0])
+
+
+def test_strength_goes_along_the_way():
+    edit = EditSpec(take={"light"}, yaw_deg=40, strength=0.5)
+    out = mix(face(0), edit, HEAD, face(0.2))
+    assert np.allclose(out.light, 0.1)
+    assert np.allclose(degrees(out), [20, 0, 0], atol=1e-3)
+
+
+def test_a_lamp_lights_the_side_it_stands_on():
+    light = torch.from_numpy(light_of(LightEdit(azimuth_deg=90, elevation_deg=0, intensity=1, ambient=0.2), 1.0))
+    right, left, front = shade(torch.tensor([[[1.0, 0, 0], [-1, 0, 0], [0, 0, 1]]]), light[None])[0, :, 0]
+    assert right == pytest.approx(1.2, abs=0.1)
+    assert left == pytest.approx(0.2, abs=0.1)
+    assert left - 0.05 < front < right
+
+
+def test_a_relative_light_keeps_the_exposure():
+    dim = face(0)
+    dim.light[0] = 0.5
+    out = mix(dim, EditSpec(light=LightEdit(intensity=0, ambient=1)), HEAD)
+    assert exposure(out.light) == pytest.approx(exposure(dim.light), rel=1e-4)
+
+
+def test_a_light_can_be_given_as_harmonics():
+    sh = np.arange(27, dtype=np.float32).reshape(9, 3) / 10
+    assert np.allclose(light_of(LightEdit(sh=sh.tolist(), relative=False), 7.0), sh)

@@ -1,0 +1,73 @@
+"""EditSpec: JSON there and back, and every kind of nonsense refused by the name of its field."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rigface.edits import NAMED, EditSpec, LightEdit
+
+number = lambda low, high: st.floats(low, high, allow_nan=False)  # noqa: E731
+lights = st.builds(
+    LightEdit,
+    azimuth_deg=number(-180, 180), elevation_deg=number(-90, 90), intensity=number(0, 10), ambient=number(0, 10),
+    colour=st.tuples(*[number(0, 4)] * 3), relative=st.booleans(),
+    sh=st.none() | st.lists(st.tuples(*[number(-9, 9)] * 3), min_size=9, max_size=9),
+)  # fmt: skip
+edits = st.builds(
+    EditSpec,
+    take=st.frozensets(st.sampled_from(["pose", "expression", "light", "shape", "identity"])),
+    yaw_deg=st.none() | number(-90, 90), pitch_deg=st.none() | number(-60, 60), relative=st.booleans(),
+    expression=st.dictionaries(st.sampled_from(sorted(NAMED)), number(-1, 2)), light=st.none() | lights,
+    strength=number(0, 1.5), region=st.sampled_from(["face", "eyes", "mouth"]),
+)  # fmt: skip
+
+
+@given(edits)
+def test_json_there_and_back(edit):
+    assert EditSpec.from_json(edit.to_json()) == edit
+
+
+def test_defaults_are_left_out():
+    assert EditSpec().to_json() == "{}"
+    assert json.loads(EditSpec(yaw_deg=15, light=LightEdit(azimuth_deg=40)).to_json()) == {
+        "yaw_deg": 15,
+        "light": {"azimuth_deg": 40},
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "field"),
+    [
+        ('{"yaw": 3}', "yaw"),
+        ('{"yaw_deg": 300}', "yaw_deg"),
+        ('{"yaw_deg": "left"}', "yaw_deg"),
+        ('{"yaw_deg": true}', "yaw_deg"),
+        ('{"yaw_deg": NaN}', "yaw_deg"),
+        ('{"take": ["pose", "soul"]}', "take"),
+        ('{"take": "pose"}', "take"),
+        ('{"expression": {"smile": 9}}', r"expression\.smile"),
+        ('{"expression": ["smile"]}', "expression"),
+        ('{"light": {"azimuth_deg": 400}}', r"light\.azimuth_deg"),
+        ('{"light": {"colour": [1, 1]}}', r"light\.colour"),
+        ('{"light": {"sh": [[1, 2, 3]]}}', r"light\.sh"),
+        ('{"light": {"lumen": 1}}', r"light\.lumen"),
+        ('{"light": 3}', "light"),
+        ('{"strength": -1}', "strength"),
+        ('{"region": "nose"}', "region"),
+        ('{"relative": 1}', "relative"),
+        ("[1]", "edit"),
+        ("{", "JSON"),
+    ],
+)
+def test_nonsense_is_refused_by_name(text, field):
+    with pytest.raises(ValueError, match=field):
+        EditSpec.from_json(text)
+
+
+def test_an_edit_knows_whether_it_does_anything():
+    assert EditSpec().is_nothing
+    assert EditSpec(yaw_deg=10, strength=0).is_nothing
+    assert not EditSpec(yaw_deg=0).is_nothing
+    assert EditSpec(take={"pose"}).needs_target
