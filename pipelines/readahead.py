@@ -1,0 +1,75 @@
+"""A remote object as a seekable file that is cheap to read in small steps.
+
+Path: `sources.open_uri` of an s3:// address -> ReadAhead -> a decoder that asks for 64 kB at a time.
+
+Each read of S3 costs a round trip of some 30 ms, so what is fetched is more than what was asked for: 256 kB where
+reading jumps, doubling up to 8 MiB while it goes straight on. The last few windows are kept, because MP4 jumps between
+its index and its data. At most `KEPT` windows are in memory, 32 MiB, however long the object is.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+FIRST, LARGEST = 256 * 1024, 8 * 1024 * 1024
+KEPT = 4
+
+
+class ReadAhead(io.RawIOBase):
+    """Read-only.
+
+    Args:
+        file: has `size()`, `read_at(count, offset)` and `close()`, as pyarrow's random-access files do.
+    """
+
+    def __init__(self, file: Any) -> None:
+        self._file, self._size, self._at = file, file.size(), 0
+        self._windows: list[tuple[int, bytes]] = []  # offset and content, last used first
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        at = offset + (0, self._at, self._size)[whence]
+        if at < 0:
+            raise ValueError(f"cannot seek to {at}")
+        self._at = at
+        return at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")
+        done = 0
+        while done < len(view) and self._at < self._size:
+            start, content = self._window()
+            part = content[self._at - start : self._at - start + len(view) - done]
+            view[done : done + len(part)] = part
+            done += len(part)
+            self._at += len(part)
+        return done
+
+    def _window(self) -> tuple[int, bytes]:
+        """The window that holds the current position, fetched if need be."""
+        for i, (start, content) in enumerate(self._windows):
+            if start <= self._at < start + len(content):
+                self._windows.insert(0, self._windows.pop(i))
+                return self._windows[0]
+        goes_on = [content for start, content in self._windows if start + len(content) == self._at]
+        count = min(2 * len(goes_on[0]), LARGEST) if goes_on else FIRST
+        content = self._file.read_at(min(count, self._size - self._at), self._at)
+        if not content:
+            raise OSError(f"the object ended at {self._at} of {self._size} bytes; was it replaced while it was read?")
+        self._windows = [(self._at, content), *self._windows[: KEPT - 1]]
+        return self._windows[0]
+
+    def close(self) -> None:
+        if not self.closed:
+            self._windows = []
+            self._file.close()
+        super().close()

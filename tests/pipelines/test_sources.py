@@ -1,0 +1,385 @@
+"""sources.py: what is listed, in which order, under which name; and that every name opens again."""
+
+import csv
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines import readahead, sources
+from pipelines.sources import find_all, open_uri
+from rigface.errors import BadInput, PlanError
+
+ODD = [
+    "b21 ünïcode имя 顔 (copy).mp4",
+    "[x]?.mp4",
+    "50%25 #a&b=c+d.mp4",
+    "two  spaces .mp4",
+    "quote'\".mp4",
+    "l\nf.mp4",
+]
+
+
+def touch(folder: Path, *names: str) -> None:
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(name.encode("utf-8", "surrogateescape"))
+
+
+def names(found, folder) -> list[str]:
+    return [os.path.relpath(uri, folder) for uri in found]
+
+
+def test_a_folder_is_listed_by_name_with_what_is_below(tmp_path):
+    touch(tmp_path, "z.mp4", "b/y.JPG", "a.mov", "b/a/x.webm", "notes.txt", "c.parquet", "no_suffix", ".hidden.mp4")
+    touch(tmp_path, ".git/in.mp4", "b/w.avif")
+    wanted = ["a.mov", "b/a/x.webm", "b/w.avif", "b/y.JPG", "z.mp4"]
+    assert names(find_all([str(tmp_path)]), tmp_path) == wanted
+    assert list(find_all([str(tmp_path)])) == list(find_all([str(tmp_path) + "/", str(tmp_path / "b" / "..")]))
+
+
+def test_a_named_file_is_taken_whatever_it_is_called(tmp_path):
+    touch(tmp_path, "clip.dat", ".hidden.mp4")
+    found = list(find_all([str(tmp_path / "clip.dat"), str(tmp_path / ".hidden.mp4")]))
+    assert names(found, tmp_path) == ["clip.dat", ".hidden.mp4"]
+
+
+def test_relative_names_become_absolute(tmp_path, monkeypatch):
+    touch(tmp_path, "in/a.mp4")
+    monkeypatch.chdir(tmp_path)
+    assert list(find_all(["in"])) == list(find_all(["./in/a.mp4"])) == [str(tmp_path / "in" / "a.mp4")]
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_odd_names_stay_intact_and_open_again(tmp_path, name):
+    touch(tmp_path, name)
+    for named in (tmp_path, tmp_path / name):  # a name that exists is no glob
+        (uri,) = find_all([str(named)])
+        assert uri == str(tmp_path / name)
+        with open_uri(uri) as file:
+            assert file.read().decode() == name
+
+
+def test_a_name_that_is_not_utf8_can_be_written_to_parquet_and_opens_again(tmp_path):
+    name = os.fsdecode(b"caf\xe9 %41.mp4")
+    try:
+        touch(tmp_path, name)
+    except OSError:
+        pytest.skip("this file system wants UTF-8 names")
+    (uri,) = find_all([str(tmp_path)])
+    assert pa.array([uri]).to_pylist() == [uri]
+    with open_uri(uri) as file:
+        assert file.read() == b"caf\xe9 %41.mp4"
+    assert list(find_all([uri])) == [uri]
+
+
+def test_a_glob_takes_media_only_unless_it_says_a_suffix(tmp_path):
+    touch(tmp_path, "a1.mp4", "a2.mp4", "a3.txt", "a.dat", "sub/a4.mp4", "sub/deep/b.png")
+    assert names(find_all([str(tmp_path / "a*")]), tmp_path) == ["a1.mp4", "a2.mp4"]
+    assert names(find_all([str(tmp_path / "*.dat")]), tmp_path) == ["a.dat"]
+    assert names(find_all([str(tmp_path / "**" / "*.png")]), tmp_path) == ["sub/deep/b.png"]
+    everything = ["a1.mp4", "a2.mp4", "sub/a4.mp4", "sub/deep/b.png"]
+    assert sorted(names(find_all([str(tmp_path / "**")]), tmp_path)) == everything
+
+
+def test_an_input_comes_once_however_often_it_is_named(tmp_path):
+    touch(tmp_path, "a.mp4", "b.mp4")
+    both = [str(tmp_path / "b.mp4"), str(tmp_path), str(tmp_path / "*.mp4"), "file://" + str(tmp_path / "a.mp4")]
+    assert names(find_all(both), tmp_path) == ["b.mp4", "a.mp4"]
+
+
+def test_links_are_followed_once_and_loops_end(tmp_path):
+    touch(tmp_path, "in/a.mp4", "in/sub/b.mp4", "elsewhere/c.mp4")
+    (tmp_path / "in" / "sub" / "loop").symlink_to(tmp_path / "in")
+    (tmp_path / "in" / "again.mp4").symlink_to(tmp_path / "in" / "a.mp4")
+    (tmp_path / "in" / "more").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "in" / "gone.mp4").symlink_to(tmp_path / "nothing")
+    found = names(find_all([str(tmp_path / "in")]), tmp_path / "in")
+    assert found == ["a.mp4", "gone.mp4", "more/c.mp4", "sub/b.mp4"]
+
+
+def test_pipes_are_neither_listed_nor_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe.mp4")
+    touch(tmp_path, "a.mp4")
+    assert names(find_all([str(tmp_path)]), tmp_path) == ["a.mp4"]
+    with pytest.raises(BadInput, match="not a regular file"):
+        open_uri(str(tmp_path / "pipe.mp4"))
+
+
+def write_list(path: Path, uris: list[str]) -> None:
+    if path.suffix == ".txt":
+        path.write_text("\n\n".join(uris) + "\r\n", "utf-8-sig")
+    elif path.suffix == ".csv":
+        with open(path, "w", newline="") as file:
+            csv.writer(file).writerows([["who", "uri"], *[["somebody", uri] for uri in uris]])
+    else:
+        pq.write_table(pa.table({"uri": [*uris, None], "who": ["x"] * (len(uris) + 1)}), path)
+
+
+@pytest.mark.parametrize("name", ["in.txt", "in.csv", "in.parquet"])
+def test_a_list_names_inputs_from_its_own_folder_on(tmp_path, name, monkeypatch):
+    monkeypatch.chdir("/")
+    odd = [n for n in ODD if "\n" not in n or not name.endswith("txt")]
+    write_list(tmp_path / name, [*odd, "/abs/missing.mp4", "s3://bucket/a b.mp4", "file:///abs/a%20b.mp4", odd[0]])
+    wanted = [str(tmp_path / n) for n in odd]
+    assert list(find_all([str(tmp_path / name)])) == [
+        *wanted,
+        "/abs/missing.mp4",
+        "s3://bucket/a b.mp4",
+        "/abs/a b.mp4",
+    ]
+
+
+def test_a_list_is_read_as_it_is_needed(tmp_path):
+    (tmp_path / "in.txt").write_text("\n".join(f"{i}.mp4" for i in range(200_000)))
+    found = find_all([str(tmp_path / "in.txt")])
+    assert next(found) == str(tmp_path / "0.mp4")
+
+
+@pytest.mark.parametrize(
+    ("make", "named", "reason"),
+    [
+        ({}, "missing.mp4", "no such file or folder"),
+        ({}, "*.mp4", "nothing matches"),
+        ({"bad.csv": "name\na.mp4\n"}, "bad.csv", "needs a column `uri`"),
+        ({"bad.parquet": "not parquet"}, "bad.parquet", "not a Parquet file"),
+        ({"empty/readme.md": ""}, "empty", "no input found"),
+    ],
+)
+def test_what_cannot_be_meant_is_said_before_anything_runs(tmp_path, make, named, reason):
+    for name, text in make.items():
+        touch(tmp_path, name)
+        (tmp_path / name).write_text(text)
+    with pytest.raises(PlanError, match=reason):
+        list(find_all([str(tmp_path / named)]))
+
+
+def test_a_missing_input_is_noticed_before_the_first_is_given_out(tmp_path):
+    touch(tmp_path, "a.mp4")
+    with pytest.raises(PlanError, match="no such file"):
+        find_all([str(tmp_path / "a.mp4"), str(tmp_path / "b.mp4")])
+
+
+def test_addresses_of_other_kinds_are_refused():
+    for uri in ("http://example.org/a.mp4", "gs://bucket/a.mp4", "pipe://x"):
+        with pytest.raises(PlanError, match="copy the files"):
+            list(find_all([uri]))
+        with pytest.raises(BadInput, match="copy the files"):
+            open_uri(uri)
+
+
+@pytest.mark.parametrize("call", [open_uri, sources.stamp])
+@pytest.mark.parametrize(
+    ("uri", "error"),
+    [
+        ("/no/such/file.mp4", FileNotFoundError),
+        ("/" + "x" * 5000 + ".mp4", BadInput),
+        ("/etc/passwd/a.mp4", BadInput),
+        ("zero\0byte.mp4", BadInput),
+    ],
+)
+def test_what_cannot_be_opened_has_an_error_that_ends_as_a_row(call, uri, error):
+    with pytest.raises(error):
+        call(uri)
+
+
+def test_a_folder_is_not_an_input(tmp_path):
+    with pytest.raises(BadInput, match="a folder"):
+        open_uri(str(tmp_path))
+
+
+def test_the_stamp_changes_with_the_file(tmp_path):
+    touch(tmp_path, "a.mp4")
+    before = sources.stamp(str(tmp_path / "a.mp4"))
+    assert before == sources.stamp(str(tmp_path / "a.mp4"))
+    os.utime(tmp_path / "a.mp4", (1, 1))
+    assert before != sources.stamp(str(tmp_path / "a.mp4"))
+
+
+def test_head_and_read_leave_nothing_out(tmp_path, monkeypatch):
+    (tmp_path / "a.jpg").write_bytes(bytes(range(256)) * 10)
+    with open_uri(str(tmp_path / "a.jpg")) as file:
+        file.seek(77)
+        assert sources.head(file, 10) == (bytes(range(10)), 2560)
+        assert file.tell() == 0
+        assert len(sources.read(file)) == 2560
+        monkeypatch.setattr(sources, "MAX_PICTURE_BYTES", 2559)
+        with pytest.raises(BadInput, match="too large for a picture"):
+            sources.read(file)
+
+
+# ---- read-ahead
+
+
+class Remote:
+    """Counts what is asked of it."""
+
+    def __init__(self, data: bytes):
+        self.data, self.requests, self.closed = data, [], False
+
+    def size(self):
+        return len(self.data)
+
+    def read_at(self, count, offset):
+        self.requests.append((offset, count))
+        return self.data[offset : offset + count]
+
+    def close(self):
+        self.closed = True
+
+
+@given(st.lists(st.tuples(st.sampled_from([0, 1, 2]), st.integers(-80, 80), st.integers(0, 60)), max_size=30))
+def test_read_ahead_reads_what_a_file_reads(steps):
+    data = np.random.default_rng(0).bytes(100)
+    plain = io.BytesIO(data)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(readahead, "FIRST", 7)
+        patch.setattr(readahead, "LARGEST", 20)
+        ahead = readahead.ReadAhead(Remote(data))
+        for whence, offset, count in steps:
+            if offset + (0, plain.tell(), 100)[whence] < 0:
+                continue
+            assert ahead.seek(offset, whence) == plain.seek(offset, whence)
+            assert ahead.read(count) == plain.read(count)
+            assert ahead.tell() == plain.tell()
+        assert sum(len(content) for _, content in ahead._windows) <= 4 * 20
+
+
+def test_read_ahead_asks_seldom_and_keeps_little():
+    remote = Remote(bytes(64 * 2**20))
+    ahead = readahead.ReadAhead(remote)
+    while ahead.read(65536):
+        assert sum(len(content) for _, content in ahead._windows) <= 32 * 2**20
+    assert len(remote.requests) <= 13
+    ahead.close()
+    assert remote.closed
+    assert ahead.closed
+
+
+def test_an_object_that_shrank_is_an_error_not_an_end():
+    remote = Remote(bytes(1000))
+    ahead = readahead.ReadAhead(remote)
+    remote.data = b""
+    with pytest.raises(OSError, match="replaced while it was read"):
+        ahead.read(10)
+
+
+# ---- S3
+
+
+@pytest.fixture(scope="module")
+def s3():
+    """An S3 look-alike of this process, with one bucket; gives a boto3 client."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    from pipelines import storage
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    environment = {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_REGION": "us-east-1",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        storage.filesystem.cache_clear()
+        storage.s3_client.cache_clear()
+        client = boto3.client("s3")
+        client.create_bucket(Bucket="clips")
+        for key in [f"v/{name}" for name in ODD if "\n" not in name] + [
+            "v/sub/z.mp4",
+            "v/sub/",
+            "v/.hidden.mp4",
+            "v/.git/x.mp4",
+            "v/readme.md",
+            "v2/q.mp4",
+            "v//double.mp4",
+            "plain",
+        ]:
+            client.put_object(Bucket="clips", Key=key, Body=key.encode())
+        yield client
+    storage.filesystem.cache_clear()
+    storage.s3_client.cache_clear()
+    server.stop()
+
+
+def test_a_prefix_is_listed_and_every_key_opens(s3):
+    found = list(find_all(["s3://clips/v"]))
+    keys = sorted([f"v/{n}" for n in ODD if "\n" not in n] + ["v/sub/z.mp4", "v//double.mp4"], key=str.encode)
+    assert found == [f"s3://clips/{key}" for key in keys]
+    for uri, key in zip(found, keys):
+        if "//" not in key:  # pyarrow cannot open what it cannot name
+            with open_uri(uri) as file:
+                assert file.read() == key.encode()
+    assert list(find_all(["s3://clips/v/"])) == found
+
+
+def test_a_key_a_bucket_and_the_beginning_of_a_name(s3):
+    assert list(find_all(["s3://clips/v2/q.mp4"])) == ["s3://clips/v2/q.mp4"]
+    assert list(find_all(["s3://clips/plain"])) == ["s3://clips/plain"]
+    assert list(find_all(["s3://clips/v/su"])) == ["s3://clips/v/sub/z.mp4"]
+    assert "s3://clips/v2/q.mp4" in list(find_all(["s3://clips"]))
+    assert len(list(find_all(["s3://clips/v2", "s3://clips/v2/q.mp4"]))) == 1
+
+
+@pytest.mark.parametrize("named", ["s3://clips/none", "s3://no-such-bucket/x", "s3://", "s3://clips/v*"])
+def test_nothing_there_is_said(s3, named):
+    with pytest.raises(PlanError):
+        list(find_all([named]))
+
+
+def test_a_long_listing_comes_page_by_page(s3, monkeypatch):
+    monkeypatch.setattr(sources, "PAGE", 3)
+    s3.create_bucket(Bucket="many")
+    for i in range(11):
+        s3.put_object(Bucket="many", Key=f"{i:05}.jpg", Body=b"")
+    requests = []
+    sources.s3_client().meta.events.register("before-call.s3.ListObjectsV2", lambda **_: requests.append(1))
+    found = find_all(["s3://many"])
+    first = next(found)
+    before = len(requests)
+    assert [first, *found] == [f"s3://many/{i:05}.jpg" for i in range(11)]
+    assert len(requests) - before == 3  # of four pages three were left
+
+
+def test_a_list_on_s3_names_its_neighbours(s3):
+    s3.put_object(Bucket="clips", Key="lists/in.txt", Body=b"a b.mp4\ns3://clips/v2/q.mp4\n/mnt/x.mp4\n")
+    wanted = ["s3://clips/lists/a b.mp4", "s3://clips/v2/q.mp4", "/mnt/x.mp4"]
+    assert list(find_all(["s3://clips/lists/in.txt"])) == wanted
+
+
+@pytest.mark.parametrize("call", [open_uri, sources.stamp])
+@pytest.mark.parametrize("uri", ["s3://clips/none.mp4", "s3://no-such-bucket/x.mp4"])
+def test_a_missing_object_is_file_not_found(s3, call, uri):
+    with pytest.raises(FileNotFoundError):
+        call(uri)
+
+
+def test_the_stamp_of_an_object(s3):
+    assert sources.stamp("s3://clips/v2/q.mp4").startswith("8-")
+
+
+def test_a_video_is_read_from_s3(s3, fixtures):
+    from rigface.face.video import frames, plan
+
+    s3.put_object(Bucket="clips", Key="clip.mp4", Body=(fixtures / "clip.mp4").read_bytes())
+    with open_uri("s3://clips/clip.mp4") as file:
+        _, chunks = plan(file, None, 30)
+        got = [f for chunk in chunks for f in frames(file, None, chunk)]
+    local = list(frames(str(fixtures / "clip.mp4")))
+    assert [f.index for f in got] == list(range(72))
+    np.testing.assert_array_equal(got[-1].image, local[-1].image)
