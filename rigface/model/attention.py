@@ -15,14 +15,14 @@ Shape suffixes: B batch, T latent pixels, S reference pixels, D channels.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from diffusers import UNet2DConditionModel
 from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.attention_processor import Attention
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 
 _BLOCK_ARGUMENTS = (  # of BasicTransformerBlock.forward: gradient checkpointing passes them by position
@@ -39,8 +39,6 @@ _BLOCK_ARGUMENTS = (  # of BasicTransformerBlock.forward: gradient checkpointing
 @dataclass(frozen=True, eq=False)
 class Memory:
     """What the denoiser knows of a person, per transformer block.
-
-    An opaque object rather than a dict on purpose: wrappers such as FSDP copy and cast the dicts they are handed.
 
     Args:
         blocks: block name -> (tokens (B, S, D),) as recorded, for training, where each block projects them itself; or
@@ -84,11 +82,15 @@ class Memory:
         return Memory({name: tuple(torch.cat(tensors) for tensors in pair) for name, pair in pairs.items()})
 
 
-@dataclass(eq=False)
 class Recorder:
-    """Collects the tokens of one run; pass it as `cross_attention_kwargs={"recorder": ...}`."""
+    """Collects the tokens of one run; pass it as `cross_attention_kwargs={"recorder": ...}`.
 
-    tokens: dict[str, Tensor] = field(default_factory=dict)
+    Neither dict nor dataclass on purpose: FSDP hands each block copies of those, and what a block wrote into its copy
+    would be lost. (`Memory` is only read, and should be seen by FSDP: a block's gradients wait for its tokens'.)
+    """
+
+    def __init__(self) -> None:
+        self.tokens: dict[str, Tensor] = {}
 
 
 def blocks(unet: nn.Module) -> Iterator[tuple[str, BasicTransformerBlock]]:
@@ -184,9 +186,10 @@ def install(identity: UNet2DConditionModel, denoiser: UNet2DConditionModel) -> N
     for name, block in blocks(identity):
         block.register_forward_pre_hook(RecordTokens(name), with_kwargs=True)
     for name, block in blocks(denoiser):
-        block.attn1.set_processor(MemoryAttention(name, block.norm1))
-        if block.attn2 is not None:
-            block.attn2.set_processor(MemoryAttention(name))
+        readers: tuple[Any, Any] = MemoryAttention(name, block.norm1), MemoryAttention(name)
+        block.attn1.set_processor(readers[0])
+        if block.attn2 is not None:  # cross_attention_kwargs reach text attention too: it needs one that takes them
+            block.attn2.set_processor(readers[1])
 
 
 def record(identity: UNet2DConditionModel, latents: Tensor, text: Tensor) -> Memory:
@@ -203,4 +206,8 @@ def record(identity: UNet2DConditionModel, latents: Tensor, text: Tensor) -> Mem
 
 def project(denoiser: UNet2DConditionModel, memory: Memory) -> Memory:
     """Recorded tokens as the denoiser's keys and values, which stay the same over all steps of an edit."""
-    return Memory({n: b.attn1.processor.project(b.attn1, memory.blocks[n][0]) for n, b in blocks(denoiser)})
+    projected: dict[str, tuple[Tensor, ...]] = {}
+    for name, block in blocks(denoiser):
+        reader: Any = block.attn1.processor
+        projected[name] = reader.project(block.attn1, memory.blocks[name][0])
+    return Memory(projected)

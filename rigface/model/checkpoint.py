@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor
 
 from rigface.errors import BadCheckpoint, MissingAsset, UnsafeFile
@@ -173,7 +173,7 @@ def load_upstream(
     encoder, default_text = _text(rest, UPSTREAM_PROMPT, default_text)
     vae = _vae(rest / "vae")
     if config is None:
-        process = Process(latent_scale=vae.config.scaling_factor, steps=20)
+        process = Process(latent_scale=vae.config["scaling_factor"])
         config = ModelConfig(process, expression_field="bfm_expression", prompt=UPSTREAM_PROMPT)
     return _checked(Checkpoint(_model(folder, default_text), vae, config, encoder))
 
@@ -207,7 +207,7 @@ def from_sd15(
     copies["conv_in.weight"] = widen(copies["conv_in.weight"], wide["in_channels"])
     fill(model.denoiser, {**copies, **emptied}, f"{folder}/unet")
     model.default_text = default_text
-    config = config or ModelConfig(Process(latent_scale=vae.config.scaling_factor))
+    config = config or ModelConfig(Process(latent_scale=vae.config["scaling_factor"]))
     return _checked(Checkpoint(model, vae, config, encoder))
 
 
@@ -296,7 +296,7 @@ def save(
 
 
 def _checked(checkpoint: Checkpoint) -> Checkpoint:
-    scale, said = checkpoint.vae.config.scaling_factor, checkpoint.config.process.latent_scale
+    scale, said = checkpoint.vae.config["scaling_factor"], checkpoint.config.process.latent_scale
     if abs(scale - said) > 1e-6 * abs(scale):
         raise BadCheckpoint(f"process.latent_scale is {said}, but the VAE's scaling_factor is {scale}")
     checkpoint.model.eval()

@@ -57,7 +57,7 @@ class Process:
     beta_end: float = 0.012
     bridge_noise: float = 0.3
     latent_scale: float = 0.18215
-    scheduler: str = "unipc"
+    scheduler: str = "dpm++"
     steps: int = 16
 
     def __post_init__(self) -> None:
@@ -161,7 +161,7 @@ class Draw:
     """The random part of one loss; keep one to see the same loss fall.
 
     Args:
-        timestep: (B,) float32.
+        timestep: (B,) int64: integers, since FSDP's mixed precision would round floats to bfloat16.
         noise: (B, 4, h, w).
         drop: (B, 3) bool in the order of `DROPPABLE`, or None.
     """
@@ -182,10 +182,9 @@ def draw(
     batch, where = like.shape[0], generator.device if generator is not None else torch.device("cpu")
     uniform = torch.rand((), generator=generator, device=where) + torch.arange(batch, device=where) / batch
     uniform = (uniform % 1)[torch.randperm(batch, generator=generator, device=where)]
+    timestep = (uniform * process.train_timesteps).long().clamp(max=process.train_timesteps - 1)
     if process.kind == "bridge":
-        timestep = (1 - uniform) * process.train_timesteps  # in (0, T]: at 0 nothing is asked
-    else:
-        timestep = (uniform * process.train_timesteps).floor().clamp(max=process.train_timesteps - 1)
+        timestep += 1  # in 1 ... T: at 0 nothing is asked
     noise = torch.randn(like.shape, generator=generator, device=where)
     drop = None
     if dropout != NO_DROPOUT:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
 import torch
-from diffusers import AutoencoderKL
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor
 
 from rigface.image import to_tensor
@@ -47,13 +47,14 @@ class LatentConditions:
     def map(self, fn: Callable[[Tensor], Tensor]) -> LatentConditions:
         """Apply `fn` to every field that is there."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return LatentConditions(**{name: None if value is None else fn(value) for name, value in values.items()})
+        there = {name: fn(value) for name, value in values.items() if value is not None}
+        return LatentConditions(**there)
 
     @staticmethod
     def cat(parts: Sequence[LatentConditions]) -> LatentConditions:
         """The rows of several, which must agree about what is there."""
         columns = {f.name: [getattr(p, f.name) for p in parts] for f in fields(LatentConditions)}
-        return LatentConditions(**{name: None if c[0] is None else torch.cat(c) for name, c in columns.items()})
+        return LatentConditions(**{name: torch.cat(c) for name, c in columns.items() if c[0] is not None})
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,12 +80,12 @@ def encode(vae: AutoencoderKL, pictures: Tensor) -> Tensor:
 
 def encode_target(vae: AutoencoderKL, pictures: Tensor) -> Tensor:
     """Target latents (B, 4, h, w), scaled, of pictures (B, 3, S, S) float in [0, 1]."""
-    return encode(vae, pictures) * vae.config.scaling_factor
+    return encode(vae, pictures) * vae.config["scaling_factor"]
 
 
 def decode(vae: AutoencoderKL, latents: Tensor) -> Tensor:
     """Pictures (B, 3, S, S), float around [0, 1] and not clipped, of scaled latents (B, 4, h, w)."""
-    return vae.decode(latents / vae.config.scaling_factor).sample / 2 + 0.5
+    return vae.decode(latents / vae.config["scaling_factor"]).sample / 2 + 0.5
 
 
 def encode_conditions(vae: AutoencoderKL, conditions: Conditions, reference: bool = True) -> LatentConditions:
@@ -106,7 +107,7 @@ def encode_example(vae: AutoencoderKL, example: Example) -> LatentExample:
     background, render, reference, target = _encode_uint8(vae, [c.background, c.render, c.reference, example.target])
     code = torch.as_tensor(c.expression_code, dtype=torch.float32, device=vae.device)
     conditions = LatentConditions(background, render, code, reference=reference)
-    return LatentExample(conditions, target * vae.config.scaling_factor)
+    return LatentExample(conditions, target * vae.config["scaling_factor"])
 
 
 def _encode_uint8(vae: AutoencoderKL, pictures: list[Array]) -> tuple[Tensor, ...]:

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rigface.image import to_image, to_tensor
 from rigface.model import checkpoint as checkpoints
@@ -85,9 +85,12 @@ class RigFacePipeline:
         compile: bool = False,
     ) -> None:
         self._checkpoint = checkpoint
-        layout = torch.channels_last if channels_last else torch.preserve_format
-        self.model = checkpoint.model.eval().to(device, memory_format=layout)
-        self.vae = checkpoint.vae.eval().to(device, memory_format=layout)
+        self.model, self.vae = checkpoint.model.eval(), checkpoint.vae.eval()
+        networks: tuple[nn.Module, nn.Module] = self.model, self.vae
+        for network in networks:
+            network.to(device)
+            if channels_last:
+                network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if checkpoint.text_encoder is not None:
             checkpoint.text_encoder.model.to(device)
         self.device = torch.device(device)
@@ -142,7 +145,7 @@ class RigFacePipeline:
         source: Pictures | None,
         background: Pictures,
         render: Pictures,
-        expression_code: np.ndarray | Tensor,
+        expression_code: Any,
         *,
         prompt: str | Sequence[str] | None = None,
         prompt_embeds: Tensor | None = None,
@@ -170,10 +173,10 @@ class RigFacePipeline:
             with self._amp():
                 memory = self.model.remember(latents[2])
         memory = memory.map(lambda t: t.to(self.device))
-        conditions = LatentConditions(
-            *(_rows(t.to(self.device), batch) for t in (latents[0], latents[1], code)),
-            text=_rows(self._text(prompt, prompt_embeds), batch),
+        background_rows, render_rows, codes, text = (
+            _rows(t.to(self.device), batch) for t in (*latents[:2], code, self._text(prompt, prompt_embeds))
         )
+        conditions = LatentConditions(background_rows, render_rows, codes, text=text)
         shape = tuple(conditions.background.shape[1:])
         if generator is None:
             seeds = [seed] * batch if isinstance(seed, int | np.integer) else list(seed)
@@ -206,7 +209,7 @@ class RigFacePipeline:
         source: Pictures | None = None,
         background: Pictures = None,
         render: Pictures = None,
-        expression_code: np.ndarray | Tensor = (),
+        expression_code: Any = (),
         *,
         on_step: Callable[[Progress], None] | None = None,
         output: str = "pil",
@@ -217,7 +220,7 @@ class RigFacePipeline:
         Args:
             source: the person; may be None where `memory` is given. One person serves a batch of the others.
             background, render: conditions as pictures of the same size; `compose` makes them.
-            expression_code: (E,) or (B, E).
+            expression_code: (E,) or (B, E) floats, array or tensor.
             prompt, prompt_embeds: words, or (L, D) / (B, L, D); the checkpoint's default text where neither is given.
             memory: from `remember`.
             steps, scheduler: the checkpoint's own where None; names in `sampling.NOISE_SCHEDULERS`.
@@ -287,7 +290,7 @@ class RigFacePipeline:
         return text
 
     def _check(self, pictures: list[Tensor], code: Tensor, batch: int) -> None:
-        factor = 2 ** (len(self.vae.config.block_out_channels) - 1) * self.model.latent_multiple
+        factor = 2 ** (len(self.vae.config["block_out_channels"]) - 1) * self.model.latent_multiple
         height, width = pictures[0].shape[-2:]
         for name, picture in zip(("background", "render", "source"), pictures):
             if picture.shape[-2:] != (height, width):

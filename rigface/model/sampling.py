@@ -144,6 +144,8 @@ class Walk:
         self._stochastic = {}
         if generators is not None and "generator" in inspect.signature(self._scheduler.step).parameters:
             self._stochastic = {"generator": list(generators)}
+        times = self._scheduler.timesteps
+        self._time_type = torch.int64 if torch.equal(times, times.round()) else torch.float32
         self.index = self._first_step(strength)
         self.latents = self._start(conditions, noise, strength)
         self._terms = guidance.terms
@@ -187,7 +189,7 @@ class Walk:
     def question(self) -> tuple[Tensor, Tensor]:
         """What the network is asked next: latents (rows, 4, h, w) and timesteps (rows,)."""
         scaled = self._scheduler.scale_model_input(self.latents, self.timestep) if self._scales else self.latents
-        return scaled.repeat(self.rows // self._batch, 1, 1, 1), self.timestep.float().expand(self.rows)
+        return scaled.repeat(self.rows // self._batch, 1, 1, 1), self.timestep.to(self._time_type).expand(self.rows)
 
     def advance(self, question: Tensor, answer: Tensor) -> None:
         """Take one step with the network's answer (rows, 4, h, w) to `question`."""

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 
 from rigface.model.attention import Memory, blocks, install, project, record
@@ -47,17 +47,17 @@ class RigFaceModel(nn.Module):
 
     def __init__(self, identity: UNet2DConditionModel, denoiser: UNet2DConditionModel, default_text: Tensor) -> None:
         super().__init__()
-        channels = identity.config.in_channels
-        if denoiser.config.in_channels != 3 * channels:
+        channels = identity.config["in_channels"]
+        if denoiser.config["in_channels"] != 3 * channels:
             raise ValueError(
                 f"denoiser: want {3 * channels} input channels (noisy, background, render latents of {channels}), "
-                f"got {denoiser.config.in_channels}"
+                f"got {denoiser.config['in_channels']}"
             )
-        if denoiser.config.class_embed_type != "simple_projection":
+        if denoiser.config["class_embed_type"] != "simple_projection":
             raise ValueError("denoiser: want class_embed_type='simple_projection' for the expression code")
-        if default_text.ndim != 2 or default_text.shape[1] != denoiser.config.cross_attention_dim:
+        if default_text.ndim != 2 or default_text.shape[1] != denoiser.config["cross_attention_dim"]:
             raise ValueError(
-                f"default_text: want (L, {denoiser.config.cross_attention_dim}), got {tuple(default_text.shape)}"
+                f"default_text: want (L, {denoiser.config['cross_attention_dim']}), got {tuple(default_text.shape)}"
             )
         install(identity, denoiser)
         self.identity = identity
@@ -69,17 +69,17 @@ class RigFaceModel(nn.Module):
     @property
     def expression_size(self) -> int:
         """E, how many numbers the expression code has."""
-        return self.denoiser.config.projection_class_embeddings_input_dim
+        return self.denoiser.config["projection_class_embeddings_input_dim"]
 
     @property
     def latent_channels(self) -> int:
         """Channels of a picture's latents."""
-        return self.identity.config.in_channels
+        return self.identity.config["in_channels"]
 
     @property
     def latent_multiple(self) -> int:
         """Latent height and width have to be multiples of this."""
-        return 2 ** (len(self.denoiser.config.block_out_channels) - 1)
+        return 2 ** (len(self.denoiser.config["block_out_channels"]) - 1)
 
     def enable_gradient_checkpointing(self) -> None:
         """Trade a second forward of each block for its activations, in both networks."""
@@ -93,7 +93,7 @@ class RigFaceModel(nn.Module):
             reference: (B, 4, h, w) unscaled latents of the person's picture.
             text: (B, L, D); the default text where None, so that the result may be cached by the picture alone.
         """
-        return project(self.denoiser, record(self.identity, reference, self._text(text, reference.shape[0])))
+        return project(self.denoiser, record(self.identity, reference, self._text(text, reference)))
 
     def forward(
         self,
@@ -111,7 +111,7 @@ class RigFaceModel(nn.Module):
 
         Args:
             latents: (B, 4, h, w) noisy latents, at the scale the scheduler asks the network with.
-            timestep: (B,) integer or float, in [0, 1000).
+            timestep: (B,), in [0, 1000]; integers where they can be, as FSDP's mixed precision would round floats.
             background, render: (B, 4, h, w) unscaled condition latents.
             expression_code: (B, E).
             text: (B, L, D), or None for the default.
@@ -120,16 +120,15 @@ class RigFaceModel(nn.Module):
                 denoiser sees no person at all.
             drop: (B, 3) bool, what each row is not told, in the order of `DROPPABLE`.
         """
-        batch = latents.shape[0]
-        text = self._text(text, batch)
+        text = self._text(text, latents)
         if reference is not None and memory is None:
-            memory = record(self.identity, reference, self._text(None, reference.shape[0]))
+            memory = record(self.identity, reference, self._text(None, reference))
         keep = None
         if drop is not None:
             keep, attributes, silent = ~drop[:, 0], drop[:, 1], drop[:, 2]
             render = torch.where(attributes[:, None, None, None], 0.0, render)
             expression_code = torch.where(attributes[:, None], 0.0, expression_code)
-            text = torch.where(silent[:, None, None], self._text(None, batch), text)
+            text = torch.where(silent[:, None, None], self._text(None, latents), text)
         return self.denoiser(
             torch.cat([latents, background, render], dim=1),
             timestep,
@@ -139,14 +138,15 @@ class RigFaceModel(nn.Module):
             return_dict=False,
         )[0]
 
-    def _text(self, text: Tensor | None, batch: int) -> Tensor:
-        return self.default_text.expand(batch, -1, -1) if text is None else text
+    def _text(self, text: Tensor | None, like: Tensor) -> Tensor:
+        text = self.default_text.expand(like.shape[0], -1, -1) if text is None else text
+        return text.to(like.dtype)  # where a wrapper has cast the inputs, buffers stayed what they were
 
 
 def build(identity: dict[str, Any], denoiser: dict[str, Any], default_text: Tensor, expression: int) -> RigFaceModel:
     """Both networks with random weights from two diffusers configs, upstream's or ours (`stock`)."""
-    networks = (stock(identity), stock(denoiser, expression))
-    return RigFaceModel(*(UNet2DConditionModel(**config) for config in networks), default_text=default_text)
+    networks = UNet2DConditionModel(**stock(identity)), UNet2DConditionModel(**stock(denoiser, expression))
+    return RigFaceModel(networks[0], networks[1], default_text)
 
 
 def stock(config: dict[str, Any], expression: int | None = None) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Reference figures with their weights, and toy checkpoints."""
 
+import copy
 import json
 import shutil
 from pathlib import Path
@@ -23,10 +24,7 @@ def weights_of(described: dict) -> dict[str, torch.Tensor]:
     for name in sorted(described["shapes"]):
         shape = described["shapes"][name]
         x = random.standard_normal(shape).astype(np.float32)
-        if name.endswith(".bias"):
-            x = 0.05 * x
-        else:
-            x = 1 + 0.1 * x if len(shape) == 1 else x / np.sqrt(np.prod(shape[1:]))
+        x = 0.05 * x if name.endswith(".bias") else 1 + 0.1 * x if len(shape) == 1 else x / np.sqrt(np.prod(shape[1:]))
         made[name] = torch.from_numpy(np.asarray(x, np.float32))
     return made
 
@@ -53,9 +51,14 @@ def upstream(upstream_folder, figures) -> checkpoint.Checkpoint:
     return checkpoint.load_upstream(upstream_folder, default_text=figures["text"][0])
 
 
-@pytest.fixture
-def tiny() -> checkpoint.Checkpoint:
+@pytest.fixture(scope="session")
+def tiny_once() -> checkpoint.Checkpoint:
     return checkpoint.tiny()
+
+
+@pytest.fixture
+def tiny(tiny_once) -> checkpoint.Checkpoint:
+    return copy.deepcopy(tiny_once)
 
 
 @pytest.fixture
@@ -64,7 +67,9 @@ def asked():
 
     def make(batch: int = 2, side: int = 8, seed: int = 0) -> dict[str, torch.Tensor]:
         random = torch.Generator().manual_seed(seed)
-        latents = {name: torch.randn(batch, 4, side, side, generator=random) for name in ("latents", "background", "render")}
+        latents = {
+            name: torch.randn(batch, 4, side, side, generator=random) for name in ("latents", "background", "render")
+        }
         return {
             **latents,
             "timestep": torch.randint(0, 1000, (batch,), generator=random),

@@ -1,0 +1,142 @@
+"""FaceFusion: what is remembered, who reads it, and that nothing stays behind on a module."""
+
+import copy
+import io
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+
+from rigface.model.attention import Memory, RecordTokens, blocks, install, record
+from rigface.model.unets import network
+
+
+@torch.no_grad()
+def test_without_a_person_the_denoiser_is_a_stock_network(tiny, asked):
+    stock = UNet2DConditionModel.from_config(tiny.model.denoiser.config)
+    stock.load_state_dict(tiny.model.denoiser.state_dict())
+    q = asked()
+    theirs = stock(
+        torch.cat([q["latents"], q["background"], q["render"]], dim=1),
+        q["timestep"],
+        tiny.model.default_text.expand(2, -1, -1),
+        class_labels=q["expression_code"],
+    ).sample
+    torch.testing.assert_close(tiny.model(**q), theirs, atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_projected_ahead_or_on_the_way_is_the_same(tiny, asked, person):
+    q, reference = asked(), person()
+    ahead = tiny.model(**q, memory=tiny.model.remember(reference))
+    torch.testing.assert_close(ahead, tiny.model(**q, reference=reference), atol=1e-6, rtol=0)
+    assert (ahead - tiny.model(**q)).abs().max() > 1e-3, "the person must matter"
+
+
+@torch.no_grad()
+def test_dropped_rows_see_nobody_and_leave_their_neighbours_alone(tiny, asked, person):
+    q, memory = asked(), tiny.model.remember(person())
+    drop = torch.tensor([[True, False, False], [False, False, False]])
+    mixed, alone, full = tiny.model(**q, memory=memory, drop=drop), tiny.model(**q), tiny.model(**q, memory=memory)
+    torch.testing.assert_close(mixed[0], alone[0], atol=1e-5, rtol=0)
+    torch.testing.assert_close(mixed[1], full[1], atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_one_person_serves_a_batch(tiny, asked, person):
+    q, one = asked(3), tiny.model.remember(person(1))
+    assert one.batch == 1
+    torch.testing.assert_close(tiny.model(**q, memory=one), tiny.model(**q, memory=one.expand(3)), atol=1e-6, rtol=0)
+    with pytest.raises(ValueError, match="memory of 2 people, but 3 rows"):
+        Memory.cat([one, one]).expand(3)
+
+
+@torch.no_grad()
+def test_threads_that_share_a_model_do_not_mix_people(tiny, person):
+    people = [person(1, seed=i) for i in range(8)]
+    alone = [tiny.model.remember(p) for p in people]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda p: torch.no_grad()(tiny.model.remember)(p), people))
+    for a, b in zip(alone, together):
+        for name in a.blocks:
+            assert torch.equal(a.blocks[name][0], b.blocks[name][0])
+
+
+def test_gradient_checkpointing_changes_no_gradient(tiny, asked, person):
+    model, q, reference = tiny.model.train(), asked(), person()
+    drop = torch.tensor([[True, False, True], [False, True, False]])
+
+    def gradients() -> dict[str, torch.Tensor]:
+        model.zero_grad()
+        model(**q, reference=reference, drop=drop).square().mean().backward()
+        return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+    plain = gradients()
+    model.enable_gradient_checkpointing()
+    again = gradients()
+    assert plain.keys() == again.keys()
+    for name, gradient in plain.items():
+        torch.testing.assert_close(again[name], gradient, atol=1e-7, rtol=1e-5, msg=name)
+
+
+def test_memory_holds_the_tokens_before_the_norm(tiny, person):
+    recorded = record(tiny.model.identity, person(), tiny.model.default_text.expand(2, -1, -1))
+    names = dict(blocks(tiny.model.identity))
+    assert recorded.blocks.keys() == names.keys()
+    for name, (tokens,) in recorded.blocks.items():
+        normed = names[name].norm1(tokens)
+        assert (tokens - normed).abs().max() > 0.1, name
+
+
+def test_a_copy_normalises_with_its_own_weights(tiny, asked, person):
+    """An average of weights is a deep copy: its processors must not look into the original."""
+    twin = copy.deepcopy(tiny.model)
+    q, reference = asked(), person()
+    with torch.no_grad():
+        before = twin(**q, reference=reference)
+        for _, block in blocks(tiny.model.denoiser):
+            block.norm1.weight.add_(1.0)
+        assert torch.equal(twin(**q, reference=reference), before)
+        assert not torch.allclose(tiny.model(**q, reference=reference), before, atol=1e-3)
+
+
+def test_a_model_travels_between_processes(tiny, asked, person):
+    file = io.BytesIO()
+    torch.save(tiny.model, file)
+    file.seek(0)
+    twin = torch.load(file, weights_only=False)
+    q, reference = asked(), person()
+    with torch.no_grad():
+        torch.testing.assert_close(twin(**q, reference=reference), tiny.model(**q, reference=reference))
+
+
+def test_memory_counts_its_bytes(tiny, person):
+    memory = tiny.model.remember(person(1))
+    tokens = {"down_blocks.0": 64 * 16, "mid_block": 16 * 32, "up_blocks.1": 64 * 16}
+    values = sum(tokens[name.split(".attentions")[0]] for name in memory.blocks)
+    assert memory.nbytes == 4 * 2 * values
+
+
+def test_networks_that_do_not_match_are_refused():
+    narrow, _ = network((16, 32), text_dim=24, heads=4, layers=1, groups=4)
+    _, wide = network((32, 64), text_dim=24, heads=4, layers=1, groups=4)
+    with pytest.raises(ValueError, match="same transformer blocks"):
+        install(UNet2DConditionModel(**narrow), UNet2DConditionModel(**wide))
+
+
+def test_attention_masks_are_refused(tiny, asked):
+    q = asked()
+    with pytest.raises(ValueError, match="masks are not supported"):
+        tiny.model.denoiser(
+            torch.cat([q["latents"], q["background"], q["render"]], dim=1),
+            q["timestep"],
+            tiny.model.default_text.expand(2, -1, -1),
+            class_labels=q["expression_code"],
+            encoder_attention_mask=torch.ones(2, 7),
+        )
+
+
+def test_nobody_records_without_a_recorder(tiny):
+    _, block = next(blocks(tiny.model.identity))
+    assert RecordTokens("b")(block, (torch.zeros(1, 2, 16),), {}) is None

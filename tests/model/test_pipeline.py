@@ -1,0 +1,191 @@
+"""The pipeline as people use it: pictures in, pictures out, and nothing depends on the neighbours."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from rigface.model import checkpoint
+from rigface.model.pipeline import RigFacePipeline, bfloat16_if_fast
+from rigface.model.text import TextEncoder
+from rigface.types import Conditions
+
+
+@pytest.fixture(scope="module")
+def pipe() -> RigFacePipeline:
+    return RigFacePipeline.from_pretrained("tiny")
+
+
+@pytest.fixture(scope="module")
+def inputs() -> dict[str, np.ndarray]:
+    random = np.random.default_rng(0)
+    pictures = {name: random.integers(0, 256, (3, 32, 32, 3), np.uint8) for name in ("source", "background", "render")}
+    return {**pictures, "expression_code": random.normal(size=(3, 52)).astype(np.float32)}
+
+
+def row(inputs: dict, i: int) -> dict:
+    return {name: value[i] for name, value in inputs.items()}
+
+
+def test_a_picture_comes_out(pipe, inputs):
+    out = pipe(**row(inputs, 0), seed=1)
+    assert isinstance(out.images[0], Image.Image)
+    assert out.images[0].size == (32, 32)
+    array = pipe(**row(inputs, 0), seed=1, output="np").images
+    assert array.shape == (1, 32, 32, 3)
+    assert array.dtype == np.uint8
+    assert np.array_equal(array[0], np.asarray(out.images[0]))
+
+
+def test_every_form_of_a_picture_is_the_same_picture(pipe, inputs):
+    one = row(inputs, 0)
+    names = ("source", "background", "render")
+    as_pil = {**one, **{n: Image.fromarray(one[n]) for n in names}}
+    as_list = {**one, **{n: [one[n]] for n in names}}
+    as_tensor = {**one, **{n: torch.from_numpy(one[n]).permute(2, 0, 1) / 255 for n in names}}
+    latents = [pipe(**form, output="latent").latents for form in (one, as_pil, as_list, as_tensor)]
+    for other in latents[1:]:
+        torch.testing.assert_close(other, latents[0], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("scheduler", ["dpm++", "euler_a"])
+def test_alone_or_in_a_crowd(pipe, inputs, scheduler):
+    together = pipe(**inputs, seed=[5, 6, 7], scheduler=scheduler, output="latent").latents
+    for i in range(3):
+        alone = pipe(**row(inputs, i), seed=5 + i, scheduler=scheduler, output="latent").latents
+        torch.testing.assert_close(together[i : i + 1], alone, atol=1e-4, rtol=0)
+    assert not torch.allclose(pipe(**row(inputs, 0), seed=6, output="latent").latents, together[:1], atol=1e-2)
+
+
+def test_memory_stands_for_the_source(pipe, inputs):
+    one = row(inputs, 0)
+    whole = pipe(**one, output="latent").latents
+    memory = pipe.remember(one.pop("source"))
+    torch.testing.assert_close(pipe(**one, memory=memory, output="latent").latents, whole, atol=1e-4, rtol=0)
+
+
+def test_one_source_for_a_whole_clip(pipe, inputs):
+    clip = {**inputs, "source": inputs["source"][0]}
+    latents = pipe(**clip, seed=2, output="latent").latents
+    frame = pipe(**{**row(inputs, 1), "source": inputs["source"][0]}, seed=2, output="latent").latents
+    torch.testing.assert_close(latents[1:2], frame, atol=1e-4, rtol=0)
+
+
+def test_progress_and_previews(pipe, inputs):
+    seen = []
+    out = pipe(
+        **row(inputs, 0), steps=4, scheduler="ddim", output="np", on_step=lambda p: seen.append((p, p.preview()))
+    )
+    assert [(p.step, p.steps) for p, _ in seen] == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert all(preview.shape == (1, 32, 32, 3) and preview.dtype == np.uint8 for _, preview in seen)
+    distance = [np.abs(preview.astype(int) - out.images).mean() for _, preview in seen]
+    assert distance[-1] < distance[0]
+
+
+def test_a_callback_can_end_it(pipe, inputs):
+    def stop(progress):
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        pipe(**row(inputs, 0), on_step=stop)
+
+
+def test_conditions_keep_their_batch_axes(pipe, inputs):
+    c = Conditions(inputs["source"], inputs["background"], inputs["render"], inputs["expression_code"])
+    flat = pipe.edit(c)
+    nested = pipe.edit(c.map(lambda a: a.reshape(1, 3, *a.shape[1:])))
+    assert flat.shape == (3, 32, 32, 3)
+    assert nested.shape == (1, 3, 32, 32, 3)
+    assert np.array_equal(nested[0], flat)
+    single = pipe.edit(c.map(lambda a: a[0]), memory=pipe.remember(c.reference[0]))
+    assert single.shape == (32, 32, 3)
+    assert np.abs(single.astype(int) - flat[0]).max() <= 1
+
+
+def test_saved_and_loaded_it_edits_the_same(pipe, inputs, tmp_path):
+    pipe.save_pretrained(tmp_path / "p")
+    again = RigFacePipeline.from_pretrained(tmp_path / "p", channels_last=True)
+    a, b = (p(**row(inputs, 0), output="latent").latents for p in (pipe, again))
+    torch.testing.assert_close(a, b, atol=1e-4, rtol=0)
+    assert again.config == pipe.config
+
+
+def test_bfloat16_is_close(inputs):
+    half = RigFacePipeline.from_pretrained("tiny", autocast=torch.bfloat16)
+    full = RigFacePipeline.from_pretrained("tiny")
+    one = row(inputs, 0)
+    a, b = (p(**one, scheduler="ddim", output="latent") for p in (half, full))
+    assert a.latents.dtype == torch.float32
+    assert 0 < (a.latents - b.latents).abs().max() < 0.1 * b.latents.abs().max()
+    assert bfloat16_if_fast(torch.device("meta")) is None
+
+
+def test_a_compiled_denoiser_answers_the_same(pipe, inputs):
+    graph = RigFacePipeline.from_pretrained("tiny")
+    graph.model.denoiser.compile(backend="eager", fullgraph=True)  # what `compile=True` does, without its compiler
+    a, b = (p(**row(inputs, 0), steps=2, identity_scale=2.0, output="latent").latents for p in (pipe, graph))
+    torch.testing.assert_close(a, b, atol=1e-4, rtol=0)
+
+
+def test_a_bridge_edits_too(inputs):
+    out = RigFacePipeline.from_pretrained("tiny", kind="bridge")(**inputs, seed=[0, 1, 2], output="pt").images
+    assert out.shape == (3, 3, 32, 32)
+    assert out.min() >= 0
+    assert out.max() <= 1
+
+
+@pytest.fixture
+def clip_folder(tmp_path):
+    """A CLIP text model of toy size and its tokenizer, written as transformers writes them."""
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+    words = ["<|startoftext|>", "<|endoftext|>", *"abcdefghij", *(f"{c}</w>" for c in "abcdefghij")]
+    place = tmp_path / "words"
+    place.mkdir()
+    (place / "vocab.json").write_text(json.dumps({w: i for i, w in enumerate(words)}))
+    (place / "merges.txt").write_text("#version: 0.2\n")
+    tokenizer = CLIPTokenizer(str(place / "vocab.json"), str(place / "merges.txt"))
+    shape = {"hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = CLIPTextConfig(vocab_size=len(words), max_position_embeddings=7, bos_token_id=0, eos_token_id=1, **shape)
+    torch.manual_seed(0)
+    TextEncoder(CLIPTextModel(config), tokenizer).save(tmp_path / "clip")
+    return tmp_path / "clip"
+
+
+def test_words_are_heard_where_there_is_a_text_encoder(inputs, clip_folder, tmp_path):
+    toy = checkpoint.tiny()
+    toy.text_encoder = TextEncoder.load(clip_folder)
+    RigFacePipeline(toy).save_pretrained(tmp_path / "p")
+    pipe = RigFacePipeline.from_pretrained(tmp_path / "p")
+    one = row(inputs, 0)
+    said = {p: pipe(**one, prompt=p, output="latent").latents for p in ("a b", "c d e f g h i j a b")}
+    embedded = pipe(**one, prompt_embeds=pipe.encode_prompt("a b"), output="latent").latents
+    assert torch.equal(said["a b"], embedded)
+    assert not torch.allclose(*said.values(), atol=1e-4)
+    louder = pipe(**one, prompt="a b", text_scale=3.0, output="latent").latents
+    assert not torch.allclose(louder, said["a b"], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"source": None}, "either source or memory"),
+        ({"render": np.zeros((64, 64, 3), np.uint8)}, "render: want 32 x 32 px"),
+        (
+            {"render": np.zeros((2, 32, 32, 3), np.uint8), "background": np.zeros((3, 32, 32, 3), np.uint8)},
+            "render: want 1 or 3",
+        ),
+        ({n: np.zeros((30, 30, 3), np.uint8) for n in ("source", "background", "render")}, "multiples of 4 px"),
+        ({"expression_code": np.zeros(51)}, r"expression_code: want \(B, 52\)"),
+        ({"seed": [1, 2]}, "seed: want one number, or 1"),
+        ({"prompt": "hello"}, "no text encoder"),
+        ({"prompt_embeds": torch.zeros(1, 7, 25)}, r"prompt_embeds: want \(B, 7, 24\)"),
+        ({"output": "gif"}, "output: want pil"),
+        ({"scheduler": "fast"}, "scheduler: 'fast'"),
+    ],
+)
+def test_what_does_not_fit_is_named(pipe, inputs, change, message):
+    with pytest.raises(ValueError, match=message):
+        pipe(**{**row(inputs, 0), **change})
