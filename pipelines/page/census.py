@@ -1,0 +1,321 @@
+"""Count a dataset of faces without loading it: histograms, tallies and a handful of rows worth looking at.
+
+Path: OUT/faces/**/*.parquet -> FaceCensus, the numbers behind `rigface inspect`. Batches of number columns go by once;
+pictures are never read here. Memory is the histograms, a bounded pool of candidate rows, and one small entry per
+person (per track where identities have not been computed).
+
+Every number is counted over rows whose status is `ok`; null and NaN are skipped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import pi, sqrt
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from rigface.types import DetectorSpec, HeadSpec
+
+BATCH_ROWS = 8192
+YAW_EDGES = np.arange(-90, 91, 5.0)
+PITCH_EDGES = np.arange(-60, 61, 5.0)
+LIGHT_RINGS_DEG = np.arange(
+    0, 91, 15.0
+)  # angle between light and camera axis; lights behind the head count in the last
+LIGHT_SECTORS = 24
+EXPRESSION_EDGES = np.linspace(-5, 5, 1001)
+# Individual typology angle: the classes of Chardon et al. 1991 with Del Bino's cut between brown and dark, dark to light.
+ITA_EDGES = np.array([-180.0, -30, 10, 28, 41, 55, 180])
+NUMBER_EDGES = {
+    "confidence": np.linspace(0, 1, 26),
+    "landmark_confidence": np.linspace(0, 1, 26),
+    "photometric_residual": np.linspace(0, 0.25, 26),
+    "landmark_residual": np.linspace(0, 0.1, 26),
+    "face_size_px": 2.0 ** np.arange(3, 11.26, 0.25),
+    "sharpness": np.linspace(0, 1, 26),
+    "exposure": np.linspace(0, 1, 26),
+    "occlusion": np.linspace(0, 1, 26),
+    "roll_deg": np.linspace(-90, 90, 37),
+}
+FLAGS = ("is_profile", "is_tiny", "is_blurred", "is_grey", "is_suspect")
+FLAT_CONTRAST = 0.1  # below this, directed over even light, a direction means nothing
+
+_LUMA = np.array([0.2126, 0.7152, 0.0722])
+_DIRECTED_OVER_EVEN = 2 * pi / sqrt(3)  # gain of the first-order harmonics over that of the constant (lighting.py)
+_CELLS = (7, 6, 3)  # yaw, light, confidence: strata of the candidate pool
+_LEAST_POOL = 256
+
+
+class Spot(NamedTuple):
+    """Where a row lies: which file of the listing, which row of the file."""
+
+    file: int
+    row: int
+
+
+class Candidate(NamedTuple):
+    """A row that may be shown, with what tells it from others: yaw, pitch, light direction, confidence, person."""
+
+    priority: int
+    spot: Spot
+    features: tuple[float, ...]
+    person: str
+
+
+@dataclass
+class Person:
+    """One identity (or one track): how many frames, and the most trusted of them."""
+
+    frames: int = 0
+    confidence: float = -1.0
+    spot: Spot | None = None
+
+
+@dataclass
+class Histogram:
+    """Counts between edges; values beyond the ends count in the end bins."""
+
+    edges: np.ndarray
+    counts: np.ndarray = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.counts = np.zeros(len(self.edges) - 1, np.int64)
+
+    def add(self, values: np.ndarray) -> None:
+        self.counts += np.histogram(_clipped(values[np.isfinite(values)], self.edges), self.edges)[0]
+
+    @property
+    def total(self) -> int:
+        return int(self.counts.sum())
+
+    def quantile(self, q: float) -> float:
+        """The value below which a share `q` lies, straight within a bin; NaN of nothing."""
+        if not self.total:
+            return float("nan")
+        below = np.concatenate([[0], np.cumsum(self.counts)]) / self.total
+        return float(np.interp(q, below, self.edges))
+
+
+@dataclass
+class FaceCensus:
+    """What `faces/` holds, in numbers.
+
+    Args:
+        head: the head model the coefficients belong to.
+        detector: the detector that found the faces.
+        keep: how many candidate rows to keep per stratum.
+        seed: which rows those are.
+    """
+
+    head: HeadSpec
+    detector: DetectorSpec
+    keep: int = 24
+    seed: int = 0
+    rows: int = 0
+    ok: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+    flags: Counter[str] = field(default_factory=Counter)
+    numbers: dict[str, Histogram] = field(default_factory=lambda: {n: Histogram(e) for n, e in NUMBER_EDGES.items()})
+    yaw: Histogram = field(default_factory=lambda: Histogram(YAW_EDGES))
+    pitch: Histogram = field(default_factory=lambda: Histogram(PITCH_EDGES))
+    pose: np.ndarray = field(default_factory=lambda: np.zeros((len(PITCH_EDGES) - 1, len(YAW_EDGES) - 1), np.int64))
+    light: np.ndarray = field(default_factory=lambda: np.zeros((len(LIGHT_RINGS_DEG) - 1, LIGHT_SECTORS), np.int64))
+    light_flat: int = 0
+    light_behind: int = 0
+    tone: Histogram = field(default_factory=lambda: Histogram(ITA_EDGES))
+    people: dict[str, Person] = field(default_factory=dict)
+    with_identity: int = 0
+    expression: np.ndarray = field(init=False)
+    _pool: dict[int, list[Candidate]] = field(default_factory=dict)
+    _limits: np.ndarray = field(init=False)
+    _least: dict[str, tuple[float, Spot]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.expression = np.zeros((self.head.expression, len(EXPRESSION_EDGES) - 1), np.int64)
+        self._limits = np.full(int(np.prod(_CELLS)), np.iinfo(np.uint64).max, np.uint64)
+
+    @staticmethod
+    def columns() -> list[str]:
+        """The columns `add` looks at; a file may lack any but the first four."""
+        key = ["uri", "frame_index", "track", "status", "identity", "reason", "expression", "light"]
+        return [*key, "yaw_deg", "pitch_deg", "skin_tone_ita_deg", *NUMBER_EDGES, *FLAGS]
+
+    def add(self, batch: pa.RecordBatch, file: int, first_row: int) -> None:
+        """Count one batch of rows.
+
+        Args:
+            batch: rows of one file, in its order.
+            file: the file's position in the listing.
+            first_row: the batch's first row within the file.
+        """
+        good = pc.fill_null(pc.equal(batch["status"], "ok"), False).to_numpy(zero_copy_only=False)
+        rows = np.flatnonzero(good)
+        self.rows += len(good)
+        self.ok += len(rows)
+        if len(rows) < len(good):
+            failed = batch.filter(pa.array(~good))
+            texts = failed["reason"].to_pylist() if "reason" in batch.schema.names else [None] * len(failed)
+            self.reasons.update(text or "no reason was written" for text in texts)
+            batch = batch.filter(pa.array(good))
+        if not len(rows):
+            return
+        for name, histogram in self.numbers.items():
+            histogram.add(_floats(batch, name))
+        for name in FLAGS:
+            self.flags[name] += int(_bools(batch, name).sum())
+        self.tone.add(_floats(batch, "skin_tone_ita_deg")[~_bools(batch, "is_grey")])
+        yaw, pitch = _floats(batch, "yaw_deg"), _floats(batch, "pitch_deg")
+        self._add_pose(yaw, pitch)
+        self._add_expression(_vectors(batch, "expression", self.head.expression))
+        toward = self._add_light(_vectors(batch, "light", 27))
+        confidence = np.nan_to_num(_floats(batch, "confidence"))
+        persons = self._add_people(batch, confidence, file, first_row + rows)
+        features = np.column_stack([np.nan_to_num(yaw), np.nan_to_num(pitch), toward, confidence])
+        self._add_candidates(batch, features, persons, file, first_row + rows)
+
+    def candidates(self) -> list[Candidate]:
+        """The pool to choose a gallery from: some rows of every stratum, the same for the same seed."""
+        return sorted(candidate for cell in self._pool.values() for candidate in cell)
+
+    def least_trusted(self, count: int) -> list[Spot]:
+        """The rows with the lowest confidence, one per person, lowest first."""
+        return [spot for _, (_, spot) in sorted(self._least.items(), key=lambda item: item[1])[:count]]
+
+    def most_seen(self, count: int) -> list[tuple[str, Person]]:
+        """The persons with the most frames, most first."""
+        return sorted(self.people.items(), key=lambda item: (-item[1].frames, item[0]))[:count]
+
+    def _add_pose(self, yaw: np.ndarray, pitch: np.ndarray) -> None:
+        known = np.isfinite(yaw) & np.isfinite(pitch)
+        yaw, pitch = yaw[known], pitch[known]
+        self.yaw.add(yaw)
+        self.pitch.add(pitch)
+        grid = np.histogram2d(_clipped(pitch, PITCH_EDGES), _clipped(yaw, YAW_EDGES), (PITCH_EDGES, YAW_EDGES))[0]
+        self.pose += grid.astype(np.int64)
+
+    def _add_expression(self, values: np.ndarray) -> None:
+        values = values[np.isfinite(values).all(axis=1)]
+        bins = len(EXPRESSION_EDGES) - 1
+        step = EXPRESSION_EDGES[1] - EXPRESSION_EDGES[0]
+        cell = np.clip(((values - EXPRESSION_EDGES[0]) / step).astype(np.int64), 0, bins - 1)
+        flat = (cell + bins * np.arange(values.shape[1])).ravel()
+        self.expression += np.bincount(flat, minlength=self.expression.size).reshape(self.expression.shape)
+
+    def _add_light(self, light: np.ndarray) -> np.ndarray:
+        """Count light directions; returns them, (N, 3) towards the light, zero where the light is flat or unknown."""
+        first = light.reshape(-1, 9, 3)[:, :4] @ _LUMA
+        strength = np.linalg.norm(first[:, 1:], axis=1)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            contrast = _DIRECTED_OVER_EVEN * strength / np.abs(first[:, 0])
+            directed = contrast >= FLAT_CONTRAST
+        toward = np.zeros((len(light), 3))
+        toward[directed] = first[directed, 1:] / strength[directed, None]
+        x, y, z = toward[directed].T
+        angle = np.degrees(np.arccos(np.clip(z, -1, 1)))
+        turn = np.degrees(np.arctan2(y, x)) % 360
+        sectors = np.linspace(0, 360, LIGHT_SECTORS + 1)
+        self.light += np.histogram2d(np.minimum(angle, 90), turn, (LIGHT_RINGS_DEG, sectors))[0].astype(np.int64)
+        self.light_behind += int((angle > 90).sum())
+        self.light_flat += int((contrast < FLAT_CONTRAST).sum())
+        return toward
+
+    def _add_people(self, batch: pa.RecordBatch, confidence: np.ndarray, file: int, rows: np.ndarray) -> list[str]:
+        identities = batch["identity"].to_pylist() if "identity" in batch.schema.names else [None] * len(batch)
+        tracks = batch["track"].to_pylist()
+        persons = []
+        for i, (identity, uri, track) in enumerate(zip(identities, batch["uri"].to_pylist(), tracks)):
+            name = identity or f"{uri} · track {track}"
+            person = self.people.setdefault(name, Person())
+            person.frames += 1
+            spot = Spot(file, int(rows[i]))
+            if confidence[i] > person.confidence:
+                person.confidence, person.spot = float(confidence[i]), spot
+            lowest = self._least.get(name)
+            if lowest is None or confidence[i] < lowest[0]:
+                self._least[name] = (float(confidence[i]), spot)
+            persons.append(name)
+        self.with_identity += sum(identity is not None for identity in identities)
+        if len(self._least) > _LEAST_POOL:
+            self._least = dict(sorted(self._least.items(), key=lambda item: item[1])[: _LEAST_POOL // 2])
+        return persons
+
+    def _add_candidates(
+        self, batch: pa.RecordBatch, features: np.ndarray, persons: Sequence[str], file: int, rows: np.ndarray
+    ) -> None:
+        """Keep the rows with the lowest hash in each stratum: a random choice that does not depend on the file order."""
+        cells = _cells(features)
+        priority = _hashes(batch, self.seed)
+        for i in np.flatnonzero(priority < self._limits[cells]).tolist():
+            cell = int(cells[i])
+            pool = self._pool.setdefault(cell, [])
+            pool.append(Candidate(int(priority[i]), Spot(file, int(rows[i])), tuple(features[i].tolist()), persons[i]))
+            if len(pool) >= 2 * self.keep:
+                pool.sort()
+                del pool[self.keep :]
+                self._limits[cell] = pool[-1].priority
+
+
+def _clipped(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    return np.clip(values, edges[0], edges[-1])
+
+
+def _floats(batch: pa.RecordBatch, name: str) -> np.ndarray:
+    """A number column as (N,) float64; null or absent is NaN."""
+    if name not in batch.schema.names:
+        return np.full(len(batch), np.nan)
+    return batch[name].cast(pa.float64()).to_numpy(zero_copy_only=False)
+
+
+def _bools(batch: pa.RecordBatch, name: str) -> np.ndarray:
+    """A flag column as (N,) bool; null or absent is False."""
+    if name not in batch.schema.names:
+        return np.zeros(len(batch), bool)
+    return pc.fill_null(batch[name], False).to_numpy(zero_copy_only=False).astype(bool)
+
+
+def _vectors(batch: pa.RecordBatch, name: str, width: int) -> np.ndarray:
+    """A fixed-size-list column as (N, width) float64; null or absent rows are NaN."""
+    out = np.full((len(batch), width), np.nan)
+    if name in batch.schema.names:
+        values: Any = batch[name]
+        known = values.is_valid().to_numpy(zero_copy_only=False)
+        out[known] = values.flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
+    return out
+
+
+def _cells(features: np.ndarray) -> np.ndarray:
+    """The stratum of each row, from yaw, the main axis of its light and its confidence."""
+    yaw = np.clip((features[:, 0] + 87.5) // 25, 0, _CELLS[0] - 1).astype(int)
+    toward = features[:, 2:5]
+    axis = np.abs(toward).argmax(axis=1)
+    side = 2 * axis + (np.take_along_axis(toward, axis[:, None], axis=1)[:, 0] < 0)
+    trust = np.clip(features[:, 5] * 3, 0, 2).astype(int)
+    return np.ravel_multi_index((yaw, side, trust), _CELLS)
+
+
+def _hashes(batch: pa.RecordBatch, seed: int) -> np.ndarray:
+    """One 64-bit number per row, from who it is and the seed alone (splitmix64 over a hash of the input's name)."""
+    names = batch["uri"].dictionary_encode()
+    digests = [
+        hashlib.blake2b(str(n).encode("utf-8", "replace"), digest_size=8).digest() for n in names.dictionary.to_pylist()
+    ]
+    table = np.array([int.from_bytes(d, "little") for d in digests], np.uint64)
+    index = pc.fill_null(names.indices, 0).to_numpy(zero_copy_only=False)
+    frame = np.nan_to_num(_floats(batch, "frame_index"), nan=-1).astype(np.int64).astype(np.uint64)
+    track = np.nan_to_num(_floats(batch, "track"), nan=-1).astype(np.int64).astype(np.uint64)
+    with np.errstate(over="ignore"):
+        x = (
+            table[index]
+            ^ (frame * np.uint64(0x9E3779B97F4A7C15))
+            ^ (track * np.uint64(0xD1B54A32D192ED03))
+            ^ np.uint64(seed & 0xFFFFFFFFFFFFFFFF)
+        )
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return x ^ (x >> np.uint64(31))

@@ -1,0 +1,322 @@
+"""Choose faces worth looking at and draw them: crop, landmarks, normals, shading, albedo, re-render, relit.
+
+Path: FaceCensus.candidates -> choose -> fetch (the only place where pictures are read) -> strips -> the page.
+Where the head model is not on this machine the strips end after the mask, and the page says so.
+
+Conventions: pictures are RGBA uint8; what does not belong to the person is transparent, so that it takes the page's
+colour in dark and light.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines.page.census import Candidate, Spot
+from rigface import schema
+from rigface.errors import RigFaceError
+from rigface.image import decode, decode_mask, linear_to_srgb
+from rigface.types import CROP_PX, FaceParams, HeadSpec
+
+# Pixels and WebP quality, tried in order until the pictures of a page fit into BUDGET.
+SIZES = ((320, 80), (256, 76), (192, 70), (128, 60))
+# All tiles but the crop itself show this square of it, (x, y, side) in shares of the crop: the face and some hair.
+WINDOW = (0.1, 0.13, 0.8)
+RENDER_PX = 720  # of the whole crop; tiles are reduced when they are encoded, which smooths outlines
+BUDGET = 4_200_000
+THUMB_PX = 72
+# Yaw, pitch, light x y z, confidence: a distance of one is a different picture.
+_FEATURE_SCALE = np.array([1 / 35, 1 / 25, 0.8, 0.8, 0.8, 1.6])
+_SAME_PERSON = 0.3  # a second picture of a person must differ this much more to count as different
+_DIM = 0.4
+_BACKDROP = 56  # alpha of what the mask calls background
+RELIT = "key light from above, on the side that was darker"
+LABELS = {
+    "crop": "crop",
+    "landmarks": "landmarks",
+    "mask": "person mask",
+    "normals": "normals",
+    "shading": "shading",
+    "albedo": "albedo",
+    "render": "re-render",
+    "relit": "relit",
+}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One tile of a strip: RGBA pixels and whether the landmarks are drawn over them."""
+
+    name: str
+    image: np.ndarray
+    landmarks: bool = False
+
+
+@dataclass(frozen=True)
+class Strip:
+    """One face: its numbers as they stand in the dataset, its tiles, and its landmarks as SVG path data."""
+
+    facts: dict[str, Any]
+    tiles: list[Picture]
+    dots: str
+    lines: str
+
+
+def choose(candidates: Sequence[Candidate], count: int, *, without: set[Spot] | None = None) -> list[Spot]:
+    """Farthest-first: start from the most trusted face, then always take the one least like those already taken.
+
+    Args:
+        candidates: the pool; its order does not matter.
+        count: how many to take, at most.
+        without: rows that are shown elsewhere.
+    """
+    pool = sorted(c for c in candidates if c.spot not in (without or set()))
+    if not pool:
+        return []
+    features = np.array([c.features for c in pool]) * _FEATURE_SCALE
+    persons = np.unique([c.person for c in pool], return_inverse=True)[1]
+    taken = [int(np.argmax(features[:, -1]))]
+    nearest = np.full(len(pool), np.inf)
+    while len(taken) < min(count, len(pool)):
+        last = taken[-1]
+        distance = np.linalg.norm(features - features[last], axis=1)
+        distance[persons == persons[last]] *= _SAME_PERSON
+        nearest = np.minimum(nearest, distance)
+        nearest[taken] = -1
+        taken.append(int(np.argmax(nearest)))
+    return [pool[i].spot for i in taken]
+
+
+def fetch(parquet: pq.ParquetFile, rows: Sequence[int], columns: Sequence[str]) -> dict[int, pa.Table]:
+    """Some rows of a file, each a table of one row; other rows are in memory a few at a time."""
+    present = [name for name in columns if name in parquet.schema_arrow.names]
+    found: dict[int, pa.Table] = {}
+    first = 0
+    for group in range(parquet.num_row_groups):
+        stop = first + parquet.metadata.row_group(group).num_rows
+        if any(first <= row < stop for row in rows):
+            for batch in parquet.iter_batches(batch_size=16, row_groups=[group], columns=present):
+                for row in rows:
+                    if first <= row < first + len(batch):
+                        table = pa.Table.from_batches([batch]).slice(row - first, 1)
+                        found[row] = table.take([0])  # a copy: a slice would keep the whole batch alive
+                first += len(batch)
+        first = stop
+    return found
+
+
+def strips(rows: pa.Table, head: Any, spec: HeadSpec) -> list[Strip]:
+    """The faces of some rows, drawn.
+
+    Args:
+        rows: faces with pictures and coefficients, as `fetch` returns them.
+        head: the head model that `load_head` found, or None.
+        spec: the head model the coefficients belong to.
+    """
+    heavy = {
+        "crop",
+        "mask",
+        "landmarks",
+        *(name for name in rows.column_names if pa.types.is_fixed_size_list(rows[name].type)),
+    }
+    facts = rows.select([name for name in rows.column_names if name not in heavy]).to_pylist()
+    out = []
+    for i, fact in enumerate(facts):
+        row = rows.slice(i, 1)
+        crop, mask = _pixels(row)
+        drawn = {"crop": _rgba(crop), "landmarks": _window(_rgba(crop, mask))}
+        if head is not None:
+            rendered = pictures(schema.params_of(row, spec), head)
+            drawn |= {name: _window(image) for name, image in rendered.items()}
+        else:
+            grey = np.full((CROP_PX, CROP_PX, 3), 128, np.uint8)
+            drawn["mask"] = _window(np.dstack([grey, np.zeros_like(grey[..., 0]) if mask is None else mask]))
+        tiles = [Picture(name, reduced(image, SIZES[0][0]), name == "landmarks") for name, image in drawn.items()]
+        out.append(Strip(fact, tiles, *_drawn(_points(row))))
+    return out
+
+
+def load_head(spec: HeadSpec) -> tuple[Any, str]:
+    """The head model of a dataset, or None and why not."""
+    from rigface.face.open_head import OpenHead
+
+    if spec.name != "open":
+        return None, f"the head model {spec.name} is not one that this page can load"
+    try:
+        model = OpenHead.load()
+    except (RigFaceError, OSError) as problem:
+        return None, f"the open head cannot be read ({type(problem).__name__})"
+    if (model.spec.name, model.spec.version) != (spec.name, spec.version):
+        return (
+            None,
+            f"the dataset holds coefficients of {spec.name} {spec.version}, and {model.spec.version} is installed",
+        )
+    return model.head(), ""
+
+
+def pictures(params: FaceParams, head: Any, px: int = RENDER_PX) -> dict[str, np.ndarray]:
+    """What the coefficients of one face look like.
+
+    Args:
+        params: one row, batch (1,), numpy.
+        head: the head model of these coefficients.
+        px: side of the pictures.
+
+    Returns:
+        RGBA uint8 (px, px, 4) by name: normals, shading, albedo, render, relit; transparent where there is no head.
+    """
+    import torch
+
+    from rigface.face.lighting import shade
+    from rigface.face.render import render
+
+    with torch.inference_mode():
+        batch = params.map(lambda values: torch.tensor(values, dtype=torch.float32))
+        drawn = render(head, batch, size=px, cull=True)
+        inside = drawn.alpha[0, 0].numpy() > 0
+        seen = [part[0].permute(1, 2, 0)[inside] for part in (drawn.normal_image, drawn.albedo_image, drawn.shading)]
+        relight = torch.tensor(relit(batch.light[0].numpy()), dtype=torch.float32)
+        relit_shading = shade(seen[0][None], relight[None])[0].numpy()
+    normals, albedo, shading = (part.numpy() for part in seen)
+    if len(shading):  # as bright as before on average, unless that was too dark to see anything by
+        relit_shading *= max(shading.mean(), _DIM) / max(relit_shading.mean(), 1e-6)
+        shading_scale = 0.8 / max(float(np.quantile(shading, 0.98)), 1e-6)
+    else:
+        shading_scale = 1.0
+    encode = _encode_table()
+    return {
+        "normals": _placed((np.clip(normals * 0.5 + 0.5, 0, 1) * 255).round(), inside),
+        "shading": _placed(encode(shading * shading_scale), inside),
+        "albedo": _placed(encode(albedo), inside),
+        "render": _placed(encode(albedo * shading), inside),
+        "relit": _placed(encode(albedo * relit_shading), inside),
+    }
+
+
+def relit(light: np.ndarray) -> np.ndarray:
+    """A white key light from above, on the side that was darker, over some even light.
+
+    Args:
+        light: (9, 3) the light to differ from.
+
+    Returns:
+        (9, 3) such that `lighting.shade` gives 0.25 + max(0, n.d) for a normal n, as well as nine numbers can.
+    """
+    import torch
+
+    from rigface.face.lighting import harmonics
+
+    side = -1.0 if light[1].sum() > 0 else 1.0
+    toward = np.array([0.8 * side, 0.5, 0.45])
+    toward /= np.linalg.norm(toward)
+    sphere = np.random.default_rng(0).normal(size=(512, 3))
+    sphere /= np.linalg.norm(sphere, axis=1, keepdims=True)
+    basis = harmonics(torch.tensor(sphere)).numpy()
+    wanted = 0.25 + np.maximum(sphere @ toward, 0)
+    return np.repeat(np.linalg.lstsq(basis, wanted, rcond=None)[0][:, None], 3, axis=1)
+
+
+@cache
+def _encode_table() -> Callable[[np.ndarray], np.ndarray]:
+    """Linear colour to sRGB uint8 by a table of 4096 steps, each under one level of the result."""
+    table = np.round(linear_to_srgb(np.linspace(0, 1, 4096, dtype=np.float32)) * 255).astype(np.uint8)
+    return lambda linear: table[(np.clip(linear, 0, 1) * 4095).astype(np.int16)]
+
+
+def _placed(colour: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """(H, W, 4) uint8 with (P, 3) colours at the P drawn pixels, transparent elsewhere."""
+    out = np.zeros((*inside.shape, 4), np.uint8)
+    out[inside, :3] = colour
+    out[inside, 3] = 255
+    return out
+
+
+def encoded(strips: Sequence[Strip]) -> list[list[str]]:
+    """The tiles of all strips as data URIs, as large as the budget allows."""
+    uris: list[list[str]] = []
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for px, quality in SIZES:
+            encode = partial(webp, px=px, quality=quality)
+            uris = [list(pool.map(encode, [tile.image for tile in strip.tiles])) for strip in strips]
+            if sum(len(uri) for strip in uris for uri in strip) <= BUDGET:
+                break
+    return uris
+
+
+def reduced(image: np.ndarray, px: int) -> np.ndarray:
+    """An RGBA picture no larger than `px`; what is transparent does not bleed into what is not."""
+    from PIL import Image
+
+    picture = Image.fromarray(image)
+    picture.thumbnail((px, px), Image.Resampling.LANCZOS)
+    return np.asarray(picture)
+
+
+def webp(image: np.ndarray, px: int, quality: int = 80) -> str:
+    """A picture as a data URI, no larger than `px`."""
+    from PIL import Image
+
+    out = io.BytesIO()
+    Image.fromarray(reduced(image, px)).save(out, "WEBP", quality=quality, method=2)
+    return "data:image/webp;base64," + base64.b64encode(out.getvalue()).decode()
+
+
+def thumbs(rows: pa.Table) -> list[str]:
+    """Small faces for a list, without background, as data URIs."""
+    return [webp(_window(_rgba(*_pixels(rows.slice(i, 1)), backdrop=0)), THUMB_PX, 76) for i in range(len(rows))]
+
+
+def _pixels(row: pa.Table) -> tuple[np.ndarray, np.ndarray | None]:
+    """Crop and mask of one row; a crop that cannot be read is grey, a mask is None."""
+    size = (CROP_PX, CROP_PX)
+    crop, mask = (row[name][0].as_py() if name in row.column_names else None for name in ("crop", "mask"))
+    try:
+        pixels = np.full((*size, 3), 128, np.uint8) if crop is None else decode(crop)
+        return pixels, None if mask is None else decode_mask(mask)
+    except RigFaceError:
+        return np.full((*size, 3), 128, np.uint8), None
+
+
+def _points(row: pa.Table) -> np.ndarray:
+    """Landmarks of one row as (L, 2), crop px; none if there are none."""
+    values = row["landmarks"][0].as_py() if "landmarks" in row.column_names else None
+    return np.zeros((0, 2)) if values is None else np.array(values, float).reshape(-1, 3)[:, :2]
+
+
+def _rgba(crop: np.ndarray, mask: np.ndarray | None = None, backdrop: int = _BACKDROP) -> np.ndarray:
+    alpha = np.full(crop.shape[:2], 255, np.uint8)
+    if mask is not None and mask.shape == alpha.shape:
+        alpha = np.maximum(mask, np.uint8(backdrop))
+    return np.dstack([crop, alpha])
+
+
+def _window(image: np.ndarray) -> np.ndarray:
+    x, y, side = (round(share * len(image)) for share in WINDOW)
+    return image[y : y + side, x : x + side]
+
+
+def view_box() -> str:
+    """The window as an SVG viewBox in crop px, for landmarks drawn over a tile."""
+    x, y, side = (share * CROP_PX for share in WINDOW)
+    return f"{x:g} {y:g} {side:g} {side:g}"
+
+
+def _drawn(points: np.ndarray) -> tuple[str, str]:
+    """Landmarks as SVG path data: dots, and contours where the layout is the 478-point one."""
+    from pipelines.page.contours import CONTOURS, POINTS
+
+    spots = np.clip(np.nan_to_num(points), -9999, 9999).round().astype(int)
+    dots = "".join(f"M{x} {y}h0" for x, y in spots)
+    if len(spots) != POINTS:
+        return dots, ""
+    return dots, "".join("M" + "L".join(f"{x} {y}" for x, y in spots[list(line)]) for line in CONTOURS)

@@ -1,0 +1,99 @@
+"""The numbers behind the page: those of the dataset, however it is cut into files and batches."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipelines.page import charts
+from pipelines.page.census import LIGHT_RINGS_DEG, FaceCensus, Histogram, Spot
+from pipelines.page.inputs import TABLE_ROWS, InputCensus
+from rigface import schema
+
+
+@settings(max_examples=10, deadline=None)
+@given(batch_rows=st.integers(1, 60))
+def test_batches_do_not_change_the_numbers(make, batch_rows):
+    table = make.faces(60, pictures=False)
+    whole, pieces = make.census(table), make.census(table, batch_rows=batch_rows)
+    for field in ("pose", "light", "expression"):
+        assert np.array_equal(getattr(whole, field), getattr(pieces, field))
+    assert {k: v.frames for k, v in whole.people.items()} == {k: v.frames for k, v in pieces.people.items()}
+    assert whole.least_trusted(5) == pieces.least_trusted(5)
+
+
+def test_the_same_dataset_gives_the_same_faces(make, tmp_path):
+    one, two = make.faces(40, seed=1, pictures=False), make.faces(40, seed=4, pictures=False, uri=["other.mp4"] * 40)
+    there, back = make.census(one, two, keep=4), make.census(two, one, keep=4, batch_rows=7)
+    found = [{c.priority for c in census.candidates()} for census in (there, back)]
+    assert len(found[0] & found[1]) >= 0.9 * len(found[0])
+    assert [c.priority for c in there.candidates()] == [c.priority for c in make.census(one, two, keep=4).candidates()]
+    assert found[0] != {c.priority for c in make.census(one, two, keep=4, seed=9).candidates()}
+
+
+def test_numbers_agree_with_numpy(make):
+    table = make.faces(200, pictures=False)
+    census = make.census(table)
+    yaw, pitch = (table[name].to_numpy() for name in ("yaw_deg", "pitch_deg"))
+    assert census.pose[12, 18] == ((yaw >= 0) & (yaw < 5) & (pitch >= 0) & (pitch < 5)).sum()
+    assert census.pose.sum() == 200
+    confidence = table["confidence"].to_numpy()
+    assert census.numbers["confidence"].quantile(0.5) == pytest.approx(np.median(confidence), abs=0.03)
+    jaw = table["expression"].combine_chunks().flatten().to_numpy().reshape(200, 4)[:, 0]
+    assert charts._quantiles(census.expression[0])[2] == pytest.approx(np.median(jaw), abs=0.02)
+    lowest = int(np.argmin(confidence))
+    assert census.least_trusted(1) == [Spot(0, lowest)]
+
+
+def test_pictures_are_never_read_to_count():
+    assert not {"crop", "mask", "landmarks", "identity_vector"} & set(FaceCensus.columns())
+
+
+def test_missing_numbers_are_skipped(make):
+    table = make.faces(6, pictures=False, yaw_deg=pa.array([10, None, float("nan"), 1, 2, 3], pa.float32()))
+    census = make.census(table)
+    assert census.pose.sum() == 4
+    assert census.ok == 6
+
+
+@pytest.mark.parametrize(
+    ("toward", "ring", "quadrant"),
+    [((1, 1, 0.5), 4, 0), ((-1, 1, 0.5), 4, 1), ((-1, -1, 0.5), 4, 2), ((0.01, 0.01, 1), 0, 0)],
+)
+def test_light_is_counted_where_it_comes_from(make, toward, ring, quadrant):
+    light = np.zeros((1, 9, 3), np.float32)
+    light[0, 0], light[0, 1:4] = 3.0, np.array(toward, np.float32)[:, None]
+    census = make.census(make.faces(1, pictures=False, light=schema.column(light, 27)))
+    rings, sectors = np.nonzero(census.light)
+    assert rings.tolist() == [ring]
+    assert sectors[0] // 6 == quadrant  # counter-clockwise from the right, up is up
+    assert len(census.light) == len(LIGHT_RINGS_DEG) - 1
+
+
+def test_even_light_has_no_direction(make):
+    light = np.zeros((1, 9, 3), np.float32)
+    light[0, 0], light[0, 1] = 3.0, 0.01
+    census = make.census(make.faces(1, pictures=False, light=schema.column(light, 27)))
+    assert census.light.sum() == 0
+    assert census.light_flat == 1
+
+
+def test_the_table_keeps_what_needs_looking_at(make):
+    census = InputCensus()
+    rows = [{"uri": f"{i:05d}.mp4", "status": "ok" if i % 100 else "error"} for i in range(3 * TABLE_ROWS)]
+    for at in range(0, len(rows), 500):
+        census.add(make.inputs(*rows[at : at + 500]).to_batches()[0])
+    kept = census.rows()
+    assert len(kept) == TABLE_ROWS
+    assert sum(row.status == "error" for row in kept) == 60
+    assert [row.status for row in kept[:60]] == ["error"] * 60
+    assert census.count == 3 * TABLE_ROWS
+
+
+@given(st.lists(st.floats(-2, 2), min_size=1), st.floats(0, 1))
+def test_quantiles_lie_within_the_edges(values, q):
+    histogram = Histogram(np.linspace(-1, 1, 9))
+    histogram.add(np.array(values))
+    assert histogram.total == len(values)
+    assert -1 <= histogram.quantile(q) <= 1
