@@ -1,0 +1,88 @@
+"""The preview: the source when nothing is asked, and what was asked when something is."""
+
+import numpy as np
+import pytest
+
+from rigface.edits import EditSpec, LightEdit
+from rigface.face.mix import mix
+from rigface.face.open_head import OpenHead
+from rigface.face.warp import Previewer
+from rigface.types import FaceParams
+
+
+@pytest.fixture(scope="module")
+def preview() -> Previewer:
+    return Previewer()
+
+
+@pytest.fixture(scope="module")
+def source() -> FaceParams:
+    spec = OpenHead.load().spec
+    light = np.zeros((9, 3), np.float32)
+    light[0] = 3.0
+    return FaceParams(
+        shape=np.zeros(spec.shape, np.float32), expression=np.zeros(spec.expression, np.float32),
+        head_rotation=np.array([0.05, 0.1, 0.02], np.float32), jaw_rotation=np.zeros(3, np.float32),
+        camera=np.array([5.0, 0, 0], np.float32), albedo=np.zeros(spec.albedo, np.float32), light=light,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def picture() -> np.ndarray:
+    """Smooth colours that name their place, so that a move can be read off."""
+    y, x = np.mgrid[0:256, 0:256]
+    return np.stack([x, y, 120 + 60 * np.sin(x / 20) * np.cos(y / 20)], -1).astype(np.uint8)
+
+
+def edited(source: FaceParams, **asked) -> FaceParams:
+    return mix(source, EditSpec(**asked), OpenHead.load().spec)
+
+
+def test_nothing_asked_is_the_source_to_the_bit(preview, source, picture):
+    out = preview(picture, source, source, mask=picture[..., 0])
+    assert np.array_equal(out.image, picture)
+    assert np.array_equal(out.mask, picture[..., 0])
+    assert out.invented.max() < 1e-3
+
+
+@pytest.mark.parametrize("degrees", [-30, 30])
+def test_turning_moves_the_middle_of_the_face_to_that_side(preview, source, picture, degrees):
+    out = preview(picture, source, edited(source, yaw_deg=degrees))
+    # Red holds the column a pixel came from: what is now left of the middle came from the middle, or the reverse.
+    came_from = out.image[120:140, 120:136, 0].mean()
+    assert np.sign(128 - came_from) == np.sign(degrees)
+
+
+def test_the_far_background_stays(preview, source, picture):
+    out = preview(picture, source, edited(source, yaw_deg=30, expression={"jaw_open": 1.0}))
+    for corner in (np.s_[:12, :12], np.s_[:12, -12:], np.s_[-12:, :12], np.s_[-12:, -12:]):
+        assert np.array_equal(out.image[corner], picture[corner])
+
+
+def test_light_from_one_side_brightens_that_side(preview, source):
+    grey = np.full((256, 256, 3), 110, np.uint8)
+    mask = np.zeros((256, 256), np.uint8)
+    mask[40:216, 40:216] = 255
+    out = preview(grey, source, edited(source, light=LightEdit(azimuth_deg=80, elevation_deg=0)), mask=mask)
+    right, left = out.image[110:150, 160:172].mean(), out.image[110:150, 84:96].mean()  # the viewer's right
+    assert right > left + 25
+    assert np.array_equal(out.image[:30], grey[:30])  # light stays off the background
+
+
+def test_an_opening_mouth_is_dark_inside_and_said_to_be_invented(preview, source):
+    grey = np.full((256, 256, 3), 150, np.uint8)
+    out = preview(grey, source, edited(source, expression={"jaw_open": 1.0}))
+    dark = out.image.mean(-1) < 100
+    assert 100 < dark.sum() < 3000
+    assert out.invented[dark].min() > 0.5
+
+
+def test_any_size_will_do(preview, source):
+    small = np.full((128, 128, 3), 90, np.uint8)
+    assert preview(small, source, edited(source, yaw_deg=20)).image.shape == (128, 128, 3)
+
+
+def test_no_edit_moves_a_flat_picture(preview, source):
+    grey = np.full((256, 256, 3), 133, np.uint8)
+    out = preview(grey, source, edited(source, yaw_deg=35, pitch_deg=10, expression={"smile": 1.0}))
+    assert np.abs(out.image.astype(int) - 133).max() <= 1
