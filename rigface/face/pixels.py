@@ -36,6 +36,8 @@ class Converter:
 
         self._reformatter, self._bt709 = VideoReformatter(), Colorspace.ITU709
         self._aspect = Fraction(stream.sample_aspect_ratio or 1)
+        self._rotation: int | None = None  # that `_known` belongs to
+        self._known = (_ONE, 0, 0, _ONE)
 
     def __call__(self, frame: av.VideoFrame) -> np.ndarray:
         """(H, W, 3) uint8 RGB, upright, with square pixels.
@@ -59,15 +61,21 @@ class Converter:
         if has_alpha:
             colour, alpha = rgb[..., :3].astype(np.uint16), rgb[..., 3:].astype(np.uint16)
             rgb = ((colour * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
-        return np.ascontiguousarray(_turn(rgb, _matrix(frame)))
+        return np.ascontiguousarray(_turn(rgb, self._matrix(frame)))
 
     def shape(self, frame: av.VideoFrame) -> tuple[int, int, int]:
         """Height and width of the upright image, and the clockwise turn in degrees that made it upright."""
         width, height = self._square(frame)
         marker = np.array([[0, 1], [3, 2]])[..., None]  # numbered clockwise from the top left
-        turned = _turn(marker, _matrix(frame))[..., 0]
+        turned = _turn(marker, self._matrix(frame))[..., 0]
         steps = next((k for k in range(4) if turned.flat[0] == (4 - k) % 4), 0)
-        return (*_turn(np.empty((height, width, 0)), _matrix(frame)).shape[:2], 90 * steps)
+        return (*_turn(np.empty((height, width, 0)), self._matrix(frame)).shape[:2], 90 * steps)
+
+    def _matrix(self, frame: av.VideoFrame) -> tuple[int, int, int, int]:
+        """The frame's display matrix, read once: PyAV's side data and its frame keep each other in memory."""
+        if frame.rotation != self._rotation:
+            self._rotation, self._known = frame.rotation, _matrix(frame)
+        return self._known
 
     def _square(self, frame: av.VideoFrame) -> tuple[int, int]:
         """Width and height with square pixels; a pixel aspect that no camera has is not believed."""

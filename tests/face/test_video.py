@@ -1,5 +1,6 @@
 """video.py: true times, upright pictures, chunks that add up to the whole, and a reason for whatever cannot be read."""
 
+import gc
 import io
 import struct
 import tempfile
@@ -491,6 +492,20 @@ def test_frames_are_read_one_at_a_time_and_the_file_stays_open():
     reading.close()
     assert not file.closed
     assert len(list(frames(file))) == 60  # wherever it stands
+
+
+def test_one_decoded_frame_is_in_memory_at_a_time():
+    def alive():
+        return sum(isinstance(thing, av.VideoFrame) for thing in gc.get_objects())
+
+    gc.collect()
+    gc.disable()  # nothing may depend on the collector coming by in time
+    try:
+        before = alive()
+        most = max(alive() - before for _ in frames(io.BytesIO(clip(greys(30), "matroska"))))
+    finally:
+        gc.enable()
+    assert most <= 4
 
 
 def test_more_threads_give_the_same_frames():
