@@ -234,8 +234,8 @@ def _joined(face: np.ndarray, ring: np.ndarray, ring_before: np.ndarray, size: i
 def _opened(points: np.ndarray) -> float:
     """How dark the mouth's inside has to be: 0 as in the source, 1 wide open where it was shut. Lips that only part a
     little (3 % of the outer-eye distance) still show lips and teeth."""
-    gap = np.linalg.norm(points[:, 13, :2] - points[:, 14, :2], axis=-1)
-    eyes = np.linalg.norm(points[:, 33, :2] - points[:, 263, :2], axis=-1)
+    gap = np.linalg.norm(points[:, 13] - points[:, 14], axis=-1)
+    eyes = np.linalg.norm(points[:, 33] - points[:, 263], axis=-1)
     before, after = gap / np.maximum(eyes, 1e-3)
     return float(np.clip((after - before - 0.03) / max(after, 0.1), 0, 1))
 
