@@ -1,0 +1,282 @@
+"""The three forms of a picture, and the only functions that convert between them.
+
+* *bytes*: an encoded file, as it lies on a disk, in a Parquet cell or in a request. Never trusted.
+* *image*: (H, W, 3) uint8 RGB, upright, sRGB. What every function of the project takes and gives.
+* *tensor*: (..., 3, H, W) float32 in [0, 1], sRGB. What networks take.
+
+Path: first and last on every path. Bytes of unknown origin are judged by their content (`sniff`), never by their name.
+
+Rules of `decode`, where formats leave a choice: EXIF orientation is applied; transparency is composited over white, in
+sRGB values as a browser does; 16-bit samples are scaled to 8, not cut; grey, palette and CMYK become RGB; of a
+file with several pictures the first is taken (an animated GIF is a video: `sniff` says so). Embedded colour profiles
+are ignored: the values are read as sRGB. A truncated file is refused, never returned half grey.
+
+Source of the transfer functions: IEC 61966-2-1:1999.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from rigface.errors import BadImage
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from torch import Tensor
+
+MAX_PIXELS = 100_000_000
+SNIFF_BYTES = 64 * 1024  # enough for `sniff`; it never needs the whole file
+
+# The only decoders of Pillow that bytes from outside can reach. None of them runs anything or opens another file
+# (EPS, for one, would start Ghostscript).
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
+
+
+def sniff(data: bytes) -> Literal["video", "image", "unknown"]:
+    """What the content is, from its first bytes.
+
+    A GIF with more than one frame is a video. Animated WebP and PNG are images: their first picture counts.
+
+    Args:
+        data: the beginning of a file, `SNIFF_BYTES` of it or all there is.
+    """
+    if data[:4] == b"GIF8":
+        return "video" if _is_animated_gif(data) else "image"
+    if data[4:8] == b"ftyp":
+        return "image" if data[8:12] in (b"avif", b"avis", b"heic", b"heix", b"mif1", b"msf1") else "video"
+    if data[:4] == b"RIFF":
+        return {b"WEBP": "image", b"AVI ": "video"}.get(data[8:12], "unknown")  # type: ignore[return-value]
+    is_bitmap = data[:2] == b"BM" and data[6:10] == bytes(4)
+    if is_bitmap or data.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
+        return "image"
+    is_quicktime = data[:1] == b"\0" and data[4:8] in (b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
+    is_transport = any(data[at : at + 2 * size + 1 : size] == b"GGG" for at, size in ((0, 188), (4, 192)))
+    if is_quicktime or is_transport:
+        return "video"
+    matroska, mpeg, asf = b"\x1a\x45\xdf\xa3", (b"\0\0\1\xba", b"\0\0\1\xb3"), b"\x30\x26\xb2\x75\x8e\x66\xcf\x11"
+    return "video" if data.startswith((matroska, *mpeg, asf, b"FLV\1", b"OggS")) else "unknown"
+
+
+def _is_animated_gif(data: bytes) -> bool:
+    """Walk the blocks of a GIF as far as `data` goes: a loop extension or a second frame makes it a video."""
+    if len(data) < 13:
+        return False
+    at, frames = 13 + _colour_table(data[10]), 0
+    while at + 10 < len(data):
+        if data[at] == 0x21:  # extension
+            if data[at + 3 : at + 14] in (b"NETSCAPE2.0", b"ANIMEXTS1.0"):
+                return True
+            at += 2
+        elif data[at] == 0x2C:  # picture
+            frames += 1
+            at += 11 + _colour_table(data[at + 9])
+        else:
+            break
+        while at < len(data) and data[at]:  # its blocks, up to the empty one
+            at += 1 + data[at]
+        at += 1
+        if frames > 1:
+            return True
+    return frames == 1 and at < len(data) and data[at] == 0x2C
+
+
+def _colour_table(flags: int) -> int:
+    return 3 << (1 + (flags & 7)) if flags & 0x80 else 0
+
+
+def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """A picture from bytes that nobody vouches for.
+
+    The size is read from the header and judged before a pixel is decoded, so a small file that unpacks to gigabytes
+    costs no memory. Pillow's own limit of 179 megapixels stays, whatever `max_pixels` says.
+
+    Returns:
+        (H, W, 3) uint8 RGB, upright, contiguous and writable.
+
+    Raises:
+        BadImage: empty, not a picture, truncated, damaged, or more than `max_pixels`.
+    """
+    if not data:
+        raise BadImage("empty file")
+    if (kind := sniff(data[:SNIFF_BYTES])) != "image":
+        raise BadImage("not a picture: its content is a video" if kind == "video" else "not a picture")
+    return _read(data, _FORMATS, max_pixels, _to_rgb)
+
+
+def decode_mask(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """A mask written by `encode_png`: (H, W) uint8.
+
+    Raises:
+        BadImage: as `decode`.
+    """
+    return _read(data, ("PNG",), max_pixels, lambda picture: np.array(picture.convert("L")))
+
+
+def _read(data: bytes, formats: tuple[str, ...], max_pixels: int, convert: Any) -> np.ndarray:
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        picture = Image.open(io.BytesIO(data), formats=formats)  # reads the header only
+        if (pixels := picture.width * picture.height) > max_pixels:
+            raise BadImage(_too_large(pixels, max_pixels))
+        picture.load()
+        return convert(picture)
+    except (BadImage, MemoryError):
+        raise
+    except Image.DecompressionBombError as e:  # Pillow saw it first
+        pixels = max(map(int, re.findall(r"\d+", str(e))), default=0)
+        raise BadImage(_too_large(pixels, min(max_pixels, 2 * (Image.MAX_IMAGE_PIXELS or max_pixels)))) from e
+    except UnidentifiedImageError as e:
+        raise BadImage(f"unreadable picture; can read {', '.join(formats)}") from e
+    except Exception as e:  # on hostile bytes Pillow's decoders raise almost anything
+        raise BadImage("truncated picture" if "truncated" in str(e) else f"damaged picture: {e}") from e
+
+
+def _too_large(pixels: int, limit: int) -> str:
+    return f"too large: {pixels / 1e6:.0f} megapixels, more than the {limit / 1e6:.0f} allowed"
+
+
+def _to_rgb(picture: Image.Image) -> np.ndarray:
+    """A loaded picture of any mode as an upright image, by the rules of this module."""
+    if picture.mode.startswith("I"):
+        grey = _to_8_bit(np.asarray(picture))
+        image = np.stack([grey] * 3, axis=-1)
+    elif picture.mode == "F":
+        raise BadImage("32-bit float picture: its range is not known; save it with 8 or 16 bits")
+    elif picture.has_transparency_data:
+        from PIL import Image
+
+        seen = picture.convert("RGBA")
+        image = np.asarray(Image.alpha_composite(Image.new("RGBA", seen.size, "white"), seen))[..., :3]
+    else:
+        image = np.array(picture.convert("RGB"))
+    return _upright(image, _orientation(picture))
+
+
+def _to_8_bit(grey: np.ndarray) -> np.ndarray:
+    if grey.min(initial=0) < 0 or grey.max(initial=0) > 65535:
+        raise BadImage("32-bit integer picture: its range is not known; save it with 8 or 16 bits")
+    return ((grey.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
+
+
+def _orientation(picture: Image.Image) -> int:
+    try:
+        return int(picture.getexif().get(0x0112, 1))
+    except Exception:  # a damaged EXIF block does not spoil the picture
+        return 1
+
+
+def _upright(image: np.ndarray, orientation: int) -> np.ndarray:
+    """Undo an EXIF orientation (1-8; anything else is taken as 1)."""
+    if orientation in (5, 6, 7, 8):
+        image = image.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        image = image[::-1]
+    if orientation in (2, 3, 6, 7):
+        image = image[:, ::-1]
+    return np.ascontiguousarray(image)
+
+
+def encode_jpeg(image: np.ndarray, quality: int = 92) -> bytes:
+    """A JPEG (4:2:0) of (H, W, 3) uint8 RGB.
+
+    Raises:
+        ValueError: another shape or dtype.
+    """
+    import cv2
+
+    _check(image, 3)
+    return _encode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
+
+
+def encode_png(image: np.ndarray) -> bytes:
+    """A PNG of (H, W, 3) uint8 RGB or (H, W) uint8; a mask of only 0 and 255 takes one bit per pixel.
+
+    Raises:
+        ValueError: another shape or dtype.
+    """
+    import cv2
+
+    if image.ndim == 3:
+        _check(image, 3)
+        return _encode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [])
+    _check(image, 2)
+    if np.isin(image, (0, 255)).all():
+        return _encode(".png", image, [cv2.IMWRITE_PNG_BILEVEL, 1, cv2.IMWRITE_PNG_COMPRESSION, 1])
+    return _encode(".png", image, [])
+
+
+def _encode(suffix: str, image: np.ndarray, options: list[int]) -> bytes:
+    import cv2
+
+    done, data = cv2.imencode(suffix, image, options)
+    if not done:
+        raise ValueError(f"{suffix}: OpenCV could not encode a picture of shape {image.shape}")
+    return data.tobytes()
+
+
+def _check(image: np.ndarray, axes: int) -> None:
+    shape_fits = image.ndim == axes and (axes == 2 or image.shape[-1] == 3) and image.size
+    if image.dtype != np.uint8 or not shape_fits:
+        wanted = "(H, W, 3)" if axes == 3 else "(H, W)"
+        raise ValueError(f"image: want {wanted} uint8, got {image.shape} {image.dtype}")
+
+
+def to_tensor(image: np.ndarray) -> Tensor:
+    """(..., H, W, 3) uint8 as a (..., 3, H, W) float32 tensor in [0, 1], on the CPU.
+
+    Raises:
+        ValueError: another dtype, or the last axis is not 3.
+    """
+    import torch
+
+    if image.dtype != np.uint8 or image.ndim < 3 or image.shape[-1] != 3:
+        raise ValueError(f"image: want (..., H, W, 3) uint8, got {image.shape} {image.dtype}")
+    return torch.from_numpy(np.ascontiguousarray(np.moveaxis(image, -1, -3))).to(torch.float32).div_(255)
+
+
+def to_image(tensor: Tensor) -> np.ndarray:
+    """(..., 3, H, W) floats as a (..., H, W, 3) uint8 array: clipped to [0, 1], rounded to the nearest of 256.
+
+    Raises:
+        ValueError: the third axis from the end is not 3.
+    """
+    import torch
+
+    if tensor.ndim < 3 or tensor.shape[-3] != 3:
+        raise ValueError(f"tensor: want (..., 3, H, W), got {tuple(tensor.shape)}")
+    levels = tensor.detach().to(torch.float32).clamp(0, 1).mul(255).round_().to(torch.uint8)
+    return levels.movedim(-3, -1).contiguous().cpu().numpy()
+
+
+def srgb_to_linear(values: np.ndarray) -> np.ndarray:
+    """sRGB values in [0, 1] as linear light in [0, 1]; float32, any shape. Values below 0 count as 0."""
+    values = np.maximum(np.asarray(values, np.float32), 0)
+    return np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4).astype(np.float32)
+
+
+def linear_to_srgb(values: np.ndarray) -> np.ndarray:
+    """Linear light in [0, 1] as sRGB values in [0, 1]; float32, any shape. Values below 0 count as 0."""
+    values = np.maximum(np.asarray(values, np.float32), 0)
+    return np.where(values <= 0.0031308, values * 12.92, 1.055 * values ** (1 / 2.4) - 0.055).astype(np.float32)
+
+
+def srgb8_to_linear(image: np.ndarray) -> np.ndarray:
+    """uint8 sRGB of any shape as linear light in [0, 1], float32, by table.
+
+    Raises:
+        ValueError: not uint8.
+    """
+    if image.dtype != np.uint8:
+        raise ValueError(f"image: want uint8, got {image.dtype}")
+    return _linear_of_8_bit()[image]
+
+
+@cache
+def _linear_of_8_bit() -> np.ndarray:
+    return srgb_to_linear(np.arange(256) / 255)
