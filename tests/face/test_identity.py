@@ -1,0 +1,230 @@
+"""Identity vectors and people: the same person near, others far, ids that stay. Faces: NASA's astronaut and real pairs."""
+
+import numpy as np
+import pytest
+import skimage.data
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rigface import image
+from rigface.face import people
+from rigface.face.detect import box_of, load_detector
+from rigface.face.identity import DlibIdentity, Picker, chip, cluster, directions, worth_of
+from rigface.types import Detection
+
+
+@pytest.fixture(scope="module")
+def identity():
+    return DlibIdentity()
+
+
+@pytest.fixture(scope="module")
+def detector():
+    return load_detector()
+
+
+@pytest.fixture(scope="module")
+def astronaut(detector):
+    picture = skimage.data.astronaut()
+    return picture, detector(picture)[0]
+
+
+def test_a_vector_as_dlib_gives_it(identity, astronaut):
+    vector = identity(*astronaut)
+    assert vector.shape == (128,)
+    assert vector.dtype == np.float32
+    assert 1.2 < np.linalg.norm(vector) < 1.75  # raw, not of length 1
+
+
+def test_scale_shift_and_light_do_not_change_who_it_is(identity, astronaut, detector):
+    import cv2
+
+    picture, face = astronaut
+    small = cv2.resize(picture[20:300, 80:360], (160, 160), interpolation=cv2.INTER_AREA)
+    dark = (small * 0.6).astype(np.uint8)
+    assert np.linalg.norm(identity(dark, detector(dark)[0]) - identity(picture, face)) < 0.4
+
+
+def test_a_crop_serves_as_well_as_the_frame(identity, astronaut):
+    from rigface.face import align
+
+    picture, face = astronaut
+    affine = align.frame_to_crop(face.box)
+    inside = Detection(face.box, align.apply(affine, face.landmarks), face.score)
+    assert np.linalg.norm(identity(align.crop(picture, affine), inside) - identity(picture, face)) < 0.2
+
+
+def test_the_chip_is_upright_whatever_the_head_does(astronaut):
+    picture, face = astronaut
+    turned = np.ascontiguousarray(np.rot90(picture))
+    landmarks = face.landmarks.copy()
+    landmarks[:, 0], landmarks[:, 1] = face.landmarks[:, 1], picture.shape[1] - face.landmarks[:, 0]
+    straight, upright = chip(picture, face.landmarks), chip(turned, landmarks)
+    assert upright.shape == (150, 150, 3)
+    assert np.abs(straight.astype(int) - upright).mean() < 4
+
+
+def test_our_landmarks_serve_as_well_as_dlibs_own(identity, astronaut):
+    import dlib
+
+    from rigface import assets
+
+    picture, face = astronaut
+    predictor = dlib.shape_predictor(str(assets.find("dlib_five_points")))
+    found = dlib.get_frontal_face_detector()(picture, 0)[0]
+    theirs = dlib.get_face_chip(picture, predictor(picture, found), 150)
+    ours, same = identity.embed([chip(picture, face.landmarks), theirs])
+    assert np.linalg.norm(ours - same) < 0.25  # two pictures of one person differ by 0.45
+
+
+def test_no_extent_no_vector(identity, astronaut):
+    picture, face = astronaut
+    assert identity(picture, Detection(face.box, np.full((478, 3), 40.0, np.float32), 0.9)) is None
+    assert identity(picture, Detection(face.box, face.landmarks + 5000, 0.9)) is None
+
+
+def test_an_unknown_layout_is_refused(astronaut):
+    with pytest.raises(ValueError, match="no layout has 77 points"):
+        chip(astronaut[0], np.zeros((77, 3)))
+
+
+def test_no_chips_no_vectors(identity):
+    assert identity.embed([]).shape == (0, 128)
+
+
+def face(eyes: float = 60, turn: float = 0.0, score: float = 1.0) -> Detection:
+    """Five points: eyes this far apart, the nose this far off the middle."""
+    x = np.array([1.25, 0.75, -0.25, 0.25, 0.5 + turn]) * eyes + 100
+    y = np.array([0, 0, 0, 0, 0.6]) * eyes + 100
+    landmarks = np.stack([x, y, 0 * x], 1).astype(np.float32)
+    return Detection(box_of(landmarks), landmarks, score)
+
+
+def test_large_frontal_and_sure_faces_are_worth_more():
+    assert worth_of(face()) == pytest.approx(1, abs=0.01)
+    assert worth_of(face()) > worth_of(face(eyes=30)) > worth_of(face(eyes=10))
+    assert worth_of(face()) > worth_of(face(turn=0.3)) > worth_of(face(turn=0.7))
+    assert worth_of(face(score=0.5)) == pytest.approx(worth_of(face()) / 2)
+
+
+def test_the_picker_keeps_the_best_frames_apart_from_each_other():
+    picture = skimage.data.astronaut()
+    picker = Picker(per_track=2, apart=5)
+    turns = [0.8, 0.5, 0.3, 0.5, 0.8, 0.8, 0.6, 0.05, 0.6, 0.8, 0.2, 0.8]
+    for frame, turn in enumerate(turns):
+        picker.offer(7, frame, picture, face(turn=turn))
+    picker.offer(9, 0, picture, face(turn=0.8))
+    picks = picker.picks()
+    assert [frame for frame, _ in picks[7]] == [2, 7]
+    assert [frame for frame, _ in picks[9]] == [0]  # a poor frame is better than none
+    assert picks[7][0][1].shape == (150, 150, 3)
+
+
+def test_a_blurred_frame_gives_way_to_a_sharp_one():
+    picker = Picker(per_track=1)
+    for frame, sharpness in enumerate([0.1, 0.9, 0.2]):
+        picker.offer(0, frame, skimage.data.astronaut(), face(), sharpness)
+    assert [frame for frame, _ in picker.picks()[0]] == [1]
+
+
+def crowd(count: int, each: int, noise: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Vectors of `count` people, `each` of everyone, in the directions dlib's vectors have; and who is who."""
+    rng = np.random.default_rng(seed)
+    who = np.repeat(np.arange(count), each)
+    centres = rng.normal(size=(count, 128)) / np.sqrt(128)
+    return centres[who] + noise * rng.normal(size=(len(who), 128)) / np.sqrt(128), who
+
+
+def test_people_are_found():
+    vectors, who = crowd(30, 6, 0.4)
+    order = np.random.default_rng(1).permutation(len(who))
+    labels, found = people.cluster(vectors[order], threshold=0.8)
+    assert len(found.ids) == 30
+    assert all(len(set(labels[who[order] == k])) == 1 for k in range(30))
+    assert labels[0] == 0  # counted in the order of the vectors
+
+
+def test_ids_stay_when_videos_are_added():
+    vectors, who = crowd(20, 8, 0.4)
+    first = np.arange(len(who)) % 2 == 0
+    old_labels, old = people.cluster(vectors[first], threshold=0.8)
+    new_vectors, new_who = crowd(5, 4, 0.4, seed=9)
+    labels, both = people.cluster(np.concatenate([new_vectors, vectors[~first]]), previous=old, threshold=0.8)
+    assert (labels[len(new_who) :] == old_labels).all()  # the same people, in the same order
+    assert sorted(set(labels[: len(new_who)])) == [20, 21, 22, 23, 24]
+    assert (both.ids[:20] == old.ids).all()
+    assert both.weight.sum() == len(who) + len(new_who)
+
+
+def test_people_summarise_their_vectors_exactly():
+    vectors, _ = crowd(6, 5, 0.5)
+    weights = np.random.default_rng(2).uniform(0.5, 9, len(vectors))
+    labels, found = people.cluster(vectors, weights, threshold=0.9)
+    for k in found.ids:
+        own, w = vectors[labels == k], weights[labels == k]
+        mean = np.average(own, axis=0, weights=w)
+        assert np.allclose(found.centroid[k], mean)
+        assert found.scatter[k] == pytest.approx(np.average(((own - mean) ** 2).sum(1), weights=w), abs=1e-9)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 1000), st.integers(1, 24), st.floats(0.2, 1.6))
+def test_the_same_as_average_linkage_by_the_book(seed, count, threshold):
+    from scipy.cluster.hierarchy import fcluster, linkage
+    from scipy.spatial.distance import pdist
+
+    vectors = np.random.default_rng(seed).normal(size=(count, 3))
+    labels, _ = people.cluster(vectors, threshold=threshold)
+    if count > 1:
+        book = fcluster(linkage(pdist(vectors, "sqeuclidean"), "average"), threshold**2 * (1 - 1e-12), "distance")
+        assert (np.equal.outer(labels, labels) == np.equal.outer(book, book)).all()
+
+
+def test_two_people_in_one_frame_are_never_one():
+    vectors, _ = crowd(1, 6, 0.3)
+    labels, _ = people.cluster(vectors, threshold=0.8, apart=[(0, 1), (3, 1)])
+    assert labels[0] != labels[1] != labels[3]
+    assert len(set(labels)) == 2
+
+
+def test_known_people_are_never_merged():
+    vectors, _ = crowd(1, 2, 0.1)
+    _, old = people.cluster(vectors, threshold=0.01)
+    labels, both = people.cluster(vectors + 0.001, previous=old, threshold=0.8)
+    assert len(both.ids) == 2
+    assert set(labels) <= {0, 1}
+
+
+def test_nothing_and_nonsense():
+    labels, found = people.cluster(np.zeros((0, 128)), threshold=0.8)
+    assert len(labels) == len(found.ids) == 0
+    with pytest.raises(ValueError, match="finite"):
+        people.cluster(np.full((2, 4), np.nan), threshold=0.8)
+    with pytest.raises(ValueError, match="weights"):
+        people.cluster(np.zeros((2, 4)), np.zeros(2), threshold=0.8)
+
+
+def test_directions_are_units_and_wider_vectors_have_no_mean():
+    rng = np.random.default_rng(0)
+    for width in (128, 512):
+        assert np.allclose(np.linalg.norm(directions(rng.normal(size=(4, width))), axis=1), 1)
+    assert np.allclose(directions(np.eye(3, 512)), np.eye(3, 512))
+
+
+PAIRS = [["pm_i01.jpg", "pm_i02.jpg", "pm_i03.jpg"], ["rig_i01.png", "rig_i02.png", "fr_i08.png"], ["ffuv_i01.png"]]
+
+
+@pytest.mark.slow
+def test_real_people(identity, detector, shared):
+    vectors, who = [], []
+    for k, files in enumerate([*PAIRS, ["artk_i04.jpg"], ["lp_i05.jpg", "cf_i08.png"], ["fr_i06.png"]]):
+        for name in files:
+            picture = image.decode((shared / "data/images" / name).read_bytes())
+            vectors.append(identity(picture, detector(picture)[0]))
+            who.append(k)
+    distance = np.linalg.norm(np.array(vectors)[:, None] - np.array(vectors), axis=-1)
+    same = np.equal.outer(who, who)
+    assert distance[same].max() < 0.55
+    assert distance[~same].min() > 0.6
+    labels, _ = cluster(np.array(vectors))
+    assert (np.equal.outer(labels, labels) == same).all()
