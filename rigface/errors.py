@@ -4,12 +4,14 @@ RigFaceError
 ├── BadInput            something a user gave us cannot be used; always a row or a 4xx, never the end of a job
 │   ├── BadImage        not a picture, truncated, too many pixels
 │   ├── BadVideo        not a container, no video stream, nothing decodes
+│   │   └── Truncated   good frames came, then the data ended (`face/reader.py`)
 │   └── NoFace          a picture in which nobody was found
 ├── MissingAsset        a weight or licensed file is not on this machine; the message says how to get it
 ├── UnsafeFile          a file asks to execute code while it is read; refused, nothing was run
 ├── BadCheckpoint       a folder of weights does not fit the network its config describes; the message names the keys
 ├── PlanError           stages or settings that do not fit together, found before any work was done
-└── OutputBusy          another run is writing to the same output
+├── OutputBusy          another run is writing to the same output
+└── JobBroken           the job stops because it is at fault itself, not its inputs; finished work is kept
 
 `ValueError` stays what it is in Python: a programmer's mistake.
 """
@@ -66,3 +68,7 @@ class PlanError(RigFaceError):
 
 class OutputBusy(RigFaceError):
     """Another run holds this output."""
+
+
+class JobBroken(RigFaceError):
+    """The job cannot go on: its units crash one like the other, or nothing moves. What is finished is kept."""

@@ -157,6 +157,29 @@ class FaceParams:
 
 
 @dataclass(frozen=True, eq=False)
+class Face:
+    """One face of one picture, seen and understood: all that an edit needs of a source or a target.
+
+    Args:
+        crop: (512, 512, 3) uint8.
+        frame_to_crop: (2, 3) float32 affine.
+        box: (4,) float32 x0, y0, x1, y1 of the landmarks, frame px.
+        landmarks: (L, 3) float32 crop px.
+        params: its coefficients, no batch.
+        mask: (512, 512) uint8, 255 person, 0 background.
+        residual: RMS distance of landmarks and fitted head, in outer-eye distances.
+    """
+
+    crop: Array
+    frame_to_crop: Array
+    box: Array
+    landmarks: Array
+    params: FaceParams
+    mask: Array
+    residual: float
+
+
+@dataclass(frozen=True, eq=False)
 class Conditions:
     """All the model ever sees of an edit, as pictures. Born in `compose`, read by the pipeline and by training.
 
