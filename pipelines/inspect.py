@@ -112,7 +112,10 @@ def write(out: str, *, page: str | None = None, samples: int = 24, seed: int = 0
 
     Raises:
         BadInput: there is no dataset at `out`.
+        ValueError: no sample is asked for.
     """
+    if samples < 1:
+        raise ValueError(f"samples: want at least 1, got {samples}")
     data = Dataset(Store(out))
     face_files, input_files = (sorted(data.store.paths(part, ".parquet")) for part in ("faces", "inputs"))
     if not face_files and not input_files:

@@ -66,9 +66,9 @@ def trust(faces: FaceCensus) -> str:
             _histogram(
                 "Landmark residual",
                 n["landmark_residual"],
-                Axis("landmarks against the fitted head, % of outer-eye distance", [(v / 100, f"{v}") for v in range(0, 11, 2)]),
+                Axis("landmarks against the fitted head, % of outer-eye distance (log)", [(v / 100, f"{v:g}") for v in (0.1, 0.2, 0.5, 1, 2, 5, 10)]),
                 "Median {median:.2%} of the outer-eye distance; nine in ten have {high:.1%} or less.",
-                ".1%",
+                ".2%",
             ),
         ]
     )  # fmt: skip
@@ -158,7 +158,7 @@ def _light(faces: FaceCensus) -> str:
     turn = np.radians((np.arange(len(sectors)) + 0.5) * 360 / len(sectors))
     above = int(sectors[np.sin(turn) > 0].sum())
     says = f"Centre: the camera; rim: the side. From above {share(above, max(int(sectors.sum()), 1))}"
-    says += f", from behind (on the rim) {share(faces.light_behind, whole)}" if faces.light_behind else ""
+    says += f", from behind, on the rim, {share(faces.light_behind, whole)}" if faces.light_behind else ""
     says += f", too even to tell {share(faces.light_flat, whole)}." if faces.light_flat else "."
     return _card("Light direction", says, charts.light(faces.light, says) if directed else "")
 

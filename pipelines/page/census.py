@@ -36,7 +36,7 @@ NUMBER_EDGES = {
     "confidence": np.linspace(0, 1, 26),
     "landmark_confidence": np.linspace(0, 1, 26),
     "photometric_residual": np.linspace(0, 0.25, 26),
-    "landmark_residual": np.linspace(0, 0.1, 26),
+    "landmark_residual": 0.001 * 10 ** np.linspace(0, 2, 25),
     "face_size_px": 2.0 ** np.arange(3, 11.26, 0.25),
     "sharpness": np.linspace(0, 1, 26),
     "exposure": np.linspace(0, 1, 26),
@@ -47,7 +47,13 @@ FLAGS = ("is_profile", "is_tiny", "is_blurred", "is_grey", "is_suspect")
 FLAT_CONTRAST = 0.1  # below this, directed over even light, a direction means nothing
 
 _LUMA = np.array([0.2126, 0.7152, 0.0722])
-_DIRECTED_OVER_EVEN = 2 * pi / sqrt(3)  # gain of the first-order harmonics over that of the constant (lighting.py)
+# Gains of the harmonics 1, x, xz, 3z2-1 in `rigface.face.lighting`, which needs torch.
+_EVEN, _FIRST, _MIXED, _ZONAL = (
+    sqrt(1 / (4 * pi)),
+    sqrt(pi / 3),
+    pi / 4 * sqrt(15 / (4 * pi)),
+    pi / 4 * sqrt(5 / (16 * pi)),
+)
 _CELLS = (7, 6, 3)  # yaw, light, confidence: strata of the candidate pool
 _LEAST_POOL = 256
 
@@ -209,13 +215,13 @@ class FaceCensus:
 
     def _add_light(self, light: np.ndarray) -> np.ndarray:
         """Count light directions; returns them, (N, 3) towards the light, zero where the light is flat or unknown."""
-        first = light.reshape(-1, 9, 3)[:, :4] @ _LUMA
-        strength = np.linalg.norm(first[:, 1:], axis=1)
+        slope, mean = light_slope(light.reshape(-1, 9, 3))
+        strength = np.linalg.norm(slope, axis=1)
         with np.errstate(invalid="ignore", divide="ignore"):
-            contrast = _DIRECTED_OVER_EVEN * strength / np.abs(first[:, 0])
+            contrast = strength / np.abs(mean)
             directed = contrast >= FLAT_CONTRAST
         toward = np.zeros((len(light), 3))
-        toward[directed] = first[directed, 1:] / strength[directed, None]
+        toward[directed] = slope[directed] / strength[directed, None]
         x, y, z = toward[directed].T
         angle = np.degrees(np.arccos(np.clip(z, -1, 1)))
         turn = np.degrees(np.arctan2(y, x)) % 360
@@ -259,6 +265,26 @@ class FaceCensus:
                 pool.sort()
                 del pool[self.keep :]
                 self._limits[cell] = pool[-1].priority
+
+
+def light_slope(light: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How the shading of a ball changes across the side that the camera sees, and its mean there.
+
+    The first-order coefficients alone do not say where the light is: nobody sees the far side of a face, so a fit may
+    trade them against the second order. This is the plane a + b.n that fits the shading best over the disc the ball
+    shows (moments of the unit disc: E[x2 z] / E[x2] = 8/15, cov(z2, z) / var(z) = 6/5, E[z] = 2/3, E[z2] = 1/2).
+
+    Args:
+        light: (N, 9, 3) as in `FaceParams.light`.
+
+    Returns:
+        b (N, 3), towards the light in the camera frame, and the mean (N,); luminance.
+    """
+    even, x, y, z, _, xz, yz, _, zonal = np.moveaxis(light @ _LUMA, -1, 0)
+    slope = np.stack(
+        [_FIRST * x + 8 / 15 * _MIXED * xz, _FIRST * y + 8 / 15 * _MIXED * yz, _FIRST * z + 18 / 5 * _ZONAL * zonal], -1
+    )
+    return slope, _EVEN * even + 2 / 3 * _FIRST * z + 1 / 2 * _ZONAL * zonal
 
 
 def _clipped(values: np.ndarray, edges: np.ndarray) -> np.ndarray:

@@ -21,9 +21,10 @@ from pipelines.page import cards
 from pipelines.page.census import FaceCensus
 from pipelines.page.charts import share, sliver
 from pipelines.page.gallery import LABELS, RELIT, Strip, view_box
-from pipelines.page.inputs import STATUSES, InputCensus, InputRow
+from pipelines.page.inputs import STATUSES, Cause, InputCensus, InputRow
 from pipelines.page.words import bytes_text, clock, duration
 
+_CAUSES_SHOWN = 30
 OPEN_STRIPS = 8  # the rest of the gallery is folded
 FLAG_WORDS = {
     "is_profile": "profile",
@@ -83,7 +84,7 @@ def document(faces: FaceCensus, inputs: InputCensus, gallery: Gallery, about: Ab
         people_says=cards.people_says(faces),
         people=cards.people(faces, thumbs),
         work_says=_work_says(inputs),
-        work=_causes(inputs) + cards.throughput(inputs),
+        work=_causes(inputs, faces) + cards.throughput(inputs),
         inputs_says=_inputs_says(inputs),
         inputs=_table(inputs),
         colophon=f"Written by <code>rigface inspect</code> on {datetime.now(UTC):%d %B %Y, %H:%M} UTC. "
@@ -247,21 +248,29 @@ def _work_says(inputs: InputCensus) -> str:
     return f"{inputs.failed:,} of {inputs.count:,} inputs did not go through whole: {', '.join(parts)}."
 
 
-def _causes(inputs: InputCensus) -> str:
-    reasons = inputs.reasons()
+def _causes(inputs: InputCensus, faces: FaceCensus) -> str:
+    """Why inputs did not end well, and why single faces did not."""
+    reasons = [(cause, count, "inputs" if count > 1 else "input") for cause, count in inputs.reasons()[:_CAUSES_SHOWN]]
+    for text, count in faces.reasons.most_common(_CAUSES_SHOWN):
+        reasons.append((Cause("error", "", text), count, "faces" if count > 1 else "face"))
     if not reasons:
         body = '<p class="none">None.</p>'
     else:
-        most = max(count for _, count in reasons)
+        most = max(count for _, count, _ in reasons)
         rows = "".join(
             f'<tr><td><span class="status {_e(cause.status)}">{_e(STATUS_WORDS.get(cause.status, cause.status))}</span></td>'
             f'<td class="stage-name muted">{_e(cause.stage or "–")}</td><td>{_e(cause.text)}</td>'
-            f'<td class="number">{count:,}</td><td class="bar-cell">{sliver(count, most)}</td></tr>'
-            for cause, count in reasons[:30]
+            f'<td class="number">{count:,} {unit}</td><td class="bar-cell">{sliver(count, most)}</td></tr>'
+            for cause, count, unit in reasons
         )
-        heads = "<th>status</th><th class='stage-name'>stage</th><th>reason</th><th class='number'>inputs</th><th class='bar-cell'><span class='hidden'>share</span></th>"
+        heads = "".join(
+            f'<th scope="col" class="{kind}">{name}</th>'
+            for name, kind in (("status", ""), ("stage", "stage-name"), ("reason", ""), ("how many", "number"))
+        )
+        heads += '<th class="bar-cell"><span class="hidden">share</span></th>'
         body = f'<div class="scroll"><table class="causes"><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>'
-    return f'<div class="card wide"><h3>Failures by reason</h3><p>Inputs that could not be read, held nobody, or were kept in part.</p>{body}</div>'
+    says = "Inputs that could not be read, held nobody or were kept in part, and faces without coefficients."
+    return f'<div class="card wide"><h3>Failures by reason</h3><p>{says}</p>{body}</div>'
 
 
 def _inputs_says(inputs: InputCensus) -> str:

@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.page.census import Candidate, Spot
+from pipelines.page.census import Candidate, Spot, light_slope
 from rigface import schema
 from rigface.errors import RigFaceError
 from rigface.image import decode, decode_mask, linear_to_srgb
@@ -190,7 +190,7 @@ def pictures(params: FaceParams, head: Any, px: int = RENDER_PX) -> dict[str, np
     normals, albedo, shading = (part.numpy() for part in seen)
     if len(shading):  # as bright as before on average, unless that was too dark to see anything by
         relit_shading *= max(shading.mean(), _DIM) / max(relit_shading.mean(), 1e-6)
-        shading_scale = 0.8 / max(float(np.quantile(shading, 0.98)), 1e-6)
+        shading_scale = 0.7 / max(float(np.quantile(shading, 0.98)), 1e-6)
     else:
         shading_scale = 1.0
     encode = _encode_table()
@@ -216,7 +216,7 @@ def relit(light: np.ndarray) -> np.ndarray:
 
     from rigface.face.lighting import harmonics
 
-    side = -1.0 if light[1].sum() > 0 else 1.0
+    side = -1.0 if light_slope(light[None])[0][0, 0] > 0 else 1.0
     toward = np.array([0.8 * side, 0.5, 0.45])
     toward /= np.linalg.norm(toward)
     sphere = np.random.default_rng(0).normal(size=(512, 3))

@@ -34,9 +34,9 @@
     if (folded) folded.open = true;
     tile.focus();
   });
-  viewer.addEventListener("keydown", (event) => {
+  document.addEventListener("keydown", (event) => {
     const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
-    if (step) {
+    if (step && viewer.open) {
       event.preventDefault();
       show(shown + step);
     }

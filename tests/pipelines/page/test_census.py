@@ -3,13 +3,15 @@
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.page import charts
-from pipelines.page.census import LIGHT_RINGS_DEG, FaceCensus, Histogram, Spot
+from pipelines.page.census import LIGHT_RINGS_DEG, FaceCensus, Histogram, Spot, light_slope
 from pipelines.page.inputs import TABLE_ROWS, InputCensus
 from rigface import schema
+from rigface.face.lighting import shade
 
 
 @settings(max_examples=10, deadline=None)
@@ -69,6 +71,20 @@ def test_light_is_counted_where_it_comes_from(make, toward, ring, quadrant):
     assert rings.tolist() == [ring]
     assert sectors[0] // 6 == quadrant  # counter-clockwise from the right, up is up
     assert len(census.light) == len(LIGHT_RINGS_DEG) - 1
+
+
+def test_light_is_told_by_the_side_that_is_seen():
+    random = np.random.default_rng(0)
+    light = random.normal(size=(5, 9, 3))
+    balls = random.normal(size=(200_000, 3))
+    balls /= np.linalg.norm(balls, axis=1, keepdims=True)
+    balls = balls[balls[:, 2] > 0]
+    shading = shade(torch.tensor(balls).expand(5, -1, -1), torch.tensor(light)).numpy() @ [0.2126, 0.7152, 0.0722]
+    area = np.sqrt(balls[:, 2:])  # what a piece of the ball takes up in the picture
+    plane = np.linalg.lstsq(area * np.c_[np.ones(len(balls)), balls], area * shading.T, rcond=None)[0]
+    slope, mean = light_slope(light)
+    assert np.allclose(slope, plane[1:].T, atol=0.03)
+    assert np.allclose(mean, (shading * balls[:, 2]).sum(1) / balls[:, 2].sum(), atol=0.01)
 
 
 def test_even_light_has_no_direction(make):

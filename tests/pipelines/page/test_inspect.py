@@ -97,6 +97,7 @@ def test_names_and_reasons_stay_text(page):
     assert shown.rsplit("/", 1)[1] in page.text
     assert '<img src=x onerror="y"> & z' in page.text
     assert '<b>"x"</b>' in page.text
+    assert "the fit <i>failed</i> 2 faces" in page.text
     assert "<u>open</u>" in page.text
     assert "\u202e" not in page.source  # a file name cannot turn the direction of the text around it
     assert not page.count("u")
