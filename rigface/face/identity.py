@@ -29,6 +29,7 @@ import numpy as np
 
 from rigface import assets
 from rigface.face import people
+from rigface.face.landmarks import layout_of
 from rigface.face.people import People
 from rigface.types import Detection
 
@@ -36,13 +37,6 @@ __all__ = ["DlibIdentity", "People", "Picker", "chip", "cluster", "directions", 
 
 CHIP_PX = 150
 WIDTH = 128
-
-# dlib's five points: outer and inner corner of the person's left eye, of the right eye, and the base of the nose.
-FIVE_POINTS = {
-    478: (263, 362, 33, 133, 2),
-    106: (93, 89, 35, 39, 80),  # InsightFace's 2d106det markup; not tried on its real weights, which cannot ship
-    5: (0, 1, 2, 3, 4),
-}
 
 
 class DlibIdentity:
@@ -83,16 +77,14 @@ def chip(image: np.ndarray, landmarks: np.ndarray) -> np.ndarray | None:
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        landmarks: (L, 2+) px of this image, in a layout of `FIVE_POINTS`.
+        landmarks: (L, 2+) px of this image, in a layout of `landmarks.LAYOUTS`.
 
     Raises:
         ValueError: no layout has this many points.
     """
     import dlib
 
-    if len(landmarks) not in FIVE_POINTS:
-        raise ValueError(f"landmarks: no layout has {len(landmarks)} points; there are {sorted(FIVE_POINTS)}")
-    points = np.asarray(landmarks, np.float64)[list(FIVE_POINTS[len(landmarks)]), :2]
+    points = np.asarray(landmarks, np.float64)[list(layout_of(landmarks).five), :2]
     apart = np.linalg.norm(points[0] - points[2])
     if not np.isfinite(points).all() or apart < 2:
         return None
@@ -167,7 +159,7 @@ class Picker:
 def worth_of(one: Detection) -> float:
     """How much a detection promises an identity vector, in [0, 1]: large, frontal and sure is 1."""
     points = np.asarray(one.landmarks, np.float64)[:, :2]
-    five = points[list(FIVE_POINTS[len(points)])]
+    five = points[list(layout_of(points).five)]
     eyes = (five[0] + five[1]) / 2 - (five[2] + five[3]) / 2
     apart = np.linalg.norm(eyes)
     if not apart > 0:

@@ -10,6 +10,7 @@ from rigface import image
 from rigface.face import people
 from rigface.face.detect import box_of, load_detector
 from rigface.face.identity import DlibIdentity, Picker, chip, cluster, directions, worth_of
+from rigface.face.landmarks import LAYOUTS
 from rigface.types import Detection
 
 
@@ -93,10 +94,10 @@ def test_no_chips_no_vectors(identity):
 
 
 def face(eyes: float = 60, turn: float = 0.0, score: float = 1.0) -> Detection:
-    """Five points: eyes this far apart, the nose this far off the middle."""
-    x = np.array([1.25, 0.75, -0.25, 0.25, 0.5 + turn]) * eyes + 100
-    y = np.array([0, 0, 0, 0, 0.6]) * eyes + 100
-    landmarks = np.stack([x, y, 0 * x], 1).astype(np.float32)
+    """Eyes this far apart, the base of the nose this far off the middle."""
+    landmarks = np.full((478, 3), 100, np.float32)
+    landmarks[list(LAYOUTS[478].five), 0] = np.array([1.25, 0.75, -0.25, 0.25, 0.5 + turn]) * eyes + 100
+    landmarks[LAYOUTS[478].nose_base, 1] += 0.6 * eyes
     return Detection(box_of(landmarks), landmarks, score)
 
 

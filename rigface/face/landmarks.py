@@ -1,0 +1,65 @@
+"""Which landmark is which, in each layout that a detector reports.
+
+Path: read by identity, parse and quality, which need a few named points and not a face model. A layout is known by its
+number of points: 478 is MediaPipe's Face Mesh V2, 106 InsightFace's 2d106det markup (written down from its picture; not
+tried on its real weights, which may not ship).
+
+Right and left are the person's: the right eye is on the picture's left.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Indices of named points.
+
+    Args:
+        eyes: outer and inner corner of the left eye, outer and inner corner of the right eye.
+        nose_base: where the septum meets the upper lip's skin.
+        nose_tip: the point nearest to a camera in front.
+        sides: the outline of the face at the height of the ears, right and left.
+        skin: polygons on cheeks and forehead that beards, brows and glasses mostly leave free; empty if none are known.
+    """
+
+    eyes: tuple[int, int, int, int]
+    nose_base: int
+    nose_tip: int
+    sides: tuple[int, int]
+    skin: tuple[tuple[int, ...], ...] = ()
+
+    @property
+    def five(self) -> tuple[int, ...]:
+        """dlib's five points."""
+        return (*self.eyes, self.nose_base)
+
+
+LAYOUTS = {
+    478: Layout(
+        eyes=(263, 362, 33, 133),
+        nose_base=2,
+        nose_tip=1,
+        sides=(234, 454),
+        skin=(
+            (117, 118, 101, 36, 205, 187, 123),  # right cheek
+            (346, 347, 330, 266, 425, 411, 352),  # left cheek
+            (107, 69, 109, 10, 338, 299, 336, 9),  # forehead
+        ),
+    ),
+    106: Layout(eyes=(93, 89, 35, 39), nose_base=80, nose_tip=86, sides=(1, 17)),
+}
+
+
+def layout_of(landmarks: np.ndarray) -> Layout:
+    """The layout of (L, 2+) landmarks.
+
+    Raises:
+        ValueError: no layout has this many points.
+    """
+    if len(landmarks) not in LAYOUTS:
+        raise ValueError(f"landmarks: no layout has {len(landmarks)} points; there are {sorted(LAYOUTS)}")
+    return LAYOUTS[len(landmarks)]
