@@ -229,7 +229,7 @@ def fresh(
     *,
     expression: int,
     text: tuple[int, int],
-    heads: int = 8,
+    heads: int | tuple[int, ...] = 8,
     layers: int = 2,
     groups: int = 32,
     latent_channels: int = 4,
@@ -241,16 +241,10 @@ def fresh(
         channels: of the UNets' levels. vae_channels: of the VAE's; each level but the first halves the picture.
         text: (L, D) of the text embedding; the default text is zeros.
     """
-    sizes = {
-        "text_dim": text[1],
-        "heads": heads,
-        "layers": layers,
-        "groups": groups,
-        "latent_channels": latent_channels,
-    }
+    sizes: dict[str, Any] = {"heads": heads, "layers": layers, "groups": groups, "latent_channels": latent_channels}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = build(*network(channels, **sizes), torch.zeros(text), expression)
+        model = build(*network(channels, text_dim=text[1], **sizes), torch.zeros(text), expression)
         vae = AutoencoderKL(
             down_block_types=("DownEncoderBlock2D",) * len(vae_channels),
             up_block_types=("UpDecoderBlock2D",) * len(vae_channels),

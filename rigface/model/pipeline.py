@@ -71,6 +71,9 @@ class RigFacePipeline:
         device: where to put it.
         autocast: run the networks in this type, usually `torch.bfloat16`; "auto" takes bfloat16 where the device
             computes in it; None stays in float32. Samplers and VAE always compute in float32.
+        half_weights: keep the weights of linear and convolution layers in the autocast type as well. The same numbers as
+            autocast alone, which converts them anew at each step; but the checkpoint given is changed in place, and
+            what is saved from here is rounded. `from_pretrained` turns it on.
         channels_last: keep convolution weights in the layout that some devices prefer.
         compile: compile the denoiser at its first use (tens of seconds, then faster steps).
     """
@@ -81,6 +84,7 @@ class RigFacePipeline:
         device: torch.device | str = "cpu",
         *,
         autocast: torch.dtype | str | None = None,
+        half_weights: bool = False,
         channels_last: bool = False,
         compile: bool = False,
     ) -> None:
@@ -95,6 +99,10 @@ class RigFacePipeline:
             checkpoint.text_encoder.model.to(device)
         self.device = torch.device(device)
         self._dtype = bfloat16_if_fast(self.device) if autocast == "auto" else autocast
+        if half_weights and self._dtype is not None:
+            for layer in self.model.modules():
+                if isinstance(layer, nn.Linear | nn.Conv2d):  # the layers that autocast runs in its type
+                    layer.to(self._dtype)
         if compile:
             self.model.denoiser.compile()
 
@@ -103,9 +111,10 @@ class RigFacePipeline:
         """Load a checkpoint: a folder of ours or upstream's, `sd15:FOLDER`, or `tiny`.
 
         Args:
-            options: `autocast`, `channels_last`, `compile` as above; the rest goes to `checkpoint.start`.
+            options: `autocast`, `half_weights`, `channels_last`, `compile` as above; the rest goes to `checkpoint.start`.
         """
-        speed = {name: options.pop(name) for name in ("autocast", "channels_last", "compile") if name in options}
+        ours = ("autocast", "half_weights", "channels_last", "compile")
+        speed = {"half_weights": True, **{key: options.pop(key) for key in ours if key in options}}
         return cls(checkpoints.start(str(name), **options), device, **speed)
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
@@ -117,7 +126,7 @@ class RigFacePipeline:
         """What the weights mean: process, head, render style, size."""
         return self._checkpoint.config
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def encode_prompt(self, prompts: str | Sequence[str]) -> Tensor:
         """Embeddings (B, L, D) of prompts, for `prompt_embeds`.
 
@@ -128,7 +137,7 @@ class RigFacePipeline:
             raise ValueError("this checkpoint has no text encoder: give prompt_embeds, or no prompt")
         return self._checkpoint.text_encoder([prompts] if isinstance(prompts, str) else list(prompts))
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def remember(self, source: Pictures) -> Memory:
         """What the denoiser has to know of the person; depends on the picture alone, so cache it by its content."""
         (latents,) = self._encode(_tensor(source))
@@ -136,10 +145,10 @@ class RigFacePipeline:
             return self.model.remember(latents)
 
     def crowd(self) -> Crowd:
-        """An empty crowd; step it inside `torch.inference_mode()`."""
+        """An empty crowd, for walks from `begin`."""
         return Crowd(self._predict)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def begin(
         self,
         source: Pictures | None,
@@ -198,12 +207,12 @@ class RigFacePipeline:
             generators=generators,
         )
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def pictures(self, latents: Tensor) -> np.ndarray:
         """(B, H, W, 3) uint8 pictures of scaled latents (B, 4, h, w)."""
         return to_image(torch.cat([decode(self.vae, rows) for rows in latents.split(ENCODE_ROWS)]))
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def __call__(
         self,
         source: Pictures | None = None,

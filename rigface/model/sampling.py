@@ -262,6 +262,7 @@ class Crowd:
         self.walks = [w for w in self.walks if w is not walk]
         self._joined = None
 
+    @torch.no_grad()
     def step(self) -> list[Walk]:
         """One network evaluation for everybody; returns, and lets go of, the walks that are done now."""
         if not self.walks:

@@ -169,7 +169,7 @@ def network(
     channels: tuple[int, ...],
     *,
     text_dim: int,
-    heads: int = 8,
+    heads: int | tuple[int, ...] = 8,
     layers: int = 2,
     groups: int = 32,
     latent_channels: int = 4,
@@ -179,6 +179,7 @@ def network(
 
     Args:
         channels: of each level; all but the deepest have attention. SD 1.5 is (320, 640, 1280, 1280).
+        heads: of attention, in all levels or level by level. Few: on a CPU the softmax of each head is what costs.
     """
     attended = len(channels) - 1
     shared = {
@@ -189,7 +190,9 @@ def network(
         "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * attended,
         "layers_per_block": layers,
         "cross_attention_dim": text_dim,
-        "attention_head_dim": heads,  # diffusers' historical name: for these models it is the number of heads
+        "attention_head_dim": heads
+        if isinstance(heads, int)
+        else list(heads),  # diffusers' historical name: for these models it is the number of heads
         "norm_num_groups": groups,
     }
     return {**shared, "in_channels": latent_channels}, {**shared, "in_channels": 3 * latent_channels}

@@ -73,6 +73,21 @@ def test_one_source_for_a_whole_clip(pipe, inputs):
     torch.testing.assert_close(latents[1:2], frame, atol=1e-4, rtol=0)
 
 
+def test_a_service_joins_edits_as_they_come(pipe, inputs):
+    """The three parts of a call, for two requests of which the second comes a step later."""
+    wishes = [{**row(inputs, i), "seed": i, "steps": 3 + i} for i in range(2)]
+    crowd, walks = pipe.crowd(), [pipe.begin(**wish) for wish in wishes]
+    crowd.join(walks[0])
+    crowd.step()
+    crowd.join(walks[1])
+    finished = [walk for _ in range(4) for walk in crowd.step()]
+    assert finished == walks
+    for walk, wish in zip(walks, wishes):
+        alone = pipe(**wish, output="np")
+        torch.testing.assert_close(walk.latents, alone.latents, atol=1e-4, rtol=0)
+        assert np.abs(pipe.pictures(walk.latents).astype(int) - alone.images).max() <= 1
+
+
 def test_progress_and_previews(pipe, inputs):
     seen = []
     out = pipe(
@@ -112,8 +127,13 @@ def test_saved_and_loaded_it_edits_the_same(pipe, inputs, tmp_path):
     assert again.config == pipe.config
 
 
-def test_bfloat16_is_close(inputs):
+def test_bfloat16_is_close_and_its_stored_weights_are_what_autocast_computes_with(inputs):
     half = RigFacePipeline.from_pretrained("tiny", autocast=torch.bfloat16)
+    assert half.model.denoiser.conv_in.weight.dtype == torch.bfloat16
+    converting = RigFacePipeline.from_pretrained("tiny", autocast=torch.bfloat16, half_weights=False)
+    assert converting.model.denoiser.conv_in.weight.dtype == torch.float32
+    runs = [p(**row(inputs, 0), scheduler="ddim", output="latent").latents for p in (half, converting)]
+    assert torch.equal(*runs)
     full = RigFacePipeline.from_pretrained("tiny")
     one = row(inputs, 0)
     a, b = (p(**one, scheduler="ddim", output="latent") for p in (half, full))

@@ -13,13 +13,13 @@ from rigface.model.unets import RigFaceModel, build, dead_tail, network, stock, 
 
 SHAPES = {
     "tiny": {"channels": (16, 32), "layers": 1},
-    "deep": {"channels": (8, 16, 16, 16), "layers": 2},
+    "deep": {"channels": (8, 16, 16, 16), "layers": 2, "heads": (1, 2, 4, 4)},
 }
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_exactly_the_parameters_without_effect_are_frozen(shape, asked, person):
-    configs = network(**SHAPES[shape], text_dim=24, heads=4, groups=4)
+    configs = network(**{"heads": 4, **SHAPES[shape]}, text_dim=24, groups=4)
     model = build(*configs, torch.randn(7, 24), expression=52)
     dead = {id(p) for p in dead_tail(model.identity)}
     for p in model.parameters():
