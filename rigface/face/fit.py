@@ -144,29 +144,41 @@ def procrustes(points: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
     return (u * sign[:, None]) @ vh, (s * sign).sum(1) / q.square().sum((1, 2))
 
 
-def refine_pose(points: Tensor, seen: Tensor, rotation: Tensor, scale: Tensor, steps: int = 2) -> tuple[Tensor, Tensor]:
+def refine_pose(points: Tensor, seen: Tensor, rotation: Tensor, scale: Tensor, steps: int = 3) -> tuple[Tensor, Tensor]:
     """Gauss-Newton on rotation and scale with depth counted less, which Procrustes cannot do.
+
+    All sums over points are second moments of the model and of model against picture, so a step is 3 x 3 algebra.
 
     Args:
         points: (N, V, 3) head frame. seen: (N, V, 3) crop units. rotation: (N, 3, 3). scale: (N,).
     """
-    weight = seen.new_tensor([1.0, 1.0, DEPTH_WEIGHT])
     q, p = points - points.mean(1, keepdim=True), seen - seen.mean(1, keepdim=True)
+    own, across = q.mT @ q, q.mT @ p
+    d = DEPTH_WEIGHT
     for _ in range(steps):
-        turned = q @ rotation.mT
-        moved = scale[:, None, None] * turned
-        x, y, z = moved.unbind(-1)
-        zero = torch.zeros_like(x)
-        columns = [
-            turned,
-            torch.stack([zero, -z, y], -1),
-            torch.stack([z, zero, -x], -1),
-            torch.stack([-y, x, zero], -1),
-        ]
-        jacobian = torch.stack(columns, dim=-1)  # (N, V, 3, 4): d/d scale, d/d rotation vector
-        weighted = jacobian * weight[:, None]
-        normal = torch.einsum("nvia,nvib->nab", weighted, jacobian)
-        right = torch.einsum("nvia,nvi->na", weighted, p - moved)
+        turned = scale[:, None, None] * rotation
+        m = turned @ own @ turned.mT  # sum of m m^T, m = scale * R q
+        e = turned @ across - m  # sum of m (p - m)^T
+        xx, yy, zz, xy, xz, yz = (m[:, i, j] for i, j in ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2)))
+        zero = torch.zeros_like(xx)
+        normal = torch.stack(
+            [
+                (xx + yy + d * zz) / scale**2, (d - 1) * yz / scale, (1 - d) * xz / scale, zero,
+                (d - 1) * yz / scale, zz + d * yy, -d * xy, -xz,
+                (1 - d) * xz / scale, -d * xy, zz + d * xx, -yz,
+                zero, -xz, -yz, xx + yy,
+            ],
+            dim=-1,
+        ).unflatten(-1, (4, 4))  # fmt: skip
+        right = torch.stack(
+            [
+                (e[:, 0, 0] + e[:, 1, 1] + d * e[:, 2, 2]) / scale,
+                d * e[:, 1, 2] - e[:, 2, 1],
+                e[:, 2, 0] - d * e[:, 0, 2],
+                e[:, 0, 1] - e[:, 1, 0],
+            ],
+            dim=-1,
+        )
         delta = torch.linalg.solve(normal, right)
         scale = scale + delta[:, 0]
         rotation = to_matrix(delta[:, 1:]) @ rotation

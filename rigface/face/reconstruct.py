@@ -163,14 +163,13 @@ def sample_colours(crops: Sequence[np.ndarray], places: np.ndarray) -> tuple[np.
     """
     inside = (np.abs(places) < EDGE).all(-1)
     pixel = ((places * (1, -1) + 1) * (SAMPLING_PX / 2) - 0.5).astype(np.float32)
-    out = np.empty((*places.shape[:2], 3), np.float32)
+    out = np.empty((*places.shape[:2], 3), np.uint8)
     for i, picture in enumerate(crops):
         small = cv2.resize(picture, (SAMPLING_PX, SAMPLING_PX), interpolation=cv2.INTER_AREA)
-        linear = srgb8_to_linear(small)
         out[i] = cv2.remap(
-            linear, pixel[i, None, :, 0], pixel[i, None, :, 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+            small, pixel[i, None, :, 0], pixel[i, None, :, 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
         )[0]
-    return out, inside
+    return srgb8_to_linear(out), inside
 
 
 def _numpy(tensor: torch.Tensor) -> np.ndarray:

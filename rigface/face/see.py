@@ -50,7 +50,7 @@ class See:
             return []
         affines = [align.frame_to_crop(d.box) for d in found]
         crops = [align.crop(image, affine) for affine in affines]
-        landmarks = np.stack([_in_crop(d, affine) for d, affine in zip(found, affines)])
+        landmarks = np.stack([in_crop(d, affine) for d, affine in zip(found, affines)])
         scores = None if found[0].blendshapes is None else np.stack([d.blendshapes for d in found])
         fit = self.reconstructor(crops, landmarks, scores, np.arange(len(found)))
         return [
@@ -67,7 +67,7 @@ class See:
         ]
 
 
-def _in_crop(face: Detection, affine: np.ndarray) -> np.ndarray:
+def in_crop(face: Detection, affine: np.ndarray) -> np.ndarray:
     """(L, 3) landmarks in crop px, z on the same scale."""
     flat = align.apply(affine, face.landmarks[:, :2])
     return np.concatenate([flat, face.landmarks[:, 2:] * affine[0, 0]], axis=1).astype(np.float32)

@@ -1,0 +1,63 @@
+"""Faces per second of the closed-form fit, beyond the landmarker: shape, expression, pose, camera, albedo and light.
+
+    python benchmarks/fit.py [--rounds 10]
+
+Writes benchmarks/results/fit.json. Timed in processor seconds of one thread over the shipped clip's faces, as one
+track and as strangers. The limit is 3 ms a face on one core.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import time
+from pathlib import Path
+from statistics import median
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch reads it
+
+import numpy as np
+import torch
+
+from rigface.face import align
+from rigface.face.detect import load_detector
+from rigface.face.reconstruct import FitReconstructor
+from rigface.face.see import in_crop
+from rigface.face.video import frames
+
+ROOT = Path(__file__).parent.parent
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=10)
+    rounds = parser.parse_args().rounds
+    torch.set_num_threads(1)
+    detector = load_detector("mediapipe")
+    crops, landmarks, scores = [], [], []
+    for frame in frames(str(ROOT / "tests/fixtures/clip.mp4"), None):
+        for face in detector(frame.image):
+            affine = align.frame_to_crop(face.box)
+            crops.append(align.crop(frame.image, affine))
+            landmarks.append(in_crop(face, affine))
+            scores.append(face.blendshapes)
+    fit = FitReconstructor()
+    count = len(crops)
+    result = {"benchmark": "fit", "faces": count, "limit_ms": 3.0}
+    for name, tracks in (("one_track", np.zeros(count, int)), ("strangers", np.arange(count))):
+        times = []
+        for _ in range(rounds + 1):
+            start = time.process_time()
+            fit(crops, np.stack(landmarks), np.stack(scores), tracks)
+            times.append((time.process_time() - start) / count)
+        result[name] = {"ms_per_face": round(1e3 * median(times[1:]), 3), "best_ms": round(1e3 * min(times[1:]), 3)}
+        result[name]["faces_per_s"] = round(1 / median(times[1:]), 1)
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
+    result |= {"machine": platform.processor() or platform.machine(), "cores": os.cpu_count(), "commit": commit.strip()}
+    (ROOT / "benchmarks/results/fit.json").write_text(json.dumps(result) + "\n")
+    print(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()
