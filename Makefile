@@ -5,7 +5,7 @@ OUT    ?= out/demo
 BIN    := .venv/bin
 STAMP  := .venv/installed
 
-.PHONY: demo test lint env clean
+.PHONY: demo test lint readme env clean
 
 demo: env  ## extract the faces of a small clip and make the page that shows them
 	$(BIN)/rigface extract $(VIDEO) $(OUT)
@@ -27,3 +27,6 @@ $(STAMP): pyproject.toml constraints.txt
 
 clean:  ## forget outputs, keep the environment
 	rm -rf out runs .pytest_cache .mypy_cache .ruff_cache
+
+readme: env  ## the generated parts of the README
+	$(BIN)/python scripts/readme.py

@@ -203,7 +203,7 @@ def params_of(table: pa.Table, head: HeadSpec | None = None) -> FaceParams:
 
 def markdown(columns: Sequence[Column]) -> str:
     """The columns as a Markdown table, as it stands in the README."""
-    rows = [f"| `{c.name}` | {_type_name(c.type)} | {c.unit} | {c.doc} |" for c in columns]
+    rows = [f"| `{c.name}` | {_type_name(c.type)} | {c.unit} | {c.doc.replace('|', chr(92) + '|')} |" for c in columns]
     return "\n".join(["| column | type | unit | meaning |", "|---|---|---|---|", *rows])
 
 

@@ -1,0 +1,62 @@
+"""The layers, checked against the import statements: who may know whom, how long a file may be, what an import costs."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FILES = sorted(p for d in ("rigface", "pipelines", "serve") for p in (ROOT / d).rglob("*.py"))
+MAX_LINES = 400
+FORBIDDEN = {  # folder -> what nothing in it may import
+    "rigface": {"ray", "fastapi", "pipelines", "serve"},
+    "rigface/face": {"diffusers", "transformers", "rigface.model", "rigface.conditions", "rigface.editor"},
+    "rigface/model": {"rigface.face", "rigface.conditions", "rigface.editor"},
+    "pipelines": {"serve", "fastapi"},
+    "serve": {"pipelines"},
+}
+# A face parser is a transformers network where its weights are on disk; nothing else in `face/` may need the package.
+ALLOWED = {("rigface/face/parse.py", "transformers")}
+REMOVED_NAMES = {"utils", "common", "helpers", "core", "manager"}
+
+
+def imports(path: Path) -> set[str]:
+    """Every module a file names in an import, with all its parents."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {a.name for a in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {node.module or "", *(f"{node.module}.{a.name}" for a in node.names)}
+    return {".".join(n.split(".")[:k]) for n in names for k in range(1, n.count(".") + 2)}
+
+
+def test_there_is_something_to_check():
+    assert len(FILES) > 40
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_a_file_keeps_the_rules(path):
+    where, source = path.relative_to(ROOT).as_posix(), path.read_text()
+    for folder, banned in FORBIDDEN.items():
+        if where.startswith(folder + "/"):
+            found = {name for name in imports(path) & banned if (where, name) not in ALLOWED}
+            assert not found, f"{where} may not import {sorted(found)}"
+    assert source.count("\n") <= MAX_LINES, f"{where} is longer than {MAX_LINES} lines"
+    assert ast.get_docstring(ast.parse(source)), f"{where} lacks a module docstring"
+    assert path.stem not in REMOVED_NAMES, f"{where}: say what it is about"
+
+
+@pytest.mark.parametrize(
+    ("module", "banned"),
+    [
+        ("rigface", {"torch", "ray", "diffusers", "cv2"}),
+        ("rigface.types, rigface.schema, rigface.errors, rigface.edits", {"torch", "ray", "cv2"}),
+        ("pipelines.cli", {"torch", "mediapipe", "diffusers"}),
+    ],
+)
+def test_an_import_is_cheap(module, banned):
+    code = f"import {module}, sys; print(sorted({sorted(banned)!r} & sys.modules.keys()))".replace("['", "{'").replace("']", "'}")
+    assert subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True).strip() == "[]"
