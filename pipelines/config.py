@@ -12,7 +12,9 @@ import hashlib
 import json
 import os
 from dataclasses import asdict, dataclass, field, fields
-from typing import Literal
+from typing import Annotated, Literal
+
+from tyro.conf import Suppress, arg
 
 from rigface.errors import PlanError
 from rigface.types import DetectorSpec, HeadSpec
@@ -91,11 +93,11 @@ class Pool:
 class Extract:
     """One run of the main job."""
 
-    videos: tuple[str, ...]
+    videos: Suppress[tuple[str, ...]]
     """Folders, globs, list files (.txt, one path a line), single files, or s3:// prefixes."""
-    out: str
+    out: Suppress[str]
     """Folder or s3:// prefix of the dataset. A run on an existing one goes on where it stopped."""
-    settings: Settings = field(default_factory=Settings)
+    settings: Annotated[Settings, arg(name="")] = field(default_factory=Settings)
     look: Pool = field(default_factory=Pool)
     reconstruct: Pool = field(default_factory=Pool)
     finish: Pool = field(default_factory=Pool)
@@ -108,8 +110,6 @@ class Extract:
     """Throw away what is in OUT and begin again."""
     retry_errors: bool = False
     """Try again what ended as an error in an earlier run."""
-    dry_run: bool = False
-    """Say what would be done, and stop."""
     identities: bool = True
     """Say at the end who is who across inputs."""
     silence_s: float = 120.0

@@ -22,9 +22,11 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.fs as pafs
+import pyarrow.parquet as pq
 
 INTERNAL = ".rigface"
 TMP = f"{INTERNAL}/tmp"
+IDENTITIES = f"{INTERNAL}/identities.npz"
 
 
 @functools.cache
@@ -84,6 +86,15 @@ class Store:
         """
         with self.fs.open_input_file(self.at(path)) as f:
             return f.read()
+
+    def table(self, path: str, columns: list[str] | None = None) -> pa.Table:
+        """A Parquet object, or some of its columns; only those are fetched.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+        with self.fs.open_input_file(self.at(path)) as f:
+            return pq.ParquetFile(f).read(columns=columns)
 
     def publish(self, path: str, data: bytes | pa.Buffer, *, replace: bool = True) -> bool:
         """Make an object appear whole.

@@ -1,0 +1,198 @@
+"""`rigface`: the command line. Each command is a dataclass; tyro makes flags and help of it.
+
+Presets come first: `--preset` and `--workers` choose a whole configuration, whose values are then the defaults of all other
+flags. Nothing heavy is imported before a command is chosen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Literal, Union
+
+import tyro
+from tyro.conf import Positional, arg, subcommand
+
+from pipelines.config import PRESETS, Extract, laptop
+from rigface.errors import PlanError, RigFaceError
+
+ABOUT = """Faces from videos, as a dataset: who, where, 3D coefficients, skin, light, and how far to trust each row.
+
+  rigface extract clips/ out/faces      videos (or pictures) in, Parquet out
+  rigface inspect out/faces             a page to look at what came out
+  rigface forecast clips/               time, bytes and cost of all of it, from one percent
+
+Every command explains itself: rigface extract --help"""
+
+
+@dataclass(frozen=True)
+class ExtractCommand:
+    """Videos in, a dataset out: OUT/faces (a row per face and looked-at frame) and OUT/inputs (a row per input).
+
+    Stopped or killed, run the same command again: it goes on where it was, and nothing is done twice. More videos in the
+    folder: run it again, too. A bad file never ends the job; it becomes a row of OUT/inputs with stage and reason.
+
+      rigface extract clips/ out/faces
+      rigface extract 'clips/**/*.mp4' portraits/ out/faces --fps 2 --small-faces
+      rigface extract s3://bucket/videos/ s3://bucket/faces --preset cluster --workers 200
+    """
+
+    paths: Annotated[Positional[tuple[str, ...]], arg(metavar="VIDEOS... OUT")] = ()
+    """Folders, files, globs, list files (.txt) or s3:// prefixes; the last one is the folder or s3:// prefix to write to."""
+    preset: Literal["laptop", "cluster", "debug"] = "laptop"
+    """Where the other defaults come from: this machine, a Ray cluster that grows, or a run of fakes."""
+    workers: int = 0
+    """How many look at videos at a time, and the other pools in proportion; 0: as the preset says."""
+    dry_run: bool = False
+    """Say what would be done, and stop."""
+    job: Annotated[Extract, arg(name="")] = laptop()
+
+    def run(self) -> int:
+        from pipelines.extract import extract
+        from pipelines.progress import report
+
+        if len(self.paths) < 2:
+            raise PlanError(
+                "want VIDEOS... OUT: what to read, then where to write. `rigface extract --help` has examples"
+            )
+        config = replace(self.job, videos=self.paths[:-1], out=self.paths[-1])
+        if self.dry_run:
+            from pipelines.preview import preview
+
+            print(preview(config))
+            return 0
+        report(extract(config), config.out)
+        return 0
+
+
+@dataclass(frozen=True)
+class StatusCommand:
+    """How far a dataset is: inputs by status, units, and who is writing."""
+
+    out: Positional[str]
+    """The dataset."""
+
+    def run(self) -> int:
+        from pipelines.preview import status
+
+        print(status(self.out))
+        return 0
+
+
+@dataclass(frozen=True)
+class InspectCommand:
+    """Make a page to look at a dataset: faces with what was fitted to them, distributions, failures, time by stage."""
+
+    out: Positional[str]
+    """The dataset."""
+
+    def run(self) -> int:
+        from pipelines import inspect
+
+        print(inspect.write(self.out))
+        return 0
+
+
+@dataclass(frozen=True)
+class IdentitiesCommand:
+    """Say who is who across inputs: cluster the tracks' identity vectors and write the column `identity`.
+
+    `extract` does it at its end. People keep their names when videos are added later.
+    """
+
+    out: Positional[str]
+    """The dataset."""
+    threshold: float = 0.0
+    """Largest distance within one person; 0: the usual one (0.8). Smaller splits people, larger merges them."""
+
+    def run(self) -> int:
+        from pipelines import lock
+        from pipelines.identities import identify
+        from pipelines.storage import Store
+
+        store = Store(self.out)
+        with lock.hold(store):
+            print(identify(store, self.threshold or None))
+        return 0
+
+
+@dataclass(frozen=True)
+class ForecastCommand:
+    """Run one percent and say what all of it would take: time, bytes and cost on a cluster you describe.
+
+    rigface forecast s3://bucket/videos/ --cpus 256 --price 0.04
+    """
+
+    videos: Positional[tuple[str, ...]] = ()
+    """As for `extract`."""
+    preset: Literal["laptop", "cluster", "debug"] = "laptop"
+    """As for `extract`; about this run, not about the cluster that is asked about."""
+    workers: int = 0
+    """As for `extract`."""
+    share: float = 0.01
+    """Share of the units of work to run."""
+    least: int = 8
+    """Units of work to run at least."""
+    cpus: int = 64
+    """CPUs of the cluster that is asked about."""
+    price: float = 0.05
+    """What a CPU costs there per hour."""
+    currency: str = "USD"
+    job: Annotated[Extract, arg(name="")] = laptop()
+
+    def run(self) -> int:
+        from pipelines.forecast import forecast
+
+        if not self.videos:
+            raise PlanError("want VIDEOS...: what would be read. `rigface forecast --help` has an example")
+        config = replace(self.job, videos=self.videos)
+        print(forecast(config, self.share, self.least).on(self.cpus, self.price, self.currency))
+        return 0
+
+
+COMMANDS = {
+    "extract": ExtractCommand,
+    "status": StatusCommand,
+    "inspect": InspectCommand,
+    "identities": IdentitiesCommand,
+    "forecast": ForecastCommand,
+}
+
+
+def parse(argv: Sequence[str]) -> ExtractCommand | StatusCommand | InspectCommand | IdentitiesCommand | ForecastCommand:
+    """A command from its words; prints help or a complaint and leaves where there is none."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--preset", default="laptop")
+    first.add_argument("--workers", type=int, default=0)
+    chosen, _ = first.parse_known_args(argv)
+    job = PRESETS.get(chosen.preset, laptop)(workers=chosen.workers)  # an unknown one is refused below, by name
+    made: list[Any] = []
+    for name, command in COMMANDS.items():
+        default = {"default": command(job=job)} if name in ("extract", "forecast") else {}
+        made.append(Annotated[command, subcommand(name, **default)])
+    commands: Any = Union[tuple(made)]  # noqa: UP007
+    return tyro.cli(
+        commands,
+        prog="rigface",
+        description=ABOUT,
+        args=list(argv),
+        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.HelptextFromCommentsOff),
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The entry point.
+
+    Returns:
+        0; 1 where an error of ours ended the command; 130 where the user did.
+    """
+    try:
+        return parse(sys.argv[1:] if argv is None else argv).run()
+    except RigFaceError as e:
+        print(f"rigface: {e}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("rigface: stopped. What is finished is kept; run the same command to go on.", file=sys.stderr)
+        return 130

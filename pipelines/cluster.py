@@ -1,0 +1,77 @@
+"""Be on a Ray cluster: the caller's, one that is joined, or one of our own on this machine.
+
+Ray 2.60 lets anyone who reaches a cluster's ports run code on it unless a token is asked for, and a local cluster listens on
+the machine's address. So a cluster of our own gets a token that lives as long as the run, and one that is joined is joined
+with the token that is lying around, if one is. RAY_AUTH_MODE, when set, is left alone: tests use `disabled`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipelines.config import Extract
+
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",  # each pool would be announced as an error (Ray issue 53727, harmless here)
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # Ray's announced default; says so on every start otherwise
+}
+
+
+@contextlib.contextmanager
+def connected(config: Extract) -> Iterator[None]:
+    """Have a cluster while inside; one that was there before stays."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    address = config.address or os.environ.get("RAY_ADDRESS", "")
+    _authenticate(joining=bool(address))
+    import ray
+
+    if ray.is_initialized():
+        _quiet()
+        yield
+        return
+    if address:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    else:
+        ray.init(
+            num_cpus=max(math.ceil(config.cpus), os.cpu_count() or 1),
+            object_store_memory=config.object_store_mb * 2**20,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    _quiet()
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _authenticate(joining: bool) -> None:
+    if "RAY_AUTH_MODE" in os.environ:
+        return
+    if not joining:
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    there = "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ
+    there = there or (Path.home() / ".ray" / "auth_token").exists()
+    os.environ["RAY_AUTH_MODE"] = "token" if there else "disabled"
+
+
+def _quiet() -> None:
+    """Ray Data's chatter goes to its log file only; our own display says what is going on."""
+    import ray.data
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    for handler in logging.getLogger("ray.data").handlers:
+        if type(handler).__name__ == "PlainRayHandler":
+            handler.setLevel(logging.ERROR)

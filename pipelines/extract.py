@@ -1,0 +1,267 @@
+"""The main job: videos in, `OUT/faces` and `OUT/inputs` out, exactly once.
+
+    find -> survey (Ray tasks) -> units -> look -> reconstruct -> finish -> write (Ray Data, a pool of actors each)
+         -> close every input -> identities
+
+A unit is done when its object exists, an input when its row does; see `output.py`. The driver only counts: each unit
+sends it a record of a few hundred bytes. Killed at any moment and run again, the job does what is missing, and nothing twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipelines import cluster, flow, lock, parts, plan, reading, sources
+from pipelines.close import close_input, conclude
+from pipelines.config import STAGES, Extract
+from pipelines.identities import identify
+from pipelines.output import Output
+from pipelines.plan import Plan, units_of
+from pipelines.progress import Progress
+from pipelines.stages import error_path
+from pipelines.storage import Store
+from rigface import schema
+from rigface.errors import JobBroken
+from rigface.types import DetectorSpec, HeadSpec
+
+SURVEY_BATCH = 16  # inputs per survey task
+FLUSH_S, FLUSH_ROWS = 20.0, 1000  # plans and rows of inputs are published this often; what a kill loses is found again
+BREAKER = 40  # crashes are looked at over so many units
+
+
+@dataclass
+class Summary:
+    """How the dataset stands for the inputs that were asked for, and what this run did."""
+
+    rows: list[dict[str, Any]] = field(default_factory=list)  # of `inputs/`: uri, status, stage, reason, frames, faces
+    done: Counter[str] = field(default_factory=Counter)  # this run: units, frames, faces, bytes
+    seconds: dict[str, float] = field(default_factory=dict)  # this run, by step
+    cpu_seconds: float = 0.0
+    start_s: float = 0.0  # until the first unit came back
+    wall_s: float = 0.0
+
+
+def extract(
+    config: Extract, progress: Progress | None = None, each: Callable[[dict[str, Any]], None] | None = None
+) -> Summary:
+    """Run the job.
+
+    Args:
+        progress: the display; None: on standard error.
+        each: called with the record of every unit.
+
+    Raises:
+        PlanError: settings do not fit each other or the output.
+        OutputBusy: another run writes to this output.
+        MissingAsset: a model is not on this machine.
+        JobBroken: it makes no sense to go on.
+    """
+    head, detector = parts.specs(config.settings)
+    check_stages(config, head, detector)
+    output = Output(Store(config.out))
+    output.check(config.settings, head, detector, config.overwrite)
+    uris = list(sources.find_all(config.videos))
+    with lock.hold(output.store) as still_ours, contextlib.ExitStack() as stack:
+        shown = stack.enter_context(progress or Progress())
+        run = _Run(config, output, (head, detector), shown, still_ours, stack, each)
+        return run.all(uris)
+
+
+def check_stages(config: Extract, head: HeadSpec, detector: DetectorSpec) -> None:
+    """See that the stages fit together.
+
+    Raises:
+        PlanError: one needs what nothing before it adds.
+    """
+    made = flow.arguments(config, head, detector)
+    plan.check([made[name][0] for name in STAGES], (), {c.name for c in schema.face_columns(head, detector)})
+
+
+class _Run:
+    """One run, on an output whose lock it holds."""
+
+    def __init__(
+        self,
+        config: Extract,
+        output: Output,
+        specs: tuple[HeadSpec, DetectorSpec],
+        progress: Progress,
+        still_ours: Callable[[], None],
+        stack: contextlib.ExitStack,
+        each: Callable[[dict[str, Any]], None] | None,
+    ) -> None:
+        self.config, self.output, self.specs, self.progress = config, output, specs, progress
+        self._still_ours, self._stack, self._each, self._on_ray = still_ours, stack, each, False
+        self._rows: list[dict[str, Any]] = []  # of inputs, not yet published
+        self._flushed = time.monotonic()
+        self._closing: list[Any] = []  # Ray tasks
+        self.summary = Summary()
+        self.name = output.open(config.settings, *specs, config.overwrite)
+
+    def all(self, uris: list[str]) -> Summary:
+        """From inputs to a finished dataset."""
+        began = time.monotonic()
+        plans = self._plans(uris)
+        self._work(plans)
+        if self.config.identities:
+            self._identities()
+        wanted = set(uris)
+        columns = ["uri", "status", "stage", "reason", "frames", "faces"]
+        self.summary.rows = [row for row in self.output.inputs().select(columns).to_pylist() if row["uri"] in wanted]
+        self.summary.wall_s = time.monotonic() - began
+        return self.summary
+
+    def _ray(self) -> None:
+        if not self._on_ray:
+            self.progress.say("starting Ray")
+            self._stack.enter_context(cluster.connected(self.config))
+            self._on_ray = True
+
+    # --- what is to be done
+
+    def _plans(self, uris: list[str]) -> dict[str, Plan]:
+        known = self.output.plans()
+        if self.config.retry_errors:
+            self._forget_errors(known)
+        self.progress.say(f"{len(uris):,} inputs, {len(known):,} known; looking which have changed")
+        new = reading.changed(uris, {uri: known[uri]["stamp"] for uri in uris if uri in known})
+        if new:
+            self._ray()
+            self._survey(new, known)
+        return {uri: known[uri] for uri in uris}
+
+    def _forget_errors(self, known: dict[str, Plan]) -> None:
+        """Make earlier failures undone: plans that were refused, units that left an error, and their inputs' rows."""
+        rows = self.output.inputs().select(["uri", "status"]).to_pylist()
+        again = {row["uri"] for row in rows if row["status"] in ("error", "partial")}
+        for uri in again & known.keys():
+            for unit, _ in units_of(known[uri], self.name):
+                self.output.store.delete(error_path(unit))
+            if known[uri]["status"] == "error":
+                del known[uri]
+        self.output.remove_inputs(again)
+
+    def _survey(self, uris: list[str], known: dict[str, Plan]) -> None:
+        import ray
+
+        task = ray.remote(num_cpus=0.5)(plan.survey)
+        batches = [uris[i : i + SURVEY_BATCH] for i in range(0, len(uris), SURVEY_BATCH)]
+        waiting = [task.remote(batch, self.config.settings, self.config.silence_s) for batch in batches]
+        found: list[Plan] = []
+        count, flushed = 0, time.monotonic()
+        while waiting:
+            ready, waiting = ray.wait(waiting)
+            for plans in ray.get(ready):
+                found += plans
+            count += len(ready)
+            self.progress.say(f"looking into new inputs: {min(count * SURVEY_BATCH, len(uris)):,} of {len(uris):,}")
+            if not waiting or len(found) >= FLUSH_ROWS or time.monotonic() - flushed > FLUSH_S:
+                self.output.add_plans(found, known, self.name)
+                known.update({p["uri"]: p for p in found})
+                found, flushed = [], time.monotonic()
+
+    # --- doing it
+
+    def _work(self, plans: dict[str, Plan]) -> None:
+        done = set().union(*self.output.done())
+        rows = self.output.inputs().select(["uri", "sha256"]).to_pylist()
+        has_row = {row["uri"] for row in rows}
+        todo: flow.Todo = []
+        waiting: dict[str, set[str]] = {}
+        for one in plans.values():
+            missing = [(unit, what) for unit, what in units_of(one, self.name) if unit not in done]
+            if missing:
+                waiting[one["uri"]] = {unit for unit, _ in missing}
+                todo += missing
+        self.output.remove_inputs(waiting.keys() & has_row)  # somebody deleted parts of a finished input
+        closable = [p for uri, p in plans.items() if uri not in waiting and uri not in has_row]
+        self.progress.expect(len(waiting) + len(closable), len(todo), sum(what["expected"] for _, what in todo))
+        if todo:
+            self._ray()
+        for one in closable:
+            self._close(one)
+        if todo:
+            self._units(plans, waiting, todo)
+        self._flush(wait=True)
+
+    def _units(self, plans: dict[str, Plan], waiting: dict[str, set[str]], todo: flow.Todo) -> None:
+        expected = {unit: what["expected"] for unit, what in todo}
+        crashes: deque[str | None] = deque(maxlen=BREAKER)
+        began = time.monotonic()
+        self.progress.say(f"{len(todo):,} units of work; starting the actors")
+        for record in flow.records(self.config, *self.specs, todo):
+            if not self.summary.done["units"]:
+                self.summary.start_s = time.monotonic() - began
+                self.progress.say(f"{len(todo):,} units of work")
+            self._still_ours()
+            self._count(record)
+            self.progress.unit(record, expected[record["unit_id"]])
+            crashes.append(record["crash"])
+            _break(crashes)
+            uri = record["uri"]
+            waiting[uri].discard(record["unit_id"])
+            if not waiting[uri]:
+                self._close(plans[uri], [record])
+            self._flush()
+
+    def _count(self, record: dict[str, Any]) -> None:
+        summary = self.summary
+        if self._each is not None:
+            self._each(record)
+        summary.done.update(units=1, **{name: record[name] for name in ("frames", "faces", "bytes")})
+        summary.cpu_seconds += record["cpu_seconds"]
+        for step, value in record["seconds"].items():
+            summary.seconds[step] = summary.seconds.get(step, 0.0) + value
+
+    # --- closing
+
+    def _close(self, one: Plan, records: list[dict[str, Any]] | None = None) -> None:
+        """Make the row of a finished input: at once where all is at hand, else in a task."""
+        if len(one["chunks"]) == 0 or (len(one["chunks"]) == 1 and records):
+            self._closed(conclude(one, records or []))
+        elif self._on_ray:
+            import ray
+
+            task = ray.remote(num_cpus=0.25)(close_input)
+            self._closing.append(task.remote(self.config.out, one, self.name))
+        else:
+            self._closed(close_input(self.config.out, one, self.name))
+
+    def _closed(self, row: dict[str, Any]) -> None:
+        self._rows.append(row)
+        self.progress.inputs(1)
+
+    def _flush(self, wait: bool = False) -> None:
+        if self._closing:
+            import ray
+
+            ready, self._closing = ray.wait(self._closing, num_returns=len(self._closing), timeout=None if wait else 0)
+            for row in ray.get(ready):
+                self._closed(row)
+        if wait or len(self._rows) >= FLUSH_ROWS or time.monotonic() - self._flushed > FLUSH_S:
+            self.output.add_inputs(self._rows)
+            self._rows, self._flushed = [], time.monotonic()
+
+    def _identities(self) -> None:
+        self.progress.say("who is who")
+        self.progress.say(str(identify(self.output.store)))
+
+
+def _break(crashes: deque[str | None]) -> None:
+    """Stop when most of the latest units crashed in one and the same way: that is our fault or the machine's.
+
+    Raises:
+        JobBroken: they did.
+    """
+    if len(crashes) == crashes.maxlen:
+        how, count = Counter(crashes).most_common(1)[0]
+        if how is not None and 2 * count > len(crashes):
+            raise JobBroken(
+                f"{count} of the last {len(crashes)} units crashed with {how}. So many files are not all at fault: look at the "
+                "installation (or the network), then run again with --retry-errors."
+            )

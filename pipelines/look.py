@@ -1,0 +1,183 @@
+"""Look at the frames of one unit: decode, detect, track, align, crop, and ask a few crops who it is.
+
+Path: plan row -> Looker (in a child process, see `child.py`) -> record and faces as Arrow IPC. Full frames end here.
+
+One pass over the frames with one decoded frame in memory. Which faces get an identity vector is decided as they pass by
+(`identity.Picker`), the vectors are computed at the end.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+
+from pipelines import parts, reading, sources
+from pipelines.config import Settings
+from pipelines.unit import ipc
+from rigface import schema
+from rigface.errors import BadInput
+from rigface.face import align
+from rigface.face.detect import Watch
+from rigface.face.identity import Picker
+from rigface.face.video import Chunk, Truncated, frames
+from rigface.image import decode, encode_jpeg
+from rigface.types import Detection, Frame
+
+T = TypeVar("T")
+
+
+class Looker:
+    """Everything that needs whole frames. Built once per child process.
+
+    Args:
+        settings: what to compute.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        import cv2
+
+        cv2.setNumThreads(1)  # as many processes as cores are looking already
+        self._settings = settings
+        self._detector = parts.detector(settings)
+        self._identity = parts.identity(settings)
+
+    def __call__(self, job: tuple[dict[str, Any], dict[str, Any]], begin: Callable[[str], None]) -> tuple[dict, Any]:
+        """Look at one unit.
+
+        Args:
+            job: the unit's plan and its record.
+            begin: told which step comes next.
+
+        Returns:
+            The record, filled, and the faces as an Arrow IPC buffer (bytes), or None where nobody was seen.
+        """
+        from rigface.face.track import Tracker
+
+        plan, record = job
+        clock, cpu = Clock(begin), time.process_time()
+        watch, tracker, seen = Watch(self._detector), Tracker(), _Seen()
+        try:
+            for frame in clock.over("decode", self._frames(plan)):
+                if record["width"] is None:
+                    record["height"], record["width"] = frame.image.shape[:2]
+                record["frames"] += 1
+                record["last_frame"], record["last_time_s"] = frame.index, frame.time_s
+                with clock("detect"):
+                    found = watch(frame.image)
+                with clock("track"):
+                    tracks = tracker.update(frame.image, found)
+                with clock("align"):
+                    for detection, track in zip(found, tracks):
+                        seen.add(frame, detection, track, self._settings.jpeg_quality)
+                if self._identity is not None:
+                    with clock("identity"):
+                        for detection, track in zip(found, tracks):
+                            seen.picker.offer(track, frame.index, frame.image, detection)
+        except BadInput as e:
+            record["status"] = "partial" if record["frames"] or isinstance(e, Truncated) else "error"
+            record["stage"], record["reason"] = e.stage, e.reason
+            record["crash"] = type(e).__name__ if isinstance(e, reading.CannotRead) else None
+        if self._identity is not None:
+            with clock("identity"):
+                seen.ask(self._identity, lambda: begin("identity"))
+        record["faces"], record["tracks"] = len(seen), len(set(seen.tracks))
+        record["seconds"] = clock.seconds
+        record["cpu_seconds"] = time.process_time() - cpu
+        return record, ipc(seen.table()).to_pybytes() if len(seen) else None
+
+    def _frames(self, plan: dict[str, Any]) -> Iterator[Frame]:
+        with reading.opened(plan["uri"]) as file:
+            if plan["kind"] == "image":
+                yield Frame(decode(sources.read(file)), 0, 0.0)
+            else:
+                yield from frames(file, self._settings.rate, Chunk(**plan["chunk"]))
+
+
+class Clock:
+    """Wall time by step; says aloud when a step begins."""
+
+    def __init__(self, begin: Callable[[str], None]) -> None:
+        self.seconds: dict[str, float] = {}
+        self._begin = begin
+        self._step, self._since = "", 0.0
+
+    def __call__(self, step: str) -> Clock:
+        self._step = step
+        return self
+
+    def __enter__(self) -> None:
+        self._begin(self._step)
+        self._since = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds[self._step] = self.seconds.get(self._step, 0.0) + time.perf_counter() - self._since
+
+    def over(self, step: str, items: Iterable[T]) -> Iterator[T]:
+        """The items, with the time to get each counted as `step`."""
+        iterator = iter(items)
+        while True:
+            with self(step):
+                item = next(iterator, None)
+            if item is None:
+                return
+            yield item
+
+
+class _Seen:
+    """The faces of a unit so far, column by column."""
+
+    def __init__(self) -> None:
+        self.tracks: list[int] = []
+        self.picker = Picker()
+        self._frames: list[tuple[int, float]] = []
+        self._found: list[Detection] = []  # landmarks in crop px, box in frame px
+        self._affines: list[np.ndarray] = []
+        self._crops: list[bytes] = []
+        self._rows: dict[tuple[int, int], int] = {}  # (track, frame) -> row
+        self._vectors: dict[int, np.ndarray] = {}
+
+    def __len__(self) -> int:
+        return len(self.tracks)
+
+    def add(self, frame: Frame, detection: Detection, track: int, quality: int) -> None:
+        affine = align.frame_to_crop(detection.box)
+        self._rows[track, frame.index] = len(self)
+        self.tracks.append(track)
+        self._frames.append((frame.index, frame.time_s))
+        self._found.append(replace(detection, landmarks=align.apply(affine, detection.landmarks)))
+        self._affines.append(affine)
+        self._crops.append(encode_jpeg(align.crop(frame.image, affine), quality))
+
+    def ask(self, identity: parts.Identity, alive: Callable[[], None]) -> None:
+        """Compute the identity vectors of the picked faces."""
+        for track, picks in self.picker.picks().items():
+            alive()
+            for (frame, _), vector in zip(picks, identity.embed([chip for _, chip in picks])):
+                self._vectors[self._rows[track, frame]] = vector
+
+    def table(self) -> pa.Table:
+        """The columns of the schema that are known by now, and `_score` for later stages."""
+        count, first = len(self), self._found[0]
+        shapes = [d.blendshapes for d in self._found]
+        return pa.table(
+            {
+                "frame_index": pa.array([i for i, _ in self._frames], pa.int32()),
+                "time_s": pa.array([t for _, t in self._frames], pa.float64()),
+                "track": pa.array(self.tracks, pa.int32()),
+                "status": pa.array(["ok"] * count),
+                "reason": pa.nulls(count, pa.string()),
+                "box": schema.column([d.box for d in self._found], 4),
+                "frame_to_crop": schema.column(self._affines, 6),
+                "landmarks": schema.column([d.landmarks for d in self._found], first.landmarks.size),
+                "blendshapes": schema.column(shapes, 1 if first.blendshapes is None else len(first.blendshapes)),
+                "identity_vector": schema.column([self._vectors.get(i) for i in range(count)], schema.IDENTITY_WIDTH),
+                "crop": pa.array(self._crops, pa.binary()),
+                "_score": pa.array([d.score for d in self._found], pa.float32()),
+                "_matrix": schema.column([d.matrix for d in self._found], 16),
+            }
+        )

@@ -1,0 +1,247 @@
+"""The output folder as a whole: what it was made with, what is planned, what is done, one row per input.
+
+    OUT/rigface.json               settings, head, detector, package versions, git commit, and the latest runs
+    OUT/faces/<2 hex>/<unit>.parquet   one object per unit that shows faces; its record is in the file's metadata
+    OUT/faces/schema.parquet       no rows: any reader finds the columns, whatever was found
+    OUT/inputs/<24 hex>.parquet    one row per finished input, written in batches
+    OUT/.rigface/                  plans, records of units without faces, identities, lock, work left aside
+
+A unit is done when its object is there; an input is done when its row is. Only the holder of the lock writes here, except
+for units, whose objects appear whole and whose first commit wins.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import subprocess
+import time
+from collections.abc import Iterable
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipelines import identities
+from pipelines.config import Settings, config_hash, differences
+from pipelines.plan import Plan, units_of
+from pipelines.stages import error_path, parquet, part_path, record_of
+from pipelines.storage import IDENTITIES, INTERNAL, Store
+from rigface import schema
+from rigface.errors import PlanError
+from rigface.types import DetectorSpec, HeadSpec
+
+ABOUT = "rigface.json"
+PLANS = f"{INTERNAL}/plans"
+RUNS_KEPT = 20
+PACKAGES = (
+    "rigface",
+    "ray",
+    "torch",
+    "mediapipe",
+    "av",
+    "opencv-python",
+    "numpy",
+    "pyarrow",
+    "dlib-bin",
+    "insightface",
+)
+
+
+class Output:
+    """One dataset.
+
+    Args:
+        store: where it is.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    # --- what it was made with
+
+    def about(self) -> dict[str, Any] | None:
+        """rigface.json, or None where there is none."""
+        try:
+            return json.loads(self.store.read(ABOUT))
+        except FileNotFoundError:
+            return None
+
+    def check(self, settings: Settings, head: HeadSpec, detector: DetectorSpec, overwrite: bool) -> None:
+        """See whether a run with these settings may write here.
+
+        Raises:
+            PlanError: it was made with others, or it is not ours.
+        """
+        about = self.about()
+        if about is None:
+            theirs = [f for f in ("faces", "inputs") if next(iter(self.store.paths(f)), None)]
+            if theirs:
+                raise PlanError(
+                    f"{self.store.uri} has {' and '.join(theirs)} but no {ABOUT}: it is not a dataset of ours, and nothing "
+                    "of it will be touched. Choose another OUT."
+                )
+            return
+        if overwrite or about["config"] == config_hash(settings, head, detector):
+            return
+        now = {**asdict(settings), "head model": asdict(head), "detector model": asdict(detector)}
+        before = {**about["settings"], "head model": about["head"], "detector model": about["detector"]}
+        changed = differences(json.loads(json.dumps(now)), before) or ["schema of another version"]
+        raise PlanError(
+            f"{self.store.uri} was made with other settings ({'; '.join(changed)}). One dataset has one kind of row: "
+            "choose another OUT, go back to those settings, or throw it away with --overwrite."
+        )
+
+    def open(self, settings: Settings, head: HeadSpec, detector: DetectorSpec, overwrite: bool) -> str:
+        """Make it ready for a run that `check` let in.
+
+        Returns:
+            The name of the configuration, part of every unit's name.
+        """
+        if overwrite and self.about() is not None:
+            self._clear()
+        about = self.about() or {}
+        config = config_hash(settings, head, detector)
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        run = {"started": now, "commit": git_commit(), "packages": versions()}
+        about = {
+            "schema": [schema.FACES_VERSION, schema.INPUTS_VERSION],
+            "config": config,
+            "settings": asdict(settings),
+            "head": asdict(head),
+            "detector": asdict(detector),
+            "created": about.get("created", now),
+            "commit": about.get("commit", run["commit"]),
+            "packages": about.get("packages", run["packages"]),
+            "runs": [*about.get("runs", []), run][-RUNS_KEPT:],
+        }
+        self.store.publish(ABOUT, json.dumps(about, indent=1).encode())
+        if not self.store.exists("faces/schema.parquet"):
+            empty = schema.faces_schema(head, detector).empty_table()
+            self.store.publish("faces/schema.parquet", parquet(empty))
+        self.store.sweep()
+        return config
+
+    def _clear(self) -> None:
+        """Remove all that is ours; rigface.json last, so that a kill in between leaves it recognisable."""
+        for folder in ("faces", "inputs", PLANS, f"{INTERNAL}/units"):
+            self.store.delete_folder(folder)
+        self.store.delete(IDENTITIES)
+        self.store.delete(ABOUT)
+
+    # --- plans
+
+    def plans(self) -> dict[str, Plan]:
+        """The latest plan of every input that was ever planned, by uri."""
+        latest: dict[str, tuple[float, str]] = {}
+        for path in self.store.paths(PLANS, ".parquet"):
+            table = self.store.table(path)
+            for uri, planned, text in zip(*(table[n].to_pylist() for n in ("uri", "planned", "plan"))):
+                if uri not in latest or latest[uri][0] < planned:
+                    latest[uri] = planned, text
+        return {uri: json.loads(text) for uri, (_, text) in latest.items()}
+
+    def add_plans(self, plans: list[Plan], before: dict[str, Plan], config: str) -> None:
+        """Keep new plans. What was made from an earlier content of the same input is removed first."""
+        changed = [before[p["uri"]] for p in plans if p["uri"] in before and before[p["uri"]]["sha256"] != p["sha256"]]
+        self.forget(changed, config)
+        if plans:
+            columns = {
+                "uri": [p["uri"] for p in plans],
+                "planned": [time.time()] * len(plans),
+                "plan": [json.dumps(p) for p in plans],
+            }
+            self._publish_named(PLANS, pa.table(columns))
+
+    def forget(self, plans: list[Plan], config: str) -> None:
+        """Remove the row and the units of some inputs."""
+        if not plans:
+            return
+        uris = {p["uri"] for p in plans}
+        self.remove_inputs(uris)
+        identities.forget(self.store, uris)
+        for plan in plans:
+            for unit, _ in units_of(plan, config):
+                self.store.delete(part_path(unit))
+                self.store.delete(error_path(unit))
+
+    # --- units
+
+    def done(self) -> tuple[set[str], set[str]]:
+        """Names of the units with faces, and of those with a record only."""
+        return self.store.ids("faces", ".parquet") - {"schema"}, self.store.ids(f"{INTERNAL}/units", ".json")
+
+    def record(self, unit: str) -> dict[str, Any]:
+        """What is kept about a finished unit.
+
+        Raises:
+            FileNotFoundError: it is not finished.
+        """
+        try:
+            with self.store.fs.open_input_file(self.store.at(part_path(unit))) as f:
+                return record_of(pq.read_schema(f))
+        except FileNotFoundError:
+            return json.loads(self.store.read(error_path(unit)))
+
+    # --- inputs
+
+    def inputs(self) -> pa.Table:
+        """All rows of inputs/."""
+        tables = [self.store.table(path) for path in self.store.paths("inputs", ".parquet")]
+        return pa.concat_tables(tables) if tables else schema.inputs_schema().empty_table()
+
+    def add_inputs(self, rows: list[dict[str, Any]]) -> None:
+        """Publish rows as one object."""
+        if rows:
+            wanted = schema.inputs_schema()
+            self._publish_named("inputs", schema.table_of({n: [row[n] for row in rows] for n in wanted.names}, wanted))
+
+    def remove_inputs(self, uris: Iterable[str]) -> None:
+        """Take the rows of some inputs out again."""
+        gone = pa.array(sorted(uris), pa.string())
+        if not len(gone):
+            return
+        for path in self.store.paths("inputs", ".parquet"):
+            table = self.store.table(path)
+            kept = table.filter(pc.invert(pc.is_in(table["uri"], gone)))
+            if not len(kept):
+                self.store.delete(path)
+            elif len(kept) < len(table):
+                self.store.publish(path, _bytes(kept))
+
+    def _publish_named(self, folder: str, table: pa.Table) -> None:
+        """Publish a table under the hash of its content: the same batch again is the same object."""
+        data = _bytes(table)
+        self.store.publish(f"{folder}/{hashlib.sha256(data).hexdigest()[:24]}.parquet", data)
+
+
+def _bytes(table: pa.Table) -> pa.Buffer:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    return sink.getvalue()
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that decide what comes out."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def git_commit() -> str:
+    """The commit of this checkout, with `+` where files were changed; empty outside of one."""
+    where = Path(__file__).parent
+    command = ["git", "-C", str(where), "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""

@@ -1,0 +1,160 @@
+"""Which class stands behind each name in `Settings`. The one place where fakes and real networks meet.
+
+Everything is imported where it is asked for: the driver, the lookers and the GPU actors each load only what they use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, cast
+
+import numpy as np
+
+from pipelines.child import Child
+from pipelines.config import Settings
+from rigface.errors import PlanError
+from rigface.types import DetectorSpec, FaceParams, HeadSpec, Quality
+
+if TYPE_CHECKING:
+    from rigface.face.detect import Detector
+    from rigface.face.reconstruct import Reconstructor
+
+
+@dataclass(frozen=True, eq=False)
+class Face:
+    """What stages know of one face when they judge it.
+
+    Args:
+        box: (4,) frame px.
+        landmarks: (L, 3) crop px.
+        score: the detector's.
+        matrix: (4, 4) head-to-camera, or None.
+        params: coefficients, batch ().
+        landmark_residual, photometric_residual, occlusion: of the fit.
+    """
+
+    box: np.ndarray
+    landmarks: np.ndarray
+    score: float
+    matrix: np.ndarray | None
+    params: FaceParams
+    landmark_residual: float
+    photometric_residual: float
+    occlusion: float
+
+
+class Identity(Protocol):
+    """Says who somebody is."""
+
+    def embed(self, chips: Sequence[np.ndarray]) -> np.ndarray:
+        """(N, 128) float32 identity vectors of N chips (150, 150, 3) uint8 RGB, as `identity.Picker` cuts them."""
+        ...
+
+
+def detector(settings: Settings) -> Detector:
+    """Finds faces.
+
+    Raises:
+        MissingAsset: its weights are not on this machine.
+    """
+    if settings.detector == "fake":
+        from rigface.fake import FakeDetector
+
+        return FakeDetector()
+    from rigface.face.detect import load_detector
+
+    options = {"folder": settings.detector_folder} if settings.detector_folder else {}
+    return load_detector(settings.detector, small_faces=settings.small_faces, **options)
+
+
+def identity(settings: Settings) -> Identity | None:
+    """Says who somebody is; None where nobody is asked.
+
+    Raises:
+        MissingAsset: its weights are not on this machine.
+    """
+    if settings.identity == "none":
+        return None
+    if settings.identity == "fake":
+        from rigface.fake import FakeIdentity
+
+        return FakeIdentity()
+    from rigface.face.identity import DlibIdentity
+
+    return DlibIdentity()
+
+
+def reconstructor(settings: Settings, device: str) -> Reconstructor:
+    """Turns crops into coefficients.
+
+    Args:
+        device: `cpu` or `cuda`.
+
+    Raises:
+        MissingAsset: its weights are not on this machine.
+    """
+    if settings.reconstructor == "fake":
+        from rigface.fake import FakeReconstructor
+
+        return cast("Reconstructor", FakeReconstructor())  # its FakeFit has Fit's fields and no torch
+    from rigface.face.reconstruct import load_reconstructor
+
+    return load_reconstructor(settings.reconstructor, head=settings.head, device=device)
+
+
+class Judge(Protocol):
+    """Says which pixels are the person, and how far to trust the row."""
+
+    def mask(self, crop: np.ndarray, face: Face) -> np.ndarray:
+        """(512, 512) uint8: 255 person, 0 background."""
+        ...
+
+    def quality(self, crop: np.ndarray, mask: np.ndarray, face: Face) -> Quality:
+        """The quality columns."""
+        ...
+
+
+class FakeJudge:
+    """The fakes of `parse` and `quality`."""
+
+    def mask(self, crop: np.ndarray, face: Face) -> np.ndarray:
+        from rigface.fake import fake_mask
+
+        return fake_mask(crop)
+
+    def quality(self, crop: np.ndarray, mask: np.ndarray, face: Face) -> Quality:
+        from rigface.fake import fake_quality
+
+        return fake_quality(face.box, face.score)
+
+
+def judge(settings: Settings) -> Judge:
+    """Mask and quality; fakes beside a fake reconstructor."""
+    return FakeJudge()
+
+
+class Specs:
+    """Loads detector and reconstructor to ask what they are; lives in a child process, so that the driver stays small."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    def __call__(self, argument: None, begin: Callable[[str], None]) -> tuple[HeadSpec, DetectorSpec]:
+        return reconstructor(self._settings, "cpu").head_spec, detector(self._settings).spec
+
+
+def specs(settings: Settings) -> tuple[HeadSpec, DetectorSpec]:
+    """The head model and the detector that these settings name.
+
+    Raises:
+        MissingAsset: a model is not on this machine.
+        PlanError: there is none of that name, or the two do not fit.
+    """
+    child = Child("pipelines.parts:Specs", {"settings": settings}, silence_s=180)
+    try:
+        return child(None)
+    except ValueError as e:
+        raise PlanError(str(e)) from e
+    finally:
+        child.close()

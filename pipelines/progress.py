@@ -1,0 +1,166 @@
+"""What the user sees: a live line while the job runs, two tables when it is over.
+
+Everything shown is counted from the records that units leave; nothing is asked of Ray. On a terminal the line is live; in
+a log it is printed anew every few seconds.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from pipelines.extract import Summary
+
+EVERY_S = 5.0  # between two lines of a log
+SETTLED_S = 3.0  # no time left is guessed before
+
+
+class Progress:
+    """The display of one run.
+
+    Args:
+        console: where to; None: standard error, so that standard output stays for results.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(stderr=True)
+        self._live: Live | None = None
+        self._began = self._first = self._said = time.monotonic()
+        self._words = ""
+        self.total = Counter[str]()
+        self.done = Counter[str]()
+
+    def __enter__(self) -> Progress:
+        if self.console.is_terminal:
+            self._live = Live(get_renderable=self._render, console=self.console, refresh_per_second=4, transient=True)
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def say(self, words: str) -> None:
+        """What is being done now."""
+        self._words = words
+        if self._live is None:
+            self.console.print(f"[{_clock(time.monotonic() - self._began)}] {words}", markup=False, highlight=False)
+
+    def expect(self, inputs: int, units: int, frames: int) -> None:
+        """How much there is to do."""
+        self.total.update(inputs=inputs, units=units, frames=frames)
+        self._first = self._said = time.monotonic()
+
+    def unit(self, record: dict[str, Any], expected: int) -> None:
+        """A unit is done."""
+        if not self.done["units"]:
+            self._first = time.monotonic() - sum(record["seconds"].values())  # when the actors were ready
+        failed = record["status"] != "ok"
+        self.done.update(units=1, expected=expected, frames=record["frames"], faces=record["faces"], failed=failed)
+        self._line()
+
+    def inputs(self, count: int) -> None:
+        """Inputs are done."""
+        self.done.update(inputs=count)
+
+    def _line(self) -> None:
+        if self._live is None and time.monotonic() - self._said > EVERY_S:
+            self._said = time.monotonic()
+            self.console.print(f"[{_clock(self._said - self._began)}] {self.line()}", markup=False, highlight=False)
+
+    def line(self) -> str:
+        """Counts, speed and time left, as one line."""
+        done, total = self.done, self.total
+        took = max(time.monotonic() - self._first, 1e-3)
+        words = [
+            f"videos {done['inputs']}/{total['inputs']}",
+            f"frames {done['frames']}",
+            f"faces {done['faces']} ({done['faces'] / took:.0f}/s)",
+            f"failed {done['failed']}",
+        ]
+        if done["expected"] and took > SETTLED_S:
+            left = took * max(total["frames"] / done["expected"] - 1, 0)
+            words.append(f"{_clock(left)} left")
+        return " · ".join(words)
+
+    def _render(self) -> Group:
+        head = Text(f"{_clock(time.monotonic() - self._began)}  {self._words}", style="dim")
+        if not self.total["units"]:
+            return Group(head)
+        bar = ProgressBar(total=max(self.total["frames"], 1), completed=self.done["expected"], width=40)
+        return Group(head, bar, Text(self.line()))
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def outcome_table(rows: Iterable[dict[str, Any]]) -> Table:
+    """Counts of inputs by status and stage, from rows of `inputs/`."""
+    table = Table(title="what became of the inputs", title_justify="left")
+    for name, side in (
+        ("status", "left"),
+        ("stage", "left"),
+        ("inputs", "right"),
+        ("frames", "right"),
+        ("faces", "right"),
+    ):
+        table.add_column(name, justify="left" if side == "left" else "right")
+    table.add_column("for example", overflow="fold")
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((row["status"], row["stage"] or ""), []).append(row)
+    for (status, stage), members in sorted(groups.items(), key=lambda g: (_ORDER.index(g[0][0]), g[0][1])):
+        example = next((f"{m['uri'].rsplit('/', 1)[-1]}: {m['reason']}" for m in members if m["reason"]), "")
+        counts = (len(members), *(sum(m[name] or 0 for m in members) for name in ("frames", "faces")))
+        table.add_row(Text(status, style=_STYLE[status]), stage, *(f"{c:,}" for c in counts), Text(example))
+    return table
+
+
+def report(summary: Summary, out: str, console: Console | None = None) -> None:
+    """What is printed when a run is over."""
+    console = console or Console(soft_wrap=True)
+    console.print(outcome_table(summary.rows))
+    if summary.done["units"]:
+        took = summary.wall_s
+        console.print(stage_table(summary.seconds, summary.done["frames"], summary.done["faces"], took))
+        console.print(f"{summary.start_s:.0f} s of it until the first unit of work came back", style="dim")
+    else:
+        console.print("nothing was left to do", style="dim")
+    console.print(f"dataset: {out}   look at it: rigface inspect {out}", markup=False, highlight=False)
+
+
+_ORDER = ("ok", "no_face", "partial", "error")
+_STYLE = {"ok": "green", "no_face": "yellow", "partial": "yellow", "error": "red"}
+
+
+def stage_table(seconds: dict[str, float], frames: int, faces: int, wall_s: float) -> Table:
+    """Working time by step: its share, its cost per frame, and what one worker of it could do."""
+    table = Table(
+        title=f"where the time went ({frames:,} frames, {faces:,} faces in {_clock(wall_s)})", title_justify="left"
+    )
+    for name in ("stage", "seconds", "share", "ms per frame", "frames per second and worker"):
+        table.add_column(name, justify="left" if name == "stage" else "right")
+    whole = sum(seconds.values()) or 1.0
+    for name, value in seconds.items():
+        rate = f"{frames / value:,.0f}" if value else ""
+        table.add_row(name, f"{value:.1f}", f"{value / whole:.0%}", f"{1000 * value / max(frames, 1):.1f}", rate)
+    table.add_section()
+    table.add_row(
+        "all", f"{whole:.1f}", "", f"{1000 * whole / max(frames, 1):.1f}", f"{frames / max(wall_s, 1e-3):,.1f} in all"
+    )
+    return table

@@ -1,0 +1,254 @@
+"""The stages: each wraps one verb of `rigface` and adds columns to the faces of a unit.
+
+Path: Ray row -> StageActor(look) -> StageActor(reconstruct, finish, write) or one actor each -> a tiny record per unit.
+
+A stage never drops a face and never raises for a bad one: it says so in `status` and `reason` and leaves its columns null.
+Only data errors become rows (`BadInput`, a singular matrix, numbers that are not finite); anything else is a bug of ours
+and stops the job. `needs` and `adds` are checked by `plan.check` before a cluster is touched.
+"""
+
+from __future__ import annotations
+
+import json
+import operator
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, fields
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines import parts
+from pipelines.child import Child, ChildDied
+from pipelines.config import Settings
+from pipelines.storage import INTERNAL, Store, sharded
+from pipelines.unit import Unit
+from rigface import schema
+from rigface.errors import BadInput
+from rigface.image import encode_png
+from rigface.types import DetectorSpec, FaceParams, HeadSpec, Quality
+
+TRIES = 2  # a crash may be the machine's; two on the same file are the file's
+ROW_GROUP = 128  # faces: 5 to 10 MB of crops and masks
+RECORD_KEY = "rigface.unit"
+BAD_FACE = (BadInput, np.linalg.LinAlgError)
+
+_RESIDUALS = ("_landmark_residual", "_photometric_residual", "_occlusion")
+_PARAMS = tuple(f.name for f in fields(FaceParams))
+_QUALITY = tuple(f.name for f in fields(Quality))
+
+
+class Stage(Protocol):
+    """One step of the job."""
+
+    name: ClassVar[str]
+    needs: ClassVar[tuple[str, ...]]
+    adds: ClassVar[tuple[str, ...]]
+
+    def __call__(self, unit: Unit) -> None: ...
+
+
+class Look:
+    """Frames -> faces: decode, detect, track, align, crop, identity. In a child process that may crash."""
+
+    name = "look"
+    needs = ()
+    adds = (
+        *("frame_index", "time_s", "track", "status", "reason", "box", "frame_to_crop", "landmarks", "blendshapes"),
+        *("identity_vector", "crop", "_score", "_matrix"),
+    )
+
+    def __init__(self, settings: Settings, silence_s: float) -> None:
+        self._child = Child("pipelines.look:Looker", {"settings": settings}, silence_s)
+        self._child.start()
+
+    def __call__(self, unit: Unit) -> None:
+        for left in reversed(range(TRIES)):
+            try:
+                record, blob = self._child((unit.plan, dict(unit.record)))
+            except ChildDied as died:
+                if not left:
+                    unit.record.update(status="error", stage=_blamed(died.step), crash=died.how)
+                    unit.record["reason"] = f"{_blamed(died.step)} crashed {TRIES} times on it: {died.how}"
+                continue
+            unit.record.update(record)
+            unit.set_faces(blob)
+            return
+
+
+def _blamed(step: str) -> str:
+    return step or "decode"
+
+
+class Reconstruct:
+    """Crops -> coefficients, all faces of a unit at once, so that a track can share what is one person's."""
+
+    name = "reconstruct"
+    needs = ("status", "crop", "landmarks", "blendshapes", "track")
+    adds = (*_PARAMS, *_RESIDUALS)
+
+    def __init__(self, settings: Settings, device: str) -> None:
+        self._reconstruct = parts.reconstructor(settings, device)
+
+    def __call__(self, unit: Unit) -> None:
+        rows = unit.good
+        if not len(rows):
+            return
+        with unit.timed(self.name):
+            landmarks = unit.numbers("landmarks", rows).reshape(len(rows), -1, 3)
+            scores = None if unit["blendshapes"].null_count else unit.numbers("blendshapes", rows)
+            fit = self._reconstruct(unit.crops(rows), landmarks, scores, unit["track"].to_numpy()[rows])
+            numbers = {name: getattr(fit.params, name) for name in _PARAMS}
+            numbers |= {name: getattr(fit, name[1:]) for name in _RESIDUALS}
+            flat = {name: value.reshape(len(rows), -1) for name, value in numbers.items() if value is not None}
+            finite = np.all([np.isfinite(value).all(1) for value in flat.values()], axis=0)
+            for row in rows[~finite]:
+                unit.fail(int(row), self.name, "its coefficients are not finite")
+            unit.add({name: schema.column(v[finite], v.shape[1]) for name, v in flat.items()}, rows[finite])
+
+
+class Finish:
+    """The person's mask, and how far to trust the row."""
+
+    name = "finish"
+    needs = ("status", "crop", "landmarks", "box", "_score", "_matrix", *_PARAMS, *_RESIDUALS)
+    adds = ("mask", *_QUALITY)
+
+    def __init__(self, settings: Settings) -> None:
+        self._judge = parts.judge(settings)
+
+    def __call__(self, unit: Unit) -> None:
+        rows = unit.good
+        if not len(rows):
+            return
+        masks: list[bytes] = []
+        qualities: list[dict[str, Any]] = []
+        done: list[int] = []
+        for row, crop, face in zip(rows.tolist(), unit.crops(rows), _faces(unit, rows)):
+            try:
+                with unit.timed("parse"):
+                    mask = self._judge.mask(crop, face)
+                    masks.append(encode_png(mask))
+                with unit.timed("quality"):
+                    qualities.append(asdict(self._judge.quality(crop, mask, face)))
+            except BAD_FACE as e:
+                unit.fail(row, self.name, str(e))
+                del masks[len(done) :], qualities[len(done) :]
+                continue
+            done.append(row)
+        columns: dict[str, pa.Array] = {"mask": pa.array(masks, pa.binary())}
+        for f in fields(Quality):
+            columns[f.name] = pa.array([q[f.name] for q in qualities], pa.bool_() if f.type == "bool" else pa.float32())
+        unit.add(columns, np.array(done, np.int64))
+
+
+def _faces(unit: Unit, rows: np.ndarray) -> Iterator[parts.Face]:
+    """The faces of these rows, one by one."""
+    count = len(rows)
+    values: dict[str, Any] = {}
+    for f in fields(FaceParams):
+        if f.name in unit.faces.column_names:
+            own = [axis if isinstance(axis, int) else -1 for axis in f.metadata["shape"]]
+            values[f.name] = unit.numbers(f.name, rows).reshape(count, *own)
+    params = FaceParams(**values)
+    boxes, landmarks = unit.numbers("box", rows), unit.numbers("landmarks", rows).reshape(count, -1, 3)
+    matrices = None if unit["_matrix"].null_count else unit.numbers("_matrix", rows).reshape(count, 4, 4)
+    scores = unit["_score"].to_numpy()[rows]
+    residuals = [unit.numbers(name, rows)[:, 0] for name in _RESIDUALS]
+    for i in range(count):
+        yield parts.Face(
+            boxes[i],
+            landmarks[i],
+            float(scores[i]),
+            None if matrices is None else matrices[i],
+            params.map(operator.itemgetter(i)),
+            *(float(values[i]) for values in residuals),
+        )
+
+
+class Write:
+    """Commit: one whole Parquet object per unit, or a small record where there is nothing to show.
+
+    The first commit of a unit wins: a twin that comes late (a node that was thought lost) changes nothing.
+    """
+
+    name = "write"
+    needs = ("status",)
+    adds = ("uri", "identity")
+
+    def __init__(self, out: str, head: HeadSpec, detector: DetectorSpec) -> None:
+        self._store = Store(out)
+        self._schema = schema.faces_schema(head, detector)
+
+    def __call__(self, unit: Unit) -> None:
+        with unit.timed(self.name):
+            if not unit.has_faces:
+                path, data = error_path(unit.unit_id), json.dumps(unit.record).encode()
+            else:
+                path, data = part_path(unit.unit_id), parquet(self._table(unit))
+            self._store.publish(path, data, replace=False)
+        unit.record["bytes"] = len(data)
+        unit.set_faces(None)
+
+    def _table(self, unit: Unit) -> pa.Table:
+        known = {name: unit[name] for name in unit.faces.column_names if name in self._schema.names}
+        table = schema.table_of({"uri": [unit.plan["uri"]] * len(unit.faces), **known}, self._schema)
+        return with_record(table, unit.record)
+
+
+class StageActor:
+    """Some neighbouring stages in one Ray actor; hands whole units on.
+
+    Args:
+        stages: (class, arguments) in order.
+    """
+
+    def __init__(self, stages: list[tuple[Callable[..., Stage], dict[str, Any]]]) -> None:
+        import cv2
+
+        cv2.setNumThreads(1)  # the actors of a pool are the parallelism
+        self._stages = [make(**arguments) for make, arguments in stages]
+
+    def __call__(self, row: pa.Table) -> pa.Table:
+        """One row in, one row out."""
+        unit = Unit.unpack(row)
+        for stage in self._stages:
+            if unit.has_faces or stage.name in ("look", "write"):
+                stage(unit)
+        return unit.pack()
+
+
+def part_path(unit_id: str) -> str:
+    """Where a unit's faces are."""
+    return sharded("faces", unit_id, ".parquet")
+
+
+def error_path(unit_id: str) -> str:
+    """Where the record of a unit without faces is: an error, or nobody to be seen."""
+    return sharded(f"{INTERNAL}/units", unit_id, ".json")
+
+
+def with_record(table: pa.Table, record: dict[str, Any]) -> pa.Table:
+    """The table with a unit's record in its metadata: rows and record are one object and cannot disagree."""
+    return table.replace_schema_metadata({**(table.schema.metadata or {}), RECORD_KEY: json.dumps(record)})
+
+
+def record_of(part: pa.Schema) -> dict[str, Any]:
+    """A unit's record, from its part's schema."""
+    return json.loads(part.metadata[RECORD_KEY.encode()])
+
+
+def parquet(table: pa.Table) -> pa.Buffer:
+    """A part as bytes. Statistics and dictionaries only where they help: not for pictures and vectors."""
+    sink = pa.BufferOutputStream()
+    texts = ["uri", "status", "reason", "identity"]
+    pq.write_table(
+        table,
+        sink,
+        row_group_size=ROW_GROUP,
+        compression="zstd",
+        use_dictionary=texts,
+        write_statistics=[*texts, "frame_index", "time_s", "track", *_QUALITY],
+    )
+    return sink.getvalue()

@@ -1,0 +1,199 @@
+"""A fake at every boundary of the face path: the whole job in seconds, without a model.
+
+The people here are coloured discs on grey. `video` and `picture` draw them, `FakeDetector` finds them by their colour,
+`FakeIdentity` knows them by their hue, `FakeReconstructor` reads coefficients off the crop. Everything is a pure function
+of the pixels, so a run can be compared with another row by row. Reachable from the preset `debug`; tests use nothing else.
+"""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from rigface.schema import IDENTITY_WIDTH
+from rigface.types import CROP_PX, Detection, DetectorSpec, FaceParams, HeadSpec, Quality
+
+GREY = 60
+COLOURED = 70  # a pixel whose strongest and weakest colour differ by more belongs to somebody
+
+DETECTOR = DetectorSpec("fake", "1", landmarks=478, blendshape_names=("bright", "red", "blue"))
+HEAD = HeadSpec("fake", "1", shape=2, expression=3, albedo=2, expression_names=("bright", "red", "blue"))
+
+
+def _points() -> np.ndarray:
+    """(478, 2) landmarks in the unit box: MediaPipe's named ones where they are on a face, the rest spread evenly."""
+    turn = np.arange(478) * (3 - 5**0.5) * np.pi
+    reach = 0.49 * np.sqrt((np.arange(478) + 0.5) / 478)
+    points = 0.5 + np.stack([reach * np.cos(turn), reach * np.sin(turn)], axis=1)
+    named = {263: (0.8, 0.4), 362: (0.6, 0.4), 33: (0.2, 0.4), 133: (0.4, 0.4), 2: (0.5, 0.6), 1: (0.5, 0.55)}
+    for index, place in (named | {234: (0.02, 0.5), 454: (0.98, 0.5)}).items():
+        points[index] = place
+    return points.astype(np.float32)
+
+
+def picture(
+    people: Sequence[float], size: tuple[int, int] = (96, 128), at: float = 0.0, seed: int = 0, radius: int = 14
+) -> np.ndarray:
+    """People as discs that wander with `at`.
+
+    Args:
+        people: a hue in [0, 1] each.
+        size: height, width.
+        at: where on their way they are, in [0, 1].
+        seed: other ways to go.
+
+    Returns:
+        (H, W, 3) uint8.
+    """
+    height, width = size
+    image = np.full((height, width, 3), GREY, np.uint8)
+    rows, columns = np.mgrid[:height, :width] + 0.5
+    random = np.random.default_rng(seed)
+    for i, hue in enumerate(people):
+        phase, sway = random.uniform(0, 2 * np.pi), 0.25 * width / len(people)
+        x = width * (i + 0.5) / len(people) + (sway - radius / 2) * np.sin(2 * np.pi * at + phase)
+        y = height / 2 + 0.1 * height * np.cos(2 * np.pi * at + phase)
+        image[(rows - y) ** 2 + (columns - x) ** 2 < radius**2] = np.multiply(colorsys.hsv_to_rgb(hue, 0.9, 0.8), 255)
+    return image
+
+
+def video(
+    path: str | Path,
+    people: Sequence[float] = (0.0,),
+    frames: int = 24,
+    fps: int = 12,
+    size: tuple[int, int] = (96, 128),
+    seed: int = 0,
+) -> Path:
+    """Write an MP4 of `picture`s; the same arguments give the same pixels."""
+    import av
+
+    path = Path(path)
+    with av.open(str(path), "w", format="mp4") as container:
+        stream = container.add_stream("mpeg4", rate=fps)
+        stream.height, stream.width, stream.bit_rate = *size, 2_000_000
+        stream.codec_context.gop_size = 12
+        stream.thread_count = 1
+        for i in range(frames):
+            image = picture(people, size, i / max(frames - 1, 1), seed)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode(None))
+    return path
+
+
+class FakeDetector:
+    """Finds the discs. Implements `rigface.face.detect.Detector`."""
+
+    spec = DETECTOR
+
+    def __call__(
+        self, image: np.ndarray, *, second_look: bool | None = None, before: Sequence[Detection] = ()
+    ) -> list[Detection]:
+        """One detection per disc, from left to right."""
+        import cv2
+
+        mask = (np.ptp(image, axis=2) > COLOURED).astype(np.uint8)
+        count, labels, stats, _ = cv2.connectedComponentsWithStats(mask)
+        found = []
+        for i in range(1, count):
+            x, y, width, height, area = stats[i]
+            if area < 40:
+                continue
+            colour = image[labels == i].mean(0) / 255
+            box = np.array([x, y, x + width, y + height], np.float32)
+            flat = box[:2] + _points() * (box[2:] - box[:2])
+            shapes = np.array([colour.mean(), colour[0], colour[2]], np.float32)
+            landmarks = np.concatenate([flat, np.zeros((len(flat), 1), np.float32)], axis=1)
+            found.append(Detection(box, landmarks, score=float(area / (width * height)), blendshapes=shapes))
+        return sorted(found, key=lambda d: float(d.box[0]))
+
+
+class FakeIdentity:
+    """Knows people by their hue: near hues have near vectors. Stands in for `rigface.face.identity.DlibIdentity`."""
+
+    def embed(self, chips: Sequence[np.ndarray]) -> np.ndarray:
+        """(N, 128) float32."""
+        vectors = np.zeros((len(chips), IDENTITY_WIDTH), np.float32)
+        for vector, chip in zip(vectors, chips):
+            turn = 2 * np.pi * colorsys.rgb_to_hsv(*_skin(chip))[0]
+            vector[:2] = (
+                4 * np.cos(turn),
+                4 * np.sin(turn),
+            )  # long beside the mean face that dlib's vectors have in common
+        return vectors
+
+
+@dataclass(frozen=True, eq=False)
+class FakeFit:
+    """The fields of `rigface.face.reconstruct.Fit`, without importing torch for them."""
+
+    params: FaceParams
+    landmark_residual: np.ndarray
+    photometric_residual: np.ndarray
+    occlusion: np.ndarray
+
+
+class FakeReconstructor:
+    """Reads coefficients off the colours. Implements `rigface.face.reconstruct.Reconstructor`."""
+
+    head_spec = HEAD
+
+    def __call__(
+        self, crops: Sequence[np.ndarray], landmarks: np.ndarray, blendshapes: np.ndarray | None, tracks: np.ndarray
+    ) -> FakeFit:
+        """Shape and albedo are the mean of the track, the rest is the frame's own."""
+        skins = np.array([_skin(crop) for crop in crops], np.float32).reshape(-1, 3)
+        shared = np.stack([skins[tracks == track].mean(0) for track in tracks]) if len(skins) else skins
+        count = len(skins)
+        middle = landmarks[:, :, :2].mean(1) / (CROP_PX / 2) - 1
+        params = FaceParams(
+            shape=shared[:, :2].astype(np.float32),
+            expression=np.zeros((count, 3), np.float32) if blendshapes is None else np.asarray(blendshapes, np.float32),
+            head_rotation=np.concatenate([middle, np.zeros((count, 1))], axis=1).astype(np.float32),
+            jaw_rotation=np.zeros((count, 3), np.float32),
+            camera=np.tile(np.float32([5, 0, 0]), (count, 1)),
+            albedo=shared[:, 1:].astype(np.float32),
+            light=np.tile(np.eye(9, 3, dtype=np.float32), (count, 1, 1)),
+        )
+        zero = np.zeros(count, np.float32)
+        return FakeFit(params, landmark_residual=zero, photometric_residual=zero, occlusion=zero)
+
+
+def fake_mask(crop: np.ndarray) -> np.ndarray:
+    """(512, 512) uint8, 255 where the crop is coloured. Stands in for `rigface.face.parse.person_mask`."""
+    return np.where(np.ptp(crop, axis=2) > COLOURED, 255, 0).astype(np.uint8)
+
+
+def fake_quality(box: np.ndarray, score: float) -> Quality:
+    """Every number from box and score. Stands in for `rigface.face.quality.measure`."""
+    size = float(max(box[2] - box[0], box[3] - box[1]))
+    return Quality(
+        confidence=score,
+        landmark_confidence=score,
+        photometric_residual=0.0,
+        landmark_residual=0.0,
+        face_size_px=size,
+        sharpness=1.0,
+        exposure=0.5,
+        occlusion=0.0,
+        yaw_deg=0.0,
+        pitch_deg=0.0,
+        roll_deg=0.0,
+        skin_tone_ita_deg=0.0,
+        is_profile=False,
+        is_tiny=size < 48,
+        is_blurred=False,
+        is_grey=False,
+        is_suspect=False,
+    )
+
+
+def _skin(image: np.ndarray) -> tuple[float, float, float]:
+    """Mean colour of the disc, each in [0, 1]."""
+    coloured = image[np.ptp(image, axis=2) > COLOURED]
+    red, green, blue = (coloured.mean(0) if len(coloured) else np.full(3, GREY)) / 255
+    return float(red), float(green), float(blue)

@@ -1,0 +1,78 @@
+"""One Ray cluster for all tests of the jobs, one folder of small inputs, and one finished dataset of them."""
+
+import io
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.dataset
+import pytest
+from rich.console import Console
+
+from pipelines.config import debug
+from pipelines.progress import Progress
+
+
+@pytest.fixture(scope="session")
+def ray_cluster():
+    """The address of a cluster of this process. Four logical CPUs, whatever the machine has."""
+    import logging
+
+    import ray
+    import ray.data
+
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # pytest would show pages of it beside any failure
+    ray.init(
+        num_cpus=4,
+        object_store_memory=150 * 2**20,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
+    yield ray.get_runtime_context().gcs_address
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def zoo(tmp_path_factory) -> Path:
+    """Small inputs of every kind: five good ones, one with nobody, two bad ones."""
+    from rigface import fake
+    from rigface.image import encode_jpeg
+
+    folder = tmp_path_factory.mktemp("zoo")
+    fake.video(folder / "two people.mp4", (0.0, 0.5), frames=20)
+    fake.video(folder / "ünïcode 顔 (copy).mp4", (0.3,), frames=30, seed=1)
+    fake.video(folder / "short.mp4", (0.5,), frames=5, seed=2)
+    fake.video(folder / "nobody.mp4", (), frames=10)
+    (folder / "portrait.jpg").write_bytes(encode_jpeg(fake.picture((0.7,))))
+    (folder / "mp4 named jpg.jpg").write_bytes((folder / "short.mp4").read_bytes())
+    (folder / "text.mp4").write_bytes(b"no video " * 100)
+    (folder / "empty.mp4").write_bytes(b"")
+    return folder
+
+
+@pytest.fixture
+def silent() -> Progress:
+    """A display that shows nothing."""
+    return Progress(Console(file=io.StringIO()))
+
+
+@pytest.fixture(scope="session")
+def finished(ray_cluster, zoo, tmp_path_factory) -> Path:
+    """The zoo, extracted without interruption. Read only."""
+    from pipelines.extract import extract
+
+    out = tmp_path_factory.mktemp("finished") / "out"
+    extract(debug((str(zoo),), str(out)), Progress(Console(file=io.StringIO())))
+    return out
+
+
+def faces_of(out: Path) -> pa.Table:
+    """All rows of faces/, in one order."""
+    table = pyarrow.dataset.dataset(out / "faces", format="parquet").to_table()
+    return table.sort_by([("uri", "ascending"), ("frame_index", "ascending"), ("track", "ascending")]).combine_chunks()
+
+
+def inputs_of(out: Path) -> pa.Table:
+    """All rows of inputs/, in one order, without what differs from run to run."""
+    table = pyarrow.dataset.dataset(out / "inputs", format="parquet").to_table().sort_by("uri").combine_chunks()
+    return table.drop_columns(["stage_seconds"])
