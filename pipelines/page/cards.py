@@ -67,7 +67,7 @@ def trust(faces: FaceCensus) -> str:
                 "Landmark residual",
                 n["landmark_residual"],
                 Axis("landmarks against the fitted head, % of outer-eye distance (log)", [(v / 100, f"{v:g}") for v in (0.1, 0.2, 0.5, 1, 2, 5, 10)]),
-                "Median {median:.2%} of the outer-eye distance; nine in ten have {high:.1%} or less.",
+                "Median {median:.2%} of the outer-eye distance; nine in ten have {high:.2%} or less.",
                 ".2%",
             ),
         ]

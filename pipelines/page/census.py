@@ -186,8 +186,8 @@ class FaceCensus:
         self._add_candidates(batch, features, persons, file, first_row + rows)
 
     def candidates(self) -> list[Candidate]:
-        """The pool to choose a gallery from: some rows of every stratum, the same for the same seed."""
-        return sorted(candidate for cell in self._pool.values() for candidate in cell)
+        """The pool to choose a gallery from: some rows of every stratum, the same whatever the order of the files."""
+        return sorted(candidate for cell in self._pool.values() for candidate in sorted(cell)[: self.keep])
 
     def least_trusted(self, count: int) -> list[Spot]:
         """The rows with the lowest confidence, one per person, lowest first."""

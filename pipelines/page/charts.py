@@ -217,7 +217,7 @@ def ranges(name: str, rows: Sequence[tuple[str, np.ndarray]], unit: str, says: s
     low, high = min(marks.min(initial=0), 0), max(marks.max(initial=0), 0.1)
     step = _step((high - low) / 4)
     low, high = floor(low / step + 1e-9) * step, ceil(high / step - 1e-9) * step
-    row_px, left = 21, _LABEL + 4
+    row_px, left = 21, _LABEL + 10
     room, bottom = WIDTH - left - 10, row_px * max(len(rows), 1) + 4
 
     def across(value: float) -> float:

@@ -307,7 +307,7 @@ def _row(row: InputRow) -> str:
     folder, _, name = row.uri.rpartition("/")
     size = f"{row.width} × {row.height}" if row.width and row.height else "–"
     pixels = (row.width or 0) * (row.height or 0)
-    length = "–" if row.duration_s is None else clock(row.duration_s)
+    length = "–" if row.duration_s is None or row.kind == "image" else clock(row.duration_s)
     return (
         f'<tr data-is="{_e(row.status)}"><td data-v="{row.rank}"><span class="status {_e(row.status)}">{_e(STATUS_WORDS.get(row.status, row.status))}</span></td>'
         f'<td><span class="path" title="{_e(row.uri)}"><bdi><i>{_e(_short(folder) + "/" if folder else "")}</i>{_e(name)}</bdi></span></td>'

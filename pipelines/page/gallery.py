@@ -12,8 +12,9 @@ from __future__ import annotations
 import base64
 import io
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
@@ -139,8 +140,8 @@ def strips(rows: pa.Table, head: Any, spec: HeadSpec) -> list[Strip]:
             rendered = pictures(schema.params_of(row, spec), head)
             drawn |= {name: _window(image) for name, image in rendered.items()}
         else:
-            grey = np.full((CROP_PX, CROP_PX, 3), 128, np.uint8)
-            drawn["mask"] = _window(np.dstack([grey, np.zeros_like(grey[..., 0]) if mask is None else mask]))
+            person = np.zeros_like(crop[..., 0]) if mask is None else mask
+            drawn["mask"] = _window(np.dstack([np.full_like(crop, 128), person]))
         tiles = [Picture(name, reduced(image, SIZES[0][0]), name == "landmarks") for name, image in drawn.items()]
         out.append(Strip(fact, tiles, *_drawn(_points(row))))
     return out
@@ -180,7 +181,7 @@ def pictures(params: FaceParams, head: Any, px: int = RENDER_PX) -> dict[str, np
     from rigface.face.lighting import shade
     from rigface.face.render import render
 
-    with torch.inference_mode():
+    with _one_thread(), torch.inference_mode():
         batch = params.map(lambda values: torch.tensor(values, dtype=torch.float32))
         drawn = render(head, batch, size=px, cull=True)
         inside = drawn.alpha[0, 0].numpy() > 0
@@ -201,6 +202,19 @@ def pictures(params: FaceParams, head: Any, px: int = RENDER_PX) -> dict[str, np
         "render": _placed(encode(albedo * shading), inside),
         "relit": _placed(encode(albedo * relit_shading), inside),
     }
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Torch on one thread: for pictures of one face the threads of a busy machine cost more than they bring."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def relit(light: np.ndarray) -> np.ndarray:
@@ -272,19 +286,24 @@ def webp(image: np.ndarray, px: int, quality: int = 80) -> str:
 
 
 def thumbs(rows: pa.Table) -> list[str]:
-    """Small faces for a list, without background, as data URIs."""
-    return [webp(_window(_rgba(*_pixels(rows.slice(i, 1)), backdrop=0)), THUMB_PX, 76) for i in range(len(rows))]
+    """Small round faces for a list, as data URIs."""
+    return [webp(_round(_window(_rgba(_pixels(rows.slice(i, 1))[0]))), THUMB_PX, 76) for i in range(len(rows))]
+
+
+def _round(image: np.ndarray) -> np.ndarray:
+    middle = np.arange(len(image)) + 0.5 - len(image) / 2
+    inside = middle[:, None] ** 2 + middle**2 < (len(image) / 2) ** 2
+    return np.dstack([image[..., :3], np.where(inside, image[..., 3], np.uint8(0))])
 
 
 def _pixels(row: pa.Table) -> tuple[np.ndarray, np.ndarray | None]:
-    """Crop and mask of one row; a crop that cannot be read is grey, a mask is None."""
-    size = (CROP_PX, CROP_PX)
+    """Crop and mask of one row; a crop that cannot be read is grey, a mask that cannot is None."""
     crop, mask = (row[name][0].as_py() if name in row.column_names else None for name in ("crop", "mask"))
-    try:
-        pixels = np.full((*size, 3), 128, np.uint8) if crop is None else decode(crop)
-        return pixels, None if mask is None else decode_mask(mask)
-    except RigFaceError:
-        return np.full((*size, 3), 128, np.uint8), None
+    pixels, person = np.full((CROP_PX, CROP_PX, 3), 128, np.uint8), None
+    with suppress(RigFaceError):
+        pixels = pixels if crop is None else decode(crop)
+        person = None if mask is None else decode_mask(mask)
+    return pixels, person if person is not None and person.shape == pixels.shape[:2] else None
 
 
 def _points(row: pa.Table) -> np.ndarray:
@@ -293,10 +312,10 @@ def _points(row: pa.Table) -> np.ndarray:
     return np.zeros((0, 2)) if values is None else np.array(values, float).reshape(-1, 3)[:, :2]
 
 
-def _rgba(crop: np.ndarray, mask: np.ndarray | None = None, backdrop: int = _BACKDROP) -> np.ndarray:
+def _rgba(crop: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
     alpha = np.full(crop.shape[:2], 255, np.uint8)
-    if mask is not None and mask.shape == alpha.shape:
-        alpha = np.maximum(mask, np.uint8(backdrop))
+    if mask is not None:
+        alpha = np.maximum(mask, np.uint8(_BACKDROP))
     return np.dstack([crop, alpha])
 
 

@@ -13,7 +13,7 @@ def bytes_text(count: int) -> str:
 
 def duration(seconds: float) -> str:
     """`0.4 s`, `34 s`, `12 min`, `3 h 20 min`."""
-    if seconds < 90:
+    if seconds < 180:
         return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     if minutes < 90:
