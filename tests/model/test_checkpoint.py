@@ -21,10 +21,17 @@ from rigface.types import HeadSpec
 HEAD = HeadSpec("open", "1", shape=40, expression=52, albedo=30, expression_names=("jawOpen", "smile"))
 
 
+@pytest.fixture(scope="module")
+def saved_once(tiny_once, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoint")
+    checkpoint.save(folder, tiny_once)
+    return folder
+
+
 @pytest.fixture
-def saved(tiny, tmp_path):
-    checkpoint.save(tmp_path / "ours", tiny)
-    return tmp_path / "ours"
+def saved(saved_once, tmp_path):
+    """A checkpoint of ours that a test may damage."""
+    return shutil.copytree(saved_once, tmp_path / "ours")
 
 
 @torch.no_grad()

@@ -120,15 +120,15 @@ def test_the_loss_of_one_batch_falls(kind, example):
     """The whole way, gradients included: a few steps on one batch with one draw."""
     model, process = checkpoint.tiny(kind=kind).model.train(), Process(kind)
     drawn = draw(process, example.target, Dropout(), torch.Generator().manual_seed(0))
-    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=2e-3)
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=3e-3)
     losses = []
-    for _ in range(12):
+    for _ in range(8):
         loss = row_losses(model, example, process, drawn).mean()
         losses.append(loss.item())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    assert losses[-1] < 0.75 * losses[0]
+    assert losses[-1] < 0.8 * losses[0]
 
 
 def test_the_loss_repeats_with_its_generator_and_takes_stored_halves(tiny, example):
