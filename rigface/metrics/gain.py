@@ -1,0 +1,119 @@
+"""Did the edit do anything, and does more asked give more done? The lazy-edit guard, and the slope of a sweep.
+
+Path: distances before and after an edit -> gain; one number swept over 7 to 11 values -> linearity.
+Source: Spearman 1904 for the rank correlation; the rest is this project's protocol.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+DROPPED = 10.0  # percent of the pairs, those in which there was least to do
+GOOD_ORDER = 0.9
+
+
+def gain(after: np.ndarray, before: np.ndarray, drop: float = DROPPED) -> np.ndarray:
+    """1 - d(output, wanted) / d(source, wanted): 0 did nothing, 1 is perfect, below 0 is worse than nothing.
+
+    Args:
+        after: (N,) distance of each output from what was wanted; NaN where it could not be measured.
+        before: (N,) distance of each source from what was wanted.
+        drop: pairs whose `before` is under this percentile of all are left out: a ratio to almost nothing is noise.
+
+    Returns:
+        (N,); NaN where left out, where nothing was asked, or where `after` is NaN.
+    """
+    after, before = np.asarray(after, np.float64), np.asarray(before, np.float64)
+    known = before[np.isfinite(before)]
+    if not len(known):
+        return np.full(len(before), np.nan)
+    counts = (before >= np.percentile(known, drop)) & (before > 0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(counts, 1 - after / before, np.nan)
+
+
+@dataclass(frozen=True)
+class Linearity:
+    """How one number follows what was asked, over many sweeps.
+
+    Args:
+        sweeps: how many were counted: at least three outputs measured, at different values asked.
+        rho, rho_p10: median and 10th percentile of Spearman's rho.
+        slope: median slope of measured against asked; 1 is right, 0 does nothing.
+        share_ordered: share of sweeps with rho above 0.9.
+        reach: median over sweeps of the range asked, around the value where identity is highest, in which identity
+            stays above the threshold; NaN without a threshold.
+    """
+
+    sweeps: int
+    rho: float
+    rho_p10: float
+    slope: float
+    share_ordered: float
+    reach: float
+
+
+def linearity(
+    asked: np.ndarray,
+    measured: np.ndarray,
+    identity: np.ndarray | None = None,
+    threshold: float | None = None,
+) -> Linearity:
+    """Judge S sweeps of K values each.
+
+    Args:
+        asked: (S, K) values asked; or (K,) for all sweeps.
+        measured: (S, K) values re-measured on the outputs; NaN where there was no face, and then not counted.
+        identity: (S, K) similarity to the source; a failure (NaN) counts as below the threshold.
+        threshold: similarity above which it is the same person.
+    """
+    measured = np.atleast_2d(np.asarray(measured, np.float64))
+    asked = np.broadcast_to(np.asarray(asked, np.float64), measured.shape)
+    rhos, slopes, reaches = [], [], []
+    for row, (x, y) in enumerate(zip(asked, measured)):
+        good = np.isfinite(x) & np.isfinite(y)
+        if good.sum() < 3 or np.ptp(x[good]) == 0:
+            continue
+        rhos.append(spearman(x[good], y[good]))
+        slopes.append(np.polyfit(x[good], y[good], 1)[0])
+        if identity is not None and threshold is not None:
+            reaches.append(_reach(x, np.asarray(identity, np.float64)[row], threshold))
+    if not rhos:
+        return Linearity(0, *[float("nan")] * 5)
+    return Linearity(
+        sweeps=len(rhos),
+        rho=float(np.median(rhos)),
+        rho_p10=float(np.percentile(rhos, 10)),
+        slope=float(np.median(slopes)),
+        share_ordered=float(np.mean(np.array(rhos) > GOOD_ORDER)),
+        reach=float(np.median(reaches)) if reaches else float("nan"),
+    )
+
+
+def spearman(x: np.ndarray, y: np.ndarray) -> float:
+    """Rank correlation of two (N,) arrays, ties at their mean rank; 0 where either is constant: it follows nothing."""
+    a, b = _ranks(x), _ranks(y)
+    scale = np.sqrt((a @ a) * (b @ b))
+    return float(a @ b / scale) if scale > 0 else 0.0
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """Ranks about their mean; ties share the mean of theirs."""
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[place] - (len(values) + 1) / 2
+
+
+def _reach(asked: np.ndarray, identity: np.ndarray, threshold: float) -> float:
+    """The width of the run of asked values around the best one in which the person is recognised; 0 where nowhere."""
+    order = np.argsort(asked)
+    x, same = asked[order], np.nan_to_num(identity[order], nan=-np.inf) > threshold
+    if not same.any():
+        return 0.0
+    low = high = int(np.nanargmax(np.where(np.isfinite(identity[order]), identity[order], -np.inf)))
+    while low > 0 and same[low - 1]:
+        low -= 1
+    while high < len(x) - 1 and same[high + 1]:
+        high += 1
+    return float(x[high] - x[low])

@@ -1,0 +1,90 @@
+"""Is it still the same person? Similarity of identity vectors, and the threshold that a test set itself gives.
+
+Path: `Judge` -> identity vectors (as the network gives them) -> `measure` -> the identity columns of the card.
+Source: the false-accept-rate protocol of face verification (LFW, IJB); King, "Dlib-ml", JMLR 2009, for the 0.6 rule.
+
+A cosine means nothing by itself: dlib's vectors of two strangers have a cosine near 0.85. So the card prints the
+threshold and the mean of the impostor pairs of the same test set, and never identity without the pose error: copying
+the source's pose scores high.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+
+DLIB_SAME = 0.6  # two pictures show one person where dlib's raw vectors are nearer than this (its author's rule)
+FALSE_ACCEPTS = 1e-3
+YAW_EDGES = (0.0, 10.0, 20.0, 30.0, 45.0, 60.0, 180.0)  # bins of the turn an edit asks for, degrees
+
+
+def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Cosine of identity vectors (..., D), which need not be of length 1: (...,) in [-1, 1]; NaN for a null vector."""
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    lengths = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.clip((a * b).sum(-1) / lengths, -1, 1)
+
+
+def distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Euclidean distance of raw identity vectors (..., D): what dlib's 0.6 rule is about."""
+    return np.linalg.norm(np.asarray(a, np.float64) - np.asarray(b, np.float64), axis=-1)
+
+
+def impostor_cosines(vectors: np.ndarray, people: np.ndarray) -> np.ndarray:
+    """Cosines of all pairs of pictures of two different people.
+
+    Args:
+        vectors: (N, D), one per picture; rows that are not finite are left out.
+        people: (N,) labels of any kind.
+
+    Returns:
+        (M,), each pair once.
+    """
+    vectors, people = np.asarray(vectors, np.float64), np.asarray(people)
+    good = np.isfinite(vectors).all(-1) & (np.linalg.norm(vectors, axis=-1) > 0)
+    vectors, people = vectors[good], people[good]
+    directions = vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+    first, second = np.triu_indices(len(directions), 1)
+    strangers = people[first] != people[second]
+    return np.clip((directions @ directions.T)[first[strangers], second[strangers]], -1, 1)
+
+
+def threshold_at(impostors: np.ndarray, rate: float = FALSE_ACCEPTS) -> float:
+    """The lowest threshold above which at most `rate` of the impostor pairs lie.
+
+    With fewer than 1 / rate pairs that is the largest of them: no pair may pass, and the true rate may be anything up
+    to 3 / pairs.
+
+    Args:
+        impostors: (M,) similarities of pairs of strangers.
+
+    Returns:
+        A pair passes where its similarity is *above* this; NaN where there are no impostors.
+    """
+    impostors = np.sort(np.asarray(impostors, np.float64))
+    if not len(impostors):
+        return float("nan")
+    may_pass = int(np.floor(rate * len(impostors) + 1e-9))
+    return float(impostors[len(impostors) - 1 - may_pass])
+
+
+def tenth_percentile(similarity: np.ndarray) -> float:
+    """The similarity that nine in ten edits reach; NaN where nothing was measured."""
+    known = np.asarray(similarity, np.float64)
+    known = known[np.isfinite(known)]
+    return float(np.percentile(known, 10)) if len(known) else float("nan")
+
+
+def bin_names(edges: tuple[float, ...] = YAW_EDGES, unit: str = "°") -> list[str]:
+    """Readable names of the bins between edges, the last one open: `0-10°`, ..., `60°+`."""
+    inner = [f"{low:g}-{high:g}{unit}" for low, high in pairwise(edges[:-1])]
+    return [*inner, f"{edges[-2]:g}{unit}+"]
+
+
+def bins_of(values: np.ndarray, edges: tuple[float, ...] = YAW_EDGES) -> np.ndarray:
+    """(N,) int64 bin of the absolute value of each number; -1 where it is not finite."""
+    size = np.abs(np.asarray(values, np.float64))
+    index = np.clip(np.searchsorted(edges, size, side="right") - 1, 0, len(edges) - 2)
+    return np.where(np.isfinite(size), index, -1)

@@ -1,0 +1,145 @@
+"""Are the pictures alike, pixel by pixel, and as crowds? PSNR, SSIM, the background, Fréchet and kernel distances.
+
+Path: an output and the true frame -> the picture columns; outputs and photographs as feature vectors -> Fréchet.
+Source: Wang et al., "Image quality assessment: from error visibility to structural similarity", 2004 (Gaussian window of 11
+px, sigma 1.5, K = 0.01 and 0.03, the window always whole inside the picture); Heusel et al. 2017 (Fréchet distance);
+Bińkowski et al. 2018 (kernel distance).
+
+Pictures are (H, W, 3) uint8, or float in [0, 1]; `data_range` is 1 everywhere. Distances that need a trained network
+(LPIPS, FID) are in `perceptual.py`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+_WINDOW, _SIGMA = 11, 1.5
+_C1, _C2 = 0.01**2, 0.03**2
+CLEAR = 0.02  # share of a picture that must be left outside the masks for a background to be judged
+DILATION = 0.03  # of the shorter side: hair's rim and the softness of a pasted edge
+
+
+def unit(image: np.ndarray) -> np.ndarray:
+    """A picture as float64 in [0, 1]; uint8 is divided by 255."""
+    return image / 255.0 if image.dtype == np.uint8 else np.asarray(image, np.float64)
+
+
+def _pair(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    if a.shape != b.shape or a.ndim != 3:
+        raise ValueError(f"pictures: want two of one shape (H, W, C), got {a.shape} and {b.shape}; see `resized`")
+    return unit(a), unit(b)
+
+
+def resized(image: np.ndarray, shorter: int) -> np.ndarray:
+    """The picture with its shorter side at `shorter` px, never enlarged; every pixel is the mean of those it replaces."""
+    import cv2
+
+    height, width = image.shape[:2]
+    scale = shorter / min(height, width)
+    if scale >= 1:
+        return image
+    return cv2.resize(image, (round(width * scale), round(height * scale)), interpolation=cv2.INTER_AREA)
+
+
+def psnr(a: np.ndarray, b: np.ndarray, where: np.ndarray | None = None) -> float:
+    """Peak signal-to-noise ratio in dB, data range 1; infinite for equal pictures.
+
+    Args:
+        where: (H, W) bool, the pixels that count; None: all.
+
+    Returns:
+        NaN where no pixel counts.
+    """
+    error = mean_square(a, b, where)
+    if not np.isfinite(error):
+        return float("nan")
+    return float("inf") if error == 0 else float(-10 * np.log10(error))
+
+
+def mean_square(a: np.ndarray, b: np.ndarray, where: np.ndarray | None = None) -> float:
+    """Mean squared difference over the pixels that count; NaN where none does."""
+    a, b = _pair(a, b)
+    gap = (a - b) ** 2
+    gap = gap if where is None else gap[np.asarray(where, bool)]
+    return float(gap.mean()) if gap.size else float("nan")
+
+
+def ssim(a: np.ndarray, b: np.ndarray) -> float:
+    """Structural similarity, the mean over pixels and colours; in [-1, 1], 1 for equal pictures.
+
+    Raises:
+        ValueError: a picture is smaller than the window of 11 px, or the two differ in size.
+    """
+    import cv2
+
+    a, b = _pair(a, b)
+    if min(a.shape[:2]) < _WINDOW:
+        raise ValueError(f"ssim: want at least {_WINDOW} px a side, got {a.shape[:2]}")
+    tap = np.exp(-((np.arange(_WINDOW) - _WINDOW // 2) ** 2) / (2 * _SIGMA**2))
+    tap /= tap.sum()
+    edge = _WINDOW // 2
+
+    def blurred(x: np.ndarray) -> np.ndarray:
+        return cv2.sepFilter2D(x, cv2.CV_64F, tap, tap)[edge:-edge, edge:-edge]
+
+    mean_a, mean_b = blurred(a), blurred(b)
+    var_a, var_b = blurred(a * a) - mean_a**2, blurred(b * b) - mean_b**2
+    shared = blurred(a * b) - mean_a * mean_b
+    likeness = (2 * mean_a * mean_b + _C1) * (2 * shared + _C2)
+    return float((likeness / ((mean_a**2 + mean_b**2 + _C1) * (var_a + var_b + _C2))).mean())
+
+
+def background(mask_a: np.ndarray, mask_b: np.ndarray, dilation: float = DILATION) -> np.ndarray:
+    """The pixels that neither picture's person covers, with a margin.
+
+    Args:
+        mask_a, mask_b: (H, W) bool or uint8, the person in source and output.
+        dilation: radius of the margin as a share of the shorter side.
+
+    Returns:
+        (H, W) bool; all False where less than `CLEAR` of the picture is left.
+    """
+    import cv2
+
+    covered = ((np.asarray(mask_a) > 0) | (np.asarray(mask_b) > 0)).astype(np.uint8)
+    radius = max(round(dilation * min(covered.shape)), 1)
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
+    free = cv2.dilate(covered, disc) == 0
+    return free if free.mean() >= CLEAR else np.zeros_like(free)
+
+
+def frechet(a: np.ndarray, b: np.ndarray) -> float:
+    """Fréchet distance (squared, as everybody prints it) of two crowds of feature vectors (N, D) and (M, D), as Gaussians.
+
+    With few more vectors than dimensions it is biased upwards: compare only at equal N and M.
+    """
+    a, b = (np.asarray(x, np.float64) for x in (a, b))
+    if len(a) < 2 or len(b) < 2:
+        return float("nan")
+    return frechet_of_gaussians(a.mean(0), np.cov(a, rowvar=False), b.mean(0), np.cov(b, rowvar=False))
+
+
+def frechet_of_gaussians(mean_a: np.ndarray, cov_a: np.ndarray, mean_b: np.ndarray, cov_b: np.ndarray) -> float:
+    """|m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)): means (D,), covariances (D, D)."""
+    cov_a, cov_b = np.atleast_2d(cov_a), np.atleast_2d(cov_b)
+    values, vectors = np.linalg.eigh(cov_a)
+    root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
+    middle = np.linalg.eigvalsh(root @ cov_b @ root)  # similar to C_a C_b, and symmetric
+    gap = np.asarray(mean_a, np.float64) - np.asarray(mean_b, np.float64)
+    total = gap @ gap + np.trace(cov_a) + np.trace(cov_b) - 2 * np.sqrt(np.maximum(middle, 0)).sum()
+    return float(max(total, 0.0))
+
+
+def kernel_distance(a: np.ndarray, b: np.ndarray) -> float:
+    """KID: unbiased squared maximum mean discrepancy with the kernel (x.y / D + 1)^3; may fall below 0 by chance."""
+    a, b = (np.asarray(x, np.float64) for x in (a, b))
+    n, m = len(a), len(b)
+    if n < 2 or m < 2:
+        return float("nan")
+
+    def kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        return (x @ y.T / x.shape[1] + 1) ** 3
+
+    own_a, own_b = kernel(a, a), kernel(b, b)
+    within = (own_a.sum() - np.trace(own_a)) / (n * (n - 1)) + (own_b.sum() - np.trace(own_b)) / (m * (m - 1))
+    return float(within - 2 * kernel(a, b).mean())

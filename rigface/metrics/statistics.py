@@ -1,0 +1,138 @@
+"""How sure is a mean? Bootstrap over people, failures at their worst, and the worst-served group first.
+
+Path: one value per edit -> interval, mean with failures, groups -> the card.
+Source: Efron & Tibshirani, "An Introduction to the Bootstrap", 1993, the percentile interval; people are drawn, not pictures,
+because pictures of one person are not independent (the cluster bootstrap of Davison & Hinkley 1997).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+DRAWS = 1000
+LEVEL = 0.95
+Worst = Literal["zero", "p95", "p5", "none"]
+
+
+def interval(
+    values: np.ndarray,
+    people: Sequence,
+    draws: int = DRAWS,
+    level: float = LEVEL,
+    seed: int = 0,
+    statistic: Callable[[np.ndarray], float] | None = None,
+) -> tuple[float, float]:
+    """A percentile interval by drawing people with replacement.
+
+    Args:
+        values: (N,), one per edit; those that are not finite are left out.
+        people: N labels of the source's person.
+        statistic: (n,) -> number; None: the mean, which is drawn a hundred times as fast.
+
+    Returns:
+        Low and high; NaN where fewer than two people are left.
+    """
+    values = np.asarray(values, np.float64)
+    known = np.isfinite(values)
+    values, (names, member) = values[known], np.unique(np.asarray(people)[known], return_inverse=True)
+    if len(names) < 2:
+        return float("nan"), float("nan")
+    random = np.random.default_rng(seed)
+    if statistic is None:
+        times = random.multinomial(len(names), np.full(len(names), 1 / len(names)), size=draws)
+        totals, counts = np.bincount(member, values), np.bincount(member)
+        drawn = times @ totals / (times @ counts)
+    else:
+        own = [values[member == k] for k in range(len(names))]
+        picks = random.integers(len(names), size=(draws, len(names)))
+        drawn = np.array([statistic(np.concatenate([own[k] for k in pick])) for pick in picks])
+    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Model a minus model b on the pairs both were given. It is clear where low and high have one sign."""
+
+    mean: float
+    low: float
+    high: float
+    pairs: int
+
+
+def paired(
+    a: np.ndarray, b: np.ndarray, people: Sequence, draws: int = DRAWS, level: float = LEVEL, seed: int = 0
+) -> Difference:
+    """The mean difference of two models on the same N edits, with its interval; pairs not measured for both are left out."""
+    gap = np.asarray(a, np.float64) - np.asarray(b, np.float64)
+    known = np.isfinite(gap)
+    mean = float(gap[known].mean()) if known.any() else float("nan")
+    return Difference(mean, *interval(gap, people, draws, level, seed), int(known.sum()))
+
+
+def with_failures(
+    values: np.ndarray, failed: np.ndarray, worst: Worst, reference: np.ndarray | None = None
+) -> np.ndarray:
+    """The values with every failure at the worst value.
+
+    Args:
+        values: (N,); NaN where not measured.
+        failed: (N,) bool: no face in the output. A NaN that is no failure (nothing to measure) stays NaN.
+        worst: `zero` for similarities, `p95` for errors, `p5` for gains, `none` to leave failures out.
+        reference: values whose percentile counts; None: the successes among `values`. Give all models' where several
+            are compared, so that a model is not helped by failing wherever it would have been bad.
+
+    Returns:
+        (N,) float64.
+    """
+    out = np.array(values, np.float64)
+    if worst == "none":
+        return out
+    pool = np.asarray(out[~np.asarray(failed)] if reference is None else reference, np.float64)
+    pool = pool[np.isfinite(pool)]
+    if worst == "zero":
+        bad = 0.0
+    else:
+        bad = float(np.percentile(pool, 95 if worst == "p95" else 5)) if len(pool) else float("nan")
+    out[np.asarray(failed, bool)] = bad
+    return out
+
+
+@dataclass(frozen=True)
+class Group:
+    """One group's mean.
+
+    Args:
+        name: of the group.
+        count: values behind the mean.
+        mean: failures at their worst value included, if the values were made so.
+    """
+
+    name: str
+    count: int
+    mean: float
+
+
+def worst_first(
+    values: np.ndarray, groups: Sequence[str], higher_is_better: bool, least: int = 1
+) -> tuple[list[Group], float]:
+    """Means by group, the worst-served first, and the gap between worst and best.
+
+    Args:
+        values: (N,); those that are not finite are left out.
+        groups: N names.
+        least: groups with fewer values are listed last and do not count for the gap: their mean is chance.
+    """
+    values, names = np.asarray(values, np.float64), np.asarray(groups, object)
+    out = []
+    for name in sorted(set(names.tolist())):
+        own = values[(names == name) & np.isfinite(values)]
+        if len(own):
+            out.append(Group(str(name), len(own), float(own.mean())))
+    out.sort(key=lambda g: (g.count < least, g.mean if higher_is_better else -g.mean))
+    counted = [g.mean for g in out if g.count >= least]
+    return out, float(max(counted) - min(counted)) if len(counted) > 1 else float("nan")

@@ -1,0 +1,131 @@
+"""Is an edited clip as smooth, as much one person, and as long as it should be?
+
+Path: per-frame coefficients of an output clip and its driving clip -> jitter, drift; two files -> exact checks.
+Source: the second difference as a measure of jitter is common in reenactment; the checks of the file are this project's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from rigface.face.rotation import to_degrees, to_matrix
+
+
+def jitter(values: np.ndarray) -> float:
+    """Mean |p[t+1] - 2 p[t] + p[t-1]| of a track (T, D), length of the vector; NaN with fewer than three frames in a row.
+
+    Frames that are NaN (no face) leave out the three differences they take part in.
+    """
+    values = np.asarray(values, np.float64).reshape(len(values), -1)
+    bends = np.linalg.norm(values[2:] - 2 * values[1:-1] + values[:-2], axis=-1)
+    bends = bends[np.isfinite(bends)]
+    return float(bends.mean()) if len(bends) else float("nan")
+
+
+def pose_track(head_rotation: np.ndarray) -> np.ndarray:
+    """Yaw, pitch and roll over time without jumps of 360 degrees: axis-angle (T, 3) -> (T, 3) degrees; NaN stays."""
+    degrees = to_degrees(to_matrix(np.asarray(head_rotation, np.float64)))
+    good = np.isfinite(degrees).all(1)
+    degrees[good] = np.unwrap(degrees[good], axis=0, period=360)
+    return degrees
+
+
+def jitter_ratio(output: np.ndarray, driving: np.ndarray) -> float:
+    """How much more the output trembles than the clip that drives it: 1 is as smooth, 2 twice as restless. (T, D) both.
+
+    NaN where the driving clip does not move at all and the output does; 1 where neither does.
+    """
+    own, theirs = jitter(output), jitter(driving)
+    if theirs == 0:
+        return 1.0 if own == 0 else float("nan")
+    return own / theirs
+
+
+@dataclass(frozen=True)
+class Drift:
+    """Does the person wander off over time?
+
+    Args:
+        mean: similarity to the source over all frames.
+        per_minute: slope of a least-squares line; negative is drifting away.
+        last: mean over the last tenth of the frames, at least one.
+        worst: lowest of all frames.
+    """
+
+    mean: float
+    per_minute: float
+    last: float
+    worst: float
+
+
+def identity_drift(similarity: np.ndarray, time_s: np.ndarray) -> Drift:
+    """Identity over time: (T,) similarities to the source, NaN where not measured, at (T,) seconds."""
+    similarity, time_s = np.asarray(similarity, np.float64), np.asarray(time_s, np.float64)
+    known = np.isfinite(similarity)
+    values, times = similarity[known], time_s[known]
+    if not len(values):
+        return Drift(*[float("nan")] * 4)
+    slope = np.polyfit(times, values, 1)[0] * 60 if len(values) > 1 and np.ptp(times) > 0 else 0.0
+    tail = values[-max(len(values) // 10, 1) :]
+    return Drift(float(values.mean()), float(slope), float(tail.mean()), float(values.min()))
+
+
+@dataclass(frozen=True)
+class Clip:
+    """What must not change when a clip is edited: exact counts and hashes, nothing rounded.
+
+    Args:
+        frames: shown frames, by decoding them all.
+        rate: average frame rate as the container says.
+        times: sha256 of the frames' presentation times, as fractions of a second from the first.
+        audio: sha256 of the audio packets' bytes, in order; None without sound.
+    """
+
+    frames: int
+    rate: Fraction | None
+    times: str
+    audio: str | None
+
+
+def clip_of(file: Any) -> Clip:
+    """Read a clip, a path or a seekable binary file, to its end."""
+    import av
+
+    sound, times, count, rate = hashlib.sha256(), hashlib.sha256(), 0, None
+    heard, first = False, None
+    with av.open(file) as container:
+        if container.streams.video:
+            rate = container.streams.video[0].average_rate
+        wanted = [*container.streams.video[:1], *container.streams.audio[:1]]
+        for packet in container.demux(wanted):
+            if packet.stream.type == "audio":
+                heard = heard or packet.size > 0
+                sound.update(bytes(packet) if packet.size else b"")
+                continue
+            for frame in packet.decode():
+                first = frame.pts if first is None else first
+                # microseconds: two containers may count in different ticks
+                when = round((frame.pts - first) * frame.time_base * 1_000_000) if frame.pts is not None else count
+                times.update(f"{when};".encode())
+                count += 1
+    return Clip(count, rate, times.hexdigest(), sound.hexdigest() if heard else None)
+
+
+def differences(output: Clip, driving: Clip) -> list[str]:
+    """What differs, as sentences; empty where frame count, frame rate, times and sound are the same."""
+    out = []
+    if output.frames != driving.frames:
+        out.append(f"{output.frames} frames instead of {driving.frames}")
+    if output.rate != driving.rate:
+        out.append(f"{output.rate} frames a second instead of {driving.rate}")
+    if output.frames == driving.frames and output.times != driving.times:
+        out.append("frames are shown at other times")
+    if output.audio != driving.audio:
+        missing = "is missing" if output.audio is None else "is not the same, byte for byte"
+        out.append("there is sound where there was none" if driving.audio is None else f"the sound {missing}")
+    return out
