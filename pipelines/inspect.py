@@ -124,7 +124,8 @@ def write(out: str, *, page: str | None = None, samples: int = 24, seed: int = 0
         )
     inputs = _count_inputs(data, input_files)
     faces, schema_name = _count_faces(data, face_files, samples, seed)
-    shown, thumbs = _gallery(data, faces, samples)
+    settings = _settings(data.store)
+    shown, thumbs = _gallery(data, faces, samples, str(settings.get("head") or ""))
     sizes, times = _sizes_and_times(data.store, face_files + input_files)
     about = About(
         place=data.store.uri,
@@ -132,7 +133,7 @@ def write(out: str, *, page: str | None = None, samples: int = 24, seed: int = 0
         file_bytes=sum(sizes),
         face_files=len(data.files),
         schema=schema_name,
-        settings=_settings(data.store),
+        settings=settings,
         notices=data.notices,
     )
     body = document(faces, inputs, shown, about, thumbs).encode("utf-8", "replace")
@@ -182,7 +183,7 @@ def _sizes_and_times(store: Store, paths: list[str]) -> tuple[list[int], list[da
     return [info.size or 0 for info in infos], [info.mtime for info in infos if info.mtime]
 
 
-def _gallery(data: Dataset, faces: FaceCensus, samples: int) -> tuple[Gallery, dict[str, str]]:
+def _gallery(data: Dataset, faces: FaceCensus, samples: int, head_folder: str) -> tuple[Gallery, dict[str, str]]:
     """The faces on show, and a small picture of each of the most seen persons."""
     if not faces.ok:
         return Gallery(), {}
@@ -190,7 +191,7 @@ def _gallery(data: Dataset, faces: FaceCensus, samples: int) -> tuple[Gallery, d
     least = faces.least_trusted(min(LEAST_TRUSTED, samples)) if len(faces.people) > LEAST_TRUSTED else []
     varied = gallery.choose(candidates, samples, without=set(least))
     seen = {name: person.spot for name, person in faces.most_seen(SHOWN_PEOPLE) if person.spot}
-    head, why_not = gallery.load_head(faces.head)
+    head, why_not = gallery.load_head(faces.head, head_folder or None)
 
     def drawn(spots: list[Spot]) -> list[gallery.Strip]:
         rows, _ = _rows(data, spots, _SHOWN)

@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 
 from pipelines.page.census import Candidate, Spot, light_slope
 from rigface import schema
+from rigface.assets import find
 from rigface.errors import RigFaceError
 from rigface.image import decode, decode_mask, linear_to_srgb
 from rigface.types import CROP_PX, FaceParams, HeadSpec
@@ -147,22 +148,27 @@ def strips(rows: pa.Table, head: Any, spec: HeadSpec) -> list[Strip]:
     return out
 
 
-def load_head(spec: HeadSpec) -> tuple[Any, str]:
-    """The head model of a dataset, or None and why not."""
+def load_head(spec: HeadSpec, folder: str | None = None) -> tuple[Any, str]:
+    """The head model of a dataset, or None and why not.
+
+    Args:
+        folder: where FLAME may be, besides the assets folder.
+    """
+    from rigface.face.head import Head
     from rigface.face.open_head import OpenHead
 
-    if spec.name != "open":
-        return None, f"the head model {spec.name} is not one that this page can load"
     try:
-        model = OpenHead.load()
-    except (RigFaceError, OSError) as problem:
-        return None, f"the open head cannot be read ({type(problem).__name__})"
-    if (model.spec.name, model.spec.version) != (spec.name, spec.version):
-        return (
-            None,
-            f"the dataset holds coefficients of {spec.name} {spec.version}, and {model.spec.version} is installed",
-        )
-    return model.head(), ""
+        if spec.name == "open":
+            head = OpenHead.load().head()
+        elif spec.name == "flame":
+            head = Head.load_flame(find("flame", folder), spec.shape, spec.expression)
+        else:
+            return None, f"the head model {spec.name} is not one that this page can load"
+    except (RigFaceError, OSError, ValueError) as problem:
+        return None, f"the head model {spec.name} is not here ({problem})"
+    if head.spec.version != spec.version:
+        return None, f"the coefficients are of {spec.name} {spec.version}, and {head.spec.version} is installed"
+    return head, ""
 
 
 def pictures(params: FaceParams, head: Any, px: int = RENDER_PX) -> dict[str, np.ndarray]:

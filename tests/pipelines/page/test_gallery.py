@@ -14,7 +14,7 @@ from pipelines.page.census import Spot
 from rigface import schema
 from rigface.face.lighting import shade
 from rigface.face.open_head import OpenHead
-from rigface.types import CROP_PX
+from rigface.types import CROP_PX, HeadSpec
 
 
 def test_gallery_is_spread(make):
@@ -80,6 +80,13 @@ def test_coefficients_of_another_version_are_not_drawn():
     head, why_not = gallery.load_head(replace(OpenHead.load().spec, version="0"))
     assert head is None
     assert "open 0" in why_not
+
+
+def test_a_head_that_is_not_here_is_said(monkeypatch, tmp_path):
+    monkeypatch.delenv("RIGFACE_ASSETS", raising=False)
+    head, why_not = gallery.load_head(HeadSpec("flame", "sha256:0", 100, 50, 0), str(tmp_path))
+    assert head is None
+    assert "register at the FLAME site" in why_not
 
 
 def _side(uri):
