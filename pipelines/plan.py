@@ -102,7 +102,7 @@ def _expected(info: Any, chunks: int, settings: Settings) -> list[int]:
     frames = info.shown_frames or round(info.duration_s * (info.fps or 25))
     if settings.rate is not None and info.duration_s:
         frames = min(frames, int(info.duration_s * settings.rate) + 1)
-    return [max(frames // chunks, 1)] * chunks
+    return [max(frames * (k + 1) // chunks - frames * k // chunks, 1) for k in range(chunks)]
 
 
 def survey(uris: list[str], settings: Settings, silence_s: float) -> list[Plan]:

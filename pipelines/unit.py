@@ -133,9 +133,7 @@ class Unit:
         """A unit from a Ray row; its faces stay where they are in memory."""
         unit_id, plan, record = (row[name][0].as_py() for name in ("unit_id", "plan", "record"))
         known = json.loads(plan)
-        return cls(
-            unit_id, known, json.loads(record) if record else new_record(unit_id, known), row["faces"][0].as_buffer()
-        )
+        return cls(unit_id, known, json.loads(record) if record else new_record(unit_id, known), _buffer(row["faces"]))
 
     def pack(self) -> pa.Table:
         """The Ray row."""
@@ -198,6 +196,16 @@ def ipc(table: pa.Table) -> pa.Buffer:
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
     return sink.getvalue()
+
+
+def _buffer(column: pa.ChunkedArray) -> pa.Buffer | None:
+    """The only cell of a large-binary column, where it is; a pyarrow scalar would be a copy."""
+    cell = column.chunk(0)
+    if cell.null_count:
+        return None
+    _, offsets, data = cell.buffers()
+    start, stop = np.frombuffer(offsets, np.int64, 2, 8 * cell.offset)
+    return data.slice(start, stop - start)
 
 
 def _cell(blob: pa.Buffer) -> pa.Array:

@@ -1,0 +1,137 @@
+"""What all of it would take, from a sample: time, bytes and cost on a cluster that somebody describes.
+
+Path: all inputs -> some looked into (how many frames an input has) -> some units of those run here, into a folder that is
+thrown away (CPU seconds, bytes and faces per frame) -> both ratios, scaled to all inputs -> ranges by bootstrap.
+
+Sampled by the hash of the name, so the same question has the same sample. Counted is the CPU time of the stages plus Ray's
+share of 20 ms a unit (measured, two cores); nodes that start, images that are pulled and a network that is slow are not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from pipelines import cluster, flow, parts, plan, sources
+from pipelines.config import Extract, config_hash
+from rigface.errors import PlanError
+
+LOOKED_INTO = 200
+RAY_S = 0.02
+RESAMPLES = 1000
+RANGE = (5, 95)  # percentiles
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """A sample, ready to be scaled.
+
+    Args:
+        inputs: how many there are in all.
+        frames: (P,) expected frames of each input looked into; units: (P,) its units.
+        cost: (U, 4) of each unit run: frames, CPU seconds, bytes, faces.
+        wall_s: how long the sample took here.
+    """
+
+    inputs: int
+    frames: np.ndarray
+    units: np.ndarray
+    cost: np.ndarray
+    wall_s: float
+
+    def totals(self) -> np.ndarray:
+        """(3, 5): estimate, low and high of frames, CPU seconds, bytes, faces, units for all inputs."""
+        whole = len(self.frames) >= self.inputs  # then only the cost per frame is a guess
+        random = np.random.default_rng(0)
+        tries = [self._scaled(slice(None), slice(None))]
+        for _ in range(RESAMPLES):
+            some = slice(None) if whole else random.integers(len(self.frames), size=len(self.frames))
+            tries.append(self._scaled(some, random.integers(len(self.cost), size=len(self.cost))))
+        return np.stack([tries[0], *np.percentile(tries, RANGE, axis=0)])
+
+    def _scaled(self, some: slice | np.ndarray, ran: slice | np.ndarray) -> np.ndarray:
+        frames, units = self.inputs * self.frames[some].mean(), self.inputs * self.units[some].mean()
+        cost = self.cost[ran].sum(0)
+        per_frame = cost / max(cost[0], 1)
+        return np.array([frames, frames * per_frame[1] + RAY_S * units, *(frames * per_frame[2:]), units])
+
+    def on(self, cpus: int, price: float, currency: str) -> str:
+        """In words, for a cluster of so many CPUs at so much per CPU hour."""
+        frames, seconds, size, faces, units = self.totals().T
+        ran = self.cost.sum(0)
+        return "\n".join(
+            [
+                f"{self.inputs:,} inputs: {_about(frames, _count)} frames, {_about(units, _count)} units of work",
+                f"sample: {len(self.frames):,} inputs looked into, {len(self.cost):,} units with {ran[0]:,.0f} frames run "
+                f"here in {_span(self.wall_s)}",
+                f"on {cpus:,} CPUs: {_about(seconds / cpus, _span)}",
+                f"cost: {_about(seconds / 3600 * price, lambda v: f'{v:,.2f}')} {currency} at {price:g} per CPU hour "
+                f"({_about(seconds / 3600, lambda v: f'{v:,.1f}')} CPU hours)",
+                f"written: {_about(size, _bytes)} with {_about(faces, _count)} faces",
+                "in brackets: 90 % of resamples of the sample. Starting nodes and a slow network are not counted.",
+            ]
+        )
+
+
+def forecast(config: Extract, share: float = 0.01, least: int = 8) -> Forecast:
+    """Run a sample.
+
+    Args:
+        config: its `out` is not touched.
+        share: of all units to run.
+        least: units to run at least, where there are so many.
+
+    Raises:
+        PlanError: nothing can be sampled.
+    """
+    head, detector = parts.specs(config.settings)
+    uris = sorted(sources.find_all(config.videos), key=_hash)
+    with tempfile.TemporaryDirectory(prefix="rigface-forecast-") as folder, cluster.connected(config):
+        config = replace(config, out=folder)
+        plans = plan.survey(uris[:LOOKED_INTO], config.settings, config.silence_s)
+        units = [unit for one in plans for unit in plan.units_of(one, config_hash(config.settings, head, detector))]
+        if not units:
+            raise PlanError(f"none of the {len(plans)} inputs looked into can be read")
+        count = max(least, round(share * len(units) * len(uris) / len(plans)))
+        began = time.monotonic()
+        ran = list(flow.records(config, head, detector, sorted(units, key=lambda unit: unit[0])[:count]))
+        wall = time.monotonic() - began
+    return Forecast(
+        inputs=len(uris),
+        frames=np.array([sum(one["expected"]) for one in plans], np.float64),
+        units=np.array([len(one["chunks"]) for one in plans], np.float64),
+        cost=np.array([[r["frames"], r["cpu_seconds"], r["bytes"], r["faces"]] for r in ran], np.float64),
+        wall_s=wall,
+    )
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _about(values: np.ndarray, say: Callable[[float], str]) -> str:
+    middle, low, high = (say(float(v)) for v in values)
+    return middle if low == high else f"{middle} ({low} to {high})"
+
+
+def _count(value: float) -> str:
+    return f"{value / 1e6:,.1f} million" if value >= 1e6 else f"{value:,.0f}"
+
+
+def _bytes(value: float) -> str:
+    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
+        if value >= size:
+            return f"{value / size:,.1f} {unit}"
+    return f"{value / 1e3:,.0f} kB"
+
+
+def _span(seconds: float) -> str:
+    for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:,.1f} {unit}"
+    return f"{seconds:,.0f} seconds"

@@ -1,0 +1,85 @@
+"""The command line: words to configuration, complaints in words, dry runs that write nothing."""
+
+import subprocess
+import sys
+
+import pytest
+
+from pipelines.cli import COMMANDS, main, parse
+from pipelines.config import cluster, laptop
+
+
+def test_flags_change_single_fields_of_the_preset():
+    command = parse(
+        ["extract", "a", "b", "out", "--preset", "cluster", "--workers", "9", "--fps", "2", "--look.cpus", "2"]
+    )
+    assert command.paths == ("a", "b", "out")
+    assert command.job.look.most == cluster(workers=9).look.most == 9
+    assert (command.job.settings.fps, command.job.look.cpus) == (2.0, 2.0)
+    assert command.job.address == "auto"
+
+
+def test_plain_command_is_the_laptop_at_five_frames_a_second():
+    command = parse(["extract", "clips", "out"])
+    assert command.job == laptop()
+    assert command.job.settings.fps == 5.0
+    assert parse(["extract", "clips", "out", "--fps", "all"]).job.settings.fps == "all"
+
+
+def test_switches():
+    job = parse(["extract", "a", "b", "--overwrite", "--retry-errors", "--no-identities", "--small-faces"]).job
+    assert (job.overwrite, job.retry_errors, job.identities, job.settings.small_faces) == (True, True, False, True)
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["extract", "only-one"], "VIDEOS... OUT"),
+        (["extract", "a", "b", "--fps", "0"], "above 0"),
+        (["extract", "/no/such/folder", "/tmp/out", "--preset", "debug"], "no such file or folder"),
+        (["extract", "a", "b", "--look.gpus", "1"], "runs on CPUs"),
+        (["status", "/no/such/dataset"], "no dataset of ours"),
+        (["forecast"], "VIDEOS..."),
+    ],
+)
+def test_complaints_are_one_line(words, complaint, capsys):
+    assert main(words) == 1
+    err = capsys.readouterr().err
+    assert complaint in err
+    assert err.startswith("rigface: ")
+    assert err.count("\n") == 1
+
+
+def test_unknown_preset_is_refused_with_the_known_ones(capsys):
+    with pytest.raises(SystemExit):
+        parse(["extract", "a", "b", "--preset", "moon"])
+    assert "laptop" in "".join(capsys.readouterr())
+
+
+def test_help_teaches_every_command_and_imports_nothing_heavy():
+    code = "import sys; from pipelines.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
+    code += "print(sorted({'ray', 'torch', 'cv2', 'pyarrow'} & set(sys.modules)))"
+    text = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert text.rstrip().endswith("[]")
+    assert all(name in text for name in COMMANDS)
+
+
+def test_dry_run_counts_and_writes_nothing(zoo, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(["extract", str(zoo), str(out), "--preset", "debug", "--dry-run"]) == 0
+    text = capsys.readouterr().out
+    assert "8 inputs" in text
+    assert "12 units of work with 71 frames" in text
+    assert "2 of 8 looked into cannot be read" in text
+    assert not out.exists()
+
+
+@pytest.mark.slow
+def test_status_and_dry_run_of_a_finished_dataset(finished, zoo, capsys):
+    assert main(["status", str(finished)]) == 0
+    text = capsys.readouterr().out
+    assert "8 of 8 known inputs finished: 5 ok, 2 error, 1 no_face" in text
+    assert "12 of 12 units done, 10 of them with faces" in text
+    assert "nobody is writing" in text
+    assert main(["extract", str(zoo), str(finished), "--preset", "debug", "--dry-run"]) == 0
+    assert "0 units of work" in capsys.readouterr().out

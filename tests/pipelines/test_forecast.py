@@ -1,0 +1,58 @@
+"""Forecasts: scaled as they should be, honest about what they do not know."""
+
+import numpy as np
+import pytest
+
+from pipelines.config import debug
+from pipelines.forecast import Forecast, forecast
+from rigface import fake
+
+
+def make(inputs=1000, looked=50, spread=0.0):
+    random = np.random.default_rng(1)
+    frames = 100 * (1 + spread * random.uniform(-1, 1, looked))
+    ran = 10 * (1 + spread * random.uniform(-1, 1, 12))
+    cost = np.stack([ran, 0.05 * ran * (1 + spread * random.uniform(-1, 1, 12)), 8e4 * ran, 1.5 * ran], axis=1)
+    return Forecast(inputs, frames, np.ones(looked), cost, wall_s=3.0)
+
+
+def test_totals_are_the_sample_scaled_to_all():
+    frames, seconds, size, faces, units = make().totals()[0]
+    assert (frames, units) == (100_000, 1000)
+    assert seconds == pytest.approx(0.05 * 100_000 + 0.02 * 1000)
+    assert (size, faces) == (pytest.approx(8e9), pytest.approx(150_000))
+
+
+def test_range_is_nothing_for_equals_and_grows_with_the_spread():
+    def width(one):
+        middle, low, high = one.totals()[:, 1]
+        return (high - low) / middle
+
+    assert width(make()) == pytest.approx(0)
+    assert 0 < width(make(spread=0.2)) < width(make(spread=0.8))
+
+
+def test_frames_are_certain_when_all_inputs_were_looked_into():
+    middle, low, high = make(inputs=50, looked=50, spread=0.5).totals()[:, 0]
+    assert middle == low == high
+
+
+def test_twice_the_cpus_half_the_time_same_cost():
+    few, many = (make().on(cpus, 0.5, "EUR") for cpus in (10, 20))
+    assert "on 10 CPUs: 8.4 minutes" in few
+    assert "on 20 CPUs: 4.2 minutes" in many
+    assert [line for line in few.splitlines() if line.startswith("cost")] == [
+        line for line in many.splitlines() if line.startswith("cost")
+    ]
+
+
+@pytest.mark.slow
+def test_a_sample_is_run_and_nothing_is_left(ray_cluster, tmp_path):
+    for i in range(4):
+        fake.video(tmp_path / f"{i}.mp4", (0.2,), frames=8, seed=i)
+    made = forecast(debug((str(tmp_path),), str(tmp_path / "out")), share=0.01, least=2)
+    assert (made.inputs, len(made.cost)) == (4, 2)
+    assert made.totals()[0][0] == 32
+    assert made.cost[:, 0].tolist() == [8, 8]
+    assert (made.cost[:, 1:] > 0).all()
+    assert not (tmp_path / "out").exists()
