@@ -8,7 +8,9 @@ What one photograph cannot tell is said by priors:
 
 * overall exposure: colours are first divided by the mean luminance of the skin over `SKIN_LUMINANCE`, and the light is
   multiplied back. Halve the exposure, and the light halves exactly while the albedo stays.
-* the colour of the light against the colour of the skin: light is near white (`LIGHT_STD`), skin near the mean.
+* the colour of the light against the colour of the skin: light is near white, skin near the mean.
+* light from the front against light from all around, which differ only on the side nobody sees: a light is a surround and
+  a lamp (`light_prior`), so its nine coefficients go together as a lamp's do.
 
 Shape suffixes: N faces, V places that are read, C = 3 colours, K = 9 harmonics, A albedo coefficients.
 """
@@ -16,12 +18,13 @@ Shape suffixes: N faces, V places that are read, C = 3 colours, K = 9 harmonics,
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from rigface.face.lighting import harmonics
+from rigface.face.lighting import harmonics, lamp
 from rigface.face.open_head import SKIN_LUMINANCE, OpenHead
 from rigface.face.render import vertex_normals
 
@@ -32,7 +35,9 @@ RESIDUAL_SCALE = 0.05  # Cauchy scale, linear, at mean skin luminance 0.3
 OUTLIER = 2.5 * RESIDUAL_SCALE  # beyond this a piece of skin counts as covered by something else
 NOISE = 0.04
 CORRELATED = 8.0  # neighbouring vertices see the same error: so many count as one
-LIGHT_STD = (0.25, 0.6, 0.6, 0.6, 0.25, 0.25, 0.25, 0.25, 0.25)  # of each coefficient, in units of the ambient one
+AMBIENT_SHARE, LAMP_SHARE = (0.45, 0.25), (0.65, 0.5)  # mean and spread of the two parts of an ordinary light
+LAMP_TOWARDS = (0.0, 0.8, 1.2)  # lamps are more often above than below and in front than behind (von Mises-Fisher)
+LIGHT_SLACK = 0.06  # spread that no single lamp explains, per coefficient, in units of the ambient one
 GRAZING = 0.15  # cosine to the viewer below which a vertex is not looked at
 LUMINANCE = (0.2126, 0.7152, 0.0722)  # Rec. 709, linear
 AMBIENT = 2 * np.sqrt(np.pi)  # the constant coefficient that shades white as 1 (DECA's factors, see lighting.py)
@@ -149,15 +154,39 @@ def solve_light(colours: Tensor, basis: Tensor, albedo: Tensor, weight: Tensor, 
         products: (N, V, 81), `light_products(basis)`.
 
     Returns:
-        (N, 9, 3); the prior is white ambient light of strength 1.
+        (N, 9, 3).
     """
-    prior = colours.new_tensor(LIGHT_STD).mul(AMBIENT).pow(-2)
-    mean = colours.new_zeros(9)
-    mean[0] = AMBIENT
+    mean, precision = (colours.new_tensor(part) for part in light_prior())
     weighted = albedo * (weight / (NOISE**2 * CORRELATED))[..., None]  # (N, V, C)
-    normal = ((weighted * albedo).mT @ products).unflatten(-1, (9, 9)) + torch.diag(prior)
-    right = (weighted * colours).mT @ basis + prior * mean
+    normal = ((weighted * albedo).mT @ products).unflatten(-1, (9, 9)) + precision
+    right = (weighted * colours).mT @ basis + precision @ mean
     return torch.linalg.solve(normal, right).mT
+
+
+@cache
+def light_prior() -> tuple[np.ndarray, np.ndarray]:
+    """What lights are like at unit exposure: mean (9,) and precision (9, 9) of a Gaussian over the coefficients.
+
+    The moments of `ambient + intensity * lamp(direction)` with ambient and intensity as `AMBIENT_SHARE` and
+    `LAMP_SHARE` say, and directions spread over the sphere around `LAMP_TOWARDS`. Symmetric between left and right.
+    """
+    count = 4096
+    k = np.arange(count) + 0.5
+    height, turn = 1 - 2 * k / count, np.pi * (1 + 5**0.5) * k
+    ring = np.sqrt(1 - height**2)
+    around = np.stack([ring * np.cos(turn), height, ring * np.sin(turn)], -1)
+    around = np.concatenate([around, around * [-1, 1, 1]])
+    share = np.exp(around @ LAMP_TOWARDS)
+    share /= share.sum()
+    lamps = lamp(torch.from_numpy(around)).numpy()
+    first, second = share @ lamps, (lamps * share[:, None]).T @ lamps
+    (ambient, ambient_std), (power, power_std) = AMBIENT_SHARE, LAMP_SHARE
+    mean = power * first
+    mean[0] += ambient * AMBIENT
+    spread = (power**2 + power_std**2) * second - power**2 * np.outer(first, first)
+    spread[0, 0] += (ambient_std * AMBIENT) ** 2
+    spread += (LIGHT_SLACK * AMBIENT) ** 2 * np.eye(9)
+    return mean, np.linalg.inv(spread)
 
 
 def cauchy(residual: Tensor) -> Tensor:

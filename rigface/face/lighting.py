@@ -57,10 +57,25 @@ def shade(normals: Tensor, light_NKC: Tensor) -> Tensor:
     return torch.einsum("n...k,nkc->n...c", _monomials(normals), gained)
 
 
+def seen(light: Tensor) -> Tensor:
+    """Mean shading of a ball as the camera sees it: what an exposure meter would say.
+
+    Averages of the harmonics over the disc are 1, 2/3 for z and 1/2 for 3z2-1, and 0 for the others.
+
+    Args:
+        light: (..., 9, 3).
+
+    Returns:
+        (..., 3), linear; white ambient light of strength 1 gives 1.
+    """
+    shares = light.new_tensor([1, 0, 0, 2 / 3, 0, 0, 0, 0, 1 / 2]) * light.new_tensor(_GAIN)
+    return torch.einsum("...kc,k->...c", light, shares)
+
+
 def lamp(towards: Tensor) -> Tensor:
     """Coefficients of a distant white lamp that shades a surface by max(0, cosine of the angle to it).
 
-    The Legendre series of the clamped cosine, 1/4 + 1/2 P1 + 5/16 P2, in this module's basis; it is exact to 0.06 of
+    The Legendre series of the clamped cosine, 1/4 + 1/2 P1 + 5/16 P2, in this module's basis; it is exact to 0.1 of
     the lamp's strength, and slightly negative behind.
 
     Args:

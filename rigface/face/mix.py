@@ -15,7 +15,7 @@ import torch
 
 from rigface.edits import NAMED, EditSpec, LightEdit
 from rigface.face.delight import AMBIENT
-from rigface.face.lighting import lamp
+from rigface.face.lighting import lamp, seen
 from rigface.face.rotation import from_degrees, to_axis_angle, to_degrees, to_matrix
 from rigface.types import FaceParams, HeadSpec
 
@@ -98,8 +98,8 @@ def _pose(rotation: np.ndarray, edit: EditSpec) -> np.ndarray:
 
 
 def exposure(light: np.ndarray) -> float:
-    """How bright a light is on average, as a multiple of white ambient light of strength 1: (9, 3) -> number."""
-    return float(max(light[0].mean() / AMBIENT, 1e-4))
+    """How bright a light is on what the camera sees, in white ambient lights of strength 1: (9, 3) -> number."""
+    return float(max(seen(torch.from_numpy(np.asarray(light))).mean(), 1e-4))
 
 
 def light_of(edit: LightEdit, unit: float) -> np.ndarray:

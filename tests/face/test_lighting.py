@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rigface.face.lighting import direction, harmonics, mirrored, shade
+from rigface.face.lighting import direction, harmonics, lamp, mirrored, seen, shade
 
 
 def random_normals(*shape):
@@ -68,3 +68,20 @@ def test_direction_is_where_the_brightest_normal_points():
 def test_wrong_light_is_refused():
     with pytest.raises(ValueError, match=r"want \(2, 9, 3\)"):
         shade(torch.zeros(2, 1, 1, 3), torch.zeros(1, 9, 3))
+
+
+def test_seen_is_the_mean_over_the_visible_disc():
+    x, y = torch.meshgrid(*[torch.linspace(-1, 1, 401, dtype=torch.double)] * 2, indexing="ij")
+    inside = x**2 + y**2 < 1
+    normals = torch.stack([x, y, (1 - x**2 - y**2).clamp_min(0).sqrt()], -1)[inside]
+    light = torch.randn(1, 9, 3, generator=torch.Generator().manual_seed(0), dtype=torch.double)
+    assert torch.allclose(seen(light)[0], shade(normals[None], light)[0].mean(0), atol=5e-3)
+
+
+def test_a_lamp_shades_by_the_clamped_cosine():
+    towards = torch.nn.functional.normalize(torch.tensor([[0.3, 0.5, 0.8]], dtype=torch.double), dim=-1)
+    normals = torch.nn.functional.normalize(
+        torch.randn(500, 3, generator=torch.Generator().manual_seed(0)).double(), dim=-1
+    )
+    light = lamp(towards)[..., None].expand(1, 9, 3).contiguous()
+    assert (shade(normals[None], light)[0, :, 0] - (normals @ towards[0]).clamp_min(0)).abs().max() < 0.1
