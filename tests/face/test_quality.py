@@ -1,0 +1,243 @@
+"""Quality: each number against something known, one number that falls with each of them, and the dog."""
+
+from dataclasses import fields
+
+import cv2
+import numpy as np
+import pytest
+import skimage.data
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rigface.face import align
+from rigface.face.detect import load_detector
+from rigface.face.quality import is_grey, is_suspect, ita_deg, lab, measure, sharpness, skin_colour
+from rigface.image import decode, linear_to_srgb
+
+GOOD = {
+    "yaw_deg": 0.0,
+    "pitch_deg": 0.0,
+    "roll_deg": 0.0,
+    "landmark_residual": 0.002,
+    "photometric_residual": 0.03,
+    "occlusion": 0.05,
+}
+
+
+@pytest.fixture(scope="module")
+def detector():
+    return load_detector()
+
+
+def cut(picture, face):
+    affine = align.frame_to_crop(face.box)
+    return align.crop(picture, affine), align.apply(affine, face.landmarks)
+
+
+@pytest.fixture(scope="module")
+def woman(detector):
+    """Crop and landmarks of NASA's astronaut, from a picture enlarged to a common size."""
+    picture = skimage.data.astronaut()
+    (face,) = detector(picture)
+    return cut(picture, face)
+
+
+BOX = np.array([10.0, 20.0, 150.0, 180.0])
+
+
+def test_a_good_face(woman):
+    q = measure(*woman, BOX, 0.93, np.full((512, 512), 255, np.uint8), **GOOD)
+    assert q.confidence > 0.6
+    assert q.face_size_px == 160
+    assert 0.2 < q.exposure < 0.7
+    assert 20 < q.skin_tone_ita_deg < 90
+    assert not any([q.is_profile, q.is_tiny, q.is_blurred, q.is_grey, q.is_suspect])
+    assert q.landmark_residual == 0.002
+    assert q.yaw_deg == 0
+
+
+@pytest.mark.parametrize(
+    ("worse", "size", "score"),
+    [
+        ({"yaw_deg": -70.0}, 160, 0.93),
+        ({"pitch_deg": 50.0}, 160, 0.93),
+        ({"landmark_residual": 0.02}, 160, 0.93),
+        ({"photometric_residual": 0.15}, 160, 0.93),
+        ({"occlusion": 0.5}, 160, 0.93),
+        ({}, 40, 0.93),
+        ({}, 160, 0.7),
+    ],
+    ids=["profile", "pitch", "landmarks", "colours", "occlusion", "size", "score"],
+)
+def test_confidence_falls_with_each_number(woman, worse, size, score):
+    best = measure(*woman, np.array([0, 0, 160, 160]), 0.93, **GOOD)
+    q = measure(*woman, np.array([0, 0, size, size]), score, **(GOOD | worse))
+    assert q.confidence < 0.8 * best.confidence
+    assert q.is_profile == (worse.get("yaw_deg") == -70)
+    assert q.is_tiny == (size == 40)
+
+
+def test_a_failed_fit_leaves_nan_and_half_the_trust(woman):
+    q = measure(*woman, BOX, 0.93)
+    assert np.isnan([q.landmark_residual, q.photometric_residual, q.occlusion, q.yaw_deg]).all()
+    assert 0 < q.confidence < measure(*woman, BOX, 0.93, **GOOD).confidence
+    assert np.isfinite([q.confidence, q.landmark_confidence, q.sharpness, q.exposure, q.skin_tone_ita_deg]).all()
+    assert not q.is_profile
+    assert not q.is_suspect
+    assert measure(*woman, BOX, 0.93, landmark_residual=np.nan).confidence == q.confidence
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.integers(0, 2**32 - 1),
+    st.floats(-800, 800),
+    st.floats(0.01, 900),
+    st.floats(0, 1),
+    st.sampled_from([None, np.nan, 0.0, 0.01, 5.0]),
+)
+def test_whatever_comes_numbers_stay_in_range(seed, shift, spread, score, residual):
+    rng = np.random.default_rng(seed)
+    crop = rng.integers(0, 256, (512, 512, 3), np.uint8)
+    landmarks = (rng.normal(0, spread, (478, 3)) + shift).astype(np.float32)
+    q = measure(
+        crop, landmarks, np.array([0, 0, spread, spread]), score, landmark_residual=residual, occlusion=residual
+    )
+    for name in ("confidence", "landmark_confidence", "sharpness", "exposure"):
+        assert 0 <= getattr(q, name) <= 1, name
+    assert -90 <= q.skin_tone_ita_deg <= 90
+    for f in fields(q):
+        assert type(getattr(q, f.name)).__name__ == f.type  # Parquet and JSON want Python's own
+
+
+def test_landmarks_that_are_not_numbers_are_survived(woman):
+    q = measure(woman[0], np.full((478, 3), np.nan), BOX, 0.5)
+    assert q.sharpness == 0
+    assert np.isfinite(q.exposure)
+
+
+def test_blur_lowers_sharpness_and_contrast_does_not(woman):
+    crop, landmarks = woman
+    sharp = [sharpness(cv2.GaussianBlur(crop, (0, 0), s) if s else crop, landmarks) for s in (0, 3, 5, 8)]
+    assert sharp[0] > sharp[1] > sharp[2] >= sharp[3]
+    assert sharp[0] > 0.4
+    assert sharp[3] < 0.15
+    dim = (crop * 0.4 + 60).astype(np.uint8)
+    assert sharpness(dim, landmarks) == pytest.approx(sharp[0], abs=0.12)
+
+
+def test_sharpness_is_about_the_face_and_not_the_background(woman):
+    crop, landmarks = woman
+    hull = cv2.convexHull(landmarks[:, :2].astype(np.float32)).astype(np.int32)
+    inside = cv2.fillConvexPoly(np.zeros((512, 512), np.uint8), hull, 1)[..., None] > 0
+    soft = cv2.GaussianBlur(crop, (0, 0), 8)
+    noise = np.random.default_rng(0).integers(0, 256, crop.shape, np.uint8)
+    assert sharpness(np.where(inside, soft, noise), landmarks) < 0.2
+
+
+def test_a_flat_picture_has_no_sharpness(woman):
+    assert sharpness(np.full((512, 512, 3), 90, np.uint8), woman[1]) == 0
+
+
+def painted(woman, linear) -> np.ndarray:
+    colour = np.rint(255 * linear_to_srgb(np.array(linear, np.float32))).astype(np.uint8)
+    return np.broadcast_to(colour, (512, 512, 3)).copy()
+
+
+@pytest.mark.parametrize("linear", [(0.5, 0.3, 0.2), (0.08, 0.04, 0.02), (0.8, 0.6, 0.5)])
+def test_exposure_is_linear_luminance(woman, linear):
+    q = measure(painted(woman, linear), woman[1], BOX, 0.9)
+    assert q.exposure == pytest.approx(np.dot(linear, [0.2126, 0.7152, 0.0722]), rel=0.02)
+    assert skin_colour(painted(woman, linear), woman[1]) == pytest.approx(linear, rel=0.03)
+
+
+def test_halving_the_light_halves_the_exposure(woman):
+    crop, landmarks = woman
+    from rigface.image import srgb8_to_linear
+
+    half = np.rint(255 * linear_to_srgb(srgb8_to_linear(crop) / 2)).astype(np.uint8)
+    whole = measure(crop, landmarks, BOX, 0.9).exposure
+    assert measure(half, landmarks, BOX, 0.9).exposure == pytest.approx(whole / 2, rel=0.02)
+
+
+def test_highlights_and_hair_do_not_move_the_skin(woman):
+    crop = painted(woman, (0.4, 0.25, 0.18))
+    for row in range(0, 512, 96):  # an eighth of it each
+        crop[row : row + 12] = 255
+        crop[row + 40 : row + 52] = 0
+    assert skin_colour(crop, woman[1]) == pytest.approx((0.4, 0.25, 0.18), rel=0.05)
+
+
+def test_what_the_mask_leaves_out_is_no_skin(woman):
+    crop, mask = painted(woman, (0.4, 0.25, 0.18)), np.full((512, 512), 255, np.uint8)
+    crop[:, 256:] = 255
+    mask[:, 256:] = 0
+    assert skin_colour(crop, woman[1], mask) == pytest.approx((0.4, 0.25, 0.18), rel=0.05)
+
+
+def test_lab_of_white_grey_and_a_known_colour():
+    assert lab(np.ones(3)) == pytest.approx([100, 0, 0], abs=0.02)
+    assert lab(np.full(3, 0.184187)) == pytest.approx([50, 0, 0], abs=0.02)
+    assert lab(np.array([1.0, 0, 0])) == pytest.approx([53.24, 80.09, 67.20], abs=0.1)  # sRGB red
+
+
+def test_ita_grows_with_lightness_and_has_its_signs():
+    light, medium, dark = (np.array([0.5, 0.35, 0.25]) * k for k in (1.5, 0.55, 0.15))
+    assert ita_deg(light) > 40 > ita_deg(medium) > -20 > ita_deg(dark)
+    assert ita_deg(np.array([0.2, 0.3, 0.5])) == pytest.approx(90, abs=0.1)  # bluish: no angle, so its limit
+
+
+@pytest.mark.parametrize("tone", [(1, 1, 1), (1.0, 0.85, 0.6)], ids=["grey", "sepia"])
+def test_a_picture_without_colour_of_its_own_is_grey(woman, tone):
+    grey = cv2.cvtColor(woman[0], cv2.COLOR_RGB2GRAY)[..., None] * np.array(tone)
+    assert is_grey(grey.astype(np.uint8))
+    assert not is_grey(woman[0])
+
+
+def test_one_witness_is_not_enough():
+    assert is_suspect(0.72, 0.004, 0.15, 0.2)
+    assert is_suspect(0.72, 0.004, 0.03, 0.5)
+    assert is_suspect(0.72, 0.015, 0.03, 0.1)
+    assert not is_suspect(0.72, 0.004, 0.03, 0.1)
+    assert not is_suspect(0.92, 0.015, 0.15, 0.5)
+    assert not is_suspect(0.72, 0.015, 0.03, 0.1, yaw_deg=60)  # profiles fit worse
+    assert not is_suspect(0.72, np.nan, np.nan, np.nan)
+    assert is_suspect(0.5, np.nan, np.nan, np.nan)
+
+
+@pytest.mark.slow
+def test_the_dog_is_suspect_and_the_painting_is_not(detector, shared):
+    from rigface.face.reconstruct import load_reconstructor
+    from rigface.face.rotation import to_degrees, to_matrix
+
+    reconstruct, suspects = load_reconstructor(), {}
+    for name in ("bad/b23_dog_false_positive.jpg", "bad/b24_painting.jpg", "images/hum_i04.jpg", "images/ss_i01.jpg"):
+        picture = decode((shared / "data" / name).read_bytes())
+        face = detector(picture)[0]
+        crop, landmarks = cut(picture, face)
+        fit = reconstruct([crop], landmarks[None], face.blendshapes[None], np.zeros(1, np.int64))
+        yaw, pitch, roll = np.asarray(to_degrees(to_matrix(fit.params.head_rotation)))[0]
+        q = measure(
+            crop,
+            landmarks,
+            face.box,
+            face.score,
+            yaw_deg=yaw,
+            pitch_deg=pitch,
+            roll_deg=roll,
+            landmark_residual=fit.landmark_residual[0],
+            photometric_residual=fit.photometric_residual[0],
+            occlusion=fit.occlusion[0],
+        )
+        suspects[name[-8:-4]] = q.is_suspect
+        assert (q.confidence < 0.05) == q.is_suspect
+    assert suspects == {"tive": True, "ting": False, "_i04": False, "_i01": False}
+
+
+@pytest.mark.slow
+def test_blurred_portraits_are_called_blurred(detector, shared):
+    def of(name):
+        picture = decode((shared / "data/images" / name).read_bytes())
+        return sharpness(*cut(picture, detector(picture)[0]))
+
+    assert max(of("cf_i01.png"), of("cf_i04.png"), of("cf_i05.png"), of("ins_i08.jpg")) < 0.2
+    assert min(of("fnp_i02.jpg"), of("hum_i04.jpg"), of("of_i04.jpg")) > 0.6
