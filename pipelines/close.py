@@ -73,7 +73,7 @@ def conclude(plan: Plan, records: list[Record], tracks: int | None = None) -> di
 
 
 def close_input(out: str, plan: Plan, config: str) -> dict[str, Any]:
-    """Join the tracks of an input whose units are all done, and say what became of it. The body of a Ray task.
+    """Join the tracks of an input whose units are all done, and say what became of it.
 
     Args:
         out: uri of the output.

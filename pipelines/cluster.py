@@ -11,16 +11,21 @@ import contextlib
 import logging
 import math
 import os
+import re
 import secrets
+import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 from pipelines.config import Extract
 
+CORE = re.compile(
+    rb"\[\d{4}-\d\d-\d\d [\d:,]+ [IWE] \d+ \d+\] \S+\.cc:"
+)  # [2026-11-22 09:46:42,182 E 22258 22258] core_worker.cc:
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
-    "RAY_BACKEND_LOG_LEVEL": "fatal",  # each pool would be announced as an error (Ray issue 53727, harmless here)
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # Ray's announced default; says so on every start otherwise
 }
 
@@ -38,21 +43,51 @@ def connected(config: Extract) -> Iterator[None]:
         _quiet()
         yield
         return
-    if address:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    else:
-        ray.init(
-            num_cpus=max(math.ceil(config.cpus), os.cpu_count() or 1),
-            object_store_memory=config.object_store_mb * 2**20,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
-    _quiet()
+    with _hushed():
+        if address:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        else:
+            ray.init(
+                num_cpus=max(math.ceil(config.cpus), os.cpu_count() or 1),
+                object_store_memory=config.object_store_mb * 2**20,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+        _quiet()
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+@contextlib.contextmanager
+def _hushed() -> Iterator[None]:
+    """Keep lines of Ray's C++ core off standard error while inside, fatal ones excepted.
+
+    It announces every pool of actors as an error (Ray issue 53727, harmless here), and the one switch it has for that makes
+    every process say that the switch was used.
+    """
+    sys.stderr.flush()
+    real = os.dup(2)
+    out, into = os.pipe()
+    os.dup2(into, 2)
+    os.close(into)
+
+    def forward() -> None:
+        with open(out, "rb") as lines:
+            for line in lines:
+                if not CORE.match(line):
+                    os.write(real, line)
+
+    thread = threading.Thread(target=forward, daemon=True)
+    thread.start()
     try:
         yield
     finally:
-        ray.shutdown()
+        sys.stderr.flush()
+        os.dup2(real, 2)  # closes the last way into the pipe, unless a child has it, too
+        thread.join(1)
 
 
 def _authenticate(joining: bool) -> None:

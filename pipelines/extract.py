@@ -13,6 +13,7 @@ import contextlib
 import time
 from collections import Counter, deque
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,6 +32,7 @@ from rigface.types import DetectorSpec, HeadSpec
 
 SURVEY_BATCH = 16  # inputs per survey task
 FLUSH_S, FLUSH_ROWS = 20.0, 1000  # plans and rows of inputs are published this often; what a kill loses is found again
+CLOSERS = 8  # threads: reading a few columns of the parts of a long video is waiting, mostly
 BREAKER = 40  # crashes are looked at over so many units
 
 
@@ -99,7 +101,8 @@ class _Run:
         self._still_ours, self._stack, self._each, self._on_ray = still_ours, stack, each, False
         self._rows: list[dict[str, Any]] = []  # of inputs, not yet published
         self._flushed = time.monotonic()
-        self._closing: list[Any] = []  # Ray tasks
+        self._closing: list[Future] = []
+        self._closers = stack.enter_context(ThreadPoolExecutor(CLOSERS))
         self.summary = Summary()
         self.name = output.open(config.settings, *specs, config.overwrite)
 
@@ -221,28 +224,23 @@ class _Run:
     # --- closing
 
     def _close(self, one: Plan, records: list[dict[str, Any]] | None = None) -> None:
-        """Make the row of a finished input: at once where all is at hand, else in a task."""
+        """Make the row of a finished input: at once where all is at hand, else from what was written, on a thread."""
         if len(one["chunks"]) == 0 or (len(one["chunks"]) == 1 and records):
             self._closed(conclude(one, records or []))
-        elif self._on_ray:
-            import ray
-
-            task = ray.remote(num_cpus=0.25)(close_input)
-            self._closing.append(task.remote(self.config.out, one, self.name))
         else:
-            self._closed(close_input(self.config.out, one, self.name))
+            self._closing.append(self._closers.submit(close_input, self.config.out, one, self.name))
 
     def _closed(self, row: dict[str, Any]) -> None:
         self._rows.append(row)
         self.progress.inputs(1)
 
     def _flush(self, wait: bool = False) -> None:
-        if self._closing:
-            import ray
-
-            ready, self._closing = ray.wait(self._closing, num_returns=len(self._closing), timeout=None if wait else 0)
-            for row in ray.get(ready):
-                self._closed(row)
+        self._closing, ended = [], self._closing
+        for future in ended:
+            if wait or future.done():
+                self._closed(future.result())
+            else:
+                self._closing.append(future)
         if wait or len(self._rows) >= FLUSH_ROWS or time.monotonic() - self._flushed > FLUSH_S:
             self.output.add_inputs(self._rows)
             self._rows, self._flushed = [], time.monotonic()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ from rigface.face.identity import People, cluster
 THRESHOLD = 0.8  # root mean square distance of directions within a person; measured for dlib's network in identity.py
 READERS = 16
 REWRITERS = 4
+MANY = 256  # parts to rewrite; below, it is done before Ray's workers have started
 
 Key = tuple[str, int]  # uri, track
 
@@ -143,10 +145,8 @@ def rewrite(store: Store, path: str, names: dict[int, str]) -> None:
 
 
 def _everywhere(do: Callable[..., None], jobs: list[tuple[Any, ...]]) -> None:
-    """Do the jobs: on the Ray cluster where one is connected, else on threads here."""
-    import sys
-
-    if jobs and "ray" in sys.modules and sys.modules["ray"].is_initialized():
+    """Do the jobs: on the Ray cluster where one is connected and worth its start, else on threads here."""
+    if len(jobs) > MANY and "ray" in sys.modules and sys.modules["ray"].is_initialized():
         import ray
 
         task = ray.remote(num_cpus=0.5)(do)

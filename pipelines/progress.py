@@ -6,6 +6,7 @@ a log it is printed anew every few seconds.
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
 from collections.abc import Iterable
@@ -33,7 +34,8 @@ class Progress:
     """
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(stderr=True)
+        # A handle of its own, because standard error is filtered while Ray runs (`cluster`), which a live display would feel.
+        self.console = console or Console(file=os.fdopen(os.dup(2), "w", buffering=1))
         self._live: Live | None = None
         self._began = self._first = self._said = time.monotonic()
         self._words = ""
@@ -67,7 +69,7 @@ class Progress:
         """A unit is done."""
         if not self.done["units"]:
             self._first = time.monotonic() - sum(record["seconds"].values())  # when the actors were ready
-        failed = record["status"] != "ok"
+        failed = int(record["status"] != "ok")
         self.done.update(units=1, expected=expected, frames=record["frames"], faces=record["faces"], failed=failed)
         self._line()
 

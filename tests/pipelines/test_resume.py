@@ -1,0 +1,122 @@
+"""Killed at random points ten times, the job comes to the rows of a run that nobody disturbed."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pipelines.config import debug
+from pipelines.extract import extract
+from pipelines.output import Output
+from pipelines.storage import Store
+from rigface import fake
+from rigface.image import encode_jpeg
+from tests.pipelines.conftest import faces_of, inputs_of
+
+KILLS = 10
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory) -> Path:
+    """Twenty-odd units of work: cut videos, short ones, a picture, nobody, and two bad files."""
+    folder = tmp_path_factory.mktemp("videos")
+    for i in range(5):
+        fake.video(folder / f"long {i}.mp4", (0.1 * i, 0.1 * i + 0.45), frames=26, seed=i)
+    for i in range(3):
+        fake.video(folder / f"short {i}.mp4", (0.3 * i,), frames=6, seed=i)
+    fake.video(folder / "nobody.mp4", (), frames=20)
+    (folder / "picture.jpg").write_bytes(encode_jpeg(fake.picture((0.7,))))
+    (folder / "empty.mp4").write_bytes(b"")
+    (folder / "torn.mp4").write_bytes((folder / "long 0.mp4").read_bytes()[:3000])
+    return folder
+
+
+def children_of(parent: int) -> dict[int, str]:
+    """Processes below one, and how they call themselves."""
+    below: dict[int, list[int]] = {}
+    names: dict[int, str] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                ppid = int(entry.joinpath("stat").read_text().rsplit(")", 1)[1].split()[1])
+                names[int(entry.name)] = entry.joinpath("cmdline").read_bytes().decode(errors="replace")
+            except (OSError, IndexError):
+                continue
+            below.setdefault(ppid, []).append(int(entry.name))
+    found, queue = {}, [parent]
+    while queue:
+        for pid in below.get(queue.pop(), []):
+            found[pid] = names[pid]
+            queue.append(pid)
+    return found
+
+
+def start(videos: Path, out: Path, address: str) -> subprocess.Popen:
+    command = [
+        sys.executable,
+        "-m",
+        "pipelines",
+        "extract",
+        str(videos),
+        str(out),
+        "--preset",
+        "debug",
+        "--address",
+        address,
+    ]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def objects(out: Path) -> int:
+    return sum(
+        1 for folder in ("faces", "inputs", ".rigface/units", ".rigface/plans") for p in (out / folder).rglob("*.*")
+    )
+
+
+def kill_at(process: subprocess.Popen, out: Path, wanted: int, wait_s: float) -> bool:
+    """SIGKILL, once so many objects are there and a moment has passed; False if it ended before."""
+    limit = time.monotonic() + 60
+    while objects(out) < wanted and process.poll() is None and time.monotonic() < limit:
+        time.sleep(0.005)
+    time.sleep(wait_s)
+    if process.poll() is not None:
+        return False
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    return True
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_killed_ten_times_it_comes_to_the_same_rows(ray_cluster, videos, silent, tmp_path):
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    extract(debug((str(videos),), str(whole)), silent)
+    total = objects(whole)
+
+    chance = random.Random(7)
+    killed = 0
+    for i in range(KILLS):
+        process = start(videos, out, ray_cluster)
+        # Early kills hit the survey and the first units, late ones closing and identities.
+        wanted = objects(out) + chance.choice([1, 1, 2, 3]) if i < KILLS - 2 else total - 1
+        if kill_at(process, out, wanted, chance.uniform(0, 0.3)):
+            killed += 1
+            if i % 2:  # its actors, too, in the middle of whatever they do
+                for pid, name in children_of(os.getpid()).items():
+                    if "StageActor" in name or "pipelines.child" in name:
+                        os.kill(pid, signal.SIGKILL)
+    last = start(videos, out, ray_cluster)
+    text = last.communicate()[0]
+    assert last.returncode == 0, text
+    assert killed >= KILLS - 2, "it was too fast to be killed"
+
+    assert faces_of(out).equals(faces_of(whole))
+    assert inputs_of(out).equals(inputs_of(whole))
+    assert set(faces_of(out)["identity"].to_pylist()) >= {"p000000", "p000001"}
+    assert Output(Store(str(out))).done() == Output(Store(str(whole))).done()
+    assert not list((out / ".rigface/tmp").iterdir()) or killed  # what is left aside is swept after an hour
