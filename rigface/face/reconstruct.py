@@ -20,7 +20,7 @@ from rigface.face.delight import Delighter
 from rigface.face.fit import GeometryFitter
 from rigface.face.open_head import OpenHead
 from rigface.face.rotation import to_axis_angle
-from rigface.image import srgb8_to_linear
+from rigface.image import srgb_to_linear
 from rigface.types import FaceParams, HeadSpec
 
 BATCH = 64  # faces whose colours are in memory at once
@@ -163,13 +163,13 @@ def sample_colours(crops: Sequence[np.ndarray], places: np.ndarray) -> tuple[np.
     """
     inside = (np.abs(places) < EDGE).all(-1)
     pixel = ((places * (1, -1) + 1) * (SAMPLING_PX / 2) - 0.5).astype(np.float32)
-    out = np.empty((*places.shape[:2], 3), np.uint8)
+    out = np.empty((*places.shape[:2], 3), np.float32)
     for i, picture in enumerate(crops):
-        small = cv2.resize(picture, (SAMPLING_PX, SAMPLING_PX), interpolation=cv2.INTER_AREA)
+        small = cv2.resize(picture, (SAMPLING_PX, SAMPLING_PX), interpolation=cv2.INTER_AREA).astype(np.float32)
         out[i] = cv2.remap(
             small, pixel[i, None, :, 0], pixel[i, None, :, 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
         )[0]
-    return srgb8_to_linear(out), inside
+    return srgb_to_linear(out / 255), inside
 
 
 def _numpy(tensor: torch.Tensor) -> np.ndarray:

@@ -109,7 +109,10 @@ def test_camera_projects_the_head_onto_the_landmarks(model, plain):
 def test_half_the_exposure_is_half_the_light_and_the_same_skin(model, plain):
     dark = portrait(model, lit_from(0.9, 0.3, 0.5, strength=0.5), np.zeros(model.spec.albedo))
     found = reconstruct(plain, dark).params
-    assert np.abs(found.albedo[0] - found.albedo[1]).max() < 0.15  # 8-bit rounding of a darker picture
+    # In reflectance, not in coefficients: 8-bit rounding of the darker picture stirs the axes that are too small to see.
+    bright, dim = (model.albedo_mean + np.einsum("a,avi->vi", a, model.albedo) for a in found.albedo)
+    assert np.abs(bright - dim).mean() < 0.002
+    assert np.abs(bright - dim).max() < 0.02
     assert np.abs(found.light[1, 0] / found.light[0, 0] - 0.5).max() < 0.02
     assert angle(found.light[0], found.light[1]) < 2
 
