@@ -108,3 +108,37 @@ def distinct(found: Sequence[Detection], shared: float = SAME_FACE) -> list[Dete
         if not kept or overlap(one.box, np.stack([k.box for k in kept])).max() <= shared:
             kept.append(one)
     return kept
+
+
+def among(box: np.ndarray, found: Sequence[Detection], shared: float = SAME_FACE) -> bool:
+    """Whether this face has been found already."""
+    return bool(found) and bool(overlap(box, np.stack([f.box for f in found])).max() > shared)
+
+
+def tile_grid(height: int, width: int, finest: float, limit: int) -> list[tuple[int, int, int]]:
+    """Square tiles (x, y, side) that cover a picture at one or more scales, large ones first; none for a small picture.
+
+    Scales lie a factor of at most 4 apart, from the whole picture down to tiles of `finest` px (more where there would be
+    more than `limit` of them), and neighbours overlap by a quarter: a face cut by a tile's edge is whole in its neighbour
+    or in a larger tile.
+    """
+    longer = max(height, width)
+    while True:
+        steps = int(np.ceil(np.log(longer / finest) / np.log(4) - 1e-9))
+        if longer < 1.5 * finest or steps < 1:
+            return []
+        out = []
+        for k in range(1, steps + 1):
+            side = round(longer * (finest / longer) ** (k / steps))
+            out += [(x, y, side) for y in _starts(height, side) for x in _starts(width, side)]
+        if len(out) <= limit:
+            return out
+        finest *= 1.25
+
+
+def _starts(length: int, side: int) -> list[int]:
+    """Where tiles begin along one axis: evenly spread, overlapping by a quarter or more, the last one ends at the end."""
+    if length <= side:
+        return [0]
+    count = int(np.ceil((length - side) / (0.75 * side))) + 1
+    return np.linspace(0, length - side, count).round().astype(int).tolist()

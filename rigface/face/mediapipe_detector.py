@@ -35,7 +35,7 @@ import numpy as np
 
 from rigface import assets
 from rigface.face import align
-from rigface.face.detect import SAME_FACE, box_of, distinct, overlap
+from rigface.face.detect import among, box_of, distinct, overlap, tile_grid
 from rigface.types import Detection, DetectorSpec
 
 WHOLE_PX = 1920  # longer side for the plain look; the faces it can find keep more pixels than the landmarker uses
@@ -115,12 +115,12 @@ class MediapipeDetector:
             raise ValueError(f"image: want (H, W, 3) uint8 RGB, got {image.shape} {image.dtype}")
         found = distinct([self._scored(image, one, before) for one in self._plain(image)])
         for lost in before:
-            if not _among(lost.box, found):
+            if not among(lost.box, found):
                 found += self._zoomed(image, lost.box, found)
         wanted = self._small_faces or not found if second_look is None else second_look
         if wanted:
             for box in self._search(image):
-                if not _among(box, found, shared=0.2):  # BlazeFace's box ends at the brows
+                if not among(box, found, shared=0.2):  # BlazeFace's box ends at the brows
                     found += self._zoomed(image, box, found)
         return distinct(found)
 
@@ -184,7 +184,7 @@ class MediapipeDetector:
         square = align.crop(image, np.array([[scale, 0, -scale * left], [0, scale, -scale * top]]), ZOOM_PX)
         for one in self._landmarks(square):
             face = _moved(one, 1 / scale, 1 / scale, left, top)
-            if overlap(face.box, box[None])[0] > 0.2 and not _among(face.box, found):
+            if overlap(face.box, box[None])[0] > 0.2 and not among(face.box, found):
                 face = self._scored(image, face, ())
                 if face.score >= SURE:
                     return [face]
@@ -193,44 +193,12 @@ class MediapipeDetector:
     def _search(self, image: np.ndarray) -> list[np.ndarray]:
         """Boxes of possible faces from all tiles, surest first, each place once; frame px."""
         seen = []
-        for x, y, side in tile_grid(image.shape[0], image.shape[1], self._tile_limit):
+        for x, y, side in tile_grid(image.shape[0], image.shape[1], TILE_PX, self._tile_limit):
             tile = image[y : y + side, x : x + side]
             if np.ptp(tile[::8, ::8, 1]) >= FLAT:
                 shift = np.array([x, y, x, y], np.float32)
                 seen += [Detection(box=box + shift, landmarks=None, score=score) for box, score in self._glimpses(tile)]
         return [one.box for one in distinct(seen, shared=0.3)]
-
-
-def tile_grid(height: int, width: int, limit: int = 300) -> list[tuple[int, int, int]]:
-    """Square tiles (x, y, side) that cover a picture at one or more scales, large ones first; none for a small picture.
-
-    Scales lie a factor of at most 4 apart, from the whole picture down to 256 px (more where `limit` demands it), and
-    neighbours overlap by a quarter: a face cut by a tile's edge is whole in its neighbour or in a larger tile.
-    """
-    longer, finest = max(height, width), float(TILE_PX)
-    while True:
-        steps = int(np.ceil(np.log(longer / finest) / np.log(4) - 1e-9))
-        if longer < 1.5 * finest or steps < 1:
-            return []
-        out = []
-        for k in range(1, steps + 1):
-            side = round(longer * (finest / longer) ** (k / steps))
-            out += [(x, y, side) for y in _starts(height, side) for x in _starts(width, side)]
-        if len(out) <= limit:
-            return out
-        finest *= 1.25
-
-
-def _starts(length: int, side: int) -> list[int]:
-    """Where tiles begin along one axis: evenly spread, overlapping by a quarter or more, the last one ends at the end."""
-    if length <= side:
-        return [0]
-    count = int(np.ceil((length - side) / (0.75 * side))) + 1
-    return np.linspace(0, length - side, count).round().astype(int).tolist()
-
-
-def _among(box: np.ndarray, found: Sequence[Detection], shared: float = SAME_FACE) -> bool:
-    return bool(found) and bool(overlap(box, np.stack([f.box for f in found])).max() > shared)
 
 
 def _moved(one: Detection, scale_x: float, scale_y: float, x: float, y: float) -> Detection:

@@ -9,8 +9,8 @@ import skimage.data
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rigface.face.detect import Watch, box_of, distinct, load_detector, overlap
-from rigface.face.mediapipe_detector import BLENDSHAPES, SURE, tile_grid
+from rigface.face.detect import Watch, box_of, distinct, load_detector, overlap, tile_grid
+from rigface.face.mediapipe_detector import BLENDSHAPES, SURE, TILE_PX
 from rigface.types import Detection
 
 
@@ -143,13 +143,13 @@ def test_an_unknown_name_lists_the_known():
 )
 def test_every_small_face_is_whole_in_some_tile(height, width, x, y, size):
     left, top = x * (width - size), y * (height - size)
-    tiles = tile_grid(height, width, limit=10_000)
+    tiles = tile_grid(height, width, TILE_PX, limit=10_000)
     assert any(a <= left and b <= top and left + size <= a + s and top + size <= b + s for a, b, s in tiles)
 
 
 @given(st.integers(1, 12_000), st.integers(1, 12_000), st.integers(30, 400))
 def test_the_number_of_tiles_is_bounded_and_they_begin_inside(height, width, limit):
-    tiles = tile_grid(height, width, limit)
+    tiles = tile_grid(height, width, TILE_PX, limit)
     assert len(tiles) <= limit
     assert all(0 <= x < width and 0 <= y < height for x, y, _ in tiles)
 

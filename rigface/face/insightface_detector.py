@@ -1,0 +1,166 @@
+"""InsightFace's SCRFD, 106 landmarks and ArcFace as a Detector, for those who have a model pack.
+
+Path: Frame.image -> InsightfaceDetector -> [Detection]; `embed` for identity.
+Source: Guo et al., "Sample and Computation Redistribution for Efficient Face Detection" (SCRFD), ICLR 2022; Deng et al.,
+"ArcFace", CVPR 2019; run by the `insightface` library on onnxruntime, from a folder like `buffalo_l` (det_10g, 2d106det,
+w600k_r50). Nothing is downloaded: files are given to the library by path. The packs' weights are for non-commercial research
+only, so none ship here, and what is tested is everything around them.
+
+Conventions: the library's landmarks come from OpenCV's warp, whose pixel centres are whole numbers; half a pixel is added.
+The 106 points end at the brows, where MediaPipe's end at the hairline; `box` is theirs together with SCRFD's own, which has
+the forehead, so that `align` frames the same head. There is no depth (z is 0) and there are no expression scores, which the
+open head is fitted to: this detector serves detection, tracking, identity and masks, or a reconstructor that needs neither.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rigface import assets
+from rigface.errors import MissingAsset
+from rigface.face.detect import among, box_of, distinct, overlap, tile_grid
+from rigface.types import Detection, DetectorSpec
+
+TASKS = ("detection", "landmark_2d_106", "recognition")
+UNUSED = {"1k3d68.onnx", "genderage.onnx"}  # large, slow to load, not needed
+TILE_PX = 1280  # SCRFD sees a tile as 640 px and finds faces from about 10 px in it
+EMBEDDING = 512
+
+
+class InsightfaceDetector:
+    """Detector with a model pack. Not for use by several threads at once.
+
+    Args:
+        folder: the pack's folder, or an assets folder; None looks in `RIGFACE_ASSETS`.
+        faces: at most this many per look, the largest and most central; 0: all.
+        small_faces: take the second look at every picture, not only where the plain look shows nobody.
+        tiles: most tiles of one second look.
+        size: side of the picture SCRFD sees, a multiple of 32; networks exported for one size keep theirs.
+        device: `cpu` or `cuda`.
+
+    Raises:
+        MissingAsset: there is no pack, or it has no detector or no 106-point landmarks.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path | None = None,
+        *,
+        faces: int = 0,
+        small_faces: bool = False,
+        tiles: int = 60,
+        size: int = 640,
+        device: str = "cpu",
+    ) -> None:
+        path = assets.find("insightface_pack", folder)
+        models, files = _load(path, device)
+        if missing := [task for task in TASKS[:2] if task not in models]:
+            raise MissingAsset(
+                f"the pack in {path} has no {' and no '.join(missing)}; {assets.ASSETS['insightface_pack'].how}"
+            )
+        self._detection, self._landmark = models["detection"], models["landmark_2d_106"]
+        self._recognition = models.get("recognition")
+        self._detection.prepare(-1 if device == "cpu" else 0, input_size=(size, size))
+        self._faces, self._small_faces, self._tile_limit, self._folder = faces, small_faces, tiles, path
+        version = "+".join(f"{files[t].stem}-{assets.fingerprint(files[t])}" for t in TASKS[:2])
+        self.spec = DetectorSpec("insightface", version, 106)
+
+    def __call__(
+        self, image: np.ndarray, *, second_look: bool | None = None, before: Sequence[Detection] = ()
+    ) -> list[Detection]:
+        """The faces, surest first; see `Detector`. Scores are SCRFD's own and never carried over: they cost nothing.
+
+        Raises:
+            ValueError: the image is not (H, W, 3) uint8.
+        """
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+            raise ValueError(f"image: want (H, W, 3) uint8 RGB, got {image.shape} {image.dtype}")
+        bgr = np.ascontiguousarray(image[..., ::-1])
+        height, width = image.shape[:2]
+        found = self._look(bgr, 0, 0, width, height)
+        for lost in before:
+            if not among(lost.box, found):
+                near = [f for f in self._around(bgr, lost.box) if overlap(f.box, lost.box[None])[0] > 0.2]
+                found += [f for f in near if not among(f.box, found)][:1]
+        if self._small_faces or not found if second_look is None else second_look:
+            for x, y, side in tile_grid(height, width, TILE_PX, self._tile_limit):
+                found += self._look(bgr, x, y, side, side)
+        return distinct(found)
+
+    def embed(self, image: np.ndarray, detection: Detection) -> np.ndarray:
+        """(512,) float32 ArcFace vector of length 1; compare by cosine. Wider than the column `identity_vector`.
+
+        Args:
+            image: (H, W, 3) uint8 RGB; the detection's landmarks are in its px.
+
+        Raises:
+            MissingAsset: the pack has no recognition network.
+        """
+        if self._recognition is None:
+            raise MissingAsset(f"the pack in {self._folder} has no recognition network (w600k_r50.onnx)")
+        from insightface.app.common import Face
+
+        face = Face(kps=five_points(detection.landmarks) - 0.5)
+        vector = np.asarray(self._recognition.get(np.ascontiguousarray(image[..., ::-1]), face), np.float32)
+        return vector / max(float(np.linalg.norm(vector)), 1e-9)
+
+    def _around(self, bgr: np.ndarray, box: np.ndarray) -> list[Detection]:
+        side = int(3 * max(box[2] - box[0], box[3] - box[1], 16))
+        left, top = (int(v - side / 2) for v in (box[:2] + box[2:]) / 2)
+        left, top = min(max(left, 0), bgr.shape[1] - 1), min(max(top, 0), bgr.shape[0] - 1)
+        return self._look(bgr, left, top, side, side)
+
+    def _look(self, bgr: np.ndarray, x: int, y: int, width: int, height: int) -> list[Detection]:
+        """The faces in a rectangle of the picture, in the picture's px."""
+        from insightface.app.common import Face
+
+        part = bgr[y : y + height, x : x + width]
+        boxes, _ = self._detection.detect(part, max_num=self._faces)
+        out = []
+        for *box, score in boxes.astype(np.float32):
+            points = self._landmark.get(part, Face(bbox=np.array(box, np.float32)))
+            landmarks = np.zeros((len(points), 3), np.float32)
+            landmarks[:, :2] = points[:, :2] + 0.5 + np.array([x, y], np.float32)
+            own, corners = box_of(landmarks), np.array(box, np.float32) + np.array([x, y, x, y], np.float32)
+            whole = np.concatenate([np.minimum(own[:2], corners[:2]), np.maximum(own[2:], corners[2:])])
+            out.append(Detection(whole, landmarks, float(np.clip(score, 0, 1))))
+        return out
+
+
+def five_points(landmarks: np.ndarray) -> np.ndarray:
+    """ArcFace's five points from the 106: middles of the right and left eye, tip of the nose, corners of the mouth.
+
+    Args:
+        landmarks: (106, 2+) px.
+
+    Returns:
+        (5, 2) float32 px.
+    """
+    flat = np.asarray(landmarks, np.float32)[:, :2]
+    right, left = flat[[35, 39]].mean(0), flat[[89, 93]].mean(0)
+    return np.stack([right, left, flat[86], flat[52], flat[61]])
+
+
+def _load(folder: Path, device: str) -> tuple[dict[str, Any], dict[str, Path]]:
+    """The pack's networks and files by task."""
+    import onnxruntime
+    from insightface.model_zoo import get_model
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1  # one process per core is running already
+    options.log_severity_level = 3
+    providers = ["CUDAExecutionProvider"] * (device == "cuda") + ["CPUExecutionProvider"]
+    models: dict[str, Any] = {}
+    files: dict[str, Path] = {}
+    for file in sorted(folder.glob("*.onnx")):
+        if file.name in UNUSED:
+            continue
+        model = get_model(str(file), providers=providers, sess_options=options)
+        task = getattr(model, "taskname", None)
+        if task in TASKS and task not in models:
+            models[task], files[task] = model, file
+    return models, files
