@@ -9,7 +9,7 @@ from rigface.face.lighting import harmonics
 from rigface.face.open_head import OpenHead
 from rigface.face.reconstruct import FitReconstructor, load_reconstructor, sample_colours
 from rigface.face.rotation import from_degrees, to_degrees, to_matrix
-from rigface.image import linear_to_srgb
+from rigface.image import linear_to_srgb, srgb8_to_linear
 
 cv2 = pytest.importorskip("cv2")
 SWAP = np.array([1, -1, 1, 1, -1, -1, 1, 1, 1], np.float32)[:, None]  # sign of each harmonic under x -> -x
@@ -107,12 +107,9 @@ def test_camera_projects_the_head_onto_the_landmarks(model, plain):
 
 
 def test_half_the_exposure_is_half_the_light_and_the_same_skin(model, plain):
-    dark = portrait(model, lit_from(0.9, 0.3, 0.5, strength=0.5), np.zeros(model.spec.albedo))
-    found = reconstruct(plain, dark).params
-    # In reflectance, not in coefficients: 8-bit rounding of the darker picture stirs the axes that are too small to see.
-    bright, dim = (model.albedo_mean + np.einsum("a,avi->vi", a, model.albedo) for a in found.albedo)
-    assert np.abs(bright - dim).mean() < 0.002
-    assert np.abs(bright - dim).max() < 0.02
+    half = linear_to_srgb(srgb8_to_linear(plain[0]) / 2)
+    found = reconstruct(plain, ((half * 255).round().astype(np.uint8), *plain[1:])).params
+    assert np.abs(found.albedo[0] - found.albedo[1]).max() < 0.1  # what 8-bit rounding of the darker picture stirs
     assert np.abs(found.light[1, 0] / found.light[0, 0] - 0.5).max() < 0.02
     assert angle(found.light[0], found.light[1]) < 2
 
