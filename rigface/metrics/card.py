@@ -1,0 +1,303 @@
+"""The report card: one row per model and edit, the controls among them, and the tables that explain the rows.
+
+Path: rows of `measure` -> card -> `report` (Markdown, JSON, Parquet, HTML), or a few numbers for a training curve.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from rigface.metrics import identity, image, leakage
+from rigface.metrics.controls import CONTROLS, FLOOR
+from rigface.metrics.fairness import Fairness, fairness, turns, worst_group
+from rigface.metrics.gain import Linearity, linearity
+from rigface.metrics.statistics import DRAWS, Difference, paired, with_failures
+from rigface.metrics.table import METRICS, Cell, cell, column, values_of
+
+if TYPE_CHECKING:
+    from rigface.metrics.measure import Row
+
+
+@dataclass(frozen=True, eq=False)
+class CardRow:
+    """One model's way with one edit.
+
+    Args:
+        edits: how many were judged; `unusable`: how many could not be, for want of a face in source or target.
+        fail_share: share of the judged outputs without a face.
+        cells: metric -> its mean; only those that could be measured.
+        identity_p10: the identity nine in ten outputs reach, failures at 0.
+        frechet: Fréchet distance of the face embeddings of outputs and true (or source) photographs; NaN with few.
+        latency_p: p50, p95, p99 in seconds; NaN where not given.
+        leaks_most: the unedited trait that changed most, and by how many floors.
+        worst_group: by what, which, and its identity with failures.
+        noise: gains that are not above what the trembling estimator scores by itself.
+    """
+
+    model: str
+    edit: str
+    traits: str
+    control: bool
+    edits: int
+    unusable: int
+    fail_share: float
+    cells: Mapping[str, Cell]
+    identity_p10: float
+    frechet: float
+    latency_p: tuple[float, float, float]
+    leaks_most: tuple[str, float]
+    worst_group: tuple[str, str, float] | None
+    noise: frozenset[str]
+
+
+@dataclass(frozen=True, eq=False)
+class ReportCard:
+    """Everything that is said of some models on one test set, in one run.
+
+    Args:
+        rows: models first, controls last.
+        extractors: what each number comes from: name, version, crop rule.
+        threshold, impostors, impostor_mean: the identity threshold of this test set, the pairs of strangers behind it,
+            and their mean cosine.
+        leakage: model -> matrix.
+        linearity: (model, number swept) -> how it follows.
+        fairness: of every model that is no control.
+        turns: (model, bin of the yaw asked, edits, mean identity, mean pose error), failures at their worst.
+        against: edit -> metric -> model minus baseline, where a baseline was named; keyed (model, edit).
+        notes: what a reader has to know.
+    """
+
+    title: str
+    rows: tuple[CardRow, ...]
+    extractors: Mapping[str, str]
+    threshold: float
+    impostors: int
+    impostor_mean: float
+    leakage: Mapping[str, leakage.Leakage]
+    linearity: Mapping[tuple[str, str], Linearity]
+    fairness: tuple[Fairness, ...]
+    turns: tuple[tuple[str, str, int, float, float], ...]
+    baseline: str | None = None
+    against: Mapping[tuple[str, str], Mapping[str, Difference]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def row(self, model: str, edit: str) -> CardRow:
+        """One row.
+
+        Raises:
+            KeyError: there is none of that model and edit.
+        """
+        for one in self.rows:
+            if (one.model, one.edit) == (model, edit):
+                return one
+        raise KeyError((model, edit))
+
+    def flat(self) -> dict[str, float]:
+        """`model/edit/metric` -> mean with failures, and `.../fail_share`: what a training curve plots."""
+        out = {}
+        for one in self.rows:
+            out[f"{one.model}/{one.edit}/fail_share"] = one.fail_share
+            out |= {f"{one.model}/{one.edit}/{name}": c.with_failures for name, c in one.cells.items()}
+        return out
+
+
+def card(
+    rows: Sequence[Row],
+    extractors: Mapping[str, str],
+    *,
+    title: str = "Report card",
+    baseline: str | None = None,
+    draws: int = DRAWS,
+    notes: Sequence[str] = (),
+) -> ReportCard:
+    """Put rows together.
+
+    Args:
+        rows: of `measure`, of any number of models, all judged by one judge at one size; with `controls` among them.
+        extractors: `Judge.extractors`.
+        baseline: the model every other is compared with, pair by pair.
+        draws: of each bootstrap.
+    """
+    models = sorted(dict.fromkeys(r["model"] for r in rows), key=lambda m: m in CONTROLS)
+    edits = list(dict.fromkeys(r["edit"] for r in rows))
+    strangers = _impostors(rows)
+    threshold = identity.threshold_at(strangers)
+    matrices = _leakage(rows, models)
+    by_place = {(m, e): [r for r in rows if (r["model"], r["edit"]) == (m, e)] for m in models for e in edits}
+    out = []
+    for (model, edit), own in by_place.items():
+        if own:
+            peers = [r for r in rows if r["edit"] == edit and not r["control"]] or own
+            floor = _usable(by_place.get((FLOOR, edit), []))
+            out.append(_row(model, edit, own, _usable(peers), floor, threshold, matrices.get(model), draws))
+    named = [m for m in models if m not in CONTROLS]
+    compared = named if baseline is None else [m for m in models if m != baseline]
+    return ReportCard(
+        title=title,
+        rows=tuple(sorted(out, key=lambda r: edits.index(r.edit))),
+        extractors=dict(extractors),
+        threshold=threshold,
+        impostors=len(strangers),
+        impostor_mean=float(strangers.mean()) if len(strangers) else float("nan"),
+        leakage=matrices,
+        linearity=_linearity(rows, threshold),
+        fairness=tuple(f for m in named for f in fairness(m, _usable(rows))),
+        turns=tuple(t for m in named for t in turns(m, _usable(rows))),
+        baseline=baseline,
+        against={} if baseline is None else {
+            (m, e): found for m in compared for e in edits
+            if (found := compare(by_place[m, e], by_place[baseline, e], threshold, draws))
+        },
+        notes=(*notes, *_notes(rows, strangers, extractors)),
+    )  # fmt: skip
+
+
+def compare(
+    a: Sequence[Row], b: Sequence[Row], threshold: float = float("nan"), draws: int = DRAWS
+) -> dict[str, Difference]:
+    """Two models on one edit: every metric's difference a - b on the pairs (key, seed) both were given and managed."""
+    theirs = {(r["key"], r["seed"]): r for r in _usable(b)}
+    pairs = [(r, theirs[r["key"], r["seed"]]) for r in _usable(a) if (r["key"], r["seed"]) in theirs]
+    if not pairs:
+        return {}
+    mine, others = [p[0] for p in pairs], [p[1] for p in pairs]
+    out = {}
+    for metric in METRICS:
+        x, y = values_of(metric.name, mine, threshold), values_of(metric.name, others, threshold)
+        if np.isfinite(x - y).any():
+            out[metric.name] = paired(x, y, [r["person"] for r in mine], draws)
+    return out
+
+
+def _usable(rows: Sequence[Row]) -> list[Row]:
+    return [r for r in rows if r["status"] != "unusable"]
+
+
+def _row(
+    model: str, edit: str, rows: Sequence[Row], peers: Sequence[Row], floor: Sequence[Row], threshold: float,
+    matrix: leakage.Leakage | None, draws: int,
+) -> CardRow:  # fmt: skip
+    own = _usable(rows)
+    failed = np.array([r["status"] == "no_face" for r in own], bool)
+    cells, noise = {}, set()
+    for metric in METRICS:
+        values = values_of(metric.name, own, threshold)
+        found = cell(metric, own, values, values_of(metric.name, peers, threshold), draws)
+        if found is None:
+            continue
+        cells[metric.name] = found
+        if metric.name.startswith("gain_") and floor and model != FLOOR:
+            trembling = np.abs(values_of(metric.name, floor))
+            if np.isfinite(trembling).any() and found.value <= np.nanmean(trembling):
+                noise.add(metric.name)
+    waits = column(rows, "latency_s")
+    waits = waits[np.isfinite(waits)]
+    traits = rows[0]["traits"]
+    return CardRow(
+        model=model,
+        edit=edit,
+        traits=traits,
+        control=model in CONTROLS,
+        edits=len(own),
+        unusable=len(rows) - len(own),
+        fail_share=float(failed.mean()) if len(own) else float("nan"),
+        cells=cells,
+        identity_p10=identity.tenth_percentile(with_failures(column(own, "identity"), failed, "zero")),
+        frechet=_frechet(own),
+        latency_p=tuple(np.percentile(waits, (50, 95, 99)).tolist()) if len(waits) else (float("nan"),) * 3,
+        leaks_most=("", float("nan")) if matrix is None or traits not in matrix.rows else matrix.largest(traits),
+        worst_group=worst_group(own),
+        noise=frozenset(noise),
+    )
+
+
+def _vectors(rows: Sequence[Row], name: str) -> np.ndarray:
+    found = [v for r in rows if (v := r.get(name)) is not None and np.isfinite(v).all()]
+    return np.array(found, np.float64).reshape(len(found), -1)
+
+
+def _frechet(rows: Sequence[Row]) -> float:
+    """Of outputs and, for the same edits, the true frames; where there are none, the sources."""
+    done = [r for r in rows if r["status"] == "ok"]
+    true = [r for r in done if np.isfinite(column([r], "truth_distance")).all()]
+    return image.frechet(
+        _vectors(true or done, "vector_output"), _vectors(true or done, "vector_goal" if true else "vector_source")
+    )
+
+
+def _impostors(rows: Sequence[Row]) -> np.ndarray:
+    """Cosines of strangers among the photographs of this test set, each photograph once."""
+    seen: dict[bytes, tuple[np.ndarray, str]] = {}
+    for row in rows:
+        for name, person in (("vector_source", row["person"]), ("vector_goal", row["target_person"])):
+            vector = row.get(name)
+            if vector is not None and np.isfinite(vector).all():
+                array = np.asarray(vector, np.float32)
+                seen[array.tobytes()] = (array, person)
+    if not seen:
+        return np.zeros(0)
+    vectors, people = zip(*seen.values())
+    return identity.impostor_cosines(np.stack(vectors), np.array(people))
+
+
+def _leakage(rows: Sequence[Row], models: Sequence[str]) -> dict[str, leakage.Leakage]:
+    floors = [r for r in rows if r["model"] == FLOOR and r["status"] == "ok"]
+    floor = {"background": leakage.BACKGROUND_FLOOR}
+    for trait in leakage.TRAITS:
+        moved = column(floors, f"change_{trait}")
+        if trait != "background" and np.isfinite(moved).any():
+            floor[trait] = float(np.nanmean(moved))
+    out = {}
+    for model in models:
+        own = [r for r in rows if r["model"] == model and r["status"] == "ok"]
+        if own and model != FLOOR:
+            changes, along, asked = (
+                {t: column(own, f"{half}_{t}") for t in leakage.TRAITS} for half in ("change", "along", "asked")
+            )
+            out[model] = leakage.matrix([r["traits"] for r in own], changes, along, asked, floor)
+    return out
+
+
+def _linearity(rows: Sequence[Row], threshold: float) -> dict[tuple[str, str], Linearity]:
+    sweeps: dict[tuple[str, str], dict[tuple, list[Row]]] = {}
+    for row in _usable(rows):
+        if row["sweep"] is not None and row["model"] != FLOOR:
+            one = sweeps.setdefault((row["model"], row["number"]), {})
+            one.setdefault((row["sweep"], row["seed"]), []).append(row)
+    out = {}
+    for place, found in sweeps.items():
+        longest = max(map(len, found.values()))
+        asked, got, same = (
+            np.stack(
+                [np.pad(column(own, name), (0, longest - len(own)), constant_values=np.nan) for own in found.values()]
+            )
+            for name in ("asked", "achieved", "identity")
+        )
+        out[place] = linearity(asked, got, same, None if np.isnan(threshold) else threshold)
+    return out
+
+
+def _notes(rows: Sequence[Row], strangers: np.ndarray, extractors: Mapping[str, str]) -> list[str]:
+    out = []
+    if 0 < len(strangers) < 1 / identity.FALSE_ACCEPTS:
+        out.append(
+            f"Only {len(strangers)} pairs of strangers: a false-accept rate of {identity.FALSE_ACCEPTS:g} cannot be told apart "
+            f"from anything below {3 / len(strangers):.1g}; the threshold is the largest of them."
+        )
+    skipped = sum(bool(r.get("light_angle_skipped")) for r in rows)
+    if skipped:
+        out.append(f"The direction of light was skipped on {skipped} outputs, where it has none to speak of.")
+    if not any(r["model"] == FLOOR for r in rows):
+        out.append("There are no estimator-floor rows, so leakage has no unit and gains are not held against noise.")
+    if "mediapipe" in extractors.get("in loop", "") and "mediapipe" in extractors.get("independent", ""):
+        out.append(
+            "In loop and independent share MediaPipe's landmarker here: only the identity network is a stranger to the "
+            "estimator."
+        )
+    if not np.isfinite(column(rows, "lpips")).any():
+        out.append("LPIPS and FID are not in this card: their weights were not given.")
+    return out

@@ -1,0 +1,205 @@
+"""The numbers of a row: what each extractor says of source, output and what was wanted, side by side for N edits.
+
+Path: [Case] -> named arrays (N,) -> `measure` puts them into rows.
+
+Names: `<group>_rmse`, `<group>_mm`, `<angle>_error_deg` are errors; `before_`, `after_` distances of source and output from
+what was wanted (for gain); `change_` distances of output and source, `along_`, `asked_` the halves of achieved / asked (for
+leakage); `_mp` is the independent track; `source_` what groups are made by.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rigface.edits import EditSpec
+from rigface.face.mix import exposure
+from rigface.face.rotation import to_degrees, to_matrix
+from rigface.metrics import geometry, identity, image, light
+from rigface.metrics.cases import Case, traits_of
+from rigface.metrics.judge import Judge, Seen, achieved
+
+if TYPE_CHECKING:
+    from rigface.face.head import Head
+    from rigface.metrics.perceptual import Lpips
+
+MOST_DB = 100.0  # equal pictures have no PSNR; means need a number, and 8 bits cannot tell more than 48 dB apart anyway
+
+
+def numbers(
+    cases: Sequence[Case], judge: Judge, head: Head | None = None, lpips: Lpips | None = None
+) -> dict[str, Any]:
+    """Name -> (N,) values, or (N, D) identity vectors, of N edits; NaN where something could not be measured."""
+    out = {**_coefficients(cases, head), **_independent(cases, judge), **_identities(cases)}
+    return {**out, **_lights(cases), **_pictures(cases, judge, lpips), **_groups(cases)}
+
+
+def _coefficients(cases: Sequence[Case], head: Head | None) -> dict[str, np.ndarray]:
+    source = geometry.stack([c.source.params for c in cases])
+    output = geometry.stack([c.output.params if c.output else None for c in cases], like=cases[0].source.params)
+    wanted = geometry.stack([c.wanted for c in cases])
+    aim = geometry.stack([c.source.params if c.is_floor else c.wanted for c in cases])
+    out = {f"{group}_rmse": values for group, values in geometry.coefficient_errors(output, aim).items()}
+    out["pose_deg"] = geometry.rotation_errors_deg(output.head_rotation, aim.head_rotation)
+    errors = geometry.angle_errors_deg(output.head_rotation, aim.head_rotation)
+    out |= {f"{name}_error_deg": errors[:, k] for k, name in enumerate(("yaw", "pitch", "roll"))}
+    if head is not None:
+        out |= {f"{group}_mm": values for group, values in geometry.vertex_errors_mm(head, output, aim).items()}
+    out |= {f"after_{trait}": values for trait, values in geometry.distances(output, wanted).items()}
+    out |= {f"before_{trait}": values for trait, values in geometry.distances(source, wanted).items()}
+    out |= {f"change_{trait}": values for trait, values in geometry.distances(output, source).items()}
+    for trait, (along, asked) in geometry.moves(source, output, wanted).items():
+        out |= {f"along_{trait}": along, f"asked_{trait}": asked}
+    turn = geometry.angle_errors_deg(source.head_rotation, wanted.head_rotation)
+    return {**out, "turn_yaw_deg": turn[:, 0]}
+
+
+def _independent(cases: Sequence[Case], judge: Judge) -> dict[str, np.ndarray]:
+    names = judge.score_names == judge.head.expression_names
+    columns: dict[str, list[float]] = {}
+    for case in cases:
+        found = {"pose_mp": (float("nan"),) * 3, "expression_mp": (float("nan"),) * 3}
+        turn, scores = _wanted_turn(case), _wanted_scores(case, names)
+        own = case.output
+        if turn is not None and case.source.turn is not None:
+            found["pose_mp"] = _three(geometry.apd_mp, own.turn if own else None, turn, case.source.turn, case.is_floor)
+        if scores is not None and case.source.blendshapes is not None:
+            mine = own.blendshapes if own else None
+            found["expression_mp"] = _three(geometry.aed_mp52, mine, scores, case.source.blendshapes, case.is_floor)
+        for name, (error, after, before) in found.items():
+            columns.setdefault(name, []).append(error)
+            columns.setdefault(f"after_{name}", []).append(after)
+            columns.setdefault(f"before_{name}", []).append(before)
+    return {name: np.array(values) for name, values in columns.items()}
+
+
+def _three(distance: Any, own: np.ndarray | None, wanted: np.ndarray, source: np.ndarray, floor: bool) -> tuple:
+    """Error, distance after, distance before."""
+    before = float(distance(wanted[None], source[None])[0])
+    if own is None:
+        return float("nan"), float("nan"), before
+    after = float(distance(own[None], wanted[None])[0])
+    return (float(distance(own[None], source[None])[0]) if floor else after), after, before
+
+
+def _is_copy(edit: EditSpec, trait: str) -> bool:
+    """Whether a trait is the target's in full, so that the target's own picture says what is wanted."""
+    if trait not in edit.take or edit.strength != 1:
+        return False
+    if trait == "pose":
+        return all(n is None for n in (edit.yaw_deg, edit.pitch_deg, edit.roll_deg))
+    return not edit.expression and edit.region == "face"
+
+
+def _wanted_turn(case: Case) -> np.ndarray | None:
+    """What the detector's matrix should be: the target's, or the source's turned by as much as was asked."""
+    if _is_copy(case.edited.edit, "pose") and case.target is not None:
+        return case.target.turn
+    if case.source.turn is None:
+        return None
+    goal, start = (to_matrix(p.head_rotation[None].astype(np.float64))[0] for p in (case.wanted, case.source.params))
+    return goal @ start.T @ case.source.turn
+
+
+def _wanted_scores(case: Case, same_names: bool) -> np.ndarray | None:
+    """What the detector's scores should be: the target's, or the source's with the asked steps, where axes are the scores'."""
+    if _is_copy(case.edited.edit, "expression") and case.target is not None:
+        return case.target.blendshapes
+    if "expression" not in traits_of(case.edited.edit):
+        return case.source.blendshapes
+    if case.source.blendshapes is None or not same_names:
+        return None
+    return np.clip(case.source.blendshapes + case.wanted.expression - case.source.params.expression, 0, 1)
+
+
+def _identities(cases: Sequence[Case]) -> dict[str, Any]:
+    width = next((len(c.source.identity) for c in cases if c.source.identity is not None), 0)
+    if not width:
+        return {}
+
+    def vectors(faces: Sequence[Seen | None]) -> np.ndarray:
+        gap = np.full(width, np.nan, np.float32)
+        return np.stack([gap if f is None or f.identity is None else f.identity for f in faces])
+
+    own, source = vectors([c.output for c in cases]), vectors([c.source for c in cases])
+    wanted = vectors([c.target if "identity" in c.edited.edit.take and not c.is_floor else c.source for c in cases])
+    goal = vectors([c.goal for c in cases])
+    truth = vectors([c.goal if c.edited.truth is not None else None for c in cases])
+    before, after = 1 - identity.cosine(source, wanted), 1 - identity.cosine(own, wanted)
+    return {
+        "identity": 1 - after,
+        "identity_distance": identity.distance(own, wanted),
+        "truth_distance": identity.distance(own, truth),
+        "before_identity": before,
+        "after_identity": after,
+        "change_identity": 1 - identity.cosine(own, source),
+        "along_identity": before - after,
+        "asked_identity": before,
+        "vector_output": own,
+        "vector_source": source,
+        "vector_goal": goal,
+    }
+
+
+def _lights(cases: Sequence[Case]) -> dict[str, np.ndarray]:
+    output = geometry.stack([c.output.params if c.output else None for c in cases], like=cases[0].source.params).light
+    source = geometry.stack([c.source.params for c in cases]).light
+    aim = geometry.stack([c.source.params if c.is_floor else c.wanted for c in cases]).light
+    gap = np.full(3, np.nan)
+    skin = np.stack([c.output.skin if c.output else gap for c in cases])
+    own_skin = np.stack([c.source.skin for c in cases])
+    hold = np.abs(light.ita_deg(light.delit(skin, output)) - light.ita_deg(light.delit(own_skin, source)))
+    angle = light.direction_errors_deg(output, aim)
+    skipped = np.isnan(angle) & np.isfinite(output).all((1, 2))
+    return {
+        "light_ball": light.ball_error(output, aim),
+        "light_angle_deg": angle,
+        "light_angle_skipped": skipped,
+        "skin_ita_deg": np.minimum(hold, 360 - hold),
+    }
+
+
+def _pictures(cases: Sequence[Case], judge: Judge, lpips: Lpips | None) -> dict[str, np.ndarray]:
+    out: dict[str, list[float]] = {
+        name: [] for name in ("psnr", "ssim", "lpips", "background_psnr", "change_background")
+    }
+    for case in cases:
+        one, row = case.edited, dict.fromkeys(out, float("nan"))
+        if one.output is not None and not case.is_floor:  # the floor's picture is moved: pixels say nothing of it
+            if one.truth is not None:
+                row["psnr"] = min(image.psnr(one.output, one.truth), MOST_DB)
+                row["ssim"] = image.ssim(one.output, one.truth)
+                row["lpips"] = float("nan") if lpips is None else lpips(one.output, one.truth)
+            # Without a face in the output its person is unknown; the source's mask then stands for both.
+            free = image.background(judge.person(one.source, case.source), judge.person(one.output, case.output))
+            row["background_psnr"] = min(image.psnr(one.output, one.source, free), MOST_DB)
+            row["change_background"] = np.sqrt(image.mean_square(one.output, one.source, free))
+        for name, value in row.items():
+            out[name].append(value)
+    return {name: np.array(values) for name, values in out.items()}
+
+
+def _groups(cases: Sequence[Case]) -> dict[str, Any]:
+    """What the fairness table groups by, of the source."""
+    poses = to_degrees(to_matrix(np.stack([c.source.params.head_rotation for c in cases]).astype(np.float64)))
+    return {
+        "source_yaw_deg": poses[:, 0],
+        "source_ita_deg": light.ita_deg(np.stack([c.source.skin for c in cases])),
+        "source_face_px": np.array([float(max(c.source.box[2:] - c.source.box[:2])) for c in cases]),
+    }
+
+
+def swept(case: Case, judge: Judge) -> dict[str, float]:
+    """The number swept, asked and achieved."""
+    if case.edited.sweep is None:
+        return {}
+    number = case.edited.sweep[1]
+    absolute = case.edited.edit.light is not None and not case.edited.edit.light.relative
+    unit = 1.0 if absolute else exposure(case.source.params.light)
+    own = None if case.output is None else case.output.params
+    found = achieved(case.wanted, own, judge.head, case.edited.edit, unit)
+    if number not in found:
+        raise ValueError(f"sweep {case.edited.sweep[0]}: {number} is none of the edit's numbers, {', '.join(found)}")
+    return {"asked": found[number].asked, "achieved": found[number].achieved}

@@ -1,0 +1,65 @@
+"""The four editors that every table has: one does nothing, one steals, one only goes through the VAE, one only trembles.
+
+Path: the edits of a test set -> the same edits as a control would have done them -> `measure`, beside the models.
+
+* `copy source`, the lazy editor: perfect identity, no gain. What a metric calls good here, it does not measure.
+* `copy target`, the identity stealer: perfect pose, another person.
+* `VAE round trip` of the true picture: what a latent model could reach at best.
+* `estimator floor`: the source moved by 3 px, nothing asked. What is below it is noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from rigface.metrics.cases import Edited
+
+COPY_SOURCE, COPY_TARGET, ROUND_TRIP, FLOOR = "copy source", "copy target", "VAE round trip", "estimator floor"
+CONTROLS = (COPY_SOURCE, COPY_TARGET, ROUND_TRIP, FLOOR)
+JITTER_PX = 3.0  # in a picture of 512 px; other sizes in proportion
+
+
+def controls(
+    edits: Sequence[Edited], round_trip: Callable[[np.ndarray], np.ndarray] | None = None, seed: int = 0
+) -> list[Edited]:
+    """The control rows of some edits; edits of several models or seeds on one pair give one control each.
+
+    Args:
+        edits: as given to `measure`.
+        round_trip: picture (H, W, 3) uint8 -> the same through encoder and decoder; None leaves that row out.
+        seed: of the directions in which pictures are moved.
+
+    Returns:
+        What each control would have put out. Without a target or a true picture an edit has only the first and last.
+    """
+    random = np.random.default_rng(seed)
+    out, done = [], set()
+    for one in edits:
+        if (one.name, one.key) in done:
+            continue
+        done.add((one.name, one.key))
+        plain = replace(one, seed=0, latency_s=None)
+        out.append(replace(plain, model=COPY_SOURCE, output=one.source))
+        goal = one.truth if one.truth is not None else one.target
+        if goal is not None:
+            out.append(replace(plain, model=COPY_TARGET, output=goal))
+            if round_trip is not None:
+                out.append(replace(plain, model=ROUND_TRIP, output=round_trip(goal)))
+        out.append(replace(plain, model=FLOOR, output=jittered(one.source, random)))
+    return out
+
+
+def jittered(picture: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """The picture moved by about 3 px (of 512) in some direction, by whole pixels: moved, not blurred. Its border is repeated."""
+    distance = JITTER_PX * min(picture.shape[:2]) / 512
+    angle = random.uniform(0, 2 * np.pi)
+    right, down = round(distance * np.cos(angle)), round(distance * np.sin(angle))
+    if right == down == 0:
+        right = 1
+    by = max(abs(right), abs(down))
+    wide = np.pad(picture, ((by, by), (by, by), (0, 0)), mode="edge")
+    height, width = picture.shape[:2]
+    return np.ascontiguousarray(wide[by - down : by - down + height, by - right : by - right + width])

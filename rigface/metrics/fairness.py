@@ -1,0 +1,102 @@
+"""For whom does it work worse? Means by skin tone, pose and face size, the worst-served group first.
+
+Path: rows of `measure` -> fairness, turns, worst_group -> `card`.
+
+Groups are made by the source as the judge saw it. Its skin tone is read off one photograph: a class is a bin of what was
+photographed, light included, and says nothing of a person.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from rigface.metrics import identity
+from rigface.metrics.light import ita_class
+from rigface.metrics.statistics import Group, with_failures, worst_first
+from rigface.metrics.table import METRICS, Metric, column, values_of
+
+if TYPE_CHECKING:
+    from rigface.metrics.measure import Row
+
+FACE_PX_EDGES = (0.0, 64.0, 96.0, 128.0, 192.0, 256.0, 1e9)
+FAIR = ("identity", "pose_deg", "expression_rmse", "light_rmse")  # what the table is about
+LEAST = 5  # values a group needs before its mean is more than chance
+
+
+@dataclass(frozen=True, eq=False)
+class Fairness:
+    """Means by group, the worst-served first; failures at their worst value included."""
+
+    model: str
+    metric: str
+    by: str
+    groups: tuple[Group, ...]
+    gap: float
+
+
+def groupings(rows: Sequence[Row]) -> dict[str, list[str]]:
+    """The group of each row, by what people are grouped: skin tone (ITA), yaw and face size of the source."""
+    turned, sized = column(rows, "source_yaw_deg"), column(rows, "source_face_px")
+    yaws, sizes = identity.bin_names(), identity.bin_names(FACE_PX_EDGES, " px")
+    return {
+        "skin tone": [ita_class(a) for a in column(rows, "source_ita_deg")],
+        "yaw": [yaws[i] if i >= 0 else "unknown" for i in identity.bins_of(turned)],
+        "face size": [sizes[i] if i >= 0 else "unknown" for i in identity.bins_of(sized, FACE_PX_EDGES)],
+    }
+
+
+def all_in(metric: Metric, rows: Sequence[Row]) -> np.ndarray:
+    """(N,) values of a metric with failures at their worst."""
+    failed = np.array([r["status"] == "no_face" for r in rows], bool)
+    return with_failures(values_of(metric.name, rows), failed, metric.worst)
+
+
+def fairness(model: str, rows: Sequence[Row]) -> list[Fairness]:
+    """One model's means by each grouping, for each metric of `FAIR`; `rows` may be of many models."""
+    own, out = [r for r in rows if r["model"] == model], []
+    for metric in (m for m in METRICS if m.name in FAIR):
+        values = all_in(metric, own)
+        for by, groups in groupings(own).items():
+            table, gap = worst_first(values, groups, metric.higher, LEAST)
+            if table:
+                out.append(Fairness(model, metric.name, by, tuple(table), gap))
+    return out
+
+
+def worst_group(rows: Sequence[Row]) -> tuple[str, str, float] | None:
+    """The worst-served of all groups with enough values, by identity."""
+    values, found = all_in(METRICS[0], rows), []
+    for by, groups in groupings(rows).items():
+        table, _ = worst_first(values, groups, True, LEAST)
+        found += [(g.mean, by, g.name) for g in table[:1] if g.count >= LEAST and len(table) > 1]
+    if not found:
+        return None
+    mean, by, name = min(found)
+    return by, name, mean
+
+
+def turns(model: str, rows: Sequence[Row]) -> list[tuple[str, str, int, float, float]]:
+    """(model, bin of the yaw asked, edits, mean identity, mean pose error in degrees), failures at their worst."""
+    own = [r for r in rows if r["model"] == model]
+    place = identity.bins_of(column(own, "turn_yaw_deg"))
+    by_name = {m.name: m for m in METRICS}
+    same, pose = (all_in(by_name[name], own) for name in ("identity", "pose_deg"))
+    out = []
+    for k, name in enumerate(identity.bin_names()):
+        here = (place == k) & np.isfinite(pose)
+        if here.any():
+            known = same[here & np.isfinite(same)]
+            out.append(
+                (
+                    model,
+                    name,
+                    int(here.sum()),
+                    float(known.mean()) if len(known) else float("nan"),
+                    float(pose[here].mean()),
+                )
+            )
+    return out

@@ -1,0 +1,290 @@
+"""Look at a picture the way an edit is judged: coefficients, scores, pose matrix, identity, or no face at all.
+
+Path: pictures (outputs, sources, targets) -> Judge -> [Seen | None] -> `measure`, or `achieved` for one edit's printout.
+
+One crop rule for every picture and every model: the picture's own landmarks are found anew, and the square around them
+is cut by `face/align.py`. Each picture is a track of its own, so that an output is not fitted with its source's shape.
+
+Two tracks. *In loop* is the reconstructor. *Independent* are MediaPipe's blendshapes and matrix, and the identity network. With
+the default reconstructor that is half a truth: the open head is fitted to MediaPipe's landmarks and starts from its
+scores, so only the identity network is a stranger to it. The extractors' names are in every card; read them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from rigface.edits import EditSpec
+from rigface.face import align
+from rigface.face.detect import Detector, overlap
+from rigface.face.mix import axes_of
+from rigface.face.reconstruct import Reconstructor
+from rigface.face.rotation import to_degrees, to_matrix
+from rigface.image import srgb8_to_linear
+from rigface.metrics.geometry import turn_of
+from rigface.metrics.light import described
+from rigface.types import Detection, FaceParams, HeadSpec
+
+CROP_RULE = (
+    f"{align.CROP_PX} px square, {align.SIDE} x the landmark box, raised {align.RAISE}, found anew in each picture"
+)
+SHOWN = 0.1  # an expression axis asked for or seen beyond this is worth a line in a printout
+
+
+class IdentityNetwork(Protocol):
+    """Turns a face into a vector; `face.identity.DlibIdentity` is one."""
+
+    version: str
+
+    def __call__(self, image: np.ndarray, detection: Detection) -> np.ndarray | None:
+        """(D,) float32, or None where the face cannot be aligned."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """One face as the judge saw it.
+
+    Args:
+        params: coefficients, one face.
+        box: (4,) of the landmarks, picture px.
+        landmarks: (L, 3) picture px.
+        frame_to_crop: (2, 3) affine to the 512 px crop that was reconstructed.
+        skin: (3,) median linear RGB within the landmarks' outline.
+        residual: the reconstructor's landmark residual, in outer-eye distances.
+        blendshapes: (B,) the detector's scores, or None.
+        turn: (3, 3) rotation in the detector's own matrix, or None.
+        identity: (D,) as the network gives it, or None where there is no network or no vector.
+    """
+
+    params: FaceParams
+    box: np.ndarray
+    landmarks: np.ndarray
+    frame_to_crop: np.ndarray
+    skin: np.ndarray
+    residual: float
+    blendshapes: np.ndarray | None = None
+    turn: np.ndarray | None = None
+    identity: np.ndarray | None = None
+
+
+class Judge:
+    """A detector, a reconstructor and an identity network, with one way of using them. Stateless between calls.
+
+    Args:
+        detector: finds the face; its scores and matrix are the independent track.
+        reconstructor: the in-loop estimator.
+        identity: None leaves identity out.
+        mask: person mask of a 512 px crop, such as `face.parse.person_mask`; None: the outline of the landmarks, widened.
+        second_look: search outputs for small faces too. Slow where there is no face, and an edit's face is not small.
+    """
+
+    def __init__(
+        self,
+        detector: Detector,
+        reconstructor: Reconstructor,
+        identity: IdentityNetwork | None = None,
+        mask: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
+        second_look: bool = False,
+    ) -> None:
+        self._detector, self._reconstructor, self._identity = detector, reconstructor, identity
+        self._mask, self._second_look = mask, second_look
+
+    @classmethod
+    def load(cls, device: str = "cpu", identity: bool = True) -> Judge:
+        """MediaPipe, closed-form fitting of the open head, dlib's identity network, the mask by colours.
+
+        Raises:
+            MissingAsset: a model file is not on this machine.
+        """
+        from rigface.face.detect import load_detector
+        from rigface.face.parse import person_mask
+        from rigface.face.reconstruct import load_reconstructor
+
+        network = None
+        if identity:
+            from rigface.face.identity import DlibIdentity
+
+            network = DlibIdentity()
+        return cls(load_detector(), load_reconstructor(device=device), network, person_mask)
+
+    @property
+    def head(self) -> HeadSpec:
+        """The head model of the coefficients."""
+        return self._reconstructor.head_spec
+
+    @property
+    def score_names(self) -> tuple[str, ...]:
+        """The names of the detector's blendshape scores."""
+        return self._detector.spec.blendshape_names
+
+    @property
+    def extractors(self) -> dict[str, str]:
+        """What each kind of number comes from: name, version and crop rule, as the card prints them."""
+        eyes = f"{self._detector.spec.name} {self._detector.spec.version}"
+        fit = (
+            f"{type(self._reconstructor).__name__} of head {self.head.name} {self.head.version} on {eyes}; {CROP_RULE}"
+        )
+        return {
+            "in loop": fit,
+            "independent": f"{eyes}, whole picture",
+            "identity": "none" if self._identity is None else f"{self._identity.version}, aligned by {eyes}",
+            "mask": "landmark outline" if self._mask is None else getattr(self._mask, "__name__", "given"),
+        }
+
+    def __call__(
+        self, pictures: Sequence[np.ndarray | None], near: Sequence[np.ndarray | None] | None = None
+    ) -> list[Seen | None]:
+        """Look at N pictures; all their faces are reconstructed in one batch.
+
+        Args:
+            pictures: (H, W, 3) uint8 each, of any size; None is a picture the model failed to make.
+            near: the box (4,) where each face is expected, picture px; None: the largest face.
+
+        Returns:
+            N faces; None where none was found.
+        """
+        places = [None] * len(pictures) if near is None else list(near)
+        found = [None if p is None else self._face(p, box) for p, box in zip(pictures, places)]
+        good = [i for i, one in enumerate(found) if one is not None]
+        seen: list[Seen | None] = [None] * len(found)
+        if not good:
+            return seen
+        faces: list[tuple[np.ndarray, Detection]] = [(pictures[i], found[i]) for i in good]  # type: ignore[misc]
+        affines = [align.frame_to_crop(one.box) for _, one in faces]
+        crops = [align.crop(picture, affine) for (picture, _), affine in zip(faces, affines)]
+        landmarks = np.stack([align.apply(a, one.landmarks) for (_, one), a in zip(faces, affines)]).astype(np.float32)
+        known = [one.blendshapes for _, one in faces if one.blendshapes is not None]
+        scores = np.stack(known) if len(known) == len(faces) else None
+        fit = self._reconstructor(crops, landmarks, scores, np.arange(len(faces)))
+        for k, i in enumerate(good):
+            picture, one = faces[k]
+            seen[i] = Seen(
+                params=_one(fit.params, k),
+                box=np.asarray(one.box),
+                landmarks=one.landmarks,
+                frame_to_crop=affines[k],
+                skin=skin_colour(picture, one.landmarks),
+                residual=float(fit.landmark_residual[k]),
+                blendshapes=one.blendshapes,
+                turn=None if one.matrix is None else turn_of(one.matrix),
+                identity=None if self._identity is None else self._identity(picture, one),
+            )
+        return seen
+
+    def _face(self, picture: np.ndarray, near: np.ndarray | None) -> Detection | None:
+        found = self._detector(picture, second_look=self._second_look)
+        found = [one for one in found if np.isfinite(one.box).all() and (one.box[2:] > one.box[:2]).all()]
+        if not found:
+            return None
+        if near is None:
+            return max(found, key=lambda one: float(np.prod(one.box[2:] - one.box[:2])))
+        shared = overlap(np.asarray(near, np.float64), np.stack([one.box for one in found]))
+        return found[int(shared.argmax())] if shared.max() > 0 else None
+
+    def person(self, picture: np.ndarray, seen: Seen | None) -> np.ndarray:
+        """Where the person is: (H, W) bool, picture px; all False without a face."""
+        import cv2
+
+        height, width = picture.shape[:2]
+        if seen is None:
+            return np.zeros((height, width), bool)
+        if self._mask is None:
+            middle = seen.landmarks[:, :2].mean(0)
+            wide = middle + (seen.landmarks[:, :2] - middle) * 1.3
+            return _outline(wide, height, width)
+        crop = align.crop(picture, seen.frame_to_crop)
+        mask = self._mask(crop, align.apply(seen.frame_to_crop, seen.landmarks))
+        back = align.invert(seen.frame_to_crop).astype(np.float64)
+        back[:, 2] += back[:, :2] @ (0.5, 0.5) - 0.5  # OpenCV's pixel centres are whole numbers
+        return cv2.warpAffine(mask, back, (width, height), flags=cv2.INTER_LINEAR) > 127
+
+
+def _one(params: FaceParams, k: int) -> FaceParams:
+    return params.map(lambda a: np.asarray(a[k]))
+
+
+def skin_colour(picture: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
+    """(3,) median linear RGB within the outline of the landmarks: skin, since most of a face is. NaN outside the picture."""
+    inside = _outline(landmarks[:, :2], *picture.shape[:2])
+    pixels = picture[inside]
+    if not len(pixels):
+        return np.full(3, np.nan)
+    return srgb8_to_linear(np.median(pixels, axis=0).round().astype(np.uint8)[None, None])[0, 0]
+
+
+def _outline(points: np.ndarray, height: int, width: int) -> np.ndarray:
+    import cv2
+
+    canvas = np.zeros((height, width), np.uint8)
+    hull = cv2.convexHull((points - 0.5).astype(np.float32))
+    cv2.fillConvexPoly(canvas, np.round(hull).astype(np.int32), 1)
+    return canvas.astype(bool)
+
+
+@dataclass(frozen=True)
+class Number:
+    """One number of an edit: what was asked, what the output shows; `achieved` is NaN where no face was found."""
+
+    asked: float
+    achieved: float
+    unit: str
+
+
+def achieved(
+    wanted: FaceParams, measured: FaceParams | None, head: HeadSpec, edit: EditSpec | None = None, unit: float = 1.0
+) -> dict[str, Number]:
+    """Asked against achieved, number by number, in the names of `EditSpec`.
+
+    Args:
+        wanted: what `mix` made of the edit; one face.
+        measured: coefficients re-measured on the output (`Seen.params`), or None.
+        head: the head model of both.
+        edit: only the numbers it touches are listed, a copied trait with all of its own; None: all.
+        unit: linear radiance that a light of strength 1 has: `mix.exposure` of the source, unless the edit's light is absolute.
+
+    Returns:
+        `yaw_deg`, `pitch_deg`, `roll_deg`; `expression.smile` ...; `light.azimuth_deg`, `light.elevation_deg`,
+        `light.intensity`, `light.ambient`.
+    """
+    take = frozenset({"pose", "expression", "light"}) if edit is None else edit.take
+    out: dict[str, Number] = {}
+    goal, got = _degrees(wanted), _degrees(measured)
+    for name, asked, now in zip(("yaw_deg", "pitch_deg", "roll_deg"), goal, got):
+        if "pose" in take or (edit is not None and getattr(edit, name) is not None):
+            out[name] = Number(float(asked), float(now), "degrees")
+    for name, axes in _expressions(wanted, measured, head, edit, "expression" in take).items():
+        weights = np.array(list(axes.values()))
+        at = [head.expression_names.index(axis) for axis in axes]
+        asked, now = (
+            float("nan") if p is None else float(p.expression[at] @ weights / (weights @ weights))
+            for p in (wanted, measured)
+        )
+        out[f"expression.{name}"] = Number(asked, now, "1 = in full")
+    if "light" in take or (edit is not None and edit.light is not None):
+        goal_light = described(wanted.light, unit)
+        got_light = dict.fromkeys(goal_light, float("nan")) if measured is None else described(measured.light, unit)
+        for name, asked in goal_light.items():
+            out[f"light.{name}"] = Number(asked, got_light[name], "degrees" if name.endswith("deg") else "strength")
+    return out
+
+
+def _degrees(params: FaceParams | None) -> np.ndarray:
+    return np.full(3, np.nan) if params is None else to_degrees(to_matrix(params.head_rotation[None]))[0]
+
+
+def _expressions(
+    wanted: FaceParams, measured: FaceParams | None, head: HeadSpec, edit: EditSpec | None, copied: bool
+) -> dict[str, dict[str, float]]:
+    """Names and their axes: those the edit names, and for a copied expression every axis that shows."""
+    out = {} if edit is None else {name: axes_of(name, head) for name in edit.expression}
+    if copied:
+        for k, name in enumerate(head.expression_names):
+            shown = max(abs(float(p.expression[k])) for p in (wanted, measured) if p is not None)
+            if shown > SHOWN and name not in out:
+                out[name] = {name: 1.0}
+    return out

@@ -1,0 +1,305 @@
+"""The report card on paper: Markdown, JSON, Parquet, and one HTML file that asks nobody for anything.
+
+Path: card.ReportCard -> these. What a cell shows is decided once, in `tables`; the formats only draw it.
+
+A cell reads `0.873 [0.86, 0.89] (0.85)`: the mean over what could be measured, its 95 % interval over source identities,
+and the mean with failures at their worst where there were any. `~` marks a gain that is no better than noise.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from html import escape
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from rigface.metrics.card import CardRow, ReportCard
+from rigface.metrics.leakage import edited_traits
+from rigface.metrics.table import METRICS, Cell
+
+if TYPE_CHECKING:
+    from rigface.metrics.measure import Row
+
+VERSION = "evaluation/1"
+_BY_NAME = {m.name: m for m in METRICS}
+_CSS = (
+    "body{font:13px/1.45 system-ui,sans-serif;margin:1.5rem;color:#1b1e23;background:#fff}h1{font-size:1.35rem}"
+    "h2{font-size:1.02rem;margin:1.6rem 0 .4rem}.wide{overflow-x:auto}table{border-collapse:collapse;"
+    "font-variant-numeric:tabular-nums}th,td{padding:.24rem .55rem;text-align:left;border-bottom:1px solid #d9dde3;"
+    "white-space:nowrap;vertical-align:top}th{font-weight:600}td small,th small{color:#646b76;display:block;font-weight:400}"
+    "tr.control td{color:#646b76;background:#f5f6f8}p,li{max-width:70rem}"
+    "@media(prefers-color-scheme:dark){body{color:#e6e8eb;background:#16181c}th,td{border-color:#333840}"
+    "tr.control td{background:#1e2126;color:#a2a9b4}td small,th small{color:#a2a9b4}}"
+)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as words. A cell is its main text and, after a line feed, what is smaller beside it."""
+
+    title: str
+    head: tuple[str, ...]
+    body: tuple[tuple[str, ...], ...]
+    muted: frozenset[int] = frozenset()
+
+
+def tables(card: ReportCard) -> list[Table]:
+    """Everything a card says, as tables of words, the main one first."""
+    out = [_main(card), *_leakages(card)]
+    if card.linearity:
+        head = (
+            "model",
+            "number",
+            "sweeps",
+            "rho\nmedian",
+            "rho\np10",
+            "slope",
+            "rho > 0.9",
+            "range kept\nas one person",
+        )
+        swept = [
+            (m, n, str(x.sweeps), *(_number(v) for v in (x.rho, x.rho_p10, x.slope, x.share_ordered, x.reach)))
+            for (m, n), x in card.linearity.items()
+        ]
+        out.append(Table("Does more asked give more done?", head, tuple(swept)))
+    if card.turns:
+        columns = ("model", "turn asked", "edits", "identity", "pose error\ndegrees")
+        turned = [(m, b, str(n), _number(i, 3), _number(p, 1)) for m, b, n, i, p in card.turns]
+        out.append(Table("Identity by the turn asked, never without the pose error", columns, tuple(turned)))
+    if card.against:
+        out.append(_against(card))
+    if card.fairness:
+        names = ("model", "number", "by", "worst group", "other groups", "gap")
+        out.append(Table("Worst group first", names, tuple(_fair(f) for f in card.fairness)))
+    return out
+
+
+def _number(value: float, digits: int = 2) -> str:
+    return "–" if not math.isfinite(value) else f"{value:.{digits}f}"
+
+
+def shown(name: str, cell: Cell | None) -> str:
+    """One cell in words; a dash where nothing was measured."""
+    if cell is None:
+        return "–"
+    metric = _BY_NAME[name]
+
+    def text(value: float) -> str:
+        return _number(value * metric.scale, metric.digits)
+
+    more = [f"[{text(cell.low)}, {text(cell.high)}]"] if math.isfinite(cell.low) else []
+    if not math.isclose(cell.with_failures, cell.value, rel_tol=1e-9, abs_tol=1e-12):
+        more.append(f"({text(cell.with_failures)})")
+    if math.isfinite(cell.spread):
+        more.append(f"seeds ±{text(cell.spread)}")
+    return text(cell.value) + ("\n" + " ".join(more) if more else "")
+
+
+def _main(card: ReportCard) -> Table:
+    head = (
+        "model", "edit", "N", "fail %", "identity\ncosine", "p10", "same person\nFAR 1e-3", "same person\ndlib 0.6",
+        "expression in loop\nRMSE x1e3", "expression indep.\nAED_mp52 x1e3", "pose in loop\n°", "pose indep.\nAPD_mp °",
+        "light\nRMSE x1e3", "light direction\n°", "shape\nRMSE x1e3", "largest leakage\nfloors", "gain in loop", "gain indep.",
+        "PSNR\ndB", "SSIM", "to true face", "face Fréchet", "background\ndB", "latency s\np50 / p95", "worst group\nidentity",
+    )  # fmt: skip
+    return Table(
+        card.title, head, tuple(map(_line, card.rows)), frozenset(k for k, r in enumerate(card.rows) if r.control)
+    )
+
+
+def _line(row: CardRow) -> tuple[str, ...]:
+    def at(name: str) -> str:
+        return shown(name, row.cells.get(name))
+
+    leak = "–" if not row.leaks_most[0] else f"{_number(row.leaks_most[1], 1)}\n{row.leaks_most[0]}"
+    latency = " / ".join(_number(v) for v in row.latency_p[:2]) if math.isfinite(row.latency_p[0]) else "–"
+    group = "–" if row.worst_group is None else f"{_number(row.worst_group[2], 3)}\n{row.worst_group[1]}"
+    return (
+        row.model, row.edit, str(row.edits) + (f"\n{row.unusable} unusable" if row.unusable else ""),
+        _number(100 * row.fail_share, 1), at("identity"), _number(row.identity_p10, 3), at("same_person"), at("same_dlib"),
+        at("expression_rmse"), at("expression_mp"), at("pose_deg"), at("pose_mp"), at("light_rmse"), at("light_angle_deg"),
+        at("shape_rmse"), leak, _gains(row, ""), _gains(row, "_mp"), at("psnr"), at("ssim"), at("truth_distance"),
+        _number(row.frechet, 3), at("background_psnr"), latency, group,
+    )  # fmt: skip
+
+
+def _gains(row: CardRow, track: str) -> str:
+    """The gains of the edited traits; with one trait the cell alone, with several each with its name."""
+    found = []
+    for trait in sorted(edited_traits(row.traits)):
+        name = f"gain_{trait}{track}"
+        if name in row.cells:
+            noisy = "~" if name in row.noise else ""
+            found.append((trait, noisy + shown(name, row.cells[name])))
+    if len(found) == 1:
+        return found[0][1]
+    return " / ".join(f"{trait} {text.splitlines()[0]}" for trait, text in found) or "–"
+
+
+def _leakages(card: ReportCard) -> list[Table]:
+    out = []
+    for model, matrix in card.leakage.items():
+        body = []
+        for r, row in enumerate(matrix.rows):
+            values = [
+                f"{_number(v)}\nof 1 asked" if mine else _number(v, 1)
+                for v, mine in zip(matrix.values[r], matrix.edited[r])
+            ]
+            body.append((row or "nothing", str(matrix.counts[r]), *values))
+        out.append(Table(f"Leakage of {model}, in estimator floors", ("edited", "N", *matrix.columns), tuple(body)))
+    return out
+
+
+def _fair(one: Any) -> tuple[str, ...]:
+    metric = _BY_NAME[one.metric]
+    groups = [f"{g.name} {_number(g.mean * metric.scale, metric.digits)} (n={g.count})" for g in one.groups]
+    gap = _number(one.gap * metric.scale, metric.digits)
+    return one.model, f"{metric.label}\n{metric.unit}", one.by, groups[0], ", ".join(groups[1:]) or "–", gap
+
+
+def _against(card: ReportCard) -> Table:
+    body = []
+    for (model, edit), found in card.against.items():
+        for name, d in found.items():
+            m = _BY_NAME[name]
+            low, mean, high = (_number(v * m.scale, m.digits + 1) for v in (d.low, d.mean, d.high))
+            clear = "unclear" if not d.low * d.high > 0 else "better" if (d.mean > 0) == m.higher else "worse"
+            body.append(
+                (model, edit, f"{m.label}\n{m.unit}; {m.extractor}", f"{mean}\n[{low}, {high}]", str(d.pairs), clear)
+            )
+    return Table(
+        f"Against {card.baseline}, paired", ("model", "edit", "number", "difference", "pairs", ""), tuple(body)
+    )
+
+
+def _sources(card: ReportCard) -> list[str]:
+    threshold = f"{card.threshold:.3f}" if math.isfinite(card.threshold) else "none"
+    return [
+        *(f"{name}: {text}" for name, text in card.extractors.items()),
+        f"identity threshold {threshold} (false-accept rate 1e-3 on {card.impostors} pairs of strangers in this test set, "
+        f"whose mean cosine is {_number(card.impostor_mean, 3)})",
+        "square brackets: 95 % interval over source identities; round ones: with failures at their worst value "
+        "(identity 0, an error its 95th percentile, a gain its 5th); ~: not above the gain of a trembling estimator",
+        f"{VERSION}; numbers of one run through this protocol are comparable with each other, not with printed ones",
+        *card.notes,
+    ]
+
+
+def to_markdown(card: ReportCard) -> str:
+    """The card as Markdown."""
+    out = [f"# {card.title}", ""]
+    for k, table in enumerate(tables(card)):
+        out += [] if k == 0 else [f"## {table.title}", ""]
+        rows = [[_escaped(c) for c in row] for row in (table.head, ("---",) * len(table.head), *table.body)]
+        out += ["| " + " | ".join(row) + " |" for row in rows] + [""]
+    return "\n".join([*out, "## Where the numbers come from", "", *(f"- {line}" for line in _sources(card)), ""])
+
+
+def _escaped(text: str) -> str:
+    return text.replace("|", "\\|").replace("~", "\\~").replace("\n", " ")
+
+
+def to_html(card: ReportCard) -> str:
+    """The card as one HTML page without scripts or anything from elsewhere."""
+    out = []
+    for k, table in enumerate(tables(card)):
+        out.append(f"<h{1 + (k > 0)}>{escape(table.title)}</h{1 + (k > 0)}><div class=wide><table>")
+        out.append("<thead><tr>" + "".join(f"<th>{_html(c)}</th>" for c in table.head) + "</tr></thead><tbody>")
+        for r, row in enumerate(table.body):
+            kind = " class=control" if r in table.muted else ""
+            out.append(f"<tr{kind}>" + "".join(f"<td>{_html(c)}</td>" for c in row) + "</tr>")
+        out.append("</tbody></table></div>")
+    lines = "".join(f"<li>{escape(line)}</li>" for line in _sources(card))
+    title = escape(card.title)
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+        f"<title>{title}</title><style>{_CSS}</style>{''.join(out)}<h2>Where the numbers come from</h2><ul>{lines}</ul></html>"
+    )
+
+
+def _html(text: str) -> str:
+    main, _, small = text.partition("\n")
+    return escape(main) + (f"<small>{escape(small)}</small>" if small else "")
+
+
+def to_dict(card: ReportCard) -> dict[str, Any]:
+    """The card as plain JSON values; what is not a number is null."""
+    rows = []
+    for row in card.rows:
+        plain = {k: v for k, v in vars(row).items() if k != "cells"}
+        plain["cells"] = {
+            name: {**asdict(c), "unit": _BY_NAME[name].unit, "extractor": _extractor(card, name)}
+            for name, c in row.cells.items()
+        }
+        rows.append(plain)
+    matrices = {
+        m: {**vars(x), "values": x.values.tolist(), "edited": x.edited.tolist()} for m, x in card.leakage.items()
+    }
+    out = {**vars(card), "version": VERSION, "rows": rows, "leakage": matrices}
+    out["linearity"] = [{"model": m, "number": n, **asdict(x)} for (m, n), x in card.linearity.items()]
+    out["fairness"] = [asdict(f) for f in card.fairness]
+    out["against"] = [
+        {"model": m, "edit": e, "metric": name, **asdict(d)}
+        for (m, e), x in card.against.items()
+        for name, d in x.items()
+    ]
+    return _plain(out)
+
+
+def _extractor(card: ReportCard, name: str) -> str:
+    source = _BY_NAME[name].extractor
+    return card.extractors.get(source, source)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_plain(v) for v in (sorted(value) if isinstance(value, (set, frozenset)) else value)]
+    if isinstance(value, np.ndarray):
+        return _plain(value.tolist())
+    if isinstance(value, (float, np.floating)):
+        return float(value) if math.isfinite(value) else None
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def to_json(card: ReportCard) -> str:
+    """The card as JSON text."""
+    return json.dumps(to_dict(card), indent=1, sort_keys=True, allow_nan=False)
+
+
+def to_table(card: ReportCard) -> pa.Table:
+    """The card's cells in long form, one row per model, edit and metric, for Parquet: every row names its extractor."""
+    found = [
+        {"model": r.model, "edit": r.edit, "control": r.control, "edits": r.edits, "fail_share": r.fail_share,
+         "metric": name, "unit": _BY_NAME[name].unit, "extractor": _extractor(card, name), **asdict(c)}
+        for r in card.rows for name, c in r.cells.items()
+    ]  # fmt: skip
+    metadata = {"rigface.schema": VERSION, "rigface.extractors": json.dumps(dict(card.extractors))}
+    return pa.Table.from_pylist(found).replace_schema_metadata(metadata)
+
+
+def rows_table(rows: Sequence[Row], extractors: dict[str, str]) -> pa.Table:
+    """The rows of `measure` for Parquet: everything the card was made of, so that it can be made again."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    table = pa.Table.from_pylist([{name: row.get(name) for name in names} for row in rows])
+    return table.replace_schema_metadata({"rigface.schema": VERSION, "rigface.extractors": json.dumps(extractors)})
+
+
+def save(card: ReportCard, rows: Sequence[Row], folder: str | PathLike[str]) -> None:
+    """Write `card.md`, `card.json`, `card.html`, `card.parquet` and `rows.parquet` into a folder on this machine."""
+    from pyarrow import parquet
+
+    place = Path(folder)
+    place.mkdir(parents=True, exist_ok=True)
+    for name, text in (("card.md", to_markdown(card)), ("card.json", to_json(card)), ("card.html", to_html(card))):
+        (place / name).write_text(text, encoding="utf-8")
+    parquet.write_table(to_table(card), place / "card.parquet")
+    parquet.write_table(rows_table(rows, dict(card.extractors)), place / "rows.parquet")
