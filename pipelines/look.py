@@ -178,6 +178,5 @@ class _Seen:
                 "identity_vector": schema.column([self._vectors.get(i) for i in range(count)], schema.IDENTITY_WIDTH),
                 "crop": pa.array(self._crops, pa.binary()),
                 "_score": pa.array([d.score for d in self._found], pa.float32()),
-                "_matrix": schema.column([d.matrix for d in self._found], 16),
             }
         )

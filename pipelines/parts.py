@@ -14,7 +14,7 @@ import numpy as np
 from pipelines.child import Child
 from pipelines.config import Settings
 from rigface.errors import PlanError
-from rigface.types import DetectorSpec, FaceParams, HeadSpec, Quality
+from rigface.types import DetectorSpec, HeadSpec, Quality
 
 if TYPE_CHECKING:
     from rigface.face.detect import Detector
@@ -22,26 +22,24 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class Face:
-    """What stages know of one face when they judge it.
+class Sighting:
+    """What is known of one face when it is judged.
 
     Args:
         box: (4,) frame px.
         landmarks: (L, 3) crop px.
+        inside: (4,) x0, y0, x1, y1 of the frame, crop px.
         score: the detector's.
-        matrix: (4, 4) head-to-camera, or None.
-        params: coefficients, batch ().
-        landmark_residual, photometric_residual, occlusion: of the fit.
+        rotation: (3,) of the head, axis-angle.
+        residuals: (3,) of landmarks, of colours, and the occluded share, as the reconstructor says.
     """
 
     box: np.ndarray
     landmarks: np.ndarray
+    inside: np.ndarray
     score: float
-    matrix: np.ndarray | None
-    params: FaceParams
-    landmark_residual: float
-    photometric_residual: float
-    occlusion: float
+    rotation: np.ndarray
+    residuals: np.ndarray
 
 
 class Identity(Protocol):
@@ -106,24 +104,54 @@ def reconstructor(settings: Settings, device: str) -> Reconstructor:
 class Judge(Protocol):
     """Says which pixels are the person, and how far to trust the row."""
 
-    def mask(self, crop: np.ndarray, face: Face) -> np.ndarray:
+    def mask(self, crop: np.ndarray, face: Sighting) -> np.ndarray:
         """(512, 512) uint8: 255 person, 0 background."""
         ...
 
-    def quality(self, crop: np.ndarray, mask: np.ndarray, face: Face) -> Quality:
+    def quality(self, crop: np.ndarray, mask: np.ndarray, face: Sighting) -> Quality:
         """The quality columns."""
         ...
+
+
+class ColourJudge:
+    """Mask by colours, quality by measurement; no network."""
+
+    def mask(self, crop: np.ndarray, face: Sighting) -> np.ndarray:
+        from rigface.face.parse import person_mask
+
+        x0, y0, x1, y1 = face.inside.tolist()
+        return person_mask(crop, face.landmarks, (x0, y0, x1, y1))
+
+    def quality(self, crop: np.ndarray, mask: np.ndarray, face: Sighting) -> Quality:
+        from rigface.face.quality import measure
+        from rigface.face.rotation import to_degrees, to_matrix
+
+        yaw, pitch, roll = to_degrees(to_matrix(face.rotation)).tolist()
+        landmarks, colours, occlusion = face.residuals.tolist()
+        return measure(
+            crop,
+            face.landmarks,
+            face.box,
+            face.score,
+            mask,
+            yaw_deg=yaw,
+            pitch_deg=pitch,
+            roll_deg=roll,
+            landmark_residual=landmarks,
+            photometric_residual=colours,
+            occlusion=occlusion,
+        )
 
 
 class FakeJudge:
     """The fakes of `parse` and `quality`."""
 
-    def mask(self, crop: np.ndarray, face: Face) -> np.ndarray:
+    def mask(self, crop: np.ndarray, face: Sighting) -> np.ndarray:
         from rigface.fake import fake_mask
 
         return fake_mask(crop)
 
-    def quality(self, crop: np.ndarray, mask: np.ndarray, face: Face) -> Quality:
+    def quality(self, crop: np.ndarray, mask: np.ndarray, face: Sighting) -> Quality:
         from rigface.fake import fake_quality
 
         return fake_quality(face.box, face.score)
@@ -131,7 +159,7 @@ class FakeJudge:
 
 def judge(settings: Settings) -> Judge:
     """Mask and quality; fakes beside a fake reconstructor."""
-    return FakeJudge()
+    return FakeJudge() if settings.reconstructor == "fake" else ColourJudge()
 
 
 class Specs:

@@ -10,7 +10,6 @@ and stops the job. `needs` and `adds` are checked by `plan.check` before a clust
 from __future__ import annotations
 
 import json
-import operator
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, fields
 from typing import Any, ClassVar, Protocol
@@ -26,6 +25,7 @@ from pipelines.storage import INTERNAL, Store, sharded
 from pipelines.unit import Unit
 from rigface import schema
 from rigface.errors import BadInput
+from rigface.face import align
 from rigface.image import encode_png
 from rigface.types import DetectorSpec, FaceParams, HeadSpec, Quality
 
@@ -56,7 +56,7 @@ class Look:
     needs = ()
     adds = (
         *("frame_index", "time_s", "track", "status", "reason", "box", "frame_to_crop", "landmarks", "blendshapes"),
-        *("identity_vector", "crop", "_score", "_matrix"),
+        *("identity_vector", "crop", "_score"),
     )
 
     def __init__(self, settings: Settings, silence_s: float) -> None:
@@ -112,7 +112,7 @@ class Finish:
     """The person's mask, and how far to trust the row."""
 
     name = "finish"
-    needs = ("status", "crop", "landmarks", "box", "_score", "_matrix", *_PARAMS, *_RESIDUALS)
+    needs = ("status", "crop", "landmarks", "box", "frame_to_crop", "head_rotation", "_score", *_RESIDUALS)
     adds = ("mask", *_QUALITY)
 
     def __init__(self, settings: Settings) -> None:
@@ -125,7 +125,7 @@ class Finish:
         masks: list[bytes] = []
         qualities: list[dict[str, Any]] = []
         done: list[int] = []
-        for row, crop, face in zip(rows.tolist(), unit.crops(rows), _faces(unit, rows)):
+        for row, crop, face in zip(rows.tolist(), unit.crops(rows), _sightings(unit, rows)):
             try:
                 with unit.timed("parse"):
                     mask = self._judge.mask(crop, face)
@@ -143,28 +143,18 @@ class Finish:
         unit.add(columns, np.array(done, np.int64))
 
 
-def _faces(unit: Unit, rows: np.ndarray) -> Iterator[parts.Face]:
-    """The faces of these rows, one by one."""
+def _sightings(unit: Unit, rows: np.ndarray) -> Iterator[parts.Sighting]:
+    """What is known of the faces of these rows, one by one."""
     count = len(rows)
-    values: dict[str, Any] = {}
-    for f in fields(FaceParams):
-        if f.name in unit.faces.column_names:
-            own = [axis if isinstance(axis, int) else -1 for axis in f.metadata["shape"]]
-            values[f.name] = unit.numbers(f.name, rows).reshape(count, *own)
-    params = FaceParams(**values)
     boxes, landmarks = unit.numbers("box", rows), unit.numbers("landmarks", rows).reshape(count, -1, 3)
-    matrices = None if unit["_matrix"].null_count else unit.numbers("_matrix", rows).reshape(count, 4, 4)
+    affines = unit.numbers("frame_to_crop", rows).reshape(count, 2, 3)
+    corners = np.array([[0, 0], [unit.record["width"], unit.record["height"]]], np.float32)
     scores = unit["_score"].to_numpy()[rows]
-    residuals = [unit.numbers(name, rows)[:, 0] for name in _RESIDUALS]
+    rotations = unit.numbers("head_rotation", rows)
+    residuals = np.concatenate([unit.numbers(name, rows) for name in _RESIDUALS], axis=1)
     for i in range(count):
-        yield parts.Face(
-            boxes[i],
-            landmarks[i],
-            float(scores[i]),
-            None if matrices is None else matrices[i],
-            params.map(operator.itemgetter(i)),
-            *(float(values[i]) for values in residuals),
-        )
+        inside = align.apply(affines[i], corners).ravel()
+        yield parts.Sighting(boxes[i], landmarks[i], inside, float(scores[i]), rotations[i], residuals[i])
 
 
 class Write:

@@ -233,7 +233,7 @@ def test_crops_are_decoded_once_and_memory_is_bounded():
 def test_stages_that_do_not_fit_are_refused_before_anything_runs():
     columns = {c.name for c in schema.face_columns(fake.HEAD, fake.DETECTOR)}
     plan.check([Look, Reconstruct, Finish, Write], (), columns)
-    with pytest.raises(PlanError, match=r"finish needs .*'shape'.*before it there are"):
+    with pytest.raises(PlanError, match=r"finish needs .*'head_rotation'.*before it there are"):
         plan.check([Look, Finish, Write], (), columns)
     with pytest.raises(PlanError, match=r"no stage adds \['mask'"):
         plan.check([Look, Reconstruct, Write], (), {"mask"})
