@@ -17,6 +17,7 @@ from rigface.edits import NAMED, EditSpec, LightEdit
 from rigface.face.delight import AMBIENT
 from rigface.face.lighting import lamp, seen
 from rigface.face.rotation import from_degrees, to_axis_angle, to_degrees, to_matrix
+from rigface.face.sliders import alone
 from rigface.types import FaceParams, HeadSpec
 
 GIVEN_BY = {
@@ -57,7 +58,7 @@ def mix(source: FaceParams, edit: EditSpec, head: HeadSpec, target: FaceParams |
     if any(n is not None for n in (edit.yaw_deg, edit.pitch_deg, edit.roll_deg)):
         wanted = replace(wanted, head_rotation=_pose(wanted.head_rotation, edit))
     if edit.light is not None:
-        wanted = replace(wanted, light=light_of(edit.light, exposure(source.light)))
+        wanted = replace(wanted, light=light_of(edit.light, white(source.light)))
     return wanted if edit.strength == 1 else _between(source, wanted, edit.strength)
 
 
@@ -75,15 +76,13 @@ def axes_of(name: str, head: HeadSpec) -> dict[str, float]:
 
 
 def _expression(expression: np.ndarray, edit: EditSpec, head: HeadSpec) -> np.ndarray:
-    out = expression.copy()
-    asked = [(axes_of(name, head), value) for name, value in edit.expression.items()]
-    for axes, _ in asked:  # set, not added: asking twice for 0.5 is not asking for 1
-        for axis in axes:
-            out[head.expression_names.index(axis)] = 0
-    for axes, value in asked:
-        for axis, share in axes.items():
-            out[head.expression_names.index(axis)] += share * value
-    return out
+    asked: dict[int, float] = {}
+    for name, value in edit.expression.items():
+        for axis, share in axes_of(name, head).items():
+            k = head.expression_names.index(axis)
+            asked[k] = asked.get(k, 0.0) + share * value  # two names may share an axis
+    # Set, not added: 0.5 asked of a face that has 0.3 gives 0.5, and asking twice does not give 1.
+    return expression + alone(head, {k: value - float(expression[k]) for k, value in asked.items()})
 
 
 def _in_region(name: str, region: str) -> bool:
@@ -99,19 +98,25 @@ def _pose(rotation: np.ndarray, edit: EditSpec) -> np.ndarray:
 
 def exposure(light: np.ndarray) -> float:
     """How bright a light is on what the camera sees, in white ambient lights of strength 1: (9, 3) -> number."""
-    return float(max(seen(torch.from_numpy(np.asarray(light))).mean(), 1e-4))
+    return float(seen(torch.from_numpy(np.asarray(light))).mean().clamp_min(1e-4))
 
 
-def light_of(edit: LightEdit, unit: float) -> np.ndarray:
+def white(light: np.ndarray) -> np.ndarray:
+    """(3,) `exposure` by colour: what white paper facing the camera would look like in this light (9, 3)."""
+    return np.maximum(seen(torch.from_numpy(np.asarray(light, np.float32))).numpy(), 1e-4)
+
+
+def light_of(edit: LightEdit, unit: float | np.ndarray) -> np.ndarray:
     """(9, 3) float32 coefficients of a lamp over a surround.
 
     Args:
         edit: the light as described.
-        unit: linear radiance of strength 1, the source's `exposure`; unused where the edit is not relative.
+        unit: linear radiance of strength 1, a number or by colour (3,): the source's `exposure` or `white`. Unused where
+            the edit is not relative.
     """
     scale = unit if edit.relative else 1.0
     if edit.sh is not None:
-        return np.array(edit.sh, np.float32) * np.float32(scale)
+        return (np.array(edit.sh, np.float32) * scale).astype(np.float32)
     azimuth, elevation = np.radians([edit.azimuth_deg, edit.elevation_deg])
     towards = np.array([np.sin(azimuth) * np.cos(elevation), np.sin(elevation), np.cos(azimuth) * np.cos(elevation)])
     out = np.outer(lamp(torch.from_numpy(towards)).numpy() * edit.intensity, edit.colour)

@@ -6,42 +6,50 @@ Source: image-based relighting by ratio images (Riklin-Raviv & Shashua 2001; Wen
 fitted mesh (Blanz & Vetter 1999), drawn backwards: each pixel asks where in the source it came from.
 
 * Inside the face a pixel reads the source where the same piece of skin was; skin the source did not show is read from
-  the mirrored place on the other cheek.
-* Around the face a skirt of two rings carries hair, ears and neck along: the inner ring turns rigidly with the head, a
-  little behind the face; the outer ring stays, so that the background stays.
-* Light is multiplied by the ratio of the two shadings, in a power-law colour space where that is one product.
-* A mouth that opens wider than the source's shows a dark inside instead of stretched lips.
+  the mirrored place on the other cheek. Eyes and mouth are openings of their own (`slits.py`).
+* Around the face rings carry hair, ears and neck along (`skirt.py`).
+* Where a mask says who is the person, only the person moves, over a background that stays and is filled in where it
+  was hidden (`infill.py`). Without a mask the surroundings are bent along.
+* Light is multiplied by the ratio of the two shadings (`paint.py`).
 
 With the source's own coefficients the result is the source, to rounding.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import cache, lru_cache
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 
+from rigface.face import paint
 from rigface.face.camera import project, to_crop_px
+from rigface.face.infill import behind
 from rigface.face.lighting import shade
 from rigface.face.open_head import OpenHead
 from rigface.face.raster import rasterize
 from rigface.face.render import vertex_normals
 from rigface.face.rotation import to_matrix
+from rigface.face.skirt import RINGS, Skirt, skirt, strip
+from rigface.face.slits import Slit, boundary, closed, slits
 from rigface.types import FaceParams
 
 STEPS = 1
 GAMMA = 2.2
-RATIO = (0.12, 6.0)  # darkest and brightest change of light that 8-bit pixels survive
-DARKEST = 0.06  # shading below this share of the mean is noise, not light
-RIGID_RING = 1.32  # the inner ring, in face radii from the middle of the face
-STILL_RING = 2.15  # the outer one
-BEHIND = 0.055  # metres from the rim of the face back to the inner ring
+RATIO = (0.12, 4.0)  # darkest and brightest change of light that 8-bit pixels survive
+DARKEST = 0.15  # shading below this share of the mean is noise, not light
+TINT = 0.35  # log of the largest change of colour from place to place; a fitted light is no surer than that
 SEEN = (0.05, 0.35)  # cosine to the viewer at which a piece of skin counts as not seen, and as seen
-LIP_LINE = (78, 191, 80, 81, 82, 13, 312, 311, 310, 415, 308, 324, 318, 402, 317, 14, 87, 178, 88, 95)
+SOFT_MASK = 0.006  # of the side: masks are blurred by this much
+OUTER_EYES = (33, 263)
+LIPS = (12, 15)  # middle of the upper and of the lower lip
+SUPPLE, JAW_TOP = 0.03, -0.025  # metres: from the rim to what moves freely; height below which the jaw is
+THROAT, TONGUE = 0.2, 0.55  # as dark as these shares of the lips
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +68,7 @@ class Preview:
 
 
 class Previewer:
-    """The open head and its skirt, ready to be moved. Stateless between calls."""
+    """The open head and what hangs around it, ready to be moved. Stateless between calls."""
 
     def __init__(self, model: OpenHead | None = None) -> None:
         self._model = model or OpenHead.load()
@@ -76,59 +84,92 @@ class Previewer:
             crop: (S, S, 3) uint8, the source's crop at any size.
             source: its coefficients; one face, numpy.
             wanted: the coefficients wanted.
-            mask: (S, S) uint8, the person in the crop; light then stays off the background.
+            mask: (S, S) uint8, the person in the crop, 255.
         """
-        size = len(crop)
-        mesh = self._mesh
+        size, mesh = len(crop), self._mesh
         both = _pair(source, wanted)
-        vertices = self._head.of(both)
-        normals = vertex_normals(vertices, self._head.faces)
-        own_light, twin_light = _ratios(shade(normals, both.light), mesh.mirror)
+        unposed = self._unposed(both)
+        vertices = unposed @ to_matrix(both.head_rotation).mT
         points = to_crop_px(project(vertices, both.camera), size).numpy()
-        rings = to_crop_px(project(self._rim(both), both.camera), size).numpy()
-        pushed = _outside(rings[0], points[0, mesh.rim]) - rings[0]
-        here = _joined(points[0], rings[0] + pushed, rings[0], size)
-        there = _joined(points[1], rings[1] + pushed, rings[0], size)
+        eyes = float(np.linalg.norm(points[0, OUTER_EYES[0]] - points[0, OUTER_EYES[1]]))
+        around = skirt(self._straight_rim(both), points[0, mesh.rim], both, size)
+        normals = vertex_normals(vertices, self._head.faces)
         shown = _shown(normals[..., 2].numpy(), mesh.mirror)
-        still = np.ones(len(mesh.rim))
-        seen = np.concatenate([shown, shown[mesh.rim], still]).astype(np.float32)
-        twin = here[mesh.twin, :2].astype(np.float32)
-        lit, twin_lit = (np.concatenate([r, r[mesh.rim], np.ones((len(mesh.rim), 3))]) for r in (own_light, twin_light))
+        lit, twin_lit = _ratios(shade(torch.cat([normals, around.normals], 1), both.light), mesh.mirror)
+        there, table = mesh.laid_out(points, around, shown, lit, twin_lit, eyes, mask is not None)
         fragments = rasterize(torch.from_numpy(there)[None], mesh.triangles, size)
-        opened = _opened(points)
+        soft, back, hole = _layers(crop, mask, there, table)
         image, invented = np.empty_like(crop), np.zeros((size, size), np.float32)
-        new_mask = None if mask is None else np.empty_like(mask)
-        _compiled()(
-            fragments.face[0].numpy(), fragments.barycentrics[0].numpy(), mesh.triangles.numpy(), mesh.inside_mouth,
-            here[:, :2].astype(np.float32), twin, seen, lit.astype(np.float32), twin_lit.astype(np.float32),
-            np.float32(opened),
-            np.ascontiguousarray(crop), _one(mask), image, _one(new_mask), invented,
+        hard = np.zeros((0, 0), np.uint8) if mask is None else np.ascontiguousarray(mask)
+        new_mask = np.empty_like(hard)
+        paint.compiled()(
+            fragments.face[0].numpy(), fragments.barycentrics[0].numpy(), mesh.triangles.numpy(), table,
+            _inside_of_mouth(crop, points[0]), np.ascontiguousarray(crop), hard, soft, back, hole, image, new_mask, invented,
         )  # fmt: skip
-        return Preview(image, new_mask, invented)
+        return Preview(image, None if mask is None else new_mask, invented)
 
-    def _rim(self, both: FaceParams) -> torch.Tensor:
-        """(2, R, 3) the rigid ring in the camera frame, before and after: the neutral face's rim, wider and behind."""
-        still = replace(both, expression=torch.zeros_like(both.expression), shape=both.shape[:1].expand_as(both.shape))
-        straight = replace(still, head_rotation=torch.zeros_like(both.head_rotation))
-        rim = self._head.of(straight)[:, self._mesh.rim]
-        middle = rim.mean(1, keepdim=True)
-        outwards = (rim - middle) * torch.tensor([1.0, 1.0, 0.0])
-        below = (-outwards[..., 1:2] / outwards[..., 1:2].abs().amax()).clamp(0, 1)  # the neck turns less than the hair
-        ring = middle + outwards * (RIGID_RING - 0.12 * below) + (rim - middle) * torch.tensor([0, 0, 1.0])
-        ring[..., 2] -= BEHIND
-        turned = ring @ to_matrix(both.head_rotation).mT
-        return turned + 0.6 * below * (turned[:1] - turned)
+    def _unposed(self, both: FaceParams) -> torch.Tensor:
+        """(2, V, 3) before and after, unturned; expressions do not move the rim of the forehead and temples."""
+        out = self._head.neutral(both.shape, both.expression)
+        change = both.expression[1] - both.expression[0]
+        if change.any():
+            out[1] -= (1 - self._mesh.supple[:, None]) * (self._head.expression_basis @ change)
+        return out
+
+    def _straight_rim(self, both: FaceParams) -> torch.Tensor:
+        """(R, 3) the rim of the source's own neutral head."""
+        return self._head.neutral(both.shape[:1], torch.zeros_like(both.expression[:1]))[0, self._mesh.rim]
 
 
 @dataclass(frozen=True, eq=False)
 class _Mesh:
-    """The face, the rigid ring and the still ring as one mesh; vertices in that order."""
+    """Face, rings and openings as one mesh: V + 3 R + strips vertices, in that order."""
 
     triangles: torch.Tensor  # (F, 3) int64
     rim: np.ndarray  # (R,) face vertices around the face, in order
     mirror: np.ndarray  # (V,) face vertex on the other side
-    twin: np.ndarray  # (V + 2 R,) the same for the whole mesh
-    inside_mouth: np.ndarray  # (F,) bool
+    across: np.ndarray  # (R,) place in the rim on the other side
+    slits: list[Slit]
+    supple: torch.Tensor  # (V,) how much an expression may move a vertex, in [0, 1]
+
+    def laid_out(
+        self, points: np.ndarray, around: Skirt, shown: np.ndarray, lit: np.ndarray, twin_lit: np.ndarray,
+        eyes: float, masked: bool,
+    ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+        """Where each vertex is drawn, (N, 3) crop px, and what it carries, (N, paint.WIDTH)."""
+        count, ring = len(self.mirror), len(self.rim)
+        before, after = points
+        for slit in self.slits:
+            before, after = closed(slit, before), closed(slit, after)
+        strips = [slit.strip(before, after, eyes) for slit in self.slits]
+        rims = np.concatenate([slit.rims for slit in self.slits])
+        n = count + len(around.here) + len(rims)
+        table = np.zeros((n, paint.WIDTH), np.float32)
+        mirrored = [k * ring + self.across for k in range(len(around.here) // ring)]
+        table[:, paint.HERE : paint.HERE + 2] = np.concatenate(
+            [before[:, :2], around.here[:, :2], *[s[0] for s in strips]]
+        )
+        table[:, paint.TWIN : paint.TWIN + 2] = np.concatenate(
+            [before[self.mirror, :2], around.here[np.concatenate(mirrored), :2], *_twins(self.slits, strips)]
+        )
+        # What hangs around the face may be mirrored only where a mask keeps the background out of it.
+        sides = np.maximum(shown[self.rim], around.neck) if masked else np.ones(ring)
+        table[:, paint.SEEN] = np.concatenate([shown, sides, sides, np.ones(ring), shown[rims]])
+        table[count + len(around.here) :, paint.DARK : paint.TONGUE + 1] = np.concatenate([s[2] for s in strips])
+        for column, ratio in ((paint.LIT, lit), (paint.TWIN_LIT, twin_lit)):
+            rings = ratio[count:]
+            if not masked:  # light would show on the background
+                rings = 1 + (rings - 1) * np.repeat([0.4, 0, 0], ring)[:, None]
+            table[:, column : column + 3] = np.concatenate([ratio[:count], rings, ratio[rims]])
+        drawn = np.concatenate([after, around.there, *[s[1] for s in strips]]).astype(np.float32)
+        return drawn, table
+
+
+def _twins(openings: list[Slit], strips: Sequence[tuple[np.ndarray, ...]]) -> list[np.ndarray]:
+    """Where each strip's vertices are mirrored: one eye in the other, the mouth in itself."""
+    right, left, mouth = (s[0] for s in strips)
+    columns = len(openings[2].upper)
+    return [left, right, mouth.reshape(-1, columns, 2)[:, ::-1].reshape(-1, 2)]
 
 
 @lru_cache(maxsize=2)
@@ -137,42 +178,31 @@ def _mesh(model: OpenHead) -> _Mesh:
 
     weights, faces = model.subdivision(STEPS)
     points = weights @ model.template
-    rim = _boundary(faces)
+    rim = boundary(faces)
     count, around = len(points), len(rim)
-    inner, outer = count + np.arange(around), count + around + np.arange(around)
-    skirt = [strip for a, b in ((rim, inner), (inner, outer)) for strip in _strip(a, b)]
-    mouth = np.zeros(len(model.template), bool)
-    mouth[list(LIP_LINE)] = True
-    coarse = mouth[model.control_faces].all(1)  # all three corners on the line of the lips: the hole between them
-    inside = np.repeat(coarse, 4**STEPS)
-    triangles = np.concatenate([faces, *skirt])
+    openings = slits(model.control_faces, faces, len(model.template), STEPS)
+    rings = [rim, *(count + k * around + np.arange(around) for k in range(len(RINGS) + 1))]
+    parts = [np.delete(faces, np.concatenate([s.faces for s in openings]), axis=0)]
+    parts += [piece for inner, outer in pairwise(rings) for piece in strip(inner, outer)]
+    first = count + around * (len(RINGS) + 1)
+    for slit in openings:
+        parts.append(slit.triangles(first))
+        first += slit.rows * len(slit.upper)
     mirror = cKDTree(points).query(points * [-1, 1, 1])[1]
     place = {int(vertex): k for k, vertex in enumerate(rim)}
-    across = count + np.array([place[int(mirror[vertex])] for vertex in rim])
+    across = np.array([place[int(mirror[vertex])] for vertex in rim])
     return _Mesh(
-        torch.from_numpy(triangles.astype(np.int64)),
-        rim,
-        mirror,
-        np.concatenate([mirror, across, across + around]),
-        np.concatenate([inside, np.zeros(len(triangles) - len(faces), bool)]),
+        torch.from_numpy(np.concatenate(parts).astype(np.int64)), rim, mirror, across, openings, _supple(points, rim)
     )
 
 
-def _boundary(faces: np.ndarray) -> np.ndarray:
-    """Vertices of the mesh's one boundary, in order, the mesh on the left."""
-    directed = {(int(a), int(b)) for t in faces for a, b in ((t[0], t[1]), (t[1], t[2]), (t[2], t[0]))}
-    after = {a: b for a, b in directed if (b, a) not in directed}
-    loop = [next(iter(sorted(after)))]
-    while (following := after[loop[-1]]) != loop[0]:
-        loop.append(following)
-    return np.array(loop)
+def _supple(points: np.ndarray, rim: np.ndarray) -> torch.Tensor:
+    """(V,) 0 on the bony rim of the face, 1 inside and along the jaw."""
+    from scipy.spatial import cKDTree
 
-
-def _strip(inner: np.ndarray, outer: np.ndarray) -> list[np.ndarray]:
-    """Triangles between two rings of the same length, outside up."""
-    a, b = inner, np.roll(inner, -1)
-    c, d = outer, np.roll(outer, -1)
-    return [np.stack([b, a, c], 1), np.stack([b, c, d], 1)]
+    away = cKDTree(points[rim]).query(points)[0]
+    height = np.clip((points[:, 1] - JAW_TOP) / 0.02, 0, 1)  # 0 where the jaw is, 1 above
+    return torch.from_numpy((1 - height * np.clip(1 - away / SUPPLE, 0, 1)).astype(np.float32))
 
 
 def _pair(source: FaceParams, wanted: FaceParams) -> FaceParams:
@@ -188,16 +218,26 @@ def _pair(source: FaceParams, wanted: FaceParams) -> FaceParams:
 def _ratios(shading: torch.Tensor, mirror: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """By what colours are multiplied in power-law space, at each vertex: read from itself, and from its twin.
 
-    Args:
-        shading: (2, V, 3) before and after.
+    Brightness follows the two lights. The colour of the change follows them in the mean, and from place to place only so
+    far: estimated lights are worth little in the colours of what they hardly light, and a green neck is worse than none.
 
-    Returns:
-        (V, 3) and (V, 3).
+    Args:
+        shading: (2, V + K R, 3) before and after; the face first, whose `mirror` is (V,).
     """
     floor = DARKEST * shading.mean(1, keepdim=True).clamp_min(1e-4)
     before, after = torch.maximum(shading, floor)
-    own, twin = ((after / b).clamp(*RATIO).pow(1 / GAMMA).numpy() for b in (before, before[torch.from_numpy(mirror)]))
-    return own, twin
+    twin = before.clone()
+    twin[: len(mirror)] = before[torch.from_numpy(mirror)]
+    own_ratio, twin_ratio = _tempered(after / before, before), _tempered(after / twin, before)
+    return own_ratio, twin_ratio
+
+
+def _tempered(ratio: torch.Tensor, weight: torch.Tensor) -> np.ndarray:
+    grey = ratio.mean(1, keepdim=True)
+    tint = (ratio / grey).log()
+    mean = (tint * weight).sum(0) / weight.sum(0)
+    tint = mean + TINT * ((tint - mean) / TINT).tanh()
+    return (grey * tint.exp()).clamp(*RATIO).pow(1 / GAMMA).numpy()
 
 
 def _shown(facing: np.ndarray, mirror: np.ndarray) -> np.ndarray:
@@ -209,122 +249,33 @@ def _shown(facing: np.ndarray, mirror: np.ndarray) -> np.ndarray:
     before, after = facing
     clear = np.clip((before - SEEN[0]) / (SEEN[1] - SEEN[0]), 0, 1)
     no_worse = np.clip(1 - (after - before - 0.05) / 0.25, 0, 1)  # as grazing as it was: keep what the source has
-    return np.maximum(np.maximum(clear, no_worse), clear > clear[mirror])
+    as_good = np.clip(1 - (clear[mirror] - clear - 0.05) / 0.4, 0, 1)  # the twin must be clearly better
+    return np.maximum(np.maximum(clear, no_worse), as_good)
 
 
-def _outside(ring: np.ndarray, rim: np.ndarray) -> np.ndarray:
-    """The ring as it lies in the source, but never in front of the face: on a turned head its far side does."""
-    middle = rim[:, :2].mean(0)
-    out, edge = ring[:, :2] - middle, rim[:, :2] - middle
-    reach, least = np.linalg.norm(out, axis=1), 1.12 * np.linalg.norm(edge, axis=1)
-    direction = np.where(
-        (reach < least)[:, None], edge / np.linalg.norm(edge, axis=1, keepdims=True), out / reach[:, None]
-    )
-    return np.concatenate([middle + direction * np.maximum(reach, least)[:, None], ring[:, 2:]], axis=1)
+def _layers(
+    crop: np.ndarray, mask: np.ndarray | None, there: np.ndarray, table: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The mask with soft edges, the picture behind the person, and where that was filled in; empty where not needed."""
+    nothing = np.zeros((0, 0), np.uint8), np.zeros((0, 0, 3), np.uint8), np.zeros((0, 0), np.uint8)
+    if mask is None:
+        return nothing
+    size = len(crop)
+    width = 2 * round(SOFT_MASK * size) + 1
+    soft = cv2.blur(mask, (width, width))
+    moved = np.abs(there[:, :2] - table[:, paint.HERE : paint.HERE + 2]).max()
+    if moved * 512 / size < paint.STILL_PX:
+        return soft, *nothing[1:]
+    return soft, *behind(crop, mask)
 
 
-def _joined(face: np.ndarray, ring: np.ndarray, ring_before: np.ndarray, size: int) -> np.ndarray:
-    """(V + 2 R, 3) crop px: the face, the rigid ring, and the ring that stays, which is far behind."""
-    middle = ring_before.mean(0)
-    still = middle + (ring_before - middle) * (STILL_RING / RIGID_RING)
-    still[:, 2] = ring_before[:, 2].max() + size
-    return np.concatenate([face, ring, still])
-
-
-def _opened(points: np.ndarray) -> float:
-    """How dark the mouth's inside has to be: 0 as in the source, 1 wide open where it was shut. Lips that only part a
-    little (3 % of the outer-eye distance) still show lips and teeth."""
-    gap = np.linalg.norm(points[:, 13] - points[:, 14], axis=-1)
-    eyes = np.linalg.norm(points[:, 33] - points[:, 263], axis=-1)
-    before, after = gap / np.maximum(eyes, 1e-3)
-    return float(np.clip((after - before - 0.03) / max(after, 0.1), 0, 1))
-
-
-def _one(mask: np.ndarray | None) -> np.ndarray:
-    return np.zeros((0, 0), np.uint8) if mask is None else np.ascontiguousarray(mask)
-
-
-@cache
-def _compiled() -> Callable[..., None]:
-    from numba import njit
-
-    try:
-        return njit(cache=True, nogil=True, error_model="numpy", fastmath=True)(_paint)
-    except RuntimeError:  # neither beside this file nor in the user's cache folder may be written
-        return njit(nogil=True, error_model="numpy", fastmath=True)(_paint)
-
-
-def _paint(
-    face: Any, shares: Any, triangles: Any, inside_mouth: Any, here: Any, twin: Any, seen: Any, lit: Any, twin_lit: Any, opened: Any,
-    crop: Any, mask: Any, image: Any, new_mask: Any, invented: Any,
-) -> None:  # fmt: skip
-    """Fill the preview pixel by pixel. Compiled by numba; arrays as `Previewer.__call__` makes them."""
-    size = face.shape[0]
-    masked = mask.shape[0] > 0
-
-    def corner(at: Any) -> Any:  # the pixel before, and the share of the one after; edges are repeated
-        at = min(max(at - 0.5, 0.0), size - 1.0)
-        first = min(int(at), size - 2)
-        return first, at - first
-
-    def colour(x: Any, y: Any) -> Any:
-        a, p = corner(x)
-        b, q = corner(y)
-        w00, w01, w10, w11 = (1 - p) * (1 - q), p * (1 - q), (1 - p) * q, p * q
-        n, e, s, t = crop[b, a], crop[b, a + 1], crop[b + 1, a], crop[b + 1, a + 1]
-        return (
-            w00 * n[0] + w01 * e[0] + w10 * s[0] + w11 * t[0],
-            w00 * n[1] + w01 * e[1] + w10 * s[1] + w11 * t[1],
-            w00 * n[2] + w01 * e[2] + w10 * s[2] + w11 * t[2],
-        )
-
-    for j in range(size):
-        for i in range(size):
-            f = face[j, i]
-            if f < 0:
-                image[j, i] = crop[j, i]
-                if masked:
-                    new_mask[j, i] = mask[j, i]
-                continue
-            x = y = u = v = shown = 0.0
-            red = green = blue = red2 = green2 = blue2 = 0.0
-            for k in range(3):
-                w, vertex = shares[j, i, k], triangles[f, k]
-                x += w * here[vertex, 0]
-                y += w * here[vertex, 1]
-                u += w * twin[vertex, 0]
-                v += w * twin[vertex, 1]
-                shown += w * seen[vertex]
-                red += w * lit[vertex, 0]
-                green += w * lit[vertex, 1]
-                blue += w * lit[vertex, 2]
-                red2 += w * twin_lit[vertex, 0]
-                green2 += w * twin_lit[vertex, 1]
-                blue2 += w * twin_lit[vertex, 2]
-            invented[j, i] = 1 - shown
-            if masked:
-                a, p = corner(x)
-                b, q = corner(y)
-                upper = mask[b, a] + p * (np.float64(mask[b, a + 1]) - mask[b, a])
-                lower = mask[b + 1, a] + p * (np.float64(mask[b + 1, a + 1]) - mask[b + 1, a])
-                person = upper + q * (lower - upper)
-                new_mask[j, i] = np.uint8(person + 0.5)
-                share = person / 255.0
-                red, green, blue = 1 + share * (red - 1), 1 + share * (green - 1), 1 + share * (blue - 1)
-                red2, green2, blue2 = 1 + share * (red2 - 1), 1 + share * (green2 - 1), 1 + share * (blue2 - 1)
-            own = colour(x, y)
-            own = (own[0] * red, own[1] * green, own[2] * blue)
-            if shown < 0.999:
-                other = colour(u, v)
-                own = (
-                    shown * own[0] + (1 - shown) * other[0] * red2,
-                    shown * own[1] + (1 - shown) * other[1] * green2,
-                    shown * own[2] + (1 - shown) * other[2] * blue2,
-                )
-            if inside_mouth[f] and opened > 0:
-                bright = opened * (0.299 * own[0] + 0.587 * own[1] + 0.114 * own[2])
-                keep = 1 - opened
-                own = (keep * own[0] + 0.42 * bright, keep * own[1] + 0.26 * bright, keep * own[2] + 0.25 * bright)
-                invented[j, i] = max(invented[j, i], opened)
-            for c in range(3):
-                image[j, i, c] = np.uint8(min(255.0, own[c] + 0.5))
+def _inside_of_mouth(crop: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """(2, 3) float32: the dark of this mouth, and its tongue, from the colour of the lips."""
+    size = len(crop)
+    reach = max(size // 128, 1)
+    colours = []
+    for lip in LIPS:
+        x, y = np.clip(points[lip, :2].astype(int), reach, size - reach - 1)
+        colours.append(crop[y - reach : y + reach + 1, x - reach : x + reach + 1].mean((0, 1)))
+    lips = np.mean(colours, axis=0)
+    return np.stack([THROAT * lips, TONGUE * lips]).astype(np.float32)

@@ -1,0 +1,117 @@
+"""The preview's one loop over pixels: where each comes from, how it is lit, and what is behind it.
+
+Path: `warp.py` lays out vertices and their attributes -> paint -> image, mask, and how much was invented.
+
+Colours are handled as they are stored, in sRGB: a ratio of lights is raised to 1/2.2 beforehand, so it stays one product.
+Brightened colours bend below white instead of being cut off there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+# Columns of the vertex table.
+HERE, TWIN, SEEN, DARK, TONGUE, LIT, TWIN_LIT, WIDTH = 0, 2, 4, 5, 6, 7, 10, 13
+
+KNEE = 0.8  # of white, where brightened colours begin to bend
+STILL_PX, MOVED_PX = 3.0, 14.0  # of 512: displacements between which the background stops moving with the person
+
+
+@cache
+def compiled() -> Callable[..., None]:
+    """The loop as machine code: from the disk in milliseconds, or compiled in a few seconds."""
+    from numba import njit
+
+    try:
+        return njit(cache=True, nogil=True, error_model="numpy", fastmath=True)(_paint)
+    except RuntimeError:  # neither beside this file nor in the user's cache folder may be written
+        return njit(nogil=True, error_model="numpy", fastmath=True)(_paint)
+
+
+def _paint(
+    face: Any, shares: Any, triangles: Any, table: Any, inside: Any, crop: Any, mask: Any, soft: Any, back: Any, hole: Any,
+    image: Any, new_mask: Any, invented: Any,
+) -> None:  # fmt: skip
+    """Fill the preview. Compiled by numba.
+
+    Args:
+        face, shares: (S, S) int32 and (S, S, 3): what `rasterize` found; triangles (F, 3).
+        table: (V, WIDTH) float32, the columns named above. Places in px; lights as factors.
+        inside: (2, 3) the dark of a mouth and the colour of its tongue.
+        crop: (S, S, 3) uint8. mask: (S, S) uint8, and soft: the same with soft edges; or (0, 0). back, hole: from `infill.behind`, or (0, 0, 3) and (0, 0).
+        image, new_mask, invented: to be filled.
+    """
+    size = face.shape[0]
+
+    def corner(x: Any, y: Any) -> Any:  # the pixel before, and the shares of those after; edges are repeated
+        x, y = min(max(x - 0.5, 0.0), size - 1.0), min(max(y - 0.5, 0.0), size - 1.0)
+        a, b = min(int(x), size - 2), min(int(y), size - 2)
+        return a, b, x - a, y - b
+
+    def grey(of: Any, a: Any, b: Any, p: Any, q: Any) -> Any:
+        upper = of[b, a] + p * (np.float64(of[b, a + 1]) - of[b, a])
+        lower = of[b + 1, a] + p * (np.float64(of[b + 1, a + 1]) - of[b + 1, a])
+        return upper + q * (lower - upper)
+
+    def colour(a: Any, b: Any, p: Any, q: Any, c: Any) -> Any:
+        upper = crop[b, a, c] + p * (np.float64(crop[b, a + 1, c]) - crop[b, a, c])
+        lower = crop[b + 1, a, c] + p * (np.float64(crop[b + 1, a + 1, c]) - crop[b + 1, a, c])
+        return upper + q * (lower - upper)
+
+    masked, layered = mask.shape[0] > 0, back.shape[0] > 0
+    unit = size / 512.0
+    at = np.empty(WIDTH)
+
+    for j in range(size):
+        for i in range(size):
+            f = face[j, i]
+            if f < 0:
+                for c in range(3):
+                    image[j, i, c] = crop[j, i, c]
+                if masked:
+                    new_mask[j, i] = mask[j, i]
+                continue
+            w0, w1, w2 = shares[j, i, 0], shares[j, i, 1], shares[j, i, 2]
+            v0, v1, v2 = triangles[f, 0], triangles[f, 1], triangles[f, 2]
+            for k in range(WIDTH):
+                at[k] = w0 * table[v0, k] + w1 * table[v1, k] + w2 * table[v2, k]
+            new = 1 - at[SEEN]
+            mirrored = at[SEEN] < 0.999
+            a, b, p, q = corner(at[HERE], at[HERE + 1])
+            if mirrored:
+                ta, tb, tp, tq = corner(at[TWIN], at[TWIN + 1])
+            person = 1.0
+            if masked:
+                person, level = grey(soft, a, b, p, q) / 255.0, grey(mask, a, b, p, q)
+                if mirrored:
+                    person = at[SEEN] * person + (1 - at[SEEN]) * grey(soft, ta, tb, tp, tq) / 255.0
+                    level = at[SEEN] * level + (1 - at[SEEN]) * grey(mask, ta, tb, tp, tq)
+                new_mask[j, i] = np.uint8(level + 0.5)
+            covered = 0.0
+            if layered and person < 0.999:
+                moved = np.hypot(at[HERE] - i - 0.5, at[HERE + 1] - j - 0.5) / unit
+                covered = (1 - person) * min(max((moved - STILL_PX) / (MOVED_PX - STILL_PX), 0.0), 1.0)
+                new = max(new, covered * hole[j, i] / 255.0)
+            dark = at[DARK]
+            new = max(new, dark)
+            for c in range(3):
+                lit = 1 + person * (at[LIT + c] - 1)
+                value = lit * colour(a, b, p, q, c)
+                if mirrored:
+                    twin_lit = 1 + person * (at[TWIN_LIT + c] - 1)
+                    value = at[SEEN] * value + (1 - at[SEEN]) * twin_lit * colour(ta, tb, tp, tq, c)
+                if dark > 0:
+                    depth = inside[0, c] + at[TONGUE] * at[TONGUE] * (inside[1, c] - inside[0, c])
+                    value += dark * (lit * depth - value)
+                if lit > 1 and value > KNEE * 255:
+                    over = value / 255.0 - KNEE
+                    bent = 255 * (KNEE + (1 - KNEE) * over / (over + 1 - KNEE))
+                    value += min(1.0, 4 * (lit - 1)) * (bent - value)
+                if covered > 0:
+                    value += covered * (back[j, i, c] - value)
+                image[j, i, c] = np.uint8(min(255.0, value + 0.5))
+            invented[j, i] = new

@@ -1,0 +1,125 @@
+"""What hangs around the fitted face when it moves: hair, ears and neck, on rings of vertices.
+
+Path: `warp.py` draws the face, the openings of `slits.py` and these rings as one mesh.
+
+Three rings follow the rim of the face. The first two turn rigidly with the head, behind the face, the wider the further;
+below, where the neck is, they turn less and then not at all. The third stays, inside the crop's border, so that what is
+pasted back has no seam. On a head that was photographed from the side the far half of a ring lies hidden behind the face:
+it is pushed out beside the rim, before and after the edit by the same amount.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from rigface.face.camera import project, to_crop_px
+from rigface.face.rotation import to_matrix
+from rigface.types import FaceParams
+
+
+@dataclass(frozen=True)
+class Ring:
+    """A ring that turns with the head.
+
+    Args:
+        reach: radius in those of the rim, from the middle of the face.
+        behind: metres behind the rim.
+        least: the least radius, in those of the rim as it lies in the picture.
+        neck: by how much of the head's turn it turns where the neck is.
+        normal: cosine of its surface to the axis of the face, for light: sides, and neck.
+    """
+
+    reach: float
+    behind: float
+    least: float
+    neck: float
+    normal: tuple[float, float]
+
+
+RINGS = (Ring(1.3, 0.03, 1.12, 0.4, (0.55, 0.9)), Ring(1.72, 0.08, 1.3, 0.0, (0.45, 0.95)))
+STILL = 2.2  # reach of the ring that stays
+BORDER = 0.01  # of the crop's side, which the still ring keeps from its border
+
+
+def strip(inner: np.ndarray, outer: np.ndarray) -> list[np.ndarray]:
+    """Triangles between two rings of the same length, outside up."""
+    a, b = inner, np.roll(inner, -1)
+    c, d = outer, np.roll(outer, -1)
+    return [np.stack([b, a, c], 1), np.stack([b, c, d], 1)]
+
+
+@dataclass(frozen=True, eq=False)
+class Skirt:
+    """The rings of one edit; K = 3 rings of R vertices, in order.
+
+    Args:
+        here, there: (K R, 3) crop px before and after.
+        normals: (2, K R, 3) camera frame, before and after.
+        neck: (R,) how much a place of the rim belongs to the neck, in [0, 1].
+    """
+
+    here: np.ndarray
+    there: np.ndarray
+    normals: torch.Tensor
+    neck: np.ndarray
+
+
+def skirt(straight: torch.Tensor, rim_px: np.ndarray, both: FaceParams, size: int) -> Skirt:
+    """The rings around a face.
+
+    Args:
+        straight: (R, 3) the rim of the neutral, unturned source head, metres.
+        rim_px: (R, 3) the rim in the source, crop px.
+        both: source and wanted as a torch batch of two.
+        size: of the crop, px.
+    """
+    turn = to_matrix(both.head_rotation)
+    middle = straight.mean(0)
+    outwards = (straight - middle) * torch.tensor([1.0, 1.0, 0.0])
+    neck = (-outwards[:, 1:2] / outwards[:, 1:2].abs().amax()).clamp(0, 1)
+    direction = outwards / outwards.norm(dim=1, keepdim=True)
+    ahead = torch.tensor([0.0, 0.0, 1.0])
+    here, there, normals = [], [], []
+    for ring in RINGS:
+        points = middle + outwards * (ring.reach - 0.12 * neck) + (straight - middle) * ahead - ring.behind * ahead
+        turned = points @ turn.mT
+        held = neck * (1 - ring.neck)
+        turned = turned + held * (turned[:1] - turned)
+        cosine = ring.normal[0] + neck * (ring.normal[1] - ring.normal[0])
+        normal = (direction * (1 - cosine.square()).sqrt() + ahead * cosine) @ turn.mT
+        normals.append(normal + held * (normal[:1] - normal))
+        before, after = to_crop_px(project(turned, both.camera), size).numpy()
+        beside = _beside(before, rim_px, ring.least)
+        here.append(beside)
+        there.append(after + (beside - before))
+    still = _still(here[-1], rim_px, size)
+    here.append(still)
+    there.append(still)
+    normals.append(normals[-1][:1].expand(2, -1, -1))
+    unit = torch.nn.functional.normalize(torch.cat(normals, 1), dim=-1)
+    return Skirt(np.concatenate(here), np.concatenate(there), unit, neck[:, 0].numpy())
+
+
+def _beside(ring: np.ndarray, rim: np.ndarray, least: float) -> np.ndarray:
+    """The ring, pushed outwards where it lies nearer to the middle than `least` rims."""
+    middle = rim[:, :2].mean(0)
+    out, edge = ring[:, :2] - middle, rim[:, :2] - middle
+    reach, wanted = np.linalg.norm(out, axis=1), least * np.linalg.norm(edge, axis=1)
+    along = np.where(
+        (reach < wanted)[:, None], edge / np.linalg.norm(edge, axis=1, keepdims=True), out / reach[:, None]
+    )
+    return np.concatenate([middle + along * np.maximum(reach, wanted)[:, None], ring[:, 2:]], axis=1)
+
+
+def _still(ring: np.ndarray, rim: np.ndarray, size: int) -> np.ndarray:
+    """(R, 3) the ring that stays: beyond the last one, inside the crop where there is room, far behind everything."""
+    middle = rim[:, :2].mean(0)
+    out = ring[:, :2] - middle
+    border = BORDER * size
+    room = np.where(out > 0, size - border - middle, middle - border) / np.maximum(np.abs(out), 1e-6)
+    further = np.clip(room.min(1), 1.05, STILL / RINGS[-1].reach)
+    behind = np.full((len(ring), 1), ring[:, 2].max() + size)
+    return np.concatenate([middle + out * further[:, None], behind], axis=1)

@@ -1,0 +1,159 @@
+"""Eyes and mouth as what they are: slits through which something behind them is seen.
+
+Path: `warp.py` cuts these openings out of the fitted mesh and fills them with strips from here.
+
+A mesh whose eyes are part of the skin squashes the iris when the lids close, and stretches the teeth when the jaw drops.
+Here each opening is a strip between its two rims, upper and lower, with rows of its own:
+
+* **eye**: the eyeball stays and the upper lid slides over it, so a strip that closes shows less of the source instead
+  of all of it squashed. It hangs on the lower lid, which moves little.
+* **mouth**: the upper slab (teeth) hangs on the upper lip and the lower one on the lower lip, both at the source's own
+  scale; between them, where a wider mouth shows what the source did not, it is dark, redder towards the tongue.
+
+Lids and lips meet and do not pass through each other: a rim that would cross the other is put onto it (`closed`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+# Loops of MediaPipe's canonical mesh: the upper rim from one corner to the other, and back along the lower.
+RIGHT_EYE = (33, 246, 161, 160, 159, 158, 157, 173, 133, 155, 154, 153, 145, 144, 163, 7)
+LEFT_EYE = (263, 466, 388, 387, 386, 385, 384, 398, 362, 382, 381, 380, 374, 373, 390, 249)
+LIPS = (78, 191, 80, 81, 82, 13, 312, 311, 310, 415, 308, 324, 318, 402, 317, 14, 87, 178, 88, 95)
+
+UPPER_TEETH = 0.72  # share of what a parted mouth shows that hangs on the upper lip
+SOFT = 0.035  # outer-eye distances over which the inside of a mouth gets dark
+NARROW, LASHES = 0.3, 0.8  # an eye narrower than this share of the source's is darkened so far by its lashes
+STRETCH = 1.15  # a slab may be that much longer before something dark is put behind it,
+FREE, PARTED = 2.0, (0.13, 0.2)  # and by that much more where the source's mouth, this far parted, shows one itself
+LIPS_GIVE = 0.025  # lips that part by less are stretched
+
+
+@dataclass(frozen=True, eq=False)
+class Slit:
+    """One opening.
+
+    Args:
+        upper, lower: (C,) vertices of the two rims, corner to corner; the corners are in both.
+        faces: (F,) the mesh's triangles that filled it.
+        is_mouth: whether it has an inside.
+    """
+
+    upper: np.ndarray
+    lower: np.ndarray
+    faces: np.ndarray
+    is_mouth: bool
+
+    @property
+    def rows(self) -> int:
+        """How many rows of vertices its strip has."""
+        return 6 if self.is_mouth else 2
+
+    def triangles(self, first: int) -> np.ndarray:
+        """(F, 3) triangles of the strip, whose vertices are numbered row by row from `first`."""
+        columns = len(self.upper)
+        grid = first + np.arange(self.rows * columns).reshape(self.rows, columns)
+        a, b, c, d = grid[:-1, :-1].ravel(), grid[:-1, 1:].ravel(), grid[1:, :-1].ravel(), grid[1:, 1:].ravel()
+        return np.concatenate([np.stack([a, c, b], 1), np.stack([b, c, d], 1)])
+
+    @property
+    def rims(self) -> np.ndarray:
+        """(rows * C,) the mesh vertex that each vertex of the strip takes its light from."""
+        half = self.rows // 2
+        return np.concatenate([np.tile(self.upper, half), np.tile(self.lower, half)])
+
+    def strip(self, source: np.ndarray, wanted: np.ndarray, eyes: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The strip's vertices.
+
+        Args:
+            source, wanted: (V, 3) the mesh, crop px, `closed`.
+            eyes: outer-eye distance, px.
+
+        Returns:
+            (rows * C, 2) where to read the source, (rows * C, 3) where to draw, and (rows * C, 2): how dark, and how
+            near the tongue.
+        """
+        upper, lower = source[self.upper, :2], source[self.lower, :2]
+        top, bottom = wanted[self.upper], wanted[self.lower]
+        was = np.linalg.norm(lower - upper, axis=1)
+        now = np.linalg.norm((bottom - top)[:, :2], axis=1)
+        if not self.is_mouth:
+            shown = np.minimum((now + 0.01) / (was + 0.01), 1)[:, None]  # 1 in the corners
+            lashes = LASHES * np.clip(1 - shown / NARROW, 0, 1)
+            return (
+                np.concatenate([lower + shown * (upper - lower), lower]),
+                np.concatenate([top, bottom]),
+                np.tile(np.concatenate([lashes, 0 * lashes], axis=1), (2, 1)),
+            )
+        elastic = STRETCH + FREE * np.clip((was.max() / eyes - PARTED[0]) / (PARTED[1] - PARTED[0]), 0, 1)
+        new = np.maximum(now - elastic * was - LIPS_GIVE * eyes, 0)  # px of each column that the source does not show
+        ramp = np.minimum(SOFT * eyes, 0.4 * new)
+        slab = now - new
+        down = [0 * now, UPPER_TEETH * slab, UPPER_TEETH * slab + ramp]
+        down += [now - (1 - UPPER_TEETH) * slab - ramp, now - (1 - UPPER_TEETH) * slab, now]
+        along = (bottom - top) / np.maximum(now, 1e-6)[:, None]
+        split = upper + UPPER_TEETH * (lower - upper)
+        dark = np.clip(new / (SOFT * eyes), 0, 1)
+        inside = np.zeros((6, len(now), 2))
+        inside[2:4, :, 0] = dark
+        inside[3, :, 1] = 1
+        return (
+            np.concatenate([upper, split, split, split, split, lower]),
+            np.concatenate([top + d[:, None] * along for d in down]),
+            inside.reshape(-1, 2),
+        )
+
+
+def slits(control_faces: np.ndarray, faces: np.ndarray, count: int, steps: int) -> list[Slit]:
+    """The three openings of the canonical mesh after `steps` subdivisions.
+
+    Args:
+        control_faces: (F, 3) of the 468 control points. faces: (4^steps F, 3), in the same order.
+        count: of the control points.
+    """
+    out = []
+    for loop in (RIGHT_EYE, LEFT_EYE, LIPS):
+        on_loop = np.zeros(count, bool)
+        on_loop[list(loop)] = True
+        inside = np.repeat(on_loop[control_faces].all(1), 4**steps)
+        rim = boundary(faces[inside])
+        first = int(np.flatnonzero(rim == loop[0])[0])
+        rim = np.roll(rim, -first)
+        half = len(rim) // 2  # both rims have as many vertices, so the other corner is half way round
+        one, other = rim[: half + 1], np.append(rim[half:], rim[0])[::-1]
+        upper, lower = (one, other) if loop[1] in one else (other, one)
+        out.append(Slit(upper, lower, np.flatnonzero(inside), loop is LIPS))
+    return out
+
+
+def boundary(faces: np.ndarray) -> np.ndarray:
+    """Vertices of a mesh's one boundary, in order, the mesh on the left."""
+    directed = {(int(a), int(b)) for t in faces for a, b in ((t[0], t[1]), (t[1], t[2]), (t[2], t[0]))}
+    after = {a: b for a, b in directed if (b, a) not in directed}
+    loop = [min(after)]
+    while (following := after[loop[-1]]) != loop[0]:
+        loop.append(following)
+    return np.array(loop)
+
+
+def closed(slit: Slit, points: np.ndarray) -> np.ndarray:
+    """The mesh with rims that have crossed put onto each other: lids on the lower one, lips half way.
+
+    Args:
+        points: (V, 3) crop px, y down.
+    """
+    upper, lower = points[slit.upper], points[slit.lower]
+    across = upper[-1, :2] - upper[0, :2]
+    down = np.array([-across[1], across[0]]) / max(float(np.hypot(*across)), 1e-6)
+    down = down if down[1] > 0 else -down
+    crossed = np.minimum((lower - upper)[:, :2] @ down, 0)[:, None] * down
+    if not crossed.any():
+        return points
+    share = 0.5 if slit.is_mouth else 1.0
+    out = points.copy()
+    out[slit.upper, :2] += share * crossed
+    out[slit.lower, :2] -= (1 - share) * crossed
+    return out
