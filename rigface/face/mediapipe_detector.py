@@ -44,6 +44,7 @@ GLIMPSE = 0.35  # BlazeFace on a tile: worth a closer look (24 px in 256 px scor
 SURE = 0.6  # BlazeFace on the face's own square: a second look may only add faces that reach it
 ZOOM_PX = 256
 ZOOM = 3.0  # side of the square around BlazeFace's box that is enlarged for the landmarker
+MOST = 100  # possible faces of one second look that are looked at closely; noise has hundreds
 FLAT = 12  # a tile whose grey levels span less than this shows no face
 
 _NAMES = (
@@ -119,7 +120,7 @@ class MediapipeDetector:
                 found += self._zoomed(image, lost.box, found)
         wanted = self._small_faces or not found if second_look is None else second_look
         if wanted:
-            for box in self._search(image):
+            for box in self._search(image)[:MOST]:
                 if not among(box, found, shared=0.2):  # BlazeFace's box ends at the brows
                     found += self._zoomed(image, box, found)
         return distinct(found)

@@ -82,7 +82,8 @@ def person_mask(
     import cv2
 
     points = np.asarray(landmarks, np.float64)[:, :2] * (SMALL_PX / crop.shape[0])
-    small = cv2.resize(crop, (SMALL_PX, SMALL_PX), interpolation=cv2.INTER_AREA)
+    half = cv2.resize(crop, (max(len(crop) // 2, 1),) * 2, interpolation=cv2.INTER_AREA)
+    small = cv2.resize(half, (SMALL_PX, SMALL_PX), interpolation=cv2.INTER_AREA)
     face, sketch, first = _sketch(points)
     person = _person(small, sketch, first)
     person[face] = 1
@@ -90,7 +91,7 @@ def person_mask(
     if not (face.mean() * 1.05 < share < 0.9):  # also where it is not a number
         person = sketch[:2].sum(0).reshape(SMALL_PX, SMALL_PX)
     person[~_joined(person, face)] = 0
-    return _only(_sharpened(person.astype(np.float32), crop), inside)
+    return _only(_sharpened(person.astype(np.float32), half, len(crop)), inside)
 
 
 def _only(mask: np.ndarray, inside: tuple[float, float, float, float] | None) -> np.ndarray:
@@ -197,7 +198,7 @@ def _person(small: np.ndarray, prior: np.ndarray, first: np.ndarray) -> np.ndarr
     log_prior = np.log(prior)
     belongs = first
     for _ in range(ROUNDS):
-        moments = belongs.astype(np.float64) @ monomials
+        moments = (belongs @ monomials).astype(np.float64)  # colours are centred, so float32 sums are good enough
         moments /= moments[:, :1] + 1e-9
         exponents = np.stack([_exponent(m) for m in moments]).astype(np.float32) @ monomials.T
         likely = log_prior + CERTAIN * exponents
@@ -217,26 +218,28 @@ def _exponent(moments: np.ndarray) -> np.ndarray:
     return np.concatenate([[constant], inverse @ mean, squares, products])
 
 
-def _sharpened(person: np.ndarray, crop: np.ndarray) -> np.ndarray:
-    """The small soft mask (S, S) as a hard one at the crop's size, its edges drawn to the picture's."""
+def _sharpened(person: np.ndarray, picture: np.ndarray, size: int) -> np.ndarray:
+    """The small soft mask as a hard one (size, size), its edges drawn to the picture's (h, h, 3)."""
     import cv2
 
-    full = crop.shape[0]
-    half, size, reach = max(full // 2, 1), max(full // 4, 1), 4
+    side, reach = len(picture), 4
+    coarse = max(side // 2, 1)
 
     def mean(values: np.ndarray) -> np.ndarray:
         return cv2.blur(values, (2 * reach + 1, 2 * reach + 1), borderType=cv2.BORDER_REPLICATE)
 
-    grey = cv2.cvtColor(cv2.resize(crop, (half, half), interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY)
-    grey = grey.astype(np.float32) * np.float32(1 / 255)
-    guide = cv2.resize(grey, (size, size), interpolation=cv2.INTER_AREA)
-    soft = cv2.resize(person, (size, size), interpolation=cv2.INTER_LINEAR)
+    def enlarged(values: np.ndarray, to: int) -> np.ndarray:
+        return cv2.resize(values, (to, to), interpolation=cv2.INTER_LINEAR)
+
+    grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    guide = cv2.resize(grey, (coarse, coarse), interpolation=cv2.INTER_AREA)
+    soft = enlarged(person, coarse)
     guide_mean, soft_mean = mean(guide), mean(soft)
-    slope = (mean(guide * soft) - guide_mean * soft_mean) / (mean(guide * guide) - guide_mean**2 + 0.003)
+    slope = (mean(guide * soft) - guide_mean * soft_mean) / (mean(guide * guide) - guide_mean**2 + 0.003 * 255**2)
     offset = mean(soft_mean - slope * guide_mean)
-    slope, offset = (cv2.resize(v, (half, half), interpolation=cv2.INTER_LINEAR) for v in (mean(slope), offset))
-    edged = cv2.resize(slope * grey + offset, (full, full), interpolation=cv2.INTER_LINEAR)
-    return cv2.threshold(edged, 0.5, 255, cv2.THRESH_BINARY)[1].astype(np.uint8)
+    edged = enlarged(mean(slope), side) * grey + enlarged(offset, side)
+    edged = cv2.convertScaleAbs(np.maximum(edged, 0), alpha=255)  # bytes from here on: a quarter of the memory to touch
+    return cv2.threshold(enlarged(edged, size), 127, 255, cv2.THRESH_BINARY)[1]
 
 
 # Face, hair, neck and what is worn on them. Not clothes: they are background here.
