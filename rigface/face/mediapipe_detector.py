@@ -223,11 +223,12 @@ def _close(*tasks: Any) -> None:
 
     MediaPipe cannot close any more by then, and its `__del__` would say so with a traceback per worker.
     """
-    for task in tasks:
-        try:
-            task.close()
-        except RuntimeError:
-            task._handle = None
+    with _quiet():
+        for task in tasks:
+            try:
+                task.close()
+            except RuntimeError:
+                task._handle = None
 
 
 @contextmanager
