@@ -33,7 +33,7 @@ class CardRow:
         identity_p10: the identity nine in ten outputs reach, failures at 0.
         frechet: Fréchet distance of the face embeddings of outputs and true (or source) photographs; NaN with few.
         latency_p: p50, p95, p99 in seconds; NaN where not given.
-        leaks_most: the unedited trait that changed most, and by how many floors.
+        leaks: the unedited traits and by how many floors they changed, the largest first.
         worst_group: by what, which, and its identity with failures.
         noise: gains that are not above what the trembling estimator scores by itself.
     """
@@ -49,7 +49,7 @@ class CardRow:
     identity_p10: float
     frechet: float
     latency_p: tuple[float, float, float]
-    leaks_most: tuple[str, float]
+    leaks: tuple[tuple[str, float], ...]
     worst_group: tuple[str, str, float] | None
     noise: frozenset[str]
 
@@ -209,7 +209,7 @@ def _row(
         identity_p10=identity.tenth_percentile(with_failures(column(own, "identity"), failed, "zero")),
         frechet=_frechet(own),
         latency_p=tuple(np.percentile(waits, (50, 95, 99)).tolist()) if len(waits) else (float("nan"),) * 3,
-        leaks_most=("", float("nan")) if matrix is None or traits not in matrix.rows else matrix.largest(traits),
+        leaks=() if matrix is None or traits not in matrix.rows else tuple(matrix.ranked(traits)),
         worst_group=worst_group(own),
         noise=frozenset(noise),
     )

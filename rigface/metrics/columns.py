@@ -104,7 +104,11 @@ def _wanted_turn(case: Case) -> np.ndarray | None:
 
 
 def _wanted_scores(case: Case, same_names: bool) -> np.ndarray | None:
-    """What the detector's scores should be: the target's, or the source's with the asked steps, where axes are the scores'."""
+    """What the detector's scores should be: the target's, or the source's with the asked steps, where axes are the scores'.
+
+    The second assumes that scores add and do not pull each other along; they do (a smile widens the mouth), so for edits by
+    number the independent expression is judged harshly.
+    """
     if _is_copy(case.edited.edit, "expression") and case.target is not None:
         return case.target.blendshapes
     if "expression" not in traits_of(case.edited.edit):

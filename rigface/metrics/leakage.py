@@ -36,15 +36,14 @@ class Leakage:
     edited: np.ndarray
     counts: np.ndarray
 
-    def largest(self, row: str | None = None) -> tuple[str, float]:
-        """The trait that leaks most, of one row or of all, and by how many floors; ("", NaN) where none is known."""
-        off = np.where(self.edited, np.nan, self.values)
-        if row is not None:
-            off = off[[self.rows.index(row)]]
-        if not np.isfinite(off).any():
-            return "", float("nan")
-        column = int(np.nanargmax(np.where(np.isfinite(off), off, -np.inf))) % len(self.columns)
-        return self.columns[column], float(np.nanmax(off))
+    def ranked(self, row: str) -> list[tuple[str, float]]:
+        """The unedited traits of one row and by how many floors they changed, the largest first; unknown ones left out.
+
+        Identity often leads: its floor is tiny, because dlib's vector hardly notices three pixels.
+        """
+        r = self.rows.index(row)
+        found = [(t, float(v)) for t, v, mine in zip(self.columns, self.values[r], self.edited[r]) if not mine]
+        return sorted((f for f in found if np.isfinite(f[1])), key=lambda f: -f[1])
 
 
 def edited_traits(name: str) -> frozenset[str]:

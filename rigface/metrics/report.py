@@ -34,9 +34,11 @@ _CSS = (
     "h2{font-size:1.02rem;margin:1.6rem 0 .4rem}.wide{overflow-x:auto}table{border-collapse:collapse;"
     "font-variant-numeric:tabular-nums}th,td{padding:.24rem .55rem;text-align:left;border-bottom:1px solid #d9dde3;"
     "white-space:nowrap;vertical-align:top}th{font-weight:600}td small,th small{color:#646b76;display:block;font-weight:400}"
-    "tr.control td{color:#646b76;background:#f5f6f8}p,li{max-width:70rem}"
+    "td:first-child,th:first-child{position:sticky;left:0;background:#fff}p,li{max-width:70rem}"
+    "tr.control td{color:#646b76;background:#f5f6f8}"
     "@media(prefers-color-scheme:dark){body{color:#e6e8eb;background:#16181c}th,td{border-color:#333840}"
-    "tr.control td{background:#1e2126;color:#a2a9b4}td small,th small{color:#a2a9b4}}"
+    "td:first-child,th:first-child{background:#16181c}tr.control td{background:#1e2126;color:#a2a9b4}"
+    "td small,th small{color:#a2a9b4}}"
 )
 
 
@@ -109,23 +111,26 @@ def _main(card: ReportCard) -> Table:
         "light\nRMSE x1e3", "light direction\n°", "shape\nRMSE x1e3", "largest leakage\nfloors", "gain in loop", "gain indep.",
         "PSNR\ndB", "SSIM", "to true face", "face Fréchet", "background\ndB", "latency s\np50 / p95", "worst group\nidentity",
     )  # fmt: skip
-    return Table(
-        card.title, head, tuple(map(_line, card.rows)), frozenset(k for k, r in enumerate(card.rows) if r.control)
-    )
+    lines = [_line(row) for row in card.rows]
+    kept = [k for k in range(len(head)) if any(line[k] != "–" for line in lines)]  # what nobody measured is no column
+    body = tuple(tuple(line[k] for k in kept) for line in lines)
+    muted = frozenset(k for k, row in enumerate(card.rows) if row.control)
+    return Table(card.title, tuple(head[k] for k in kept), body, muted)
 
 
 def _line(row: CardRow) -> tuple[str, ...]:
     def at(name: str) -> str:
         return shown(name, row.cells.get(name))
 
-    leak = "–" if not row.leaks_most[0] else f"{_number(row.leaks_most[1], 1)}\n{row.leaks_most[0]}"
+    leaks = [f"{_number(floors, 1)} {trait}" for trait, floors in row.leaks[:2]]
     latency = " / ".join(_number(v) for v in row.latency_p[:2]) if math.isfinite(row.latency_p[0]) else "–"
     group = "–" if row.worst_group is None else f"{_number(row.worst_group[2], 3)}\n{row.worst_group[1]}"
     return (
         row.model, row.edit, str(row.edits) + (f"\n{row.unusable} unusable" if row.unusable else ""),
         _number(100 * row.fail_share, 1), at("identity"), _number(row.identity_p10, 3), at("same_person"), at("same_dlib"),
         at("expression_rmse"), at("expression_mp"), at("pose_deg"), at("pose_mp"), at("light_rmse"), at("light_angle_deg"),
-        at("shape_rmse"), leak, _gains(row, ""), _gains(row, "_mp"), at("psnr"), at("ssim"), at("truth_distance"),
+        at("shape_rmse"), "\n".join(leaks) or "–", _gains(row, ""), _gains(row, "_mp"), at("psnr"), at("ssim"),
+        at("truth_distance"),
         _number(row.frechet, 3), at("background_psnr"), latency, group,
     )  # fmt: skip
 

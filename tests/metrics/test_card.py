@@ -101,9 +101,9 @@ def test_failures_are_counted_and_cost(made):
 
 
 def test_what_leaks_is_named_in_floors(made):
-    assert made.row("leaky", "pose").leaks_most[0] == "light"
-    assert made.row("leaky", "pose").leaks_most[1] > 5
-    assert made.row("good", "pose").leaks_most[1] < 1
+    assert made.row("leaky", "pose").leaks[0][0] == "light"
+    assert made.row("leaky", "pose").leaks[0][1] > 5
+    assert made.row("good", "pose").leaks[0][1] < 1
     matrix = made.leakage["half"]
     assert matrix.values[0, matrix.columns.index("pose")] == pytest.approx(0.5, abs=0.02)
     assert FLOOR not in made.leakage
