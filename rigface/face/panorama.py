@@ -1,0 +1,104 @@
+"""A picture of the surroundings to nine numbers per colour: the light of a real place on a face.
+
+Path: equirectangular picture (.hdr, or any picture) -> read -> harmonics_of -> `LightEdit.sh`.
+Source: Ramamoorthi & Hanrahan, "An Efficient Representation for Irradiance Environment Maps", SIGGRAPH 2001, eq. 10
+(projection) and 13 (irradiance); the factors are those of `lighting.py`, so that a white surface in a uniformly white
+place is shaded 1.
+
+The panorama is what the face sees: **its middle is where the camera stands**, up is up, and it goes once around. The face
+looks at its middle, so what is right of the middle is on the person's right, the viewer's left. `turn_deg` turns the
+place around the person; positive moves every lamp to the viewer's right.
+
+A picture with 8 bits is taken as sRGB. Its lamps are cut off at white, so they come out too weak; an .hdr knows better.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from rigface.errors import BadImage
+from rigface.face.lighting import harmonics
+from rigface.image import decode, srgb8_to_linear
+
+WORK_PX = 256  # height that panoramas are averaged down to first: nine numbers know nothing finer
+MAX_PIXELS = 100_000_000
+_LOBE = np.array([1.0, *[2 * np.pi / 3] * 3, *[np.pi / 4] * 5])  # what `harmonics` holds beside the plain Y_lm
+_UNIT = np.array([1.0, *[np.pi] * 8])  # of its coefficients: A_0 is 1 there and pi in the paper
+
+
+def read(path: str | Path) -> np.ndarray:
+    """A panorama from a file: (H, 2 H, 3) float32 RGB, linear; an .hdr (Radiance RGBE), or what `image.decode` reads.
+
+    Raises:
+        BadImage: not a picture, or not twice as wide as high.
+        OSError: the file cannot be read.
+    """
+    path = Path(path)
+    data = path.read_bytes()
+    is_radiance = data.startswith((b"#?RADIANCE", b"#?RGBE"))
+    picture = _radiance(data) if is_radiance else srgb8_to_linear(decode(data))
+    height, width = picture.shape[:2]
+    if abs(width - 2 * height) > 0.02 * width:
+        raise BadImage(
+            f"a panorama is twice as wide as high (360 by 180 degrees), this is {width} x {height}. "
+            "Export it as equirectangular (latitude-longitude)"
+        )
+    return picture
+
+
+def _radiance(data: bytes) -> np.ndarray:
+    import cv2
+
+    size = _radiance_size(data)
+    if size is None or size[0] * size[1] > MAX_PIXELS:
+        raise BadImage("a Radiance picture without a size, or too large")
+    picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if picture is None or picture.ndim != 3 or not np.isfinite(picture).all():
+        raise BadImage("damaged Radiance picture")
+    return np.ascontiguousarray(picture[..., ::-1].astype(np.float32))
+
+
+def _radiance_size(data: bytes) -> tuple[int, int] | None:
+    """Height and width from the header, before anything is decoded."""
+    head = data[: 64 * 1024].split(b"\n\n", 1)
+    words = head[1].split(b"\n", 1)[0].split() if len(head) == 2 else []
+    if len(words) != 4 or words[0] not in (b"-Y", b"+Y") or not (words[1].isdigit() and words[3].isdigit()):
+        return None
+    return int(words[1]), int(words[3])
+
+
+def harmonics_of(panorama: np.ndarray, turn_deg: float = 0.0) -> np.ndarray:
+    """(9, 3) float32 coefficients of the light of a place, as in `FaceParams.light`.
+
+    Args:
+        panorama: (H, 2 H, 3) float, linear radiance; see the module's text for which way it looks.
+        turn_deg: turns the place around the person.
+
+    Raises:
+        ValueError: another shape, or numbers that are no radiance.
+    """
+    panorama = np.asarray(panorama, np.float32)
+    if panorama.ndim != 3 or panorama.shape[2] != 3:
+        raise ValueError(f"panorama: want (H, W, 3), got {panorama.shape}")
+    if not np.isfinite(panorama).all() or (panorama < 0).any():
+        raise ValueError("panorama: want finite numbers, at least 0")
+    if len(panorama) > WORK_PX:
+        import cv2
+
+        panorama = cv2.resize(panorama, (2 * WORK_PX, WORK_PX), interpolation=cv2.INTER_AREA)
+    height, width = panorama.shape[:2]
+    latitude = np.pi / 2 - (np.arange(height) + 0.5) / height * np.pi
+    longitude = ((np.arange(width) + 0.5) / width - 0.5) * 2 * np.pi - np.radians(turn_deg)
+    # The person looks at the middle (z, towards the camera) and has the right half on their right (-x).
+    towards = np.empty((height, width, 3))
+    towards[..., 0] = -np.cos(latitude)[:, None] * np.sin(longitude)
+    towards[..., 1] = np.sin(latitude)[:, None]
+    towards[..., 2] = np.cos(latitude)[:, None] * np.cos(longitude)
+    edges = np.pi / 2 - np.arange(height + 1) / height * np.pi
+    area = -np.diff(np.sin(edges)) * (2 * np.pi / width)  # solid angle of each pixel of a row
+    basis = harmonics(torch.from_numpy(towards.reshape(-1, 3))).numpy() / _LOBE
+    radiance = (panorama * area[:, None, None]).reshape(-1, 3).astype(np.float64)
+    return (basis.T @ radiance / _UNIT[:, None]).astype(np.float32)

@@ -1,0 +1,141 @@
+"""Smooth coefficients over time, without the lag that hurts: a One-Euro filter for numbers and for rotations.
+
+Path: coefficients of each frame of a track -> Smoother -> `mix.py`, for videos.
+Source: Casiez, Roussel and Vogel, "1 Euro Filter: A Simple Speed-based Low-pass Filter for Noisy Input in Interactive
+Systems", CHI 2012, algorithm 1: an exponential filter whose cutoff rises with the speed, so that a still face does not
+tremble and a fast one does not lag.
+
+Rotations are filtered as rotations: the speed is an angular velocity, and a step goes along the arc. Axis-angle vectors
+averaged as vectors would fly around at half turns.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+
+from rigface.face.rotation import to_axis_angle, to_matrix
+from rigface.types import FaceParams
+
+
+@dataclass(frozen=True)
+class Euro:
+    """How to filter one kind of number.
+
+    Args:
+        cutoff_hz: of a value at rest; lower trembles less.
+        beta: by how many Hz the cutoff rises per unit of speed; higher lags less.
+        speed_cutoff_hz: of the filter of the speed itself.
+    """
+
+    cutoff_hz: float = 1.0
+    beta: float = 0.0
+    speed_cutoff_hz: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not (self.cutoff_hz > 0 and self.beta >= 0 and self.speed_cutoff_hz > 0):
+            raise ValueError(f"Euro: want cutoffs above 0 and beta at least 0, got {self}")
+
+
+def alpha(cutoff_hz: np.ndarray | float, step_s: float) -> np.ndarray | float:
+    """Share of the new value in an exponential filter of this cutoff (paper, equation 5)."""
+    return 1 / (1 + 1 / (2 * math.pi * cutoff_hz * step_s))
+
+
+class OneEuro:
+    """The filter for an array; each of its numbers has a speed and a cutoff of its own."""
+
+    def __init__(self, settings: Euro) -> None:
+        self._s = settings
+        self._time_s = 0.0
+        self._value: np.ndarray | None = None
+        self._speed: np.ndarray | float = 0.0
+
+    def __call__(self, value: np.ndarray, time_s: float) -> np.ndarray:
+        """The filtered value at this time; the first is itself.
+
+        Args:
+            value: any shape, the same at each call.
+            time_s: later than at the call before.
+
+        Raises:
+            ValueError: time stands still or goes back.
+        """
+        value = np.asarray(value, np.float64)
+        if self._value is None:
+            self._value, self._time_s = value, time_s
+            return value
+        step = _step(self._time_s, time_s)
+        speed = (value - self._value) / step
+        self._speed = self._speed + alpha(self._s.speed_cutoff_hz, step) * (speed - self._speed)
+        share = alpha(self._s.cutoff_hz + self._s.beta * np.abs(self._speed), step)
+        self._value, self._time_s = self._value + share * (value - self._value), time_s
+        return self._value
+
+
+class OneEuroRotation:
+    """The filter for rotations, as axis-angle (3,) in radians; speeds are in radians per second."""
+
+    def __init__(self, settings: Euro) -> None:
+        self._s = settings
+        self._time_s = 0.0
+        self._value: np.ndarray | None = None  # (3, 3)
+        self._speed = np.zeros(3)
+
+    def __call__(self, axis_angle: np.ndarray, time_s: float) -> np.ndarray:
+        """The filtered rotation; see `OneEuro`."""
+        value = to_matrix(np.asarray(axis_angle, np.float64)[None])[0]
+        if self._value is None:
+            self._value, self._time_s = value, time_s
+            return np.asarray(axis_angle, np.float64)
+        step = _step(self._time_s, time_s)
+        turn = to_axis_angle((value @ self._value.T)[None])[0]
+        self._speed = self._speed + alpha(self._s.speed_cutoff_hz, step) * (turn / step - self._speed)
+        share = alpha(self._s.cutoff_hz + self._s.beta * float(np.linalg.norm(self._speed)), step)
+        self._value, self._time_s = to_matrix((share * turn)[None])[0] @ self._value, time_s
+        return to_axis_angle(self._value[None])[0]
+
+
+def _step(before_s: float, now_s: float) -> float:
+    if not now_s > before_s:
+        raise ValueError(f"time_s: want a time after {before_s:.6f}, got {now_s:.6f}")
+    return now_s - before_s
+
+
+# By kind of number: what trembles in the coefficients of real clips, and how fast faces move.
+SETTINGS = {
+    "head_rotation": Euro(1.5, 2.0),  # rad/s: a nod reaches 3
+    "jaw_rotation": Euro(1.5, 2.0),
+    "camera": Euro(1.5, 4.0),
+    "expression": Euro(2.5, 1.5),  # 1/s: a blink reaches 8
+    "bfm_expression": Euro(2.5, 1.0),
+    "light": Euro(0.3, 0.05),  # lamps hardly move, and a flicker is what people see first
+    "shape": Euro(0.05, 0.0),  # nobody's skull changes
+    "albedo": Euro(0.05, 0.0),
+}
+_ROTATIONS = ("head_rotation", "jaw_rotation")
+
+
+class Smoother:
+    """One track's coefficients over time. A new track or a cut wants a new Smoother.
+
+    Args:
+        names: fields of FaceParams to filter; the others pass through.
+    """
+
+    def __init__(self, names: Collection[str] = tuple(SETTINGS)) -> None:
+        if unknown := sorted(set(names) - set(SETTINGS)):
+            raise ValueError(f"Smoother: want some of {', '.join(SETTINGS)}, got {unknown}")
+        self._filters = {
+            name: (OneEuroRotation if name in _ROTATIONS else OneEuro)(SETTINGS[name])
+            for name in (f.name for f in fields(FaceParams))
+            if name in names
+        }
+
+    def __call__(self, params: FaceParams, time_s: float) -> FaceParams:
+        """The filtered coefficients of the next frame; one face, numpy, float32."""
+        present = {n: f for n, f in self._filters.items() if getattr(params, n) is not None}
+        return replace(params, **{n: f(getattr(params, n), time_s).astype(np.float32) for n, f in present.items()})
