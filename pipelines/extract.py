@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,7 +30,7 @@ from rigface import schema
 from rigface.errors import JobBroken
 from rigface.types import DetectorSpec, HeadSpec
 
-SURVEY_BATCH = 16  # inputs per survey task
+SURVEY_BATCH, FEW = 16, 16  # inputs per survey task; with few of them, Ray's workers would start longer than it takes
 FLUSH_S, FLUSH_ROWS = 20.0, 1000  # plans and rows of inputs are published this often; what a kill loses is found again
 CLOSERS = 8  # threads: reading a few columns of the parts of a long video is waiting, mostly
 BREAKER = 40  # crashes are looked at over so many units
@@ -134,7 +134,6 @@ class _Run:
         self.progress.say(f"{len(uris):,} inputs, {len(known):,} known; looking which have changed")
         new = reading.changed(uris, {uri: known[uri]["stamp"] for uri in uris if uri in known})
         if new:
-            self._ray()
             self._survey(new, known)
         return {uri: known[uri] for uri in uris}
 
@@ -150,23 +149,32 @@ class _Run:
         self.output.remove_inputs(again)
 
     def _survey(self, uris: list[str], known: dict[str, Plan]) -> None:
-        import ray
-
-        task = ray.remote(num_cpus=0.5)(plan.survey)
+        """Look into new inputs: a few here, many in Ray tasks."""
         batches = [uris[i : i + SURVEY_BATCH] for i in range(0, len(uris), SURVEY_BATCH)]
-        waiting = [task.remote(batch, self.config.settings, self.config.silence_s) for batch in batches]
         found: list[Plan] = []
         count, flushed = 0, time.monotonic()
-        while waiting:
-            ready, waiting = ray.wait(waiting)
-            for plans in ray.get(ready):
-                found += plans
-            count += len(ready)
-            self.progress.say(f"looking into new inputs: {min(count * SURVEY_BATCH, len(uris)):,} of {len(uris):,}")
-            if not waiting or len(found) >= FLUSH_ROWS or time.monotonic() - flushed > FLUSH_S:
+        for plans in self._surveyed(batches):
+            found += plans
+            count += len(plans)
+            self.progress.say(f"looking into new inputs: {count:,} of {len(uris):,}")
+            if count == len(uris) or len(found) >= FLUSH_ROWS or time.monotonic() - flushed > FLUSH_S:
                 self.output.add_plans(found, known, self.name)
                 known.update({p["uri"]: p for p in found})
                 found, flushed = [], time.monotonic()
+
+    def _surveyed(self, batches: list[list[str]]) -> Iterator[list[Plan]]:
+        settings, silence_s = self.config.settings, self.config.silence_s
+        if len(batches) <= FEW:
+            yield from (plan.survey(batch, settings, silence_s) for batch in batches)
+            return
+        self._ray()
+        import ray
+
+        task = ray.remote(num_cpus=0.5)(plan.survey)
+        waiting = [task.remote(batch, settings, silence_s) for batch in batches]
+        while waiting:
+            ready, waiting = ray.wait(waiting)
+            yield from ray.get(ready)
 
     # --- doing it
 

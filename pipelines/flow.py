@@ -19,12 +19,11 @@ import pyarrow.parquet as pq
 from pipelines.config import Extract
 from pipelines.stages import Finish, Look, Reconstruct, StageActor, Write
 from pipelines.storage import INTERNAL, Store
-from pipelines.unit import ROW
 from rigface.errors import JobBroken, RigFaceError
 from rigface.types import DetectorSpec, HeadSpec
 
 MANY = 4096  # units; beyond, the driver hands out a Parquet file of them instead of a block each (3.6 ms apiece)
-IN_FLIGHT = 2  # units an actor is given at a time; more would queue behind a slow one
+IN_FLIGHT = 1  # units an actor is given at a time: with more, the first actor that is ready takes them all
 NETWORK = ["AWS Error", "SLOW_DOWN", "SERVICE_UNAVAILABLE", "NETWORK_CONNECTION", "Connection was closed", "timed out"]
 
 Todo = list[tuple[str, dict[str, Any]]]
@@ -95,18 +94,14 @@ def _source(config: Extract, todo: Todo) -> Any:
     """The units as a Ray dataset whose blocks have one row each."""
     import ray.data
 
-    columns = [
-        [unit for unit, _ in todo],
-        [json.dumps(plan) for _, plan in todo],
-        [None] * len(todo),
-        [None] * len(todo),
-    ]
-    table = pa.table([pa.array(values, kind) for values, kind in zip(columns, ROW.types)], schema=ROW)
-    if len(todo) <= MANY:
-        return ray.data.from_arrow(table, override_num_blocks=len(todo))
+    rows = [{"unit_id": unit, "plan": json.dumps(plan)} for unit, plan in todo]
+    if len(rows) <= MANY:
+        return ray.data.from_items(
+            rows, override_num_blocks=len(rows)
+        )  # from_arrow would start tasks, and workers, for it
     store, path = Store(config.out), f"{INTERNAL}/todo.parquet"
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink)
+    pq.write_table(pa.Table.from_pylist(rows), sink)
     store.publish(path, sink.getvalue())
     # A small file would become one block, and one task; only this repartition takes effect.
     return ray.data.read_parquet(store.at(path), filesystem=store.fs).repartition(target_num_rows_per_block=1)

@@ -179,6 +179,8 @@ def specs(settings: Settings) -> tuple[HeadSpec, DetectorSpec]:
         MissingAsset: a model is not on this machine.
         PlanError: there is none of that name, or the two do not fit.
     """
+    if (settings.detector, settings.reconstructor, settings.head) == ("mediapipe", "fit", "open"):
+        return _usual_specs()
     child = Child("pipelines.parts:Specs", {"settings": settings}, silence_s=180)
     try:
         return child(None)
@@ -186,3 +188,13 @@ def specs(settings: Settings) -> tuple[HeadSpec, DetectorSpec]:
         raise PlanError(str(e)) from e
     finally:
         child.close()
+
+
+def _usual_specs() -> tuple[HeadSpec, DetectorSpec]:
+    """What loading would say, without loading: it takes seconds, which every start would pay. A test compares the two."""
+    from rigface import assets
+    from rigface.face.mediapipe_detector import BLENDSHAPES
+    from rigface.face.open_head import OpenHead
+
+    version = f"face_landmarker-{assets.fingerprint(assets.find('face_landmarker'))}"
+    return OpenHead.load().spec, DetectorSpec("mediapipe", version, 478, BLENDSHAPES)

@@ -18,8 +18,6 @@ from typing import Any, overload
 import numpy as np
 import pyarrow as pa
 
-from rigface.image import decode
-
 ROW = pa.schema(
     [
         ("unit_id", pa.string()),
@@ -79,7 +77,7 @@ class Crops(Sequence[np.ndarray]):
         row = self._rows[at]
         if row in self._kept:
             return self._kept[row]
-        image = decode(self._cells[row].as_py())
+        image = _decoded(self._cells[row].as_py())
         if len(self._kept) < CROPS_KEPT:
             self._kept[row] = image
         return image
@@ -130,10 +128,11 @@ class Unit:
 
     @classmethod
     def unpack(cls, row: pa.Table) -> Unit:
-        """A unit from a Ray row; its faces stay where they are in memory."""
-        unit_id, plan, record = (row[name][0].as_py() for name in ("unit_id", "plan", "record"))
-        known = json.loads(plan)
-        return cls(unit_id, known, json.loads(record) if record else new_record(unit_id, known), _buffer(row["faces"]))
+        """A unit from a Ray row, the first of which has a name and a plan only; faces stay where they are in memory."""
+        unit_id, plan = row["unit_id"][0].as_py(), json.loads(row["plan"][0].as_py())
+        if "record" not in row.column_names:
+            return cls(unit_id, plan, new_record(unit_id, plan))
+        return cls(unit_id, plan, json.loads(row["record"][0].as_py()), _buffer(row["faces"]))
 
     def pack(self) -> pa.Table:
         """The Ray row."""
@@ -188,6 +187,13 @@ class Unit:
             seconds = self.record["seconds"]
             seconds[step] = seconds.get(step, 0.0) + time.perf_counter() - wall
             self.record["cpu_seconds"] += time.process_time() - cpu
+
+
+def _decoded(jpeg: bytes) -> np.ndarray:
+    """A crop that we have encoded ourselves; the same pixels as `image.decode`, without its precautions, five times as fast."""
+    import cv2
+
+    return np.asarray(cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR_RGB))
 
 
 def ipc(table: pa.Table) -> pa.Buffer:

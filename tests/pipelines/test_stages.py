@@ -270,3 +270,11 @@ def test_fakes_have_the_fields_of_what_they_stand_for():
 
     assert [f.name for f in fields(FakeFit)] == [f.name for f in fields(Fit)]
     assert asdict(fake.fake_quality(np.array([0, 0, 9, 9]), 0.5))["is_tiny"] is True
+
+
+@pytest.mark.slow
+def test_specs_known_without_loading_are_those_of_what_is_loaded():
+    from pipelines import parts
+    from pipelines.config import Settings
+
+    assert parts.specs(Settings()) == parts.Specs(Settings())(None, lambda step: None)
