@@ -7,6 +7,7 @@ flags. Nothing heavy is imported before a command is chosen.
 from __future__ import annotations
 
 import argparse
+import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -23,6 +24,7 @@ ABOUT = """Faces from videos, as a dataset: who, where, 3D coefficients, skin, l
   rigface extract clips/ out/faces      videos (or pictures) in, Parquet out
   rigface inspect out/faces             a page to look at what came out
   rigface forecast clips/               time, bytes and cost of all of it, from one percent
+  rigface serve                         edit faces in the browser; has a help of its own
 
 Every command explains itself: rigface extract --help"""
 
@@ -188,8 +190,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         0; 1 where an error of ours ended the command; 130 where the user did.
     """
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] == ["serve"]:  # a program of its own, which knows nothing of the jobs, nor they of it
+        return subprocess.call([sys.executable, "-m", "serve", *words[1:]])
     try:
-        return parse(sys.argv[1:] if argv is None else argv).run()
+        return parse(words).run()
     except RigFaceError as e:
         print(f"rigface: {e}", file=sys.stderr)
         return 1

@@ -1,0 +1,110 @@
+"""`rigface serve`: start the service on this machine, or manage its keys.
+
+rigface serve                                the editor page at http://127.0.0.1:8000, with the preview
+rigface serve --model weights/mini           with a model
+rigface serve key add alice --file keys.jsonl
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+from tyro.conf import Positional
+
+from rigface.errors import RigFaceError
+
+
+@dataclass(frozen=True)
+class Start:
+    """Start the editing service and its page on this machine; it ends with ctrl-c, letting requests finish.
+
+    It listens on loopback and is open to whoever reaches it, unless --keys names a file of API keys.
+    """
+
+    model: str = ""
+    """A checkpoint folder; none: edits are previews."""
+    host: str = "127.0.0.1"
+    port: int = 8000
+    device: str = "cpu"
+    """Of the model."""
+    keys: str = ""
+    """File of API keys (`rigface serve key add`); required for a host that is not loopback."""
+    fetch: tuple[str, ...] = ()
+    """Beginnings of object-store addresses that requests may name, such as https://bucket.s3.amazonaws.com/"""
+    edit_s: float = 120.0
+    """An edit that takes longer is given up."""
+
+    def run(self) -> int:
+        """Until stopped."""
+        if not self.keys and self.host not in ("127.0.0.1", "localhost", "::1"):
+            print("rigface serve: --host is not loopback: name a file of API keys with --keys", file=sys.stderr)
+            return 1
+        from serve.local import serving
+
+        with serving(self.host, self.port, **self._args()) as url:
+            print(f"The editor is at {url}/   API: {url}/openapi.json   stop: ctrl-c", flush=True)
+            stop = threading.Event()
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, lambda *_: stop.set())
+            stop.wait()
+            print("Letting requests finish.", flush=True)
+        return 0
+
+    def _args(self) -> dict[str, Any]:
+        names = ("model", "device", "keys", "edit_s")
+        return {name: getattr(self, name) for name in names} | {"fetch": list(self.fetch)}
+
+
+@dataclass(frozen=True)
+class KeyCommand:
+    """API keys: the file holds hashes only, and may be changed while the service runs."""
+
+    action: Positional[Literal["add", "remove", "list"]]
+    name: Positional[str] = ""
+    file: Path = Path("keys.jsonl")
+    scopes: tuple[str, ...] = field(default=("edit", "jobs", "verify"))
+    rate: float = 20.0
+    """Requests a second on average."""
+    at_a_time: int = 16
+    """Requests under way."""
+
+    def run(self) -> int:
+        """Do it."""
+        from serve import keys
+
+        if self.action == "add":
+            print(keys.add(self.file, self.name, self.scopes, rate=self.rate, at_a_time=self.at_a_time))
+        elif self.action == "remove":
+            if not keys.remove(self.file, self.name):
+                print(f"rigface serve: there is no key {self.name!r}", file=sys.stderr)
+                return 1
+        else:
+            for key in keys.read(self.file):
+                print(f"{key.name}\t{','.join(key.scopes)}\t{key.rate:g}/s\t{key.at_a_time} at a time")
+        return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The entry point; 0, or 1 where an error of ours ended it."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    kind: Any = Start
+    if words[:1] == ["key"]:
+        kind, words = KeyCommand, words[1:]
+    try:
+        return tyro.cli(kind, prog="rigface serve", description=__doc__, args=words).run()
+    except (RigFaceError, ValueError, FileNotFoundError) as error:
+        print(f"rigface serve: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    sys.exit(main())

@@ -1,0 +1,201 @@
+"""The service as Ray Serve deployments: Door, Eye, Painter, each with its own replicas.
+
+    python -m serve                                  on a laptop
+    serve run serve.app:build model=weights/mini     the same, by Ray's own command
+    serve deploy infra/serve.yaml                    on a cluster, with replicas and devices per deployment
+
+What to compute is in `Args`; where it runs (replicas, autoscaling, devices) is in the YAML, and overrides the decorators
+here. Door holds no torch; Eye and Painter import it in their constructors, so that the head node needs none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable
+from contextlib import aclosing
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+from ray import serve
+from ray.exceptions import RayTaskError
+from ray.serve.exceptions import BackPressureError
+from ray.serve.handle import DeploymentHandle
+
+from rigface.errors import BadInput
+from serve.limits import Limits
+from serve.problems import Trouble, problem_of
+
+EXPECTED = (Trouble, BadInput, ValueError)
+GROWING = {"min_replicas": 1, "max_replicas": 4, "upscale_delay_s": 10, "downscale_delay_s": 120}
+
+
+class Args(BaseModel):
+    """What an operator may set; Ray Serve checks the YAML against it.
+
+    `models`: checkpoints by name; the first is the default. `model`: one, without a name. None at all: the preview.
+    `keys`: file of API keys; empty is open. `fetch`: beginnings of addresses that pictures may come from.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: str = ""
+    models: dict[str, str] = {}
+    device: str = "cpu"
+    eye_device: str = "cpu"
+    keys: str = ""
+    fetch: list[str] = []
+    edit_s: float = 120.0
+    body_mb: int = 32
+    most_rows: int = 16
+    most_loaded: int = 2
+    cache_mb: int = 384
+
+    def places(self) -> dict[str, str]:
+        """Name -> checkpoint."""
+        own = {self.model.rstrip("/").rpartition("/")[2]: self.model} if self.model else {}
+        return {**own, **self.models}
+
+
+@serve.deployment(
+    max_ongoing_requests=8,
+    max_queued_requests=64,
+    autoscaling_config={**GROWING, "target_ongoing_requests": 3},
+    ray_actor_options={"num_cpus": 1},
+    health_check_timeout_s=60,
+)
+class EyeDeployment:
+    """`serve.eye.Eye` on one device."""
+
+    def __init__(self, args: Args) -> None:
+        from serve.eye import Eye
+
+        self._eye = Eye.load(args.eye_device, cache_mb=args.cache_mb)
+
+    async def call(self, name: str, *args: Any) -> Any:
+        """One of the eye's coroutines."""
+        if name not in ("ready", "reconstruct", "mesh", "preview", "edit_without_model", "compose", "finish"):
+            raise ValueError(f"an eye does not {name}")
+        return await _said(getattr(self._eye, name)(*args))
+
+
+@serve.deployment(
+    max_ongoing_requests=64,
+    max_queued_requests=128,
+    autoscaling_config={**GROWING, "target_ongoing_requests": 8},
+    ray_actor_options={"num_cpus": 1},
+    health_check_timeout_s=60,
+    graceful_shutdown_timeout_s=120,
+)
+class PainterDeployment:
+    """`serve.painter.Studio` on one device. A checkpoint that cannot be read stops the deployment, not a request."""
+
+    def __init__(self, args: Args) -> None:
+        from serve.painter import Studio
+
+        options = {"most_rows": args.most_rows, "most_loaded": args.most_loaded}
+        self._studio = Studio.of(args.places(), args.device, **options)
+
+    async def call(self, name: str, *args: Any) -> Any:
+        """`models`, `canvas` or `ready` of the studio."""
+        if name not in ("models", "canvas", "ready"):
+            raise ValueError(f"a painter does not {name}")
+        return await _said(getattr(self._studio, name)(*args))
+
+    async def paint(self, *args: Any) -> AsyncGenerator[Any, None]:
+        """The studio's events; cancelling the stream takes the request out of the batch."""
+        try:
+            async with aclosing(self._studio.paint(*args)) as events:
+                async for event in events:
+                    yield event
+        except EXPECTED as error:
+            yield problem_of(error)
+
+    async def check_health(self) -> None:
+        """A device that failed is a reason to replace the replica."""
+        await self._studio.ready()
+
+
+class FarEye:
+    """An eye behind a handle, with the eye's methods and errors."""
+
+    def __init__(self, handle: DeploymentHandle) -> None:
+        self._handle = handle
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return lambda *args: _answer(self._handle.call.remote(name, *args))
+
+
+class FarPainter(FarEye):
+    """A painter behind a handle."""
+
+    async def paint(self, model: str, *args: Any) -> AsyncGenerator[Any, None]:
+        """As `Studio.paint`."""
+        events: Any = self._handle.options(stream=True).paint.remote(model, *args)
+        try:
+            async for event in events:
+                if isinstance(event, Trouble):
+                    raise event
+                yield event
+        except Exception as error:
+            raise _cause(error) from None
+        finally:
+            events.cancel()
+
+
+async def _said(work: Awaitable[Any]) -> Any:
+    """The result, or the trouble as a value: what a caller did wrong is no news for a replica's log."""
+    try:
+        return await work
+    except EXPECTED as error:
+        return problem_of(error)
+
+
+async def _answer(response: Any) -> Any:
+    try:
+        said = await response
+    except Exception as error:
+        raise _cause(error) from None
+    if isinstance(said, Trouble):
+        raise said
+    return said
+
+
+def _cause(error: Exception) -> Exception:
+    """What happened over there, as it would have been raised here."""
+    if isinstance(error, BackPressureError):
+        return Trouble("busy", "too many requests are waiting", 2)
+    if isinstance(error, RayTaskError) and isinstance(error.cause, Exception):
+        return error.cause
+    return error
+
+
+@serve.deployment(
+    max_ongoing_requests=128,
+    autoscaling_config={**GROWING, "target_ongoing_requests": 64},
+    ray_actor_options={"num_cpus": 0.5},
+    graceful_shutdown_timeout_s=130,
+)
+@serve.ingress()
+class Door:
+    """`serve.door` in front of the two."""
+
+    def __init__(self, args: Args, eye: DeploymentHandle, painter: DeploymentHandle) -> None:
+        from serve.door import House
+        from serve.keys import KeyRing
+
+        limits = Limits(body_bytes=args.body_mb * 2**20, edit_s=args.edit_s)
+        self._house = House(FarEye(eye), FarPainter(painter), KeyRing(args.keys), limits, tuple(args.fetch))
+
+    def __serve_build_asgi_app__(self) -> Any:
+        """What Ray Serve serves."""
+        from serve.door import make_api
+        from serve.front import write_logs
+
+        write_logs()
+        return make_api(self._house)
+
+
+def build(args: Args) -> serve.Application:
+    """The whole service; Ray Serve's entry point."""
+    return Door.bind(args, EyeDeployment.bind(args), PainterDeployment.bind(args))  # type: ignore[attr-defined]

@@ -1,0 +1,298 @@
+"""HTTP in, HTTP out: the routes. No torch, no model code, no pictures as arrays.
+
+Path: request -> `front.py` -> here -> `incoming.py` -> eye and painter -> answer. `make_api` takes whatever sees and paints:
+the deployments of `app.py`, or an `Eye` and a `Studio` of the same process in tests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import mimetypes
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from fastapi import FastAPI, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, StreamingResponse
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.exceptions import HTTPException
+
+from serve.api import (
+    API_VERSION,
+    EditRequest,
+    EditResult,
+    Models,
+    PreviewRequest,
+    ProblemDocument,
+    Reconstruction,
+    Wish,
+)
+from serve.edits import Editing, sse, wanted_type
+from serve.front import Front, Numbers
+from serve.incoming import Pantry, read
+from serve.keys import Key, KeyRing
+from serve.limits import Bucket, Limits, Turnstile
+from serve.naming import Recent
+from serve.problems import Trouble, problem_of
+
+WEB = Path(__file__).parent / "web"
+Made = TypeVar("Made")
+PROBLEMS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ProblemDocument, "content": {"application/problem+json": {}}}
+    for status in (401, 403, 404, 413, 415, 422, 429, 503, 504)
+}
+
+
+@dataclass
+class House:
+    """All a door needs.
+
+    Args:
+        eye: as `serve.eye.Eye`. painter: as `serve.painter.Studio`.
+        allowed: beginnings of addresses that pictures may be fetched from.
+        policy: asked before each edit; raises `refused`. audit: told after each edit.
+    """
+
+    eye: Any
+    painter: Any
+    keys: KeyRing = field(default_factory=KeyRing)
+    limits: Limits = field(default_factory=Limits)
+    allowed: tuple[str, ...] = ()
+    audit: Callable[[dict[str, Any]], None] | None = None
+
+
+def make_api(house: House) -> FastAPI:
+    """The application: OpenAPI at /openapi.json, the editor page at /."""
+    numbers = Numbers()
+
+    @asynccontextmanager
+    async def life(app: FastAPI) -> AsyncIterator[None]:
+        yield
+
+    api = FastAPI(
+        title="RigFace", version=API_VERSION, docs_url=None, redoc_url=None, lifespan=life,
+        description="Change the pose, expression and light of a face and keep the person.",
+        responses=PROBLEMS,
+    )  # fmt: skip
+    door = _Door(house, numbers)
+    door.routes(api)
+    _errors(api)
+    api.state.numbers, api.state.door = numbers, door
+    api.add_middleware(Front, limits=house.limits, numbers=numbers)
+    return api
+
+
+class _Door:
+    def __init__(self, house: House, numbers: Numbers) -> None:
+        self.house, self.numbers = house, numbers
+        self.bucket, self.turnstile = Bucket(), Turnstile()
+        self.pantry = Pantry(Recent(house.limits.store_mb * 2**20, len), house.allowed)
+        self.editing = Editing(house, numbers)
+
+    def routes(self, api: FastAPI) -> None:
+        both = {"requestBody": _body(PreviewRequest)}
+        api.post("/v1/reconstruct", response_model=Reconstruction, openapi_extra=both)(self.reconstruct)
+        api.post("/v1/preview", response_class=Response, responses={200: {"content": {"image/jpeg": {}}}},
+                 openapi_extra=both)(self.preview)  # fmt: skip
+        api.post("/v1/edits", response_model=EditResult, openapi_extra={"requestBody": _body(EditRequest)}, responses={
+            200: {"content": {"image/png": {}, "image/jpeg": {}, "image/webp": {}, "text/event-stream": {}}},
+            406: PROBLEMS[404],
+        })(self.edit)  # fmt: skip
+        api.get("/v1/models", response_model=Models)(self.models)
+        api.get("/healthz", include_in_schema=False)(self.healthz)
+        api.get("/readyz", include_in_schema=False)(self.readyz)
+        api.get("/metrics", include_in_schema=False)(self.metrics)
+        api.get("/", include_in_schema=False)(self.page)
+        api.get("/web/{name}", include_in_schema=False)(self.asset)
+
+    @asynccontextmanager
+    async def caller(self, request: Request, scope: str) -> AsyncIterator[Key]:
+        """Who asks, let in within their limits."""
+        key = self.house.keys.find(request.headers.get("authorization"))
+        request.state.key = key.name
+        key.need(scope)
+        self.bucket.take(key.name, key.rate, key.burst)
+        self.turnstile.enter(key.name, key.at_a_time)
+        try:
+            yield key
+        finally:
+            self.turnstile.leave(key.name)
+
+    async def reconstruct(
+        self, request: Request, mesh: Literal["glb", "obj"] | None = Query(None, description="the textured head")
+    ) -> Response:
+        """Picture -> faces: coefficients, box, landmarks, confidence; with `?mesh=` the textured head instead."""
+        async with self.caller(request, "edit") as key:
+            _, wish = await read(request, PreviewRequest, self.pantry, key.name, self.house.limits.body_bytes)
+            limit = self.house.limits.preview_s
+            if mesh is not None:
+                data = await within(request, self.ask(wish, lambda w: self.house.eye.mesh(w, mesh)), limit)
+                kind = {"glb": "model/gltf-binary", "obj": "application/zip"}[mesh]
+                return Response(data, media_type=kind)
+            seen = await within(request, self.ask(wish, self.house.eye.reconstruct), limit)
+            return Response(seen.model_dump_json(), media_type="application/json")
+
+    async def preview(self, request: Request) -> Response:
+        """Picture (or its content hash) + edit -> the instant preview, a JPEG."""
+        began = time.monotonic()
+        async with self.caller(request, "edit") as key:
+            _, wish = await read(request, PreviewRequest, self.pantry, key.name, self.house.limits.body_bytes)
+            work = self.ask(wish, self.house.eye.preview)
+            data, asked = await within(request, work, self.house.limits.preview_s)
+        headers = {
+            "RigFace-Asked": json.dumps(_rounded(asked)),
+            "RigFace-Picture": wish.picture,
+            "Server-Timing": f"total;dur={1e3 * (time.monotonic() - began):.1f}",
+            "Cache-Control": "no-store",
+        }
+        return Response(data, media_type="image/jpeg", headers=headers)
+
+    async def edit(self, request: Request) -> Response:
+        """Picture + edit -> picture, with asked and achieved numbers; JSON or a stream of progress by `Accept`."""
+        kind = wanted_type(request.headers.get("accept", "*/*"))
+        async with self.caller(request, "edit") as key:
+            limits = self.house.limits
+            asked, wish = await read(request, EditRequest, self.pantry, key.name, limits.body_bytes)
+            plan = self.editing.plan(asked, wish, kind, key, request.state.request_id)
+            if kind == "text/event-stream":
+                stream = self._stream(plan, key)
+                return StreamingResponse(stream, media_type=kind, headers={"Cache-Control": "no-store"})
+            done = await within(request, self.editing.whole(plan), limits.edit_s)
+        if kind == "application/json":
+            return Response(done.result().model_dump_json(), media_type=kind, headers={"Cache-Control": "no-store"})
+        return Response(done.data, media_type=done.media_type, headers=done.headers())
+
+    async def _stream(self, plan: Any, key: Key) -> AsyncIterator[bytes]:
+        self.turnstile.enter(key.name, key.at_a_time + 1)  # the stream outlives the call that began it
+        try:
+            async with asyncio.timeout(self.house.limits.edit_s):
+                async for name, content in self.editing.steps(plan):
+                    yield sse(name, content)
+        except Exception as error:
+            yield sse("error", problem_of(error).document(plan.request_id))
+        finally:
+            self.turnstile.leave(key.name)
+
+    async def ask(self, wish: Wish, method: Callable[[Wish], Awaitable[Made]]) -> Made:
+        """Ask an eye by hash first; where it has forgotten the picture, with the bytes."""
+        return await self.editing.ask(wish, method)
+
+    async def models(self, request: Request) -> Models:
+        """The models that an edit may ask for."""
+        async with self.caller(request, "edit"):
+            return Models(models=await self.house.painter.models())
+
+    async def healthz(self) -> dict[str, str]:
+        """The door stands."""
+        return {"status": "ok"}
+
+    async def readyz(self) -> Response:
+        """Eye and painter answer."""
+        parts = {"eye": self.house.eye, "painter": self.house.painter}
+        found: dict[str, str] = {}
+        for name, part in parts.items():
+            try:
+                await asyncio.wait_for(part.ready(), 2.0)
+                found[name] = "ok"
+            except Exception as error:
+                found[name] = type(error).__name__
+        good = set(found.values()) == {"ok"}
+        return JSONResponse({"status": "ok" if good else "not ready", **found}, 200 if good else 503)
+
+    async def metrics(self) -> Response:
+        """Prometheus' text format."""
+        return Response(generate_latest(self.numbers.registry), media_type=CONTENT_TYPE_LATEST)
+
+    async def page(self) -> Response:
+        """The editor page."""
+        return _file("index.html")
+
+    async def asset(self, name: str) -> Response:
+        """A file of the editor page."""
+        return _file(name)
+
+
+async def within(request: Request, work: Awaitable[Made], limit_s: float) -> Made:
+    """The result, unless the time is up or the caller leaves; then the work is cancelled.
+
+    Raises:
+        Trouble: `timeout`.
+    """
+    task = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_left(request))
+    try:
+        await asyncio.wait({task, gone}, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        if gone.done():
+            raise Trouble("bad-request", "the caller has left")
+        raise Trouble("timeout", f"not done within {limit_s:g} s", retry_after_s=5)
+    finally:
+        gone.cancel()
+        if not task.done():
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+async def _left(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _file(name: str) -> Response:
+    path = WEB / name
+    if path.parent != WEB or not path.is_file():
+        raise Trouble("not-found")
+    kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
+    return Response(path.read_bytes(), media_type=kind, headers={"Cache-Control": "no-cache"})
+
+
+def _body(kind: type) -> dict[str, Any]:
+    """The OpenAPI of a body that comes as JSON or as parts."""
+    schema = kind.model_json_schema(ref_template="#/components/schemas/{model}")  # type: ignore[attr-defined]
+    schema.pop("$defs", None)
+    binary = {"type": "string", "format": "binary"}
+    parts = {"picture": binary, "target": binary, "request": {"type": "string", "description": "the rest, as JSON"}}
+    return {
+        "required": True,
+        "content": {
+            "application/json": {"schema": schema},
+            "multipart/form-data": {"schema": {"type": "object", "properties": parts, "required": ["picture"]}},
+        },
+    }
+
+
+def _rounded(rows: list[dict[str, float]]) -> list[dict[str, float]]:
+    return [{name: round(value, 4) for name, value in row.items()} for row in rows]
+
+
+def _errors(api: FastAPI) -> None:
+    def reply(request: Request, trouble: Trouble) -> JSONResponse:
+        request.state.problem = trouble.slug
+        document = trouble.document(getattr(request.state, "request_id", ""))
+        return JSONResponse(document, trouble.status, trouble.headers, "application/problem+json")
+
+    @api.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        return reply(request, Trouble("bad-request", f"{'.'.join(map(str, first['loc']))}: {first['msg']}"))
+
+    @api.exception_handler(HTTPException)
+    async def http(request: Request, error: HTTPException) -> JSONResponse:
+        slug = {404: "not-found", 405: "method-not-allowed"}.get(error.status_code, "bad-request")
+        answer = reply(request, Trouble(slug))
+        answer.headers.update(error.headers or {})
+        return answer
+
+    async def ours(request: Request, error: Exception) -> JSONResponse:
+        return reply(request, problem_of(error))
+
+    from rigface.errors import BadInput
+
+    for kind in (Trouble, BadInput, ValueError, TimeoutError):
+        api.add_exception_handler(kind, ours)

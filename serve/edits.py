@@ -1,0 +1,245 @@
+"""One edit from its request to its picture: looked at, composed, painted, pasted, measured.
+
+Path: `EditRequest`, `Wish` -> eye.compose -> painter.paint (each face a request of its own, so that they share steps) ->
+eye.finish -> `Done`. Where no model is asked for, or there is none, the eye's preview is the edit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+from serve.api import PREVIEW, EditRequest, EditResult, PaintOptions, Wish, Wrap
+from serve.keys import Key
+from serve.problems import Trouble
+
+MEDIA = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
+TYPES = ("image/png", "image/jpeg", "image/webp", "application/json", "text/event-stream")
+Made = TypeVar("Made")
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """An edit that may begin."""
+
+    asked: EditRequest
+    wish: Wish
+    wrap: Wrap
+    key: Key
+    request_id: str
+
+
+@dataclass(eq=False)
+class Done:
+    """A finished edit.
+
+    Args:
+        data: the encoded picture.
+        seconds: by phase.
+    """
+
+    plan: Plan
+    model: str
+    data: bytes = b""
+    asked: list[dict[str, float]] = field(default_factory=list)
+    achieved: list[dict[str, float] | None] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def media_type(self) -> str:
+        """Of `data`."""
+        return MEDIA[self.plan.wrap.format]
+
+    def result(self) -> EditResult:
+        """As JSON has it."""
+        return EditResult(
+            image=base64.b64encode(self.data).decode(), media_type=self.media_type, picture=self.plan.wish.picture,
+            model=self.model, seed=self.plan.asked.seed, asked=_rounded(self.asked), achieved=_rounded(self.achieved),
+            seconds={name: round(value, 4) for name, value in self.seconds.items()},
+        )  # fmt: skip
+
+    def headers(self) -> dict[str, str]:
+        """As a picture's headers have it."""
+        return {
+            "RigFace-Asked": json.dumps(_rounded(self.asked)),
+            "RigFace-Achieved": json.dumps(_rounded(self.achieved)),
+            "RigFace-Seed": str(self.plan.asked.seed),
+            "RigFace-Model": self.model,
+            "RigFace-Picture": self.plan.wish.picture,
+            "Server-Timing": ", ".join(f"{name};dur={1e3 * value:.1f}" for name, value in self.seconds.items()),
+            "Cache-Control": "no-store",
+        }
+
+
+class Editing:
+    """Edits with an eye and a painter, wherever they live."""
+
+    def __init__(self, house: Any, numbers: Any) -> None:
+        self._house, self._numbers = house, numbers
+
+    def plan(self, asked: EditRequest, wish: Wish, kind: str, key: Key, request_id: str) -> Plan:
+        """What will be done, once it is known how the caller wants it."""
+        form = {media: name for name, media in MEDIA.items()}.get(kind) or asked.format or "png"
+        return Plan(asked, wish, Wrap(form, {"seed": asked.seed}), key, request_id)  # type: ignore[arg-type]
+
+    async def ask(self, wish: Wish, method: Callable[[Wish], Awaitable[Made]]) -> Made:
+        """By hash first; where the eye has forgotten a picture, with all bytes."""
+        try:
+            return await method(replace(wish, pictures={}))
+        except Trouble as trouble:
+            if trouble.slug != "unknown-picture":
+                raise
+            return await method(wish)
+
+    async def whole(self, plan: Plan) -> Done:
+        """The edit without its steps."""
+        done = None
+        async with aclosing(self._run(plan, previews=0)) as events:
+            async for event in events:
+                done = event
+        if not isinstance(done, Done):
+            raise RuntimeError("an edit ended without a result")
+        return done
+
+    async def steps(self, plan: Plan) -> AsyncGenerator[tuple[str, dict[str, Any]], None]:
+        """Events of a stream: `progress` any number of times, then `result`."""
+        async with aclosing(self._run(plan, plan.asked.previews)) as events:
+            async for event in events:
+                if isinstance(event, Done):
+                    yield "result", event.result().model_dump()
+                else:
+                    yield "progress", event
+
+    async def _run(self, plan: Plan, previews: int) -> AsyncGenerator[Any, None]:
+        eye, painter, wish, asked = self._house.eye, self._house.painter, plan.wish, plan.asked
+        began = time.monotonic()
+        model = asked.model or next(m.name for m in await painter.models() if m.default)
+        wrap = replace(plan.wrap, record={**plan.wrap.record, "model": model})
+        done = Done(plan, model)
+        if model == PREVIEW:
+            yield {"phase": "preview", "step": 0, "steps": 1}
+            finished = await self.ask(wish, lambda w: eye.edit_without_model(w, wrap))
+        else:
+            canvas = await painter.canvas(model)
+            yield {"phase": "look", "step": 0, "steps": asked.steps or 0}
+            composed = await self.ask(wish, lambda w: eye.compose(w, canvas))
+            done.seconds["look"] = time.monotonic() - began
+            painted: list[Any] = [None] * len(composed.conditions)
+            async with aclosing(self._paint(model, composed.conditions, plan, previews)) as events:
+                async for face, event in events:
+                    if hasattr(event, "image"):
+                        painted[face] = event
+                    else:
+                        yield _progress(face, len(painted), event)
+            done.seconds |= {
+                "wait": max(p.waited_s for p in painted),
+                "paint": max(p.painted_s for p in painted),
+            }
+            crops = [p.image for p in painted]
+            finished = await self.ask(wish, lambda w: eye.finish(w, crops, wrap))
+        done.data, done.asked, done.achieved = finished.data, finished.asked, finished.achieved
+        done.seconds["total"] = time.monotonic() - began
+        self._numbers.faces.labels(model).inc(len(done.asked))
+        if self._house.audit is not None:
+            self._house.audit(_entry(done))
+        yield done
+
+    async def _paint(self, model: str, conditions: list[Any], plan: Plan, previews: int) -> AsyncGenerator[Any, None]:
+        """All faces at once; events as (face, event). Leaving it takes them all out of the batch."""
+        queue: asyncio.Queue[Any] = asyncio.Queue()
+
+        async def one(face: int) -> None:
+            try:
+                stream = self._house.painter.paint(
+                    model, conditions[face], _options(plan.asked, face), previews, self._house.limits.edit_s
+                )
+                async with aclosing(stream) as events:
+                    async for event in events:
+                        queue.put_nowait((face, event))
+                queue.put_nowait(None)
+            except Exception as error:
+                queue.put_nowait(error)
+
+        tasks = [asyncio.ensure_future(one(face)) for face in range(len(conditions))]
+        try:
+            left = len(tasks)
+            while left:
+                event = await queue.get()
+                if isinstance(event, Exception):
+                    raise event
+                if event is None:
+                    left -= 1
+                else:
+                    yield event
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _options(asked: EditRequest, face: int) -> PaintOptions:
+    g = asked.guidance
+    return PaintOptions(
+        (asked.seed + face) % 2**63, asked.steps, asked.scheduler, g.identity, g.attributes, g.text, asked.strength
+    )
+
+
+def _progress(face: int, faces: int, step: Any) -> dict[str, Any]:
+    out = {"phase": "paint", "step": step.step, "steps": step.steps, "face": face, "faces": faces}
+    if step.preview is not None:
+        from rigface.image import encode_jpeg
+
+        out["preview"] = base64.b64encode(encode_jpeg(step.preview, 80)).decode()
+    return out
+
+
+def _entry(done: Done) -> dict[str, Any]:
+    """A line of the audit log."""
+    from serve.naming import picture_id
+
+    plan = done.plan
+    return {
+        "key": plan.key.name, "request_id": plan.request_id, "in": plan.wish.picture, "out": picture_id(done.data),
+        "from": plan.wish.traits, "edit": plan.wish.edit.to_dict(), "model": done.model, "seed": plan.asked.seed,
+    }  # fmt: skip
+
+
+def sse(name: str, content: dict[str, Any]) -> bytes:
+    """One server-sent event."""
+    return f"event: {name}\ndata: {json.dumps(content, separators=(',', ':'))}\n\n".encode()
+
+
+def wanted_type(accept: str) -> str:
+    """The best of `TYPES` for an Accept header; PNG where anything goes.
+
+    Raises:
+        Trouble: `not-acceptable`.
+    """
+    best = ("", 0.0)
+    for part in accept.split(","):
+        media, *parameters = (p.strip().lower() for p in part.split(";"))
+        quality = next((_quality(p[2:]) for p in parameters if p.startswith("q=")), 1.0)
+        main = media.removesuffix("/*")
+        found = next((t for t in TYPES if media in ("*/*", "", t) or t.split("/")[0] == main), "")
+        if found and quality > best[1]:
+            best = (found, quality)
+    if not best[0]:
+        raise Trouble("not-acceptable", f"this makes {', '.join(TYPES)}")
+    return best[0]
+
+
+def _quality(text: str) -> float:
+    try:
+        return min(1.0, max(0.0, float(text)))
+    except ValueError:
+        return 0.0
+
+
+def _rounded(rows: list[Any]) -> list[Any]:
+    return [None if row is None else {name: round(value, 4) for name, value in row.items()} for row in rows]

@@ -1,0 +1,245 @@
+"""Sees, previews, composes and pastes: everything of an edit but the diffusion. Knows nothing of HTTP or Ray.
+
+Path: `Wish` -> `look` (decode, detect, reconstruct, mask; cached by content hash) -> `preview`, or `compose` -> painter ->
+`finish` (paste, look again, achieved numbers).
+
+Pictures are named by content hash. A wish may come without bytes, which saves the way of megabytes at each move of a
+slider; an eye that has forgotten the picture raises `unknown-picture`, and the door sends the bytes after it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import cv2
+import numpy as np
+
+from rigface.conditions import Composer
+from rigface.editor import Editor, numbers, paste
+from rigface.edits import NAMED, EditSpec, LightEdit
+from rigface.face.mix import GIVEN_BY, mix
+from rigface.face.see import See, choose
+from rigface.image import decode, encode_jpeg
+from rigface.types import Conditions, Face, FaceParams
+from serve.api import Canvas, Reconstruction, SeenFace, Wish, Wrap
+from serve.limits import MAX_PIXELS
+from serve.naming import Recent
+from serve.problems import Trouble
+from serve.seal import Seal, plain
+
+PREVIEW_QUALITY = 82
+AGREES = 0.08  # residual, in outer-eye distances, at which confidence is 1/e
+_SLIDERS = EditSpec(yaw_deg=0, expression=dict.fromkeys(NAMED, 0.0), light=LightEdit())
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """A picture and its faces.
+
+    Args:
+        image: (H, W, 3) uint8.
+    """
+
+    image: np.ndarray
+    faces: list[Face]
+
+    @property
+    def size(self) -> int:
+        """Bytes it keeps alive."""
+        return self.image.nbytes + sum(f.crop.nbytes + f.mask.nbytes for f in self.faces)
+
+
+@dataclass(frozen=True, eq=False)
+class Composed:
+    """Conditions of each face that is edited, in the order of `asked`."""
+
+    conditions: list[Conditions]
+    asked: list[dict[str, float]]
+
+
+@dataclass(frozen=True, eq=False)
+class Finished:
+    """The whole picture after an edit, encoded, and the numbers."""
+
+    data: bytes
+    asked: list[dict[str, float]]
+    achieved: list[dict[str, float] | None]
+
+
+class Eye:
+    """One pair of eyes. Methods are coroutines that work in threads; the detector takes one picture at a time."""
+
+    def __init__(self, see: See, *, cache_mb: int = 384, seal: Seal = plain) -> None:
+        self.see, self._seal = see, seal
+        self._seen = Recent(cache_mb * 2**20, lambda seen: seen.size)
+        self._small = Recent(cache_mb * 2**18, lambda seen: seen.size)
+        self._one = threading.Lock()
+        self._editor = Editor(see)
+        self._composers: dict[Canvas, Composer] = {}
+
+    @classmethod
+    def load(cls, device: str = "cpu", **options: Any) -> Eye:
+        """The default eyes, warmed: the first caller does not wait for a compiler."""
+        eye = cls(See.load(device), **options)
+        eye.warm()
+        return eye
+
+    def warm(self) -> None:
+        """Compile what is compiled at first use, on a flat grey face that is nobody."""
+        head = self.see.head
+        sizes = {"S": head.shape, "E": head.expression, "A": head.albedo}
+        shapes = {f.name: f.metadata["shape"] for f in fields(FaceParams) if not f.metadata["optional"]}
+        params = FaceParams(**{n: np.zeros([sizes.get(a, a) for a in s], np.float32) for n, s in shapes.items()})
+        params = replace(params, camera=np.array([8.0, 0, 0], np.float32), light=np.ones((9, 3), np.float32))
+        grey = np.full((64, 64, 3), 128, np.uint8)
+        self._editor._composer.preview(grey, params, params, grey[..., 0])
+        self.see(np.full((128, 128, 3), 128, np.uint8))
+
+    async def ready(self) -> bool:
+        """Whether it can see; it could not have been made otherwise."""
+        return True
+
+    async def reconstruct(self, wish: Wish) -> Reconstruction:
+        """All faces of the picture."""
+        return await asyncio.to_thread(self._reconstruct, wish)
+
+    async def mesh(self, wish: Wish, kind: str) -> bytes:
+        """The head of the chosen face, textured with its photograph: `glb`, or `obj`."""
+        from serve.mesh import mesh_of
+
+        seen = await asyncio.to_thread(self._look, wish, wish.picture)
+        return await asyncio.to_thread(mesh_of, choose(seen.faces, wish.face)[0], kind)
+
+    async def preview(self, wish: Wish) -> tuple[bytes, list[dict[str, float]]]:
+        """A JPEG of the edit without a model, at most `max_side` px, and the numbers asked."""
+        return await asyncio.to_thread(self._preview, wish)
+
+    async def edit_without_model(self, wish: Wish, wrap: Wrap) -> Finished:
+        """The preview at the photograph's own resolution, measured."""
+        return await asyncio.to_thread(self._edit, wish, wrap)
+
+    async def compose(self, wish: Wish, canvas: Canvas) -> Composed:
+        """What the model sees, per face."""
+        return await asyncio.to_thread(self._compose, wish, canvas)
+
+    async def finish(self, wish: Wish, crops: list[np.ndarray], wrap: Wrap) -> Finished:
+        """Painted crops back into the picture; the numbers measured on it."""
+        return await asyncio.to_thread(self._finish, wish, crops, wrap)
+
+    def _look(self, wish: Wish, name: str) -> Seen:
+        seen = self._seen.get(name)
+        if seen is None:
+            data = wish.pictures.get(name)
+            if data is None:
+                raise Trouble("unknown-picture", more={"picture": name})
+            image = decode(data, max_pixels=MAX_PIXELS)
+            with self._one:
+                seen = self._seen.get(name) or Seen(image, self.see(image))
+            self._seen.put(name, seen)
+        return seen
+
+    def _smaller(self, wish: Wish) -> Seen:
+        """The source at a preview's size; seen at its own."""
+        seen = self._look(wish, wish.picture)
+        side = max(seen.image.shape[:2])
+        if side <= wish.max_side:
+            return seen
+        small = self._small.get((wish.picture, wish.max_side))
+        if small is None:
+            scale = wish.max_side / side
+            size = (max(1, round(seen.image.shape[1] * scale)), max(1, round(seen.image.shape[0] * scale)))
+            image = cv2.resize(seen.image, size, interpolation=cv2.INTER_AREA)
+            shrink = np.array([1 / scale, 1 / scale, 1], np.float32)
+            faces = [replace(f, frame_to_crop=f.frame_to_crop * shrink, box=f.box * scale) for f in seen.faces]
+            small = Seen(image, faces)
+            self._small.put((wish.picture, wish.max_side), small)
+        return small
+
+    def _wanted(self, wish: Wish, faces: Iterable[Face]) -> list[tuple[Face, FaceParams]]:
+        edit, giver = wish.edit, None
+        given = {name: choose(self._look(wish, name).faces, "largest")[0] for name in set(wish.traits.values())}
+        for trait, name in wish.traits.items():
+            params = given[name].params
+            giver = giver or params
+            giver = replace(giver, **{f: getattr(params, f) for f in GIVEN_BY[trait]})
+        return [(face, mix(face.params, edit, self.see.head, giver)) for face in faces]
+
+    def _preview(self, wish: Wish) -> tuple[bytes, list[dict[str, float]]]:
+        seen = self._smaller(wish)
+        out, asked = seen.image, []
+        for face, wanted in self._wanted(wish, choose(seen.faces, wish.face)):
+            out = paste(out, self._editor.paint(out, face, wanted, 0), face.frame_to_crop)
+            asked.append(numbers(wanted, wish.edit, self.see.head))
+        return encode_jpeg(out, PREVIEW_QUALITY), asked
+
+    def _edit(self, wish: Wish, wrap: Wrap) -> Finished:
+        seen = self._look(wish, wish.picture)
+        pairs = self._wanted(wish, choose(seen.faces, wish.face))
+        out = seen.image
+        for face, wanted in pairs:
+            out = paste(out, self._editor.paint(out, face, wanted, 0), face.frame_to_crop)
+        return self._measured(wish, out, pairs, wrap)
+
+    def _compose(self, wish: Wish, canvas: Canvas) -> Composed:
+        composer = self._composers.get(canvas)
+        if composer is None:
+            composer = self._composers[canvas] = Composer(canvas.style, canvas.size)  # type: ignore[arg-type]
+        pairs = self._wanted(wish, choose(self._look(wish, wish.picture).faces, wish.face))
+        return Composed(
+            [composer(face, wanted).conditions for face, wanted in pairs],
+            [numbers(wanted, wish.edit, self.see.head) for _, wanted in pairs],
+        )
+
+    def _finish(self, wish: Wish, crops: list[np.ndarray], wrap: Wrap) -> Finished:
+        seen = self._look(wish, wish.picture)
+        pairs = self._wanted(wish, choose(seen.faces, wish.face))
+        out = seen.image
+        for (face, _), crop in zip(pairs, crops):
+            out = paste(out, crop, face.frame_to_crop)
+        return self._measured(wish, out, pairs, wrap)
+
+    def _measured(self, wish: Wish, image: np.ndarray, pairs: list[tuple[Face, FaceParams]], wrap: Wrap) -> Finished:
+        with self._one:
+            faces = self.see(image)
+        asked = [numbers(wanted, wish.edit, self.see.head) for _, wanted in pairs]
+        achieved = [self._numbers_at(faces, source, wish.edit) for source, _ in pairs]
+        return Finished(self._seal(image, wish, wrap), asked, achieved)
+
+    def _numbers_at(self, faces: list[Face], source: Face, edit: EditSpec) -> dict[str, float] | None:
+        """The edit's numbers, of the face that is now where the source was."""
+        middle = (source.box[:2] + source.box[2:]) / 2
+        near = [f for f in faces if (f.box[:2] < middle).all() and (middle < f.box[2:]).all()]
+        if not near:
+            return None
+        return numbers(min(near, key=lambda f: float(np.abs(f.box - source.box).sum())).params, edit, self.see.head)
+
+    def _reconstruct(self, wish: Wish) -> Reconstruction:
+        seen = self._look(wish, wish.picture)
+        height, width = seen.image.shape[:2]
+        head = self.see.head
+        known = {n: v for n, v in NAMED.items() if set(v) <= set(head.expression_names)}
+        sliders = replace(_SLIDERS, expression=dict.fromkeys(known, 0.0))
+        return Reconstruction(
+            picture=wish.picture,
+            width=width,
+            height=height,
+            head=f"{head.name} {head.version}",
+            faces=[_wire(face, numbers(face.params, sliders, head)) for face in seen.faces],
+        )
+
+
+def _wire(face: Face, values: dict[str, float]) -> SeenFace:
+    to_frame = cv2.invertAffineTransform(face.frame_to_crop.astype(np.float64))
+    points = face.landmarks[:, :2] @ to_frame[:, :2].T + to_frame[:, 2]
+    coefficients = {f.name: getattr(face.params, f.name) for f in fields(FaceParams)}
+    return SeenFace(
+        box=[round(float(v), 2) for v in face.box],
+        landmarks=np.round(points, 2).tolist(),
+        confidence=round(float(np.exp(-face.residual / AGREES)), 4),
+        numbers={name: round(value, 4) for name, value in values.items()},
+        coefficients={n: np.round(v, 5).tolist() for n, v in coefficients.items() if v is not None},
+    )

@@ -1,0 +1,160 @@
+"""What every request passes first and every answer last: an id, limits, security headers, a log line, numbers.
+
+Path: ASGI server -> `Front` -> the routes of `door.py`. Plain ASGI, so that streams stream and a caller's leaving is felt.
+
+A log line is JSON: who, what, how long, how it ended. Never a picture, a body, a query or a key.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import secrets
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from serve.limits import Limits, Turnstile, bounded
+from serve.problems import Trouble, problem_of
+
+LOG = logging.getLogger("rigface.serve")
+FREE = ("/healthz", "/readyz", "/metrics")  # asked by machines, all the time
+GOOD_ID = re.compile(r"^[A-Za-z0-9._-]{8,64}$")
+CSP = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
+    "font-src 'self'; manifest-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+    "require-trusted-types-for 'script'"
+)
+HEADERS = {
+    "Content-Security-Policy": CSP,
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
+}
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Any]]
+Send = Callable[[Any], Awaitable[None]]
+
+
+class Numbers:
+    """What /metrics shows; one registry per door, so that two in one process do not meet."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter("rigface_requests", "answers", ["route", "status"], registry=self.registry)
+        self.seconds = Histogram(
+            "rigface_request_seconds", "time to the end of an answer", ["route"], registry=self.registry,
+            buckets=(0.005, 0.02, 0.05, 0.1, 0.15, 0.3, 0.6, 1, 2, 5, 10, 30, 60, 120),
+        )  # fmt: skip
+        self.inside = Gauge("rigface_requests_in_flight", "requests at work", registry=self.registry)
+        self.refused = Counter("rigface_problems", "answers that are problems", ["type"], registry=self.registry)
+        self.faces = Counter("rigface_faces_edited", "faces edited", ["model"], registry=self.registry)
+
+
+class Front:
+    """ASGI middleware. `draining` refuses new work while what is under way ends."""
+
+    def __init__(self, app: Any, limits: Limits, numbers: Numbers) -> None:
+        self._app, self._limits, self._numbers = app, limits, numbers
+        self._turnstile = Turnstile()
+        self.draining = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        asked = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
+        request_id = asked if GOOD_ID.match(asked) else secrets.token_hex(8)
+        state = scope.setdefault("state", {})
+        state["request_id"] = request_id
+        began, status, sent = time.monotonic(), 499, 0
+
+        async def out(message: Any) -> None:
+            nonlocal status, sent
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                names = {name.lower() for name, _ in message["headers"]}
+                extra = {**HEADERS, "X-Request-Id": request_id}
+                more = [(n.lower().encode(), v.encode()) for n, v in extra.items() if n.lower().encode() not in names]
+                message = {**message, "headers": [*message["headers"], *more]}
+            sent += len(message.get("body", b""))
+            await send(message)
+
+        try:
+            await self._let_in(scope, receive, out)
+        except Exception as error:
+            if status != 499:  # the answer has begun: nothing can be said any more
+                LOG.exception("an answer broke off", extra={"request_id": request_id})
+                raise
+            await answer(problem_of(error), request_id, out)
+            if not isinstance(error, Trouble):
+                LOG.exception("request %s", request_id)
+        finally:
+            route = getattr(scope.get("route"), "path", "") or "none"
+            seconds = time.monotonic() - began
+            self._numbers.requests.labels(route, status).inc()
+            self._numbers.seconds.labels(route).observe(seconds)
+            if state.get("problem"):
+                self._numbers.refused.labels(state["problem"]).inc()
+            line = {
+                "request_id": request_id, "method": scope["method"], "route": route, "status": status,
+                "seconds": round(seconds, 4), "bytes_out": sent, "key": state.get("key", ""),
+                "problem": state.get("problem", ""),
+            }  # fmt: skip
+            if scope["path"] not in FREE:
+                LOG.info(json.dumps({k: v for k, v in line.items() if v != ""}))
+
+    async def _let_in(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope["path"]
+        if not path.startswith("/v1/"):
+            await self._app(scope, receive, send)
+            return
+        if self.draining:
+            raise Trouble("draining", retry_after_s=5)
+        said = dict(scope["headers"]).get(b"content-length", b"0")
+        if said.isdigit() and int(said) > self._limits.body_bytes:
+            raise Trouble("too-large", f"a request may have {self._limits.body_bytes} bytes")
+        self._turnstile.enter("door", self._limits.in_flight, "busy")
+        self._numbers.inside.inc()
+        try:
+            await self._app(scope, bounded(receive, self._limits.body_bytes), send)
+        finally:
+            self._turnstile.leave("door")
+            self._numbers.inside.dec()
+
+
+async def answer(trouble: Trouble, request_id: str, send: Send) -> None:
+    """A problem as the whole answer."""
+    body = json.dumps(trouble.document(request_id)).encode()
+    headers = {"Content-Type": "application/problem+json", "Content-Length": str(len(body)), **trouble.headers}
+    encoded = [(n.lower().encode(), v.encode()) for n, v in headers.items()]
+    await send({"type": "http.response.start", "status": trouble.status, "headers": encoded})
+    await send({"type": "http.response.body", "body": body})
+
+
+class JsonLines(logging.Formatter):
+    """Log records as JSON lines; a message that is a JSON object already becomes part of the line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line."""
+        text = record.getMessage()
+        own = json.loads(text) if text.startswith("{") else {"message": text}
+        line = {"time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"), "level": record.levelname.lower(), **own}
+        if record.exc_info:
+            line["error"] = self.formatException(record.exc_info)
+        return json.dumps(line)
+
+
+def write_logs() -> None:
+    """Log lines to standard error, once a process."""
+    if not LOG.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(JsonLines())
+        LOG.addHandler(handler)
+        LOG.setLevel(logging.INFO)
+        LOG.propagate = False

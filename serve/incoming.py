@@ -1,0 +1,188 @@
+"""A request's bytes -> a typed request and its pictures, by content hash, and nothing larger than allowed.
+
+Path: HTTP body (multipart or JSON) -> `read` -> `Incoming` -> `wish`.
+
+Multipart is for people and scripts (files as parts, the rest as JSON in the part `request`), JSON for programs. A picture
+that was sent once can be named by its hash for as long as this door remembers it. Addresses are fetched only where the
+operator has allowed their beginning (pre-signed object-store URLs); any other is refused before a name is resolved.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar, get_args
+
+import httpx
+from pydantic import ValidationError
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+
+from rigface.edits import Trait
+from serve.api import PictureRef, PreviewRequest, Wish
+from serve.limits import MAX_PART_PICTURES
+from serve.naming import Recent, picture_id
+from serve.problems import Trouble
+
+Asked = TypeVar("Asked", bound=PreviewRequest)
+TRAITS = get_args(Trait)
+PARTS = ("picture", "target", *(f"target.{trait}" for trait in TRAITS))
+FETCH_S = 10.0
+
+
+@dataclass(frozen=True)
+class Pantry:
+    """Where pictures come from: this door's memory, and the addresses it may fetch.
+
+    Args:
+        kept: (owner, hash) -> bytes.
+        allowed: beginnings of addresses, such as "https://bucket.s3.amazonaws.com/".
+    """
+
+    kept: Recent
+    allowed: Sequence[str] = ()
+
+
+async def read(request: Request, kind: type[Asked], pantry: Pantry, owner: str, most: int) -> tuple[Asked, Wish]:
+    """The request and what it wishes.
+
+    Raises:
+        Trouble: `bad-request`, `unsupported-type`, `too-large`, `unknown-picture`.
+    """
+    media = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    try:
+        if media == "multipart/form-data":
+            body, parts = await _multipart(request)
+        elif media == "application/json":
+            body, parts = await request.body(), {}
+        else:
+            raise Trouble("unsupported-type", f"want multipart/form-data or application/json, got {media[:60]!r}")
+    except ClientDisconnect:
+        raise Trouble("bad-request", "the request ended early") from None
+    asked = _parse(kind, body or b"{}")
+    refs: dict[str, PictureRef | None] = {"picture": asked.picture, "target": asked.target}
+    refs |= {f"target.{trait}": ref for trait, ref in asked.targets.items()}
+    found: dict[str, tuple[str, bytes]] = {}
+    for name, ref in refs.items():
+        if name in parts and ref is not None:
+            raise Trouble("bad-request", f"{name}: given twice, as a part and in the request")
+        if ref is not None:
+            found[name] = await _fetched(ref, name, pantry, owner, most)
+    for name, data in parts.items():
+        found[name] = picture_id(data), data
+    for key, data in found.values():
+        pantry.kept.put((owner, key), data)
+    return asked, _wish(asked, found)
+
+
+def _wish(asked: PreviewRequest, found: dict[str, tuple[str, bytes]]) -> Wish:
+    if "picture" not in found:
+        raise Trouble("bad-request", "picture: a source is needed, as the part `picture` or in the request")
+    named = {trait: found[f"target.{trait}"][0] for trait in TRAITS if f"target.{trait}" in found}
+    taken = asked.edit.take | set(named)
+    if missing := sorted(taken - set(named)):
+        if "target" not in found:
+            raise Trouble("bad-request", f"edit.take: {', '.join(missing)} must be copied from somebody: give a target")
+        named |= {trait: found["target"][0] for trait in missing}
+    used = {found["picture"][0], *named.values()}
+    pictures: dict[str, bytes | None] = {key: data for key, data in found.values() if key in used}
+    edit = replace(asked.edit, take=frozenset(taken))
+    return Wish(found["picture"][0], edit, pictures, named, asked.face, asked.max_side)
+
+
+async def _multipart(request: Request) -> tuple[bytes, dict[str, bytes]]:
+    body, parts = b"", {}
+    try:
+        form = await request.form(max_files=MAX_PART_PICTURES, max_fields=8, max_part_size=2**20)
+    except HTTPException as error:  # what Starlette makes of a broken form
+        raise Trouble("bad-request", str(error.detail)) from None
+    async with _closing(form):
+        for name, value in form.multi_items():
+            data = await value.read() if isinstance(value, UploadFile) else value.encode()
+            if name == "request":
+                body = data
+            elif name not in PARTS:
+                raise Trouble("bad-request", f"{name[:60]!r}: want one of {', '.join(('request', *PARTS))}")
+            elif name in parts:
+                raise Trouble("bad-request", f"{name}: given twice")
+            else:
+                parts[name] = data
+    return body, parts
+
+
+class _closing:
+    def __init__(self, form: Any) -> None:
+        self._form = form
+
+    async def __aenter__(self) -> None:
+        return None
+
+    async def __aexit__(self, *_: Any) -> None:
+        await self._form.close()
+
+
+def _parse(kind: type[Asked], body: bytes) -> Asked:
+    try:
+        value = json.loads(body, parse_constant=_no_constant)
+    except (ValueError, RecursionError):
+        raise Trouble("bad-request", "the request is not JSON") from None
+    try:
+        return kind.model_validate(value)
+    except ValidationError as error:
+        wrong = [
+            {"at": ".".join(map(str, e["loc"])), "reason": e["msg"].removeprefix("Value error, ")}
+            for e in error.errors(include_url=False, include_input=False, include_context=False)[:20]
+        ]
+        first = f"{wrong[0]['at']}: {wrong[0]['reason']}" if wrong[0]["at"] else wrong[0]["reason"]
+        raise Trouble("bad-request", first, more={"errors": wrong}) from None
+    except RecursionError:
+        raise Trouble("bad-request", "the request is nested too deeply") from None
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a number in JSON")
+
+
+async def _fetched(ref: PictureRef, name: str, pantry: Pantry, owner: str, most: int) -> tuple[str, bytes]:
+    given = [field for field in ("id", "base64", "url") if getattr(ref, field) is not None]
+    if len(given) != 1:
+        raise Trouble("bad-request", f"{name}: give one of id, base64, url")
+    if ref.id is not None:
+        data = pantry.kept.get((owner, ref.id))
+        if data is None:
+            raise Trouble("unknown-picture", more={"picture": ref.id})
+        return ref.id, data
+    if ref.base64 is not None:
+        try:
+            data = base64.b64decode(ref.base64, validate=True)
+        except (binascii.Error, ValueError):
+            raise Trouble("bad-request", f"{name}.base64: not base64") from None
+        return picture_id(data), data
+    data = await _download(str(ref.url), pantry.allowed, most)
+    return picture_id(data), data
+
+
+async def _download(url: str, allowed: Sequence[str], most: int) -> bytes:
+    # A beginning without a path would also allow its name as the user of another host.
+    if not any(start.count("/") >= 3 and url.startswith(start) for start in allowed):
+        raise Trouble("bad-request", "url: this service does not fetch from there; send the picture itself")
+    chunks, size = [], 0
+    try:
+        async with (
+            httpx.AsyncClient(follow_redirects=False, timeout=FETCH_S, trust_env=False) as client,
+            client.stream("GET", url) as answer,
+        ):
+            if answer.status_code != 200:
+                raise Trouble("bad-request", f"url: the store answered {answer.status_code}")
+            async for chunk in answer.aiter_bytes():
+                size += len(chunk)
+                if size > most:
+                    raise Trouble("too-large", f"a picture may have {most} bytes")
+                chunks.append(chunk)
+    except (httpx.HTTPError, httpx.InvalidURL):
+        raise Trouble("bad-request", "url: the store could not be read") from None
+    return b"".join(chunks)

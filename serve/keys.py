@@ -1,0 +1,126 @@
+"""API keys: who may do what, how often, and how many at a time. Only hashes are stored.
+
+Path: `Authorization: Bearer rf_...` -> `KeyRing.find` -> `Key` -> limits, scopes, logs.
+
+A key is 256 random bits, so one round of SHA-256 is as good as a slow hash would be for a password. The file has one JSON
+object a line and is read again when it changes, so that a key can be revoked while the service runs. Without a file the
+service is open, which is for loopback: everybody is the key `open`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import os
+import secrets
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from serve.problems import Trouble
+
+SCOPES = ("edit", "jobs", "verify", "metrics")
+PREFIX = "rf_"
+
+
+@dataclass(frozen=True)
+class Key:
+    """One caller.
+
+    Args:
+        name: public; in logs and in the audit log.
+        digest: SHA-256 of the secret, hex.
+        scopes: some of `SCOPES`.
+        rate: requests a second on average. burst: at once. at_a_time: requests under way.
+    """
+
+    name: str
+    digest: str = ""
+    scopes: tuple[str, ...] = SCOPES
+    rate: float = 20.0
+    burst: float = 60.0
+    at_a_time: int = 16
+
+    def need(self, scope: str) -> None:
+        """Refuse a caller whose key lacks a scope."""
+        if scope not in self.scopes:
+            raise Trouble("forbidden", f"the key {self.name!r} lacks the scope {scope!r}")
+
+
+OPEN = Key("open", rate=200.0, burst=400.0, at_a_time=64)
+
+
+class KeyRing:
+    """The keys of one file; none means open."""
+
+    def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
+        self._path = None if not path else Path(path)
+        self._read_at = -1
+        self._keys: dict[str, Key] = {}
+
+    def find(self, authorization: str | None) -> Key:
+        """The caller's key.
+
+        Raises:
+            Trouble: `unauthorized`.
+        """
+        if self._path is None:
+            return OPEN
+        scheme, _, secret = (authorization or "").partition(" ")
+        digest = digest_of(secret.strip())
+        found = next((k for d, k in self._current().items() if hmac.compare_digest(d, digest)), None)
+        if scheme.lower() != "bearer" or found is None:
+            raise Trouble("unauthorized", "send `Authorization: Bearer <key>`")
+        return found
+
+    def _current(self) -> dict[str, Key]:
+        assert self._path is not None
+        changed = self._path.stat().st_mtime_ns
+        if changed != self._read_at:
+            self._keys, self._read_at = {k.digest: k for k in read(self._path)}, changed
+        return self._keys
+
+
+def digest_of(secret: str) -> str:
+    """What is stored of a secret."""
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def read(path: Path) -> list[Key]:
+    """All keys of a file."""
+    rows = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+    return [Key(**{**row, "scopes": tuple(row["scopes"])}) for row in rows]
+
+
+def add(path: Path, name: str, scopes: tuple[str, ...] = SCOPES, **limits: float) -> str:
+    """Make a key and store its hash.
+
+    Returns:
+        The secret; it cannot be had again.
+
+    Raises:
+        ValueError: the name is taken, or a scope unknown.
+    """
+    if unknown := sorted(set(scopes) - set(SCOPES)):
+        raise ValueError(f"scopes: want some of {', '.join(SCOPES)}, got {unknown}")
+    old = read(path) if path.exists() else []
+    if any(k.name == name for k in old):
+        raise ValueError(f"there is a key named {name!r}")
+    secret = PREFIX + secrets.token_urlsafe(32)
+    _write(path, [*old, Key(name, digest_of(secret), tuple(scopes), **limits)])  # type: ignore[arg-type]
+    return secret
+
+
+def remove(path: Path, name: str) -> bool:
+    """Revoke a key; whether there was one."""
+    old = read(path)
+    _write(path, [k for k in old if k.name != name])
+    return any(k.name == name for k in old)
+
+
+def _write(path: Path, keys: list[Key]) -> None:
+    aside = path.with_name(path.name + ".new")
+    handle = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(handle, "w") as out:
+        out.writelines(json.dumps(asdict(k)) + "\n" for k in keys)
+    aside.replace(path)

@@ -1,0 +1,102 @@
+"""How much is let in: bytes, pixels, time, requests by key. Every number has one place, here or in `Limits`.
+
+Path: the first thing a request meets. Nothing is read beyond what is allowed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from serve.problems import Trouble
+
+MAX_PIXELS = 40_000_000
+MAX_PART_PICTURES = 7  # a source, a target, and one for each of five traits
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What an operator may set.
+
+    Args:
+        body_bytes: of one request.
+        edit_s: until an edit is given up. preview_s: likewise a preview or a reconstruction.
+        in_flight: requests at work in one door at a time; beyond it callers are asked to come again.
+        store_mb: of pictures that clients may name by hash, in one door.
+    """
+
+    body_bytes: int = 32 * 2**20
+    edit_s: float = 120.0
+    preview_s: float = 20.0
+    in_flight: int = 64
+    store_mb: int = 256
+
+
+class Bucket:
+    """A token bucket per key: `rate` a second on average, `burst` at once. Buckets that are full are forgotten."""
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self._now = now
+        self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def take(self, key: str, rate: float, burst: float) -> None:
+        """One token.
+
+        Raises:
+            Trouble: `rate-limited`, with the time until there is one.
+        """
+        now = self._now()
+        left, then = self._left.pop(key, (burst, now))
+        left = min(burst, left + (now - then) * rate)
+        if left >= 1:
+            self._left[key] = (left - 1, now)
+        else:
+            self._left[key] = (left, now)
+            raise Trouble("rate-limited", f"this key may make {rate:g} requests a second", (1 - left) / rate)
+        while len(self._left) > 10_000:
+            self._left.popitem(last=False)
+
+
+class Turnstile:
+    """At most so many at a time per name."""
+
+    def __init__(self) -> None:
+        self._inside: dict[str, int] = {}
+
+    def enter(self, name: str, most: int, slug: str = "rate-limited") -> None:
+        """Go in, or be told to come again."""
+        if self._inside.get(name, 0) >= most:
+            raise Trouble(slug, f"{most} requests are already at work", 1)
+        self._inside[name] = self._inside.get(name, 0) + 1
+
+    def leave(self, name: str) -> None:
+        """Come out."""
+        left = self._inside.get(name, 0) - 1
+        self._inside[name] = left
+        if left <= 0:
+            self._inside.pop(name, None)
+
+    def inside(self, name: str) -> int:
+        """How many are."""
+        return self._inside.get(name, 0)
+
+
+Message = dict[str, Any]
+
+
+def bounded(receive: Callable[[], Awaitable[Message]], most: int) -> Callable[[], Awaitable[Message]]:
+    """An ASGI `receive` that stops a body at `most` bytes, whatever its header said."""
+    got = 0
+
+    async def limited() -> Message:
+        nonlocal got
+        message = await receive()
+        got += len(message.get("body", b""))
+        if got > most:
+            raise Trouble("too-large", f"a request may have {most} bytes")
+        return message
+
+    return limited

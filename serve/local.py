@@ -1,0 +1,66 @@
+"""The service on this machine: a Ray cluster of its own, the application on it, and both gone at the end.
+
+Path: `python -m serve`, tests, the load benchmark -> `serving`. A cluster that is there already is used, and stays.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Iterator
+from typing import Any
+
+READY_S = 180.0
+
+
+@contextlib.contextmanager
+def serving(host: str = "127.0.0.1", port: int = 8000, **args: Any) -> Iterator[str]:
+    """Have the service while inside.
+
+    Args:
+        args: of `serve.app.Args`.
+
+    Yields:
+        Its address, such as "http://127.0.0.1:8000".
+    """
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled" if host == "127.0.0.1" else "token")
+    import ray
+    from ray import serve
+
+    from serve.app import Args, build
+
+    own = not ray.is_initialized()
+    if own:
+        ray.init(
+            num_cpus=max(4, os.cpu_count() or 1),  # logical: the deployments share what there is
+            object_store_memory=300 * 2**20,
+            include_dashboard=False,
+            log_to_driver=True,
+            logging_level=logging.ERROR,
+        )
+    try:
+        serve.start(http_options={"host": host, "port": port}, logging_config={"log_level": "WARNING"})
+        serve.run(build(Args(**args)), name="rigface", route_prefix="/")
+        url = f"http://{host}:{port}"
+        _wait(url)
+        yield url
+    finally:
+        serve.shutdown()
+        if own:
+            ray.shutdown()
+
+
+def _wait(url: str) -> None:
+    import httpx
+
+    end = time.monotonic() + READY_S
+    while True:
+        with contextlib.suppress(httpx.HTTPError):
+            if httpx.get(f"{url}/readyz", timeout=5).status_code == 200:
+                return
+        if time.monotonic() > end:
+            raise TimeoutError(f"{url} was not ready within {READY_S:g} s")
+        time.sleep(0.2)

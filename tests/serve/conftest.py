@@ -1,0 +1,98 @@
+"""A service in this process: eyes that see one fitted head wherever a picture is not flat, and a toy model that paints."""
+
+import asyncio
+
+import numpy as np
+import pytest
+
+from rigface.image import encode_jpeg, encode_png
+
+
+class StillSee:
+    """Sees a neutral open head in the middle of every picture that has contrast; no detector, no fit."""
+
+    def __init__(self):
+        from rigface.face.open_head import OpenHead
+
+        model = OpenHead.load()
+        self.head = model.head().spec
+        self._size = (self.head.shape, self.head.expression, self.head.albedo)
+
+    def __call__(self, image):
+        from rigface.face import align
+        from rigface.types import Face, FaceParams
+
+        if image.std() < 4:
+            return []
+        height, width = image.shape[:2]
+        box = np.array([0.3 * width, 0.25 * height, 0.7 * width, 0.75 * height], np.float32)
+        affine = align.frame_to_crop(box)
+        shape, expression, albedo = self._size
+        light = np.zeros((9, 3), np.float32)
+        light[0] = 1.0
+        params = FaceParams(
+            shape=np.zeros(shape, np.float32), expression=np.zeros(expression, np.float32),
+            head_rotation=np.zeros(3, np.float32), jaw_rotation=np.zeros(3, np.float32),
+            camera=np.float32([7.5, 0, 0]), albedo=np.zeros(albedo, np.float32), light=light,
+        )  # fmt: skip
+        crop = align.crop(image, affine)
+        landmarks = np.full((478, 3), 256, np.float32)
+        return [Face(crop, affine, box, landmarks, params, np.full((512, 512), 255, np.uint8), 0.01)]
+
+
+def photo(seed: int = 0, size: tuple[int, int] = (96, 80)) -> np.ndarray:
+    """(H, W, 3) uint8: smooth colours, no two seeds alike."""
+    random = np.random.default_rng(seed)
+    rows, columns = np.mgrid[: size[0], : size[1]] / 20.0
+    phases = random.uniform(0, 6, (3, 2))
+    waves = [np.sin(rows + a) + np.cos(columns + b) for a, b in phases]
+    return np.clip(128 + 55 * np.stack(waves, -1), 0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="session")
+def eye():
+    from serve.eye import Eye
+
+    return Eye(StillSee())
+
+
+@pytest.fixture(scope="session")
+def studio():
+    from serve.painter import Studio
+
+    made = Studio.of({"tiny": "tiny"})
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def house(eye, studio):
+    from serve.door import House
+
+    return House(eye, studio)
+
+
+@pytest.fixture
+def client(house):
+    from starlette.testclient import TestClient
+
+    from serve.door import make_api
+
+    with TestClient(make_api(house), raise_server_exceptions=False) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def png() -> bytes:
+    return encode_png(photo())
+
+
+@pytest.fixture(scope="session")
+def flat() -> bytes:
+    """A picture of nobody."""
+    return encode_jpeg(np.full((64, 64, 3), 90, np.uint8))
+
+
+def run(coroutine):
+    """A coroutine to its end."""
+    return asyncio.run(coroutine)

@@ -1,0 +1,195 @@
+"""The routes, with an eye and a painter of the same process: what goes in, what comes out, and how it is refused."""
+
+import base64
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rigface.image import decode, encode_png
+from serve.keys import KeyRing, add
+from serve.limits import Limits
+
+
+def send(client, png, edit=None, to="/v1/edits", accept="image/png", **more):
+    body = json.dumps({"edit": edit or {}, **more})
+    return client.post(to, files={"picture": ("a.png", png), "request": (None, body)}, headers={"Accept": accept})
+
+
+def test_a_picture_is_named_by_its_content_and_can_be_named_again(client, png):
+    seen = client.post("/v1/reconstruct", files={"picture": ("a.png", png)})
+    assert seen.status_code == 200, seen.text
+    found = seen.json()
+    assert (found["width"], found["height"], len(found["faces"])) == (80, 96, 1)
+    assert 0 < found["faces"][0]["confidence"] <= 1
+    assert len(found["faces"][0]["coefficients"]["head_rotation"]) == 3
+    again = client.post("/v1/preview", json={"picture": {"id": found["picture"]}, "edit": {"yaw_deg": 20}})
+    assert again.status_code == 200
+    assert json.loads(again.headers["RigFace-Asked"])[0]["yaw_deg"] == pytest.approx(20, abs=0.01)
+
+
+def test_nothing_asked_gives_the_source_to_the_bit(client, png):
+    out = send(client, png, model="preview")
+    assert np.array_equal(decode(out.content), decode(png))
+
+
+@pytest.mark.parametrize("kind", ["png", "jpeg", "webp"])
+def test_an_edit_comes_as_the_picture_that_was_accepted(client, png, kind):
+    out = send(client, png, {"yaw_deg": 10}, accept=f"image/{kind}", model="tiny", steps=2, seed=7)
+    assert out.status_code == 200, out.text
+    assert Image.open(io.BytesIO(out.content)).format == kind.upper()
+    assert (out.headers["RigFace-Model"], out.headers["RigFace-Seed"]) == ("tiny", "7")
+    assert set(json.loads(out.headers["RigFace-Achieved"])[0]) == {"yaw_deg", "pitch_deg", "roll_deg"}
+
+
+def test_a_seed_is_a_picture(client, png):
+    one, same, other = (
+        base64.b64decode(send(client, png, {"yaw_deg": 5}, accept="application/json", seed=s).json()["image"])
+        for s in (1, 1, 2)
+    )
+    assert one == same != other
+
+
+def test_a_stream_tells_of_each_step_and_ends_with_the_result(client, png):
+    out = send(client, png, {"yaw_deg": 5}, accept="text/event-stream", steps=3, previews=1)
+    events = [block.split("\ndata: ") for block in out.text.removesuffix("\n\n").split("\n\n")]
+    steps = [json.loads(data) for name, data in events if name == "event: progress"]
+    assert [s["step"] for s in steps if s["phase"] == "paint"] == [1, 2, 3]
+    assert sum("preview" in s for s in steps) == 2  # the last one is the result
+    assert events[-1][0] == "event: result"
+    assert json.loads(events[-1][1])["model"] == "tiny"
+
+
+def test_each_trait_may_come_from_its_own_picture(client, png):
+    others = {f"target.{trait}": ("b.png", encode_png(decode(png)[::-1].copy())) for trait in ("pose", "light")}
+    out = client.post("/v1/preview", files={"picture": ("a.png", png), **others})
+    assert out.status_code == 200
+    assert {"yaw_deg", "exposure"} <= set(json.loads(out.headers["RigFace-Asked"])[0])
+
+
+def problem(answer, status, slug):
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.json()["type"] == f"urn:rigface:problem:{slug}"
+    assert answer.headers["x-request-id"] in answer.json()["instance"]
+    return answer.json().get("detail", "")
+
+
+@pytest.mark.parametrize(
+    ("more", "status", "slug", "says"),
+    [
+        ({"edit": {"yaw_deg": 500}}, 422, "bad-request", "yaw_deg"),
+        ({"edit": {"smlie": 1}}, 422, "bad-request", "smlie"),
+        ({"edit": {"expression": {"smlie": 1}}}, 422, "bad-request", "smlie"),
+        ({"edit": {"take": ["pose"]}}, 422, "bad-request", "target"),
+        ({"model": "nope"}, 404, "unknown-model", "tiny"),
+        ({"scheduler": "nope"}, 422, "bad-request", "euler"),
+        ({"face": 3}, 422, "no-face", "face 3"),
+        ({"seed": -1}, 422, "bad-request", "seed"),
+        ({"picture": {"url": "http://169.254.169.254/"}}, 422, "bad-request", "twice"),
+    ],
+)
+def test_what_does_not_fit_is_refused_by_name(client, png, more, status, slug, says):
+    assert says in problem(send(client, png, **{"edit": {"yaw_deg": 1}, **more}), status, slug)
+
+
+def test_pictures_that_are_none_are_refused(client, png, flat):
+    problem(send(client, flat), 422, "no-face")
+    problem(send(client, b"no picture"), 422, "bad-image")
+    problem(client.post("/v1/preview", json={"picture": {"id": "sha256:" + "0" * 64}}), 404, "unknown-picture")
+    problem(client.post("/v1/preview", json={"picture": {"url": "http://169.254.169.254/x"}}), 422, "bad-request")
+    problem(client.post("/v1/preview", json={}), 422, "bad-request")
+    problem(client.post("/v1/preview", content=b"{", headers={"content-type": "application/json"}), 422, "bad-request")
+    problem(client.post("/v1/preview", content=b"x", headers={"content-type": "text/plain"}), 415, "unsupported-type")
+    problem(send(client, png, accept="text/html"), 406, "not-acceptable")
+    problem(client.get("/v1/nope"), 404, "not-found")
+    problem(client.get("/v1/edits"), 405, "method-not-allowed")
+
+
+def test_a_body_stops_at_its_limit_whatever_its_header_says(house, png):
+    from starlette.testclient import TestClient
+
+    from serve.door import make_api
+
+    house.limits = Limits(body_bytes=2000)
+    client = TestClient(make_api(house), raise_server_exceptions=False)
+    problem(send(client, png + bytes(4000)), 413, "too-large")
+    chunks = (bytes(500) for _ in range(10))
+    lying = client.post("/v1/preview", content=chunks, headers={"content-type": "application/json"})
+    problem(lying, 413, "too-large")
+
+
+def test_keys_scopes_and_rates(house, png, tmp_path):
+    from starlette.testclient import TestClient
+
+    from serve.door import make_api
+
+    file = tmp_path / "keys.jsonl"
+    alice, bob = add(file, "alice", ("edit",), rate=0.01, burst=2), add(file, "bob", ("verify",))
+    assert alice not in file.read_text()
+    house.keys = KeyRing(file)
+    client = TestClient(make_api(house), raise_server_exceptions=False)
+    problem(client.get("/v1/models"), 401, "unauthorized")
+    problem(client.get("/v1/models", headers={"Authorization": f"Bearer {alice}x"}), 401, "unauthorized")
+    problem(client.get("/v1/models", headers={"Authorization": f"Bearer {bob}"}), 403, "forbidden")
+    as_alice = {"Authorization": f"Bearer {alice}"}
+    assert [client.get("/v1/models", headers=as_alice).status_code for _ in range(2)] == [200, 200]
+    refused = client.get("/v1/models", headers=as_alice)
+    problem(refused, 429, "rate-limited")
+    assert int(refused.headers["Retry-After"]) >= 1
+
+
+def test_a_picture_of_one_caller_is_not_anothers(house, png, tmp_path):
+    from starlette.testclient import TestClient
+
+    from serve.door import make_api
+
+    file = tmp_path / "keys.jsonl"
+    keys = [add(file, name) for name in ("alice", "bob")]
+    house.keys = KeyRing(file)
+    client = TestClient(make_api(house))
+    alice, bob = ({"Authorization": f"Bearer {key}"} for key in keys)
+    name = client.post("/v1/reconstruct", files={"picture": ("a.png", png)}, headers=alice).json()["picture"]
+    assert client.post("/v1/preview", json={"picture": {"id": name}}, headers=alice).status_code == 200
+    problem(client.post("/v1/preview", json={"picture": {"id": name}}, headers=bob), 404, "unknown-picture")
+
+
+def test_an_eye_that_has_forgotten_is_sent_the_bytes(client, house, png, monkeypatch):
+    from serve.eye import Eye
+
+    name = client.post("/v1/reconstruct", files={"picture": ("a.png", png)}).json()["picture"]
+    house.eye = Eye(house.eye.see)  # another replica
+    assert client.post("/v1/preview", json={"picture": {"id": name}}).status_code == 200
+
+
+def test_numbers_health_and_headers(client, png):
+    assert client.get("/healthz").json() == {"status": "ok"}
+    assert client.get("/readyz").json() == {"status": "ok", "eye": "ok", "painter": "ok"}
+    send(client, png, {"yaw_deg": 3}, model="preview")
+    assert 'rigface_faces_edited_total{model="preview"}' in client.get("/metrics").text
+    own = client.get("/healthz", headers={"X-Request-Id": "abcdefgh-1"})
+    assert own.headers["x-request-id"] == "abcdefgh-1"
+    assert "default-src 'none'" in own.headers["content-security-policy"]
+
+
+@pytest.mark.parametrize(("kind", "magic"), [("glb", b"glTF"), ("obj", b"PK")])
+def test_the_head_as_a_file(client, png, kind, magic):
+    out = client.post(f"/v1/reconstruct?mesh={kind}", files={"picture": ("a.png", png)})
+    assert out.status_code == 200
+    assert out.content.startswith(magic)
+    assert b"ValueError" not in out.content
+    if kind == "glb":
+        length = int.from_bytes(out.content[8:12], "little")
+        header = json.loads(out.content[20 : 20 + int.from_bytes(out.content[12:16], "little")])
+        assert length == len(out.content)
+        assert header["accessors"][2]["count"] % 3 == 0
+
+
+def test_the_openapi_document_describes_the_edit(client):
+    document = client.get("/openapi.json").json()
+    content = document["paths"]["/v1/edits"]["post"]["requestBody"]["content"]
+    edit = content["application/json"]["schema"]["properties"]["edit"]
+    assert edit["properties"]["yaw_deg"]["anyOf"][0] == {"type": "number", "minimum": -90, "maximum": 90}
+    assert edit["additionalProperties"] is False

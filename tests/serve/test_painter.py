@@ -1,0 +1,140 @@
+"""The studio: neighbours do not show, joins are in order, leaving is felt, trouble stays with its own."""
+
+import asyncio
+import time
+from contextlib import aclosing
+
+import numpy as np
+import pytest
+
+from rigface.types import Conditions
+from serve.api import PaintOptions
+from serve.painter import Painted, Step, Studio
+from serve.problems import Trouble
+from tests.serve.conftest import photo, run
+
+
+def conditions(seed: int) -> Conditions:
+    a, b, c = (photo(3 * seed + i, (32, 32)) for i in range(3))
+    return Conditions(a, b, c, np.random.default_rng(seed).normal(size=52).astype(np.float32))
+
+
+def test_a_picture_does_not_depend_on_who_is_painted_beside_it(studio):
+    options = [
+        PaintOptions(seed=1, steps=4),
+        PaintOptions(seed=2, steps=7, scheduler="euler"),
+        PaintOptions(seed=3, steps=2, identity_scale=1.5),
+        PaintOptions(seed=4, steps=5, scheduler="unipc"),
+    ]
+
+    async def crowd():
+        return await asyncio.gather(*(studio.one("tiny", conditions(i), o) for i, o in enumerate(options)))
+
+    together = run(crowd())
+    assert max(p.crowd for p in together) > 1
+    for i, o in enumerate(options):
+        alone = run(studio.one("tiny", conditions(i), o))
+        assert alone.crowd == (2 if i == 2 else 1)
+        assert np.abs(alone.image.astype(int) - together[i].image).max() <= 1  # 1e-4 before rounding to 8 bits
+
+
+def test_steps_are_told_as_they_are_taken(studio):
+    async def follow():
+        async with aclosing(studio.paint("tiny", conditions(0), PaintOptions(steps=4), previews=2)) as events:
+            return [event async for event in events]
+
+    *steps, last = run(follow())
+    assert [(s.step, s.steps, s.preview is not None) for s in steps] == [
+        (1, 4, False), (2, 4, True), (3, 4, False), (4, 4, False),
+    ]  # fmt: skip
+    assert isinstance(last, Painted)
+
+
+def test_a_bad_request_leaves_its_neighbours_alone(studio):
+    async def both():
+        work = [
+            studio.one("tiny", conditions(0), PaintOptions(steps=3)),
+            studio.one("tiny", conditions(1), PaintOptions(scheduler="nope")),
+        ]
+        return await asyncio.gather(*work, return_exceptions=True)
+
+    good, bad = run(both())
+    assert isinstance(good, Painted)
+    assert isinstance(bad, ValueError)
+    with pytest.raises(Trouble, match="unknown-model"):
+        run(studio.one("other", conditions(0), PaintOptions()))
+
+
+def slow_studio(**options) -> Studio:
+    """One step at a time takes a while, so that things can happen between two."""
+
+    def load(place):
+        from rigface.model.pipeline import RigFacePipeline
+
+        pipeline = RigFacePipeline.from_pretrained(place)
+        inner = pipeline._predict
+
+        def predict(*args, **kwargs):
+            time.sleep(0.02)
+            return inner(*args, **kwargs)
+
+        pipeline._predict = predict
+        return pipeline
+
+    return Studio({"a": "tiny", "b": "tiny", "c": "tiny"}, load, **options)
+
+
+def test_leaving_gives_the_place_to_the_next():
+    studio = slow_studio(most_rows=1)
+
+    async def scene():
+        first = studio.paint("a", conditions(0), PaintOptions(steps=100))
+        assert isinstance(await anext(first), Step)
+        second = asyncio.ensure_future(studio.one("a", conditions(1), PaintOptions(steps=2)))
+        await asyncio.sleep(0.1)
+        assert not second.done()  # one row, and it is taken
+        await first.aclose()
+        return await asyncio.wait_for(second, 5)
+
+    assert run(scene()).waited_s >= 0.1
+    studio.close()
+
+
+def test_a_full_house_a_late_one_and_an_end():
+    studio = slow_studio(most_rows=1, most_waiting=1)
+
+    async def scene():
+        first = asyncio.ensure_future(studio.one("a", conditions(0), PaintOptions(steps=20)))
+        await asyncio.sleep(0.1)
+        late = asyncio.ensure_future(studio.one("a", conditions(1), PaintOptions(steps=100), 0, 0.01))
+        await asyncio.sleep(0.01)
+        with pytest.raises(Trouble, match="busy"):
+            await studio.one("a", conditions(2), PaintOptions())
+        with pytest.raises(Trouble, match="timeout"):
+            await late
+        studio.close()
+        with pytest.raises(Trouble, match="draining"):
+            await studio.one("a", conditions(3), PaintOptions())
+        return await first  # what was under way is finished
+
+    assert run(scene()).image.shape == (32, 32, 3)
+
+
+def test_models_beyond_memory_are_dropped_the_oldest_first():
+    studio = slow_studio(most_loaded=2)
+    for name in ("a", "b", "a", "c"):
+        run(studio.one(name, conditions(0), PaintOptions(steps=1)))
+    loaded = {m.name for m in run(studio.models()) if m.loaded}
+    assert loaded == {"a", "c", "preview"}
+    studio.close()
+
+
+def test_a_person_is_remembered_once(studio):
+    calls = []
+    room = studio._rooms["tiny"]
+    inner = room.pipeline.remember
+    room.pipeline.remember = lambda picture: calls.append(1) or inner(picture)
+    for seed in range(3):
+        run(studio.one("tiny", conditions(77), PaintOptions(seed=seed, steps=1)))
+    del room.pipeline.remember
+    assert len(calls) == 1
