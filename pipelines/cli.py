@@ -7,7 +7,7 @@ flags. Nothing heavy is imported before a command is chosen.
 from __future__ import annotations
 
 import argparse
-import subprocess
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -192,7 +192,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if argv is None else argv)
     if words[:1] == ["serve"]:  # a program of its own, which knows nothing of the jobs, nor they of it
-        return subprocess.call([sys.executable, "-m", "serve", *words[1:]])
+        os.execv(sys.executable, [sys.executable, "-m", "serve", *words[1:]])
     try:
         return parse(words).run()
     except RigFaceError as e:
