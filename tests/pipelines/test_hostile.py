@@ -1,0 +1,165 @@
+"""Every hostile input ends as the row it should, through the real detector and the real fit.
+
+What is expected of each is written in the README beside the files. One run over all of them; the tests read its output.
+"""
+
+import io
+import resource
+from dataclasses import replace
+
+import numpy as np
+import pyarrow.compute as pc
+import pytest
+from rich.console import Console
+
+from pipelines import plan
+from pipelines.child import Child
+from pipelines.config import Settings, laptop
+from pipelines.extract import extract
+from pipelines.look import Looker
+from pipelines.progress import Progress
+from pipelines.unit import new_record
+from tests.pipelines.conftest import faces_of, inputs_of
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+# file -> status, frames, faces, words of the reason
+EXPECTED = {
+    "b01_zero_byte.mp4": ("error", 0, 0, "empty file"),
+    "b02_truncated_no_moov.mp4": ("error", 0, 0, "unreadable container"),
+    "b03_truncated_mdat.mp4": ("partial", 24, 24, "data ends early"),
+    "b04_mp4_named_jpg.jpg": ("ok", 60, 60, None),
+    "b05_text_named_mp4.mp4": ("error", 0, 0, "not a video"),
+    "b06_no_face.mp4": ("no_face", 50, 0, None),
+    "b07_single_frame.mp4": ("ok", 1, 1, None),
+    "b08_variable_frame_rate.mp4": ("ok", 60, 60, None),
+    "b09_rotated_metadata_90.mp4": ("ok", 60, 60, None),
+    "b10_odd_size_173x251.mp4": ("ok", 60, 60, None),
+    "b11_audio_only.mp4": ("error", 0, 0, "no video stream"),
+    "b12_4k_tiny_face.jpg": ("ok", 1, 1, None),
+    "b13_cmyk.jpg": ("ok", 1, 1, None),
+    "b14_16bit.png": ("ok", 1, 1, None),
+    "b15_grey.jpg": ("ok", 1, 1, None),
+    "b16_bomb_400mp.png": ("error", 0, 0, "400 megapixels"),
+    "b17_animated.gif": ("ok", 12, 12, None),
+    "b18_exif_orientation_6.jpg": ("ok", 1, 1, None),
+    "b19_corrupt_scan.jpg": ("ok", 1, 1, None),
+    "b20_truncated.jpg": ("error", 0, 0, "truncated picture"),
+    "b21 ünïcode имя 顔 (copy).mp4": ("ok", 60, 60, None),
+    "b22_alpha_rgba.png": ("ok", 1, 1, None),
+    "b23_dog_false_positive.jpg": ("ok", 1, 1, None),
+    "b24_painting.jpg": ("ok", 1, 1, None),
+    "b25_no_face_real.mp4": ("no_face", 95, 0, None),
+    "b26_edit_list.mp4": ("ok", 55, 55, None),
+}
+
+
+@pytest.fixture(scope="module")
+def bad(shared):
+    return shared / "data" / "bad"
+
+
+@pytest.fixture(scope="module")
+def out(bad, ray_cluster, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("hostile") / "out"
+    config = laptop((str(bad),), str(folder), workers=2)
+    extract(replace(config, settings=Settings(fps="all")), Progress(Console(file=io.StringIO())))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def rows(out):
+    return {row["uri"].rsplit("/", 1)[-1]: row for row in inputs_of(out).to_pylist()}
+
+
+def faces(out, name):
+    table = faces_of(out)
+    return table.filter(pc.ends_with(table["uri"], "/" + name))
+
+
+def test_every_file_is_expected_and_a_row(bad, rows):
+    assert rows.keys() == EXPECTED.keys() == {p.name for p in bad.iterdir() if p.name.startswith("b")}
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_row(rows, name):
+    status, frames, count, words = EXPECTED[name]
+    row = rows[name]
+    assert (row["status"], row["frames"], row["faces"]) == (status, frames, count)
+    if words is None:
+        assert row["reason"] is row["stage"] is None
+    else:
+        assert words in row["reason"]
+        assert row["stage"] == "decode"
+
+
+def test_faces_of_good_files_are_good(out):
+    assert set(faces_of(out)["status"].to_pylist()) == {"ok"}
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("b09_rotated_metadata_90.mp4", (256, 320)),
+        ("b18_exif_orientation_6.jpg", (410, 512)),
+        ("b10_odd_size_173x251.mp4", (173, 251)),
+    ],
+)
+def test_pictures_stand_upright(rows, out, name, size):
+    assert (rows[name]["width"], rows[name]["height"]) == size
+    table = faces(out, name)
+    assert np.abs(table["roll_deg"].to_numpy()).max() < 20
+    boxes = np.array(table["box"].to_pylist())
+    assert boxes.min() > -20
+    assert (boxes[:, 2:] < np.add(size, 20)).all()
+
+
+def test_times_are_presentation_times(out):
+    times = faces(out, "b08_variable_frame_rate.mp4")["time_s"].to_numpy()
+    assert set(np.round(np.diff(times) * 15 * 1024 / 512).astype(int)) == {1, 2, 5}
+    edited = faces(out, "b26_edit_list.mp4")
+    assert edited["time_s"][0].as_py() == 0
+    assert edited["frame_index"].to_pylist() == list(range(55))
+
+
+def test_doubtful_faces_are_flagged_and_good_ones_are_not(out):
+    assert faces(out, "b12_4k_tiny_face.jpg")["is_tiny"].to_pylist() == [True]
+    assert faces(out, "b23_dog_false_positive.jpg")["is_suspect"].to_pylist() == [True]
+    assert faces(out, "b15_grey.jpg")["is_grey"].to_pylist() == [True]
+    good = faces(out, "b13_cmyk.jpg")
+    assert [good[n][0].as_py() for n in ("is_tiny", "is_suspect", "is_grey", "is_blurred")] == [False] * 4
+
+
+def test_one_person_in_many_disguises_is_one_identity(out):
+    names = {
+        name: set(faces(out, name)["identity"].to_pylist())
+        for name in ("b04_mp4_named_jpg.jpg", "b08_variable_frame_rate.mp4", "b21 ünïcode имя 顔 (copy).mp4")
+    }
+    assert len(set.union(*names.values())) == 1, names
+
+
+class Weighed:
+    """A looker that says how much its process has grown at most, in bytes."""
+
+    def __init__(self) -> None:
+        self.look = Looker(Settings(fps="all"))
+
+    def __call__(self, job, begin):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        record, _ = self.look(job, begin)
+        return record, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+
+
+def test_the_bomb_is_refused_with_flat_memory(bad, monkeypatch):
+    import os
+
+    monkeypatch.syspath_prepend(os.path.dirname(__file__))
+    one = plan.Surveyor(Settings(fps="all"))(str(bad / "b16_bomb_400mp.png"), lambda step: None)
+    name, what = next(plan.units_of(one, "config"))
+    child = Child("test_hostile:Weighed", {}, silence_s=60)
+    try:
+        record, grown = child((what, new_record(name, what)))
+    finally:
+        child.close()
+    assert "400 megapixels" in record["reason"]
+    assert grown < 20e6  # its pixels are 1.2 GB
