@@ -1,0 +1,161 @@
+"""The worker of `pair`: rows of faces/ in, one object of examples/ out.
+
+Path: a unit of the plan -> rows read back as `Face`s -> `make` -> OUT/examples/<unit>.parquet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipelines import pairs
+from pipelines.make_example import Made, invent_light, make
+from pipelines.pair import PairSettings, part_path
+from pipelines.storage import Store
+from rigface import schema
+from rigface.conditions import Composer
+from rigface.examples import ExampleSpec, examples_schema, mirrored_expression
+from rigface.face.rotation import to_degrees, to_matrix
+from rigface.image import decode, decode_mask, encode_jpeg, encode_png
+from rigface.types import Face
+
+PARTS_KEPT = 4  # parts of faces/ in memory; a unit's rows lie close together
+COLUMNS = ("uri", "frame_index", "track", "crop", "mask", "frame_to_crop", "box", "landmarks")
+
+
+class ComposeUnit:
+    """Composes units of examples. One per actor.
+
+    Args:
+        faces, out: uris.
+        spec: of the examples, as JSON.
+        lights: (N, 9, 3) lights of other photographs, for inventing.
+    """
+
+    def __init__(self, faces: str, out: str, settings: PairSettings, spec: str, lights: list) -> None:
+        import cv2
+
+        cv2.setNumThreads(1)  # the actors are the parallelism
+        self._faces, self._out, self._settings = Store(faces), Store(out), settings
+        self.spec = ExampleSpec.of(pa.schema([], metadata={"rigface.examples": spec}))
+        self._composer = Composer(settings.style, settings.size)  # type: ignore[arg-type]
+        self._lights = np.array(lights, np.float32).reshape(-1, 9, 3)
+        self._parts: dict[str, pa.Table] = {}
+
+    def __call__(self, unit: str, plan: dict[str, Any]) -> dict[str, int]:
+        """Do one unit; how many examples came of it, and how many were refused."""
+        rows: dict[str, list[Any]] = {name: [] for name in examples_schema(self.spec).names}
+        examples = plan["examples"]
+        self._read({p[f"{who}_part"] for p in examples for who in ("source", "target")})
+        for one in examples:
+            source, target = (self._face(one[f"{who}_part"], one[f"{who}_row"]) for who in ("source", "target"))
+            light = None
+            if one["relit"]:
+                random = np.random.default_rng(int(one["example"][:12], 16))
+                light = invent_light(source.params.light, self._lights, random)
+            made = make(source, target, self._composer, self.spec.head, light)
+            if self._refused(made):
+                continue
+            for name, value in self._row(one, source, light, target, made).items():
+                rows[name].append(value)
+        table = schema.table_of(rows, examples_schema(self.spec))
+        self._out.publish(part_path(unit), parquet_of(table), replace=False)
+        return {"examples": len(table), "refused": len(examples) - len(table), "units": 1}
+
+    def _refused(self, made: Made) -> bool:
+        settings = self._settings
+        return made.covered < settings.least_covered or made.background_change > settings.largest_background_change
+
+    def _row(
+        self, one: dict[str, Any], source: Face, light: np.ndarray | None, target: Face, made: Made
+    ) -> dict[str, Any]:
+        conditions = made.composed.conditions
+        pictures = {
+            "reference": conditions.reference,
+            "background": conditions.background,
+            "render": conditions.render,
+            "target": made.target,
+        }
+        code = np.asarray(conditions.expression_code)
+        asked = to_degrees(to_matrix(made.wanted.head_rotation[None]))[0]
+        before = to_degrees(to_matrix(source.params.head_rotation[None]))[0]
+        differ = _deltas(source, target, light)
+        turn = asked[0] - before[0]
+        if one["mirrored"]:
+            pictures = {name: np.ascontiguousarray(p[:, ::-1]) for name, p in pictures.items()}
+            code = code[mirrored_expression(self.spec.head.expression_names)]
+            asked, turn = asked * (-1, 1, -1), -turn
+        values: dict[str, Any] = {name: self._encoded(p) for name, p in pictures.items()}
+        for who in ("source", "target"):
+            key = self._parts[one[f"{who}_part"]].slice(one[f"{who}_row"], 1).select(["uri", "frame_index", "track"])
+            values |= {f"{who}_{name}": v for name, v in key.to_pylist()[0].items()}
+        return values | {
+            "example": one["example"],
+            "split": one["split"],
+            "identity": one["identity"],
+            "kind": "relit" if light is not None else "pair",
+            "mirrored": one["mirrored"],
+            "take": ",".join(sorted(name for name, edges in pairs.EDGES.items() if differ[name] >= edges[0])),
+            "delta_yaw_deg": turn,
+            "delta_pose_deg": differ["pose"],
+            "delta_expression": differ["expression"],
+            "delta_light": differ["light"],
+            "yaw_deg": asked[0],
+            "pitch_deg": asked[1],
+            "roll_deg": asked[2],
+            "mask": encode_png(np.ascontiguousarray(made.mask[:, ::-1]) if one["mirrored"] else made.mask),
+            "expression_code": code.astype(np.float32),
+        }
+
+    def _encoded(self, picture: np.ndarray) -> bytes:
+        return encode_jpeg(picture, self._settings.quality) if self._settings.quality else encode_png(picture)
+
+    def _read(self, wanted: Iterable[str]) -> None:
+        """Have these parts in memory, and few others."""
+        wanted = sorted(wanted)
+        for path in [p for p in self._parts if p not in wanted][: max(0, len(self._parts) - PARTS_KEPT)]:
+            del self._parts[path]
+        for path in wanted:
+            if path not in self._parts:
+                self._parts[path] = self._faces.table(path)
+
+    def _face(self, part: str, row: int) -> Face:
+        one = self._parts[part].slice(row, 1)
+        params = schema.params_of(one, self.spec.head).map(lambda a: a[0])
+        cells = {name: one[name][0].as_py() for name in COLUMNS}
+        return Face(
+            crop=decode(cells["crop"]),
+            frame_to_crop=np.float32(cells["frame_to_crop"]).reshape(2, 3),
+            box=np.float32(cells["box"]),
+            landmarks=np.float32(cells["landmarks"]).reshape(-1, 3),
+            params=params,
+            mask=decode_mask(cells["mask"]),
+            residual=0.0,
+        )
+
+
+def _deltas(source: Face, target: Face, light: np.ndarray | None) -> dict[str, float]:
+    """How far apart the two are by trait, with the light the source was given."""
+    a, b = source.params, target.params
+    none = np.zeros(2)
+    two = pairs.Frames(
+        identity=none, uri=none, track=none, index=none, zoom=none, good=none, vectors=none,
+        rotation=to_matrix(np.stack([a.head_rotation, b.head_rotation])),
+        expression=np.stack([a.expression, b.expression]),
+        light=np.stack([a.light if light is None else light, b.light]),
+    )  # fmt: skip
+    return {name: float(v[0]) for name, v in pairs.deltas(two, np.array([0]), np.array([1])).items()}
+
+
+def parquet_of(table: pa.Table) -> pa.Buffer:
+    """An object of examples as bytes: pictures are compressed already, and rows are read one by one."""
+    import pyarrow.parquet as pq
+
+    sink = pa.BufferOutputStream()
+    pq.write_table(
+        table, sink, row_group_size=len(table) or 1, compression="zstd", use_dictionary=["split", "identity"]
+    )
+    return sink.getvalue()

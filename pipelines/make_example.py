@@ -1,0 +1,143 @@
+"""One training example from two rows of faces/: the target laid over the source, a light invented, a mirror held up.
+
+Path: two `Face`s -> `lay_over` -> mix -> Composer -> a row of examples/.
+
+The conditions come from `Composer`, as for every edit. What is special to training is the target picture: the head is not
+only turned in it, it has also moved, and its crop moved along. So the target's crop is laid into the source's crop, where
+the background then fits, and the coefficients' camera is moved with it: render, background and target agree pixel by pixel.
+
+A re-lit source gives light pairs, which clips hardly have: the photograph under an invented light is the source, the
+untouched photograph is the target. A mirror is held up after composing, so that left and right change everywhere at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+
+from rigface.conditions import Composed, Composer
+from rigface.edits import EditSpec, LightEdit, Trait
+from rigface.face import align
+from rigface.face.mix import exposure, light_of, mix
+from rigface.types import CROP_PX, Face, FaceParams, HeadSpec
+
+TAKE: frozenset[Trait] = frozenset({"pose", "expression", "light"})
+
+
+@dataclass(frozen=True, eq=False)
+class Made:
+    """An example in the making.
+
+    Args:
+        composed: the conditions.
+        target: (S, S, 3) uint8. mask: (S, S) uint8, the person in it.
+        wanted: the coefficients asked for.
+        covered: share of the source's crop that the target's crop shows; the rest was filled from the preview.
+        background_change: mean absolute difference of source and target where neither shows the person, in [0, 1].
+    """
+
+    composed: Composed
+    target: np.ndarray
+    mask: np.ndarray
+    wanted: FaceParams
+    covered: float
+    background_change: float
+
+
+def make(source: Face, target: Face, composer: Composer, head: HeadSpec, light: np.ndarray | None = None) -> Made:
+    """An example that turns `source` into `target`; both from the same input.
+
+    Where the target's crop shows nothing of the source's, the target picture is filled from the preview: there the
+    model is asked to leave things alone.
+
+    Args:
+        light: (9, 3) an invented light to put on the source first, or None.
+    """
+    picture, mask, there = lay_over(source, target)
+    change = background_change(source, picture, np.where(there, mask, 255).astype(np.uint8))
+    if light is not None:
+        source = relit(source, light, composer)
+    wanted = replace(mix(source.params, EditSpec(TAKE), head, target.params), camera=moved(source, target))
+    composed = composer(source, wanted)
+    small, small_mask, shown = (_shrunk(a, composer.size) for a in (picture, mask, there.astype(np.uint8) * 255))
+    preview_mask = small_mask if composed.preview.mask is None else composed.preview.mask
+    full = shown == 255
+    small = np.where(full[..., None], small, composed.preview.image)
+    small_mask = np.where(np.where(full, small_mask, preview_mask) > 127, 255, 0).astype(np.uint8)
+    return Made(composed, small, small_mask, wanted, float(there.mean()), change)
+
+
+def _shrunk(picture: np.ndarray, size: int) -> np.ndarray:
+    return picture if len(picture) == size else cv2.resize(picture, (size, size), interpolation=cv2.INTER_AREA)
+
+
+def between(source: Face, target: Face) -> np.ndarray:
+    """(2, 3) affine from the target's crop to the source's, px: both lie in the same frame."""
+    to_frame = np.vstack([align.invert(target.frame_to_crop), [0, 0, 1]])
+    return (np.vstack([source.frame_to_crop, [0, 0, 1]]) @ to_frame)[:2]
+
+
+def lay_over(source: Face, target: Face) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The target's picture (512, 512, 3) and mask (512, 512) in the source's crop, and where they show anything (bool)."""
+    size = (CROP_PX, CROP_PX)
+    if np.allclose(source.frame_to_crop, target.frame_to_crop, atol=1e-3):
+        return target.crop, target.mask, np.ones(size, bool)
+    affine = between(source, target)
+    affine[:, 2] += affine[:, :2] @ (0.5, 0.5) - 0.5  # OpenCV's pixel centres are whole numbers
+    shown = cv2.warpAffine(np.full(size, 255, np.uint8), affine, size, flags=cv2.INTER_LINEAR)
+    picture = cv2.warpAffine(target.crop, affine, size, flags=cv2.INTER_LINEAR)
+    return picture, cv2.warpAffine(target.mask, affine, size, flags=cv2.INTER_LINEAR), shown == 255
+
+
+def moved(source: Face, target: Face) -> np.ndarray:
+    """(3,) float32 the target's camera, for the source's crop.
+
+    In crop units u = scale (p + shift); the affine between the crops makes of it u' = zoom u + offset.
+    """
+    affine = between(source, target)
+    zoom = affine[0, 0]
+    middle = affine[:, :2] @ (CROP_PX / 2, CROP_PX / 2) + affine[:, 2]
+    offset = (middle / (CROP_PX / 2) - 1) * (1, -1)
+    scale, x, y = target.params.camera
+    new = zoom * scale
+    return np.array([new, x + offset[0] / new, y + offset[1] / new], np.float32)
+
+
+def background_change(source: Face, picture: np.ndarray, mask: np.ndarray) -> float:
+    """How much changed outside of both people: a cut, a moving camera, a passer-by."""
+    small = (64, 64)
+    a, b = (cv2.resize(p, small, interpolation=cv2.INTER_AREA).astype(np.float32) for p in (source.crop, picture))
+    people = cv2.resize(np.maximum(source.mask, mask), small, interpolation=cv2.INTER_AREA)
+    outside = cv2.dilate(people, np.ones((5, 5), np.uint8)) < 8
+    return float(np.abs(a - b)[outside].mean() / 255) if outside.sum() > 40 else 0.0
+
+
+def relit(face: Face, light: np.ndarray, composer: Composer) -> Face:
+    """The face as if photographed under another light."""
+    params = replace(face.params, light=light.astype(np.float32))
+    return replace(face, crop=composer.preview(face.crop, face.params, params, face.mask).image, params=params)
+
+
+def invent_light(own: np.ndarray, others: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """(9, 3) a plausible light: every second time another photograph's, else a lamp over a surround.
+
+    Args:
+        own: (9, 3) of the face to be re-lit; the invention has nearly its exposure, for cameras see to that.
+        others: (N, 9, 3) lights of other photographs.
+    """
+    brightness = random.uniform(0.7, 1.35)
+    if random.random() < 0.5 and len(others):
+        other = others[random.integers(len(others))]
+        return other * (brightness * exposure(own) / exposure(other))
+    warmth = random.normal(0, 0.12)
+    edit = LightEdit(
+        azimuth_deg=random.uniform(-110, 110),
+        elevation_deg=random.uniform(-25, 60),
+        intensity=random.uniform(0.3, 1.3),
+        ambient=random.uniform(0.25, 0.8),
+        colour=(1 + warmth, 1.0, 1 - warmth),
+    )
+    light = light_of(edit, exposure(own))
+    return light * (brightness * exposure(own) / exposure(light))

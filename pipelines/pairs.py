@@ -1,0 +1,191 @@
+"""Which two frames make an example: candidates of one person, measured, gated, and chosen for an even spread.
+
+Path: the light columns of OUT/faces -> `candidates` -> `choose` -> the plan of `pair`.
+
+Frames of one person *in one input* only: there the background stays, and the target can be laid over the source pixel by
+pixel. Clips mostly hold frames that hardly differ, so candidates are sorted into cells (by turn, expression, light) and
+the cells are filled like cups under one tap: rare cells are taken whole, common ones share what is left. Within a cell
+people take turns, so that one long clip does not become the dataset.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+EDGES: dict[str, tuple[float, ...]] = {
+    "pose": (4.0, 10.0, 20.0, 35.0),  # degrees between the heads
+    "expression": (0.15, 0.3, 0.5),  # root mean square of the codes' difference
+    "light": (0.08, 0.18, 0.35),  # as a share of the light's size
+}
+ZOOM = 1.5  # a target may be at most so much nearer or farther than its source
+
+
+@dataclass(frozen=True, eq=False)
+class Frames:
+    """What choosing needs to know of N rows of faces/; numpy.
+
+    Args:
+        identity, uri: (N,) str.
+        track, index: (N,) int, track and frame.
+        rotation: (N, 3, 3). expression: (N, E). light: (N, 9, 3).
+        zoom: (N,) crop px per frame px.
+        good: (N,) bool, passes the gates on single rows.
+        vectors: (N, D) identity vector of the row's track, NaN where there is none.
+    """
+
+    identity: np.ndarray
+    uri: np.ndarray
+    track: np.ndarray
+    index: np.ndarray
+    rotation: np.ndarray
+    expression: np.ndarray
+    light: np.ndarray
+    zoom: np.ndarray
+    good: np.ndarray
+    vectors: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.identity)
+
+
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """P possible pairs.
+
+    Args:
+        source, target: (P,) row numbers. person: (P,) number of the person.
+        deltas: name -> (P,) how far apart the two are.
+    """
+
+    source: np.ndarray
+    target: np.ndarray
+    person: np.ndarray
+    deltas: dict[str, np.ndarray]
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    @property
+    def cell(self) -> np.ndarray:
+        """(P,) number of each pair's cell."""
+        out = np.zeros(len(self), np.int64)
+        for name, edges in EDGES.items():
+            out = out * (len(edges) + 1) + np.digitize(self.deltas[name], edges)
+        return out
+
+    def take(self, rows: np.ndarray) -> Candidates:
+        """Some of them."""
+        deltas = {name: values[rows] for name, values in self.deltas.items()}
+        return Candidates(self.source[rows], self.target[rows], self.person[rows], deltas)
+
+
+def normal_light(light: np.ndarray) -> np.ndarray:
+    """(N, 9, 3) lights at one exposure: brightness is the camera's business."""
+    return light / np.maximum(light[:, :1].mean(-1, keepdims=True), 1e-4)
+
+
+def deltas(frames: Frames, source: np.ndarray, target: np.ndarray) -> dict[str, np.ndarray]:
+    """How far apart rows are, by trait: degrees, root mean square, share."""
+    cosine = (np.einsum("pij,pij->p", frames.rotation[source], frames.rotation[target]) - 1) / 2
+    lights = normal_light(frames.light).reshape(len(frames), -1)
+    size = np.linalg.norm(lights[target], axis=1)
+    return {
+        "pose": np.degrees(np.arccos(np.clip(cosine, -1, 1))),
+        "expression": np.sqrt(np.square(frames.expression[source] - frames.expression[target]).mean(1)),
+        "light": np.linalg.norm(lights[source] - lights[target], axis=1) / np.maximum(size, 1e-6),
+    }
+
+
+def candidates(
+    frames: Frames, per_group: int, largest_identity_distance: float, seed: int
+) -> tuple[Candidates, dict[str, int]]:
+    """Possible pairs: up to `per_group` of each person in each input, and how many were refused why.
+
+    Args:
+        largest_identity_distance: between the identity vectors of the two tracks, where both have one.
+    """
+    _people, person = np.unique(frames.identity, return_inverse=True)
+    groups: dict[tuple[str, str], list[int]] = {}
+    for row in np.flatnonzero(frames.good):
+        groups.setdefault((frames.identity[row], frames.uri[row]), []).append(int(row))
+    sources: list[np.ndarray] = []
+    targets: list[np.ndarray] = []
+    for number, (_, rows) in enumerate(sorted(groups.items())):
+        count = len(rows)
+        if count < 2:
+            continue
+        random = np.random.default_rng([seed, number])
+        picked = random.choice(count * (count - 1), size=min(per_group, count * (count - 1)), replace=False)
+        first, second = np.divmod(picked, count - 1)
+        members = np.array(rows)
+        sources.append(members[first])
+        targets.append(members[second + (second >= first)])
+    empty = np.zeros(0, np.int64)
+    source, target = (np.concatenate(parts) if parts else empty for parts in (sources, targets))
+    apart = np.linalg.norm(frames.vectors[source] - frames.vectors[target], axis=1)
+    stranger = apart > largest_identity_distance  # False where a vector is NaN: the tracks were clustered as one
+    ratio = frames.zoom[source] / frames.zoom[target]
+    zoomed = (ratio > ZOOM) | (ratio < 1 / ZOOM)
+    kept = ~stranger & ~zoomed
+    refused = {
+        "row below the gates": int((~frames.good).sum()),
+        "pair of two people by their vectors": int(stranger.sum()),
+        "pair with too much zoom between": int((zoomed & ~stranger).sum()),
+    }
+    source, target = source[kept], target[kept]
+    return Candidates(source, target, person[source], deltas(frames, source, target)), refused
+
+
+def choose(pairs: Candidates, wanted: int, seed: int) -> np.ndarray:
+    """(K,) numbers of the chosen pairs, K <= wanted, in an order of their own: evenly over cells, then over people."""
+    if wanted >= len(pairs):
+        return np.arange(len(pairs))
+    random = np.random.default_rng([seed, 1])
+    cells: dict[int, np.ndarray] = {}
+    cell = pairs.cell
+    for number in np.unique(cell):
+        rows = random.permutation(np.flatnonzero(cell == number))
+        cells[int(number)] = rows[np.argsort(_turns(pairs.person[rows]), kind="stable")]
+    level = _level([len(rows) for rows in cells.values()], wanted)
+    chosen = np.concatenate([rows[:level] for rows in cells.values()])
+    spare = np.concatenate([rows[level : level + 1] for rows in cells.values()])
+    return np.concatenate([chosen, spare[: wanted - len(chosen)]])
+
+
+def _turns(person: np.ndarray) -> np.ndarray:
+    """(P,) for each pair, how many of the same person come before it."""
+    seen: dict[int, int] = {}
+    out = np.empty(len(person), np.int64)
+    for i, one in enumerate(person.tolist()):
+        out[i] = seen[one] = seen.get(one, -1) + 1
+    return out
+
+
+def _level(sizes: Sequence[int], wanted: int) -> int:
+    """The largest level at which min(size, level) summed over the cells is at most `wanted`."""
+    low, high = 0, max(sizes, default=0)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if sum(min(size, middle) for size in sizes) <= wanted:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def coverage(pairs: Candidates) -> dict[str, list[int]]:
+    """How many pairs lie in each bin of each trait."""
+    return {
+        name: np.bincount(np.digitize(pairs.deltas[name], edges), minlength=len(edges) + 1).tolist()
+        for name, edges in EDGES.items()
+    }
+
+
+def bin_names(trait: str) -> list[str]:
+    """`< 4`, `4-10`, ..., `> 35` of a trait."""
+    edges = [f"{e:g}" for e in EDGES[trait]]
+    return [f"< {edges[0]}", *(f"{a}-{b}" for a, b in itertools.pairwise(edges)), f"> {edges[-1]}"]

@@ -1,0 +1,222 @@
+"""Training examples as a public contract: what `pair` writes, `encode` adds to and `train` reads.
+
+One row is one `Example` (types.py): the conditions of an edit, and the photograph it should become. Two forms share all
+other columns: with pictures (`examples/1`), and with the pictures' latents beside or instead of them (`latents/1`). Style,
+size, head model and the meaning of the expression code are in the metadata of every file, so that rows of two kinds
+never mix.
+
+`python -m rigface.examples` prints the table that stands in the README.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from rigface.image import decode
+from rigface.schema import Column, column, markdown
+from rigface.types import Conditions, Example, HeadSpec
+
+EXAMPLES_VERSION = "examples/1"
+LATENTS_VERSION = "latents/1"
+PICTURES = ("reference", "background", "render", "target")
+
+
+@dataclass(frozen=True)
+class ExampleSpec:
+    """What the rows of a file have in common; part of its metadata.
+
+    Args:
+        style: what the render condition shows, as in a checkpoint's config.
+        size: side of the pictures, px.
+        head: head model of the coefficients behind the conditions.
+        expression_field: the field of `FaceParams` that is the expression code.
+        expression_size: how many numbers it has.
+    """
+
+    style: str
+    size: int
+    head: HeadSpec
+    expression_field: str
+    expression_size: int
+
+    def to_json(self) -> str:
+        """For the metadata."""
+        return json.dumps(asdict(self))
+
+    @staticmethod
+    def of(schema: pa.Schema) -> ExampleSpec:
+        """The spec of a file.
+
+        Raises:
+            ValueError: the file does not carry our metadata.
+        """
+        if b"rigface.examples" not in (schema.metadata or {}):
+            raise ValueError("not an examples file: its metadata has no rigface.examples")
+        described = json.loads(schema.metadata[b"rigface.examples"])
+        head = described.pop("head")
+        head = HeadSpec(**{**head, "expression_names": tuple(head["expression_names"])})
+        return ExampleSpec(**described, head=head)
+
+
+@dataclass(frozen=True)
+class LatentSpec:
+    """How latents were made; part of a file's metadata.
+
+    Args:
+        channels, height, width: of one picture's latents.
+        scale: what the target's were multiplied with.
+        autoencoder: hash of the autoencoder's weights and config.
+    """
+
+    channels: int
+    height: int
+    width: int
+    scale: float
+    autoencoder: str
+
+    @property
+    def numbers(self) -> int:
+        """Floats per picture."""
+        return self.channels * self.height * self.width
+
+    @staticmethod
+    def of(schema: pa.Schema) -> LatentSpec | None:
+        """The spec of a file with latents; None where it has none."""
+        described = (schema.metadata or {}).get(b"rigface.latents")
+        return None if described is None else LatentSpec(**json.loads(described))
+
+
+def example_columns(expression_size: int) -> list[Column]:
+    """The columns of an examples file, in file order."""
+    numbers = [
+        ("delta_yaw_deg", "turn to the left from source to target", "degrees"),
+        ("delta_pose_deg", "angle between the two heads", "degrees"),
+        ("delta_expression", "root mean square difference of the expression codes", ""),
+        ("delta_light", "distance of the two lights after equal exposure, as a share of their size", ""),
+    ]
+    return [
+        Column("example", pa.string(), "name of the example: hash of all that decides what is in it"),
+        Column("split", pa.string(), "`train` or `test`, by person (`pipelines/split.py`)"),
+        Column("identity", pa.string(), "the person"),
+        Column("kind", pa.string(), "`pair` of two frames, or `relit`: the source is a frame under an invented light"),
+        Column("mirrored", pa.bool_(), "left and right are exchanged in all pictures and numbers"),
+        Column("take", pa.string(), "the traits that differ, as `EditSpec.take`, joined by commas"),
+        *(Column(f"{who}_{what}", kind, doc, unit) for who in ("source", "target") for what, kind, doc, unit in (
+            ("uri", pa.string(), f"the input the {who} comes from", ""),
+            ("frame_index", pa.int32(), "its frame", ""),
+            ("track", pa.int32(), "its track", ""),
+        )),
+        *(Column(name, pa.float32(), doc, unit) for name, doc, unit in numbers),
+        Column("yaw_deg", pa.float32(), "asked of the edit", "degrees"),
+        Column("pitch_deg", pa.float32(), "asked of the edit", "degrees"),
+        Column("roll_deg", pa.float32(), "asked of the edit", "degrees"),
+        Column("reference", pa.binary(), "picture: the person as the denoiser remembers them"),
+        Column("background", pa.binary(), "picture: what stays, the person cut out"),
+        Column("render", pa.binary(), "picture: the head as wanted, in the style of the metadata"),
+        Column("target", pa.binary(), "picture: the photograph to be arrived at"),
+        Column("mask", pa.binary(), "PNG: 255 where the person is in the target"),
+        Column("expression_code", pa.list_(pa.float32(), expression_size), "the expression wanted"),
+    ]  # fmt: skip
+
+
+def examples_schema(spec: ExampleSpec) -> pa.Schema:
+    """Arrow schema of the picture form."""
+    metadata = {"rigface.schema": EXAMPLES_VERSION, "rigface.examples": spec.to_json()}
+    return pa.schema([(c.name, c.type) for c in example_columns(spec.expression_size)], metadata=metadata)
+
+
+def latent_columns(numbers: int) -> list[Column]:
+    """What `encode` adds; see rigface/model/latents.py for what is scaled."""
+    return [
+        Column(
+            f"{name}_latents",
+            pa.list_(pa.float16(), numbers),
+            f"the {name} as latents (channels, height, width), {'scaled' if name == 'target' else 'unscaled'}",
+        )
+        for name in PICTURES
+    ]
+
+
+def latents_schema(spec: ExampleSpec, latents: LatentSpec) -> pa.Schema:
+    """Arrow schema of the latent form: everything of the picture form, and four columns more."""
+    metadata = {
+        "rigface.schema": LATENTS_VERSION,
+        "rigface.examples": spec.to_json(),
+        "rigface.latents": json.dumps(asdict(latents)),
+    }
+    added = [pa.field(c.name, c.type) for c in latent_columns(latents.numbers)]
+    return pa.schema([*examples_schema(spec), *added], metadata=metadata)
+
+
+def examples_of(table: pa.Table) -> Example:
+    """The rows of a table of the picture form as one batch.
+
+    Returns:
+        Example with batch (N,), numpy: pictures (N, S, S, 3) uint8, expression code (N, E) float32.
+
+    Raises:
+        ValueError: a picture is null, as in training rows of the latent form.
+    """
+    for name in PICTURES:
+        if table[name].null_count:
+            raise ValueError(f"{name}: {table[name].null_count} rows have no picture; read the latents instead")
+    pictures = {name: np.stack([decode(cell) for cell in table[name].to_pylist()]) for name in PICTURES}
+    target = pictures.pop("target")
+    return Example(Conditions(**pictures, expression_code=numbers_of(table, "expression_code")), target)
+
+
+def numbers_of(table: pa.Table, name: str) -> np.ndarray:
+    """A fixed-size-list column as (N, width), of the column's own float type."""
+    values = table[name].combine_chunks()
+    return values.flatten().to_numpy(zero_copy_only=False).reshape(len(table), values.type.list_size)
+
+
+def mirrored_expression(names: Sequence[str]) -> np.ndarray:
+    """The order of expression axes seen in a mirror: `code[mirrored_expression(names)]`.
+
+    Args:
+        names: of the axes, with `Left` or `Right` in those that have a twin; ones without keep their place.
+
+    Raises:
+        ValueError: an axis names a side and has no twin, or there are no names.
+    """
+    if not names:
+        raise ValueError("this head's expression axes have no names: nobody knows what a mirror does to them")
+    other = {"Left": "Right", "Right": "Left", "_left": "_right", "_right": "_left"}
+    order = []
+    for name in names:
+        twin = next((name.replace(side, to) for side, to in other.items() if side in name), name)
+        if twin not in names:
+            raise ValueError(f"expression axis {name!r} has no twin {twin!r}")
+        order.append(list(names).index(twin))
+    return np.array(order)
+
+
+def code_column(codes: np.ndarray) -> pa.Array:
+    """(N, E) float expression codes as a column."""
+    return column(codes, codes.shape[1])
+
+
+def half_column(values: np.ndarray) -> pa.Array:
+    """(N, ...) floats as a fixed-size-list column of float16.
+
+    Raises:
+        ValueError: a value does not fit into float16.
+    """
+    half = np.ascontiguousarray(values.reshape(len(values), -1), np.float16)
+    if not np.isfinite(half).all():
+        raise ValueError("latents: a value is too large for float16, or not a number")
+    return pa.FixedSizeListArray.from_arrays(pa.array(half.ravel()), half.shape[1])
+
+
+if __name__ == "__main__":
+    from rigface.face.open_head import OpenHead
+
+    print(markdown(example_columns(OpenHead.load().spec.expression)))
+    print()
+    print(markdown(latent_columns(4096)))

@@ -1,0 +1,294 @@
+"""Pairs: chosen evenly, composed so that render, background and target agree, split by person, made once."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipelines import pairs
+from pipelines.pair import PairConfig, PairSettings, pair
+from pipelines.pairs import Candidates, Frames, candidates, choose, coverage
+from pipelines.split import split_of
+from rigface import schema
+from rigface.conditions import Composer
+from rigface.errors import PlanError
+from rigface.examples import ExampleSpec, examples_of, mirrored_expression
+from rigface.face import align
+from rigface.face.mix import exposure
+from rigface.face.open_head import OpenHead
+from rigface.face.rotation import from_degrees, to_axis_angle
+from rigface.image import encode_jpeg, encode_png
+from rigface.types import CROP_PX, DetectorSpec, Face, FaceParams
+
+
+def params_of(yaw: float, smile: float = 0.0, scale: float = 6.0) -> FaceParams:
+    head = OpenHead.load().spec
+    expression = np.zeros(head.expression, np.float32)
+    expression[head.expression_names.index("mouthSmileLeft")] = smile
+    light = np.zeros((9, 3), np.float32)
+    light[0] = 2.0
+    return FaceParams(
+        shape=np.zeros(head.shape, np.float32),
+        expression=expression,
+        head_rotation=to_axis_angle(from_degrees(np.array([[yaw, 0, 0]], np.float32)))[0].astype(np.float32),
+        jaw_rotation=np.zeros(3, np.float32),
+        camera=np.array([scale, 0, 0], np.float32),
+        albedo=np.zeros(head.albedo, np.float32),
+        light=light,
+    )
+
+
+def scene(seed: int = 0) -> np.ndarray:
+    """A frame (600, 800, 3) with something to see everywhere."""
+    coarse = np.random.default_rng(seed).integers(40, 220, (12, 16, 3), dtype=np.uint8)
+    return np.kron(coarse, np.ones((50, 50, 1), np.uint8))
+
+
+def face_at(frame: np.ndarray, box: tuple[float, float, float, float], params: FaceParams) -> Face:
+    affine = align.frame_to_crop(np.float32(box))
+    mask = np.zeros((CROP_PX, CROP_PX), np.uint8)
+    mask[150:400, 150:360] = 255
+    landmarks = np.zeros((478, 3), np.float32)
+    return Face(align.crop(frame, affine), affine, np.float32(box), landmarks, params, mask, 0.0)
+
+
+def dataset(folder, people: int = 3, frames: int = 6, identity: str = "p{}") -> None:
+    """A small dataset of faces on disk, without any detector."""
+    head, detector = OpenHead.load().spec, DetectorSpec("fake", "1", 478, ("a",))
+    wanted = schema.faces_schema(head, detector)
+    for person in range(people):
+        faces = [
+            face_at(scene(person), (300 + 4 * k, 200, 420 + 4 * k, 350), params_of(6.0 * k, 0.1 * k))
+            for k in range(frames)
+        ]
+        batch = FaceParams(
+            **{
+                n: None if getattr(faces[0].params, n) is None else np.stack([getattr(f.params, n) for f in faces])
+                for n in FaceParams.__dataclass_fields__
+            }
+        )
+        columns = {
+            "uri": [f"/clip{person}.mp4"] * frames,
+            "frame_index": list(range(frames)),
+            "track": [0] * frames,
+            "identity": [identity.format(person)] * frames,
+            "status": ["ok"] * (frames - 1) + ["error"],
+            "box": schema.column([f.box for f in faces], 4),
+            "frame_to_crop": schema.column([f.frame_to_crop for f in faces], 6),
+            "landmarks": schema.column([f.landmarks for f in faces], 478 * 3),
+            "crop": [encode_jpeg(f.crop) for f in faces],
+            "mask": [encode_png(f.mask) for f in faces],
+            **schema.params_columns(batch, head),
+            **{name: [0.9] * frames for name in ("confidence", "sharpness")},
+            "face_size_px": [150.0] * frames,
+        }
+        place = folder / "faces" / f"{person:02x}"
+        place.mkdir(parents=True)
+        pq.write_table(schema.table_of(columns, wanted), place / f"{person:02x}unit.parquet")
+
+
+SMALL = PairSettings(size=64, pairs=20, relit=6, part=8, least_covered=0.5, largest_background_change=1.0, held_out=0.3)
+
+
+@pytest.fixture(scope="module")
+def paired(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pairs")
+    dataset(folder / "in")
+    report = pair(PairConfig(str(folder / "in"), str(folder / "out"), SMALL), lambda words: None)
+    return folder, report
+
+
+def rows_of(folder) -> pa.Table:
+    parts = sorted((folder / "out" / "examples").glob("*/*.parquet"))
+    return pa.concat_tables([pq.read_table(p) for p in parts]).combine_chunks()
+
+
+def frames_of(groups: list[tuple[str, str, int]], yaws: np.ndarray) -> Frames:
+    names = [(person, uri) for person, uri, count in groups for _ in range(count)]
+    count = len(names)
+    return Frames(
+        identity=np.array([n[0] for n in names]),
+        uri=np.array([n[1] for n in names]),
+        track=np.zeros(count, int),
+        index=np.arange(count),
+        rotation=from_degrees(np.stack([yaws, 0 * yaws, 0 * yaws], 1).astype(np.float32)),
+        expression=np.zeros((count, 4)),
+        light=np.ones((count, 9, 3)),
+        zoom=np.ones(count),
+        good=np.ones(count, bool),
+        vectors=np.full((count, 3), np.nan),
+    )
+
+
+def test_pairs_stay_within_a_person_and_an_input():
+    frames = frames_of([("a", "1", 4), ("a", "2", 4), ("b", "1", 4)], np.linspace(0, 50, 12))
+    found, _ = candidates(frames, 1000, 0.6, seed=0)
+    assert len(found) == 3 * 4 * 3
+    assert (found.source != found.target).all()
+    assert (frames.identity[found.source] == frames.identity[found.target]).all()
+    assert (frames.uri[found.source] == frames.uri[found.target]).all()
+
+
+def test_two_people_under_one_name_are_refused_by_their_vectors():
+    frames = frames_of([("a", "1", 4)], np.zeros(4))
+    vectors = np.zeros((4, 3))
+    vectors[2:] = (1.0, 0, 0)
+    found, refused = candidates(replace(frames, vectors=vectors), 100, 0.6, seed=0)
+    assert len(found) == 4
+    assert refused["pair of two people by their vectors"] == 8
+
+
+def test_rare_turns_are_taken_whole_and_common_ones_share_the_rest():
+    pose = np.concatenate([np.full(1000, 1.0), np.full(10, 25.0), np.full(5, 50.0)])
+    many = Candidates(np.arange(1015), np.arange(1015), np.zeros(1015, int), {
+        "pose": pose, "expression": np.zeros(1015), "light": np.zeros(1015)
+    })  # fmt: skip
+    taken = many.take(choose(many, 40, seed=0))
+    assert coverage(taken)["pose"] == [25, 0, 0, 10, 5]
+
+
+def test_people_take_turns_within_a_cell():
+    person = np.array([0] * 900 + [1] * 100)
+    zero = np.zeros(1000)
+    many = Candidates(np.arange(1000), np.arange(1000), person, {"pose": zero, "expression": zero, "light": zero})
+    taken = many.take(choose(many, 100, seed=0))
+    assert np.bincount(taken.person).tolist() == [50, 50]
+
+
+def test_choice_depends_on_the_seed_only():
+    frames = frames_of([("a", "1", 30)], np.linspace(0, 60, 30))
+    found, _ = candidates(frames, 200, 0.6, seed=3)
+    again, _ = candidates(frames, 200, 0.6, seed=3)
+    assert np.array_equal(choose(found, 50, 3), choose(again, 50, 3))
+    assert not np.array_equal(choose(found, 50, 3), choose(found, 50, 4))
+
+
+def test_split_is_by_person_and_a_larger_share_keeps_who_was_held_out():
+    names = [f"p{i:06}" for i in range(2000)]
+    small = {n for n in names if split_of(n, 0.1) == "test"}
+    large = {n for n in names if split_of(n, 0.3) == "test"}
+    assert 150 < len(small) < 250
+    assert small < large
+
+
+def test_target_is_laid_over_the_source_so_that_the_background_fits():
+    from pipelines.make_example import lay_over, make
+
+    frame = scene()
+    source = face_at(frame, (300, 200, 420, 350), params_of(0))
+    target = face_at(frame, (330, 215, 455, 370), params_of(10))
+    picture, _, there = lay_over(source, target)
+    apart = np.abs(picture.astype(int) - source.crop)[there]
+    assert there.mean() > 0.6
+    assert np.median(apart) <= 2
+    made = make(source, target, Composer("texture", 64), OpenHead.load().spec)
+    assert made.background_change < 0.02
+    assert made.target.shape == (64, 64, 3)
+
+
+def test_camera_moves_with_the_crop():
+    from pipelines.make_example import between, moved
+
+    source = face_at(scene(), (300, 200, 420, 350), params_of(0))
+    target = face_at(scene(), (340, 190, 480, 365), params_of(0, scale=5.0))
+    point = np.array([0.03, -0.02])
+
+    def px(camera):  # a head point's place in a crop
+        unit = camera[0] * (point + camera[1:])
+        return (unit * (1, -1) + 1) * CROP_PX / 2
+
+    there = between(source, target)
+    wanted = there[:, :2] @ px(target.params.camera) + there[:, 2]
+    assert np.allclose(px(moved(source, target)), wanted, atol=1e-2)
+
+
+def test_invented_light_keeps_the_exposure_near():
+    from pipelines.make_example import invent_light
+
+    random = np.random.default_rng(0)
+    own = params_of(0).light
+    others = random.uniform(0.1, 1, (5, 9, 3)).astype(np.float32)
+    ratios = [exposure(invent_light(own, others, random)) / exposure(own) for _ in range(40)]
+    assert min(ratios) > 0.5
+    assert max(ratios) < 1.7
+    assert len({round(r, 3) for r in ratios}) > 20
+
+
+def test_mirror_exchanges_left_and_right_and_twice_is_nothing():
+    names = OpenHead.load().spec.expression_names
+    order = mirrored_expression(names)
+    assert names[order[names.index("eyeBlinkLeft")]] == "eyeBlinkRight"
+    assert order[names.index("jawOpen")] == names.index("jawOpen")
+    assert np.array_equal(order[order], np.arange(len(names)))
+    with pytest.raises(ValueError, match="no twin"):
+        mirrored_expression(("eyeBlinkLeft",))
+
+
+def test_examples_are_complete_and_the_report_counts_them(paired):
+    folder, report = paired
+    rows = rows_of(folder)
+    example = examples_of(rows)
+    assert example.target.shape == (len(rows), 64, 64, 3)
+    assert example.conditions.expression_code.shape == (
+        len(rows),
+        52,
+    )
+    assert report["made"]["rows"] == len(rows) > 10
+    assert set(rows["kind"].to_pylist()) == {"pair", "relit"}
+    assert ExampleSpec.of(rows.schema).style == "texture"
+    by_split = {
+        s: {i for i, t in zip(rows["identity"].to_pylist(), rows["split"].to_pylist()) if t == s}
+        for s in ("train", "test")
+    }
+    assert not by_split["train"] & by_split["test"]
+    assert by_split["train"]
+    assert sum(report["chosen"]["pose"]) == report["pairs"]
+    assert "error" not in rows["source_uri"].to_pylist()
+    assert 5 not in rows["source_frame_index"].to_pylist()
+
+
+def test_mirrored_rows_are_mirrored_in_pictures_and_numbers(tmp_path):
+    dataset(tmp_path / "in", people=1, frames=3)
+    made = {}
+    for share in (0.0, 1.0):
+        settings = replace(SMALL, mirrored=share, relit=0, relit_pairs=0.0)
+        pair(PairConfig(str(tmp_path / "in"), str(tmp_path / f"out{share}"), settings), lambda words: None)
+        part = next((tmp_path / f"out{share}" / "examples").glob("*/*.parquet"))
+        made[share] = pq.read_table(part)
+    straight, mirror = examples_of(made[0.0]), examples_of(made[1.0])
+    assert np.array_equal(straight.target, mirror.target[:, :, ::-1])
+    assert np.allclose(made[0.0]["delta_yaw_deg"].to_numpy(), -made[1.0]["delta_yaw_deg"].to_numpy())
+    names = OpenHead.load().spec.expression_names
+    left, right = names.index("mouthSmileLeft"), names.index("mouthSmileRight")
+    assert np.array_equal(straight.conditions.expression_code[:, left], mirror.conditions.expression_code[:, right])
+
+
+def test_stopped_and_run_again_it_makes_what_is_missing_and_nothing_twice(paired):
+    folder, _ = paired
+    parts = sorted((folder / "out" / "examples").glob("*/*.parquet"))
+    before = {p: p.read_bytes() for p in parts}
+    parts[0].unlink()
+    pair(PairConfig(str(folder / "in"), str(folder / "out"), SMALL), lambda words: None)
+    after = {p: p.read_bytes() for p in sorted((folder / "out" / "examples").glob("*/*.parquet"))}
+    assert set(after) == set(before)
+    assert all(pq.read_table(p).equals(pq.read_table(pa.BufferReader(before[p]))) for p in parts)
+    assert json.loads((folder / "out" / "report.json").read_text())["made"]["rows"] == len(rows_of(folder))
+
+
+def test_other_settings_need_another_folder(paired):
+    folder, _ = paired
+    with pytest.raises(PlanError, match=r"other settings .*size"):
+        pair(PairConfig(str(folder / "in"), str(folder / "out"), replace(SMALL, size=32)), lambda words: None)
+
+
+def test_nothing_to_pair_is_said(tmp_path):
+    with pytest.raises(PlanError, match="no faces"):
+        pair(PairConfig(str(tmp_path), str(tmp_path / "out"), SMALL), lambda words: None)
+
+
+def test_bins_have_names():
+    assert pairs.bin_names("pose")[0] == "< 4"
+    assert len(pairs.bin_names("light")) == len(pairs.EDGES["light"]) + 1
