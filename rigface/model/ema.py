@@ -1,0 +1,77 @@
+"""A running average of weights: what is validated, saved for use and shipped, while training goes on with the weights themselves.
+
+Path: optimizer step -> `Average.update` -> validation and checkpoints use `swapped` or `state`.
+Source: Polyak averaging as diffusion training uses it (Song et al. 2020); the decay grows with the number of updates, so
+that a short run is not an average of its random beginning: min(decay, (1 + n) / (10 + n)).
+
+Works on plain parameters and on FSDP2's sharded ones: each process averages what it holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class Average:
+    """The average of a module's trainable parameters, by their names. What is frozen has no average.
+
+    Args:
+        module: whose weights; keep its parameters' `requires_grad` as it is from now on.
+        decay: of the average once it is old; 0 makes it the weights themselves.
+
+    Raises:
+        ValueError: decay is not in [0, 1).
+    """
+
+    def __init__(self, module: nn.Module, decay: float = 0.999) -> None:
+        if not 0 <= decay < 1:
+            raise ValueError(f"decay: want it in [0, 1), got {decay}")
+        self.decay = decay
+        self.updates = 0
+        self._live = {name: p for name, p in module.named_parameters() if p.requires_grad}
+        self.weights: dict[str, Tensor] = {name: p.detach().clone() for name, p in self._live.items()}
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take the module's present weights in."""
+        self.updates += 1
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        torch._foreach_lerp_(list(self.weights.values()), [p.detach() for p in self._live.values()], 1 - decay)
+
+    @contextmanager
+    def swapped(self) -> Iterator[None]:
+        """Inside, the module computes with the average."""
+        self._exchange()
+        try:
+            yield
+        finally:
+            self._exchange()
+
+    @torch.no_grad()
+    def _exchange(self) -> None:
+        for name, live in self._live.items():
+            kept = live.detach().clone()
+            live.copy_(self.weights[name])
+            self.weights[name].copy_(kept)
+
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return {"updates": self.updates, "weights": self.weights}
+
+    @torch.no_grad()
+    def load(self, state: dict[str, Any]) -> None:
+        """The inverse of `state`, in place.
+
+        Raises:
+            ValueError: it is the average of another module.
+        """
+        if odd := sorted(set(state["weights"]) ^ set(self.weights)):
+            raise ValueError(f"an average of other weights: {', '.join(odd[:4])}{' ...' if len(odd) > 4 else ''}")
+        self.updates = int(state["updates"])
+        for name, tensor in state["weights"].items():
+            self.weights[name].copy_(tensor)
