@@ -1,0 +1,184 @@
+"""Examples in, latents out: the autoencoder runs once here, and never in training.
+
+Path: OUT/examples of `pair` -> `encode_example` -> OUT/examples of another folder, same rows, four columns more.
+Training rows lose their pictures, rows held out keep them: validation shows pictures. `train` reads either form.
+
+A unit is a part of the input; its object's name is the hash of the part and of the autoencoder's weights, so that latents
+of two autoencoders never mix and a run that is stopped goes on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from tyro.conf import Suppress, arg
+
+from pipelines import lock
+from pipelines.output import git_commit, versions
+from pipelines.pool import Workers, over
+from pipelines.storage import Store, sharded
+from rigface import schema
+from rigface.errors import MissingAsset, PlanError
+from rigface.examples import PICTURES, ExampleSpec, LatentSpec, examples_of, half_column, latents_schema
+
+ABOUT = "rigface.json"
+
+
+@dataclass(frozen=True)
+class EncodeConfig:
+    """One run of the job."""
+
+    examples: Suppress[str]
+    out: Suppress[str]
+    autoencoder: str = ""
+    """Folder of the autoencoder (diffusers' AutoencoderKL), or of a checkpoint or Stable Diffusion that has one."""
+    batch: int = 16
+    """Examples encoded at once; four pictures each."""
+    keep_pictures: bool = False
+    """Keep the pictures of training rows, too."""
+    run: Annotated[Workers, arg(name="")] = field(default_factory=Workers)
+
+
+def encode(config: EncodeConfig, say: Callable[[str], None] = print) -> dict[str, int]:
+    """Run the job; counts of units and rows done now.
+
+    Raises:
+        PlanError: there are no examples, or the output holds latents of another autoencoder.
+        MissingAsset: there is no autoencoder where it was said to be.
+        OutputBusy: another run writes to this output.
+    """
+    source, store = Store(config.examples), Store(config.out)
+    parts = parts_of(source)
+    spec = spec_of(source, parts)
+    folder = autoencoder_folder(config.autoencoder)
+    with lock.hold(store):
+        about = _about(store, source, spec, autoencoder_hash(folder))
+        done = store.ids("examples", ".parquet")
+        units = [(unit_name(part, about["autoencoder"]), {"part": part}) for part in parts]
+        todo = [(name, plan) for name, plan in units if name not in done]
+        say(f"{len(units):,} parts, {len(todo):,} to do")
+        counts: Counter[str] = Counter()
+        arguments = {"config": config, "folder": str(folder), "autoencoder": about["autoencoder"]}
+        for k, record in enumerate(over(todo, EncodeUnit, arguments, config.run), 1):
+            counts.update(record)
+            if k % 20 == 0 or k == len(todo):
+                say(f"{k:,}/{len(todo):,} parts, {counts['rows']:,} examples")
+    return dict(counts)
+
+
+def parts_of(source: Store) -> list[str]:
+    """The objects of an examples folder.
+
+    Raises:
+        PlanError: there are none.
+    """
+    parts = sorted(source.paths("examples", ".parquet"))
+    if not parts:
+        raise PlanError(f"{source.uri}: no examples/ here; make some with `rigface pair`")
+    return parts
+
+
+def spec_of(source: Store, parts: list[str]) -> ExampleSpec:
+    """What all examples of a folder have in common."""
+    with source.fs.open_input_file(source.at(parts[0])) as f:
+        return ExampleSpec.of(pq.read_schema(f))
+
+
+def autoencoder_folder(name: str) -> Path:
+    """Where an autoencoder lies: the folder itself, or its `vae`.
+
+    Raises:
+        MissingAsset: neither holds one.
+    """
+    folder = Path(name)
+    for place in (folder, folder / "vae"):
+        if name and (place / "config.json").is_file() and any(place.glob("*.safetensors")):
+            return place
+    raise MissingAsset(
+        f"autoencoder {name!r}: want a folder with config.json and *.safetensors, or one with vae/ in it. "
+        "`rigface autoencoder FACES OUT` makes a small one"
+    )
+
+
+def autoencoder_hash(folder: Path) -> str:
+    """A name for an autoencoder: of its weights' and config's bytes."""
+    digest = hashlib.sha256()
+    for file in [folder / "config.json", *sorted(folder.glob("*.safetensors"))]:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def unit_name(part: str, autoencoder: str) -> str:
+    """Name of the object that a part becomes."""
+    return hashlib.sha256(f"{part}\0{autoencoder}".encode()).hexdigest()[:24]
+
+
+def _about(store: Store, source: Store, spec: ExampleSpec, autoencoder: str) -> dict[str, Any]:
+    try:
+        about = json.loads(store.read(ABOUT))
+    except FileNotFoundError:
+        about = {"autoencoder": autoencoder, "spec": spec.to_json(), "examples": source.uri}
+        store.publish(ABOUT, json.dumps({**about, "commit": git_commit(), "packages": versions()}, indent=1).encode())
+        return about
+    if about.get("autoencoder") != autoencoder or about.get("spec") != spec.to_json():
+        raise PlanError(f"{store.uri} holds latents of another autoencoder or of other examples; choose another OUT")
+    return about
+
+
+class EncodeUnit:
+    """Encodes parts. One per actor."""
+
+    def __init__(self, config: EncodeConfig, folder: str, autoencoder: str) -> None:
+        from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+
+        self._source, self._out, self._config = Store(config.examples), Store(config.out), config
+        vae = AutoencoderKL.from_pretrained(folder, use_safetensors=True, local_files_only=True)
+        self._vae = vae.eval().requires_grad_(False).to(config.run.device)
+        self._autoencoder = autoencoder
+
+    def __call__(self, unit: str, plan: dict[str, Any]) -> dict[str, int]:
+        """Encode one part."""
+        from pipelines.compose_unit import parquet_of
+
+        table = self._source.table(plan["part"])
+        latents, spec = self.latents(table)
+        columns = {name: table[name].combine_chunks() for name in table.column_names}
+        if not self._config.keep_pictures:
+            held = pa.array([s != "train" for s in table["split"].to_pylist()])
+            for name in (*PICTURES, "mask"):
+                columns[name] = pc.if_else(held, columns[name], pa.nulls(len(table), pa.binary()))
+        wanted = latents_schema(ExampleSpec.of(table.schema), spec)
+        self._out.publish(
+            sharded("examples", unit, ".parquet"),
+            parquet_of(schema.table_of({**columns, **latents}, wanted)),
+            replace=False,
+        )
+        return {"rows": len(table), "units": 1}
+
+    def latents(self, table: pa.Table) -> tuple[dict[str, pa.Array], LatentSpec]:
+        """The four columns of a table of examples."""
+        import numpy as np
+        import torch
+
+        from rigface.model.latents import encode_example
+
+        made: dict[str, list[np.ndarray]] = {name: [] for name in PICTURES}
+        with torch.inference_mode():
+            for start in range(0, len(table), self._config.batch):
+                example = encode_example(self._vae, examples_of(table.slice(start, self._config.batch)))
+                c = example.conditions
+                for name, values in zip(PICTURES, (c.reference, c.background, c.render, example.target)):
+                    made[name].append(values.float().cpu().numpy())  # type: ignore[union-attr]
+        whole = {name: np.concatenate(values) for name, values in made.items()}
+        channels, height, width = whole["target"].shape[1:]
+        spec = LatentSpec(channels, height, width, self._vae.config["scaling_factor"], self._autoencoder)
+        return {f"{name}_latents": half_column(values) for name, values in whole.items()}, spec
