@@ -8,6 +8,7 @@ Render styles, recorded in a checkpoint's config:
 * `texture`: the preview of `face/warp.py`: the source's own photograph, moved and lit. What is left to learn is the
   rim, the inside of the mouth, and what the source did not show. For the small model.
 * `albedo`: the head model's albedo under the wanted light on black, as the released RigFace weights expect it.
+* `shape`: a grey head under the wanted light on black: no photograph is read, so no colour of it can leak.
 """
 
 from __future__ import annotations
@@ -25,8 +26,10 @@ from rigface.face.warp import Preview, Previewer
 from rigface.image import linear_to_srgb
 from rigface.types import Conditions, Face, FaceParams
 
-RenderStyle = Literal["texture", "albedo"]
+RenderStyle = Literal["texture", "albedo", "shape"]
+ExpressionField = Literal["expression", "bfm_expression"]
 HOLE = 127  # grey where the person was cut out of the background
+CLAY = 0.5  # reflectance of the grey head
 MARGIN = 0.03  # of the crop's side, by which the hole is wider than the person
 
 
@@ -44,15 +47,32 @@ class Composed:
 
 
 class Composer:
-    """Makes conditions of one style and size. Stateless between calls."""
+    """Makes conditions of one style and size. Stateless between calls.
 
-    def __init__(self, style: RenderStyle = "texture", size: int = 256, model: OpenHead | None = None) -> None:
+    Args:
+        style: of the render condition; a checkpoint's `render_style`.
+        size: of the pictures, px.
+        model: the head.
+        expression_field: which coefficients are the expression code; a checkpoint's `expression_field`.
+    """
+
+    def __init__(
+        self,
+        style: RenderStyle = "texture",
+        size: int = 256,
+        model: OpenHead | None = None,
+        expression_field: ExpressionField = "expression",
+    ) -> None:
         if style not in get_args(RenderStyle):
             raise ValueError(f"render style: want one of {', '.join(get_args(RenderStyle))}, got {style!r}")
-        self.style, self.size = style, size
+        if expression_field not in get_args(ExpressionField):
+            raise ValueError(
+                f"expression field: want one of {', '.join(get_args(ExpressionField))}, got {expression_field!r}"
+            )
+        self.style, self.size, self.expression_field = style, size, expression_field
         model = model or OpenHead.load()
         self.preview = Previewer(model)
-        self._head = model.head() if style == "albedo" else None
+        self._head = None if style == "texture" else model.head()
 
     def __call__(self, source: Face, wanted: FaceParams) -> Composed:
         """Conditions for one edit.
@@ -60,22 +80,34 @@ class Composer:
         Args:
             source: who the person is.
             wanted: the coefficients after the edit, as `mix` makes them.
+
+        Raises:
+            ValueError: the face lacks the expression code that is wanted.
         """
+        code = getattr(wanted, self.expression_field)
+        if code is None:
+            raise ValueError(
+                f"expression code: these weights want `{self.expression_field}`, and the face was reconstructed without "
+                "it. Use a reconstructor that gives it, or weights trained on this head's own expressions"
+            )
         crop, mask = (_resized(a, self.size) for a in (source.crop, source.mask))
         preview = self.preview(crop, source.params, wanted, mask)
-        picture = preview.image if self._head is None else self._albedo(wanted)
+        assert preview.mask is not None  # a mask was given
+        picture = preview.image if self._head is None else self._drawn(wanted)
         conditions = Conditions(
             reference=crop,
             background=cut_out(crop, mask, preview.mask),
             render=picture,
-            expression_code=np.asarray(wanted.expression, np.float32),
+            expression_code=np.asarray(code, np.float32),
         )
         return Composed(conditions, preview)
 
-    def _albedo(self, wanted: FaceParams) -> np.ndarray:
+    def _drawn(self, wanted: FaceParams) -> np.ndarray:
+        assert self._head is not None
         one = wanted.map(lambda a: torch.from_numpy(np.ascontiguousarray(a))[None])
-        drawn = render(self._head, one, size=self.size).image[0].permute(1, 2, 0).clamp(0, 1).numpy()
-        return (linear_to_srgb(drawn) * 255 + 0.5).astype(np.uint8)
+        made = render(self._head, one, size=self.size)
+        colours = made.image if self.style == "albedo" else made.alpha * made.shading * CLAY
+        return (linear_to_srgb(colours[0].permute(1, 2, 0).clamp(0, 1).numpy()) * 255 + 0.5).astype(np.uint8)
 
 
 def cut_out(crop: np.ndarray, *masks: np.ndarray) -> np.ndarray:

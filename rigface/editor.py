@@ -2,34 +2,43 @@
 
 Path: picture -> See -> mix -> compose -> model (or the preview, where there is none) -> pasted back -> seen again.
 
-    editor = Editor.load()
+    editor = Editor.load()                                  # or Editor.load("weights/mini")
     result = editor.edit(picture, EditSpec(yaw_deg=15, expression={"smile": 0.6}))
     result.image, result.asked, result.achieved
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 import torch
 
-from rigface.conditions import Composed, Composer
-from rigface.edits import EditSpec
+from rigface.conditions import MARGIN, Composed, Composer
+from rigface.edits import EditSpec, Trait
+from rigface.errors import BadCheckpoint
 from rigface.face import align
 from rigface.face.lighting import direction
-from rigface.face.mix import axes_of, exposure, mix
+from rigface.face.mix import axes_of, borrowed, exposure, mix
 from rigface.face.rotation import to_degrees, to_matrix
 from rigface.face.see import See, choose
 from rigface.types import Conditions, Face, FaceParams, HeadSpec
 
+if TYPE_CHECKING:
+    from rigface.model.pipeline import RigFacePipeline
+
 FEATHER = 0.08  # of the crop's side, over which an edit fades into the frame around it
-PREVIEW_PX = 1024  # a preview is made at the photograph's own resolution up to this crop
+PREVIEW_PX = 2048  # a preview is made at the photograph's own resolution up to this crop
 
 Paint = Callable[[Conditions, int], np.ndarray]
 """Conditions and a seed to an (S, S, 3) uint8 picture: what a model is to the editor."""
+
+Giver = np.ndarray | Face
+"""Somebody to copy from: a picture, whose largest face is meant, or a face seen before."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,16 +50,28 @@ class Edited:
         crops: the edited crops, one per face edited, (S, S, 3) uint8.
         asked: one row of numbers per face: what the edit asked for, by name.
         achieved: the same numbers measured on the result; None where no face was found in it.
+        sources: the faces as they were.
+        wanted: their coefficients as asked for.
+        found: their coefficients measured on the result; None where no face was found in it.
     """
 
     image: np.ndarray
     crops: list[np.ndarray]
     asked: list[dict[str, float]]
     achieved: list[dict[str, float] | None]
+    sources: list[Face]
+    wanted: list[FaceParams]
+    found: list[FaceParams | None]
 
 
 class Editor:
-    """Edits faces. Without a model it shows the preview, which is an edit too."""
+    """Edits faces. Without a model it shows the preview, which is an edit too.
+
+    Args:
+        see: the eyes.
+        paint: the model; None: the preview is the result.
+        composer: makes what the model sees, in the style it was trained with.
+    """
 
     def __init__(self, see: See, paint: Paint | None = None, composer: Composer | None = None) -> None:
         self.see = see
@@ -58,15 +79,33 @@ class Editor:
         self._composer = composer or Composer("texture", 512)
 
     @classmethod
-    def load(cls, device: str = "cpu") -> Editor:
-        """The default eyes, and the preview in place of a model."""
-        return cls(See.load(device))
+    def load(cls, checkpoint: str | None = None, device: str = "cpu", see: See | None = None) -> Editor:
+        """The default eyes, and a model.
+
+        Args:
+            checkpoint: a folder of weights (ours, or the released layout), `tiny`, `sd15:FOLDER`; None: the preview.
+            device: of the model.
+            see: other eyes.
+
+        Raises:
+            MissingAsset, BadCheckpoint: the weights are not there, or belong to another head.
+        """
+        see = see or See.load()
+        if checkpoint is None:
+            return cls(see)
+        from rigface.model.pipeline import RigFacePipeline
+
+        pipe = RigFacePipeline.from_pretrained(checkpoint, device, autocast="auto")
+        check_head(pipe, see.head)
+        config = pipe.config
+        composer = Composer(config.render_style, config.size, expression_field=config.expression_field)  # type: ignore[arg-type]
+        return cls(see, ModelPaint(pipe), composer)
 
     def edit(
         self,
         image: np.ndarray,
         edit: EditSpec,
-        target: np.ndarray | Face | None = None,
+        target: Giver | Mapping[Trait, Giver] | None = None,
         *,
         face: str | int = "largest",
         seed: int = 0,
@@ -77,7 +116,7 @@ class Editor:
         Args:
             image: (H, W, 3) uint8.
             edit: what to change.
-            target: whom to copy, where the edit takes a trait: a picture (its largest face) or a face seen before.
+            target: whom to copy, where the edit takes a trait; a mapping says whom for each trait.
             face: which face or faces; see `face.see.choose`.
             seed: of the model's noise.
             measure: look at the result again for the achieved numbers.
@@ -86,16 +125,48 @@ class Editor:
             NoFace: the picture, or the target's, shows no such face.
             ValueError: the edit asks for what it cannot have; the message names the field.
         """
-        whom = choose(self.see(target), "largest")[0] if isinstance(target, np.ndarray) else target
-        out, crops, asked, achieved = image.copy(), [], [], []
-        for source in choose(self.see(image), face):
-            wanted = mix(source.params, edit, self.see.head, None if whom is None else whom.params)
-            crop = self.paint(out, source, wanted, seed)
-            out = paste(out, crop, source.frame_to_crop)
+        givers = self.givers(target, edit)
+        sources = choose(self.see(image), face)
+        wanted = [self.wanted(source.params, edit, givers) for source in sources]
+        out, crops = image.copy(), []
+        for source, params in zip(sources, wanted):
+            if edit.is_nothing:
+                crops.append(source.crop)
+                continue
+            out, crop = self.apply(out, source, params, seed)
             crops.append(crop)
-            asked.append(numbers(wanted, edit, self.see.head))
-            achieved.append(self._achieved(out, source, edit) if measure else None)
-        return Edited(out, crops, asked, achieved)
+        found: list[FaceParams | None] = [None] * len(sources)
+        if measure:
+            found = self.measured(out, sources)
+        head = self.see.head
+        return Edited(
+            out,
+            crops,
+            [numbers(p, edit, head) for p in wanted],
+            [None if p is None else numbers(p, edit, head) for p in found],
+            sources,
+            wanted,
+            found,
+        )
+
+    def givers(self, target: Giver | Mapping[Trait, Giver] | None, edit: EditSpec) -> dict[Trait, FaceParams]:
+        """Whose coefficients each trait that is taken has; a picture is looked at once.
+
+        Raises:
+            ValueError: a trait is taken from nobody.
+            NoFace: a picture to copy from shows nobody.
+        """
+        if target is None:
+            target = {}
+        named = target if isinstance(target, Mapping) else dict.fromkeys(edit.take, target)
+        if missing := sorted(set(edit.take) - set(named)):
+            raise ValueError(f"take: {', '.join(missing)} must be copied from somebody, and no target was given")
+        faces = {id(g): choose(self.see(g), "largest")[0] if isinstance(g, np.ndarray) else g for g in named.values()}
+        return {trait: faces[id(named[trait])].params for trait in sorted(edit.take)}
+
+    def wanted(self, source: FaceParams, edit: EditSpec, givers: Mapping[Trait, FaceParams]) -> FaceParams:
+        """A face's coefficients after the edit; see `mix.mix` and `mix.borrowed`."""
+        return mix(source, edit, self.see.head, borrowed(source, givers) if edit.needs_target else None)
 
     def compose(self, source: Face, wanted: FaceParams) -> Composed:
         """What the model is given."""
@@ -103,21 +174,94 @@ class Editor:
 
     def paint(self, image: np.ndarray, source: Face, wanted: FaceParams, seed: int) -> np.ndarray:
         """(S, S, 3) uint8, the edited crop: the model's, or the preview at the photograph's own resolution."""
+        return self._painted(image, source, wanted, seed)[0]
+
+    def apply(
+        self, image: np.ndarray, source: Face, wanted: FaceParams, seed: int = 0
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """One face edited and pasted back.
+
+        Args:
+            image: (H, W, 3) uint8, in which the source was seen.
+
+        Returns:
+            The whole picture, and the crop (S, S, 3), both uint8.
+        """
+        crop, where = self._painted(image, source, wanted, seed)
+        return paste(image, crop, source.frame_to_crop, where), crop
+
+    def _painted(
+        self, image: np.ndarray, source: Face, wanted: FaceParams, seed: int
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """The crop, and where it may show: for a model, on the person before and after."""
         if self._paint is not None:
-            return self._paint(self._composer(source, wanted).conditions, seed)
-        side = 512 / float(source.frame_to_crop[0, 0])
-        size = int(np.clip(round(side), 64, PREVIEW_PX))
+            composed = self._composer(source, wanted)
+            crop = self._paint(composed.conditions, seed)
+            size = self._composer.size
+            people = [source.mask, *([] if composed.preview.mask is None else [composed.preview.mask])]
+            both = np.maximum.reduce([cv2.resize(m, (size, size), interpolation=cv2.INTER_AREA) for m in people])
+            return crop, _widened(both)
+        side = round(512 / float(source.frame_to_crop[0, 0]))
+        size = min(max(side, 64), PREVIEW_PX)
         crop = align.crop(image, source.frame_to_crop * (size / len(source.crop)), size)
         mask = cv2.resize(source.mask, (size, size), interpolation=cv2.INTER_LINEAR)
-        return self._composer.preview(crop, source.params, wanted, mask).image
+        made = self._composer.preview(crop, source.params, wanted, mask).image
+        if size == side:
+            return made, None
+        changed = np.abs(made.astype(np.int16) - crop).max(-1) > 1  # elsewhere the photograph's own pixels are finer
+        return made, _widened(changed.astype(np.uint8) * 255)
 
-    def _achieved(self, image: np.ndarray, source: Face, edit: EditSpec) -> dict[str, float] | None:
-        """The asked numbers measured on the face that is now where the source was."""
-        middle = (source.box[:2] + source.box[2:]) / 2
-        near = [f for f in self.see(image) if (f.box[:2] < middle).all() and (middle < f.box[2:]).all()]
-        if not near:
-            return None
-        return numbers(min(near, key=lambda f: float(np.abs(f.box - source.box).sum())).params, edit, self.see.head)
+    def measured(self, image: np.ndarray, sources: list[Face]) -> list[FaceParams | None]:
+        """Coefficients of the faces that are now where the sources were; None where there is none."""
+        faces = self.see(image)
+        out: list[FaceParams | None] = []
+        for source in sources:
+            middle = (source.box[:2] + source.box[2:]) / 2
+            near = [f for f in faces if (f.box[:2] < middle).all() and (middle < f.box[2:]).all()]
+            out.append(min(near, key=lambda f: float(np.abs(f.box - source.box).sum())).params if near else None)
+        return out
+
+
+class ModelPaint:
+    """A pipeline as `Paint`. What it remembers of a person is kept for the next edit of the same picture."""
+
+    def __init__(self, pipe: RigFacePipeline) -> None:
+        self._pipe = pipe
+        self._last: tuple[bytes, object] | None = None
+
+    def __call__(self, conditions: Conditions, seed: int) -> np.ndarray:
+        """(S, S, 3) uint8; the same conditions and seed give the same picture."""
+        name = conditions.reference.tobytes()
+        last = self._last  # read once: another thread may replace it
+        if last is None or last[0] != name:
+            last = self._last = (name, self._pipe.remember(conditions.reference))
+        return self._pipe.edit(conditions, seed=seed, memory=last[1])
+
+
+def check_head(pipe: RigFacePipeline, head: HeadSpec) -> None:
+    """Compare the head a model was trained with and the one its conditions will show.
+
+    Raises:
+        BadCheckpoint: another head, or other expression codes.
+    """
+    trained, config = pipe.config.head, pipe.config
+    if config.expression_field == "expression" and pipe.model.expression_size != head.expression:
+        raise BadCheckpoint(
+            f"these weights take {pipe.model.expression_size} expression coefficients, the head {head.name!r} has "
+            f"{head.expression}. Use weights trained on this head"
+        )
+    if trained is None or trained.name == "fake":  # not recorded, or random weights for a test
+        return
+    if trained.name != head.name:
+        raise BadCheckpoint(
+            f"these weights were trained on the head {trained.name!r}, and faces are fitted with {head.name!r}"
+        )
+    if trained.version != head.version:
+        warnings.warn(
+            f"these weights were trained on {trained.name} {trained.version}, faces are fitted with {head.version}; "
+            "expressions may come out a little different",
+            stacklevel=3,
+        )
 
 
 def numbers(params: FaceParams, edit: EditSpec, head: HeadSpec) -> dict[str, float]:
@@ -142,30 +286,45 @@ def numbers(params: FaceParams, edit: EditSpec, head: HeadSpec) -> dict[str, flo
     return out
 
 
-def paste(image: np.ndarray, crop: np.ndarray, frame_to_crop: np.ndarray) -> np.ndarray:
+def paste(
+    image: np.ndarray, crop: np.ndarray, frame_to_crop: np.ndarray, where: np.ndarray | None = None
+) -> np.ndarray:
     """The picture with an edited crop back in its place, fading out towards the crop's border.
+
+    A pixel that the edit did not change stays what it was to the bit.
 
     Args:
         image: (H, W, 3) uint8. crop: (S, S, 3) uint8, any S. frame_to_crop: (2, 3), for a crop of 512 px.
+        where: (S, S) uint8, how much of the crop may show; None: all of it.
     """
     to_frame = align.invert(frame_to_crop).astype(np.float64)
     x0, y0 = to_frame[:, 2]
     side = 512 * to_frame[0, 0]
     left, top, size = round(x0), round(y0), round(side)
-    if size < 2:
-        return image
-    shrink = size < len(crop)
-    patch = cv2.resize(crop, (size, size), interpolation=cv2.INTER_AREA if shrink else cv2.INTER_CUBIC)
-    edge = np.minimum(np.arange(size) + 0.5, size - np.arange(size) - 0.5) / (FEATHER * size)
-    ramp = np.clip(edge, 0, 1)
-    alpha = (ramp[:, None] * ramp[None])[..., None]
     rows = slice(max(top, 0), min(top + size, len(image)))
     columns = slice(max(left, 0), min(left + size, image.shape[1]))
+    if size < 2 or rows.stop <= rows.start or columns.stop <= columns.start:
+        return image
+    patch = crop
+    if size != len(crop):
+        patch = cv2.resize(crop, (size, size), interpolation=cv2.INTER_AREA if size < len(crop) else cv2.INTER_CUBIC)
+    edge = np.minimum(np.arange(size) + 0.5, size - np.arange(size) - 0.5) / (FEATHER * size)
+    ramp = np.clip(edge, 0, 1).astype(np.float32)
+    alpha = ramp[:, None] * ramp
+    if where is not None:
+        alpha *= cv2.resize(where, (size, size), interpolation=cv2.INTER_LINEAR) * np.float32(1 / 255)
     inside = (slice(rows.start - top, rows.stop - top), slice(columns.start - left, columns.stop - left))
     out = image.copy()
     old = out[rows, columns].astype(np.float32)
-    new = patch[inside].astype(np.float32)
+    step = patch[inside] - old
     # Where the edit changed nothing, not even rounding may: the old pixel stays.
-    mixed = old + alpha[inside] * (new - old)
-    out[rows, columns] = np.where(np.abs(new - old).max(-1, keepdims=True) < 1.5, old, mixed + 0.5).astype(np.uint8)
+    same = np.abs(step).max(-1, keepdims=True) < 1.5
+    out[rows, columns] = np.where(same, old, old + alpha[inside][..., None] * step + 0.5).astype(np.uint8)
     return out
+
+
+def _widened(mask: np.ndarray) -> np.ndarray:
+    """(S, S) uint8: a mask grown by a margin, over which it fades."""
+    width = 2 * max(1, round(MARGIN * len(mask))) + 1
+    grown = cv2.dilate(mask, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (width, width)))
+    return cv2.blur(grown, (width, width))

@@ -8,12 +8,13 @@ source's unless they are asked for by name.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields, replace
 
 import numpy as np
 import torch
 
-from rigface.edits import NAMED, EditSpec, LightEdit
+from rigface.edits import NAMED, EditSpec, LightEdit, Trait
 from rigface.face.delight import AMBIENT
 from rigface.face.lighting import lamp, seen
 from rigface.face.rotation import from_degrees, to_axis_angle, to_degrees, to_matrix
@@ -60,6 +61,21 @@ def mix(source: FaceParams, edit: EditSpec, head: HeadSpec, target: FaceParams |
     if edit.light is not None:
         wanted = replace(wanted, light=light_of(edit.light, white(source.light)))
     return wanted if edit.strength == 1 else _between(source, wanted, edit.strength)
+
+
+def borrowed(source: FaceParams, givers: Mapping[Trait, FaceParams]) -> FaceParams:
+    """One target out of several people: each trait is its giver's, the rest the source's.
+
+    A light comes at the source's own exposure. How bright a light is and how dark a skin one photograph does not tell
+    apart, so the brightness of another person's light would bring some of their skin along.
+    """
+    out = source
+    for trait, giver in givers.items():
+        out = replace(out, **{name: getattr(giver, name) for name in GIVEN_BY[trait]})
+        if trait == "light":
+            gain = exposure(source.light) / exposure(giver.light)
+            out = replace(out, light=(np.asarray(giver.light) * gain).astype(np.float32))
+    return out
 
 
 def axes_of(name: str, head: HeadSpec) -> dict[str, float]:

@@ -18,6 +18,7 @@ import numpy as np
 HERE, TWIN, SEEN, DARK, TONGUE, LIT, TWIN_LIT, WIDTH = 0, 2, 4, 5, 6, 7, 10, 13
 
 KNEE = 0.8  # of white, where brightened colours begin to bend
+SETTLED_PX = 0.35  # of 512: what would move by less stays where it is, and sharp
 STILL_PX, MOVED_PX = 3.0, 14.0  # of 512: displacements between which the background stops moving with the person
 
 
@@ -79,6 +80,10 @@ def _paint(
             v0, v1, v2 = triangles[f, 0], triangles[f, 1], triangles[f, 2]
             for k in range(WIDTH):
                 at[k] = w0 * table[v0, k] + w1 * table[v1, k] + w2 * table[v2, k]
+            dx, dy = at[HERE] - i - 0.5, at[HERE + 1] - j - 0.5
+            moved = np.hypot(dx, dy) / unit
+            share = 1 - (SETTLED_PX / moved) ** 2 if moved > SETTLED_PX else 0.0
+            at[HERE], at[HERE + 1] = i + 0.5 + share * dx, j + 0.5 + share * dy
             new = 1 - at[SEEN]
             mirrored = at[SEEN] < 0.999
             a, b, p, q = corner(at[HERE], at[HERE + 1])
@@ -93,7 +98,6 @@ def _paint(
                 new_mask[j, i] = np.uint8(level + 0.5)
             covered = 0.0
             if layered and person < 0.999:
-                moved = np.hypot(at[HERE] - i - 0.5, at[HERE + 1] - j - 0.5) / unit
                 covered = (1 - person) * min(max((moved - STILL_PX) / (MOVED_PX - STILL_PX), 0.0), 1.0)
                 new = max(new, covered * hole[j, i] / 255.0)
             dark = at[DARK]

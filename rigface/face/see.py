@@ -6,13 +6,15 @@ stages over many frames (`pipelines/look.py` and after).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
+from operator import itemgetter
 
 import numpy as np
 
 from rigface.errors import NoFace
 from rigface.face import align
 from rigface.face.detect import Detector, load_detector
+from rigface.face.parse import Parser, load_parser
 from rigface.face.reconstruct import Reconstructor, load_reconstructor
 from rigface.types import Detection, Face, HeadSpec
 
@@ -22,17 +24,18 @@ CHOICES = ("largest", "left-most", "right-most", "all")
 class See:
     """Detector, reconstructor and mask, loaded once. Stateless between calls, but the detector takes one at a time."""
 
-    def __init__(
-        self, detector: Detector, reconstructor: Reconstructor, mask: Callable[[np.ndarray, np.ndarray], np.ndarray]
-    ) -> None:
-        self.detector, self.reconstructor, self._mask = detector, reconstructor, mask
+    def __init__(self, detector: Detector, reconstructor: Reconstructor, parser: Parser) -> None:
+        self.detector, self.reconstructor, self._parser = detector, reconstructor, parser
 
     @classmethod
-    def load(cls, device: str = "cpu") -> See:
-        """The default eyes: MediaPipe, closed-form fitting of the open head, and the seeded mask."""
-        from rigface.face.parse import person_mask
+    def load(cls, device: str = "cpu", *, small_faces: bool = False) -> See:
+        """The default eyes: MediaPipe, closed-form fitting of the open head, and the mask by colours.
 
-        return cls(load_detector("mediapipe"), load_reconstructor(device=device), person_mask)
+        Args:
+            small_faces: look for faces down to 24 px; several times slower.
+        """
+        detector = load_detector("mediapipe", small_faces=small_faces)
+        return cls(detector, load_reconstructor(device=device), load_parser())
 
     @property
     def head(self) -> HeadSpec:
@@ -45,26 +48,31 @@ class See:
         Args:
             image: (H, W, 3) uint8.
         """
-        found = sorted(self.detector(image), key=lambda d: float(d.box[0]))
+        return self.faces(image, sorted(self.detector(image), key=lambda d: float(d.box[0])))
+
+    def faces(self, image: np.ndarray, found: Sequence[Detection]) -> list[Face]:
+        """The faces that a detector found, in its order; each is fitted by itself.
+
+        Args:
+            image: (H, W, 3) uint8.
+        """
         if not found:
             return []
         affines = [align.frame_to_crop(d.box) for d in found]
         crops = [align.crop(image, affine) for affine in affines]
         landmarks = np.stack([in_crop(d, affine) for d, affine in zip(found, affines)])
-        scores = None if found[0].blendshapes is None else np.stack([d.blendshapes for d in found])
+        known = [d.blendshapes for d in found if d.blendshapes is not None]
+        scores = np.stack(known) if len(known) == len(found) else None
         fit = self.reconstructor(crops, landmarks, scores, np.arange(len(found)))
-        return [
-            Face(
-                crop=crops[i],
-                frame_to_crop=affines[i],
-                box=np.asarray(found[i].box, np.float32),
-                landmarks=landmarks[i],
-                params=fit.params.map(lambda a, i=i: a[i]),
-                mask=self._mask(crops[i], landmarks[i]),
-                residual=float(fit.landmark_residual[i]),
-            )
-            for i in range(len(found))
-        ]
+        corners = np.array([[0, 0], [image.shape[1], image.shape[0]]], np.float32)
+        out = []
+        for i, (one, crop, affine) in enumerate(zip(found, crops, affines)):
+            x0, y0, x1, y1 = align.apply(affine, corners).ravel().tolist()
+            params = fit.params.map(itemgetter(i))
+            mask = self._parser(crop, landmarks[i], (x0, y0, x1, y1))
+            box = np.asarray(one.box, np.float32)
+            out.append(Face(crop, affine, box, landmarks[i], params, mask, float(fit.landmark_residual[i])))
+        return out
 
 
 def in_crop(face: Detection, affine: np.ndarray) -> np.ndarray:

@@ -42,7 +42,7 @@ from rigface.types import FaceParams
 STEPS = 1
 GAMMA = 2.2
 RATIO = (0.12, 4.0)  # darkest and brightest change of light that 8-bit pixels survive
-DARKEST = 0.15  # shading below this share of the mean is noise, not light
+DARKEST = 0.15  # shading below this share of the source's mean is noise, not light
 TINT = 0.35  # log of the largest change of colour from place to place; a fitted light is no surer than that
 SEEN = (0.05, 0.35)  # cosine to the viewer at which a piece of skin counts as not seen, and as seen
 SOFT_MASK = 0.006  # of the side: masks are blurred by this much
@@ -153,8 +153,11 @@ class _Mesh:
             [before[self.mirror, :2], around.here[np.concatenate(mirrored), :2], *_twins(self.slits, strips)]
         )
         # What hangs around the face may be mirrored only where a mask keeps the background out of it.
-        sides = np.maximum(shown[self.rim], around.neck) if masked else np.ones(ring)
-        table[:, paint.SEEN] = np.concatenate([shown, sides, sides, np.ones(ring), shown[rims]])
+        sides = np.ones((len(mirrored), ring))
+        if masked:
+            facing = around.normals[:, :ring, 2].numpy()
+            sides[:-1] = np.maximum(_shown(facing, self.across), around.neck)
+        table[:, paint.SEEN] = np.concatenate([shown, sides.ravel(), shown[rims]])
         table[count + len(around.here) :, paint.DARK : paint.TONGUE + 1] = np.concatenate([s[2] for s in strips])
         for column, ratio in ((paint.LIT, lit), (paint.TWIN_LIT, twin_lit)):
             rings = ratio[count:]
@@ -224,7 +227,7 @@ def _ratios(shading: torch.Tensor, mirror: np.ndarray) -> tuple[np.ndarray, np.n
     Args:
         shading: (2, V + K R, 3) before and after; the face first, whose `mirror` is (V,).
     """
-    floor = DARKEST * shading.mean(1, keepdim=True).clamp_min(1e-4)
+    floor = DARKEST * shading[0].mean(0).clamp_min(1e-4)  # one for both: where neither is above it, nothing changes
     before, after = torch.maximum(shading, floor)
     twin = before.clone()
     twin[: len(mirror)] = before[torch.from_numpy(mirror)]

@@ -1,0 +1,77 @@
+"""See: every face of a picture as numbers in its own crop, and the words that choose among them."""
+
+import numpy as np
+import pytest
+
+from rigface.errors import NoFace
+from rigface.face.see import See, choose
+from rigface.fake import HEAD, FakeDetector, FakeReconstructor, fake_mask, picture
+from rigface.types import Face
+
+
+@pytest.fixture
+def see() -> See:
+    return See(FakeDetector(), FakeReconstructor(), lambda crop, landmarks, inside: fake_mask(crop))
+
+
+def test_faces_come_from_left_to_right_with_crops_of_their_own(see):
+    faces = see(picture([0.0, 0.33, 0.66], size=(120, 300)))
+    assert [f.box[0] for f in faces] == sorted(f.box[0] for f in faces)
+    assert len(faces) == 3
+    for face, hue in zip(faces, (0, 1, 2)):
+        assert face.crop.shape == (512, 512, 3)
+        assert face.crop[270, 256].argmax() == hue  # red, green, blue in the middle of their crops
+        assert (face.mask[250:290, 240:270] == 255).all()
+
+
+def test_landmarks_and_coefficients_are_in_crop_pixels_of_the_same_face(see):
+    (face,) = see(picture([0.0]))
+    corners = np.array([[face.box[0], face.box[1]], [face.box[2], face.box[3]]])
+    inside = corners @ face.frame_to_crop[:, :2].T + face.frame_to_crop[:, 2]
+    assert (face.landmarks[:, :2] > inside[0]).all()
+    assert (face.landmarks[:, :2] < inside[1]).all()
+    assert face.params.batch == ()
+
+
+def test_the_parser_is_told_where_the_frame_ends():
+    told = []
+
+    def parser(crop, landmarks, inside):
+        told.append(inside)
+        return fake_mask(crop)
+
+    image = picture([0.0], size=(60, 60), radius=20)
+    (face,) = See(FakeDetector(), FakeReconstructor(), parser)(image)
+    x0, y0, x1, y1 = told[0]
+    scale = face.frame_to_crop[0, 0]
+    assert (x1 - x0, y1 - y0) == pytest.approx((60 * scale, 60 * scale))
+    assert y0 > 0  # the crop reaches beyond the frame above
+
+
+def test_nobody_is_an_empty_list(see):
+    assert see(np.full((50, 50, 3), 60, np.uint8)) == []
+    assert see.head == HEAD
+
+
+def faces(*boxes: tuple[float, float, float, float]) -> list[Face]:
+    return [Face(None, None, np.array(b, np.float32), None, None, None, 0.0) for b in boxes]
+
+
+THREE = faces((0, 0, 10, 10), (20, 0, 50, 30), (60, 0, 75, 15))
+
+
+@pytest.mark.parametrize(
+    ("which", "chosen"),
+    [("largest", [1]), ("left-most", [0]), ("right-most", [2]), ("all", [0, 1, 2]), ("1", [1]), (2, [2])],
+)
+def test_words_choose_faces(which, chosen):
+    assert [f.box[0] for f in choose(THREE, which)] == [THREE[k].box[0] for k in chosen]
+
+
+def test_who_is_not_there_is_said():
+    with pytest.raises(NoFace, match="face 3 was asked for, and the picture has 3"):
+        choose(THREE, 3)
+    with pytest.raises(NoFace, match="no face was found"):
+        choose([], "all")
+    with pytest.raises(ValueError, match="want one of largest, left-most"):
+        choose(THREE, "-1")

@@ -1,0 +1,106 @@
+"""Conditions: one preprocessing for training and serving, in the style that the weights want."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from rigface.conditions import HOLE, Composer, cut_out
+from rigface.edits import EditSpec, LightEdit
+from rigface.face.mix import mix
+from rigface.face.open_head import OpenHead
+from rigface.types import Face, FaceParams
+
+SPEC = OpenHead.load().spec
+
+
+@pytest.fixture(scope="module")
+def face() -> Face:
+    light = np.zeros((9, 3), np.float32)
+    light[0] = 3.0
+    params = FaceParams(
+        shape=np.zeros(SPEC.shape, np.float32), expression=np.zeros(SPEC.expression, np.float32),
+        head_rotation=np.zeros(3, np.float32), jaw_rotation=np.zeros(3, np.float32),
+        camera=np.array([5.0, 0, 0], np.float32), albedo=np.zeros(SPEC.albedo, np.float32), light=light,
+    )  # fmt: skip
+    y, x = np.mgrid[0:512, 0:512]
+    crop = np.stack([x // 2, y // 2, 0 * x + 128], -1).astype(np.uint8)
+    mask = np.where((x - 256) ** 2 + (y - 256) ** 2 < 190**2, 255, 0).astype(np.uint8)
+    box = np.array([100, 100, 400, 400], np.float32)
+    return Face(crop, np.eye(2, 3, dtype=np.float32), box, np.zeros((478, 3), np.float32), params, mask, 0.01)
+
+
+def wanted(face: Face, **asked) -> FaceParams:
+    return mix(face.params, EditSpec(**asked), SPEC)
+
+
+@pytest.mark.parametrize("style", ["texture", "albedo", "shape"])
+@pytest.mark.parametrize("size", [64, 256])
+def test_every_style_and_size_has_the_pictures_the_model_wants(face, style, size):
+    made = Composer(style, size)(face, wanted(face, yaw_deg=15)).conditions
+    assert made.reference.shape == made.background.shape == made.render.shape == (size, size, 3)
+    assert made.expression_code.shape == (SPEC.expression,)
+    assert made.render.dtype == np.uint8
+
+
+def test_texture_is_the_preview_and_asks_nothing_is_the_source(face):
+    composed = Composer("texture", 512)(face, face.params)
+    assert np.array_equal(composed.conditions.render, face.crop)
+    assert np.array_equal(composed.conditions.reference, face.crop)
+
+
+def test_a_drawn_head_stands_on_black_and_takes_no_colour_from_the_photograph(face):
+    other = replace(face, crop=255 - face.crop)
+    for style in ("albedo", "shape"):
+        compose = Composer(style, 128)
+        one, two = (compose(f, face.params).conditions.render for f in (face, other))
+        assert np.array_equal(one, two)
+        assert not one[0].any()
+        assert one[64, 64].min() > 20
+    shape = Composer("shape", 128)(face, face.params).conditions.render
+    assert np.ptp(shape.astype(int), axis=-1).max() <= 1  # grey under a white light
+
+
+def test_light_reaches_the_drawn_head(face):
+    compose = Composer("albedo", 128)
+    render = compose(face, wanted(face, light=LightEdit(azimuth_deg=80))).conditions.render.astype(int)
+    assert render[60:70, 80:90].mean() > 1.3 * render[60:70, 38:48].mean()
+
+
+def test_the_expression_code_is_what_is_wanted_not_what_was(face):
+    code = Composer("texture", 64)(face, wanted(face, expression={"jaw_open": 0.7})).conditions.expression_code
+    assert code[SPEC.expression_names.index("jawOpen")] == pytest.approx(0.7)
+
+
+def test_the_hole_covers_the_person_before_and_after(face):
+    made = Composer("texture", 256)(face, wanted(face, roll_deg=30))
+    hole = (made.conditions.background == HOLE).all(-1)
+    before = face.mask[::2, ::2] > 128
+    assert hole[before].all()
+    assert hole[made.preview.mask > 128].all()
+    assert not hole[:10].any()
+    assert np.array_equal(made.conditions.background[:10], made.conditions.reference[:10])
+
+
+def test_the_hole_is_a_little_wider_than_the_masks():
+    crop = np.zeros((100, 100, 3), np.uint8)
+    mask = np.zeros((100, 100), np.uint8)
+    mask[40:60, 40:60] = 255
+    hole = (cut_out(crop, mask) == HOLE).all(-1)
+    assert hole[37:63, 45:55].all()
+    assert not hole[30:36].any()
+
+
+def test_weights_that_want_another_code_than_there_is_say_so(face):
+    with pytest.raises(ValueError, match="bfm_expression"):
+        Composer("albedo", 64, expression_field="bfm_expression")(face, face.params)
+    with_code = replace(face.params, bfm_expression=np.ones(64, np.float32))
+    made = Composer("albedo", 64, expression_field="bfm_expression")(replace(face, params=with_code), with_code)
+    assert made.conditions.expression_code.shape == (64,)
+
+
+def test_unknown_words_are_refused():
+    with pytest.raises(ValueError, match="render style: want one of texture, albedo, shape"):
+        Composer("oil")
+    with pytest.raises(ValueError, match="expression field"):
+        Composer(expression_field="mood")

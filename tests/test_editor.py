@@ -1,0 +1,205 @@
+"""The editor: what it leaves alone, what it changes, whom it copies, and what it says about it."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from rigface.editor import FEATHER, Editor, paste
+from rigface.edits import EditSpec, LightEdit
+from rigface.errors import BadCheckpoint, NoFace
+from rigface.face.mix import exposure
+from rigface.face.see import See
+from rigface.face.video import frames
+
+
+@pytest.fixture(scope="module")
+def see() -> See:
+    return See.load()
+
+
+@pytest.fixture(scope="module")
+def photo(fixtures: Path) -> np.ndarray:
+    return next(frames(str(fixtures / "clip.mp4"))).image
+
+
+@pytest.fixture(scope="module")
+def editor(see: See) -> Editor:
+    return Editor(see)
+
+
+@pytest.fixture(scope="module")
+def two(photo: np.ndarray) -> np.ndarray:
+    """The person twice, the right one larger."""
+    small = cv2.resize(photo, None, fx=0.7, fy=0.7, interpolation=cv2.INTER_AREA)
+    canvas = np.full((len(photo), small.shape[1] + photo.shape[1], 3), 90, np.uint8)
+    canvas[: len(small), : small.shape[1]] = small
+    canvas[:, small.shape[1] :] = photo
+    return canvas
+
+
+def test_nothing_asked_changes_nothing(editor, photo):
+    out = editor.edit(photo, EditSpec(), measure=False)
+    assert np.array_equal(out.image, photo)
+    assert out.asked == [{}]
+
+
+def test_strength_zero_is_the_source_to_the_bit(editor, photo):
+    out = editor.edit(photo, EditSpec(yaw_deg=20, light=LightEdit(azimuth_deg=60), strength=0), measure=False)
+    assert np.array_equal(out.image, photo)
+
+
+def test_the_numbers_asked_are_approached_and_measured(editor, photo):
+    out = editor.edit(photo, EditSpec(yaw_deg=15, expression={"jaw_open": 0.6}))
+    before = editor.see(photo)[0]
+    assert out.asked[0]["yaw_deg"] == pytest.approx(15, abs=0.1)
+    assert out.asked[0]["jaw_open"] == pytest.approx(0.6)
+    assert out.achieved[0]["yaw_deg"] == pytest.approx(15, abs=5)
+    jaw = editor.see.head.expression_names.index("jawOpen")
+    assert out.achieved[0]["jaw_open"] > float(before.params.expression[jaw]) + 0.25
+
+
+def test_a_light_is_approached(editor, photo):
+    out = editor.edit(photo, EditSpec(light=LightEdit(azimuth_deg=60)))
+    assert out.achieved[0]["light_azimuth_deg"] > 20
+    other = editor.edit(photo, EditSpec(light=LightEdit(azimuth_deg=-60)))
+    assert other.achieved[0]["light_azimuth_deg"] < -20
+
+
+def test_pixels_outside_the_crop_and_unchanged_ones_inside_stay_to_the_bit(editor, photo):
+    out = editor.edit(photo, EditSpec(expression={"smile": 1.0}), measure=False)
+    changed = (out.image != photo).any(-1)
+    face = out.sources[0]
+    x0, y0, x1, y1 = face.box.astype(int)
+    assert changed[y0:y1, x0:x1].mean() > 0.05
+    outside = changed.copy()
+    outside[y0 - 40 : y1 + 40, x0 - 40 : x1 + 40] = False
+    assert not outside.any()
+
+
+def test_a_large_photograph_keeps_its_own_pixels_where_nothing_moved(editor, photo, monkeypatch):
+    monkeypatch.setattr("rigface.editor.PREVIEW_PX", 300)
+    large = cv2.resize(photo, None, fx=2, fy=2, interpolation=cv2.INTER_LINEAR)
+    noise = np.random.default_rng(0).integers(-20, 20, large.shape, np.int16)
+    large = np.clip(large + noise, 0, 255).astype(np.uint8)  # finer than the preview
+    out = editor.edit(large, EditSpec(expression={"jaw_open": 0.8}), measure=False)
+    assert len(out.crops[0]) == 300 < 512 / out.sources[0].frame_to_crop[0, 0]
+    same = (out.image == large).all(-1)
+    x0, y0, x1, y1 = out.sources[0].box.astype(int)
+    assert same[y0 - 110 : y0 - 60].mean() > 0.98  # hair and wall
+    assert same[y0 + (y1 - y0) * 2 // 3 : y1, x0 + 40 : x1 - 40].mean() < 0.3  # mouth and chin
+
+
+def test_each_trait_may_come_from_somebody_else(editor, photo):
+    turned = editor.edit(photo, EditSpec(yaw_deg=25, expression={"jaw_open": 0.9}), measure=False).image
+    lit = editor.edit(photo, EditSpec(light=LightEdit(azimuth_deg=80, intensity=1.5)), measure=False).image
+    givers = {"pose": turned, "light": lit}
+    out = editor.edit(photo, EditSpec(take={"pose", "light"}), givers, measure=False)
+    pose, light = editor.see(turned)[0].params, editor.see(lit)[0].params
+    own = out.sources[0].params
+    assert np.array_equal(out.wanted[0].head_rotation, pose.head_rotation)
+    assert np.array_equal(out.wanted[0].expression, own.expression)
+    assert exposure(out.wanted[0].light) == pytest.approx(exposure(own.light), rel=1e-3)
+    shape = lambda a: a / np.linalg.norm(a)  # noqa: E731
+    assert np.allclose(shape(out.wanted[0].light), shape(light.light), atol=1e-4)
+
+
+def test_a_trait_from_nobody_is_refused_by_name(editor, photo):
+    with pytest.raises(ValueError, match="take: light"):
+        editor.edit(photo, EditSpec(take={"pose", "light"}), {"pose": photo})
+
+
+@pytest.mark.parametrize(("face", "edited"), [("largest", [1]), ("left-most", [0]), ("right-most", [1]), ("0", [0]), (1, [1]), ("all", [0, 1])])  # fmt: skip
+def test_which_face(editor, two, photo, face, edited):
+    out = editor.edit(two, EditSpec(light=LightEdit(azimuth_deg=70)), face=face, measure=False)
+    border = two.shape[1] - photo.shape[1]
+    changed = (out.image != two).any(-1)
+    assert [k for k, part in enumerate((changed[:, :border], changed[:, border:])) if part.sum() > 500] == edited
+
+
+def test_a_face_that_is_not_there(editor, two):
+    with pytest.raises(NoFace, match="face 4 was asked for, and the picture has 2"):
+        editor.edit(two, EditSpec(yaw_deg=3), face="4")
+    with pytest.raises(ValueError, match="face: want one of"):
+        editor.edit(two, EditSpec(yaw_deg=3), face="prettiest")
+    with pytest.raises(NoFace):
+        editor.edit(np.zeros((200, 200, 3), np.uint8), EditSpec(yaw_deg=3))
+
+
+def affine(side: int, left: int, top: int) -> np.ndarray:
+    scale = 512 / side
+    return np.array([[scale, 0, -scale * left], [0, scale, -scale * top]], np.float32)
+
+
+@pytest.mark.parametrize("size", [50, 200, 512])
+def test_pasting_fades_towards_the_border_of_the_crop(size):
+    image = np.full((300, 400, 3), 100, np.uint8)
+    out = paste(image, np.full((size, size, 3), 200, np.uint8), affine(200, 50, 60))
+    assert (out[60 + 30 : 260 - 30, 50 + 30 : 250 - 30] == 200).all()
+    edge = out[160, 50 : 50 + int(FEATHER * 200), 0].astype(int)
+    assert (np.diff(edge) >= 0).all()
+    assert edge[0] < 106
+    untouched = np.ones((300, 400), bool)
+    untouched[60:260, 50:250] = False
+    assert (out[untouched] == 100).all()
+
+
+def test_pasting_beyond_the_frame_cuts_off():
+    image = np.full((100, 100, 3), 10, np.uint8)
+    assert (paste(image, np.full((64, 64, 3), 250, np.uint8), affine(60, 80, -30))[0, 99] > 200).all()
+    assert np.array_equal(paste(image, np.zeros((64, 64, 3), np.uint8), affine(60, 200, 0)), image)
+
+
+def test_pasting_where_a_mask_says():
+    image = np.full((100, 100, 3), 10, np.uint8)
+    where = np.zeros((64, 64), np.uint8)
+    where[:, :32] = 255
+    out = paste(image, np.full((64, 64, 3), 250, np.uint8), affine(100, 0, 0), where)
+    assert (out[50, 20] == 250).all()
+    assert (out[50, 80] == 10).all()
+
+
+def test_a_model_paints_on_the_person_and_nowhere_else(see, photo):
+    """Random weights: noise inside the mask, the photograph outside; the same seed gives the same picture."""
+    editor = Editor.load("tiny", see=see)
+    first = editor.edit(photo, EditSpec(yaw_deg=10), seed=3, measure=False)
+    again = editor.edit(photo, EditSpec(yaw_deg=10), seed=3, measure=False)
+    other = editor.edit(photo, EditSpec(yaw_deg=10), seed=4, measure=False)
+    assert first.crops[0].shape == (32, 32, 3)
+    assert np.array_equal(first.image, again.image)
+    assert not np.array_equal(first.image, other.image)
+    assert np.array_equal(first.image[:, :60], photo[:, :60])
+    x0, y0, x1, y1 = first.sources[0].box.astype(int)
+    assert (first.image != photo)[y0:y1, x0:x1].mean() > 0.9
+
+
+def test_the_conditions_are_of_the_style_the_checkpoint_names(see, tmp_path):
+    from rigface.model import checkpoint
+
+    made = checkpoint.tiny()
+    for style in ("albedo", "texture", "shape"):
+        made.config = type(made.config)(made.config.process, see.head, style, size=32)
+        checkpoint.save(tmp_path / style, made)
+        editor = Editor.load(str(tmp_path / style), see=see)
+        assert (editor._composer.style, editor._composer.size) == (style, 32)
+
+
+def test_weights_for_another_head_are_refused(see, tmp_path):
+    from dataclasses import replace
+
+    from rigface.model import checkpoint
+
+    made = checkpoint.tiny(expression=7)
+    checkpoint.save(tmp_path / "few", made)
+    with pytest.raises(BadCheckpoint, match="7 expression coefficients"):
+        Editor.load(str(tmp_path / "few"), see=see)
+    made = checkpoint.tiny()
+    made.config = replace(made.config, head=replace(see.head, name="flame"))
+    checkpoint.save(tmp_path / "flame", made)
+    with pytest.raises(BadCheckpoint, match="'flame'"):
+        Editor.load(str(tmp_path / "flame"), see=see)
+    made.config = replace(made.config, head=replace(see.head, version="0"))
+    checkpoint.save(tmp_path / "old", made)
+    with pytest.warns(UserWarning, match="trained on open 0"):
+        Editor.load(str(tmp_path / "old"), see=see)
