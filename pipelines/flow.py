@@ -58,6 +58,8 @@ def records(config: Extract, head: HeadSpec, detector: DetectorSpec, todo: Todo)
 
     context = ray.data.DataContext.get_current()
     context.max_errored_blocks = 0
+    context.max_map_retries = 3
+    context.raise_original_map_exception = True  # what wraps it otherwise loses it on the way
     context.execution_no_progress_timeout_s = config.stall_s
     context.retried_map_errors = NETWORK
     dataset = _source(config, todo)

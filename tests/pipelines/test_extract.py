@@ -5,16 +5,18 @@ import json
 import shutil
 from dataclasses import replace
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines import cluster, lock
-from pipelines.config import debug
+from pipelines import cluster, flow, lock
+from pipelines.config import Pool, debug
 from pipelines.extract import extract
 from pipelines.output import Output
+from pipelines.stages import Finish
 from pipelines.storage import Store
 from rigface import fake, schema
-from rigface.errors import OutputBusy, PlanError
+from rigface.errors import MissingAsset, OutputBusy, PlanError
 from rigface.image import decode, decode_mask
 from tests.pipelines.conftest import faces_of, inputs_of
 
@@ -210,3 +212,65 @@ def test_progress_of_a_log_says_counts(zoo):
         progress.unit({"status": "ok", "frames": 10, "faces": 20, "seconds": {"decode": 0.5}}, expected=10)
         progress.inputs(1)
         assert progress.line().startswith("videos 1/2 · frames 10 · faces 20 (")
+
+
+@pytest.mark.slow
+def test_a_pool_per_stage_and_many_units_come_to_the_same(finished, zoo, silent, tmp_path, monkeypatch):
+    """As on a cluster: every stage in actors of its own, faces handed from process to process, units from a file."""
+    monkeypatch.setattr(flow, "MANY", 1)
+    config = debug((str(zoo),), str(tmp_path / "out"))
+    small = Pool(cpus=0.5)
+    config = replace(config, look=Pool(actors=2, most=3, cpus=0.5), reconstruct=small, finish=small, write=small)
+    extract(config, silent)
+    assert faces_of(tmp_path / "out").equals(faces_of(finished))
+    assert inputs_of(tmp_path / "out").equals(inputs_of(finished))
+
+
+@pytest.mark.slow
+def test_what_a_stage_raises_on_purpose_arrives_as_itself(ray_cluster, zoo, silent, tmp_path, monkeypatch):
+    real = flow.arguments
+
+    def without_network(*arguments):
+        made = real(*arguments)
+        return {**made, "finish": (RaisesMissingAsset, {})}
+
+    monkeypatch.setattr(flow, "arguments", without_network)
+    with pytest.raises(MissingAsset, match="no weights here"):
+        extract(debug((str(zoo),), str(tmp_path / "out")), silent)
+    monkeypatch.undo()
+    extract(debug((str(zoo),), str(tmp_path / "out")), silent)  # and the output is whole, and free, after it
+    assert len(faces_of(tmp_path / "out")) == 81
+
+
+@pytest.mark.slow
+def test_on_s3_it_is_the_same_dataset(finished, zoo, bucket, silent):
+    """Videos on a disk, the dataset in a bucket; then some of the videos in the bucket, too."""
+    import boto3
+
+    out = f"{bucket}/{zoo.name}/out"
+    extract(debug((str(zoo),), out), silent)
+    store = Store(out)
+    tables = [store.table(path) for path in store.paths("faces", ".parquet")]
+    keys = [("uri", "ascending"), ("frame_index", "ascending"), ("track", "ascending")]
+    assert pa.concat_tables(tables).sort_by(keys).combine_chunks().equals(faces_of(finished))
+    assert lock.held(store) == ""
+    assert extract(debug((str(zoo),), out), silent).done["units"] == 0
+
+    for name in ("short.mp4", "portrait.jpg", "text.mp4"):
+        boto3.client("s3").upload_file(str(zoo / name), "faces", f"videos/{name}")
+    summary = extract(debug((f"{bucket}/videos/",), out), silent)
+    assert {row["uri"].rsplit("/", 1)[-1]: row["status"] for row in summary.rows} == {
+        "short.mp4": "ok",
+        "portrait.jpg": "ok",
+        "text.mp4": "error",
+    }
+
+
+class RaisesMissingAsset(Finish):
+    """A stage whose model is not on the node it runs on."""
+
+    def __init__(self) -> None:
+        pass
+
+    def __call__(self, unit):
+        raise MissingAsset("no weights here")

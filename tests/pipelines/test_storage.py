@@ -11,36 +11,6 @@ from pipelines.storage import Store, sharded
 from rigface.errors import OutputBusy
 
 
-@pytest.fixture(scope="module")
-def bucket():
-    """An S3 look-alike of this process."""
-    import boto3
-    from moto.server import ThreadedMotoServer
-
-    from pipelines import storage
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in {
-            "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-            "AWS_ACCESS_KEY_ID": "test",
-            "AWS_SECRET_ACCESS_KEY": "test",
-            "AWS_REGION": "us-east-1",
-            "AWS_DEFAULT_REGION": "us-east-1",
-            "AWS_EC2_METADATA_DISABLED": "true",
-        }.items():
-            patch.setenv(name, value)
-        storage.filesystem.cache_clear()
-        storage.s3_client.cache_clear()
-        boto3.client("s3").create_bucket(Bucket="faces")
-        yield "s3://faces"
-    storage.filesystem.cache_clear()
-    storage.s3_client.cache_clear()
-    server.stop()
-
-
 @pytest.fixture(params=["disk", "s3"])
 def store(request, tmp_path):
     if request.param == "disk":
