@@ -14,7 +14,7 @@ import numpy as np
 from pipelines.child import Child
 from pipelines.config import Settings
 from rigface.errors import PlanError
-from rigface.types import DetectorSpec, HeadSpec, Quality
+from rigface.types import CROP_PX, DetectorSpec, HeadSpec, Quality
 
 if TYPE_CHECKING:
     from rigface.face.detect import Detector
@@ -30,7 +30,7 @@ class Sighting:
         landmarks: (L, 3) crop px.
         inside: (4,) x0, y0, x1, y1 of the frame, crop px.
         score: the detector's.
-        rotation: (3,) of the head, axis-angle.
+        degrees: (3,) yaw, pitch and roll of the head.
         residuals: (3,) of landmarks, of colours, and the occluded share, as the reconstructor says.
     """
 
@@ -38,7 +38,7 @@ class Sighting:
     landmarks: np.ndarray
     inside: np.ndarray
     score: float
-    rotation: np.ndarray
+    degrees: np.ndarray
     residuals: np.ndarray
 
 
@@ -105,7 +105,7 @@ class Judge(Protocol):
     """Says which pixels are the person, and how far to trust the row."""
 
     def mask(self, crop: np.ndarray, face: Sighting) -> np.ndarray:
-        """(512, 512) uint8: 255 person, 0 background."""
+        """(512, 512) uint8: 255 person, 0 background; the crop may be a smaller copy."""
         ...
 
     def quality(self, crop: np.ndarray, mask: np.ndarray, face: Sighting) -> Quality:
@@ -119,18 +119,18 @@ class ColourJudge:
     def mask(self, crop: np.ndarray, face: Sighting) -> np.ndarray:
         from rigface.face.parse import person_mask
 
-        x0, y0, x1, y1 = face.inside.tolist()
-        return person_mask(crop, face.landmarks, (x0, y0, x1, y1))
+        scale = len(crop) / CROP_PX
+        x0, y0, x1, y1 = (scale * face.inside).tolist()
+        return person_mask(crop, scale * face.landmarks, (x0, y0, x1, y1), CROP_PX)
 
     def quality(self, crop: np.ndarray, mask: np.ndarray, face: Sighting) -> Quality:
         from rigface.face.quality import measure
-        from rigface.face.rotation import to_degrees, to_matrix
 
-        yaw, pitch, roll = to_degrees(to_matrix(face.rotation)).tolist()
+        yaw, pitch, roll = face.degrees.tolist()
         landmarks, colours, occlusion = face.residuals.tolist()
         return measure(
             crop,
-            face.landmarks,
+            face.landmarks * (len(crop) / CROP_PX),
             face.box,
             face.score,
             mask,

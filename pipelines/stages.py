@@ -145,16 +145,18 @@ class Finish:
 
 def _sightings(unit: Unit, rows: np.ndarray) -> Iterator[parts.Sighting]:
     """What is known of the faces of these rows, one by one."""
+    from rigface.face.rotation import to_degrees, to_matrix  # torch stays out of the driver
+
     count = len(rows)
     boxes, landmarks = unit.numbers("box", rows), unit.numbers("landmarks", rows).reshape(count, -1, 3)
     affines = unit.numbers("frame_to_crop", rows).reshape(count, 2, 3)
     corners = np.array([[0, 0], [unit.record["width"], unit.record["height"]]], np.float32)
     scores = unit["_score"].to_numpy()[rows]
-    rotations = unit.numbers("head_rotation", rows)
+    turns = to_degrees(to_matrix(unit.numbers("head_rotation", rows)))
     residuals = np.concatenate([unit.numbers(name, rows) for name in _RESIDUALS], axis=1)
     for i in range(count):
         inside = align.apply(affines[i], corners).ravel()
-        yield parts.Sighting(boxes[i], landmarks[i], inside, float(scores[i]), rotations[i], residuals[i])
+        yield parts.Sighting(boxes[i], landmarks[i], inside, float(scores[i]), turns[i], residuals[i])
 
 
 class Write:

@@ -26,7 +26,7 @@ ROW = pa.schema(
         ("faces", pa.large_binary()),  # Arrow IPC stream
     ]
 )
-CROPS_KEPT = 320  # decoded crops kept for the next stage of the same actor: 250 MB
+CROPS_KEPT = 320  # decoded crops kept for the next stage of the same actor: 63 MB
 
 
 def new_record(unit_id: str, plan: dict[str, Any]) -> dict[str, Any]:
@@ -190,10 +190,14 @@ class Unit:
 
 
 def _decoded(jpeg: bytes) -> np.ndarray:
-    """A crop that we have encoded ourselves; the same pixels as `image.decode`, without its precautions, five times as fast."""
+    """(256, 256, 3) uint8 RGB: a crop that we have encoded ourselves, at the half size that every later stage works at.
+
+    The decoder halves in the frequency domain, so this takes a third of the time of decoding and shrinking.
+    """
     import cv2
 
-    return np.asarray(cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR_RGB))
+    half = cv2.IMREAD_REDUCED_GRAYSCALE_2 | cv2.IMREAD_COLOR_RGB  # the flag for halving, and colours in our order
+    return np.asarray(cv2.imdecode(np.frombuffer(jpeg, np.uint8), half))
 
 
 def ipc(table: pa.Table) -> pa.Buffer:

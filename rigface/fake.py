@@ -165,7 +165,9 @@ class FakeReconstructor:
 
 def fake_mask(crop: np.ndarray) -> np.ndarray:
     """(512, 512) uint8, 255 where the crop is coloured. Stands in for `rigface.face.parse.person_mask`."""
-    return np.where(_spread(crop) > COLOURED, 255, 0).astype(np.uint8)
+    mask = np.where(_spread(crop) > COLOURED, 255, 0).astype(np.uint8)
+    times = CROP_PX // len(crop)
+    return mask.repeat(times, 0).repeat(times, 1)
 
 
 def fake_quality(box: np.ndarray, score: float) -> Quality:

@@ -206,7 +206,7 @@ def encode_png(image: np.ndarray) -> bytes:
         _check(image, 3)
         return _encode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [])
     _check(image, 2)
-    if np.isin(image, (0, 255)).all():
+    if (image + np.uint8(1) <= 1).all():  # 255 wraps to 0: only 0 and 255 pass
         return _encode(".png", image, [cv2.IMWRITE_PNG_BILEVEL, 1, cv2.IMWRITE_PNG_COMPRESSION, 1])
     return _encode(".png", image, [])
 

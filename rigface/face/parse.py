@@ -61,18 +61,22 @@ def load_parser(name: str = "colours", folder: str | Path | None = None) -> Pars
 
 
 def person_mask(
-    crop: np.ndarray, landmarks: np.ndarray, inside: tuple[float, float, float, float] | None = None
+    crop: np.ndarray,
+    landmarks: np.ndarray,
+    inside: tuple[float, float, float, float] | None = None,
+    size: int | None = None,
 ) -> np.ndarray:
     """Where the person is.
 
     Args:
-        crop: (H, H, 3) uint8 RGB, as `align.crop` cuts it.
-        landmarks: (L, 2+) crop px, in any layout (the eyes and the nose of a known one make the sketch better).
-        inside: x0, y0, x1, y1 of the frame in crop px, where it is known: what lies outside repeats the frame's border
-            and is background.
+        crop: (H, H, 3) uint8 RGB, as `align.crop` cuts it, or smaller; 256 px are enough.
+        landmarks: (L, 2+) px of this picture, in any layout (eyes and nose of a known one make the sketch better).
+        inside: x0, y0, x1, y1 of the frame in px of this picture, where it is known: what lies outside repeats the
+            frame's border and is background.
+        size: side of the mask; None: H.
 
     Returns:
-        (H, H) uint8: 255 person, 0 background.
+        (size, size) uint8: 255 person, 0 background.
 
     Raises:
         ValueError: the crop is not square or not (H, H, 3) uint8.
@@ -82,7 +86,8 @@ def person_mask(
     import cv2
 
     points = np.asarray(landmarks, np.float64)[:, :2] * (SMALL_PX / crop.shape[0])
-    half = cv2.resize(crop, (max(len(crop) // 2, 1),) * 2, interpolation=cv2.INTER_AREA)
+    size = size or len(crop)
+    half = crop if 2 * len(crop) == size else cv2.resize(crop, (max(size // 2, 1),) * 2, interpolation=cv2.INTER_AREA)
     small = cv2.resize(half, (SMALL_PX, SMALL_PX), interpolation=cv2.INTER_AREA)
     face, sketch, first = _sketch(points)
     person = _person(small, sketch, first)
@@ -91,11 +96,14 @@ def person_mask(
     if not (face.mean() * 1.05 < share < 0.9):  # also where it is not a number
         person = sketch[:2].sum(0).reshape(SMALL_PX, SMALL_PX)
     person[~_joined(person, face)] = 0
-    return _only(_sharpened(person.astype(np.float32), half, len(crop)), inside)
+    if inside is not None:
+        x0, y0, x1, y1 = (v * size / len(crop) for v in inside)
+        inside = (x0, y0, x1, y1)
+    return _only(_sharpened(person.astype(np.float32), half, size), inside)
 
 
 def _only(mask: np.ndarray, inside: tuple[float, float, float, float] | None) -> np.ndarray:
-    """The mask where the frame is, 0 beyond it; `inside` as for `person_mask`."""
+    """The mask where the frame is, 0 beyond it; `inside` in px of the mask."""
     if inside is None:
         return mask
     x0, y0, x1, y1 = (round(float(np.clip(v, 0, len(mask)))) for v in inside)
@@ -108,8 +116,11 @@ def _joined(person: np.ndarray, face: np.ndarray) -> np.ndarray:
     """(S, S) bool: the part of the person that hangs together with the face."""
     import cv2
 
-    _, islands = cv2.connectedComponents((person > 0.5).astype(np.uint8), connectivity=4)
-    return np.isin(islands, np.setdiff1d(islands[face], 0)) | (person <= 0.5)
+    count, islands = cv2.connectedComponents((person > 0.5).astype(np.uint8), connectivity=4)
+    kept = np.zeros(count, bool)
+    kept[islands[face]] = True
+    kept[0] = True  # what is not the person is nothing to take away
+    return kept[islands]
 
 
 def _sketch(points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -137,8 +148,8 @@ def _sketch(points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     height = max(high[1] - low[1], 1.1 * (high[0] - low[0]), 1.0)
     if layout is not None:  # how far the nose is off the middle: the back of the head lies on the other side
         ahead = float(upright[layout.nose_tip, 0] - upright[list(layout.sides), 0].mean()) / height
-    grid = np.arange(SMALL_PX) + 0.5
-    middle = (low + high) / 2
+    grid = np.arange(SMALL_PX, dtype=np.float32) + np.float32(0.5)
+    turn, middle, height, ahead = (np.float32(x) for x in (turn, (low + high) / 2, height, ahead))
     u = (grid * turn[0, 0] + grid[:, None] * turn[0, 1] - middle[0]) / height  # right and down, 1 = a face's height
     v = (grid * turn[1, 0] + grid[:, None] * turn[1, 1] - middle[1]) / height
     back = -1.1 * ahead
@@ -200,22 +211,23 @@ def _person(small: np.ndarray, prior: np.ndarray, first: np.ndarray) -> np.ndarr
     for _ in range(ROUNDS):
         moments = (belongs @ monomials).astype(np.float64)  # colours are centred, so float32 sums are good enough
         moments /= moments[:, :1] + 1e-9
-        exponents = np.stack([_exponent(m) for m in moments]).astype(np.float32) @ monomials.T
+        exponents = _exponents(moments).astype(np.float32) @ monomials.T
         likely = log_prior + CERTAIN * exponents
         belongs = np.exp(likely - likely.max(0))
         belongs /= belongs.sum(0)
     return belongs[:2].sum(0).reshape(small.shape[:2])
 
 
-def _exponent(moments: np.ndarray) -> np.ndarray:
-    """Coefficients on the monomials of a Gaussian's log-density, from its moments (10,)."""
-    mean = moments[1:4]
-    ll, aa, bb, la, lb, ab = moments[4:]
-    covariance = np.array([[ll, la, lb], [la, aa, ab], [lb, ab, bb]]) - np.outer(mean, mean) + SOFTEN
+def _exponents(moments: np.ndarray) -> np.ndarray:
+    """Coefficients on the monomials of K Gaussians' log-densities, from their moments: (K, 10) -> (K, 10)."""
+    mean = moments[:, 1:4]
+    second = moments[:, [[4, 7, 8], [7, 5, 9], [8, 9, 6]]]
+    covariance = second - mean[:, :, None] * mean[:, None] + SOFTEN
     inverse = np.linalg.inv(covariance)
-    constant = -0.5 * (mean @ inverse @ mean + np.log(np.linalg.det(covariance)))
-    squares, products = -0.5 * np.diag(inverse), -inverse[[0, 0, 1], [1, 2, 2]]
-    return np.concatenate([[constant], inverse @ mean, squares, products])
+    slope = (inverse @ mean[..., None])[..., 0]
+    constant = -0.5 * ((mean * slope).sum(1) + np.log(np.linalg.det(covariance)))
+    squares, products = -0.5 * inverse[:, [0, 1, 2], [0, 1, 2]], -inverse[:, [0, 0, 1], [1, 2, 2]]
+    return np.concatenate([constant[:, None], slope, squares, products], axis=1)
 
 
 def _sharpened(person: np.ndarray, picture: np.ndarray, size: int) -> np.ndarray:

@@ -30,6 +30,7 @@ import numpy as np
 from rigface.face.landmarks import LAYOUTS
 from rigface.types import Quality
 
+LOOK_PX = 256  # crops are looked at no larger than this; the measures below are calibrated there
 PROFILE_DEG, TINY_PX, BLURRED = 60, 48, 0.15
 GREY_CHROMA = (
     1.5  # spread of a*, b* that lightness does not explain; toned pictures 1.3, the palest colour pictures 1.8
@@ -55,11 +56,11 @@ def measure(
     """The quality columns of one face.
 
     Args:
-        crop: (512, 512, 3) uint8 RGB, as `align.crop` cuts it.
-        landmarks: (L, 2+) crop px.
+        crop: (S, S, 3) uint8 RGB, as `align.crop` cuts it; 256 px are enough.
+        landmarks: (L, 2+) px of this picture.
         box: (4,) of the landmarks, frame px.
         score: the detector's, in [0, 1].
-        mask: (512, 512) uint8, 0 where the person is not; keeps what is outside the frame out of the skin.
+        mask: (M, M) uint8, of any size, 0 where the person is not; keeps what is outside the frame out of the skin.
         yaw_deg, pitch_deg, roll_deg: of the head; signs as in `types.Quality`.
         landmark_residual, photometric_residual, occlusion: as the reconstructor reports them; None or NaN where the fit
             failed.
@@ -74,10 +75,10 @@ def measure(
     landmark_residual, photometric_residual, occlusion = (
         np.nan if v is None else float(v) for v in (landmark_residual, photometric_residual, occlusion)
     )
-    half = cv2.resize(crop, (crop.shape[1] // 2, crop.shape[0] // 2), interpolation=cv2.INTER_AREA)
-    points = np.asarray(landmarks, np.float32)[:, :2] / 2
+    half = crop if len(crop) <= LOOK_PX else cv2.resize(crop, (LOOK_PX, LOOK_PX), interpolation=cv2.INTER_AREA)
+    points = np.asarray(landmarks, np.float32)[:, :2] * (len(half) / len(crop))
     crisp = sharpness(half, points)
-    skin = skin_colour(half, points, None if mask is None else mask[::2, ::2])
+    skin = skin_colour(half, points, mask)
     exposure = float(skin @ _LUMINANCE)
     suspect = is_suspect(score, landmark_residual, photometric_residual, occlusion, yaw_deg)
     landmark_confidence = _rise(score, 0.5, 0.95) * _fall(landmark_residual, 0.002, 0.03)
@@ -124,7 +125,8 @@ def sharpness(crop: np.ndarray, landmarks: np.ndarray) -> float:
     x1, y1 = np.clip(np.ceil(face.max(0)).astype(int) + 8, 1, 256)
     if x1 - x0 < 16 or y1 - y0 < 16:
         return 0.0
-    scaled = cv2.resize(crop, (256, 256), interpolation=cv2.INTER_AREA)[y0:y1, x0:x1]
+    whole = crop if len(crop) == 256 else cv2.resize(crop, (256, 256), interpolation=cv2.INTER_AREA)
+    scaled = whole[y0:y1, x0:x1]
     grey = cv2.cvtColor(scaled, cv2.COLOR_RGB2GRAY).astype(np.float32)
     outline = np.zeros(grey.shape, np.uint8)
     cv2.fillConvexPoly(outline, np.rint(cv2.convexHull(face - np.array([x0, y0], np.float32))).astype(np.int32), 255)

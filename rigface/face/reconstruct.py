@@ -56,7 +56,7 @@ class Reconstructor(Protocol):
         """Reconstruct N faces.
 
         Args:
-            crops: N pictures (512, 512, 3) uint8 RGB.
+            crops: N pictures (S, S, 3) uint8 RGB, the 512 px crops or smaller copies of them.
             landmarks: (N, L, 3) float32 crop px, z negative towards the camera.
             blendshapes: (N, B) float32 scores in [0, 1], or None where the detector has none.
             tracks: (N,) int; faces of one number are one person and share shape and albedo.
@@ -103,11 +103,9 @@ class FitReconstructor:
         if not len(crops):
             return self._nothing()
         device = self._device
-        members = torch.from_numpy(np.ascontiguousarray(tracks, np.int64)).to(device)
-        points = torch.from_numpy(np.ascontiguousarray(landmarks[:, : self._points], np.float32)).to(device)
-        geometry = self._geometry(
-            points, torch.from_numpy(np.ascontiguousarray(blendshapes, np.float32)).to(device), members
-        )
+        members = torch.from_numpy(np.array(tracks, np.int64)).to(device)
+        points = torch.from_numpy(np.array(landmarks[:, : self._points], np.float32)).to(device)
+        geometry = self._geometry(points, torch.from_numpy(np.array(blendshapes, np.float32)).to(device), members)
         colours, normals, inside = [], [], []
         for start in range(0, len(crops), BATCH):
             part = slice(start, start + BATCH)
@@ -155,7 +153,7 @@ def sample_colours(crops: Sequence[np.ndarray], places: np.ndarray) -> tuple[np.
     """Read linear colours at points of N crops, bilinearly at half resolution.
 
     Args:
-        crops: N pictures (512, 512, 3) uint8 sRGB.
+        crops: N pictures (S, S, 3) uint8 sRGB.
         places: (N, V, 2) crop units, y up.
 
     Returns:
@@ -165,7 +163,9 @@ def sample_colours(crops: Sequence[np.ndarray], places: np.ndarray) -> tuple[np.
     pixel = ((places * (1, -1) + 1) * (SAMPLING_PX / 2) - 0.5).astype(np.float32)
     out = np.empty((*places.shape[:2], 3), np.float32)
     for i, picture in enumerate(crops):
-        small = cv2.resize(picture, (SAMPLING_PX, SAMPLING_PX), interpolation=cv2.INTER_AREA).astype(np.float32)
+        if len(picture) != SAMPLING_PX:
+            picture = cv2.resize(picture, (SAMPLING_PX, SAMPLING_PX), interpolation=cv2.INTER_AREA)
+        small = picture.astype(np.float32)
         out[i] = cv2.remap(
             small, pixel[i, None, :, 0], pixel[i, None, :, 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
         )[0]

@@ -1,0 +1,187 @@
+"""The whole job against a bare loop of decode + landmarker over the same files, in one run.
+
+    python benchmarks/extract.py CLIPS... [--times 1 4 16] [--fps all]
+
+CLIPS are files or folders; without any, the shipped clip, eight times. The bare loop is two processes that split the files
+between them, each with PyAV and MediaPipe's landmarker and nothing else, so that both sides have the same two cores. The
+job runs for every number of `--times` copies of the files (under other names). Writes benchmarks/results/extract.json:
+
+* `ratio`: frames per second of the job over those of the bare loop, from the first unit to the last row; `ratio_with_start`
+  counts Ray's start as well, which is the same for one clip and for a million.
+* `ms_per_frame` at each size (flat within noise), `peak_memory_mb` of all processes of the job, `spilled_bytes`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+CLIP = ROOT / "tests" / "fixtures" / "clip.mp4"
+BARE = """
+import sys, time, os
+import av, numpy as np, mediapipe as mp
+from mediapipe.tasks.python import BaseOptions, vision
+from rigface import assets
+options = vision.FaceLandmarkerOptions(
+    base_options=BaseOptions(model_asset_path=str(assets.find("face_landmarker"))),
+    output_face_blendshapes=True, output_facial_transformation_matrixes=True, num_faces=5)
+count = 0
+with vision.FaceLandmarker.create_from_options(options) as landmarker:
+    warm = mp.Image(image_format=mp.ImageFormat.SRGB, data=np.zeros((64, 64, 3), np.uint8))
+    landmarker.detect(warm)
+    start = time.time()
+    for path in sys.argv[1:]:
+        with av.open(path) as container:
+            container.streams.video[0].thread_type = "NONE"
+            for frame in container.decode(video=0):
+                image = frame.to_ndarray(format="rgb24", threads=1)
+                landmarker.detect(mp.Image(image_format=mp.ImageFormat.SRGB, data=np.ascontiguousarray(image)))
+                count += 1
+print(count, start, time.time())
+"""
+
+
+def bare(files: list[Path], processes: int) -> dict[str, float]:
+    """Frames per second of decode + landmarker, from the first frame of any process to the last."""
+    shares = [[str(f) for f in files[k::processes]] for k in range(processes)]
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", BARE, *share], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+        for share in shares
+        if share
+    ]
+    said = [process.communicate()[0].split() for process in running]
+    frames = sum(int(s[0]) for s in said)
+    wall = max(float(s[2]) for s in said) - min(float(s[1]) for s in said)
+    return {"processes": len(running), "frames": frames, "fps": frames / wall}
+
+
+class Memory(threading.Thread):
+    """Peak of the resident memory of this process and everything below it, shared pages counted once."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.peak_mb, self._on = 0.0, True
+
+    def run(self) -> None:
+        import psutil
+
+        me = psutil.Process()
+        while self._on:
+            total = 0
+            for process in [me, *me.children(recursive=True)]:
+                try:
+                    total += int(Path(f"/proc/{process.pid}/smaps_rollup").read_text().split("Pss:")[1].split()[0])
+                except (OSError, IndexError, psutil.Error):
+                    continue
+            self.peak_mb = max(self.peak_mb, total / 1024)
+            time.sleep(0.5)
+
+    def stop(self) -> float:
+        self._on = False
+        return self.peak_mb
+
+
+def job(files: list[Path], fps: str) -> dict[str, float]:
+    """One run of the job in a process of its own."""
+    code = "import sys; sys.path.insert(0, sys.argv[1]); from benchmarks.extract import run; run(sys.argv[2:])"
+    with tempfile.TemporaryDirectory() as folder:
+        linked = Path(folder) / "clips"
+        linked.mkdir()
+        for k, file in enumerate(files):
+            shutil.copy(file, linked / f"{k:05d}{file.suffix}")
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(ROOT), str(linked), f"{folder}/out", fps],
+            capture_output=True, text=True, cwd=ROOT, check=False, env={**os.environ, "RAY_AUTH_MODE": "disabled"},
+        )  # fmt: skip
+        if done.returncode:
+            raise SystemExit(done.stderr[-3000:])
+        return json.loads(done.stdout.splitlines()[-1])
+
+
+def run(arguments: list[str]) -> None:
+    """The body of the job's process: print one line of JSON."""
+    from dataclasses import replace
+
+    import ray
+
+    from pipelines.config import Settings, laptop
+    from pipelines.extract import extract
+
+    videos, out, fps = arguments
+    memory = Memory()
+    memory.start()
+    settings = Settings(fps="all" if fps == "all" else float(fps))
+    config = replace(laptop(), videos=(videos,), out=out, settings=settings)
+    first: list[float] = []
+    began = time.time()
+    ray.init(
+        num_cpus=max(int(config.cpus + 0.999), os.cpu_count() or 1), include_dashboard=False, log_to_driver=False,
+        object_store_memory=config.object_store_mb * 2**20,
+    )  # fmt: skip
+    summary = extract(config, each=lambda _: first.append(time.time()))
+    ended = time.time()
+    from ray._private.internal_api import memory_summary
+
+    text = memory_summary(address=ray.get_runtime_context().gcs_address, stats_only=True)
+    spilled = next((line for line in text.splitlines() if "Spilled" in line), "")
+    frames = summary.done["frames"]
+    working = ended - began - summary.start_s
+    print(
+        json.dumps(
+            {
+                "frames": frames, "faces": summary.done["faces"], "units": summary.done["units"],
+                "start_s": first[0] - began, "wall_s": ended - began, "working_s": working, "fps": frames / working,
+                "fps_with_start": frames / (ended - began), "ms_per_frame": 1e3 * working / frames,
+                "stage_ms_per_frame": {k: round(1e3 * v / frames, 3) for k, v in summary.seconds.items()},
+                "peak_memory_mb": memory.stop(), "spilled": spilled.strip() or "none",
+            }
+        )
+    )  # fmt: skip
+
+
+def files_of(named: list[str]) -> list[Path]:
+    paths = [p for name in named for p in (sorted(Path(name).iterdir()) if Path(name).is_dir() else [Path(name)])]
+    return paths or [CLIP] * 8
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("clips", nargs="*")
+    parser.add_argument("--times", type=int, nargs="+", default=[1, 4])
+    parser.add_argument("--fps", default="all")
+    options = parser.parse_args()
+    files = files_of(options.clips)
+    result: dict = {"benchmark": "extract", "files": len(files), "limit_ratio": 0.6}
+    before = bare(files, 2)
+    for times in options.times:
+        result[f"x{times}"] = job(files * times, options.fps)
+        print(f"x{times}:", json.dumps(result[f"x{times}"]), flush=True)
+    after = bare(files, 2)
+    one = bare(files[: max(len(files) // 2, 1)], 1)
+    result["bare_fps"] = (before["fps"] + after["fps"]) / 2
+    result["bare_fps_runs"] = [before["fps"], after["fps"]]
+    result["bare_one_process_fps"] = one["fps"]
+    largest = result[f"x{options.times[-1]}"]
+    result["ratio"] = largest["fps"] / result["bare_fps"]
+    result["ratio_with_start"] = largest["fps_with_start"] / result["bare_fps"]
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
+    result |= {"machine": platform.machine(), "cores": os.cpu_count(), "commit": commit.strip()}
+    text = json.dumps(result, indent=1, default=float)
+    (ROOT / "benchmarks/results/extract.json").write_text(text + "\n")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
