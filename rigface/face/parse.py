@@ -149,7 +149,8 @@ def _sketch(points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     if layout is not None:  # how far the nose is off the middle: the back of the head lies on the other side
         ahead = float(upright[layout.nose_tip, 0] - upright[list(layout.sides), 0].mean()) / height
     grid = np.arange(SMALL_PX, dtype=np.float32) + np.float32(0.5)
-    turn, middle, height, ahead = (np.float32(x) for x in (turn, (low + high) / 2, height, ahead))
+    turn, middle = turn.astype(np.float32), ((low + high) / 2).astype(np.float32)
+    height, ahead = float(height), float(ahead)  # plain numbers leave the grids in float32
     u = (grid * turn[0, 0] + grid[:, None] * turn[0, 1] - middle[0]) / height  # right and down, 1 = a face's height
     v = (grid * turn[1, 0] + grid[:, None] * turn[1, 1] - middle[1]) / height
     back = -1.1 * ahead
