@@ -46,6 +46,7 @@ class Summary:
     cpu_seconds: float = 0.0
     start_s: float = 0.0  # until the first unit came back
     wall_s: float = 0.0
+    identities: str = ""  # what the pass over identities found, in words
 
 
 def extract(
@@ -255,7 +256,8 @@ class _Run:
 
     def _identities(self) -> None:
         self.progress.say("who is who")
-        self.progress.say(str(identify(self.output.store)))
+        self.summary.identities = str(identify(self.output.store))
+        self.progress.say(self.summary.identities)
 
 
 def _break(crashes: deque[str | None]) -> None:

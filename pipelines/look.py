@@ -39,7 +39,9 @@ class Looker:
     """
 
     def __init__(self, settings: Settings) -> None:
+        import av  # noqa: F401  (these two are slow to import: not at the expense of the first unit's times)
         import cv2
+        import scipy.optimize  # noqa: F401
 
         cv2.setNumThreads(1)  # as many processes as cores are looking already
         self._settings = settings

@@ -101,8 +101,11 @@ class Progress:
         head = Text(f"{_clock(time.monotonic() - self._began)}  {self._words}", style="dim")
         if not self.total["units"]:
             return Group(head)
-        bar = ProgressBar(total=max(self.total["frames"], 1), completed=self.done["expected"], width=40)
-        return Group(head, bar, Text(self.line()))
+        grid = Table.grid(padding=(0, 1))
+        grid.add_column(width=24)
+        grid.add_column(no_wrap=True, overflow="ellipsis")
+        grid.add_row(ProgressBar(total=max(self.total["frames"], 1), completed=self.done["expected"]), self.line())
+        return Group(head, grid)
 
 
 def _clock(seconds: float) -> str:
@@ -143,6 +146,8 @@ def report(summary: Summary, out: str, console: Console | None = None) -> None:
         console.print(f"{summary.start_s:.0f} s of it until the first unit of work came back", style="dim")
     else:
         console.print("nothing was left to do", style="dim")
+    if summary.identities:
+        console.print(summary.identities, markup=False, highlight=False)
     console.print(f"dataset: {out}   look at it: rigface inspect {out}", markup=False, highlight=False)
 
 
