@@ -1,0 +1,230 @@
+"""Write a video: pictures with exact times, and the sound of another file, packet by packet, untouched.
+
+Path: edited frames -> Film -> .mp4, .mov or .mkv. The counterpart of `video.py`.
+
+**Times.** Frames keep the clock of the file the sound comes from: a time is rounded to its ticks, which is where it came
+from, so nothing shifts and a variable frame rate stays variable. Sound and picture keep their distance; where a file starts
+late (MPEG-TS), both are moved to the beginning together.
+
+**Sound** is copied, not decoded: every packet of every audio stream, in step with the pictures, so that memory stays small.
+
+**Codec**: libx264 where PyAV brings it, else MPEG-4 part 2. The file appears whole or not at all: it is written beside its
+name and renamed at the end.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rigface.errors import BadVideo
+from rigface.face.container import opened
+
+if TYPE_CHECKING:
+    import av
+
+SUFFIXES = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
+CLOCK = Fraction(1, 90_000)  # where there is no other file's
+_SMALL_CLOCK = Fraction(1, 60_000)  # MPEG-4 part 2 holds at most 65,535 ticks a second; all usual rates divide this
+_BT709, _BT601 = 1, 6  # ISO/IEC 23091-2
+
+
+class Film:
+    """A video being written. Use as a context; leaving it with an error leaves no file.
+
+    Args:
+        path: of the file; its suffix names the container, one of `SUFFIXES`.
+        size: width, height of the pictures, px.
+        fps: average rate, a hint for the encoder; times are given with each picture.
+        sound: a file whose audio is copied and whose clock is used; None: silent.
+        quality: of libx264, 0 (lossless) to 51; 18 is hard to tell from the original.
+        codec: `libx264` or `mpeg4`; None: the first that is there.
+
+    Raises:
+        ValueError: the suffix is none of ours.
+        BadVideo: the container cannot hold that sound.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        size: tuple[int, int],
+        fps: float,
+        *,
+        sound: str | None = None,
+        quality: int = 18,
+        codec: str | None = None,
+    ) -> None:
+        self.path = Path(path)
+        if self.path.suffix.lower() not in SUFFIXES:
+            raise ValueError(f"{self.path.name}: want a name that ends in {', '.join(SUFFIXES)}")
+        self._size, self._fps, self._sound, self._quality = size, fps or 25.0, sound, quality
+        self._codec = codec or best_codec()
+        self._beside = self.path.with_name(f".{self.path.name}.{os.getpid()}{self.path.suffix}")
+        self._stack = ExitStack()
+        self.frames = 0
+
+    def __enter__(self) -> Film:
+        import av
+
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._out = self._stack.enter_context(
+                av.open(str(self._beside), "w", format=SUFFIXES[self.path.suffix.lower()])
+            )
+            self._packets: Iterator[av.Packet] = iter(())
+            self._waiting: av.Packet | None = None
+            self._delay, clock = 0.0, CLOCK
+            if self._sound is not None:
+                clock = self._take_sound(self._sound)
+            self._stream = self._picture(clock)
+        except BaseException:
+            self._give_up()
+            raise
+        return self
+
+    def write(self, image: np.ndarray, time_s: float) -> None:
+        """The next picture.
+
+        Args:
+            image: (H, W, 3) uint8 RGB of the film's size.
+            time_s: since the first picture; later than the one before.
+
+        Raises:
+            ValueError: another size.
+        """
+        import av
+
+        width, height = self._size
+        if image.shape != (height, width, 3):
+            raise ValueError(f"image: want ({height}, {width}, 3), got {image.shape}")
+        self._copy_sound(until_s=time_s + self._delay)
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+        frame = frame.reformat(format=self._stream.pix_fmt, dst_colorspace=_swscale(self._matrix))
+        frame.pts = round((time_s + self._delay) / self._clock)
+        frame.time_base = self._clock
+        self._out.mux(self._stream.encode(frame))
+        self.frames += 1
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            self._give_up()
+            return
+        try:
+            self._out.mux(self._stream.encode(None))
+            self._copy_sound(until_s=None)
+            self._stack.close()
+        except BaseException:
+            self._give_up()
+            raise
+        os.replace(self._beside, self.path)
+
+    def _give_up(self) -> None:
+        try:
+            self._stack.close()
+        finally:
+            self._beside.unlink(missing_ok=True)
+
+    def _picture(self, clock: Fraction) -> Any:
+        width, height = self._size
+        self._clock = clock if self._codec == "libx264" or clock.denominator < 65_536 else _SMALL_CLOCK
+        options = {"crf": str(self._quality), "preset": "medium"}
+        if self._codec != "libx264":
+            options = {"qmin": "2", "qmax": "4"}
+        stream: Any = self._out.add_stream(
+            self._codec, rate=Fraction(self._fps).limit_denominator(60_000), options=options
+        )
+        stream.width, stream.height = width, height
+        is_odd = (width % 2 or height % 2) and self._codec == "libx264"
+        stream.pix_fmt = "yuv444p" if is_odd else "yuv420p"
+        stream.codec_context.time_base = stream.time_base = self._clock
+        # The matrix that `pixels.py`, and players, take for granted at this size; written down where the codec can.
+        self._matrix = _BT709 if width >= 1280 or height > 576 else _BT601
+        stream.codec_context.colorspace = self._matrix
+        stream.codec_context.color_range = 1  # 16-235
+        return stream
+
+    def _take_sound(self, name: str) -> Fraction:
+        """Open the other file; its clock, and how late its first picture is against the new beginning."""
+        from av.stream import Discard
+
+        container, pictures = self._stack.enter_context(opened(name))
+        clock: Any = pictures.time_base or CLOCK
+        first = next(iter(container.decode(pictures)), None)
+        picture_s = float((first.pts or 0) * clock) if first is not None else 0.0
+        container, pictures = self._stack.enter_context(opened(name))
+        pictures.discard = Discard.all
+        streams = {}
+        for stream in container.streams.audio:
+            stream.discard = Discard.default
+            streams[stream.index] = stream
+        starts = [
+            float(s.start_time * s.time_base) for s in streams.values() if s.start_time is not None and s.time_base
+        ]
+        self._begin_s = max(0.0, min([picture_s, *starts]))
+        self._delay = picture_s - self._begin_s
+        self._tracks = {}
+        for index, stream in streams.items():
+            try:
+                self._tracks[index] = self._out.add_stream_from_template(stream)
+            except ValueError as e:
+                raise self._unfit(stream.codec_context.name) from e
+        if streams:
+            self._packets = container.demux(list(streams.values()))
+        return clock
+
+    def _copy_sound(self, until_s: float | None) -> None:
+        """Move packets over, up to a time; None: all."""
+        import av
+
+        while True:
+            packet = self._waiting or next(self._packets, None)
+            self._waiting = None
+            if packet is None:
+                return
+            if packet.dts is None or packet.time_base is None:  # the end of a stream
+                continue
+            if until_s is not None and float(packet.dts * packet.time_base) - self._begin_s > until_s:
+                self._waiting = packet
+                return
+            shift = round(self._begin_s / packet.time_base)
+            packet.dts -= shift
+            if packet.pts is not None:
+                packet.pts -= shift
+            track = self._tracks[packet.stream.index]
+            packet.stream = track
+            try:
+                self._out.mux(packet)
+            except av.FFmpegError as e:
+                raise self._unfit(track.codec_context.name) from e
+
+    def _unfit(self, codec: str) -> BadVideo:
+        return BadVideo(
+            f"its sound ({codec}) does not fit into {self.path.suffix}: try .mkv, which holds most kinds, or go silent"
+        )
+
+
+def best_codec() -> str:
+    """libx264 if PyAV was built with it, else mpeg4."""
+    import av
+
+    try:
+        av.codec.Codec("libx264", "w")
+    except av.codec.codec.UnknownCodecError:
+        return "mpeg4"
+    return "libx264"
+
+
+def _swscale(matrix: int) -> Any:
+    from av.video.reformatter import Colorspace
+
+    return Colorspace.ITU709 if matrix == _BT709 else Colorspace.ITU601

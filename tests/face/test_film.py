@@ -1,0 +1,142 @@
+"""Films: as many pictures as were given, at the times they were given, with the sound of the other file untouched."""
+
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from rigface.errors import BadVideo
+from rigface.face.film import Film, best_codec
+from rigface.face.video import frames
+
+CODECS = sorted({"mpeg4", best_codec()})
+
+
+def pictures(count: int, width: int = 64, height: int = 48) -> list[np.ndarray]:
+    out = []
+    for i in range(count):
+        image = np.full((height, width, 3), 90, np.uint8)
+        image[8:24, 2 + i : 18 + i] = (200, 60, 40)
+        out.append(image)
+    return out
+
+
+def clip(path: Path, *, audio: str = "aac", rate: int = 25, count: int = 20, late: float = 0.0) -> Path:  # fmt: skip
+    """A clip with sound; `late`: seconds by which the picture starts after it."""
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("mpeg4", rate=rate)
+        video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
+        sound = container.add_stream(audio, rate=44_100, layout="mono")
+        for i, image in enumerate(pictures(count)):
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+            frame.pts = round(late * rate) + i
+            container.mux(video.encode(frame))
+        container.mux(video.encode(None))
+        wave = (8000 * np.sin(np.arange(44_100 * count // rate) / 20)).astype(np.int16)
+        form = {"s16": "s16", "s16p": "s16p", "fltp": "fltp"}[sound.codec_context.format.name]
+        values = wave[None] if form != "fltp" else (wave / 32768).astype(np.float32)[None]
+        block = av.AudioFrame.from_ndarray(values, format=form, layout="mono")
+        block.sample_rate = 44_100
+        container.mux(sound.encode(block))
+        container.mux(sound.encode(None))
+    return path
+
+
+def sound_of(path: Path) -> list[tuple[float, bytes]]:
+    """Time since the first picture, and content, of every packet of sound."""
+    with av.open(str(path)) as container:
+        first = next(container.decode(video=0))
+        begin = float(first.pts * first.time_base)
+    with av.open(str(path)) as container:
+        packets = [p for p in container.demux(audio=0) if p.size]
+        return [(round(float(p.pts * p.time_base) - begin, 4), bytes(p)) for p in packets]
+
+
+def copied(source: Path, out: Path, **options) -> Path:
+    shown = list(frames(str(source)))
+    height, width = shown[0].image.shape[:2]
+    with Film(out, (width, height), 25, sound=str(source), **options) as film:
+        for frame in shown:
+            film.write(frame.image, frame.time_s)
+    return out
+
+
+@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".mov"])
+def test_count_times_and_sound_are_those_of_the_source(tmp_path, codec, suffix):
+    source = clip(tmp_path / "a.mp4")
+    out = copied(source, tmp_path / f"out{suffix}", codec=codec)
+    was, now = list(frames(str(source))), list(frames(str(out)))
+    assert [f.index for f in now] == [f.index for f in was]
+    tolerance = 1e-9 if suffix != ".mkv" else 6e-4  # Matroska counts milliseconds
+    assert np.allclose([f.time_s for f in now], [f.time_s for f in was], atol=tolerance)
+    assert [data for _, data in sound_of(out)] == [data for _, data in sound_of(source)]
+    assert np.allclose([t for t, _ in sound_of(out)], [t for t, _ in sound_of(source)], atol=1e-3)
+
+
+def test_the_real_clip_keeps_its_count_times_and_sound(tmp_path, fixtures):
+    source = fixtures / "clip.mp4"
+    out = copied(source, tmp_path / "out.mp4")
+    was, now = list(frames(str(source))), list(frames(str(out)))
+    assert len(now) == len(was) == 72
+    assert [f.time_s for f in now] == [f.time_s for f in was]
+    assert sound_of(out) == sound_of(source)
+    error = np.mean([np.abs(a.image.astype(int) - b.image).mean() for a, b in zip(was, now)])
+    assert error < 2.5
+
+
+def test_a_picture_that_starts_after_the_sound_still_does(tmp_path):
+    source = clip(tmp_path / "a.mkv", late=0.4)
+    out = copied(source, tmp_path / "out.mp4")
+    assert [t for t, _ in sound_of(out)] == pytest.approx([t for t, _ in sound_of(source)], abs=2e-3)
+
+
+def test_a_stream_that_starts_at_ten_hours_is_moved_to_the_beginning(tmp_path):
+    source = clip(tmp_path / "a.ts", audio="mp2")  # MPEG-TS starts at 1.4 s
+    out = copied(source, tmp_path / "out.mp4")
+    assert [t for t, _ in sound_of(out)] == pytest.approx([t for t, _ in sound_of(source)], abs=1e-3)
+    with av.open(str(out)) as container:
+        assert min(s.start_time * s.time_base for s in container.streams) < 0.2
+
+
+def test_uneven_times_stay_uneven(tmp_path):
+    times = [0.0, 0.04, 0.2, 0.21, 0.7]
+    with Film(tmp_path / "a.mp4", (64, 48), 25) as film:
+        for image, time_s in zip(pictures(5), times):
+            film.write(image, time_s)
+    assert [f.time_s for f in frames(str(tmp_path / "a.mp4"))] == pytest.approx(times, abs=1e-6)
+
+
+@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize("size", [(64, 48), (63, 47), (1280, 720)])
+def test_colours_and_sizes_survive(tmp_path, codec, size):
+    width, height = size
+    image = np.zeros((height, width, 3), np.uint8)
+    image[:, : width // 2], image[:, width // 2 :] = (200, 60, 40), (30, 90, 180)
+    with Film(tmp_path / "a.mp4", size, 25, codec=codec) as film:
+        film.write(image, 0.0)
+        film.write(image, 0.04)
+    back = next(frames(str(tmp_path / "a.mp4"))).image
+    assert back.shape == image.shape
+    for x in (width // 4, 3 * width // 4):
+        assert np.abs(back[height // 2, x].astype(int) - image[height // 2, x]).max() <= 6
+
+
+def test_an_error_leaves_no_file(tmp_path):
+    film = Film(tmp_path / "a.mp4", (64, 48), 25)
+    with pytest.raises(ValueError, match=r"want \(48, 64, 3\)"), film:
+        film.write(np.zeros((3, 3, 3), np.uint8), 0.0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_sound_that_does_not_fit_is_named_with_a_way_out(tmp_path):
+    source = clip(tmp_path / "a.avi", audio="adpcm_ms")
+    with pytest.raises(BadVideo, match=r"adpcm_ms\) does not fit into \.mp4: try \.mkv"):
+        copied(source, tmp_path / "out.mp4")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.avi"]
+
+
+def test_a_name_that_names_no_container_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"ends in \.mp4"):
+        Film(tmp_path / "a.webp", (64, 48), 25)
