@@ -23,7 +23,9 @@ from rigface.errors import JobBroken, RigFaceError
 from rigface.types import DetectorSpec, HeadSpec
 
 MANY = 4096  # units; beyond, the driver hands out a Parquet file of them instead of a block each (3.6 ms apiece)
-IN_FLIGHT = 1  # units an actor is given at a time: with more, the first actor that is ready takes them all
+IN_FLIGHT = (
+    2  # units an actor is given at a time: the next one is there when it is done, which saves 50 to 150 ms a unit
+)
 NETWORK = ["AWS Error", "SLOW_DOWN", "SERVICE_UNAVAILABLE", "NETWORK_CONNECTION", "Connection was closed", "timed out"]
 
 Todo = list[tuple[str, dict[str, Any]]]
@@ -65,13 +67,16 @@ def records(config: Extract, head: HeadSpec, detector: DetectorSpec, todo: Todo)
     dataset = _source(config, todo)
     made = arguments(config, head, detector)
     for names, pool in config.pools:
+        is_small = len(todo) <= 2 * pool.actors  # then the first actor that is ready would take what is another's
         dataset = dataset.map_batches(
             StageActor,
             fn_constructor_kwargs={"stages": [made[name] for name in names]},
             batch_size=1,
             batch_format="pyarrow",
             compute=ActorPoolStrategy(
-                min_size=pool.actors, max_size=pool.most or pool.actors, max_tasks_in_flight_per_actor=IN_FLIGHT
+                min_size=pool.actors,
+                max_size=pool.most or pool.actors,
+                max_tasks_in_flight_per_actor=1 if is_small else IN_FLIGHT,
             ),
             num_cpus=pool.cpus,
             num_gpus=pool.gpus or None,
