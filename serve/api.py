@@ -213,10 +213,11 @@ class PaintOptions:
 
 @dataclass(frozen=True)
 class Canvas:
-    """What the model paints on: the style and size that a checkpoint's config names."""
+    """What the model paints on: as a checkpoint's config says."""
 
     style: str
     size: int
+    expression_field: str = "expression"
 
 
 @dataclass(frozen=True)

@@ -142,7 +142,7 @@ class Editing:
                 "paint": max(p.painted_s for p in painted),
             }
             crops = [p.image for p in painted]
-            finished = await self.ask(wish, lambda w: eye.finish(w, crops, wrap))
+            finished = await self.ask(wish, lambda w: eye.finish(w, canvas, crops, wrap))
         done.data, done.asked, done.achieved = finished.data, finished.asked, finished.achieved
         done.seconds["total"] = time.monotonic() - began
         self._numbers.faces.labels(model).inc(len(done.asked))

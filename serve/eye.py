@@ -11,17 +11,19 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import cv2
 import numpy as np
+import torch
 
 from rigface.conditions import Composer
-from rigface.editor import Editor, numbers, paste
+from rigface.editor import Editor, Paint, numbers
 from rigface.edits import NAMED, EditSpec, LightEdit
-from rigface.face.mix import GIVEN_BY, mix
+from rigface.face.delight import AMBIENT
+from rigface.face.lighting import direction, lamp
+from rigface.face.mix import exposure
 from rigface.face.see import See, choose
 from rigface.image import decode, encode_jpeg
 from rigface.types import Conditions, Face, FaceParams
@@ -126,9 +128,9 @@ class Eye:
         """What the model sees, per face."""
         return await asyncio.to_thread(self._compose, wish, canvas)
 
-    async def finish(self, wish: Wish, crops: list[np.ndarray], wrap: Wrap) -> Finished:
+    async def finish(self, wish: Wish, canvas: Canvas, crops: list[np.ndarray], wrap: Wrap) -> Finished:
         """Painted crops back into the picture; the numbers measured on it."""
-        return await asyncio.to_thread(self._finish, wish, crops, wrap)
+        return await asyncio.to_thread(self._finish, wish, canvas, crops, wrap)
 
     def _look(self, wish: Wish, name: str) -> Seen:
         seen = self._seen.get(name)
@@ -159,63 +161,56 @@ class Eye:
             self._small.put((wish.picture, wish.max_side), small)
         return small
 
-    def _wanted(self, wish: Wish, faces: Iterable[Face]) -> list[tuple[Face, FaceParams]]:
-        edit, giver = wish.edit, None
+    def _wanted(self, wish: Wish, faces: list[Face]) -> list[tuple[Face, FaceParams]]:
         given = {name: choose(self._look(wish, name).faces, "largest")[0] for name in set(wish.traits.values())}
-        for trait, name in wish.traits.items():
-            params = given[name].params
-            giver = giver or params
-            giver = replace(giver, **{f: getattr(params, f) for f in GIVEN_BY[trait]})
-        return [(face, mix(face.params, edit, self.see.head, giver)) for face in faces]
+        givers = {trait: given[name].params for trait, name in wish.traits.items()}
+        chosen = choose(faces, wish.face)
+        return [(face, self._editor.wanted(face.params, wish.edit, givers)) for face in chosen]  # type: ignore[arg-type]
+
+    def _moved(self, wish: Wish, seen: Seen) -> tuple[np.ndarray, list[tuple[Face, FaceParams]]]:
+        """The edit without a model, at the size of what was seen."""
+        out, pairs = seen.image, self._wanted(wish, seen.faces)
+        for face, wanted in pairs if not wish.edit.is_nothing else []:
+            out, _ = self._editor.apply(out, face, wanted)
+        return out, pairs
 
     def _preview(self, wish: Wish) -> tuple[bytes, list[dict[str, float]]]:
-        seen = self._smaller(wish)
-        out, asked = seen.image, []
-        for face, wanted in self._wanted(wish, choose(seen.faces, wish.face)):
-            out = paste(out, self._editor.paint(out, face, wanted, 0), face.frame_to_crop)
-            asked.append(numbers(wanted, wish.edit, self.see.head))
-        return encode_jpeg(out, PREVIEW_QUALITY), asked
+        out, pairs = self._moved(wish, self._smaller(wish))
+        return encode_jpeg(out, PREVIEW_QUALITY), self._asked(wish, pairs)
 
     def _edit(self, wish: Wish, wrap: Wrap) -> Finished:
-        seen = self._look(wish, wish.picture)
-        pairs = self._wanted(wish, choose(seen.faces, wish.face))
-        out = seen.image
-        for face, wanted in pairs:
-            out = paste(out, self._editor.paint(out, face, wanted, 0), face.frame_to_crop)
+        out, pairs = self._moved(wish, self._look(wish, wish.picture))
         return self._measured(wish, out, pairs, wrap)
 
     def _compose(self, wish: Wish, canvas: Canvas) -> Composed:
-        composer = self._composers.get(canvas)
-        if composer is None:
-            composer = self._composers[canvas] = Composer(canvas.style, canvas.size)  # type: ignore[arg-type]
-        pairs = self._wanted(wish, choose(self._look(wish, wish.picture).faces, wish.face))
-        return Composed(
-            [composer(face, wanted).conditions for face, wanted in pairs],
-            [numbers(wanted, wish.edit, self.see.head) for _, wanted in pairs],
-        )
+        pairs = self._wanted(wish, self._look(wish, wish.picture).faces)
+        composer = self._composer(canvas)
+        return Composed([composer(face, wanted).conditions for face, wanted in pairs], self._asked(wish, pairs))
 
-    def _finish(self, wish: Wish, crops: list[np.ndarray], wrap: Wrap) -> Finished:
+    def _finish(self, wish: Wish, canvas: Canvas, crops: list[np.ndarray], wrap: Wrap) -> Finished:
         seen = self._look(wish, wish.picture)
-        pairs = self._wanted(wish, choose(seen.faces, wish.face))
-        out = seen.image
-        for (face, _), crop in zip(pairs, crops):
-            out = paste(out, crop, face.frame_to_crop)
+        pairs, out = self._wanted(wish, seen.faces), seen.image
+        for (face, wanted), crop in zip(pairs, crops):
+            out, _ = Editor(self.see, _already(crop), self._composer(canvas)).apply(out, face, wanted)
         return self._measured(wish, out, pairs, wrap)
+
+    def _composer(self, canvas: Canvas) -> Composer:
+        if canvas not in self._composers:
+            self._composers[canvas] = Composer(
+                canvas.style,  # type: ignore[arg-type]
+                canvas.size,
+                expression_field=canvas.expression_field,  # type: ignore[arg-type]
+            )
+        return self._composers[canvas]
+
+    def _asked(self, wish: Wish, pairs: list[tuple[Face, FaceParams]]) -> list[dict[str, float]]:
+        return [numbers(wanted, wish.edit, self.see.head) for _, wanted in pairs]
 
     def _measured(self, wish: Wish, image: np.ndarray, pairs: list[tuple[Face, FaceParams]], wrap: Wrap) -> Finished:
         with self._one:
-            faces = self.see(image)
-        asked = [numbers(wanted, wish.edit, self.see.head) for _, wanted in pairs]
-        achieved = [self._numbers_at(faces, source, wish.edit) for source, _ in pairs]
-        return Finished(self._seal(image, wish, wrap), asked, achieved)
-
-    def _numbers_at(self, faces: list[Face], source: Face, edit: EditSpec) -> dict[str, float] | None:
-        """The edit's numbers, of the face that is now where the source was."""
-        middle = (source.box[:2] + source.box[2:]) / 2
-        near = [f for f in faces if (f.box[:2] < middle).all() and (middle < f.box[2:]).all()]
-        if not near:
-            return None
-        return numbers(min(near, key=lambda f: float(np.abs(f.box - source.box).sum())).params, edit, self.see.head)
+            found = self._editor.measured(image, [face for face, _ in pairs])
+        achieved = [None if p is None else numbers(p, wish.edit, self.see.head) for p in found]
+        return Finished(self._seal(image, wish, wrap), self._asked(wish, pairs), achieved)
 
     def _reconstruct(self, wish: Wish) -> Reconstruction:
         seen = self._look(wish, wish.picture)
@@ -228,8 +223,25 @@ class Eye:
             width=width,
             height=height,
             head=f"{head.name} {head.version}",
-            faces=[_wire(face, numbers(face.params, sliders, head)) for face in seen.faces],
+            faces=[_wire(face, numbers(face.params, sliders, head) | lamp_of(face.params)) for face in seen.faces],
         )
+
+
+def _already(crop: np.ndarray) -> Paint:
+    """A model that has painted: what comes back from another machine goes the way of every edit."""
+    return lambda conditions, seed: crop
+
+
+def lamp_of(params: FaceParams) -> dict[str, float]:
+    """The lamp and the surround that come nearest to a face's light, in the units of `LightEdit`: where sliders begin."""
+    light = np.asarray(params.light, np.float64).mean(1)
+    towards = direction(torch.from_numpy(np.asarray(params.light, np.float32)))
+    one = lamp(towards).numpy()
+    share = float(np.nan_to_num(one[1:4] @ one[1:4]))  # a light from everywhere has no direction
+    intensity = float(light[1:4] @ one[1:4]) / share if share > 0 else 0.0
+    ambient = float((light[0] - (intensity * one[0] if intensity else 0)) / AMBIENT)
+    unit = exposure(params.light)
+    return {"light_intensity": max(0.0, intensity) / unit, "light_ambient": max(0.0, ambient) / unit}
 
 
 def _wire(face: Face, values: dict[str, float]) -> SeenFace:
@@ -240,6 +252,6 @@ def _wire(face: Face, values: dict[str, float]) -> SeenFace:
         box=[round(float(v), 2) for v in face.box],
         landmarks=np.round(points, 2).tolist(),
         confidence=round(float(np.exp(-face.residual / AGREES)), 4),
-        numbers={name: round(value, 4) for name, value in values.items()},
+        numbers={name: round(float(np.nan_to_num(value)), 4) for name, value in values.items()},
         coefficients={n: np.round(v, 5).tolist() for n, v in coefficients.items() if v is not None},
     )

@@ -121,9 +121,13 @@ class Studio:
         """With checkpoints from disk."""
 
         def load(place: str) -> Any:
+            from rigface.editor import check_head
+            from rigface.face.open_head import OpenHead
             from rigface.model.pipeline import RigFacePipeline
 
-            return RigFacePipeline.from_pretrained(place, device, autocast="auto")
+            pipeline = RigFacePipeline.from_pretrained(place, device, autocast="auto")
+            check_head(pipeline, OpenHead.load().head().spec)
+            return pipeline
 
         return cls(models, load, **options)
 
@@ -306,7 +310,7 @@ class Studio:
             return self._rooms[name]
         pipeline = self._load(self._places[name])
         config = pipeline.config
-        self._canvases[name] = Canvas(config.render_style, config.size)
+        self._canvases[name] = _canvas(config)
         self._infos[name] = ModelInfo(
             name=name,
             kind=config.process.kind,
@@ -330,7 +334,11 @@ class Studio:
 
         path = Path(self._places[name]) / "config.json"
         config = ModelConfig.from_json(read_json(path)) if path.is_file() else self._load(self._places[name]).config
-        self._canvases[name] = Canvas(config.render_style, config.size)
+        self._canvases[name] = _canvas(config)
+
+
+def _canvas(config: Any) -> Canvas:
+    return Canvas(config.render_style, config.size, config.expression_field)
 
 
 def _scales(options: PaintOptions) -> tuple[float, float, float]:
