@@ -8,7 +8,7 @@ STAMP  := .venv/installed
 .PHONY: demo test lint readme env clean
 
 demo: env  ## extract the faces of a small clip and make the page that shows them
-	$(BIN)/rigface extract $(VIDEO) $(OUT)
+	$(BIN)/rigface extract $(VIDEO) $(OUT) --fps 15
 	$(BIN)/rigface inspect $(OUT)
 
 test: env  ## all tests, without a GPU and without network
