@@ -155,7 +155,7 @@ class FakeReconstructor:
             expression=np.zeros((count, 3), np.float32) if blendshapes is None else np.asarray(blendshapes, np.float32),
             head_rotation=np.concatenate([middle, np.zeros((count, 1))], axis=1).astype(np.float32),
             jaw_rotation=np.zeros((count, 3), np.float32),
-            camera=np.tile(np.float32([5, 0, 0]), (count, 1)),
+            camera=np.tile(np.array([5, 0, 0], np.float32), (count, 1)),
             albedo=shared[:, 1:].astype(np.float32),
             light=np.tile(np.eye(9, 3, dtype=np.float32), (count, 1, 1)),
         )

@@ -188,7 +188,7 @@ def params_of(table: pa.Table, head: HeadSpec | None = None) -> FaceParams:
         ValueError: a coefficient is null in some row.
     """
     head = head or head_of(table.schema)
-    out = {}
+    out: dict[str, Any] = {}
     for f in fields(FaceParams):
         values = table[f.name].combine_chunks()
         if values.null_count:
