@@ -56,6 +56,8 @@ class ModelConfig:
         render_style: what the render condition shows, one of `RENDER_STYLES`.
         expression_field: the field of `FaceParams` that is its expression code, one of `EXPRESSION_FIELDS`.
         size: of the pictures, in pixels.
+        detail: what the autoencoder loses of the render is added to every picture decoded (`latents.lost_detail`); for a
+            bridge, whose render is nearly the answer.
         prompt: the words behind the default text embedding; "" where there are none.
 
     Raises:
@@ -67,6 +69,7 @@ class ModelConfig:
     render_style: str = "albedo"
     expression_field: str = "expression"
     size: int = 512
+    detail: bool = False
     prompt: str = ""
 
     def __post_init__(self) -> None:

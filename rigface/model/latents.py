@@ -88,6 +88,19 @@ def decode(vae: AutoencoderKL, latents: Tensor) -> Tensor:
     return vae.decode(latents / vae.config["scaling_factor"]).sample / 2 + 0.5
 
 
+def lost_detail(vae: AutoencoderKL, pictures: Tensor, latents: Tensor | None = None) -> Tensor:
+    """What the autoencoder does not bring back of pictures (B, 3, S, S) in [0, 1]: their difference to the round trip.
+
+    Where a model's answer begins at a picture (a bridge from the preview), this is added to what is decoded: whatever
+    the model leaves alone then comes out as sharp as it went in, however small the autoencoder.
+
+    Args:
+        latents: (B, 4, h, w) of the pictures, unscaled, where they are known already.
+    """
+    latents = encode(vae, pictures) if latents is None else latents
+    return pictures - decode(vae, latents * vae.config["scaling_factor"])
+
+
 def encode_conditions(vae: AutoencoderKL, conditions: Conditions, reference: bool = True) -> LatentConditions:
     """One run of the encoder over all pictures of a batch of conditions.
 

@@ -25,7 +25,7 @@ from rigface.image import to_image, to_tensor
 from rigface.model import checkpoint as checkpoints
 from rigface.model.attention import Memory
 from rigface.model.checkpoint import Checkpoint, ModelConfig
-from rigface.model.latents import LatentConditions, decode, encode
+from rigface.model.latents import LatentConditions, decode, encode, lost_detail
 from rigface.model.sampling import Crowd, Guidance, Walk, seeded
 from rigface.types import Conditions
 
@@ -195,7 +195,7 @@ class RigFacePipeline:
         else:
             generators = [generator] * batch if isinstance(generator, torch.Generator) else list(generator)
             drawn = torch.stack([torch.randn(shape, generator=g, device=g.device) for g in generators])
-        return Walk(
+        walk = Walk(
             self.config.process,
             conditions,
             (drawn if noise is None else _rows(noise, batch)).to(self.device, torch.float32),
@@ -206,11 +206,22 @@ class RigFacePipeline:
             strength=strength,
             generators=generators,
         )
+        if self.config.detail:
+            walk.detail = lost_detail(self.vae, _rows(pictures[1].to(self.device), batch), render_rows)
+        return walk
 
     @torch.no_grad()
-    def pictures(self, latents: Tensor) -> np.ndarray:
-        """(B, H, W, 3) uint8 pictures of scaled latents (B, 4, h, w)."""
-        return to_image(torch.cat([decode(self.vae, rows) for rows in latents.split(ENCODE_ROWS)]))
+    def pictures(self, latents: Tensor, detail: Tensor | None = None) -> np.ndarray:
+        """(B, H, W, 3) uint8 pictures of scaled latents (B, 4, h, w).
+
+        Args:
+            detail: of the walk that made them (`Walk.detail`).
+        """
+        return to_image(self._decode(latents, detail))
+
+    def _decode(self, latents: Tensor, detail: Tensor | None) -> Tensor:
+        decoded = torch.cat([decode(self.vae, rows) for rows in latents.split(ENCODE_ROWS)])
+        return (decoded if detail is None else decoded + detail).clamp(0, 1)
 
     @torch.no_grad()
     def __call__(
@@ -251,13 +262,12 @@ class RigFacePipeline:
         while not walk.done:
             crowd.step()
             if on_step is not None:
-                on_step(Progress(walk.index, walk.steps, lambda: self.pictures(walk.preview())))
+                on_step(Progress(walk.index, walk.steps, lambda: self.pictures(walk.preview(), walk.detail)))
         if output == "latent":
             return RigFaceOutput(walk.latents, walk.latents)
         if output == "pt":
-            parts = [decode(self.vae, rows) for rows in walk.latents.split(ENCODE_ROWS)]
-            return RigFaceOutput(torch.cat(parts).clamp(0, 1), walk.latents)
-        images: Any = self.pictures(walk.latents)
+            return RigFaceOutput(self._decode(walk.latents, walk.detail), walk.latents)
+        images: Any = self.pictures(walk.latents, walk.detail)
         if output == "pil":
             from PIL import Image
 

@@ -154,6 +154,7 @@ class Walk:
         self.conditions = LatentConditions(
             conditions.background, conditions.render, conditions.expression_code, text=conditions.text
         ).map(lambda t: t.repeat(rows, *[1] * (t.ndim - 1)))
+        self.detail: Tensor | None = None  # (B, 3, S, S) for the decoder, where the checkpoint's config wants it
         self.memory = memory
         if memory is not None:
             memory = memory.expand(self._batch) if memory.batch != 1 else memory

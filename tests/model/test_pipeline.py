@@ -1,5 +1,6 @@
 """The pipeline as people use it: pictures in, pictures out, and nothing depends on the neighbours."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -209,3 +210,15 @@ def test_words_are_heard_where_there_is_a_text_encoder(inputs, clip_folder, tmp_
 def test_what_does_not_fit_is_named(pipe, inputs, change, message):
     with pytest.raises(ValueError, match=message):
         pipe(**{**row(inputs, 0), **change})
+
+
+def test_with_detail_what_the_model_leaves_alone_comes_out_as_it_went_in():
+    made = checkpoint.tiny(kind="bridge", bridge_noise=0.0)
+    for parameter in made.model.denoiser.conv_out.parameters():
+        torch.nn.init.zeros_(parameter)  # a bridge that does nothing: its answer is the render's latents
+    made.config = dataclasses.replace(made.config, detail=True)
+    pipe = RigFacePipeline(made)
+    random = np.random.default_rng(0)
+    source, background, render = random.integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
+    image = pipe(source, background, render, np.zeros(52, np.float32), output="np").images[0]
+    assert np.abs(image.astype(int) - render).max() <= 1
