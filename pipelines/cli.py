@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, Union
 import tyro
 from tyro.conf import Positional, arg, subcommand
 
+from pipelines import learning_commands as learning
 from pipelines.config import PRESETS, Extract, laptop
 from rigface.errors import PlanError, RigFaceError
 
@@ -160,10 +161,14 @@ COMMANDS = {
     "inspect": InspectCommand,
     "identities": IdentitiesCommand,
     "forecast": ForecastCommand,
+    **learning.COMMANDS,
 }
 
 
-def parse(argv: Sequence[str]) -> ExtractCommand | StatusCommand | InspectCommand | IdentitiesCommand | ForecastCommand:
+Command = ExtractCommand | StatusCommand | InspectCommand | IdentitiesCommand | ForecastCommand | learning.Command
+
+
+def parse(argv: Sequence[str]) -> Command:
     """A command from its words; prints help or a complaint and leaves where there is none."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--preset", default="laptop")
@@ -172,7 +177,8 @@ def parse(argv: Sequence[str]) -> ExtractCommand | StatusCommand | InspectComman
     job = PRESETS.get(chosen.preset, laptop)(workers=chosen.workers)  # an unknown one is refused below, by name
     made: list[Any] = []
     for name, command in COMMANDS.items():
-        default = {"default": command(job=job)} if name in ("extract", "forecast") else {}
+        default: dict[str, Any] = {"default": command(job=job)} if name in ("extract", "forecast") else {}
+        default |= learning.default_of(name, argv)
         made.append(Annotated[command, subcommand(name, **default)])
     commands: Any = Union[tuple(made)]  # noqa: UP007
     return tyro.cli(

@@ -100,7 +100,7 @@ def autoencoder_folder(name: str) -> Path:
         MissingAsset: neither holds one.
     """
     folder = Path(name)
-    for place in (folder, folder / "vae"):
+    for place in (folder / "vae", folder):
         if name and (place / "config.json").is_file() and any(place.glob("*.safetensors")):
             return place
     raise MissingAsset(
@@ -138,10 +138,12 @@ class EncodeUnit:
     """Encodes parts. One per actor."""
 
     def __init__(self, config: EncodeConfig, folder: str, autoencoder: str) -> None:
+        import torch
         from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
         self._source, self._out, self._config = Store(config.examples), Store(config.out), config
         vae = AutoencoderKL.from_pretrained(folder, use_safetensors=True, local_files_only=True)
+        vae.to(memory_format=torch.channels_last)  # twice as fast on a CPU
         self._vae = vae.eval().requires_grad_(False).to(config.run.device)
         self._autoencoder = autoencoder
 

@@ -208,7 +208,8 @@ def half_column(values: np.ndarray) -> pa.Array:
     Raises:
         ValueError: a value does not fit into float16.
     """
-    half = np.ascontiguousarray(values.reshape(len(values), -1), np.float16)
+    with np.errstate(over="ignore"):
+        half = np.ascontiguousarray(values.reshape(len(values), -1), np.float16)
     if not np.isfinite(half).all():
         raise ValueError("latents: a value is too large for float16, or not a number")
     return pa.FixedSizeListArray.from_arrays(pa.array(half.ravel()), half.shape[1])

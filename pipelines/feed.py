@@ -1,0 +1,158 @@
+"""Which example comes when: a deterministic order per (seed, epoch), and batches of it read ahead.
+
+Path: parts of examples/ -> `Order` -> windows -> batches on the worker's device.
+
+Ray Data of 2.60 cannot resume in the middle of an epoch, so the order is ours: a function of (seed, epoch) alone. A step
+has `lanes` batches; each lane walks its own stretch of the epoch, and workers share the lanes. So any number of workers
+sees the same batches in the same steps, a killed run goes on with the very next batch, and a worker that leaves changes
+nothing but the speed. Rows are shuffled within windows of so many steps; parts are shuffled over the epoch.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines.storage import Store
+from rigface.errors import PlanError
+from rigface.examples import LatentSpec
+
+KEPT_BYTES = 2**30  # of parts already read, per process
+
+
+@dataclass(frozen=True)
+class Window:
+    """Some steps of an epoch, for some lanes: the unit of reading ahead.
+
+    Args:
+        first: step (from 0, over all epochs) it begins with. steps: how many.
+        parts: (R,) part numbers of its rows. rows: (R,) row numbers; in the order they are used: step by step, lane by
+            lane.
+    """
+
+    first: int
+    steps: int
+    parts: np.ndarray
+    rows: np.ndarray
+
+
+class Order:
+    """The order of all examples over all epochs.
+
+    Args:
+        rows: for each part, the numbers of the rows that may be used.
+        batch: examples per lane and step. lanes: batches per step.
+        window: rows are shuffled within so many steps.
+
+    Raises:
+        PlanError: there are no rows.
+    """
+
+    def __init__(self, rows: Sequence[np.ndarray], batch: int, lanes: int = 1, window: int = 64, seed: int = 0) -> None:
+        self.batch, self.lanes, self.window, self.seed = batch, lanes, window, seed
+        self._rows = [np.asarray(r, np.int64) for r in rows]
+        total = sum(map(len, self._rows))
+        if not total:
+            raise PlanError("no examples to learn from")
+        self.steps_per_epoch = max(1, total // (batch * lanes))
+
+    def lane_rows(self, epoch: int, lane: int) -> np.ndarray:
+        """(steps_per_epoch * batch, 2) part and row of everything a lane sees in an epoch, in order."""
+        every = _epoch(self, epoch)
+        length = self.steps_per_epoch * self.batch
+        stretch = np.take(every, np.arange(lane * length, (lane + 1) * length), axis=0, mode="wrap")
+        random = np.random.default_rng([self.seed, epoch, lane, 1])
+        size = self.window * self.batch
+        return np.concatenate([random.permutation(stretch[i : i + size]) for i in range(0, length, size)])
+
+    def windows(self, lanes: Sequence[int], start: int = 0) -> Iterator[Window]:
+        """Everything from step `start` (from 0) on, for these lanes, for ever."""
+        while True:
+            epoch, within = divmod(start, self.steps_per_epoch)
+            stop = min((within // self.window + 1) * self.window, self.steps_per_epoch)
+            mine = [self.lane_rows(epoch, lane)[within * self.batch : stop * self.batch] for lane in lanes]
+            by_step = np.stack([m.reshape(stop - within, self.batch, 2) for m in mine], axis=1).reshape(-1, 2)
+            yield Window(start, stop - within, by_step[:, 0], by_step[:, 1])
+            start += stop - within
+
+    def everything(self, epoch: int) -> np.ndarray:
+        """(N, 2) part and row of all examples, parts in this epoch's order."""
+        random = np.random.default_rng([self.seed, epoch])
+        return np.concatenate(
+            [np.stack([np.full(len(self._rows[p]), p), self._rows[p]], 1) for p in random.permutation(len(self._rows))]
+        )
+
+
+@lru_cache(maxsize=4)
+def _epoch(order: Order, epoch: int) -> np.ndarray:
+    return order.everything(epoch)
+
+
+def usable_rows(store: Store, parts: Sequence[str], split: str) -> list[np.ndarray]:
+    """For each part, the numbers of its rows of one split. Reads one small column of each, many at a time."""
+
+    def rows(path: str) -> np.ndarray:
+        return np.flatnonzero(np.array(store.table(path, ["split"])["split"].to_pylist()) == split)
+
+    with ThreadPoolExecutor(16) as pool:
+        return list(pool.map(rows, parts))
+
+
+class Reader:
+    """Reads windows; parts read lately stay in memory.
+
+    Args:
+        parts: paths of the parts, as numbered in `Order`. columns: to read.
+    """
+
+    def __init__(self, store: Store, parts: Sequence[str], columns: Sequence[str], kept: int = KEPT_BYTES) -> None:
+        self._store, self._parts, self._columns, self._kept = store, list(parts), list(columns), kept
+        self._tables: OrderedDict[int, pa.Table] = OrderedDict()
+        self._bytes = 0
+
+    def __call__(self, window: Window) -> pa.Table:
+        """The rows of a window, in its order."""
+        numbers, which = np.unique(window.parts, return_inverse=True)
+        tables = [self._part(int(n)) for n in numbers]
+        starts = np.cumsum([0, *(len(t) for t in tables)])[:-1]
+        whole = pa.concat_tables(tables)
+        return whole.take(pa.array(starts[which] + window.rows)).combine_chunks()
+
+    def _part(self, number: int) -> pa.Table:
+        if number in self._tables:
+            self._tables.move_to_end(number)
+            return self._tables[number]
+        table = self._store.table(self._parts[number], self._columns)
+        self._tables[number] = table
+        self._bytes += table.nbytes
+        while self._bytes > self._kept and len(self._tables) > 1:
+            self._bytes -= self._tables.popitem(last=False)[1].nbytes
+        return table
+
+
+def read_ahead(
+    windows: Iterator[Window], read: Callable[[Window], pa.Table], ahead: int = 1
+) -> Iterator[tuple[Window, pa.Table]]:
+    """Windows with their rows, `ahead` of them read before they are asked for. Ends its thread when it is dropped."""
+    with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as pool:
+        waiting = [(w, pool.submit(read, w)) for w in itertools.islice(windows, ahead)]
+        while waiting:
+            window, future = waiting.pop(0)
+            following = next(windows, None)
+            if following is not None:
+                waiting.append((following, pool.submit(read, following)))
+            yield window, future.result()
+
+
+def latents_of(store: Store, part: str) -> LatentSpec | None:
+    """How the latents of a part were made; None where it has pictures only."""
+    with store.fs.open_input_file(store.at(part)) as f:
+        return LatentSpec.of(pq.read_schema(f))

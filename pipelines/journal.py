@@ -1,0 +1,111 @@
+"""The diary of a run: one JSON line per logged step, objects of a thousand steps, and TensorBoard.
+
+Path: loop -> OUT/log/<first step>.jsonl, OUT/tensorboard -> `page`, a person.
+
+A run that resumes forgets what was written after its checkpoint, so that a curve never runs back on itself.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from pipelines.storage import Store
+
+FOLDER = "log"
+STEPS = 1000  # per object
+FLUSH_S = 15.0
+
+
+class Journal:
+    """Writes on the first worker, is silent on the others.
+
+    Args:
+        step: where the run begins; later lines of an earlier run are dropped.
+    """
+
+    def __init__(self, store: Store, writes: bool, step: int) -> None:
+        self._store, self._writes = store, writes
+        self._open: dict[int, list[dict[str, Any]]] = {}
+        self._flushed = time.monotonic()
+        self._board: Any = None
+        if not writes:
+            return
+        for path in list(store.paths(FOLDER, ".jsonl")):
+            first = int(path.rsplit("/", 1)[-1].removesuffix(".jsonl"))
+            lines = [line for line in _lines(store, path) if line["step"] <= step]
+            if first > step or not lines:
+                store.delete(path)
+            elif first == _first(step):
+                self._open[first] = lines
+                self._publish(first)
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._place = tempfile.mkdtemp(prefix="rigface-board-") if store.is_s3 else store.at("tensorboard")
+        self._board = SummaryWriter(self._place, purge_step=step + 1)
+
+    def add(self, numbers: dict[str, Any], step: int, every: int = 1) -> None:
+        """A line, if this is a step that is logged."""
+        if not self._writes or (step % every and step != 1):
+            return
+        line = {name: _short(value) for name, value in {**numbers, "step": step, "time": time.time()}.items()}
+        self._open.setdefault(_first(step), []).append(line)
+        for name, value in line.items():
+            if isinstance(value, int | float) and name not in ("step", "time"):
+                self._board.add_scalar(name, value, step)
+        if time.monotonic() - self._flushed > FLUSH_S:
+            self.flush()
+
+    def picture(self, name: str, image: Any, step: int) -> None:
+        """A picture (H, W, 3) uint8 for TensorBoard and OUT/log/pictures."""
+        if not self._writes:
+            return
+        from rigface.image import encode_png
+
+        self._board.add_image(name, image, step, dataformats="HWC")
+        self._store.publish(f"{FOLDER}/pictures/{name}-{step:08d}.png", encode_png(image))
+
+    def flush(self) -> None:
+        """Make everything said so far visible."""
+        for first in list(self._open):
+            self._publish(first)
+        newest = max(self._open, default=0)
+        self._open = {first: lines for first, lines in self._open.items() if first == newest}
+        self._flushed = time.monotonic()
+        if self._board is not None:
+            self._board.flush()
+
+    def close(self) -> None:
+        """The end of a run."""
+        self.flush()
+        if self._board is not None:
+            self._board.close()
+            if self._store.is_s3:
+                for file in sorted(Path(self._place).iterdir()):
+                    self._store.publish(f"tensorboard/{file.name}", file.read_bytes())
+
+    def _publish(self, first: int) -> None:
+        lines = self._open[first]
+        data = "".join(json.dumps(line) + "\n" for line in lines).encode()
+        self._store.publish(f"{FOLDER}/{first:08d}.jsonl", data)
+
+
+def lines(store: Store) -> list[dict[str, Any]]:
+    """Everything in the diary, by step."""
+    found = [line for path in store.paths(FOLDER, ".jsonl") for line in _lines(store, path)]
+    return sorted(found, key=lambda line: line["step"])
+
+
+def _lines(store: Store, path: str) -> list[dict[str, Any]]:
+    return [json.loads(text) for text in store.read(path).decode().splitlines()]
+
+
+def _first(step: int) -> int:
+    return (step - 1) // STEPS * STEPS + 1 if step > 0 else 0
+
+
+def _short(value: Any) -> Any:
+    return float(f"{value:.6g}") if isinstance(value, float) else value

@@ -1,0 +1,182 @@
+"""The commands that make a model: `pair`, `autoencoder`, `encode`, `train`. Part of `cli.py`, in a file of their own.
+
+rigface extract clips/ out/faces
+rigface pair out/faces out/pairs
+rigface encode out/pairs out/latents --autoencoder sd15
+rigface train one_gpu out/latents runs/mine --start sd15:sd15
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, Any
+
+from tyro.conf import Positional, arg
+
+from pipelines.encode import EncodeConfig
+from pipelines.pair import PairConfig, PairSettings
+from pipelines.train_config import PRESETS, TrainConfig, mini_cpu
+from rigface.errors import PlanError
+
+
+def _say(words: str) -> None:
+    import time
+
+    print(f"{time.strftime('%H:%M:%S')} {words}", flush=True)
+
+
+@dataclass(frozen=True)
+class PairCommand:
+    """Training examples from a dataset of faces: two frames of one person, and what the model sees of them.
+
+    Pairs are chosen for an even spread of turns, expressions and lights, people in turns; every tenth person is held out.
+
+      rigface pair out/faces out/pairs
+      rigface pair s3://bucket/faces s3://bucket/pairs --size 512 --pairs 2000000 --workers 64
+    """
+
+    faces: Positional[str]
+    """The dataset of faces."""
+    out: Positional[str]
+    """Folder or s3:// prefix to write to."""
+    job: Annotated[PairConfig, arg(name="")] = PairConfig("", "")
+
+    def run(self) -> int:
+        from pipelines.pair import pair
+        from pipelines.pair_report import printed
+
+        printed(pair(replace(self.job, faces=self.faces, out=self.out), _say))
+        return 0
+
+
+@dataclass(frozen=True)
+class EncodeCommand:
+    """Latents of training examples, so that training runs no autoencoder.
+
+    rigface encode out/pairs out/latents --autoencoder runs/mini/autoencoder
+    """
+
+    examples: Positional[str]
+    """What `pair` wrote."""
+    out: Positional[str]
+    """Folder or s3:// prefix to write to."""
+    job: Annotated[EncodeConfig, arg(name="")] = EncodeConfig("", "")
+
+    def run(self) -> int:
+        from pipelines.encode import encode
+
+        encode(replace(self.job, examples=self.examples, out=self.out), _say)
+        return 0
+
+
+@dataclass(frozen=True)
+class AutoencoderCommand:
+    """Train a small autoencoder on the crops of a dataset, for a model that is made from nothing.
+
+    Stopped, run the same command again: it goes on.
+    """
+
+    faces: Positional[str]
+    """The dataset of faces."""
+    out: Positional[str]
+    """Folder to write to."""
+    steps: int = 1500
+    size: int = 128
+    """Side of the pictures in pixels."""
+    threads: int = 1
+    """CPU threads."""
+    stop_after_s: float = 0.0
+    """Finish with what there is after so long; 0: when all steps are done."""
+
+    def run(self) -> int:
+        import torch
+
+        from pipelines.train_autoencoder import AutoencoderConfig, train_autoencoder
+
+        torch.set_num_threads(self.threads)
+        config = AutoencoderConfig(steps=self.steps, size=self.size, stop_after_s=self.stop_after_s)
+        train_autoencoder(self.faces, self.out, config, _say)
+        return 0
+
+
+@dataclass(frozen=True)
+class TrainCommand:
+    """Fine-tune a model on examples, or make a small one from nothing.
+
+    EXAMPLES is what `pair` or `encode` wrote. It may be a dataset of faces, too: pairs and latents are then made in OUT.
+    Stopped or killed, run the same command again: it goes on with the next batch.
+
+      rigface train one_gpu out/latents runs/mine --start sd15:sd15
+      rigface train mini_cpu out/demo runs/mine --start mini --steps 20
+    """
+
+    words: Annotated[Positional[tuple[str, ...]], arg(metavar="PRESET EXAMPLES OUT")] = ()
+    """A preset (debug, mini_cpu, one_gpu, eight_gpus, cluster: where the other defaults come from), the folder or s3:// prefix
+    of examples or faces, and that of the run."""
+    job: Annotated[TrainConfig, arg(name="")] = mini_cpu()
+
+    def run(self) -> int:
+        from pipelines.train import train
+
+        if len(self.words) != 3 or self.words[0] not in PRESETS:
+            raise PlanError(f"want PRESET EXAMPLES OUT, where PRESET is one of {', '.join(PRESETS)}")
+        config = replace(self.job, examples=self.words[1], out=self.words[2])
+        train(replace(config, examples=_examples_of(config)), _say)
+        return 0
+
+
+def _examples_of(config: TrainConfig) -> str:
+    """The folder of examples: the one given, or one made from the faces in it."""
+    from pipelines.encode import autoencoder_folder, encode
+    from pipelines.pair import pair
+    from pipelines.storage import Store
+
+    given = Store(config.examples)
+    if next(iter(given.paths("examples", ".parquet")), None) or not next(iter(given.paths("faces", ".parquet")), None):
+        return config.examples
+    scratch = config.start == "scratch"
+    size, style = (128, "texture") if scratch else _wanted(config.start)
+    pairs, latents = f"{config.out.rstrip('/')}/pairs", f"{config.out.rstrip('/')}/latents"
+    wanted = min(20_000, max(64, 2 * config.steps * config.batch * config.lanes))
+    settings = PairSettings(style=style, size=size, pairs=wanted, relit=wanted // 3)
+    pair(PairConfig(config.examples, pairs, settings), _say)
+    autoencoder = config.autoencoder or config.start.removeprefix("sd15:")
+    if config.start == "tiny":
+        return pairs
+    encode(EncodeConfig(pairs, latents, str(autoencoder_folder(autoencoder))), _say)
+    return latents
+
+
+def _wanted(start: str) -> tuple[int, str]:
+    """Size and render style that a start's examples must have."""
+    import json
+    from pathlib import Path
+
+    from rigface.model.checkpoint import ModelConfig
+
+    if start == "tiny":
+        return 32, "albedo"
+    file = Path(start) / "config.json"
+    if not file.is_file():
+        return 512, "albedo"
+    config = ModelConfig.from_json(json.loads(file.read_text()))
+    return config.size, config.render_style
+
+
+COMMANDS = {
+    "pair": PairCommand,
+    "autoencoder": AutoencoderCommand,
+    "encode": EncodeCommand,
+    "train": TrainCommand,
+}
+
+Command = PairCommand | AutoencoderCommand | EncodeCommand | TrainCommand
+
+
+def default_of(name: str, words: Sequence[str]) -> dict[str, Any]:
+    """For tyro: a train command whose defaults are those of the preset that the words name."""
+    if name != "train":
+        return {}
+    preset = next((word for word in words if word in PRESETS), "mini_cpu")
+    return {"default": TrainCommand(job=PRESETS[preset]())}

@@ -1,0 +1,162 @@
+"""Where training begins, and how a model is wrapped for several workers.
+
+Path: config -> `load` -> a whole model; -> `wrap` -> what the loss calls.
+
+* nothing: one worker.
+* DDP: every worker holds everything, gradients are averaged.
+* FSDP2 (`fully_shard`): every block of both networks is sharded on its own, so that one block's weights are whole at a time.
+"""
+
+from __future__ import annotations
+
+import math
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import nn
+
+from pipelines.encode import autoencoder_folder
+from pipelines.train_config import TrainConfig
+from rigface.errors import PlanError
+from rigface.examples import ExampleSpec, LatentSpec
+from rigface.model import checkpoint as checkpoints
+from rigface.model.checkpoint import Checkpoint, ModelConfig
+from rigface.model.diffusion import Process
+from rigface.model.unets import RigFaceModel, build, network
+
+
+def load(config: TrainConfig, spec: ExampleSpec | None = None) -> Checkpoint:
+    """The model to start from, on the CPU.
+
+    Args:
+        spec: of the examples; a model that starts from nothing, or from Stable Diffusion, is made for them.
+
+    Raises:
+        MissingAsset, BadCheckpoint, UnsafeFile: what there is does not fit, or is not there.
+    """
+    if config.start == "scratch":
+        return _scratch(config, spec)
+    return checkpoints.start(config.start, **_fitting(config, spec))
+
+
+def _fitting(config: TrainConfig, spec: ExampleSpec | None) -> dict:
+    """Options for starts that are shaped by the data."""
+    if spec is None:
+        return {}
+    if config.start == "tiny":
+        return {"expression": spec.expression_size, "size": spec.size, "kind": config.networks.kind}
+    if config.start.startswith("sd15:"):
+        return {"expression": spec.expression_size}
+    return {}
+
+
+def _scratch(config: TrainConfig, spec: ExampleSpec | None) -> Checkpoint:
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+
+    folder = autoencoder_folder(config.autoencoder)
+    vae = (
+        AutoencoderKL.from_pretrained(folder, use_safetensors=True, local_files_only=True).eval().requires_grad_(False)
+    )
+    wanted = config.networks
+    size = vae.config["sample_size"] if spec is None else spec.size
+    shapes = network(
+        wanted.channels,
+        text_dim=wanted.text[1],
+        heads=wanted.heads,
+        layers=wanted.layers,
+        groups=wanted.groups,
+        latent_channels=vae.config["latent_channels"],
+        sample_size=size // 2 ** (len(vae.config["block_out_channels"]) - 1),
+    )
+    expression = 52 if spec is None else spec.expression_size
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        model = build(*shapes, torch.zeros(wanted.text), expression)
+    for parameter in model.denoiser.conv_out.parameters():
+        nn.init.zeros_(parameter)  # before the first step a bridge gives the preview back, not noise
+    process = Process(
+        kind=wanted.kind,
+        bridge_noise=wanted.bridge_noise,
+        latent_scale=vae.config["scaling_factor"],
+        scheduler=wanted.sampler,
+        steps=wanted.sampling_steps,
+    )
+    described = ModelConfig(
+        process,
+        head=None if spec is None else spec.head,
+        render_style="texture" if spec is None else spec.style,
+        expression_field="expression" if spec is None else spec.expression_field,
+        size=size,
+        detail=wanted.kind == "bridge",
+    )
+    model.eval()
+    return Checkpoint(model, vae, described)
+
+
+def check(loaded: Checkpoint, spec: ExampleSpec, latents: LatentSpec | None) -> None:
+    """See that a model and examples mean the same.
+
+    Raises:
+        PlanError: they differ; the message says in what.
+    """
+    own = loaded.config
+    problems = []
+    if spec.style != own.render_style:
+        problems.append(f"renders in the style {spec.style!r}, the model knows {own.render_style!r}")
+    if spec.expression_size != loaded.model.expression_size:
+        problems.append(f"expression codes of {spec.expression_size}, the model takes {loaded.model.expression_size}")
+    if own.head is not None and (own.head.name, own.head.version) != (spec.head.name, spec.head.version):
+        problems.append(
+            f"the head {spec.head.name} {spec.head.version}, the model was made for {own.head.name} {own.head.version}"
+        )
+    if latents is not None:
+        if latents.channels != loaded.model.latent_channels:
+            problems.append(f"latents of {latents.channels} channels, the model has {loaded.model.latent_channels}")
+        if not math.isclose(latents.scale, own.process.latent_scale, rel_tol=1e-4):
+            problems.append(
+                f"latents scaled by {latents.scale:g}, the model's autoencoder says {own.process.latent_scale:g}"
+            )
+    if problems:
+        raise PlanError(f"the examples do not fit the model: they have {'; '.join(problems)}")
+
+
+def wrap(model: RigFaceModel, config: TrainConfig, world: int, device: torch.device) -> nn.Module:
+    """What the loss calls. FSDP changes the model in place."""
+    if config.sharding == "fsdp":
+        return _sharded(model, config, world, device)
+    if world == 1:
+        return model
+    from torch.nn.parallel import DistributedDataParallel
+
+    return DistributedDataParallel(
+        model,
+        device_ids=[device.index] if device.type == "cuda" and device.index is not None else None,
+        broadcast_buffers=False,
+        gradient_as_bucket_view=True,
+    )
+
+
+def _sharded(model: RigFaceModel, config: TrainConfig, world: int, device: torch.device) -> nn.Module:
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+    mesh = init_device_mesh(device.type, (world,))
+    half = torch.bfloat16 if config.bf16 else torch.float32
+    policy = MixedPrecisionPolicy(param_dtype=half, reduce_dtype=torch.float32, cast_forward_inputs=config.bf16)
+    for unet in (model.identity, model.denoiser):
+        for group in (unet.down_blocks, [unet.mid_block], unet.up_blocks):
+            for block in group:
+                fully_shard(block, mesh=mesh, mp_policy=policy)
+    fully_shard(model, mesh=mesh, mp_policy=policy)
+    return model
+
+
+def synchronised(wrapped: nn.Module, last: bool) -> AbstractContextManager:
+    """Gradients travel between workers in the last pass of a step only."""
+    any_kind: Any = wrapped
+    if hasattr(any_kind, "set_requires_gradient_sync"):
+        any_kind.set_requires_gradient_sync(last)
+    elif not last and hasattr(any_kind, "no_sync"):
+        return any_kind.no_sync()
+    return nullcontext()

@@ -1,0 +1,119 @@
+"""Fine-tune RigFace, or make a small one from nothing: examples in, a model folder out.
+
+    OUT/rigface.json     the config, the commit, the data
+    OUT/model            the averaged weights as a checkpoint folder: what `edit`, `serve` and `evaluate` load
+    OUT/checkpoints      to go on from, without Ray; OUT/ray with it
+    OUT/log              a JSON line per logged step, grids of held-out edits; OUT/tensorboard; OUT/index.html
+
+Stopped or killed, run the same command again: it goes on with the next batch, and the curve goes on with it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+from pipelines import lock
+from pipelines.output import git_commit, versions
+from pipelines.storage import Store
+from pipelines.train_config import Networks, TrainConfig
+from rigface.errors import JobBroken, PlanError
+
+ABOUT = "rigface.json"
+FIXED = ("examples", "start", "autoencoder", "networks", "tune", "lora_rank", "batch", "lanes", "window", "seed")
+
+
+def train(config: TrainConfig, say: Callable[[str], None] = print) -> dict[str, float]:
+    """Train until `config.steps`; returns the last numbers.
+
+    Raises:
+        PlanError: settings that do not fit each other, the examples or what OUT holds.
+        MissingAsset, BadCheckpoint: what to start from is not there, or does not fit.
+        OutputBusy: another run writes to this output.
+        JobBroken: workers died more often than `failures` allows.
+    """
+    from pipelines import train_page
+
+    store = Store(config.out)
+    with lock.hold(store):
+        _about(store, config)
+        numbers = _alone(config, store) if config.workers == 0 else _on_ray(config, store)
+        train_page.write(store)
+    say(f"{store.uri}/model: " + ", ".join(f"{k} {v:.4g}" for k, v in sorted(numbers.items())))
+    return numbers
+
+
+def _about(store: Store, config: TrainConfig) -> None:
+    """rigface.json: written anew, after seeing that the run is the one this output began with."""
+    now = json.loads(json.dumps(asdict(config)))
+    try:
+        before = json.loads(store.read(ABOUT))
+    except FileNotFoundError:
+        before = {"config": now, "runs": []}
+    changed = [name for name in FIXED if before["config"].get(name) != now[name]]
+    if changed:
+        raise PlanError(
+            f"{store.uri} began with other {', '.join(changed)}: its checkpoints would not mean the same. Choose another OUT"
+        )
+    run = {"commit": git_commit(), "packages": versions(), "config": now}
+    store.publish(ABOUT, json.dumps({"config": now, "runs": [*before["runs"], run][-20:]}, indent=1).encode())
+
+
+def _alone(config: TrainConfig, store: Store) -> dict[str, float]:
+    from pipelines.session import Alone
+    from pipelines.train_loop import loop
+
+    session = Alone(store, config.keep)
+    try:
+        return loop(config, session)
+    finally:
+        session.wait()
+
+
+def work(raw: dict[str, Any]) -> None:
+    """The loop of one Ray Train worker; `raw` is a TrainConfig as a dict."""
+    from pipelines.session import OnRay
+    from pipelines.train_loop import loop
+
+    loop(config_of(raw), OnRay(raw["out"]))
+
+
+def config_of(raw: dict[str, Any]) -> TrainConfig:
+    """A config back from plain values."""
+    networks: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in raw["networks"].items()}
+    return TrainConfig(**{**raw, "networks": Networks(**networks)})
+
+
+def _on_ray(config: TrainConfig, store: Store) -> dict[str, float]:
+    from pipelines.cluster import connected
+    from pipelines.config import Extract, Pool
+
+    most = config.most_workers or config.workers
+    workers: Any = config.workers if most == config.workers else (config.workers, most)
+    cpus = config.workers * (config.cpus + 0.5) + 1  # the loop's readers, and the trainer itself
+    with connected(Extract(("train",), "", look=Pool(cpus=cpus), reconstruct=Pool(cpus=0), address=config.address)):
+        from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+        from ray.train.torch import TorchConfig, TorchTrainer
+
+        result = TorchTrainer(
+            work,
+            train_loop_config=json.loads(json.dumps(asdict(config))),
+            torch_config=TorchConfig(backend="nccl" if config.gpu else "gloo"),
+            scaling_config=ScalingConfig(
+                num_workers=workers,
+                use_gpu=config.gpu,
+                resources_per_worker={"CPU": config.cpus, **({"GPU": 1} if config.gpu else {})},
+            ),
+            run_config=RunConfig(
+                name="ray",
+                storage_path=store.root,
+                storage_filesystem=store.fs,
+                failure_config=FailureConfig(max_failures=config.failures),
+                checkpoint_config=CheckpointConfig(num_to_keep=config.keep),
+            ),
+        ).fit()
+    if result.error is not None:
+        raise JobBroken(f"training ended with {type(result.error).__name__}: {result.error}") from result.error
+    return {k: v for k, v in (result.metrics or {}).items() if isinstance(v, int | float)}

@@ -1,0 +1,155 @@
+"""What training can be told. A preset is a function that returns a whole config, one per machine.
+
+`rigface train one_gpu EXAMPLES OUT --steps 200` takes the preset `one_gpu` and changes one field. The string under a field
+is its help text. Where it runs (nodes, images, quotas) is not here: it is in infra/.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from tyro.conf import Suppress
+
+from rigface.errors import PlanError
+
+
+@dataclass(frozen=True)
+class Networks:
+    """The networks of a model that is made from nothing (`start=scratch`)."""
+
+    channels: tuple[int, ...] = (64, 128, 192)
+    """Of the UNets' levels, both networks alike."""
+    heads: tuple[int, ...] = (2, 4, 4)
+    """Of attention, level by level."""
+    layers: int = 1
+    groups: int = 32
+    text: tuple[int, int] = (2, 64)
+    """Tokens and channels of the text embedding that stands for silence; there is no text encoder."""
+    kind: Literal["bridge", "epsilon", "v_prediction", "sample"] = "bridge"
+    """The process; `bridge` walks from the preview to the picture."""
+    bridge_noise: float = 0.1
+    """Standard deviation of the noise on the preview's latents."""
+    sampler: str = "euler"
+    sampling_steps: int = 6
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Fine-tune both networks on examples, or make a model from nothing."""
+
+    examples: Suppress[str] = "EXAMPLES"
+    """Folder or s3:// prefix that `pair` or `encode` wrote."""
+    out: Suppress[str] = "OUT"
+    """Where checkpoints, logs and the model go; a rerun with the same folder goes on."""
+    start: str = "sd15:sd15"
+    """A checkpoint folder, `sd15:FOLDER` (Stable Diffusion 1.5), `tiny` (toys), or `scratch` (see networks)."""
+    autoencoder: str = ""
+    """For `scratch`: folder of the autoencoder, as `rigface autoencoder` made it."""
+    networks: Networks = field(default_factory=Networks)
+    tune: Literal["all", "attention", "lora"] = "all"
+    """What is trained: everything (the identity network's dead tail excepted), the attention layers, or a low-rank change."""
+    lora_rank: int = 16
+
+    steps: int = 70_000
+    batch: int = 4
+    """Examples per pass of one worker."""
+    lanes: int = 1
+    """Passes per step, shared by the workers: batch x lanes examples make a step, however many workers there are."""
+    learning_rate: float = 1e-5
+    warmup: int = 500
+    schedule: Literal["constant", "cosine"] = "constant"
+    weight_decay: float = 1e-2
+    clip: float = 1.0
+    """Largest norm of the gradient."""
+    min_snr: float = 5.0
+    """Gamma of min-SNR weighting; 0: none. A bridge needs none."""
+    dropout: float = 0.05
+    """How often each of identity, attributes, text, and all at once are withheld; guidance needs it."""
+    decay: float = 0.9999
+    """Of the average of weights that is validated and saved for use."""
+    seed: int = 0
+
+    workers: int = 1
+    """Ray Train workers; 0: this process alone, without Ray."""
+    most_workers: int = 0
+    """Elastic: as many as the cluster has, between `workers` and this; 0: exactly `workers`."""
+    gpu: bool = True
+    cpus: float = 1.0
+    """Ray CPUs per worker."""
+    threads: int = 0
+    """CPU threads per worker; 0: torch's own choice."""
+    sharding: Literal["ddp", "fsdp"] = "ddp"
+    """Every worker holds everything, or each holds a share (FSDP2)."""
+    bf16: bool = True
+    """Compute in bfloat16; weights, optimizer and loss stay float32."""
+    checkpointing: bool = False
+    """Compute activations twice instead of keeping them."""
+    compile: bool = False
+    ingest: Literal["ray", "thread"] = "ray"
+    """Who reads ahead: Ray Data, on any node, or a thread of the worker."""
+    window: int = 64
+    """Steps whose examples are shuffled among each other and read ahead at once."""
+    failures: int = 3
+    """Lost workers to survive."""
+    address: str = ""
+    """Ray cluster to join; empty: the one in RAY_ADDRESS, else one is started here."""
+
+    checkpoint_every: int = 1000
+    keep: int = 3
+    """Checkpoints kept."""
+    validate_every: int = 1000
+    validation_examples: int = 32
+    judge: bool = True
+    """Look at validation's outputs with the detector and the identity network, too."""
+    log_every: int = 10
+    stop_after_s: float = 0.0
+    """Write a checkpoint and stop after so long; 0: when all steps are done."""
+
+    def __post_init__(self) -> None:
+        least = {name: getattr(self, name) for name in ("steps", "batch", "lanes", "window", "checkpoint_every")}
+        if bad := [name for name, value in least.items() if value < 1]:
+            raise PlanError(f"{', '.join(bad)}: want at least 1")
+        if max(self.workers, self.most_workers) > self.lanes:
+            raise PlanError(
+                f"{max(self.workers, self.most_workers)} workers share {self.lanes} lanes: some would have nothing to do; "
+                "set lanes to a multiple of the workers"
+            )
+        if self.sharding == "fsdp" and not self.workers:
+            raise PlanError("sharding fsdp needs workers: set workers to 1 or more")
+
+
+def debug() -> TrainConfig:
+    """Twenty steps of toy networks in this process: what CI runs."""
+    return TrainConfig(
+        start="tiny", workers=0, gpu=False, bf16=False, batch=2, steps=20, learning_rate=1e-3, warmup=2, window=4,
+        checkpoint_every=20, validate_every=20, validation_examples=2, judge=False, log_every=1, ingest="thread",
+        decay=0.9, threads=1,
+    )  # fmt: skip
+
+
+def mini_cpu() -> TrainConfig:
+    """The small model on one or two CPU cores, in this process; stop and start it at will."""
+    return TrainConfig(
+        start="scratch", workers=0, gpu=False, batch=16, steps=4000, learning_rate=6e-4, warmup=100, schedule="cosine",
+        dropout=0.02, decay=0.995, weight_decay=1e-3, checkpoint_every=50, validate_every=250, validation_examples=24,
+        window=128, ingest="thread", threads=1, keep=2,
+    )  # fmt: skip
+
+
+def one_gpu() -> TrainConfig:
+    """One GPU of 80 GB, Stable Diffusion's size at 512 px from latents."""
+    return TrainConfig(batch=8, lanes=2, checkpointing=False, cpus=4)
+
+
+def eight_gpus() -> TrainConfig:
+    """One node of eight: the recipe of `one_gpu` eight times as wide, shared by FSDP2."""
+    return replace(one_gpu(), workers=8, lanes=16, sharding="fsdp", learning_rate=3e-5, cpus=8)
+
+
+def cluster() -> TrainConfig:
+    """Several nodes: 8 to 32 GPUs, as many as there are; the batch stays the same."""
+    return replace(eight_gpus(), most_workers=32, lanes=32, address="auto", failures=20)
+
+
+PRESETS = {preset.__name__: preset for preset in (debug, mini_cpu, one_gpu, eight_gpus, cluster)}

@@ -1,0 +1,268 @@
+"""The loop of one worker: batch, loss, step, average, and now and then a checkpoint and a look at held-out edits.
+
+Path: session, config, feed -> `loop` -> checkpoints, logs, OUT/model.
+
+Everything random in a step is a function of (seed, step, lane): the order of examples, timesteps, noise, omissions. So there
+is no generator to save, a resumed run repeats what the first would have done, and the number of workers changes nothing
+but rounding. The position is the step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import torch
+import torch.distributed.checkpoint as dcp
+from torch import Tensor
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_state_dict,
+    set_state_dict,
+)
+
+from pipelines import feed, start
+from pipelines.encode import parts_of, spec_of
+from pipelines.journal import Journal
+from pipelines.session import Session
+from pipelines.storage import Store
+from pipelines.train_config import TrainConfig
+from pipelines.validate import Validation
+from rigface.examples import PICTURES, ExampleSpec, examples_of, numbers_of
+from rigface.model import checkpoint as checkpoints
+from rigface.model import tune
+from rigface.model.checkpoint import Checkpoint
+from rigface.model.diffusion import Dropout, denoising_loss
+from rigface.model.ema import Average
+from rigface.model.latents import LatentConditions, LatentExample, encode_example
+
+MODEL = "model"
+
+
+class Trainee:
+    """A model in training, with all that a checkpoint holds.
+
+    Args:
+        spec: of the examples. session: rank and world decide how it is wrapped.
+    """
+
+    def __init__(self, config: TrainConfig, spec: ExampleSpec, session: Session, device: torch.device) -> None:
+        self.config, self.spec, self.session, self.device = config, spec, session, device
+        self.loaded: Checkpoint = start.load(config, spec)
+        self.inner = self.loaded.model
+        self.trained = tune.select(self.inner, config.tune, config.lora_rank)
+        if config.checkpointing:
+            self.inner.enable_gradient_checkpointing()
+        self.inner.train().to(device)
+        self.loaded.vae.to(device)  # type: ignore[arg-type]
+        self.wrapped = start.wrap(self.inner, config, session.world, device)
+        learning = [p for p in self.inner.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(
+            learning, lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.99)
+        )
+        self.average = Average(self.inner, config.decay)
+        self.step = 0
+        if config.compile:
+            self.inner.denoiser.compile()
+            self.inner.identity.compile()
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds, as sharded as the model is."""
+        model, optimizer = get_state_dict(self.inner, self.optimizer)
+        return {"model": model, "optimizer": optimizer, "average": self.average.state(), "step": self.step}
+
+    def save(self, folder: Path) -> None:
+        """Fill a folder; every worker writes its share."""
+        dcp.save(self.state(), checkpoint_id=folder, no_dist=self.session.world == 1)
+
+    def load(self, folder: Path) -> None:
+        """The inverse of `save`, whatever the number of workers and the sharding were then."""
+        if not self.optimizer.state:
+            _make_room(self.optimizer)
+        state = self.state()
+        dcp.load(state, checkpoint_id=folder, no_dist=self.session.world == 1)
+        set_state_dict(self.inner, self.optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
+        self.average.load(state["average"])
+        self.step = int(state["step"])
+
+    def averaged(self) -> dict[str, Tensor]:
+        """The whole averaged model on the first worker's CPU, under stock names. Every worker calls it."""
+        with self.average.swapped():
+            whole: Any = get_model_state_dict(
+                self.inner, options=StateDictOptions(full_state_dict=True, cpu_offload=True)
+            )
+        return tune.merged(whole)
+
+    def autocast(self) -> AbstractContextManager:
+        """bfloat16, where the config wants it and FSDP does not see to it."""
+        wanted = self.config.bf16 and self.config.sharding != "fsdp"
+        return torch.autocast(self.device.type, torch.bfloat16) if wanted else contextlib.nullcontext()
+
+
+def _make_room(optimizer: torch.optim.Optimizer) -> None:
+    """Give a fresh optimizer its state, so that a checkpoint has somewhere to go; a step of size zero."""
+    rates = [group["lr"] for group in optimizer.param_groups]
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+        for parameter in group["params"]:
+            parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    for group, rate in zip(optimizer.param_groups, rates):
+        group["lr"] = rate
+
+
+def loop(config: TrainConfig, session: Session) -> dict[str, float]:
+    """Train until `config.steps`; returns the last numbers.
+
+    Raises:
+        PlanError, MissingAsset, BadCheckpoint: something to start from is missing or does not fit.
+    """
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    torch.manual_seed(config.seed)
+    device = torch.device("cuda" if config.gpu else "cpu")
+    store, source = Store(config.out), Store(config.examples)
+    parts = parts_of(source)
+    trainee = Trainee(config, spec_of(source, parts), session, device)
+    with session.latest() as folder:
+        if folder is not None:
+            trainee.load(folder)
+    journal = Journal(store, session.rank == 0, trainee.step)
+    lanes = list(range(session.rank, config.lanes, session.world))
+    passes = math.ceil(config.lanes / session.world)
+    batches = Batches(config, source, parts, trainee, lanes)
+    validation = Validation(config, source, session)
+    began, numbers = time.monotonic(), {"step": float(trainee.step)}
+    if trainee.step == 0 and trainee.step < config.steps:
+        numbers |= validation.look(trainee, journal)
+    for step, examples, wait in batches:
+        clock = time.perf_counter()
+        loss = _step(trainee, examples, lanes, passes, step)
+        took = time.perf_counter() - clock
+        numbers |= {"step": step, "loss": loss, "wait_s": wait, "step_s": took, "wait_share": wait / (wait + took)}
+        stop = step >= config.steps or bool(config.stop_after_s and time.monotonic() - began > config.stop_after_s)
+        journal.add({**numbers, "rate": trainee.optimizer.param_groups[0]["lr"]}, step, config.log_every)
+        if step % config.validate_every == 0 or step == config.steps:
+            numbers |= validation.look(trainee, journal)
+        if step % config.checkpoint_every == 0 or stop:
+            journal.flush()
+            session.keep(step, numbers, trainee.save, last=stop)
+        if step % config.validate_every == 0 or stop:
+            export(trainee, store)
+        if stop:
+            break
+    journal.close()
+    return {name: value for name, value in numbers.items() if isinstance(value, int | float)}
+
+
+def _step(trainee: Trainee, examples: list[LatentExample], lanes: list[int], passes: int, step: int) -> float:
+    """One step of the optimizer; the loss over all workers' lanes."""
+    config, total = trainee.config, torch.zeros((), device=trainee.device)
+    rate = learning_rate(config, step)
+    for group in trainee.optimizer.param_groups:
+        group["lr"] = rate
+    dropout = Dropout(*[config.dropout] * 4)
+    process = trainee.loaded.config.process
+    for k in range(passes):
+        lane = lanes[min(k, len(lanes) - 1)]
+        weight = 1.0 if k < len(lanes) else 0.0  # an idle pass keeps the collectives in step
+        generator = torch.Generator().manual_seed((config.seed * 1_000_003 + step) * 4099 + lane)
+        with start.synchronised(trainee.wrapped, k == passes - 1), trainee.autocast():
+            loss = denoising_loss(
+                trainee.wrapped,
+                examples[min(k, len(examples) - 1)],
+                process,
+                dropout=dropout,
+                min_snr=config.min_snr,
+                generator=generator,
+            )
+            share = loss * (weight / config.lanes)
+            (share * trainee.session.world).backward()  # DDP and FSDP average over workers
+        total += share.detach()
+    torch.nn.utils.clip_grad_norm_([p for p in trainee.inner.parameters() if p.requires_grad], config.clip)
+    trainee.optimizer.step()
+    trainee.optimizer.zero_grad(set_to_none=True)
+    trainee.average.update()
+    trainee.step = step
+    if trainee.session.world > 1:
+        torch.distributed.all_reduce(total)
+    return total.item()
+
+
+def learning_rate(config: TrainConfig, step: int) -> float:
+    """The rate of a step (from 1): linear warm-up, then constant, or a cosine to a hundredth."""
+    warm = min(1.0, step / max(config.warmup, 1))
+    if config.schedule == "constant":
+        return config.learning_rate * warm
+    progress = min(1.0, max(0.0, step - config.warmup) / max(1, config.steps - config.warmup))
+    return config.learning_rate * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+class Batches:
+    """Steps' examples as latents on the device, and how long each was waited for."""
+
+    def __init__(
+        self, config: TrainConfig, source: Store, parts: list[str], trainee: Trainee, lanes: list[int]
+    ) -> None:
+        rows = feed.usable_rows(source, parts, "train")
+        self._order = feed.Order(rows, config.batch, config.lanes, config.window, config.seed)
+        self._latent = feed.latents_of(source, parts[0])
+        start.check(trainee.loaded, trainee.spec, self._latent)
+        names = [f"{name}_latents" if self._latent else name for name in PICTURES]
+        columns = ["expression_code", *names]
+        windows = self._order.windows(lanes, trainee.step)
+        if config.ingest == "ray" and config.workers:
+            from pipelines.ingest import over_ray
+
+            self._windows = over_ray(windows, source, parts, columns)
+        else:
+            self._windows = feed.read_ahead(windows, feed.Reader(source, parts, columns))
+        self._trainee, self._lanes = trainee, len(lanes)
+
+    def __iter__(self) -> Iterator[tuple[int, list[LatentExample], float]]:
+        size = self._order.batch
+        clock = time.perf_counter()
+        for window, table in self._windows:
+            for k in range(window.steps):
+                first = k * self._lanes * size
+                examples = [self._example(table.slice(first + lane * size, size)) for lane in range(self._lanes)]
+                yield window.first + k + 1, examples, time.perf_counter() - clock
+                clock = time.perf_counter()
+
+    def _example(self, table: pa.Table) -> LatentExample:
+        device = self._trainee.device
+        if self._latent is None:
+            with torch.inference_mode():
+                made = encode_example(self._trainee.loaded.vae, examples_of(table))
+            return made.map(lambda t: t.half().float().clone())  # as if they had been stored
+        shape = (self._latent.channels, self._latent.height, self._latent.width)
+        names = (f"{name}_latents" for name in PICTURES)
+        reference, background, render, target = (
+            torch.from_numpy(numbers_of(table, n)).reshape(-1, *shape).to(device) for n in names
+        )
+        code = torch.from_numpy(numbers_of(table, "expression_code")).to(device)
+        return LatentExample(LatentConditions(background, render, code, reference=reference), target)
+
+
+def export(trainee: Trainee, store: Store) -> None:
+    """Write the averaged model as a checkpoint folder people can use. Every worker calls it; the first writes."""
+    import tempfile
+
+    weights = trainee.averaged()
+    if trainee.session.rank:
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        low_rank = trainee.config.tune == "lora"  # the layers themselves were replaced
+        plain = start.load(trainee.config, trainee.spec) if low_rank else trainee.loaded
+        checkpoints.save(folder, plain, weights=weights, dtype=torch.float16)
+        files = sorted(p for p in Path(folder).rglob("*") if p.is_file())
+        for file in sorted(files, key=lambda p: p.name == "config.json" and p.parent == Path(folder)):
+            store.publish(f"{MODEL}/{file.relative_to(folder)}", file.read_bytes())
