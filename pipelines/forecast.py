@@ -70,8 +70,8 @@ class Forecast:
                 f"sample: {len(self.frames):,} inputs looked into, {len(self.cost):,} units with {ran[0]:,.0f} frames run "
                 f"here in {_span(self.wall_s)}",
                 f"on {cpus:,} CPUs: {_about(seconds / cpus, _span)}",
-                f"cost: {_about(seconds / 3600 * price, lambda v: f'{v:,.2f}')} {currency} at {price:g} per CPU hour "
-                f"({_about(seconds / 3600, lambda v: f'{v:,.1f}')} CPU hours)",
+                f"cost: {_about(seconds / 3600 * price, _money)} {currency} at {price:g} per CPU hour "
+                f"({_about(seconds / 3600, _money)} CPU hours)",
                 f"written: {_about(size, _bytes)} with {_about(faces, _count)} faces",
                 "in brackets: 90 % of resamples of the sample. Starting nodes and a slow network are not counted.",
             ]
@@ -119,6 +119,10 @@ def _about(values: np.ndarray, say: Callable[[float], str]) -> str:
     return middle if low == high else f"{middle} ({low} to {high})"
 
 
+def _money(value: float) -> str:
+    return f"{value:,.2f}" if value >= 0.1 else f"{value:.2g}"
+
+
 def _count(value: float) -> str:
     return f"{value / 1e6:,.1f} million" if value >= 1e6 else f"{value:,.0f}"
 
@@ -134,4 +138,4 @@ def _span(seconds: float) -> str:
     for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
         if seconds >= 2 * size:
             return f"{seconds / size:,.1f} {unit}"
-    return f"{seconds:,.0f} seconds"
+    return f"{seconds:,.0f} seconds" if seconds >= 1 else "under a second"

@@ -13,7 +13,7 @@ from pipelines import cluster, flow, lock
 from pipelines.config import Pool, debug
 from pipelines.extract import extract
 from pipelines.output import Output
-from pipelines.stages import Finish
+from pipelines.stages import Finish, error_path
 from pipelines.storage import Store
 from rigface import fake, schema
 from rigface.errors import MissingAsset, OutputBusy, PlanError
@@ -160,6 +160,36 @@ def faces_of_parquet(out):
     """As `faces_of`, beside foreign files."""
     (out / "faces" / "note.txt").unlink()
     return faces_of(out)
+
+
+@pytest.mark.slow
+def test_errors_stay_until_they_are_asked_for_again(finished, zoo, silent, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(finished, out)
+    output = Output(Store(str(out)))
+    uri = str(zoo / "short.mp4")
+    part = next(
+        p for p in output.store.paths("faces", ".parquet") if output.store.table(p)["uri"].to_pylist()[:1] == [uri]
+    )
+    unit = part.rsplit("/", 1)[-1].removesuffix(".parquet")
+    failed = {
+        **output.record(unit),
+        "status": "error",
+        "stage": "decode",
+        "reason": "no such file",
+        "frames": 0,
+        "faces": 0,
+    }
+    output.store.delete(part)  # as a run would have left it that could not read this file
+    output.store.publish(error_path(unit), json.dumps(failed).encode())
+    output.remove_inputs([uri])
+
+    config = debug((str(zoo),), str(out))
+    assert extract(config, silent).done["units"] == 0
+    assert by_name(out)["short.mp4"]["reason"] == "no such file"
+    assert extract(replace(config, retry_errors=True), silent).done["units"] == 1
+    assert inputs_of(out).equals(inputs_of(finished))
+    assert faces_of(out).drop_columns("identity").equals(faces_of(finished).drop_columns("identity"))
 
 
 def test_other_settings_are_refused_by_name(finished, zoo, silent):
