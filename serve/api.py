@@ -151,6 +151,21 @@ class EditResult(BaseModel):
     seconds: dict[str, float]
 
 
+class Verified(BaseModel):
+    """Whether this service made a picture."""
+
+    made_here: bool = Field(description="a manifest signed by this service, or its watermark")
+    manifest: Literal["trusted", "foreign", "invalid", "none"] = Field(
+        description="signed here; signed by another and intact; broken; absent"
+    )
+    record: dict[str, Any] | None = Field(None, description="what a trusted manifest says was done")
+    watermark: bool
+    mark: str | None = Field(
+        None, description="the watermark's 32 bits, hex: the `mark` of the record and the audit log"
+    )
+    score: float = Field(description="of the watermark; about 32 by chance, found from 125")
+
+
 class ModelInfo(BaseModel):
     """A model that can be asked for."""
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable
 from contextlib import aclosing
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -32,7 +33,8 @@ class Args(BaseModel):
     """What an operator may set; Ray Serve checks the YAML against it.
 
     `models`: checkpoints by name; the first is the default. `model`: one, without a name. None at all: the preview.
-    `keys`: file of API keys; empty is open. `fetch`: beginnings of addresses that pictures may come from.
+    `keys`: file of API keys; empty is open. `seal`: folder of the signing key; empty is the user's own. `audit`: file that each
+    edit adds a line to. `fetch`: beginnings of addresses that pictures may come from.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -43,11 +45,17 @@ class Args(BaseModel):
     eye_device: str = "cpu"
     keys: str = ""
     fetch: list[str] = []
+    seal: str = ""
+    audit: str = ""
     edit_s: float = 120.0
     body_mb: int = 32
     most_rows: int = 16
     most_loaded: int = 2
     cache_mb: int = 384
+
+    def seal_folder(self) -> Path:
+        """Where the signing key is; all replicas must see the same."""
+        return Path(self.seal) if self.seal else Path.home() / ".local" / "share" / "rigface" / "seal"
 
     def places(self) -> dict[str, str]:
         """Name -> checkpoint."""
@@ -67,12 +75,13 @@ class EyeDeployment:
 
     def __init__(self, args: Args) -> None:
         from serve.eye import Eye
+        from serve.provenance import Sealer
 
-        self._eye = Eye.load(args.eye_device, cache_mb=args.cache_mb)
+        self._eye = Eye.load(args.eye_device, cache_mb=args.cache_mb, seal=Sealer(args.seal_folder()))
 
     async def call(self, name: str, *args: Any) -> Any:
         """One of the eye's coroutines."""
-        if name not in ("ready", "reconstruct", "mesh", "preview", "edit_without_model", "compose", "finish"):
+        if name not in ("ready", "reconstruct", "mesh", "preview", "edit_without_model", "compose", "finish", "verify"):
             raise ValueError(f"an eye does not {name}")
         return await _said(getattr(self._eye, name)(*args))
 
@@ -181,11 +190,19 @@ class Door:
     """`serve.door` in front of the two."""
 
     def __init__(self, args: Args, eye: DeploymentHandle, painter: DeploymentHandle) -> None:
+        from serve.audit import Audit
         from serve.door import House
         from serve.keys import KeyRing
 
         limits = Limits(body_bytes=args.body_mb * 2**20, edit_s=args.edit_s)
-        self._house = House(FarEye(eye), FarPainter(painter), KeyRing(args.keys), limits, tuple(args.fetch))
+        self._house = House(
+            FarEye(eye),
+            FarPainter(painter),
+            KeyRing(args.keys),
+            limits,
+            tuple(args.fetch),
+            Audit(args.audit) if args.audit else None,
+        )
 
     def __serve_build_asgi_app__(self) -> Any:
         """What Ray Serve serves."""

@@ -7,6 +7,7 @@ the deployments of `app.py`, or an `Eye` and a `Studio` of the same process in t
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import mimetypes
 import time
@@ -30,6 +31,7 @@ from serve.api import (
     PreviewRequest,
     ProblemDocument,
     Reconstruction,
+    Verified,
     Wish,
 )
 from serve.edits import Editing, sse, wanted_type
@@ -39,6 +41,7 @@ from serve.keys import Key, KeyRing
 from serve.limits import Bucket, Limits, Turnstile
 from serve.naming import Recent
 from serve.problems import Trouble, problem_of
+from serve.repeats import Repeats
 
 WEB = Path(__file__).parent / "web"
 Made = TypeVar("Made")
@@ -93,6 +96,7 @@ class _Door:
         self.bucket, self.turnstile = Bucket(), Turnstile()
         self.pantry = Pantry(Recent(house.limits.store_mb * 2**20, len), house.allowed)
         self.editing = Editing(house, numbers)
+        self.repeats = Repeats()
 
     def routes(self, api: FastAPI) -> None:
         both = {"requestBody": _body(PreviewRequest)}
@@ -103,6 +107,7 @@ class _Door:
             200: {"content": {"image/png": {}, "image/jpeg": {}, "image/webp": {}, "text/event-stream": {}}},
             406: PROBLEMS[404],
         })(self.edit)  # fmt: skip
+        api.post("/v1/verify", response_model=Verified, openapi_extra=both)(self.verify)
         api.get("/v1/models", response_model=Models)(self.models)
         api.get("/healthz", include_in_schema=False)(self.healthz)
         api.get("/readyz", include_in_schema=False)(self.readyz)
@@ -162,7 +167,13 @@ class _Door:
             if kind == "text/event-stream":
                 stream = self._stream(plan, key)
                 return StreamingResponse(stream, media_type=kind, headers={"Cache-Control": "no-store"})
-            done = await within(request, self.editing.whole(plan), limits.edit_s)
+            once = request.headers.get("idempotency-key", "")
+            if once:
+                what = hashlib.sha256(repr((asked, wish.picture, sorted(wish.traits.items()), kind)).encode()).digest()
+                work = self.repeats.once((key.name, once), what, lambda: self.editing.whole(plan))
+            else:
+                work = self.editing.whole(plan)
+            done = await within(request, work, limits.edit_s)
         if kind == "application/json":
             return Response(done.result().model_dump_json(), media_type=kind, headers={"Cache-Control": "no-store"})
         return Response(done.data, media_type=done.media_type, headers=done.headers())
@@ -181,6 +192,13 @@ class _Door:
     async def ask(self, wish: Wish, method: Callable[[Wish], Awaitable[Made]]) -> Made:
         """Ask an eye by hash first; where it has forgotten the picture, with the bytes."""
         return await self.editing.ask(wish, method)
+
+    async def verify(self, request: Request) -> Verified:
+        """Did this service make this picture? Reads the manifest of the file and the watermark of the pixels."""
+        async with self.caller(request, "verify") as key:
+            _, wish = await read(request, PreviewRequest, self.pantry, key.name, self.house.limits.body_bytes)
+            data = wish.pictures[wish.picture]
+            return await within(request, self.house.eye.verify(data), self.house.limits.preview_s)
 
     async def models(self, request: Request) -> Models:
         """The models that an edit may ask for."""

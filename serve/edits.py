@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import secrets
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
@@ -86,7 +87,8 @@ class Editing:
     def plan(self, asked: EditRequest, wish: Wish, kind: str, key: Key, request_id: str) -> Plan:
         """What will be done, once it is known how the caller wants it."""
         form = {media: name for name, media in MEDIA.items()}.get(kind) or asked.format or "png"
-        return Plan(asked, wish, Wrap(form, {"seed": asked.seed}), key, request_id)  # type: ignore[arg-type]
+        record = {"seed": asked.seed, "mark": secrets.token_hex(4), "request": request_id}
+        return Plan(asked, wish, Wrap(form, record), key, request_id)  # type: ignore[arg-type]
 
     async def ask(self, wish: Wish, method: Callable[[Wish], Awaitable[Made]]) -> Made:
         """By hash first; where the eye has forgotten a picture, with all bytes."""
@@ -147,7 +149,7 @@ class Editing:
         done.seconds["total"] = time.monotonic() - began
         self._numbers.faces.labels(model).inc(len(done.asked))
         if self._house.audit is not None:
-            self._house.audit(_entry(done))
+            await asyncio.to_thread(self._house.audit, _entry(done))
         yield done
 
     async def _paint(self, model: str, conditions: list[Any], plan: Plan, previews: int) -> AsyncGenerator[Any, None]:
@@ -207,6 +209,7 @@ def _entry(done: Done) -> dict[str, Any]:
     return {
         "key": plan.key.name, "request_id": plan.request_id, "in": plan.wish.picture, "out": picture_id(done.data),
         "from": plan.wish.traits, "edit": plan.wish.edit.to_dict(), "model": done.model, "seed": plan.asked.seed,
+        "mark": plan.wrap.record["mark"],
     }  # fmt: skip
 
 

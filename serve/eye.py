@@ -27,11 +27,11 @@ from rigface.face.mix import exposure
 from rigface.face.see import See, choose
 from rigface.image import decode, encode_jpeg
 from rigface.types import Conditions, Face, FaceParams
-from serve.api import Canvas, Reconstruction, SeenFace, Wish, Wrap
+from serve.api import Canvas, Reconstruction, SeenFace, Verified, Wish, Wrap
 from serve.limits import MAX_PIXELS
 from serve.naming import Recent
 from serve.problems import Trouble
-from serve.seal import Seal, plain
+from serve.seal import Plain, Seal
 
 PREVIEW_QUALITY = 82
 AGREES = 0.08  # residual, in outer-eye distances, at which confidence is 1/e
@@ -75,8 +75,8 @@ class Finished:
 class Eye:
     """One pair of eyes. Methods are coroutines that work in threads; the detector takes one picture at a time."""
 
-    def __init__(self, see: See, *, cache_mb: int = 384, seal: Seal = plain) -> None:
-        self.see, self._seal = see, seal
+    def __init__(self, see: See, *, cache_mb: int = 384, seal: Seal | None = None) -> None:
+        self.see, self._seal = see, seal or Plain()
         self._seen = Recent(cache_mb * 2**20, lambda seen: seen.size)
         self._small = Recent(cache_mb * 2**18, lambda seen: seen.size)
         self._one = threading.Lock()
@@ -127,6 +127,10 @@ class Eye:
     async def compose(self, wish: Wish, canvas: Canvas) -> Composed:
         """What the model sees, per face."""
         return await asyncio.to_thread(self._compose, wish, canvas)
+
+    async def verify(self, data: bytes) -> Verified:
+        """Whether this service made the picture in these bytes."""
+        return await asyncio.to_thread(self._seal.verify, data)
 
     async def finish(self, wish: Wish, canvas: Canvas, crops: list[np.ndarray], wrap: Wrap) -> Finished:
         """Painted crops back into the picture; the numbers measured on it."""

@@ -1,27 +1,41 @@
 """A finished picture -> the bytes that leave the house.
 
-Path: edited image, the wish, `Wrap` -> `Seal` -> PNG, JPEG or WebP. `plain` only encodes.
+Path: edited image, the wish, `Wrap` -> `Seal` -> PNG, JPEG or WebP. `Plain` only encodes; `provenance.py` has the real one.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
 
 from rigface.image import encode_jpeg, encode_png
-from serve.api import Wish, Wrap
+from serve.api import Verified, Wish, Wrap
 
 QUALITY = 94
 
-Seal = Callable[[np.ndarray, Wish, Wrap], bytes]
-"""(H, W, 3) uint8, what was wished, how to wrap it -> an encoded picture."""
+
+class Seal(Protocol):
+    """Encodes what was made, and knows it again."""
+
+    def __call__(self, image: np.ndarray, wish: Wish, wrap: Wrap) -> bytes:
+        """(H, W, 3) uint8 as an encoded picture."""
+
+    def verify(self, data: bytes) -> Verified:
+        """Whether these bytes are such a picture."""
 
 
-def plain(image: np.ndarray, wish: Wish, wrap: Wrap) -> bytes:
+class Plain:
     """Encoded, and nothing else."""
-    return encode(image, wrap.format)
+
+    def __call__(self, image: np.ndarray, wish: Wish, wrap: Wrap) -> bytes:
+        """As `encode`."""
+        return encode(image, wrap.format)
+
+    def verify(self, data: bytes) -> Verified:
+        """Nothing is known."""
+        return Verified(made_here=False, manifest="none", record=None, watermark=False, mark=None, score=0.0)
 
 
 def encode(image: np.ndarray, kind: str) -> bytes:

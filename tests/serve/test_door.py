@@ -193,3 +193,28 @@ def test_the_openapi_document_describes_the_edit(client):
     edit = content["application/json"]["schema"]["properties"]["edit"]
     assert edit["properties"]["yaw_deg"]["anyOf"][0] == {"type": "number", "minimum": -90, "maximum": 90}
     assert edit["additionalProperties"] is False
+
+
+def test_the_same_request_twice_is_done_once(client, house, png):
+    done = []
+    house.audit = done.append
+
+    def again(seed):
+        body = json.dumps({"edit": {"yaw_deg": 4}, "seed": seed})
+        files = {"picture": ("a.png", png), "request": (None, body)}
+        return client.post("/v1/edits", files=files, headers={"Accept": "image/png", "Idempotency-Key": "order-1"})
+
+    first, second = again(1), again(1)
+    assert first.status_code == second.status_code == 200
+    assert first.content == second.content
+    assert len(done) == 1
+    problem(again(2), 409, "conflict")
+
+
+def test_a_door_that_is_closing_takes_nothing_new(client):
+    front = client.app.middleware_stack
+    while front is not None and type(front).__name__ != "Front":
+        front = getattr(front, "app", None)
+    front.draining = True
+    problem(client.get("/v1/models"), 503, "draining")
+    assert client.get("/healthz").status_code == 200
