@@ -1,0 +1,168 @@
+"""The service as Python functions, over httpx alone: no torch, no Ray, no pictures but bytes.
+
+    with Client("http://127.0.0.1:8000", key="rf_...") as faces:
+        seen = faces.reconstruct(open("her.jpg", "rb").read())
+        made = faces.edit(seen["picture"], {"yaw_deg": 15, "expression": {"smile": 0.6}})
+        open("out.png", "wb").write(made.image)
+
+Retries where it is safe: what was refused for its rate or for want of room, and connections that broke. An edit carries an
+Idempotency-Key, so that one which is sent twice is done once.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import random
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import httpx
+
+AGAIN = (429, 502, 503)
+Picture = bytes | str
+"""The bytes of a picture, or the name ("sha256:...") of one that was sent before."""
+
+
+class Refused(Exception):
+    """The service said no; `slug` is the last part of the problem's type, `document` all of it."""
+
+    def __init__(self, document: Mapping[str, Any]) -> None:
+        super().__init__(document.get("detail") or document.get("title") or "refused")
+        self.document = dict(document)
+        self.slug = str(document.get("type", "")).rpartition(":")[2]
+        self.status = document.get("status")
+
+
+@dataclass(frozen=True)
+class Made:
+    """An edited picture: its bytes, and one row of numbers per face."""
+
+    image: bytes
+    media_type: str
+    asked: list[dict[str, float]]
+    achieved: list[dict[str, float] | None]
+    model: str
+    seed: int
+
+
+class Client:
+    """A connection to one service; close it, or use it in a `with`."""
+
+    def __init__(
+        self,
+        url: str,
+        key: str = "",
+        *,
+        timeout_s: float = 150.0,
+        tries: int = 4,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout_s, transport=transport)
+        self._tries = tries
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the connections."""
+        self._http.close()
+
+    def models(self) -> list[dict[str, Any]]:
+        """What an edit may ask for."""
+        return self._ask("GET", "/v1/models").json()["models"]
+
+    def reconstruct(self, picture: Picture) -> dict[str, Any]:
+        """Faces from left to right, and the name of the picture for later calls."""
+        return self._send("/v1/reconstruct", picture, {}).json()
+
+    def preview(self, picture: Picture, edit: Mapping[str, Any], **options: Any) -> bytes:
+        """A JPEG of the edit without a model. Options: the other fields of the request, such as `face`, `max_side`."""
+        return self._send("/v1/preview", picture, {"edit": edit, **options}).content
+
+    def edit(self, picture: Picture, edit: Mapping[str, Any], **options: Any) -> Made:
+        """An edit. Options: `target` and `targets` (pictures), `model`, `seed`, `steps`, `format` and so on.
+
+        Raises:
+            Refused: the service said no.
+        """
+        headers = {"Accept": "application/json", "Idempotency-Key": uuid.uuid4().hex}
+        return _made(self._send("/v1/edits", picture, {"edit": edit, **options}, headers).json())
+
+    def stream(self, picture: Picture, edit: Mapping[str, Any], **options: Any) -> Iterator[dict[str, Any] | Made]:
+        """The same with its progress: dicts with `step` and `steps`, and at last what was made. Not retried."""
+        body = {"picture": _ref(picture), "edit": edit, **_refs(options)}
+        with self._http.stream("POST", "/v1/edits", json=body, headers={"Accept": "text/event-stream"}) as answer:
+            if answer.status_code != 200:
+                answer.read()
+                raise _refused(answer)
+            name = ""
+            for line in answer.iter_lines():
+                if line.startswith("event: "):
+                    name = line.removeprefix("event: ")
+                elif line.startswith("data: "):
+                    data = json.loads(line.removeprefix("data: "))
+                    if name == "error":
+                        raise Refused(data)
+                    yield _made(data) if name == "result" else data
+
+    def verify(self, picture: bytes) -> dict[str, Any]:
+        """Whether the service made this picture."""
+        return self._send("/v1/verify", picture, {}).json()
+
+    def _send(
+        self, path: str, picture: Picture, rest: Mapping[str, Any], headers: Mapping[str, str] | None = None
+    ) -> httpx.Response:
+        return self._ask("POST", path, json={"picture": _ref(picture), **_refs(rest)}, headers=headers)
+
+    def _ask(self, method: str, path: str, **options: Any) -> httpx.Response:
+        for left in range(self._tries - 1, -1, -1):
+            try:
+                answer = self._http.request(method, path, **options)
+            except (httpx.ConnectError, httpx.RemoteProtocolError, httpx.ReadError):
+                if not left:
+                    raise
+                wait = 0.5
+            else:
+                if answer.is_success:
+                    return answer
+                if answer.status_code not in AGAIN or not left:
+                    raise _refused(answer)
+                wait = float(answer.headers.get("retry-after", 1))
+            time.sleep(min(wait, 30.0) * random.uniform(0.8, 1.3))
+        raise AssertionError("unreachable")
+
+
+def _ref(picture: Picture) -> dict[str, str]:
+    if isinstance(picture, str):
+        return {"id": picture}
+    return {"base64": base64.b64encode(picture).decode()}
+
+
+def _refs(options: Mapping[str, Any]) -> dict[str, Any]:
+    out = dict(options)
+    if "target" in out:
+        out["target"] = _ref(out["target"])
+    if "targets" in out:
+        out["targets"] = {trait: _ref(picture) for trait, picture in out["targets"].items()}
+    return out
+
+
+def _made(content: Mapping[str, Any]) -> Made:
+    names = ("media_type", "asked", "achieved", "model", "seed")
+    return Made(base64.b64decode(content["image"]), **{name: content[name] for name in names})
+
+
+def _refused(answer: httpx.Response) -> Refused:
+    try:
+        return Refused(answer.json())
+    except ValueError:
+        return Refused({"title": f"the service answered {answer.status_code}", "status": answer.status_code})
