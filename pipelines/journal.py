@@ -51,7 +51,7 @@ class Journal:
         """A line, if this is a step that is logged."""
         if not self._writes or (step % every and step != 1):
             return
-        line = {name: _short(value) for name, value in {**numbers, "step": step, "time": time.time()}.items()}
+        line = {**{name: _short(value) for name, value in numbers.items()}, "step": step, "time": round(time.time(), 1)}
         self._open.setdefault(_first(step), []).append(line)
         for name, value in line.items():
             if isinstance(value, int | float) and name not in ("step", "time"):

@@ -27,18 +27,17 @@ from tyro.conf import Suppress, arg
 from pipelines import lock, pairs
 from pipelines.output import git_commit, versions
 from pipelines.pool import Unit, Workers, over
+from pipelines.read_frames import GATES, read_frames
 from pipelines.split import HELD_OUT, split_of
 from pipelines.storage import Store, sharded
 from rigface import schema
 from rigface.errors import PlanError
 from rigface.examples import ExampleSpec
-from rigface.face.rotation import to_matrix
 from rigface.types import HeadSpec
 
 PLAN = "pairs.parquet"
 ABOUT = "rigface.json"
 REPORT = "report.json"
-GATES = ("confidence", "sharpness", "face_size_px")
 LIGHTS_KEPT = 512  # lights of other photographs, for inventing
 
 
@@ -171,7 +170,9 @@ def _plan(
         return table.to_pylist(), json.loads(table.schema.metadata[b"rigface.report"])
     except FileNotFoundError:
         pass
-    rows, parts = read_frames(source, config.settings)
+    wanted = config.settings
+    gates = (wanted.least_confidence, wanted.least_sharpness, wanted.least_face_px)
+    rows, parts = read_frames(source, dict(zip(GATES, gates)))
     say(f"{len(rows):,} faces of {len(set(rows.identity)):,} people, {int(rows.good.sum()):,} pass the gates")
     plan, report = plan_pairs(rows, parts, config.settings)
     if not plan:
@@ -184,61 +185,6 @@ def _plan(
     pq.write_table(table, sink, compression="zstd")
     store.publish(PLAN, sink.getvalue())
     return plan, report
-
-
-def read_frames(source: Store, settings: PairSettings) -> tuple[pairs.Frames, np.ndarray]:
-    """The light columns of a dataset, and (N, 2) the part and row of each face: part as a path, row as a number."""
-    columns = ["uri", "frame_index", "track", "identity", "status", *GATES]
-    columns += ["head_rotation", "expression", "light", "frame_to_crop", "identity_vector"]
-    tables, places = [], []
-    for path in sorted(p for p in source.paths("faces", ".parquet") if not p.endswith("/schema.parquet")):
-        table = source.table(path, columns)
-        tables.append(table)
-        places += [(path, i) for i in range(len(table))]
-    whole = pa.concat_tables(tables).combine_chunks() if tables else None
-    if whole is None or not len(whole):
-        raise PlanError(f"{source.uri}: no faces/ here; make some with `rigface extract`")
-    text = {name: np.array([v or "" for v in whole[name].to_pylist()]) for name in ("uri", "identity", "status")}
-    gates = (settings.least_confidence, settings.least_sharpness, settings.least_face_px)
-    good = text["status"] == "ok"
-    for name, least in zip(GATES, gates):
-        good &= np.nan_to_num(whole[name].to_numpy(zero_copy_only=False).astype(np.float64), nan=-1) >= least
-    track = whole["track"].to_numpy()
-    nobody = text["identity"] == ""
-    text["identity"][nobody] = [f"{u}#{t}" for u, t in zip(text["uri"][nobody], track[nobody])]
-    frames = pairs.Frames(
-        identity=text["identity"],
-        uri=text["uri"],
-        track=track,
-        index=whole["frame_index"].to_numpy(),
-        rotation=to_matrix(np.nan_to_num(_wide(whole, "head_rotation"))),
-        expression=_wide(whole, "expression"),
-        light=_wide(whole, "light").reshape(len(whole), 9, 3),
-        zoom=_wide(whole, "frame_to_crop")[:, 0],
-        good=good,
-        vectors=_track_vectors(_wide(whole, "identity_vector"), text["uri"], track),
-    )
-    return frames, np.array(places, dtype=object)
-
-
-def _wide(table: pa.Table, name: str) -> np.ndarray:
-    """(N, width) float32 of a list column, NaN where null."""
-    values = table[name].combine_chunks()
-    out = np.full((len(table), values.type.list_size), np.nan, np.float32)
-    there = ~values.is_null().to_numpy(zero_copy_only=False)
-    out[there] = values.drop_null().flatten().to_numpy(zero_copy_only=False).reshape(-1, values.type.list_size)
-    return out
-
-
-def _track_vectors(vectors: np.ndarray, uri: np.ndarray, track: np.ndarray) -> np.ndarray:
-    """(N, D) the mean of the vectors of each row's track."""
-    _, number = np.unique([f"{u}\0{t}" for u, t in zip(uri, track)], return_inverse=True)
-    there = ~np.isnan(vectors[:, 0])
-    sums = np.zeros((number.max() + 1, vectors.shape[1]))
-    np.add.at(sums, number[there], vectors[there])
-    counts = np.bincount(number[there], minlength=len(sums))[:, None]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(counts > 0, sums / counts, np.nan)[number]
 
 
 def plan_pairs(

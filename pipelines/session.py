@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pyarrow.fs as pafs
+import torch
 
 from pipelines.storage import Store
 
@@ -30,6 +31,10 @@ class Session(Protocol):
 
     rank: int
     world: int
+
+    def device(self, gpu: bool) -> torch.device:
+        """What this worker computes on."""
+        ...
 
     def latest(self) -> contextlib.AbstractContextManager[Path | None]:
         """The newest checkpoint as a local folder, or None at the very beginning."""
@@ -48,6 +53,9 @@ class Alone:
     """
 
     rank, world = 0, 1
+
+    def device(self, gpu: bool) -> torch.device:
+        return torch.device("cuda", torch.cuda.current_device()) if gpu else torch.device("cpu")
 
     def __init__(self, store: Store, keep: int = 2) -> None:
         self._store, self._keep = store, keep
@@ -105,6 +113,13 @@ class OnRay:
         context = ray.train.get_context()
         self.rank, self.world = context.get_world_rank(), context.get_world_size()
         self._alone = Alone(Store(out))
+
+    def device(self, gpu: bool) -> torch.device:
+        from ray.train.torch import get_device
+
+        return (
+            get_device() if gpu else torch.device("cpu")
+        )  # a node's workers see all of its GPUs; Ray says whose is whose
 
     @contextlib.contextmanager
     def latest(self) -> Iterator[Path | None]:

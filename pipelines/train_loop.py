@@ -10,8 +10,10 @@ but rounding. The position is the step.
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -65,7 +67,11 @@ class Trainee:
         self.wrapped = start.wrap(self.inner, config, session.world, device)
         learning = [p for p in self.inner.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
-            learning, lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.99)
+            learning,
+            lr=config.learning_rate,
+            weight_decay=config.weight_decay,
+            betas=(0.9, 0.99),
+            fused=device.type == "cuda",
         )
         self.average = Average(self.inner, config.decay)
         self.step = 0
@@ -80,14 +86,16 @@ class Trainee:
 
     def save(self, folder: Path) -> None:
         """Fill a folder; every worker writes its share."""
-        dcp.save(self.state(), checkpoint_id=folder, no_dist=self.session.world == 1)
+        with _quiet():
+            dcp.save(self.state(), checkpoint_id=folder, no_dist=self.session.world == 1)
 
     def load(self, folder: Path) -> None:
         """The inverse of `save`, whatever the number of workers and the sharding were then."""
         if not self.optimizer.state:
             _make_room(self.optimizer)
         state = self.state()
-        dcp.load(state, checkpoint_id=folder, no_dist=self.session.world == 1)
+        with _quiet():
+            dcp.load(state, checkpoint_id=folder, no_dist=self.session.world == 1)
         set_state_dict(self.inner, self.optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
         self.average.load(state["average"])
         self.step = int(state["step"])
@@ -104,6 +112,15 @@ class Trainee:
         """bfloat16, where the config wants it and FSDP does not see to it."""
         wanted = self.config.bf16 and self.config.sharding != "fsdp"
         return torch.autocast(self.device.type, torch.bfloat16) if wanted else contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without torch's remark that one process is one process, and without its logger's 14 lines per checkpoint."""
+    logging.getLogger("c10d-NullHandler-dcp_logger").setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*torch.distributed is disabled.*")
+        yield
 
 
 def _make_room(optimizer: torch.optim.Optimizer) -> None:
@@ -128,7 +145,10 @@ def loop(config: TrainConfig, session: Session) -> dict[str, float]:
     if config.threads:
         torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
-    device = torch.device("cuda" if config.gpu else "cpu")
+    device = session.device(config.gpu)
+    if config.gpu:
+        torch.cuda.set_device(device)
+        torch.set_float32_matmul_precision("high")
     store, source = Store(config.out), Store(config.examples)
     parts = parts_of(source)
     trainee = Trainee(config, spec_of(source, parts), session, device)
@@ -148,7 +168,7 @@ def loop(config: TrainConfig, session: Session) -> dict[str, float]:
         loss = _step(trainee, examples, lanes, passes, step)
         took = time.perf_counter() - clock
         numbers |= {"step": step, "loss": loss, "wait_s": wait, "step_s": took, "wait_share": wait / (wait + took)}
-        stop = step >= config.steps or bool(config.stop_after_s and time.monotonic() - began > config.stop_after_s)
+        stop = step >= config.steps or _late(config, session, began, device)
         journal.add({**numbers, "rate": trainee.optimizer.param_groups[0]["lr"]}, step, config.log_every)
         if step % config.validate_every == 0 or step == config.steps:
             numbers |= validation.look(trainee, journal)
@@ -161,6 +181,16 @@ def loop(config: TrainConfig, session: Session) -> dict[str, float]:
             break
     journal.close()
     return {name: value for name, value in numbers.items() if isinstance(value, int | float)}
+
+
+def _late(config: TrainConfig, session: Session, began: float, device: torch.device) -> bool:
+    """Whether the time is up; workers' clocks differ, so they agree on it."""
+    if not config.stop_after_s:
+        return False
+    late = torch.tensor(float(time.monotonic() - began > config.stop_after_s), device=device)
+    if session.world > 1:
+        torch.distributed.all_reduce(late)
+    return bool(late > 0)
 
 
 def _step(trainee: Trainee, examples: list[LatentExample], lanes: list[int], passes: int, step: int) -> float:

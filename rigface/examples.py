@@ -173,7 +173,8 @@ def examples_of(table: pa.Table) -> Example:
 def numbers_of(table: pa.Table, name: str) -> np.ndarray:
     """A fixed-size-list column as (N, width), of the column's own float type."""
     values = table[name].combine_chunks()
-    return values.flatten().to_numpy(zero_copy_only=False).reshape(len(table), values.type.list_size)
+    flat = values.flatten().to_numpy(zero_copy_only=False).reshape(len(table), values.type.list_size)
+    return flat.copy()  # Arrow's memory cannot be written to, which torch wants of what it is given
 
 
 def mirrored_expression(names: Sequence[str]) -> np.ndarray:
