@@ -16,7 +16,6 @@ from typing import Annotated, Any, Literal, Union
 import tyro
 from tyro.conf import Positional, arg, subcommand
 
-from pipelines import learning_commands as learning
 from pipelines.config import PRESETS, Extract, laptop
 from rigface.errors import PlanError, RigFaceError
 
@@ -155,34 +154,44 @@ class ForecastCommand:
         return 0
 
 
-COMMANDS = {
+_FACES = {
     "extract": ExtractCommand,
     "status": StatusCommand,
     "inspect": InspectCommand,
     "identities": IdentitiesCommand,
     "forecast": ForecastCommand,
-    **learning.COMMANDS,
 }
+COMMANDS = (
+    *_FACES,
+    "pair",
+    "autoencoder",
+    "encode",
+    "train",
+    "serve",
+)  # all names; the latter live in modules of their own
 
 
-Command = ExtractCommand | StatusCommand | InspectCommand | IdentitiesCommand | ForecastCommand | learning.Command
-
-
-def parse(argv: Sequence[str]) -> Command:
+def parse(argv: Sequence[str]) -> Any:
     """A command from its words; prints help or a complaint and leaves where there is none."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--preset", default="laptop")
     first.add_argument("--workers", type=int, default=0)
     chosen, _ = first.parse_known_args(argv)
     job = PRESETS.get(chosen.preset, laptop)(workers=chosen.workers)  # an unknown one is refused below, by name
-    made: list[Any] = []
-    for name, command in COMMANDS.items():
-        default: dict[str, Any] = {"default": command(job=job)} if name in ("extract", "forecast") else {}
-        default |= learning.default_of(name, argv)
-        made.append(Annotated[command, subcommand(name, **default)])
-    commands: Any = Union[tuple(made)]  # noqa: UP007
+    defaults: dict[str, Any] = {name: _FACES[name](job=job) for name in ("extract", "forecast")}
+    commands: dict[str, type] = dict(_FACES)
+    if not argv or argv[0] not in _FACES:  # the commands of learning bring torch, which `extract` should not wait for
+        from pipelines import learning_commands as learning
+
+        commands |= learning.COMMANDS
+        defaults |= {n: d["default"] for n in learning.COMMANDS if (d := learning.default_of(n, argv))}
+    made = [
+        Annotated[command, subcommand(name, **({"default": defaults[name]} if name in defaults else {}))]
+        for name, command in commands.items()
+    ]
+    kinds: Any = Union[tuple(made)]  # noqa: UP007
     return tyro.cli(
-        commands,
+        kinds,
         prog="rigface",
         description=ABOUT,
         args=list(argv),
