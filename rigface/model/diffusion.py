@@ -14,7 +14,8 @@ A process is a straight or curved line between the clean latents x0 and a start 
   spirit of I2SB, arXiv 2302.05872). The noise lets one preview have several completions. The preview is the render
   condition, so a bridge wants a render style that is a whole picture (`texture`).
 
-Losses are weighted by min-SNR (Hang et al. 2023, arXiv 2303.09556); the bridge needs no weights.
+Losses are weighted by min-SNR (Hang et al. 2023, arXiv 2303.09556). A bridge's error is counted as that of x0: near x0 its
+answer is only the render less what is seen, and unweighted, that easy end is most of the loss while sampling begins at the other.
 """
 
 from __future__ import annotations
@@ -131,10 +132,12 @@ def velocity(process: Process, noisy: Tensor, answer: Tensor, timestep: Tensor) 
 
 
 def loss_weight(process: Process, timestep: Tensor, gamma: float) -> Tensor:
-    """(B,) min-SNR weight of the squared error of this process's answer; ones where gamma is 0 or for a bridge."""
-    if gamma <= 0 or process.kind == "bridge":
+    """(B,) weight of the squared error of this process's answer: min-SNR, for a bridge 3 b(t)^2; ones where gamma is 0."""
+    if gamma <= 0:
         return torch.ones(timestep.shape[0], device=timestep.device)
     a, b = (c.flatten() for c in process.coefficients(timestep))
+    if process.kind == "bridge":
+        return 3 * b**2  # 1 on average over t
     snr = (a / b) ** 2
     capped = snr.clamp(max=gamma)
     return {"sample": capped, "epsilon": capped / snr, "v_prediction": capped / (snr + 1)}[process.kind]
