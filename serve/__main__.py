@@ -39,6 +39,10 @@ class Start:
     """File of API keys (`rigface serve key add`); required for a host that is not loopback."""
     fetch: tuple[str, ...] = ()
     """Beginnings of object-store addresses that requests may name, such as https://bucket.s3.amazonaws.com/"""
+    jobs: str = ""
+    """Folder of the queue of jobs; empty: no jobs."""
+    audit: str = ""
+    """File that each edit adds a line to."""
     edit_s: float = 120.0
     """An edit that takes longer is given up."""
 
@@ -59,7 +63,7 @@ class Start:
         return 0
 
     def _args(self) -> dict[str, Any]:
-        names = ("model", "device", "keys", "edit_s")
+        names = ("model", "device", "keys", "edit_s", "jobs", "audit")
         return {name: getattr(self, name) for name in names} | {"fetch": list(self.fetch)}
 
 

@@ -118,6 +118,22 @@ class EditRequest(PreviewRequest):
     format: Format | None = Field(None, description="of the picture inside JSON or a stream; PNG where left out")
 
 
+class JobRequest(EditRequest):
+    """Many edits of one picture: an animation, or variants. `edit` is not read."""
+
+    edits: list[Edit] = Field(min_length=1, max_length=1000)
+
+
+class JobState(BaseModel):
+    """How far a job is; result n is at /v1/jobs/{id}/results/{n}, from 0."""
+
+    id: str
+    state: Literal["queued", "running", "done", "failed", "cancelled"]
+    total: int
+    finished: int
+    error: dict[str, Any] | None = None
+
+
 class SeenFace(BaseModel):
     """One face of a picture."""
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Awaitable
 from contextlib import aclosing
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pydantic import BaseModel, ConfigDict
 from ray import serve
@@ -34,7 +34,7 @@ class Args(BaseModel):
 
     `models`: checkpoints by name; the first is the default. `model`: one, without a name. None at all: the preview.
     `keys`: file of API keys; empty is open. `seal`: folder of the signing key; empty is the user's own. `audit`: file that each
-    edit adds a line to. `fetch`: beginnings of addresses that pictures may come from.
+    edit adds a line to. `jobs`: folder of the queue; empty takes no jobs. `fetch`: beginnings of addresses that pictures may come from.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -47,6 +47,7 @@ class Args(BaseModel):
     fetch: list[str] = []
     seal: str = ""
     audit: str = ""
+    jobs: str = ""
     edit_s: float = 120.0
     body_mb: int = 32
     most_rows: int = 16
@@ -123,6 +124,22 @@ class PainterDeployment:
         await self._studio.ready()
 
 
+@serve.deployment(ray_actor_options={"num_cpus": 0.5}, max_ongoing_requests=64, graceful_shutdown_timeout_s=60)
+class JobsDeployment:
+    """`serve.jobs.Jobs`: one replica, because one process works on a folder at a time."""
+
+    def __init__(self, args: Args, eye: DeploymentHandle, painter: DeploymentHandle) -> None:
+        from serve.jobs import Jobs
+
+        self._jobs = Jobs(args.jobs, FarEye(eye), FarPainter(painter), Limits(edit_s=args.edit_s))
+
+    async def call(self, name: str, *args: Any) -> Any:
+        """One of the coroutines of `Jobs`."""
+        if name not in ("submit", "status", "cancel", "result", "ready"):
+            raise ValueError(f"jobs do not {name}")
+        return await _said(getattr(self._jobs, name)(*args))
+
+
 class FarEye:
     """An eye behind a handle, with the eye's methods and errors."""
 
@@ -189,7 +206,9 @@ def _cause(error: Exception) -> Exception:
 class Door:
     """`serve.door` in front of the two."""
 
-    def __init__(self, args: Args, eye: DeploymentHandle, painter: DeploymentHandle) -> None:
+    def __init__(
+        self, args: Args, eye: DeploymentHandle, painter: DeploymentHandle, jobs: DeploymentHandle | None = None
+    ) -> None:
         from serve.audit import Audit
         from serve.door import House
         from serve.keys import KeyRing
@@ -215,4 +234,6 @@ class Door:
 
 def build(args: Args) -> serve.Application:
     """The whole service; Ray Serve's entry point."""
-    return Door.bind(args, EyeDeployment.bind(args), PainterDeployment.bind(args))  # type: ignore[attr-defined]
+    eye_of, painter_of, jobs_of, door_of = cast(Any, (EyeDeployment, PainterDeployment, JobsDeployment, Door))
+    eye, painter = eye_of.bind(args), painter_of.bind(args)
+    return door_of.bind(args, eye, painter, jobs_of.bind(args, eye, painter) if args.jobs else None)

@@ -27,6 +27,8 @@ from serve.api import (
     API_VERSION,
     EditRequest,
     EditResult,
+    JobRequest,
+    JobState,
     Models,
     PreviewRequest,
     ProblemDocument,
@@ -58,7 +60,7 @@ class House:
     Args:
         eye: as `serve.eye.Eye`. painter: as `serve.painter.Studio`.
         allowed: beginnings of addresses that pictures may be fetched from.
-        policy: asked before each edit; raises `refused`. audit: told after each edit.
+        audit: told after each edit. jobs: as `serve.jobs.Jobs`; None takes none.
     """
 
     eye: Any
@@ -67,6 +69,7 @@ class House:
     limits: Limits = field(default_factory=Limits)
     allowed: tuple[str, ...] = ()
     audit: Callable[[dict[str, Any]], None] | None = None
+    jobs: Any = None
 
 
 def make_api(house: House) -> FastAPI:
@@ -107,6 +110,12 @@ class _Door:
             200: {"content": {"image/png": {}, "image/jpeg": {}, "image/webp": {}, "text/event-stream": {}}},
             406: PROBLEMS[404],
         })(self.edit)  # fmt: skip
+        if self.house.jobs is not None:
+            api.post("/v1/jobs", status_code=202, response_model=JobState,
+                     openapi_extra={"requestBody": _body(JobRequest)})(self.submit)  # fmt: skip
+            api.get("/v1/jobs/{name}", response_model=JobState)(self.job)
+            api.delete("/v1/jobs/{name}", response_model=JobState)(self.cancel)
+            api.get("/v1/jobs/{name}/results/{number}", response_class=Response)(self.job_result)
         api.post("/v1/verify", response_model=Verified, openapi_extra=both)(self.verify)
         api.get("/v1/models", response_model=Models)(self.models)
         api.get("/healthz", include_in_schema=False)(self.healthz)
@@ -193,6 +202,28 @@ class _Door:
         """Ask an eye by hash first; where it has forgotten the picture, with the bytes."""
         return await self.editing.ask(wish, method)
 
+    async def submit(self, request: Request) -> JobState:
+        """Queue many edits of one picture."""
+        async with self.caller(request, "jobs") as key:
+            asked, wish = await read(request, JobRequest, self.pantry, key.name, self.house.limits.body_bytes)
+            return await self.house.jobs.submit(asked, wish, list(asked.edits), key.name)
+
+    async def job(self, request: Request, name: str) -> JobState:
+        """How far a job is."""
+        async with self.caller(request, "jobs") as key:
+            return await self.house.jobs.status(name, key.name)
+
+    async def cancel(self, request: Request, name: str) -> JobState:
+        """Stop a job; results so far stay."""
+        async with self.caller(request, "jobs") as key:
+            return await self.house.jobs.cancel(name, key.name)
+
+    async def job_result(self, request: Request, name: str, number: int) -> Response:
+        """One picture of a job."""
+        async with self.caller(request, "jobs") as key:
+            data, kind = await self.house.jobs.result(name, key.name, number)
+            return Response(data, media_type=kind)
+
     async def verify(self, request: Request) -> Verified:
         """Did this service make this picture? Reads the manifest of the file and the watermark of the pixels."""
         async with self.caller(request, "verify") as key:
@@ -212,6 +243,7 @@ class _Door:
     async def readyz(self) -> Response:
         """Eye and painter answer."""
         parts = {"eye": self.house.eye, "painter": self.house.painter}
+        parts |= {} if self.house.jobs is None else {"jobs": self.house.jobs}
         found: dict[str, str] = {}
         for name, part in parts.items():
             try:

@@ -1,0 +1,49 @@
+"""The deployments on Ray Serve: one portrait through door, eye and painter, and trouble that keeps its name on the way."""
+
+import pytest
+
+from serve.client import Client, Made, Refused
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory):
+    import socket
+
+    import ray
+
+    from serve.local import serving
+
+    own = not ray.is_initialized()
+    if own:
+        ray.init(num_cpus=4, object_store_memory=150 * 2**20, include_dashboard=False, log_to_driver=False)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    folders = {name: str(tmp_path_factory.mktemp(name)) for name in ("seal", "jobs")}
+    with serving(port=port, model="tiny", **folders) as url, Client(url) as client:
+        yield client
+    if own:
+        ray.shutdown()
+
+
+def test_a_portrait_through_three_deployments(faces, shared):
+    portrait = (shared / "data" / "images" / "hum_i04.jpg").read_bytes()
+    seen = faces.reconstruct(portrait)
+    assert len(seen["faces"]) == 1
+    assert faces.preview(seen["picture"], {"yaw_deg": 10}, max_side=256)
+    *steps, made = faces.stream(seen["picture"], {"yaw_deg": 10}, steps=3, previews=1)
+    assert [s["step"] for s in steps if s["phase"] == "paint"] == [1, 2, 3]
+    assert isinstance(made, Made)
+    assert faces.verify(made.image)["manifest"] == "trusted"
+
+
+def test_trouble_keeps_its_name(faces):
+    with pytest.raises(Refused) as refused:
+        faces.edit(b"no picture", {"yaw_deg": 3})
+    assert refused.value.slug == "bad-image"
+    with pytest.raises(Refused) as refused:
+        faces.edit("sha256:" + "0" * 64, {"yaw_deg": 3})
+    assert refused.value.slug == "unknown-picture"
+    assert [m["name"] for m in faces.models()] == ["tiny", "preview"]
