@@ -147,7 +147,9 @@ def _sharded(model: RigFaceModel, config: TrainConfig, world: int, device: torch
     for unet in (model.identity, model.denoiser):
         for group in (unet.down_blocks, [unet.mid_block], unet.up_blocks):
             for block in group:
-                fully_shard(block, mesh=mesh, mp_policy=policy)
+                # Gradients enter the identity network's blocks through the recorded tokens, in their middle, where FSDP
+                # does not wait for them: its weights stay whole from forward to backward.
+                fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=unet is not model.identity)
     fully_shard(model, mesh=mesh, mp_policy=policy)
     return model
 

@@ -24,7 +24,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor
@@ -34,6 +33,7 @@ from pipelines.output import git_commit
 from pipelines.storage import Store
 from rigface.errors import PlanError
 from rigface.model.ema import Average
+from rigface.model.picture_loss import picture_loss
 from rigface.model.weights import WEIGHTS, write_safetensors
 
 STATE = "autoencoder/state.pt"
@@ -104,17 +104,6 @@ def load(store: Store) -> AutoencoderKL:
             except FileNotFoundError:
                 raise MissingAsset(f"{store.uri}/vae/{name} is not there; `rigface autoencoder` makes it") from None
         return AutoencoderKL.from_pretrained(folder, use_safetensors=True).eval().requires_grad_(False)
-
-
-def picture_loss(made: Tensor, wanted: Tensor, levels: int = 3) -> Tensor:
-    """Absolute error of (B, 3, w, w) pictures, and of their Laplacian pyramids."""
-    loss = (made - wanted).abs().mean()
-    for _ in range(levels):
-        smaller = [F.avg_pool2d(p, 2) for p in (made, wanted)]
-        edges = [p - F.interpolate(s, scale_factor=2.0, mode="bilinear") for p, s in zip((made, wanted), smaller)]
-        loss = loss + (edges[0] - edges[1]).abs().mean()
-        made, wanted = smaller
-    return loss
 
 
 def _step(state: _State, pictures: Tensor, config: AutoencoderConfig, step: int) -> float:

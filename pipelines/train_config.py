@@ -28,8 +28,8 @@ class Networks:
     """Tokens and channels of the text embedding that stands for silence; there is no text encoder."""
     kind: Literal["bridge", "epsilon", "v_prediction", "sample"] = "bridge"
     """The process; `bridge` walks from the preview to the picture."""
-    bridge_noise: float = 0.1
-    """Standard deviation of the noise on the preview's latents."""
+    bridge_noise: float = 0.0
+    """Standard deviation of the noise on the preview's latents; 0: one preview has one completion, and nothing to denoise."""
     sampler: str = "euler"
     sampling_steps: int = 6
 
@@ -64,6 +64,8 @@ class TrainConfig:
     """Largest norm of the gradient."""
     min_snr: float = 5.0
     """Gamma of min-SNR weighting; 0: none. A bridge needs none."""
+    picture_weight: float = 0.0
+    """Weight of the error of decoded pictures beside that of latents; for small autoencoders, whose latents mislead."""
     dropout: float = 0.05
     """How often each of identity, attributes, text, and all at once are withheld; guidance needs it."""
     decay: float = 0.9999
@@ -132,7 +134,7 @@ def mini_cpu() -> TrainConfig:
     """The small model on one or two CPU cores, in this process; stop and start it at will."""
     return TrainConfig(
         start="scratch", workers=0, gpu=False, batch=16, steps=4000, learning_rate=6e-4, warmup=100, schedule="cosine",
-        dropout=0.02, decay=0.995, weight_decay=1e-3, checkpoint_every=50, validate_every=250, validation_examples=24,
+        dropout=0.02, picture_weight=10.0, decay=0.99, weight_decay=1e-3, checkpoint_every=50, validate_every=250, validation_examples=24,
         window=128, ingest="thread", threads=1, keep=2,
     )  # fmt: skip
 

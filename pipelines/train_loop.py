@@ -41,9 +41,10 @@ from rigface.examples import PICTURES, ExampleSpec, examples_of, numbers_of
 from rigface.model import checkpoint as checkpoints
 from rigface.model import tune
 from rigface.model.checkpoint import Checkpoint
-from rigface.model.diffusion import Dropout, denoising_loss
+from rigface.model.diffusion import Dropout, draw, row_losses
 from rigface.model.ema import Average
 from rigface.model.latents import LatentConditions, LatentExample, encode_example
+from rigface.model.picture_loss import decoded_loss
 
 MODEL = "model"
 
@@ -206,14 +207,13 @@ def _step(trainee: Trainee, examples: list[LatentExample], lanes: list[int], pas
         weight = 1.0 if k < len(lanes) else 0.0  # an idle pass keeps the collectives in step
         generator = torch.Generator().manual_seed((config.seed * 1_000_003 + step) * 4099 + lane)
         with start.synchronised(trainee.wrapped, k == passes - 1), trainee.autocast():
-            loss = denoising_loss(
-                trainee.wrapped,
-                examples[min(k, len(examples) - 1)],
-                process,
-                dropout=dropout,
-                min_snr=config.min_snr,
-                generator=generator,
-            )
+            example = examples[min(k, len(examples) - 1)].map(lambda t: t.float())
+            drawn = draw(process, example.target, dropout, generator)
+            if config.picture_weight:
+                seen, hidden = decoded_loss(trainee.wrapped, trainee.loaded.vae, example, process, drawn)
+                loss = config.picture_weight * seen + hidden
+            else:
+                loss = row_losses(trainee.wrapped, example, process, drawn, config.min_snr).mean()
             share = loss * (weight / config.lanes)
             (share * trainee.session.world).backward()  # DDP and FSDP average over workers
         total += share.detach()

@@ -1,0 +1,54 @@
+"""The loss on decoded pictures: zero for the truth, and only for the truth; the autoencoder learns nothing from it."""
+
+import pytest
+import torch
+
+from rigface.model import checkpoint
+from rigface.model.diffusion import NO_DROPOUT, Draw, Process, draw, start
+from rigface.model.latents import LatentConditions, LatentExample
+from rigface.model.picture_loss import decoded_loss
+
+
+@pytest.fixture
+def example() -> LatentExample:
+    torch.manual_seed(0)
+    a, b, c, d = torch.randn(4, 2, 4, 16, 16)
+    return LatentExample(LatentConditions(a, b, torch.randn(2, 52), reference=c), d)
+
+
+def knows(example: LatentExample, process: Process, drawn: Draw, error: float | torch.Tensor = 0.0):
+    """A model whose answer is the velocity of the line, and as wrong as told."""
+    begin = start(process, example.conditions, drawn.noise)
+    return lambda latents, timestep, *_, **__: begin - example.target + error
+
+
+def test_the_right_answer_costs_nothing_and_a_wrong_one_does(example):
+    process, vae = Process("bridge", latent_scale=0.18215), checkpoint.tiny().vae
+    drawn = draw(process, example.target, NO_DROPOUT, torch.Generator().manual_seed(1))
+    right = decoded_loss(knows(example, process, drawn), vae, example, process, drawn)
+    wrong = decoded_loss(knows(example, process, drawn, 0.3), vae, example, process, drawn)
+    assert all(loss.item() == pytest.approx(0, abs=1e-6) for loss in right)
+    assert all(loss.item() > 1e-3 for loss in wrong)
+
+
+def test_it_trains_the_networks_and_not_the_autoencoder(example):
+    made = checkpoint.tiny(kind="bridge")
+    process = made.config.process
+    drawn = draw(process, example.target, NO_DROPOUT, torch.Generator().manual_seed(1))
+    pictures, latents = decoded_loss(made.model.train(), made.vae, example, process, drawn)
+    (pictures + latents).backward()
+    assert made.model.denoiser.conv_out.weight.grad.abs().sum() > 0
+    assert made.model.identity.conv_in.weight.grad.abs().sum() > 0
+    assert all(p.grad is None for p in made.vae.parameters())
+
+
+def test_the_window_lies_inside_and_moves_with_the_draw(example):
+    process, vae = Process("bridge", latent_scale=0.18215), checkpoint.tiny().vae
+    spot = torch.zeros_like(example.target)
+    spot[:, :, :4, :4] = 1.0  # wrong in one corner only
+    losses = set()
+    for seed in range(4):
+        drawn = draw(process, example.target, NO_DROPOUT, torch.Generator().manual_seed(seed))
+        drawn = Draw(torch.tensor([1000, 1000]), drawn.noise, None)
+        losses.add(round(decoded_loss(knows(example, process, drawn, spot), vae, example, process, drawn)[0].item(), 5))
+    assert len(losses) > 1

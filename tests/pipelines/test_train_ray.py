@@ -1,0 +1,99 @@
+"""Training on Ray Train with two workers on logical CPUs: the same curve as alone, whatever is lost on the way."""
+
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from pipelines import feed, ingest, journal
+from pipelines.encode import EncodeConfig, encode
+from pipelines.storage import Store
+from pipelines.train import train
+from pipelines.train_config import TrainConfig, debug
+from rigface import fake_examples
+from rigface.model import checkpoint
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory) -> TrainConfig:
+    """Toy networks on latents, two lanes, in this process."""
+    folder = tmp_path_factory.mktemp("train_ray")
+    for k in range(2):
+        part = folder / "pairs" / "examples" / f"{k:02x}" / f"{k:02x}part.parquet"
+        part.parent.mkdir(parents=True)
+        pq.write_table(fake_examples.table(24, seed=k), part)
+    checkpoint.save(folder / "tiny", checkpoint.tiny(kind="bridge"))
+    encode(EncodeConfig(str(folder / "pairs"), str(folder / "latents"), str(folder / "tiny")), lambda words: None)
+    return replace(
+        debug(), examples=str(folder / "latents"), out=str(folder / "alone"), start=str(folder / "tiny"), lanes=2, batch=2,
+        steps=40, checkpoint_every=5, validate_every=40, validation_examples=2, learning_rate=1e-3, cpus=0.5, window=4,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def alone(config) -> dict[int, float]:
+    """The curve of a run without Ray."""
+    train(config, lambda words: None)
+    return losses(config.out)
+
+
+def losses(out: str) -> dict[int, float]:
+    return {line["step"]: line["loss"] for line in journal.lines(Store(out)) if "loss" in line}
+
+
+def kill_a_worker(out: str, killed: list[int]) -> None:
+    """Wait for a checkpoint of the run, then kill one of its workers."""
+    deadline = time.monotonic() + 250
+    while time.monotonic() < deadline:
+        if any(Path(out, "ray").glob("step-*/.metadata")) and len(losses(out)) >= 12:
+            for process in psutil.process_iter(["pid", "cmdline"]):
+                if "RayTrainWorker" in " ".join(process.info["cmdline"] or []):
+                    killed.append(process.pid)
+                    process.kill()
+                    return
+        time.sleep(0.1)
+
+
+def test_a_killed_worker_costs_time_and_nothing_else(config, alone, ray_cluster, tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    run = replace(config, out=str(tmp_path), workers=2, ingest="thread", validation_examples=0)
+    killed: list[int] = []
+    watcher = threading.Thread(target=kill_a_worker, args=(run.out, killed), daemon=True)
+    watcher.start()
+    train(run, lambda words: None)
+    watcher.join(1)
+    assert killed
+    assert losses(run.out) == pytest.approx(alone, rel=2e-3)
+    one, other = (checkpoint.load(f"{out}/model").model.state_dict() for out in (config.out, run.out))
+    for name in one:
+        torch.testing.assert_close(one[name], other[name], atol=2e-3, rtol=2e-2)
+
+
+def test_ray_data_hands_over_the_windows_in_order(config, ray_cluster):
+    store = Store(config.examples)
+    parts = sorted(store.paths("examples", ".parquet"))
+    order = feed.Order(feed.usable_rows(store, parts, "train"), batch=3, lanes=2, window=2, seed=3)
+    columns = ["example"]
+    start = 3  # in the middle of a window
+    by_ray = ingest.over_ray(order.windows([0, 1], start), store, parts, columns)
+    by_thread = feed.read_ahead(order.windows([0, 1], start), feed.Reader(store, parts, columns))
+    for _, (ours, theirs) in zip(range(5), zip(by_thread, by_ray)):
+        assert ours[0].first == theirs[0].first
+        assert ours[1]["example"].to_pylist() == theirs[1]["example"].to_pylist()
+
+
+def test_shares_of_the_weights_give_the_same_curve_and_the_run_goes_on_without_ray(
+    config, alone, ray_cluster, tmp_path
+):
+    run = replace(config, out=str(tmp_path), workers=2, sharding="fsdp", steps=12, validate_every=12, ingest="thread")
+    numbers = train(run, lambda words: None)
+    assert losses(run.out) == pytest.approx({s: v for s, v in alone.items() if s <= 12}, rel=2e-3)
+    assert numbers["step"] == 12
+    assert checkpoint.load(f"{run.out}/model").config.process.kind == "bridge"
