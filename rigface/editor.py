@@ -276,8 +276,9 @@ def numbers(params: FaceParams, edit: EditSpec, head: HeadSpec) -> dict[str, flo
         out |= {f"{name}_deg": float(value) for name, value in zip(("yaw", "pitch", "roll"), degrees)}
     for name in edit.expression:
         axes = axes_of(name, head)
-        values = [float(params.expression[head.expression_names.index(axis)]) / share for axis, share in axes.items()]
-        out[name] = float(np.mean(values))
+        shares = np.array(list(axes.values()))
+        values = params.expression[[head.expression_names.index(axis) for axis in axes]]
+        out[name] = float(values @ shares / (shares @ shares))
     if "light" in edit.take or edit.light is not None:
         x, y, z = direction(torch.from_numpy(np.asarray(params.light, np.float32))).tolist()
         out["light_azimuth_deg"] = float(np.degrees(np.arctan2(x, z)))

@@ -18,7 +18,7 @@ from rigface.edits import NAMED, EditSpec, LightEdit, Trait
 from rigface.face.delight import AMBIENT
 from rigface.face.lighting import lamp, seen
 from rigface.face.rotation import from_degrees, to_axis_angle, to_degrees, to_matrix
-from rigface.face.sliders import alone
+from rigface.face.sliders import alone, skull_motion
 from rigface.types import FaceParams, HeadSpec
 
 GIVEN_BY = {
@@ -52,7 +52,7 @@ def mix(source: FaceParams, edit: EditSpec, head: HeadSpec, target: FaceParams |
     taken = {name: getattr(target, name) for trait in edit.take for name in GIVEN_BY[trait]}
     wanted = replace(source, **taken)
     if edit.expression:
-        wanted = replace(wanted, expression=_expression(wanted.expression, edit, head))
+        wanted = _expressed(wanted, edit, head)
     if edit.region != "face":
         kept = [not _in_region(name, edit.region) for name in head.expression_names]
         wanted = replace(wanted, expression=np.where(kept, source.expression, wanted.expression))
@@ -91,14 +91,24 @@ def axes_of(name: str, head: HeadSpec) -> dict[str, float]:
     return dict(axes)
 
 
-def _expression(expression: np.ndarray, edit: EditSpec, head: HeadSpec) -> np.ndarray:
+def _expressed(params: FaceParams, edit: EditSpec, head: HeadSpec) -> FaceParams:
+    """The coefficients with the named expressions set, and the skull held where it was."""
     asked: dict[int, float] = {}
     for name, value in edit.expression.items():
         for axis, share in axes_of(name, head).items():
             k = head.expression_names.index(axis)
             asked[k] = asked.get(k, 0.0) + share * value  # two names may share an axis
     # Set, not added: 0.5 asked of a face that has 0.3 gives 0.5, and asking twice does not give 1.
-    return expression + alone(head, {k: value - float(expression[k]) for k, value in asked.items()})
+    change = alone(head, {k: value - float(params.expression[k]) for k, value in asked.items()})
+    turn, shift = skull_motion(head, change)
+    out = replace(params, expression=params.expression + change)
+    if not (turn.any() or shift.any()):
+        return out
+    before = to_matrix(params.head_rotation[None].astype(np.float64))[0]
+    after = before @ to_matrix(-turn[None])[0]
+    camera = params.camera - np.array([0, *(after @ shift)[:2]])
+    rotation = to_axis_angle(after[None])[0]
+    return replace(out, head_rotation=rotation.astype(np.float32), camera=camera.astype(np.float32))
 
 
 def _in_region(name: str, region: str) -> bool:

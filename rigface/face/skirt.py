@@ -67,7 +67,9 @@ class Skirt:
     neck: np.ndarray
 
 
-def skirt(straight: torch.Tensor, rim_px: np.ndarray, both: FaceParams, size: int) -> Skirt:
+def skirt(
+    straight: torch.Tensor, rim_px: np.ndarray, both: FaceParams, size: int, skull: torch.Tensor | None = None
+) -> Skirt:
     """The rings around a face.
 
     Args:
@@ -75,7 +77,9 @@ def skirt(straight: torch.Tensor, rim_px: np.ndarray, both: FaceParams, size: in
         rim_px: (R, 3) the rim in the source, crop px.
         both: source and wanted as a torch batch of two.
         size: of the crop, px.
+        skull: (6,) shift and turn of the skull that is hidden in the change of expression; see `sliders.py`.
     """
+    shift, lean = (torch.zeros(3), torch.eye(3)) if skull is None else (skull[:3], to_matrix(skull[None, 3:])[0])
     turn = to_matrix(both.head_rotation)
     middle = straight.mean(0)
     outwards = (straight - middle) * torch.tensor([1.0, 1.0, 0.0])
@@ -85,13 +89,14 @@ def skirt(straight: torch.Tensor, rim_px: np.ndarray, both: FaceParams, size: in
     here, there, normals = [], [], []
     for ring in RINGS:
         points = middle + outwards * (ring.reach - 0.12 * neck) + (straight - middle) * ahead - ring.behind * ahead
-        turned = points @ turn.mT
+        turned = torch.stack([points, points @ lean.mT + shift]) @ turn.mT
         held = neck * (1 - ring.neck)
-        turned = turned + held * (turned[:1] - turned)
         cosine = ring.normal[0] + neck * (ring.normal[1] - ring.normal[0])
-        normal = (direction * (1 - cosine.square()).sqrt() + ahead * cosine) @ turn.mT
+        facing = direction * (1 - cosine.square()).sqrt() + ahead * cosine
+        normal = torch.stack([facing, facing @ lean.mT]) @ turn.mT
         normals.append(normal + held * (normal[:1] - normal))
-        before, after = to_crop_px(project(turned, both.camera), size).numpy()
+        placed = to_crop_px(project(turned, both.camera), size)
+        before, after = (placed + held * (placed[:1] - placed)).numpy()
         beside = _beside(before, rim_px, ring.least)
         here.append(beside)
         there.append(after + (beside - before))

@@ -36,6 +36,7 @@ from rigface.face.raster import rasterize
 from rigface.face.render import vertex_normals
 from rigface.face.rotation import to_matrix
 from rigface.face.skirt import RINGS, Skirt, skirt, strip
+from rigface.face.sliders import supple, to_skull
 from rigface.face.slits import Slit, boundary, closed, slits
 from rigface.types import FaceParams
 
@@ -48,7 +49,6 @@ SEEN = (0.05, 0.35)  # cosine to the viewer at which a piece of skin counts as n
 SOFT_MASK = 0.006  # of the side: masks are blurred by this much
 OUTER_EYES = (33, 263)
 LIPS = (12, 15)  # middle of the upper and of the lower lip
-SUPPLE, JAW_TOP = 0.03, -0.025  # metres: from the rim to what moves freely; height below which the jaw is
 THROAT, TONGUE = 0.2, 0.55  # as dark as these shares of the lips
 
 
@@ -88,11 +88,11 @@ class Previewer:
         """
         size, mesh = len(crop), self._mesh
         both = _pair(source, wanted)
-        unposed = self._unposed(both)
+        unposed, skull = self._unposed(both)
         vertices = unposed @ to_matrix(both.head_rotation).mT
         points = to_crop_px(project(vertices, both.camera), size).numpy()
         eyes = float(np.linalg.norm(points[0, OUTER_EYES[0]] - points[0, OUTER_EYES[1]]))
-        around = skirt(self._straight_rim(both), points[0, mesh.rim], both, size)
+        around = skirt(self._straight_rim(both), points[0, mesh.rim], both, size, skull)
         normals = vertex_normals(vertices, self._head.faces)
         shown = _shown(normals[..., 2].numpy(), mesh.mirror)
         lit, twin_lit = _ratios(shade(torch.cat([normals, around.normals], 1), both.light), mesh.mirror)
@@ -108,13 +108,20 @@ class Previewer:
         )  # fmt: skip
         return Preview(image, None if mask is None else new_mask, invented)
 
-    def _unposed(self, both: FaceParams) -> torch.Tensor:
-        """(2, V, 3) before and after, unturned; expressions do not move the rim of the forehead and temples."""
-        out = self._head.neutral(both.shape, both.expression)
+    def _unposed(self, both: FaceParams) -> tuple[torch.Tensor, torch.Tensor]:
+        """(2, V, 3) before and after, unturned, and (6,) how the change of expression moves the skull.
+
+        Expressions do not move the rim of forehead and temples but with the skull.
+        """
+        out, skull = self._head.neutral(both.shape, both.expression), torch.zeros(6)
         change = both.expression[1] - both.expression[0]
         if change.any():
-            out[1] -= (1 - self._mesh.supple[:, None]) * (self._head.expression_basis @ change)
-        return out
+            moves = self._head.expression_basis @ change
+            skull = self._mesh.to_skull @ moves.flatten()
+            still = out[1] - moves
+            rigid = still @ to_matrix(skull[None, 3:])[0].mT + skull[:3]
+            out[1] += (1 - self._mesh.supple[:, None]) * (rigid - out[1])
+        return out, skull
 
     def _straight_rim(self, both: FaceParams) -> torch.Tensor:
         """(R, 3) the rim of the source's own neutral head."""
@@ -131,6 +138,7 @@ class _Mesh:
     across: np.ndarray  # (R,) place in the rim on the other side
     slits: list[Slit]
     supple: torch.Tensor  # (V,) how much an expression may move a vertex, in [0, 1]
+    to_skull: torch.Tensor  # (6, 3 V) the rigid motion of the skull that fits moves of the vertices
 
     def laid_out(
         self, points: np.ndarray, around: Skirt, shown: np.ndarray, lit: np.ndarray, twin_lit: np.ndarray,
@@ -195,17 +203,9 @@ def _mesh(model: OpenHead) -> _Mesh:
     place = {int(vertex): k for k, vertex in enumerate(rim)}
     across = np.array([place[int(mirror[vertex])] for vertex in rim])
     return _Mesh(
-        torch.from_numpy(np.concatenate(parts).astype(np.int64)), rim, mirror, across, openings, _supple(points, rim)
-    )
-
-
-def _supple(points: np.ndarray, rim: np.ndarray) -> torch.Tensor:
-    """(V,) 0 on the bony rim of the face, 1 inside and along the jaw."""
-    from scipy.spatial import cKDTree
-
-    away = cKDTree(points[rim]).query(points)[0]
-    height = np.clip((points[:, 1] - JAW_TOP) / 0.02, 0, 1)  # 0 where the jaw is, 1 above
-    return torch.from_numpy((1 - height * np.clip(1 - away / SUPPLE, 0, 1)).astype(np.float32))
+        torch.from_numpy(np.concatenate(parts).astype(np.int64)), rim, mirror, across, openings,
+        *(torch.from_numpy(a.astype(np.float32)) for a in (supple(points, rim), to_skull(points, rim))),
+    )  # fmt: skip
 
 
 def _pair(source: FaceParams, wanted: FaceParams) -> FaceParams:

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from rigface.edits import EditSpec, LightEdit
+from rigface.edits import NAMED, EditSpec, LightEdit
 from rigface.face.lighting import shade
-from rigface.face.mix import ALWAYS_SOURCE, GIVEN_BY, axes_of, exposure, light_of, mix
+from rigface.face.mix import ALWAYS_SOURCE, GIVEN_BY, axes_of, borrowed, exposure, light_of, mix
 from rigface.face.rotation import to_degrees, to_matrix
 from rigface.types import FaceParams, HeadSpec
 
@@ -21,6 +21,10 @@ NAMES = (
     "cheekSquintRight",
     "eyeBlinkLeft",
     "eyeBlinkRight",
+    "mouthDimpleLeft",
+    "mouthDimpleRight",
+    "mouthUpperUpLeft",
+    "mouthUpperUpRight",
 )
 HEAD = HeadSpec("open", "test", 4, len(NAMES), 3, NAMES)
 TRAITS = ("pose", "expression", "light", "shape", "identity")
@@ -73,7 +77,8 @@ def test_numbers_override_what_was_taken():
 
 def test_named_expressions_set_their_axes():
     out = mix(face(0.5), EditSpec(expression={"smile": 1.0, "blink_left": 0.25}), HEAD)
-    assert np.allclose(out.expression, [0.5, 1, 1, 0.3, 0.3, 0.25, 0.5])
+    want = {name: 0.5 for name in NAMES} | NAMED["smile"] | {"eyeBlinkLeft": 0.25 * NAMED["blink_left"]["eyeBlinkLeft"]}
+    assert np.allclose(out.expression, [want[name] for name in NAMES])
 
 
 def test_an_unknown_expression_is_named():
@@ -83,7 +88,7 @@ def test_an_unknown_expression_is_named():
 
 def test_a_region_keeps_the_rest_of_the_face():
     out = mix(face(0), EditSpec(take={"expression"}, region="mouth"), HEAD, face(0.2))
-    assert np.allclose(out.expression, [0.2, 0.2, 0.2, 0, 0, 0, 0])
+    assert np.allclose(out.expression, [0.2 if n.startswith(("mouth", "jaw")) else 0 for n in NAMES])
 
 
 def test_strength_goes_along_the_way():
@@ -111,3 +116,31 @@ def test_a_relative_light_keeps_the_exposure():
 def test_a_light_can_be_given_as_harmonics():
     sh = np.arange(27, dtype=np.float32).reshape(9, 3) / 10
     assert np.allclose(light_of(LightEdit(sh=sh.tolist(), relative=False), 7.0), sh)
+
+
+def test_an_open_jaw_does_not_nod_or_lift_the_head_and_a_pose_asked_stays_as_asked():
+    from rigface.face.open_head import OpenHead
+
+    head = OpenHead.load().spec
+    sizes = {f.name: tuple(head.size(a) for a in f.metadata["shape"]) for f in fields(FaceParams)}
+    still = FaceParams(**{name: np.full(size, 0.1, np.float32) for name, size in sizes.items()})
+    opened = mix(still, EditSpec(expression={"jaw_open": 1.0}), head)
+    assert not np.allclose(opened.camera, still.camera)  # the axis lifts the head; this takes it down again
+    both = mix(still, EditSpec(expression={"jaw_open": 1.0}, yaw_deg=10, pitch_deg=5, roll_deg=0), head)
+    assert np.allclose(degrees(both), [10, 5, 0], atol=1e-3)
+
+
+def test_white_is_the_sources_own():
+    warm = face(0)
+    warm.light[0] = (3.0, 2.0, 1.0)
+    out = mix(warm, EditSpec(light=LightEdit(azimuth_deg=50)), HEAD)
+    assert np.allclose(out.light / out.light[..., 1:2], warm.light[0] / 2.0, rtol=1e-4)
+
+
+def test_a_borrowed_light_comes_at_the_sources_exposure():
+    bright, dim = face(0), face(0)
+    bright.light[0], bright.light[1], dim.light[0] = 9.0, 3.0, 1.0
+    out = borrowed(dim, {"light": bright})
+    assert exposure(out.light) == pytest.approx(exposure(dim.light), rel=1e-4)
+    assert np.allclose(out.light[1] / out.light[0], 1 / 3, rtol=1e-4)
+    assert np.array_equal(borrowed(dim, {"pose": face(0.3)}).light, dim.light)
