@@ -43,8 +43,8 @@ class AutoencoderConfig:
     steps: int = 1500
     learning_rate: float = 3e-3
     warmup: int = 50
-    shake: float = 0.05
-    """Standard deviation of the noise on latents in training: decoding has to bear small errors."""
+    shake: float = 0.1
+    """Noise on latents in training, as a share of their spread: decoding has to bear a denoiser's errors."""
     tether: float = 1e-4
     """Weight of the latents' mean square, which keeps them from growing away from the noise."""
     decay: float = 0.99

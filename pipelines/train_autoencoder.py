@@ -5,8 +5,8 @@ Models that start from Stable Diffusion bring their autoencoder along and never 
 
 One process, because the whole thing is 3 M parameters and minutes. Loss: absolute error of the picture and of three levels
 of its Laplacian pyramid (edges count as much as areas; no licensed perceptual network). Nothing here ever samples the
-encoder's distribution, so its mode is trained alone, with a little noise of fixed size: with the distribution's own, which
-begins at 1, the first thousand steps are lost. Most steps see windows of the crops at a quarter of the cost, the
+encoder's distribution, so its mode is trained alone, with noise in proportion to its spread, so that near latents decode to near
+pictures; with the distribution's own noise, which begins at 1, the first thousand steps are lost. Most steps see windows of the crops at a quarter of the cost, the
 others whole crops. Some pictures get a flat hole, as the background condition has one.
 
 A run is a function of (settings, seed): step k draws its batch from (seed, k), so a resumed run goes on with the same
@@ -115,7 +115,8 @@ def _step(state: _State, pictures: Tensor, config: AutoencoderConfig, step: int)
     generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
     with torch.autocast("cpu", torch.bfloat16, enabled=config.bf16):
         mode = state.vae.encode(pictures).latent_dist.mode()
-        shaken = mode + config.shake * torch.randn(mode.shape, generator=generator)
+        noise = torch.randn(mode.shape, generator=generator)
+        shaken = mode + config.shake * mode.detach().float().std() * noise
         made = state.vae.decode(shaken).sample
     loss = picture_loss(made.float(), pictures) + config.tether * mode.float().square().mean()
     loss.backward()

@@ -168,9 +168,10 @@ def loop(config: TrainConfig, session: Session) -> dict[str, float]:
         clock = time.perf_counter()
         loss = _step(trainee, examples, lanes, passes, step)
         took = time.perf_counter() - clock
-        numbers |= {"step": step, "loss": loss, "wait_s": wait, "step_s": took, "wait_share": wait / (wait + took)}
+        line = {"loss": loss, "wait_s": wait, "step_s": took, "wait_share": wait / (wait + took)}
+        numbers |= {"step": step, **line}
         stop = step >= config.steps or _late(config, session, began, device)
-        journal.add({**numbers, "rate": trainee.optimizer.param_groups[0]["lr"]}, step, config.log_every)
+        journal.add({**line, "rate": trainee.optimizer.param_groups[0]["lr"]}, step, config.log_every)
         if step % config.validate_every == 0 or step == config.steps:
             numbers |= validation.look(trainee, journal)
         if step % config.checkpoint_every == 0 or stop:
