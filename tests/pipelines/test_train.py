@@ -174,7 +174,7 @@ def test_everything_trained_gets_a_gradient(how):
 
 
 def test_it_learns_one_batch_by_heart(place, tmp_path):
-    config = toy(place, tmp_path, steps=60, batch=4, dropout=0.0, learning_rate=5e-3, window=1, log_every=1)
+    config = toy(place, tmp_path, steps=36, batch=4, dropout=0.0, learning_rate=1e-2, window=1, log_every=1)
     source = tmp_path / "one"
     part = source / "examples" / "00" / "00one.parquet"
     part.parent.mkdir(parents=True)
@@ -183,8 +183,8 @@ def test_it_learns_one_batch_by_heart(place, tmp_path):
     encode(EncodeConfig(str(source), str(tmp_path / "latents"), str(place / "tiny")), lambda words: None)
     train(replace(config, examples=str(tmp_path / "latents"), start=str(place / "tiny")), lambda words: None)
     curve = losses(tmp_path)
-    first, last = (np.mean([curve[s] for s in steps]) for steps in (range(1, 6), range(51, 61)))
-    assert last < 0.4 * first
+    first, last = (np.mean([curve[s] for s in steps]) for steps in (range(1, 6), range(29, 37)))
+    assert last < 0.5 * first
 
 
 def test_pictures_and_latents_give_the_same_loss(place, tmp_path):
