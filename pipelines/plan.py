@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from typing import Any
@@ -107,7 +108,8 @@ def _expected(info: Any, chunks: int, settings: Settings) -> list[int]:
 
 def survey(uris: list[str], settings: Settings, silence_s: float) -> list[Plan]:
     """Plans of some inputs, in their order. The body of a Ray task."""
-    child = _child(settings, silence_s)
+    storage = tuple(sorted((k, v) for k, v in os.environ.items() if k.startswith("AWS_")))
+    child = _child(settings, silence_s, storage)
     return [_survey(child, uri) for uri in uris]
 
 
@@ -123,8 +125,8 @@ def _survey(child: Child, uri: str) -> Plan:
 
 
 @functools.lru_cache(maxsize=1)
-def _child(settings: Settings, silence_s: float) -> Child:
-    """One child per worker process, kept for its next task."""
+def _child(settings: Settings, silence_s: float, storage: tuple[tuple[str, str], ...]) -> Child:
+    """One child per worker process, kept for its next task; another one where the way to the storage has changed."""
     return Child("pipelines.plan:Surveyor", {"settings": settings}, silence_s)
 
 

@@ -293,7 +293,35 @@ def test_on_s3_it_is_the_same_dataset(finished, zoo, bucket, silent):
         "short.mp4": "ok",
         "portrait.jpg": "ok",
         "text.mp4": "error",
-    }
+    }, summary.rows
+
+
+def test_an_input_is_looked_into_with_the_storage_of_now(zoo, bucket, monkeypatch):
+    """The child that opens inputs is kept; it must not keep an endpoint that has changed since."""
+    import threading
+    from http.server import BaseHTTPRequestHandler, HTTPServer
+
+    import boto3
+
+    from pipelines.plan import survey
+
+    boto3.client("s3").upload_file(str(zoo / "short.mp4"), "faces", "now/short.mp4")
+    settings = debug((), "").settings
+
+    class Empty(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.send_response(404)
+            self.end_headers()
+
+        do_GET = do_HEAD
+
+    server = HTTPServer(("127.0.0.1", 0), Empty)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+        assert survey([f"{bucket}/now/short.mp4"], settings, 60.0)[0]["reason"] == "no such file"
+    server.shutdown()
+    assert survey([f"{bucket}/now/short.mp4"], settings, 60.0)[0]["status"] == "ok"
 
 
 class RaisesMissingAsset(Finish):
