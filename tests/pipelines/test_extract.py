@@ -320,8 +320,8 @@ def test_an_input_is_looked_into_with_the_storage_of_now(zoo, bucket, monkeypatc
     with monkeypatch.context() as elsewhere:
         elsewhere.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
         assert survey([f"{bucket}/now/short.mp4"], settings, 60.0)[0]["reason"] == "no such file"
-    server.shutdown()
     assert survey([f"{bucket}/now/short.mp4"], settings, 60.0)[0]["status"] == "ok"
+    server.shutdown()
 
 
 class RaisesMissingAsset(Finish):
