@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, Union
 import tyro
 from tyro.conf import Positional, arg, subcommand
 
+from pipelines import edit
 from pipelines.config import PRESETS, Extract, laptop
 from rigface.errors import PlanError, RigFaceError
 
@@ -24,6 +25,11 @@ ABOUT = """Faces from videos, as a dataset: who, where, 3D coefficients, skin, l
   rigface extract clips/ out/faces      videos (or pictures) in, Parquet out
   rigface inspect out/faces             a page to look at what came out
   rigface forecast clips/               time, bytes and cost of all of it, from one percent
+  rigface edit photo.jpg out.png --yaw 15 --smile 0.6 --light-azimuth 40
+                                        change a face in a picture or a clip
+  rigface animate photo.jpg clip.mp4 out.mp4
+                                        let a clip drive a picture
+  rigface sliders                       every number an edit can have
   rigface serve                         edit faces in the browser; has a help of its own
 
 Every command explains itself: rigface extract --help"""
@@ -163,6 +169,7 @@ _FACES = {
 }
 COMMANDS = (
     *_FACES,
+    *edit.COMMANDS,
     "pair",
     "autoencoder",
     "encode",
@@ -179,8 +186,8 @@ def parse(argv: Sequence[str]) -> Any:
     chosen, _ = first.parse_known_args(argv)
     job = PRESETS.get(chosen.preset, laptop)(workers=chosen.workers)  # an unknown one is refused below, by name
     defaults: dict[str, Any] = {name: _FACES[name](job=job) for name in ("extract", "forecast")}
-    commands: dict[str, type] = dict(_FACES)
-    if not argv or argv[0] not in _FACES:  # the commands of learning bring torch, which `extract` should not wait for
+    commands: dict[str, type] = {**_FACES, **edit.COMMANDS}
+    if not argv or argv[0] not in commands:  # the commands of learning bring torch, which `extract` should not wait for
         from pipelines import learning_commands as learning
 
         commands |= learning.COMMANDS

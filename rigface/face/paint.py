@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 
 # Columns of the vertex table.
-HERE, TWIN, SEEN, DARK, TONGUE, LIT, TWIN_LIT, WIDTH = 0, 2, 4, 5, 6, 7, 10, 13
+HERE, TWIN, SEEN, DARK, TONGUE, TEETH, LIT, TWIN_LIT, WIDTH = 0, 2, 4, 5, 6, 7, 8, 11, 14
 
 KNEE = 0.8  # of white, where brightened colours begin to bend
 SETTLED_PX = 0.35  # of 512: what would move by less stays where it is, and sharp
+JUMP_PX = 4.0  # of 512: neighbours that come from places so far apart are of two pieces
 STILL_PX, MOVED_PX = 3.0, 14.0  # of 512: displacements between which the background stops moving with the person
 
 
@@ -42,7 +43,7 @@ def _paint(
     Args:
         face, shares: (S, S) int32 and (S, S, 3): what `rasterize` found; triangles (F, 3).
         table: (V, WIDTH) float32, the columns named above. Places in px; lights as factors.
-        inside: (2, 3) the dark of a mouth and the colour of its tongue.
+        inside: (3, 3) the dark of a mouth, and the colours of its tongue and teeth.
         crop: (S, S, 3) uint8. mask: (S, S) uint8, and soft: the same with soft edges; or (0, 0). back, hole: from `infill.behind`, or (0, 0, 3) and (0, 0).
         image, new_mask, invented: to be filled.
     """
@@ -66,6 +67,7 @@ def _paint(
     masked, layered = mask.shape[0] > 0, back.shape[0] > 0
     unit = size / 512.0
     at = np.empty(WIDTH)
+    place = np.empty((size, size, 2), np.float32)  # where each pixel came from
 
     for j in range(size):
         for i in range(size):
@@ -75,6 +77,7 @@ def _paint(
                     image[j, i, c] = crop[j, i, c]
                 if masked:
                     new_mask[j, i] = mask[j, i]
+                place[j, i, 0], place[j, i, 1] = i + 0.5, j + 0.5
                 continue
             w0, w1, w2 = shares[j, i, 0], shares[j, i, 1], shares[j, i, 2]
             v0, v1, v2 = triangles[f, 0], triangles[f, 1], triangles[f, 2]
@@ -84,6 +87,7 @@ def _paint(
             moved = np.hypot(dx, dy) / unit
             share = 1 - (SETTLED_PX / moved) ** 2 if moved > SETTLED_PX else 0.0
             at[HERE], at[HERE + 1] = i + 0.5 + share * dx, j + 0.5 + share * dy
+            place[j, i, 0], place[j, i, 1] = at[HERE], at[HERE + 1]
             new = 1 - at[SEEN]
             mirrored = at[SEEN] < 0.999
             a, b, p, q = corner(at[HERE], at[HERE + 1])
@@ -110,6 +114,7 @@ def _paint(
                     value = at[SEEN] * value + (1 - at[SEEN]) * twin_lit * colour(ta, tb, tp, tq, c)
                 if dark > 0:
                     depth = inside[0, c] + at[TONGUE] * at[TONGUE] * (inside[1, c] - inside[0, c])
+                    depth += at[TEETH] * (inside[2, c] - depth)
                     value += dark * (lit * depth - value)
                 if lit > 1 and value > KNEE * 255:
                     over = value / 255.0 - KNEE
@@ -119,3 +124,20 @@ def _paint(
                     value += covered * (back[j, i, c] - value)
                 image[j, i, c] = np.uint8(min(255.0, value + 0.5))
             invented[j, i] = new
+
+    # Where one piece of the mesh hides another the picture jumps from pixel to pixel; half a pixel of blur hides the steps.
+    sharp = image.copy()
+    for j in range(1, size - 1):
+        for i in range(1, size - 1):
+            if face[j, i] < 0:
+                continue
+            jump = 0.0
+            for k in range(2):
+                here = place[j, i, k]
+                along, across = (1.0, 0.0) if k == 0 else (0.0, 1.0)
+                jump = max(jump, abs(place[j, i + 1, k] - here - along), abs(here - place[j, i - 1, k] - along))
+                jump = max(jump, abs(place[j + 1, i, k] - here - across), abs(here - place[j - 1, i, k] - across))
+            if jump > JUMP_PX * unit:
+                for c in range(3):
+                    near = np.int32(sharp[j - 1, i, c]) + sharp[j + 1, i, c] + sharp[j, i - 1, c] + sharp[j, i + 1, c]
+                    image[j, i, c] = np.uint8((4 * np.int32(sharp[j, i, c]) + near + 4) // 8)

@@ -8,7 +8,8 @@ Here each opening is a strip between its two rims, upper and lower, with rows of
 * **eye**: the eyeball stays and the upper lid slides over it, so a strip that closes shows less of the source instead
   of all of it squashed. It hangs on the lower lid, which moves little.
 * **mouth**: the upper slab (teeth) hangs on the upper lip and the lower one on the lower lip, both at the source's own
-  scale; between them, where a wider mouth shows what the source did not, it is dark, redder towards the tongue.
+  scale; between them, where a wider mouth shows what the source did not, it is dark, redder towards the tongue, and in a
+  grin there is a hint of teeth.
 
 Lids and lips meet and do not pass through each other: a rim that would cross the other is put onto it (`closed`).
 """
@@ -29,6 +30,7 @@ SOFT = 0.035  # outer-eye distances over which the inside of a mouth gets dark
 NARROW, LASHES = 0.3, 0.8  # an eye narrower than this share of the source's is darkened so far by its lashes
 STRETCH = 1.15  # a slab may be that much longer before something dark is put behind it,
 FREE, PARTED = 2.0, (0.13, 0.2)  # and by that much more where the source's mouth, this far parted, shows one itself
+TEETH, GRIN = 0.1, (1.03, 1.15)  # a mouth that gets this much wider as it opens is a grin, and shows so much of teeth
 LIPS_GIVE = 0.025  # lips that part by less are stretched
 
 
@@ -50,7 +52,7 @@ class Slit:
     @property
     def rows(self) -> int:
         """How many rows of vertices its strip has."""
-        return 6 if self.is_mouth else 2
+        return 8 if self.is_mouth else 2
 
     def triangles(self, first: int) -> np.ndarray:
         """(F, 3) triangles of the strip, whose vertices are numbered row by row from `first`."""
@@ -73,8 +75,8 @@ class Slit:
             eyes: outer-eye distance, px.
 
         Returns:
-            (rows * C, 2) where to read the source, (rows * C, 3) where to draw, and (rows * C, 2): how dark, and how
-            near the tongue.
+            (rows * C, 2) where to read the source, (rows * C, 3) where to draw, and (rows * C, 3): how dark, how near the
+            tongue, and how much of teeth.
         """
         upper, lower = source[self.upper, :2], source[self.lower, :2]
         top, bottom = wanted[self.upper], wanted[self.lower]
@@ -86,24 +88,30 @@ class Slit:
             return (
                 np.concatenate([lower + shown * (upper - lower), lower]),
                 np.concatenate([top, bottom]),
-                np.tile(np.concatenate([lashes, 0 * lashes], axis=1), (2, 1)),
+                np.tile(np.concatenate([lashes, 0 * lashes, 0 * lashes], axis=1), (2, 1)),
             )
         elastic = STRETCH + FREE * np.clip((was.max() / eyes - PARTED[0]) / (PARTED[1] - PARTED[0]), 0, 1)
         new = np.maximum(now - elastic * was - LIPS_GIVE * eyes, 0)  # px of each column that the source does not show
         ramp = np.minimum(SOFT * eyes, 0.4 * new)
         slab = now - new
+        wider = np.linalg.norm((top[-1] - top[0])[:2]) / max(float(np.linalg.norm(upper[-1] - upper[0])), 1e-6)
+        grin = np.clip((wider - GRIN[0]) / (GRIN[1] - GRIN[0]), 0, 1) * np.clip(1 - was / (SOFT * eyes), 0, 1)
+        teeth = np.minimum(0.75 * new, TEETH * eyes) - ramp
         down = [0 * now, UPPER_TEETH * slab, UPPER_TEETH * slab + ramp]
-        down += [now - (1 - UPPER_TEETH) * slab - ramp, now - (1 - UPPER_TEETH) * slab, now]
+        down += [down[2] + np.maximum(teeth, 0), down[2] + np.maximum(teeth, 0) + 0.5 * ramp]
+        down += [now - (1 - UPPER_TEETH) * slab - 0.5 * ramp, now - (1 - UPPER_TEETH) * slab, now]
+        down = list(np.maximum.accumulate(np.minimum(down, now), axis=0))
         along = (bottom - top) / np.maximum(now, 1e-6)[:, None]
         split = upper + UPPER_TEETH * (lower - upper)
-        dark = np.clip(new / (SOFT * eyes), 0, 1)
-        inside = np.zeros((6, len(now), 2))
-        inside[2:4, :, 0] = dark
-        inside[3, :, 1] = 1
+        inside = np.zeros((8, len(now), 3))
+        inside[2:6, :, 0] = np.clip(new / (SOFT * eyes), 0, 1)
+        inside[5, :, 1] = 1
+        side = np.linspace(-1, 1, len(now))
+        inside[2:4, :, 2] = grin * np.clip(1.15 - side**2, 0, 1)  # darker towards the corners
         return (
-            np.concatenate([upper, split, split, split, split, lower]),
+            np.concatenate([upper, *[split] * 6, lower]),
             np.concatenate([top + d[:, None] * along for d in down]),
-            inside.reshape(-1, 2),
+            inside.reshape(-1, 3),
         )
 
 

@@ -49,6 +49,8 @@ SEEN = (0.05, 0.35)  # cosine to the viewer at which a piece of skin counts as n
 SOFT_MASK = 0.006  # of the side: masks are blurred by this much
 OUTER_EYES = (33, 263)
 LIPS = (12, 15)  # middle of the upper and of the lower lip
+CHEEKS = (50, 280)
+IVORY = np.array([0.82, 0.79, 0.73])  # of the skin's brightest colour, with some of its tint
 THROAT, TONGUE = 0.2, 0.55  # as dark as these shares of the lips
 
 
@@ -166,11 +168,16 @@ class _Mesh:
             facing = around.normals[:, :ring, 2].numpy()
             sides[:-1] = np.maximum(_shown(facing, self.across), around.neck)
         table[:, paint.SEEN] = np.concatenate([shown, sides.ravel(), shown[rims]])
-        table[count + len(around.here) :, paint.DARK : paint.TONGUE + 1] = np.concatenate([s[2] for s in strips])
+        table[count + len(around.here) :, paint.DARK : paint.TEETH + 1] = np.concatenate([s[2] for s in strips])
         for column, ratio in ((paint.LIT, lit), (paint.TWIN_LIT, twin_lit)):
             rings = ratio[count:]
-            if not masked:  # light would show on the background
-                rings = 1 + (rings - 1) * np.repeat([0.4, 0, 0], ring)[:, None]
+            # Hair hangs less in the light of the face, a wrong mask shows less; without one, light would show on the wall.
+            fade = (
+                [np.maximum(f, around.neck) for f in (0.85, 0.6, 0.5)]
+                if masked
+                else np.repeat([[0.4], [0], [0]], ring, 1)
+            )
+            rings = 1 + (rings - 1) * np.concatenate(fade)[:, None]
             table[:, column : column + 3] = np.concatenate([ratio[:count], rings, ratio[rims]])
         drawn = np.concatenate([after, around.there, *[s[1] for s in strips]]).astype(np.float32)
         return drawn, table
@@ -273,12 +280,16 @@ def _layers(
 
 
 def _inside_of_mouth(crop: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """(2, 3) float32: the dark of this mouth, and its tongue, from the colour of the lips."""
+    """(3, 3) float32: the dark of this mouth and its tongue, from the colour of the lips; its teeth, from that of the cheeks."""
+    lips = np.mean([_around(crop, points[k]) for k in LIPS], axis=0)
+    skin = np.mean([_around(crop, points[k]) for k in CHEEKS], axis=0)
+    teeth = np.minimum(0.5 * skin + 0.5 * skin.max(), 255) * IVORY
+    return np.stack([THROAT * lips, TONGUE * lips, teeth]).astype(np.float32)
+
+
+def _around(crop: np.ndarray, point: np.ndarray) -> np.ndarray:
+    """(3,) mean colour of the few pixels around a place."""
     size = len(crop)
     reach = max(size // 128, 1)
-    colours = []
-    for lip in LIPS:
-        x, y = np.clip(points[lip, :2].astype(int), reach, size - reach - 1)
-        colours.append(crop[y - reach : y + reach + 1, x - reach : x + reach + 1].mean((0, 1)))
-    lips = np.mean(colours, axis=0)
-    return np.stack([THROAT * lips, TONGUE * lips]).astype(np.float32)
+    x, y = np.clip(point[:2].astype(int), reach, size - reach - 1)
+    return crop[y - reach : y + reach + 1, x - reach : x + reach + 1].mean((0, 1))

@@ -1,0 +1,128 @@
+"""What the editing commands print: asked against achieved, and every slider there is.
+
+Path: `edit.py`, `edit_clip.py` -> Outcome -> show.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from rigface.edits import LIMITS, NAMED
+
+LEARNT_MM = 0.3  # axes that move less were not seen when the head was built
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from rigface.metrics.judge import Number
+
+    Rows = list[tuple[str, float, Number]]
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What a job has to say.
+
+    Args:
+        out: the file written.
+        rows: one list per face: the name of a number, what it was, and what was asked and achieved (NaN: nobody was seen).
+        frames: written; 1 for a picture.
+        seconds: the whole job took.
+        notes: what the user should know.
+    """
+
+    out: Path
+    rows: list[Rows]
+    frames: int = 1
+    seconds: float = 0.0
+    notes: tuple[str, ...] = ()
+
+
+def show(outcome: Outcome, console: Console | None = None) -> int:
+    """Print what became of a job.
+
+    Returns:
+        0.
+    """
+    from rich.console import Console
+
+    console = console or Console()
+    for number, rows in enumerate(outcome.rows):
+        if rows:
+            title = f"face {number}" if len(outcome.rows) > 1 else None
+            console.print(table_of(rows, title))
+    for note in outcome.notes:
+        console.print(note, style="dim", markup=False, highlight=False)
+    frames = f"{outcome.frames} frames, " if outcome.frames > 1 else ""
+    console.print(f"{outcome.out}  ({frames}{outcome.seconds:.1f} s)", markup=False, highlight=False, soft_wrap=True)
+    return 0
+
+
+def table_of(rows: Rows, title: str | None = None) -> Table:
+    """Asked against achieved, number by number."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title, title_justify="left")
+    for column in ("", "was", "asked", "achieved", "off by"):
+        table.add_column(column, justify="right" if column else "left")
+    for name, was, number in rows:
+        off = abs(number.achieved - number.asked)
+        fine = off <= (5 if number.unit == "degrees" else 0.15)
+        words = [_said(v, number.unit) for v in (was, number.asked, number.achieved)]
+        style = "yellow" if not fine else ""
+        table.add_row(name.replace("_deg", ""), *words, Text(_said(off, number.unit), style=style))
+    return table
+
+
+def _said(value: float, unit: str) -> str:
+    if math.isnan(value):
+        return "-"
+    return f"{value:.1f}°" if unit == "degrees" else f"{value:.2f}"
+
+
+def slider_tables() -> list[Table]:
+    """The tables of `rigface sliders`."""
+    from rich.table import Table
+
+    from rigface.face.open_head import OpenHead
+
+    numbers = Table(title="pose and light", title_justify="left")
+    for column in ("flag", "range", "meaning"):
+        numbers.add_column(column)
+    meaning = {"yaw": "positive: to the viewer's right", "pitch": "positive: down", "roll": "positive: clockwise"}
+    for name, limit in LIMITS.items():
+        flag = name.removesuffix("_deg")
+        numbers.add_row(f"--{flag}", f"-{limit:g} .. {limit:g} degrees", meaning[flag])
+    for flag, reach, said in (
+        ("azimuth", "-180 .. 180 degrees", "0 behind the camera, positive on the viewer's right"),
+        ("elevation", "-90 .. 90 degrees", "positive: above"),
+        ("intensity", "0 .. 10", "of the lamp; 1 is the light that is there"),
+        ("ambient", "0 .. 10", "of the even light around it"),
+        ("colour", "0 .. 4 each", "red, green, blue; 1 1 1 is the light's own white"),
+    ):
+        numbers.add_row(f"--light-{flag}", reach, said)
+    named = Table(title="named expressions, -1 .. 2, 1 in full", title_justify="left")
+    named.add_column("flag")
+    named.add_column("made of")
+    for name, axes in NAMED.items():
+        named.add_row(f"--{name.replace('_', '-')}", ", ".join(a if v == 1 else f"{v:g} {a}" for a, v in axes.items()))
+    head = OpenHead.load()
+    reach = np.linalg.norm(head.expression, axis=2).max(1) * 1000
+    plain = Table(title="axes of the open head, -1 .. 2: --expression NAME=VALUE ...", title_justify="left")
+    for column in ("name", "moves by") * 2:
+        plain.add_column(column, justify="right" if column == "moves by" else "left", no_wrap=True)
+    cells = [
+        (name, f"{mm:.0f} mm" if mm > LEARNT_MM else "hardly") for name, mm in zip(head.spec.expression_names, reach)
+    ]
+    half = (len(cells) + 1) // 2
+    for left, right in zip_longest(cells[:half], cells[half:], fillvalue=("", "")):
+        plain.add_row(*left, *right)
+    return [numbers, named, plain]
