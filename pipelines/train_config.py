@@ -31,7 +31,7 @@ class Networks:
     bridge_noise: float = 0.0
     """Standard deviation of the noise on the preview's latents; 0: one preview has one completion, and nothing to denoise."""
     sampler: str = "euler"
-    sampling_steps: int = 6
+    sampling_steps: int = 1
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,9 @@ class TrainConfig:
     """Largest norm of the gradient."""
     min_snr: float = 5.0
     """Gamma of min-SNR weighting; 0: none. A bridge needs none."""
+    at_start: float = 0.0
+    """Share of a bridge's examples that are asked at its very start, where sampling begins. Without noise on the start, anywhere
+    else the answer can be read off what is seen and the render: then this wants to be 1, and sampling one step."""
     picture_weight: float = 0.0
     """Weight of the error of decoded pictures beside that of latents; for small autoencoders, whose latents mislead."""
     dropout: float = 0.05
@@ -134,7 +137,7 @@ def mini_cpu() -> TrainConfig:
     """The small model on one or two CPU cores, in this process; stop and start it at will."""
     return TrainConfig(
         start="scratch", workers=0, gpu=False, batch=16, steps=4000, learning_rate=6e-4, warmup=100, schedule="cosine",
-        dropout=0.02, picture_weight=10.0, decay=0.99, weight_decay=1e-3, checkpoint_every=50, validate_every=250, validation_examples=24,
+        dropout=0.02, picture_weight=10.0, at_start=1.0, decay=0.99, weight_decay=1e-3, checkpoint_every=50, validate_every=250, validation_examples=24,
         window=128, ingest="thread", threads=1, keep=2,
     )  # fmt: skip
 

@@ -210,9 +210,11 @@ def _step(trainee: Trainee, examples: list[LatentExample], lanes: list[int], pas
         with start.synchronised(trainee.wrapped, k == passes - 1), trainee.autocast():
             example = examples[min(k, len(examples) - 1)].map(lambda t: t.float())
             drawn = draw(process, example.target, dropout, generator)
+            at_start = math.ceil(config.at_start * len(drawn.timestep)) if process.kind == "bridge" else 0
+            drawn.timestep[:at_start] = process.train_timesteps
             if config.picture_weight:
-                seen, hidden = decoded_loss(trainee.wrapped, trainee.loaded.vae, example, process, drawn)
-                loss = config.picture_weight * seen + hidden
+                shown, hidden = decoded_loss(trainee.wrapped, trainee.loaded.vae, example, process, drawn)
+                loss = config.picture_weight * shown + hidden
             else:
                 loss = row_losses(trainee.wrapped, example, process, drawn, config.min_snr).mean()
             share = loss * (weight / config.lanes)
