@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 GROW = 0.016  # of the side, by which the hole is wider than the person: hair and soft edges lie outside a mask
-WORK_PX = 256  # what is filled in is smooth, so this resolution is enough
+WORK_PX = 128  # what is filled in is smooth, so this resolution is enough
 
 
 def behind(crop: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -21,7 +21,8 @@ def behind(crop: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         crop: (S, S, 3) uint8. mask: (S, S) uint8, 255 person.
 
     Returns:
-        (S, S, 3) uint8, the crop itself away from the person; and (S, S) uint8, 255 where it was filled in.
+        (S, S, 3) uint8, a guess at what is behind the person, of use where the second is above 0: (S, S) uint8, 255 where
+        the person and their soft edges are.
     """
     size = len(crop)
     work = min(size, WORK_PX)
@@ -30,11 +31,11 @@ def behind(crop: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     person = cv2.dilate(person, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (width, width)))
     hole = cv2.blur(person, (3, 3))
     known = (person < 8).astype(np.float32)
-    filled = _filled(_resized(crop, work).astype(np.float32), known)
+    filled = (_filled(_resized(crop, work).astype(np.float32), known) + 0.5).clip(0, 255).astype(np.uint8)
     if work < size:
         filled = cv2.resize(filled, (size, size), interpolation=cv2.INTER_LINEAR)
         hole = cv2.resize(hole, (size, size), interpolation=cv2.INTER_LINEAR)
-    return _blended(crop, filled, hole), hole
+    return filled, hole
 
 
 def _filled(picture: np.ndarray, known: np.ndarray) -> np.ndarray:
@@ -49,17 +50,6 @@ def _filled(picture: np.ndarray, known: np.ndarray) -> np.ndarray:
         coarse = cv2.resize(out.reshape(*out.shape[:2], 3), weight.shape[::-1], interpolation=cv2.INTER_LINEAR)
         missing = (1 - np.minimum(weight * 4, 1))[..., None]  # a quarter of a cell known is enough to believe it
         out = colour / np.maximum(weight, 1e-6)[..., None] * (1 - missing) + coarse * missing
-    return out
-
-
-def _blended(crop: np.ndarray, filled: np.ndarray, hole: np.ndarray) -> np.ndarray:
-    out = crop.copy()
-    y, x = np.flatnonzero(hole.any(1)), np.flatnonzero(hole.any(0))
-    if len(y):
-        part = np.s_[y[0] : y[-1] + 1, x[0] : x[-1] + 1]
-        share = hole[part][..., None] * np.float32(1 / 255)
-        old = crop[part]
-        out[part] = (old + share * (filled[part] - old) + 0.5).astype(np.uint8)
     return out
 
 

@@ -121,7 +121,8 @@ def _paint(
                     bent = 255 * (KNEE + (1 - KNEE) * over / (over + 1 - KNEE))
                     value += min(1.0, 4 * (lit - 1)) * (bent - value)
                 if covered > 0:
-                    value += covered * (back[j, i, c] - value)
+                    behind = crop[j, i, c] + hole[j, i] / 255.0 * (np.float64(back[j, i, c]) - crop[j, i, c])
+                    value += covered * (behind - value)
                 image[j, i, c] = np.uint8(min(255.0, value + 0.5))
             invented[j, i] = new
 

@@ -1,0 +1,91 @@
+"""Openings of the face: found whole, kept in order, and closed without crossing."""
+
+import numpy as np
+import pytest
+
+from rigface.face.open_head import OpenHead
+from rigface.face.slits import LEFT_EYE, LIPS, RIGHT_EYE, boundary, closed, slits
+
+HEAD = OpenHead.load()
+WEIGHTS, FACES = HEAD.subdivision(1)
+POINTS = (WEIGHTS @ HEAD.template) * [2500, -2500, -2500] + [256, 256, 0]  # px, y down
+RIGHT, LEFT, MOUTH = slits(HEAD.control_faces, FACES, len(HEAD.template), 1)
+
+
+@pytest.mark.parametrize(("slit", "loop"), [(RIGHT, RIGHT_EYE), (LEFT, LEFT_EYE), (MOUTH, LIPS)])
+def test_rims_run_from_corner_to_corner_and_the_upper_is_above(slit, loop):
+    assert slit.upper[0] == slit.lower[0] == loop[0]
+    assert slit.upper[-1] == slit.lower[-1]
+    assert set(loop) <= {*slit.upper, *slit.lower}
+    assert len(slit.upper) == len(slit.lower) == len(loop) + 1
+    inner = slice(2, -2)
+    assert (POINTS[slit.upper, 1] <= POINTS[slit.lower, 1] + 0.5)[inner].all()
+    assert len(slit.faces) == 4 * (len(loop) - 2)
+
+
+def test_taking_the_openings_out_leaves_one_rim_each():
+    rest = np.delete(FACES, np.concatenate([s.faces for s in (RIGHT, LEFT, MOUTH)]), axis=0)
+    directed = {(int(a), int(b)) for t in rest for a, b in ((t[0], t[1]), (t[1], t[2]), (t[2], t[0]))}
+    open_edges = [(a, b) for a, b in directed if (b, a) not in directed]
+    rims = len(boundary(FACES)) + sum(2 * (len(s.upper) - 1) for s in (RIGHT, LEFT, MOUTH))
+    assert len(open_edges) == rims
+
+
+def moved(slit, by: float) -> np.ndarray:
+    """The mesh with the upper rim moved down by so many px, most in the middle."""
+    out = POINTS.copy()
+    out[slit.upper, 1] += by * np.sin(np.linspace(0, np.pi, len(slit.upper)))
+    return out
+
+
+@pytest.mark.parametrize("slit", [RIGHT, LEFT, MOUTH])
+def test_rims_that_cross_are_put_onto_each_other(slit):
+    out = closed(slit, moved(slit, 60))
+    assert (out[slit.lower, 1] - out[slit.upper, 1]).min() > -1
+    if not slit.is_mouth:
+        assert np.allclose(out[slit.lower], POINTS[slit.lower])  # the lower lid stays
+    assert closed(slit, POINTS) is POINTS or np.allclose(closed(slit, POINTS), POINTS, atol=3)
+
+
+def test_an_eye_that_closes_shows_less_and_one_that_opens_stretches():
+    here, there, inside = RIGHT.strip(POINTS, moved(RIGHT, 8), eyes=220)
+    columns = len(RIGHT.upper)
+    middle = columns // 2
+    shown = here[columns + middle, 1] - here[middle, 1]
+    drawn = there[columns + middle, 1] - there[middle, 1]
+    assert shown == pytest.approx(drawn, abs=0.3)  # at its own scale
+    assert not inside[:, 1:].any()
+    here, _, _ = RIGHT.strip(POINTS, moved(RIGHT, -8), eyes=220)
+    assert np.allclose(here[:columns], POINTS[RIGHT.upper, :2], atol=0.02)  # no skin above the lid is read
+
+
+def shut() -> np.ndarray:
+    out = POINTS.copy()
+    out[MOUTH.lower] = out[MOUTH.upper]
+    return out
+
+
+def test_a_shut_mouth_that_opens_is_dark_between_lips_of_their_own_size():
+    there = shut()
+    there[MOUTH.lower, 1] += 40 * np.sin(np.linspace(0, np.pi, len(MOUTH.lower)))
+    _, drawn, inside = MOUTH.strip(shut(), there, eyes=220)
+    rows = inside.reshape(MOUTH.rows, -1, 3)
+    middle = rows.shape[1] // 2
+    assert rows[3, middle, 0] == 1
+    assert rows[0, middle, 0] == rows[-1, middle, 0] == 0
+    y = drawn.reshape(MOUTH.rows, -1, 3)[:, middle, 1]
+    assert (np.diff(y) >= -1e-9).all()
+    assert not rows[..., 2].any()  # a jaw that drops is no grin
+    same = MOUTH.strip(POINTS, POINTS, eyes=220)
+    assert np.allclose(same[0], same[1][:, :2], atol=1e-3)
+    assert not same[2][:, [0, 2]].any()
+
+
+def test_a_grin_shows_teeth():
+    there = shut()
+    middle = POINTS[[78, 308]].mean(0)
+    rims = np.unique(np.concatenate([MOUTH.upper, MOUTH.lower]))
+    there[rims, 0] += 0.2 * (POINTS[rims, 0] - middle[0])
+    there[MOUTH.lower, 1] += 25 * np.sin(np.linspace(0, np.pi, len(MOUTH.lower)))
+    _, _, inside = MOUTH.strip(shut(), there, eyes=220)
+    assert inside[:, 2].max() > 0.9
