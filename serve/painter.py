@@ -285,10 +285,10 @@ class Studio:
         walk = ticket.walk
         wants = ticket.previews and not walk.done and walk.index % ticket.previews == 0
         try:
-            shown = room.pipeline.pictures(walk.preview())[0] if wants else None
+            shown = room.pipeline.pictures(walk.preview(), walk.detail)[0] if wants else None
             ticket.tell(Step(walk.index, walk.steps, shown))
             if walk.done:
-                image = room.pipeline.pictures(walk.latents)[0]
+                image = room.pipeline.pictures(walk.latents, walk.detail)[0]
                 now = time.monotonic()
                 ticket.tell(Painted(image, ticket.began - ticket.came, now - ticket.began, ticket.crowd))
         except Exception as error:
