@@ -311,7 +311,7 @@ class _Notes:
         from rigface.face.video import Truncated, frames
 
         try:
-            yield from frames(str(path), None, threads=2)
+            yield from frames(str(path), None)
         except Truncated as e:
             self._cut = e.reason
         except BadVideo as e:
