@@ -29,9 +29,10 @@ def behind(crop: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     person = _resized(mask, work)
     width = 2 * max(1, round(GROW * work)) + 1
     person = cv2.dilate(person, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (width, width)))
-    hole = cv2.blur(person, (3, 3))
+    hole: np.ndarray = cv2.blur(person, (3, 3))
     known = (person < 8).astype(np.float32)
-    filled = (_filled(_resized(crop, work).astype(np.float32), known) + 0.5).clip(0, 255).astype(np.uint8)
+    smooth = _filled(_resized(crop, work).astype(np.float32), known)
+    filled: np.ndarray = (smooth + 0.5).clip(0, 255).astype(np.uint8)
     if work < size:
         filled = cv2.resize(filled, (size, size), interpolation=cv2.INTER_LINEAR)
         hole = cv2.resize(hole, (size, size), interpolation=cv2.INTER_LINEAR)
