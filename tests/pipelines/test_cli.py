@@ -36,7 +36,7 @@ def test_switches():
     [
         (["extract", "only-one"], "VIDEOS... OUT"),
         (["extract", "a", "b", "--fps", "0"], "above 0"),
-        (["extract", "/no/such/folder", "/tmp/out", "--preset", "debug"], "no such file or folder"),
+        (["extract", "/no/such/folder", "out/never", "--preset", "debug"], "no such file or folder"),
         (["extract", "a", "b", "--look.gpus", "1"], "runs on CPUs"),
         (["status", "/no/such/dataset"], "no dataset of ours"),
         (["forecast"], "VIDEOS..."),
