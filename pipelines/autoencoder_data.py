@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from pipelines.split import split_of
-from pipelines.storage import Store
 from rigface.conditions import HOLE
 from rigface.errors import PlanError
 from rigface.image import decode
+from rigface.storage import Store
 
 EVERY_WHOLE = 4  # of so many steps one sees whole crops
 HOLES = 0.15  # share of the pictures that get one

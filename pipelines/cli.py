@@ -118,7 +118,7 @@ class IdentitiesCommand:
     def run(self) -> int:
         from pipelines import lock
         from pipelines.identities import identify
-        from pipelines.storage import Store
+        from rigface.storage import Store
 
         store = Store(self.out)
         with lock.hold(store):

@@ -14,12 +14,12 @@ import pyarrow as pa
 from pipelines import pairs
 from pipelines.make_example import Made, invent_light, make
 from pipelines.pair import PairSettings, part_path
-from pipelines.storage import Store
 from rigface import schema
 from rigface.conditions import Composer
 from rigface.examples import ExampleSpec, examples_schema, mirrored_expression
 from rigface.face.rotation import to_degrees, to_matrix
 from rigface.image import decode, decode_mask, encode_jpeg, encode_png
+from rigface.storage import Store
 from rigface.types import Face
 
 PARTS_KEPT = 4  # parts of faces/ in memory; a unit's rows lie close together

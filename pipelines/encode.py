@@ -25,10 +25,10 @@ from tyro.conf import Suppress, arg
 from pipelines import lock
 from pipelines.output import git_commit, versions
 from pipelines.pool import Workers, over
-from pipelines.storage import Store, sharded
 from rigface import schema
 from rigface.errors import MissingAsset, PlanError
 from rigface.examples import PICTURES, ExampleSpec, LatentSpec, examples_of, half_column, latents_schema
+from rigface.storage import Store, sharded
 
 ABOUT = "rigface.json"
 

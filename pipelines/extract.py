@@ -25,9 +25,9 @@ from pipelines.output import Output
 from pipelines.plan import Plan, units_of
 from pipelines.progress import Progress
 from pipelines.stages import error_path
-from pipelines.storage import Store
 from rigface import schema
 from rigface.errors import JobBroken
+from rigface.storage import Store
 from rigface.types import DetectorSpec, HeadSpec
 
 SURVEY_BATCH, FEW = 16, 16  # inputs per survey task; with few of them, Ray's workers would start longer than it takes

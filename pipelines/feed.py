@@ -21,9 +21,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.storage import Store
 from rigface.errors import PlanError
 from rigface.examples import LatentSpec
+from rigface.storage import Store
 
 KEPT_BYTES = 2**30  # of parts already read, per process
 

@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 
 from pipelines.config import Extract
 from pipelines.stages import Finish, Look, Reconstruct, StageActor, Write
-from pipelines.storage import INTERNAL, Store
 from rigface.errors import JobBroken, RigFaceError
+from rigface.storage import INTERNAL, Store
 from rigface.types import DetectorSpec, HeadSpec
 
 MANY = 4096  # units; beyond, the driver hands out a Parquet file of them instead of a block each (3.6 ms apiece)

@@ -21,8 +21,8 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.stages import parquet
-from pipelines.storage import IDENTITIES, Store
 from rigface.face.identity import People, cluster
+from rigface.storage import IDENTITIES, Store
 
 THRESHOLD = 0.8  # root mean square distance of directions within a person; measured for dlib's network in identity.py
 READERS = 16

@@ -23,9 +23,9 @@ from pipelines.page.cards import SHOWN_PEOPLE
 from pipelines.page.census import BATCH_ROWS, FLAGS, FaceCensus, Spot
 from pipelines.page.document import About, Gallery, document
 from pipelines.page.inputs import InputCensus
-from pipelines.storage import Store
 from rigface import schema
 from rigface.errors import BadInput
+from rigface.storage import Store
 from rigface.types import DetectorSpec, FaceParams, HeadSpec
 
 PAGE_NAME = "inspect.html"

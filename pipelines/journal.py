@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pipelines.storage import Store
+from rigface.storage import Store
 
 FOLDER = "log"
 STEPS = 1000  # per object

@@ -130,7 +130,7 @@ def _examples_of(config: TrainConfig) -> str:
     """The folder of examples: the one given, or one made from the faces in it."""
     from pipelines.encode import autoencoder_folder, encode
     from pipelines.pair import pair
-    from pipelines.storage import Store
+    from rigface.storage import Store
 
     given = Store(config.examples)
     if next(iter(given.paths("examples", ".parquet")), None) or not next(iter(given.paths("faces", ".parquet")), None):

@@ -23,8 +23,8 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pipelines.storage import INTERNAL, Store, s3_client
 from rigface.errors import OutputBusy
+from rigface.storage import INTERNAL, Store, s3_client
 
 RENEW_S = 10.0
 EXPIRE_S = 60.0

@@ -31,9 +31,9 @@ from pipelines import identities
 from pipelines.config import Settings, config_hash, differences
 from pipelines.plan import Plan, units_of
 from pipelines.stages import error_path, parquet, part_path, record_of
-from pipelines.storage import IDENTITIES, INTERNAL, Store
 from rigface import schema
 from rigface.errors import PlanError
+from rigface.storage import IDENTITIES, INTERNAL, Store
 from rigface.types import DetectorSpec, HeadSpec
 
 ABOUT = "rigface.json"

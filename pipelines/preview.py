@@ -11,8 +11,8 @@ from pipelines import lock, parts, plan, reading, sources
 from pipelines.config import Extract, config_hash
 from pipelines.extract import check_stages
 from pipelines.output import Output
-from pipelines.storage import Store
 from rigface.errors import PlanError
+from rigface.storage import Store
 
 LOOKED_INTO = 50  # new inputs; the rest is taken to be like them
 

@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines import pairs
-from pipelines.storage import Store
 from rigface.errors import PlanError
 from rigface.face.rotation import to_matrix
+from rigface.storage import Store
 
 GATES = ("confidence", "sharpness", "face_size_px")
 

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import pyarrow.fs as pafs
 import torch
 
-from pipelines.storage import Store
+from rigface.storage import Store
 
 CHECKPOINTS = "checkpoints"
 DONE = "done"  # written last: without it a folder is half a checkpoint

@@ -36,8 +36,8 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 import pyarrow.fs as pafs
 
 from pipelines.readahead import ReadAhead
-from pipelines.storage import filesystem, s3_client
 from rigface.errors import BadInput, PlanError
+from rigface.storage import filesystem, s3_client
 
 _FILMS = frozenset((".mp4", ".m4v", ".mov", ".qt", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".m2v", ".vob", ".ts"))
 _MORE_FILMS = frozenset((".m2ts", ".mts", ".wmv", ".asf", ".flv", ".f4v", ".ogv", ".ogg", ".3gp", ".3g2", ".gif"))

@@ -21,12 +21,12 @@ import pyarrow.parquet as pq
 from pipelines import parts
 from pipelines.child import Child, ChildDied
 from pipelines.config import Settings
-from pipelines.storage import INTERNAL, Store, sharded
 from pipelines.unit import Unit
 from rigface import schema
 from rigface.errors import BadInput
 from rigface.face import align
 from rigface.image import encode_png
+from rigface.storage import INTERNAL, Store, sharded
 from rigface.types import DetectorSpec, FaceParams, HeadSpec, Quality
 
 TRIES = 2  # a crash may be the machine's; two on the same file are the file's

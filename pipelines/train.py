@@ -17,9 +17,9 @@ from typing import Any
 
 from pipelines import lock
 from pipelines.output import git_commit, versions
-from pipelines.storage import Store
 from pipelines.train_config import Networks, TrainConfig
 from rigface.errors import JobBroken, PlanError
+from rigface.storage import Store
 
 ABOUT = "rigface.json"
 FIXED = ("examples", "start", "autoencoder", "networks", "tune", "lora_rank", "batch", "lanes", "window", "seed")

@@ -30,11 +30,11 @@ from torch import Tensor
 
 from pipelines.autoencoder_data import AutoencoderConfig, batch, crops
 from pipelines.output import git_commit
-from pipelines.storage import Store
 from rigface.errors import PlanError
 from rigface.model.ema import Average
 from rigface.model.picture_loss import picture_loss
 from rigface.model.weights import WEIGHTS, write_safetensors
+from rigface.storage import Store
 
 STATE = "autoencoder/state.pt"
 LOG = "autoencoder/log.jsonl"

@@ -34,7 +34,6 @@ from pipelines import feed, start
 from pipelines.encode import parts_of, spec_of
 from pipelines.journal import Journal
 from pipelines.session import Session
-from pipelines.storage import Store
 from pipelines.train_config import TrainConfig
 from pipelines.validate import Validation
 from rigface.examples import PICTURES, ExampleSpec, examples_of, numbers_of
@@ -45,6 +44,7 @@ from rigface.model.diffusion import Dropout, draw, row_losses
 from rigface.model.ema import Average
 from rigface.model.latents import LatentConditions, LatentExample, encode_example
 from rigface.model.picture_loss import decoded_loss
+from rigface.storage import Store
 
 MODEL = "model"
 

@@ -21,12 +21,12 @@ from pipelines import feed
 from pipelines.encode import parts_of
 from pipelines.journal import Journal
 from pipelines.session import Session
-from pipelines.storage import Store
 from pipelines.train_config import TrainConfig
 from rigface.examples import examples_of
 from rigface.image import to_image, to_tensor
 from rigface.model.latents import decode, encode_conditions, lost_detail
 from rigface.model.sampling import Crowd, Walk, seeded
+from rigface.storage import Store
 from rigface.types import Example
 
 if TYPE_CHECKING:

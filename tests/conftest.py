@@ -26,3 +26,34 @@ def shared() -> Path:
 def fixtures() -> Path:
     """Small files that ship with the tests."""
     return ROOT / "tests" / "fixtures"
+
+
+@pytest.fixture(scope="session")
+def bucket():
+    """s3://faces on an S3 look-alike in this process, which boto3 and pyarrow are told to use."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    from rigface import storage
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    told = {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_REGION": "us-east-1",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in told.items():
+            patch.setenv(name, value)
+        storage.filesystem.cache_clear()
+        storage.s3_client.cache_clear()
+        boto3.client("s3").create_bucket(Bucket="faces")
+        yield "s3://faces"
+    storage.filesystem.cache_clear()
+    storage.s3_client.cache_clear()
+    server.stop()

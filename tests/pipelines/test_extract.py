@@ -14,10 +14,10 @@ from pipelines.config import Pool, debug
 from pipelines.extract import extract
 from pipelines.output import Output
 from pipelines.stages import Finish, error_path
-from pipelines.storage import Store
 from rigface import fake, schema
 from rigface.errors import MissingAsset, OutputBusy, PlanError
 from rigface.image import decode, decode_mask
+from rigface.storage import Store
 from tests.pipelines.conftest import faces_of, inputs_of
 
 

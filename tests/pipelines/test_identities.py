@@ -10,8 +10,8 @@ from pipelines.config import debug
 from pipelines.extract import extract
 from pipelines.identities import identify
 from pipelines.stages import record_of
-from pipelines.storage import Store
 from rigface import fake
+from rigface.storage import Store
 from tests.pipelines.conftest import faces_of
 
 

@@ -13,9 +13,9 @@ import pytest
 from pipelines.config import debug
 from pipelines.extract import extract
 from pipelines.output import Output
-from pipelines.storage import Store
 from rigface import fake
 from rigface.image import encode_jpeg
+from rigface.storage import Store
 from tests.pipelines.conftest import faces_of, inputs_of
 
 KILLS = 10

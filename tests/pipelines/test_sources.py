@@ -280,7 +280,7 @@ def s3():
     import boto3
     from moto.server import ThreadedMotoServer
 
-    from pipelines import storage
+    from rigface import storage
 
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()

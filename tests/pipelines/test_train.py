@@ -11,7 +11,6 @@ import torch
 from pipelines import feed, journal
 from pipelines.encode import EncodeConfig, encode
 from pipelines.session import Alone
-from pipelines.storage import Store
 from pipelines.train import config_of, train
 from pipelines.train_config import PRESETS, TrainConfig, debug
 from pipelines.train_loop import learning_rate, loop
@@ -22,6 +21,7 @@ from rigface.model import checkpoint, tune
 from rigface.model.diffusion import Dropout, Process, denoising_loss
 from rigface.model.ema import Average
 from rigface.model.latents import LatentConditions, LatentExample
+from rigface.storage import Store
 
 
 @pytest.fixture(scope="module")

@@ -12,11 +12,11 @@ import torch
 
 from pipelines import feed, ingest, journal
 from pipelines.encode import EncodeConfig, encode
-from pipelines.storage import Store
 from pipelines.train import train
 from pipelines.train_config import TrainConfig, debug
 from rigface import fake_examples
 from rigface.model import checkpoint
+from rigface.storage import Store
 
 pytestmark = pytest.mark.slow
 

@@ -7,8 +7,8 @@ import time
 import pytest
 
 from pipelines import lock
-from pipelines.storage import Store, sharded
 from rigface.errors import OutputBusy
+from rigface.storage import Store, sharded
 
 
 @pytest.fixture(params=["disk", "s3"])
