@@ -1,6 +1,6 @@
 """A folder that only ever shows whole objects, on a disk or on S3.
 
-Path: whoever writes (stages, jobs of the service) -> `Store.publish` -> a reader sees the old object, the new one or none, never a part of one.
+Path: stages, and jobs of the service -> `Store.publish` -> a reader sees the old object, the new one or none, never a part.
 
 * Disk: write aside in OUT/.rigface/tmp, fsync, then link (refuses to replace) or rename (replaces).
 * S3: one PUT of a complete buffer, with `If-None-Match: *` where it must not replace. pyarrow's output stream is not used

@@ -1,6 +1,19 @@
 """The types on the wire. Everything about an edit derives from `rigface.edits.EditSpec`: a field added there is here.
 
-Path: JSON -> these -> `eye.py`, `painter.py` -> these -> JSON. No torch, no Ray, no pictures as arrays.
+Path: JSON -> these -> `eye.py`, `painter.py`, `jobs.py` -> these -> JSON. No torch, no Ray, no pictures as arrays.
+
+A body is JSON, or multipart: the files are parts (`picture`, `clip`, `target`, `target.<trait>`), the rest is JSON in the part
+`request`. A file may also be named in the JSON instead, by `PictureRef` or `ClipRef`.
+
+Jobs. `POST /v1/jobs` takes one of three, told apart by `kind`, and answers 202 with a `JobState`:
+
+* `batch` (`BatchJob`): many edits of one picture. Result n, from 0, is the picture of edit n.
+* `video` (`VideoJob`): one edit on every frame of `clip`. Result 0 is the video, with the clip's times and sound.
+* `animation` (`AnimationJob`): the face of `picture` moves as the largest face of `clip` does. Result 0 is the video.
+
+`GET /v1/jobs` lists the caller's own, the newest first; `GET /v1/jobs/{id}` tells how far one is: `finished` of `total` edits
+or frames (`total` is 0 while nobody knows), and in `results` the numbers that `GET /v1/jobs/{id}/results/{n}` has. `POST
+/v1/jobs/{id}/cancel` stops it, and what is finished of a batch stays; `DELETE /v1/jobs/{id}` stops and removes it with its files.
 """
 
 from __future__ import annotations
@@ -18,6 +31,9 @@ PREVIEW = "preview"
 """The name of the model that is always there: no network, the photograph itself moved and lit."""
 PictureId = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$", description="content hash of a picture sent before")]
 Format = Literal["png", "jpeg", "webp"]
+Container = Literal["mp4", "mov", "mkv"]
+Which = Literal["largest", "left-most", "right-most", "all"] | Annotated[int, Field(ge=0, le=999)]
+"""Which face of a picture; a number counts from the left."""
 
 
 class _EditWire:
@@ -84,6 +100,13 @@ class PictureRef(Strict):
     url: str | None = Field(None, max_length=4096, description="a pre-signed address on the operator's allow-list")
 
 
+class ClipRef(Strict):
+    """A video: its bytes, or an address in an object store that the operator allows."""
+
+    base64: str | None = Field(None, description="the file, base64")
+    url: str | None = Field(None, max_length=4096, description="a pre-signed address on the operator's allow-list")
+
+
 class Guidance(Strict):
     """How much to exaggerate each condition; 1 is off, each other value costs one more row in the network."""
 
@@ -101,12 +124,12 @@ class PreviewRequest(Strict):
         default_factory=dict, description="a picture for one trait, which is then taken; multipart: `target.<trait>`"
     )
     edit: Edit = Field(default_factory=EditSpec)
-    face: Literal["largest", "left-most", "right-most", "all"] | Annotated[int, Field(ge=0, le=999)] = "largest"
+    face: Which = "largest"
     max_side: int = Field(1024, ge=64, le=4096, description="longest side of a preview, px")
 
 
-class EditRequest(PreviewRequest):
-    """A preview's fields, and how to paint."""
+class Painting(Strict):
+    """How a model paints."""
 
     model: str | None = Field(None, max_length=100, description="see /v1/models; the service's default where left out")
     seed: int = Field(0, ge=0, lt=2**63)
@@ -114,24 +137,107 @@ class EditRequest(PreviewRequest):
     scheduler: str | None = Field(None, max_length=60)
     guidance: Guidance = Guidance()
     strength: float = Field(1.0, gt=0, le=1, description="below 1 begins from the render, partly noised")
+
+
+class EditRequest(PreviewRequest, Painting):
+    """A preview's fields, and how to paint."""
+
     previews: int = Field(0, ge=0, le=100, description="in a stream: a picture after each so many steps; 0 sends none")
     format: Format | None = Field(None, description="of the picture inside JSON or a stream; PNG where left out")
 
 
-class JobRequest(EditRequest):
-    """Many edits of one picture: an animation, or variants. `edit` is not read."""
+class _Job(Painting):
+    """What all jobs may say."""
 
+    target: PictureRef | None = Field(None, description="whom to copy what an edit takes from; multipart: `target`")
+    targets: dict[Trait, PictureRef] = Field(
+        default_factory=dict, description="a picture for one trait, which is then taken; multipart: `target.<trait>`"
+    )
+    face: Which = "largest"
+    webhook: str | None = Field(
+        None, max_length=2048, description="an address on the operator's allow-list that is told when the job has ended"
+    )
+
+
+class BatchJob(_Job):
+    """Many edits of one picture."""
+
+    kind: Literal["batch"]
+    picture: PictureRef | None = Field(None, description="the source; in multipart the file part `picture`")
     edits: list[Edit] = Field(min_length=1, max_length=1000)
+    format: Format = "png"
+
+
+class VideoJob(_Job):
+    """The same edit on every frame of a clip. `face` holds as long as that face is followed."""
+
+    kind: Literal["video"]
+    clip: ClipRef | None = Field(None, description="the video; in multipart the file part `clip`")
+    edit: Edit = Field(default_factory=EditSpec)
+    container: Container = "mp4"
+    silent: bool = Field(False, description="leave the clip's sound out")
+
+
+class AnimationJob(_Job):
+    """A picture whose face moves as the largest face of a clip does."""
+
+    kind: Literal["animation"]
+    picture: PictureRef | None = Field(None, description="whom to animate; in multipart the file part `picture`")
+    clip: ClipRef | None = Field(None, description="the driving video; in multipart the file part `clip`")
+    take: set[Literal["pose", "expression", "light"]] = Field(
+        default={"pose", "expression"},
+        min_length=1,
+        description="what the clip gives; a target's trait is the target's",
+    )
+    edit: Edit = Field(default_factory=EditSpec, description="numbers that stand over what the clip gives")
+    absolute: bool = Field(False, description="the driver's pose and expression as they are, not what changes of them")
+    neutral: Literal["first", "calmest"] = Field("first", description="the frame that changes are counted from")
+    smooth: bool = Field(True, description="take the tremble out of the driver's coefficients")
+    max_side: int = Field(1280, ge=64, le=2048, description="longest side of the video, px")
+    container: Container = "mp4"
+    silent: bool = Field(False, description="leave the clip's sound out")
+
+
+JobRequest = Annotated[BatchJob | VideoJob | AnimationJob, Field(discriminator="kind")]
+
+
+class ProblemDocument(BaseModel):
+    """RFC 9457."""
+
+    type: str
+    title: str
+    status: int
+    detail: str | None = None
+    instance: str | None = None
 
 
 class JobState(BaseModel):
-    """How far a job is; result n is at /v1/jobs/{id}/results/{n}, from 0."""
+    """How far a job is."""
 
     id: str
+    kind: Literal["batch", "video", "animation"]
     state: Literal["queued", "running", "done", "failed", "cancelled"]
-    total: int
-    finished: int
-    error: dict[str, Any] | None = None
+    total: int = Field(description="edits, or frames of the clip; 0 while nobody knows")
+    finished: int = Field(description="of them")
+    results: list[int] = Field(description="n for which /v1/jobs/{id}/results/{n} is there")
+    media_type: str = Field(description="of the results")
+    created_at: str = Field(description="RFC 3339, like all times")
+    started_at: str | None = None
+    ended_at: str | None = None
+    expires_at: str | None = Field(None, description="when the job and its results are removed")
+    asked: list[dict[str, float]] = Field(default=[], description="of a clip: one row per face followed")
+    achieved: list[dict[str, float] | None] = Field(
+        default=[], description="likewise, means over frames looked at again"
+    )
+    notes: list[str] = Field(default=[], description="what else is worth knowing, such as frames without a face")
+    error: ProblemDocument | None = None
+    webhook: Literal["none", "waiting", "delivered", "given-up"] = "none"
+
+
+class JobList(BaseModel):
+    """A caller's jobs, the newest first."""
+
+    jobs: list[JobState]
 
 
 class SeenFace(BaseModel):
@@ -199,16 +305,6 @@ class Models(BaseModel):
     models: list[ModelInfo]
 
 
-class ProblemDocument(BaseModel):
-    """RFC 9457."""
-
-    type: str
-    title: str
-    status: int
-    detail: str | None = None
-    instance: str | None = None
-
-
 # What travels inside the service, between its deployments.
 
 
@@ -227,6 +323,24 @@ class Wish:
     traits: dict[str, str] = field(default_factory=dict)
     face: str | int = "largest"
     max_side: int = 1024
+
+
+@dataclass(frozen=True)
+class Order:
+    """A job with its files by content hash.
+
+    Args:
+        asked: without its pictures and its clip; each edit takes the traits that have a picture of their own.
+        files: hash -> bytes.
+        picture, clip: hashes; empty where the kind has none.
+        traits: trait -> hash of the picture it is copied from.
+    """
+
+    asked: BatchJob | VideoJob | AnimationJob
+    files: dict[str, bytes]
+    picture: str = ""
+    clip: str = ""
+    traits: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

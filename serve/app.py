@@ -135,7 +135,7 @@ class JobsDeployment:
 
     async def call(self, name: str, *args: Any) -> Any:
         """One of the coroutines of `Jobs`."""
-        if name not in ("submit", "status", "cancel", "result", "ready"):
+        if name not in ("submit", "status", "mine", "cancel", "remove", "result", "ready"):
             raise ValueError(f"jobs do not {name}")
         return await _said(getattr(self._jobs, name)(*args))
 

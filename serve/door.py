@@ -21,12 +21,14 @@ from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import TypeAdapter
 from starlette.exceptions import HTTPException
 
 from serve.api import (
     API_VERSION,
     EditRequest,
     EditResult,
+    JobList,
     JobRequest,
     JobState,
     Models,
@@ -38,7 +40,7 @@ from serve.api import (
 )
 from serve.edits import Editing, sse, wanted_type
 from serve.front import Front, Numbers
-from serve.incoming import Pantry, read
+from serve.incoming import Pantry, read, read_job
 from serve.keys import Key, KeyRing
 from serve.limits import Bucket, Limits, Turnstile
 from serve.naming import Recent
@@ -113,8 +115,10 @@ class _Door:
         if self.house.jobs is not None:
             api.post("/v1/jobs", status_code=202, response_model=JobState,
                      openapi_extra={"requestBody": _body(JobRequest)})(self.submit)  # fmt: skip
+            api.get("/v1/jobs", response_model=JobList)(self.jobs)
             api.get("/v1/jobs/{name}", response_model=JobState)(self.job)
-            api.delete("/v1/jobs/{name}", response_model=JobState)(self.cancel)
+            api.delete("/v1/jobs/{name}", status_code=204)(self.remove)
+            api.post("/v1/jobs/{name}/cancel", response_model=JobState)(self.cancel)
             api.get("/v1/jobs/{name}/results/{number}", response_class=Response)(self.job_result)
         api.post("/v1/verify", response_model=Verified, openapi_extra=both)(self.verify)
         api.get("/v1/models", response_model=Models)(self.models)
@@ -203,10 +207,15 @@ class _Door:
         return await self.editing.ask(wish, method)
 
     async def submit(self, request: Request) -> JobState:
-        """Queue many edits of one picture."""
+        """Queue a batch of edits, a video edit or an animation."""
         async with self.caller(request, "jobs") as key:
-            asked, wish = await read(request, JobRequest, self.pantry, key.name, self.house.limits.body_bytes)
-            return await self.house.jobs.submit(asked, wish, list(asked.edits), key.name)
+            order = await read_job(request, self.pantry, key.name, self.house.limits.clip_bytes)
+            return await self.house.jobs.submit(order, key.name, request.headers.get("idempotency-key", "")[:200])
+
+    async def jobs(self, request: Request) -> JobList:
+        """The caller's jobs, the newest first."""
+        async with self.caller(request, "jobs") as key:
+            return JobList(jobs=await self.house.jobs.mine(key.name))
 
     async def job(self, request: Request, name: str) -> JobState:
         """How far a job is."""
@@ -218,11 +227,17 @@ class _Door:
         async with self.caller(request, "jobs") as key:
             return await self.house.jobs.cancel(name, key.name)
 
-    async def job_result(self, request: Request, name: str, number: int) -> Response:
-        """One picture of a job."""
+    async def remove(self, request: Request, name: str) -> None:
+        """Stop a job and remove it with its files."""
         async with self.caller(request, "jobs") as key:
-            data, kind = await self.house.jobs.result(name, key.name, number)
-            return Response(data, media_type=kind)
+            await self.house.jobs.remove(name, key.name)
+
+    async def job_result(self, request: Request, name: str, number: int) -> Response:
+        """A picture of a batch, or the video (number 0)."""
+        async with self.caller(request, "jobs") as key:
+            data, kind, about = await self.house.jobs.result(name, key.name, number)
+            headers = {"Cache-Control": "no-store", **about.get("headers", {})}
+            return Response(data, media_type=kind, headers=headers)
 
     async def verify(self, request: Request) -> Verified:
         """Did this service make this picture? Reads the manifest of the file and the watermark of the pixels."""
@@ -302,9 +317,9 @@ def _file(name: str) -> Response:
     return Response(path.read_bytes(), media_type=kind, headers={"Cache-Control": "no-cache"})
 
 
-def _body(kind: type) -> dict[str, Any]:
+def _body(kind: Any) -> dict[str, Any]:
     """The OpenAPI of a body that comes as JSON or as parts."""
-    schema = kind.model_json_schema(ref_template="#/components/schemas/{model}")  # type: ignore[attr-defined]
+    schema = TypeAdapter(kind).json_schema(ref_template="#/components/schemas/{model}")
     schema.pop("$defs", None)
     binary = {"type": "string", "format": "binary"}
     parts = {"picture": binary, "target": binary, "request": {"type": "string", "description": "the rest, as JSON"}}

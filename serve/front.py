@@ -116,13 +116,14 @@ class Front:
             return
         if self.draining:
             raise Trouble("draining", retry_after_s=5)
+        most = self._limits.body_bytes + (self._limits.clip_bytes if path == "/v1/jobs" else 0)
         said = dict(scope["headers"]).get(b"content-length", b"0")
-        if said.isdigit() and int(said) > self._limits.body_bytes:
-            raise Trouble("too-large", f"a request may have {self._limits.body_bytes} bytes")
+        if said.isdigit() and int(said) > most:
+            raise Trouble("too-large", f"a request may have {most} bytes")
         self._turnstile.enter("door", self._limits.in_flight, "busy")
         self._numbers.inside.inc()
         try:
-            await self._app(scope, bounded(receive, self._limits.body_bytes), send)
+            await self._app(scope, bounded(receive, most), send)
         finally:
             self._turnstile.leave("door")
             self._numbers.inside.dec()

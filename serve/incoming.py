@@ -1,6 +1,6 @@
 """A request's bytes -> a typed request and its pictures, by content hash, and nothing larger than allowed.
 
-Path: HTTP body (multipart or JSON) -> `read` -> `Incoming` -> `wish`.
+Path: HTTP body (multipart or JSON) -> `read` -> `Wish`, or `read_job` -> `Order`.
 
 Multipart is for people and scripts (files as parts, the rest as JSON in the part `request`), JSON for programs. A picture
 that was sent once can be named by its hash for as long as this door remembers it. Addresses are fetched only where the
@@ -17,20 +17,22 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar, get_args
 
 import httpx
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 
 from rigface.edits import Trait
-from serve.api import PictureRef, PreviewRequest, Wish
-from serve.limits import MAX_PART_PICTURES
+from serve.api import BatchJob, ClipRef, JobRequest, Order, PictureRef, PreviewRequest, Wish
+from serve.limits import MAX_PART_FILES
 from serve.naming import Recent, picture_id
 from serve.problems import Trouble
 
 Asked = TypeVar("Asked", bound=PreviewRequest)
 TRAITS = get_args(Trait)
 PARTS = ("picture", "target", *(f"target.{trait}" for trait in TRAITS))
+FILES = ("picture", "clip", "target", "targets")
+JOB: TypeAdapter[Any] = TypeAdapter(JobRequest)
 FETCH_S = 10.0
 
 
@@ -53,10 +55,40 @@ async def read(request: Request, kind: type[Asked], pantry: Pantry, owner: str, 
     Raises:
         Trouble: `bad-request`, `unsupported-type`, `too-large`, `unknown-picture`.
     """
+    asked, found = await _read(request, TypeAdapter(kind), pantry, owner, most, PARTS)
+    return asked, _wish(asked, found)
+
+
+async def read_job(request: Request, pantry: Pantry, owner: str, most: int) -> Order:
+    """A job and its files; raises as `read`."""
+    asked, found = await _read(request, JOB, pantry, owner, most, (*PARTS, "clip"))
+    for name in ("picture", "clip"):
+        wants = name in type(asked).model_fields
+        if wants != (name in found):
+            raise Trouble(
+                "bad-request", f"{name}: a {asked.kind} needs one" if wants else f"{name}: a {asked.kind} has none"
+            )
+    edits = asked.edits if isinstance(asked, BatchJob) else [asked.edit]
+    own = {trait for trait in TRAITS if f"target.{trait}" in found}
+    named = _givers(
+        found, frozenset(own.union(*(e.take for e in edits))), "edits.take" if len(edits) > 1 else "edit.take"
+    )
+    edits = [replace(e, take=e.take | own) for e in edits]
+    bare = {name: {} if name == "targets" else None for name in FILES if name in type(asked).model_fields}
+    bare |= {"edits": edits} if isinstance(asked, BatchJob) else {"edit": edits[0]}
+    picture, clip = (found.get(name, ("", b""))[0] for name in ("picture", "clip"))
+    used = {picture, clip, *named.values()} - {""}
+    files = {key: data for key, data in found.values() if key in used}
+    return Order(asked.model_copy(update=bare), files, picture, clip, named)
+
+
+async def _read(
+    request: Request, kind: TypeAdapter, pantry: Pantry, owner: str, most: int, known: Sequence[str]
+) -> tuple[Any, dict[str, tuple[str, bytes]]]:
     media = request.headers.get("content-type", "").split(";")[0].strip().lower()
     try:
         if media == "multipart/form-data":
-            body, parts = await _multipart(request)
+            body, parts = await _multipart(request, known)
         elif media == "application/json":
             body, parts = await request.body(), {}
         else:
@@ -64,7 +96,7 @@ async def read(request: Request, kind: type[Asked], pantry: Pantry, owner: str, 
     except ClientDisconnect:
         raise Trouble("bad-request", "the request ended early") from None
     asked = _parse(kind, body or b"{}")
-    refs: dict[str, PictureRef | None] = {"picture": asked.picture, "target": asked.target}
+    refs: dict[str, Any] = {name: getattr(asked, name, None) for name in ("picture", "clip", "target")}
     refs |= {f"target.{trait}": ref for trait, ref in asked.targets.items()}
     found: dict[str, tuple[str, bytes]] = {}
     for name, ref in refs.items():
@@ -74,30 +106,37 @@ async def read(request: Request, kind: type[Asked], pantry: Pantry, owner: str, 
             found[name] = await _fetched(ref, name, pantry, owner, most)
     for name, data in parts.items():
         found[name] = picture_id(data), data
-    for key, data in found.values():
-        pantry.kept.put((owner, key), data)
-    return asked, _wish(asked, found)
+    for name, (key, data) in found.items():
+        if name != "clip":
+            pantry.kept.put((owner, key), data)
+    return asked, found
 
 
 def _wish(asked: PreviewRequest, found: dict[str, tuple[str, bytes]]) -> Wish:
     if "picture" not in found:
         raise Trouble("bad-request", "picture: a source is needed, as the part `picture` or in the request")
-    named = {trait: found[f"target.{trait}"][0] for trait in TRAITS if f"target.{trait}" in found}
-    taken = asked.edit.take | set(named)
-    if missing := sorted(taken - set(named)):
-        if "target" not in found:
-            raise Trouble("bad-request", f"edit.take: {', '.join(missing)} must be copied from somebody: give a target")
-        named |= {trait: found["target"][0] for trait in missing}
+    taken = asked.edit.take | {trait for trait in TRAITS if f"target.{trait}" in found}
+    named = _givers(found, taken, "edit.take")
     used = {found["picture"][0], *named.values()}
     pictures: dict[str, bytes | None] = {key: data for key, data in found.values() if key in used}
     edit = replace(asked.edit, take=frozenset(taken))
     return Wish(found["picture"][0], edit, pictures, named, asked.face, asked.max_side)
 
 
-async def _multipart(request: Request) -> tuple[bytes, dict[str, bytes]]:
+def _givers(found: dict[str, tuple[str, bytes]], taken: frozenset[Trait], where: str) -> dict[str, str]:
+    """Trait -> the picture it is copied from."""
+    named = {trait: found[f"target.{trait}"][0] for trait in TRAITS if f"target.{trait}" in found}
+    if missing := sorted(taken - set(named)):
+        if "target" not in found:
+            raise Trouble("bad-request", f"{where}: {', '.join(missing)} must be copied from somebody: give a target")
+        named |= {trait: found["target"][0] for trait in missing}
+    return named
+
+
+async def _multipart(request: Request, known: Sequence[str]) -> tuple[bytes, dict[str, bytes]]:
     body, parts = b"", {}
     try:
-        form = await request.form(max_files=MAX_PART_PICTURES, max_fields=8, max_part_size=2**20)
+        form = await request.form(max_files=MAX_PART_FILES, max_fields=8, max_part_size=2**20)
     except HTTPException as error:  # what Starlette makes of a broken form
         raise Trouble("bad-request", str(error.detail)) from None
     async with _closing(form):
@@ -105,8 +144,8 @@ async def _multipart(request: Request) -> tuple[bytes, dict[str, bytes]]:
             data = await value.read() if isinstance(value, UploadFile) else value.encode()
             if name == "request":
                 body = data
-            elif name not in PARTS:
-                raise Trouble("bad-request", f"{name[:60]!r}: want one of {', '.join(('request', *PARTS))}")
+            elif name not in known:
+                raise Trouble("bad-request", f"{name[:60]!r}: want one of {', '.join(('request', *known))}")
             elif name in parts:
                 raise Trouble("bad-request", f"{name}: given twice")
             else:
@@ -125,13 +164,13 @@ class _closing:
         await self._form.close()
 
 
-def _parse(kind: type[Asked], body: bytes) -> Asked:
+def _parse(kind: TypeAdapter, body: bytes) -> Any:
     try:
         value = json.loads(body, parse_constant=_no_constant)
     except (ValueError, RecursionError):
         raise Trouble("bad-request", "the request is not JSON") from None
     try:
-        return kind.model_validate(value)
+        return kind.validate_python(value)
     except ValidationError as error:
         wrong = [
             {"at": ".".join(map(str, e["loc"])), "reason": e["msg"].removeprefix("Value error, ")}
@@ -147,11 +186,11 @@ def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not a number in JSON")
 
 
-async def _fetched(ref: PictureRef, name: str, pantry: Pantry, owner: str, most: int) -> tuple[str, bytes]:
-    given = [field for field in ("id", "base64", "url") if getattr(ref, field) is not None]
+async def _fetched(ref: PictureRef | ClipRef, name: str, pantry: Pantry, owner: str, most: int) -> tuple[str, bytes]:
+    given = [field for field in type(ref).model_fields if getattr(ref, field) is not None]
     if len(given) != 1:
-        raise Trouble("bad-request", f"{name}: give one of id, base64, url")
-    if ref.id is not None:
+        raise Trouble("bad-request", f"{name}: give one of {', '.join(type(ref).model_fields)}")
+    if isinstance(ref, PictureRef) and ref.id is not None:
         data = pantry.kept.get((owner, ref.id))
         if data is None:
             raise Trouble("unknown-picture", more={"picture": ref.id})

@@ -1,160 +1,205 @@
-"""Work that takes longer than a request: many edits of one picture, queued on disk, so that a restart loses none.
+"""Work that takes longer than a request: queued where a restart finds it again, done a few at a time, told of at the end.
 
-Path: `POST /v1/jobs` -> `Jobs.submit` -> a folder per job -> the worker, one edit after the other through eye and painter ->
-results as files. The folder is the queue: `job.json` is replaced whole, a result counts when its file has its name. A job
-that was under way when the service stopped goes on with the first result it lacks.
+Path: `POST /v1/jobs` -> `Jobs.submit` -> `Shelf` (a disk or S3) -> workers -> `job_batch.py` or `job_clip.py` -> results.
+
+The queue is bounded, in all and for each key. Next is the oldest job of whoever has the fewest at work, so that one caller's
+hundred jobs do not keep another's single one waiting. A job that was under way when the service stopped goes on with the first
+piece that it lacks; one that takes the service down with it three times in a row is given up.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
-import secrets
+import contextlib
+import logging
 import time
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
-from rigface.edits import EditSpec
-from serve.api import EditRequest, JobState, Wish
+from serve.api import JobState, Order
 from serve.edits import Editing
 from serve.front import Numbers
-from serve.keys import Key
+from serve.job_batch import batch
 from serve.limits import Limits
 from serve.problems import Trouble, problem_of
+from serve.shelf import OPEN, Job, Shelf
 
-MOST_WAITING = 64
-KINDS = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
+LOG = logging.getLogger("rigface.serve")
+MOST_TRIES = 3
+SWEEP_S = 3600.0
 
 
 class Jobs:
-    """The queue of one folder and its worker. One process works on a folder at a time."""
+    """The queue of one place and its workers. One process works on a place at a time.
 
-    def __init__(self, folder: str | Path, eye: Any, painter: Any, limits: Limits | None = None) -> None:
-        self._folder = Path(folder)
-        self._folder.mkdir(parents=True, exist_ok=True)
-        house = SimpleNamespace(eye=eye, painter=painter, limits=limits or Limits(), audit=None)
-        self._editing = Editing(house, Numbers())
+    Args:
+        uri: a folder, or s3://bucket/prefix.
+        eye, painter: as `serve.eye.Eye` and `serve.painter.Studio`.
+        audit: told after each edit.
+    """
+
+    def __init__(
+        self,
+        uri: str,
+        eye: Any,
+        painter: Any,
+        limits: Limits | None = None,
+        *,
+        audit: Callable[[dict[str, Any]], None] | None = None,
+    ) -> None:
+        self._uri, self._limits = uri, limits or Limits()
+        self._editing = Editing(SimpleNamespace(eye=eye, painter=painter, limits=self._limits, audit=audit), Numbers())
+        self._shelf: Shelf | None = None
+        self._starting: asyncio.Lock | None = None
         self._more = asyncio.Event()
-        self._worker: asyncio.Task | None = None
+        self._house_work: list[asyncio.Task] = []
+        self._at_work: dict[str, asyncio.Task] = {}
+        self._open = True
 
-    async def submit(self, asked: EditRequest, wish: Wish, edits: list[Any], owner: str) -> JobState:
-        """Queue it; it is on disk when this returns.
+    async def submit(self, order: Order, owner: str, once: str = "") -> JobState:
+        """Queue it; it is kept when this returns.
 
         Raises:
-            Trouble: `busy`, where the queue is full.
+            Trouble: `busy` or `rate-limited`, where the queue or the caller's part of it is full; `draining`, `conflict`.
         """
-        waiting = sum(j["state"] in ("queued", "running") for j in self._all())
-        if waiting >= MOST_WAITING:
-            raise Trouble("busy", f"{waiting} jobs are waiting", 30)
-        name = f"{time.time_ns():020d}-{secrets.token_hex(8)}"
-        folder = self._folder / name
-        folder.mkdir()
-        for key, data in wish.pictures.items():
-            (folder / key.removeprefix("sha256:")).write_bytes(data or b"")
-        job = {
-            "id": name, "owner": owner, "state": "queued", "total": len(edits), "error": None,
-            "asked": asked.model_dump(mode="json", exclude={"picture", "target", "targets", "edit", "edits"}),
-            "picture": wish.picture, "traits": wish.traits, "edits": [e.to_dict() for e in edits],
-        }  # fmt: skip
-        self._write(job)
-        self.start()
-        return self._state(job)
+        shelf = await self.start()
+        if not self._open:
+            raise Trouble("draining", retry_after_s=5)
+        total = len(order.asked.edits) if order.asked.kind == "batch" else 0
+        job = await asyncio.to_thread(shelf.add, order, owner, total, once, lambda: self._room(shelf, owner))
+        self._more.set()
+        return self._said(job)
 
     async def status(self, name: str, owner: str) -> JobState:
         """How far it is; `unknown-job` for somebody else's."""
-        return self._state(self._read(name, owner))
+        return self._said((await self.start()).find(name, owner))
+
+    async def mine(self, owner: str) -> list[JobState]:
+        """A caller's jobs, the newest first."""
+        return [self._said(j) for j in reversed((await self.start()).all()) if j.owner == owner]
 
     async def cancel(self, name: str, owner: str) -> JobState:
-        """Take it out of the queue, or stop it after the edit under way; results so far stay."""
-        job = self._read(name, owner)
-        if job["state"] in ("queued", "running"):
-            job["state"] = "cancelled"
-            self._write(job)
-        return self._state(job)
+        """Take it out of the queue, or stop it; results so far stay."""
+        job = (await self.start()).find(name, owner)
+        if job.state in OPEN:
+            await self._end(job, "cancelled")
+            await self._stop(job)
+        return self._said(job)
 
-    async def result(self, name: str, owner: str, number: int) -> tuple[bytes, str]:
-        """A result's bytes and type."""
-        job = self._read(name, owner)
-        kind = job["asked"]["format"] or "png"
-        path = self._folder / name / f"{number:06d}.{kind}"
-        if not path.is_file():
-            raise Trouble("not-found", f"result {number} is not there (yet)")
-        return path.read_bytes(), KINDS[kind]
+    async def remove(self, name: str, owner: str) -> None:
+        """Stop it and remove it with its files."""
+        shelf = await self.start()
+        await self.cancel(name, owner)
+        await asyncio.to_thread(shelf.remove, shelf.find(name, owner))
+
+    async def result(self, name: str, owner: str, number: int) -> tuple[bytes, str, dict[str, Any]]:
+        """A result's bytes, type, and what is to be said of it."""
+        shelf = await self.start()
+        return await asyncio.to_thread(shelf.result, shelf.find(name, owner), number)
 
     async def ready(self) -> bool:
-        """Whether it takes jobs; also wakes what an earlier life left behind."""
-        self.start()
+        """Whether it takes jobs; also takes up what an earlier life left behind."""
+        await self.start()
         return True
 
-    def start(self) -> None:
-        """Have the worker."""
-        if self._worker is None or self._worker.done():
-            self._worker = asyncio.get_running_loop().create_task(self._work())
-        self._more.set()
+    async def start(self) -> Shelf:
+        """Have the shelf and the workers."""
+        self._starting = self._starting or asyncio.Lock()
+        async with self._starting:
+            if self._shelf is None:
+                shelf = await asyncio.to_thread(Shelf, self._uri, self._limits.keep_s)
+                for job in shelf.all():
+                    job.state = "queued" if job.state == "running" else job.state
+                work = [self._work() for _ in range(self._limits.jobs_at_once)]
+                self._house_work = [asyncio.create_task(w) for w in (*work, self._sweep())]
+                self._shelf = shelf
+        return self._shelf
+
+    async def close(self) -> None:
+        """Begin nothing any more and stop what is under way, to be taken up by the next life."""
+        self._open = False
+        for task in (*self._house_work, *self._at_work.values()):
+            task.cancel()
+        await asyncio.gather(*self._house_work, *self._at_work.values(), return_exceptions=True)
 
     async def _work(self) -> None:
         while True:
-            self._more.clear()
-            job = next((j for j in self._all() if j["state"] in ("queued", "running")), None)
+            job = self._next()
             if job is None:
+                self._more.clear()
                 await self._more.wait()
                 continue
+            task = self._at_work[job.id] = asyncio.create_task(self._run(job))
             try:
-                await self._run(job)
-            except Exception as error:  # this job's trouble, not the queue's
-                self._finish(job["id"], "failed", problem_of(error).document())
+                await asyncio.wait({task})
+            finally:
+                self._at_work.pop(job.id, None)
 
-    async def _run(self, job: dict[str, Any]) -> None:
-        folder = self._folder / job["id"]
-        self._write({**job, "state": "running"})
-        names = {job["picture"], *job["traits"].values()}
-        pictures: dict[str, bytes | None] = {n: (folder / n.removeprefix("sha256:")).read_bytes() for n in names}
-        base = EditRequest.model_validate(job["asked"])
-        kind = base.format or "png"
-        for number, edit in enumerate(job["edits"]):
-            path = folder / f"{number:06d}.{kind}"
-            if path.exists():
-                continue
-            if self._load(job["id"])["state"] == "cancelled":
-                return
-            asked = base.model_copy(update={"edit": EditSpec.from_dict(edit)})
-            taken = asked.edit.take | set(job["traits"])
-            wish = Wish(job["picture"], replace(asked.edit, take=frozenset(taken)), pictures, job["traits"], asked.face)
-            plan = self._editing.plan(asked, wish, KINDS[kind], Key(job["owner"]), job["id"])
-            done = await self._editing.whole(plan)
-            aside = path.with_suffix(".new")
-            aside.write_bytes(done.data)
-            aside.replace(path)
-        self._finish(job["id"], "done", None)
+    def _next(self) -> Job | None:
+        """The oldest of those whose owner has the fewest at work."""
+        assert self._shelf is not None
+        jobs = self._shelf.all()
+        busy = [j.owner for j in jobs if j.id in self._at_work]
+        queued = [j for j in jobs if j.state == "queued" and j.id not in self._at_work]
+        return min(queued, key=lambda j: (busy.count(j.owner), j.created), default=None)
 
-    def _finish(self, name: str, state: str, error: dict[str, Any] | None) -> None:
-        job = self._load(name)
-        if job["state"] != "cancelled":
-            self._write({**job, "state": state, "error": error})
+    async def _run(self, job: Job) -> None:
+        job.state, job.started, job.tries = "running", job.started or time.time(), job.tries + 1
+        try:
+            await self._save(job)
+            if job.tries > MOST_TRIES:
+                raise Trouble("internal", f"it was begun {MOST_TRIES} times and ended the service each time")
+            async with asyncio.timeout(self._limits.job_s):
+                await self._do(job)
+        except asyncio.CancelledError:  # by a caller, who has said so in the record; or the service stops
+            if job.state == "running":
+                job.tries -= 1
+                await self._save(job)
+            raise
+        except Exception as error:  # this job's trouble, not the queue's
+            trouble = problem_of(error)
+            if trouble.slug == "internal":
+                LOG.exception("job %s", job.id)
+            await self._end(job, "failed", trouble)
+        else:
+            await self._end(job, "done")
 
-    def _all(self) -> list[dict[str, Any]]:
-        """All jobs, the oldest first; a folder without `job.json` was not accepted."""
-        return [json.loads(p.read_text()) for p in sorted(self._folder.glob("*/job.json"))]
+    async def _do(self, job: Job) -> None:
+        assert self._shelf is not None
+        if job.kind == "batch":
+            await batch(job, self._shelf, self._editing, self._limits.edits_at_once)
+        else:
+            raise Trouble("bad-request", f"{job.kind}: this service does not take these jobs yet")
 
-    def _load(self, name: str) -> dict[str, Any]:
-        return json.loads((self._folder / name / "job.json").read_text())
+    async def _end(self, job: Job, state: str, trouble: Trouble | None = None) -> None:
+        job.state, job.ended = state, time.time()
+        job.error = trouble.document() if trouble else None
+        await self._save(job)
 
-    def _read(self, name: str, owner: str) -> dict[str, Any]:
-        good = all(c in "0123456789abcdef-" for c in name) and (self._folder / name / "job.json").is_file()
-        job = self._load(name) if good and name else None
-        if job is None or job["owner"] != owner:
-            raise Trouble("unknown-job")
-        return job
+    async def _stop(self, job: Job) -> None:
+        task = self._at_work.get(job.id)
+        if task is not None:
+            task.cancel()
+            await asyncio.wait({task})
 
-    def _write(self, job: dict[str, Any]) -> None:
-        path = self._folder / job["id"] / "job.json"
-        aside = path.with_suffix(".new")
-        aside.write_text(json.dumps(job))
-        aside.replace(path)
+    async def _save(self, job: Job) -> None:
+        assert self._shelf is not None
+        await asyncio.to_thread(self._shelf.save, job)
 
-    def _state(self, job: dict[str, Any]) -> JobState:
-        kind = job["asked"]["format"] or "png"
-        finished = len(list((self._folder / job["id"]).glob(f"*.{kind}")))
-        return JobState(id=job["id"], state=job["state"], total=job["total"], finished=finished, error=job["error"])
+    async def _sweep(self) -> None:
+        while True:
+            with contextlib.suppress(OSError):
+                assert self._shelf is not None
+                await asyncio.to_thread(self._shelf.sweep)
+            await asyncio.sleep(SWEEP_S)
+
+    def _room(self, shelf: Shelf, owner: str) -> None:
+        waiting = [j for j in shelf.all() if j.state in OPEN]
+        if len(waiting) >= self._limits.jobs_waiting:
+            raise Trouble("busy", f"{len(waiting)} jobs are waiting", 30)
+        if sum(j.owner == owner for j in waiting) >= self._limits.jobs_each:
+            raise Trouble("rate-limited", f"{self._limits.jobs_each} jobs of this key are waiting", 30)
+
+    def _said(self, job: Job) -> JobState:
+        return job.on_the_wire(self._limits.keep_s)

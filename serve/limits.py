@@ -14,7 +14,7 @@ from typing import Any
 from serve.problems import Trouble
 
 MAX_PIXELS = 40_000_000
-MAX_PART_PICTURES = 7  # a source, a target, and one for each of five traits
+MAX_PART_FILES = 8  # a source, a target, one for each of five traits, and a clip
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,10 @@ class Limits:
         edit_s: until an edit is given up. preview_s: likewise a preview or a reconstruction.
         in_flight: requests at work in one door at a time; beyond it callers are asked to come again.
         store_mb: of pictures that clients may name by hash, in one door.
+        clip_bytes, clip_s, clip_frames, clip_pixels: of a clip, the last of one frame.
+        job_s: until a job is given up. keep_s: how long a job that has ended is kept.
+        jobs_waiting: in the queue. jobs_each: of one key among them. jobs_at_once: at work at a time.
+        edits_at_once: of one job.
     """
 
     body_bytes: int = 32 * 2**20
@@ -33,6 +37,16 @@ class Limits:
     preview_s: float = 20.0
     in_flight: int = 64
     store_mb: int = 256
+    clip_bytes: int = 64 * 2**20
+    clip_s: float = 120.0
+    clip_frames: int = 7200
+    clip_pixels: int = 3840 * 2160
+    job_s: float = 7200.0
+    keep_s: float = 7 * 86400.0
+    jobs_waiting: int = 64
+    jobs_each: int = 16
+    jobs_at_once: int = 2
+    edits_at_once: int = 4
 
 
 class Bucket:

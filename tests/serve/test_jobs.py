@@ -1,28 +1,46 @@
-"""Jobs: queued on disk, done one after the other, stopped, and taken up again after a restart."""
+"""Jobs: queued on disk or S3, done a few at a time, stopped, removed, and taken up again after a restart."""
 
+import asyncio
 import json
 import time
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
 from rigface.image import decode
+from rigface.storage import Store
+from serve.job_batch import patiently
 from serve.jobs import Jobs
+from serve.limits import Limits
+from serve.problems import Trouble
+from serve.shelf import Job
+from tests.serve.conftest import run
 
 
 @pytest.fixture
-def served(house, tmp_path):
+def serve_jobs(house, tmp_path):
+    """A function that opens the service on a place, with the jobs that are there."""
+    from contextlib import ExitStack
+
     from starlette.testclient import TestClient
 
     from serve.door import make_api
 
-    house.jobs = Jobs(tmp_path, house.eye, house.painter)
-    with TestClient(make_api(house)) as client:
-        yield client
+    with ExitStack() as stack:
+
+        def open_(uri=str(tmp_path), **limits):
+            house.jobs = Jobs(uri, house.eye, house.painter, replace(Limits(), **limits))
+            client = stack.enter_context(TestClient(make_api(house), raise_server_exceptions=False))
+            stack.callback(lambda jobs=house.jobs: client.portal.call(jobs.close))
+            return client
+
+        yield open_
 
 
-def submit(client, png, edits, **more):
-    body = json.dumps({"edits": edits, "model": "tiny", "steps": 1, **more})
-    return client.post("/v1/jobs", files={"picture": ("a.png", png), "request": (None, body)})
+def submit(client, png, edits, headers=None, **more):
+    body = json.dumps({"kind": "batch", "edits": edits, "model": "tiny", "steps": 1, **more})
+    return client.post("/v1/jobs", files={"picture": ("a.png", png), "request": (None, body)}, headers=headers)
 
 
 def wait(client, name, state):
@@ -33,49 +51,156 @@ def wait(client, name, state):
     return now
 
 
-def test_a_job_is_done_and_its_results_can_be_fetched(served, png):
+@pytest.mark.parametrize("place", ["disk", "s3"])
+def test_a_job_is_done_and_its_results_can_be_fetched(serve_jobs, png, place, request, tmp_path):
+    uri = str(tmp_path) if place == "disk" else f"{request.getfixturevalue('bucket')}/{tmp_path.name}"
+    served = serve_jobs(uri)
     answer = submit(served, png, [{"yaw_deg": v} for v in (0.5, 10, 20)])
     assert answer.status_code == 202, answer.text
     name = answer.json()["id"]
-    assert wait(served, name, "done")["finished"] == 3
+    done = wait(served, name, "done")
+    assert (done["finished"], done["total"], done["results"], done["media_type"]) == (3, 3, [0, 1, 2], "image/png")
+    assert done["created_at"] <= done["started_at"] <= done["ended_at"] < done["expires_at"]
     result = served.get(f"/v1/jobs/{name}/results/2")
     assert decode(result.content).shape == (96, 80, 3)
+    assert json.loads(result.headers["RigFace-Asked"])[0]["yaw_deg"] == pytest.approx(20, abs=0.01)
     assert served.get(f"/v1/jobs/{name}/results/3").status_code == 404
     assert served.get("/v1/jobs/..").status_code == 404
     assert served.get(f"/v1/jobs/{name[:-1]}0x").json()["type"].endswith("unknown-job")
+    assert [j["id"] for j in served.get("/v1/jobs").json()["jobs"]] == [name]
+    assert served.delete(f"/v1/jobs/{name}").status_code == 204
+    assert served.get(f"/v1/jobs/{name}").status_code == 404
+    assert not list(Store(uri).paths("jobs"))
 
 
-def test_a_job_that_cannot_be_done_says_why_and_the_next_goes_on(served, png, flat):
+def test_a_job_that_cannot_be_done_says_why_and_the_next_goes_on(serve_jobs, png, flat):
+    served = serve_jobs()
     bad = submit(served, flat, [{"yaw_deg": 1}]).json()["id"]
     good = submit(served, png, [{"yaw_deg": 1}]).json()["id"]
     assert wait(served, bad, "failed")["error"]["type"].endswith("no-face")
     wait(served, good, "done")
 
 
-def test_a_restart_goes_on_with_the_first_result_that_is_lacking(house, png, tmp_path):
-    from starlette.testclient import TestClient
-
-    from serve.door import make_api
-
-    house.jobs = Jobs(tmp_path, house.eye, house.painter)
-    with TestClient(make_api(house)) as client:
-        name = submit(client, png, [{"yaw_deg": v} for v in (1, 2, 3)]).json()["id"]
-        wait(client, name, "done")
-    first, second = tmp_path / name / "000000.png", tmp_path / name / "000001.png"
+def test_a_restart_goes_on_with_what_is_lacking(serve_jobs, png, tmp_path):
+    client = serve_jobs()
+    name = submit(client, png, [{"yaw_deg": v} for v in (1, 2, 3)]).json()["id"]
+    wait(client, name, "done")
+    out, record = tmp_path / "jobs" / name / "out", tmp_path / "jobs" / name / "job.json"
+    first, second = out / "000000.png", out / "000001.png"
     second.unlink()
     written = first.stat().st_mtime_ns
-    job = tmp_path / name / "job.json"
-    job.write_text(json.dumps({**json.loads(job.read_text()), "state": "running"}))  # as a killed service leaves it
-    house.jobs = Jobs(tmp_path, house.eye, house.painter)
-    with TestClient(make_api(house)) as client:
-        assert client.get("/readyz").json()["jobs"] == "ok"
-        wait(client, name, "done")
+    record.write_text(
+        json.dumps({**json.loads(record.read_text()), "state": "running"})
+    )  # as a killed service leaves it
+    client = serve_jobs()
+    assert client.get("/readyz").json()["jobs"] == "ok"
+    assert wait(client, name, "done")["results"] == [0, 1, 2]
     assert second.exists()
     assert first.stat().st_mtime_ns == written
 
 
-def test_a_job_can_be_stopped(served, png):
+def test_a_job_that_ends_the_service_each_time_is_given_up(serve_jobs, png, tmp_path):
+    client = serve_jobs()
+    name = submit(client, png, [{"yaw_deg": 1}]).json()["id"]
+    wait(client, name, "done")
+    record = tmp_path / "jobs" / name / "job.json"
+    record.write_text(json.dumps({**json.loads(record.read_text()), "state": "running", "tries": 3}))
+    client = serve_jobs()
+    client.get("/readyz")
+    assert "3 times" in wait(client, name, "failed")["error"]["detail"]
+
+
+def test_a_job_can_be_stopped(serve_jobs, png):
+    served = serve_jobs()
     name = submit(served, png, [{"yaw_deg": v} for v in range(1, 60)]).json()["id"]
-    assert served.delete(f"/v1/jobs/{name}").json()["state"] == "cancelled"
-    time.sleep(0.3)
-    assert served.get(f"/v1/jobs/{name}").json()["finished"] < 59
+    assert served.post(f"/v1/jobs/{name}/cancel").json()["state"] == "cancelled"
+    finished = served.get(f"/v1/jobs/{name}").json()["finished"]
+    assert finished < 59
+    time.sleep(0.2)
+    assert served.get(f"/v1/jobs/{name}").json()["finished"] == finished
+    assert served.delete(f"/v1/jobs/{name}").status_code == 204
+
+
+def test_the_queue_is_bounded_and_the_same_order_is_taken_once(serve_jobs, house, png, monkeypatch):
+    monkeypatch.setattr(Jobs, "_do", lambda self, job: asyncio.Event().wait())  # works for ever
+    served = serve_jobs(jobs_waiting=3, jobs_each=2)
+    once = {"Idempotency-Key": "order-7"}
+    first = submit(served, png, [{"yaw_deg": 1}], once).json()["id"]
+    assert submit(served, png, [{"yaw_deg": 1}], once).json()["id"] == first
+    assert submit(served, png, [{"yaw_deg": 2}], once).status_code == 409
+    assert submit(served, png, [{"yaw_deg": 2}]).status_code == 202
+    full = submit(served, png, [{"yaw_deg": 3}])
+    assert (full.status_code, full.headers["Retry-After"]) == (429, "30")
+    served = serve_jobs(jobs_waiting=2)
+    full = submit(served, png, [{"yaw_deg": 3}])
+    assert (full.status_code, full.headers["Retry-After"]) == (503, "30")
+    assert submit(served, png, [{"yaw_deg": 1}], once).json()["id"] == first  # what is known is no new job
+
+
+def test_what_is_under_way_is_taken_up_again_after_a_graceful_end(serve_jobs, house, png, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(Jobs, "_do", lambda self, job: asyncio.Event().wait())
+        served = serve_jobs()
+        name = submit(served, png, [{"yaw_deg": 1}]).json()["id"]
+        wait(served, name, "running")
+        served.portal.call(house.jobs.close)
+        assert submit(served, png, [{"yaw_deg": 1}]).json()["type"].endswith("draining")
+    assert json.loads((tmp_path / "jobs" / name / "job.json").read_text())["tries"] == 0
+    served = serve_jobs()
+    served.get("/readyz")
+    wait(served, name, "done")
+
+
+def test_a_busy_or_broken_painter_is_asked_again(monkeypatch):
+    waits, fails = [], [Trouble("busy", retry_after_s=2), ConnectionError("a replica died"), Trouble("draining")]
+
+    async def slept(seconds):
+        waits.append(seconds)
+
+    async def work():
+        if fails:
+            raise fails.pop(0)
+        return "made"
+
+    async def hopeless():
+        raise ConnectionError("again")
+
+    async def wrong():
+        raise Trouble("bad-request", "never")
+
+    monkeypatch.setattr("serve.job_batch.asyncio.sleep", slept)
+    assert run(patiently(work)) == "made"
+    assert waits[0] >= 1.4
+    waits.clear()
+    with pytest.raises(ConnectionError):
+        run(patiently(hopeless))
+    assert len(waits) == 5
+    with pytest.raises(Trouble, match="never"):
+        run(patiently(wrong))
+
+
+def test_one_callers_many_jobs_do_not_keep_anothers_waiting(tmp_path):
+    jobs = Jobs(str(tmp_path), None, None)
+    jobs._shelf = SimpleNamespace(all=lambda: queue)
+    queue = [Job(str(i), owner, "batch", {}, created=i) for i, owner in enumerate("aaab")]
+    jobs._at_work["0"] = None
+    assert jobs._next().id == "3"
+    jobs._at_work["3"] = None
+    assert jobs._next().id == "1"
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ({"kind": "opera"}, "kind"),
+        ({"edits": []}, "edits"),
+        ({"edits": [{"take": ["pose"]}]}, "edit.take"),
+        ({"edits": [{"yaw_deg": 500}]}, "yaw_deg"),
+        ({"format": "gif"}, "format"),
+        ({"kind": "animation", "edits": None}, "edits"),
+    ],
+)
+def test_a_job_that_does_not_fit_is_refused_by_name(serve_jobs, png, more, says):
+    answer = submit(serve_jobs(), png, more.pop("edits", [{"yaw_deg": 1}]), **more)
+    assert answer.status_code == 422
+    assert says in answer.json()["detail"]
