@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rigface import fake
-from rigface.edits import EditSpec, LightEdit
+from rigface.edits import NAMED, EditSpec, LightEdit
 from rigface.face.mix import light_of
 from rigface.face.rotation import from_degrees, to_axis_angle
 from rigface.metrics.judge import Judge, achieved
@@ -138,11 +138,11 @@ def test_a_copied_pose_lists_its_three_angles():
 
 
 def test_a_smile_is_measured_along_its_axes():
-    head = replace(HEAD, expression=5, expression_names=(*HEAD.expression_names, "cheekSquintRight"))
-    wide = {"mouthSmileLeft": 0.6, "mouthSmileRight": 0.6, "cheekSquintLeft": 0.18, "cheekSquintRight": 0.18}
+    axes = NAMED["smile"]
+    head = replace(HEAD, expression=len(axes), expression_names=tuple(axes))
 
     def smiling(share: float) -> FaceParams:
-        values = np.array([share * wide.get(name, 0.0) for name in head.expression_names], np.float32)
+        values = np.array([share * 0.6 * full for full in axes.values()], np.float32)
         return replace(face(), expression=values)
 
     got = achieved(smiling(1), smiling(0.5), head, EditSpec(expression={"smile": 0.6}))["expression.smile"]
