@@ -183,7 +183,7 @@ def _edit_picture(job: EditJob, spec: EditSpec, editor: Editor, givers: Mapping[
     try:
         done = editor.edit(image, spec, givers, face=job.face, seed=job.engine.seed, measure=not job.engine.quick)
     except NoFace as e:
-        raise PlanError(f"{job.source}: {e.reason}{_LOOK_CLOSER}") from e
+        raise PlanError(f"{job.source}: {e.reason}{LOOK_CLOSER}") from e
     except ValueError as e:
         raise PlanError(str(e)) from e
     data = encode_png(done.image) if job.out.suffix.lower() == ".png" else encode_jpeg(done.image, 95)
@@ -198,7 +198,7 @@ def _edit_picture(job: EditJob, spec: EditSpec, editor: Editor, givers: Mapping[
     return Outcome(job.out, [] if job.engine.quick else rows, seconds=time.monotonic() - began, notes=hints(job.engine))
 
 
-_LOOK_CLOSER = ". Is it small, or seen from behind? --small-faces looks closer"
+LOOK_CLOSER = ". Is it small, or seen from behind? --small-faces looks closer"
 
 
 def hints(engine: Engine) -> tuple[str, ...]:
@@ -258,7 +258,7 @@ def people(paths: Mapping[Trait, Path], editor: Editor) -> dict[Trait, Face]:
             try:
                 seen[path] = choose(editor.see(picture(path)), "largest")[0]
             except NoFace as e:
-                raise PlanError(f"{path}: {e.reason}{_LOOK_CLOSER}") from e
+                raise PlanError(f"{path}: {e.reason}{LOOK_CLOSER}") from e
     return {trait: seen[path] for trait, path in paths.items()}
 
 

@@ -74,7 +74,9 @@ async def read_job(request: Request, pantry: Pantry, owner: str, most: int) -> O
         found, frozenset(own.union(*(e.take for e in edits))), "edits.take" if len(edits) > 1 else "edit.take"
     )
     edits = [replace(e, take=e.take | own) for e in edits]
-    bare = {name: {} if name == "targets" else None for name in FILES if name in type(asked).model_fields}
+    bare: dict[str, Any] = {
+        name: {} if name == "targets" else None for name in FILES if name in type(asked).model_fields
+    }
     bare |= {"edits": edits} if isinstance(asked, BatchJob) else {"edit": edits[0]}
     picture, clip = (found.get(name, ("", b""))[0] for name in ("picture", "clip"))
     used = {picture, clip, *named.values()} - {""}

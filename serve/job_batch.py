@@ -36,7 +36,7 @@ async def batch(job: Job, shelf: Shelf, editing: Editing, at_once: int) -> None:
         edit = asked.edits[number]
         shared = {name: getattr(asked, name) for name in (*Painting.model_fields, "face", "format")}
         request = EditRequest(edit=edit, **shared)
-        traits = {trait: name for trait, name in job.traits.items() if trait in edit.take}
+        traits = {str(trait): job.traits[trait] for trait in edit.take}
         wish = Wish(job.picture, edit, dict(files), traits, asked.face)
         return await editing.whole(editing.plan(request, wish, job.media_type, Key(job.owner), job.id))
 

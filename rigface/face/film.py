@@ -46,6 +46,7 @@ class Film:
         sound: a file whose audio is copied and whose clock is used; None: silent.
         quality: of libx264, 0 (lossless) to 51; 18 is hard to tell from the original.
         codec: `libx264` or `mpeg4`; None: the first that is there.
+        reorder: False keeps packets in the order of pictures, a little larger, so that pieces can be joined (`splice.py`).
 
     Raises:
         ValueError: the suffix is none of ours.
@@ -61,12 +62,13 @@ class Film:
         sound: str | None = None,
         quality: int = 18,
         codec: str | None = None,
+        reorder: bool = True,
     ) -> None:
         self.path = Path(path)
         if self.path.suffix.lower() not in SUFFIXES:
             raise ValueError(f"{self.path.name}: want a name that ends in {', '.join(SUFFIXES)}")
         self._size, self._fps, self._sound, self._quality = size, fps or 25.0, sound, quality
-        self._codec = codec or best_codec()
+        self._codec, self._reorder = codec or best_codec(), reorder
         self._beside = self.path.with_name(f".{self.path.name}.{os.getpid()}{self.path.suffix}")
         self._stack = ExitStack()
         self.frames = 0
@@ -120,13 +122,16 @@ class Film:
             self._give_up()
             return
         try:
-            self._out.mux(self._stream.encode(None))
+            self._flush()
             self._copy_sound(until_s=None)
             self._stack.close()
         except BaseException:
             self._give_up()
             raise
         os.replace(self._beside, self.path)
+
+    def _flush(self) -> None:
+        self._out.mux(self._stream.encode(None))
 
     def _give_up(self) -> None:
         try:
@@ -140,6 +145,8 @@ class Film:
         options = {"crf": str(self._quality), "preset": "medium"}
         if self._codec != "libx264":
             options = {"qmin": "2", "qmax": "4"}
+        if not self._reorder:
+            options["bf"] = "0"
         stream: Any = self._out.add_stream(
             self._codec, rate=Fraction(self._fps).limit_denominator(60_000), options=options
         )

@@ -9,8 +9,8 @@ import pytest
 
 from pipelines.cli import main
 from pipelines.edit import EditJob, Engine, edit
-from pipelines.edit_clip import Followed, carried, needed
 from pipelines.wish import Wish
+from rigface.clip import Followed, carried, needed
 from rigface.editor import Editor
 from rigface.edits import EditSpec, LightEdit
 from rigface.errors import PlanError
