@@ -258,6 +258,9 @@ class Reconstruction(BaseModel):
     height: int
     head: str
     faces: list[SeenFace]
+    contours: list[list[int]] = Field(
+        default=[], description="for drawing: indices of landmarks along each outline, where the detector's layout has any"
+    )
 
 
 class EditResult(BaseModel):
@@ -297,12 +300,15 @@ class ModelInfo(BaseModel):
     steps: int = Field(description="network evaluations where a request does not say; 0 for the preview")
     default: bool
     loaded: bool
+    about: str = Field("", description="what a person should know of it")
 
 
 class Models(BaseModel):
-    """All of them."""
+    """All of them, and what else a client has to know of this service."""
 
     models: list[ModelInfo]
+    body_bytes: int = Field(description="the largest request it takes")
+    jobs: bool = Field(description="whether it takes jobs")
 
 
 # What travels inside the service, between its deployments.

@@ -249,7 +249,8 @@ class _Door:
     async def models(self, request: Request) -> Models:
         """The models that an edit may ask for."""
         async with self.caller(request, "edit"):
-            return Models(models=await self.house.painter.models())
+            found = await self.house.painter.models()
+            return Models(models=found, body_bytes=self.house.limits.body_bytes, jobs=self.house.jobs is not None)
 
     async def healthz(self) -> dict[str, str]:
         """The door stands."""

@@ -21,6 +21,7 @@ import torch
 from rigface.conditions import Composer
 from rigface.editor import Editor, Paint, numbers
 from rigface.edits import NAMED, EditSpec, LightEdit
+from rigface.face.contours import CONTOURS, POINTS
 from rigface.face.delight import AMBIENT
 from rigface.face.lighting import direction, lamp
 from rigface.face.mix import exposure
@@ -228,6 +229,7 @@ class Eye:
             height=height,
             head=f"{head.name} {head.version}",
             faces=[_wire(face, numbers(face.params, sliders, head) | lamp_of(face.params)) for face in seen.faces],
+            contours=CONTOURS if seen.faces and len(seen.faces[0].landmarks) == POINTS else [],
         )
 
 

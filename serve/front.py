@@ -24,7 +24,7 @@ LOG = logging.getLogger("rigface.serve")
 FREE = ("/healthz", "/readyz", "/metrics")  # asked by machines, all the time
 GOOD_ID = re.compile(r"^[A-Za-z0-9._-]{8,64}$")
 CSP = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; media-src 'self' blob:; connect-src 'self'; "
     "font-src 'self'; manifest-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
     "require-trusted-types-for 'script'"
 )

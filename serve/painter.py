@@ -30,6 +30,9 @@ from serve.problems import Trouble
 Load = Callable[[str], Any]
 """A checkpoint's place to a `RigFacePipeline`."""
 
+ABOUT_PREVIEW = "The instant preview moves and lights the photograph itself; no network paints."
+NO_MODEL = "No trained model is loaded here; start the service with --model FOLDER for one."
+
 
 @dataclass(frozen=True, eq=False)
 class Step:
@@ -137,7 +140,8 @@ class Studio:
         for i, name in enumerate(self._places):
             info = self._infos.get(name) or ModelInfo(name=name, kind="", size=0, steps=0, default=False, loaded=False)
             out.append(info.model_copy(update={"default": i == 0, "loaded": name in self._rooms}))
-        preview = ModelInfo(name=PREVIEW, kind=PREVIEW, size=0, steps=0, default=not out, loaded=True)
+        about = ABOUT_PREVIEW if out else f"{NO_MODEL} {ABOUT_PREVIEW}"
+        preview = ModelInfo(name=PREVIEW, kind=PREVIEW, size=0, steps=0, default=not out, loaded=True, about=about)
         return [*out, preview]
 
     async def canvas(self, model: str) -> Canvas:

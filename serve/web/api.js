@@ -1,11 +1,14 @@
 // The service as functions. Errors are problem documents (RFC 9457): thrown as `Problem`.
 
 export class Problem extends Error {
-  constructor(document) {
+  constructor(document, retryAfter = null) {
     super(document.detail || document.title);
     this.slug = String(document.type || "").split(":").pop();
     this.status = document.status;
+    this.retryAfter = retryAfter; // seconds, where the service says when to come again
   }
+  // What goes by itself: too many callers at the moment, or none who answers.
+  get passing() { return ["busy", "rate-limited", "draining", "unreachable"].includes(this.slug); }
 }
 
 const KEY = "rigface-key";
@@ -16,24 +19,28 @@ function headers(more) {
   return { ...more, ...(key ? { Authorization: `Bearer ${key}` } : {}) };
 }
 
+const lost = (title) => new Problem({ type: "unreachable", title, status: 0 });
+
 async function ask(path, options = {}) {
   let answer;
   try {
     answer = await fetch(path, { ...options, headers: headers(options.headers) });
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new Problem({ type: "unreachable", title: "The service cannot be reached.", status: 0 });
+    throw lost("The service cannot be reached.");
   }
   if (answer.ok) return answer;
-  const text = await answer.text();
-  let document = { type: "unknown", title: `The service answered ${answer.status}.`, status: answer.status };
+  const text = await answer.text().catch(() => "");
+  let document = { type: [502, 503].includes(answer.status) ? "busy" : "unknown", title: `The service answered ${answer.status}.`, status: answer.status };
   try { document = { ...document, ...JSON.parse(text) }; } catch { /* not ours */ }
-  throw new Problem(document);
+  const after = Number(answer.headers.get("Retry-After"));
+  throw new Problem(document, after > 0 ? after : null);
 }
 
 const json = (body) => ({ method: "POST", body: JSON.stringify(body), headers: { "Content-Type": "application/json" } });
 
-export const models = async () => (await (await ask("v1/models")).json()).models;
+export const models = async () => (await ask("v1/models")).json();
+export const alive = async () => { await ask("healthz", { cache: "no-store" }); };
 
 export async function reconstruct(file) {
   const form = new FormData();
@@ -53,8 +60,8 @@ export async function* edit(body, signal) {
   const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
   let text = "";
   for (;;) {
-    const { done, value } = await reader.read();
-    if (done) return;
+    const { done, value } = await reader.read().catch((error) => { throw error.name === "AbortError" ? error : lost("The connection was lost."); });
+    if (done) throw lost("The connection was lost."); // a stream ends with its result
     text += value;
     for (let end; (end = text.indexOf("\n\n")) >= 0; text = text.slice(end + 2)) {
       const block = text.slice(0, end);
@@ -62,9 +69,22 @@ export async function* edit(body, signal) {
       const data = JSON.parse(/^data: (.*)$/m.exec(block)?.[1] ?? "null");
       if (name === "error") throw new Problem(data);
       yield { name, data };
+      if (name === "result") return;
     }
   }
 }
+
+export async function submit(request, files) {
+  const form = new FormData();
+  for (const [name, file] of Object.entries(files)) form.append(name, file);
+  form.append("request", JSON.stringify(request));
+  return (await ask("v1/jobs", { method: "POST", body: form })).json();
+}
+
+export const jobs = async () => (await (await ask("v1/jobs")).json()).jobs;
+export const cancel = async (id) => (await ask(`v1/jobs/${id}/cancel`, { method: "POST" })).json();
+export const remove = (id) => ask(`v1/jobs/${id}`, { method: "DELETE" });
+export const result = async (id, number) => (await ask(`v1/jobs/${id}/results/${number}`)).blob();
 
 export function blobOf(base64, type) {
   const binary = atob(base64);

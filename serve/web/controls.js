@@ -24,8 +24,8 @@ export class Slider {
     this.got = element("i", { class: "tick got", title: "achieved", hidden: true });
     this.back = element("button", { type: "button", class: "back plain", "aria-label": `${label}: back to the photograph`, title: "Back to the photograph" }, "↺");
     this.root = element("div", { class: "slider" },
-      element("label", { for: `s-${name}` }, label), this.back, this.output,
-      element("div", { class: "track" }, this.tick, this.got, this.input));
+      element("label", { for: `s-${name}` }, label),
+      element("div", { class: "track" }, this.tick, this.got, this.input), this.output, this.back);
     this.input.addEventListener("input", () => { this.moved = true; this.draw(); changed(); });
     this.input.addEventListener("keydown", (event) => { if (event.key === "Delete" || event.key === "Backspace") { this.reset(); changed(); } });
     this.back.addEventListener("click", () => { this.reset(); changed(); this.input.focus(); });
@@ -54,6 +54,7 @@ export class Slider {
 const linear = (v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
 export const linearOf = (hex) => [1, 3, 5].map((i) => Math.round(1e4 * linear(parseInt(hex.slice(i, i + 2), 16) / 255)) / 1e4);
 const shown = (v) => 255 * (v <= 0.0031308 ? 12.92 * v : 1.055 * Math.min(1, v) ** (1 / 2.4) - 0.055);
+export const hexOf = (colour) => `#${(colour ?? [1, 1, 1]).map((v) => Math.round(shown(v)).toString(16).padStart(2, "0")).join("")}`;
 
 // A sphere under the lamp. Pointing at it, or the arrow keys, moves the lamp; a lamp behind is the rim of the sphere.
 export class Sphere {

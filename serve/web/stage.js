@@ -3,6 +3,12 @@
 const SVG = "http://www.w3.org/2000/svg";
 const get = (id) => document.getElementById(id);
 
+function drawn(name, attributes) {
+  const made = document.createElementNS(SVG, name);
+  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+  return made;
+}
+
 export class Stage {
   constructor(chosen) {
     this.chosen = chosen;
@@ -31,22 +37,29 @@ export class Stage {
     this.wipe.setAttribute("aria-valuetext", at === 0 ? "after" : at === 100 ? "before" : `before up to ${at} percent`);
   }
 
-  open(url, seen) {
+  // A picture of this size, with what was seen in it; `keep` leaves the wipe where it is.
+  open(url, seen, keep = false) {
     get("stage").hidden = false;
-    get("drop").hidden = true;
-    this.plate.style.setProperty("--ratio", `${seen.width} / ${seen.height}`);
-    this.plate.style.setProperty("--aspect", seen.width / seen.height);
+    this.shape(seen.width, seen.height);
     get("before").src = url;
     this.show(url, "");
     this.outline(seen);
-    this.wipe.value = 0;
+    if (!keep) this.wipe.value = 0;
     this.draw();
+  }
+
+  close() { get("stage").hidden = true; }
+
+  shape(width, height) {
+    this.plate.style.setProperty("--ratio", `${width} / ${height}`);
+    this.plate.style.setProperty("--aspect", width / height);
   }
 
   show(url, tag) {
     get("after").src = url;
     get("tag").textContent = tag;
     get("tag").hidden = !tag;
+    this.plate.classList.toggle("edited", Boolean(tag)); // the outlines are the photograph's
   }
 
   outline(seen) {
@@ -54,24 +67,23 @@ export class Stage {
     svg.setAttribute("viewBox", `0 0 ${seen.width} ${seen.height}`);
     svg.replaceChildren(...seen.faces.map((face, index) => {
       const [x0, y0, x1, y1] = face.box, grow = 0.06 * (y1 - y0);
-      const box = document.createElementNS(SVG, "rect");
-      const set = { x: x0 - grow, y: y0 - grow, width: x1 - x0 + 2 * grow, height: y1 - y0 + 2 * grow, rx: 0.12 * (x1 - x0) };
-      for (const [name, value] of Object.entries(set)) box.setAttribute(name, value);
+      const group = drawn("g", {});
+      group.append(
+        drawn("rect", { x: x0 - grow, y: y0 - grow, width: x1 - x0 + 2 * grow, height: y1 - y0 + 2 * grow, rx: 0.12 * (x1 - x0) }),
+        drawn("path", { d: (seen.contours ?? []).map((line) => `M${line.map((k) => face.landmarks[k].join(",")).join("L")}`).join("") }));
       if (many) {
-        box.setAttribute("tabindex", "0");
-        box.setAttribute("role", "button");
-        box.setAttribute("aria-label", `Face ${index + 1} of ${seen.faces.length}`);
-        box.addEventListener("click", () => this.chosen(index));
-        box.addEventListener("keydown", (event) => { if (event.key === "Enter" || event.key === " ") { event.preventDefault(); this.chosen(index); } });
+        for (const [name, value] of [["tabindex", 0], ["role", "button"], ["aria-label", `Face ${index + 1} of ${seen.faces.length}`]]) group.setAttribute(name, value);
+        group.addEventListener("click", () => this.chosen(index));
+        group.addEventListener("keydown", (event) => { if (event.key === "Enter" || event.key === " ") { event.preventDefault(); this.chosen(index); } });
       }
-      return box;
+      return group;
     }));
   }
 
   choose(index) {
-    [...get("outlines").children].forEach((box, i) => {
-      box.classList.toggle("chosen", i === index);
-      if (box.hasAttribute("role")) box.setAttribute("aria-pressed", i === index);
+    [...get("outlines").children].forEach((face, i) => {
+      face.classList.toggle("chosen", i === index);
+      if (face.hasAttribute("role")) face.setAttribute("aria-pressed", i === index);
     });
   }
 }

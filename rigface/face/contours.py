@@ -18,4 +18,4 @@ _OPEN = (
     (300, 293, 334, 296, 336), (276, 283, 282, 295, 285),  # left brow
     (168, 6, 197, 195, 5, 4, 1),  # bridge of the nose
 )  # fmt: skip
-CONTOURS = tuple((*line, line[0]) for line in _CLOSED) + _OPEN
+CONTOURS = [list(line) for line in (*((*line, line[0]) for line in _CLOSED), *_OPEN)]
