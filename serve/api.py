@@ -259,7 +259,8 @@ class Reconstruction(BaseModel):
     head: str
     faces: list[SeenFace]
     contours: list[list[int]] = Field(
-        default=[], description="for drawing: indices of landmarks along each outline, where the detector's layout has any"
+        default=[],
+        description="for drawing: indices of landmarks along each outline, where the detector's layout has any",
     )
 
 
@@ -300,7 +301,7 @@ class ModelInfo(BaseModel):
     steps: int = Field(description="network evaluations where a request does not say; 0 for the preview")
     default: bool
     loaded: bool
-    about: str = Field("", description="what a person should know of it")
+    about: str = Field(default="", description="what a person should know of it")
 
 
 class Models(BaseModel):
@@ -308,6 +309,7 @@ class Models(BaseModel):
 
     models: list[ModelInfo]
     body_bytes: int = Field(description="the largest request it takes")
+    clip_bytes: int = Field(description="the largest clip of a job")
     jobs: bool = Field(description="whether it takes jobs")
 
 

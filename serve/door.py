@@ -249,8 +249,9 @@ class _Door:
     async def models(self, request: Request) -> Models:
         """The models that an edit may ask for."""
         async with self.caller(request, "edit"):
-            found = await self.house.painter.models()
-            return Models(models=found, body_bytes=self.house.limits.body_bytes, jobs=self.house.jobs is not None)
+            found, limits = await self.house.painter.models(), self.house.limits
+            jobs = self.house.jobs is not None
+            return Models(models=found, body_bytes=limits.body_bytes, clip_bytes=limits.clip_bytes, jobs=jobs)
 
     async def healthz(self) -> dict[str, str]:
         """The door stands."""

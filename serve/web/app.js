@@ -3,7 +3,7 @@
 import * as api from "./api.js";
 import { element } from "./controls.js";
 import { Follow } from "./follow.js";
-import { hush, patiently, say, tell, whenBack } from "./notice.js";
+import { hush, patiently, say, tell, tooLarge, whenBack } from "./notice.js";
 import { Panel } from "./panel.js";
 import { Photo } from "./photo.js";
 import { Stage } from "./stage.js";
@@ -11,16 +11,12 @@ import { Video } from "./video.js";
 
 const get = (id) => document.getElementById(id);
 const TABS = ["photo", "video"];
-const size = (bytes) => `${Math.round(bytes / 2 ** 20)} MB`;
-const service = { models: [], most: Infinity, jobs: false };
+const service = { models: [], body_bytes: Infinity, clip_bytes: Infinity, jobs: false };
 
 // What the service sees in a file, or null: then the page has said why.
 async function look(file, what) {
   hush();
-  if (file.size > service.most) {
-    tell(new Error(`This file has ${size(file.size)}; the service takes up to ${size(service.most)}. A smaller copy will do: 2000 pixels are plenty.`));
-    return null;
-  }
+  if (tooLarge(file, service.body_bytes, "2000 pixels are plenty")) return null;
   say("Looking for faces …");
   document.body.classList.add("looking");
   try {
@@ -153,11 +149,10 @@ get("key-form").addEventListener("submit", (event) => { event.preventDefault(); 
 
 async function start() {
   try {
-    const { models, body_bytes: most, jobs } = await patiently(api.models);
-    Object.assign(service, { models, most, jobs });
-    get("model").replaceChildren(...models.map((m) => element("option", { value: m.name, selected: m.default }, m.kind === "preview" ? "instant preview" : m.name)));
+    Object.assign(service, await patiently(api.models));
+    get("model").replaceChildren(...service.models.map((m) => element("option", { value: m.name, selected: m.default }, m.kind === "preview" ? "instant preview" : m.name)));
     engine();
-    ready();
+    if (bench === video) video.hint(); else ready();
   } catch (error) { tell(error); }
 }
 whenBack(() => { if (!service.models.length) start(); });

@@ -22,7 +22,15 @@ export function tell(error) {
 
 export function hush() { if (!watching) get("notice").hidden = true; }
 
-// `work`, again while the service says that it is busy; `waiting` is told the seconds.
+const size = (bytes) => `${Math.round(bytes / 2 ** 20)} MB`;
+// Whether a file is more than the service takes; then the page has said so, before anything is sent.
+export function tooLarge(file, most, advice) {
+  if (file.size <= most) return false;
+  tell(new Error(`This file has ${size(file.size)}; the service takes up to ${size(most)}. A smaller copy will do: ${advice}.`));
+  return true;
+}
+
+// `work`, again while the service says that it is busy.
 export async function patiently(work) {
   for (let tried = 1; ; tried++) {
     try { return await work(); } catch (error) {

@@ -33,9 +33,12 @@ export class Photo {
   }
 
   async open(file) {
-    const seen = await this.look(file, "photo");
-    if (!seen) return;
     this.painting?.abort();
+    const early = URL.createObjectURL(file);
+    await this.stage.glimpse(early); // the photo itself needs no service
+    const seen = await this.look(file, "photo");
+    URL.revokeObjectURL(early);
+    if (!seen) { this.enter(); return; }
     this.subject?.close();
     this.subject = new Subject(file, seen);
     this.panel.from(this.subject.numbers);

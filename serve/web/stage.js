@@ -48,6 +48,15 @@ export class Stage {
     this.draw();
   }
 
+  // A photo that nobody has looked at yet, where it can be shown.
+  async glimpse(url) {
+    const image = new Image();
+    image.src = url;
+    try { await image.decode(); } catch { return; }
+    get("drop").hidden = true;
+    this.open(url, { width: image.naturalWidth, height: image.naturalHeight, faces: [] });
+  }
+
   close() { get("stage").hidden = true; }
 
   shape(width, height) {

@@ -3,7 +3,7 @@
 import * as api from "./api.js";
 import { Subject } from "./follow.js";
 import { Jobs } from "./jobs.js";
-import { hush, patiently, say, tell } from "./notice.js";
+import { hush, patiently, say, tell, tooLarge } from "./notice.js";
 import { reach } from "./results.js";
 
 const get = (id) => document.getElementById(id);
@@ -64,7 +64,7 @@ export class Video {
 
   async open(file) {
     hush();
-    if (file.size > this.service.most) { tell(new Error(`This clip has ${Math.round(file.size / 2 ** 20)} MB; the service takes up to ${Math.round(this.service.most / 2 ** 20)} MB. A shorter or smaller copy will do.`)); return; }
+    if (tooLarge(file, this.service.clip_bytes, "a shorter one, or 720 lines")) return;
     this.moved();
     if (this.player.src && ![...this.clips.values()].includes(this.player.src)) URL.revokeObjectURL(this.player.src);
     this.frame?.close();
@@ -100,6 +100,7 @@ export class Video {
 
   // The stage: the frame with its preview, or the photo that is moved with the clip in its corner.
   arrange() {
+    if (document.body.dataset.tab !== "video") return; // left meanwhile
     const { subject, stage } = this, animation = this.mode === "animation";
     stage.plate.classList.toggle("inset", animation);
     stage.plate.classList.toggle("playing", !animation && !subject);

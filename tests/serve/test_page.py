@@ -1,5 +1,6 @@
 """The editor page in a real browser: a photo in, sliders, a rendered picture out; by pointer and by keyboard alone."""
 
+import json
 import shutil
 import socket
 import threading
@@ -17,8 +18,41 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+class StillJobs:
+    """A queue whose worker is the test: one clip, whose job is as far as the test says."""
+
+    def __init__(self, clip):
+        self.clip, self.order, self.now = clip, None, {}
+
+    async def submit(self, order, owner, once=""):
+        self.order, self.now = order, {"state": "queued", "total": 0, "finished": 0, "results": []}
+        return self._state()
+
+    async def mine(self, owner):
+        return [self._state()] if self.order else []
+
+    async def cancel(self, name, owner):
+        self.now["state"] = "cancelled"
+        return self._state()
+
+    async def result(self, name, owner, number):
+        return self.clip, "video/mp4", {}
+
+    def _state(self):
+        from serve.api import JobState
+
+        about = {"id": "1" * 32, "kind": self.order.asked.kind, "media_type": "video/mp4"}
+        when = {"created_at": "2026-01-01T00:00:00+00:00", "started_at": "2026-01-01T00:00:00+00:00"}
+        return JobState(**about, **when, **self.now)
+
+
 @pytest.fixture(scope="module")
-def url(eye, studio):
+def jobs(fixtures):
+    return StillJobs((fixtures / "clip.mp4").read_bytes())
+
+
+@pytest.fixture(scope="module")
+def url(eye, studio, jobs):
     """The service on loopback, in this process."""
     import uvicorn
 
@@ -27,7 +61,7 @@ def url(eye, studio):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    server = uvicorn.Server(uvicorn.Config(make_api(House(eye, studio)), port=port, log_level="error"))
+    server = uvicorn.Server(uvicorn.Config(make_api(House(eye, studio, jobs=jobs)), port=port, log_level="error"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:
@@ -69,6 +103,12 @@ class Page:
 
     def says(self, words):
         self.until(lambda: words in self["status"].text)
+
+    def warns(self, words):
+        self.until(lambda: words in self["notice-text"].text)
+
+    def width(self):
+        return self.browser.execute_script("return document.documentElement.scrollWidth")
 
 
 @pytest.fixture
@@ -131,9 +171,10 @@ def test_a_picture_of_nobody_and_a_file_that_is_none(page, portrait, tmp_path):
     flat.write_bytes(encode_png(np.full((64, 64, 3), 90, np.uint8)))
     text.write_bytes(b"not a picture")
     page.upload(flat)
-    page.until(lambda: "No face was found" in page["notice-text"].text)
+    page.warns("No face was found")
+    assert page["drop"].is_displayed()
     page.upload(text)
-    page.until(lambda: "not a picture" in page["notice-text"].text)
+    page.warns("not a picture")
     page["notice-close"].click()
     assert not page["notice"].is_displayed()
     page.upload(portrait)
@@ -151,8 +192,13 @@ def test_with_the_keyboard_alone(page, portrait):
         ActionChains(page.browser).send_keys(*keys).perform()
         return page.browser.switch_to.active_element.get_attribute("id")
 
-    seen = [press(Keys.TAB) for _ in range(16)]
-    assert {"model", "open", "wipe", "s-yaw_deg", "s-pitch_deg"} <= set(seen)
+    seen = [press(Keys.TAB) for _ in range(17)]
+    assert {"tab-photo", "model", "open", "wipe", "s-yaw_deg", "s-pitch_deg"} <= set(seen)
+    page.browser.execute_script("document.getElementById('tab-photo').focus()")
+    assert press(Keys.ARROW_RIGHT) == "tab-video"
+    assert page["drop-clip"].is_displayed()
+    assert press(Keys.ARROW_LEFT) == "tab-photo"
+    assert page["plate"].is_displayed()
     page.browser.execute_script("document.getElementById('s-yaw_deg').focus()")
     press(Keys.ARROW_LEFT)
     page.says("Preview in")
@@ -180,7 +226,146 @@ def test_presets_and_a_phone(page, portrait):
         page.browser.execute_script("arguments[0].click()", chip)
         page.says("Preview in")
         assert float(page["s-smile"].get_attribute("value")) == pytest.approx(0.8)
-        assert page.browser.execute_script("return document.documentElement.scrollWidth") <= 390
+        assert page.width() <= 390
         assert page["render"].is_displayed()
+        page["tab-video"].click()
+        assert page.width() <= 390
     finally:
         page.browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_a_preset_is_saved_as_json_and_loaded_again(page, portrait, tmp_path):
+    from selenium.webdriver.common.keys import Keys
+
+    page.browser.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)})
+    page.upload(portrait)
+    page.says("One face")
+    page["preset-save"].click()
+    page.says("nothing to save")
+    page["s-pitch_deg"].send_keys(Keys.ARROW_RIGHT * 7)
+    page["sphere"].send_keys(Keys.ARROW_RIGHT * 2)
+    page["preset-save"].click()
+    saved = tmp_path / "rigface-preset.json"
+    page.until(saved.exists)
+    preset = json.loads(saved.read_text())
+    assert preset["pitch_deg"] == 7
+    assert preset["light"]["azimuth_deg"] == 10
+    page["reset"].click()
+    page.says("As photographed")
+    page["preset-file"].send_keys(str(saved))
+    page.says("Preview in")
+    assert page["s-pitch_deg"].get_attribute("value") == "7"
+    bad = tmp_path / "bad.json"
+    bad.write_text("[1, 2]")
+    page["preset-file"].send_keys(str(bad))
+    page.warns("not a preset")
+
+
+def test_a_trait_is_copied_from_another_photo(page, portrait, tmp_path):
+    other = tmp_path / "other.png"
+    other.write_bytes(encode_png(photo(5, (120, 100))))
+    page.upload(portrait)
+    page.says("One face")
+    card = page["givers"].find_elements("css selector", ".give")[2]
+    card.find_element("css selector", "input").send_keys(str(other))
+    page.says("Preview in")
+    page["render"].click()
+    page.says("Rendered in")
+    assert "Light, sideways" in page["reached-rows"].text
+    card.find_element("css selector", "button.plain").click()
+    page.says("As photographed")
+
+
+def test_a_file_that_is_too_large_is_not_sent(page, tmp_path):
+    huge = tmp_path / "huge.jpg"
+    with huge.open("wb") as out:
+        out.truncate(33 * 2**20)
+    page.upload(huge)
+    page.warns("This file has 33 MB; the service takes up to 32 MB")
+
+
+def test_a_busy_service_is_asked_again_and_a_lost_one_waited_for(page, portrait, eye, monkeypatch):
+    from selenium.webdriver.common.keys import Keys
+
+    from serve.problems import Trouble
+
+    asked = []
+    real = eye.preview
+
+    async def busy_once(wish):
+        asked.append(wish)
+        if len(asked) == 1:
+            raise Trouble("busy", "64 requests are already at work", 1)
+        return await real(wish)
+
+    page.upload(portrait)
+    page.says("One face")
+    monkeypatch.setattr(eye, "preview", busy_once)
+    page["s-yaw_deg"].send_keys(Keys.ARROW_RIGHT)
+    page.says("The service is busy. Trying again in 1 s.")
+    page.says("Preview in")
+
+    def offline(is_so):
+        off = {"offline": is_so, "latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
+        page.browser.execute_cdp_cmd("Network.emulateNetworkConditions", off)
+
+    page.browser.execute_cdp_cmd("Network.enable", {})
+    offline(True)
+    try:
+        page["s-yaw_deg"].send_keys(Keys.ARROW_RIGHT)
+        page.warns("The service cannot be reached. Trying to reach it again")
+    finally:
+        offline(False)
+    page.until(lambda: not page["notice"].is_displayed())
+    page.says("Preview in")
+    assert asked[-1].edit.yaw_deg == 2
+
+
+def test_a_clip_its_frame_a_job_and_the_result(page, jobs, fixtures):
+    from selenium.webdriver.common.keys import Keys
+
+    page["tab-video"].click()
+    assert not page["render"].is_enabled()
+    page["clip-file"].send_keys(str(fixtures / "clip.mp4"))
+    page.until(lambda: page["outlines"].find_elements("tag name", "rect"))
+    page["s-yaw_deg"].send_keys(Keys.ARROW_RIGHT * 9)
+    page.says("Preview in")
+    page["render"].click()
+    page.says("The job is queued")
+    assert jobs.order.asked.kind == "video"
+    assert jobs.order.asked.edit.yaw_deg == 9
+    assert jobs.order.files[jobs.order.clip] == jobs.clip
+    jobs.now = {"state": "running", "total": 60, "finished": 15, "results": []}
+    page.until(lambda: "Frame 15 of 60" in page["jobs"].text)
+    bar = page["jobs"].find_element("tag name", "progress")
+    assert float(bar.get_attribute("value")) == pytest.approx(0.25)
+    reached = {"asked": [{"yaw_deg": 9.0}], "achieved": [{"yaw_deg": 7.5}], "notes": ["2 frames show no face"]}
+    ended = "2026-01-01T00:00:30+00:00"
+    jobs.now = {"state": "done", "total": 60, "finished": 60, "results": [0], "ended_at": ended, **reached}
+    page.until(lambda: "60 frames in 30 s" in page["jobs"].text)
+    page["jobs"].find_element("css selector", "button[aria-label='Show: clip.mp4']").click()
+    page.until(lambda: page["film"].is_displayed())
+    assert page["reached-rows"].text.startswith("Turn 9.0° 7.5°")
+    assert page["download"].get_attribute("download") == "clip-edited.mp4"
+    page["s-yaw_deg"].send_keys(Keys.ARROW_LEFT)
+    page.until(lambda: not page["film"].is_displayed())
+
+
+def test_a_clip_that_moves_a_photo_needs_one(page, jobs, portrait, fixtures):
+    page["tab-video"].click()
+    page["clip-file"].send_keys(str(fixtures / "clip.mp4"))
+    page.until(lambda: page["outlines"].find_elements("tag name", "rect"))
+    page.browser.find_element("css selector", "[value=animation] + span").click()
+    assert "Open a photo in the other tab first" in page["mode-hint"].text
+    assert not page["render"].is_enabled()
+    page["tab-photo"].click()
+    page.upload(portrait)
+    page.says("One face")
+    page["tab-video"].click()
+    assert page["clip"].is_displayed()
+    page["render"].click()
+    page.says("The job is queued")
+    assert jobs.order.asked.kind == "animation"
+    assert set(jobs.order.files) == {jobs.order.clip, jobs.order.picture}
+    page["jobs"].find_element("css selector", "button[aria-label='Cancel: clip.mp4']").click()
+    page.until(lambda: "Cancelled" in page["jobs"].text)
