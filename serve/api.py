@@ -31,7 +31,7 @@ PREVIEW = "preview"
 """The name of the model that is always there: no network, the photograph itself moved and lit."""
 PictureId = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$", description="content hash of a picture sent before")]
 Format = Literal["png", "jpeg", "webp"]
-Container = Literal["mp4", "mov", "mkv"]
+Container = Literal["mp4", "mov"]  # those that a C2PA manifest can be written into
 Which = Literal["largest", "left-most", "right-most", "all"] | Annotated[int, Field(ge=0, le=999)]
 """Which face of a picture; a number counts from the left."""
 

@@ -34,7 +34,7 @@ class Args(BaseModel):
 
     `models`: checkpoints by name; the first is the default. `model`: one, without a name. None at all: the preview.
     `keys`: file of API keys; empty is open. `seal`: folder of the signing key; empty is the user's own. `audit`: file that each
-    edit adds a line to. `jobs`: folder of the queue; empty takes no jobs. `fetch`: beginnings of addresses that pictures may come from.
+    edit adds a line to. `jobs`: folder or s3:// of the queue; empty takes no jobs. `fetch`: beginnings of addresses that pictures may come from.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -50,6 +50,14 @@ class Args(BaseModel):
     jobs: str = ""
     edit_s: float = 120.0
     body_mb: int = 32
+    clip_mb: int = 64
+    clip_s: float = 120.0
+    clip_frames: int = 7200
+    job_s: float = 7200.0
+    keep_h: float = 168.0
+    jobs_waiting: int = 64
+    jobs_each: int = 16
+    jobs_at_once: int = 2
     most_rows: int = 16
     most_loaded: int = 2
     cache_mb: int = 384
@@ -57,6 +65,12 @@ class Args(BaseModel):
     def seal_folder(self) -> Path:
         """Where the signing key is; all replicas must see the same."""
         return Path(self.seal) if self.seal else Path.home() / ".local" / "share" / "rigface" / "seal"
+
+    def limits(self) -> Limits:
+        """How much is let in."""
+        names = ("edit_s", "clip_s", "clip_frames", "job_s", "jobs_waiting", "jobs_each", "jobs_at_once")
+        megabytes = {"body_bytes": self.body_mb * 2**20, "clip_bytes": self.clip_mb * 2**20}
+        return Limits(keep_s=self.keep_h * 3600, **megabytes, **{name: getattr(self, name) for name in names})
 
     def places(self) -> dict[str, str]:
         """Name -> checkpoint."""
@@ -123,21 +137,36 @@ class PainterDeployment:
         """A device that failed is a reason to replace the replica."""
         await self._studio.ready()
 
+    def __del__(self) -> None:
+        self._studio.close()
+
 
 @serve.deployment(ray_actor_options={"num_cpus": 0.5}, max_ongoing_requests=64, graceful_shutdown_timeout_s=60)
 class JobsDeployment:
     """`serve.jobs.Jobs`: one replica, because one process works on a folder at a time."""
 
     def __init__(self, args: Args, eye: DeploymentHandle, painter: DeploymentHandle) -> None:
+        from serve.audit import Audit
         from serve.jobs import Jobs
+        from serve.provenance import Sealer
 
-        self._jobs = Jobs(args.jobs, FarEye(eye), FarPainter(painter), Limits(edit_s=args.edit_s))
+        self._jobs = Jobs(
+            args.jobs, FarEye(eye), FarPainter(painter), args.limits(),
+            audit=Audit(args.audit) if args.audit else None, seal=Sealer(args.seal_folder()),
+        )  # fmt: skip
 
     async def call(self, name: str, *args: Any) -> Any:
         """One of the coroutines of `Jobs`."""
         if name not in ("submit", "status", "mine", "cancel", "remove", "result", "ready"):
             raise ValueError(f"jobs do not {name}")
         return await _said(getattr(self._jobs, name)(*args))
+
+    async def check_health(self) -> None:
+        """Also what takes up, at the start, the jobs of an earlier life."""
+        await self._jobs.ready()
+
+    async def __del__(self) -> None:
+        await self._jobs.close()
 
 
 class FarEye:
@@ -213,14 +242,14 @@ class Door:
         from serve.door import House
         from serve.keys import KeyRing
 
-        limits = Limits(body_bytes=args.body_mb * 2**20, edit_s=args.edit_s)
         self._house = House(
             FarEye(eye),
             FarPainter(painter),
             KeyRing(args.keys),
-            limits,
+            args.limits(),
             tuple(args.fetch),
             Audit(args.audit) if args.audit else None,
+            FarEye(jobs) if jobs is not None else None,
         )
 
     def __serve_build_asgi_app__(self) -> Any:

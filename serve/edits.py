@@ -124,7 +124,7 @@ class Editing:
         model = asked.model or next(m.name for m in await painter.models() if m.default)
         wrap = replace(plan.wrap, record={**plan.wrap.record, "model": model})
         done = Done(plan, model)
-        if model == PREVIEW:
+        if model == PREVIEW or wish.edit.is_nothing:  # nothing asked is the source to the bit, as `Editor` has it
             yield {"phase": "preview", "step": 0, "steps": 1}
             finished = await self.ask(wish, lambda w: eye.edit_without_model(w, wrap))
         else:

@@ -23,6 +23,7 @@ from serve.front import Numbers
 from serve.job_batch import batch
 from serve.limits import Limits
 from serve.problems import Trouble, problem_of
+from serve.seal import Plain, Seal
 from serve.shelf import OPEN, Job, Shelf
 
 LOG = logging.getLogger("rigface.serve")
@@ -37,6 +38,8 @@ class Jobs:
         uri: a folder, or s3://bucket/prefix.
         eye, painter: as `serve.eye.Eye` and `serve.painter.Studio`.
         audit: told after each edit.
+        see: gives eyes for clips, which are looked at in this process; None: the default ones.
+        seal: of videos.
     """
 
     def __init__(
@@ -47,8 +50,12 @@ class Jobs:
         limits: Limits | None = None,
         *,
         audit: Callable[[dict[str, Any]], None] | None = None,
+        see: Callable[[], Any] | None = None,
+        seal: Seal | None = None,
     ) -> None:
         self._uri, self._limits = uri, limits or Limits()
+        self._clips: Any = None
+        self._clip_parts = see, painter, seal or Plain(), audit
         self._editing = Editing(SimpleNamespace(eye=eye, painter=painter, limits=self._limits, audit=audit), Numbers())
         self._shelf: Shelf | None = None
         self._starting: asyncio.Lock | None = None
@@ -61,12 +68,16 @@ class Jobs:
         """Queue it; it is kept when this returns.
 
         Raises:
-            Trouble: `busy` or `rate-limited`, where the queue or the caller's part of it is full; `draining`, `conflict`.
+            Trouble: `busy` or `rate-limited`, where the queue or the caller's part of it is full; `draining`, `conflict`;
+                `too-large` or `bad-clip` for a clip.
         """
         shelf = await self.start()
         if not self._open:
             raise Trouble("draining", retry_after_s=5)
-        total = len(order.asked.edits) if order.asked.kind == "batch" else 0
+        if order.asked.kind == "batch":
+            total = len(order.asked.edits)
+        else:
+            total = (await asyncio.to_thread(self._clip_maker().look, order.files[order.clip])).shown_frames
         job = await asyncio.to_thread(shelf.add, order, owner, total, once, lambda: self._room(shelf, owner))
         self._more.set()
         return self._said(job)
@@ -170,7 +181,17 @@ class Jobs:
         if job.kind == "batch":
             await batch(job, self._shelf, self._editing, self._limits.edits_at_once)
         else:
-            raise Trouble("bad-request", f"{job.kind}: this service does not take these jobs yet")
+            await self._clip_maker()(job, self._shelf)
+
+    def _clip_maker(self) -> Any:
+        """Made at the first clip: it brings torch."""
+        if self._clips is None:
+            from rigface.face.see import See
+            from serve.job_clip import Clips
+
+            see, painter, seal, audit = self._clip_parts
+            self._clips = Clips(see or See.load, painter, self._limits, seal, audit)
+        return self._clips
 
     async def _end(self, job: Job, state: str, trouble: Trouble | None = None) -> None:
         job.state, job.ended = state, time.time()

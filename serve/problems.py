@@ -11,12 +11,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from rigface.errors import BadImage, BadInput, NoFace
+from rigface.errors import BadInput, BadVideo, NoFace
 
 PREFIX = "urn:rigface:problem:"
 KNOWN = {  # slug -> status, title
     "bad-request": (422, "The request does not fit its description"),
     "bad-image": (422, "A picture cannot be used"),
+    "bad-clip": (422, "A clip cannot be used"),
     "no-face": (422, "No such face in the picture"),
     "unknown-picture": (404, "The picture is not known here; send its bytes"),
     "unknown-model": (404, "There is no such model"),
@@ -89,8 +90,8 @@ def problem_of(error: BaseException) -> Trouble:
         return error
     if isinstance(error, NoFace):
         return Trouble("no-face", error.reason)
-    if isinstance(error, BadImage):
-        return Trouble("bad-image", error.reason)
+    if isinstance(error, BadVideo):
+        return Trouble("bad-clip", error.reason)
     if isinstance(error, BadInput):
         return Trouble("bad-image", error.reason)
     if isinstance(error, ValueError):

@@ -1,6 +1,6 @@
 """Who made this picture: a C2PA manifest in the file, an invisible mark in the pixels, and the check of both.
 
-Path: edited image -> `Sealer` -> PNG, JPEG, WebP; any file -> `Sealer.verify`.
+Path: edited image -> `Sealer` -> PNG, JPEG, WebP; edited clip -> `Sealer.film` -> MP4, MOV; any file -> `Sealer.verify`.
 Source: C2PA Technical Specification 2.x, through `c2pa-python`; it needs no network.
 
 A service has one seal: a private key, its certificate and the root that signed it, in one file, made at first use. The
@@ -22,7 +22,8 @@ from typing import Any
 import numpy as np
 
 from rigface.errors import BadInput
-from rigface.image import decode
+from rigface.face.video import frames
+from rigface.image import decode, sniff
 from serve import watermark
 from serve.api import Verified, Wish, Wrap
 from serve.limits import MAX_PIXELS
@@ -47,12 +48,19 @@ class Sealer:
 
     def __call__(self, image: np.ndarray, wish: Wish, wrap: Wrap) -> bytes:
         """Marked, encoded, and with a manifest that says what was done."""
+        marked = image if wish.edit.is_nothing else self.mark(image, int(wrap.record.get("mark", "0"), 16))
+        record = {**wrap.record, "source": wish.picture, "edit": wish.edit.to_dict(), "from": wish.traits}
+        return self.film(encode(marked, wrap.format), f"image/{wrap.format}", record)
+
+    def mark(self, image: np.ndarray, bits: int) -> np.ndarray:
+        """The picture with an invisible mark of 32 bits."""
+        return watermark.embed(image, bits, self._secret)
+
+    def film(self, data: bytes, media_type: str, record: dict[str, Any]) -> bytes:
+        """An encoded video (or picture) with a manifest that says what was done."""
         import c2pa
 
         context, signer = self._ready()
-        bits = int(wrap.record.get("mark", "0"), 16)
-        marked = image if wish.edit.is_nothing else watermark.embed(image, bits, self._secret)
-        record = {**wrap.record, "source": wish.picture, "edit": wish.edit.to_dict(), "from": wish.traits}
         action = {"action": "c2pa.edited", "digitalSourceType": SOURCE_TYPE}
         opened = {"action": "c2pa.created", "digitalSourceType": SOURCE_TYPE}
         manifest = {
@@ -63,18 +71,19 @@ class Sealer:
             ],
         }
         out = io.BytesIO()
-        plain = io.BytesIO(encode(marked, wrap.format))
-        c2pa.Builder(manifest, context=context).sign(signer, f"image/{wrap.format}", plain, out)
+        c2pa.Builder(manifest, context=context).sign(signer, media_type, io.BytesIO(data), out)
         return out.getvalue()
 
     def verify(self, data: bytes) -> Verified:
-        """What file and pixels say.
+        """What file and pixels say; of a video, its first picture.
 
         Raises:
-            BadImage: not a picture.
+            BadImage, BadVideo: neither a picture nor a video.
         """
-        mark = watermark.read(decode(data, max_pixels=MAX_PIXELS), self._secret)
-        state, record = self._manifest(data)
+        is_video = sniff(data) == "video"
+        image = next(frames(io.BytesIO(data))).image if is_video else decode(data, max_pixels=MAX_PIXELS)
+        mark = watermark.read(image, self._secret)
+        state, record = self._manifest(data, is_video)
         return Verified(
             made_here=state == "trusted" or mark.found,
             manifest=state,  # type: ignore[arg-type]
@@ -84,11 +93,13 @@ class Sealer:
             score=round(mark.score, 1),
         )
 
-    def _manifest(self, data: bytes) -> tuple[str, dict[str, Any] | None]:
+    def _manifest(self, data: bytes, is_video: bool) -> tuple[str, dict[str, Any] | None]:
         import c2pa
 
         context, _ = self._ready()
         kind = {b"\x89P": "image/png", b"\xff\xd8": "image/jpeg", b"RI": "image/webp"}.get(data[:2])
+        if is_video and data[4:8] == b"ftyp":
+            kind = "video/quicktime" if data[8:12] == b"qt  " else "video/mp4"
         if kind is None:
             return "none", None
         try:

@@ -6,7 +6,7 @@ Path: edited image, the wish, `Wrap` -> `Seal` -> PNG, JPEG or WebP. `Plain` onl
 from __future__ import annotations
 
 import io
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -22,8 +22,14 @@ class Seal(Protocol):
     def __call__(self, image: np.ndarray, wish: Wish, wrap: Wrap) -> bytes:
         """(H, W, 3) uint8 as an encoded picture."""
 
+    def mark(self, image: np.ndarray, bits: int) -> np.ndarray:
+        """The picture with an invisible mark of 32 bits."""
+
+    def film(self, data: bytes, media_type: str, record: dict[str, Any]) -> bytes:
+        """An encoded video, with what was done to it."""
+
     def verify(self, data: bytes) -> Verified:
-        """Whether these bytes are such a picture."""
+        """Whether these bytes are such a picture or video."""
 
 
 class Plain:
@@ -32,6 +38,14 @@ class Plain:
     def __call__(self, image: np.ndarray, wish: Wish, wrap: Wrap) -> bytes:
         """As `encode`."""
         return encode(image, wrap.format)
+
+    def mark(self, image: np.ndarray, bits: int) -> np.ndarray:
+        """As it is."""
+        return image
+
+    def film(self, data: bytes, media_type: str, record: dict[str, Any]) -> bytes:
+        """As it is."""
+        return data
 
     def verify(self, data: bytes) -> Verified:
         """Nothing is known."""

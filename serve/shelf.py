@@ -29,7 +29,7 @@ from serve.problems import Trouble
 OPEN = ("queued", "running")
 TYPES = {
     "png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp",
-    "mp4": "video/mp4", "mov": "video/quicktime", "mkv": "video/x-matroska",
+    "mp4": "video/mp4", "mov": "video/quicktime",
 }  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from rigface.image import encode_jpeg, encode_png
 
 
 class StillSee:
-    """Sees a neutral open head in the middle of every picture that has contrast; no detector, no fit."""
+    """Sees a neutral open head in the middle of every picture that has contrast; no detector's model, no fit."""
 
     def __init__(self):
         from rigface.face.open_head import OpenHead
@@ -18,15 +18,23 @@ class StillSee:
         self.head = model.head().spec
         self._size = (self.head.shape, self.head.expression, self.head.albedo)
 
-    def __call__(self, image):
-        from rigface.face import align
-        from rigface.types import Face, FaceParams
+    def detector(self, image, **_):
+        from rigface.types import Detection
 
         if image.std() < 4:
             return []
         height, width = image.shape[:2]
         box = np.array([0.3 * width, 0.25 * height, 0.7 * width, 0.75 * height], np.float32)
-        affine = align.frame_to_crop(box)
+        points = np.random.default_rng(0).uniform(box[:2], box[2:], (478, 2))
+        return [Detection(box, np.pad(points, ((0, 0), (0, 1))).astype(np.float32), 1.0)]
+
+    def __call__(self, image):
+        return self.faces(image, self.detector(image))
+
+    def faces(self, image, found):
+        from rigface.face import align
+        from rigface.types import Face, FaceParams
+
         shape, expression, albedo = self._size
         light = np.zeros((9, 3), np.float32)
         light[0] = 1.0
@@ -35,9 +43,9 @@ class StillSee:
             head_rotation=np.zeros(3, np.float32), jaw_rotation=np.zeros(3, np.float32),
             camera=np.float32([7.5, 0, 0]), albedo=np.zeros(albedo, np.float32), light=light,
         )  # fmt: skip
-        crop = align.crop(image, affine)
-        landmarks = np.full((478, 3), 256, np.float32)
-        return [Face(crop, affine, box, landmarks, params, np.full((512, 512), 255, np.uint8), 0.01)]
+        landmarks, mask = np.full((478, 3), 256, np.float32), np.full((512, 512), 255, np.uint8)
+        affines = [align.frame_to_crop(one.box) for one in found]
+        return [Face(align.crop(image, a), a, one.box, landmarks, params, mask, 0.01) for one, a in zip(found, affines)]
 
 
 def photo(seed: int = 0, size: tuple[int, int] = (96, 80)) -> np.ndarray:
