@@ -197,7 +197,7 @@ class _Making:
         self, editor: Editor, clip: Reading, info: VideoInfo, begin: int
     ) -> tuple[tuple[int, int], Iterator[Shown]]:
         job, asked, files = self.job, self.asked, self.shelf.files(self.job)
-        givers = {trait: self._face(editor, files[name], trait) for trait, name in job.traits.items()}
+        givers: dict[Any, Face] = {trait: self._face(editor, files[name], trait) for trait, name in job.traits.items()}
         how = How(
             face=str(asked.face), seed=asked.seed, begin=begin,
             at_once=self.clips.limits.edits_at_once if self.paint else 1, hold_boxes=self.paint is not None,
@@ -263,9 +263,9 @@ class _Making:
         for k in range(len(parts)):
             pieces.append(folder / f"{k}.mp4")
             pieces[-1].write_bytes(store.read(self.shelf.part(job, k, "mp4")))
-        with Splice(out, size, fps, like=pieces[0], sound=sound) as film:
+        with Splice(out, size, fps, like=pieces[0], sound=sound) as whole:
             for piece, part in zip(pieces, parts):
-                film.append(piece, part["times"])
+                whole.append(piece, part["times"])
         sources = {"source": job.clip} if job.kind == "video" else {"source": job.picture, "driver": job.clip}
         record = {
             "request": job.id, "mark": f"{self._mark():08x}", "model": self.model, "seed": self.asked.seed, **sources,

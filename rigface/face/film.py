@@ -20,7 +20,7 @@ from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -73,7 +73,7 @@ class Film:
         self._stack = ExitStack()
         self.frames = 0
 
-    def __enter__(self) -> Film:
+    def __enter__(self) -> Self:
         import av
 
         self.path.parent.mkdir(parents=True, exist_ok=True)
