@@ -5,7 +5,7 @@ OUT    ?= out/demo
 BIN    := .venv/bin
 STAMP  := .venv/installed
 
-.PHONY: demo test lint readme env clean
+.PHONY: demo test lint readme snapshots env clean
 
 demo: env  ## extract the faces of a small clip and make the page that shows them
 	$(BIN)/rigface extract $(VIDEO) $(OUT) --fps 15
@@ -30,3 +30,6 @@ clean:  ## forget outputs, keep the environment
 
 readme: env  ## the generated parts of the README
 	$(BIN)/python scripts/readme.py
+
+snapshots: env  ## what becomes of the Kubernetes overlays, after a change that was meant
+	UPDATE_SNAPSHOTS=1 $(BIN)/python -m pytest tests/infra/test_snapshots.py

@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+import os
 import subprocess
 import time
 from collections.abc import Iterable
@@ -238,10 +239,10 @@ def versions() -> dict[str, str]:
 
 
 def git_commit() -> str:
-    """The commit of this checkout, with `+` where files were changed; empty outside of one."""
+    """The commit of this checkout, with `+` where files were changed; in an image, what it was built of; else empty."""
     where = Path(__file__).parent
     command = ["git", "-C", str(where), "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):
-        return ""
+        return os.environ.get("RIGFACE_COMMIT", "")

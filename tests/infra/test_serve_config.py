@@ -1,0 +1,96 @@
+"""The Serve configurations, wherever they stand, against Serve's own schema, our `Args`, and the deployments there are."""
+
+import importlib
+from typing import get_args
+
+import pytest
+import yaml
+from pydantic import BaseModel
+
+from tests.infra.conftest import INFRA, OVERLAYS, one, rendered
+
+
+def configuration(where):
+    """`infra/serve.yaml`, or what an overlay's RayService hands to Serve."""
+    if where == "serve.yaml":
+        return yaml.safe_load((INFRA / where).read_text())
+    return yaml.safe_load(one(rendered(where), "RayService", "serve")["spec"]["serveConfigV2"])
+
+
+@pytest.fixture(params=["serve.yaml", *OVERLAYS])
+def config(request):
+    return configuration(request.param)
+
+
+def unknown_keys(value, model, path="") -> list[str]:
+    """Keys that a model would silently drop: Serve's own schema lets them pass."""
+    found = []
+    for key, inner in value.items():
+        field = model.model_fields.get(key)
+        if field is None:
+            found.append(f"{path}{key}")
+            continue
+        models = [
+            m
+            for m in (field.annotation, *_arguments(field.annotation))
+            if isinstance(m, type) and issubclass(m, BaseModel)
+        ]
+        for part in inner if isinstance(inner, list) else [inner]:
+            if models and isinstance(part, dict):
+                found += min((unknown_keys(part, m, f"{path}{key}.") for m in models), key=len)
+    return found
+
+
+def _arguments(annotation):
+    for inner in get_args(annotation):
+        yield inner
+        yield from _arguments(inner)
+
+
+def test_serve_takes_it(config):
+    from ray.serve.schema import ServeDeploySchema
+
+    ServeDeploySchema.model_validate(config)
+    assert unknown_keys(config, ServeDeploySchema) == []
+
+
+def test_a_key_that_serve_would_drop_is_found():
+    from ray.serve.schema import ServeDeploySchema
+
+    config = {"applications": [{"import_path": "a:b", "deployments": [{"name": "Door", "max_ongoing_request": 1}]}]}
+    ServeDeploySchema.model_validate(config)
+    assert unknown_keys(config, ServeDeploySchema) == ["applications.deployments.max_ongoing_request"]
+
+
+def test_application_and_arguments_are_ours(config):
+    (application,) = config["applications"]
+    module, name = application["import_path"].split(":")
+    build = getattr(importlib.import_module(module), name)
+    args = importlib.import_module(module).Args(**application["args"])  # forbids what it does not know
+    assert args.keys, "a service on a network wants keys"
+    assert args.seal, "replicas share a seal"
+    named = {d["name"]: d for d in application["deployments"]}
+    assert named.keys() == _names(build(args)), "every deployment has its size in the file, and no other is named"
+    device = named["PainterDeployment"]["ray_actor_options"].get("num_gpus", 0)
+    assert (args.device == "cuda") == (device > 0)
+
+
+def _names(application) -> set[str]:
+    """The deployments of an application."""
+    from ray.serve._private.build_app import build_app
+
+    return {d.name for d in build_app(application, name="rigface").deployments}
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_replicas_fit_the_nodes(overlay):
+    (application,) = configuration(overlay)["applications"]
+    (group,) = one(rendered(overlay), "RayService", "serve")["spec"]["rayClusterConfig"]["workerGroupSpecs"]
+    has = group["template"]["spec"]["containers"][0]["resources"]["limits"]
+    for size, nodes in (("min_replicas", group["minReplicas"]), ("max_replicas", group["maxReplicas"])):
+        for resource, option in (("cpu", "num_cpus"), ("nvidia.com/gpu", "num_gpus")):
+            wanted = sum(
+                d["autoscaling_config"][size] * d["ray_actor_options"].get(option, 0)
+                for d in application["deployments"]
+            )
+            assert wanted <= nodes * int(has.get(resource, 0)), f"{size}: {wanted} of {resource}"
