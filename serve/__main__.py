@@ -38,9 +38,12 @@ class Start:
     keys: str = ""
     """File of API keys (`rigface serve key add`); required for a host that is not loopback."""
     fetch: tuple[str, ...] = ()
-    """Beginnings of object-store addresses that requests may name, such as https://bucket.s3.amazonaws.com/"""
+    """Beginnings of object-store addresses that requests may name, such as https://bucket.s3.amazonaws.com/ ; with networks
+    such as 10.0.0.0/8 where those have private addresses."""
     jobs: str = ""
-    """Folder of the queue of jobs; empty: no jobs."""
+    """Folder or s3://bucket/prefix of the queue of jobs; empty: no jobs."""
+    webhooks: tuple[str, ...] = ()
+    """Beginnings of addresses that may be told when a job has ended; needs RIGFACE_WEBHOOK_SECRET in the environment."""
     audit: str = ""
     """File that each edit adds a line to."""
     edit_s: float = 120.0
@@ -64,14 +67,16 @@ class Start:
 
     def _args(self) -> dict[str, Any]:
         names = ("model", "device", "keys", "edit_s", "jobs", "audit")
-        return {name: getattr(self, name) for name in names} | {"fetch": list(self.fetch)}
+        lists = {"fetch": list(self.fetch), "webhooks": list(self.webhooks)}
+        return {name: getattr(self, name) for name in names} | lists
 
 
 @dataclass(frozen=True)
 class KeyCommand:
     """API keys: the file holds hashes only, and may be changed while the service runs."""
 
-    action: Positional[Literal["add", "remove", "list"]]
+    action: Positional[Literal["add", "remove", "list", "secret"]]
+    """`secret` prints what webhooks about this key's jobs are signed with."""
     name: Positional[str] = ""
     file: Path = Path("keys.jsonl")
     scopes: tuple[str, ...] = field(default=("edit", "jobs", "verify"))
@@ -90,6 +95,12 @@ class KeyCommand:
             if not keys.remove(self.file, self.name):
                 print(f"rigface serve: there is no key {self.name!r}", file=sys.stderr)
                 return 1
+        elif self.action == "secret":
+            from serve.webhook import VARIABLE, secret_of
+
+            if not os.environ.get(VARIABLE):
+                raise ValueError(f"{VARIABLE} is not set in the environment")
+            print(secret_of(self.name, os.environ[VARIABLE]))
         else:
             for key in keys.read(self.file):
                 print(f"{key.name}\t{','.join(key.scopes)}\t{key.rate:g}/s\t{key.at_a_time} at a time")

@@ -34,7 +34,8 @@ class Args(BaseModel):
 
     `models`: checkpoints by name; the first is the default. `model`: one, without a name. None at all: the preview.
     `keys`: file of API keys; empty is open. `seal`: folder of the signing key; empty is the user's own. `audit`: file that each
-    edit adds a line to. `jobs`: folder or s3:// of the queue; empty takes no jobs. `fetch`: beginnings of addresses that pictures may come from.
+    edit adds a line to. `jobs`: folder or s3:// of the queue; empty takes no jobs. `fetch`: beginnings of addresses that files may come from, and networks (`places.py`); `webhooks`: of those that are told
+    when a job has ended, signed with the environment's RIGFACE_WEBHOOK_SECRET.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -45,6 +46,7 @@ class Args(BaseModel):
     eye_device: str = "cpu"
     keys: str = ""
     fetch: list[str] = []
+    webhooks: list[str] = []
     seal: str = ""
     audit: str = ""
     jobs: str = ""
@@ -148,11 +150,14 @@ class JobsDeployment:
     def __init__(self, args: Args, eye: DeploymentHandle, painter: DeploymentHandle) -> None:
         from serve.audit import Audit
         from serve.jobs import Jobs
+        from serve.places import Places
         from serve.provenance import Sealer
+        from serve.webhook import Webhooks
 
         self._jobs = Jobs(
             args.jobs, FarEye(eye), FarPainter(painter), args.limits(),
             audit=Audit(args.audit) if args.audit else None, seal=Sealer(args.seal_folder()),
+            webhooks=Webhooks(Places(args.webhooks)),
         )  # fmt: skip
 
     async def call(self, name: str, *args: Any) -> Any:
@@ -241,13 +246,14 @@ class Door:
         from serve.audit import Audit
         from serve.door import House
         from serve.keys import KeyRing
+        from serve.places import Places
 
         self._house = House(
             FarEye(eye),
             FarPainter(painter),
             KeyRing(args.keys),
             args.limits(),
-            tuple(args.fetch),
+            Places(args.fetch),
             Audit(args.audit) if args.audit else None,
             FarEye(jobs) if jobs is not None else None,
         )

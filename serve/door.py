@@ -44,6 +44,7 @@ from serve.incoming import Pantry, read, read_job
 from serve.keys import Key, KeyRing
 from serve.limits import Bucket, Limits, Turnstile
 from serve.naming import Recent
+from serve.places import Places
 from serve.problems import Trouble, problem_of
 from serve.repeats import Repeats
 
@@ -61,7 +62,7 @@ class House:
 
     Args:
         eye: as `serve.eye.Eye`. painter: as `serve.painter.Studio`.
-        allowed: beginnings of addresses that pictures may be fetched from.
+        places: that files may be fetched from.
         audit: told after each edit. jobs: as `serve.jobs.Jobs`; None takes none.
     """
 
@@ -69,7 +70,7 @@ class House:
     painter: Any
     keys: KeyRing = field(default_factory=KeyRing)
     limits: Limits = field(default_factory=Limits)
-    allowed: tuple[str, ...] = ()
+    places: Places = field(default_factory=Places)
     audit: Callable[[dict[str, Any]], None] | None = None
     jobs: Any = None
 
@@ -99,7 +100,7 @@ class _Door:
     def __init__(self, house: House, numbers: Numbers) -> None:
         self.house, self.numbers = house, numbers
         self.bucket, self.turnstile = Bucket(), Turnstile()
-        self.pantry = Pantry(Recent(house.limits.store_mb * 2**20, len), house.allowed)
+        self.pantry = Pantry(Recent(house.limits.store_mb * 2**20, len), house.places)
         self.editing = Editing(house, numbers)
         self.repeats = Repeats()
 

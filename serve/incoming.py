@@ -3,8 +3,8 @@
 Path: HTTP body (multipart or JSON) -> `read` -> `Wish`, or `read_job` -> `Order`.
 
 Multipart is for people and scripts (files as parts, the rest as JSON in the part `request`), JSON for programs. A picture
-that was sent once can be named by its hash for as long as this door remembers it. Addresses are fetched only where the
-operator has allowed their beginning (pre-signed object-store URLs); any other is refused before a name is resolved.
+that was sent once can be named by its hash for as long as this door remembers it. Addresses (pre-signed ones of an object
+store) are fetched only from places that the operator has listed; see `places.py`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar, get_args
 
-import httpx
 from pydantic import TypeAdapter, ValidationError
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
@@ -26,6 +25,7 @@ from rigface.edits import Trait
 from serve.api import BatchJob, ClipRef, JobRequest, Order, PictureRef, PreviewRequest, Wish
 from serve.limits import MAX_PART_FILES
 from serve.naming import Recent, picture_id
+from serve.places import Places
 from serve.problems import Trouble
 
 Asked = TypeVar("Asked", bound=PreviewRequest)
@@ -33,7 +33,7 @@ TRAITS = get_args(Trait)
 PARTS = ("picture", "target", *(f"target.{trait}" for trait in TRAITS))
 FILES = ("picture", "clip", "target", "targets")
 JOB: TypeAdapter[Any] = TypeAdapter(JobRequest)
-FETCH_S = 10.0
+FETCH_S, CLIP_S = 10.0, 60.0  # until a file has come from an object store
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,11 @@ class Pantry:
 
     Args:
         kept: (owner, hash) -> bytes.
-        allowed: beginnings of addresses, such as "https://bucket.s3.amazonaws.com/".
+        places: where it may fetch from.
     """
 
     kept: Recent
-    allowed: Sequence[str] = ()
+    places: Places
 
 
 async def read(request: Request, kind: type[Asked], pantry: Pantry, owner: str, most: int) -> tuple[Asked, Wish]:
@@ -203,27 +203,6 @@ async def _fetched(ref: PictureRef | ClipRef, name: str, pantry: Pantry, owner: 
         except (binascii.Error, ValueError):
             raise Trouble("bad-request", f"{name}.base64: not base64") from None
         return picture_id(data), data
-    data = await _download(str(ref.url), pantry.allowed, most)
+    limit_s = CLIP_S if isinstance(ref, ClipRef) else FETCH_S
+    data = await pantry.places.get(str(ref.url), f"{name}.url", most, limit_s)
     return picture_id(data), data
-
-
-async def _download(url: str, allowed: Sequence[str], most: int) -> bytes:
-    # A beginning without a path would also allow its name as the user of another host.
-    if not any(start.count("/") >= 3 and url.startswith(start) for start in allowed):
-        raise Trouble("bad-request", "url: this service does not fetch from there; send the picture itself")
-    chunks, size = [], 0
-    try:
-        async with (
-            httpx.AsyncClient(follow_redirects=False, timeout=FETCH_S, trust_env=False) as client,
-            client.stream("GET", url) as answer,
-        ):
-            if answer.status_code != 200:
-                raise Trouble("bad-request", f"url: the store answered {answer.status_code}")
-            async for chunk in answer.aiter_bytes():
-                size += len(chunk)
-                if size > most:
-                    raise Trouble("too-large", f"a picture may have {most} bytes")
-                chunks.append(chunk)
-    except (httpx.HTTPError, httpx.InvalidURL):
-        raise Trouble("bad-request", "url: the store could not be read") from None
-    return b"".join(chunks)

@@ -22,13 +22,17 @@ from serve.edits import Editing
 from serve.front import Numbers
 from serve.job_batch import batch
 from serve.limits import Limits
+from serve.places import Places
 from serve.problems import Trouble, problem_of
 from serve.seal import Plain, Seal
 from serve.shelf import OPEN, Job, Shelf
+from serve.webhook import MOST_TRIES as HOOK_TRIES
+from serve.webhook import Webhooks, wait_s
 
 LOG = logging.getLogger("rigface.serve")
 MOST_TRIES = 3
 SWEEP_S = 3600.0
+TELL_S = 1.0
 
 
 class Jobs:
@@ -40,6 +44,7 @@ class Jobs:
         audit: told after each edit.
         see: gives eyes for clips, which are looked at in this process; None: the default ones.
         seal: of videos.
+        webhooks: who is told when a job has ended; None: nobody.
     """
 
     def __init__(
@@ -52,8 +57,10 @@ class Jobs:
         audit: Callable[[dict[str, Any]], None] | None = None,
         see: Callable[[], Any] | None = None,
         seal: Seal | None = None,
+        webhooks: Webhooks | None = None,
     ) -> None:
         self._uri, self._limits = uri, limits or Limits()
+        self._webhooks = webhooks or Webhooks(Places())
         self._clips: Any = None
         self._clip_parts = see, painter, seal or Plain(), audit
         self._editing = Editing(SimpleNamespace(eye=eye, painter=painter, limits=self._limits, audit=audit), Numbers())
@@ -74,6 +81,8 @@ class Jobs:
         shelf = await self.start()
         if not self._open:
             raise Trouble("draining", retry_after_s=5)
+        if order.asked.webhook is not None:
+            self._webhooks.check(order.asked.webhook)
         if order.asked.kind == "batch":
             total = len(order.asked.edits)
         else:
@@ -123,7 +132,7 @@ class Jobs:
                 for job in shelf.all():
                     job.state = "queued" if job.state == "running" else job.state
                 work = [self._work() for _ in range(self._limits.jobs_at_once)]
-                self._house_work = [asyncio.create_task(w) for w in (*work, self._sweep())]
+                self._house_work = [asyncio.create_task(w) for w in (*work, self._sweep(), self._tell())]
                 self._shelf = shelf
         return self._shelf
 
@@ -214,6 +223,20 @@ class Jobs:
                 assert self._shelf is not None
                 await asyncio.to_thread(self._shelf.sweep)
             await asyncio.sleep(SWEEP_S)
+
+    async def _tell(self) -> None:
+        assert self._shelf is not None
+        while True:
+            now = time.time()
+            for job in self._shelf.all():
+                if job.ended and job.hook.get("state") == "waiting" and job.hook["next"] <= now:
+                    taken = await self._webhooks.tell(job.asked["webhook"], job.owner, self._said(job))
+                    tries = job.hook["tries"] + 1
+                    state = "delivered" if taken else "given-up" if tries >= HOOK_TRIES else "waiting"
+                    job.hook = {"state": state, "tries": tries, "next": time.time() + wait_s(tries)}
+                    with contextlib.suppress(OSError):
+                        await self._save(job)
+            await asyncio.sleep(TELL_S)
 
     def _room(self, shelf: Shelf, owner: str) -> None:
         waiting = [j for j in shelf.all() if j.state in OPEN]

@@ -90,6 +90,30 @@ def client(house):
         yield made
 
 
+@pytest.fixture
+def serve_jobs(house, tmp_path):
+    """A function that opens the service on a place, with the jobs that are there; each call is another life of it."""
+    from contextlib import ExitStack
+    from dataclasses import fields, replace
+
+    from starlette.testclient import TestClient
+
+    from serve.door import make_api
+    from serve.jobs import Jobs
+    from serve.limits import Limits
+
+    with ExitStack() as stack:
+
+        def open_(uri=str(tmp_path / "queue"), **more):
+            house.limits = replace(Limits(), **{f.name: more.pop(f.name) for f in fields(Limits) if f.name in more})
+            house.jobs = Jobs(uri, house.eye, house.painter, house.limits, audit=house.audit, see=StillSee, **more)
+            client = stack.enter_context(TestClient(make_api(house), raise_server_exceptions=False))
+            stack.callback(lambda jobs=house.jobs: client.portal.call(jobs.close))
+            return client
+
+        yield open_
+
+
 @pytest.fixture(scope="session")
 def png() -> bytes:
     return encode_png(photo())

@@ -10,10 +10,8 @@ import pytest
 from rigface.face.film import best_codec
 from rigface.face.video import frames
 from rigface.image import decode
-from serve.jobs import Jobs
-from serve.limits import Limits
 from serve.provenance import Sealer
-from tests.serve.conftest import StillSee, photo
+from tests.serve.conftest import photo
 from tests.serve.test_jobs import wait
 
 SIZE = (80, 96)
@@ -45,27 +43,11 @@ def clip(tmp_path_factory):
 
 
 @pytest.fixture
-def serve_jobs(house, tmp_path, monkeypatch):
-    from contextlib import ExitStack
-    from dataclasses import replace
-
-    from starlette.testclient import TestClient
-
-    from serve.door import make_api
-
+def served_clips(serve_jobs, tmp_path, monkeypatch):
+    """`serve_jobs` with a seal, and pieces of six frames."""
     monkeypatch.setattr("serve.job_clip.PIECE_FRAMES", 6)
     seal = Sealer(tmp_path / "seal")
-    with ExitStack() as stack:
-
-        def open_(uri=str(tmp_path / "queue"), **limits):
-            most = replace(Limits(), **limits)
-            house.jobs = Jobs(uri, house.eye, house.painter, most, audit=house.audit, see=StillSee, seal=seal)
-            house.limits = most
-            client = stack.enter_context(TestClient(make_api(house), raise_server_exceptions=False))
-            stack.callback(lambda jobs=house.jobs: client.portal.call(jobs.close))
-            return client
-
-        yield open_
+    return lambda **limits: serve_jobs(seal=seal, **limits)
 
 
 def submit(client, clip, kind="video", files=None, **more):
@@ -84,9 +66,9 @@ def shown(client, name, tmp_path):
 
 
 @pytest.mark.parametrize("model", ["preview", "tiny"])
-def test_a_video_is_edited_frame_by_frame(serve_jobs, house, clip, tmp_path, model):
+def test_a_video_is_edited_frame_by_frame(served_clips, house, clip, tmp_path, model):
     house.audit = (told := []).append
-    served = serve_jobs()
+    served = served_clips()
     answer = submit(served, clip, edit={"yaw_deg": 15}, model=model, steps=1)
     assert answer.status_code == 202, answer.text
     assert answer.json()["total"] == 20
@@ -110,8 +92,8 @@ def test_a_video_is_edited_frame_by_frame(serve_jobs, house, clip, tmp_path, mod
     assert (found.manifest, found.record["request"]) == ("trusted", done["id"])
 
 
-def test_a_picture_is_animated(serve_jobs, clip, png, tmp_path):
-    served = serve_jobs()
+def test_a_picture_is_animated(served_clips, clip, png, tmp_path):
+    served = served_clips()
     files = {"picture": ("a.png", png)}
     name = submit(served, clip, "animation", files, edit={"yaw_deg": 20}, silent=True, model="preview").json()["id"]
     done = wait(served, name, "done")
@@ -122,13 +104,13 @@ def test_a_picture_is_animated(serve_jobs, clip, png, tmp_path):
 
 
 @pytest.fixture
-def finished(serve_jobs, clip, tmp_path, monkeypatch):
+def finished(served_clips, clip, tmp_path, monkeypatch):
     """A finished job whose pieces are still there: its name, and the frames and sound of its result."""
     from rigface.storage import Store
 
     # Of pictures this small x264's look-ahead does not make the same file twice.
     monkeypatch.setattr("rigface.face.film.best_codec", lambda: "mpeg4")
-    served = serve_jobs()
+    served = served_clips()
     with monkeypatch.context() as patch:
         patch.setattr(Store, "delete_folder", lambda self, path: None)
         name = submit(served, clip, edit={"yaw_deg": 15}, model="preview").json()["id"]
@@ -137,7 +119,7 @@ def finished(serve_jobs, clip, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("pieces", [0, 2, 4])
-def test_a_killed_job_goes_on_and_is_what_it_would_have_been(serve_jobs, finished, tmp_path, monkeypatch, pieces):
+def test_a_killed_job_goes_on_and_is_what_it_would_have_been(served_clips, finished, tmp_path, monkeypatch, pieces):
     from rigface.editor import Editor
 
     name, first, expected, sound = finished
@@ -150,7 +132,7 @@ def test_a_killed_job_goes_on_and_is_what_it_would_have_been(serve_jobs, finishe
     (job / "job.json").write_text(json.dumps(record))
     painted, real = [], Editor.apply
     monkeypatch.setattr(Editor, "apply", lambda self, *args, **kwargs: painted.append(1) or real(self, *args, **kwargs))
-    served = serve_jobs()
+    served = served_clips()
     served.get("/readyz")
     done = wait(served, name, "done")
     assert len(painted) == max(20 - 6 * pieces, 0)  # nothing is painted twice
@@ -163,14 +145,14 @@ def test_a_killed_job_goes_on_and_is_what_it_would_have_been(serve_jobs, finishe
     }
 
 
-def test_a_clip_is_stopped_between_two_frames(serve_jobs, clip, monkeypatch):
+def test_a_clip_is_stopped_between_two_frames(served_clips, clip, monkeypatch):
     import time
 
     from rigface.editor import Editor
 
     real = Editor.apply
     monkeypatch.setattr(Editor, "apply", lambda self, *a, **k: time.sleep(0.05) or real(self, *a, **k))
-    served = serve_jobs()
+    served = served_clips()
     name = submit(served, clip, edit={"yaw_deg": 15}, model="preview").json()["id"]
     wait(served, name, "running")
     now = served.post(f"/v1/jobs/{name}/cancel").json()
@@ -178,16 +160,16 @@ def test_a_clip_is_stopped_between_two_frames(serve_jobs, clip, monkeypatch):
     assert served.delete(f"/v1/jobs/{name}").status_code == 204
 
 
-def test_clips_that_cannot_be_used_are_refused_at_the_door(serve_jobs, clip, png, tmp_path):
-    served = serve_jobs(clip_s=0.5)
+def test_clips_that_cannot_be_used_are_refused_at_the_door(served_clips, clip, png, tmp_path):
+    served = served_clips(clip_s=0.5)
     assert submit(served, clip).json()["type"].endswith("too-large")
-    served = serve_jobs(clip_frames=10)
+    served = served_clips(clip_frames=10)
     assert submit(served, clip).status_code == 413
-    served = serve_jobs(clip_pixels=2000)
+    served = served_clips(clip_pixels=2000)
     assert "80 x 96" in submit(served, clip).json()["detail"]
-    served = serve_jobs(clip_bytes=2000, body_bytes=2000)
+    served = served_clips(clip_bytes=2000, body_bytes=2000)
     assert submit(served, clip).status_code == 413
-    served = serve_jobs()
+    served = served_clips()
     assert submit(served, png).json()["type"].endswith("bad-clip")
     assert submit(served, b"no clip").json()["type"].endswith("bad-clip")
     assert "clip" in served.post("/v1/jobs", json={"kind": "video"}).json()["detail"]
@@ -195,7 +177,7 @@ def test_clips_that_cannot_be_used_are_refused_at_the_door(serve_jobs, clip, png
     assert "picture" in submit(served, clip, files={"picture": ("a.png", png)}).json()["detail"]
 
 
-def test_a_clip_of_nobody_fails_and_says_so(serve_jobs, tmp_path):
-    served = serve_jobs()
+def test_a_clip_of_nobody_fails_and_says_so(served_clips, tmp_path):
+    served = served_clips()
     name = submit(served, film(tmp_path / "blank.mp4", 5, blank=True), edit={"yaw_deg": 3}).json()["id"]
     assert wait(served, name, "failed")["error"]["type"].endswith("no-face")

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import time
-from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -12,30 +11,9 @@ from rigface.image import decode
 from rigface.storage import Store
 from serve.job_batch import patiently
 from serve.jobs import Jobs
-from serve.limits import Limits
 from serve.problems import Trouble
 from serve.shelf import Job
 from tests.serve.conftest import run
-
-
-@pytest.fixture
-def serve_jobs(house, tmp_path):
-    """A function that opens the service on a place, with the jobs that are there."""
-    from contextlib import ExitStack
-
-    from starlette.testclient import TestClient
-
-    from serve.door import make_api
-
-    with ExitStack() as stack:
-
-        def open_(uri=str(tmp_path), **limits):
-            house.jobs = Jobs(uri, house.eye, house.painter, replace(Limits(), **limits))
-            client = stack.enter_context(TestClient(make_api(house), raise_server_exceptions=False))
-            stack.callback(lambda jobs=house.jobs: client.portal.call(jobs.close))
-            return client
-
-        yield open_
 
 
 def submit(client, png, edits, headers=None, **more):
@@ -43,9 +21,9 @@ def submit(client, png, edits, headers=None, **more):
     return client.post("/v1/jobs", files={"picture": ("a.png", png), "request": (None, body)}, headers=headers)
 
 
-def wait(client, name, state):
-    end = time.monotonic() + 20
-    while (now := client.get(f"/v1/jobs/{name}").json())["state"] != state:
+def wait(client, name, state, field="state"):
+    end = time.monotonic() + 60
+    while (now := client.get(f"/v1/jobs/{name}").json())[field] != state:
         assert time.monotonic() < end, now
         time.sleep(0.02)
     return now
@@ -53,7 +31,7 @@ def wait(client, name, state):
 
 @pytest.mark.parametrize("place", ["disk", "s3"])
 def test_a_job_is_done_and_its_results_can_be_fetched(serve_jobs, png, place, request, tmp_path):
-    uri = str(tmp_path) if place == "disk" else f"{request.getfixturevalue('bucket')}/{tmp_path.name}"
+    uri = str(tmp_path / "queue") if place == "disk" else f"{request.getfixturevalue('bucket')}/{tmp_path.name}"
     served = serve_jobs(uri)
     answer = submit(served, png, [{"yaw_deg": v} for v in (0.5, 10, 20)])
     assert answer.status_code == 202, answer.text
@@ -85,7 +63,7 @@ def test_a_restart_goes_on_with_what_is_lacking(serve_jobs, png, tmp_path):
     client = serve_jobs()
     name = submit(client, png, [{"yaw_deg": v} for v in (1, 2, 3)]).json()["id"]
     wait(client, name, "done")
-    out, record = tmp_path / "jobs" / name / "out", tmp_path / "jobs" / name / "job.json"
+    out, record = tmp_path / "queue" / "jobs" / name / "out", tmp_path / "queue" / "jobs" / name / "job.json"
     first, second = out / "000000.png", out / "000001.png"
     second.unlink()
     written = first.stat().st_mtime_ns
@@ -103,7 +81,7 @@ def test_a_job_that_ends_the_service_each_time_is_given_up(serve_jobs, png, tmp_
     client = serve_jobs()
     name = submit(client, png, [{"yaw_deg": 1}]).json()["id"]
     wait(client, name, "done")
-    record = tmp_path / "jobs" / name / "job.json"
+    record = tmp_path / "queue" / "jobs" / name / "job.json"
     record.write_text(json.dumps({**json.loads(record.read_text()), "state": "running", "tries": 3}))
     client = serve_jobs()
     client.get("/readyz")
@@ -145,7 +123,7 @@ def test_what_is_under_way_is_taken_up_again_after_a_graceful_end(serve_jobs, ho
         wait(served, name, "running")
         served.portal.call(house.jobs.close)
         assert submit(served, png, [{"yaw_deg": 1}]).json()["type"].endswith("draining")
-    assert json.loads((tmp_path / "jobs" / name / "job.json").read_text())["tries"] == 0
+    assert json.loads((tmp_path / "queue" / "jobs" / name / "job.json").read_text())["tries"] == 0
     served = serve_jobs()
     served.get("/readyz")
     wait(served, name, "done")
