@@ -174,6 +174,7 @@ COMMANDS = (
     "autoencoder",
     "encode",
     "train",
+    "evaluate",
     "serve",
 )  # all names; the latter live in modules of their own
 

@@ -5,7 +5,6 @@ Path: a unit of the plan -> rows read back as `Face`s -> `make` -> OUT/examples/
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -14,16 +13,14 @@ import pyarrow as pa
 from pipelines import pairs
 from pipelines.make_example import Made, invent_light, make
 from pipelines.pair import PairSettings, part_path
+from pipelines.read_faces import FaceReader
 from rigface import schema
 from rigface.conditions import Composer
 from rigface.examples import ExampleSpec, examples_schema, mirrored_expression
 from rigface.face.rotation import to_degrees, to_matrix
-from rigface.image import decode, decode_mask, encode_jpeg, encode_png
+from rigface.image import encode_jpeg, encode_png
 from rigface.storage import Store
 from rigface.types import Face
-
-PARTS_KEPT = 4  # parts of faces/ in memory; a unit's rows lie close together
-COLUMNS = ("uri", "frame_index", "track", "crop", "mask", "frame_to_crop", "box", "landmarks")
 
 
 class ComposeUnit:
@@ -39,19 +36,19 @@ class ComposeUnit:
         import cv2
 
         cv2.setNumThreads(1)  # the actors are the parallelism
-        self._faces, self._out, self._settings = Store(faces), Store(out), settings
+        self._out, self._settings = Store(out), settings
         self.spec = ExampleSpec.of(pa.schema([], metadata={"rigface.examples": spec}))
         self._composer = Composer(settings.style, settings.size)  # type: ignore[arg-type]
         self._lights = np.array(lights, np.float32).reshape(-1, 9, 3)
-        self._parts: dict[str, pa.Table] = {}
+        self._faces = FaceReader(Store(faces), self.spec.head)
 
     def __call__(self, unit: str, plan: dict[str, Any]) -> dict[str, int]:
         """Do one unit; how many examples came of it, and how many were refused."""
         rows: dict[str, list[Any]] = {name: [] for name in examples_schema(self.spec).names}
         examples = plan["examples"]
-        self._read({p[f"{who}_part"] for p in examples for who in ("source", "target")})
+        self._faces.read({p[f"{who}_part"] for p in examples for who in ("source", "target")})
         for one in examples:
-            source, target = (self._face(one[f"{who}_part"], one[f"{who}_row"]) for who in ("source", "target"))
+            source, target = (self._faces.face(one[f"{who}_part"], one[f"{who}_row"]) for who in ("source", "target"))
             light = None
             if one["relit"]:
                 random = np.random.default_rng(int(one["example"][:12], 16))
@@ -90,8 +87,8 @@ class ComposeUnit:
             asked, turn = asked * (-1, 1, -1), -turn
         values: dict[str, Any] = {name: self._encoded(p) for name, p in pictures.items()}
         for who in ("source", "target"):
-            key = self._parts[one[f"{who}_part"]].slice(one[f"{who}_row"], 1).select(["uri", "frame_index", "track"])
-            values |= {f"{who}_{name}": v for name, v in key.to_pylist()[0].items()}
+            key = self._faces.key(one[f"{who}_part"], one[f"{who}_row"])
+            values |= {f"{who}_{name}": key[name] for name in ("uri", "frame_index", "track")}
         return values | {
             "example": one["example"],
             "split": one["split"],
@@ -112,29 +109,6 @@ class ComposeUnit:
 
     def _encoded(self, picture: np.ndarray) -> bytes:
         return encode_jpeg(picture, self._settings.quality) if self._settings.quality else encode_png(picture)
-
-    def _read(self, wanted: Iterable[str]) -> None:
-        """Have these parts in memory, and few others."""
-        wanted = sorted(wanted)
-        for path in [p for p in self._parts if p not in wanted][: max(0, len(self._parts) - PARTS_KEPT)]:
-            del self._parts[path]
-        for path in wanted:
-            if path not in self._parts:
-                self._parts[path] = self._faces.table(path)
-
-    def _face(self, part: str, row: int) -> Face:
-        one = self._parts[part].slice(row, 1)
-        params = schema.params_of(one, self.spec.head).map(lambda a: a[0])
-        cells = {name: one[name][0].as_py() for name in COLUMNS}
-        return Face(
-            crop=decode(cells["crop"]),
-            frame_to_crop=np.float32(cells["frame_to_crop"]).reshape(2, 3),
-            box=np.float32(cells["box"]),
-            landmarks=np.float32(cells["landmarks"]).reshape(-1, 3),
-            params=params,
-            mask=decode_mask(cells["mask"]),
-            residual=0.0,
-        )
 
 
 def _deltas(source: Face, target: Face, light: np.ndarray | None) -> dict[str, float]:

@@ -40,7 +40,7 @@ class EncodeConfig:
     examples: Suppress[str]
     out: Suppress[str]
     autoencoder: str = ""
-    """Folder of the autoencoder (diffusers' AutoencoderKL), or of a checkpoint or Stable Diffusion that has one."""
+    """Folder of the autoencoder (diffusers' AutoencoderKL), or of a checkpoint or Stable Diffusion that has one; or `mini`."""
     batch: int = 16
     """Examples encoded at once; four pictures each."""
     keep_pictures: bool = False
@@ -94,12 +94,14 @@ def spec_of(source: Store, parts: list[str]) -> ExampleSpec:
 
 
 def autoencoder_folder(name: str) -> Path:
-    """Where an autoencoder lies: the folder itself, or its `vae`.
+    """Where an autoencoder lies: the folder itself, or its `vae`; `mini` is that of the model that ships.
 
     Raises:
         MissingAsset: neither holds one.
     """
-    folder = Path(name)
+    from rigface.model.checkpoint import folder_of
+
+    folder = folder_of(name)
     for place in (folder / "vae", folder):
         if name and (place / "config.json").is_file() and any(place.glob("*.safetensors")):
             return place

@@ -1,9 +1,10 @@
-"""The commands that make a model: `pair`, `autoencoder`, `encode`, `train`. Part of `cli.py`, in a file of their own.
+"""The commands that make a model and judge it: `pair`, `autoencoder`, `encode`, `train`, `evaluate`. Part of `cli.py`.
 
 rigface extract clips/ out/faces
 rigface pair out/faces out/pairs
 rigface encode out/pairs out/latents --autoencoder sd15
 rigface train one_gpu out/latents runs/mine --start sd15:sd15
+rigface evaluate out/faces out/card --models preview runs/mine/model
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from typing import Annotated, Any
 from tyro.conf import Positional, arg
 
 from pipelines.encode import EncodeConfig
+from pipelines.evaluate import EvaluateConfig
 from pipelines.pair import PairConfig, PairSettings
+from pipelines.split import HELD_OUT
 from pipelines.train_config import PRESETS, TrainConfig, mini_cpu
 from rigface.errors import PlanError
 
@@ -126,20 +129,61 @@ class TrainCommand:
         return 0
 
 
+@dataclass(frozen=True)
+class EvaluateCommand:
+    """Judge models on people they never saw, beside the preview and four control editors, and write a report card.
+
+    DATA is a dataset of faces (all tasks, any model) or what `pair` wrote (self-edits only, as those models see them).
+    Stopped or killed, run the same command again: it goes on.
+
+      rigface evaluate out/faces out/card
+      rigface evaluate out/pairs out/card --models preview mini --limit 24
+      rigface evaluate out/faces out/card --models preview mini mine=runs/mine/model --tasks self sweep
+    """
+
+    data: Annotated[Positional[str], arg(metavar="DATA")]
+    """The dataset of faces, or the folder of examples."""
+    out: Positional[str]
+    """Folder or s3:// prefix to write to."""
+    job: Annotated[EvaluateConfig, arg(name="")] = EvaluateConfig("", "")
+
+    def run(self) -> int:
+        from pipelines.evaluate import evaluate
+
+        card = evaluate(replace(self.job, data=self.data, out=self.out), _say)
+        if card is not None:
+            from pipelines.evaluate_page import printed
+
+            printed(card)
+            print(f"{self.out.rstrip('/')}/card.html")
+        return 0
+
+
+FEW = 10  # people, of whom one in ten may well be nobody, or the only one
+
+
 def _examples_of(config: TrainConfig) -> str:
     """The folder of examples: the one given, or one made from the faces in it."""
     from pipelines.encode import autoencoder_folder, encode
     from pipelines.pair import pair
+    from pipelines.read_frames import people_in
     from rigface.storage import Store
 
     given = Store(config.examples)
     if next(iter(given.paths("examples", ".parquet")), None) or not next(iter(given.paths("faces", ".parquet")), None):
         return config.examples
+    from rigface.model import checkpoint
+
     scratch = config.start == "scratch"
-    size, style = (128, "texture") if scratch else _wanted(config.start)
+    own = checkpoint.ModelConfig(size=128, render_style="texture") if scratch else checkpoint.config_of(config.start)
     pairs, latents = f"{config.out.rstrip('/')}/pairs", f"{config.out.rstrip('/')}/latents"
     wanted = min(20_000, max(64, 2 * config.steps * config.batch * config.lanes))
-    settings = PairSettings(style=style, size=size, pairs=wanted, relit=wanted // 3)
+    few = people_in(given) < FEW
+    settings = PairSettings(
+        style=own.render_style, size=own.size, pairs=wanted, relit=wanted // 3, held_out=0.0 if few else HELD_OUT
+    )
+    if few:
+        _say(f"fewer than {FEW} people: all are learned from, nobody is held out to look at")
     pair(PairConfig(config.examples, pairs, settings), _say)
     autoencoder = config.autoencoder or config.start.removeprefix("sd15:")
     if config.start == "tiny":
@@ -148,30 +192,15 @@ def _examples_of(config: TrainConfig) -> str:
     return latents
 
 
-def _wanted(start: str) -> tuple[int, str]:
-    """Size and render style that a start's examples must have."""
-    import json
-    from pathlib import Path
-
-    from rigface.model.checkpoint import ModelConfig
-
-    if start == "tiny":
-        return 32, "albedo"
-    file = Path(start) / "config.json"
-    if not file.is_file():
-        return 512, "albedo"
-    config = ModelConfig.from_json(json.loads(file.read_text()))
-    return config.size, config.render_style
-
-
 COMMANDS = {
     "pair": PairCommand,
     "autoencoder": AutoencoderCommand,
     "encode": EncodeCommand,
     "train": TrainCommand,
+    "evaluate": EvaluateCommand,
 }
 
-Command = PairCommand | AutoencoderCommand | EncodeCommand | TrainCommand
+Command = PairCommand | AutoencoderCommand | EncodeCommand | TrainCommand | EvaluateCommand
 
 
 def default_of(name: str, words: Sequence[str]) -> dict[str, Any]:

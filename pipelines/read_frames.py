@@ -57,6 +57,15 @@ def read_frames(source: Store, least: dict[str, float]) -> tuple[pairs.Frames, n
     return frames, np.array(places, dtype=object)
 
 
+def people_in(source: Store) -> int:
+    """How many people a dataset of faces has, where `identify` has named them; else how many tracks."""
+    seen: set[tuple] = set()
+    for path in source.paths("faces", ".parquet"):
+        table = source.table(path, ["uri", "track", "identity"])
+        seen |= {(who,) if who else (uri, track) for uri, track, who in zip(*(c.to_pylist() for c in table.columns))}
+    return len(seen)
+
+
 def _wide(table: pa.Table, name: str) -> np.ndarray:
     """(N, width) float32 of a list column, NaN where null."""
     values = table[name].combine_chunks()

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from pipelines import feed
+from pipelines import held_out
 from pipelines.encode import parts_of
 from pipelines.journal import Journal
 from pipelines.session import Session
@@ -112,25 +112,17 @@ def _chosen(source: Store, count: int) -> pa.Table | None:
     """Rows of split `test`, people in turns, larger turns first; the same in every run. None where there are none."""
     if count < 1:
         return None
-    parts = parts_of(source)
-    rows = feed.usable_rows(source, parts, "test")
-    names = []
-    for part, mine in zip(parts, rows):
-        if len(mine):
-            light = source.table(part, ["identity", "delta_pose_deg", "example", "kind"]).take(pa.array(mine))
-            names += [{**row, "part": part, "row": int(k)} for row, k in zip(light.to_pylist(), mine)]
-    if not names:
+    rows = held_out.rows_of(source, parts_of(source))
+    if not rows:
         return None
-    seen: dict[tuple[str, str], int] = {}
-    ranked = []
-    for row in sorted(names, key=lambda r: (r["kind"] != "pair", -min(r["delta_pose_deg"], 40), r["example"])):
-        person = row["identity"]
-        seen[person, ""] = turn = seen.get((person, ""), -1) + 1
-        ranked.append((turn, row["example"], row))
-    wanted = [row for _, _, row in sorted(ranked, key=lambda r: r[:2])[:count]]
+    wanted = held_out.in_turns(rows, _largest_turn_first)[:count]
     return pa.concat_tables(
         [source.table(r["part"], list(COLUMNS)).slice(r["row"], 1) for r in wanted]
     ).combine_chunks()
+
+
+def _largest_turn_first(row: dict[str, Any]) -> tuple:
+    return row["kind"] != "pair", -min(row["delta_pose_deg"], 40), row["example"]
 
 
 def sample(trainee: Trainee, example: Example, seed: int) -> np.ndarray:

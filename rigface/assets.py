@@ -92,6 +92,14 @@ ASSETS = {
         how="register at the FLAME site and put `generic_model.pkl` and its landmark and texture files into this folder",
         holds="generic_model.pkl",
     ),
+    "mini": Asset(
+        path="mini",
+        licence="Apache-2.0, as this project; what it was trained on is in MODEL_CARD.md",
+        how="it ships in `rigface/data/mini`; without it edits are previews. `scripts/train_mini.sh` makes one",
+        package="rigface",
+        package_path="data/mini",
+        holds="config.json",
+    ),
 }
 
 
@@ -117,6 +125,15 @@ def find(name: str, folder: str | Path | None = None) -> Path:
     raise MissingAsset(
         f"{name} is not on this machine. Looked in {looked}. To get it: {asset.how}. Licence: {asset.licence}."
     )
+
+
+def is_here(name: str) -> bool:
+    """Whether an asset is on this machine."""
+    try:
+        find(name)
+    except MissingAsset:
+        return False
+    return True
 
 
 def _places(asset: Asset, folder: str | Path | None) -> list[Path]:

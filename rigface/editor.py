@@ -226,7 +226,7 @@ class ModelPaint:
     """A pipeline as `Paint`. What it remembers of a person is kept for the next edit of the same picture."""
 
     def __init__(self, pipe: RigFacePipeline) -> None:
-        self._pipe = pipe
+        self.pipe = pipe
         self._last: tuple[bytes, object] | None = None
 
     def __call__(self, conditions: Conditions, seed: int) -> np.ndarray:
@@ -234,8 +234,8 @@ class ModelPaint:
         name = conditions.reference.tobytes()
         last = self._last  # read once: another thread may replace it
         if last is None or last[0] != name:
-            last = self._last = (name, self._pipe.remember(conditions.reference))
-        return self._pipe.edit(conditions, seed=seed, memory=last[1])
+            last = self._last = (name, self.pipe.remember(conditions.reference))
+        return self.pipe.edit(conditions, seed=seed, memory=last[1])
 
 
 def check_head(pipe: RigFacePipeline, head: HeadSpec) -> None:

@@ -17,6 +17,7 @@ from rigface.metrics.fairness import Fairness, fairness, turns, worst_group
 from rigface.metrics.gain import Linearity, linearity
 from rigface.metrics.statistics import DRAWS, Difference, paired, with_failures
 from rigface.metrics.table import METRICS, Cell, cell, column, values_of
+from rigface.metrics.video import Smoothness, smoothness
 
 if TYPE_CHECKING:
     from rigface.metrics.measure import Row
@@ -67,6 +68,7 @@ class ReportCard:
         linearity: (model, number swept) -> how it follows.
         fairness: of every model that is no control.
         turns: (model, bin of the yaw asked, edits, mean identity, mean pose error), failures at their worst.
+        clips: model -> how smooth its clips are beside those that drive them.
         against: edit -> metric -> model minus baseline, where a baseline was named; keyed (model, edit).
         notes: what a reader has to know.
     """
@@ -81,6 +83,7 @@ class ReportCard:
     linearity: Mapping[tuple[str, str], Linearity]
     fairness: tuple[Fairness, ...]
     turns: tuple[tuple[str, str, int, float, float], ...]
+    clips: Mapping[str, Smoothness] = field(default_factory=dict)
     baseline: str | None = None
     against: Mapping[tuple[str, str], Mapping[str, Difference]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
@@ -147,6 +150,7 @@ def card(
         linearity=_linearity(rows, threshold),
         fairness=tuple(f for m in named for f in fairness(m, _usable(rows))),
         turns=tuple(t for m in named for t in turns(m, _usable(rows))),
+        clips={m: s for m in models if m != FLOOR and (s := smoothness([r for r in _usable(rows) if r["model"] == m]))},
         baseline=baseline,
         against={} if baseline is None else {
             (m, e): found for m in compared for e in edits
@@ -217,7 +221,7 @@ def _row(
 
 def _vectors(rows: Sequence[Row], name: str) -> np.ndarray:
     found = [v for r in rows if (v := r.get(name)) is not None and np.isfinite(v).all()]
-    return np.array(found, np.float64).reshape(len(found), -1)
+    return np.array(found, np.float64).reshape(len(found), -1 if found else 0)
 
 
 def _frechet(rows: Sequence[Row]) -> float:

@@ -30,6 +30,7 @@ class Edited:
         truth: the true picture of the wanted face in the source's framing, if there is one (two frames of one clip).
         target_person: whose picture the target is; None: the source's person.
         sweep: which sweep this is one value of (T3), and the number swept, as `judge.achieved` names it: `yaw_deg`.
+        clip: which clip this is a frame of (T4), and when it is shown, in seconds.
         seed: of the sampler.
         latency_s: how long it took.
     """
@@ -45,6 +46,7 @@ class Edited:
     truth: np.ndarray | None = None
     target_person: str | None = None
     sweep: tuple[str, str] | None = None
+    clip: tuple[str, float] | None = None
     seed: int = 0
     latency_s: float | None = None
 

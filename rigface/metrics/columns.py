@@ -33,7 +33,7 @@ def numbers(
 ) -> dict[str, Any]:
     """Name -> (N,) values, or (N, D) identity vectors, of N edits; NaN where something could not be measured."""
     out = {**_coefficients(cases, head), **_independent(cases, judge), **_identities(cases)}
-    return {**out, **_lights(cases), **_pictures(cases, judge, lpips), **_groups(cases)}
+    return {**out, **_lights(cases), **_pictures(cases, judge, lpips), **_groups(cases), **_tracks(cases)}
 
 
 def _coefficients(cases: Sequence[Case], head: Head | None) -> dict[str, np.ndarray]:
@@ -193,6 +193,17 @@ def _groups(cases: Sequence[Case]) -> dict[str, Any]:
         "source_ita_deg": light.ita_deg(np.stack([c.source.skin for c in cases])),
         "source_face_px": np.array([float(max(c.source.box[2:] - c.source.box[:2])) for c in cases]),
     }
+
+
+def _tracks(cases: Sequence[Case]) -> dict[str, Any]:
+    """What has to be smooth over a clip: coefficients of outputs and of the frames that drive them."""
+    if all(c.edited.clip is None for c in cases):
+        return {}
+    like, out = cases[0].source.params, dict[str, Any]()
+    for who in ("output", "goal"):
+        faces = geometry.stack([f.params if (f := getattr(c, who)) else None for c in cases], like=like)
+        out |= {f"track_{who}_rotation": faces.head_rotation, f"track_{who}_expression": faces.expression}
+    return out
 
 
 def swept(case: Case, judge: Judge) -> dict[str, float]:

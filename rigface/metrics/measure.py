@@ -84,10 +84,12 @@ def measure(
 
 def _words(one: Edited, status: str) -> Row:
     sweep, number = one.sweep or (None, None)
+    clip, time_s = one.clip or (None, None)
     return {
         "model": one.model, "edit": one.name, "key": one.key, "person": one.person, "seed": one.seed,
         "status": status, "control": one.model in CONTROLS, "traits": "+".join(traits_of(one.edit)),
         "target_person": one.target_person or one.person, "sweep": sweep, "number": number, "latency_s": one.latency_s,
+        "clip": clip, "time_s": time_s,
     }  # fmt: skip
 
 

@@ -28,18 +28,31 @@ if TYPE_CHECKING:
     from rigface.metrics.measure import Row
 
 VERSION = "evaluation/1"
+LINEAR, CLIPS = "Does more asked give more done?", "Clips: how smooth, and who is left at the end"
 _BY_NAME = {m.name: m for m in METRICS}
-_CSS = (
-    "body{font:13px/1.45 system-ui,sans-serif;margin:1.5rem;color:#1b1e23;background:#fff}h1{font-size:1.35rem}"
-    "h2{font-size:1.02rem;margin:1.6rem 0 .4rem}.wide{overflow-x:auto}table{border-collapse:collapse;"
-    "font-variant-numeric:tabular-nums}th,td{padding:.24rem .55rem;text-align:left;border-bottom:1px solid #d9dde3;"
-    "white-space:nowrap;vertical-align:top}th{font-weight:600}td small,th small{color:#646b76;display:block;font-weight:400}"
-    "td:first-child,th:first-child{position:sticky;left:0;background:#fff}p,li{max-width:70rem}"
-    "tr.control td{color:#646b76;background:#f5f6f8}"
-    "@media(prefers-color-scheme:dark){body{color:#e6e8eb;background:#16181c}th,td{border-color:#333840}"
-    "td:first-child,th:first-child{background:#16181c}tr.control td{background:#1e2126;color:#a2a9b4}"
-    "td small,th small{color:#a2a9b4}}"
-)
+_CSS = """
+:root{--paper:#f8f7f4;--panel:#fff;--ink:#1c1e1f;--muted:#666a69;--line:#e5e2db;--plate:#f1efe9;--accent:#25697a;--bad:#b23a28}
+@media(prefers-color-scheme:dark){:root{--paper:#121415;--panel:#1a1d1f;--ink:#e8e7e3;--muted:#9a9d9b;--line:#2c3032;
+--plate:#24282a;--accent:#7cc0cf;--bad:#ec8a78}}
+*{box-sizing:border-box}body{font:14px/1.5 Inter,-apple-system,"Segoe UI",Roboto,Arial,sans-serif;margin:0 auto;padding:2rem
+clamp(1rem,3vw,2.5rem) 4rem;max-width:1500px;color:var(--ink);background:var(--paper);font-variant-numeric:tabular-nums}
+h1{font-size:2rem;letter-spacing:-.02em;line-height:1.15;margin:0 0 .5rem}h2{font-size:1.3rem;letter-spacing:-.01em;margin:2.6rem 0 .4rem}
+h3{font-size:1rem;margin:1.4rem 0 .3rem}h3 small{color:var(--muted);font-weight:400;margin-left:.4rem}
+p,li{max-width:52rem}.lede{color:var(--muted)}ul{padding-left:1.1rem}li{margin:.25rem 0;overflow-wrap:anywhere}
+.wide{overflow-x:auto;background:var(--panel);border:1px solid var(--line);border-radius:8px}
+table{border-collapse:collapse}th,td{padding:.35rem .7rem;text-align:left;border-bottom:1px solid var(--line);white-space:nowrap;
+vertical-align:top}tbody tr:last-child td{border-bottom:0}th{font-weight:600;background:var(--plate)}
+td small,th small{color:var(--muted);display:block;font-weight:400;font-size:.8em;line-height:1.35}
+.wide>table td:first-child,.wide>table th:first-child{position:sticky;left:0;background:var(--panel)}
+.wide>table th:first-child{background:var(--plate)}tr.control td{color:var(--muted)}td b{color:var(--accent)}
+.heads table{width:100%}.heads td:not(:first-child),.heads th:not(:first-child){text-align:right}
+.flow{display:flex;flex-wrap:wrap;gap:.9rem}.task{display:flex;gap:.5rem;background:var(--panel);border:1px solid var(--line);
+border-radius:8px;padding:.5rem .6rem .6rem}.strip{overflow-x:auto;margin:.5rem 0}.task figure{margin:0;width:148px;flex:none}
+.strip figure{width:116px}.task figcaption{font-size:.8rem;color:var(--muted);white-space:nowrap;overflow:hidden;text-overflow:ellipsis}
+.task img,.none{display:block;width:100%;aspect-ratio:1;border-radius:5px;background:var(--plate)}.none{display:grid;place-items:center}
+.task small{display:block;font-size:.78rem;line-height:1.35;margin-top:.25rem;color:var(--muted)}.task b{color:var(--bad)}
+details{margin:.9rem 0}summary{cursor:pointer;color:var(--accent);font-weight:600;padding:.3rem 0}
+"""
 
 
 @dataclass(frozen=True)
@@ -70,7 +83,30 @@ def tables(card: ReportCard) -> list[Table]:
             (m, n, str(x.sweeps), *(_number(v) for v in (x.rho, x.rho_p10, x.slope, x.share_ordered, x.reach)))
             for (m, n), x in card.linearity.items()
         ]
-        out.append(Table("Does more asked give more done?", head, tuple(swept)))
+        out.append(Table(LINEAR, head, tuple(swept)))
+    if card.clips:
+        heads = (
+            "model",
+            "clips",
+            "jitter pose\ntimes the driving clip's",
+            "jitter expression",
+            "identity\ncosine",
+            "drift\nper minute",
+            "worst frame",
+        )
+        lines = [
+            (
+                m,
+                str(x.clips),
+                _number(x.pose),
+                _number(x.expression),
+                _number(x.identity, 3),
+                _number(x.drift, 3),
+                _number(x.worst, 3),
+            )
+            for m, x in card.clips.items()
+        ]
+        out.append(Table(CLIPS, heads, tuple(lines)))
     if card.turns:
         columns = ("model", "turn asked", "edits", "identity", "pose error\ndegrees")
         turned = [(m, b, str(n), _number(i, 3), _number(p, 1)) for m, b, n, i, p in card.turns]
@@ -211,21 +247,20 @@ def _escaped(text: str) -> str:
     return text.replace("|", "\\|").replace("~", "\\~").replace("\n", " ")
 
 
-def to_html(card: ReportCard) -> str:
-    """The card as one HTML page without scripts or anything from elsewhere."""
-    out = []
+def to_html(card: ReportCard, top: str = "") -> str:
+    """The card as one HTML page without scripts or anything from elsewhere; `top` is HTML that it begins with."""
+    title, out = escape(card.title), []
     for k, table in enumerate(tables(card)):
-        out.append(f"<h{1 + (k > 0)}>{escape(table.title)}</h{1 + (k > 0)}><div class=wide><table>")
+        out.append(f"<h2>{escape(table.title) if k else 'All figures'}</h2><div class=wide><table>")
         out.append("<thead><tr>" + "".join(f"<th>{_html(c)}</th>" for c in table.head) + "</tr></thead><tbody>")
         for r, row in enumerate(table.body):
             kind = " class=control" if r in table.muted else ""
             out.append(f"<tr{kind}>" + "".join(f"<td>{_html(c)}</td>" for c in row) + "</tr>")
         out.append("</tbody></table></div>")
     lines = "".join(f"<li>{escape(line)}</li>" for line in _sources(card))
-    title = escape(card.title)
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f"<title>{title}</title><style>{_CSS}</style>{''.join(out)}<h2>Where the numbers come from</h2><ul>{lines}</ul></html>"
+        f"<title>{title}</title><style>{_CSS}</style><h1>{title}</h1>{top}{''.join(out)}<h2>Where the numbers come from</h2><ul>{lines}</ul></html>"
     )
 
 
@@ -249,6 +284,7 @@ def to_dict(card: ReportCard) -> dict[str, Any]:
     }
     out = {**vars(card), "version": VERSION, "rows": rows, "leakage": matrices}
     out["linearity"] = [{"model": m, "number": n, **asdict(x)} for (m, n), x in card.linearity.items()]
+    out["clips"] = {m: asdict(x) for m, x in card.clips.items()}
     out["fairness"] = [asdict(f) for f in card.fairness]
     out["against"] = [
         {"model": m, "edit": e, "metric": name, **asdict(d)}
@@ -298,13 +334,26 @@ def rows_table(rows: Sequence[Row], extractors: dict[str, str]) -> pa.Table:
     return table.replace_schema_metadata({"rigface.schema": VERSION, "rigface.extractors": json.dumps(extractors)})
 
 
-def save(card: ReportCard, rows: Sequence[Row], folder: str | PathLike[str]) -> None:
-    """Write `card.md`, `card.json`, `card.html`, `card.parquet` and `rows.parquet` into a folder on this machine."""
+def files(card: ReportCard, rows: Sequence[Row], top: str = "") -> dict[str, bytes]:
+    """Name -> content of everything that a card is written as.
+
+    Args:
+        top: HTML that the page begins with.
+    """
     from pyarrow import parquet
 
+    out = {"card.md": to_markdown(card), "card.json": to_json(card), "card.html": to_html(card, top)}
+    data = {name: text.encode() for name, text in out.items()}
+    for name, table in (("card.parquet", to_table(card)), ("rows.parquet", rows_table(rows, dict(card.extractors)))):
+        sink = pa.BufferOutputStream()
+        parquet.write_table(table, sink)
+        data[name] = sink.getvalue().to_pybytes()
+    return data
+
+
+def save(card: ReportCard, rows: Sequence[Row], folder: str | PathLike[str]) -> None:
+    """Write `card.md`, `card.json`, `card.html`, `card.parquet` and `rows.parquet` into a folder on this machine."""
     place = Path(folder)
     place.mkdir(parents=True, exist_ok=True)
-    for name, text in (("card.md", to_markdown(card)), ("card.json", to_json(card)), ("card.html", to_html(card))):
-        (place / name).write_text(text, encoding="utf-8")
-    parquet.write_table(to_table(card), place / "card.parquet")
-    parquet.write_table(rows_table(rows, dict(card.extractors)), place / "rows.parquet")
+    for name, data in files(card, rows).items():
+        (place / name).write_bytes(data)

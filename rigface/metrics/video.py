@@ -7,6 +7,7 @@ Source: the second difference as a measure of jitter is common in reenactment; t
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -73,6 +74,58 @@ def identity_drift(similarity: np.ndarray, time_s: np.ndarray) -> Drift:
     slope = np.polyfit(times, values, 1)[0] * 60 if len(values) > 1 and np.ptp(times) > 0 else 0.0
     tail = values[-max(len(values) // 10, 1) :]
     return Drift(float(values.mean()), float(slope), float(tail.mean()), float(values.min()))
+
+
+@dataclass(frozen=True)
+class Smoothness:
+    """How one model's clips compare with those that drive them: medians over clips.
+
+    Args:
+        clips: how many had three frames with faces in a row.
+        pose, expression: `jitter_ratio`; 1 is as smooth as the driving clip.
+        identity: mean similarity to the source. drift: per minute. worst: lowest of all frames.
+    """
+
+    clips: int
+    pose: float
+    expression: float
+    identity: float
+    drift: float
+    worst: float
+
+
+def smoothness(rows: Sequence[Mapping[str, Any]]) -> Smoothness | None:
+    """Of the rows of one model, those that are frames of clips; None where there are none.
+
+    Args:
+        rows: of `measure`: `clip`, `time_s`, `seed`, and the coefficients of outputs and driving frames.
+    """
+    clips: dict[tuple[str, int], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        if row.get("clip") is not None and row.get("track_goal_rotation") is not None:
+            clips.setdefault((row["clip"], row["seed"]), []).append(row)
+    found: list[tuple[float, ...]] = []
+    for frames in clips.values():
+        frames = sorted(frames, key=lambda r: r["time_s"])
+        pose, expression = (
+            jitter_ratio(*(read(np.array([r[f"track_{who}_{what}"] for r in frames])) for who in ("output", "goal")))
+            for what, read in (("rotation", pose_track), ("expression", np.asarray))
+        )
+        same = np.array([np.nan if r.get("identity") is None else r["identity"] for r in frames], np.float64)
+        drift = identity_drift(same, np.array([r["time_s"] for r in frames]))
+        found.append((pose, expression, drift.mean, drift.per_minute, drift.worst))
+    if not found:
+        return None
+    values = np.array(found, np.float64)
+    counted = np.isfinite(values[:, 0])
+
+    def middle(k: int) -> float:
+        known = values[np.isfinite(values[:, k]), k]
+        return float(np.median(known)) if len(known) else float("nan")
+
+    return Smoothness(
+        int(counted.sum()), middle(0), middle(1), middle(2), middle(3), float(np.nanmin(values[:, 4], initial=np.inf))
+    )
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor
 
+from rigface import assets
 from rigface.errors import BadCheckpoint, MissingAsset, UnsafeFile
 from rigface.model.diffusion import Process
 from rigface.model.text import UPSTREAM_PROMPT, TextEncoder, has_text_encoder
@@ -119,7 +120,8 @@ def start(name: str, **options: Any) -> Checkpoint:
     """Where training or serving starts from.
 
     Args:
-        name: `sd15:FOLDER`, `tiny`, or a folder: ours or the released one.
+        name: `mini` (the model that ships), `sd15:FOLDER`, `tiny`, or a folder: ours or the released one. A name wins
+            over a folder of that name; `./mini` is a folder.
         options: handed to `from_sd15`, `tiny`, `load_upstream`; ours takes none.
 
     Raises:
@@ -129,10 +131,37 @@ def start(name: str, **options: Any) -> Checkpoint:
         return tiny(**options)
     if name.startswith("sd15:"):
         return from_sd15(name.removeprefix("sd15:"), **options)
-    folder = Path(name)
+    folder = folder_of(name)
     if (folder / "unet_id").is_dir() and not (folder / "config.json").is_file():
         return load_upstream(folder, **options)
     return load(folder, **options)
+
+
+def folder_of(name: str) -> Path:
+    """The folder that a start's name means; `mini` is where `rigface.assets` finds it.
+
+    Raises:
+        MissingAsset: `mini` is not on this machine.
+    """
+    return assets.find(name) if name == "mini" else Path(name.removeprefix("sd15:"))
+
+
+def config_of(name: str) -> ModelConfig:
+    """What a start's weights mean, without reading them; the released weights' where a folder says nothing.
+
+    Raises:
+        MissingAsset, BadCheckpoint: it is not there, or its config.json is not ours.
+    """
+    if name == "tiny":
+        return _tiny_config()
+    if name.startswith("sd15:"):
+        return ModelConfig()
+    folder = folder_of(name)
+    if (folder / "config.json").is_file():
+        return ModelConfig.from_json(read_json(folder / "config.json"))
+    if (folder / "unet_id").is_dir():
+        return ModelConfig(expression_field="bfm_expression", prompt=UPSTREAM_PROMPT)
+    raise MissingAsset(f"{folder} is no checkpoint: it has neither config.json nor unet_id/")
 
 
 def load(folder: str | Path) -> Checkpoint:
@@ -220,9 +249,13 @@ def tiny(expression: int = 52, size: int = 32, seed: int = 0, **process: Any) ->
     Args:
         process: settings of its `Process`, such as `kind="bridge"`.
     """
-    head = HeadSpec("fake", "0", shape=4, expression=expression, albedo=3)
-    config = ModelConfig(Process(**{"steps": 3, **process}), head=head, size=size)
+    config = _tiny_config(expression, size, **process)
     return fresh(config, (16, 32), (8, 16), expression=expression, text=(7, 24), heads=4, layers=1, groups=4, seed=seed)
+
+
+def _tiny_config(expression: int = 52, size: int = 32, **process: Any) -> ModelConfig:
+    head = HeadSpec("fake", "0", shape=4, expression=expression, albedo=3)
+    return ModelConfig(Process(**{"steps": 3, **process}), head=head, size=size)
 
 
 def fresh(
