@@ -19,6 +19,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from pipelines import measures
+
 if TYPE_CHECKING:
     from pipelines.extract import Summary
 
@@ -63,6 +65,7 @@ class Progress:
     def expect(self, inputs: int, units: int, frames: int) -> None:
         """How much there is to do."""
         self.total.update(inputs=inputs, units=units, frames=frames)
+        self._tell()
         self._first = self._said = time.monotonic()
 
     def unit(self, record: dict[str, Any], expected: int) -> None:
@@ -71,11 +74,17 @@ class Progress:
             self._first = time.monotonic() - sum(record["seconds"].values())  # when the actors were ready
         failed = int(record["status"] != "ok")
         self.done.update(units=1, expected=expected, frames=record["frames"], faces=record["faces"], failed=failed)
+        self._tell()
         self._line()
 
     def inputs(self, count: int) -> None:
         """Inputs are done."""
         self.done.update(inputs=count)
+        self._tell()
+
+    def _tell(self) -> None:
+        for what, done in (("inputs", "inputs"), ("units", "units"), ("frames", "expected")):
+            measures.tell(measures.LEFT, self.total[what] - self.done[done], what=what)
 
     def _line(self) -> None:
         if self._live is None and time.monotonic() - self._said > EVERY_S:

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines import parts
+from pipelines import measures, parts
 from pipelines.child import Child, ChildDied
 from pipelines.config import Settings
 from pipelines.unit import Unit
@@ -68,6 +68,7 @@ class Look:
             try:
                 record, blob = self._child((unit.plan, dict(unit.record)))
             except ChildDied as died:
+                measures.tell(measures.CRASHES, step=_blamed(died.step))
                 if not left:
                     unit.record.update(status="error", stage=_blamed(died.step), crash=died.how)
                     unit.record["reason"] = f"{_blamed(died.step)} crashed {TRIES} times on it: {died.how}"
@@ -207,7 +208,8 @@ class StageActor:
         unit = Unit.unpack(row)
         for stage in self._stages:
             if unit.has_faces or stage.name in ("look", "write"):
-                stage(unit)
+                with measures.stage_of(stage.name, unit):
+                    stage(unit)
         return unit.pack()
 
 

@@ -30,7 +30,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_state_dict,
 )
 
-from pipelines import feed, start
+from pipelines import feed, measures, start
 from pipelines.encode import parts_of, spec_of
 from pipelines.journal import Journal
 from pipelines.session import Session
@@ -170,13 +170,17 @@ def loop(config: TrainConfig, session: Session) -> dict[str, float]:
         took = time.perf_counter() - clock
         line = {"loss": loss, "wait_s": wait, "step_s": took, "wait_share": wait / (wait + took)}
         numbers |= {"step": step, **line}
+        measures.step_of(session.rank, step, loss, took, wait, config.batch * len(lanes))
         stop = step >= config.steps or _late(config, session, began, device)
         journal.add({**line, "rate": trainee.optimizer.param_groups[0]["lr"]}, step, config.log_every)
         if step % config.validate_every == 0 or step == config.steps:
-            numbers |= validation.look(trainee, journal)
+            with measures.train_time(session.rank, "validation"):
+                numbers |= validation.look(trainee, journal)
+            measures.validated(session.rank, numbers)
         if step % config.checkpoint_every == 0 or stop:
             journal.flush()
-            session.keep(step, numbers, trainee.save, last=stop)
+            with measures.train_time(session.rank, "checkpoint"):
+                session.keep(step, numbers, trainee.save, last=stop)
         if step % config.validate_every == 0 or stop:
             export(trainee, store)
         if stop:

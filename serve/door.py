@@ -20,7 +20,7 @@ from typing import Any, Literal, TypeVar
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import TypeAdapter
 from starlette.exceptions import HTTPException
 
@@ -39,10 +39,11 @@ from serve.api import (
     Wish,
 )
 from serve.edits import Editing, sse, wanted_type
-from serve.front import Front, Numbers
+from serve.front import Front
 from serve.incoming import Pantry, read, read_job
 from serve.keys import Key, KeyRing
 from serve.limits import Bucket, Limits, Turnstile
+from serve.measures import Numbers
 from serve.naming import Recent
 from serve.places import Places
 from serve.problems import Trouble, problem_of
@@ -100,7 +101,7 @@ class _Door:
     def __init__(self, house: House, numbers: Numbers) -> None:
         self.house, self.numbers = house, numbers
         self.bucket, self.turnstile = Bucket(), Turnstile()
-        self.pantry = Pantry(Recent(house.limits.store_mb * 2**20, len), house.places)
+        self.pantry = Pantry(Recent(house.limits.store_mb * 2**20, len, "door"), house.places)
         self.editing = Editing(house, numbers)
         self.repeats = Repeats()
 
@@ -274,7 +275,7 @@ class _Door:
 
     async def metrics(self) -> Response:
         """Prometheus' text format."""
-        return Response(generate_latest(self.numbers.registry), media_type=CONTENT_TYPE_LATEST)
+        return Response(self.numbers.text(), media_type=CONTENT_TYPE_LATEST)
 
     async def page(self) -> Response:
         """The editor page."""

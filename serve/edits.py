@@ -16,6 +16,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
+from serve import measures
 from serve.api import PREVIEW, EditRequest, EditResult, PaintOptions, Wish, Wrap
 from serve.keys import Key
 from serve.problems import Trouble
@@ -143,14 +144,21 @@ class Editing:
                 "wait": max(p.waited_s for p in painted),
                 "paint": max(p.painted_s for p in painted),
             }
-            crops = [p.image for p in painted]
+            crops, pasting = [p.image for p in painted], time.monotonic()
             finished = await self.ask(wish, lambda w: eye.finish(w, canvas, crops, wrap))
+            done.seconds["finish"] = time.monotonic() - pasting
         done.data, done.asked, done.achieved = finished.data, finished.asked, finished.achieved
         done.seconds["total"] = time.monotonic() - began
-        self._numbers.faces.labels(model).inc(len(done.asked))
+        self._count(done)
         if self._house.audit is not None:
             await asyncio.to_thread(self._house.audit, _entry(done))
         yield done
+
+    def _count(self, done: Done) -> None:
+        self._numbers(measures.EDITS, model=done.model)
+        self._numbers(measures.FACES_EDITED, len(done.asked), model=done.model)
+        for phase, seconds in done.seconds.items():
+            self._numbers(measures.EDIT_SECONDS, seconds, phase=phase)
 
     async def _paint(self, model: str, conditions: list[Any], plan: Plan, previews: int) -> AsyncGenerator[Any, None]:
         """All faces at once; events as (face, event). Leaving it takes them all out of the batch."""

@@ -78,8 +78,8 @@ class Eye:
 
     def __init__(self, see: See, *, cache_mb: int = 384, seal: Seal | None = None) -> None:
         self.see, self._seal = see, seal or Plain()
-        self._seen = Recent(cache_mb * 2**20, lambda seen: seen.size)
-        self._small = Recent(cache_mb * 2**18, lambda seen: seen.size)
+        self._seen = Recent(cache_mb * 2**20, lambda seen: seen.size, "seen")
+        self._small = Recent(cache_mb * 2**18, lambda seen: seen.size, "small")
         self._one = threading.Lock()
         self._editor = Editor(see)
         self._composers: dict[Canvas, Composer] = {}

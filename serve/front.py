@@ -15,8 +15,7 @@ import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-
+from serve import measures
 from serve.limits import Limits, Turnstile, bounded
 from serve.problems import Trouble, problem_of
 
@@ -41,25 +40,10 @@ Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
 
 
-class Numbers:
-    """What /metrics shows; one registry per door, so that two in one process do not meet."""
-
-    def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        self.requests = Counter("rigface_requests", "answers", ["route", "status"], registry=self.registry)
-        self.seconds = Histogram(
-            "rigface_request_seconds", "time to the end of an answer", ["route"], registry=self.registry,
-            buckets=(0.005, 0.02, 0.05, 0.1, 0.15, 0.3, 0.6, 1, 2, 5, 10, 30, 60, 120),
-        )  # fmt: skip
-        self.inside = Gauge("rigface_requests_in_flight", "requests at work", registry=self.registry)
-        self.refused = Counter("rigface_problems", "answers that are problems", ["type"], registry=self.registry)
-        self.faces = Counter("rigface_faces_edited", "faces edited", ["model"], registry=self.registry)
-
-
 class Front:
     """ASGI middleware. `draining` refuses new work while what is under way ends."""
 
-    def __init__(self, app: Any, limits: Limits, numbers: Numbers) -> None:
+    def __init__(self, app: Any, limits: Limits, numbers: measures.Numbers) -> None:
         self._app, self._limits, self._numbers = app, limits, numbers
         self._turnstile = Turnstile()
         self.draining = False
@@ -97,10 +81,10 @@ class Front:
         finally:
             route = getattr(scope.get("route"), "path", "") or "none"
             seconds = time.monotonic() - began
-            self._numbers.requests.labels(route, status).inc()
-            self._numbers.seconds.labels(route).observe(seconds)
+            self._numbers(measures.REQUESTS, route=route, status=str(status))
+            self._numbers(measures.REQUEST_SECONDS, seconds, route=route)
             if state.get("problem"):
-                self._numbers.refused.labels(state["problem"]).inc()
+                self._numbers(measures.PROBLEMS, type=state["problem"])
             line = {
                 "request_id": request_id, "method": scope["method"], "route": route, "status": status,
                 "seconds": round(seconds, 4), "bytes_out": sent, "key": state.get("key", ""),
@@ -121,12 +105,12 @@ class Front:
         if said.isdigit() and int(said) > most:
             raise Trouble("too-large", f"a request may have {most} bytes")
         self._turnstile.enter("door", self._limits.in_flight, "busy")
-        self._numbers.inside.inc()
+        self._numbers.inside(1)
         try:
             await self._app(scope, bounded(receive, most), send)
         finally:
             self._turnstile.leave("door")
-            self._numbers.inside.dec()
+            self._numbers.inside(-1)
 
 
 async def answer(trouble: Trouble, request_id: str, send: Send) -> None:

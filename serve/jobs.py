@@ -19,9 +19,9 @@ from typing import Any
 
 from serve.api import JobState, Order
 from serve.edits import Editing
-from serve.front import Numbers
 from serve.job_batch import batch
 from serve.limits import Limits
+from serve.measures import Numbers, jobs_by_state
 from serve.places import Places
 from serve.problems import Trouble, problem_of
 from serve.seal import Plain, Seal
@@ -88,6 +88,7 @@ class Jobs:
         else:
             total = (await asyncio.to_thread(self._clip_maker().look, order.files[order.clip])).shown_frames
         job = await asyncio.to_thread(shelf.add, order, owner, total, once, lambda: self._room(shelf, owner))
+        jobs_by_state(j.state for j in shelf.all())
         self._more.set()
         return self._said(job)
 
@@ -134,6 +135,7 @@ class Jobs:
                 work = [self._work() for _ in range(self._limits.jobs_at_once)]
                 self._house_work = [asyncio.create_task(w) for w in (*work, self._sweep(), self._tell())]
                 self._shelf = shelf
+                jobs_by_state(j.state for j in shelf.all())
         return self._shelf
 
     async def close(self) -> None:
@@ -216,6 +218,7 @@ class Jobs:
     async def _save(self, job: Job) -> None:
         assert self._shelf is not None
         await asyncio.to_thread(self._shelf.save, job)
+        jobs_by_state(j.state for j in self._shelf.all())
 
     async def _sweep(self) -> None:
         while True:

@@ -8,6 +8,8 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
+from serve.measures import CACHE_LOOKUPS, tell
+
 
 def picture_id(data: bytes) -> str:
     """The name of a picture: the hash of its bytes."""
@@ -15,19 +17,25 @@ def picture_id(data: bytes) -> str:
 
 
 class Recent:
-    """The latest values by key, up to a total size. One lock; values are never changed."""
+    """The latest values by key, up to a total size. One lock; values are never changed.
 
-    def __init__(self, limit: int, size_of: Callable[[Any], int]) -> None:
-        self._limit, self._size_of = limit, size_of
+    Args:
+        name: what lookups are counted under.
+    """
+
+    def __init__(self, limit: int, size_of: Callable[[Any], int], name: str) -> None:
+        self._limit, self._size_of, self._name = limit, size_of, name
         self._values: OrderedDict[Any, Any] = OrderedDict()
         self._total, self._lock = 0, threading.Lock()
 
     def get(self, key: Any) -> Any:
         """The value, now the latest; None if it is not there."""
         with self._lock:
-            if key in self._values:
+            value = self._values.get(key)
+            if value is not None:
                 self._values.move_to_end(key)
-            return self._values.get(key)
+        tell(CACHE_LOOKUPS, cache=self._name, result="miss" if value is None else "hit")
+        return value
 
     def put(self, key: Any, value: Any) -> None:
         """Keep it; the oldest go until the rest fits. One that is too large by itself is not kept."""

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from rigface.types import Conditions
+from serve import measures
 from serve.api import PREVIEW, Canvas, ModelInfo, PaintOptions
 from serve.naming import Recent
 from serve.problems import Trouble
@@ -108,7 +109,7 @@ class Studio:
         self._rooms: OrderedDict[str, _Room] = OrderedDict()
         self._infos: dict[str, ModelInfo] = {}
         self._canvases: dict[str, Canvas] = {}
-        self._memories = Recent(memory_mb * 2**20, _bytes)
+        self._memories = Recent(memory_mb * 2**20, _bytes, "remembered")
         self._waiting: deque[_Ticket] = deque()
         self._wake = threading.Condition()
         self._open = True
@@ -212,6 +213,7 @@ class Studio:
             if len(self._waiting) >= self._most_waiting:
                 raise Trouble("busy", f"{len(self._waiting)} edits are waiting", retry_after_s=2)
             self._waiting.append(ticket)
+            measures.tell(measures.PAINTER_WAITING, len(self._waiting))
             self._wake.notify()
 
     # Below: the studio's thread, and nobody else.
@@ -240,6 +242,7 @@ class Studio:
                 if room is not None and room.tickets and room.rows + rows > self._most_rows:
                     return
                 self._waiting.popleft()
+                measures.tell(measures.PAINTER_WAITING, len(self._waiting))
             if ticket.gone or self._late(ticket):
                 continue
             try:
@@ -271,6 +274,7 @@ class Studio:
         rows = room.rows
         for ticket in room.tickets:
             ticket.crowd = max(ticket.crowd, rows)
+        clock = time.perf_counter()
         try:
             room.crowd.step()
         except Exception as error:  # the device or the network; nobody in this batch can go on
@@ -282,6 +286,7 @@ class Studio:
             return
         self.steps_taken += 1
         self.rows_painted += rows
+        measures.stepped(rows, time.perf_counter() - clock)
         for ticket in list(room.tickets):
             self._tell(room, ticket)
 

@@ -9,6 +9,7 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_metrics_report_interval_ms", "1000")  # some tests wait for them
 
 ROOT = Path(__file__).parent.parent
 SHARED = Path(os.environ.get("RIGFACE_SHARED", ROOT.parent / "shared"))

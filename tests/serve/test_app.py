@@ -2,7 +2,10 @@
 
 import pytest
 
+from rigface.image import encode_png
+from serve import measures
 from serve.client import Client, Made, Refused
+from tests.scrape import scraped, total
 
 pytestmark = pytest.mark.slow
 
@@ -47,3 +50,20 @@ def test_trouble_keeps_its_name(faces):
         faces.edit("sha256:" + "0" * 64, {"yaw_deg": 3})
     assert refused.value.slug == "unknown-picture"
     assert [m["name"] for m in faces.models()] == ["tiny", "preview"]
+
+
+def test_every_number_is_seen_at_the_endpoint_of_the_node(faces):
+    from skimage import data
+
+    portrait = encode_png(data.astronaut()[:256, 96:352])
+    made = faces.edit(portrait, {"yaw_deg": 5}, steps=2)
+    with pytest.raises(Refused):
+        faces.edit(b"no picture", {"yaw_deg": 3})
+    text = scraped([m.series[-1] for m in measures.ALL])
+    assert total(text, "rigface_edits_total", model="tiny") >= 1
+    assert total(text, "rigface_painter_rows_total") >= total(text, "rigface_painter_steps_total") >= 2
+    assert total(text, "rigface_faces_edited_total", model="tiny") >= len(made.asked) == 1
+    assert total(text, "rigface_problems_total", type="bad-image") >= 1
+    assert total(text, "rigface_cache_lookups_total", cache="seen", result="hit") >= 1
+    phases = {"look", "wait", "paint", "finish", "total"}
+    assert phases == {p for p in phases if total(text, "rigface_edit_seconds_count", phase=p)}

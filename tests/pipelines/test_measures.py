@@ -1,0 +1,104 @@
+"""The jobs' metrics: counted exactly, and to be seen at the endpoint that Prometheus scrapes."""
+
+from dataclasses import replace
+
+import pyarrow.parquet as pq
+import pytest
+
+from pipelines import measures
+from pipelines.stages import Look, StageActor, record_of
+from pipelines.unit import Unit
+from rigface import fake
+from rigface.measures import Meter
+from tests.pipelines.test_stages import SETTINGS, CrashesOn, planned
+from tests.scrape import scraped, total
+
+HEALTHY = (
+    measures.STAGE_FRAMES, measures.STAGE_UNIT_SECONDS, measures.STEP_SECONDS, measures.FACES, measures.UNITS,
+    measures.BYTES, measures.LEFT,
+)  # fmt: skip
+
+
+@pytest.fixture
+def told(monkeypatch):
+    """What is told while a test runs: (name, value, labels)."""
+    out = []
+
+    class Ear(Meter):
+        def __call__(self, measure, value=1.0, **labels):
+            super().__call__(measure, value, **labels)
+            out.append((measure.name, value, labels))
+
+    monkeypatch.setattr(measures, "tell", Ear(lambda: None))
+    return out
+
+
+class FailsOnOne:
+    """Fails on the second face."""
+
+    name = "finish"
+
+    def __call__(self, unit):
+        with unit.timed("parse"):
+            unit.fail(1, "finish", "told to")
+
+
+def test_a_unit_is_counted_stage_by_stage(told, tmp_path):
+    clip = fake.video(tmp_path / "clip.mp4", (0.0, 0.5), frames=10)
+    unit = planned(clip)
+    actor = StageActor([(Look, {"settings": SETTINGS, "silence_s": 30.0}), (FailsOnOne, {})])
+    actor(Unit(unit.unit_id, unit.plan, unit.record).pack().select(["unit_id", "plan"]))
+    actor._stages[0]._child.close()
+    counted = {(name, *labels.values()): value for name, value, labels in told}
+    assert counted["rigface_stage_frames", "look"] == counted["rigface_stage_frames", "finish"] == 10
+    assert counted["rigface_faces",] == 20
+    assert (counted["rigface_face_failures", "finish"], counted["rigface_face_failures", "look"]) == (1, 0)
+    assert counted["rigface_step_seconds", "parse"] > 0
+    assert 0 < counted["rigface_step_seconds", "decode"] < counted["rigface_stage_unit_seconds", "look"]
+
+
+def test_a_child_that_crashes_is_counted_each_time(told, tmp_path):
+    from pipelines import stages
+
+    clip = fake.video(tmp_path / "bad.mp4", (0.5,), frames=4)
+    child = stages.Child(f"{CrashesOn.__module__}:CrashesOn", {"name": "bad.mp4"}, 30.0)
+    look = Look.__new__(Look)
+    look._child = child
+    unit = planned(clip)
+    with measures.stage_of("look", unit):
+        look(unit)
+    child.close()
+    assert [labels for name, _, labels in told if name == "rigface_child_crashes"] == [{"step": "decode"}] * 2
+    assert unit.record["status"] == "error"
+
+
+def test_a_job_is_seen_at_the_endpoint_of_its_node(finished):
+    text = scraped([m.series[-1] for m in HEALTHY], lambda text: total(text, "rigface_job_left", what="units") == 0)
+    units = sum(1 for path in finished.rglob("faces/??/*.parquet"))
+    assert total(text, "rigface_units_total", status="ok") >= units > 0
+    frames = sum(record_of(pq.read_schema(path))["frames"] for path in finished.rglob("faces/??/*.parquet"))
+    assert all(total(text, "rigface_stage_frames_total", stage=name) >= frames > 0 for name in ("look", "write"))
+
+
+@pytest.mark.slow
+def test_a_training_is_seen_too(ray_cluster, tmp_path):
+    from pipelines.encode import EncodeConfig, encode
+    from pipelines.train import train
+    from pipelines.train_config import debug
+    from rigface import fake_examples
+    from rigface.model import checkpoint
+
+    part = tmp_path / "pairs" / "examples" / "00" / "00part.parquet"
+    part.parent.mkdir(parents=True)
+    pq.write_table(fake_examples.table(24), part)
+    checkpoint.save(tmp_path / "tiny", checkpoint.tiny(kind="bridge"))
+    encode(EncodeConfig(str(tmp_path / "pairs"), str(tmp_path / "latents"), str(tmp_path / "tiny")), lambda words: None)
+    config = replace(
+        debug(), examples=str(tmp_path / "latents"), out=str(tmp_path / "out"), start=str(tmp_path / "tiny"), steps=3,
+        checkpoint_every=3, validate_every=3,
+    )  # fmt: skip
+    numbers = train(config, lambda words: None)
+    ours = [m for m in measures.ALL if m.name.startswith("rigface_train")]
+    text = scraped([m.series[-1] for m in ours], lambda text: total(text, "rigface_train_step") == 3)
+    assert total(text, "rigface_train_loss") == pytest.approx(numbers["loss"])
+    assert total(text, "rigface_train_examples_total", rank="0") >= 3 * config.batch
