@@ -3,6 +3,7 @@
 rigface serve                                the editor page at http://127.0.0.1:8000, with the preview
 rigface serve --model weights/mini           with a model
 rigface serve key add alice --file keys.jsonl
+rigface serve enroll anna anna1.jpg anna2.jpg --file consent.jsonl
 """
 
 from __future__ import annotations
@@ -46,6 +47,10 @@ class Start:
     """Beginnings of addresses that may be told when a job has ended; needs RIGFACE_WEBHOOK_SECRET in the environment."""
     audit: str = ""
     """File that each edit adds a line to."""
+    consent: str = ""
+    """List of people (`rigface serve enroll`): nobody else's face is edited. Empty: no consent is asked for."""
+    deny: str = ""
+    """List of people whose faces are refused."""
     edit_s: float = 120.0
     """An edit that takes longer is given up."""
 
@@ -66,7 +71,7 @@ class Start:
         return 0
 
     def _args(self) -> dict[str, Any]:
-        names = ("model", "device", "keys", "edit_s", "jobs", "audit")
+        names = ("model", "device", "keys", "edit_s", "jobs", "audit", "consent", "deny")
         lists = {"fetch": list(self.fetch), "webhooks": list(self.webhooks)}
         return {name: getattr(self, name) for name in names} | lists
 
@@ -107,12 +112,64 @@ class KeyCommand:
         return 0
 
 
+@dataclass(frozen=True)
+class EnrollCommand:
+    """Lists of people, for --consent and --deny: a name and identity vectors, never a picture.
+
+      rigface serve enroll anna anna1.jpg anna2.jpg --file consent.jsonl
+      rigface serve enroll anna --remove --file consent.jsonl
+      rigface serve enroll --file consent.jsonl                               who is on it
+
+    Each picture shows one person; two or three, taken on different days, are better than one. Vectors are biometric data of
+    that person: have their permission, and keep the file to yourself (it is written for its owner only).
+    """
+
+    name: Positional[str] = ""
+    pictures: Positional[tuple[Path, ...]] = ()
+    file: Path = Path("consent.jsonl")
+    remove: bool = False
+    """Take the person off the list."""
+
+    def run(self) -> int:
+        """Do it."""
+        from serve import policy
+
+        if not self.name:
+            for person in policy.read(self.file):
+                print(f"{person.name}\t{len(person.vectors)} vectors")
+            return 0
+        if self.remove:
+            if not policy.remove(self.file, self.name):
+                raise ValueError(f"{self.file}: there is no {self.name!r}")
+            return 0
+        if not self.pictures:
+            raise ValueError(f"name some pictures of {self.name}")
+        policy.enroll(self.file, self.name, [_vector_of(path) for path in self.pictures])
+        print(f"{self.name} is on {self.file} with {len(self.pictures)} more vectors.")
+        return 0
+
+
+def _vector_of(path: Path) -> Any:
+    from rigface.face.see import See
+    from rigface.image import decode
+    from serve.policy import Dlib
+
+    image = decode(path.read_bytes())
+    faces = See.load()(image)
+    if len(faces) != 1:
+        raise ValueError(f"{path}: want a picture of one person, this shows {len(faces) or 'nobody'}")
+    vector = Dlib()(image, faces[0])
+    if vector is None:
+        raise ValueError(f"{path}: the face is too small to be recognised")
+    return vector
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The entry point; 0, or 1 where an error of ours ended it."""
     words = list(sys.argv[1:] if argv is None else argv)
     kind: Any = Start
-    if words[:1] == ["key"]:
-        kind, words = KeyCommand, words[1:]
+    if words[:1] in (["key"], ["enroll"]):
+        kind, words = {"key": KeyCommand, "enroll": EnrollCommand}[words[0]], words[1:]
     try:
         return tyro.cli(kind, prog="rigface serve", description=__doc__, args=words).run()
     except (RigFaceError, ValueError, FileNotFoundError) as error:

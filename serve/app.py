@@ -23,6 +23,7 @@ from ray.serve.handle import DeploymentHandle
 
 from rigface.errors import BadInput
 from serve.limits import Limits
+from serve.policy import Policy
 from serve.problems import Trouble, problem_of
 
 EXPECTED = (Trouble, BadInput, ValueError)
@@ -35,7 +36,8 @@ class Args(BaseModel):
     `models`: checkpoints by name; the first is the default. `model`: one, without a name. None at all: the preview.
     `keys`: file of API keys; empty is open. `seal`: folder of the signing key; empty is the user's own. `audit`: file that each
     edit adds a line to. `jobs`: folder or s3:// of the queue; empty takes no jobs. `fetch`: beginnings of addresses that files may come from, and networks (`places.py`); `webhooks`: of those that are told
-    when a job has ended, signed with the environment's RIGFACE_WEBHOOK_SECRET.
+    when a job has ended, signed with the environment's RIGFACE_WEBHOOK_SECRET. `consent`, `deny`: lists of people (`policy.py`), and `near`, the
+    distance of identity vectors below which two faces are one person's.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -47,6 +49,9 @@ class Args(BaseModel):
     keys: str = ""
     fetch: list[str] = []
     webhooks: list[str] = []
+    consent: str = ""
+    deny: str = ""
+    near: float = 0.6
     seal: str = ""
     audit: str = ""
     jobs: str = ""
@@ -74,6 +79,10 @@ class Args(BaseModel):
         megabytes = {"body_bytes": self.body_mb * 2**20, "clip_bytes": self.clip_mb * 2**20}
         return Limits(keep_s=self.keep_h * 3600, **megabytes, **{name: getattr(self, name) for name in names})
 
+    def policy(self) -> Policy:
+        """Whose faces may be edited."""
+        return Policy(self.consent, self.deny, near=self.near)
+
     def places(self) -> dict[str, str]:
         """Name -> checkpoint."""
         own = {self.model.rstrip("/").rpartition("/")[2]: self.model} if self.model else {}
@@ -94,7 +103,8 @@ class EyeDeployment:
         from serve.eye import Eye
         from serve.provenance import Sealer
 
-        self._eye = Eye.load(args.eye_device, cache_mb=args.cache_mb, seal=Sealer(args.seal_folder()))
+        seal, policy = Sealer(args.seal_folder()), args.policy()
+        self._eye = Eye.load(args.eye_device, cache_mb=args.cache_mb, seal=seal, policy=policy)
 
     async def call(self, name: str, *args: Any) -> Any:
         """One of the eye's coroutines."""
@@ -157,7 +167,7 @@ class JobsDeployment:
         self._jobs = Jobs(
             args.jobs, FarEye(eye), FarPainter(painter), args.limits(),
             audit=Audit(args.audit) if args.audit else None, seal=Sealer(args.seal_folder()),
-            webhooks=Webhooks(Places(args.webhooks)),
+            webhooks=Webhooks(Places(args.webhooks)), policy=args.policy(),
         )  # fmt: skip
 
     async def call(self, name: str, *args: Any) -> Any:

@@ -31,6 +31,7 @@ from rigface.types import Conditions, Face, FaceParams
 from serve.api import Canvas, Reconstruction, SeenFace, Verified, Wish, Wrap
 from serve.limits import MAX_PIXELS
 from serve.naming import Recent
+from serve.policy import TAKES_IDENTITY, Policy
 from serve.problems import Trouble
 from serve.seal import Plain, Seal
 
@@ -76,10 +77,13 @@ class Finished:
 class Eye:
     """One pair of eyes. Methods are coroutines that work in threads; the detector takes one picture at a time."""
 
-    def __init__(self, see: See, *, cache_mb: int = 384, seal: Seal | None = None) -> None:
-        self.see, self._seal = see, seal or Plain()
+    def __init__(
+        self, see: See, *, cache_mb: int = 384, seal: Seal | None = None, policy: Policy | None = None
+    ) -> None:
+        self.see, self._seal, self._policy = see, seal or Plain(), policy or Policy()
         self._seen = Recent(cache_mb * 2**20, lambda seen: seen.size, "seen")
         self._small = Recent(cache_mb * 2**18, lambda seen: seen.size, "small")
+        self._who = Recent(10_000, lambda vector: 1, "who")
         self._one = threading.Lock()
         self._editor = Editor(see)
         self._composers: dict[Canvas, Composer] = {}
@@ -115,6 +119,7 @@ class Eye:
         from serve.mesh import mesh_of
 
         seen = await asyncio.to_thread(self._look, wish, wish.picture)
+        await asyncio.to_thread(self._check, wish)
         return await asyncio.to_thread(mesh_of, choose(seen.faces, wish.face)[0], kind)
 
     async def preview(self, wish: Wish) -> tuple[bytes, list[dict[str, float]]]:
@@ -172,6 +177,22 @@ class Eye:
         chosen = choose(faces, wish.face)
         return [(face, self._editor.wanted(face.params, wish.edit, givers)) for face in chosen]  # type: ignore[arg-type]
 
+    def _check(self, wish: Wish) -> None:
+        """Whether the faces to be edited, and those whose identity is taken, may be."""
+        if self._policy.is_active:
+            takes = {wish.traits[trait]: "largest" for trait in TAKES_IDENTITY if trait in wish.traits}
+            for name, which in ((wish.picture, wish.face), *takes.items()):
+                seen = self._look(wish, name)
+                self._policy.check([self._vector(name, seen, face) for face in choose(seen.faces, which)])
+
+    def _vector(self, name: str, seen: Seen, face: Face) -> np.ndarray | None:
+        key = name, face.box.tobytes()
+        known = self._who.get(key)
+        if known is None:
+            known = (self._policy.vector(seen.image, face),)
+            self._who.put(key, known)
+        return known[0]
+
     def _moved(self, wish: Wish, seen: Seen) -> tuple[np.ndarray, list[tuple[Face, FaceParams]]]:
         """The edit without a model, at the size of what was seen."""
         out, pairs = seen.image, self._wanted(wish, seen.faces)
@@ -180,14 +201,17 @@ class Eye:
         return out, pairs
 
     def _preview(self, wish: Wish) -> tuple[bytes, list[dict[str, float]]]:
+        self._check(wish)
         out, pairs = self._moved(wish, self._smaller(wish))
         return encode_jpeg(out, PREVIEW_QUALITY), self._asked(wish, pairs)
 
     def _edit(self, wish: Wish, wrap: Wrap) -> Finished:
+        self._check(wish)
         out, pairs = self._moved(wish, self._look(wish, wish.picture))
         return self._measured(wish, out, pairs, wrap)
 
     def _compose(self, wish: Wish, canvas: Canvas) -> Composed:
+        self._check(wish)
         pairs = self._wanted(wish, self._look(wish, wish.picture).faces)
         composer = self._composer(canvas)
         return Composed([composer(face, wanted).conditions for face, wanted in pairs], self._asked(wish, pairs))

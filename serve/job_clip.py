@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from rigface.clip import How, Met, Reading, Samples, Shown, animated, edited, reduced
+from rigface.clip import How, Reading, Samples, Shown, animated, edited, reduced
 from rigface.conditions import Composer
 from rigface.editor import Editor, Paint, numbers
 from rigface.face.film import Film
@@ -36,6 +36,7 @@ from serve.api import PREVIEW, AnimationJob, Canvas, PaintOptions, VideoJob
 from serve.job_batch import patiently
 from serve.limits import MAX_PIXELS, Limits
 from serve.naming import picture_id
+from serve.policy import TAKES_IDENTITY, Policy
 from serve.problems import Trouble
 from serve.seal import Seal
 from serve.shelf import Job, Shelf
@@ -57,8 +58,7 @@ class Clips:
         painter: as `serve.painter.Studio`.
         seal: as in `seal.py`.
         audit: told after each clip.
-        met: makes, for a job, what is asked of each frame whether its faces may be edited; see `rigface.clip.Met`.
-        may: asked the same of pictures.
+        policy: whose faces may be edited.
     """
 
     load: Callable[[], See]
@@ -66,8 +66,7 @@ class Clips:
     limits: Limits
     seal: Seal
     audit: Callable[[dict[str, Any]], None] | None = None
-    met: Callable[[], Met | None] = lambda: None
-    may: Callable[[np.ndarray, list[Face]], None] = lambda image, faces: None
+    policy: Policy = field(default_factory=Policy)
     _idle: list[See] = field(default_factory=list)
 
     def look(self, data: bytes) -> VideoInfo:
@@ -150,6 +149,7 @@ class _Making:
     ) -> None:  # fmt: skip
         self.clips, self.job, self.shelf, self.asked, self.model = clips, job, shelf, asked, model
         self.canvas, self.paint, self.stop = canvas, paint, stop
+        self.watch = clips.policy.watch() if job.kind == "video" else None
 
     def run(self) -> None:
         see = self.clips.eyes()
@@ -183,6 +183,8 @@ class _Making:
             self.shelf.store.publish(self.shelf.part(job, len(parts), "json"), json.dumps(part).encode())
             parts.append(part)
             job.tries = 0
+        if self.watch is not None:
+            self.watch.end()
         job.notes, job.rows, job.total = clip.notes(), _means(parts), job.finished
         self._finish(parts, folder, size, info.fps, None if asked.silent else str(path))
 
@@ -205,11 +207,10 @@ class _Making:
             neutral=getattr(asked, "neutral", "first"),
         )  # fmt: skip
         if job.kind == "video":
-            met = self.clips.met()
-            return (info.width, info.height), edited(editor, clip, asked.edit, givers, how, met)
+            return (info.width, info.height), edited(editor, clip, asked.edit, givers, how, self.watch)
         image = reduced(decode(files[job.picture], max_pixels=MAX_PIXELS), asked.max_side)
         sources = choose(editor.see(image), asked.face)
-        self.clips.may(image, sources)
+        self.clips.policy.check_faces(image, sources)
         taken = frozenset(asked.take - set(job.traits))
         asked.edit = _taking(asked.edit, taken)
         height, width = image.shape[:2]
@@ -218,8 +219,8 @@ class _Making:
     def _face(self, editor: Editor, data: bytes, trait: str) -> Face:
         image = decode(data, max_pixels=MAX_PIXELS)
         faces = choose(editor.see(image), "largest")
-        if trait in ("identity", "shape"):
-            self.clips.may(image, faces)
+        if trait in TAKES_IDENTITY:
+            self.clips.policy.check_faces(image, faces)
         return faces[0]
 
     def _pieces(

@@ -23,6 +23,7 @@ from serve.job_batch import batch
 from serve.limits import Limits
 from serve.measures import Numbers, jobs_by_state
 from serve.places import Places
+from serve.policy import Policy
 from serve.problems import Trouble, problem_of
 from serve.seal import Plain, Seal
 from serve.shelf import OPEN, Job, Shelf
@@ -45,6 +46,7 @@ class Jobs:
         see: gives eyes for clips, which are looked at in this process; None: the default ones.
         seal: of videos.
         webhooks: who is told when a job has ended; None: nobody.
+        policy: whose faces of clips may be edited; pictures are the eye's.
     """
 
     def __init__(
@@ -58,11 +60,12 @@ class Jobs:
         see: Callable[[], Any] | None = None,
         seal: Seal | None = None,
         webhooks: Webhooks | None = None,
+        policy: Policy | None = None,
     ) -> None:
         self._uri, self._limits = uri, limits or Limits()
         self._webhooks = webhooks or Webhooks(Places())
         self._clips: Any = None
-        self._clip_parts = see, painter, seal or Plain(), audit
+        self._clip_parts = see, painter, seal or Plain(), audit, policy or Policy()
         self._editing = Editing(SimpleNamespace(eye=eye, painter=painter, limits=self._limits, audit=audit), Numbers())
         self._shelf: Shelf | None = None
         self._starting: asyncio.Lock | None = None
@@ -200,8 +203,8 @@ class Jobs:
             from rigface.face.see import See
             from serve.job_clip import Clips
 
-            see, painter, seal, audit = self._clip_parts
-            self._clips = Clips(see or See.load, painter, self._limits, seal, audit)
+            see, painter, seal, audit, policy = self._clip_parts
+            self._clips = Clips(see or See.load, painter, self._limits, seal, audit, policy)
         return self._clips
 
     async def _end(self, job: Job, state: str, trouble: Trouble | None = None) -> None:

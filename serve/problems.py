@@ -29,6 +29,7 @@ KNOWN = {  # slug -> status, title
     "unsupported-type": (415, "The content type cannot be read"),
     "unauthorized": (401, "A valid API key is needed"),
     "forbidden": (403, "This key may not do that"),
+    "no-consent": (403, "This service edits only people who have enrolled"),
     "refused": (403, "The policy of this service refuses this edit"),
     "conflict": (409, "The request contradicts an earlier one"),
     "rate-limited": (429, "Too many requests"),
