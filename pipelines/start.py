@@ -23,6 +23,7 @@ from rigface.examples import ExampleSpec, LatentSpec
 from rigface.model import checkpoint as checkpoints
 from rigface.model.checkpoint import Checkpoint, ModelConfig
 from rigface.model.diffusion import Process
+from rigface.model.latents import shrinkage
 from rigface.model.unets import RigFaceModel, build, network
 
 
@@ -67,7 +68,7 @@ def _scratch(config: TrainConfig, spec: ExampleSpec | None) -> Checkpoint:
         layers=wanted.layers,
         groups=wanted.groups,
         latent_channels=vae.config["latent_channels"],
-        sample_size=size // 2 ** (len(vae.config["block_out_channels"]) - 1),
+        sample_size=size // shrinkage(vae),
     )
     expression = 52 if spec is None else spec.expression_size
     with torch.random.fork_rng(devices=[]):

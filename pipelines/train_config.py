@@ -18,9 +18,9 @@ from rigface.errors import PlanError
 class Networks:
     """The networks of a model that is made from nothing (`start=scratch`)."""
 
-    channels: tuple[int, ...] = (64, 128, 192)
+    channels: tuple[int, ...] = (128, 192)
     """Of the UNets' levels, both networks alike."""
-    heads: tuple[int, ...] = (2, 4, 4)
+    heads: tuple[int, ...] = (4, 4)
     """Of attention, level by level."""
     layers: int = 1
     groups: int = 32
@@ -69,6 +69,8 @@ class TrainConfig:
     else the answer can be read off what is seen and the render: then this wants to be 1, and sampling one step."""
     picture_weight: float = 0.0
     """Weight of the error of decoded pictures beside that of latents; for small autoencoders, whose latents mislead."""
+    augment: bool = False
+    """Show every example in other colours and a few pixels away each time. Needs examples as pictures, as `pair` writes them."""
     dropout: float = 0.05
     """How often each of identity, attributes, text, and all at once are withheld; guidance needs it."""
     decay: float = 0.9999
@@ -137,7 +139,8 @@ def mini_cpu() -> TrainConfig:
     """The small model on one or two CPU cores, in this process; stop and start it at will."""
     return TrainConfig(
         start="scratch", workers=0, gpu=False, batch=16, steps=4000, learning_rate=6e-4, warmup=100, schedule="cosine",
-        dropout=0.02, picture_weight=10.0, at_start=1.0, decay=0.99, weight_decay=1e-3, checkpoint_every=50, validate_every=250, validation_examples=24,
+        dropout=0.02, picture_weight=20.0, at_start=1.0, augment=True, decay=0.995, weight_decay=1e-3, checkpoint_every=50,
+        validate_every=250, validation_examples=24,
         window=128, ingest="thread", threads=1, keep=2,
     )  # fmt: skip
 

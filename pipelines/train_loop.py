@@ -31,11 +31,13 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from pipelines import feed, measures, start
+from pipelines.augment import augmented
 from pipelines.encode import parts_of, spec_of
 from pipelines.journal import Journal
 from pipelines.session import Session
 from pipelines.train_config import TrainConfig
 from pipelines.validate import Validation
+from rigface.errors import PlanError
 from rigface.examples import PICTURES, ExampleSpec, examples_of, numbers_of
 from rigface.model import checkpoint as checkpoints
 from rigface.model import tune
@@ -252,6 +254,10 @@ class Batches:
         rows = feed.usable_rows(source, parts, "train")
         self._order = feed.Order(rows, config.batch, config.lanes, config.window, config.seed)
         self._latent = feed.latents_of(source, parts[0])
+        if self._latent is not None and config.augment:
+            raise PlanError(
+                f"{source.uri} holds latents, and augment changes pictures: give the folder that `pair` wrote, or --no-augment"
+            )
         start.check(trainee.loaded, trainee.spec, self._latent)
         names = [f"{name}_latents" if self._latent else name for name in PICTURES]
         columns = ["expression_code", *names]
@@ -262,23 +268,29 @@ class Batches:
             self._windows = over_ray(windows, source, parts, columns)
         else:
             self._windows = feed.read_ahead(windows, feed.Reader(source, parts, columns))
-        self._trainee, self._lanes = trainee, len(lanes)
+        self._trainee, self._lanes = trainee, lanes
 
     def __iter__(self) -> Iterator[tuple[int, list[LatentExample], float]]:
         size = self._order.batch
         clock = time.perf_counter()
         for window, table in self._windows:
             for k in range(window.steps):
-                first = k * self._lanes * size
-                examples = [self._example(table.slice(first + lane * size, size)) for lane in range(self._lanes)]
-                yield window.first + k + 1, examples, time.perf_counter() - clock
+                first = k * len(self._lanes) * size
+                step = window.first + k + 1
+                examples = [
+                    self._example(table.slice(first + i * size, size), step, lane) for i, lane in enumerate(self._lanes)
+                ]
+                yield step, examples, time.perf_counter() - clock
                 clock = time.perf_counter()
 
-    def _example(self, table: pa.Table) -> LatentExample:
-        device = self._trainee.device
+    def _example(self, table: pa.Table, step: int, lane: int) -> LatentExample:
+        device, config = self._trainee.device, self._trainee.config
         if self._latent is None:
+            example = examples_of(table)
+            if config.augment:
+                example = augmented(example, (config.seed, step, lane))
             with torch.inference_mode():
-                made = encode_example(self._trainee.loaded.vae, examples_of(table))
+                made = encode_example(self._trainee.loaded.vae, example)
             return made.map(lambda t: t.half().float().clone())  # as if they had been stored
         shape = (self._latent.channels, self._latent.height, self._latent.width)
         names = (f"{name}_latents" for name in PICTURES)

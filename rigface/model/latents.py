@@ -5,17 +5,20 @@ Conventions, as the released weights were trained (arXiv 2502.02465, released co
 
 * conditions (reference, background, render) are the *mode* of the encoder's distribution, **unscaled**;
 * what is denoised, and so the training target, is scaled: `scaling_factor * mode`; the decoder divides by it;
-* pictures enter the VAE in [-1, 1] and leave it there.
+* pictures enter the VAE in [-1, 1] and leave it there;
+* a VAE with 3 p^2 input channels sees p x p squares of them folded into channels (`patches.py`); Stable Diffusion's has p = 1.
 
 Deviates: the target is the mode and not a sample, so that latents can be computed once and stored.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
 import torch
+import torch.nn.functional as F
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor
 
@@ -73,9 +76,19 @@ class LatentExample:
         return LatentExample(self.conditions.map(fn), fn(self.target))
 
 
+def patch(vae: AutoencoderKL) -> int:
+    """Side of the squares, px, that a VAE wants folded into channels; 1: none."""
+    return math.isqrt(vae.config["in_channels"] // 3)
+
+
+def shrinkage(vae: AutoencoderKL) -> int:
+    """How many times smaller than the picture its latents are, along a side."""
+    return patch(vae) * 2 ** (len(vae.config["block_out_channels"]) - 1)
+
+
 def encode(vae: AutoencoderKL, pictures: Tensor) -> Tensor:
     """Condition latents (B, 4, h, w), unscaled, of pictures (B, 3, S, S) float in [0, 1]."""
-    return vae.encode(2 * pictures - 1).latent_dist.mode()
+    return vae.encode(F.pixel_unshuffle(2 * pictures - 1, patch(vae))).latent_dist.mode()
 
 
 def encode_target(vae: AutoencoderKL, pictures: Tensor) -> Tensor:
@@ -85,7 +98,7 @@ def encode_target(vae: AutoencoderKL, pictures: Tensor) -> Tensor:
 
 def decode(vae: AutoencoderKL, latents: Tensor) -> Tensor:
     """Pictures (B, 3, S, S), float around [0, 1] and not clipped, of scaled latents (B, 4, h, w)."""
-    return vae.decode(latents / vae.config["scaling_factor"]).sample / 2 + 0.5
+    return F.pixel_shuffle(vae.decode(latents / vae.config["scaling_factor"]).sample, patch(vae)) / 2 + 0.5
 
 
 def lost_detail(vae: AutoencoderKL, pictures: Tensor, latents: Tensor | None = None) -> Tensor:

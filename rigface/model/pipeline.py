@@ -25,7 +25,7 @@ from rigface.image import to_image, to_tensor
 from rigface.model import checkpoint as checkpoints
 from rigface.model.attention import Memory
 from rigface.model.checkpoint import Checkpoint, ModelConfig
-from rigface.model.latents import LatentConditions, decode, encode, lost_detail
+from rigface.model.latents import LatentConditions, decode, encode, lost_detail, shrinkage
 from rigface.model.sampling import Crowd, Guidance, Walk, seeded
 from rigface.types import Conditions
 
@@ -309,7 +309,7 @@ class RigFacePipeline:
         return text
 
     def _check(self, pictures: list[Tensor], code: Tensor, batch: int) -> None:
-        factor = 2 ** (len(self.vae.config["block_out_channels"]) - 1) * self.model.latent_multiple
+        factor = shrinkage(self.vae) * self.model.latent_multiple
         height, width = pictures[0].shape[-2:]
         for name, picture in zip(("background", "render", "source"), pictures):
             if picture.shape[-2:] != (height, width):

@@ -1,0 +1,50 @@
+"""The same example in other colours, a few pixels away: what makes few people last longer in training.
+
+Path: a batch of examples as pictures -> `augmented` -> latents (train_loop.py). Examples stored as latents stay as they are.
+
+All four pictures of an example change alike, so that what was asked of the model stays true: a warmer white balance, a darker
+exposure and another tone curve for source, background, render and target; and a shift by whole pixels, because a network on
+squares of pixels would otherwise meet every face on one grid. The grey hole in the background takes part: it is grey to the
+model, whatever grey that is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from rigface.types import Example
+
+TINT, EXPOSURE, GAMMA = 0.06, 0.18, 0.15  # standard deviations of logarithms: of each colour, of all, of the tone curve
+SHIFT = 0.06  # of the side, at most
+
+
+def augmented(example: Example, seed: tuple[int, ...]) -> Example:
+    """A batch of examples (N, S, S, 3) uint8, each changed in its own way; the same seed gives the same."""
+    random = np.random.default_rng(seed)
+    c = example.conditions
+    pictures = np.stack([c.reference, c.background, c.render, example.target], axis=1)  # (N, 4, S, S, 3)
+    for row in range(len(pictures)):
+        pictures[row] = shifted(pictures[row], random)
+        pictures[row] = recoloured(pictures[row], random)
+    reference, background, render, target = pictures.swapaxes(0, 1)
+    return Example(replace(c, reference=reference, background=background, render=render), target)
+
+
+def recoloured(pictures: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """(..., 3) uint8 under another white balance, exposure and tone curve, one for all of them."""
+    gain = np.exp(random.normal(0, EXPOSURE) + random.normal(0, TINT, 3))
+    gamma = np.exp(random.normal(0, GAMMA))
+    curve = (np.arange(256) / 255)[:, None] ** gamma * gain
+    table = (curve.clip(0, 1) * 255 + 0.5).astype(np.uint8)  # (256, 3)
+    return np.stack([table[pictures[..., k], k] for k in range(3)], axis=-1)
+
+
+def shifted(pictures: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """(..., S, S, 3) moved by a few whole pixels; edges are repeated into what is uncovered."""
+    side = pictures.shape[-2]
+    most = round(SHIFT * side)
+    down, right = random.integers(-most, most + 1, size=2)
+    rows, columns = ((np.arange(side) + by).clip(0, side - 1) for by in (down, right))
+    return pictures[..., rows[:, None], columns, :]

@@ -1,0 +1,104 @@
+"""Principal components as an AutoencoderKL: linear where the class is not, exact where all components are kept."""
+
+import numpy as np
+import pytest
+import torch
+
+from rigface.model.latents import decode, encode, patch, shrinkage
+from rigface.model.patches import GROUPS, components, patch_autoencoder
+from rigface.model.pipeline import RigFacePipeline
+
+
+@pytest.fixture(scope="module")
+def pictures() -> np.ndarray:
+    """(12, 32, 32, 3) uint8: smooth colours with a little grain, as photographs are."""
+    random = np.random.default_rng(0)
+    coarse = torch.from_numpy(random.uniform(0, 255, (12, 3, 5, 5))).float()
+    smooth = torch.nn.functional.interpolate(coarse, size=(32, 32), mode="bicubic").permute(0, 2, 3, 1).numpy()
+    return (smooth + random.normal(0, 4, smooth.shape)).clip(0, 255).astype(np.uint8)
+
+
+def tensor(pictures: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255
+
+
+@pytest.fixture(scope="module")
+def vae(pictures):
+    return patch_autoencoder(components(pictures, 4, 12), size=32)
+
+
+def test_components_are_those_of_the_squares_and_of_their_mirror_images(pictures):
+    found = components(pictures, 4, 48)
+    np.testing.assert_allclose(found.basis @ found.basis.T, np.eye(48), atol=1e-4)
+    assert (np.diff(found.spread) <= 1e-6).all()
+    assert found.lost == 0
+    folded = torch.nn.functional.pixel_unshuffle(2 * tensor(pictures) - 1, 4).permute(0, 2, 3, 1).reshape(-1, 48)
+    mirrored = torch.nn.functional.pixel_unshuffle(2 * tensor(pictures).flip(-1) - 1, 4).permute(0, 2, 3, 1)
+    squares = torch.cat([folded, mirrored.reshape(-1, 48)]).numpy()
+    np.testing.assert_allclose(found.mean, squares.mean(0), atol=1e-4)
+    np.testing.assert_allclose(((squares - found.mean) @ found.basis.T).std(0), found.spread, rtol=1e-2)
+
+
+def test_all_components_bring_the_picture_back(pictures):
+    whole = patch_autoencoder(components(pictures, 4, 48), size=32)
+    wanted = tensor(pictures)
+    with torch.no_grad():
+        torch.testing.assert_close(decode(whole, encode(whole, wanted)), wanted, atol=2e-3, rtol=0)
+
+
+def test_the_error_is_that_of_the_components_left_out(pictures, vae):
+    wanted, found = 2 * tensor(pictures) - 1, components(pictures, 4, 12)
+    with torch.no_grad():
+        made = 2 * decode(vae, encode(vae, (wanted + 1) / 2)) - 1
+    assert (made - wanted).square().mean().item() == pytest.approx(found.lost, rel=0.1)
+
+
+def test_latents_are_linear_in_the_picture(pictures, vae):
+    a, b = tensor(pictures[:2]), tensor(pictures[2:4])
+    with torch.no_grad():
+        between = encode(vae, 0.3 * a + 0.7 * b)
+        torch.testing.assert_close(between, 0.3 * encode(vae, a) + 0.7 * encode(vae, b), atol=2e-3, rtol=0)
+
+
+def test_half_precision_and_bfloat16_give_nearly_the_same(pictures, vae):
+    wanted = tensor(pictures)
+    with torch.no_grad():
+        made = decode(vae, encode(vae, wanted))
+        with torch.autocast("cpu", torch.bfloat16):
+            coarse = decode(vae, encode(vae, wanted)).float()
+    assert (coarse - made).abs().mean() < 4e-3
+
+
+def test_a_window_decodes_like_the_whole(pictures, vae):
+    """Training looks at windows: nothing may leak in from outside of them."""
+    with torch.no_grad():
+        latents = encode(vae, tensor(pictures))
+        inside = decode(vae, latents[..., 2:6, 2:6])
+        torch.testing.assert_close(decode(vae, latents)[..., 8:24, 8:24], inside, atol=1e-3, rtol=0)
+
+
+def test_sizes_are_said_and_a_wrong_picture_is_refused(vae):
+    assert (patch(vae), shrinkage(vae)) == (4, 4)
+    with pytest.raises(RuntimeError):
+        encode(vae, torch.zeros(1, 3, 30, 30))
+
+
+@pytest.mark.parametrize("count", [0, 49])
+def test_more_components_than_numbers_are_refused(pictures, count):
+    with pytest.raises(ValueError, match="want 1 to 48"):
+        components(pictures, 4, count)
+
+
+def test_components_come_in_groups(pictures):
+    with pytest.raises(ValueError, match=f"multiple of {GROUPS}"):
+        patch_autoencoder(components(pictures, 4, 10), size=32)
+
+
+def test_no_picture_is_an_error():
+    with pytest.raises(ValueError, match="at least one"):
+        components([], 4, 8)
+
+
+def test_a_plain_autoencoder_folds_nothing():
+    tiny = RigFacePipeline.from_pretrained("tiny").vae
+    assert patch(tiny) == 1

@@ -1,0 +1,78 @@
+"""The small autoencoder as a job: whom it learns from, what it writes, what it says where there is nothing to learn."""
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from diffusers import AutoencoderKL
+
+from pipelines.autoencoder import AutoencoderConfig, crops, make_autoencoder, measure
+from pipelines.encode import autoencoder_folder
+from pipelines.split import split_of
+from rigface import fake
+from rigface.errors import PlanError
+from rigface.image import encode_jpeg
+from rigface.model.latents import encode_target
+
+SMALL = AutoencoderConfig(size=32, patch=4, channels=12)
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory):
+    """Forty crops of four people, in the columns that are read."""
+    folder = tmp_path_factory.mktemp("faces")
+    (folder / "faces" / "00").mkdir(parents=True)
+    people = [name for name in (f"p{i:06}" for i in range(200)) if split_of(name) == "train"][:3]
+    people.append(next(name for name in (f"p{i:06}" for i in range(200)) if split_of(name) == "test"))
+    rows = {name: [] for name in ("uri", "track", "identity", "status", "crop")}
+    for k in range(40):
+        image = fake.picture(((k % 4) / 4,), size=(64, 64), at=k / 40)
+        values = (f"/v{k % 4}", 0, people[k % 4], "error" if k == 7 else "ok", encode_jpeg(image))
+        for name, value in zip(rows, values):
+            rows[name].append(value)
+    pq.write_table(pa.table(rows), folder / "faces" / "00" / "part.parquet")
+    return folder
+
+
+def test_people_held_out_are_not_learned_from(faces):
+    own, others = crops(str(faces), SMALL)
+    assert own.shape == (30, 32, 32, 3)
+    assert others.shape == (9, 32, 32, 3)  # one of the ten is an error
+
+
+def test_it_brings_people_back_whom_it_never_saw_and_its_latents_have_a_spread_of_one(faces, tmp_path):
+    words: list[str] = []
+    vae = make_autoencoder(str(faces), str(tmp_path), SMALL, words.append)
+    own, others = crops(str(faces), SMALL)
+    coarse = make_autoencoder(str(faces), str(tmp_path / "coarse"), AutoencoderConfig(32, 4, 4), words.append)
+    assert measure(vae, others) > measure(coarse, others) + 2
+    assert f"{measure(vae, others):.2f} dB" in words[1]
+    pictures = torch.from_numpy(own).permute(0, 3, 1, 2).float() / 255
+    assert encode_target(vae, pictures).std().item() == pytest.approx(1, rel=0.02)
+
+
+def test_what_is_written_is_what_was_made(faces, tmp_path):
+    vae = make_autoencoder(str(faces), str(tmp_path), SMALL, lambda words: None)
+    read = AutoencoderKL.from_pretrained(autoencoder_folder(str(tmp_path)), use_safetensors=True)
+    assert read.config["scaling_factor"] == vae.config["scaling_factor"]
+    for (name, one), other in zip(vae.state_dict().items(), read.state_dict().values()):
+        torch.testing.assert_close(one, other, rtol=0, atol=0, msg=name)
+
+
+def test_made_twice_it_is_the_same(faces, tmp_path):
+    one, other = (make_autoencoder(str(faces), str(tmp_path / n), SMALL, lambda words: None) for n in "ab")
+    for (name, first), second in zip(one.state_dict().items(), other.state_dict().values()):
+        torch.testing.assert_close(first, second, rtol=1e-5, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize(("config", "says"), [
+    (AutoencoderConfig(30, 4, 12), "no multiple of the squares"), (AutoencoderConfig(32, 4, 10), "multiple of 4"),
+])  # fmt: skip
+def test_sizes_that_do_not_fit_are_said(faces, tmp_path, config, says):
+    with pytest.raises(PlanError, match=says):
+        make_autoencoder(str(faces), str(tmp_path), config)
+
+
+def test_without_faces_it_says_so(tmp_path):
+    with pytest.raises(PlanError, match="no faces"):
+        make_autoencoder(str(tmp_path), str(tmp_path / "out"), SMALL)
