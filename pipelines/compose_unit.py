@@ -5,13 +5,14 @@ Path: a unit of the plan -> rows read back as `Face`s -> `make` -> OUT/examples/
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from pipelines import pairs
-from pipelines.make_example import Made, invent_light, make
+from pipelines.make_example import Made, invent_light, invent_pose, make, staged
 from pipelines.pair import PairSettings, part_path
 from pipelines.read_faces import FaceReader
 from rigface import schema
@@ -29,18 +30,24 @@ class ComposeUnit:
     Args:
         faces, out: uris.
         spec: of the examples, as JSON.
-        lights: (N, 9, 3) lights of other photographs, for inventing.
+        lights, expressions: (N, 9, 3) and (N, E) of other photographs, for inventing.
     """
 
-    def __init__(self, faces: str, out: str, settings: PairSettings, spec: str, lights: list) -> None:
+    def __init__(
+        self, faces: str, out: str, settings: PairSettings, spec: str, lights: list, expressions: list
+    ) -> None:
         import cv2
+        import torch
 
         cv2.setNumThreads(1)  # the actors are the parallelism
+        # Tensors of a few thousand numbers: on a busy machine threads made it 2.5 times slower.
+        torch.set_num_threads(1)
         self._out, self._settings = Store(out), settings
         self.spec = ExampleSpec.of(pa.schema([], metadata={"rigface.examples": spec}))
         self._composer = Composer(settings.style, settings.size)  # type: ignore[arg-type]
         self._lights = np.array(lights, np.float32).reshape(-1, 9, 3)
         self._faces = FaceReader(Store(faces), self.spec.head)
+        self._expressions = np.array(expressions, np.float32).reshape(len(expressions), -1)
 
     def __call__(self, unit: str, plan: dict[str, Any]) -> dict[str, int]:
         """Do one unit; how many examples came of it, and how many were refused."""
@@ -49,26 +56,31 @@ class ComposeUnit:
         self._faces.read({p[f"{who}_part"] for p in examples for who in ("source", "target")})
         for one in examples:
             source, target = (self._faces.face(one[f"{who}_part"], one[f"{who}_row"]) for who in ("source", "target"))
-            light = None
-            if one["relit"]:
-                random = np.random.default_rng(int(one["example"][:12], 16))
-                light = invent_light(source.params.light, self._lights, random)
-            made = make(source, target, self._composer, self.spec.head, light)
+            source = self._staged(one, source)
+            made = make(source, target, self._composer, self.spec.head)
             if self._refused(made):
                 continue
-            for name, value in self._row(one, source, light, target, made).items():
+            for name, value in self._row(one, source, target, made).items():
                 rows[name].append(value)
         table = schema.table_of(rows, examples_schema(self.spec))
         self._out.publish(part_path(unit), parquet_of(table), replace=False)
         return {"examples": len(table), "refused": len(examples) - len(table), "units": 1}
 
+    def _staged(self, one: dict[str, Any], face: Face) -> Face:
+        """The source, under an invented light and in an invented pose where the plan says so."""
+        random = np.random.default_rng(int(one["example"][:12], 16))
+        params = face.params
+        if one["relit"]:
+            params = replace(params, light=invent_light(params.light, self._lights, random).astype(np.float32))
+        if one["posed"]:
+            params = invent_pose(params, self._expressions, random)
+        return face if params is face.params else staged(face, params, self._composer)
+
     def _refused(self, made: Made) -> bool:
         settings = self._settings
         return made.covered < settings.least_covered or made.background_change > settings.largest_background_change
 
-    def _row(
-        self, one: dict[str, Any], source: Face, light: np.ndarray | None, target: Face, made: Made
-    ) -> dict[str, Any]:
+    def _row(self, one: dict[str, Any], source: Face, target: Face, made: Made) -> dict[str, Any]:
         conditions = made.composed.conditions
         pictures = {
             "reference": conditions.reference,
@@ -79,7 +91,7 @@ class ComposeUnit:
         code = np.asarray(conditions.expression_code)
         asked = to_degrees(to_matrix(made.wanted.head_rotation[None]))[0]
         before = to_degrees(to_matrix(source.params.head_rotation[None]))[0]
-        differ = _deltas(source, target, light)
+        differ = _deltas(source, target)
         turn = asked[0] - before[0]
         if one["mirrored"]:
             pictures = {name: np.ascontiguousarray(p[:, ::-1]) for name, p in pictures.items()}
@@ -93,7 +105,7 @@ class ComposeUnit:
             "example": one["example"],
             "split": one["split"],
             "identity": one["identity"],
-            "kind": "relit" if light is not None else "pair",
+            "kind": "posed" if one["posed"] else "relit" if one["relit"] else "pair",
             "mirrored": one["mirrored"],
             "take": ",".join(sorted(name for name, edges in pairs.EDGES.items() if differ[name] >= edges[0])),
             "delta_yaw_deg": turn,
@@ -111,15 +123,15 @@ class ComposeUnit:
         return encode_jpeg(picture, self._settings.quality) if self._settings.quality else encode_png(picture)
 
 
-def _deltas(source: Face, target: Face, light: np.ndarray | None) -> dict[str, float]:
-    """How far apart the two are by trait, with the light the source was given."""
+def _deltas(source: Face, target: Face) -> dict[str, float]:
+    """How far apart the two are by trait."""
     a, b = source.params, target.params
     none = np.zeros(2)
     two = pairs.Frames(
         identity=none, uri=none, track=none, index=none, zoom=none, good=none, vectors=none,
         rotation=to_matrix(np.stack([a.head_rotation, b.head_rotation])),
         expression=np.stack([a.expression, b.expression]),
-        light=np.stack([a.light if light is None else light, b.light]),
+        light=np.stack([a.light, b.light]),
     )  # fmt: skip
     return {name: float(v[0]) for name, v in pairs.deltas(two, np.array([0]), np.array([1])).items()}
 

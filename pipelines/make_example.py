@@ -1,4 +1,4 @@
-"""One training example from two rows of faces/: the target laid over the source, a light invented, a mirror held up.
+"""One training example from two rows of faces/: the target laid over the source, a light and a pose invented, a mirror held up.
 
 Path: two `Face`s -> `lay_over` -> mix -> Composer -> a row of examples/.
 
@@ -6,8 +6,9 @@ The conditions come from `Composer`, as for every edit. What is special to train
 only turned in it, it has also moved, and its crop moved along. So the target's crop is laid into the source's crop, where
 the background then fits, and the coefficients' camera is moved with it: render, background and target agree pixel by pixel.
 
-A re-lit source gives light pairs, which clips hardly have: the photograph under an invented light is the source, the
-untouched photograph is the target. A mirror is held up after composing, so that left and right change everywhere at once.
+A staged source gives what clips hardly have: light pairs, and pairs of people of whom there is one photograph. The
+photograph under an invented light, or turned and with another's expression, is the source; the untouched photograph is the
+target. A mirror is held up after composing, so that left and right change everywhere at once.
 """
 
 from __future__ import annotations
@@ -21,9 +22,12 @@ from rigface.conditions import Composed, Composer
 from rigface.edits import EditSpec, LightEdit, Trait
 from rigface.face import align
 from rigface.face.mix import exposure, light_of, mix
+from rigface.face.rotation import from_degrees, to_axis_angle, to_degrees, to_matrix
 from rigface.types import CROP_PX, Face, FaceParams, HeadSpec
 
 TAKE: frozenset[Trait] = frozenset({"pose", "expression", "light"})
+POSE_DEG = (13.0, 7.0, 5.0)  # yaw, pitch, roll: standard deviation of an invented turn
+MOST_DEG = (40.0, 25.0, 30.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,19 +50,14 @@ class Made:
     background_change: float
 
 
-def make(source: Face, target: Face, composer: Composer, head: HeadSpec, light: np.ndarray | None = None) -> Made:
+def make(source: Face, target: Face, composer: Composer, head: HeadSpec) -> Made:
     """An example that turns `source` into `target`; both from the same input.
 
     Where the target's crop shows nothing of the source's, the target picture is filled from the preview: there the
     model is asked to leave things alone.
-
-    Args:
-        light: (9, 3) an invented light to put on the source first, or None.
     """
     picture, mask, there = lay_over(source, target)
     change = background_change(source, picture, np.where(there, mask, 255).astype(np.uint8))
-    if light is not None:
-        source = relit(source, light, composer)
     wanted = replace(mix(source.params, EditSpec(TAKE), head, target.params), camera=moved(source, target))
     composed = composer(source, wanted)
     small, small_mask, shown = (_shrunk(a, composer.size) for a in (picture, mask, there.astype(np.uint8) * 255))
@@ -114,10 +113,29 @@ def background_change(source: Face, picture: np.ndarray, mask: np.ndarray) -> fl
     return float(np.abs(a - b)[outside].mean() / 255) if outside.sum() > 40 else 0.0
 
 
-def relit(face: Face, light: np.ndarray, composer: Composer) -> Face:
-    """The face as if photographed under another light."""
-    params = replace(face.params, light=light.astype(np.float32))
-    return replace(face, crop=composer.preview(face.crop, face.params, params, face.mask).image, params=params)
+def staged(face: Face, params: FaceParams, composer: Composer) -> Face:
+    """The face as if photographed with other coefficients: what the preview makes of it."""
+    made = composer.preview(face.crop, face.params, params, face.mask)
+    return replace(face, crop=made.image, mask=face.mask if made.mask is None else made.mask, params=params)
+
+
+def invent_pose(own: FaceParams, others: np.ndarray, random: np.random.Generator) -> FaceParams:
+    """The coefficients turned a little, and two times of three with another photograph's expression.
+
+    Turned by no more than the preview can do without inventing half a face, and never beyond half a profile.
+
+    Args:
+        others: (N, E) expressions of other photographs.
+    """
+    degrees = to_degrees(to_matrix(own.head_rotation[None]))[0]
+    asked = degrees + random.normal(0, POSE_DEG).clip(-2 * np.array(POSE_DEG), 2 * np.array(POSE_DEG))
+    asked = np.where(np.abs(asked) < MOST_DEG, asked, degrees)
+    rotation = to_axis_angle(from_degrees(np.array([asked], np.float32)))[0].astype(np.float32)
+    if len(others) and random.random() < 2 / 3:
+        share = random.uniform(0.5, 1)
+        expression = own.expression + share * (others[random.integers(len(others))] - own.expression)
+        return replace(own, head_rotation=rotation, expression=expression.astype(np.float32))
+    return replace(own, head_rotation=rotation)
 
 
 def invent_light(own: np.ndarray, others: np.ndarray, random: np.random.Generator) -> np.ndarray:

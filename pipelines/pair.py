@@ -38,7 +38,8 @@ from rigface.types import HeadSpec
 PLAN = "pairs.parquet"
 ABOUT = "rigface.json"
 REPORT = "report.json"
-LIGHTS_KEPT = 512  # lights of other photographs, for inventing
+BANKS = ("lights", "expressions")  # of other photographs; kept with the plan, not shown in the report
+OTHERS = 512  # photographs whose lights and expressions serve for inventing
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,9 @@ class PairSettings:
     pairs: int = 20_000
     """Pairs of two frames, at most."""
     relit: int = 5_000
-    """Examples made of one frame and itself under an invented light."""
+    """Examples made of one frame and itself under an invented light, people in turns."""
+    posed: float = 0.6
+    """Share of those whose source is turned, too, and has another's expression: for people of whom there is one picture."""
     relit_pairs: float = 0.25
     """Share of the pairs whose source gets an invented light too."""
     mirrored: float = 0.5
@@ -111,13 +114,15 @@ def pair(config: PairConfig, say: Callable[[str], None] = print) -> dict[str, An
         say(f"{len(plan):,} examples in {len(units):,} units, {len(todo):,} to do")
         counts: Counter[str] = Counter()
         arguments = {"faces": config.faces, "out": config.out, "settings": config.settings, "spec": about["spec"]}
-        for k, record in enumerate(over(todo, _worker, {**arguments, "lights": report["lights"]}, config.run), 1):
+        for k, record in enumerate(
+            over(todo, _worker, {**arguments, **{name: report[name] for name in BANKS}}, config.run), 1
+        ):
             counts.update(record)
             if k % 20 == 0 or k == len(todo):
                 say(f"{k:,}/{len(todo):,} units, {counts['examples']:,} examples, {counts['refused']:,} refused")
         made = _made(store)
         report = {**report, "made": made}
-        store.publish(REPORT, json.dumps({k: v for k, v in report.items() if k != "lights"}, indent=1).encode())
+        store.publish(REPORT, json.dumps({k: v for k, v in report.items() if k not in BANKS}, indent=1).encode())
     return report
 
 
@@ -178,8 +183,9 @@ def _plan(
     if not plan:
         raise PlanError(f"{source.uri}: nothing to make examples of; {report['refused']}")
     good = np.flatnonzero(rows.good)
-    some = good[np.linspace(0, len(good) - 1, min(LIGHTS_KEPT, len(good))).astype(int)]
+    some = good[np.linspace(0, len(good) - 1, min(OTHERS, len(good))).astype(int)]
     report["lights"] = np.round(rows.light[some], 4).tolist()
+    report["expressions"] = np.round(rows.expression[some], 3).tolist()
     table = pa.Table.from_pylist(plan).replace_schema_metadata({"rigface.report": json.dumps(report)})
     sink = io.BytesIO()
     pq.write_table(table, sink, compression="zstd")
@@ -198,18 +204,23 @@ def plan_pairs(
     sources, targets = np.concatenate([chosen.source, alone]), np.concatenate([chosen.target, alone])
     invented = random.random(len(sources)) < settings.relit_pairs
     invented[len(chosen) :] = True
+    posed = np.zeros(len(sources), bool)
+    posed[len(chosen) :] = random.random(len(alone)) < settings.posed
     mirrored = random.random(len(sources)) < settings.mirrored
     plan = []
     for i in np.lexsort((targets, sources, rows.uri[sources])):
         s, t = int(sources[i]), int(targets[i])
         key = f"{rows.uri[s]}\0{rows.index[s]}\0{rows.track[s]}\0{rows.index[t]}\0{rows.track[t]}"
-        name = hashlib.sha256(f"{key}\0{invented[i]}\0{mirrored[i]}\0{settings.seed}".encode()).hexdigest()[:24]
+        # One frame comes several times, each time staged in its own way: `i` tells the times apart.
+        how = f"{invented[i]}\0{posed[i]}\0{mirrored[i]}\0{i if i >= len(chosen) else 0}\0{settings.seed}"
+        name = hashlib.sha256(f"{key}\0{how}".encode()).hexdigest()[:24]
         plan.append(
             {
                 "example": name,
                 "identity": str(rows.identity[s]),
                 "split": split_of(str(rows.identity[s]), settings.held_out),
                 "relit": bool(invented[i]),
+                "posed": bool(posed[i]),
                 "mirrored": bool(mirrored[i]),
                 "source_part": places[s, 0],
                 "source_row": places[s, 1],
@@ -226,6 +237,7 @@ def plan_pairs(
         "pairs": len(chosen),
         "relit_alone": len(alone),
         "relit": int(invented.sum()),
+        "posed": int(posed.sum()),
         "mirrored": int(mirrored.sum()),
         "people": people,
         "examples": {split: sum(p["split"] == split for p in plan) for split in ("train", "test")},

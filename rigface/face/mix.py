@@ -124,7 +124,7 @@ def _pose(rotation: np.ndarray, edit: EditSpec) -> np.ndarray:
 
 def exposure(light: np.ndarray) -> float:
     """How bright a light is on what the camera sees, in white ambient lights of strength 1: (9, 3) -> number."""
-    return float(seen(torch.from_numpy(np.asarray(light))).mean().clamp_min(1e-4))
+    return float(seen(torch.tensor(np.asarray(light))).mean().clamp_min(1e-4))
 
 
 def white(light: np.ndarray) -> np.ndarray:

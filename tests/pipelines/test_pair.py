@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -22,7 +23,9 @@ from rigface.types import CROP_PX
 
 from .made_faces import dataset, face_at, params_of, scene
 
-SMALL = PairSettings(size=64, pairs=20, relit=6, part=8, least_covered=0.5, largest_background_change=1.0, held_out=0.3)
+SMALL = PairSettings(
+    size=64, pairs=20, relit=10, part=8, least_covered=0.5, largest_background_change=1.0, held_out=0.3
+)
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +172,7 @@ def test_examples_are_complete_and_the_report_counts_them(paired):
         52,
     )
     assert report["made"]["rows"] == len(rows) > 10
-    assert set(rows["kind"].to_pylist()) == {"pair", "relit"}
+    assert set(rows["kind"].to_pylist()) == {"pair", "relit", "posed"}
     assert ExampleSpec.of(rows.schema).style == "texture"
     by_split = {
         s: {i for i, t in zip(rows["identity"].to_pylist(), rows["split"].to_pylist()) if t == s}
@@ -224,3 +227,30 @@ def test_nothing_to_pair_is_said(tmp_path):
 def test_bins_have_names():
     assert pairs.bin_names("pose")[0] == "< 4"
     assert len(pairs.bin_names("light")) == len(pairs.EDGES["light"]) + 1
+
+
+def test_an_invented_pose_turns_a_little_and_keeps_who_it_is():
+    from pipelines.make_example import MOST_DEG, invent_pose
+    from rigface.face.rotation import to_degrees, to_matrix
+
+    random = np.random.default_rng(0)
+    own = params_of(25)
+    others = random.uniform(0, 1, (6, len(own.expression))).astype(np.float32)
+    made = [invent_pose(own, others, random) for _ in range(40)]
+    turns = np.array([to_degrees(to_matrix(m.head_rotation[None]))[0] for m in made])
+    assert turns[:, 0].std() > 5
+    assert (np.abs(turns) < np.array(MOST_DEG) + 1e-3).all()
+    changed = [not np.array_equal(m.expression, own.expression) for m in made]
+    assert 0.4 < np.mean(changed) < 0.9
+    for name in ("shape", "albedo", "light", "camera"):
+        assert all(np.array_equal(getattr(m, name), getattr(own, name)) for m in made)
+
+
+def test_of_a_posed_example_the_truth_is_the_photograph_and_the_source_is_not(paired):
+    rows = rows_of(paired[0])
+    posed = rows.filter(pc.equal(rows["kind"], "posed"))
+    example = examples_of(posed)
+    assert (posed["delta_pose_deg"].to_numpy() > 1).mean() > 0.7
+    apart = np.abs(example.conditions.reference.astype(int) - example.target).mean((1, 2, 3))
+    assert (apart > 1).all()
+    assert np.array_equal(posed["source_frame_index"].to_numpy(), posed["target_frame_index"].to_numpy())
