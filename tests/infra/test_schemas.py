@@ -75,7 +75,8 @@ def test_a_slip_in_a_pod_is_found():
 
 
 def test_monitor_fits_its_schema_and_finds_every_ray_pod():
-    (monitor,) = yaml.safe_load_all(rendered_text("monitoring"))
+    made = yaml.safe_load_all(rendered_text("../observability"))
+    (monitor,) = [document for document in made if document["kind"] == "PodMonitor"]
     jsonschema.validate(monitor, yaml.safe_load((SCHEMAS / "podmonitor.yaml").read_text()))
     (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
     for pod in pods(rendered("aws-gpu")):
