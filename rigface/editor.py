@@ -24,6 +24,7 @@ from rigface.errors import BadCheckpoint
 from rigface.face import align
 from rigface.face.lighting import direction
 from rigface.face.mix import axes_of, borrowed, exposure, mix
+from rigface.face.paste import paste
 from rigface.face.rotation import to_degrees, to_matrix
 from rigface.face.see import See, choose
 from rigface.types import Conditions, Face, FaceParams, HeadSpec
@@ -31,7 +32,6 @@ from rigface.types import Conditions, Face, FaceParams, HeadSpec
 if TYPE_CHECKING:
     from rigface.model.pipeline import RigFacePipeline
 
-FEATHER = 0.08  # of the crop's side, over which an edit fades into the frame around it
 PREVIEW_PX = 2048  # a preview is made at the photograph's own resolution up to this crop
 
 Paint = Callable[[Conditions, int], np.ndarray]
@@ -284,43 +284,6 @@ def numbers(params: FaceParams, edit: EditSpec, head: HeadSpec) -> dict[str, flo
         out["light_azimuth_deg"] = float(np.degrees(np.arctan2(x, z)))
         out["light_elevation_deg"] = float(np.degrees(np.arcsin(np.clip(y, -1, 1))))
         out["exposure"] = exposure(np.asarray(params.light))
-    return out
-
-
-def paste(
-    image: np.ndarray, crop: np.ndarray, frame_to_crop: np.ndarray, where: np.ndarray | None = None
-) -> np.ndarray:
-    """The picture with an edited crop back in its place, fading out towards the crop's border.
-
-    A pixel that the edit did not change stays what it was to the bit.
-
-    Args:
-        image: (H, W, 3) uint8. crop: (S, S, 3) uint8, any S. frame_to_crop: (2, 3), for a crop of 512 px.
-        where: (S, S) uint8, how much of the crop may show; None: all of it.
-    """
-    to_frame = align.invert(frame_to_crop).astype(np.float64)
-    x0, y0 = to_frame[:, 2]
-    side = 512 * to_frame[0, 0]
-    left, top, size = round(x0), round(y0), round(side)
-    rows = slice(max(top, 0), min(top + size, len(image)))
-    columns = slice(max(left, 0), min(left + size, image.shape[1]))
-    if size < 2 or rows.stop <= rows.start or columns.stop <= columns.start:
-        return image
-    patch = crop
-    if size != len(crop):
-        patch = cv2.resize(crop, (size, size), interpolation=cv2.INTER_AREA if size < len(crop) else cv2.INTER_CUBIC)
-    edge = np.minimum(np.arange(size) + 0.5, size - np.arange(size) - 0.5) / (FEATHER * size)
-    ramp = np.clip(edge, 0, 1).astype(np.float32)
-    alpha = ramp[:, None] * ramp
-    if where is not None:
-        alpha *= cv2.resize(where, (size, size), interpolation=cv2.INTER_LINEAR) * np.float32(1 / 255)
-    inside = (slice(rows.start - top, rows.stop - top), slice(columns.start - left, columns.stop - left))
-    out = image.copy()
-    old = out[rows, columns].astype(np.float32)
-    step = patch[inside] - old
-    # Where the edit changed nothing, not even rounding may: the old pixel stays.
-    same = np.abs(step).max(-1, keepdims=True) < 1.5
-    out[rows, columns] = np.where(same, old, old + alpha[inside][..., None] * step + 0.5).astype(np.uint8)
     return out
 
 

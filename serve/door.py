@@ -38,7 +38,7 @@ from serve.api import (
     Verified,
     Wish,
 )
-from serve.edits import Editing, sse, wanted_type
+from serve.edits import Editing, server_timing, sse, wanted_type
 from serve.front import Front
 from serve.incoming import Pantry, read, read_job
 from serve.keys import Key, KeyRing
@@ -163,14 +163,15 @@ class _Door:
         async with self.caller(request, "edit") as key:
             _, wish = await read(request, PreviewRequest, self.pantry, key.name, self.house.limits.body_bytes)
             work = self.ask(wish, self.house.eye.preview)
-            data, asked = await within(request, work, self.house.limits.preview_s)
+            made = await within(request, work, self.house.limits.preview_s)
+        seconds = made.seconds | {"total": time.monotonic() - began}
         headers = {
-            "RigFace-Asked": json.dumps(_rounded(asked)),
+            "RigFace-Asked": json.dumps(_rounded(made.asked)),
             "RigFace-Picture": wish.picture,
-            "Server-Timing": f"total;dur={1e3 * (time.monotonic() - began):.1f}",
+            "Server-Timing": server_timing(seconds),
             "Cache-Control": "no-store",
         }
-        return Response(data, media_type="image/jpeg", headers=headers)
+        return Response(made.data, media_type="image/jpeg", headers=headers)
 
     async def edit(self, request: Request) -> Response:
         """Picture + edit -> picture, with asked and achieved numbers; JSON or a stream of progress by `Accept`."""

@@ -74,7 +74,7 @@ class Done:
             "RigFace-Seed": str(self.plan.asked.seed),
             "RigFace-Model": self.model,
             "RigFace-Picture": self.plan.wish.picture,
-            "Server-Timing": ", ".join(f"{name};dur={1e3 * value:.1f}" for name, value in self.seconds.items()),
+            "Server-Timing": server_timing(self.seconds),
             "Cache-Control": "no-store",
         }
 
@@ -219,6 +219,11 @@ def _entry(done: Done) -> dict[str, Any]:
         "from": plan.wish.traits, "edit": plan.wish.edit.to_dict(), "model": done.model, "seed": plan.asked.seed,
         "mark": plan.wrap.record["mark"],
     }  # fmt: skip
+
+
+def server_timing(seconds: dict[str, float]) -> str:
+    """Phases as the header of that name has them."""
+    return ", ".join(f"{name};dur={1e3 * value:.1f}" for name, value in seconds.items())
 
 
 def sse(name: str, content: dict[str, Any]) -> bytes:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -25,6 +26,7 @@ from rigface.face.contours import CONTOURS, POINTS
 from rigface.face.delight import AMBIENT
 from rigface.face.lighting import direction, lamp
 from rigface.face.mix import exposure
+from rigface.face.paste import paste
 from rigface.face.see import See, choose
 from rigface.image import decode, encode_jpeg
 from rigface.types import Conditions, Face, FaceParams
@@ -55,6 +57,15 @@ class Seen:
     def size(self) -> int:
         """Bytes it keeps alive."""
         return self.image.nbytes + sum(f.crop.nbytes + f.mask.nbytes for f in self.faces)
+
+
+@dataclass(frozen=True, eq=False)
+class Previewed:
+    """A preview as a JPEG, the numbers asked, and where the time went, by phase."""
+
+    data: bytes
+    asked: list[dict[str, float]]
+    seconds: dict[str, float]
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +114,8 @@ class Eye:
         params = FaceParams(**{n: np.zeros([sizes.get(a, a) for a in s], np.float32) for n, s in shapes.items()})
         params = replace(params, camera=np.array([8.0, 0, 0], np.float32), light=np.ones((9, 3), np.float32))
         grey = np.full((64, 64, 3), 128, np.uint8)
-        self._editor._composer.preview(grey, params, params, grey[..., 0])
+        moved = self._editor._composer.preview(grey, params, params, grey[..., 0]).image
+        paste(grey, moved, np.array([[8.0, 0, 0], [0, 8.0, 0]], np.float32))
         self.see(np.full((128, 128, 3), 128, np.uint8))
 
     async def ready(self) -> bool:
@@ -122,8 +134,8 @@ class Eye:
         await asyncio.to_thread(self._check, wish)
         return await asyncio.to_thread(mesh_of, choose(seen.faces, wish.face)[0], kind)
 
-    async def preview(self, wish: Wish) -> tuple[bytes, list[dict[str, float]]]:
-        """A JPEG of the edit without a model, at most `max_side` px, and the numbers asked."""
+    async def preview(self, wish: Wish) -> Previewed:
+        """A JPEG of the edit without a model, at most `max_side` px."""
         return await asyncio.to_thread(self._preview, wish)
 
     async def edit_without_model(self, wish: Wish, wrap: Wrap) -> Finished:
@@ -200,10 +212,17 @@ class Eye:
             out, _ = self._editor.apply(out, face, wanted)
         return out, pairs
 
-    def _preview(self, wish: Wish) -> tuple[bytes, list[dict[str, float]]]:
+    def _preview(self, wish: Wish) -> Previewed:
+        marks = [time.perf_counter()]
         self._check(wish)
-        out, pairs = self._moved(wish, self._smaller(wish))
-        return encode_jpeg(out, PREVIEW_QUALITY), self._asked(wish, pairs)
+        small = self._smaller(wish)
+        marks.append(time.perf_counter())
+        out, pairs = self._moved(wish, small)
+        marks.append(time.perf_counter())
+        data = encode_jpeg(out, PREVIEW_QUALITY)
+        marks.append(time.perf_counter())
+        seconds = dict(zip(("look", "move", "encode"), np.diff(marks).tolist()))
+        return Previewed(data, self._asked(wish, pairs), seconds)
 
     def _edit(self, wish: Wish, wrap: Wrap) -> Finished:
         self._check(wish)

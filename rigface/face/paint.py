@@ -8,11 +8,11 @@ Brightened colours bend below white instead of being cut off there.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 import numpy as np
+
+from rigface.face.machine_code import compiled
 
 # Columns of the vertex table.
 HERE, TWIN, SEEN, DARK, TONGUE, TEETH, LIT, TWIN_LIT, WIDTH = 0, 2, 4, 5, 6, 7, 8, 11, 14
@@ -23,15 +23,9 @@ JUMP_PX = 4.0  # of 512: neighbours that come from places so far apart are of tw
 STILL_PX, MOVED_PX = 3.0, 14.0  # of 512: displacements between which the background stops moving with the person
 
 
-@cache
-def compiled() -> Callable[..., None]:
-    """The loop as machine code: from the disk in milliseconds, or compiled in a few seconds."""
-    from numba import njit
-
-    try:
-        return njit(cache=True, nogil=True, error_model="numpy", fastmath=True)(_paint)
-    except RuntimeError:  # neither beside this file nor in the user's cache folder may be written
-        return njit(nogil=True, error_model="numpy", fastmath=True)(_paint)
+def paint(*arrays: np.ndarray) -> None:
+    """`_paint` as machine code; the same arguments."""
+    compiled(_paint, fastmath=True)(*arrays)
 
 
 def _paint(
@@ -66,7 +60,6 @@ def _paint(
 
     masked, layered = mask.shape[0] > 0, back.shape[0] > 0
     unit = size / 512.0
-    at = np.empty(WIDTH)
     place = np.empty((size, size, 2), np.float32)  # where each pixel came from
 
     for j in range(size):
@@ -79,42 +72,50 @@ def _paint(
                     new_mask[j, i] = mask[j, i]
                 place[j, i, 0], place[j, i, 1] = i + 0.5, j + 0.5
                 continue
-            w0, w1, w2 = shares[j, i, 0], shares[j, i, 1], shares[j, i, 2]
-            v0, v1, v2 = triangles[f, 0], triangles[f, 1], triangles[f, 2]
-            for k in range(WIDTH):
-                at[k] = w0 * table[v0, k] + w1 * table[v1, k] + w2 * table[v2, k]
-            dx, dy = at[HERE] - i - 0.5, at[HERE + 1] - j - 0.5
-            moved = np.hypot(dx, dy) / unit
-            share = 1 - (SETTLED_PX / moved) ** 2 if moved > SETTLED_PX else 0.0
-            at[HERE], at[HERE + 1] = i + 0.5 + share * dx, j + 0.5 + share * dy
-            place[j, i, 0], place[j, i, 1] = at[HERE], at[HERE + 1]
-            new = 1 - at[SEEN]
-            mirrored = at[SEEN] < 0.999
-            a, b, p, q = corner(at[HERE], at[HERE + 1])
+            w0, w1, w2 = np.float64(shares[j, i, 0]), np.float64(shares[j, i, 1]), np.float64(shares[j, i, 2])
+            at0, at1, at2 = table[triangles[f, 0]], table[triangles[f, 1]], table[triangles[f, 2]]
+            dx = w0 * at0[HERE] + w1 * at1[HERE] + w2 * at2[HERE] - i - 0.5
+            dy = w0 * at0[HERE + 1] + w1 * at1[HERE + 1] + w2 * at2[HERE + 1] - j - 0.5
+            moved = (dx * dx + dy * dy) / (unit * unit)  # squared: most pixels need no root
+            share = 1 - SETTLED_PX**2 / moved if moved > SETTLED_PX**2 else 0.0
+            x, y = i + 0.5 + share * dx, j + 0.5 + share * dy
+            place[j, i, 0], place[j, i, 1] = x, y
+            seen = w0 * at0[SEEN] + w1 * at1[SEEN] + w2 * at2[SEEN]
+            new = 1 - seen
+            mirrored = seen < 0.999
+            a, b, p, q = corner(x, y)
             if mirrored:
-                ta, tb, tp, tq = corner(at[TWIN], at[TWIN + 1])
+                ta, tb, tp, tq = corner(
+                    w0 * at0[TWIN] + w1 * at1[TWIN] + w2 * at2[TWIN],
+                    w0 * at0[TWIN + 1] + w1 * at1[TWIN + 1] + w2 * at2[TWIN + 1],
+                )
             person = 1.0
             if masked:
                 person, level = grey(soft, a, b, p, q) / 255.0, grey(mask, a, b, p, q)
                 if mirrored:
-                    person = at[SEEN] * person + (1 - at[SEEN]) * grey(soft, ta, tb, tp, tq) / 255.0
-                    level = at[SEEN] * level + (1 - at[SEEN]) * grey(mask, ta, tb, tp, tq)
+                    person = seen * person + (1 - seen) * grey(soft, ta, tb, tp, tq) / 255.0
+                    level = seen * level + (1 - seen) * grey(mask, ta, tb, tp, tq)
                 new_mask[j, i] = np.uint8(level + 0.5)
             covered = 0.0
             if layered and person < 0.999:
-                covered = (1 - person) * min(max((moved - STILL_PX) / (MOVED_PX - STILL_PX), 0.0), 1.0)
+                covered = (1 - person) * min(max((np.sqrt(moved) - STILL_PX) / (MOVED_PX - STILL_PX), 0.0), 1.0)
                 new = max(new, covered * hole[j, i] / 255.0)
-            dark = at[DARK]
-            new = max(new, dark)
+            dark = w0 * at0[DARK] + w1 * at1[DARK] + w2 * at2[DARK]
+            if dark > 0:
+                new = max(new, dark)
+                tongue = w0 * at0[TONGUE] + w1 * at1[TONGUE] + w2 * at2[TONGUE]
+                teeth = w0 * at0[TEETH] + w1 * at1[TEETH] + w2 * at2[TEETH]
             for c in range(3):
-                lit = 1 + person * (at[LIT + c] - 1)
+                lit = w0 * at0[LIT + c] + w1 * at1[LIT + c] + w2 * at2[LIT + c]
+                lit = 1 + person * (lit - 1)
                 value = lit * colour(a, b, p, q, c)
                 if mirrored:
-                    twin_lit = 1 + person * (at[TWIN_LIT + c] - 1)
-                    value = at[SEEN] * value + (1 - at[SEEN]) * twin_lit * colour(ta, tb, tp, tq, c)
+                    twin_lit = w0 * at0[TWIN_LIT + c] + w1 * at1[TWIN_LIT + c] + w2 * at2[TWIN_LIT + c]
+                    twin_lit = 1 + person * (twin_lit - 1)
+                    value = seen * value + (1 - seen) * twin_lit * colour(ta, tb, tp, tq, c)
                 if dark > 0:
-                    depth = inside[0, c] + at[TONGUE] * at[TONGUE] * (inside[1, c] - inside[0, c])
-                    depth += at[TEETH] * (inside[2, c] - depth)
+                    depth = inside[0, c] + tongue * tongue * (inside[1, c] - inside[0, c])
+                    depth += teeth * (inside[2, c] - depth)
                     value += dark * (lit * depth - value)
                 if lit > 1 and value > KNEE * 255:
                     over = value / 255.0 - KNEE

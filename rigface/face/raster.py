@@ -17,15 +17,15 @@ Shape suffixes: N images, V vertices, F triangles, H rows, W columns.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from rigface.face.machine_code import compiled
 
 _BITS = 16  # fraction bits of a snapped coordinate, where the picture is not so large that products overflow
 
@@ -84,7 +84,7 @@ def rasterize(
         torch.zeros(len(points), height, width, 3),
         torch.full((len(points), height, width), math.inf),
     )
-    draw = _compiled()
+    draw = compiled(_draw)
     corners, triangles = points.double().contiguous().numpy(), faces.to(torch.int32).contiguous().numpy()
 
     def one(n: int) -> None:
@@ -123,17 +123,6 @@ def rasterize_pytorch3d(points: Tensor, faces: Tensor, size: tuple[int, int], *,
         barycentrics[..., 0, :].masked_fill(empty[..., None], 0.0),
         (depth[..., 0] + near - 1).masked_fill(empty, math.inf),
     )
-
-
-@cache
-def _compiled() -> Callable[..., None]:
-    """The loop below as machine code: from the disk in milliseconds, or compiled in a second or two."""
-    from numba import njit
-
-    try:
-        return njit(cache=True, nogil=True, error_model="numpy")(_draw)
-    except RuntimeError:  # neither beside this file nor in the user's cache folder may be written
-        return njit(nogil=True, error_model="numpy")(_draw)
 
 
 def _draw(points: Any, faces: Any, cull: bool, face: Any, barycentrics: Any, depth: Any) -> None:

@@ -104,7 +104,7 @@ class Previewer:
         image, invented = np.empty_like(crop), np.zeros((size, size), np.float32)
         hard = np.zeros((0, 0), np.uint8) if mask is None else np.ascontiguousarray(mask)
         new_mask = np.empty_like(hard)
-        paint.compiled()(
+        paint.paint(
             fragments.face[0].numpy(), fragments.barycentrics[0].numpy(), mesh.triangles.numpy(), table,
             _inside_of_mouth(crop, points[0]), np.ascontiguousarray(crop), hard, soft, back, hole, image, new_mask, invented,
         )  # fmt: skip

@@ -12,6 +12,7 @@ from scipy.spatial import Delaunay
 
 from rigface.face import raster
 from rigface.face.camera import to_crop_px
+from rigface.face.machine_code import compiled
 from rigface.face.raster import rasterize, rasterize_pytorch3d
 from rigface.face.unpickle import load
 
@@ -136,7 +137,7 @@ def test_a_face_of_missing_vertices_is_refused():
 
 def test_a_disk_that_cannot_be_written_does_not_stop_it(monkeypatch):
     monkeypatch.setattr("numba.core.caching.CacheImpl._locator_classes", [])
-    kernel = raster._compiled.__wrapped__()
+    kernel = compiled.__wrapped__(raster._draw)
     out = torch.full((2, 2), -1, dtype=torch.int32)
     kernel.py_func(  # the same loop, uncompiled
         square(0, 0, 2, 2)[0].double().numpy(),

@@ -1,0 +1,70 @@
+"""Put an edited crop back into its picture, fading out towards the crop's border.
+
+Path: edited crop -> paste -> the whole picture. The counterpart of `align.crop`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cv2
+import numpy as np
+
+from rigface.face import align
+from rigface.face.machine_code import compiled
+
+FEATHER = 0.08  # of the crop's side, over which an edit fades into the frame around it
+
+
+def paste(
+    image: np.ndarray, crop: np.ndarray, frame_to_crop: np.ndarray, where: np.ndarray | None = None
+) -> np.ndarray:
+    """The picture with an edited crop back in its place.
+
+    A pixel that the edit did not change stays what it was to the bit.
+
+    Args:
+        image: (H, W, 3) uint8. crop: (S, S, 3) uint8, any S. frame_to_crop: (2, 3), for a crop of 512 px.
+        where: (S, S) uint8, how much of the crop may show; None: all of it.
+    """
+    to_frame = align.invert(frame_to_crop).astype(np.float64)
+    x0, y0 = to_frame[:, 2]
+    side = 512 * to_frame[0, 0]
+    left, top, size = round(x0), round(y0), round(side)
+    if size < 2 or min(top + size, len(image)) <= max(top, 0) or min(left + size, image.shape[1]) <= max(left, 0):
+        return image
+    patch = crop
+    if size != len(crop):
+        patch = cv2.resize(crop, (size, size), interpolation=cv2.INTER_AREA if size < len(crop) else cv2.INTER_CUBIC)
+    edge = np.minimum(np.arange(size) + 0.5, size - np.arange(size) - 0.5) / (FEATHER * size)
+    ramp = np.clip(edge, 0, 1).astype(np.float32)
+    shown = np.zeros((0, 0), np.uint8)
+    if where is not None:
+        shown = cv2.resize(where, (size, size), interpolation=cv2.INTER_LINEAR)
+    out = image.copy()
+    compiled(_blend)(out, np.ascontiguousarray(patch), ramp, shown, top, left)
+    return out
+
+
+def _blend(out: Any, patch: Any, ramp: Any, shown: Any, top: int, left: int) -> None:
+    """`patch` into `out` at `top`, `left`, which may lie outside. Compiled by numba.
+
+    Args:
+        out: (H, W, 3) uint8, changed. patch: (S, S, 3) uint8. ramp: (S,) float32, how much of a row or column shows.
+        shown: (S, S) uint8, how much of each pixel shows, or (0, 0).
+    """
+    size = len(patch)
+    masked = len(shown) > 0
+    for j in range(max(-top, 0), min(size, out.shape[0] - top)):
+        for i in range(max(-left, 0), min(size, out.shape[1] - left)):
+            most = 0
+            for c in range(3):
+                most = max(most, abs(np.int32(patch[j, i, c]) - np.int32(out[top + j, left + i, c])))
+            if most < 2:  # where the edit changed nothing, not even rounding may
+                continue
+            alpha = ramp[j] * ramp[i]
+            if masked:
+                alpha *= np.float32(shown[j, i]) * np.float32(1 / 255)
+            for c in range(3):
+                old = np.float32(out[top + j, left + i, c])
+                out[top + j, left + i, c] = np.uint8(old + alpha * (np.float32(patch[j, i, c]) - old) + np.float32(0.5))
