@@ -7,9 +7,10 @@ STAMP  := .venv/installed
 
 .PHONY: demo test lint readme snapshots env clean
 
-demo: env  ## extract the faces of a small clip and make the page that shows them
+demo: env  ## faces from a small clip, a page that shows them, and the editing service with its page in the browser
 	$(BIN)/rigface extract $(VIDEO) $(OUT) --fps 15
 	$(BIN)/rigface inspect $(OUT)
+	$(BIN)/rigface serve demo $(VIDEO) $(OUT)
 
 test: env  ## all tests, without a GPU and without network
 	$(BIN)/python -m pytest

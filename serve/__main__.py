@@ -2,12 +2,14 @@
 
 rigface serve                                the editor page at http://127.0.0.1:8000, with the preview
 rigface serve --model weights/mini           with a model
+rigface serve demo clip.mp4 out/demo         start, make one edit through HTTP, and stay for the browser
 rigface serve key add alice --file keys.jsonl
 rigface serve enroll anna anna1.jpg anna2.jpg --file consent.jsonl
 """
 
 from __future__ import annotations
 
+import inspect
 import os
 import signal
 import sys
@@ -22,6 +24,8 @@ from tyro.conf import Positional
 
 from rigface.errors import RigFaceError
 
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
 
 @dataclass(frozen=True)
 class Start:
@@ -34,6 +38,7 @@ class Start:
     """A checkpoint folder; none: edits are previews."""
     host: str = "127.0.0.1"
     port: int = 8000
+    """0 takes any that is free."""
     device: str = "cpu"
     """Of the model."""
     keys: str = ""
@@ -41,8 +46,9 @@ class Start:
     fetch: tuple[str, ...] = ()
     """Beginnings of object-store addresses that requests may name, such as https://bucket.s3.amazonaws.com/ ; with networks
     such as 10.0.0.0/8 where those have private addresses."""
-    jobs: str = ""
-    """Folder or s3://bucket/prefix of the queue of jobs; empty: no jobs."""
+    jobs: str | None = None
+    """Folder or s3://bucket/prefix of the queue of jobs, which clips need; where left out, a folder of the user's own for this
+    port. '': no jobs."""
     webhooks: tuple[str, ...] = ()
     """Beginnings of addresses that may be told when a job has ended; needs RIGFACE_WEBHOOK_SECRET in the environment."""
     audit: str = ""
@@ -56,24 +62,67 @@ class Start:
 
     def run(self) -> int:
         """Until stopped."""
-        if not self.keys and self.host not in ("127.0.0.1", "localhost", "::1"):
+        if not self.keys and self.host not in LOOPBACK:
             print("rigface serve: --host is not loopback: name a file of API keys with --keys", file=sys.stderr)
             return 1
-        from serve.local import serving
+        from serve.local import free_port, serving
 
-        with serving(self.host, self.port, **self._args()) as url:
+        port = free_port(self.host, self.port)
+        with serving(self.host, port, **self._args(port)) as url:
             print(f"The editor is at {url}/   API: {url}/openapi.json   stop: ctrl-c", flush=True)
-            stop = threading.Event()
-            for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, lambda *_: stop.set())
-            stop.wait()
-            print("Letting requests finish.", flush=True)
+            stay()
         return 0
 
-    def _args(self) -> dict[str, Any]:
-        names = ("model", "device", "keys", "edit_s", "jobs", "audit", "consent", "deny")
+    def _args(self, port: int) -> dict[str, Any]:
+        names = ("model", "device", "keys", "edit_s", "audit", "consent", "deny")
+        jobs = str(Path.home() / ".local" / "share" / "rigface" / f"jobs-{port}") if self.jobs is None else self.jobs
         lists = {"fetch": list(self.fetch), "webhooks": list(self.webhooks)}
-        return {name: getattr(self, name) for name in names} | lists
+        return {name: getattr(self, name) for name in names} | lists | {"jobs": jobs}
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Start the service, make one edit of a clip's or a picture's face through HTTP, and print where the editor page is.
+
+    At a terminal it stays until ctrl-c. Elsewhere, as in CI, it ends, and prints the command that starts it again.
+    """
+
+    source: Positional[Path]
+    """A clip or a picture that shows a face."""
+    out: Positional[Path] = Path("out/demo")
+    """Folder for the picture that is made."""
+    model: str = ""
+    """A checkpoint folder; none: the edit is the instant preview."""
+    port: int = 0
+    """0 takes any that is free."""
+
+    def run(self) -> int:
+        """Show it."""
+        from serve.demo import show
+        from serve.local import free_port, serving
+
+        port = free_port("127.0.0.1", self.port)
+        print("Starting the editing service; the first start takes half a minute.", flush=True)
+        with serving(port=port, quiet=True, model=self.model, jobs=str(self.out / "jobs")) as url:
+            print(show(url, self.source, self.out), flush=True)
+            if sys.stdin.isatty() and sys.stdout.isatty() and not os.environ.get("CI"):
+                print("Open it in a browser. Ctrl-C ends the service.", flush=True)
+                stay()
+            else:
+                again = f"{Path(sys.executable).parent / 'rigface'} serve" + (
+                    f" --model {self.model}" if self.model else ""
+                )
+                print(f"Nobody is at a terminal, so the service ends here. To have it again:\n  {again}", flush=True)
+        return 0
+
+
+def stay() -> None:
+    """Until somebody says stop."""
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    stop.wait()
+    print("Letting requests finish.", flush=True)
 
 
 @dataclass(frozen=True)
@@ -167,11 +216,11 @@ def _vector_of(path: Path) -> Any:
 def main(argv: Sequence[str] | None = None) -> int:
     """The entry point; 0, or 1 where an error of ours ended it."""
     words = list(sys.argv[1:] if argv is None else argv)
-    kind: Any = Start
-    if words[:1] in (["key"], ["enroll"]):
-        kind, words = {"key": KeyCommand, "enroll": EnrollCommand}[words[0]], words[1:]
+    kind: Any = {"key": KeyCommand, "enroll": EnrollCommand, "demo": Demo}.get(words[0] if words else "", Start)
+    prog = "rigface serve" if kind is Start else f"rigface serve {words.pop(0)}"
     try:
-        return tyro.cli(kind, prog="rigface serve", description=__doc__, args=words).run()
+        about = "\n\n".join(filter(None, inspect.cleandoc(__doc__ if kind is Start else kind.__doc__).splitlines()))
+        return tyro.cli(kind, prog=prog, description=about, args=words).run()
     except (RigFaceError, ValueError, FileNotFoundError) as error:
         print(f"rigface serve: {error}", file=sys.stderr)
         return 1

@@ -8,23 +8,30 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
 import time
 from collections.abc import Iterator
 from typing import Any
 
 READY_S = 180.0
+CALM = {"log_level": "WARNING"}  # Serve's own lines; each request has one of ours
+# By default Serve kills its own proxy when it is not up within three times 5 s, which on a busy machine it never is.
+PATIENCE = {"RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60", "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "30"}
 
 
 @contextlib.contextmanager
-def serving(host: str = "127.0.0.1", port: int = 8000, **args: Any) -> Iterator[str]:
+def serving(host: str = "127.0.0.1", port: int = 8000, *, quiet: bool = False, **args: Any) -> Iterator[str]:
     """Have the service while inside.
 
     Args:
+        quiet: keep the log lines of the deployments to their files.
         args: of `serve.app.Args`.
 
     Yields:
         Its address, such as "http://127.0.0.1:8000".
     """
+    for name, value in PATIENCE.items():
+        os.environ.setdefault(name, value)
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_AUTH_MODE", "disabled" if host == "127.0.0.1" else "token")
     import ray
@@ -38,12 +45,12 @@ def serving(host: str = "127.0.0.1", port: int = 8000, **args: Any) -> Iterator[
             num_cpus=max(4, os.cpu_count() or 1),  # logical: the deployments share what there is
             object_store_memory=300 * 2**20,
             include_dashboard=False,
-            log_to_driver=True,
+            log_to_driver=not quiet,
             logging_level=logging.ERROR,
         )
     try:
-        serve.start(http_options={"host": host, "port": port}, logging_config={"log_level": "WARNING"})
-        serve.run(build(Args(**args)), name="rigface", route_prefix="/")
+        serve.start(http_options={"host": host, "port": port}, logging_config=CALM)
+        serve.run(build(Args(**args)), name="rigface", route_prefix="/", logging_config=CALM)
         url = f"http://{host}:{port}"
         _wait(url)
         yield url
@@ -51,6 +58,23 @@ def serving(host: str = "127.0.0.1", port: int = 8000, **args: Any) -> Iterator[
         serve.shutdown()
         if own:
             ray.shutdown()
+
+
+def free_port(host: str, port: int) -> int:
+    """The port, or any that is free for 0.
+
+    Raises:
+        ValueError: somebody listens there already.
+    """
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as trial:
+        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            trial.bind((host, port))
+        except OSError as error:
+            raise ValueError(
+                f"--port {port}: {host} cannot be listened on there ({error.strerror}); choose another"
+            ) from None
+        return int(trial.getsockname()[1])
 
 
 def _wait(url: str) -> None:

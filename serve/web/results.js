@@ -23,7 +23,6 @@ export class Results {
     const button = element("button", { type: "button", "aria-label": index ? `Result ${index}, ${entry.label}` : entry.label, onclick: () => this.recall(index, true) },
       element("img", { src: entry.url, alt: "" }), element("span", {}, name));
     get("history").append(element("li", {}, button));
-    get("history").scrollLeft = get("history").scrollWidth;
   }
 
   get latest() { return this.entries.length - 1; }
@@ -38,6 +37,8 @@ export class Results {
     }
     this.mark(index);
     reach(this.panel, entry.result);
+    const shelf = get("history"), item = shelf.children[index]; // after the table has taken its room
+    shelf.scrollLeft = item.offsetLeft - (shelf.clientWidth - item.offsetWidth) / 2;
     const link = get("download");
     link.hidden = !entry.result;
     if (entry.result) { link.href = entry.url; link.download = `rigface-${index}.${entry.result.media_type.split("/")[1]}`; }

@@ -1,6 +1,10 @@
 """A service in this process: eyes that see one fitted head wherever a picture is not flat, and a toy model that paints."""
 
 import asyncio
+import contextlib
+import socket
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -123,6 +127,26 @@ def png() -> bytes:
 def flat() -> bytes:
     """A picture of nobody."""
     return encode_jpeg(np.full((64, 64, 3), 90, np.uint8))
+
+
+@contextlib.contextmanager
+def listening(house):
+    """A house's address on loopback, served by this process."""
+    import uvicorn
+
+    from serve.door import make_api
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = uvicorn.Server(uvicorn.Config(make_api(house), port=port, log_level="error"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.02)
+    yield f"http://127.0.0.1:{port}"
+    server.should_exit = True
+    thread.join(10)
 
 
 def run(coroutine):

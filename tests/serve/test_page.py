@@ -2,15 +2,13 @@
 
 import json
 import shutil
-import socket
-import threading
-import time
 
 import numpy as np
 import pytest
 
 from rigface.image import encode_png
-from tests.serve.conftest import photo
+from serve.door import House
+from tests.serve.conftest import listening, photo
 
 BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 pytestmark = pytest.mark.skipif(
@@ -54,21 +52,8 @@ def jobs(fixtures):
 @pytest.fixture(scope="module")
 def url(eye, studio, jobs):
     """The service on loopback, in this process."""
-    import uvicorn
-
-    from serve.door import House, make_api
-
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    server = uvicorn.Server(uvicorn.Config(make_api(House(eye, studio, jobs=jobs)), port=port, log_level="error"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.02)
-    yield f"http://127.0.0.1:{port}/"
-    server.should_exit = True
-    thread.join(10)
+    with listening(House(eye, studio, jobs=jobs)) as url:
+        yield f"{url}/"
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,40 @@
+"""The end of the tour: one edit of a clip's face through HTTP, written, and told with its numbers."""
+
+import pytest
+
+from rigface.errors import PlanError
+from rigface.image import decode
+from serve.demo import show
+from serve.door import House
+from serve.local import free_port
+from serve.painter import Studio
+from tests.serve.conftest import listening
+
+
+@pytest.fixture(scope="module")
+def url(eye):
+    """A service without a checkpoint, as a newcomer has it."""
+    with listening(House(eye, Studio.of({}))) as url:
+        yield url
+
+
+def test_a_clip_is_edited_and_the_newcomer_told_what_painted(url, fixtures, tmp_path):
+    told = show(url, fixtures / "clip.mp4", tmp_path)
+    assert decode((tmp_path / "edited.png").read_bytes()).shape == (360, 640, 3)
+    assert "by the instant preview" in told
+    assert "No trained model is loaded here; start the service with --model FOLDER" in told
+    assert told.endswith(f"The editor: {url}/")
+    assert "asked  achieved\n  turn                  14.0" in told
+
+
+def test_a_picture_of_nobody_ends_with_a_sentence(url, flat, tmp_path):
+    (tmp_path / "flat.jpg").write_bytes(flat)
+    with pytest.raises(PlanError, match="no face was found in it"):
+        show(url, tmp_path / "flat.jpg", tmp_path)
+
+
+def test_a_port_that_is_taken_is_named(url):
+    port = int(url.rpartition(":")[2])
+    with pytest.raises(ValueError, match=f"--port {port}"):
+        free_port("127.0.0.1", port)
+    assert free_port("127.0.0.1", 0) > 1023
