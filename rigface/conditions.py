@@ -54,6 +54,8 @@ class Composer:
         size: of the pictures, px.
         model: the head.
         expression_field: which coefficients are the expression code; a checkpoint's `expression_field`.
+        detail: the model changes the render and leaves its detail alone; a checkpoint's `detail`. Nothing here depends on
+            it: who pastes the result does.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class Composer:
         size: int = 256,
         model: OpenHead | None = None,
         expression_field: ExpressionField = "expression",
+        detail: bool = False,
     ) -> None:
         if style not in get_args(RenderStyle):
             raise ValueError(f"render style: want one of {', '.join(get_args(RenderStyle))}, got {style!r}")
@@ -69,7 +72,7 @@ class Composer:
             raise ValueError(
                 f"expression field: want one of {', '.join(get_args(ExpressionField))}, got {expression_field!r}"
             )
-        self.style, self.size, self.expression_field = style, size, expression_field
+        self.style, self.size, self.expression_field, self.detail = style, size, expression_field, detail
         model = model or OpenHead.load()
         self.preview = Previewer(model)
         self._head = None if style == "texture" else model.head()

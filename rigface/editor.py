@@ -98,7 +98,12 @@ class Editor:
         pipe = RigFacePipeline.from_pretrained(checkpoint, device, autocast="auto")
         check_head(pipe, see.head)
         config = pipe.config
-        composer = Composer(config.render_style, config.size, expression_field=config.expression_field)  # type: ignore[arg-type]
+        composer = Composer(
+            config.render_style,  # type: ignore[arg-type]
+            config.size,
+            expression_field=config.expression_field,  # type: ignore[arg-type]
+            detail=config.detail,
+        )
         return cls(see, ModelPaint(pipe), composer)
 
     def edit(
@@ -200,7 +205,13 @@ class Editor:
             size = self._composer.size
             people = [source.mask, *([] if composed.preview.mask is None else [composed.preview.mask])]
             both = np.maximum.reduce([cv2.resize(m, (size, size), interpolation=cv2.INTER_AREA) for m in people])
+            if self._composer.detail:
+                crop = refined(crop, composed.conditions.render, self._previewed(image, source, wanted)[0])
             return crop, _widened(both)
+        return self._previewed(image, source, wanted)
+
+    def _previewed(self, image: np.ndarray, source: Face, wanted: FaceParams) -> tuple[np.ndarray, np.ndarray | None]:
+        """The preview at the photograph's own resolution, and where it may show; None: everywhere."""
         side = round(512 / float(source.frame_to_crop[0, 0]))
         size = min(max(side, 64), PREVIEW_PX)
         crop = align.crop(image, source.frame_to_crop * (size / len(source.crop)), size)
@@ -285,6 +296,24 @@ def numbers(params: FaceParams, edit: EditSpec, head: HeadSpec) -> dict[str, flo
         out["light_elevation_deg"] = float(np.degrees(np.arcsin(np.clip(y, -1, 1))))
         out["exposure"] = exposure(np.asarray(params.light))
     return out
+
+
+def refined(made: np.ndarray, preview: np.ndarray, fine: np.ndarray) -> np.ndarray:
+    """What a model changed about a small preview, done to the same preview at a higher resolution.
+
+    Hair and skin stay as sharp as the photograph; only what the model did is as coarse as its pixels.
+
+    Args:
+        made, preview: (S, S, 3) uint8, the model's picture and the preview it began at.
+        fine: (T, T, 3) uint8, the preview at another size.
+
+    Returns:
+        (T, T, 3) uint8.
+    """
+    size = fine.shape[:2]
+    change = made.astype(np.float32) - preview
+    change = cv2.resize(change, size, interpolation=cv2.INTER_CUBIC if len(fine) > len(made) else cv2.INTER_AREA)
+    return (fine + change + 0.5).clip(0, 255).astype(np.uint8)
 
 
 def _widened(mask: np.ndarray) -> np.ndarray:

@@ -371,6 +371,7 @@ class Canvas:
     style: str
     size: int
     expression_field: str = "expression"
+    detail: bool = False
 
 
 @dataclass(frozen=True)

@@ -248,6 +248,7 @@ class Eye:
                 canvas.style,  # type: ignore[arg-type]
                 canvas.size,
                 expression_field=canvas.expression_field,  # type: ignore[arg-type]
+                detail=canvas.detail,
             )
         return self._composers[canvas]
 

@@ -167,7 +167,8 @@ class _Making:
         job.total = info.shown_frames
         composer = None
         if self.canvas is not None:
-            composer = Composer(self.canvas.style, self.canvas.size, expression_field=self.canvas.expression_field)  # type: ignore[arg-type]
+            look = self.canvas
+            composer = Composer(look.style, look.size, expression_field=look.expression_field, detail=look.detail)  # type: ignore[arg-type]
         editor = Editor(see, self.paint, composer)
         parts = self._parts()
         job.finished = sum(len(p["times"]) for p in parts)

@@ -347,7 +347,7 @@ class Studio:
 
 
 def _canvas(config: Any) -> Canvas:
-    return Canvas(config.render_style, config.size, config.expression_field)
+    return Canvas(config.render_style, config.size, config.expression_field, config.detail)
 
 
 def _scales(options: PaintOptions) -> tuple[float, float, float]:

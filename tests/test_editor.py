@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
+from rigface.conditions import Composer
 from rigface.editor import Editor
 from rigface.edits import EditSpec, LightEdit
 from rigface.errors import BadCheckpoint, NoFace
@@ -170,3 +171,19 @@ def test_weights_for_another_head_are_refused(see, tmp_path):
     checkpoint.save(tmp_path / "old", made)
     with pytest.warns(UserWarning, match="trained on open 0"):
         Editor.load(str(tmp_path / "old"), see=see)
+
+
+def test_a_model_that_changes_the_preview_leaves_it_as_sharp_as_the_photograph(see, photo):
+    """Painting the small preview back is no change at all; painting it darker darkens the fine one."""
+    size = 64
+    composer = Composer("texture", size, detail=True)
+    edit = EditSpec(yaw_deg=10)
+    fine = Editor(see).edit(photo, edit, measure=False)
+    same = Editor(see, lambda c, seed: c.render, composer).edit(photo, edit, measure=False)
+    assert same.crops[0].shape == fine.crops[0].shape
+    assert np.array_equal(same.crops[0], fine.crops[0])
+    darker = Editor(see, lambda c, seed: (c.render * 0.8).astype(np.uint8), composer).edit(photo, edit, measure=False)
+    middle = slice(len(fine.crops[0]) // 3, 2 * len(fine.crops[0]) // 3)
+    there, here = (crop[middle, middle].astype(float) for crop in (fine.crops[0], darker.crops[0]))
+    assert here.mean() == pytest.approx(0.8 * there.mean(), rel=0.03)
+    assert cv2.Laplacian(here, cv2.CV_64F).std() == pytest.approx(cv2.Laplacian(there, cv2.CV_64F).std(), rel=0.1)
