@@ -37,8 +37,9 @@ PICTURES = (".png", ".jpg", ".jpeg")
 class Engine:
     """What edits."""
 
-    checkpoint: Annotated[str | None, arg(metavar="FOLDER", help_behavior_hint="")] = None
-    """Folder of model weights. Without one the result is the preview: the photograph itself, moved and lit."""
+    checkpoint: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")] = None
+    """`mini` (the small model that ships), a folder of weights, or `preview`: the photograph itself, moved and lit. Without
+    it `mini` where it is, else the preview."""
     device: str = "cpu"
     """Of the model: cpu, cuda, cuda:1 ..."""
     seed: int = 0
@@ -195,15 +196,21 @@ def _edit_picture(job: EditJob, spec: EditSpec, editor: Editor, givers: Mapping[
         rows_of(source.params, wanted, found, spec, editor)
         for source, wanted, found in zip(done.sources, done.wanted, done.found)
     ]
-    return Outcome(job.out, [] if job.engine.quick else rows, seconds=time.monotonic() - began, notes=hints(job.engine))
+    return Outcome(
+        job.out, [] if job.engine.quick else rows, seconds=time.monotonic() - began, notes=hints(job.engine, editor)
+    )
 
 
 LOOK_CLOSER = ". Is it small, or seen from behind? --small-faces looks closer"
 
 
-def hints(engine: Engine) -> tuple[str, ...]:
-    """What the user may want to know about what edited."""
-    return () if engine.checkpoint else ("made by the preview; --checkpoint FOLDER paints with a model",)
+def hints(engine: Engine, editor: Editor) -> tuple[str, ...]:
+    """What the user may want to know about what edited, where they did not say it themselves."""
+    if engine.checkpoint is not None:
+        return ()
+    if editor.has_model:
+        return ("made by mini; --checkpoint preview is faster, --checkpoint FOLDER paints with weights of yours",)
+    return ("made by the preview, as mini is not here; --checkpoint FOLDER paints with a model",)
 
 
 def rows_of(source: FaceParams, wanted: FaceParams, found: FaceParams | None, spec: EditSpec, editor: Editor) -> Rows:

@@ -33,7 +33,7 @@ def edit_clip(job: EditJob, spec: EditSpec, editor: Editor, givers: Mapping[Trai
 
     info = _probed(job.source)
     clip = Reading(str(job.source), info.fps)
-    how = How(job.face, job.engine.seed, hold_boxes=job.engine.checkpoint is not None)
+    how = How(job.face, job.engine.seed, hold_boxes=editor.has_model)
     shown = edited(editor, clip, spec, givers, how)
     return _write(
         job, shown, clip, (info.width, info.height), info, spec, editor, f"{job.source.name} -> {job.out.name}"
@@ -89,7 +89,7 @@ def _write(
             step(film.frames)
     notes = [f"{video.name}: {note}" for note in clip.notes()]
     seconds = time.monotonic() - began
-    return Outcome(job.out, means(samples, spec, editor), film.frames, seconds, (*notes, *hints(job.engine)))
+    return Outcome(job.out, means(samples, spec, editor), film.frames, seconds, (*notes, *hints(job.engine, editor)))
 
 
 def means(samples: Samples, spec: EditSpec, editor: Editor) -> list[Rows]:

@@ -2,7 +2,7 @@
 
 Path: picture -> See -> mix -> compose -> model (or the preview, where there is none) -> pasted back -> seen again.
 
-    editor = Editor.load()                                  # or Editor.load("weights/mini")
+    editor = Editor.load()                                  # or Editor.load("runs/mine/model")
     result = editor.edit(picture, EditSpec(yaw_deg=15, expression={"smile": 0.6}))
     result.image, result.asked, result.achieved
 """
@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 import torch
 
+from rigface import assets
 from rigface.conditions import MARGIN, Composed, Composer
 from rigface.edits import EditSpec, Trait
 from rigface.errors import BadCheckpoint
@@ -32,6 +33,7 @@ from rigface.types import Conditions, Face, FaceParams, HeadSpec
 if TYPE_CHECKING:
     from rigface.model.pipeline import RigFacePipeline
 
+PREVIEW = "preview"  # the name of the editor without a model, where a checkpoint may be named
 PREVIEW_PX = 2048  # a preview is made at the photograph's own resolution up to this crop
 
 Paint = Callable[[Conditions, int], np.ndarray]
@@ -78,12 +80,18 @@ class Editor:
         self._paint = paint
         self._composer = composer or Composer("texture", 512)
 
+    @property
+    def has_model(self) -> bool:
+        """Whether a model paints; else edits are previews."""
+        return self._paint is not None
+
     @classmethod
     def load(cls, checkpoint: str | None = None, device: str = "cpu", see: See | None = None) -> Editor:
         """The default eyes, and a model.
 
         Args:
-            checkpoint: a folder of weights (ours, or the released layout), `tiny`, `sd15:FOLDER`; None: the preview.
+            checkpoint: `mini`, a folder of weights (ours, or the released layout), `tiny`, `sd15:FOLDER`; `preview`: no
+                model. None: `usual_checkpoint()`.
             device: of the model.
             see: other eyes.
 
@@ -91,7 +99,8 @@ class Editor:
             MissingAsset, BadCheckpoint: the weights are not there, or belong to another head.
         """
         see = see or See.load()
-        if checkpoint is None:
+        checkpoint = usual_checkpoint() if checkpoint is None else checkpoint
+        if checkpoint == PREVIEW:
             return cls(see)
         from rigface.model.pipeline import RigFacePipeline
 
@@ -247,6 +256,11 @@ class ModelPaint:
         if last is None or last[0] != name:
             last = self._last = (name, self.pipe.remember(conditions.reference))
         return self.pipe.edit(conditions, seed=seed, memory=last[1])
+
+
+def usual_checkpoint() -> str:
+    """What edits where nobody says: `mini` where it is, else `preview`."""
+    return "mini" if assets.is_here("mini") else PREVIEW
 
 
 def check_head(pipe: RigFacePipeline, head: HeadSpec) -> None:

@@ -1,7 +1,7 @@
 """`rigface serve`: start the service on this machine, or manage its keys.
 
-rigface serve                                the editor page at http://127.0.0.1:8000, with the preview
-rigface serve --model weights/mini           with a model
+rigface serve                                the editor page at http://127.0.0.1:8000, with `mini` where it is
+rigface serve --checkpoint runs/mine/model   with another model
 rigface serve demo clip.mp4 out/demo         start, make one edit through HTTP, and stay for the browser
 rigface serve key add alice --file keys.jsonl
 rigface serve enroll anna anna1.jpg anna2.jpg --file consent.jsonl
@@ -17,12 +17,14 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
+from rigface import assets
 from rigface.errors import RigFaceError
+from serve.api import PREVIEW
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -34,8 +36,8 @@ class Start:
     It listens on loopback and is open to whoever reaches it, unless --keys names a file of API keys.
     """
 
-    model: str = ""
-    """A checkpoint folder; none: edits are previews."""
+    checkpoint: Annotated[str, arg(metavar="NAME", aliases=("--model",))] = ""
+    """`mini` (the small model that ships), a folder of weights, or `preview`; none: mini where it is, else previews."""
     host: str = "127.0.0.1"
     port: int = 8000
     """0 takes any that is free."""
@@ -74,10 +76,12 @@ class Start:
         return 0
 
     def _args(self, port: int) -> dict[str, Any]:
-        names = ("model", "device", "keys", "edit_s", "audit", "consent", "deny")
+        names = ("device", "keys", "edit_s", "audit", "consent", "deny")
         jobs = str(Path.home() / ".local" / "share" / "rigface" / f"jobs-{port}") if self.jobs is None else self.jobs
         lists = {"fetch": list(self.fetch), "webhooks": list(self.webhooks)}
-        return {name: getattr(self, name) for name in names} | lists | {"jobs": jobs}
+        return (
+            {name: getattr(self, name) for name in names} | lists | {"jobs": jobs, "model": model_of(self.checkpoint)}
+        )
 
 
 @dataclass(frozen=True)
@@ -91,8 +95,8 @@ class Demo:
     """A clip or a picture that shows a face."""
     out: Positional[Path] = Path("out/demo")
     """Folder for the picture that is made."""
-    model: str = ""
-    """A checkpoint folder; none: the edit is the instant preview."""
+    checkpoint: Annotated[str, arg(metavar="NAME", aliases=("--model",))] = ""
+    """As for `rigface serve`."""
     port: int = 0
     """0 takes any that is free."""
 
@@ -103,17 +107,23 @@ class Demo:
 
         port = free_port("127.0.0.1", self.port)
         print("Starting the editing service; the first start takes half a minute.", flush=True)
-        with serving(port=port, quiet=True, model=self.model, jobs=str(self.out / "jobs")) as url:
+        with serving(port=port, quiet=True, model=model_of(self.checkpoint), jobs=str(self.out / "jobs")) as url:
             print(show(url, self.source, self.out), flush=True)
             if sys.stdin.isatty() and sys.stdout.isatty() and not os.environ.get("CI"):
                 print("Open it in a browser. Ctrl-C ends the service.", flush=True)
                 stay()
             else:
                 again = f"{Path(sys.executable).parent / 'rigface'} serve" + (
-                    f" --model {self.model}" if self.model else ""
+                    f" --checkpoint {self.checkpoint}" if self.checkpoint else ""
                 )
                 print(f"Nobody is at a terminal, so the service ends here. To have it again:\n  {again}", flush=True)
         return 0
+
+
+def model_of(checkpoint: str) -> str:
+    """What `serve.app.Args.model` is told: empty for the preview alone."""
+    named = checkpoint or ("mini" if assets.is_here("mini") else PREVIEW)
+    return "" if named == PREVIEW else named
 
 
 def stay() -> None:

@@ -336,12 +336,10 @@ class Studio:
 
     def _describe(self, name: str) -> None:
         """Read what a checkpoint is without loading its weights."""
-        from pathlib import Path
-
-        from rigface.model.checkpoint import ModelConfig
+        from rigface.model.checkpoint import ModelConfig, folder_of
         from rigface.model.weights import read_json
 
-        path = Path(self._places[name]) / "config.json"
+        path = folder_of(self._places[name]) / "config.json"
         config = ModelConfig.from_json(read_json(path)) if path.is_file() else self._load(self._places[name]).config
         self._canvases[name] = _canvas(config)
 

@@ -1,6 +1,7 @@
 """What every test may ask for. Tests pass without the shared data; those that need it say so and skip."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,34 @@ os.environ.setdefault("RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S", "30")
 
 ROOT = Path(__file__).parent.parent
 SHARED = Path(os.environ.get("RIGFACE_SHARED", ROOT.parent / "shared"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _mini_is_nowhere():
+    """Tests decide for themselves whether the small model is there; the one that ships would make them slow, and change them."""
+    from rigface import assets
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(assets.ASSETS, "mini", replace(assets.ASSETS["mini"], package=""))
+        yield
+
+
+@pytest.fixture
+def mini(tmp_path_factory, monkeypatch) -> Path:
+    """An untrained `mini` of 64 px, which its name then means everywhere, in child processes too; it gives the preview back."""
+    from rigface.face.open_head import OpenHead
+    from rigface.model import checkpoint
+    from rigface.model.diffusion import Process
+
+    folder = tmp_path_factory.mktemp("assets")
+    process = Process("bridge", bridge_noise=0.0, scheduler="euler", steps=1)
+    config = checkpoint.ModelConfig(process, head=OpenHead.load().spec, render_style="texture", size=64, detail=True)
+    made = checkpoint.fresh(config, (16, 32), (8, 16), expression=52, text=(2, 24), heads=4, layers=1, groups=4)
+    for parameter in made.model.denoiser.conv_out.parameters():
+        parameter.data.zero_()  # as before the first step of training: the preview comes back
+    checkpoint.save(folder / "mini", made)
+    monkeypatch.setenv("RIGFACE_ASSETS", str(folder))
+    return folder / "mini"
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ import pytest
 from rigface.conditions import Composer
 from rigface.editor import Editor
 from rigface.edits import EditSpec, LightEdit
-from rigface.errors import BadCheckpoint, NoFace
+from rigface.errors import BadCheckpoint, MissingAsset, NoFace
 from rigface.face.mix import exposure
 from rigface.face.see import See
 from rigface.face.video import frames
@@ -187,3 +187,22 @@ def test_a_model_that_changes_the_preview_leaves_it_as_sharp_as_the_photograph(s
     there, here = (crop[middle, middle].astype(float) for crop in (fine.crops[0], darker.crops[0]))
     assert here.mean() == pytest.approx(0.8 * there.mean(), rel=0.03)
     assert cv2.Laplacian(here, cv2.CV_64F).std() == pytest.approx(cv2.Laplacian(there, cv2.CV_64F).std(), rel=0.1)
+
+
+def test_where_nobody_says_the_small_model_paints_and_else_the_preview(see, mini, monkeypatch):
+    assert Editor.load(see=see).has_model
+    assert not Editor.load("preview", see=see).has_model
+    monkeypatch.delenv("RIGFACE_ASSETS")
+    assert not Editor.load(see=see).has_model
+    with pytest.raises(MissingAsset, match="mini is not on this machine"):
+        Editor.load("mini", see=see)
+
+
+def test_what_a_small_model_leaves_alone_keeps_the_photographs_detail(see, photo, mini):
+    """Before it has learned anything it gives the preview back, and the edit is the preview at full size, not 64 px of it."""
+    spec = EditSpec(yaw_deg=10, light=LightEdit(azimuth_deg=40))
+    painted = Editor.load("mini", see=see).edit(photo, spec, measure=False).crops[0]
+    preview = Editor(see).edit(photo, spec, measure=False).crops[0]
+    assert painted.shape == preview.shape
+    assert len(painted) > 64
+    assert np.abs(painted.astype(int) - preview).mean() < 1

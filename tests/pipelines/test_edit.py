@@ -11,7 +11,7 @@ from pipelines.cli import main
 from pipelines.edit import EditJob, Engine, edit
 from pipelines.wish import Wish
 from rigface.clip import Followed, carried, needed
-from rigface.editor import Editor
+from rigface.editor import Editor, usual_checkpoint
 from rigface.edits import EditSpec, LightEdit
 from rigface.errors import PlanError
 from rigface.face.see import See
@@ -32,7 +32,9 @@ def _loaded_once(editor, monkeypatch):
     monkeypatch.setattr(
         Editor,
         "load",
-        lambda name=None, device="cpu", see=None: editor if name is None else real(name, device, editor.see),
+        lambda name=None, device="cpu", see=None: (
+            editor if (name or usual_checkpoint()) == "preview" else real(name, device, editor.see)
+        ),
     )
     monkeypatch.setattr(See, "load", lambda *a, **k: editor.see)
 
@@ -179,6 +181,17 @@ def test_a_picture_is_animated_by_a_clip(folder, tmp_path, capsys):
 def test_a_model_paints_a_clip(folder, tmp_path):
     assert run("edit", folder / "clip.mp4", tmp_path / "out.mp4", "--yaw", 5, "--checkpoint", "tiny", "--quick") == 0
     assert len(list(frames(str(tmp_path / "out.mp4")))) == 8
+
+
+def test_who_edited_is_said_where_nobody_chose(folder, tmp_path, capsys, mini, monkeypatch):
+    wish = ("edit", folder / "photo.jpg", tmp_path / "out.png", "--yaw", 5, "--quick")
+    assert run(*wish, "--checkpoint", "mini") == run(*wish, "--checkpoint", "preview") == 0
+    assert "made by" not in capsys.readouterr().out
+    assert run(*wish) == 0
+    assert "made by mini; --checkpoint preview is faster" in capsys.readouterr().out
+    monkeypatch.delenv("RIGFACE_ASSETS")
+    assert run(*wish) == 0
+    assert "made by the preview, as mini is not here" in capsys.readouterr().out
 
 
 def test_sliders_are_listed(capsys):

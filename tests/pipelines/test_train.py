@@ -23,6 +23,8 @@ from rigface.model.ema import Average
 from rigface.model.latents import LatentConditions, LatentExample
 from rigface.storage import Store
 
+from .made_faces import dataset
+
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
@@ -245,6 +247,30 @@ def test_what_comes_out_is_a_model_a_page_and_a_diary(place, tmp_path):
     assert set(pq.read_table(tmp_path / "log.parquet")["step"].to_pylist()) == set(range(7))
     assert any(p.name.startswith("events") for p in (tmp_path / "tensorboard").iterdir())
     assert len(list((tmp_path / "checkpoints").iterdir())) <= config.keep
+
+
+def test_the_small_model_is_fine_tuned_on_faces_in_one_command(mini, tmp_path):
+    from pipelines.cli import main
+
+    dataset(tmp_path / "faces", people=2, frames=8)
+    words = [
+        "mini_cpu",
+        tmp_path / "faces",
+        tmp_path / "run",
+        "--start",
+        "mini",
+        "--steps",
+        2,
+        "--batch",
+        2,
+        "--no-bf16",
+    ]
+    words += ["--checkpoint-every", 2, "--validate-every", 2]
+    assert main(["train", *map(str, words)]) == 0
+    made = checkpoint.load(tmp_path / "run" / "model")
+    assert (made.config.size, made.config.render_style) == (64, "texture")
+    before, after = (m.model.denoiser.conv_out.weight for m in (checkpoint.load(mini), made))
+    assert not torch.equal(before, after)
 
 
 def test_another_recipe_in_the_same_folder_is_refused(place, tmp_path):

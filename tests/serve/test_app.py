@@ -4,6 +4,8 @@ import pytest
 
 from rigface.image import encode_png
 from serve import measures
+from serve.__main__ import Start, model_of
+from serve.app import Args
 from serve.client import Client, Made, Refused
 from tests.scrape import scraped, total
 
@@ -20,7 +22,9 @@ def faces(tmp_path_factory):
 
     own = not ray.is_initialized()
     if own:
-        ray.init(num_cpus=4, object_store_memory=150 * 2**20, include_dashboard=False, log_to_driver=False)
+        ray.init(
+            address="local", num_cpus=4, object_store_memory=150 * 2**20, include_dashboard=False, log_to_driver=False
+        )
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -67,3 +71,12 @@ def test_every_number_is_seen_at_the_endpoint_of_the_node(faces):
     assert total(text, "rigface_cache_lookups_total", cache="seen", result="hit") >= 1
     phases = {"look", "wait", "paint", "finish", "total"}
     assert phases == {p for p in phases if total(text, "rigface_edit_seconds_count", phase=p)}
+
+
+def test_the_command_serves_mini_where_it_is_and_what_it_is_told_to(mini, monkeypatch):
+    assert Start()._args(8000)["model"] == "mini"
+    assert Args(**Start()._args(8000)).places() == {"mini": "mini"}
+    assert model_of("preview") == ""
+    monkeypatch.delenv("RIGFACE_ASSETS")
+    assert model_of("") == ""
+    assert model_of("runs/mine") == "runs/mine"
