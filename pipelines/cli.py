@@ -55,6 +55,8 @@ class ExtractCommand:
     """How many look at videos at a time, and the other pools in proportion; 0: as the preset says."""
     dry_run: bool = False
     """Say what would be done, and stop."""
+    log_format: Literal["text", "json"] = "text"
+    """json: one line per event on standard error, for whatever collects logs, instead of the display and the tables."""
     job: Annotated[Extract, arg(name="")] = laptop()
 
     def run(self) -> int:
@@ -71,7 +73,12 @@ class ExtractCommand:
 
             print(preview(config))
             return 0
-        report(extract(config), config.out)
+        if self.log_format == "json":
+            from pipelines import events
+
+            events.end(extract(config, events.Lines()))
+        else:
+            report(extract(config), config.out)
         return 0
 
 
@@ -216,10 +223,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     if words[:1] == ["serve"]:  # a program of its own, which knows nothing of the jobs, nor they of it
         os.execv(sys.executable, [sys.executable, "-m", "serve", *words[1:]])
+    command = parse(words)
     try:
-        return parse(words).run()
+        return command.run()
     except RigFaceError as e:
-        print(f"rigface: {e}", file=sys.stderr)
+        if "json" in (getattr(command, "log_format", ""), getattr(getattr(command, "job", None), "log_format", "")):
+            from pipelines import events
+
+            events.failed(e)
+        else:
+            print(f"rigface: {e}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("rigface: stopped. What is finished is kept; run the same command to go on.", file=sys.stderr)

@@ -241,7 +241,7 @@ class _Run:
 
     def _closed(self, row: dict[str, Any]) -> None:
         self._rows.append(row)
-        self.progress.inputs(1)
+        self.progress.closed(row)
 
     def _flush(self, wait: bool = False) -> None:
         self._closing, ended = [], self._closing

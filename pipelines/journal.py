@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from pipelines import events
 from rigface.storage import Store
 
 FOLDER = "log"
@@ -25,10 +26,12 @@ class Journal:
 
     Args:
         step: where the run begins; later lines of an earlier run are dropped.
+        aloud: whether what is logged goes to standard error, too.
     """
 
-    def __init__(self, store: Store, writes: bool, step: int) -> None:
+    def __init__(self, store: Store, writes: bool, step: int, aloud: bool = False) -> None:
         self._store, self._writes = store, writes
+        self._tell = events.training() if aloud and writes else None
         self._open: dict[int, list[dict[str, Any]]] = {}
         self._flushed = time.monotonic()
         self._board: Any = None
@@ -53,6 +56,8 @@ class Journal:
             return
         line = {**{name: _short(value) for name, value in numbers.items()}, "step": step, "time": round(time.time(), 1)}
         self._open.setdefault(_first(step), []).append(line)
+        if self._tell is not None:
+            self._tell("step" if "loss" in numbers else "validation", step, numbers)
         for name, value in line.items():
             if isinstance(value, int | float) and name not in ("step", "time"):
                 self._board.add_scalar(name, value, step)

@@ -77,9 +77,9 @@ class Progress:
         self._tell()
         self._line()
 
-    def inputs(self, count: int) -> None:
-        """Inputs are done."""
-        self.done.update(inputs=count)
+    def closed(self, row: dict[str, Any]) -> None:
+        """An input is done; its row of `inputs/`."""
+        self.done.update(inputs=1)
         self._tell()
 
     def _tell(self) -> None:

@@ -110,6 +110,8 @@ class TrainConfig:
     judge: bool = True
     """Look at validation's outputs with the detector and the identity network, too."""
     log_every: int = 10
+    log_format: Literal["text", "json"] = "text"
+    """json: the first worker also writes each logged step as a line to standard error, for whatever collects logs."""
     stop_after_s: float = 0.0
     """Write a checkpoint and stop after so long; 0: when all steps are done."""
 

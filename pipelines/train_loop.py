@@ -158,7 +158,7 @@ def loop(config: TrainConfig, session: Session) -> dict[str, float]:
     with session.latest() as folder:
         if folder is not None:
             trainee.load(folder)
-    journal = Journal(store, session.rank == 0, trainee.step)
+    journal = Journal(store, session.rank == 0, trainee.step, config.log_format == "json")
     lanes = list(range(session.rank, config.lanes, session.world))
     passes = math.ceil(config.lanes / session.world)
     batches = Batches(config, source, parts, trainee, lanes)

@@ -159,11 +159,13 @@ class JobsDeployment:
 
     def __init__(self, args: Args, eye: DeploymentHandle, painter: DeploymentHandle) -> None:
         from serve.audit import Audit
+        from serve.front import write_logs
         from serve.jobs import Jobs
         from serve.places import Places
         from serve.provenance import Sealer
         from serve.webhook import Webhooks
 
+        write_logs()
         self._jobs = Jobs(
             args.jobs, FarEye(eye), FarPainter(painter), args.limits(),
             audit=Audit(args.audit) if args.audit else None, seal=Sealer(args.seal_folder()),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import logging
 import secrets
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -16,6 +17,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
+from rigface.events import keys
 from serve import measures
 from serve.api import PREVIEW, EditRequest, EditResult, PaintOptions, Wish, Wrap
 from serve.keys import Key
@@ -23,6 +25,7 @@ from serve.problems import Trouble
 
 MEDIA = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 TYPES = ("image/png", "image/jpeg", "image/webp", "application/json", "text/event-stream")
+LOG = logging.getLogger("rigface.serve")
 Made = TypeVar("Made")
 
 
@@ -159,6 +162,8 @@ class Editing:
         self._numbers(measures.FACES_EDITED, len(done.asked), model=done.model)
         for phase, seconds in done.seconds.items():
             self._numbers(measures.EDIT_SECONDS, seconds, phase=phase)
+        said = {"model": done.model, "faces": len(done.asked), "seconds": done.seconds}
+        LOG.info("edit", extra=keys(request_id=done.plan.request_id, key=done.plan.key.name, **said))
 
     async def _paint(self, model: str, conditions: list[Any], plan: Plan, previews: int) -> AsyncGenerator[Any, None]:
         """All faces at once; events as (face, event). Leaving it takes them all out of the batch."""

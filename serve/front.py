@@ -15,6 +15,7 @@ import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+from rigface.events import keys, write
 from serve import measures
 from serve.limits import Limits, Turnstile, bounded
 from serve.problems import Trouble, problem_of
@@ -73,11 +74,11 @@ class Front:
             await self._let_in(scope, receive, out)
         except Exception as error:
             if status != 499:  # the answer has begun: nothing can be said any more
-                LOG.exception("an answer broke off", extra={"request_id": request_id})
+                LOG.exception("broken", extra=keys(request_id=request_id))
                 raise
             await answer(problem_of(error), request_id, out)
             if not isinstance(error, Trouble):
-                LOG.exception("request %s", request_id)
+                LOG.exception("broken", extra=keys(request_id=request_id))
         finally:
             route = getattr(scope.get("route"), "path", "") or "none"
             seconds = time.monotonic() - began
@@ -85,13 +86,10 @@ class Front:
             self._numbers(measures.REQUEST_SECONDS, seconds, route=route)
             if state.get("problem"):
                 self._numbers(measures.PROBLEMS, type=state["problem"])
-            line = {
-                "request_id": request_id, "method": scope["method"], "route": route, "status": status,
-                "seconds": round(seconds, 4), "bytes_out": sent, "key": state.get("key", ""),
-                "problem": state.get("problem", ""),
-            }  # fmt: skip
             if scope["path"] not in FREE:
-                LOG.info(json.dumps({k: v for k, v in line.items() if v != ""}))
+                said = {"method": scope["method"], "route": route, "status": status, "seconds": seconds, "bytes": sent}
+                who = {"key": state.get("key"), "problem": state.get("problem")}
+                LOG.info("request", extra=keys(request_id=request_id, **said, **who))
 
     async def _let_in(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"]
@@ -122,24 +120,6 @@ async def answer(trouble: Trouble, request_id: str, send: Send) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
-class JsonLines(logging.Formatter):
-    """Log records as JSON lines; a message that is a JSON object already becomes part of the line."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """One line."""
-        text = record.getMessage()
-        own = json.loads(text) if text.startswith("{") else {"message": text}
-        line = {"time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"), "level": record.levelname.lower(), **own}
-        if record.exc_info:
-            line["error"] = self.formatException(record.exc_info)
-        return json.dumps(line)
-
-
 def write_logs() -> None:
     """Log lines to standard error, once a process."""
-    if not LOG.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(JsonLines())
-        LOG.addHandler(handler)
-        LOG.setLevel(logging.INFO)
-        LOG.propagate = False
+    write(LOG)

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+from rigface.events import keys
 from serve.api import JobState, Order
 from serve.edits import Editing
 from serve.job_batch import batch
@@ -185,7 +186,7 @@ class Jobs:
         except Exception as error:  # this job's trouble, not the queue's
             trouble = problem_of(error)
             if trouble.slug == "internal":
-                LOG.exception("job %s", job.id)
+                LOG.exception("broken", extra=keys(job=job.id))
             await self._end(job, "failed", trouble)
         else:
             await self._end(job, "done")
@@ -210,6 +211,8 @@ class Jobs:
     async def _end(self, job: Job, state: str, trouble: Trouble | None = None) -> None:
         job.state, job.ended = state, time.time()
         job.error = trouble.document() if trouble else None
+        said = {"status": state, "problem": trouble and trouble.slug, "seconds": job.ended - job.created}
+        LOG.info("job", extra=keys(job=job.id, key=job.owner, **said))
         await self._save(job)
 
     async def _stop(self, job: Job) -> None:

@@ -240,7 +240,7 @@ def test_progress_of_a_log_says_counts(zoo):
     with Progress(Console(file=text)) as progress:
         progress.expect(inputs=2, units=4, frames=40)
         progress.unit({"status": "ok", "frames": 10, "faces": 20, "seconds": {"decode": 0.5}}, expected=10)
-        progress.inputs(1)
+        progress.closed({"status": "ok"})
         assert progress.line().startswith("videos 1/2 · frames 10 · faces 20 (")
 
 

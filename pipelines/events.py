@@ -1,0 +1,78 @@
+"""A job that tells machines what it does: `--log-format json`.
+
+Path: the driver of `extract` -> `Lines`, in the place of the live display -> one JSON line per unit, input and stretch of work.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import secrets
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+from rich.console import Console
+
+from pipelines.progress import Progress
+from rigface import events
+from rigface.events import LOG, keys
+
+
+@cache
+def job_id() -> str:
+    """The name of this run: what it was submitted to the cluster under, else one made here."""
+    told = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")).get("metadata", {})
+    return told.get("job_submission_id") or f"run-{secrets.token_hex(6)}"
+
+
+class Lines(Progress):
+    """Says what happens as events instead of showing it."""
+
+    def __init__(self) -> None:
+        super().__init__(Console(file=io.StringIO()))
+        events.write(LOG)
+
+    def say(self, words: str) -> None:
+        LOG.info("say", extra=keys(job=job_id(), message=words))
+
+    def expect(self, inputs: int, units: int, frames: int) -> None:
+        super().expect(inputs, units, frames)
+        LOG.info("start", extra=keys(job=job_id(), inputs=inputs, units=units, frames=frames))
+
+    def unit(self, record: dict[str, Any], expected: int) -> None:
+        super().unit(record, expected)
+        level = 20 if record["status"] == "ok" else 30
+        said = {name: record[name] for name in ("status", "stage", "reason", "frames", "faces", "bytes", "seconds")}
+        LOG.log(level, "unit", extra=keys(job=job_id(), unit=record["unit_id"], video=record["uri"], **said))
+
+    def closed(self, row: dict[str, Any]) -> None:
+        super().closed(row)
+        said = {name: row[name] for name in ("status", "stage", "reason", "frames", "faces")}
+        level = 20 if row["status"] in ("ok", "no_face") else 30
+        LOG.log(level, "input", extra=keys(job=job_id(), video=row["uri"], **said))
+
+    def _line(self) -> None:
+        return
+
+
+def end(summary: Any) -> None:
+    """An `extract` is over."""
+    done = {name: summary.done[name] for name in ("units", "frames", "faces", "bytes")}
+    LOG.info(
+        "end",
+        extra=keys(job=job_id(), inputs=len(summary.rows), seconds=summary.wall_s, message=summary.identities, **done),
+    )
+
+
+def failed(error: BaseException) -> None:
+    """A command ended with an error of ours."""
+    events.write(LOG)
+    LOG.error("failed", extra=keys(job=job_id(), reason=f"{type(error).__name__}: {error}"))
+
+
+def training() -> Callable[[str, int, dict[str, Any]], None]:
+    """Tells of the steps and validations of a training."""
+    events.write(LOG)
+    return lambda event, step, numbers: LOG.info(event, extra=keys(job=job_id(), step=step, numbers=numbers))

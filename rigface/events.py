@@ -1,0 +1,95 @@
+"""What happens, as lines for machines: one JSON object a line, with the same keys in jobs and service.
+
+Path: `LOG.info("unit", extra=keys(video=...))` -> `JsonLines` -> standard error -> whatever collects logs.
+
+A line says who, what, how long and how it ended. Never a picture, a body of a request, an edit's content or a secret: a value that
+is no number, no short text and no small table of those is replaced by its size.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from datetime import UTC, datetime
+from typing import Any, TextIO
+
+KEYS = {
+    "time": "when, RFC 3339, UTC",
+    "level": "`info`, `warning` or `error`",
+    "event": "what happened: `start`, `say`, `unit`, `input`, `end` of `extract`; `step`, `validation`, `end` of `train`; "
+    "`failed` of any command; `request`, `edit`, `job` of the service, `message` of anything else",
+    "job": "the run: the id it was submitted under, else one made for it; in the service the id of a job of edits",
+    "unit": "a unit of work: the name of its object in `faces/`",
+    "video": "an input, as `uri` in the tables",
+    "request_id": "a request to the service, as `X-Request-Id` has it",
+    "key": "the name of a caller's API key",
+    "status": "how it ended: `ok`, `partial`, `error` of a unit, HTTP's of a request, the state of a job",
+    "stage": "the stage that stopped it",
+    "reason": "why, in one sentence",
+    "problem": "the type of a problem document",
+    "route": "of a request",
+    "method": "of a request",
+    "model": "who painted",
+    "step": "of a training",
+    "frames": "looked at, or left to look at (`start`)",
+    "faces": "found, or edited",
+    "units": "of work, done or left (`start`)",
+    "inputs": "done or left (`start`)",
+    "bytes": "written, or sent",
+    "seconds": "how long; of a unit or an edit: by step",
+    "numbers": "of a training step or a validation: loss and the like",
+    "message": "words for people",
+    "error": "a traceback",
+}
+"""Every key a line can have, and what it means."""
+LONG = 2000  # characters of a text, or values of a table
+LOG = logging.getLogger("rigface.jobs")
+
+
+def keys(**values: Any) -> dict[str, Any]:
+    """The `extra` of a log call: what the line says beside its event; empty and missing values are left out.
+
+    Raises:
+        ValueError: a key that `KEYS` does not explain.
+    """
+    if unknown := values.keys() - KEYS.keys():
+        raise ValueError(f"log keys {sorted(unknown)}: explain them in rigface.events.KEYS")
+    return {"keys": {name: value for name, value in values.items() if value not in (None, "")}}
+
+
+class JsonLines(logging.Formatter):
+    """Log records as JSON lines. A record without keys, of some library, is the event `message`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line."""
+        own = getattr(record, "keys", None)
+        line = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+        }
+        line |= {"event": "message", "message": record.getMessage()} if own is None else {"event": record.msg, **own}
+        if record.exc_info:
+            line["error"] = self.formatException(record.exc_info)
+        return json.dumps({name: _short(value) for name, value in line.items()}, default=str)
+
+
+def write(log: logging.Logger, to: TextIO | None = None) -> None:
+    """Have a logger's lines on standard error (or `to`), once a process."""
+    if not log.handlers:
+        handler = logging.StreamHandler(to)
+        handler.setFormatter(JsonLines())
+        log.addHandler(handler)
+        log.setLevel(logging.INFO)
+        log.propagate = False
+
+
+def _short(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, dict) and len(value) <= LONG:
+        return {str(name): _short(inner) for name, inner in value.items()}
+    if isinstance(value, str) and len(value) > LONG:
+        return value[:LONG] + f" ... ({len(value)} characters)"
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    return f"({type(value).__name__} of {len(value) if hasattr(value, '__len__') else 1})"

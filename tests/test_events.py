@@ -1,0 +1,74 @@
+"""Lines for machines: JSON, one a line, under keys that are explained, and never with a picture in it."""
+
+import io
+import json
+import logging
+import subprocess
+import sys
+
+import pytest
+
+from rigface.events import KEYS, JsonLines, keys, write
+from tests.conftest import ROOT
+
+
+@pytest.fixture
+def log(request):
+    """A logger that writes lines, and what it wrote."""
+    text = io.StringIO()
+    made = logging.getLogger(f"rigface.test.{request.node.name}")
+    write(made, text)
+    yield made, lambda: [json.loads(line) for line in text.getvalue().splitlines()]
+    made.handlers.clear()
+
+
+def test_an_event_has_its_keys_and_nothing_empty(log):
+    logger, lines = log
+    logger.warning(
+        "unit", extra=keys(job="run-1", unit="u", video="s3://b/ü.mp4", status="error", reason=None, stage="")
+    )
+    (line,) = lines()
+    assert line.pop("time").endswith("+00:00")
+    assert line == {
+        "level": "warning", "event": "unit", "job": "run-1", "unit": "u", "video": "s3://b/ü.mp4", "status": "error",
+    }  # fmt: skip
+
+
+def test_a_traceback_and_new_lines_stay_in_one_line(log):
+    logger, lines = log
+    try:
+        raise RuntimeError("two\nlines")
+    except RuntimeError:
+        logger.exception("broken", extra=keys(request_id="r1"))
+    (line,) = lines()
+    assert (line["event"], line["request_id"], line["level"]) == ("broken", "r1", "error")
+    assert "RuntimeError: two\nlines" in line["error"]
+
+
+def test_what_some_library_says_becomes_a_message():
+    record = logging.LogRecord("urllib3", logging.WARNING, __file__, 1, 'retry %s {"a": 1}', ("x",), None)
+    line = json.loads(JsonLines().format(record))
+    assert (line["event"], line["message"]) == ("message", 'retry x {"a": 1}')
+
+
+@pytest.mark.parametrize(
+    "value", [b"\xff\xd8\xff" * 1000, bytearray(10), [1] * 10_000, object(), "x" * 100_000], ids=type
+)
+def test_pictures_and_other_heaps_leave_only_their_size(log, value):
+    logger, lines = log
+    logger.info("unit", extra=keys(reason=value, numbers={"inner": value}))
+    (line,) = lines()
+    assert len(json.dumps(line)) < 5000
+    assert type(value).__name__ in line["reason"] or "100000 characters" in line["reason"]
+
+
+def test_a_key_that_nobody_explained_is_refused():
+    with pytest.raises(ValueError, match=r"\['embedding'\]: explain them"):
+        keys(embedding=[0.1])
+
+
+def test_the_manual_explains_every_key():
+    done = subprocess.run([sys.executable, "scripts/docs.py", "--check"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    manual = (ROOT / "docs" / "operations.md").read_text()
+    assert all(f"| `{name}` |" in manual for name in KEYS)
