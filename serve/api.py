@@ -92,8 +92,18 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
+def _one_of_them(schema: dict[str, Any]) -> None:
+    """In JSON Schema's words: one of the fields, and not null."""
+    schema |= {"minProperties": 1, "maxProperties": 1}
+    for one in schema["properties"].values():
+        one |= next(kind for kind in one.pop("anyOf") if kind != {"type": "null"})
+        one.pop("default", None)
+
+
 class PictureRef(Strict):
     """A picture: its content hash, or its bytes, or an address in an object store that the operator allows."""
+
+    model_config = ConfigDict(json_schema_extra=_one_of_them)
 
     id: PictureId | None = None
     base64: str | None = Field(None, description="the file, base64")
@@ -102,6 +112,8 @@ class PictureRef(Strict):
 
 class ClipRef(Strict):
     """A video: its bytes, or an address in an object store that the operator allows."""
+
+    model_config = ConfigDict(json_schema_extra=_one_of_them)
 
     base64: str | None = Field(None, description="the file, base64")
     url: str | None = Field(None, max_length=4096, description="a pre-signed address on the operator's allow-list")
@@ -115,16 +127,21 @@ class Guidance(Strict):
     text: float = Field(default=1.0, ge=0, le=5)
 
 
-class PreviewRequest(Strict):
-    """What to change. In a multipart request the pictures are parts and this is the part `request`."""
+class PictureRequest(Strict):
+    """A picture. In a multipart request the pictures are parts and this is the part `request`."""
 
     picture: PictureRef | None = Field(None, description="the source; in multipart the file part `picture`")
+    face: Which = "largest"
+
+
+class PreviewRequest(PictureRequest):
+    """What to change."""
+
     target: PictureRef | None = Field(None, description="whom to copy `edit.take` from; multipart: `target`")
     targets: dict[Trait, PictureRef] = Field(
         default_factory=dict, description="a picture for one trait, which is then taken; multipart: `target.<trait>`"
     )
     edit: Edit = Field(default_factory=EditSpec)
-    face: Which = "largest"
     max_side: int = Field(1024, ge=64, le=4096, description="longest side of a preview, px")
 
 

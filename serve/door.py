@@ -21,40 +21,39 @@ from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST
-from pydantic import TypeAdapter
 from starlette.exceptions import HTTPException
 
 from serve.api import (
     API_VERSION,
+    AnimationJob,
+    BatchJob,
     EditRequest,
     EditResult,
     JobList,
-    JobRequest,
     JobState,
     Models,
+    PictureRequest,
     PreviewRequest,
-    ProblemDocument,
     Reconstruction,
     Verified,
+    VideoJob,
     Wish,
 )
-from serve.edits import Editing, server_timing, sse, wanted_type
+from serve.edits import MEDIA, Editing, server_timing, sse, wanted_type
 from serve.front import Front
 from serve.incoming import Pantry, read, read_job
 from serve.keys import Key, KeyRing
 from serve.limits import Bucket, Limits, Turnstile
 from serve.measures import Numbers
 from serve.naming import Recent
+from serve.openapi import EVENTS, KEY, MESHES, NUMBERS, body, describe, files
 from serve.places import Places
 from serve.problems import Trouble, problem_of
 from serve.repeats import Repeats
+from serve.shelf import TYPES
 
 WEB = Path(__file__).parent / "web"
 Made = TypeVar("Made")
-PROBLEMS: dict[int | str, dict[str, Any]] = {
-    status: {"model": ProblemDocument, "content": {"application/problem+json": {}}}
-    for status in (401, 403, 404, 413, 415, 422, 429, 503, 504)
-}
 
 
 @dataclass
@@ -87,11 +86,11 @@ def make_api(house: House) -> FastAPI:
     api = FastAPI(
         title="RigFace", version=API_VERSION, docs_url=None, redoc_url=None, lifespan=life,
         description="Change the pose, expression and light of a face and keep the person.",
-        responses=PROBLEMS,
     )  # fmt: skip
     door = _Door(house, numbers)
     door.routes(api)
     _errors(api)
+    describe(api)
     api.state.numbers, api.state.door = numbers, door
     api.add_middleware(Front, limits=house.limits, numbers=numbers)
     return api
@@ -106,24 +105,28 @@ class _Door:
         self.repeats = Repeats()
 
     def routes(self, api: FastAPI) -> None:
-        both = {"requestBody": _body(PreviewRequest)}
-        api.post("/v1/reconstruct", response_model=Reconstruction, openapi_extra=both)(self.reconstruct)
-        api.post("/v1/preview", response_class=Response, responses={200: {"content": {"image/jpeg": {}}}},
-                 openapi_extra=both)(self.preview)  # fmt: skip
-        api.post("/v1/edits", response_model=EditResult, openapi_extra={"requestBody": _body(EditRequest)}, responses={
-            200: {"content": {"image/png": {}, "image/jpeg": {}, "image/webp": {}, "text/event-stream": {}}},
-            406: PROBLEMS[404],
-        })(self.edit)  # fmt: skip
+        def post(path: str, *kinds: type, more: Any = None, **options: Any) -> Any:
+            extra = {"requestBody": body(*kinds)} if kinds else {}
+            return api.post(path, openapi_extra=extra | (more or {}), **options)
+
+        again = {"parameters": [KEY]}
+        post("/v1/reconstruct", PictureRequest, response_model=Reconstruction, responses={200: {"content": files(*MESHES)}})(
+            self.reconstruct)  # fmt: skip
+        post("/v1/preview", PreviewRequest, response_class=Response, responses={200: {"content": files("image/jpeg"), "headers": NUMBERS}})(
+            self.preview)  # fmt: skip
+        post("/v1/edits", EditRequest, more=again, response_model=EditResult,
+             responses={200: {"content": files(*MEDIA.values()) | EVENTS, "headers": NUMBERS}})(self.edit)  # fmt: skip
+        post("/v1/verify", PictureRequest, response_model=Verified)(self.verify)
+        api.get("/v1/models", response_model=Models)(self.models)
         if self.house.jobs is not None:
-            api.post("/v1/jobs", status_code=202, response_model=JobState,
-                     openapi_extra={"requestBody": _body(JobRequest)})(self.submit)  # fmt: skip
+            post("/v1/jobs", BatchJob, VideoJob, AnimationJob, more=again, status_code=202, response_model=JobState)(
+                self.submit)  # fmt: skip
             api.get("/v1/jobs", response_model=JobList)(self.jobs)
             api.get("/v1/jobs/{name}", response_model=JobState)(self.job)
-            api.delete("/v1/jobs/{name}", status_code=204)(self.remove)
+            api.delete("/v1/jobs/{name}", status_code=204, response_class=Response)(self.remove)
             api.post("/v1/jobs/{name}/cancel", response_model=JobState)(self.cancel)
-            api.get("/v1/jobs/{name}/results/{number}", response_class=Response)(self.job_result)
-        api.post("/v1/verify", response_model=Verified, openapi_extra=both)(self.verify)
-        api.get("/v1/models", response_model=Models)(self.models)
+            api.get("/v1/jobs/{name}/results/{number}", response_class=Response,
+                    responses={200: {"content": files(*TYPES.values())}})(self.job_result)  # fmt: skip
         api.get("/healthz", include_in_schema=False)(self.healthz)
         api.get("/readyz", include_in_schema=False)(self.readyz)
         api.get("/metrics", include_in_schema=False)(self.metrics)
@@ -148,7 +151,7 @@ class _Door:
     ) -> Response:
         """Picture -> faces: coefficients, box, landmarks, confidence; with `?mesh=` the textured head instead."""
         async with self.caller(request, "edit") as key:
-            _, wish = await read(request, PreviewRequest, self.pantry, key.name, self.house.limits.body_bytes)
+            _, wish = await read(request, PictureRequest, self.pantry, key.name, self.house.limits.body_bytes)
             limit = self.house.limits.preview_s
             if mesh is not None:
                 data = await within(request, self.ask(wish, lambda w: self.house.eye.mesh(w, mesh)), limit)
@@ -245,7 +248,7 @@ class _Door:
     async def verify(self, request: Request) -> Verified:
         """Did this service make this picture? Reads the manifest of the file and the watermark of the pixels."""
         async with self.caller(request, "verify") as key:
-            _, wish = await read(request, PreviewRequest, self.pantry, key.name, self.house.limits.body_bytes)
+            _, wish = await read(request, PictureRequest, self.pantry, key.name, self.house.limits.body_bytes)
             data = wish.pictures[wish.picture]
             return await within(request, self.house.eye.verify(data), self.house.limits.preview_s)
 
@@ -320,21 +323,6 @@ def _file(name: str) -> Response:
         raise Trouble("not-found")
     kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
     return Response(path.read_bytes(), media_type=kind, headers={"Cache-Control": "no-cache"})
-
-
-def _body(kind: Any) -> dict[str, Any]:
-    """The OpenAPI of a body that comes as JSON or as parts."""
-    schema = TypeAdapter(kind).json_schema(ref_template="#/components/schemas/{model}")
-    schema.pop("$defs", None)
-    binary = {"type": "string", "format": "binary"}
-    parts = {"picture": binary, "target": binary, "request": {"type": "string", "description": "the rest, as JSON"}}
-    return {
-        "required": True,
-        "content": {
-            "application/json": {"schema": schema},
-            "multipart/form-data": {"schema": {"type": "object", "properties": parts, "required": ["picture"]}},
-        },
-    }
 
 
 def _rounded(rows: list[dict[str, float]]) -> list[dict[str, float]]:

@@ -21,14 +21,14 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 
-from rigface.edits import Trait
-from serve.api import BatchJob, ClipRef, JobRequest, Order, PictureRef, PreviewRequest, Wish
+from rigface.edits import EditSpec, Trait
+from serve.api import BatchJob, ClipRef, JobRequest, Order, PictureRef, PictureRequest, PreviewRequest, Wish
 from serve.limits import MAX_PART_FILES
 from serve.naming import Recent, picture_id
 from serve.places import Places
 from serve.problems import Trouble
 
-Asked = TypeVar("Asked", bound=PreviewRequest)
+Asked = TypeVar("Asked", bound=PictureRequest)
 TRAITS = get_args(Trait)
 PARTS = ("picture", "target", *(f"target.{trait}" for trait in TRAITS))
 FILES = ("picture", "clip", "target", "targets")
@@ -55,7 +55,8 @@ async def read(request: Request, kind: type[Asked], pantry: Pantry, owner: str, 
     Raises:
         Trouble: `bad-request`, `unsupported-type`, `too-large`, `unknown-picture`.
     """
-    asked, found = await _read(request, TypeAdapter(kind), pantry, owner, most, PARTS)
+    known = PARTS if issubclass(kind, PreviewRequest) else PARTS[:1]
+    asked, found = await _read(request, TypeAdapter(kind), pantry, owner, most, known)
     return asked, _wish(asked, found)
 
 
@@ -99,7 +100,7 @@ async def _read(
         raise Trouble("bad-request", "the request ended early") from None
     asked = _parse(kind, body or b"{}")
     refs: dict[str, Any] = {name: getattr(asked, name, None) for name in ("picture", "clip", "target")}
-    refs |= {f"target.{trait}": ref for trait, ref in asked.targets.items()}
+    refs |= {f"target.{trait}": ref for trait, ref in getattr(asked, "targets", {}).items()}
     found: dict[str, tuple[str, bytes]] = {}
     for name, ref in refs.items():
         if name in parts and ref is not None:
@@ -114,9 +115,12 @@ async def _read(
     return asked, found
 
 
-def _wish(asked: PreviewRequest, found: dict[str, tuple[str, bytes]]) -> Wish:
+def _wish(asked: PictureRequest, found: dict[str, tuple[str, bytes]]) -> Wish:
     if "picture" not in found:
         raise Trouble("bad-request", "picture: a source is needed, as the part `picture` or in the request")
+    if not isinstance(asked, PreviewRequest):
+        name, data = found["picture"]
+        return Wish(name, EditSpec(), {name: data}, face=asked.face)
     taken = asked.edit.take | {trait for trait in TRAITS if f"target.{trait}" in found}
     named = _givers(found, taken, "edit.take")
     used = {found["picture"][0], *named.values()}

@@ -187,14 +187,6 @@ def test_the_head_as_a_file(client, png, kind, magic):
         assert header["accessors"][2]["count"] % 3 == 0
 
 
-def test_the_openapi_document_describes_the_edit(client):
-    document = client.get("/openapi.json").json()
-    content = document["paths"]["/v1/edits"]["post"]["requestBody"]["content"]
-    edit = content["application/json"]["schema"]["properties"]["edit"]
-    assert edit["properties"]["yaw_deg"]["anyOf"][0] == {"type": "number", "minimum": -90, "maximum": 90}
-    assert edit["additionalProperties"] is False
-
-
 def test_the_same_request_twice_is_done_once(client, house, png):
     done = []
     house.audit = done.append
