@@ -18,7 +18,7 @@ from rigface.errors import PlanError
 class Networks:
     """The networks of a model that is made from nothing (`start=scratch`)."""
 
-    channels: tuple[int, ...] = (128, 192)
+    channels: tuple[int, ...] = (96, 160)
     """Of the UNets' levels, both networks alike."""
     heads: tuple[int, ...] = (4, 4)
     """Of attention, level by level."""
@@ -140,8 +140,8 @@ def debug() -> TrainConfig:
 def mini_cpu() -> TrainConfig:
     """The small model on one or two CPU cores, in this process; stop and start it at will."""
     return TrainConfig(
-        start="scratch", workers=0, gpu=False, batch=16, steps=4000, learning_rate=6e-4, warmup=100, schedule="cosine",
-        dropout=0.02, picture_weight=20.0, at_start=1.0, augment=True, decay=0.995, weight_decay=1e-3, checkpoint_every=50,
+        start="scratch", workers=0, gpu=False, batch=16, steps=2000, learning_rate=1e-3, warmup=50, schedule="cosine",
+        dropout=0.02, picture_weight=20.0, at_start=1.0, augment=True, decay=0.99, weight_decay=1e-3, checkpoint_every=50,
         validate_every=250, validation_examples=24,
         window=128, ingest="thread", threads=1, keep=2,
     )  # fmt: skip
