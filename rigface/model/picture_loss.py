@@ -17,7 +17,6 @@ from torch import Tensor
 from rigface.model.diffusion import Draw, Predict, Process, clean_estimate, mix, start
 from rigface.model.latents import LatentExample, decode
 
-
 SMALL = 0.1
 """Of the range of a picture. Errors below it count with their square, larger ones as they are (Huber): a preview is right
 almost everywhere, and absolute error pulls as hard at the many pixels that are nearly right as at the few that are wrong."""
