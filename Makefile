@@ -9,6 +9,7 @@ STAMP  := .venv/installed
 
 demo: env  ## faces from a small clip, a page that shows them, and the editing service with its page in the browser
 	$(BIN)/rigface extract $(VIDEO) $(OUT) --fps 15
+	$(BIN)/rigface strip $(VIDEO) $(OUT)/edits.png
 	$(BIN)/rigface inspect $(OUT)
 	$(BIN)/rigface serve demo $(VIDEO) $(OUT)
 

@@ -18,6 +18,7 @@ from tyro.conf import Positional, arg, subcommand
 
 from pipelines import edit
 from pipelines.config import PRESETS, Extract, laptop
+from pipelines.strip import StripJob
 from rigface.errors import PlanError, RigFaceError
 
 ABOUT = """Faces from videos, as a dataset: who, where, 3D coefficients, skin, light, and how far to trust each row.
@@ -29,6 +30,7 @@ ABOUT = """Faces from videos, as a dataset: who, where, 3D coefficients, skin, l
                                         change a face in a picture or a clip
   rigface animate photo.jpg clip.mp4 out.mp4
                                         let a clip drive a picture
+  rigface strip photo.jpg out.png       one picture of what editing does to somebody
   rigface sliders                       every number an edit can have
   rigface serve                         edit faces in the browser; has a help of its own
 
@@ -177,6 +179,7 @@ _FACES = {
 COMMANDS = (
     *_FACES,
     *edit.COMMANDS,
+    "strip",
     "pair",
     "autoencoder",
     "encode",
@@ -194,7 +197,7 @@ def parse(argv: Sequence[str]) -> Any:
     chosen, _ = first.parse_known_args(argv)
     job = PRESETS.get(chosen.preset, laptop)(workers=chosen.workers)  # an unknown one is refused below, by name
     defaults: dict[str, Any] = {name: _FACES[name](job=job) for name in ("extract", "forecast")}
-    commands: dict[str, type] = {**_FACES, **edit.COMMANDS}
+    commands: dict[str, type] = {**_FACES, **edit.COMMANDS, "strip": StripJob}
     if not argv or argv[0] not in commands:  # the commands of learning bring torch, which `extract` should not wait for
         from pipelines import learning_commands as learning
 

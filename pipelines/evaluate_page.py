@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.evaluate_gallery import gallery
+from pipelines.evaluate_tasks import SELF_EDITS
 from rigface.metrics import report
 from rigface.metrics.card import ReportCard, card
 from rigface.metrics.controls import CONTROLS
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from pipelines.evaluate import EvaluateConfig
 
 PICTURE = "picture"
-RELIT = "self-edit, re-lit"
+INVENTED = (SELF_EDITS["relit"], SELF_EDITS["posed"])
 TASK_COLUMNS = ("edit", "kind", "key", "person", "target_person", "source_sha256", "target_sha256")
 
 
@@ -41,10 +42,10 @@ def finish(store: Store, units: Sequence[str], about: dict[str, Any], config: Ev
         if not config.everybody
         else "Everybody of the dataset is here: a model that learned from it has seen these people.",
     ]
-    if any(r["edit"] == RELIT for r in rows):
+    if any(r["edit"] in INVENTED for r in rows):
         notes.append(
-            f"{RELIT}: the source was lit by the preview's own arithmetic, which the preview undoes nearly exactly; its figures "
-            "there are an upper bound, not a rival."
+            f"{' and '.join(INVENTED)}: there the source, not the truth, was made by the preview from one photograph. A light it "
+            "put on it takes off again nearly exactly, so its figures there are no yardstick; those of two photographs are."
         )
     names = list(about["models"])
     baseline = "preview" if "preview" in names and len(names) > 1 else None

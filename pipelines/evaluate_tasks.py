@@ -42,6 +42,11 @@ SWEEPS: dict[str, tuple[float, ...]] = {
     "expression.jaw_open": (0, 0.15, 0.3, 0.45, 0.6, 0.75, 0.9),
     "light.azimuth_deg": (-75, -50, -25, 0, 25, 50, 75),
 }
+SELF_EDITS = {  # kind of example -> row of the card; of all but the first the source is the preview's work
+    "pair": "self-edit",
+    "relit": "self-edit, re-lit",
+    "posed": "self-edit, posed",
+}
 CLIP_LEAST = 5  # frames in a row without which a clip's trembling says nothing
 
 Place = tuple[str, int]  # part and row
@@ -128,13 +133,13 @@ class Examples:
             PlanError: nobody was held out.
         """
         rows = held_out.rows_of(self._source, self._parts, None if everybody else "test")
-        rows = [row for row in held_out.in_turns(rows, lambda r: r["example"]) if row["take"]]
+        rows = _balanced([row for row in held_out.in_turns(rows, lambda r: r["example"]) if row["take"]], limit)
         if not rows:
             raise PlanError(f"{self._source.uri}: {NOBODY}")
         return [
             Item(
                 kind="self",
-                name="self-edit" if row["kind"] == "pair" else "self-edit, re-lit",
+                name=SELF_EDITS[row["kind"]],
                 key=row["example"],
                 person=row["identity"],
                 edit={"take": sorted(row["take"].split(","))},
@@ -142,7 +147,7 @@ class Examples:
                 truth=True,
                 example=True,
             )
-            for row in rows[:limit]
+            for row in rows
         ]
 
     def task(self, item: Item) -> Task:
@@ -154,6 +159,16 @@ class Examples:
         shown, truth = example.conditions.map(lambda a: a[0]), example.target[0]
 
         return Task(item, EditSpec.from_dict(item.edit), shown.reference, truth, truth, lambda style: shown)
+
+
+def _balanced(rows: list[dict[str, Any]], limit: int) -> list[dict[str, Any]]:
+    """At least half of them pairs of two photographs, where there are so many; the rest shared by what was invented."""
+    kinds = {kind: [row for row in rows if row["kind"] == kind] for kind in SELF_EDITS}
+    share = limit // (2 * (len(kinds) - 1))
+    invented = [row for kind in kinds if kind != "pair" for row in kinds[kind][:share]]
+    found = kinds["pair"][: limit - len(invented)] + invented
+    rest = [row for row in rows if row not in found]
+    return (found + rest)[:limit]
 
 
 NOBODY = (
@@ -273,9 +288,9 @@ class _Chooser:
         for k in range(len(chosen)):
             take = [name for name, edges in pairs.EDGES.items() if chosen.deltas[name][k] >= edges[0]]
             s, t = int(chosen.source[k]), int(chosen.target[k])
-            yield self._item("self", "self-edit", s, {"take": sorted(take)}, t, truth=True)
+            yield self._item("self", SELF_EDITS["pair"], s, {"take": sorted(take)}, t, truth=True)
         for s in self._in_turns(limit // 4):
-            yield self._item("self", "self-edit, re-lit", s, {"take": ["light"]}, s, truth=True, relit=True)
+            yield self._item("self", SELF_EDITS["relit"], s, {"take": ["light"]}, s, truth=True, relit=True)
 
     def cross_edits(self, limit: int) -> Iterator[Item]:
         """One trait of a stranger at a time, as many of each; nothing where there is only one person."""

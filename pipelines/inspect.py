@@ -23,6 +23,7 @@ from pipelines.page.cards import SHOWN_PEOPLE
 from pipelines.page.census import BATCH_ROWS, FLAGS, FaceCensus, Spot
 from pipelines.page.document import About, Gallery, document
 from pipelines.page.inputs import InputCensus
+from pipelines.strip import STRIP
 from rigface import schema
 from rigface.errors import BadInput
 from rigface.storage import Store
@@ -136,7 +137,8 @@ def write(out: str, *, page: str | None = None, samples: int = 24, seed: int = 0
         settings=settings,
         notices=data.notices,
     )
-    body = document(faces, inputs, shown, about, thumbs).encode("utf-8", "replace")
+    edits = data.store.read(STRIP) if data.store.exists(STRIP) else None
+    body = document(faces, inputs, shown, about, thumbs, edits).encode("utf-8", "replace")
     if page is None:
         data.store.publish(PAGE_NAME, body)
         return f"{data.store.uri}/{PAGE_NAME}"

@@ -59,11 +59,19 @@ class About:
     notices: Sequence[str]
 
 
-def document(faces: FaceCensus, inputs: InputCensus, gallery: Gallery, about: About, thumbs: Mapping[str, str]) -> str:
+def document(
+    faces: FaceCensus,
+    inputs: InputCensus,
+    gallery: Gallery,
+    about: About,
+    thumbs: Mapping[str, str],
+    edits: bytes | None = None,
+) -> str:
     """The whole page.
 
     Args:
         thumbs: a small face as a data URI for each of the most seen persons.
+        edits: the PNG of `rigface strip`, where there is one.
     """
     assets = files("pipelines") / "page"
     style, script, template = ((assets / name).read_text("utf-8") for name in ("page.css", "page.js", "template.html"))
@@ -79,6 +87,7 @@ def document(faces: FaceCensus, inputs: InputCensus, gallery: Gallery, about: Ab
         notices=_settings(about.settings) + "".join(f'<p class="notice">{_e(text)}</p>' for text in about.notices),
         gallery_says=_gallery_says(faces, gallery),
         gallery=_gallery(gallery),
+        edits=_edits(edits),
         seen=cards.seen(faces),
         trust=cards.trust(faces),
         people_says=cards.people_says(faces),
@@ -168,6 +177,18 @@ def _settings(settings: Mapping[str, Any]) -> str:
 def _plain(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 160 else text[:159] + "…"
+
+
+def _edits(strip: bytes | None) -> str:
+    if strip is None:
+        return ""
+    data = base64.b64encode(strip).decode()
+    return (
+        '<section id="edits" aria-labelledby="edits-title"><h2 id="edits-title">Edits</h2><p class="sub">One of these faces, '
+        "changed by numbers; below each picture what was asked and what was measured on the result.</p>"
+        f'<figure class="edits"><img src="data:image/png;base64,{data}" alt="One person as photographed, turned, smiling and in '
+        'another light"></figure></section>'
+    )
 
 
 def _gallery_says(faces: FaceCensus, gallery: Gallery) -> str:

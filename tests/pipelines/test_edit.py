@@ -9,6 +9,7 @@ import pytest
 
 from pipelines.cli import main
 from pipelines.edit import EditJob, Engine, edit
+from pipelines.strip import GAP_PX, PANEL_PX
 from pipelines.wish import Wish
 from rigface.clip import Followed, carried, needed
 from rigface.editor import Editor, usual_checkpoint
@@ -192,6 +193,18 @@ def test_who_edited_is_said_where_nobody_chose(folder, tmp_path, capsys, mini, m
     monkeypatch.delenv("RIGFACE_ASSETS")
     assert run(*wish) == 0
     assert "made by the preview, as mini is not here" in capsys.readouterr().out
+
+
+def test_a_strip_shows_what_editing_does_to_somebody(folder, tmp_path, capsys, mini):
+    assert run("strip", folder / "clip.mp4", tmp_path / "mini.png") == 0
+    assert run("strip", folder / "clip.mp4", tmp_path / "preview.png", "--checkpoint", "preview") == 0
+    five, four = (decode((tmp_path / f"{name}.png").read_bytes()) for name in ("mini", "preview"))
+    assert (five.shape[1], four.shape[1]) == (5 * PANEL_PX + 4 * GAP_PX, 4 * PANEL_PX + 3 * GAP_PX)
+    panels = [four[:PANEL_PX, k * (PANEL_PX + GAP_PX) :][:, :PANEL_PX].astype(int) for k in range(4)]
+    assert all(np.abs(panel - panels[0]).max() > 40 for panel in panels[1:])  # each edit can be seen
+    assert "made by mini" in capsys.readouterr().out
+    assert run("strip", folder / "wall.png", tmp_path / "no.png") == 1
+    assert "wall.png: no face was found in it" in capsys.readouterr().err
 
 
 def test_sliders_are_listed(capsys):

@@ -12,7 +12,7 @@ import pytest
 
 from pipelines.evaluate import EvaluateConfig, evaluate, fingerprint, places_of
 from pipelines.evaluate_page import printed
-from pipelines.evaluate_tasks import SWEEPS, Faces
+from pipelines.evaluate_tasks import SWEEPS, Examples, Faces
 from pipelines.pair import PairConfig, PairSettings, pair
 from pipelines.split import split_of
 from rigface.edits import LightEdit
@@ -206,3 +206,11 @@ def test_what_cannot_be_is_said_with_a_way_out(place, tmp_path):
     dataset(tmp_path / "few", people=1, identity=LEARNT)
     with pytest.raises(PlanError, match="--everybody"):
         evaluate(config_of(place, tmp_path / "out", models=("preview",), data=str(tmp_path / "few")), quiet)
+
+
+def test_half_of_what_is_asked_of_examples_is_two_photographs(place):
+    items = Examples(Store(str(place / "pairs"))).plan(("self",), 8)
+    names = Counter(item.name for item in items)
+    assert names["self-edit"] >= 4
+    assert names["self-edit, re-lit"] >= 1
+    assert len({item.key for item in items}) == len(items) == 8

@@ -6,12 +6,14 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from pipelines import inspect
 from rigface.errors import BadInput
+from rigface.image import encode_png
 from rigface.types import HeadSpec
 
 NASTY = 'a"b\'<script>alert("x")</script>&amp;\u202e.mp4'
@@ -168,3 +170,11 @@ def test_without_identities_tracks_are_counted(make, tmp_path):
     text = Page(inspect.write(out, samples=1)).text
     assert "not computed yet: rigface identities" in text
     assert "Tracks by number of frames" in text
+
+
+def test_the_strip_of_edits_is_shown_where_there_is_one(make, tmp_path):
+    out = make.dataset(tmp_path, make.faces(1))
+    assert 'id="edits"' not in Path(inspect.write(out, samples=1)).read_text()
+    strip = encode_png(np.full((4, 9, 3), 200, np.uint8))
+    (tmp_path / "edits.png").write_bytes(strip)
+    assert base64.b64encode(strip).decode() in Path(inspect.write(out, samples=1)).read_text()
