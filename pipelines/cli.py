@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, Union
 import tyro
 from tyro.conf import Positional, arg, subcommand
 
-from pipelines import edit
+from pipelines import edit, submit_commands
 from pipelines.config import PRESETS, Extract, laptop
 from pipelines.strip import StripJob
 from rigface.errors import PlanError, RigFaceError
@@ -32,6 +32,8 @@ ABOUT = """Faces from videos, as a dataset: who, where, 3D coefficients, skin, l
                                         let a clip drive a picture
   rigface strip photo.jpg out.png       one picture of what editing does to somebody
   rigface sliders                       every number an edit can have
+  rigface submit extract s3://b/videos/ s3://b/faces --preset cluster --cluster URL
+                                        the same on a cluster; `rigface jobs` looks at what is there
   rigface serve                         edit faces in the browser; has a help of its own
 
 Every command explains itself: rigface extract --help"""
@@ -180,6 +182,7 @@ COMMANDS = (
     *_FACES,
     *edit.COMMANDS,
     "strip",
+    *submit_commands.COMMANDS,
     "pair",
     "autoencoder",
     "encode",
@@ -197,7 +200,10 @@ def parse(argv: Sequence[str]) -> Any:
     chosen, _ = first.parse_known_args(argv)
     job = PRESETS.get(chosen.preset, laptop)(workers=chosen.workers)  # an unknown one is refused below, by name
     defaults: dict[str, Any] = {name: _FACES[name](job=job) for name in ("extract", "forecast")}
-    commands: dict[str, type] = {**_FACES, **edit.COMMANDS, "strip": StripJob}
+    if argv[:1] == ["submit"]:  # its words and those of the job stand in one line
+        own, words = submit_commands.split(argv[1:])
+        argv, defaults["submit"] = ["submit", *own], submit_commands.SubmitCommand(job=tuple(words))
+    commands: dict[str, type] = {**_FACES, **edit.COMMANDS, "strip": StripJob, **submit_commands.COMMANDS}
     if not argv or argv[0] not in commands:  # the commands of learning bring torch, which `extract` should not wait for
         from pipelines import learning_commands as learning
 

@@ -36,7 +36,7 @@ def connected(config: Extract) -> Iterator[None]:
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     address = config.address or os.environ.get("RAY_ADDRESS", "")
-    _authenticate(joining=bool(address))
+    authenticate(joining=bool(address))
     import ray
 
     if ray.is_initialized():
@@ -48,6 +48,7 @@ def connected(config: Extract) -> Iterator[None]:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         else:
             ray.init(
+                address="local",  # even where somebody else's cluster runs on this machine
                 num_cpus=max(math.ceil(config.cpus), os.cpu_count() or 1),
                 object_store_memory=config.object_store_mb * 2**20,
                 include_dashboard=False,
@@ -90,7 +91,7 @@ def _hushed() -> Iterator[None]:
         thread.join(1)
 
 
-def _authenticate(joining: bool) -> None:
+def authenticate(joining: bool) -> None:
     if "RAY_AUTH_MODE" in os.environ:
         return
     if not joining:

@@ -11,6 +11,7 @@ RigFaceError
 ├── BadCheckpoint       a folder of weights does not fit the network its config describes; the message names the keys
 ├── PlanError           stages or settings that do not fit together, found before any work was done
 ├── OutputBusy          another run is writing to the same output
+├── NoCluster           no Ray cluster answers at an address, or it does not let us in
 └── JobBroken           the job stops because it is at fault itself, not its inputs; finished work is kept
 
 `ValueError` stays what it is in Python: a programmer's mistake.
@@ -68,6 +69,10 @@ class PlanError(RigFaceError):
 
 class OutputBusy(RigFaceError):
     """Another run holds this output."""
+
+
+class NoCluster(RigFaceError):
+    """Nobody answers where a Ray cluster should be, or we are not let in."""
 
 
 class JobBroken(RigFaceError):

@@ -42,6 +42,7 @@ def serving(host: str = "127.0.0.1", port: int = 8000, *, quiet: bool = False, *
     own = not ray.is_initialized()
     if own:
         ray.init(
+            address="local",  # even where somebody else's cluster runs on this machine
             num_cpus=max(4, os.cpu_count() or 1),  # logical: the deployments share what there is
             object_store_memory=300 * 2**20,
             include_dashboard=False,

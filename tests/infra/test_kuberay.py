@@ -246,3 +246,21 @@ def test_gradients_cross_efa_on_amazon():
     zones = worker.spec["affinity"]["podAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
     assert zones[0]["topologyKey"] == "topology.kubernetes.io/zone"
     assert zones[0]["labelSelector"]["matchLabels"].items() <= worker.labels.items()
+
+
+@overlays
+def test_every_object_is_of_a_part_that_can_be_applied_by_itself(overlay):
+    parts = {d["metadata"]["labels"]["app.kubernetes.io/component"] for d in rendered(overlay)}
+    assert parts == {"platform", "redis", "extract", "train", "serve"}
+
+
+@overlays
+def test_ray_start_knows_its_parameters(overlay):
+    from ray.scripts.scripts import start
+
+    known = {option.removeprefix("--") for p in start.params for option in p.opts}
+    for document in rendered(overlay):
+        if cluster := cluster_of(document):
+            for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+                assert group["rayStartParams"].keys() <= known
+                assert group["rayStartParams"]["metrics-export-port"] == "8080", "the port that is called `metrics`"

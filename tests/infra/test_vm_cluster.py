@@ -1,6 +1,7 @@
 """The configuration of `ray up`: Ray's own schema and checks, boto3's idea of an instance, and what must not be reachable."""
 
 import copy
+import shlex
 
 import jsonschema
 import pytest
@@ -78,3 +79,13 @@ def test_images_are_ours_at_this_version(config):
     images += [k["docker"]["worker_image"] for k in config["available_node_types"].values() if "docker" in k]
     tags = [image.rpartition(":")[2] for image in images]
     assert tags == [f"{project()['version']}-{target}" for target in ("cpu", "cuda", "cpu")]
+
+
+def test_ray_start_takes_the_commands(config):
+    from ray.scripts.scripts import start
+
+    commands = [*config["head_start_ray_commands"], *config["worker_start_ray_commands"]]
+    started = [shlex.split(c.partition("ray start ")[2]) for c in commands if "ray start" in c]
+    assert len(started) == 2
+    for words in started:
+        start.make_context("start", words)  # raises for an option it does not know

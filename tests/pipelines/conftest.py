@@ -22,6 +22,7 @@ def ray_cluster(bucket):
 
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # pytest would show pages of it beside any failure
     ray.init(
+        address="local",
         num_cpus=4,
         object_store_memory=150 * 2**20,
         include_dashboard=False,

@@ -1,0 +1,157 @@
+"""The commands for clusters that are elsewhere: `submit`, `jobs`. Part of `cli.py`, in a file of their own.
+
+The words of `submit` and those of the job stand in one line, in any order: a flag that is `submit`'s is taken out, the rest is
+the job.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, Literal
+
+from tyro.conf import Positional, Suppress, UseAppendAction, arg
+
+from pipelines.budget import SPENT
+from rigface.errors import PlanError
+
+HOW = {"SUCCEEDED": 0, "FAILED": 1, "STOPPED": 130}
+
+
+def _default_cluster() -> str:
+    return os.environ.get("RIGFACE_CLUSTER", "http://127.0.0.1:8265")
+
+
+@dataclass(frozen=True)
+class SubmitCommand:
+    """Run a job on a Ray cluster: `rigface submit JOB ...`, with the words and flags that JOB has here.
+
+    Its output is followed until it ends; ctrl-c leaves it running. The same line again finds it at work, or goes on with what it
+    had not finished. The cluster's code is used unless --upload sends this one.
+
+      rigface submit extract s3://b/videos/ s3://b/faces --preset cluster --cluster http://127.0.0.1:8265
+      rigface submit extract s3://b/videos/ s3://b/faces --preset cluster --dollars 200 --price 0.35 --gpu-price 1.2
+      rigface submit train cluster s3://b/latents s3://b/runs/a --start sd15:/models/sd15 --hours 48 --detach
+    """
+
+    job: Suppress[tuple[str, ...]] = ()
+    cluster: str = ""
+    """Address of the cluster's dashboard; empty: RIGFACE_CLUSTER, else http://127.0.0.1:8265 (a tunnel). A token for it is taken
+    from RAY_AUTH_TOKEN or ~/.ray/auth_token."""
+    hours: float = 0.0
+    """Stop after so long; the same line goes on. 0: no limit."""
+    dollars: float = 0.0
+    """Stop when the nodes have cost so much since it started; wants a price. 0: no limit."""
+    price: float = 0.0
+    """What a node costs per hour, all nodes of the cluster counted."""
+    gpu_price: float = 0.0
+    """What a node with GPUs costs per hour; 0: as the others."""
+    upload: bool = False
+    """Send this checkout's code along."""
+    env: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="NAME")] = ()
+    """Name of an environment variable whose value here is sent along, such as AWS_REGION; as often as you like. No secrets."""
+    detach: bool = False
+    """Do not wait for it."""
+    dry_run: bool = False
+    """Say what would be sent, and stop."""
+
+    def run(self) -> int:
+        from pipelines import submit
+        from pipelines.budget import Meter
+
+        where = self.cluster or _default_cluster()
+        meter = Meter(self.hours, self.dollars, self.price, self.gpu_price)
+        asked = submit.request(self.job, meter, self.upload, self.env)
+        if self.dry_run:
+            print(submit.described(asked, where))
+            return 0
+        cluster = submit.Cluster(where)
+        name, new = cluster.send(asked)
+        print(f"{name}: {'submitted' if new else 'is at work already'}", flush=True)
+        return 0 if self.detach else _followed(cluster, name)
+
+
+@dataclass(frozen=True)
+class JobsCommand:
+    """Jobs on a Ray cluster: `list` them, the `status` of one, its `logs`, or `cancel` it, which keeps what is finished.
+
+    rigface jobs list
+    rigface jobs logs -f
+    rigface jobs cancel rigface-extract-1a2b3c4d-1
+    """
+
+    action: Positional[Literal["list", "status", "logs", "cancel"]]
+    name: Positional[str] = ""
+    """Which; empty: the latest."""
+    cluster: str = ""
+    """As for `submit`."""
+    follow: Annotated[bool, arg(aliases=["-f"])] = False
+    """Of `logs`: go on until it ends."""
+
+    def run(self) -> int:
+        from pipelines.submit import Cluster
+
+        cluster = Cluster(self.cluster or _default_cluster())
+        jobs = cluster.jobs()
+        if self.action == "list":
+            print("\n".join(_line(job) for job in jobs) or "no jobs of ours")
+            return 0
+        name = self.name or (jobs[-1].submission_id if jobs else "")
+        if not name:
+            raise PlanError("there are no jobs of ours on this cluster")
+        if self.action == "cancel":
+            print(f"{name}: {'asked to stop' if cluster.stop(name) else 'had ended'}")
+        elif self.action == "logs" and self.follow:
+            return _followed(cluster, name)
+        elif self.action == "logs":
+            print(cluster.logs(name), end="")
+        else:
+            print(_line(cluster.info(name)))
+        return 0
+
+
+def _followed(cluster: Any, name: str) -> int:
+    """Its output until it ends, and how it ended."""
+    try:
+        how = cluster.follow(name)
+    except KeyboardInterrupt:
+        print(f"\n{name} goes on. `rigface jobs logs -f {name}` shows it again, `rigface jobs cancel {name}` stops it.")
+        return 0
+    info = cluster.info(name)
+    print(_line(info), file=sys.stderr)
+    return SPENT if info.driver_exit_code == SPENT else HOW[how]
+
+
+def _line(job: Any) -> str:
+    """A job in one line."""
+    began = time.strftime("%Y-%m-%d %H:%M", time.localtime((job.start_time or 0) / 1000))
+    minutes = ((job.end_time or time.time() * 1000) - (job.start_time or 0)) / 60000
+    state = "budget spent" if job.driver_exit_code == SPENT else str(job.status).lower()
+    said = (job.metadata or {}).get("rigface") or job.entrypoint
+    return f"{job.submission_id}  {state:12}  {began}  {minutes:7.1f} min  {said}"
+
+
+def split(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The words of `submit` itself, and those of the job.
+
+    `--flag value` and `--flag=value` are both understood; `--help` is the job's where there is one before it.
+    """
+    flags = {f"--{f.name.replace('_', '-')}": f.type for f in fields(SubmitCommand) if f.name != "job"}
+    own: list[str] = []
+    job: list[str] = []
+    left = iter(words)
+    for word in left:
+        flag = word.split("=", 1)[0].replace("_", "-")
+        if flag in flags or (word in ("-h", "--help") and not job):
+            own.append(word)
+            if flags.get(flag, "bool") != "bool" and "=" not in word:
+                own += [next(left, "")]
+        else:
+            job.append(word)
+    return own, job
+
+
+COMMANDS = {"submit": SubmitCommand, "jobs": JobsCommand}

@@ -1,0 +1,99 @@
+"""Jobs under a meter: they end by themselves, when the budget is spent, or when somebody stops them, and clean up in each case."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from pipelines.budget import SPENT, Meter, main, run
+
+TIDY = "import time, sys\ntry:\n    print('began', flush=True); time.sleep(60)\nexcept KeyboardInterrupt:\n    print('tidied'); sys.exit(130)"
+STUBBORN = (
+    "import signal, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nprint('began', flush=True)\ntime.sleep(60)"
+)
+
+
+@pytest.fixture(autouse=True)
+def handlers():
+    """`run` answers to signals, as the program it is the whole of; here it is not."""
+    before = [(n, signal.getsignal(n)) for n in (signal.SIGTERM, signal.SIGINT)]
+    yield
+    for number, handler in before:
+        signal.signal(number, handler)
+
+
+def none():
+    return 0, 0
+
+
+def child(code):
+    return [sys.executable, "-c", code]
+
+
+def test_dollars_are_node_hours_by_kind():
+    meter = Meter(dollars=10, price=0.5, gpu_price=2)
+    meter.add(3600, plain=4, gpu=1)
+    assert (meter.spent_hours, meter.spent_dollars, meter.is_spent) == (1.0, 4.0, False)
+    meter.add(5400, plain=4, gpu=1)
+    assert (meter.spent_dollars, meter.is_spent) == (10.0, True)
+    assert str(meter) == "2.50 h, $10.00"
+
+
+def test_nodes_with_gpus_cost_the_same_where_no_other_price_is_given():
+    meter = Meter(price=1)
+    meter.add(3600, plain=1, gpu=1)
+    assert meter.spent_dollars == 2
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_a_job_that_ends_by_itself_keeps_its_status(code):
+    assert run(child(f"raise SystemExit({code})"), Meter(hours=1), none) == code
+
+
+def test_hours_that_are_spent_interrupt_the_job(capfd):
+    assert run(child(TIDY), Meter(hours=1 / 3600), none, first_s=0.2) == SPENT
+    out = capfd.readouterr().out
+    assert "tidied" in out
+    assert "The budget is spent" in out
+    assert "Submit the same line" in out
+
+
+def test_dollars_that_are_spent_interrupt_the_job(capfd):
+    counted = iter([(1, 0), *[(100, 10)] * 1000])
+    meter = Meter(dollars=2, price=100, gpu_price=500)
+    assert run(child(TIDY), meter, lambda: next(counted), first_s=0.2) == SPENT
+    assert "tidied" in capfd.readouterr().out
+    assert meter.spent_hours * 3600 < 10, "nodes that came made it dearer"
+
+
+def test_a_job_that_does_not_listen_is_killed(capfd):
+    began = time.monotonic()
+    assert run(child(STUBBORN), Meter(hours=0.5 / 3600), none, first_s=0.1, grace_s=0.3) == SPENT
+    assert time.monotonic() - began < 20
+    assert "is killed" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_request_to_stop_reaches_the_job_once_even_where_interrupts_were_blocked(number):
+    """As Ray starts it: SIGINT blocked. SIGTERM is for us alone, SIGINT for the whole group."""
+    code = f"import sys; from pipelines.budget import *; sys.exit(run({child(TIDY)!r}, Meter(), lambda: (0, 0), 0.2))"
+    process = subprocess.Popen(
+        child(code),
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}),
+    )
+    assert process.stdout.readline() == "began\n"
+    (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
+    out, _ = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "tidied" in out
+
+
+def test_the_command_is_a_rigface_command(capfd):
+    assert main(["--hours", "1", "--", "status", "/no/such/dataset"]) == 1
+    assert "no dataset of ours" in capfd.readouterr().err
