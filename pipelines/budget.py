@@ -68,6 +68,8 @@ def run(command: Sequence[str], meter: Meter, nodes: Nodes, first_s: float = 1.0
     Returns:
         The command's exit status; `SPENT` where the budget ended it; 130 where somebody stopped it.
     """
+    counts = bool(meter.price or meter.gpu_price)
+    plain, gpu = nodes() if counts else (0, 0)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # Ray blocks it in what it starts
     child = subprocess.Popen(command)
     asked = False
@@ -80,10 +82,10 @@ def run(command: Sequence[str], meter: Meter, nodes: Nodes, first_s: float = 1.0
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
-    last, plain, gpu, look_s = time.monotonic(), 0, 0, first_s
+    last, look_s = time.monotonic(), first_s
     while (code := _wait(child, look_s)) is None:
         now, look_s = time.monotonic(), min(2 * look_s, LOOK_S)
-        plain, gpu = nodes() if meter.price or meter.gpu_price else (plain, gpu)
+        plain, gpu = nodes() if counts else (0, 0)
         meter.add(now - last, plain, gpu)
         last = now
         if asked:

@@ -206,14 +206,14 @@ for line in sys.stdin:
 
 @pytest.mark.slow
 def test_jobs_go_to_a_real_head_and_come_back(head, finished, zoo, tmp_path):
-    """Stopped by its budget, sent again with our code, found at work, cancelled, listed; and a stranger is not let in.
+    """Stopped by its budget, sent again, found at work, cancelled, listed; another with our code; a stranger is not let in.
 
-    The first is a short job, since what is tested is the way there and back: that jobs go on is tested elsewhere.
+    What is tested is the way there and back: that an interrupted job goes on is tested elsewhere.
     """
     url, env = head
     out = shutil.copytree(finished, tmp_path / "faces")
-    line = ["submit", "identities", str(out), "--cluster", url]
-    long = ["submit", "extract", str(zoo), str(tmp_path / "new"), "--preset", "debug", "--cluster", url, "--detach"]
+    short = ["submit", "identities", str(out), "--cluster", url]
+    long = ["submit", "extract", str(zoo), str(tmp_path / "new"), "--preset", "debug", "--cluster", url]
     env_here = {**env, "RAY_ADDRESS": "127.0.0.1:9"}  # Ray would prefer it to --cluster
     with subprocess.Popen(
         [sys.executable, "-c", TALK], env=env_here, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -233,20 +233,20 @@ def test_jobs_go_to_a_real_head_and_come_back(head, finished, zoo, tmp_path):
 
         until("no jobs of ours", "jobs", "list")  # the head is up
 
-        code, said = say(*line, "--dollars", "0.001", "--price", "1000")
+        code, said = say(*long, "--dollars", "0.001", "--price", "1000")
         assert code == budget.SPENT, said
         assert "The budget is spent" in said
         assert said.count("Submit the same line") == 1
 
-        code, said = say(*line, "--upload")
+        code, said = say(*short, "--upload")
         assert code == 0, said
-        assert "-2: submitted" in said
+        assert "-1: submitted" in said
         assert said.count(" people in ") == 1, "what the job itself says, once"
 
-        assert say(*long)[1].endswith("-1: submitted\n")
-        assert say(*long)[1].endswith("-1: is at work already\n")
+        assert say(*long, "--detach")[1].endswith("-2: submitted\n")
+        assert say(*long, "--detach")[1].endswith("-2: is at work already\n")
         until(" running ", "jobs", "status")
-        assert "-1: asked to stop" in say("jobs", "cancel", "--cluster", url)[1]
+        assert "-2: asked to stop" in say("jobs", "cancel", "--cluster", url)[1]
         until(" stopped ", "jobs", "status")
 
         states = [shown.split()[1] for shown in say("jobs", "list", "--cluster", url)[1].splitlines()]
