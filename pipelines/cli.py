@@ -232,8 +232,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     if words[:1] == ["serve"]:  # a program of its own, which knows nothing of the jobs, nor they of it
         os.execv(sys.executable, [sys.executable, "-m", "serve", *words[1:]])
-    command = parse(words)
+    command: Any = None
     try:
+        command = parse(words)
         return command.run()
     except RigFaceError as e:
         if "json" in (getattr(command, "log_format", ""), getattr(getattr(command, "job", None), "log_format", "")):

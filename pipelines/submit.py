@@ -117,7 +117,7 @@ def request(job: Sequence[str], meter: budget.Meter, upload: bool = False, env: 
 def _places(command: Any) -> list[str]:
     """Where a command reads and writes."""
     words = list(getattr(command, "paths", ())) + list(getattr(command, "words", ()))[1:]
-    return words + [getattr(command, name) for name in ("faces", "examples", "out") if hasattr(command, name)]
+    return words + [getattr(command, name) for name in ("faces", "examples", "data", "out") if hasattr(command, name)]
 
 
 def described(asked: Request, cluster: str) -> str:

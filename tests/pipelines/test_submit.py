@@ -50,6 +50,8 @@ def test_no_job_has_a_flag_that_submit_would_take_away():
         ["encode", "a", "b"],
         ["train"],
         ["autoencoder", "a", "b"],
+        ["evaluate", "a", "b"],
+        ["evaluate", "a", "b"],
     ):
         command = parse(words)
         taken = {f.name for part in (command, getattr(command, "job", command)) for f in fields(part)}
@@ -114,6 +116,7 @@ def test_code_is_sent_along_only_where_asked():
         (["extract", "clips", "s3://b/faces"], "does not see this machine's folders"),
         (["train", "cluster", "s3://b/latents", "runs/a"], "runs/a: the cluster does not see"),
         (["pair", "out/faces", "s3://b/pairs"], "out/faces"),
+        (["evaluate", "out/faces", "s3://b/card"], "out/faces"),
         ([*LINE, "--dollars", "5"], "--dollars wants --price"),
         ([*LINE, "--env", "RIGFACE_NOT_SET"], "is not set here"),
         ([*LINE, "--env", "RIGFACE_TEST_SECRET_KEY"], "looks like a secret"),
