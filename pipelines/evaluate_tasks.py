@@ -20,7 +20,7 @@ import numpy as np
 
 from pipelines import held_out, pairs
 from pipelines.encode import parts_of, spec_of
-from pipelines.make_example import TAKE, invent_light, make
+from pipelines.make_example import TAKE, invent_light, make, staged
 from pipelines.pair import PairSettings, head_of
 from pipelines.read_faces import FaceReader
 from pipelines.read_frames import GATES, read_frames
@@ -234,27 +234,21 @@ class Faces:
         target = None if item.target is None else self._reader.face(*item.target)
         if item.truth:
             assert target is not None
-            light = None
+            own = self._composer(("texture", self._size or len(source.crop), "expression"))
             if item.relit:
                 random = np.random.default_rng(int(hashlib.sha256(item.key.encode()).hexdigest()[:12], 16))
                 light = invent_light(source.params.light, np.zeros((0, 9, 3), np.float32), random)
-            first = make(
-                source,
-                target,
-                self._composer(("texture", self._size or len(source.crop), "expression")),
-                self.head,
-                light,
-            )
+                source = staged(source, replace(source.params, light=light.astype(np.float32)), own)
+            first = make(source, target, own, self.head)
             far = first.background_change > settings.largest_background_change
             if far or first.covered < settings.least_covered:
                 return None
 
             def conditions(style: Style) -> Conditions:
-                return make(source, target, self._composer(style), self.head, light).composed.conditions
+                return make(source, target, self._composer(style), self.head).composed.conditions
 
-            own = first.composed.conditions.reference
             time_s = float(self._reader.key(*item.target)["time_s"]) if item.target else 0.0
-            return Task(item, edit, own, first.target, first.target, conditions, time_s)
+            return Task(item, edit, first.composed.conditions.reference, first.target, first.target, conditions, time_s)
         givers = {} if target is None else {trait: target.params for trait in edit.take}
         wanted = mix(source.params, edit, self.head, borrowed(source.params, givers) if givers else None)
 
