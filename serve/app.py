@@ -17,11 +17,10 @@ from typing import Any, cast
 
 from pydantic import BaseModel, ConfigDict
 from ray import serve
-from ray.exceptions import RayTaskError
-from ray.serve.exceptions import BackPressureError
 from ray.serve.handle import DeploymentHandle
 
 from rigface.errors import BadInput
+from serve.far import Far, FarPainter
 from serve.limits import Limits
 from serve.policy import Policy
 from serve.problems import Trouble, problem_of
@@ -167,7 +166,7 @@ class JobsDeployment:
 
         write_logs()
         self._jobs = Jobs(
-            args.jobs, FarEye(eye), FarPainter(painter), args.limits(),
+            args.jobs, Far(eye), FarPainter(painter), args.limits(),
             audit=Audit(args.audit) if args.audit else None, seal=Sealer(args.seal_folder()),
             webhooks=Webhooks(Places(args.webhooks)), policy=args.policy(),
         )  # fmt: skip
@@ -186,60 +185,12 @@ class JobsDeployment:
         await self._jobs.close()
 
 
-class FarEye:
-    """An eye behind a handle, with the eye's methods and errors."""
-
-    def __init__(self, handle: DeploymentHandle) -> None:
-        self._handle = handle
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
-            raise AttributeError(name)
-        return lambda *args: _answer(self._handle.call.remote(name, *args))
-
-
-class FarPainter(FarEye):
-    """A painter behind a handle."""
-
-    async def paint(self, model: str, *args: Any) -> AsyncGenerator[Any, None]:
-        """As `Studio.paint`."""
-        events: Any = self._handle.options(stream=True).paint.remote(model, *args)
-        try:
-            async for event in events:
-                if isinstance(event, Trouble):
-                    raise event
-                yield event
-        except Exception as error:
-            raise _cause(error) from None
-        finally:
-            events.cancel()
-
-
 async def _said(work: Awaitable[Any]) -> Any:
     """The result, or the trouble as a value: what a caller did wrong is no news for a replica's log."""
     try:
         return await work
     except EXPECTED as error:
         return problem_of(error)
-
-
-async def _answer(response: Any) -> Any:
-    try:
-        said = await response
-    except Exception as error:
-        raise _cause(error) from None
-    if isinstance(said, Trouble):
-        raise said
-    return said
-
-
-def _cause(error: Exception) -> Exception:
-    """What happened over there, as it would have been raised here."""
-    if isinstance(error, BackPressureError):
-        return Trouble("busy", "too many requests are waiting", 2)
-    if isinstance(error, RayTaskError) and isinstance(error.cause, Exception):
-        return error.cause
-    return error
 
 
 @serve.deployment(
@@ -261,13 +212,13 @@ class Door:
         from serve.places import Places
 
         self._house = House(
-            FarEye(eye),
+            Far(eye),
             FarPainter(painter),
             KeyRing(args.keys),
             args.limits(),
             Places(args.fetch),
             Audit(args.audit) if args.audit else None,
-            FarEye(jobs) if jobs is not None else None,
+            Far(jobs) if jobs is not None else None,
         )
 
     def __serve_build_asgi_app__(self) -> Any:

@@ -212,36 +212,40 @@ class _Door:
         """Ask an eye by hash first; where it has forgotten the picture, with the bytes."""
         return await self.editing.ask(wish, method)
 
+    async def _soon(self, request: Request, work: Awaitable[Made]) -> Made:
+        return await within(request, work, self.house.limits.preview_s)
+
     async def submit(self, request: Request) -> JobState:
         """Queue a batch of edits, a video edit or an animation."""
         async with self.caller(request, "jobs") as key:
             order = await read_job(request, self.pantry, key.name, self.house.limits.clip_bytes)
-            return await self.house.jobs.submit(order, key.name, request.headers.get("idempotency-key", "")[:200])
+            work = self.house.jobs.submit(order, key.name, request.headers.get("idempotency-key", "")[:200])
+            return await within(request, work, self.house.limits.edit_s)
 
     async def jobs(self, request: Request) -> JobList:
         """The caller's jobs, the newest first."""
         async with self.caller(request, "jobs") as key:
-            return JobList(jobs=await self.house.jobs.mine(key.name))
+            return JobList(jobs=await self._soon(request, self.house.jobs.mine(key.name)))
 
     async def job(self, request: Request, name: str) -> JobState:
         """How far a job is."""
         async with self.caller(request, "jobs") as key:
-            return await self.house.jobs.status(name, key.name)
+            return await self._soon(request, self.house.jobs.status(name, key.name))
 
     async def cancel(self, request: Request, name: str) -> JobState:
         """Stop a job; results so far stay."""
         async with self.caller(request, "jobs") as key:
-            return await self.house.jobs.cancel(name, key.name)
+            return await self._soon(request, self.house.jobs.cancel(name, key.name))
 
     async def remove(self, request: Request, name: str) -> None:
         """Stop a job and remove it with its files."""
         async with self.caller(request, "jobs") as key:
-            await self.house.jobs.remove(name, key.name)
+            await self._soon(request, self.house.jobs.remove(name, key.name))
 
     async def job_result(self, request: Request, name: str, number: int) -> Response:
         """A picture of a batch, or the video (number 0)."""
         async with self.caller(request, "jobs") as key:
-            data, kind, about = await self.house.jobs.result(name, key.name, number)
+            data, kind, about = await self._soon(request, self.house.jobs.result(name, key.name, number))
             headers = {"Cache-Control": "no-store", **about.get("headers", {})}
             return Response(data, media_type=kind, headers=headers)
 
@@ -250,12 +254,12 @@ class _Door:
         async with self.caller(request, "verify") as key:
             _, wish = await read(request, PictureRequest, self.pantry, key.name, self.house.limits.body_bytes)
             data = wish.pictures[wish.picture]
-            return await within(request, self.house.eye.verify(data), self.house.limits.preview_s)
+            return await self._soon(request, self.house.eye.verify(data))
 
     async def models(self, request: Request) -> Models:
         """The models that an edit may ask for."""
         async with self.caller(request, "edit"):
-            found, limits = await self.house.painter.models(), self.house.limits
+            found, limits = await self._soon(request, self.house.painter.models()), self.house.limits
             jobs = self.house.jobs is not None
             return Models(models=found, body_bytes=limits.body_bytes, clip_bytes=limits.clip_bytes, jobs=jobs)
 

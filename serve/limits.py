@@ -5,6 +5,7 @@ Path: the first thing a request meets. Nothing is read beyond what is allowed.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
@@ -14,6 +15,7 @@ from typing import Any
 from serve.problems import Trouble
 
 MAX_PIXELS = 40_000_000
+BODY_GRACE_S, SLOWEST_BYTES_S = 15.0, 16 * 1024  # for a body to arrive
 MAX_PART_FILES = 8  # a source, a target, one for each of five traits, and a clip
 
 
@@ -102,13 +104,25 @@ Message = dict[str, Any]
 
 
 def bounded(receive: Callable[[], Awaitable[Message]], most: int) -> Callable[[], Awaitable[Message]]:
-    """An ASGI `receive` that stops a body at `most` bytes, whatever its header said."""
-    got = 0
+    """An ASGI `receive` that stops a body at `most` bytes, whatever its header said, and one that trickles in.
+
+    Otherwise a few callers who send a byte a second would hold all places there are.
+    """
+    got, whole, began = 0, False, time.monotonic()
 
     async def limited() -> Message:
-        nonlocal got
-        message = await receive()
+        nonlocal got, whole
+        if whole:  # what comes after a body is that the caller leaves, whenever
+            return await receive()
+        try:
+            async with asyncio.timeout(max(0.0, began + BODY_GRACE_S + got / SLOWEST_BYTES_S - time.monotonic())):
+                message = await receive()
+        except TimeoutError:
+            raise Trouble(
+                "too-slow", f"a body may take {BODY_GRACE_S:g} s, and a second more for each {SLOWEST_BYTES_S} bytes"
+            ) from None
         got += len(message.get("body", b""))
+        whole = not message.get("more_body", False)
         if got > most:
             raise Trouble("too-large", f"a request may have {most} bytes")
         return message

@@ -25,6 +25,7 @@ KNOWN = {  # slug -> status, title
     "not-found": (404, "There is nothing at this address"),
     "method-not-allowed": (405, "This address does not take that method"),
     "not-acceptable": (406, "None of the accepted types can be made"),
+    "too-slow": (408, "The request came too slowly"),
     "too-large": (413, "The request is too large"),
     "unsupported-type": (415, "The content type cannot be read"),
     "unauthorized": (401, "A valid API key is needed"),

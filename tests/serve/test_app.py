@@ -13,26 +13,9 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def faces(tmp_path_factory):
-    import socket
-
-    import ray
-
-    from serve.local import serving
-
-    own = not ray.is_initialized()
-    if own:
-        ray.init(
-            address="local", num_cpus=4, object_store_memory=150 * 2**20, include_dashboard=False, log_to_driver=False
-        )
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    folders = {name: str(tmp_path_factory.mktemp(name)) for name in ("seal", "jobs")}
-    with serving(port=port, model="tiny", **folders) as url, Client(url) as client:
+def faces(service):
+    with Client(service) as client:
         yield client
-    if own:
-        ray.shutdown()
 
 
 def test_a_portrait_through_three_deployments(faces, shared):

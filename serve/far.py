@@ -1,0 +1,91 @@
+"""The parts of the service behind Ray Serve's handles: their methods, their errors, and again where a replica was lost.
+
+Path: `door.py`, `jobs.py` -> here -> a replica of Eye, Painter or Jobs (`app.py`).
+
+What is asked of an eye or a painter gives the same answer twice, so a call whose replica died under it is made again, of another
+replica or of the one that comes up instead; the caller's own time limit holds. Only a job is not submitted twice: whether the
+lost replica had taken it is not known, so the caller is told to look and to come again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import suppress
+from typing import Any
+
+from ray.exceptions import RayActorError, RayTaskError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, ReplicaUnavailableError
+from ray.serve.handle import DeploymentHandle
+
+from serve.problems import Trouble
+
+LOST = (RayActorError, ReplicaUnavailableError)
+TRIES, PAUSE_S = 4, 0.5
+NOT_TWICE = ("submit",)
+
+
+class Far:
+    """What is behind a handle, with its own methods and errors."""
+
+    def __init__(self, handle: DeploymentHandle) -> None:
+        self._handle = handle
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return lambda *args: self._ask(name, args)
+
+    async def _ask(self, name: str, args: tuple[Any, ...]) -> Any:
+        left = 1 if name in NOT_TWICE else TRIES
+        while True:
+            left -= 1
+            try:
+                said = await self._handle.call.remote(name, *args)
+            except Exception as error:
+                await _again(error, left)
+                continue
+            if isinstance(said, Trouble):
+                raise said
+            return said
+
+
+class FarPainter(Far):
+    """A painter behind a handle."""
+
+    async def paint(self, model: str, *args: Any) -> AsyncGenerator[Any, None]:
+        """As `Studio.paint`; where the replica is lost, the steps begin anew."""
+        left = TRIES
+        while True:
+            left -= 1
+            events: Any = self._handle.options(stream=True).paint.remote(model, *args)
+            try:
+                async for event in events:
+                    if isinstance(event, Trouble):
+                        raise event
+                    yield event
+                return
+            except Exception as error:
+                await _again(error, left)
+            finally:
+                with suppress(*LOST):
+                    events.cancel()
+
+
+async def _again(error: Exception, left: int) -> None:
+    """Return where the call should be made once more.
+
+    Raises:
+        Exception: what happened over there, as it would have been raised here.
+    """
+    if isinstance(error, RayTaskError) and isinstance(error.cause, Exception):
+        error = error.cause
+    if isinstance(error, BackPressureError):
+        raise Trouble("busy", "too many requests are waiting", 2) from None
+    if isinstance(error, DeploymentUnavailableError):
+        raise Trouble("busy", "a part of the service is down", 5) from None
+    if not isinstance(error, LOST):
+        raise error from None
+    if not left:
+        raise Trouble("busy", "a part of the service was lost while it was at work on this", 2) from None
+    await asyncio.sleep(PAUSE_S)

@@ -1,0 +1,243 @@
+"""What the service does when a part of it dies or a caller behaves badly, while others are at work: nothing is lost, nobody hangs.
+
+On real Ray Serve, with edits under way the whole time. The order matters a little: the controller dies first, so that what brings
+the other parts back is one that was itself restarted.
+"""
+
+import asyncio
+import contextlib
+import json
+import socket
+import threading
+import time
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+from rigface.image import encode_jpeg
+from serve import limits
+from serve.client import Client, Refused
+from serve.door import House
+from tests.scrape import scraped, total
+from tests.serve.conftest import listening
+
+pytestmark = pytest.mark.slow
+LIMIT_S = 120.0  # of an edit; no answer may take longer
+STEPS = 6
+
+
+@pytest.fixture(scope="module")
+def somebody(fixtures):
+    """A JPEG of a face."""
+    from rigface.face.video import frames
+
+    return encode_jpeg(next(frames(str(fixtures / "clip.mp4"))).image)
+
+
+class Load:
+    """Callers who make one edit after the other until the end; each looks at its answers."""
+
+    def __init__(self, url, picture, callers=3, tries=1):
+        self.answers, self.refused, self.broken, self.slowest = 0, [], [], 0.0
+        self._url, self._picture, self._tries, self._end = url, picture, tries, threading.Event()
+        self._threads = [threading.Thread(target=self._call, args=(n,)) for n in range(callers)]
+
+    def __enter__(self):
+        for thread in self._threads:
+            thread.start()
+        self.more(2)
+        return self
+
+    def __exit__(self, *_):
+        self._end.set()
+        for thread in self._threads:
+            thread.join(LIMIT_S)
+        assert not any(thread.is_alive() for thread in self._threads), "a request hangs"
+
+    def more(self, count, seconds=LIMIT_S):
+        """Wait until so many more edits are answered."""
+        want, end = self.answers + count, time.monotonic() + seconds
+        while self.answers < want:
+            assert time.monotonic() < end, f"no answer: {self.answers} of {want}; {self.refused} {self.broken}"
+            time.sleep(0.05)
+
+    def _call(self, number):
+        with Client(self._url, tries=self._tries, timeout_s=LIMIT_S + 10) as faces:
+            turn = 0
+            while not self._end.is_set():
+                began = time.monotonic()
+                try:
+                    made = faces.edit(self._picture, {"yaw_deg": 5}, steps=STEPS, seed=100 * number + turn)
+                    assert made.image
+                    self.answers += 1
+                except Refused as error:
+                    self.refused.append(error.slug or error.status)
+                except httpx.TransportError as error:
+                    self.broken.append(repr(error))
+                self.slowest = max(self.slowest, time.monotonic() - began)
+                turn += 1
+
+
+def part(name):
+    """The actor behind a deployment's only replica, or the controller."""
+    import ray
+
+    known = ray.util.list_named_actors(all_namespaces=True)
+    (found,) = [a for a in known if f"#{name}#" in a["name"] or a["name"] == name]
+    return ray.get_actor(found["name"], namespace=found["namespace"])
+
+
+def submitted(url, picture, edits):
+    """A job's id, once the service has accepted it."""
+    body = json.dumps({"kind": "batch", "edits": [{"yaw_deg": v} for v in range(edits)], "steps": STEPS})
+    answer = httpx.post(f"{url}/v1/jobs", files={"picture": ("a.jpg", picture), "request": (None, body)}, timeout=60)
+    assert answer.status_code == 202, answer.text
+    return answer.json()["id"]
+
+
+def finished(url, job, seconds=LIMIT_S):
+    """The job at its end."""
+    end = time.monotonic() + seconds
+    while True:
+        with contextlib.suppress(httpx.TransportError):
+            answer = httpx.get(f"{url}/v1/jobs/{job}", timeout=30)
+            if answer.status_code == 200 and answer.json()["state"] not in ("queued", "running"):
+                return answer.json()
+        assert time.monotonic() < end, "the job does not end"
+        time.sleep(0.2)
+
+
+def test_a_lost_controller_disturbs_nobody(service, somebody):
+    import ray
+
+    with Load(service, somebody) as load:
+        ray.kill(part("SERVE_CONTROLLER_ACTOR"), no_restart=False)
+        load.more(6)
+    assert not load.refused
+    assert not load.broken
+
+
+def test_a_lost_painter_loses_no_edit_and_no_job(service, somebody):
+    import ray
+
+    with Load(service, somebody) as load:
+        job = submitted(service, somebody, 4)
+        ray.kill(part("PainterDeployment"))
+        load.more(6)
+    assert not load.broken
+    assert set(load.refused) <= {"busy"}
+    assert load.slowest < LIMIT_S
+    done = finished(service, job)
+    assert done["state"] == "done", done
+    assert done["results"] == [0, 1, 2, 3]
+
+
+def test_a_lost_eye_loses_no_edit(service, somebody):
+    import ray
+
+    with Load(service, somebody) as load:
+        ray.kill(part("EyeDeployment"))
+        load.more(4)
+    assert not load.broken
+    assert set(load.refused) <= {"busy"}
+
+
+def test_a_lost_door_is_replaced_and_clients_who_come_again_lose_nothing(service, somebody):
+    import ray
+
+    with Load(service, somebody, tries=8) as load:
+        job = submitted(service, somebody, 4)
+        ray.kill(part("Door"))
+        load.more(6)
+    assert not load.broken
+    assert not load.refused
+    done = finished(service, job)
+    assert done["state"] == "done", done
+
+
+def test_too_many_at_once_are_told_when_to_come_again(service, somebody):
+    async def burst():
+        pool = httpx.Limits(max_connections=120)
+        async with httpx.AsyncClient(base_url=service, timeout=LIMIT_S, limits=pool) as client:
+            sent = await client.post("/v1/reconstruct", files={"picture": ("a.jpg", somebody)})
+            body = {"picture": {"id": sent.json()["picture"]}, "edit": {"yaw_deg": 4}, "max_side": 128}
+            return await asyncio.gather(*(client.post("/v1/preview", json=body) for _ in range(100)))
+
+    answers = asyncio.run(burst())
+    refused = [a for a in answers if a.status_code != 200]
+    assert {a.status_code for a in refused} <= {429, 503}
+    assert all(int(a.headers["retry-after"]) >= 1 for a in refused)
+    assert all(a.headers["content-type"] == "application/problem+json" for a in refused)
+    assert len(answers) - len(refused) >= 32
+    assert refused, "a hundred at once fitted in: the door has no limit"
+    with Client(service) as faces:
+        assert faces.preview(somebody, {"yaw_deg": 4}, max_side=128)
+
+
+def half_a_request(url, path="/v1/preview"):
+    """A connection whose body never ends."""
+    place = urlsplit(url)
+    out = socket.create_connection((place.hostname, place.port), timeout=30)
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n"
+    out.sendall(head.encode() + b'{"picture"')
+    return out
+
+
+def test_slow_callers_do_not_keep_others_waiting(service, somebody):
+    slow = [half_a_request(service) for _ in range(24)]
+    try:
+        with Client(service, tries=1) as faces:
+            began = time.monotonic()
+            for _ in range(3):
+                faces.preview(somebody, {"yaw_deg": 4}, max_side=128)
+            assert time.monotonic() - began < 15
+    finally:
+        for one in slow:
+            one.close()
+
+
+def test_a_body_that_trickles_is_cut_off(eye, studio, monkeypatch):
+    monkeypatch.setattr(limits, "BODY_GRACE_S", 0.3)
+    with listening(House(eye, studio)) as url:
+        slow = half_a_request(url)
+        began = time.monotonic()
+        answer = slow.recv(65536).decode()
+        assert 0.25 < time.monotonic() - began < 10
+        assert answer.startswith("HTTP/1.1 408")
+        assert "urn:rigface:problem:too-slow" in answer + slow.recv(65536).decode()
+        slow.close()
+
+
+def rows_painted():
+    """All rows that painters have painted, once the number stands still."""
+    before, now = -1.0, 0.0
+    while now != before:
+        time.sleep(2.5)  # longer than numbers take to be seen
+        before, now = now, total(scraped(["rigface_painter_rows_total"]), "rigface_painter_rows_total")
+    return now
+
+
+def test_callers_who_leave_are_painted_for_no_more(service, somebody):
+    callers, steps = 12, 100
+
+    async def leave(name):
+        wish = {"picture": {"id": name}, "edit": {"yaw_deg": 4}, "steps": steps}
+        async with httpx.AsyncClient(base_url=service, timeout=LIMIT_S) as client:
+
+            async def one():
+                accept = {"Accept": "text/event-stream"}
+                async with client.stream("POST", "/v1/edits", json=wish, headers=accept) as answer:
+                    async for line in answer.aiter_lines():
+                        if '"paint"' in line:
+                            return json.loads(line.removeprefix("data: "))["step"]
+
+            return await asyncio.gather(*(one() for _ in range(callers)))
+
+    with Client(service) as faces:
+        name = faces.reconstruct(somebody)["picture"]
+        faces.edit(name, {"yaw_deg": 4}, steps=2)
+        before = rows_painted()
+        assert max(asyncio.run(leave(name))) < steps
+        assert rows_painted() - before < 0.6 * callers * steps
+        assert faces.edit(name, {"yaw_deg": 4}, steps=2).image
