@@ -26,6 +26,7 @@ from typing import Any
 import httpx
 
 AGAIN = (429, 502, 503)
+PROBLEM = "application/problem+json"
 Picture = bytes | str
 """The bytes of a picture, or the name ("sha256:...") of one that was sent before."""
 
@@ -136,7 +137,7 @@ class Client:
             else:
                 if answer.is_success:
                     return answer
-                if answer.status_code not in AGAIN or not left:
+                if not (answer.status_code in AGAIN or _lost(answer)) or not left:
                     raise _refused(answer)
                 wait = float(answer.headers.get("retry-after", 1))
             time.sleep(min(wait, 30.0) * random.uniform(0.8, 1.3))
@@ -164,6 +165,11 @@ def check_webhook(
     if abs((time.time() if now is None else now) - int(at)) > old_s:
         raise ValueError("the message is too old")
     return json.loads(body)
+
+
+def _lost(answer: httpx.Response) -> bool:
+    """Whether it comes from what stands before the service, whose door was lost while at work on this."""
+    return answer.status_code >= 500 and not answer.headers.get("content-type", "").startswith(PROBLEM)
 
 
 def _ref(picture: Picture) -> dict[str, str]:

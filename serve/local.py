@@ -15,8 +15,13 @@ from typing import Any
 
 READY_S = 180.0
 CALM = {"log_level": "WARNING"}  # Serve's own lines; each request has one of ours
-# By default Serve kills its own proxy when it is not up within three times 5 s, which on a busy machine it never is.
-PATIENCE = {"RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60", "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "30"}
+SETTINGS = {  # of Ray, where the environment does not say
+    # Serve would kill its own proxy when it is not up within three times 5 s, which on a busy machine it never is.
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
+    "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "30",
+    # Workers would run behind everything else on the machine (nice 15); these have people waiting for them.
+    "RAY_worker_niceness": "0",
+}
 
 
 @contextlib.contextmanager
@@ -30,7 +35,7 @@ def serving(host: str = "127.0.0.1", port: int = 8000, *, quiet: bool = False, *
     Yields:
         Its address, such as "http://127.0.0.1:8000".
     """
-    for name, value in PATIENCE.items():
+    for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_AUTH_MODE", "disabled" if host == "127.0.0.1" else "token")

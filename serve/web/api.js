@@ -31,8 +31,8 @@ async function ask(path, options = {}) {
   }
   if (answer.ok) return answer;
   const text = await answer.text().catch(() => "");
-  let document = { type: [502, 503].includes(answer.status) ? "busy" : "unknown", title: `The service answered ${answer.status}.`, status: answer.status };
-  try { document = { ...document, ...JSON.parse(text) }; } catch { /* not ours */ }
+  let document = { type: answer.status >= 500 ? "busy" : "unknown", title: `The service answered ${answer.status}.`, status: answer.status };
+  try { document = { ...document, ...JSON.parse(text) }; } catch { /* from what stands before the service, whose door was lost */ }
   const after = Number(answer.headers.get("Retry-After"));
   throw new Problem(document, after > 0 ? after : null);
 }

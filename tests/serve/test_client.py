@@ -57,3 +57,17 @@ def test_it_comes_again_when_told_so_with_the_same_key(monkeypatch):
         faces._tries = 2
         with pytest.raises(Refused):
             faces.edit("sha256:0", {})
+
+
+@pytest.mark.parametrize(("kind", "tries"), [("text/plain", 3), ("application/problem+json", 1)])
+def test_an_error_that_is_not_the_service_s_own_is_a_lost_door_and_tried_again(monkeypatch, kind, tries):
+    seen = []
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+
+    def broken(request):
+        seen.append(request)
+        return httpx.Response(500, headers={"content-type": kind}, text='{"title": "broken"}')
+
+    with Client("http://x", tries=3, transport=httpx.MockTransport(broken)) as faces, pytest.raises(Refused):
+        faces.models()
+    assert len(seen) == tries

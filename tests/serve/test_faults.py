@@ -79,13 +79,15 @@ class Load:
                 turn += 1
 
 
-def part(name):
-    """The actor behind a deployment's only replica, or the controller."""
+def kill(name, restart=False):
+    """End every replica of a deployment, or the controller, at once."""
     import ray
 
     known = ray.util.list_named_actors(all_namespaces=True)
-    (found,) = [a for a in known if f"#{name}#" in a["name"] or a["name"] == name]
-    return ray.get_actor(found["name"], namespace=found["namespace"])
+    found = [a for a in known if f"#{name}#" in a["name"] or a["name"] == name]
+    assert found, known
+    for actor in found:
+        ray.kill(ray.get_actor(actor["name"], namespace=actor["namespace"]), no_restart=not restart)
 
 
 def submitted(url, picture, edits):
@@ -109,21 +111,17 @@ def finished(url, job, seconds=LIMIT_S):
 
 
 def test_a_lost_controller_disturbs_nobody(service, somebody):
-    import ray
-
     with Load(service, somebody) as load:
-        ray.kill(part("SERVE_CONTROLLER_ACTOR"), no_restart=False)
+        kill("SERVE_CONTROLLER_ACTOR", restart=True)
         load.more(6)
     assert not load.refused
     assert not load.broken
 
 
 def test_a_lost_painter_loses_no_edit_and_no_job(service, somebody):
-    import ray
-
     with Load(service, somebody) as load:
         job = submitted(service, somebody, 4)
-        ray.kill(part("PainterDeployment"))
+        kill("PainterDeployment")
         load.more(6)
     assert not load.broken
     assert set(load.refused) <= {"busy"}
@@ -134,21 +132,17 @@ def test_a_lost_painter_loses_no_edit_and_no_job(service, somebody):
 
 
 def test_a_lost_eye_loses_no_edit(service, somebody):
-    import ray
-
     with Load(service, somebody) as load:
-        ray.kill(part("EyeDeployment"))
+        kill("EyeDeployment")
         load.more(4)
     assert not load.broken
     assert set(load.refused) <= {"busy"}
 
 
 def test_a_lost_door_is_replaced_and_clients_who_come_again_lose_nothing(service, somebody):
-    import ray
-
     with Load(service, somebody, tries=8) as load:
         job = submitted(service, somebody, 4)
-        ray.kill(part("Door"))
+        kill("Door")
         load.more(6)
     assert not load.broken
     assert not load.refused
