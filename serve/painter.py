@@ -32,7 +32,7 @@ Load = Callable[[str], Any]
 """A checkpoint's place to a `RigFacePipeline`."""
 
 ABOUT_PREVIEW = "The instant preview moves and lights the photograph itself; no network paints."
-NO_MODEL = "No trained model is loaded here; start the service with --model FOLDER for one."
+NO_MODEL = "No trained model is loaded here; start the service with --checkpoint FOLDER for one."
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,7 +22,7 @@ def test_a_clip_is_edited_and_the_newcomer_told_what_painted(url, fixtures, tmp_
     told = show(url, fixtures / "clip.mp4", tmp_path)
     assert decode((tmp_path / "edited.png").read_bytes()).shape == (360, 640, 3)
     assert "by the instant preview" in told
-    assert "No trained model is loaded here; start the service with --model FOLDER" in told
+    assert "No trained model is loaded here; start the service with --checkpoint FOLDER" in told
     assert told.endswith(f"The editor: {url}/")
     assert "asked  achieved\n  turn                  14.0" in told
 
