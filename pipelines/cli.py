@@ -17,6 +17,7 @@ import tyro
 from tyro.conf import Positional, arg, subcommand
 
 from pipelines import edit, submit_commands
+from pipelines.capacity import Cluster
 from pipelines.config import PRESETS, Extract, laptop
 from pipelines.strip import StripJob
 from rigface.errors import PlanError, RigFaceError
@@ -141,7 +142,12 @@ class IdentitiesCommand:
 class ForecastCommand:
     """Run one percent and say what all of it would take: time, bytes and cost on a cluster you describe.
 
-    rigface forecast s3://bucket/videos/ --cpus 256 --price 0.04
+    With --simulate the cluster is gone through event by event: machines that start, queues, the driver, spot. With --clips
+    nothing is run: so many clips, at what was measured on two cores.
+
+      rigface forecast s3://bucket/videos/ --cpus 256 --price 0.04
+      rigface forecast s3://bucket/videos/ --simulate --nodes 100 --life-h 12
+      rigface forecast --clips 10e6 --fps 1 --nodes 200 --jobs 16
     """
 
     videos: Positional[tuple[str, ...]] = ()
@@ -159,15 +165,29 @@ class ForecastCommand:
     price: float = 0.05
     """What a CPU costs there per hour."""
     currency: str = "USD"
+    simulate: bool = False
+    """Go through the cluster event by event, too."""
+    cluster: Annotated[Cluster, arg(name="")] = Cluster()
     job: Annotated[Extract, arg(name="")] = laptop()
 
     def run(self) -> int:
+        from pipelines import capacity
         from pipelines.forecast import forecast
 
-        if not self.videos:
-            raise PlanError("want VIDEOS...: what would be read. `rigface forecast --help` has an example")
-        config = replace(self.job, videos=self.videos)
-        print(forecast(config, self.share, self.least).on(self.cpus, self.price, self.currency))
+        nodes = self.cluster.nodes or max(1, self.cpus // self.cluster.node_cpus)
+        if self.cluster.clips:
+            if self.videos:
+                raise PlanError("want VIDEOS... or --clips, not both: a sample is run, or nothing is")
+            load = capacity.load_of(self.cluster, self.job.settings)
+        elif not self.videos:
+            raise PlanError("want VIDEOS...: what would be read, or --clips. `rigface forecast --help` has examples")
+        else:
+            sample = forecast(replace(self.job, videos=self.videos), self.share, self.least)
+            print(sample.on(self.cpus, self.price, self.currency))
+            if not self.simulate:
+                return 0
+            load = sample.load()
+        print(capacity.described(load, self.cluster, nodes, self.price, self.currency))
         return 0
 
 

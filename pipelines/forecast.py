@@ -12,17 +12,18 @@ from __future__ import annotations
 import hashlib
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from pipelines import cluster, flow, parts, plan, sources
+from pipelines.capacity import DRIVER_S as RAY_S
+from pipelines.capacity import Load
 from pipelines.config import Extract, config_hash
 from rigface.errors import PlanError
 
 LOOKED_INTO = 200
-RAY_S = 0.02
 RESAMPLES = 1000
 RANGE = (5, 95)  # percentiles
 
@@ -35,7 +36,7 @@ class Forecast:
         inputs: how many there are in all.
         frames: (P,) expected frames of each input looked into; units: (P,) its units.
         cost: (U, 4) of each unit run: frames, CPU seconds, bytes, faces.
-        wall_s: how long the sample took here.
+        wall_s: how long the sample took here. seconds: by step of a stage, of all units run.
     """
 
     inputs: int
@@ -43,6 +44,7 @@ class Forecast:
     units: np.ndarray
     cost: np.ndarray
     wall_s: float
+    seconds: Mapping[str, float] = field(default_factory=dict)
 
     def totals(self) -> np.ndarray:
         """(3, 5): estimate, low and high of frames, CPU seconds, bytes, faces, units for all inputs."""
@@ -59,6 +61,14 @@ class Forecast:
         cost = self.cost[ran].sum(0)
         per_frame = cost / max(cost[0], 1)
         return np.array([frames, frames * per_frame[1] + RAY_S * units, *(frames * per_frame[2:]), units])
+
+    def load(self) -> Load:
+        """All inputs, for a simulation: the processor time of the sample, shared among steps as the clock shared it."""
+        frames, cpu, size, faces, units = self.totals()[0]
+        clock = sum(self.seconds.values()) or 1.0
+        per_frame = (cpu - RAY_S * units) / frames
+        steps = {name: value / clock * per_frame for name, value in self.seconds.items()}
+        return Load(self.inputs, max(1, round(units)), frames, faces, size, steps)
 
     def on(self, cpus: int, price: float, currency: str) -> str:
         """In words, for a cluster of so many CPUs at so much per CPU hour."""
@@ -107,6 +117,7 @@ def forecast(config: Extract, share: float = 0.01, least: int = 8) -> Forecast:
         units=np.array([len(one["chunks"]) for one in plans], np.float64),
         cost=np.array([[r["frames"], r["cpu_seconds"], r["bytes"], r["faces"]] for r in ran], np.float64),
         wall_s=wall,
+        seconds={name: sum(r["seconds"].get(name, 0.0) for r in ran) for r in ran for name in r["seconds"]},
     )
 
 

@@ -26,7 +26,9 @@ def keys() -> str:
 
 def parts() -> dict[str, dict[str, str]]:
     """File -> part -> text."""
-    return {"operations.md": {"keys": keys()}}
+    import scaling_tables
+
+    return {"operations.md": {"keys": keys()}, "scaling.md": scaling_tables.parts()}
 
 
 def written(text: str, made: dict[str, str]) -> str:

@@ -1,0 +1,148 @@
+"""What one of each costs, for the capacity plan: bytes of a face, memory of a plan, processor time of an edit.
+
+    python benchmarks/capacity.py DATASET        a dataset that `rigface extract` wrote; half a minute
+
+Processor time of this process and its threads, not the clock's, so that a busy machine disturbs little. Writes
+benchmarks/results/capacity.json, which docs/scaling.md is made of.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+ROOT = Path(__file__).parent.parent
+RESULTS = Path(__file__).parent / "results" / "capacity.json"
+PLANS = 20_000
+
+
+def dataset(out: Path) -> dict[str, float]:
+    """Sizes of a finished dataset."""
+    parts = sorted(out.glob("faces/??/*.parquet"))
+    faces = sum(pq.read_metadata(p).num_rows for p in parts)
+    plans = [pq.read_table(p) for p in out.glob(".rigface/plans/*.parquet")]
+    texts = [t for table in plans for t in table["plan"].to_pylist()]
+    inputs = sorted(out.glob("inputs/*.parquet"))
+    rows = sum(pq.read_metadata(p).num_rows for p in inputs)
+    return {
+        "faces": faces,
+        "parts": len(parts),
+        "bytes_per_face": sum(p.stat().st_size for p in parts) / faces,
+        "bytes_per_plan": statistics.mean(map(len, texts)),
+        "bytes_per_input_row": sum(p.stat().st_size for p in inputs) / rows,
+        "columns_per_face": _columns(parts[:40]),
+    }
+
+
+def _columns(parts: list[Path]) -> dict[str, float]:
+    sizes: dict[str, int] = {}
+    rows = 0
+    for part in parts:
+        about = pq.read_metadata(part)
+        rows += about.num_rows
+        for group in range(about.num_row_groups):
+            for k in range(about.num_columns):
+                column = about.row_group(group).column(k)
+                name = column.path_in_schema.split(".")[0]
+                sizes[name] = sizes.get(name, 0) + column.total_compressed_size
+    top = sorted(sizes.items(), key=lambda item: -item[1])[:4]
+    return {**{name: size / rows for name, size in top}, "all": sum(sizes.values()) / rows}
+
+
+def memory() -> dict[str, float]:
+    """What the driver of `extract` holds for one input of one unit while it runs, and for one that is finished."""
+    from pipelines.plan import empty_plan, units_of
+
+    plan = {**empty_plan("s3://bucket/videos/00/0123456789abcdef.mp4"), "status": "ok", "sha256": "0" * 64, "bytes": 1}
+    plan |= {"chunks": [[0, 10]], "expected": [10], "stamp": ["x", 1.0]}
+    text = json.dumps(plan)
+
+    def todo() -> Any:
+        plans = [json.loads(text.replace("0123456789abcdef", f"{i:016x}")) for i in range(PLANS)]
+        units = [unit for one in plans for unit in units_of(one, "config")]
+        return plans, units, {u: w["expected"] for u, w in units}, {one["uri"]: {one["sha256"]} for one in plans}
+
+    def done() -> Any:
+        return {f"{i:024x}" for i in range(PLANS)}
+
+    return {"bytes_per_input_at_work": _held(todo) / PLANS, "bytes_per_unit_done": _held(done) / PLANS}
+
+
+def _held(make: Callable[[], Any]) -> int:
+    tracemalloc.start()
+    kept = make()
+    size = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    del kept
+    return size
+
+
+def edits() -> dict[str, float]:
+    """Processor seconds of the parts of an edit of a 512 px portrait, all but the model's."""
+    from skimage import data
+
+    from rigface.edits import EditSpec
+    from rigface.image import encode_png
+    from serve.api import Canvas, Wish, Wrap
+    from serve.eye import Eye
+    from serve.naming import picture_id
+
+    eye, image, canvas = Eye.load(), data.astronaut(), Canvas("albedo", 256, "expression")
+
+    def wish(number: int) -> Wish:
+        other = image.copy()
+        other[0, 0] = number  # another picture to those who go by content
+        png = encode_png(other)
+        name = picture_id(png)
+        edit = EditSpec(yaw_deg=10.0, expression={"smile": 0.5})
+        return Wish(name, edit, {name: png}, {}, "largest", max_side=512)
+
+    fresh = [wish(k) for k in range(6)]
+    crop = np.zeros((canvas.size, canvas.size, 3), np.uint8)
+    return {
+        "look_s": _spent([lambda w=w: asyncio.run(eye.reconstruct(w)) for w in fresh]),  # type: ignore[misc]
+        "compose_s": _spent([lambda: asyncio.run(eye.compose(fresh[0], canvas))] * 5),
+        "preview_s": _spent([lambda: asyncio.run(eye.preview(fresh[0]))] * 5),
+        "finish_s": _spent([lambda: asyncio.run(eye.finish(fresh[0], canvas, [crop], Wrap("png", {})))] * 4),
+    }
+
+
+def _spent(calls: list[Callable[[], Any]]) -> float:
+    """Median processor seconds; the first call warms."""
+    times = []
+    for call in calls:
+        began = time.process_time()
+        call()
+        times.append(time.process_time() - began)
+    return statistics.median(times[1:])
+
+
+def main() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
+    result = {
+        "benchmark": "capacity", "dataset": dataset(Path(sys.argv[1])), "driver": memory(), "edit": edits(),
+        "machine": platform.machine(), "cores": os.cpu_count(), "commit": commit.strip(),
+    }  # fmt: skip
+    text = json.dumps(result, indent=1)
+    RESULTS.write_text(text + "\n")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

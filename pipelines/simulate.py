@@ -1,0 +1,337 @@
+"""A job on a cluster that is not there: its stages, actors and machines, event by event, until the last unit is written.
+
+Path: costs of the stages (measured), a cluster (somebody's wish) -> `simulate` -> time, machine hours, money, what was waited for.
+
+What is modelled: the driver hands units out one after the other; a stage has actors, each takes CPUs of one machine and some
+seconds to start; a full queue holds up the stage before it; a stage whose queue grows asks for more actors, and where there is no
+room for them for more machines, which come later; idle actors and machines go; machines on spot are lost at random, and the units
+on them begin anew at the first stage, on whatever is left. What is not: network, storage that throttles, memory.
+
+Many units are simulated as few tokens of many units each, so that ten million take seconds. A machine that is lost takes whole
+tokens with it, which is too dark a picture where a token is many units.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import math
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from rigface.errors import PlanError
+
+TICK_S = 5.0  # how often actors and machines are thought about
+TOKENS = 12_000
+AHEAD = 2  # units that wait before an actor, as in `flow.IN_FLIGHT`
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One pool of actors.
+
+    Args:
+        seconds: of one actor for one frame. cpus: of each actor.
+        actors: at the start. most: it may grow to.
+    """
+
+    name: str
+    seconds: float
+    cpus: float = 1.0
+    actors: int = 1
+    most: int = 1
+
+
+@dataclass(frozen=True)
+class Machines:
+    """The cluster: so many machines at the start, so many at most.
+
+    Args:
+        cpus: of one. price: of one, per hour.
+        start_s: from asking for one until it works. life_h: mean time until one is taken away; 0: never.
+        idle_s: a machine without work goes after so long.
+    """
+
+    cpus: float
+    nodes: int = 1
+    most: int = 1
+    price: float = 0.0
+    start_s: float = 180.0
+    life_h: float = 0.0
+    idle_s: float = 120.0
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is to be done.
+
+    Args:
+        units: of work. frames: of one unit, or of each.
+        spread: of the time a unit takes, standard deviation over mean.
+        unit_s: of an actor for each unit, besides its frames.
+        driver_s: of the driver for each unit; one driver does nothing else.
+        jobs: drivers that share the units.
+    """
+
+    units: int
+    frames: float | tuple[int, ...] = 10.0
+    spread: float = 0.2
+    unit_s: float = 0.0
+    driver_s: float = 0.02
+    jobs: int = 1
+    actor_s: float = 10.0
+
+
+@dataclass
+class Outcome:
+    """What came of it."""
+
+    wall_s: float
+    node_s: float
+    peak_nodes: int
+    lost_nodes: int
+    redone: float  # share of the units' work that was done again
+    busy: dict[str, float]  # share of its actors' time that a stage worked, from its first unit to its last
+    driver: float  # share of the time that the drivers worked
+    cost: float
+
+    @property
+    def bottleneck(self) -> str:
+        """What all waited for: the busiest stage, or the driver."""
+        return max({**self.busy, "driver": self.driver}.items(), key=lambda item: item[1])[0]
+
+
+@dataclass(eq=False)
+class _Node:
+    born: float
+    free: float
+    actors: list[_Actor] = field(default_factory=list)
+    idle_since: float = 0.0
+    gone: bool = False
+
+
+@dataclass(eq=False)
+class _Actor:
+    stage: int
+    node: _Node
+    born: float
+    ready: bool = False
+    gone: bool = False
+    token: int | None = None
+    since: float = 0.0  # when it began with its token
+    until: float = 0.0  # when it worked last, or will be done
+
+
+def simulate(work: Work, stages: tuple[Stage, ...], machines: Machines, seed: int = 0) -> Outcome:
+    """Run it.
+
+    Raises:
+        PlanError: the actors of the start have no room on the machines, or a machine is smaller than an actor.
+    """
+    return _Simulation(work, stages, machines, seed).run()
+
+
+class _Simulation:
+    def __init__(self, work: Work, stages: tuple[Stage, ...], machines: Machines, seed: int) -> None:
+        if work.units < 1 or any(s.cpus > machines.cpus for s in stages):
+            raise PlanError("a simulation wants at least one unit, and machines that are larger than an actor")
+        self.work, self.stages, self.machines = work, stages, machines
+        self.random = np.random.default_rng(seed)
+        self.per_token = math.ceil(work.units / TOKENS)
+        self.count = math.ceil(work.units / self.per_token)
+        self.frames = np.resize(np.asarray(work.frames, np.float64), self.count) * work.units / self.count
+        self.waiting = deque(range(self.count))
+        self.queues: list[deque[int]] = [deque() for _ in stages]
+        self.blocked: list[deque[_Actor]] = [deque() for _ in stages]  # done, but there is no room in the next queue
+        self.idle: list[list[_Actor]] = [[] for _ in stages]
+        self.actors: list[dict[_Actor, None]] = [{} for _ in stages]  # dicts, for their order: one question, one answer
+        self.nodes: dict[_Node, None] = {}
+        self.events: list[tuple[float, int, Callable[..., None], Any]] = []
+        self.order = itertools.count()
+        self.now = self.node_s = self.lost_s = self.driver_s = 0.0
+        self.coming = self.peak = self.lost = self.finished = 0
+        self.handing = False
+        self.busy, self.present = [0.0] * len(stages), [0.0] * len(stages)
+
+    def run(self) -> Outcome:
+        for _ in range(self.machines.nodes):
+            self._come()
+        for index, stage in enumerate(self.stages):
+            for _ in range(stage.actors):
+                if not self._start(index):
+                    raise PlanError(f"the machines of the start cannot hold {stage.actors} actors of {stage.name}, too")
+        self._at(0.0, self._hand)
+        self._at(TICK_S, self._tick)
+        while self.finished < self.count:
+            self.now, _, then, what = heapq.heappop(self.events)
+            then(*what)
+        for node in list(self.nodes):
+            self._close(node)
+        share = {s.name: float(b / p) if p else 0.0 for s, b, p in zip(self.stages, self.busy, self.present)}
+        return Outcome(
+            wall_s=float(self.now), node_s=float(self.node_s), peak_nodes=self.peak, lost_nodes=self.lost,
+            redone=float(self.lost_s / (sum(self.busy) or 1.0)), busy=share, driver=min(1.0, float(self.driver_s / self.now)),
+            cost=float(self.node_s / 3600 * self.machines.price),
+        )  # fmt: skip
+
+    def _at(self, time: float, then: Callable[..., None], *what: Any) -> None:
+        heapq.heappush(self.events, (time, next(self.order), then, what))
+
+    # --- units
+
+    def _hand(self) -> None:
+        """The drivers hand out a token, as fast as they can, as long as there is room."""
+        self.handing = bool(self.waiting) and self._room(0)
+        if self.handing:
+            took = self.work.driver_s * self.per_token / self.work.jobs
+            self.driver_s += took
+            self.queues[0].append(self.waiting.popleft())
+            self._feed(0)
+            self._at(self.now + took, self._hand)
+
+    def _feed(self, stage: int) -> None:
+        """Give what is queued to whoever is idle; that makes room for those before."""
+        queue = self.queues[stage]
+        while queue and (actor := self._idle(stage)) is not None:
+            self.idle[stage].pop()
+            actor.token, actor.since = queue.popleft(), self.now
+            mean = self.frames[actor.token] * self.stages[stage].seconds + self.work.unit_s * self.per_token
+            shape = self.per_token / max(self.work.spread, 1e-3) ** 2
+            actor.until = self.now + mean * self.random.gamma(shape, 1 / shape)
+            self._at(actor.until, self._done, actor)
+            if stage and self.blocked[stage - 1]:
+                self._at(self.now, self._done, self.blocked[stage - 1].popleft())
+            if not stage and not self.handing:
+                self._at(self.now, self._hand)
+
+    def _done(self, actor: _Actor) -> None:
+        stage = actor.stage
+        if actor.gone or actor.token is None:
+            return
+        last = stage + 1 == len(self.stages)
+        if not last and not self._room(stage + 1):
+            self.blocked[stage].append(actor)
+            return
+        self.busy[stage] += actor.until - actor.since
+        token, actor.token = actor.token, None
+        self.idle[stage].append(actor)
+        if last:
+            self.finished += 1
+        else:
+            self.queues[stage + 1].append(token)
+            self._feed(stage + 1)
+        self._feed(stage)
+
+    def _idle(self, stage: int) -> _Actor | None:
+        mine = self.idle[stage]
+        while mine and mine[-1].gone:
+            mine.pop()
+        return mine[-1] if mine else None
+
+    def _room(self, stage: int) -> bool:
+        return len(self.queues[stage]) < AHEAD * max(len(self.actors[stage]), 1)
+
+    # --- actors
+
+    def _start(self, stage: int) -> bool:
+        """One more actor, if it fits anywhere."""
+        node = max(self.nodes, key=lambda n: n.free, default=None)
+        if node is None or node.free < self.stages[stage].cpus - 1e-9:
+            return False
+        node.free -= self.stages[stage].cpus
+        actor = _Actor(stage, node, self.now)
+        node.actors.append(actor)
+        self.actors[stage][actor] = None
+        self._at(self.now + self.work.actor_s, self._ready, actor)
+        return True
+
+    def _ready(self, actor: _Actor) -> None:
+        if not actor.gone:
+            actor.ready, actor.until = True, self.now
+            self.idle[actor.stage].append(actor)
+            self._feed(actor.stage)
+
+    def _stop(self, actor: _Actor) -> None:
+        actor.gone = True
+        actor.node.free += self.stages[actor.stage].cpus
+        actor.node.actors.remove(actor)
+        actor.node.idle_since = self.now
+        self.actors[actor.stage].pop(actor, None)
+        self.present[actor.stage] += self.now - actor.born
+
+    # --- what grows and shrinks
+
+    def _tick(self) -> None:
+        self._shrink()
+        self._grow()
+        self._at(self.now + TICK_S, self._tick)
+
+    def _grow(self) -> None:
+        """Actors for the stages that hold up others, the last of them first; machines, where those find no room."""
+        homeless = 0.0
+        for index in reversed(range(len(self.stages))):
+            stage, count = self.stages[index], len(self.actors[index])
+            more = stage.actors - count  # lost with a machine
+            if self._presses(index):
+                more = max(more, min(stage.most - count, max(1, count // 2)))
+            for _ in range(more):
+                if not self._start(index):
+                    homeless += stage.cpus
+        have = len(self.nodes) + self.coming
+        short = math.ceil(max(0.0, homeless - self.coming * self.machines.cpus) / self.machines.cpus)
+        for _ in range(min(max(short, self.machines.nodes - have), self.machines.most - have)):
+            self.coming += 1
+            self._at(self.now + self.machines.start_s, self._come, True)
+
+    def _presses(self, index: int) -> bool:
+        """Whether a stage's queue is full while all its actors work, and what comes after it keeps up."""
+        keeps_up = index + 1 == len(self.stages) or self._room(index + 1)
+        return (
+            keeps_up
+            and not self._room(index)
+            and self._idle(index) is None
+            and all(a.ready for a in self.actors[index])
+        )
+
+    def _shrink(self) -> None:
+        for index, stage in enumerate(self.stages):
+            for actor in [a for a in self.idle[index] if not a.gone and self.now - a.until > self.machines.idle_s]:
+                if len(self.actors[index]) > stage.actors:
+                    self._stop(actor)
+        for node in [n for n in self.nodes if not n.actors and self.now - n.idle_since > self.machines.idle_s]:
+            if len(self.nodes) > self.machines.nodes:
+                self._close(node)
+
+    # --- machines
+
+    def _come(self, was_asked: bool = False) -> None:
+        self.coming -= was_asked
+        node = _Node(self.now, self.machines.cpus, idle_since=self.now)
+        self.nodes[node] = None
+        self.peak = max(self.peak, len(self.nodes))
+        if self.machines.life_h:
+            self._at(self.now + self.random.exponential(self.machines.life_h * 3600), self._lose, node)
+
+    def _lose(self, node: _Node) -> None:
+        """A machine is taken away: what its actors held begins anew."""
+        if node.gone:
+            return
+        self.lost += 1
+        for actor in node.actors:
+            if actor.token is not None:
+                self.lost_s += min(self.now, actor.until) - actor.since
+                self.waiting.appendleft(actor.token)
+        self._close(node)
+        if not self.handing:
+            self._hand()
+
+    def _close(self, node: _Node) -> None:
+        node.gone = True
+        self.nodes.pop(node, None)
+        self.node_s += self.now - node.born
+        for actor in list(node.actors):
+            self._stop(actor)

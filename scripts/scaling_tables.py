@@ -1,0 +1,182 @@
+"""The tables of docs/scaling.md, from figures in benchmarks/results and the simulation; written by scripts/docs.py
+
+Prices are inputs of November 2026, list prices of one region, rounded; none of them was asked of a provider's interface.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pipelines import capacity
+from pipelines.capacity import Cluster, Load
+from pipelines.config import Settings
+
+RESULTS = Path(__file__).resolve().parent.parent / "benchmarks" / "results"
+CPU_HOUR, SPOT_HOUR = 0.045, 0.018  # dollars for one virtual CPU: on demand, spot
+GPU_HOUR, SMALL_GPU_HOUR = 6.90, 0.80  # dollars: one H100 of 80 GB; one L4 of 24 GB
+GB_MONTH, PUTS, LISTS = 0.023, 0.005, 0.005  # dollars: a GB for a month, a thousand PUTs, a thousand LISTs
+NODE = 16  # CPUs of a machine
+CLIPS = 10_000_000
+EDITS = 1000  # per second
+ASSUMED_STEP_S = {"H100": 0.0035, "L4": 0.035}  # a row of one step at 512 px in bf16: no GPU was measured
+STEPS = 20
+
+
+def result(name: str) -> dict[str, Any]:
+    """A file of benchmarks/results."""
+    return json.loads((RESULTS / f"{name}.json").read_text())
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """Markdown; the first column is text, the others are numbers."""
+    names = list(head)
+    lines = [names, ["---", *["---:"] * (len(names) - 1)], *map(list, rows)]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def load(fps: float) -> Load:
+    """Ten million clips of ten seconds, so many frames of each second looked at."""
+    return capacity.load_of(Cluster(clips=CLIPS), Settings(fps=fps))
+
+
+def prices() -> str:
+    """What is assumed to be paid."""
+    rows = [
+        ("a virtual CPU, on demand, per hour", f"${CPU_HOUR}"), ("the same on spot", f"${SPOT_HOUR}"),
+        ("an H100 of 80 GB, per hour", f"${GPU_HOUR:.2f}"), ("an L4 of 24 GB, per hour", f"${SMALL_GPU_HOUR:.2f}"),
+        ("object storage, per GB and month", f"${GB_MONTH}"), ("1,000 PUT or LIST calls", f"${PUTS}"),
+    ]  # fmt: skip
+    return table(["assumed, November 2026", "price"], rows)
+
+
+def units() -> str:
+    """What one of each costs."""
+    core, found = capacity.core_seconds(), result("capacity")
+    rows = [(f"{name}, a frame", f"{1e3 * s:.1f} ms of a core", "extract.json") for name, s in core.items()]
+    rows += [
+        ("all of these", f"{1e3 * sum(core.values()):.1f} ms of a core", "extract.json"),
+        ("the driver, a unit of work", f"{1e3 * capacity.DRIVER_S:.0f} ms of one core, one after the other", "measured on two cores"),
+        ("a face in `faces/`", f"{found['dataset']['bytes_per_face'] / 1e3:.1f} kB, "
+         f"{found['dataset']['columns_per_face']['crop'] / found['dataset']['columns_per_face']['all']:.0%} of it the crop", "capacity.json"),
+        ("an input, in the driver's memory", f"{found['driver']['bytes_per_input_at_work'] / 1e3:.1f} kB", "capacity.json"),
+        ("a finished unit, in the driver's memory", f"{found['driver']['bytes_per_unit_done']:.0f} bytes", "capacity.json"),
+    ]  # fmt: skip
+    return table(["what", "costs", "from"], rows)
+
+
+def extract() -> str:
+    """Work by stage."""
+    rows = []
+    for fps in (1.0, 5.0):
+        one = load(fps)
+        hours = {name: s * one.frames / 3600 for name, s in one.seconds.items()}
+        look = sum(hours[n] for n in ("detect", "track", "align", "identity"))
+        rest = one.core_hours - look - hours["decode"]
+        rows.append(
+            (
+                f"{fps:g} of 25", f"{one.faces / 1e6:,.0f} million", f"{hours['decode']:,.0f}", f"{look:,.0f}", f"{rest:,.0f}",
+                f"{one.core_hours:,.0f}", f"${one.core_hours * CPU_HOUR:,.0f}", f"${one.core_hours * SPOT_HOUR:,.0f}",
+            )
+        )  # fmt: skip
+    head = ["frames looked at per second", "faces", "decode, core hours", "detect to identity", "reconstruct to write", "all", "on demand", "spot"]  # fmt: skip
+    return table(head, rows)
+
+
+def simulated() -> str:
+    """Clusters, gone through event by event."""
+    rows = []
+    one = load(1.0)
+    for nodes, jobs, life in (
+        (20, 1, 0.0),
+        (200, 1, 0.0),
+        (20, 4, 0.0),
+        (50, 8, 0.0),
+        (50, 8, 12.0),
+        (200, 32, 0.0),
+        (200, 32, 12.0),
+    ):
+        price = SPOT_HOUR if life else CPU_HOUR
+        done = capacity.run(one, replace(Cluster(clips=CLIPS), jobs=jobs, life_h=life), nodes, price)
+        rows.append(
+            (
+                f"{nodes} machines, {jobs} job{'s' * (jobs > 1)}{', spot' * bool(life)}", f"{done.wall_s / 3600:.1f} h",
+                f"{done.peak_nodes}", f"{done.node_s / 3600:,.0f}", f"${done.cost:,.0f}", f"{done.lost_nodes}",
+                f"{done.driver:.0%}", done.bottleneck,
+            )
+        )  # fmt: skip
+    head = ["at most", "time", "machines", "machine hours", "cost", "lost", "driver busy", "all wait for"]
+    return table(head, rows)
+
+
+def objects() -> str:
+    """Objects, prefixes and bytes of the dataset."""
+    rows = []
+    found = result("capacity")["dataset"]
+    for name, count in (("10 million clips, 1 frame a second", CLIPS), ("100 million clips", 10 * CLIPS)):
+        faces = count * 10
+        size = faces * found["bytes_per_face"]
+        lists = math.ceil(count / capacity.LIST_PAGE)
+        rows.append(
+            (
+                name, f"{count / 1e6:,.0f} million", f"{count / capacity.PREFIXES:,.0f}", f"{size / 1e12:,.1f} TB",
+                f"${size / 1e9 * GB_MONTH:,.0f}", f"${count / 1e3 * PUTS:,.0f}", f"{lists:,} (${lists / 1e3 * LISTS:,.2f})",
+                f"{count * (found['bytes_per_plan'] + found['bytes_per_input_row']) / 1e9:,.1f} GB",
+            )
+        )  # fmt: skip
+    head = ["dataset", "objects in `faces/`", "under each of 256 prefixes", "bytes", "a month", "to write", "LIST calls to resume", "plans and rows of inputs"]  # fmt: skip
+    return table(head, rows)
+
+
+def driver() -> str:
+    """What the driver of one job holds and how long it takes."""
+    found = result("capacity")["driver"]
+    rows = []
+    for count in (10_000, 100_000, 1_000_000, 10_000_000):
+        held = count * (found["bytes_per_input_at_work"] + found["bytes_per_unit_done"])
+        work = load(1.0).core_hours * 3600 * count / CLIPS
+        rows.append((f"{count:,}", f"{held / 1e9:,.2f} GB", _time(count * capacity.DRIVER_S), _time(work / 64)))
+    return table(["clips in one job", "memory of the driver", "driver's time", "work on 64 cores"], rows)
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds / 60:,.0f} min" if seconds < 7200 else f"{seconds / 3600:,.0f} h"
+
+
+def edits() -> str:
+    """A thousand edits a second."""
+    found, small = result("capacity")["edit"], result("model_step")["small"]["ours"]
+    see = found["look_s"] + found["compose_s"] + found["finish_s"]
+    rows = [
+        _edits("preview of a picture that is known", found["preview_s"], 0, ""),
+        _edits("preview as the edit, new picture, measured, sealed", found["look_s"] + found["finish_s"], 0, ""),
+        _edits("36 M parameters, 1 step, on CPUs", see + small["once_s"] + small["step_s"], 0, ""),
+        *(
+            _edits(
+                f"Stable Diffusion's size at 512 px, {STEPS} steps, {gpu} (**assumed**)", see, (STEPS + 3) * step, gpu
+            )
+            for gpu, step in ASSUMED_STEP_S.items()
+        ),
+    ]
+    head = ["edit", "core, s", "GPU, s", "cores", "GPUs", "per hour", "a thousand edits"]
+    return table(head, rows)
+
+
+def _edits(name: str, core_s: float, gpu_s: float, gpu: str) -> tuple[str, ...]:
+    """Machines for EDITS a second at two thirds of their capacity."""
+    cores, gpus = math.ceil(EDITS * core_s * 1.5), math.ceil(EDITS * gpu_s * 1.5)
+    price = cores * CPU_HOUR + gpus * (GPU_HOUR if gpu == "H100" else SMALL_GPU_HOUR)
+    return (
+        name, f"{core_s:.2f}", f"{gpu_s:.3f}" if gpu_s else "", f"{cores:,}", f"{gpus:,}" if gpus else "",
+        f"${price:,.0f}", f"${price / 3600:.4f}",
+    )  # fmt: skip
+
+
+def parts() -> dict[str, str]:
+    """Name of a part of the page -> its table."""
+    made = (prices, units, extract, simulated, objects, driver, edits)
+    return {make.__name__: make() for make in made}
