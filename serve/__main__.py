@@ -61,6 +61,8 @@ class Start:
     """List of people whose faces are refused."""
     edit_s: float = 120.0
     """An edit that takes longer is given up."""
+    traces: Literal["", "otlp", "console"] = ""
+    """Send OpenTelemetry spans: `otlp` to OTEL_EXPORTER_OTLP_ENDPOINT, `console` to standard error."""
 
     def run(self) -> int:
         """Until stopped."""
@@ -76,7 +78,7 @@ class Start:
         return 0
 
     def _args(self, port: int) -> dict[str, Any]:
-        names = ("device", "keys", "edit_s", "audit", "consent", "deny")
+        names = ("device", "keys", "edit_s", "audit", "consent", "deny", "traces")
         jobs = str(Path.home() / ".local" / "share" / "rigface" / f"jobs-{port}") if self.jobs is None else self.jobs
         lists = {"fetch": list(self.fetch), "webhooks": list(self.webhooks)}
         return (

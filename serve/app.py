@@ -13,13 +13,14 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Awaitable
 from contextlib import aclosing
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from rigface.errors import BadInput
+from serve import traces
 from serve.far import Far, FarPainter
 from serve.limits import Limits
 from serve.policy import Policy
@@ -36,7 +37,7 @@ class Args(BaseModel):
     `keys`: file of API keys; empty is open. `seal`: folder of the signing key; empty is the user's own. `audit`: file that each
     edit adds a line to. `jobs`: folder or s3:// of the queue; empty takes no jobs. `fetch`: beginnings of addresses that files may come from, and networks (`places.py`); `webhooks`: of those that are told
     when a job has ended, signed with the environment's RIGFACE_WEBHOOK_SECRET. `consent`, `deny`: lists of people (`policy.py`), and `near`, the
-    distance of identity vectors below which two faces are one person's.
+    distance of identity vectors below which two faces are one person's. `traces`: where spans go (`traces.py`).
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -67,6 +68,7 @@ class Args(BaseModel):
     most_rows: int = 16
     most_loaded: int = 2
     cache_mb: int = 384
+    traces: Literal["", "otlp", "console"] = ""
 
     def seal_folder(self) -> Path:
         """Where the signing key is; all replicas must see the same."""
@@ -102,14 +104,16 @@ class EyeDeployment:
         from serve.eye import Eye
         from serve.provenance import Sealer
 
+        traces.start(args.traces, "eye")
         seal, policy = Sealer(args.seal_folder()), args.policy()
         self._eye = Eye.load(args.eye_device, cache_mb=args.cache_mb, seal=seal, policy=policy)
 
-    async def call(self, name: str, *args: Any) -> Any:
+    async def call(self, name: str, *args: Any, trace: traces.Carried = None) -> Any:
         """One of the eye's coroutines."""
         if name not in ("ready", "reconstruct", "mesh", "preview", "edit_without_model", "compose", "finish", "verify"):
             raise ValueError(f"an eye does not {name}")
-        return await _said(getattr(self._eye, name)(*args))
+        with traces.under(trace, f"eye.{name}"):
+            return await _said(getattr(self._eye, name)(*args))
 
 
 @serve.deployment(
@@ -126,23 +130,28 @@ class PainterDeployment:
     def __init__(self, args: Args) -> None:
         from serve.painter import Studio
 
+        traces.start(args.traces, "painter")
         options = {"most_rows": args.most_rows, "most_loaded": args.most_loaded}
         self._studio = Studio.of(args.places(), args.device, **options)
 
-    async def call(self, name: str, *args: Any) -> Any:
+    async def call(self, name: str, *args: Any, trace: traces.Carried = None) -> Any:
         """`models`, `canvas` or `ready` of the studio."""
         if name not in ("models", "canvas", "ready"):
             raise ValueError(f"a painter does not {name}")
         return await _said(getattr(self._studio, name)(*args))
 
-    async def paint(self, *args: Any) -> AsyncGenerator[Any, None]:
+    async def paint(self, *args: Any, trace: traces.Carried = None) -> AsyncGenerator[Any, None]:
         """The studio's events; cancelling the stream takes the request out of the batch."""
+        span = traces.loose(trace, "painter.paint")
         try:
             async with aclosing(self._studio.paint(*args)) as events:
                 async for event in events:
+                    _tell(span, event)
                     yield event
         except EXPECTED as error:
             yield problem_of(error)
+        finally:
+            span.end()
 
     async def check_health(self) -> None:
         """A device that failed is a reason to replace the replica."""
@@ -165,17 +174,19 @@ class JobsDeployment:
         from serve.webhook import Webhooks
 
         write_logs()
+        traces.start(args.traces, "jobs")
         self._jobs = Jobs(
             args.jobs, Far(eye), FarPainter(painter), args.limits(),
             audit=Audit(args.audit) if args.audit else None, seal=Sealer(args.seal_folder()),
             webhooks=Webhooks(Places(args.webhooks)), policy=args.policy(),
         )  # fmt: skip
 
-    async def call(self, name: str, *args: Any) -> Any:
+    async def call(self, name: str, *args: Any, trace: traces.Carried = None) -> Any:
         """One of the coroutines of `Jobs`."""
         if name not in ("submit", "status", "mine", "cancel", "remove", "result", "ready"):
             raise ValueError(f"jobs do not {name}")
-        return await _said(getattr(self._jobs, name)(*args))
+        with traces.under(trace, f"jobs.{name}"):
+            return await _said(getattr(self._jobs, name)(*args))
 
     async def check_health(self) -> None:
         """Also what takes up, at the start, the jobs of an earlier life."""
@@ -183,6 +194,14 @@ class JobsDeployment:
 
     async def __del__(self) -> None:
         await self._jobs.close()
+
+
+def _tell(span: Any, event: Any) -> None:
+    """An event of a painter in its span: a step, or how long it waited and was painted, and with how many."""
+    if hasattr(event, "image"):
+        span.set_attributes({"waited_s": event.waited_s, "painted_s": event.painted_s, "crowd": event.crowd})
+    else:
+        span.add_event("step", {"step": event.step, "steps": event.steps})
 
 
 async def _said(work: Awaitable[Any]) -> Any:
@@ -211,6 +230,7 @@ class Door:
         from serve.keys import KeyRing
         from serve.places import Places
 
+        self._traces = args.traces
         self._house = House(
             Far(eye),
             FarPainter(painter),
@@ -227,6 +247,7 @@ class Door:
         from serve.front import write_logs
 
         write_logs()
+        traces.start(self._traces, "door")
         return make_api(self._house)
 
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from rigface.events import keys
-from serve import measures
+from serve import measures, traces
 from serve.api import PREVIEW, EditRequest, EditResult, PaintOptions, Wish, Wrap
 from serve.keys import Key
 from serve.problems import Trouble
@@ -130,11 +130,13 @@ class Editing:
         done = Done(plan, model)
         if model == PREVIEW or wish.edit.is_nothing:  # nothing asked is the source to the bit, as `Editor` has it
             yield {"phase": "preview", "step": 0, "steps": 1}
-            finished = await self.ask(wish, lambda w: eye.edit_without_model(w, wrap))
+            with traces.span("edit.preview"):
+                finished = await self.ask(wish, lambda w: eye.edit_without_model(w, wrap))
         else:
             canvas = await painter.canvas(model)
             yield {"phase": "look", "step": 0, "steps": asked.steps or 0}
-            composed = await self.ask(wish, lambda w: eye.compose(w, canvas))
+            with traces.span("edit.compose"):
+                composed = await self.ask(wish, lambda w: eye.compose(w, canvas))
             done.seconds["look"] = time.monotonic() - began
             painted: list[Any] = [None] * len(composed.conditions)
             async with aclosing(self._paint(model, composed.conditions, plan, previews)) as events:
@@ -148,7 +150,8 @@ class Editing:
                 "paint": max(p.painted_s for p in painted),
             }
             crops, pasting = [p.image for p in painted], time.monotonic()
-            finished = await self.ask(wish, lambda w: eye.finish(w, canvas, crops, wrap))
+            with traces.span("edit.finish"):
+                finished = await self.ask(wish, lambda w: eye.finish(w, canvas, crops, wrap))
             done.seconds["finish"] = time.monotonic() - pasting
         done.data, done.asked, done.achieved = finished.data, finished.asked, finished.achieved
         done.seconds["total"] = time.monotonic() - began
@@ -171,12 +174,13 @@ class Editing:
 
         async def one(face: int) -> None:
             try:
-                stream = self._house.painter.paint(
-                    model, conditions[face], _options(plan.asked, face), previews, self._house.limits.edit_s
-                )
-                async with aclosing(stream) as events:
-                    async for event in events:
-                        queue.put_nowait((face, event))
+                with traces.span("edit.paint", face=face, model=model):
+                    stream = self._house.painter.paint(
+                        model, conditions[face], _options(plan.asked, face), previews, self._house.limits.edit_s
+                    )
+                    async with aclosing(stream) as events:
+                        async for event in events:
+                            queue.put_nowait((face, event))
                 queue.put_nowait(None)
             except Exception as error:
                 queue.put_nowait(error)

@@ -30,6 +30,7 @@ from rigface.face.paste import paste
 from rigface.face.see import See, choose
 from rigface.image import decode, encode_jpeg
 from rigface.types import Conditions, Face, FaceParams
+from serve import traces
 from serve.api import Canvas, Reconstruction, SeenFace, Verified, Wish, Wrap
 from serve.limits import MAX_PIXELS
 from serve.naming import Recent
@@ -161,7 +162,7 @@ class Eye:
             if data is None:
                 raise Trouble("unknown-picture", more={"picture": name})
             image = decode(data, max_pixels=MAX_PIXELS)
-            with self._one:
+            with self._one, traces.span("eye.look"):
                 seen = self._seen.get(name) or Seen(image, self.see(image))
             self._seen.put(name, seen)
         return seen
@@ -259,7 +260,9 @@ class Eye:
         with self._one:
             found = self._editor.measured(image, [face for face, _ in pairs])
         achieved = [None if p is None else numbers(p, wish.edit, self.see.head) for p in found]
-        return Finished(self._seal(image, wish, wrap), self._asked(wish, pairs), achieved)
+        with traces.span("seal", format=wrap.format):
+            data = self._seal(image, wish, wrap)
+        return Finished(data, self._asked(wish, pairs), achieved)
 
     def _reconstruct(self, wish: Wish) -> Reconstruction:
         seen = self._look(wish, wish.picture)

@@ -18,6 +18,7 @@ from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, ReplicaUnavailableError
 from ray.serve.handle import DeploymentHandle
 
+from serve import traces
 from serve.problems import Trouble
 
 LOST = (RayActorError, ReplicaUnavailableError)
@@ -41,7 +42,7 @@ class Far:
         while True:
             left -= 1
             try:
-                said = await self._handle.call.remote(name, *args)
+                said = await self._handle.call.remote(name, *args, **traces.carried())
             except Exception as error:
                 await _again(error, left)
                 continue
@@ -58,7 +59,7 @@ class FarPainter(Far):
         left = TRIES
         while True:
             left -= 1
-            events: Any = self._handle.options(stream=True).paint.remote(model, *args)
+            events: Any = self._handle.options(stream=True).paint.remote(model, *args, **traces.carried())
             try:
                 async for event in events:
                     if isinstance(event, Trouble):

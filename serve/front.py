@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from rigface.events import keys, write
-from serve import measures
+from serve import measures, traces
 from serve.limits import Limits, Turnstile, bounded
 from serve.problems import Trouble, problem_of
 
@@ -71,7 +71,10 @@ class Front:
             await send(message)
 
         try:
-            await self._let_in(scope, receive, out)
+            with traces.asked(scope["path"], dict(scope["headers"]), request_id) as span:
+                await self._let_in(scope, receive, out)
+                route = getattr(scope.get("route"), "path", "") or "none"
+                span.set_attributes({"route": route, "method": scope["method"], "status": status})
         except Exception as error:
             if status != 499:  # the answer has begun: nothing can be said any more
                 LOG.exception("broken", extra=keys(request_id=request_id))
