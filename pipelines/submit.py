@@ -26,17 +26,7 @@ from pipelines import budget
 from rigface.errors import NoCluster, PlanError
 
 CLUSTER = "http://127.0.0.1:8265"
-HERE = (
-    "submit",
-    "jobs",
-    "serve",
-    "edit",
-    "animate",
-    "sliders",
-    "forecast",
-    "status",
-    "inspect",
-)  # nothing for a cluster
+JOBS = ("extract", "identities", "pair", "autoencoder", "encode", "train", "evaluate")
 PACKAGES = ("rigface", "pipelines", "serve")
 SECRET = re.compile(r"SECRET|PASSWORD|TOKEN|CREDENTIAL|ACCESS_KEY|PRIVATE|(^|_)KEY$")
 STOP_S = 90  # Ray kills a job that was asked to stop and goes on for longer
@@ -92,10 +82,8 @@ def request(job: Sequence[str], meter: budget.Meter, upload: bool = False, env: 
 
     if not job or job[0].startswith("-"):
         raise PlanError("want a job to submit: rigface submit extract s3://... s3://... --cluster URL")
-    if job[0] in HERE:
-        raise PlanError(
-            f"`{job[0]}` is for this machine; submit extract, identities, pair, autoencoder, encode or train"
-        )
+    if job[0] not in JOBS:
+        raise PlanError(f"`{job[0]}` is nothing for a cluster; submit one of {', '.join(JOBS)}")
     for place in _places(parse(job)):
         if not place.startswith(("s3://", "/")):
             raise PlanError(

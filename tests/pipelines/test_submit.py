@@ -111,8 +111,8 @@ def test_code_is_sent_along_only_where_asked():
     ("words", "complaint"),
     [
         ([], "want a job to submit"),
-        (["serve"], "is for this machine"),
-        (["edit", "a.jpg", "b.png"], "is for this machine"),
+        (["serve"], "is nothing for a cluster"),
+        (["edit", "a.jpg", "b.png"], "is nothing for a cluster"),
         (["extract", "clips", "s3://b/faces"], "does not see this machine's folders"),
         (["train", "cluster", "s3://b/latents", "runs/a"], "runs/a: the cluster does not see"),
         (["pair", "out/faces", "s3://b/pairs"], "out/faces"),
