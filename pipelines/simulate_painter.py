@@ -41,7 +41,8 @@ def simulate(step: Step, callers: int, steps: tuple[int, ...], most_rows: int = 
     turns = [itertools.cycle(steps[k % len(steps) :] + steps[: k % len(steps)]) for k in range(callers)]
     waiting = [(0.0, k) for k in range(callers)]  # since when, who
     inside: list[list] = []  # steps left, since when, who
-    now, rows, taken, latencies = 0.0, 0, 0, []
+    latencies: list[float] = []
+    now, rows, taken = 0.0, 0, 0
     while len(latencies) < edits:
         while waiting and len(inside) < most_rows:
             since, who = waiting.pop(0)
