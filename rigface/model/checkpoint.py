@@ -318,11 +318,19 @@ def save(
         unet.save_config(folder / name)
         write_safetensors(folder / name / f"{WEIGHTS}.safetensors", own, dtype)
     checkpoint.vae.save_config(folder / "vae")
+    _without_place(folder / "vae" / "config.json")
     write_safetensors(folder / "vae" / f"{WEIGHTS}.safetensors", checkpoint.vae.state_dict(), dtype)
     write_safetensors(folder / "default_text.safetensors", {"default_text": state["default_text"]}, dtype)
     if checkpoint.text_encoder is not None:
         checkpoint.text_encoder.save(folder)
     (folder / "config.json").write_text(json.dumps(checkpoint.config.to_json(), indent=2) + "\n")
+
+
+def _without_place(file: Path) -> None:
+    """Take out of a diffusers config where its network was once read from: a path of somebody's machine."""
+    content = read_json(file)
+    if content.pop("_name_or_path", None) is not None:
+        file.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
 
 
 def _checked(checkpoint: Checkpoint) -> Checkpoint:

@@ -224,3 +224,10 @@ def test_config_survives_json():
     config = ModelConfig(Process("v_prediction", steps=9), HEAD, "shape", "bfm_expression", 256, "hello")
     assert ModelConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
     assert ModelConfig.from_json(json.loads(json.dumps(replace(config, head=None).to_json()))).head is None
+
+
+def test_what_is_saved_does_not_say_where_its_autoencoder_once_lay(tmp_path):
+    checkpoint.save(tmp_path / "first", checkpoint.tiny())
+    checkpoint.save(tmp_path / "second", checkpoint.load(tmp_path / "first"))
+    assert "first" not in (tmp_path / "second" / "vae" / "config.json").read_text()
+    assert checkpoint.load(tmp_path / "second").vae.config["scaling_factor"] == pytest.approx(0.18215)

@@ -1,0 +1,128 @@
+"""Training: examples a second from pictures and from latents, how long a step waits for data, what checkpointing saves.
+
+    python benchmarks/train_speed.py                  under three minutes on two cores
+    python benchmarks/train_speed.py --steps 40 --size 256 --channels 128 256 512
+
+Networks of the small model's kind with a convolutional autoencoder in the shape of Stable Diffusion's, on invented examples;
+`pipelines.train` itself, one process per variant, so that each has a peak of memory of its own. From pictures, the autoencoder
+encodes four pictures per example in every step; from latents (`rigface encode`) it never runs.
+
+What is waited for is the time between two steps in which no batch was ready; its share of a step is held against 5 %.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from model_step import commit, machine
+
+RESULTS = Path(__file__).parent / "results" / "train_speed.json"
+LIMIT = 0.05  # share of a step that may be spent waiting for data
+WARM = 4  # steps that are not counted
+VARIANTS = {
+    "pictures": {"examples": "pairs"},
+    "latents": {"examples": "latents"},
+    "latents, checkpointing": {"examples": "latents", "checkpointing": True},
+}
+
+
+def prepare(folder: Path, args: argparse.Namespace) -> None:
+    """A checkpoint to start from, examples with pictures, and their latents."""
+    import pyarrow.parquet as pq
+
+    from pipelines.encode import EncodeConfig, encode
+    from rigface import fake_examples
+    from rigface.model import checkpoint
+    from rigface.model.diffusion import Process
+
+    config = checkpoint.ModelConfig(
+        Process("bridge", bridge_noise=0.0, scheduler="euler", steps=1), head=fake_examples.HEAD, render_style="texture",
+        size=args.size,
+    )  # fmt: skip
+    made = checkpoint.fresh(
+        config, tuple(args.channels), (32, 64, 64, 64), expression=52, text=(2, 64), heads=4, layers=1, groups=32
+    )
+    checkpoint.save(folder / "start", made)
+    for k in range(4):
+        part = folder / "pairs" / "examples" / f"{k:02x}" / f"{k:02x}part.parquet"
+        part.parent.mkdir(parents=True)
+        pq.write_table(fake_examples.table(64, seed=k, size=args.size, style="texture"), part)
+    encode(EncodeConfig(str(folder / "pairs"), str(folder / "latents"), str(folder / "start")), lambda words: None)
+
+
+def child(folder: Path, name: str, args: argparse.Namespace) -> None:
+    """One variant, in a process of its own; prints its figures as JSON."""
+    from pipelines import journal
+    from pipelines.train import train
+    from pipelines.train_config import debug
+    from rigface.storage import Store
+
+    out = folder / name.replace(", ", "-")
+    changes: dict[str, Any] = dict(VARIANTS[name])
+    changes["examples"] = str(folder / changes["examples"])
+    config = replace(
+        debug(), out=str(out), start=str(folder / "start"), batch=args.batch, steps=args.steps, bf16=args.bf16,
+        threads=args.threads, window=16, validation_examples=0, checkpoint_every=10**6, log_every=1, **changes,
+    )  # fmt: skip
+    train(config, lambda words: None)
+    lines = [line for line in journal.lines(Store(str(out))) if "step_s" in line and line["step"] > WARM]
+    work, wait = ([line[n] for line in lines] for n in ("step_s", "wait_s"))
+    print(
+        json.dumps(
+            {
+                "examples_per_s": round(args.batch * len(lines) / (sum(work) + sum(wait)), 2),
+                "step_s": round(statistics.median(work), 4),
+                "wait_share": round(sum(wait) / (sum(work) + sum(wait)), 4),
+                "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+            }
+        )
+    )
+
+
+def main() -> None:
+    """Measure, print, and write the results file."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--steps", type=int, default=24)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--size", type=int, default=128, help="of the pictures, px")
+    parser.add_argument("--channels", type=int, nargs="+", default=[96, 160], help="of the UNets' levels")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--bf16", action="store_true", help="compute in bfloat16")
+    parser.add_argument("--variant", choices=VARIANTS, help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.variant:
+        child(args.folder, args.variant, args)
+        return
+    result: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory(prefix="rigface-") as folder:
+        prepare(Path(folder), args)
+        for name in VARIANTS:
+            words = [sys.executable, __file__, *sys.argv[1:], "--variant", name, "--folder", folder]
+            said = subprocess.run(words, check=True, capture_output=True, text=True).stdout
+            result[name] = json.loads(said.strip().splitlines()[-1])
+            print(f"{name:24} {result[name]}", flush=True)
+    first, second, third = (result[name] for name in VARIANTS)
+    result |= {
+        "latents_times_faster": round(second["examples_per_s"] / first["examples_per_s"], 2),
+        "wait_share_limit": LIMIT,
+        "checkpointing_memory_share": round(third["peak_memory_mb"] / second["peak_memory_mb"], 2),
+        "steps": args.steps, "batch": args.batch, "size": args.size, "channels": args.channels, "bf16": args.bf16,
+        "threads": args.threads, "machine": machine(), "torch": torch.__version__, "commit": commit(),
+    }  # fmt: skip
+    RESULTS.write_text(json.dumps(result, indent=2) + "\n")
+    print(json.dumps({k: v for k, v in result.items() if k not in VARIANTS}))
+
+
+if __name__ == "__main__":
+    main()
