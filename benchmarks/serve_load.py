@@ -1,78 +1,231 @@
-"""What in-flight batching brings: edits a second and latency at 1, 4 and 16 callers, against one request at a time.
+"""The service under load: what batching in flight brings, what Ray Serve costs, how soon a second painter comes and goes.
 
-    python benchmarks/serve_load.py [CHECKPOINT] [SECONDS]
+    python benchmarks/serve_load.py [--model tiny] [--seconds 6]
 
-Same process, same model, same conditions; only `most_rows` differs. Steps are mixed (4, 8, 12), closed loop. Writes
-benchmarks/results/serve_load.json. HTTP and the eye are left out on
-purpose: this is about the batch.
+Writes benchmarks/results/serve_load.json; under three minutes on two quiet cores. The callers are processes of their own
+(`serve_callers.py`), so are the services, one after the other:
+
+* `painter alone`: in one process, without eyes and HTTP: edits a second of `serve.painter` with one row at a time and with 16.
+* `service`, `one at a time`: the whole service over HTTP, with 16 rows to a batch and with one: closed loops of 1, 4 and 16
+  callers, an open loop at 0.7 of what the closed one reached. The medians of an edit's phases say where its time goes.
+* `serve_overhead_ms`: `GET /healthz` through Ray Serve less the same through uvicorn, without and with HAProxy in front.
+* `scale`: seconds from the beginning of load to a second painter that runs, and from its end to one again, with the delays given.
+* `cold_start_s`: from nothing to an answer of /readyz.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 import os
+import subprocess
 import sys
+import tempfile
+import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 
-from rigface.types import Conditions
-from serve.api import PaintOptions
-from serve.painter import Studio
-
+ROOT = Path(__file__).parent.parent
 OUT = Path(__file__).parent / "results" / "serve_load.json"
 STEPS = (4, 8, 12)
+DELAYS = {"upscale_delay_s": 2.0, "downscale_delay_s": 5.0, "look_back_period_s": 2.0}
+HA_PROXY = {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}
 
 
-def conditions(seed: int, size: int, codes: int) -> Conditions:
-    """Noise as pictures; the arithmetic does not care."""
-    random = np.random.default_rng(seed)
-    pictures = [random.integers(0, 256, (size, size, 3), np.uint8) for _ in range(3)]
-    return Conditions(*pictures, random.normal(size=codes).astype(np.float32))
+def callers(url: str, *words: Any) -> dict[str, Any]:
+    """What a process of callers found."""
+    command = [sys.executable, str(Path(__file__).with_name("serve_callers.py")), url, *map(str, words)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env=os.environ | {"PYTHONPATH": str(ROOT)}
+    )
+    if done.returncode:
+        raise RuntimeError(f"the callers failed: {done.stderr[-800:]}")
+    return json.loads(done.stdout.splitlines()[-1])
 
 
-async def load(studio: Studio, name: str, callers: int, seconds: float, codes: int) -> dict[str, float]:
-    """A closed loop of so many callers."""
-    size = (await studio.canvas(name)).size
-    latencies: list[float] = []
-    end = time.monotonic() + seconds
-    rows, steps = studio.rows_painted, studio.steps_taken
+# ---- each of these runs in a process of its own, and prints what it found
 
-    async def caller(number: int) -> None:
-        wish, turn = conditions(number, size, codes), number
-        while time.monotonic() < end:
-            began = time.monotonic()
-            await studio.one(name, wish, PaintOptions(seed=turn, steps=STEPS[turn % len(STEPS)]))
-            latencies.append(time.monotonic() - began)
-            turn += 1
 
-    began = time.monotonic()
-    await asyncio.gather(*(caller(i) for i in range(callers)))
-    took = time.monotonic() - began
-    p50, p95, p99 = np.percentile(latencies, [50, 95, 99])
-    batch = (studio.rows_painted - rows) / max(1, studio.steps_taken - steps)
-    return {"edits_per_s": len(latencies) / took, "p50_s": p50, "p95_s": p95, "p99_s": p99, "mean_batch": batch}
+def painter_alone(model: str, seconds: float) -> dict[str, Any]:
+    """Closed loops in one process: the same model, conditions and steps; only the rows of a batch differ."""
+    from rigface.types import Conditions
+    from serve.api import PaintOptions
+    from serve.painter import Studio
+
+    async def load(studio: Studio, count: int, length: float) -> float:
+        size = (await studio.canvas("m")).size
+        codes = studio._rooms["m"].pipeline.model.expression_size
+        end, done = time.monotonic() + length, 0
+
+        async def one(number: int) -> None:
+            nonlocal done
+            random = np.random.default_rng(number)
+            pictures = [random.integers(0, 256, (size, size, 3), np.uint8) for _ in range(3)]
+            wish, turn = Conditions(*pictures, random.normal(size=codes).astype(np.float32)), number
+            while time.monotonic() < end:
+                await studio.one("m", wish, PaintOptions(seed=turn, steps=STEPS[turn % 3]))
+                done, turn = done + 1, turn + 1
+
+        began = time.monotonic()
+        await asyncio.gather(*(one(n) for n in range(count)))
+        return done / (time.monotonic() - began)
+
+    out: dict[str, Any] = {}
+    for label, rows in (("one at a time", 1), ("in flight", 16)):
+        studio = Studio.of({"m": model}, most_rows=rows)
+        asyncio.run(load(studio, 2, 0.5))  # warm
+        for count in (1, 4, 16):
+            out[f"{label}, {count} callers, edits_per_s"] = round(asyncio.run(load(studio, count, seconds)), 3)
+        studio.close()
+        studio._thread.join()  # a thread inside the networks would take the process down at its end
+    out["ratio_at_16"] = round(
+        out["in flight, 16 callers, edits_per_s"] / out["one at a time, 16 callers, edits_per_s"], 2
+    )
+    return out
+
+
+def plain(model: str, seconds: float) -> dict[str, Any]:
+    """The door's pings under uvicorn, without Ray."""
+    import uvicorn
+
+    from serve.door import House, make_api
+    from serve.local import free_port
+
+    port = free_port("127.0.0.1", 0)
+    server = uvicorn.Server(
+        uvicorn.Config(make_api(House(SimpleNamespace(), SimpleNamespace())), port=port, log_level="error")
+    )
+    threading.Thread(target=server.run, daemon=True).start()
+    while not server.started:
+        time.sleep(0.02)
+    return callers(f"http://127.0.0.1:{port}", "ping")
+
+
+def overhead(model: str, seconds: float) -> dict[str, Any]:
+    """Pings through Ray Serve, in the mode that the environment says; and how long the start took."""
+    from serve.local import free_port, serving
+
+    port, began = free_port("127.0.0.1", 0), time.monotonic()
+    with tempfile.TemporaryDirectory() as folder, serving(port=port, quiet=True, model=model, seal=folder) as url:
+        return {"cold_start_s": round(time.monotonic() - began, 1), **callers(url, "ping")}
+
+
+def loads(model: str, seconds: float) -> dict[str, Any]:
+    """The service over HTTP: batches of 16 rows, of one, and painters that come and go; on one cluster."""
+    import ray
+
+    from serve import app
+    from serve.local import SETTINGS, free_port, serving
+
+    for name, value in {**SETTINGS, "RAY_AUTH_MODE": "disabled"}.items():
+        os.environ.setdefault(name, value)
+    ray.init(address="local", num_cpus=6, object_store_memory=300 * 2**20, include_dashboard=False, log_to_driver=False)
+    out: dict[str, Any] = {}
+    painter = app.PainterDeployment
+    with tempfile.TemporaryDirectory() as folder:
+        common = {"quiet": True, "model": model, "seal": folder}
+        app.PainterDeployment = painter.options(autoscaling_config=None, num_replicas=1)  # the batch, not the replicas
+        for label, rows in (("service", 16), ("one at a time", 1)):
+            with serving(port=free_port("127.0.0.1", 0), most_rows=rows, **common) as url:
+                for count in (1, 4, 16):
+                    out[f"{label}, {count} callers"] = callers(url, "closed", "--callers", count, "--seconds", seconds)
+                if rows > 1:
+                    rate = round(0.7 * out[f"{label}, 16 callers"]["edits_per_s"], 2)
+                    found = callers(url, "open", "--rate", rate, "--seconds", seconds)
+                    out[f"{label}, open loop"] = {"rate_per_s": rate, **found}
+        limits = {"min_replicas": 1, "max_replicas": 2, "target_ongoing_requests": 4}
+        app.PainterDeployment = painter.options(autoscaling_config={**limits, **DELAYS})
+        with serving(port=free_port("127.0.0.1", 0), **common) as url:
+            out["scale"] = scale(url)
+    out["ratio_at_16"] = round(
+        out["service, 16 callers"]["edits_per_s"] / out["one at a time, 16 callers"]["edits_per_s"], 2
+    )
+    ray.shutdown()
+    return out
+
+
+def scale(url: str) -> dict[str, Any]:
+    """Seconds to a second painter under load, and back to one after it."""
+    from ray import serve
+
+    def running() -> int:
+        found = serve.status().applications["rigface"].deployments["PainterDeployment"]
+        return found.replica_states.get("RUNNING", 0)
+
+    def until(count: int, most_s: float) -> float | None:
+        began = time.monotonic()
+        while running() != count:
+            if time.monotonic() > began + most_s:
+                return None
+            time.sleep(0.1)
+        return round(time.monotonic() - began, 1)
+
+    words = [
+        sys.executable,
+        str(Path(__file__).with_name("serve_callers.py")),
+        url,
+        "closed",
+        "--callers",
+        "16",
+        "--seconds",
+        "45",
+    ]
+    load = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    up = until(2, 60)
+    load.terminate()
+    load.wait()
+    return {**DELAYS, "to_two_s": up, "back_to_one_s": until(1, 60)}
+
+
+PASSES = {p.__name__: p for p in (painter_alone, plain, overhead, loads)}
+
+
+def apart(name: str, options: argparse.Namespace, **environment: str) -> dict[str, Any]:
+    """One of the above in its own process."""
+    words = [sys.executable, __file__, "--part", name, "--model", options.model, "--seconds", str(options.seconds)]
+    done = subprocess.run(
+        words, capture_output=True, text=True, check=False, env=os.environ | environment | {"PYTHONPATH": str(ROOT)}
+    )
+    if done.returncode:
+        raise SystemExit(f"{name} failed:\n{done.stdout[-1500:]}\n{done.stderr[-3000:]}")
+    found = json.loads(next(line for line in reversed(done.stdout.splitlines()) if line.startswith("{")))
+    print(f"{name}: {json.dumps(found, indent=1)}", flush=True)
+    return found
 
 
 def main() -> None:
     """Measure, print, write."""
-    place = sys.argv[1] if len(sys.argv) > 1 else "tiny"
-    seconds = float(sys.argv[2]) if len(sys.argv) > 2 else 8.0
-    results: dict[str, object] = {"model": Path(place).name, "cores": os.cpu_count(), "load_before": os.getloadavg()[0]}
-    for label, most_rows in (("one at a time", 1), ("in flight", 16)):
-        studio = Studio.of({"m": place}, most_rows=most_rows)
-        codes = studio._rooms["m"].pipeline.model.expression_size
-        asyncio.run(load(studio, "m", 2, 1.0, codes))  # warm
-        for callers in (1, 4, 16):
-            found = asyncio.run(load(studio, "m", callers, seconds, codes))
-            results[f"{label}, {callers} callers"] = {k: round(v, 4) for k, v in found.items()}
-            print(f"{label:14} {callers:3} callers  " + "  ".join(f"{k} {v:.3f}" for k, v in found.items()), flush=True)
-        studio.close()
-    one, many = (results[f"{label}, 16 callers"]["edits_per_s"] for label in ("one at a time", "in flight"))  # type: ignore[index]
-    results["ratio_at_16"] = round(many / one, 3)
-    print(f"ratio at 16 callers: {many / one:.2f}")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="tiny")
+    parser.add_argument("--seconds", type=float, default=6.0, help="of each loop")
+    parser.add_argument("--part", choices=PASSES, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.part:
+        print(json.dumps(PASSES[options.part](options.model, options.seconds)))
+        return
+    began = time.monotonic()
+    results: dict[str, Any] = {
+        "benchmark": "serve_load", "model": Path(options.model).name, "cores": os.cpu_count(), "load_before": os.getloadavg()[0],
+        "commit": subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip(),
+    }  # fmt: skip
+    results["painter alone"] = apart("painter_alone", options)
+    bare, default, haproxy = apart("plain", options), apart("overhead", options), apart("overhead", options, **HA_PROXY)
+    results["cold_start_s"] = default["cold_start_s"]
+    results["healthz_ms"] = {
+        label: {k: v for k, v in found.items() if k.endswith("_ms")}
+        for label, found in (("uvicorn", bare), ("Serve", default), ("Serve with HAProxy", haproxy))
+    }
+    results["serve_overhead_ms"] = {
+        label: round(found["p50_ms"] - bare["p50_ms"], 2)
+        for label, found in (("default", default), ("HAProxy", haproxy))
+    }
+    results |= apart("loads", options)
+    results["took_s"] = round(time.monotonic() - began)
     OUT.write_text(json.dumps(results, indent=1) + "\n")
 
 
