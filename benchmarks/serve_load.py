@@ -33,7 +33,7 @@ import numpy as np
 ROOT = Path(__file__).parent.parent
 OUT = Path(__file__).parent / "results" / "serve_load.json"
 STEPS = (4, 8, 12)
-DELAYS = {"upscale_delay_s": 2.0, "downscale_delay_s": 5.0, "look_back_period_s": 2.0}
+DELAYS = {"upscale_delay_s": 2.0, "downscale_delay_s": 5.0, "look_back_period_s": 2.0, "metrics_interval_s": 0.5}
 HA_PROXY = {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}
 
 
@@ -124,7 +124,7 @@ def loads(model: str, seconds: float) -> dict[str, Any]:
 
     for name, value in {**SETTINGS, "RAY_AUTH_MODE": "disabled"}.items():
         os.environ.setdefault(name, value)
-    ray.init(address="local", num_cpus=6, object_store_memory=300 * 2**20, include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", num_cpus=8, object_store_memory=300 * 2**20, include_dashboard=False, log_to_driver=False)
     out: dict[str, Any] = {}
     painter = app.PainterDeployment
     with tempfile.TemporaryDirectory() as folder:
@@ -150,21 +150,21 @@ def loads(model: str, seconds: float) -> dict[str, Any]:
 
 
 def scale(url: str) -> dict[str, Any]:
-    """Seconds to a second painter under load, and back to one after it."""
+    """Seconds under load until a second painter is decided on, and until it runs; and after the load, until there is one again."""
     from ray import serve
 
-    def running() -> int:
+    def painters(*states: str) -> int:
         found = serve.status().applications["rigface"].deployments["PainterDeployment"]
-        return found.replica_states.get("RUNNING", 0)
+        return sum(n for state, n in found.replica_states.items() if not states or state in states)
 
-    def until(count: int, most_s: float) -> float | None:
-        began = time.monotonic()
-        while running() != count:
+    def until(count: int, *states: str, most_s: float = 90.0) -> float | None:
+        while painters(*states) != count:
             if time.monotonic() > began + most_s:
                 return None
             time.sleep(0.1)
         return round(time.monotonic() - began, 1)
 
+    began = time.monotonic()
     words = [
         sys.executable,
         str(Path(__file__).with_name("serve_callers.py")),
@@ -173,13 +173,14 @@ def scale(url: str) -> dict[str, Any]:
         "--callers",
         "16",
         "--seconds",
-        "45",
+        "90",
     ]
     load = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    up = until(2, 60)
+    up = {"second_starts_s": until(2), "second_runs_s": until(2, "RUNNING")}
     load.terminate()
     load.wait()
-    return {**DELAYS, "to_two_s": up, "back_to_one_s": until(1, 60)}
+    began = time.monotonic()
+    return {**DELAYS, **up, "back_to_one_s": until(1)}
 
 
 PASSES = {p.__name__: p for p in (painter_alone, plain, overhead, loads)}
