@@ -1,7 +1,7 @@
 """How much of everything a large job takes: from what one frame, one unit and one object cost, to clusters, money and prefixes.
 
 Path: figures of benchmarks/results (repeated here, because an installation has no benchmarks; a test holds them together), or a sample
-of `forecast` -> `Plan` -> tables for `rigface forecast --clips` and docs/scaling.md.
+of `forecast` -> `Load` -> tables for `rigface forecast --clips` and docs/scaling.md.
 
 A core is one of the machine that was measured: a virtual CPU of a busy AMD EPYC host. Measure on yours before you buy.
 """

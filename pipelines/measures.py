@@ -7,6 +7,7 @@ Outside a Ray process (a training without workers, a unit test of a stage) nothi
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Iterator
@@ -37,6 +38,9 @@ TRAIN_SECONDS = Measure("rigface_train_seconds", "counter", "time of a worker: s
 TRAIN_STEP_SECONDS = Measure("rigface_train_step_seconds", "histogram", "time of one step, without waiting for data, s", ("rank",), _SHORT)  # fmt: skip
 TRAIN_STEP = Measure("rigface_train_step", "gauge", "number of the latest step")
 TRAIN_LOSS = Measure("rigface_train_loss", "gauge", "loss of the latest step, all workers'")
+TRAIN_LOSS_FINITE = Measure(
+    "rigface_train_loss_finite", "gauge", "1, or 0 where the latest loss is no number: Ray exports none such"
+)
 TRAIN_VALIDATION = Measure("rigface_train_validation", "gauge", "latest numbers on held-out edits", ("name",))
 
 ALL = tuple(value for value in list(globals().values()) if isinstance(value, Measure))
@@ -91,6 +95,7 @@ def step_of(rank: int, step: int, loss: float, took: float, wait: float, example
     if rank == 0:
         tell(TRAIN_STEP, step)
         tell(TRAIN_LOSS, loss)
+        tell(TRAIN_LOSS_FINITE, float(math.isfinite(loss)))
 
 
 @contextmanager

@@ -77,6 +77,13 @@ def test_a_child_that_crashes_is_counted_each_time(told, tmp_path):
     assert unit.record["status"] == "error"
 
 
+def test_a_loss_that_is_no_number_is_told_as_such(told):
+    for loss in (0.5, float("nan"), float("inf")):
+        measures.step_of(0, 1, loss, 0.1, 0.1, 4)
+    measures.step_of(1, 1, float("nan"), 0.1, 0.1, 4)
+    assert [value for name, value, _ in told if name == "rigface_train_loss_finite"] == [1, 0, 0]
+
+
 def test_a_job_is_seen_at_the_endpoint_of_its_node(finished, tmp_path):
     fail_a_face(tmp_path)  # here, in the driver: the finished job had nothing of the kind
     crash_a_child(tmp_path)
