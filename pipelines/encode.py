@@ -89,7 +89,7 @@ def parts_of(source: Store) -> list[str]:
 
 def spec_of(source: Store, parts: list[str]) -> ExampleSpec:
     """What all examples of a folder have in common."""
-    with source.fs.open_input_file(source.at(parts[0])) as f:
+    with source.open(parts[0]) as f:
         return ExampleSpec.of(pq.read_schema(f))
 
 

@@ -154,5 +154,5 @@ def read_ahead(
 
 def latents_of(store: Store, part: str) -> LatentSpec | None:
     """How the latents of a part were made; None where it has pictures only."""
-    with store.fs.open_input_file(store.at(part)) as f:
+    with store.open(part) as f:
         return LatentSpec.of(pq.read_schema(f))

@@ -53,7 +53,7 @@ class Dataset:
     notices: list[str] = field(default_factory=list)
 
     def open(self, path: str) -> pq.ParquetFile:
-        return pq.ParquetFile(self.store.fs.open_input_file(self.store.at(path)), pre_buffer=False)
+        return pq.ParquetFile(self.store.open(path), pre_buffer=False)
 
     def leave_out(self, path: str, problem: object, kept: int = 0) -> None:
         text = (str(problem) or type(problem).__name__).splitlines()[0]

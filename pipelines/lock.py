@@ -1,12 +1,14 @@
 """One writer per output.
 
 * Disk: `flock` on OUT/.rigface/lock. The kernel drops it with the process, SIGKILL included, so it never goes stale.
-* S3: a lease object, OUT/.rigface/lease.json, made with `If-None-Match: *` and renewed with `If-Match` every 10 s. A killed
-  run's lease runs out after 60 s; the next run says so, and waits for nothing if the owner was a process of this machine
-  that is gone.
+* S3: a lease object, OUT/.rigface/lease.json, made with `If-None-Match: *` and renewed with `If-Match` every 10 s. One that
+  was not renewed for 60 s is over, **by the storage's clock**: the age of the object when it was asked for. No machine's own
+  clock is looked at, so it may be wrong by days. After a killed run the next one says how long to wait, and waits for
+  nothing if the owner was a process of this machine that is gone.
 
-Whoever loses a lease notices at the next `check()` and stops. Units of work are deterministic and published whole, so the
-overlap that is left does no harm.
+A put whose answer was lost may have been done: when a condition fails, who is in the lease decides, not the answer. A storage
+that is away for longer than a lease lasts takes it from nobody: `check()` renews first, and stops only where another has
+taken over. Units of work are deterministic and published whole, so the overlap that is left does no harm.
 """
 
 from __future__ import annotations
@@ -23,8 +25,9 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from rigface.errors import OutputBusy
-from rigface.storage import INTERNAL, Store, s3_client
+from rigface import objects, s3
+from rigface.errors import OutputBusy, StorageGone
+from rigface.storage import INTERNAL, Store
 
 RENEW_S = 10.0
 EXPIRE_S = 60.0
@@ -32,7 +35,22 @@ EXPIRE_S = 60.0
 
 def _me() -> dict[str, str | int]:
     started = datetime.now(UTC).isoformat(timespec="seconds")
-    return {"host": socket.gethostname(), "pid": os.getpid(), "since": started, "id": uuid.uuid4().hex}
+    return {
+        "host": socket.gethostname(),
+        "machine": _machine(),
+        "pid": os.getpid(),
+        "since": started,
+        "id": uuid.uuid4().hex,
+    }
+
+
+def _machine() -> str:
+    """This boot of this machine and what its process numbers mean: two containers may share a name, and have a process 7 each."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return ""
 
 
 def _named(owner: dict) -> str:
@@ -79,11 +97,8 @@ def _flocked(store: Store) -> Iterator[Callable[[], None]]:
 def held(store: Store) -> str:
     """Who is writing this output now, as words; empty if nobody."""
     if store.is_s3:
-        try:
-            lease = json.loads(store.read(f"{INTERNAL}/lease.json"))
-        except FileNotFoundError:
-            return ""
-        return "" if _over(lease) else _named(lease)
+        lease = _Lease(store)
+        return _named(lease.owner_now) if lease.look() and not lease.is_over() else ""
     try:
         with open(store.at(f"{INTERNAL}/lock")) as f:
             fcntl.flock(f, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -96,35 +111,59 @@ def held(store: Store) -> str:
 
 
 class _Lease:
-    """The lease object of one owner and its entity tag."""
+    """The lease object: who we are, and who was in it when it was last looked at."""
 
     def __init__(self, store: Store) -> None:
-        bucket, _, prefix = store.root.partition("/")
-        self.where = {"Bucket": bucket, "Key": f"{prefix}/{INTERNAL}/lease.json".lstrip("/")}
+        self.where = store.bucket_and_key(f"{INTERNAL}/lease.json")
         self.owner = _me()
-        self.tag = ""
+        self.tag = ""  # of the object, as we last knew it
+        self.owner_now: dict = {}
+        self.age_s = 0.0
 
-    def put(self, **condition: str) -> bool:
-        """Write ourselves as owner, if the condition holds."""
-        from botocore.exceptions import ClientError
-
-        body = json.dumps({**self.owner, "expires": time.time() + EXPIRE_S}).encode()
+    def look(self) -> bool:
+        """Read who owns it now; False where there is no lease."""
         try:
-            self.tag = s3_client().put_object(**self.where, Body=body, **condition)["ETag"]
-        except ClientError as e:
-            if e.response["Error"]["Code"] in ("PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey", "404"):
-                return False
-            raise
+            data, about = objects.get(*self.where, patience=EXPIRE_S)
+        except FileNotFoundError:
+            return False
+        self.owner_now, self.tag, self.age_s = json.loads(data), about.etag, about.age_s
         return True
 
-    def read(self) -> tuple[dict, str]:
-        """Who owns it now, and the tag of that state."""
-        answer = s3_client().get_object(**self.where)
-        return json.loads(answer["Body"].read()), answer["ETag"]
+    def is_ours(self) -> bool:
+        return self.owner_now.get("id") == self.owner["id"]
 
+    def is_over(self) -> bool:
+        """Whether its owner, as last looked at, has let it run out or is known to be gone."""
+        gone = self.owner_now.get("machine") == self.owner["machine"] != "" and not _alive(self.owner_now["pid"])
+        return gone or self.age_s > EXPIRE_S
 
-def _over(lease: dict) -> bool:
-    return lease["expires"] < time.time() or (lease["host"] == socket.gethostname() and not _alive(lease["pid"]))
+    def left_s(self) -> float:
+        return max(EXPIRE_S - self.age_s, 0.0)
+
+    def take(self) -> bool:
+        """Become its owner where there is none, or where the one there is over; False where another is."""
+        for _ in range(2):  # a second time where it vanished, or where an earlier try of ours had got through
+            if self._put(if_none=True):
+                return True
+            if self.look():
+                return self.is_ours() or (self.is_over() and self.renew(EXPIRE_S))
+        return False
+
+    def renew(self, patience: float) -> bool:
+        """Write ourselves over what we last knew; False where another has taken over."""
+        if self._put(if_match=self.tag, patience=patience):
+            return True
+        return self.look() and self.is_ours()
+
+    def _put(self, if_none: bool = False, if_match: str = "", patience: float = EXPIRE_S) -> bool:
+        body = json.dumps(
+            {**self.owner, "renewed": uuid.uuid4().hex}
+        ).encode()  # a content of its own, so a tag of its own
+        try:
+            self.tag = objects.put(*self.where, body, if_none=if_none, if_match=if_match, patience=patience)
+        except (FileExistsError, FileNotFoundError):
+            return False
+        return True
 
 
 def _alive(pid: int) -> bool:
@@ -140,35 +179,38 @@ def _alive(pid: int) -> bool:
 @contextlib.contextmanager
 def _leased(store: Store) -> Iterator[Callable[[], None]]:
     lease = _Lease(store)
-    if not lease.put(IfNoneMatch="*"):
-        other, tag = lease.read()
-        if not _over(other) or not lease.put(IfMatch=tag):
-            left = max(other["expires"] - time.time(), 0)
-            raise OutputBusy(
-                f"{store.uri} is being written by another run ({_named(other)}). Wait for it or choose another OUT. "
-                f"If that run was killed, its lease ends in {left:.0f} s."
-            )
-    stop, lost = threading.Event(), threading.Event()
+    if not lease.take():
+        raise OutputBusy(
+            f"{store.uri} is being written by another run ({_named(lease.owner_now)}). Wait for it or choose another OUT. "
+            f"If that run was killed, its lease ends in {lease.left_s():.0f} s."
+        )
+    stop, lost, one_at_a_time = threading.Event(), threading.Event(), threading.Lock()
     renewed = time.monotonic()
 
-    def renew() -> None:
+    def renew(patience: float) -> None:
         nonlocal renewed
-        while not stop.wait(RENEW_S):
-            try:
-                if not lease.put(IfMatch=lease.tag):
-                    lost.set()
-                    return
+        with one_at_a_time:
+            if lost.is_set():
+                return
+            if lease.renew(patience):
                 renewed = time.monotonic()
-            except OSError:  # the network; `check` gives up when the lease has run out
-                continue
+            else:
+                lost.set()
+
+    def keep() -> None:
+        while not stop.wait(RENEW_S):
+            with contextlib.suppress(StorageGone, OSError):  # the network; tried again soon
+                renew(RENEW_S)
 
     def check() -> None:
-        if lost.is_set() or time.monotonic() - renewed > EXPIRE_S:
+        if time.monotonic() - renewed > EXPIRE_S:
+            renew(s3.patience_s())
+        if lost.is_set():
             raise OutputBusy(
-                f"{store.uri}: this run was cut off for so long that another may have taken over. Run it again."
+                f"{store.uri}: this run was cut off for so long that another has taken over. Run it again when that is done."
             )
 
-    thread = threading.Thread(target=renew, daemon=True)
+    thread = threading.Thread(target=keep, daemon=True)
     thread.start()
     try:
         yield check
@@ -176,4 +218,6 @@ def _leased(store: Store) -> Iterator[Callable[[], None]]:
         stop.set()
         thread.join()
         if not lost.is_set():
-            store.delete(f"{INTERNAL}/lease.json")
+            with contextlib.suppress(StorageGone, OSError):  # it runs out by itself
+                if lease.look() and lease.is_ours():
+                    objects.delete(lease.where[0], [lease.where[1]])

@@ -184,7 +184,7 @@ class Output:
             FileNotFoundError: it is not finished.
         """
         try:
-            with self.store.fs.open_input_file(self.store.at(part_path(unit))) as f:
+            with self.store.open(part_path(unit)) as f:
                 return record_of(pq.read_schema(f))
         except FileNotFoundError:
             return json.loads(self.store.read(error_path(unit)))

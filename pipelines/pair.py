@@ -162,7 +162,7 @@ def head_of(faces: Store) -> HeadSpec:
     part = next(iter(sorted(faces.paths("faces", ".parquet"))), None)
     if part is None:
         raise PlanError(f"{faces.uri}: no faces/ here; make some with `rigface extract`")
-    with faces.fs.open_input_file(faces.at(part)) as f:
+    with faces.open(part) as f:
         return schema.head_of(pq.read_schema(f))
 
 

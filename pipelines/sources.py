@@ -11,6 +11,7 @@ What counts as an input:
   names; hidden files and folders are left out. Links are followed, loops and second ways to one file are not.
 * a glob (`**` too): what matches; the same suffixes only, unless the pattern itself ends in a suffix.
 * a list: .txt (a uri per line), .csv or .parquet (column `uri`). Relative paths in it start at the list's own folder.
+* the manifest.json of an S3 Inventory: the keys that it lists, by suffix, without asking the bucket for anything.
 * anything else that is named: itself, whatever its suffix. If it cannot be read, that becomes a row.
 
 A name that exists is never taken for a glob. The order is the order given, and a uri comes once.
@@ -19,7 +20,6 @@ Suffixes only decide what is *listed*; what a file *is* is decided by its conten
 
 from __future__ import annotations
 
-import csv
 import errno
 import glob
 import io
@@ -27,26 +27,24 @@ import logging
 import os
 import re
 import stat
-from collections.abc import Callable, Iterable, Iterator
-from hashlib import blake2b
+from collections.abc import Iterable, Iterator
 from itertools import chain
-from typing import Any, BinaryIO
+from typing import BinaryIO
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
-import pyarrow.fs as pafs
-
-from pipelines.readahead import ReadAhead
+from pipelines import lists
+from pipelines.marks import Marks
+from pipelines.nearby import Nearby
+from rigface import objects
 from rigface.errors import BadInput, PlanError
-from rigface.storage import filesystem, s3_client
+from rigface.readahead import ReadAhead
 
 _FILMS = frozenset((".mp4", ".m4v", ".mov", ".qt", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".m2v", ".vob", ".ts"))
 _MORE_FILMS = frozenset((".m2ts", ".mts", ".wmv", ".asf", ".flv", ".f4v", ".ogv", ".ogg", ".3gp", ".3g2", ".gif"))
 _PICTURES = frozenset((".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff"))
 _UNREADABLE = frozenset((".heic", ".heif", ".avif"))  # listed, so that they end as a row with a reason, not as nothing
 MEDIA = _FILMS | _MORE_FILMS | _PICTURES | _UNREADABLE
-LISTS = frozenset((".txt", ".csv", ".parquet"))
 MAX_PICTURE_BYTES = 2**30
-PAGE = 1000  # keys per request; what S3 gives at most
 
 Found = tuple[str, str]  # uri, and what makes it one input: the real path
 
@@ -54,7 +52,7 @@ log = logging.getLogger(__name__)
 
 
 def find_all(videos: Iterable[str]) -> Iterator[str]:
-    """The uris of all inputs, each once; in memory are the names of one folder, and a short mark of each uri given out.
+    """The uris of all inputs, each once; in memory are the names of one folder or page, and 12 bytes per uri given out.
 
     Raises:
         PlanError: at once, when one of `videos` does not exist or cannot be understood; at the end, when nothing
@@ -64,13 +62,11 @@ def find_all(videos: Iterable[str]) -> Iterator[str]:
 
 
 def _distinct(found: Iterable[Found]) -> Iterator[str]:
-    seen = set()
+    seen = Marks()
     for uri, real in found:
-        mark = blake2b(os.fsencode(real), digest_size=12).digest()  # a fifth of the memory of the name
-        if mark not in seen:
-            seen.add(mark)
+        if seen.add(os.fsencode(real)):
             yield uri
-    if not seen:
+    if not len(seen):
         raise PlanError("no input found: no file has the suffix of a video or a picture; name a file to take it anyway")
 
 
@@ -81,7 +77,7 @@ def _expand(named: str) -> Iterator[Found]:
     if os.path.isdir(path):
         return _walk(path, set())
     if os.path.lexists(path):
-        is_list = _suffix(path) in LISTS and os.path.isfile(path)
+        is_list = lists.is_list(path) and os.path.isfile(path)
         return _listed(_uri(path), os.path.dirname(path)) if is_list else iter([(_uri(path), os.path.realpath(path))])
     if not glob.has_magic(path):
         raise PlanError(f"no such file or folder: {path}")
@@ -128,7 +124,7 @@ def _expand_s3(named: str) -> Iterator[Found]:
         raise PlanError(f"want s3://bucket/prefix, got {named}")
     if key and not key.endswith("/"):
         if any(found == key for found in _keys(bucket, key, limit=1)):  # the key itself sorts before all it begins
-            return _listed(named, named.rpartition("/")[0]) if _suffix(key) in LISTS else iter([(named, named)])
+            return _listed(named, named.rpartition("/")[0]) if lists.is_list(key) else iter([(named, named)])
         if any(_keys(bucket, key + "/", limit=1)):
             key += "/"
     if not any(_keys(bucket, key, limit=1)):
@@ -139,30 +135,29 @@ def _expand_s3(named: str) -> Iterator[Found]:
 
 def _below(bucket: str, prefix: str) -> Iterator[Found]:
     for key in _keys(bucket, prefix):
-        is_hidden = any(part.startswith(".") for part in key[len(prefix) :].split("/"))
-        if _suffix(key) in MEDIA and not is_hidden:
+        if _is_media_key(key[len(prefix) :]):
             uri = f"s3://{bucket}/{key}"
             yield uri, uri
 
 
-def _keys(bucket: str, prefix: str, limit: int = 0) -> Iterator[str]:
-    """Keys in the order of their bytes, a page at a time; pyarrow would list all before giving the first."""
-    from botocore.exceptions import ClientError
+def _is_media_key(key: str) -> bool:
+    return _suffix(key) in MEDIA and not any(part.startswith(".") for part in key.split("/"))
 
-    paging = {"MaxItems": limit, "PageSize": limit} if limit else {"PageSize": PAGE}
-    pages = s3_client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix, PaginationConfig=paging)
+
+def _keys(bucket: str, prefix: str, limit: int = 0) -> Iterator[str]:
     try:
-        for page in pages:
-            yield from (entry["Key"] for entry in page.get("Contents", ()))
-    except ClientError as e:
-        raise PlanError(f"cannot list s3://{bucket}/{prefix}: {e.response['Error'].get('Message', e)}") from e
+        yield from objects.keys(bucket, prefix, limit)
+    except OSError as e:
+        raise PlanError(f"cannot list s3://{bucket}/{prefix}: {e}") from e
 
 
 def _listed(uri: str, folder: str) -> Iterator[Found]:
     """What a list names. Opened at once, so that a wrong one is noticed before anything runs."""
-    read = {".txt": _lines, ".csv": _csv, ".parquet": _parquet}[_suffix(uri)]
     try:
-        entries = read(open_uri(uri))
+        if uri.endswith(lists.INVENTORY):
+            keys = lists.inventory(open_uri(uri), open_uri)
+            return ((one, one) for one in keys if _is_media_key(_bucket_and_key(one)[1]))
+        entries = lists.entries(open_uri(uri), _suffix(uri))
     except (OSError, BadInput) as e:
         raise PlanError(f"cannot read the list {uri}: {e}") from e
     return (_entry(text, folder) for text in entries)
@@ -181,43 +176,18 @@ def _entry(text: str, folder: str) -> Found:
     return _uri(path), path
 
 
-def _lines(file: BinaryIO) -> Iterator[str]:
-    text = io.TextIOWrapper(file, "utf-8-sig", errors="surrogateescape", newline="\n")
-    return (line for line in (raw.rstrip("\r\n") for raw in text) if line.strip())
-
-
-def _csv(file: BinaryIO) -> Iterator[str]:
-    rows = csv.DictReader(io.TextIOWrapper(file, "utf-8-sig", errors="surrogateescape", newline=""))
-    if "uri" not in (rows.fieldnames or ()):
-        raise PlanError(f"a .csv list needs a column `uri`; it has {rows.fieldnames}")
-    return (row["uri"] for row in rows if row["uri"])
-
-
-def _parquet(file: BinaryIO) -> Iterator[str]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        table = pq.ParquetFile(file)
-    except pa.ArrowInvalid as e:
-        raise PlanError(f"not a Parquet file: {e}") from e
-    if "uri" not in table.schema_arrow.names:
-        raise PlanError(f"a .parquet list needs a column `uri`; it has {table.schema_arrow.names}")
-    batches = table.iter_batches(columns=["uri"])
-    return (uri for batch in batches for uri in batch["uri"].to_pylist() if uri)
-
-
 def open_uri(uri: str) -> BinaryIO:
-    """The input as a seekable binary file; from S3 with a bounded read-ahead.
+    """The input as a seekable binary file; from S3 by range or from a copy, as `nearby` decides.
 
     Raises:
         FileNotFoundError, PermissionError: as their names say.
         BadInput: a folder, a pipe, or an address of a kind we do not read.
-        OSError: anything else, such as a connection that failed; worth another try.
+        StorageGone: the storage is away; no input is to blame.
+        OSError: anything else.
     """
     if uri.startswith("s3://"):
         bucket, key = _bucket_and_key(uri)
-        return io.BufferedReader(ReadAhead(_remote(lambda fs: fs.open_input_file(f"{bucket}/{key}"), bucket)), 65536)
+        return io.BufferedReader(ReadAhead(Nearby(bucket, key)), 65536)
     path = _local(uri, BadInput)
     mode = _stat(path).st_mode
     if not stat.S_ISREG(mode):  # opening a pipe would wait for ever
@@ -235,19 +205,16 @@ def _stat(path: str) -> os.stat_result:
 
 
 def stamp(uri: str) -> str:
-    """Size and time of change, to see cheaply whether an input is still the same.
+    """Size and time of change (on S3: entity tag), to see cheaply whether an input is still the same.
 
     Raises:
         FileNotFoundError, PermissionError, BadInput, OSError: as `open_uri`.
     """
     if uri.startswith("s3://"):
-        bucket, key = _bucket_and_key(uri)
-        info = _remote(lambda fs: fs.get_file_info(f"{bucket}/{key}"), bucket)
-        if info.type != pafs.FileType.File:
-            raise FileNotFoundError(uri)
-        return f"{info.size}-{info.mtime_ns}"
-    about = _stat(_local(uri, BadInput))
-    return f"{about.st_size}-{about.st_mtime_ns}"
+        about = objects.head(*_bucket_and_key(uri))
+        return f"{about.size}-{about.etag}"
+    found = _stat(_local(uri, BadInput))
+    return f"{found.st_size}-{found.st_mtime_ns}"
 
 
 def head(file: BinaryIO, count: int) -> tuple[bytes, int]:
@@ -272,19 +239,6 @@ def read(file: BinaryIO) -> bytes:
         )
     file.seek(0)
     return file.read()
-
-
-def _remote(call: Callable[[pafs.FileSystem], Any], bucket: str) -> Any:
-    try:
-        return call(filesystem("s3", bucket))
-    except OSError as e:
-        if "ACCESS_DENIED" in str(e):  # pyarrow has no class of its own for these
-            raise PermissionError(str(e)) from e
-        if "NO_SUCH_BUCKET" in str(e) or "Bucket" in str(e):
-            raise FileNotFoundError(str(e)) from e
-        raise
-    except ValueError as e:
-        raise BadInput(f"not an address on S3: {e}") from e
 
 
 def _bucket_and_key(uri: str) -> tuple[str, str]:

@@ -3,52 +3,33 @@
 Path: stages, and jobs of the service -> `Store.publish` -> a reader sees the old object, the new one or none, never a part.
 
 * Disk: write aside in OUT/.rigface/tmp, fsync, then link (refuses to replace) or rename (replaces).
-* S3: one PUT of a complete buffer, with `If-None-Match: *` where it must not replace. pyarrow's output stream is not used
-  to write: an exception inside its `with` publishes the truncated object.
+* S3: `objects.put` of a complete buffer, with `If-None-Match: *` where it must not replace. pyarrow's output stream is not
+  used to write: an exception inside its `with` publishes the truncated object.
 
-AWS_ENDPOINT_URL is honoured, so that S3 look-alikes work. A Store travels to other processes as its uri.
+How S3 is spoken to, and what is tried again, is in `rigface.s3`. A Store travels to other processes as its uri.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
+import shutil
 import time
 import uuid
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import BinaryIO, cast
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
+from rigface import objects, s3
+from rigface.readahead import ReadAhead
+
 INTERNAL = ".rigface"
 TMP = f"{INTERNAL}/tmp"
+TAIL = 64 * 1024  # bytes fetched when an object is opened: the index of most of our Parquet
 IDENTITIES = f"{INTERNAL}/identities.npz"
-
-
-@functools.cache
-def filesystem(scheme: str, bucket: str = "") -> pafs.FileSystem:
-    """The pyarrow file system for `s3` or for this machine; one per process."""
-    if scheme != "s3":
-        return pafs.LocalFileSystem()
-    options: dict[str, Any] = {"retry_strategy": pafs.AwsStandardS3RetryStrategy(max_attempts=10)}
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-    if endpoint:
-        options["scheme"], options["endpoint_override"] = endpoint.split("://", 1)
-    return pafs.S3FileSystem(region=region or ("us-east-1" if endpoint else pafs.resolve_s3_region(bucket)), **options)
-
-
-@functools.cache
-def s3_client() -> Any:
-    """boto3's client: conditional writes, which pyarrow does not know. One per process; it is thread-safe."""
-    import boto3
-    from botocore.config import Config
-
-    return boto3.client("s3", config=Config(retries={"mode": "standard", "max_attempts": 10}))
 
 
 class Store:
@@ -68,15 +49,36 @@ class Store:
 
     @property
     def fs(self) -> pafs.FileSystem:
-        """For readers: `pyarrow.dataset.dataset(store.at("faces"), filesystem=store.fs)`."""
-        return filesystem("s3", self.root.split("/")[0]) if self.is_s3 else filesystem("file")
+        """For scans of whole folders, and for Ray: `pyarrow.dataset.dataset(store.at("faces"), filesystem=store.fs)`."""
+        return s3.arrow(self.root.split("/")[0]) if self.is_s3 else pafs.LocalFileSystem()
 
     def at(self, path: str) -> str:
         """A path below the root, as `fs` wants it."""
         return f"{self.root}/{path}"
 
+    def bucket_and_key(self, path: str) -> tuple[str, str]:
+        """Where an object is on S3."""
+        bucket, _, key = self.at(path).partition("/")
+        return bucket, key
+
     def exists(self, path: str) -> bool:
-        return self.fs.get_file_info(self.at(path)).type != pafs.FileType.NotFound
+        if not self.is_s3:
+            return os.path.exists(self.at(path))
+        try:
+            objects.head(*self.bucket_and_key(path))
+        except FileNotFoundError:
+            return False
+        return True
+
+    def open(self, path: str) -> BinaryIO:
+        """The object as a seekable file; on S3 what is read is fetched, and little more.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+        if not self.is_s3:
+            return open(self.at(path), "rb")
+        return cast(BinaryIO, ReadAhead(objects.Remote(*self.bucket_and_key(path), at_once=-TAIL)))
 
     def read(self, path: str) -> bytes:
         """The whole object.
@@ -84,7 +86,9 @@ class Store:
         Raises:
             FileNotFoundError: there is none.
         """
-        with self.fs.open_input_file(self.at(path)) as f:
+        if self.is_s3:
+            return objects.get(*self.bucket_and_key(path))[0]
+        with open(self.at(path), "rb") as f:
             return f.read()
 
     def table(self, path: str, columns: list[str] | None = None) -> pa.Table:
@@ -93,7 +97,7 @@ class Store:
         Raises:
             FileNotFoundError: there is none.
         """
-        with self.fs.open_input_file(self.at(path)) as f:
+        with self.open(path) as f:
             return pq.ParquetFile(f).read(columns=columns)
 
     def publish(self, path: str, data: bytes | pa.Buffer, *, replace: bool = True) -> bool:
@@ -133,46 +137,46 @@ class Store:
         return True
 
     def _publish_s3(self, path: str, data: bytes | pa.Buffer, replace: bool) -> bool:
-        from botocore.exceptions import ClientError
-
-        bucket, _, prefix = self.root.partition("/")
-        key = f"{prefix}/{path}" if prefix else path
-        condition = {} if replace else {"IfNoneMatch": "*"}
         try:
-            s3_client().put_object(Bucket=bucket, Key=key, Body=bytes(data), **condition)
-        except ClientError as e:
-            if not replace and e.response["Error"]["Code"] in ("PreconditionFailed", "ConditionalRequestConflict"):
-                return False
-            raise
+            objects.put(*self.bucket_and_key(path), data, if_none=not replace)
+        except FileExistsError:
+            return False
         return True
 
     def delete(self, path: str) -> None:
         """Remove an object; it is fine if there is none."""
+        if self.is_s3:
+            bucket, key = self.bucket_and_key(path)
+            objects.delete(bucket, [key])
+            return
         with contextlib.suppress(FileNotFoundError):
-            self.fs.delete_file(self.at(path))
+            os.unlink(self.at(path))
 
     def delete_folder(self, path: str) -> None:
         """Remove a folder and all below it; it is fine if there is none."""
-        with contextlib.suppress(FileNotFoundError):
-            self.fs.delete_dir(self.at(path))
+        if self.is_s3:
+            bucket, key = self.bucket_and_key(path)
+            objects.delete(bucket, objects.keys_unordered(bucket, f"{key}/"))
+        else:
+            shutil.rmtree(self.at(path), ignore_errors=not os.path.exists(self.at(path)))
 
     def paths(self, folder: str, suffix: str = "") -> Iterator[str]:
         """Paths (relative to the root) of all objects below a folder, in no particular order; none if it is not there.
 
-        On S3 the sub-folders are listed in parallel, because a listing is a chain of pages of 1000.
+        They come as they are listed; in memory are some pages of them.
         """
-        top = self.fs.get_file_info(pafs.FileSelector(self.at(folder), allow_not_found=True))
-        yield from self._files(top, suffix)
-        below = [info.path for info in top if info.type == pafs.FileType.Directory]
-        with ThreadPoolExecutor(16 if self.is_s3 else 1) as pool:
-            for infos in pool.map(self._below, below):
-                yield from self._files(infos, suffix)
+        if self.is_s3:
+            bucket, key = self.bucket_and_key(folder)
+            skip = len(self.bucket_and_key("")[1])
+            found: Iterator[str] = (k[skip:] for k in objects.keys_unordered(bucket, f"{key}/"))
+        else:
+            found = self._files(folder)
+        return (path for path in found if path.endswith(suffix) and not path.endswith("/"))
 
-    def _below(self, path: str) -> list[pafs.FileInfo]:
-        return self.fs.get_file_info(pafs.FileSelector(path, recursive=True, allow_not_found=True))
-
-    def _files(self, infos: list[pafs.FileInfo], suffix: str) -> list[str]:
-        return [i.path[len(self.root) + 1 :] for i in infos if i.type == pafs.FileType.File and i.path.endswith(suffix)]
+    def _files(self, folder: str) -> Iterator[str]:
+        for where, _, names in os.walk(self.at(folder)):
+            below = os.path.relpath(where, self.root)
+            yield from (f"{below}/{name}" for name in names)
 
     def ids(self, folder: str, suffix: str) -> set[str]:
         """Names, without folders and suffix, of the objects below a folder."""

@@ -1,6 +1,12 @@
 """What every test may ask for. Tests pass without the shared data; those that need it say so and skip."""
 
+import contextlib
 import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -60,32 +66,53 @@ def fixtures() -> Path:
     return ROOT / "tests" / "fixtures"
 
 
-@pytest.fixture(scope="session")
-def bucket():
-    """s3://faces on an S3 look-alike in this process, which boto3 and pyarrow are told to use."""
-    import boto3
-    from moto.server import ThreadedMotoServer
+S3_ENVIRONMENT = {
+    "AWS_ACCESS_KEY_ID": "test",
+    "AWS_SECRET_ACCESS_KEY": "test",
+    "AWS_REGION": "us-east-1",
+    "AWS_DEFAULT_REGION": "us-east-1",
+    "AWS_EC2_METADATA_DISABLED": "true",
+}
 
-    from rigface import storage
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """The address of an S3 look-alike (moto) in this process, which boto3 and pyarrow are told to use."""
+    from moto.server import ThreadedMotoServer
 
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
-    told = {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_REGION": "us-east-1",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_EC2_METADATA_DISABLED": "true",
-    }
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in told.items():
+        for name, value in {**S3_ENVIRONMENT, "AWS_ENDPOINT_URL": f"http://{host}:{port}"}.items():
             patch.setenv(name, value)
-        storage.filesystem.cache_clear()
-        storage.s3_client.cache_clear()
-        boto3.client("s3").create_bucket(Bucket="faces")
-        yield "s3://faces"
-    storage.filesystem.cache_clear()
-    storage.s3_client.cache_clear()
+        yield os.environ["AWS_ENDPOINT_URL"]
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def other_s3_server(tmp_path_factory) -> Iterator[str]:
+    """The address of a second one, written by others (localbucket): folders on a disk, no `If-Match`, no keys."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "localbucket", str(tmp_path_factory.mktemp("localbucket")), "--port", str(port)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        limit = time.monotonic() + 30
+        while time.monotonic() < limit:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                break
+            time.sleep(0.05)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture(scope="session")
+def bucket(s3_server) -> str:
+    """s3://faces on it."""
+    from rigface import s3
+
+    s3.client().create_bucket(Bucket="faces")
+    return "s3://faces"

@@ -1,20 +1,32 @@
 """Whole objects or none, and one writer."""
 
+import contextlib
+import json
 import multiprocessing
 import os
 import time
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pipelines import lock
+from rigface import s3
 from rigface.errors import OutputBusy
 from rigface.storage import Store, sharded
+from tests.conftest import S3_ENVIRONMENT
+from tests.s3_proxy import Proxy
 
 
-@pytest.fixture(params=["disk", "s3"])
-def store(request, tmp_path):
+@pytest.fixture(params=["disk", "s3", "another s3"])
+def store(request, tmp_path, monkeypatch):
     if request.param == "disk":
         return Store(str(tmp_path / "out"))
+    if request.param == "another s3":
+        monkeypatch.setenv("AWS_ENDPOINT_URL", request.getfixturevalue("other_s3_server"))
+        with contextlib.suppress(s3.client().exceptions.BucketAlreadyOwnedByYou):
+            s3.client().create_bucket(Bucket="faces")
+        return Store(f"s3://faces/{tmp_path.name}")
     return Store(f"{request.getfixturevalue('bucket')}/{tmp_path.name}")
 
 
@@ -39,6 +51,19 @@ def test_first_commit_wins_and_replace_replaces(store):
     assert store.read("a/x") == b"first"
     assert store.publish("a/x", b"rewritten")
     assert store.read("a/x") == b"rewritten"
+
+
+def test_of_a_table_only_what_is_wanted_is_fetched(store):
+    sink = pa.BufferOutputStream()
+    table = pa.table({"a": range(1000), "large": [os.urandom(2000) for _ in range(1000)]})
+    pq.write_table(table, sink)
+    store.publish("t.parquet", sink.getvalue())
+    assert store.table("t.parquet").equals(table)
+    before = s3.counts["requests"]
+    assert store.table("t.parquet", ["a"]).equals(table.select(["a"]))
+    assert s3.counts["requests"] - before <= 3
+    with store.open("t.parquet") as f:
+        assert pq.read_schema(f).names == ["a", "large"]
 
 
 def test_missing_object_is_file_not_found(store):
@@ -105,23 +130,94 @@ def test_lock_of_a_killed_process_is_gone(tmp_path):
 
 def test_expired_lease_is_taken_over_and_the_loser_notices(bucket, monkeypatch):
     store = Store(f"{bucket}/lease")
-    monkeypatch.setattr(lock, "EXPIRE_S", 0.3)
+    monkeypatch.setattr(lock, "EXPIRE_S", 1.0)  # the storage's clock shows whole seconds
     monkeypatch.setattr(lock, "RENEW_S", 60)
     with lock.hold(store) as check:
-        time.sleep(0.4)
+        time.sleep(2.1)
         with lock.hold(store), pytest.raises(OutputBusy, match="Run it again"):
             check()
+        assert lock.held(store) == ""
+    assert lock.held(store) == ""
 
 
 def test_lease_is_renewed_while_held(bucket, monkeypatch):
     store = Store(f"{bucket}/renewed")
-    monkeypatch.setattr(lock, "EXPIRE_S", 0.5)
-    monkeypatch.setattr(lock, "RENEW_S", 0.1)
+    monkeypatch.setattr(lock, "EXPIRE_S", 1.0)
+    monkeypatch.setattr(lock, "RENEW_S", 0.2)
     with lock.hold(store) as check:
-        time.sleep(0.8)
+        time.sleep(2.1)
         check()
         with pytest.raises(OutputBusy), lock.hold(store):
             pass
+
+
+def test_a_lease_that_ran_out_while_the_storage_was_away_is_renewed_where_nobody_took_it(bucket, monkeypatch):
+    monkeypatch.setattr(lock, "EXPIRE_S", 0.3)
+    monkeypatch.setattr(lock, "RENEW_S", 60)
+    with lock.hold(Store(f"{bucket}/away")) as check:
+        time.sleep(0.4)
+        check()
+
+
+@pytest.mark.parametrize("days", [-2, 2])
+def test_no_clock_but_the_storages_decides(other_s3_server, monkeypatch, days):
+    """A machine whose clock is wrong by days neither takes a lease that is alive nor waits for one that is over."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", other_s3_server)  # a process of its own, with a clock of its own
+    for name, value in S3_ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    with contextlib.suppress(s3.client().exceptions.BucketAlreadyOwnedByYou):
+        s3.client().create_bucket(Bucket="faces")
+    store = Store(f"s3://faces/clock{days}")
+    real = time.time
+    monkeypatch.setattr(lock, "RENEW_S", 60)
+    with lock.hold(store):
+        monkeypatch.setattr(time, "time", lambda: real() + days * 86400)
+        with pytest.raises(OutputBusy), lock.hold(store):
+            pass
+        monkeypatch.setattr(lock, "EXPIRE_S", 1.0)
+        time.sleep(2.1)
+        with lock.hold(store):
+            pass
+
+
+def test_a_lease_whose_answer_was_lost_is_ours(s3_server, bucket, monkeypatch):
+    """The put got through, its answer did not: the next try finds the condition broken, by ourselves."""
+    monkeypatch.setattr(lock, "RENEW_S", 0.1)
+    with Proxy(s3_server) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        taken, asked = iter(["lost"]), []
+
+        def draw() -> str:
+            asked.append(1)
+            return next(taken, "lost" if len(asked) == 4 else "")  # taking it; later, a renewal
+
+        monkeypatch.setattr(proxy, "draw", draw)
+        with lock.hold(Store(f"{bucket}/lost")) as check:
+            time.sleep(1.0)
+            assert len(asked) > 5
+            check()
+            with pytest.raises(OutputBusy), lock.hold(Store(f"{bucket}/lost")):
+                pass
+
+
+def test_a_process_of_another_container_is_not_taken_for_gone(bucket, monkeypatch):
+    """Same host name, other process numbers: that ours has no such process says nothing."""
+    store = Store(f"{bucket}/container")
+    real = lock._me()
+    monkeypatch.setattr(lock, "_me", lambda: {**real, "machine": "another", "pid": 2**22 + 1})
+    with lock.hold(store):
+        monkeypatch.setattr(lock, "_me", lambda: {**real, "id": "other"})
+        with pytest.raises(OutputBusy), lock.hold(store):
+            pass
+
+
+def test_a_lease_of_a_dead_process_of_this_machine_is_free_at_once(bucket):
+    store = Store(f"{bucket}/dead")
+    dead = {**lock._me(), "pid": 2**22 + 1}
+    store.publish(".rigface/lease.json", json.dumps(dead).encode())
+    assert lock.held(store) == ""
+    with lock.hold(store):
+        pass
 
 
 def test_objects_spread_over_folders():

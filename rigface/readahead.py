@@ -1,6 +1,6 @@
 """A remote object as a seekable file that is cheap to read in small steps.
 
-Path: `sources.open_uri` of an s3:// address -> ReadAhead -> a decoder that asks for 64 kB at a time.
+Path: `objects.Remote` -> ReadAhead -> a decoder that asks for 64 kB at a time, or a reader of Parquet.
 
 Each read of S3 costs a round trip of some 30 ms, so what is fetched is more than what was asked for: 256 kB where
 reading jumps, doubling up to 8 MiB while it goes straight on. The last few windows are kept, because MP4 jumps between
@@ -47,21 +47,21 @@ class ReadAhead(io.RawIOBase):
         view = memoryview(buffer).cast("B")
         done = 0
         while done < len(view) and self._at < self._size:
-            start, content = self._window()
+            start, content = self._window(len(view) - done)
             part = content[self._at - start : self._at - start + len(view) - done]
             view[done : done + len(part)] = part
             done += len(part)
             self._at += len(part)
         return done
 
-    def _window(self) -> tuple[int, bytes]:
-        """The window that holds the current position, fetched if need be."""
+    def _window(self, wanted: int) -> tuple[int, bytes]:
+        """The window that holds the current position, fetched if need be: as much as is wanted, or more."""
         for i, (start, content) in enumerate(self._windows):
             if start <= self._at < start + len(content):
                 self._windows.insert(0, self._windows.pop(i))
                 return self._windows[0]
         goes_on = [content for start, content in self._windows if start + len(content) == self._at]
-        count = min(2 * len(goes_on[0]), LARGEST) if goes_on else FIRST
+        count = min(max(2 * len(goes_on[0]) if goes_on else FIRST, wanted), LARGEST)
         content = self._file.read_at(min(count, self._size - self._at), self._at)
         if not content:
             raise OSError(f"the object ended at {self._at} of {self._size} bytes; was it replaced while it was read?")

@@ -1,0 +1,123 @@
+"""Inventories of S3, and how little is held of very long lists."""
+
+import gzip
+import io
+import json
+import sys
+import tracemalloc
+from urllib.parse import quote_plus
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipelines import lists
+from pipelines.marks import Marks, _has
+from pipelines.sources import find_all
+from rigface import objects, s3
+from rigface.errors import PlanError
+
+KEYS = ["v/a b+c.mp4", "v/имя 顔.mov", "v/sub/100%.jpg", "v/notes.txt", "v/.hidden/x.mp4"]
+OLD, GONE = "v/old.mp4", "v/gone.mp4"
+WANTED = [f"s3://clips/{key}" for key in KEYS[:3]]
+
+
+@pytest.fixture
+def inventory(bucket, request):
+    """Makes an inventory of s3://clips in s3://faces, as S3 does."""
+    folder = f"inventory/{request.node.name}/2026-11-01T01-00Z"
+
+    def make(form: str, broken: bool = False, **more) -> str:
+        rows = [(key, True, False) for key in KEYS] + [(OLD, False, False), (GONE, True, True)]
+        if form == "CSV":
+            schema = "Bucket, Key, VersionId, IsLatest, IsDeleteMarker, Size"
+            lines = [
+                f'"clips","{quote_plus(k, safe="/")}","","{str(a).lower()}","{str(b).lower()}","9"\n'
+                for k, a, b in rows
+            ]
+            data = gzip.compress("".join(lines).encode())
+        else:
+            schema = "message s3.inventory { required binary bucket; required binary key; }"
+            sink = io.BytesIO()
+            columns = {"bucket": ["clips"] * len(rows), "key": [r[0] for r in rows], "size": [9] * len(rows)}
+            columns |= {"is_latest": [r[1] for r in rows], "is_delete_marker": [r[2] for r in rows]}
+            pq.write_table(pa.table(columns), sink)
+            data = sink.getvalue()
+        name = f"{folder}/data/1.{form.lower()}"
+        objects.put("faces", name, data[: len(data) // 2] if broken else data)
+        manifest = {
+            "sourceBucket": "clips",
+            "destinationBucket": "arn:aws:s3:::faces",
+            "version": "2016-11-30",
+            "fileFormat": form.title() if form != "CSV" else form,
+            "fileSchema": schema,
+            "files": [{"key": name, "size": len(data), "MD5checksum": "-"}],
+            **more,
+        }
+        objects.put("faces", f"{folder}/manifest.json", json.dumps(manifest).encode())
+        return f"s3://faces/{folder}/manifest.json"
+
+    return make
+
+
+@pytest.mark.parametrize("form", ["CSV", "PARQUET"])
+def test_an_inventory_gives_what_a_listing_would(inventory, form):
+    where = inventory(form)
+    before = s3.counts["requests"]
+    assert list(find_all([where])) == WANTED
+    assert s3.counts["requests"] - before <= 5  # however long it is: looking, the manifest, one file
+
+
+@pytest.mark.parametrize(
+    ("form", "more", "reason"),
+    [
+        ("ORC", {}, "format ORC"),
+        ("CSV", {"fileSchema": "Bucket, Size"}, "column Key"),
+        ("CSV", {"fileSchema": "Bucket, Key"}, "a row of 6 values"),
+        ("PARQUET", {"files": [{"key": "nowhere"}]}, "nowhere"),
+        ("CSV", {"files": 3}, "not that of an S3 Inventory"),
+        ("CSV", {"broken": True}, "cannot read the inventory file"),
+    ],
+)
+def test_an_inventory_that_cannot_be_used_is_said(inventory, form, more, reason):
+    with pytest.raises((PlanError, FileNotFoundError), match=reason):
+        list(find_all([inventory(form, **more)]))
+
+
+def test_a_long_parquet_list_is_not_held(tmp_path):
+    count = 100_000
+    addresses = pa.array([f"s3://clips/some/folder/with/a/name/{i:09}.mp4" for i in range(count)])
+    pq.write_table(pa.table({"uri": addresses}), tmp_path / "list.parquet", row_group_size=5_000)
+    del addresses
+    with open(tmp_path / "list.parquet", "rb") as file:
+        tracemalloc.start()
+        assert sum(1 for _ in lists.entries(file, ".parquet")) == count
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert most < 4e6, most  # as strings they are 10 MB
+
+
+def test_marks_are_small():
+    marks = Marks(str(i) for i in range(300_000))
+    held = sum(sys.getsizeof(place) for place in marks._places.values()) + sys.getsizeof(marks._places)
+    assert held < 16e6, held  # 8 MB whatever their number, and 12 bytes each; as strings in a set it is 30 MB
+
+
+@given(st.lists(st.text(max_size=3), max_size=60))
+@settings(max_examples=30, deadline=None)
+def test_marks_are_a_set(names):
+    marks, plain = Marks(), set()
+    for name in names:
+        assert (name in marks) == (name in plain)
+        assert marks.add(name) == (name not in plain)
+        plain.add(name)
+    assert len(marks) == len(plain)
+
+
+def test_marks_find_no_hash_across_two_neighbours():
+    marks = Marks()
+    marks._places[b"xy"] = bytearray(b"0123456789abcdefghij")
+    assert _has(marks._places[b"xy"], b"abcdefghij")
+    assert not _has(marks._places[b"xy"], b"56789abcde")

@@ -1,0 +1,146 @@
+"""nearby.py: ranges while they are cheap, one copy when they are not, and never more disk than allowed."""
+
+import multiprocessing
+import os
+import random
+
+import pytest
+
+from pipelines import nearby
+from pipelines.sources import open_uri
+from rigface import objects, s3
+from rigface.errors import StorageGone
+from tests.s3_proxy import Proxy
+
+SIZE = 3_000_000
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("RIGFACE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(nearby, "SPARE", 1_000_000)  # the first 256 kB come with opening
+    monkeypatch.setattr(nearby, "PIECE", 2**20)
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def film(bucket, request):
+    data = random.Random(request.node.name).randbytes(SIZE)
+    objects.put("faces", f"films/{request.node.name}", data)
+    return f"films/{request.node.name}", data
+
+
+def read_all(key: str, step: int = 500_000) -> tuple[bytes, "nearby.Nearby"]:
+    file = nearby.Nearby("faces", key)
+    data = b"".join(file.read_at(step, at) for at in range(0, file.size(), step))
+    file.close()
+    return data, file
+
+
+def copies(cache):
+    return sorted(p.name for p in cache.glob("*.copy")) if cache.exists() else []
+
+
+def test_read_twice_it_is_not_copied_read_more_often_it_is(film, cache):
+    key, data = film
+    for _ in range(2):
+        assert read_all(key)[0] == data
+    assert copies(cache) == []
+    assert read_all(key)[0] == data
+    assert len(copies(cache)) == 1
+    _, again = read_all(key)
+    assert again._remote.fetched <= 256 * 1024  # what opening it costs
+    assert not list(cache.glob("*.fetched")) + list(cache.glob("*.part"))
+
+
+def test_a_file_that_is_read_back_and_forth_is_copied_in_the_middle(film, cache):
+    key, data = film
+    with open_uri(f"s3://faces/{key}") as file:
+        for at in [i * 397_123 % (SIZE - 1000) for i in range(60)]:
+            file.seek(at)
+            assert file.read(100) == data[at : at + 100]
+    assert len(copies(cache)) == 1
+
+
+def test_another_content_is_another_object(film, cache):
+    key, data = film
+    for _ in range(3):
+        read_all(key)
+    objects.put("faces", key, data[::-1])
+    assert read_all(key)[0] == data[::-1]
+
+
+def test_a_copy_that_somebody_cut_short_is_not_believed(film, cache):
+    key, data = film
+    for _ in range(3):
+        read_all(key)
+    (cache / copies(cache)[0]).write_bytes(b"torn")
+    assert read_all(key)[0] == data
+
+
+def test_the_longest_unread_go_first_and_what_is_larger_than_all_room_stays_away(bucket, cache, monkeypatch):
+    monkeypatch.setenv("RIGFACE_CACHE_GB", "0.007")  # two films, not three
+    for name in "abc":
+        objects.put("faces", f"films/lru {name}", random.Random(name).randbytes(SIZE))
+    kept = {}
+    for name in ("a", "b", "a", "c"):  # a is read again before c comes
+        for _ in range(3):
+            read_all(f"films/lru {name}")
+        kept[name] = nearby.Nearby("faces", f"films/lru {name}")._copy.name
+        os.utime(cache / kept[name], (len(kept) + 100 * (name == "a"),) * 2)
+    assert copies(cache) == sorted([kept["a"], kept["c"]])
+    monkeypatch.setenv("RIGFACE_CACHE_GB", "0.001")
+    for _ in range(4):
+        read_all("films/lru b")
+    assert kept["b"] not in copies(cache)
+
+
+def test_a_disk_that_takes_nothing_is_no_trouble(film, cache, monkeypatch):
+    key, data = film
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(nearby.os, "pwrite", full)
+    for _ in range(4):
+        assert read_all(key)[0] == data
+    assert copies(cache) == []
+    assert not list(cache.glob("*.part"))
+
+
+def _read_thrice(told, key, queue):
+    os.environ.update(told)
+    nearby.SPARE = 1_000_000
+    queue.put([hash(read_all(key)[0]) == hash(read_all(key)[0]) for _ in range(3)])
+
+
+def test_processes_do_not_get_in_each_others_way(film, cache):
+    key, data = film
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    told = {k: v for k, v in os.environ.items() if k.startswith(("AWS_", "RIGFACE_"))}
+    processes = [context.Process(target=_read_thrice, args=(told, key, queue)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    assert [queue.get(timeout=60) for _ in processes] == [[True] * 3] * 3
+    for process in processes:
+        process.join()
+    assert len(copies(cache)) == 1
+    assert read_all(key)[0] == data
+
+
+def test_an_object_that_is_not_given_out_is_told_from_a_storage_that_is_away(film, s3_server, monkeypatch):
+    key, _ = film
+    monkeypatch.setenv("RIGFACE_S3_PATIENCE_S", "0.3")
+    with Proxy(s3_server, share=1.0, faults=("500",)) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        with pytest.raises(StorageGone):
+            nearby.Nearby("faces", key)
+        real = proxy.draw
+        monkeypatch.setattr(proxy, "draw", lambda: real() if proxy.requests < 3 else "")
+        monkeypatch.setattr(s3, "budget", s3.Budget(1000, 1000))
+        monkeypatch.setattr(objects, "answers", lambda bucket: True)
+        proxy.requests = 0
+        monkeypatch.setenv("RIGFACE_S3_PATIENCE_S", "0")
+        with pytest.raises(OSError, match="did not answer properly"):
+            nearby.Nearby("faces", key)

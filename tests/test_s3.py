@@ -1,0 +1,239 @@
+"""s3.py and objects.py against real HTTP servers, and against a proxy that breaks things."""
+
+import contextlib
+import random
+import urllib.request
+
+import pytest
+
+from rigface import objects, s3
+from rigface.errors import PlanError, StorageGone
+from tests.s3_proxy import FAULTS, Proxy
+
+
+@pytest.fixture(params=["moto", "localbucket"])
+def there(request, s3_server, monkeypatch):
+    """A bucket on each of two servers that have nothing in common but the protocol."""
+    if request.param == "localbucket":
+        monkeypatch.setenv("AWS_ENDPOINT_URL", request.getfixturevalue("other_s3_server"))
+    with contextlib.suppress(s3.client().exceptions.BucketAlreadyOwnedByYou):
+        s3.client().create_bucket(Bucket="things")
+    return "things"
+
+
+@pytest.fixture
+def through(s3_server, bucket, monkeypatch):
+    """Makes a proxy that the client is told of, and gives it patience of seconds instead of minutes."""
+    entered = []
+
+    def make(share=0.0, faults=FAULTS, seed=0, patience=30.0, **more):
+        proxy = Proxy(s3_server, share, faults, seed, **more).__enter__()
+        entered.append(proxy)
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        monkeypatch.setenv("RIGFACE_S3_PATIENCE_S", str(patience))
+        monkeypatch.setenv("RIGFACE_S3_SILENT_S", "0.3")
+        monkeypatch.setattr(s3, "LONGEST_PAUSE_S", 0.2)
+        monkeypatch.setattr(s3, "budget", s3.Budget(1000, 1000))
+        return proxy
+
+    yield make
+    for proxy in entered:
+        proxy.__exit__()
+
+
+# ---- whichever server it is
+
+
+def test_an_object_is_put_read_listed_and_removed(there):
+    tag = objects.put(there, "a/b c+d%/ü.bin", b"0123456789")
+    assert objects.get(there, "a/b c+d%/ü.bin") == (b"0123456789", objects.About(10, tag, pytest.approx(0, abs=3)))
+    assert objects.get(there, "a/b c+d%/ü.bin", 2, 3)[0] == b"234"
+    assert objects.get(there, "a/b c+d%/ü.bin", -4)[0] == b"6789"
+    assert objects.head(there, "a/b c+d%/ü.bin").size == 10
+    assert list(objects.keys(there, "a/")) == list(objects.keys_unordered(there, "a/")) == ["a/b c+d%/ü.bin"]
+    objects.delete(there, ["a/b c+d%/ü.bin", "a/none"])
+    assert list(objects.keys(there, "a/")) == []
+    with pytest.raises(FileNotFoundError, match="s3://things/a/none"):
+        objects.get(there, "a/none")
+
+
+def test_the_first_put_wins_where_it_must_not_replace(there):
+    objects.put(there, "once", b"first", if_none=True)
+    with pytest.raises(FileExistsError):
+        objects.put(there, "once", b"second", if_none=True)
+    assert objects.get(there, "once")[0] == b"first"
+
+
+def test_large_objects_go_up_in_parts_and_appear_whole(there, monkeypatch):
+    monkeypatch.setattr(objects, "PART", 5 * 2**20)  # S3's least
+    data = random.Random(0).randbytes(13 * 2**20)
+    objects.put(there, "large", data)
+    assert objects.get(there, "large")[0] == data
+    with pytest.raises(FileExistsError):
+        objects.put(there, "large", data[:-1], if_none=True)
+    remote = objects.Remote(there, "large")
+    assert remote.read_at(100, 6 * 2**20) == data[6 * 2**20 : 6 * 2**20 + 100]
+    assert remote.read_at(100, len(data) - 5) == data[-5:]
+
+
+def test_a_remote_object_knows_its_size_with_its_first_or_last_bytes(there):
+    for size in (0, 1, 100, 1000):
+        data = bytes(i % 256 for i in range(size))
+        objects.put(there, f"sized/{size}", data)
+        for at_once in (100, -100):
+            remote = objects.Remote(there, f"sized/{size}", at_once)
+            assert remote.size() == size
+            assert remote.read_at(10**6, 0) == data
+            assert remote.read_at(10, size - 3 if size > 3 else 0) == data[-3 if size > 3 else 0 :][:10]
+
+
+def test_very_many_keys_come_as_pages(there, monkeypatch):
+    monkeypatch.setattr(objects, "PAGE", 7)
+    names = {f"many/{i % 5}/{i:03}" for i in range(40)} | {"many/top"}
+    for name in names:
+        objects.put(there, name, b"")
+    assert list(objects.keys(there, "many/")) == sorted(names)
+    assert sorted(objects.keys_unordered(there, "many/")) == sorted(names)
+    some = objects.keys_unordered(there, "many/")
+    next(some)
+    some.close()  # leaving early leaves no thread behind
+
+
+def test_anybody_may_fetch_with_a_presigned_address(there):
+    objects.put(there, "for you", b"hello")
+    with urllib.request.urlopen(objects.presigned(f"s3://{there}/for you", seconds=60), timeout=10) as answer:
+        assert answer.read() == b"hello"
+    address, kind = objects.presigned(f"s3://{there}/from you", "PUT"), {"Content-Type": "application/octet-stream"}
+    put = urllib.request.Request(address, b"thanks", kind, method="PUT")
+    urllib.request.urlopen(put, timeout=10).close()
+    assert objects.get(there, "from you")[0] == b"thanks"
+    for uri, seconds in (("/a/path", 60), (f"s3://{there}", 60), (f"s3://{there}/x", 10**6)):
+        with pytest.raises(ValueError, match="want"):
+            objects.presigned(uri, seconds=seconds)
+
+
+# ---- through the proxy
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_each_kind_of_trouble_passes_and_nothing_is_lost_or_torn(through, fault):
+    """Half of all requests break. What is read is what was written."""
+    proxy = through(0.5, (fault,), seed=3, hold_s=0.5)
+    data = random.Random(1).randbytes(300_000)
+    for i in range(5):
+        objects.put("faces", f"trouble/{fault}/{i}", data[i:])
+    assert sorted(objects.keys_unordered("faces", f"trouble/{fault}/")) == [f"trouble/{fault}/{i}" for i in range(5)]
+    for i in range(5):
+        assert objects.get("faces", f"trouble/{fault}/{i}")[0] == data[i:]
+    objects.delete("faces", objects.keys("faces", f"trouble/{fault}/"))
+    assert list(objects.keys("faces", f"trouble/{fault}/")) == []
+    assert proxy.made[fault] >= 3
+
+
+def test_a_lost_answer_to_a_finished_upload_is_no_failure(through, monkeypatch):
+    monkeypatch.setattr(objects, "PART", 5 * 2**20)
+    proxy = through()
+    asked = iter(["", "", "", "", "lost"])  # begin, three parts, the end
+    monkeypatch.setattr(proxy, "draw", lambda: next(asked, ""))
+    data = random.Random(2).randbytes(11 * 2**20)
+    objects.put("faces", "uploaded", data)
+    assert objects.get("faces", "uploaded")[0] == data
+    assert next(asked, None) is None
+
+
+def test_a_drip_is_given_up_and_fetched_anew(through, monkeypatch):
+    proxy = through(patience=60)
+    objects.put("faces", "dripping", bytes(4_000_000))
+    monkeypatch.setattr(objects, "SLOW_BYTES_S", 1e9)  # whatever comes is too slow, after half a second
+    kinds = iter(["slow"])
+    monkeypatch.setattr(proxy, "draw", lambda: next(kinds, ""))
+    monkeypatch.setenv("RIGFACE_S3_SILENT_S", "0.2")
+    before = s3.counts["retries"]
+    assert len(objects.get("faces", "dripping")[0]) == 4_000_000
+    assert s3.counts["retries"] - before == 1
+
+
+def test_a_storage_that_is_away_is_nobody_elses_fault(through):
+    proxy = through(patience=2)
+    proxy.down = True
+    signs = []
+    s3.sign_of_life, before = lambda: signs.append(1), s3.sign_of_life
+    try:
+        with pytest.raises(StorageGone, match=r"for 2 s.*run the same command again"):
+            objects.get("faces", "x")
+    finally:
+        s3.sign_of_life = before
+    assert signs  # who watches us is told that we wait
+    assert not objects.answers("faces")
+    proxy.down = False
+    assert objects.answers("faces")
+    assert objects.answers("no-such-bucket")
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "error"),
+    [
+        (403, "AccessDenied", PermissionError),
+        (403, "RequestTimeTooSkewed", StorageGone),
+        (403, "InvalidAccessKeyId", StorageGone),
+        (400, "ExpiredToken", StorageGone),
+        (404, "NoSuchBucket", FileNotFoundError),
+        (412, "PreconditionFailed", FileExistsError),
+        (400, "EntityTooLarge", OSError),
+    ],
+)
+def test_what_no_second_try_would_change_is_not_tried_again(status, code, error):
+    from botocore.exceptions import ClientError
+
+    asked = []
+
+    def ask(client):
+        asked.append(1)
+        raise ClientError({"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}, "GetObject")
+
+    with pytest.raises(error):
+        s3.call(ask, "s3://b/k")
+    assert len(asked) == 1
+
+
+def test_who_we_are_must_be_told(s3_server, monkeypatch):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/nowhere")
+    with pytest.raises(PlanError, match="no credentials"):
+        objects.head("faces", "x")
+
+
+def test_many_waiters_share_one_budget():
+    now = [0.0]
+    budget = s3.Budget(per_s=5, burst=10, clock=lambda: now[0])
+    waits = [budget.take() for _ in range(20)]
+    assert waits[:10] == [0.0] * 10
+    assert waits[10:] == pytest.approx([0.2 * i for i in range(1, 11)])
+    now[0] = 100.0
+    assert [budget.take() for _ in range(11)] == pytest.approx([*[0.0] * 10, 0.2])
+
+
+def test_where_buckets_stand_is_up_to_the_endpoint(monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://s3.example.org")
+    assert objects.presigned("s3://clips/a b").startswith("http://s3.example.org/clips/a%20b?")
+    monkeypatch.setenv("RIGFACE_S3_ADDRESSING", "virtual")
+    assert objects.presigned("s3://clips/a").startswith("http://clips.s3.example.org/a?")
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    monkeypatch.delenv("RIGFACE_S3_ADDRESSING")
+    monkeypatch.setenv("AWS_REGION", "eu-central-1")
+    assert "clips.s3." in objects.presigned("s3://clips/a")
+
+
+def test_an_object_that_is_replaced_while_it_is_read_is_said(bucket):
+    objects.put("faces", "moving", bytes(2 * 2**20))
+    remote = objects.Remote("faces", "moving")
+    objects.put("faces", "moving", bytes(3 * 2**20))
+    with pytest.raises(OSError, match="replaced while it was read"):
+        remote.read_at(100, 2**20)
+
+
+def test_the_proxy_draws_the_same_faults_again():
+    one, two = (Proxy("http://nowhere", 0.5, seed=5) for _ in range(2))
+    assert [one.draw() for _ in range(50)] == [two.draw() for _ in range(50)]
