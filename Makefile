@@ -5,7 +5,7 @@ OUT    ?= out/demo
 BIN    := .venv/bin
 STAMP  := .venv/installed
 
-.PHONY: demo test lint readme snapshots env clean
+.PHONY: demo test drills lint readme snapshots env clean
 
 demo: env  ## faces from a small clip, a page that shows them, and the editing service with its page in the browser
 	$(BIN)/rigface extract $(VIDEO) $(OUT) --fps 15
@@ -15,6 +15,9 @@ demo: env  ## faces from a small clip, a page that shows them, and the editing s
 
 test: env  ## all tests, without a GPU and without network
 	$(BIN)/python -m pytest
+
+drills: env  ## kill, cut, fill and break everything, and count the rows; some ten minutes, writes benchmarks/results/drills.json
+	RIGFACE_DRILLS=benchmarks/results/drills.json $(BIN)/python -m pytest tests/drills -m "drill or not drill" -s
 
 lint: env  ## ruff and mypy
 	$(BIN)/ruff check .

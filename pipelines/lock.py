@@ -86,8 +86,8 @@ def _flocked(store: Store) -> Iterator[Callable[[], None]]:
                 f"{store.uri} is being written by another run ({_named(owner)}). Wait for it, stop it, or choose another OUT."
             ) from None
         f.truncate(0)
-        f.write(json.dumps(_me()))
-        f.flush()
+        with contextlib.suppress(OSError):  # a full disk: the lock holds without a name in it
+            os.write(f.fileno(), json.dumps(_me()).encode())
         try:
             yield lambda: None
         finally:

@@ -12,7 +12,7 @@ RigFaceError
 ├── PlanError           stages or settings that do not fit together, found before any work was done
 ├── OutputBusy          another run is writing to the same output
 ├── NoCluster           no Ray cluster answers at an address, or it does not let us in
-├── StorageGone         the object storage is away, or does not know us; no input is to blame
+├── StorageGone         where things are kept is away, full, or does not know us; no input is to blame
 └── JobBroken           the job stops because it is at fault itself, not its inputs; finished work is kept
 
 `ValueError` stays what it is in Python: a programmer's mistake.
@@ -77,7 +77,7 @@ class NoCluster(RigFaceError):
 
 
 class StorageGone(RigFaceError):
-    """The object storage did not answer for longer than we are patient, or does not accept this machine."""
+    """A storage that did not answer for longer than we are patient, does not accept this machine, or has no room left."""
 
 
 class JobBroken(RigFaceError):

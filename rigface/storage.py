@@ -12,6 +12,7 @@ How S3 is spoken to, and what is tried again, is in `rigface.s3`. A Store travel
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import time
@@ -24,11 +25,13 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from rigface import objects, s3
+from rigface.errors import StorageGone
 from rigface.readahead import ReadAhead
 
 INTERNAL = ".rigface"
 TMP = f"{INTERNAL}/tmp"
 TAIL = 64 * 1024  # bytes fetched when an object is opened: the index of most of our Parquet
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 IDENTITIES = f"{INTERNAL}/identities.npz"
 
 
@@ -113,12 +116,21 @@ class Store:
 
     def _publish_file(self, path: str, data: bytes | pa.Buffer, replace: bool) -> bool:
         target, aside = self.at(path), self.at(f"{TMP}/{uuid.uuid4().hex}")
-        for name in (target, aside):
-            os.makedirs(os.path.dirname(name), exist_ok=True)
-        with open(aside, "wb") as f:
-            f.write(data)
-            f.flush()
-            os.fsync(f.fileno())
+        try:
+            for name in (target, aside):
+                os.makedirs(os.path.dirname(name), exist_ok=True)
+            with open(aside, "wb") as f:
+                f.write(data)
+                f.flush()
+                os.fsync(f.fileno())
+        except OSError as e:
+            with contextlib.suppress(OSError):
+                os.unlink(aside)
+            if e.errno in NO_ROOM:
+                raise StorageGone(
+                    f"{self.uri}: {(e.strerror or 'no room').lower()}. What is finished is kept; make room and run the same command again."
+                ) from e
+            raise
         if replace:
             os.replace(aside, target)
             return True

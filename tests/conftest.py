@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.s3_proxy import Proxy
+
 # One thread per test process: two cores are all CI has, and small matrices lose by sharing.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
@@ -72,22 +74,30 @@ S3_ENVIRONMENT = {
     "AWS_REGION": "us-east-1",
     "AWS_DEFAULT_REGION": "us-east-1",
     "AWS_EC2_METADATA_DISABLED": "true",
+    "RIGFACE_S3_SILENT_S": "3",  # a drill that makes the storage silent should not take minutes
 }
 
 
 @pytest.fixture(scope="session")
-def s3_server() -> Iterator[str]:
-    """The address of an S3 look-alike (moto) in this process, which boto3 and pyarrow are told to use."""
+def s3_behind() -> Iterator[Proxy]:
+    """An S3 look-alike (moto) in this process, and before it a proxy that breaks nothing unless a test asks it to."""
     from moto.server import ThreadedMotoServer
 
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in {**S3_ENVIRONMENT, "AWS_ENDPOINT_URL": f"http://{host}:{port}"}.items():
-            patch.setenv(name, value)
-        yield os.environ["AWS_ENDPOINT_URL"]
+    with Proxy(f"http://{host}:{port}", hold_s=4) as proxy:
+        yield proxy
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def s3_server(s3_behind) -> Iterator[str]:
+    """The address of that proxy, which boto3 and pyarrow, and clusters that start later, are told to use."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {**S3_ENVIRONMENT, "AWS_ENDPOINT_URL": s3_behind.url}.items():
+            patch.setenv(name, value)
+        yield s3_behind.url
 
 
 @pytest.fixture(scope="session")
@@ -116,3 +126,24 @@ def bucket(s3_server) -> str:
 
     s3.client().create_bucket(Bucket="faces")
     return "s3://faces"
+
+
+@pytest.fixture(scope="session")
+def ray_cluster(bucket):
+    """The address of a cluster of this process, whose workers know the bucket. Four logical CPUs, whatever the machine has."""
+    import logging
+
+    import ray
+    import ray.data
+
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # pytest would show pages of it beside any failure
+    ray.init(
+        address="local",
+        num_cpus=4,
+        object_store_memory=150 * 2**20,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
+    yield ray.get_runtime_context().gcs_address
+    ray.shutdown()

@@ -1,4 +1,4 @@
-"""One Ray cluster for all tests of the jobs, one folder of small inputs, and one finished dataset of them."""
+"""One folder of small inputs, and one finished dataset of them."""
 
 import io
 from pathlib import Path
@@ -10,27 +10,6 @@ from rich.console import Console
 
 from pipelines.config import debug
 from pipelines.progress import Progress
-
-
-@pytest.fixture(scope="session")
-def ray_cluster(bucket):
-    """The address of a cluster of this process, whose workers know the bucket. Four logical CPUs, whatever the machine has."""
-    import logging
-
-    import ray
-    import ray.data
-
-    logging.getLogger("ray.data").setLevel(logging.ERROR)  # pytest would show pages of it beside any failure
-    ray.init(
-        address="local",
-        num_cpus=4,
-        object_store_memory=150 * 2**20,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
-    yield ray.get_runtime_context().gcs_address
-    ray.shutdown()
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,96 @@
+"""The count that every drill ends with: what was expected, what is there, what is there twice, what is lost."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from rigface.storage import Store
+
+KEYS = ("uri", "frame_index", "track")
+ORDER = [(name, "ascending") for name in KEYS]
+
+
+@dataclass(frozen=True)
+class Count:
+    """Two datasets of the same inputs, counted.
+
+    Args:
+        expected, found: rows of faces/ in the undisturbed one and in the other.
+        duplicates: rows whose key was there before. lost: keys that are not there. extra: keys that should not be.
+        different: rows that are there but do not hold the same values, identities apart.
+        inputs, inputs_found: rows of inputs/.
+        blamed: inputs that ended as `error` or `partial` there, and did not here, or the other way round.
+    """
+
+    expected: int
+    found: int
+    duplicates: int
+    lost: int
+    extra: int
+    different: int
+    inputs: int
+    inputs_found: int
+    blamed: int
+
+    @property
+    def is_exact(self) -> bool:
+        return not (self.duplicates or self.lost or self.extra or self.different or self.blamed) and (
+            self.expected == self.found > 0 and self.inputs == self.inputs_found
+        )
+
+    def __str__(self) -> str:
+        return "\n".join(f"{name:>12}  {value:>7,}" for name, value in asdict(self).items())
+
+
+def faces(out: str) -> pa.Table:
+    """All rows of faces/, in one order; the folders of the inputs' names are left out, so that disk and S3 compare."""
+    store = Store(out)
+    tables = [store.table(path) for path in store.paths("faces", ".parquet")]
+    table = pa.concat_tables(tables)
+    names = pa.array([uri.rpartition("/")[2] for uri in table["uri"].to_pylist()], pa.string())
+    return table.set_column(table.column_names.index("uri"), "uri", names).sort_by(ORDER).combine_chunks()
+
+
+def inputs(out: str) -> dict[str, list[dict[str, Any]]]:
+    """Rows of inputs/ by name, without times."""
+    store = Store(out)
+    rows = [row for path in store.paths("inputs", ".parquet") for row in store.table(path).to_pylist()]
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        name = row.pop("uri").rpartition("/")[2]
+        row.pop("stage_seconds")
+        found.setdefault(name, []).append(row)
+    return found
+
+
+def compare(whole: str, out: str) -> Count:
+    """Count a dataset against one of the same inputs that nobody disturbed.
+
+    Args:
+        whole, out: uris of the two.
+    """
+    wanted, have = faces(whole), faces(out)
+    keys = [Counter(zip(*(table[name].to_pylist() for name in KEYS))) for table in (wanted, have)]
+    same = sorted(keys[0].keys() & keys[1].keys())
+    rows = [_rows(table) for table in (wanted, have)]
+    here, there = inputs(whole), inputs(out)
+    trouble = {name: [{r["status"] for r in rows} for rows in (here[name], there.get(name, []))] for name in here}
+    return Count(
+        expected=len(wanted),
+        found=len(have),
+        duplicates=len(have) - len(keys[1]),
+        lost=len(keys[0] - keys[1]),
+        extra=len(keys[1].keys() - keys[0].keys()),
+        different=sum(rows[0][key] != rows[1][key] for key in same),
+        inputs=sum(len(rows) for rows in here.values()),
+        inputs_found=sum(len(rows) for rows in there.values()),
+        blamed=sum(one != other for one, other in trouble.values()),
+    )
+
+
+def _rows(table: pa.Table) -> dict[tuple, dict[str, Any]]:
+    return {tuple(row[name] for name in KEYS): row for row in table.drop_columns(["identity"]).to_pylist()}

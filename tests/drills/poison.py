@@ -1,0 +1,33 @@
+"""A looker whose decoder dies of one file, as a hostile file makes a decoder die; and the stage that has it."""
+
+import os
+import signal
+from pathlib import Path
+
+from pipelines.child import Child
+from pipelines.look import Looker
+from pipelines.stages import Look
+
+
+class PoisonedLooker(Looker):
+    """SIGSEGV on every input named `poison`; each try leaves a line in `tries`."""
+
+    def __init__(self, settings, tries: str) -> None:
+        super().__init__(settings)
+        self._tries = tries
+
+    def __call__(self, job, begin):
+        if "poison" in Path(job[0]["uri"]).name:
+            with open(self._tries, "a") as f:
+                f.write(job[0]["uri"] + "\n")
+            begin("decode")
+            os.kill(os.getpid(), signal.SIGSEGV)
+        return super().__call__(job, begin)
+
+
+class PoisonedLook(Look):
+    """`Look` with that child."""
+
+    def __init__(self, settings, silence_s: float, tries: str) -> None:
+        self._child = Child("tests.drills.poison:PoisonedLooker", {"settings": settings, "tries": tries}, silence_s)
+        self._child.start()

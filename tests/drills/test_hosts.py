@@ -1,0 +1,263 @@
+"""Several hosts: Ray nodes with addresses of their own, whose links are cut and which are powered off at their work."""
+
+import json
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from rigface.storage import Store
+from tests import hosts
+from tests.s3_proxy import Proxy
+
+WHY_NOT = hosts.why_not() if sys.platform == "linux" else "network namespaces are Linux's"
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)]
+
+
+@pytest.fixture(scope="module")
+def net(s3_behind, bucket, tmp_path_factory):
+    """A head that does no work and two workers of three CPUs, on three hosts; the storage is a fourth address."""
+    folder = tmp_path_factory.mktemp("hosts")
+    told = {"GLOO_SOCKET_IFNAME": "eth0", "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"}
+    with hosts.cluster(folder, workers=2, cpus=3, env=told) as made:
+        upstream = f"http://{s3_behind.upstream.netloc}"
+        with Proxy(upstream, address=made.here) as reachable:
+            made.env["AWS_ENDPOINT_URL"] = reachable.url
+            yield made
+
+
+@pytest.fixture
+def all_up(net):
+    """Both workers are there, whatever the test before did to them."""
+    for worker in net.hosts[1:]:
+        worker.heal()
+    if hosts.alive(net) != 3:
+        for worker in net.hosts[1:]:
+            worker.kill()
+            worker.ray(net.hosts[0], 3)
+            time.sleep(1)
+    hosts.wait_for_nodes(net, 3)
+    return net
+
+
+def extract_on(net, videos: str, out: str, log: str):
+    head = net.hosts[0]
+    words = ["-m", "pipelines", "extract", videos, out, "--preset", "debug", "--workers", "4"]
+    return head.python([*words, "--address", f"{head.address}:{hosts.PORT}"], log)
+
+
+def wait_for_units(out: str, wanted: int, process, net, log: str) -> None:
+    limit = time.monotonic() + 150
+    while sum(1 for _ in Store(out).paths("faces", ".parquet")) < wanted + 1:
+        assert process.poll() is None, (net.folder / f"{log}.log").read_text()
+        assert time.monotonic() < limit, f"no {wanted} units\n" + (net.folder / f"{log}.log").read_text()
+        time.sleep(0.1)
+
+
+def ends_well(process, net, log: str, seconds: float = 250) -> None:
+    assert process.wait(seconds) == 0, (net.folder / f"{log}.log").read_text()
+
+
+def test_a_link_is_cut_and_heals(all_up, clips_on_s3, bucket, nothing_lost):
+    """Videos and dataset on S3, actors on two hosts. One host's link is cut until the head has given it up, then it heals."""
+    net, out = all_up, f"{bucket}/drills/cut"
+    process = extract_on(net, clips_on_s3, out, "cut")
+    wait_for_units(out, 5, process, net, "cut")
+    cut = net.hosts[2]
+    worked = any("StageActor" in name for name in names(cut))
+    cut.cut()
+    began = time.monotonic()
+    hosts.wait_for_nodes(net, 2)
+    given_up_s = round(time.monotonic() - began, 1)
+    cut.heal()
+    ends_well(process, net, "cut")
+    assert worked, "nothing ran on the host that was cut off"
+    nothing_lost(out, given_up_s=given_up_s)
+
+
+def names(host) -> list[str]:
+    found = []
+    for pid in host.pids():
+        try:
+            found.append(Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace"))
+        except OSError:
+            continue
+    return found
+
+
+@pytest.mark.drill
+def test_a_host_is_powered_off_and_replaced(all_up, clips, tmp_path, nothing_lost):
+    """A shared folder instead of S3."""
+    net, out = all_up, str(tmp_path / "out")
+    process = extract_on(net, str(clips), out, "off")
+    wait_for_units(out, 5, process, net, "off")
+    net.hosts[1].kill()
+    hosts.wait_for_nodes(net, 2)
+    net.hosts[1].ray(net.hosts[0], 3)
+    ends_well(process, net, "off")
+    nothing_lost(out)
+
+
+@pytest.mark.drill
+def test_kill_9_of_a_raylet(all_up, clips, tmp_path, nothing_lost):
+    """Only the raylet; what it started goes with it, and the node comes back."""
+    net, out = all_up, str(tmp_path / "out")
+    process = extract_on(net, str(clips), out, "raylet")
+    wait_for_units(out, 5, process, net, "raylet")
+    (raylet,) = [pid for pid in net.hosts[1].pids() if Path(f"/proc/{pid}/comm").read_text().strip() == "raylet"]
+    os.kill(raylet, 9)
+    hosts.wait_for_nodes(net, 2)
+    net.hosts[1].kill()
+    net.hosts[1].ray(net.hosts[0], 3)
+    ends_well(process, net, "raylet")
+    nothing_lost(out)
+
+
+TRAIN = """
+import json, sys
+from pipelines.train import config_of, train
+train(config_of(json.load(open(sys.argv[1]))), print)
+"""
+
+
+@pytest.mark.drill
+def test_training_loses_a_host_and_goes_on(all_up, tmp_path, results):
+    """Two workers on two hosts, one powered off after a checkpoint: the same steps, each once, and the curve of a run alone."""
+    from dataclasses import asdict, replace
+
+    import pyarrow.parquet as pq
+
+    from pipelines import journal
+    from pipelines.encode import EncodeConfig, encode
+    from pipelines.train import train
+    from pipelines.train_config import debug
+    from rigface import fake_examples
+    from rigface.model import checkpoint
+
+    net, began = all_up, time.monotonic()
+    for k in range(2):
+        part = tmp_path / "pairs" / "examples" / f"{k:02x}" / f"{k:02x}part.parquet"
+        part.parent.mkdir(parents=True)
+        pq.write_table(fake_examples.table(24, seed=k), part)
+    checkpoint.save(tmp_path / "tiny", checkpoint.tiny(kind="bridge"))
+    encode(EncodeConfig(str(tmp_path / "pairs"), str(tmp_path / "latents"), str(tmp_path / "tiny")), lambda words: None)
+    config = replace(
+        debug(), examples=str(tmp_path / "latents"), out=str(tmp_path / "alone"), start=str(tmp_path / "tiny"), lanes=2,
+        batch=2, steps=40, checkpoint_every=5, validate_every=40, validation_examples=0, learning_rate=1e-3, cpus=2.0,
+        window=4, ingest="thread",
+    )  # fmt: skip
+    train(config, lambda words: None)
+
+    def losses(out: str) -> list[tuple[int, float]]:
+        return [(line["step"], line["loss"]) for line in journal.lines(Store(out)) if "loss" in line]
+
+    out, head = str(tmp_path / "two"), net.hosts[0]
+    two = replace(config, out=out, workers=2, address=f"{head.address}:{hosts.PORT}", failures=3)
+    (tmp_path / "two.json").write_text(json.dumps(asdict(two)))
+    process = head.python(["-c", TRAIN, str(tmp_path / "two.json")], "train")
+    limit = time.monotonic() + 200
+    while not (any(Path(out, "ray").glob("step-*/.metadata")) and len(losses(out)) >= 12):
+        assert process.poll() is None, (net.folder / "train.log").read_text()
+        assert time.monotonic() < limit
+        time.sleep(0.2)
+    both = [any("RayTrainWorker" in name for name in names(host)) for host in net.hosts[1:]]
+    net.hosts[2].kill()
+    hosts.wait_for_nodes(net, 2)
+    net.hosts[2].ray(head, 3)
+    ends_well(process, net, "train", 400)
+    assert both == [True, True]
+    wanted, found = dict(losses(config.out)), losses(out)
+    count = {"expected": len(wanted), "found": len(found), "duplicates": len(found) - len(dict(found)),
+             "lost": len(wanted.keys() - dict(found).keys()), "different": 0}  # fmt: skip
+    results.append({"drill": "training_loses_a_host", **count, "seconds": round(time.monotonic() - began, 1)})
+    assert dict(found) == pytest.approx(wanted, rel=2e-3)
+    assert count["duplicates"] == count["lost"] == 0
+
+
+SERVE = """
+import sys, time, ray
+from ray import serve
+ray.init(address=sys.argv[1], log_to_driver=False)
+from serve import app
+class Args(app.Args): pass
+serve.start(proxy_location="EveryNode", http_options={"host": "0.0.0.0", "port": 8000}, logging_config={"log_level": "WARNING"})
+args = app.Args(seal=sys.argv[2])
+one_a_host = {"num_replicas": 2, "max_replicas_per_node": 1, "autoscaling_config": None}
+eye = app.EyeDeployment.options(**one_a_host, health_check_period_s=1, health_check_timeout_s=5).bind(args)
+painter = app.PainterDeployment.options(num_replicas=1, autoscaling_config=None, ray_actor_options={"num_cpus": 0.1}).bind(args)
+door = app.Door.options(**one_a_host, health_check_period_s=1, health_check_timeout_s=5).bind(args, eye, painter)
+serve.run(door, name="rigface", route_prefix="/")
+print("ready", flush=True)
+while True: time.sleep(1)
+"""
+
+
+@pytest.mark.drill
+def test_serving_loses_a_host_under_load(all_up, fixtures, tmp_path, results):
+    """A door and an eye on each of two hosts; four callers, who ask the other host where one does not answer."""
+    import av
+    import httpx
+
+    from rigface.image import encode_jpeg
+
+    net, began = all_up, time.monotonic()
+    with av.open(str(fixtures / "clip.mp4")) as clip:
+        photo = encode_jpeg(next(clip.decode(video=0)).to_ndarray(format="rgb24"))
+    head = net.hosts[0]
+    server = head.python(["-c", SERVE, f"{head.address}:{hosts.PORT}", str(tmp_path / "seal")], "serve")
+    addresses = [f"http://{host.address}:8000" for host in net.hosts[1:]]
+    try:
+        for address in addresses:
+            wait_ready(address, server, net)
+        asked, answered, retried = [], [], []
+
+        def caller(me: int) -> None:
+            with httpx.Client(timeout=20) as client:
+                for i in range(40):
+                    asked.append((me, i))
+                    for attempt in range(60):
+                        address = addresses[(me + i + attempt) % 2]
+                        try:
+                            said = client.post(f"{address}/v1/reconstruct", files={"picture": photo})
+                        except httpx.HTTPError:
+                            said = None
+                        if said is not None and said.status_code == 200:
+                            answered.append((me, i))
+                            break
+                        retried.append((me, i))
+                        time.sleep(0.5)
+
+        callers = [threading.Thread(target=caller, args=(k,)) for k in range(4)]
+        for thread in callers:
+            thread.start()
+        while len(answered) < 30:
+            time.sleep(0.1)
+        net.hosts[2].kill()
+        for thread in callers:
+            thread.join(300)
+        count = {"expected": 160, "found": len(answered), "duplicates": len(answered) - len(set(answered)),
+                 "lost": len(set(asked) - set(answered)), "different": 0}  # fmt: skip
+        took = round(time.monotonic() - began, 1)
+        results.append({"drill": "serving_loses_a_host", **count, "asked_again": len(retried), "seconds": took})
+        assert (count["found"], count["lost"], count["duplicates"]) == (160, 0, 0)
+    finally:
+        server.kill()
+        server.wait()
+
+
+def wait_ready(address: str, server, net) -> None:
+    import httpx
+
+    limit = time.monotonic() + 200
+    while True:
+        try:
+            if httpx.get(f"{address}/readyz", timeout=5).status_code == 200:
+                return
+        except httpx.HTTPError:
+            pass
+        assert server.poll() is None, (net.folder / "serve.log").read_text()
+        assert time.monotonic() < limit, (net.folder / "serve.log").read_text()
+        time.sleep(0.5)

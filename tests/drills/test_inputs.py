@@ -1,0 +1,52 @@
+"""An input that kills its decoder costs itself two tries, and nobody else anything."""
+
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from pipelines import flow
+from pipelines.config import debug
+from pipelines.extract import extract
+from rigface import fake
+from tests.drills.count import inputs
+from tests.drills.poison import PoisonedLook
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+
+def test_poisoned_inputs(ray_cluster, clips, silent, nothing_lost, tmp_path, monkeypatch):
+    """Two files that segfault the decoder among those that do not: two tries each, a row each, and the rows of the others."""
+    folder, out, tries = tmp_path / "clips", tmp_path / "out", tmp_path / "tries"
+    shutil.copytree(clips, folder)
+    for i in range(2):
+        fake.video(folder / f"poison {i}.mp4", (0.5,), frames=6, seed=i)
+    real = flow.arguments
+
+    def poisoned(*arguments):
+        made = real(*arguments)
+        return {**made, "look": (PoisonedLook, {**made["look"][1], "tries": str(tries)})}
+
+    monkeypatch.setattr(flow, "arguments", poisoned)
+    summary = extract(debug((str(folder),), str(out), workers=2), silent)
+    assert Counter(tries.read_text().splitlines()) == {str(folder / f"poison {i}.mp4"): 2 for i in range(2)}
+    quarantined = {name: rows[0] for name, rows in inputs(str(out)).items() if "poison" in name}
+    assert len(quarantined) == 2
+    for row in quarantined.values():
+        assert (row["status"], row["stage"]) == ("error", "decode")
+        assert row["reason"] == "decode crashed 2 times on it: SIGSEGV"
+    monkeypatch.undo()
+    assert extract(debug((str(folder),), str(out)), silent).done["units"] == 0  # and it is not tried again unasked
+    assert len(summary.rows) == len(list(Path(folder).iterdir()))
+    without(out, "poison")
+    nothing_lost(str(out), quarantined=len(quarantined))
+
+
+def without(out: Path, word: str) -> None:
+    """Take the rows of some inputs out of inputs/, to compare the others."""
+    from pipelines.output import Output
+    from rigface.storage import Store
+
+    output = Output(Store(str(out)))
+    output.remove_inputs([uri for uri in output.inputs()["uri"].to_pylist() if word in uri])

@@ -1,0 +1,93 @@
+"""Processes are killed at their work; in the end every row is there, once."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from rigface import fake
+from rigface.storage import Store
+from tests.conftest import ROOT
+from tests.pipelines.test_resume import children_of
+
+pytestmark = [pytest.mark.slow, pytest.mark.drill, pytest.mark.timeout(600)]
+
+
+def units(out: str) -> int:
+    return sum(1 for _ in Store(out).paths("faces", ".parquet"))
+
+
+def wait_for(out: str, wanted: int, process) -> bool:
+    """Until so many units are there; False where the run ended before."""
+    while units(out) < wanted:
+        if process.poll() is not None:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def test_kill_9_of_workers(ray_cluster, clips, command, nothing_lost, tmp_path):
+    """Four times, an actor and the children it decodes in; the run itself lives, and needs no second one."""
+    out = str(tmp_path / "out")
+    process = command(str(clips), out, "--address", ray_cluster, "--workers", "2")
+    killed = 0
+    for wanted in (2, 6, 10, 14):
+        if wait_for(out, wanted, process):
+            found = [
+                pid
+                for pid, name in children_of(os.getpid()).items()
+                if "StageActor" in name or "pipelines.child" in name
+            ]
+            for pid in found[:2]:
+                os.kill(pid, signal.SIGKILL)
+                killed += 1
+    assert process.wait(400) == 0, process.log.read_text()
+    assert killed >= 4
+    nothing_lost(out, killed=killed)
+
+
+def test_kill_9_of_the_driver(ray_cluster, clips, command, nothing_lost, tmp_path):
+    """Eight times at random moments, then once to the end."""
+    out, chance, killed = str(tmp_path / "out"), random.Random(3), 0
+    for i in range(8):
+        process = command(str(clips), out, "--address", ray_cluster, "--workers", "2")
+        if wait_for(out, 2 + 3 * i, process):
+            time.sleep(chance.uniform(0, 0.5))
+            process.kill()
+            killed += 1
+        process.wait()
+    last = command(str(clips), out, "--address", ray_cluster)
+    assert last.wait(300) == 0, last.log.read_text()
+    assert killed >= 6
+    nothing_lost(out, killed=killed)
+
+
+HANDED_ON = """
+import sys
+from dataclasses import replace
+from pipelines.config import Pool, debug
+from pipelines.extract import extract
+videos, out, store = sys.argv[1:]
+config = debug((videos,), out)
+pools = {name: Pool(cpus=0.5) for name in ("reconstruct", "finish", "write")}
+settings = replace(config.settings, chunk_frames=120)
+extract(replace(config, settings=settings, look=Pool(actors=2, cpus=0.5), object_store_mb=int(store), **pools))
+"""
+
+
+def test_object_store_full(clips, nothing_lost, tmp_path):
+    """Every stage in actors of its own, faces handed from process to process, and the smallest store that Ray takes."""
+    more = tmp_path / "more"
+    more.mkdir()
+    for i in range(6):
+        fake.video(more / f"crowd {i}.mp4", tuple(k / 6 for k in range(6)), frames=120, seed=i, size=(96, 400))
+    outs = {store: str(tmp_path / store) for store in ("600", "80")}
+    for store, out in outs.items():
+        words = [sys.executable, "-c", HANDED_ON, str(more), out, store]
+        done = subprocess.run(words, capture_output=True, text=True, timeout=400, cwd=ROOT)
+        assert done.returncode == 0, done.stderr
+    nothing_lost(outs["80"], expected=outs["600"], store_mb=80)

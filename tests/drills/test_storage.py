@@ -1,0 +1,154 @@
+"""The object storage breaks, is away, or is full; in the end every row is there, once."""
+
+import contextlib
+import os
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from pipelines.config import debug
+from pipelines.extract import extract
+from rigface import objects
+from rigface.storage import Store
+from tests.conftest import ROOT
+from tests.s3_proxy import FAULTS
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+
+
+@contextlib.contextmanager
+def breaking(proxy, share: float):
+    """One request in 1/share breaks, in every way there is."""
+    proxy.made.clear()
+    before = proxy.requests
+    proxy.share, proxy.faults = share, FAULTS
+    try:
+        yield lambda: {"requests": proxy.requests - before, "faults": sum(proxy.made.values())}
+    finally:
+        proxy.share = 0.0
+
+
+def away_after(proxy, store: Store, units: int, seconds: float, gone: list[float]) -> threading.Thread:
+    """Once so many units are there, the storage is away for a while."""
+
+    def run() -> None:
+        while sum(1 for _ in store.paths("faces", ".parquet")) < units + 1:  # one is the schema
+            time.sleep(0.2)
+        proxy.down = True
+        time.sleep(seconds)
+        proxy.down = False
+        gone.append(seconds)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    return thread
+
+
+def test_storage_that_breaks_and_is_gone_for_a_moment(
+    ray_cluster, clips_on_s3, bucket, s3_behind, silent, nothing_lost
+):
+    """Videos and dataset on S3; one request in twelve breaks, and in the middle nothing answers for four seconds."""
+    out, gone = f"{bucket}/drills/breaks", []
+    with breaking(s3_behind, 1 / 12) as made:
+        watcher = away_after(s3_behind, Store(out), 6, 4.0, gone)
+        extract(debug((clips_on_s3,), out), silent)
+        watcher.join(10)
+    assert gone
+    assert made()["faults"] > 10
+    nothing_lost(out, **made())
+
+
+@pytest.mark.drill
+def test_storage_gone_for_a_minute(ray_cluster, clips_on_s3, bucket, s3_behind, silent, nothing_lost):
+    out, gone = f"{bucket}/drills/minute", []
+    watcher = away_after(s3_behind, Store(out), 6, 60.0, gone)
+    extract(debug((clips_on_s3,), out), silent)
+    watcher.join(10)
+    assert gone
+    nothing_lost(out, away_s=60)
+
+
+@pytest.mark.drill
+def test_storage_gone_for_longer_than_we_are_patient(clips_on_s3, bucket, s3_behind, command, nothing_lost):
+    """The job ends and says why; no input is blamed; run again, it goes on."""
+    out, gone = f"{bucket}/drills/longer", []
+    watcher = away_after(s3_behind, Store(out), 6, 30.0, gone)
+    process = command(clips_on_s3, out, env={"RIGFACE_S3_PATIENCE_S": "5"})
+    assert process.wait(200) == 1
+    said = process.log.read_text()
+    assert "the storage did not answer properly for 5 s" in said
+    assert "Traceback" not in said
+    watcher.join(40)
+    again = command(clips_on_s3, out)
+    assert again.wait(200) == 0, again.log.read_text()
+    nothing_lost(out, ended_with=said.strip().splitlines()[-1][:120])
+
+
+@pytest.mark.drill
+def test_full_disk(clips, whole, command, nothing_lost, tmp_path):
+    """OUT on a file system that fills up in the middle: the job says so; with more room it goes on."""
+    small = tmp_path / "small"
+    small.mkdir()
+    size = sum(p.stat().st_size for p in Path(whole).rglob("*") if p.is_file()) // 2
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(small)], capture_output=True)
+    if made.returncode:
+        pytest.skip(f"may not mount a small file system: {made.stderr.decode().strip()}")
+    try:
+        process = command(str(clips), str(small / "out"))
+        assert process.wait(200) == 1
+        said = process.log.read_text()
+        assert "no space left" in said.lower()
+        assert "Traceback" not in said
+        subprocess.run(["mount", "-o", "remount,size=100m", str(small)], check=True)
+        again = command(str(clips), str(small / "out"))
+        assert again.wait(200) == 0, again.log.read_text()
+        nothing_lost(str(small / "out"), room_at_first=size)
+    finally:
+        subprocess.run(["umount", "-l", str(small)], check=False)
+
+
+SKEWED = (
+    "import os, time as _t; _real, _by = _t.time, float(os.environ.get('SKEW_S', 0)); _t.time = lambda: _real() + _by\n"
+)
+
+
+@pytest.mark.drill
+def test_clock_skew(clips_on_s3, bucket, command, nothing_lost, tmp_path):
+    """Two hosts whose clocks are days apart want one output: the second is refused while the first lives, the first is killed,
+    and a third, whose clock is behind, takes over when the lease is over by the storage's clock, and finishes."""
+    (tmp_path / "sitecustomize.py").write_text(SKEWED)
+    out = f"{bucket}/drills/clock"
+
+    def host(days: float):
+        path = f"{tmp_path}{os.pathsep}{ROOT}"
+        return command(clips_on_s3, out, env={"SKEW_S": str(days * 86400), "PYTHONPATH": path})
+
+    first = host(0)
+    while not objects_under(out):
+        time.sleep(0.2)
+        assert first.poll() is None, first.log.read_text()
+    second = host(2)
+    assert second.wait(100) == 1
+    assert "is being written by another run" in second.log.read_text()
+    first.kill()
+    first.wait()
+    lease = Store(out).bucket_and_key(".rigface/lease.json")
+    data = objects.get(*lease)[0].replace(
+        b'"machine": "', b'"machine": "elsewhere '
+    )  # else its process is seen to be gone
+    objects.put(*lease, data)
+    third = host(-2)
+    assert third.wait(100) == 1
+    waits = third.log.read_text()
+    assert "its lease ends in" in waits
+    time.sleep(62)
+    last = host(-2)
+    assert last.wait(200) == 0, last.log.read_text()
+    nothing_lost(out, skew_days=4)
+
+
+def objects_under(out: str) -> int:
+    return sum(1 for path in Store(out).paths("faces", ".parquet"))
