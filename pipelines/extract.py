@@ -5,6 +5,9 @@
 
 A unit is done when its object exists, an input when its row does; see `output.py`. The driver only counts: each unit
 sends it a record of a few hundred bytes. Killed at any moment and run again, the job does what is missing, and nothing twice.
+
+However many inputs there are, the driver holds the plans of `WINDOW` of them, and 12 bytes for every name: it lists, plans and
+works through a window before it lists the next.
 """
 
 from __future__ import annotations
@@ -15,12 +18,14 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from typing import Any
 
 from pipelines import cluster, flow, lock, parts, plan, reading, sources
 from pipelines.close import close_input, conclude
 from pipelines.config import STAGES, Extract
 from pipelines.identities import identify
+from pipelines.marks import Marks
 from pipelines.output import Output
 from pipelines.plan import Plan, units_of
 from pipelines.progress import Progress
@@ -34,19 +39,37 @@ SURVEY_BATCH, FEW = 16, 16  # inputs per survey task; with few of them, Ray's wo
 FLUSH_S, FLUSH_ROWS = 20.0, 1000  # plans and rows of inputs are published this often; what a kill loses is found again
 CLOSERS = 8  # threads: reading a few columns of the parts of a long video is waiting, mostly
 BREAKER = 40  # crashes are looked at over so many units
+WINDOW = (
+    100_000  # inputs; some 500 MB of plans. Between two windows actors start anew, which is nothing beside its hours
+)
+
+
+@dataclass
+class Outcome:
+    """Inputs that ended alike."""
+
+    inputs: int = 0
+    frames: int = 0
+    faces: int = 0
+    example: str = ""  # name and reason of one
 
 
 @dataclass
 class Summary:
     """How the dataset stands for the inputs that were asked for, and what this run did."""
 
-    rows: list[dict[str, Any]] = field(default_factory=list)  # of `inputs/`: uri, status, stage, reason, frames, faces
+    outcomes: dict[tuple[str, str], Outcome] = field(default_factory=dict)  # by status and stage
     done: Counter[str] = field(default_factory=Counter)  # this run: units, frames, faces, bytes
     seconds: dict[str, float] = field(default_factory=dict)  # this run, by step
     cpu_seconds: float = 0.0
     start_s: float = 0.0  # until the first unit came back
     wall_s: float = 0.0
     identities: str = ""  # what the pass over identities found, in words
+
+    @property
+    def inputs(self) -> int:
+        """How many inputs were asked for."""
+        return sum(outcome.inputs for outcome in self.outcomes.values())
 
 
 def extract(
@@ -68,7 +91,8 @@ def extract(
     check_stages(config, head, detector)
     output = Output(Store(config.out))
     output.check(config.settings, head, detector, config.overwrite)
-    uris = list(sources.find_all(config.videos))
+    uris = sources.find_all(config.videos)
+    uris = chain([next(uris)], uris)  # that there is none at all is said before anything is written
     with lock.hold(output.store) as still_ours, contextlib.ExitStack() as stack:
         shown = stack.enter_context(progress or Progress())
         run = _Run(config, output, (head, detector), shown, still_ours, stack, each)
@@ -103,22 +127,38 @@ class _Run:
         self._rows: list[dict[str, Any]] = []  # of inputs, not yet published
         self._flushed = time.monotonic()
         self._closing: list[Future] = []
+        self._there: tuple[Marks, Marks] | None = None  # units and rows that were there, until something is removed
         self._closers = stack.enter_context(ThreadPoolExecutor(CLOSERS))
         self.summary = Summary()
         self.name = output.open(config.settings, *specs, config.overwrite)
 
-    def all(self, uris: list[str]) -> Summary:
+    def all(self, uris: Iterator[str]) -> Summary:
         """From inputs to a finished dataset."""
         began = time.monotonic()
-        plans = self._plans(uris)
-        self._work(plans)
+        wanted = Marks()
+        while window := list(islice(uris, WINDOW)):
+            for uri in window:
+                wanted.add(uri)
+            self._work(self._plans(window))
         if self.config.identities:
             self._identities()
-        wanted = set(uris)
-        columns = ["uri", "status", "stage", "reason", "frames", "faces"]
-        self.summary.rows = [row for row in self.output.inputs().select(columns).to_pylist() if row["uri"] in wanted]
+        self._sum_up(wanted)
         self.summary.wall_s = time.monotonic() - began
         return self.summary
+
+    def _sum_up(self, wanted: Marks) -> None:
+        outcomes = self.summary.outcomes
+        for table in self.output.inputs_by_part(["uri", "status", "stage", "reason", "frames", "faces"]):
+            for row in table.to_pylist():
+                if row["uri"] in wanted:
+                    one = outcomes.setdefault((row["status"], row["stage"] or ""), Outcome())
+                    one.inputs, one.frames, one.faces = (
+                        one.inputs + 1,
+                        one.frames + row["frames"],
+                        one.faces + row["faces"],
+                    )
+                    if row["reason"] and not one.example:
+                        one.example = f"{row['uri'].rsplit('/', 1)[-1]}: {row['reason']}"
 
     def _ray(self) -> None:
         if not self._on_ray:
@@ -129,7 +169,7 @@ class _Run:
     # --- what is to be done
 
     def _plans(self, uris: list[str]) -> dict[str, Plan]:
-        known = self.output.plans()
+        known = self.output.plans(uris)
         if self.config.retry_errors:
             self._forget_errors(known)
         self.progress.say(f"{len(uris):,} inputs, {len(known):,} known; looking which have changed")
@@ -140,14 +180,16 @@ class _Run:
 
     def _forget_errors(self, known: dict[str, Plan]) -> None:
         """Make earlier failures undone: plans that were refused, units that left an error, and their inputs' rows."""
-        rows = self.output.inputs().select(["uri", "status"]).to_pylist()
-        again = {row["uri"] for row in rows if row["status"] in ("error", "partial")}
-        for uri in again & known.keys():
+        rows = (row for table in self.output.inputs_by_part(["uri", "status"]) for row in table.to_pylist())
+        again = {row["uri"] for row in rows if row["status"] in ("error", "partial") and row["uri"] in known}
+        for uri in again:
             for unit, _ in units_of(known[uri], self.name):
                 self.output.store.delete(error_path(unit))
             if known[uri]["status"] == "error":
                 del known[uri]
         self.output.remove_inputs(again)
+        if again:
+            self._there = None
 
     def _survey(self, uris: list[str], known: dict[str, Plan]) -> None:
         """Look into new inputs: a few here, many in Ray tasks."""
@@ -159,7 +201,8 @@ class _Run:
             count += len(plans)
             self.progress.say(f"looking into new inputs: {count:,} of {len(uris):,}")
             if count == len(uris) or len(found) >= FLUSH_ROWS or time.monotonic() - flushed > FLUSH_S:
-                self.output.add_plans(found, known, self.name)
+                if self.output.add_plans(found, known, self.name):
+                    self._there = None
                 known.update({p["uri"]: p for p in found})
                 found, flushed = [], time.monotonic()
 
@@ -180,9 +223,10 @@ class _Run:
     # --- doing it
 
     def _work(self, plans: dict[str, Plan]) -> None:
-        done = set().union(*self.output.done())
-        rows = self.output.inputs().select(["uri", "sha256"]).to_pylist()
-        has_row = {row["uri"] for row in rows}
+        if self._there is None:
+            rows = (uri for table in self.output.inputs_by_part(["uri"]) for uri in table["uri"].to_pylist())
+            self._there = self.output.done(), Marks(rows)
+        done, has_row = self._there
         todo: flow.Todo = []
         waiting: dict[str, set[str]] = {}
         for one in plans.values():
@@ -190,7 +234,9 @@ class _Run:
             if missing:
                 waiting[one["uri"]] = {unit for unit, _ in missing}
                 todo += missing
-        self.output.remove_inputs(waiting.keys() & has_row)  # somebody deleted parts of a finished input
+        self.output.remove_inputs(
+            [uri for uri in waiting if uri in has_row]
+        )  # somebody deleted parts of a finished input
         closable = [p for uri, p in plans.items() if uri not in waiting and uri not in has_row]
         self.progress.expect(len(waiting) + len(closable), len(todo), sum(what["expected"] for _, what in todo))
         if todo:

@@ -18,9 +18,10 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ import pyarrow.parquet as pq
 
 from pipelines import identities
 from pipelines.config import Settings, config_hash, differences
+from pipelines.marks import Marks
 from pipelines.plan import Plan, units_of
 from pipelines.stages import error_path, parquet, part_path, record_of
 from rigface import schema
@@ -63,6 +65,8 @@ class Output:
 
     def __init__(self, store: Store) -> None:
         self.store = store
+        self._spans: dict[str, tuple[str, str]] = {}  # of parts of plans: first and last uri
+        self._newest = 0.0
 
     # --- what it was made with
 
@@ -137,27 +141,47 @@ class Output:
 
     # --- plans
 
-    def plans(self) -> dict[str, Plan]:
-        """The latest plan of every input that was ever planned, by uri."""
+    def plans(self, uris: Iterable[str] | None = None) -> dict[str, Plan]:
+        """The latest plan of every input that was ever planned, or of some inputs, by uri.
+
+        A part none of whose inputs can be wanted, going by the first and last name in it, is not read twice.
+        """
+        wanted = None if uris is None else set(uris)
+        first, last = (min(wanted), max(wanted)) if wanted else ("", "")
         latest: dict[str, tuple[float, str]] = {}
         for path in self.store.paths(PLANS, ".parquet"):
+            if wanted is not None and path in self._spans:
+                low, high = self._spans[path]
+                if high < first or last < low:
+                    continue
             table = self.store.table(path)
-            for uri, planned, text in zip(*(table[n].to_pylist() for n in ("uri", "planned", "plan"))):
-                if uri not in latest or latest[uri][0] < planned:
+            names = table["uri"].to_pylist()
+            self._spans[path] = min(names), max(names)
+            for uri, planned, text in zip(names, *(table[n].to_pylist() for n in ("planned", "plan"))):
+                self._newest = max(self._newest, planned)
+                if (wanted is None or uri in wanted) and (uri not in latest or latest[uri][0] < planned):
                     latest[uri] = planned, text
         return {uri: json.loads(text) for uri, (_, text) in latest.items()}
 
-    def add_plans(self, plans: list[Plan], before: dict[str, Plan], config: str) -> None:
-        """Keep new plans. What was made from an earlier content of the same input is removed first."""
+    def add_plans(self, plans: list[Plan], before: dict[str, Plan], config: str) -> int:
+        """Keep new plans. What was made from an earlier content of the same input is removed first.
+
+        Returns:
+            How many inputs that was so for.
+        """
         changed = [before[p["uri"]] for p in plans if p["uri"] in before and before[p["uri"]]["sha256"] != p["sha256"]]
         self.forget(changed, config)
         if plans:
+            self._newest = max(
+                time.time(), self._newest + 1e-3
+            )  # later than all before, whatever this machine's clock says
             columns = {
                 "uri": [p["uri"] for p in plans],
-                "planned": [time.time()] * len(plans),
+                "planned": [self._newest] * len(plans),
                 "plan": [json.dumps(p) for p in plans],
             }
             self._publish_named(PLANS, pa.table(columns))
+        return len(changed)
 
     def forget(self, plans: list[Plan], config: str) -> None:
         """Remove the row and the units of some inputs."""
@@ -173,9 +197,15 @@ class Output:
 
     # --- units
 
-    def done(self) -> tuple[set[str], set[str]]:
-        """Names of the units with faces, and of those with a record only."""
-        return self.store.ids("faces", ".parquet") - {"schema"}, self.store.ids(f"{INTERNAL}/units", ".json")
+    def done(self) -> Marks:
+        """Names of the units that are done, those with faces and those with a record only."""
+        with_faces, without = self.parts()
+        return Marks(chain(with_faces, without))
+
+    def parts(self) -> tuple[Iterator[str], Iterator[str]]:
+        """Names of the units with faces, and of those with a record only, as they are listed."""
+        with_faces = self.store.names("faces", ".parquet")
+        return (unit for unit in with_faces if unit != "schema"), self.store.names(f"{INTERNAL}/units", ".json")
 
     def record(self, unit: str) -> dict[str, Any]:
         """What is kept about a finished unit.
@@ -191,9 +221,13 @@ class Output:
 
     # --- inputs
 
+    def inputs_by_part(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
+        """Rows of inputs/, or some columns of them, object by object."""
+        return (self.store.table(path, columns) for path in self.store.paths("inputs", ".parquet"))
+
     def inputs(self) -> pa.Table:
         """All rows of inputs/."""
-        tables = [self.store.table(path) for path in self.store.paths("inputs", ".parquet")]
+        tables = list(self.inputs_by_part())
         return pa.concat_tables(tables) if tables else schema.inputs_schema().empty_table()
 
     def add_inputs(self, rows: list[dict[str, Any]]) -> None:

@@ -10,6 +10,7 @@ from collections import Counter
 from pipelines import lock, parts, plan, reading, sources
 from pipelines.config import Extract, config_hash
 from pipelines.extract import check_stages
+from pipelines.marks import Marks
 from pipelines.output import Output
 from rigface.errors import PlanError
 from rigface.storage import Store
@@ -30,7 +31,7 @@ def preview(config: Extract) -> str:
     uris = list(sources.find_all(config.videos))
     about, fresh = output.about(), config.overwrite
     known = {} if fresh else output.plans()
-    done = set() if fresh else set().union(*output.done())
+    done = Marks() if fresh else output.done()
     new = reading.changed(uris, {uri: known[uri]["stamp"] for uri in uris if uri in known})
     looked = plan.survey(new[:: max(len(new) // LOOKED_INTO, 1)], config.settings, config.silence_s)
     old = [known[uri] for uri in uris if uri in known and uri not in set(new)]
@@ -64,7 +65,7 @@ def status(out: str) -> str:
     if about is None:
         raise PlanError(f"{output.store.uri} is no dataset of ours: it has no rigface.json")
     rows = output.inputs()
-    with_faces, without = output.done()
+    with_faces, without = (sum(1 for _ in names) for names in output.parts())
     plans = output.plans()
     units = sum(len(p["chunks"]) for p in plans.values())
     counts = Counter(rows["status"].to_pylist())
@@ -75,7 +76,7 @@ def status(out: str) -> str:
             f"{'being written by ' + writer if writer else 'nobody is writing'}",
             f"{len(rows):,} of {len(plans):,} known inputs finished: "
             + (", ".join(f"{n:,} {s}" for s, n in counts.most_common()) or "none"),
-            f"{len(with_faces) + len(without):,} of {units:,} units done, {len(with_faces):,} of them with faces",
+            f"{with_faces + without:,} of {units:,} units done, {with_faces:,} of them with faces",
             f"{sum(rows['faces'].to_pylist()):,} faces in finished inputs",
         ]
     )

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +21,7 @@ from rich.text import Text
 from pipelines import measures
 
 if TYPE_CHECKING:
-    from pipelines.extract import Summary
+    from pipelines.extract import Outcome, Summary
 
 EVERY_S = 5.0  # between two lines of a log
 SETTLED_S = 3.0  # no time left is guessed before
@@ -123,32 +122,22 @@ def _clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def outcome_table(rows: Iterable[dict[str, Any]]) -> Table:
-    """Counts of inputs by status and stage, from rows of `inputs/`."""
+def outcome_table(outcomes: dict[tuple[str, str], Outcome]) -> Table:
+    """Counts of inputs by status and stage."""
     table = Table(title="what became of the inputs", title_justify="left")
-    for name, side in (
-        ("status", "left"),
-        ("stage", "left"),
-        ("inputs", "right"),
-        ("frames", "right"),
-        ("faces", "right"),
-    ):
-        table.add_column(name, justify="left" if side == "left" else "right")
+    for name in ("status", "stage", "inputs", "frames", "faces"):
+        table.add_column(name, justify="left" if name in ("status", "stage") else "right")
     table.add_column("for example", overflow="fold")
-    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for row in rows:
-        groups.setdefault((row["status"], row["stage"] or ""), []).append(row)
-    for (status, stage), members in sorted(groups.items(), key=lambda g: (_ORDER.index(g[0][0]), g[0][1])):
-        example = next((f"{m['uri'].rsplit('/', 1)[-1]}: {m['reason']}" for m in members if m["reason"]), "")
-        counts = (len(members), *(sum(m[name] or 0 for m in members) for name in ("frames", "faces")))
-        table.add_row(Text(status, style=_STYLE[status]), stage, *(f"{c:,}" for c in counts), Text(example))
+    for (status, stage), one in sorted(outcomes.items(), key=lambda o: (_ORDER.index(o[0][0]), o[0][1])):
+        counts = (f"{count:,}" for count in (one.inputs, one.frames, one.faces))
+        table.add_row(Text(status, style=_STYLE[status]), stage, *counts, Text(one.example))
     return table
 
 
 def report(summary: Summary, out: str, console: Console | None = None) -> None:
     """What is printed when a run is over."""
     console = console or Console(soft_wrap=True)
-    console.print(outcome_table(summary.rows))
+    console.print(outcome_table(summary.outcomes))
     if summary.done["units"]:
         took = summary.wall_s
         console.print(stage_table(summary.seconds, summary.done["frames"], summary.done["faces"], took))

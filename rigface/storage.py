@@ -190,9 +190,13 @@ class Store:
             below = os.path.relpath(where, self.root)
             yield from (f"{below}/{name}" for name in names)
 
+    def names(self, folder: str, suffix: str) -> Iterator[str]:
+        """Names, without folders and suffix, of the objects below a folder, as they are listed."""
+        return (path.rsplit("/", 1)[-1].removesuffix(suffix) for path in self.paths(folder, suffix))
+
     def ids(self, folder: str, suffix: str) -> set[str]:
-        """Names, without folders and suffix, of the objects below a folder."""
-        return {path.rsplit("/", 1)[-1].removesuffix(suffix) for path in self.paths(folder, suffix)}
+        """The same, all of them."""
+        return set(self.names(folder, suffix))
 
     def sweep(self, older_than_s: float = 3600) -> None:
         """Remove what killed runs left aside. On S3 there is nothing: an unfinished PUT leaves no trace."""

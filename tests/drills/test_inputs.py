@@ -38,7 +38,7 @@ def test_poisoned_inputs(ray_cluster, clips, silent, nothing_lost, tmp_path, mon
         assert row["reason"] == "decode crashed 2 times on it: SIGSEGV"
     monkeypatch.undo()
     assert extract(debug((str(folder),), str(out)), silent).done["units"] == 0  # and it is not tried again unasked
-    assert len(summary.rows) == len(list(Path(folder).iterdir()))
+    assert summary.inputs == len(list(Path(folder).iterdir()))
     without(out, "poison")
     nothing_lost(str(out), quarantined=len(quarantined))
 

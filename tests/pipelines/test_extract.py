@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines import cluster, flow, lock
+from pipelines import extract as extract_module
 from pipelines.config import Pool, debug
 from pipelines.extract import extract
 from pipelines.output import Output
@@ -119,7 +120,7 @@ def test_second_run_does_nothing_and_needs_no_ray(finished, zoo, silent, monkeyp
     monkeypatch.setattr(cluster, "connected", lambda config: pytest.fail("Ray was started"))
     summary = extract(debug((str(zoo),), str(out)), silent)
     assert summary.done["units"] == 0
-    assert len(summary.rows) == 8
+    assert summary.inputs == 8
     assert {p: p.stat().st_mtime_ns for p in out.rglob("*.parquet")} == before
 
 
@@ -130,7 +131,7 @@ def test_only_what_is_new_or_changed_is_done(finished, zoo, silent, tmp_path):
     more.mkdir()
     fake.video(more / "new.mp4", (0.9,), frames=6)
     summary = extract(debug((str(zoo), str(more)), str(out)), silent)
-    assert (summary.done["units"], len(summary.rows)) == (1, 9)
+    assert (summary.done["units"], summary.inputs) == (1, 9)
 
     fake.video(more / "new.mp4", (0.9, 0.2), frames=7, seed=3)  # other content under the same name
     summary = extract(debug((str(more),), str(out)), silent)
@@ -213,7 +214,7 @@ def test_overwrite_removes_what_is_ours_and_nothing_else(finished, tmp_path):
     settings = debug().settings
     output = Output(Store(str(out)))
     output.open(settings, fake.HEAD, fake.DETECTOR, overwrite=True)
-    assert output.done() == (set(), set())
+    assert not len(output.done())
     assert len(output.inputs()) == 0
     assert not output.plans()
     assert (out / "note.txt").exists()
@@ -257,6 +258,23 @@ def test_a_pool_per_stage_and_many_units_come_to_the_same(finished, zoo, silent,
 
 
 @pytest.mark.slow
+def test_window_by_window_it_is_the_same_dataset_and_old_plans_are_found(finished, zoo, silent, tmp_path, monkeypatch):
+    """As with millions of inputs: three at a time, of which only those plans are held."""
+    monkeypatch.setattr(extract_module, "WINDOW", 3)
+    out = tmp_path / "out"
+    summary = extract(debug((str(zoo),), str(out)), silent)
+    assert summary.inputs == 8
+    assert faces_of(out).equals(faces_of(finished))
+    assert inputs_of(out).equals(inputs_of(finished))
+    held = []
+    real = Output.plans
+    monkeypatch.setattr(Output, "plans", lambda self, uris=None: held.append(real(self, uris)) or held[-1])
+    monkeypatch.setattr(cluster, "connected", lambda config: pytest.fail("Ray was started"))
+    assert extract(debug((str(zoo),), str(out)), silent).done["units"] == 0
+    assert [len(plans) for plans in held] == [3, 3, 2]
+
+
+@pytest.mark.slow
 def test_what_a_stage_raises_on_purpose_arrives_as_itself(ray_cluster, zoo, silent, tmp_path, monkeypatch):
     real = flow.arguments
 
@@ -289,11 +307,7 @@ def test_on_s3_it_is_the_same_dataset(finished, zoo, bucket, silent):
     for name in ("short.mp4", "portrait.jpg", "text.mp4"):
         boto3.client("s3").upload_file(str(zoo / name), "faces", f"videos/{name}")
     summary = extract(debug((f"{bucket}/videos/",), out), silent)
-    assert {row["uri"].rsplit("/", 1)[-1]: row["status"] for row in summary.rows} == {
-        "short.mp4": "ok",
-        "portrait.jpg": "ok",
-        "text.mp4": "error",
-    }, summary.rows
+    assert {status: one.inputs for (status, _), one in summary.outcomes.items()} == {"ok": 2, "error": 1}
 
 
 def test_an_input_is_looked_into_with_the_storage_of_now(zoo, bucket, monkeypatch):
