@@ -23,6 +23,7 @@ QUICK = {
     "RAY_health_check_period_ms": "500",
     "RAY_health_check_timeout_ms": "1000",
     "RAY_health_check_failure_threshold": "4",
+    "RAY_raylet_start_wait_time_s": "200",  # of a busy machine
     "RAY_AUTH_MODE": "disabled",
     "RAY_USAGE_STATS_ENABLED": "0",
     "OMP_NUM_THREADS": "1",
@@ -166,7 +167,7 @@ def cluster(folder: Path, workers: int, cpus: float, env: dict[str, str] | None 
         wait_for_nodes(net, 1)
         for i in range(workers):
             net.add(f"w{i}").ray(head, cpus)
-        wait_for_nodes(net, workers + 1)
+            wait_for_nodes(net, i + 2)
         yield net
 
 
@@ -188,7 +189,7 @@ print(sum(node.state == 0 for node in nodes.values()))
 """
 
 
-def wait_for_nodes(net: Net, wanted: int, seconds: float = 90) -> None:
+def wait_for_nodes(net: Net, wanted: int, seconds: float = 240) -> None:
     """Until the head believes in so many nodes.
 
     Raises:

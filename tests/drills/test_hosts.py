@@ -38,7 +38,6 @@ def all_up(net):
         for worker in net.hosts[1:]:
             worker.kill()
             worker.ray(net.hosts[0], 3)
-            time.sleep(1)
     hosts.wait_for_nodes(net, 3)
     return net
 

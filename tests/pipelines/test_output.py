@@ -1,0 +1,36 @@
+"""What is kept about inputs and units, beside what test_extract.py sees of it."""
+
+import time
+
+from pipelines.output import Output
+from pipelines.plan import empty_plan
+from rigface.storage import Store
+
+
+def plan(uri: str, sha256: str) -> dict:
+    return {**empty_plan(uri), "sha256": sha256}
+
+
+def test_the_latest_plan_counts_whatever_the_clock_says(tmp_path, monkeypatch):
+    """A run on a machine whose clock is a day behind replaces the plans of the one before."""
+    now = time.time()
+    first = Output(Store(str(tmp_path)))
+    first.add_plans([plan("a", "old"), plan("b", "old")], {}, "config")
+    monkeypatch.setattr(time, "time", lambda: now - 86400)
+    second = Output(Store(str(tmp_path)))
+    known = second.plans()
+    assert second.add_plans([plan("a", "new")], known, "config") == 1
+    assert {uri: p["sha256"] for uri, p in Output(Store(str(tmp_path))).plans().items()} == {"a": "new", "b": "old"}
+
+
+def test_of_many_plans_only_those_are_read_that_can_be_wanted(tmp_path, monkeypatch):
+    output = Output(Store(str(tmp_path)))
+    for k in range(4):
+        output.add_plans([plan(f"{k}{i}", "x") for i in range(3)], {}, "config")
+    assert len(output.plans()) == 12
+    read = []
+    real = Store.table
+    monkeypatch.setattr(Store, "table", lambda self, path, *more: read.append(path) or real(self, path, *more))
+    assert output.plans(["20", "22", "99"]).keys() == {"20", "22"}
+    assert len(read) == 2  # of the names from 20 to 99
+    assert output.plans([]) == {}
