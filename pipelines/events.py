@@ -11,13 +11,16 @@ import os
 import secrets
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from pipelines.progress import Progress
 from rigface import events
 from rigface.events import LOG, keys
+
+if TYPE_CHECKING:
+    from pipelines.extract import Summary
 
 
 @cache
@@ -57,12 +60,12 @@ class Lines(Progress):
         return
 
 
-def end(summary: Any) -> None:
+def end(summary: Summary) -> None:
     """An `extract` is over."""
     done = {name: summary.done[name] for name in ("units", "frames", "faces", "bytes")}
     LOG.info(
         "end",
-        extra=keys(job=job_id(), inputs=len(summary.rows), seconds=summary.wall_s, message=summary.identities, **done),
+        extra=keys(job=job_id(), inputs=summary.inputs, seconds=summary.wall_s, message=summary.identities, **done),
     )
 
 
