@@ -1,6 +1,7 @@
 """What every test may ask for. Tests pass without the shared data; those that need it say so and skip."""
 
 import contextlib
+import io
 import os
 import socket
 import subprocess
@@ -147,3 +148,13 @@ def ray_cluster(bucket):
     )
     yield ray.get_runtime_context().gcs_address
     ray.shutdown()
+
+
+@pytest.fixture
+def silent():
+    """A display that shows nothing."""
+    from rich.console import Console
+
+    from pipelines.progress import Progress
+
+    return Progress(Console(file=io.StringIO()))

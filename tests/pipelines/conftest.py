@@ -30,12 +30,6 @@ def zoo(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture
-def silent() -> Progress:
-    """A display that shows nothing."""
-    return Progress(Console(file=io.StringIO()))
-
-
 @pytest.fixture(scope="session")
 def finished(ray_cluster, zoo, tmp_path_factory) -> Path:
     """The zoo, extracted without interruption. Read only."""
