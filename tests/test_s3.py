@@ -1,6 +1,5 @@
 """s3.py and objects.py against real HTTP servers, and against a proxy that breaks things."""
 
-import contextlib
 import random
 import urllib.request
 
@@ -8,6 +7,7 @@ import pytest
 
 from rigface import objects, s3
 from rigface.errors import PlanError, StorageGone
+from tests.conftest import make_bucket
 from tests.s3_proxy import FAULTS, Proxy
 
 
@@ -16,8 +16,7 @@ def there(request, s3_server, monkeypatch):
     """A bucket on each of two servers that have nothing in common but the protocol."""
     if request.param == "localbucket":
         monkeypatch.setenv("AWS_ENDPOINT_URL", request.getfixturevalue("other_s3_server"))
-    with contextlib.suppress(s3.client().exceptions.BucketAlreadyOwnedByYou):
-        s3.client().create_bucket(Bucket="things")
+    make_bucket("things")
     return "things"
 
 

@@ -1,6 +1,5 @@
 """Whole objects or none, and one writer."""
 
-import contextlib
 import json
 import multiprocessing
 import os
@@ -14,7 +13,7 @@ from pipelines import lock
 from rigface import s3
 from rigface.errors import OutputBusy
 from rigface.storage import Store, sharded
-from tests.conftest import S3_ENVIRONMENT
+from tests.conftest import S3_ENVIRONMENT, make_bucket
 from tests.s3_proxy import Proxy
 
 
@@ -24,8 +23,7 @@ def store(request, tmp_path, monkeypatch):
         return Store(str(tmp_path / "out"))
     if request.param == "another s3":
         monkeypatch.setenv("AWS_ENDPOINT_URL", request.getfixturevalue("other_s3_server"))
-        with contextlib.suppress(s3.client().exceptions.BucketAlreadyOwnedByYou):
-            s3.client().create_bucket(Bucket="faces")
+        make_bucket("faces")
         return Store(f"s3://faces/{tmp_path.name}")
     return Store(f"{request.getfixturevalue('bucket')}/{tmp_path.name}")
 
@@ -165,8 +163,7 @@ def test_no_clock_but_the_storages_decides(other_s3_server, monkeypatch, days):
     monkeypatch.setenv("AWS_ENDPOINT_URL", other_s3_server)  # a process of its own, with a clock of its own
     for name, value in S3_ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
-    with contextlib.suppress(s3.client().exceptions.BucketAlreadyOwnedByYou):
-        s3.client().create_bucket(Bucket="faces")
+    make_bucket("faces")
     store = Store(f"s3://faces/clock{days}")
     real = time.time
     monkeypatch.setattr(lock, "RENEW_S", 60)

@@ -16,6 +16,7 @@ from pipelines import sources
 from pipelines.sources import find_all, open_uri
 from rigface import objects, readahead
 from rigface.errors import BadInput, PlanError
+from tests.conftest import make_bucket
 
 ODD = [
     "b21 ünïcode имя 顔 (copy).mp4",
@@ -280,7 +281,7 @@ def s3(s3_server):
     """A client of it, and one bucket with names of all kinds."""
     from rigface.s3 import client
 
-    client().create_bucket(Bucket="clips")
+    make_bucket("clips")
     for key in [f"v/{name}" for name in ODD if "\n" not in name] + [
         "v/sub/z.mp4",
         "v/sub/",
