@@ -60,6 +60,7 @@ def ends_well(process, net, log: str, seconds: float = 250) -> None:
     assert process.wait(seconds) == 0, (net.folder / f"{log}.log").read_text()
 
 
+@pytest.mark.drill
 def test_a_link_is_cut_and_heals(all_up, clips_on_s3, bucket, nothing_lost):
     """Videos and dataset on S3, actors on two hosts. One host's link is cut until the head has given it up, then it heals."""
     net, out = all_up, f"{bucket}/drills/cut"
