@@ -73,10 +73,13 @@ class Editor:
         see: the eyes.
         paint: the model; None: the preview is the result.
         composer: makes what the model sees, in the style it was trained with.
+        most_px: a preview's crop is made at the photograph's own resolution up to this side; None: `PREVIEW_PX`.
     """
 
-    def __init__(self, see: See, paint: Paint | None = None, composer: Composer | None = None) -> None:
-        self.see = see
+    def __init__(
+        self, see: See, paint: Paint | None = None, composer: Composer | None = None, most_px: int | None = None
+    ) -> None:
+        self.see, self._most_px = see, most_px
         self._paint = paint
         self._composer = composer or Composer("texture", 512)
 
@@ -222,7 +225,7 @@ class Editor:
     def _previewed(self, image: np.ndarray, source: Face, wanted: FaceParams) -> tuple[np.ndarray, np.ndarray | None]:
         """The preview at the photograph's own resolution, and where it may show; None: everywhere."""
         side = round(512 / float(source.frame_to_crop[0, 0]))
-        size = min(max(side, 64), PREVIEW_PX)
+        size = min(max(side, 64), self._most_px or PREVIEW_PX)
         crop = align.crop(image, source.frame_to_crop * (size / len(source.crop)), size)
         mask = cv2.resize(source.mask, (size, size), interpolation=cv2.INTER_LINEAR)
         made = self._composer.preview(crop, source.params, wanted, mask).image

@@ -33,7 +33,7 @@ def paste(
     left, top, size = round(x0), round(y0), round(side)
     if size < 2 or min(top + size, len(image)) <= max(top, 0) or min(left + size, image.shape[1]) <= max(left, 0):
         return image
-    patch = crop
+    patch: np.ndarray = crop
     if size != len(crop):
         patch = cv2.resize(crop, (size, size), interpolation=cv2.INTER_AREA if size < len(crop) else cv2.INTER_CUBIC)
     edge = np.minimum(np.arange(size) + 0.5, size - np.arange(size) - 0.5) / (FEATHER * size)
@@ -57,7 +57,7 @@ def _blend(out: Any, patch: Any, ramp: Any, shown: Any, top: int, left: int) -> 
     masked = len(shown) > 0
     for j in range(max(-top, 0), min(size, out.shape[0] - top)):
         for i in range(max(-left, 0), min(size, out.shape[1] - left)):
-            most = 0
+            most: Any = 0
             for c in range(3):
                 most = max(most, abs(np.int32(patch[j, i, c]) - np.int32(out[top + j, left + i, c])))
             if most < 2:  # where the edit changed nothing, not even rounding may
