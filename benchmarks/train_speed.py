@@ -7,14 +7,15 @@ Networks of the small model's kind with a convolutional autoencoder in the shape
 `pipelines.train` itself, one process per variant, so that each has a peak of memory of its own. From pictures, the autoencoder
 encodes four pictures per example in every step; from latents (`rigface encode`) it never runs.
 
-What is waited for is the time between two steps in which no batch was ready; its share of a step is held against 5 %.
+What is waited for is the time between two steps in which no batch was ready; its share of a step, from latents, is held
+against 5 %. From pictures the encoding falls into it.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import resource
+import re
 import statistics
 import subprocess
 import sys
@@ -67,7 +68,7 @@ def child(folder: Path, name: str, args: argparse.Namespace) -> None:
     from pipelines.train_config import debug
     from rigface.storage import Store
 
-    out = folder / name.replace(", ", "-")
+    out = folder / "runs" / name.replace(", ", "-")
     changes: dict[str, Any] = dict(VARIANTS[name])
     changes["examples"] = str(folder / changes["examples"])
     config = replace(
@@ -83,10 +84,15 @@ def child(folder: Path, name: str, args: argparse.Namespace) -> None:
                 "examples_per_s": round(args.batch * len(lines) / (sum(work) + sum(wait)), 2),
                 "step_s": round(statistics.median(work), 4),
                 "wait_share": round(sum(wait) / (sum(work) + sum(wait)), 4),
-                "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+                "peak_memory_mb": peak_mb(),
             }
         )
     )
+
+
+def peak_mb() -> int:
+    """The most memory this process has had at a time, MB; getrusage's figure begins with that of the process it came from."""
+    return round(int(re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[0]) / 1024)
 
 
 def main() -> None:
@@ -109,7 +115,7 @@ def main() -> None:
         prepare(Path(folder), args)
         for name in VARIANTS:
             words = [sys.executable, __file__, *sys.argv[1:], "--variant", name, "--folder", folder]
-            said = subprocess.run(words, check=True, capture_output=True, text=True).stdout
+            said = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True).stdout
             result[name] = json.loads(said.strip().splitlines()[-1])
             print(f"{name:24} {result[name]}", flush=True)
     first, second, third = (result[name] for name in VARIANTS)
