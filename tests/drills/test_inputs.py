@@ -49,4 +49,4 @@ def without(out: Path, word: str) -> None:
     from rigface.storage import Store
 
     output = Output(Store(str(out)))
-    output.remove_inputs([uri for uri in output.inputs()["uri"].to_pylist() if word in uri])
+    output.remove_inputs([uri for uri in output.inputs()["uri"].to_pylist() if word in uri.rpartition("/")[2]])
