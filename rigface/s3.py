@@ -181,13 +181,15 @@ def call(ask: Callable[[Any], T], what: str, patience: float | None = None) -> T
 
 def _passing(error: Exception) -> bool:
     from botocore.exceptions import ClientError, HTTPClientError, IncompleteReadError
+    from botocore.exceptions import ConnectionError as NoConnection  # of another family than HTTPClientError
     from botocore.parsers import ResponseParserError
 
     if isinstance(error, ClientError):
         return _code(error) in _AGAIN or _status(error) in (408, 429, 500, 502, 503, 504)
     if isinstance(error, HTTPClientError) and "CERTIFICATE" in str(error):
         return False
-    return isinstance(error, HTTPClientError | IncompleteReadError | ResponseParserError | ConnectionError | TooSlow)
+    passing = (HTTPClientError, NoConnection, IncompleteReadError, ResponseParserError, ConnectionError, TooSlow)
+    return isinstance(error, passing)
 
 
 class TooSlow(Exception):

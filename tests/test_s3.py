@@ -169,6 +169,13 @@ def test_a_storage_that_is_away_is_nobody_elses_fault(through):
     assert objects.answers("no-such-bucket")
 
 
+def test_nobody_at_the_address_is_a_storage_that_is_away(s3_server, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("RIGFACE_S3_PATIENCE_S", "0.5")
+    with pytest.raises(StorageGone, match="Could not connect"):
+        objects.head("faces", "x")
+
+
 @pytest.mark.parametrize(
     ("status", "code", "error"),
     [
