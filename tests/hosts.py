@@ -12,7 +12,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 from tests.conftest import ROOT
@@ -158,17 +157,17 @@ class Net:
             ip("link", "del", self.bridge)
 
 
-@contextlib.contextmanager
-def cluster(folder: Path, workers: int, cpus: float, env: dict[str, str] | None = None) -> Iterator[Net]:
-    """A head without work and some workers, each on a host of its own, all of them known to the head."""
-    with Net(folder, env) as net:
-        head = net.add("h")
-        head.ray(None, 0)
-        wait_for_nodes(net, 1)
-        for i in range(workers):
-            net.add(f"w{i}").ray(head, cpus)
-            wait_for_nodes(net, i + 2)
-        yield net
+def start_cluster(net: Net, workers: int, cpus: float) -> None:
+    """A head without work and some workers, each on a host of its own, all of them known to the head.
+
+    What `net.env` says by then is what their processes know.
+    """
+    head = net.add("h")
+    head.ray(None, 0)
+    wait_for_nodes(net, 1)
+    for i in range(workers):
+        net.add(f"w{i}").ray(head, cpus)
+        wait_for_nodes(net, i + 2)
 
 
 def alive(net: Net) -> int:

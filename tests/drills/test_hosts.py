@@ -22,11 +22,10 @@ def net(s3_behind, bucket, tmp_path_factory):
     """A head that does no work and two workers of three CPUs, on three hosts; the storage is a fourth address."""
     folder = tmp_path_factory.mktemp("hosts")
     told = {"GLOO_SOCKET_IFNAME": "eth0", "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"}
-    with hosts.cluster(folder, workers=2, cpus=3, env=told) as made:
-        upstream = f"http://{s3_behind.upstream.netloc}"
-        with Proxy(upstream, address=made.here) as reachable:
-            made.env["AWS_ENDPOINT_URL"] = reachable.url
-            yield made
+    with hosts.Net(folder, told) as made, Proxy(f"http://{s3_behind.upstream.netloc}", address=made.here) as reachable:
+        made.env["AWS_ENDPOINT_URL"] = reachable.url
+        hosts.start_cluster(made, workers=2, cpus=3)
+        yield made
 
 
 @pytest.fixture
