@@ -29,6 +29,7 @@ CLUSTER = "http://127.0.0.1:8265"
 JOBS = ("extract", "identities", "pair", "autoencoder", "encode", "train", "evaluate")
 PACKAGES = ("rigface", "pipelines", "serve")
 SECRET = re.compile(r"SECRET|PASSWORD|TOKEN|CREDENTIAL|ACCESS_KEY|PRIVATE|(^|_)KEY$")
+AGENT_S = 60.0  # a head answers before the agent that starts jobs on it is there
 STOP_S = 90  # Ray kills a job that was asked to stop and goes on for longer
 
 
@@ -176,14 +177,21 @@ class Cluster:
             if not job.status.is_terminal():
                 return job.submission_id, False
         name = f"{asked.name}-{len(before) + 1}"
-        with self._translated():
-            self._client.submit_job(
-                entrypoint=asked.entrypoint,
-                submission_id=name,
-                runtime_env=asked.runtime_env,
-                metadata={"rigface": shlex.join(asked.job)},
-            )
-        return name, True
+        end = time.monotonic() + AGENT_S
+        while True:
+            try:
+                with self._translated():
+                    self._client.submit_job(
+                        entrypoint=asked.entrypoint,
+                        submission_id=name,
+                        runtime_env=asked.runtime_env,
+                        metadata={"rigface": shlex.join(asked.job)},
+                    )
+                return name, True
+            except NoCluster as error:
+                if "No available agent" not in str(error) or time.monotonic() > end:
+                    raise
+                time.sleep(1)
 
     def info(self, name: str) -> Any:
         """Ray's `JobDetails` of a submission."""
