@@ -109,5 +109,5 @@ def _quiet() -> None:
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     for handler in logging.getLogger("ray.data").handlers:
-        if type(handler).__name__ == "PlainRayHandler":
-            handler.setLevel(logging.ERROR)
+        if type(handler).__name__ == "PlainRayHandler":  # what ends a job is raised, and shown once by who raised it
+            handler.setLevel(logging.CRITICAL)
