@@ -1,6 +1,6 @@
-"""Keep the README's generated parts true: the file tree and the dataset's column tables.
+"""Keep the generated parts of pages true: the README's file tree and column tables, the service's table of problems.
 
-    python scripts/readme.py           # rewrite README.md in place
+    python scripts/readme.py           # rewrite the pages in place
     python scripts/readme.py --check   # say what is out of date, exit 1
 
 A part stands between `<!-- NAME -->` and `<!-- /NAME -->`. Lines of the tree are the first lines of the files' own
@@ -79,26 +79,41 @@ def columns() -> dict[str, str]:
     }
 
 
-def written(text: str) -> str:
-    """The README with its generated parts made anew."""
-    for name, part in {"tree": tree(), **columns()}.items():
+def problems() -> dict[str, str]:
+    """What can go wrong for a caller of the service."""
+    from serve.problems import KNOWN
+
+    head = ["| type, after `urn:rigface:problem:` | status | title |", "|---|---|---|"]
+    rows = [f"| `{slug}` | {status} | {title} |" for slug, (status, title) in KNOWN.items()]
+    return {"problems": "\n".join([*head, *rows])}
+
+
+PAGES = {"README.md": lambda: {"tree": tree(), **columns()}, "docs/service.md": problems}
+
+
+def written(page: str, text: str) -> str:
+    """A page with its generated parts made anew."""
+    for name, part in PAGES[page]().items():
         pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.S)
         if not pattern.search(text):
-            raise SystemExit(f"README.md has no part between <!-- {name} --> and <!-- /{name} -->")
+            raise SystemExit(f"{page} has no part between <!-- {name} --> and <!-- /{name} -->")
         text = pattern.sub(lambda m, part=part: m[1] + part + "\n" + m[2], text)
     return text
 
 
 def main() -> int:
-    path = ROOT / "README.md"
-    old = path.read_text()
-    new = written(old)
-    if "--check" in sys.argv:
-        changed = [line for line in new.splitlines() if line not in set(old.splitlines())]
-        print("\n".join(["README.md is out of date; run `make readme`:", *changed]) if changed or old != new else "README.md is true")
-        return int(old != new)
-    path.write_text(new)
-    return 0
+    stale = 0
+    for page in PAGES:
+        path = ROOT / page
+        old = path.read_text()
+        new = written(page, old)
+        if "--check" not in sys.argv:
+            path.write_text(new)
+        elif old != new:
+            changed = [line for line in new.splitlines() if line not in set(old.splitlines())]
+            print("\n".join([f"{page} is out of date; run `make readme`:", *changed]))
+            stale = 1
+    return stale
 
 
 if __name__ == "__main__":

@@ -241,6 +241,10 @@ class Door:
             Far(jobs) if jobs is not None else None,
         )
 
+    async def drain(self) -> bool:
+        """Take nothing new, and wait for what is under way; whether all of it ended in time."""
+        return await self._house.gate.drain(self._house.limits.edit_s)
+
     def __serve_build_asgi_app__(self) -> Any:
         """What Ray Serve serves."""
         from serve.door import make_api

@@ -5,8 +5,11 @@
         made = faces.edit(seen["picture"], {"yaw_deg": 15, "expression": {"smile": 0.6}})
         open("out.png", "wb").write(made.image)
 
+        job = faces.edit_video(open("clip.mp4", "rb").read(), {"yaw_deg": 15, "relative": True})
+        open("out.mp4", "wb").write(faces.results(faces.wait(job["id"]))[0])
+
 Retries where it is safe: what was refused for its rate or for want of room, and connections that broke. An edit carries an
-Idempotency-Key, so that one which is sent twice is done once.
+Idempotency-Key, and so does a job, so that one which is sent twice is done once.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ import json
 import random
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -27,8 +30,11 @@ import httpx
 
 AGAIN = (429, 502, 503)
 PROBLEM = "application/problem+json"
+ENDED = ("done", "failed", "cancelled")
 Picture = bytes | str
-"""The bytes of a picture, or the name ("sha256:...") of one that was sent before."""
+"""The bytes of a picture, the name ("sha256:...") of one that was sent before, or a pre-signed address that the service allows."""
+Clip = bytes | str
+"""The bytes of a video, or a pre-signed address that the service allows."""
 
 
 class Refused(Exception):
@@ -121,6 +127,76 @@ class Client:
         """Whether the service made this picture."""
         return self._send("/v1/verify", picture, {}).json()
 
+    def edit_many(self, picture: Picture, edits: Sequence[Mapping[str, Any]], **options: Any) -> dict[str, Any]:
+        """Queue many edits of one picture; result n is that of edit n. Options as of `edit`, and `webhook`.
+
+        Returns:
+            The job, as `job` gives it.
+        """
+        return self._submit({"kind": "batch", "edits": list(edits), **options}, picture=picture)
+
+    def edit_video(self, clip: Clip, edit: Mapping[str, Any], **options: Any) -> dict[str, Any]:
+        """Queue the same edit for every frame of a video. Options also: `container`, `silent`."""
+        return self._submit({"kind": "video", "edit": edit, **options}, clip=clip)
+
+    def animate(
+        self, picture: Picture, clip: Clip, edit: Mapping[str, Any] | None = None, **options: Any
+    ) -> dict[str, Any]:
+        """Queue a video of the picture whose face moves as the clip's does. Options also: `take`, `absolute`, `neutral`."""
+        return self._submit({"kind": "animation", "edit": edit or {}, **options}, picture=picture, clip=clip)
+
+    def job(self, name: str) -> dict[str, Any]:
+        """How far a job is: `state`, `finished`, `total`, `results` and so on."""
+        return self._ask("GET", f"/v1/jobs/{name}").json()
+
+    def jobs(self) -> list[dict[str, Any]]:
+        """This key's jobs, the newest first."""
+        return self._ask("GET", "/v1/jobs").json()["jobs"]
+
+    def wait(
+        self, name: str, *, every_s: float = 1.0, limit_s: float = 7200.0,
+        told: Callable[[dict[str, Any]], None] | None = None,
+    ) -> dict[str, Any]:  # fmt: skip
+        """The job once it is done; `told` is called with how far it is.
+
+        Raises:
+            Refused: it failed, and why; or it was cancelled.
+            TimeoutError: it has not ended within `limit_s`; it goes on.
+        """
+        end = time.monotonic() + limit_s
+        while (job := self.job(name))["state"] not in ENDED:
+            if told is not None:
+                told(job)
+            if time.monotonic() > end:
+                raise TimeoutError(f"job {name} is {job['state']}, {job['finished']} of {job['total']}")
+            time.sleep(every_s)
+        if job["state"] != "done":
+            raise Refused(job["error"] or {"title": "the job was cancelled"})
+        return job
+
+    def result(self, name: str, number: int = 0) -> bytes:
+        """A picture of a batch, or a job's video."""
+        return self._ask("GET", f"/v1/jobs/{name}/results/{number}").content
+
+    def results(self, job: Mapping[str, Any]) -> list[bytes]:
+        """All that are there, in order."""
+        return [self.result(job["id"], number) for number in job["results"]]
+
+    def cancel(self, name: str) -> dict[str, Any]:
+        """Stop a job; results so far stay."""
+        return self._ask("POST", f"/v1/jobs/{name}/cancel").json()
+
+    def remove(self, name: str) -> None:
+        """Stop a job and remove it with its files."""
+        self._ask("DELETE", f"/v1/jobs/{name}")
+
+    def _submit(self, rest: Mapping[str, Any], **files: bytes | str) -> dict[str, Any]:
+        """Bytes go as parts, which is a third less than base64; the rest as JSON."""
+        parts: dict[str, Any] = {name: (name, data) for name, data in files.items() if isinstance(data, bytes)}
+        named = {name: _ref(place) for name, place in files.items() if isinstance(place, str)}
+        parts["request"] = (None, json.dumps({**named, **_refs(rest)}))
+        return self._ask("POST", "/v1/jobs", files=parts, headers={"Idempotency-Key": uuid.uuid4().hex}).json()
+
     def _send(
         self, path: str, picture: Picture, rest: Mapping[str, Any], headers: Mapping[str, str] | None = None
     ) -> httpx.Response:
@@ -174,7 +250,7 @@ def _lost(answer: httpx.Response) -> bool:
 
 def _ref(picture: Picture) -> dict[str, str]:
     if isinstance(picture, str):
-        return {"id": picture}
+        return {"id": picture} if picture.startswith("sha256:") else {"url": picture}
     return {"base64": base64.b64encode(picture).decode()}
 
 

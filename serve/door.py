@@ -40,7 +40,7 @@ from serve.api import (
     Wish,
 )
 from serve.edits import MEDIA, Editing, server_timing, sse, wanted_type
-from serve.front import Front
+from serve.front import Front, Gate
 from serve.incoming import Pantry, read, read_job
 from serve.keys import Key, KeyRing
 from serve.limits import Bucket, Limits, Turnstile
@@ -64,6 +64,7 @@ class House:
         eye: as `serve.eye.Eye`. painter: as `serve.painter.Studio`.
         places: that files may be fetched from.
         audit: told after each edit. jobs: as `serve.jobs.Jobs`; None takes none.
+        gate: closed to drain the door.
     """
 
     eye: Any
@@ -73,6 +74,7 @@ class House:
     places: Places = field(default_factory=Places)
     audit: Callable[[dict[str, Any]], None] | None = None
     jobs: Any = None
+    gate: Gate = field(default_factory=Gate)
 
 
 def make_api(house: House) -> FastAPI:
@@ -92,7 +94,7 @@ def make_api(house: House) -> FastAPI:
     _errors(api)
     describe(api)
     api.state.numbers, api.state.door = numbers, door
-    api.add_middleware(Front, limits=house.limits, numbers=numbers)
+    api.add_middleware(Front, limits=house.limits, numbers=numbers, gate=house.gate)
     return api
 
 

@@ -248,12 +248,7 @@ class Eye:
 
     def _composer(self, canvas: Canvas) -> Composer:
         if canvas not in self._composers:
-            self._composers[canvas] = Composer(
-                canvas.style,  # type: ignore[arg-type]
-                canvas.size,
-                expression_field=canvas.expression_field,  # type: ignore[arg-type]
-                detail=canvas.detail,
-            )
+            self._composers[canvas] = composer_of(canvas)
         return self._composers[canvas]
 
     def _asked(self, wish: Wish, pairs: list[tuple[Face, FaceParams]]) -> list[dict[str, float]]:
@@ -281,6 +276,12 @@ class Eye:
             faces=[_wire(face, numbers(face.params, sliders, head) | lamp_of(face.params)) for face in seen.faces],
             contours=CONTOURS if seen.faces and len(seen.faces[0].landmarks) == POINTS else [],
         )
+
+
+def composer_of(canvas: Canvas) -> Composer:
+    """Composes for a model."""
+    field: Any = canvas.expression_field
+    return Composer(canvas.style, canvas.size, expression_field=field, detail=canvas.detail)  # type: ignore[arg-type]
 
 
 def _already(crop: np.ndarray) -> Paint:

@@ -7,6 +7,7 @@ A log line is JSON: who, what, how long, how it ended. Never a picture, a body, 
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import re
@@ -41,13 +42,41 @@ Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
 
 
-class Front:
-    """ASGI middleware. `draining` refuses new work while what is under way ends."""
+class Gate:
+    """Whether a door takes requests, and how many are inside."""
 
-    def __init__(self, app: Any, limits: Limits, numbers: measures.Numbers) -> None:
-        self._app, self._limits, self._numbers = app, limits, numbers
+    def __init__(self) -> None:
         self._turnstile = Turnstile()
         self.draining = False
+
+    def enter(self, most: int) -> None:
+        """Go in.
+
+        Raises:
+            Trouble: `draining`, `busy`.
+        """
+        if self.draining:
+            raise Trouble("draining", retry_after_s=5)
+        self._turnstile.enter("door", most, "busy")
+
+    def leave(self) -> None:
+        """Come out."""
+        self._turnstile.leave("door")
+
+    async def drain(self, limit_s: float) -> bool:
+        """Let nobody in any more, and wait for those inside; whether all have come out in time."""
+        self.draining = True
+        end = time.monotonic() + limit_s
+        while self._turnstile.inside("door") and time.monotonic() < end:
+            await asyncio.sleep(0.05)
+        return not self._turnstile.inside("door")
+
+
+class Front:
+    """ASGI middleware."""
+
+    def __init__(self, app: Any, limits: Limits, numbers: measures.Numbers, gate: Gate) -> None:
+        self._app, self._limits, self._numbers, self._gate = app, limits, numbers, gate
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -99,18 +128,16 @@ class Front:
         if not path.startswith("/v1/"):
             await self._app(scope, receive, send)
             return
-        if self.draining:
-            raise Trouble("draining", retry_after_s=5)
         most = self._limits.body_bytes + (self._limits.clip_bytes if path == "/v1/jobs" else 0)
         said = dict(scope["headers"]).get(b"content-length", b"0")
         if said.isdigit() and int(said) > most:
             raise Trouble("too-large", f"a request may have {most} bytes")
-        self._turnstile.enter("door", self._limits.in_flight, "busy")
+        self._gate.enter(self._limits.in_flight)
         self._numbers.inside(1)
         try:
             await self._app(scope, bounded(receive, most), send)
         finally:
-            self._turnstile.leave("door")
+            self._gate.leave()
             self._numbers.inside(-1)
 
 

@@ -24,7 +24,6 @@ from typing import Any
 import numpy as np
 
 from rigface.clip import How, Reading, Samples, Shown, animated, edited, reduced
-from rigface.conditions import Composer
 from rigface.editor import Editor, Paint, numbers
 from rigface.face.film import Film
 from rigface.face.see import See, choose
@@ -33,6 +32,7 @@ from rigface.face.video import VideoInfo, probe
 from rigface.image import decode
 from rigface.types import Conditions, Face
 from serve.api import PREVIEW, AnimationJob, Canvas, PaintOptions, VideoJob
+from serve.eye import composer_of
 from serve.job_batch import patiently
 from serve.limits import MAX_PIXELS, Limits
 from serve.naming import picture_id
@@ -165,11 +165,7 @@ class _Making:
         path.write_bytes(self.shelf.clip(job))
         info = clips.look(path.read_bytes())
         job.total = info.shown_frames
-        composer = None
-        if self.canvas is not None:
-            look = self.canvas
-            composer = Composer(look.style, look.size, expression_field=look.expression_field, detail=look.detail)  # type: ignore[arg-type]
-        editor = Editor(see, self.paint, composer)
+        editor = Editor(see, self.paint, composer_of(self.canvas) if self.canvas is not None else None)
         parts = self._parts()
         job.finished = sum(len(p["times"]) for p in parts)
         clip = Reading(str(path), info.fps)

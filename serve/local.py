@@ -59,11 +59,29 @@ def serving(host: str = "127.0.0.1", port: int = 8000, *, quiet: bool = False, *
         serve.run(build(Args(**args)), name="rigface", route_prefix="/", logging_config=CALM)
         url = f"http://{host}:{port}"
         _wait(url)
-        yield url
+        try:
+            yield url
+        finally:
+            drain()
     finally:
         serve.shutdown()
         if own:
             ray.shutdown()
+
+
+def drain(limit_s: float = 150.0) -> bool:
+    """Have every door finish what is under way and take nothing new; whether all of it ended.
+
+    Ray Serve lets each replica finish its own requests, but an eye that has none at the moment goes at once, and then the edit
+    that is with the painter has nobody to finish it. So the doors go first.
+    """
+    from ray import serve
+
+    try:
+        return all(serve.get_app_handle("rigface").broadcast("drain").results(timeout_s=limit_s))
+    except Exception as error:  # a service that is gone or broken has nothing to finish
+        logging.getLogger("rigface.serve").warning("not drained: %s", error)
+        return False
 
 
 def free_port(host: str, port: int) -> int:

@@ -1,4 +1,4 @@
-"""The README is checked: its tree, its tables and its commands are those of the code."""
+"""Pages are checked: their tree, tables and commands are those of the code."""
 
 import re
 import subprocess

@@ -7,15 +7,19 @@ from rigface.image import decode
 from serve.client import Client, Made, Refused
 
 
-@pytest.fixture
-def faces(client):
+def through(client):
     """A client whose requests go to the service of this process."""
 
     def send(request):
         answer = client.request(request.method, str(request.url), content=request.read(), headers=dict(request.headers))
         return httpx.Response(answer.status_code, headers=dict(answer.headers), content=answer.content)
 
-    with Client("http://testserver", transport=httpx.MockTransport(send)) as made:
+    return Client("http://testserver", transport=httpx.MockTransport(send))
+
+
+@pytest.fixture
+def faces(client):
+    with through(client) as made:
         yield made
 
 
@@ -71,3 +75,31 @@ def test_an_error_that_is_not_the_service_s_own_is_a_lost_door_and_tried_again(m
     with Client("http://x", tries=3, transport=httpx.MockTransport(broken)) as faces, pytest.raises(Refused):
         faces.models()
     assert len(seen) == tries
+
+
+def test_jobs_of_all_kinds(serve_jobs, png, tmp_path):
+    from tests.serve.test_clips import film
+
+    clip = film(tmp_path / "clip.mp4", 4)
+    with through(serve_jobs()) as faces:
+        name = faces.reconstruct(png)["picture"]
+        told = []
+        batch = faces.edit_many(name, [{"yaw_deg": 3}, {"take": ["light"]}], targets={"light": png}, format="jpeg")
+        done = faces.wait(batch["id"], every_s=0.02, told=told.append)
+        assert [decode(r).shape for r in faces.results(done)] == [(96, 80, 3)] * 2
+        assert all(t["state"] in ("queued", "running") for t in told)
+        video = faces.wait(faces.edit_video(clip, {"yaw_deg": 9}, model="preview")["id"], every_s=0.02)
+        animation = faces.wait(faces.animate(name, clip, model="preview", silent=True)["id"], every_s=0.02)
+        assert [faces.result(j["id"])[4:8] for j in (video, animation)] == [b"ftyp"] * 2
+        assert [j["id"] for j in faces.jobs()] == [animation["id"], video["id"], batch["id"]]
+        failed = faces.edit_many(name, [{"expression": {"smlie": 1}}])
+        with pytest.raises(Refused, match="smlie") as refused:
+            faces.wait(failed["id"], every_s=0.02)
+        assert refused.value.slug == "bad-request"
+        assert faces.cancel(video["id"])["state"] == "done"
+        faces.remove(video["id"])
+        with pytest.raises(Refused) as refused:
+            faces.job(video["id"])
+        assert refused.value.slug == "unknown-job"
+        with pytest.raises(Refused, match="talk"):
+            faces.edit_video("https://bucket.example.com/clip.mp4", {})

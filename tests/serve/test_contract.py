@@ -2,6 +2,7 @@
 
 import base64
 import json
+from pathlib import Path
 
 import pytest
 import schemathesis
@@ -91,6 +92,16 @@ def test_the_document_describes_the_edit(served):
     assert edit["additionalProperties"] is False
     assert schemas["PictureRef"]["maxProperties"] == 1
     assert schemas["ProblemDocument"]["properties"]["type"]["enum"] == [PREFIX + slug for slug in KNOWN]
+
+
+def test_the_page_about_the_service_names_every_address(served):
+    page = (
+        (Path(__file__).parents[2] / "docs" / "service.md")
+        .read_text()
+        .replace("{id}", "{name}")
+        .replace("{n}", "{number}")
+    )
+    assert [path for path in served.get("/openapi.json").json()["paths"] if path not in page] == []
 
 
 def test_every_reference_leads_somewhere(served):

@@ -1,8 +1,12 @@
 """The routes, with an eye and a painter of the same process: what goes in, what comes out, and how it is refused."""
 
+import asyncio
 import base64
 import io
 import json
+import threading
+import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +15,7 @@ from PIL import Image
 from rigface.image import decode, encode_png
 from serve.keys import KeyRing, add
 from serve.limits import Limits
+from tests.serve.conftest import run
 
 
 def send(client, png, edit=None, to="/v1/edits", accept="image/png", **more):
@@ -203,10 +208,93 @@ def test_the_same_request_twice_is_done_once(client, house, png):
     problem(again(2), 409, "conflict")
 
 
-def test_a_door_that_is_closing_takes_nothing_new(client):
-    front = client.app.middleware_stack
-    while front is not None and type(front).__name__ != "Front":
-        front = getattr(front, "app", None)
-    front.draining = True
-    problem(client.get("/v1/models"), 503, "draining")
-    assert client.get("/healthz").status_code == 200
+def test_a_door_that_drains_takes_nothing_new_and_waits_for_what_is_under_way(house, png):
+    from concurrent.futures import ThreadPoolExecutor
+
+    from starlette.testclient import TestClient
+
+    from serve.door import make_api
+
+    may_end, eye = threading.Event(), house.eye
+
+    async def slow(wish):
+        await asyncio.to_thread(may_end.wait, 20)
+        return await eye.preview(wish)
+
+    house.eye = SimpleNamespace(preview=slow)
+    inside = lambda: house.gate._turnstile.inside("door")  # noqa: E731
+    with TestClient(make_api(house), raise_server_exceptions=False) as client, ThreadPoolExecutor(3) as pool:
+        answers = [pool.submit(send, client, png, to="/v1/preview") for _ in range(2)]
+        until(lambda: inside() == 2)
+        assert run(house.gate.drain(0.1)) is False
+        drained = pool.submit(run, house.gate.drain(20))
+        refused = client.get("/v1/models")
+        problem(refused, 503, "draining")
+        assert int(refused.headers["Retry-After"]) >= 1
+        assert client.get("/healthz").status_code == 200
+        may_end.set()
+        assert drained.result() is True
+        assert [a.result().status_code for a in answers] == [200, 200]
+
+
+def until(happened, limit_s=20):
+    end = time.monotonic() + limit_s
+    while not happened():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+def test_what_takes_too_long_is_given_up_and_a_full_house_says_when_to_come(house, png, monkeypatch):
+    from dataclasses import replace
+
+    from starlette.testclient import TestClient
+
+    from serve.door import make_api
+
+    asked, left = threading.Event(), []
+
+    async def slow(*_):
+        asked.set()
+        try:
+            await asyncio.sleep(30)
+        finally:
+            left.append(1)
+
+    house.limits = replace(Limits(), preview_s=0.4, edit_s=0.3, in_flight=1)
+    house.eye = SimpleNamespace(preview=slow, compose=slow, edit_without_model=slow)
+    with TestClient(make_api(house), raise_server_exceptions=False) as client:
+        thread = threading.Thread(target=lambda: left.append(send(client, png, {"yaw_deg": 4}, to="/v1/preview")))
+        thread.start()
+        asked.wait(5)
+        full = client.get("/v1/models")
+        problem(full, 503, "busy")
+        assert int(full.headers["Retry-After"]) >= 1
+        thread.join(5)
+        late = left.pop()
+        problem(late, 504, "timeout")
+        assert int(late.headers["Retry-After"]) >= 1
+        problem(send(client, png, {"yaw_deg": 4}), 504, "timeout")
+        stream = send(client, png, {"yaw_deg": 4}, accept="text/event-stream")
+        assert "urn:rigface:problem:timeout" in stream.text.split("event: error")[1]
+    assert left == [1, 1, 1]  # the work was stopped, not left to itself
+
+
+def test_a_service_edit_is_the_editors_own(client, house, studio, png):
+    """Composed, painted and pasted in three places, and the same as in one."""
+    from rigface.editor import Editor, ModelPaint
+    from rigface.edits import EditSpec
+    from serve.eye import composer_of
+
+    pipeline = studio._rooms["tiny"].pipeline
+    editor = Editor(house.eye.see, ModelPaint(pipeline), composer_of(run(studio.canvas("tiny"))))
+    for edit in ({"yaw_deg": 12}, {"take": ["light"], "expression": {"smile": 0.5}}):
+        spec, image = EditSpec.from_dict(edit), decode(png)
+        mine = editor.edit(image, spec, image[::-1].copy(), seed=3, measure=False).image
+        target = {"target": ("b.png", encode_png(image[::-1].copy()))}
+        body = {"request": (None, json.dumps({"edit": edit, "seed": 3, "model": "tiny"}))}
+        answer = client.post(
+            "/v1/edits", files={"picture": ("a.png", png), **target, **body}, headers={"Accept": "image/png"}
+        )
+        assert np.abs(decode(answer.content).astype(int) - mine).max() <= 1
+        assert not np.array_equal(mine, image)
+    assert np.array_equal(decode(send(client, png, {}, model="tiny").content), decode(png))  # nothing asked
