@@ -42,6 +42,7 @@ from serve.seal import Seal
 from serve.shelf import Job, Shelf
 
 PIECE_FRAMES, PIECE_S = 100, 20.0
+STUCK_S = 60.0  # between two frames; a decoder that takes longer hangs, and nothing in this process can end it
 MOST_ROWS = 16  # faces whose numbers are told of
 
 
@@ -59,6 +60,7 @@ class Clips:
         seal: as in `seal.py`.
         audit: told after each clip.
         policy: whose faces may be edited.
+        is_stuck: a thread that was told to stop has not; the process should be replaced.
     """
 
     load: Callable[[], See]
@@ -67,6 +69,7 @@ class Clips:
     seal: Seal
     audit: Callable[[dict[str, Any]], None] | None = None
     policy: Policy = field(default_factory=Policy)
+    is_stuck: bool = False
     _idle: list[See] = field(default_factory=list)
 
     def look(self, data: bytes) -> VideoInfo:
@@ -107,13 +110,13 @@ class Clips:
 
         work = _Making(self, job, shelf, asked, model, canvas, paint if canvas else None, stop)
         thread = asyncio.ensure_future(asyncio.to_thread(work.run))
+        thread.add_done_callback(lambda done: done.exception())  # of a thread that was told to stop nobody asks
         try:
             await asyncio.shield(thread)
         finally:
             stop.set()
-            await asyncio.wait({thread})
-            if thread.exception() is not None and not isinstance(thread.exception(), Stopped):
-                job.notes = []
+            await asyncio.wait({thread}, timeout=STUCK_S)
+            self.is_stuck = self.is_stuck or not thread.done()
 
     async def _painted(self, model: str, conditions: Conditions, options: PaintOptions) -> np.ndarray:
         stream = self.painter.paint(model, conditions, options, 0, self.limits.edit_s)

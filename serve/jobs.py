@@ -124,8 +124,14 @@ class Jobs:
         return await asyncio.to_thread(shelf.result, shelf.find(name, owner), number)
 
     async def ready(self) -> bool:
-        """Whether it takes jobs; also takes up what an earlier life left behind."""
+        """Whether it takes jobs; also takes up what an earlier life left behind.
+
+        Raises:
+            RuntimeError: a clip hangs in this process, which has to be replaced.
+        """
         await self.start()
+        if self._clips is not None and self._clips.is_stuck:
+            raise RuntimeError("a clip hangs in its decoder")
         return True
 
     async def start(self) -> Shelf:

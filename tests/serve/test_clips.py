@@ -181,3 +181,17 @@ def test_a_clip_of_nobody_fails_and_says_so(served_clips, tmp_path):
     served = served_clips()
     name = submit(served, film(tmp_path / "blank.mp4", 5, blank=True), edit={"yaw_deg": 3}).json()["id"]
     assert wait(served, name, "failed")["error"]["type"].endswith("no-face")
+
+
+def test_a_decoder_that_hangs_costs_its_job_and_the_process_asks_to_be_replaced(served_clips, clip, monkeypatch):
+    import threading
+
+    end = threading.Event()
+    monkeypatch.setattr("serve.job_clip.STUCK_S", 0.1)
+    monkeypatch.setattr("serve.job_clip._Making.run", lambda self: end.wait(30))
+    served = served_clips(job_s=0.3)
+    assert served.get("/readyz").json()["jobs"] == "ok"
+    name = submit(served, clip, edit={"yaw_deg": 3}, model="preview").json()["id"]
+    assert wait(served, name, "failed")["error"]["type"].endswith("timeout")
+    assert served.get("/readyz").json()["jobs"] == "RuntimeError"
+    end.set()
