@@ -141,7 +141,9 @@ def _answers(path: str, operation: dict[str, Any]) -> None:
         "timeout",
         "method-not-allowed",
     ]
-    slugs += ["too-slow", "too-large", "unsupported-type", "bad-image", "no-face", "unknown-picture"] if has_body else []
+    slugs += (
+        ["too-slow", "too-large", "unsupported-type", "bad-image", "no-face", "unknown-picture"] if has_body else []
+    )
     slugs += ["not-acceptable", "conflict"] if path == "/v1/edits" else ["conflict"] if path == "/v1/jobs" else []
     slugs += ["unknown-job"] if of_job else []
     problem = {"application/problem+json": {"schema": {"$ref": REF.format(model="ProblemDocument")}}}
