@@ -131,6 +131,23 @@ def test_a_lost_painter_loses_no_edit_and_no_job(service, somebody):
     assert done["results"] == [0, 1, 2, 3]
 
 
+def test_a_lost_keeper_of_jobs_loses_no_clip(service, fixtures, tmp_path):
+    from rigface.face.video import frames
+
+    clip = fixtures / "clip.mp4"
+    with Client(service) as faces:
+        name = faces.edit_video(clip.read_bytes(), {"yaw_deg": 10, "relative": True}, model="preview")["id"]
+        end = time.monotonic() + LIMIT_S
+        while faces.job(name)["finished"] < 10:
+            assert time.monotonic() < end, "the job does not begin"
+            time.sleep(0.1)
+        kill("JobsDeployment")
+        job = finished(service, name)
+        assert (job["state"], job["results"]) == ("done", [0]), job
+        (tmp_path / "out.mp4").write_bytes(faces.result(name))
+    assert [f.time_s for f in frames(str(tmp_path / "out.mp4"))] == [f.time_s for f in frames(str(clip))]
+
+
 def test_a_lost_eye_loses_no_edit(service, somebody):
     with Load(service, somebody) as load:
         kill("EyeDeployment")
