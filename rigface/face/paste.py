@@ -38,7 +38,7 @@ def paste(
         patch = cv2.resize(crop, (size, size), interpolation=cv2.INTER_AREA if size < len(crop) else cv2.INTER_CUBIC)
     edge = np.minimum(np.arange(size) + 0.5, size - np.arange(size) - 0.5) / (FEATHER * size)
     ramp = np.clip(edge, 0, 1).astype(np.float32)
-    shown = np.zeros((0, 0), np.uint8)
+    shown: np.ndarray = np.zeros((0, 0), np.uint8)
     if where is not None:
         shown = cv2.resize(where, (size, size), interpolation=cv2.INTER_LINEAR)
     out = image.copy()

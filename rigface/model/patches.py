@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -118,7 +119,7 @@ def patch_autoencoder(found: Components, size: int) -> AutoencoderKL:
         if isinstance(block, ResnetBlock2D):  # x + 0
             for layer in (block.conv1, block.conv2):
                 nn.init.zeros_(layer.weight)
-                nn.init.zeros_(layer.bias)
+                nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
     basis, mean = torch.from_numpy(found.basis), torch.from_numpy(found.mean)
     root = torch.from_numpy(found.spread).sqrt()[:, None]
     with torch.no_grad():
@@ -149,7 +150,7 @@ def _to_pairs(conv: nn.Conv2d, rows: Tensor, bias: Tensor) -> None:
         conv.bias[anchors + shift] = sign * ANCHOR  # type: ignore[index]
 
 
-def _from_pairs(half: nn.Module, rows: Tensor, bias: Tensor | None = None) -> None:
+def _from_pairs(half: Any, rows: Tensor, bias: Tensor | None = None) -> None:
     """Let norm, SiLU and last convolution of an encoder or decoder give `rows @ x + bias` of the pairs' x."""
     twins, anchors = _places(rows.shape[1])
     length = len(half.conv_norm_out.weight) // GROUPS

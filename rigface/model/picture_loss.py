@@ -27,8 +27,8 @@ def picture_loss(made: Tensor, wanted: Tensor, levels: int = 3) -> Tensor:
     loss = F.smooth_l1_loss(made, wanted, beta=SMALL)
     for _ in range(levels):
         smaller = [F.avg_pool2d(p, 2) for p in (made, wanted)]
-        edges = [p - F.interpolate(s, scale_factor=2.0, mode="bilinear") for p, s in zip((made, wanted), smaller)]
-        loss = loss + F.smooth_l1_loss(*edges, beta=SMALL)
+        one, other = (p - F.interpolate(s, scale_factor=2.0, mode="bilinear") for p, s in zip((made, wanted), smaller))
+        loss = loss + F.smooth_l1_loss(one, other, beta=SMALL)
         made, wanted = smaller
     return loss
 
