@@ -119,22 +119,13 @@ def serve_jobs(house, tmp_path):
 
 
 @pytest.fixture(scope="session")
-def service(tmp_path_factory):
-    """The address of the whole service on Ray Serve, with real eyes, a toy model and jobs."""
-    import ray
-
+def service(tmp_path_factory, ray_cluster):
+    """The address of the whole service on Ray Serve, with real eyes, a toy model and jobs; on the cluster of all tests."""
     from serve.local import free_port, serving
 
-    own = not ray.is_initialized()
-    if own:
-        ray.init(
-            address="local", num_cpus=4, object_store_memory=150 * 2**20, include_dashboard=False, log_to_driver=False
-        )
     folders = {name: str(tmp_path_factory.mktemp(name)) for name in ("seal", "jobs")}
     with serving(port=free_port("127.0.0.1", 0), model="tiny", **folders) as url:
         yield url
-    if own:
-        ray.shutdown()
 
 
 @pytest.fixture(scope="session")
