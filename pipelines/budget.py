@@ -71,6 +71,7 @@ def run(command: Sequence[str], meter: Meter, nodes: Nodes, first_s: float = 1.0
     counts = bool(meter.price or meter.gpu_price)
     plain, gpu = nodes() if counts else (0, 0)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # Ray blocks it in what it starts
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's `&` ignores it, and a child would inherit that
     child = subprocess.Popen(command)
     asked = False
 

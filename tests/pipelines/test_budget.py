@@ -86,6 +86,17 @@ def test_hours_that_are_spent_interrupt_the_job(capfd, tmp_path):
     assert "Submit the same line" in out
 
 
+def test_a_job_is_interrupted_even_where_interrupts_were_ignored(capfd, tmp_path):
+    """As in whatever a shell starts with `&`; a child inherits it."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        began = tmp_path / "began"
+        assert run(child(TIDY, began), patient(began, hours=0.2 / 3600), none, first_s=0.1, grace_s=5) == SPENT
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert "tidied" in capfd.readouterr().out
+
+
 def test_dollars_that_are_spent_interrupt_the_job(capfd, tmp_path):
     began = tmp_path / "began"
     meter = patient(began, dollars=1_000, price=3_600, gpu_price=36_000)  # a dollar a second, or ten
