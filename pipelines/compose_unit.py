@@ -117,6 +117,7 @@ class ComposeUnit:
             "roll_deg": asked[2],
             "mask": encode_png(np.ascontiguousarray(made.mask[:, ::-1]) if one["mirrored"] else made.mask),
             "expression_code": code.astype(np.float32),
+            "caption": one.get("caption"),  # a plan of before there were captions has none
         }
 
     def _encoded(self, picture: np.ndarray) -> bytes:

@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 from tyro.conf import Suppress, arg
 
 from pipelines import lock, pairs
+from pipelines.captions import Captions
 from pipelines.output import git_commit, versions
 from pipelines.pool import Unit, Workers, over
 from pipelines.read_frames import GATES, read_frames
@@ -74,6 +75,9 @@ class PairSettings:
     """Candidates drawn per person and input."""
     held_out: float = HELD_OUT
     """Share of people who are never trained on."""
+    captions: str = ""
+    """What is said of the pictures: a .csv or .parquet with the columns uri, caption and, for words of one frame, frame_index. A
+    model with a text encoder learns to listen to them."""
     quality: int = 0
     """Of the stored JPEGs; 0: PNG."""
     part: int = 64
@@ -207,6 +211,7 @@ def plan_pairs(
     posed = np.zeros(len(sources), bool)
     posed[len(chosen) :] = random.random(len(alone)) < settings.posed
     mirrored = random.random(len(sources)) < settings.mirrored
+    captions = Captions.load(settings.captions)
     plan = []
     for i in np.lexsort((targets, sources, rows.uri[sources])):
         s, t = int(sources[i]), int(targets[i])
@@ -222,6 +227,7 @@ def plan_pairs(
                 "relit": bool(invented[i]),
                 "posed": bool(posed[i]),
                 "mirrored": bool(mirrored[i]),
+                "caption": captions.of(str(rows.uri[t]), int(rows.index[t])),
                 "source_part": places[s, 0],
                 "source_row": places[s, 1],
                 "target_part": places[t, 0],
@@ -239,6 +245,7 @@ def plan_pairs(
         "relit": int(invented.sum()),
         "posed": int(posed.sum()),
         "mirrored": int(mirrored.sum()),
+        "captions": sum(p["caption"] is not None for p in plan),
         "people": people,
         "examples": {split: sum(p["split"] == split for p in plan) for split in ("train", "test")},
         "refused": refused,

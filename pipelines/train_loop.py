@@ -19,7 +19,6 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import torch
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
@@ -30,21 +29,20 @@ from torch.distributed.checkpoint.state_dict import (
     set_state_dict,
 )
 
-from pipelines import feed, measures, start
-from pipelines.augment import augmented
+from pipelines import measures, start
+from pipelines.batches import Batches
 from pipelines.encode import parts_of, spec_of
 from pipelines.journal import Journal
 from pipelines.session import Session
 from pipelines.train_config import TrainConfig
 from pipelines.validate import Validation
-from rigface.errors import PlanError
-from rigface.examples import PICTURES, ExampleSpec, examples_of, numbers_of
+from rigface.examples import ExampleSpec
 from rigface.model import checkpoint as checkpoints
 from rigface.model import tune
 from rigface.model.checkpoint import Checkpoint
 from rigface.model.diffusion import Dropout, draw, row_losses
 from rigface.model.ema import Average
-from rigface.model.latents import LatentConditions, LatentExample, encode_example
+from rigface.model.latents import LatentExample
 from rigface.model.picture_loss import decoded_loss
 from rigface.storage import Store
 
@@ -243,62 +241,6 @@ def learning_rate(config: TrainConfig, step: int) -> float:
         return config.learning_rate * warm
     progress = min(1.0, max(0.0, step - config.warmup) / max(1, config.steps - config.warmup))
     return config.learning_rate * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
-
-
-class Batches:
-    """Steps' examples as latents on the device, and how long each was waited for."""
-
-    def __init__(
-        self, config: TrainConfig, source: Store, parts: list[str], trainee: Trainee, lanes: list[int]
-    ) -> None:
-        rows = feed.usable_rows(source, parts, "train")
-        self._order = feed.Order(rows, config.batch, config.lanes, config.window, config.seed)
-        self._latent = feed.latents_of(source, parts[0])
-        if self._latent is not None and config.augment:
-            raise PlanError(
-                f"{source.uri} holds latents, and augment changes pictures: give the folder that `pair` wrote, or --no-augment"
-            )
-        start.check(trainee.loaded, trainee.spec, self._latent)
-        names = [f"{name}_latents" if self._latent else name for name in PICTURES]
-        columns = ["expression_code", *names]
-        windows = self._order.windows(lanes, trainee.step)
-        if config.ingest == "ray" and config.workers:
-            from pipelines.ingest import over_ray
-
-            self._windows = over_ray(windows, source, parts, columns)
-        else:
-            self._windows = feed.read_ahead(windows, feed.Reader(source, parts, columns))
-        self._trainee, self._lanes = trainee, lanes
-
-    def __iter__(self) -> Iterator[tuple[int, list[LatentExample], float]]:
-        size = self._order.batch
-        clock = time.perf_counter()
-        for window, table in self._windows:
-            for k in range(window.steps):
-                first = k * len(self._lanes) * size
-                step = window.first + k + 1
-                examples = [
-                    self._example(table.slice(first + i * size, size), step, lane) for i, lane in enumerate(self._lanes)
-                ]
-                yield step, examples, time.perf_counter() - clock
-                clock = time.perf_counter()
-
-    def _example(self, table: pa.Table, step: int, lane: int) -> LatentExample:
-        device, config = self._trainee.device, self._trainee.config
-        if self._latent is None:
-            example = examples_of(table)
-            if config.augment:
-                example = augmented(example, (config.seed, step, lane))
-            with torch.inference_mode():
-                made = encode_example(self._trainee.loaded.vae, example)
-            return made.map(lambda t: t.half().float().clone())  # as if they had been stored
-        shape = (self._latent.channels, self._latent.height, self._latent.width)
-        names = (f"{name}_latents" for name in PICTURES)
-        reference, background, render, target = (
-            torch.from_numpy(numbers_of(table, n)).reshape(-1, *shape).to(device) for n in names
-        )
-        code = torch.from_numpy(numbers_of(table, "expression_code")).to(device)
-        return LatentExample(LatentConditions(background, render, code, reference=reference), target)
 
 
 def export(trainee: Trainee, store: Store) -> None:

@@ -23,6 +23,7 @@ from rigface.types import Conditions, Example, HeadSpec
 
 EXAMPLES_VERSION = "examples/1"
 LATENTS_VERSION = "latents/1"
+CAPTION = "caption"  # files written before there were captions lack it
 PICTURES = ("reference", "background", "render", "target")
 
 
@@ -121,6 +122,7 @@ def example_columns(expression_size: int) -> list[Column]:
         Column("target", pa.binary(), "picture: the photograph to be arrived at"),
         Column("mask", pa.binary(), "PNG: 255 where the person is in the target"),
         Column("expression_code", pa.list_(pa.float32(), expression_size), "the expression wanted"),
+        Column(CAPTION, pa.string(), "what is said of the target; null where nothing is"),
     ]  # fmt: skip
 
 

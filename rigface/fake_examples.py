@@ -11,7 +11,7 @@ import colorsys
 import numpy as np
 import pyarrow as pa
 
-from rigface.examples import PICTURES, ExampleSpec, code_column, examples_schema
+from rigface.examples import CAPTION, PICTURES, ExampleSpec, code_column, examples_schema
 from rigface.image import encode_png
 from rigface.schema import table_of
 from rigface.types import HeadSpec
@@ -58,6 +58,7 @@ def table(rows: int, seed: int = 0, size: int = 32, style: str = "albedo", peopl
         **{f"{who}_{what}": [0] * rows for who in ("source", "target") for what in ("frame_index", "track")},
         **{f"delta_{what}": [10.0] * rows for what in ("yaw_deg", "pose_deg", "expression", "light")},
         **{f"{angle}_deg": [0.0] * rows for angle in ("yaw", "pitch", "roll")},
+        CAPTION: [None] * rows,
         "expression_code": code_column(random.normal(size=(rows, HEAD.expression)).astype(np.float32)),
     }
     return table_of(columns, examples_schema(wanted))

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import os
 import socket
 import subprocess
@@ -164,3 +165,24 @@ def silent():
     from pipelines.progress import Progress
 
     return Progress(Console(file=io.StringIO()))
+
+
+@pytest.fixture
+def clip_folder(tmp_path):
+    """A CLIP text model of toy size and its tokenizer, written as transformers writes them."""
+    import torch
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+    from rigface.model.text import TextEncoder
+
+    words = ["<|startoftext|>", "<|endoftext|>", *"abcdefghij", *(f"{c}</w>" for c in "abcdefghij")]
+    place = tmp_path / "words"
+    place.mkdir()
+    (place / "vocab.json").write_text(json.dumps({w: i for i, w in enumerate(words)}))
+    (place / "merges.txt").write_text("#version: 0.2\n")
+    tokenizer = CLIPTokenizer(str(place / "vocab.json"), str(place / "merges.txt"))
+    shape = {"hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = CLIPTextConfig(vocab_size=len(words), max_position_embeddings=7, bos_token_id=0, eos_token_id=1, **shape)
+    torch.manual_seed(0)
+    TextEncoder(CLIPTextModel(config), tokenizer).save(tmp_path / "clip")
+    return tmp_path / "clip"

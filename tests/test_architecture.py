@@ -58,5 +58,7 @@ def test_a_file_keeps_the_rules(path):
     ],
 )
 def test_an_import_is_cheap(module, banned):
-    code = f"import {module}, sys; print(sorted({sorted(banned)!r} & sys.modules.keys()))".replace("['", "{'").replace("']", "'}")
+    code = f"import {module}, sys; print(sorted({sorted(banned)!r} & sys.modules.keys()))".replace("['", "{'").replace(
+        "']", "'}"
+    )
     assert subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True).strip() == "[]"

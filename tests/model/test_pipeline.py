@@ -1,7 +1,6 @@
 """The pipeline as people use it: pictures in, pictures out, and nothing depends on the neighbours."""
 
 import dataclasses
-import json
 
 import numpy as np
 import pytest
@@ -155,24 +154,6 @@ def test_a_bridge_edits_too(inputs):
     assert out.shape == (3, 3, 32, 32)
     assert out.min() >= 0
     assert out.max() <= 1
-
-
-@pytest.fixture
-def clip_folder(tmp_path):
-    """A CLIP text model of toy size and its tokenizer, written as transformers writes them."""
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
-
-    words = ["<|startoftext|>", "<|endoftext|>", *"abcdefghij", *(f"{c}</w>" for c in "abcdefghij")]
-    place = tmp_path / "words"
-    place.mkdir()
-    (place / "vocab.json").write_text(json.dumps({w: i for i, w in enumerate(words)}))
-    (place / "merges.txt").write_text("#version: 0.2\n")
-    tokenizer = CLIPTokenizer(str(place / "vocab.json"), str(place / "merges.txt"))
-    shape = {"hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    config = CLIPTextConfig(vocab_size=len(words), max_position_embeddings=7, bos_token_id=0, eos_token_id=1, **shape)
-    torch.manual_seed(0)
-    TextEncoder(CLIPTextModel(config), tokenizer).save(tmp_path / "clip")
-    return tmp_path / "clip"
 
 
 def test_words_are_heard_where_there_is_a_text_encoder(inputs, clip_folder, tmp_path):
