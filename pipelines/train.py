@@ -22,6 +22,7 @@ from rigface.errors import JobBroken, PlanError
 from rigface.storage import Store
 
 ABOUT = "rigface.json"
+RESIZE_S = 60.0  # an elastic run looks so often whether there is room for another worker
 FIXED = ("examples", "start", "autoencoder", "networks", "tune", "lora_rank", "batch", "lanes", "window", "seed")
 
 
@@ -105,6 +106,7 @@ def _on_ray(config: TrainConfig, store: Store) -> dict[str, float]:
                 num_workers=workers,
                 use_gpu=config.gpu,
                 resources_per_worker={"CPU": config.cpus, **({"GPU": 1} if config.gpu else {})},
+                elastic_resize_monitor_interval_s=RESIZE_S,
             ),
             run_config=RunConfig(
                 name="ray",
