@@ -109,12 +109,17 @@ class Validation:
 
 
 def _chosen(source: Store, count: int) -> pa.Table | None:
-    """Rows of split `test`, people in turns, larger turns first; the same in every run. None where there are none."""
+    """Rows of split `test`, people in turns, larger turns first; the same in every run. None where there are none.
+
+    Pairs of two photographs only, where there are any: of a source that the preview has staged, the preview undoes its own
+    doing, and nothing that learns can beat that.
+    """
     if count < 1:
         return None
     rows = held_out.rows_of(source, parts_of(source))
     if not rows:
         return None
+    rows = [row for row in rows if row["kind"] == "pair"] or rows
     wanted = held_out.in_turns(rows, _largest_turn_first)[:count]
     return pa.concat_tables(
         [source.table(r["part"], list(COLUMNS)).slice(r["row"], 1) for r in wanted]
@@ -122,7 +127,7 @@ def _chosen(source: Store, count: int) -> pa.Table | None:
 
 
 def _largest_turn_first(row: dict[str, Any]) -> tuple:
-    return row["kind"] != "pair", -min(row["delta_pose_deg"], 40), row["example"]
+    return -min(row["delta_pose_deg"], 40), row["example"]
 
 
 def sample(trainee: Trainee, example: Example, seed: int) -> np.ndarray:
