@@ -28,7 +28,7 @@ from rigface.face.mix import axes_of, borrowed, exposure, mix
 from rigface.face.paste import paste
 from rigface.face.rotation import to_degrees, to_matrix
 from rigface.face.see import See, choose
-from rigface.types import Conditions, Face, FaceParams, HeadSpec
+from rigface.types import Conditions, Detection, Face, FaceParams, HeadSpec
 
 if TYPE_CHECKING:
     from rigface.model.pipeline import RigFacePipeline
@@ -211,16 +211,32 @@ class Editor:
         self, image: np.ndarray, source: Face, wanted: FaceParams, seed: int
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """The crop, and where it may show: for a model, on the person before and after."""
-        if self._paint is not None:
-            composed = self._composer(source, wanted)
-            crop = self._paint(composed.conditions, seed)
-            size = self._composer.size
-            people = [source.mask, *([] if composed.preview.mask is None else [composed.preview.mask])]
-            both = np.maximum.reduce([cv2.resize(m, (size, size), interpolation=cv2.INTER_AREA) for m in people])
-            if self._composer.detail:
-                crop = refined(crop, composed.conditions.render, self._previewed(image, source, wanted)[0])
-            return crop, _widened(both)
-        return self._previewed(image, source, wanted)
+        if self._paint is None:
+            return self._previewed(image, source, wanted)
+        composed = self._composer(source, wanted)
+        return self._fitting(image, source, wanted, composed, self._paint(composed.conditions, seed))
+
+    def put_back(
+        self, image: np.ndarray, source: Face, wanted: FaceParams, composed: Composed, painted: np.ndarray
+    ) -> np.ndarray:
+        """The whole picture with what a model made of `composed`, wherever it painted it; (H, W, 3) uint8.
+
+        Args:
+            painted: (S, S, 3) uint8, the model's picture.
+        """
+        crop, where = self._fitting(image, source, wanted, composed, painted)
+        return paste(image, crop, source.frame_to_crop, where)
+
+    def _fitting(
+        self, image: np.ndarray, source: Face, wanted: FaceParams, composed: Composed, crop: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """A model's picture as it goes back: with the photograph's detail where it keeps that, and where it may show."""
+        size = self._composer.size
+        people = [source.mask, *([] if composed.preview.mask is None else [composed.preview.mask])]
+        both = np.maximum.reduce([cv2.resize(m, (size, size), interpolation=cv2.INTER_AREA) for m in people])
+        if self._composer.detail:
+            crop = refined(crop, composed.conditions.render, self._previewed(image, source, wanted)[0])
+        return crop, _widened(both)
 
     def _previewed(self, image: np.ndarray, source: Face, wanted: FaceParams) -> tuple[np.ndarray, np.ndarray | None]:
         """The preview at the photograph's own resolution, and where it may show; None: everywhere."""
@@ -235,14 +251,19 @@ class Editor:
         return made, _widened(changed.astype(np.uint8) * 255)
 
     def measured(self, image: np.ndarray, sources: list[Face]) -> list[FaceParams | None]:
-        """Coefficients of the faces that are now where the sources were; None where there is none."""
-        faces = self.see(image)
-        out: list[FaceParams | None] = []
+        """Coefficients of the faces that are now where the sources were; None where there is none.
+
+        Only there is looked, and nothing is made but coefficients: faces elsewhere are not fitted, and no mask is drawn.
+        """
+        before = [Detection(source.box, None, 1.0) for source in sources]
+        seen = self.see.detector(image, second_look=False, before=before)
+        there: list[Detection | None] = []
         for source in sources:
             middle = (source.box[:2] + source.box[2:]) / 2
-            near = [f for f in faces if (f.box[:2] < middle).all() and (middle < f.box[2:]).all()]
-            out.append(min(near, key=lambda f: float(np.abs(f.box - source.box).sum())).params if near else None)
-        return out
+            near = [d for d in seen if (d.box[:2] < middle).all() and (middle < d.box[2:]).all()]
+            there.append(min(near, key=lambda d: float(np.abs(d.box - source.box).sum()), default=None))
+        fitted = iter(self.see.coefficients(image, [d for d in there if d is not None]))
+        return [None if d is None else next(fitted) for d in there]
 
 
 class ModelPaint:

@@ -140,14 +140,21 @@ class PainterDeployment:
             raise ValueError(f"a painter does not {name}")
         return await _said(getattr(self._studio, name)(*args))
 
-    async def paint(self, *args: Any, trace: traces.Carried = None) -> AsyncGenerator[Any, None]:
-        """The studio's events; cancelling the stream takes the request out of the batch."""
+    async def paint(
+        self, model: str, conditions: Any, options: Any, previews: int | None, timeout_s: float,
+        trace: traces.Carried = None,
+    ) -> AsyncGenerator[Any, None]:  # fmt: skip
+        """The studio's events; cancelling the stream takes the request out of the batch.
+
+        Steps are sent where somebody asks for them: each costs both sides a few milliseconds.
+        """
         span = traces.loose(trace, "painter.paint")
         try:
-            async with aclosing(self._studio.paint(*args)) as events:
+            async with aclosing(self._studio.paint(model, conditions, options, previews, timeout_s)) as events:
                 async for event in events:
                     _tell(span, event)
-                    yield event
+                    if previews is not None or hasattr(event, "painted_s"):
+                        yield event
         except EXPECTED as error:
             yield problem_of(error)
         finally:

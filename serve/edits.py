@@ -106,7 +106,7 @@ class Editing:
     async def whole(self, plan: Plan) -> Done:
         """The edit without its steps."""
         done = None
-        async with aclosing(self._run(plan, previews=0)) as events:
+        async with aclosing(self._run(plan, previews=None)) as events:
             async for event in events:
                 done = event
         if not isinstance(done, Done):
@@ -122,7 +122,7 @@ class Editing:
                 else:
                     yield "progress", event
 
-    async def _run(self, plan: Plan, previews: int) -> AsyncGenerator[Any, None]:
+    async def _run(self, plan: Plan, previews: int | None) -> AsyncGenerator[Any, None]:
         eye, painter, wish, asked = self._house.eye, self._house.painter, plan.wish, plan.asked
         began = time.monotonic()
         model = asked.model or next(m.name for m in await painter.models() if m.default)
@@ -168,7 +168,9 @@ class Editing:
         said = {"model": done.model, "faces": len(done.asked), "seconds": done.seconds}
         LOG.info("edit", extra=keys(request_id=done.plan.request_id, key=done.plan.key.name, **said))
 
-    async def _paint(self, model: str, conditions: list[Any], plan: Plan, previews: int) -> AsyncGenerator[Any, None]:
+    async def _paint(
+        self, model: str, conditions: list[Any], plan: Plan, previews: int | None
+    ) -> AsyncGenerator[Any, None]:
         """All faces at once; events as (face, event). Leaving it takes them all out of the batch."""
         queue: asyncio.Queue[Any] = asyncio.Queue()
 

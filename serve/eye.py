@@ -10,6 +10,7 @@ slider; an eye that has forgotten the picture raises `unknown-picture`, and the 
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 import time
 from dataclasses import dataclass, fields, replace
@@ -19,8 +20,9 @@ import cv2
 import numpy as np
 import torch
 
+from rigface.conditions import Composed as Laid
 from rigface.conditions import Composer
-from rigface.editor import Editor, Paint, numbers
+from rigface.editor import Editor, numbers
 from rigface.edits import NAMED, EditSpec, LightEdit
 from rigface.face.contours import CONTOURS, POINTS
 from rigface.face.delight import AMBIENT
@@ -37,6 +39,7 @@ from serve.naming import Recent
 from serve.policy import TAKES_IDENTITY, Policy
 from serve.problems import Trouble
 from serve.seal import Plain, Seal
+from serve.sharing import in_turn, together
 
 PREVIEW_QUALITY = 82
 QUICK_PX = (
@@ -89,24 +92,46 @@ class Finished:
     achieved: list[dict[str, float] | None]
 
 
+@dataclass(frozen=True, eq=False)
+class _Laid:
+    """An edit laid out for a model: the faces with what is wanted of each, and what the model is given."""
+
+    pairs: list[tuple[Face, FaceParams]]
+    composed: list[Laid]
+
+    @property
+    def size(self) -> int:
+        """Bytes it keeps alive, of its own."""
+        return sum(c.preview.invented.nbytes + 4 * c.preview.image.nbytes for c in self.composed)
+
+
 class Eye:
-    """One pair of eyes. Methods are coroutines that work in threads; the detector takes one picture at a time."""
+    """One pair of eyes. Methods are coroutines that work in threads; see `sharing.py` for how those share detector and fit.
+
+    What was read of a picture is kept by its content, and what was laid out for a painter until its picture comes back.
+
+    Args:
+        measuring: the same eyes as results are looked at with; None: those of the sources.
+    """
 
     def __init__(
-        self, see: See, *, cache_mb: int = 384, seal: Seal | None = None, policy: Policy | None = None
-    ) -> None:
+        self, see: See, *, measuring: See | None = None, cache_mb: int = 384, seal: Seal | None = None,
+        policy: Policy | None = None,
+    ) -> None:  # fmt: skip
         self.see, self._seal, self._policy = see, seal or Plain(), policy or Policy()
         self._seen = Recent(cache_mb * 2**20, lambda seen: seen.size, "seen")
         self._small = Recent(cache_mb * 2**18, lambda seen: seen.size, "small")
         self._who = Recent(10_000, lambda vector: 1, "who")
-        self._one = threading.Lock()
-        self._editor, self._quick = Editor(see), Editor(see, most_px=QUICK_PX)
+        self._laid = Recent(cache_mb * 2**18, lambda laid: laid.size, "laid")
+        self._looking = [threading.Lock() for _ in range(16)]  # by picture: one that is asked for twice is read once
+        self._editor, self._quick, self._judge = Editor(see), Editor(see, most_px=QUICK_PX), Editor(measuring or see)
         self._composers: dict[Canvas, Composer] = {}
 
     @classmethod
     def load(cls, device: str = "cpu", **options: Any) -> Eye:
         """The default eyes, warmed: the first caller does not wait for a compiler."""
-        eye = cls(See.load(device), **options)
+        see = in_turn(See.load(device))
+        eye = cls(see, measuring=together(see), **options)
         eye.warm()
         return eye
 
@@ -164,10 +189,12 @@ class Eye:
             data = wish.pictures.get(name)
             if data is None:
                 raise Trouble("unknown-picture", more={"picture": name})
-            image = decode(data, max_pixels=MAX_PIXELS)
-            with self._one, traces.span("eye.look"):
-                seen = self._seen.get(name) or Seen(image, self.see(image))
-            self._seen.put(name, seen)
+            with self._looking[hash(name) % len(self._looking)], traces.span("eye.look"):
+                seen = self._seen.get(name)
+                if seen is None:
+                    image = decode(data, max_pixels=MAX_PIXELS)
+                    seen = Seen(image, self.see(image))
+                    self._seen.put(name, seen)
         return seen
 
     def _smaller(self, wish: Wish) -> Seen:
@@ -235,16 +262,25 @@ class Eye:
 
     def _compose(self, wish: Wish, canvas: Canvas) -> Composed:
         self._check(wish)
-        pairs = self._wanted(wish, self._look(wish, wish.picture).faces)
-        composer = self._composer(canvas)
-        return Composed([composer(face, wanted).conditions for face, wanted in pairs], self._asked(wish, pairs))
+        laid = self._lay(wish, canvas)
+        return Composed([one.conditions for one in laid.composed], self._asked(wish, laid.pairs))
+
+    def _lay(self, wish: Wish, canvas: Canvas) -> _Laid:
+        key = wish.picture, wish.face, json.dumps(wish.edit.to_dict(), sort_keys=True), *wish.traits.items(), canvas
+        laid = self._laid.get(key)
+        if laid is None:
+            pairs = self._wanted(wish, self._look(wish, wish.picture).faces)
+            composer = self._composer(canvas)
+            laid = _Laid(pairs, [composer(face, wanted) for face, wanted in pairs])
+            self._laid.put(key, laid)
+        return laid
 
     def _finish(self, wish: Wish, canvas: Canvas, crops: list[np.ndarray], wrap: Wrap) -> Finished:
-        seen = self._look(wish, wish.picture)
-        pairs, out = self._wanted(wish, seen.faces), seen.image
-        for (face, wanted), crop in zip(pairs, crops):
-            out, _ = Editor(self.see, _already(crop), self._composer(canvas)).apply(out, face, wanted)
-        return self._measured(wish, out, pairs, wrap)
+        out, laid = self._look(wish, wish.picture).image, self._lay(wish, canvas)
+        editor = Editor(self.see, composer=self._composer(canvas))
+        for (face, wanted), composed, crop in zip(laid.pairs, laid.composed, crops):
+            out = editor.put_back(out, face, wanted, composed, crop)
+        return self._measured(wish, out, laid.pairs, wrap)
 
     def _composer(self, canvas: Canvas) -> Composer:
         if canvas not in self._composers:
@@ -255,8 +291,8 @@ class Eye:
         return [numbers(wanted, wish.edit, self.see.head) for _, wanted in pairs]
 
     def _measured(self, wish: Wish, image: np.ndarray, pairs: list[tuple[Face, FaceParams]], wrap: Wrap) -> Finished:
-        with self._one:
-            found = self._editor.measured(image, [face for face, _ in pairs])
+        with traces.span("eye.measure"):
+            found = self._judge.measured(image, [face for face, _ in pairs])
         achieved = [None if p is None else numbers(p, wish.edit, self.see.head) for p in found]
         with traces.span("seal", format=wrap.format):
             data = self._seal(image, wish, wrap)
@@ -282,11 +318,6 @@ def composer_of(canvas: Canvas) -> Composer:
     """Composes for a model."""
     field: Any = canvas.expression_field
     return Composer(canvas.style, canvas.size, expression_field=field, detail=canvas.detail)  # type: ignore[arg-type]
-
-
-def _already(crop: np.ndarray) -> Paint:
-    """A model that has painted: what comes back from another machine goes the way of every edit."""
-    return lambda conditions, seed: crop
 
 
 def lamp_of(params: FaceParams) -> dict[str, float]:

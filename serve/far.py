@@ -10,6 +10,7 @@ lost replica had taken it is not known, so the caller is told to look and to com
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator
 from contextlib import suppress
 from typing import Any
@@ -24,6 +25,7 @@ from serve.problems import Trouble
 LOST = (RayActorError, ReplicaUnavailableError)
 TRIES, PAUSE_S = 4, 0.5
 NOT_TWICE = ("submit",)
+KEPT_S = 5.0
 
 
 class Far:
@@ -52,7 +54,26 @@ class Far:
 
 
 class FarPainter(Far):
-    """A painter behind a handle."""
+    """A painter behind a handle. What an edit has to know of it before it begins is asked anew after `KEPT_S` only."""
+
+    def __init__(self, handle: DeploymentHandle) -> None:
+        super().__init__(handle)
+        self._kept: dict[tuple[Any, ...], tuple[float, Any]] = {}
+
+    async def models(self) -> Any:
+        """As `Studio.models`."""
+        return await self._known("models")
+
+    async def canvas(self, model: str) -> Any:
+        """As `Studio.canvas`."""
+        return await self._known("canvas", model)
+
+    async def _known(self, *words: Any) -> Any:
+        asked, said = self._kept.get(words, (-KEPT_S, None))
+        if time.monotonic() > asked + KEPT_S:
+            said = await self._ask(words[0], words[1:])
+            self._kept[words] = time.monotonic(), said
+        return said
 
     async def paint(self, model: str, *args: Any) -> AsyncGenerator[Any, None]:
         """As `Studio.paint`; where the replica is lost, the steps begin anew."""

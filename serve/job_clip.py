@@ -119,7 +119,7 @@ class Clips:
             self.is_stuck = self.is_stuck or not thread.done()
 
     async def _painted(self, model: str, conditions: Conditions, options: PaintOptions) -> np.ndarray:
-        stream = self.painter.paint(model, conditions, options, 0, self.limits.edit_s)
+        stream = self.painter.paint(model, conditions, options, None, self.limits.edit_s)
         async with aclosing(stream) as events:
             async for event in events:
                 if hasattr(event, "painted_s"):

@@ -60,7 +60,7 @@ class _Ticket:
     model: str
     conditions: Conditions
     options: PaintOptions
-    previews: int
+    previews: int | None
     deadline: float
     tell: Callable[[Any], None]
     came: float = field(default_factory=time.monotonic)
@@ -164,9 +164,18 @@ class Studio:
         return True
 
     async def paint(
-        self, model: str, conditions: Conditions, options: PaintOptions, previews: int = 0, timeout_s: float = 120.0
+        self,
+        model: str,
+        conditions: Conditions,
+        options: PaintOptions,
+        previews: int | None = 0,
+        timeout_s: float = 120.0,
     ) -> AsyncGenerator[Step | Painted, None]:
         """Paint one picture. Leaving the iterator takes the request out of the batch.
+
+        Args:
+            previews: a picture after each so many steps; 0 for none. None: nobody asks for steps at all, and whoever sends
+                events on may leave them out.
 
         Raises:
             Trouble: `busy`, `draining`, `timeout`, `unknown-model`, or `bad-request` for options that do not fit the model.

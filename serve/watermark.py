@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 
@@ -45,6 +45,7 @@ def _basis() -> np.ndarray:
     return np.stack([np.outer(rows[u], rows[v]).ravel() for u, v in PLACES]).astype(np.float32)
 
 
+@lru_cache(maxsize=8)
 def _chips(secret: bytes, count: int) -> tuple[np.ndarray, np.ndarray]:
     """(count, 4) signs, and which bit each carries."""
     random = np.random.default_rng(int.from_bytes(hashlib.sha256(b"watermark" + secret).digest()[:16], "little"))

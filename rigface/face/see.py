@@ -15,8 +15,8 @@ from rigface.errors import NoFace
 from rigface.face import align
 from rigface.face.detect import Detector, load_detector
 from rigface.face.parse import Parser, load_parser
-from rigface.face.reconstruct import Reconstructor, load_reconstructor
-from rigface.types import Detection, Face, HeadSpec
+from rigface.face.reconstruct import Fit, Reconstructor, load_reconstructor
+from rigface.types import Detection, Face, FaceParams, HeadSpec
 
 CHOICES = ("largest", "left-most", "right-most", "all")
 
@@ -25,7 +25,7 @@ class See:
     """Detector, reconstructor and mask, loaded once. Stateless between calls, but the detector takes one at a time."""
 
     def __init__(self, detector: Detector, reconstructor: Reconstructor, parser: Parser) -> None:
-        self.detector, self.reconstructor, self._parser = detector, reconstructor, parser
+        self.detector, self.reconstructor, self.parser = detector, reconstructor, parser
 
     @classmethod
     def load(cls, device: str = "cpu", *, small_faces: bool = False) -> See:
@@ -58,21 +58,33 @@ class See:
         """
         if not found:
             return []
-        affines = [align.frame_to_crop(d.box) for d in found]
-        crops = [align.crop(image, affine) for affine in affines]
-        landmarks = np.stack([in_crop(d, affine) for d, affine in zip(found, affines)])
-        known = [d.blendshapes for d in found if d.blendshapes is not None]
-        scores = np.stack(known) if len(known) == len(found) else None
-        fit = self.reconstructor(crops, landmarks, scores, np.arange(len(found)))
+        affines, crops, landmarks, fit = self._fitted(image, found)
         corners = np.array([[0, 0], [image.shape[1], image.shape[0]]], np.float32)
         out = []
         for i, (one, crop, affine) in enumerate(zip(found, crops, affines)):
             x0, y0, x1, y1 = align.apply(affine, corners).ravel().tolist()
             params = fit.params.map(itemgetter(i))
-            mask = self._parser(crop, landmarks[i], (x0, y0, x1, y1))
+            mask = self.parser(crop, landmarks[i], (x0, y0, x1, y1))
             box = np.asarray(one.box, np.float32)
             out.append(Face(crop, affine, box, landmarks[i], params, mask, float(fit.landmark_residual[i])))
         return out
+
+    def coefficients(self, image: np.ndarray, found: Sequence[Detection]) -> list[FaceParams]:
+        """Of the faces that a detector found, the coefficients alone: `faces` without the masks."""
+        if not found:
+            return []
+        params = self._fitted(image, found)[3].params
+        return [params.map(itemgetter(i)) for i in range(len(found))]
+
+    def _fitted(
+        self, image: np.ndarray, found: Sequence[Detection]
+    ) -> tuple[list[np.ndarray], list[np.ndarray], np.ndarray, Fit]:
+        affines = [align.frame_to_crop(d.box) for d in found]
+        crops = [align.crop(image, affine) for affine in affines]
+        landmarks = np.stack([in_crop(d, affine) for d, affine in zip(found, affines)])
+        known = [d.blendshapes for d in found if d.blendshapes is not None]
+        scores = np.stack(known) if len(known) == len(found) else None
+        return affines, crops, landmarks, self.reconstructor(crops, landmarks, scores, np.arange(len(found)))
 
 
 def in_crop(face: Detection, affine: np.ndarray) -> np.ndarray:

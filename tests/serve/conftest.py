@@ -35,6 +35,9 @@ class StillSee:
     def __call__(self, image):
         return self.faces(image, self.detector(image))
 
+    def coefficients(self, image, found):
+        return [face.params for face in self.faces(image, found)]
+
     def faces(self, image, found):
         from rigface.face import align
         from rigface.types import Face, FaceParams

@@ -104,3 +104,14 @@ def test_steps_begin_anew_where_the_painter_was_lost():
 def test_a_painter_s_refusal_ends_the_stream():
     with pytest.raises(Trouble, match="timeout"):
         painted(Handle([1, Trouble("timeout")]))
+
+
+def test_what_a_painter_is_is_not_asked_for_each_edit(monkeypatch):
+    handle = Handle(["tiny"], "canvas", Trouble("unknown-model"), ["tiny", "mine"])
+    painter = FarPainter(handle)
+    assert [run(painter.models()) for _ in range(3)] == [["tiny"]] * 3
+    assert [run(painter.canvas("tiny")) for _ in range(2)] == ["canvas"] * 2
+    with pytest.raises(Trouble, match="unknown-model"):  # which is not kept
+        run(painter.canvas("mine"))
+    monkeypatch.setattr(far, "KEPT_S", 0)
+    assert run(painter.models()) == ["tiny", "mine"]

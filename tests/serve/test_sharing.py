@@ -1,0 +1,112 @@
+"""Eyes for many threads: the detector in turn, fits together, and nobody's faces in somebody else's answer."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from rigface.face.reconstruct import FitReconstructor
+from rigface.fake import FakeDetector, FakeReconstructor
+from serve.sharing import InTurn, Together
+
+
+@pytest.fixture(scope="module")
+def faces(fixtures):
+    """Crops, landmarks and scores of one face in three frames, as a fit has them."""
+    from rigface.face import align
+    from rigface.face.detect import load_detector
+    from rigface.face.see import in_crop
+    from rigface.face.video import frames
+
+    out, detector = [], load_detector()
+    for frame in list(frames(str(fixtures / "clip.mp4")))[:30:10]:
+        one = detector(frame.image)[0]
+        affine = align.frame_to_crop(one.box)
+        out.append(([align.crop(frame.image, affine)], in_crop(one, affine)[None], one.blendshapes[None]))
+    return out
+
+
+class Slow:
+    """A reconstructor that is at work until it is let go."""
+
+    def __init__(self, inner):
+        self.head_spec, self._inner = inner.head_spec, inner
+        self.go, self.begun, self.sizes = threading.Event(), threading.Event(), []
+
+    def __call__(self, crops, *rest):
+        self.sizes.append(len(crops))
+        self.begun.set()
+        assert self.go.wait(10)
+        return self._inner(crops, *rest)
+
+
+def crowd(inner, asks):
+    """The answers of all, where the first is under way while the others come."""
+    slow = Slow(inner)
+    together = Together(slow)
+    with ThreadPoolExecutor(len(asks)) as pool:
+        first = pool.submit(together, *asks[0])
+        assert slow.begun.wait(10)
+        rest = [pool.submit(together, *ask) for ask in asks[1:]]
+        while len(together._waiting) < len(rest):
+            threading.Event().wait(0.002)
+        slow.go.set()
+        return slow.sizes, [f.exception() or f.result() for f in (first, *rest)]
+
+
+def test_who_comes_while_a_fit_is_under_way_goes_with_the_next(faces):
+    inner, one = FitReconstructor(), np.arange(1)
+    alone = [inner(*face, one) for face in faces]
+    two = ([faces[0][0][0], faces[1][0][0]], *(np.concatenate([faces[0][k], faces[1][k]]) for k in (1, 2)))
+    asks = [(*face, one) for face in faces] + [(*two, np.array([7, 3]))]
+    sizes, found = crowd(inner, asks)
+    assert sizes == [1, 4]
+    for fit, by_itself in zip(found, [*alone, None]):
+        if by_itself is not None:
+            for name in ("shape", "expression", "head_rotation", "camera", "albedo", "light"):
+                assert getattr(fit.params, name) == pytest.approx(getattr(by_itself.params, name), abs=1e-3), name
+            assert fit.landmark_residual == pytest.approx(by_itself.landmark_residual, abs=1e-5)
+    assert found[3].params.batch == (2,)
+    assert found[3].params.head_rotation[1] == pytest.approx(alone[1].params.head_rotation[0], abs=1e-4)
+
+
+def test_what_one_does_wrong_is_told_to_that_one(faces):
+    good = (*faces[0], np.arange(1))
+    bad = (faces[1][0], faces[1][1][:, :300], faces[1][2], np.arange(1))
+    _, (a, b, c) = crowd(FitReconstructor(), [good, bad, good])
+    assert isinstance(b, ValueError)
+    assert a.params.head_rotation == pytest.approx(c.params.head_rotation, abs=1e-5)
+
+
+def test_a_call_that_fails_together_is_made_one_by_one():
+    fake = FakeReconstructor()
+
+    def fussy(crops, landmarks, blendshapes, tracks):
+        if len(crops) > 1:
+            raise MemoryError
+        return fake(crops, landmarks, blendshapes, tracks)
+
+    fussy.head_spec = fake.head_spec
+    ask = ([np.zeros((64, 64, 3), np.uint8)], np.zeros((1, 478, 3), np.float32), None, np.arange(1))
+    sizes, found = crowd(fussy, [ask] * 3)
+    assert sizes == [1, 2, 1, 1]
+    assert [fit.params.batch for fit in found] == [(1,)] * 3
+
+
+def test_a_detector_sees_one_picture_at_a_time():
+    inside, most = [], []
+
+    class Counting(FakeDetector):
+        def __call__(self, image, **options):
+            inside.append(1)
+            most.append(len(inside))
+            threading.Event().wait(0.01)
+            inside.pop()
+            return super().__call__(image, **options)
+
+    detector = InTurn(Counting())
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(detector, [np.zeros((20, 20, 3), np.uint8)] * 6))
+    assert max(most) == 1
+    assert detector.spec == FakeDetector().spec
