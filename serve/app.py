@@ -15,7 +15,7 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
@@ -38,6 +38,9 @@ class Args(BaseModel):
     edit adds a line to. `jobs`: folder or s3:// of the queue; empty takes no jobs. `fetch`: beginnings of addresses that files may come from, and networks (`places.py`); `webhooks`: of those that are told
     when a job has ended, signed with the environment's RIGFACE_WEBHOOK_SECRET. `consent`, `deny`: lists of people (`policy.py`), and `near`, the
     distance of identity vectors below which two faces are one person's. `traces`: where spans go (`traces.py`).
+
+    `jobs_at_once`: jobs at work, `edits_at_once`: edits or frames of one of them that are with the painters together; each is a row
+    of their batches (`most_rows`), which people who wait have to share with jobs. `most_loaded`: models that a painter holds.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -51,23 +54,24 @@ class Args(BaseModel):
     webhooks: list[str] = []
     consent: str = ""
     deny: str = ""
-    near: float = 0.6
+    near: PositiveFloat = 0.6
     seal: str = ""
     audit: str = ""
     jobs: str = ""
-    edit_s: float = 120.0
-    body_mb: int = 32
-    clip_mb: int = 64
-    clip_s: float = 120.0
-    clip_frames: int = 7200
-    job_s: float = 7200.0
-    keep_h: float = 168.0
-    jobs_waiting: int = 64
-    jobs_each: int = 16
-    jobs_at_once: int = 2
-    most_rows: int = 16
-    most_loaded: int = 2
-    cache_mb: int = 384
+    edit_s: PositiveFloat = 120.0
+    body_mb: PositiveInt = 32
+    clip_mb: PositiveInt = 64
+    clip_s: PositiveFloat = 120.0
+    clip_frames: PositiveInt = 7200
+    job_s: PositiveFloat = 7200.0
+    keep_h: PositiveFloat = 168.0
+    jobs_waiting: PositiveInt = 64
+    jobs_each: PositiveInt = 16
+    jobs_at_once: PositiveInt = 2
+    edits_at_once: PositiveInt = 4
+    most_rows: PositiveInt = 16
+    most_loaded: PositiveInt = 2
+    cache_mb: PositiveInt = 384
     traces: Literal["", "otlp", "console"] = ""
 
     def seal_folder(self) -> Path:
@@ -76,7 +80,16 @@ class Args(BaseModel):
 
     def limits(self) -> Limits:
         """How much is let in."""
-        names = ("edit_s", "clip_s", "clip_frames", "job_s", "jobs_waiting", "jobs_each", "jobs_at_once")
+        names = (
+            "edit_s",
+            "clip_s",
+            "clip_frames",
+            "job_s",
+            "jobs_waiting",
+            "jobs_each",
+            "jobs_at_once",
+            "edits_at_once",
+        )
         megabytes = {"body_bytes": self.body_mb * 2**20, "clip_bytes": self.clip_mb * 2**20}
         return Limits(keep_s=self.keep_h * 3600, **megabytes, **{name: getattr(self, name) for name in names})
 
@@ -125,14 +138,20 @@ class EyeDeployment:
     graceful_shutdown_timeout_s=120,
 )
 class PainterDeployment:
-    """`serve.painter.Studio` on one device. A checkpoint that cannot be read stops the deployment, not a request."""
+    """`serve.painter.Studio` on one device. A checkpoint that cannot be read stops the deployment, not a request.
+
+    Where there are several models, Ray Serve is told which of them a replica holds, and sends an edit to one that has its model.
+    """
 
     def __init__(self, args: Args) -> None:
         from serve.painter import Studio
 
         traces.start(args.traces, "painter")
         options = {"most_rows": args.most_rows, "most_loaded": args.most_loaded}
+        self._models = list(args.places())
         self._studio = Studio.of(args.places(), args.device, **options)
+        self._told = False
+        self._hold = serve.multiplexed(_held, max_num_models_per_replica=args.most_loaded)
 
     async def call(self, name: str, *args: Any, trace: traces.Carried = None) -> Any:
         """`models`, `canvas` or `ready` of the studio."""
@@ -150,6 +169,8 @@ class PainterDeployment:
         """
         span = traces.loose(trace, "painter.paint")
         try:
+            if model in self._models:
+                await self._hold(model)
             async with aclosing(self._studio.paint(model, conditions, options, previews, timeout_s)) as events:
                 async for event in events:
                     _tell(span, event)
@@ -161,8 +182,11 @@ class PainterDeployment:
             span.end()
 
     async def check_health(self) -> None:
-        """A device that failed is a reason to replace the replica."""
+        """A device that failed is a reason to replace the replica. The first check comes before the first request."""
         await self._studio.ready()
+        if self._models and not self._told:
+            self._told = True
+            await self._hold(self._models[0])  # which the studio has from the start
 
     def __del__(self) -> None:
         self._studio.close()
@@ -183,7 +207,7 @@ class JobsDeployment:
         write_logs()
         traces.start(args.traces, "jobs")
         self._jobs = Jobs(
-            args.jobs, Far(eye), FarPainter(painter), args.limits(),
+            args.jobs, Far(eye), FarPainter(painter, args.places()), args.limits(),
             audit=Audit(args.audit) if args.audit else None, seal=Sealer(args.seal_folder()),
             webhooks=Webhooks(Places(args.webhooks)), policy=args.policy(),
         )  # fmt: skip
@@ -201,6 +225,11 @@ class JobsDeployment:
 
     async def __del__(self) -> None:
         await self._jobs.close()
+
+
+async def _held(model: str) -> str:
+    """A model that a replica has from now on: the studio reads it, and drops its oldest, as Ray Serve counts here."""
+    return model
 
 
 def _tell(span: Any, event: Any) -> None:
@@ -240,7 +269,7 @@ class Door:
         self._traces = args.traces
         self._house = House(
             Far(eye),
-            FarPainter(painter),
+            FarPainter(painter, args.places()),
             KeyRing(args.keys),
             args.limits(),
             Places(args.fetch),

@@ -145,6 +145,7 @@ class Eye:
         grey = np.full((64, 64, 3), 128, np.uint8)
         moved = self._editor._composer.preview(grey, params, params, grey[..., 0]).image
         paste(grey, moved, np.array([[8.0, 0, 0], [0, 8.0, 0]], np.float32))
+        self._seal.mark(grey, 0)
         self.see(np.full((128, 128, 3), 128, np.uint8))
 
     async def ready(self) -> bool:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Collection
 from contextlib import suppress
 from typing import Any
 
@@ -54,10 +54,16 @@ class Far:
 
 
 class FarPainter(Far):
-    """A painter behind a handle. What an edit has to know of it before it begins is asked anew after `KEPT_S` only."""
+    """A painter behind a handle. What an edit has to know of it before it begins is asked anew after `KEPT_S` only.
 
-    def __init__(self, handle: DeploymentHandle) -> None:
+    Args:
+        models: that can be asked for. Where there are several, an edit goes to a replica that holds its model, if any does and
+            has room.
+    """
+
+    def __init__(self, handle: DeploymentHandle, models: Collection[str] = ()) -> None:
         super().__init__(handle)
+        self._models = frozenset(models) if len(models) > 1 else frozenset()
         self._kept: dict[tuple[Any, ...], tuple[float, Any]] = {}
 
     async def models(self) -> Any:
@@ -78,9 +84,11 @@ class FarPainter(Far):
     async def paint(self, model: str, *args: Any) -> AsyncGenerator[Any, None]:
         """As `Studio.paint`; where the replica is lost, the steps begin anew."""
         left = TRIES
+        there: dict[str, Any] = {"multiplexed_model_id": model} if model in self._models else {}
+        handle = self._handle.options(stream=True, **there)
         while True:
             left -= 1
-            events: Any = self._handle.options(stream=True).paint.remote(model, *args, **traces.carried())
+            events: Any = handle.paint.remote(model, *args, **traces.carried())
             try:
                 async for event in events:
                     if isinstance(event, Trouble):

@@ -240,7 +240,7 @@ class _Making:
                 if film is None:
                     film, began = stack.enter_context(Film(path, size, fps, reorder=False)), time.monotonic()
                 image = one.image
-                if not times and not self.asked.edit.is_nothing:  # a key picture, which the codec leaves the mark in
+                if not self.asked.edit.is_nothing:
                     image = self.clips.seal.mark(image, self._mark())
                 times.append(one.time_s)
                 film.write(image, one.time_s - times[0])

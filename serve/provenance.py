@@ -75,14 +75,16 @@ class Sealer:
         return out.getvalue()
 
     def verify(self, data: bytes) -> Verified:
-        """What file and pixels say; of a video, its first picture.
+        """What file and pixels say; of a video, its first few seconds.
 
         Raises:
             BadImage, BadVideo: neither a picture nor a video.
         """
         is_video = sniff(data) == "video"
-        image = next(frames(io.BytesIO(data))).image if is_video else decode(data, max_pixels=MAX_PIXELS)
-        mark = watermark.read(image, self._secret)
+        if is_video:
+            mark = watermark.read_clip((frame.image for frame in frames(io.BytesIO(data))), self._secret)
+        else:
+            mark = watermark.read(decode(data, max_pixels=MAX_PIXELS), self._secret)
         state, record = self._manifest(data, is_video)
         return Verified(
             made_here=state == "trusted" or mark.found,

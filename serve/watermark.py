@@ -1,26 +1,39 @@
 """An invisible mark in the picture itself: 32 bits that survive JPEG, and that say "made here" when the manifest is gone.
 
-Path: edited image -> `embed` -> encode; any picture -> `read`.
+Path: edited image, or each picture of an edited clip -> `embed` -> encode; any picture -> `read`, any clip -> `read_clip`.
 Source: spread spectrum in the block DCT (Cox et al., "Secure spread spectrum watermarking for multimedia", IEEE TIP 1997;
 blind detection by correlation). Four low coefficients of each 8 x 8 block of brightness each carry one chip of one bit, in
 an order that only the holder of the secret knows.
 
 It survives re-encoding and changes of brightness. It does not survive scaling, turning, or a crop that is not on the 8 px
 grid: then only the manifest can speak. A small picture carries it less surely (64 px a side: not at all).
+
+In a clip every picture carries the same mark, so that any piece of it does. One picture of a video codec holds little of it; the
+mean of many holds more, as what moves averages out and the mark stays. On clips of 360 px a side and more, encoded here, any cut of
+16 pictures shows it (scores from 328), at 256 px one of 64 (from 230); means of unmarked ones stay below 62. Encoded again at libx264's
+own quality (crf 23) it is found in clips from about 500 px, at crf 28 in none.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from itertools import islice
+from typing import Any
 
+import cv2
 import numpy as np
+
+from rigface.face.machine_code import compiled
 
 BITS = 32
 PLACES = ((0, 2), (2, 0), (1, 2), (2, 1))  # low enough to survive, high enough not to be seen
 WEAKEST, STRONGEST, PER_TEXTURE = 2.5, 7.0, 0.22  # amplitude of a chip, in coefficient units
 CLIP = 24.0  # beyond this a coefficient is the picture's own edge
+LOOKS = (1, 16, 64)  # pictures of a clip after which the mark of their mean is read
+SURE = 3.0  # standard deviations: with a bit that is less sure, more pictures are looked at
 THRESHOLD = 125.0  # of the sum of 32 squared scores; chance gives 32, and this once in 10^12 pictures
 
 
@@ -30,11 +43,13 @@ class Mark:
 
     Args:
         found: whether this service made the picture. bits: 32 of them. score: sum of squares, about 32 by chance.
+        weakest: how far the least sure bit is from a guess, in standard deviations.
     """
 
     found: bool
     bits: int
     score: float
+    weakest: float = 0.0
 
 
 @cache
@@ -61,7 +76,16 @@ def _blocks(brightness: np.ndarray) -> np.ndarray:
 
 
 def _brightness(image: np.ndarray) -> np.ndarray:
-    return image @ np.array([0.299, 0.587, 0.114], np.float32)
+    """(H, W) float32, whole numbers."""
+    return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
+
+
+@lru_cache(maxsize=8)
+def _pattern(secret: bytes, bits: int, count: int) -> np.ndarray:
+    """(count, 64) float32: what is added to each block of strength 1."""
+    signs, which = _chips(secret, count)
+    said = np.array([1.0 if bits >> i & 1 else -1.0 for i in range(BITS)], np.float32)
+    return (signs * said[which]) @ _basis()
 
 
 def embed(image: np.ndarray, bits: int, secret: bytes) -> np.ndarray:
@@ -71,22 +95,63 @@ def embed(image: np.ndarray, bits: int, secret: bytes) -> np.ndarray:
         image: (H, W, 3) uint8.
         bits: in [0, 2^32).
     """
-    blocks = _blocks(_brightness(image))
-    signs, which = _chips(secret, len(blocks))
-    said = np.array([1.0 if bits >> i & 1 else -1.0 for i in range(BITS)], np.float32)
-    strength = np.clip(PER_TEXTURE * blocks.std(1), WEAKEST, STRONGEST)[:, None]
-    added = (signs * said[which] * strength) @ _basis()
-    rows, columns = image.shape[0] // 8, image.shape[1] // 8
-    flat = added.reshape(rows, columns, 8, 8).transpose(0, 2, 1, 3).reshape(rows * 8, columns * 8)
     out = image.copy()
-    place = out[: rows * 8, : columns * 8]
-    place[:] = np.clip(place + flat[..., None] + 0.5, 0, 255).astype(np.uint8)
+    compiled(_add)(out, _pattern(secret, bits, (image.shape[0] // 8) * (image.shape[1] // 8)))
     return out
+
+
+def _add(out: Any, pattern: Any) -> None:
+    """The pattern into the picture, stronger where a block has more texture. Compiled by numba.
+
+    Args:
+        out: (H, W, 3) uint8, changed. pattern: (blocks, 64) float32.
+    """
+    columns = out.shape[1] // 8
+    for n in range(len(pattern)):
+        top, left = 8 * (n // columns), 8 * (n % columns)
+        total: Any = 0.0
+        squares: Any = 0.0
+        for k in range(64):
+            y, x = top + k // 8, left + k % 8
+            grey = 0.299 * out[y, x, 0] + 0.587 * out[y, x, 1] + 0.114 * out[y, x, 2]
+            total += grey
+            squares += grey * grey
+        texture = np.sqrt(max(squares / 64 - (total / 64) ** 2, 0.0))
+        strength = min(max(PER_TEXTURE * texture, WEAKEST), STRONGEST)
+        for k in range(64):
+            y, x = top + k // 8, left + k % 8
+            for c in range(3):
+                out[y, x, c] = np.uint8(min(max(out[y, x, c] + strength * pattern[n, k] + 0.5, 0.0), 255.0))
 
 
 def read(image: np.ndarray, secret: bytes) -> Mark:
     """The mark of a picture, or that there is none."""
-    blocks = _blocks(_brightness(image))
+    return _heard(_brightness(image), secret)
+
+
+def read_clip(images: Iterable[np.ndarray], secret: bytes) -> Mark:
+    """The mark of a clip, or of any piece of one: of its first picture, or else of the mean of more and more.
+
+    Args:
+        images: (H, W, 3) uint8 each, in order; no more are taken than `LOOKS` says, and fewer where every bit is sure.
+    """
+    best, total = Mark(False, 0, 0.0), np.zeros(0, np.float32)
+    count = looked = 0
+    for image in islice(images, LOOKS[-1]):
+        now = _brightness(image)
+        if total.shape != now.shape:  # the first, or a clip that changes its size
+            total, count = np.zeros_like(now), 0
+        total += now
+        count += 1
+        if count in LOOKS:
+            best, looked = max(best, _heard(total / count, secret), key=lambda mark: mark.score), count
+            if best.found and best.weakest > SURE:
+                return best
+    return best if count == looked else max(best, _heard(total / count, secret), key=lambda mark: mark.score)
+
+
+def _heard(brightness: np.ndarray, secret: bytes) -> Mark:
+    blocks = _blocks(brightness)
     if not len(blocks):
         return Mark(False, 0, 0.0)
     signs, which = _chips(secret, len(blocks))
@@ -96,4 +161,4 @@ def read(image: np.ndarray, secret: bytes) -> Mark:
     scores = total / noise
     bits = sum(1 << i for i in range(BITS) if scores[i] > 0)
     score = float((scores**2).sum())
-    return Mark(score > THRESHOLD, bits, score)
+    return Mark(score > THRESHOLD, bits, score, float(np.abs(scores).min()))

@@ -7,6 +7,7 @@ from serve import measures
 from serve.__main__ import Start, model_of
 from serve.app import Args
 from serve.client import Client, Made, Refused
+from serve.limits import Limits
 from tests.scrape import scraped, total
 
 pytestmark = pytest.mark.slow
@@ -63,3 +64,14 @@ def test_the_command_serves_mini_where_it_is_and_what_it_is_told_to(mini, monkey
     monkeypatch.delenv("RIGFACE_ASSETS")
     assert model_of("") == ""
     assert model_of("runs/mine") == "runs/mine"
+
+
+def test_what_an_operator_sets_reaches_the_limits_and_nonsense_is_refused():
+    limits = Args(edits_at_once=2, jobs_at_once=3, body_mb=1, keep_h=1).limits()
+    assert (limits.edits_at_once, limits.jobs_at_once, limits.body_bytes, limits.keep_s) == (2, 3, 2**20, 3600)
+    assert Args().limits() == Limits()
+    for name in ("edits_at_once", "most_rows", "edit_s"):
+        with pytest.raises(ValueError, match=name):
+            Args(**{name: 0})
+    with pytest.raises(ValueError, match="edit_at_once"):
+        Args(edit_at_once=4)

@@ -195,3 +195,14 @@ def test_a_decoder_that_hangs_costs_its_job_and_the_process_asks_to_be_replaced(
     assert wait(served, name, "failed")["error"]["type"].endswith("timeout")
     assert served.get("/readyz").json()["jobs"] == "RuntimeError"
     end.set()
+
+
+def test_every_picture_of_a_clip_carries_the_mark_of_its_job(serve_jobs, clip, tmp_path, monkeypatch):
+    monkeypatch.setattr("serve.job_clip.PIECE_FRAMES", 6)
+    seal = Sealer(tmp_path / "seal")
+    marks, inner = [], seal.mark
+    seal.mark = lambda image, bits: marks.append(bits) or inner(image, bits)
+    served = serve_jobs(seal=seal)
+    name = submit(served, clip, edit={"yaw_deg": 15}, model="preview").json()["id"]
+    wait(served, name, "done")
+    assert marks == [int(name[:8], 16)] * 20

@@ -18,7 +18,8 @@ class Handle:
 
     call = paint = property(lambda self: self)
 
-    def options(self, stream):
+    def options(self, **options):
+        self.told = options
         return self
 
     def remote(self, *args):
@@ -115,3 +116,14 @@ def test_what_a_painter_is_is_not_asked_for_each_edit(monkeypatch):
         run(painter.canvas("mine"))
     monkeypatch.setattr(far, "KEPT_S", 0)
     assert run(painter.models()) == ["tiny", "mine"]
+
+
+@pytest.mark.parametrize(("models", "told"), [(["tiny", "mine"], {"multiplexed_model_id": "tiny"}), (["tiny"], {})])
+def test_where_there_are_several_models_the_painter_that_has_it_is_asked(models, told):
+    handle = Handle([1])
+
+    async def all_of_it():
+        return [event async for event in FarPainter(handle, models).paint("tiny", "conditions")]
+
+    assert run(all_of_it()) == [1]
+    assert handle.told == {"stream": True, **told}

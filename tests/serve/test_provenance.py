@@ -74,6 +74,34 @@ def test_the_mark_is_not_seen_and_not_imagined():
     assert not watermark.read(np.zeros((4, 4, 3), np.uint8), secret).found
 
 
+def test_any_piece_of_a_clip_is_known_again(fixtures, sealer, tmp_path):
+    from rigface.face.film import Film
+    from rigface.face.video import frames
+
+    def filmed(images, name, **options):
+        height, width = images[0].shape[:2]
+        with Film(tmp_path / name, (width, height), 25, **options) as film:
+            for number, image in enumerate(images):
+                film.write(image, number / 25)
+        return [frame.image for frame in frames(str(tmp_path / name))]
+
+    plain = [frame.image for frame in frames(str(fixtures / "clip.mp4"))][:48]
+    marked = filmed([sealer.mark(image, BITS) for image in plain], "marked.mp4", reorder=False)
+    for begin in (0, 9, 31):
+        found = watermark.read_clip(marked[begin : begin + 16], sealer._secret)
+        assert found.found, (begin, found)
+        assert (found.bits ^ BITS).bit_count() <= 1, (begin, found)
+    assert watermark.read_clip(marked, sealer._secret).bits == BITS
+    filmed(marked[11:], "again.mp4")
+    again = sealer.verify((tmp_path / "again.mp4").read_bytes())
+    assert (again.manifest, again.made_here) == ("none", True)
+    assert (int(again.mark, 16) ^ BITS).bit_count() <= 1
+    stranger = watermark.read_clip(plain, sealer._secret)
+    assert not stranger.found
+    assert stranger.score < 80
+    assert watermark.read_clip([], sealer._secret) == watermark.Mark(False, 0, 0.0)
+
+
 def test_two_replicas_share_a_seal(tmp_path):
     sealed = Sealer(tmp_path)(textured(4), WISH, Wrap("jpeg", {"mark": "1"}))
     assert Sealer(tmp_path).verify(sealed).manifest == "trusted"
