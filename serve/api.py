@@ -304,9 +304,7 @@ class Verified(BaseModel):
     record: dict[str, Any] | None = Field(None, description="what a trusted manifest says was done")
     watermark: bool
     mark: str | None = Field(
-        None,
-        description="the watermark's 32 bits, hex: the `mark` of the record and the audit log; a bit or two may be wrong "
-        "where a copy was encoded again",
+        None, description="the watermark's 32 bits, hex: the record's `mark`; of a poor copy a bit or two may be wrong"
     )
     score: float = Field(description="of the watermark; about 32 by chance, found from 125")
 
