@@ -106,7 +106,7 @@ def _on_ray(config: TrainConfig, store: Store) -> dict[str, float]:
                 num_workers=workers,
                 use_gpu=config.gpu,
                 resources_per_worker={"CPU": config.cpus, **({"GPU": 1} if config.gpu else {})},
-                elastic_resize_monitor_interval_s=RESIZE_S,
+                elastic_resize_monitor_interval_s=RESIZE_S,  # type: ignore[call-arg]  # of Train v2, which typing does not see
             ),
             run_config=RunConfig(
                 name="ray",

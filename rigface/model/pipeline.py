@@ -25,6 +25,7 @@ from rigface.image import to_image, to_tensor
 from rigface.model import checkpoint as checkpoints
 from rigface.model.attention import Memory
 from rigface.model.checkpoint import Checkpoint, ModelConfig
+from rigface.model.convolution import gather
 from rigface.model.latents import LatentConditions, decode, encode, lost_detail, shrinkage
 from rigface.model.sampling import Crowd, Guidance, Walk, seeded
 from rigface.types import Conditions
@@ -103,6 +104,8 @@ class RigFacePipeline:
             for layer in self.model.modules():
                 if isinstance(layer, nn.Linear | nn.Conv2d):  # the layers that autocast runs in its type
                     layer.to(self._dtype)
+        if self.device.type == "cpu":
+            gather(self.model)
         if compile:
             self.model.denoiser.compile()
 

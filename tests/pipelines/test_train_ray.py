@@ -101,7 +101,9 @@ def test_a_run_grows_when_there_is_room_and_the_curve_does_not_notice(
 
     def watch() -> None:
         while not done.wait(0.2):
-            seen.append(sum("RayTrainWorker" in " ".join(p.info["cmdline"] or []) for p in psutil.process_iter(["cmdline"])))
+            seen.append(
+                sum("RayTrainWorker" in " ".join(p.info["cmdline"] or []) for p in psutil.process_iter(["cmdline"]))
+            )
             if len(losses(run.out)) >= 10:
                 ray.kill(tenant)
 
