@@ -66,6 +66,7 @@ def read_safetensors(file: Path) -> dict[str, Tensor]:
 def write_safetensors(file: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> None:
     """One file; `dtype` to store as, or each tensor's own."""
     save_file({n: t.detach().to("cpu", dtype or t.dtype).contiguous() for n, t in tensors.items()}, file)
+    file.chmod(file.parent.stat().st_mode & 0o666)  # whoever may look into the folder; the library lets its writer only
 
 
 def read_json(file: Path) -> dict[str, Any]:

@@ -231,3 +231,11 @@ def test_what_is_saved_does_not_say_where_its_autoencoder_once_lay(tmp_path):
     checkpoint.save(tmp_path / "second", checkpoint.load(tmp_path / "first"))
     assert "first" not in (tmp_path / "second" / "vae" / "config.json").read_text()
     assert checkpoint.load(tmp_path / "second").vae.config["scaling_factor"] == pytest.approx(0.18215)
+
+
+def test_whoever_may_look_into_the_folder_may_read_the_weights(tmp_path, tiny):
+    folder = tmp_path / "open"
+    folder.mkdir(mode=0o755)
+    checkpoint.save(folder, tiny)
+    modes = {p.name: p.stat().st_mode & 0o777 for p in folder.rglob("*.safetensors")}
+    assert set(modes.values()) == {0o644}, modes

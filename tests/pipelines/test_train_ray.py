@@ -76,50 +76,6 @@ def test_a_killed_worker_costs_time_and_nothing_else(config, alone, ray_cluster,
         torch.testing.assert_close(one[name], other[name], atol=2e-3, rtol=2e-2)
 
 
-def test_a_run_grows_when_there_is_room_and_the_curve_does_not_notice(
-    config, alone, ray_cluster, tmp_path, monkeypatch
-):
-    """One worker fits at first, later two: what `most_workers` is for. 40 steps are compared, hundreds are run."""
-    import ray
-
-    from pipelines import train as job
-
-    @ray.remote
-    class Tenant:
-        def stay(self):
-            return True
-
-    monkeypatch.setattr(job, "RESIZE_S", 1.0)
-    free = ray.available_resources()["CPU"]
-    tenant = Tenant.options(num_cpus=free - 0.9).remote()
-    ray.get(tenant.stay.remote())
-    run = replace(
-        config, out=str(tmp_path), workers=1, most_workers=2, steps=400, ingest="thread", validation_examples=0
-    )
-    seen: list[int] = []
-    done = threading.Event()
-
-    def watch() -> None:
-        while not done.wait(0.2):
-            seen.append(
-                sum("RayTrainWorker" in " ".join(p.info["cmdline"] or []) for p in psutil.process_iter(["cmdline"]))
-            )
-            if len(losses(run.out)) >= 10:
-                ray.kill(tenant)
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
-        train(run, lambda words: None)
-    finally:
-        done.set()
-        watcher.join(5)
-    assert seen.index(1) < seen.index(2)
-    curve = losses(run.out)
-    assert set(curve) == set(range(1, 401))
-    assert {s: curve[s] for s in alone} == pytest.approx(alone, rel=2e-3)
-
-
 def test_ray_data_hands_over_the_windows_in_order(config, ray_cluster):
     store = Store(config.examples)
     parts = sorted(store.paths("examples", ".parquet"))

@@ -1,0 +1,53 @@
+"""Elastic training: a node joins, the run goes on with more workers, and the curve does not notice."""
+
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pyarrow.parquet as pq
+import pytest
+
+from pipelines import journal
+from pipelines.encode import EncodeConfig, encode
+from pipelines.train import train
+from pipelines.train_config import debug
+from rigface import fake_examples
+from rigface.model import checkpoint
+from rigface.storage import Store
+
+STEPS = 120
+
+
+def losses(out) -> dict[int, float]:
+    return {line["step"]: line["loss"] for line in journal.lines(Store(str(out))) if "loss" in line}
+
+
+@pytest.mark.slow
+@pytest.mark.drill
+def test_training_grows(tmp_path, results):
+    part = tmp_path / "pairs" / "examples" / "00" / "part.parquet"
+    part.parent.mkdir(parents=True)
+    pq.write_table(fake_examples.table(48), part)
+    checkpoint.save(tmp_path / "tiny", checkpoint.tiny(kind="bridge"))
+    latents, start = str(tmp_path / "latents"), str(tmp_path / "tiny")
+    encode(EncodeConfig(str(tmp_path / "pairs"), latents, start), lambda words: None)
+    began = time.monotonic()
+    words = [sys.executable, "-m", "tests.drills.grow", latents, start, str(tmp_path / "grown"), str(STEPS)]
+    ran = subprocess.run(words, capture_output=True, text=True, timeout=300, check=False)
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    seen = [int(n) for n in ran.stdout.split()]
+    took = round(time.monotonic() - began, 1)
+    alone = replace(
+        debug(), examples=latents, start=start, out=str(tmp_path / "alone"), steps=STEPS, lanes=2, batch=2, learning_rate=1e-3,
+        window=4, checkpoint_every=STEPS, validate_every=STEPS, validation_examples=0,
+    )  # fmt: skip
+    train(alone, lambda words: None)
+    expected, found = losses(alone.out), losses(tmp_path / "grown")
+    count = {
+        "expected": len(expected), "found": len(found), "duplicates": 0, "lost": len(set(expected) - set(found)),
+        "different": sum(abs(found[s] - v) > 5e-3 * v for s, v in expected.items() if s in found),
+    }  # fmt: skip
+    results.append({"drill": "training_grows", **count, "most_workers": max(seen), "seconds": took})
+    assert (count["lost"], count["different"]) == (0, 0)
+    assert seen.index(1) < seen.index(2), seen
