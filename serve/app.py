@@ -21,7 +21,7 @@ from ray.serve.handle import DeploymentHandle
 
 from rigface.errors import BadInput
 from serve import traces
-from serve.far import Far, FarPainter
+from serve.far import Far, FarEye, FarPainter
 from serve.limits import Limits
 from serve.policy import Policy
 from serve.problems import Trouble, problem_of
@@ -104,29 +104,41 @@ class Args(BaseModel):
 
 
 @serve.deployment(
-    max_ongoing_requests=8,
-    max_queued_requests=64,
-    autoscaling_config={**GROWING, "target_ongoing_requests": 3},
+    max_ongoing_requests=64,
+    max_queued_requests=128,
+    autoscaling_config={**GROWING, "target_ongoing_requests": 12},
     ray_actor_options={"num_cpus": 1},
     health_check_timeout_s=60,
+    graceful_shutdown_timeout_s=130,
 )
 class EyeDeployment:
-    """`serve.eye.Eye` on one device."""
+    """`serve.eye.Eye` on one device, and an easel beside it. An edit is under way here while it is painted over there."""
 
-    def __init__(self, args: Args) -> None:
+    def __init__(self, args: Args, painter: DeploymentHandle) -> None:
+        from serve.easel import Easel
         from serve.eye import Eye
         from serve.provenance import Sealer
 
         traces.start(args.traces, "eye")
         seal, policy = Sealer(args.seal_folder()), args.policy()
         self._eye = Eye.load(args.eye_device, cache_mb=args.cache_mb, seal=seal, policy=policy)
+        self._easel = Easel(self._eye, FarPainter(painter, args.places()))
 
     async def call(self, name: str, *args: Any, trace: traces.Carried = None) -> Any:
         """One of the eye's coroutines."""
-        if name not in ("ready", "reconstruct", "mesh", "preview", "edit_without_model", "compose", "finish", "verify"):
+        if name not in ("ready", "reconstruct", "mesh", "preview", "edit_without_model", "verify"):
             raise ValueError(f"an eye does not {name}")
         with traces.under(trace, f"eye.{name}"):
             return await _said(getattr(self._eye, name)(*args))
+
+    async def edit(self, *args: Any, trace: traces.Carried = None) -> AsyncGenerator[Any, None]:
+        """The easel's events; cancelling the stream ends the edit."""
+        try:
+            async with aclosing(traces.drawn(trace, "eye.edit", self._easel.edit(*args))) as events:
+                async for event in events:
+                    yield event
+        except EXPECTED as error:
+            yield problem_of(error)
 
 
 @serve.deployment(
@@ -207,7 +219,7 @@ class JobsDeployment:
         write_logs()
         traces.start(args.traces, "jobs")
         self._jobs = Jobs(
-            args.jobs, Far(eye), FarPainter(painter, args.places()), args.limits(),
+            args.jobs, FarEye(eye), FarPainter(painter, args.places()), args.limits(),
             audit=Audit(args.audit) if args.audit else None, seal=Sealer(args.seal_folder()),
             webhooks=Webhooks(Places(args.webhooks)), policy=args.policy(),
         )  # fmt: skip
@@ -268,7 +280,7 @@ class Door:
 
         self._traces = args.traces
         self._house = House(
-            Far(eye),
+            FarEye(eye),
             FarPainter(painter, args.places()),
             KeyRing(args.keys),
             args.limits(),
@@ -294,5 +306,6 @@ class Door:
 def build(args: Args) -> serve.Application:
     """The whole service; Ray Serve's entry point."""
     eye_of, painter_of, jobs_of, door_of = cast(Any, (EyeDeployment, PainterDeployment, JobsDeployment, Door))
-    eye, painter = eye_of.bind(args), painter_of.bind(args)
+    painter = painter_of.bind(args)
+    eye = eye_of.bind(args, painter)
     return door_of.bind(args, eye, painter, jobs_of.bind(args, eye, painter) if args.jobs else None)

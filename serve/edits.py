@@ -1,7 +1,7 @@
 """One edit from its request to its picture: looked at, composed, painted, pasted, measured.
 
-Path: `EditRequest`, `Wish` -> eye.compose -> painter.paint (each face a request of its own, so that they share steps) ->
-eye.finish -> `Done`. Where no model is asked for, or there is none, the eye's preview is the edit.
+Path: `EditRequest`, `Wish` -> `Easel.edit`, beside an eye -> `Done`. Where no model is asked for, or there is none, the eye's
+preview is the edit.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ from typing import Any, TypeVar
 from rigface.events import keys
 from serve import measures, traces
 from serve.api import PREVIEW, EditRequest, EditResult, PaintOptions, Wish, Wrap
+from serve.easel import Easel, Made
 from serve.keys import Key
 from serve.problems import Trouble
 
 MEDIA = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 TYPES = ("image/png", "image/jpeg", "image/webp", "application/json", "text/event-stream")
 LOG = logging.getLogger("rigface.serve")
-Made = TypeVar("Made")
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +95,7 @@ class Editing:
         record = {"seed": asked.seed, "mark": secrets.token_hex(4), "request": request_id}
         return Plan(asked, wish, Wrap(form, record), key, request_id)  # type: ignore[arg-type]
 
-    async def ask(self, wish: Wish, method: Callable[[Wish], Awaitable[Made]]) -> Made:
+    async def ask(self, wish: Wish, method: Callable[[Wish], Awaitable[Answer]]) -> Answer:
         """By hash first; where the eye has forgotten a picture, with all bytes."""
         try:
             return await method(replace(wish, pictures={}))
@@ -133,26 +134,13 @@ class Editing:
             with traces.span("edit.preview"):
                 finished = await self.ask(wish, lambda w: eye.edit_without_model(w, wrap))
         else:
-            canvas = await painter.canvas(model)
             yield {"phase": "look", "step": 0, "steps": asked.steps or 0}
-            with traces.span("edit.compose"):
-                composed = await self.ask(wish, lambda w: eye.compose(w, canvas))
-            done.seconds["look"] = time.monotonic() - began
-            painted: list[Any] = [None] * len(composed.conditions)
-            async with aclosing(self._paint(model, composed.conditions, plan, previews)) as events:
-                async for face, event in events:
-                    if hasattr(event, "image"):
-                        painted[face] = event
+            async with aclosing(self._by_model(replace(plan, wrap=wrap), model, previews)) as events:
+                async for event in events:
+                    if isinstance(event, Made):
+                        finished, done.seconds = event.finished, event.seconds
                     else:
-                        yield _progress(face, len(painted), event)
-            done.seconds |= {
-                "wait": max(p.waited_s for p in painted),
-                "paint": max(p.painted_s for p in painted),
-            }
-            crops, pasting = [p.image for p in painted], time.monotonic()
-            with traces.span("edit.finish"):
-                finished = await self.ask(wish, lambda w: eye.finish(w, canvas, crops, wrap))
-            done.seconds["finish"] = time.monotonic() - pasting
+                        yield event
         done.data, done.asked, done.achieved = finished.data, finished.asked, finished.achieved
         done.seconds["total"] = time.monotonic() - began
         self._count(done)
@@ -168,56 +156,25 @@ class Editing:
         said = {"model": done.model, "faces": len(done.asked), "seconds": done.seconds}
         LOG.info("edit", extra=keys(request_id=done.plan.request_id, key=done.plan.key.name, **said))
 
-    async def _paint(
-        self, model: str, conditions: list[Any], plan: Plan, previews: int | None
-    ) -> AsyncGenerator[Any, None]:
-        """All faces at once; events as (face, event). Leaving it takes them all out of the batch."""
-        queue: asyncio.Queue[Any] = asyncio.Queue()
-
-        async def one(face: int) -> None:
+    async def _by_model(self, plan: Plan, model: str, previews: int | None) -> AsyncGenerator[Any, None]:
+        """As `Easel.edit`: by hash first; where the eye has forgotten a picture, with all bytes."""
+        house, wish, asked = self._house, plan.wish, plan.asked
+        easel = house.eye if hasattr(type(house.eye), "edit") else Easel(house.eye, house.painter)  # a far eye has one
+        for given in (replace(wish, pictures={}), wish):
+            stream = easel.edit(given, plan.wrap, model, _options(asked), previews, house.limits.edit_s)
             try:
-                with traces.span("edit.paint", face=face, model=model):
-                    stream = self._house.painter.paint(
-                        model, conditions[face], _options(plan.asked, face), previews, self._house.limits.edit_s
-                    )
-                    async with aclosing(stream) as events:
-                        async for event in events:
-                            queue.put_nowait((face, event))
-                queue.put_nowait(None)
-            except Exception as error:
-                queue.put_nowait(error)
-
-        tasks = [asyncio.ensure_future(one(face)) for face in range(len(conditions))]
-        try:
-            left = len(tasks)
-            while left:
-                event = await queue.get()
-                if isinstance(event, Exception):
-                    raise event
-                if event is None:
-                    left -= 1
-                else:
-                    yield event
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+                async with aclosing(stream) as events:
+                    async for event in events:
+                        yield event
+                return
+            except Trouble as trouble:
+                if trouble.slug != "unknown-picture" or given is wish:
+                    raise
 
 
-def _options(asked: EditRequest, face: int) -> PaintOptions:
+def _options(asked: EditRequest) -> PaintOptions:
     g = asked.guidance
-    return PaintOptions(
-        (asked.seed + face) % 2**63, asked.steps, asked.scheduler, g.identity, g.attributes, g.text, asked.strength
-    )
-
-
-def _progress(face: int, faces: int, step: Any) -> dict[str, Any]:
-    out = {"phase": "paint", "step": step.step, "steps": step.steps, "face": face, "faces": faces}
-    if step.preview is not None:
-        from rigface.image import encode_jpeg
-
-        out["preview"] = base64.b64encode(encode_jpeg(step.preview, 80)).decode()
-    return out
+    return PaintOptions(asked.seed, asked.steps, asked.scheduler, g.identity, g.attributes, g.text, asked.strength)
 
 
 def _entry(done: Done) -> dict[str, Any]:

@@ -96,6 +96,7 @@ class Finished:
 class _Laid:
     """An edit laid out for a model: the faces with what is wanted of each, and what the model is given."""
 
+    seen: Seen
     pairs: list[tuple[Face, FaceParams]]
     composed: list[Laid]
 
@@ -270,14 +271,15 @@ class Eye:
         key = wish.picture, wish.face, json.dumps(wish.edit.to_dict(), sort_keys=True), *wish.traits.items(), canvas
         laid = self._laid.get(key)
         if laid is None:
-            pairs = self._wanted(wish, self._look(wish, wish.picture).faces)
-            composer = self._composer(canvas)
-            laid = _Laid(pairs, [composer(face, wanted) for face, wanted in pairs])
+            seen, composer = self._look(wish, wish.picture), self._composer(canvas)
+            pairs = self._wanted(wish, seen.faces)
+            laid = _Laid(seen, pairs, [composer(face, wanted) for face, wanted in pairs])
             self._laid.put(key, laid)
         return laid
 
     def _finish(self, wish: Wish, canvas: Canvas, crops: list[np.ndarray], wrap: Wrap) -> Finished:
-        out, laid = self._look(wish, wish.picture).image, self._lay(wish, canvas)
+        laid = self._lay(wish, canvas)
+        out = laid.seen.image
         editor = Editor(self.see, composer=self._composer(canvas))
         for (face, wanted), composed, crop in zip(laid.pairs, laid.composed, crops):
             out = editor.put_back(out, face, wanted, composed, crop)

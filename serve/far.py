@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Collection
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from typing import Any
 
 from ray.exceptions import RayActorError, RayTaskError
@@ -52,6 +52,24 @@ class Far:
                 raise said
             return said
 
+    async def _stream(self, name: str, args: tuple[Any, ...], options: dict[str, Any]) -> AsyncGenerator[Any, None]:
+        """The events of a generator over there."""
+        handle, left = self._handle.options(stream=True, **options), TRIES
+        while True:
+            left -= 1
+            events: Any = getattr(handle, name).remote(*args, **traces.carried())
+            try:
+                async for event in events:
+                    if isinstance(event, Trouble):
+                        raise event
+                    yield event
+                return
+            except Exception as error:
+                await _again(error, left)
+            finally:
+                with suppress(*LOST):
+                    events.cancel()
+
 
 class FarPainter(Far):
     """A painter behind a handle. What an edit has to know of it before it begins is asked anew after `KEPT_S` only.
@@ -83,23 +101,20 @@ class FarPainter(Far):
 
     async def paint(self, model: str, *args: Any) -> AsyncGenerator[Any, None]:
         """As `Studio.paint`; where the replica is lost, the steps begin anew."""
-        left = TRIES
         there: dict[str, Any] = {"multiplexed_model_id": model} if model in self._models else {}
-        handle = self._handle.options(stream=True, **there)
-        while True:
-            left -= 1
-            events: Any = handle.paint.remote(model, *args, **traces.carried())
-            try:
-                async for event in events:
-                    if isinstance(event, Trouble):
-                        raise event
-                    yield event
-                return
-            except Exception as error:
-                await _again(error, left)
-            finally:
-                with suppress(*LOST):
-                    events.cancel()
+        async with aclosing(self._stream("paint", (model, *args), there)) as events:
+            async for event in events:
+                yield event
+
+
+class FarEye(Far):
+    """An eye behind a handle, which has an easel of its own."""
+
+    async def edit(self, *args: Any) -> AsyncGenerator[Any, None]:
+        """As `Easel.edit`; where the replica is lost, it begins anew."""
+        async with aclosing(self._stream("edit", args, {})) as events:
+            async for event in events:
+                yield event
 
 
 async def _again(error: Exception, left: int) -> None:

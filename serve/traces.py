@@ -7,9 +7,10 @@ is a test of one variable. Attributes are numbers and names, as in log lines; ne
 
 from __future__ import annotations
 
+import asyncio
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import aclosing, contextmanager
 from typing import Any
 
 EXPORTERS = ("", "otlp", "console")
@@ -110,6 +111,34 @@ def asked(path: str, headers: Mapping[bytes, bytes], request_id: str) -> Iterato
     options = {"context": _context(sent), "kind": SpanKind.SERVER, "attributes": {"request_id": request_id}}
     with _tracer.start_as_current_span("request", **options) as made:
         yield made
+
+
+async def drawn(carried: Carried, name: str, events: AsyncGenerator[Any, None]) -> AsyncGenerator[Any, None]:
+    """A generator's events, its work a stretch below one of another process: done in a task, so that the span is current there only."""
+    queue: asyncio.Queue[Any] = asyncio.Queue()
+
+    async def work() -> None:
+        with under(carried, name):
+            try:
+                async with aclosing(events):
+                    async for event in events:
+                        queue.put_nowait((event, None))
+                queue.put_nowait((None, StopAsyncIteration()))
+            except Exception as error:
+                queue.put_nowait((None, error))
+
+    task = asyncio.ensure_future(work())
+    try:
+        while True:
+            event, error = await queue.get()
+            if isinstance(error, StopAsyncIteration):
+                return
+            if error is not None:
+                raise error
+            yield event
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 def loose(carried: Carried, name: str) -> Any:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from types import SimpleNamespace
 
 import pytest
 from starlette.testclient import TestClient
@@ -14,7 +15,8 @@ from starlette.testclient import TestClient
 from serve import traces
 from serve.app import EyeDeployment, PainterDeployment
 from serve.door import House, make_api
-from serve.far import Far, FarPainter
+from serve.easel import Easel
+from serve.far import FarEye, FarPainter
 from tests.conftest import ROOT
 
 
@@ -23,7 +25,7 @@ class Handle:
 
     def __init__(self, replica):
         self._replica = replica
-        self.call = self.paint = self
+        self.call = self
 
     def options(self, stream):
         return Streaming(self._replica)
@@ -36,11 +38,14 @@ class Handle:
 
 class Streaming:
     def __init__(self, replica):
-        self._replica, self.paint = replica, self
+        self._replica = replica
 
-    def remote(self, *args, **more):
-        args, more = pickle.loads(pickle.dumps((args, more)))
-        return Events(self._replica.paint(*args, **more))
+    def __getattr__(self, name):
+        def remote(*args, **more):
+            args, more = pickle.loads(pickle.dumps((args, more)))
+            return Events(getattr(self._replica, name)(*args, **more))
+
+        return SimpleNamespace(remote=remote)
 
 
 class Events:
@@ -74,8 +79,10 @@ def spans():
 def client(eye, studio, monkeypatch):
     monkeypatch.setattr(PainterDeployment.func_or_class, "__del__", lambda self: None)  # the studio is of all tests
     replicas = [kind.func_or_class.__new__(kind.func_or_class) for kind in (EyeDeployment, PainterDeployment)]
-    replicas[0]._eye, replicas[1]._studio = eye, studio
-    with TestClient(make_api(House(Far(Handle(replicas[0])), FarPainter(Handle(replicas[1]))))) as made:
+    painter = FarPainter(Handle(replicas[1]))
+    replicas[0]._eye, replicas[0]._easel = eye, Easel(eye, painter)
+    replicas[1]._studio, replicas[1]._models = studio, []
+    with TestClient(make_api(House(FarEye(Handle(replicas[0])), painter))) as made:
         yield made
 
 
@@ -93,8 +100,8 @@ def test_an_edit_is_one_trace_from_door_to_seal(client, spans, png):
     ids = {span.context.span_id: name for name, span in found.items()}
     parents = {name: ids.get(span.parent.span_id, "the caller") for name, span in found.items()}
     wanted = {
-        "request": "the caller", "edit.compose": "request", "eye.compose": "edit.compose", "edit.paint": "request",
-        "painter.paint": "edit.paint", "edit.finish": "request", "eye.finish": "edit.finish", "seal": "eye.finish",
+        "request": "the caller", "eye.edit": "request", "edit.compose": "eye.edit", "edit.paint": "eye.edit",
+        "painter.paint": "edit.paint", "edit.finish": "eye.edit", "seal": "edit.finish",
     }  # fmt: skip
     assert {name: parents.get(name) for name in wanted} == wanted
     assert found["request"].attributes["request_id"] == "request-of-mine"

@@ -1,0 +1,114 @@
+"""One edit by a model, from the look at its source to the picture that was measured: by one eye, with any painter.
+
+Path: `edits.py` -> `Easel.edit` -> eye.compose -> painter.paint (each face a request of its own, so that they share steps) ->
+eye.finish -> `Made`.
+
+It stands beside the eye, in its process (`app.py`): what the model is given goes to the painter and its picture comes back without
+the door between them; whoever finishes an edit is the one that read its source; and while a picture is painted, the eye has a
+request under way, for which Ray Serve waits before it stops a replica.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from typing import Any
+
+from serve import traces
+from serve.api import PaintOptions, Wish, Wrap
+
+
+@dataclass(frozen=True, eq=False)
+class Made:
+    """The end of an edit: as `serve.eye.Finished`, and the seconds of each phase."""
+
+    finished: Any
+    seconds: dict[str, float]
+
+
+class Easel:
+    """An eye and a painter at work on edits.
+
+    Args:
+        eye: as `serve.eye.Eye`. painter: as `serve.painter.Studio`.
+    """
+
+    def __init__(self, eye: Any, painter: Any) -> None:
+        self._eye, self._painter = eye, painter
+
+    async def edit(
+        self, wish: Wish, wrap: Wrap, model: str, options: PaintOptions, previews: int | None, limit_s: float
+    ) -> AsyncGenerator[dict[str, Any] | Made, None]:
+        """The edit's steps, as a stream of events tells them, and at last `Made`. Leaving it takes all faces out of the batch.
+
+        Args:
+            options: of the first face; each further one has the next seed.
+            previews: a picture after each so many steps; 0 for none. None: no steps are told.
+
+        Raises:
+            Trouble, BadInput, ValueError: it cannot be done.
+        """
+        began = time.monotonic()
+        canvas = await self._painter.canvas(model)
+        with traces.span("edit.compose"):
+            composed = await self._eye.compose(wish, canvas)
+        seconds = {"look": time.monotonic() - began}
+        painted: list[Any] = [None] * len(composed.conditions)
+        async with aclosing(self._paint(model, composed.conditions, options, previews, limit_s)) as events:
+            async for face, event in events:
+                if hasattr(event, "painted_s"):
+                    painted[face] = event
+                elif previews is not None:
+                    yield _progress(face, len(painted), event)
+        seconds |= {"wait": max(p.waited_s for p in painted), "paint": max(p.painted_s for p in painted)}
+        pasting = time.monotonic()
+        with traces.span("edit.finish"):
+            finished = await self._eye.finish(wish, canvas, [p.image for p in painted], wrap)
+        yield Made(finished, seconds | {"finish": time.monotonic() - pasting})
+
+    async def _paint(
+        self, model: str, conditions: list[Any], options: PaintOptions, previews: int | None, limit_s: float
+    ) -> AsyncGenerator[Any, None]:
+        """All faces at once; events as (face, event)."""
+        queue: asyncio.Queue[Any] = asyncio.Queue()
+
+        async def one(face: int) -> None:
+            try:
+                with traces.span("edit.paint", face=face, model=model):
+                    own = replace(options, seed=(options.seed + face) % 2**63)
+                    stream = self._painter.paint(model, conditions[face], own, previews, limit_s)
+                    async with aclosing(stream) as events:
+                        async for event in events:
+                            queue.put_nowait((face, event))
+                queue.put_nowait(None)
+            except Exception as error:
+                queue.put_nowait(error)
+
+        tasks = [asyncio.ensure_future(one(face)) for face in range(len(conditions))]
+        try:
+            left = len(tasks)
+            while left:
+                event = await queue.get()
+                if isinstance(event, Exception):
+                    raise event
+                if event is None:
+                    left -= 1
+                else:
+                    yield event
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _progress(face: int, faces: int, step: Any) -> dict[str, Any]:
+    out = {"phase": "paint", "step": step.step, "steps": step.steps, "face": face, "faces": faces}
+    if step.preview is not None:
+        from rigface.image import encode_jpeg
+
+        out["preview"] = base64.b64encode(encode_jpeg(step.preview, 80)).decode()
+    return out

@@ -1,0 +1,165 @@
+"""An eye and two painters on real Ray Serve: each painter holds a few of several models, and an edit goes to one that holds its
+own; an edit that is under way when Ray takes the application away is finished.
+
+The networks are none and the eye sees one head everywhere, so that three more replicas start in seconds.
+"""
+
+import asyncio
+import threading
+import time
+from contextlib import aclosing
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from rigface.edits import EditSpec
+from rigface.types import Conditions
+from serve.api import PaintOptions, Wish, Wrap
+from serve.app import Args, EyeDeployment, PainterDeployment
+from serve.easel import Made
+from serve.far import FarEye, FarPainter
+from serve.naming import picture_id
+from tests.serve.conftest import StillSee, run
+
+pytestmark = pytest.mark.slow
+MODELS = {"first": "1", "anna": "2", "ben": "3"}
+STEP_S = 0.1
+
+
+class Colour:
+    """As `RigFacePipeline` for a studio: paints a picture of one grey, its place's; steps beyond the first take a while."""
+
+    config = SimpleNamespace(
+        render_style="texture", size=32, expression_field="expression", detail=False,
+        process=SimpleNamespace(kind="grey", steps=1),
+    )  # fmt: skip
+
+    def __init__(self, place):
+        self._grey = int(place)
+
+    def crowd(self):
+        return Crowd()
+
+    def remember(self, picture):
+        return SimpleNamespace(blocks={})
+
+    def begin(self, *args, steps=None, **options):
+        return SimpleNamespace(rows=1, index=0, steps=steps or 1, done=False, detail=False, latents=self._grey)
+
+    def pictures(self, latents, detail):
+        return np.full((1, 32, 32, 3), latents, np.uint8)
+
+
+class Crowd:
+    def __init__(self):
+        self._walks = []
+
+    def join(self, walk):
+        self._walks.append(walk)
+
+    def leave(self, walk):
+        self._walks.remove(walk)
+
+    def step(self):
+        for walk in list(self._walks):
+            time.sleep(STEP_S if walk.steps > 1 else 0)
+            walk.index += 1
+            walk.done = walk.index == walk.steps
+            if walk.done:
+                self._walks.remove(walk)
+
+
+@pytest.fixture(scope="module")
+def pool(service):
+    """The handles of an eye and of two painters with room for one model each, of three; they count what they read."""
+    from ray import serve
+
+    colour, see = Colour, StillSee
+
+    class Counting(PainterDeployment.func_or_class):
+        def __init__(self, args):
+            from serve.painter import Studio
+
+            self._read = []
+            load = lambda place: self._read.append(place) or colour(place)  # noqa: E731
+            Studio.of = classmethod(lambda cls, models, device, **options: cls(models, load, **options))
+            super().__init__(args)
+
+        async def read(self):
+            return self._read, list(self._studio._rooms)
+
+    class Still(EyeDeployment.func_or_class):
+        def __init__(self, args, painter):
+            from serve.eye import Eye
+
+            Eye.load = classmethod(lambda cls, device, **options: cls(see(), **options))
+            super().__init__(args, painter)
+
+    args, small = Args(models=MODELS, most_loaded=1), {"ray_actor_options": {"num_cpus": 0.1}}
+    painters = serve.deployment(Counting, num_replicas=2, **small).bind(args)
+    eye = serve.deployment(Still, graceful_shutdown_timeout_s=60, **small).bind(args, painters)
+    yield serve.run(eye, name="pool", route_prefix=None), serve.get_deployment_handle("Counting", "pool")
+    serve.delete("pool")
+
+
+def test_an_edit_goes_to_the_painter_that_holds_its_model(pool):
+    painters = pool[1]
+    painter = FarPainter(painters, MODELS)
+    asked = Conditions(*(np.zeros((32, 32, 3), np.uint8) for _ in range(3)), np.zeros(52, np.float32))
+
+    async def painted(*models):
+        out = []
+        for model in models:
+            async for event in painter.paint(model, asked, PaintOptions(), None, 60.0):
+                out.append(int(event.image[0, 0, 0]))
+        return out
+
+    def read():
+        """What each has read so far and holds now."""
+        return sorted(painters.broadcast("read").results(timeout_s=30), key=lambda found: found[1])
+
+    both = ["first", "anna"]
+    for _ in range(30):  # until whoever asks knows which of them holds what; by chance sixteen do not all come right
+        settled = read()
+        assert run(painted(*both * 8)) == [1, 2] * 8
+        if read() == settled:
+            break
+        time.sleep(0.1)
+    assert [held for _, held in settled] == [["anna"], ["first"]]
+    assert run(painted(*both * 8)) == [1, 2] * 8
+    assert read() == settled, "a model was read again"
+    assert run(painted("ben")) == [3]  # a third takes the place of one of them
+    assert sum(len(places) for places, _ in read()) == sum(len(places) for places, _ in settled) + 1
+
+
+def test_an_edit_under_way_is_finished_when_the_application_is_taken_away(pool, png):
+    from ray import serve
+
+    eye, name = FarEye(pool[0]), picture_id(png)
+    away = threading.Thread(target=serve.delete, args=("pool",))
+
+    async def edit(seed):
+        wish = Wish(name, EditSpec(yaw_deg=5 + seed), {name: png})
+        steps, made = 0, None
+        options = PaintOptions(seed=seed, steps=20)
+        async with aclosing(eye.edit(wish, Wrap(), "first", options, 0, 60.0)) as events:
+            async for event in events:
+                if isinstance(event, Made):
+                    made = event
+                    continue
+                steps += 1
+                if steps == 2 and seed == 0:
+                    away.start()
+        return steps, made.finished.asked[0]["yaw_deg"]
+
+    async def several():
+        return await asyncio.gather(*(edit(seed) for seed in range(2)))
+
+    began = time.monotonic()
+    done = run(several())
+    assert [steps for steps, _ in done] == [20, 20]
+    assert [yaw for _, yaw in done] == pytest.approx([5, 6], abs=0.01)
+    away.join(30)
+    assert "pool" not in serve.status().applications
+    assert time.monotonic() - began < 30
