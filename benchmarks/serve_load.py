@@ -7,7 +7,8 @@ Writes benchmarks/results/serve_load.json; under three minutes on two quiet core
 
 * `painter alone`: in one process, without eyes and HTTP: edits a second of `serve.painter` with one row at a time and with 16.
 * `service`, `one at a time`: the whole service over HTTP, with 16 rows to a batch and with one: closed loops of 1, 4 and 16
-  callers, an open loop at 0.7 of what the closed one reached. The medians of an edit's phases say where its time goes.
+  callers, an open loop at 0.7 of what the closed one reached. The medians of an edit's phases say where its time goes, and
+  `cpu_ms_per_edit` which processes' time the machine spends on it at 16.
 * `serve_overhead_ms`: `GET /healthz` through Ray Serve less the same through uvicorn, without and with HAProxy in front.
 * `scale`: seconds from the beginning of load to a second painter that runs, and from its end to one again, with the delays given.
 * `cold_start_s`: from nothing to an answer of /readyz.
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import subprocess
@@ -57,36 +59,44 @@ def painter_alone(model: str, seconds: float) -> dict[str, Any]:
     from serve.api import PaintOptions
     from serve.painter import Studio
 
-    async def load(studio: Studio, count: int, length: float) -> float:
+    async def load(studio: Studio, count: int, length: float) -> dict[str, float]:
         size = (await studio.canvas("m")).size
         codes = studio._rooms["m"].pipeline.model.expression_size
-        end, done = time.monotonic() + length, 0
+        end, waited = time.monotonic() + length, list[float]()
+        steps, rows = studio.steps_taken, studio.rows_painted
 
         async def one(number: int) -> None:
-            nonlocal done
             random = np.random.default_rng(number)
             pictures = [random.integers(0, 256, (size, size, 3), np.uint8) for _ in range(3)]
             wish, turn = Conditions(*pictures, random.normal(size=codes).astype(np.float32)), number
             while time.monotonic() < end:
+                since = time.monotonic()
                 await studio.one("m", wish, PaintOptions(seed=turn, steps=STEPS[turn % 3]))
-                done, turn = done + 1, turn + 1
+                waited.append(time.monotonic() - since)
+                turn += 1
 
         began = time.monotonic()
         await asyncio.gather(*(one(n) for n in range(count)))
-        return done / (time.monotonic() - began)
+        batch = (studio.rows_painted - rows) / max(studio.steps_taken - steps, 1)
+        found = {"edits_per_s": len(waited) / (time.monotonic() - began), "mean_batch": batch}
+        found |= {f"p{q}_s": float(np.percentile(waited, q)) for q in (50, 95, 99)}
+        return {name: round(value, 4) for name, value in found.items()}
 
     out: dict[str, Any] = {}
     for label, rows in (("one at a time", 1), ("in flight", 16)):
         studio = Studio.of({"m": model}, most_rows=rows)
         asyncio.run(load(studio, 2, 0.5))  # warm
         for count in (1, 4, 16):
-            out[f"{label}, {count} callers, edits_per_s"] = round(asyncio.run(load(studio, count, seconds)), 3)
+            out[f"{label}, {count} callers"] = asyncio.run(load(studio, count, seconds))
         studio.close()
         studio._thread.join()  # a thread inside the networks would take the process down at its end
-    out["ratio_at_16"] = round(
-        out["in flight, 16 callers, edits_per_s"] / out["one at a time, 16 callers, edits_per_s"], 2
-    )
+    out["ratio_at_16"] = ratio(out["in flight, 16 callers"], out["one at a time, 16 callers"])
     return out
+
+
+def ratio(one: dict[str, float], other: dict[str, float]) -> float:
+    """Of what they got done."""
+    return round(one["edits_per_s"] / other["edits_per_s"], 2)
 
 
 def plain(model: str, seconds: float) -> dict[str, Any]:
@@ -133,7 +143,13 @@ def loads(model: str, seconds: float) -> dict[str, Any]:
         for label, rows in (("service", 16), ("one at a time", 1)):
             with serving(port=free_port("127.0.0.1", 0), most_rows=rows, **common) as url:
                 for count in (1, 4, 16):
-                    out[f"{label}, {count} callers"] = callers(url, "closed", "--callers", count, "--seconds", seconds)
+                    before = spent()
+                    found = callers(url, "closed", "--callers", count, "--seconds", seconds)
+                    out[f"{label}, {count} callers"] = found
+                out[f"{label}, 16 callers"]["cpu_ms_per_edit"] = {
+                    part: round(1e3 * (now - before.get(part, 0.0)) / found["edits"], 1)
+                    for part, now in sorted(spent().items(), key=lambda item: -item[1])
+                }
                 if rows > 1:
                     rate = round(0.7 * out[f"{label}, 16 callers"]["edits_per_s"], 2)
                     found = callers(url, "open", "--rate", rate, "--seconds", seconds)
@@ -142,10 +158,24 @@ def loads(model: str, seconds: float) -> dict[str, Any]:
         app.PainterDeployment = painter.options(autoscaling_config={**limits, **DELAYS})
         with serving(port=free_port("127.0.0.1", 0), **common) as url:
             out["scale"] = scale(url)
-    out["ratio_at_16"] = round(
-        out["service, 16 callers"]["edits_per_s"] / out["one at a time, 16 callers"]["edits_per_s"], 2
-    )
+    out["ratio_at_16"] = ratio(out["service, 16 callers"], out["one at a time, 16 callers"])
+    out["ratio_at_16_to_1"] = ratio(out["service, 16 callers"], out["service, 1 callers"])
     ray.shutdown()
+    return out
+
+
+def spent() -> dict[str, float]:
+    """CPU seconds so far of this process' children, by part of the service."""
+    import psutil
+
+    out: dict[str, float] = {}
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            name = process.name() + " ".join(process.cmdline())
+            part = next(
+                (p for p in ("Door", "Eye", "Painter", "Proxy", "Controller", "raylet", "gcs") if p in name), "other"
+            )
+            out[part] = out.get(part, 0.0) + sum(process.cpu_times()[:2])
     return out
 
 

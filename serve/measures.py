@@ -31,7 +31,7 @@ PAINTER_ROWS = Measure("rigface_painter_rows", "counter", "rows painted; over th
 PAINTER_STEPS = Measure("rigface_painter_steps", "counter", "denoising steps taken, of whole batches")
 PAINTER_BATCH_ROWS = Measure("rigface_painter_batch_rows", "histogram", "rows in a step", (), _ROWS)
 PAINTER_STEP_SECONDS = Measure("rigface_painter_step_seconds", "histogram", "time of a step, s", (), _STEP)
-CACHE_LOOKUPS = Measure("rigface_cache_lookups", "counter", "lookups in memory; cache: door, seen, small, remembered, who; result: hit, miss", ("cache", "result"))  # fmt: skip
+CACHE_LOOKUPS = Measure("rigface_cache_lookups", "counter", "lookups in memory; cache: door, seen, small, laid, remembered, who; result: hit, miss", ("cache", "result"))  # fmt: skip
 
 JOBS = Measure("rigface_jobs", "gauge", "jobs in the queue's folder by state", ("state",))
 
