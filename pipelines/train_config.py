@@ -73,6 +73,9 @@ class TrainConfig:
     """Show every example in other colours and a few pixels away each time. Needs examples as pictures, as `pair` writes them."""
     dropout: float = 0.05
     """How often each of identity, attributes, text, and all at once are withheld; guidance needs it."""
+    trust: float = 1.0
+    """Share of what a bridge learned that the saved model does about its start; its last layer is scaled. Below 1 where people are
+    few: what is learned of them is too sure of others."""
     decay: float = 0.9999
     """Of the average of weights that is validated and saved for use."""
     seed: int = 0
@@ -124,6 +127,8 @@ class TrainConfig:
                 f"{max(self.workers, self.most_workers)} workers share {self.lanes} lanes: some would have nothing to do; "
                 "set lanes to a multiple of the workers"
             )
+        if not 0 < self.trust <= 1:
+            raise PlanError(f"trust: want above 0 and at most 1, got {self.trust:g}")
         if self.sharding == "fsdp" and not self.workers:
             raise PlanError("sharding fsdp needs workers: set workers to 1 or more")
 
@@ -140,9 +145,9 @@ def debug() -> TrainConfig:
 def mini_cpu() -> TrainConfig:
     """The small model on one or two CPU cores, in this process; stop and start it at will."""
     return TrainConfig(
-        start="scratch", workers=0, gpu=False, batch=16, steps=2000, learning_rate=1e-3, warmup=50, schedule="cosine",
-        dropout=0.02, picture_weight=20.0, at_start=1.0, augment=True, decay=0.99, weight_decay=1e-3, checkpoint_every=50,
-        validate_every=250, validation_examples=24,
+        start="scratch", networks=Networks(channels=(64, 96)), workers=0, gpu=False, batch=32, steps=60, learning_rate=1e-3,
+        warmup=20, schedule="cosine", dropout=0.02, picture_weight=20.0, at_start=1.0, augment=True, decay=0.99,
+        weight_decay=1e-3, checkpoint_every=20, validate_every=30, validation_examples=24,
         window=128, ingest="thread", threads=1, keep=2,
     )  # fmt: skip
 

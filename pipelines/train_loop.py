@@ -36,6 +36,7 @@ from pipelines.journal import Journal
 from pipelines.session import Session
 from pipelines.train_config import TrainConfig
 from pipelines.validate import Validation
+from rigface.errors import PlanError
 from rigface.examples import ExampleSpec
 from rigface.model import checkpoint as checkpoints
 from rigface.model import tune
@@ -59,6 +60,10 @@ class Trainee:
     def __init__(self, config: TrainConfig, spec: ExampleSpec, session: Session, device: torch.device) -> None:
         self.config, self.spec, self.session, self.device = config, spec, session, device
         self.loaded: Checkpoint = start.load(config, spec)
+        if config.trust != 1 and self.loaded.config.process.kind != "bridge":
+            raise PlanError(
+                f"trust is for a bridge from the preview; this model is {self.loaded.config.process.kind!r}"
+            )
         self.inner = self.loaded.model
         self.trained = tune.select(self.inner, config.tune, config.lora_rank)
         if config.checkpointing:
@@ -253,7 +258,14 @@ def export(trainee: Trainee, store: Store) -> None:
     with tempfile.TemporaryDirectory() as folder:
         low_rank = trainee.config.tune == "lora"  # the layers themselves were replaced
         plain = start.load(trainee.config, trainee.spec) if low_rank else trainee.loaded
-        checkpoints.save(folder, plain, weights=weights, dtype=torch.float16)
+        checkpoints.save(folder, plain, weights=_trusted(weights, trainee.config.trust), dtype=torch.float16)
         files = sorted(p for p in Path(folder).rglob("*") if p.is_file())
         for file in sorted(files, key=lambda p: p.name == "config.json" and p.parent == Path(folder)):
             store.publish(f"{MODEL}/{file.relative_to(folder)}", file.read_bytes())
+
+
+def _trusted(weights: dict[str, Tensor], trust: float) -> dict[str, Tensor]:
+    """The weights with the last layer scaled: a bridge's answer is the way from its start, and this shortens it."""
+    if trust == 1:
+        return weights
+    return {name: w * trust if name.startswith("denoiser.conv_out.") else w for name, w in weights.items()}

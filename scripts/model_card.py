@@ -48,6 +48,11 @@ def measured(card: dict[str, Any], about: dict[str, Any]) -> dict[str, Any]:
     return {**known, "extractors": card["extractors"], "notes": card["notes"], "edits": edits}
 
 
+def _time(hours: float) -> str:
+    """So long, as people say it."""
+    return f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.0f} minutes"
+
+
 def trained(run: Path) -> dict[str, Any]:
     """What a training run says of itself, its examples and its weights."""
     about = json.loads((run / "rigface.json").read_text())
@@ -56,7 +61,18 @@ def trained(run: Path) -> dict[str, Any]:
     took = [line["step_s"] + line["wait_s"] for line in lines if "step_s" in line]
     report = Path(about["config"]["examples"]) / "report.json"
     pairs = json.loads(report.read_text()) if report.is_file() else {}
-    names = ("learning_rate", "batch", "schedule", "dropout", "picture_weight", "at_start", "augment", "decay", "seed")
+    names = (
+        "learning_rate",
+        "batch",
+        "trust",
+        "schedule",
+        "dropout",
+        "picture_weight",
+        "at_start",
+        "augment",
+        "decay",
+        "seed",
+    )
     return {
         "steps": steps,
         "hours": round(steps * sum(took) / len(took) / 3600, 2),
@@ -91,7 +107,7 @@ def _training(found: dict[str, Any] | None) -> str:
     lines = [
         f"- {people.get('train', 'an unknown number of')} people learned from, {people.get('test', 'an unknown number')} held out",
         f"- examples: {', '.join(f'{count:,} {name}' for name, count in examples.items()) or 'not recorded'}",
-        f"- {found['steps']:,} steps, {found['examples_shown']:,} examples shown, {found['hours']:.1f} hours of one CPU core's work",
+        f"- {found['steps']:,} steps, {found['examples_shown']:,} examples shown, {_time(found['hours'])} of one CPU core's work",
         f"- numbers: {', '.join(f'{count / 1e6:.1f} M in {name}' for name, count in found['parameters'].items())}",
         f"- settings: {', '.join(f'{name} {value}' for name, value in found['settings'].items())}",
         f"- commit {found['commit'] or 'unknown'}",

@@ -12,7 +12,7 @@ from pipelines import feed, journal
 from pipelines.encode import EncodeConfig, encode
 from pipelines.session import Alone
 from pipelines.train import config_of, train
-from pipelines.train_config import PRESETS, TrainConfig, debug
+from pipelines.train_config import PRESETS, Networks, TrainConfig, debug
 from pipelines.train_loop import learning_rate, loop
 from rigface import fake_examples
 from rigface.errors import PlanError
@@ -271,6 +271,24 @@ def test_the_small_model_is_fine_tuned_on_faces_in_one_command(mini, tmp_path):
     assert (made.config.size, made.config.render_style) == (64, "texture")
     before, after = (m.model.denoiser.conv_out.weight for m in (checkpoint.load(mini), made))
     assert not torch.equal(before, after)
+
+
+def test_half_the_trust_is_half_the_change(place, tmp_path):
+    """In one step, and whatever else the model does: the way from the start is scaled."""
+    for trust in (1.0, 0.5):
+        train(toy(place, tmp_path / f"{trust}", start=str(place / "tiny"), trust=trust), lambda words: None)
+    whole, half = (checkpoint.load(tmp_path / f"{trust}" / "model").model for trust in (1.0, 0.5))
+    shape = (2, whole.latent_channels, 16, 16)
+    random = torch.Generator().manual_seed(0)
+    q = {name: torch.randn(shape, generator=random) for name in ("latents", "background", "render", "reference")}
+    q |= {"timestep": torch.tensor([1000, 1000]), "expression_code": torch.zeros(2, whole.expression_size)}
+    with torch.no_grad():
+        torch.testing.assert_close(half(**q), whole(**q) / 2, atol=2e-3, rtol=2e-2)  # stored as float16
+    plain = toy(place, tmp_path / "plain", start="tiny", trust=0.5, networks=Networks(kind="epsilon"))
+    with pytest.raises(PlanError, match="trust is for a bridge"):
+        train(replace(plain, examples=str(place / "pairs")), lambda words: None)
+    with pytest.raises(PlanError, match="at most 1"):
+        replace(debug(), trust=1.5)
 
 
 def test_another_recipe_in_the_same_folder_is_refused(place, tmp_path):
