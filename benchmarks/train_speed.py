@@ -1,7 +1,7 @@
 """Training: examples a second from pictures and from latents, how long a step waits for data, what checkpointing saves.
 
     python benchmarks/train_speed.py                  under three minutes on two cores
-    python benchmarks/train_speed.py --steps 40 --size 256 --channels 128 256 512
+    python benchmarks/train_speed.py --steps 8 --size 256 --batch 16      large enough for activations to count
 
 Networks of the small model's kind with a convolutional autoencoder in the shape of Stable Diffusion's, on invented examples;
 `pipelines.train` itself, one process per variant, so that each has a peak of memory of its own. From pictures, the autoencoder
@@ -126,7 +126,9 @@ def main() -> None:
         "steps": args.steps, "batch": args.batch, "size": args.size, "channels": args.channels, "bf16": args.bf16,
         "threads": args.threads, "machine": machine(), "torch": torch.__version__, "commit": commit(),
     }  # fmt: skip
-    RESULTS.write_text(json.dumps(result, indent=2) + "\n")
+    name = f"{args.size} px, batch {args.batch}, channels {' '.join(map(str, args.channels))}"
+    before = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
+    RESULTS.write_text(json.dumps({**before, name: result}, indent=2) + "\n")
     print(json.dumps({k: v for k, v in result.items() if k not in VARIANTS}))
 
 
