@@ -244,7 +244,7 @@ def main() -> None:
         "benchmark": "serve_load", "model": Path(options.model).name, "cores": os.cpu_count(), "load_before": os.getloadavg()[0],
         "commit": subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip(),
     }  # fmt: skip
-    results["painter alone"] = apart("painter_alone", options)
+    results["painter alone"] = apart("painter_alone", options, OMP_NUM_THREADS="1")  # as Ray gives a replica of one CPU
     bare, default, haproxy = apart("plain", options), apart("overhead", options), apart("overhead", options, **HA_PROXY)
     results["cold_start_s"] = default["cold_start_s"]
     results["healthz_ms"] = {

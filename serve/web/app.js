@@ -3,7 +3,7 @@
 import * as api from "./api.js";
 import { element } from "./controls.js";
 import { Follow } from "./follow.js";
-import { hush, patiently, say, tell, tooLarge, whenBack } from "./notice.js";
+import { hush, patiently, say, tell, tooLarge, whenBack, write } from "./notice.js";
 import { Panel } from "./panel.js";
 import { Photo } from "./photo.js";
 import { Stage } from "./stage.js";
@@ -138,7 +138,7 @@ function engine() {
   get("painting").hidden = !model || model.kind === "preview";
   get("steps").value = model?.steps || "";
   get("engine").hidden = model?.kind !== "preview";
-  get("engine").textContent = model?.kind === "preview" ? model.about : "";
+  write(get("engine"), model?.kind === "preview" ? model.about : "");
 }
 
 get("model").addEventListener("change", engine);

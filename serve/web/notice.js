@@ -8,6 +8,16 @@ const pause = (seconds) => new Promise((done) => setTimeout(done, 1000 * seconds
 const back = new EventTarget(); // "back": the service answers again
 let watching = false;
 
+// A text in which what is typed, such as "--jobs FOLDER", stays on one line.
+export function write(element, text) {
+  element.replaceChildren(...text.split(/(--[a-z-]+(?: [A-Z]+)?)/).map((part, k) => {
+    if (k % 2 === 0) return part;
+    const typed = document.createElement("code");
+    typed.textContent = part;
+    return typed;
+  }));
+}
+
 export function say(text) { get("status").textContent = text; }
 
 export function tell(error) {

@@ -3,7 +3,7 @@
 import * as api from "./api.js";
 import { Subject } from "./follow.js";
 import { Jobs } from "./jobs.js";
-import { hush, patiently, say, tell, tooLarge } from "./notice.js";
+import { hush, patiently, say, tell, tooLarge, write } from "./notice.js";
 import { reach } from "./results.js";
 
 const get = (id) => document.getElementById(id);
@@ -119,7 +119,7 @@ export class Video {
   }
 
   hint() {
-    get("mode-hint").textContent = HINTS[!this.service.jobs ? "off" : this.mode === "animation" && !this.photo.subject ? "missing" : this.mode];
+    write(get("mode-hint"), HINTS[!this.service.jobs ? "off" : this.mode === "animation" && !this.photo.subject ? "missing" : this.mode]);
     get("render").disabled = !this.startable;
   }
 
