@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable
 from contextlib import aclosing
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -80,18 +81,9 @@ class Args(BaseModel):
 
     def limits(self) -> Limits:
         """How much is let in."""
-        names = (
-            "edit_s",
-            "clip_s",
-            "clip_frames",
-            "job_s",
-            "jobs_waiting",
-            "jobs_each",
-            "jobs_at_once",
-            "edits_at_once",
-        )
+        named = {f.name: getattr(self, f.name) for f in fields(Limits) if f.name in Args.model_fields}
         megabytes = {"body_bytes": self.body_mb * 2**20, "clip_bytes": self.clip_mb * 2**20}
-        return Limits(keep_s=self.keep_h * 3600, **megabytes, **{name: getattr(self, name) for name in names})
+        return Limits(keep_s=self.keep_h * 3600, **megabytes, **named)
 
     def policy(self) -> Policy:
         """Whose faces may be edited."""
@@ -160,7 +152,7 @@ class PainterDeployment:
 
         traces.start(args.traces, "painter")
         options = {"most_rows": args.most_rows, "most_loaded": args.most_loaded}
-        self._models = list(args.places())
+        self._models = list(args.places()) if len(args.places()) > 1 else []
         self._studio = Studio.of(args.places(), args.device, **options)
         self._told = False
         self._hold = serve.multiplexed(_held, max_num_models_per_replica=args.most_loaded)
