@@ -18,27 +18,11 @@ from pipelines.config import debug
 from pipelines.extract import extract
 from pipelines.output import git_commit
 from pipelines.progress import Progress
-from rigface import fake, objects
-from rigface.image import encode_jpeg
+from rigface import objects
 from tests.conftest import ROOT
 from tests.drills.count import Count, compare
 
 RESULTS = os.environ.get("RIGFACE_DRILLS")  # a file; `make drills` names it
-
-
-@pytest.fixture(scope="session")
-def clips(tmp_path_factory) -> Path:
-    """Some thirty units of work: cut videos, short ones, a picture, nobody, and two bad files."""
-    folder = tmp_path_factory.mktemp("clips")
-    for i in range(6):
-        fake.video(folder / f"long {i}.mp4", (0.1 * i, 0.1 * i + 0.45), frames=26, seed=i)
-    for i in range(3):
-        fake.video(folder / f"short {i}.mp4", (0.3 * i,), frames=6, seed=i)
-    fake.video(folder / "nobody.mp4", (), frames=20)
-    (folder / "picture.jpg").write_bytes(encode_jpeg(fake.picture((0.7,))))
-    (folder / "empty.mp4").write_bytes(b"")
-    (folder / "torn.mp4").write_bytes((folder / "long 0.mp4").read_bytes()[:3000])
-    return folder
 
 
 @pytest.fixture(scope="session")
@@ -59,12 +43,14 @@ def whole(ray_cluster, clips, tmp_path_factory) -> str:
 
 @pytest.fixture(scope="session")
 def results() -> Iterator[list[dict]]:
-    """Counts of this session; written to a file where one is named."""
+    """Counts of this session; kept in a file where one is named, in the place of older ones of the same drills."""
     found: list[dict] = []
     yield found
     if RESULTS and found:
         about = {"commit": git_commit(), "cpus": os.cpu_count(), "load": round(os.getloadavg()[0], 1)}
-        Path(RESULTS).write_text(json.dumps({**about, "drills": found}, indent=1) + "\n")
+        kept = json.loads(Path(RESULTS).read_text()) if Path(RESULTS).exists() else {}
+        kept |= {one["drill"]: {**{k: v for k, v in one.items() if k != "drill"}, **about} for one in found}
+        Path(RESULTS).write_text(json.dumps(dict(sorted(kept.items())), indent=1) + "\n")
     for one in found:
         print(f"\n{one['drill']}: " + ", ".join(f"{k} {v}" for k, v in one.items() if k != "drill"))
 

@@ -123,7 +123,7 @@ train(config_of(json.load(open(sys.argv[1]))), print)
 
 
 @pytest.mark.drill
-def test_training_loses_a_host_and_goes_on(all_up, tmp_path, results):
+def test_training_loses_a_host(all_up, tmp_path, results):
     """Two workers on two hosts, one powered off after a checkpoint: the same steps, each once, and the curve of a run alone."""
     from dataclasses import asdict, replace
 
@@ -195,7 +195,7 @@ while True: time.sleep(1)
 
 
 @pytest.mark.drill
-def test_serving_loses_a_host_under_load(all_up, fixtures, tmp_path, results):
+def test_serving_loses_a_host(all_up, fixtures, tmp_path, results):
     """A door and an eye on each of two hosts; four callers, who ask the other host where one does not answer."""
     import av
     import httpx

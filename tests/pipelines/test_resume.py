@@ -13,27 +13,10 @@ import pytest
 from pipelines.config import debug
 from pipelines.extract import extract
 from pipelines.output import Output
-from rigface import fake
-from rigface.image import encode_jpeg
 from rigface.storage import Store
 from tests.pipelines.conftest import faces_of, inputs_of
 
 KILLS = 10
-
-
-@pytest.fixture(scope="module")
-def videos(tmp_path_factory) -> Path:
-    """Twenty-odd units of work: cut videos, short ones, a picture, nobody, and two bad files."""
-    folder = tmp_path_factory.mktemp("videos")
-    for i in range(5):
-        fake.video(folder / f"long {i}.mp4", (0.1 * i, 0.1 * i + 0.45), frames=26, seed=i)
-    for i in range(3):
-        fake.video(folder / f"short {i}.mp4", (0.3 * i,), frames=6, seed=i)
-    fake.video(folder / "nobody.mp4", (), frames=20)
-    (folder / "picture.jpg").write_bytes(encode_jpeg(fake.picture((0.7,))))
-    (folder / "empty.mp4").write_bytes(b"")
-    (folder / "torn.mp4").write_bytes((folder / "long 0.mp4").read_bytes()[:3000])
-    return folder
 
 
 def children_of(parent: int) -> dict[int, str]:
@@ -93,15 +76,15 @@ def kill_at(process: subprocess.Popen, out: Path, wanted: int, wait_s: float) ->
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_killed_ten_times_it_comes_to_the_same_rows(ray_cluster, videos, silent, tmp_path):
+def test_killed_ten_times_it_comes_to_the_same_rows(ray_cluster, clips, silent, tmp_path):
     whole, out = tmp_path / "whole", tmp_path / "out"
-    extract(debug((str(videos),), str(whole)), silent)
+    extract(debug((str(clips),), str(whole)), silent)
     total = objects(whole)
 
     chance = random.Random(7)
     killed = 0
     for i in range(KILLS):
-        process = start(videos, out, ray_cluster)
+        process = start(clips, out, ray_cluster)
         # Early kills hit the survey and the first units, late ones closing and identities.
         wanted = objects(out) + chance.choice([1, 1, 2, 3]) if i < KILLS - 2 else total - 1
         if kill_at(process, out, wanted, chance.uniform(0, 0.3)):
@@ -110,7 +93,7 @@ def test_killed_ten_times_it_comes_to_the_same_rows(ray_cluster, videos, silent,
                 for pid, name in children_of(os.getpid()).items():
                     if "StageActor" in name or "pipelines.child" in name:
                         os.kill(pid, signal.SIGKILL)
-    last = start(videos, out, ray_cluster)
+    last = start(clips, out, ray_cluster)
     text = last.communicate()[0]
     assert last.returncode == 0, text
     assert killed >= KILLS - 2, "it was too fast to be killed"
