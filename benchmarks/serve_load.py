@@ -2,7 +2,7 @@
 
     python benchmarks/serve_load.py [--model tiny] [--seconds 6]
 
-Writes benchmarks/results/serve_load.json; under three minutes on two quiet cores. The callers are processes of their own
+Writes benchmarks/results/serve_load.json; about five minutes on two cores. The callers are processes of their own
 (`serve_callers.py`), so are the services, one after the other:
 
 * `painter alone`: in one process, without eyes and HTTP: edits a second of `serve.painter` with one row at a time and with 16.
