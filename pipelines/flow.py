@@ -10,6 +10,7 @@ and again ends in `stall_s` without progress.
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -58,6 +59,8 @@ def records(config: Extract, head: HeadSpec, detector: DetectorSpec, todo: Todo)
     from ray.data.exceptions import ExecutionTimeoutError
     from ray.exceptions import RayError
 
+    # Fewer units than actors is what a small job is.
+    warnings.filterwarnings("ignore", message="The minimum number of concurrent actors")
     context = ray.data.DataContext.get_current()
     context.max_errored_blocks = 0
     context.max_map_retries = 3
