@@ -2,8 +2,8 @@
 
     python scripts/editor_picture.py [--out docs/editor.jpg]
 
-Needs Debian's browser: apt-get install --yes chromium chromium-driver. The service runs in this process, without Ray and without
-a checkpoint, so what is seen is the instant preview.
+Needs Debian's browser: apt-get install --yes chromium chromium-driver. The service runs in this process, without Ray; the
+small model that ships paints.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def service() -> str:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    api = make_api(House(Eye.load(), Studio.of({})))
+    api = make_api(House(Eye.load(), Studio.of({"mini": "mini"})))
     server = uvicorn.Server(uvicorn.Config(api, port=port, log_level="error"))
     threading.Thread(target=server.run, daemon=True).start()
     while not server.started:
