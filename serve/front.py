@@ -118,13 +118,13 @@ class Front:
             self._numbers(measures.REQUEST_SECONDS, seconds, route=route)
             if state.get("problem"):
                 self._numbers(measures.PROBLEMS, type=state["problem"])
-            if scope["path"] not in FREE:
+            if inner(scope) not in FREE:
                 said = {"method": scope["method"], "route": route, "status": status, "seconds": seconds, "bytes": sent}
                 who = {"key": state.get("key"), "problem": state.get("problem")}
                 LOG.info("request", extra=keys(request_id=request_id, **said, **who))
 
     async def _let_in(self, scope: Scope, receive: Receive, send: Send) -> None:
-        path = scope["path"]
+        path = inner(scope)
         if not path.startswith("/v1/"):
             await self._app(scope, receive, send)
             return
@@ -139,6 +139,11 @@ class Front:
         finally:
             self._gate.leave()
             self._numbers.inside(-1)
+
+
+def inner(scope: Scope) -> str:
+    """The path as the service knows it, whatever prefix an operator or a proxy has put before it."""
+    return scope["path"].removeprefix(scope.get("root_path", "").rstrip("/"))
 
 
 async def answer(trouble: Trouble, request_id: str, send: Send) -> None:

@@ -126,6 +126,18 @@ def test_a_body_stops_at_its_limit_whatever_its_header_says(house, png):
     problem(lying, 413, "too-large")
 
 
+def test_limits_hold_behind_a_prefix_too(house, png):
+    from starlette.testclient import TestClient
+
+    from serve.door import make_api
+
+    house.limits = Limits(body_bytes=2000)
+    with TestClient(make_api(house), root_path="/faces") as client:
+        answer = client.post("/faces/v1/reconstruct", files={"picture": bytes(5000)})
+        problem(answer, 413, "too-large")
+        assert client.get("/faces/healthz").status_code == 200
+
+
 def test_keys_scopes_and_rates(house, png, tmp_path):
     from starlette.testclient import TestClient
 
