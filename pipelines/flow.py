@@ -3,8 +3,8 @@
 Path: (unit, plan) pairs -> a dataset of one-row blocks -> StageActor pools -> the driver reads the records as they come.
 
 What Ray is told, and why: no errored blocks are forgiven (dropping a block would lose a unit without a word); a stage that
-raises stops the job, except for hiccups of the network, which are tried again in place; a stage that crashes its actor again
-and again ends in `stall_s` without progress.
+raises stops the job (hiccups of the network are tried again below, in `rigface.s3`); a stage that crashes its actor again and
+again ends in `stall_s` without progress.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MANY = 4096  # units; beyond, the driver hands out a Parquet file of them instea
 IN_FLIGHT = (
     2  # units an actor is given at a time: the next one is there when it is done, which saves 50 to 150 ms a unit
 )
-NETWORK = ["AWS Error", "SLOW_DOWN", "SERVICE_UNAVAILABLE", "NETWORK_CONNECTION", "Connection was closed", "timed out"]
+RAYS_WORDS = "\nFailed to apply UDF transform after"  # Ray appends its advice to the text of whatever a stage raised
 
 Todo = list[tuple[str, dict[str, Any]]]
 
@@ -63,10 +63,8 @@ def records(config: Extract, head: HeadSpec, detector: DetectorSpec, todo: Todo)
     warnings.filterwarnings("ignore", message="The minimum number of concurrent actors")
     context = ray.data.DataContext.get_current()
     context.max_errored_blocks = 0
-    context.max_map_retries = 3
     context.raise_original_map_exception = True  # what wraps it otherwise loses it on the way
     context.execution_no_progress_timeout_s = config.stall_s
-    context.retried_map_errors = NETWORK
     dataset = _source(config, todo)
     made = arguments(config, head, detector)
     for names, pool in config.pools:
@@ -122,6 +120,7 @@ def _on_purpose(error: BaseException | None) -> RigFaceError | None:
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         if isinstance(error, RigFaceError):
+            error.args = (str(error).partition(RAYS_WORDS)[0],)
             return error
         seen.add(id(error))
         error = getattr(error, "cause", None) or error.__cause__
