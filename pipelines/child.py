@@ -5,7 +5,7 @@ hostile file takes down the child; the stage lives, learns how and at which step
 
 Why not `concurrent.futures`: its children import the parent's main module, which in a Ray worker is Ray itself (a second
 and 100 MB each), and its timeout is for the whole call. Here the child says when it begins a step, so a long video is
-fine and a silent one is not.
+fine and a silent one is not. What the child counts (`measures.tell`) the parent tells, who is on the cluster.
 
 The child leaves when its parent does, however that ends.
 """
@@ -25,6 +25,8 @@ import time
 import traceback
 from multiprocessing.connection import Connection
 from typing import Any
+
+from pipelines import measures
 
 START_S = 180.0
 
@@ -127,6 +129,9 @@ class Child:
                 raise self._died(step, None) from None
             if kind == "step":
                 step = value
+            elif kind == "tell":
+                measure, number, labels = value
+                measures.tell(measure, number, **labels)
             elif kind == "raise":
                 error, text = value
                 error.add_note(f"in the child process:\n{text}")  # here, because notes do not survive pickling
@@ -148,21 +153,28 @@ class Child:
 
 def _serve(pipe: Connection) -> None:
     """The child's side: build the class, then answer calls until the parent hangs up."""
+    lock = threading.Lock()  # threads of the worker say things, too
+
+    def say(kind: str, value: Any) -> None:
+        with lock:
+            pipe.send((kind, value))
+
     target, kwargs = pipe.recv()
+    measures.tell = lambda measure, value=1.0, **labels: say("tell", (measure, value, labels))  # type: ignore[assignment]
     module, _, name = target.partition(":")
     try:
         worker = getattr(importlib.import_module(module), name)(**kwargs)
     except Exception as e:
-        pipe.send(("raise", _portable(e)))
+        say("raise", _portable(e))
         return
-    pipe.send(("ready", None))
+    say("ready", None)
     while True:
         argument = pipe.recv()
         try:
-            answer = ("done", worker(argument, lambda step: pipe.send(("step", step))))
+            answer = ("done", worker(argument, lambda step: say("step", step)))
         except Exception as e:  # every exception goes to the caller, who knows which of them are data errors
             answer = ("raise", _portable(e))
-        pipe.send(answer)
+        say(*answer)
 
 
 def _portable(error: Exception) -> tuple[Exception, str]:

@@ -14,7 +14,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from rigface import s3
 from rigface.measures import Measure, Meter
+from rigface.s3 import RETRIES as RETRIES  # one of ALL: told wherever S3 is asked
 
 if TYPE_CHECKING:
     from pipelines.unit import Unit
@@ -30,6 +32,9 @@ FACE_FAILURES = Measure("rigface_face_failures", "counter", "faces a stage faile
 UNITS = Measure("rigface_units", "counter", "units of work committed; stage: what stopped it, or empty", ("status", "stage"))  # fmt: skip
 CRASHES = Measure("rigface_child_crashes", "counter", "child processes that crashed or hung, by the step they were at", ("step",))  # fmt: skip
 BYTES = Measure("rigface_written_bytes", "counter", "bytes of committed units")
+VIDEO_CACHE_LOOKUPS = Measure("rigface_video_cache_lookups", "counter", "videos on S3 that were opened; result: hit (this machine has a copy), miss", ("result",))  # fmt: skip
+VIDEO_CACHE_BYTES = Measure("rigface_video_cache_bytes", "counter", "bytes of videos on S3; what: fetched from there, read from copies, kept as copies, evicted", ("what",))  # fmt: skip
+VIDEO_CACHE_EVICTIONS = Measure("rigface_video_cache_evictions", "counter", "copies that went to make room for others")
 LEFT = Measure("rigface_job_left", "gauge", "what the running job has still to do: inputs, units, frames", ("what",))
 
 TRAIN_STEPS = Measure("rigface_train_steps", "counter", "optimizer steps of a worker", ("rank",))
@@ -57,7 +62,9 @@ def _ray() -> Any:
 
 
 tell = Meter(_ray)
-"""Tell one number: `tell(STAGE_FRAMES, 300, stage="look")`."""
+"""Tell one number: `tell(STAGE_FRAMES, 300, stage="look")`. In a child process `child` has it go to the parent, who tells."""
+
+s3.tell = lambda measure, value=1.0, **labels: tell(measure, value, **labels)
 
 
 @contextmanager

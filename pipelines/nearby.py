@@ -11,6 +11,8 @@ What would be best is not known before, but nobody pays more than three lengths 
 Copies are named by address and entity tag, so a replaced object is another one. They lie in RIGFACE_CACHE (default: a folder
 among the temporary ones), RIGFACE_CACHE_GB (8) of them at most; the ones longest unread go first. A full disk is no trouble:
 then it is ranges.
+
+What it does is counted (`measures.VIDEO_CACHE_...`).
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from pipelines import measures
 from rigface import objects
 from rigface.errors import StorageGone
 from rigface.objects import Remote
@@ -65,7 +68,8 @@ class Nearby:
         self._copy, self._ledger = folder() / f"{name}.copy", folder() / f"{name}.fetched"
         self._earlier = _sum(self._ledger)
         self._worth_it = self._size <= room()
-        self._file = self._opened()
+        self._file, self._read = self._opened(), 0
+        measures.tell(measures.VIDEO_CACHE_LOOKUPS, result="miss" if self._file is None else "hit")
 
     def size(self) -> int:
         return self._size
@@ -78,11 +82,15 @@ class Nearby:
                 self._worth_it = self._make_copy()
             self._file = self._opened()
         if self._file is not None:
-            return os.pread(self._file, count, offset)
+            data = os.pread(self._file, count, offset)
+            self._read += len(data)
+            return data
         with _blamed(self._remote.bucket):
             return self._remote.read_at(count, offset)
 
     def close(self) -> None:
+        measures.tell(measures.VIDEO_CACHE_BYTES, self._remote.fetched, what="fetched")
+        measures.tell(measures.VIDEO_CACHE_BYTES, self._read, what="read")
         if self._file is not None:
             os.close(self._file)
             self._file = None
@@ -121,6 +129,7 @@ class Nearby:
                         os.pwrite(whole.fileno(), data, at)
                 os.replace(aside, self._copy)
                 self._ledger.unlink(missing_ok=True)
+                measures.tell(measures.VIDEO_CACHE_BYTES, self._size, what="kept")
         except BlockingIOError:
             return True
         except OSError as e:
@@ -170,3 +179,5 @@ def _evict(most: int) -> None:
         with contextlib.suppress(OSError):
             os.unlink(path)  # who has it open reads on
             left -= size
+            measures.tell(measures.VIDEO_CACHE_EVICTIONS)
+            measures.tell(measures.VIDEO_CACHE_BYTES, size, what="evicted")

@@ -29,6 +29,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from rigface.errors import PlanError, StorageGone
+from rigface.measures import Measure
 
 T = TypeVar("T")
 
@@ -66,6 +67,10 @@ _OURS = frozenset(
 
 counts: Counter[str] = Counter()  # of this process: requests, retries, gone
 sign_of_life: Callable[[], None] = lambda: None  # called before each pause; a child that is watched sets it  # noqa: E731
+
+RETRIES = Measure("rigface_storage_retries", "counter", "requests to S3 that were tried again: what was asked, and why", ("operation", "reason"))  # fmt: skip
+tell: Callable[..., None] = lambda measure, value=1.0, **labels: None  # set by those who export metrics  # noqa: E731
+_asking = threading.local()  # `operation`: what this thread asked last
 
 
 class Budget:
@@ -137,7 +142,9 @@ def _client(told: tuple[tuple[str, str], ...]) -> Any:
         signature_version="s3v4",
         s3={"addressing_style": addressing()},
     )
-    return boto3.session.Session().client("s3", region_name=region() or None, config=config)
+    made = boto3.session.Session().client("s3", region_name=region() or None, config=config)
+    made.meta.events.register("before-call.s3", lambda model, **_: setattr(_asking, "operation", model.name))
+    return made
 
 
 def call(ask: Callable[[Any], T], what: str, patience: float | None = None) -> T:
@@ -174,6 +181,7 @@ def call(ask: Callable[[Any], T], what: str, patience: float | None = None) -> T
                 f"({trouble}). What is finished is kept; run the same command again when it is back."
             ) from trouble
         counts["retries"] += 1
+        tell(RETRIES, operation=getattr(_asking, "operation", ""), reason=_reason(trouble))
         sign_of_life()
         time.sleep(wait)
         pause = min(2 * pause, LONGEST_PAUSE_S)
@@ -190,6 +198,21 @@ def _passing(error: Exception) -> bool:
         return False
     passing = (HTTPClientError, NoConnection, IncompleteReadError, ResponseParserError, ConnectionError, TooSlow)
     return isinstance(error, passing)
+
+
+def _reason(error: Exception) -> str:
+    """Passing trouble as a label, of which there are few."""
+    from botocore.exceptions import ClientError, ConnectTimeoutError, IncompleteReadError, ReadTimeoutError
+    from botocore.parsers import ResponseParserError
+
+    if isinstance(error, ClientError):
+        return code if (code := _code(error)) in _AGAIN else str(_status(error))
+    kinds: dict[str, tuple[type[Exception], ...]] = {
+        "slow": (TooSlow,),
+        "silent": (ConnectTimeoutError, ReadTimeoutError),
+        "torn": (IncompleteReadError, ResponseParserError),
+    }
+    return next((reason for reason, kind in kinds.items() if isinstance(error, kind)), "connection")
 
 
 class TooSlow(Exception):

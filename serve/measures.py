@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
+from rigface import s3
 from rigface.measures import Measure, Meter
 
 _SECONDS = (0.005, 0.02, 0.05, 0.1, 0.15, 0.3, 0.6, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0)
@@ -51,6 +52,8 @@ def _ray() -> Any:
 
 tell = Meter(_ray)
 """Tell one number: `tell(PAINTER_WAITING, 3)`."""
+
+s3.tell = tell
 
 
 def stepped(rows: int, seconds: float) -> None:

@@ -152,6 +152,18 @@ def test_a_drip_is_given_up_and_fetched_anew(through, monkeypatch):
     assert s3.counts["retries"] - before == 1
 
 
+def test_what_is_tried_again_is_counted_by_what_was_asked_and_why(through, monkeypatch):
+    proxy, told = through(hold_s=1), []
+    monkeypatch.setattr(s3, "tell", lambda measure, **labels: told.append((measure.name, *labels.values())))
+    faults = iter(["500", "503", "silent", "", "truncated", "reset"])
+    monkeypatch.setattr(proxy, "draw", lambda: next(faults, ""))
+    objects.put("faces", "counted", b"1234")
+    assert objects.get("faces", "counted")[0] == b"1234"
+    assert list(objects.keys("faces", "counted")) == ["counted"]
+    wanted = [("PutObject", "InternalError"), ("PutObject", "SlowDown"), ("PutObject", "silent"), ("GetObject", "torn")]
+    assert told == [("rigface_storage_retries", *one) for one in [*wanted, ("GetObject", "connection")]]
+
+
 def test_a_storage_that_is_away_is_nobody_elses_fault(through):
     proxy = through(patience=2)
     proxy.down = True

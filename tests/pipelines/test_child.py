@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from pipelines import measures
 from pipelines.child import Child, ChildDied
 from rigface.errors import BadVideo, MissingAsset
 
@@ -29,6 +30,8 @@ class Worker:
             for _ in range(8):
                 time.sleep(0.1)
                 begin("decode")
+        if what == "count":
+            measures.tell(measures.CRASHES, 3, step="decode")
         if what == "bad":
             raise BadVideo("torn", stage="decode")
         if what == "bug":
@@ -66,6 +69,13 @@ def test_silence_is_a_hang_but_slow_work_is_not(make):
     assert child("slow")[1] == "slow"  # 0.8 s, a sign of life every 0.1 s
     with pytest.raises(ChildDied, match=r"no sign of life for 0.5 s during decode"):
         child("hang")
+
+
+def test_what_the_child_counts_its_parent_tells(make, monkeypatch):
+    told = []
+    monkeypatch.setattr(measures, "tell", lambda measure, value, **labels: told.append((measure, value, labels)))
+    assert make()("count")[1] == "count"
+    assert told == [(measures.CRASHES, 3, {"step": "decode"})]
 
 
 def test_errors_come_back_as_themselves(make):

@@ -5,11 +5,11 @@ from dataclasses import replace
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines import measures
+from pipelines import measures, nearby
 from pipelines.child import Child
 from pipelines.stages import Look, StageActor, record_of
 from pipelines.unit import Unit
-from rigface import fake
+from rigface import fake, objects
 from rigface.measures import Meter
 from tests.pipelines.test_stages import SETTINGS, CrashesOn, planned
 from tests.scrape import scraped, total
@@ -37,6 +37,21 @@ class FailsOnOne:
     def __call__(self, unit):
         with unit.timed("parse"):
             unit.fail(1, "finish", "told to")
+
+
+def read_from_s3(proxy, monkeypatch):
+    """One request that is tried again; a video that is copied, and another for which the copy goes."""
+    monkeypatch.setattr(nearby, "SPARE", 0)
+    monkeypatch.setenv("RIGFACE_CACHE_GB", "0.001")
+    faults = iter(["500"])
+    monkeypatch.setattr(proxy, "draw", lambda: next(faults, ""))
+    for name in "ab":
+        objects.put("faces", f"measured/{name}", bytes(600_000))
+        for _ in range(4):
+            file = nearby.Nearby("faces", f"measured/{name}")
+            for at in range(0, 600_000, 100_000):
+                file.read_at(100_000, at)
+            file.close()
 
 
 def fail_a_face(tmp_path):
@@ -84,11 +99,15 @@ def test_a_loss_that_is_no_number_is_told_as_such(told):
     assert [value for name, value, _ in told if name == "rigface_train_loss_finite"] == [1, 0, 0]
 
 
-def test_a_job_is_seen_at_the_endpoint_of_its_node(finished, tmp_path):
+def test_a_job_is_seen_at_the_endpoint_of_its_node(finished, tmp_path, s3_behind, monkeypatch):
+    monkeypatch.setenv("RIGFACE_CACHE", str(tmp_path / "cache"))
+    read_from_s3(s3_behind, monkeypatch)
     fail_a_face(tmp_path)  # here, in the driver: the finished job had nothing of the kind
     crash_a_child(tmp_path)
     ours = [m for m in measures.ALL if not m.name.startswith("rigface_train")]
     text = scraped([m.series[-1] for m in ours], lambda text: total(text, "rigface_job_left", what="units") == 0)
+    assert total(text, "rigface_storage_retries_total", operation="PutObject", reason="InternalError") == 1
+    assert total(text, "rigface_video_cache_evictions_total") >= 1
     units = sum(1 for path in finished.rglob("faces/??/*.parquet"))
     assert total(text, "rigface_units_total", status="ok") >= units > 0
     frames = sum(record_of(pq.read_schema(path))["frames"] for path in finished.rglob("faces/??/*.parquet"))

@@ -3,10 +3,11 @@
 import multiprocessing
 import os
 import random
+from collections import Counter
 
 import pytest
 
-from pipelines import nearby
+from pipelines import measures, nearby
 from pipelines.sources import open_uri
 from rigface import objects, s3
 from rigface.errors import StorageGone
@@ -37,11 +38,23 @@ def read_all(key: str, step: int = 500_000) -> tuple[bytes, "nearby.Nearby"]:
     return data, file
 
 
+@pytest.fixture
+def counted(monkeypatch):
+    """What is told while a test runs: (name, label) -> sum."""
+    sums = Counter()
+
+    def tell(measure, value=1.0, **labels):
+        sums[measure.name.removeprefix("rigface_video_cache_"), *labels.values()] += value
+
+    monkeypatch.setattr(measures, "tell", tell)
+    return sums
+
+
 def copies(cache):
     return sorted(p.name for p in cache.glob("*.copy")) if cache.exists() else []
 
 
-def test_read_twice_it_is_not_copied_read_more_often_it_is(film, cache):
+def test_read_twice_it_is_not_copied_read_more_often_it_is(film, cache, counted):
     key, data = film
     for _ in range(2):
         assert read_all(key)[0] == data
@@ -51,6 +64,10 @@ def test_read_twice_it_is_not_copied_read_more_often_it_is(film, cache):
     _, again = read_all(key)
     assert again._remote.fetched <= 256 * 1024  # what opening it costs
     assert not list(cache.glob("*.fetched")) + list(cache.glob("*.part"))
+    assert (counted["lookups", "miss"], counted["lookups", "hit"]) == (3, 1)
+    assert counted["bytes", "kept"] == SIZE
+    assert 3 * SIZE < counted["bytes", "fetched"] < 4.5 * SIZE  # two by range, some of the third, and the copy
+    assert SIZE < counted["bytes", "read"] <= 2 * SIZE
 
 
 def test_a_file_that_is_read_back_and_forth_is_copied_in_the_middle(film, cache):
@@ -78,7 +95,7 @@ def test_a_copy_that_somebody_cut_short_is_not_believed(film, cache):
     assert read_all(key)[0] == data
 
 
-def test_the_longest_unread_go_first_and_what_is_larger_than_all_room_stays_away(bucket, cache, monkeypatch):
+def test_the_longest_unread_go_first_and_what_is_larger_than_all_room_stays_away(bucket, cache, monkeypatch, counted):
     monkeypatch.setenv("RIGFACE_CACHE_GB", "0.007")  # two films, not three
     for name in "abc":
         objects.put("faces", f"films/lru {name}", random.Random(name).randbytes(SIZE))
@@ -89,6 +106,7 @@ def test_the_longest_unread_go_first_and_what_is_larger_than_all_room_stays_away
         kept[name] = nearby.Nearby("faces", f"films/lru {name}")._copy.name
         os.utime(cache / kept[name], (len(kept) + 100 * (name == "a"),) * 2)
     assert copies(cache) == sorted([kept["a"], kept["c"]])
+    assert counted["evictions",] == counted["bytes", "evicted"] / SIZE == 1
     monkeypatch.setenv("RIGFACE_CACHE_GB", "0.001")
     for _ in range(4):
         read_all("films/lru b")
