@@ -272,11 +272,12 @@ def delete(bucket: str, names: Iterable[str]) -> None:
             pass
 
 
-def presigned(uri: str, method: Literal["GET", "PUT"] = "GET", seconds: int = 3600) -> str:
+def presigned(uri: str, method: Literal["GET", "PUT"] = "GET", seconds: int = 3600, media_type: str = "") -> str:
     """An address with which anybody may fetch, or put, this one object for a while, without keys.
 
     Args:
         uri: s3://bucket/key.
+        media_type: of the answer to a GET; empty: as it was put.
 
     Raises:
         ValueError: not such an address, or longer than a week, which S3 does not allow.
@@ -287,7 +288,8 @@ def presigned(uri: str, method: Literal["GET", "PUT"] = "GET", seconds: int = 36
     if not 0 < seconds <= 7 * 86400:
         raise ValueError(f"want 1 to 604800 seconds, got {seconds}")
     operation = {"GET": "get_object", "PUT": "put_object"}[method]
-    return client().generate_presigned_url(operation, Params={"Bucket": bucket, "Key": key}, ExpiresIn=seconds)
+    wanted = {"Bucket": bucket, "Key": key} | ({"ResponseContentType": media_type} if media_type else {})
+    return client().generate_presigned_url(operation, Params=wanted, ExpiresIn=seconds)
 
 
 def answers(bucket: str) -> bool:

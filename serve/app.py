@@ -10,19 +10,22 @@ here. Door holds no torch; Eye and Painter import it in their constructors, so t
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable
-from contextlib import aclosing
+import time
+from collections.abc import AsyncGenerator, Awaitable, Iterator
+from contextlib import aclosing, contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt
+from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveFloat, PositiveInt
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from rigface.errors import BadInput
+from rigface.events import keys
 from serve import traces
 from serve.far import Far, FarEye, FarPainter
+from serve.front import LOG, write_logs
 from serve.limits import Limits
 from serve.policy import Policy
 from serve.problems import Trouble, problem_of
@@ -42,6 +45,7 @@ class Args(BaseModel):
 
     `jobs_at_once`: jobs at work, `edits_at_once`: edits or frames of one of them that are with the painters together; each is a row
     of their batches (`most_rows`), which people who wait have to share with jobs. `most_loaded`: models that a painter holds.
+    `links_s`: for how long a job's result may be fetched from the bucket itself, by a pre-signed address; 0: through the door.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -70,6 +74,7 @@ class Args(BaseModel):
     jobs_each: PositiveInt = 16
     jobs_at_once: PositiveInt = 2
     edits_at_once: PositiveInt = 4
+    links_s: NonNegativeFloat = 0.0
     most_rows: PositiveInt = 16
     most_loaded: PositiveInt = 2
     cache_mb: PositiveInt = 384
@@ -112,25 +117,28 @@ class EyeDeployment:
         from serve.provenance import Sealer
 
         traces.start(args.traces, "eye")
+        write_logs()
         seal, policy = Sealer(args.seal_folder()), args.policy()
         self._eye = Eye.load(args.eye_device, cache_mb=args.cache_mb, seal=seal, policy=policy)
         self._easel = Easel(self._eye, FarPainter(painter, args.places()))
 
-    async def call(self, name: str, *args: Any, trace: traces.Carried = None) -> Any:
+    async def call(self, name: str, *args: Any, trace: traces.Carried = None, request: str = "") -> Any:
         """One of the eye's coroutines."""
         if name not in ("ready", "reconstruct", "mesh", "preview", "edit_without_model", "verify"):
             raise ValueError(f"an eye does not {name}")
         with traces.under(trace, f"eye.{name}"):
-            return await _said(getattr(self._eye, name)(*args))
+            return await _said(getattr(self._eye, name)(*args), f"eye.{name}", request)
 
-    async def edit(self, *args: Any, trace: traces.Carried = None) -> AsyncGenerator[Any, None]:
+    async def edit(self, *args: Any, trace: traces.Carried = None, request: str = "") -> AsyncGenerator[Any, None]:
         """The easel's events; cancelling the stream ends the edit."""
-        try:
-            async with aclosing(traces.drawn(trace, "eye.edit", self._easel.edit(*args))) as events:
-                async for event in events:
-                    yield event
-        except EXPECTED as error:
-            yield problem_of(error)
+        traces.working_on(request)
+        with _line("eye.edit", request) as said:
+            try:
+                async with aclosing(traces.drawn(trace, "eye.edit", self._easel.edit(*args))) as events:
+                    async for event in events:
+                        yield event
+            except EXPECTED as error:
+                yield _problem(error, said)
 
 
 @serve.deployment(
@@ -151,39 +159,41 @@ class PainterDeployment:
         from serve.painter import Studio
 
         traces.start(args.traces, "painter")
+        write_logs()
         options = {"most_rows": args.most_rows, "most_loaded": args.most_loaded}
         self._models = list(args.places()) if len(args.places()) > 1 else []
         self._studio = Studio.of(args.places(), args.device, **options)
         self._told = False
         self._hold = serve.multiplexed(_held, max_num_models_per_replica=args.most_loaded)
 
-    async def call(self, name: str, *args: Any, trace: traces.Carried = None) -> Any:
+    async def call(self, name: str, *args: Any, trace: traces.Carried = None, request: str = "") -> Any:
         """`models`, `canvas` or `ready` of the studio."""
         if name not in ("models", "canvas", "ready"):
             raise ValueError(f"a painter does not {name}")
-        return await _said(getattr(self._studio, name)(*args))
+        return await _said(getattr(self._studio, name)(*args), f"painter.{name}", request)
 
     async def paint(
         self, model: str, conditions: Any, options: Any, previews: int | None, timeout_s: float,
-        trace: traces.Carried = None,
+        trace: traces.Carried = None, request: str = "",
     ) -> AsyncGenerator[Any, None]:  # fmt: skip
         """The studio's events; cancelling the stream takes the request out of the batch.
 
         Steps are sent where somebody asks for them: each costs both sides a few milliseconds.
         """
         span = traces.loose(trace, "painter.paint")
-        try:
-            if model in self._models:
-                await self._hold(model)
-            async with aclosing(self._studio.paint(model, conditions, options, previews, timeout_s)) as events:
-                async for event in events:
-                    _tell(span, event)
-                    if previews is not None or hasattr(event, "painted_s"):
-                        yield event
-        except EXPECTED as error:
-            yield problem_of(error)
-        finally:
-            span.end()
+        with _line("painter.paint", request, model=model) as said:
+            try:
+                if model in self._models:
+                    await self._hold(model)
+                async with aclosing(self._studio.paint(model, conditions, options, previews, timeout_s)) as events:
+                    async for event in events:
+                        _tell(span, said, event)
+                        if previews is not None or hasattr(event, "painted_s"):
+                            yield event
+            except EXPECTED as error:
+                yield _problem(error, said)
+            finally:
+                span.end()
 
     async def check_health(self) -> None:
         """A device that failed is a reason to replace the replica. The first check comes before the first request."""
@@ -202,7 +212,6 @@ class JobsDeployment:
 
     def __init__(self, args: Args, eye: DeploymentHandle, painter: DeploymentHandle) -> None:
         from serve.audit import Audit
-        from serve.front import write_logs
         from serve.jobs import Jobs
         from serve.places import Places
         from serve.provenance import Sealer
@@ -216,12 +225,12 @@ class JobsDeployment:
             webhooks=Webhooks(Places(args.webhooks)), policy=args.policy(),
         )  # fmt: skip
 
-    async def call(self, name: str, *args: Any, trace: traces.Carried = None) -> Any:
+    async def call(self, name: str, *args: Any, trace: traces.Carried = None, request: str = "") -> Any:
         """One of the coroutines of `Jobs`."""
         if name not in ("submit", "status", "mine", "cancel", "remove", "result", "ready"):
             raise ValueError(f"jobs do not {name}")
         with traces.under(trace, f"jobs.{name}"):
-            return await _said(getattr(self._jobs, name)(*args))
+            return await _said(getattr(self._jobs, name)(*args), f"jobs.{name}", request)
 
     async def check_health(self) -> None:
         """Also what takes up, at the start, the jobs of an earlier life."""
@@ -236,20 +245,41 @@ async def _held(model: str) -> str:
     return model
 
 
-def _tell(span: Any, event: Any) -> None:
-    """An event of a painter in its span: a step, or how long it waited and was painted, and with how many."""
+def _tell(span: Any, said: dict[str, Any], event: Any) -> None:
+    """An event of a painter in its span: a step, or how long it waited and was painted, and with how many; the end in its line, too."""
     if hasattr(event, "image"):
         span.set_attributes({"waited_s": event.waited_s, "painted_s": event.painted_s, "crowd": event.crowd})
+        said["seconds"] = {"wait": event.waited_s, "paint": event.painted_s}
     else:
         span.add_event("step", {"step": event.step, "steps": event.steps})
 
 
-async def _said(work: Awaitable[Any]) -> Any:
-    """The result, or the trouble as a value: what a caller did wrong is no news for a replica's log."""
+async def _said(work: Awaitable[Any], stage: str, request: str) -> Any:
+    """The result, or the trouble as a value: what a caller did wrong is one word in a replica's log."""
+    with _line(stage, request) as said:
+        try:
+            return await work
+        except EXPECTED as error:
+            return _problem(error, said)
+
+
+@contextmanager
+def _line(stage: str, request: str, **more: Any) -> Iterator[dict[str, Any]]:
+    """A log line for what a part does for a request or a job, which may add to it; none where the caller leaves before the end."""
+    began, said = time.monotonic(), {"request_id": request, "stage": stage, **more}
     try:
-        return await work
-    except EXPECTED as error:
-        return problem_of(error)
+        yield said
+    except Exception:
+        LOG.exception("broken", extra=keys(**said))
+        raise
+    if request:
+        LOG.info("part", extra=keys(**{"seconds": time.monotonic() - began, **said}))
+
+
+def _problem(error: Exception, said: dict[str, Any]) -> Trouble:
+    trouble = problem_of(error)
+    said["problem"] = trouble.slug
+    return trouble
 
 
 @serve.deployment(
@@ -288,7 +318,6 @@ class Door:
     def __serve_build_asgi_app__(self) -> Any:
         """What Ray Serve serves."""
         from serve.door import make_api
-        from serve.front import write_logs
 
         write_logs()
         traces.start(self._traces, "door")

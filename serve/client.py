@@ -176,7 +176,7 @@ class Client:
 
     def result(self, name: str, number: int = 0) -> bytes:
         """A picture of a batch, or a job's video."""
-        return self._ask("GET", f"/v1/jobs/{name}/results/{number}").content
+        return self._ask("GET", f"/v1/jobs/{name}/results/{number}", follow_redirects=True).content
 
     def results(self, job: Mapping[str, Any]) -> list[bytes]:
         """All that are there, in order."""

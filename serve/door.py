@@ -128,7 +128,8 @@ class _Door:
             api.delete("/v1/jobs/{name}", status_code=204, response_class=Response)(self.remove)
             api.post("/v1/jobs/{name}/cancel", response_model=JobState)(self.cancel)
             api.get("/v1/jobs/{name}/results/{number}", response_class=Response,
-                    responses={200: {"content": files(*TYPES.values())}})(self.job_result)  # fmt: skip
+                    responses={200: {"content": files(*TYPES.values())}, 307: {"description": "it is at Location"}})(
+                self.job_result)  # fmt: skip
         api.get("/healthz", include_in_schema=False)(self.healthz)
         api.get("/readyz", include_in_schema=False)(self.readyz)
         api.get("/metrics", include_in_schema=False)(self.metrics)
@@ -244,11 +245,13 @@ class _Door:
         async with self.caller(request, "jobs") as key:
             await self._soon(request, self.house.jobs.remove(name, key.name))
 
-    async def job_result(self, request: Request, name: str, number: int) -> Response:
-        """A picture of a batch, or the video (number 0)."""
+    async def job_result(self, request: Request, name: str, number: int, through: bool = False) -> Response:
+        """A picture of a batch, or the video (number 0); where the operator allows it, the bucket's own address of it."""
         async with self.caller(request, "jobs") as key:
-            data, kind, about = await self._soon(request, self.house.jobs.result(name, key.name, number))
+            data, kind, about = await self._soon(request, self.house.jobs.result(name, key.name, number, through))
             headers = {"Cache-Control": "no-store", **about.get("headers", {})}
+            if "location" in about:
+                return Response(status_code=307, headers={**headers, "Location": about["location"]})
             return Response(data, media_type=kind, headers=headers)
 
     async def verify(self, request: Request) -> Verified:

@@ -18,6 +18,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from rigface.events import keys
+from serve import traces
 from serve.api import JobState, Order
 from serve.edits import Editing
 from serve.job_batch import batch
@@ -118,10 +119,13 @@ class Jobs:
         await self.cancel(name, owner)
         await asyncio.to_thread(shelf.remove, shelf.find(name, owner))
 
-    async def result(self, name: str, owner: str, number: int) -> tuple[bytes, str, dict[str, Any]]:
-        """A result's bytes, type, and what is to be said of it."""
+    async def result(
+        self, name: str, owner: str, number: int, through: bool = False
+    ) -> tuple[bytes, str, dict[str, Any]]:
+        """As `Shelf.result`: the bytes, or where to fetch them unless they are wanted `through` the service."""
         shelf = await self.start()
-        return await asyncio.to_thread(shelf.result, shelf.find(name, owner), number)
+        links_s = 0.0 if through else self._limits.links_s
+        return await asyncio.to_thread(shelf.result, shelf.find(name, owner), number, links_s)
 
     async def ready(self) -> bool:
         """Whether it takes jobs; also takes up what an earlier life left behind.
@@ -177,6 +181,7 @@ class Jobs:
         return min(queued, key=lambda j: (busy.count(j.owner), j.created), default=None)
 
     async def _run(self, job: Job) -> None:
+        traces.working_on(job.id)
         job.state, job.started, job.tries = "running", job.started or time.time(), job.tries + 1
         try:
             await self._save(job)

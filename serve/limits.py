@@ -32,6 +32,7 @@ class Limits:
         job_s: until a job is given up. keep_s: how long a job that has ended is kept.
         jobs_waiting: in the queue. jobs_each: of one key among them. jobs_at_once: at work at a time.
         edits_at_once: of one job.
+        links_s: for how long a caller may fetch a result from S3 itself, where jobs are there; 0: it comes through the door.
     """
 
     body_bytes: int = 32 * 2**20
@@ -49,6 +50,7 @@ class Limits:
     jobs_each: int = 16
     jobs_at_once: int = 2
     edits_at_once: int = 4
+    links_s: float = 0.0
 
 
 class Bucket:

@@ -22,6 +22,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from rigface.objects import presigned
 from rigface.storage import Store
 from serve.api import JobState, Order
 from serve.problems import Trouble
@@ -198,8 +199,11 @@ class Shelf:
         job.results.add(number)
         job.tries = 0
 
-    def result(self, job: Job, number: int) -> tuple[bytes, str, dict[str, Any]]:
+    def result(self, job: Job, number: int, links_s: float = 0.0) -> tuple[bytes, str, dict[str, Any]]:
         """A result's bytes, type, and what is to be said of it.
+
+        Args:
+            links_s: on S3, instead of the bytes say the `location` where anybody may fetch them for so long.
 
         Raises:
             Trouble: `not-found`.
@@ -208,7 +212,11 @@ class Shelf:
             raise Trouble("not-found", f"result {number} is not there (yet)")
         about = self._out(job, number, "json")
         said = json.loads(self.store.read(about)) if job.kind == "batch" else {}
-        return self.store.read(self._out(job, number, job.suffix)), job.media_type, said
+        path = self._out(job, number, job.suffix)
+        if links_s and self.store.is_s3:
+            link = presigned(f"s3://{self.store.at(path)}", seconds=int(links_s), media_type=job.media_type)
+            return b"", job.media_type, {**said, "location": link}
+        return self.store.read(path), job.media_type, said
 
     def part(self, job: Job, number: int, suffix: str) -> str:
         """Where a piece of a clip lies in the store."""

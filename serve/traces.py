@@ -3,6 +3,8 @@
 Path: `front.py` (a span a request; a caller's `traceparent` is taken up) -> `edits.py` -> `far.py` hands the context on ->
 deployments -> eye, painter, seal -> an exporter. Off, which is the default, nothing of OpenTelemetry is imported, and a span
 is a test of one variable. Attributes are numbers and names, as in log lines; never pictures or edits.
+
+The id of the request goes the same way, for log lines, whether spans are kept or not.
 """
 
 from __future__ import annotations
@@ -11,11 +13,13 @@ import asyncio
 import sys
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing, contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 EXPORTERS = ("", "otlp", "console")
 Carried = Mapping[str, str] | None
 _tracer: Any = None
+_request: ContextVar[str] = ContextVar("request", default="")
 
 
 class _Nothing:
@@ -99,7 +103,8 @@ def under(carried: Carried, name: str) -> Iterator[Any]:
 
 @contextmanager
 def asked(path: str, headers: Mapping[bytes, bytes], request_id: str) -> Iterator[Any]:
-    """A request to the API: below the caller's span, where it names one."""
+    """A request to the API: below the caller's span, where it names one; calls of other parts carry its id."""
+    working_on(request_id)
     if _tracer is None or not path.startswith("/v1/"):
         yield NOTHING
         return
@@ -141,6 +146,11 @@ async def drawn(carried: Carried, name: str, events: AsyncGenerator[Any, None]) 
         await asyncio.gather(task, return_exceptions=True)
 
 
+def working_on(request_id: str) -> None:
+    """Have calls of other parts, from this task on, carry the id of a request or a job."""
+    _request.set(request_id)
+
+
 def loose(carried: Carried, name: str) -> Any:
     """A span of a generator, which must not be the current one of whoever draws from it: `end` it."""
     if _tracer is None or carried is None:
@@ -149,14 +159,15 @@ def loose(carried: Carried, name: str) -> Any:
 
 
 def carried() -> dict[str, Any]:
-    """What a call to another process hands on: `trace`, or nothing."""
+    """What a call to another process hands on: `request`, an id; `trace`; or neither."""
+    told = {"request": request} if (request := _request.get()) else {}
     if _tracer is None:
-        return {}
+        return told
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
     context: dict[str, str] = {}
     TraceContextTextMapPropagator().inject(context)
-    return {"trace": context} if context else {}
+    return {**told, "trace": context} if context else told
 
 
 def _context(carried: Mapping[str, str]) -> Any:

@@ -84,7 +84,7 @@ export async function submit(request, files) {
 export const jobs = async () => (await (await ask("v1/jobs")).json()).jobs;
 export const cancel = async (id) => (await ask(`v1/jobs/${id}/cancel`, { method: "POST" })).json();
 export const remove = (id) => ask(`v1/jobs/${id}`, { method: "DELETE" });
-export const result = async (id, number) => (await ask(`v1/jobs/${id}/results/${number}`)).blob();
+export const result = async (id, number) => (await ask(`v1/jobs/${id}/results/${number}?through=true`)).blob();
 
 export function blobOf(base64, type) {
   const binary = atob(base64);

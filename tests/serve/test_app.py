@@ -1,5 +1,11 @@
 """The deployments on Ray Serve: one portrait through door, eye and painter, and trouble that keeps its name on the way."""
 
+import base64
+import json
+import time
+from pathlib import Path
+
+import httpx
 import pytest
 
 from rigface.image import encode_png
@@ -57,6 +63,40 @@ def test_every_number_is_seen_at_the_endpoint_of_the_node(faces):
     assert phases == {p for p in phases if total(text, "rigface_edit_seconds_count", phase=p)}
 
 
+def test_a_request_can_be_followed_through_the_logs_of_all_parts(service):
+    """By its id: what door, eye and painter did for it, what the eye refused, and never what was in it."""
+    from ray._private.worker import _global_node
+    from skimage import data
+
+    portrait = encode_png(data.astronaut()[:256, 96:352])
+    body = {"picture": {"base64": base64.b64encode(portrait).decode()}, "edit": {"yaw_deg": 5}, "steps": 2}
+    bad = {"picture": {"base64": base64.b64encode(b"no picture").decode()}, "edit": {"yaw_deg": 5}}
+    for name, asked, status in (("followed-1", body, 200), ("followed-2", bad, 422)):
+        headers = {"X-Request-Id": name}
+        assert httpx.post(f"{service}/v1/edits", json=asked, headers=headers, timeout=60).status_code == status
+    end, wanted = time.monotonic() + 20, {"eye.edit", "painter.paint"}
+    while True:
+        lines = [
+            json.loads(line)
+            for path in Path(_global_node.get_logs_dir_path()).rglob("*.err")
+            for line in path.read_text(errors="replace").splitlines()
+            if '"request_id": "followed-' in line
+        ]
+        parts = {
+            line["stage"]: line for line in lines if line["event"] == "part" and line["request_id"] == "followed-1"
+        }
+        if wanted <= parts.keys() and {"request", "edit"} <= {line["event"] for line in lines}:
+            break
+        assert time.monotonic() < end, lines
+        time.sleep(0.1)
+    assert set(parts["painter.paint"]["seconds"]) == {"wait", "paint"}
+    assert parts["eye.edit"]["seconds"] > 0
+    assert "bad-image" in {
+        line.get("problem") for line in lines if line["request_id"] == "followed-2" and "stage" in line
+    }
+    assert max(len(json.dumps(line)) for line in lines) < 1000
+
+
 def test_the_command_serves_mini_where_it_is_and_what_it_is_told_to(mini, monkeypatch):
     assert Start()._args(8000)["model"] == "mini"
     assert Args(**Start()._args(8000)).places() == {"mini": "mini"}
@@ -67,8 +107,9 @@ def test_the_command_serves_mini_where_it_is_and_what_it_is_told_to(mini, monkey
 
 
 def test_what_an_operator_sets_reaches_the_limits_and_nonsense_is_refused():
-    limits = Args(edits_at_once=2, jobs_at_once=3, body_mb=1, keep_h=1).limits()
+    limits = Args(edits_at_once=2, jobs_at_once=3, body_mb=1, keep_h=1, links_s=60).limits()
     assert (limits.edits_at_once, limits.jobs_at_once, limits.body_bytes, limits.keep_s) == (2, 3, 2**20, 3600)
+    assert limits.links_s == 60
     assert Args().limits() == Limits()
     for name in ("edits_at_once", "most_rows", "edit_s"):
         with pytest.raises(ValueError, match=name):

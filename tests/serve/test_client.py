@@ -77,6 +77,20 @@ def test_an_error_that_is_not_the_service_s_own_is_a_lost_door_and_tried_again(m
     assert len(seen) == tries
 
 
+def test_a_result_is_followed_to_the_bucket_but_the_key_stays_here():
+    seen = []
+
+    def answer(request):
+        seen.append((request.url.host, request.headers.get("authorization")))
+        if request.url.host == "bucket":
+            return httpx.Response(200, content=b"result")
+        return httpx.Response(307, headers={"location": "http://bucket/out?X-Amz-Signature=1"})
+
+    with Client("http://x", key="rf_secret", transport=httpx.MockTransport(answer)) as faces:
+        assert faces.result("1") == b"result"
+    assert seen == [("x", "Bearer rf_secret"), ("bucket", None)]
+
+
 def test_jobs_of_all_kinds(serve_jobs, png, tmp_path):
     from tests.serve.test_clips import film
 

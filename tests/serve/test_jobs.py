@@ -5,6 +5,7 @@ import json
 import time
 from types import SimpleNamespace
 
+import httpx
 import pytest
 
 from rigface.image import decode
@@ -49,6 +50,25 @@ def test_a_job_is_done_and_its_results_can_be_fetched(serve_jobs, png, place, re
     assert served.delete(f"/v1/jobs/{name}").status_code == 204
     assert served.get(f"/v1/jobs/{name}").status_code == 404
     assert not list(Store(uri).paths("jobs"))
+
+
+def test_where_it_is_allowed_a_result_is_fetched_from_the_bucket_itself(serve_jobs, png, bucket, tmp_path):
+    served = serve_jobs(f"{bucket}/{tmp_path.name}", links_s=60)
+    name = submit(served, png, [{"yaw_deg": 20}]).json()["id"]
+    wait(served, name, "done")
+    answer = served.get(f"/v1/jobs/{name}/results/0", follow_redirects=False)
+    assert (answer.status_code, answer.content, answer.headers["Cache-Control"]) == (307, b"", "no-store")
+    assert "X-Amz-Expires=60" in answer.headers["Location"]
+    there = httpx.get(answer.headers["Location"])  # of the storage, without a key of ours
+    assert (there.status_code, there.headers["Content-Type"]) == (200, "image/png")
+    through = served.get(f"/v1/jobs/{name}/results/0?through=true", follow_redirects=False)
+    assert (through.status_code, through.content) == (200, there.content)
+    assert answer.headers["RigFace-Asked"] == through.headers["RigFace-Asked"]
+    assert served.get(f"/v1/jobs/{name}/results/1", follow_redirects=False).status_code == 404
+    disk = serve_jobs(str(tmp_path / "disk"), links_s=60)
+    name = submit(disk, png, [{"yaw_deg": 20}]).json()["id"]
+    wait(disk, name, "done")
+    assert disk.get(f"/v1/jobs/{name}/results/0", follow_redirects=False).status_code == 200
 
 
 def test_a_job_that_cannot_be_done_says_why_and_the_next_goes_on(serve_jobs, png, flat):
