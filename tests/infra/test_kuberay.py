@@ -4,6 +4,7 @@ import re
 import shlex
 
 import pytest
+import yaml
 
 from pipelines.cli import parse
 from tests.infra.conftest import OVERLAYS, ROOT, cluster_of, one, pinned, pods, project, quantity, rendered
@@ -122,6 +123,8 @@ def test_everything_that_is_named_exists(overlay):
         for volume in pod.spec.get("volumes", []):
             if claim := volume.get("persistentVolumeClaim"):
                 wanted.add(("PersistentVolumeClaim", claim["claimName"]))
+            if csi := volume.get("csi"):
+                wanted.add(("SecretProviderClass", csi["volumeAttributes"]["secretProviderClass"]))
             if secret := volume.get("secret"):
                 assert secret["secretName"] in BY_HAND
         for container in pod.containers:
@@ -224,17 +227,38 @@ def test_the_service_is_replaced_and_drained_without_a_gap(overlay):
         assert {"name": "RAY_SERVE_ENABLE_HA_PROXY", "value": "1"} in pod.main["env"], "on every node, or on none"
 
 
-def test_identities_of_the_cloud_are_two_and_differ():
-    accounts = [d for d in rendered("aws-gpu") if d["kind"] == "ServiceAccount"]
-    roles = {d["metadata"]["name"]: d["metadata"]["annotations"]["eks.amazonaws.com/role-arn"] for d in accounts}
-    assert {name: arn.rpartition("/")[2] for name, arn in roles.items()} == {
-        "rigface-jobs": "rigface-jobs",
-        "rigface-serve": "rigface-serve",
-    }
-    for pod in pods(rendered("aws-gpu")):
+@pytest.mark.parametrize(
+    ("overlay", "annotation", "identity"),
+    [
+        ("aws-gpu", "eks.amazonaws.com/role-arn", "arn:aws:iam::111122223333:role/{}"),
+        ("gke-gpu", "iam.gke.io/gcp-service-account", "{}@my-project.iam.gserviceaccount.com"),
+    ],
+)
+def test_identities_of_the_cloud_are_two_and_differ(overlay, annotation, identity):
+    accounts = [d for d in rendered(overlay) if d["kind"] == "ServiceAccount"]
+    roles = {d["metadata"]["name"]: d["metadata"]["annotations"][annotation] for d in accounts}
+    assert roles == {name: identity.format(name) for name in ("rigface-jobs", "rigface-serve")}
+    for pod in pods(rendered(overlay)):
         if pod.role in ("head", "worker"):
             wanted = "rigface-serve" if pod.owner == "RayService/serve" else "rigface-jobs"
             assert pod.spec["serviceAccountName"] == wanted
+
+
+def test_on_google_the_key_of_the_videos_is_a_file_that_only_extract_has():
+    """Where the environment tells boto3 and pyarrow to look, from a secret that the pod's identity opens."""
+    documents = rendered("gke-gpu")
+    provider = one(documents, "SecretProviderClass", "videos")["spec"]
+    (secret,) = yaml.safe_load(provider["parameters"]["secrets"])
+    assert secret.keys() == {"resourceName", "path"}
+    (settings,) = [d["data"] for d in documents if d["kind"] == "ConfigMap" and "AWS_ENDPOINT_URL" in d["data"]]
+    for pod in pods(documents):
+        names = [v["name"] for v in pod.spec.get("volumes", []) if "csi" in v]
+        files = [f"{m['mountPath']}/{secret['path']}" for m in pod.main.get("volumeMounts", []) if m["name"] in names]
+        reads = pod.owner == "RayJob/extract" and pod.role in ("head", "worker")
+        assert files == [settings["AWS_SHARED_CREDENTIALS_FILE"]] * reads, pod
+    job = command("gke-gpu", "extract").job
+    assert all(videos.startswith("s3://") for videos in job.videos)
+    assert job.out.startswith("/"), "nothing is written into a bucket whose conditional writes are not S3's"
 
 
 def test_gradients_cross_efa_on_amazon():

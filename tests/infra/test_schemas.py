@@ -14,6 +14,7 @@ from tests.infra.conftest import INFRA, OVERLAYS, ROOT, cluster_of, one, pods, r
 KUBERNETES = "1.37"
 SCHEMAS = ROOT / "tests" / "infra" / "schemas"
 KUBERAY = yaml.safe_load((SCHEMAS / "kuberay.yaml").read_text())
+SECRETS = yaml.safe_load((SCHEMAS / "secretproviderclass.yaml").read_text())
 OURS = sorted(p for p in INFRA.rglob("*.yaml") if "observability" not in p.parts)
 CRDS = SHARED / "schemas" / "kuberay"
 
@@ -24,6 +25,9 @@ def complaints(document):
     if document["apiVersion"] == "ray.io/v1":
         schema = {"$ref": f"#/$defs/{kind}", **KUBERAY}
         found = jsonschema.Draft202012Validator(schema).iter_errors(document)
+        return [f"{kind} {error.json_path}: {error.message}" for error in found]
+    if kind == "SecretProviderClass":
+        found = jsonschema.Draft202012Validator(SECRETS).iter_errors(document)
         return [f"{kind} {error.json_path}: {error.message}" for error in found]
     return _by_kubernetes(document)
 
