@@ -9,7 +9,6 @@ share of 20 ms a unit (measured, two cores); nodes that start, images that are p
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -100,29 +99,25 @@ def forecast(config: Extract, share: float = 0.01, least: int = 8) -> Forecast:
         PlanError: nothing can be sampled.
     """
     head, detector = parts.specs(config.settings)
-    uris = sorted(sources.find_all(config.videos), key=_hash)
+    uris, inputs = sources.sample(sources.find_all(config.videos), LOOKED_INTO)
     with tempfile.TemporaryDirectory(prefix="rigface-forecast-") as folder, cluster.connected(config):
         config = replace(config, out=folder)
-        plans = plan.survey(uris[:LOOKED_INTO], config.settings, config.silence_s)
+        plans = plan.survey(uris, config.settings, config.silence_s)
         units = [unit for one in plans for unit in plan.units_of(one, config_hash(config.settings, head, detector))]
         if not units:
             raise PlanError(f"none of the {len(plans)} inputs looked into can be read")
-        count = max(least, round(share * len(units) * len(uris) / len(plans)))
+        count = max(least, round(share * len(units) * inputs / len(plans)))
         began = time.monotonic()
         ran = list(flow.records(config, head, detector, sorted(units, key=lambda unit: unit[0])[:count]))
         wall = time.monotonic() - began
     return Forecast(
-        inputs=len(uris),
+        inputs=inputs,
         frames=np.array([sum(one["expected"]) for one in plans], np.float64),
         units=np.array([len(one["chunks"]) for one in plans], np.float64),
         cost=np.array([[r["frames"], r["cpu_seconds"], r["bytes"], r["faces"]] for r in ran], np.float64),
         wall_s=wall,
         seconds={name: sum(r["seconds"].get(name, 0.0) for r in ran) for r in ran for name in r["seconds"]},
     )
-
-
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _about(values: np.ndarray, say: Callable[[float], str]) -> str:

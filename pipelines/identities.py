@@ -5,6 +5,9 @@ column differs, written again, whole.
 
 The record is written before any part, so a pass that is killed goes on with the same answer. Known people are handed to the
 next pass: they take in new tracks and keep their names. Two tracks seen in one frame are never one person.
+
+One process holds the sum of each track's vectors, and compares all that are new with all: memory grows with the tracks, time with
+their square (docs/scaling.md).
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ REWRITERS = 4
 MANY = 256  # parts to rewrite; below, it is done before Ray's workers have started
 
 Key = tuple[str, int]  # uri, track
+Sum = tuple[np.ndarray, int]  # of vectors, and how many
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,7 @@ class _Part:
     path: str
     uri: str
     faces: dict[int, int] = field(default_factory=dict)  # track -> rows
-    vectors: dict[int, list[np.ndarray]] = field(default_factory=dict)
+    vectors: dict[int, Sum] = field(default_factory=dict)
     together: set[tuple[int, int]] = field(default_factory=set)  # tracks that one frame shows
     names: dict[int, set[str | None]] = field(default_factory=dict)  # track -> what the column says now
 
@@ -82,7 +86,7 @@ def identify(store: Store, threshold: float | None = None) -> Report:
         apart = {(p.uri, a, b) for p in seen for a, b in p.together}
         foes = [(at[u, a], at[u, b]) for u, a, b in sorted(apart) if (u, a) in at and (u, b) in at]
         labels, people = cluster(
-            np.stack([np.mean(vectors[key], axis=0) for key in fresh]),
+            np.stack([total / count for total, count in (vectors[key] for key in fresh)]),
             np.array([faces[key] for key in fresh], np.float64),
             people,
             threshold=threshold,
@@ -120,19 +124,23 @@ def _read(store: Store, path: str) -> _Part:
         frames[frame].add(track)
     have = table.filter(table["identity_vector"].is_valid())
     for track, vector in zip(have["track"].to_pylist(), have["identity_vector"].to_pylist()):
-        part.vectors.setdefault(track, []).append(np.array(vector))
+        part.vectors[track] = _plus(part.vectors.get(track), (np.array(vector), 1))
     return part
 
 
-def _tracks(seen: Iterable[_Part]) -> tuple[dict[Key, list[np.ndarray]], dict[Key, int]]:
+def _plus(one: Sum | None, other: Sum) -> Sum:
+    return other if one is None else (one[0] + other[0], one[1] + other[1])
+
+
+def _tracks(seen: Iterable[_Part]) -> tuple[dict[Key, Sum], dict[Key, int]]:
     """Vectors and number of faces of every track; a track may span several parts."""
-    vectors: dict[Key, list[np.ndarray]] = {}
+    vectors: dict[Key, Sum] = {}
     faces: dict[Key, int] = {}
     for part in seen:
         for track, count in part.faces.items():
             faces[part.uri, track] = faces.get((part.uri, track), 0) + count
         for track, found in part.vectors.items():
-            vectors.setdefault((part.uri, track), []).extend(found)
+            vectors[part.uri, track] = _plus(vectors.get((part.uri, track)), found)
     return vectors, faces
 
 

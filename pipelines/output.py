@@ -18,6 +18,7 @@ import json
 import os
 import subprocess
 import time
+from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -25,6 +26,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -162,6 +164,20 @@ class Output:
                 if (wanted is None or uri in wanted) and (uri not in latest or latest[uri][0] < planned):
                     latest[uri] = planned, text
         return {uri: json.loads(text) for uri, (_, text) in latest.items()}
+
+    def planned(self) -> tuple[int, int]:
+        """How many inputs were ever planned, and how many units their latest plans have; 20 bytes a plan in memory."""
+        names, times, units = array("Q"), array("d"), array("L")
+        for path in self.store.paths(PLANS, ".parquet"):
+            table = self.store.table(path)
+            times.extend(table["planned"].to_pylist())
+            units.extend(len(json.loads(text)["chunks"]) for text in table["plan"].to_pylist())
+            for uri in table["uri"].to_pylist():
+                names.append(int.from_bytes(hashlib.blake2b(uri.encode(), digest_size=8).digest()))
+        order = np.lexsort((times, names))
+        sorted_names = np.asarray(names)[order]
+        latest = np.append(sorted_names[1:] != sorted_names[:-1], np.ones(min(len(names), 1), bool))
+        return int(latest.sum()), int(np.asarray(units)[order][latest].sum())
 
     def add_plans(self, plans: list[Plan], before: dict[str, Plan], config: str) -> int:
         """Keep new plans. What was made from an earlier content of the same input is removed first.

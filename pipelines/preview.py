@@ -1,15 +1,17 @@
 """What would be done, and what has been done, in words: `rigface extract --dry-run` and `rigface status`.
 
-Nothing is written and no cluster is started.
+Nothing is written and no cluster is started. However many inputs there are, in memory are the plans of a window of them.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
+from itertools import islice
 
 from pipelines import lock, parts, plan, reading, sources
 from pipelines.config import Extract, config_hash
-from pipelines.extract import check_stages
+from pipelines.extract import WINDOW, check_stages
 from pipelines.marks import Marks
 from pipelines.output import Output
 from rigface.errors import PlanError
@@ -28,22 +30,32 @@ def preview(config: Extract) -> str:
     check_stages(config, head, detector)
     output = Output(Store(config.out))
     output.check(config.settings, head, detector, config.overwrite)
-    uris = list(sources.find_all(config.videos))
+    uris = sources.find_all(config.videos)
     about, fresh = output.about(), config.overwrite
-    known = {} if fresh else output.plans()
     done = Marks() if fresh else output.done()
-    new = reading.changed(uris, {uri: known[uri]["stamp"] for uri in uris if uri in known})
-    looked = plan.survey(new[:: max(len(new) // LOOKED_INTO, 1)], config.settings, config.silence_s)
-    old = [known[uri] for uri in uris if uri in known and uri not in set(new)]
     name = config_hash(config.settings, head, detector)
-    left = [what for one in old for unit, what in plan.units_of(one, name) if unit not in done]
-    scale = len(new) / max(len(looked), 1)
-    units = len(left) + scale * sum(len(p["chunks"]) for p in looked)
-    frames = sum(what["expected"] for what in left) + scale * sum(sum(p["expected"]) for p in looked)
-    sure = "" if scale == 1 or not new else "about "
+    left: Counter[str] = Counter()
+
+    def new() -> Iterator[str]:
+        """Inputs that are new or changed; what the others have still to do is counted in passing, a window at a time."""
+        while window := list(islice(uris, WINDOW)):
+            known = {} if fresh else output.plans(window)
+            changed = reading.changed(window, {uri: one["stamp"] for uri, one in known.items()})
+            yield from changed
+            left["inputs"] += len(window)
+            for uri in known.keys() - set(changed):
+                missing = [what for unit, what in plan.units_of(known[uri], name) if unit not in done]
+                left.update(units=len(missing), frames=sum(what["expected"] for what in missing))
+
+    some, count = sources.sample(new(), LOOKED_INTO)
+    looked = plan.survey(some, config.settings, config.silence_s)
+    scale = count / max(len(looked), 1)
+    units = left["units"] + scale * sum(len(p["chunks"]) for p in looked)
+    frames = left["frames"] + scale * sum(sum(p["expected"]) for p in looked)
+    sure = "" if scale == 1 or not count else "about "
     lines = [
-        f"{len(uris):,} inputs -> {output.store.uri} ({'overwritten' if fresh and about else 'goes on' if about else 'new'})",
-        f"{len(new):,} of them new or changed, {sum(p['status'] == 'error' for p in looked):,} of {len(looked):,} looked into cannot be read",
+        f"{left['inputs']:,} inputs -> {output.store.uri} ({'overwritten' if fresh and about else 'goes on' if about else 'new'})",
+        f"{count:,} of them new or changed, {sum(p['status'] == 'error' for p in looked):,} of {len(looked):,} looked into cannot be read",
         f"{sure}{units:,.0f} units of work with {sure}{frames:,.0f} frames to look at",
         f"head {head.name} {head.version}, detector {detector.name} {detector.version}, configuration {name}",
     ]
@@ -64,19 +76,21 @@ def status(out: str) -> str:
     about = output.about()
     if about is None:
         raise PlanError(f"{output.store.uri} is no dataset of ours: it has no rigface.json")
-    rows = output.inputs()
+    counts: Counter[str] = Counter()
+    faces = 0
+    for rows in output.inputs_by_part(["status", "faces"]):
+        counts.update(rows["status"].to_pylist())
+        faces += sum(rows["faces"].to_pylist())
     with_faces, without = (sum(1 for _ in names) for names in output.parts())
-    plans = output.plans()
-    units = sum(len(p["chunks"]) for p in plans.values())
-    counts = Counter(rows["status"].to_pylist())
+    inputs, units = output.planned()
     writer = lock.held(output.store)
     return "\n".join(
         [
             f"{output.store.uri}: made {about['created']}, last run {about['runs'][-1]['started']}",
             f"{'being written by ' + writer if writer else 'nobody is writing'}",
-            f"{len(rows):,} of {len(plans):,} known inputs finished: "
+            f"{counts.total():,} of {inputs:,} known inputs finished: "
             + (", ".join(f"{n:,} {s}" for s, n in counts.most_common()) or "none"),
             f"{with_faces + without:,} of {units:,} units done, {with_faces:,} of them with faces",
-            f"{sum(rows['faces'].to_pylist()):,} faces in finished inputs",
+            f"{faces:,} faces in finished inputs",
         ]
     )

@@ -22,6 +22,8 @@ from __future__ import annotations
 
 import errno
 import glob
+import hashlib
+import heapq
 import io
 import logging
 import os
@@ -59,6 +61,17 @@ def find_all(videos: Iterable[str]) -> Iterator[str]:
             was found in any of them.
     """
     return _distinct(chain.from_iterable([_expand(one) for one in videos]))
+
+
+def sample(uris: Iterable[str], count: int) -> tuple[list[str], int]:
+    """Some of very many, and how many there are. By the hash of the name: the same question has the same sample."""
+    kept: list[tuple[int, str]] = []  # a heap whose first has the largest hash
+    total = 0
+    for uri in uris:
+        total += 1
+        mark = int.from_bytes(hashlib.sha256(os.fsencode(uri)).digest())
+        (heapq.heappush if len(kept) < count else heapq.heappushpop)(kept, (-mark, uri))
+    return [uri for _, uri in sorted(kept, reverse=True)], total
 
 
 def _distinct(found: Iterable[Found]) -> Iterator[str]:

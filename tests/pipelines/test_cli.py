@@ -92,3 +92,40 @@ def test_status_and_dry_run_of_a_finished_dataset(finished, zoo, capsys):
     assert "nobody is writing" in text
     assert main(["extract", str(zoo), str(finished), "--preset", "debug", "--dry-run"]) == 0
     assert "0 units of work" in capsys.readouterr().out
+
+
+def test_a_dry_run_reads_the_plans_of_a_window_at_a_time(tmp_path, monkeypatch):
+    """Of 33 inputs, 24 known and 20 of those unchanged, whatever the window."""
+    from pipelines import plan, preview, sources
+    from pipelines.config import debug
+    from pipelines.output import Output
+    from rigface.storage import Store
+
+    folder, out = tmp_path / "clips", str(tmp_path / "out")
+    folder.mkdir()
+    names = [folder / f"{k:02}.mp4" for k in range(33)]
+    for path in names:
+        path.write_bytes(b"x")
+    config = debug((str(folder),), out)
+    head, detector = preview.parts.specs(config.settings)
+    name = Output(Store(out)).open(config.settings, head, detector, False)
+    known = [
+        {**plan.empty_plan(str(p)), "stamp": sources.stamp(str(p)) if k < 20 else "", "chunks": [None] * 2, "expected": [3, 4]}
+        for k, p in enumerate(names[:24])
+    ]  # fmt: skip
+    Output(Store(out)).add_plans(known, {}, name)
+    asked, looked = [], []
+    real = Output.plans
+    monkeypatch.setattr(Output, "plans", lambda self, uris: asked.append(list(uris)) or real(self, asked[-1]))
+    new = {"chunks": [None], "expected": [10]}
+    monkeypatch.setattr(
+        plan, "survey", lambda uris, *_: looked.append(uris) or [{**plan.empty_plan(u), **new} for u in uris]
+    )
+    monkeypatch.setattr(preview, "LOOKED_INTO", 5)
+    monkeypatch.setattr(preview, "WINDOW", 8)
+    text = preview.preview(config)
+    assert [len(window) for window in asked] == [8, 8, 8, 8, 1]
+    assert (len(looked[0]), set(looked[0]) <= {str(p) for p in names[20:]}) == (5, True)
+    assert "33 inputs" in text
+    assert "13 of them new or changed" in text
+    assert "about 53 units of work with about 270 frames" in text  # 2 x 20 + 13, 7 x 20 + 10 x 13

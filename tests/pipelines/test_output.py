@@ -1,6 +1,7 @@
 """What is kept about inputs and units, beside what test_extract.py sees of it."""
 
 import time
+import tracemalloc
 
 from pipelines.output import Output
 from pipelines.plan import empty_plan
@@ -34,3 +35,29 @@ def test_of_many_plans_only_those_are_read_that_can_be_wanted(tmp_path, monkeypa
     assert output.plans(["20", "22", "99"]).keys() == {"20", "22"}
     assert len(read) == 2  # of the names from 20 to 99
     assert output.plans([]) == {}
+
+
+def test_planned_inputs_and_their_units_are_counted_by_their_latest_plans(tmp_path):
+    output = Output(Store(str(tmp_path)))
+    assert output.planned() == (0, 0)
+    output.add_plans(
+        [{**plan("a", "old"), "chunks": [[0, 9]]}, {**plan("b", "x"), "chunks": [[0, 9], [9, 12]]}], {}, "config"
+    )
+    output.add_plans([{**plan("a", "new"), "chunks": [None] * 5}], {}, "config")
+    assert output.planned() == (2, 7)
+
+
+def test_counting_them_holds_one_part_of_the_plans(tmp_path):
+    output = Output(Store(str(tmp_path)))
+    for k in range(20):
+        output.add_plans([plan(f"/videos/{k}/{i}.mp4", "x") for i in range(200)], {}, "config")
+
+    def peak(do) -> int:
+        tracemalloc.start()
+        do()
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return most
+
+    output.planned()  # what is imported on the way
+    assert peak(output.planned) < peak(output.plans) / 4

@@ -361,3 +361,13 @@ def test_a_video_is_read_from_s3(s3, fixtures):
     local = list(frames(str(fixtures / "clip.mp4")))
     assert [f.index for f in got] == list(range(72))
     np.testing.assert_array_equal(got[-1].image, local[-1].image)
+
+
+def test_a_sample_is_the_same_whatever_the_order_and_all_are_counted():
+    names = [f"s3://b/{k}.mp4" for k in range(1000)]
+    some, count = sources.sample(iter(names), 20)
+    assert (len(some), count) == (20, 1000)
+    assert sources.sample(reversed(names), 20) == (some, 1000)
+    assert sources.sample(names[:3], 20)[1] == 3
+    assert sorted(sources.sample(names[:3], 20)[0]) == names[:3]
+    assert 200 < sum(int(name[7:-4]) for name in some) / 20 < 800  # from all over
