@@ -27,6 +27,7 @@ import pyarrow.parquet as pq
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results" / "capacity.json"
 PLANS = 20_000
+MARKS = 1_000_000
 
 
 def dataset(out: Path) -> dict[str, float]:
@@ -63,7 +64,8 @@ def _columns(parts: list[Path]) -> dict[str, float]:
 
 
 def memory() -> dict[str, float]:
-    """What the driver of `extract` holds for one input of one unit while it runs, and for one that is finished."""
+    """What the driver of `extract` holds for one input of one unit in its window, and for one name that it has seen."""
+    from pipelines.marks import Marks
     from pipelines.plan import empty_plan, units_of
 
     plan = {**empty_plan("s3://bucket/videos/00/0123456789abcdef.mp4"), "status": "ok", "sha256": "0" * 64, "bytes": 1}
@@ -75,10 +77,10 @@ def memory() -> dict[str, float]:
         units = [unit for one in plans for unit in units_of(one, "config")]
         return plans, units, {u: w["expected"] for u, w in units}, {one["uri"]: {one["sha256"]} for one in plans}
 
-    def done() -> Any:
-        return {f"{i:024x}" for i in range(PLANS)}
+    def seen() -> Any:
+        return Marks(f"{i:024x}" for i in range(MARKS))
 
-    return {"bytes_per_input_at_work": _held(todo) / PLANS, "bytes_per_unit_done": _held(done) / PLANS}
+    return {"bytes_per_input_at_work": _held(todo) / PLANS, "bytes_per_name_seen": _held(seen) / MARKS}
 
 
 def _held(make: Callable[[], Any]) -> int:

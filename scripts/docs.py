@@ -1,4 +1,4 @@
-"""Keep the generated parts of docs/ true: the keys of log lines, and the tables of the capacity plan
+"""Keep the generated parts of docs/ true: keys of log lines, tables of the capacity plan, counts of drills
 
     python scripts/docs.py           # rewrite docs/*.md in place
     python scripts/docs.py --check   # say what is out of date, exit 1
@@ -24,11 +24,31 @@ def keys() -> str:
     )
 
 
+def drills() -> str:
+    """What the drills counted, as benchmarks/results/drills.json has it."""
+    import scaling_tables
+
+    head = ("drill", "expected", "found", "twice", "lost", "wrong", "blamed", "seconds", "besides", "commit")
+    about = {"expected", "found", "duplicates", "lost", "extra", "different", "inputs", "inputs_found", "blamed"}
+    about |= {"seconds", "commit", "cpus", "load"}
+    rows = []
+    for name, one in scaling_tables.result("drills").items():
+        besides = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in one.items() if key not in about)
+        wrong = one["different"] + one.get("extra", 0)
+        counts = (one["expected"], one["found"], one["duplicates"], one["lost"], wrong, one.get("blamed", 0))
+        rows.append((f"`{name}`", *map(str, counts), f"{one['seconds']:.0f}", besides, f"`{one['commit'][:7]}`"))
+    return scaling_tables.table(head, rows)
+
+
 def parts() -> dict[str, dict[str, str]]:
     """File -> part -> text."""
     import scaling_tables
 
-    return {"operations.md": {"keys": keys()}, "scaling.md": scaling_tables.parts()}
+    return {
+        "operations.md": {"keys": keys()},
+        "scaling.md": scaling_tables.parts(),
+        "drills.md": {"counts": drills()},
+    }
 
 
 def written(text: str, made: dict[str, str]) -> str:
