@@ -117,9 +117,11 @@ def _source(config: Extract, todo: Todo) -> Any:
 
 def _on_purpose(error: BaseException | None) -> RigFaceError | None:
     """The error of ours that a Ray error carries, if it does."""
+    from ray.exceptions import RayTaskError
+
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
-        if isinstance(error, RigFaceError):
+        if isinstance(error, RigFaceError) and not isinstance(error, RayTaskError):  # Ray's is both, and says a page
             error.args = (str(error).partition(RAYS_WORDS)[0],)
             return error
         seen.add(id(error))

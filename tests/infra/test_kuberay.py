@@ -256,9 +256,9 @@ def test_on_google_the_key_of_the_videos_is_a_file_that_only_extract_has():
         files = [f"{m['mountPath']}/{secret['path']}" for m in pod.main.get("volumeMounts", []) if m["name"] in names]
         reads = pod.owner == "RayJob/extract" and pod.role in ("head", "worker")
         assert files == [settings["AWS_SHARED_CREDENTIALS_FILE"]] * reads, pod
-    job = command("gke-gpu", "extract").job
-    assert all(videos.startswith("s3://") for videos in job.videos)
-    assert job.out.startswith("/"), "nothing is written into a bucket whose conditional writes are not S3's"
+    videos, out = command("gke-gpu", "extract").paths
+    assert videos.startswith("s3://")
+    assert out.startswith("/"), "nothing is written into a bucket whose conditional writes are not S3's"
 
 
 def test_gradients_cross_efa_on_amazon():
