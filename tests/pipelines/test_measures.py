@@ -106,7 +106,7 @@ def test_a_job_is_seen_at_the_endpoint_of_its_node(finished, tmp_path, s3_behind
     crash_a_child(tmp_path)
     ours = [m for m in measures.ALL if not m.name.startswith("rigface_train")]
     text = scraped([m.series[-1] for m in ours], lambda text: total(text, "rigface_job_left", what="units") == 0)
-    assert total(text, "rigface_storage_retries_total", operation="PutObject", reason="InternalError") == 1
+    assert total(text, "rigface_storage_retries_total", operation="PutObject", reason="InternalError") >= 1
     assert total(text, "rigface_video_cache_evictions_total") >= 1
     units = sum(1 for path in finished.rglob("faces/??/*.parquet"))
     assert total(text, "rigface_units_total", status="ok") >= units > 0

@@ -79,6 +79,15 @@ def test_a_job_that_cannot_be_done_says_why_and_the_next_goes_on(serve_jobs, png
     wait(served, good, "done")
 
 
+def settled(record):
+    """The record of a job that is done, when the service has written its last word into it."""
+    end = time.monotonic() + 60
+    while (now := json.loads(record.read_text()))["state"] != "done":
+        assert time.monotonic() < end, now
+        time.sleep(0.02)
+    return now
+
+
 def test_a_restart_goes_on_with_what_is_lacking(serve_jobs, png, tmp_path):
     client = serve_jobs()
     name = submit(client, png, [{"yaw_deg": v} for v in (1, 2, 3)]).json()["id"]
@@ -87,9 +96,7 @@ def test_a_restart_goes_on_with_what_is_lacking(serve_jobs, png, tmp_path):
     first, second = out / "000000.png", out / "000001.png"
     second.unlink()
     written = first.stat().st_mtime_ns
-    record.write_text(
-        json.dumps({**json.loads(record.read_text()), "state": "running"})
-    )  # as a killed service leaves it
+    record.write_text(json.dumps({**settled(record), "state": "running"}))  # as a killed service leaves it
     client = serve_jobs()
     assert client.get("/readyz").json()["jobs"] == "ok"
     assert wait(client, name, "done")["results"] == [0, 1, 2]
@@ -102,7 +109,7 @@ def test_a_job_that_ends_the_service_each_time_is_given_up(serve_jobs, png, tmp_
     name = submit(client, png, [{"yaw_deg": 1}]).json()["id"]
     wait(client, name, "done")
     record = tmp_path / "queue" / "jobs" / name / "job.json"
-    record.write_text(json.dumps({**json.loads(record.read_text()), "state": "running", "tries": 3}))
+    record.write_text(json.dumps({**settled(record), "state": "running", "tries": 3}))
     client = serve_jobs()
     client.get("/readyz")
     assert "3 times" in wait(client, name, "failed")["error"]["detail"]
