@@ -77,7 +77,7 @@ class PairSettings:
     """Share of people who are never trained on."""
     captions: str = ""
     """What is said of the pictures: a .csv or .parquet with the columns uri, caption and, for words of one frame, frame_index. A
-    model with a text encoder learns to listen to them."""
+    model with a text encoder learns to listen to them. Words of left and right are wrong in a mirror: then --mirrored 0."""
     quality: int = 0
     """Of the stored JPEGs; 0: PNG."""
     part: int = 64

@@ -105,6 +105,11 @@ class Easel:
             await asyncio.gather(*tasks, return_exceptions=True)
 
 
+def easel_of(eye: Any, painter: Any) -> Any:
+    """Who makes edits with these two: the easel that stands beside a far eye, or one in this process."""
+    return getattr(eye, "easel", None) or Easel(eye, painter)
+
+
 def _progress(face: int, faces: int, step: Any) -> dict[str, Any]:
     out = {"phase": "paint", "step": step.step, "steps": step.steps, "face": face, "faces": faces}
     if step.preview is not None:

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 from rigface.events import keys
 from serve import measures, traces
 from serve.api import PREVIEW, EditRequest, EditResult, PaintOptions, Wish, Wrap
-from serve.easel import Easel, Made
+from serve.easel import Made, easel_of
 from serve.keys import Key
 from serve.problems import Trouble
 
@@ -159,7 +159,7 @@ class Editing:
     async def _by_model(self, plan: Plan, model: str, previews: int | None) -> AsyncGenerator[Any, None]:
         """As `Easel.edit`: by hash first; where the eye has forgotten a picture, with all bytes."""
         house, wish, asked = self._house, plan.wish, plan.asked
-        easel = house.eye if hasattr(type(house.eye), "edit") else Easel(house.eye, house.painter)  # a far eye has one
+        easel = easel_of(house.eye, house.painter)
         for given in (replace(wish, pictures={}), wish):
             stream = easel.edit(given, plan.wrap, model, _options(asked), previews, house.limits.edit_s)
             try:

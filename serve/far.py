@@ -110,6 +110,11 @@ class FarPainter(Far):
 class FarEye(Far):
     """An eye behind a handle, which has an easel of its own."""
 
+    @property
+    def easel(self) -> FarEye:
+        """The one over there, through the same handle."""
+        return self
+
     async def edit(self, *args: Any) -> AsyncGenerator[Any, None]:
         """As `Easel.edit`; where the replica is lost, it begins anew."""
         async with aclosing(self._stream("edit", args, {})) as events:

@@ -101,12 +101,20 @@ def test_a_loss_that_is_no_number_is_told_as_such(told):
 
 def test_a_job_is_seen_at_the_endpoint_of_its_node(finished, tmp_path, s3_behind, monkeypatch):
     monkeypatch.setenv("RIGFACE_CACHE", str(tmp_path / "cache"))
+
+    def asked_again(text: str) -> float:
+        return total(text, "rigface_storage_retries_total", operation="PutObject", reason="InternalError")
+
+    before = asked_again(scraped())  # a process counts from its beginning: other tests have met such trouble
     read_from_s3(s3_behind, monkeypatch)
     fail_a_face(tmp_path)  # here, in the driver: the finished job had nothing of the kind
     crash_a_child(tmp_path)
     ours = [m for m in measures.ALL if not m.name.startswith("rigface_train")]
-    text = scraped([m.series[-1] for m in ours], lambda text: total(text, "rigface_job_left", what="units") == 0)
-    assert total(text, "rigface_storage_retries_total", operation="PutObject", reason="InternalError") >= 1
+    text = scraped(
+        [m.series[-1] for m in ours],
+        lambda text: total(text, "rigface_job_left", what="units") == 0 and asked_again(text) > before,
+    )
+    assert asked_again(text) == before + 1
     assert total(text, "rigface_video_cache_evictions_total") >= 1
     units = sum(1 for path in finished.rglob("faces/??/*.parquet"))
     assert total(text, "rigface_units_total", status="ok") >= units > 0
