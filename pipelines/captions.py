@@ -9,11 +9,10 @@ words go first; rows whose `frame_index` is empty are said of the whole input. U
 from __future__ import annotations
 
 import csv
-import io
 import os
-from collections.abc import Iterator
 from typing import Any
 
+from pipelines import lists
 from rigface.errors import PlanError
 from rigface.storage import Store
 
@@ -50,10 +49,13 @@ class Captions:
                 f"captions {file!r}: want a .parquet or .csv with the columns uri, caption and, if you like, frame_index"
             )
         try:
-            rows = _parquet(folder, name, file) if suffix == ".parquet" else _csv(folder, name, file)
-            said = {_key(row, number, file): _words(row, number, file) for number, row in enumerate(rows, 1)}
+            with Store(folder or ".").open(name) as source:
+                table = lists.rows(source, suffix, ("uri", "caption"), f"captions {file!r}", ("frame_index",))
+                said = {_key(row, number, file): _words(row, number, file) for number, row in enumerate(table, 1)}
         except FileNotFoundError:
             raise PlanError(f"captions {file!r}: there is no such file") from None
+        except csv.Error as e:
+            raise PlanError(f"captions {file!r}: not a table: {e}") from None
         return Captions(said)
 
     def of(self, uri: str, frame_index: int) -> str | None:
@@ -63,46 +65,22 @@ class Captions:
 
 def _key(row: dict[str, Any], number: int, file: str) -> tuple[str, int | None]:
     frame = row.get("frame_index")
+    if frame is None or frame == "" or frame != frame:  # pandas writes a missing number as not a number
+        return row["uri"], None
     try:
-        return row["uri"], None if frame in (None, "") else int(frame)
-    except ValueError:
-        raise PlanError(
-            f"captions {file!r}: row {number} has frame_index {frame!r}; want a whole number, or nothing"
-        ) from None
+        if float(frame) == (whole := int(float(frame))):
+            return row["uri"], whole
+    except (ValueError, OverflowError):
+        pass
+    raise PlanError(f"captions {file!r}: row {number} has frame_index {frame!r}; want a whole number, or nothing")
 
 
 def _words(row: dict[str, Any], number: int, file: str) -> str:
     words = (row["caption"] or "").strip()
+    if any("\ud800" <= c <= "\udfff" for c in words):  # bytes that were no UTF-8
+        raise PlanError(f"captions {file!r}: row {number} is not UTF-8")
     if not words or len(words) > LONGEST:
         raise PlanError(
             f"captions {file!r}: row {number} has {len(words):,} characters of caption; want 1 to {LONGEST:,}"
         )
     return words
-
-
-def _checked(columns: list[str], file: str) -> None:
-    if missing := sorted({"uri", "caption"} - set(columns)):
-        raise PlanError(f"captions {file!r}: no column {' and no column '.join(missing)}; it has {', '.join(columns)}")
-
-
-def _csv(folder: str, name: str, file: str) -> Iterator[dict[str, Any]]:
-    with Store(folder or ".").open(name) as source:
-        rows = csv.DictReader(io.TextIOWrapper(source, "utf-8-sig", newline=""))
-        _checked(list(rows.fieldnames or []), file)
-        yield from rows
-
-
-def _parquet(folder: str, name: str, file: str) -> Iterator[dict[str, Any]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    with Store(folder or ".").open(name) as source:
-        try:
-            table = pq.ParquetFile(source)
-        except pa.ArrowInvalid as e:
-            raise PlanError(f"captions {file!r}: not a Parquet file ({e})") from None
-        names = table.schema_arrow.names
-        _checked(names, file)
-        wanted = [n for n in ("uri", "caption", "frame_index") if n in names]
-        for batch in table.iter_batches(columns=wanted):
-            yield from batch.to_pylist()

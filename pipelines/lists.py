@@ -14,7 +14,7 @@ import gzip
 import io
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, BinaryIO
 from urllib.parse import unquote_plus
 
@@ -35,7 +35,9 @@ def entries(file: BinaryIO, suffix: str) -> Iterator[str]:
     Raises:
         PlanError: at once: it has no column `uri`, or is not what its suffix says.
     """
-    return {".txt": _lines, ".csv": _csv, ".parquet": _parquet}[suffix](file)
+    if suffix == ".txt":
+        return _lines(file)
+    return (row["uri"] for row in rows(file, suffix, ["uri"], f"a {suffix} list") if row["uri"])
 
 
 def _lines(file: BinaryIO) -> Iterator[str]:
@@ -43,32 +45,39 @@ def _lines(file: BinaryIO) -> Iterator[str]:
     return (line for line in (raw.rstrip("\r\n") for raw in text) if line.strip())
 
 
-def _csv(file: BinaryIO) -> Iterator[str]:
-    rows = csv.DictReader(io.TextIOWrapper(file, "utf-8-sig", errors="surrogateescape", newline=""))
-    if "uri" not in (rows.fieldnames or ()):
-        raise PlanError(f"a .csv list needs a column `uri`; it has {rows.fieldnames}")
-    return (row["uri"] for row in rows if row["uri"])
+def rows(
+    file: BinaryIO, kind: str, columns: Sequence[str], what: str, more: Sequence[str] = ()
+) -> Iterator[dict[str, Any]]:
+    """Rows of a table, as they are needed; of a .csv every value is text.
 
+    Args:
+        kind: `.csv` or `.parquet`.
+        columns: that have to be there; `more`: that may be, and are read where they are.
+        what: the table is, for the error.
 
-def _parquet(file: BinaryIO) -> Iterator[str]:
-    rows = _rows(file, ["uri"], "a .parquet list")
-    return (row["uri"] for row in rows if row["uri"])
-
-
-def _rows(file: BinaryIO, columns: list[str], what: str) -> Iterator[dict[str, Any]]:
-    """Rows of a Parquet file, batch by batch; its columns are checked at once."""
+    Raises:
+        PlanError: at once: it is no such table, or lacks a column.
+    """
+    if kind == ".csv":
+        reader = csv.DictReader(io.TextIOWrapper(file, "utf-8-sig", errors="surrogateescape", newline=""))
+        _check(reader.fieldnames or [], columns, what)
+        return iter(reader)
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         table = pq.ParquetFile(file)
     except pa.ArrowInvalid as e:
-        raise PlanError(f"not a Parquet file: {e}") from e
+        raise PlanError(f"{what} is not a Parquet file: {e}") from e
     have = table.schema_arrow.names
-    if missing := set(columns) - set(have):
-        raise PlanError(f"{what} needs a column `{'`, `'.join(sorted(missing))}`; it has {have}")
-    more = [name for name in ("is_latest", "is_delete_marker") if name in have]
-    return (row for batch in table.iter_batches(4096, columns=columns + more) for row in batch.to_pylist())
+    _check(have, columns, what)
+    wanted = [*columns, *(name for name in more if name in have)]
+    return (row for batch in table.iter_batches(4096, columns=wanted) for row in batch.to_pylist())
+
+
+def _check(have: Sequence[str], columns: Sequence[str], what: str) -> None:
+    if missing := sorted(set(columns) - set(have)):
+        raise PlanError(f"{what} needs a column `{'`, `'.join(missing)}`; it has {list(have)}")
 
 
 def inventory(file: BinaryIO, open_uri: Callable[[str], BinaryIO]) -> Iterator[str]:
@@ -98,7 +107,7 @@ def inventory(file: BinaryIO, open_uri: Callable[[str], BinaryIO]) -> Iterator[s
 
 def _inventory_keys(file: BinaryIO, form: str, columns: list[str], name: str) -> Iterator[str]:
     if form == "PARQUET":
-        for row in _rows(file, ["key"], f"the inventory file {name}"):
+        for row in rows(file, ".parquet", ["key"], f"the inventory file {name}", ("is_latest", "is_delete_marker")):
             if row.get("is_latest") is not False and not row.get("is_delete_marker"):
                 yield row["key"]
         return

@@ -39,24 +39,32 @@ def test_words_of_a_frame_go_before_words_of_its_input(tmp_path):
             "a woman, talking",
             None,
         ]
+    nan = pa.table(
+        {"uri": ["a.mp4", "a.mp4"], "frame_index": [3.0, float("nan")], "caption": ["she laughs", "a woman"]}
+    )
+    pq.write_table(nan, tmp_path / "pandas.parquet")
+    assert [Captions.load(str(tmp_path / "pandas.parquet")).of("a.mp4", k) for k in (3, 4)] == ["she laughs", "a woman"]
     assert Captions.load("").of("a.mp4", 3) is None
 
 
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("said.csv", "uri,words\na,b\n", "no column caption; it has uri, words"),
+        ("said.csv", "uri,words\na,b\n", "needs a column `caption`; it has"),
         ("said.csv", "uri,frame_index,caption\na,three,b\n", "row 1 has frame_index 'three'"),
+        ("said.csv", "uri,frame_index,caption\na,2.5,b\n", "row 1 has frame_index '2.5'"),
+        ("said.csv", "uri,frame_index,caption\na,inf,b\n", "row 1 has frame_index 'inf'"),
+        ("said.csv", b"uri,caption\na,b\nc,\xff\xfe\n", "row 2 is not UTF-8"),
         ("said.csv", "uri,caption\na,b\nc,\n", "row 2 has 0 characters"),
         ("said.csv", f"uri,caption\na,{'b' * 2001}\n", "row 1 has 2,001 characters"),
-        ("said.parquet", "uri,caption\na,b\n", "not a Parquet file"),
+        ("said.parquet", "uri,caption\na,b\n", "is not a Parquet file"),
         ("said.txt", "a b", "want a .parquet or .csv"),
         ("none.csv", None, "there is no such file"),
     ],
 )
 def test_a_table_that_cannot_be_meant_is_refused_by_name(tmp_path, name, text, message):
     if text is not None:
-        (tmp_path / name).write_text(text)
+        (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(PlanError, match=message) as refused:
         Captions.load(str(tmp_path / name))
     assert name in str(refused.value)
