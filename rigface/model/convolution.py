@@ -4,9 +4,8 @@ Path: `RigFacePipeline` on a CPU -> `gather(model)` -> the same layers, the same
 
 At 8 x 8 latent pixels a layer of 1280 to 1280 channels has 230,000 weights per pixel: what it costs is bringing them in, and the
 library's convolution rearranges all of them at every call. Nine shifted copies of the few pixels beside each other need no
-rearranging of weights: in channels-last order a weight tensor is the matrix already. Measured on one core, one row
-(benchmarks/model_step.py holds the whole step): 2560 to 1280 channels at 8 x 8 39 ms for 88 in float32 and 12 for 47 in
-bfloat16; at 32 x 32 pixels the library's convolution is faster and stays.
+rearranging of weights: in channels-last order a weight tensor is the matrix already. Measured by benchmarks/convolution.py; the whole
+step by benchmarks/model_step.py. At 32 x 32 pixels the library's convolution is faster and stays.
 """
 
 from __future__ import annotations
@@ -19,8 +18,9 @@ WEIGHTS_PER_PIXEL = 40_000
 """From here on gathering pixels is cheaper than rearranging weights, in float32 and bfloat16 (measured at 8 to 32 px, 1 and 2 rows)."""
 
 
-FEWEST_PIXELS = 16
-"""The depth of a UNet at 256 px; layers that would not gather even there are left alone."""
+FEWEST_PIXELS = 64
+"""8 x 8, the depth of a UNet at 512 px. Layers that would not gather even there are left alone: in channels-last order between others in
+the usual one the library took up to a seventh longer for them."""
 
 
 class GatheredConv2d(nn.Conv2d):

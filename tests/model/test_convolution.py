@@ -15,18 +15,18 @@ from rigface.model.pipeline import RigFacePipeline
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_same_numbers_as_the_library(rows, height, width, dtype, monkeypatch):
     torch.manual_seed(0)
-    plain = nn.Conv2d(256, 288, 3, padding=1).to(dtype)
+    plain = nn.Conv2d(512, 576, 3, padding=1).to(dtype)
     gathered = copy.deepcopy(plain)
     gather(gathered)
     assert type(gathered) is GatheredConv2d
     calls = []
     monkeypatch.setattr(nn.Conv2d, "_conv_forward", _counted(calls, nn.Conv2d._conv_forward))
-    x = torch.randn(rows, 256, height, width, dtype=dtype)
+    x = torch.randn(rows, 512, height, width, dtype=dtype)
     with torch.inference_mode():
         wanted = plain(x)
         alone = len(calls)
         got = gathered(x)
-    assert (len(calls) - alone == 0) == (rows * height * width <= 16)
+    assert (len(calls) - alone == 0) == (rows * height * width <= 66)
     torch.testing.assert_close(got, wanted, atol=2e-5 if dtype is torch.float32 else 2e-2, rtol=1e-2)
 
 
@@ -40,8 +40,8 @@ def _counted(calls, forward):
 
 def test_other_layers_stay_what_they_are():
     layers = nn.Sequential(
-        nn.Conv2d(256, 288, 3, padding=1, stride=2), nn.Conv2d(256, 288, 1), nn.Conv2d(512, 288, 3, padding=1, groups=2),
-        nn.Conv2d(16, 16, 3, padding=1), nn.Conv2d(256, 288, 3),
+        nn.Conv2d(512, 576, 3, padding=1, stride=2), nn.Conv2d(1664, 1664, 1), nn.Conv2d(1024, 576, 3, padding=1, groups=2),
+        nn.Conv2d(320, 320, 3, padding=1), nn.Conv2d(512, 576, 3),
     )  # fmt: skip
     gather(layers)
     assert {type(layer) for layer in layers} == {nn.Conv2d}
