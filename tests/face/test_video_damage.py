@@ -130,18 +130,26 @@ def test_a_broken_connection_is_not_a_bad_video():
     ],
 )
 def test_a_cut_video_gives_its_good_frames_and_says_so(kind, codec, muxer):
+    """Cut in the middle of any packet: an encoder's bytes, so what lies at 60 % of them, differ from machine to machine."""
     whole = clip(textures(90), kind, codec, options=H264 if codec == "libx264" else FAST, muxer=muxer)
     good = read(whole)
     assert len(good) == 90
-    data = whole[: int(0.6 * len(whole))]
-    got, reason = read_all_there_is(io.BytesIO(data))
-    assert reason == "data ends early"
-    assert 20 < len(got) < 70
-    same(got, good[: len(got)])
-    _, chunks = plan(io.BytesIO(data), None, 15)
-    parts = [read_all_there_is(io.BytesIO(data), None, chunk) for chunk in chunks]
-    assert [reason for _, reason in parts] == [None] * (len(parts) - 1) + ["data ends early"]
-    same([f for part, _ in parts for f in part], got)
+    image_at = {f.time_s: f.image for f in good}
+    with av.open(io.BytesIO(whole)) as file:
+        cuts = sorted(p.pos + p.size // 2 for p in file.demux(video=0) if p.size)[38:51]
+    for cut in cuts:
+        got, reason = read_all_there_is(io.BytesIO(whole[:cut]))
+        assert reason == "data ends early"
+        assert 30 < len(got) < 60
+        times = [f.time_s for f in got]
+        assert times == sorted(set(times))
+        assert times[:-2] == [f.time_s for f in good[: len(got) - 2]]  # the last two may stand behind a hole: see below
+        for frame in got:
+            np.testing.assert_array_equal(frame.image, image_at[frame.time_s])
+        _, chunks = plan(io.BytesIO(whole[:cut]), None, 15)
+        parts = [read_all_there_is(io.BytesIO(whole[:cut]), None, chunk) for chunk in chunks]
+        assert [reason for _, reason in parts] == [None] * (len(parts) - 1) + ["data ends early"]
+        same([f for part, _ in parts for f in part], got)
 
 
 def test_a_cut_before_the_frames_in_between_loses_those_only():
