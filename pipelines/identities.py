@@ -6,8 +6,8 @@ column differs, written again, whole.
 The record is written before any part, so a pass that is killed goes on with the same answer. Known people are handed to the
 next pass: they take in new tracks and keep their names. Two tracks seen in one frame are never one person.
 
-One process holds the sum of each track's vectors, and compares all that are new with all: memory grows with the tracks, time with
-their square (docs/scaling.md).
+One process holds the sum of each track's vectors, and compares all that are new with all, once: memory grows with the tracks, time
+with their square (docs/scaling.md).
 """
 
 from __future__ import annotations

@@ -4,8 +4,12 @@ Path: one mean identity vector per track -> `identity.cluster` -> cluster -> an 
 Source: average linkage (UPGMA; Sokal and Michener 1958) on squared distances, merged by reciprocal nearest neighbours
 (Murtagh 1983), which gives the same tree as merging the closest pair each time, in a few rounds of matrix products.
 
-The mean squared distance between two clusters is |a - b|^2 + scatter(a) + scatter(b), with a, b their centroids: a
-cluster is its centroid, its weight and its scatter, and the vectors themselves are needed no more.
+The mean squared distance between two groups is |a - b|^2 + scatter(a) + scatter(b), with a, b their centroids: a
+group is its centroid, its weight and its scatter, and the vectors themselves are needed no more.
+
+A merged group is never nearer to a third than the nearer of its two parts was. So only those look for their nearest again
+that were merged or whose nearest was, and whoever is too far from all stays so and is looked at no more: all pairs are
+compared once, not once a round.
 """
 
 from __future__ import annotations
@@ -14,6 +18,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+CELLS = 1 << 23  # distances held at a time: 64 MB
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,10 +79,15 @@ def cluster(
     centroid = np.concatenate([previous.centroid, vectors])
     weight = np.concatenate([previous.weight, weights])
     scatter = np.concatenate([previous.scatter, np.zeros(len(vectors))])
-    group = np.arange(len(centroid))  # which group each of the above is in; known people come first and stay first
+    count = len(centroid)
+    parent = np.arange(count)  # the group that each of the above is in; known people come first and stay first
     foes = np.asarray(apart, np.int64).reshape(-1, 2) + known
-    while pairs := _closest_pairs(centroid, scatter, group[foes], known, threshold):
-        renamed = np.arange(len(centroid))
+    nearest, distance = np.zeros(count, np.int64), np.full(count, np.inf)
+    ask = open_ = np.arange(count)
+    while len(ask):
+        nearest[ask], distance[ask] = _nearest(ask, open_, centroid, scatter, parent[foes], known)
+        open_ = open_[distance[open_] < threshold**2]
+        pairs = _reciprocal(open_, nearest, distance)
         for a, b in pairs:  # a < b, and no group is in two pairs
             total = weight[a] + weight[b]
             gap = centroid[b] - centroid[a]
@@ -84,37 +95,55 @@ def cluster(
             scatter[a] += weight[a] * weight[b] / total**2 * (gap @ gap)
             centroid[a] += weight[b] / total * gap
             weight[a] = total
-            renamed[b] = a
-        stay = np.unique(renamed)
-        group = np.searchsorted(stay, renamed)[group]
-        centroid, weight, scatter = centroid[stay], weight[stay], scatter[stay]
+            parent[b] = a
+        parent = parent[parent]
+        merged = np.zeros(count, bool)
+        merged[pairs] = True
+        open_ = open_[parent[open_] == open_]
+        ask = open_[merged[open_] | merged[nearest[open_]]]
+    stay, group = np.unique(parent, return_inverse=True)
+    centroid, weight, scatter = centroid[stay], weight[stay], scatter[stay]
 
     first_new = int(previous.ids.max(initial=-1)) + 1
     ids = np.concatenate([previous.ids, np.arange(first_new, first_new + len(centroid) - known)])
     return ids[group[known:]], People(ids, centroid, weight, scatter)
 
 
-def _closest_pairs(
-    centroid: np.ndarray, scatter: np.ndarray, foes: np.ndarray, known: int, threshold: float, rows: int = 2048
-) -> list[tuple[int, int]]:
-    """Pairs of groups that are each other's nearest and near enough to be one, (low, high)."""
-    count = len(centroid)
-    nearest, distance = np.zeros(count, np.int64), np.full(count, np.inf)
-    squares = (centroid**2).sum(1) + scatter
-    for start in range(0, count, rows):
-        stop = min(start + rows, count)
-        # Rounded, so that the two distances of one pair, from two matrix products, are the same number.
-        linkage = np.round(squares[start:stop, None] + squares - 2 * centroid[start:stop] @ centroid.T, 9)
-        linkage[np.arange(stop - start), np.arange(start, stop)] = np.inf
-        linkage[: max(known - start, 0), :known] = np.inf
-        for one, other in ((foes[:, 0], foes[:, 1]), (foes[:, 1], foes[:, 0])):
-            here = (one >= start) & (one < stop)
-            linkage[one[here] - start, other[here]] = np.inf
-        nearest[start:stop] = linkage.argmin(1)
-        distance[start:stop] = linkage.min(1)
-    near = np.flatnonzero(distance < threshold**2)
-    pairs = [(int(k), int(nearest[k])) for k in near if nearest[nearest[k]] == k and k < nearest[k]]
-    if not pairs and len(near):  # rounding hid that two are each other's nearest
-        k = int(near[distance[near].argmin()])
-        pairs = [(min(k, int(nearest[k])), max(k, int(nearest[k])))]
-    return pairs
+def _nearest(
+    ask: np.ndarray, others: np.ndarray, centroid: np.ndarray, scatter: np.ndarray, foes: np.ndarray, known: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """For each group of `ask` the nearest of `others` that it may be merged with: which, and its squared distance."""
+    nearest, barred = np.zeros(len(ask), np.int64), np.zeros(len(ask), bool)
+    column = np.full(len(centroid), -1)
+    column[others] = np.arange(len(others))
+    # |b|^2 + scatter(b) - 2 a.b as one product: what is the same for a whole row, |a|^2 + scatter(a), is left out.
+    asks = np.column_stack([-2 * centroid[ask], np.ones(len(ask))])
+    those = np.column_stack([centroid[others], (centroid[others] ** 2).sum(1) + scatter[others]]).T.copy()
+    foes = np.concatenate([foes, foes[:, ::-1]])
+    foes = foes[column[foes[:, 1]] >= 0]
+    rows = max(CELLS // max(len(others), 1), 1)
+    cells = np.empty((min(rows, len(ask)), len(others)))
+    for start in range(0, len(ask), rows):
+        here = ask[start : start + rows]
+        linkage = np.matmul(asks[start : start + rows], those, out=cells[: len(here)])
+        own = column[here]
+        linkage[np.flatnonzero(own >= 0), own[own >= 0]] = np.inf
+        linkage[np.ix_(here < known, others < known)] = np.inf
+        row = np.full(len(centroid), -1)
+        row[here] = np.arange(len(here))
+        near = foes[row[foes[:, 0]] >= 0]
+        linkage[row[near[:, 0]], column[near[:, 1]]] = np.inf
+        best = linkage.argmin(1)
+        nearest[start : start + rows] = others[best]
+        barred[start : start + rows] = np.isinf(linkage[np.arange(len(here)), best])
+    # From the pair itself, so that both sides of one have the same number.
+    distance = ((centroid[ask] - centroid[nearest]) ** 2).sum(1) + (scatter[ask] + scatter[nearest])
+    return nearest, np.where(barred, np.inf, distance)
+
+
+def _reciprocal(open_: np.ndarray, nearest: np.ndarray, distance: np.ndarray) -> np.ndarray:
+    """(P, 2) groups that are each other's nearest, (low, high); of those that are open at least one pair, if there are any."""
+    low = open_[(nearest[nearest[open_]] == open_) & (open_ < nearest[open_])]
+    if not len(low) and len(open_):  # equal distances can lead in a circle
+        low = open_[[distance[open_].argmin()]]
+    return np.sort(np.stack([low, nearest[low]], 1), 1)

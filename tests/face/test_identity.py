@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from rigface import image
 from rigface.face import people
 from rigface.face.detect import box_of, load_detector
-from rigface.face.identity import DlibIdentity, Picker, chip, cluster, directions, worth_of
+from rigface.face.identity import DlibIdentity, People, Picker, chip, cluster, directions, worth_of
 from rigface.face.landmarks import LAYOUTS
 from rigface.types import Detection
 
@@ -179,6 +179,53 @@ def test_the_same_as_average_linkage_by_the_book(seed, count, threshold):
     if count > 1:
         book = fcluster(linkage(pdist(vectors, "sqeuclidean"), "average"), threshold**2 * (1 - 1e-12), "distance")
         assert (np.equal.outer(labels, labels) == np.equal.outer(book, book)).all()
+
+
+def one_pair_at_a_time(vectors, known, apart, threshold):
+    """Labels by the definition: of all pairs of groups that may be one, merge the closest, until none is near enough."""
+    groups = [[k] for k in range(len(vectors))]
+    between = ((vectors[:, None] - vectors) ** 2).sum(-1)
+    for a, b in apart:
+        between[a, b] = between[b, a] = np.inf
+    between[:known, :known] = np.inf
+    while True:
+        far = {(a, b): between[np.ix_(groups[a], groups[b])].mean() for b in range(len(groups)) for a in range(b)}
+        if not far or min(far.values()) >= threshold**2:
+            break
+        a, b = min(far, key=far.__getitem__)
+        groups[a] += groups.pop(b)
+    labels = np.zeros(len(vectors), int)
+    for k, group in enumerate(groups):
+        labels[group] = k
+    return labels
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 1000), st.integers(1, 14), st.integers(0, 5), st.integers(0, 6), st.floats(0.2, 2.5))
+def test_known_people_and_people_of_one_frame_change_nothing_else(seed, count, known, frames, threshold):
+    rng = np.random.default_rng(seed)
+    vectors = rng.normal(size=(known + count, 3))
+    apart = [(a, b) for a, b in rng.integers(0, count, (frames, 2)).tolist() if a != b]
+    people_before = People(np.arange(known), vectors[:known], np.ones(known), np.zeros(known))
+    labels, found = people.cluster(vectors[known:], None, people_before, threshold=threshold, apart=apart)
+    want = one_pair_at_a_time(vectors, known, [(a + known, b + known) for a, b in apart], threshold)
+    assert (np.concatenate([np.arange(known), labels]) == want).all()
+    assert len(found.ids) == want.max() + 1
+
+
+def test_all_pairs_are_compared_once_and_not_once_a_round(monkeypatch):
+    compared = []
+
+    def counted(ask, others, *rest, really=people._nearest):
+        compared.append(len(ask) * len(others))
+        return really(ask, others, *rest)
+
+    monkeypatch.setattr(people, "_nearest", counted)
+    vectors, _ = crowd(60, 12, 0.6)
+    people.cluster(vectors, threshold=0.8)
+    assert len(compared) > 5
+    assert compared[0] == len(vectors) ** 2
+    assert sum(compared) < 2 * len(vectors) ** 2
 
 
 def test_two_people_in_one_frame_are_never_one():
