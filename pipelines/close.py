@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 Record = dict[str, Any]
 
 NUMBERED = "numbered"  # in a part's record: [[number in the chunk, number in the input], ...], once they differ
-MAX_GAP = 9  # sampled frames: the tracker lets a face be unseen for 8
 
 
 def conclude(plan: Plan, records: list[Record], tracks: int | None = None) -> dict[str, Any]:
@@ -98,10 +97,11 @@ def join_tracks(store: Store, plan: Plan, units: list[str], records: list[Record
     Returns:
         How many tracks there are.
     """
-    from rigface.face.track import number
+    from rigface.face.track import MAX_GAP, number
 
     chunks = [_summaries(store, unit, record) if record["faces"] else [] for unit, record in zip(units, records)]
-    numbers = number(chunks, max_gap_s=MAX_GAP / (plan["rate"] or 25))
+    # Unseen for MAX_GAP is seen again one later; half a frame over, because frames are not shown exactly on the beat.
+    numbers = number(chunks, max_gap_s=(MAX_GAP + 1.5) / (plan["rate"] or 25))
     for unit, record, ids in zip(units, records, numbers):
         if record["faces"] and ids != dict(_numbered(record, ids)):
             _renumber(store, unit, record, ids)

@@ -70,7 +70,7 @@ class Surveyor:
             return
         info, chunks = video.plan(file, self._settings.rate, self._settings.chunk_frames)
         plan.update(width=info.width, height=info.height, duration_s=info.duration_s, shown_frames=info.shown_frames)
-        plan["rate"] = self._settings.rate or info.fps
+        plan["rate"] = min((rate for rate in (self._settings.rate, info.fps) if rate), default=None)
         plan["chunks"] = [asdict(chunk) for chunk in chunks]
         plan["expected"] = _expected(info, len(chunks), self._settings)
 

@@ -28,6 +28,7 @@ from rigface.types import Detection
 LIMIT = 2.8  # cost above which a face is a new track
 COLOUR, SHAPE, SIZE, WAY = 0.2, 0.25, 0.3, 0.5  # changes that cost 1
 THUMB_PX = 16
+MAX_GAP = 12  # frames a face may be unseen and still continue its track, within a chunk and across its border
 SAME_PERSON = 0.6  # dlib's rule for the distance of two identity vectors
 
 
@@ -38,7 +39,7 @@ class Tracker:
         max_gap: frames a face may be unseen and still continue its track; about a second's worth is a good choice.
     """
 
-    def __init__(self, max_gap: int = 12) -> None:
+    def __init__(self, max_gap: int = MAX_GAP) -> None:
         self._max_gap = max_gap
         self._frame = -1
         self._next = 0
@@ -226,7 +227,7 @@ def join(
 
     Args:
         left, right: the tracks of two neighbouring chunks of one input.
-        max_gap_s: longest pause; the tracker's `max_gap` times the time between sampled frames.
+        max_gap_s: longest time from the last sight to the next: one frame more than the tracker's `max_gap`.
         same_person: distance of identity vectors below which two are one person.
 
     Returns:
