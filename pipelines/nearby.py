@@ -8,9 +8,10 @@ packets are counted); the units 1.9 (mkv), 2.9 (ts), 3.2 (mp4), and 14.8 in a fr
 file. A clip that is one unit is read twice in its life, most often by two machines, and so never copied.
 What would be best is not known before, but nobody pays more than three lengths per machine.
 
-Copies are named by address and entity tag, so a replaced object is another one. They lie in RIGFACE_CACHE (default: a folder
-among the temporary ones), RIGFACE_CACHE_GB (8) of them at most; the ones longest unread go first. A full disk is no trouble:
-then it is ranges.
+Copies are named by address and entity tag, so a replaced object is another one. They lie in a folder of this user's alone in
+RIGFACE_CACHE (default: the temporary folder), since videos are private and a copy is believed. If somebody else could write
+there, nothing is kept. All copies, those being made by other processes included, take RIGFACE_CACHE_GB (8) at most; the ones
+longest unread go first. A full disk is no trouble: then it is ranges.
 
 What it does is counted (`measures.VIDEO_CACHE_...`).
 """
@@ -19,8 +20,11 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import hashlib
+import logging
 import os
+import stat
 import tempfile
 import time
 from collections.abc import Iterator
@@ -39,10 +43,33 @@ FETCHERS = 4  # threads
 DAY_S = 86400.0
 
 
+log = logging.getLogger(__name__)
+
+
 def folder() -> Path:
     """Where copies lie."""
-    told = os.environ.get("RIGFACE_CACHE")
-    return Path(told) if told else Path(tempfile.gettempdir()) / f"rigface-cache-{os.getuid()}"
+    return Path(os.environ.get("RIGFACE_CACHE") or tempfile.gettempdir()) / f"rigface-cache-{os.getuid()}"
+
+
+def _is_ours(place: Path) -> bool:
+    """Whether only this user can put anything there; made where it is missing."""
+    with contextlib.suppress(OSError):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.mkdir(mode=0o700, exist_ok=True)
+    try:
+        about = os.lstat(place)
+    except OSError:  # a disk that takes nothing
+        return False
+    if stat.S_ISDIR(about.st_mode) and about.st_uid == os.getuid() and not about.st_mode & 0o077:
+        return True
+    _warn(f"{place} is not a folder that only this user may enter (mode 700): no videos are kept there. Remove it")
+    return False
+
+
+@functools.cache
+def _warn(text: str) -> None:
+    """Say it once per process, not once per video."""
+    log.warning(text)
 
 
 def room() -> int:
@@ -66,8 +93,9 @@ class Nearby:
         self._size = about.size
         name = hashlib.sha256(f"{bucket}/{key}\0{about.etag}".encode()).hexdigest()[:40]
         self._copy, self._ledger = folder() / f"{name}.copy", folder() / f"{name}.fetched"
-        self._earlier = _sum(self._ledger)
-        self._worth_it = self._size <= room()
+        self._is_kept = _is_ours(folder())
+        self._earlier = _sum(self._ledger) if self._is_kept else 0
+        self._worth_it = self._is_kept and self._size <= room()
         self._file, self._read = self._opened(), 0
         measures.tell(measures.VIDEO_CACHE_LOOKUPS, result="miss" if self._file is None else "hit")
 
@@ -94,14 +122,14 @@ class Nearby:
         if self._file is not None:
             os.close(self._file)
             self._file = None
-        elif self._remote.fetched > self._size // 8:  # less is a look at its head, not worth a line
-            with contextlib.suppress(OSError):
-                folder().mkdir(parents=True, exist_ok=True)
-                with open(self._ledger, "a") as f:
-                    f.write(f"{self._remote.fetched}\n")
+        elif self._is_kept and self._remote.fetched > self._size // 8:  # less is a look at its head, not worth a line
+            with contextlib.suppress(OSError), open(self._ledger, "a") as f:
+                f.write(f"{self._remote.fetched}\n")
         self._remote.close()
 
     def _opened(self) -> int | None:
+        if not self._is_kept:
+            return None
         try:
             file = os.open(self._copy, os.O_RDONLY)
         except OSError:
@@ -114,30 +142,34 @@ class Nearby:
         return file
 
     def _make_copy(self) -> bool:
-        """Fetch all of it; False where the disk does not take it. Another process that is at it already is left to it."""
+        """Fetch all of it; False where there is no room for it. Another process that is at it already is left to it."""
         aside = self._copy.with_suffix(".part")
+        part = -1
         try:
-            folder().mkdir(parents=True, exist_ok=True)
-            with open(aside, "ab") as f:  # not `wb`, which would empty what another is writing
-                fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if self._copy.exists():
+            with _alone():
+                part = os.open(aside, os.O_RDWR | os.O_CREAT, 0o600)
+                if not _locked(part):
                     return True
-                _evict(room() - self._size)
-                starts = range(0, self._size, PIECE)
-                with open(aside, "r+b") as whole, ThreadPoolExecutor(FETCHERS) as pool:
-                    for at, data in zip(starts, pool.map(self._piece, starts)):
-                        os.pwrite(whole.fileno(), data, at)
-                os.replace(aside, self._copy)
-                self._ledger.unlink(missing_ok=True)
-                measures.tell(measures.VIDEO_CACHE_BYTES, self._size, what="kept")
-        except BlockingIOError:
-            return True
+                if self._copy.exists() or not _make_room(room() - self._size, aside):
+                    aside.unlink(missing_ok=True)
+                    return self._copy.exists()
+                os.truncate(part, self._size)  # from here on others count all of it
+            starts = range(0, self._size, PIECE)
+            with ThreadPoolExecutor(FETCHERS) as pool:
+                for at, data in zip(starts, pool.map(self._piece, starts)):
+                    os.pwrite(part, data, at)
+            os.replace(aside, self._copy)
+            self._ledger.unlink(missing_ok=True)
+            measures.tell(measures.VIDEO_CACHE_BYTES, self._size, what="kept")
         except OSError as e:
             if e.errno is None:  # the storage's, not the disk's
                 raise
             with contextlib.suppress(OSError):
                 aside.unlink()
             return False
+        finally:
+            if part >= 0:
+                os.close(part)  # and with it the lock
         return True
 
     def _piece(self, at: int) -> bytes:
@@ -162,22 +194,58 @@ def _sum(ledger: Path) -> int:
         return 0
 
 
-def _evict(most: int) -> None:
-    """Remove the copies longest unread until at most so many bytes are left, and what was forgotten a day ago."""
-    found = []
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """One process at a time counts and makes room."""
+    with open(folder() / "lock", "ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _locked(file: int) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _make_room(most: int, ours: Path) -> bool:
+    """Remove the copies longest unread until all others take at most so many bytes, and what nobody is at any more.
+
+    Returns:
+        Whether they do. What other processes are fetching right now stays, and counts with the size it will have.
+    """
+    found, left = [], 0
     for entry in os.scandir(folder()):
         with contextlib.suppress(OSError):
-            about = entry.stat()
+            about = entry.stat(follow_symlinks=False)
             if entry.name.endswith(".copy"):
                 found.append((about.st_mtime, about.st_size, entry.path))
-            elif time.time() - about.st_mtime > DAY_S:
+                left += about.st_size
+            elif entry.name.endswith(".part"):
+                if entry.path != str(ours):
+                    left += 0 if _removed_if_left(entry.path) else about.st_size
+            elif entry.name.endswith(".fetched") and time.time() - about.st_mtime > DAY_S:
                 os.unlink(entry.path)
-    left = sum(size for _, size, _ in found)
     for _, size, path in sorted(found):
         if left <= most:
-            return
+            break
         with contextlib.suppress(OSError):
             os.unlink(path)  # who has it open reads on
             left -= size
             measures.tell(measures.VIDEO_CACHE_EVICTIONS)
             measures.tell(measures.VIDEO_CACHE_BYTES, size, what="evicted")
+    return left <= most
+
+
+def _removed_if_left(part: str) -> bool:
+    """Remove a half-written copy whose process is gone: its lock is, too."""
+    file = os.open(part, os.O_RDWR)
+    try:
+        if _locked(file):
+            os.unlink(part)
+            return True
+        return False
+    finally:
+        os.close(file)

@@ -1,5 +1,7 @@
 """nearby.py: ranges while they are cheap, one copy when they are not, and never more disk than allowed."""
 
+import fcntl
+import logging
 import multiprocessing
 import os
 import random
@@ -21,7 +23,7 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("RIGFACE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(nearby, "SPARE", 1_000_000)  # the first 256 kB come with opening
     monkeypatch.setattr(nearby, "PIECE", 2**20)
-    return tmp_path / "cache"
+    return nearby.folder()
 
 
 @pytest.fixture
@@ -111,6 +113,59 @@ def test_the_longest_unread_go_first_and_what_is_larger_than_all_room_stays_away
     for _ in range(4):
         read_all("films/lru b")
     assert kept["b"] not in copies(cache)
+
+
+def test_copies_are_for_their_user_alone(film, cache):
+    key, _ = film
+    for _ in range(3):
+        read_all(key)
+    assert cache.stat().st_mode & 0o777 == 0o700
+    assert len(copies(cache)) == 1
+
+
+@pytest.mark.parametrize("planted", ["open to all", "a link", "another's"])
+def test_a_folder_that_somebody_else_may_have_made_is_not_used(film, cache, planted, monkeypatch, tmp_path, caplog):
+    key, data = film
+    if planted == "another's":
+        monkeypatch.setattr(nearby.os, "getuid", lambda: 12345)
+    folder = nearby.folder()
+    folder.parent.mkdir()
+    target = tmp_path / "theirs" if planted == "a link" else folder
+    target.mkdir(mode=0o700)
+    if planted == "a link":
+        folder.symlink_to(target)
+    elif planted == "open to all":
+        folder.chmod(0o777)
+    nearby._warn.cache_clear()
+    with caplog.at_level(logging.WARNING):
+        for _ in range(4):
+            assert read_all(key)[0] == data
+    assert list(target.iterdir()) == []
+    assert [r.message for r in caplog.records if str(folder) in r.message and "mode 700" in r.message] != []
+
+
+def test_what_others_are_fetching_counts_and_what_they_left_does_not(film, cache, monkeypatch):
+    monkeypatch.setenv("RIGFACE_CACHE_GB", "0.007")  # two films, not three
+    key, data = film
+    cache.mkdir(parents=True, mode=0o700)
+    for name in ("busy.part", "left.part"):
+        (cache / name).write_bytes(bytes(SIZE))
+    (cache / "old.copy").write_bytes(bytes(SIZE))
+    with open(cache / "busy.part", "r+b") as busy:
+        fcntl.flock(busy, fcntl.LOCK_EX)  # as the process that writes it has
+        for _ in range(3):
+            assert read_all(key)[0] == data
+        assert len(copies(cache)) == 1
+        assert "old.copy" not in copies(cache)
+        assert [p.name for p in cache.glob("*.part")] == ["busy.part"]
+        (cache / copies(cache)[0]).unlink()
+        busy.truncate(2 * SIZE)
+        for _ in range(4):
+            assert read_all(key)[0] == data
+        assert copies(cache) == []  # there is no room beside it
+    for _ in range(3):
+        read_all(key)
+    assert len(copies(cache)) == 1
 
 
 def test_a_disk_that_takes_nothing_is_no_trouble(film, cache, monkeypatch):
