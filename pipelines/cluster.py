@@ -1,8 +1,6 @@
 """Be on a Ray cluster: the caller's, one that is joined, or one of our own on this machine.
 
-Ray 2.60 lets anyone who reaches a cluster's ports run code on it unless a token is asked for, and a local cluster listens on
-the machine's address. So a cluster of our own gets a token that lives as long as the run, and one that is joined is joined
-with the token that is lying around, if one is. RAY_AUTH_MODE, when set, is left alone: tests use `disabled`.
+A cluster of our own lets in nobody else: `rigface/cluster_token.py`.
 """
 
 from __future__ import annotations
@@ -12,13 +10,12 @@ import logging
 import math
 import os
 import re
-import secrets
 import sys
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 
 from pipelines.config import Extract
+from rigface.cluster_token import authenticate
 
 CORE = re.compile(
     rb"\[\d{4}-\d\d-\d\d [\d:,]+ [IWE] \d+ \d+\] \S+\.cc:"
@@ -89,16 +86,6 @@ def _hushed() -> Iterator[None]:
         sys.stderr.flush()
         os.dup2(real, 2)  # closes the last way into the pipe, unless a child has it, too
         thread.join(1)
-
-
-def authenticate(joining: bool) -> None:
-    if "RAY_AUTH_MODE" in os.environ:
-        return
-    if not joining:
-        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-    there = "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ
-    there = there or (Path.home() / ".ray" / "auth_token").exists()
-    os.environ["RAY_AUTH_MODE"] = "token" if there else "disabled"
 
 
 def _quiet() -> None:

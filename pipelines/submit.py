@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines import budget
+from rigface.cluster_token import authenticate
 from rigface.errors import NoCluster, PlanError
 
 CLUSTER = "http://127.0.0.1:8265"
@@ -132,8 +133,6 @@ class Cluster:
     """
 
     def __init__(self, url: str) -> None:
-        from pipelines.cluster import authenticate
-
         if not re.match(r"https?://", url):
             raise PlanError(f"--cluster: want the address of a Ray dashboard, such as {CLUSTER}, got {url!r}")
         authenticate(joining=True)

@@ -9,9 +9,12 @@ import contextlib
 import logging
 import os
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from typing import Any
+
+from rigface.cluster_token import authenticate
 
 READY_S = 180.0
 CALM = {"log_level": "WARNING"}  # Serve's own lines; each request has one of ours
@@ -38,7 +41,9 @@ def serving(host: str = "127.0.0.1", port: int = 8000, *, quiet: bool = False, *
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled" if host == "127.0.0.1" else "token")
+    loaded = sys.modules.get("ray")
+    if loaded is None or not loaded.is_initialized():
+        authenticate(joining=False)  # Ray's ports are on the machine's address even where the service is on loopback
     import ray
     from ray import serve
 
@@ -57,7 +62,7 @@ def serving(host: str = "127.0.0.1", port: int = 8000, *, quiet: bool = False, *
     try:
         serve.start(http_options={"host": host, "port": port}, logging_config=CALM)
         serve.run(build(Args(**args)), name="rigface", route_prefix="/", logging_config=CALM)
-        url = f"http://{host}:{port}"
+        url = address(host, port)
         _wait(url)
         try:
             yield url
@@ -82,6 +87,11 @@ def drain(limit_s: float = 150.0) -> bool:
     except Exception as error:  # a service that is gone or broken has nothing to finish
         logging.getLogger("rigface.serve").warning("not drained: %s", error)
         return False
+
+
+def address(host: str, port: int) -> str:
+    """The address of what listens there, such as "http://127.0.0.1:8000" or "http://[::1]:8000"."""
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def free_port(host: str, port: int) -> int:
