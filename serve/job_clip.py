@@ -273,7 +273,7 @@ class _Making:
             "edit": self.asked.edit.to_dict(), "from": job.traits,
         }  # fmt: skip
         data = self.clips.seal.film(out.read_bytes(), job.media_type, record)
-        self.shelf.put(job, 0, data)
+        data = self.shelf.put(job, 0, data)
         if self.clips.audit is not None:
             entry = {**record, "key": job.owner, "request_id": job.id, "in": record["source"], "out": picture_id(data)}
             self.clips.audit({name: value for name, value in entry.items() if name not in ("source", "request")})

@@ -4,20 +4,24 @@ Path: `POST /v1/jobs` -> `Jobs.submit` -> `Shelf` (a disk or S3) -> workers -> `
 
 The queue is bounded, in all and for each key. Next is the oldest job of whoever has the fewest at work, so that one caller's
 hundred jobs do not keep another's single one waiting. A job that was under way when the service stopped goes on with the first
-piece that it lacks; one that takes the service down with it three times in a row is given up.
+piece that it lacks; one that takes the service down with it three times in a row is given up. One whose shelf is away or full
+waits until it is back, and nothing that a loop of this file meets ends the loop.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
+from rigface.errors import StorageGone
 from rigface.events import keys
+from rigface.storage import NO_ROOM
 from serve import traces
 from serve.api import JobState, Order
 from serve.edits import Editing
@@ -36,6 +40,8 @@ LOG = logging.getLogger("rigface.serve")
 MOST_TRIES = 3
 SWEEP_S = 3600.0
 TELL_S = 1.0
+TELL_AT_ONCE, TELL_EACH = 64, 4  # messages under way, in all and of one key: an address that hangs delays nobody else's
+AWAY_S = 15.0  # until a shelf that was away or full is tried again
 
 
 class Jobs:
@@ -74,6 +80,8 @@ class Jobs:
         self._more = asyncio.Event()
         self._house_work: list[asyncio.Task] = []
         self._at_work: dict[str, asyncio.Task] = {}
+        self._telling: dict[str, asyncio.Task] = {}
+        self._unsaved: set[str] = set()
         self._open = True
 
     async def submit(self, order: Order, owner: str, once: str = "") -> JobState:
@@ -111,13 +119,20 @@ class Jobs:
         if job.state in OPEN:
             await self._end(job, "cancelled")
             await self._stop(job)
+        if job.id in self._unsaved:
+            raise Trouble(
+                "busy", "it is stopped, but where jobs are kept is away or full, so it may not stay so", AWAY_S
+            )
         return self._said(job)
 
     async def remove(self, name: str, owner: str) -> None:
         """Stop it and remove it with its files."""
         shelf = await self.start()
         await self.cancel(name, owner)
-        await asyncio.to_thread(shelf.remove, shelf.find(name, owner))
+        job = shelf.find(name, owner)
+        if (message := self._telling.get(job.id)) is not None:
+            message.cancel()
+        await asyncio.to_thread(shelf.remove, job)
 
     async def result(
         self, name: str, owner: str, number: int, through: bool = False
@@ -147,7 +162,8 @@ class Jobs:
                 for job in shelf.all():
                     job.state = "queued" if job.state == "running" else job.state
                 work = [self._work() for _ in range(self._limits.jobs_at_once)]
-                self._house_work = [asyncio.create_task(w) for w in (*work, self._sweep(), self._tell())]
+                house = _again(self._sweep, SWEEP_S), _again(self._tell, TELL_S), _again(self._write, AWAY_S)
+                self._house_work = [asyncio.create_task(w) for w in (*work, *house)]
                 self._shelf = shelf
                 jobs_by_state(j.state for j in shelf.all())
         return self._shelf
@@ -155,9 +171,10 @@ class Jobs:
     async def close(self) -> None:
         """Begin nothing any more and stop what is under way, to be taken up by the next life."""
         self._open = False
-        for task in (*self._house_work, *self._at_work.values()):
+        tasks = [*self._house_work, *self._at_work.values(), *self._telling.values()]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._house_work, *self._at_work.values(), return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _work(self) -> None:
         while True:
@@ -184,15 +201,12 @@ class Jobs:
         traces.working_on(job.id)
         job.state, job.started, job.tries = "running", job.started or time.time(), job.tries + 1
         try:
-            await self._save(job)
-            if job.tries > MOST_TRIES:
-                raise Trouble("internal", f"it was begun {MOST_TRIES} times and ended the service each time")
-            async with asyncio.timeout(self._limits.job_s):
-                await self._do(job)
+            while not await self._got_through(job):
+                await asyncio.sleep(AWAY_S)
         except asyncio.CancelledError:  # by a caller, who has said so in the record; or the service stops
             if job.state == "running":
                 job.tries -= 1
-                await self._save(job)
+                await self._record(job)
             raise
         except Exception as error:  # this job's trouble, not the queue's
             trouble = problem_of(error)
@@ -201,6 +215,21 @@ class Jobs:
             await self._end(job, "failed", trouble)
         else:
             await self._end(job, "done")
+
+    async def _got_through(self, job: Job) -> bool:
+        """Do what is lacking of it; False where its shelf went away meanwhile, which is no fault of the job."""
+        try:
+            await self._save(job)
+            if job.tries > MOST_TRIES:
+                raise Trouble("internal", f"it was begun {MOST_TRIES} times and ended the service each time")
+            async with asyncio.timeout(self._limits.job_s):
+                await self._do(job)
+        except (StorageGone, OSError) as error:
+            if not _is_away(error):
+                raise
+            LOG.warning("away: %s", error, extra=keys(job=job.id))
+            return False
+        return True
 
     async def _do(self, job: Job) -> None:
         assert self._shelf is not None
@@ -224,7 +253,7 @@ class Jobs:
         job.error = trouble.document() if trouble else None
         said = {"status": state, "problem": trouble and trouble.slug, "seconds": job.ended - job.created}
         LOG.info("job", extra=keys(job=job.id, key=job.owner, **said))
-        await self._save(job)
+        await self._record(job)
 
     async def _stop(self, job: Job) -> None:
         task = self._at_work.get(job.id)
@@ -237,26 +266,50 @@ class Jobs:
         await asyncio.to_thread(self._shelf.save, job)
         jobs_by_state(j.state for j in self._shelf.all())
 
+    async def _record(self, job: Job) -> None:
+        """Save it, now or as soon as its shelf is back."""
+        try:
+            await self._save(job)
+        except Exception as error:  # `_write` does it
+            LOG.warning("not saved: %s", error, extra=keys(job=job.id))
+            self._unsaved.add(job.id)
+        else:
+            self._unsaved.discard(job.id)
+
+    async def _write(self) -> None:
+        assert self._shelf is not None
+        for job in [j for j in self._shelf.all() if j.id in self._unsaved]:
+            await self._record(job)
+        self._unsaved &= {j.id for j in self._shelf.all()}
+
     async def _sweep(self) -> None:
-        while True:
-            with contextlib.suppress(OSError):
-                assert self._shelf is not None
-                await asyncio.to_thread(self._shelf.sweep)
-            await asyncio.sleep(SWEEP_S)
+        assert self._shelf is not None
+        await asyncio.to_thread(self._shelf.sweep)
 
     async def _tell(self) -> None:
+        """Begin the messages that are due."""
         assert self._shelf is not None
-        while True:
-            now = time.time()
-            for job in self._shelf.all():
-                if job.ended and job.hook.get("state") == "waiting" and job.hook["next"] <= now:
-                    taken = await self._webhooks.tell(job.asked["webhook"], job.owner, self._said(job))
-                    tries = job.hook["tries"] + 1
-                    state = "delivered" if taken else "given-up" if tries >= HOOK_TRIES else "waiting"
-                    job.hook = {"state": state, "tries": tries, "next": time.time() + wait_s(tries)}
-                    with contextlib.suppress(OSError):
-                        await self._save(job)
-            await asyncio.sleep(TELL_S)
+        now, jobs = time.time(), self._shelf.all()
+        under_way = Counter(j.owner for j in jobs if j.id in self._telling)
+        for job in jobs:
+            due = job.ended and job.hook.get("state") == "waiting" and job.hook["next"] <= now
+            room = len(self._telling) < TELL_AT_ONCE and under_way[job.owner] < TELL_EACH
+            if due and room and job.id not in self._telling:
+                under_way[job.owner] += 1
+                task = self._telling[job.id] = asyncio.create_task(self._told(job))
+                task.add_done_callback(partial(self._told_of, job.id))
+
+    def _told_of(self, name: str, task: asyncio.Task) -> None:
+        del self._telling[name]
+        if not task.cancelled() and task.exception() is not None:
+            LOG.error("broken", exc_info=task.exception(), extra=keys(job=name))
+
+    async def _told(self, job: Job) -> None:
+        taken = await self._webhooks.tell(job.asked["webhook"], job.owner, self._said(job))
+        tries = job.hook["tries"] + 1
+        state = "delivered" if taken else "given-up" if tries >= HOOK_TRIES else "waiting"
+        job.hook = {"state": state, "tries": tries, "next": time.time() + wait_s(tries)}
+        await self._record(job)
 
     def _room(self, shelf: Shelf, owner: str) -> None:
         waiting = [j for j in shelf.all() if j.state in OPEN]
@@ -267,3 +320,18 @@ class Jobs:
 
     def _said(self, job: Job) -> JobState:
         return job.on_the_wire(self._limits.keep_s)
+
+
+def _is_away(error: Exception) -> bool:
+    """The shelf, or this machine's folder for what is on the way, is away or full."""
+    return isinstance(error, StorageGone) or getattr(error, "errno", None) in NO_ROOM
+
+
+async def _again(work: Callable[[], Awaitable[None]], pause_s: float) -> None:
+    """A round after the other, whatever one of them meets."""
+    while True:
+        try:
+            await work()
+        except Exception:
+            LOG.exception("broken")
+        await asyncio.sleep(pause_s)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from rigface.errors import BadInput, BadVideo, NoFace
+from rigface.errors import BadInput, BadVideo, NoFace, StorageGone
 
 PREFIX = "urn:rigface:problem:"
 KNOWN = {  # slug -> status, title
@@ -98,6 +98,8 @@ def problem_of(error: BaseException) -> Trouble:
         return Trouble("bad-image", error.reason)
     if isinstance(error, ValueError):
         return Trouble("bad-request", str(error))
+    if isinstance(error, StorageGone):
+        return Trouble("busy", "where jobs are kept is away or full", 15)
     if isinstance(error, TimeoutError):
         return Trouble("timeout", retry_after_s=5)
     return Trouble("internal")

@@ -102,6 +102,7 @@ class Shelf:
     def __init__(self, uri: str, keep_s: float) -> None:
         self.store, self.keep_s = Store(uri), keep_s
         self._lock, self._adding = threading.Lock(), threading.Lock()
+        self._writing: dict[str, threading.Lock] = {}  # by job: one record at a time, and none after it was removed
         self._jobs: dict[str, Job] = {}
         for path in self.store.paths("jobs", "/job.json"):
             job = Job(**json.loads(self.store.read(path)))
@@ -146,7 +147,7 @@ class Shelf:
             room()
             for key, data in order.files.items():
                 self.store.publish(self._file(job, key), data)
-            self.save(job)
+            self._write(job)
             with self._lock:
                 self._jobs[job.id] = job
         return job
@@ -162,17 +163,24 @@ class Shelf:
         return first
 
     def save(self, job: Job) -> None:
-        """Write the record as it is."""
+        """Write the record as it is, unless the job was removed meanwhile."""
+        with self._writing.setdefault(job.id, threading.Lock()):
+            if job.id in self._jobs:
+                self._write(job)
+
+    def _write(self, job: Job) -> None:
         record = {name: value for name, value in asdict(job).items() if name != "results"}
         self.store.publish(f"jobs/{job.id}/job.json", json.dumps(record).encode())
 
     def remove(self, job: Job) -> None:
         """The job and its files; the record last, so that what a crash leaves is found again."""
-        with self._lock:
-            self._jobs.pop(job.id, None)
-        for folder in ("in", "part", "out"):
-            self.store.delete_folder(f"jobs/{job.id}/{folder}")
-        self.store.delete_folder(f"jobs/{job.id}")
+        with self._writing.setdefault(job.id, threading.Lock()):
+            for folder in ("in", "part", "out"):
+                self.store.delete_folder(f"jobs/{job.id}/{folder}")
+            self.store.delete_folder(f"jobs/{job.id}")
+            with self._lock:
+                self._jobs.pop(job.id, None)
+        self._writing.pop(job.id, None)
 
     def sweep(self) -> int:
         """Remove what has been kept long enough; how many."""
@@ -191,13 +199,16 @@ class Shelf:
         """The clip that it was given."""
         return self.store.read(self._file(job, job.clip))
 
-    def put(self, job: Job, number: int, data: bytes, about: dict[str, Any] | None = None) -> None:
-        """Publish a result, and what is to be said of it."""
+    def put(self, job: Job, number: int, data: bytes, about: dict[str, Any] | None = None) -> bytes:
+        """Publish a result, and what is to be said of it; the bytes that are there then: an earlier life's, if it had come so far."""
+        path = self._out(job, number, job.suffix)
         if about is not None:
             self.store.publish(self._out(job, number, "json"), json.dumps(about).encode())
-        self.store.publish(self._out(job, number, job.suffix), data, replace=False)
+        if not self.store.publish(path, data, replace=False):
+            data = self.store.read(path)
         job.results.add(number)
         job.tries = 0
+        return data
 
     def result(self, job: Job, number: int, links_s: float = 0.0) -> tuple[bytes, str, dict[str, Any]]:
         """A result's bytes, type, and what is to be said of it.

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import httpx
 import pytest
 
+from rigface.errors import StorageGone
 from rigface.image import decode
 from rigface.storage import Store
 from serve.job_batch import patiently
@@ -209,3 +210,122 @@ def test_a_job_that_does_not_fit_is_refused_by_name(serve_jobs, png, more, says)
     answer = submit(serve_jobs(), png, more.pop("edits", [{"yaw_deg": 1}]), **more)
     assert answer.status_code == 422
     assert says in answer.json()["detail"]
+
+
+@pytest.fixture
+def away(monkeypatch):
+    """A set of words: a path of the shelf with one of them cannot be written."""
+    words, publish = set(), Store.publish
+    monkeypatch.setattr("serve.jobs.AWAY_S", 0.05)
+
+    def publish_or_not(self, path, *args, **more):
+        if any(word in path for word in words):
+            raise StorageGone("no room left")
+        return publish(self, path, *args, **more)
+
+    monkeypatch.setattr(Store, "publish", publish_or_not)
+    return words
+
+
+@pytest.mark.parametrize("what", ["/out/", "job.json"])
+def test_a_job_whose_shelf_is_away_waits_until_it_is_back(serve_jobs, png, away, tmp_path, what):
+    served = serve_jobs()
+    assert served.get("/readyz").status_code == 200
+    name = submit(served, png, [{"yaw_deg": 1}, {"yaw_deg": 2}]).json()["id"]
+    away.add(what)
+    second = submit(served, png, [{"yaw_deg": 1}])
+    if what == "job.json":
+        assert (second.status_code, second.headers["Retry-After"]) == (503, "15")
+    time.sleep(0.4)
+    assert served.get(f"/v1/jobs/{name}").json()["state"] in ("running", "done")
+    assert json.loads((tmp_path / "queue" / "jobs" / name / "job.json").read_text())["state"] != "failed"
+    away.clear()
+    done = wait(served, name, "done")
+    assert done["results"] == [0, 1]
+    record = tmp_path / "queue" / "jobs" / name / "job.json"
+    assert settled(record)["tries"] <= 1
+
+
+def test_a_stop_that_cannot_be_written_down_says_so_and_is_written_later(serve_jobs, png, away, monkeypatch, tmp_path):
+    monkeypatch.setattr(Jobs, "_do", lambda self, job: asyncio.Event().wait())
+    served = serve_jobs()
+    name = submit(served, png, [{"yaw_deg": 1}]).json()["id"]
+    wait(served, name, "running")
+    away.add("job.json")
+    answer = served.post(f"/v1/jobs/{name}/cancel")
+    assert (answer.status_code, answer.json()["type"].rpartition(":")[2]) == (503, "busy")
+    away.clear()
+    record, end = tmp_path / "queue" / "jobs" / name / "job.json", time.monotonic() + 10
+    while json.loads(record.read_text())["state"] != "cancelled":
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    assert served.post(f"/v1/jobs/{name}/cancel").json()["state"] == "cancelled"
+
+
+def test_loops_survive_what_they_meet(serve_jobs, png, monkeypatch):
+    from serve.shelf import Shelf
+
+    rounds = []
+
+    def swept(self):
+        rounds.append(1)
+        raise StorageGone("away")
+
+    monkeypatch.setattr("serve.jobs.SWEEP_S", 0.01)
+    monkeypatch.setattr(Shelf, "sweep", swept)
+    served = serve_jobs()
+    wait(served, submit(served, png, [{"yaw_deg": 1}]).json()["id"], "done")
+    end = time.monotonic() + 10
+    while len(rounds) < 3:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+class Told:
+    """Webhooks that are told to: an address of `slow` never answers."""
+
+    def __init__(self):
+        self.begun, self.told = [], []
+
+    def check(self, address):
+        pass
+
+    async def tell(self, address, key, job):
+        self.begun.append(job.id)
+        if "slow" in address:
+            await asyncio.sleep(30)
+        self.told.append(job.id)
+        return True
+
+
+def test_an_address_that_hangs_delays_no_other_message_and_a_job_that_was_removed_stays_away(
+    serve_jobs, png, monkeypatch, tmp_path
+):
+    monkeypatch.setattr("serve.jobs.TELL_S", 0.02)
+    webhooks = Told()
+    served = serve_jobs(webhooks=webhooks)
+    slow = submit(served, png, [{"yaw_deg": 1}], webhook="https://slow.example.com/").json()["id"]
+    end = time.monotonic() + 20
+    while slow not in webhooks.begun:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    quick = submit(served, png, [{"yaw_deg": 1}], webhook="https://quick.example.com/").json()["id"]
+    assert wait(served, quick, "delivered", "webhook")["state"] == "done"
+    assert webhooks.told == [quick]
+    assert served.delete(f"/v1/jobs/{slow}").status_code == 204
+    time.sleep(0.2)
+    assert not (tmp_path / "queue" / "jobs" / slow).exists()
+
+
+def test_a_record_is_not_written_after_its_job_was_removed(tmp_path):
+    from serve.shelf import Shelf
+
+    shelf = Shelf(str(tmp_path), 60)
+    job = Job("a" * 32, "me", "batch", {"format": "png"})
+    shelf._jobs[job.id] = job
+    shelf.save(job)
+    assert (tmp_path / "jobs" / job.id / "job.json").exists()
+    shelf.remove(job)
+    shelf.save(job)
+    assert not (tmp_path / "jobs" / job.id).exists()
+    assert Shelf(str(tmp_path), 60).all() == []
