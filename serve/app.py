@@ -140,6 +140,10 @@ class EyeDeployment:
             except EXPECTED as error:
                 yield _problem(error, said)
 
+    async def check_health(self) -> None:
+        """A thread that hangs is a reason to replace the replica."""
+        await self._eye.ready()
+
 
 @serve.deployment(
     max_ongoing_requests=64,

@@ -9,7 +9,6 @@ slider; an eye that has forgotten the picture raises `unknown-picture`, and the 
 
 from __future__ import annotations
 
-import asyncio
 import json
 import threading
 import time
@@ -40,6 +39,7 @@ from serve.policy import TAKES_IDENTITY, Policy
 from serve.problems import Trouble
 from serve.seal import Plain, Seal
 from serve.sharing import in_turn, together
+from serve.threads import Threads
 
 PREVIEW_QUALITY = 82
 QUICK_PX = 768
@@ -126,6 +126,7 @@ class Eye:
         self._looking = [threading.Lock() for _ in range(16)]  # by picture: one that is asked for twice is read once
         self._editor, self._quick, self._judge = Editor(see), Editor(see, most_px=QUICK_PX), Editor(measuring or see)
         self._composers: dict[Canvas, Composer] = {}
+        self._threads = Threads()
 
     @classmethod
     def load(cls, device: str = "cpu", **options: Any) -> Eye:
@@ -149,40 +150,46 @@ class Eye:
         self.see(np.full((128, 128, 3), 128, np.uint8))
 
     async def ready(self) -> bool:
-        """Whether it can see; it could not have been made otherwise."""
+        """Whether it can see; it could not have been made otherwise.
+
+        Raises:
+            RuntimeError: a picture hangs in this process, which has to be replaced.
+        """
+        if self._threads.is_stuck:
+            raise RuntimeError("a picture hangs in its thread")
         return True
 
     async def reconstruct(self, wish: Wish) -> Reconstruction:
         """All faces of the picture."""
-        return await asyncio.to_thread(self._reconstruct, wish)
+        return await self._threads(self._reconstruct, wish)
 
     async def mesh(self, wish: Wish, kind: str) -> bytes:
         """The head of the chosen face, textured with its photograph: `glb`, or `obj`."""
         from serve.mesh import mesh_of
 
-        seen = await asyncio.to_thread(self._look, wish, wish.picture)
-        await asyncio.to_thread(self._check, wish)
-        return await asyncio.to_thread(mesh_of, choose(seen.faces, wish.face)[0], kind)
+        seen = await self._threads(self._look, wish, wish.picture)
+        await self._threads(self._check, wish)
+        return await self._threads(mesh_of, choose(seen.faces, wish.face)[0], kind)
 
     async def preview(self, wish: Wish) -> Previewed:
         """A JPEG of the edit without a model, at most `max_side` px."""
-        return await asyncio.to_thread(self._preview, wish)
+        return await self._threads(self._preview, wish)
 
     async def edit_without_model(self, wish: Wish, wrap: Wrap) -> Finished:
         """The preview at the photograph's own resolution, measured."""
-        return await asyncio.to_thread(self._edit, wish, wrap)
+        return await self._threads(self._edit, wish, wrap)
 
     async def compose(self, wish: Wish, canvas: Canvas) -> Composed:
         """What the model sees, per face."""
-        return await asyncio.to_thread(self._compose, wish, canvas)
+        return await self._threads(self._compose, wish, canvas)
 
     async def verify(self, data: bytes) -> Verified:
         """Whether this service made the picture in these bytes."""
-        return await asyncio.to_thread(self._seal.verify, data)
+        return await self._threads(self._seal.verify, data)
 
     async def finish(self, wish: Wish, canvas: Canvas, crops: list[np.ndarray], wrap: Wrap) -> Finished:
         """Painted crops back into the picture; the numbers measured on it."""
-        return await asyncio.to_thread(self._finish, wish, canvas, crops, wrap)
+        return await self._threads(self._finish, wish, canvas, crops, wrap)
 
     def _look(self, wish: Wish, name: str) -> Seen:
         seen = self._seen.get(name)

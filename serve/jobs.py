@@ -297,15 +297,17 @@ class Jobs:
             if due and room and job.id not in self._telling:
                 under_way[job.owner] += 1
                 task = self._telling[job.id] = asyncio.create_task(self._told(job))
-                task.add_done_callback(partial(self._told_of, job.id))
+                task.add_done_callback(partial(self._no_more, job.id))
 
-    def _told_of(self, name: str, task: asyncio.Task) -> None:
-        del self._telling[name]
-        if not task.cancelled() and task.exception() is not None:
-            LOG.error("broken", exc_info=task.exception(), extra=keys(job=name))
+    def _no_more(self, name: str, task: asyncio.Task) -> None:
+        self._telling.pop(name, None)
 
     async def _told(self, job: Job) -> None:
-        taken = await self._webhooks.tell(job.asked["webhook"], job.owner, self._said(job))
+        try:
+            taken = await self._webhooks.tell(job.asked["webhook"], job.owner, self._said(job))
+        except Exception:  # an address that breaks what asks for it is not asked every second
+            LOG.exception("broken", extra=keys(job=job.id))
+            taken = False
         tries = job.hook["tries"] + 1
         state = "delivered" if taken else "given-up" if tries >= HOOK_TRIES else "waiting"
         job.hook = {"state": state, "tries": tries, "next": time.time() + wait_s(tries)}

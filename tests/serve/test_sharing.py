@@ -110,3 +110,34 @@ def test_a_detector_sees_one_picture_at_a_time():
         list(pool.map(detector, [np.zeros((20, 20, 3), np.uint8)] * 6))
     assert max(most) == 1
     assert detector.spec == FakeDetector().spec
+
+
+def test_a_picture_that_hangs_in_its_thread_is_noticed_after_its_caller_has_left():
+    import asyncio
+
+    from serve.threads import Threads
+
+    end = threading.Event()
+
+    async def ask():
+        threads = Threads(stuck_s=0.05)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(threads(end.wait, 10), 0.02)
+        assert not threads.is_stuck
+        await asyncio.sleep(0.1)
+        assert threads.is_stuck
+        end.set()
+        while threads.is_stuck:
+            await asyncio.sleep(0.01)
+        assert await threads(max, 1, 2) == 2
+
+    asyncio.run(ask())
+
+
+def test_eyes_with_a_thread_that_hangs_ask_to_be_replaced(eye, monkeypatch):
+    import asyncio
+
+    assert asyncio.run(eye.ready())
+    monkeypatch.setattr(type(eye._threads), "is_stuck", True)
+    with pytest.raises(RuntimeError, match="hangs"):
+        asyncio.run(eye.ready())
