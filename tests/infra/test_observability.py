@@ -95,7 +95,7 @@ def test_an_alert_says_what_to_do_and_where_to_read_on():
     for name, rule in ALERTS.items():
         said = rule["annotations"]
         assert rule["labels"]["severity"] in ("page", "ticket"), name
-        assert said["runbook_url"] == f"docs/operations.md#{name.lower()}"
+        assert said["runbook"] == f"docs/operations.md#{name.lower()}"
         assert said["summary"]
         assert len(said["action"]) > 40, name
 

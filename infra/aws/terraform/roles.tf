@@ -3,12 +3,26 @@
 locals {
   oidc_issuer = element(split("oidc-provider/", "${var.oidc_provider_arn}oidc-provider/"), 1)
   accounts    = toset(["jobs", "serve"])
+
+  seen_by_jobs = ["videos", "manifests", "models", "faces", "pairs", "latents", "runs"]
 }
 
 data "aws_iam_policy_document" "jobs" {
   statement {
     sid       = "List"
-    actions   = ["s3:ListBucket", "s3:GetBucketLocation"]
+    actions   = ["s3:ListBucket"]
+    resources = [aws_s3_bucket.data.arn]
+
+    condition {
+      test     = "StringLike"
+      variable = "s3:prefix"
+      values   = flatten([for name in local.seen_by_jobs : [name, "${name}/*"]])
+    }
+  }
+
+  statement {
+    sid       = "Where"
+    actions   = ["s3:GetBucketLocation"]
     resources = [aws_s3_bucket.data.arn]
   }
 
