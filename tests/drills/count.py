@@ -21,7 +21,7 @@ class Count:
     Args:
         expected, found: rows of faces/ in the undisturbed one and in the other.
         duplicates: rows whose key was there before. lost: keys that are not there. extra: keys that should not be.
-        different: rows that are there but do not hold the same values, identities apart.
+        different: rows that are there but do not hold the same values, the name of the person among them.
         inputs, inputs_found: rows of inputs/.
         blamed: inputs that ended as `error` or `partial` there, and did not here, or the other way round.
     """
@@ -92,5 +92,17 @@ def compare(whole: str, out: str) -> Count:
     )
 
 
+def count_steps(wanted: list[tuple[int, float]], found: list[tuple[int, float]], rel: float) -> dict[str, int]:
+    """Count a training run's (step, loss) against those of one that nobody disturbed; `rel` is what rounding may make of a loss."""
+    losses = dict(found)
+    return {
+        "expected": len(wanted),
+        "found": len(found),
+        "duplicates": len(found) - len(losses),
+        "lost": sum(step not in losses for step, _ in wanted),
+        "different": sum(not abs(losses[step] - loss) <= rel * loss for step, loss in wanted if step in losses),
+    }
+
+
 def _rows(table: pa.Table) -> dict[tuple, dict[str, Any]]:
-    return {tuple(row[name] for name in KEYS): row for row in table.drop_columns(["identity"]).to_pylist()}
+    return {tuple(row[name] for name in KEYS): row for row in table.to_pylist()}

@@ -15,6 +15,7 @@ from pipelines.train_config import debug
 from rigface import fake_examples
 from rigface.model import checkpoint
 from rigface.storage import Store
+from tests.drills.count import count_steps
 
 STEPS = 120
 
@@ -43,12 +44,7 @@ def test_training_grows(tmp_path, results):
         window=4, checkpoint_every=STEPS, validate_every=STEPS, validation_examples=0,
     )  # fmt: skip
     train(alone, lambda words: None)
-    expected, lines = dict(losses(alone.out)), losses(tmp_path / "grown")
-    found = dict(lines)
-    count = {
-        "expected": len(expected), "found": len(found), "duplicates": len(lines) - len(found), "lost": len(set(expected) - set(found)),
-        "different": sum(abs(found[s] - v) > 5e-3 * v for s, v in expected.items() if s in found),
-    }  # fmt: skip
+    count = count_steps(losses(alone.out), losses(tmp_path / "grown"), rel=5e-3)
     results.append({"drill": "training_grows", **count, "most_workers": max(seen), "seconds": took})
     assert (count["duplicates"], count["lost"], count["different"]) == (0, 0, 0)
     assert seen.index(1) < seen.index(2), seen

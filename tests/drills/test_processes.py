@@ -67,15 +67,27 @@ def test_kill_9_of_the_driver(ray_cluster, clips, command, nothing_lost, tmp_pat
 
 
 HANDED_ON = """
-import sys
+import re, sys, threading
 from dataclasses import replace
+import ray
+from ray._private.internal_api import memory_summary
 from pipelines.config import Pool, debug
 from pipelines.extract import extract
 videos, out, store = sys.argv[1:]
 config = debug((videos,), out)
 pools = {name: Pool(cpus=0.5) for name in ("reconstruct", "finish", "write")}
 settings = replace(config.settings, chunk_frames=120)
+ray.init("local", num_cpus=4, include_dashboard=False, log_to_driver=False, object_store_memory=int(store) << 20)
+address = ray.get_runtime_context().gcs_address
+done, fullest = threading.Event(), [0.0]
+def watch():
+    while not done.wait(0.5):
+        said = re.search(r"([0-9.]+)% full", memory_summary(address=address, stats_only=True))
+        fullest.append(float(said[1]) if said else 0.0)
+threading.Thread(target=watch, daemon=True).start()
 extract(replace(config, settings=settings, look=Pool(actors=2, cpus=0.5), object_store_mb=int(store), **pools))
+done.set()
+print(max(fullest))
 """
 
 
@@ -86,8 +98,11 @@ def test_object_store_full(clips, nothing_lost, tmp_path):
     for i in range(6):
         fake.video(more / f"crowd {i}.mp4", tuple(k / 6 for k in range(6)), frames=120, seed=i, size=(96, 400))
     outs = {store: str(tmp_path / store) for store in ("600", "80")}
+    fullest = {}
     for store, out in outs.items():
         words = [sys.executable, "-c", HANDED_ON, str(more), out, store]
         done = subprocess.run(words, capture_output=True, text=True, timeout=400, cwd=ROOT)
         assert done.returncode == 0, done.stderr
-    nothing_lost(outs["80"], expected=outs["600"], store_mb=80)
+        fullest[store] = float(done.stdout.split()[-1])
+    assert fullest["80"] > 75 > fullest["600"], "the small store was never full"
+    nothing_lost(outs["80"], expected=outs["600"], store_mb=80, fullest_percent=fullest["80"])

@@ -89,7 +89,7 @@ def measured(run):
     return Stage("look", look, 0.5, 2, 2), Stage("finish", sum(ms.values()) / 1e3 - look, 0.5, 1, 1)
 
 
-@pytest.mark.parametrize("times", [1, 4])
+@pytest.mark.parametrize("times", [1, 4, 16])
 def test_measured_runs_of_the_job_come_out_within_a_tenth(times):
     """Start and stages are taken from the run; how they add up to its end is the simulation's."""
     found = result("extract")
@@ -99,6 +99,14 @@ def test_measured_runs_of_the_job_come_out_within_a_tenth(times):
     done = simulate(Work(len(units), units, actor_s=found["start_s"]), measured(run), Machines(2))
     assert done.wall_s == pytest.approx(run["wall_s"], rel=0.10)
     assert done.bottleneck == "look"
+
+
+def test_the_smallest_run_foretells_the_largest_within_a_fifth():
+    """As somebody plans who measured a small run: start and stages of one, the clock of sixteen times as much."""
+    found = result("extract")
+    units = tuple(n for _ in range(16) for n in (218, 177, 177, 282, 199))
+    done = simulate(Work(len(units), units, actor_s=found["start_s"]), measured(found["x1"]), Machines(2))
+    assert done.wall_s == pytest.approx(found["x16"]["wall_s"], rel=0.20)
 
 
 def test_a_measured_painter_comes_out_within_a_fifth():
