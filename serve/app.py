@@ -10,6 +10,7 @@ here. Door holds no torch; Eye and Painter import it in their constructors, so t
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import AsyncGenerator, Awaitable, Iterator
 from contextlib import aclosing, contextmanager
@@ -17,7 +18,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
@@ -39,7 +40,7 @@ class Args(BaseModel):
 
     `models`: checkpoints by name; the first is the default. `model`: one, without a name. None at all: the preview.
     `keys`: file of API keys; empty is open. `seal`: folder of the signing key; empty is the user's own. `audit`: file that each
-    edit adds a line to. `jobs`: folder or s3:// of the queue; empty takes no jobs. `fetch`: beginnings of addresses that files may come from, and networks (`places.py`); `webhooks`: of those that are told
+    edit adds a line to. `jobs`: folder or s3:// of the queue, else the environment's RIGFACE_JOBS; empty takes no jobs. `fetch`: beginnings of addresses that files may come from, and networks (`places.py`); `webhooks`: of those that are told
     when a job has ended, signed with the environment's RIGFACE_WEBHOOK_SECRET. `consent`, `deny`: lists of people (`policy.py`), and `near`, the
     distance of identity vectors below which two faces are one person's. `traces`: where spans go (`traces.py`).
 
@@ -62,7 +63,7 @@ class Args(BaseModel):
     near: PositiveFloat = 0.6
     seal: str = ""
     audit: str = ""
-    jobs: str = ""
+    jobs: str = Field(default_factory=lambda: os.environ.get("RIGFACE_JOBS", ""))
     edit_s: PositiveFloat = 120.0
     body_mb: PositiveInt = 32
     clip_mb: PositiveInt = 64

@@ -18,7 +18,12 @@ def configuration(where):
 
 
 @pytest.fixture(params=["serve.yaml", *OVERLAYS])
-def config(request):
+def config(request, monkeypatch):
+    """With the environment that its nodes have."""
+    if request.param in OVERLAYS:
+        for name, value in one(rendered(request.param), "ConfigMap", "rigface-settings")["data"].items():
+            if name.startswith("RIGFACE_"):
+                monkeypatch.setenv(name, value)
     return configuration(request.param)
 
 
@@ -75,6 +80,17 @@ def test_application_and_arguments_are_ours(config):
     assert (args.device == "cuda") == (device > 0)
 
 
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_jobs_have_a_place_that_outlives_a_pod(overlay):
+    """A bucket, or a folder that each node of the service mounts from the shared disk."""
+    place = one(rendered(overlay), "ConfigMap", "rigface-settings")["data"]["RIGFACE_JOBS"]
+    (group,) = one(rendered(overlay), "RayService", "serve")["spec"]["rayClusterConfig"]["workerGroupSpecs"]
+    pod = group["template"]["spec"]
+    claims = {v["name"] for v in pod["volumes"] if "persistentVolumeClaim" in v}
+    mounted = {m["mountPath"] for m in pod["containers"][0]["volumeMounts"] if m["name"] in claims}
+    assert place in mounted or place.startswith("s3://")
+
+
 def _names(application) -> set[str]:
     """The deployments of an application."""
     from ray.serve._private.build_app import build_app
@@ -90,7 +106,7 @@ def test_replicas_fit_the_nodes(overlay):
     for size, nodes in (("min_replicas", group["minReplicas"]), ("max_replicas", group["maxReplicas"])):
         for resource, option in (("cpu", "num_cpus"), ("nvidia.com/gpu", "num_gpus")):
             wanted = sum(
-                d["autoscaling_config"][size] * d["ray_actor_options"].get(option, 0)
+                d.get("autoscaling_config", {size: 1})[size] * d["ray_actor_options"].get(option, 0)
                 for d in application["deployments"]
             )
             assert wanted <= nodes * int(has.get(resource, 0)), f"{size}: {wanted} of {resource}"
