@@ -60,7 +60,7 @@ def encode(config: EncodeConfig, say: Callable[[str], None] = print) -> dict[str
     parts = parts_of(source)
     spec = spec_of(source, parts)
     folder = autoencoder_folder(config.autoencoder)
-    with lock.hold(store):
+    with lock.hold(store) as check:
         about = _about(store, source, spec, autoencoder_hash(folder))
         done = store.ids("examples", ".parquet")
         units = [(unit_name(part, about["autoencoder"]), {"part": part}) for part in parts]
@@ -70,6 +70,7 @@ def encode(config: EncodeConfig, say: Callable[[str], None] = print) -> dict[str
         arguments = {"config": config, "folder": str(folder), "autoencoder": about["autoencoder"]}
         for k, record in enumerate(over(todo, EncodeUnit, arguments, config.run), 1):
             counts.update(record)
+            check()
             if k % 20 == 0 or k == len(todo):
                 say(f"{k:,}/{len(todo):,} parts, {counts['rows']:,} examples")
     return dict(counts)

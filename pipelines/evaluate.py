@@ -101,7 +101,7 @@ def evaluate(config: EvaluateConfig, say: Callable[[str], None] = print) -> Repo
     if config.dry_run:
         return None
     store = Store(config.out)
-    with lock.hold(store):
+    with lock.hold(store) as check:
         about = _about(config, store, places, size)
         done = store.ids("rows", ".parquet")
         todo = [unit for unit in units if unit[0] not in done]
@@ -114,6 +114,7 @@ def evaluate(config: EvaluateConfig, say: Callable[[str], None] = print) -> Repo
         began = time.monotonic()
         for k, record in enumerate(over(todo, EvaluateUnit, arguments, config.run), 1):
             counts.update(record)
+            check()
             left = (time.monotonic() - began) / k * (len(todo) - k)
             say(f"{k}/{len(todo)} units, {counts['edits']:,} edits judged, about {left:.0f} s left")
         return evaluate_page.finish(store, [name for name, _ in units], about, config)

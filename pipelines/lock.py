@@ -110,6 +110,32 @@ def held(store: Store) -> str:
     return ""
 
 
+def lease_of(store: Store) -> str:
+    """The id in the lease, for other processes of the run that holds it; empty on a disk, where there is none."""
+    if not store.is_s3:
+        return ""
+    lease = _Lease(store)
+    return str(lease.owner_now["id"]) if lease.look() else ""
+
+
+def must_be(store: Store, owner: str) -> None:
+    """What `check()` is to the process that holds the output, for the others of its run; one request.
+
+    Args:
+        owner: from `lease_of`, when the run began.
+
+    Raises:
+        OutputBusy: another run has taken over.
+    """
+    lease = _Lease(store)
+    if not lease.look() or lease.owner_now.get("id") != owner:
+        raise OutputBusy(_taken(store))
+
+
+def _taken(store: Store) -> str:
+    return f"{store.uri}: this run was cut off for so long that another has taken over. Run it again when that is done."
+
+
 class _Lease:
     """The lease object: who we are, and who was in it when it was last looked at."""
 
@@ -206,9 +232,7 @@ def _leased(store: Store) -> Iterator[Callable[[], None]]:
         if time.monotonic() - renewed > EXPIRE_S:
             renew(s3.patience_s())
         if lost.is_set():
-            raise OutputBusy(
-                f"{store.uri}: this run was cut off for so long that another has taken over. Run it again when that is done."
-            )
+            raise OutputBusy(_taken(store))
 
     thread = threading.Thread(target=keep, daemon=True)
     thread.start()

@@ -105,7 +105,7 @@ def pair(config: PairConfig, say: Callable[[str], None] = print) -> dict[str, An
         OutputBusy: another run writes to this output.
     """
     source, store = Store(config.faces), Store(config.out)
-    with lock.hold(store):
+    with lock.hold(store) as check:
         if config.overwrite:
             for path in (ABOUT, PLAN, REPORT):
                 store.delete(path)
@@ -122,6 +122,7 @@ def pair(config: PairConfig, say: Callable[[str], None] = print) -> dict[str, An
             over(todo, _worker, {**arguments, **{name: report[name] for name in BANKS}}, config.run), 1
         ):
             counts.update(record)
+            check()
             if k % 20 == 0 or k == len(todo):
                 say(f"{k:,}/{len(todo):,} units, {counts['examples']:,} examples, {counts['refused']:,} refused")
         made = _made(store)

@@ -1,13 +1,15 @@
 """What a training loop asks of the place it runs in: who am I, where was I, keep this. Two answers: Ray Train, and this process.
 
 Path: loop -> `Session.keep` -> OUT/checkpoints (this process) or OUT/ray (Ray Train) -> `Session.latest` of the next run.
-A checkpoint is a folder that torch.distributed.checkpoint wrote; both places hold the same kind.
-Writing to the output happens behind the loop's back; a folder counts when it is whole.
+A checkpoint is a folder that torch.distributed.checkpoint wrote; both places hold the same kind, and a run goes on from the
+newest, whichever place wrote it. Writing to the output happens behind the loop's back; a folder counts when it is whole: with
+OUT/checkpoints, when its `done` is there; with OUT/ray, when Ray Train's own list has it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -18,9 +20,14 @@ from typing import Any, Protocol
 import pyarrow.fs as pafs
 import torch
 
+from pipelines import lock
+from rigface.errors import PlanError
 from rigface.storage import Store
 
 CHECKPOINTS = "checkpoints"
+RAY = "ray"
+LISTED = f"{RAY}/checkpoint_manager_snapshot.json"  # written by Ray Train after a checkpoint is whole
+AT_ONCE = 2**24  # bytes of a checkpoint in memory while it is fetched
 DONE = "done"  # written last: without it a folder is half a checkpoint
 
 Write = Callable[[Path], None]
@@ -41,7 +48,19 @@ class Session(Protocol):
         ...
 
     def keep(self, step: int, numbers: dict[str, Any], write: Write, last: bool) -> None:
-        """Keep a checkpoint; every worker calls it. `write` fills a folder; `last` waits until it is safe."""
+        """Keep a checkpoint; every worker calls it. `write` fills a folder; `last` waits until it is safe.
+
+        Raises:
+            OutputBusy: as `check`.
+        """
+        ...
+
+    def check(self) -> None:
+        """To be called before anything is written to the output.
+
+        Raises:
+            OutputBusy: another run has taken the output over.
+        """
         ...
 
 
@@ -50,6 +69,7 @@ class Alone:
 
     Args:
         keep: how many checkpoints stay.
+        check: of the lock that is held.
     """
 
     rank, world = 0, 1
@@ -57,28 +77,23 @@ class Alone:
     def device(self, gpu: bool) -> torch.device:
         return torch.device("cuda", torch.cuda.current_device()) if gpu else torch.device("cpu")
 
-    def __init__(self, store: Store, keep: int = 2) -> None:
-        self._store, self._keep = store, keep
+    def __init__(self, store: Store, keep: int = 2, check: Callable[[], None] = lambda: None) -> None:
+        self._store, self._keep, self.check = store, keep, check
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
 
     @contextlib.contextmanager
     def latest(self) -> Iterator[Path | None]:
-        names = self.names()
-        if not names:
-            yield None
-            return
-        with tempfile.TemporaryDirectory() as folder:
-            prefix = f"{CHECKPOINTS}/{names[-1]}/"
-            for path in self._store.paths(prefix.rstrip("/")):
-                (Path(folder) / path.removeprefix(prefix)).write_bytes(self._store.read(path))
-            yield Path(folder)
+        folders = [*(f"{CHECKPOINTS}/{name}" for name in self.names()), *_of_ray(self._store)]
+        with _local(self._store, max(folders, key=_name, default=None)) as folder:
+            yield folder
 
     def names(self) -> list[str]:
         """Whole checkpoints, oldest first."""
         return sorted(p.split("/")[-2] for p in self._store.paths(CHECKPOINTS, f"/{DONE}"))
 
     def keep(self, step: int, numbers: dict[str, Any], write: Write, last: bool) -> None:
+        self.check()
         folder = Path(tempfile.mkdtemp(prefix="rigface-checkpoint-"))
         write(folder)
         self.wait()
@@ -96,6 +111,7 @@ class Alone:
         try:
             for file in sorted(p for p in folder.rglob("*") if p.is_file()):
                 self._store.publish(f"{CHECKPOINTS}/{name}/{file.relative_to(folder)}", file.read_bytes())
+            self.check()
             self._store.publish(f"{CHECKPOINTS}/{name}/{DONE}", b"")
             for old in self.names()[: -self._keep]:
                 self._store.delete(f"{CHECKPOINTS}/{old}/{DONE}")  # first, so that half a folder never counts
@@ -104,15 +120,55 @@ class Alone:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-class OnRay:
-    """A worker of Ray Train. `report` is a barrier, and uploads behind the loop's back."""
+def _name(folder: str) -> str:
+    """`step-...` of a checkpoint's folder; later steps sort later."""
+    return folder.rsplit("/", 1)[-1]
 
-    def __init__(self, out: str) -> None:
+
+def _of_ray(store: Store) -> list[str]:
+    """Folders below the root of the whole checkpoints that Ray Train wrote.
+
+    Raises:
+        PlanError: Ray Train left a list that this version cannot read.
+    """
+    try:
+        listed = json.loads(store.read(LISTED))
+        return [f"{RAY}/{one['checkpoint_dir_name']}" for one in listed["checkpoint_results"]]
+    except FileNotFoundError:
+        return []
+    except (ValueError, KeyError, TypeError) as e:
+        raise PlanError(
+            f"{store.uri}/{LISTED}: this is not the list of checkpoints that we know ({e!r}); go on with --workers 1 or more, "
+            "and the version of Ray that began the run"
+        ) from e
+
+
+@contextlib.contextmanager
+def _local(store: Store, folder: str | None) -> Iterator[Path | None]:
+    """A checkpoint's folder on this machine."""
+    if folder is None or not store.is_s3:
+        yield None if folder is None else Path(store.at(folder))
+        return
+    with tempfile.TemporaryDirectory(prefix="rigface-checkpoint-") as place:
+        for path in store.paths(folder):
+            with store.open(path) as source, open(Path(place) / path.rsplit("/", 1)[-1], "wb") as target:
+                shutil.copyfileobj(source, target, AT_ONCE)
+        yield Path(place)
+
+
+class OnRay:
+    """A worker of Ray Train. `report` is a barrier, and uploads behind the loop's back.
+
+    Args:
+        lease: whose the output was when the run began; see `lock.lease_of`.
+    """
+
+    def __init__(self, out: str, lease: str = "") -> None:
         import ray.train
 
         context = ray.train.get_context()
         self.rank, self.world = context.get_world_rank(), context.get_world_size()
-        self._alone = Alone(Store(out))
+        self._store, self._lease = Store(out), lease
 
     def device(self, gpu: bool) -> torch.device:
         from ray.train.torch import get_device
@@ -126,17 +182,24 @@ class OnRay:
         import ray.train
 
         checkpoint = ray.train.get_checkpoint()
-        if checkpoint is None:
-            with self._alone.latest() as folder:  # a run that began without Ray goes on here
-                yield folder
+        ours = "" if checkpoint is None else _name(checkpoint.path)
+        names = Alone(self._store).names()  # of a run that began without Ray, or went on without it
+        if checkpoint is not None and ours >= max(names, default=""):
+            with checkpoint.as_directory() as folder:
+                yield Path(folder)
             return
-        with checkpoint.as_directory() as folder:
-            yield Path(folder)
+        with _local(self._store, f"{CHECKPOINTS}/{names[-1]}" if names else None) as place:
+            yield place
+
+    def check(self) -> None:
+        if self.rank == 0 and self._lease:
+            lock.must_be(self._store, self._lease)
 
     def keep(self, step: int, numbers: dict[str, Any], write: Write, last: bool) -> None:
         import ray.train
         from ray.train import Checkpoint, CheckpointUploadMode
 
+        self.check()
         folder = Path(tempfile.mkdtemp(prefix="rigface-checkpoint-"))
         write(folder)
         ray.train.report(

@@ -2,7 +2,7 @@
 
     OUT/rigface.json     the config, the commit, the data
     OUT/model            the averaged weights as a checkpoint folder: what `edit`, `serve` and `evaluate` load
-    OUT/checkpoints      to go on from, without Ray; OUT/ray with it
+    OUT/checkpoints      to go on from, written without Ray; OUT/ray with it; the newest of both counts
     OUT/log              a JSON line per logged step, grids of held-out edits; OUT/tensorboard; OUT/index.html
 
 Stopped or killed, run the same command again: it goes on with the next batch, and the curve goes on with it.
@@ -38,9 +38,10 @@ def train(config: TrainConfig, say: Callable[[str], None] = print) -> dict[str, 
     from pipelines import train_page
 
     store = Store(config.out)
-    with lock.hold(store):
+    with lock.hold(store) as check:
         _about(store, config)
-        numbers = _alone(config, store) if config.workers == 0 else _on_ray(config, store)
+        numbers = _on_ray(config, store) if config.workers else _alone(config, store, check)
+        check()
         train_page.write(store)
     say(f"{store.uri}/model: " + ", ".join(f"{k} {v:.4g}" for k, v in sorted(numbers.items())))
     return numbers
@@ -62,11 +63,11 @@ def _about(store: Store, config: TrainConfig) -> None:
     store.publish(ABOUT, json.dumps({"config": now, "runs": [*before["runs"], run][-20:]}, indent=1).encode())
 
 
-def _alone(config: TrainConfig, store: Store) -> dict[str, float]:
+def _alone(config: TrainConfig, store: Store, check: Callable[[], None]) -> dict[str, float]:
     from pipelines.session import Alone
     from pipelines.train_loop import loop
 
-    session = Alone(store, config.keep)
+    session = Alone(store, config.keep, check)
     try:
         return loop(config, session)
     finally:
@@ -74,11 +75,12 @@ def _alone(config: TrainConfig, store: Store) -> dict[str, float]:
 
 
 def work(raw: dict[str, Any]) -> None:
-    """The loop of one Ray Train worker; `raw` is a TrainConfig as a dict."""
+    """The loop of one Ray Train worker; `raw` holds a TrainConfig as a dict, and whose the output is."""
     from pipelines.session import OnRay
     from pipelines.train_loop import loop
 
-    loop(config_of(raw), OnRay(raw["out"]))
+    config = config_of(raw["config"])
+    loop(config, OnRay(config.out, raw["lease"]))
 
 
 def config_of(raw: dict[str, Any]) -> TrainConfig:
@@ -100,7 +102,7 @@ def _on_ray(config: TrainConfig, store: Store) -> dict[str, float]:
 
         result = TorchTrainer(
             work,
-            train_loop_config=json.loads(json.dumps(asdict(config))),
+            train_loop_config={"config": json.loads(json.dumps(asdict(config))), "lease": lock.lease_of(store)},
             torch_config=TorchConfig(backend="nccl" if config.gpu else "gloo"),
             scaling_config=ScalingConfig(
                 num_workers=workers,

@@ -147,6 +147,7 @@ def loop(config: TrainConfig, session: Session) -> dict[str, float]:
 
     Raises:
         PlanError, MissingAsset, BadCheckpoint: something to start from is missing or does not fit.
+        OutputBusy: another run has taken the output over.
     """
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -161,6 +162,7 @@ def loop(config: TrainConfig, session: Session) -> dict[str, float]:
     with session.latest() as folder:
         if folder is not None:
             trainee.load(folder)
+    session.check()  # before the diary forgets what came after the checkpoint
     journal = Journal(store, session.rank == 0, trainee.step, config.log_format == "json")
     lanes = list(range(session.rank, config.lanes, session.world))
     passes = math.ceil(config.lanes / session.world)
@@ -255,6 +257,7 @@ def export(trainee: Trainee, store: Store) -> None:
     weights = trainee.averaged()
     if trainee.session.rank:
         return
+    trainee.session.check()
     with tempfile.TemporaryDirectory() as folder:
         low_rank = trainee.config.tune == "lora"  # the layers themselves were replaced
         plain = start.load(trainee.config, trainee.spec) if low_rank else trainee.loaded

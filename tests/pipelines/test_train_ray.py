@@ -48,6 +48,10 @@ def losses(out: str) -> dict[int, float]:
     return {line["step"]: line["loss"] for line in journal.lines(Store(out)) if "loss" in line}
 
 
+def when(out: str) -> dict[int, float]:
+    return {line["step"]: line["time"] for line in journal.lines(Store(out)) if "loss" in line}
+
+
 def kill_a_worker(out: str, killed: list[int]) -> None:
     """Wait for a checkpoint of the run, then kill one of its workers."""
     deadline = time.monotonic() + 250
@@ -89,7 +93,7 @@ def test_ray_data_hands_over_the_windows_in_order(config, ray_cluster):
         assert ours[1]["example"].to_pylist() == theirs[1]["example"].to_pylist()
 
 
-def test_shares_of_the_weights_give_the_same_curve_and_the_run_goes_on_without_ray(
+def test_shares_of_the_weights_give_the_same_curve_and_the_run_goes_on_without_ray_and_with_it_again(
     config, alone, ray_cluster, tmp_path
 ):
     run = replace(config, out=str(tmp_path), workers=2, sharding="fsdp", steps=12, validate_every=12, ingest="thread")
@@ -97,3 +101,10 @@ def test_shares_of_the_weights_give_the_same_curve_and_the_run_goes_on_without_r
     assert losses(run.out) == pytest.approx({s: v for s, v in alone.items() if s <= 12}, rel=2e-3)
     assert numbers["step"] == 12
     assert checkpoint.load(f"{run.out}/model").config.process.kind == "bridge"
+    times = when(run.out)
+    for workers, steps in ((0, 17), (1, 22)):
+        train(replace(run, workers=workers, sharding="ddp", steps=steps), lambda words: None)
+        assert losses(run.out) == pytest.approx({s: v for s, v in alone.items() if s <= steps}, rel=2e-3)
+        before, times = times, when(run.out)
+        assert before.items() <= times.items()  # what was done is not done again, and the diary keeps it
+    assert {p.name for p in (tmp_path / "checkpoints").iterdir()} == {"step-00000015", "step-00000017"}
