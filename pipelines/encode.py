@@ -40,7 +40,8 @@ class EncodeConfig:
     examples: Suppress[str]
     out: Suppress[str]
     autoencoder: str = ""
-    """Folder of the autoencoder (diffusers' AutoencoderKL), or of a checkpoint or Stable Diffusion that has one; or `mini`."""
+    """Folder or s3:// prefix of the autoencoder (diffusers' AutoencoderKL), or of a checkpoint or Stable Diffusion that has one; or
+    `mini`."""
     batch: int = 16
     """Examples encoded at once; four pictures each."""
     keep_pictures: bool = False
@@ -67,7 +68,7 @@ def encode(config: EncodeConfig, say: Callable[[str], None] = print) -> dict[str
         todo = [(name, plan) for name, plan in units if name not in done]
         say(f"{len(units):,} parts, {len(todo):,} to do")
         counts: Counter[str] = Counter()
-        arguments = {"config": config, "folder": str(folder), "autoencoder": about["autoencoder"]}
+        arguments = {"config": config, "autoencoder": about["autoencoder"]}
         for k, record in enumerate(over(todo, EncodeUnit, arguments, config.run), 1):
             counts.update(record)
             check()
@@ -140,11 +141,12 @@ def _about(store: Store, source: Store, spec: ExampleSpec, autoencoder: str) -> 
 class EncodeUnit:
     """Encodes parts. One per actor."""
 
-    def __init__(self, config: EncodeConfig, folder: str, autoencoder: str) -> None:
+    def __init__(self, config: EncodeConfig, autoencoder: str) -> None:
         import torch
         from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
         self._source, self._out, self._config = Store(config.examples), Store(config.out), config
+        folder = autoencoder_folder(config.autoencoder)
         vae = AutoencoderKL.from_pretrained(folder, use_safetensors=True, local_files_only=True)
         vae.to(memory_format=torch.channels_last)  # twice as fast on a CPU
         self._vae = vae.eval().requires_grad_(False).to(config.run.device)

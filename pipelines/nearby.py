@@ -20,12 +20,8 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import functools
 import hashlib
-import logging
 import os
-import stat
-import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -33,6 +29,7 @@ from pathlib import Path
 
 from pipelines import measures
 from rigface import objects
+from rigface.copies import folder, is_ours, room
 from rigface.errors import StorageGone
 from rigface.objects import Remote
 
@@ -41,40 +38,6 @@ SPARE = 8 * 2**20  # bytes over: what is read ahead is no reason
 PIECE = 8 * 2**20
 FETCHERS = 4  # threads
 DAY_S = 86400.0
-
-
-log = logging.getLogger(__name__)
-
-
-def folder() -> Path:
-    """Where copies lie."""
-    return Path(os.environ.get("RIGFACE_CACHE") or tempfile.gettempdir()) / f"rigface-cache-{os.getuid()}"
-
-
-def _is_ours(place: Path) -> bool:
-    """Whether only this user can put anything there; made where it is missing."""
-    with contextlib.suppress(OSError):
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.mkdir(mode=0o700, exist_ok=True)
-    try:
-        about = os.lstat(place)
-    except OSError:  # a disk that takes nothing
-        return False
-    if stat.S_ISDIR(about.st_mode) and about.st_uid == os.getuid() and not about.st_mode & 0o077:
-        return True
-    _warn(f"{place} is not a folder that only this user may enter (mode 700): no videos are kept there. Remove it")
-    return False
-
-
-@functools.cache
-def _warn(text: str) -> None:
-    """Say it once per process, not once per video."""
-    log.warning(text)
-
-
-def room() -> int:
-    """Bytes that all copies may take."""
-    return int(float(os.environ.get("RIGFACE_CACHE_GB") or 8) * 1e9)
 
 
 class Nearby:
@@ -93,7 +56,7 @@ class Nearby:
         self._size = about.size
         name = hashlib.sha256(f"{bucket}/{key}\0{about.etag}".encode()).hexdigest()[:40]
         self._copy, self._ledger = folder() / f"{name}.copy", folder() / f"{name}.fetched"
-        self._is_kept = _is_ours(folder())
+        self._is_kept = is_ours(folder())
         self._earlier = _sum(self._ledger) if self._is_kept else 0
         self._worth_it = self._is_kept and self._size <= room()
         self._file, self._read = self._opened(), 0

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -26,6 +27,8 @@ from rigface.model.diffusion import Process
 from rigface.model.latents import shrinkage
 from rigface.model.unets import RigFaceModel, build, network
 
+PLAIN = "sd15:"  # a start that has seen no faces: the examples say what it will mean
+
 
 def load(config: TrainConfig, spec: ExampleSpec | None = None) -> Checkpoint:
     """The model to start from, on the CPU.
@@ -38,7 +41,12 @@ def load(config: TrainConfig, spec: ExampleSpec | None = None) -> Checkpoint:
     """
     if config.start == "scratch":
         return _scratch(config, spec)
-    return checkpoints.start(config.start, **_fitting(config, spec))
+    loaded = checkpoints.start(config.start, **_fitting(config, spec))
+    if spec is not None and config.start.startswith(PLAIN):
+        loaded.config = _described(loaded.config, spec)
+    elif spec is not None and loaded.config.head is None:
+        loaded.config = replace(loaded.config, head=spec.head)
+    return loaded
 
 
 def _fitting(config: TrainConfig, spec: ExampleSpec | None) -> dict:
@@ -47,9 +55,18 @@ def _fitting(config: TrainConfig, spec: ExampleSpec | None) -> dict:
         return {}
     if config.start == "tiny":
         return {"expression": spec.expression_size, "size": spec.size, "kind": config.networks.kind}
-    if config.start.startswith("sd15:"):
+    if config.start.startswith(PLAIN):
         return {"expression": spec.expression_size}
+    if checkpoints.is_released(config.start) and spec.expression_field == "expression":
+        return {"expression": spec.expression_size}  # nobody makes the codes it was trained on
     return {}
+
+
+def _described(config: ModelConfig, spec: ExampleSpec) -> ModelConfig:
+    """What a model that has seen no faces yet will mean: what the examples mean. Its networks take any size."""
+    return replace(
+        config, head=spec.head, render_style=spec.style, expression_field=spec.expression_field, size=spec.size
+    )
 
 
 def _scratch(config: TrainConfig, spec: ExampleSpec | None) -> Checkpoint:
@@ -83,14 +100,9 @@ def _scratch(config: TrainConfig, spec: ExampleSpec | None) -> Checkpoint:
         scheduler=wanted.sampler,
         steps=wanted.sampling_steps,
     )
-    described = ModelConfig(
-        process,
-        head=None if spec is None else spec.head,
-        render_style="texture" if spec is None else spec.style,
-        expression_field="expression" if spec is None else spec.expression_field,
-        size=size,
-        detail=wanted.kind == "bridge",
-    )
+    described = ModelConfig(process, render_style="texture", size=size, detail=wanted.kind == "bridge")
+    if spec is not None:
+        described = _described(described, spec)
     model.eval()
     return Checkpoint(model, vae, described)
 
@@ -105,6 +117,13 @@ def check(loaded: Checkpoint, spec: ExampleSpec, latents: LatentSpec | None) -> 
     problems = []
     if spec.style != own.render_style:
         problems.append(f"renders in the style {spec.style!r}, the model knows {own.render_style!r}")
+    if spec.expression_field != own.expression_field:
+        problems.append(f"{spec.expression_field!r} as the expression code, the model takes {own.expression_field!r}")
+    if spec.size != own.size:
+        problems.append(f"pictures of {spec.size} px, the model makes {own.size} px")
+    multiple = shrinkage(loaded.vae) * loaded.model.latent_multiple
+    if spec.size % multiple:
+        problems.append(f"pictures of {spec.size} px, the networks take multiples of {multiple} px")
     if spec.expression_size != loaded.model.expression_size:
         problems.append(f"expression codes of {spec.expression_size}, the model takes {loaded.model.expression_size}")
     if own.head is not None and (own.head.name, own.head.version) != (spec.head.name, spec.head.version):

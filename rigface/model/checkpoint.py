@@ -3,7 +3,7 @@
 Path: folder -> `Checkpoint` -> pipeline or training; training -> `save` -> folder.
 Our folder is the released layout with stock diffusers configs, and one file more:
 
-    config.json             what the weights mean: process, head model, render style, size (`ModelConfig`); written last
+    config.json             what the weights mean (`model_config.ModelConfig`); written last
     unet_id/  unet_denoise/ vae/       config.json, diffusion_pytorch_model.safetensors: diffusers reads each on its own
     default_text.safetensors           what the networks hear when nobody says anything
     text_encoder/  tokenizer/          optional
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,10 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor
 
 from rigface import assets
+from rigface.copies import fetched
 from rigface.errors import BadCheckpoint, MissingAsset, UnsafeFile
 from rigface.model.diffusion import Process
+from rigface.model.model_config import ModelConfig
 from rigface.model.text import UPSTREAM_PROMPT, TextEncoder, has_text_encoder
 from rigface.model.unets import RigFaceModel, build, network, widen
 from rigface.model.weights import (
@@ -40,70 +42,7 @@ from rigface.model.weights import (
 )
 from rigface.types import HeadSpec
 
-FORMAT = "rigface-model"
-VERSION = 1
-RENDER_STYLES = ("albedo", "texture", "shape")
-EXPRESSION_FIELDS = ("expression", "bfm_expression")
 UPSTREAM_EXPRESSION = 64  # the Basel network's expression codes
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """What a checkpoint's weights mean; `compose` and the pipeline read it, so that nobody has to remember it.
-
-    Args:
-        process: what the denoiser undoes, and how it is sampled by default.
-        head: the head model whose renders and codes it was trained with; None where that is not recorded.
-        render_style: what the render condition shows, one of `RENDER_STYLES`.
-        expression_field: the field of `FaceParams` that is its expression code, one of `EXPRESSION_FIELDS`.
-        size: of the pictures, in pixels.
-        detail: what the autoencoder loses of the render is added to every picture decoded (`latents.lost_detail`); for a
-            bridge, whose render is nearly the answer.
-        prompt: the words behind the default text embedding; "" where there are none.
-
-    Raises:
-        ValueError: an unknown style or field.
-    """
-
-    process: Process = field(default_factory=Process)
-    head: HeadSpec | None = None
-    render_style: str = "albedo"
-    expression_field: str = "expression"
-    size: int = 512
-    detail: bool = False
-    prompt: str = ""
-
-    def __post_init__(self) -> None:
-        if self.render_style not in RENDER_STYLES:
-            raise ValueError(f"ModelConfig.render_style: want one of {RENDER_STYLES}, got {self.render_style!r}")
-        if self.expression_field not in EXPRESSION_FIELDS:
-            raise ValueError(
-                f"ModelConfig.expression_field: want one of {EXPRESSION_FIELDS}, got {self.expression_field!r}"
-            )
-
-    def to_json(self) -> dict[str, Any]:
-        """The content of `config.json`."""
-        return {"format": FORMAT, "version": VERSION, **asdict(self)}
-
-    @staticmethod
-    def from_json(content: dict[str, Any]) -> ModelConfig:
-        """The inverse of `to_json`.
-
-        Raises:
-            BadCheckpoint: not ours, from a newer version, or with settings this version does not know.
-        """
-        values = dict(content)
-        if values.pop("format", None) != FORMAT:
-            raise BadCheckpoint(f"config.json: want format {FORMAT!r}")
-        if (version := values.pop("version", None)) != VERSION:
-            raise BadCheckpoint(f"config.json: want version {VERSION}, got {version}")
-        try:
-            head = values.pop("head", None)
-            if head is not None:
-                head = HeadSpec(**{**head, "expression_names": tuple(head.get("expression_names", ()))})
-            return ModelConfig(**{**values, "process": Process(**values.get("process", {}))}, head=head)
-        except (TypeError, ValueError) as error:
-            raise BadCheckpoint(f"config.json: {error}") from error
 
 
 @dataclass(eq=False)
@@ -120,30 +59,41 @@ def start(name: str, **options: Any) -> Checkpoint:
     """Where training or serving starts from.
 
     Args:
-        name: `mini` (the model that ships), `sd15:FOLDER`, `tiny`, or a folder: ours or the released one. A name wins
-            over a folder of that name; `./mini` is a folder.
+        name: `mini` (the model that ships), `sd15:FOLDER`, `tiny`, or a folder: ours or the released one. A folder may be
+            an s3:// address. A name wins over a folder of that name; `./mini` is a folder.
         options: handed to `from_sd15`, `tiny`, `load_upstream`; ours takes none.
 
     Raises:
-        MissingAsset, BadCheckpoint, UnsafeFile: see `load`.
+        MissingAsset, BadCheckpoint, UnsafeFile: see `load`. PlanError, StorageGone: see `folder_of`.
     """
     if name == "tiny":
         return tiny(**options)
     if name.startswith("sd15:"):
-        return from_sd15(name.removeprefix("sd15:"), **options)
+        return from_sd15(folder_of(name), **options)
     folder = folder_of(name)
-    if (folder / "unet_id").is_dir() and not (folder / "config.json").is_file():
-        return load_upstream(folder, **options)
-    return load(folder, **options)
+    return load_upstream(folder, **options) if _is_released(folder) else load(folder, **options)
+
+
+def is_released(name: str) -> bool:
+    """Whether a start's name means a folder in the released RigFace layout; raises as `folder_of`."""
+    return name != "tiny" and not name.startswith("sd15:") and _is_released(folder_of(name))
+
+
+def _is_released(folder: Path) -> bool:
+    return (folder / "unet_id").is_dir() and not (folder / "config.json").is_file()
 
 
 def folder_of(name: str) -> Path:
-    """The folder that a start's name means; `mini` is where `rigface.assets` finds it.
+    """The folder that a start's name means; `mini` is where `rigface.assets` finds it, one on S3 is copied here once.
 
     Raises:
-        MissingAsset: `mini` is not on this machine.
+        MissingAsset: it is not on this machine (`mini`), or there is no such folder of weights on S3.
+        PlanError, StorageGone: see `copies.fetched`.
     """
-    return assets.find(name) if name == "mini" else Path(name.removeprefix("sd15:"))
+    if name == "mini":
+        return assets.find(name)
+    place = name.removeprefix("sd15:")
+    return fetched(place) if place.startswith("s3://") else Path(place)
 
 
 def config_of(name: str) -> ModelConfig:
@@ -159,7 +109,7 @@ def config_of(name: str) -> ModelConfig:
     folder = folder_of(name)
     if (folder / "config.json").is_file():
         return ModelConfig.from_json(read_json(folder / "config.json"))
-    if (folder / "unet_id").is_dir():
+    if _is_released(folder):
         return ModelConfig(expression_field="bfm_expression", prompt=UPSTREAM_PROMPT)
     raise MissingAsset(f"{folder} is no checkpoint: it has neither config.json nor unet_id/")
 
@@ -188,14 +138,20 @@ def load_upstream(
     sd15: str | Path | None = None,
     default_text: Tensor | None = None,
     config: ModelConfig | None = None,
+    expression: int | None = None,
 ) -> Checkpoint:
     """The released RigFace weights, as diffusers wrote them.
+
+    They were trained on the expression codes of a Basel network, which nothing here makes of a photograph: their edits need
+    `FaceParams.bfm_expression` from elsewhere. With `expression` they are a start for training on a head's own codes: the one layer
+    that listens to codes begins at zero (its bias stays), all else as released.
 
     Args:
         folder: holds `unet_id/` and `unet_denoise/` (or `checkpoint-N/` below each).
         sd15: where `vae/`, `text_encoder/` and `tokenizer/` are, if not in `folder`: a Stable Diffusion 1.5 folder.
         default_text: (L, D), for use without a text encoder.
         config: what else to record; that of the released weights where None.
+        expression: size of the expression codes of another head; None: those it was trained on.
 
     Raises:
         MissingAsset, UnsafeFile, BadCheckpoint: as for `load`.
@@ -206,8 +162,9 @@ def load_upstream(
     vae = _vae(rest / "vae")
     if config is None:
         process = Process(latent_scale=vae.config["scaling_factor"])
-        config = ModelConfig(process, expression_field="bfm_expression", prompt=UPSTREAM_PROMPT)
-    return _checked(Checkpoint(_model(folder, default_text), vae, config, encoder))
+        codes = "bfm_expression" if expression is None else "expression"
+        config = ModelConfig(process, expression_field=codes, prompt=UPSTREAM_PROMPT)
+    return _checked(Checkpoint(_model(folder, default_text, expression), vae, config, encoder))
 
 
 def from_sd15(
@@ -342,12 +299,14 @@ def _checked(checkpoint: Checkpoint) -> Checkpoint:
     return checkpoint
 
 
-def _model(folder: Path, default_text: Tensor) -> RigFaceModel:
+def _model(folder: Path, default_text: Tensor, new_expression: int | None = None) -> RigFaceModel:
     places = {name: _network_folder(folder, name) for name in ("unet_id", "unet_denoise")}
     configs = {name: read_json(place / "config.json") for name, place in places.items()}
     weights = {name: read_weights(place) for name, place in places.items()}
     denoiser = {n.replace("au_aug_mlp.", "class_embedding."): w for n, w in weights["unet_denoise"].items()}
     linear = denoiser.get("class_embedding.weight")
+    if new_expression is not None and linear is not None:
+        linear = denoiser["class_embedding.weight"] = torch.zeros(len(linear), new_expression)
     expression = UPSTREAM_EXPRESSION if linear is None else linear.shape[1]  # if it lacks, `fill` says so
     try:
         with torch.device("meta"):

@@ -96,6 +96,17 @@ def test_upstream_in_its_other_shapes(upstream_folder, tmp_path, figures, upstre
     assert loaded.config.expression_field == "bfm_expression"
 
 
+def test_released_weights_learn_the_codes_of_another_head(upstream_folder, upstream, figures, asked):
+    start = checkpoint.load_upstream(upstream_folder, default_text=figures["text"][0], expression=52)
+    theirs, ours = upstream.model.state_dict(), start.model.state_dict()
+    assert {n for n in theirs if theirs[n].shape != ours[n].shape or not torch.equal(theirs[n], ours[n])} == {
+        "denoiser.class_embedding.weight"
+    }
+    assert not ours["denoiser.class_embedding.weight"].any()
+    assert start.config.expression_field == "expression"
+    assert start.model(**asked()).isfinite().all()
+
+
 def test_shards_are_one(upstream_folder, tmp_path):
     whole = load_file(upstream_folder / "unet_id" / f"{WEIGHTS}.safetensors")
     names = sorted(whole)

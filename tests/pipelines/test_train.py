@@ -303,6 +303,10 @@ def test_examples_that_do_not_fit_the_model_are_refused_by_name(place, tmp_path)
     pq.write_table(fake_examples.table(8, style="texture"), part)
     with pytest.raises(PlanError, match="'texture', the model knows 'albedo'"):
         train(toy(place, tmp_path / "out", examples=str(tmp_path / "pairs")), lambda words: None)
+    pq.write_table(fake_examples.table(8, size=64), part)
+    own = toy(place, tmp_path / "sizes", examples=str(tmp_path / "pairs"), start=str(place / "tiny"))
+    with pytest.raises(PlanError, match="64 px, the model makes 32 px"):
+        train(own, lambda words: None)
 
 
 def test_presets_are_whole_and_travel_as_json():
