@@ -125,10 +125,12 @@ def _listed(store: Store) -> list[str]:
     bucket, key = store.bucket_and_key("")
     found: list[str] = []
     try:
-        for names, _ in objects.pages(bucket, key, folders=True):
+        below: set[str] = set()
+        for names, folders in objects.pages(bucket, key, folders=True):
             found += names
-        for network in NETWORKS:
-            found += objects.keys(bucket, f"{key}{network}/")
+            below.update(folders)
+        for network in sorted(below & {f"{key}{name}/" for name in NETWORKS}):
+            found += objects.keys(bucket, network)
     except FileNotFoundError as e:
         raise MissingAsset(f"{store.uri}: there is no such bucket") from e
     return [name[len(key) :] for name in found]

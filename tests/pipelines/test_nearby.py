@@ -12,6 +12,7 @@ import pytest
 from pipelines import measures, nearby
 from pipelines.sources import open_uri
 from rigface import objects, s3
+from rigface.copies import _warn
 from rigface.errors import StorageGone
 from tests.s3_proxy import Proxy
 
@@ -136,7 +137,7 @@ def test_a_folder_that_somebody_else_may_have_made_is_not_used(film, cache, plan
         folder.symlink_to(target)
     elif planted == "open to all":
         folder.chmod(0o777)
-    nearby._warn.cache_clear()
+    _warn.cache_clear()
     with caplog.at_level(logging.WARNING):
         for _ in range(4):
             assert read_all(key)[0] == data
