@@ -1,198 +1,34 @@
-"""Run native code that may crash or hang in a process of its own.
+"""A child process (`rigface/child.py`) whose numbers its parent tells, who is on the cluster.
 
-Path: a stage -> `Child(...)(argument)` -> the same call in a child process. A decoder that takes its process down on a
-hostile file takes down the child; the stage lives, learns how and at which step it died, and has a new child.
-
-Why not `concurrent.futures`: its children import the parent's main module, which in a Ray worker is Ray itself (a second
-and 100 MB each), and its timeout is for the whole call. Here the child says when it begins a step, so a long video is
-fine and a silent one is not. What the child counts (`measures.tell`) the parent tells, who is on the cluster.
-
-The child leaves when its parent does, however that ends.
+Path: a stage -> `Child(...)(argument)` -> the call in the child; there `measures.tell` -> here -> Ray.
 """
 
 from __future__ import annotations
 
-import contextlib
-import importlib
-import os
-import pickle
-import signal
-import socket
-import subprocess
-import sys
-import threading
-import time
-import traceback
-from multiprocessing.connection import Connection
+from collections.abc import Callable
 from typing import Any
 
 from pipelines import measures
+from rigface import child
+from rigface.child import ChildDied
 
-START_S = 180.0
-
-
-class ChildDied(Exception):
-    """The child crashed or was stopped because it hung.
-
-    Args:
-        how: `SIGSEGV`, `exit code 1`, or `no sign of life for 120 s`.
-        step: what it had last said it would do.
-    """
-
-    def __init__(self, how: str, step: str) -> None:
-        super().__init__(f"{how} during {step or 'start'}")
-        self.how = how
-        self.step = step
+__all__ = ["Child", "ChildDied"]
 
 
-class Child:
-    """A class instance that lives in another process.
+class Child(child.Child):
+    """As `rigface.child.Child`."""
 
-    Args:
-        target: `package.module:Class`, importable there. Its instances are called with (argument, begin), where
-            `begin(step)` is a sign of life and says which step comes next.
-        kwargs: for the class.
-        silence_s: how long it may go without a sign of life.
-    """
+    module = "pipelines.child"
 
-    def __init__(self, target: str, kwargs: dict[str, Any], silence_s: float) -> None:
-        self.silence_s = silence_s
-        self._start = (target, kwargs)
-        self._process: subprocess.Popen | None = None
-        self._pipe: Connection | None = None
-        self._ready = False
-
-    def start(self) -> None:
-        """Start the child, if it is not there, without waiting for it."""
-        if self._process is not None:
-            return
-        ours, theirs = socket.socketpair()
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
-        with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "pipelines.child", str(theirs.fileno()), str(os.getpid())],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                env=environment,
-            )
-        self._pipe, self._ready = Connection(ours.detach()), False
-        self._pipe.send(self._start)
-
-    def wait_ready(self) -> None:
-        """Wait until the class is built.
-
-        Raises:
-            Exception: whatever its constructor raised.
-            RuntimeError: it died or hung in its constructor, which no input can be blamed for.
-        """
-        self.start()
-        if not self._ready:
-            try:
-                self._receive(START_S)
-            except ChildDied as e:
-                raise RuntimeError(f"{self._start[0]} could not be started in a child process: {e.how}") from e
-            self._ready = True
-
-    def __call__(self, argument: Any) -> Any:
-        """The result of the call in the child.
-
-        Raises:
-            ChildDied: it crashed or hung; the next call starts a new one.
-            Exception: whatever the call raised there.
-        """
-        self.wait_ready()
-        assert self._pipe is not None
-        try:
-            self._pipe.send(argument)
-        except OSError:  # it died between two calls
-            raise self._died("", None) from None
-        return self._receive(self.silence_s)
-
-    def close(self) -> None:
-        """Stop the child."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-        if self._pipe is not None:
-            self._pipe.close()
-        self._process = self._pipe = None
-
-    def _receive(self, silence_s: float) -> Any:
-        assert self._pipe is not None
-        step = ""
-        while True:
-            try:
-                if not self._pipe.poll(silence_s):
-                    raise self._died(step, f"no sign of life for {silence_s:g} s")
-                kind, value = self._pipe.recv()
-            except (EOFError, ConnectionResetError):
-                raise self._died(step, None) from None
-            if kind == "step":
-                step = value
-            elif kind == "tell":
-                measure, number, labels = value
-                measures.tell(measure, number, **labels)
-            elif kind == "raise":
-                error, text = value
-                error.add_note(f"in the child process:\n{text}")  # here, because notes do not survive pickling
-                raise error
-            else:
-                return value
-
-    def _died(self, step: str, how: str | None) -> ChildDied:
-        assert self._process is not None
-        if how is None:
-            try:
-                code = self._process.wait(5)
-            except subprocess.TimeoutExpired:
-                code = -signal.SIGKILL
-            how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        self.close()
-        return ChildDied(how, step)
+    def hear(self, told: Any) -> None:
+        """A number that the child counted."""
+        measure, number, labels = told
+        measures.tell(measure, number, **labels)
 
 
-def _serve(pipe: Connection) -> None:
-    """The child's side: build the class, then answer calls until the parent hangs up."""
-    lock = threading.Lock()  # threads of the worker say things, too
-
-    def say(kind: str, value: Any) -> None:
-        with lock:
-            pipe.send((kind, value))
-
-    target, kwargs = pipe.recv()
-    measures.tell = lambda measure, value=1.0, **labels: say("tell", (measure, value, labels))  # type: ignore[assignment]
-    module, _, name = target.partition(":")
-    try:
-        worker = getattr(importlib.import_module(module), name)(**kwargs)
-    except Exception as e:
-        say("raise", _portable(e))
-        return
-    say("ready", None)
-    while True:
-        argument = pipe.recv()
-        try:
-            answer = ("done", worker(argument, lambda step: say("step", step)))
-        except Exception as e:  # every exception goes to the caller, who knows which of them are data errors
-            answer = ("raise", _portable(e))
-        say(*answer)
-
-
-def _portable(error: Exception) -> tuple[Exception, str]:
-    """An exception that survives pickling, and its traceback."""
-    try:
-        pickle.loads(pickle.dumps(error))
-    except Exception:  # a class that cannot be pickled: any error may come out of that
-        error = RuntimeError(f"{type(error).__name__}: {error}").with_traceback(error.__traceback__)
-    return error, "".join(traceback.format_exception(error))
-
-
-def _leave_with(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(0)
+def _listen(say: Callable[[Any], None]) -> None:
+    measures.tell = lambda measure, value=1.0, **labels: say((measure, value, labels))  # type: ignore[assignment]
 
 
 if __name__ == "__main__":
-    threading.Thread(target=_leave_with, args=(int(sys.argv[2]),), daemon=True).start()
-    with contextlib.suppress(EOFError, ConnectionResetError, BrokenPipeError):  # the parent is gone or wants us no more
-        _serve(Connection(int(sys.argv[1])))
+    child.run(_listen)

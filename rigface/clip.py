@@ -99,19 +99,20 @@ class Reading:
     Args:
         file: a path or a seekable binary file.
         fps: its average rate, as `probe` has it.
+        read: as `video.frames`; another process's, where nobody vouches for the file.
 
     Raises:
         BadVideo: while iterating, where nothing decodes.
     """
 
-    def __init__(self, file: Source, fps: float) -> None:
-        self.file, self.fps = file, fps
+    def __init__(self, file: Source, fps: float, read: Callable[[Any, float | None], Iterator[Frame]] = frames) -> None:
+        self.file, self.fps, self.read = file, fps, read
         self.frames = self.frames_with_faces = 0
         self.broke_off = ""
 
     def __iter__(self) -> Iterator[Frame]:
         try:
-            yield from frames(self.file, None)
+            yield from self.read(self.file, None)
         except Truncated as e:
             self.broke_off = e.reason
 
@@ -176,7 +177,7 @@ def animated(
     Raises:
         BadVideo: nothing decodes. NoFace: the clip shows nobody.
     """
-    rest = _calmest(clip.file, editor) if how.neutral == "calmest" and not how.absolute else None
+    rest = _calmest(clip, editor) if how.neutral == "calmest" and not how.absolute else None
     smooth = tuple(name for trait in NEEDS if trait in taken for name in NEEDS[trait]) if how.smooth else ()
     follow = Followed(editor, "largest", smooth, clip.fps)
     fixed = {trait: face.params for trait, face in givers.items()}
@@ -326,11 +327,11 @@ def carried(source: FaceParams, now: FaceParams, rest: FaceParams | None) -> Fac
     return replace(source, **changes)
 
 
-def _calmest(file: Source, editor: Editor) -> FaceParams | None:
+def _calmest(clip: Reading, editor: Editor) -> FaceParams | None:
     """The driver's coefficients on the frame with the least expression that looks at the camera."""
     best: tuple[float, FaceParams] | None = None
     try:
-        for frame in frames(file, CALM_FPS):
+        for frame in clip.read(clip.file, CALM_FPS):
             if frame.time_s > CALM_S:
                 break
             faces = editor.see(frame.image)

@@ -29,7 +29,7 @@ from rigface.face.lighting import direction, lamp
 from rigface.face.mix import exposure
 from rigface.face.paste import paste
 from rigface.face.see import See, choose
-from rigface.image import decode, encode_jpeg
+from rigface.image import decode, encode_jpeg, sniff
 from rigface.types import Conditions, Face, FaceParams
 from serve import traces
 from serve.api import Canvas, Reconstruction, SeenFace, Verified, Wish, Wrap
@@ -45,6 +45,7 @@ PREVIEW_QUALITY = 82
 QUICK_PX = 768
 """Of a crop while sliders move: a face that fills the picture costs as its area, 130 ms at 896 px, 90 at 768."""
 AGREES = 0.08  # residual, in outer-eye distances, at which confidence is 1/e
+CLIPS_AT_ONCE = 2  # that are verified; each is a decoder's process
 _SLIDERS = EditSpec(yaw_deg=0, expression=dict.fromkeys(NAMED, 0.0), light=LightEdit())
 
 
@@ -126,7 +127,7 @@ class Eye:
         self._looking = [threading.Lock() for _ in range(16)]  # by picture: one that is asked for twice is read once
         self._editor, self._quick, self._judge = Editor(see), Editor(see, most_px=QUICK_PX), Editor(measuring or see)
         self._composers: dict[Canvas, Composer] = {}
-        self._threads = Threads()
+        self._threads, self._clips = Threads(), Threads(most=CLIPS_AT_ONCE)
 
     @classmethod
     def load(cls, device: str = "cpu", **options: Any) -> Eye:
@@ -155,7 +156,7 @@ class Eye:
         Raises:
             RuntimeError: a picture hangs in this process, which has to be replaced.
         """
-        if self._threads.is_stuck:
+        if self._threads.is_stuck or self._clips.is_stuck:
             raise RuntimeError("a picture hangs in its thread")
         return True
 
@@ -184,8 +185,9 @@ class Eye:
         return await self._threads(self._compose, wish, canvas)
 
     async def verify(self, data: bytes) -> Verified:
-        """Whether this service made the picture in these bytes."""
-        return await self._threads(self._seal.verify, data)
+        """Whether this service made the picture, or video, in these bytes."""
+        threads = self._clips if sniff(data) == "video" else self._threads
+        return await threads(self._seal.verify, data)
 
     async def finish(self, wish: Wish, canvas: Canvas, crops: list[np.ndarray], wrap: Wrap) -> Finished:
         """Painted crops back into the picture; the numbers measured on it."""

@@ -1,7 +1,7 @@
 """A clip edited, or a picture animated: a piece at a time, so that a killed service goes on where it stopped.
 
-Path: a `Job` of the kind `video` or `animation` -> `rigface.clip`, with eyes of this process and the painter of everybody ->
-pieces of some seconds on the shelf -> joined, with the clip's sound -> sealed -> the result.
+Path: a `Job` of the kind `video` or `animation` -> `rigface.clip`, with decoders in processes of their own, eyes of this process
+and the painter of everybody -> pieces of some seconds on the shelf -> joined, with the clip's sound -> sealed -> the result.
 
 A piece is done when its record (`part/<n>.json`) is there: the times of its pictures, and the numbers measured on them. What is
 done is looked at again after a restart, so that faces are followed as before, but not painted again.
@@ -26,9 +26,9 @@ import numpy as np
 from rigface.clip import How, Reading, Samples, Shown, animated, edited, reduced
 from rigface.editor import Editor, Paint, numbers
 from rigface.face.film import Film
+from rigface.face.isolated import Decoders, Joined
 from rigface.face.see import See, choose
-from rigface.face.splice import Splice
-from rigface.face.video import VideoInfo, probe
+from rigface.face.video import VideoInfo
 from rigface.image import decode
 from rigface.types import Conditions, Face
 from serve.api import PREVIEW, AnimationJob, Canvas, PaintOptions, VideoJob
@@ -42,7 +42,7 @@ from serve.seal import Seal
 from serve.shelf import Job, Shelf
 
 PIECE_FRAMES, PIECE_S = 100, 20.0
-STUCK_S = 60.0  # between two frames; a decoder that takes longer hangs, and nothing in this process can end it
+STUCK_S = 60.0  # between two frames; what takes longer hangs, and nothing in this process can end it
 MOST_ROWS = 16  # faces whose numbers are told of
 
 
@@ -60,6 +60,7 @@ class Clips:
         seal: as in `seal.py`.
         audit: told after each clip.
         policy: whose faces may be edited.
+        decoders: of the clips.
         is_stuck: a thread that was told to stop has not; the process should be replaced.
     """
 
@@ -69,19 +70,18 @@ class Clips:
     seal: Seal
     audit: Callable[[dict[str, Any]], None] | None = None
     policy: Policy = field(default_factory=Policy)
+    decoders: Decoders = field(default_factory=Decoders)
     is_stuck: bool = False
     _idle: list[See] = field(default_factory=list)
 
-    def look(self, data: bytes) -> VideoInfo:
+    def look(self, file: str | bytes) -> VideoInfo:
         """What a clip says of itself.
 
         Raises:
             BadVideo: it cannot be read.
             Trouble: `too-large`.
         """
-        import io
-
-        info, most = probe(io.BytesIO(data)), self.limits
+        info, most = self.decoders.probe(file), self.limits
         if info.width * info.height > most.clip_pixels:
             raise Trouble("too-large", f"clip: {info.width} x {info.height} px; a frame may have {most.clip_pixels} px")
         self._within(info.shown_frames, info.duration_s)
@@ -166,12 +166,12 @@ class _Making:
         job, asked, clips = self.job, self.asked, self.clips
         path = folder / "clip"
         path.write_bytes(self.shelf.clip(job))
-        info = clips.look(path.read_bytes())
+        info = clips.look(str(path))
         job.total = info.shown_frames
         editor = Editor(see, self.paint, composer_of(self.canvas) if self.canvas is not None else None)
         parts = self._parts()
         job.finished = sum(len(p["times"]) for p in parts)
-        clip = Reading(str(path), info.fps)
+        clip = Reading(str(path), info.fps, clips.decoders.frames)
         size, shown = self._shown(editor, clip, info, job.finished)
         samples = Samples(editor, info.shown_frames)
         for piece in self._pieces(shown, folder, size, info.fps, samples):
@@ -264,9 +264,8 @@ class _Making:
         for k in range(len(parts)):
             pieces.append(folder / f"{k}.mp4")
             pieces[-1].write_bytes(store.read(self.shelf.part(job, k, "mp4")))
-        with Splice(out, size, fps, like=pieces[0], sound=sound) as whole:
-            for piece, part in zip(pieces, parts):
-                whole.append(piece, part["times"])
+        times = [part["times"] for part in parts]
+        self.clips.decoders.join(Joined(str(out), size, fps, list(map(str, pieces)), times, sound))
         sources = {"source": job.clip} if job.kind == "video" else {"source": job.picture, "driver": job.clip}
         record = {
             "request": job.id, "mark": f"{self._mark():08x}", "model": self.model, "seed": self.asked.seed, **sources,

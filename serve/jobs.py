@@ -21,6 +21,7 @@ from typing import Any
 
 from rigface.errors import StorageGone
 from rigface.events import keys
+from rigface.face.isolated import DecoderDied
 from rigface.storage import NO_ROOM
 from serve import traces
 from serve.api import JobState, Order
@@ -33,6 +34,7 @@ from serve.policy import Policy
 from serve.problems import Trouble, problem_of
 from serve.seal import Plain, Seal
 from serve.shelf import OPEN, Job, Shelf
+from serve.threads import Threads
 from serve.webhook import MOST_TRIES as HOOK_TRIES
 from serve.webhook import Webhooks, wait_s
 
@@ -41,6 +43,7 @@ MOST_TRIES = 3
 SWEEP_S = 3600.0
 TELL_S = 1.0
 TELL_AT_ONCE, TELL_EACH = 64, 4  # messages under way, in all and of one key: an address that hangs delays nobody else's
+LOOKS_AT_ONCE = 2  # clips that are looked at before they are taken in
 AWAY_S = 15.0  # until a shelf that was away or full is tried again
 
 
@@ -82,6 +85,7 @@ class Jobs:
         self._at_work: dict[str, asyncio.Task] = {}
         self._telling: dict[str, asyncio.Task] = {}
         self._unsaved: set[str] = set()
+        self._looks = Threads(most=LOOKS_AT_ONCE)
         self._open = True
 
     async def submit(self, order: Order, owner: str, once: str = "") -> JobState:
@@ -99,7 +103,7 @@ class Jobs:
         if order.asked.kind == "batch":
             total = len(order.asked.edits)
         else:
-            total = (await asyncio.to_thread(self._clip_maker().look, order.files[order.clip])).shown_frames
+            total = (await self._looks(self._clip_maker().look, order.files[order.clip])).shown_frames
         job = await asyncio.to_thread(shelf.add, order, owner, total, once, lambda: self._room(shelf, owner))
         jobs_by_state(j.state for j in shelf.all())
         self._more.set()
@@ -175,6 +179,8 @@ class Jobs:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        if self._clips is not None:
+            self._clips.decoders.close()
 
     async def _work(self) -> None:
         while True:
@@ -224,6 +230,11 @@ class Jobs:
                 raise Trouble("internal", f"it was begun {MOST_TRIES} times and ended the service each time")
             async with asyncio.timeout(self._limits.job_s):
                 await self._do(job)
+        except DecoderDied:  # another may get through; if not, that is this job's trouble alone
+            if job.tries >= MOST_TRIES:
+                raise
+            job.tries += 1
+            return await self._got_through(job)
         except (StorageGone, OSError) as error:
             if not _is_away(error):
                 raise

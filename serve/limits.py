@@ -15,6 +15,7 @@ from typing import Any
 from serve.problems import Trouble
 
 MAX_PIXELS = 40_000_000
+CLIP_PIXELS = 3840 * 2160  # of a frame
 BODY_GRACE_S, SLOWEST_BYTES_S = 15.0, 16 * 1024  # for a body to arrive
 MAX_PART_FILES = 8  # a source, a target, one for each of five traits, and a clip
 
@@ -43,7 +44,7 @@ class Limits:
     clip_bytes: int = 64 * 2**20
     clip_s: float = 120.0
     clip_frames: int = 7200
-    clip_pixels: int = 3840 * 2160
+    clip_pixels: int = CLIP_PIXELS
     job_s: float = 7200.0
     keep_s: float = 7 * 86400.0
     jobs_waiting: int = 64

@@ -22,17 +22,19 @@ from typing import Any
 import numpy as np
 
 from rigface.errors import BadInput
-from rigface.face.video import frames
+from rigface.face.isolated import Decoders
 from rigface.image import decode, sniff
 from serve import watermark
 from serve.api import Verified, Wish, Wrap
-from serve.limits import MAX_PIXELS
+from serve.limits import CLIP_PIXELS, MAX_PIXELS
+from serve.problems import Trouble
 from serve.seal import encode
 
 LABEL = "org.rigface.edit"
 SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
 END = "-----END CERTIFICATE-----\n"
 YEARS = 10
+VERIFY_S = 15.0  # to read the pictures of a video; less than a caller waits
 
 
 class Sealer:
@@ -45,6 +47,7 @@ class Sealer:
         self._root = self._chain.rsplit(END, 2)[-2] + END
         self._secret = key.encode()
         self._tools: Any = None
+        self._decoders = Decoders(memory_mb=1024, silence_s=VERIFY_S)
 
     def __call__(self, image: np.ndarray, wish: Wish, wrap: Wrap) -> bytes:
         """Marked, encoded, and with a manifest that says what was done."""
@@ -75,14 +78,20 @@ class Sealer:
         return out.getvalue()
 
     def verify(self, data: bytes) -> Verified:
-        """What file and pixels say; of a video, its first few seconds.
+        """What file and pixels say; of a video, its first few seconds, which another process decodes.
 
         Raises:
-            BadImage, BadVideo: neither a picture nor a video.
+            BadImage, BadVideo: neither a picture nor a video, or one that takes too long to read.
+            Trouble: `too-large`.
         """
         is_video = sniff(data) == "video"
         if is_video:
-            mark = watermark.read_clip((frame.image for frame in frames(io.BytesIO(data))), self._secret)
+            info = self._decoders.probe(data)
+            if info.width * info.height > CLIP_PIXELS:
+                said = f"video: {info.width} x {info.height} px; a frame may have {CLIP_PIXELS} px"
+                raise Trouble("too-large", said)
+            images = (frame.image for frame in self._decoders.frames(data, limit_s=VERIFY_S))
+            mark = watermark.read_clip(images, self._secret)
         else:
             mark = watermark.read(decode(data, max_pixels=MAX_PIXELS), self._secret)
         state, record = self._manifest(data, is_video)

@@ -1,14 +1,18 @@
 """Work in threads, and whether one of them has not come back: nothing in a process can end a thread that hangs.
 
-Path: a coroutine of `eye.py` -> `Threads` -> the work; its health check asks `is_stuck`, and Ray Serve replaces the process.
+Path: a coroutine of `eye.py` or `jobs.py` -> `Threads` -> the work; a health check asks `is_stuck`, and Ray Serve replaces the
+process.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import itertools
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, TypeVar
 
 Made = TypeVar("Made")
@@ -16,18 +20,22 @@ STUCK_S = 300.0  # the slowest picture takes seconds; a queue of them behind one
 
 
 class Threads:
-    """The threads of asyncio, with an eye on the clock.
+    """The threads of asyncio, or a few of its own, with an eye on the clock.
 
     Args:
         stuck_s: what takes longer hangs.
+        most: threads of its own. More work waits; what its caller has left before it began is not begun, and what it has begun
+            holds its thread to the end, so that callers who leave do not make it more.
     """
 
-    def __init__(self, stuck_s: float = STUCK_S) -> None:
+    def __init__(self, stuck_s: float = STUCK_S, most: int | None = None) -> None:
         self._stuck_s, self._number, self._begun = stuck_s, itertools.count(), dict[int, float]()
+        self._pool = None if most is None else ThreadPoolExecutor(most)
 
     async def __call__(self, work: Callable[..., Made], *args: Any) -> Made:
         """As `asyncio.to_thread`."""
-        return await asyncio.to_thread(self._timed, work, args)
+        timed = partial(contextvars.copy_context().run, self._timed, work, args)
+        return await asyncio.get_running_loop().run_in_executor(self._pool, timed)
 
     @property
     def is_stuck(self) -> bool:

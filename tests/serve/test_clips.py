@@ -145,6 +145,22 @@ def test_a_killed_job_goes_on_and_is_what_it_would_have_been(served_clips, finis
     }
 
 
+def test_killed_before_it_was_logged_a_result_is_logged_as_it_was_published(served_clips, house, finished, tmp_path):
+    from serve.naming import picture_id
+
+    name = finished[0]
+    job = tmp_path / "queue" / "jobs" / name
+    published = (job / "out" / "000000.mp4").read_bytes()
+    record = {**json.loads((job / "job.json").read_text()), "state": "running", "ended": 0}
+    (job / "job.json").write_text(json.dumps(record))
+    house.audit = (told := []).append
+    served = served_clips()
+    served.get("/readyz")
+    wait(served, name, "done")
+    assert [line["out"] for line in told] == [picture_id(published)]
+    assert served.get(f"/v1/jobs/{name}/results/0").content == published
+
+
 def test_a_clip_is_stopped_between_two_frames(served_clips, clip, monkeypatch):
     import time
 
@@ -206,3 +222,48 @@ def test_every_picture_of_a_clip_carries_the_mark_of_its_job(serve_jobs, clip, t
     name = submit(served, clip, edit={"yaw_deg": 15}, model="preview").json()["id"]
     wait(served, name, "done")
     assert marks == [int(name[:8], 16)] * 20
+
+
+@pytest.fixture
+def trapped(monkeypatch):
+    """Decoders that die at the frame which TRAP names."""
+    from rigface.face import isolated
+
+    real = isolated.Child
+    monkeypatch.setattr(isolated, "Child", lambda _, *rest: real("tests.traps:Trap", *rest))
+
+
+def test_a_clip_that_kills_its_decoder_costs_its_own_job_and_nothing_else(
+    served_clips, clip, png, monkeypatch, trapped
+):
+    from serve.jobs import Jobs
+    from tests.serve.test_jobs import submit as submit_batch
+
+    begun, real = [], Jobs._do
+    monkeypatch.setattr(Jobs, "_do", lambda self, job: begun.append(job.tries) or real(self, job))
+    monkeypatch.setenv("TRAP", "9")
+    served = served_clips()
+    name = submit(served, clip, edit={"yaw_deg": 15}, model="preview").json()["id"]
+    failed = wait(served, name, "failed")
+    assert failed["error"]["type"].endswith("bad-clip")
+    assert "SIGSEGV" in failed["error"]["detail"]
+    assert failed["finished"] == 8  # the first piece of six is done, once; two more frames came each time
+    assert begun == [1, 1, 2, 3]  # a piece that is done begins the count anew
+    assert served.get("/readyz").json()["jobs"] == "ok"
+    wait(served, submit_batch(served, png, [{"yaw_deg": 1}]).json()["id"], "done")
+
+
+def test_a_video_that_kills_its_decoder_or_is_too_large_is_refused_by_verify(clip, tmp_path, monkeypatch, trapped):
+    from rigface.errors import BadVideo
+    from serve.problems import Trouble
+
+    sealer = Sealer(tmp_path / "seal")
+    monkeypatch.setenv("TRAP", "2")
+    with pytest.raises(BadVideo, match="SIGSEGV"):
+        sealer.verify(clip)
+    monkeypatch.setenv("TRAP", "0")
+    sealer._decoders.close()
+    assert sealer.verify(clip).manifest == "none"
+    monkeypatch.setattr("serve.provenance.CLIP_PIXELS", 1000)
+    with pytest.raises(Trouble, match="too-large"):
+        sealer.verify(clip)

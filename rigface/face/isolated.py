@@ -1,0 +1,169 @@
+"""Videos that nobody vouches for, read in processes of their own: as `video.py` and `splice.py` do, at the price of a copy.
+
+Path: clips of the service's callers -> `Decoders` -> `rigface/child.py` -> here, in the child -> frames -> `clip.py`, `watermark.py`.
+
+A file that crashes its decoder, makes it hang, or has it ask for too much memory, costs its reader an error and this machine a
+process of some megabytes. A frame goes from one process to the other as it is: 1920 x 1080 px in 7 ms.
+"""
+
+from __future__ import annotations
+
+import io
+import resource
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rigface.child import Child, ChildDied
+from rigface.errors import BadVideo
+from rigface.face.video import VideoInfo, frames, probe
+from rigface.types import Frame
+
+File = str | bytes
+"""A path, or the content."""
+KEPT = 2  # processes that wait for the next file
+
+
+class DecoderDied(BadVideo):
+    """The process that read it crashed, or hung and was ended. The same file may do so again, or another time not."""
+
+
+@dataclass(frozen=True)
+class Joined:
+    """A video to be made of pieces, as `Splice` has them: where, of what, with whose sound."""
+
+    path: str
+    size: tuple[int, int]
+    fps: float
+    pieces: Sequence[str]
+    times: Sequence[Sequence[float]]
+    sound: str | None
+
+
+class Decoders:
+    """Reads videos in other processes, each lent to one reader at a time. For many threads.
+
+    Args:
+        memory_mb: what a process may take beyond what it has at its start.
+        silence_s: until one that has no next frame is ended.
+    """
+
+    def __init__(self, memory_mb: int = 2048, silence_s: float = 30.0) -> None:
+        self._memory_mb, self._silence_s = memory_mb, silence_s
+        self._idle: list[Child] = []
+        self._lock = threading.Lock()
+
+    def probe(self, file: File) -> VideoInfo:
+        """As `video.probe`.
+
+        Raises:
+            BadVideo: nothing can be decoded.
+        """
+        with self._lent(None) as ask:
+            return ask("probe", file)
+
+    def frames(self, file: File, fps: float | None = None, limit_s: float | None = None) -> Iterator[Frame]:
+        """As `video.frames`.
+
+        Args:
+            limit_s: for all of it, the reader's own time included.
+
+        Raises:
+            BadVideo, Truncated: as there; and BadVideo where it takes too long.
+        """
+        with self._lent(limit_s) as ask:
+            ask("open", file, fps)
+            while (frame := ask("next")) is not None:
+                yield frame
+
+    def join(self, what: Joined) -> None:
+        """Make a video with `Splice`."""
+        with self._lent(None) as ask:
+            ask("join", what)
+
+    def close(self) -> None:
+        """End those that wait."""
+        with self._lock:
+            for child in self._idle:
+                child.close()
+            self._idle.clear()
+
+    __del__ = close
+
+    @contextmanager
+    def _lent(self, limit_s: float | None) -> Iterator[Callable[..., Any]]:
+        with self._lock:
+            child = self._idle.pop() if self._idle else None
+        child = child or Child("rigface.face.isolated:Decoder", {"memory_mb": self._memory_mb}, self._silence_s)
+        child.wait_ready()
+        end = None if limit_s is None else time.monotonic() + limit_s
+
+        def ask(*words: Any) -> Any:
+            left = self._silence_s if end is None else end - time.monotonic()
+            if left <= 0:
+                raise BadVideo(f"it takes more than {limit_s:g} s to read")
+            child.silence_s = min(self._silence_s, left)
+            try:
+                return child(words)
+            except ChildDied as died:
+                if end is not None and time.monotonic() >= end:
+                    raise BadVideo(f"it takes more than {limit_s:g} s to read") from None
+                raise DecoderDied(f"its decoder ended: {died.how}") from None
+
+        try:
+            yield ask
+        finally:
+            with self._lock:
+                is_kept = len(self._idle) < KEPT
+                if is_kept:
+                    self._idle.append(child)
+            if not is_kept:
+                child.close()
+
+
+class Decoder:
+    """The child's side."""
+
+    def __init__(self, memory_mb: int) -> None:
+        import av  # counts as what it has at its start
+        import cv2  # noqa: F401
+
+        av.logging.set_level(None)
+        with suppress(OSError):  # where there is no such file, memory has no limit
+            has = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+            resource.setrlimit(resource.RLIMIT_AS, (has + memory_mb * 2**20,) * 2)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        self._frames: Iterator[Frame] = iter(())
+
+    def __call__(self, words: tuple[Any, ...], begin: Callable[[str], None]) -> Any:
+        verb, *rest = words
+        begin(verb)
+        try:
+            return getattr(self, f"_{verb}")(*rest)
+        except MemoryError:
+            self._frames = iter(())
+            raise BadVideo("it takes too much memory to read") from None
+
+    def _probe(self, file: File) -> VideoInfo:
+        return probe(_source(file))
+
+    def _open(self, file: File, fps: float | None) -> None:
+        self._frames = frames(_source(file), fps)
+
+    def _next(self) -> Frame | None:
+        return next(self._frames, None)
+
+    def _join(self, what: Joined) -> None:
+        from rigface.face.splice import Splice
+
+        with Splice(what.path, what.size, what.fps, like=what.pieces[0], sound=what.sound) as whole:
+            for piece, times in zip(what.pieces, what.times):
+                whole.append(piece, times)
+
+
+def _source(file: File) -> Any:
+    return io.BytesIO(file) if isinstance(file, bytes) else file

@@ -1,0 +1,32 @@
+"""A decoder that some files are too much for: by their content, or at the frame that the environment's TRAP names."""
+
+import os
+import signal
+import time
+
+import numpy as np
+
+from rigface.face.isolated import Decoder
+
+
+class Trap(Decoder):
+    """Runs as the child."""
+
+    count = 0
+
+    def _open(self, file, fps):
+        if file == b"crash":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        if file == b"hang":
+            time.sleep(60)
+        if file == b"greedy":
+            np.ones(2**29)
+        self.count = 0
+        super()._open(file, fps)
+
+    def _next(self):
+        self.count += 1
+        if self.count == int(os.environ.get("TRAP", 0)):
+            os.kill(os.getpid(), signal.SIGSEGV)
+        time.sleep(float(os.environ.get("TRAP_S", 0)))
+        return super()._next()
