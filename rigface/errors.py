@@ -6,6 +6,7 @@ RigFaceError
 │   ├── BadVideo        not a container, no video stream, nothing decodes
 │   │   └── Truncated   good frames came, then the data ended (`face/reader.py`)
 │   └── NoFace          a picture in which nobody was found
+├── BadEdit             an edit, or how it is to be painted, asks for what this head or model does not have (a ValueError, too)
 ├── MissingAsset        a weight or licensed file is not on this machine; the message says how to get it
 ├── UnsafeFile          a file asks to execute code while it is read; refused, nothing was run
 ├── BadCheckpoint       a folder of weights does not fit the network its config describes; the message names the keys
@@ -50,6 +51,10 @@ class BadVideo(BadInput):
 
 class NoFace(BadInput):
     """Nobody was found in the picture."""
+
+
+class BadEdit(RigFaceError, ValueError):
+    """What is asked for is not there on this head or in this model: an expression, a scheduler. The message names the field."""
 
 
 class MissingAsset(RigFaceError):

@@ -69,8 +69,11 @@ class Start:
         if not self.keys and self.host not in LOOPBACK:
             print("rigface serve: --host is not loopback: name a file of API keys with --keys", file=sys.stderr)
             return 1
+        from serve import keys
         from serve.local import free_port, serving
 
+        if self.keys:
+            keys.read(Path(self.keys))  # a file that cannot be read is said here, not in a door's log
         port = free_port(self.host, self.port)
         with serving(self.host, port, **self._args(port)) as url:
             print(f"The editor is at {url}/   API: {url}/openapi.json   stop: ctrl-c", flush=True)
@@ -146,8 +149,11 @@ class KeyCommand:
     name: Positional[str] = ""
     file: Path = Path("keys.jsonl")
     scopes: tuple[str, ...] = field(default=("edit", "jobs", "verify"))
+    """Some of edit, jobs, verify, and metrics for Prometheus."""
     rate: float = 20.0
     """Requests a second on average."""
+    burst: float | None = None
+    """Requests at once, after a pause; none: three seconds of the rate."""
     at_a_time: int = 16
     """Requests under way."""
 
@@ -156,7 +162,8 @@ class KeyCommand:
         from serve import keys
 
         if self.action == "add":
-            print(keys.add(self.file, self.name, self.scopes, rate=self.rate, at_a_time=self.at_a_time))
+            burst = {} if self.burst is None else {"burst": self.burst}
+            print(keys.add(self.file, self.name, self.scopes, rate=self.rate, at_a_time=self.at_a_time, **burst))
         elif self.action == "remove":
             if not keys.remove(self.file, self.name):
                 print(f"rigface serve: there is no key {self.name!r}", file=sys.stderr)
@@ -169,7 +176,8 @@ class KeyCommand:
             print(secret_of(self.name, os.environ[VARIABLE]))
         else:
             for key in keys.read(self.file):
-                print(f"{key.name}\t{','.join(key.scopes)}\t{key.rate:g}/s\t{key.at_a_time} at a time")
+                limits = f"{key.rate:g}/s\t{key.burst:g} at once\t{key.at_a_time} at a time"
+                print(f"{key.name}\t{','.join(key.scopes)}\t{limits}")
         return 0
 
 

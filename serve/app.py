@@ -22,16 +22,14 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFlo
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
-from rigface.errors import BadInput, StorageGone
 from rigface.events import keys
 from serve import traces
 from serve.far import Far, FarEye, FarPainter
 from serve.front import LOG, write_logs
 from serve.limits import Limits
 from serve.policy import Policy
-from serve.problems import Trouble, problem_of
+from serve.problems import EXPECTED, Trouble, problem_of
 
-EXPECTED = (Trouble, BadInput, ValueError, StorageGone)
 GROWING = {"min_replicas": 1, "max_replicas": 4, "upscale_delay_s": 10, "downscale_delay_s": 120}
 
 

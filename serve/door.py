@@ -11,8 +11,8 @@ import hashlib
 import json
 import mimetypes
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -22,6 +22,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
 
 from serve.api import (
     API_VERSION,
@@ -39,8 +40,8 @@ from serve.api import (
     VideoJob,
     Wish,
 )
-from serve.edits import MEDIA, Editing, server_timing, sse, wanted_type
-from serve.front import Front, Gate
+from serve.edits import MEDIA, Editing, Plan, server_timing, sse, wanted_type
+from serve.front import Front, Gate, noted
 from serve.incoming import Pantry, read, read_job
 from serve.keys import Key, KeyRing
 from serve.limits import Bucket, Limits, Turnstile
@@ -48,7 +49,8 @@ from serve.measures import Numbers
 from serve.naming import Recent
 from serve.openapi import EVENTS, KEY, MESHES, NUMBERS, body, describe, files
 from serve.places import Places
-from serve.problems import Trouble, problem_of
+from serve.problems import EXPECTED, Trouble, problem_of
+from serve.readiness import Readiness
 from serve.repeats import Repeats
 from serve.shelf import TYPES
 
@@ -104,7 +106,8 @@ class _Door:
         self.bucket, self.turnstile = Bucket(), Turnstile()
         self.pantry = Pantry(Recent(house.limits.store_mb * 2**20, len, "door"), house.places)
         self.editing = Editing(house, numbers)
-        self.repeats = Repeats()
+        self.repeats = Repeats(lambda done: len(done.data))
+        self.readiness = Readiness(self.parts)
 
     def routes(self, api: FastAPI) -> None:
         def post(path: str, *kinds: type, more: Any = None, **options: Any) -> Any:
@@ -182,16 +185,19 @@ class _Door:
     async def edit(self, request: Request) -> Response:
         """Picture + edit -> picture, with asked and achieved numbers; JSON or a stream of progress by `Accept`."""
         kind = wanted_type(request.headers.get("accept", "*/*"))
-        async with self.caller(request, "edit") as key:
+        async with AsyncExitStack() as inside:
+            key = await inside.enter_async_context(self.caller(request, "edit"))
             limits = self.house.limits
             asked, wish = await read(request, EditRequest, self.pantry, key.name, limits.body_bytes)
             plan = self.editing.plan(asked, wish, kind, key, request.state.request_id)
             if kind == "text/event-stream":
-                stream = self._stream(plan, key)
-                return StreamingResponse(stream, media_type=kind, headers={"Cache-Control": "no-store"})
+                return _Streamed(
+                    self._stream(plan, request.scope), inside.pop_all()
+                )  # the caller stays inside till its end
             once = request.headers.get("idempotency-key", "")
             if once:
-                what = hashlib.sha256(repr((asked, wish.picture, sorted(wish.traits.items()), kind)).encode()).digest()
+                same = plan.asked, wish.picture, sorted(wish.traits.items()), kind
+                what = hashlib.sha256(repr(same).encode()).digest()
                 work = self.repeats.once((key.name, once), what, lambda: self.editing.whole(plan))
             else:
                 work = self.editing.whole(plan)
@@ -200,16 +206,13 @@ class _Door:
             return Response(done.result().model_dump_json(), media_type=kind, headers={"Cache-Control": "no-store"})
         return Response(done.data, media_type=done.media_type, headers=done.headers())
 
-    async def _stream(self, plan: Any, key: Key) -> AsyncIterator[bytes]:
-        self.turnstile.enter(key.name, key.at_a_time + 1)  # the stream outlives the call that began it
+    async def _stream(self, plan: Plan, scope: Scope) -> AsyncGenerator[bytes, None]:
         try:
-            async with asyncio.timeout(self.house.limits.edit_s):
-                async for name, content in self.editing.steps(plan):
+            async with asyncio.timeout(self.house.limits.edit_s), aclosing(self.editing.steps(plan)) as events:
+                async for name, content in events:
                     yield sse(name, content)
         except Exception as error:
-            yield sse("error", problem_of(error).document(plan.request_id))
-        finally:
-            self.turnstile.leave(key.name)
+            yield sse("error", noted(error, scope).document(plan.request_id))
 
     async def ask(self, wish: Wish, method: Callable[[Wish], Awaitable[Made]]) -> Made:
         """Ask an eye by hash first; where it has forgotten the picture, with the bytes."""
@@ -273,22 +276,22 @@ class _Door:
         return {"status": "ok"}
 
     async def readyz(self) -> Response:
-        """Eye and painter answer."""
-        parts = {"eye": self.house.eye, "painter": self.house.painter}
-        parts |= {} if self.house.jobs is None else {"jobs": self.house.jobs}
-        found: dict[str, str] = {}
-        for name, part in parts.items():
-            try:
-                await asyncio.wait_for(part.ready(), 2.0)
-                found[name] = "ok"
-            except Exception as error:
-                found[name] = type(error).__name__
+        """Eye and painter answer, and this door takes requests."""
+        if self.house.gate.draining:
+            return JSONResponse({"status": "draining"}, 503)
+        found = await self.readiness()
         good = set(found.values()) == {"ok"}
         return JSONResponse({"status": "ok" if good else "not ready", **found}, 200 if good else 503)
 
-    async def metrics(self) -> Response:
-        """Prometheus' text format."""
-        return Response(self.numbers.text(), media_type=CONTENT_TYPE_LATEST)
+    def parts(self) -> dict[str, Any]:
+        """What has to answer."""
+        jobs = {} if self.house.jobs is None else {"jobs": self.house.jobs}
+        return {"eye": self.house.eye, "painter": self.house.painter, **jobs}
+
+    async def metrics(self, request: Request) -> Response:
+        """Prometheus' text format; it names models and says how much is at work, so a key is asked for where keys are."""
+        async with self.caller(request, "metrics"):
+            return Response(self.numbers.text(), media_type=CONTENT_TYPE_LATEST)
 
     async def page(self) -> Response:
         """The editor page."""
@@ -297,6 +300,18 @@ class _Door:
     async def asset(self, name: str) -> Response:
         """A file of the editor page."""
         return _file(name)
+
+
+class _Streamed(StreamingResponse):
+    """Server-sent events; `inside` is closed with them, also where the caller left before the first."""
+
+    def __init__(self, events: AsyncGenerator[bytes, None], inside: AsyncExitStack) -> None:
+        super().__init__(events, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+        self._events, self._inside = events, inside
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with self._inside, aclosing(self._events):
+            await super().__call__(scope, receive, send)
 
 
 async def within(request: Request, work: Awaitable[Made], limit_s: float) -> Made:
@@ -359,7 +374,5 @@ def _errors(api: FastAPI) -> None:
     async def ours(request: Request, error: Exception) -> JSONResponse:
         return reply(request, problem_of(error))
 
-    from rigface.errors import BadInput
-
-    for kind in (Trouble, BadInput, ValueError, TimeoutError):
+    for kind in (*EXPECTED, TimeoutError):
         api.add_exception_handler(kind, ours)

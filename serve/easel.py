@@ -50,7 +50,7 @@ class Easel:
             previews: a picture after each so many steps; 0 for none. None: no steps are told.
 
         Raises:
-            Trouble, BadInput, ValueError: it cannot be done.
+            Trouble, BadInput, BadEdit: it cannot be done.
         """
         began = time.monotonic()
         canvas = await self._painter.canvas(model)

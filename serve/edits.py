@@ -93,7 +93,8 @@ class Editing:
         """What will be done, once it is known how the caller wants it."""
         form = {media: name for name, media in MEDIA.items()}.get(kind) or asked.format or "png"
         record = {"seed": asked.seed, "mark": secrets.token_hex(4), "request": request_id}
-        return Plan(asked, wish, Wrap(form, record), key, request_id)  # type: ignore[arg-type]
+        bare = asked.model_copy(update={"picture": None, "target": None, "targets": {}})  # they are in the wish, once
+        return Plan(bare, wish, Wrap(form, record), key, request_id)  # type: ignore[arg-type]
 
     async def ask(self, wish: Wish, method: Callable[[Wish], Awaitable[Answer]]) -> Answer:
         """By hash first; where the eye has forgotten a picture, with all bytes."""
@@ -128,7 +129,7 @@ class Editing:
         began = time.monotonic()
         model = asked.model or next(m.name for m in await painter.models() if m.default)
         wrap = replace(plan.wrap, record={**plan.wrap.record, "model": model})
-        done = Done(plan, model)
+        done = Done(replace(plan, wish=replace(wish, pictures={})), model)  # it may be kept: without the source's bytes
         if model == PREVIEW or wish.edit.is_nothing:  # nothing asked is the source to the bit, as `Editor` has it
             yield {"phase": "preview", "step": 0, "steps": 1}
             with traces.span("edit.preview"):

@@ -19,7 +19,7 @@ from typing import Any
 from rigface.events import keys, write
 from serve import measures, traces
 from serve.limits import Limits, Turnstile, bounded
-from serve.problems import Trouble, problem_of
+from serve.problems import EXPECTED, Trouble, problem_of
 
 LOG = logging.getLogger("rigface.serve")
 FREE = ("/healthz", "/readyz", "/metrics")  # asked by machines, all the time
@@ -105,12 +105,10 @@ class Front:
                 route = getattr(scope.get("route"), "path", "") or "none"
                 span.set_attributes({"route": route, "method": scope["method"], "status": status})
         except Exception as error:
+            trouble = noted(error, scope)
             if status != 499:  # the answer has begun: nothing can be said any more
-                LOG.exception("broken", extra=keys(request_id=request_id))
                 raise
-            await answer(problem_of(error), request_id, out)
-            if not isinstance(error, Trouble):
-                LOG.exception("broken", extra=keys(request_id=request_id))
+            await answer(trouble, request_id, out)
         finally:
             route = getattr(scope.get("route"), "path", "") or "none"
             seconds = time.monotonic() - began
@@ -144,6 +142,15 @@ class Front:
 def inner(scope: Scope) -> str:
     """The path as the service knows it, whatever prefix an operator or a proxy has put before it."""
     return scope["path"].removeprefix(scope.get("root_path", "").rstrip("/"))
+
+
+def noted(error: Exception, scope: Scope) -> Trouble:
+    """What an error means to the caller, kept for the request's log line and numbers; the log has all of what nobody foresaw."""
+    trouble, state = problem_of(error), scope["state"]
+    state["problem"] = trouble.slug
+    if not isinstance(error, (*EXPECTED, TimeoutError)):
+        LOG.error("broken", exc_info=error, extra=keys(request_id=state.get("request_id")))
+    return trouble
 
 
 async def answer(trouble: Trouble, request_id: str, send: Send) -> None:

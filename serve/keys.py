@@ -21,6 +21,7 @@ from serve.problems import Trouble
 
 SCOPES = ("edit", "jobs", "verify", "metrics")
 PREFIX = "rf_"
+BURST_S = 3.0
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,9 @@ class Key:
         digest: SHA-256 of the secret, hex.
         scopes: some of `SCOPES`.
         rate: requests a second on average. burst: at once. at_a_time: requests under way.
+
+    Raises:
+        ValueError: a scope is unknown, or a limit would let nothing in.
     """
 
     name: str
@@ -40,6 +44,13 @@ class Key:
     rate: float = 20.0
     burst: float = 60.0
     at_a_time: int = 16
+
+    def __post_init__(self) -> None:
+        if unknown := sorted(set(self.scopes) - set(SCOPES)):
+            raise ValueError(f"scopes: want some of {', '.join(SCOPES)}, got {unknown}")
+        if not (self.rate > 0 and self.burst >= 1 and self.at_a_time >= 1):
+            got = f"{self.rate:g}, {self.burst:g} and {self.at_a_time}"
+            raise ValueError(f"want a rate above 0, and a burst and requests at a time of at least 1, got {got}")
 
     def need(self, scope: str) -> None:
         """Refuse a caller whose key lacks a scope."""
@@ -87,22 +98,39 @@ def digest_of(secret: str) -> str:
 
 
 def read(path: Path) -> list[Key]:
-    """All keys of a file."""
-    rows = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
-    return [Key(**{**row, "scopes": tuple(row["scopes"])}) for row in rows]
+    """All keys of a file.
+
+    Raises:
+        ValueError: it is none; the message names the line.
+    """
+    out = []
+    for number, line in enumerate(path.read_text().splitlines(), start=1):
+        if line.strip():
+            try:
+                row = json.loads(line)
+                out.append(Key(**{**row, "scopes": tuple(row["scopes"])}))
+            except (ValueError, KeyError, TypeError) as error:
+                raise ValueError(
+                    f"{path}: line {number}: want a key, made by `rigface serve key add`: {error}"
+                ) from None
+    return out
 
 
 def add(path: Path, name: str, scopes: tuple[str, ...] = SCOPES, **limits: float) -> str:
     """Make a key and store its hash.
 
+    Args:
+        limits: `rate`, `burst`, `at_a_time` of `Key`; without a burst, `BURST_S` seconds of the rate.
+
     Returns:
         The secret; it cannot be had again.
 
     Raises:
-        ValueError: the name is taken, or a scope unknown.
+        ValueError: the name is empty or taken, a scope unknown, or a limit would let nothing in.
     """
-    if unknown := sorted(set(scopes) - set(SCOPES)):
-        raise ValueError(f"scopes: want some of {', '.join(SCOPES)}, got {unknown}")
+    if not name:
+        raise ValueError("a key needs a name")
+    limits = {"burst": max(1.0, BURST_S * limits.get("rate", Key.rate)), **limits}
     old = read(path) if path.exists() else []
     if any(k.name == name for k in old):
         raise ValueError(f"there is a key named {name!r}")

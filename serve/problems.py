@@ -2,6 +2,9 @@
 
 Path: an exception anywhere in the service -> `problem_of` -> `application/problem+json`, or the `error` event of a stream.
 
+A caller is told what is wrong with a request by our own errors only, `EXPECTED`. Any other, a `ValueError` of some library
+included, is a mistake of ours: 500, logged where it is met (`noted`), and nothing of it is said, as its text may name anything.
+
 `type` is `urn:rigface:problem:<slug>`: a name, which no client has to resolve. Slugs never change; texts may. A document
 never holds a file's path, a stack or a picture.
 """
@@ -11,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from rigface.errors import BadInput, BadVideo, NoFace, StorageGone
+from rigface.errors import BadEdit, BadInput, BadVideo, NoFace, StorageGone
 
 PREFIX = "urn:rigface:problem:"
 KNOWN = {  # slug -> status, title
@@ -86,6 +89,10 @@ class Trouble(Exception):
         return out | self.more
 
 
+EXPECTED = (Trouble, BadInput, BadEdit, StorageGone)
+"""What callers are told of in so many words."""
+
+
 def problem_of(error: BaseException) -> Trouble:
     """The trouble that an exception means to a caller; what nobody foresaw is `internal`, and says nothing of itself."""
     if isinstance(error, Trouble):
@@ -96,7 +103,7 @@ def problem_of(error: BaseException) -> Trouble:
         return Trouble("bad-clip", error.reason)
     if isinstance(error, BadInput):
         return Trouble("bad-image", error.reason)
-    if isinstance(error, ValueError):
+    if isinstance(error, BadEdit):
         return Trouble("bad-request", str(error))
     if isinstance(error, StorageGone):
         return Trouble("busy", "where jobs are kept is away or full", 15)

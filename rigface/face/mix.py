@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from rigface.edits import NAMED, EditSpec, LightEdit, Trait
+from rigface.errors import BadEdit
 from rigface.face.delight import AMBIENT
 from rigface.face.lighting import lamp, seen
 from rigface.face.rotation import from_degrees, to_axis_angle, to_degrees, to_matrix
@@ -45,7 +46,7 @@ def mix(source: FaceParams, edit: EditSpec, head: HeadSpec, target: FaceParams |
         New coefficients; no array is changed.
 
     Raises:
-        ValueError: a trait is to be taken and there is no target, or an expression's name is not the head's.
+        ValueError: a trait is to be taken and there is no target. BadEdit: an expression's name is not the head's.
     """
     if edit.needs_target and target is None:
         raise ValueError(f"take: {', '.join(sorted(edit.take))} must be copied from somebody, and no target was given")
@@ -82,12 +83,12 @@ def axes_of(name: str, head: HeadSpec) -> dict[str, float]:
     """The head's axes, and how much of each, that make an expression in full.
 
     Raises:
-        ValueError: neither a named expression nor an axis of this head.
+        BadEdit: neither a named expression nor an axis of this head.
     """
     axes = NAMED.get(name, {name: 1.0})
     if missing := sorted(set(axes) - set(head.expression_names)):
         known = ", ".join([*NAMED, *head.expression_names])
-        raise ValueError(f"expression.{name}: the head {head.name!r} has no {missing[0]!r}; it has {known}")
+        raise BadEdit(f"expression.{name}: the head {head.name!r} has no {missing[0]!r}; it has {known}")
     return dict(axes)
 
 

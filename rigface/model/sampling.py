@@ -25,6 +25,7 @@ import diffusers
 import torch
 from torch import Tensor
 
+from rigface.errors import BadEdit
 from rigface.model.attention import Memory
 from rigface.model.diffusion import Predict, Process, clean_estimate, start, velocity
 from rigface.model.latents import LatentConditions
@@ -74,10 +75,10 @@ def make_scheduler(process: Process, name: str, steps: int, device: torch.device
             diffusers scheduler class.
 
     Raises:
-        ValueError: no scheduler of this name runs this process; the message lists those that do.
+        BadEdit: no scheduler of this name runs this process, or not in so many steps; the message says what does.
     """
     if steps < 1:
-        raise ValueError(f"steps: want at least 1, got {steps}")
+        raise BadEdit(f"steps: want at least 1, got {steps}")
     known = FLOW_SCHEDULERS if process.kind == "bridge" else NOISE_SCHEDULERS
     class_name, settings = known.get(name, (name, {}))
     made = getattr(diffusers, class_name, None) if class_name.endswith("Scheduler") else None
@@ -96,13 +97,16 @@ def make_scheduler(process: Process, name: str, steps: int, device: torch.device
         fits = accepted >= set(base)
     if made is None or not fits:
         names = ", ".join(known) + ("" if process.kind == "bridge" else ", or a diffusers scheduler class with betas")
-        raise ValueError(f"scheduler: {name!r} does not run the process {process.kind!r}; there are {names}")
+        raise BadEdit(f"scheduler: {name!r} does not run the process {process.kind!r}; there are {names}")
     fresh = made(**base, **settings)
-    if process.kind == "bridge" and name == "euler":
-        # By default the last of the steps would go from sigma 0.001 to 0: a network evaluation for nothing.
-        fresh.set_timesteps(sigmas=[1 - i / steps for i in range(steps)], device=device)
-    else:
-        fresh.set_timesteps(steps, device=device)
+    try:
+        if process.kind == "bridge" and name == "euler":
+            # By default the last of the steps would go from sigma 0.001 to 0: a network evaluation for nothing.
+            fresh.set_timesteps(sigmas=[1 - i / steps for i in range(steps)], device=device)
+        else:
+            fresh.set_timesteps(steps, device=device)
+    except ValueError as error:  # the scheduler's own rule, such as no more steps than it was trained with
+        raise BadEdit(f"scheduler: {name!r} does not take {steps} steps: {error}") from None
     return fresh
 
 
@@ -119,7 +123,7 @@ class Walk:
         generators: one per row, for schedulers that add noise on the way.
 
     Raises:
-        ValueError: a scheduler, strength or batch that does not fit.
+        BadEdit: a scheduler, steps or strength that do not fit. ValueError: a batch that does not.
     """
 
     def __init__(
@@ -136,7 +140,7 @@ class Walk:
         generators: Sequence[torch.Generator] | None = None,
     ) -> None:
         if not 0 < strength <= 1 or (strength < 1 and process.kind == "bridge"):
-            raise ValueError(f"strength: want it in (0, 1], and 1 for a bridge, got {strength}")
+            raise BadEdit(f"strength: want it in (0, 1], and 1 for a bridge, got {strength}")
         self.process = process
         self._scheduler = make_scheduler(
             process, scheduler or process.scheduler, process.steps if steps is None else steps, noise.device

@@ -1,0 +1,44 @@
+"""Whether the parts of the service answer: what /readyz says. It is open to everybody, so it must cost nearly nothing.
+
+Path: `GET /readyz` -> `Readiness` -> `ready` of eye, painter and jobs, all at once, and once in `KEPT_S` whoever asks how often.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+LIMIT_S, KEPT_S = 2.0, 1.0
+
+
+class Readiness:
+    """Asks for all who ask.
+
+    Args:
+        parts: by name, each with a coroutine `ready`.
+    """
+
+    def __init__(self, parts: Callable[[], dict[str, Any]], now: Callable[[], float] = time.monotonic) -> None:
+        self._parts, self._now = parts, now
+        self._asked = 0.0
+        self._task: asyncio.Task[dict[str, str]] | None = None
+
+    async def __call__(self) -> dict[str, str]:
+        """What each part says: "ok", or the name of what was raised."""
+        if self._task is None or (self._task.done() and self._now() > self._asked + KEPT_S):
+            self._asked, self._task = self._now(), asyncio.ensure_future(self._ask())
+        return await asyncio.shield(self._task)
+
+    async def _ask(self) -> dict[str, str]:
+        parts = self._parts()
+        return dict(zip(parts, await asyncio.gather(*(_said(part) for part in parts.values()))))
+
+
+async def _said(part: Any) -> str:
+    try:
+        await asyncio.wait_for(part.ready(), LIMIT_S)
+    except Exception as error:
+        return type(error).__name__
+    return "ok"

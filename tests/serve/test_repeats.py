@@ -1,0 +1,146 @@
+"""Idempotency keys: done once, kept within bounds, and stopped when nobody waits any more."""
+
+import asyncio
+import json
+import threading
+from types import SimpleNamespace
+
+import pytest
+
+from serve.problems import Trouble
+from serve.repeats import KEEP_S, Repeats
+from tests.serve.conftest import listening, run
+
+
+def test_two_who_wait_get_the_same_and_one_who_leaves_does_not_take_it_from_the_other():
+    async def story():
+        repeats, began, may_end = Repeats(len), [], asyncio.Event()
+
+        async def work():
+            began.append(1)
+            await may_end.wait()
+            return b"picture"
+
+        first, second = (asyncio.ensure_future(repeats.once("key", b"a", work)) for _ in range(2))
+        await asyncio.sleep(0)
+        first.cancel()
+        await asyncio.sleep(0)
+        may_end.set()
+        assert await second == await repeats.once("key", b"a", work) == b"picture"
+        assert began == [1]
+        with pytest.raises(Trouble, match="another request"):
+            await repeats.once("key", b"b", work)
+
+    run(story())
+
+
+def test_work_that_nobody_waits_for_is_stopped_and_begun_again_for_who_comes_again():
+    async def story():
+        repeats, told = Repeats(len), []
+
+        async def work():
+            told.append("began")
+            try:
+                await asyncio.sleep(0.05 if len(told) > 2 else 30)
+            finally:
+                told.append("ended")
+            return b"picture"
+
+        waits = [asyncio.ensure_future(repeats.once("key", b"a", work)) for _ in range(2)]
+        await asyncio.sleep(0.01)
+        for one in waits:
+            one.cancel()
+        await asyncio.gather(*waits, return_exceptions=True)
+        assert told == ["began", "ended"]  # before those who left are told: their places are free only then
+        assert await repeats.once("key", b"a", work) == b"picture"
+        assert told == ["began", "ended"] * 2
+
+    run(story())
+
+
+def test_what_failed_is_done_again():
+    async def story():
+        repeats, tries = Repeats(len), []
+
+        async def work():
+            tries.append(1)
+            if len(tries) == 1:
+                raise Trouble("busy")
+            return b"picture"
+
+        with pytest.raises(Trouble):
+            await repeats.once("key", b"a", work)
+        assert await repeats.once("key", b"a", work) == b"picture"
+
+    run(story())
+
+
+def test_results_are_kept_for_their_time_and_up_to_a_size_but_what_is_under_way_stays():
+    async def story():
+        now, done = [0.0], []
+        repeats, may_end = Repeats(len, most=250, now=lambda: now[0]), asyncio.Event()
+
+        def ask(name, size=100, wait=False):
+            async def work():
+                done.append(name)
+                if wait:
+                    await may_end.wait()
+                return bytes(size)
+
+            return asyncio.ensure_future(repeats.once(name, b"", work))
+
+        slow = ask("slow", wait=True)
+        for name in "abc":
+            await ask(name)
+        assert len(repeats._known) == 3  # slow, b, c
+        await ask("b")
+        await ask("a")
+        assert done == ["slow", "a", "b", "c", "a"]
+        now[0] = KEEP_S + 1
+        await ask("d")
+        assert set(repeats._known) == {"slow", "d"}
+        again = ask("slow", wait=True)
+        may_end.set()
+        assert await slow == await again
+        assert done.count("slow") == 1
+
+    run(story())
+
+
+def test_a_caller_who_leaves_stops_a_keyed_edit_and_is_counted_until_it_has_stopped(house, png):
+    import httpx
+
+    began, left = threading.Event(), threading.Event()
+
+    async def slow(*_):
+        began.set()
+        try:
+            await asyncio.sleep(30)
+        finally:
+            left.set()
+
+    house.eye = SimpleNamespace(edit_without_model=slow)
+    with listening(house) as url:
+        files = {"picture": png, "request": (None, json.dumps({"edit": {"yaw_deg": 3}, "model": "preview"}))}
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(f"{url}/v1/edits", files=files, headers={"Idempotency-Key": "gone"}, timeout=1)
+        assert began.is_set()
+        assert left.wait(5)
+        assert run(house.gate.drain(5)) is True
+
+
+def test_what_is_kept_of_an_edit_is_its_result_and_not_its_source(house, png):
+    from serve.api import EditRequest, PictureRef, Wish
+    from serve.edits import Editing
+    from serve.keys import OPEN
+    from serve.measures import Numbers
+    from serve.naming import picture_id
+
+    name = picture_id(png)
+    asked = EditRequest(picture=PictureRef(base64="AAAA"), edit={"yaw_deg": 3}, model="preview")
+    editing = Editing(house, Numbers())
+    plan = editing.plan(asked, Wish(name, asked.edit, {name: png}), "image/png", OPEN, "1")
+    done = run(editing.whole(plan))
+    assert (done.data[:4], done.plan.wish.picture) == (b"\x89PNG", name)
+    assert done.plan.wish.pictures == {}
+    assert done.plan.asked.picture is None
