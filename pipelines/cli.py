@@ -125,7 +125,8 @@ class IdentitiesCommand:
     out: Positional[str]
     """The dataset."""
     threshold: float = 0.0
-    """Largest distance within one person; 0: the usual one (0.8). Smaller splits people, larger merges them."""
+    """Largest distance within one person; 0: the usual one (0.8 for dlib's vectors, 1.1 for ArcFace's). Smaller splits people,
+    larger merges them."""
 
     def run(self) -> int:
         from pipelines import lock

@@ -31,15 +31,23 @@ class Settings:
     small_faces: bool = False
     """Look at every frame a second time in tiles, for faces down to about 24 px in a 4K frame. Several times slower."""
     detector: Literal["mediapipe", "insightface", "fake"] = "mediapipe"
-    """Who finds faces and landmarks."""
+    """Who finds faces. `insightface`: the SCRFD of a model pack you have; MediaPipe's landmarker then looks at each face, since
+    the head is fitted to its 478 points."""
     detector_folder: str = ""
-    """Model pack of the detector `insightface`; empty: looked for among the assets."""
-    identity: Literal["dlib", "none", "fake"] = "dlib"
-    """Network that says who somebody is, run on a few frames of each track."""
+    """Model pack of the detector `insightface`; empty: looked for in $RIGFACE_ASSETS."""
+    identity: Literal["dlib", "arcface", "none", "fake"] = "dlib"
+    """Network that says who somebody is, run on a few frames of each track: dlib's 128 numbers, or 512 of the ArcFace of a model
+    pack you have."""
+    identity_folder: str = ""
+    """Model pack of `arcface`; empty: that of the detector, else looked for in $RIGFACE_ASSETS."""
+    parser: Literal["colours", "segformer", "fake"] = "colours"
+    """Who draws the mask: `colours` (3 ms), or a SegFormer trained for face parsing that you have (far slower on a CPU)."""
+    parser_folder: str = ""
+    """Folder of the SegFormer (config.json, model.safetensors); empty: looked for in $RIGFACE_ASSETS."""
     reconstructor: str = "fit"
-    """How crops become coefficients."""
+    """How crops become coefficients: `fit`, closed-form fitting."""
     head: str = "open"
-    """`open`, or the folder of a FLAME model you have a licence for."""
+    """Head model that is fitted: `open`. (FLAME can be loaded and rendered from Python, `rigface.face.flame`; nothing here fits it.)"""
     chunk_frames: int = 300
     """Looked-at frames per unit of work, at most. Longer videos are cut, their tracks joined again at the end."""
     jpeg_quality: int = 92
@@ -164,7 +172,13 @@ def debug(videos: tuple[str, ...] = (), out: str = "", workers: int = 0) -> Extr
         videos or ("VIDEOS",),
         out,
         settings=Settings(
-            fps="all", detector="fake", identity="fake", reconstructor="fake", head="fake", chunk_frames=8
+            fps="all",
+            detector="fake",
+            identity="fake",
+            reconstructor="fake",
+            head="fake",
+            parser="fake",
+            chunk_frames=8,
         ),
         look=Pool(actors=workers or 1, cpus=0.5),
         reconstruct=Pool(cpus=0.5),

@@ -38,7 +38,7 @@ def arguments(config: Extract, head: HeadSpec, detector: DetectorSpec) -> dict[s
     return {
         "look": (Look, {"settings": config.settings, "silence_s": config.silence_s}),
         "reconstruct": (Reconstruct, {"settings": config.settings, "device": device["reconstruct"]}),
-        "finish": (Finish, {"settings": config.settings}),
+        "finish": (Finish, {"settings": config.settings, "device": device["finish"]}),
         "write": (Write, {"out": config.out, "head": head, "detector": detector}),
     }
 

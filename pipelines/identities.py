@@ -24,10 +24,9 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.stages import parquet
-from rigface.face.identity import People, cluster
+from rigface.face.identity import WIDTH, People, cluster, usual_threshold
 from rigface.storage import IDENTITIES, Store
 
-THRESHOLD = 0.8  # root mean square distance of directions within a person; measured for dlib's network in identity.py
 READERS = 16
 REWRITERS = 4
 MANY = 256  # parts to rewrite; below, it is done before Ray's workers have started
@@ -71,15 +70,16 @@ def identify(store: Store, threshold: float | None = None) -> Report:
     """Give every track that has an identity vector the name of a person.
 
     Args:
-        threshold: largest root mean square distance within a person; None: `THRESHOLD`. Another one than last time clusters
-            everything anew, and names change.
+        threshold: largest root mean square distance within a person; None: the usual one of the network whose vectors they
+            are. Another one than last time clusters everything anew, and names change.
     """
-    threshold = threshold or THRESHOLD
     paths = sorted(p for p in store.paths("faces", ".parquet") if not p.endswith("/schema.parquet"))
     with ThreadPoolExecutor(READERS) as pool:
         seen = list(pool.map(lambda path: _read(store, path), paths))
-    known, people = load(store, threshold)
     vectors, faces = _tracks(seen)
+    width = len(next(iter(vectors.values()))[0]) if vectors else WIDTH
+    threshold = threshold or usual_threshold(width)
+    known, people = load(store, threshold)
     fresh = sorted(vectors.keys() - known.keys())
     if fresh:
         at = {key: i for i, key in enumerate(fresh)}

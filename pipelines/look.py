@@ -63,7 +63,7 @@ class Looker:
         plan, record = job
         clock, cpu = Clock(begin), time.process_time()
         s3.sign_of_life = lambda: begin("decode")  # waiting for a storage is not hanging
-        watch, tracker, seen = Watch(self._detector), Tracker(), _Seen()
+        watch, tracker, seen = Watch(self._detector), Tracker(), _Seen(self._identity)
         try:
             for frame in clock.over("decode", self._frames(plan)):
                 if record["width"] is None:
@@ -87,7 +87,7 @@ class Looker:
             record["crash"] = type(e).__name__ if isinstance(e, reading.CannotRead) else None
         if self._identity is not None:
             with clock("identity"):
-                seen.ask(self._identity, lambda: begin("identity"))
+                seen.ask(lambda: begin("identity"))
         record["faces"], record["tracks"] = len(seen), len(set(seen.tracks))
         record["seconds"] = clock.seconds
         record["cpu_seconds"] = time.process_time() - cpu
@@ -134,9 +134,10 @@ class Clock:
 class _Seen:
     """The faces of a unit so far, column by column."""
 
-    def __init__(self) -> None:
+    def __init__(self, identity: parts.Identity | None) -> None:
         self.tracks: list[int] = []
-        self.picker = Picker()
+        self._identity = identity
+        self.picker = Picker() if identity is None else Picker(cut=identity.chip)
         self._frames: list[tuple[int, float]] = []
         self._found: list[Detection] = []  # landmarks in crop px, box in frame px
         self._affines: list[np.ndarray] = []
@@ -156,17 +157,19 @@ class _Seen:
         self._affines.append(affine)
         self._crops.append(encode_jpeg(align.crop(frame.image, affine), quality))
 
-    def ask(self, identity: parts.Identity, alive: Callable[[], None]) -> None:
+    def ask(self, alive: Callable[[], None]) -> None:
         """Compute the identity vectors of the picked faces."""
+        assert self._identity is not None
         for track, picks in self.picker.picks().items():
             alive()
-            for (frame, _), vector in zip(picks, identity.embed([chip for _, chip in picks])):
+            for (frame, _), vector in zip(picks, self._identity.embed([chip for _, chip in picks])):
                 self._vectors[self._rows[track, frame]] = vector
 
     def table(self) -> pa.Table:
         """The columns of the schema that are known by now, and `_score` for later stages."""
         count, first = len(self), self._found[0]
         shapes = [d.blendshapes for d in self._found]
+        width = schema.IDENTITY_WIDTH if self._identity is None else self._identity.width
         return pa.table(
             {
                 "frame_index": pa.array([i for i, _ in self._frames], pa.int32()),
@@ -178,7 +181,7 @@ class _Seen:
                 "frame_to_crop": schema.column(self._affines, 6),
                 "landmarks": schema.column([d.landmarks for d in self._found], first.landmarks.size),
                 "blendshapes": schema.column(shapes, 1 if first.blendshapes is None else len(first.blendshapes)),
-                "identity_vector": schema.column([self._vectors.get(i) for i in range(count)], schema.IDENTITY_WIDTH),
+                "identity_vector": schema.column([self._vectors.get(i) for i in range(count)], width),
                 "crop": pa.array(self._crops, pa.binary()),
                 "_score": pa.array([d.score for d in self._found], pa.float32()),
             }

@@ -65,8 +65,8 @@ class PairSettings:
     least_sharpness: float = 0.1
     least_face_px: float = 80.0
     """Smaller faces teach blur."""
-    largest_identity_distance: float = 0.6
-    """Between the identity vectors of two tracks of one person."""
+    largest_identity_distance: float = 0.0
+    """Between the identity vectors of two tracks of one person; 0: the network's own rule (dlib 0.6, ArcFace 1.1)."""
     least_covered: float = 0.7
     """Share of the source's crop that the target's must show."""
     largest_background_change: float = 0.12

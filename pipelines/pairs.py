@@ -16,6 +16,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rigface.face.identity import same_person
+
 EDGES: dict[str, tuple[float, ...]] = {
     "pose": (4.0, 10.0, 20.0, 35.0),  # degrees between the heads
     "expression": (0.15, 0.3, 0.5),  # root mean square of the codes' difference
@@ -106,7 +108,8 @@ def candidates(
     """Possible pairs: up to `per_group` of each person in each input, and how many were refused why.
 
     Args:
-        largest_identity_distance: between the identity vectors of the two tracks, where both have one.
+        largest_identity_distance: between the identity vectors of the two tracks, where both have one; 0: the rule of
+            the network that they are from.
     """
     _people, person = np.unique(frames.identity, return_inverse=True)
     groups: dict[tuple[str, str], list[int]] = {}
@@ -127,7 +130,8 @@ def candidates(
     empty = np.zeros(0, np.int64)
     source, target = (np.concatenate(parts) if parts else empty for parts in (sources, targets))
     apart = np.linalg.norm(frames.vectors[source] - frames.vectors[target], axis=1)
-    stranger = apart > largest_identity_distance  # False where a vector is NaN: the tracks were clustered as one
+    most = largest_identity_distance or same_person(frames.vectors.shape[1])
+    stranger = apart > most  # False where a vector is NaN: the tracks were clustered as one
     ratio = frames.zoom[source] / frames.zoom[target]
     zoomed = (ratio > ZOOM) | (ratio < 1 / ZOOM)
     kept = ~stranger & ~zoomed

@@ -6,7 +6,7 @@ Everything is imported where it is asked for: the driver, the lookers and the GP
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol, cast
 
 import numpy as np
@@ -18,6 +18,7 @@ from rigface.types import CROP_PX, DetectorSpec, HeadSpec, Quality
 
 if TYPE_CHECKING:
     from rigface.face.detect import Detector
+    from rigface.face.parse import Parser
     from rigface.face.reconstruct import Reconstructor
 
 
@@ -45,8 +46,15 @@ class Sighting:
 class Identity(Protocol):
     """Says who somebody is."""
 
+    version: str
+    width: int
+
+    def chip(self, image: np.ndarray, landmarks: np.ndarray) -> np.ndarray | None:
+        """The part of a picture that the network looks at, upright; None where the landmarks have no extent."""
+        ...
+
     def embed(self, chips: Sequence[np.ndarray]) -> np.ndarray:
-        """(N, 128) float32 identity vectors of N chips (150, 150, 3) uint8 RGB, as `identity.Picker` cuts them."""
+        """(N, width) float32 identity vectors of N chips."""
         ...
 
 
@@ -62,8 +70,9 @@ def detector(settings: Settings) -> Detector:
         return FakeDetector()
     from rigface.face.detect import load_detector
 
-    options = {"folder": settings.detector_folder} if settings.detector_folder else {}
-    return load_detector(settings.detector, small_faces=settings.small_faces, **options)
+    if settings.detector == "insightface":  # the pack's own landmarks are no use to any reconstructor there is
+        return load_detector("scrfd", small_faces=settings.small_faces, folder=settings.detector_folder or None)
+    return load_detector(settings.detector, small_faces=settings.small_faces)
 
 
 def identity(settings: Settings) -> Identity | None:
@@ -78,19 +87,25 @@ def identity(settings: Settings) -> Identity | None:
         from rigface.fake import FakeIdentity
 
         return FakeIdentity()
+    if settings.identity == "arcface":
+        from rigface.face.arcface import ArcFace
+
+        return ArcFace(settings.identity_folder or settings.detector_folder or None)
     from rigface.face.identity import DlibIdentity
 
     return DlibIdentity()
 
 
-def reconstructor(settings: Settings, device: str) -> Reconstructor:
+def reconstructor(settings: Settings, device: str, detector: DetectorSpec | None = None) -> Reconstructor:
     """Turns crops into coefficients.
 
     Args:
         device: `cpu` or `cuda`.
+        detector: whose landmarks it will be given, where that is to be checked.
 
     Raises:
         MissingAsset: its weights are not on this machine.
+        ValueError: there is none of that name, or it cannot work with that head or detector.
     """
     if settings.reconstructor == "fake":
         from rigface.fake import FakeReconstructor
@@ -98,88 +113,104 @@ def reconstructor(settings: Settings, device: str) -> Reconstructor:
         return cast("Reconstructor", FakeReconstructor())  # its FakeFit has Fit's fields and no torch
     from rigface.face.reconstruct import load_reconstructor
 
-    return load_reconstructor(settings.reconstructor, head=settings.head, device=device)
+    return load_reconstructor(settings.reconstructor, head=settings.head, device=device, detector=detector)
 
 
-class Judge(Protocol):
-    """Says which pixels are the person, and how far to trust the row."""
+def parser(settings: Settings, device: str) -> Parser:
+    """Tells the person in a crop from the background.
+
+    Raises:
+        MissingAsset: its weights are not on this machine.
+    """
+    if settings.parser == "fake":
+        from rigface.fake import fake_mask
+
+        return lambda crop, landmarks, inside=None, size=None: fake_mask(crop)
+    from rigface.face.parse import load_parser
+
+    return load_parser(settings.parser, settings.parser_folder or None, device)
+
+
+class Judge:
+    """Says which pixels are the person, and how far to trust the row.
+
+    Args:
+        parser: draws the mask.
+        measure: the quality of a crop, its mask and what is known of the face.
+    """
+
+    def __init__(self, parser: Parser, measure: Callable[[np.ndarray, np.ndarray, Sighting], Quality]) -> None:
+        self._parser, self._measure = parser, measure
 
     def mask(self, crop: np.ndarray, face: Sighting) -> np.ndarray:
         """(512, 512) uint8: 255 person, 0 background; the crop may be a smaller copy."""
-        ...
+        scale = len(crop) / CROP_PX
+        x0, y0, x1, y1 = (scale * face.inside).tolist()
+        return self._parser(crop, scale * face.landmarks, (x0, y0, x1, y1), CROP_PX)
 
     def quality(self, crop: np.ndarray, mask: np.ndarray, face: Sighting) -> Quality:
         """The quality columns."""
-        ...
+        return self._measure(crop, mask, face)
 
 
-class ColourJudge:
-    """Mask by colours, quality by measurement; no network."""
+def _measured(crop: np.ndarray, mask: np.ndarray, face: Sighting) -> Quality:
+    from rigface.face.quality import measure
 
-    def mask(self, crop: np.ndarray, face: Sighting) -> np.ndarray:
-        from rigface.face.parse import person_mask
-
-        scale = len(crop) / CROP_PX
-        x0, y0, x1, y1 = (scale * face.inside).tolist()
-        return person_mask(crop, scale * face.landmarks, (x0, y0, x1, y1), CROP_PX)
-
-    def quality(self, crop: np.ndarray, mask: np.ndarray, face: Sighting) -> Quality:
-        from rigface.face.quality import measure
-
-        yaw, pitch, roll = face.degrees.tolist()
-        landmarks, colours, occlusion = face.residuals.tolist()
-        return measure(
-            crop,
-            face.landmarks * (len(crop) / CROP_PX),
-            face.box,
-            face.score,
-            mask,
-            yaw_deg=yaw,
-            pitch_deg=pitch,
-            roll_deg=roll,
-            landmark_residual=landmarks,
-            photometric_residual=colours,
-            occlusion=occlusion,
-        )
+    yaw, pitch, roll = face.degrees.tolist()
+    landmarks, colours, occlusion = face.residuals.tolist()
+    return measure(
+        crop,
+        face.landmarks * (len(crop) / CROP_PX),
+        face.box,
+        face.score,
+        mask,
+        yaw_deg=yaw,
+        pitch_deg=pitch,
+        roll_deg=roll,
+        landmark_residual=landmarks,
+        photometric_residual=colours,
+        occlusion=occlusion,
+    )
 
 
-class FakeJudge:
-    """The fakes of `parse` and `quality`."""
+def _fake_measured(crop: np.ndarray, mask: np.ndarray, face: Sighting) -> Quality:
+    from rigface.fake import fake_quality
 
-    def mask(self, crop: np.ndarray, face: Sighting) -> np.ndarray:
-        from rigface.fake import fake_mask
-
-        return fake_mask(crop)
-
-    def quality(self, crop: np.ndarray, mask: np.ndarray, face: Sighting) -> Quality:
-        from rigface.fake import fake_quality
-
-        return fake_quality(face.box, face.score)
+    return fake_quality(face.box, face.score)
 
 
-def judge(settings: Settings) -> Judge:
-    """Mask and quality; fakes beside a fake reconstructor."""
-    return FakeJudge() if settings.reconstructor == "fake" else ColourJudge()
+def judge(settings: Settings, device: str = "cpu") -> Judge:
+    """Mask and quality; fake quality beside a fake reconstructor."""
+    measure = _fake_measured if settings.reconstructor == "fake" else _measured
+    return Judge(parser(settings, device), measure)
 
 
 class Specs:
-    """Loads detector and reconstructor to ask what they are; lives in a child process, so that the driver stays small."""
+    """Loads all networks to ask what they are; lives in a child process, so that the driver stays small."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
 
     def __call__(self, argument: None, begin: Callable[[str], None]) -> tuple[HeadSpec, DetectorSpec]:
-        return reconstructor(self._settings, "cpu").head_spec, detector(self._settings).spec
+        settings = self._settings
+        found = detector(settings).spec
+        head = reconstructor(settings, "cpu", found).head_spec
+        if (who := identity(settings)) is None:
+            found = replace(found, identity="none")
+        else:
+            found = replace(found, identity=who.version, identity_width=who.width)
+        drawn_by = getattr(parser(settings, "cpu"), "version", settings.parser)
+        return head, replace(found, parser=drawn_by)
 
 
 def specs(settings: Settings) -> tuple[HeadSpec, DetectorSpec]:
-    """The head model and the detector that these settings name.
+    """The head model and the detector, with the other networks, that these settings name.
 
     Raises:
         MissingAsset: a model is not on this machine.
-        PlanError: there is none of that name, or the two do not fit.
+        PlanError: there is none of that name, or two do not fit.
     """
-    if (settings.detector, settings.reconstructor, settings.head) == ("mediapipe", "fit", "open"):
+    if _usual(settings) == _usual(Settings()):
         return _usual_specs()
     child = Child("pipelines.parts:Specs", {"settings": settings}, silence_s=180)
     try:
@@ -190,6 +221,10 @@ def specs(settings: Settings) -> tuple[HeadSpec, DetectorSpec]:
         child.close()
 
 
+def _usual(settings: Settings) -> tuple[str, ...]:
+    return settings.detector, settings.reconstructor, settings.head, settings.identity, settings.parser
+
+
 def _usual_specs() -> tuple[HeadSpec, DetectorSpec]:
     """What loading would say, without loading: it takes seconds, which every start would pay. A test compares the two."""
     from rigface import assets
@@ -197,4 +232,5 @@ def _usual_specs() -> tuple[HeadSpec, DetectorSpec]:
     from rigface.face.open_head import OpenHead
 
     version = f"face_landmarker-{assets.fingerprint(assets.find('face_landmarker'))}"
-    return OpenHead.load().spec, DetectorSpec("mediapipe", version, 478, BLENDSHAPES)
+    who = f"dlib-{assets.fingerprint(assets.find('dlib_identity'))}"
+    return OpenHead.load().spec, DetectorSpec("mediapipe", version, 478, BLENDSHAPES, identity=who)

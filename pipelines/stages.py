@@ -116,8 +116,8 @@ class Finish:
     needs = ("status", "crop", "landmarks", "box", "frame_to_crop", "head_rotation", "_score", *_RESIDUALS)
     adds = ("mask", *_QUALITY)
 
-    def __init__(self, settings: Settings) -> None:
-        self._judge = parts.judge(settings)
+    def __init__(self, settings: Settings, device: str = "cpu") -> None:
+        self._judge = parts.judge(settings, device)
 
     def __call__(self, unit: Unit) -> None:
         rows = unit.good

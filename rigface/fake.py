@@ -20,7 +20,9 @@ from rigface.types import CROP_PX, Detection, DetectorSpec, FaceParams, HeadSpec
 GREY = 60
 COLOURED = 70  # a pixel whose strongest and weakest colour differ by more belongs to somebody
 
-DETECTOR = DetectorSpec("fake", "1", landmarks=478, blendshape_names=("bright", "red", "blue"))
+DETECTOR = DetectorSpec(
+    "fake", "1", landmarks=478, blendshape_names=("bright", "red", "blue"), identity="fake", parser="fake"
+)
 HEAD = HeadSpec("fake", "1", shape=2, expression=3, albedo=2, expression_names=("bright", "red", "blue"))
 
 
@@ -114,6 +116,14 @@ class FakeDetector:
 
 class FakeIdentity:
     """Knows people by their hue: near hues have near vectors. Stands in for `rigface.face.identity.DlibIdentity`."""
+
+    version, width = "fake", IDENTITY_WIDTH
+
+    def chip(self, image: np.ndarray, landmarks: np.ndarray) -> np.ndarray | None:
+        """As dlib's."""
+        from rigface.face.identity import chip
+
+        return chip(image, landmarks)
 
     def embed(self, chips: Sequence[np.ndarray]) -> np.ndarray:
         """(N, 128) float32."""

@@ -54,12 +54,21 @@ class HeadSpec:
 
 @dataclass(frozen=True)
 class DetectorSpec:
-    """Which detector found the faces, and the layout of what it reports."""
+    """Which detector found the faces, the layout of what it reports, and the other two networks that look at a face.
+
+    Args:
+        identity: network of the identity vectors, with its version; `none` where nobody was asked.
+        identity_width: how many numbers it gives.
+        parser: what drew the mask, with its version.
+    """
 
     name: str
     version: str
     landmarks: int
     blendshape_names: tuple[str, ...] = ()
+    identity: str = "dlib"
+    identity_width: int = 128
+    parser: str = "colours"
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,7 +1,7 @@
 """What a detector is, how to get one by name, and how to look at a run of frames without paying twice.
 
-Path: Frame.image -> Detector -> [Detection] -> Tracker and align. `mediapipe_detector.py` and `insightface_detector.py`
-implement the Protocol; everything behind it knows faces only as `Detection`.
+Path: Frame.image -> Detector -> [Detection] -> Tracker and align. `mediapipe_detector.py`, `insightface_detector.py` and
+`scrfd_detector.py` implement the Protocol; everything behind it knows faces only as `Detection`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ def load_detector(name: str = "mediapipe", **options: Any) -> Detector:
     """A detector by name, ready to use.
 
     Args:
-        name: `mediapipe` (478 points, 52 expression scores; the default) or `insightface` (106 points; needs a model pack).
+        name: `mediapipe` (478 points, 52 expression scores; the default), `insightface` (106 points; needs a model pack) or
+            `scrfd` (the pack's faces, MediaPipe's points and scores).
         options: those of the class: `small_faces`, `faces`, `folder` ..., see `MediapipeDetector`, `InsightfaceDetector`.
 
     Raises:
@@ -54,7 +55,11 @@ def load_detector(name: str = "mediapipe", **options: Any) -> Detector:
         from rigface.face.insightface_detector import InsightfaceDetector
 
         return InsightfaceDetector(**options)
-    raise ValueError(f"no detector is called {name!r}; there are mediapipe, insightface")
+    if name == "scrfd":
+        from rigface.face.scrfd_detector import ScrfdDetector
+
+        return ScrfdDetector(**options)
+    raise ValueError(f"no detector is called {name!r}; there are mediapipe, insightface, scrfd")
 
 
 class Watch:

@@ -14,11 +14,13 @@ length, the mean of all faces, so `cluster` compares what is left of them withou
 pairs among 231 portraits and tracks 24 are joined, with 3 wrong ones; raw vectors join 26 with 36 wrong ones.
 
 One vector takes 100 ms on a core, so a track gets two.
+
+ArcFace (`arcface.py`) is the other network. Which of the two a vector is from, and so how near is near, its width says.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
@@ -33,10 +35,33 @@ from rigface.face.landmarks import layout_of
 from rigface.face.people import People
 from rigface.types import Detection
 
-__all__ = ["DlibIdentity", "People", "Picker", "chip", "cluster", "directions", "worth_of"]
+__all__ = [
+    "DlibIdentity",
+    "People",
+    "Picker",
+    "chip",
+    "cluster",
+    "directions",
+    "same_person",
+    "usual_threshold",
+    "worth_of",
+]
 
 CHIP_PX = 150
 WIDTH = 128
+
+
+def usual_threshold(width: int) -> float:
+    """Root mean square distance of directions within a person, for `cluster`: by the width of the vectors.
+
+    0.8 for dlib's 128 numbers (measured, see above); 1.1 for others (a cosine of 0.4, usual for ArcFace; not measured here).
+    """
+    return 0.8 if width == WIDTH else 1.1
+
+
+def same_person(width: int) -> float:
+    """Distance of two tracks' vectors below which they show one person: dlib's own rule, or a cosine of 0.4 for ArcFace."""
+    return 0.6 if width == WIDTH else 1.1
 
 
 class DlibIdentity:
@@ -48,6 +73,8 @@ class DlibIdentity:
     Raises:
         MissingAsset: the model is not on this machine.
     """
+
+    width = WIDTH
 
     def __init__(self, folder: str | Path | None = None) -> None:
         import dlib
@@ -64,6 +91,10 @@ class DlibIdentity:
         """
         face = chip(image, detection.landmarks)
         return None if face is None else self.embed([face])[0]
+
+    def chip(self, image: np.ndarray, landmarks: np.ndarray) -> np.ndarray | None:
+        """See `chip`."""
+        return chip(image, landmarks)
 
     def embed(self, chips: Sequence[np.ndarray]) -> np.ndarray:
         """Identity vectors of chips from `chip` or a `Picker`: (N, 128) float32."""
@@ -119,10 +150,16 @@ class Picker:
     Args:
         per_track: how many frames of each track.
         apart: frames between two chosen ones.
+        cut: image and landmarks -> what the network wants to see of a face, or None; by default dlib's.
     """
 
-    def __init__(self, per_track: int = 2, apart: int = 8) -> None:
-        self._per_track, self._apart = per_track, apart
+    def __init__(
+        self,
+        per_track: int = 2,
+        apart: int = 8,
+        cut: Callable[[np.ndarray, np.ndarray], np.ndarray | None] = chip,
+    ) -> None:
+        self._per_track, self._apart, self._cut = per_track, apart, cut
         self._kept: dict[int, list[_Pick]] = {}
 
     def offer(self, track: int, frame: int, image: np.ndarray, one: Detection, sharpness: float = 1.0) -> None:
@@ -141,7 +178,7 @@ class Picker:
             rival = min(range(len(kept)), key=lambda k: kept[k].worth)
         if rival is not None and worth <= 1.1 * kept[rival].worth:
             return
-        face = chip(image, one.landmarks)
+        face = self._cut(image, one.landmarks)
         if face is None:
             return
         if rival is not None:
@@ -204,8 +241,7 @@ def cluster(
     Args:
         vectors: (N, D) as stored: dlib's raw 128 numbers, or another network's.
         weights, previous, apart: see `people.cluster`.
-        threshold: root mean square distance of directions within a person; None: 0.8 for dlib (measured, see above),
-            1.1 for others (a cosine of 0.4, usual for ArcFace; not measured here).
+        threshold: root mean square distance of directions within a person; None: `usual_threshold`.
 
     Returns:
         labels (N,) int64 and the people for next time.
@@ -215,5 +251,5 @@ def cluster(
     """
     vectors = np.asarray(vectors, np.float64)
     if threshold is None:
-        threshold = 0.8 if vectors.shape[-1] == WIDTH else 1.1
+        threshold = usual_threshold(vectors.shape[-1])
     return people.cluster(directions(vectors), weights, previous, threshold=threshold, apart=apart)

@@ -1,15 +1,16 @@
-"""InsightFace's SCRFD, 106 landmarks and ArcFace as a Detector, for those who have a model pack.
+"""InsightFace's SCRFD and 106 landmarks as a Detector, for those who have a model pack.
 
-Path: Frame.image -> InsightfaceDetector -> [Detection]; `embed` for identity.
-Source: Guo et al., "Sample and Computation Redistribution for Efficient Face Detection" (SCRFD), ICLR 2022; Deng et al.,
-"ArcFace", CVPR 2019; run by the `insightface` library on onnxruntime, from a folder like `buffalo_l` (det_10g, 2d106det,
-w600k_r50). Nothing is downloaded: files are given to the library by path. The packs' weights are for non-commercial research
-only, so none ship here, and what is tested is everything around them.
+Path: Frame.image -> InsightfaceDetector -> [Detection]. `arcface.py` says who they are.
+Source: Guo et al., "Sample and Computation Redistribution for Efficient Face Detection" (SCRFD), ICLR 2022; run by the
+`insightface` library on onnxruntime, from a folder like `buffalo_l` (det_10g, 2d106det, w600k_r50). Nothing is downloaded:
+files are given to the library by path. The packs' weights are for non-commercial research only, so none ship here, and what
+is tested is everything around them.
 
 Conventions: the library's landmarks come from OpenCV's warp, whose pixel centres are whole numbers; half a pixel is added.
 The 106 points end at the brows, where MediaPipe's end at the hairline; `box` is theirs together with SCRFD's own, which has
 the forehead, so that `align` frames the same head. There is no depth (z is 0) and there are no expression scores, which the
-open head is fitted to: this detector serves detection, tracking, identity and masks, or a reconstructor that needs neither.
+open head is fitted to: for it `scrfd_detector.py` shows each face to MediaPipe's landmarker. By itself this detector serves
+tracking, identity and masks, or a reconstructor that needs neither.
 """
 
 from __future__ import annotations
@@ -25,10 +26,9 @@ from rigface.errors import MissingAsset
 from rigface.face.detect import among, box_of, distinct, overlap, tile_grid
 from rigface.types import Detection, DetectorSpec
 
-TASKS = ("detection", "landmark_2d_106", "recognition")
+TASKS = ("detection", "landmark_2d_106")
 UNUSED = {"1k3d68.onnx", "genderage.onnx"}  # large, slow to load, not needed
 TILE_PX = 1280  # SCRFD sees a tile as 640 px and finds faces from about 10 px in it
-EMBEDDING = 512
 
 
 class InsightfaceDetector:
@@ -40,10 +40,11 @@ class InsightfaceDetector:
         small_faces: take the second look at every picture, not only where the plain look shows nobody.
         tiles: most tiles of one second look.
         size: side of the picture SCRFD sees, a multiple of 32; networks exported for one size keep theirs.
+        with_landmarks: False: boxes are SCRFD's own, `Detection.landmarks` is None, and 2d106det need not be there.
         device: `cpu` or `cuda`.
 
     Raises:
-        MissingAsset: there is no pack, or it has no detector or no 106-point landmarks.
+        MissingAsset: there is no pack, or it lacks a network.
     """
 
     def __init__(
@@ -54,20 +55,21 @@ class InsightfaceDetector:
         small_faces: bool = False,
         tiles: int = 60,
         size: int = 640,
+        with_landmarks: bool = True,
         device: str = "cpu",
     ) -> None:
         path = assets.find("insightface_pack", folder)
-        models, files = _load(path, device)
-        if missing := [task for task in TASKS[:2] if task not in models]:
+        wanted = TASKS if with_landmarks else TASKS[:1]
+        models, files = load_pack(path, device, wanted)
+        if missing := [task for task in wanted if task not in models]:
             raise MissingAsset(
                 f"the pack in {path} has no {' and no '.join(missing)}; {assets.ASSETS['insightface_pack'].how}"
             )
-        self._detection, self._landmark = models["detection"], models["landmark_2d_106"]
-        self._recognition = models.get("recognition")
+        self._detection, self._landmark = models["detection"], models.get("landmark_2d_106")
         self._detection.prepare(-1 if device == "cpu" else 0, input_size=(size, size))
-        self._faces, self._small_faces, self._tile_limit, self._folder = faces, small_faces, tiles, path
-        version = "+".join(f"{files[t].stem}-{assets.fingerprint(files[t])}" for t in TASKS[:2])
-        self.spec = DetectorSpec("insightface", version, 106)
+        self._faces, self._small_faces, self._tile_limit = faces, small_faces, tiles
+        version = "+".join(f"{files[t].stem}-{assets.fingerprint(files[t])}" for t in wanted)
+        self.spec = DetectorSpec("insightface", version, 106 if with_landmarks else 0)
 
     def __call__(
         self, image: np.ndarray, *, second_look: bool | None = None, before: Sequence[Detection] = ()
@@ -91,23 +93,6 @@ class InsightfaceDetector:
                 found += self._look(bgr, x, y, side, side)
         return distinct(found)
 
-    def embed(self, image: np.ndarray, detection: Detection) -> np.ndarray:
-        """(512,) float32 ArcFace vector of length 1; compare by cosine. Wider than the column `identity_vector`.
-
-        Args:
-            image: (H, W, 3) uint8 RGB; the detection's landmarks are in its px.
-
-        Raises:
-            MissingAsset: the pack has no recognition network.
-        """
-        if self._recognition is None:
-            raise MissingAsset(f"the pack in {self._folder} has no recognition network (w600k_r50.onnx)")
-        from insightface.app.common import Face
-
-        face = Face(kps=five_points(detection.landmarks) - 0.5)
-        vector = np.asarray(self._recognition.get(np.ascontiguousarray(image[..., ::-1]), face), np.float32)
-        return vector / max(float(np.linalg.norm(vector)), 1e-9)
-
     def _around(self, bgr: np.ndarray, box: np.ndarray) -> list[Detection]:
         side = int(3 * max(box[2] - box[0], box[3] - box[1], 16))
         left, top = (int(v - side / 2) for v in (box[:2] + box[2:]) / 2)
@@ -122,31 +107,21 @@ class InsightfaceDetector:
         boxes, _ = self._detection.detect(part, max_num=self._faces)
         out = []
         for *box, score in boxes.astype(np.float32):
+            corners, sure = np.array(box, np.float32) + np.array([x, y, x, y], np.float32), float(np.clip(score, 0, 1))
+            if self._landmark is None:
+                out.append(Detection(corners, None, sure))
+                continue
             points = self._landmark.get(part, Face(bbox=np.array(box, np.float32)))
             landmarks = np.zeros((len(points), 3), np.float32)
             landmarks[:, :2] = points[:, :2] + 0.5 + np.array([x, y], np.float32)
-            own, corners = box_of(landmarks), np.array(box, np.float32) + np.array([x, y, x, y], np.float32)
+            own = box_of(landmarks)
             whole = np.concatenate([np.minimum(own[:2], corners[:2]), np.maximum(own[2:], corners[2:])])
-            out.append(Detection(whole, landmarks, float(np.clip(score, 0, 1))))
+            out.append(Detection(whole, landmarks, sure))
         return out
 
 
-def five_points(landmarks: np.ndarray) -> np.ndarray:
-    """ArcFace's five points from the 106: middles of the right and left eye, tip of the nose, corners of the mouth.
-
-    Args:
-        landmarks: (106, 2+) px.
-
-    Returns:
-        (5, 2) float32 px.
-    """
-    flat = np.asarray(landmarks, np.float32)[:, :2]
-    right, left = flat[[35, 39]].mean(0), flat[[89, 93]].mean(0)
-    return np.stack([right, left, flat[86], flat[52], flat[61]])
-
-
-def _load(folder: Path, device: str) -> tuple[dict[str, Any], dict[str, Path]]:
-    """The pack's networks and files by task."""
+def load_pack(folder: Path, device: str, wanted: Sequence[str]) -> tuple[dict[str, Any], dict[str, Path]]:
+    """The networks of these tasks and their files, by task; those that are not there are left out."""
     import onnxruntime
     from insightface.model_zoo import get_model
 
@@ -157,10 +132,10 @@ def _load(folder: Path, device: str) -> tuple[dict[str, Any], dict[str, Path]]:
     models: dict[str, Any] = {}
     files: dict[str, Path] = {}
     for file in sorted(folder.glob("*.onnx")):
-        if file.name in UNUSED:
+        if file.name in UNUSED or len(models) == len(wanted):
             continue
         model = get_model(str(file), providers=providers, sess_options=options)
-        task = getattr(model, "taskname", None)
-        if task in TASKS and task not in models:
+        task = getattr(model, "taskname", "")
+        if task in wanted and task not in models:
             models[task], files[task] = model, file
     return models, files

@@ -22,6 +22,7 @@ class Layout:
         eyes: outer and inner corner of the left eye, outer and inner corner of the right eye.
         nose_base: where the septum meets the upper lip's skin.
         nose_tip: the point nearest to a camera in front.
+        mouth: right and left corner of the mouth.
         sides: the outline of the face at the height of the ears, right and left.
         skin: polygons on cheeks and forehead that beards, brows and glasses mostly leave free; empty if none are known.
     """
@@ -29,6 +30,7 @@ class Layout:
     eyes: tuple[int, int, int, int]
     nose_base: int
     nose_tip: int
+    mouth: tuple[int, int]
     sides: tuple[int, int]
     skin: tuple[tuple[int, ...], ...] = ()
 
@@ -43,6 +45,7 @@ LAYOUTS = {
         eyes=(263, 362, 33, 133),
         nose_base=2,
         nose_tip=1,
+        mouth=(61, 291),
         sides=(234, 454),
         skin=(
             (117, 118, 101, 36, 205, 187, 123),  # right cheek
@@ -50,7 +53,7 @@ LAYOUTS = {
             (107, 69, 109, 10, 338, 299, 336, 9),  # forehead
         ),
     ),
-    106: Layout(eyes=(93, 89, 35, 39), nose_base=80, nose_tip=86, sides=(1, 17)),
+    106: Layout(eyes=(93, 89, 35, 39), nose_base=80, nose_tip=86, mouth=(52, 61), sides=(1, 17)),
 }
 
 

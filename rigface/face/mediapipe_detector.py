@@ -43,6 +43,10 @@ TILE_PX = 256
 GLIMPSE = 0.35  # BlazeFace on a tile: worth a closer look (24 px in 256 px scores 0.38-0.63)
 SURE = 0.6  # BlazeFace on the face's own square: a second look may only add faces that reach it
 ZOOM_PX = 256
+NEAR_PX = (
+    512  # the same for faces of any size: theirs then has about as many pixels as the landmarker's mesh network sees
+)
+SAME_PLACE = 0.2  # overlap with the box that was looked at
 ZOOM = 3.0  # side of the square around BlazeFace's box that is enlarged for the landmarker
 MOST = 100  # possible faces of one second look that are looked at closely; noise has hundreds
 FLAT = 12  # a tile whose grey levels span less than this shows no face
@@ -182,19 +186,34 @@ class MediapipeDetector:
         near = [s for box, s in self._glimpses(square) if np.abs((box[:2] + box[2:]) / 2 - 64).max() < 32]
         return _with_score(one, max(near, default=GLIMPSE))  # it is silent below GLIMPSE
 
+    def look_at(self, image: np.ndarray, box: np.ndarray, before: Sequence[Detection] = ()) -> Detection | None:
+        """The face whose box somebody else found, seen enlarged; None where the landmarker sees none there.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+            box: (4,) frame px, about the face from chin to forehead.
+            before: as for a call; the score is carried over.
+        """
+        near = [(float(overlap(one.box, box[None])[0]), one) for one in self._enlarged(image, box, NEAR_PX)]
+        shared, face = max(near, key=lambda pair: pair[0], default=(0.0, None))
+        return self._scored(image, face, before) if face is not None and shared > SAME_PLACE else None
+
     def _zoomed(self, image: np.ndarray, box: np.ndarray, found: Sequence[Detection]) -> list[Detection]:
         """The new face near `box`, seen enlarged; at most one."""
-        side = ZOOM * float(max(box[2] - box[0], box[3] - box[1], 8))
-        left, top = (box[0] + box[2] - side) / 2, (box[1] + box[3] - side) / 2
-        scale = ZOOM_PX / side
-        square = align.crop(image, np.array([[scale, 0, -scale * left], [0, scale, -scale * top]]), ZOOM_PX)
-        for one in self._landmarks(square):
-            face = _moved(one, 1 / scale, 1 / scale, left, top)
-            if overlap(face.box, box[None])[0] > 0.2 and not among(face.box, found):
+        for face in self._enlarged(image, box, ZOOM_PX):
+            if overlap(face.box, box[None])[0] > SAME_PLACE and not among(face.box, found):
                 face = self._scored(image, face, ())
                 if face.score >= SURE:
                     return [face]
         return []
+
+    def _enlarged(self, image: np.ndarray, box: np.ndarray, px: int) -> list[Detection]:
+        """What the landmarker sees in a square around the box, shown to it as so many px; scores are not known yet."""
+        side = ZOOM * float(max(box[2] - box[0], box[3] - box[1], 8))
+        left, top = (box[0] + box[2] - side) / 2, (box[1] + box[3] - side) / 2
+        scale = px / side
+        square = align.crop(image, np.array([[scale, 0, -scale * left], [0, scale, -scale * top]]), px)
+        return [_moved(one, 1 / scale, 1 / scale, left, top) for one in self._landmarks(square)]
 
     def _search(self, image: np.ndarray) -> list[np.ndarray]:
         """Boxes of possible faces from all tiles, surest first, each place once; frame px."""

@@ -37,17 +37,22 @@ class Parser(Protocol):
     """Tells the person in a crop from the background."""
 
     def __call__(
-        self, crop: np.ndarray, landmarks: np.ndarray, inside: tuple[float, float, float, float] | None = None
+        self,
+        crop: np.ndarray,
+        landmarks: np.ndarray,
+        inside: tuple[float, float, float, float] | None = None,
+        size: int | None = None,
     ) -> np.ndarray:
         """See `person_mask`."""
 
 
-def load_parser(name: str = "colours", folder: str | Path | None = None) -> Parser:
+def load_parser(name: str = "colours", folder: str | Path | None = None, device: str = "cpu") -> Parser:
     """A parser by name.
 
     Args:
         name: `colours` (this file; nothing to load) or `segformer` (a SegFormer trained for face parsing, on disk).
         folder: for `segformer`: its folder, or an assets folder; None looks in `RIGFACE_ASSETS`.
+        device: where a network runs.
 
     Raises:
         MissingAsset: the network is not on this machine.
@@ -56,7 +61,7 @@ def load_parser(name: str = "colours", folder: str | Path | None = None) -> Pars
     if name == "colours":
         return person_mask
     if name == "segformer":
-        return SegformerParser(folder)
+        return SegformerParser(folder, device=device)
     raise ValueError(f"no parser is called {name!r}; there are colours, segformer")
 
 
@@ -276,7 +281,7 @@ class SegformerParser:
         device: where it runs.
 
     Raises:
-        MissingAsset: it is not on this machine, or its labels are not those of a face parser.
+        MissingAsset: it is not on this machine, has no safetensors, or its labels are not those of a face parser.
     """
 
     def __init__(self, folder: str | Path | None = None, *, size: int = 512, device: str = "cpu") -> None:
@@ -284,7 +289,11 @@ class SegformerParser:
         from transformers import SegformerForSemanticSegmentation
 
         path = assets.find("segformer_face_parsing", folder)
-        self._network = SegformerForSemanticSegmentation.from_pretrained(path, local_files_only=True).eval().to(device)
+        if not (weights := path / "model.safetensors").is_file():
+            raise MissingAsset(f"{path} has no model.safetensors; weights in another format are not read")
+        self.version = f"segformer-{assets.fingerprint(weights)}"
+        network = SegformerForSemanticSegmentation.from_pretrained(path, local_files_only=True, use_safetensors=True)
+        self._network = network.eval().to(device)
         labels = self._network.config.id2label
         person = [int(k) for k, name in labels.items() if _PERSON.match(str(name).lower())]
         if not person or len(person) == len(labels):
@@ -298,18 +307,26 @@ class SegformerParser:
         self._size = size
 
     def __call__(
-        self, crop: np.ndarray, landmarks: np.ndarray, inside: tuple[float, float, float, float] | None = None
+        self,
+        crop: np.ndarray,
+        landmarks: np.ndarray,
+        inside: tuple[float, float, float, float] | None = None,
+        size: int | None = None,
     ) -> np.ndarray:
-        """(H, H) uint8: 255 person, 0 background; the landmarks are not looked at."""
+        """See `person_mask`; the landmarks are not looked at."""
         import torch
         import torch.nn.functional as F
 
         from rigface.image import to_tensor
 
+        size = size or len(crop)
+        if inside is not None:
+            x0, y0, x1, y1 = (v * size / len(crop) for v in inside)
+            inside = (x0, y0, x1, y1)
         with torch.inference_mode():
             x = to_tensor(crop)[None].to(self._mean.device)
             x = F.interpolate(x, (self._size, self._size), mode="bilinear", antialias=True, align_corners=False)
             logits = self._network((x - self._mean) / self._spread).logits
             share = logits.softmax(1)[:, self._person].sum(1, keepdim=True)
-            share = F.interpolate(share, crop.shape[:2], mode="bilinear", align_corners=False)[0, 0]
+            share = F.interpolate(share, (size, size), mode="bilinear", align_corners=False)[0, 0]
         return _only((share > 0.5).cpu().numpy().astype(np.uint8) * 255, inside)

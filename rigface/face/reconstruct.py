@@ -21,7 +21,7 @@ from rigface.face.fit import GeometryFitter
 from rigface.face.open_head import OpenHead
 from rigface.face.rotation import to_axis_angle
 from rigface.image import srgb_to_linear
-from rigface.types import FaceParams, HeadSpec
+from rigface.types import DetectorSpec, FaceParams, HeadSpec
 
 BATCH = 64  # faces whose colours are in memory at once
 SAMPLING_PX = 256  # colours are read from crops of this size: half resolution averages noise away
@@ -64,15 +64,23 @@ class Reconstructor(Protocol):
         ...
 
 
-def load_reconstructor(name: str = "fit", head: str = "open", device: str = "cpu") -> Reconstructor:
+def load_reconstructor(
+    name: str = "fit", head: str = "open", device: str = "cpu", detector: DetectorSpec | None = None
+) -> Reconstructor:
     """The reconstructor of that name.
 
+    Args:
+        detector: whose landmarks and scores it will be given, where that is to be checked.
+
     Raises:
-        ValueError: no such reconstructor, or it cannot drive that head.
+        ValueError: no such reconstructor, or it cannot drive that head, or not from what this detector reports.
     """
     if (name, head) != ("fit", "open"):
         raise ValueError(f"no reconstructor {name!r} for the head {head!r}; there is 'fit' for 'open'")
-    return FitReconstructor(device)
+    made = FitReconstructor(device)
+    if detector is not None:
+        made.check(detector)
+    return made
 
 
 class FitReconstructor:
@@ -86,6 +94,22 @@ class FitReconstructor:
         self._delight = Delighter(head, device)
         self._points = len(head.template)
 
+    def check(self, detector: DetectorSpec) -> None:
+        """See that there is enough to fit to.
+
+        Raises:
+            ValueError: there is not.
+        """
+        if detector.landmarks < self._points or len(detector.blendshape_names) != self.head_spec.expression:
+            raise ValueError(self._needs(detector.landmarks, len(detector.blendshape_names)))
+
+    def _needs(self, landmarks: int, scores: int) -> str:
+        return (
+            f"the open head is fitted to MediaPipe's {self._points}+ landmarks and {self.head_spec.expression} blendshapes; "
+            f"this detector gives {landmarks} landmarks and {scores or 'no'} blendshapes. "
+            "Use the mediapipe detector, or scrfd, with this head."
+        )
+
     def __call__(
         self, crops: Sequence[np.ndarray], landmarks: np.ndarray, blendshapes: np.ndarray | None, tracks: np.ndarray
     ) -> Fit:
@@ -95,11 +119,7 @@ class FitReconstructor:
             ValueError: the landmarks are not MediaPipe's, or their scores are missing.
         """
         if blendshapes is None or landmarks.shape[1] < self._points:
-            raise ValueError(
-                f"the open head is fitted to MediaPipe's {self._points}+ landmarks and their blendshapes; got "
-                f"{landmarks.shape[1]} landmarks{'' if blendshapes is not None else ' and no blendshapes'}. "
-                "Use the mediapipe detector with this head."
-            )
+            raise ValueError(self._needs(landmarks.shape[1], 0 if blendshapes is None else blendshapes.shape[1]))
         if not len(crops):
             return self._nothing()
         device = self._device

@@ -29,7 +29,7 @@ LIMIT = 2.8  # cost above which a face is a new track
 COLOUR, SHAPE, SIZE, WAY = 0.2, 0.25, 0.3, 0.5  # changes that cost 1
 THUMB_PX = 16
 MAX_GAP = 12  # frames a face may be unseen and still continue its track, within a chunk and across its border
-SAME_PERSON = 0.6  # dlib's rule for the distance of two identity vectors
+SAME_PERSON = 0.6  # dlib's rule for the distance of two identity vectors; `identity.same_person` knows others'
 
 
 class Tracker:

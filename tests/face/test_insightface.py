@@ -1,68 +1,16 @@
-"""The InsightFace adapter, through the real library, on networks made by hand whose outputs are known numbers.
-
-SCRFD's nine outputs are constants, times the mean of the picture's red: so a red picture has a face and a blue one has
-none, which also tells whether colours arrive in the right order.
-"""
+"""The InsightFace adapter, through the real library, on networks made by hand whose outputs are known numbers."""
 
 import socket
 
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+import skimage.data
 
 from rigface.errors import MissingAsset
+from rigface.face.arcface import ArcFace, five_points
 from rigface.face.detect import Watch, box_of, load_detector
-from rigface.face.insightface_detector import five_points
-
-SIZE = 640
-LANDMARKS = np.linspace(-0.6, 0.6, 212).astype(np.float32)  # x, y of 106 points in [-1, 1]
-ARCFACE = np.arange(1, 513, dtype=np.float32)
-
-
-def save(path, shape, outputs: dict[str, np.ndarray], scaled: set[str]) -> None:
-    """A network with one input (1, 3, H, W); outputs are constants, those in `scaled` times (mean of channel 0 + 1) / 2."""
-    nodes = [
-        helper.make_node("Slice", ["input", "zero", "one", "axis"], ["red"]),
-        helper.make_node("ReduceMean", ["red"], ["bright"], keepdims=0),
-        helper.make_node("Add", ["bright", "unit"], ["above"]),
-        helper.make_node("Div", ["above", "two"], ["share"]),
-    ]
-    constants = {"zero": [0], "one": [1], "axis": [1]}
-    weights = [numpy_helper.from_array(np.array(v, np.int64), k) for k, v in constants.items()]
-    weights += [numpy_helper.from_array(np.array(v, np.float32), k) for k, v in (("unit", 1), ("two", 2))]
-    for name, value in outputs.items():
-        weights.append(numpy_helper.from_array(value.astype(np.float32), f"{name}_value"))
-        factor = "share" if name in scaled else "unit"
-        nodes.append(helper.make_node("Mul", [f"{name}_value", factor], [name], name=f"out_{name}"))
-    graph = helper.make_graph(
-        nodes,
-        "known",
-        [helper.make_tensor_value_info("input", TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, v.shape) for name, v in outputs.items()],
-        weights,
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
-    onnx.checker.check_model(model)
-    onnx.save(model, path)
-
-
-def scrfd(path, faces: list[tuple[int, int, int, float, tuple[float, float, float, float]]]) -> None:
-    """SCRFD that sees faces: (stride, column, row, score, distances left, top, right, bottom in strides)."""
-    outputs = {}
-    for stride in (8, 16, 32):
-        count = (SIZE // stride) ** 2 * 2  # two anchors per place
-        scores, boxes, points = np.zeros((count, 1)), np.zeros((count, 4)), np.zeros((count, 10))
-        for own, column, row, score, distances in faces:
-            if own == stride:
-                at = (row * (SIZE // stride) + column) * 2
-                scores[at], boxes[at] = score, distances
-        outputs |= {f"score_{stride}": scores, f"box_{stride}": boxes, f"points_{stride}": points}
-    ordered = {f"{kind}_{s}": outputs[f"{kind}_{s}"] for kind in ("score", "box", "points") for s in (8, 16, 32)}
-    save(path, [1, 3, SIZE, SIZE], ordered, {name for name in ordered if name.startswith("score")})
-
-
-ONE = [(16, 10, 12, 0.9, (3.0, 4.0, 5.0, 6.0))]  # around (160, 192): x 112-240, y 128-288
+from tests.face import made_weights
+from tests.face.made_weights import ARCFACE, LANDMARKS, SIZE, scrfd
 
 
 @pytest.fixture
@@ -74,10 +22,7 @@ def pack(tmp_path, monkeypatch):
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.delenv("RIGFACE_ASSETS", raising=False)
-    scrfd(tmp_path / "det_10g.onnx", ONE)
-    save(tmp_path / "2d106det.onnx", [1, 3, 192, 192], {"fc1": LANDMARKS[None]}, set())
-    save(tmp_path / "w600k_r50.onnx", [1, 3, 112, 112], {"embedding": ARCFACE[None]}, {"embedding"})
-    return tmp_path
+    return made_weights.pack(tmp_path)
 
 
 def red(height: int = SIZE, width: int = SIZE) -> np.ndarray:
@@ -163,13 +108,52 @@ def test_faces_lost_since_the_frame_before_are_looked_for(pack):
     assert len(watch(red(1100, 1200))) == 1
 
 
-def test_arcface_gives_a_unit_vector_of_512(pack):
-    detector = load_detector("insightface", folder=pack)
-    picture = red()
-    (face,) = detector(picture)
-    vector = detector.embed(picture, face)
-    assert vector.shape == (512,)
-    assert np.allclose(vector, ARCFACE / np.linalg.norm(ARCFACE), atol=1e-5)
+def test_arcface_gives_unit_vectors_of_512(pack):
+    (face,) = load_detector("insightface", folder=pack)(red())
+    network = ArcFace(pack)
+    chip = network.chip(red(), face.landmarks)
+    assert chip.shape == (112, 112, 3)
+    vectors = network.embed([chip, chip])
+    assert vectors.shape == (2, 512)
+    assert np.allclose(vectors, ARCFACE / np.linalg.norm(ARCFACE), atol=1e-5)
+    assert network.embed([]).shape == (0, 512)
+    assert network.chip(red(), np.zeros((106, 3), np.float32)) is None
+
+
+def test_arcfaces_chip_is_upright_whatever_the_landmarks_layout(pack):
+    """Its template puts the eyes at rows 51.6 and columns 38.3 and 73.5 of 112."""
+    network, photo = ArcFace(pack), skimage.data.astronaut()
+    (face,) = load_detector()(photo)
+    upright = network.chip(photo, face.landmarks)
+    turned = np.ascontiguousarray(np.rot90(photo))
+    height = photo.shape[1]
+    rolled = np.stack([face.landmarks[:, 1], height - face.landmarks[:, 0], face.landmarks[:, 2]], axis=1)
+    assert np.abs(network.chip(turned, rolled).astype(float) - upright).mean() < 2
+    points = face.landmarks[[468, 473], :2]  # the irises
+    eyes = five_points(face.landmarks)[:2]
+    assert np.abs(points - eyes).max() < 0.1 * np.linalg.norm(eyes[0] - eyes[1])
+
+
+def test_scrfds_faces_get_mediapipes_points_and_scores(tmp_path):
+    """Its box is about the astronaut's face, and about a piece of wall, where the landmarker sees nobody."""
+    photo = skimage.data.astronaut()
+    plain = load_detector()
+    (known,) = plain(photo)
+    faces = [(16, 14, 7, 0.9, (3.0, 4.0, 3.0, 4.0)), (16, 35, 30, 0.8, (3.0, 3.0, 3.0, 3.0))]
+    scale = SIZE / 512  # SCRFD sees the picture as 640 px
+    x0, y0, x1, y1 = known.box * scale / 16
+    faces[0] = (16, int((x0 + x1) / 2), int((y0 + y1) / 2), 0.9, ((x1 - x0) / 2,) * 2 + ((x1 - x0) / 2,) * 2)
+    made_weights.pack(tmp_path, faces, in_red=False)
+    detector = load_detector("scrfd", folder=tmp_path)
+    (face,) = detector(photo)
+    assert detector.spec.landmarks == len(face.landmarks) == 478
+    assert len(detector.spec.blendshape_names) == len(face.blendshapes) == 52
+    assert detector.spec.version.startswith("det_10g-")
+    assert "face_landmarker-" in detector.spec.version
+    assert np.abs(face.landmarks[:, :2] - known.landmarks[:, :2]).max() < 6
+    assert face.score == pytest.approx(known.score, abs=0.05)
+    (again,) = detector(photo, before=[face])
+    assert again.score == face.score
 
 
 def test_five_points_are_middles_of_eyes_nose_and_corners_of_the_mouth():
@@ -196,16 +180,15 @@ def test_the_pack_is_found_by_the_environment(pack, monkeypatch, tmp_path):
 
 def test_what_a_pack_lacks_is_named(pack):
     (pack / "w600k_r50.onnx").unlink()
-    detector = load_detector("insightface", folder=pack)
-    (face,) = detector(red())
     with pytest.raises(MissingAsset, match="recognition"):
-        detector.embed(red(), face)
+        ArcFace(pack)
     (pack / "2d106det.onnx").unlink()
+    load_detector("scrfd", folder=pack)
     with pytest.raises(MissingAsset, match="landmark_2d_106"):
         load_detector("insightface", folder=pack)
     (pack / "det_10g.onnx").unlink()
     with pytest.raises(MissingAsset, match="model pack"):
-        load_detector("insightface", folder=pack)
+        load_detector("scrfd", folder=pack)
 
 
 def test_a_wrong_picture_is_refused(pack):

@@ -6,12 +6,12 @@ import cv2
 import numpy as np
 import pytest
 import skimage.data
-import torch
 
 from rigface.errors import MissingAsset
 from rigface.face import align
 from rigface.face.detect import load_detector
 from rigface.face.parse import load_parser, person_mask
+from tests.face.made_weights import tiny_segformer
 
 SIZE = 512
 FACE = np.array([256, 307]), np.array([108, 135])  # middle and half axes of the landmarks' outline
@@ -138,30 +138,6 @@ def test_landmarks_that_are_one_point_are_survived():
     assert person_mask(picture, np.full((478, 3), 256.0)).shape == (SIZE, SIZE)
 
 
-def tiny_segformer(folder, labels) -> None:
-    from transformers import SegformerConfig, SegformerForSemanticSegmentation
-
-    torch.manual_seed(0)
-    config = SegformerConfig(
-        num_encoder_blocks=2,
-        depths=[1, 1],
-        sr_ratios=[4, 2],
-        hidden_sizes=[8, 8],
-        patch_sizes=[7, 3],
-        strides=[4, 2],
-        num_attention_heads=[1, 1],
-        mlp_ratios=[1, 1],
-        decoder_hidden_size=8,
-        id2label=dict(enumerate(labels)),
-        label2id={name: k for k, name in enumerate(labels)},
-    )
-    network = SegformerForSemanticSegmentation(config)
-    torch.nn.init.zeros_(network.decode_head.classifier.weight)
-    with torch.no_grad():
-        network.decode_head.classifier.bias[:] = torch.tensor([3.0 if name == "hair" else 0.0 for name in labels])
-    network.save_pretrained(folder)
-
-
 def test_a_segformer_is_loaded_from_its_folder(tmp_path):
     tiny_segformer(tmp_path / "net", ["background", "skin", "l_eye", "eye_g", "hair", "cloth", "neck_l"])
     parser = load_parser("segformer", tmp_path / "net")
@@ -170,6 +146,8 @@ def test_a_segformer_is_loaded_from_its_folder(tmp_path):
     assert mask.shape == (SIZE, SIZE)
     assert (mask[:300] == 255).all()  # its bias says hair everywhere, and hair is the person
     assert not mask[300:].any()
+    half = parser(crop[::2, ::2], outline() / 2, inside=(0, 0, 256, 150), size=SIZE)
+    assert (half == mask).all()
 
 
 def test_a_segformers_normalisation_is_read_from_its_folder(tmp_path):
@@ -183,6 +161,13 @@ def test_a_segformers_normalisation_is_read_from_its_folder(tmp_path):
 def test_a_network_that_is_no_face_parser_is_refused(tmp_path):
     tiny_segformer(tmp_path, ["road", "car", "sky"])
     with pytest.raises(MissingAsset, match=r"no face parser.*road"):
+        load_parser("segformer", tmp_path)
+
+
+def test_weights_that_would_be_unpickled_are_refused(tmp_path):
+    tiny_segformer(tmp_path, ["background", "skin", "hair"])
+    (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
+    with pytest.raises(MissingAsset, match=r"no model\.safetensors"):
         load_parser("segformer", tmp_path)
 
 

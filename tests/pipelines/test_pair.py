@@ -76,6 +76,15 @@ def test_two_people_under_one_name_are_refused_by_their_vectors():
     assert refused["pair of two people by their vectors"] == 8
 
 
+def test_how_near_is_one_person_is_the_rule_of_the_network():
+    frames = frames_of([("a", "1", 2)], np.zeros(2))
+    for width, rule in ((128, 0.6), (512, 1.1)):
+        for apart, count in ((rule - 0.05, 2), (rule + 0.05, 0)):
+            vectors = np.zeros((2, width))
+            vectors[1, 0] = apart
+            assert len(candidates(replace(frames, vectors=vectors), 100, 0, seed=0)[0]) == count
+
+
 def test_rare_turns_are_taken_whole_and_common_ones_share_the_rest():
     pose = np.concatenate([np.full(1000, 1.0), np.full(10, 25.0), np.full(5, 50.0)])
     many = Candidates(np.arange(1015), np.arange(1015), np.zeros(1015, int), {

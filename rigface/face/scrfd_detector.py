@@ -1,0 +1,55 @@
+"""SCRFD finds the faces, MediaPipe's landmarker looks at each: a model pack's eyes for the open head.
+
+Path: Frame.image -> ScrfdDetector -> [Detection] with 478 points and 52 expression scores.
+
+The open head is fitted to MediaPipe's landmarks and scores, which no model pack has; SCRFD sees faces that are smaller, or
+further from its training pictures, than MediaPipe's plain look does. So each does what it does best. Scores are BlazeFace's
+on the face's own square, as with the detector `mediapipe`: the columns of quality are tuned to them and mean the same.
+
+A face that SCRFD finds and the landmarker does not see, enlarged as it is, has nothing to be fitted to and is left out, as in
+MediaPipe's own second look.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from rigface.face.detect import distinct
+from rigface.face.insightface_detector import InsightfaceDetector
+from rigface.face.mediapipe_detector import BLENDSHAPES, MediapipeDetector
+from rigface.types import Detection, DetectorSpec
+
+
+class ScrfdDetector:
+    """Detector with the SCRFD of a model pack and MediaPipe's landmarker. Not for use by several threads at once.
+
+    Args:
+        folder: the pack's folder, or an assets folder; None looks in `RIGFACE_ASSETS`.
+        small_faces: take SCRFD's second look, tile by tile, at every picture.
+
+    Raises:
+        MissingAsset: there is no pack, it has no detector, or the landmarker is not on this machine.
+    """
+
+    def __init__(self, folder: str | Path | None = None, *, small_faces: bool = False) -> None:
+        self._finder = InsightfaceDetector(folder, small_faces=small_faces, with_landmarks=False)
+        self._landmarker = MediapipeDetector()
+        version = f"{self._finder.spec.version}+{self._landmarker.spec.version}"
+        self.spec = DetectorSpec("scrfd", version, self._landmarker.spec.landmarks, BLENDSHAPES)
+
+    def __call__(
+        self, image: np.ndarray, *, second_look: bool | None = None, before: Sequence[Detection] = ()
+    ) -> list[Detection]:
+        """The faces, surest first; see `Detector`.
+
+        Raises:
+            ValueError: the image is not (H, W, 3) uint8.
+        """
+        seen = [
+            self._landmarker.look_at(image, one.box, before)
+            for one in self._finder(image, second_look=second_look, before=before)
+        ]
+        return distinct([face for face in seen if face is not None])
