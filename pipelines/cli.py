@@ -129,8 +129,8 @@ class IdentitiesCommand:
     larger merges them."""
 
     def run(self) -> int:
-        from pipelines import lock
         from pipelines.identities import identify
+        from rigface import lock
         from rigface.storage import Store
 
         store = Store(self.out)

@@ -22,10 +22,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from tyro.conf import Suppress, arg
 
-from pipelines import lock
 from pipelines.output import git_commit, versions
 from pipelines.pool import Workers, over
-from rigface import schema
+from rigface import lock, schema
 from rigface.errors import MissingAsset, PlanError
 from rigface.examples import PICTURES, ExampleSpec, LatentSpec, examples_of, half_column, latents_schema
 from rigface.storage import Store, sharded

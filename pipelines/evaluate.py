@@ -24,10 +24,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Suppress, arg
 
-from pipelines import lock
 from pipelines.output import git_commit, versions
 from pipelines.pool import Unit, Workers, over
-from rigface import assets
+from rigface import assets, lock
 from rigface.errors import PlanError
 from rigface.storage import Store
 

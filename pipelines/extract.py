@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import Any
 
-from pipelines import cluster, flow, lock, parts, plan, reading, sources
+from pipelines import cluster, flow, parts, plan, reading, sources
 from pipelines.close import close_input, conclude
 from pipelines.config import STAGES, Extract
 from pipelines.identities import identify
@@ -30,7 +30,7 @@ from pipelines.output import Output
 from pipelines.plan import Plan, units_of
 from pipelines.progress import Progress
 from pipelines.stages import error_path
-from rigface import schema
+from rigface import lock, schema
 from rigface.errors import JobBroken
 from rigface.storage import Store
 from rigface.types import DetectorSpec, HeadSpec

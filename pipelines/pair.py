@@ -24,13 +24,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tyro.conf import Suppress, arg
 
-from pipelines import lock, pairs
+from pipelines import pairs
 from pipelines.captions import Captions
 from pipelines.output import git_commit, versions
 from pipelines.pool import Unit, Workers, over
 from pipelines.read_frames import GATES, read_frames
 from pipelines.split import HELD_OUT, split_of
-from rigface import schema
+from rigface import lock, schema
 from rigface.errors import PlanError
 from rigface.examples import ExampleSpec
 from rigface.storage import Store, sharded

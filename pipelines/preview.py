@@ -9,11 +9,12 @@ from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
 
-from pipelines import lock, parts, plan, reading, sources
+from pipelines import parts, plan, reading, sources
 from pipelines.config import Extract, config_hash
 from pipelines.extract import WINDOW, check_stages
 from pipelines.marks import Marks
 from pipelines.output import Output
+from rigface import lock
 from rigface.errors import PlanError
 from rigface.storage import Store
 

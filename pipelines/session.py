@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import pyarrow.fs as pafs
 import torch
 
-from pipelines import lock
+from rigface import lock
 from rigface.errors import PlanError
 from rigface.storage import Store
 

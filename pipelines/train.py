@@ -15,9 +15,9 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-from pipelines import lock
 from pipelines.output import git_commit, versions
 from pipelines.train_config import Networks, TrainConfig
+from rigface import lock
 from rigface.errors import JobBroken, PlanError
 from rigface.storage import Store
 

@@ -44,6 +44,7 @@ SWEEP_S = 3600.0
 TELL_S = 1.0
 TELL_AT_ONCE, TELL_EACH = 64, 4  # messages under way, in all and of one key: an address that hangs delays nobody else's
 LOOKS_AT_ONCE = 2  # clips that are looked at before they are taken in
+CHECK_S = 5.0  # until it is looked whether the shelf is still ours
 AWAY_S = 15.0  # until a shelf that was away or full is tried again
 
 
@@ -82,6 +83,7 @@ class Jobs:
         self._starting: asyncio.Lock | None = None
         self._more = asyncio.Event()
         self._house_work: list[asyncio.Task] = []
+        self._leaving: asyncio.Task | None = None
         self._at_work: dict[str, asyncio.Task] = {}
         self._telling: dict[str, asyncio.Task] = {}
         self._unsaved: set[str] = set()
@@ -147,26 +149,41 @@ class Jobs:
         return await asyncio.to_thread(shelf.result, shelf.find(name, owner), number, links_s)
 
     async def ready(self) -> bool:
-        """Whether it takes jobs; also takes up what an earlier life left behind.
+        """Whether it stands; also takes up what an earlier life left behind, once that has ended.
 
         Raises:
             RuntimeError: a clip hangs in this process, which has to be replaced.
         """
-        await self.start()
+        try:
+            await self.start()
+        except Trouble as trouble:
+            if trouble.slug != "busy":  # by another process: a rollout must not wait for its end
+                raise
         if self._clips is not None and self._clips.is_stuck:
             raise RuntimeError("a clip hangs in its decoder")
         return True
 
     async def start(self) -> Shelf:
-        """Have the shelf and the workers."""
+        """Have the shelf and the workers.
+
+        Raises:
+            Trouble: `busy`: another process still has the shelf. `draining`.
+        """
         self._starting = self._starting or asyncio.Lock()
         async with self._starting:
             if self._shelf is None:
+                if not self._open:
+                    raise Trouble("draining", retry_after_s=5)
                 shelf = await asyncio.to_thread(Shelf, self._uri, self._limits.keep_s)
                 for job in shelf.all():
                     job.state = "queued" if job.state == "running" else job.state
                 work = [self._work() for _ in range(self._limits.jobs_at_once)]
-                house = _again(self._sweep, SWEEP_S), _again(self._tell, TELL_S), _again(self._write, AWAY_S)
+                house = (
+                    _again(self._sweep, SWEEP_S),
+                    _again(self._tell, TELL_S),
+                    _again(self._write, AWAY_S),
+                    _again(self._check, CHECK_S),
+                )
                 self._house_work = [asyncio.create_task(w) for w in (*work, *house)]
                 self._shelf = shelf
                 jobs_by_state(j.state for j in shelf.all())
@@ -175,12 +192,25 @@ class Jobs:
     async def close(self) -> None:
         """Begin nothing any more and stop what is under way, to be taken up by the next life."""
         self._open = False
+        await self._leave()
+        if self._clips is not None:
+            self._clips.decoders.close()
+
+    async def _check(self) -> None:
+        assert self._shelf is not None
+        if not await asyncio.to_thread(self._shelf.check):
+            LOG.error("the shelf was taken over by another process")
+            self._leaving = asyncio.create_task(self._leave(lost=True))  # which ends the loop that this is a round of
+
+    async def _leave(self, lost: bool = False) -> None:
         tasks = [*self._house_work, *self._at_work.values(), *self._telling.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        if self._clips is not None:
-            self._clips.decoders.close()
+        if self._shelf is not None:
+            await asyncio.to_thread(self._shelf.close)
+        if lost:
+            self._shelf = None
 
     async def _work(self) -> None:
         while True:

@@ -7,7 +7,8 @@ Path: `jobs.py`, `job_batch.py`, `job_clip.py` -> `Shelf` -> `rigface.storage.St
     jobs/<id>/part/<n>.<suffix>    pieces of a clip on the way
     jobs/<id>/out/<n>.<suffix>     results; each is published once and never replaced, so none is doubled
 
-One process works on a shelf at a time, and keeps the records in memory; everything here blocks, so call it in a thread.
+One process keeps a shelf at a time (`rigface/lock.py`), with its records in memory: a second one, as in a rollout, is told `busy`
+until the first has ended, and finds then all that was accepted. Everything here blocks, so call it in a thread.
 """
 
 from __future__ import annotations
@@ -15,19 +16,26 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
+import logging
 import secrets
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from rigface import lock
+from rigface.errors import OutputBusy
+from rigface.events import keys
 from rigface.objects import presigned
 from rigface.storage import Store
 from serve.api import JobState, Order
 from serve.problems import Trouble
 
+LOG = logging.getLogger("rigface.serve")
 OPEN = ("queued", "running")
+TAKEN = "another process of the service still keeps these jobs; this one goes on with them when that has ended"
 TYPES = {
     "png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp",
     "mp4": "video/mp4", "mov": "video/quicktime",
@@ -92,22 +100,51 @@ class Job:
 
 
 class Shelf:
-    """All jobs of one place.
+    """All jobs of one place; close it.
 
     Args:
         uri: a folder, or s3://bucket/prefix.
         keep_s: how long a job that has ended is kept.
+
+    Raises:
+        Trouble: `busy`: another process keeps it.
     """
 
     def __init__(self, uri: str, keep_s: float) -> None:
-        self.store, self.keep_s = Store(uri), keep_s
+        self.store, self.keep_s, self.is_ours = Store(uri), keep_s, True
         self._lock, self._adding = threading.Lock(), threading.Lock()
         self._writing: dict[str, threading.Lock] = {}  # by job: one record at a time, and none after it was removed
         self._jobs: dict[str, Job] = {}
-        for path in self.store.paths("jobs", "/job.json"):
+        with ExitStack() as stack:
+            try:
+                self._check = stack.enter_context(lock.hold(self.store))
+            except OutputBusy:
+                raise Trouble("busy", TAKEN, 5) from None
+            for path in self.store.paths("jobs", "/job.json"):
+                self._take_up(path)
+            self._held = stack.pop_all()
+
+    def _take_up(self, path: str) -> None:
+        try:
             job = Job(**json.loads(self.store.read(path)))
             job.results = set(self._numbers(job))
-            self._jobs[job.id] = job
+        except (ValueError, TypeError, KeyError):  # damaged, or of another version: it is left there
+            LOG.exception("not a record: %s", path, extra=keys())
+            return
+        self._jobs[job.id] = job
+
+    def check(self) -> bool:
+        """Whether it is still ours; where not, nothing is written any more. It was lost where this process was cut off for long."""
+        try:
+            self._check()
+        except OutputBusy:
+            self.is_ours = False
+        return self.is_ours
+
+    def close(self) -> None:
+        """Leave it to the next."""
+        self.is_ours = False
+        self._held.close()
 
     def all(self) -> list[Job]:
         """The oldest first."""
@@ -165,7 +202,7 @@ class Shelf:
     def save(self, job: Job) -> None:
         """Write the record as it is, unless the job was removed meanwhile."""
         with self._writing.setdefault(job.id, threading.Lock()):
-            if job.id in self._jobs:
+            if self.is_ours and job.id in self._jobs:
                 self._write(job)
 
     def _write(self, job: Job) -> None:

@@ -9,8 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines import lock
-from rigface import s3
+from rigface import lock, s3
 from rigface.errors import OutputBusy
 from rigface.storage import Store, sharded
 from tests.conftest import S3_ENVIRONMENT, make_bucket

@@ -99,7 +99,10 @@ def client(house):
 
 @pytest.fixture
 def serve_jobs(house, tmp_path):
-    """A function that opens the service on a place, with the jobs that are there; each call is another life of it."""
+    """A function that opens the service on a place, with the jobs that are there; each call is another life of it.
+
+    Two lives at a time have one place only where `beside` is said.
+    """
     from contextlib import ExitStack
     from dataclasses import fields, replace
 
@@ -109,13 +112,18 @@ def serve_jobs(house, tmp_path):
     from serve.jobs import Jobs
     from serve.limits import Limits
 
+    lives = {}
     with ExitStack() as stack:
 
-        def open_(uri=str(tmp_path / "queue"), **more):
+        def open_(uri=str(tmp_path / "queue"), beside=False, **more):
+            if uri in lives and not beside:
+                jobs, client = lives[uri]
+                client.portal.call(jobs.close)
             house.limits = replace(Limits(), **{f.name: more.pop(f.name) for f in fields(Limits) if f.name in more})
             house.jobs = Jobs(uri, house.eye, house.painter, house.limits, audit=house.audit, see=StillSee, **more)
-            client = stack.enter_context(TestClient(make_api(house), raise_server_exceptions=False))
+            client = stack.enter_context(TestClient(make_api(replace(house)), raise_server_exceptions=False))
             stack.callback(lambda jobs=house.jobs: client.portal.call(jobs.close))
+            lives[uri] = house.jobs, client
             return client
 
         yield open_

@@ -80,10 +80,10 @@ def test_a_job_that_cannot_be_done_says_why_and_the_next_goes_on(serve_jobs, png
     wait(served, good, "done")
 
 
-def settled(record):
-    """The record of a job that is done, when the service has written its last word into it."""
+def settled(record, state="done"):
+    """The record of a job that is so far, when the service has written it down."""
     end = time.monotonic() + 60
-    while (now := json.loads(record.read_text()))["state"] != "done":
+    while (now := json.loads(record.read_text()))["state"] != state:
         assert time.monotonic() < end, now
         time.sleep(0.02)
     return now
@@ -328,4 +328,60 @@ def test_a_record_is_not_written_after_its_job_was_removed(tmp_path):
     shelf.remove(job)
     shelf.save(job)
     assert not (tmp_path / "jobs" / job.id).exists()
+    shelf.close()
     assert Shelf(str(tmp_path), 60).all() == []
+
+
+@pytest.mark.parametrize("place", ["disk", "s3"])
+def test_a_second_process_waits_for_the_first_and_then_has_all_that_it_accepted(
+    serve_jobs, house, png, place, request, tmp_path
+):
+    uri = str(tmp_path / "queue") if place == "disk" else f"{request.getfixturevalue('bucket')}/{tmp_path.name}"
+    first = serve_jobs(uri)
+    old = house.jobs
+    before = submit(first, png, [{"yaw_deg": 1}]).json()["id"]
+    second = serve_jobs(uri, beside=True)
+    assert second.get("/readyz").json()["jobs"] == "ok"  # a rollout must not wait for it
+    refused = submit(second, png, [{"yaw_deg": 1}])
+    assert (refused.status_code, refused.headers["Retry-After"]) == (503, "5")
+    assert second.get(f"/v1/jobs/{before}").json()["type"].endswith("busy")
+    meanwhile = submit(first, png, [{"yaw_deg": 2}]).json()["id"]
+    first.portal.call(old.close)
+    assert submit(first, png, [{"yaw_deg": 1}]).json()["type"].endswith("draining")
+    assert wait(second, meanwhile, "done")["results"] == [0]
+    wait(second, before, "done")
+
+
+def test_a_process_that_has_lost_its_shelf_writes_nothing_more_and_takes_it_again_when_it_can(
+    serve_jobs, house, png, monkeypatch, tmp_path
+):
+    from rigface.errors import OutputBusy
+
+    monkeypatch.setattr("serve.jobs.CHECK_S", 0.02)
+    with monkeypatch.context() as patch:
+        patch.setattr(Jobs, "_do", lambda self, job: asyncio.Event().wait())
+        served = serve_jobs()
+        name = submit(served, png, [{"yaw_deg": 1}]).json()["id"]
+        shelf, record = house.jobs._shelf, tmp_path / "queue" / "jobs" / name / "job.json"
+        settled(record, "running")
+        written = record.stat().st_mtime_ns
+
+        def lost():
+            raise OutputBusy("another run has taken over")
+
+        shelf._check = lost
+        end = time.monotonic() + 10
+        while house.jobs._shelf is shelf:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+    assert record.stat().st_mtime_ns == written
+    wait(served, name, "done")
+
+
+def test_a_record_that_cannot_be_read_keeps_nobody_from_the_others(serve_jobs, png, tmp_path):
+    for name, text in (("a" * 32, "{"), ("b" * 32, json.dumps({"of": "the future"}))):
+        (tmp_path / "queue" / "jobs" / name).mkdir(parents=True)
+        (tmp_path / "queue" / "jobs" / name / "job.json").write_text(text)
+    served = serve_jobs()
+    wait(served, submit(served, png, [{"yaw_deg": 1}]).json()["id"], "done")
+    assert len(served.get("/v1/jobs").json()["jobs"]) == 1

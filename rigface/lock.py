@@ -1,4 +1,4 @@
-"""One writer per output.
+"""One writer per output, and one keeper per queue of jobs.
 
 * Disk: `flock` on OUT/.rigface/lock. The kernel drops it with the process, SIGKILL included, so it never goes stale.
 * S3: a lease object, OUT/.rigface/lease.json, made with `If-None-Match: *` and renewed with `If-Match` every 10 s. One that
