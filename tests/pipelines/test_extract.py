@@ -9,13 +9,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines import cluster, flow, lock
+from pipelines import cluster, flow
 from pipelines import extract as extract_module
 from pipelines.config import Pool, debug
 from pipelines.extract import extract
 from pipelines.output import Output
 from pipelines.stages import Finish, error_path
-from rigface import fake, schema
+from rigface import fake, lock, schema
 from rigface.errors import MissingAsset, OutputBusy, PlanError
 from rigface.image import decode, decode_mask
 from rigface.storage import Store

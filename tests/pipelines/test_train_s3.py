@@ -11,7 +11,7 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
-from pipelines import journal, lock, train_loop
+from pipelines import journal, train_loop
 from pipelines.cli import main
 from pipelines.encode import autoencoder_folder
 from pipelines.evaluate import fingerprint
@@ -19,7 +19,7 @@ from pipelines.pair import PairConfig, PairSettings, pair
 from pipelines.session import Alone
 from pipelines.train import train
 from pipelines.train_config import debug
-from rigface import copies, fake_examples
+from rigface import copies, fake_examples, lock
 from rigface.errors import MissingAsset, OutputBusy, PlanError
 from rigface.face.video import frames
 from rigface.image import encode_png
