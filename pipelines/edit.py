@@ -11,10 +11,10 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from tyro.conf import Positional, arg
@@ -31,6 +31,13 @@ if TYPE_CHECKING:
 
 MOST_COPIED = 8  # axes of a copied expression that the table shows
 PICTURES = (".png", ".jpg", ".jpeg")
+SAMPLING = {  # flags of `Engine` -> options of `RigFacePipeline`
+    "steps": "steps",
+    "scheduler": "scheduler",
+    "guidance_identity": "identity_scale",
+    "guidance_attributes": "attribute_scale",
+    "guidance_text": "text_scale",
+}
 
 
 @dataclass(frozen=True)
@@ -38,16 +45,31 @@ class Engine:
     """What edits."""
 
     checkpoint: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")] = None
-    """`mini` (the small model that ships), a folder of weights, or `preview`: the photograph itself, moved and lit. Without
-    it `mini` where it is, else the preview."""
+    """`mini` (the small model that ships), a folder or s3:// prefix of weights, or `preview`: the photograph itself, moved and
+    lit. Without it `mini` where it is, else the preview."""
     device: str = "cpu"
     """Of the model: cpu, cuda, cuda:1 ..."""
     seed: int = 0
     """Of the model's noise; the same for every frame of a clip."""
+    steps: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None
+    """Network evaluations of a picture; the checkpoint's own number if not said."""
+    scheduler: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")] = None
+    """Sampler: euler, unipc, dpm++ ..., or for noise processes any diffusers scheduler; the checkpoint's own if not said."""
+    guidance_identity: Annotated[float, arg(metavar="SCALE")] = 1.0
+    """How much to exaggerate what the model knows of the person, for weights trained with dropout; 1 is off, 0 ignores it."""
+    guidance_attributes: Annotated[float, arg(metavar="SCALE")] = 1.0
+    """The same for pose, expression and light."""
+    guidance_text: Annotated[float, arg(metavar="SCALE")] = 1.0
+    """The same for --prompt."""
     small_faces: bool = False
     """Look for faces down to 24 px; several times slower."""
     quick: bool = False
     """Do not look at the result again; no table of asked against achieved."""
+
+    def sampling(self) -> dict[str, Any]:
+        """What was said of the model's sampling, as `RigFacePipeline` wants it; without what is as always."""
+        said = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
+        return {option: said[name] for name, option in SAMPLING.items() if name in said}
 
 
 @dataclass(frozen=True)
@@ -60,6 +82,7 @@ class EditJob:
       rigface edit photo.jpg out.png --yaw 15 --smile 0.6 --light-azimuth 40
       rigface edit photo.jpg out.png --pose-from a.jpg --expression-from b.jpg --light-from c.jpg --strength 0.7
       rigface edit photo.jpg out.png --expression jawOpen=0.4 mouthSmileLeft=1 --region mouth
+      rigface edit photo.jpg out.png --checkpoint runs/mine/model --prompt "a person with glasses" --guidance-text 3
       rigface edit photo.jpg out.png --hdr studio.hdr --hdr-turn 90 --save-edit studio.json
       rigface edit clip.mp4 out.mp4 --edit studio.json --face all
     """
@@ -248,7 +271,15 @@ def load(engine: Engine) -> Editor:
 
     if engine.device.startswith("cuda") and not torch.cuda.is_available():
         raise PlanError(f"--device {engine.device}: no CUDA device is usable here; leave it out to compute on the CPU")
-    return Editor.load(engine.checkpoint, engine.device, See.load(small_faces=engine.small_faces))
+    see, sampling = See.load(small_faces=engine.small_faces), engine.sampling()
+    try:
+        editor = Editor.load(engine.checkpoint, engine.device, see, **sampling)
+    except ValueError as e:
+        raise PlanError(f"--{e}") from e
+    if sampling and not editor.has_model:
+        flag = next(name for name, option in SAMPLING.items() if option in sampling).replace("_", "-")
+        raise PlanError(f"--{flag}: the preview samples nothing; name a model with --checkpoint")
+    return editor
 
 
 def people(paths: Mapping[Trait, Path], editor: Editor) -> dict[Trait, Face]:
@@ -320,9 +351,13 @@ def check(out: Path, source: Path, is_video: bool, face: str) -> None:
 
 
 def check_names(spec: EditSpec, editor: Editor) -> None:
-    """Complain about an expression that this head does not have, with those that are near."""
+    """Complain about an expression that this head does not have, with those that are near; and about words nobody hears."""
     from rigface.face.mix import axes_of
 
+    try:
+        editor.check_prompt(spec)
+    except ValueError as e:
+        raise PlanError(f"--{e}") from None
     head = editor.see.head
     for name in spec.expression:
         try:

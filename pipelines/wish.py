@@ -86,6 +86,9 @@ class Wish:
     expression_from: File = None
     light_from: File = None
 
+    prompt: Annotated[str, _shown("WORDS")] = ""
+    """What is said to the model besides: for checkpoints that have a text encoder and were trained with captions."""
+
     strength: Annotated[float, arg(metavar="0..1.5")] = 1.0
     """0 is the source, 1 the edit; in between, in between; up to 1.5."""
     edit: File = None
@@ -123,6 +126,7 @@ def read(wish: Wish) -> tuple[EditSpec, dict[Trait, Path]]:
     changes |= {"relative": True} if wish.relative else {}
     changes |= {"strength": wish.strength} if wish.strength != 1.0 else {}
     changes |= {"region": wish.region} if wish.region != "face" else {}
+    changes |= {"prompt": wish.prompt} if wish.prompt else {}
     changes["expression"] = {**spec.expression, **dict(_expressions(wish))}
     light = _light(wish, spec.light)
     if light is not None:
@@ -206,4 +210,4 @@ def _checked(make: Any) -> Any:
 _FLAGS = {f"{n}_deg": f"--{n}" for n in ("yaw", "pitch", "roll")}
 _FLAGS |= {f"light.{n}": f"--light-{n.removesuffix('_deg')}" for n in LAMP}
 _FLAGS |= {f"expression.{n}": f"--{n.replace('_', '-')}" for n in NAMED}
-_FLAGS |= {"strength": "--strength", "region": "--region", "take": "--take"}
+_FLAGS |= {"strength": "--strength", "region": "--region", "prompt": "--prompt", "take": "--take"}

@@ -139,6 +139,7 @@ def edited(
     Raises:
         BadVideo: nothing decodes. NoFace: no frame shows such a face.
     """
+    editor.check_prompt(spec)
     fixed = editor.givers(givers, spec)
     follow = Followed(editor, how.face, needed(spec), clip.fps, how.hold_boxes)
 
@@ -150,7 +151,7 @@ def edited(
                 met(frame, seen)
             yield frame, frame.image, [(t, face, editor.wanted(face.params, spec, fixed)) for t, face in seen]
 
-    yield from _painted(editor, plans(), how, spec.is_nothing)
+    yield from _painted(editor, plans(), how, spec.prompt, spec.is_nothing)
     if not clip.frames_with_faces:
         raise NoFace("no face was found in any frame", "detect")
 
@@ -177,6 +178,7 @@ def animated(
     Raises:
         BadVideo: nothing decodes. NoFace: the clip shows nobody.
     """
+    editor.check_prompt(spec)
     rest = _calmest(clip, editor) if how.neutral == "calmest" and not how.absolute else None
     smooth = tuple(name for trait in NEEDS if trait in taken for name in NEEDS[trait]) if how.smooth else ()
     follow = Followed(editor, "largest", smooth, clip.fps)
@@ -201,19 +203,19 @@ def animated(
                 faces.append((k, source, mix(source.params, spec, editor.see.head, borrowed(source.params, people))))
             yield frame, image, faces
 
-    yield from _painted(editor, plans(), how, nothing=False)
+    yield from _painted(editor, plans(), how, spec.prompt, nothing=False)
     if not clip.frames_with_faces:
         raise NoFace("no face was found in any frame, so there is nobody to follow", "detect")
 
 
 def _painted(
-    editor: Editor, plans: Iterator[tuple[Frame, np.ndarray, Faces]], how: How, nothing: bool
+    editor: Editor, plans: Iterator[tuple[Frame, np.ndarray, Faces]], how: How, prompt: str, nothing: bool
 ) -> Iterator[Shown]:
     """Frames in their order, a few painted at a time."""
 
     def one(frame: Frame, image: np.ndarray, faces: Faces) -> Shown:
         for _, face, wanted in faces if not nothing else ():
-            image, _ = editor.apply(image, face, wanted, how.seed)
+            image, _ = editor.apply(image, face, wanted, how.seed, prompt)
         return Shown(frame.index, frame.time_s, image, faces)
 
     if how.at_once == 1:

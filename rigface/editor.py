@@ -9,10 +9,9 @@ Path: picture -> See -> mix -> compose -> model (or the preview, where there is 
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 import cv2
 import numpy as np
@@ -21,23 +20,21 @@ import torch
 from rigface import assets
 from rigface.conditions import MARGIN, Composed, Composer
 from rigface.edits import EditSpec, Trait
-from rigface.errors import BadCheckpoint
 from rigface.face import align
 from rigface.face.lighting import direction
 from rigface.face.mix import axes_of, borrowed, exposure, mix
 from rigface.face.paste import paste
+from rigface.face.reconstruct import FitReconstructor
 from rigface.face.rotation import to_degrees, to_matrix
 from rigface.face.see import See, choose
-from rigface.types import Conditions, Detection, Face, FaceParams, HeadSpec
-
-if TYPE_CHECKING:
-    from rigface.model.pipeline import RigFacePipeline
+from rigface.model_paint import ModelPaint, check_codes, check_head
+from rigface.types import Detection, Face, FaceParams, HeadSpec
 
 PREVIEW = "preview"  # the name of the editor without a model, where a checkpoint may be named
 PREVIEW_PX = 2048  # a preview is made at the photograph's own resolution up to this crop
 
-Paint = Callable[[Conditions, int], np.ndarray]
-"""Conditions and a seed to an (S, S, 3) uint8 picture: what a model is to the editor."""
+Paint = Callable[..., np.ndarray]
+"""Conditions and a seed to an (S, S, 3) uint8 picture: what a model is to the editor. Where an edit has a prompt it comes third."""
 
 Giver = np.ndarray | Face
 """Somebody to copy from: a picture, whose largest face is meant, or a face seen before."""
@@ -89,7 +86,9 @@ class Editor:
         return self._paint is not None
 
     @classmethod
-    def load(cls, checkpoint: str | None = None, device: str = "cpu", see: See | None = None) -> Editor:
+    def load(
+        cls, checkpoint: str | None = None, device: str = "cpu", see: See | None = None, **sampling: Any
+    ) -> Editor:
         """The default eyes, and a model.
 
         Args:
@@ -97,16 +96,20 @@ class Editor:
                 model. None: `usual_checkpoint()`.
             device: of the model.
             see: other eyes.
+            sampling: how the model paints, as in a call of `RigFacePipeline`: `steps`, `scheduler`, `identity_scale` ...
 
         Raises:
             MissingAsset, BadCheckpoint: the weights are not there, or belong to another head.
+            ValueError: sampling that this model cannot do; the message names the option.
         """
         see = see or See.load()
         checkpoint = usual_checkpoint() if checkpoint is None else checkpoint
         if checkpoint == PREVIEW:
             return cls(see)
+        from rigface.model.checkpoint import config_of
         from rigface.model.pipeline import RigFacePipeline
 
+        check_codes(config_of(checkpoint), own_eyes=not isinstance(see.reconstructor, FitReconstructor))
         pipe = RigFacePipeline.from_pretrained(checkpoint, device, autocast="auto")
         check_head(pipe, see.head)
         config = pipe.config
@@ -116,7 +119,7 @@ class Editor:
             expression_field=config.expression_field,  # type: ignore[arg-type]
             detail=config.detail,
         )
-        return cls(see, ModelPaint(pipe), composer)
+        return cls(see, ModelPaint(pipe, **sampling), composer)
 
     def edit(
         self,
@@ -142,6 +145,7 @@ class Editor:
             NoFace: the picture, or the target's, shows no such face.
             ValueError: the edit asks for what it cannot have; the message names the field.
         """
+        self.check_prompt(edit)
         givers = self.givers(target, edit)
         sources = choose(self.see(image), face)
         wanted = [self.wanted(source.params, edit, givers) for source in sources]
@@ -150,7 +154,7 @@ class Editor:
             if edit.is_nothing:
                 crops.append(source.crop)
                 continue
-            out, crop = self.apply(out, source, params, seed)
+            out, crop = self.apply(out, source, params, seed, edit.prompt)
             crops.append(crop)
         found: list[FaceParams | None] = [None] * len(sources)
         if measure:
@@ -189,32 +193,39 @@ class Editor:
         """What the model is given."""
         return self._composer(source, wanted)
 
-    def paint(self, image: np.ndarray, source: Face, wanted: FaceParams, seed: int) -> np.ndarray:
-        """(S, S, 3) uint8, the edited crop: the model's, or the preview at the photograph's own resolution."""
-        return self._painted(image, source, wanted, seed)[0]
+    def check_prompt(self, edit: EditSpec) -> None:
+        """Complain, as ValueError, about words where nobody can hear them."""
+        if edit.prompt and self._paint is None:
+            raise ValueError("prompt: the preview hears no words; name a model that has a text encoder")
+        if edit.prompt and not getattr(self._paint, "hears", True):
+            raise ValueError(
+                "prompt: this model has no text encoder, so it hears no words; leave it out, or name another"
+            )
 
     def apply(
-        self, image: np.ndarray, source: Face, wanted: FaceParams, seed: int = 0
+        self, image: np.ndarray, source: Face, wanted: FaceParams, seed: int = 0, prompt: str = ""
     ) -> tuple[np.ndarray, np.ndarray]:
         """One face edited and pasted back.
 
         Args:
             image: (H, W, 3) uint8, in which the source was seen.
+            prompt: of the edit.
 
         Returns:
             The whole picture, and the crop (S, S, 3), both uint8.
         """
-        crop, where = self._painted(image, source, wanted, seed)
+        crop, where = self._painted(image, source, wanted, seed, prompt)
         return paste(image, crop, source.frame_to_crop, where), crop
 
     def _painted(
-        self, image: np.ndarray, source: Face, wanted: FaceParams, seed: int
+        self, image: np.ndarray, source: Face, wanted: FaceParams, seed: int, prompt: str
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """The crop, and where it may show: for a model, on the person before and after."""
         if self._paint is None:
             return self._previewed(image, source, wanted)
         composed = self._composer(source, wanted)
-        return self._fitting(image, source, wanted, composed, self._paint(composed.conditions, seed))
+        painted = self._paint(composed.conditions, seed, *([prompt] if prompt else []))
+        return self._fitting(image, source, wanted, composed, painted)
 
     def put_back(
         self, image: np.ndarray, source: Face, wanted: FaceParams, composed: Composed, painted: np.ndarray
@@ -267,51 +278,9 @@ class Editor:
         return [None if d is None else next(fitted) for d in there]
 
 
-class ModelPaint:
-    """A pipeline as `Paint`. What it remembers of a person is kept for the next edit of the same picture."""
-
-    def __init__(self, pipe: RigFacePipeline) -> None:
-        self.pipe = pipe
-        self._last: tuple[bytes, object] | None = None
-
-    def __call__(self, conditions: Conditions, seed: int) -> np.ndarray:
-        """(S, S, 3) uint8; the same conditions and seed give the same picture."""
-        name = conditions.reference.tobytes()
-        last = self._last  # read once: another thread may replace it
-        if last is None or last[0] != name:
-            last = self._last = (name, self.pipe.remember(conditions.reference))
-        return self.pipe.edit(conditions, seed=seed, memory=last[1])
-
-
 def usual_checkpoint() -> str:
     """What edits where nobody says: `mini` where it is, else `preview`."""
     return "mini" if assets.is_here("mini") else PREVIEW
-
-
-def check_head(pipe: RigFacePipeline, head: HeadSpec) -> None:
-    """Compare the head a model was trained with and the one its conditions will show.
-
-    Raises:
-        BadCheckpoint: another head, or other expression codes.
-    """
-    trained, config = pipe.config.head, pipe.config
-    if config.expression_field == "expression" and pipe.model.expression_size != head.expression:
-        raise BadCheckpoint(
-            f"these weights take {pipe.model.expression_size} expression coefficients, the head {head.name!r} has "
-            f"{head.expression}. Use weights trained on this head"
-        )
-    if trained is None or trained.name == "fake":  # not recorded, or random weights for a test
-        return
-    if trained.name != head.name:
-        raise BadCheckpoint(
-            f"these weights were trained on the head {trained.name!r}, and faces are fitted with {head.name!r}"
-        )
-    if trained.version != head.version:
-        warnings.warn(
-            f"these weights were trained on {trained.name} {trained.version}, faces are fitted with {head.version}; "
-            "expressions may come out a little different",
-            stacklevel=3,
-        )
 
 
 def numbers(params: FaceParams, edit: EditSpec, head: HeadSpec) -> dict[str, float]:

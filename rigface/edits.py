@@ -4,7 +4,7 @@ Path: a slider, a flag, a request -> EditSpec -> `face/mix.py` (numbers to coeff
 
 An edit has two halves. `take` names the traits copied from a target (another photograph, a dataset row); the numbers
 override them, one by one. What is not named stays the source's. "Smile like her, but look left" is
-`EditSpec(take={"expression"}, yaw_deg=20)`.
+`EditSpec(take={"expression"}, yaw_deg=20)`. Words are possible, too (`prompt`), for models that have a text encoder.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ NAMED = MappingProxyType(
         "brows_down": {"browDownLeft": 1.6, "browDownRight": 1.6},
     }
 )  # fmt: skip
+MOST_WORDS = 1000  # characters of a prompt; encoders cut far earlier
 LIMITS = {"yaw_deg": 90.0, "pitch_deg": 60.0, "roll_deg": 90.0}
 
 
@@ -104,6 +105,7 @@ class EditSpec:
         light: the light wanted; None leaves it.
         strength: 0 gives the source, 1 the edit; in between, in between. In [0, 1.5].
         region: where the expression may change.
+        prompt: what is said to the model besides, for one that has a text encoder; at most `MOST_WORDS` characters.
 
     Raises:
         ValueError: an unknown trait or name, or a number out of its range; the message names the field.
@@ -118,6 +120,7 @@ class EditSpec:
     light: LightEdit | None = None
     strength: float = 1.0
     region: Region = "face"
+    prompt: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "take", frozenset(self.take))
@@ -133,6 +136,8 @@ class EditSpec:
             _is_number(self.strength) and 0 <= self.strength <= 1.5, "strength", "a number in [0, 1.5]", self.strength
         )
         _expect(self.region in get_args(Region), "region", f"one of {', '.join(get_args(Region))}", self.region)
+        good = isinstance(self.prompt, str) and len(self.prompt) <= MOST_WORDS
+        _expect(good, "prompt", f"a text of at most {MOST_WORDS} characters", self.prompt)
 
     @property
     def needs_target(self) -> bool:
@@ -144,6 +149,7 @@ class EditSpec:
         """Whether the result is the source."""
         poses = (self.yaw_deg, self.pitch_deg, self.roll_deg)
         idle = not self.take and all(p is None for p in poses) and not self.expression and self.light is None
+        idle = idle and not self.prompt
         return idle or self.strength == 0
 
     def to_json(self) -> str:

@@ -37,7 +37,7 @@ class Start:
     """
 
     checkpoint: Annotated[str, arg(metavar="NAME", aliases=("--model",))] = ""
-    """`mini` (the small model that ships), a folder of weights, or `preview`; none: mini where it is, else previews."""
+    """`mini` (the small model that ships), a folder or s3:// prefix of weights, or `preview`; none: mini where it is, else previews."""
     host: str = "127.0.0.1"
     port: int = 8000
     """0 takes any that is free."""

@@ -24,7 +24,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from pydantic_core import core_schema
 
-from rigface.edits import LIMITS, NAMED, EditSpec, LightEdit, Trait
+from rigface.edits import LIMITS, MOST_WORDS, NAMED, EditSpec, LightEdit, Trait
 
 API_VERSION = "1"
 PREVIEW = "preview"
@@ -69,6 +69,7 @@ def edit_schema() -> dict[str, Any]:
         properties[name] |= {"anyOf": [bounded, {"type": "null"}]}
     properties["light"] = {"anyOf": [light, {"type": "null"}], "default": None}
     properties["strength"] |= {"minimum": 0, "maximum": 1.5}
+    properties["prompt"] |= {"maxLength": MOST_WORDS}
     properties["expression"] = {
         "type": "object",
         "default": {},
@@ -379,6 +380,7 @@ class PaintOptions:
     attribute_scale: float = 1.0
     text_scale: float = 1.0
     strength: float = 1.0
+    prompt: str | None = None
 
 
 @dataclass(frozen=True)

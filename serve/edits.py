@@ -130,6 +130,8 @@ class Editing:
         model = asked.model or next(m.name for m in await painter.models() if m.default)
         wrap = replace(plan.wrap, record={**plan.wrap.record, "model": model})
         done = Done(replace(plan, wish=replace(wish, pictures={})), model)  # it may be kept: without the source's bytes
+        if model == PREVIEW and wish.edit.prompt:
+            raise Trouble("bad-request", "edit.prompt: the preview hears no words; ask for a model with a text encoder")
         if model == PREVIEW or wish.edit.is_nothing:  # nothing asked is the source to the bit, as `Editor` has it
             yield {"phase": "preview", "step": 0, "steps": 1}
             with traces.span("edit.preview"):
@@ -174,8 +176,10 @@ class Editing:
 
 
 def _options(asked: EditRequest) -> PaintOptions:
-    g = asked.guidance
-    return PaintOptions(asked.seed, asked.steps, asked.scheduler, g.identity, g.attributes, g.text, asked.strength)
+    g, words = asked.guidance, asked.edit.prompt or None
+    return PaintOptions(
+        asked.seed, asked.steps, asked.scheduler, g.identity, g.attributes, g.text, asked.strength, words
+    )
 
 
 def _entry(done: Done) -> dict[str, Any]:

@@ -98,7 +98,7 @@ class Clips:
         canvas = None if model == PREVIEW else await self.painter.canvas(model)
         stop, loop = threading.Event(), asyncio.get_running_loop()
 
-        def paint(conditions: Conditions, seed: int) -> np.ndarray:
+        def paint(conditions: Conditions, seed: int, _prompt: str = "") -> np.ndarray:  # which the options have
             one = lambda: self._painted(model, conditions, _options(asked, seed))  # noqa: E731
             waiting = asyncio.run_coroutine_threadsafe(patiently(one), loop)
             while not waiting.done() and not stop.wait(0.02):
@@ -284,8 +284,8 @@ class _Making:
 
 
 def _options(asked: Any, seed: int) -> PaintOptions:
-    g = asked.guidance
-    return PaintOptions(seed, asked.steps, asked.scheduler, g.identity, g.attributes, g.text, asked.strength)
+    g, words = asked.guidance, asked.edit.prompt or None
+    return PaintOptions(seed, asked.steps, asked.scheduler, g.identity, g.attributes, g.text, asked.strength, words)
 
 
 def _taking(edit: Any, taken: frozenset[Any]) -> Any:

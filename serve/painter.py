@@ -125,10 +125,12 @@ class Studio:
         """With checkpoints from disk."""
 
         def load(place: str) -> Any:
-            from rigface.editor import check_head
             from rigface.face.open_head import OpenHead
+            from rigface.model.checkpoint import config_of
             from rigface.model.pipeline import RigFacePipeline
+            from rigface.model_paint import check_codes, check_head
 
+            check_codes(config_of(place))
             pipeline = RigFacePipeline.from_pretrained(place, device, autocast="auto")
             check_head(pipeline, OpenHead.load().head().spec)
             return pipeline

@@ -1,5 +1,6 @@
 """The editor: what it leaves alone, what it changes, whom it copies, and what it says about it."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -13,6 +14,8 @@ from rigface.errors import BadCheckpoint, MissingAsset, NoFace
 from rigface.face.mix import exposure
 from rigface.face.see import See
 from rigface.face.video import frames
+from rigface.model import checkpoint
+from rigface.model.text import TextEncoder
 
 
 @pytest.fixture(scope="module")
@@ -143,8 +146,6 @@ def test_a_model_paints_on_the_person_and_nowhere_else(see, photo):
 
 
 def test_the_conditions_are_of_the_style_the_checkpoint_names(see, tmp_path):
-    from rigface.model import checkpoint
-
     made = checkpoint.tiny()
     for style in ("albedo", "texture", "shape"):
         made.config = type(made.config)(made.config.process, see.head, style, size=32)
@@ -154,10 +155,6 @@ def test_the_conditions_are_of_the_style_the_checkpoint_names(see, tmp_path):
 
 
 def test_weights_for_another_head_are_refused(see, tmp_path):
-    from dataclasses import replace
-
-    from rigface.model import checkpoint
-
     made = checkpoint.tiny(expression=7)
     checkpoint.save(tmp_path / "few", made)
     with pytest.raises(BadCheckpoint, match="7 expression coefficients"):
@@ -171,6 +168,47 @@ def test_weights_for_another_head_are_refused(see, tmp_path):
     checkpoint.save(tmp_path / "old", made)
     with pytest.warns(UserWarning, match="trained on open 0"):
         Editor.load(str(tmp_path / "old"), see=see)
+
+
+def test_weights_that_listen_to_a_basel_network_ask_for_eyes_that_make_its_codes(see, photo, tmp_path):
+    """As the released ones; the same refusal before gigabytes are loaded, and the seam for those who have such a network."""
+    made = checkpoint.tiny(expression=64)
+    made.config = replace(made.config, head=None, expression_field="bfm_expression")
+    checkpoint.save(tmp_path / "w", made)
+    (tmp_path / "w" / "unet_id" / "config.json").rename(tmp_path / "kept")
+    with pytest.raises(BadCheckpoint, match="64 expression codes of a Basel network"):
+        Editor.load(str(tmp_path / "w"), see=see)
+    (tmp_path / "kept").rename(tmp_path / "w" / "unet_id" / "config.json")
+
+    class Coded:
+        """Somebody's reconstructor: ours, and the codes beside."""
+
+        head_spec = see.head
+
+        def __call__(self, crops, landmarks, blendshapes, tracks):
+            fit = see.reconstructor(crops, landmarks, blendshapes, tracks)
+            codes = np.random.default_rng(0).normal(size=(len(crops), 64)).astype(np.float32)
+            return replace(fit, params=replace(fit.params, bfm_expression=codes))
+
+    theirs = See(see.detector, Coded(), see.parser)
+    out = Editor.load(str(tmp_path / "w"), see=theirs).edit(photo, EditSpec(yaw_deg=5), measure=False)
+    assert not np.array_equal(out.image, photo)
+
+
+def test_words_reach_a_model_that_has_ears_and_are_refused_where_nobody_hears(see, photo, clip_folder, tmp_path):
+    made = checkpoint.tiny()
+    made.text_encoder = TextEncoder.load(clip_folder)
+    checkpoint.save(tmp_path / "hears", made)
+    editor = Editor.load(str(tmp_path / "hears"), see=see, steps=2, text_scale=3.0)
+    made = {words: editor.edit(photo, EditSpec(prompt=words), measure=False).image for words in ("", "a b", "c d e")}
+    assert np.array_equal(made[""], photo)  # nothing asked
+    assert not np.array_equal(made["a b"], photo)
+    assert not np.array_equal(made["a b"], made["c d e"])
+    for deaf, why in ((Editor(see), "the preview hears no words"), (Editor.load("tiny", see=see), "no text encoder")):
+        with pytest.raises(ValueError, match=f"prompt: .*{why}"):
+            deaf.edit(photo, EditSpec(yaw_deg=5, prompt="a b"))
+    with pytest.raises(ValueError, match="scheduler: 'fast'"):
+        Editor.load("tiny", see=see, scheduler="fast")
 
 
 def test_a_model_that_changes_the_preview_leaves_it_as_sharp_as_the_photograph(see, photo):

@@ -129,6 +129,11 @@ class RigFacePipeline:
         """What the weights mean: process, head, render style, size."""
         return self._checkpoint.config
 
+    @property
+    def hears(self) -> bool:
+        """Whether it has a text encoder, and so takes a prompt."""
+        return self._checkpoint.text_encoder is not None
+
     @torch.no_grad()
     def encode_prompt(self, prompts: str | Sequence[str]) -> Tensor:
         """Embeddings (B, L, D) of prompts, for `prompt_embeds`.
@@ -137,7 +142,9 @@ class RigFacePipeline:
             ValueError: this checkpoint has no text encoder.
         """
         if self._checkpoint.text_encoder is None:
-            raise ValueError("this checkpoint has no text encoder: give prompt_embeds, or no prompt")
+            raise ValueError(
+                "prompt: this checkpoint has no text encoder, so it hears no words; leave it out, or give prompt_embeds"
+            )
         return self._checkpoint.text_encoder([prompts] if isinstance(prompts, str) else list(prompts))
 
     @torch.no_grad()

@@ -33,8 +33,8 @@ def _loaded_once(editor, monkeypatch):
     monkeypatch.setattr(
         Editor,
         "load",
-        lambda name=None, device="cpu", see=None: (
-            editor if (name or usual_checkpoint()) == "preview" else real(name, device, editor.see)
+        lambda name=None, device="cpu", see=None, **how: (
+            editor if (name or usual_checkpoint()) == "preview" else real(name, device, editor.see, **how)
         ),
     )
     monkeypatch.setattr(See, "load", lambda *a, **k: editor.see)
@@ -180,7 +180,8 @@ def test_a_picture_is_animated_by_a_clip(folder, tmp_path, capsys):
 
 
 def test_a_model_paints_a_clip(folder, tmp_path):
-    assert run("edit", folder / "clip.mp4", tmp_path / "out.mp4", "--yaw", 5, "--checkpoint", "tiny", "--quick") == 0
+    how = ("--checkpoint", "tiny", "--quick", "--steps", 1, "--guidance-identity", 0.5)
+    assert run("edit", folder / "clip.mp4", tmp_path / "out.mp4", "--yaw", 5, *how) == 0
     assert len(list(frames(str(tmp_path / "out.mp4")))) == 8
 
 
@@ -228,6 +229,11 @@ def test_sliders_are_listed(capsys):
         ("edit {in}/photo.jpg {out}/o.png --expression jawOpn=1", "nothing is called 'jawOpn'. Did you mean jawOpen"),
         ("edit {in}/photo.jpg {out}/o.png --yaw 3 --checkpoint {in}", "is no checkpoint"),
         ("edit {in}/photo.jpg {out}/o.png --yaw 3 --device cuda:7", "--device cuda:7: no CUDA device"),
+        ("edit {in}/photo.jpg {out}/o.png --prompt glasses --checkpoint preview", "--prompt: the preview hears no words"),
+        ("edit {in}/photo.jpg {out}/o.png --prompt glasses --checkpoint tiny", "--prompt: this model has no text encoder"),
+        ("edit {in}/photo.jpg {out}/o.png --yaw 3 --steps 3 --checkpoint preview", "--steps: the preview samples nothing"),
+        ("edit {in}/photo.jpg {out}/o.png --yaw 3 --scheduler fast --checkpoint tiny", "--scheduler: 'fast' does not run"),
+        ("edit {in}/photo.jpg {out}/o.png --yaw 3 --steps 0 --checkpoint tiny", "--steps: want at least 1"),
         ("animate {in}/photo.jpg {in}/two.png {out}/o.mp4", "two.png: want a video to drive photo.jpg"),
         ("animate {in}/clip.mp4 {in}/clip.mp4 {out}/o.mp4", "want a picture to animate"),
         ("animate {in}/wall.png {in}/clip.mp4 {out}/o.mp4", "wall.png: no face was found"),

@@ -1,0 +1,96 @@
+"""A model as what paints an editor's crops, and whether its weights fit the eyes that see for it.
+
+Path: RigFacePipeline -> `check_codes`, `check_head` -> `ModelPaint` -> Editor, evaluation.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rigface.errors import BadCheckpoint
+from rigface.types import Conditions, HeadSpec
+
+if TYPE_CHECKING:
+    from rigface.model.model_config import ModelConfig
+    from rigface.model.pipeline import RigFacePipeline
+
+
+class ModelPaint:
+    """A pipeline as `Paint`. What it remembers of a person is kept for the next edit of the same picture.
+
+    Args:
+        sampling: options of `RigFacePipeline.begin` for every picture.
+
+    Raises:
+        ValueError: steps or a scheduler that this model's process cannot do.
+    """
+
+    def __init__(self, pipe: RigFacePipeline, **sampling: Any) -> None:
+        from rigface.model.sampling import make_scheduler
+
+        self.pipe, self.hears, self._sampling = pipe, pipe.hears, sampling
+        process = pipe.config.process
+        make_scheduler(
+            process,
+            sampling.get("scheduler") or process.scheduler,
+            process.steps if sampling.get("steps") is None else sampling["steps"],
+        )
+        self._last: tuple[bytes, object] | None = None
+
+    def __call__(self, conditions: Conditions, seed: int, prompt: str = "") -> np.ndarray:
+        """(S, S, 3) uint8; the same conditions, seed and words give the same picture.
+
+        Raises:
+            ValueError: words, and the model has no text encoder.
+        """
+        name = conditions.reference.tobytes()
+        last = self._last  # read once: another thread may replace it
+        if last is None or last[0] != name:
+            last = self._last = (name, self.pipe.remember(conditions.reference))
+        return self.pipe.edit(conditions, seed=seed, prompt=prompt or None, memory=last[1], **self._sampling)
+
+
+def check_codes(config: ModelConfig, own_eyes: bool = False) -> None:
+    """Complain about weights whose expression codes the default eyes do not make, before gigabytes of them are loaded.
+
+    Args:
+        own_eyes: faces are reconstructed by somebody else's code, which may make them.
+
+    Raises:
+        BadCheckpoint: the released RigFace weights, or others that listen to a Basel network.
+    """
+    if config.expression_field == "bfm_expression" and not own_eyes:
+        raise BadCheckpoint(
+            "these weights listen to the 64 expression codes of a Basel network (`FaceParams.bfm_expression`), which nothing here "
+            "makes of a photograph. Train them on the head's own expressions first (`rigface train ... --start FOLDER`), or edit from "
+            "Python with a reconstructor of yours that gives the codes (README, Bring the big weights)"
+        )
+
+
+def check_head(pipe: RigFacePipeline, head: HeadSpec) -> None:
+    """Compare the head a model was trained with and the one its conditions will show.
+
+    Raises:
+        BadCheckpoint: another head, or other expression codes.
+    """
+    trained, config = pipe.config.head, pipe.config
+    if config.expression_field == "expression" and pipe.model.expression_size != head.expression:
+        raise BadCheckpoint(
+            f"these weights take {pipe.model.expression_size} expression coefficients, the head {head.name!r} has "
+            f"{head.expression}. Use weights trained on this head"
+        )
+    if trained is None or trained.name == "fake":  # not recorded, or random weights for a test
+        return
+    if trained.name != head.name:
+        raise BadCheckpoint(
+            f"these weights were trained on the head {trained.name!r}, and faces are fitted with {head.name!r}"
+        )
+    if trained.version != head.version:
+        warnings.warn(
+            f"these weights were trained on {trained.name} {trained.version}, faces are fitted with {head.version}; "
+            "expressions may come out a little different",
+            stacklevel=3,
+        )
