@@ -20,6 +20,7 @@ import torch
 from rigface import assets
 from rigface.conditions import MARGIN, Composed, Composer
 from rigface.edits import EditSpec, Trait
+from rigface.errors import BadEdit
 from rigface.face import align
 from rigface.face.lighting import direction
 from rigface.face.mix import axes_of, borrowed, exposure, mix
@@ -100,7 +101,7 @@ class Editor:
 
         Raises:
             MissingAsset, BadCheckpoint: the weights are not there, or belong to another head.
-            ValueError: sampling that this model cannot do; the message names the option.
+            BadEdit: sampling that this model cannot do; the message names the option.
         """
         see = see or See.load()
         checkpoint = usual_checkpoint() if checkpoint is None else checkpoint
@@ -194,13 +195,15 @@ class Editor:
         return self._composer(source, wanted)
 
     def check_prompt(self, edit: EditSpec) -> None:
-        """Complain, as ValueError, about words where nobody can hear them."""
+        """Complain about words where nobody can hear them.
+
+        Raises:
+            BadEdit: the preview edits, or a model without a text encoder.
+        """
         if edit.prompt and self._paint is None:
-            raise ValueError("prompt: the preview hears no words; name a model that has a text encoder")
+            raise BadEdit("prompt: the preview hears no words; name a model that has a text encoder")
         if edit.prompt and not getattr(self._paint, "hears", True):
-            raise ValueError(
-                "prompt: this model has no text encoder, so it hears no words; leave it out, or name another"
-            )
+            raise BadEdit("prompt: this model has no text encoder, so it hears no words; leave it out, or name another")
 
     def apply(
         self, image: np.ndarray, source: Face, wanted: FaceParams, seed: int = 0, prompt: str = ""

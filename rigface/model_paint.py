@@ -25,7 +25,7 @@ class ModelPaint:
         sampling: options of `RigFacePipeline.begin` for every picture.
 
     Raises:
-        ValueError: steps or a scheduler that this model's process cannot do.
+        BadEdit: steps or a scheduler that this model's process cannot do.
     """
 
     def __init__(self, pipe: RigFacePipeline, **sampling: Any) -> None:
@@ -44,7 +44,7 @@ class ModelPaint:
         """(S, S, 3) uint8; the same conditions, seed and words give the same picture.
 
         Raises:
-            ValueError: words, and the model has no text encoder.
+            BadEdit: words, and the model has no text encoder.
         """
         name = conditions.reference.tobytes()
         last = self._last  # read once: another thread may replace it

@@ -27,8 +27,7 @@ from pydantic_core import core_schema
 from rigface.edits import LIMITS, MOST_WORDS, NAMED, EditSpec, LightEdit, Trait
 
 API_VERSION = "1"
-PREVIEW = "preview"
-"""The name of the model that is always there: no network, the photograph itself moved and lit."""
+PREVIEW = "preview"  # the model that is always there: no network, the photograph itself moved and lit
 PictureId = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$", description="content hash of a picture sent before")]
 Format = Literal["png", "jpeg", "webp"]
 Container = Literal["mp4", "mov"]  # those that a C2PA manifest can be written into
@@ -69,7 +68,7 @@ def edit_schema() -> dict[str, Any]:
         properties[name] |= {"anyOf": [bounded, {"type": "null"}]}
     properties["light"] = {"anyOf": [light, {"type": "null"}], "default": None}
     properties["strength"] |= {"minimum": 0, "maximum": 1.5}
-    properties["prompt"] |= {"maxLength": MOST_WORDS}
+    properties["prompt"]["maxLength"] = MOST_WORDS
     properties["expression"] = {
         "type": "object",
         "default": {},

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rigface.errors import BadEdit
 from rigface.image import to_image, to_tensor
 from rigface.model import checkpoint as checkpoints
 from rigface.model.attention import Memory
@@ -139,10 +140,10 @@ class RigFacePipeline:
         """Embeddings (B, L, D) of prompts, for `prompt_embeds`.
 
         Raises:
-            ValueError: this checkpoint has no text encoder.
+            BadEdit: this checkpoint has no text encoder.
         """
         if self._checkpoint.text_encoder is None:
-            raise ValueError(
+            raise BadEdit(
                 "prompt: this checkpoint has no text encoder, so it hears no words; leave it out, or give prompt_embeds"
             )
         return self._checkpoint.text_encoder([prompts] if isinstance(prompts, str) else list(prompts))
