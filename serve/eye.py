@@ -55,15 +55,17 @@ class Seen:
 
     Args:
         image: (H, W, 3) uint8.
+        data: as it came, which what is made of it names as its source; empty at a size of ours.
     """
 
     image: np.ndarray
     faces: list[Face]
+    data: bytes = b""
 
     @property
     def size(self) -> int:
         """Bytes it keeps alive."""
-        return self.image.nbytes + sum(f.crop.nbytes + f.mask.nbytes for f in self.faces)
+        return len(self.data) + self.image.nbytes + sum(f.crop.nbytes + f.mask.nbytes for f in self.faces)
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,7 +205,7 @@ class Eye:
                 seen = self._seen.get(name)
                 if seen is None:
                     image = decode(data, max_pixels=MAX_PIXELS)
-                    seen = Seen(image, self.see(image))
+                    seen = Seen(image, self.see(image), data)
                     self._seen.put(name, seen)
         return seen
 
@@ -267,8 +269,9 @@ class Eye:
 
     def _edit(self, wish: Wish, wrap: Wrap) -> Finished:
         self._check(wish)
-        out, pairs = self._moved(self._editor, wish, self._look(wish, wish.picture))
-        return self._measured(wish, out, pairs, wrap)
+        seen = self._look(wish, wish.picture)
+        out, pairs = self._moved(self._editor, wish, seen)
+        return self._measured(_with(wish, seen), out, pairs, wrap)
 
     def _compose(self, wish: Wish, canvas: Canvas) -> Composed:
         self._check(wish)
@@ -291,7 +294,7 @@ class Eye:
         editor = Editor(self.see, composer=self._composer(canvas))
         for (face, wanted), composed, crop in zip(laid.pairs, laid.composed, crops):
             out = editor.put_back(out, face, wanted, composed, crop)
-        return self._measured(wish, out, laid.pairs, wrap)
+        return self._measured(_with(wish, laid.seen), out, laid.pairs, wrap)
 
     def _composer(self, canvas: Canvas) -> Composer:
         if canvas not in self._composers:
@@ -323,6 +326,11 @@ class Eye:
             faces=[_wire(face, numbers(face.params, sliders, head) | lamp_of(face.params)) for face in seen.faces],
             contours=CONTOURS if seen.faces and len(seen.faces[0].landmarks) == POINTS else [],
         )
+
+
+def _with(wish: Wish, seen: Seen) -> Wish:
+    """The wish with its source's bytes."""
+    return replace(wish, pictures={wish.picture: seen.data})
 
 
 def composer_of(canvas: Canvas) -> Composer:

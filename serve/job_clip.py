@@ -38,7 +38,7 @@ from serve.limits import MAX_PIXELS, Limits
 from serve.naming import picture_id
 from serve.policy import TAKES_IDENTITY, Policy
 from serve.problems import Trouble
-from serve.seal import Seal
+from serve.seal import Origin, Seal
 from serve.shelf import Job, Shelf
 
 PIECE_FRAMES, PIECE_S = 100, 20.0
@@ -110,7 +110,7 @@ class Clips:
 
         work = _Making(self, job, shelf, asked, model, canvas, paint if canvas else None, stop)
         thread = asyncio.ensure_future(asyncio.to_thread(work.run))
-        thread.add_done_callback(lambda done: done.exception())  # of a thread that was told to stop nobody asks
+        thread.add_done_callback(lambda done: done.cancelled() or done.exception())  # of a thread that was told to stop nobody asks
         try:
             await asyncio.shield(thread)
         finally:
@@ -271,7 +271,11 @@ class _Making:
             "request": job.id, "mark": f"{self._mark():08x}", "model": self.model, "seed": self.asked.seed, **sources,
             "edit": self.asked.edit.to_dict(), "from": job.traits,
         }  # fmt: skip
-        data = self.clips.seal.film(out.read_bytes(), job.media_type, record)
+        clip = (folder / "clip").read_bytes()
+        origins = [Origin(clip)]
+        if job.kind == "animation":
+            origins = [Origin(self.shelf.files(job)[job.picture], "componentOf"), Origin(clip, "inputTo")]
+        data = self.clips.seal.film(out.read_bytes(), job.media_type, record, origins)
         data = self.shelf.put(job, 0, data)
         if self.clips.audit is not None:
             entry = {**record, "key": job.owner, "request_id": job.id, "in": record["source"], "out": picture_id(data)}

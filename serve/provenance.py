@@ -5,33 +5,45 @@ Source: C2PA Technical Specification 2.x, through `c2pa-python`; it needs no net
 
 A service has one seal: a private key, its certificate and the root that signed it, in one file, made at first use. The
 certificates are its own, so other tools show the signer as unknown until they are given the root (`seal.pem`'s last
-certificate); put a bought certificate there to be known to everybody. All replicas must share the file.
+certificate); put a bought certificate there to be known to everybody. Marks have a secret of their own, so that they are read
+after the certificate was exchanged: RIGFACE_MARK_SECRET, or `mark.key` beside it, made at first use. All replicas must share both.
+
+What is declared (specification 2.x, `c2pa.actions`): an edited picture or clip was *opened*, with the source as its parent, whose own
+manifest is kept whatever it is worth, and *edited*; of an animation, which nobody had before, that it was *created*, with the
+picture *placed* in it. `digitalSourceType` says what painted: a trained model, or the preview, which moves and lights the photograph.
 """
 
 from __future__ import annotations
 
 import contextlib
 import datetime
+import hmac
 import io
 import json
+import logging
 import os
+import secrets
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from rigface.edits import EditSpec
 from rigface.errors import BadInput
 from rigface.face.isolated import Decoders
 from rigface.image import decode, sniff
 from serve import watermark
-from serve.api import Verified, Wish, Wrap
+from serve.api import PREVIEW, Verified, Wish, Wrap
 from serve.limits import CLIP_PIXELS, MAX_PIXELS
 from serve.problems import Trouble
-from serve.seal import encode
+from serve.seal import Origin, encode
 
+LOG = logging.getLogger("rigface.serve")
 LABEL = "org.rigface.edit"
-SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
+MADE_BY = "http://cv.iptc.org/newscodes/digitalsourcetype/"
+MARK_VARIABLE = "RIGFACE_MARK_SECRET"
 END = "-----END CERTIFICATE-----\n"
 YEARS = 10
 VERIFY_S = 15.0  # to read the pictures of a video; less than a caller waits
@@ -43,9 +55,10 @@ class Sealer:
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         text = seal_in(Path(folder))
         key, _, certificates = text.partition("-----BEGIN CERTIFICATE-----")
-        self._key, self._chain = key, "-----BEGIN CERTIFICATE-----" + certificates
+        self._key, self._algorithm = key, _algorithm(key)
+        self._chain = "-----BEGIN CERTIFICATE-----" + certificates
         self._root = self._chain.rsplit(END, 2)[-2] + END
-        self._secret = key.encode()
+        self._secret = mark_secret(Path(folder), key)
         self._tools: Any = None
         self._decoders = Decoders(memory_mb=1024, silence_s=VERIFY_S)
 
@@ -53,28 +66,38 @@ class Sealer:
         """Marked, encoded, and with a manifest that says what was done."""
         marked = image if wish.edit.is_nothing else self.mark(image, int(wrap.record.get("mark", "0"), 16))
         record = {**wrap.record, "source": wish.picture, "edit": wish.edit.to_dict(), "from": wish.traits}
-        return self.film(encode(marked, wrap.format), f"image/{wrap.format}", record)
+        source = wish.pictures.get(wish.picture)
+        origins = [Origin(source)] if source else []
+        return self.film(encode(marked, wrap.format), f"image/{wrap.format}", record, origins)
 
     def mark(self, image: np.ndarray, bits: int) -> np.ndarray:
         """The picture with an invisible mark of 32 bits."""
         return watermark.embed(image, bits, self._secret)
 
-    def film(self, data: bytes, media_type: str, record: dict[str, Any]) -> bytes:
-        """An encoded video (or picture) with a manifest that says what was done."""
+    def film(self, data: bytes, media_type: str, record: dict[str, Any], origins: Sequence[Origin] = ()) -> bytes:
+        """An encoded video (or picture) with a manifest that says what was done, and to what.
+
+        Args:
+            record: of the edit; `model` says what painted.
+            origins: the file that was edited, or those that a new one was made of; none: not known any more.
+        """
         import c2pa
 
         context, signer = self._ready()
-        action = {"action": "c2pa.edited", "digitalSourceType": SOURCE_TYPE}
-        opened = {"action": "c2pa.created", "digitalSourceType": SOURCE_TYPE}
         manifest = {
             "claim_generator_info": [{"name": "RigFace", "version": "1"}],
             "assertions": [
-                {"label": "c2pa.actions", "data": {"actions": [opened, action]}},
+                {"label": "c2pa.actions.v2", "data": {"actions": _actions(record, origins)}},
                 {"label": LABEL, "data": record},
             ],
         }
+        builder = c2pa.Builder(manifest, context=context)
+        for number, origin in enumerate(origins or [Origin(b"")]):
+            about = {"title": "source" if origin.role != "inputTo" else "driver", "relationship": origin.role}
+            kind = _media_type(origin.data) or "application/octet-stream"
+            builder.add_ingredient({**about, "label": f"origin{number}"}, kind, io.BytesIO(origin.data))
         out = io.BytesIO()
-        c2pa.Builder(manifest, context=context).sign(signer, media_type, io.BytesIO(data), out)
+        builder.sign(signer, media_type, io.BytesIO(data), out)
         return out.getvalue()
 
     def verify(self, data: bytes) -> Verified:
@@ -94,7 +117,7 @@ class Sealer:
             mark = watermark.read_clip(images, self._secret)
         else:
             mark = watermark.read(decode(data, max_pixels=MAX_PIXELS), self._secret)
-        state, record = self._manifest(data, is_video)
+        state, record = self._manifest(data)
         return Verified(
             made_here=state == "trusted" or mark.found,
             manifest=state,  # type: ignore[arg-type]
@@ -104,13 +127,11 @@ class Sealer:
             score=round(mark.score, 1),
         )
 
-    def _manifest(self, data: bytes, is_video: bool) -> tuple[str, dict[str, Any] | None]:
+    def _manifest(self, data: bytes) -> tuple[str, dict[str, Any] | None]:
         import c2pa
 
         context, _ = self._ready()
-        kind = {b"\x89P": "image/png", b"\xff\xd8": "image/jpeg", b"RI": "image/webp"}.get(data[:2])
-        if is_video and data[4:8] == b"ftyp":
-            kind = "video/quicktime" if data[8:12] == b"qt  " else "video/mp4"
+        kind = _media_type(data)
         if kind is None:
             return "none", None
         try:
@@ -131,25 +152,90 @@ class Sealer:
                 "verify": {"verify_trust": True, "remote_manifest_fetch": False, "ocsp_fetch": False},
                 "builder": {"thumbnail": {"enabled": False}},
             }
-            info = c2pa.C2paSignerInfo(b"es256", self._chain.encode(), self._key.encode(), None)
+            info = c2pa.C2paSignerInfo(self._algorithm.encode(), self._chain.encode(), self._key.encode(), None)
             self._tools = c2pa.Context(settings=c2pa.Settings.from_dict(settings)), c2pa.Signer.from_info(info)
         return self._tools
+
+
+def _actions(record: dict[str, Any], origins: Sequence[Origin]) -> list[dict[str, Any]]:
+    """What was done to the origins, by what."""
+    painted = "composite" if record.get("model") == PREVIEW else "compositeWithTrainedAlgorithmicMedia"
+    made = {"digitalSourceType": MADE_BY + painted}
+    places = [f"origin{n}" for n, origin in enumerate(origins or [Origin(b"")]) if origin.role != "inputTo"]
+    what = {"parameters": {"ingredientIds": places}}
+    if origins and origins[0].role != "parentOf":
+        return [{"action": "c2pa.created", **made}, {"action": "c2pa.placed", **what}]
+    if EditSpec.from_dict(record.get("edit", {})).is_nothing:
+        return [{"action": "c2pa.opened", **what}, {"action": "c2pa.transcoded"}]
+    return [{"action": "c2pa.opened", **what}, {"action": "c2pa.edited", **made}]
+
+
+def _media_type(data: bytes) -> str | None:
+    """Of a file that can hold a manifest, by its content."""
+    if data[4:8] == b"ftyp":
+        return "video/quicktime" if data[8:12] == b"qt  " else "video/mp4"
+    if data[:4] == b"RIFF":
+        return {b"WEBP": "image/webp", b"AVI ": "video/avi"}.get(data[8:12])
+    return {b"\x89P": "image/png", b"\xff\xd8": "image/jpeg"}.get(data[:2])
+
+
+def _algorithm(key: str) -> str:
+    """What a private key signs with.
+
+    Raises:
+        BadInput: no key that C2PA allows.
+    """
+    from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    try:
+        private = load_pem_private_key(key.encode(), None)
+    except (ValueError, TypeError) as error:
+        raise BadInput(f"seal.pem: its private key cannot be read: {error}", "seal") from None
+    if isinstance(private, ec.EllipticCurvePrivateKey):
+        name = {256: "es256", 384: "es384", 521: "es512"}.get(private.curve.key_size, "")
+    else:
+        name = "ed25519" if isinstance(private, ed25519.Ed25519PrivateKey) else ""
+        name = "ps256" if isinstance(private, rsa.RSAPrivateKey) else name
+    if not name:
+        raise BadInput("seal.pem: want a private key of P-256, P-384, P-521, Ed25519 or RSA", "seal")
+    return name
+
+
+def mark_secret(folder: Path, key: str) -> bytes:
+    """What marks are hidden with: the environment's, that of `mark.key`, which is made, or else one that the signing key gives."""
+    if told := os.environ.get(MARK_VARIABLE):
+        return told.encode()
+    path = folder / "mark.key"
+    try:
+        if not path.exists():
+            _once(path, secrets.token_hex(32))
+        return path.read_text().strip().encode()
+    except OSError as error:
+        said = "%s: %s. Marks will not be read any more once the signing key is exchanged; give a secret in %s"
+        LOG.warning(said, path, error.strerror, MARK_VARIABLE)
+        return hmac.new(key.encode(), b"mark", "sha256").hexdigest().encode()
 
 
 def seal_in(folder: Path) -> str:
     """The text of `seal.pem`; whoever comes first makes it, and all others read that one."""
     path = folder / "seal.pem"
     if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with tempfile.NamedTemporaryFile("w", dir=folder, delete=False) as aside:
-            aside.write(_fresh())
-        with contextlib.suppress(FileExistsError):
-            os.link(aside.name, path)
-        os.unlink(aside.name)
+        _once(path, _fresh())
     text = path.read_text()
     if text.count(END) < 2 or "PRIVATE KEY" not in text:
         raise BadInput(f"{path}: want a private key, its certificate and the root's", "seal")
     return text
+
+
+def _once(path: Path, text: str) -> None:
+    """Make a file that only its owner reads, unless another was quicker."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as aside:
+        aside.write(text)
+    with contextlib.suppress(FileExistsError):
+        os.link(aside.name, path)
+    os.unlink(aside.name)
 
 
 def _fresh() -> str:

@@ -6,7 +6,9 @@ Path: edited image, the wish, `Wrap` -> `Seal` -> PNG, JPEG or WebP. `Plain` onl
 from __future__ import annotations
 
 import io
-from typing import Any, Protocol
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -14,6 +16,14 @@ from rigface.image import encode_jpeg, encode_png
 from serve.api import Verified, Wish, Wrap
 
 QUALITY = 94
+
+
+@dataclass(frozen=True, eq=False)
+class Origin:
+    """A file that something was made of, in the words of C2PA: what was edited, what is seen in it, or what only told how."""
+
+    data: bytes
+    role: Literal["parentOf", "componentOf", "inputTo"] = "parentOf"
 
 
 class Seal(Protocol):
@@ -25,8 +35,8 @@ class Seal(Protocol):
     def mark(self, image: np.ndarray, bits: int) -> np.ndarray:
         """The picture with an invisible mark of 32 bits."""
 
-    def film(self, data: bytes, media_type: str, record: dict[str, Any]) -> bytes:
-        """An encoded video, with what was done to it."""
+    def film(self, data: bytes, media_type: str, record: dict[str, Any], origins: Sequence[Origin] = ()) -> bytes:
+        """An encoded video, with what was done, and to what."""
 
     def verify(self, data: bytes) -> Verified:
         """Whether these bytes are such a picture or video."""
@@ -43,7 +53,7 @@ class Plain:
         """As it is."""
         return image
 
-    def film(self, data: bytes, media_type: str, record: dict[str, Any]) -> bytes:
+    def film(self, data: bytes, media_type: str, record: dict[str, Any], origins: Sequence[Origin] = ()) -> bytes:
         """As it is."""
         return data
 

@@ -199,7 +199,7 @@ def test_a_clip_of_nobody_fails_and_says_so(served_clips, tmp_path):
     assert wait(served, name, "failed")["error"]["type"].endswith("no-face")
 
 
-def test_a_decoder_that_hangs_costs_its_job_and_the_process_asks_to_be_replaced(served_clips, clip, monkeypatch):
+def test_a_decoder_that_hangs_costs_its_job_and_the_process_asks_to_be_replaced(served_clips, house, clip, monkeypatch):
     import threading
 
     end = threading.Event()
@@ -209,7 +209,8 @@ def test_a_decoder_that_hangs_costs_its_job_and_the_process_asks_to_be_replaced(
     assert served.get("/readyz").json()["jobs"] == "ok"
     name = submit(served, clip, edit={"yaw_deg": 3}, model="preview").json()["id"]
     assert wait(served, name, "failed")["error"]["type"].endswith("timeout")
-    assert served.get("/readyz").json()["jobs"] == "RuntimeError"
+    with pytest.raises(RuntimeError, match="hangs"):
+        served.portal.call(house.jobs.ready)
     end.set()
 
 

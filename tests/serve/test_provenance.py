@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from rigface.edits import EditSpec
+from rigface.errors import BadInput
 from rigface.image import decode, encode_jpeg, encode_png
 from serve import watermark
 from serve.api import Wish, Wrap
@@ -108,6 +109,108 @@ def test_two_replicas_share_a_seal(tmp_path):
     assert (tmp_path / "seal.pem").stat().st_mode & 0o077 == 0
 
 
+def declared(data, kind):
+    """The active manifest as any reader of C2PA sees it, its actions, and all manifests."""
+    import c2pa
+
+    content = json.loads(c2pa.Reader(kind, io.BytesIO(data)).json())
+    active = content["manifests"][content["active_manifest"]]
+    actions = next(a["data"]["actions"] for a in active["assertions"] if a["label"].startswith("c2pa.actions"))
+    return active, actions, content["manifests"]
+
+
+@pytest.mark.parametrize(
+    ("model", "edit", "second", "made_by"),
+    [
+        ("tiny", {"yaw_deg": 5}, "c2pa.edited", "compositeWithTrainedAlgorithmicMedia"),
+        ("preview", {"yaw_deg": 5}, "c2pa.edited", "composite"),
+        ("tiny", {}, "c2pa.transcoded", ""),
+    ],
+)
+def test_an_edit_declares_what_was_opened_and_what_painted(sealer, model, edit, second, made_by):
+    source = encode_png(textured(6))
+    wish = Wish("sha256:0", EditSpec.from_dict(edit), {"sha256:0": source})
+    active, actions, _ = declared(sealer(textured(7), wish, Wrap("png", {"mark": "1", "model": model})), "image/png")
+    assert [a["action"] for a in actions] == ["c2pa.opened", second]
+    (parent,) = active["ingredients"]
+    assert (parent["relationship"], parent["format"]) == ("parentOf", "image/png")
+    assert actions[0]["parameters"]["ingredients"][0]["url"].endswith(parent["label"])
+    assert actions[1].get("digitalSourceType", "").rpartition("/")[2] == made_by
+
+
+@pytest.mark.parametrize("harm", [False, True])
+def test_a_sources_own_manifest_is_kept_and_spoils_nothing(sealer, tmp_path, harm):
+    source = bytearray(Sealer(tmp_path)(textured(8), WISH, Wrap("jpeg", {"mark": "1"})))
+    if harm:
+        source[source.index(b"yaw_deg")] ^= 1
+    wish = Wish("sha256:0", EditSpec(yaw_deg=3), {"sha256:0": bytes(source)})
+    sealed = sealer(textured(9), wish, Wrap("webp", {"mark": "1"}))
+    found = sealer.verify(sealed)
+    assert (found.manifest, found.record["edit"]) == ("trusted", {"yaw_deg": 3})
+    active, _, manifests = declared(sealed, "image/webp")
+    assert len(manifests) == 2
+    failures = json.dumps(active["ingredients"][0]["validation_results"]["activeManifest"]["failure"])
+    assert ("mismatch" in failures.lower()) == harm
+
+
+def test_an_animation_was_created_with_a_picture_in_it(sealer, fixtures):
+    from serve.seal import Origin
+
+    clip = (fixtures / "clip.mp4").read_bytes()
+    origins = [Origin(encode_png(textured(6)), "componentOf"), Origin(clip, "inputTo")]
+    made = sealer.film(clip, "video/mp4", {"model": "tiny", "edit": {"take": ["pose"]}}, origins)
+    active, actions, _ = declared(made, "video/mp4")
+    assert [a["action"] for a in actions] == ["c2pa.created", "c2pa.placed"]
+    assert [i["relationship"] for i in active["ingredients"]] == ["componentOf", "inputTo"]
+    assert actions[0]["digitalSourceType"].endswith("compositeWithTrainedAlgorithmicMedia")
+    assert sealer.verify(made).manifest == "trusted"
+
+
+def test_marks_are_read_after_the_certificate_was_exchanged(tmp_path, monkeypatch):
+    sealed = Sealer(tmp_path)(textured(4), WISH, Wrap("png", {"mark": f"{BITS:08x}"}))
+    assert (tmp_path / "mark.key").stat().st_mode & 0o077 == 0
+    (tmp_path / "seal.pem").unlink()
+    later = Sealer(tmp_path).verify(sealed)
+    assert (later.manifest, later.mark) == ("foreign", f"{BITS:08x}")
+    monkeypatch.setenv("RIGFACE_MARK_SECRET", "of the environment")
+    assert not Sealer(tmp_path).verify(sealed).watermark
+
+
+def test_where_no_secret_can_be_kept_the_signing_key_gives_one(tmp_path, monkeypatch, caplog):
+    Sealer(tmp_path)
+    (tmp_path / "mark.key").unlink()
+
+    def refused(path, text):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("serve.provenance._once", refused)
+    one, two = Sealer(tmp_path), Sealer(tmp_path)
+    assert one._secret == two._secret
+    assert "Read-only file system" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["P-384", "RSA"])
+def test_any_key_that_c2pa_allows_signs(tmp_path, monkeypatch, kind):
+    from cryptography.hazmat.primitives.asymmetric import ec, rsa
+
+    curve = ec.generate_private_key
+    make = {
+        "P-384": lambda _: curve(ec.SECP384R1()),
+        "RSA": lambda _: rsa.generate_private_key(65537, 2048),
+    }[kind]
+    monkeypatch.setattr(ec, "generate_private_key", make)
+    sealed = Sealer(tmp_path)(textured(4), WISH, Wrap("jpeg", {"mark": "1"}))
+    assert Sealer(tmp_path).verify(sealed).manifest == "trusted"
+
+
+def test_a_key_that_is_none_is_said_so(tmp_path):
+    Sealer(tmp_path)
+    text = (tmp_path / "seal.pem").read_text()
+    (tmp_path / "seal.pem").write_text(text.replace(text[40:60], "A" * 20))
+    with pytest.raises(BadInput, match="cannot be read"):
+        Sealer(tmp_path)
+
+
 def test_over_http(house, sealer, tmp_path):
     from starlette.testclient import TestClient
 
@@ -127,6 +230,9 @@ def test_over_http(house, sealer, tmp_path):
     stranger = client.post("/v1/verify", files={"picture": files["picture"]}).json()
     assert (stranger["made_here"], stranger["manifest"]) == (False, "none")
     assert Image.open(io.BytesIO(made.content)).size == (384, 384)
+    active, actions, _ = declared(made.content, "image/png")
+    assert [a["action"] for a in actions] == ["c2pa.opened", "c2pa.edited"]
+    assert active["ingredients"][0]["format"] == "image/png"
 
 
 def test_a_log_that_was_changed_is_noticed(tmp_path):
