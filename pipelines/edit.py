@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import numpy as np
 from tyro.conf import Positional, arg
 
-from pipelines.edit_words import Outcome, show, slider_tables
+from pipelines.edit_words import Outcome, flame_table, show, slider_tables
 from pipelines.wish import Wish, read, save, traits
 from rigface.edits import NAMED, EditSpec, Trait
 from rigface.errors import BadInput, NoFace, PlanError
@@ -143,14 +143,21 @@ class AnimateJob:
 
 @dataclass(frozen=True)
 class SlidersJob:
-    """List every number an edit can have: names, ranges, and what the named expressions are made of."""
+    """List every number an edit can have: names, ranges, and what the named expressions are made of.
+
+      rigface sliders
+      rigface sliders --head weights/flame     how well FLAME follows the same names, by the map that is fitted to it
+    """
+
+    head: Annotated[Path | None, arg(metavar="FOLDER")] = None
+    """A folder of FLAME's released files."""
 
     def run(self) -> int:
         """Print them."""
         from rich.console import Console
 
         console = Console()
-        for table in slider_tables():
+        for table in slider_tables() if self.head is None else [flame_table(self.head)]:
             console.print(table)
         return 0
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rigface.edits import LIMITS, NAMED
+from rigface.errors import PlanError
 
 LEARNT_MM = 0.3  # axes that move less were not seen when the head was built
 
@@ -126,3 +127,29 @@ def slider_tables() -> list[Table]:
     for left, right in zip_longest(cells[:half], cells[half:], fillvalue=("", "")):
         plain.add_row(*left, *right)
     return [numbers, named, plain]
+
+
+def flame_table(folder: Path) -> Table:
+    """The table of `rigface sliders --head`: how far FLAME goes with each of the open head's names.
+
+    Raises:
+        PlanError: the folder's files are not FLAME's, or do not fit each other. MissingAsset, UnsafeFile: as `flame.load`.
+    """
+    from rich.table import Table
+
+    from rigface.face.head import Head
+    from rigface.face.named_axes import fit
+    from rigface.face.open_head import OpenHead
+
+    try:
+        named = fit(Head.load_flame(folder))
+    except ValueError as e:
+        raise PlanError(f"--head: {folder}: {e}") from None
+    moves = np.linalg.norm(OpenHead.load().expression, axis=2).max(1) * 1000
+    table = Table(title="the open head's names on this FLAME", title_justify="left")
+    for column in ("name", "follows", "jaw"):
+        table.add_column(column, justify="left" if column == "name" else "right")
+    for name, mm, reached, jaw in zip(named.names, moves, named.reached, named.jaw):
+        follows = f"{100 * reached:.0f} %" if mm > LEARNT_MM else "hardly moves"
+        table.add_row(name, follows, _said(math.degrees(float(np.linalg.norm(jaw))), "degrees"))
+    return table

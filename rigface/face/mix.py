@@ -18,6 +18,7 @@ from rigface.edits import NAMED, EditSpec, LightEdit, Trait
 from rigface.errors import BadEdit
 from rigface.face.delight import AMBIENT
 from rigface.face.lighting import lamp, seen
+from rigface.face.named_axes import NamedAxes
 from rigface.face.rotation import from_degrees, to_axis_angle, to_degrees, to_matrix
 from rigface.face.sliders import alone, skull_motion
 from rigface.types import FaceParams, HeadSpec
@@ -33,7 +34,9 @@ ALWAYS_SOURCE = ("camera",)  # where the face is in the source's picture and how
 _EYES = ("eye", "brow", "cheek")
 
 
-def mix(source: FaceParams, edit: EditSpec, head: HeadSpec, target: FaceParams | None = None) -> FaceParams:
+def mix(
+    source: FaceParams, edit: EditSpec, head: HeadSpec, target: FaceParams | None = None, named: NamedAxes | None = None
+) -> FaceParams:
     """The source's face with the edit done, as coefficients.
 
     Args:
@@ -41,6 +44,7 @@ def mix(source: FaceParams, edit: EditSpec, head: HeadSpec, target: FaceParams |
         edit: what to change.
         head: the head model of both.
         target: whom to copy; needed where `edit.take` is not empty.
+        named: what the expressions' names do to a head whose axes have none, FLAME's (`named_axes.fit`).
 
     Returns:
         New coefficients; no array is changed.
@@ -53,7 +57,11 @@ def mix(source: FaceParams, edit: EditSpec, head: HeadSpec, target: FaceParams |
     taken = {name: getattr(target, name) for trait in edit.take for name in GIVEN_BY[trait]}
     wanted = replace(source, **taken)
     if edit.expression:
-        wanted = _expressed(wanted, edit, head)
+        wanted = _expressed(wanted, edit, head) if named is None else _by_name(wanted, edit, named)
+    if edit.region != "face" and not head.expression_names:
+        raise BadEdit(
+            f"region: the axes of the head {head.name!r} have no names by which eyes and mouth are told apart"
+        )
     if edit.region != "face":
         kept = [not _in_region(name, edit.region) for name in head.expression_names]
         wanted = replace(wanted, expression=np.where(kept, source.expression, wanted.expression))
@@ -110,6 +118,15 @@ def _expressed(params: FaceParams, edit: EditSpec, head: HeadSpec) -> FaceParams
     camera = params.camera - np.array([0, *(after @ shift)[:2]])
     rotation = to_axis_angle(after[None])[0]
     return replace(out, head_rotation=rotation.astype(np.float32), camera=camera.astype(np.float32))
+
+
+def _by_name(params: FaceParams, edit: EditSpec, named: NamedAxes) -> FaceParams:
+    asked: dict[str, float] = {}
+    for name, value in edit.expression.items():
+        for axis, share in NAMED.get(name, {name: 1.0}).items():
+            asked[axis] = asked.get(axis, 0.0) + share * value
+    expression, jaw = named.set(params.expression, params.jaw_rotation, asked)
+    return replace(params, expression=expression, jaw_rotation=jaw)
 
 
 def _in_region(name: str, region: str) -> bool:

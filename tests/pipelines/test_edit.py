@@ -215,6 +215,15 @@ def test_sliders_are_listed(capsys):
         assert word in said
 
 
+def test_sliders_of_flame_are_measured(capsys, fixtures, tmp_path):
+    assert run("sliders", "--head", str(fixtures / "flame")) == 0
+    said = capsys.readouterr().out
+    assert "jawOpen" in said
+    assert said.count(" %") > 30
+    assert run("sliders", "--head", str(tmp_path)) == 1
+    assert "generic_model.pkl is not there" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [

@@ -1,0 +1,177 @@
+"""The open head's 52 names on a head whose expression axes have none: FLAME's are principal components, and its jaw is a joint.
+
+Path: a FLAME folder -> `Head` -> `fit` -> NamedAxes -> `mix`, `rigface sliders --head`.
+Source: expression cloning (Noh and Neumann, SIGGRAPH 2001): motions are carried from one face to another at points that both have.
+
+The two heads are laid over each other: a similarity at the 51 inner landmarks of the 68 that FLAME's embedding has (Sagonas et al.
+2013), then the other head's own shape at those. Each name's motion D_p of the open head is carried over, and the coefficients e and
+jaw j are those that follow it best, with w_p the weight of a point and J its motion by coefficients, linearised anew at each step:
+
+    minimise over e, j   sum_p w_p |J_p(e, j) - s R D_p|^2 + d^2 (|e|^2 + |j / JAW|^2)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from rigface.errors import BadEdit
+from rigface.face.head import Head
+from rigface.face.open_head import OpenHead
+from rigface.face.sliders import alone, skull_motion
+from rigface.face.slits import LEFT_EYE, LIPS, RIGHT_EYE
+
+# The landmarker's points for points 18 to 68 of the 68: brows, bridge and base of the nose, eyes, lips outside and inside.
+INNER = (
+    70, 63, 105, 66, 107, 336, 296, 334, 293, 300, 168, 6, 195, 4, 98, 97, 2, 326, 327,
+    33, 160, 158, 133, 153, 144, 362, 385, 387, 263, 373, 380,
+    61, 39, 37, 0, 267, 269, 291, 405, 314, 17, 84, 181, 78, 82, 13, 312, 308, 317, 14, 87,
+)  # fmt: skip
+JAW = 0.2  # radians that count as much as one standard deviation of an axis
+SHAPE_DAMPING, DAMPING = 4e-3, 2.5e-3  # metres over all points that a unit of a coefficient must be worth
+SKIN = 0.25  # weight of a point of the skin; a landmark's is 1
+NEAR, OPENING = (
+    0.008,
+    0.006,
+)  # metres: farther from the other surface there is no counterpart; nearer to a slit it is uncertain
+STEPS = 3
+
+
+@dataclass(frozen=True, eq=False)
+class NamedAxes:
+    """How each name moves another head.
+
+    Args:
+        names: (K,) the open head's.
+        expression, jaw: (K, E), (K, 3) what to add to coefficients and to the jaw's axis-angle, in radians, for the name in full.
+        reached: (K,) share of the open head's motion that it makes, 1 - |rest| / |motion|; 0 for a name that moves nothing.
+    """
+
+    names: tuple[str, ...]
+    expression: np.ndarray
+    jaw: np.ndarray
+    reached: np.ndarray
+
+    def set(self, expression: np.ndarray, jaw: np.ndarray, asked: Mapping[str, float]) -> tuple[np.ndarray, np.ndarray]:
+        """Coefficients (E,) and jaw (3,) in which the names asked for have these values, and all else is as it was.
+
+        A name's value in given coefficients is their share along its direction, by least squares for all that are asked for at
+        once; so asking twice does what asking once does.
+
+        Raises:
+            BadEdit: a name is none of these.
+        """
+        if missing := sorted(set(asked) - set(self.names)):
+            raise BadEdit(f"expression.{missing[0]}: want one of {', '.join(self.names)}")
+        rows = [self.names.index(name) for name in asked]
+        directions = np.concatenate([self.expression[rows], self.jaw[rows] / JAW], 1)
+        now = np.concatenate([expression, jaw / JAW]).astype(np.float64)
+        value = np.linalg.lstsq(directions.T, now, rcond=1e-6)[0]
+        out = now + (np.array(list(asked.values())) - value) @ directions
+        count = len(expression)
+        return out[:count].astype(np.float32), (out[count:] * JAW).astype(np.float32)
+
+
+def fit(head: Head) -> NamedAxes:
+    """Find the coefficients of a head that move it as the open head's names move that.
+
+    Args:
+        head: FLAME, or another with the 68 landmarks or 51 inner ones, and no names of its own. Some seconds.
+
+    Raises:
+        ValueError: it has neither.
+    """
+    model = OpenHead.load()
+    points, here = model.template.astype(np.float64), _inner(head)
+    moves = np.stack([_motion(model, k) for k in range(model.spec.expression)])
+    scale, turn, shift = _similarity(points[list(INNER)], here(head.template[None])[0].numpy())
+    basis = here(head.shape_basis.permute(2, 0, 1)).double().numpy().reshape(head.spec.shape, -1)
+    gap = scale * points[list(INNER)] @ turn.T + shift - here(head.template[None])[0].double().numpy()
+    shape = np.linalg.solve(basis @ basis.T + SHAPE_DAMPING**2 * np.eye(len(basis)), basis @ gap.ravel())
+    alike = torch.from_numpy(shape).float()[None]
+    still = head.neutral(alike, torch.zeros(1, head.spec.expression))[0]
+    scale, turn, shift = _similarity(points[list(INNER)], here(still[None])[0].numpy())
+    skin, vertices = _counterparts(scale * points @ turn.T + shift, still.numpy(), scale)
+    weights = np.concatenate([np.ones(len(INNER)), np.full(len(skin), SKIN)])
+    wanted = scale * moves[:, [*INNER, *skin]] @ turn.T
+
+    def posed(x: torch.Tensor) -> torch.Tensor:
+        """(K, P, 3) the points with coefficients and jaw (K, E + 3), the jaw in units of JAW."""
+        zero = torch.zeros(len(x), 3)
+        jaw = x[:, -3:] * JAW if head.jaw is not None else None
+        surface = head.vertices(alike.expand(len(x), -1), x[:, :-3], zero, jaw)
+        return torch.cat([here(surface), surface[:, vertices]], 1)
+
+    found = _follow(posed, wanted, np.sqrt(weights), head.spec.expression + 3, fixed=head.jaw is None)
+    made = (posed(found) - posed(torch.zeros(1, found.shape[1]))).double().numpy()
+    norm = np.sqrt((weights[:, None] * wanted**2).sum((1, 2)))
+    rest = np.sqrt((weights[:, None] * (made - wanted) ** 2).sum((1, 2)))
+    reached = np.where(norm > 1e-6, 1 - rest / np.maximum(norm, 1e-6), 0.0)
+    x = found.numpy()
+    return NamedAxes(model.spec.expression_names, x[:, :-3], x[:, -3:] * np.float32(JAW), reached)
+
+
+def _motion(model: OpenHead, axis: int) -> np.ndarray:
+    """(468, 3) what a name in full does to the open head, skull held still."""
+    change = alone(model.spec, {axis: 1.0})
+    turn, shift = skull_motion(model.spec, change)
+    moved = np.einsum("e,evi->vi", change.astype(np.float64), model.expression.astype(np.float64))
+    return moved - np.cross(turn, model.template) - shift
+
+
+def _inner(head: Head) -> Callable[[torch.Tensor], torch.Tensor]:
+    """A function from (N, V, 3) to the 51 inner landmarks (N, 51, 3)."""
+    if head.inner is not None and head.inner.vertices.shape[-2] == len(INNER):
+        return head.inner.points
+    if head.landmarks.vertices.shape[-2] == 17 + len(INNER):
+        return lambda surface: head.landmarks.points(surface)[:, 17:]
+    raise ValueError(
+        f"the {head.spec.name} head has neither 68 landmarks nor 51 inner ones to lay it over the open head by"
+    )
+
+
+def _similarity(left: np.ndarray, right: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+    """Scale, rotation (3, 3) and shift (3,) that bring points (P, 3) nearest to others (Umeyama 1991)."""
+    left_mean, right_mean = left.mean(0), right.mean(0, dtype=np.float64)
+    a, b = left - left_mean, right - right_mean
+    u, s, vt = np.linalg.svd(b.T @ a)
+    sign = np.array([1, 1, np.sign(np.linalg.det(u @ vt))])
+    turn = (u * sign) @ vt
+    scale = float((s * sign).sum() / (a**2).sum())
+    return scale, turn, right_mean - scale * turn @ left_mean
+
+
+def _counterparts(points: np.ndarray, vertices: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray]:
+    """Control points of the open head with a vertex of the other beside them, and those vertices; none at lids and lips."""
+    from scipy.spatial import cKDTree
+
+    slits = cKDTree(points[list(RIGHT_EYE + LEFT_EYE + LIPS)])
+    away, vertex = cKDTree(vertices).query(points)
+    skin = np.flatnonzero((away < NEAR * scale) & (slits.query(points)[0] > OPENING * scale))
+    return skin, vertex[skin]
+
+
+def _follow(
+    posed: Callable[[torch.Tensor], torch.Tensor], wanted: np.ndarray, root: np.ndarray, size: int, fixed: bool
+) -> torch.Tensor:
+    """(K, size) Gauss-Newton: what moves the points (P, 3) as wanted (K, P, 3); `fixed` leaves the last three 0."""
+    from torch.func import jacfwd, vmap
+
+    by_coefficient = jacfwd(lambda one: posed(one[None])[0])
+    x = torch.zeros(len(wanted), size)
+    still = posed(x[:1])
+    free = size - 3 if fixed else size
+    for step in range(STEPS):
+        motion = vmap(by_coefficient)(x) if step else by_coefficient(x[0])[None]  # all begin at the same face
+        jacobian = (motion.double().numpy() * root[:, None, None]).reshape(len(motion), -1, size)[..., :free]
+        left = ((wanted - (posed(x) - still).double().numpy()) * root[:, None]).reshape(len(wanted), -1)
+        normal = np.einsum("kpi,kpj->kij", jacobian, jacobian) + DAMPING**2 * np.eye(free)
+        now = x[:, :free].double().numpy()
+        pull = (
+            np.einsum("kpi,kp->ki", np.broadcast_to(jacobian, (len(x), *jacobian.shape[1:])), left) - DAMPING**2 * now
+        )
+        x[:, :free] += torch.from_numpy(np.linalg.solve(normal, pull[..., None])[..., 0]).float()
+    return x

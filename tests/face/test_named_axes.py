@@ -1,0 +1,112 @@
+"""The open head's names on a head without names: one whose right answer is known, and FLAME's file format."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from rigface.edits import EditSpec
+from rigface.errors import BadEdit
+from rigface.face.head import Head
+from rigface.face.mix import mix
+from rigface.face.named_axes import INNER, _motion, fit
+from rigface.face.open_head import OpenHead
+from rigface.face.sliders import window
+from rigface.types import FaceParams, HeadSpec
+
+SIZE = 1.3
+
+
+@pytest.fixture(scope="module")
+def stranger() -> Head:
+    """The open head in disguise: larger, turned and moved, its vertices in another order, its axes mixed, and with a jaw."""
+    rng, model = np.random.default_rng(0), OpenHead.load()
+    fine, weights = model.head(1), model.subdivision(1)[0]
+    order = rng.permutation(len(fine.template))
+    place = np.argsort(order)
+    turn = np.linalg.qr(rng.normal(size=(3, 3)))[0]
+    turn *= np.sign(np.linalg.det(turn))
+    moves = np.stack([weights @ _motion(model, k) for k in range(model.spec.expression)], -1)[order]
+    mixed = np.linalg.qr(rng.normal(size=(moves.shape[2],) * 2))[0]
+    hinge = window("jawOpen", fine.template.numpy()[order])
+    return Head.from_arrays(
+        HeadSpec("flame", "disguised", 40, moves.shape[2], 0),
+        template=SIZE * fine.template.numpy()[order] @ turn.T + (0.1, 0.2, -0.1),
+        shape_basis=SIZE * np.einsum("ij,vjs->vis", turn, fine.shape_basis.numpy()[order]),
+        expression_basis=SIZE * np.einsum("ij,vjk->vik", turn, moves @ mixed),
+        faces=place[fine.faces.numpy()],
+        parents=(-1, 0),
+        joint_regressor=np.full((2, len(order)), 1 / len(order)),
+        skinning=np.stack([1 - hinge, hinge], 1),
+        jaw=1,
+        landmarks=np.array([0] * 17 + [int(place[i]) for i in INNER]),
+    )
+
+
+@pytest.fixture(scope="module")
+def named(stranger):
+    return fit(stranger)
+
+
+def test_the_motions_of_the_open_head_are_found_again(named):
+    moves = np.linalg.norm(OpenHead.load().expression, axis=2).max(1) > 0.003  # 3 mm
+    assert moves.sum() > 20
+    assert named.reached[moves].min() > 0.8
+    assert np.median(named.reached[moves]) > 0.95
+    assert named.reached.max() <= 1
+
+
+def test_a_head_that_cannot_move_follows_nobody(stranger):
+    stiff = replace(stranger, expression_basis=torch.zeros_like(stranger.expression_basis), jaw=None)
+    found = fit(stiff)
+    assert np.abs(found.reached).max() < 1e-6
+    assert not found.jaw.any()
+
+
+def test_a_value_is_set_and_not_added(named):
+    rng = np.random.default_rng(1)
+    expression, jaw = rng.normal(size=52).astype(np.float32), np.array([0.1, 0, 0], np.float32)
+    asked = {"jawOpen": 0.5, "mouthSmileLeft": 0.8}
+    once = named.set(expression, jaw, asked)
+    twice = named.set(*once, asked)
+    np.testing.assert_allclose(once[0], twice[0], atol=1e-5)
+    np.testing.assert_allclose(once[1], twice[1], atol=1e-6)
+    still = named.set(np.zeros(52, np.float32), np.zeros(3, np.float32), {"browInnerUp": 1.0})
+    np.testing.assert_allclose(still[0], named.expression[named.names.index("browInnerUp")], atol=1e-5)
+    with pytest.raises(BadEdit, match=r"expression\.grin"):
+        named.set(expression, jaw, {"grin": 1.0})
+
+
+def test_an_edit_by_name_moves_flame_as_it_moves_the_open_head(stranger, named):
+    """A smile: both corners of the mouth go up and out, the eyes stay."""
+    spec = stranger.spec
+    zeros = {
+        "shape": 40,
+        "expression": 52,
+        "head_rotation": 3,
+        "jaw_rotation": 3,
+        "camera": 3,
+        "albedo": 0,
+        "bfm_expression": 64,
+    }
+    source = FaceParams(**{k: np.zeros(n, np.float32) for k, n in zeros.items()}, light=np.zeros((9, 3), np.float32))
+    out = mix(source, EditSpec(expression={"smile": 1.0}), spec, named=named)
+
+    def inner(params: FaceParams) -> np.ndarray:
+        names = ("shape", "expression", "head_rotation", "jaw_rotation")
+        surface = stranger.vertices(*(torch.from_numpy(getattr(params, name))[None] for name in names))
+        return stranger.landmarks3d(surface)[0, 17:].numpy()
+
+    moved = np.linalg.norm(inner(out) - inner(source), axis=1) / SIZE
+    corners, eyes = [INNER.index(61), INNER.index(291)], [INNER.index(i) for i in (33, 133, 362, 263)]
+    assert moved[corners].min() > 0.003
+    assert moved[eyes].max() < 0.001
+    with pytest.raises(BadEdit, match="region"):
+        mix(source, EditSpec(expression={"smile": 1.0}, region="mouth"), spec, named=named)
+
+
+def test_a_head_without_landmarks_to_lay_over_is_refused(stranger):
+    few = replace(stranger, landmarks=OpenHead.load().head(0).landmarks)
+    with pytest.raises(ValueError, match="51 inner"):
+        fit(few)
