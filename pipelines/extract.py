@@ -24,6 +24,7 @@ from typing import Any
 from pipelines import cluster, flow, parts, plan, reading, sources
 from pipelines.close import close_input, conclude
 from pipelines.config import STAGES, Extract
+from pipelines.deaths import Deaths
 from pipelines.identities import identify
 from pipelines.marks import Marks
 from pipelines.output import Output
@@ -183,6 +184,7 @@ class _Run:
         rows = (row for table in self.output.inputs_by_part(["uri", "status"]) for row in table.to_pylist())
         again = {row["uri"] for row in rows if row["status"] in ("error", "partial") and row["uri"] in known}
         for uri in again:
+            Deaths(self.output.store).forget(uri)
             for unit, _ in units_of(known[uri], self.name):
                 self.output.store.delete(error_path(unit))
             if known[uri]["status"] == "error":
@@ -250,6 +252,7 @@ class _Run:
     def _units(self, plans: dict[str, Plan], waiting: dict[str, set[str]], todo: flow.Todo) -> None:
         expected = {unit: what["expected"] for unit, what in todo}
         crashes: deque[str | None] = deque(maxlen=BREAKER)
+        crashed: set[str] = set()  # inputs
         began = time.monotonic()
         self.progress.say(f"{len(todo):,} units of work; starting the actors")
         for record in flow.records(self.config, *self.specs, todo):
@@ -259,9 +262,12 @@ class _Run:
             self._still_ours()
             self._count(record)
             self.progress.unit(record, expected[record["unit_id"]])
-            crashes.append(record["crash"])
-            _break(crashes)
             uri = record["uri"]
+            if record["crash"] is None or uri not in crashed:  # however many units it has, an input is one witness
+                crashes.append(record["crash"])
+                _break(crashes)
+            if record["crash"] is not None:
+                crashed.add(uri)
             waiting[uri].discard(record["unit_id"])
             if not waiting[uri]:
                 self._close(plans[uri], [record])
@@ -307,7 +313,8 @@ class _Run:
 
 
 def _break(crashes: deque[str | None]) -> None:
-    """Stop when most of the latest units crashed in one and the same way: that is our fault or the machine's.
+    """Stop when most of the latest units, one of each input that crashes, crashed in one and the same way: that is our fault or
+    the machine's.
 
     Raises:
         JobBroken: they did.

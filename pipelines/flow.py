@@ -36,7 +36,7 @@ def arguments(config: Extract, head: HeadSpec, detector: DetectorSpec) -> dict[s
     """Each stage's class and what it is built with."""
     device = {name: "cuda" if pool.gpus else "cpu" for names, pool in config.pools for name in names}
     return {
-        "look": (Look, {"settings": config.settings, "silence_s": config.silence_s}),
+        "look": (Look, {"settings": config.settings, "silence_s": config.silence_s, "out": config.out}),
         "reconstruct": (Reconstruct, {"settings": config.settings, "device": device["reconstruct"]}),
         "finish": (Finish, {"settings": config.settings, "device": device["finish"]}),
         "write": (Write, {"out": config.out, "head": head, "detector": detector}),

@@ -4,7 +4,7 @@
     OUT/faces/<2 hex>/<unit>.parquet   one object per unit that shows faces; its record is in the file's metadata
     OUT/faces/schema.parquet       no rows: any reader finds the columns, whatever was found
     OUT/inputs/<24 hex>.parquet    one row per finished input, written in batches
-    OUT/.rigface/                  plans, records of units without faces, identities, lock, work left aside
+    OUT/.rigface/                  plans, records of units without faces, deaths, identities, lock, work left aside
 
 A unit is done when its object is there; an input is done when its row is. Only the holder of the lock writes here, except
 for units, whose objects appear whole and whose first commit wins.
@@ -31,7 +31,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipelines import identities
+from pipelines import deaths, identities
 from pipelines.config import Settings, config_hash, differences
 from pipelines.marks import Marks
 from pipelines.plan import Plan, units_of
@@ -136,7 +136,7 @@ class Output:
 
     def _clear(self) -> None:
         """Remove all that is ours; rigface.json last, so that a kill in between leaves it recognisable."""
-        for folder in ("faces", "inputs", PLANS, f"{INTERNAL}/units"):
+        for folder in ("faces", "inputs", PLANS, f"{INTERNAL}/units", deaths.FOLDER):
             self.store.delete_folder(folder)
         self.store.delete(IDENTITIES)
         self.store.delete(ABOUT)
@@ -207,6 +207,7 @@ class Output:
         self.remove_inputs(uris)
         identities.forget(self.store, uris)
         for plan in plans:
+            deaths.Deaths(self.store).forget(plan["uri"])
             for unit, _ in units_of(plan, config):
                 self.store.delete(part_path(unit))
                 self.store.delete(error_path(unit))

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from pipelines import measures, parts
 from pipelines.child import Child, ChildDied
 from pipelines.config import Settings
+from pipelines.deaths import Deaths
 from pipelines.unit import Unit
 from rigface import schema
 from rigface.errors import BadInput
@@ -59,11 +60,16 @@ class Look:
         *("identity_vector", "crop", "_score"),
     )
 
-    def __init__(self, settings: Settings, silence_s: float) -> None:
+    def __init__(self, settings: Settings, silence_s: float, out: str) -> None:
         self._child = Child("pipelines.look:Looker", {"settings": settings}, silence_s)
         self._child.start()
+        self._deaths = Deaths(Store(out))
 
     def __call__(self, unit: Unit) -> None:
+        if verdict := self._deaths.verdict(unit.unit_id, unit.plan):
+            unit.record.update(status="error", **verdict)
+            unit.record["reason"] = f"not tried, because of other parts of it: {verdict['reason']}"
+            return
         for left in reversed(range(TRIES)):
             try:
                 record, blob = self._child((unit.plan, dict(unit.record)))
@@ -72,6 +78,7 @@ class Look:
                 if not left:
                     unit.record.update(status="error", stage=_blamed(died.step), crash=died.how)
                     unit.record["reason"] = f"{_blamed(died.step)} crashed {TRIES} times on it: {died.how}"
+                    self._deaths.add(unit.unit_id, unit.plan, unit.record)
                 continue
             unit.record.update(record)
             unit.set_faces(blob)

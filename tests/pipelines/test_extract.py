@@ -12,13 +12,15 @@ import pytest
 from pipelines import cluster, flow
 from pipelines import extract as extract_module
 from pipelines.config import Pool, debug
-from pipelines.extract import extract
+from pipelines.deaths import Deaths
+from pipelines.extract import BREAKER, extract
 from pipelines.output import Output
 from pipelines.stages import Finish, error_path
 from rigface import fake, lock, schema
 from rigface.errors import MissingAsset, OutputBusy, PlanError
 from rigface.image import decode, decode_mask
 from rigface.storage import Store
+from tests.drills.poison import PoisonedLook
 from tests.pipelines.conftest import faces_of, inputs_of
 
 
@@ -184,11 +186,18 @@ def test_errors_stay_until_they_are_asked_for_again(finished, zoo, silent, tmp_p
     output.store.delete(part)  # as a run would have left it that could not read this file
     output.store.publish(error_path(unit), json.dumps(failed).encode())
     output.remove_inputs([uri])
+    deaths = Deaths(output.store)
+    for i in range(2):
+        deaths.add(
+            f"unit {i}", {"uri": uri, "chunks": 3}, {"stage": "decode", "reason": "it crashed", "crash": "SIGSEGV"}
+        )
 
     config = debug((str(zoo),), str(out))
     assert extract(config, silent).done["units"] == 0
     assert by_name(out)["short.mp4"]["reason"] == "no such file"
+    assert deaths.verdict("unit 2", {"uri": uri, "chunks": 3})["reason"] == "it crashed"
     assert extract(replace(config, retry_errors=True), silent).done["units"] == 1
+    assert deaths.verdict("unit 2", {"uri": uri, "chunks": 3}) is None
     assert inputs_of(out).equals(inputs_of(finished))
     assert faces_of(out).drop_columns("identity").equals(faces_of(finished).drop_columns("identity"))
 
@@ -337,6 +346,32 @@ def test_an_input_is_looked_into_with_the_storage_of_now(zoo, bucket, monkeypatc
         assert survey([f"{bucket}/now/short.mp4"], settings, 60.0)[0]["reason"] == "no such file"
     assert survey([f"{bucket}/now/short.mp4"], settings, 60.0)[0]["status"] == "ok"
     server.shutdown()
+
+
+@pytest.mark.slow
+def test_a_long_film_that_kills_its_decoder_ends_as_a_row_and_not_the_job(
+    ray_cluster, zoo, silent, tmp_path, monkeypatch
+):
+    """With as many units as would stop the job, if each counted."""
+    folder, out, tries = tmp_path / "in", tmp_path / "out", tmp_path / "tries"
+    folder.mkdir()
+    shutil.copy(zoo / "short.mp4", folder)
+    film = fake.video(folder / "poison.mp4", (0.1,), frames=2 * (BREAKER + 5))
+    real = flow.arguments
+
+    def poisoned(*arguments):
+        made = real(*arguments)
+        return {**made, "look": (PoisonedLook, {**made["look"][1], "tries": str(tries)})}
+
+    monkeypatch.setattr(flow, "arguments", poisoned)
+    config = debug((str(folder),), str(out))
+    config = replace(config, settings=replace(config.settings, chunk_frames=2))
+    assert extract(config, silent).done["units"] == BREAKER + 5 + 3
+    row = by_name(out)["poison.mp4"]
+    assert (row["status"], row["stage"], row["chunks"]) == ("error", "decode", BREAKER + 5)
+    assert row["reason"].endswith("decode crashed 2 times on it: SIGSEGV")
+    assert tries.read_text().splitlines() == [str(film)] * 4  # two units, twice each
+    assert by_name(out)["short.mp4"]["faces"] == 5
 
 
 class RaisesMissingAsset(Finish):

@@ -58,7 +58,9 @@ def fail_a_face(tmp_path):
     """A unit of 10 frames and 20 faces through two stages, the second of which fails on one."""
     clip = fake.video(tmp_path / "clip.mp4", (0.0, 0.5), frames=10)
     unit = planned(clip)
-    actor = StageActor([(Look, {"settings": SETTINGS, "silence_s": 30.0}), (FailsOnOne, {})])
+    actor = StageActor(
+        [(Look, {"settings": SETTINGS, "silence_s": 30.0, "out": str(tmp_path / "out")}), (FailsOnOne, {})]
+    )
     actor(Unit(unit.unit_id, unit.plan, unit.record).pack().select(["unit_id", "plan"]))
     actor._stages[0]._child.close()
 
@@ -66,9 +68,9 @@ def fail_a_face(tmp_path):
 def crash_a_child(tmp_path):
     """A unit whose child dies at `decode`, twice."""
     clip = fake.video(tmp_path / "bad.mp4", (0.5,), frames=4)
-    child = Child(f"{CrashesOn.__module__}:CrashesOn", {"name": "bad.mp4"}, 30.0)
-    look = Look.__new__(Look)
-    look._child = child
+    look = Look(SETTINGS, 30.0, str(tmp_path / "out"))
+    look._child.close()
+    look._child = child = Child(f"{CrashesOn.__module__}:CrashesOn", {"name": "bad.mp4"}, 30.0)
     unit = planned(clip)
     with measures.stage_of("look", unit):
         look(unit)

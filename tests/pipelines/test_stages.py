@@ -1,8 +1,8 @@
 """The stages one by one, without Ray: what they add, what they do with a bad face, a bad file and a crash."""
 
+import ctypes
 import json
 import os
-import signal
 from collections import deque
 from dataclasses import asdict, replace
 
@@ -25,9 +25,9 @@ from rigface.image import encode_jpeg
 SETTINGS = replace(debug().settings, chunk_frames=100)
 
 
-def planned(path, index=0):
+def planned(path, index=0, settings=SETTINGS):
     """The unit that a file's plan leads to."""
-    one = plan.Surveyor(SETTINGS)(str(path), lambda step: None)
+    one = plan.Surveyor(settings)(str(path), lambda step: None)
     assert one["status"] == "ok", one
     name, what = list(plan.units_of(one, "config"))[index]
     return Unit(name, what, new_record(name, what))
@@ -61,8 +61,15 @@ class CrashesOn:
         what, record = job
         begin("decode")
         if what["uri"].endswith(self.name):
-            os.kill(os.getpid(), signal.SIGSEGV)
+            ctypes.string_at(0)
         return {**record, "frames": 1}, None
+
+
+def crashing_look(out, name: str = "poison.mp4"):
+    look = Look(SETTINGS, silence_s=5, out=str(out))
+    look._child.close()
+    look._child = Child("test_stages:CrashesOn", {"name": name}, silence_s=5)
+    return look
 
 
 def test_looking_says_what_it_saw(unit):
@@ -110,9 +117,7 @@ def test_a_crash_is_the_files_after_two_tries_and_costs_nobody_else(clip, tmp_pa
     monkeypatch.syspath_prepend(os.path.dirname(__file__))
     poison = tmp_path / "poison.mp4"
     poison.write_bytes(clip.read_bytes())
-    look = Look(SETTINGS, silence_s=5)
-    look._child.close()
-    look._child = Child("test_stages:CrashesOn", {"name": "poison.mp4"}, silence_s=5)
+    look = crashing_look(tmp_path / "out")
     bad, good = planned(poison), planned(clip)
     look(bad)
     look(good)
@@ -121,6 +126,30 @@ def test_a_crash_is_the_files_after_two_tries_and_costs_nobody_else(clip, tmp_pa
     assert bad.record["reason"] == "decode crashed 2 times on it: SIGSEGV"
     assert not bad.has_faces
     assert (good.record["status"], good.record["frames"]) == ("ok", 1)
+
+
+def test_a_film_that_took_two_units_down_is_not_tried_again_anywhere_until_it_is_asked_for(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(os.path.dirname(__file__))
+    film = fake.video(tmp_path / "poison.mp4", (0.0,), frames=40)
+    in_pieces = replace(SETTINGS, chunk_frames=8)
+    here, there = (crashing_look(tmp_path / "out") for _ in range(2))  # two actors, on two nodes say
+    units = [planned(film, index, in_pieces) for index in range(5)]
+    for look, one in zip((here, there, here, there), units):
+        look(one)
+    reasons = [one.record["reason"] for one in units[:4]]
+    assert reasons[:2] == ["decode crashed 2 times on it: SIGSEGV"] * 2
+    assert reasons[2:] == [f"not tried, because of other parts of it: {reasons[0]}"] * 2
+    assert {(u.record["status"], u.record["stage"], u.record["crash"]) for u in units[:4]} == {
+        ("error", "decode", "SIGSEGV")
+    }
+    again = planned(film, 0, in_pieces)  # the run was killed, and comes to the first again: one other is not enough
+    here(again)
+    assert again.record["reason"] == reasons[0]
+    here._deaths.forget(str(film))
+    there(units[4])
+    assert units[4].record["reason"] == reasons[0]
+    for look in (here, there):
+        look._child.close()
 
 
 def test_numbers_that_are_not_finite_fail_their_face_only(unit):
