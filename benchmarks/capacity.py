@@ -119,7 +119,7 @@ def edits() -> dict[str, float]:
     return {
         "look_s": _spent([lambda w=w: asyncio.run(eye.reconstruct(w)) for w in fresh]),  # type: ignore[misc]
         "compose_s": _spent([lambda: asyncio.run(eye.compose(fresh[0], canvas))] * 5),
-        "preview_s": _spent([lambda: asyncio.run(eye.preview(fresh[0]))] * 5),
+        "preview_s": _spent([lambda: asyncio.run(eye.preview(fresh[0], Wrap("jpeg", {}, 82)))] * 5),
         "finish_s": _spent([lambda: asyncio.run(eye.finish(fresh[0], canvas, [crop], Wrap("png", {})))] * 4),
     }
 

@@ -145,8 +145,8 @@ class AnimateJob:
 class SlidersJob:
     """List every number an edit can have: names, ranges, and what the named expressions are made of.
 
-      rigface sliders
-      rigface sliders --head weights/flame     how well FLAME follows the same names, by the map that is fitted to it
+    rigface sliders
+    rigface sliders --head weights/flame     how well FLAME follows the same names, by the map that is fitted to it
     """
 
     head: Annotated[Path | None, arg(metavar="FOLDER")] = None

@@ -5,6 +5,7 @@ rigface serve --checkpoint runs/mine/model   with another model
 rigface serve demo clip.mp4 out/demo         start, make one edit through HTTP, and stay for the browser
 rigface serve key add alice --file keys.jsonl
 rigface serve enroll anna anna1.jpg anna2.jpg --file consent.jsonl
+rigface serve audit check audit.jsonl        was a line of the audit log changed or removed?
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ class Start:
     webhooks: tuple[str, ...] = ()
     """Beginnings of addresses that may be told when a job has ended; needs RIGFACE_WEBHOOK_SECRET in the environment."""
     audit: str = ""
-    """File that each edit adds a line to."""
+    """File that each edit and preview adds a line to; or a folder (with a slash at its end), which several machines may share."""
     consent: str = ""
     """List of people (`rigface serve enroll`): nobody else's face is edited. Empty: no consent is asked for."""
     deny: str = ""
@@ -218,6 +219,42 @@ class EnrollCommand:
         return 0
 
 
+@dataclass(frozen=True)
+class AuditCommand:
+    """The audit log: was a line changed, put in or removed since it was written?
+
+      rigface serve audit check audit.jsonl                  or a folder, with a file of each host
+      rigface serve audit check audit.jsonl --holds HASH     and is a line that was once the last still there?
+
+    Each line has the hash of the one before it. That does not show that the end of a file was cut off, that a whole file is gone,
+    or that somebody who may write there made all of it anew: keep the hash that this prints in another place, and give it to
+    --holds the next time.
+    """
+
+    action: Positional[Literal["check"]]
+    path: Positional[Path]
+    holds: str = ""
+    """Hash of an earlier check; of a folder, one file has to hold it."""
+
+    def run(self) -> int:
+        """Do it."""
+        from serve import audit
+
+        files, found = audit.files_of(self.path), not self.holds
+        for path in files:
+            one = audit.check(path, self.holds)
+            broken = f"; {one.broken} more are no lines of the log, such as half a one of a machine that failed" * bool(
+                one.broken
+            )
+            print(f"{path}: {one.lines} lines as they were written, the last of {one.last}, hash {one.hash}{broken}")
+            found = found or one.holds
+        if not found:
+            raise ValueError(
+                f"{self.path}: no line has the hash {self.holds}: an end was cut off, or a file is gone or written anew"
+            )
+        return 0
+
+
 def _vector_of(path: Path) -> Any:
     from rigface.face.see import See
     from rigface.image import decode
@@ -233,10 +270,13 @@ def _vector_of(path: Path) -> Any:
     return vector
 
 
+COMMANDS = {"key": KeyCommand, "enroll": EnrollCommand, "audit": AuditCommand, "demo": Demo}
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The entry point; 0, or 1 where an error of ours ended it."""
     words = list(sys.argv[1:] if argv is None else argv)
-    kind: Any = {"key": KeyCommand, "enroll": EnrollCommand, "demo": Demo}.get(words[0] if words else "", Start)
+    kind: Any = COMMANDS.get(words[0] if words else "", Start)
     prog = "rigface serve" if kind is Start else f"rigface serve {words.pop(0)}"
     try:
         about = "\n\n".join(filter(None, inspect.cleandoc(__doc__ if kind is Start else kind.__doc__).splitlines()))

@@ -243,9 +243,7 @@ class JobState(BaseModel):
     ended_at: str | None = None
     expires_at: str | None = Field(None, description="when the job and its results are removed")
     asked: list[dict[str, float]] = Field(default=[], description="of a clip: one row per face followed")
-    achieved: list[dict[str, float] | None] = Field(
-        default=[], description="likewise, means over frames looked at again"
-    )
+    achieved: list[dict[str, float] | None] = Field(default=[], description="likewise, of frames looked at again")
     notes: list[str] = Field(default=[], description="what else is worth knowing, such as frames without a face")
     error: ProblemDocument | None = None
     webhook: Literal["none", "waiting", "delivered", "given-up"] = "none"
@@ -394,7 +392,8 @@ class Canvas:
 
 @dataclass(frozen=True)
 class Wrap:
-    """How a result is encoded, and what is recorded of how it came about."""
+    """How a result is encoded, and what is recorded of how it came about. `quality` is of JPEG and WebP."""
 
     format: Format = "png"
     record: dict[str, Any] = field(default_factory=dict)
+    quality: int = 94

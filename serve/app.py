@@ -38,7 +38,7 @@ class Args(BaseModel):
 
     `models`: checkpoints by name; the first is the default. `model`: one, without a name. None at all: the preview.
     `keys`: file of API keys; empty is open. `seal`: folder of the signing key; empty is the user's own. `audit`: file that each
-    edit adds a line to. `jobs`: folder or s3:// of the queue, else the environment's RIGFACE_JOBS; empty takes no jobs. `fetch`: beginnings of addresses that files may come from, and networks (`places.py`); `webhooks`: of those that are told
+    edit adds a line to, or a folder with a file for each host. `jobs`: folder or s3:// of the queue, else the environment's RIGFACE_JOBS; empty takes no jobs. `fetch`: beginnings of addresses that files may come from, and networks (`places.py`); `webhooks`: of those that are told
     when a job has ended, signed with the environment's RIGFACE_WEBHOOK_SECRET. `consent`, `deny`: lists of people (`policy.py`), and `near`, the
     distance of identity vectors below which two faces are one person's. `traces`: where spans go (`traces.py`).
 

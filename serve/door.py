@@ -171,7 +171,7 @@ class _Door:
         began = time.monotonic()
         async with self.caller(request, "edit") as key:
             _, wish = await read(request, PreviewRequest, self.pantry, key.name, self.house.limits.body_bytes)
-            work = self.ask(wish, self.house.eye.preview)
+            work = self.editing.preview(wish, key, request.state.request_id)
             made = await within(request, work, self.house.limits.preview_s)
         seconds = made.seconds | {"total": time.monotonic() - began}
         headers = {

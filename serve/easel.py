@@ -21,6 +21,8 @@ from typing import Any
 from serve import traces
 from serve.api import PaintOptions, Wish, Wrap
 
+QUALITY = 80  # of a picture on the way
+
 
 @dataclass(frozen=True, eq=False)
 class Made:
@@ -63,12 +65,20 @@ class Easel:
                 if hasattr(event, "painted_s"):
                     painted[face] = event
                 elif previews is not None:
-                    yield _progress(face, len(painted), event)
+                    yield await self._progress(face, len(painted), event, wish, wrap)
         seconds |= {"wait": max(p.waited_s for p in painted), "paint": max(p.painted_s for p in painted)}
         pasting = time.monotonic()
         with traces.span("edit.finish"):
             finished = await self._eye.finish(wish, canvas, [p.image for p in painted], wrap)
         yield Made(finished, seconds | {"finish": time.monotonic() - pasting})
+
+    async def _progress(self, face: int, faces: int, step: Any, wish: Wish, wrap: Wrap) -> dict[str, Any]:
+        out = {"phase": "paint", "step": step.step, "steps": step.steps, "face": face, "faces": faces}
+        if step.preview is not None:
+            record = {**wrap.record, "step": step.step, "steps": step.steps}
+            data = await self._eye.on_the_way(step.preview, wish, Wrap("jpeg", record, QUALITY))
+            out["preview"] = base64.b64encode(data).decode()
+        return out
 
     async def _paint(
         self, model: str, conditions: list[Any], options: PaintOptions, previews: int | None, limit_s: float
@@ -108,12 +118,3 @@ class Easel:
 def easel_of(eye: Any, painter: Any) -> Any:
     """Who makes edits with these two: the easel that stands beside a far eye, or one in this process."""
     return getattr(eye, "easel", None) or Easel(eye, painter)
-
-
-def _progress(face: int, faces: int, step: Any) -> dict[str, Any]:
-    out = {"phase": "paint", "step": step.step, "steps": step.steps, "face": face, "faces": faces}
-    if step.preview is not None:
-        from rigface.image import encode_jpeg
-
-        out["preview"] = base64.b64encode(encode_jpeg(step.preview, 80)).decode()
-    return out

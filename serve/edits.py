@@ -22,9 +22,11 @@ from serve import measures, traces
 from serve.api import PREVIEW, EditRequest, EditResult, PaintOptions, Wish, Wrap
 from serve.easel import Made, easel_of
 from serve.keys import Key
+from serve.naming import picture_id
 from serve.problems import Trouble
 
 MEDIA = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
+PREVIEW_QUALITY = 82
 TYPES = ("image/png", "image/jpeg", "image/webp", "application/json", "text/event-stream")
 LOG = logging.getLogger("rigface.serve")
 Answer = TypeVar("Answer")
@@ -92,9 +94,18 @@ class Editing:
     def plan(self, asked: EditRequest, wish: Wish, kind: str, key: Key, request_id: str) -> Plan:
         """What will be done, once it is known how the caller wants it."""
         form = {media: name for name, media in MEDIA.items()}.get(kind) or asked.format or "png"
-        record = {"seed": asked.seed, "mark": secrets.token_hex(4), "request": request_id}
+        record = {"seed": asked.seed, **_record(request_id)}
         bare = asked.model_copy(update={"picture": None, "target": None, "targets": {}})  # they are in the wish, once
         return Plan(bare, wish, Wrap(form, record), key, request_id)  # type: ignore[arg-type]
+
+    async def preview(self, wish: Wish, key: Key, request_id: str) -> Any:
+        """As `Eye.preview`: marked, with a manifest, and in the audit log like every edit."""
+        record = {"model": PREVIEW, **_record(request_id), "max_side": wish.max_side}
+        wrap = Wrap("jpeg", record, PREVIEW_QUALITY)
+        made = await self.ask(wish, lambda w: self._house.eye.preview(w, wrap))
+        if self._house.audit is not None:
+            await asyncio.to_thread(self._house.audit, _entry(key, wish, made.data, {"what": "preview", **record}))
+        return made
 
     async def ask(self, wish: Wish, method: Callable[[Wish], Awaitable[Answer]]) -> Answer:
         """By hash first; where the eye has forgotten a picture, with all bytes."""
@@ -129,6 +140,7 @@ class Editing:
         began = time.monotonic()
         model = asked.model or next(m.name for m in await painter.models() if m.default)
         wrap = replace(plan.wrap, record={**plan.wrap.record, "model": model})
+        shown: dict[str, Any] = {}
         done = Done(replace(plan, wish=replace(wish, pictures={})), model)  # it may be kept: without the source's bytes
         if model == PREVIEW and wish.edit.prompt:
             raise Trouble("bad-request", "edit.prompt: the preview hears no words; ask for a model with a text encoder")
@@ -138,17 +150,24 @@ class Editing:
                 finished = await self.ask(wish, lambda w: eye.edit_without_model(w, wrap))
         else:
             yield {"phase": "look", "step": 0, "steps": asked.steps or 0}
-            async with aclosing(self._by_model(replace(plan, wrap=wrap), model, previews)) as events:
-                async for event in events:
-                    if isinstance(event, Made):
-                        finished, done.seconds = event.finished, event.seconds
-                    else:
-                        yield event
+            try:
+                async with aclosing(self._by_model(replace(plan, wrap=wrap), model, previews)) as events:
+                    async for event in events:
+                        if isinstance(event, Made):
+                            finished, done.seconds = event.finished, event.seconds
+                        else:
+                            shown = event if "preview" in event else shown
+                            yield event
+            except BaseException:  # also a caller who leaves: with a picture in hand that nothing else would tell of
+                if shown and self._house.audit is not None:
+                    record = {"what": "on the way", **wrap.record, "step": shown["step"], "steps": shown["steps"]}
+                    self._house.audit(_entry(plan.key, wish, base64.b64decode(shown["preview"]), record))
+                raise
         done.data, done.asked, done.achieved = finished.data, finished.asked, finished.achieved
         done.seconds["total"] = time.monotonic() - began
         self._count(done)
         if self._house.audit is not None:
-            await asyncio.to_thread(self._house.audit, _entry(done))
+            await asyncio.to_thread(self._house.audit, _entry(plan.key, wish, done.data, wrap.record))
         yield done
 
     def _count(self, done: Done) -> None:
@@ -182,16 +201,16 @@ def _options(asked: EditRequest) -> PaintOptions:
     )
 
 
-def _entry(done: Done) -> dict[str, Any]:
-    """A line of the audit log."""
-    from serve.naming import picture_id
+def _record(request_id: str) -> dict[str, Any]:
+    """What picture, manifest and audit log all have, by which one leads to the others."""
+    return {"mark": secrets.token_hex(4), "request": request_id}
 
-    plan = done.plan
-    return {
-        "key": plan.key.name, "request_id": plan.request_id, "in": plan.wish.picture, "out": picture_id(done.data),
-        "from": plan.wish.traits, "edit": plan.wish.edit.to_dict(), "model": done.model, "seed": plan.asked.seed,
-        "mark": plan.wrap.record["mark"],
-    }  # fmt: skip
+
+def _entry(key: Key, wish: Wish, data: bytes, record: dict[str, Any]) -> dict[str, Any]:
+    """A line of the audit log."""
+    more = {("request_id" if name == "request" else name): value for name, value in record.items()}
+    hashes = {"in": wish.picture, "out": picture_id(data), "from": wish.traits}
+    return {"key": key.name, **hashes, "edit": wish.edit.to_dict(), **more}
 
 
 def server_timing(seconds: dict[str, float]) -> str:

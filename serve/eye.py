@@ -29,7 +29,7 @@ from rigface.face.lighting import direction, lamp
 from rigface.face.mix import exposure
 from rigface.face.paste import paste
 from rigface.face.see import See, choose
-from rigface.image import decode, encode_jpeg, sniff
+from rigface.image import decode, sniff
 from rigface.types import Conditions, Face, FaceParams
 from serve import traces
 from serve.api import Canvas, Reconstruction, SeenFace, Verified, Wish, Wrap
@@ -41,7 +41,6 @@ from serve.seal import Plain, Seal
 from serve.sharing import in_turn, together
 from serve.threads import Threads
 
-PREVIEW_QUALITY = 82
 QUICK_PX = 768
 """Of a crop while sliders move: a face that fills the picture costs as its area, 130 ms at 896 px, 90 at 768."""
 AGREES = 0.08  # residual, in outer-eye distances, at which confidence is 1/e
@@ -70,7 +69,7 @@ class Seen:
 
 @dataclass(frozen=True, eq=False)
 class Previewed:
-    """A preview as a JPEG, the numbers asked, and where the time went, by phase."""
+    """A preview, encoded, the numbers asked, and where the time went, by phase."""
 
     data: bytes
     asked: list[dict[str, float]]
@@ -174,9 +173,13 @@ class Eye:
         await self._threads(self._check, wish)
         return await self._threads(mesh_of, choose(seen.faces, wish.face)[0], kind)
 
-    async def preview(self, wish: Wish) -> Previewed:
-        """A JPEG of the edit without a model, at most `max_side` px."""
-        return await self._threads(self._preview, wish)
+    async def preview(self, wish: Wish, wrap: Wrap) -> Previewed:
+        """The edit without a model, at most `max_side` px, sealed as all that is made."""
+        return await self._threads(self._preview, wish, wrap)
+
+    async def on_the_way(self, image: np.ndarray, wish: Wish, wrap: Wrap) -> bytes:
+        """A painter's picture between two steps, sealed likewise."""
+        return await self._threads(self._seal, image, _without(wish), wrap)
 
     async def edit_without_model(self, wish: Wish, wrap: Wrap) -> Finished:
         """The preview at the photograph's own resolution, measured."""
@@ -255,16 +258,16 @@ class Eye:
             out, _ = editor.apply(out, face, wanted)
         return out, pairs
 
-    def _preview(self, wish: Wish) -> Previewed:
+    def _preview(self, wish: Wish, wrap: Wrap) -> Previewed:
         marks = [time.perf_counter()]
         self._check(wish)
         small = self._smaller(wish)
         marks.append(time.perf_counter())
         out, pairs = self._moved(self._quick, wish, small)
         marks.append(time.perf_counter())
-        data = encode_jpeg(out, PREVIEW_QUALITY)
+        data = self._seal(out, _without(wish), wrap)
         marks.append(time.perf_counter())
-        seconds = dict(zip(("look", "move", "encode"), np.diff(marks).tolist()))
+        seconds = dict(zip(("look", "move", "seal"), np.diff(marks).tolist()))
         return Previewed(data, self._asked(wish, pairs), seconds)
 
     def _edit(self, wish: Wish, wrap: Wrap) -> Finished:
@@ -331,6 +334,11 @@ class Eye:
 def _with(wish: Wish, seen: Seen) -> Wish:
     """The wish with its source's bytes."""
     return replace(wish, pictures={wish.picture: seen.data})
+
+
+def _without(wish: Wish) -> Wish:
+    """The wish without any, for what is not the last word: to read the source's own manifests again costs up to 40 ms a picture."""
+    return replace(wish, pictures={})
 
 
 def composer_of(canvas: Canvas) -> Composer:

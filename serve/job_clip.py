@@ -110,7 +110,9 @@ class Clips:
 
         work = _Making(self, job, shelf, asked, model, canvas, paint if canvas else None, stop)
         thread = asyncio.ensure_future(asyncio.to_thread(work.run))
-        thread.add_done_callback(lambda done: done.cancelled() or done.exception())  # of a thread that was told to stop nobody asks
+        thread.add_done_callback(
+            lambda done: done.cancelled() or done.exception()
+        )  # of a thread that was told to stop nobody asks
         try:
             await asyncio.shield(thread)
         finally:

@@ -68,7 +68,7 @@ class Sealer:
         record = {**wrap.record, "source": wish.picture, "edit": wish.edit.to_dict(), "from": wish.traits}
         source = wish.pictures.get(wish.picture)
         origins = [Origin(source)] if source else []
-        return self.film(encode(marked, wrap.format), f"image/{wrap.format}", record, origins)
+        return self.film(encode(marked, wrap), f"image/{wrap.format}", record, origins)
 
     def mark(self, image: np.ndarray, bits: int) -> np.ndarray:
         """The picture with an invisible mark of 32 bits."""

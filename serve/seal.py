@@ -15,8 +15,6 @@ import numpy as np
 from rigface.image import encode_jpeg, encode_png
 from serve.api import Verified, Wish, Wrap
 
-QUALITY = 94
-
 
 @dataclass(frozen=True, eq=False)
 class Origin:
@@ -47,7 +45,7 @@ class Plain:
 
     def __call__(self, image: np.ndarray, wish: Wish, wrap: Wrap) -> bytes:
         """As `encode`."""
-        return encode(image, wrap.format)
+        return encode(image, wrap)
 
     def mark(self, image: np.ndarray, bits: int) -> np.ndarray:
         """As it is."""
@@ -62,14 +60,14 @@ class Plain:
         return Verified(made_here=False, manifest="none", record=None, watermark=False, mark=None, score=0.0)
 
 
-def encode(image: np.ndarray, kind: str) -> bytes:
+def encode(image: np.ndarray, wrap: Wrap) -> bytes:
     """(H, W, 3) uint8 as png, jpeg or webp."""
-    if kind == "png":
+    if wrap.format == "png":
         return encode_png(image)
-    if kind == "jpeg":
-        return encode_jpeg(image, QUALITY)
+    if wrap.format == "jpeg":
+        return encode_jpeg(image, wrap.quality)
     from PIL import Image
 
     out = io.BytesIO()
-    Image.fromarray(image).save(out, "WEBP", quality=QUALITY)
+    Image.fromarray(image).save(out, "WEBP", quality=wrap.quality)
     return out.getvalue()

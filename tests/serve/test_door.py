@@ -232,9 +232,9 @@ def test_a_door_that_drains_takes_nothing_new_and_waits_for_what_is_under_way(ho
 
     may_end, eye = threading.Event(), house.eye
 
-    async def slow(wish):
+    async def slow(wish, wrap):
         await asyncio.to_thread(may_end.wait, 20)
-        return await eye.preview(wish)
+        return await eye.preview(wish, wrap)
 
     house.eye = SimpleNamespace(preview=slow)
     inside = lambda: house.gate._turnstile.inside("door")  # noqa: E731

@@ -1,7 +1,9 @@
 """A picture made here is known again, by its manifest and by its pixels; the audit log shows what was done to it."""
 
+import base64
 import io
 import json
+from contextlib import aclosing
 
 import numpy as np
 import pytest
@@ -13,8 +15,9 @@ from rigface.image import decode, encode_jpeg, encode_png
 from serve import watermark
 from serve.api import Wish, Wrap
 from serve.audit import Audit, check
+from serve.naming import picture_id
 from serve.provenance import Sealer
-from tests.serve.conftest import photo
+from tests.serve.conftest import photo, run
 
 WISH = Wish("sha256:" + "0" * 64, EditSpec(yaw_deg=5))
 BITS = 0xC0FFEE11
@@ -235,11 +238,70 @@ def test_over_http(house, sealer, tmp_path):
     assert active["ingredients"][0]["format"] == "image/png"
 
 
+def test_previews_are_pictures_that_were_made_too(house, sealer, tmp_path):
+    """Marked, with a manifest, and in the log: those that follow a slider, and those of a stream that its caller leaves early."""
+    from starlette.testclient import TestClient
+
+    from serve.door import make_api
+    from serve.eye import Eye
+
+    log = tmp_path / "audit.jsonl"
+    house.eye, house.audit = Eye(house.eye.see, seal=sealer), Audit(log)
+    client = TestClient(make_api(house))
+    source = encode_png(textured(6))
+
+    def ask(path, **body):
+        files = {"picture": ("a.png", source), "request": (None, json.dumps(body))}
+        return client.post(path, files=files, headers={"Accept": "text/event-stream, */*;q=0.5"})
+
+    shown = ask("/v1/preview", edit={"yaw_deg": 9}, max_side=320)
+    found = sealer.verify(shown.content)
+    (line,) = map(json.loads, log.read_text().splitlines())
+    assert (shown.headers["content-type"], decode(shown.content).shape) == ("image/jpeg", (320, 320, 3))
+    assert (found.manifest, found.mark) == ("trusted", line["mark"])
+    assert (found.record["edit"], found.record["model"]) == ({"yaw_deg": 9}, "preview")
+    assert (line["what"], line["in"], line["out"]) == ("preview", picture_id(source), picture_id(shown.content))
+    assert (line["edit"], line["max_side"]) == ({"yaw_deg": 9}, 320)
+    assert line["request_id"] == shown.headers["x-request-id"]
+
+    streamed = ask("/v1/edits", edit={"yaw_deg": 9}, model="tiny", steps=3, previews=1).text
+    events = [json.loads(one.split("data: ")[1]) for one in streamed.split("\n\n") if "data: " in one]
+    previews = [base64.b64decode(event["preview"]) for event in events if "preview" in event]
+    assert [sealer.verify(one).record["step"] for one in previews] == [1, 2]
+    result = sealer.verify(base64.b64decode(events[-1]["image"]))
+    assert {sealer.verify(one).record["mark"] for one in previews} == {result.mark}
+    assert [json.loads(entry).get("what") for entry in log.read_text().splitlines()] == ["preview", None]
+    assert check(log).lines == 2
+
+
+def test_a_stream_that_its_caller_leaves_is_in_the_log_with_the_last_picture_it_sent(house, sealer, tmp_path):
+    from serve.api import EditRequest, Wish
+    from serve.edits import Editing
+    from serve.eye import Eye
+    from serve.keys import OPEN
+    from serve.measures import Numbers
+
+    log, source = tmp_path / "audit.jsonl", encode_png(textured(6))
+    house.eye, house.audit = Eye(house.eye.see, seal=sealer), Audit(log)
+    asked = EditRequest(edit={"yaw_deg": 9}, model="tiny", steps=3, previews=1)
+    wish, editing = Wish(picture_id(source), asked.edit, {picture_id(source): source}), Editing(house, Numbers())
+
+    async def leave_after_the_first():
+        async with aclosing(editing.steps(editing.plan(asked, wish, "text/event-stream", OPEN, "1"))) as events:
+            async for _, event in events:
+                if "preview" in event:
+                    return base64.b64decode(event["preview"])
+
+    last = run(leave_after_the_first())
+    (line,) = map(json.loads, log.read_text().splitlines())
+    assert (line["what"], line["step"], line["steps"], line["out"]) == ("on the way", 1, 3, picture_id(last))
+
+
 def test_a_log_that_was_changed_is_noticed(tmp_path):
     path = tmp_path / "audit.jsonl"
     for number in range(3):
         Audit(path)({"edit": number})
-    assert check(path) == 3
+    assert check(path).lines == 3
     lines = path.read_text().splitlines(keepends=True)
     path.write_text(lines[0] + lines[2])
     with pytest.raises(ValueError, match="before line 2"):
