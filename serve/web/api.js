@@ -37,6 +37,15 @@ async function ask(path, options = {}) {
   throw new Problem(document, after > 0 ? after : null);
 }
 
+// A request whose pictures are named by hash, or, with `files`, sent along under the names of their parts.
+function post(body, files = null) {
+  if (!files) return json(body);
+  const { picture, targets, ...rest } = body, form = new FormData();
+  for (const [name, file] of Object.entries(files)) form.append(name, file);
+  form.append("request", JSON.stringify(rest));
+  return { method: "POST", body: form, headers: {} };
+}
+
 const json = (body) => ({ method: "POST", body: JSON.stringify(body), headers: { "Content-Type": "application/json" } });
 
 export const models = async () => (await ask("v1/models")).json();
@@ -48,13 +57,13 @@ export async function reconstruct(file) {
   return (await ask("v1/reconstruct", { method: "POST", body: form })).json();
 }
 
-export async function preview(body, signal) {
-  const answer = await ask("v1/preview", { ...json(body), signal });
+export async function preview(body, files) {
+  const answer = await ask("v1/preview", post(body, files));
   return { image: await answer.blob(), asked: JSON.parse(answer.headers.get("RigFace-Asked") || "[]") };
 }
 
-export async function* edit(body, signal) {
-  const options = json(body);
+export async function* edit(body, signal, files) {
+  const options = post(body, files);
   options.headers.Accept = "text/event-stream";
   const answer = await ask("v1/edits", { ...options, signal });
   const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
@@ -74,12 +83,7 @@ export async function* edit(body, signal) {
   }
 }
 
-export async function submit(request, files) {
-  const form = new FormData();
-  for (const [name, file] of Object.entries(files)) form.append(name, file);
-  form.append("request", JSON.stringify(request));
-  return (await ask("v1/jobs", { method: "POST", body: form })).json();
-}
+export const submit = async (request, files) => (await ask("v1/jobs", post(request, files))).json();
 
 export const jobs = async () => (await (await ask("v1/jobs")).json()).jobs;
 export const cancel = async (id) => (await ask(`v1/jobs/${id}/cancel`, { method: "POST" })).json();

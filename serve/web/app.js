@@ -39,8 +39,8 @@ let bench = photo;
 function changed() {
   bench.moved();
   follow.hold(false);
-  follow.changed();
   ready();
+  return follow.changed();
 }
 
 function ready() {
@@ -102,10 +102,12 @@ document.addEventListener("paste", (event) => open(event.clipboardData?.files[0]
 // ---- presets
 
 function save() {
-  if (panel.nothing) { say("Nothing is moved yet, so there is nothing to save."); return; }
-  const url = URL.createObjectURL(new Blob([JSON.stringify(panel.edit(), null, 2)], { type: "application/json" }));
+  if (panel.nothing && !panel.wanted.length) { say("Nothing is moved yet, so there is nothing to save."); return; }
+  const preset = panel.preset();
+  const url = URL.createObjectURL(new Blob([JSON.stringify(preset, null, 2)], { type: "application/json" }));
   element("a", { href: url, download: "rigface-preset.json" }).click();
   setTimeout(() => URL.revokeObjectURL(url), 1000);
+  if (preset.take) say("Saved. The photos that traits are copied from are not in the file: choose them again after loading it.");
 }
 
 async function load(file) {
@@ -115,7 +117,10 @@ async function load(file) {
     const preset = JSON.parse(await file.text());
     panel.reset();
     if (!panel.apply(preset)) throw new Error("nothing in it");
-    changed();
+    await changed();
+    const { wanted, unknown } = panel;
+    if (unknown.length) tell(new Error(`Loaded, but for what no edit has, or not so: ${unknown.join(", ")}.`));
+    if (wanted.length) say(`This preset copies ${wanted.map((trait) => panel.named(trait).toLowerCase()).join(", ")} from another photo: choose it under "Copy from another photo".`);
   } catch { tell(new Error("This file is not a preset. A preset is what Save preset writes: JSON with the numbers of an edit.")); }
 }
 

@@ -17,6 +17,7 @@ export class Slider {
     Object.assign(this, { name, label, min, max, unit, step });
     this.digits = digits ?? (step >= 1 ? 0 : 2);
     this.own = own;
+    this.exact = null; // what was set, where the slider itself has not so many places, or ends before
     this.moved = false;
     this.input = element("input", { type: "range", id: `s-${name}`, min, max, step, "aria-describedby": `o-${name}` });
     this.output = element("output", { for: `s-${name}`, id: `o-${name}` });
@@ -26,15 +27,15 @@ export class Slider {
     this.root = element("div", { class: "slider" },
       element("label", { for: `s-${name}` }, label),
       element("div", { class: "track" }, this.tick, this.got, this.input), this.output, this.back);
-    this.input.addEventListener("input", () => { this.moved = true; this.draw(); changed(); });
+    this.input.addEventListener("input", () => { this.exact = null; this.moved = true; this.draw(); changed(); });
     this.input.addEventListener("keydown", (event) => { if (event.key === "Delete" || event.key === "Backspace") { this.reset(); changed(); } });
     this.back.addEventListener("click", () => { this.reset(); changed(); this.input.focus(); });
     this.reset();
   }
 
-  get value() { return Number(this.input.value); }
-  set(value) { this.input.value = value; this.moved = true; this.draw(); }
-  reset() { this.input.value = this.own; this.moved = false; this.achieved(null); this.draw(); }
+  get value() { return this.exact ?? Number(this.input.value); }
+  set(value) { this.input.value = this.exact = value; this.moved = true; this.draw(); }
+  reset() { this.input.value = this.own; this.exact = null; this.moved = false; this.achieved(null); this.draw(); }
   from(own) { this.own = Math.min(this.max, Math.max(this.min, own ?? 0)); this.reset(); }
   achieved(value) { this.got.hidden = value == null; if (value != null) this.got.style.setProperty("--at", this.share(value)); }
   share(value) { return Math.min(1, Math.max(0, (value - this.min) / (this.max - this.min))); }
@@ -67,7 +68,7 @@ export class Sphere {
       let x = ((event.clientX - box.left) / box.width) * 2.2 - 1.1, y = 1.1 - ((event.clientY - box.top) / box.height) * 2.2;
       const reach = Math.hypot(x, y);
       if (reach > 0.985) { x *= 0.985 / reach; y *= 0.985 / reach; }
-      this.turn((Math.atan2(x, Math.sqrt(1 - x * x - y * y)) * 180) / Math.PI, (Math.asin(y) * 180) / Math.PI);
+      this.turn(Math.round((Math.atan2(x, Math.sqrt(1 - x * x - y * y)) * 180) / Math.PI), Math.round((Math.asin(y) * 180) / Math.PI));
       changed();
     };
     canvas.addEventListener("pointerdown", (event) => { if (canvas.closest("fieldset:disabled")) return; canvas.setPointerCapture(event.pointerId); point(event); });
@@ -83,8 +84,8 @@ export class Sphere {
   }
 
   turn(azimuth, elevation) {
-    this.azimuth = Math.round(Math.min(180, Math.max(-180, azimuth)));
-    this.elevation = Math.round(Math.min(90, Math.max(-90, elevation)));
+    this.azimuth = Math.min(180, Math.max(-180, azimuth));
+    this.elevation = Math.min(90, Math.max(-90, elevation));
     this.draw();
   }
 
@@ -111,8 +112,9 @@ export class Sphere {
     context.lineWidth = side * 0.014;
     context.strokeStyle = "#25697a";
     context.stroke();
-    const sideways = azimuth === 0 ? "in front" : `${Math.abs(azimuth)}° ${azimuth > 0 ? "right" : "left"}`;
-    canvas.setAttribute("aria-valuenow", azimuth);
-    canvas.setAttribute("aria-valuetext", `${sideways}, ${Math.abs(elevation)}° ${elevation >= 0 ? "up" : "down"}`);
+    const [aside, high] = [Math.round(azimuth), Math.round(elevation)];
+    const sideways = aside === 0 ? "in front" : `${Math.abs(aside)}° ${aside > 0 ? "right" : "left"}`;
+    canvas.setAttribute("aria-valuenow", aside);
+    canvas.setAttribute("aria-valuetext", `${sideways}, ${Math.abs(high)}° ${high >= 0 ? "up" : "down"}`);
   }
 }

@@ -37,7 +37,7 @@ export class Follow {
         const { subject } = this;
         if (this.panel.nothing) { this.stage.show(subject.url, ""); say("As photographed."); continue; }
         const began = performance.now(), body = { ...this.body(), max_side: this.side() };
-        const { image } = await patiently(() => this.sending(() => api.preview(body)));
+        const { image } = await patiently(() => this.sending((files) => api.preview(body, files)));
         if (this.held || subject !== this.subject) continue;
         this.replace(image);
         say(`Preview in ${Math.round(performance.now() - began)} ms.`);
@@ -48,12 +48,13 @@ export class Follow {
   // Something else is on the stage, such as a result; a preview that is late must not cover it.
   hold(held) { this.held = held; }
 
-  // A service that has forgotten a picture is sent it anew.
+  // A service that has forgotten a picture, or has several doors of which another knows it, is sent it with the request.
   async sending(work) {
-    try { return await work(); } catch (error) {
+    const files = { picture: this.subject.file };
+    for (const [trait, giver] of this.panel.given) files[`target.${trait}`] = giver.file;
+    try { return await work(null); } catch (error) {
       if (error.slug !== "unknown-picture") throw error;
-      for (const file of [this.subject.file, ...this.panel.given.map(([, giver]) => giver.file)]) await api.reconstruct(file);
-      return work();
+      return work(files);
     }
   }
 

@@ -68,8 +68,8 @@ export class Photo {
     get("progress").hidden = false;
     this.progress({ phase: "look", step: 0, steps: 1 });
     try {
-      await patiently(() => this.follow.sending(async () => {
-        for await (const { name, data } of api.edit(wish, abort.signal)) {
+      await patiently(() => this.follow.sending(async (files) => {
+        for await (const { name, data } of api.edit(wish, abort.signal, files)) {
           if (name === "progress") this.progress(data);
           if (name === "result") this.finish(data, entry);
         }

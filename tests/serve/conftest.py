@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import socket
 import threading
 import time
@@ -151,8 +152,8 @@ def flat() -> bytes:
 
 
 @contextlib.contextmanager
-def listening(house):
-    """A house's address on loopback, served by this process."""
+def listening(house, doors=1):
+    """A house's address on loopback, served by this process, by one door after the other."""
     import uvicorn
 
     from serve.door import make_api
@@ -160,7 +161,12 @@ def listening(house):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    server = uvicorn.Server(uvicorn.Config(make_api(house), port=port, log_level="error"))
+    turns = itertools.cycle([make_api(house) for _ in range(doors)])
+
+    async def app(scope, receive, send):
+        await next(turns)(scope, receive, send)
+
+    server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="error", lifespan="off"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:

@@ -73,6 +73,7 @@ def browser():
 class Page:
     def __init__(self, browser, url):
         self.browser = browser
+        browser.get_log("browser")  # of the page before
         browser.get(url)
 
     def __getitem__(self, name):
@@ -92,6 +93,15 @@ class Page:
     def warns(self, words):
         self.until(lambda: words in self["notice-text"].text)
 
+    def asked_only(self, url):
+        """Everything that the page loaded came from there, and nothing was complained about."""
+        names = self.browser.execute_script("return performance.getEntriesByType('resource').map(e => e.name)")
+        assert names
+        assert all(name.startswith((url, "blob:", "data:")) for name in names), names
+        log = [e for e in self.browser.get_log("browser") if "422" not in e["message"] and e["level"] == "SEVERE"]
+        assert not log
+        return names
+
     def width(self):
         return self.browser.execute_script("return document.documentElement.scrollWidth")
 
@@ -108,7 +118,7 @@ def portrait(tmp_path_factory):
     return path
 
 
-def test_a_photo_a_slider_a_render_a_wipe(page, portrait, tmp_path):
+def test_a_photo_a_slider_a_render_a_wipe(page, url, portrait, tmp_path):
     from selenium.webdriver.common.keys import Keys
 
     assert not page["render"].is_enabled()
@@ -141,14 +151,12 @@ def test_a_photo_a_slider_a_render_a_wipe(page, portrait, tmp_path):
     assert page["s-yaw_deg"].get_attribute("value") == "0"
     history[1].click()
     assert page["s-yaw_deg"].get_attribute("value") == "12"
+    asked = page.asked_only(url)
+    assert {f"{url}v1/{name}" for name in ("models", "reconstruct", "preview", "edits")} <= set(asked)
 
 
 def test_nothing_but_this_service_is_asked_and_nothing_is_complained_about(page, url):
-    hosts = page.browser.execute_script("return performance.getEntriesByType('resource').map(e => e.name)")
-    assert hosts
-    assert all(name.startswith((url, "blob:", "data:")) for name in hosts)
-    broken = [e for e in page.browser.get_log("browser") if "422" not in e["message"] and e["level"] == "SEVERE"]
-    assert not broken
+    page.asked_only(url)
 
 
 def test_a_picture_of_nobody_and_a_file_that_is_none(page, portrait, tmp_path):
@@ -261,6 +269,85 @@ def test_a_trait_is_copied_from_another_photo(page, portrait, tmp_path):
     page.says("As photographed")
 
 
+WHOLE = {
+    "yaw_deg": 75.5,
+    "relative": True,
+    "expression": {"smile": 0.123456, "cheekPuff": 0.4, "mouthLeft": -0.25},
+    "region": "mouth",
+    "strength": 1.2,
+    "light": {"azimuth_deg": 12.5, "elevation_deg": -7.25, "intensity": 3.5, "ambient": 0.4, "colour": [2.0, 1.0, 0.5],
+              "relative": False, "sh": [[1.0, 1.0, 0.9]] + [[0.1, 0.0, 0.0]] * 8},
+}  # fmt: skip
+
+
+def test_a_preset_keeps_what_the_page_has_no_control_for(page, portrait, eye, tmp_path, monkeypatch):
+    """What is loaded is what is asked for and what is saved again, to the number; what nobody knows is said."""
+    from rigface.edits import EditSpec
+
+    asked, real = [], eye.preview
+    monkeypatch.setattr(eye, "preview", lambda wish: asked.append(wish) or real(wish))
+    page.browser.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)})
+    page.upload(portrait)
+    page.says("One face")
+    given = tmp_path / "given.json"
+    given.write_text(json.dumps(WHOLE | {"take": ["pose", "identity"], "mood": "good"}))
+    page["preset-file"].send_keys(str(given))
+    page.warns("mood")
+    page.until(lambda: asked)
+    assert asked[-1].edit == EditSpec.from_dict(WHOLE)  # nothing is copied as long as there is no photo
+    assert "Turns are added to the pose" in page["kept"].text
+    assert "cheekPuff 0.4" in page["kept"].text
+    assert "choose the photo" in page["givers"].find_elements("css selector", ".giver")[4].text
+    page["preset-save"].click()
+    saved = tmp_path / "rigface-preset.json"
+    page.until(saved.exists)
+    assert json.loads(saved.read_text()) == WHOLE | {"take": ["pose", "identity"]}
+    page["kept"].find_element("css selector", "[aria-label='Leave out: Turns are added to the pose']").click()
+    page.until(lambda: not asked[-1].edit.relative)
+    page["reset"].click()
+    page.says("As photographed")
+    assert not page["kept-group"].is_displayed()
+
+
+def test_every_trait_can_be_copied(page, portrait, eye, tmp_path, monkeypatch):
+    from typing import get_args
+
+    from rigface.edits import Trait
+
+    other = tmp_path / "other.png"
+    other.write_bytes(encode_png(photo(5, (120, 100))))
+    asked, real = [], eye.preview
+    monkeypatch.setattr(eye, "preview", lambda wish: asked.append(wish) or real(wish))
+    page.upload(portrait)
+    page.says("One face")
+    cards = page["givers"].find_elements("css selector", ".give")
+    for card in cards:
+        page.until(lambda: "Looking" not in page["status"].text)
+        card.find_element("css selector", "input").send_keys(str(other))
+        page.until(lambda card=card: card.find_elements("css selector", ".giver.on"))
+    page.until(lambda: asked and asked[-1].edit.take == set(get_args(Trait)))
+
+
+def test_a_second_door_that_does_not_know_the_photo_is_sent_it(browser, eye, studio, portrait, tmp_path):
+    from selenium.webdriver.common.keys import Keys
+
+    other = tmp_path / "other.png"
+    other.write_bytes(encode_png(photo(5, (120, 100))))
+    with listening(House(eye, studio), doors=2) as url:
+        page = Page(browser, f"{url}/")
+        page.upload(portrait)
+        page.says("One face")
+        page["s-yaw_deg"].send_keys(Keys.ARROW_RIGHT)
+        page.says("Preview in")
+        page["givers"].find_elements("css selector", ".give")[2].find_element("css selector", "input").send_keys(
+            str(other)
+        )
+        page.until(lambda: page["givers"].find_elements("css selector", ".giver.on"))
+        page["render"].click()
+        page.says("Rendered in")
+        assert not page["notice"].is_displayed()
+
+
 def test_a_file_that_is_too_large_is_not_sent(page, tmp_path):
     huge = tmp_path / "huge.jpg"
     with huge.open("wb") as out:
@@ -306,7 +393,7 @@ def test_a_busy_service_is_asked_again_and_a_lost_one_waited_for(page, portrait,
     assert asked[-1].edit.yaw_deg == 2
 
 
-def test_a_clip_its_frame_a_job_and_the_result(page, jobs, fixtures):
+def test_a_clip_its_frame_a_job_and_the_result(page, url, jobs, fixtures):
     from selenium.webdriver.common.keys import Keys
 
     page["tab-video"].click()
@@ -330,6 +417,8 @@ def test_a_clip_its_frame_a_job_and_the_result(page, jobs, fixtures):
     page.until(lambda: "60 frames in 30 s" in page["jobs"].text)
     page["jobs"].find_element("css selector", "button[aria-label='Show: clip.mp4']").click()
     page.until(lambda: page["film"].is_displayed())
+    asked = page.asked_only(url)
+    assert any("/results/0" in name for name in asked)
     assert page["reached-rows"].text.startswith("Turn 9.0° 7.5°")
     assert page["download"].get_attribute("download") == "clip-edited.mp4"
     page["s-yaw_deg"].send_keys(Keys.ARROW_LEFT)
