@@ -10,6 +10,7 @@ import json
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlsplit
 
 import httpx
@@ -184,6 +185,31 @@ def test_too_many_at_once_are_told_when_to_come_again(service, somebody):
     assert refused, "a hundred at once fitted in: the door has no limit"
     with Client(service) as faces:
         assert faces.preview(somebody, {"yaw_deg": 4}, max_side=128)
+
+
+def test_a_full_queue_says_so_while_others_are_served_and_loses_nothing_that_it_took(service, somebody):
+    def more(number):
+        body = json.dumps({"kind": "batch", "edits": [{"yaw_deg": v} for v in range(30)], "steps": STEPS})
+        return httpx.post(
+            f"{service}/v1/jobs", files={"picture": ("a.jpg", somebody), "request": (None, body)}, timeout=60
+        )
+
+    with Load(service, somebody, callers=1) as load:
+        with ThreadPoolExecutor(8) as pool:
+            answers = list(pool.map(more, range(24)))
+        taken = [a.json()["id"] for a in answers if a.status_code == 202]
+        refused = [a for a in answers if a.status_code != 202]
+        assert len(taken) == 16  # of one key
+        assert {a.status_code for a in refused} == {429}
+        assert all(a.headers["retry-after"] == "30" for a in refused)
+        states = {j["id"]: j["state"] for j in httpx.get(f"{service}/v1/jobs", timeout=30).json()["jobs"]}
+        assert {states[name] for name in taken} <= {"queued", "running"}
+        load.more(1)
+        with ThreadPoolExecutor(8) as pool:
+            removed = list(pool.map(lambda name: httpx.delete(f"{service}/v1/jobs/{name}", timeout=60), taken))
+        assert {a.status_code for a in removed} == {204}
+    assert not load.broken
+    assert finished(service, submitted(service, somebody, 1))["state"] == "done"
 
 
 def half_a_request(url, path="/v1/preview"):
