@@ -9,7 +9,10 @@
         open("out.mp4", "wb").write(faces.results(faces.wait(job["id"]))[0])
 
 Retries where it is safe: what was refused for its rate or for want of room, and connections that broke. An edit carries an
-Idempotency-Key, and so does a job, so that one which is sent twice is done once.
+Idempotency-Key, and so does a job, so that one which is sent twice is done once. A picture that was sent through this client may be
+named afterwards; where the service has forgotten it, or another door of it never saw it, the client sends it again.
+
+Answers are dicts, as the service's JSON has them, with the types of `answers.py`.
 """
 
 from __future__ import annotations
@@ -21,12 +24,15 @@ import json
 import random
 import time
 import uuid
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
 import httpx
+
+from serve.answers import Job, Model, Progress, Seen, Verdict
 
 AGAIN = (429, 502, 503)
 PROBLEM = "application/problem+json"
@@ -60,7 +66,12 @@ class Made:
 
 
 class Client:
-    """A connection to one service; close it, or use it in a `with`."""
+    """A connection to one service; close it, or use it in a `with`.
+
+    Args:
+        tries: of each request, the first included.
+        keep_mb: of pictures that were sent, kept here so that they can be sent again after the service has forgotten them.
+    """
 
     def __init__(
         self,
@@ -69,11 +80,13 @@ class Client:
         *,
         timeout_s: float = 150.0,
         tries: int = 4,
+        keep_mb: int = 64,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout_s, transport=transport)
-        self._tries = tries
+        self._tries, self._keep = tries, keep_mb * 2**20
+        self._sent: OrderedDict[str, bytes] = OrderedDict()
 
     def __enter__(self) -> Client:
         return self
@@ -85,11 +98,11 @@ class Client:
         """Let go of the connections."""
         self._http.close()
 
-    def models(self) -> list[dict[str, Any]]:
+    def models(self) -> list[Model]:
         """What an edit may ask for."""
         return self._ask("GET", "/v1/models").json()["models"]
 
-    def reconstruct(self, picture: Picture) -> dict[str, Any]:
+    def reconstruct(self, picture: Picture) -> Seen:
         """Faces from left to right, and the name of the picture for later calls."""
         return self._send("/v1/reconstruct", picture, {}).json()
 
@@ -106,9 +119,17 @@ class Client:
         headers = {"Accept": "application/json", "Idempotency-Key": uuid.uuid4().hex}
         return _made(self._send("/v1/edits", picture, {"edit": edit, **options}, headers).json())
 
-    def stream(self, picture: Picture, edit: Mapping[str, Any], **options: Any) -> Iterator[dict[str, Any] | Made]:
-        """The same with its progress: dicts with `step` and `steps`, and at last what was made. Not retried."""
-        body = {"picture": _ref(picture), "edit": edit, **_refs(options)}
+    def stream(self, picture: Picture, edit: Mapping[str, Any], **options: Any) -> Iterator[Progress | Made]:
+        """The same with its progress, and at last what was made. Not retried, but where a picture has to be sent again."""
+        rest = {"edit": edit, **options}
+        try:
+            yield from self._streamed(self._body(picture, rest))
+        except Refused as refused:  # for an unknown picture: before anything came
+            if not self._has(refused):
+                raise
+            yield from self._streamed(self._body(picture, rest, whole=True))
+
+    def _streamed(self, body: dict[str, Any]) -> Iterator[Progress | Made]:
         with self._http.stream("POST", "/v1/edits", json=body, headers={"Accept": "text/event-stream"}) as answer:
             if answer.status_code != 200:
                 answer.read()
@@ -123,11 +144,11 @@ class Client:
                         raise Refused(data)
                     yield _made(data) if name == "result" else data
 
-    def verify(self, picture: bytes) -> dict[str, Any]:
+    def verify(self, picture: bytes) -> Verdict:
         """Whether the service made this picture."""
         return self._send("/v1/verify", picture, {}).json()
 
-    def edit_many(self, picture: Picture, edits: Sequence[Mapping[str, Any]], **options: Any) -> dict[str, Any]:
+    def edit_many(self, picture: Picture, edits: Sequence[Mapping[str, Any]], **options: Any) -> Job:
         """Queue many edits of one picture; result n is that of edit n. Options as of `edit`, and `webhook`.
 
         Returns:
@@ -135,28 +156,26 @@ class Client:
         """
         return self._submit({"kind": "batch", "edits": list(edits), **options}, picture=picture)
 
-    def edit_video(self, clip: Clip, edit: Mapping[str, Any], **options: Any) -> dict[str, Any]:
+    def edit_video(self, clip: Clip, edit: Mapping[str, Any], **options: Any) -> Job:
         """Queue the same edit for every frame of a video. Options also: `container`, `silent`."""
         return self._submit({"kind": "video", "edit": edit, **options}, clip=clip)
 
-    def animate(
-        self, picture: Picture, clip: Clip, edit: Mapping[str, Any] | None = None, **options: Any
-    ) -> dict[str, Any]:
+    def animate(self, picture: Picture, clip: Clip, edit: Mapping[str, Any] | None = None, **options: Any) -> Job:
         """Queue a video of the picture whose face moves as the clip's does. Options also: `take`, `absolute`, `neutral`."""
         return self._submit({"kind": "animation", "edit": edit or {}, **options}, picture=picture, clip=clip)
 
-    def job(self, name: str) -> dict[str, Any]:
+    def job(self, name: str) -> Job:
         """How far a job is: `state`, `finished`, `total`, `results` and so on."""
         return self._ask("GET", f"/v1/jobs/{name}").json()
 
-    def jobs(self) -> list[dict[str, Any]]:
+    def jobs(self) -> list[Job]:
         """This key's jobs, the newest first."""
         return self._ask("GET", "/v1/jobs").json()["jobs"]
 
     def wait(
         self, name: str, *, every_s: float = 1.0, limit_s: float = 7200.0,
-        told: Callable[[dict[str, Any]], None] | None = None,
-    ) -> dict[str, Any]:  # fmt: skip
+        told: Callable[[Job], None] | None = None,
+    ) -> Job:  # fmt: skip
         """The job once it is done; `told` is called with how far it is.
 
         Raises:
@@ -178,11 +197,11 @@ class Client:
         """A picture of a batch, or a job's video."""
         return self._ask("GET", f"/v1/jobs/{name}/results/{number}", follow_redirects=True).content
 
-    def results(self, job: Mapping[str, Any]) -> list[bytes]:
+    def results(self, job: Job) -> list[bytes]:
         """All that are there, in order."""
         return [self.result(job["id"], number) for number in job["results"]]
 
-    def cancel(self, name: str) -> dict[str, Any]:
+    def cancel(self, name: str) -> Job:
         """Stop a job; results so far stay."""
         return self._ask("POST", f"/v1/jobs/{name}/cancel").json()
 
@@ -190,17 +209,65 @@ class Client:
         """Stop a job and remove it with its files."""
         self._ask("DELETE", f"/v1/jobs/{name}")
 
-    def _submit(self, rest: Mapping[str, Any], **files: bytes | str) -> dict[str, Any]:
+    def _submit(self, rest: Mapping[str, Any], **files: bytes | str) -> Job:
         """Bytes go as parts, which is a third less than base64; the rest as JSON."""
-        parts: dict[str, Any] = {name: (name, data) for name, data in files.items() if isinstance(data, bytes)}
-        named = {name: _ref(place) for name, place in files.items() if isinstance(place, str)}
-        parts["request"] = (None, json.dumps({**named, **_refs(rest)}))
-        return self._ask("POST", "/v1/jobs", files=parts, headers={"Idempotency-Key": uuid.uuid4().hex}).json()
+
+        def options(whole: bool) -> dict[str, Any]:
+            given = {
+                name: self._sent.get(file, file) if whole and isinstance(file, str) else file
+                for name, file in files.items()
+            }
+            parts: dict[str, Any] = {name: (name, data) for name, data in given.items() if isinstance(data, bytes)}
+            named = {name: self._ref(place) for name, place in given.items() if isinstance(place, str)}
+            return {"files": {**parts, "request": (None, json.dumps({**named, **self._refs(rest, whole)}))}}
+
+        return self._known("/v1/jobs", options, {"Idempotency-Key": uuid.uuid4().hex}).json()
 
     def _send(
         self, path: str, picture: Picture, rest: Mapping[str, Any], headers: Mapping[str, str] | None = None
     ) -> httpx.Response:
-        return self._ask("POST", path, json={"picture": _ref(picture), **_refs(rest)}, headers=headers)
+        return self._known(path, lambda whole: {"json": self._body(picture, rest, whole)}, headers)
+
+    def _known(
+        self, path: str, options: Callable[[bool], dict[str, Any]], headers: Mapping[str, str] | None
+    ) -> httpx.Response:
+        """With pictures by name where they have one; where the service does not know one of them, with the pictures themselves."""
+        try:
+            return self._ask("POST", path, headers=headers, **options(False))
+        except Refused as refused:
+            if not self._has(refused):
+                raise
+        return self._ask("POST", path, headers=headers, **options(True))
+
+    def _has(self, refused: Refused) -> bool:
+        """Whether this was refused for want of a picture that is here."""
+        return refused.slug == "unknown-picture" and refused.document.get("picture") in self._sent
+
+    def _body(self, picture: Picture, rest: Mapping[str, Any], whole: bool = False) -> dict[str, Any]:
+        return {"picture": self._ref(picture, whole), **self._refs(rest, whole)}
+
+    def _refs(self, options: Mapping[str, Any], whole: bool) -> dict[str, Any]:
+        out = dict(options)
+        if "target" in out:
+            out["target"] = self._ref(out["target"], whole)
+        if "targets" in out:
+            out["targets"] = {trait: self._ref(picture, whole) for trait, picture in out["targets"].items()}
+        return out
+
+    def _ref(self, picture: Picture, whole: bool = False) -> dict[str, str]:
+        data = self._sent.get(picture) if whole and isinstance(picture, str) else picture
+        if isinstance(data, bytes):
+            self._remember(data)
+            return {"base64": base64.b64encode(data).decode()}
+        named = str(picture)
+        return {"id": named} if named.startswith("sha256:") else {"url": named}
+
+    def _remember(self, data: bytes) -> None:
+        name = f"sha256:{hashlib.sha256(data).hexdigest()}"
+        self._sent[name] = data
+        self._sent.move_to_end(name)
+        while sum(map(len, self._sent.values())) > self._keep:
+            self._sent.popitem(last=False)
 
     def _ask(self, method: str, path: str, **options: Any) -> httpx.Response:
         for left in range(self._tries - 1, -1, -1):
@@ -246,21 +313,6 @@ def check_webhook(
 def _lost(answer: httpx.Response) -> bool:
     """Whether it comes from what stands before the service, whose door was lost while at work on this."""
     return answer.status_code >= 500 and not answer.headers.get("content-type", "").startswith(PROBLEM)
-
-
-def _ref(picture: Picture) -> dict[str, str]:
-    if isinstance(picture, str):
-        return {"id": picture} if picture.startswith("sha256:") else {"url": picture}
-    return {"base64": base64.b64encode(picture).decode()}
-
-
-def _refs(options: Mapping[str, Any]) -> dict[str, Any]:
-    out = dict(options)
-    if "target" in out:
-        out["target"] = _ref(out["target"])
-    if "targets" in out:
-        out["targets"] = {trait: _ref(picture) for trait, picture in out["targets"].items()}
-    return out
 
 
 def _made(content: Mapping[str, Any]) -> Made:

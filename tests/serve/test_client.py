@@ -3,7 +3,7 @@
 import httpx
 import pytest
 
-from rigface.image import decode
+from rigface.image import decode, encode_png
 from serve.client import Client, Made, Refused
 
 
@@ -117,3 +117,69 @@ def test_jobs_of_all_kinds(serve_jobs, png, tmp_path):
         assert refused.value.slug == "unknown-job"
         with pytest.raises(Refused, match="talk"):
             faces.edit_video("https://bucket.example.com/clip.mp4", {})
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs"),
+    [
+        ("Face", "SeenFace"),
+        ("Seen", "Reconstruction"),
+        ("Model", "ModelInfo"),
+        ("Verdict", "Verified"),
+        ("Job", "JobState"),
+    ],
+)
+def test_its_types_are_the_services(mine, theirs):
+    """Field by field: the client knows nothing of the service's code, and says the same."""
+    from typing import get_type_hints
+
+    from serve import answers, api
+
+    mine, theirs = get_type_hints(getattr(answers, mine)), getattr(api, theirs).model_fields
+    assert mine.keys() == theirs.keys()
+    simple = {name: kind for name, kind in mine.items() if kind in (int, str, float, bool)}
+    assert simple == {name: theirs[name].annotation for name in simple if name != "picture"} | (
+        {"picture": str} if "picture" in simple else {}
+    )
+
+
+def test_progress_is_what_a_stream_tells(faces, png):
+    from typing import get_type_hints
+
+    from serve.answers import Progress
+
+    *steps, _ = faces.stream(png, {"yaw_deg": 8}, model="tiny", steps=2, previews=1)
+    assert set().union(*steps) == get_type_hints(Progress).keys()
+    assert all(step.keys() >= Progress.__required_keys__ for step in steps)
+
+
+def test_a_picture_that_the_service_has_forgotten_is_sent_again(serve_jobs, png):
+    """Named by who sent it before, to a door that has just begun, or to another one than then."""
+    served = serve_jobs()
+    kept, edit = served.app.state.door.pantry.kept, {"take": ["light"]}
+    with through(served) as faces:
+        name = faces.reconstruct(png)["picture"]
+        other = faces.reconstruct(encode_png(decode(png)[::-1].copy()))["picture"]
+        asks = {
+            "preview": lambda: faces.preview(name, edit, target=other),
+            "edit": lambda: faces.edit(name, edit, targets={"light": other}, model="preview").image,
+            "stream": lambda: list(faces.stream(name, edit, target=other, model="preview"))[-1].image,
+            "job": lambda: faces.result(
+                faces.wait(faces.edit_many(name, [edit], target=other, model="preview")["id"], every_s=0.02)["id"]
+            ),
+        }
+        for what, ask in asks.items():
+            kept._values.clear()
+            assert decode(ask()).shape == (96, 80, 3), what
+        with pytest.raises(Refused) as refused:
+            faces.preview("sha256:" + "0" * 64, {})
+        assert refused.value.slug == "unknown-picture"
+
+
+def test_what_it_keeps_to_send_again_is_bounded():
+    with Client("http://x", keep_mb=1) as faces:
+        for number in range(5):
+            faces._ref(bytes([number]) * 400_000)
+        assert len(faces._sent) == 2
+        faces._ref(bytes(2 * 2**20))
+        assert not faces._sent

@@ -15,6 +15,7 @@ from schemathesis.checks import (
     status_code_conformance,
 )
 
+from rigface.image import encode_png
 from serve.problems import KNOWN, PREFIX, Trouble
 
 OPERATIONS = (
@@ -129,8 +130,14 @@ def real_eye():
 
 
 def test_hostile_files_are_problems_or_pictures_and_never_break_it(served, house, real_eye, shared):
-    """Every file of the collection of bad inputs, as a picture and as a clip."""
-    house.eye = real_eye
+    """Every file of the collection of bad inputs, as a picture, as whom to copy from, and as a clip."""
+    from skimage import data as pictures
+
+    def asked(**more):
+        return {"request": (None, json.dumps({"edit": {"yaw_deg": 3, "light": {}}, **more}))}
+
+    house.eye, good = real_eye, 0
+    somebody = encode_png(pictures.astronaut()[:256, 96:352])
     for path in sorted((shared / "data" / "bad").iterdir()):
         if path.stat().st_size > house.limits.body_bytes:
             continue
@@ -139,7 +146,18 @@ def test_hostile_files_are_problems_or_pictures_and_never_break_it(served, house
         verify = served.post("/v1/verify", files={"picture": (path.name, data)})
         job = {"request": (None, json.dumps({"kind": "video", "edit": {"yaw_deg": 3}}))}
         clip = served.post("/v1/jobs", files={"clip": (path.name, data), **job})
-        for answer in (picture, verify, clip):
+        as_picture = {"picture": (path.name, data)}
+        preview = served.post("/v1/preview", files={**as_picture, **asked(max_side=256)})
+        edited = served.post("/v1/edits", files={**as_picture, **asked(model="preview", format="jpeg")})
+        given = {"picture": ("her.png", somebody), "target.pose": (path.name, data)}
+        copied = served.post("/v1/preview", files={**given, **asked(max_side=256)})
+        if picture.status_code != 200 or not picture.json()["faces"]:
+            assert {preview.status_code, edited.status_code, copied.status_code} == {422}, (path.name, copied.text)
+        else:
+            good += 1
+            assert {preview.status_code, edited.status_code, copied.status_code} == {200}, (path.name, copied.text)
+        for answer in (picture, verify, clip, preview, edited, copied):
             assert answer.status_code < 500, (path.name, answer.text)
             if answer.status_code >= 400:
                 known(answer)
+    assert good >= 5

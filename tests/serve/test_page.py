@@ -364,11 +364,11 @@ def test_a_busy_service_is_asked_again_and_a_lost_one_waited_for(page, portrait,
     asked = []
     real = eye.preview
 
-    async def busy_once(wish):
+    async def busy_once(wish, wrap):
         asked.append(wish)
         if len(asked) == 1:
             raise Trouble("busy", "64 requests are already at work", 1)
-        return await real(wish)
+        return await real(wish, wrap)
 
     page.upload(portrait)
     page.says("One face")
