@@ -153,8 +153,8 @@ class KeyCommand:
     """Some of edit, jobs, verify, and metrics for Prometheus."""
     rate: float = 20.0
     """Requests a second on average."""
-    burst: float | None = None
-    """Requests at once, after a pause; none: three seconds of the rate."""
+    burst: float = 0.0
+    """Requests at once, after a pause. 0: three seconds of the rate."""
     at_a_time: int = 16
     """Requests under way."""
 
@@ -163,7 +163,7 @@ class KeyCommand:
         from serve import keys
 
         if self.action == "add":
-            burst = {} if self.burst is None else {"burst": self.burst}
+            burst = {"burst": self.burst} if self.burst else {}
             print(keys.add(self.file, self.name, self.scopes, rate=self.rate, at_a_time=self.at_a_time, **burst))
         elif self.action == "remove":
             if not keys.remove(self.file, self.name):
@@ -270,6 +270,12 @@ def _vector_of(path: Path) -> Any:
     return vector
 
 
+def _shown(about: str) -> str:
+    """A docstring for tyro, which joins lines: commands keep theirs, sentences do not."""
+    paragraphs = (p.splitlines() for p in about.split("\n\n"))
+    return "\n\n".join(("\n\n" if "rigface serve" in p[-1] else " ").join(map(str.strip, p)) for p in paragraphs)
+
+
 COMMANDS = {"key": KeyCommand, "enroll": EnrollCommand, "audit": AuditCommand, "demo": Demo}
 
 
@@ -279,8 +285,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     kind: Any = COMMANDS.get(words[0] if words else "", Start)
     prog = "rigface serve" if kind is Start else f"rigface serve {words.pop(0)}"
     try:
-        about = "\n\n".join(filter(None, inspect.cleandoc(__doc__ if kind is Start else kind.__doc__).splitlines()))
-        return tyro.cli(kind, prog=prog, description=about, args=words).run()
+        about = inspect.cleandoc(__doc__ if kind is Start else kind.__doc__)
+        return tyro.cli(kind, prog=prog, description=_shown(about), args=words).run()
     except (RigFaceError, ValueError, FileNotFoundError) as error:
         print(f"rigface serve: {error}", file=sys.stderr)
         return 1

@@ -191,9 +191,8 @@ class _Door:
             asked, wish = await read(request, EditRequest, self.pantry, key.name, limits.body_bytes)
             plan = self.editing.plan(asked, wish, kind, key, request.state.request_id)
             if kind == "text/event-stream":
-                return _Streamed(
-                    self._stream(plan, request.scope), inside.pop_all()
-                )  # the caller stays inside till its end
+                events = self._stream(plan, request.scope)
+                return _Streamed(events, inside.pop_all())  # the caller stays inside until it ends
             once = request.headers.get("idempotency-key", "")
             if once:
                 same = plan.asked, wish.picture, sorted(wish.traits.items()), kind
