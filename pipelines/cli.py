@@ -141,7 +141,8 @@ class IdentitiesCommand:
 
 @dataclass(frozen=True)
 class ForecastCommand:
-    """Run one percent and say what all of it would take: time, bytes and cost on a cluster you describe.
+    """Run a sample and say what all of it would take: time, bytes and cost on a cluster you describe. The sample is one percent of
+    the units of work, from at most 200 inputs; how much it was is said.
 
     With --simulate the cluster is gone through event by event: machines that start, queues, the driver, spot. With --clips
     nothing is run: so many clips, at what was measured on two cores.
@@ -158,7 +159,7 @@ class ForecastCommand:
     workers: int = 0
     """As for `extract`."""
     share: float = 0.01
-    """Share of the units of work to run."""
+    """Share of the units of work to run, as far as 200 inputs have so many."""
     least: int = 8
     """Units of work to run at least."""
     cpus: int = 64

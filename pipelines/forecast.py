@@ -5,6 +5,9 @@ thrown away (CPU seconds, bytes and faces per frame) -> both ratios, scaled to a
 
 Sampled by the hash of the name, so the same question has the same sample. Counted is the CPU time of the stages plus Ray's
 share of 20 ms a unit (measured, two cores); nodes that start, images that are pulled and a network that is slow are not.
+
+At most `LOOKED_INTO` inputs are looked into, and only their units are run: of more than 20,000 clips that is less than the one
+percent asked for. The answer says how much was run, and the ranges say what that is worth.
 """
 
 from __future__ import annotations
@@ -35,7 +38,7 @@ class Forecast:
         inputs: how many there are in all.
         frames: (P,) expected frames of each input looked into; units: (P,) its units.
         cost: (U, 4) of each unit run: frames, CPU seconds, bytes, faces.
-        wall_s: how long the sample took here. seconds: by step of a stage, of all units run.
+        wall_s: how long the sample took here. share: of all units that was to be run. seconds: by step of a stage, of all units run.
     """
 
     inputs: int
@@ -43,6 +46,7 @@ class Forecast:
     units: np.ndarray
     cost: np.ndarray
     wall_s: float
+    share: float = 0.0
     seconds: Mapping[str, float] = field(default_factory=dict)
 
     def totals(self) -> np.ndarray:
@@ -69,6 +73,15 @@ class Forecast:
         steps = {name: value / clock * per_frame for name, value in self.seconds.items()}
         return Load(self.inputs, max(1, round(units)), frames, faces, size, steps)
 
+    def _ran(self, units: float) -> str:
+        """How much of all that was, and whether it is what was asked for."""
+        share = len(self.cost) / max(units, 1)
+        if share < 0.95 * self.share:
+            return (
+                f"{100 * share:.2g} % of all; {100 * self.share:g} % was asked for, but only inputs looked into are run"
+            )
+        return f"{100 * share:.2g} % of all"
+
     def on(self, cpus: int, price: float, currency: str) -> str:
         """In words, for a cluster of so many CPUs at so much per CPU hour."""
         frames, seconds, size, faces, units = self.totals().T
@@ -77,7 +90,7 @@ class Forecast:
             [
                 f"{self.inputs:,} inputs: {_about(frames, _count)} frames, {_about(units, _count)} units of work",
                 f"sample: {len(self.frames):,} inputs looked into, {len(self.cost):,} units with {ran[0]:,.0f} frames run "
-                f"here in {_span(self.wall_s)}",
+                f"here in {_span(self.wall_s)}, {self._ran(units[0])}",
                 f"on {cpus:,} CPUs: {_about(seconds / cpus, _span)}",
                 f"cost: {_about(seconds / 3600 * price, _money)} {currency} at {price:g} per CPU hour "
                 f"({_about(seconds / 3600, _money)} CPU hours)",
@@ -116,6 +129,7 @@ def forecast(config: Extract, share: float = 0.01, least: int = 8) -> Forecast:
         units=np.array([len(one["chunks"]) for one in plans], np.float64),
         cost=np.array([[r["frames"], r["cpu_seconds"], r["bytes"], r["faces"]] for r in ran], np.float64),
         wall_s=wall,
+        share=share,
         seconds={name: sum(r["seconds"].get(name, 0.0) for r in ran) for r in ran for name in r["seconds"]},
     )
 

@@ -54,7 +54,8 @@ log = logging.getLogger(__name__)
 
 
 def find_all(videos: Iterable[str]) -> Iterator[str]:
-    """The uris of all inputs, each once; in memory are the names of one folder or page, and 12 bytes per uri given out.
+    """The uris of all inputs, each once; in memory are the names of one folder or page (of a glob on a disk: all that
+    match it, which are sorted), and 12 bytes per uri given out.
 
     Raises:
         PlanError: at once, when one of `videos` does not exist or cannot be understood; at the end, when nothing

@@ -1,5 +1,7 @@
 """Forecasts: scaled as they should be, honest about what they do not know."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -44,6 +46,14 @@ def test_twice_the_cpus_half_the_time_same_cost():
     assert [line for line in few.splitlines() if line.startswith("cost")] == [
         line for line in many.splitlines() if line.startswith("cost")
     ]
+
+
+def test_how_much_was_really_run_is_said():
+    said = replace(make(inputs=1000), share=0.01).on(10, 1, "EUR")  # 12 of 1,000 units
+    assert "12 units with" in said
+    assert "1.2 % of all\n" in said
+    said = replace(make(inputs=100_000), share=0.01).on(10, 1, "EUR")
+    assert "0.012 % of all; 1 % was asked for, but only inputs looked into are run\n" in said
 
 
 @pytest.mark.slow
