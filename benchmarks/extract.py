@@ -2,19 +2,24 @@
 
     python benchmarks/extract.py CLIPS... [--times 1 4 16] [--fps all] [--name extract]
 
-CLIPS are files or folders; without any, the shipped clip, eight times. The bare loop is two processes that split the files
-between them, each with PyAV and MediaPipe's landmarker and nothing else, so that both sides have the same two cores. The
-job runs for every number of `--times` copies of the files (under other names). Writes benchmarks/results/extract.json:
+CLIPS are files or folders; without any, the shipped clip, eight times. A bare loop is PyAV and MediaPipe's landmarker in one
+process and nothing else; its clock starts when its models are loaded. It is run alone, and twice at once on halves of the files,
+so that it has both cores, as the job has. The job runs for every number of `--times` copies of the files (under other names).
+Writes benchmarks/results/extract.json:
 
-* `fps`: of the job, from what the largest run does more than the smallest and how much longer it takes for it, so that the
-  start of Ray and of the actors drops out; `start_s` is that start, the same for one clip and for a million.
-* `ratio`: `fps` over the bare loop's, whose clock starts when its models are loaded; `ratio_with_start`: of the largest run.
-* `ms_per_frame` at each size (flat within noise), `peak_memory_mb` of all processes of the job, `spilled_bytes`.
+* of every size of the job: `wall_s`, `peak_memory_mb` of all its processes, `spilled_bytes` as Ray counts them.
+* `ms_per_further_frame`: how much longer the next size takes, over the frames it has more. Each is a measurement of its own; flat
+  is when they agree.
+* `fps`: the same from the smallest size to the largest, so that the start of Ray and of the actors drops out. `start_s`: what
+  that leaves of the smallest size.
+* `ratio_one_loop`: `fps` over the one loop alone, to which `limit_ratio` applies; `ratio_two_loops`: over the two at once.
+  `..._with_start`: of the largest size, start included.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -128,15 +133,14 @@ def run(arguments: list[str]) -> None:
     first: list[float] = []
     began = time.time()
     ray.init(
-        num_cpus=max(int(config.cpus + 0.999), os.cpu_count() or 1), include_dashboard=False, log_to_driver=False,
+        address="local", num_cpus=max(int(config.cpus + 0.999), os.cpu_count() or 1), include_dashboard=False, log_to_driver=False,
         object_store_memory=config.object_store_mb * 2**20,
     )  # fmt: skip
     summary = extract(config, each=lambda _: first.append(time.time()))
     ended = time.time()
-    from ray._private.internal_api import memory_summary
+    from ray._private.internal_api import get_memory_info_reply, get_state_from_address
 
-    text = memory_summary(address=ray.get_runtime_context().gcs_address, stats_only=True)
-    spilled = next((line for line in text.splitlines() if "Spilled" in line), "")
+    stored = get_memory_info_reply(get_state_from_address(ray.get_runtime_context().gcs_address)).store_stats
     frames = summary.done["frames"]
     print(
         json.dumps(
@@ -144,7 +148,7 @@ def run(arguments: list[str]) -> None:
                 "frames": frames, "faces": summary.done["faces"], "units": summary.done["units"],
                 "first_unit_s": first[0] - began, "wall_s": ended - began, "fps_with_start": frames / (ended - began),
                 "stage_ms_per_frame": {k: round(1e3 * v / frames, 3) for k, v in summary.seconds.items()},
-                "peak_memory_mb": memory.stop(), "spilled": spilled.strip() or "none",
+                "peak_memory_mb": memory.stop(), "spilled_bytes": int(stored.spilled_bytes_total),
             }
         )
     )  # fmt: skip
@@ -153,6 +157,28 @@ def run(arguments: list[str]) -> None:
 def files_of(named: list[str], copies: int) -> list[Path]:
     paths = [p for name in named for p in (sorted(Path(name).iterdir()) if Path(name).is_dir() else [Path(name)])]
     return paths or [CLIP] * copies
+
+
+def compared(result: dict, times: list[int]) -> dict:
+    """What follows from the runs: `x1`, `x4` ... and the bare loops of `result`."""
+    runs = {f"x{k}": result[f"x{k}"] for k in sorted(times)}
+    small, large = (list(runs.values())[k] for k in (0, -1))
+    fps = 1e3 / _further(small, large)
+    return {
+        "ms_per_further_frame": {f"{a} to {b}": _further(runs[a], runs[b]) for a, b in itertools.pairwise(runs)},
+        "fps": fps,
+        "start_s": small["wall_s"] - small["frames"] / fps,
+        "limit_ratio": 0.6,
+        "limit_ratio_is_of": "ratio_one_loop",
+        "ratio_one_loop": fps / result["bare_one_process_fps"],
+        "ratio_one_loop_with_start": large["fps_with_start"] / result["bare_one_process_fps"],
+        "ratio_two_loops": fps / result["bare_fps"],
+        "ratio_two_loops_with_start": large["fps_with_start"] / result["bare_fps"],
+    }
+
+
+def _further(small: dict, large: dict) -> float:
+    return 1e3 * (large["wall_s"] - small["wall_s"]) / (large["frames"] - small["frames"])
 
 
 def main() -> None:
@@ -164,7 +190,7 @@ def main() -> None:
     parser.add_argument("--name", default="extract", help="of the result: benchmarks/results/NAME.json")
     options = parser.parse_args()
     files = files_of(options.clips, options.copies)
-    result: dict = {"benchmark": "extract", "files": [f.name for f in files], "limit_ratio": 0.6}
+    result: dict = {"benchmark": "extract", "files": [f.name for f in files]}
     before = bare(files, 2)
     for times in options.times:
         result[f"x{times}"] = job(files * times, options.fps)
@@ -174,15 +200,7 @@ def main() -> None:
     result["bare_fps"] = (before["fps"] + after["fps"]) / 2
     result["bare_fps_runs"] = [before["fps"], after["fps"]]
     result["bare_one_process_fps"] = one["fps"]
-    small, large = (result[f"x{options.times[k]}"] for k in (0, -1))
-    more_frames, more_s = large["frames"] - small["frames"], large["wall_s"] - small["wall_s"]
-    result["fps"] = more_frames / more_s
-    result["start_s"] = small["wall_s"] - small["frames"] / result["fps"]
-    result["ratio"] = result["fps"] / result["bare_fps"]
-    result["ratio_with_start"] = large["fps_with_start"] / result["bare_fps"]
-    for times in options.times:
-        one_run = result[f"x{times}"]
-        one_run["ms_per_frame"] = 1e3 * (one_run["wall_s"] - result["start_s"]) / one_run["frames"]
+    result |= compared(result, options.times)
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
     result |= {"machine": platform.machine(), "cores": os.cpu_count(), "commit": commit.strip()}
     text = json.dumps(result, indent=1, default=float)
