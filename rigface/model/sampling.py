@@ -94,7 +94,7 @@ def make_scheduler(process: Process, name: str, steps: int, device: torch.device
             "beta_schedule": "scaled_linear",
             "prediction_type": "epsilon" if process.kind == "epsilon" else "v_prediction",
         }
-        fits = accepted >= set(base)
+        fits = accepted >= set(base) and _steps_alone(made)
     if made is None or not fits:
         names = ", ".join(known) + ("" if process.kind == "bridge" else ", or a diffusers scheduler class with betas")
         raise BadEdit(f"scheduler: {name!r} does not run the process {process.kind!r}; there are {names}")
@@ -108,6 +108,12 @@ def make_scheduler(process: Process, name: str, steps: int, device: torch.device
     except ValueError as error:  # the scheduler's own rule, such as no more steps than it was trained with
         raise BadEdit(f"scheduler: {name!r} does not take {steps} steps: {error}") from None
     return fresh
+
+
+def _steps_alone(kind: Any) -> bool:
+    """Whether a scheduler's step needs nothing but the model's output, the time and the sample, as all but a video one do."""
+    needed = [p for p in inspect.signature(kind.step).parameters.values() if p.default is p.empty]
+    return len([p for p in needed if p.kind is p.POSITIONAL_OR_KEYWORD]) == 4  # self is the first
 
 
 class Walk:
