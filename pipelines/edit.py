@@ -49,6 +49,8 @@ class Engine:
     lit. Without it `mini` where it is, else the preview."""
     device: str = "cpu"
     """Of the model: cpu, cuda, cuda:1 ..."""
+    compile: bool = False
+    """Compile the denoiser (torch.compile): tens of seconds before the first frame, then faster ones. For long clips."""
     seed: int = 0
     """Of the model's noise; the same for every frame of a clip."""
     steps: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None
@@ -81,6 +83,7 @@ class EditJob:
 
       rigface edit photo.jpg out.png --yaw 15 --smile 0.6 --light-azimuth 40
       rigface edit photo.jpg out.png --pose-from a.jpg --expression-from b.jpg --light-from c.jpg --strength 0.7
+      rigface edit photo.jpg out.png --pose-from out/faces#clip.mp4:120
       rigface edit photo.jpg out.png --expression jawOpen=0.4 mouthSmileLeft=1 --region mouth
       rigface edit photo.jpg out.png --checkpoint runs/mine/model --prompt "a person with glasses" --guidance-text 3
       rigface edit photo.jpg out.png --hdr studio.hdr --hdr-turn 90 --save-edit studio.json
@@ -280,7 +283,7 @@ def load(engine: Engine) -> Editor:
         raise PlanError(f"--device {engine.device}: no CUDA device is usable here; leave it out to compute on the CPU")
     see, sampling = See.load(small_faces=engine.small_faces), engine.sampling()
     try:
-        editor = Editor.load(engine.checkpoint, engine.device, see, **sampling)
+        editor = Editor.load(engine.checkpoint, engine.device, see, compile=engine.compile, **sampling)
     except ValueError as e:
         raise PlanError(f"--{e}") from e
     if sampling and not editor.has_model:
@@ -290,16 +293,24 @@ def load(engine: Engine) -> Editor:
 
 
 def people(paths: Mapping[Trait, Path], editor: Editor) -> dict[Trait, Face]:
-    """Whom each trait is copied from; a picture that gives several is looked at once.
+    """Whom each trait is copied from; a picture that gives several is looked at once, a row of a dataset is read.
 
     Raises:
-        PlanError: not a picture, or nobody in it.
+        PlanError: not a picture, or nobody in it; no such row, or one of another head.
     """
+    from pipelines.read_faces import face_at, is_row
     from rigface.face.see import choose
 
     seen: dict[Path, Face] = {}
     for path in paths.values():
-        if path not in seen:
+        if path not in seen and is_row(str(path)):
+            seen[path], head = face_at(str(path))
+            own = editor.see.head
+            if (head.name, head.version) != (own.name, own.version):
+                raise PlanError(
+                    f"{path}: the rows are of the head {head.name} {head.version}, edits are made with {own.name} {own.version}"
+                )
+        elif path not in seen:
             try:
                 seen[path] = choose(editor.see(picture(path)), "largest")[0]
             except NoFace as e:

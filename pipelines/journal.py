@@ -73,8 +73,12 @@ class Journal:
         self._board.add_image(name, image, step, dataformats="HWC")
         self._store.publish(f"{FOLDER}/pictures/{name}-{step:08d}.png", encode_png(image))
 
-    def flush(self) -> None:
-        """Make everything said so far visible."""
+    def flush(self, board: bool = False) -> None:
+        """Make everything said so far visible.
+
+        Args:
+            board: on S3, TensorBoard's file as well, whole; with each checkpoint, so that a killed run leaves it.
+        """
         for first in list(self._open):
             self._publish(first)
         newest = max(self._open, default=0)
@@ -82,15 +86,15 @@ class Journal:
         self._flushed = time.monotonic()
         if self._board is not None:
             self._board.flush()
+            if board and self._store.is_s3:
+                for file in sorted(Path(self._place).iterdir()):
+                    self._store.publish(f"tensorboard/{file.name}", file.read_bytes())
 
     def close(self) -> None:
         """The end of a run."""
-        self.flush()
+        self.flush(board=True)
         if self._board is not None:
             self._board.close()
-            if self._store.is_s3:
-                for file in sorted(Path(self._place).iterdir()):
-                    self._store.publish(f"tensorboard/{file.name}", file.read_bytes())
 
     def _publish(self, first: int) -> None:
         lines = self._open[first]

@@ -33,7 +33,8 @@ def _say(words: str) -> None:
 class PairCommand:
     """Training examples from a dataset of faces: two frames of one person, and what the model sees of them.
 
-    Pairs are chosen for an even spread of turns, expressions and lights, people in turns; every tenth person is held out.
+    Pairs are chosen for an even spread of turns, expressions and lights, people in turns; every tenth person is held out. The two
+    frames are of one input: in another the background is another, and the target cannot be laid over the source.
 
       rigface pair out/faces out/pairs
       rigface pair s3://bucket/faces s3://bucket/pairs --size 512 --pairs 2000000 --workers 64

@@ -1,10 +1,12 @@
-"""Rows of a dataset of faces read back as `Face`s: what making examples and evaluating start from.
+"""Rows of a dataset of faces read back as `Face`s: what making examples and evaluating start from, and whom an edit may copy.
 
-Path: OUT/faces -> (part, row) -> Face. Parts read lately stay in memory, for rows of one job lie close together.
+Path: OUT/faces -> (part, row) -> Face. Parts read lately stay in memory, for rows of one job lie close together. One row alone is
+named `FOLDER#INPUT:FRAME`, or with the track behind it where a frame shows several people.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -12,12 +14,15 @@ import numpy as np
 import pyarrow as pa
 
 from rigface import schema
+from rigface.errors import PlanError
 from rigface.image import decode, decode_mask
 from rigface.storage import Store
 from rigface.types import Face, HeadSpec
 
 PARTS_KEPT = 4  # parts of faces/ in memory
 COLUMNS = ("uri", "frame_index", "track", "crop", "mask", "frame_to_crop", "box", "landmarks")
+
+_ROW = re.compile(r"(?P<folder>.+)#(?P<input>[^#]+?):(?P<frame>\d+)(:(?P<track>\d+))?")
 
 
 class FaceReader:
@@ -46,15 +51,58 @@ class FaceReader:
 
     def face(self, part: str, row: int) -> Face:
         """A row of a part that was read."""
-        one = self._parts[part].slice(row, 1)
-        params = schema.params_of(one, self._head).map(lambda a: a[0].copy())  # writable, as torch wants it
-        cells = {name: one[name][0].as_py() for name in COLUMNS}
-        return Face(
-            crop=decode(cells["crop"]),
-            frame_to_crop=np.float32(cells["frame_to_crop"]).reshape(2, 3),
-            box=np.float32(cells["box"]),
-            landmarks=np.float32(cells["landmarks"]).reshape(-1, 3),
-            params=params,
-            mask=decode_mask(cells["mask"]),
-            residual=0.0,
+        return _face_of(self._parts[part].slice(row, 1), self._head)
+
+
+def _face_of(one: pa.Table, head: HeadSpec) -> Face:
+    """A table of one row as a face."""
+    params = schema.params_of(one, head).map(lambda a: a[0].copy())  # writable, as torch wants it
+    cells = {name: one[name][0].as_py() for name in COLUMNS}
+    return Face(
+        crop=decode(cells["crop"]),
+        frame_to_crop=np.float32(cells["frame_to_crop"]).reshape(2, 3),
+        box=np.float32(cells["box"]),
+        landmarks=np.float32(cells["landmarks"]).reshape(-1, 3),
+        params=params,
+        mask=decode_mask(cells["mask"]),
+        residual=0.0,
+    )
+
+
+def is_row(name: str) -> bool:
+    """Whether a name means a row of a dataset, not a file."""
+    return _ROW.fullmatch(name) is not None
+
+
+def face_at(name: str) -> tuple[Face, HeadSpec]:
+    """One row of a dataset, and the head model its coefficients belong to.
+
+    Args:
+        name: `FOLDER#INPUT:FRAME` or `FOLDER#INPUT:FRAME:TRACK`: a folder or s3:// prefix, the end of an input's uri, and the row's
+            `frame_index` and `track`.
+
+    Raises:
+        PlanError: no such dataset, no such row, or several.
+    """
+    import pyarrow.compute as pc
+    import pyarrow.dataset as ds
+
+    from pipelines.pair import head_of
+
+    found = _ROW.fullmatch(name)
+    if found is None:
+        raise PlanError(f"{name}: want FOLDER#INPUT:FRAME, such as out/faces#clip.mp4:120")
+    store = Store(re.sub("^s3:/+", "s3://", found["folder"]))  # a path has one stroke where an address has two
+    head = head_of(store)
+    wanted = (pc.field("frame_index") == int(found["frame"])) & (pc.field("status") == "ok")
+    wanted &= pc.ends_with(pc.field("uri"), found["input"])
+    if found["track"]:
+        wanted &= pc.field("track") == int(found["track"])
+    rows = ds.dataset(store.at("faces"), filesystem=store.fs, format="parquet").to_table(filter=wanted)
+    if len(rows) != 1:
+        keys = rows.select(["uri", "frame_index", "track"]).slice(0, 3).to_pylist()
+        there = (
+            "; ".join(f"{k['uri']}:{k['frame_index']}:{k['track']}" for k in keys) or "no face of that input and frame"
         )
+        raise PlanError(f"{name}: want one row of {store.uri}, there are {len(rows)}: {there}")
+    return _face_of(rows, head), head

@@ -185,7 +185,8 @@ def loop(config: TrainConfig, session: Session) -> dict[str, float]:
                 numbers |= validation.look(trainee, journal)
             measures.validated(session.rank, numbers)
         if step % config.checkpoint_every == 0 or stop:
-            journal.flush()
+            session.check()
+            journal.flush(board=True)
             with measures.train_time(session.rank, "checkpoint"):
                 session.keep(step, numbers, trainee.save, last=stop)
         if step % config.validate_every == 0 or stop:

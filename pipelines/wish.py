@@ -60,7 +60,7 @@ class Wish:
     expression: Annotated[tuple[str, ...], _shown("NAME=VALUE...")] = ()
     """Any axis by its name: `--expression jawOpen=0.4 mouthSmileLeft=1`. `rigface sliders` lists them."""
     region: Region = "face"
-    """Where the expression may change."""
+    """Where the expression may change: the whole face, the eyes with brows and cheeks, or the mouth with the jaw."""
 
     light_azimuth: Degrees = None
     """A lamp: where it stands, degrees; 0 behind the camera, positive on the viewer's right."""
@@ -80,9 +80,9 @@ class Wish:
     take: Annotated[str, _shown("TRAIT,...")] = ""
     """Traits copied from --target, with commas: pose, expression, light; for a face swap shape or identity."""
     target: File = None
-    """Picture of whom to copy; its largest face."""
+    """Picture of whom to copy; its largest face. Or a row of a dataset: FOLDER#INPUT:FRAME, or :FRAME:TRACK."""
     pose_from: File = None
-    """Copy the pose from this picture; the next two likewise. They may be three different ones."""
+    """Copy the pose from this picture or row; the next two likewise. They may be three different ones."""
     expression_from: File = None
     light_from: File = None
 
@@ -103,6 +103,8 @@ def read(wish: Wish) -> tuple[EditSpec, dict[Trait, Path]]:
     Raises:
         PlanError: nonsense; the message names the flag or the file.
     """
+    from pipelines.read_faces import is_row
+
     spec = _from_file(wish.edit)
     givers: dict[Trait, Path] = {}
     for trait in traits(wish.take):
@@ -117,7 +119,7 @@ def read(wish: Wish) -> tuple[EditSpec, dict[Trait, Path]]:
     if wish.target is not None:
         givers |= {trait: wish.target for trait in spec.take if trait not in givers}
     for path in givers.values():
-        if not path.is_file():
+        if not (path.is_file() or is_row(str(path))):
             raise PlanError(f"{path}: no such picture to copy from")
     changes: dict[str, Any] = {"take": spec.take | set(givers)}
     for name in ("yaw", "pitch", "roll"):

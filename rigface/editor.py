@@ -88,7 +88,13 @@ class Editor:
 
     @classmethod
     def load(
-        cls, checkpoint: str | None = None, device: str = "cpu", see: See | None = None, **sampling: Any
+        cls,
+        checkpoint: str | None = None,
+        device: str = "cpu",
+        see: See | None = None,
+        *,
+        compile: bool = False,
+        **sampling: Any,
     ) -> Editor:
         """The default eyes, and a model.
 
@@ -97,6 +103,7 @@ class Editor:
                 model. None: `usual_checkpoint()`.
             device: of the model.
             see: other eyes.
+            compile: compile the denoiser at its first use: tens of seconds, then faster steps.
             sampling: how the model paints, as in a call of `RigFacePipeline`: `steps`, `scheduler`, `identity_scale` ...
 
         Raises:
@@ -111,7 +118,7 @@ class Editor:
         from rigface.model.pipeline import RigFacePipeline
 
         check_codes(config_of(checkpoint), own_eyes=not isinstance(see.reconstructor, FitReconstructor))
-        pipe = RigFacePipeline.from_pretrained(checkpoint, device, autocast="auto")
+        pipe = RigFacePipeline.from_pretrained(checkpoint, device, autocast="auto", compile=compile)
         check_head(pipe, see.head)
         config = pipe.config
         composer = Composer(

@@ -104,7 +104,7 @@ class EditSpec:
         expression: named expressions ("smile", or an axis such as "mouthSmileLeft") in [-1, 2]; 1 is in full.
         light: the light wanted; None leaves it.
         strength: 0 gives the source, 1 the edit; in between, in between. In [0, 1.5].
-        region: where the expression may change.
+        region: where the expression may change: the whole face, the eyes (with brows and cheeks) or the mouth (with the jaw).
         prompt: what is said to the model besides, for one that has a text encoder; at most `MOST_WORDS` characters.
 
     Raises:

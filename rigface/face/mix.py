@@ -50,21 +50,16 @@ def mix(
         New coefficients; no array is changed.
 
     Raises:
-        ValueError: a trait is to be taken and there is no target. BadEdit: an expression's name is not the head's.
+        ValueError: a trait is to be taken and there is no target. BadEdit: an expression's name is not the head's, or a region is
+            asked for whose axes this head does not name.
     """
     if edit.needs_target and target is None:
         raise ValueError(f"take: {', '.join(sorted(edit.take))} must be copied from somebody, and no target was given")
     taken = {name: getattr(target, name) for trait in edit.take for name in GIVEN_BY[trait]}
-    wanted = replace(source, **taken)
+    inside = _inside(edit.region, head)
+    wanted = _confined(source, replace(source, **taken), edit.region, inside)
     if edit.expression:
-        wanted = _expressed(wanted, edit, head) if named is None else _by_name(wanted, edit, named)
-    if edit.region != "face" and not head.expression_names:
-        raise BadEdit(
-            f"region: the axes of the head {head.name!r} have no names by which eyes and mouth are told apart"
-        )
-    if edit.region != "face":
-        kept = [not _in_region(name, edit.region) for name in head.expression_names]
-        wanted = replace(wanted, expression=np.where(kept, source.expression, wanted.expression))
+        wanted = _expressed(wanted, edit, head, inside) if named is None else _by_name(wanted, edit, named)
     if any(n is not None for n in (edit.yaw_deg, edit.pitch_deg, edit.roll_deg)):
         wanted = replace(wanted, head_rotation=_pose(wanted.head_rotation, edit))
     if edit.light is not None:
@@ -100,15 +95,37 @@ def axes_of(name: str, head: HeadSpec) -> dict[str, float]:
     return dict(axes)
 
 
-def _expressed(params: FaceParams, edit: EditSpec, head: HeadSpec) -> FaceParams:
-    """The coefficients with the named expressions set, and the skull held where it was."""
+def _inside(region: str, head: HeadSpec) -> np.ndarray:
+    """(E,) bool: the axes of an expression that a region may change, by their names."""
+    if region == "face":
+        return np.ones(head.expression, bool)
+    if not head.expression_names:
+        raise BadEdit(
+            f"region: the axes of the head {head.name!r} have no names by which eyes and mouth are told apart"
+        )
+    return np.array([name.startswith(_EYES) == (region == "eyes") for name in head.expression_names])
+
+
+def _confined(source: FaceParams, wanted: FaceParams, region: str, inside: np.ndarray) -> FaceParams:
+    """What was copied of an expression, inside the region alone: the jaw belongs to the mouth, and a code without names to the
+    whole face."""
+    if region == "face":
+        return wanted
+    jaw = wanted.jaw_rotation if region == "mouth" else source.jaw_rotation
+    expression = np.where(inside, wanted.expression, source.expression)
+    return replace(wanted, expression=expression, jaw_rotation=jaw, bfm_expression=source.bfm_expression)
+
+
+def _expressed(params: FaceParams, edit: EditSpec, head: HeadSpec, inside: np.ndarray) -> FaceParams:
+    """The coefficients with the named expressions set, as far as they lie in the region, and the skull held where it was."""
     asked: dict[int, float] = {}
     for name, value in edit.expression.items():
         for axis, share in axes_of(name, head).items():
             k = head.expression_names.index(axis)
             asked[k] = asked.get(k, 0.0) + share * value  # two names may share an axis
     # Set, not added: 0.5 asked of a face that has 0.3 gives 0.5, and asking twice does not give 1.
-    change = alone(head, {k: value - float(params.expression[k]) for k, value in asked.items()})
+    change = alone(head, {k: value - float(params.expression[k]) for k, value in asked.items() if inside[k]})
+    change = np.where(inside, change, np.float32(0))
     turn, shift = skull_motion(head, change)
     out = replace(params, expression=params.expression + change)
     if not (turn.any() or shift.any()):
@@ -127,10 +144,6 @@ def _by_name(params: FaceParams, edit: EditSpec, named: NamedAxes) -> FaceParams
             asked[axis] = asked.get(axis, 0.0) + share * value
     expression, jaw = named.set(params.expression, params.jaw_rotation, asked)
     return replace(params, expression=expression, jaw_rotation=jaw)
-
-
-def _in_region(name: str, region: str) -> bool:
-    return name.startswith(_EYES) if region == "eyes" else not name.startswith(_EYES)
 
 
 def _pose(rotation: np.ndarray, edit: EditSpec) -> np.ndarray:

@@ -5,6 +5,12 @@ Path: source, background, render, expression code -> encode, remember -> walk ->
     pipe = RigFacePipeline.from_pretrained("weights/mini")
     image = pipe(source, background, render, code, seed=1).images[0]
 
+As in diffusers: `from_pretrained`, `save_pretrained`, a call that takes pictures, arrays or tensors, `prompt` and `prompt_embeds`,
+`generator`, any scheduler by name, and gives an output with `.images` (a list of PIL, or by `output`: np, pt, latent). Its folders hold
+stock diffusers networks, each of which diffusers reads on its own. Not as there: it is no `DiffusionPipeline` (no hub, no
+`model_index.json`, no `.to`: the device is said when it is loaded); steps are `steps`, guidance is three scales and a scheduler is named per call and
+never set on the pipeline; progress is `on_step` instead of `callback_on_step_end`.
+
 A pipeline keeps nothing between calls, so threads may share one. A service that batches uses the three parts
 of a call itself: `begin` (a walk), `crowd` (steps for many walks), `pictures` (decode).
 """
@@ -115,10 +121,16 @@ class RigFacePipeline:
         """Load a checkpoint: a folder of ours or upstream's, `sd15:FOLDER`, or `tiny`.
 
         Args:
-            options: `autocast`, `half_weights`, `channels_last`, `compile` as above; the rest goes to `checkpoint.start`.
+            options: `autocast`, `half_weights` (on here), `channels_last` (on here for CUDA, whose convolutions want it), `compile` as
+                above; the rest goes to `checkpoint.start`.
         """
         ours = ("autocast", "half_weights", "channels_last", "compile")
-        speed = {"half_weights": True, **{key: options.pop(key) for key in ours if key in options}}
+        on_cuda = torch.device(device).type == "cuda"
+        speed: dict[str, Any] = {
+            "half_weights": True,
+            "channels_last": on_cuda,
+            **{key: options.pop(key) for key in ours if key in options},
+        }
         return cls(checkpoints.start(str(name), **options), device, **speed)
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:

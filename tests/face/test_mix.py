@@ -1,6 +1,6 @@
 """mix: every coefficient has a giver, and numbers mean what they say."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from itertools import chain, combinations
 
 import numpy as np
@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from rigface.edits import NAMED, EditSpec, LightEdit
+from rigface.errors import BadEdit
 from rigface.face.lighting import shade
 from rigface.face.mix import ALWAYS_SOURCE, GIVEN_BY, axes_of, borrowed, exposure, light_of, mix
+from rigface.face.open_head import OpenHead
 from rigface.face.rotation import to_degrees, to_matrix
 from rigface.types import FaceParams, HeadSpec
 
@@ -89,6 +91,26 @@ def test_an_unknown_expression_is_named():
 def test_a_region_keeps_the_rest_of_the_face():
     out = mix(face(0), EditSpec(take={"expression"}, region="mouth"), HEAD, face(0.2))
     assert np.allclose(out.expression, [0.2 if n.startswith(("mouth", "jaw")) else 0 for n in NAMES])
+    assert np.allclose(out.jaw_rotation, 0.2)
+    assert not out.bfm_expression.any()  # a code of the whole face, which has no mouth of its own
+
+
+def test_of_the_eyes_alone_the_jaw_stays_and_nothing_asked_of_the_mouth_is_done():
+    edit = EditSpec(take={"expression"}, expression={"jaw_open": 1.0, "blink_left": 0.8}, region="eyes")
+    out = mix(face(0), edit, HEAD, face(0.2))
+    mouth = [n.startswith(("mouth", "jaw")) for n in NAMES]
+    assert not out.expression[mouth].any()
+    assert out.expression[NAMES.index("eyeBlinkLeft")] == pytest.approx(0.8 * NAMED["blink_left"]["eyeBlinkLeft"])
+    assert not out.jaw_rotation.any()
+    open_head = OpenHead.load().spec
+    still = FaceParams(**{f.name: np.zeros([open_head.size(a) for a in f.metadata["shape"]], np.float32) for f in fields(FaceParams)})  # fmt: skip
+    out = mix(still, EditSpec(expression={"jaw_open": 1.0}, region="eyes"), open_head)
+    assert all(np.array_equal(getattr(out, f.name), getattr(still, f.name)) for f in fields(FaceParams))
+
+
+def test_a_region_of_a_head_without_names_is_refused():
+    with pytest.raises(BadEdit, match=r"region: .*have no names"):
+        mix(face(0), EditSpec(yaw_deg=3, region="eyes"), replace(HEAD, expression_names=()))
 
 
 def test_strength_goes_along_the_way():

@@ -20,6 +20,8 @@ from rigface.face.video import frames
 from rigface.image import decode, encode_jpeg, encode_png
 from rigface.types import Frame
 
+from .made_faces import dataset
+
 
 @pytest.fixture(scope="module")
 def editor() -> Editor:
@@ -108,6 +110,22 @@ def test_traits_come_from_other_pictures(folder, tmp_path):
     smile = next(number for name, _, number in rows if name == "expression.mouthSmileLeft")
     assert smile.asked == pytest.approx(0.8, abs=0.15)
     assert smile.achieved > 0.3
+
+
+def test_a_trait_comes_from_a_row_of_a_dataset(folder, tmp_path, capsys):
+    dataset(tmp_path / "faces", people=2, frames=6)
+    words = ("edit", folder / "photo.jpg", tmp_path / "out.png", "--checkpoint", "preview", "--pose-from")
+    assert run(*words, f"{tmp_path}/faces#clip1.mp4:3") == 0
+    assert "18.0°" in capsys.readouterr().out  # that row's yaw, as asked
+    for row, complaint in (
+        ("clip1.mp4:77", "there are 0: no face of that input and frame"),
+        (".mp4:3", "there are 2: /clip0.mp4:3:0; /clip1.mp4:3:0"),
+        ("clip1.mp4:5", "there are 0"),  # its status is error
+    ):
+        assert run(*words, f"{tmp_path}/faces#{row}") == 1
+        assert complaint in capsys.readouterr().err
+    assert run(*words, f"{tmp_path}/none#a.mp4:3") == 1
+    assert "no faces/ here" in capsys.readouterr().err
 
 
 def test_an_edit_is_saved_and_used_again(folder, tmp_path):

@@ -152,6 +152,7 @@ def test_a_training_whose_output_was_taken_over_writes_nothing_more(bucket, tmp_
     with pytest.raises(OutputBusy, match="another has taken over"):
         train(run, lambda words: None)
     assert Alone(store).names() == ["step-00000002"]
+    assert any("events" in path for path in store.paths("tensorboard"))  # of a run that never came to its end
     lock.must_be(store, "another")
     with pytest.raises(OutputBusy, match="another has taken over"):
         lock.must_be(store, "somebody else")
