@@ -111,17 +111,18 @@ def _add(out: Any, pattern: Any) -> None:
         top, left = 8 * (n // columns), 8 * (n % columns)
         total: Any = 0.0
         squares: Any = 0.0
-        for k in range(64):
-            y, x = top + k // 8, left + k % 8
-            grey = 0.299 * out[y, x, 0] + 0.587 * out[y, x, 1] + 0.114 * out[y, x, 2]
-            total += grey
-            squares += grey * grey
+        for y in range(top, top + 8):
+            for x in range(left, left + 8):
+                grey = 0.299 * out[y, x, 0] + 0.587 * out[y, x, 1] + 0.114 * out[y, x, 2]
+                total += grey
+                squares += grey * grey
         texture = np.sqrt(max(squares / 64 - (total / 64) ** 2, 0.0))
         strength = min(max(PER_TEXTURE * texture, WEAKEST), STRONGEST)
-        for k in range(64):
-            y, x = top + k // 8, left + k % 8
-            for c in range(3):
-                out[y, x, c] = np.uint8(min(max(out[y, x, c] + strength * pattern[n, k] + 0.5, 0.0), 255.0))
+        for y in range(8):
+            for x in range(8):
+                more = strength * pattern[n, 8 * y + x] + 0.5
+                for c in range(3):
+                    out[top + y, left + x, c] = np.uint8(min(max(out[top + y, left + x, c] + more, 0.0), 255.0))
 
 
 def read(image: np.ndarray, secret: bytes) -> Mark:
