@@ -237,8 +237,8 @@ class Jobs:
         traces.working_on(job.id)
         job.state, job.started, job.tries = "running", job.started or time.time(), job.tries + 1
         try:
-            while not await self._got_through(job):
-                await asyncio.sleep(AWAY_S)
+            while (pause_s := await self._tried(job)) is not None:
+                await asyncio.sleep(pause_s)
         except asyncio.CancelledError:  # by a caller, who has said so in the record; or the service stops
             if job.state == "running":
                 job.tries -= 1
@@ -252,8 +252,8 @@ class Jobs:
         else:
             await self._end(job, "done")
 
-    async def _got_through(self, job: Job) -> bool:
-        """Do what is lacking of it; False where its shelf went away meanwhile, which is no fault of the job."""
+    async def _tried(self, job: Job) -> float | None:
+        """Do what is lacking of it; the seconds after which to go on, where it was stopped by what may be gone then."""
         try:
             await self._save(job)
             if job.tries > MOST_TRIES:
@@ -264,13 +264,13 @@ class Jobs:
             if job.tries >= MOST_TRIES:
                 raise
             job.tries += 1
-            return await self._got_through(job)
+            return 0.0
         except (StorageGone, OSError) as error:
             if not _is_away(error):
                 raise
             LOG.warning("away: %s", error, extra=keys(job=job.id))
-            return False
-        return True
+            return AWAY_S
+        return None
 
     async def _do(self, job: Job) -> None:
         assert self._shelf is not None

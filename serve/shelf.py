@@ -170,7 +170,7 @@ class Shelf:
             room: raises where there is none for a new job.
 
         Raises:
-            Trouble: `conflict`, where the key came with another job before.
+            Trouble: `conflict`, where the key came with another job before; `busy`, where the shelf is not ours any more.
         """
         asked = order.asked.model_dump(mode="json", exclude={"picture", "clip", "target", "targets"})
         name = secrets.token_hex(16)
@@ -178,6 +178,8 @@ class Shelf:
                   created=time.time())  # fmt: skip
         if asked["webhook"]:
             job.hook = {"state": "waiting", "tries": 0, "next": 0.0}
+        if not self.is_ours:
+            raise Trouble("busy", TAKEN, 5)
         with self._adding:
             if once and (first := self._first(job, once)) is not None:
                 return first
@@ -243,6 +245,8 @@ class Shelf:
             self.store.publish(self._out(job, number, "json"), json.dumps(about).encode())
         if not self.store.publish(path, data, replace=False):
             data = self.store.read(path)
+        if job.id not in self._jobs:  # it was removed meanwhile
+            self.store.delete_folder(f"jobs/{job.id}")
         job.results.add(number)
         job.tries = 0
         return data

@@ -317,7 +317,7 @@ def test_an_address_that_hangs_delays_no_other_message_and_a_job_that_was_remove
     assert not (tmp_path / "queue" / "jobs" / slow).exists()
 
 
-def test_a_record_is_not_written_after_its_job_was_removed(tmp_path):
+def test_nothing_is_written_after_its_job_was_removed(tmp_path):
     from serve.shelf import Shelf
 
     shelf = Shelf(str(tmp_path), 60)
@@ -327,6 +327,7 @@ def test_a_record_is_not_written_after_its_job_was_removed(tmp_path):
     assert (tmp_path / "jobs" / job.id / "job.json").exists()
     shelf.remove(job)
     shelf.save(job)
+    shelf.put(job, 0, b"late", {})
     assert not (tmp_path / "jobs" / job.id).exists()
     shelf.close()
     assert Shelf(str(tmp_path), 60).all() == []

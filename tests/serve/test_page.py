@@ -285,7 +285,7 @@ def test_a_preset_keeps_what_the_page_has_no_control_for(page, portrait, eye, tm
     from rigface.edits import EditSpec
 
     asked, real = [], eye.preview
-    monkeypatch.setattr(eye, "preview", lambda wish: asked.append(wish) or real(wish))
+    monkeypatch.setattr(eye, "preview", lambda wish, *more: asked.append(wish) or real(wish, *more))
     page.browser.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)})
     page.upload(portrait)
     page.says("One face")
@@ -317,7 +317,7 @@ def test_every_trait_can_be_copied(page, portrait, eye, tmp_path, monkeypatch):
     other = tmp_path / "other.png"
     other.write_bytes(encode_png(photo(5, (120, 100))))
     asked, real = [], eye.preview
-    monkeypatch.setattr(eye, "preview", lambda wish: asked.append(wish) or real(wish))
+    monkeypatch.setattr(eye, "preview", lambda wish, *more: asked.append(wish) or real(wish, *more))
     page.upload(portrait)
     page.says("One face")
     cards = page["givers"].find_elements("css selector", ".give")
@@ -443,3 +443,24 @@ def test_a_clip_that_moves_a_photo_needs_one(page, jobs, portrait, fixtures):
     assert set(jobs.order.files) == {jobs.order.clip, jobs.order.picture}
     page["jobs"].find_element("css selector", "button[aria-label='Cancel: clip.mp4']").click()
     page.until(lambda: "Cancelled" in page["jobs"].text)
+
+
+def test_the_whole_service_with_real_eyes_in_a_browser(browser, service, fixtures, tmp_path):
+    """On Ray Serve: a photograph is seen, previewed, rendered by a model and measured, and nobody else is asked for anything."""
+    from selenium.webdriver.common.keys import Keys
+
+    from rigface.face.video import frames
+
+    picture = tmp_path / "somebody.png"
+    picture.write_bytes(encode_png(next(frames(str(fixtures / "clip.mp4"))).image))
+    page = Page(browser, f"{service}/")
+    page.upload(picture)
+    page.says("One face")
+    assert len(page["outlines"].find_elements("tag name", "path")) == 1
+    page["s-yaw_deg"].send_keys(Keys.ARROW_RIGHT * 10)
+    page.says("Preview in")
+    page["render"].click()
+    page.says("Rendered in")
+    asked, achieved = page["reached-rows"].find_element("css selector", "tr").text.split()[1:3]
+    assert asked != achieved  # measured, not repeated
+    assert page.asked_only(f"{service}/")
