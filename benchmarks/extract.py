@@ -133,8 +133,8 @@ def run(arguments: list[str]) -> None:
     first: list[float] = []
     began = time.time()
     ray.init(
-        address="local", num_cpus=max(int(config.cpus + 0.999), os.cpu_count() or 1), include_dashboard=False, log_to_driver=False,
-        object_store_memory=config.object_store_mb * 2**20,
+        address="local", num_cpus=max(int(config.cpus + 0.999), os.cpu_count() or 1), include_dashboard=False,
+        log_to_driver=False, object_store_memory=config.object_store_mb * 2**20,
     )  # fmt: skip
     summary = extract(config, each=lambda _: first.append(time.time()))
     ended = time.time()

@@ -141,8 +141,9 @@ class IdentitiesCommand:
 
 @dataclass(frozen=True)
 class ForecastCommand:
-    """Run a sample and say what all of it would take: time, bytes and cost on a cluster you describe. The sample is one percent of
-    the units of work, from at most 200 inputs; how much it was is said.
+    """Run one percent and say what all of it would take: time, bytes and cost on a cluster you describe.
+
+    At most 200 inputs are looked into, and only their units are run; the answer says how much of all that was.
 
     With --simulate the cluster is gone through event by event: machines that start, queues, the driver, spot. With --clips
     nothing is run: so many clips, at what was measured on two cores.

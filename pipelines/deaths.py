@@ -2,9 +2,9 @@
 
 Path: the stage `look` gives a unit up -> `add` -> any looker, on any node, that comes to another unit of that input -> `verdict`.
 
-A film of two hours is 120 units at five frames a second. Were each tried until it is given up, the film would cost 240 crashes,
-or four minutes of waiting for every unit that hangs. Two units given up are the film's fault; units of it that were looked at before keep
-their rows. `--retry-errors` forgets, and tries all that was given up again.
+A film of two hours is 120 units at five frames a second. Were each tried until it is given up, the film would cost 240
+crashes, or four minutes of waiting for every unit that hangs. Two units given up are the film's fault; units of it that were
+looked at before keep their rows. `--retry-errors` forgets, and tries all that was given up again.
 """
 
 from __future__ import annotations

@@ -38,7 +38,8 @@ class Forecast:
         inputs: how many there are in all.
         frames: (P,) expected frames of each input looked into; units: (P,) its units.
         cost: (U, 4) of each unit run: frames, CPU seconds, bytes, faces.
-        wall_s: how long the sample took here. share: of all units that was to be run. seconds: by step of a stage, of all units run.
+        wall_s: how long the sample took here. seconds: by step of a stage, of all units run.
+        share: of all units that was to be run.
     """
 
     inputs: int

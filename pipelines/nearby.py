@@ -128,7 +128,8 @@ class Nearby:
             if e.errno is None:  # the storage's, not the disk's
                 raise
             with contextlib.suppress(OSError):
-                aside.unlink()
+                if part >= 0:  # else it may be another's
+                    aside.unlink()
             return False
         finally:
             if part >= 0:

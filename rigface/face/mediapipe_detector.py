@@ -43,9 +43,7 @@ TILE_PX = 256
 GLIMPSE = 0.35  # BlazeFace on a tile: worth a closer look (24 px in 256 px scores 0.38-0.63)
 SURE = 0.6  # BlazeFace on the face's own square: a second look may only add faces that reach it
 ZOOM_PX = 256
-NEAR_PX = (
-    512  # the same for faces of any size: theirs then has about as many pixels as the landmarker's mesh network sees
-)
+NEAR_PX = 512  # the same for a large face: it then has about as many pixels as the landmarker's mesh network sees
 SAME_PLACE = 0.2  # overlap with the box that was looked at
 ZOOM = 3.0  # side of the square around BlazeFace's box that is enlarged for the landmarker
 MOST = 100  # possible faces of one second look that are looked at closely; noise has hundreds

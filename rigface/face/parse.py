@@ -287,11 +287,13 @@ class SegformerParser:
     def __init__(self, folder: str | Path | None = None, *, size: int = 512, device: str = "cpu") -> None:
         import torch
         from transformers import SegformerForSemanticSegmentation
+        from transformers.utils import logging
 
         path = assets.find("segformer_face_parsing", folder)
         if not (weights := path / "model.safetensors").is_file():
             raise MissingAsset(f"{path} has no model.safetensors; weights in another format are not read")
         self.version = f"segformer-{assets.fingerprint(weights)}"
+        logging.disable_progress_bar()  # of a second, in every worker, across our display
         network = SegformerForSemanticSegmentation.from_pretrained(path, local_files_only=True, use_safetensors=True)
         self._network = network.eval().to(device)
         labels = self._network.config.id2label
