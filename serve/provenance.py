@@ -24,7 +24,7 @@ import logging
 import os
 import secrets
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ import numpy as np
 
 from rigface.edits import EditSpec
 from rigface.errors import BadInput
-from rigface.face.isolated import Decoders
+from rigface.face.isolated import Decoders, TakesTooLong
 from rigface.image import decode, sniff
 from serve import watermark
 from serve.api import PREVIEW, Verified, Wish, Wrap
@@ -113,8 +113,7 @@ class Sealer:
             if info.width * info.height > CLIP_PIXELS:
                 said = f"video: {info.width} x {info.height} px; a frame may have {CLIP_PIXELS} px"
                 raise Trouble("too-large", said)
-            images = (frame.image for frame in self._decoders.frames(data, limit_s=VERIFY_S))
-            mark = watermark.read_clip(images, self._secret)
+            mark = watermark.read_clip(self._pictures(data), self._secret)
         else:
             mark = watermark.read(decode(data, max_pixels=MAX_PIXELS), self._secret)
         state, record = self._manifest(data)
@@ -126,6 +125,17 @@ class Sealer:
             mark=f"{mark.bits:08x}" if mark.found else None,
             score=round(mark.score, 1),
         )
+
+    def _pictures(self, data: bytes) -> Iterator[np.ndarray]:
+        """Of a video, as many as can be read in time."""
+        count = 0
+        try:
+            for frame in self._decoders.frames(data, limit_s=VERIFY_S):
+                yield frame.image
+                count += 1
+        except TakesTooLong:
+            if not count:
+                raise
 
     def _manifest(self, data: bytes) -> tuple[str, dict[str, Any] | None]:
         import c2pa

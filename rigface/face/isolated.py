@@ -32,6 +32,10 @@ class DecoderDied(BadVideo):
     """The process that read it crashed, or hung and was ended. The same file may do so again, or another time not."""
 
 
+class TakesTooLong(BadVideo):
+    """The time that its reader had is over; what came before is good."""
+
+
 @dataclass(frozen=True)
 class Joined:
     """A video to be made of pieces, as `Splice` has them: where, of what, with whose sound."""
@@ -73,7 +77,7 @@ class Decoders:
             limit_s: for all of it, the reader's own time included.
 
         Raises:
-            BadVideo, Truncated: as there; and BadVideo where it takes too long.
+            BadVideo, Truncated: as there. DecoderDied. TakesTooLong.
         """
         with self._lent(limit_s) as ask:
             ask("open", file, fps)
@@ -105,13 +109,13 @@ class Decoders:
         def ask(*words: Any) -> Any:
             left = self._silence_s if end is None else end - time.monotonic()
             if left <= 0:
-                raise BadVideo(f"it takes more than {limit_s:g} s to read")
+                raise TakesTooLong(f"it takes more than {limit_s:g} s to read")
             child.silence_s = min(self._silence_s, left)
             try:
                 return child(words)
             except ChildDied as died:
                 if end is not None and time.monotonic() >= end:
-                    raise BadVideo(f"it takes more than {limit_s:g} s to read") from None
+                    raise TakesTooLong(f"it takes more than {limit_s:g} s to read") from None
                 raise DecoderDied(f"its decoder ended: {died.how}") from None
 
         try:

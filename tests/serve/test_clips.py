@@ -266,6 +266,13 @@ def test_a_video_that_kills_its_decoder_or_is_too_large_is_refused_by_verify(cli
     monkeypatch.setenv("TRAP", "0")
     sealer._decoders.close()
     assert sealer.verify(clip).manifest == "none"
+    monkeypatch.setenv("TRAP_S", "0.2")
+    monkeypatch.setattr("serve.provenance.VERIFY_S", 0.5)
+    sealer._decoders.close()
+    assert not sealer.verify(clip).watermark  # what came in time is what is looked at
+    monkeypatch.setattr("serve.provenance.VERIFY_S", 0.01)
+    with pytest.raises(BadVideo, match="takes more than"):
+        sealer.verify(clip)
     monkeypatch.setattr("serve.provenance.CLIP_PIXELS", 1000)
     with pytest.raises(Trouble, match="too-large"):
         sealer.verify(clip)
