@@ -305,6 +305,8 @@ class Studio:
         walk = ticket.walk
         wants = ticket.previews and not walk.done and walk.index % ticket.previews == 0
         try:
+            if walk.failed is not None:
+                raise walk.failed
             shown = room.pipeline.pictures(walk.preview(), walk.detail)[0] if wants else None
             ticket.tell(Step(walk.index, walk.steps, shown))
             if walk.done:

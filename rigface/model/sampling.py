@@ -176,6 +176,7 @@ class Walk:
                 self.drop[row, :, column] = True
             self.drop = self.drop.flatten(0, 1)
         self._last: tuple[Tensor, Tensor, Tensor] | None = None
+        self.failed: Exception | None = None  # what its own scheduler broke at, in a crowd that went on
 
     @property
     def steps(self) -> int:
@@ -275,7 +276,11 @@ class Crowd:
 
     @torch.no_grad()
     def step(self) -> list[Walk]:
-        """One network evaluation for everybody; returns, and lets go of, the walks that are done now."""
+        """One network evaluation for everybody; returns, and lets go of, the walks that are done now.
+
+        A walk whose own scheduler breaks leaves with what it broke at in `failed`, and its neighbours go on; where nobody is left,
+        that is raised.
+        """
         if not self.walks:
             return []
         if self._joined is None:
@@ -293,7 +298,15 @@ class Crowd:
             drop=drop,
         ).split([walk.rows for walk in self.walks])
         for walk, question, answer in zip(self.walks, questions, answers):
-            walk.advance(question, answer)
+            try:
+                walk.advance(question, answer)
+            except Exception as error:
+                walk.failed = error
+        broken = [walk for walk in self.walks if walk.failed is not None]
+        for walk in broken:
+            self.leave(walk)
+        if broken and not self.walks and broken[0].failed is not None:
+            raise broken[0].failed
         finished = [walk for walk in self.walks if walk.done]
         for walk in finished:
             self.leave(walk)

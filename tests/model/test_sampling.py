@@ -154,6 +154,24 @@ def test_finished_walks_are_handed_back_once(tiny):
 
 
 @torch.no_grad()
+def test_a_scheduler_that_breaks_takes_only_its_own_walk_along(tiny, monkeypatch):
+    crowd = Crowd(tiny.model)
+    good, bad = (Walk(Process(), conditions(), torch.randn(1, *SHAPE), steps=2) for _ in range(2))
+    for walk in (good, bad):
+        crowd.join(walk)
+    monkeypatch.setattr(bad, "advance", lambda *_: [][0])
+    assert crowd.step() == []
+    assert isinstance(bad.failed, IndexError)
+    assert crowd.step() == [good]
+    assert good.done
+    assert good.failed is None
+    crowd.join(bad)
+    with pytest.raises(IndexError):  # nobody else is there to go on
+        crowd.step()
+    assert not crowd.walks
+
+
+@torch.no_grad()
 def test_walks_of_another_shape_are_not_batched(tiny, person):
     crowd, noise = Crowd(tiny.model), torch.randn(1, *SHAPE)
     crowd.join(Walk(Process(), conditions(), noise, steps=1))

@@ -65,6 +65,33 @@ def test_a_bad_request_leaves_its_neighbours_alone(studio):
         run(studio.one("other", conditions(0), PaintOptions()))
 
 
+def test_a_scheduler_that_breaks_on_the_way_leaves_its_neighbours_alone(monkeypatch):
+    from rigface.model.sampling import Walk
+
+    advance = Walk.advance
+
+    def breaks(walk, *answer):
+        if walk.steps == 7 and walk.index == 2:
+            raise RuntimeError("no such step")
+        advance(walk, *answer)
+
+    monkeypatch.setattr(Walk, "advance", breaks)
+    studio = slow_studio()
+
+    async def three():
+        work = [studio.one("a", conditions(i), PaintOptions(steps=n)) for i, n in enumerate((6, 7, 8))]
+        return await asyncio.gather(*work, return_exceptions=True)
+
+    try:
+        one, bad, other = run(three())
+    finally:
+        studio.close()
+    assert isinstance(one, Painted)
+    assert isinstance(other, Painted)
+    assert one.crowd > 1
+    assert isinstance(bad, RuntimeError)
+
+
 def slow_studio(**options) -> Studio:
     """One step at a time takes a while, so that things can happen between two."""
 
