@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from pipelines import feed, journal
+from pipelines import start as starts
 from pipelines.encode import EncodeConfig, encode
 from pipelines.session import Alone
 from pipelines.train import config_of, train
@@ -307,6 +308,24 @@ def test_examples_that_do_not_fit_the_model_are_refused_by_name(place, tmp_path)
     own = toy(place, tmp_path / "sizes", examples=str(tmp_path / "pairs"), start=str(place / "tiny"))
     with pytest.raises(PlanError, match="64 px, the model makes 32 px"):
         train(own, lambda words: None)
+
+
+def test_a_start_that_knows_no_faces_is_shaped_by_the_examples_and_released_weights_keep_their_size(clip_folder):
+    toy = checkpoint.tiny(expression=64)
+    checkpoint.save(clip_folder, toy)
+    (clip_folder / "config.json").unlink()  # now it is in the released layout
+    spec = fake_examples.spec(size=512)
+    released = starts.load(replace(debug(), start=str(clip_folder)), spec)
+    assert (released.model.expression_size, released.config.expression_field) == (52, "expression")
+    assert released.config.head == spec.head
+    starts.check(released, spec, None)
+    with pytest.raises(PlanError, match="64 px, the model makes 512 px"):
+        starts.check(released, fake_examples.spec(size=64), None)
+    (clip_folder / "unet_id").rename(clip_folder / "unet")
+    plain = starts.load(replace(debug(), start=f"sd15:{clip_folder}"), fake_examples.spec(size=64, style="texture"))
+    assert (plain.config.size, plain.config.render_style, plain.config.head) == (64, "texture", spec.head)
+    with pytest.raises(PlanError, match="multiples of"):
+        starts.check(plain, fake_examples.spec(size=66, style="texture"), None)
 
 
 def test_presets_are_whole_and_travel_as_json():
