@@ -97,10 +97,10 @@ def _on_ray(config: TrainConfig, store: Store) -> dict[str, float]:
     workers: Any = config.workers if most == config.workers else (config.workers, most)
     cpus = config.workers * (config.cpus + 0.5) + 1  # the loop's readers, and the trainer itself
     with connected(Extract(("train",), "", look=Pool(cpus=cpus), reconstruct=Pool(cpus=0), address=config.address)):
-        from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+        from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
         from ray.train.torch import TorchConfig, TorchTrainer
 
-        result = TorchTrainer(
+        trainer = TorchTrainer(
             work,
             train_loop_config={"config": json.loads(json.dumps(asdict(config))), "lease": lock.lease_of(store)},
             torch_config=TorchConfig(backend="nccl" if config.gpu else "gloo"),
@@ -117,7 +117,9 @@ def _on_ray(config: TrainConfig, store: Store) -> dict[str, float]:
                 failure_config=FailureConfig(max_failures=config.failures),
                 checkpoint_config=CheckpointConfig(num_to_keep=config.keep),
             ),
-        ).fit()
-    if result.error is not None:
-        raise JobBroken(f"training ended with {type(result.error).__name__}: {result.error}") from result.error
+        )
+        try:
+            result = trainer.fit()
+        except TrainingFailedError as e:
+            raise JobBroken(f"training ended with {type(e).__name__}: {e}") from e
     return {k: v for k, v in (result.metrics or {}).items() if isinstance(v, int | float)}

@@ -97,7 +97,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         if fault == "reset":
             return self._reset()
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        body = self._body()
         if fault == "500":
             return self._say(500, XML.format("InternalError").encode())
         if fault == "503":
@@ -115,13 +115,25 @@ class _Handler(BaseHTTPRequestHandler):
     def _ask(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
         there = self.owner.upstream
         connection = http.client.HTTPConnection(there.hostname, there.port, timeout=60)
-        headers = {k: v for k, v in self.headers.items() if k.lower() not in ("connection", "expect")}
+        left_out = ("connection", "expect", "transfer-encoding")
+        headers = {k: v for k, v in self.headers.items() if k.lower() not in left_out}
         connection.request(self.command, self.path, body or None, headers)
         answer = connection.getresponse()
         data = answer.read()
         kept = [(k, v) for k, v in answer.getheaders() if k.lower() not in ("connection", "transfer-encoding")]
         connection.close()
         return answer.status, kept, data
+
+    def _body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        parts = []
+        while size := int(self.rfile.readline().split(b";")[0], 16):  # as pyarrow uploads
+            parts.append(self.rfile.read(size))
+            self.rfile.readline()
+        while self.rfile.readline().strip():
+            pass
+        return b"".join(parts)
 
     def _answer(self, status: int, headers: list[tuple[str, str]], data: bytes, fault: str) -> None:
         self.send_response_only(status)

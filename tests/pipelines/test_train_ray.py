@@ -12,6 +12,7 @@ import torch
 
 from pipelines import feed, ingest, journal
 from pipelines.encode import EncodeConfig, encode
+from pipelines.session import Alone
 from pipelines.train import train
 from pipelines.train_config import TrainConfig, debug
 from rigface import fake_examples
@@ -94,17 +95,27 @@ def test_ray_data_hands_over_the_windows_in_order(config, ray_cluster):
 
 
 def test_shares_of_the_weights_give_the_same_curve_and_the_run_goes_on_without_ray_and_with_it_again(
-    config, alone, ray_cluster, tmp_path
+    config, alone, ray_cluster, bucket, tmp_path, monkeypatch
 ):
-    run = replace(config, out=str(tmp_path), workers=2, sharding="fsdp", steps=12, validate_every=12, ingest="thread")
+    """On object storage, where Ray's checkpoints are written by pyarrow and read by us."""
+    monkeypatch.setenv("RIGFACE_CACHE", str(tmp_path))
+    run = replace(
+        config,
+        out=f"{bucket}/{tmp_path.name}",
+        workers=2,
+        sharding="fsdp",
+        steps=12,
+        validate_every=12,
+        ingest="thread",
+    )
     numbers = train(run, lambda words: None)
     assert losses(run.out) == pytest.approx({s: v for s, v in alone.items() if s <= 12}, rel=2e-3)
     assert numbers["step"] == 12
-    assert checkpoint.load(f"{run.out}/model").config.process.kind == "bridge"
+    assert checkpoint.start(f"{run.out}/model").config.process.kind == "bridge"
     times = when(run.out)
     for workers, steps in ((0, 17), (1, 22)):
         train(replace(run, workers=workers, sharding="ddp", steps=steps), lambda words: None)
         assert losses(run.out) == pytest.approx({s: v for s, v in alone.items() if s <= steps}, rel=2e-3)
         before, times = times, when(run.out)
         assert before.items() <= times.items()  # what was done is not done again, and the diary keeps it
-    assert {p.name for p in (tmp_path / "checkpoints").iterdir()} == {"step-00000015", "step-00000017"}
+    assert Alone(Store(run.out)).names() == ["step-00000015", "step-00000017"]
