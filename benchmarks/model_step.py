@@ -189,13 +189,14 @@ def measure(size: Size, threads: int) -> dict[str, Any]:
 
 
 def commit() -> str:
-    """The commit measured, marked if the tree differs from it."""
+    """The commit measured, marked if the tree differs from it; results of other benchmarks, which lie beside, do not count."""
+    git, code = ["git", "-C", str(Path(__file__).parent.parent)], [".", ":!benchmarks/results"]
     try:
-        return subprocess.check_output(
-            ["git", "describe", "--always", "--dirty"], text=True, cwd=Path(__file__).parent
-        ).strip()
+        name = subprocess.check_output([*git, "rev-parse", "--short", "HEAD"], text=True).strip()
+        changed = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", *code], check=False).returncode
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+    return f"{name}-dirty" if changed else name
 
 
 def machine() -> str:
