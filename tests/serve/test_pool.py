@@ -45,7 +45,9 @@ class Colour:
         return SimpleNamespace(blocks={})
 
     def begin(self, *args, steps=None, **options):
-        return SimpleNamespace(rows=1, index=0, steps=steps or 1, done=False, detail=False, latents=self._grey)
+        return SimpleNamespace(
+            rows=1, index=0, steps=steps or 1, done=False, failed=None, detail=False, latents=self._grey
+        )
 
     def pictures(self, latents, detail):
         return np.full((1, 32, 32, 3), latents, np.uint8)
