@@ -68,15 +68,15 @@ def test_a_link_is_cut_and_heals(all_up, clips_on_s3, bucket, nothing_lost):
     net, out = all_up, f"{bucket}/drills/cut"
     process = extract_on(net, clips_on_s3, out, "cut")
     wait_for_units(out, 5, process, net, "cut")
-    cut = net.hosts[2]
-    worked = any("StageActor" in name for name in names(cut))
+    at_work = [host for host in net.hosts[1:] if any("StageActor" in name for name in names(host))]
+    assert at_work, "no actor works on either host"
+    cut = at_work[-1]  # Ray may have put all of them on one
     cut.cut()
     began = time.monotonic()
     hosts.wait_for_nodes(net, 2)
     given_up_s = round(time.monotonic() - began, 1)
     cut.heal()
     ends_well(process, net, "cut")
-    assert worked, "nothing ran on the host that was cut off"
     nothing_lost(out, given_up_s=given_up_s)
 
 
