@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import itertools
+import json
 import socket
 import threading
 import time
@@ -179,3 +180,18 @@ def listening(house, doors=1):
 def run(coroutine):
     """A coroutine to its end."""
     return asyncio.run(coroutine)
+
+
+def send(client, png, edit=None, to="/v1/edits", accept="image/png", **more):
+    """The answer to a picture and an edit, sent as parts of a form."""
+    body = json.dumps({"edit": edit or {}, **more})
+    return client.post(to, files={"picture": ("a.png", png), "request": (None, body)}, headers={"Accept": accept})
+
+
+def problem(answer, status, slug):
+    """The detail of an answer that has to be this problem document."""
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.json()["type"] == f"urn:rigface:problem:{slug}"
+    assert answer.headers["x-request-id"] in answer.json()["instance"]
+    return answer.json().get("detail", "")

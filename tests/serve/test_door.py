@@ -15,12 +15,7 @@ from PIL import Image
 from rigface.image import decode, encode_png
 from serve.keys import KeyRing, add
 from serve.limits import Limits
-from tests.serve.conftest import run
-
-
-def send(client, png, edit=None, to="/v1/edits", accept="image/png", **more):
-    body = json.dumps({"edit": edit or {}, **more})
-    return client.post(to, files={"picture": ("a.png", png), "request": (None, body)}, headers={"Accept": accept})
+from tests.serve.conftest import problem, run, send
 
 
 def test_a_picture_is_named_by_its_content_and_can_be_named_again(client, png):
@@ -72,14 +67,6 @@ def test_each_trait_may_come_from_its_own_picture(client, png):
     out = client.post("/v1/preview", files={"picture": ("a.png", png), **others})
     assert out.status_code == 200
     assert {"yaw_deg", "exposure"} <= set(json.loads(out.headers["RigFace-Asked"])[0])
-
-
-def problem(answer, status, slug):
-    assert answer.status_code == status, answer.text
-    assert answer.headers["content-type"] == "application/problem+json"
-    assert answer.json()["type"] == f"urn:rigface:problem:{slug}"
-    assert answer.headers["x-request-id"] in answer.json()["instance"]
-    return answer.json().get("detail", "")
 
 
 @pytest.mark.parametrize(
@@ -313,156 +300,3 @@ def test_a_service_edit_is_the_editors_own(client, house, studio, png):
         assert np.abs(decode(answer.content).astype(int) - mine).max() <= 1
         assert not np.array_equal(mine, image)
     assert np.array_equal(decode(send(client, png, {}, model="tiny").content), decode(png))  # nothing asked
-
-
-def test_numbers_are_for_keys_that_may_see_them_and_health_is_for_everybody(house, tmp_path):
-    from starlette.testclient import TestClient
-
-    from serve.door import make_api
-
-    file = tmp_path / "keys.jsonl"
-    alice, scraper = add(file, "alice", ("edit",)), add(file, "prometheus", ("metrics",))
-    house.keys = KeyRing(file)
-    client = TestClient(make_api(house), raise_server_exceptions=False)
-    problem(client.get("/metrics"), 401, "unauthorized")
-    problem(client.get("/metrics", headers={"Authorization": f"Bearer {alice}"}), 403, "forbidden")
-    seen = client.get("/metrics", headers={"Authorization": f"Bearer {scraper}"})
-    assert seen.status_code == 200
-    assert 'rigface_problems_total{type="unauthorized"} 1.0' in seen.text
-    assert client.get("/healthz").status_code == client.get("/readyz").status_code == 200
-
-
-def test_readiness_is_asked_for_once_however_often_it_is_wanted(house):
-    from starlette.testclient import TestClient
-
-    from serve.door import make_api
-
-    asked = []
-
-    async def ready():
-        asked.append(1)
-        await asyncio.sleep(0)
-        raise OSError("/secret/place is away")
-
-    house.eye = SimpleNamespace(ready=ready)
-    with TestClient(make_api(house)) as client:
-        answers = [client.get("/readyz") for _ in range(20)]
-        assert {a.status_code for a in answers} == {503}
-        assert answers[0].json() == {"status": "not ready", "eye": "OSError", "painter": "ok"}
-        assert len(asked) == 1
-        house.gate.draining = True
-        assert (client.get("/readyz").status_code, client.get("/readyz").json()) == (503, {"status": "draining"})
-
-
-@pytest.mark.parametrize("accept", ["image/png", "text/event-stream"])
-def test_a_mistake_of_ours_is_not_the_callers_fault_and_says_nothing_of_itself(house, png, caplog, accept):
-    """A ValueError of some library, whose text may name anything; in a stream, too, it is counted and in the log."""
-    from starlette.testclient import TestClient
-
-    from serve.door import make_api
-
-    async def broken(*_):
-        raise ValueError("/home/operator/secret.jsonl: line 3")
-
-    house.eye = SimpleNamespace(reconstruct=broken, preview=broken, edit_without_model=broken)
-    caplog.set_level("INFO", logger="rigface.serve")
-    with TestClient(make_api(house), raise_server_exceptions=False) as client:
-        answer = send(client, png, {"yaw_deg": 3}, model="preview", accept=accept)
-        assert "secret" not in answer.text
-        if accept == "image/png":
-            problem(answer, 500, "internal")
-        else:
-            assert "urn:rigface:problem:internal" in answer.text.split("event: error")[1]
-        assert 'rigface_problems_total{type="internal"} 1.0' in client.get("/metrics").text
-    broken_lines = [r for r in caplog.records if r.msg == "broken"]
-    assert len(broken_lines) == 1
-    assert "secret.jsonl" in str(broken_lines[0].exc_info[1])
-    (request,) = (r for r in caplog.records if r.msg == "request" and r.keys["route"] == "/v1/edits")
-    assert request.keys["problem"] == "internal"
-    assert request.keys["request_id"] == broken_lines[0].keys["request_id"]
-
-
-def test_files_of_the_operator_that_cannot_be_read_are_not_the_callers_fault_either(house, png, tmp_path):
-    from starlette.testclient import TestClient
-
-    from serve.door import make_api
-    from serve.eye import Eye
-    from serve.policy import Policy, enroll
-
-    consent, file = tmp_path / "consent.jsonl", tmp_path / "keys.jsonl"
-    enroll(consent, "anna", [np.zeros(128)])
-    key = {"Authorization": f"Bearer {add(file, 'alice')}"}
-    house.eye = Eye(house.eye.see, policy=Policy(str(consent), who=lambda *_: np.zeros(128)))
-    house.keys = KeyRing(file)
-    with TestClient(make_api(house), raise_server_exceptions=False, headers=key) as client:
-        assert send(client, png, {"yaw_deg": 3}, to="/v1/preview").status_code == 200
-        consent.write_text("{}\n")
-        assert problem(send(client, png, {"yaw_deg": 3}, to="/v1/preview"), 500, "internal") == ""
-        file.write_text('{"name": "alice"}\n')
-        assert problem(client.get("/v1/models"), 500, "internal") == ""
-    with pytest.raises(ValueError, match=r"keys.jsonl: line 1: want a key"):
-        KeyRing(file).find("Bearer rf_x")
-
-
-def test_what_the_door_itself_refuses_is_counted(house, png):
-    from starlette.testclient import TestClient
-
-    from serve.door import make_api
-
-    house.limits = Limits(body_bytes=10, in_flight=0)
-    with TestClient(make_api(house)) as client:
-        problem(send(client, png), 413, "too-large")
-        problem(client.get("/v1/models"), 503, "busy")
-        found = client.get("/metrics").text
-    assert 'rigface_problems_total{type="too-large"} 1.0' in found
-    assert 'rigface_problems_total{type="busy"} 1.0' in found
-
-
-def test_a_stream_keeps_its_place_at_the_door_until_it_ends(house, png, tmp_path):
-    """No more at a time than the key allows, and a refusal is one before the answer has begun."""
-    from concurrent.futures import ThreadPoolExecutor
-
-    from starlette.testclient import TestClient
-
-    from serve.door import make_api
-
-    may_end, began = threading.Event(), threading.Event()
-
-    async def slow(wish, wrap):
-        began.set()
-        await asyncio.to_thread(may_end.wait, 20)
-        return await eye.edit_without_model(wish, wrap)
-
-    eye, file = house.eye, tmp_path / "keys.jsonl"
-    house.keys = KeyRing(file)
-    key = {"Authorization": f"Bearer {add(file, 'alice', at_a_time=1)}"}
-    house.eye = SimpleNamespace(edit_without_model=slow)
-    with TestClient(make_api(house), headers=key) as client, ThreadPoolExecutor(1) as pool:
-        one = {"edit": {"yaw_deg": 3}, "model": "preview", "accept": "text/event-stream"}
-        first = pool.submit(send, client, png, **one)
-        assert began.wait(10)
-        problem(send(client, png, **one), 429, "rate-limited")
-        may_end.set()
-        assert "event: result" in first.result().text
-        assert "event: result" in send(client, png, **one).text
-        house.eye = SimpleNamespace()  # breaks the stream
-        assert "event: error" in send(client, png, **one).text
-        assert client.get("/v1/models").status_code == 200
-
-
-def test_a_key_has_a_burst_that_fits_its_rate_and_no_limit_that_lets_nothing_in(tmp_path, capsys):
-    from serve.__main__ import main
-    from serve.keys import read
-
-    file = str(tmp_path / "keys.jsonl")
-    assert main(["key", "add", "slow", "--rate", "1", "--file", file]) == 0
-    assert main(["key", "add", "fast", "--rate", "20", "--file", file]) == 0
-    assert main(["key", "add", "eager", "--rate", "0.1", "--burst", "5", "--file", file]) == 0
-    assert main(["key", "add", "rare", "--rate", "0.1", "--file", file]) == 0
-    assert [key.burst for key in read(tmp_path / "keys.jsonl")] == [3, 60, 5, 1]
-    capsys.readouterr()
-    for wrong in (["--rate", "0"], ["--burst", "0.5"], ["--at-a-time", "0"], ["--scopes", "everything"]):
-        assert main(["key", "add", "wrong", "--file", file, *wrong]) == 1
-    assert main(["key", "list", "--file", file]) == 0
-    assert "slow\tedit,jobs,verify\t1/s\t3 at once\t16 at a time" in capsys.readouterr().out
-    assert len(read(tmp_path / "keys.jsonl")) == 4
