@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from rigface.errors import BadEdit
+from rigface.face.fit import procrustes
 from rigface.face.head import Head
 from rigface.face.open_head import OpenHead
 from rigface.face.sliders import alone, skull_motion
@@ -134,14 +135,10 @@ def _inner(head: Head) -> Callable[[torch.Tensor], torch.Tensor]:
 
 
 def _similarity(left: np.ndarray, right: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
-    """Scale, rotation (3, 3) and shift (3,) that bring points (P, 3) nearest to others (Umeyama 1991)."""
-    left_mean, right_mean = left.mean(0), right.mean(0, dtype=np.float64)
-    a, b = left - left_mean, right - right_mean
-    u, s, vt = np.linalg.svd(b.T @ a)
-    sign = np.array([1, 1, np.sign(np.linalg.det(u @ vt))])
-    turn = (u * sign) @ vt
-    scale = float((s * sign).sum() / (a**2).sum())
-    return scale, turn, right_mean - scale * turn @ left_mean
+    """Scale, rotation (3, 3) and shift (3,) that bring points (P, 3) nearest to others (P, 3)."""
+    turn, scale = procrustes(*(torch.from_numpy(points).double()[None] for points in (left, right)))
+    matrix, size = turn[0].numpy(), float(scale)
+    return size, matrix, right.mean(0) - size * matrix @ left.mean(0)
 
 
 def _counterparts(points: np.ndarray, vertices: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray]:
