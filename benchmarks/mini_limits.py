@@ -29,7 +29,7 @@ from rigface.metrics.geometry import distances, stack
 from rigface.metrics.image import psnr
 from rigface.metrics.judge import Judge
 from rigface.model.pipeline import RigFacePipeline
-from rigface.storage import Store
+from rigface.storage.store import Store
 from rigface.types import Example
 
 RESULTS = Path(__file__).parent / "results" / "mini_limits.json"

@@ -66,7 +66,7 @@ def child(folder: Path, name: str, args: argparse.Namespace) -> None:
     from pipelines import journal
     from pipelines.train import train
     from pipelines.train_config import debug
-    from rigface.storage import Store
+    from rigface.storage.store import Store
 
     out = folder / "runs" / name.replace(", ", "-")
     changes: dict[str, Any] = dict(VARIANTS[name])

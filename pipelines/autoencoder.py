@@ -26,7 +26,7 @@ from rigface.image import decode as decode_picture
 from rigface.model.latents import decode, encode
 from rigface.model.patches import components, patch_autoencoder
 from rigface.model.weights import WEIGHTS, write_safetensors
-from rigface.storage import Store
+from rigface.storage.store import Store
 
 HELD = 32  # pictures of people held out to measure on
 

@@ -24,7 +24,7 @@ from rigface.examples import CAPTION, PICTURES, examples_of, numbers_of
 from rigface.model.checkpoint import Checkpoint
 from rigface.model.latents import LatentConditions, LatentExample, encode_example
 from rigface.model.text import TextEncoder
-from rigface.storage import Store
+from rigface.storage.store import Store
 
 if TYPE_CHECKING:
     from pipelines.train_loop import Trainee

@@ -14,7 +14,7 @@ from typing import Any
 
 from pipelines import lists
 from rigface.errors import PlanError
-from rigface.storage import Store
+from rigface.storage.store import Store
 
 LONGEST = 2000  # characters of one caption: a text encoder reads some 77 words of them
 _KINDS = (".csv", ".parquet")

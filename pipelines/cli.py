@@ -130,8 +130,8 @@ class IdentitiesCommand:
 
     def run(self) -> int:
         from pipelines.identities import identify
-        from rigface import lock
-        from rigface.storage import Store
+        from rigface.storage import lock
+        from rigface.storage.store import Store
 
         store = Store(self.out)
         with lock.hold(store):

@@ -18,7 +18,7 @@ import pyarrow as pa
 from pipelines.output import Output
 from pipelines.plan import Plan, units_of
 from pipelines.stages import parquet, part_path, with_record
-from rigface.storage import Store
+from rigface.storage.store import Store
 
 if TYPE_CHECKING:
     from rigface.face.track import TrackSummary

@@ -13,7 +13,7 @@ import hashlib
 import json
 from typing import Any
 
-from rigface.storage import INTERNAL, Store
+from rigface.storage.store import INTERNAL, Store
 
 FOLDER = f"{INTERNAL}/deaths"
 ENOUGH = 2  # units of one input

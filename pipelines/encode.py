@@ -24,10 +24,11 @@ from tyro.conf import Suppress, arg
 
 from pipelines.output import git_commit, versions
 from pipelines.pool import Workers, over
-from rigface import lock, schema
+from rigface import schema
 from rigface.errors import MissingAsset, PlanError
 from rigface.examples import PICTURES, ExampleSpec, LatentSpec, examples_of, half_column, latents_schema
-from rigface.storage import Store, sharded
+from rigface.storage import lock
+from rigface.storage.store import Store, sharded
 
 ABOUT = "rigface.json"
 

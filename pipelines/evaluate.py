@@ -26,9 +26,10 @@ from tyro.conf import Suppress, arg
 
 from pipelines.output import git_commit, versions
 from pipelines.pool import Unit, Workers, over
-from rigface import assets, lock
+from rigface import assets
 from rigface.errors import PlanError
-from rigface.storage import Store
+from rigface.storage import lock
+from rigface.storage.store import Store
 
 if TYPE_CHECKING:
     from pipelines.evaluate_tasks import Examples, Faces, Item

@@ -20,7 +20,7 @@ from rigface.metrics import report
 from rigface.metrics.card import ReportCard, card
 from rigface.metrics.controls import CONTROLS
 from rigface.metrics.headline import Headline, headlines
-from rigface.storage import Store, sharded
+from rigface.storage.store import Store, sharded
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -30,7 +30,7 @@ from rigface.edits import EditSpec
 from rigface.errors import PlanError
 from rigface.examples import examples_of
 from rigface.face.mix import borrowed, mix
-from rigface.storage import Store
+from rigface.storage.store import Store
 from rigface.types import Conditions, HeadSpec
 
 TaskKind = Literal["self", "cross", "sweep", "clip"]

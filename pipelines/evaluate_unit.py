@@ -22,7 +22,7 @@ from rigface.metrics.controls import controls
 from rigface.metrics.image import resized
 from rigface.metrics.judge import Judge
 from rigface.metrics.measure import measure
-from rigface.storage import Store, sharded
+from rigface.storage.store import Store, sharded
 
 if TYPE_CHECKING:
     from rigface.editor import Paint

@@ -31,9 +31,10 @@ from pipelines.output import Output
 from pipelines.plan import Plan, units_of
 from pipelines.progress import Progress
 from pipelines.stages import error_path
-from rigface import lock, schema
+from rigface import schema
 from rigface.errors import JobBroken
-from rigface.storage import Store
+from rigface.storage import lock
+from rigface.storage.store import Store
 from rigface.types import DetectorSpec, HeadSpec
 
 SURVEY_BATCH, FEW = 16, 16  # inputs per survey task; with few of them, Ray's workers would start longer than it takes

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from rigface.errors import PlanError
 from rigface.examples import LatentSpec
-from rigface.storage import Store
+from rigface.storage.store import Store
 
 KEPT_BYTES = 2**30  # of parts already read, per process
 

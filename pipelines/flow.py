@@ -3,7 +3,7 @@
 Path: (unit, plan) pairs -> a dataset of one-row blocks -> StageActor pools -> the driver reads the records as they come.
 
 What Ray is told, and why: no errored blocks are forgiven (dropping a block would lose a unit without a word); a stage that
-raises stops the job (hiccups of the network are tried again below, in `rigface.s3`); a stage that crashes its actor again and
+raises stops the job (hiccups of the network are tried again below, in `rigface.storage.s3_client`); a stage that crashes its actor again and
 again ends in `stall_s` without progress.
 """
 
@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from pipelines.config import Extract
 from pipelines.stages import Finish, Look, Reconstruct, StageActor, Write
 from rigface.errors import JobBroken, RigFaceError
-from rigface.storage import INTERNAL, Store
+from rigface.storage.store import INTERNAL, Store
 from rigface.types import DetectorSpec, HeadSpec
 
 MANY = 4096  # units; beyond, the driver hands out a Parquet file of them instead of a block each (3.6 ms apiece)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from rigface.storage import Store
+from rigface.storage.store import Store
 
 Row = dict[str, Any]
 LIGHT = ("example", "split", "identity", "kind", "take", "delta_pose_deg")  # columns that are small and decide

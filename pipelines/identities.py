@@ -25,7 +25,7 @@ import pyarrow as pa
 
 from pipelines.stages import parquet
 from rigface.face.identity import WIDTH, People, cluster, usual_threshold
-from rigface.storage import IDENTITIES, Store
+from rigface.storage.store import IDENTITIES, Store
 
 READERS = 16
 REWRITERS = 4

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.feed import Reader, Window
-from rigface.storage import Store
+from rigface.storage.store import Store
 
 AHEAD = 2  # windows read before they are asked for
 STRETCH = 64  # windows per dataset: starting one takes part of a second

@@ -26,7 +26,7 @@ from pipelines.page.inputs import InputCensus
 from pipelines.strip import STRIP
 from rigface import schema
 from rigface.errors import BadInput
-from rigface.storage import Store
+from rigface.storage.store import Store
 from rigface.types import DetectorSpec, FaceParams, HeadSpec
 
 PAGE_NAME = "inspect.html"

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines import events
-from rigface.storage import Store
+from rigface.storage.store import Store
 
 FOLDER = "log"
 STEPS = 1000  # per object

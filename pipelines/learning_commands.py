@@ -161,7 +161,7 @@ def _examples_of(config: TrainConfig) -> str:
     from pipelines.encode import autoencoder_folder, encode
     from pipelines.pair import pair
     from pipelines.read_frames import people_in
-    from rigface.storage import Store
+    from rigface.storage.store import Store
 
     given = Store(config.examples)
     if next(iter(given.paths("examples", ".parquet")), None) or not next(iter(given.paths("faces", ".parquet")), None):

@@ -19,13 +19,14 @@ import pyarrow as pa
 from pipelines import parts, reading, sources
 from pipelines.config import Settings
 from pipelines.unit import ipc
-from rigface import s3, schema
+from rigface import schema
 from rigface.errors import BadInput
 from rigface.face import align
 from rigface.face.detect import Watch
 from rigface.face.identity import Picker
 from rigface.face.video import Chunk, Truncated, frames
 from rigface.image import decode, encode_jpeg
+from rigface.storage import s3_client
 from rigface.types import Detection, Frame
 
 T = TypeVar("T")
@@ -62,7 +63,7 @@ class Looker:
 
         plan, record = job
         clock, cpu = Clock(begin), time.process_time()
-        s3.sign_of_life = lambda: begin("decode")  # waiting for a storage is not hanging
+        s3_client.sign_of_life = lambda: begin("decode")  # waiting for a storage is not hanging
         watch, tracker, seen = Watch(self._detector), Tracker(), _Seen(self._identity)
         try:
             for frame in clock.over("decode", self._frames(plan)):

@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from rigface import s3
 from rigface.measures import Measure, Meter
-from rigface.s3 import RETRIES as RETRIES  # one of ALL: told wherever S3 is asked
+from rigface.storage import s3_client
+from rigface.storage.s3_client import RETRIES as RETRIES  # one of ALL: told wherever S3 is asked
 
 if TYPE_CHECKING:
     from pipelines.unit import Unit
@@ -64,7 +64,7 @@ def _ray() -> Any:
 tell = Meter(_ray)
 """Tell one number: `tell(STAGE_FRAMES, 300, stage="look")`. In a child process `child` has it go to the parent, who tells."""
 
-s3.tell = lambda measure, value=1.0, **labels: tell(measure, value, **labels)
+s3_client.tell = lambda measure, value=1.0, **labels: tell(measure, value, **labels)
 
 
 @contextmanager

@@ -28,10 +28,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from pipelines import measures
-from rigface import objects
-from rigface.copies import folder, is_ours, room
 from rigface.errors import StorageGone
-from rigface.objects import Remote
+from rigface.storage import objects
+from rigface.storage.model_cache import folder, is_ours, room
+from rigface.storage.objects import Remote
 
 LENGTHS = 2
 SPARE = 8 * 2**20  # bytes over: what is read ahead is no reason

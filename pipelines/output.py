@@ -38,7 +38,7 @@ from pipelines.plan import Plan, units_of
 from pipelines.stages import error_path, parquet, part_path, record_of
 from rigface import schema
 from rigface.errors import PlanError
-from rigface.storage import IDENTITIES, INTERNAL, Store
+from rigface.storage.store import IDENTITIES, INTERNAL, Store
 from rigface.types import DetectorSpec, HeadSpec
 
 ABOUT = "rigface.json"

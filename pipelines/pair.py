@@ -30,10 +30,11 @@ from pipelines.output import git_commit, versions
 from pipelines.pool import Unit, Workers, over
 from pipelines.read_frames import GATES, read_frames
 from pipelines.split import HELD_OUT, split_of
-from rigface import lock, schema
+from rigface import schema
 from rigface.errors import PlanError
 from rigface.examples import ExampleSpec
-from rigface.storage import Store, sharded
+from rigface.storage import lock
+from rigface.storage.store import Store, sharded
 from rigface.types import HeadSpec
 
 PLAN = "pairs.parquet"

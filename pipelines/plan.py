@@ -21,8 +21,8 @@ from typing import Any
 from pipelines import reading, sources
 from pipelines.child import Child, ChildDied
 from pipelines.config import Settings
-from rigface import s3
 from rigface.errors import BadInput, BadVideo, PlanError
+from rigface.storage import s3_client
 
 HEAD_BYTES = 2**20
 TRIES = 2
@@ -43,7 +43,7 @@ class Surveyor:
     def __call__(self, uri: str, begin: Callable[[str], None]) -> Plan:
         """The plan of one input. A bad input is a plan with status `error` and no chunks."""
         begin("decode")
-        s3.sign_of_life = lambda: begin("decode")  # waiting for a storage is not hanging
+        s3_client.sign_of_life = lambda: begin("decode")  # waiting for a storage is not hanging
         plan = {**empty_plan(uri), "stamp": reading.stamp(uri)}
         try:
             with reading.opened(uri) as file:

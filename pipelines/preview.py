@@ -14,9 +14,9 @@ from pipelines.config import Extract, config_hash
 from pipelines.extract import WINDOW, check_stages
 from pipelines.marks import Marks
 from pipelines.output import Output
-from rigface import lock
 from rigface.errors import PlanError
-from rigface.storage import Store
+from rigface.storage import lock
+from rigface.storage.store import Store
 
 LOOKED_INTO = 50  # new inputs; the rest is taken to be like them
 

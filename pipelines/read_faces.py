@@ -16,7 +16,7 @@ import pyarrow as pa
 from rigface import schema
 from rigface.errors import PlanError
 from rigface.image import decode, decode_mask
-from rigface.storage import Store
+from rigface.storage.store import Store
 from rigface.types import Face, HeadSpec
 
 PARTS_KEPT = 4  # parts of faces/ in memory

@@ -11,7 +11,7 @@ import pyarrow as pa
 from pipelines import pairs
 from rigface.errors import PlanError
 from rigface.face.rotation import to_matrix
-from rigface.storage import Store
+from rigface.storage.store import Store
 
 GATES = ("confidence", "sharpness", "face_size_px")
 

@@ -20,9 +20,9 @@ from typing import Any, Protocol
 import pyarrow.fs as pafs
 import torch
 
-from rigface import lock
 from rigface.errors import PlanError
-from rigface.storage import Store
+from rigface.storage import lock
+from rigface.storage.store import Store
 
 CHECKPOINTS = "checkpoints"
 RAY = "ray"

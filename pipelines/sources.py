@@ -37,9 +37,9 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 from pipelines import lists
 from pipelines.marks import Marks
 from pipelines.nearby import Nearby
-from rigface import objects
 from rigface.errors import BadInput, PlanError
-from rigface.readahead import ReadAhead
+from rigface.storage import objects
+from rigface.storage.read_ahead import ReadAhead
 
 _FILMS = frozenset((".mp4", ".m4v", ".mov", ".qt", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".m2v", ".vob", ".ts"))
 _MORE_FILMS = frozenset((".m2ts", ".mts", ".wmv", ".asf", ".flv", ".f4v", ".ogv", ".ogg", ".3gp", ".3g2", ".gif"))

@@ -27,7 +27,7 @@ from rigface import schema
 from rigface.errors import BadInput
 from rigface.face import align
 from rigface.image import encode_png
-from rigface.storage import INTERNAL, Store, sharded
+from rigface.storage.store import INTERNAL, Store, sharded
 from rigface.types import DetectorSpec, FaceParams, HeadSpec, Quality
 
 TRIES = 2  # a crash may be the machine's; two on the same file are the file's

@@ -17,9 +17,9 @@ from typing import Any
 
 from pipelines.output import git_commit, versions
 from pipelines.train_config import Networks, TrainConfig
-from rigface import lock
 from rigface.errors import JobBroken, PlanError
-from rigface.storage import Store
+from rigface.storage import lock
+from rigface.storage.store import Store
 
 ABOUT = "rigface.json"
 RESIZE_S = 60.0  # an elastic run looks so often whether there is room for another worker

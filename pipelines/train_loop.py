@@ -45,7 +45,7 @@ from rigface.model.diffusion import Dropout, draw, row_losses
 from rigface.model.ema import Average
 from rigface.model.latents import LatentExample
 from rigface.model.picture_loss import decoded_loss
-from rigface.storage import Store
+from rigface.storage.store import Store
 
 MODEL = "model"
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines import journal
-from rigface.storage import Store
+from rigface.storage.store import Store
 
 PAGE = "index.html"
 TABLE = "log.parquet"

@@ -26,7 +26,7 @@ from rigface.examples import examples_of
 from rigface.image import to_image, to_tensor
 from rigface.model.latents import decode, encode_conditions, lost_detail
 from rigface.model.sampling import Crowd, Walk, seeded
-from rigface.storage import Store
+from rigface.storage.store import Store
 from rigface.types import Example
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from typing import Any
 from rigface.errors import StorageGone
 from rigface.events import keys
 from rigface.face.isolated import DecoderDied
-from rigface.storage import NO_ROOM
+from rigface.storage.store import NO_ROOM
 from serve import traces
 from serve.api import JobState, Order
 from serve.edits import Editing

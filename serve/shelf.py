@@ -1,13 +1,13 @@
 """Jobs where they are kept: on a disk or on S3, so that a service which was killed finds them again.
 
-Path: `jobs.py`, `job_batch.py`, `job_clip.py` -> `Shelf` -> `rigface.storage.Store` -> objects that are whole or not there:
+Path: `jobs.py`, `job_batch.py`, `job_clip.py` -> `Shelf` -> `rigface.storage.store.Store` -> objects that are whole or not there:
 
     jobs/<id>/in/<sha256>          the files it was given
     jobs/<id>/job.json             the job; it is accepted once this is there, and replaced whole when something changes
     jobs/<id>/part/<n>.<suffix>    pieces of a clip on the way
     jobs/<id>/out/<n>.<suffix>     results; each is published once and never replaced, so none is doubled
 
-One process keeps a shelf at a time (`rigface/lock.py`), with its records in memory: a second one, as in a rollout, is told `busy`
+One process keeps a shelf at a time (`rigface/storage/lock.py`), with its records in memory: a second one, as in a rollout, is told `busy`
 until the first has ended, and finds then all that was accepted. Everything here blocks, so call it in a thread.
 """
 
@@ -25,11 +25,11 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from rigface import lock
 from rigface.errors import OutputBusy
 from rigface.events import keys
-from rigface.objects import presigned
-from rigface.storage import Store
+from rigface.storage import lock
+from rigface.storage.objects import presigned
+from rigface.storage.store import Store
 from serve.api import JobState, Order
 from serve.problems import Trouble
 

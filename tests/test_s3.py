@@ -5,8 +5,8 @@ import urllib.request
 
 import pytest
 
-from rigface import objects, s3
 from rigface.errors import PlanError, StorageGone
+from rigface.storage import objects, s3_client
 from tests.conftest import make_bucket
 from tests.s3_proxy import FAULTS, Proxy
 
@@ -31,8 +31,8 @@ def through(s3_server, bucket, monkeypatch):
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
         monkeypatch.setenv("RIGFACE_S3_PATIENCE_S", str(patience))
         monkeypatch.setenv("RIGFACE_S3_SILENT_S", "0.3")
-        monkeypatch.setattr(s3, "LONGEST_PAUSE_S", 0.2)
-        monkeypatch.setattr(s3, "budget", s3.Budget(1000, 1000))
+        monkeypatch.setattr(s3_client, "LONGEST_PAUSE_S", 0.2)
+        monkeypatch.setattr(s3_client, "budget", s3_client.Budget(1000, 1000))
         return proxy
 
     yield make
@@ -147,14 +147,14 @@ def test_a_drip_is_given_up_and_fetched_anew(through, monkeypatch):
     kinds = iter(["slow"])
     monkeypatch.setattr(proxy, "draw", lambda: next(kinds, ""))
     monkeypatch.setenv("RIGFACE_S3_SILENT_S", "0.2")
-    before = s3.counts["retries"]
+    before = s3_client.counts["retries"]
     assert len(objects.get("faces", "dripping")[0]) == 4_000_000
-    assert s3.counts["retries"] - before == 1
+    assert s3_client.counts["retries"] - before == 1
 
 
 def test_what_is_tried_again_is_counted_by_what_was_asked_and_why(through, monkeypatch):
     proxy, told = through(hold_s=1), []
-    monkeypatch.setattr(s3, "tell", lambda measure, **labels: told.append((measure.name, *labels.values())))
+    monkeypatch.setattr(s3_client, "tell", lambda measure, **labels: told.append((measure.name, *labels.values())))
     faults = iter(["500", "503", "silent", "", "truncated", "reset"])
     monkeypatch.setattr(proxy, "draw", lambda: next(faults, ""))
     objects.put("faces", "counted", b"1234")
@@ -168,12 +168,12 @@ def test_a_storage_that_is_away_is_nobody_elses_fault(through):
     proxy = through(patience=2)
     proxy.down = True
     signs = []
-    s3.sign_of_life, before = lambda: signs.append(1), s3.sign_of_life
+    s3_client.sign_of_life, before = lambda: signs.append(1), s3_client.sign_of_life
     try:
         with pytest.raises(StorageGone, match=r"for 2 s.*run the same command again"):
             objects.get("faces", "x")
     finally:
-        s3.sign_of_life = before
+        s3_client.sign_of_life = before
     assert signs  # who watches us is told that we wait
     assert not objects.answers("faces")
     proxy.down = False
@@ -210,7 +210,7 @@ def test_what_no_second_try_would_change_is_not_tried_again(status, code, error)
         raise ClientError({"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}, "GetObject")
 
     with pytest.raises(error):
-        s3.call(ask, "s3://b/k")
+        s3_client.call(ask, "s3://b/k")
     assert len(asked) == 1
 
 
@@ -225,7 +225,7 @@ def test_who_we_are_must_be_told(s3_server, monkeypatch):
 
 def test_many_waiters_share_one_budget():
     now = [0.0]
-    budget = s3.Budget(per_s=5, burst=10, clock=lambda: now[0])
+    budget = s3_client.Budget(per_s=5, burst=10, clock=lambda: now[0])
     waits = [budget.take() for _ in range(20)]
     assert waits[:10] == [0.0] * 10
     assert waits[10:] == pytest.approx([0.2 * i for i in range(1, 11)])

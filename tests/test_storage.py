@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rigface import lock, s3
 from rigface.errors import OutputBusy
-from rigface.storage import Store, sharded
+from rigface.storage import lock, s3_client
+from rigface.storage.store import Store, sharded
 from tests.conftest import S3_ENVIRONMENT, make_bucket
 from tests.s3_proxy import Proxy
 
@@ -56,9 +56,9 @@ def test_of_a_table_only_what_is_wanted_is_fetched(store):
     pq.write_table(table, sink)
     store.publish("t.parquet", sink.getvalue())
     assert store.table("t.parquet").equals(table)
-    before = s3.counts["requests"]
+    before = s3_client.counts["requests"]
     assert store.table("t.parquet", ["a"]).equals(table.select(["a"]))
-    assert s3.counts["requests"] - before <= 3
+    assert s3_client.counts["requests"] - before <= 3
     with store.open("t.parquet") as f:
         assert pq.read_schema(f).names == ["a", "large"]
 

@@ -24,7 +24,6 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor
 
 from rigface import assets
-from rigface.copies import fetched
 from rigface.errors import BadCheckpoint, MissingAsset, UnsafeFile
 from rigface.model.diffusion import Process
 from rigface.model.model_config import ModelConfig
@@ -40,6 +39,7 @@ from rigface.model.weights import (
     read_weights,
     write_safetensors,
 )
+from rigface.storage.model_cache import fetched
 from rigface.types import HeadSpec
 
 UPSTREAM_EXPRESSION = 64  # the Basel network's expression codes

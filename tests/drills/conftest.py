@@ -18,7 +18,7 @@ from pipelines.config import debug
 from pipelines.extract import extract
 from pipelines.output import git_commit
 from pipelines.progress import Progress
-from rigface import objects
+from rigface.storage import objects
 from tests.conftest import ROOT
 from tests.drills.count import Count, compare
 

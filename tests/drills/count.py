@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from rigface.storage import Store
+from rigface.storage.store import Store
 
 KEYS = ("uri", "frame_index", "track")
 ORDER = [(name, "ascending") for name in KEYS]

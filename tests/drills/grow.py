@@ -19,7 +19,7 @@ from ray.cluster_utils import Cluster
 from pipelines import journal
 from pipelines import train as job
 from pipelines.train_config import debug
-from rigface.storage import Store
+from rigface.storage.store import Store
 
 STORE = 100 * 2**20
 

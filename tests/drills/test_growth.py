@@ -14,7 +14,7 @@ from pipelines.train import train
 from pipelines.train_config import debug
 from rigface import fake_examples
 from rigface.model import checkpoint
-from rigface.storage import Store
+from rigface.storage.store import Store
 from tests.drills.count import count_steps
 
 STEPS = 120

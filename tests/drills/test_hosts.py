@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rigface.storage import Store
+from rigface.storage.store import Store
 from tests import hosts
 from tests.drills.count import count_steps
 from tests.s3_proxy import Proxy

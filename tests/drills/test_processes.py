@@ -10,7 +10,7 @@ import time
 import pytest
 
 from rigface import fake
-from rigface.storage import Store
+from rigface.storage.store import Store
 from tests.conftest import ROOT
 from tests.pipelines.test_resume import children_of
 

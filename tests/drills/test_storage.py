@@ -11,8 +11,8 @@ import pytest
 
 from pipelines.config import debug
 from pipelines.extract import extract
-from rigface import objects
-from rigface.storage import Store
+from rigface.storage import objects
+from rigface.storage.store import Store
 from tests.conftest import ROOT
 from tests.s3_proxy import FAULTS
 

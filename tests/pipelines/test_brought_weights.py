@@ -13,7 +13,7 @@ from pipelines.identities import identify
 from rigface import schema
 from rigface.errors import MissingAsset, PlanError
 from rigface.image import decode_mask
-from rigface.storage import Store
+from rigface.storage.store import Store
 from tests.face import made_weights
 from tests.face.made_weights import ARCFACE
 from tests.pipelines.conftest import inputs_of

@@ -19,7 +19,7 @@ from rigface.errors import PlanError
 from rigface.examples import CAPTION
 from rigface.model import checkpoint
 from rigface.model.text import TextEncoder
-from rigface.storage import Store
+from rigface.storage.store import Store
 
 from .made_faces import dataset
 

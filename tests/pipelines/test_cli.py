@@ -99,7 +99,7 @@ def test_a_dry_run_reads_the_plans_of_a_window_at_a_time(tmp_path, monkeypatch):
     from pipelines import plan, preview, sources
     from pipelines.config import debug
     from pipelines.output import Output
-    from rigface.storage import Store
+    from rigface.storage.store import Store
 
     folder, out = tmp_path / "clips", str(tmp_path / "out")
     folder.mkdir()

@@ -25,7 +25,7 @@ from rigface.metrics.controls import CONTROLS, COPY_SOURCE, COPY_TARGET
 from rigface.metrics.judge import Judge, Seen
 from rigface.model import checkpoint
 from rigface.model.diffusion import Process
-from rigface.storage import Store
+from rigface.storage.store import Store
 from rigface.types import FaceParams
 
 from .made_faces import dataset

@@ -10,7 +10,7 @@ from pipelines import cli, events
 from pipelines.extract import Outcome, Summary
 from pipelines.output import Output
 from rigface.events import LOG
-from rigface.storage import Store
+from rigface.storage.store import Store
 from tests.conftest import ROOT
 
 

@@ -16,10 +16,11 @@ from pipelines.deaths import Deaths
 from pipelines.extract import BREAKER, extract
 from pipelines.output import Output
 from pipelines.stages import Finish, error_path
-from rigface import fake, lock, schema
+from rigface import fake, schema
 from rigface.errors import MissingAsset, OutputBusy, PlanError
 from rigface.image import decode, decode_mask
-from rigface.storage import Store
+from rigface.storage import lock
+from rigface.storage.store import Store
 from tests.drills.poison import PoisonedLook
 from tests.pipelines.conftest import faces_of, inputs_of
 

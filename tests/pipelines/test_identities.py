@@ -11,7 +11,7 @@ from pipelines.extract import extract
 from pipelines.identities import identify
 from pipelines.stages import record_of
 from rigface import fake
-from rigface.storage import Store
+from rigface.storage.store import Store
 from tests.pipelines.conftest import faces_of
 
 

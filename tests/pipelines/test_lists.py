@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from pipelines import lists
 from pipelines.marks import Marks, _has
 from pipelines.sources import find_all
-from rigface import objects, s3
 from rigface.errors import PlanError
+from rigface.storage import objects, s3_client
 
 KEYS = ["v/a b+c.mp4", "v/имя 顔.mov", "v/sub/100%.jpg", "v/notes.txt", "v/.hidden/x.mp4"]
 OLD, GONE = "v/old.mp4", "v/gone.mp4"
@@ -65,9 +65,9 @@ def inventory(bucket, request):
 @pytest.mark.parametrize("form", ["CSV", "PARQUET"])
 def test_an_inventory_gives_what_a_listing_would(inventory, form):
     where = inventory(form)
-    before = s3.counts["requests"]
+    before = s3_client.counts["requests"]
     assert list(find_all([where])) == WANTED
-    assert s3.counts["requests"] - before <= 5  # however long it is: looking, the manifest, one file
+    assert s3_client.counts["requests"] - before <= 5  # however long it is: looking, the manifest, one file
 
 
 @pytest.mark.parametrize(

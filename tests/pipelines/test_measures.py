@@ -9,8 +9,9 @@ from pipelines import measures, nearby
 from pipelines.child import Child
 from pipelines.stages import Look, StageActor, record_of
 from pipelines.unit import Unit
-from rigface import fake, objects
+from rigface import fake
 from rigface.measures import Meter
+from rigface.storage import objects
 from tests.pipelines.test_stages import SETTINGS, CrashesOn, planned
 from tests.scrape import scraped, total
 

@@ -11,9 +11,9 @@ import pytest
 
 from pipelines import measures, nearby
 from pipelines.sources import open_uri
-from rigface import objects, s3
-from rigface.copies import _warn
 from rigface.errors import StorageGone
+from rigface.storage import objects, s3_client
+from rigface.storage.model_cache import _warn
 from tests.s3_proxy import Proxy
 
 SIZE = 3_000_000
@@ -212,7 +212,7 @@ def test_an_object_that_is_not_given_out_is_told_from_a_storage_that_is_away(fil
             nearby.Nearby("faces", key)
         real = proxy.draw
         monkeypatch.setattr(proxy, "draw", lambda: real() if proxy.requests < 3 else "")
-        monkeypatch.setattr(s3, "budget", s3.Budget(1000, 1000))
+        monkeypatch.setattr(s3_client, "budget", s3_client.Budget(1000, 1000))
         monkeypatch.setattr(objects, "answers", lambda bucket: True)
         proxy.requests = 0
         monkeypatch.setenv("RIGFACE_S3_PATIENCE_S", "0")

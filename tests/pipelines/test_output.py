@@ -5,7 +5,7 @@ import tracemalloc
 
 from pipelines.output import Output
 from pipelines.plan import empty_plan
-from rigface.storage import Store
+from rigface.storage.store import Store
 
 
 def plan(uri: str, sha256: str) -> dict:

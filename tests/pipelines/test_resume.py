@@ -13,7 +13,7 @@ import pytest
 from pipelines.config import debug
 from pipelines.extract import extract
 from pipelines.output import Output
-from rigface.storage import Store
+from rigface.storage.store import Store
 from tests.pipelines.conftest import faces_of, inputs_of
 
 KILLS = 10

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from pipelines import sources
 from pipelines.sources import find_all, open_uri
-from rigface import objects, readahead
 from rigface.errors import BadInput, PlanError
+from rigface.storage import objects, read_ahead
 from tests.conftest import make_bucket
 
 ODD = [
@@ -242,9 +242,9 @@ def test_read_ahead_reads_what_a_file_reads(steps):
     data = np.random.default_rng(0).bytes(100)
     plain = io.BytesIO(data)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(readahead, "FIRST", 7)
-        patch.setattr(readahead, "LARGEST", 20)
-        ahead = readahead.ReadAhead(Remote(data))
+        patch.setattr(read_ahead, "FIRST", 7)
+        patch.setattr(read_ahead, "LARGEST", 20)
+        ahead = read_ahead.ReadAhead(Remote(data))
         for whence, offset, count in steps:
             if offset + (0, plain.tell(), 100)[whence] < 0:
                 continue
@@ -256,7 +256,7 @@ def test_read_ahead_reads_what_a_file_reads(steps):
 
 def test_read_ahead_asks_seldom_and_keeps_little():
     remote = Remote(bytes(64 * 2**20))
-    ahead = readahead.ReadAhead(remote)
+    ahead = read_ahead.ReadAhead(remote)
     while ahead.read(65536):
         assert sum(len(content) for _, content in ahead._windows) <= 32 * 2**20
     assert len(remote.requests) <= 13
@@ -267,7 +267,7 @@ def test_read_ahead_asks_seldom_and_keeps_little():
 
 def test_an_object_that_shrank_is_an_error_not_an_end():
     remote = Remote(bytes(1000))
-    ahead = readahead.ReadAhead(remote)
+    ahead = read_ahead.ReadAhead(remote)
     remote.data = b""
     with pytest.raises(OSError, match="replaced while it was read"):
         ahead.read(10)
@@ -279,7 +279,7 @@ def test_an_object_that_shrank_is_an_error_not_an_end():
 @pytest.fixture(scope="module")
 def s3(s3_server):
     """A client of it, and one bucket with names of all kinds."""
-    from rigface.s3 import client
+    from rigface.storage.s3_client import client
 
     make_bucket("clips")
     for key in [f"v/{name}" for name in ODD if "\n" not in name] + [

@@ -22,7 +22,7 @@ from rigface.model import checkpoint, tune
 from rigface.model.diffusion import Dropout, Process, denoising_loss
 from rigface.model.ema import Average
 from rigface.model.latents import LatentConditions, LatentExample
-from rigface.storage import Store
+from rigface.storage.store import Store
 
 from .made_faces import dataset
 

@@ -17,7 +17,7 @@ from pipelines.train import train
 from pipelines.train_config import TrainConfig, debug
 from rigface import fake_examples
 from rigface.model import checkpoint
-from rigface.storage import Store
+from rigface.storage.store import Store
 
 pytestmark = pytest.mark.slow
 

@@ -19,12 +19,13 @@ from pipelines.pair import PairConfig, PairSettings, pair
 from pipelines.session import Alone
 from pipelines.train import train
 from pipelines.train_config import debug
-from rigface import copies, fake_examples, lock
+from rigface import fake_examples
 from rigface.errors import MissingAsset, OutputBusy, PlanError
 from rigface.face.video import frames
 from rigface.image import encode_png
 from rigface.model import checkpoint
-from rigface.storage import Store
+from rigface.storage import lock, model_cache
+from rigface.storage.store import Store
 
 from .made_faces import dataset
 
@@ -95,7 +96,7 @@ def test_a_folder_is_fetched_once_and_again_when_it_changed(bucket, tmp_path, mo
         assert file.read_bytes() == (tmp_path / "tiny" / file.relative_to(place)).read_bytes()
     assert {p.name for p in place.iterdir()} == {p.name for p in (tmp_path / "tiny").iterdir()}
     with monkeypatch.context() as patch:
-        patch.setattr(copies, "_fetch", lambda *_: pytest.fail("fetched twice"))
+        patch.setattr(model_cache, "_fetch", lambda *_: pytest.fail("fetched twice"))
         assert checkpoint.folder_of(uri) == place
         assert checkpoint.config_of(uri) == checkpoint.config_of(str(tmp_path / "tiny"))
         assert autoencoder_folder(uri) == place / "vae"
@@ -116,11 +117,11 @@ def test_copies_longest_unused_go_first_and_none_that_is_in_use(bucket, tmp_path
         store.publish(f"{name}/config.json", b"{}")
         store.publish(f"{name}/vae/diffusion_pytorch_model.safetensors", np.random.default_rng(0).bytes(100_000))
     monkeypatch.setenv("RIGFACE_CACHE_GB", "0.00021")  # two, not three
-    a, b = (copies.fetched(f"{store.uri}/{name}") for name in ("a", "b"))
+    a, b = (model_cache.fetched(f"{store.uri}/{name}") for name in ("a", "b"))
     os.utime(a, (0, 0))
-    c = copies.fetched(f"{store.uri}/c")
+    c = model_cache.fetched(f"{store.uri}/c")
     assert [p.is_dir() for p in (a, b, c)] == [False, True, True]
-    copies.fetched(f"{store.uri}/a")
+    model_cache.fetched(f"{store.uri}/a")
     assert b.is_dir(), "used a moment ago"
 
 

@@ -106,7 +106,7 @@ def test_a_picture_is_animated(served_clips, clip, png, tmp_path):
 @pytest.fixture
 def finished(served_clips, clip, tmp_path, monkeypatch):
     """A finished job whose pieces are still there: its name, and the frames and sound of its result."""
-    from rigface.storage import Store
+    from rigface.storage.store import Store
 
     # Of pictures this small x264's look-ahead does not make the same file twice.
     monkeypatch.setattr("rigface.face.film.best_codec", lambda: "mpeg4")

@@ -10,7 +10,7 @@ import pytest
 
 from rigface.errors import StorageGone
 from rigface.image import decode
-from rigface.storage import Store
+from rigface.storage.store import Store
 from serve.job_batch import patiently
 from serve.jobs import Jobs
 from serve.problems import Trouble

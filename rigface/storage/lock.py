@@ -25,9 +25,9 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from rigface import objects, s3
 from rigface.errors import OutputBusy, StorageGone
-from rigface.storage import INTERNAL, Store
+from rigface.storage import objects, s3_client
+from rigface.storage.store import INTERNAL, Store
 
 RENEW_S = 10.0
 EXPIRE_S = 60.0
@@ -230,7 +230,7 @@ def _leased(store: Store) -> Iterator[Callable[[], None]]:
 
     def check() -> None:
         if time.monotonic() - renewed > EXPIRE_S:
-            renew(s3.patience_s())
+            renew(s3_client.patience_s())
         if lost.is_set():
             raise OutputBusy(_taken(store))
 

@@ -15,7 +15,7 @@ from queue import Queue
 from typing import Any, Literal
 
 from rigface.errors import PlanError, StorageGone
-from rigface.s3 import TooSlow, call, client, silent_s
+from rigface.storage.s3_client import TooSlow, call, client, silent_s
 
 PAGE = 1000  # keys per request; what S3 gives at most
 PART = 16 * 2**20  # bytes of a part; what is larger than two goes up in parts

@@ -25,9 +25,9 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from rigface import objects
 from rigface.errors import MissingAsset, PlanError, StorageGone
-from rigface.storage import Store
+from rigface.storage import objects
+from rigface.storage.store import Store
 
 NETWORKS = ("unet", "unet_id", "unet_denoise", "vae", "text_encoder", "tokenizer")
 AT_THE_TOP = ("config.json", "default_text.safetensors")

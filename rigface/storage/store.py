@@ -6,7 +6,7 @@ Path: stages, and jobs of the service -> `Store.publish` -> a reader sees the ol
 * S3: `objects.put` of a complete buffer, with `If-None-Match: *` where it must not replace. pyarrow's output stream is not
   used to write: an exception inside its `with` publishes the truncated object.
 
-How S3 is spoken to, and what is tried again, is in `rigface.s3`. A Store travels to other processes as its uri.
+How S3 is spoken to, and what is tried again, is in `rigface.storage.s3_client`. A Store travels to other processes as its uri.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from rigface import objects, s3
 from rigface.errors import StorageGone
-from rigface.readahead import ReadAhead
+from rigface.storage import objects, s3_client
+from rigface.storage.read_ahead import ReadAhead
 
 INTERNAL = ".rigface"
 TMP = f"{INTERNAL}/tmp"
@@ -53,7 +53,7 @@ class Store:
     @property
     def fs(self) -> pafs.FileSystem:
         """For scans of whole folders, and for Ray: `pyarrow.dataset.dataset(store.at("faces"), filesystem=store.fs)`."""
-        return s3.arrow(self.root.split("/")[0]) if self.is_s3 else pafs.LocalFileSystem()
+        return s3_client.arrow(self.root.split("/")[0]) if self.is_s3 else pafs.LocalFileSystem()
 
     def at(self, path: str) -> str:
         """A path below the root, as `fs` wants it."""
