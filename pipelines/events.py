@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from pipelines.progress import Progress
-from rigface import events
-from rigface.events import LOG, keys
+from rigface.telemetry import json_logging
+from rigface.telemetry.json_logging import LOG, keys
 
 if TYPE_CHECKING:
     from pipelines.extract import Summary
@@ -35,7 +35,7 @@ class Lines(Progress):
 
     def __init__(self) -> None:
         super().__init__(Console(file=io.StringIO()))
-        events.write(LOG)
+        json_logging.write(LOG)
 
     def say(self, words: str) -> None:
         LOG.info("say", extra=keys(job=job_id(), message=words))
@@ -71,11 +71,11 @@ def end(summary: Summary) -> None:
 
 def failed(error: BaseException) -> None:
     """A command ended with an error of ours."""
-    events.write(LOG)
+    json_logging.write(LOG)
     LOG.error("failed", extra=keys(job=job_id(), reason=f"{type(error).__name__}: {error}"))
 
 
 def training() -> Callable[[str, int, dict[str, Any]], None]:
     """Tells of the steps and validations of a training."""
-    events.write(LOG)
+    json_logging.write(LOG)
     return lambda event, step, numbers: LOG.info(event, extra=keys(job=job_id(), step=step, numbers=numbers))

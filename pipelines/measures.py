@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from rigface.measures import Measure, Meter
 from rigface.storage import s3_client
 from rigface.storage.s3_client import RETRIES as RETRIES  # one of ALL: told wherever S3 is asked
+from rigface.telemetry.instruments import Measure, Meter
 
 if TYPE_CHECKING:
     from pipelines.unit import Unit

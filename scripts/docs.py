@@ -17,7 +17,7 @@ DOCS = Path(__file__).resolve().parent.parent / "docs"
 
 def keys() -> str:
     """What a log line can say."""
-    from rigface.events import KEYS
+    from rigface.telemetry.json_logging import KEYS
 
     return "\n".join(
         ["| key | meaning |", "|---|---|", *(f"| `{name}` | {meaning} |" for name, meaning in KEYS.items())]

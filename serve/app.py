@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFlo
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
-from rigface.events import keys
+from rigface.telemetry.json_logging import keys
 from serve import traces
 from serve.far import Far, FarEye, FarPainter
 from serve.front import LOG, write_logs

@@ -17,7 +17,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-from rigface.events import keys
+from rigface.telemetry.json_logging import keys
 from serve import measures, traces
 from serve.api import PREVIEW, EditRequest, EditResult, PaintOptions, Wish, Wrap
 from serve.easel import Made, easel_of

@@ -16,7 +16,7 @@ import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from rigface.events import keys, write
+from rigface.telemetry.json_logging import keys, write
 from serve import measures, traces
 from serve.limits import Limits, Turnstile, bounded
 from serve.problems import EXPECTED, Trouble, problem_of

@@ -12,8 +12,8 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-from rigface.measures import Measure, Meter
 from rigface.storage import s3_client
+from rigface.telemetry.instruments import Measure, Meter
 
 _SECONDS = (0.005, 0.02, 0.05, 0.1, 0.15, 0.3, 0.6, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0)
 _STEP = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)

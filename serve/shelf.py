@@ -26,10 +26,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from rigface.errors import OutputBusy
-from rigface.events import keys
 from rigface.storage import lock
 from rigface.storage.objects import presigned
 from rigface.storage.store import Store
+from rigface.telemetry.json_logging import keys
 from serve.api import JobState, Order
 from serve.problems import Trouble
 

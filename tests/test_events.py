@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from rigface.events import KEYS, JsonLines, keys, write
+from rigface.telemetry.json_logging import KEYS, JsonLines, keys, write
 from tests.conftest import ROOT
 
 

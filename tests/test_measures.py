@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from rigface.measures import Measure, Meter
+from rigface.telemetry.instruments import Measure, Meter
 
 COUNT = Measure("rigface_things", "counter", "things", ("kind",))
 LEVEL = Measure("rigface_level", "gauge", "level")
@@ -47,7 +47,7 @@ def test_numbers_arrive_and_a_metric_is_made_once():
 
 
 def test_the_last_value_of_a_gauge_is_said_again(monkeypatch):
-    monkeypatch.setattr("rigface.measures.AGAIN_S", 0.01)
+    monkeypatch.setattr("rigface.telemetry.instruments.AGAIN_S", 0.01)
     library = Library()
     tell = Meter(lambda: library)
     tell(COUNT, kind="a")

@@ -29,7 +29,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from rigface.errors import PlanError, StorageGone
-from rigface.measures import Measure
+from rigface.telemetry.instruments import Measure
 
 T = TypeVar("T")
 

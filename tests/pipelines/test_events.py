@@ -9,8 +9,8 @@ from itertools import chain
 from pipelines import cli, events
 from pipelines.extract import Outcome, Summary
 from pipelines.output import Output
-from rigface.events import LOG
 from rigface.storage.store import Store
+from rigface.telemetry.json_logging import LOG
 from tests.conftest import ROOT
 
 

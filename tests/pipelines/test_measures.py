@@ -10,8 +10,8 @@ from pipelines.child import Child
 from pipelines.stages import Look, StageActor, record_of
 from pipelines.unit import Unit
 from rigface import fake
-from rigface.measures import Meter
 from rigface.storage import objects
+from rigface.telemetry.instruments import Meter
 from tests.pipelines.test_stages import SETTINGS, CrashesOn, planned
 from tests.scrape import scraped, total
 

@@ -53,7 +53,7 @@ def keys(**values: Any) -> dict[str, Any]:
         ValueError: a key that `KEYS` does not explain.
     """
     if unknown := values.keys() - KEYS.keys():
-        raise ValueError(f"log keys {sorted(unknown)}: explain them in rigface.events.KEYS")
+        raise ValueError(f"log keys {sorted(unknown)}: explain them in rigface.telemetry.json_logging.KEYS")
     return {"keys": {name: value for name, value in values.items() if value not in (None, "")}}
 
 

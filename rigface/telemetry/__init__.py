@@ -1,0 +1,1 @@
+"""Structured logs and metrics, shared by jobs and service."""
