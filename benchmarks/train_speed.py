@@ -42,9 +42,9 @@ def prepare(folder: Path, args: argparse.Namespace) -> None:
     import pyarrow.parquet as pq
 
     from pipelines.encode import EncodeConfig, encode
-    from rigface import fake_examples
     from rigface.model import checkpoint
     from rigface.model.diffusion import Process
+    from rigface.testing import fake_examples
 
     config = checkpoint.ModelConfig(
         Process("bridge", bridge_noise=0.0, scheduler="euler", steps=1), head=fake_examples.HEAD, render_style="texture",

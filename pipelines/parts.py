@@ -65,7 +65,7 @@ def detector(settings: Settings) -> Detector:
         MissingAsset: its weights are not on this machine.
     """
     if settings.detector == "fake":
-        from rigface.fake import FakeDetector
+        from rigface.testing.fakes import FakeDetector
 
         return FakeDetector()
     from rigface.face.detect import load_detector
@@ -84,7 +84,7 @@ def identity(settings: Settings) -> Identity | None:
     if settings.identity == "none":
         return None
     if settings.identity == "fake":
-        from rigface.fake import FakeIdentity
+        from rigface.testing.fakes import FakeIdentity
 
         return FakeIdentity()
     if settings.identity == "arcface":
@@ -108,7 +108,7 @@ def reconstructor(settings: Settings, device: str, detector: DetectorSpec | None
         ValueError: there is none of that name, or it cannot work with that head or detector.
     """
     if settings.reconstructor == "fake":
-        from rigface.fake import FakeReconstructor
+        from rigface.testing.fakes import FakeReconstructor
 
         return cast("Reconstructor", FakeReconstructor())  # its FakeFit has Fit's fields and no torch
     from rigface.face.reconstruct import load_reconstructor
@@ -123,7 +123,7 @@ def parser(settings: Settings, device: str) -> Parser:
         MissingAsset: its weights are not on this machine.
     """
     if settings.parser == "fake":
-        from rigface.fake import fake_mask
+        from rigface.testing.fakes import fake_mask
 
         return lambda crop, landmarks, inside=None, size=None: fake_mask(crop)
     from rigface.face.parse import load_parser
@@ -174,7 +174,7 @@ def _measured(crop: np.ndarray, mask: np.ndarray, face: Sighting) -> Quality:
 
 
 def _fake_measured(crop: np.ndarray, mask: np.ndarray, face: Sighting) -> Quality:
-    from rigface.fake import fake_quality
+    from rigface.testing.fakes import fake_quality
 
     return fake_quality(face.box, face.score)
 

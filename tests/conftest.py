@@ -73,16 +73,16 @@ def fixtures() -> Path:
 @pytest.fixture(scope="session")
 def clips(tmp_path_factory) -> Path:
     """Some thirty units of work, for runs that are disturbed: cut videos, short ones, a picture, nobody, two bad files."""
-    from rigface import fake
     from rigface.image import encode_jpeg
+    from rigface.testing import fakes
 
     folder = tmp_path_factory.mktemp("clips")
     for i in range(6):
-        fake.video(folder / f"long {i}.mp4", (0.1 * i, 0.1 * i + 0.45), frames=26, seed=i)
+        fakes.video(folder / f"long {i}.mp4", (0.1 * i, 0.1 * i + 0.45), frames=26, seed=i)
     for i in range(3):
-        fake.video(folder / f"short {i}.mp4", (0.3 * i,), frames=6, seed=i)
-    fake.video(folder / "nobody.mp4", (), frames=20)
-    (folder / "picture.jpg").write_bytes(encode_jpeg(fake.picture((0.7,))))
+        fakes.video(folder / f"short {i}.mp4", (0.3 * i,), frames=6, seed=i)
+    fakes.video(folder / "nobody.mp4", (), frames=20)
+    (folder / "picture.jpg").write_bytes(encode_jpeg(fakes.picture((0.7,))))
     (folder / "empty.mp4").write_bytes(b"")
     (folder / "torn.mp4").write_bytes((folder / "long 0.mp4").read_bytes()[:3000])
     return folder

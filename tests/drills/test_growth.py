@@ -12,9 +12,9 @@ from pipelines import journal
 from pipelines.encode import EncodeConfig, encode
 from pipelines.train import train
 from pipelines.train_config import debug
-from rigface import fake_examples
 from rigface.model import checkpoint
 from rigface.storage.store import Store
+from rigface.testing import fake_examples
 from tests.drills.count import count_steps
 
 STEPS = 120

@@ -136,8 +136,8 @@ def test_training_loses_a_host(all_up, tmp_path, results):
     from pipelines.encode import EncodeConfig, encode
     from pipelines.train import train
     from pipelines.train_config import debug
-    from rigface import fake_examples
     from rigface.model import checkpoint
+    from rigface.testing import fake_examples
 
     net, began = all_up, time.monotonic()
     for k in range(2):

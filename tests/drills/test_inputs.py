@@ -9,7 +9,7 @@ import pytest
 from pipelines import flow
 from pipelines.config import debug
 from pipelines.extract import extract
-from rigface import fake
+from rigface.testing import fakes
 from tests.drills.count import inputs
 from tests.drills.poison import PoisonedLook
 
@@ -21,7 +21,7 @@ def test_poisoned_inputs(ray_cluster, clips, silent, nothing_lost, tmp_path, mon
     folder, out, tries = tmp_path / "clips", tmp_path / "out", tmp_path / "tries"
     shutil.copytree(clips, folder)
     for i in range(2):
-        fake.video(folder / f"poison {i}.mp4", (0.5,), frames=6, seed=i)
+        fakes.video(folder / f"poison {i}.mp4", (0.5,), frames=6, seed=i)
     real = flow.arguments
 
     def poisoned(*arguments):

@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-from rigface import fake
 from rigface.storage.store import Store
+from rigface.testing import fakes
 from tests.conftest import ROOT
 from tests.pipelines.test_resume import children_of
 
@@ -96,7 +96,7 @@ def test_object_store_full(clips, nothing_lost, tmp_path):
     more = tmp_path / "more"
     more.mkdir()
     for i in range(6):
-        fake.video(more / f"crowd {i}.mp4", tuple(k / 6 for k in range(6)), frames=120, seed=i, size=(96, 400))
+        fakes.video(more / f"crowd {i}.mp4", tuple(k / 6 for k in range(6)), frames=120, seed=i, size=(96, 400))
     outs = {store: str(tmp_path / store) for store in ("600", "80")}
     fullest = {}
     for store, out in outs.items():

@@ -5,7 +5,7 @@ import pytest
 
 from rigface.errors import NoFace
 from rigface.face.see import See, choose
-from rigface.fake import HEAD, FakeDetector, FakeReconstructor, fake_mask, picture
+from rigface.testing.fakes import HEAD, FakeDetector, FakeReconstructor, fake_mask, picture
 from rigface.types import Face
 
 

@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from rigface import fake
 from rigface.edits import NAMED, EditSpec, LightEdit
 from rigface.face.mix import light_of
 from rigface.face.rotation import from_degrees, to_axis_angle
 from rigface.metrics.judge import Judge, achieved
+from rigface.testing import fakes
 from rigface.types import FaceParams, HeadSpec
 
 HEAD = HeadSpec(
@@ -28,7 +28,7 @@ class Hue:
         return image[y0:y1, x0:x1].mean((0, 1)).astype(np.float32)
 
 
-class Posed(fake.FakeDetector):
+class Posed(fakes.FakeDetector):
     """Reports a matrix, scaled, as MediaPipe does."""
 
     def __call__(self, image, **options):
@@ -38,16 +38,16 @@ class Posed(fake.FakeDetector):
 
 
 def disc(hue: float, radius: int = 14, at: float = 0.0) -> np.ndarray:
-    return fake.picture([hue], at=at, radius=radius)
+    return fakes.picture([hue], at=at, radius=radius)
 
 
 @pytest.fixture
 def judge() -> Judge:
-    return Judge(Posed(), fake.FakeReconstructor(), Hue())
+    return Judge(Posed(), fakes.FakeReconstructor(), Hue())
 
 
 def test_no_picture_and_no_face_are_the_same_failure(judge):
-    grey = np.full((96, 128, 3), fake.GREY, np.uint8)
+    grey = np.full((96, 128, 3), fakes.GREY, np.uint8)
     seen = judge([None, grey, disc(0.0)])
     assert seen[:2] == [None, None]
     assert seen[2] is not None
@@ -75,8 +75,8 @@ def test_everything_that_is_seen_is_in_place(judge):
 
 
 def test_the_largest_face_counts_unless_it_is_said_where_to_look(judge):
-    picture = fake.picture([0.0, 0.5], size=(96, 200), radius=12)
-    small, large = fake.picture([0.0], size=(96, 100), radius=8), fake.picture([0.5], size=(96, 100), radius=20)
+    picture = fakes.picture([0.0, 0.5], size=(96, 200), radius=12)
+    small, large = fakes.picture([0.0], size=(96, 100), radius=8), fakes.picture([0.5], size=(96, 100), radius=20)
     both = np.concatenate([small, large], axis=1)
     (seen,) = judge([both])
     assert seen.box[0] > 100
@@ -96,10 +96,10 @@ def test_the_person_covers_the_face_and_nothing_without_one(judge):
 
 
 def test_a_mask_of_the_crop_comes_back_to_the_picture(judge):
-    with_mask = Judge(Posed(), fake.FakeReconstructor(), mask=lambda crop, landmarks: fake.fake_mask(crop))
+    with_mask = Judge(Posed(), fakes.FakeReconstructor(), mask=lambda crop, landmarks: fakes.fake_mask(crop))
     picture = disc(0.0)
     (seen,) = with_mask([picture])
-    coloured = np.ptp(picture, axis=2) > fake.COLOURED
+    coloured = np.ptp(picture, axis=2) > fakes.COLOURED
     agree = with_mask.person(picture, seen) == coloured
     assert agree.mean() > 0.99
 
@@ -109,7 +109,7 @@ def test_extractors_say_name_version_and_crop(judge):
     assert "FakeReconstructor of head fake 1" in got["in loop"]
     assert "512 px square" in got["in loop"]
     assert got["identity"].startswith("hue-1")
-    assert Judge(Posed(), fake.FakeReconstructor()).extractors["identity"] == "none"
+    assert Judge(Posed(), fakes.FakeReconstructor()).extractors["identity"] == "none"
 
 
 def face(yaw=0.0, pitch=0.0, roll=0.0, light=None, **axes) -> FaceParams:

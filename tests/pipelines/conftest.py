@@ -15,15 +15,15 @@ from pipelines.progress import Progress
 @pytest.fixture(scope="session")
 def zoo(tmp_path_factory) -> Path:
     """Small inputs of every kind: five good ones, one with nobody, two bad ones."""
-    from rigface import fake
     from rigface.image import encode_jpeg
+    from rigface.testing import fakes
 
     folder = tmp_path_factory.mktemp("zoo")
-    fake.video(folder / "two people.mp4", (0.0, 0.5), frames=20)
-    fake.video(folder / "ünïcode 顔 (copy).mp4", (0.3,), frames=30, seed=1)
-    fake.video(folder / "short.mp4", (0.5,), frames=5, seed=2)
-    fake.video(folder / "nobody.mp4", (), frames=10)
-    (folder / "portrait.jpg").write_bytes(encode_jpeg(fake.picture((0.7,))))
+    fakes.video(folder / "two people.mp4", (0.0, 0.5), frames=20)
+    fakes.video(folder / "ünïcode 顔 (copy).mp4", (0.3,), frames=30, seed=1)
+    fakes.video(folder / "short.mp4", (0.5,), frames=5, seed=2)
+    fakes.video(folder / "nobody.mp4", (), frames=10)
+    (folder / "portrait.jpg").write_bytes(encode_jpeg(fakes.picture((0.7,))))
     (folder / "mp4 named jpg.jpg").write_bytes((folder / "short.mp4").read_bytes())
     (folder / "text.mp4").write_bytes(b"no video " * 100)
     (folder / "empty.mp4").write_bytes(b"")

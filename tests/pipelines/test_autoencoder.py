@@ -9,10 +9,10 @@ from diffusers import AutoencoderKL
 from pipelines.autoencoder import AutoencoderConfig, crops, make_autoencoder, measure
 from pipelines.encode import autoencoder_folder
 from pipelines.split import split_of
-from rigface import fake
 from rigface.errors import PlanError
 from rigface.image import encode_jpeg
 from rigface.model.latents import encode_target
+from rigface.testing import fakes
 
 SMALL = AutoencoderConfig(size=32, patch=4, channels=12)
 
@@ -26,7 +26,7 @@ def faces(tmp_path_factory):
     people.append(next(name for name in (f"p{i:06}" for i in range(200)) if split_of(name) == "test"))
     rows = {name: [] for name in ("uri", "track", "identity", "status", "crop")}
     for k in range(40):
-        image = fake.picture(((k % 4) / 4,), size=(64, 64), at=k / 40)
+        image = fakes.picture(((k % 4) / 4,), size=(64, 64), at=k / 40)
         values = (f"/v{k % 4}", 0, people[k % 4], "error" if k == 7 else "ok", encode_jpeg(image))
         for name, value in zip(rows, values):
             rows[name].append(value)

@@ -14,12 +14,12 @@ from pipelines.encode import EncodeConfig, encode
 from pipelines.pair import PairConfig, PairSettings, pair
 from pipelines.train import train
 from pipelines.train_config import debug
-from rigface import fake_examples
 from rigface.errors import PlanError
 from rigface.examples import CAPTION
 from rigface.model import checkpoint
 from rigface.model.text import TextEncoder
 from rigface.storage.store import Store
+from rigface.testing import fake_examples
 
 from .made_faces import dataset
 

@@ -11,8 +11,8 @@ from pipelines.config import debug
 from pipelines.look import Looker
 from pipelines.stages import Finish, Reconstruct, Write
 from pipelines.unit import Unit, new_record
-from rigface import fake
 from rigface.face.track import MAX_GAP
+from rigface.testing import fakes
 
 FPS = 12
 
@@ -24,7 +24,7 @@ def blinking(path, unseen: int):
         stream.height, stream.width, stream.bit_rate = 96, 128, 2_000_000
         for i in range(20 + unseen):
             people = () if 10 <= i < 10 + unseen else (0.3,)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(fake.picture(people), format="rgb24")))
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(fakes.picture(people), format="rgb24")))
         container.mux(stream.encode(None))
     return path
 
@@ -34,7 +34,7 @@ def tracks_of(video, out, chunk_frames: int, fps) -> int:
     settings = replace(debug().settings, chunk_frames=chunk_frames, fps=fps, identity="none")
     one = plan.Surveyor(settings)(str(video), lambda step: None)
     look = Looker(settings)
-    rest = (Reconstruct(settings, "cpu"), Finish(settings), Write(str(out), fake.HEAD, fake.DETECTOR))
+    rest = (Reconstruct(settings, "cpu"), Finish(settings), Write(str(out), fakes.HEAD, fakes.DETECTOR))
     for name, what in plan.units_of(one, "config"):
         record, blob = look((what, new_record(name, what)), lambda step: None)
         unit = Unit(name, what, record)

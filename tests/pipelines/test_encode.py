@@ -7,11 +7,11 @@ import torch
 
 from pipelines.encode import EncodeConfig, encode
 from pipelines.pool import Workers
-from rigface import fake_examples
 from rigface.errors import MissingAsset, PlanError
 from rigface.examples import LatentSpec, examples_of, half_column, numbers_of
 from rigface.model import checkpoint
 from rigface.model.latents import encode_example
+from rigface.testing import fake_examples
 
 
 @pytest.fixture(scope="module")

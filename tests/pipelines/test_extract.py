@@ -16,11 +16,12 @@ from pipelines.deaths import Deaths
 from pipelines.extract import BREAKER, extract
 from pipelines.output import Output
 from pipelines.stages import Finish, error_path
-from rigface import fake, schema
+from rigface import schema
 from rigface.errors import MissingAsset, OutputBusy, PlanError
 from rigface.image import decode, decode_mask
 from rigface.storage import lock
 from rigface.storage.store import Store
+from rigface.testing import fakes
 from tests.drills.poison import PoisonedLook
 from tests.pipelines.conftest import faces_of, inputs_of
 
@@ -79,11 +80,11 @@ def test_tracks_follow_the_person_across_chunks(finished):
 
 def test_rows_are_complete_and_typed(finished):
     faces = faces_of(finished)
-    assert faces.schema.equals(schema.faces_schema(fake.HEAD, fake.DETECTOR), check_metadata=False)
+    assert faces.schema.equals(schema.faces_schema(fakes.HEAD, fakes.DETECTOR), check_metadata=False)
     empty = {name for name in faces.column_names if faces[name].null_count == len(faces)}
     assert empty <= {"bfm_expression", "reason"}
     assert set(faces["status"].to_pylist()) == {"ok"}
-    params = schema.params_of(faces, fake.HEAD)
+    params = schema.params_of(faces, fakes.HEAD)
     assert params.light.shape == (len(faces), 9, 3)
     row = faces.slice(0, 1).to_pylist()[0]
     assert decode(row["crop"]).shape == (*decode_mask(row["mask"]).shape, 3) == (512, 512, 3)
@@ -95,8 +96,8 @@ def test_rows_are_complete_and_typed(finished):
 def test_head_and_detector_stand_in_every_file(finished):
     for path in (finished / "faces").rglob("*.parquet"):
         part = pq.read_schema(path)
-        assert schema.head_of(part) == fake.HEAD
-        assert schema.detector_of(part) == fake.DETECTOR
+        assert schema.head_of(part) == fakes.HEAD
+        assert schema.detector_of(part) == fakes.DETECTOR
 
 
 def test_other_engines_read_it(finished):
@@ -132,11 +133,11 @@ def test_only_what_is_new_or_changed_is_done(finished, zoo, silent, tmp_path):
     out, more = tmp_path / "out", tmp_path / "more"
     shutil.copytree(finished, out)
     more.mkdir()
-    fake.video(more / "new.mp4", (0.9,), frames=6)
+    fakes.video(more / "new.mp4", (0.9,), frames=6)
     summary = extract(debug((str(zoo), str(more)), str(out)), silent)
     assert (summary.done["units"], summary.inputs) == (1, 9)
 
-    fake.video(more / "new.mp4", (0.9, 0.2), frames=7, seed=3)  # other content under the same name
+    fakes.video(more / "new.mp4", (0.9, 0.2), frames=7, seed=3)  # other content under the same name
     summary = extract(debug((str(more),), str(out)), silent)
     assert summary.done["units"] == 1
     assert by_name(out)["new.mp4"]["frames"] == 7
@@ -223,7 +224,7 @@ def test_overwrite_removes_what_is_ours_and_nothing_else(finished, tmp_path):
     (out / "note.txt").write_text("mine")
     settings = debug().settings
     output = Output(Store(str(out)))
-    output.open(settings, fake.HEAD, fake.DETECTOR, overwrite=True)
+    output.open(settings, fakes.HEAD, fakes.DETECTOR, overwrite=True)
     assert not len(output.done())
     assert len(output.inputs()) == 0
     assert not output.plans()
@@ -357,7 +358,7 @@ def test_a_long_film_that_kills_its_decoder_ends_as_a_row_and_not_the_job(
     folder, out, tries = tmp_path / "in", tmp_path / "out", tmp_path / "tries"
     folder.mkdir()
     shutil.copy(zoo / "short.mp4", folder)
-    film = fake.video(folder / "poison.mp4", (0.1,), frames=2 * (BREAKER + 5))
+    film = fakes.video(folder / "poison.mp4", (0.1,), frames=2 * (BREAKER + 5))
     real = flow.arguments
 
     def poisoned(*arguments):

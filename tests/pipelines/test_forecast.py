@@ -7,7 +7,7 @@ import pytest
 
 from pipelines.config import debug
 from pipelines.forecast import Forecast, forecast
-from rigface import fake
+from rigface.testing import fakes
 
 
 def make(inputs=1000, looked=50, spread=0.0):
@@ -59,7 +59,7 @@ def test_how_much_was_really_run_is_said():
 @pytest.mark.slow
 def test_a_sample_is_run_and_nothing_is_left(ray_cluster, tmp_path):
     for i in range(4):
-        fake.video(tmp_path / f"{i}.mp4", (0.2,), frames=8, seed=i)
+        fakes.video(tmp_path / f"{i}.mp4", (0.2,), frames=8, seed=i)
     made = forecast(debug((str(tmp_path),), str(tmp_path / "out")), share=0.01, least=2)
     assert (made.inputs, len(made.cost)) == (4, 2)
     assert made.totals()[0][0] == 32

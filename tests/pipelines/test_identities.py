@@ -10,8 +10,8 @@ from pipelines.config import debug
 from pipelines.extract import extract
 from pipelines.identities import identify
 from pipelines.stages import record_of
-from rigface import fake
 from rigface.storage.store import Store
+from rigface.testing import fakes
 from tests.pipelines.conftest import faces_of
 
 
@@ -87,7 +87,7 @@ def test_names_stay_when_videos_are_added(copy, zoo, silent, tmp_path):
     before = names(copy)
     more = tmp_path / "more"
     more.mkdir()
-    fake.video(more / "a cyan and a violet.mp4", (0.5, 0.85), frames=6, seed=5)
+    fakes.video(more / "a cyan and a violet.mp4", (0.5, 0.85), frames=6, seed=5)
     extract(debug((str(zoo), str(more)), str(copy)), silent)
     after = names(copy)
     assert {key: after[key] for key in before} == before

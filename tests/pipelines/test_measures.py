@@ -9,9 +9,9 @@ from pipelines import measures, nearby
 from pipelines.child import Child
 from pipelines.stages import Look, StageActor, record_of
 from pipelines.unit import Unit
-from rigface import fake
 from rigface.storage import objects
 from rigface.telemetry.instruments import Meter
+from rigface.testing import fakes
 from tests.pipelines.test_stages import SETTINGS, CrashesOn, planned
 from tests.scrape import scraped, total
 
@@ -57,7 +57,7 @@ def read_from_s3(proxy, monkeypatch):
 
 def fail_a_face(tmp_path):
     """A unit of 10 frames and 20 faces through two stages, the second of which fails on one."""
-    clip = fake.video(tmp_path / "clip.mp4", (0.0, 0.5), frames=10)
+    clip = fakes.video(tmp_path / "clip.mp4", (0.0, 0.5), frames=10)
     unit = planned(clip)
     actor = StageActor(
         [(Look, {"settings": SETTINGS, "silence_s": 30.0, "out": str(tmp_path / "out")}), (FailsOnOne, {})]
@@ -68,7 +68,7 @@ def fail_a_face(tmp_path):
 
 def crash_a_child(tmp_path):
     """A unit whose child dies at `decode`, twice."""
-    clip = fake.video(tmp_path / "bad.mp4", (0.5,), frames=4)
+    clip = fakes.video(tmp_path / "bad.mp4", (0.5,), frames=4)
     look = Look(SETTINGS, 30.0, str(tmp_path / "out"))
     look._child.close()
     look._child = child = Child(f"{CrashesOn.__module__}:CrashesOn", {"name": "bad.mp4"}, 30.0)
@@ -130,8 +130,8 @@ def test_a_training_is_seen_too(ray_cluster, tmp_path):
     from pipelines.encode import EncodeConfig, encode
     from pipelines.train import train
     from pipelines.train_config import debug
-    from rigface import fake_examples
     from rigface.model import checkpoint
+    from rigface.testing import fake_examples
 
     part = tmp_path / "pairs" / "examples" / "00" / "00part.parquet"
     part.parent.mkdir(parents=True)

@@ -18,9 +18,10 @@ from pipelines.extract import BREAKER, _break
 from pipelines.look import Looker
 from pipelines.stages import Finish, Look, Reconstruct, StageActor, Write, error_path, part_path, record_of
 from pipelines.unit import CROPS_KEPT, Crops, Unit, new_record
-from rigface import fake, schema
+from rigface import schema
 from rigface.errors import BadInput, JobBroken, PlanError
 from rigface.image import encode_jpeg
+from rigface.testing import fakes
 
 SETTINGS = replace(debug().settings, chunk_frames=100)
 
@@ -43,7 +44,7 @@ def looked(path):
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory):
-    return fake.video(tmp_path_factory.mktemp("clip") / "clip.mp4", (0.0, 0.5), frames=10)
+    return fakes.video(tmp_path_factory.mktemp("clip") / "clip.mp4", (0.0, 0.5), frames=10)
 
 
 @pytest.fixture
@@ -130,7 +131,7 @@ def test_a_crash_is_the_files_after_two_tries_and_costs_nobody_else(clip, tmp_pa
 
 def test_a_film_that_took_two_units_down_is_not_tried_again_anywhere_until_it_is_asked_for(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(os.path.dirname(__file__))
-    film = fake.video(tmp_path / "poison.mp4", (0.0,), frames=40)
+    film = fakes.video(tmp_path / "poison.mp4", (0.0,), frames=40)
     in_pieces = replace(SETTINGS, chunk_frames=8)
     here, there = (crashing_look(tmp_path / "out") for _ in range(2))  # two actors, on two nodes say
     units = [planned(film, index, in_pieces) for index in range(5)]
@@ -197,11 +198,11 @@ def test_bugs_are_not_swallowed(unit):
 
 
 def test_written_parts_are_the_contract(unit, tmp_path):
-    for stage in (Reconstruct(SETTINGS, "cpu"), Finish(SETTINGS), Write(str(tmp_path), fake.HEAD, fake.DETECTOR)):
+    for stage in (Reconstruct(SETTINGS, "cpu"), Finish(SETTINGS), Write(str(tmp_path), fakes.HEAD, fakes.DETECTOR)):
         stage(unit)
     path = tmp_path / part_path(unit.unit_id)
     part = pq.read_table(path)
-    assert part.schema.remove_metadata().equals(schema.faces_schema(fake.HEAD, fake.DETECTOR).remove_metadata())
+    assert part.schema.remove_metadata().equals(schema.faces_schema(fakes.HEAD, fakes.DETECTOR).remove_metadata())
     assert set(part["uri"].to_pylist()) == {unit.plan["uri"]}
     assert record_of(part.schema)["faces"] == 20
     assert unit.record["bytes"] == path.stat().st_size
@@ -209,7 +210,7 @@ def test_written_parts_are_the_contract(unit, tmp_path):
 
 
 def test_the_first_commit_of_a_unit_wins(unit, tmp_path):
-    write = Write(str(tmp_path), fake.HEAD, fake.DETECTOR)
+    write = Write(str(tmp_path), fakes.HEAD, fakes.DETECTOR)
     twin = Unit(unit.unit_id, unit.plan, {**unit.record, "tracks": 99}, unit._blob)
     write(unit)
     write(twin)
@@ -217,9 +218,9 @@ def test_the_first_commit_of_a_unit_wins(unit, tmp_path):
 
 
 def test_nobody_to_be_seen_leaves_a_record(tmp_path):
-    unit = looked(fake.video(tmp_path / "nobody.mp4", (), frames=4))
+    unit = looked(fakes.video(tmp_path / "nobody.mp4", (), frames=4))
     assert not unit.has_faces
-    Write(str(tmp_path), fake.HEAD, fake.DETECTOR)(unit)
+    Write(str(tmp_path), fakes.HEAD, fakes.DETECTOR)(unit)
     kept = json.loads((tmp_path / error_path(unit.unit_id)).read_text())
     assert (kept["status"], kept["frames"], kept["faces"]) == ("ok", 4, 0)
     assert not (tmp_path / "faces").exists()
@@ -229,7 +230,7 @@ def test_one_actor_can_run_several_stages(clip, unit, tmp_path):
     makers = [
         (Reconstruct, {"settings": SETTINGS, "device": "cpu"}),
         (Finish, {"settings": SETTINGS}),
-        (Write, {"out": str(tmp_path), "head": fake.HEAD, "detector": fake.DETECTOR}),
+        (Write, {"out": str(tmp_path), "head": fakes.HEAD, "detector": fakes.DETECTOR}),
     ]
     row = StageActor(makers)(unit.pack())
     done = Unit.unpack(row)
@@ -260,7 +261,7 @@ def test_crops_are_decoded_once_and_memory_is_bounded():
 
 
 def test_stages_that_do_not_fit_are_refused_before_anything_runs():
-    columns = {c.name for c in schema.face_columns(fake.HEAD, fake.DETECTOR)}
+    columns = {c.name for c in schema.face_columns(fakes.HEAD, fakes.DETECTOR)}
     plan.check([Look, Reconstruct, Finish, Write], (), columns)
     with pytest.raises(PlanError, match=r"finish needs .*'head_rotation'.*before it there are"):
         plan.check([Look, Finish, Write], (), columns)
@@ -295,10 +296,10 @@ def test_fakes_have_the_fields_of_what_they_stand_for():
     from dataclasses import fields
 
     from rigface.face.reconstruct import Fit
-    from rigface.fake import FakeFit
+    from rigface.testing.fakes import FakeFit
 
     assert [f.name for f in fields(FakeFit)] == [f.name for f in fields(Fit)]
-    assert asdict(fake.fake_quality(np.array([0, 0, 9, 9]), 0.5))["is_tiny"] is True
+    assert asdict(fakes.fake_quality(np.array([0, 0, 9, 9]), 0.5))["is_tiny"] is True
 
 
 @pytest.mark.slow

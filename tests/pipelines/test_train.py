@@ -15,7 +15,6 @@ from pipelines.session import Alone
 from pipelines.train import config_of, train
 from pipelines.train_config import PRESETS, Networks, TrainConfig, debug
 from pipelines.train_loop import learning_rate, loop
-from rigface import fake_examples
 from rigface.errors import PlanError
 from rigface.examples import LatentSpec
 from rigface.model import checkpoint, tune
@@ -23,6 +22,7 @@ from rigface.model.diffusion import Dropout, Process, denoising_loss
 from rigface.model.ema import Average
 from rigface.model.latents import LatentConditions, LatentExample
 from rigface.storage.store import Store
+from rigface.testing import fake_examples
 
 from .made_faces import dataset
 

@@ -15,9 +15,9 @@ from pipelines.encode import EncodeConfig, encode
 from pipelines.session import Alone
 from pipelines.train import train
 from pipelines.train_config import TrainConfig, debug
-from rigface import fake_examples
 from rigface.model import checkpoint
 from rigface.storage.store import Store
+from rigface.testing import fake_examples
 
 pytestmark = pytest.mark.slow
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from rigface.face.reconstruct import FitReconstructor
-from rigface.fake import FakeDetector, FakeReconstructor
+from rigface.testing.fakes import FakeDetector, FakeReconstructor
 from serve.sharing import InTurn, Together
 
 

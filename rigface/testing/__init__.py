@@ -1,0 +1,1 @@
+"""Fakes of every boundary, for tests and benchmarks."""
