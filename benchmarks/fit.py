@@ -24,7 +24,7 @@ from rigface.face import align
 from rigface.face.detect import load_detector
 from rigface.face.reconstruct import FitReconstructor
 from rigface.face.see import in_crop
-from rigface.face.video import frames
+from rigface.video.decode import frames
 
 ROOT = Path(__file__).parent.parent
 

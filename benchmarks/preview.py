@@ -30,8 +30,8 @@ from rigface.editor import Editor, numbers
 from rigface.edits import EditSpec, LightEdit
 from rigface.face.align import crop
 from rigface.face.see import See
-from rigface.face.video import frames
 from rigface.image import decode
+from rigface.video.decode import frames
 
 ROOT = Path(__file__).parent.parent
 EVERYTHING = EditSpec(yaw_deg=15, relative=True, expression={"smile": 0.6}, light=LightEdit(azimuth_deg=-50))

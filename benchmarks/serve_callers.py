@@ -20,8 +20,8 @@ from typing import Any
 import httpx
 import numpy as np
 
-from rigface.face.video import frames
 from rigface.image import encode_jpeg
+from rigface.video.decode import frames
 
 STEPS = (4, 8, 12)
 LIMIT_S = 130.0

@@ -24,8 +24,8 @@ import cv2
 import httpx
 import numpy as np
 
-from rigface.face.video import frames
 from rigface.image import decode, encode_jpeg
+from rigface.video.decode import frames
 from serve.local import serving
 
 ROOT = Path(__file__).parent.parent

@@ -66,7 +66,7 @@ class Settings:
 
     @property
     def rate(self) -> float | None:
-        """Frames per second as `rigface.face.video` wants it: None for every frame."""
+        """Frames per second as `rigface.video.decode` wants it: None for every frame."""
         return None if self.fps == "all" else float(self.fps)
 
 

@@ -355,8 +355,8 @@ def kind_of(path: Path) -> Literal["image", "video"]:
 
 def check(out: Path, source: Path, is_video: bool, face: str) -> None:
     """Complain about an output or a choice of face that cannot be, before anything is loaded."""
-    from rigface.face.film import SUFFIXES
     from rigface.face.see import CHOICES
+    from rigface.video.writer import SUFFIXES
 
     good = tuple(SUFFIXES) if is_video else PICTURES
     if out.suffix.lower() not in good:

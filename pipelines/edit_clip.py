@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pipelines.edit_words import Rows
     from rigface.clip import Reading, Samples, Shown
     from rigface.editor import Editor
-    from rigface.face.video import VideoInfo
+    from rigface.video.decode import VideoInfo
 
 
 def edit_clip(job: EditJob, spec: EditSpec, editor: Editor, givers: Mapping[Trait, Face]) -> Outcome:
@@ -71,7 +71,7 @@ def _write(
     words: str,
 ) -> Outcome:
     from rigface.clip import Samples
-    from rigface.face.film import Film
+    from rigface.video.writer import Film
 
     began = time.monotonic()
     video = job.source if isinstance(job, EditJob) else job.driving
@@ -129,7 +129,7 @@ def _named(path: Path, hint: str = "") -> Iterator[None]:
 
 
 def _probed(path: Path) -> VideoInfo:
-    from rigface.face.video import probe
+    from rigface.video.decode import probe
 
     with _named(path):
         return probe(str(path))

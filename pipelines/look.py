@@ -24,10 +24,10 @@ from rigface.errors import BadInput
 from rigface.face import align
 from rigface.face.detect import Watch
 from rigface.face.identity import Picker
-from rigface.face.video import Chunk, Truncated, frames
 from rigface.image import decode, encode_jpeg
 from rigface.storage import s3_client
 from rigface.types import Detection, Frame
+from rigface.video.decode import Chunk, Truncated, frames
 
 T = TypeVar("T")
 

@@ -53,8 +53,8 @@ class Surveyor:
         return plan
 
     def _fill(self, plan: Plan, file: Any) -> None:
-        from rigface.face import video
         from rigface.image import SNIFF_BYTES, sniff
+        from rigface.video import decode
 
         head, size = sources.head(file, HEAD_BYTES)
         plan["bytes"] = size
@@ -68,7 +68,7 @@ class Surveyor:
         if kind == "image":
             plan["shown_frames"], plan["chunks"], plan["expected"] = 1, [None], [1]
             return
-        info, chunks = video.plan(file, self._settings.rate, self._settings.chunk_frames)
+        info, chunks = decode.plan(file, self._settings.rate, self._settings.chunk_frames)
         plan.update(width=info.width, height=info.height, duration_s=info.duration_s, shown_frames=info.shown_frames)
         plan["rate"] = min((rate for rate in (self._settings.rate, info.fps) if rate), default=None)
         plan["chunks"] = [asdict(chunk) for chunk in chunks]

@@ -91,7 +91,7 @@ def _somebody(source: Path, editor: Editor) -> tuple[np.ndarray, Face]:
         PlanError: there is none.
     """
     from rigface.face.see import choose
-    from rigface.face.video import frames
+    from rigface.video.decode import frames
 
     try:
         if kind_of(source) == "image":

@@ -26,15 +26,15 @@ import numpy as np
 from rigface.editor import Editor
 from rigface.edits import EditSpec, Trait
 from rigface.errors import BadInput, NoFace
-from rigface.face.container import Source
 from rigface.face.detect import Watch
 from rigface.face.mix import borrowed, exposure, mix
 from rigface.face.rotation import to_axis_angle, to_matrix
 from rigface.face.see import choose
 from rigface.face.smooth import Euro, OneEuro, Smoother
 from rigface.face.track import Tracker
-from rigface.face.video import Truncated, frames
 from rigface.types import Detection, Face, FaceParams, Frame
+from rigface.video.decode import Truncated, frames
+from rigface.video.demux import Source
 
 MEASURED = 8  # frames of a clip that are looked at again
 CALM_FPS = 3.0  # frames looked at per second in search of a calm one, over the first CALM_S

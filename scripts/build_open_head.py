@@ -33,9 +33,9 @@ from rigface.face.lighting import harmonics
 from rigface.face.open_head import SKIN_LUMINANCE, OpenHead
 from rigface.face.reconstruct import sample_colours
 from rigface.face.render import vertex_normals
-from rigface.face.video import frames
 from rigface.image import decode
 from rigface.types import HeadSpec
+from rigface.video.decode import frames
 
 SHAPE, ALBEDO = 40, 32
 FRAMES_PER_CLIP = 60

@@ -21,8 +21,8 @@ from typing import Any
 
 from PIL import Image
 
-from rigface.face.video import frames
 from rigface.image import encode_png
+from rigface.video.decode import frames
 
 ROOT = Path(__file__).parent.parent
 SIZE = (1280, 860)

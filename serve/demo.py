@@ -60,7 +60,7 @@ def _pictures(source: Path) -> Any:
     if sniff(data) != "video":
         yield encode_jpeg(decode(data), 95)
         return
-    from rigface.face.video import frames
+    from rigface.video.decode import frames
 
     try:
         for frame, _ in zip(frames(str(source), LOOKED_AT_FPS), range(MOST_FRAMES)):

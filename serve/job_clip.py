@@ -25,12 +25,12 @@ import numpy as np
 
 from rigface.clip import How, Reading, Samples, Shown, animated, edited, reduced
 from rigface.editor import Editor, Paint, numbers
-from rigface.face.film import Film
-from rigface.face.isolated import Decoders, Joined
 from rigface.face.see import See, choose
-from rigface.face.video import VideoInfo
 from rigface.image import decode
 from rigface.types import Conditions, Face
+from rigface.video.decode import VideoInfo
+from rigface.video.sandbox import Decoders, Joined
+from rigface.video.writer import Film
 from serve.api import PREVIEW, AnimationJob, Canvas, PaintOptions, VideoJob
 from serve.eye import composer_of
 from serve.job_batch import patiently

@@ -20,9 +20,9 @@ from types import SimpleNamespace
 from typing import Any
 
 from rigface.errors import StorageGone
-from rigface.face.isolated import DecoderDied
 from rigface.storage.store import NO_ROOM
 from rigface.telemetry.json_logging import keys
+from rigface.video.sandbox import DecoderDied
 from serve import traces
 from serve.api import JobState, Order
 from serve.edits import Editing

@@ -32,8 +32,8 @@ import numpy as np
 
 from rigface.edits import EditSpec
 from rigface.errors import BadInput
-from rigface.face.isolated import Decoders, TakesTooLong
 from rigface.image import decode, sniff
+from rigface.video.sandbox import Decoders, TakesTooLong
 from serve import watermark
 from serve.api import PREVIEW, Verified, Wish, Wrap
 from serve.limits import CLIP_PIXELS, MAX_PIXELS

@@ -13,9 +13,9 @@ from rigface.edits import EditSpec, LightEdit
 from rigface.errors import BadCheckpoint, MissingAsset, NoFace
 from rigface.face.mix import exposure
 from rigface.face.see import See
-from rigface.face.video import frames
 from rigface.model import checkpoint
 from rigface.model.text import TextEncoder
+from rigface.video.decode import frames
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 
-from rigface.face.isolated import Decoder
+from rigface.video.sandbox import Decoder
 
 
 class Trap(Decoder):

@@ -7,7 +7,7 @@ from fractions import Fraction
 import av
 import numpy as np
 
-from rigface.face.video import Truncated, frames
+from rigface.video.decode import Truncated, frames
 
 H264 = {
     "g": "12",

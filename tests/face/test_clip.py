@@ -10,8 +10,8 @@ from rigface.face.open_head import OpenHead
 from rigface.face.reconstruct import Fit, FitReconstructor
 from rigface.face.rotation import angle_between, to_degrees, to_matrix
 from rigface.face.see import in_crop
-from rigface.face.video import frames
 from rigface.types import FaceParams
+from rigface.video.decode import frames
 
 EVERY = 4
 SWAP = np.array([1, -1, 1, 1, -1, -1, 1, 1, 1], np.float32)[:, None]  # sign of each harmonic under x -> -x

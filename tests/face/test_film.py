@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from rigface.errors import BadVideo
-from rigface.face.film import Film, best_codec
-from rigface.face.video import frames
+from rigface.video.decode import frames
+from rigface.video.writer import Film, best_codec
 
 CODECS = sorted({"mpeg4", best_codec()})
 

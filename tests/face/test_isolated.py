@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from rigface.errors import BadVideo
-from rigface.face import isolated
-from rigface.face.isolated import DecoderDied, Decoders, Joined
-from rigface.face.video import frames, probe
+from rigface.video import sandbox
+from rigface.video.decode import frames, probe
+from rigface.video.sandbox import DecoderDied, Decoders, Joined
 
 
 @pytest.fixture(scope="module")
@@ -24,9 +24,9 @@ def decoders():
 @pytest.fixture
 def trap(monkeypatch):
     """Decoders whose processes are `Trap`s."""
-    real = isolated.Child
+    real = sandbox.Child
     monkeypatch.setenv("TRAP_S", "0.05")
-    monkeypatch.setattr(isolated, "Child", lambda _, *rest: real("tests.traps:Trap", *rest))
+    monkeypatch.setattr(sandbox, "Child", lambda _, *rest: real("tests.traps:Trap", *rest))
     made = Decoders(memory_mb=1024, silence_s=0.5)
     yield made
     made.close()
@@ -49,7 +49,7 @@ def test_it_gives_what_is_given_here(decoders, clip, tmp_path):
 def test_pieces_are_joined_with_their_sound(decoders, tmp_path):
     import av
 
-    from rigface.face.film import Film
+    from rigface.video.writer import Film
 
     size, pieces = (64, 48), []
     for number in range(2):

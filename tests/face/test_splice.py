@@ -6,9 +6,9 @@ import av
 import numpy as np
 import pytest
 
-from rigface.face.film import Film, best_codec
-from rigface.face.splice import Splice
-from rigface.face.video import frames
+from rigface.video.concat import Splice
+from rigface.video.decode import frames
+from rigface.video.writer import Film, best_codec
 
 SIZE = (96, 64)
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from rigface.errors import BadVideo
-from rigface.face.video import Chunk, Truncated, frames, plan, probe
+from rigface.video.decode import Chunk, Truncated, frames, plan, probe
 
 from .clips import H264, clip, greys, read, read_all_there_is, same, textures
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from rigface.errors import BadVideo
-from rigface.face import container
-from rigface.face.video import Truncated, frames, plan, probe
+from rigface.video import demux
+from rigface.video.decode import Truncated, frames, plan, probe
 
 from .clips import FAST, H264, clip, greys, read, read_all_there_is, same, textures
 
@@ -56,11 +56,11 @@ def test_what_is_no_video_is_refused_with_a_reason(data, reason):
 
 def test_large_frames_are_refused_from_the_header(monkeypatch):
     data = clip(greys(2, 64, 96))
-    monkeypatch.setattr(container, "MAX_FRAME_PIXELS", 64 * 96 - 1)
+    monkeypatch.setattr(demux, "MAX_FRAME_PIXELS", 64 * 96 - 1)
     with pytest.raises(BadVideo, match="beyond 0 megapixels"):  # the decoder refused to read on
         read(data)
     with pytest.raises(BadVideo, match="frames too large: 96 x 64"):
-        container.refuse_size(96, 64)
+        demux.refuse_size(96, 64)
 
 
 def test_a_video_without_a_good_packet_is_refused():
@@ -91,7 +91,7 @@ def test_a_text_that_names_another_file_opens_nothing(tmp_path, name):
 def test_even_a_container_that_is_let_in_may_not_open_a_file(tmp_path, monkeypatch):
     (tmp_path / "secret.ts").write_bytes(clip(greys(30), "mpegts", "libx264"))
     text = SECRET_NAMES["list.m3u8"].format(tmp_path / "secret.ts").encode()
-    monkeypatch.setattr(container, "_CONTAINERS", container._CONTAINERS + ",hls")
+    monkeypatch.setattr(demux, "_CONTAINERS", demux._CONTAINERS + ",hls")
     with pytest.raises(BadVideo):
         next(frames(io.BytesIO(text)))
 

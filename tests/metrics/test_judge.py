@@ -175,10 +175,10 @@ def test_the_real_judge_trembles_little_on_a_frame_of_the_clip(fixtures):
     pytest.importorskip("mediapipe")
     pytest.importorskip("dlib")
     from rigface.errors import MissingAsset
-    from rigface.face.video import frames
     from rigface.metrics.controls import jittered
     from rigface.metrics.geometry import apd_mp, rotation_errors_deg
     from rigface.metrics.identity import DLIB_SAME, distance
+    from rigface.video.decode import frames
 
     try:
         judge = Judge.load()

@@ -16,9 +16,9 @@ from rigface.editor import Editor, usual_checkpoint
 from rigface.edits import EditSpec, LightEdit
 from rigface.errors import PlanError
 from rigface.face.see import See
-from rigface.face.video import frames
 from rigface.image import decode, encode_jpeg, encode_png
 from rigface.types import Frame
+from rigface.video.decode import frames
 
 from .made_faces import dataset
 
@@ -277,7 +277,7 @@ def test_complaints_are_one_line_and_leave_nothing_behind(folder, tmp_path, caps
 
 
 def test_a_clip_without_a_face_leaves_no_file(tmp_path):
-    from rigface.face.film import Film
+    from rigface.video.writer import Film
 
     with Film(tmp_path / "wall.mp4", (64, 64), 10) as film:
         film.write(np.full((64, 64, 3), 150, np.uint8), 0.0)

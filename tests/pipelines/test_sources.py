@@ -352,7 +352,7 @@ def test_the_stamp_of_an_object(s3):
 
 
 def test_a_video_is_read_from_s3(s3, fixtures):
-    from rigface.face.video import frames, plan
+    from rigface.video.decode import frames, plan
 
     s3.put_object(Bucket="clips", Key="clip.mp4", Body=(fixtures / "clip.mp4").read_bytes())
     with open_uri("s3://clips/clip.mp4") as file:

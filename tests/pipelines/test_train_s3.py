@@ -20,12 +20,12 @@ from pipelines.session import Alone
 from pipelines.train import train
 from pipelines.train_config import debug
 from rigface.errors import MissingAsset, OutputBusy, PlanError
-from rigface.face.video import frames
 from rigface.image import encode_png
 from rigface.model import checkpoint
 from rigface.storage import lock, model_cache
 from rigface.storage.store import Store
 from rigface.testing import fake_examples
+from rigface.video.decode import frames
 
 from .made_faces import dataset
 

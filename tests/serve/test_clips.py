@@ -7,9 +7,9 @@ import av
 import numpy as np
 import pytest
 
-from rigface.face.film import best_codec
-from rigface.face.video import frames
 from rigface.image import decode
+from rigface.video.decode import frames
+from rigface.video.writer import best_codec
 from serve.provenance import Sealer
 from tests.serve.conftest import photo
 from tests.serve.test_jobs import wait
@@ -109,7 +109,7 @@ def finished(served_clips, clip, tmp_path, monkeypatch):
     from rigface.storage.store import Store
 
     # Of pictures this small x264's look-ahead does not make the same file twice.
-    monkeypatch.setattr("rigface.face.film.best_codec", lambda: "mpeg4")
+    monkeypatch.setattr("rigface.video.writer.best_codec", lambda: "mpeg4")
     served = served_clips()
     with monkeypatch.context() as patch:
         patch.setattr(Store, "delete_folder", lambda self, path: None)
@@ -229,10 +229,10 @@ def test_every_picture_of_a_clip_carries_the_mark_of_its_job(serve_jobs, clip, t
 @pytest.fixture
 def trapped(monkeypatch):
     """Decoders that die at the frame which TRAP names."""
-    from rigface.face import isolated
+    from rigface.video import sandbox
 
-    real = isolated.Child
-    monkeypatch.setattr(isolated, "Child", lambda _, *rest: real("tests.traps:Trap", *rest))
+    real = sandbox.Child
+    monkeypatch.setattr(sandbox, "Child", lambda _, *rest: real("tests.traps:Trap", *rest))
 
 
 def test_a_clip_that_kills_its_decoder_costs_its_own_job_and_nothing_else(

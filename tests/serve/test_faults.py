@@ -31,7 +31,7 @@ STEPS = 6
 @pytest.fixture(scope="module")
 def somebody(fixtures):
     """A JPEG of a face."""
-    from rigface.face.video import frames
+    from rigface.video.decode import frames
 
     return encode_jpeg(next(frames(str(fixtures / "clip.mp4"))).image)
 
@@ -133,7 +133,7 @@ def test_a_lost_painter_loses_no_edit_and_no_job(service, somebody):
 
 
 def test_a_lost_keeper_of_jobs_loses_no_clip(service, fixtures, tmp_path):
-    from rigface.face.video import frames
+    from rigface.video.decode import frames
 
     clip = fixtures / "clip.mp4"
     with Client(service) as faces:

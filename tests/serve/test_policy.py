@@ -137,7 +137,7 @@ def test_a_list_holds_no_pictures_and_is_its_owners(tmp_path):
 
 
 def test_enrolling_from_the_command_line(tmp_path, capsys, fixtures):
-    from rigface.face.video import frames
+    from rigface.video.decode import frames
     from serve.__main__ import main
 
     shown = [f.image for f in frames(str(fixtures / "clip.mp4")) if f.index in (0, 60)]

@@ -79,8 +79,8 @@ def test_the_mark_is_not_seen_and_not_imagined():
 
 
 def test_any_piece_of_a_clip_is_known_again(fixtures, sealer, tmp_path):
-    from rigface.face.film import Film
-    from rigface.face.video import frames
+    from rigface.video.decode import frames
+    from rigface.video.writer import Film
 
     def filmed(images, name, **options):
         height, width = images[0].shape[:2]

@@ -17,7 +17,7 @@ def faces(fixtures):
     from rigface.face import align
     from rigface.face.detect import load_detector
     from rigface.face.see import in_crop
-    from rigface.face.video import frames
+    from rigface.video.decode import frames
 
     out, detector = [], load_detector()
     for frame in list(frames(str(fixtures / "clip.mp4")))[:30:10]:

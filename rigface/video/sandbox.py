@@ -20,8 +20,8 @@ from typing import Any
 
 from rigface.child import Child, ChildDied
 from rigface.errors import BadVideo
-from rigface.face.video import VideoInfo, frames, probe
 from rigface.types import Frame
+from rigface.video.decode import VideoInfo, frames, probe
 
 File = str | bytes
 """A path, or the content."""
@@ -102,7 +102,7 @@ class Decoders:
     def _lent(self, limit_s: float | None) -> Iterator[Callable[..., Any]]:
         with self._lock:
             child = self._idle.pop() if self._idle else None
-        child = child or Child("rigface.face.isolated:Decoder", {"memory_mb": self._memory_mb}, self._silence_s)
+        child = child or Child("rigface.video.sandbox:Decoder", {"memory_mb": self._memory_mb}, self._silence_s)
         child.wait_ready()
         end = None if limit_s is None else time.monotonic() + limit_s
 
@@ -162,7 +162,7 @@ class Decoder:
         return next(self._frames, None)
 
     def _join(self, what: Joined) -> None:
-        from rigface.face.splice import Splice
+        from rigface.video.concat import Splice
 
         with Splice(what.path, what.size, what.fps, like=what.pieces[0], sound=what.sound) as whole:
             for piece, times in zip(what.pieces, what.times):

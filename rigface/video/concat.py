@@ -11,8 +11,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from rigface.face.container import opened
-from rigface.face.film import Film
+from rigface.video.demux import opened
+from rigface.video.writer import Film
 
 
 class Splice(Film):

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rigface.face.container import MAX_FRAME_PIXELS, refuse_size
+from rigface.video.demux import MAX_FRAME_PIXELS, refuse_size
 
 if TYPE_CHECKING:
     import av

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from rigface.errors import BadVideo
-from rigface.face.container import opened
+from rigface.video.demux import opened
 
 if TYPE_CHECKING:
     import av

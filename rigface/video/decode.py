@@ -25,10 +25,10 @@ from itertools import pairwise
 from math import ceil, floor
 
 from rigface.errors import BadVideo
-from rigface.face.container import Source, opened
-from rigface.face.pixels import Converter
-from rigface.face.reader import Missed, Reader, Truncated, seconds
 from rigface.types import Frame
+from rigface.video.demux import Source, opened
+from rigface.video.frame_convert import Converter
+from rigface.video.frame_reader import Missed, Reader, Truncated, seconds
 
 __all__ = ["Chunk", "Truncated", "VideoInfo", "frames", "plan", "probe"]
 

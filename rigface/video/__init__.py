@@ -1,0 +1,1 @@
+"""Read, decode, write and join video files."""
