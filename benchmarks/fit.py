@@ -21,9 +21,9 @@ import numpy as np
 import torch
 
 from rigface.face import align
+from rigface.face.analyzer import in_crop
 from rigface.face.detect import load_detector
 from rigface.face.reconstruct import FitReconstructor
-from rigface.face.see import in_crop
 from rigface.video.decode import frames
 
 ROOT = Path(__file__).parent.parent

@@ -29,7 +29,7 @@ import torch
 from rigface.editor import Editor, numbers
 from rigface.edits import EditSpec, LightEdit
 from rigface.face.align import crop
-from rigface.face.see import See
+from rigface.face.analyzer import See
 from rigface.image import decode
 from rigface.video.decode import frames
 

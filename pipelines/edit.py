@@ -277,7 +277,7 @@ def load(engine: Engine) -> Editor:
     import torch
 
     from rigface.editor import Editor
-    from rigface.face.see import See
+    from rigface.face.analyzer import See
 
     if engine.device.startswith("cuda") and not torch.cuda.is_available():
         raise PlanError(f"--device {engine.device}: no CUDA device is usable here; leave it out to compute on the CPU")
@@ -299,7 +299,7 @@ def people(paths: Mapping[Trait, Path], editor: Editor) -> dict[Trait, Face]:
         PlanError: not a picture, or nobody in it; no such row, or one of another head.
     """
     from pipelines.read_faces import face_at, is_row
-    from rigface.face.see import choose
+    from rigface.face.analyzer import choose
 
     seen: dict[Path, Face] = {}
     for path in paths.values():
@@ -355,7 +355,7 @@ def kind_of(path: Path) -> Literal["image", "video"]:
 
 def check(out: Path, source: Path, is_video: bool, face: str) -> None:
     """Complain about an output or a choice of face that cannot be, before anything is loaded."""
-    from rigface.face.see import CHOICES
+    from rigface.face.analyzer import CHOICES
     from rigface.video.writer import SUFFIXES
 
     good = tuple(SUFFIXES) if is_video else PICTURES

@@ -45,7 +45,7 @@ def animate_picture(
 ) -> Outcome:
     """A picture's face, moved as the face of a clip moves."""
     from rigface.clip import How, Reading, animated, reduced
-    from rigface.face.see import choose
+    from rigface.face.analyzer import choose
 
     info = _probed(job.driving)
     image = reduced(picture(job.source), job.max_side)

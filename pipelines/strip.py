@@ -90,7 +90,7 @@ def _somebody(source: Path, editor: Editor) -> tuple[np.ndarray, Face]:
     Raises:
         PlanError: there is none.
     """
-    from rigface.face.see import choose
+    from rigface.face.analyzer import choose
     from rigface.video.decode import frames
 
     try:

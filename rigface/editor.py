@@ -22,12 +22,12 @@ from rigface.conditions import MARGIN, Composed, Composer
 from rigface.edits import EditSpec, Trait
 from rigface.errors import BadEdit
 from rigface.face import align
+from rigface.face.analyzer import See, choose
 from rigface.face.lighting import direction
 from rigface.face.mix import axes_of, borrowed, exposure, mix
 from rigface.face.paste import paste
 from rigface.face.reconstruct import FitReconstructor
 from rigface.face.rotation import to_degrees, to_matrix
-from rigface.face.see import See, choose
 from rigface.model_paint import ModelPaint, check_codes, check_head
 from rigface.types import Detection, Face, FaceParams, HeadSpec
 

@@ -256,7 +256,7 @@ class AuditCommand:
 
 
 def _vector_of(path: Path) -> Any:
-    from rigface.face.see import See
+    from rigface.face.analyzer import See
     from rigface.image import decode
     from serve.policy import Dlib
 

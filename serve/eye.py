@@ -23,12 +23,12 @@ from rigface.conditions import Composed as Laid
 from rigface.conditions import Composer
 from rigface.editor import Editor, numbers
 from rigface.edits import NAMED, EditSpec, LightEdit
+from rigface.face.analyzer import See, choose
 from rigface.face.contours import CONTOURS, POINTS
 from rigface.face.delight import AMBIENT
 from rigface.face.lighting import direction, lamp
 from rigface.face.mix import exposure
 from rigface.face.paste import paste
-from rigface.face.see import See, choose
 from rigface.image import decode, sniff
 from rigface.types import Conditions, Face, FaceParams
 from serve import traces

@@ -25,7 +25,7 @@ import numpy as np
 
 from rigface.clip import How, Reading, Samples, Shown, animated, edited, reduced
 from rigface.editor import Editor, Paint, numbers
-from rigface.face.see import See, choose
+from rigface.face.analyzer import See, choose
 from rigface.image import decode
 from rigface.types import Conditions, Face
 from rigface.video.decode import VideoInfo

@@ -282,7 +282,7 @@ class Jobs:
     def _clip_maker(self) -> Any:
         """Made at the first clip: it brings torch."""
         if self._clips is None:
-            from rigface.face.see import See
+            from rigface.face.analyzer import See
             from serve.job_clip import Clips
 
             see, painter, seal, audit, policy = self._clip_parts

@@ -20,9 +20,9 @@ from typing import Any
 
 import numpy as np
 
+from rigface.face.analyzer import See
 from rigface.face.detect import Detector
 from rigface.face.reconstruct import Fit, Reconstructor
-from rigface.face.see import See
 from rigface.types import Detection
 
 MOST = 32  # faces of one fit

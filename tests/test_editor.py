@@ -11,8 +11,8 @@ from rigface.conditions import Composer
 from rigface.editor import Editor
 from rigface.edits import EditSpec, LightEdit
 from rigface.errors import BadCheckpoint, MissingAsset, NoFace
+from rigface.face.analyzer import See
 from rigface.face.mix import exposure
-from rigface.face.see import See
 from rigface.model import checkpoint
 from rigface.model.text import TextEncoder
 from rigface.video.decode import frames

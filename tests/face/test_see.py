@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rigface.errors import NoFace
-from rigface.face.see import See, choose
+from rigface.face.analyzer import See, choose
 from rigface.testing.fakes import HEAD, FakeDetector, FakeReconstructor, fake_mask, picture
 from rigface.types import Face
 

@@ -15,7 +15,7 @@ from rigface.clip import Followed, carried, needed
 from rigface.editor import Editor, usual_checkpoint
 from rigface.edits import EditSpec, LightEdit
 from rigface.errors import PlanError
-from rigface.face.see import See
+from rigface.face.analyzer import See
 from rigface.image import decode, encode_jpeg, encode_png
 from rigface.types import Frame
 from rigface.video.decode import frames

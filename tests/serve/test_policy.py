@@ -152,7 +152,7 @@ def test_enrolling_from_the_command_line(tmp_path, capsys, fixtures):
     assert "shows nobody" in capsys.readouterr().err
 
     # The same person on another picture, seen by the real eyes and network, is let through.
-    from rigface.face.see import See
+    from rigface.face.analyzer import See
 
     policy = Policy(file)
     (face,) = See.load()(shown[1])

@@ -15,8 +15,8 @@ from serve.sharing import InTurn, Together
 def faces(fixtures):
     """Crops, landmarks and scores of one face in three frames, as a fit has them."""
     from rigface.face import align
+    from rigface.face.analyzer import in_crop
     from rigface.face.detect import load_detector
-    from rigface.face.see import in_crop
     from rigface.video.decode import frames
 
     out, detector = [], load_detector()
