@@ -251,7 +251,7 @@ def rows_of(source: FaceParams, wanted: FaceParams, found: FaceParams | None, sp
 
     Of an expression that was copied, the few axes that changed most.
     """
-    from rigface.face.mix import axes_of, exposure
+    from rigface.face.controls.transfer import axes_of, exposure
     from rigface.metrics.judge import achieved
 
     is_relative = spec.light is None or spec.light.relative
@@ -370,7 +370,7 @@ def check(out: Path, source: Path, is_video: bool, face: str) -> None:
 
 def check_names(spec: EditSpec, editor: Editor) -> None:
     """Complain about an expression that this head does not have, with those that are near; and about words nobody hears."""
-    from rigface.face.mix import axes_of
+    from rigface.face.controls.transfer import axes_of
 
     try:
         editor.check_prompt(spec)

@@ -137,8 +137,8 @@ def flame_table(folder: Path) -> Table:
     """
     from rich.table import Table
 
+    from rigface.face.controls.blendshape_transfer import fit
     from rigface.face.head import Head
-    from rigface.face.named_axes import fit
     from rigface.face.open_head import OpenHead
 
     try:

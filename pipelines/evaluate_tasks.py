@@ -29,7 +29,7 @@ from rigface.conditions import Composer
 from rigface.edits import EditSpec
 from rigface.errors import PlanError
 from rigface.examples import examples_of
-from rigface.face.mix import borrowed, mix
+from rigface.face.controls.transfer import borrowed, mix
 from rigface.storage.store import Store
 from rigface.types import Conditions, HeadSpec
 

@@ -21,7 +21,7 @@ import numpy as np
 from rigface.conditions import Composed, Composer
 from rigface.edits import EditSpec, LightEdit, Trait
 from rigface.face import align
-from rigface.face.mix import exposure, light_of, mix
+from rigface.face.controls.transfer import exposure, light_of, mix
 from rigface.face.rotation import from_degrees, to_axis_angle, to_degrees, to_matrix
 from rigface.types import CROP_PX, Face, FaceParams, HeadSpec
 

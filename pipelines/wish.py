@@ -186,7 +186,7 @@ def _light(wish: Wish, before: LightEdit | None) -> LightEdit | None:
     if asked:
         flag = f"--light-{next(iter(asked)).removesuffix('_deg')}"
         raise PlanError(f"{flag}: --hdr already says all of the light; use one or the other")
-    from rigface.face.mix import exposure
+    from rigface.face.controls.transfer import exposure
     from rigface.face.panorama import harmonics_of
     from rigface.face.panorama import read as panorama
 

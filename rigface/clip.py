@@ -27,8 +27,8 @@ from rigface.editor import Editor
 from rigface.edits import EditSpec, Trait
 from rigface.errors import BadInput, NoFace
 from rigface.face.analyzer import choose
+from rigface.face.controls.transfer import borrowed, exposure, mix
 from rigface.face.detect import Watch
-from rigface.face.mix import borrowed, exposure, mix
 from rigface.face.rotation import to_axis_angle, to_matrix
 from rigface.face.smooth import Euro, OneEuro, Smoother
 from rigface.face.track import Tracker

@@ -23,8 +23,8 @@ from rigface.edits import EditSpec, Trait
 from rigface.errors import BadEdit
 from rigface.face import align
 from rigface.face.analyzer import See, choose
+from rigface.face.controls.transfer import axes_of, borrowed, exposure, mix
 from rigface.face.lighting import direction
-from rigface.face.mix import axes_of, borrowed, exposure, mix
 from rigface.face.paste import paste
 from rigface.face.reconstruct import FitReconstructor
 from rigface.face.rotation import to_degrees, to_matrix

@@ -25,9 +25,9 @@ from rigface.editor import Editor, numbers
 from rigface.edits import NAMED, EditSpec, LightEdit
 from rigface.face.analyzer import See, choose
 from rigface.face.contours import CONTOURS, POINTS
+from rigface.face.controls.transfer import exposure
 from rigface.face.delight import AMBIENT
 from rigface.face.lighting import direction, lamp
-from rigface.face.mix import exposure
 from rigface.face.paste import paste
 from rigface.image import decode, sniff
 from rigface.types import Conditions, Face, FaceParams

@@ -7,7 +7,7 @@ import pytest
 
 from rigface.conditions import HOLE, Composer, cut_out
 from rigface.edits import EditSpec, LightEdit
-from rigface.face.mix import mix
+from rigface.face.controls.transfer import mix
 from rigface.face.open_head import OpenHead
 from rigface.types import Face, FaceParams
 

@@ -12,7 +12,7 @@ from rigface.editor import Editor
 from rigface.edits import EditSpec, LightEdit
 from rigface.errors import BadCheckpoint, MissingAsset, NoFace
 from rigface.face.analyzer import See
-from rigface.face.mix import exposure
+from rigface.face.controls.transfer import exposure
 from rigface.model import checkpoint
 from rigface.model.text import TextEncoder
 from rigface.video.decode import frames

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rigface.edits import EditSpec
-from rigface.face.mix import exposure
+from rigface.face.controls.transfer import exposure
 from rigface.face.rotation import to_degrees, to_matrix
 from rigface.metrics import geometry, identity, image, light
 from rigface.metrics.cases import Case, traits_of

@@ -20,8 +20,8 @@ import numpy as np
 
 from rigface.edits import EditSpec
 from rigface.face import align
+from rigface.face.controls.transfer import axes_of
 from rigface.face.detect import Detector, overlap
-from rigface.face.mix import axes_of
 from rigface.face.reconstruct import Reconstructor
 from rigface.face.rotation import to_degrees, to_matrix
 from rigface.image import srgb8_to_linear

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rigface.face.mix import mix
+from rigface.face.controls.transfer import mix
 from rigface.metrics import columns, image
 from rigface.metrics.cases import Case, Edited, traits_of
 from rigface.metrics.controls import CONTROLS, FLOOR

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from rigface.face.controls.local_blendshapes import alone, rigid, window
 from rigface.face.open_head import OpenHead
-from rigface.face.sliders import alone, rigid, window
 from rigface.types import HeadSpec
 
 HEAD = OpenHead.load()

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from rigface.edits import LightEdit
-from rigface.face.mix import light_of
+from rigface.face.controls.transfer import light_of
 from rigface.face.rotation import from_degrees, to_axis_angle
 from rigface.metrics.judge import Seen
 from rigface.types import FaceParams, HeadSpec

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rigface.edits import NAMED, EditSpec, LightEdit
-from rigface.face.mix import light_of
+from rigface.face.controls.transfer import light_of
 from rigface.face.rotation import from_degrees, to_axis_angle
 from rigface.metrics.judge import Judge, achieved
 from rigface.testing import fakes

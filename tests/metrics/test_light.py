@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from rigface.edits import LightEdit
+from rigface.face.controls.transfer import light_of
 from rigface.face.delight import AMBIENT
-from rigface.face.mix import light_of
 from rigface.metrics import light
 
 

@@ -18,7 +18,7 @@ from pipelines.pair import PairConfig, PairSettings, pair
 from pipelines.split import split_of
 from rigface.edits import LightEdit
 from rigface.errors import PlanError
-from rigface.face.mix import light_of
+from rigface.face.controls.transfer import light_of
 from rigface.face.open_head import OpenHead
 from rigface.face.rotation import from_degrees, to_axis_angle
 from rigface.metrics.controls import CONTROLS, COPY_SOURCE, COPY_TARGET

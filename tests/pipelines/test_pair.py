@@ -16,7 +16,7 @@ from pipelines.split import split_of
 from rigface.conditions import Composer
 from rigface.errors import PlanError
 from rigface.examples import ExampleSpec, examples_of, mirrored_expression
-from rigface.face.mix import exposure
+from rigface.face.controls.transfer import exposure
 from rigface.face.open_head import OpenHead
 from rigface.face.rotation import from_degrees
 from rigface.types import CROP_PX

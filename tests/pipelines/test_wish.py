@@ -10,7 +10,7 @@ import tyro
 from pipelines.wish import Wish, read, save
 from rigface.edits import NAMED, EditSpec, LightEdit
 from rigface.errors import PlanError
-from rigface.face.mix import exposure
+from rigface.face.controls.transfer import exposure
 from rigface.image import encode_png
 
 CONFIG = (tyro.conf.FlagCreatePairsOff, tyro.conf.HelptextFromCommentsOff)

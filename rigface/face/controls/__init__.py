@@ -1,0 +1,1 @@
+"""Named controls of a face and the transfer of traits between faces."""
