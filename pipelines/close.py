@@ -21,7 +21,7 @@ from pipelines.stages import parquet, part_path, with_record
 from rigface.storage.store import Store
 
 if TYPE_CHECKING:
-    from rigface.face.track import TrackSummary
+    from rigface.face.detection.tracking import TrackSummary
 
 Record = dict[str, Any]
 
@@ -97,8 +97,8 @@ def join_tracks(store: Store, plan: Plan, units: list[str], records: list[Record
     Returns:
         How many tracks there are.
     """
+    from rigface.face.detection.tracking import MAX_GAP, number
     from rigface.face.identity import same_person
-    from rigface.face.track import MAX_GAP, number
 
     chunks = [_summaries(store, unit, record) if record["faces"] else [] for unit, record in zip(units, records)]
     # Unseen for MAX_GAP is seen again one later; half a frame over, because frames are not shown exactly on the beat.
@@ -117,7 +117,7 @@ def _numbered(record: Record, local: Iterable[int]) -> list[tuple[int, int]]:
 
 def _summaries(store: Store, unit: str, record: Record) -> list[TrackSummary]:
     """The tracks of one part, under the numbers they have in their chunk."""
-    from rigface.face.track import TrackSummary
+    from rigface.face.detection.tracking import TrackSummary
 
     columns = ["track", "time_s", "box", "identity_vector"]
     part = store.table(part_path(unit), columns)

@@ -22,7 +22,7 @@ from pipelines.unit import ipc
 from rigface import schema
 from rigface.errors import BadInput
 from rigface.face import align
-from rigface.face.detect import Watch
+from rigface.face.detection.detector import Watch
 from rigface.face.identity import Picker
 from rigface.image import decode, encode_jpeg
 from rigface.storage import s3_client
@@ -59,7 +59,7 @@ class Looker:
         Returns:
             The record, filled, and the faces as an Arrow IPC buffer (bytes), or None where nobody was seen.
         """
-        from rigface.face.track import Tracker
+        from rigface.face.detection.tracking import Tracker
 
         plan, record = job
         clock, cpu = Clock(begin), time.process_time()

@@ -17,7 +17,7 @@ from rigface.errors import PlanError
 from rigface.types import CROP_PX, DetectorSpec, HeadSpec, Quality
 
 if TYPE_CHECKING:
-    from rigface.face.detect import Detector
+    from rigface.face.detection.detector import Detector
     from rigface.face.parse import Parser
     from rigface.face.reconstruct import Reconstructor
 
@@ -68,7 +68,7 @@ def detector(settings: Settings) -> Detector:
         from rigface.testing.fakes import FakeDetector
 
         return FakeDetector()
-    from rigface.face.detect import load_detector
+    from rigface.face.detection.detector import load_detector
 
     if settings.detector == "insightface":  # the pack's own landmarks are no use to any reconstructor there is
         return load_detector("scrfd", small_faces=settings.small_faces, folder=settings.detector_folder or None)
@@ -228,7 +228,7 @@ def _usual(settings: Settings) -> tuple[str, ...]:
 def _usual_specs() -> tuple[HeadSpec, DetectorSpec]:
     """What loading would say, without loading: it takes seconds, which every start would pay. A test compares the two."""
     from rigface import assets
-    from rigface.face.mediapipe_detector import BLENDSHAPES
+    from rigface.face.detection.mediapipe import BLENDSHAPES
     from rigface.face.open_head import OpenHead
 
     version = f"face_landmarker-{assets.fingerprint(assets.find('face_landmarker'))}"

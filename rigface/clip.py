@@ -28,10 +28,10 @@ from rigface.edits import EditSpec, Trait
 from rigface.errors import BadInput, NoFace
 from rigface.face.analyzer import choose
 from rigface.face.controls.transfer import borrowed, exposure, mix
-from rigface.face.detect import Watch
+from rigface.face.detection.detector import Watch
+from rigface.face.detection.tracking import Tracker
 from rigface.face.rotation import to_axis_angle, to_matrix
 from rigface.face.smooth import Euro, OneEuro, Smoother
-from rigface.face.track import Tracker
 from rigface.types import Detection, Face, FaceParams, Frame
 from rigface.video.decode import Truncated, frames
 from rigface.video.demux import Source

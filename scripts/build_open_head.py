@@ -27,7 +27,7 @@ import torch
 from rigface import assets
 from rigface.face import delight
 from rigface.face.align import apply, crop, frame_to_crop
-from rigface.face.detect import load_detector
+from rigface.face.detection.detector import load_detector
 from rigface.face.fit import GeometryFitter, procrustes, to_crop_unit
 from rigface.face.lighting import harmonics
 from rigface.face.open_head import SKIN_LUMINANCE, OpenHead

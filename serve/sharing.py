@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from rigface.face.analyzer import See
-from rigface.face.detect import Detector
+from rigface.face.detection.detector import Detector
 from rigface.face.reconstruct import Fit, Reconstructor
 from rigface.types import Detection
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from rigface import assets
 from rigface.errors import MissingAsset
-from rigface.face.insightface_detector import load_pack
+from rigface.face.detection.insightface import load_pack
 from rigface.face.landmarks import layout_of
 
 CHIP_PX = 112

@@ -21,7 +21,7 @@ import numpy as np
 from rigface.edits import EditSpec
 from rigface.face import align
 from rigface.face.controls.transfer import axes_of
-from rigface.face.detect import Detector, overlap
+from rigface.face.detection.detector import Detector, overlap
 from rigface.face.reconstruct import Reconstructor
 from rigface.face.rotation import to_degrees, to_matrix
 from rigface.image import srgb8_to_linear
@@ -101,7 +101,7 @@ class Judge:
         Raises:
             MissingAsset: a model file is not on this machine.
         """
-        from rigface.face.detect import load_detector
+        from rigface.face.detection.detector import load_detector
         from rigface.face.parse import person_mask
         from rigface.face.reconstruct import load_reconstructor
 

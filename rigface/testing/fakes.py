@@ -88,7 +88,7 @@ def video(
 
 
 class FakeDetector:
-    """Finds the discs. Implements `rigface.face.detect.Detector`."""
+    """Finds the discs. Implements `rigface.face.detection.detector.Detector`."""
 
     spec = DETECTOR
 

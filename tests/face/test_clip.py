@@ -5,7 +5,7 @@ import pytest
 
 from rigface.face import align
 from rigface.face.analyzer import in_crop
-from rigface.face.detect import load_detector
+from rigface.face.detection.detector import load_detector
 from rigface.face.fit import OUTER_EYES
 from rigface.face.open_head import OpenHead
 from rigface.face.reconstruct import Fit, FitReconstructor

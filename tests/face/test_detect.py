@@ -9,8 +9,8 @@ import skimage.data
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rigface.face.detect import Watch, box_of, distinct, load_detector, overlap, tile_grid
-from rigface.face.mediapipe_detector import BLENDSHAPES, SURE, TILE_PX
+from rigface.face.detection.detector import Watch, box_of, distinct, load_detector, overlap, tile_grid
+from rigface.face.detection.mediapipe import BLENDSHAPES, SURE, TILE_PX
 from rigface.types import Detection
 
 
@@ -54,7 +54,7 @@ def test_the_spec_tells_one_model_from_another(detector):
 
 
 def test_our_names_are_the_models_names(detector, astronaut):
-    from rigface.face.mediapipe_detector import _mediapipe_image
+    from rigface.face.detection.mediapipe import _mediapipe_image
 
     reported = detector._landmarker.detect(_mediapipe_image(astronaut)).face_blendshapes[0]
     assert [b.category_name for b in reported] == list(BLENDSHAPES)
@@ -116,7 +116,7 @@ def test_a_wrong_picture_is_refused(detector, wrong):
 
 def test_nothing_is_written_to_stderr():
     code = (
-        "import skimage.data; from rigface.face.detect import load_detector; d = load_detector();"
+        "import skimage.data; from rigface.face.detection.detector import load_detector; d = load_detector();"
         "assert len(d(skimage.data.astronaut())) == 1; import os; os.write(2, b'heard')"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from rigface import image
 from rigface.face import people
-from rigface.face.detect import box_of, load_detector
+from rigface.face.detection.detector import box_of, load_detector
 from rigface.face.identity import DlibIdentity, People, Picker, chip, cluster, directions, worth_of
 from rigface.face.landmarks import LAYOUTS
 from rigface.types import Detection

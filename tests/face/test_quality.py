@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rigface.face import align
-from rigface.face.detect import load_detector
+from rigface.face.detection.detector import load_detector
 from rigface.face.quality import is_grey, is_suspect, ita_deg, lab, measure, sharpness, skin_colour
 from rigface.image import decode, linear_to_srgb
 

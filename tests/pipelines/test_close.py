@@ -11,7 +11,7 @@ from pipelines.config import debug
 from pipelines.look import Looker
 from pipelines.stages import Finish, Reconstruct, Write
 from pipelines.unit import Unit, new_record
-from rigface.face.track import MAX_GAP
+from rigface.face.detection.tracking import MAX_GAP
 from rigface.testing import fakes
 
 FPS = 12

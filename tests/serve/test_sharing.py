@@ -16,7 +16,7 @@ def faces(fixtures):
     """Crops, landmarks and scores of one face in three frames, as a fit has them."""
     from rigface.face import align
     from rigface.face.analyzer import in_crop
-    from rigface.face.detect import load_detector
+    from rigface.face.detection.detector import load_detector
     from rigface.video.decode import frames
 
     out, detector = [], load_detector()

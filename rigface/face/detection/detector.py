@@ -48,15 +48,15 @@ def load_detector(name: str = "mediapipe", **options: Any) -> Detector:
         ValueError: no detector has this name.
     """
     if name == "mediapipe":
-        from rigface.face.mediapipe_detector import MediapipeDetector
+        from rigface.face.detection.mediapipe import MediapipeDetector
 
         return MediapipeDetector(**options)
     if name == "insightface":
-        from rigface.face.insightface_detector import InsightfaceDetector
+        from rigface.face.detection.insightface import InsightfaceDetector
 
         return InsightfaceDetector(**options)
     if name == "scrfd":
-        from rigface.face.scrfd_detector import ScrfdDetector
+        from rigface.face.detection.scrfd import ScrfdDetector
 
         return ScrfdDetector(**options)
     raise ValueError(f"no detector is called {name!r}; there are mediapipe, insightface, scrfd")

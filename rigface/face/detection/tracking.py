@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rigface.face import align
-from rigface.face.detect import overlap
+from rigface.face.detection.detector import overlap
 from rigface.types import Detection
 
 LIMIT = 2.8  # cost above which a face is a new track

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
-from rigface.face.detect import distinct
-from rigface.face.insightface_detector import InsightfaceDetector
-from rigface.face.mediapipe_detector import BLENDSHAPES, MediapipeDetector
+from rigface.face.detection.detector import distinct
+from rigface.face.detection.insightface import InsightfaceDetector
+from rigface.face.detection.mediapipe import BLENDSHAPES, MediapipeDetector
 from rigface.types import Detection, DetectorSpec
 
 

@@ -35,7 +35,7 @@ import numpy as np
 
 from rigface import assets
 from rigface.face import align
-from rigface.face.detect import among, box_of, distinct, overlap, tile_grid
+from rigface.face.detection.detector import among, box_of, distinct, overlap, tile_grid
 from rigface.types import Detection, DetectorSpec
 
 WHOLE_PX = 1920  # longer side for the plain look; the faces it can find keep more pixels than the landmarker uses

@@ -1,0 +1,1 @@
+"""Find and track faces in pictures and videos."""
