@@ -23,7 +23,7 @@ import torch
 from rigface.face import align
 from rigface.face.analyzer import in_crop
 from rigface.face.detection.detector import load_detector
-from rigface.face.reconstruct import FitReconstructor
+from rigface.face.reconstruction.reconstructor import FitReconstructor
 from rigface.video.decode import frames
 
 ROOT = Path(__file__).parent.parent

@@ -18,8 +18,8 @@ from rigface.types import CROP_PX, DetectorSpec, HeadSpec, Quality
 
 if TYPE_CHECKING:
     from rigface.face.detection.detector import Detector
-    from rigface.face.parse import Parser
-    from rigface.face.reconstruct import Reconstructor
+    from rigface.face.reconstruction.reconstructor import Reconstructor
+    from rigface.face.reconstruction.segmentation import Parser
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +111,7 @@ def reconstructor(settings: Settings, device: str, detector: DetectorSpec | None
         from rigface.testing.fakes import FakeReconstructor
 
         return cast("Reconstructor", FakeReconstructor())  # its FakeFit has Fit's fields and no torch
-    from rigface.face.reconstruct import load_reconstructor
+    from rigface.face.reconstruction.reconstructor import load_reconstructor
 
     return load_reconstructor(settings.reconstructor, head=settings.head, device=device, detector=detector)
 
@@ -126,7 +126,7 @@ def parser(settings: Settings, device: str) -> Parser:
         from rigface.testing.fakes import fake_mask
 
         return lambda crop, landmarks, inside=None, size=None: fake_mask(crop)
-    from rigface.face.parse import load_parser
+    from rigface.face.reconstruction.segmentation import load_parser
 
     return load_parser(settings.parser, settings.parser_folder or None, device)
 
@@ -154,7 +154,7 @@ class Judge:
 
 
 def _measured(crop: np.ndarray, mask: np.ndarray, face: Sighting) -> Quality:
-    from rigface.face.quality import measure
+    from rigface.face.reconstruction.quality import measure
 
     yaw, pitch, roll = face.degrees.tolist()
     landmarks, colours, occlusion = face.residuals.tolist()

@@ -25,13 +25,13 @@ import numpy as np
 import torch
 
 from rigface import assets
-from rigface.face import delight
 from rigface.face.align import apply, crop, frame_to_crop
 from rigface.face.detection.detector import load_detector
-from rigface.face.fit import GeometryFitter, procrustes, to_crop_unit
 from rigface.face.lighting import harmonics
 from rigface.face.open_head import SKIN_LUMINANCE, OpenHead
-from rigface.face.reconstruct import sample_colours
+from rigface.face.reconstruction import albedo_light
+from rigface.face.reconstruction.landmark_fit import GeometryFitter, procrustes, to_crop_unit
+from rigface.face.reconstruction.reconstructor import sample_colours
 from rigface.face.render import vertex_normals
 from rigface.image import decode
 from rigface.types import HeadSpec
@@ -223,7 +223,7 @@ def paint(faces: Faces, head: OpenHead) -> tuple[torch.Tensor, torch.Tensor, tor
         colour, inside = sample_colours(crops, camera[..., :2].numpy())
         colours.append(torch.from_numpy(colour))
         normals.append(normal)
-        seen.append(torch.from_numpy(inside) & (normal[..., 2] > delight.GRAZING) & _nearest(camera))
+        seen.append(torch.from_numpy(inside) & (normal[..., 2] > albedo_light.GRAZING) & _nearest(camera))
     return torch.cat(colours), torch.cat(normals), torch.cat(seen)
 
 
@@ -247,7 +247,7 @@ def learn_albedo(faces: Faces, head: OpenHead, mirror: np.ndarray, rounds: int =
     people, member = np.unique(faces.person, return_inverse=True)
     skin = torch.from_numpy(head.skin)
     facing = seen * normals[..., 2].clamp_min(0)
-    luminance = torch.tensor(delight.LUMINANCE)
+    luminance = torch.tensor(albedo_light.LUMINANCE)
     weight = facing * skin
     exposure = ((colours @ luminance) * weight).sum(1) / (weight.sum(1) * SKIN_LUMINANCE)
     colours = colours / exposure[:, None, None]
@@ -259,10 +259,10 @@ def learn_albedo(faces: Faces, head: OpenHead, mirror: np.ndarray, rounds: int =
             waves = harmonics(normals[i : i + 1])
             robust = facing[i : i + 1]
             for _ in range(4):
-                light = delight.solve_light(
-                    colours[i : i + 1], waves, mean[None], robust, delight.light_products(waves)
+                light = albedo_light.solve_light(
+                    colours[i : i + 1], waves, mean[None], robust, albedo_light.light_products(waves)
                 )
-                robust = facing[i : i + 1] * delight.cauchy(colours[i : i + 1] - mean * (waves @ light))
+                robust = facing[i : i + 1] * albedo_light.cauchy(colours[i : i + 1] - mean * (waves @ light))
             cast = light[0, 0] / light[0, 0].mean()
             light = light * (cast**LIGHTS_SHARE / cast)
             shading = (waves @ light)[0].clamp_min(0.1)

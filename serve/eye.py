@@ -26,9 +26,9 @@ from rigface.edits import NAMED, EditSpec, LightEdit
 from rigface.face.analyzer import See, choose
 from rigface.face.contours import CONTOURS, POINTS
 from rigface.face.controls.transfer import exposure
-from rigface.face.delight import AMBIENT
 from rigface.face.lighting import direction, lamp
 from rigface.face.paste import paste
+from rigface.face.reconstruction.albedo_light import AMBIENT
 from rigface.image import decode, sniff
 from rigface.types import Conditions, Face, FaceParams
 from serve import traces

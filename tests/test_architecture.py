@@ -18,7 +18,7 @@ FORBIDDEN = {  # folder -> what nothing in it may import
     "serve": {"pipelines"},
 }
 # A face parser is a transformers network where its weights are on disk; nothing else in `face/` may need the package.
-ALLOWED = {("rigface/face/parse.py", "transformers")}
+ALLOWED = {("rigface/face/reconstruction/segmentation.py", "transformers")}
 REMOVED_NAMES = {"utils", "common", "helpers", "core", "manager"}
 
 

@@ -14,8 +14,8 @@ import numpy as np
 from rigface.errors import NoFace
 from rigface.face import align
 from rigface.face.detection.detector import Detector, load_detector
-from rigface.face.parse import Parser, load_parser
-from rigface.face.reconstruct import Fit, Reconstructor, load_reconstructor
+from rigface.face.reconstruction.reconstructor import Fit, Reconstructor, load_reconstructor
+from rigface.face.reconstruction.segmentation import Parser, load_parser
 from rigface.types import Detection, Face, FaceParams, HeadSpec
 
 CHOICES = ("largest", "left-most", "right-most", "all")

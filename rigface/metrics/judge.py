@@ -22,7 +22,7 @@ from rigface.edits import EditSpec
 from rigface.face import align
 from rigface.face.controls.transfer import axes_of
 from rigface.face.detection.detector import Detector, overlap
-from rigface.face.reconstruct import Reconstructor
+from rigface.face.reconstruction.reconstructor import Reconstructor
 from rigface.face.rotation import to_degrees, to_matrix
 from rigface.image import srgb8_to_linear
 from rigface.metrics.geometry import turn_of
@@ -102,8 +102,8 @@ class Judge:
             MissingAsset: a model file is not on this machine.
         """
         from rigface.face.detection.detector import load_detector
-        from rigface.face.parse import person_mask
-        from rigface.face.reconstruct import load_reconstructor
+        from rigface.face.reconstruction.reconstructor import load_reconstructor
+        from rigface.face.reconstruction.segmentation import person_mask
 
         network = None
         if identity:

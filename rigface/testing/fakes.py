@@ -139,7 +139,7 @@ class FakeIdentity:
 
 @dataclass(frozen=True, eq=False)
 class FakeFit:
-    """The fields of `rigface.face.reconstruct.Fit`, without importing torch for them."""
+    """The fields of `rigface.face.reconstruction.reconstructor.Fit`, without importing torch for them."""
 
     params: FaceParams
     landmark_residual: np.ndarray
@@ -148,7 +148,7 @@ class FakeFit:
 
 
 class FakeReconstructor:
-    """Reads coefficients off the colours. Implements `rigface.face.reconstruct.Reconstructor`."""
+    """Reads coefficients off the colours. Implements `rigface.face.reconstruction.reconstructor.Reconstructor`."""
 
     head_spec = HEAD
 
@@ -174,14 +174,14 @@ class FakeReconstructor:
 
 
 def fake_mask(crop: np.ndarray) -> np.ndarray:
-    """(512, 512) uint8, 255 where the crop is coloured. Stands in for `rigface.face.parse.person_mask`."""
+    """(512, 512) uint8, 255 where the crop is coloured. Stands in for `rigface.face.reconstruction.segmentation.person_mask`."""
     mask = np.where(_spread(crop) > COLOURED, 255, 0).astype(np.uint8)
     times = CROP_PX // len(crop)
     return mask.repeat(times, 0).repeat(times, 1)
 
 
 def fake_quality(box: np.ndarray, score: float) -> Quality:
-    """Every number from box and score. Stands in for `rigface.face.quality.measure`."""
+    """Every number from box and score. Stands in for `rigface.face.reconstruction.quality.measure`."""
     size = float(max(box[2] - box[0], box[3] - box[1]))
     return Quality(
         confidence=score,

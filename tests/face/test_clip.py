@@ -6,9 +6,9 @@ import pytest
 from rigface.face import align
 from rigface.face.analyzer import in_crop
 from rigface.face.detection.detector import load_detector
-from rigface.face.fit import OUTER_EYES
 from rigface.face.open_head import OpenHead
-from rigface.face.reconstruct import Fit, FitReconstructor
+from rigface.face.reconstruction.landmark_fit import OUTER_EYES
+from rigface.face.reconstruction.reconstructor import Fit, FitReconstructor
 from rigface.face.rotation import angle_between, to_degrees, to_matrix
 from rigface.types import FaceParams
 from rigface.video.decode import frames

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from rigface.face.fit import GeometryFitter, arrow_solve, procrustes
 from rigface.face.open_head import OpenHead
+from rigface.face.reconstruction.landmark_fit import GeometryFitter, arrow_solve, procrustes
 from rigface.face.rotation import angle_between, from_degrees, to_degrees
 
 PEOPLE, FRAMES = 3, 4

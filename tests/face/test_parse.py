@@ -10,7 +10,7 @@ import skimage.data
 from rigface.errors import MissingAsset
 from rigface.face import align
 from rigface.face.detection.detector import load_detector
-from rigface.face.parse import load_parser, person_mask
+from rigface.face.reconstruction.segmentation import load_parser, person_mask
 from tests.face.made_weights import tiny_segformer
 
 SIZE = 512

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from rigface.face import align
 from rigface.face.detection.detector import load_detector
-from rigface.face.quality import is_grey, is_suspect, ita_deg, lab, measure, sharpness, skin_colour
+from rigface.face.reconstruction.quality import is_grey, is_suspect, ita_deg, lab, measure, sharpness, skin_colour
 from rigface.image import decode, linear_to_srgb
 
 GOOD = {
@@ -206,7 +206,7 @@ def test_one_witness_is_not_enough():
 
 @pytest.mark.slow
 def test_the_dog_is_suspect_and_the_painting_is_not(detector, shared):
-    from rigface.face.reconstruct import load_reconstructor
+    from rigface.face.reconstruction.reconstructor import load_reconstructor
     from rigface.face.rotation import to_degrees, to_matrix
 
     reconstruct, suspects = load_reconstructor(), {}

@@ -5,7 +5,7 @@ import pytest
 
 from rigface.edits import LightEdit
 from rigface.face.controls.transfer import light_of
-from rigface.face.delight import AMBIENT
+from rigface.face.reconstruction.albedo_light import AMBIENT
 from rigface.metrics import light
 
 

@@ -295,7 +295,7 @@ def test_unit_names_depend_on_everything_that_decides_the_rows(clip):
 def test_fakes_have_the_fields_of_what_they_stand_for():
     from dataclasses import fields
 
-    from rigface.face.reconstruct import Fit
+    from rigface.face.reconstruction.reconstructor import Fit
     from rigface.testing.fakes import FakeFit
 
     assert [f.name for f in fields(FakeFit)] == [f.name for f in fields(Fit)]

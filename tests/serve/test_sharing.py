@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from rigface.face.reconstruct import FitReconstructor
+from rigface.face.reconstruction.reconstructor import FitReconstructor
 from rigface.testing.fakes import FakeDetector, FakeReconstructor
 from serve.sharing import InTurn, Together
 

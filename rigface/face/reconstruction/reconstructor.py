@@ -16,9 +16,9 @@ import cv2
 import numpy as np
 import torch
 
-from rigface.face.delight import Delighter
-from rigface.face.fit import GeometryFitter
 from rigface.face.open_head import OpenHead
+from rigface.face.reconstruction.albedo_light import Delighter
+from rigface.face.reconstruction.landmark_fit import GeometryFitter
 from rigface.face.rotation import to_axis_angle
 from rigface.image import srgb_to_linear
 from rigface.types import DetectorSpec, FaceParams, HeadSpec
