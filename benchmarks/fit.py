@@ -20,9 +20,9 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch reads it
 import numpy as np
 import torch
 
-from rigface.face import align
 from rigface.face.analyzer import in_crop
 from rigface.face.detection.detector import load_detector
+from rigface.face.geometry import alignment
 from rigface.face.reconstruction.reconstructor import FitReconstructor
 from rigface.video.decode import frames
 
@@ -38,8 +38,8 @@ def main() -> None:
     crops, landmarks, scores = [], [], []
     for frame in frames(str(ROOT / "tests/fixtures/clip.mp4"), None):
         for face in detector(frame.image):
-            affine = align.frame_to_crop(face.box)
-            crops.append(align.crop(frame.image, affine))
+            affine = alignment.frame_to_crop(face.box)
+            crops.append(alignment.crop(frame.image, affine))
             landmarks.append(in_crop(face, affine))
             scores.append(face.blendshapes)
     fit = FitReconstructor()

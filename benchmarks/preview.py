@@ -28,8 +28,8 @@ import torch
 
 from rigface.editor import Editor, numbers
 from rigface.edits import EditSpec, LightEdit
-from rigface.face.align import crop
 from rigface.face.analyzer import See
+from rigface.face.geometry.alignment import crop
 from rigface.image import decode
 from rigface.video.decode import frames
 

@@ -18,7 +18,7 @@ from pipelines.read_faces import FaceReader
 from rigface import schema
 from rigface.conditions import Composer
 from rigface.examples import ExampleSpec, examples_schema, mirrored_expression
-from rigface.face.rotation import to_degrees, to_matrix
+from rigface.face.geometry.rotation import to_degrees, to_matrix
 from rigface.image import encode_jpeg, encode_png
 from rigface.storage.store import Store
 from rigface.types import Face

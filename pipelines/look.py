@@ -21,8 +21,8 @@ from pipelines.config import Settings
 from pipelines.unit import ipc
 from rigface import schema
 from rigface.errors import BadInput
-from rigface.face import align
 from rigface.face.detection.detector import Watch
+from rigface.face.geometry import alignment
 from rigface.face.identity import Picker
 from rigface.image import decode, encode_jpeg
 from rigface.storage import s3_client
@@ -150,13 +150,13 @@ class _Seen:
         return len(self.tracks)
 
     def add(self, frame: Frame, detection: Detection, track: int, quality: int) -> None:
-        affine = align.frame_to_crop(detection.box)
+        affine = alignment.frame_to_crop(detection.box)
         self._rows[track, frame.index] = len(self)
         self.tracks.append(track)
         self._frames.append((frame.index, frame.time_s))
-        self._found.append(replace(detection, landmarks=align.apply(affine, detection.landmarks)))
+        self._found.append(replace(detection, landmarks=alignment.apply(affine, detection.landmarks)))
         self._affines.append(affine)
-        self._crops.append(encode_jpeg(align.crop(frame.image, affine), quality))
+        self._crops.append(encode_jpeg(alignment.crop(frame.image, affine), quality))
 
     def ask(self, alive: Callable[[], None]) -> None:
         """Compute the identity vectors of the picked faces."""

@@ -20,9 +20,9 @@ import numpy as np
 
 from rigface.conditions import Composed, Composer
 from rigface.edits import EditSpec, LightEdit, Trait
-from rigface.face import align
 from rigface.face.controls.transfer import exposure, light_of, mix
-from rigface.face.rotation import from_degrees, to_axis_angle, to_degrees, to_matrix
+from rigface.face.geometry import alignment
+from rigface.face.geometry.rotation import from_degrees, to_axis_angle, to_degrees, to_matrix
 from rigface.types import CROP_PX, Face, FaceParams, HeadSpec
 
 TAKE: frozenset[Trait] = frozenset({"pose", "expression", "light"})
@@ -74,7 +74,7 @@ def _shrunk(picture: np.ndarray, size: int) -> np.ndarray:
 
 def between(source: Face, target: Face) -> np.ndarray:
     """(2, 3) affine from the target's crop to the source's, px: both lie in the same frame."""
-    to_frame = np.vstack([align.invert(target.frame_to_crop), [0, 0, 1]])
+    to_frame = np.vstack([alignment.invert(target.frame_to_crop), [0, 0, 1]])
     return (np.vstack([source.frame_to_crop, [0, 0, 1]]) @ to_frame)[:2]
 
 

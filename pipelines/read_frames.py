@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from pipelines import pairs
 from rigface.errors import PlanError
-from rigface.face.rotation import to_matrix
+from rigface.face.geometry.rotation import to_matrix
 from rigface.storage.store import Store
 
 GATES = ("confidence", "sharpness", "face_size_px")

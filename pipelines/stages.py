@@ -25,7 +25,7 @@ from pipelines.deaths import Deaths
 from pipelines.unit import Unit
 from rigface import schema
 from rigface.errors import BadInput
-from rigface.face import align
+from rigface.face.geometry import alignment
 from rigface.image import encode_png
 from rigface.storage.store import INTERNAL, Store, sharded
 from rigface.types import DetectorSpec, FaceParams, HeadSpec, Quality
@@ -153,7 +153,7 @@ class Finish:
 
 def _sightings(unit: Unit, rows: np.ndarray) -> Iterator[parts.Sighting]:
     """What is known of the faces of these rows, one by one."""
-    from rigface.face.rotation import to_degrees, to_matrix  # torch stays out of the driver
+    from rigface.face.geometry.rotation import to_degrees, to_matrix  # torch stays out of the driver
 
     count = len(rows)
     boxes, landmarks = unit.numbers("box", rows), unit.numbers("landmarks", rows).reshape(count, -1, 3)
@@ -163,7 +163,7 @@ def _sightings(unit: Unit, rows: np.ndarray) -> Iterator[parts.Sighting]:
     turns = to_degrees(to_matrix(unit.numbers("head_rotation", rows)))
     residuals = np.concatenate([unit.numbers(name, rows) for name in _RESIDUALS], axis=1)
     for i in range(count):
-        inside = align.apply(affines[i], corners).ravel()
+        inside = alignment.apply(affines[i], corners).ravel()
         yield parts.Sighting(boxes[i], landmarks[i], inside, float(scores[i]), turns[i], residuals[i])
 
 

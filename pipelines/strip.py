@@ -65,7 +65,7 @@ def strip(editor: Editor, image: np.ndarray, face: Face, seed: int = 0) -> np.nd
         image: (H, W, 3) uint8, in which the face was seen.
     """
     from rigface.editor import Editor
-    from rigface.face.rotation import to_degrees, to_matrix
+    from rigface.face.geometry.rotation import to_degrees, to_matrix
 
     yaw = float(to_degrees(to_matrix(face.params.head_rotation[None]))[0, 0])
     turned = EditSpec(yaw_deg=TURN_DEG if yaw <= 0 else -TURN_DEG)
@@ -121,9 +121,9 @@ def _panel(image: np.ndarray, face: Face, title: str, small: str) -> np.ndarray:
     """(PANEL_PX + WORDS_PX, PANEL_PX, 3): the face's square of a picture, and two lines of words."""
     from PIL import Image, ImageDraw, ImageFont
 
-    from rigface.face import align
+    from rigface.face.geometry import alignment
 
-    crop = align.crop(image, face.frame_to_crop * (PANEL_PX / len(face.crop)), PANEL_PX)
+    crop = alignment.crop(image, face.frame_to_crop * (PANEL_PX / len(face.crop)), PANEL_PX)
     canvas = Image.new("RGB", (PANEL_PX, PANEL_PX + WORDS_PX), "white")
     canvas.paste(Image.fromarray(crop))
     draw = ImageDraw.Draw(canvas)

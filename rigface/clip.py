@@ -30,8 +30,8 @@ from rigface.face.analyzer import choose
 from rigface.face.controls.transfer import borrowed, exposure, mix
 from rigface.face.detection.detector import Watch
 from rigface.face.detection.tracking import Tracker
+from rigface.face.geometry.rotation import to_axis_angle, to_matrix
 from rigface.face.reconstruction.one_euro import Euro, OneEuro, Smoother
-from rigface.face.rotation import to_axis_angle, to_matrix
 from rigface.types import Detection, Face, FaceParams, Frame
 from rigface.video.decode import Truncated, frames
 from rigface.video.demux import Source

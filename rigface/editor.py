@@ -21,13 +21,13 @@ from rigface import assets
 from rigface.conditions import MARGIN, Composed, Composer
 from rigface.edits import EditSpec, Trait
 from rigface.errors import BadEdit
-from rigface.face import align
 from rigface.face.analyzer import See, choose
 from rigface.face.controls.transfer import axes_of, borrowed, exposure, mix
+from rigface.face.geometry import alignment
+from rigface.face.geometry.rotation import to_degrees, to_matrix
 from rigface.face.lighting import direction
 from rigface.face.paste import paste
 from rigface.face.reconstruction.reconstructor import FitReconstructor
-from rigface.face.rotation import to_degrees, to_matrix
 from rigface.model_paint import ModelPaint, check_codes, check_head
 from rigface.types import Detection, Face, FaceParams, HeadSpec
 
@@ -263,7 +263,7 @@ class Editor:
         """The preview at the photograph's own resolution, and where it may show; None: everywhere."""
         side = round(512 / float(source.frame_to_crop[0, 0]))
         size = min(max(side, 64), self._most_px or PREVIEW_PX)
-        crop = align.crop(image, source.frame_to_crop * (size / len(source.crop)), size)
+        crop = alignment.crop(image, source.frame_to_crop * (size / len(source.crop)), size)
         mask = cv2.resize(source.mask, (size, size), interpolation=cv2.INTER_LINEAR)
         made = self._composer.preview(crop, source.params, wanted, mask).image
         if size == side:

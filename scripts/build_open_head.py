@@ -25,8 +25,8 @@ import numpy as np
 import torch
 
 from rigface import assets
-from rigface.face.align import apply, crop, frame_to_crop
 from rigface.face.detection.detector import load_detector
+from rigface.face.geometry.alignment import apply, crop, frame_to_crop
 from rigface.face.lighting import harmonics
 from rigface.face.open_head import SKIN_LUMINANCE, OpenHead
 from rigface.face.reconstruction import albedo_light

@@ -24,8 +24,8 @@ from rigface.conditions import Composer
 from rigface.editor import Editor, numbers
 from rigface.edits import NAMED, EditSpec, LightEdit
 from rigface.face.analyzer import See, choose
-from rigface.face.contours import CONTOURS, POINTS
 from rigface.face.controls.transfer import exposure
+from rigface.face.geometry.contours import CONTOURS, POINTS
 from rigface.face.lighting import direction, lamp
 from rigface.face.paste import paste
 from rigface.face.reconstruction.albedo_light import AMBIENT

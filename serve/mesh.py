@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from rigface.face.camera import project, to_crop_px
+from rigface.face.geometry.camera import project, to_crop_px
 from rigface.face.open_head import OpenHead
 from rigface.image import encode_jpeg
 from rigface.types import CROP_PX, Face

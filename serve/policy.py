@@ -55,10 +55,10 @@ class Dlib:
 
     def __call__(self, image: np.ndarray, face: Face) -> np.ndarray | None:
         """As `Who`."""
-        from rigface.face import align
+        from rigface.face.geometry import alignment
         from rigface.face.identity import chip
 
-        points = align.apply(align.invert(face.frame_to_crop), face.landmarks[:, :2])
+        points = alignment.apply(alignment.invert(face.frame_to_crop), face.landmarks[:, :2])
         one = chip(image, points)
         if one is None:
             return None

@@ -338,7 +338,7 @@ def view_box() -> str:
 
 def _drawn(points: np.ndarray) -> tuple[str, str]:
     """Landmarks as SVG path data: dots, and contours where the layout is the 478-point one."""
-    from rigface.face.contours import CONTOURS, POINTS
+    from rigface.face.geometry.contours import CONTOURS, POINTS
 
     spots = np.clip(np.nan_to_num(points), -9999, 9999).round().astype(int)
     dots = "".join(f"M{x} {y}h0" for x, y in spots)

@@ -12,8 +12,8 @@ from operator import itemgetter
 import numpy as np
 
 from rigface.errors import NoFace
-from rigface.face import align
 from rigface.face.detection.detector import Detector, load_detector
+from rigface.face.geometry import alignment
 from rigface.face.reconstruction.reconstructor import Fit, Reconstructor, load_reconstructor
 from rigface.face.reconstruction.segmentation import Parser, load_parser
 from rigface.types import Detection, Face, FaceParams, HeadSpec
@@ -62,7 +62,7 @@ class See:
         corners = np.array([[0, 0], [image.shape[1], image.shape[0]]], np.float32)
         out = []
         for i, (one, crop, affine) in enumerate(zip(found, crops, affines)):
-            x0, y0, x1, y1 = align.apply(affine, corners).ravel().tolist()
+            x0, y0, x1, y1 = alignment.apply(affine, corners).ravel().tolist()
             params = fit.params.map(itemgetter(i))
             mask = self.parser(crop, landmarks[i], (x0, y0, x1, y1))
             box = np.asarray(one.box, np.float32)
@@ -79,8 +79,8 @@ class See:
     def _fitted(
         self, image: np.ndarray, found: Sequence[Detection]
     ) -> tuple[list[np.ndarray], list[np.ndarray], np.ndarray, Fit]:
-        affines = [align.frame_to_crop(d.box) for d in found]
-        crops = [align.crop(image, affine) for affine in affines]
+        affines = [alignment.frame_to_crop(d.box) for d in found]
+        crops = [alignment.crop(image, affine) for affine in affines]
         landmarks = np.stack([in_crop(d, affine) for d, affine in zip(found, affines)])
         known = [d.blendshapes for d in found if d.blendshapes is not None]
         scores = np.stack(known) if len(known) == len(found) else None
@@ -89,7 +89,7 @@ class See:
 
 def in_crop(face: Detection, affine: np.ndarray) -> np.ndarray:
     """(L, 3) landmarks in crop px, z on the same scale."""
-    flat = align.apply(affine, face.landmarks[:, :2])
+    flat = alignment.apply(affine, face.landmarks[:, :2])
     return np.concatenate([flat, face.landmarks[:, 2:] * affine[0, 0]], axis=1).astype(np.float32)
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from rigface import assets
 from rigface.errors import MissingAsset
 from rigface.face.detection.insightface import load_pack
-from rigface.face.landmarks import layout_of
+from rigface.face.geometry.landmarks import layout_of
 
 CHIP_PX = 112
 WIDTH = 512

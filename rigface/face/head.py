@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rigface.face import rotation
+from rigface.face.geometry import rotation
 from rigface.types import FaceParams, HeadSpec
 
 _CONTOUR_DEGREES = 39  # the contour table has a row per degree up to here: 0..39, then -1..-39

@@ -31,7 +31,7 @@ import numpy as np
 
 from rigface import assets
 from rigface.face import people
-from rigface.face.landmarks import layout_of
+from rigface.face.geometry.landmarks import layout_of
 from rigface.face.people import People
 from rigface.types import Detection
 

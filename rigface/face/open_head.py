@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rigface.face.subdivide import interpolating, linear
+from rigface.face.geometry.subdivision import interpolating, linear
 from rigface.types import HeadSpec
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from rigface.face import align
+from rigface.face.geometry import alignment
 from rigface.face.machine_code import compiled
 
 FEATHER = 0.08  # of the crop's side, over which an edit fades into the frame around it
@@ -27,7 +27,7 @@ def paste(
         image: (H, W, 3) uint8. crop: (S, S, 3) uint8, any S. frame_to_crop: (2, 3), for a crop of 512 px.
         where: (S, S) uint8, how much of the crop may show; None: all of it.
     """
-    to_frame = align.invert(frame_to_crop).astype(np.float64)
+    to_frame = alignment.invert(frame_to_crop).astype(np.float64)
     x0, y0 = to_frame[:, 2]
     side = 512 * to_frame[0, 0]
     left, top, size = round(x0), round(y0), round(side)

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rigface.face import camera as cameras
+from rigface.face.geometry import camera as cameras
 from rigface.face.head import Head
 from rigface.face.lighting import shade
 from rigface.face.raster import Fragments, rasterize

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from rigface.face.camera import project, to_crop_px
-from rigface.face.rotation import to_matrix
+from rigface.face.geometry.camera import project, to_crop_px
+from rigface.face.geometry.rotation import to_matrix
 from rigface.types import FaceParams
 
 

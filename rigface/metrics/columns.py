@@ -16,7 +16,7 @@ import numpy as np
 
 from rigface.edits import EditSpec
 from rigface.face.controls.transfer import exposure
-from rigface.face.rotation import to_degrees, to_matrix
+from rigface.face.geometry.rotation import to_degrees, to_matrix
 from rigface.metrics import geometry, identity, image, light
 from rigface.metrics.cases import Case, traits_of
 from rigface.metrics.judge import Judge, Seen, achieved

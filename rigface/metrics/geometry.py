@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rigface.face.rotation import angle_between, to_axis_angle, to_degrees, to_matrix
+from rigface.face.geometry.rotation import angle_between, to_axis_angle, to_degrees, to_matrix
 from rigface.types import FaceParams
 
 if TYPE_CHECKING:

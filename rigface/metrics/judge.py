@@ -19,18 +19,18 @@ from typing import Protocol
 import numpy as np
 
 from rigface.edits import EditSpec
-from rigface.face import align
 from rigface.face.controls.transfer import axes_of
 from rigface.face.detection.detector import Detector, overlap
+from rigface.face.geometry import alignment
+from rigface.face.geometry.rotation import to_degrees, to_matrix
 from rigface.face.reconstruction.reconstructor import Reconstructor
-from rigface.face.rotation import to_degrees, to_matrix
 from rigface.image import srgb8_to_linear
 from rigface.metrics.geometry import turn_of
 from rigface.metrics.light import described
 from rigface.types import Detection, FaceParams, HeadSpec
 
 CROP_RULE = (
-    f"{align.CROP_PX} px square, {align.SIDE} x the landmark box, raised {align.RAISE}, found anew in each picture"
+    f"{alignment.CROP_PX} px square, {alignment.SIDE} x the landmark box, raised {alignment.RAISE}, found anew in each picture"
 )
 SHOWN = 0.1  # an expression axis asked for or seen beyond this is worth a line in a printout
 
@@ -155,9 +155,9 @@ class Judge:
         if not good:
             return seen
         faces: list[tuple[np.ndarray, Detection]] = [(pictures[i], found[i]) for i in good]  # type: ignore[misc]
-        affines = [align.frame_to_crop(one.box) for _, one in faces]
-        crops = [align.crop(picture, affine) for (picture, _), affine in zip(faces, affines)]
-        landmarks = np.stack([align.apply(a, one.landmarks) for (_, one), a in zip(faces, affines)]).astype(np.float32)
+        affines = [alignment.frame_to_crop(one.box) for _, one in faces]
+        crops = [alignment.crop(picture, affine) for (picture, _), affine in zip(faces, affines)]
+        landmarks = np.stack([alignment.apply(a, one.landmarks) for (_, one), a in zip(faces, affines)]).astype(np.float32)
         known = [one.blendshapes for _, one in faces if one.blendshapes is not None]
         scores = np.stack(known) if len(known) == len(faces) else None
         fit = self._reconstructor(crops, landmarks, scores, np.arange(len(faces)))
@@ -197,9 +197,9 @@ class Judge:
             middle = seen.landmarks[:, :2].mean(0)
             wide = middle + (seen.landmarks[:, :2] - middle) * 1.3
             return _outline(wide, height, width)
-        crop = align.crop(picture, seen.frame_to_crop)
-        mask = self._mask(crop, align.apply(seen.frame_to_crop, seen.landmarks))
-        back = align.invert(seen.frame_to_crop).astype(np.float64)
+        crop = alignment.crop(picture, seen.frame_to_crop)
+        mask = self._mask(crop, alignment.apply(seen.frame_to_crop, seen.landmarks))
+        back = alignment.invert(seen.frame_to_crop).astype(np.float64)
         back[:, 2] += back[:, :2] @ (0.5, 0.5) - 0.5  # OpenCV's pixel centres are whole numbers
         return cv2.warpAffine(mask, back, (width, height), flags=cv2.INTER_LINEAR) > 127
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from rigface.face.rotation import to_degrees, to_matrix
+from rigface.face.geometry.rotation import to_degrees, to_matrix
 
 
 def jitter(values: np.ndarray) -> float:

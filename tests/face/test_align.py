@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rigface.face.align import CROP_PX, apply, compose, crop, frame_to_crop, invert
+from rigface.face.geometry.alignment import CROP_PX, apply, compose, crop, frame_to_crop, invert
 
 
 def ramp(height: int, width: int) -> np.ndarray:

@@ -5,7 +5,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rigface.face.camera import from_crop_px, project, to_crop_px
+from rigface.face.geometry.camera import from_crop_px, project, to_crop_px
 
 DECA = torch.tensor([1.0, -1.0, -1.0])  # the reference returns y and z flipped
 

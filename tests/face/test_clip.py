@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from rigface.face import align
 from rigface.face.analyzer import in_crop
 from rigface.face.detection.detector import load_detector
+from rigface.face.geometry import alignment
+from rigface.face.geometry.rotation import angle_between, to_degrees, to_matrix
 from rigface.face.open_head import OpenHead
 from rigface.face.reconstruction.landmark_fit import OUTER_EYES
 from rigface.face.reconstruction.reconstructor import Fit, FitReconstructor
-from rigface.face.rotation import angle_between, to_degrees, to_matrix
 from rigface.types import FaceParams
 from rigface.video.decode import frames
 
@@ -26,8 +26,8 @@ def seen(images: list[np.ndarray], one_track: bool = True) -> tuple[Fit, np.ndar
     """The fit of one-face pictures, and the landmarks in crop px."""
     detector = load_detector("mediapipe")
     found = [detector(image)[0] for image in images]
-    affines = [align.frame_to_crop(d.box) for d in found]
-    crops = [align.crop(image, affine) for image, affine in zip(images, affines)]
+    affines = [alignment.frame_to_crop(d.box) for d in found]
+    crops = [alignment.crop(image, affine) for image, affine in zip(images, affines)]
     landmarks = np.stack([in_crop(d, affine) for d, affine in zip(found, affines)])
     tracks = np.zeros(len(images), int) if one_track else np.arange(len(images))
     return FitReconstructor()(crops, landmarks, np.stack([d.blendshapes for d in found]), tracks), landmarks

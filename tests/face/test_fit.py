@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from rigface.face.geometry.rotation import angle_between, from_degrees, to_degrees
 from rigface.face.open_head import OpenHead
 from rigface.face.reconstruction.landmark_fit import GeometryFitter, arrow_solve, procrustes
-from rigface.face.rotation import angle_between, from_degrees, to_degrees
 
 PEOPLE, FRAMES = 3, 4
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from rigface import image
 from rigface.face import people
 from rigface.face.detection.detector import box_of, load_detector
+from rigface.face.geometry.landmarks import LAYOUTS
 from rigface.face.identity import DlibIdentity, People, Picker, chip, cluster, directions, worth_of
-from rigface.face.landmarks import LAYOUTS
 from rigface.types import Detection
 
 
@@ -47,12 +47,12 @@ def test_scale_shift_and_light_do_not_change_who_it_is(identity, astronaut, dete
 
 
 def test_a_crop_serves_as_well_as_the_frame(identity, astronaut):
-    from rigface.face import align
+    from rigface.face.geometry import alignment
 
     picture, face = astronaut
-    affine = align.frame_to_crop(face.box)
-    inside = Detection(face.box, align.apply(affine, face.landmarks), face.score)
-    assert np.linalg.norm(identity(align.crop(picture, affine), inside) - identity(picture, face)) < 0.2
+    affine = alignment.frame_to_crop(face.box)
+    inside = Detection(face.box, alignment.apply(affine, face.landmarks), face.score)
+    assert np.linalg.norm(identity(alignment.crop(picture, affine), inside) - identity(picture, face)) < 0.2
 
 
 def test_the_chip_is_upright_whatever_the_head_does(astronaut):

@@ -10,9 +10,9 @@ import torch
 from rigface.edits import NAMED, EditSpec, LightEdit
 from rigface.errors import BadEdit
 from rigface.face.controls.transfer import ALWAYS_SOURCE, GIVEN_BY, axes_of, borrowed, exposure, light_of, mix
+from rigface.face.geometry.rotation import to_degrees, to_matrix
 from rigface.face.lighting import shade
 from rigface.face.open_head import OpenHead
-from rigface.face.rotation import to_degrees, to_matrix
 from rigface.types import FaceParams, HeadSpec
 
 NAMES = (

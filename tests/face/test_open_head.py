@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from rigface.face.geometry.rotation import from_degrees, to_axis_angle
 from rigface.face.open_head import SKIN_LUMINANCE, OpenHead
-from rigface.face.rotation import from_degrees, to_axis_angle
 
 
 @pytest.fixture(scope="module")

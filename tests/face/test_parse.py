@@ -8,8 +8,8 @@ import pytest
 import skimage.data
 
 from rigface.errors import MissingAsset
-from rigface.face import align
 from rigface.face.detection.detector import load_detector
+from rigface.face.geometry import alignment
 from rigface.face.reconstruction.segmentation import load_parser, person_mask
 from tests.face.made_weights import tiny_segformer
 
@@ -100,8 +100,8 @@ def test_where_colours_tell_nothing_the_sketch_answers(picture):
 
 def cut(photo: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     (face,) = load_detector()(photo)
-    affine = align.frame_to_crop(face.box)
-    return align.crop(photo, affine), align.apply(affine, face.landmarks)
+    affine = alignment.frame_to_crop(face.box)
+    return alignment.crop(photo, affine), alignment.apply(affine, face.landmarks)
 
 
 def test_a_real_picture_and_its_mirror_image_agree():

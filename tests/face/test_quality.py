@@ -9,8 +9,8 @@ import skimage.data
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rigface.face import align
 from rigface.face.detection.detector import load_detector
+from rigface.face.geometry import alignment
 from rigface.face.reconstruction.quality import is_grey, is_suspect, ita_deg, lab, measure, sharpness, skin_colour
 from rigface.image import decode, linear_to_srgb
 
@@ -30,8 +30,8 @@ def detector():
 
 
 def cut(picture, face):
-    affine = align.frame_to_crop(face.box)
-    return align.crop(picture, affine), align.apply(affine, face.landmarks)
+    affine = alignment.frame_to_crop(face.box)
+    return alignment.crop(picture, affine), alignment.apply(affine, face.landmarks)
 
 
 @pytest.fixture(scope="module")
@@ -206,8 +206,8 @@ def test_one_witness_is_not_enough():
 
 @pytest.mark.slow
 def test_the_dog_is_suspect_and_the_painting_is_not(detector, shared):
+    from rigface.face.geometry.rotation import to_degrees, to_matrix
     from rigface.face.reconstruction.reconstructor import load_reconstructor
-    from rigface.face.rotation import to_degrees, to_matrix
 
     reconstruct, suspects = load_reconstructor(), {}
     for name in ("bad/b23_dog_false_positive.jpg", "bad/b24_painting.jpg", "images/hum_i04.jpg", "images/ss_i01.jpg"):

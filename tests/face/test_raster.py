@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from scipy.spatial import Delaunay
 
 from rigface.face import raster
-from rigface.face.camera import to_crop_px
+from rigface.face.geometry.camera import to_crop_px
 from rigface.face.machine_code import compiled
 from rigface.face.raster import rasterize, rasterize_pytorch3d
 from rigface.face.unpickle import load

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rigface.face.rotation import angle_between, from_degrees, to_axis_angle, to_degrees, to_matrix
+from rigface.face.geometry.rotation import angle_between, from_degrees, to_axis_angle, to_degrees, to_matrix
 
 UNIT = st.tuples(*[st.floats(-1, 1)] * 3).filter(lambda v: math.hypot(*v) > 0.1)
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rigface.face.geometry.rotation import angle_between, to_matrix
 from rigface.face.reconstruction.one_euro import SETTINGS, Euro, OneEuro, OneEuroRotation, Smoother, alpha
-from rigface.face.rotation import angle_between, to_matrix
 from rigface.types import FaceParams
 
 FPS = 30

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from rigface.face.subdivide import interpolating, linear, loop_step
+from rigface.face.geometry.subdivision import interpolating, linear, loop_step
 
 PYRAMID = np.array([[0, 1, 2], [0, 2, 3], [0, 3, 4], [0, 4, 1]])
 POINTS = np.array([[0, 0, 1.0], [1, 1, 0], [-1, 1, 0], [-1, -1, 0], [1, -1, 0]])

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from rigface.edits import EditSpec, LightEdit
-from rigface.face.camera import project, to_crop_px
 from rigface.face.controls.transfer import mix
+from rigface.face.geometry.camera import project, to_crop_px
 from rigface.face.open_head import OpenHead
 from rigface.face.warp import Previewer
 from rigface.types import FaceParams

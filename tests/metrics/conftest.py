@@ -12,7 +12,7 @@ import pytest
 
 from rigface.edits import LightEdit
 from rigface.face.controls.transfer import light_of
-from rigface.face.rotation import from_degrees, to_axis_angle
+from rigface.face.geometry.rotation import from_degrees, to_axis_angle
 from rigface.metrics.judge import Seen
 from rigface.types import FaceParams, HeadSpec
 

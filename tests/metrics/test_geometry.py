@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from rigface.face.geometry.rotation import from_degrees, to_axis_angle
 from rigface.face.head import Head
-from rigface.face.rotation import from_degrees, to_axis_angle
 from rigface.metrics import geometry
 from rigface.types import FaceParams, HeadSpec
 

@@ -7,7 +7,7 @@ import pytest
 
 from rigface.edits import NAMED, EditSpec, LightEdit
 from rigface.face.controls.transfer import light_of
-from rigface.face.rotation import from_degrees, to_axis_angle
+from rigface.face.geometry.rotation import from_degrees, to_axis_angle
 from rigface.metrics.judge import Judge, achieved
 from rigface.testing import fakes
 from rigface.types import FaceParams, HeadSpec

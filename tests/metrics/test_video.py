@@ -5,7 +5,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from rigface.face.rotation import from_degrees, to_axis_angle
+from rigface.face.geometry.rotation import from_degrees, to_axis_angle
 from rigface.metrics.video import clip_of, differences, identity_drift, jitter, jitter_ratio, pose_track
 
 

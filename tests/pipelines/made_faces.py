@@ -4,9 +4,9 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from rigface import schema
-from rigface.face import align
+from rigface.face.geometry import alignment
+from rigface.face.geometry.rotation import from_degrees, to_axis_angle
 from rigface.face.open_head import OpenHead
-from rigface.face.rotation import from_degrees, to_axis_angle
 from rigface.image import encode_jpeg, encode_png
 from rigface.types import CROP_PX, DetectorSpec, Face, FaceParams
 
@@ -35,11 +35,11 @@ def scene(seed: int = 0) -> np.ndarray:
 
 
 def face_at(frame: np.ndarray, box: tuple[float, float, float, float], params: FaceParams) -> Face:
-    affine = align.frame_to_crop(np.float32(box))
+    affine = alignment.frame_to_crop(np.float32(box))
     mask = np.zeros((CROP_PX, CROP_PX), np.uint8)
     mask[150:400, 150:360] = 255
     landmarks = np.zeros((478, 3), np.float32)
-    return Face(align.crop(frame, affine), affine, np.float32(box), landmarks, params, mask, 0.0)
+    return Face(alignment.crop(frame, affine), affine, np.float32(box), landmarks, params, mask, 0.0)
 
 
 def dataset(folder, people: int = 3, frames: int = 6, identity: str = "p{}") -> None:

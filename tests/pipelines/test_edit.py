@@ -307,7 +307,7 @@ def test_a_choice_of_face_holds_while_its_track_does(folder, editor):
 
 
 def test_a_driver_at_rest_leaves_the_source_as_it_is_and_a_turn_is_carried_over(folder, editor):
-    from rigface.face.rotation import to_degrees, to_matrix
+    from rigface.face.geometry.rotation import to_degrees, to_matrix
 
     source, rest = (editor.see(decode((folder / n).read_bytes()))[0].params for n in ("smiling.png", "photo.jpg"))
     same = carried(source, rest, rest)

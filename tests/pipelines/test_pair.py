@@ -17,8 +17,8 @@ from rigface.conditions import Composer
 from rigface.errors import PlanError
 from rigface.examples import ExampleSpec, examples_of, mirrored_expression
 from rigface.face.controls.transfer import exposure
+from rigface.face.geometry.rotation import from_degrees
 from rigface.face.open_head import OpenHead
-from rigface.face.rotation import from_degrees
 from rigface.types import CROP_PX
 
 from .made_faces import dataset, face_at, params_of, scene
@@ -240,7 +240,7 @@ def test_bins_have_names():
 
 def test_an_invented_pose_turns_a_little_and_keeps_who_it_is():
     from pipelines.make_example import MOST_DEG, invent_pose
-    from rigface.face.rotation import to_degrees, to_matrix
+    from rigface.face.geometry.rotation import to_degrees, to_matrix
 
     random = np.random.default_rng(0)
     own = params_of(25)

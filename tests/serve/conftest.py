@@ -41,7 +41,7 @@ class StillSee:
         return [face.params for face in self.faces(image, found)]
 
     def faces(self, image, found):
-        from rigface.face import align
+        from rigface.face.geometry import alignment
         from rigface.types import Face, FaceParams
 
         shape, expression, albedo = self._size
@@ -53,8 +53,8 @@ class StillSee:
             camera=np.float32([7.5, 0, 0]), albedo=np.zeros(albedo, np.float32), light=light,
         )  # fmt: skip
         landmarks, mask = np.full((478, 3), 256, np.float32), np.full((512, 512), 255, np.uint8)
-        affines = [align.frame_to_crop(one.box) for one in found]
-        return [Face(align.crop(image, a), a, one.box, landmarks, params, mask, 0.01) for one, a in zip(found, affines)]
+        affines = [alignment.frame_to_crop(one.box) for one in found]
+        return [Face(alignment.crop(image, a), a, one.box, landmarks, params, mask, 0.01) for one, a in zip(found, affines)]
 
 
 def photo(seed: int = 0, size: tuple[int, int] = (96, 80)) -> np.ndarray:

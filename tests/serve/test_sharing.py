@@ -14,16 +14,16 @@ from serve.sharing import InTurn, Together
 @pytest.fixture(scope="module")
 def faces(fixtures):
     """Crops, landmarks and scores of one face in three frames, as a fit has them."""
-    from rigface.face import align
     from rigface.face.analyzer import in_crop
     from rigface.face.detection.detector import load_detector
+    from rigface.face.geometry import alignment
     from rigface.video.decode import frames
 
     out, detector = [], load_detector()
     for frame in list(frames(str(fixtures / "clip.mp4")))[:30:10]:
         one = detector(frame.image)[0]
-        affine = align.frame_to_crop(one.box)
-        out.append(([align.crop(frame.image, affine)], in_crop(one, affine)[None], one.blendshapes[None]))
+        affine = alignment.frame_to_crop(one.box)
+        out.append(([alignment.crop(frame.image, affine)], in_crop(one, affine)[None], one.blendshapes[None]))
     return out
 
 

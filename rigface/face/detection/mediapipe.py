@@ -34,8 +34,8 @@ from typing import Any
 import numpy as np
 
 from rigface import assets
-from rigface.face import align
 from rigface.face.detection.detector import among, box_of, distinct, overlap, tile_grid
+from rigface.face.geometry import alignment
 from rigface.types import Detection, DetectorSpec
 
 WHOLE_PX = 1920  # longer side for the plain look; the faces it can find keep more pixels than the landmarker uses
@@ -180,7 +180,7 @@ class MediapipeDetector:
             shared = overlap(one.box, np.stack([b.box for b in before]))
             if shared.max() > 0.5:
                 return _with_score(one, before[int(shared.argmax())].score)
-        square = align.crop(image, align.frame_to_crop(one.box, 128), 128)
+        square = alignment.crop(image, alignment.frame_to_crop(one.box, 128), 128)
         near = [s for box, s in self._glimpses(square) if np.abs((box[:2] + box[2:]) / 2 - 64).max() < 32]
         return _with_score(one, max(near, default=GLIMPSE))  # it is silent below GLIMPSE
 
@@ -210,7 +210,7 @@ class MediapipeDetector:
         side = ZOOM * float(max(box[2] - box[0], box[3] - box[1], 8))
         left, top = (box[0] + box[2] - side) / 2, (box[1] + box[3] - side) / 2
         scale = px / side
-        square = align.crop(image, np.array([[scale, 0, -scale * left], [0, scale, -scale * top]]), px)
+        square = alignment.crop(image, np.array([[scale, 0, -scale * left], [0, scale, -scale * top]]), px)
         return [_moved(one, 1 / scale, 1 / scale, left, top) for one in self._landmarks(square)]
 
     def _search(self, image: np.ndarray) -> list[np.ndarray]:

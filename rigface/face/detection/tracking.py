@@ -21,8 +21,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rigface.face import align
 from rigface.face.detection.detector import overlap
+from rigface.face.geometry import alignment
 from rigface.types import Detection
 
 LIMIT = 2.8  # cost above which a face is a new track
@@ -103,7 +103,7 @@ class _Sight:
         points = points - points.mean(0)
         self.pattern = points / max(float(np.sqrt((points**2).sum(1).mean())), 1e-6)
         step = max(int(self.size / 64), 1)  # every pixel of a large face would be averaged away again
-        thumb = align.crop(image[::step, ::step], align.frame_to_crop(box / step, THUMB_PX), THUMB_PX).astype(
+        thumb = alignment.crop(image[::step, ::step], alignment.frame_to_crop(box / step, THUMB_PX), THUMB_PX).astype(
             np.float32
         )
         self.colours = thumb / (float((thumb * _CENTRE).sum()) / 3 + 20)  # times a constant: brightness plays no part

@@ -23,8 +23,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rigface.face.geometry.rotation import to_matrix
 from rigface.face.open_head import OpenHead
-from rigface.face.rotation import to_matrix
 from rigface.types import CROP_PX
 
 LANDMARK_STD = 6e-4  # metres: how far a landmark is from the fitted surface on people the head was built from

@@ -17,7 +17,7 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
-from rigface.face.rotation import to_axis_angle, to_matrix
+from rigface.face.geometry.rotation import to_axis_angle, to_matrix
 from rigface.types import FaceParams
 
 

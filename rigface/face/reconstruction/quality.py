@@ -27,7 +27,7 @@ from functools import cache
 
 import numpy as np
 
-from rigface.face.landmarks import LAYOUTS
+from rigface.face.geometry.landmarks import LAYOUTS
 from rigface.types import Quality
 
 LOOK_PX = 256  # crops are looked at no larger than this; the measures below are calibrated there

@@ -24,7 +24,7 @@ import numpy as np
 
 from rigface import assets
 from rigface.errors import MissingAsset
-from rigface.face.landmarks import LAYOUTS
+from rigface.face.geometry.landmarks import LAYOUTS
 
 SMALL_PX = 64
 ROUNDS = 3
