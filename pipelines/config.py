@@ -48,7 +48,7 @@ class Settings:
     reconstructor: str = "fit"
     """How crops become coefficients: `fit`, closed-form fitting."""
     head: str = "open"
-    """Head model that is fitted: `open`. FLAME can be loaded and rendered from Python (`rigface.face.flame`), and not be fitted."""
+    """Head model that is fitted: `open`. FLAME can be loaded and rendered from Python (`rigface.face.head.flame`), and not be fitted."""
     chunk_frames: int = 300
     """Looked-at frames per unit of work, at most. Longer videos are cut, their tracks joined again at the end."""
     jpeg_quality: int = 92

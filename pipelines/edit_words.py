@@ -93,7 +93,7 @@ def slider_tables() -> list[Table]:
     """The tables of `rigface sliders`."""
     from rich.table import Table
 
-    from rigface.face.open_head import OpenHead
+    from rigface.face.head.open_head import OpenHead
 
     numbers = Table(title="pose and light", title_justify="left")
     for column in ("flag", "range", "meaning"):
@@ -138,8 +138,8 @@ def flame_table(folder: Path) -> Table:
     from rich.table import Table
 
     from rigface.face.controls.blendshape_transfer import fit
-    from rigface.face.head import Head
-    from rigface.face.open_head import OpenHead
+    from rigface.face.head.head_model import Head
+    from rigface.face.head.open_head import OpenHead
 
     try:
         named = fit(Head.load_flame(folder))

@@ -229,7 +229,7 @@ def _usual_specs() -> tuple[HeadSpec, DetectorSpec]:
     """What loading would say, without loading: it takes seconds, which every start would pay. A test compares the two."""
     from rigface import assets
     from rigface.face.detection.mediapipe import BLENDSHAPES
-    from rigface.face.open_head import OpenHead
+    from rigface.face.head.open_head import OpenHead
 
     version = f"face_landmarker-{assets.fingerprint(assets.find('face_landmarker'))}"
     who = f"dlib-{assets.fingerprint(assets.find('dlib_identity'))}"

@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 import torch
 
-from rigface.face.open_head import OpenHead
+from rigface.face.head.open_head import OpenHead
 from rigface.face.render import render
 from rigface.face.warp import Preview, Previewer
 from rigface.image import linear_to_srgb

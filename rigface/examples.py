@@ -219,7 +219,7 @@ def half_column(values: np.ndarray) -> pa.Array:
 
 
 if __name__ == "__main__":
-    from rigface.face.open_head import OpenHead
+    from rigface.face.head.open_head import OpenHead
 
     print(markdown(example_columns(OpenHead.load().spec.expression)))
     print()

@@ -69,7 +69,7 @@ def entry(name: str, about: str) -> str:
 def columns() -> dict[str, str]:
     """Both tables of the dataset, for the open head and the default detector."""
     from rigface import schema
-    from rigface.face.open_head import OpenHead
+    from rigface.face.head.open_head import OpenHead
     from rigface.types import DetectorSpec
 
     detector = DetectorSpec("mediapipe", "", 478, tuple(f"b{i}" for i in range(52)))

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from rigface.face.geometry.camera import project, to_crop_px
-from rigface.face.open_head import OpenHead
+from rigface.face.head.open_head import OpenHead
 from rigface.image import encode_jpeg
 from rigface.types import CROP_PX, Face
 

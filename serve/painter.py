@@ -125,7 +125,7 @@ class Studio:
         """With checkpoints from disk."""
 
         def load(place: str) -> Any:
-            from rigface.face.open_head import OpenHead
+            from rigface.face.head.open_head import OpenHead
             from rigface.model.checkpoint import config_of
             from rigface.model.pipeline import RigFacePipeline
             from rigface.model_paint import check_codes, check_head

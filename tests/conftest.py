@@ -41,7 +41,7 @@ def _mini_is_nowhere():
 @pytest.fixture
 def mini(tmp_path_factory, monkeypatch) -> Path:
     """An untrained `mini` of 64 px, which its name then means everywhere, in child processes too; it gives the preview back."""
-    from rigface.face.open_head import OpenHead
+    from rigface.face.head.open_head import OpenHead
     from rigface.model import checkpoint
     from rigface.model.diffusion import Process
 

@@ -8,7 +8,7 @@ import pytest
 from rigface.conditions import HOLE, Composer, cut_out
 from rigface.edits import EditSpec, LightEdit
 from rigface.face.controls.transfer import mix
-from rigface.face.open_head import OpenHead
+from rigface.face.head.open_head import OpenHead
 from rigface.types import Face, FaceParams
 
 SPEC = OpenHead.load().spec

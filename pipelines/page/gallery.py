@@ -154,8 +154,8 @@ def load_head(spec: HeadSpec, folder: str | None = None) -> tuple[Any, str]:
     Args:
         folder: where FLAME may be, besides the assets folder.
     """
-    from rigface.face.head import Head
-    from rigface.face.open_head import OpenHead
+    from rigface.face.head.head_model import Head
+    from rigface.face.head.open_head import OpenHead
 
     try:
         if spec.name == "open":

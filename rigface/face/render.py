@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rigface.face.geometry import camera as cameras
-from rigface.face.head import Head
+from rigface.face.head.head_model import Head
 from rigface.face.lighting import shade
 from rigface.face.raster import Fragments, rasterize
 from rigface.types import FaceParams

@@ -31,9 +31,9 @@ from rigface.face import paint
 from rigface.face.controls.local_blendshapes import supple, to_skull
 from rigface.face.geometry.camera import project, to_crop_px
 from rigface.face.geometry.rotation import to_matrix
+from rigface.face.head.open_head import OpenHead
 from rigface.face.infill import behind
 from rigface.face.lighting import shade
-from rigface.face.open_head import OpenHead
 from rigface.face.raster import rasterize
 from rigface.face.render import vertex_normals
 from rigface.face.skirt import RINGS, Skirt, skirt, strip

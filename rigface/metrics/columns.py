@@ -22,7 +22,7 @@ from rigface.metrics.cases import Case, traits_of
 from rigface.metrics.judge import Judge, Seen, achieved
 
 if TYPE_CHECKING:
-    from rigface.face.head import Head
+    from rigface.face.head.head_model import Head
     from rigface.metrics.perceptual import Lpips
 
 MOST_DB = 100.0  # equal pictures have no PSNR; means need a number, and 8 bits cannot tell more than 48 dB apart anyway

@@ -20,7 +20,7 @@ from rigface.face.geometry.rotation import angle_between, to_axis_angle, to_degr
 from rigface.types import FaceParams
 
 if TYPE_CHECKING:
-    from rigface.face.head import Head
+    from rigface.face.head.head_model import Head
 
 GROUPS = {
     "shape": ("shape",),

@@ -23,7 +23,7 @@ from rigface.metrics.controls import CONTROLS, FLOOR
 from rigface.metrics.judge import Judge, Seen
 
 if TYPE_CHECKING:
-    from rigface.face.head import Head
+    from rigface.face.head.head_model import Head
     from rigface.metrics.perceptual import Lpips
 
 Row = dict[str, Any]

@@ -7,7 +7,7 @@ from rigface.face.analyzer import in_crop
 from rigface.face.detection.detector import load_detector
 from rigface.face.geometry import alignment
 from rigface.face.geometry.rotation import angle_between, to_degrees, to_matrix
-from rigface.face.open_head import OpenHead
+from rigface.face.head.open_head import OpenHead
 from rigface.face.reconstruction.landmark_fit import OUTER_EYES
 from rigface.face.reconstruction.reconstructor import Fit, FitReconstructor
 from rigface.types import FaceParams

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from rigface.face.geometry.rotation import angle_between, from_degrees, to_degrees
-from rigface.face.open_head import OpenHead
+from rigface.face.head.open_head import OpenHead
 from rigface.face.reconstruction.landmark_fit import GeometryFitter, arrow_solve, procrustes
 
 PEOPLE, FRAMES = 3, 4

@@ -11,8 +11,8 @@ from rigface.edits import NAMED, EditSpec, LightEdit
 from rigface.errors import BadEdit
 from rigface.face.controls.transfer import ALWAYS_SOURCE, GIVEN_BY, axes_of, borrowed, exposure, light_of, mix
 from rigface.face.geometry.rotation import to_degrees, to_matrix
+from rigface.face.head.open_head import OpenHead
 from rigface.face.lighting import shade
-from rigface.face.open_head import OpenHead
 from rigface.types import FaceParams, HeadSpec
 
 NAMES = (
@@ -141,7 +141,7 @@ def test_a_light_can_be_given_as_harmonics():
 
 
 def test_an_open_jaw_does_not_nod_or_lift_the_head_and_a_pose_asked_stays_as_asked():
-    from rigface.face.open_head import OpenHead
+    from rigface.face.head.open_head import OpenHead
 
     head = OpenHead.load().spec
     sizes = {f.name: tuple(head.size(a) for a in f.metadata["shape"]) for f in fields(FaceParams)}

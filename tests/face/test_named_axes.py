@@ -11,8 +11,8 @@ from rigface.errors import BadEdit
 from rigface.face.controls.blendshape_transfer import INNER, _motion, fit
 from rigface.face.controls.local_blendshapes import window
 from rigface.face.controls.transfer import mix
-from rigface.face.head import Head
-from rigface.face.open_head import OpenHead
+from rigface.face.head.head_model import Head
+from rigface.face.head.open_head import OpenHead
 from rigface.types import FaceParams, HeadSpec
 
 SIZE = 1.3

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from rigface.face.geometry.rotation import from_degrees, to_axis_angle
-from rigface.face.open_head import SKIN_LUMINANCE, OpenHead
+from rigface.face.head.open_head import SKIN_LUMINANCE, OpenHead
 
 
 @pytest.fixture(scope="module")

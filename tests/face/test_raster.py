@@ -12,9 +12,9 @@ from scipy.spatial import Delaunay
 
 from rigface.face import raster
 from rigface.face.geometry.camera import to_crop_px
+from rigface.face.head.safe_pickle import load
 from rigface.face.machine_code import compiled
 from rigface.face.raster import rasterize, rasterize_pytorch3d
-from rigface.face.unpickle import load
 
 SQUARE = torch.tensor([[0, 2, 1], [0, 3, 2]])  # anticlockwise to the eye, with y down in pixels
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rigface.face.head import Head
+from rigface.face.head.head_model import Head
 from rigface.face.render import paint, render, vertex_normals
 from rigface.types import FaceParams
 

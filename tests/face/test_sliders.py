@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rigface.face.controls.local_blendshapes import alone, rigid, window
-from rigface.face.open_head import OpenHead
+from rigface.face.head.open_head import OpenHead
 from rigface.types import HeadSpec
 
 HEAD = OpenHead.load()

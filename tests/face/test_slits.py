@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from rigface.face.open_head import OpenHead
+from rigface.face.head.open_head import OpenHead
 from rigface.face.slits import LEFT_EYE, LIPS, RIGHT_EYE, boundary, closed, slits
 
 HEAD = OpenHead.load()

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from rigface.errors import UnsafeFile
-from rigface.face.unpickle import load, load_npy
+from rigface.face.head.safe_pickle import load, load_npy
 
 MODEL = Path(__file__).parents[1] / "fixtures" / "flame" / "generic_model.pkl"
 EMBEDDING = MODEL.with_name("landmark_embedding.npy")

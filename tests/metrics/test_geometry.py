@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from rigface.face.geometry.rotation import from_degrees, to_axis_angle
-from rigface.face.head import Head
+from rigface.face.head.head_model import Head
 from rigface.metrics import geometry
 from rigface.types import FaceParams, HeadSpec
 

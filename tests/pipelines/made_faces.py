@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 from rigface import schema
 from rigface.face.geometry import alignment
 from rigface.face.geometry.rotation import from_degrees, to_axis_angle
-from rigface.face.open_head import OpenHead
+from rigface.face.head.open_head import OpenHead
 from rigface.image import encode_jpeg, encode_png
 from rigface.types import CROP_PX, DetectorSpec, Face, FaceParams
 

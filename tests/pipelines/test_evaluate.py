@@ -20,7 +20,7 @@ from rigface.edits import LightEdit
 from rigface.errors import PlanError
 from rigface.face.controls.transfer import light_of
 from rigface.face.geometry.rotation import from_degrees, to_axis_angle
-from rigface.face.open_head import OpenHead
+from rigface.face.head.open_head import OpenHead
 from rigface.metrics.controls import CONTROLS, COPY_SOURCE, COPY_TARGET
 from rigface.metrics.judge import Judge, Seen
 from rigface.model import checkpoint

@@ -18,7 +18,7 @@ from rigface.errors import PlanError
 from rigface.examples import ExampleSpec, examples_of, mirrored_expression
 from rigface.face.controls.transfer import exposure
 from rigface.face.geometry.rotation import from_degrees
-from rigface.face.open_head import OpenHead
+from rigface.face.head.open_head import OpenHead
 from rigface.types import CROP_PX
 
 from .made_faces import dataset, face_at, params_of, scene

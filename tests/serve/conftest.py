@@ -18,7 +18,7 @@ class StillSee:
     """Sees a neutral open head in the middle of every picture that has contrast; no detector's model, no fit."""
 
     def __init__(self):
-        from rigface.face.open_head import OpenHead
+        from rigface.face.head.open_head import OpenHead
 
         model = OpenHead.load()
         self.head = model.head().spec

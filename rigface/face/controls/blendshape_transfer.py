@@ -20,8 +20,8 @@ import torch
 
 from rigface.errors import BadEdit
 from rigface.face.controls.local_blendshapes import alone, skull_motion
-from rigface.face.head import Head
-from rigface.face.open_head import OpenHead
+from rigface.face.head.head_model import Head
+from rigface.face.head.open_head import OpenHead
 from rigface.face.reconstruction.landmark_fit import procrustes
 from rigface.face.slits import LEFT_EYE, LIPS, RIGHT_EYE
 

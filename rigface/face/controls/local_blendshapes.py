@@ -20,7 +20,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from rigface.face.open_head import OpenHead
+from rigface.face.head.open_head import OpenHead
 from rigface.face.slits import LEFT_EYE, LIPS, RIGHT_EYE, boundary
 from rigface.types import HeadSpec
 

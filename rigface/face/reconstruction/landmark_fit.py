@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from rigface.face.geometry.rotation import to_matrix
-from rigface.face.open_head import OpenHead
+from rigface.face.head.open_head import OpenHead
 from rigface.types import CROP_PX
 
 LANDMARK_STD = 6e-4  # metres: how far a landmark is from the fitted surface on people the head was built from

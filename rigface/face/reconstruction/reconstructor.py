@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from rigface.face.geometry.rotation import to_axis_angle
-from rigface.face.open_head import OpenHead
+from rigface.face.head.open_head import OpenHead
 from rigface.face.reconstruction.albedo_light import Delighter
 from rigface.face.reconstruction.landmark_fit import GeometryFitter
 from rigface.image import srgb_to_linear

@@ -12,8 +12,8 @@ from PIL import Image
 from pipelines.page import gallery
 from pipelines.page.census import Spot
 from rigface import schema
+from rigface.face.head.open_head import OpenHead
 from rigface.face.lighting import shade
-from rigface.face.open_head import OpenHead
 from rigface.types import CROP_PX, HeadSpec
 
 

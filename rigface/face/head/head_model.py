@@ -128,7 +128,7 @@ class Head:
     @classmethod
     def load_flame(cls, folder: str | PathLike[str], shape: int = 100, expression: int = 50) -> Head:
         """FLAME, from a folder of its released files; see `flame.load`, which raises MissingAsset and UnsafeFile."""
-        from rigface.face import flame
+        from rigface.face.head import flame
 
         return flame.load(folder, shape, expression)
 

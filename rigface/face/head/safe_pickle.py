@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from rigface.errors import UnsafeFile
-from rigface.face.pickled import CONTAINERS, UNSET, Made, Name, run, want
+from rigface.face.head.pickle_vm import CONTAINERS, UNSET, Made, Name, run, want
 
 MAX_BYTES = 256 * 2**20  # the released generic_model.pkl has 53 MB
 MAX_GROWTH = 16  # arrays may take this many times the bytes of the file; shared memory would allow any number

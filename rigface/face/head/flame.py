@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from rigface.errors import MissingAsset
-from rigface.face import unpickle
-from rigface.face.head import Head
+from rigface.face.head import safe_pickle
+from rigface.face.head.head_model import Head
 from rigface.types import HeadSpec
 
 _SHAPES = 300  # the file's 400 directions are 300 of shape, then 100 of expression
@@ -38,7 +38,7 @@ def load(folder: str | PathLike[str], shape: int = 100, expression: int = 50) ->
     names = ("generic_model.pkl", "landmark_embedding.npy", "head_template.obj")
     model_file, embedding_file, template_file = (_there(Path(folder) / name) for name in names)
     data = model_file.read_bytes()
-    model, embedding = unpickle.load(data), unpickle.load_npy(embedding_file)
+    model, embedding = safe_pickle.load(data), safe_pickle.load_npy(embedding_file)
     basis = np.asarray(model["shapedirs"], np.float32)
     expressions = basis.shape[2] - _SHAPES
     if not (0 < shape <= _SHAPES and 0 < expression <= expressions):

@@ -27,7 +27,7 @@ from rigface.face.geometry.subdivision import interpolating, linear
 from rigface.types import HeadSpec
 
 if TYPE_CHECKING:
-    from rigface.face.head import Head
+    from rigface.face.head.head_model import Head
 
 STEPS = 2  # 468 control points -> 1,833 -> 7,257 vertices
 SKIN_LUMINANCE = 0.3  # mean over the skin of every albedo, by definition (see above)
@@ -93,7 +93,7 @@ class OpenHead:
 
     def head(self, steps: int = STEPS) -> Head:
         """This model as a `Head`, the class that also reads FLAME. One joint: the whole face turns about the origin."""
-        from rigface.face.head import Head
+        from rigface.face.head.head_model import Head
 
         weights, faces = self.subdivision(steps)
 
