@@ -126,7 +126,7 @@ def edits() -> dict[str, float]:
 
 def identities() -> dict[str, float]:
     """Processor seconds to cluster so many tracks, three of each person: directions of 128 numbers, people far apart."""
-    from rigface.face.identity import cluster
+    from rigface.face.identity.dlib_embedding import cluster
 
     random = np.random.default_rng(0)
     found = {}

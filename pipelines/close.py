@@ -98,7 +98,7 @@ def join_tracks(store: Store, plan: Plan, units: list[str], records: list[Record
         How many tracks there are.
     """
     from rigface.face.detection.tracking import MAX_GAP, number
-    from rigface.face.identity import same_person
+    from rigface.face.identity.dlib_embedding import same_person
 
     chunks = [_summaries(store, unit, record) if record["faces"] else [] for unit, record in zip(units, records)]
     # Unseen for MAX_GAP is seen again one later; half a frame over, because frames are not shown exactly on the beat.

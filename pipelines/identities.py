@@ -24,7 +24,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.stages import parquet
-from rigface.face.identity import WIDTH, People, cluster, usual_threshold
+from rigface.face.identity.dlib_embedding import WIDTH, People, cluster, usual_threshold
 from rigface.storage.store import IDENTITIES, Store
 
 READERS = 16

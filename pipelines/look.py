@@ -23,7 +23,7 @@ from rigface import schema
 from rigface.errors import BadInput
 from rigface.face.detection.detector import Watch
 from rigface.face.geometry import alignment
-from rigface.face.identity import Picker
+from rigface.face.identity.dlib_embedding import Picker
 from rigface.image import decode, encode_jpeg
 from rigface.storage import s3_client
 from rigface.types import Detection, Frame

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rigface.face.identity import same_person
+from rigface.face.identity.dlib_embedding import same_person
 
 EDGES: dict[str, tuple[float, ...]] = {
     "pose": (4.0, 10.0, 20.0, 35.0),  # degrees between the heads

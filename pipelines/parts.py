@@ -88,10 +88,10 @@ def identity(settings: Settings) -> Identity | None:
 
         return FakeIdentity()
     if settings.identity == "arcface":
-        from rigface.face.arcface import ArcFace
+        from rigface.face.identity.arcface import ArcFace
 
         return ArcFace(settings.identity_folder or settings.detector_folder or None)
-    from rigface.face.identity import DlibIdentity
+    from rigface.face.identity.dlib_embedding import DlibIdentity
 
     return DlibIdentity()
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from rigface import image
 from rigface.face.detection.detector import load_detector
-from rigface.face.identity import DlibIdentity
+from rigface.face.identity.dlib_embedding import DlibIdentity
 
 OUT = Path(__file__).parent.parent / "rigface" / "data" / "dlib_identity_mean.npy"
 FRAMES = 3  # of a clip

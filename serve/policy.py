@@ -7,7 +7,7 @@ A list is a file of JSON lines, one person each: a name and a few identity vecto
 read again when it changes. Vectors are biometric data: the file is for its owner's eyes only.
 
 Two pictures are one person where dlib's vectors are nearer than 0.6, which is also true of 0.8 % of pairs of strangers
-(`rigface/face/identity.py`): consent by this list keeps honest people from mistakes, and does not replace asking. A face that
+(`rigface/face/identity/dlib_embedding.py`): consent by this list keeps honest people from mistakes, and does not replace asking. A face that
 cannot be recognised is not let through by either list.
 """
 
@@ -56,7 +56,7 @@ class Dlib:
     def __call__(self, image: np.ndarray, face: Face) -> np.ndarray | None:
         """As `Who`."""
         from rigface.face.geometry import alignment
-        from rigface.face.identity import chip
+        from rigface.face.identity.dlib_embedding import chip
 
         points = alignment.apply(alignment.invert(face.frame_to_crop), face.landmarks[:, :2])
         one = chip(image, points)
@@ -64,7 +64,7 @@ class Dlib:
             return None
         with self._lock:
             if self._network is None:
-                from rigface.face.identity import DlibIdentity
+                from rigface.face.identity.dlib_embedding import DlibIdentity
 
                 self._network = DlibIdentity()
             return self._network.embed([one])[0]

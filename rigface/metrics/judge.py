@@ -107,7 +107,7 @@ class Judge:
 
         network = None
         if identity:
-            from rigface.face.identity import DlibIdentity
+            from rigface.face.identity.dlib_embedding import DlibIdentity
 
             network = DlibIdentity()
         return cls(load_detector(), load_reconstructor(device=device), network, person_mask)

@@ -115,13 +115,13 @@ class FakeDetector:
 
 
 class FakeIdentity:
-    """Knows people by their hue: near hues have near vectors. Stands in for `rigface.face.identity.DlibIdentity`."""
+    """Knows people by their hue: near hues have near vectors. Stands in for `rigface.face.identity.dlib_embedding.DlibIdentity`."""
 
     version, width = "fake", IDENTITY_WIDTH
 
     def chip(self, image: np.ndarray, landmarks: np.ndarray) -> np.ndarray | None:
         """As dlib's."""
-        from rigface.face.identity import chip
+        from rigface.face.identity.dlib_embedding import chip
 
         return chip(image, landmarks)
 

@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rigface import image
-from rigface.face import people
 from rigface.face.detection.detector import box_of, load_detector
 from rigface.face.geometry.landmarks import LAYOUTS
-from rigface.face.identity import DlibIdentity, People, Picker, chip, cluster, directions, worth_of
+from rigface.face.identity import clustering
+from rigface.face.identity.dlib_embedding import DlibIdentity, People, Picker, chip, cluster, directions, worth_of
 from rigface.types import Detection
 
 
@@ -139,7 +139,7 @@ def crowd(count: int, each: int, noise: float, seed: int = 0) -> tuple[np.ndarra
 def test_people_are_found():
     vectors, who = crowd(30, 6, 0.4)
     order = np.random.default_rng(1).permutation(len(who))
-    labels, found = people.cluster(vectors[order], threshold=0.8)
+    labels, found = clustering.cluster(vectors[order], threshold=0.8)
     assert len(found.ids) == 30
     assert all(len(set(labels[who[order] == k])) == 1 for k in range(30))
     assert labels[0] == 0  # counted in the order of the vectors
@@ -148,9 +148,9 @@ def test_people_are_found():
 def test_ids_stay_when_videos_are_added():
     vectors, who = crowd(20, 8, 0.4)
     first = np.arange(len(who)) % 2 == 0
-    old_labels, old = people.cluster(vectors[first], threshold=0.8)
+    old_labels, old = clustering.cluster(vectors[first], threshold=0.8)
     new_vectors, new_who = crowd(5, 4, 0.4, seed=9)
-    labels, both = people.cluster(np.concatenate([new_vectors, vectors[~first]]), previous=old, threshold=0.8)
+    labels, both = clustering.cluster(np.concatenate([new_vectors, vectors[~first]]), previous=old, threshold=0.8)
     assert (labels[len(new_who) :] == old_labels).all()  # the same people, in the same order
     assert sorted(set(labels[: len(new_who)])) == [20, 21, 22, 23, 24]
     assert (both.ids[:20] == old.ids).all()
@@ -160,7 +160,7 @@ def test_ids_stay_when_videos_are_added():
 def test_people_summarise_their_vectors_exactly():
     vectors, _ = crowd(6, 5, 0.5)
     weights = np.random.default_rng(2).uniform(0.5, 9, len(vectors))
-    labels, found = people.cluster(vectors, weights, threshold=0.9)
+    labels, found = clustering.cluster(vectors, weights, threshold=0.9)
     for k in found.ids:
         own, w = vectors[labels == k], weights[labels == k]
         mean = np.average(own, axis=0, weights=w)
@@ -175,7 +175,7 @@ def test_the_same_as_average_linkage_by_the_book(seed, count, threshold):
     from scipy.spatial.distance import pdist
 
     vectors = np.random.default_rng(seed).normal(size=(count, 3))
-    labels, _ = people.cluster(vectors, threshold=threshold)
+    labels, _ = clustering.cluster(vectors, threshold=threshold)
     if count > 1:
         book = fcluster(linkage(pdist(vectors, "sqeuclidean"), "average"), threshold**2 * (1 - 1e-12), "distance")
         assert (np.equal.outer(labels, labels) == np.equal.outer(book, book)).all()
@@ -207,7 +207,7 @@ def test_known_people_and_people_of_one_frame_change_nothing_else(seed, count, k
     vectors = rng.normal(size=(known + count, 3))
     apart = [(a, b) for a, b in rng.integers(0, count, (frames, 2)).tolist() if a != b]
     people_before = People(np.arange(known), vectors[:known], np.ones(known), np.zeros(known))
-    labels, found = people.cluster(vectors[known:], None, people_before, threshold=threshold, apart=apart)
+    labels, found = clustering.cluster(vectors[known:], None, people_before, threshold=threshold, apart=apart)
     want = one_pair_at_a_time(vectors, known, [(a + known, b + known) for a, b in apart], threshold)
     assert (np.concatenate([np.arange(known), labels]) == want).all()
     assert len(found.ids) == want.max() + 1
@@ -216,13 +216,13 @@ def test_known_people_and_people_of_one_frame_change_nothing_else(seed, count, k
 def test_all_pairs_are_compared_once_and_not_once_a_round(monkeypatch):
     compared = []
 
-    def counted(ask, others, *rest, really=people._nearest):
+    def counted(ask, others, *rest, really=clustering._nearest):
         compared.append(len(ask) * len(others))
         return really(ask, others, *rest)
 
-    monkeypatch.setattr(people, "_nearest", counted)
+    monkeypatch.setattr(clustering, "_nearest", counted)
     vectors, _ = crowd(60, 12, 0.6)
-    people.cluster(vectors, threshold=0.8)
+    clustering.cluster(vectors, threshold=0.8)
     assert len(compared) > 5
     assert compared[0] == len(vectors) ** 2
     assert sum(compared) < 2 * len(vectors) ** 2
@@ -230,26 +230,26 @@ def test_all_pairs_are_compared_once_and_not_once_a_round(monkeypatch):
 
 def test_two_people_in_one_frame_are_never_one():
     vectors, _ = crowd(1, 6, 0.3)
-    labels, _ = people.cluster(vectors, threshold=0.8, apart=[(0, 1), (3, 1)])
+    labels, _ = clustering.cluster(vectors, threshold=0.8, apart=[(0, 1), (3, 1)])
     assert labels[0] != labels[1] != labels[3]
     assert len(set(labels)) == 2
 
 
 def test_known_people_are_never_merged():
     vectors, _ = crowd(1, 2, 0.1)
-    _, old = people.cluster(vectors, threshold=0.01)
-    labels, both = people.cluster(vectors + 0.001, previous=old, threshold=0.8)
+    _, old = clustering.cluster(vectors, threshold=0.01)
+    labels, both = clustering.cluster(vectors + 0.001, previous=old, threshold=0.8)
     assert len(both.ids) == 2
     assert set(labels) <= {0, 1}
 
 
 def test_nothing_and_nonsense():
-    labels, found = people.cluster(np.zeros((0, 128)), threshold=0.8)
+    labels, found = clustering.cluster(np.zeros((0, 128)), threshold=0.8)
     assert len(labels) == len(found.ids) == 0
     with pytest.raises(ValueError, match="finite"):
-        people.cluster(np.full((2, 4), np.nan), threshold=0.8)
+        clustering.cluster(np.full((2, 4), np.nan), threshold=0.8)
     with pytest.raises(ValueError, match="weights"):
-        people.cluster(np.zeros((2, 4)), np.zeros(2), threshold=0.8)
+        clustering.cluster(np.zeros((2, 4)), np.zeros(2), threshold=0.8)
 
 
 def test_directions_are_units_and_wider_vectors_have_no_mean():

@@ -30,9 +30,9 @@ from typing import Any
 import numpy as np
 
 from rigface import assets
-from rigface.face import people
 from rigface.face.geometry.landmarks import layout_of
-from rigface.face.people import People
+from rigface.face.identity import clustering
+from rigface.face.identity.clustering import People
 from rigface.types import Detection
 
 __all__ = [
@@ -252,4 +252,4 @@ def cluster(
     vectors = np.asarray(vectors, np.float64)
     if threshold is None:
         threshold = usual_threshold(vectors.shape[-1])
-    return people.cluster(directions(vectors), weights, previous, threshold=threshold, apart=apart)
+    return clustering.cluster(directions(vectors), weights, previous, threshold=threshold, apart=apart)

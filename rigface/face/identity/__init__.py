@@ -1,0 +1,1 @@
+"""Embed faces and cluster them by person."""
