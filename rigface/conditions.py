@@ -21,8 +21,8 @@ import numpy as np
 import torch
 
 from rigface.face.head.open_head import OpenHead
+from rigface.face.preview.warp import Preview, Previewer
 from rigface.face.render import render
-from rigface.face.warp import Preview, Previewer
 from rigface.image import linear_to_srgb
 from rigface.types import Conditions, Face, FaceParams
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from rigface.face.infill import behind
+from rigface.face.preview.inpainting import behind
 
 
 def disc(size: int, radius: float) -> np.ndarray:

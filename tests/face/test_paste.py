@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from rigface.face.paste import FEATHER, paste
+from rigface.face.preview.compositing import FEATHER, paste
 
 
 def affine(side: int, left: int, top: int) -> np.ndarray:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rigface.face.head.open_head import OpenHead
-from rigface.face.slits import LEFT_EYE, LIPS, RIGHT_EYE, boundary, closed, slits
+from rigface.face.preview.eye_mouth_openings import LEFT_EYE, LIPS, RIGHT_EYE, boundary, closed, slits
 
 HEAD = OpenHead.load()
 WEIGHTS, FACES = HEAD.subdivision(1)

@@ -8,7 +8,7 @@ from rigface.edits import EditSpec, LightEdit
 from rigface.face.controls.transfer import mix
 from rigface.face.geometry.camera import project, to_crop_px
 from rigface.face.head.open_head import OpenHead
-from rigface.face.warp import Previewer
+from rigface.face.preview.warp import Previewer
 from rigface.types import FaceParams
 
 

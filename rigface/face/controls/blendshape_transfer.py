@@ -22,8 +22,8 @@ from rigface.errors import BadEdit
 from rigface.face.controls.local_blendshapes import alone, skull_motion
 from rigface.face.head.head_model import Head
 from rigface.face.head.open_head import OpenHead
+from rigface.face.preview.eye_mouth_openings import LEFT_EYE, LIPS, RIGHT_EYE
 from rigface.face.reconstruction.landmark_fit import procrustes
-from rigface.face.slits import LEFT_EYE, LIPS, RIGHT_EYE
 
 # The landmarker's points for points 18 to 68 of the 68: brows, bridge and base of the nose, eyes, lips outside and inside.
 INNER = (

@@ -21,7 +21,7 @@ from functools import lru_cache
 import numpy as np
 
 from rigface.face.head.open_head import OpenHead
-from rigface.face.slits import LEFT_EYE, LIPS, RIGHT_EYE, boundary
+from rigface.face.preview.eye_mouth_openings import LEFT_EYE, LIPS, RIGHT_EYE, boundary
 from rigface.types import HeadSpec
 
 DAMPING = 8e-3  # metres: what a coefficient of 1 in a foreign axis must be worth

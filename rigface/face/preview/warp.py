@@ -27,17 +27,17 @@ import cv2
 import numpy as np
 import torch
 
-from rigface.face import paint
 from rigface.face.controls.local_blendshapes import supple, to_skull
 from rigface.face.geometry.camera import project, to_crop_px
 from rigface.face.geometry.rotation import to_matrix
 from rigface.face.head.open_head import OpenHead
-from rigface.face.infill import behind
 from rigface.face.lighting import shade
+from rigface.face.preview import pixel_kernel
+from rigface.face.preview.eye_mouth_openings import Slit, boundary, closed, slits
+from rigface.face.preview.inpainting import behind
+from rigface.face.preview.surround_mesh import RINGS, Skirt, skirt, strip
 from rigface.face.raster import rasterize
 from rigface.face.render import vertex_normals
-from rigface.face.skirt import RINGS, Skirt, skirt, strip
-from rigface.face.slits import Slit, boundary, closed, slits
 from rigface.types import FaceParams
 
 STEPS = 1
@@ -104,7 +104,7 @@ class Previewer:
         image, invented = np.empty_like(crop), np.zeros((size, size), np.float32)
         hard = np.zeros((0, 0), np.uint8) if mask is None else np.ascontiguousarray(mask)
         new_mask = np.empty_like(hard)
-        paint.paint(
+        pixel_kernel.paint(
             fragments.face[0].numpy(), fragments.barycentrics[0].numpy(), mesh.triangles.numpy(), table,
             _inside_of_mouth(crop, points[0]), np.ascontiguousarray(crop), hard, soft, back, hole, image, new_mask, invented,
         )  # fmt: skip
@@ -154,12 +154,12 @@ class _Mesh:
         strips = [slit.strip(before, after, eyes) for slit in self.slits]
         rims = np.concatenate([slit.rims for slit in self.slits])
         n = count + len(around.here) + len(rims)
-        table = np.zeros((n, paint.WIDTH), np.float32)
+        table = np.zeros((n, pixel_kernel.WIDTH), np.float32)
         mirrored = [k * ring + self.across for k in range(len(around.here) // ring)]
-        table[:, paint.HERE : paint.HERE + 2] = np.concatenate(
+        table[:, pixel_kernel.HERE : pixel_kernel.HERE + 2] = np.concatenate(
             [before[:, :2], around.here[:, :2], *[s[0] for s in strips]]
         )
-        table[:, paint.TWIN : paint.TWIN + 2] = np.concatenate(
+        table[:, pixel_kernel.TWIN : pixel_kernel.TWIN + 2] = np.concatenate(
             [before[self.mirror, :2], around.here[np.concatenate(mirrored), :2], *_twins(self.slits, strips)]
         )
         # What hangs around the face may be mirrored only where a mask keeps the background out of it.
@@ -167,9 +167,9 @@ class _Mesh:
         if masked:
             facing = around.normals[:, :ring, 2].numpy()
             sides[:-1] = np.maximum(_shown(facing, self.across), around.neck)
-        table[:, paint.SEEN] = np.concatenate([shown, sides.ravel(), shown[rims]])
-        table[count + len(around.here) :, paint.DARK : paint.TEETH + 1] = np.concatenate([s[2] for s in strips])
-        for column, ratio in ((paint.LIT, lit), (paint.TWIN_LIT, twin_lit)):
+        table[:, pixel_kernel.SEEN] = np.concatenate([shown, sides.ravel(), shown[rims]])
+        table[count + len(around.here) :, pixel_kernel.DARK : pixel_kernel.TEETH + 1] = np.concatenate([s[2] for s in strips])
+        for column, ratio in ((pixel_kernel.LIT, lit), (pixel_kernel.TWIN_LIT, twin_lit)):
             rings = ratio[count:]
             # Hair hangs less in the light of the face, a wrong mask shows less; without one, light would show on the wall.
             fade = (
@@ -273,8 +273,8 @@ def _layers(
     size = len(crop)
     width = 2 * round(SOFT_MASK * size) + 1
     soft = cv2.blur(mask, (width, width))
-    moved = np.abs(there[:, :2] - table[:, paint.HERE : paint.HERE + 2]).max()
-    if moved * 512 / size < paint.STILL_PX:
+    moved = np.abs(there[:, :2] - table[:, pixel_kernel.HERE : pixel_kernel.HERE + 2]).max()
+    if moved * 512 / size < pixel_kernel.STILL_PX:
         return soft, *nothing[1:]
     return soft, *behind(crop, mask)
 

@@ -1,0 +1,1 @@
+"""The network-free editor: warp, relight, fill in and composite."""
