@@ -20,7 +20,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch reads it
 import numpy as np
 import torch
 
-from rigface.face.raster import rasterize, rasterize_pytorch3d
+from rigface.face.rendering.rasterizer import rasterize, rasterize_pytorch3d
 
 SIZE, AROUND, DOWN = 512, 100, 71
 ROOT = Path(__file__).parent.parent

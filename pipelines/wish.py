@@ -187,8 +187,8 @@ def _light(wish: Wish, before: LightEdit | None) -> LightEdit | None:
         flag = f"--light-{next(iter(asked)).removesuffix('_deg')}"
         raise PlanError(f"{flag}: --hdr already says all of the light; use one or the other")
     from rigface.face.controls.transfer import exposure
-    from rigface.face.panorama import harmonics_of
-    from rigface.face.panorama import read as panorama
+    from rigface.face.rendering.environment_map import harmonics_of
+    from rigface.face.rendering.environment_map import read as panorama
 
     try:
         place = harmonics_of(panorama(wish.hdr), wish.hdr_turn)

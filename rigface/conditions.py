@@ -22,7 +22,7 @@ import torch
 
 from rigface.face.head.open_head import OpenHead
 from rigface.face.preview.warp import Preview, Previewer
-from rigface.face.render import render
+from rigface.face.rendering.renderer import render
 from rigface.image import linear_to_srgb
 from rigface.types import Conditions, Face, FaceParams
 

@@ -25,9 +25,9 @@ from rigface.face.analyzer import See, choose
 from rigface.face.controls.transfer import axes_of, borrowed, exposure, mix
 from rigface.face.geometry import alignment
 from rigface.face.geometry.rotation import to_degrees, to_matrix
-from rigface.face.lighting import direction
 from rigface.face.preview.compositing import paste
 from rigface.face.reconstruction.reconstructor import FitReconstructor
+from rigface.face.rendering.lighting import direction
 from rigface.model_paint import ModelPaint, check_codes, check_head
 from rigface.types import Detection, Face, FaceParams, HeadSpec
 

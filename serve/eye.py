@@ -26,9 +26,9 @@ from rigface.edits import NAMED, EditSpec, LightEdit
 from rigface.face.analyzer import See, choose
 from rigface.face.controls.transfer import exposure
 from rigface.face.geometry.contours import CONTOURS, POINTS
-from rigface.face.lighting import direction, lamp
 from rigface.face.preview.compositing import paste
 from rigface.face.reconstruction.albedo_light import AMBIENT
+from rigface.face.rendering.lighting import direction, lamp
 from rigface.image import decode, sniff
 from rigface.types import Conditions, Face, FaceParams
 from serve import traces

@@ -26,7 +26,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from rigface.face.machine_code import compiled
+from rigface.face.rendering.jit import compiled
 
 BITS = 32
 PLACES = ((0, 2), (2, 0), (1, 2), (2, 1))  # low enough to survive, high enough not to be seen

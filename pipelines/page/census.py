@@ -47,7 +47,7 @@ FLAGS = ("is_profile", "is_tiny", "is_blurred", "is_grey", "is_suspect")
 FLAT_CONTRAST = 0.1  # below this, directed over even light, a direction means nothing
 
 _LUMA = np.array([0.2126, 0.7152, 0.0722])
-# Gains of the harmonics 1, x, xz, 3z2-1 in `rigface.face.lighting`, which needs torch.
+# Gains of the harmonics 1, x, xz, 3z2-1 in `rigface.face.rendering.lighting`, which needs torch.
 _EVEN, _FIRST, _MIXED, _ZONAL = (
     sqrt(1 / (4 * pi)),
     sqrt(pi / 3),

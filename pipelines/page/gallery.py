@@ -184,8 +184,8 @@ def pictures(params: FaceParams, head: Any, px: int = RENDER_PX) -> dict[str, np
     """
     import torch
 
-    from rigface.face.lighting import shade
-    from rigface.face.render import render
+    from rigface.face.rendering.lighting import shade
+    from rigface.face.rendering.renderer import render
 
     with _one_thread(), torch.inference_mode():
         batch = params.map(lambda values: torch.tensor(values, dtype=torch.float32))
@@ -234,7 +234,7 @@ def relit(light: np.ndarray) -> np.ndarray:
     """
     import torch
 
-    from rigface.face.lighting import harmonics
+    from rigface.face.rendering.lighting import harmonics
 
     side = -1.0 if light_slope(light[None])[0][0, 0] > 0 else 1.0
     toward = np.array([0.8 * side, 0.5, 0.45])

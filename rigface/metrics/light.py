@@ -15,8 +15,8 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from rigface.face.lighting import harmonics, seen, shade
 from rigface.face.reconstruction.albedo_light import AMBIENT
+from rigface.face.rendering.lighting import harmonics, seen, shade
 
 BALL_PX = 48
 DIRECTED = 0.05  # a first band shorter than this share of the constant term has no direction to speak of

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rigface.face.lighting import direction, harmonics, lamp, mirrored, seen, shade
+from rigface.face.rendering.lighting import direction, harmonics, lamp, mirrored, seen, shade
 
 
 def random_normals(*shape):

@@ -12,7 +12,7 @@ from rigface.errors import BadEdit
 from rigface.face.controls.transfer import ALWAYS_SOURCE, GIVEN_BY, axes_of, borrowed, exposure, light_of, mix
 from rigface.face.geometry.rotation import to_degrees, to_matrix
 from rigface.face.head.open_head import OpenHead
-from rigface.face.lighting import shade
+from rigface.face.rendering.lighting import shade
 from rigface.types import FaceParams, HeadSpec
 
 NAMES = (

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from rigface.errors import BadImage
-from rigface.face.lighting import lamp, shade
-from rigface.face.panorama import harmonics_of, read
+from rigface.face.rendering.environment_map import harmonics_of, read
+from rigface.face.rendering.lighting import lamp, shade
 from rigface.image import encode_png
 
 DIRECTIONS = {"up": (0, 1, 0), "down": (0, -1, 0), "camera": (0, 0, 1), "back": (0, 0, -1), "right": (1, 0, 0), "left": (-1, 0, 0)}  # fmt: skip

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from scipy.spatial import Delaunay
 
-from rigface.face import raster
 from rigface.face.geometry.camera import to_crop_px
 from rigface.face.head.safe_pickle import load
-from rigface.face.machine_code import compiled
-from rigface.face.raster import rasterize, rasterize_pytorch3d
+from rigface.face.rendering import rasterizer
+from rigface.face.rendering.jit import compiled
+from rigface.face.rendering.rasterizer import rasterize, rasterize_pytorch3d
 
 SQUARE = torch.tensor([[0, 2, 1], [0, 3, 2]])  # anticlockwise to the eye, with y down in pixels
 
@@ -137,7 +137,7 @@ def test_a_face_of_missing_vertices_is_refused():
 
 def test_a_disk_that_cannot_be_written_does_not_stop_it(monkeypatch):
     monkeypatch.setattr("numba.core.caching.CacheImpl._locator_classes", [])
-    kernel = compiled.__wrapped__(raster._draw)
+    kernel = compiled.__wrapped__(rasterizer._draw)
     out = torch.full((2, 2), -1, dtype=torch.int32)
     kernel.py_func(  # the same loop, uncompiled
         square(0, 0, 2, 2)[0].double().numpy(),

@@ -6,9 +6,9 @@ import torch
 
 from rigface.face.geometry.rotation import from_degrees, to_degrees, to_matrix
 from rigface.face.head.open_head import OpenHead
-from rigface.face.lighting import harmonics
 from rigface.face.reconstruction.landmark_fit import OUTER_EYES
 from rigface.face.reconstruction.reconstructor import FitReconstructor, load_reconstructor, sample_colours
+from rigface.face.rendering.lighting import harmonics
 from rigface.image import linear_to_srgb, srgb8_to_linear
 
 cv2 = pytest.importorskip("cv2")

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from rigface.face.head.head_model import Head
-from rigface.face.render import paint, render, vertex_normals
+from rigface.face.rendering.renderer import paint, render, vertex_normals
 from rigface.types import FaceParams
 
 PICTURED = [0, 3]  # the faces whose pictures the fixture keeps

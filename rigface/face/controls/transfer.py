@@ -19,8 +19,8 @@ from rigface.errors import BadEdit
 from rigface.face.controls.blendshape_transfer import NamedAxes
 from rigface.face.controls.local_blendshapes import alone, skull_motion
 from rigface.face.geometry.rotation import from_degrees, to_axis_angle, to_degrees, to_matrix
-from rigface.face.lighting import lamp, seen
 from rigface.face.reconstruction.albedo_light import AMBIENT
+from rigface.face.rendering.lighting import lamp, seen
 from rigface.types import FaceParams, HeadSpec
 
 GIVEN_BY = {

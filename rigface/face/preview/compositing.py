@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from rigface.face.geometry import alignment
-from rigface.face.machine_code import compiled
+from rigface.face.rendering.jit import compiled
 
 FEATHER = 0.08  # of the crop's side, over which an edit fades into the frame around it
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from rigface.face.machine_code import compiled
+from rigface.face.rendering.jit import compiled
 
 # Columns of the vertex table.
 HERE, TWIN, SEEN, DARK, TONGUE, TEETH, LIT, TWIN_LIT, WIDTH = 0, 2, 4, 5, 6, 7, 8, 11, 14

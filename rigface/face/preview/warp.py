@@ -31,13 +31,13 @@ from rigface.face.controls.local_blendshapes import supple, to_skull
 from rigface.face.geometry.camera import project, to_crop_px
 from rigface.face.geometry.rotation import to_matrix
 from rigface.face.head.open_head import OpenHead
-from rigface.face.lighting import shade
 from rigface.face.preview import pixel_kernel
 from rigface.face.preview.eye_mouth_openings import Slit, boundary, closed, slits
 from rigface.face.preview.inpainting import behind
 from rigface.face.preview.surround_mesh import RINGS, Skirt, skirt, strip
-from rigface.face.raster import rasterize
-from rigface.face.render import vertex_normals
+from rigface.face.rendering.lighting import shade
+from rigface.face.rendering.rasterizer import rasterize
+from rigface.face.rendering.renderer import vertex_normals
 from rigface.types import FaceParams
 
 STEPS = 1

@@ -25,8 +25,8 @@ import torch
 from torch import Tensor
 
 from rigface.face.head.open_head import SKIN_LUMINANCE, OpenHead
-from rigface.face.lighting import harmonics, lamp
-from rigface.face.render import vertex_normals
+from rigface.face.rendering.lighting import harmonics, lamp
+from rigface.face.rendering.renderer import vertex_normals
 
 STEPS = 1  # subdivision: normals of 1,833 vertices are smooth enough
 ROUNDS = 2

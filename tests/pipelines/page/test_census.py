@@ -11,7 +11,7 @@ from pipelines.page import charts
 from pipelines.page.census import LIGHT_RINGS_DEG, FaceCensus, Histogram, Spot, light_slope
 from pipelines.page.inputs import TABLE_ROWS, InputCensus
 from rigface import schema
-from rigface.face.lighting import shade
+from rigface.face.rendering.lighting import shade
 
 
 @settings(max_examples=10, deadline=None)

@@ -13,7 +13,7 @@ from pipelines.page import gallery
 from pipelines.page.census import Spot
 from rigface import schema
 from rigface.face.head.open_head import OpenHead
-from rigface.face.lighting import shade
+from rigface.face.rendering.lighting import shade
 from rigface.types import CROP_PX, HeadSpec
 
 

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from rigface.errors import BadImage
-from rigface.face.lighting import harmonics
+from rigface.face.rendering.lighting import harmonics
 from rigface.image import decode, srgb8_to_linear
 
 WORK_PX = 256  # height that panoramas are averaged down to first: nine numbers know nothing finer

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rigface.face.machine_code import compiled
+from rigface.face.rendering.jit import compiled
 
 _BITS = 16  # fraction bits of a snapped coordinate, where the picture is not so large that products overflow
 

@@ -24,8 +24,8 @@ from torch import Tensor
 
 from rigface.face.geometry import camera as cameras
 from rigface.face.head.head_model import Head
-from rigface.face.lighting import shade
-from rigface.face.raster import Fragments, rasterize
+from rigface.face.rendering.lighting import shade
+from rigface.face.rendering.rasterizer import Fragments, rasterize
 from rigface.types import FaceParams
 
 _CLAY = 0.5  # the albedo of a head that comes without one

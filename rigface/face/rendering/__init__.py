@@ -1,0 +1,1 @@
+"""Rasterise and light a head."""
