@@ -18,7 +18,7 @@ import torch
 from model_step import commit, machine
 from torch import nn
 
-from rigface.model.convolution import GatheredConv2d, gather
+from rigface.model.gathered_conv import GatheredConv2d, gather
 
 RESULTS = Path(__file__).parent / "results" / "convolution.json"
 LAYERS = (

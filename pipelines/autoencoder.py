@@ -3,7 +3,7 @@
 Path: OUT/faces of `extract` -> crops -> `patches.components` -> `AutoencoderKL` -> OUT/vae, which `encode` and `train` read.
 Models that start from Stable Diffusion bring their autoencoder along and never come here.
 
-Nothing is trained: the network is the principal components of squares of the crops (`rigface/model/patches.py`), found in
+Nothing is trained: the network is the principal components of squares of the crops (`rigface/model/pca_autoencoder.py`), found in
 one pass over at most `most` of them. People held out are only measured on.
 """
 
@@ -24,7 +24,7 @@ from pipelines.split import split_of
 from rigface.errors import PlanError
 from rigface.image import decode as decode_picture
 from rigface.model.latents import decode, encode
-from rigface.model.patches import components, patch_autoencoder
+from rigface.model.pca_autoencoder import components, patch_autoencoder
 from rigface.model.weights import WEIGHTS, write_safetensors
 from rigface.storage.store import Store
 

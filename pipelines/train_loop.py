@@ -39,12 +39,12 @@ from pipelines.validate import Validation
 from rigface.errors import PlanError
 from rigface.examples import ExampleSpec
 from rigface.model import checkpoint as checkpoints
-from rigface.model import tune
+from rigface.model import finetuning
 from rigface.model.checkpoint import Checkpoint
 from rigface.model.diffusion import Dropout, draw, row_losses
 from rigface.model.ema import Average
 from rigface.model.latents import LatentExample
-from rigface.model.picture_loss import decoded_loss
+from rigface.model.pixel_loss import decoded_loss
 from rigface.storage.store import Store
 
 MODEL = "model"
@@ -65,7 +65,7 @@ class Trainee:
                 f"trust is for a bridge from the preview; this model is {self.loaded.config.process.kind!r}"
             )
         self.inner = self.loaded.model
-        self.trained = tune.select(self.inner, config.tune, config.lora_rank)
+        self.trained = finetuning.select(self.inner, config.tune, config.lora_rank)
         if config.checkpointing:
             self.inner.enable_gradient_checkpointing()
         self.inner.train().to(device)
@@ -112,7 +112,7 @@ class Trainee:
             whole: Any = get_model_state_dict(
                 self.inner, options=StateDictOptions(full_state_dict=True, cpu_offload=True)
             )
-        return tune.merged(whole)
+        return finetuning.merged(whole)
 
     def autocast(self) -> AbstractContextManager:
         """bfloat16, where the config wants it and FSDP does not see to it."""

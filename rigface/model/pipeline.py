@@ -32,7 +32,7 @@ from rigface.image import to_image, to_tensor
 from rigface.model import checkpoint as checkpoints
 from rigface.model.attention import Memory
 from rigface.model.checkpoint import Checkpoint, ModelConfig
-from rigface.model.convolution import gather
+from rigface.model.gathered_conv import gather
 from rigface.model.latents import LatentConditions, decode, encode, lost_detail, shrinkage
 from rigface.model.sampling import Crowd, Guidance, Walk, seeded
 from rigface.types import Conditions

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from rigface.model import checkpoint, convolution
-from rigface.model.convolution import GatheredConv2d, gather
+from rigface.model import checkpoint, gathered_conv
+from rigface.model.gathered_conv import GatheredConv2d, gather
 from rigface.model.pipeline import RigFacePipeline
 
 
@@ -48,7 +48,7 @@ def test_other_layers_stay_what_they_are():
 
 
 def test_a_model_edits_trains_and_is_saved_as_before(tmp_path, monkeypatch):
-    monkeypatch.setattr(convolution, "WEIGHTS_PER_PIXEL", 1)  # so that the toy gathers somewhere
+    monkeypatch.setattr(gathered_conv, "WEIGHTS_PER_PIXEL", 1)  # so that the toy gathers somewhere
     toy, same = checkpoint.tiny(), checkpoint.tiny()
     gather(toy.model)
     kinds = [type(layer) for layer in toy.model.modules()]

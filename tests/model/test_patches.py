@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from rigface.model.latents import decode, encode, patch, shrinkage
-from rigface.model.patches import GROUPS, components, patch_autoencoder
+from rigface.model.pca_autoencoder import GROUPS, components, patch_autoencoder
 from rigface.model.pipeline import RigFacePipeline
 
 

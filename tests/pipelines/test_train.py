@@ -17,7 +17,7 @@ from pipelines.train_config import PRESETS, Networks, TrainConfig, debug
 from pipelines.train_loop import learning_rate, loop
 from rigface.errors import PlanError
 from rigface.examples import LatentSpec
-from rigface.model import checkpoint, tune
+from rigface.model import checkpoint, finetuning
 from rigface.model.diffusion import Dropout, Process, denoising_loss
 from rigface.model.ema import Average
 from rigface.model.latents import LatentConditions, LatentExample
@@ -144,7 +144,7 @@ def test_average_follows_and_swaps_back():
 def test_low_rank_begins_as_the_model_and_is_saved_under_its_names():
     made, plain = checkpoint.tiny().model, checkpoint.tiny().model
     whole = sum(p.numel() for p in made.parameters())
-    assert tune.select(made, "lora", rank=2) < 0.2 * whole
+    assert finetuning.select(made, "lora", rank=2) < 0.2 * whole
     latents, time_, code = torch.randn(2, 4, 16, 16), torch.tensor([5, 9]), torch.randn(2, 52)
     with torch.no_grad():
         torch.testing.assert_close(
@@ -154,14 +154,14 @@ def test_low_rank_begins_as_the_model_and_is_saved_under_its_names():
             if name.endswith(".up"):
                 parameter.normal_(std=0.1)
         changed = made(latents, time_, latents, latents, code, reference=latents)
-        plain.load_state_dict(tune.merged(made.state_dict()))
+        plain.load_state_dict(finetuning.merged(made.state_dict()))
         torch.testing.assert_close(plain(latents, time_, latents, latents, code, reference=latents), changed)
 
 
-@pytest.mark.parametrize("how", tune.TUNE)
+@pytest.mark.parametrize("how", finetuning.TUNE)
 def test_everything_trained_gets_a_gradient(how):
     model = checkpoint.tiny().model
-    assert tune.select(model, how, rank=2) > 0
+    assert finetuning.select(model, how, rank=2) > 0
     for name, parameter in model.named_parameters():
         if name.endswith(".up"):
             torch.nn.init.normal_(parameter)  # from zero, `down` would have no gradient in the first step
