@@ -1,4 +1,4 @@
-"""A child process (`rigface/child.py`) whose numbers its parent tells, who is on the cluster.
+"""A child process (`rigface/worker_process.py`) whose numbers its parent tells, who is on the cluster.
 
 Path: a stage -> `Child(...)(argument)` -> the call in the child; there `measures.tell` -> here -> Ray.
 """
@@ -9,14 +9,14 @@ from collections.abc import Callable
 from typing import Any
 
 from pipelines import measures
-from rigface import child
-from rigface.child import ChildDied
+from rigface import worker_process
+from rigface.worker_process import ChildDied
 
 __all__ = ["Child", "ChildDied"]
 
 
-class Child(child.Child):
-    """As `rigface.child.Child`."""
+class Child(worker_process.Child):
+    """As `rigface.worker_process.Child`."""
 
     module = "pipelines.child"
 
@@ -31,4 +31,4 @@ def _listen(say: Callable[[Any], None]) -> None:
 
 
 if __name__ == "__main__":
-    child.run(_listen)
+    worker_process.run(_listen)

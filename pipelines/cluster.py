@@ -1,6 +1,6 @@
 """Be on a Ray cluster: the caller's, one that is joined, or one of our own on this machine.
 
-A cluster of our own lets in nobody else: `rigface/cluster_token.py`.
+A cluster of our own lets in nobody else: `rigface/ray_auth.py`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import threading
 from collections.abc import Iterator
 
 from pipelines.config import Extract
-from rigface.cluster_token import authenticate
+from rigface.ray_auth import authenticate
 
 CORE = re.compile(
     rb"\[\d{4}-\d\d-\d\d [\d:,]+ [IWE] \d+ \d+\] \S+\.cc:"

@@ -1,6 +1,6 @@
-"""A clip edited, or a picture animated, as a file: what `rigface/clip.py` shows, written frame by frame.
+"""A clip edited, or a picture animated, as a file: what `rigface/video_editor.py` shows, written frame by frame.
 
-Path: `edit.py` -> `rigface.clip` -> Film, a bar on the terminal, and the table of what was asked against what was reached.
+Path: `edit.py` -> `rigface.video_editor` -> Film, a bar on the terminal, and the table of what was asked against what was reached.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pipelines.edit_words import Rows
-    from rigface.clip import Reading, Samples, Shown
     from rigface.editor import Editor
     from rigface.video.decode import VideoInfo
+    from rigface.video_editor import Reading, Samples, Shown
 
 
 def edit_clip(job: EditJob, spec: EditSpec, editor: Editor, givers: Mapping[Trait, Face]) -> Outcome:
     """The same edit on every frame of a clip."""
-    from rigface.clip import How, Reading, edited
+    from rigface.video_editor import How, Reading, edited
 
     info = _probed(job.source)
     clip = Reading(str(job.source), info.fps)
@@ -44,8 +44,8 @@ def animate_picture(
     job: AnimateJob, spec: EditSpec, editor: Editor, givers: Mapping[Trait, Face], taken: frozenset[Trait]
 ) -> Outcome:
     """A picture's face, moved as the face of a clip moves."""
-    from rigface.clip import How, Reading, animated, reduced
     from rigface.face.analyzer import choose
+    from rigface.video_editor import How, Reading, animated, reduced
 
     info = _probed(job.driving)
     image = reduced(picture(job.source), job.max_side)
@@ -70,8 +70,8 @@ def _write(
     editor: Editor,
     words: str,
 ) -> Outcome:
-    from rigface.clip import Samples
     from rigface.video.writer import Film
+    from rigface.video_editor import Samples
 
     began = time.monotonic()
     video = job.source if isinstance(job, EditJob) else job.driving

@@ -63,7 +63,7 @@ def contestant(name: str, place: str, seeds: int, device: str, size: int, head: 
     if place == PREVIEW:
         return Contestant(name, ("texture", size, "expression"), lambda conditions, _: conditions.render)
     from rigface.model.pipeline import RigFacePipeline
-    from rigface.model_paint import ModelPaint, check_head
+    from rigface.model_editor import ModelPaint, check_head
 
     pipe = RigFacePipeline.from_pretrained(place, device, autocast="auto")
     check_head(pipe, head)

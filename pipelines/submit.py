@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from pipelines import budget
-from rigface.cluster_token import authenticate
 from rigface.errors import NoCluster, PlanError
+from rigface.ray_auth import authenticate
 
 CLUSTER = "http://127.0.0.1:8265"
 JOBS = ("extract", "identities", "pair", "autoencoder", "encode", "train", "evaluate")

@@ -28,7 +28,7 @@ from rigface.face.geometry.rotation import to_degrees, to_matrix
 from rigface.face.preview.compositing import paste
 from rigface.face.reconstruction.reconstructor import FitReconstructor
 from rigface.face.rendering.lighting import direction
-from rigface.model_paint import ModelPaint, check_codes, check_head
+from rigface.model_editor import ModelPaint, check_codes, check_head
 from rigface.types import Detection, Face, FaceParams, HeadSpec
 
 PREVIEW = "preview"  # the name of the editor without a model, where a checkpoint may be named

@@ -1,6 +1,6 @@
 """A clip edited, or a picture animated: a piece at a time, so that a killed service goes on where it stopped.
 
-Path: a `Job` of the kind `video` or `animation` -> `rigface.clip`, with decoders in processes of their own, eyes of this process
+Path: a `Job` of the kind `video` or `animation` -> `rigface.video_editor`, with decoders in processes of their own, eyes of this process
 and the painter of everybody -> pieces of some seconds on the shelf -> joined, with the clip's sound -> sealed -> the result.
 
 A piece is done when its record (`part/<n>.json`) is there: the times of its pictures, and the numbers measured on them. What is
@@ -23,7 +23,6 @@ from typing import Any
 
 import numpy as np
 
-from rigface.clip import How, Reading, Samples, Shown, animated, edited, reduced
 from rigface.editor import Editor, Paint, numbers
 from rigface.face.analyzer import See, choose
 from rigface.image import decode
@@ -31,6 +30,7 @@ from rigface.types import Conditions, Face
 from rigface.video.decode import VideoInfo
 from rigface.video.sandbox import Decoders, Joined
 from rigface.video.writer import Film
+from rigface.video_editor import How, Reading, Samples, Shown, animated, edited, reduced
 from serve.api import PREVIEW, AnimationJob, Canvas, PaintOptions, VideoJob
 from serve.eye import composer_of
 from serve.job_batch import patiently

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from rigface.cluster_token import authenticate
+from rigface.ray_auth import authenticate
 
 READY_S = 180.0
 CALM = {"log_level": "WARNING"}  # Serve's own lines; each request has one of ours

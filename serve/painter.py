@@ -128,7 +128,7 @@ class Studio:
             from rigface.face.head.open_head import OpenHead
             from rigface.model.checkpoint import config_of
             from rigface.model.pipeline import RigFacePipeline
-            from rigface.model_paint import check_codes, check_head
+            from rigface.model_editor import check_codes, check_head
 
             check_codes(config_of(place))
             pipeline = RigFacePipeline.from_pretrained(place, device, autocast="auto")

@@ -132,7 +132,7 @@ class Watch:
         self._last: dict[int, float] = {}
 
     def __call__(self, frame: Frame, seen: list[tuple[int, Face]]) -> None:
-        """As `rigface.clip.Met`.
+        """As `rigface.video_editor.Met`.
 
         Raises:
             Trouble: as soon as it is certain that the clip may not be made.

@@ -1,6 +1,6 @@
 """Videos that nobody vouches for, read in processes of their own: as `video.py` and `splice.py` do, at the price of a copy.
 
-Path: clips of the service's callers -> `Decoders` -> `rigface/child.py` -> here, in the child -> frames -> `clip.py`, `watermark.py`.
+Path: clips of the service's callers -> `Decoders` -> `rigface/worker_process.py` -> here, in the child -> frames -> `clip.py`, `watermark.py`.
 
 A file that crashes its decoder, makes it hang, or has it ask for too much memory, costs its reader an error and this machine a
 process of some megabytes. A frame goes from one process to the other as it is: 1920 x 1080 px in 7 ms.
@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rigface.child import Child, ChildDied
 from rigface.errors import BadVideo
 from rigface.types import Frame
 from rigface.video.decode import VideoInfo, frames, probe
+from rigface.worker_process import Child, ChildDied
 
 File = str | bytes
 """A path, or the content."""

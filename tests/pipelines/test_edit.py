@@ -11,7 +11,6 @@ from pipelines.cli import main
 from pipelines.edit import EditJob, Engine, edit
 from pipelines.strip import GAP_PX, PANEL_PX
 from pipelines.wish import Wish
-from rigface.clip import Followed, carried, needed
 from rigface.editor import Editor, usual_checkpoint
 from rigface.edits import EditSpec, LightEdit
 from rigface.errors import PlanError
@@ -19,6 +18,7 @@ from rigface.face.analyzer import See
 from rigface.image import decode, encode_jpeg, encode_png
 from rigface.types import Frame
 from rigface.video.decode import frames
+from rigface.video_editor import Followed, carried, needed
 
 from .made_faces import dataset
 

@@ -54,7 +54,7 @@ class Child:
         silence_s: how long it may go without a sign of life.
     """
 
-    module = "rigface.child"  # which runs as the child
+    module = "rigface.worker_process"  # which runs as the child
 
     def __init__(self, target: str, kwargs: dict[str, Any], silence_s: float) -> None:
         self.silence_s = silence_s
