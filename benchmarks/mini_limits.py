@@ -23,11 +23,11 @@ from model_step import commit
 
 from pipelines import held_out
 from pipelines.encode import parts_of
+from rigface.evaluation.estimator import Judge
 from rigface.examples import examples_of
 from rigface.metrics.gain import gain
 from rigface.metrics.geometry import distances, stack
 from rigface.metrics.image import psnr
-from rigface.metrics.judge import Judge
 from rigface.model.pipeline import RigFacePipeline
 from rigface.storage.store import Store
 from rigface.types import Example

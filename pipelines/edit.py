@@ -251,8 +251,8 @@ def rows_of(source: FaceParams, wanted: FaceParams, found: FaceParams | None, sp
 
     Of an expression that was copied, the few axes that changed most.
     """
+    from rigface.evaluation.estimator import achieved
     from rigface.face.controls.transfer import axes_of, exposure
-    from rigface.metrics.judge import achieved
 
     is_relative = spec.light is None or spec.light.relative
     unit = exposure(source.light) if is_relative else 1.0

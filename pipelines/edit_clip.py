@@ -94,7 +94,7 @@ def _write(
 
 def means(samples: Samples, spec: EditSpec, editor: Editor) -> list[Rows]:
     """Means over the frames looked at again, per track."""
-    from rigface.metrics.judge import Number
+    from rigface.evaluation.estimator import Number
 
     out: list[Rows] = []
     for kept in samples.kept.values():

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from rigface.metrics.judge import Number
+    from rigface.evaluation.estimator import Number
 
     Rows = list[tuple[str, float, Number]]
 

@@ -33,7 +33,7 @@ from rigface.storage.store import Store
 
 if TYPE_CHECKING:
     from pipelines.evaluate_tasks import Examples, Faces, Item
-    from rigface.metrics.card import ReportCard
+    from rigface.evaluation.report_card import ReportCard
 
 ABOUT = "rigface.json"
 UNIT = 8  # tasks per unit of work
@@ -182,7 +182,7 @@ def _plan(source: Examples | Faces, config: EvaluateConfig) -> list[Item]:
 
 def _units(items: list[Item], config: EvaluateConfig, places: dict[str, str], size: int) -> list[Unit]:
     """Tasks in units with deterministic names: of the tasks, and of everything that decides what becomes of them."""
-    from rigface.metrics.report import VERSION
+    from rigface.evaluation.report import VERSION
 
     fixed = [VERSION, sorted((n, p, fingerprint(p)) for n, p in places.items()), config.seeds, size, config.data]
     units = []

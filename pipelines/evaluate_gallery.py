@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from html import escape
 from typing import Any
 
-from rigface.metrics.controls import CONTROLS, COPY_SOURCE, COPY_TARGET
+from rigface.evaluation.baselines import CONTROLS, COPY_SOURCE, COPY_TARGET
 
 Row = dict[str, Any]
 Words = Callable[[Row], str]

@@ -16,10 +16,10 @@ import pyarrow.parquet as pq
 
 from pipelines.evaluate_gallery import gallery
 from pipelines.evaluate_tasks import SELF_EDITS
-from rigface.metrics import report
-from rigface.metrics.card import ReportCard, card
-from rigface.metrics.controls import CONTROLS
-from rigface.metrics.headline import Headline, headlines
+from rigface.evaluation import report
+from rigface.evaluation.baselines import CONTROLS
+from rigface.evaluation.report_card import ReportCard, card
+from rigface.evaluation.summary import Headline, headlines
 from rigface.storage.store import Store, sharded
 
 if TYPE_CHECKING:

@@ -15,13 +15,13 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.evaluate_tasks import Examples, Faces, Item, Style, Task
+from rigface.evaluation import report
+from rigface.evaluation.baselines import controls
+from rigface.evaluation.estimator import Judge
+from rigface.evaluation.rows import measure
+from rigface.evaluation.samples import Edited
 from rigface.image import encode_jpeg, to_image, to_tensor
-from rigface.metrics import report
-from rigface.metrics.cases import Edited
-from rigface.metrics.controls import controls
 from rigface.metrics.image import resized
-from rigface.metrics.judge import Judge
-from rigface.metrics.measure import measure
 from rigface.storage.store import Store, sharded
 
 if TYPE_CHECKING:

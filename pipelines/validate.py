@@ -75,9 +75,9 @@ class Validation:
         return numbers
 
     def _judged(self, example: Example, made: np.ndarray) -> dict[str, float]:
+        from rigface.evaluation.estimator import Judge
         from rigface.metrics.gain import gain
         from rigface.metrics.geometry import distances, stack
-        from rigface.metrics.judge import Judge
 
         if self._judge is None:
             self._judge = Judge.load()

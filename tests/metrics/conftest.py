@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from rigface.edits import LightEdit
+from rigface.evaluation.estimator import Seen
 from rigface.face.controls.transfer import light_of
 from rigface.face.geometry.rotation import from_degrees, to_axis_angle
-from rigface.metrics.judge import Seen
 from rigface.types import FaceParams, HeadSpec
 
 HEAD = HeadSpec("toy", "1", shape=2, expression=2, albedo=1, expression_names=("jawOpen", "mouthSmileLeft"))

@@ -8,12 +8,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from rigface.edits import EditSpec
-from rigface.metrics import report
-from rigface.metrics.card import card, compare
-from rigface.metrics.cases import Edited
-from rigface.metrics.controls import COPY_SOURCE, COPY_TARGET, FLOOR, controls
-from rigface.metrics.fairness import fairness
-from rigface.metrics.measure import measure
+from rigface.evaluation import report
+from rigface.evaluation.baselines import COPY_SOURCE, COPY_TARGET, FLOOR, controls
+from rigface.evaluation.fairness import fairness
+from rigface.evaluation.report_card import card, compare
+from rigface.evaluation.rows import measure
+from rigface.evaluation.samples import Edited
 
 from .conftest import Painted, paint
 

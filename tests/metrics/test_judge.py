@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from rigface.edits import NAMED, EditSpec, LightEdit
+from rigface.evaluation.estimator import Judge, achieved
 from rigface.face.controls.transfer import light_of
 from rigface.face.geometry.rotation import from_degrees, to_axis_angle
-from rigface.metrics.judge import Judge, achieved
 from rigface.testing import fakes
 from rigface.types import FaceParams, HeadSpec
 
@@ -175,7 +175,7 @@ def test_the_real_judge_trembles_little_on_a_frame_of_the_clip(fixtures):
     pytest.importorskip("mediapipe")
     pytest.importorskip("dlib")
     from rigface.errors import MissingAsset
-    from rigface.metrics.controls import jittered
+    from rigface.evaluation.baselines import jittered
     from rigface.metrics.geometry import apd_mp, rotation_errors_deg
     from rigface.metrics.identity import DLIB_SAME, distance
     from rigface.video.decode import frames

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from rigface.edits import EditSpec, LightEdit
-from rigface.metrics.cases import Edited, traits_of
-from rigface.metrics.controls import COPY_SOURCE, COPY_TARGET, FLOOR, ROUND_TRIP, controls, jittered
-from rigface.metrics.measure import measure
+from rigface.evaluation.baselines import COPY_SOURCE, COPY_TARGET, FLOOR, ROUND_TRIP, controls, jittered
+from rigface.evaluation.rows import measure
+from rigface.evaluation.samples import Edited, traits_of
 
 from .conftest import paint, read
 

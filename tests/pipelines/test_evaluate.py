@@ -18,11 +18,11 @@ from pipelines.pair import PairConfig, PairSettings, pair
 from pipelines.split import split_of
 from rigface.edits import LightEdit
 from rigface.errors import PlanError
+from rigface.evaluation.baselines import CONTROLS, COPY_SOURCE, COPY_TARGET
+from rigface.evaluation.estimator import Judge, Seen
 from rigface.face.controls.transfer import light_of
 from rigface.face.geometry.rotation import from_degrees, to_axis_angle
 from rigface.face.head.open_head import OpenHead
-from rigface.metrics.controls import CONTROLS, COPY_SOURCE, COPY_TARGET
-from rigface.metrics.judge import Judge, Seen
 from rigface.model import checkpoint
 from rigface.model.diffusion import Process
 from rigface.storage.store import Store

@@ -15,7 +15,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from rigface.metrics.cases import Edited
+from rigface.evaluation.samples import Edited
 
 COPY_SOURCE, COPY_TARGET, ROUND_TRIP, FLOOR = "copy source", "copy target", "VAE round trip", "estimator floor"
 CONTROLS = (COPY_SOURCE, COPY_TARGET, ROUND_TRIP, FLOOR)

@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rigface.evaluation import measurements
+from rigface.evaluation.baselines import CONTROLS, FLOOR
+from rigface.evaluation.estimator import Judge, Seen
+from rigface.evaluation.samples import Case, Edited, traits_of
 from rigface.face.controls.transfer import mix
-from rigface.metrics import columns, image
-from rigface.metrics.cases import Case, Edited, traits_of
-from rigface.metrics.controls import CONTROLS, FLOOR
-from rigface.metrics.judge import Judge, Seen
+from rigface.metrics import image
 
 if TYPE_CHECKING:
     from rigface.face.head.head_model import Head
@@ -75,10 +76,10 @@ def measure(
             cases.append(Case(one, source, output, target, goal, wanted, one.model == FLOOR))
             places.append(place)
     if cases:
-        numbers = columns.numbers(cases, judge, head, lpips)
+        numbers = measurements.numbers(cases, judge, head, lpips)
         for k, place in enumerate(places):
             rows[place] |= {name: _plain(values[k]) for name, values in numbers.items()}
-            rows[place] |= columns.swept(cases[k], judge)
+            rows[place] |= measurements.swept(cases[k], judge)
     return rows
 
 

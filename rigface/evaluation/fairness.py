@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from rigface.evaluation.metric_registry import METRICS, Metric, column, values_of
 from rigface.metrics import identity
 from rigface.metrics.light import ita_class
 from rigface.metrics.statistics import Group, with_failures, worst_first
-from rigface.metrics.table import METRICS, Metric, column, values_of
 
 if TYPE_CHECKING:
-    from rigface.metrics.measure import Row
+    from rigface.evaluation.rows import Row
 
 FACE_PX_EDGES = (0.0, 64.0, 96.0, 128.0, 192.0, 256.0, 1e9)
 FAIR = ("identity", "pose_deg", "expression_rmse", "light_rmse")  # what the table is about

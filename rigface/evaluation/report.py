@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from rigface.metrics.card import CardRow, ReportCard
+from rigface.evaluation.metric_registry import METRICS, Cell
+from rigface.evaluation.report_card import CardRow, ReportCard
 from rigface.metrics.leakage import edited_traits
-from rigface.metrics.table import METRICS, Cell
 
 if TYPE_CHECKING:
-    from rigface.metrics.measure import Row
+    from rigface.evaluation.rows import Row
 
 VERSION = "evaluation/1"
 LINEAR, CLIPS = "Does more asked give more done?", "Clips: how smooth, and who is left at the end"

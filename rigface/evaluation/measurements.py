@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rigface.edits import EditSpec
+from rigface.evaluation.estimator import Judge, Seen, achieved
+from rigface.evaluation.samples import Case, traits_of
 from rigface.face.controls.transfer import exposure
 from rigface.face.geometry.rotation import to_degrees, to_matrix
 from rigface.metrics import geometry, identity, image, light
-from rigface.metrics.cases import Case, traits_of
-from rigface.metrics.judge import Judge, Seen, achieved
 
 if TYPE_CHECKING:
     from rigface.face.head.head_model import Head

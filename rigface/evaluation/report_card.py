@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from rigface.evaluation.baselines import CONTROLS, FLOOR
+from rigface.evaluation.fairness import Fairness, fairness, turns, worst_group
+from rigface.evaluation.metric_registry import METRICS, Cell, cell, column, values_of
 from rigface.metrics import identity, image, leakage
-from rigface.metrics.controls import CONTROLS, FLOOR
-from rigface.metrics.fairness import Fairness, fairness, turns, worst_group
 from rigface.metrics.gain import Linearity, linearity
 from rigface.metrics.statistics import DRAWS, Difference, paired, with_failures
-from rigface.metrics.table import METRICS, Cell, cell, column, values_of
 from rigface.metrics.video import Smoothness, smoothness
 
 if TYPE_CHECKING:
-    from rigface.metrics.measure import Row
+    from rigface.evaluation.rows import Row
 
 
 @dataclass(frozen=True, eq=False)

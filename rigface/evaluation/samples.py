@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rigface.edits import EditSpec
-from rigface.metrics.judge import Seen
+from rigface.evaluation.estimator import Seen
 from rigface.types import FaceParams
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from rigface.metrics.card import CardRow, ReportCard
-from rigface.metrics.controls import FLOOR
+from rigface.evaluation.baselines import FLOOR
+from rigface.evaluation.report_card import CardRow, ReportCard
 
 # (metric, label, digits, factor, whether more is better); of these, a column is shown where somebody has it
 COLUMNS: tuple[tuple[str, str, int, float, bool], ...] = (

@@ -17,7 +17,7 @@ from rigface.metrics.leakage import edited_traits
 from rigface.metrics.statistics import Worst, interval, with_failures
 
 if TYPE_CHECKING:
-    from rigface.metrics.measure import Row
+    from rigface.evaluation.rows import Row
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Judge edits: estimators, samples, measurements and the report card."""
