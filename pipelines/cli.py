@@ -79,9 +79,9 @@ class ExtractCommand:
             print(preview(config))
             return 0
         if self.log_format == "json":
-            from pipelines import events
+            from pipelines.telemetry import log_events
 
-            events.end(extract(config, events.Lines()))
+            log_events.end(extract(config, log_events.Lines()))
         else:
             report(extract(config), config.out)
         return 0
@@ -261,9 +261,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return command.run()
     except RigFaceError as e:
         if "json" in (getattr(command, "log_format", ""), getattr(getattr(command, "job", None), "log_format", "")):
-            from pipelines import events
+            from pipelines.telemetry import log_events
 
-            events.failed(e)
+            log_events.failed(e)
         else:
             print(f"rigface: {e}", file=sys.stderr)
         return 1

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pipelines import events
+from pipelines.telemetry import log_events
 from rigface.storage.store import Store
 
 FOLDER = "log"
@@ -31,7 +31,7 @@ class Journal:
 
     def __init__(self, store: Store, writes: bool, step: int, aloud: bool = False) -> None:
         self._store, self._writes = store, writes
-        self._tell = events.training() if aloud and writes else None
+        self._tell = log_events.training() if aloud and writes else None
         self._open: dict[int, list[dict[str, Any]]] = {}
         self._flushed = time.monotonic()
         self._board: Any = None

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 import numpy as np
 
-from pipelines.child import Child
 from pipelines.config import Settings
+from pipelines.telemetry.worker_process import Child
 from rigface.errors import PlanError
 from rigface.types import CROP_PX, DetectorSpec, HeadSpec, Quality
 

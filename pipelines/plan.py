@@ -19,8 +19,8 @@ from dataclasses import asdict
 from typing import Any
 
 from pipelines import reading, sources
-from pipelines.child import Child, ChildDied
 from pipelines.config import Settings
+from pipelines.telemetry.worker_process import Child, ChildDied
 from rigface.errors import BadInput, BadVideo, PlanError
 from rigface.storage import s3_client
 

@@ -18,7 +18,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from pipelines import measures
+from pipelines.telemetry import metrics
 
 if TYPE_CHECKING:
     from pipelines.extract import Outcome, Summary
@@ -83,7 +83,7 @@ class Progress:
 
     def _tell(self) -> None:
         for what, done in (("inputs", "inputs"), ("units", "units"), ("frames", "expected")):
-            measures.tell(measures.LEFT, self.total[what] - self.done[done], what=what)
+            metrics.tell(metrics.LEFT, self.total[what] - self.done[done], what=what)
 
     def _line(self) -> None:
         if self._live is None and time.monotonic() - self._said > EVERY_S:

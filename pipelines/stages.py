@@ -18,10 +18,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines import measures, parts
-from pipelines.child import Child, ChildDied
+from pipelines import parts
 from pipelines.config import Settings
 from pipelines.deaths import Deaths
+from pipelines.telemetry import metrics
+from pipelines.telemetry.worker_process import Child, ChildDied
 from pipelines.unit import Unit
 from rigface import schema
 from rigface.errors import BadInput
@@ -74,7 +75,7 @@ class Look:
             try:
                 record, blob = self._child((unit.plan, dict(unit.record)))
             except ChildDied as died:
-                measures.tell(measures.CRASHES, step=_blamed(died.step))
+                metrics.tell(metrics.CRASHES, step=_blamed(died.step))
                 if not left:
                     unit.record.update(status="error", stage=_blamed(died.step), crash=died.how)
                     unit.record["reason"] = f"{_blamed(died.step)} crashed {TRIES} times on it: {died.how}"
@@ -215,7 +216,7 @@ class StageActor:
         unit = Unit.unpack(row)
         for stage in self._stages:
             if unit.has_faces or stage.name in ("look", "write"):
-                with measures.stage_of(stage.name, unit):
+                with metrics.stage_of(stage.name, unit):
                     stage(unit)
         return unit.pack()
 

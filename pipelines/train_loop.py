@@ -29,11 +29,12 @@ from torch.distributed.checkpoint.state_dict import (
     set_state_dict,
 )
 
-from pipelines import measures, start
+from pipelines import start
 from pipelines.batches import Batches
 from pipelines.encode import parts_of, spec_of
 from pipelines.journal import Journal
 from pipelines.session import Session
+from pipelines.telemetry import metrics
 from pipelines.train_config import TrainConfig
 from pipelines.validate import Validation
 from rigface.errors import PlanError
@@ -177,17 +178,17 @@ def loop(config: TrainConfig, session: Session) -> dict[str, float]:
         took = time.perf_counter() - clock
         line = {"loss": loss, "wait_s": wait, "step_s": took, "wait_share": wait / (wait + took)}
         numbers |= {"step": step, **line}
-        measures.step_of(session.rank, step, loss, took, wait, config.batch * len(lanes))
+        metrics.step_of(session.rank, step, loss, took, wait, config.batch * len(lanes))
         stop = step >= config.steps or _late(config, session, began, device)
         journal.add({**line, "rate": trainee.optimizer.param_groups[0]["lr"]}, step, config.log_every)
         if step % config.validate_every == 0 or step == config.steps:
-            with measures.train_time(session.rank, "validation"):
+            with metrics.train_time(session.rank, "validation"):
                 numbers |= validation.look(trainee, journal)
-            measures.validated(session.rank, numbers)
+            metrics.validated(session.rank, numbers)
         if step % config.checkpoint_every == 0 or stop:
             session.check()
             journal.flush(board=True)
-            with measures.train_time(session.rank, "checkpoint"):
+            with metrics.train_time(session.rank, "checkpoint"):
                 session.keep(step, numbers, trainee.save, last=stop)
         if step % config.validate_every == 0 or stop:
             export(trainee, store)

@@ -5,7 +5,7 @@ process down on a hostile file takes down the child; its parent lives, learns ho
 
 Why not `concurrent.futures`: its children import the parent's main module, which in a Ray worker is Ray itself (a second
 and 100 MB each), and its timeout is for the whole call. Here the child says when it begins a step, so a long video is
-fine and a silent one is not. `pipelines/child.py` has one that also tells its parent what it counts.
+fine and a silent one is not. `pipelines/telemetry/worker_process.py` has one that also tells its parent what it counts.
 
 The child leaves when its parent does, however that ends.
 """

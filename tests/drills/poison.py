@@ -3,9 +3,9 @@
 import ctypes
 from pathlib import Path
 
-from pipelines.child import Child
 from pipelines.look import Looker
 from pipelines.stages import Look
+from pipelines.telemetry.worker_process import Child
 
 
 class PoisonedLooker(Looker):

@@ -40,7 +40,7 @@ def test_kill_9_of_workers(ray_cluster, clips, command, nothing_lost, tmp_path):
             found = [
                 pid
                 for pid, name in children_of(os.getpid()).items()
-                if "StageActor" in name or "pipelines.child" in name
+                if "StageActor" in name or "pipelines.telemetry.worker_process" in name
             ]
             for pid in found[:2]:
                 os.kill(pid, signal.SIGKILL)

@@ -13,7 +13,7 @@ import promql_parser
 import pytest
 import yaml
 
-from pipelines import measures as jobs
+from pipelines.telemetry import metrics as jobs
 from serve import measures as service
 from tests.infra.conftest import INFRA, ROOT, rendered_text
 

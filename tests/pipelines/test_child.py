@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from pipelines import measures
-from pipelines.child import Child, ChildDied
+from pipelines.telemetry import metrics
+from pipelines.telemetry.worker_process import Child, ChildDied
 from rigface.errors import BadVideo, MissingAsset
 
 
@@ -31,7 +31,7 @@ class Worker:
                 time.sleep(0.1)
                 begin("decode")
         if what == "count":
-            measures.tell(measures.CRASHES, 3, step="decode")
+            metrics.tell(metrics.CRASHES, 3, step="decode")
         if what == "bad":
             raise BadVideo("torn", stage="decode")
         if what == "bug":
@@ -73,9 +73,9 @@ def test_silence_is_a_hang_but_slow_work_is_not(make):
 
 def test_what_the_child_counts_its_parent_tells(make, monkeypatch):
     told = []
-    monkeypatch.setattr(measures, "tell", lambda measure, value, **labels: told.append((measure, value, labels)))
+    monkeypatch.setattr(metrics, "tell", lambda measure, value, **labels: told.append((measure, value, labels)))
     assert make()("count")[1] == "count"
-    assert told == [(measures.CRASHES, 3, {"step": "decode"})]
+    assert told == [(metrics.CRASHES, 3, {"step": "decode"})]
 
 
 def test_errors_come_back_as_themselves(make):

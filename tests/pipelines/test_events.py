@@ -6,9 +6,10 @@ import subprocess
 import sys
 from itertools import chain
 
-from pipelines import cli, events
+from pipelines import cli
 from pipelines.extract import Outcome, Summary
 from pipelines.output import Output
+from pipelines.telemetry import log_events
 from rigface.storage.store import Store
 from rigface.telemetry.json_logging import LOG
 from tests.conftest import ROOT
@@ -23,17 +24,17 @@ def test_a_run_over_bad_and_good_files_in_lines(finished, capfd):
     records = [output.record(unit) for unit in sorted(chain(*output.parts()))]
     rows = output.inputs().to_pylist()
     LOG.handlers.clear()  # of an earlier test, to another standard error
-    lines = events.Lines()
+    lines = log_events.Lines()
     with lines:
         lines.expect(len(rows), len(records), 95)
         for record in records:
             lines.unit(record, record["frames"])
         for row in rows:
             lines.closed(row)
-    events.end(Summary({("ok", ""): Outcome(inputs=len(rows))}, done=lines.done, wall_s=12.5))
+    log_events.end(Summary({("ok", ""): Outcome(inputs=len(rows))}, done=lines.done, wall_s=12.5))
     LOG.handlers.clear()
     first, *between, last = lines_of(capfd.readouterr().err)
-    assert {line["job"] for line in (first, *between, last)} == {events.job_id()}
+    assert {line["job"] for line in (first, *between, last)} == {log_events.job_id()}
     assert (first["event"], first["units"], last["event"], last["seconds"]) == ("start", len(records), "end", 12.5)
     units = [line for line in between if line["event"] == "unit"]
     assert [line["unit"] for line in units] == [record["unit_id"] for record in records]

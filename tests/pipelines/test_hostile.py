@@ -13,11 +13,11 @@ import pytest
 from rich.console import Console
 
 from pipelines import plan
-from pipelines.child import Child
 from pipelines.config import Settings, laptop
 from pipelines.extract import extract
 from pipelines.look import Looker
 from pipelines.progress import Progress
+from pipelines.telemetry.worker_process import Child
 from pipelines.unit import new_record
 from tests.pipelines.conftest import faces_of, inputs_of
 

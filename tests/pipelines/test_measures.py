@@ -5,9 +5,10 @@ from dataclasses import replace
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines import measures, nearby
-from pipelines.child import Child
+from pipelines import nearby
 from pipelines.stages import Look, StageActor, record_of
+from pipelines.telemetry import metrics
+from pipelines.telemetry.worker_process import Child
 from pipelines.unit import Unit
 from rigface.storage import objects
 from rigface.telemetry.instruments import Meter
@@ -26,7 +27,7 @@ def told(monkeypatch):
             super().__call__(measure, value, **labels)
             out.append((measure.name, value, labels))
 
-    monkeypatch.setattr(measures, "tell", Ear(lambda: None))
+    monkeypatch.setattr(metrics, "tell", Ear(lambda: None))
     return out
 
 
@@ -73,7 +74,7 @@ def crash_a_child(tmp_path):
     look._child.close()
     look._child = child = Child(f"{CrashesOn.__module__}:CrashesOn", {"name": "bad.mp4"}, 30.0)
     unit = planned(clip)
-    with measures.stage_of("look", unit):
+    with metrics.stage_of("look", unit):
         look(unit)
     child.close()
     return unit
@@ -97,8 +98,8 @@ def test_a_child_that_crashes_is_counted_each_time(told, tmp_path):
 
 def test_a_loss_that_is_no_number_is_told_as_such(told):
     for loss in (0.5, float("nan"), float("inf")):
-        measures.step_of(0, 1, loss, 0.1, 0.1, 4)
-    measures.step_of(1, 1, float("nan"), 0.1, 0.1, 4)
+        metrics.step_of(0, 1, loss, 0.1, 0.1, 4)
+    metrics.step_of(1, 1, float("nan"), 0.1, 0.1, 4)
     assert [value for name, value, _ in told if name == "rigface_train_loss_finite"] == [1, 0, 0]
 
 
@@ -112,7 +113,7 @@ def test_a_job_is_seen_at_the_endpoint_of_its_node(finished, tmp_path, s3_behind
     read_from_s3(s3_behind, monkeypatch)
     fail_a_face(tmp_path)  # here, in the driver: the finished job had nothing of the kind
     crash_a_child(tmp_path)
-    ours = [m for m in measures.ALL if not m.name.startswith("rigface_train")]
+    ours = [m for m in metrics.ALL if not m.name.startswith("rigface_train")]
     text = scraped(
         [m.series[-1] for m in ours],
         lambda text: total(text, "rigface_job_left", what="units") == 0 and asked_again(text) > before,
@@ -143,7 +144,7 @@ def test_a_training_is_seen_too(ray_cluster, tmp_path):
         checkpoint_every=3, validate_every=3,
     )  # fmt: skip
     numbers = train(config, lambda words: None)
-    ours = [m for m in measures.ALL if m.name.startswith("rigface_train")]
+    ours = [m for m in metrics.ALL if m.name.startswith("rigface_train")]
     text = scraped([m.series[-1] for m in ours], lambda text: total(text, "rigface_train_step") == 3)
     assert total(text, "rigface_train_loss") == pytest.approx(numbers["loss"])
     assert total(text, "rigface_train_examples_total", rank="0") >= 3 * config.batch

@@ -9,8 +9,9 @@ from collections import Counter
 
 import pytest
 
-from pipelines import measures, nearby
+from pipelines import nearby
 from pipelines.sources import open_uri
+from pipelines.telemetry import metrics
 from rigface.errors import StorageGone
 from rigface.storage import objects, s3_client
 from rigface.storage.model_cache import _warn
@@ -49,7 +50,7 @@ def counted(monkeypatch):
     def tell(measure, value=1.0, **labels):
         sums[measure.name.removeprefix("rigface_video_cache_"), *labels.values()] += value
 
-    monkeypatch.setattr(measures, "tell", tell)
+    monkeypatch.setattr(metrics, "tell", tell)
     return sums
 
 

@@ -91,7 +91,7 @@ def test_killed_ten_times_it_comes_to_the_same_rows(ray_cluster, clips, silent, 
             killed += 1
             if i % 2:  # its actors, too, in the middle of whatever they do
                 for pid, name in children_of(os.getpid()).items():
-                    if "StageActor" in name or "pipelines.child" in name:
+                    if "StageActor" in name or "pipelines.telemetry.worker_process" in name:
                         os.kill(pid, signal.SIGKILL)
     last = start(clips, out, ray_cluster)
     text = last.communicate()[0]

@@ -12,11 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines import plan
-from pipelines.child import Child
 from pipelines.config import debug
 from pipelines.extract import BREAKER, _break
 from pipelines.look import Looker
 from pipelines.stages import Finish, Look, Reconstruct, StageActor, Write, error_path, part_path, record_of
+from pipelines.telemetry.worker_process import Child
 from pipelines.unit import CROPS_KEPT, Crops, Unit, new_record
 from rigface import schema
 from rigface.errors import BadInput, JobBroken, PlanError

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from pipelines import measures
+from pipelines.telemetry import metrics
 from rigface import worker_process
 from rigface.worker_process import ChildDied
 
@@ -18,16 +18,16 @@ __all__ = ["Child", "ChildDied"]
 class Child(worker_process.Child):
     """As `rigface.worker_process.Child`."""
 
-    module = "pipelines.child"
+    module = "pipelines.telemetry.worker_process"
 
     def hear(self, told: Any) -> None:
         """A number that the child counted."""
         measure, number, labels = told
-        measures.tell(measure, number, **labels)
+        metrics.tell(measure, number, **labels)
 
 
 def _listen(say: Callable[[Any], None]) -> None:
-    measures.tell = lambda measure, value=1.0, **labels: say((measure, value, labels))  # type: ignore[assignment]
+    metrics.tell = lambda measure, value=1.0, **labels: say((measure, value, labels))  # type: ignore[assignment]
 
 
 if __name__ == "__main__":
