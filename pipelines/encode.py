@@ -22,8 +22,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from tyro.conf import Suppress, arg
 
+from pipelines.cluster.actor_pool import Workers, over
 from pipelines.output import git_commit, versions
-from pipelines.pool import Workers, over
 from rigface import schema
 from rigface.errors import MissingAsset, PlanError
 from rigface.examples import PICTURES, ExampleSpec, LatentSpec, examples_of, half_column, latents_schema

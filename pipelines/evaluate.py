@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Suppress, arg
 
+from pipelines.cluster.actor_pool import Unit, Workers, over
 from pipelines.output import git_commit, versions
-from pipelines.pool import Unit, Workers, over
 from rigface import assets
 from rigface.errors import PlanError
 from rigface.storage import lock

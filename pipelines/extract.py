@@ -21,8 +21,9 @@ from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import Any
 
-from pipelines import cluster, flow, parts, plan, reading, sources
+from pipelines import flow, parts, plan, reading, sources
 from pipelines.close import close_input, conclude
+from pipelines.cluster import session
 from pipelines.config import STAGES, Extract
 from pipelines.deaths import Deaths
 from pipelines.identities import identify
@@ -165,7 +166,7 @@ class _Run:
     def _ray(self) -> None:
         if not self._on_ray:
             self.progress.say("starting Ray")
-            self._stack.enter_context(cluster.connected(self.config))
+            self._stack.enter_context(session.connected(self.config))
             self._on_ray = True
 
     # --- what is to be done

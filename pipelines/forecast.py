@@ -19,9 +19,10 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from pipelines import cluster, flow, parts, plan, sources
+from pipelines import flow, parts, plan, sources
 from pipelines.capacity import DRIVER_S as RAY_S
 from pipelines.capacity import Load
+from pipelines.cluster import session
 from pipelines.config import Extract, config_hash
 from rigface.errors import PlanError
 
@@ -114,7 +115,7 @@ def forecast(config: Extract, share: float = 0.01, least: int = 8) -> Forecast:
     """
     head, detector = parts.specs(config.settings)
     uris, inputs = sources.sample(sources.find_all(config.videos), LOOKED_INTO)
-    with tempfile.TemporaryDirectory(prefix="rigface-forecast-") as folder, cluster.connected(config):
+    with tempfile.TemporaryDirectory(prefix="rigface-forecast-") as folder, session.connected(config):
         config = replace(config, out=folder)
         plans = plan.survey(uris, config.settings, config.silence_s)
         units = [unit for one in plans for unit in plan.units_of(one, config_hash(config.settings, head, detector))]

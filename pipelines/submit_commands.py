@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, Suppress, UseAppendAction, arg
 
-from pipelines.budget import SPENT
+from pipelines.cluster.budget import SPENT
 from rigface.errors import PlanError
 
 HOW = {"SUCCEEDED": 0, "FAILED": 1, "STOPPED": 130}
@@ -59,8 +59,8 @@ class SubmitCommand:
     """Say what would be sent, and stop."""
 
     def run(self) -> int:
-        from pipelines import submit
-        from pipelines.budget import Meter
+        from pipelines.cluster import submit
+        from pipelines.cluster.budget import Meter
 
         where = self.cluster or _default_cluster()
         meter = Meter(self.hours, self.dollars, self.price, self.gpu_price)
@@ -92,7 +92,7 @@ class JobsCommand:
     """Of `logs`: go on until it ends."""
 
     def run(self) -> int:
-        from pipelines.submit import Cluster
+        from pipelines.cluster.submit import Cluster
 
         cluster = Cluster(self.cluster or _default_cluster())
         jobs = cluster.jobs()

@@ -90,7 +90,7 @@ def config_of(raw: dict[str, Any]) -> TrainConfig:
 
 
 def _on_ray(config: TrainConfig, store: Store) -> dict[str, float]:
-    from pipelines.cluster import connected
+    from pipelines.cluster.session import connected
     from pipelines.config import Extract, Pool
 
     most = config.most_workers or config.workers

@@ -1,6 +1,6 @@
 """Which cluster a job is on."""
 
-from pipelines import cluster
+from pipelines.cluster import session
 from pipelines.config import laptop
 
 
@@ -13,6 +13,6 @@ def test_a_cluster_of_our_own_is_our_own_even_beside_somebody_elses(monkeypatch)
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", lambda **options: asked.append(options))
     monkeypatch.setattr(ray, "shutdown", lambda: None)
-    with cluster.connected(laptop(("a",), "b")):
+    with session.connected(laptop(("a",), "b")):
         pass
     assert [options["address"] for options in asked] == ["local"]

@@ -5,8 +5,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from pipelines.cluster.actor_pool import Workers
 from pipelines.encode import EncodeConfig, encode
-from pipelines.pool import Workers
 from rigface.errors import MissingAsset, PlanError
 from rigface.examples import LatentSpec, examples_of, half_column, numbers_of
 from rigface.model import checkpoint

@@ -9,8 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines import cluster, flow
 from pipelines import extract as extract_module
+from pipelines import flow
+from pipelines.cluster import session
 from pipelines.config import Pool, debug
 from pipelines.deaths import Deaths
 from pipelines.extract import BREAKER, extract
@@ -121,7 +122,7 @@ def test_second_run_does_nothing_and_needs_no_ray(finished, zoo, silent, monkeyp
     out = tmp_path / "out"
     shutil.copytree(finished, out)
     before = {p: p.stat().st_mtime_ns for p in out.rglob("*.parquet")}
-    monkeypatch.setattr(cluster, "connected", lambda config: pytest.fail("Ray was started"))
+    monkeypatch.setattr(session, "connected", lambda config: pytest.fail("Ray was started"))
     summary = extract(debug((str(zoo),), str(out)), silent)
     assert summary.done["units"] == 0
     assert summary.inputs == 8
@@ -280,7 +281,7 @@ def test_window_by_window_it_is_the_same_dataset_and_old_plans_are_found(finishe
     held = []
     real = Output.plans
     monkeypatch.setattr(Output, "plans", lambda self, uris=None: held.append(real(self, uris)) or held[-1])
-    monkeypatch.setattr(cluster, "connected", lambda config: pytest.fail("Ray was started"))
+    monkeypatch.setattr(session, "connected", lambda config: pytest.fail("Ray was started"))
     assert extract(debug((str(zoo),), str(out)), silent).done["units"] == 0
     assert [len(plans) for plans in held] == [3, 3, 2]
 

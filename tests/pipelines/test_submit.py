@@ -17,10 +17,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipelines import budget
-from pipelines.budget import Meter
 from pipelines.cli import main, parse
-from pipelines.submit import PACKAGES, described, request
+from pipelines.cluster import budget
+from pipelines.cluster.budget import Meter
+from pipelines.cluster.submit import PACKAGES, described, request
 from pipelines.submit_commands import SubmitCommand, split
 
 LINE = ["extract", "s3://b/videos/", "s3://b/faces", "--preset", "cluster"]
@@ -73,7 +73,7 @@ def test_help_is_that_of_the_job_where_there_is_one(capsys):
 def test_the_entrypoint_is_the_job_under_its_budget():
     asked = request([*LINE, "--fps", "2"], Meter(hours=12, dollars=300, price=0.35))
     words = shlex.split(asked.entrypoint)
-    assert words[:3] == ["python", "-m", "pipelines.budget"]
+    assert words[:3] == ["python", "-m", "pipelines.cluster.budget"]
     assert words[words.index("--") + 1 :] == [*LINE, "--fps", "2"]
     assert words[3 : words.index("--")] == ["--hours", "12", "--dollars", "300", "--price", "0.35"]
 
@@ -142,7 +142,7 @@ def test_a_flag_the_job_does_not_know_is_refused_here(capsys):
 
 def test_dry_run_asks_nobody(capsys):
     assert main(["submit", *LINE, "--cluster", "http://127.0.0.1:9", "--dry-run"]) == 0
-    assert "pipelines.budget" in capsys.readouterr().out
+    assert "pipelines.cluster.budget" in capsys.readouterr().out
 
 
 # --- a real head

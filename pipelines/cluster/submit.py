@@ -22,7 +22,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from pipelines import budget
+from pipelines.cluster import budget
 from rigface.errors import NoCluster, PlanError
 from rigface.ray_auth import authenticate
 
@@ -59,7 +59,7 @@ class Request:
         """The command that Ray runs on the head."""
         limits = [(f.name, getattr(self.meter, f.name)) for f in fields(self.meter) if not f.name.startswith("spent")]
         options = [w for name, value in limits if value for w in (f"--{name.replace('_', '-')}", f"{value:g}")]
-        return shlex.join(["python", "-m", "pipelines.budget", *options, "--", *self.job])
+        return shlex.join(["python", "-m", "pipelines.cluster.budget", *options, "--", *self.job])
 
     @property
     def runtime_env(self) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.cluster import connected
+from pipelines.cluster.session import connected
 from pipelines.config import Extract, Pool
 
 Unit = tuple[str, dict[str, Any]]

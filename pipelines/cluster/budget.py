@@ -1,6 +1,6 @@
 """Run a job until it ends, or until it has spent what it may: hours of time, or dollars for nodes.
 
-    python -m pipelines.budget --hours 12 --dollars 300 --price 0.35 -- extract s3://bucket/videos/ s3://bucket/faces
+    python -m pipelines.cluster.budget --hours 12 --dollars 300 --price 0.35 -- extract s3://bucket/videos/ s3://bucket/faces
 
 Path: `rigface submit` -> Ray's job server -> here, on the head -> `rigface JOB ...` as a child. It runs where the job runs, so
 that a budget holds when the laptop it was sent from is closed.
@@ -148,7 +148,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The entry point: options, `--`, and the words of a `rigface` command."""
     words = list(sys.argv[1:] if argv is None else argv)
     own, job = words[: words.index("--")], words[words.index("--") + 1 :]
-    parser = argparse.ArgumentParser(prog="python -m pipelines.budget", allow_abbrev=False)
+    parser = argparse.ArgumentParser(prog="python -m pipelines.cluster.budget", allow_abbrev=False)
     for name in ("hours", "dollars", "price", "gpu-price"):
         parser.add_argument(f"--{name}", type=float, default=0.0)
     meter = Meter(**vars(parser.parse_args(own)))

@@ -1,0 +1,1 @@
+"""Connect to Ray, submit jobs and pool actors."""
