@@ -12,7 +12,7 @@ import csv
 import os
 from typing import Any
 
-from pipelines import lists
+from pipelines.inputs import manifests
 from rigface.errors import PlanError
 from rigface.storage.store import Store
 
@@ -50,7 +50,7 @@ class Captions:
             )
         try:
             with Store(folder or ".").open(name) as source:
-                table = lists.rows(source, suffix, ("uri", "caption"), f"captions {file!r}", ("frame_index",))
+                table = manifests.rows(source, suffix, ("uri", "caption"), f"captions {file!r}", ("frame_index",))
                 said = {_key(row, number, file): _words(row, number, file) for number, row in enumerate(table, 1)}
         except FileNotFoundError:
             raise PlanError(f"captions {file!r}: there is no such file") from None

@@ -21,13 +21,14 @@ from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import Any
 
-from pipelines import flow, parts, plan, reading, sources
+from pipelines import flow, parts, plan
 from pipelines.close import close_input, conclude
 from pipelines.cluster import session
 from pipelines.config import STAGES, Extract
 from pipelines.deaths import Deaths
 from pipelines.identities import identify
-from pipelines.marks import Marks
+from pipelines.inputs import open_input, sources
+from pipelines.inputs.compact_set import Marks
 from pipelines.output import Output
 from pipelines.plan import Plan, units_of
 from pipelines.progress import Progress
@@ -176,7 +177,7 @@ class _Run:
         if self.config.retry_errors:
             self._forget_errors(known)
         self.progress.say(f"{len(uris):,} inputs, {len(known):,} known; looking which have changed")
-        new = reading.changed(uris, {uri: known[uri]["stamp"] for uri in uris if uri in known})
+        new = open_input.changed(uris, {uri: known[uri]["stamp"] for uri in uris if uri in known})
         if new:
             self._survey(new, known)
         return {uri: known[uri] for uri in uris}

@@ -19,11 +19,12 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from pipelines import flow, parts, plan, sources
+from pipelines import flow, parts, plan
 from pipelines.capacity import DRIVER_S as RAY_S
 from pipelines.capacity import Load
 from pipelines.cluster import session
 from pipelines.config import Extract, config_hash
+from pipelines.inputs import sources
 from rigface.errors import PlanError
 
 LOOKED_INTO = 200

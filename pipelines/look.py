@@ -16,8 +16,9 @@ from typing import Any, TypeVar
 import numpy as np
 import pyarrow as pa
 
-from pipelines import parts, reading, sources
+from pipelines import parts
 from pipelines.config import Settings
+from pipelines.inputs import open_input, sources
 from pipelines.unit import ipc
 from rigface import schema
 from rigface.errors import BadInput
@@ -85,7 +86,7 @@ class Looker:
         except BadInput as e:
             record["status"] = "partial" if record["frames"] or isinstance(e, Truncated) else "error"
             record["stage"], record["reason"] = e.stage, e.reason
-            record["crash"] = type(e).__name__ if isinstance(e, reading.CannotRead) else None
+            record["crash"] = type(e).__name__ if isinstance(e, open_input.CannotRead) else None
         if self._identity is not None:
             with clock("identity"):
                 seen.ask(lambda: begin("identity"))
@@ -95,7 +96,7 @@ class Looker:
         return record, ipc(seen.table()).to_pybytes() if len(seen) else None
 
     def _frames(self, plan: dict[str, Any]) -> Iterator[Frame]:
-        with reading.opened(plan["uri"]) as file:
+        with open_input.opened(plan["uri"]) as file:
             if plan["kind"] == "image":
                 yield Frame(decode(sources.read(file)), 0, 0.0)
             else:

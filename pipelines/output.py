@@ -33,7 +33,7 @@ import pyarrow.parquet as pq
 
 from pipelines import deaths, identities
 from pipelines.config import Settings, config_hash, differences
-from pipelines.marks import Marks
+from pipelines.inputs.compact_set import Marks
 from pipelines.plan import Plan, units_of
 from pipelines.stages import error_path, parquet, part_path, record_of
 from rigface import schema

@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from typing import Any
 
-from pipelines import reading, sources
 from pipelines.config import Settings
+from pipelines.inputs import open_input, sources
 from pipelines.telemetry.worker_process import Child, ChildDied
 from rigface.errors import BadInput, BadVideo, PlanError
 from rigface.storage import s3_client
@@ -44,9 +44,9 @@ class Surveyor:
         """The plan of one input. A bad input is a plan with status `error` and no chunks."""
         begin("decode")
         s3_client.sign_of_life = lambda: begin("decode")  # waiting for a storage is not hanging
-        plan = {**empty_plan(uri), "stamp": reading.stamp(uri)}
+        plan = {**empty_plan(uri), "stamp": open_input.stamp(uri)}
         try:
-            with reading.opened(uri) as file:
+            with open_input.opened(uri) as file:
                 self._fill(plan, file)
         except BadInput as e:
             return refused(plan, e.stage, e.reason)

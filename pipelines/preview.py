@@ -9,10 +9,11 @@ from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
 
-from pipelines import parts, plan, reading, sources
+from pipelines import parts, plan
 from pipelines.config import Extract, config_hash
 from pipelines.extract import WINDOW, check_stages
-from pipelines.marks import Marks
+from pipelines.inputs import open_input, sources
+from pipelines.inputs.compact_set import Marks
 from pipelines.output import Output
 from rigface.errors import PlanError
 from rigface.storage import lock
@@ -41,7 +42,7 @@ def preview(config: Extract) -> str:
         """Inputs that are new or changed; what the others have still to do is counted in passing, a window at a time."""
         while window := list(islice(uris, WINDOW)):
             known = {} if fresh else output.plans(window)
-            changed = reading.changed(window, {uri: one["stamp"] for uri, one in known.items()})
+            changed = open_input.changed(window, {uri: one["stamp"] for uri, one in known.items()})
             yield from changed
             left["inputs"] += len(window)
             for uri in known.keys() - set(changed):

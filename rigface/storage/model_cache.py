@@ -3,7 +3,7 @@
 Path: `--checkpoint s3://bucket/runs/mine/model` -> `model/checkpoint.folder_of` -> `fetched` -> a folder of this disk.
 
 Copies lie in a folder of mode 700 per user, in RIGFACE_CACHE (default: the temporary folder): whoever could write there could
-choose what is painted with. Videos have RIGFACE_CACHE_GB (8) of it (`pipelines/nearby.py`), folders of weights as much again, in
+choose what is painted with. Videos have RIGFACE_CACHE_GB (8) of it (`pipelines/inputs/object_cache.py`), folders of weights as much again, in
 `models/`; those longest unused go first. A folder is named by its
 address and the entity tags of its files, so a model that was trained on is another folder; one that is being replaced while it is
 fetched is fetched again. Only what a folder of weights is made of is fetched, so a name that is too short fetches no bucket.

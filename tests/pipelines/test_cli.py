@@ -96,8 +96,9 @@ def test_status_and_dry_run_of_a_finished_dataset(finished, zoo, capsys):
 
 def test_a_dry_run_reads_the_plans_of_a_window_at_a_time(tmp_path, monkeypatch):
     """Of 33 inputs, 24 known and 20 of those unchanged, whatever the window."""
-    from pipelines import plan, preview, sources
+    from pipelines import plan, preview
     from pipelines.config import debug
+    from pipelines.inputs import sources
     from pipelines.output import Output
     from rigface.storage.store import Store
 

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines import lists
-from pipelines.marks import Marks, _has
-from pipelines.sources import find_all
+from pipelines.inputs import manifests
+from pipelines.inputs.compact_set import Marks, _has
+from pipelines.inputs.sources import find_all
 from rigface.errors import PlanError
 from rigface.storage import objects, s3_client
 
@@ -93,7 +93,7 @@ def test_a_long_parquet_list_is_not_held(tmp_path):
     del addresses
     with open(tmp_path / "list.parquet", "rb") as file:
         tracemalloc.start()
-        assert sum(1 for _ in lists.entries(file, ".parquet")) == count
+        assert sum(1 for _ in manifests.entries(file, ".parquet")) == count
         most = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
     assert most < 4e6, most  # as strings they are 10 MB

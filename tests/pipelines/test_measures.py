@@ -5,7 +5,7 @@ from dataclasses import replace
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines import nearby
+from pipelines.inputs import object_cache
 from pipelines.stages import Look, StageActor, record_of
 from pipelines.telemetry import metrics
 from pipelines.telemetry.worker_process import Child
@@ -43,14 +43,14 @@ class FailsOnOne:
 
 def read_from_s3(proxy, monkeypatch):
     """One request that is tried again; a video that is copied, and another for which the copy goes."""
-    monkeypatch.setattr(nearby, "SPARE", 0)
+    monkeypatch.setattr(object_cache, "SPARE", 0)
     monkeypatch.setenv("RIGFACE_CACHE_GB", "0.001")
     faults = iter(["500"])
     monkeypatch.setattr(proxy, "draw", lambda: next(faults, ""))
     for name in "ab":
         objects.put("faces", f"measured/{name}", bytes(600_000))
         for _ in range(4):
-            file = nearby.Nearby("faces", f"measured/{name}")
+            file = object_cache.Nearby("faces", f"measured/{name}")
             for at in range(0, 600_000, 100_000):
                 file.read_at(100_000, at)
             file.close()

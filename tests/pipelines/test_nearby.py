@@ -9,8 +9,8 @@ from collections import Counter
 
 import pytest
 
-from pipelines import nearby
-from pipelines.sources import open_uri
+from pipelines.inputs import object_cache
+from pipelines.inputs.sources import open_uri
 from pipelines.telemetry import metrics
 from rigface.errors import StorageGone
 from rigface.storage import objects, s3_client
@@ -23,9 +23,9 @@ SIZE = 3_000_000
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("RIGFACE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(nearby, "SPARE", 1_000_000)  # the first 256 kB come with opening
-    monkeypatch.setattr(nearby, "PIECE", 2**20)
-    return nearby.folder()
+    monkeypatch.setattr(object_cache, "SPARE", 1_000_000)  # the first 256 kB come with opening
+    monkeypatch.setattr(object_cache, "PIECE", 2**20)
+    return object_cache.folder()
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def film(bucket, request):
 
 
 def read_all(key: str, step: int = 500_000) -> tuple[bytes, "nearby.Nearby"]:
-    file = nearby.Nearby("faces", key)
+    file = object_cache.Nearby("faces", key)
     data = b"".join(file.read_at(step, at) for at in range(0, file.size(), step))
     file.close()
     return data, file
@@ -107,7 +107,7 @@ def test_the_longest_unread_go_first_and_what_is_larger_than_all_room_stays_away
     for name in ("a", "b", "a", "c"):  # a is read again before c comes
         for _ in range(3):
             read_all(f"films/lru {name}")
-        kept[name] = nearby.Nearby("faces", f"films/lru {name}")._copy.name
+        kept[name] = object_cache.Nearby("faces", f"films/lru {name}")._copy.name
         os.utime(cache / kept[name], (len(kept) + 100 * (name == "a"),) * 2)
     assert copies(cache) == sorted([kept["a"], kept["c"]])
     assert counted["evictions",] == counted["bytes", "evicted"] / SIZE == 1
@@ -129,8 +129,8 @@ def test_copies_are_for_their_user_alone(film, cache):
 def test_a_folder_that_somebody_else_may_have_made_is_not_used(film, cache, planted, monkeypatch, tmp_path, caplog):
     key, data = film
     if planted == "another's":
-        monkeypatch.setattr(nearby.os, "getuid", lambda: 12345)
-    folder = nearby.folder()
+        monkeypatch.setattr(object_cache.os, "getuid", lambda: 12345)
+    folder = object_cache.folder()
     folder.parent.mkdir()
     target = tmp_path / "theirs" if planted == "a link" else folder
     target.mkdir(mode=0o700)
@@ -176,7 +176,7 @@ def test_a_disk_that_takes_nothing_is_no_trouble(film, cache, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(nearby.os, "pwrite", full)
+    monkeypatch.setattr(object_cache.os, "pwrite", full)
     for _ in range(4):
         assert read_all(key)[0] == data
     assert copies(cache) == []
@@ -185,7 +185,7 @@ def test_a_disk_that_takes_nothing_is_no_trouble(film, cache, monkeypatch):
 
 def _read_thrice(told, key, queue):
     os.environ.update(told)
-    nearby.SPARE = 1_000_000
+    object_cache.SPARE = 1_000_000
     queue.put([hash(read_all(key)[0]) == hash(read_all(key)[0]) for _ in range(3)])
 
 
@@ -210,7 +210,7 @@ def test_an_object_that_is_not_given_out_is_told_from_a_storage_that_is_away(fil
     with Proxy(s3_server, share=1.0, faults=("500",)) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
         with pytest.raises(StorageGone):
-            nearby.Nearby("faces", key)
+            object_cache.Nearby("faces", key)
         real = proxy.draw
         monkeypatch.setattr(proxy, "draw", lambda: real() if proxy.requests < 3 else "")
         monkeypatch.setattr(s3_client, "budget", s3_client.Budget(1000, 1000))
@@ -218,4 +218,4 @@ def test_an_object_that_is_not_given_out_is_told_from_a_storage_that_is_away(fil
         proxy.requests = 0
         monkeypatch.setenv("RIGFACE_S3_PATIENCE_S", "0")
         with pytest.raises(OSError, match="did not answer properly"):
-            nearby.Nearby("faces", key)
+            object_cache.Nearby("faces", key)

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines import sources
-from pipelines.sources import find_all, open_uri
+from pipelines.inputs import sources
+from pipelines.inputs.sources import find_all, open_uri
 from rigface.errors import BadInput, PlanError
 from rigface.storage import objects, read_ahead
 from tests.conftest import make_bucket

@@ -34,9 +34,9 @@ from itertools import chain
 from typing import BinaryIO
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
-from pipelines import lists
-from pipelines.marks import Marks
-from pipelines.nearby import Nearby
+from pipelines.inputs import manifests
+from pipelines.inputs.compact_set import Marks
+from pipelines.inputs.object_cache import Nearby
 from rigface.errors import BadInput, PlanError
 from rigface.storage import objects
 from rigface.storage.read_ahead import ReadAhead
@@ -91,7 +91,7 @@ def _expand(named: str) -> Iterator[Found]:
     if os.path.isdir(path):
         return _walk(path, set())
     if os.path.lexists(path):
-        is_list = lists.is_list(path) and os.path.isfile(path)
+        is_list = manifests.is_list(path) and os.path.isfile(path)
         return _listed(_uri(path), os.path.dirname(path)) if is_list else iter([(_uri(path), os.path.realpath(path))])
     if not glob.has_magic(path):
         raise PlanError(f"no such file or folder: {path}")
@@ -138,7 +138,7 @@ def _expand_s3(named: str) -> Iterator[Found]:
         raise PlanError(f"want s3://bucket/prefix, got {named}")
     if key and not key.endswith("/"):
         if any(found == key for found in _keys(bucket, key, limit=1)):  # the key itself sorts before all it begins
-            return _listed(named, named.rpartition("/")[0]) if lists.is_list(key) else iter([(named, named)])
+            return _listed(named, named.rpartition("/")[0]) if manifests.is_list(key) else iter([(named, named)])
         if any(_keys(bucket, key + "/", limit=1)):
             key += "/"
     if not any(_keys(bucket, key, limit=1)):
@@ -168,10 +168,10 @@ def _keys(bucket: str, prefix: str, limit: int = 0) -> Iterator[str]:
 def _listed(uri: str, folder: str) -> Iterator[Found]:
     """What a list names. Opened at once, so that a wrong one is noticed before anything runs."""
     try:
-        if uri.endswith(lists.INVENTORY):
-            keys = lists.inventory(open_uri(uri), open_uri)
+        if uri.endswith(manifests.INVENTORY):
+            keys = manifests.inventory(open_uri(uri), open_uri)
             return ((one, one) for one in keys if _is_media_key(_bucket_and_key(one)[1]))
-        entries = lists.entries(open_uri(uri), _suffix(uri))
+        entries = manifests.entries(open_uri(uri), _suffix(uri))
     except (OSError, BadInput) as e:
         raise PlanError(f"cannot read the list {uri}: {e}") from e
     return (_entry(text, folder) for text in entries)

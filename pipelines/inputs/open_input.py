@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import BinaryIO
 
-from pipelines import sources
+from pipelines.inputs import sources
 from rigface.errors import BadInput
 
 STAMPING = 32  # threads: on S3 a stamp is one request

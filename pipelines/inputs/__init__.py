@@ -1,0 +1,1 @@
+"""List, open and cache input files."""
