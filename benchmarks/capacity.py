@@ -67,8 +67,8 @@ def _columns(parts: list[Path]) -> dict[str, float]:
 
 def memory() -> dict[str, float]:
     """What the driver of `extract` holds for one input of one unit in its window, and for one name that it has seen."""
+    from pipelines.extract.plan import empty_plan, units_of
     from pipelines.inputs.compact_set import Marks
-    from pipelines.plan import empty_plan, units_of
 
     plan = {**empty_plan("s3://bucket/videos/00/0123456789abcdef.mp4"), "status": "ok", "sha256": "0" * 64, "bytes": 1}
     plan |= {"chunks": [[0, 10]], "expected": [10], "stamp": ["x", 1.0]}

@@ -122,8 +122,8 @@ def run(arguments: list[str]) -> None:
 
     import ray
 
-    from pipelines.config import Settings, laptop
-    from pipelines.extract import extract
+    from pipelines.extract.config import Settings, laptop
+    from pipelines.extract.job import extract
 
     videos, out, fps = arguments
     memory = Memory()

@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pipelines.config import Settings
+from pipelines.extract.config import Settings
 from pipelines.simulate import Machines, Outcome, Stage, Work, simulate
 from rigface.errors import PlanError
 

@@ -18,7 +18,7 @@ from tyro.conf import Positional, arg, subcommand
 
 from pipelines import edit, submit_commands
 from pipelines.capacity import Cluster
-from pipelines.config import PRESETS, Extract, laptop
+from pipelines.extract.config import PRESETS, Extract, laptop
 from pipelines.strip import StripJob
 from rigface.errors import PlanError, RigFaceError
 
@@ -65,8 +65,8 @@ class ExtractCommand:
     job: Annotated[Extract, arg(name="")] = laptop()
 
     def run(self) -> int:
-        from pipelines.extract import extract
-        from pipelines.progress import report
+        from pipelines.extract.job import extract
+        from pipelines.extract.progress import report
 
         if len(self.paths) < 2:
             raise PlanError(
@@ -74,7 +74,7 @@ class ExtractCommand:
             )
         config = replace(self.job, videos=self.paths[:-1], out=self.paths[-1])
         if self.dry_run:
-            from pipelines.preview import preview
+            from pipelines.extract.dry_run import preview
 
             print(preview(config))
             return 0
@@ -95,7 +95,7 @@ class StatusCommand:
     """The dataset."""
 
     def run(self) -> int:
-        from pipelines.preview import status
+        from pipelines.extract.dry_run import status
 
         print(status(self.out))
         return 0
@@ -129,7 +129,7 @@ class IdentitiesCommand:
     larger merges them."""
 
     def run(self) -> int:
-        from pipelines.identities import identify
+        from pipelines.extract.identities import identify
         from rigface.storage import lock
         from rigface.storage.store import Store
 

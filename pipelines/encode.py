@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from tyro.conf import Suppress, arg
 
 from pipelines.cluster.actor_pool import Workers, over
-from pipelines.output import git_commit, versions
+from pipelines.extract.dataset import git_commit, versions
 from rigface import schema
 from rigface.errors import MissingAsset, PlanError
 from rigface.examples import PICTURES, ExampleSpec, LatentSpec, examples_of, half_column, latents_schema

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import Suppress, arg
 
 from pipelines.cluster.actor_pool import Unit, Workers, over
-from pipelines.output import git_commit, versions
+from pipelines.extract.dataset import git_commit, versions
 from rigface import assets
 from rigface.errors import PlanError
 from rigface.storage import lock

@@ -19,11 +19,11 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from pipelines import flow, parts, plan
 from pipelines.capacity import DRIVER_S as RAY_S
 from pipelines.capacity import Load
 from pipelines.cluster import session
-from pipelines.config import Extract, config_hash
+from pipelines.extract import components, dataflow, plan
+from pipelines.extract.config import Extract, config_hash
 from pipelines.inputs import sources
 from rigface.errors import PlanError
 
@@ -114,7 +114,7 @@ def forecast(config: Extract, share: float = 0.01, least: int = 8) -> Forecast:
     Raises:
         PlanError: nothing can be sampled.
     """
-    head, detector = parts.specs(config.settings)
+    head, detector = components.specs(config.settings)
     uris, inputs = sources.sample(sources.find_all(config.videos), LOOKED_INTO)
     with tempfile.TemporaryDirectory(prefix="rigface-forecast-") as folder, session.connected(config):
         config = replace(config, out=folder)
@@ -124,7 +124,7 @@ def forecast(config: Extract, share: float = 0.01, least: int = 8) -> Forecast:
             raise PlanError(f"none of the {len(plans)} inputs looked into can be read")
         count = max(least, round(share * len(units) * inputs / len(plans)))
         began = time.monotonic()
-        ran = list(flow.records(config, head, detector, sorted(units, key=lambda unit: unit[0])[:count]))
+        ran = list(dataflow.records(config, head, detector, sorted(units, key=lambda unit: unit[0])[:count]))
         wall = time.monotonic() - began
     return Forecast(
         inputs=inputs,

@@ -27,7 +27,7 @@ from tyro.conf import Suppress, arg
 from pipelines import pairs
 from pipelines.captions import Captions
 from pipelines.cluster.actor_pool import Unit, Workers, over
-from pipelines.output import git_commit, versions
+from pipelines.extract.dataset import git_commit, versions
 from pipelines.read_frames import GATES, read_frames
 from pipelines.split import HELD_OUT, split_of
 from rigface import schema

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-from pipelines.output import git_commit, versions
+from pipelines.extract.dataset import git_commit, versions
 from pipelines.train_config import Networks, TrainConfig
 from rigface.errors import JobBroken, PlanError
 from rigface.storage import lock
@@ -91,7 +91,7 @@ def config_of(raw: dict[str, Any]) -> TrainConfig:
 
 def _on_ray(config: TrainConfig, store: Store) -> dict[str, float]:
     from pipelines.cluster.session import connected
-    from pipelines.config import Extract, Pool
+    from pipelines.extract.config import Extract, Pool
 
     most = config.most_workers or config.workers
     workers: Any = config.workers if most == config.workers else (config.workers, most)

@@ -14,8 +14,8 @@ from typing import Any
 
 from pipelines import capacity
 from pipelines.capacity import Cluster, Load
-from pipelines.config import Settings
-from pipelines.extract import WINDOW
+from pipelines.extract.config import Settings
+from pipelines.extract.job import WINDOW
 
 RESULTS = Path(__file__).resolve().parent.parent / "benchmarks" / "results"
 CPU_HOUR, SPOT_HOUR = 0.045, 0.018  # dollars for one virtual CPU: on demand, spot

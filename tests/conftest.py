@@ -180,7 +180,7 @@ def silent():
     """A display that shows nothing."""
     from rich.console import Console
 
-    from pipelines.progress import Progress
+    from pipelines.extract.progress import Progress
 
     return Progress(Console(file=io.StringIO()))
 

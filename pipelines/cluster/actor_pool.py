@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from pipelines.cluster.session import connected
-from pipelines.config import Extract, Pool
+from pipelines.extract.config import Extract, Pool
 
 Unit = tuple[str, dict[str, Any]]
 Work = Callable[[str, dict[str, Any]], dict[str, Any]]

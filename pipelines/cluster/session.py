@@ -14,7 +14,7 @@ import sys
 import threading
 from collections.abc import Iterator
 
-from pipelines.config import Extract
+from pipelines.extract.config import Extract
 from rigface.ray_auth import authenticate
 
 CORE = re.compile(

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from pipelines.progress import Progress
+from pipelines.extract.progress import Progress
 from rigface.telemetry import json_logging
 from rigface.telemetry.json_logging import LOG, keys
 
 if TYPE_CHECKING:
-    from pipelines.extract import Summary
+    from pipelines.extract.job import Summary
 
 
 @cache

@@ -19,7 +19,7 @@ from rigface.storage.s3_client import RETRIES as RETRIES  # one of ALL: told whe
 from rigface.telemetry.instruments import Measure, Meter
 
 if TYPE_CHECKING:
-    from pipelines.unit import Unit
+    from pipelines.extract.unit import Unit
 
 _LONG = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
 _SHORT = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)

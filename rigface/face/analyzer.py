@@ -1,7 +1,7 @@
 """See a picture: every face in it, cropped, reconstructed and masked.
 
 Path: picture -> See -> [Face] -> mix, preview, compose. For single pictures; the dataset job runs the same steps as
-stages over many frames (`pipelines/look.py` and after).
+stages over many frames (`pipelines/extract/frame_processor.py` and after).
 """
 
 from __future__ import annotations

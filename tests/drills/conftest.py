@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from pipelines.config import debug
-from pipelines.extract import extract
-from pipelines.output import git_commit
-from pipelines.progress import Progress
+from pipelines.extract.config import debug
+from pipelines.extract.dataset import git_commit
+from pipelines.extract.job import extract
+from pipelines.extract.progress import Progress
 from rigface.storage import objects
 from tests.conftest import ROOT
 from tests.drills.count import Count, compare

@@ -3,8 +3,8 @@
 import ctypes
 from pathlib import Path
 
-from pipelines.look import Looker
-from pipelines.stages import Look
+from pipelines.extract.frame_processor import Looker
+from pipelines.extract.stages import Look
 from pipelines.telemetry.worker_process import Child
 
 

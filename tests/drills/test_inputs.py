@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import flow
-from pipelines.config import debug
-from pipelines.extract import extract
+from pipelines.extract import dataflow
+from pipelines.extract.config import debug
+from pipelines.extract.job import extract
 from rigface.testing import fakes
 from tests.drills.count import inputs
 from tests.drills.poison import PoisonedLook
@@ -22,13 +22,13 @@ def test_poisoned_inputs(ray_cluster, clips, silent, nothing_lost, tmp_path, mon
     shutil.copytree(clips, folder)
     for i in range(2):
         fakes.video(folder / f"poison {i}.mp4", (0.5,), frames=6, seed=i)
-    real = flow.arguments
+    real = dataflow.arguments
 
     def poisoned(*arguments):
         made = real(*arguments)
         return {**made, "look": (PoisonedLook, {**made["look"][1], "tries": str(tries)})}
 
-    monkeypatch.setattr(flow, "arguments", poisoned)
+    monkeypatch.setattr(dataflow, "arguments", poisoned)
     summary = extract(debug((str(folder),), str(out), workers=2), silent)
     assert Counter(tries.read_text().splitlines()) == {str(folder / f"poison {i}.mp4"): 2 for i in range(2)}
     quarantined = {name: rows[0] for name, rows in inputs(str(out)).items() if "poison" in name}
@@ -45,7 +45,7 @@ def test_poisoned_inputs(ray_cluster, clips, silent, nothing_lost, tmp_path, mon
 
 def without(out: Path, word: str) -> None:
     """Take the rows of some inputs out of inputs/, to compare the others."""
-    from pipelines.output import Output
+    from pipelines.extract.dataset import Output
     from rigface.storage.store import Store
 
     output = Output(Store(str(out)))

@@ -71,8 +71,8 @@ import re, sys, threading
 from dataclasses import replace
 import ray
 from ray._private.internal_api import memory_summary
-from pipelines.config import Pool, debug
-from pipelines.extract import extract
+from pipelines.extract.config import Pool, debug
+from pipelines.extract.job import extract
 videos, out, store = sys.argv[1:]
 config = debug((videos,), out)
 pools = {name: Pool(cpus=0.5) for name in ("reconstruct", "finish", "write")}

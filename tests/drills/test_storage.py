@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.config import debug
-from pipelines.extract import extract
+from pipelines.extract.config import debug
+from pipelines.extract.job import extract
 from rigface.storage import objects
 from rigface.storage.store import Store
 from tests.conftest import ROOT

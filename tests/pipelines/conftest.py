@@ -8,8 +8,8 @@ import pyarrow.dataset
 import pytest
 from rich.console import Console
 
-from pipelines.config import debug
-from pipelines.progress import Progress
+from pipelines.extract.config import debug
+from pipelines.extract.progress import Progress
 
 
 @pytest.fixture(scope="session")
@@ -33,7 +33,7 @@ def zoo(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def finished(ray_cluster, zoo, tmp_path_factory) -> Path:
     """The zoo, extracted without interruption. Read only."""
-    from pipelines.extract import extract
+    from pipelines.extract.job import extract
 
     out = tmp_path_factory.mktemp("finished") / "out"
     extract(debug((str(zoo),), str(out)), Progress(Console(file=io.StringIO())))

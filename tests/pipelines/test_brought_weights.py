@@ -7,9 +7,9 @@ import numpy as np
 import pyarrow.dataset
 import pytest
 
-from pipelines.config import Settings, debug, laptop
-from pipelines.extract import extract
-from pipelines.identities import identify
+from pipelines.extract.config import Settings, debug, laptop
+from pipelines.extract.identities import identify
+from pipelines.extract.job import extract
 from rigface import schema
 from rigface.errors import MissingAsset, PlanError
 from rigface.image import decode_mask

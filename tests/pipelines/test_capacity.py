@@ -8,7 +8,7 @@ import pytest
 
 from pipelines import capacity, cli
 from pipelines.capacity import Cluster
-from pipelines.config import Settings
+from pipelines.extract.config import Settings
 from rigface.errors import PlanError
 from tests.conftest import ROOT
 

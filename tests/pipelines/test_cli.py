@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from pipelines.cli import COMMANDS, main, parse
-from pipelines.config import cluster, laptop
+from pipelines.extract.config import cluster, laptop
 
 
 def test_flags_change_single_fields_of_the_preset():
@@ -96,10 +96,10 @@ def test_status_and_dry_run_of_a_finished_dataset(finished, zoo, capsys):
 
 def test_a_dry_run_reads_the_plans_of_a_window_at_a_time(tmp_path, monkeypatch):
     """Of 33 inputs, 24 known and 20 of those unchanged, whatever the window."""
-    from pipelines import plan, preview
-    from pipelines.config import debug
+    from pipelines.extract import dry_run, plan
+    from pipelines.extract.config import debug
+    from pipelines.extract.dataset import Output
     from pipelines.inputs import sources
-    from pipelines.output import Output
     from rigface.storage.store import Store
 
     folder, out = tmp_path / "clips", str(tmp_path / "out")
@@ -108,7 +108,7 @@ def test_a_dry_run_reads_the_plans_of_a_window_at_a_time(tmp_path, monkeypatch):
     for path in names:
         path.write_bytes(b"x")
     config = debug((str(folder),), out)
-    head, detector = preview.parts.specs(config.settings)
+    head, detector = dry_run.parts.specs(config.settings)
     name = Output(Store(out)).open(config.settings, head, detector, False)
     known = [
         {**plan.empty_plan(str(p)), "stamp": sources.stamp(str(p)) if k < 20 else "", "chunks": [None] * 2, "expected": [3, 4]}
@@ -122,9 +122,9 @@ def test_a_dry_run_reads_the_plans_of_a_window_at_a_time(tmp_path, monkeypatch):
     monkeypatch.setattr(
         plan, "survey", lambda uris, *_: looked.append(uris) or [{**plan.empty_plan(u), **new} for u in uris]
     )
-    monkeypatch.setattr(preview, "LOOKED_INTO", 5)
-    monkeypatch.setattr(preview, "WINDOW", 8)
-    text = preview.preview(config)
+    monkeypatch.setattr(dry_run, "LOOKED_INTO", 5)
+    monkeypatch.setattr(dry_run, "WINDOW", 8)
+    text = dry_run.preview(config)
     assert [len(window) for window in asked] == [8, 8, 8, 8, 1]
     assert (len(looked[0]), set(looked[0]) <= {str(p) for p in names[20:]}) == (5, True)
     assert "33 inputs" in text

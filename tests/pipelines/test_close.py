@@ -5,12 +5,12 @@ from dataclasses import replace
 import av
 import pytest
 
-from pipelines import plan
-from pipelines.close import close_input
-from pipelines.config import debug
-from pipelines.look import Looker
-from pipelines.stages import Finish, Reconstruct, Write
-from pipelines.unit import Unit, new_record
+from pipelines.extract import plan
+from pipelines.extract.config import debug
+from pipelines.extract.finalize import close_input
+from pipelines.extract.frame_processor import Looker
+from pipelines.extract.stages import Finish, Reconstruct, Write
+from pipelines.extract.unit import Unit, new_record
 from rigface.face.detection.tracking import MAX_GAP
 from rigface.testing import fakes
 

@@ -1,7 +1,7 @@
 """Which cluster a job is on."""
 
 from pipelines.cluster import session
-from pipelines.config import laptop
+from pipelines.extract.config import laptop
 
 
 def test_a_cluster_of_our_own_is_our_own_even_beside_somebody_elses(monkeypatch):

@@ -4,7 +4,17 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from pipelines.config import PRESETS, STAGES, Extract, Pool, Settings, config_hash, differences, laptop, settings_of
+from pipelines.extract.config import (
+    PRESETS,
+    STAGES,
+    Extract,
+    Pool,
+    Settings,
+    config_hash,
+    differences,
+    laptop,
+    settings_of,
+)
 from rigface.errors import PlanError
 from rigface.types import DetectorSpec, HeadSpec
 

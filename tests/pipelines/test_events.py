@@ -7,8 +7,8 @@ import sys
 from itertools import chain
 
 from pipelines import cli
-from pipelines.extract import Outcome, Summary
-from pipelines.output import Output
+from pipelines.extract.dataset import Output
+from pipelines.extract.job import Outcome, Summary
 from pipelines.telemetry import log_events
 from rigface.storage.store import Store
 from rigface.telemetry.json_logging import LOG

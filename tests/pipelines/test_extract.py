@@ -9,14 +9,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines import extract as extract_module
-from pipelines import flow
 from pipelines.cluster import session
-from pipelines.config import Pool, debug
-from pipelines.deaths import Deaths
-from pipelines.extract import BREAKER, extract
-from pipelines.output import Output
-from pipelines.stages import Finish, error_path
+from pipelines.extract import dataflow
+from pipelines.extract import job as extract_module
+from pipelines.extract.config import Pool, debug
+from pipelines.extract.dataset import Output
+from pipelines.extract.job import BREAKER, extract
+from pipelines.extract.quarantine import Deaths
+from pipelines.extract.stages import Finish, error_path
 from rigface import schema
 from rigface.errors import MissingAsset, OutputBusy, PlanError
 from rigface.image import decode, decode_mask
@@ -247,7 +247,7 @@ def test_nothing_to_read_is_said(tmp_path, silent):
 def test_progress_of_a_log_says_counts(zoo):
     from rich.console import Console
 
-    from pipelines.progress import Progress
+    from pipelines.extract.progress import Progress
 
     text = io.StringIO()
     with Progress(Console(file=text)) as progress:
@@ -260,7 +260,7 @@ def test_progress_of_a_log_says_counts(zoo):
 @pytest.mark.slow
 def test_a_pool_per_stage_and_many_units_come_to_the_same(finished, zoo, silent, tmp_path, monkeypatch):
     """As on a cluster: every stage in actors of its own, faces handed from process to process, units from a file."""
-    monkeypatch.setattr(flow, "MANY", 1)
+    monkeypatch.setattr(dataflow, "MANY", 1)
     config = debug((str(zoo),), str(tmp_path / "out"))
     small = Pool(cpus=0.5)
     config = replace(config, look=Pool(actors=2, most=3, cpus=0.5), reconstruct=small, finish=small, write=small)
@@ -288,13 +288,13 @@ def test_window_by_window_it_is_the_same_dataset_and_old_plans_are_found(finishe
 
 @pytest.mark.slow
 def test_what_a_stage_raises_on_purpose_arrives_as_itself(ray_cluster, zoo, silent, tmp_path, monkeypatch):
-    real = flow.arguments
+    real = dataflow.arguments
 
     def without_network(*arguments):
         made = real(*arguments)
         return {**made, "finish": (RaisesMissingAsset, {})}
 
-    monkeypatch.setattr(flow, "arguments", without_network)
+    monkeypatch.setattr(dataflow, "arguments", without_network)
     with pytest.raises(MissingAsset) as raised:
         extract(debug((str(zoo),), str(tmp_path / "out")), silent)
     assert str(raised.value) == "no weights here"  # and nothing of Ray's
@@ -330,7 +330,7 @@ def test_an_input_is_looked_into_with_the_storage_of_now(zoo, bucket, monkeypatc
 
     import boto3
 
-    from pipelines.plan import survey
+    from pipelines.extract.plan import survey
 
     boto3.client("s3").upload_file(str(zoo / "short.mp4"), "faces", "now/short.mp4")
     settings = debug((), "").settings
@@ -360,13 +360,13 @@ def test_a_long_film_that_kills_its_decoder_ends_as_a_row_and_not_the_job(
     folder.mkdir()
     shutil.copy(zoo / "short.mp4", folder)
     film = fakes.video(folder / "poison.mp4", (0.1,), frames=2 * (BREAKER + 5))
-    real = flow.arguments
+    real = dataflow.arguments
 
     def poisoned(*arguments):
         made = real(*arguments)
         return {**made, "look": (PoisonedLook, {**made["look"][1], "tries": str(tries)})}
 
-    monkeypatch.setattr(flow, "arguments", poisoned)
+    monkeypatch.setattr(dataflow, "arguments", poisoned)
     config = debug((str(folder),), str(out))
     config = replace(config, settings=replace(config.settings, chunk_frames=2))
     assert extract(config, silent).done["units"] == BREAKER + 5 + 3

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pipelines.config import debug
+from pipelines.extract.config import debug
 from pipelines.forecast import Forecast, forecast
 from rigface.testing import fakes
 

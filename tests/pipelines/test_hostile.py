@@ -12,13 +12,13 @@ import pyarrow.compute as pc
 import pytest
 from rich.console import Console
 
-from pipelines import plan
-from pipelines.config import Settings, laptop
-from pipelines.extract import extract
-from pipelines.look import Looker
-from pipelines.progress import Progress
+from pipelines.extract import plan
+from pipelines.extract.config import Settings, laptop
+from pipelines.extract.frame_processor import Looker
+from pipelines.extract.job import extract
+from pipelines.extract.progress import Progress
+from pipelines.extract.unit import new_record
 from pipelines.telemetry.worker_process import Child
-from pipelines.unit import new_record
 from tests.pipelines.conftest import faces_of, inputs_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]

@@ -5,11 +5,11 @@ import shutil
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines import identities
-from pipelines.config import debug
-from pipelines.extract import extract
-from pipelines.identities import identify
-from pipelines.stages import record_of
+from pipelines.extract import identities
+from pipelines.extract.config import debug
+from pipelines.extract.identities import identify
+from pipelines.extract.job import extract
+from pipelines.extract.stages import record_of
 from rigface.storage.store import Store
 from rigface.testing import fakes
 from tests.pipelines.conftest import faces_of

@@ -5,11 +5,11 @@ from dataclasses import replace
 import pyarrow.parquet as pq
 import pytest
 
+from pipelines.extract.stages import Look, StageActor, record_of
+from pipelines.extract.unit import Unit
 from pipelines.inputs import object_cache
-from pipelines.stages import Look, StageActor, record_of
 from pipelines.telemetry import metrics
 from pipelines.telemetry.worker_process import Child
-from pipelines.unit import Unit
 from rigface.storage import objects
 from rigface.telemetry.instruments import Meter
 from rigface.testing import fakes

@@ -3,8 +3,8 @@
 import time
 import tracemalloc
 
-from pipelines.output import Output
-from pipelines.plan import empty_plan
+from pipelines.extract.dataset import Output
+from pipelines.extract.plan import empty_plan
 from rigface.storage.store import Store
 
 

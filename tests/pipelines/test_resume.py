@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.config import debug
-from pipelines.extract import extract
-from pipelines.output import Output
+from pipelines.extract.config import debug
+from pipelines.extract.dataset import Output
+from pipelines.extract.job import extract
 from rigface.storage.store import Store
 from tests.pipelines.conftest import faces_of, inputs_of
 

@@ -11,13 +11,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines import plan
-from pipelines.config import debug
-from pipelines.extract import BREAKER, _break
-from pipelines.look import Looker
-from pipelines.stages import Finish, Look, Reconstruct, StageActor, Write, error_path, part_path, record_of
+from pipelines.extract import plan
+from pipelines.extract.config import debug
+from pipelines.extract.frame_processor import Looker
+from pipelines.extract.job import BREAKER, _break
+from pipelines.extract.stages import Finish, Look, Reconstruct, StageActor, Write, error_path, part_path, record_of
+from pipelines.extract.unit import CROPS_KEPT, Crops, Unit, new_record
 from pipelines.telemetry.worker_process import Child
-from pipelines.unit import CROPS_KEPT, Crops, Unit, new_record
 from rigface import schema
 from rigface.errors import BadInput, JobBroken, PlanError
 from rigface.image import encode_jpeg
@@ -304,7 +304,7 @@ def test_fakes_have_the_fields_of_what_they_stand_for():
 
 @pytest.mark.slow
 def test_specs_known_without_loading_are_those_of_what_is_loaded():
-    from pipelines import parts
-    from pipelines.config import Settings
+    from pipelines.extract import components
+    from pipelines.extract.config import Settings
 
-    assert parts.specs(Settings()) == parts.Specs(Settings())(None, lambda step: None)
+    assert components.specs(Settings()) == components.Specs(Settings())(None, lambda step: None)

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from typing import Any
 
-from pipelines.config import Settings
+from pipelines.extract.config import Settings
 from pipelines.inputs import open_input, sources
 from pipelines.telemetry.worker_process import Child, ChildDied
 from rigface.errors import BadInput, BadVideo, PlanError
@@ -129,7 +129,7 @@ def _survey(child: Child, uri: str) -> Plan:
 @functools.lru_cache(maxsize=1)
 def _child(settings: Settings, silence_s: float, storage: tuple[tuple[str, str], ...]) -> Child:
     """One child per worker process, kept for its next task; another one where the way to the storage has changed."""
-    return Child("pipelines.plan:Surveyor", {"settings": settings}, silence_s)
+    return Child("pipelines.extract.plan:Surveyor", {"settings": settings}, silence_s)
 
 
 def unit_id(plan: Plan, index: int, config: str) -> str:

@@ -17,8 +17,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.config import Extract
-from pipelines.stages import Finish, Look, Reconstruct, StageActor, Write
+from pipelines.extract.config import Extract
+from pipelines.extract.stages import Finish, Look, Reconstruct, StageActor, Write
 from rigface.errors import JobBroken, RigFaceError
 from rigface.storage.store import INTERNAL, Store
 from rigface.types import DetectorSpec, HeadSpec

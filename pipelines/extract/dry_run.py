@@ -9,12 +9,12 @@ from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
 
-from pipelines import parts, plan
-from pipelines.config import Extract, config_hash
-from pipelines.extract import WINDOW, check_stages
+from pipelines.extract import components, plan
+from pipelines.extract.config import Extract, config_hash
+from pipelines.extract.dataset import Output
+from pipelines.extract.job import WINDOW, check_stages
 from pipelines.inputs import open_input, sources
 from pipelines.inputs.compact_set import Marks
-from pipelines.output import Output
 from rigface.errors import PlanError
 from rigface.storage import lock
 from rigface.storage.store import Store
@@ -28,7 +28,7 @@ def preview(config: Extract) -> str:
     Raises:
         PlanError, MissingAsset: what would stop it at once.
     """
-    head, detector = parts.specs(config.settings)
+    head, detector = components.specs(config.settings)
     check_stages(config, head, detector)
     output = Output(Store(config.out))
     output.check(config.settings, head, detector, config.overwrite)

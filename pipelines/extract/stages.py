@@ -18,12 +18,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines import parts
-from pipelines.config import Settings
-from pipelines.deaths import Deaths
+from pipelines.extract import components
+from pipelines.extract.config import Settings
+from pipelines.extract.quarantine import Deaths
+from pipelines.extract.unit import Unit
 from pipelines.telemetry import metrics
 from pipelines.telemetry.worker_process import Child, ChildDied
-from pipelines.unit import Unit
 from rigface import schema
 from rigface.errors import BadInput
 from rigface.face.geometry import alignment
@@ -62,7 +62,7 @@ class Look:
     )
 
     def __init__(self, settings: Settings, silence_s: float, out: str) -> None:
-        self._child = Child("pipelines.look:Looker", {"settings": settings}, silence_s)
+        self._child = Child("pipelines.extract.frame_processor:Looker", {"settings": settings}, silence_s)
         self._child.start()
         self._deaths = Deaths(Store(out))
 
@@ -98,7 +98,7 @@ class Reconstruct:
     adds = (*_PARAMS, *_RESIDUALS)
 
     def __init__(self, settings: Settings, device: str) -> None:
-        self._reconstruct = parts.reconstructor(settings, device)
+        self._reconstruct = components.reconstructor(settings, device)
 
     def __call__(self, unit: Unit) -> None:
         rows = unit.good
@@ -125,7 +125,7 @@ class Finish:
     adds = ("mask", *_QUALITY)
 
     def __init__(self, settings: Settings, device: str = "cpu") -> None:
-        self._judge = parts.judge(settings, device)
+        self._judge = components.judge(settings, device)
 
     def __call__(self, unit: Unit) -> None:
         rows = unit.good
@@ -152,7 +152,7 @@ class Finish:
         unit.add(columns, np.array(done, np.int64))
 
 
-def _sightings(unit: Unit, rows: np.ndarray) -> Iterator[parts.Sighting]:
+def _sightings(unit: Unit, rows: np.ndarray) -> Iterator[components.Sighting]:
     """What is known of the faces of these rows, one by one."""
     from rigface.face.geometry.rotation import to_degrees, to_matrix  # torch stays out of the driver
 
@@ -165,7 +165,7 @@ def _sightings(unit: Unit, rows: np.ndarray) -> Iterator[parts.Sighting]:
     residuals = np.concatenate([unit.numbers(name, rows) for name in _RESIDUALS], axis=1)
     for i in range(count):
         inside = alignment.apply(affines[i], corners).ravel()
-        yield parts.Sighting(boxes[i], landmarks[i], inside, float(scores[i]), turns[i], residuals[i])
+        yield components.Sighting(boxes[i], landmarks[i], inside, float(scores[i]), turns[i], residuals[i])
 
 
 class Write:

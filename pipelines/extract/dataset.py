@@ -31,11 +31,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipelines import deaths, identities
-from pipelines.config import Settings, config_hash, differences
+from pipelines.extract import identities, quarantine
+from pipelines.extract.config import Settings, config_hash, differences
+from pipelines.extract.plan import Plan, units_of
+from pipelines.extract.stages import error_path, parquet, part_path, record_of
 from pipelines.inputs.compact_set import Marks
-from pipelines.plan import Plan, units_of
-from pipelines.stages import error_path, parquet, part_path, record_of
 from rigface import schema
 from rigface.errors import PlanError
 from rigface.storage.store import IDENTITIES, INTERNAL, Store
@@ -136,7 +136,7 @@ class Output:
 
     def _clear(self) -> None:
         """Remove all that is ours; rigface.json last, so that a kill in between leaves it recognisable."""
-        for folder in ("faces", "inputs", PLANS, f"{INTERNAL}/units", deaths.FOLDER):
+        for folder in ("faces", "inputs", PLANS, f"{INTERNAL}/units", quarantine.FOLDER):
             self.store.delete_folder(folder)
         self.store.delete(IDENTITIES)
         self.store.delete(ABOUT)
@@ -207,7 +207,7 @@ class Output:
         self.remove_inputs(uris)
         identities.forget(self.store, uris)
         for plan in plans:
-            deaths.Deaths(self.store).forget(plan["uri"])
+            quarantine.Deaths(self.store).forget(plan["uri"])
             for unit, _ in units_of(plan, config):
                 self.store.delete(part_path(unit))
                 self.store.delete(error_path(unit))

@@ -21,18 +21,18 @@ from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import Any
 
-from pipelines import flow, parts, plan
-from pipelines.close import close_input, conclude
 from pipelines.cluster import session
-from pipelines.config import STAGES, Extract
-from pipelines.deaths import Deaths
-from pipelines.identities import identify
+from pipelines.extract import components, dataflow, plan
+from pipelines.extract.config import STAGES, Extract
+from pipelines.extract.dataset import Output
+from pipelines.extract.finalize import close_input, conclude
+from pipelines.extract.identities import identify
+from pipelines.extract.plan import Plan, units_of
+from pipelines.extract.progress import Progress
+from pipelines.extract.quarantine import Deaths
+from pipelines.extract.stages import error_path
 from pipelines.inputs import open_input, sources
 from pipelines.inputs.compact_set import Marks
-from pipelines.output import Output
-from pipelines.plan import Plan, units_of
-from pipelines.progress import Progress
-from pipelines.stages import error_path
 from rigface import schema
 from rigface.errors import JobBroken
 from rigface.storage import lock
@@ -91,7 +91,7 @@ def extract(
         MissingAsset: a model is not on this machine.
         JobBroken: it makes no sense to go on.
     """
-    head, detector = parts.specs(config.settings)
+    head, detector = components.specs(config.settings)
     check_stages(config, head, detector)
     output = Output(Store(config.out))
     output.check(config.settings, head, detector, config.overwrite)
@@ -109,7 +109,7 @@ def check_stages(config: Extract, head: HeadSpec, detector: DetectorSpec) -> Non
     Raises:
         PlanError: one needs what nothing before it adds.
     """
-    made = flow.arguments(config, head, detector)
+    made = dataflow.arguments(config, head, detector)
     plan.check([made[name][0] for name in STAGES], (), {c.name for c in schema.face_columns(head, detector)})
 
 
@@ -232,7 +232,7 @@ class _Run:
             rows = (uri for table in self.output.inputs_by_part(["uri"]) for uri in table["uri"].to_pylist())
             self._there = self.output.done(), Marks(rows)
         done, has_row = self._there
-        todo: flow.Todo = []
+        todo: dataflow.Todo = []
         waiting: dict[str, set[str]] = {}
         for one in plans.values():
             missing = [(unit, what) for unit, what in units_of(one, self.name) if unit not in done]
@@ -252,13 +252,13 @@ class _Run:
             self._units(plans, waiting, todo)
         self._flush(wait=True)
 
-    def _units(self, plans: dict[str, Plan], waiting: dict[str, set[str]], todo: flow.Todo) -> None:
+    def _units(self, plans: dict[str, Plan], waiting: dict[str, set[str]], todo: dataflow.Todo) -> None:
         expected = {unit: what["expected"] for unit, what in todo}
         crashes: deque[str | None] = deque(maxlen=BREAKER)
         crashed: set[str] = set()  # inputs
         began = time.monotonic()
         self.progress.say(f"{len(todo):,} units of work; starting the actors")
-        for record in flow.records(self.config, *self.specs, todo):
+        for record in dataflow.records(self.config, *self.specs, todo):
             if not self.summary.done["units"]:
                 self.summary.start_s = time.monotonic() - began
                 self.progress.say(f"{len(todo):,} units of work")

@@ -16,10 +16,10 @@ from typing import Any, TypeVar
 import numpy as np
 import pyarrow as pa
 
-from pipelines import parts
-from pipelines.config import Settings
+from pipelines.extract import components
+from pipelines.extract.config import Settings
+from pipelines.extract.unit import ipc
 from pipelines.inputs import open_input, sources
-from pipelines.unit import ipc
 from rigface import schema
 from rigface.errors import BadInput
 from rigface.face.detection.detector import Watch
@@ -47,8 +47,8 @@ class Looker:
 
         cv2.setNumThreads(1)  # as many processes as cores are looking already
         self._settings = settings
-        self._detector = parts.detector(settings)
-        self._identity = parts.identity(settings)
+        self._detector = components.detector(settings)
+        self._identity = components.identity(settings)
 
     def __call__(self, job: tuple[dict[str, Any], dict[str, Any]], begin: Callable[[str], None]) -> tuple[dict, Any]:
         """Look at one unit.
@@ -136,7 +136,7 @@ class Clock:
 class _Seen:
     """The faces of a unit so far, column by column."""
 
-    def __init__(self, identity: parts.Identity | None) -> None:
+    def __init__(self, identity: components.Identity | None) -> None:
         self.tracks: list[int] = []
         self._identity = identity
         self.picker = Picker() if identity is None else Picker(cut=identity.chip)

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from pipelines.output import Output
-from pipelines.plan import Plan, units_of
-from pipelines.stages import parquet, part_path, with_record
+from pipelines.extract.dataset import Output
+from pipelines.extract.plan import Plan, units_of
+from pipelines.extract.stages import parquet, part_path, with_record
 from rigface.storage.store import Store
 
 if TYPE_CHECKING:

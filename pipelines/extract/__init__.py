@@ -1,0 +1,1 @@
+"""`rigface extract`: videos and pictures in, a Parquet dataset of faces out."""
