@@ -21,8 +21,8 @@ import numpy as np
 import pyarrow as pa
 from model_step import commit
 
-from pipelines import held_out
-from pipelines.encode import parts_of
+from pipelines.examples import held_out
+from pipelines.examples.encode import parts_of
 from rigface.evaluation.estimator import Judge
 from rigface.examples import examples_of
 from rigface.metrics.gain import gain

@@ -298,7 +298,7 @@ def people(paths: Mapping[Trait, Path], editor: Editor) -> dict[Trait, Face]:
     Raises:
         PlanError: not a picture, or nobody in it; no such row, or one of another head.
     """
-    from pipelines.read_faces import face_at, is_row
+    from pipelines.examples.face_reader import face_at, is_row
     from rigface.face.analyzer import choose
 
     seen: dict[Path, Face] = {}

@@ -145,7 +145,7 @@ def _smallest(places: dict[str, str], data: Store) -> int:
     Raises:
         PlanError: there are examples, and a model wants others.
     """
-    from pipelines.encode import parts_of, spec_of
+    from pipelines.examples.encode import parts_of, spec_of
     from rigface.model.checkpoint import config_of
 
     own = {name: config_of(place) for name, place in places.items() if place != "preview"}

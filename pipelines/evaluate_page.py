@@ -38,7 +38,7 @@ def finish(store: Store, units: Sequence[str], about: dict[str, Any], config: Ev
     notes = [
         f"{len({r['person'] for r in rows})} people; pictures compared at {about['size']} px; {about['date']}, commit "
         f"{about['commit'] or 'unknown'}.",
-        "People are held out by name (pipelines/split.py): no model trained on the same dataset has seen them."
+        "People are held out by name (pipelines/examples/split.py): no model trained on the same dataset has seen them."
         if not config.everybody
         else "Everybody of the dataset is here: a model that learned from it has seen these people.",
     ]

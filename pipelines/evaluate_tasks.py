@@ -18,13 +18,13 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from pipelines import held_out, pairs
-from pipelines.encode import parts_of, spec_of
-from pipelines.make_example import TAKE, invent_light, make, staged
-from pipelines.pair import PairSettings, head_of
-from pipelines.read_faces import FaceReader
-from pipelines.read_frames import GATES, read_frames
-from pipelines.split import split_of
+from pipelines.examples import held_out, pair_sampling
+from pipelines.examples.compose_example import TAKE, invent_light, make, staged
+from pipelines.examples.encode import parts_of, spec_of
+from pipelines.examples.face_reader import FaceReader
+from pipelines.examples.frame_index import GATES, read_frames
+from pipelines.examples.pair import PairSettings, head_of
+from pipelines.examples.split import split_of
 from rigface.conditions import Composer
 from rigface.edits import EditSpec
 from rigface.errors import PlanError
@@ -266,7 +266,7 @@ class Faces:
 class _Chooser:
     """Chooses rows of faces for tasks, people in turns."""
 
-    def __init__(self, frames: pairs.Frames, places: np.ndarray, random: np.random.Generator) -> None:
+    def __init__(self, frames: pair_sampling.Frames, places: np.ndarray, random: np.random.Generator) -> None:
         self.frames, self._places, self._random = frames, places, random
         good = np.flatnonzero(frames.good)
         self._people = {
@@ -275,12 +275,12 @@ class _Chooser:
 
     def self_edits(self, limit: int, settings: PairSettings, seed: int) -> Iterator[Item]:
         """Pairs spread as `pair` spreads them, three quarters; a quarter frames under an invented light."""
-        found, _ = pairs.candidates(self.frames, settings.per_group, settings.largest_identity_distance, seed)
-        busy = np.any([found.deltas[name] >= edges[0] for name, edges in pairs.EDGES.items()], axis=0)
+        found, _ = pair_sampling.candidates(self.frames, settings.per_group, settings.largest_identity_distance, seed)
+        busy = np.any([found.deltas[name] >= edges[0] for name, edges in pair_sampling.EDGES.items()], axis=0)
         found = found.take(np.flatnonzero(busy))
-        chosen = found.take(pairs.choose(found, limit - limit // 4, seed))
+        chosen = found.take(pair_sampling.choose(found, limit - limit // 4, seed))
         for k in range(len(chosen)):
-            take = [name for name, edges in pairs.EDGES.items() if chosen.deltas[name][k] >= edges[0]]
+            take = [name for name, edges in pair_sampling.EDGES.items() if chosen.deltas[name][k] >= edges[0]]
             s, t = int(chosen.source[k]), int(chosen.target[k])
             yield self._item("self", SELF_EDITS["pair"], s, {"take": sorted(take)}, t, truth=True)
         for s in self._in_turns(limit // 4):

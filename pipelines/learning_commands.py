@@ -15,10 +15,10 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from pipelines.encode import EncodeConfig
 from pipelines.evaluate import EvaluateConfig
-from pipelines.pair import PairConfig, PairSettings
-from pipelines.split import HELD_OUT
+from pipelines.examples.encode import EncodeConfig
+from pipelines.examples.pair import PairConfig, PairSettings
+from pipelines.examples.split import HELD_OUT
 from pipelines.train_config import PRESETS, TrainConfig, mini_cpu
 from rigface.errors import PlanError
 
@@ -47,8 +47,8 @@ class PairCommand:
     job: Annotated[PairConfig, arg(name="")] = PairConfig("", "")
 
     def run(self) -> int:
-        from pipelines.pair import pair
-        from pipelines.pair_report import printed
+        from pipelines.examples.coverage_report import printed
+        from pipelines.examples.pair import pair
 
         printed(pair(replace(self.job, faces=self.faces, out=self.out), _say))
         return 0
@@ -68,7 +68,7 @@ class EncodeCommand:
     job: Annotated[EncodeConfig, arg(name="")] = EncodeConfig("", "")
 
     def run(self) -> int:
-        from pipelines.encode import encode
+        from pipelines.examples.encode import encode
 
         encode(replace(self.job, examples=self.examples, out=self.out), _say)
         return 0
@@ -90,7 +90,7 @@ class AutoencoderCommand:
     """Numbers kept of each square; a multiple of 4."""
 
     def run(self) -> int:
-        from pipelines.autoencoder import AutoencoderConfig, make_autoencoder
+        from pipelines.examples.autoencoder import AutoencoderConfig, make_autoencoder
 
         config = AutoencoderConfig(self.size, self.patch, self.channels)
         make_autoencoder(self.faces, self.out, config, _say)
@@ -158,9 +158,9 @@ FEW = 10  # people, of whom one in ten may well be nobody, or the only one
 
 def _examples_of(config: TrainConfig) -> str:
     """The folder of examples: the one given, or one made from the faces in it."""
-    from pipelines.encode import autoencoder_folder, encode
-    from pipelines.pair import pair
-    from pipelines.read_frames import people_in
+    from pipelines.examples.encode import autoencoder_folder, encode
+    from pipelines.examples.frame_index import people_in
+    from pipelines.examples.pair import pair
     from rigface.storage.store import Store
 
     given = Store(config.examples)

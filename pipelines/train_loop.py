@@ -31,7 +31,7 @@ from torch.distributed.checkpoint.state_dict import (
 
 from pipelines import start
 from pipelines.batches import Batches
-from pipelines.encode import parts_of, spec_of
+from pipelines.examples.encode import parts_of, spec_of
 from pipelines.journal import Journal
 from pipelines.session import Session
 from pipelines.telemetry import metrics

@@ -17,8 +17,8 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from pipelines import held_out
-from pipelines.encode import parts_of
+from pipelines.examples import held_out
+from pipelines.examples.encode import parts_of
 from pipelines.journal import Journal
 from pipelines.session import Session
 from pipelines.train_config import TrainConfig

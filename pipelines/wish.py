@@ -103,7 +103,7 @@ def read(wish: Wish) -> tuple[EditSpec, dict[Trait, Path]]:
     Raises:
         PlanError: nonsense; the message names the flag or the file.
     """
-    from pipelines.read_faces import is_row
+    from pipelines.examples.face_reader import is_row
 
     spec = _from_file(wish.edit)
     givers: dict[Trait, Path] = {}

@@ -1,6 +1,6 @@
 """Turn two faces and a wish into everything the model sees: the one place where seeing and imagining meet.
 
-Path: source Face, wanted coefficients -> compose -> Conditions -> training (`pipelines/pair.py`) and sampling
+Path: source Face, wanted coefficients -> compose -> Conditions -> training (`pipelines/examples/pair.py`) and sampling
 (`editor.py`). There is no second preprocessing.
 
 Render styles, recorded in a checkpoint's config:

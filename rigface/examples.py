@@ -102,7 +102,7 @@ def example_columns(expression_size: int) -> list[Column]:
     ]
     return [
         Column("example", pa.string(), "name of the example: hash of all that decides what is in it"),
-        Column("split", pa.string(), "`train` or `test`, by person (`pipelines/split.py`)"),
+        Column("split", pa.string(), "`train` or `test`, by person (`pipelines/examples/split.py`)"),
         Column("identity", pa.string(), "the person"),
         Column("kind", pa.string(), "`pair` of two frames; `relit`: the source is under an invented light; `posed`: it was turned, too, by the preview"),
         Column("mirrored", pa.bool_(), "left and right are exchanged in all pictures and numbers"),

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines import journal
-from pipelines.encode import EncodeConfig, encode
+from pipelines.examples.encode import EncodeConfig, encode
 from pipelines.train import train
 from pipelines.train_config import debug
 from rigface.model import checkpoint

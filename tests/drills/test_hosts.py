@@ -133,7 +133,7 @@ def test_training_loses_a_host(all_up, tmp_path, results):
     import pyarrow.parquet as pq
 
     from pipelines import journal
-    from pipelines.encode import EncodeConfig, encode
+    from pipelines.examples.encode import EncodeConfig, encode
     from pipelines.train import train
     from pipelines.train_config import debug
     from rigface.model import checkpoint

@@ -6,9 +6,9 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 
-from pipelines.autoencoder import AutoencoderConfig, crops, make_autoencoder, measure
-from pipelines.encode import autoencoder_folder
-from pipelines.split import split_of
+from pipelines.examples.autoencoder import AutoencoderConfig, crops, make_autoencoder, measure
+from pipelines.examples.encode import autoencoder_folder
+from pipelines.examples.split import split_of
 from rigface.errors import PlanError
 from rigface.image import encode_jpeg
 from rigface.model.latents import encode_target

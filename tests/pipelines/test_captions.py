@@ -9,9 +9,9 @@ import torch
 
 from pipelines import journal
 from pipelines.batches import Listener
-from pipelines.captions import Captions
-from pipelines.encode import EncodeConfig, encode
-from pipelines.pair import PairConfig, PairSettings, pair
+from pipelines.examples.captions import Captions
+from pipelines.examples.encode import EncodeConfig, encode
+from pipelines.examples.pair import PairConfig, PairSettings, pair
 from pipelines.train import train
 from pipelines.train_config import debug
 from rigface.errors import PlanError

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pipelines.cluster.actor_pool import Workers
-from pipelines.encode import EncodeConfig, encode
+from pipelines.examples.encode import EncodeConfig, encode
 from rigface.errors import MissingAsset, PlanError
 from rigface.examples import LatentSpec, examples_of, half_column, numbers_of
 from rigface.model import checkpoint

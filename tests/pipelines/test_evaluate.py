@@ -14,8 +14,8 @@ from pipelines import evaluate_tasks
 from pipelines.evaluate import EvaluateConfig, evaluate, fingerprint, places_of
 from pipelines.evaluate_page import printed
 from pipelines.evaluate_tasks import SWEEPS, Examples, Faces
-from pipelines.pair import PairConfig, PairSettings, pair
-from pipelines.split import split_of
+from pipelines.examples.pair import PairConfig, PairSettings, pair
+from pipelines.examples.split import split_of
 from rigface.edits import LightEdit
 from rigface.errors import PlanError
 from rigface.evaluation.baselines import CONTROLS, COPY_SOURCE, COPY_TARGET

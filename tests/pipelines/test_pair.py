@@ -9,10 +9,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines import pairs
-from pipelines.pair import PairConfig, PairSettings, pair
-from pipelines.pairs import Candidates, Frames, candidates, choose, coverage
-from pipelines.split import split_of
+from pipelines.examples import pair_sampling
+from pipelines.examples.pair import PairConfig, PairSettings, pair
+from pipelines.examples.pair_sampling import Candidates, Frames, candidates, choose, coverage
+from pipelines.examples.split import split_of
 from rigface.conditions import Composer
 from rigface.errors import PlanError
 from rigface.examples import ExampleSpec, examples_of, mirrored_expression
@@ -119,7 +119,7 @@ def test_split_is_by_person_and_a_larger_share_keeps_who_was_held_out():
 
 
 def test_target_is_laid_over_the_source_so_that_the_background_fits():
-    from pipelines.make_example import lay_over, make
+    from pipelines.examples.compose_example import lay_over, make
 
     frame = scene()
     source = face_at(frame, (300, 200, 420, 350), params_of(0))
@@ -134,7 +134,7 @@ def test_target_is_laid_over_the_source_so_that_the_background_fits():
 
 
 def test_camera_moves_with_the_crop():
-    from pipelines.make_example import between, moved
+    from pipelines.examples.compose_example import between, moved
 
     source = face_at(scene(), (300, 200, 420, 350), params_of(0))
     target = face_at(scene(), (340, 190, 480, 365), params_of(0, scale=5.0))
@@ -150,7 +150,7 @@ def test_camera_moves_with_the_crop():
 
 
 def test_invented_light_keeps_the_exposure_near():
-    from pipelines.make_example import invent_light
+    from pipelines.examples.compose_example import invent_light
 
     random = np.random.default_rng(0)
     own = params_of(0).light
@@ -234,12 +234,12 @@ def test_nothing_to_pair_is_said(tmp_path):
 
 
 def test_bins_have_names():
-    assert pairs.bin_names("pose")[0] == "< 4"
-    assert len(pairs.bin_names("light")) == len(pairs.EDGES["light"]) + 1
+    assert pair_sampling.bin_names("pose")[0] == "< 4"
+    assert len(pair_sampling.bin_names("light")) == len(pair_sampling.EDGES["light"]) + 1
 
 
 def test_an_invented_pose_turns_a_little_and_keeps_who_it_is():
-    from pipelines.make_example import MOST_DEG, invent_pose
+    from pipelines.examples.compose_example import MOST_DEG, invent_pose
     from rigface.face.geometry.rotation import to_degrees, to_matrix
 
     random = np.random.default_rng(0)

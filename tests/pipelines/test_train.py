@@ -10,7 +10,7 @@ import torch
 
 from pipelines import feed, journal
 from pipelines import start as starts
-from pipelines.encode import EncodeConfig, encode
+from pipelines.examples.encode import EncodeConfig, encode
 from pipelines.session import Alone
 from pipelines.train import config_of, train
 from pipelines.train_config import PRESETS, Networks, TrainConfig, debug

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from pipelines import feed, ingest, journal
-from pipelines.encode import EncodeConfig, encode
+from pipelines.examples.encode import EncodeConfig, encode
 from pipelines.session import Alone
 from pipelines.train import train
 from pipelines.train_config import TrainConfig, debug

@@ -13,9 +13,9 @@ from diffusers import UNet2DConditionModel
 
 from pipelines import journal, train_loop
 from pipelines.cli import main
-from pipelines.encode import autoencoder_folder
 from pipelines.evaluate import fingerprint
-from pipelines.pair import PairConfig, PairSettings, pair
+from pipelines.examples.encode import autoencoder_folder
+from pipelines.examples.pair import PairConfig, PairSettings, pair
 from pipelines.session import Alone
 from pipelines.train import train
 from pipelines.train_config import debug

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipelines import pairs
-from pipelines.make_example import Made, invent_light, invent_pose, make, staged
-from pipelines.pair import PairSettings, part_path
-from pipelines.read_faces import FaceReader
+from pipelines.examples import pair_sampling
+from pipelines.examples.compose_example import Made, invent_light, invent_pose, make, staged
+from pipelines.examples.face_reader import FaceReader
+from pipelines.examples.pair import PairSettings, part_path
 from rigface import schema
 from rigface.conditions import Composer
 from rigface.examples import ExampleSpec, examples_schema, mirrored_expression
@@ -107,7 +107,7 @@ class ComposeUnit:
             "identity": one["identity"],
             "kind": "posed" if one["posed"] else "relit" if one["relit"] else "pair",
             "mirrored": one["mirrored"],
-            "take": ",".join(sorted(name for name, edges in pairs.EDGES.items() if differ[name] >= edges[0])),
+            "take": ",".join(sorted(name for name, edges in pair_sampling.EDGES.items() if differ[name] >= edges[0])),
             "delta_yaw_deg": turn,
             "delta_pose_deg": differ["pose"],
             "delta_expression": differ["expression"],
@@ -128,13 +128,13 @@ def _deltas(source: Face, target: Face) -> dict[str, float]:
     """How far apart the two are by trait."""
     a, b = source.params, target.params
     none = np.zeros(2)
-    two = pairs.Frames(
+    two = pair_sampling.Frames(
         identity=none, uri=none, track=none, index=none, zoom=none, good=none, vectors=none,
         rotation=to_matrix(np.stack([a.head_rotation, b.head_rotation])),
         expression=np.stack([a.expression, b.expression]),
         light=np.stack([a.light, b.light]),
     )  # fmt: skip
-    return {name: float(v[0]) for name, v in pairs.deltas(two, np.array([0]), np.array([1])).items()}
+    return {name: float(v[0]) for name, v in pair_sampling.deltas(two, np.array([0]), np.array([1])).items()}
 
 
 def parquet_of(table: pa.Table) -> pa.Buffer:

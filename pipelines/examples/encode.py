@@ -154,7 +154,7 @@ class EncodeUnit:
 
     def __call__(self, unit: str, plan: dict[str, Any]) -> dict[str, int]:
         """Encode one part."""
-        from pipelines.compose_unit import parquet_of
+        from pipelines.examples.compose_worker import parquet_of
 
         table = self._source.table(plan["part"])
         latents, spec = self.latents(table)

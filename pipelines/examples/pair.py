@@ -24,12 +24,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tyro.conf import Suppress, arg
 
-from pipelines import pairs
-from pipelines.captions import Captions
 from pipelines.cluster.actor_pool import Unit, Workers, over
+from pipelines.examples import pair_sampling as pairs
+from pipelines.examples.captions import Captions
+from pipelines.examples.frame_index import GATES, read_frames
+from pipelines.examples.split import HELD_OUT, split_of
 from pipelines.extract.dataset import git_commit, versions
-from pipelines.read_frames import GATES, read_frames
-from pipelines.split import HELD_OUT, split_of
 from rigface import schema
 from rigface.errors import PlanError
 from rigface.examples import ExampleSpec
@@ -133,7 +133,7 @@ def pair(config: PairConfig, say: Callable[[str], None] = print) -> dict[str, An
 
 
 def _worker(**arguments: Any) -> Callable[[str, dict[str, Any]], dict[str, Any]]:
-    from pipelines.compose_unit import ComposeUnit
+    from pipelines.examples.compose_worker import ComposeUnit
 
     return ComposeUnit(**arguments)
 

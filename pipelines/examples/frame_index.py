@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
-from pipelines import pairs
+from pipelines.examples import pair_sampling
 from rigface.errors import PlanError
 from rigface.face.geometry.rotation import to_matrix
 from rigface.storage.store import Store
@@ -16,7 +16,7 @@ from rigface.storage.store import Store
 GATES = ("confidence", "sharpness", "face_size_px")
 
 
-def read_frames(source: Store, least: dict[str, float]) -> tuple[pairs.Frames, np.ndarray]:
+def read_frames(source: Store, least: dict[str, float]) -> tuple[pair_sampling.Frames, np.ndarray]:
     """The light columns of a dataset, and (N, 2) the part and row of each face: part as a path, row as a number.
 
     Args:
@@ -42,7 +42,7 @@ def read_frames(source: Store, least: dict[str, float]) -> tuple[pairs.Frames, n
     track = whole["track"].to_numpy()
     nobody = text["identity"] == ""
     text["identity"][nobody] = [f"{u}#{t}" for u, t in zip(text["uri"][nobody], track[nobody])]
-    frames = pairs.Frames(
+    frames = pair_sampling.Frames(
         identity=text["identity"],
         uri=text["uri"],
         track=track,

@@ -20,7 +20,7 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor
 
-from pipelines.split import split_of
+from pipelines.examples.split import split_of
 from rigface.errors import PlanError
 from rigface.image import decode as decode_picture
 from rigface.model.latents import decode, encode
