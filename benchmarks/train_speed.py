@@ -4,7 +4,7 @@
     python benchmarks/train_speed.py --steps 8 --size 256 --batch 16      large enough for activations to count
 
 Networks of the small model's kind with a convolutional autoencoder in the shape of Stable Diffusion's, on invented examples;
-`pipelines.train` itself, one process per variant, so that each has a peak of memory of its own. From pictures, the autoencoder
+`pipelines.train.job` itself, one process per variant, so that each has a peak of memory of its own. From pictures, the autoencoder
 encodes four pictures per example in every step; from latents (`rigface encode`) it never runs.
 
 What is waited for is the time between two steps in which no batch was ready; its share of a step, from latents, is held
@@ -63,9 +63,9 @@ def prepare(folder: Path, args: argparse.Namespace) -> None:
 
 def child(folder: Path, name: str, args: argparse.Namespace) -> None:
     """One variant, in a process of its own; prints its figures as JSON."""
-    from pipelines import journal
-    from pipelines.train import train
-    from pipelines.train_config import debug
+    from pipelines.train import metric_log
+    from pipelines.train.config import debug
+    from pipelines.train.job import train
     from rigface.storage.store import Store
 
     out = folder / "runs" / name.replace(", ", "-")
@@ -76,7 +76,7 @@ def child(folder: Path, name: str, args: argparse.Namespace) -> None:
         threads=args.threads, window=16, validation_examples=0, checkpoint_every=10**6, log_every=1, **changes,
     )  # fmt: skip
     train(config, lambda words: None)
-    lines = [line for line in journal.lines(Store(str(out))) if "step_s" in line and line["step"] > WARM]
+    lines = [line for line in metric_log.lines(Store(str(out))) if "step_s" in line and line["step"] > WARM]
     work, wait = ([line[n] for line in lines] for n in ("step_s", "wait_s"))
     print(
         json.dumps(

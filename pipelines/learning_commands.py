@@ -19,7 +19,7 @@ from pipelines.evaluate import EvaluateConfig
 from pipelines.examples.encode import EncodeConfig
 from pipelines.examples.pair import PairConfig, PairSettings
 from pipelines.examples.split import HELD_OUT
-from pipelines.train_config import PRESETS, TrainConfig, mini_cpu
+from pipelines.train.config import PRESETS, TrainConfig, mini_cpu
 from rigface.errors import PlanError
 
 
@@ -114,7 +114,7 @@ class TrainCommand:
     job: Annotated[TrainConfig, arg(name="")] = mini_cpu()
 
     def run(self) -> int:
-        from pipelines.train import train
+        from pipelines.train.job import train
 
         if len(self.words) != 3 or self.words[0] not in PRESETS:
             raise PlanError(f"want PRESET EXAMPLES OUT, where PRESET is one of {', '.join(PRESETS)}")

@@ -16,9 +16,8 @@ import psutil
 import ray
 from ray.cluster_utils import Cluster
 
-from pipelines import journal
-from pipelines import train as job
-from pipelines.train_config import debug
+from pipelines.train import job, metric_log
+from pipelines.train.config import debug
 from rigface.storage.store import Store
 
 STORE = 100 * 2**20
@@ -44,7 +43,7 @@ def main(examples: str, start: str, out: str, steps: str) -> None:
     while training.is_alive():
         time.sleep(0.2)
         seen += [now for now in [workers()] if not seen or now != seen[-1]]
-        if not grown and sum("loss" in line for line in journal.lines(Store(out))) >= 10:
+        if not grown and sum("loss" in line for line in metric_log.lines(Store(out))) >= 10:
             cluster.add_node(num_cpus=1, object_store_memory=STORE)
             grown = True
     print(*seen, flush=True)

@@ -8,10 +8,10 @@ from dataclasses import replace
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines import journal
 from pipelines.examples.encode import EncodeConfig, encode
-from pipelines.train import train
-from pipelines.train_config import debug
+from pipelines.train import metric_log
+from pipelines.train.config import debug
+from pipelines.train.job import train
 from rigface.model import checkpoint
 from rigface.storage.store import Store
 from rigface.testing import fake_examples
@@ -21,7 +21,7 @@ STEPS = 120
 
 
 def losses(out) -> list[tuple[int, float]]:
-    return [(line["step"], line["loss"]) for line in journal.lines(Store(str(out))) if "loss" in line]
+    return [(line["step"], line["loss"]) for line in metric_log.lines(Store(str(out))) if "loss" in line]
 
 
 @pytest.mark.slow

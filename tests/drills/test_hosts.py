@@ -120,7 +120,7 @@ def test_kill_9_of_a_raylet(all_up, clips, tmp_path, nothing_lost):
 
 TRAIN = """
 import json, sys
-from pipelines.train import config_of, train
+from pipelines.train.job import config_of, train
 train(config_of(json.load(open(sys.argv[1]))), print)
 """
 
@@ -132,10 +132,10 @@ def test_training_loses_a_host(all_up, tmp_path, results):
 
     import pyarrow.parquet as pq
 
-    from pipelines import journal
     from pipelines.examples.encode import EncodeConfig, encode
-    from pipelines.train import train
-    from pipelines.train_config import debug
+    from pipelines.train import metric_log
+    from pipelines.train.config import debug
+    from pipelines.train.job import train
     from rigface.model import checkpoint
     from rigface.testing import fake_examples
 
@@ -154,7 +154,7 @@ def test_training_loses_a_host(all_up, tmp_path, results):
     train(config, lambda words: None)
 
     def losses(out: str) -> list[tuple[int, float]]:
-        return [(line["step"], line["loss"]) for line in journal.lines(Store(out)) if "loss" in line]
+        return [(line["step"], line["loss"]) for line in metric_log.lines(Store(out)) if "loss" in line]
 
     out, head = str(tmp_path / "two"), net.hosts[0]
     two = replace(config, out=out, workers=2, address=f"{head.address}:{hosts.PORT}", failures=3)

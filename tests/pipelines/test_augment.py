@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from pipelines.augment import SHIFT, augmented, recoloured, shifted
+from pipelines.train.augmentation import SHIFT, augmented, recoloured, shifted
 from rigface.types import Conditions, Example
 
 

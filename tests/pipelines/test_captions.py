@@ -7,13 +7,13 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from pipelines import journal
-from pipelines.batches import Listener
 from pipelines.examples.captions import Captions
 from pipelines.examples.encode import EncodeConfig, encode
 from pipelines.examples.pair import PairConfig, PairSettings, pair
-from pipelines.train import train
-from pipelines.train_config import debug
+from pipelines.train import metric_log
+from pipelines.train.batches import Listener
+from pipelines.train.config import debug
+from pipelines.train.job import train
 from rigface.errors import PlanError
 from rigface.examples import CAPTION
 from rigface.model import checkpoint
@@ -118,7 +118,7 @@ def test_training_hears_what_is_said_from_pictures_and_from_latents(tmp_path, ta
             out = str(tmp_path / f"run {form.name}")
             plain = replace(debug(), examples=str(form), out=out, start=str(talkative), validation_examples=0, steps=2)
             train(plain, lambda words: None)
-            curves[caption, form is latents] = [line["loss"] for line in journal.lines(Store(out)) if "loss" in line]
+            curves[caption, form is latents] = [line["loss"] for line in metric_log.lines(Store(out)) if "loss" in line]
     for caption in (None, "a b", "c d"):
         assert curves[caption, True] == pytest.approx(curves[caption, False], rel=1e-3)
     first = [curves[caption, True][0] for caption in (None, "a b", "c d")]

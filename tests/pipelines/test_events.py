@@ -58,7 +58,7 @@ def test_a_failed_command_is_one_line(tmp_path):
 
 
 def test_training_tells_its_steps(tmp_path, capfd):
-    from pipelines.journal import Journal
+    from pipelines.train.metric_log import Journal
 
     LOG.handlers.clear()
     journal = Journal(Store(str(tmp_path)), True, 0, aloud=True)

@@ -129,8 +129,8 @@ def test_a_job_is_seen_at_the_endpoint_of_its_node(finished, tmp_path, s3_behind
 @pytest.mark.slow
 def test_a_training_is_seen_too(ray_cluster, tmp_path):
     from pipelines.examples.encode import EncodeConfig, encode
-    from pipelines.train import train
-    from pipelines.train_config import debug
+    from pipelines.train.config import debug
+    from pipelines.train.job import train
     from rigface.model import checkpoint
     from rigface.testing import fake_examples
 

@@ -8,13 +8,13 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from pipelines import feed, journal
-from pipelines import start as starts
 from pipelines.examples.encode import EncodeConfig, encode
-from pipelines.session import Alone
-from pipelines.train import config_of, train
-from pipelines.train_config import PRESETS, Networks, TrainConfig, debug
-from pipelines.train_loop import learning_rate, loop
+from pipelines.train import batch_sampler, metric_log
+from pipelines.train import model_setup as starts
+from pipelines.train.backend import Alone
+from pipelines.train.config import PRESETS, Networks, TrainConfig, debug
+from pipelines.train.job import config_of, train
+from pipelines.train.loop import learning_rate, loop
 from rigface.errors import PlanError
 from rigface.examples import LatentSpec
 from rigface.model import checkpoint, finetuning
@@ -46,14 +46,14 @@ def toy(place, out, **changes) -> TrainConfig:
 
 
 def losses(out) -> dict[int, float]:
-    return {line["step"]: line["loss"] for line in journal.lines(Store(str(out))) if "loss" in line}
+    return {line["step"]: line["loss"] for line in metric_log.lines(Store(str(out))) if "loss" in line}
 
 
 # --- order
 
 
-def order_of(sizes, **options) -> feed.Order:
-    return feed.Order([np.arange(n) for n in sizes], **{"batch": 2, "window": 3, "seed": 5, **options})
+def order_of(sizes, **options) -> batch_sampler.Order:
+    return batch_sampler.Order([np.arange(n) for n in sizes], **{"batch": 2, "window": 3, "seed": 5, **options})
 
 
 def taken(order, lanes, start, steps):
@@ -100,9 +100,9 @@ def test_fewer_examples_than_a_batch_are_repeated_and_none_is_an_error():
 def test_rows_read_are_the_rows_asked_for(place):
     store = Store(str(place / "latents"))
     parts = sorted(store.paths("examples", ".parquet"))
-    rows = feed.usable_rows(store, parts, "train")
-    order = feed.Order(rows, batch=3, window=2, seed=1)
-    read = feed.read_ahead(order.windows([0]), feed.Reader(store, parts, ["example", "split"], kept=1))
+    rows = batch_sampler.usable_rows(store, parts, "train")
+    order = batch_sampler.Order(rows, batch=3, window=2, seed=1)
+    read = batch_sampler.read_ahead(order.windows([0]), batch_sampler.Reader(store, parts, ["example", "split"], kept=1))
     following = 0
     for _, (window, table) in zip(range(4), read):
         assert window.first == following
@@ -344,6 +344,6 @@ def _plain(config: TrainConfig) -> dict:
 
 def test_latent_spec_is_read_back(place):
     store = Store(str(place / "latents"))
-    spec = feed.latents_of(store, next(iter(store.paths("examples", ".parquet"))))
+    spec = batch_sampler.latents_of(store, next(iter(store.paths("examples", ".parquet"))))
     assert isinstance(spec, LatentSpec)
     assert (spec.channels, spec.height) == (4, 16)

@@ -10,11 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from pipelines import feed, ingest, journal
 from pipelines.examples.encode import EncodeConfig, encode
-from pipelines.session import Alone
-from pipelines.train import train
-from pipelines.train_config import TrainConfig, debug
+from pipelines.train import batch_sampler, metric_log, ray_reader
+from pipelines.train.backend import Alone
+from pipelines.train.config import TrainConfig, debug
+from pipelines.train.job import train
 from rigface.model import checkpoint
 from rigface.storage.store import Store
 from rigface.testing import fake_examples
@@ -46,11 +46,11 @@ def alone(config) -> dict[int, float]:
 
 
 def losses(out: str) -> dict[int, float]:
-    return {line["step"]: line["loss"] for line in journal.lines(Store(out)) if "loss" in line}
+    return {line["step"]: line["loss"] for line in metric_log.lines(Store(out)) if "loss" in line}
 
 
 def when(out: str) -> dict[int, float]:
-    return {line["step"]: line["time"] for line in journal.lines(Store(out)) if "loss" in line}
+    return {line["step"]: line["time"] for line in metric_log.lines(Store(out)) if "loss" in line}
 
 
 def kill_a_worker(out: str, killed: list[int]) -> None:
@@ -84,11 +84,11 @@ def test_a_killed_worker_costs_time_and_nothing_else(config, alone, ray_cluster,
 def test_ray_data_hands_over_the_windows_in_order(config, ray_cluster):
     store = Store(config.examples)
     parts = sorted(store.paths("examples", ".parquet"))
-    order = feed.Order(feed.usable_rows(store, parts, "train"), batch=3, lanes=2, window=2, seed=3)
+    order = batch_sampler.Order(batch_sampler.usable_rows(store, parts, "train"), batch=3, lanes=2, window=2, seed=3)
     columns = ["example"]
     start = 3  # in the middle of a window
-    by_ray = ingest.over_ray(order.windows([0, 1], start), store, parts, columns)
-    by_thread = feed.read_ahead(order.windows([0, 1], start), feed.Reader(store, parts, columns))
+    by_ray = ray_reader.over_ray(order.windows([0, 1], start), store, parts, columns)
+    by_thread = batch_sampler.read_ahead(order.windows([0, 1], start), batch_sampler.Reader(store, parts, columns))
     for _, (ours, theirs) in zip(range(5), zip(by_thread, by_ray)):
         assert ours[0].first == theirs[0].first
         assert ours[1]["example"].to_pylist() == theirs[1]["example"].to_pylist()

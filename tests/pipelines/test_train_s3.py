@@ -11,14 +11,14 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
-from pipelines import journal, train_loop
 from pipelines.cli import main
 from pipelines.evaluate import fingerprint
 from pipelines.examples.encode import autoencoder_folder
 from pipelines.examples.pair import PairConfig, PairSettings, pair
-from pipelines.session import Alone
-from pipelines.train import train
-from pipelines.train_config import debug
+from pipelines.train import loop, metric_log
+from pipelines.train.backend import Alone
+from pipelines.train.config import debug
+from pipelines.train.job import train
 from rigface.errors import MissingAsset, OutputBusy, PlanError
 from rigface.image import encode_png
 from rigface.model import checkpoint
@@ -68,9 +68,9 @@ def test_from_pairs_to_an_edit_on_object_storage(bucket, sd15, fixtures, tmp_pat
     train(run, lambda words: None)
     store = Store(run.out)
     assert Alone(store).names() == ["step-00000002"]
-    first = {line["step"]: line for line in journal.lines(store) if "loss" in line}
+    first = {line["step"]: line for line in metric_log.lines(store) if "loss" in line}
     train(replace(run, steps=3), lambda words: None)
-    after = {line["step"]: line for line in journal.lines(store) if "loss" in line}
+    after = {line["step"]: line for line in metric_log.lines(store) if "loss" in line}
     assert [after[step] for step in first] == list(first.values())
     assert set(after) == {1, 2, 3}
     assert any("events" in path for path in store.paths("tensorboard"))
@@ -133,7 +133,7 @@ def test_a_training_whose_output_was_taken_over_writes_nothing_more(bucket, tmp_
     run = replace(debug(), examples=str(tmp_path), out=f"{bucket}/{tmp_path.name}/run", steps=4, checkpoint_every=2)
     run = replace(run, validate_every=2, validation_examples=0)
     store, noticed = Store(run.out), threading.Event()
-    step, renew = train_loop._step, lock._Lease.renew
+    step, renew = loop._step, lock._Lease.renew
 
     def stepped(trainee, examples, lanes, passes, number):
         if number == 3:
@@ -149,7 +149,7 @@ def test_a_training_whose_output_was_taken_over_writes_nothing_more(bucket, tmp_
 
     monkeypatch.setattr(lock, "RENEW_S", 0.2)
     monkeypatch.setattr(lock._Lease, "renew", renewed)
-    monkeypatch.setattr(train_loop, "_step", stepped)
+    monkeypatch.setattr(loop, "_step", stepped)
     with pytest.raises(OutputBusy, match="another has taken over"):
         train(run, lambda words: None)
     assert Alone(store).names() == ["step-00000002"]

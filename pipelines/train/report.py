@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines import journal
+from pipelines.train import metric_log
 from rigface.storage.store import Store
 
 PAGE = "index.html"
@@ -47,7 +47,7 @@ svg text { font-size: 11px; fill: #555 } .key { font-weight: 400; font-size: 13p
 
 def write(store: Store) -> None:
     """Make the page and the table of a run."""
-    lines = journal.lines(store)
+    lines = metric_log.lines(store)
     if lines:
         names = sorted({name for line in lines for name in line})
         table = pa.table({name: pa.array([line.get(name) for line in lines]) for name in names})
@@ -125,7 +125,7 @@ def _thinned(points: list[tuple[int, float]], most: int = 400) -> list[tuple[flo
 
 
 def _grids(store: Store) -> str:
-    paths = sorted(store.paths(f"{journal.FOLDER}/pictures", ".png"))
+    paths = sorted(store.paths(f"{metric_log.FOLDER}/pictures", ".png"))
     if not paths:
         return "<p>None: there was nobody to hold out.</p>"
     keep = sorted(

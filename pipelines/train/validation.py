@@ -19,9 +19,9 @@ import torch
 
 from pipelines.examples import held_out
 from pipelines.examples.encode import parts_of
-from pipelines.journal import Journal
-from pipelines.session import Session
-from pipelines.train_config import TrainConfig
+from pipelines.train.backend import Session
+from pipelines.train.config import TrainConfig
+from pipelines.train.metric_log import Journal
 from rigface.examples import examples_of
 from rigface.image import to_image, to_tensor
 from rigface.model.latents import decode, encode_conditions, lost_detail
@@ -30,7 +30,7 @@ from rigface.storage.store import Store
 from rigface.types import Example
 
 if TYPE_CHECKING:
-    from pipelines.train_loop import Trainee
+    from pipelines.train.loop import Trainee
 
 SHOWN = 12  # rows of the grid
 BATCH = 8  # examples sampled at once

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from pipelines.examples.encode import autoencoder_folder
-from pipelines.train_config import TrainConfig
+from pipelines.train.config import TrainConfig
 from rigface.errors import PlanError
 from rigface.examples import ExampleSpec, LatentSpec
 from rigface.model import checkpoint as checkpoints

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pyarrow as pa
 
-from pipelines.feed import Reader, Window
+from pipelines.train.batch_sampler import Reader, Window
 from rigface.storage.store import Store
 
 AHEAD = 2  # windows read before they are asked for

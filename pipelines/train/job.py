@@ -16,7 +16,7 @@ from dataclasses import asdict
 from typing import Any
 
 from pipelines.extract.dataset import git_commit, versions
-from pipelines.train_config import Networks, TrainConfig
+from pipelines.train.config import Networks, TrainConfig
 from rigface.errors import JobBroken, PlanError
 from rigface.storage import lock
 from rigface.storage.store import Store
@@ -35,14 +35,14 @@ def train(config: TrainConfig, say: Callable[[str], None] = print) -> dict[str, 
         OutputBusy: another run writes to this output.
         JobBroken: workers died more often than `failures` allows.
     """
-    from pipelines import train_page
+    from pipelines.train import report
 
     store = Store(config.out)
     with lock.hold(store) as check:
         _about(store, config)
         numbers = _on_ray(config, store) if config.workers else _alone(config, store, check)
         check()
-        train_page.write(store)
+        report.write(store)
     say(f"{store.uri}/model: " + ", ".join(f"{k} {v:.4g}" for k, v in sorted(numbers.items())))
     return numbers
 
@@ -64,8 +64,8 @@ def _about(store: Store, config: TrainConfig) -> None:
 
 
 def _alone(config: TrainConfig, store: Store, check: Callable[[], None]) -> dict[str, float]:
-    from pipelines.session import Alone
-    from pipelines.train_loop import loop
+    from pipelines.train.backend import Alone
+    from pipelines.train.loop import loop
 
     session = Alone(store, config.keep, check)
     try:
@@ -76,8 +76,8 @@ def _alone(config: TrainConfig, store: Store, check: Callable[[], None]) -> dict
 
 def work(raw: dict[str, Any]) -> None:
     """The loop of one Ray Train worker; `raw` holds a TrainConfig as a dict, and whose the output is."""
-    from pipelines.session import OnRay
-    from pipelines.train_loop import loop
+    from pipelines.train.backend import OnRay
+    from pipelines.train.loop import loop
 
     config = config_of(raw["config"])
     loop(config, OnRay(config.out, raw["lease"]))

@@ -16,9 +16,9 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from pipelines import feed, start
-from pipelines.augment import augmented
-from pipelines.train_config import TrainConfig
+from pipelines.train import batch_sampler, model_setup
+from pipelines.train.augmentation import augmented
+from pipelines.train.config import TrainConfig
 from rigface.errors import PlanError
 from rigface.examples import CAPTION, PICTURES, examples_of, numbers_of
 from rigface.model.checkpoint import Checkpoint
@@ -27,7 +27,7 @@ from rigface.model.text import TextEncoder
 from rigface.storage.store import Store
 
 if TYPE_CHECKING:
-    from pipelines.train_loop import Trainee
+    from pipelines.train.loop import Trainee
 
 KEPT_PROMPTS = 4096  # embeddings: in clips one caption is said of many frames
 
@@ -38,14 +38,14 @@ class Batches:
     def __init__(
         self, config: TrainConfig, source: Store, parts: list[str], trainee: Trainee, lanes: list[int]
     ) -> None:
-        rows = feed.usable_rows(source, parts, "train")
-        self._order = feed.Order(rows, config.batch, config.lanes, config.window, config.seed)
-        self._latent = feed.latents_of(source, parts[0])
+        rows = batch_sampler.usable_rows(source, parts, "train")
+        self._order = batch_sampler.Order(rows, config.batch, config.lanes, config.window, config.seed)
+        self._latent = batch_sampler.latents_of(source, parts[0])
         if self._latent is not None and config.augment:
             raise PlanError(
                 f"{source.uri} holds latents, and augment changes pictures: give the folder that `pair` wrote, or --no-augment"
             )
-        start.check(trainee.loaded, trainee.spec, self._latent)
+        model_setup.check(trainee.loaded, trainee.spec, self._latent)
         names = [f"{name}_latents" if self._latent else name for name in PICTURES]
         columns = ["expression_code", *names]
         self._listener = Listener.of(trainee.loaded, source, parts[0], trainee.device)
@@ -53,11 +53,11 @@ class Batches:
             columns.append(CAPTION)
         windows = self._order.windows(lanes, trainee.step)
         if config.ingest == "ray" and config.workers:
-            from pipelines.ingest import over_ray
+            from pipelines.train.ray_reader import over_ray
 
             self._windows = over_ray(windows, source, parts, columns)
         else:
-            self._windows = feed.read_ahead(windows, feed.Reader(source, parts, columns))
+            self._windows = batch_sampler.read_ahead(windows, batch_sampler.Reader(source, parts, columns))
         self._trainee, self._lanes = trainee, lanes
 
     def __iter__(self) -> Iterator[tuple[int, list[LatentExample], float]]:

@@ -29,14 +29,14 @@ from torch.distributed.checkpoint.state_dict import (
     set_state_dict,
 )
 
-from pipelines import start
-from pipelines.batches import Batches
 from pipelines.examples.encode import parts_of, spec_of
-from pipelines.journal import Journal
-from pipelines.session import Session
 from pipelines.telemetry import metrics
-from pipelines.train_config import TrainConfig
-from pipelines.validate import Validation
+from pipelines.train import model_setup
+from pipelines.train.backend import Session
+from pipelines.train.batches import Batches
+from pipelines.train.config import TrainConfig
+from pipelines.train.metric_log import Journal
+from pipelines.train.validation import Validation
 from rigface.errors import PlanError
 from rigface.examples import ExampleSpec
 from rigface.model import checkpoint as checkpoints
@@ -60,7 +60,7 @@ class Trainee:
 
     def __init__(self, config: TrainConfig, spec: ExampleSpec, session: Session, device: torch.device) -> None:
         self.config, self.spec, self.session, self.device = config, spec, session, device
-        self.loaded: Checkpoint = start.load(config, spec)
+        self.loaded: Checkpoint = model_setup.load(config, spec)
         if config.trust != 1 and self.loaded.config.process.kind != "bridge":
             raise PlanError(
                 f"trust is for a bridge from the preview; this model is {self.loaded.config.process.kind!r}"
@@ -71,7 +71,7 @@ class Trainee:
             self.inner.enable_gradient_checkpointing()
         self.inner.train().to(device)
         self.loaded.vae.to(device)  # type: ignore[arg-type]
-        self.wrapped = start.wrap(self.inner, config, session.world, device)
+        self.wrapped = model_setup.wrap(self.inner, config, session.world, device)
         learning = [p for p in self.inner.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
             learning,
@@ -220,7 +220,7 @@ def _step(trainee: Trainee, examples: list[LatentExample], lanes: list[int], pas
         lane = lanes[min(k, len(lanes) - 1)]
         weight = 1.0 if k < len(lanes) else 0.0  # an idle pass keeps the collectives in step
         generator = torch.Generator().manual_seed((config.seed * 1_000_003 + step) * 4099 + lane)
-        with start.synchronised(trainee.wrapped, k == passes - 1), trainee.autocast():
+        with model_setup.synchronised(trainee.wrapped, k == passes - 1), trainee.autocast():
             example = examples[min(k, len(examples) - 1)].map(lambda t: t.float())
             drawn = draw(process, example.target, dropout, generator)
             at_start = math.ceil(config.at_start * len(drawn.timestep)) if process.kind == "bridge" else 0
@@ -262,7 +262,7 @@ def export(trainee: Trainee, store: Store) -> None:
     trainee.session.check()
     with tempfile.TemporaryDirectory() as folder:
         low_rank = trainee.config.tune == "lora"  # the layers themselves were replaced
-        plain = start.load(trainee.config, trainee.spec) if low_rank else trainee.loaded
+        plain = model_setup.load(trainee.config, trainee.spec) if low_rank else trainee.loaded
         checkpoints.save(folder, plain, weights=_trusted(weights, trainee.config.trust), dtype=torch.float16)
         files = sorted(p for p in Path(folder).rglob("*") if p.is_file())
         for file in sorted(files, key=lambda p: p.name == "config.json" and p.parent == Path(folder)):

@@ -1,0 +1,1 @@
+"""`rigface train`: train the model on Ray Train or in this process."""
