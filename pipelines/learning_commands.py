@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from pipelines.evaluate import EvaluateConfig
+from pipelines.evaluate.job import EvaluateConfig
 from pipelines.examples.encode import EncodeConfig
 from pipelines.examples.pair import PairConfig, PairSettings
 from pipelines.examples.split import HELD_OUT
@@ -142,11 +142,11 @@ class EvaluateCommand:
     job: Annotated[EvaluateConfig, arg(name="")] = EvaluateConfig("", "")
 
     def run(self) -> int:
-        from pipelines.evaluate import evaluate
+        from pipelines.evaluate.job import evaluate
 
         card = evaluate(replace(self.job, data=self.data, out=self.out), _say)
         if card is not None:
-            from pipelines.evaluate_page import printed
+            from pipelines.evaluate.report import printed
 
             printed(card)
             print(f"{self.out.rstrip('/')}/card.html")

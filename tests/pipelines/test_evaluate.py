@@ -10,10 +10,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines import evaluate_tasks
-from pipelines.evaluate import EvaluateConfig, evaluate, fingerprint, places_of
-from pipelines.evaluate_page import printed
-from pipelines.evaluate_tasks import SWEEPS, Examples, Faces
+from pipelines.evaluate import tasks as evaluate_tasks
+from pipelines.evaluate.job import EvaluateConfig, evaluate, fingerprint, places_of
+from pipelines.evaluate.report import printed
+from pipelines.evaluate.tasks import SWEEPS, Examples, Faces
 from pipelines.examples.pair import PairConfig, PairSettings, pair
 from pipelines.examples.split import split_of
 from rigface.edits import LightEdit

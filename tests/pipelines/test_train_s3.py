@@ -12,7 +12,7 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from pipelines.cli import main
-from pipelines.evaluate import fingerprint
+from pipelines.evaluate.job import fingerprint
 from pipelines.examples.encode import autoencoder_folder
 from pipelines.examples.pair import PairConfig, PairSettings, pair
 from pipelines.train import loop, metric_log

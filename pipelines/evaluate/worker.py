@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from pipelines.evaluate_tasks import Examples, Faces, Item, Style, Task
+from pipelines.evaluate.tasks import Examples, Faces, Item, Style, Task
 from rigface.evaluation import report
 from rigface.evaluation.baselines import controls
 from rigface.evaluation.estimator import Judge

@@ -32,7 +32,7 @@ from rigface.storage import lock
 from rigface.storage.store import Store
 
 if TYPE_CHECKING:
-    from pipelines.evaluate_tasks import Examples, Faces, Item
+    from pipelines.evaluate.tasks import Examples, Faces, Item
     from rigface.evaluation.report_card import ReportCard
 
 ABOUT = "rigface.json"
@@ -89,8 +89,8 @@ def evaluate(config: EvaluateConfig, say: Callable[[str], None] = print) -> Repo
         MissingAsset, BadCheckpoint: a model is not there, or does not fit.
         OutputBusy: another run writes to this output.
     """
-    from pipelines import evaluate_page
-    from pipelines.evaluate_unit import EvaluateUnit, source_of
+    from pipelines.evaluate import report
+    from pipelines.evaluate.worker import EvaluateUnit, source_of
 
     data, places = Store(config.data), places_of(config.models)
     size = config.size or _smallest(places, data)
@@ -117,7 +117,7 @@ def evaluate(config: EvaluateConfig, say: Callable[[str], None] = print) -> Repo
             check()
             left = (time.monotonic() - began) / k * (len(todo) - k)
             say(f"{k}/{len(todo)} units, {counts['edits']:,} edits judged, about {left:.0f} s left")
-        return evaluate_page.finish(store, [name for name, _ in units], about, config)
+        return report.finish(store, [name for name, _ in units], about, config)
 
 
 def places_of(models: tuple[str, ...]) -> dict[str, str]:
@@ -162,7 +162,7 @@ def _smallest(places: dict[str, str], data: Store) -> int:
 
 
 def _plan(source: Examples | Faces, config: EvaluateConfig) -> list[Item]:
-    from pipelines.evaluate_tasks import Examples
+    from pipelines.evaluate.tasks import Examples
 
     kinds: Any = config.tasks or source.kinds
     if missing := sorted(set(kinds) - set(source.kinds)):

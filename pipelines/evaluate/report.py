@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.evaluate_gallery import gallery
-from pipelines.evaluate_tasks import SELF_EDITS
+from pipelines.evaluate.gallery import gallery
+from pipelines.evaluate.tasks import SELF_EDITS
 from rigface.evaluation import report
 from rigface.evaluation.baselines import CONTROLS
 from rigface.evaluation.report_card import ReportCard, card
@@ -25,7 +25,7 @@ from rigface.storage.store import Store, sharded
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from pipelines.evaluate import EvaluateConfig
+    from pipelines.evaluate.job import EvaluateConfig
 
 PICTURE = "picture"
 INVENTED = (SELF_EDITS["relit"], SELF_EDITS["posed"])

@@ -1,0 +1,1 @@
+"""`rigface evaluate`: measure models on held-out examples."""
