@@ -16,10 +16,11 @@ from typing import Annotated, Any, Literal, Union
 import tyro
 from tyro.conf import Positional, arg, subcommand
 
-from pipelines import edit, submit_commands
+from pipelines import submit_commands
 from pipelines.capacity import Cluster
+from pipelines.edit import job as edit
+from pipelines.edit.contact_sheet import StripJob
 from pipelines.extract.config import PRESETS, Extract, laptop
-from pipelines.strip import StripJob
 from rigface.errors import PlanError, RigFaceError
 
 ABOUT = """Faces from videos, as a dataset: who, where, 3D coefficients, skin, light, and how far to trust each row.

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from pipelines.cli import main
-from pipelines.edit import EditJob, Engine, edit
-from pipelines.strip import GAP_PX, PANEL_PX
-from pipelines.wish import Wish
+from pipelines.edit.contact_sheet import GAP_PX, PANEL_PX
+from pipelines.edit.flags import Wish
+from pipelines.edit.job import EditJob, Engine, edit
 from rigface.editor import Editor, usual_checkpoint
 from rigface.edits import EditSpec, LightEdit
 from rigface.errors import PlanError

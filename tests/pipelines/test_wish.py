@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tyro
 
-from pipelines.wish import Wish, read, save
+from pipelines.edit.flags import Wish, read, save
 from rigface.edits import NAMED, EditSpec, LightEdit
 from rigface.errors import PlanError
 from rigface.face.controls.transfer import exposure

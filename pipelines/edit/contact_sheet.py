@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 from tyro.conf import Positional, arg
 
-from pipelines.edit import Engine, hints, kind_of, load, picture
+from pipelines.edit.job import Engine, hints, kind_of, load, picture
 from rigface.edits import EditSpec, LightEdit
 from rigface.errors import BadInput, NoFace, PlanError
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipelines.edit import LOOK_CLOSER, AnimateJob, EditJob, hints, picture, rows_of
-from pipelines.edit_words import Outcome
+from pipelines.edit.console import Outcome
+from pipelines.edit.job import LOOK_CLOSER, AnimateJob, EditJob, hints, picture, rows_of
 from rigface.edits import EditSpec, Trait
 from rigface.errors import BadVideo, NoFace, PlanError
 from rigface.types import Face
@@ -21,7 +21,7 @@ from rigface.types import Face
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pipelines.edit_words import Rows
+    from pipelines.edit.console import Rows
     from rigface.editor import Editor
     from rigface.video.decode import VideoInfo
     from rigface.video_editor import Reading, Samples, Shown

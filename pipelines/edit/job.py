@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import numpy as np
 from tyro.conf import Positional, arg
 
-from pipelines.edit_words import Outcome, flame_table, show, slider_tables
-from pipelines.wish import Wish, read, save, traits
+from pipelines.edit.console import Outcome, flame_table, show, slider_tables
+from pipelines.edit.flags import Wish, read, save, traits
 from rigface.edits import NAMED, EditSpec, Trait
 from rigface.errors import BadInput, NoFace, PlanError
 
 if TYPE_CHECKING:
-    from pipelines.edit_words import Rows
+    from pipelines.edit.console import Rows
     from rigface.editor import Editor
     from rigface.types import Face, FaceParams
 
@@ -181,7 +181,7 @@ def edit(job: EditJob) -> Outcome:
     check_names(spec, editor)
     givers = people(paths, editor)
     if is_video:
-        from pipelines.edit_clip import edit_clip
+        from pipelines.edit.video import edit_clip
 
         return edit_clip(job, spec, editor, givers)
     return _edit_picture(job, spec, editor, givers)
@@ -189,7 +189,7 @@ def edit(job: EditJob) -> Outcome:
 
 def animate(job: AnimateJob) -> Outcome:
     """Drive a picture by a clip; raises as `edit`."""
-    from pipelines.edit_clip import animate_picture
+    from pipelines.edit.video import animate_picture
 
     # What the clip gives is not copied from a picture, so `read` must not ask for one.
     if job.wish.target is not None:

@@ -1,0 +1,1 @@
+"""`rigface edit|animate|sliders|strip`: edit pictures and videos from the command line."""
