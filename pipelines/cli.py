@@ -110,7 +110,7 @@ class InspectCommand:
     """The dataset."""
 
     def run(self) -> int:
-        from pipelines import inspect
+        from pipelines.inspect import job as inspect
 
         print(inspect.write(self.out))
         return 0

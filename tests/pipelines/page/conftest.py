@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.page.census import FaceCensus
+from pipelines.inspect.statistics import FaceCensus
 from rigface import schema
 from rigface.image import encode_jpeg, encode_png
 from rigface.types import CROP_PX, DetectorSpec, FaceParams, HeadSpec, Quality

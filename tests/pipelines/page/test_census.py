@@ -7,9 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.page import charts
-from pipelines.page.census import LIGHT_RINGS_DEG, FaceCensus, Histogram, Spot, light_slope
-from pipelines.page.inputs import TABLE_ROWS, InputCensus
+from pipelines.inspect import charts
+from pipelines.inspect.inputs import TABLE_ROWS, InputCensus
+from pipelines.inspect.statistics import LIGHT_RINGS_DEG, FaceCensus, Histogram, Spot, light_slope
 from rigface import schema
 from rigface.face.rendering.lighting import shade
 

@@ -5,7 +5,7 @@ from math import atan2, degrees
 import numpy as np
 import pytest
 
-from pipelines.page import cards, charts, words
+from pipelines.inspect import cards, charts, words
 
 
 @pytest.mark.parametrize("ita", [-40, -10, 19, 34, 48, 58])

@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import torch
 from PIL import Image
 
-from pipelines.page import gallery
-from pipelines.page.census import Spot
+from pipelines.inspect import gallery
+from pipelines.inspect.statistics import Spot
 from rigface import schema
 from rigface.face.head.open_head import OpenHead
 from rigface.face.rendering.lighting import shade

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines import inspect
+from pipelines.inspect import job
 from rigface.errors import BadInput
 from rigface.image import encode_png
 from rigface.types import HeadSpec
@@ -68,7 +68,7 @@ def page(make, tmp_path_factory):
     nasty = make.faces(3, seed=2, uri=[NASTY] * 3, identity=['<b>"x"</b>'] * 3)
     failed = make.faces(2, seed=3, status=["error"] * 2, reason=["the fit <i>failed</i>"] * 2)
     (out / "rigface.json").write_text('{"settings": {"fps": 5.0, "head": "<u>open</u>"}, "commit": "abc1234"}')
-    return Page(inspect.write(make.dataset(out, make.faces(25), nasty, failed, input_rows=rows), samples=10))
+    return Page(job.write(make.dataset(out, make.faces(25), nasty, failed, input_rows=rows), samples=10))
 
 
 def test_page_asks_nobody_for_anything(page):
@@ -119,7 +119,7 @@ def test_counts_are_those_of_the_dataset(page):
 
 def test_every_picture_says_what_it_shows(page):
     images = [attrs for tag, attrs in page.tags if tag == "img" and attrs.get("id") != "viewer-image"]
-    assert len(images) == 3 * (10 + inspect.LEAST_TRUSTED)  # crop, landmarks, mask: the toy head cannot be drawn
+    assert len(images) == 3 * (10 + job.LEAST_TRUSTED)  # crop, landmarks, mask: the toy head cannot be drawn
     assert all(len(a["alt"]) > 10 for a in images)
     assert all(a.get("aria-label") or a.get("aria-hidden") for t, a in page.tags if t == "svg")
     assert "the head model toy is not one that this page can load" in page.text
@@ -134,7 +134,7 @@ def test_what_cannot_be_read_is_said(make, tmp_path):
     out = make.dataset(tmp_path, make.faces(4), make.faces(4, head=HeadSpec("other", "2", 1, 1, 1)))
     (tmp_path / "faces" / "zz.parquet").write_bytes(b"PAR1 not a file")
     pq.write_table(pa.table({"a": [1]}), tmp_path / "faces" / "zy.parquet")
-    text = Page(inspect.write(out, samples=2)).text
+    text = Page(job.write(out, samples=2)).text
     assert "faces/zz.parquet is left out" in text
     assert "faces/zy.parquet is left out: not a faces file" in text
     assert "faces/01/part.parquet is left out: its head model is other 2, not toy 1" in text
@@ -143,38 +143,38 @@ def test_what_cannot_be_read_is_said(make, tmp_path):
 
 def test_a_crop_that_cannot_be_decoded_is_grey(make, tmp_path):
     out = make.dataset(tmp_path, make.faces(2, crop=[b"not a picture", None]))
-    assert Page(inspect.write(out, samples=2)).count("img") == 3 * 2 + 1
+    assert Page(job.write(out, samples=2)).count("img") == 3 * 2 + 1
 
 
 def test_a_dataset_without_faces_has_a_page(make, tmp_path):
     out = make.dataset(tmp_path, make.faces(0), input_rows=[{"uri": "a.mp4", "status": "no_face"}])
-    text = Page(inspect.write(out)).text
+    text = Page(job.write(out)).text
     assert "nobody was found" in text
     assert "No face with coefficients" in text
 
 
 def test_no_dataset_is_refused(tmp_path):
     with pytest.raises(BadInput, match="rigface extract"):
-        inspect.write(str(tmp_path))
+        job.write(str(tmp_path))
 
 
 def test_page_goes_where_it_is_told(make, tmp_path):
     out = make.dataset(tmp_path / "data", make.faces(1))
     target = tmp_path / "elsewhere.html"
-    assert inspect.write(out, page=str(target), samples=1) == str(target)
+    assert job.write(out, page=str(target), samples=1) == str(target)
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["data", "elsewhere.html"]
 
 
 def test_without_identities_tracks_are_counted(make, tmp_path):
     out = make.dataset(tmp_path, make.faces(10, identity=pa.nulls(10, pa.string())))
-    text = Page(inspect.write(out, samples=1)).text
+    text = Page(job.write(out, samples=1)).text
     assert "not computed yet: rigface identities" in text
     assert "Tracks by number of frames" in text
 
 
 def test_the_strip_of_edits_is_shown_where_there_is_one(make, tmp_path):
     out = make.dataset(tmp_path, make.faces(1))
-    assert 'id="edits"' not in Path(inspect.write(out, samples=1)).read_text()
+    assert 'id="edits"' not in Path(job.write(out, samples=1)).read_text()
     strip = encode_png(np.full((4, 9, 3), 200, np.uint8))
     (tmp_path / "edits.png").write_bytes(strip)
-    assert base64.b64encode(strip).decode() in Path(inspect.write(out, samples=1)).read_text()
+    assert base64.b64encode(strip).decode() in Path(job.write(out, samples=1)).read_text()

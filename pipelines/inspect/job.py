@@ -19,11 +19,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.edit.contact_sheet import STRIP
-from pipelines.page import gallery
-from pipelines.page.cards import SHOWN_PEOPLE
-from pipelines.page.census import BATCH_ROWS, FLAGS, FaceCensus, Spot
-from pipelines.page.document import About, Gallery, document
-from pipelines.page.inputs import InputCensus
+from pipelines.inspect import gallery
+from pipelines.inspect.cards import SHOWN_PEOPLE
+from pipelines.inspect.document import About, Gallery, document
+from pipelines.inspect.inputs import InputCensus
+from pipelines.inspect.statistics import BATCH_ROWS, FLAGS, FaceCensus, Spot
 from rigface import schema
 from rigface.errors import BadInput
 from rigface.storage.store import Store

@@ -15,7 +15,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipelines.page.census import EXPRESSION_EDGES, LIGHT_RINGS_DEG, LIGHT_SECTORS, PITCH_EDGES, YAW_EDGES, Histogram
+from pipelines.inspect.statistics import (
+    EXPRESSION_EDGES,
+    LIGHT_RINGS_DEG,
+    LIGHT_SECTORS,
+    PITCH_EDGES,
+    YAW_EDGES,
+    Histogram,
+)
 
 WIDTH = 360
 _LEFT, _RIGHT = 36, 6

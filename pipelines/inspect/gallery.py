@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.page.census import Candidate, Spot, light_slope
+from pipelines.inspect.statistics import Candidate, Spot, light_slope
 from rigface import schema
 from rigface.assets import find
 from rigface.errors import RigFaceError

@@ -17,11 +17,11 @@ from importlib.resources import files
 from string import Template
 from typing import Any
 
-from pipelines.page import cards
-from pipelines.page.census import FaceCensus
-from pipelines.page.charts import share, sliver
-from pipelines.page.gallery import LABELS, RELIT, Strip, view_box
-from pipelines.page.inputs import STATUSES, Cause, InputCensus, InputRow
+from pipelines.inspect import cards
+from pipelines.inspect.charts import share, sliver
+from pipelines.inspect.gallery import LABELS, RELIT, Strip, view_box
+from pipelines.inspect.inputs import STATUSES, Cause, InputCensus, InputRow
+from pipelines.inspect.statistics import FaceCensus
 from pipelines.page.words import bytes_text, clock, duration
 
 _CAUSES_SHOWN = 30
