@@ -17,7 +17,7 @@ import tyro
 from tyro.conf import Positional, arg, subcommand
 
 from pipelines import submit_commands
-from pipelines.capacity import Cluster
+from pipelines.capacity.estimate import Cluster
 from pipelines.edit import job as edit
 from pipelines.edit.contact_sheet import StripJob
 from pipelines.extract.config import PRESETS, Extract, laptop
@@ -175,14 +175,14 @@ class ForecastCommand:
     job: Annotated[Extract, arg(name="")] = laptop()
 
     def run(self) -> int:
-        from pipelines import capacity
-        from pipelines.forecast import forecast
+        from pipelines.capacity import estimate
+        from pipelines.capacity.sample_run import forecast
 
         nodes = self.cluster.nodes or max(1, self.cpus // self.cluster.node_cpus)
         if self.cluster.clips:
             if self.videos:
                 raise PlanError("want VIDEOS... or --clips, not both: a sample is run, or nothing is")
-            load = capacity.load_of(self.cluster, self.job.settings)
+            load = estimate.load_of(self.cluster, self.job.settings)
         elif not self.videos:
             raise PlanError("want VIDEOS...: what would be read, or --clips. `rigface forecast --help` has examples")
         else:
@@ -191,7 +191,7 @@ class ForecastCommand:
             if not self.simulate:
                 return 0
             load = sample.load()
-        print(capacity.described(load, self.cluster, nodes, self.price, self.currency))
+        print(estimate.described(load, self.cluster, nodes, self.price, self.currency))
         return 0
 
 

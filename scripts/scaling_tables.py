@@ -12,8 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pipelines import capacity
-from pipelines.capacity import Cluster, Load
+from pipelines.capacity import estimate
+from pipelines.capacity.estimate import Cluster, Load
 from pipelines.extract.config import Settings
 from pipelines.extract.job import WINDOW
 
@@ -43,7 +43,7 @@ def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 def load(fps: float) -> Load:
     """Ten million clips of ten seconds, so many frames of each second looked at."""
-    return capacity.load_of(Cluster(clips=CLIPS), Settings(fps=fps))
+    return estimate.load_of(Cluster(clips=CLIPS), Settings(fps=fps))
 
 
 def prices() -> str:
@@ -58,11 +58,11 @@ def prices() -> str:
 
 def units() -> str:
     """What one of each costs."""
-    core, found = capacity.core_seconds(), result("capacity")
+    core, found = estimate.core_seconds(), result("capacity")
     rows = [(f"{name}, a frame", f"{1e3 * s:.1f} ms of a core", "extract.json") for name, s in core.items()]
     rows += [
         ("all of these", f"{1e3 * sum(core.values()):.1f} ms of a core", "extract.json"),
-        ("the driver, a unit of work", f"{1e3 * capacity.DRIVER_S:.0f} ms of one core, one after the other", "measured on two cores"),
+        ("the driver, a unit of work", f"{1e3 * estimate.DRIVER_S:.0f} ms of one core, one after the other", "measured on two cores"),
         ("a face in `faces/`", f"{found['dataset']['bytes_per_face'] / 1e3:.1f} kB, "
          f"{found['dataset']['columns_per_face']['crop'] / found['dataset']['columns_per_face']['all']:.0%} of it the crop", "capacity.json"),
         ("an input of its window, in the driver's memory", f"{found['driver']['bytes_per_input_at_work'] / 1e3:.1f} kB", "capacity.json"),
@@ -103,7 +103,7 @@ def simulated() -> str:
         (200, 32, 12.0),
     ):
         price = SPOT_HOUR if life else CPU_HOUR
-        done = capacity.run(one, replace(Cluster(clips=CLIPS), jobs=jobs, life_h=life), nodes, price)
+        done = estimate.run(one, replace(Cluster(clips=CLIPS), jobs=jobs, life_h=life), nodes, price)
         rows.append(
             (
                 f"{nodes} machines, {jobs} job{'s' * (jobs > 1)}{', spot' * bool(life)}", f"{done.wall_s / 3600:.1f} h",
@@ -122,10 +122,10 @@ def objects() -> str:
     for name, count in (("10 million clips, 1 frame a second", CLIPS), ("100 million clips", 10 * CLIPS)):
         faces = count * 10
         size = faces * found["bytes_per_face"]
-        lists = math.ceil(count / capacity.LIST_PAGE)
+        lists = math.ceil(count / estimate.LIST_PAGE)
         rows.append(
             (
-                name, f"{count / 1e6:,.0f} million", f"{count / capacity.PREFIXES:,.0f}", f"{size / 1e12:,.1f} TB",
+                name, f"{count / 1e6:,.0f} million", f"{count / estimate.PREFIXES:,.0f}", f"{size / 1e12:,.1f} TB",
                 f"${size / 1e9 * GB_MONTH:,.0f}", f"${count / 1e3 * PUTS:,.0f}", f"{lists:,} (${lists / 1e3 * LISTS:,.2f})",
                 f"{count * (found['bytes_per_plan'] + found['bytes_per_input_row']) / 1e9:,.1f} GB",
             )
@@ -142,7 +142,7 @@ def driver() -> str:
         at_work, seen = found["bytes_per_input_at_work"], found["bytes_per_name_seen"]
         held = min(count, WINDOW) * at_work + NAMES * count * seen
         work = load(1.0).core_hours * 3600 * count / CLIPS
-        rows.append((f"{count:,}", f"{held / 1e9:,.2f} GB", _time(count * capacity.DRIVER_S), _time(work / 64)))
+        rows.append((f"{count:,}", f"{held / 1e9:,.2f} GB", _time(count * estimate.DRIVER_S), _time(work / 64)))
     return table(["clips in one job", "memory of the driver", "driver's time", "work on 64 cores"], rows)
 
 

@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from pipelines import capacity, cli
-from pipelines.capacity import Cluster
+from pipelines import cli
+from pipelines.capacity import estimate
+from pipelines.capacity.estimate import Cluster
 from pipelines.extract.config import Settings
 from rigface.errors import PlanError
 from tests.conftest import ROOT
@@ -22,24 +23,24 @@ def result(name):
 def test_its_figures_are_those_measured():
     found = result("extract")
     largest = max((name for name in found if name.startswith("x")), key=lambda name: int(name[1:]))
-    assert found[largest]["stage_ms_per_frame"] == capacity.STEP_MS
-    assert (found["fps"], found["cores"]) == (pytest.approx(capacity.FPS, rel=1e-4), capacity.CORES)
-    assert result("capacity")["dataset"]["bytes_per_face"] == pytest.approx(capacity.FACE_BYTES, rel=1e-3)
+    assert found[largest]["stage_ms_per_frame"] == estimate.STEP_MS
+    assert (found["fps"], found["cores"]) == (pytest.approx(estimate.FPS, rel=1e-4), estimate.CORES)
+    assert result("capacity")["dataset"]["bytes_per_face"] == pytest.approx(estimate.FACE_BYTES, rel=1e-3)
 
 
 def test_cores_do_in_all_what_the_machine_did():
-    assert sum(capacity.core_seconds().values()) == pytest.approx(capacity.CORES / capacity.FPS)
+    assert sum(estimate.core_seconds().values()) == pytest.approx(estimate.CORES / estimate.FPS)
 
 
 def test_every_frame_is_decoded_and_few_are_looked_at():
     ask = Cluster(clips=1000, clip_s=10, clip_fps=25)
-    one, all_of_them = (capacity.load_of(ask, Settings(fps=fps)) for fps in (1, "all"))
+    one, all_of_them = (estimate.load_of(ask, Settings(fps=fps)) for fps in (1, "all"))
     assert (one.frames, one.units, one.faces) == (10_000, 1000, 10_000)
     assert (all_of_them.frames, all_of_them.units) == (250_000, 1000)
     assert one.seconds["decode"] * one.frames == pytest.approx(all_of_them.seconds["decode"] * all_of_them.frames)
     assert one.seconds["detect"] == all_of_them.seconds["detect"]
     assert one.core_hours < all_of_them.core_hours / 3
-    longer = capacity.load_of(replace(ask, clip_s=60), Settings(fps="all"))
+    longer = estimate.load_of(replace(ask, clip_s=60), Settings(fps="all"))
     assert longer.units == 5000  # 1500 frames, 300 a unit
 
 
@@ -61,7 +62,7 @@ def test_a_sample_can_be_simulated():
     assert (load.units, load.frames) == (5000, pytest.approx(500_000))
     assert sum(load.seconds.values()) == pytest.approx(0.05)
     assert load.stages == {"look": pytest.approx(0.04), "finish": pytest.approx(0.01)}
-    text = capacity.described(load, Cluster(), 8, 0.05, "EUR")
+    text = estimate.described(load, Cluster(), 8, 0.05, "EUR")
     assert "EUR at 0.05" in text
     assert "look 80%" in text
 

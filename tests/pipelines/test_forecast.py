@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from pipelines.capacity.sample_run import Forecast, forecast
 from pipelines.extract.config import debug
-from pipelines.forecast import Forecast, forecast
 from rigface.testing import fakes
 
 

@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from pipelines import simulate_painter
-from pipelines.simulate import Machines, Stage, Work, simulate
-from pipelines.simulate_painter import Step
+from pipelines.capacity import serving_simulation
+from pipelines.capacity.serving_simulation import Step
+from pipelines.capacity.simulation import Machines, Stage, Work, simulate
 from rigface.errors import PlanError
 from tests.conftest import ROOT
 
@@ -116,8 +116,8 @@ def test_a_measured_painter_comes_out_within_a_fifth():
     alone, crowd = ((loads[n]["edits_per_s"], loads[n]["mean_batch"]) for n in (1, 16))
     step = Step.through(alone, crowd, steps=8)
     assert step.base_s > 0 < step.row_s
-    made = simulate_painter.simulate(step, 4, (4, 8, 12))
+    made = serving_simulation.simulate(step, 4, (4, 8, 12))
     assert made.edits_per_s == pytest.approx(loads[4]["edits_per_s"], rel=0.2)
     assert made.p95_s == pytest.approx(loads[4]["p95_s"], rel=0.2)
     assert made.mean_batch == pytest.approx(loads[4]["mean_batch"], rel=0.2)
-    assert simulate_painter.simulate(step, 1, (4, 8, 12)).edits_per_s == pytest.approx(alone[0], rel=0.02)
+    assert serving_simulation.simulate(step, 1, (4, 8, 12)).edits_per_s == pytest.approx(alone[0], rel=0.02)

@@ -12,8 +12,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from pipelines.capacity.simulation import Machines, Outcome, Stage, Work, simulate
 from pipelines.extract.config import Settings
-from pipelines.simulate import Machines, Outcome, Stage, Work, simulate
 from rigface.errors import PlanError
 
 STEP_MS = {
@@ -124,7 +124,7 @@ def run(load: Load, cluster: Cluster, nodes: int, price: float, seed: int = 0) -
 
 def described(load: Load, cluster: Cluster, nodes: int, price: float, currency: str) -> str:
     """The plan in words, for a terminal."""
-    from pipelines.forecast import _bytes, _count, _money, _span
+    from pipelines.capacity.sample_run import _bytes, _count, _money, _span
 
     done = run(load, cluster, nodes, price)
     best = load.core_hours / (nodes * cluster.node_cpus)

@@ -19,8 +19,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from pipelines.capacity import DRIVER_S as RAY_S
-from pipelines.capacity import Load
+from pipelines.capacity.estimate import DRIVER_S as RAY_S
+from pipelines.capacity.estimate import Load
 from pipelines.cluster import session
 from pipelines.extract import components, dataflow, plan
 from pipelines.extract.config import Extract, config_hash

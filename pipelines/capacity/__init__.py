@@ -1,0 +1,1 @@
+"""`rigface capacity`: estimate and simulate what a cluster needs."""
