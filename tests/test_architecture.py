@@ -54,7 +54,7 @@ def test_a_file_keeps_the_rules(path):
     [
         ("rigface", {"torch", "ray", "diffusers", "cv2"}),
         ("rigface.types, rigface.schema, rigface.errors, rigface.edits", {"torch", "ray", "cv2"}),
-        ("pipelines.cli", {"torch", "mediapipe", "diffusers"}),
+        ("pipelines.cli.main", {"torch", "mediapipe", "diffusers"}),
     ],
 )
 def test_an_import_is_cheap(module, banned):

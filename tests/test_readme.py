@@ -31,7 +31,7 @@ def test_every_make_target_it_names_exists():
 
 
 def test_every_command_it_names_exists():
-    from pipelines.cli import COMMANDS
+    from pipelines.cli.main import COMMANDS
 
     named = set(re.findall(r"^(?:\$ )?rigface ([a-z]+)", README, re.M))
     assert {"extract", "inspect"} <= named <= set(COMMANDS)

@@ -80,7 +80,7 @@ def request(job: Sequence[str], meter: budget.Meter, upload: bool = False, env: 
             not set or should not be sent.
         SystemExit: the job's own words are wrong; the complaint is printed as by the command itself.
     """
-    from pipelines.cli import parse
+    from pipelines.cli.main import parse
 
     if not job or job[0].startswith("-"):
         raise PlanError("want a job to submit: rigface submit extract s3://... s3://... --cluster URL")

@@ -6,7 +6,7 @@ import shlex
 import pytest
 import yaml
 
-from pipelines.cli import parse
+from pipelines.cli.main import parse
 from tests.infra.conftest import OVERLAYS, ROOT, cluster_of, one, pinned, pods, project, quantity, rendered
 
 # Secrets that a person makes; docs/clusters.md says how.

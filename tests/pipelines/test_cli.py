@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from pipelines.cli import COMMANDS, main, parse
+from pipelines.cli.main import COMMANDS, main, parse
 from pipelines.extract.config import cluster, laptop
 
 
@@ -57,17 +57,17 @@ def test_unknown_preset_is_refused_with_the_known_ones(capsys):
 
 
 def test_help_teaches_every_command(capsys):
-    from pipelines import learning_commands
+    from pipelines.cli import learning
 
     with pytest.raises(SystemExit):
         parse(["--help"])
     text = capsys.readouterr().out
     assert all(name in text for name in set(COMMANDS) - {"serve"})
-    assert set(learning_commands.COMMANDS) < set(COMMANDS)
+    assert set(learning.COMMANDS) < set(COMMANDS)
 
 
 def test_choosing_a_command_imports_nothing_heavy():
-    code = "import sys; from pipelines.cli import parse; parse(['extract', 'a', 'b']); "
+    code = "import sys; from pipelines.cli.main import parse; parse(['extract', 'a', 'b']); "
     code += "print(sorted({'ray', 'torch', 'cv2', 'pyarrow'} & set(sys.modules)))"
     text = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert text.strip() == "[]"

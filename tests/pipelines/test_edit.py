@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from pipelines.cli import main
+from pipelines.cli.main import main
 from pipelines.edit.contact_sheet import GAP_PX, PANEL_PX
 from pipelines.edit.flags import Wish
 from pipelines.edit.job import EditJob, Engine, edit

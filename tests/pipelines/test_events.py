@@ -6,7 +6,7 @@ import subprocess
 import sys
 from itertools import chain
 
-from pipelines import cli
+from pipelines.cli import main
 from pipelines.extract.dataset import Output
 from pipelines.extract.job import Outcome, Summary
 from pipelines.telemetry import log_events
@@ -73,6 +73,6 @@ def test_training_tells_its_steps(tmp_path, capfd):
 
 
 def test_the_switch_is_there():
-    command = cli.parse(["extract", "a", "b", "--log-format", "json"])
+    command = main.parse(["extract", "a", "b", "--log-format", "json"])
     assert command.log_format == "json"
-    assert cli.parse(["train", "debug", "a", "b", "--log-format", "json"]).job.log_format == "json"
+    assert main.parse(["train", "debug", "a", "b", "--log-format", "json"]).job.log_format == "json"

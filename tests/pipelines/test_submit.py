@@ -17,11 +17,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipelines.cli import main, parse
+from pipelines.cli.cluster import SubmitCommand, split
+from pipelines.cli.main import main, parse
 from pipelines.cluster import budget
 from pipelines.cluster.budget import Meter
 from pipelines.cluster.submit import PACKAGES, described, request
-from pipelines.submit_commands import SubmitCommand, split
 
 LINE = ["extract", "s3://b/videos/", "s3://b/faces", "--preset", "cluster"]
 
@@ -195,7 +195,7 @@ def head():
 # One process for all: each would import Ray anew. A line of it: arguments as JSON; its answer: status, then what was said.
 TALK = """
 import contextlib, io, json, sys, time
-from pipelines.cli import main
+from pipelines.cli.main import main
 for line in sys.stdin:
     said = io.StringIO()
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):

@@ -251,7 +251,7 @@ def test_what_comes_out_is_a_model_a_page_and_a_diary(place, tmp_path):
 
 
 def test_the_small_model_is_fine_tuned_on_faces_in_one_command(mini, tmp_path):
-    from pipelines.cli import main
+    from pipelines.cli.main import main
 
     dataset(tmp_path / "faces", people=2, frames=8)
     words = [

@@ -11,7 +11,7 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
-from pipelines.cli import main
+from pipelines.cli.main import main
 from pipelines.evaluate.job import fingerprint
 from pipelines.examples.encode import autoencoder_folder
 from pipelines.examples.pair import PairConfig, PairSettings, pair

@@ -16,8 +16,8 @@ from typing import Annotated, Any, Literal, Union
 import tyro
 from tyro.conf import Positional, arg, subcommand
 
-from pipelines import submit_commands
 from pipelines.capacity.estimate import Cluster
+from pipelines.cli import cluster as submit_commands
 from pipelines.edit import job as edit
 from pipelines.edit.contact_sheet import StripJob
 from pipelines.extract.config import PRESETS, Extract, laptop
@@ -229,7 +229,7 @@ def parse(argv: Sequence[str]) -> Any:
         argv, defaults["submit"] = ["submit", *own], submit_commands.SubmitCommand(job=tuple(words))
     commands: dict[str, type] = {**_FACES, **edit.COMMANDS, "strip": StripJob, **submit_commands.COMMANDS}
     if not argv or argv[0] not in commands:  # the commands of learning bring torch, which `extract` should not wait for
-        from pipelines import learning_commands as learning
+        from pipelines.cli import learning
 
         commands |= learning.COMMANDS
         defaults |= {n: d["default"] for n in learning.COMMANDS if (d := learning.default_of(n, argv))}

@@ -1,0 +1,1 @@
+"""The `rigface` command line."""
