@@ -23,12 +23,12 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from rigface.telemetry.json_logging import keys
-from serve import traces
 from serve.far import Far, FarEye, FarPainter
 from serve.front import LOG, write_logs
 from serve.limits import Limits
 from serve.policy import Policy
 from serve.problems import EXPECTED, Trouble, problem_of
+from serve.telemetry import tracing as traces
 
 GROWING = {"min_replicas": 1, "max_replicas": 4, "upscale_delay_s": 10, "downscale_delay_s": 120}
 

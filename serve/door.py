@@ -45,7 +45,6 @@ from serve.front import Front, Gate, noted
 from serve.incoming import Pantry, read, read_job
 from serve.keys import Key, KeyRing
 from serve.limits import Bucket, Limits, Turnstile
-from serve.measures import Numbers
 from serve.naming import Recent
 from serve.openapi import EVENTS, KEY, MESHES, NUMBERS, body, describe, files
 from serve.places import Places
@@ -53,6 +52,7 @@ from serve.problems import EXPECTED, Trouble, problem_of
 from serve.readiness import Readiness
 from serve.repeats import Repeats
 from serve.shelf import TYPES
+from serve.telemetry.metrics import Numbers
 
 WEB = Path(__file__).parent / "web"
 Made = TypeVar("Made")

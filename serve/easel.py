@@ -18,8 +18,8 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any
 
-from serve import traces
 from serve.api import PaintOptions, Wish, Wrap
+from serve.telemetry import tracing
 
 QUALITY = 80  # of a picture on the way
 
@@ -56,7 +56,7 @@ class Easel:
         """
         began = time.monotonic()
         canvas = await self._painter.canvas(model)
-        with traces.span("edit.compose"):
+        with tracing.span("edit.compose"):
             composed = await self._eye.compose(wish, canvas)
         seconds = {"look": time.monotonic() - began}
         painted: list[Any] = [None] * len(composed.conditions)
@@ -68,7 +68,7 @@ class Easel:
                     yield await self._progress(face, len(painted), event, wish, wrap)
         seconds |= {"wait": max(p.waited_s for p in painted), "paint": max(p.painted_s for p in painted)}
         pasting = time.monotonic()
-        with traces.span("edit.finish"):
+        with tracing.span("edit.finish"):
             finished = await self._eye.finish(wish, canvas, [p.image for p in painted], wrap)
         yield Made(finished, seconds | {"finish": time.monotonic() - pasting})
 
@@ -88,7 +88,7 @@ class Easel:
 
         async def one(face: int) -> None:
             try:
-                with traces.span("edit.paint", face=face, model=model):
+                with tracing.span("edit.paint", face=face, model=model):
                     own = replace(options, seed=(options.seed + face) % 2**63)
                     stream = self._painter.paint(model, conditions[face], own, previews, limit_s)
                     async with aclosing(stream) as events:

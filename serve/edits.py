@@ -18,12 +18,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from rigface.telemetry.json_logging import keys
-from serve import measures, traces
 from serve.api import PREVIEW, EditRequest, EditResult, PaintOptions, Wish, Wrap
 from serve.easel import Made, easel_of
 from serve.keys import Key
 from serve.naming import picture_id
 from serve.problems import Trouble
+from serve.telemetry import metrics, tracing
 
 MEDIA = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 PREVIEW_QUALITY = 82
@@ -146,7 +146,7 @@ class Editing:
             raise Trouble("bad-request", "edit.prompt: the preview hears no words; ask for a model with a text encoder")
         if model == PREVIEW or wish.edit.is_nothing:  # nothing asked is the source to the bit, as `Editor` has it
             yield {"phase": "preview", "step": 0, "steps": 1}
-            with traces.span("edit.preview"):
+            with tracing.span("edit.preview"):
                 finished = await self.ask(wish, lambda w: eye.edit_without_model(w, wrap))
         else:
             yield {"phase": "look", "step": 0, "steps": asked.steps or 0}
@@ -171,10 +171,10 @@ class Editing:
         yield done
 
     def _count(self, done: Done) -> None:
-        self._numbers(measures.EDITS, model=done.model)
-        self._numbers(measures.FACES_EDITED, len(done.asked), model=done.model)
+        self._numbers(metrics.EDITS, model=done.model)
+        self._numbers(metrics.FACES_EDITED, len(done.asked), model=done.model)
         for phase, seconds in done.seconds.items():
-            self._numbers(measures.EDIT_SECONDS, seconds, phase=phase)
+            self._numbers(metrics.EDIT_SECONDS, seconds, phase=phase)
         said = {"model": done.model, "faces": len(done.asked), "seconds": done.seconds}
         LOG.info("edit", extra=keys(request_id=done.plan.request_id, key=done.plan.key.name, **said))
 

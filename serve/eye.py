@@ -31,7 +31,6 @@ from rigface.face.reconstruction.albedo_light import AMBIENT
 from rigface.face.rendering.lighting import direction, lamp
 from rigface.image import decode, sniff
 from rigface.types import Conditions, Face, FaceParams
-from serve import traces
 from serve.api import Canvas, Reconstruction, SeenFace, Verified, Wish, Wrap
 from serve.limits import MAX_PIXELS
 from serve.naming import Recent
@@ -39,6 +38,7 @@ from serve.policy import TAKES_IDENTITY, Policy
 from serve.problems import Trouble
 from serve.seal import Plain, Seal
 from serve.sharing import in_turn, together
+from serve.telemetry import tracing
 from serve.threads import Threads
 
 QUICK_PX = 768
@@ -204,7 +204,7 @@ class Eye:
             data = wish.pictures.get(name)
             if data is None:
                 raise Trouble("unknown-picture", more={"picture": name})
-            with self._looking[hash(name) % len(self._looking)], traces.span("eye.look"):
+            with self._looking[hash(name) % len(self._looking)], tracing.span("eye.look"):
                 seen = self._seen.get(name)
                 if seen is None:
                     image = decode(data, max_pixels=MAX_PIXELS)
@@ -308,10 +308,10 @@ class Eye:
         return [numbers(wanted, wish.edit, self.see.head) for _, wanted in pairs]
 
     def _measured(self, wish: Wish, image: np.ndarray, pairs: list[tuple[Face, FaceParams]], wrap: Wrap) -> Finished:
-        with traces.span("eye.measure"):
+        with tracing.span("eye.measure"):
             found = self._judge.measured(image, [face for face, _ in pairs])
         achieved = [None if p is None else numbers(p, wish.edit, self.see.head) for p in found]
-        with traces.span("seal", format=wrap.format):
+        with tracing.span("seal", format=wrap.format):
             data = self._seal(image, wish, wrap)
         return Finished(data, self._asked(wish, pairs), achieved)
 

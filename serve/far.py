@@ -19,8 +19,8 @@ from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, ReplicaUnavailableError
 from ray.serve.handle import DeploymentHandle
 
-from serve import traces
 from serve.problems import Trouble
+from serve.telemetry import tracing
 
 LOST = (RayActorError, ReplicaUnavailableError)
 TRIES, PAUSE_S = 4, 0.5
@@ -44,7 +44,7 @@ class Far:
         while True:
             left -= 1
             try:
-                said = await self._handle.call.remote(name, *args, **traces.carried())
+                said = await self._handle.call.remote(name, *args, **tracing.carried())
             except Exception as error:
                 await _again(error, left)
                 continue
@@ -57,7 +57,7 @@ class Far:
         handle, left = self._handle.options(stream=True, **options), TRIES
         while True:
             left -= 1
-            events: Any = getattr(handle, name).remote(*args, **traces.carried())
+            events: Any = getattr(handle, name).remote(*args, **tracing.carried())
             try:
                 async for event in events:
                     if isinstance(event, Trouble):

@@ -17,9 +17,9 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from rigface.telemetry.json_logging import keys, write
-from serve import measures, traces
 from serve.limits import Limits, Turnstile, bounded
 from serve.problems import EXPECTED, Trouble, problem_of
+from serve.telemetry import metrics, tracing
 
 LOG = logging.getLogger("rigface.serve")
 FREE = ("/healthz", "/readyz", "/metrics")  # asked by machines, all the time
@@ -75,7 +75,7 @@ class Gate:
 class Front:
     """ASGI middleware."""
 
-    def __init__(self, app: Any, limits: Limits, numbers: measures.Numbers, gate: Gate) -> None:
+    def __init__(self, app: Any, limits: Limits, numbers: metrics.Numbers, gate: Gate) -> None:
         self._app, self._limits, self._numbers, self._gate = app, limits, numbers, gate
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -100,7 +100,7 @@ class Front:
             await send(message)
 
         try:
-            with traces.asked(scope["path"], dict(scope["headers"]), request_id) as span:
+            with tracing.asked(scope["path"], dict(scope["headers"]), request_id) as span:
                 await self._let_in(scope, receive, out)
                 route = getattr(scope.get("route"), "path", "") or "none"
                 span.set_attributes({"route": route, "method": scope["method"], "status": status})
@@ -112,10 +112,10 @@ class Front:
         finally:
             route = getattr(scope.get("route"), "path", "") or "none"
             seconds = time.monotonic() - began
-            self._numbers(measures.REQUESTS, route=route, status=str(status))
-            self._numbers(measures.REQUEST_SECONDS, seconds, route=route)
+            self._numbers(metrics.REQUESTS, route=route, status=str(status))
+            self._numbers(metrics.REQUEST_SECONDS, seconds, route=route)
             if state.get("problem"):
-                self._numbers(measures.PROBLEMS, type=state["problem"])
+                self._numbers(metrics.PROBLEMS, type=state["problem"])
             if inner(scope) not in FREE:
                 said = {"method": scope["method"], "route": route, "status": status, "seconds": seconds, "bytes": sent}
                 who = {"key": state.get("key"), "problem": state.get("problem")}

@@ -23,17 +23,17 @@ from rigface.errors import StorageGone
 from rigface.storage.store import NO_ROOM
 from rigface.telemetry.json_logging import keys
 from rigface.video.sandbox import DecoderDied
-from serve import traces
 from serve.api import JobState, Order
 from serve.edits import Editing
 from serve.job_batch import batch
 from serve.limits import Limits
-from serve.measures import Numbers, jobs_by_state
 from serve.places import Places
 from serve.policy import Policy
 from serve.problems import Trouble, problem_of
 from serve.seal import Plain, Seal
 from serve.shelf import OPEN, Job, Shelf
+from serve.telemetry import tracing
+from serve.telemetry.metrics import Numbers, jobs_by_state
 from serve.threads import Threads
 from serve.webhook import MOST_TRIES as HOOK_TRIES
 from serve.webhook import Webhooks, wait_s
@@ -234,7 +234,7 @@ class Jobs:
         return min(queued, key=lambda j: (busy.count(j.owner), j.created), default=None)
 
     async def _run(self, job: Job) -> None:
-        traces.working_on(job.id)
+        tracing.working_on(job.id)
         job.state, job.started, job.tries = "running", job.started or time.time(), job.tries + 1
         try:
             while (pause_s := await self._tried(job)) is not None:

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
-from serve.measures import CACHE_LOOKUPS, tell
+from serve.telemetry.metrics import CACHE_LOOKUPS, tell
 
 
 def picture_id(data: bytes) -> str:

@@ -23,10 +23,10 @@ from typing import Any
 import numpy as np
 
 from rigface.types import Conditions
-from serve import measures
 from serve.api import PREVIEW, Canvas, ModelInfo, PaintOptions
 from serve.naming import Recent
 from serve.problems import Trouble
+from serve.telemetry import metrics
 
 Load = Callable[[str], Any]
 """A checkpoint's place to a `RigFacePipeline`."""
@@ -224,7 +224,7 @@ class Studio:
             if len(self._waiting) >= self._most_waiting:
                 raise Trouble("busy", f"{len(self._waiting)} edits are waiting", retry_after_s=2)
             self._waiting.append(ticket)
-            measures.tell(measures.PAINTER_WAITING, len(self._waiting))
+            metrics.tell(metrics.PAINTER_WAITING, len(self._waiting))
             self._wake.notify()
 
     # Below: the studio's thread, and nobody else.
@@ -253,7 +253,7 @@ class Studio:
                 if room is not None and room.tickets and room.rows + rows > self._most_rows:
                     return
                 self._waiting.popleft()
-                measures.tell(measures.PAINTER_WAITING, len(self._waiting))
+                metrics.tell(metrics.PAINTER_WAITING, len(self._waiting))
             if ticket.gone or self._late(ticket):
                 continue
             try:
@@ -297,7 +297,7 @@ class Studio:
             return
         self.steps_taken += 1
         self.rows_painted += rows
-        measures.stepped(rows, time.perf_counter() - clock)
+        metrics.stepped(rows, time.perf_counter() - clock)
         for ticket in list(room.tickets):
             self._tell(room, ticket)
 

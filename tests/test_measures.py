@@ -83,7 +83,7 @@ def test_names_and_kinds_are_checked_at_once():
 
 def test_both_lists_are_sound_and_share_no_name():
     from pipelines.telemetry import metrics as jobs
-    from serve import measures as service
+    from serve.telemetry import metrics as service
 
     both = [*jobs.ALL, *service.ALL]
     names = [m.name for m in both]

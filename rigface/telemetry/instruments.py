@@ -2,7 +2,7 @@
 
 Path: a job or the service -> `Meter` -> classes like those of `ray.util.metrics`, which the caller brings, or none.
 
-The names are a contract: alerts, dashboards and runbooks use them. `pipelines/telemetry/metrics.py` and `serve/measures.py` each hold a
+The names are a contract: alerts, dashboards and runbooks use them. `pipelines/telemetry/metrics.py` and `serve/telemetry/metrics.py` each hold a
 list of theirs. A label has few values (a stage, a status), never a name of an input, a person or a request.
 Two habits of Ray 2.60's exporter shape this: a histogram's `_sum` is made of middles of buckets, so times that are averaged are
 counters of seconds; and a gauge that nobody sets again is gone after 20 s, so the last value of each is said again and again.

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from pipelines.telemetry import metrics as jobs
-from serve import measures as service
+from serve.telemetry import metrics as service
 from tests.infra.conftest import INFRA, ROOT, rendered_text
 
 FOLDER = INFRA / "observability"

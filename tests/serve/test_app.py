@@ -9,11 +9,11 @@ import httpx
 import pytest
 
 from rigface.image import encode_png
-from serve import measures
 from serve.__main__ import Start, model_of
 from serve.app import Args
 from serve.client import Client, Made, Refused
 from serve.limits import Limits
+from serve.telemetry import metrics
 from tests.scrape import scraped, total
 
 pytestmark = pytest.mark.slow
@@ -53,7 +53,7 @@ def test_every_number_is_seen_at_the_endpoint_of_the_node(faces):
     made = faces.edit(portrait, {"yaw_deg": 5}, steps=2)
     with pytest.raises(Refused):
         faces.edit(b"no picture", {"yaw_deg": 3})
-    text = scraped([m.series[-1] for m in measures.ALL])
+    text = scraped([m.series[-1] for m in metrics.ALL])
     assert total(text, "rigface_edits_total", model="tiny") >= 1
     assert total(text, "rigface_painter_rows_total") >= total(text, "rigface_painter_steps_total") >= 2
     assert total(text, "rigface_faces_edited_total", model="tiny") >= len(made.asked) == 1

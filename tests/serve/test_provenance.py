@@ -279,7 +279,7 @@ def test_a_stream_that_its_caller_leaves_is_in_the_log_with_the_last_picture_it_
     from serve.edits import Editing
     from serve.eye import Eye
     from serve.keys import OPEN
-    from serve.measures import Numbers
+    from serve.telemetry.metrics import Numbers
 
     log, source = tmp_path / "audit.jsonl", encode_png(textured(6))
     house.eye, house.audit = Eye(house.eye.see, seal=sealer), Audit(log)

@@ -133,8 +133,8 @@ def test_what_is_kept_of_an_edit_is_its_result_and_not_its_source(house, png):
     from serve.api import EditRequest, PictureRef, Wish
     from serve.edits import Editing
     from serve.keys import OPEN
-    from serve.measures import Numbers
     from serve.naming import picture_id
+    from serve.telemetry.metrics import Numbers
 
     name = picture_id(png)
     asked = EditRequest(picture=PictureRef(base64="AAAA"), edit={"yaw_deg": 3}, model="preview")

@@ -12,11 +12,11 @@ from types import SimpleNamespace
 import pytest
 from starlette.testclient import TestClient
 
-from serve import traces
 from serve.app import EyeDeployment, PainterDeployment
 from serve.door import House, make_api
 from serve.easel import Easel
 from serve.far import FarEye, FarPainter
+from serve.telemetry import tracing
 from tests.conftest import ROOT
 
 
@@ -70,9 +70,9 @@ def spans():
     from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
     memory = InMemorySpanExporter()
-    traces.keep(SimpleSpanProcessor(memory), "test")
+    tracing.keep(SimpleSpanProcessor(memory), "test")
     yield memory.get_finished_spans
-    traces.stop()
+    tracing.stop()
 
 
 @pytest.fixture
@@ -120,9 +120,9 @@ def test_no_attribute_holds_a_picture_or_an_edit(client, spans, png):
 
 
 def test_off_nothing_is_handed_on_and_nothing_is_imported(client, png):
-    assert traces.carried() == {}
+    assert tracing.carried() == {}
     assert edit(client, png).status_code == 200
-    code = "import sys, serve.traces, serve.front, serve.edits; print([m for m in sys.modules if 'opentelemetry' in m])"
+    code = "import sys, serve.telemetry.tracing, serve.front, serve.edits; print([m for m in sys.modules if 'opentelemetry' in m])"
     assert subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True).strip() == "[]"
 
 
@@ -151,11 +151,11 @@ def test_spans_arrive_at_a_collector(monkeypatch):
     threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_COMPRESSION", "none")
-    traces.start("otlp", "door")
-    with traces.span("hello", face=1):
+    tracing.start("otlp", "door")
+    with tracing.span("hello", face=1):
         pass
-    traces._tracer.span_processor.force_flush()
-    traces.stop()
+    tracing._tracer.span_processor.force_flush()
+    tracing.stop()
     server.shutdown()
     assert [path for path, _ in got] == ["/v1/traces"]
     assert b"hello" in got[0][1]
@@ -164,4 +164,4 @@ def test_spans_arrive_at_a_collector(monkeypatch):
 
 def test_an_exporter_that_does_not_exist_is_named():
     with pytest.raises(ValueError, match="'otlp', 'console', got 'jaeger'"):
-        traces.start("jaeger", "door")
+        tracing.start("jaeger", "door")
