@@ -11,8 +11,8 @@ from typing import Any
 
 from rigface.errors import BadInput, PlanError
 from rigface.image import decode, encode_jpeg, sniff
-from serve.answers import Model
-from serve.client import Client, Made
+from serve.client.client import Client, Made
+from serve.client.types import Model
 
 LOOKED_AT_FPS, MOST_FRAMES = 1.0, 20  # frames of a clip that are sent in search of a face
 EDIT = {"yaw_deg": 14, "expression": {"smile": 0.7}, "light": {"azimuth_deg": 45, "elevation_deg": 25}}

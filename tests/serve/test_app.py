@@ -11,7 +11,7 @@ import pytest
 from rigface.image import encode_png
 from serve.__main__ import Start, model_of
 from serve.app import Args
-from serve.client import Client, Made, Refused
+from serve.client.client import Client, Made, Refused
 from serve.limits import Limits
 from serve.telemetry import metrics
 from tests.scrape import scraped, total

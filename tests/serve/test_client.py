@@ -4,7 +4,7 @@ import httpx
 import pytest
 
 from rigface.image import decode, encode_png
-from serve.client import Client, Made, Refused
+from serve.client.client import Client, Made, Refused
 
 
 def through(client):
@@ -133,9 +133,10 @@ def test_its_types_are_the_services(mine, theirs):
     """Field by field: the client knows nothing of the service's code, and says the same."""
     from typing import get_type_hints
 
-    from serve import answers, api
+    from serve import api
+    from serve.client import types
 
-    mine, theirs = get_type_hints(getattr(answers, mine)), getattr(api, theirs).model_fields
+    mine, theirs = get_type_hints(getattr(types, mine)), getattr(api, theirs).model_fields
     assert mine.keys() == theirs.keys()
     simple = {name: kind for name, kind in mine.items() if kind in (int, str, float, bool)}
     assert simple == {name: theirs[name].annotation for name in simple if name != "picture"} | (
@@ -146,7 +147,7 @@ def test_its_types_are_the_services(mine, theirs):
 def test_progress_is_what_a_stream_tells(faces, png):
     from typing import get_type_hints
 
-    from serve.answers import Progress
+    from serve.client.types import Progress
 
     *steps, _ = faces.stream(png, {"yaw_deg": 8}, model="tiny", steps=2, previews=1)
     assert set().union(*steps) == get_type_hints(Progress).keys()

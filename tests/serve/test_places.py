@@ -188,7 +188,7 @@ def test_a_request_may_name_its_pictures_by_address(house, outside, png):
 
 
 def test_a_message_is_signed_comes_again_and_is_told_from_a_forged_one(outside, serve_jobs, png, monkeypatch):
-    from serve.client import check_webhook
+    from serve.client.client import check_webhook
     from tests.serve.test_jobs import submit, wait
 
     monkeypatch.setattr("serve.jobs.TELL_S", 0.02)

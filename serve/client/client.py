@@ -32,7 +32,7 @@ from typing import Any
 
 import httpx
 
-from serve.answers import Job, Model, Progress, Seen, Verdict
+from serve.client.types import Job, Model, Progress, Seen, Verdict
 
 AGAIN = (429, 502, 503)
 PROBLEM = "application/problem+json"
