@@ -70,8 +70,8 @@ class Start:
         if not self.keys and self.host not in LOOPBACK:
             print("rigface serve: --host is not loopback: name a file of API keys with --keys", file=sys.stderr)
             return 1
-        from serve import keys
         from serve.local import free_port, serving
+        from serve.security import api_keys as keys
 
         if self.keys:
             keys.read(Path(self.keys))  # a file that cannot be read is said here, not in a door's log
@@ -160,7 +160,7 @@ class KeyCommand:
 
     def run(self) -> int:
         """Do it."""
-        from serve import keys
+        from serve.security import api_keys as keys
 
         if self.action == "add":
             burst = {"burst": self.burst} if self.burst else {}
@@ -202,7 +202,7 @@ class EnrollCommand:
 
     def run(self) -> int:
         """Do it."""
-        from serve import policy
+        from serve.security import consent as policy
 
         if not self.name:
             for person in policy.read(self.file):
@@ -238,7 +238,7 @@ class AuditCommand:
 
     def run(self) -> int:
         """Do it."""
-        from serve import audit
+        from serve.security import audit_log as audit
 
         files, found = audit.files_of(self.path), not self.holds
         for path in files:
@@ -258,7 +258,7 @@ class AuditCommand:
 def _vector_of(path: Path) -> Any:
     from rigface.face.analyzer import See
     from rigface.image import decode
-    from serve.policy import Dlib
+    from serve.security.consent import Dlib
 
     image = decode(path.read_bytes())
     faces = See.load()(image)

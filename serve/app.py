@@ -26,8 +26,8 @@ from rigface.telemetry.json_logging import keys
 from serve.far import Far, FarEye, FarPainter
 from serve.front import LOG, write_logs
 from serve.limits import Limits
-from serve.policy import Policy
 from serve.problems import EXPECTED, Trouble, problem_of
+from serve.security.consent import Policy
 from serve.telemetry import tracing as traces
 
 GROWING = {"min_replicas": 1, "max_replicas": 4, "upscale_delay_s": 10, "downscale_delay_s": 120}
@@ -214,10 +214,10 @@ class JobsDeployment:
     """`serve.jobs.Jobs`: one replica, because one process works on a folder at a time."""
 
     def __init__(self, args: Args, eye: DeploymentHandle, painter: DeploymentHandle) -> None:
-        from serve.audit import Audit
         from serve.jobs import Jobs
-        from serve.places import Places
         from serve.provenance import Sealer
+        from serve.security.audit_log import Audit
+        from serve.security.url_allowlist import Places
         from serve.webhook import Webhooks
 
         write_logs()
@@ -298,10 +298,10 @@ class Door:
     def __init__(
         self, args: Args, eye: DeploymentHandle, painter: DeploymentHandle, jobs: DeploymentHandle | None = None
     ) -> None:
-        from serve.audit import Audit
         from serve.door import House
-        from serve.keys import KeyRing
-        from serve.places import Places
+        from serve.security.api_keys import KeyRing
+        from serve.security.audit_log import Audit
+        from serve.security.url_allowlist import Places
 
         self._traces = args.traces
         self._house = House(

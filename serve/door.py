@@ -43,14 +43,14 @@ from serve.api import (
 from serve.edits import MEDIA, Editing, Plan, server_timing, sse, wanted_type
 from serve.front import Front, Gate, noted
 from serve.incoming import Pantry, read, read_job
-from serve.keys import Key, KeyRing
 from serve.limits import Bucket, Limits, Turnstile
 from serve.naming import Recent
 from serve.openapi import EVENTS, KEY, MESHES, NUMBERS, body, describe, files
-from serve.places import Places
 from serve.problems import EXPECTED, Trouble, problem_of
 from serve.readiness import Readiness
 from serve.repeats import Repeats
+from serve.security.api_keys import Key, KeyRing
+from serve.security.url_allowlist import Places
 from serve.shelf import TYPES
 from serve.telemetry.metrics import Numbers
 

@@ -20,9 +20,9 @@ from typing import Any, TypeVar
 from rigface.telemetry.json_logging import keys
 from serve.api import PREVIEW, EditRequest, EditResult, PaintOptions, Wish, Wrap
 from serve.easel import Made, easel_of
-from serve.keys import Key
 from serve.naming import picture_id
 from serve.problems import Trouble
+from serve.security.api_keys import Key
 from serve.telemetry import metrics, tracing
 
 MEDIA = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}

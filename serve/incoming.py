@@ -25,8 +25,8 @@ from rigface.edits import EditSpec, Trait
 from serve.api import BatchJob, ClipRef, JobRequest, Order, PictureRef, PictureRequest, PreviewRequest, Wish
 from serve.limits import MAX_PART_FILES
 from serve.naming import Recent, picture_id
-from serve.places import Places
 from serve.problems import Trouble
+from serve.security.url_allowlist import Places
 
 Asked = TypeVar("Asked", bound=PictureRequest)
 TRAITS = get_args(Trait)

@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 from rigface.errors import BadInput
 from serve.api import BatchJob, EditRequest, Painting, Wish
 from serve.edits import Done, Editing
-from serve.keys import Key
 from serve.problems import Trouble
+from serve.security.api_keys import Key
 from serve.shelf import Job, Shelf
 
 Made = TypeVar("Made")

@@ -36,9 +36,9 @@ from serve.eye import composer_of
 from serve.job_batch import patiently
 from serve.limits import MAX_PIXELS, Limits
 from serve.naming import picture_id
-from serve.policy import TAKES_IDENTITY, Policy
 from serve.problems import Trouble
 from serve.seal import Origin, Seal
+from serve.security.consent import TAKES_IDENTITY, Policy
 from serve.shelf import Job, Shelf
 
 PIECE_FRAMES, PIECE_S = 100, 20.0

@@ -27,10 +27,10 @@ from serve.api import JobState, Order
 from serve.edits import Editing
 from serve.job_batch import batch
 from serve.limits import Limits
-from serve.places import Places
-from serve.policy import Policy
 from serve.problems import Trouble, problem_of
 from serve.seal import Plain, Seal
+from serve.security.consent import Policy
+from serve.security.url_allowlist import Places
 from serve.shelf import OPEN, Job, Shelf
 from serve.telemetry import tracing
 from serve.telemetry.metrics import Numbers, jobs_by_state

@@ -20,8 +20,8 @@ import time
 from typing import Any
 
 from serve.api import JobState
-from serve.places import Places
 from serve.problems import Trouble
+from serve.security.url_allowlist import Places
 
 VARIABLE = "RIGFACE_WEBHOOK_SECRET"
 MOST_TRIES = 10

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from serve.__main__ import main
-from serve.audit import Audit, check
+from serve.security.audit_log import Audit, check
 
 
 def wrote(path, count, first=0):

@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from rigface.image import decode, encode_png
-from serve.keys import KeyRing, add
 from serve.limits import Limits
+from serve.security.api_keys import KeyRing, add
 from tests.serve.conftest import problem, run, send
 
 

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from serve.keys import KeyRing, add
 from serve.limits import Limits
+from serve.security.api_keys import KeyRing, add
 from tests.serve.conftest import problem, send
 
 
@@ -84,7 +84,7 @@ def test_files_of_the_operator_that_cannot_be_read_are_not_the_callers_fault_eit
 
     from serve.door import make_api
     from serve.eye import Eye
-    from serve.policy import Policy, enroll
+    from serve.security.consent import Policy, enroll
 
     consent, file = tmp_path / "consent.jsonl", tmp_path / "keys.jsonl"
     enroll(consent, "anna", [np.zeros(128)])
@@ -149,7 +149,7 @@ def test_a_stream_keeps_its_place_at_the_door_until_it_ends(house, png, tmp_path
 
 def test_a_key_has_a_burst_that_fits_its_rate_and_no_limit_that_lets_nothing_in(tmp_path, capsys):
     from serve.__main__ import main
-    from serve.keys import read
+    from serve.security.api_keys import read
 
     file = str(tmp_path / "keys.jsonl")
     assert main(["key", "add", "slow", "--rate", "1", "--file", file]) == 0

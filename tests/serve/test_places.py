@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from serve.places import Places
 from serve.problems import Trouble
+from serve.security.url_allowlist import Places
 from serve.webhook import Webhooks, secret_of, wait_s
 from tests.serve.conftest import run
 

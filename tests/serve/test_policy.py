@@ -8,10 +8,10 @@ import pytest
 
 from rigface.image import encode_png
 from rigface.types import Frame
-from serve import policy as lists
 from serve.eye import Eye
-from serve.policy import Policy
 from serve.problems import Trouble
+from serve.security import consent as lists
+from serve.security.consent import Policy
 from tests.serve.conftest import photo
 from tests.serve.test_clips import film
 from tests.serve.test_clips import submit as submit_clip

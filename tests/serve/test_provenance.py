@@ -14,9 +14,9 @@ from rigface.errors import BadInput
 from rigface.image import decode, encode_jpeg, encode_png
 from serve import watermark
 from serve.api import Wish, Wrap
-from serve.audit import Audit, check
 from serve.naming import picture_id
 from serve.provenance import Sealer
+from serve.security.audit_log import Audit, check
 from tests.serve.conftest import photo, run
 
 WISH = Wish("sha256:" + "0" * 64, EditSpec(yaw_deg=5))
@@ -278,7 +278,7 @@ def test_a_stream_that_its_caller_leaves_is_in_the_log_with_the_last_picture_it_
     from serve.api import EditRequest, Wish
     from serve.edits import Editing
     from serve.eye import Eye
-    from serve.keys import OPEN
+    from serve.security.api_keys import OPEN
     from serve.telemetry.metrics import Numbers
 
     log, source = tmp_path / "audit.jsonl", encode_png(textured(6))

@@ -1,0 +1,1 @@
+"""API keys, consent, the URL allowlist and the audit log."""
