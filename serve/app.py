@@ -113,7 +113,7 @@ class EyeDeployment:
     def __init__(self, args: Args, painter: DeploymentHandle) -> None:
         from serve.easel import Easel
         from serve.eye import Eye
-        from serve.provenance import Sealer
+        from serve.provenance.signer import Sealer
 
         traces.start(args.traces, "eye")
         write_logs()
@@ -215,7 +215,7 @@ class JobsDeployment:
 
     def __init__(self, args: Args, eye: DeploymentHandle, painter: DeploymentHandle) -> None:
         from serve.jobs import Jobs
-        from serve.provenance import Sealer
+        from serve.provenance.signer import Sealer
         from serve.security.audit_log import Audit
         from serve.security.url_allowlist import Places
         from serve.webhook import Webhooks

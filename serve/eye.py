@@ -35,7 +35,7 @@ from serve.api import Canvas, Reconstruction, SeenFace, Verified, Wish, Wrap
 from serve.limits import MAX_PIXELS
 from serve.naming import Recent
 from serve.problems import Trouble
-from serve.seal import Plain, Seal
+from serve.provenance.encoder import Plain, Seal
 from serve.security.consent import TAKES_IDENTITY, Policy
 from serve.sharing import in_turn, together
 from serve.telemetry import tracing

@@ -37,7 +37,7 @@ from serve.job_batch import patiently
 from serve.limits import MAX_PIXELS, Limits
 from serve.naming import picture_id
 from serve.problems import Trouble
-from serve.seal import Origin, Seal
+from serve.provenance.encoder import Origin, Seal
 from serve.security.consent import TAKES_IDENTITY, Policy
 from serve.shelf import Job, Shelf
 

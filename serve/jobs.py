@@ -28,7 +28,7 @@ from serve.edits import Editing
 from serve.job_batch import batch
 from serve.limits import Limits
 from serve.problems import Trouble, problem_of
-from serve.seal import Plain, Seal
+from serve.provenance.encoder import Plain, Seal
 from serve.security.consent import Policy
 from serve.security.url_allowlist import Places
 from serve.shelf import OPEN, Job, Shelf

@@ -10,7 +10,7 @@ import pytest
 from rigface.image import decode
 from rigface.video.decode import frames
 from rigface.video.writer import best_codec
-from serve.provenance import Sealer
+from serve.provenance.signer import Sealer
 from tests.serve.conftest import photo
 from tests.serve.test_jobs import wait
 
@@ -267,12 +267,12 @@ def test_a_video_that_kills_its_decoder_or_is_too_large_is_refused_by_verify(cli
     sealer._decoders.close()
     assert sealer.verify(clip).manifest == "none"
     monkeypatch.setenv("TRAP_S", "0.2")
-    monkeypatch.setattr("serve.provenance.VERIFY_S", 0.5)
+    monkeypatch.setattr("serve.provenance.signer.VERIFY_S", 0.5)
     sealer._decoders.close()
     assert not sealer.verify(clip).watermark  # what came in time is what is looked at
-    monkeypatch.setattr("serve.provenance.VERIFY_S", 0.01)
+    monkeypatch.setattr("serve.provenance.signer.VERIFY_S", 0.01)
     with pytest.raises(BadVideo, match="takes more than"):
         sealer.verify(clip)
-    monkeypatch.setattr("serve.provenance.CLIP_PIXELS", 1000)
+    monkeypatch.setattr("serve.provenance.signer.CLIP_PIXELS", 1000)
     with pytest.raises(Trouble, match="too-large"):
         sealer.verify(clip)

@@ -12,10 +12,10 @@ from PIL import Image
 from rigface.edits import EditSpec
 from rigface.errors import BadInput
 from rigface.image import decode, encode_jpeg, encode_png
-from serve import watermark
 from serve.api import Wish, Wrap
 from serve.naming import picture_id
-from serve.provenance import Sealer
+from serve.provenance import watermark
+from serve.provenance.signer import Sealer
 from serve.security.audit_log import Audit, check
 from tests.serve.conftest import photo, run
 
@@ -157,7 +157,7 @@ def test_a_sources_own_manifest_is_kept_and_spoils_nothing(sealer, tmp_path, har
 
 
 def test_an_animation_was_created_with_a_picture_in_it(sealer, fixtures):
-    from serve.seal import Origin
+    from serve.provenance.encoder import Origin
 
     clip = (fixtures / "clip.mp4").read_bytes()
     origins = [Origin(encode_png(textured(6)), "componentOf"), Origin(clip, "inputTo")]
@@ -186,7 +186,7 @@ def test_where_no_secret_can_be_kept_the_signing_key_gives_one(tmp_path, monkeyp
     def refused(path, text):
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr("serve.provenance._once", refused)
+    monkeypatch.setattr("serve.provenance.signer._once", refused)
     one, two = Sealer(tmp_path), Sealer(tmp_path)
     assert one._secret == two._secret
     assert "Read-only file system" in caplog.text

@@ -1,0 +1,1 @@
+"""Mark, sign and encode edited images."""
