@@ -101,7 +101,7 @@ def edits() -> dict[str, float]:
     from rigface.edits import EditSpec
     from rigface.image import encode_png
     from serve.api import Canvas, Wish, Wrap
-    from serve.eye import Eye
+    from serve.inference.face_worker import Eye
     from serve.naming import picture_id
 
     eye, image, canvas = Eye.load(), data.astronaut(), Canvas("albedo", 256, "expression")

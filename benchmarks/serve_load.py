@@ -5,7 +5,7 @@
 Writes benchmarks/results/serve_load.json; about five minutes on two cores. The callers are processes of their own
 (`serve_callers.py`), so are the services, one after the other:
 
-* `painter alone`: in one process, without eyes and HTTP: edits a second of `serve.painter` with one row at a time and with 16.
+* `painter alone`: in one process, without eyes and HTTP: edits a second of `serve.inference.diffusion_worker` with one row at a time and with 16.
 * `service`, `one at a time`: the whole service over HTTP, with 16 rows to a batch and with one: closed loops of 1, 4 and 16
   callers, an open loop at 0.7 of what the closed one reached. The medians of an edit's phases say where its time goes, and
   `cpu_ms_per_edit` which processes' time the machine spends on it at 16.
@@ -57,7 +57,7 @@ def painter_alone(model: str, seconds: float) -> dict[str, Any]:
     """Closed loops in one process: the same model, conditions and steps; only the rows of a batch differ."""
     from rigface.types import Conditions
     from serve.api import PaintOptions
-    from serve.painter import Studio
+    from serve.inference.diffusion_worker import Studio
 
     async def load(studio: Studio, count: int, length: float) -> dict[str, float]:
         size = (await studio.canvas("m")).size

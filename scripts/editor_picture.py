@@ -36,8 +36,8 @@ def service() -> str:
     import uvicorn
 
     from serve.door import House, make_api
-    from serve.eye import Eye
-    from serve.painter import Studio
+    from serve.inference.diffusion_worker import Studio
+    from serve.inference.face_worker import Eye
 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -108,11 +108,11 @@ class Args(BaseModel):
     graceful_shutdown_timeout_s=130,
 )
 class EyeDeployment:
-    """`serve.eye.Eye` on one device, and an easel beside it. An edit is under way here while it is painted over there."""
+    """`serve.inference.face_worker.Eye` on one device, and an easel beside it. An edit is under way here while it is painted over there."""
 
     def __init__(self, args: Args, painter: DeploymentHandle) -> None:
-        from serve.easel import Easel
-        from serve.eye import Eye
+        from serve.inference.edit_pipeline import Easel
+        from serve.inference.face_worker import Eye
         from serve.provenance.signer import Sealer
 
         traces.start(args.traces, "eye")
@@ -153,13 +153,13 @@ class EyeDeployment:
     graceful_shutdown_timeout_s=120,
 )
 class PainterDeployment:
-    """`serve.painter.Studio` on one device. A checkpoint that cannot be read stops the deployment, not a request.
+    """`serve.inference.diffusion_worker.Studio` on one device. A checkpoint that cannot be read stops the deployment, not a request.
 
     Where there are several models, Ray Serve is told which of them a replica holds, and sends an edit to one that has its model.
     """
 
     def __init__(self, args: Args) -> None:
-        from serve.painter import Studio
+        from serve.inference.diffusion_worker import Studio
 
         traces.start(args.traces, "painter")
         write_logs()

@@ -40,9 +40,9 @@ from serve.api import (
     VideoJob,
     Wish,
 )
-from serve.edits import MEDIA, Editing, Plan, server_timing, sse, wanted_type
 from serve.front import Front, Gate, noted
 from serve.incoming import Pantry, read, read_job
+from serve.inference.edit_service import MEDIA, Editing, Plan, server_timing, sse, wanted_type
 from serve.limits import Bucket, Limits, Turnstile
 from serve.naming import Recent
 from serve.openapi import EVENTS, KEY, MESHES, NUMBERS, body, describe, files
@@ -63,7 +63,7 @@ class House:
     """All a door needs.
 
     Args:
-        eye: as `serve.eye.Eye`. painter: as `serve.painter.Studio`.
+        eye: as `serve.inference.face_worker.Eye`. painter: as `serve.inference.diffusion_worker.Studio`.
         places: that files may be fetched from.
         audit: told after each edit. jobs: as `serve.jobs.Jobs`; None takes none.
         gate: closed to drain the door.

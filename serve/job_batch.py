@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from rigface.errors import BadInput
 from serve.api import BatchJob, EditRequest, Painting, Wish
-from serve.edits import Done, Editing
+from serve.inference.edit_service import Done, Editing
 from serve.problems import Trouble
 from serve.security.api_keys import Key
 from serve.shelf import Job, Shelf

@@ -32,7 +32,7 @@ from rigface.video.sandbox import Decoders, Joined
 from rigface.video.writer import Film
 from rigface.video_editor import How, Reading, Samples, Shown, animated, edited, reduced
 from serve.api import PREVIEW, AnimationJob, Canvas, PaintOptions, VideoJob
-from serve.eye import composer_of
+from serve.inference.face_worker import composer_of
 from serve.job_batch import patiently
 from serve.limits import MAX_PIXELS, Limits
 from serve.naming import picture_id
@@ -56,7 +56,7 @@ class Clips:
 
     Args:
         load: gives eyes, each used by one job at a time.
-        painter: as `serve.painter.Studio`.
+        painter: as `serve.inference.diffusion_worker.Studio`.
         seal: as in `seal.py`.
         audit: told after each clip.
         policy: whose faces may be edited.

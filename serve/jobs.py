@@ -24,7 +24,8 @@ from rigface.storage.store import NO_ROOM
 from rigface.telemetry.json_logging import keys
 from rigface.video.sandbox import DecoderDied
 from serve.api import JobState, Order
-from serve.edits import Editing
+from serve.inference.edit_service import Editing
+from serve.inference.watchdog import Threads
 from serve.job_batch import batch
 from serve.limits import Limits
 from serve.problems import Trouble, problem_of
@@ -34,7 +35,6 @@ from serve.security.url_allowlist import Places
 from serve.shelf import OPEN, Job, Shelf
 from serve.telemetry import tracing
 from serve.telemetry.metrics import Numbers, jobs_by_state
-from serve.threads import Threads
 from serve.webhook import MOST_TRIES as HOOK_TRIES
 from serve.webhook import Webhooks, wait_s
 
@@ -53,7 +53,7 @@ class Jobs:
 
     Args:
         uri: a folder, or s3://bucket/prefix.
-        eye, painter: as `serve.eye.Eye` and `serve.painter.Studio`.
+        eye, painter: as `serve.inference.face_worker.Eye` and `serve.inference.diffusion_worker.Studio`.
         audit: told after each edit.
         see: gives eyes for clips, which are looked at in this process; None: the default ones.
         seal: of videos.

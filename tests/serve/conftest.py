@@ -68,14 +68,14 @@ def photo(seed: int = 0, size: tuple[int, int] = (96, 80)) -> np.ndarray:
 
 @pytest.fixture(scope="session")
 def eye():
-    from serve.eye import Eye
+    from serve.inference.face_worker import Eye
 
     return Eye(StillSee())
 
 
 @pytest.fixture(scope="session")
 def studio():
-    from serve.painter import Studio
+    from serve.inference.diffusion_worker import Studio
 
     made = Studio.of({"tiny": "tiny"})
     yield made

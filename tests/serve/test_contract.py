@@ -124,7 +124,7 @@ def test_each_problem_has_a_status_and_a_title():
 @pytest.fixture(scope="module")
 def real_eye():
     from rigface.face.analyzer import See
-    from serve.eye import Eye
+    from serve.inference.face_worker import Eye
 
     return Eye(See.load())
 

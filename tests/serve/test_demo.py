@@ -6,8 +6,8 @@ from rigface.errors import PlanError
 from rigface.image import decode
 from serve.demo import show
 from serve.door import House
+from serve.inference.diffusion_worker import Studio
 from serve.local import free_port
-from serve.painter import Studio
 from tests.serve.conftest import listening
 
 

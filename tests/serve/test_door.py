@@ -164,7 +164,7 @@ def test_a_picture_of_one_caller_is_not_anothers(house, png, tmp_path):
 
 
 def test_an_eye_that_has_forgotten_is_sent_the_bytes(client, house, png, monkeypatch):
-    from serve.eye import Eye
+    from serve.inference.face_worker import Eye
 
     name = client.post("/v1/reconstruct", files={"picture": ("a.png", png)}).json()["picture"]
     house.eye = Eye(house.eye.see)  # another replica
@@ -285,7 +285,7 @@ def test_a_service_edit_is_the_editors_own(client, house, studio, png):
     """Composed, painted and pasted in three places, and the same as in one."""
     from rigface.editor import Editor, ModelPaint
     from rigface.edits import EditSpec
-    from serve.eye import composer_of
+    from serve.inference.face_worker import composer_of
 
     pipeline = studio._rooms["tiny"].pipeline
     editor = Editor(house.eye.see, ModelPaint(pipeline), composer_of(run(studio.canvas("tiny"))))

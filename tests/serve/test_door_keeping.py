@@ -83,7 +83,7 @@ def test_files_of_the_operator_that_cannot_be_read_are_not_the_callers_fault_eit
     from starlette.testclient import TestClient
 
     from serve.door import make_api
-    from serve.eye import Eye
+    from serve.inference.face_worker import Eye
     from serve.security.consent import Policy, enroll
 
     consent, file = tmp_path / "consent.jsonl", tmp_path / "keys.jsonl"

@@ -9,7 +9,7 @@ import pytest
 
 from rigface.types import Conditions
 from serve.api import PaintOptions
-from serve.painter import Painted, Step, Studio
+from serve.inference.diffusion_worker import Painted, Step, Studio
 from serve.problems import Trouble
 from tests.serve.conftest import photo, run
 

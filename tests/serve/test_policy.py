@@ -8,7 +8,7 @@ import pytest
 
 from rigface.image import encode_png
 from rigface.types import Frame
-from serve.eye import Eye
+from serve.inference.face_worker import Eye
 from serve.problems import Trouble
 from serve.security import consent as lists
 from serve.security.consent import Policy

@@ -17,8 +17,8 @@ from rigface.edits import EditSpec
 from rigface.types import Conditions
 from serve.api import PaintOptions, Wish, Wrap
 from serve.app import Args, EyeDeployment, PainterDeployment
-from serve.easel import Made
 from serve.far import FarEye, FarPainter
+from serve.inference.edit_pipeline import Made
 from serve.naming import picture_id
 from tests.serve.conftest import StillSee, run
 
@@ -81,7 +81,7 @@ def pool(service):
 
     class Counting(PainterDeployment.func_or_class):
         def __init__(self, args):
-            from serve.painter import Studio
+            from serve.inference.diffusion_worker import Studio
 
             self._read = []
             load = lambda place: self._read.append(place) or colour(place)  # noqa: E731
@@ -93,7 +93,7 @@ def pool(service):
 
     class Still(EyeDeployment.func_or_class):
         def __init__(self, args, painter):
-            from serve.eye import Eye
+            from serve.inference.face_worker import Eye
 
             Eye.load = classmethod(lambda cls, device, **options: cls(see(), **options))
             super().__init__(args, painter)

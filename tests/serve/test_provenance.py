@@ -218,7 +218,7 @@ def test_over_http(house, sealer, tmp_path):
     from starlette.testclient import TestClient
 
     from serve.door import make_api
-    from serve.eye import Eye
+    from serve.inference.face_worker import Eye
 
     house.eye, house.audit = Eye(house.eye.see, seal=sealer), Audit(tmp_path / "audit.jsonl")
     client = TestClient(make_api(house))
@@ -243,7 +243,7 @@ def test_previews_are_pictures_that_were_made_too(house, sealer, tmp_path):
     from starlette.testclient import TestClient
 
     from serve.door import make_api
-    from serve.eye import Eye
+    from serve.inference.face_worker import Eye
 
     log = tmp_path / "audit.jsonl"
     house.eye, house.audit = Eye(house.eye.see, seal=sealer), Audit(log)
@@ -276,8 +276,8 @@ def test_previews_are_pictures_that_were_made_too(house, sealer, tmp_path):
 
 def test_a_stream_that_its_caller_leaves_is_in_the_log_with_the_last_picture_it_sent(house, sealer, tmp_path):
     from serve.api import EditRequest, Wish
-    from serve.edits import Editing
-    from serve.eye import Eye
+    from serve.inference.edit_service import Editing
+    from serve.inference.face_worker import Eye
     from serve.security.api_keys import OPEN
     from serve.telemetry.metrics import Numbers
 

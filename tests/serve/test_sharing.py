@@ -8,7 +8,7 @@ import pytest
 
 from rigface.face.reconstruction.reconstructor import FitReconstructor
 from rigface.testing.fakes import FakeDetector, FakeReconstructor
-from serve.sharing import InTurn, Together
+from serve.inference.batched_reconstruction import InTurn, Together
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +115,7 @@ def test_a_detector_sees_one_picture_at_a_time():
 def test_a_picture_that_hangs_in_its_thread_is_noticed_after_its_caller_has_left():
     import asyncio
 
-    from serve.threads import Threads
+    from serve.inference.watchdog import Threads
 
     end = threading.Event()
 

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 from rigface.telemetry.json_logging import keys
 from serve.api import PREVIEW, EditRequest, EditResult, PaintOptions, Wish, Wrap
-from serve.easel import Made, easel_of
+from serve.inference.edit_pipeline import Made, easel_of
 from serve.naming import picture_id
 from serve.problems import Trouble
 from serve.security.api_keys import Key

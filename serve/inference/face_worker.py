@@ -32,14 +32,14 @@ from rigface.face.rendering.lighting import direction, lamp
 from rigface.image import decode, sniff
 from rigface.types import Conditions, Face, FaceParams
 from serve.api import Canvas, Reconstruction, SeenFace, Verified, Wish, Wrap
+from serve.inference.batched_reconstruction import in_turn, together
+from serve.inference.watchdog import Threads
 from serve.limits import MAX_PIXELS
 from serve.naming import Recent
 from serve.problems import Trouble
 from serve.provenance.encoder import Plain, Seal
 from serve.security.consent import TAKES_IDENTITY, Policy
-from serve.sharing import in_turn, together
 from serve.telemetry import tracing
-from serve.threads import Threads
 
 QUICK_PX = 768
 """Of a crop while sliders move: a face that fills the picture costs as its area, 130 ms at 896 px, 90 at 768."""
@@ -167,7 +167,7 @@ class Eye:
 
     async def mesh(self, wish: Wish, kind: str) -> bytes:
         """The head of the chosen face, textured with its photograph: `glb`, or `obj`."""
-        from serve.mesh import mesh_of
+        from serve.inference.mesh_export import mesh_of
 
         seen = await self._threads(self._look, wish, wish.picture)
         await self._threads(self._check, wish)

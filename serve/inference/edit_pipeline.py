@@ -26,7 +26,7 @@ QUALITY = 80  # of a picture on the way
 
 @dataclass(frozen=True, eq=False)
 class Made:
-    """The end of an edit: as `serve.eye.Finished`, and the seconds of each phase."""
+    """The end of an edit: as `serve.inference.face_worker.Finished`, and the seconds of each phase."""
 
     finished: Any
     seconds: dict[str, float]
@@ -36,7 +36,7 @@ class Easel:
     """An eye and a painter at work on edits.
 
     Args:
-        eye: as `serve.eye.Eye`. painter: as `serve.painter.Studio`.
+        eye: as `serve.inference.face_worker.Eye`. painter: as `serve.inference.diffusion_worker.Studio`.
     """
 
     def __init__(self, eye: Any, painter: Any) -> None:

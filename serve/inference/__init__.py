@@ -1,0 +1,1 @@
+"""Face analysis and diffusion as Ray Serve deployments."""
