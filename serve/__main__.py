@@ -170,7 +170,7 @@ class KeyCommand:
                 print(f"rigface serve: there is no key {self.name!r}", file=sys.stderr)
                 return 1
         elif self.action == "secret":
-            from serve.webhook import VARIABLE, secret_of
+            from serve.jobs.webhook import VARIABLE, secret_of
 
             if not os.environ.get(VARIABLE):
                 raise ValueError(f"{VARIABLE} is not set in the environment")

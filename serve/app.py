@@ -211,14 +211,14 @@ class PainterDeployment:
 
 @serve.deployment(ray_actor_options={"num_cpus": 0.5}, max_ongoing_requests=64, graceful_shutdown_timeout_s=60)
 class JobsDeployment:
-    """`serve.jobs.Jobs`: one replica, because one process works on a folder at a time."""
+    """`serve.jobs.queue.Jobs`: one replica, because one process works on a folder at a time."""
 
     def __init__(self, args: Args, eye: DeploymentHandle, painter: DeploymentHandle) -> None:
-        from serve.jobs import Jobs
+        from serve.jobs.queue import Jobs
+        from serve.jobs.webhook import Webhooks
         from serve.provenance.signer import Sealer
         from serve.security.audit_log import Audit
         from serve.security.url_allowlist import Places
-        from serve.webhook import Webhooks
 
         write_logs()
         traces.start(args.traces, "jobs")

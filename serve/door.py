@@ -43,6 +43,7 @@ from serve.api import (
 from serve.front import Front, Gate, noted
 from serve.incoming import Pantry, read, read_job
 from serve.inference.edit_service import MEDIA, Editing, Plan, server_timing, sse, wanted_type
+from serve.jobs.store import TYPES
 from serve.limits import Bucket, Limits, Turnstile
 from serve.naming import Recent
 from serve.openapi import EVENTS, KEY, MESHES, NUMBERS, body, describe, files
@@ -51,7 +52,6 @@ from serve.readiness import Readiness
 from serve.repeats import Repeats
 from serve.security.api_keys import Key, KeyRing
 from serve.security.url_allowlist import Places
-from serve.shelf import TYPES
 from serve.telemetry.metrics import Numbers
 
 WEB = Path(__file__).parent / "web"
@@ -65,7 +65,7 @@ class House:
     Args:
         eye: as `serve.inference.face_worker.Eye`. painter: as `serve.inference.diffusion_worker.Studio`.
         places: that files may be fetched from.
-        audit: told after each edit. jobs: as `serve.jobs.Jobs`; None takes none.
+        audit: told after each edit. jobs: as `serve.jobs.queue.Jobs`; None takes none.
         gate: closed to drain the door.
     """
 

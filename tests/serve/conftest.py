@@ -111,7 +111,7 @@ def serve_jobs(house, tmp_path):
     from starlette.testclient import TestClient
 
     from serve.door import make_api
-    from serve.jobs import Jobs
+    from serve.jobs.queue import Jobs
     from serve.limits import Limits
 
     lives = {}

@@ -11,10 +11,10 @@ import pytest
 from rigface.errors import StorageGone
 from rigface.image import decode
 from rigface.storage.store import Store
-from serve.job_batch import patiently
-from serve.jobs import Jobs
+from serve.jobs.batch import patiently
+from serve.jobs.queue import Jobs
+from serve.jobs.store import Job
 from serve.problems import Trouble
-from serve.shelf import Job
 from tests.serve.conftest import run
 
 
@@ -174,7 +174,7 @@ def test_a_busy_or_broken_painter_is_asked_again(monkeypatch):
     async def wrong():
         raise Trouble("bad-request", "never")
 
-    monkeypatch.setattr("serve.job_batch.asyncio.sleep", slept)
+    monkeypatch.setattr("serve.jobs.batch.asyncio.sleep", slept)
     assert run(patiently(work)) == "made"
     assert waits[0] >= 1.4
     waits.clear()
@@ -216,7 +216,7 @@ def test_a_job_that_does_not_fit_is_refused_by_name(serve_jobs, png, more, says)
 def away(monkeypatch):
     """A set of words: a path of the shelf with one of them cannot be written."""
     words, publish = set(), Store.publish
-    monkeypatch.setattr("serve.jobs.AWAY_S", 0.05)
+    monkeypatch.setattr("serve.jobs.queue.AWAY_S", 0.05)
 
     def publish_or_not(self, path, *args, **more):
         if any(word in path for word in words):
@@ -263,7 +263,7 @@ def test_a_stop_that_cannot_be_written_down_says_so_and_is_written_later(serve_j
 
 
 def test_loops_survive_what_they_meet(serve_jobs, png, monkeypatch):
-    from serve.shelf import Shelf
+    from serve.jobs.store import Shelf
 
     rounds = []
 
@@ -271,7 +271,7 @@ def test_loops_survive_what_they_meet(serve_jobs, png, monkeypatch):
         rounds.append(1)
         raise StorageGone("away")
 
-    monkeypatch.setattr("serve.jobs.SWEEP_S", 0.01)
+    monkeypatch.setattr("serve.jobs.queue.SWEEP_S", 0.01)
     monkeypatch.setattr(Shelf, "sweep", swept)
     served = serve_jobs()
     wait(served, submit(served, png, [{"yaw_deg": 1}]).json()["id"], "done")
@@ -301,7 +301,7 @@ class Told:
 def test_an_address_that_hangs_delays_no_other_message_and_a_job_that_was_removed_stays_away(
     serve_jobs, png, monkeypatch, tmp_path
 ):
-    monkeypatch.setattr("serve.jobs.TELL_S", 0.02)
+    monkeypatch.setattr("serve.jobs.queue.TELL_S", 0.02)
     webhooks = Told()
     served = serve_jobs(webhooks=webhooks)
     slow = submit(served, png, [{"yaw_deg": 1}], webhook="https://slow.example.com/").json()["id"]
@@ -318,7 +318,7 @@ def test_an_address_that_hangs_delays_no_other_message_and_a_job_that_was_remove
 
 
 def test_nothing_is_written_after_its_job_was_removed(tmp_path):
-    from serve.shelf import Shelf
+    from serve.jobs.store import Shelf
 
     shelf = Shelf(str(tmp_path), 60)
     job = Job("a" * 32, "me", "batch", {"format": "png"})
@@ -358,7 +358,7 @@ def test_a_process_that_has_lost_its_shelf_writes_nothing_more_and_takes_it_agai
 ):
     from rigface.errors import OutputBusy
 
-    monkeypatch.setattr("serve.jobs.CHECK_S", 0.02)
+    monkeypatch.setattr("serve.jobs.queue.CHECK_S", 0.02)
     with monkeypatch.context() as patch:
         patch.setattr(Jobs, "_do", lambda self, job: asyncio.Event().wait())
         served = serve_jobs()

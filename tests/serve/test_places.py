@@ -8,9 +8,9 @@ import time
 
 import pytest
 
+from serve.jobs.webhook import Webhooks, secret_of, wait_s
 from serve.problems import Trouble
 from serve.security.url_allowlist import Places
-from serve.webhook import Webhooks, secret_of, wait_s
 from tests.serve.conftest import run
 
 
@@ -191,8 +191,8 @@ def test_a_message_is_signed_comes_again_and_is_told_from_a_forged_one(outside, 
     from serve.client.client import check_webhook
     from tests.serve.test_jobs import submit, wait
 
-    monkeypatch.setattr("serve.jobs.TELL_S", 0.02)
-    monkeypatch.setattr("serve.webhook.FIRST_S", 0.02)
+    monkeypatch.setattr("serve.jobs.queue.TELL_S", 0.02)
+    monkeypatch.setattr("serve.jobs.webhook.FIRST_S", 0.02)
     outside.answers += [500, 302]
     served = serve_jobs(webhooks=Webhooks(Places([f"{outside.url}/hook"]), "master"))
     name = submit(served, png, [{"yaw_deg": 1}], webhook=f"{outside.url}/hook").json()["id"]

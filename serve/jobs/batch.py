@@ -13,9 +13,9 @@ from typing import Any, TypeVar
 from rigface.errors import BadInput
 from serve.api import BatchJob, EditRequest, Painting, Wish
 from serve.inference.edit_service import Done, Editing
+from serve.jobs.store import Job, Shelf
 from serve.problems import Trouble
 from serve.security.api_keys import Key
-from serve.shelf import Job, Shelf
 
 Made = TypeVar("Made")
 BROKEN_MOST = 5  # times that one piece of a job is begun again because something broke

@@ -33,13 +33,13 @@ from rigface.video.writer import Film
 from rigface.video_editor import How, Reading, Samples, Shown, animated, edited, reduced
 from serve.api import PREVIEW, AnimationJob, Canvas, PaintOptions, VideoJob
 from serve.inference.face_worker import composer_of
-from serve.job_batch import patiently
+from serve.jobs.batch import patiently
+from serve.jobs.store import Job, Shelf
 from serve.limits import MAX_PIXELS, Limits
 from serve.naming import picture_id
 from serve.problems import Trouble
 from serve.provenance.encoder import Origin, Seal
 from serve.security.consent import TAKES_IDENTITY, Policy
-from serve.shelf import Job, Shelf
 
 PIECE_FRAMES, PIECE_S = 100, 20.0
 STUCK_S = 60.0  # between two frames; what takes longer hangs, and nothing in this process can end it

@@ -26,17 +26,17 @@ from rigface.video.sandbox import DecoderDied
 from serve.api import JobState, Order
 from serve.inference.edit_service import Editing
 from serve.inference.watchdog import Threads
-from serve.job_batch import batch
+from serve.jobs.batch import batch
+from serve.jobs.store import OPEN, Job, Shelf
+from serve.jobs.webhook import MOST_TRIES as HOOK_TRIES
+from serve.jobs.webhook import Webhooks, wait_s
 from serve.limits import Limits
 from serve.problems import Trouble, problem_of
 from serve.provenance.encoder import Plain, Seal
 from serve.security.consent import Policy
 from serve.security.url_allowlist import Places
-from serve.shelf import OPEN, Job, Shelf
 from serve.telemetry import tracing
 from serve.telemetry.metrics import Numbers, jobs_by_state
-from serve.webhook import MOST_TRIES as HOOK_TRIES
-from serve.webhook import Webhooks, wait_s
 
 LOG = logging.getLogger("rigface.serve")
 MOST_TRIES = 3
@@ -283,7 +283,7 @@ class Jobs:
         """Made at the first clip: it brings torch."""
         if self._clips is None:
             from rigface.face.analyzer import See
-            from serve.job_clip import Clips
+            from serve.jobs.video import Clips
 
             see, painter, seal, audit, policy = self._clip_parts
             self._clips = Clips(see or See.load, painter, self._limits, seal, audit, policy)

@@ -1,0 +1,1 @@
+"""Long edits: the queue, its store, batches, videos and webhooks."""
