@@ -103,7 +103,7 @@ def plain(model: str, seconds: float) -> dict[str, Any]:
     """The door's pings under uvicorn, without Ray."""
     import uvicorn
 
-    from serve.door import House, make_api
+    from serve.api.routes import House, make_api
     from serve.local import free_port
 
     port = free_port("127.0.0.1", 0)

@@ -35,7 +35,7 @@ def service() -> str:
     """Its address; it ends with this process."""
     import uvicorn
 
-    from serve.door import House, make_api
+    from serve.api.routes import House, make_api
     from serve.inference.diffusion_worker import Studio
     from serve.inference.face_worker import Eye
 

@@ -23,8 +23,8 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from rigface.telemetry.json_logging import keys
+from serve.api.middleware import LOG, write_logs
 from serve.far import Far, FarEye, FarPainter
-from serve.front import LOG, write_logs
 from serve.limits import Limits
 from serve.problems import EXPECTED, Trouble, problem_of
 from serve.security.consent import Policy
@@ -293,12 +293,12 @@ def _problem(error: Exception, said: dict[str, Any]) -> Trouble:
 )
 @serve.ingress()
 class Door:
-    """`serve.door` in front of the two."""
+    """`serve.api.routes` in front of the two."""
 
     def __init__(
         self, args: Args, eye: DeploymentHandle, painter: DeploymentHandle, jobs: DeploymentHandle | None = None
     ) -> None:
-        from serve.door import House
+        from serve.api.routes import House
         from serve.security.api_keys import KeyRing
         from serve.security.audit_log import Audit
         from serve.security.url_allowlist import Places
@@ -320,7 +320,7 @@ class Door:
 
     def __serve_build_asgi_app__(self) -> Any:
         """What Ray Serve serves."""
-        from serve.door import make_api
+        from serve.api.routes import make_api
 
         write_logs()
         traces.start(self._traces, "door")

@@ -84,7 +84,7 @@ def studio():
 
 @pytest.fixture
 def house(eye, studio):
-    from serve.door import House
+    from serve.api.routes import House
 
     return House(eye, studio)
 
@@ -93,7 +93,7 @@ def house(eye, studio):
 def client(house):
     from starlette.testclient import TestClient
 
-    from serve.door import make_api
+    from serve.api.routes import make_api
 
     with TestClient(make_api(house), raise_server_exceptions=False) as made:
         yield made
@@ -110,7 +110,7 @@ def serve_jobs(house, tmp_path):
 
     from starlette.testclient import TestClient
 
-    from serve.door import make_api
+    from serve.api.routes import make_api
     from serve.jobs.queue import Jobs
     from serve.limits import Limits
 
@@ -157,7 +157,7 @@ def listening(house, doors=1):
     """A house's address on loopback, served by this process, by one door after the other."""
     import uvicorn
 
-    from serve.door import make_api
+    from serve.api.routes import make_api
 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -204,7 +204,7 @@ def test_a_decoder_that_hangs_costs_its_job_and_the_process_asks_to_be_replaced(
 
     end = threading.Event()
     monkeypatch.setattr("serve.jobs.video.STUCK_S", 0.1)
-    monkeypatch.setattr("serve.readiness.KEPT_S", 0.0)
+    monkeypatch.setattr("serve.api.health.KEPT_S", 0.0)
     monkeypatch.setattr("serve.jobs.video._Making.run", lambda self: end.wait(30))
     served = served_clips(job_s=0.3)
     assert served.get("/readyz").json()["jobs"] == "ok"

@@ -76,7 +76,7 @@ def test_the_examples_of_the_document_fit_it(served):
     from jsonschema import Draft202012Validator
     from pydantic import TypeAdapter
 
-    from serve.openapi import EXAMPLES as ALL
+    from serve.api.openapi import EXAMPLES as ALL
 
     schemas = served.get("/openapi.json").json()["components"]["schemas"]
     for kind, example in ALL.items():

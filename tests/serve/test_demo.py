@@ -4,8 +4,8 @@ import pytest
 
 from rigface.errors import PlanError
 from rigface.image import decode
+from serve.api.routes import House
 from serve.demo import show
-from serve.door import House
 from serve.inference.diffusion_worker import Studio
 from serve.local import free_port
 from tests.serve.conftest import listening

@@ -106,7 +106,7 @@ def test_pictures_that_are_none_are_refused(client, png, flat):
 def test_a_body_stops_at_its_limit_whatever_its_header_says(house, png):
     from starlette.testclient import TestClient
 
-    from serve.door import make_api
+    from serve.api.routes import make_api
 
     house.limits = Limits(body_bytes=2000)
     client = TestClient(make_api(house), raise_server_exceptions=False)
@@ -119,7 +119,7 @@ def test_a_body_stops_at_its_limit_whatever_its_header_says(house, png):
 def test_limits_hold_behind_a_prefix_too(house, png):
     from starlette.testclient import TestClient
 
-    from serve.door import make_api
+    from serve.api.routes import make_api
 
     house.limits = Limits(body_bytes=2000)
     with TestClient(make_api(house), root_path="/faces") as client:
@@ -131,7 +131,7 @@ def test_limits_hold_behind_a_prefix_too(house, png):
 def test_keys_scopes_and_rates(house, png, tmp_path):
     from starlette.testclient import TestClient
 
-    from serve.door import make_api
+    from serve.api.routes import make_api
 
     file = tmp_path / "keys.jsonl"
     alice, bob = add(file, "alice", ("edit",), rate=0.01, burst=2), add(file, "bob", ("verify",))
@@ -151,7 +151,7 @@ def test_keys_scopes_and_rates(house, png, tmp_path):
 def test_a_picture_of_one_caller_is_not_anothers(house, png, tmp_path):
     from starlette.testclient import TestClient
 
-    from serve.door import make_api
+    from serve.api.routes import make_api
 
     file = tmp_path / "keys.jsonl"
     keys = [add(file, name) for name in ("alice", "bob")]
@@ -215,7 +215,7 @@ def test_a_door_that_drains_takes_nothing_new_and_waits_for_what_is_under_way(ho
 
     from starlette.testclient import TestClient
 
-    from serve.door import make_api
+    from serve.api.routes import make_api
 
     may_end, eye = threading.Event(), house.eye
 
@@ -251,7 +251,7 @@ def test_what_takes_too_long_is_given_up_and_a_full_house_says_when_to_come(hous
 
     from starlette.testclient import TestClient
 
-    from serve.door import make_api
+    from serve.api.routes import make_api
 
     asked, left = threading.Event(), []
 

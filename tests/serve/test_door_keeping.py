@@ -15,7 +15,7 @@ from tests.serve.conftest import problem, send
 def test_numbers_are_for_keys_that_may_see_them_and_health_is_for_everybody(house, tmp_path):
     from starlette.testclient import TestClient
 
-    from serve.door import make_api
+    from serve.api.routes import make_api
 
     file = tmp_path / "keys.jsonl"
     alice, scraper = add(file, "alice", ("edit",)), add(file, "prometheus", ("metrics",))
@@ -32,7 +32,7 @@ def test_numbers_are_for_keys_that_may_see_them_and_health_is_for_everybody(hous
 def test_readiness_is_asked_for_once_however_often_it_is_wanted(house):
     from starlette.testclient import TestClient
 
-    from serve.door import make_api
+    from serve.api.routes import make_api
 
     asked = []
 
@@ -56,7 +56,7 @@ def test_a_mistake_of_ours_is_not_the_callers_fault_and_says_nothing_of_itself(h
     """A ValueError of some library, whose text may name anything; in a stream, too, it is counted and in the log."""
     from starlette.testclient import TestClient
 
-    from serve.door import make_api
+    from serve.api.routes import make_api
 
     async def broken(*_):
         raise ValueError("/home/operator/secret.jsonl: line 3")
@@ -82,7 +82,7 @@ def test_a_mistake_of_ours_is_not_the_callers_fault_and_says_nothing_of_itself(h
 def test_files_of_the_operator_that_cannot_be_read_are_not_the_callers_fault_either(house, png, tmp_path):
     from starlette.testclient import TestClient
 
-    from serve.door import make_api
+    from serve.api.routes import make_api
     from serve.inference.face_worker import Eye
     from serve.security.consent import Policy, enroll
 
@@ -104,7 +104,7 @@ def test_files_of_the_operator_that_cannot_be_read_are_not_the_callers_fault_eit
 def test_what_the_door_itself_refuses_is_counted(house, png):
     from starlette.testclient import TestClient
 
-    from serve.door import make_api
+    from serve.api.routes import make_api
 
     house.limits = Limits(body_bytes=10, in_flight=0)
     with TestClient(make_api(house)) as client:
@@ -121,7 +121,7 @@ def test_a_stream_keeps_its_place_at_the_door_until_it_ends(house, png, tmp_path
 
     from starlette.testclient import TestClient
 
-    from serve.door import make_api
+    from serve.api.routes import make_api
 
     may_end, began = threading.Event(), threading.Event()
 

@@ -18,8 +18,8 @@ import pytest
 
 from rigface.image import encode_jpeg
 from serve import limits
+from serve.api.routes import House
 from serve.client.client import Client, Refused
-from serve.door import House
 from tests.scrape import scraped, total
 from tests.serve.conftest import listening
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from rigface.image import encode_png
-from serve.door import House
+from serve.api.routes import House
 from tests.serve.conftest import listening, photo
 
 BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")

@@ -176,7 +176,7 @@ def test_a_list_that_is_none_is_refused(line):
 def test_a_request_may_name_its_pictures_by_address(house, outside, png):
     from starlette.testclient import TestClient
 
-    from serve.door import make_api
+    from serve.api.routes import make_api
 
     house.places = Places([f"{outside.url}/in/"])
     client = TestClient(make_api(house), raise_server_exceptions=False)

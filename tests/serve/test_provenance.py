@@ -217,7 +217,7 @@ def test_a_key_that_is_none_is_said_so(tmp_path):
 def test_over_http(house, sealer, tmp_path):
     from starlette.testclient import TestClient
 
-    from serve.door import make_api
+    from serve.api.routes import make_api
     from serve.inference.face_worker import Eye
 
     house.eye, house.audit = Eye(house.eye.see, seal=sealer), Audit(tmp_path / "audit.jsonl")
@@ -242,7 +242,7 @@ def test_previews_are_pictures_that_were_made_too(house, sealer, tmp_path):
     """Marked, with a manifest, and in the log: those that follow a slider, and those of a stream that its caller leaves early."""
     from starlette.testclient import TestClient
 
-    from serve.door import make_api
+    from serve.api.routes import make_api
     from serve.inference.face_worker import Eye
 
     log = tmp_path / "audit.jsonl"

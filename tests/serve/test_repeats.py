@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from serve.api.idempotency import KEEP_S, Repeats
 from serve.problems import Trouble
-from serve.repeats import KEEP_S, Repeats
 from tests.serve.conftest import listening, run
 
 
