@@ -100,9 +100,9 @@ def edits() -> dict[str, float]:
 
     from rigface.edits import EditSpec
     from rigface.image import encode_png
-    from serve.api import Canvas, Wish, Wrap
+    from serve.content_cache import picture_id
     from serve.inference.face_worker import Eye
-    from serve.naming import picture_id
+    from serve.schemas import Canvas, Wish, Wrap
 
     eye, image, canvas = Eye.load(), data.astronaut(), Canvas("albedo", 256, "expression")
 

@@ -56,8 +56,8 @@ def callers(url: str, *words: Any) -> dict[str, Any]:
 def painter_alone(model: str, seconds: float) -> dict[str, Any]:
     """Closed loops in one process: the same model, conditions and steps; only the rows of a batch differ."""
     from rigface.types import Conditions
-    from serve.api import PaintOptions
     from serve.inference.diffusion_worker import Studio
+    from serve.schemas import PaintOptions
 
     async def load(studio: Studio, count: int, length: float) -> dict[str, float]:
         size = (await studio.canvas("m")).size

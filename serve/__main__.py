@@ -25,7 +25,7 @@ from tyro.conf import Positional, arg
 
 from rigface import assets
 from rigface.errors import RigFaceError
-from serve.api import PREVIEW
+from serve.schemas import PREVIEW
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 

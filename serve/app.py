@@ -24,9 +24,9 @@ from ray.serve.handle import DeploymentHandle
 
 from rigface.telemetry.json_logging import keys
 from serve.api.middleware import LOG, write_logs
-from serve.far import Far, FarEye, FarPainter
 from serve.limits import Limits
 from serve.problems import EXPECTED, Trouble, problem_of
+from serve.remote import Far, FarEye, FarPainter
 from serve.security.consent import Policy
 from serve.telemetry import tracing as traces
 
@@ -293,7 +293,7 @@ def _problem(error: Exception, said: dict[str, Any]) -> Trouble:
 )
 @serve.ingress()
 class Door:
-    """`serve.api.routes` in front of the two."""
+    """`serve.schemas.routes` in front of the two."""
 
     def __init__(
         self, args: Args, eye: DeploymentHandle, painter: DeploymentHandle, jobs: DeploymentHandle | None = None

@@ -15,7 +15,8 @@ from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
 from rigface.edits import Trait
-from serve.api import (
+from serve.problems import KNOWN, PREFIX
+from serve.schemas import (
     AnimationJob,
     BatchJob,
     EditRequest,
@@ -30,7 +31,6 @@ from serve.api import (
     Verified,
     VideoJob,
 )
-from serve.problems import KNOWN, PREFIX
 
 REF = "#/components/schemas/{model}"
 FILE = {"type": "string", "format": "binary"}

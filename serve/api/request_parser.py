@@ -22,10 +22,10 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 
 from rigface.edits import EditSpec, Trait
-from serve.api import BatchJob, ClipRef, JobRequest, Order, PictureRef, PictureRequest, PreviewRequest, Wish
+from serve.content_cache import Recent, picture_id
 from serve.limits import MAX_PART_FILES
-from serve.naming import Recent, picture_id
 from serve.problems import Trouble
+from serve.schemas import BatchJob, ClipRef, JobRequest, Order, PictureRef, PictureRequest, PreviewRequest, Wish
 from serve.security.url_allowlist import Places
 
 Asked = TypeVar("Asked", bound=PictureRequest)

@@ -24,7 +24,17 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
-from serve.api import (
+from serve.api.health import Readiness
+from serve.api.idempotency import Repeats
+from serve.api.middleware import Front, Gate, noted
+from serve.api.openapi import EVENTS, KEY, MESHES, NUMBERS, body, describe, files
+from serve.api.request_parser import Pantry, read, read_job
+from serve.content_cache import Recent
+from serve.inference.edit_service import MEDIA, Editing, Plan, server_timing, sse, wanted_type
+from serve.jobs.store import TYPES
+from serve.limits import Bucket, Limits, Turnstile
+from serve.problems import EXPECTED, Trouble, problem_of
+from serve.schemas import (
     API_VERSION,
     AnimationJob,
     BatchJob,
@@ -40,16 +50,6 @@ from serve.api import (
     VideoJob,
     Wish,
 )
-from serve.api.health import Readiness
-from serve.api.idempotency import Repeats
-from serve.api.middleware import Front, Gate, noted
-from serve.api.openapi import EVENTS, KEY, MESHES, NUMBERS, body, describe, files
-from serve.api.request_parser import Pantry, read, read_job
-from serve.inference.edit_service import MEDIA, Editing, Plan, server_timing, sse, wanted_type
-from serve.jobs.store import TYPES
-from serve.limits import Bucket, Limits, Turnstile
-from serve.naming import Recent
-from serve.problems import EXPECTED, Trouble, problem_of
 from serve.security.api_keys import Key, KeyRing
 from serve.security.url_allowlist import Places
 from serve.telemetry.metrics import Numbers

@@ -23,9 +23,9 @@ from typing import Any
 import numpy as np
 
 from rigface.types import Conditions
-from serve.api import PREVIEW, Canvas, ModelInfo, PaintOptions
-from serve.naming import Recent
+from serve.content_cache import Recent
 from serve.problems import Trouble
+from serve.schemas import PREVIEW, Canvas, ModelInfo, PaintOptions
 from serve.telemetry import metrics
 
 Load = Callable[[str], Any]

@@ -18,10 +18,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from rigface.telemetry.json_logging import keys
-from serve.api import PREVIEW, EditRequest, EditResult, PaintOptions, Wish, Wrap
+from serve.content_cache import picture_id
 from serve.inference.edit_pipeline import Made, easel_of
-from serve.naming import picture_id
 from serve.problems import Trouble
+from serve.schemas import PREVIEW, EditRequest, EditResult, PaintOptions, Wish, Wrap
 from serve.security.api_keys import Key
 from serve.telemetry import metrics, tracing
 

@@ -31,13 +31,13 @@ from rigface.face.reconstruction.albedo_light import AMBIENT
 from rigface.face.rendering.lighting import direction, lamp
 from rigface.image import decode, sniff
 from rigface.types import Conditions, Face, FaceParams
-from serve.api import Canvas, Reconstruction, SeenFace, Verified, Wish, Wrap
+from serve.content_cache import Recent
 from serve.inference.batched_reconstruction import in_turn, together
 from serve.inference.watchdog import Threads
 from serve.limits import MAX_PIXELS
-from serve.naming import Recent
 from serve.problems import Trouble
 from serve.provenance.encoder import Plain, Seal
+from serve.schemas import Canvas, Reconstruction, SeenFace, Verified, Wish, Wrap
 from serve.security.consent import TAKES_IDENTITY, Policy
 from serve.telemetry import tracing
 

@@ -11,10 +11,10 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from rigface.errors import BadInput
-from serve.api import BatchJob, EditRequest, Painting, Wish
 from serve.inference.edit_service import Done, Editing
 from serve.jobs.store import Job, Shelf
 from serve.problems import Trouble
+from serve.schemas import BatchJob, EditRequest, Painting, Wish
 from serve.security.api_keys import Key
 
 Made = TypeVar("Made")

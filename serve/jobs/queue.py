@@ -23,7 +23,6 @@ from rigface.errors import StorageGone
 from rigface.storage.store import NO_ROOM
 from rigface.telemetry.json_logging import keys
 from rigface.video.sandbox import DecoderDied
-from serve.api import JobState, Order
 from serve.inference.edit_service import Editing
 from serve.inference.watchdog import Threads
 from serve.jobs.batch import batch
@@ -33,6 +32,7 @@ from serve.jobs.webhook import Webhooks, wait_s
 from serve.limits import Limits
 from serve.problems import Trouble, problem_of
 from serve.provenance.encoder import Plain, Seal
+from serve.schemas import JobState, Order
 from serve.security.consent import Policy
 from serve.security.url_allowlist import Places
 from serve.telemetry import tracing

@@ -30,8 +30,8 @@ from rigface.storage import lock
 from rigface.storage.objects import presigned
 from rigface.storage.store import Store
 from rigface.telemetry.json_logging import keys
-from serve.api import JobState, Order
 from serve.problems import Trouble
+from serve.schemas import JobState, Order
 
 LOG = logging.getLogger("rigface.serve")
 OPEN = ("queued", "running")

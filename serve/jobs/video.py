@@ -31,14 +31,14 @@ from rigface.video.decode import VideoInfo
 from rigface.video.sandbox import Decoders, Joined
 from rigface.video.writer import Film
 from rigface.video_editor import How, Reading, Samples, Shown, animated, edited, reduced
-from serve.api import PREVIEW, AnimationJob, Canvas, PaintOptions, VideoJob
+from serve.content_cache import picture_id
 from serve.inference.face_worker import composer_of
 from serve.jobs.batch import patiently
 from serve.jobs.store import Job, Shelf
 from serve.limits import MAX_PIXELS, Limits
-from serve.naming import picture_id
 from serve.problems import Trouble
 from serve.provenance.encoder import Origin, Seal
+from serve.schemas import PREVIEW, AnimationJob, Canvas, PaintOptions, VideoJob
 from serve.security.consent import TAKES_IDENTITY, Policy
 
 PIECE_FRAMES, PIECE_S = 100, 20.0

@@ -19,8 +19,8 @@ import os
 import time
 from typing import Any
 
-from serve.api import JobState
 from serve.problems import Trouble
+from serve.schemas import JobState
 from serve.security.url_allowlist import Places
 
 VARIABLE = "RIGFACE_WEBHOOK_SECRET"

@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from rigface.image import encode_jpeg, encode_png
-from serve.api import Verified, Wish, Wrap
+from serve.schemas import Verified, Wish, Wrap
 
 
 @dataclass(frozen=True, eq=False)

@@ -34,11 +34,11 @@ from rigface.edits import EditSpec
 from rigface.errors import BadInput
 from rigface.image import decode, sniff
 from rigface.video.sandbox import Decoders, TakesTooLong
-from serve.api import PREVIEW, Verified, Wish, Wrap
 from serve.limits import CLIP_PIXELS, MAX_PIXELS
 from serve.problems import Trouble
 from serve.provenance import watermark
 from serve.provenance.encoder import Origin, encode
+from serve.schemas import PREVIEW, Verified, Wish, Wrap
 
 LOG = logging.getLogger("rigface.serve")
 LABEL = "org.rigface.edit"

@@ -133,10 +133,10 @@ def test_its_types_are_the_services(mine, theirs):
     """Field by field: the client knows nothing of the service's code, and says the same."""
     from typing import get_type_hints
 
-    from serve import api
+    from serve import schemas
     from serve.client import types
 
-    mine, theirs = get_type_hints(getattr(types, mine)), getattr(api, theirs).model_fields
+    mine, theirs = get_type_hints(getattr(types, mine)), getattr(schemas, theirs).model_fields
     assert mine.keys() == theirs.keys()
     simple = {name: kind for name, kind in mine.items() if kind in (int, str, float, bool)}
     assert simple == {name: theirs[name].annotation for name in simple if name != "picture"} | (

@@ -146,7 +146,7 @@ def test_a_killed_job_goes_on_and_is_what_it_would_have_been(served_clips, finis
 
 
 def test_killed_before_it_was_logged_a_result_is_logged_as_it_was_published(served_clips, house, finished, tmp_path):
-    from serve.naming import picture_id
+    from serve.content_cache import picture_id
 
     name = finished[0]
     job = tmp_path / "queue" / "jobs" / name
@@ -204,7 +204,7 @@ def test_a_decoder_that_hangs_costs_its_job_and_the_process_asks_to_be_replaced(
 
     end = threading.Event()
     monkeypatch.setattr("serve.jobs.video.STUCK_S", 0.1)
-    monkeypatch.setattr("serve.api.health.KEPT_S", 0.0)
+    monkeypatch.setattr("serve.schemas.health.KEPT_S", 0.0)
     monkeypatch.setattr("serve.jobs.video._Making.run", lambda self: end.wait(30))
     served = served_clips(job_s=0.3)
     assert served.get("/readyz").json()["jobs"] == "ok"

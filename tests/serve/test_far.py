@@ -4,9 +4,9 @@ import pytest
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
-from serve import far
-from serve.far import Far, FarPainter
+from serve import remote as far
 from serve.problems import Trouble
+from serve.remote import Far, FarPainter
 from tests.serve.conftest import run
 
 

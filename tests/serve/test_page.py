@@ -37,7 +37,7 @@ class StillJobs:
         return self.clip, "video/mp4", {}
 
     def _state(self):
-        from serve.api import JobState
+        from serve.schemas import JobState
 
         about = {"id": "1" * 32, "kind": self.order.asked.kind, "media_type": "video/mp4"}
         when = {"created_at": "2026-01-01T00:00:00+00:00", "started_at": "2026-01-01T00:00:00+00:00"}

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from rigface.types import Conditions
-from serve.api import PaintOptions
 from serve.inference.diffusion_worker import Painted, Step, Studio
 from serve.problems import Trouble
+from serve.schemas import PaintOptions
 from tests.serve.conftest import photo, run
 
 

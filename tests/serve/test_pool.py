@@ -15,11 +15,11 @@ import pytest
 
 from rigface.edits import EditSpec
 from rigface.types import Conditions
-from serve.api import PaintOptions, Wish, Wrap
 from serve.app import Args, EyeDeployment, PainterDeployment
-from serve.far import FarEye, FarPainter
+from serve.content_cache import picture_id
 from serve.inference.edit_pipeline import Made
-from serve.naming import picture_id
+from serve.remote import FarEye, FarPainter
+from serve.schemas import PaintOptions, Wish, Wrap
 from tests.serve.conftest import StillSee, run
 
 pytestmark = pytest.mark.slow

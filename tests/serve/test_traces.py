@@ -14,8 +14,8 @@ from starlette.testclient import TestClient
 
 from serve.api.routes import House, make_api
 from serve.app import EyeDeployment, PainterDeployment
-from serve.far import FarEye, FarPainter
 from serve.inference.edit_pipeline import Easel
+from serve.remote import FarEye, FarPainter
 from serve.telemetry import tracing
 from tests.conftest import ROOT
 
@@ -122,7 +122,7 @@ def test_no_attribute_holds_a_picture_or_an_edit(client, spans, png):
 def test_off_nothing_is_handed_on_and_nothing_is_imported(client, png):
     assert tracing.carried() == {}
     assert edit(client, png).status_code == 200
-    code = "import sys, serve.telemetry.tracing, serve.api.middleware, serve.inference.edit_service; print([m for m in sys.modules if 'opentelemetry' in m])"
+    code = "import sys, serve.telemetry.tracing, serve.schemas.middleware, serve.inference.edit_service; print([m for m in sys.modules if 'opentelemetry' in m])"
     assert subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True).strip() == "[]"
 
 
