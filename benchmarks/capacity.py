@@ -102,7 +102,7 @@ def edits() -> dict[str, float]:
     from rigface.image import encode_png
     from serve.content_cache import picture_id
     from serve.inference.face_worker import Eye
-    from serve.schemas import Canvas, Wish, Wrap
+    from serve.messages import Canvas, Wish, Wrap
 
     eye, image, canvas = Eye.load(), data.astronaut(), Canvas("albedo", 256, "expression")
 

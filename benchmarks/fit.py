@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from rigface.face.analyzer import in_crop
-from rigface.face.detection.detector import load_detector
+from rigface.face.detection.factory import load_detector
 from rigface.face.geometry import alignment
 from rigface.face.reconstruction.reconstructor import FitReconstructor
 from rigface.video.decode import frames

@@ -22,7 +22,7 @@ import pyarrow as pa
 from model_step import commit
 
 from pipelines.examples import held_out
-from pipelines.examples.encode import parts_of
+from pipelines.examples.layout import parts_of
 from rigface.evaluation.estimator import Judge
 from rigface.examples import examples_of
 from rigface.metrics.gain import gain

@@ -57,7 +57,7 @@ def painter_alone(model: str, seconds: float) -> dict[str, Any]:
     """Closed loops in one process: the same model, conditions and steps; only the rows of a batch differ."""
     from rigface.types import Conditions
     from serve.inference.diffusion_worker import Studio
-    from serve.schemas import PaintOptions
+    from serve.messages import PaintOptions
 
     async def load(studio: Studio, count: int, length: float) -> dict[str, float]:
         size = (await studio.canvas("m")).size

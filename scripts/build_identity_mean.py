@@ -15,7 +15,7 @@ import av
 import numpy as np
 
 from rigface import image
-from rigface.face.detection.detector import load_detector
+from rigface.face.detection.factory import load_detector
 from rigface.face.identity.dlib_embedding import DlibIdentity
 
 OUT = Path(__file__).parent.parent / "rigface" / "data" / "dlib_identity_mean.npy"

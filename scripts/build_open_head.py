@@ -25,11 +25,12 @@ import numpy as np
 import torch
 
 from rigface import assets
-from rigface.face.detection.detector import load_detector
+from rigface.face.detection.factory import load_detector
 from rigface.face.geometry.alignment import apply, crop, frame_to_crop
+from rigface.face.geometry.procrustes import procrustes
 from rigface.face.head.open_head import SKIN_LUMINANCE, OpenHead
 from rigface.face.reconstruction import albedo_light
-from rigface.face.reconstruction.landmark_fit import GeometryFitter, procrustes, to_crop_unit
+from rigface.face.reconstruction.landmark_fit import GeometryFitter, to_crop_unit
 from rigface.face.reconstruction.reconstructor import sample_colours
 from rigface.face.rendering.lighting import harmonics
 from rigface.face.rendering.renderer import vertex_normals

@@ -12,8 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pipelines.capacity import estimate
-from pipelines.capacity.estimate import Cluster, Load
+from pipelines.capacity import estimate, load
+from pipelines.capacity.estimate import Cluster
+from pipelines.capacity.load import Load
 from pipelines.extract.config import Settings
 from pipelines.extract.job import WINDOW
 
@@ -41,7 +42,7 @@ def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
-def load(fps: float) -> Load:
+def load_at(fps: float) -> Load:
     """Ten million clips of ten seconds, so many frames of each second looked at."""
     return estimate.load_of(Cluster(clips=CLIPS), Settings(fps=fps))
 
@@ -58,11 +59,11 @@ def prices() -> str:
 
 def units() -> str:
     """What one of each costs."""
-    core, found = estimate.core_seconds(), result("capacity")
+    core, found = load.core_seconds(), result("capacity")
     rows = [(f"{name}, a frame", f"{1e3 * s:.1f} ms of a core", "extract.json") for name, s in core.items()]
     rows += [
         ("all of these", f"{1e3 * sum(core.values()):.1f} ms of a core", "extract.json"),
-        ("the driver, a unit of work", f"{1e3 * estimate.DRIVER_S:.0f} ms of one core, one after the other", "measured on two cores"),
+        ("the driver, a unit of work", f"{1e3 * load.DRIVER_S:.0f} ms of one core, one after the other", "measured on two cores"),
         ("a face in `faces/`", f"{found['dataset']['bytes_per_face'] / 1e3:.1f} kB, "
          f"{found['dataset']['columns_per_face']['crop'] / found['dataset']['columns_per_face']['all']:.0%} of it the crop", "capacity.json"),
         ("an input of its window, in the driver's memory", f"{found['driver']['bytes_per_input_at_work'] / 1e3:.1f} kB", "capacity.json"),
@@ -75,7 +76,7 @@ def extract() -> str:
     """Work by stage."""
     rows = []
     for fps in (1.0, 5.0):
-        one = load(fps)
+        one = load_at(fps)
         hours = {name: s * one.frames / 3600 for name, s in one.seconds.items()}
         look = sum(hours[n] for n in ("detect", "track", "align", "identity"))
         rest = one.core_hours - look - hours["decode"]
@@ -92,7 +93,7 @@ def extract() -> str:
 def simulated() -> str:
     """Clusters, gone through event by event."""
     rows = []
-    one = load(1.0)
+    one = load_at(1.0)
     for nodes, jobs, life in (
         (20, 1, 0.0),
         (200, 1, 0.0),
@@ -122,10 +123,10 @@ def objects() -> str:
     for name, count in (("10 million clips, 1 frame a second", CLIPS), ("100 million clips", 10 * CLIPS)):
         faces = count * 10
         size = faces * found["bytes_per_face"]
-        lists = math.ceil(count / estimate.LIST_PAGE)
+        lists = math.ceil(count / load.LIST_PAGE)
         rows.append(
             (
-                name, f"{count / 1e6:,.0f} million", f"{count / estimate.PREFIXES:,.0f}", f"{size / 1e12:,.1f} TB",
+                name, f"{count / 1e6:,.0f} million", f"{count / load.PREFIXES:,.0f}", f"{size / 1e12:,.1f} TB",
                 f"${size / 1e9 * GB_MONTH:,.0f}", f"${count / 1e3 * PUTS:,.0f}", f"{lists:,} (${lists / 1e3 * LISTS:,.2f})",
                 f"{count * (found['bytes_per_plan'] + found['bytes_per_input_row']) / 1e9:,.1f} GB",
             )
@@ -141,8 +142,8 @@ def driver() -> str:
     for count in (10_000, 100_000, 1_000_000, 10_000_000):
         at_work, seen = found["bytes_per_input_at_work"], found["bytes_per_name_seen"]
         held = min(count, WINDOW) * at_work + NAMES * count * seen
-        work = load(1.0).core_hours * 3600 * count / CLIPS
-        rows.append((f"{count:,}", f"{held / 1e9:,.2f} GB", _time(count * estimate.DRIVER_S), _time(work / 64)))
+        work = load_at(1.0).core_hours * 3600 * count / CLIPS
+        rows.append((f"{count:,}", f"{held / 1e9:,.2f} GB", _time(count * load.DRIVER_S), _time(work / 64)))
     return table(["clips in one job", "memory of the driver", "driver's time", "work on 64 cores"], rows)
 
 

@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,15 @@ import pytest
 ROOT = Path(__file__).parent.parent
 FILES = sorted(p for d in ("rigface", "pipelines", "serve") for p in (ROOT / d).rglob("*.py"))
 MAX_LINES = 400
-FORBIDDEN = {  # folder -> what nothing in it may import
+MAX_FILES = 21  # Python files in a folder, `__init__.py` counted
+FORBIDDEN = {  # folder -> modules that nothing in it may import
     "rigface": {"ray", "fastapi", "pipelines", "serve"},
+    "rigface/storage": {"rigface.face", "rigface.model", "rigface.video", "rigface.metrics", "rigface.evaluation"},
+    "rigface/video": {"rigface.face", "rigface.model", "rigface.metrics", "rigface.evaluation", "torch"},
     "rigface/face": {"diffusers", "transformers", "rigface.model", "rigface.conditions", "rigface.editor"},
     "rigface/model": {"rigface.face", "rigface.conditions", "rigface.editor"},
+    "rigface/metrics": {"rigface.evaluation", "rigface.model", "rigface.editor"},
+    "rigface/evaluation": {"rigface.model", "rigface.editor"},
     "pipelines": {"serve", "fastapi"},
     "serve": {"pipelines"},
 }
@@ -31,6 +37,45 @@ def imports(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             names |= {node.module or "", *(f"{node.module}.{a.name}" for a in node.names)}
     return {".".join(n.split(".")[:k]) for n in names for k in range(1, n.count(".") + 2)}
+
+
+def dependencies() -> dict[str, set[str]]:
+    """Product module -> product modules it imports; lazy imports and those for type checkers are counted."""
+    names = {
+        p.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".").removesuffix(".__init__"): p for p in FILES
+    }
+    return {name: (imports(path) & names.keys()) - parents(name) for name, path in names.items()}
+
+
+def parents(name: str) -> set[str]:
+    """A module and the packages it is in: importing a module imports these first, which is no arrow of its own."""
+    return {".".join(name.split(".")[:k]) for k in range(1, name.count(".") + 2)}
+
+
+def circles(arrows: dict[str, set[str]]) -> list[list[str]]:
+    """Groups of modules that reach each other."""
+    reached: dict[str, set[str]] = {}
+    for start in arrows:
+        found, todo = set(), [start]
+        while todo:
+            for following in arrows[todo.pop()] - found:
+                found.add(following)
+                todo.append(following)
+        reached[start] = found
+    return sorted({tuple(sorted(m for m in reached[n] if n in reached[m])) for n in arrows if n in reached[n]})
+
+
+def test_circles_are_found():
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [("a", "b", "c")]
+
+
+def test_no_two_files_import_each_other():
+    assert circles(dependencies()) == []
+
+
+def test_no_folder_holds_more_files_than_one_can_take_in():
+    counts = Counter(path.parent.relative_to(ROOT).as_posix() for path in FILES)
+    assert {folder: count for folder, count in counts.items() if count > MAX_FILES} == {}
 
 
 def test_there_is_something_to_check():

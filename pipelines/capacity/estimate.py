@@ -9,33 +9,17 @@ A core is one of the machine that was measured: a virtual CPU of a busy AMD EPYC
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
+from pipelines.capacity.load import DRIVER_S, FACE_BYTES, PREFIXES, Load, core_seconds
 from pipelines.capacity.simulation import Machines, Outcome, Stage, Work, simulate
 from pipelines.extract.config import Settings
 from rigface.errors import PlanError
 
-STEP_MS = {
-    "decode": 2.335, "detect": 16.046, "track": 0.988, "align": 2.185, "identity": 1.257, "reconstruct": 3.405,
-    "parse": 3.321, "quality": 1.6, "write": 0.463,
-}  # fmt: skip
 """Working time by step per frame, by the clock, every frame looked at (extract.json, `x16`)."""
-FPS, CORES = 79.978, 2
 """What the same job did on so many cores; its three processes shared two, so a step's clock ran too fast."""
-DRIVER_S = 0.02
 """Of the driver, per unit: handing out, counting, closing."""
-FACE_BYTES = 43_166.0
 """Of faces/, per face: four fifths of it the crop (capacity.json)."""
-LOOK = ("decode", "detect", "track", "align", "identity")
-PREFIXES = 256
-LIST_PAGE = 1000
-
-
-def core_seconds() -> dict[str, float]:
-    """Seconds of one whole core per frame, by step."""
-    clock = sum(STEP_MS.values()) / 1e3
-    return {name: ms / 1e3 * (CORES / FPS) / clock for name, ms in STEP_MS.items()}
 
 
 @dataclass(frozen=True)
@@ -71,34 +55,6 @@ class Cluster:
             raise PlanError("clips, nodes, node_cpus and jobs count things; clip_s and clip_fps are above 0")
 
 
-@dataclass(frozen=True)
-class Load:
-    """A job as numbers.
-
-    Args:
-        units: of work. frames: looked at, in all. faces, bytes: written, in all.
-        seconds: of a core, per looked-at frame, by step; decoding of frames that are only passed over included.
-    """
-
-    clips: float
-    units: int
-    frames: float
-    faces: float
-    bytes: float
-    seconds: Mapping[str, float]
-
-    @property
-    def core_hours(self) -> float:
-        """Work in all, the driver's left out."""
-        return self.frames * sum(self.seconds.values()) / 3600
-
-    @property
-    def stages(self) -> dict[str, float]:
-        """Seconds per frame of the two pools that `--preset laptop` and large clusters run best with."""
-        look = sum(self.seconds.get(name, 0.0) for name in LOOK)
-        return {"look": look, "finish": sum(self.seconds.values()) - look}
-
-
 def load_of(cluster: Cluster, settings: Settings) -> Load:
     """Clips that are not there, each showing one face all the time."""
     rate = cluster.clip_fps if settings.rate is None else min(settings.rate, cluster.clip_fps)
@@ -124,7 +80,7 @@ def run(load: Load, cluster: Cluster, nodes: int, price: float, seed: int = 0) -
 
 def described(load: Load, cluster: Cluster, nodes: int, price: float, currency: str) -> str:
     """The plan in words, for a terminal."""
-    from pipelines.capacity.sample_run import _bytes, _count, _money, _span
+    from pipelines.formatting import _bytes, _count, _money, _span
 
     done = run(load, cluster, nodes, price)
     best = load.core_hours / (nodes * cluster.node_cpus)

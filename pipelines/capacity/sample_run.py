@@ -19,11 +19,12 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from pipelines.capacity.estimate import DRIVER_S as RAY_S
-from pipelines.capacity.estimate import Load
+from pipelines.capacity.load import DRIVER_S as RAY_S
+from pipelines.capacity.load import Load
 from pipelines.cluster import session
 from pipelines.extract import components, dataflow, plan
 from pipelines.extract.config import Extract, config_hash
+from pipelines.formatting import _bytes, _count, _money, _span
 from pipelines.inputs import sources
 from rigface.errors import PlanError
 
@@ -116,7 +117,10 @@ def forecast(config: Extract, share: float = 0.01, least: int = 8) -> Forecast:
     """
     head, detector = components.specs(config.settings)
     uris, inputs = sources.sample(sources.find_all(config.videos), LOOKED_INTO)
-    with tempfile.TemporaryDirectory(prefix="rigface-forecast-") as folder, session.connected(config):
+    with (
+        tempfile.TemporaryDirectory(prefix="rigface-forecast-") as folder,
+        session.connected(config.address, config.cpus, config.object_store_mb),
+    ):
         config = replace(config, out=folder)
         plans = plan.survey(uris, config.settings, config.silence_s)
         units = [unit for one in plans for unit in plan.units_of(one, config_hash(config.settings, head, detector))]
@@ -140,25 +144,3 @@ def forecast(config: Extract, share: float = 0.01, least: int = 8) -> Forecast:
 def _about(values: np.ndarray, say: Callable[[float], str]) -> str:
     middle, low, high = (say(float(v)) for v in values)
     return middle if low == high else f"{middle} ({low} to {high})"
-
-
-def _money(value: float) -> str:
-    return f"{value:,.2f}" if value >= 0.1 else f"{value:.2g}"
-
-
-def _count(value: float) -> str:
-    return f"{value / 1e6:,.1f} million" if value >= 1e6 else f"{value:,.0f}"
-
-
-def _bytes(value: float) -> str:
-    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
-        if value >= size:
-            return f"{value / size:,.1f} {unit}"
-    return f"{value / 1e3:,.0f} kB"
-
-
-def _span(seconds: float) -> str:
-    for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:,.1f} {unit}"
-    return f"{seconds:,.0f} seconds" if seconds >= 1 else "under a second"

@@ -38,6 +38,7 @@ class SubmitCommand:
     """
 
     job: Suppress[tuple[str, ...]] = ()
+    command: Suppress[Any] = None  # the job, parsed; set by `parse`
     cluster: str = ""
     """Address of the cluster's dashboard; empty: RIGFACE_CLUSTER, else http://127.0.0.1:8265 (a tunnel). A token for it is taken
     from RAY_AUTH_TOKEN or ~/.ray/auth_token."""
@@ -64,7 +65,7 @@ class SubmitCommand:
 
         where = self.cluster or _default_cluster()
         meter = Meter(self.hours, self.dollars, self.price, self.gpu_price)
-        asked = submit.request(self.job, meter, self.upload, self.env)
+        asked = submit.request(self.job, self.command, meter, self.upload, self.env)
         if self.dry_run:
             print(submit.described(asked, where))
             return 0
@@ -139,7 +140,7 @@ def split(words: Sequence[str]) -> tuple[list[str], list[str]]:
 
     `--flag value` and `--flag=value` are both understood; `--help` is the job's where there is one before it.
     """
-    flags = {f"--{f.name.replace('_', '-')}": f.type for f in fields(SubmitCommand) if f.name != "job"}
+    flags = {f"--{f.name.replace('_', '-')}": f.type for f in fields(SubmitCommand) if f.name not in ("job", "command")}
     own: list[str] = []
     job: list[str] = []
     left = iter(words)

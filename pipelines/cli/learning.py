@@ -15,9 +15,9 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from pipelines.evaluate.job import EvaluateConfig
+from pipelines.evaluate.config import EvaluateConfig
+from pipelines.examples.config import PairConfig, PairSettings
 from pipelines.examples.encode import EncodeConfig
-from pipelines.examples.pair import PairConfig, PairSettings
 from pipelines.examples.split import HELD_OUT
 from pipelines.train.config import PRESETS, TrainConfig, mini_cpu
 from rigface.errors import PlanError
@@ -158,8 +158,9 @@ FEW = 10  # people, of whom one in ten may well be nobody, or the only one
 
 def _examples_of(config: TrainConfig) -> str:
     """The folder of examples: the one given, or one made from the faces in it."""
-    from pipelines.examples.encode import autoencoder_folder, encode
+    from pipelines.examples.encode import encode
     from pipelines.examples.frame_index import people_in
+    from pipelines.examples.layout import autoencoder_folder
     from pipelines.examples.pair import pair
     from rigface.storage.store import Store
 

@@ -18,8 +18,8 @@ from tyro.conf import Positional, arg, subcommand
 
 from pipelines.capacity.estimate import Cluster
 from pipelines.cli import cluster as submit_commands
-from pipelines.edit import job as edit
-from pipelines.edit.contact_sheet import StripJob
+from pipelines.cli import editing
+from pipelines.cluster.submit import JOBS
 from pipelines.extract.config import PRESETS, Extract, laptop
 from rigface.errors import PlanError, RigFaceError
 
@@ -80,9 +80,9 @@ class ExtractCommand:
             print(preview(config))
             return 0
         if self.log_format == "json":
-            from pipelines.telemetry import log_events
+            from pipelines.extract import json_progress
 
-            log_events.end(extract(config, log_events.Lines()))
+            json_progress.end(extract(config, json_progress.Lines()))
         else:
             report(extract(config), config.out)
         return 0
@@ -204,8 +204,7 @@ _FACES = {
 }
 COMMANDS = (
     *_FACES,
-    *edit.COMMANDS,
-    "strip",
+    *editing.COMMANDS,
     *submit_commands.COMMANDS,
     "pair",
     "autoencoder",
@@ -226,8 +225,9 @@ def parse(argv: Sequence[str]) -> Any:
     defaults: dict[str, Any] = {name: _FACES[name](job=job) for name in ("extract", "forecast")}
     if argv[:1] == ["submit"]:  # its words and those of the job stand in one line
         own, words = submit_commands.split(argv[1:])
-        argv, defaults["submit"] = ["submit", *own], submit_commands.SubmitCommand(job=tuple(words))
-    commands: dict[str, type] = {**_FACES, **edit.COMMANDS, "strip": StripJob, **submit_commands.COMMANDS}
+        inner = parse(words) if words and words[0] in JOBS else None
+        argv, defaults["submit"] = ["submit", *own], submit_commands.SubmitCommand(job=tuple(words), command=inner)
+    commands: dict[str, type] = {**_FACES, **editing.COMMANDS, **submit_commands.COMMANDS}
     if not argv or argv[0] not in commands:  # the commands of learning bring torch, which `extract` should not wait for
         from pipelines.cli import learning
 

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 
 from pipelines.cluster.session import connected
-from pipelines.extract.config import Extract, Pool
 
 Unit = tuple[str, dict[str, Any]]
 Work = Callable[[str, dict[str, Any]], dict[str, Any]]
@@ -66,8 +65,7 @@ def over(
         for name, plan in units:
             yield work(name, plan)
         return
-    pool = Pool(actors=workers.workers, cpus=workers.cpus, gpus=workers.gpus)
-    with connected(Extract(("units",), "", look=Pool(cpus=0), reconstruct=pool, address=workers.address)):
+    with connected(workers.address, workers.workers * workers.cpus):
         import ray.data
         from ray.data import ActorPoolStrategy
 

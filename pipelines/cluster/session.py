@@ -14,7 +14,6 @@ import sys
 import threading
 from collections.abc import Iterator
 
-from pipelines.extract.config import Extract
 from rigface.ray_auth import authenticate
 
 CORE = re.compile(
@@ -28,11 +27,17 @@ QUIET = {
 
 
 @contextlib.contextmanager
-def connected(config: Extract) -> Iterator[None]:
-    """Have a cluster while inside; one that was there before stays."""
+def connected(address: str = "", cpus: float = 0, object_store_mb: int = 500) -> Iterator[None]:
+    """Have a cluster while inside; one that was there before stays.
+
+    Args:
+        address: of a cluster to join; empty: RAY_ADDRESS, else a cluster of our own on this machine.
+        cpus: that a cluster of our own offers at least.
+        object_store_mb: memory of its object store, in MiB.
+    """
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
-    address = config.address or os.environ.get("RAY_ADDRESS", "")
+    address = address or os.environ.get("RAY_ADDRESS", "")
     authenticate(joining=bool(address))
     import ray
 
@@ -46,8 +51,8 @@ def connected(config: Extract) -> Iterator[None]:
         else:
             ray.init(
                 address="local",  # even where somebody else's cluster runs on this machine
-                num_cpus=max(math.ceil(config.cpus), os.cpu_count() or 1),
-                object_store_memory=config.object_store_mb * 2**20,
+                num_cpus=max(math.ceil(cpus), os.cpu_count() or 1),
+                object_store_memory=object_store_mb * 2**20,
                 include_dashboard=False,
                 log_to_driver=False,
                 logging_level=logging.ERROR,

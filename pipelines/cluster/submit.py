@@ -67,26 +67,29 @@ class Request:
         found: dict[str, Any] = {"env_vars": {name: os.environ[name] for name in self.env}}
         found["env_vars"] |= {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_S)}
         if self.upload:
-            root = Path(__file__).parent.parent
+            root = Path(__file__).parents[2]
             found |= {"py_modules": [str(root / name) for name in PACKAGES], "excludes": ["**/__pycache__"]}
         return found
 
 
-def request(job: Sequence[str], meter: budget.Meter, upload: bool = False, env: Sequence[str] = ()) -> Request:
+def request(
+    job: Sequence[str], command: Any, meter: budget.Meter, upload: bool = False, env: Sequence[str] = ()
+) -> Request:
     """A request, after seeing that it can work.
+
+    Args:
+        job: the words of the command line.
+        command: what they were parsed into; its places are looked at.
 
     Raises:
         PlanError: no job for a cluster, places the cluster cannot see, a budget that cannot be kept, variables that are
             not set or should not be sent.
-        SystemExit: the job's own words are wrong; the complaint is printed as by the command itself.
     """
-    from pipelines.cli.main import parse
-
     if not job or job[0].startswith("-"):
         raise PlanError("want a job to submit: rigface submit extract s3://... s3://... --cluster URL")
     if job[0] not in JOBS:
         raise PlanError(f"`{job[0]}` is nothing for a cluster; submit one of {', '.join(JOBS)}")
-    for place in _places(parse(job)):
+    for place in _places(command):
         if not place.startswith(("s3://", "/")):
             raise PlanError(
                 f"{place}: the cluster does not see this machine's folders. Name s3://... or a path of a disk that all its "

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rigface.edits import LIMITS, NAMED
+from pipelines.edit.config import Engine
+from rigface.edits import LIMITS, NAMED, EditSpec
 from rigface.errors import PlanError
 
 LEARNT_MM = 0.3  # axes that move less were not seen when the head was built
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from rigface.editor import Editor
     from rigface.evaluation.estimator import Number
+    from rigface.types import FaceParams
 
     Rows = list[tuple[str, float, Number]]
 
@@ -138,11 +141,11 @@ def flame_table(folder: Path) -> Table:
     from rich.table import Table
 
     from rigface.face.controls.blendshape_transfer import fit
-    from rigface.face.head.head_model import Head
+    from rigface.face.head import flame
     from rigface.face.head.open_head import OpenHead
 
     try:
-        named = fit(Head.load_flame(folder))
+        named = fit(flame.load(folder))
     except ValueError as e:
         raise PlanError(f"--head: {folder}: {e}") from None
     moves = np.linalg.norm(OpenHead.load().expression, axis=2).max(1) * 1000
@@ -153,3 +156,44 @@ def flame_table(folder: Path) -> Table:
         follows = f"{100 * reached:.0f} %" if mm > LEARNT_MM else "hardly moves"
         table.add_row(name, follows, _said(math.degrees(float(np.linalg.norm(jaw))), "degrees"))
     return table
+
+
+MOST_COPIED = 8  # axes of a copied expression that the table shows
+
+
+LOOK_CLOSER = ". Is it small, or seen from behind? --small-faces looks closer"
+
+
+def hints(engine: Engine, editor: Editor) -> tuple[str, ...]:
+    """What the user may want to know about what edited, where they did not say it themselves."""
+    if engine.checkpoint is not None:
+        return ()
+    if editor.has_model:
+        return ("made by mini; --checkpoint preview is faster, --checkpoint FOLDER paints with weights of yours",)
+    return ("made by the preview, as mini is not here; --checkpoint FOLDER paints with a model",)
+
+
+def rows_of(source: FaceParams, wanted: FaceParams, found: FaceParams | None, spec: EditSpec, editor: Editor) -> Rows:
+    """Name, what it was, and what was asked and achieved, for each number that the edit is about.
+
+    Of an expression that was copied, the few axes that changed most.
+    """
+    from rigface.evaluation.estimator import achieved
+    from rigface.face.controls.transfer import axes_of, exposure
+
+    is_relative = spec.light is None or spec.light.relative
+    unit = exposure(source.light) if is_relative else 1.0
+    head = editor.see.head
+    was = {name: number.asked for name, number in achieved(source, None, head, spec, unit).items()}
+    rows: Rows = []
+    for name, number in achieved(wanted, found, head, spec, unit).items():
+        own = was.get(name)
+        if own is None:
+            axes = axes_of(name.removeprefix("expression."), head)
+            shares = np.array(list(axes.values()))
+            own = float(source.expression[[head.expression_names.index(a) for a in axes]] @ shares / (shares @ shares))
+        rows.append((name, own, number))
+    asked = {f"expression.{name}" for name in spec.expression}
+    copied = [row for row in rows if row[0].startswith("expression.") and row[0] not in asked]
+    copied.sort(key=lambda row: -abs(row[2].asked - row[1]))
+    return [row for row in rows if row not in copied] + copied[:MOST_COPIED]

@@ -6,14 +6,15 @@ dataset as `edits.png`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import numpy as np
-from tyro.conf import Positional, arg
 
-from pipelines.edit.job import Engine, hints, kind_of, load, picture
+from pipelines.edit.config import StripJob
+from pipelines.edit.console import hints
+from pipelines.edit.inputs import kind_of, picture
+from pipelines.edit.job import load
 from rigface.edits import EditSpec, LightEdit
 from rigface.errors import BadInput, NoFace, PlanError
 
@@ -27,35 +28,25 @@ LOOKED_AT_FPS, MOST_FRAMES = 2.0, 20  # frames of a clip that are searched for a
 TURN_DEG = 18.0
 
 
-@dataclass(frozen=True)
-class StripJob:
-    """One picture that shows what editing does to somebody: as they are, the preview, turned, smiling, in another light.
+def write_strip(job: StripJob) -> tuple[str, ...]:
+    """Make the picture and write it.
 
-    rigface strip photo.jpg edits.png
-    rigface strip clip.mp4 out/faces/edits.png     which `rigface inspect out/faces` then shows
+    Returns:
+        Notes for the user.
+
+    Raises:
+        PlanError: OUT is no .png; IN is not there, or has no face.
     """
+    from rigface.image import encode_png
 
-    source: Annotated[Positional[Path], arg(metavar="IN")]
-    """A picture, or a clip: its first frame with a face."""
-    out: Annotated[Positional[Path], arg(metavar="OUT")]
-    """The picture to write: .png."""
-    engine: Annotated[Engine, arg(name="")] = field(default_factory=Engine)
-
-    def run(self) -> int:
-        """Make it."""
-        from rigface.image import encode_png
-
-        if self.out.suffix.lower() != ".png":
-            raise PlanError(f"{self.out}: want a name that ends in .png")
-        editor = load(self.engine)
-        image, face = _somebody(self.source, editor)
-        made = strip(editor, image, face, self.engine.seed)
-        self.out.parent.mkdir(parents=True, exist_ok=True)
-        self.out.write_bytes(encode_png(made))
-        for note in hints(self.engine, editor):
-            print(note)
-        print(self.out)
-        return 0
+    if job.out.suffix.lower() != ".png":
+        raise PlanError(f"{job.out}: want a name that ends in .png")
+    editor = load(job.engine)
+    image, face = _somebody(job.source, editor)
+    made = strip(editor, image, face, job.engine.seed)
+    job.out.parent.mkdir(parents=True, exist_ok=True)
+    job.out.write_bytes(encode_png(made))
+    return hints(job.engine, editor)
 
 
 def strip(editor: Editor, image: np.ndarray, face: Face, seed: int = 0) -> np.ndarray:

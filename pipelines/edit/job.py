@@ -11,158 +11,21 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING
 
-import numpy as np
-from tyro.conf import Positional, arg
-
-from pipelines.edit.console import Outcome, flame_table, show, slider_tables
-from pipelines.edit.flags import Wish, read, save, traits
+from pipelines.edit.config import SAMPLING, AnimateJob, EditJob, Engine
+from pipelines.edit.console import LOOK_CLOSER, Outcome, hints, rows_of
+from pipelines.edit.flags import read, save, traits
+from pipelines.edit.inputs import PICTURES, kind_of, picture
 from rigface.edits import NAMED, EditSpec, Trait
-from rigface.errors import BadInput, NoFace, PlanError
+from rigface.errors import NoFace, PlanError
 
 if TYPE_CHECKING:
-    from pipelines.edit.console import Rows
     from rigface.editor import Editor
-    from rigface.types import Face, FaceParams
-
-MOST_COPIED = 8  # axes of a copied expression that the table shows
-PICTURES = (".png", ".jpg", ".jpeg")
-SAMPLING = {  # flags of `Engine` -> options of `RigFacePipeline`
-    "steps": "steps",
-    "scheduler": "scheduler",
-    "guidance_identity": "identity_scale",
-    "guidance_attributes": "attribute_scale",
-    "guidance_text": "text_scale",
-}
-
-
-@dataclass(frozen=True)
-class Engine:
-    """What edits."""
-
-    checkpoint: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")] = None
-    """`mini` (the small model that ships), a folder or s3:// prefix of weights, or `preview`: the photograph itself, moved and
-    lit. Without it `mini` where it is, else the preview."""
-    device: str = "cpu"
-    """Of the model: cpu, cuda, cuda:1 ..."""
-    compile: bool = False
-    """Compile the denoiser (torch.compile): tens of seconds before the first frame, then faster ones. For long clips."""
-    seed: int = 0
-    """Of the model's noise; the same for every frame of a clip."""
-    steps: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None
-    """Network evaluations of a picture; the checkpoint's own number if not said."""
-    scheduler: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")] = None
-    """Sampler: euler, unipc, dpm++ ..., or for noise processes any diffusers scheduler; the checkpoint's own if not said."""
-    guidance_identity: Annotated[float, arg(metavar="SCALE")] = 1.0
-    """How much to exaggerate what the model knows of the person, for weights trained with dropout; 1 is off, 0 ignores it."""
-    guidance_attributes: Annotated[float, arg(metavar="SCALE")] = 1.0
-    """The same for pose, expression and light."""
-    guidance_text: Annotated[float, arg(metavar="SCALE")] = 1.0
-    """The same for --prompt."""
-    small_faces: bool = False
-    """Look for faces down to 24 px; several times slower."""
-    quick: bool = False
-    """Do not look at the result again; no table of asked against achieved."""
-
-    def sampling(self) -> dict[str, Any]:
-        """What was said of the model's sampling, as `RigFacePipeline` wants it; without what is as always."""
-        said = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
-        return {option: said[name] for name, option in SAMPLING.items() if name in said}
-
-
-@dataclass(frozen=True)
-class EditJob:
-    """Change pose, expression or light of a face in a picture or in a whole clip, and keep the person.
-
-    Only the face and what moves with it changes; every other pixel stays what it was. A clip keeps its frames, their
-    times and its sound.
-
-      rigface edit photo.jpg out.png --yaw 15 --smile 0.6 --light-azimuth 40
-      rigface edit photo.jpg out.png --pose-from a.jpg --expression-from b.jpg --light-from c.jpg --strength 0.7
-      rigface edit photo.jpg out.png --pose-from out/faces#clip.mp4:120
-      rigface edit photo.jpg out.png --expression jawOpen=0.4 mouthSmileLeft=1 --region mouth
-      rigface edit photo.jpg out.png --checkpoint runs/mine/model --prompt "a person with glasses" --guidance-text 3
-      rigface edit photo.jpg out.png --hdr studio.hdr --hdr-turn 90 --save-edit studio.json
-      rigface edit clip.mp4 out.mp4 --edit studio.json --face all
-    """
-
-    source: Annotated[Positional[Path], arg(metavar="IN")]
-    """A picture or a video; told by its content."""
-    out: Annotated[Positional[Path], arg(metavar="OUT")]
-    """Where to: .png or .jpg for a picture, .mp4, .mov or .mkv for a video."""
-    wish: Annotated[Wish, arg(name="")] = field(default_factory=Wish)
-    face: Annotated[str, arg(metavar="WHICH")] = "largest"
-    """Which face: largest, left-most, right-most, all, or a number counted from the left, from 0."""
-    silent: bool = False
-    """Leave the clip's sound out."""
-    engine: Annotated[Engine, arg(name="")] = field(default_factory=Engine)
-
-    def run(self) -> int:
-        """Do it and print the table."""
-        return show(edit(self))
-
-
-@dataclass(frozen=True)
-class AnimateJob:
-    """Let a clip drive a picture: its head movements and expressions on the person of the picture.
-
-    What moves is the difference to a reference frame of the clip, so the person keeps their own pose and face while the
-    driver rests. Sound and timing are the clip's.
-
-      rigface animate me.jpg speech.mp4 out.mp4
-      rigface animate me.jpg speech.mp4 out.mp4 --neutral calmest --take pose,expression,light
-      rigface animate me.jpg speech.mp4 out.mp4 --absolute --smile 0.3
-    """
-
-    source: Annotated[Positional[Path], arg(metavar="PICTURE")]
-    """Whom to animate."""
-    driving: Annotated[Positional[Path], arg(metavar="CLIP")]
-    """The clip whose largest face drives it."""
-    out: Annotated[Positional[Path], arg(metavar="OUT")]
-    """The video to write: .mp4, .mov or .mkv."""
-    wish: Annotated[Wish, arg(name="")] = field(default_factory=lambda: Wish(take="pose,expression"))
-    absolute: bool = False
-    """Take the driver's pose and expression as they are, not what changes of them."""
-    neutral: Literal["first", "calmest"] = "first"
-    """The reference frame: the first with a face, or the one with the least expression (looks through the clip first)."""
-    face: Annotated[str, arg(metavar="WHICH")] = "largest"
-    """Which face of the picture: largest, left-most, right-most, all, or a number."""
-    raw: bool = False
-    """Keep the tremble of the driver's coefficients; without it a One-Euro filter takes it out."""
-    silent: bool = False
-    """Leave the clip's sound out."""
-    max_side: int = 1280
-    """The video's longer side at most, px; a larger picture is reduced."""
-    engine: Annotated[Engine, arg(name="")] = field(default_factory=Engine)
-
-    def run(self) -> int:
-        """Do it and print the table."""
-        return show(animate(self))
-
-
-@dataclass(frozen=True)
-class SlidersJob:
-    """List every number an edit can have: names, ranges, and what the named expressions are made of.
-
-    rigface sliders
-    rigface sliders --head weights/flame     how well FLAME follows the same names, by the map that is fitted to it
-    """
-
-    head: Annotated[Path | None, arg(metavar="FOLDER")] = None
-    """A folder of FLAME's released files."""
-
-    def run(self) -> int:
-        """Print them."""
-        from rich.console import Console
-
-        console = Console()
-        for table in slider_tables() if self.head is None else [flame_table(self.head)]:
-            console.print(table)
-        return 0
+    from rigface.types import Face
 
 
 def edit(job: EditJob) -> Outcome:
@@ -234,44 +97,6 @@ def _edit_picture(job: EditJob, spec: EditSpec, editor: Editor, givers: Mapping[
     )
 
 
-LOOK_CLOSER = ". Is it small, or seen from behind? --small-faces looks closer"
-
-
-def hints(engine: Engine, editor: Editor) -> tuple[str, ...]:
-    """What the user may want to know about what edited, where they did not say it themselves."""
-    if engine.checkpoint is not None:
-        return ()
-    if editor.has_model:
-        return ("made by mini; --checkpoint preview is faster, --checkpoint FOLDER paints with weights of yours",)
-    return ("made by the preview, as mini is not here; --checkpoint FOLDER paints with a model",)
-
-
-def rows_of(source: FaceParams, wanted: FaceParams, found: FaceParams | None, spec: EditSpec, editor: Editor) -> Rows:
-    """Name, what it was, and what was asked and achieved, for each number that the edit is about.
-
-    Of an expression that was copied, the few axes that changed most.
-    """
-    from rigface.evaluation.estimator import achieved
-    from rigface.face.controls.transfer import axes_of, exposure
-
-    is_relative = spec.light is None or spec.light.relative
-    unit = exposure(source.light) if is_relative else 1.0
-    head = editor.see.head
-    was = {name: number.asked for name, number in achieved(source, None, head, spec, unit).items()}
-    rows: Rows = []
-    for name, number in achieved(wanted, found, head, spec, unit).items():
-        own = was.get(name)
-        if own is None:
-            axes = axes_of(name.removeprefix("expression."), head)
-            shares = np.array(list(axes.values()))
-            own = float(source.expression[[head.expression_names.index(a) for a in axes]] @ shares / (shares @ shares))
-        rows.append((name, own, number))
-    asked = {f"expression.{name}" for name in spec.expression}
-    copied = [row for row in rows if row[0].startswith("expression.") and row[0] not in asked]
-    copied.sort(key=lambda row: -abs(row[2].asked - row[1]))
-    return [row for row in rows if row not in copied] + copied[:MOST_COPIED]
-
-
 def load(engine: Engine) -> Editor:
     """The editor, its eyes and perhaps a model."""
     import torch
@@ -318,41 +143,6 @@ def people(paths: Mapping[Trait, Path], editor: Editor) -> dict[Trait, Face]:
     return {trait: seen[path] for trait, path in paths.items()}
 
 
-def picture(path: Path) -> np.ndarray:
-    """(H, W, 3) uint8 from a file.
-
-    Raises:
-        PlanError: it is not there, or not a picture.
-    """
-    from rigface.image import decode
-
-    try:
-        return decode(path.read_bytes())
-    except OSError as e:
-        raise PlanError(f"{path}: {e.strerror or e}") from e
-    except BadInput as e:
-        raise PlanError(f"{path}: {e.reason}") from e
-
-
-def kind_of(path: Path) -> Literal["image", "video"]:
-    """What a file is, by its content.
-
-    Raises:
-        PlanError: it is not there, or neither.
-    """
-    from rigface.image import SNIFF_BYTES, sniff
-
-    try:
-        with path.open("rb") as file:
-            head = file.read(SNIFF_BYTES)
-    except OSError as e:
-        raise PlanError(f"{path}: {e.strerror or e}") from e
-    kind = sniff(head)
-    if kind == "unknown":
-        raise PlanError(f"{path}: neither a picture nor a video")
-    return kind
-
-
 def check(out: Path, source: Path, is_video: bool, face: str) -> None:
     """Complain about an output or a choice of face that cannot be, before anything is loaded."""
     from rigface.face.analyzer import CHOICES
@@ -384,7 +174,3 @@ def check_names(spec: EditSpec, editor: Editor) -> None:
             near = get_close_matches(name, [*NAMED, *head.expression_names], n=3, cutoff=0.5)
             hint = f" Did you mean {' or '.join(near)}?" if near else ""
             raise PlanError(f"--expression: nothing is called {name!r}.{hint} `rigface sliders` lists all") from None
-
-
-Command = EditJob | AnimateJob | SlidersJob
-COMMANDS: dict[str, type[Command]] = {"edit": EditJob, "animate": AnimateJob, "sliders": SlidersJob}

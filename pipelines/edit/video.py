@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipelines.edit.console import Outcome
-from pipelines.edit.job import LOOK_CLOSER, AnimateJob, EditJob, hints, picture, rows_of
+from pipelines.edit.config import AnimateJob, EditJob
+from pipelines.edit.console import LOOK_CLOSER, Outcome, hints, rows_of
+from pipelines.edit.inputs import picture
 from rigface.edits import EditSpec, Trait
 from rigface.errors import BadVideo, NoFace, PlanError
 from rigface.types import Face

@@ -18,14 +18,13 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-from tyro.conf import Suppress, arg
-
-from pipelines.cluster.actor_pool import Unit, Workers, over
-from pipelines.extract.dataset import git_commit, versions
+from pipelines.cluster.actor_pool import Unit, over
+from pipelines.evaluate.config import EvaluateConfig
+from pipelines.run_info import git_commit, versions
 from rigface import assets
 from rigface.errors import PlanError
 from rigface.storage import lock
@@ -38,47 +37,6 @@ if TYPE_CHECKING:
 ABOUT = "rigface.json"
 UNIT = 8  # tasks per unit of work
 PREVIEW_PX = 256  # of a preview that nobody is compared with
-KINDS = ("self", "cross", "sweep", "clip")
-
-
-@dataclass(frozen=True)
-class EvaluateConfig:
-    """One evaluation."""
-
-    data: Suppress[str]
-    out: Suppress[str]
-    models: tuple[str, ...] = ()
-    """`preview`, `mini`, folders of checkpoints (NAME=FOLDER names one); none: the preview, and `mini` where it is."""
-    tasks: tuple[str, ...] = ()
-    """Of self (two frames of one person), cross (a trait of another), sweep (one number), clip; none: all the data can give."""
-    limit: int = 96
-    """Self-edits, and as many cross-identity edits."""
-    sweeps: int = 4
-    """People whose numbers are swept."""
-    clips: int = 4
-    clip_frames: int = 12
-    seeds: int = 3
-    """Of each model whose result depends on chance."""
-    size: int = 0
-    """Side of the pictures that are compared; 0: that of the smallest model."""
-    everybody: bool = False
-    """Evaluate on all people, where no model learned from this dataset."""
-    shown: int = 24
-    """Tasks on the page."""
-    title: str = "Evaluation"
-    threads: int = 0
-    """CPU threads per worker; 0: torch's own choice."""
-    seed: int = 0
-    """Of the choice of tasks."""
-    dry_run: bool = False
-    """Say what would be done, and stop."""
-    run: Annotated[Workers, arg(name="")] = field(default_factory=Workers)
-
-    def __post_init__(self) -> None:
-        if unknown := sorted(set(self.tasks) - set(KINDS)):
-            raise PlanError(f"--tasks: want some of {', '.join(KINDS)}, got {', '.join(unknown)}")
-        if self.limit < 1 or self.seeds < 1:
-            raise PlanError("--limit and --seeds: want at least 1")
 
 
 def evaluate(config: EvaluateConfig, say: Callable[[str], None] = print) -> ReportCard | None:
@@ -145,7 +103,7 @@ def _smallest(places: dict[str, str], data: Store) -> int:
     Raises:
         PlanError: there are examples, and a model wants others.
     """
-    from pipelines.examples.encode import parts_of, spec_of
+    from pipelines.examples.layout import parts_of, spec_of
     from rigface.model.checkpoint import config_of
 
     own = {name: config_of(place) for name, place in places.items() if place != "preview"}

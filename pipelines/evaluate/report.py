@@ -25,7 +25,7 @@ from rigface.storage.store import Store, sharded
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from pipelines.evaluate.job import EvaluateConfig
+    from pipelines.evaluate.config import EvaluateConfig
 
 PICTURE = "picture"
 INVENTED = (SELF_EDITS["relit"], SELF_EDITS["posed"])

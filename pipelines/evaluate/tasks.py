@@ -20,10 +20,10 @@ import numpy as np
 
 from pipelines.examples import held_out, pair_sampling
 from pipelines.examples.compose_example import TAKE, invent_light, make, staged
-from pipelines.examples.encode import parts_of, spec_of
+from pipelines.examples.config import PairSettings
 from pipelines.examples.face_reader import FaceReader
 from pipelines.examples.frame_index import GATES, read_frames
-from pipelines.examples.pair import PairSettings, head_of
+from pipelines.examples.layout import head_of, parts_of, spec_of
 from pipelines.examples.split import split_of
 from rigface.conditions import Composer
 from rigface.edits import EditSpec

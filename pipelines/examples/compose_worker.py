@@ -13,8 +13,9 @@ import pyarrow as pa
 
 from pipelines.examples import pair_sampling
 from pipelines.examples.compose_example import Made, invent_light, invent_pose, make, staged
+from pipelines.examples.config import PairSettings
 from pipelines.examples.face_reader import FaceReader
-from pipelines.examples.pair import PairSettings, part_path
+from pipelines.examples.layout import part_path
 from rigface import schema
 from rigface.conditions import Composer
 from rigface.examples import ExampleSpec, examples_schema, mirrored_expression

@@ -14,18 +14,17 @@ import json
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from tyro.conf import Suppress, arg
 
 from pipelines.cluster.actor_pool import Workers, over
-from pipelines.extract.dataset import git_commit, versions
+from pipelines.examples.layout import autoencoder_folder, autoencoder_hash, parts_of, spec_of
+from pipelines.run_info import git_commit, versions
 from rigface import schema
-from rigface.errors import MissingAsset, PlanError
+from rigface.errors import PlanError
 from rigface.examples import PICTURES, ExampleSpec, LatentSpec, examples_of, half_column, latents_schema
 from rigface.storage import lock
 from rigface.storage.store import Store, sharded
@@ -75,50 +74,6 @@ def encode(config: EncodeConfig, say: Callable[[str], None] = print) -> dict[str
             if k % 20 == 0 or k == len(todo):
                 say(f"{k:,}/{len(todo):,} parts, {counts['rows']:,} examples")
     return dict(counts)
-
-
-def parts_of(source: Store) -> list[str]:
-    """The objects of an examples folder.
-
-    Raises:
-        PlanError: there are none.
-    """
-    parts = sorted(source.paths("examples", ".parquet"))
-    if not parts:
-        raise PlanError(f"{source.uri}: no examples/ here; make some with `rigface pair`")
-    return parts
-
-
-def spec_of(source: Store, parts: list[str]) -> ExampleSpec:
-    """What all examples of a folder have in common."""
-    with source.open(parts[0]) as f:
-        return ExampleSpec.of(pq.read_schema(f))
-
-
-def autoencoder_folder(name: str) -> Path:
-    """Where an autoencoder lies: the folder itself, or its `vae`; `mini` is that of the model that ships.
-
-    Raises:
-        MissingAsset: neither holds one.
-    """
-    from rigface.model.checkpoint import folder_of
-
-    folder = folder_of(name)
-    for place in (folder / "vae", folder):
-        if name and (place / "config.json").is_file() and any(place.glob("*.safetensors")):
-            return place
-    raise MissingAsset(
-        f"autoencoder {name!r}: want a folder with config.json and *.safetensors, or one with vae/ in it. "
-        "`rigface autoencoder FACES OUT` makes a small one"
-    )
-
-
-def autoencoder_hash(folder: Path) -> str:
-    """A name for an autoencoder: of its weights' and config's bytes."""
-    digest = hashlib.sha256()
-    for file in [folder / "config.json", *sorted(folder.glob("*.safetensors"))]:
-        digest.update(file.read_bytes())
-    return digest.hexdigest()[:16]
 
 
 def unit_name(part: str, autoencoder: str) -> str:

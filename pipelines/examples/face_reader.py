@@ -87,7 +87,7 @@ def face_at(name: str) -> tuple[Face, HeadSpec]:
     import pyarrow.compute as pc
     import pyarrow.dataset as ds
 
-    from pipelines.examples.pair import head_of
+    from pipelines.examples.layout import head_of
 
     found = _ROW.fullmatch(name)
     if found is None:

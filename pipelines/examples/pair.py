@@ -16,86 +16,31 @@ import io
 import json
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
-from typing import Annotated, Any
+from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from tyro.conf import Suppress, arg
 
-from pipelines.cluster.actor_pool import Unit, Workers, over
+from pipelines.cluster.actor_pool import Unit, over
 from pipelines.examples import pair_sampling as pairs
 from pipelines.examples.captions import Captions
+from pipelines.examples.config import PairConfig, PairSettings
 from pipelines.examples.frame_index import GATES, read_frames
-from pipelines.examples.split import HELD_OUT, split_of
-from pipelines.extract.dataset import git_commit, versions
-from rigface import schema
+from pipelines.examples.layout import head_of
+from pipelines.examples.split import split_of
+from pipelines.run_info import git_commit, versions
 from rigface.errors import PlanError
 from rigface.examples import ExampleSpec
 from rigface.storage import lock
-from rigface.storage.store import Store, sharded
-from rigface.types import HeadSpec
+from rigface.storage.store import Store
 
 PLAN = "pairs.parquet"
 ABOUT = "rigface.json"
 REPORT = "report.json"
 BANKS = ("lights", "expressions")  # of other photographs; kept with the plan, not shown in the report
 OTHERS = 512  # photographs whose lights and expressions serve for inventing
-
-
-@dataclass(frozen=True)
-class PairSettings:
-    """What examples to make. An output has one of these."""
-
-    style: str = "texture"
-    """What the render shows: `texture` (the preview) or `albedo`."""
-    size: int = 256
-    """Side of the pictures in pixels."""
-    pairs: int = 20_000
-    """Pairs of two frames, at most."""
-    relit: int = 5_000
-    """Examples made of one frame and itself under an invented light, people in turns."""
-    posed: float = 0.6
-    """Share of those whose source is turned, too, and has another's expression: for people of whom there is one picture."""
-    relit_pairs: float = 0.25
-    """Share of the pairs whose source gets an invented light too."""
-    mirrored: float = 0.5
-    """Share of examples seen in a mirror."""
-    least_confidence: float = 0.5
-    least_sharpness: float = 0.1
-    least_face_px: float = 80.0
-    """Smaller faces teach blur."""
-    largest_identity_distance: float = 0.0
-    """Between the identity vectors of two tracks of one person; 0: the network's own rule (dlib 0.6, ArcFace 1.1)."""
-    least_covered: float = 0.7
-    """Share of the source's crop that the target's must show."""
-    largest_background_change: float = 0.12
-    """Mean difference of the two backgrounds; beyond, the camera moved or the scene changed."""
-    per_group: int = 2_000
-    """Candidates drawn per person and input."""
-    held_out: float = HELD_OUT
-    """Share of people who are never trained on."""
-    captions: str = ""
-    """What is said of the pictures: a .csv or .parquet with the columns uri, caption and, for words of one frame, frame_index. A
-    model with a text encoder learns to listen to them. Words of left and right are wrong in a mirror: then --mirrored 0."""
-    quality: int = 0
-    """Of the stored JPEGs; 0: PNG."""
-    part: int = 64
-    """Examples per unit of work."""
-    seed: int = 0
-
-
-@dataclass(frozen=True)
-class PairConfig:
-    """One run of the job."""
-
-    faces: Suppress[str]
-    out: Suppress[str]
-    settings: Annotated[PairSettings, arg(name="")] = field(default_factory=PairSettings)
-    run: Annotated[Workers, arg(name="")] = field(default_factory=Workers)
-    overwrite: bool = False
-    """Throw away what is in OUT and begin again."""
 
 
 def pair(config: PairConfig, say: Callable[[str], None] = print) -> dict[str, Any]:
@@ -157,19 +102,6 @@ def _about(config: PairConfig, source: Store) -> dict[str, Any]:
             f"{store.uri} was made with other settings ({', '.join(changed)}); choose another OUT or --overwrite"
         )
     return about
-
-
-def head_of(faces: Store) -> HeadSpec:
-    """The head model of a dataset of faces.
-
-    Raises:
-        PlanError: there is no dataset.
-    """
-    part = next(iter(sorted(faces.paths("faces", ".parquet"))), None)
-    if part is None:
-        raise PlanError(f"{faces.uri}: no faces/ here; make some with `rigface extract`")
-    with faces.open(part) as f:
-        return schema.head_of(pq.read_schema(f))
 
 
 def _plan(
@@ -282,8 +214,3 @@ def _made(store: Store) -> dict[str, Any]:
         table = store.table(path, ["split", "kind"])
         counts.update(f"{s} {k}" for s, k in zip(table["split"].to_pylist(), table["kind"].to_pylist()))
     return {"rows": sum(counts.values()), **dict(sorted(counts.items()))}
-
-
-def part_path(unit: str) -> str:
-    """Where a unit's examples are."""
-    return sharded("examples", unit, ".parquet")

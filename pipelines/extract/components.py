@@ -68,7 +68,7 @@ def detector(settings: Settings) -> Detector:
         from rigface.testing.fakes import FakeDetector
 
         return FakeDetector()
-    from rigface.face.detection.detector import load_detector
+    from rigface.face.detection.factory import load_detector
 
     if settings.detector == "insightface":  # the pack's own landmarks are no use to any reconstructor there is
         return load_detector("scrfd", small_faces=settings.small_faces, folder=settings.detector_folder or None)

@@ -13,17 +13,13 @@ for units, whose objects appear whole and whose first commit wins.
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
-import os
-import subprocess
 import time
 from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,9 +29,10 @@ import pyarrow.parquet as pq
 
 from pipelines.extract import identities, quarantine
 from pipelines.extract.config import Settings, config_hash, differences
+from pipelines.extract.layout import error_path, parquet, part_path, record_of
 from pipelines.extract.plan import Plan, units_of
-from pipelines.extract.stages import error_path, parquet, part_path, record_of
 from pipelines.inputs.compact_set import Marks
+from pipelines.run_info import git_commit, versions
 from rigface import schema
 from rigface.errors import PlanError
 from rigface.storage.store import IDENTITIES, INTERNAL, Store
@@ -44,18 +41,6 @@ from rigface.types import DetectorSpec, HeadSpec
 ABOUT = "rigface.json"
 PLANS = f"{INTERNAL}/plans"
 RUNS_KEPT = 20
-PACKAGES = (
-    "rigface",
-    "ray",
-    "torch",
-    "mediapipe",
-    "av",
-    "opencv-python",
-    "numpy",
-    "pyarrow",
-    "dlib-bin",
-    "insightface",
-)
 
 
 class Output:
@@ -276,24 +261,3 @@ def _bytes(table: pa.Table) -> pa.Buffer:
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
     return sink.getvalue()
-
-
-def versions() -> dict[str, str]:
-    """Versions of the packages that decide what comes out."""
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def git_commit() -> str:
-    """The commit of this checkout, with `+` where files were changed; in an image, what it was built of; else empty."""
-    where = Path(__file__).parent
-    command = ["git", "-C", str(where), "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return os.environ.get("RIGFACE_COMMIT", "")

@@ -16,8 +16,8 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.extract.dataset import Output
+from pipelines.extract.layout import parquet, part_path, with_record
 from pipelines.extract.plan import Plan, units_of
-from pipelines.extract.stages import parquet, part_path, with_record
 from rigface.storage.store import Store
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipelines.extract.stages import parquet
+from pipelines.extract.layout import parquet
 from rigface.face.identity.dlib_embedding import WIDTH, People, cluster, usual_threshold
 from rigface.storage.store import IDENTITIES, Store
 

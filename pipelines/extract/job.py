@@ -17,7 +17,6 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import Any
 
@@ -27,10 +26,11 @@ from pipelines.extract.config import STAGES, Extract
 from pipelines.extract.dataset import Output
 from pipelines.extract.finalize import close_input, conclude
 from pipelines.extract.identities import identify
+from pipelines.extract.layout import error_path
 from pipelines.extract.plan import Plan, units_of
 from pipelines.extract.progress import Progress
 from pipelines.extract.quarantine import Deaths
-from pipelines.extract.stages import error_path
+from pipelines.extract.summary import Outcome, Summary
 from pipelines.inputs import open_input, sources
 from pipelines.inputs.compact_set import Marks
 from rigface import schema
@@ -46,34 +46,6 @@ BREAKER = 40  # crashes are looked at over so many units
 WINDOW = (
     100_000  # inputs; some 500 MB of plans. Between two windows actors start anew, which is nothing beside its hours
 )
-
-
-@dataclass
-class Outcome:
-    """Inputs that ended alike."""
-
-    inputs: int = 0
-    frames: int = 0
-    faces: int = 0
-    example: str = ""  # name and reason of one
-
-
-@dataclass
-class Summary:
-    """How the dataset stands for the inputs that were asked for, and what this run did."""
-
-    outcomes: dict[tuple[str, str], Outcome] = field(default_factory=dict)  # by status and stage
-    done: Counter[str] = field(default_factory=Counter)  # this run: units, frames, faces, bytes
-    seconds: dict[str, float] = field(default_factory=dict)  # this run, by step
-    cpu_seconds: float = 0.0
-    start_s: float = 0.0  # until the first unit came back
-    wall_s: float = 0.0
-    identities: str = ""  # what the pass over identities found, in words
-
-    @property
-    def inputs(self) -> int:
-        """How many inputs were asked for."""
-        return sum(outcome.inputs for outcome in self.outcomes.values())
 
 
 def extract(
@@ -167,7 +139,9 @@ class _Run:
     def _ray(self) -> None:
         if not self._on_ray:
             self.progress.say("starting Ray")
-            self._stack.enter_context(session.connected(self.config))
+            self._stack.enter_context(
+                session.connected(self.config.address, self.config.cpus, self.config.object_store_mb)
+            )
             self._on_ray = True
 
     # --- what is to be done

@@ -21,7 +21,7 @@ from rich.text import Text
 from pipelines.telemetry import metrics
 
 if TYPE_CHECKING:
-    from pipelines.extract.job import Outcome, Summary
+    from pipelines.extract.summary import Outcome, Summary
 
 EVERY_S = 5.0  # between two lines of a log
 SETTLED_S = 3.0  # no time left is guessed before

@@ -16,10 +16,10 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipelines.extract import components
 from pipelines.extract.config import Settings
+from pipelines.extract.layout import _QUALITY, error_path, parquet, part_path, with_record
 from pipelines.extract.quarantine import Deaths
 from pipelines.extract.unit import Unit
 from pipelines.telemetry import metrics
@@ -28,17 +28,14 @@ from rigface import schema
 from rigface.errors import BadInput
 from rigface.face.geometry import alignment
 from rigface.image import encode_png
-from rigface.storage.store import INTERNAL, Store, sharded
+from rigface.storage.store import Store
 from rigface.types import DetectorSpec, FaceParams, HeadSpec, Quality
 
 TRIES = 2  # a crash may be the machine's; two on the same file are the file's
-ROW_GROUP = 128  # faces: 5 to 10 MB of crops and masks
-RECORD_KEY = "rigface.unit"
 BAD_FACE = (BadInput, np.linalg.LinAlgError)
 
 _RESIDUALS = ("_landmark_residual", "_photometric_residual", "_occlusion")
 _PARAMS = tuple(f.name for f in fields(FaceParams))
-_QUALITY = tuple(f.name for f in fields(Quality))
 
 
 class Stage(Protocol):
@@ -219,38 +216,3 @@ class StageActor:
                 with metrics.stage_of(stage.name, unit):
                     stage(unit)
         return unit.pack()
-
-
-def part_path(unit_id: str) -> str:
-    """Where a unit's faces are."""
-    return sharded("faces", unit_id, ".parquet")
-
-
-def error_path(unit_id: str) -> str:
-    """Where the record of a unit without faces is: an error, or nobody to be seen."""
-    return sharded(f"{INTERNAL}/units", unit_id, ".json")
-
-
-def with_record(table: pa.Table, record: dict[str, Any]) -> pa.Table:
-    """The table with a unit's record in its metadata: rows and record are one object and cannot disagree."""
-    return table.replace_schema_metadata({**(table.schema.metadata or {}), RECORD_KEY: json.dumps(record)})
-
-
-def record_of(part: pa.Schema) -> dict[str, Any]:
-    """A unit's record, from its part's schema."""
-    return json.loads(part.metadata[RECORD_KEY.encode()])
-
-
-def parquet(table: pa.Table) -> pa.Buffer:
-    """A part as bytes. Statistics and dictionaries only where they help: not for pictures and vectors."""
-    sink = pa.BufferOutputStream()
-    texts = ["uri", "status", "reason", "identity"]
-    pq.write_table(
-        table,
-        sink,
-        row_group_size=ROW_GROUP,
-        compression="zstd",
-        use_dictionary=texts,
-        write_statistics=[*texts, "frame_index", "time_s", "track", *_QUALITY],
-    )
-    return sink.getvalue()

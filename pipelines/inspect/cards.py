@@ -11,11 +11,11 @@ from math import cos, radians, tan
 
 import numpy as np
 
+from pipelines.formatting import duration
 from pipelines.inspect import charts
 from pipelines.inspect.charts import Axis, Bar, Mark, share
 from pipelines.inspect.inputs import InputCensus
 from pipelines.inspect.statistics import EXPRESSION_EDGES, FLAGS, ITA_EDGES, FaceCensus, Histogram
-from pipelines.page.words import duration
 
 SHOWN_EXPRESSIONS = 12
 SHOWN_PEOPLE = 10

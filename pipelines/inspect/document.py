@@ -17,12 +17,12 @@ from importlib.resources import files
 from string import Template
 from typing import Any
 
+from pipelines.formatting import bytes_text, clock, duration
 from pipelines.inspect import cards
 from pipelines.inspect.charts import share, sliver
 from pipelines.inspect.gallery import LABELS, RELIT, Strip, view_box
 from pipelines.inspect.inputs import STATUSES, Cause, InputCensus, InputRow
 from pipelines.inspect.statistics import FaceCensus
-from pipelines.page.words import bytes_text, clock, duration
 
 _CAUSES_SHOWN = 30
 OPEN_STRIPS = 8  # the rest of the gallery is folded

@@ -154,14 +154,14 @@ def load_head(spec: HeadSpec, folder: str | None = None) -> tuple[Any, str]:
     Args:
         folder: where FLAME may be, besides the assets folder.
     """
-    from rigface.face.head.head_model import Head
+    from rigface.face.head import flame
     from rigface.face.head.open_head import OpenHead
 
     try:
         if spec.name == "open":
             head = OpenHead.load().head()
         elif spec.name == "flame":
-            head = Head.load_flame(find("flame", folder), spec.shape, spec.expression)
+            head = flame.load(find("flame", folder), spec.shape, spec.expression)
         else:
             return None, f"the head model {spec.name} is not one that this page can load"
     except (RigFaceError, OSError, ValueError) as problem:

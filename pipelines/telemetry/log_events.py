@@ -5,7 +5,6 @@ Path: the driver of `extract` -> `Lines`, in the place of the live display -> on
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import secrets
@@ -13,14 +12,11 @@ from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
-from pipelines.extract.progress import Progress
 from rigface.telemetry import json_logging
 from rigface.telemetry.json_logging import LOG, keys
 
 if TYPE_CHECKING:
-    from pipelines.extract.job import Summary
+    pass
 
 
 @cache
@@ -28,45 +24,6 @@ def job_id() -> str:
     """The name of this run: what it was submitted to the cluster under, else one made here."""
     told = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")).get("metadata", {})
     return told.get("job_submission_id") or f"run-{secrets.token_hex(6)}"
-
-
-class Lines(Progress):
-    """Says what happens as events instead of showing it."""
-
-    def __init__(self) -> None:
-        super().__init__(Console(file=io.StringIO()))
-        json_logging.write(LOG)
-
-    def say(self, words: str) -> None:
-        LOG.info("say", extra=keys(job=job_id(), message=words))
-
-    def expect(self, inputs: int, units: int, frames: int) -> None:
-        super().expect(inputs, units, frames)
-        LOG.info("start", extra=keys(job=job_id(), inputs=inputs, units=units, frames=frames))
-
-    def unit(self, record: dict[str, Any], expected: int) -> None:
-        super().unit(record, expected)
-        level = 20 if record["status"] == "ok" else 30
-        said = {name: record[name] for name in ("status", "stage", "reason", "frames", "faces", "bytes", "seconds")}
-        LOG.log(level, "unit", extra=keys(job=job_id(), unit=record["unit_id"], video=record["uri"], **said))
-
-    def closed(self, row: dict[str, Any]) -> None:
-        super().closed(row)
-        said = {name: row[name] for name in ("status", "stage", "reason", "frames", "faces")}
-        level = 20 if row["status"] in ("ok", "no_face") else 30
-        LOG.log(level, "input", extra=keys(job=job_id(), video=row["uri"], **said))
-
-    def _line(self) -> None:
-        return
-
-
-def end(summary: Summary) -> None:
-    """An `extract` is over."""
-    done = {name: summary.done[name] for name in ("units", "frames", "faces", "bytes")}
-    LOG.info(
-        "end",
-        extra=keys(job=job_id(), inputs=summary.inputs, seconds=summary.wall_s, message=summary.identities, **done),
-    )
 
 
 def failed(error: BaseException) -> None:

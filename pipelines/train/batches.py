@@ -27,7 +27,7 @@ from rigface.model.text import TextEncoder
 from rigface.storage.store import Store
 
 if TYPE_CHECKING:
-    from pipelines.train.loop import Trainee
+    from pipelines.train.trainer_state import Trainee
 
 KEPT_PROMPTS = 4096  # embeddings: in clips one caption is said of many frames
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-from pipelines.extract.dataset import git_commit, versions
+from pipelines.run_info import git_commit, versions
 from pipelines.train.config import Networks, TrainConfig
 from rigface.errors import JobBroken, PlanError
 from rigface.storage import lock
@@ -91,12 +91,11 @@ def config_of(raw: dict[str, Any]) -> TrainConfig:
 
 def _on_ray(config: TrainConfig, store: Store) -> dict[str, float]:
     from pipelines.cluster.session import connected
-    from pipelines.extract.config import Extract, Pool
 
     most = config.most_workers or config.workers
     workers: Any = config.workers if most == config.workers else (config.workers, most)
     cpus = config.workers * (config.cpus + 0.5) + 1  # the loop's readers, and the trainer itself
-    with connected(Extract(("train",), "", look=Pool(cpus=cpus), reconstruct=Pool(cpus=0), address=config.address)):
+    with connected(config.address, cpus):
         from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
         from ray.train.torch import TorchConfig, TorchTrainer
 

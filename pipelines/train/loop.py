@@ -9,138 +9,29 @@ but rounding. The position is the step.
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import math
 import time
-import warnings
-from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
 from torch import Tensor
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_model_state_dict,
-    get_state_dict,
-    set_state_dict,
-)
 
-from pipelines.examples.encode import parts_of, spec_of
+from pipelines.examples.layout import parts_of, spec_of
 from pipelines.telemetry import metrics
 from pipelines.train import model_setup
 from pipelines.train.backend import Session
 from pipelines.train.batches import Batches
 from pipelines.train.config import TrainConfig
 from pipelines.train.metric_log import Journal
+from pipelines.train.trainer_state import Trainee
 from pipelines.train.validation import Validation
-from rigface.errors import PlanError
-from rigface.examples import ExampleSpec
 from rigface.model import checkpoint as checkpoints
-from rigface.model import finetuning
-from rigface.model.checkpoint import Checkpoint
 from rigface.model.diffusion import Dropout, draw, row_losses
-from rigface.model.ema import Average
 from rigface.model.latents import LatentExample
 from rigface.model.pixel_loss import decoded_loss
 from rigface.storage.store import Store
 
 MODEL = "model"
-
-
-class Trainee:
-    """A model in training, with all that a checkpoint holds.
-
-    Args:
-        spec: of the examples. session: rank and world decide how it is wrapped.
-    """
-
-    def __init__(self, config: TrainConfig, spec: ExampleSpec, session: Session, device: torch.device) -> None:
-        self.config, self.spec, self.session, self.device = config, spec, session, device
-        self.loaded: Checkpoint = model_setup.load(config, spec)
-        if config.trust != 1 and self.loaded.config.process.kind != "bridge":
-            raise PlanError(
-                f"trust is for a bridge from the preview; this model is {self.loaded.config.process.kind!r}"
-            )
-        self.inner = self.loaded.model
-        self.trained = finetuning.select(self.inner, config.tune, config.lora_rank)
-        if config.checkpointing:
-            self.inner.enable_gradient_checkpointing()
-        self.inner.train().to(device)
-        self.loaded.vae.to(device)  # type: ignore[arg-type]
-        self.wrapped = model_setup.wrap(self.inner, config, session.world, device)
-        learning = [p for p in self.inner.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(
-            learning,
-            lr=config.learning_rate,
-            weight_decay=config.weight_decay,
-            betas=(0.9, 0.99),
-            fused=device.type == "cuda",
-        )
-        self.average = Average(self.inner, config.decay)
-        self.step = 0
-        if config.compile:
-            self.inner.denoiser.compile()
-            self.inner.identity.compile()
-
-    def state(self) -> dict[str, Any]:
-        """What a checkpoint holds, as sharded as the model is."""
-        model, optimizer = get_state_dict(self.inner, self.optimizer)
-        return {"model": model, "optimizer": optimizer, "average": self.average.state(), "step": self.step}
-
-    def save(self, folder: Path) -> None:
-        """Fill a folder; every worker writes its share."""
-        with _quiet():
-            dcp.save(self.state(), checkpoint_id=folder, no_dist=self.session.world == 1)
-
-    def load(self, folder: Path) -> None:
-        """The inverse of `save`, whatever the number of workers and the sharding were then."""
-        if not self.optimizer.state:
-            _make_room(self.optimizer)
-        state = self.state()
-        with _quiet():
-            dcp.load(state, checkpoint_id=folder, no_dist=self.session.world == 1)
-        set_state_dict(self.inner, self.optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
-        self.average.load(state["average"])
-        self.step = int(state["step"])
-
-    def averaged(self) -> dict[str, Tensor]:
-        """The whole averaged model on the first worker's CPU, under stock names. Every worker calls it."""
-        with self.average.swapped():
-            whole: Any = get_model_state_dict(
-                self.inner, options=StateDictOptions(full_state_dict=True, cpu_offload=True)
-            )
-        return finetuning.merged(whole)
-
-    def autocast(self) -> AbstractContextManager:
-        """bfloat16, where the config wants it and FSDP does not see to it."""
-        wanted = self.config.bf16 and self.config.sharding != "fsdp"
-        return torch.autocast(self.device.type, torch.bfloat16) if wanted else contextlib.nullcontext()
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without torch's remark that one process is one process, and without its logger's 14 lines per checkpoint."""
-    logging.getLogger("c10d-NullHandler-dcp_logger").setLevel(logging.WARNING)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*torch.distributed is disabled.*")
-        yield
-
-
-def _make_room(optimizer: torch.optim.Optimizer) -> None:
-    """Give a fresh optimizer its state, so that a checkpoint has somewhere to go; a step of size zero."""
-    rates = [group["lr"] for group in optimizer.param_groups]
-    for group in optimizer.param_groups:
-        group["lr"] = 0.0
-        for parameter in group["params"]:
-            parameter.grad = torch.zeros_like(parameter)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    for group, rate in zip(optimizer.param_groups, rates):
-        group["lr"] = rate
 
 
 def loop(config: TrainConfig, session: Session) -> dict[str, float]:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from pipelines.examples.encode import autoencoder_folder
+from pipelines.examples.layout import autoencoder_folder
 from pipelines.train.config import TrainConfig
 from rigface.errors import PlanError
 from rigface.examples import ExampleSpec, LatentSpec

@@ -18,7 +18,7 @@ import pyarrow as pa
 import torch
 
 from pipelines.examples import held_out
-from pipelines.examples.encode import parts_of
+from pipelines.examples.layout import parts_of
 from pipelines.train.backend import Session
 from pipelines.train.config import TrainConfig
 from pipelines.train.metric_log import Journal
@@ -30,7 +30,7 @@ from rigface.storage.store import Store
 from rigface.types import Example
 
 if TYPE_CHECKING:
-    from pipelines.train.loop import Trainee
+    from pipelines.train.trainer_state import Trainee
 
 SHOWN = 12  # rows of the grid
 BATCH = 8  # examples sampled at once

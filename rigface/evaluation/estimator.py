@@ -20,7 +20,8 @@ import numpy as np
 
 from rigface.edits import EditSpec
 from rigface.face.controls.transfer import axes_of
-from rigface.face.detection.detector import Detector, overlap
+from rigface.face.detection.boxes import overlap
+from rigface.face.detection.detector import Detector
 from rigface.face.geometry import alignment
 from rigface.face.geometry.rotation import to_degrees, to_matrix
 from rigface.face.reconstruction.reconstructor import Reconstructor
@@ -29,9 +30,7 @@ from rigface.metrics.geometry import turn_of
 from rigface.metrics.light import described
 from rigface.types import Detection, FaceParams, HeadSpec
 
-CROP_RULE = (
-    f"{alignment.CROP_PX} px square, {alignment.SIDE} x the landmark box, raised {alignment.RAISE}, found anew in each picture"
-)
+CROP_RULE = f"{alignment.CROP_PX} px square, {alignment.SIDE} x the landmark box, raised {alignment.RAISE}, found anew in each picture"
 SHOWN = 0.1  # an expression axis asked for or seen beyond this is worth a line in a printout
 
 
@@ -101,7 +100,7 @@ class Judge:
         Raises:
             MissingAsset: a model file is not on this machine.
         """
-        from rigface.face.detection.detector import load_detector
+        from rigface.face.detection.factory import load_detector
         from rigface.face.reconstruction.reconstructor import load_reconstructor
         from rigface.face.reconstruction.segmentation import person_mask
 
@@ -157,7 +156,9 @@ class Judge:
         faces: list[tuple[np.ndarray, Detection]] = [(pictures[i], found[i]) for i in good]  # type: ignore[misc]
         affines = [alignment.frame_to_crop(one.box) for _, one in faces]
         crops = [alignment.crop(picture, affine) for (picture, _), affine in zip(faces, affines)]
-        landmarks = np.stack([alignment.apply(a, one.landmarks) for (_, one), a in zip(faces, affines)]).astype(np.float32)
+        landmarks = np.stack([alignment.apply(a, one.landmarks) for (_, one), a in zip(faces, affines)]).astype(
+            np.float32
+        )
         known = [one.blendshapes for _, one in faces if one.blendshapes is not None]
         scores = np.stack(known) if len(known) == len(faces) else None
         fit = self._reconstructor(crops, landmarks, scores, np.arange(len(faces)))

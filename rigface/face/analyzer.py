@@ -12,7 +12,8 @@ from operator import itemgetter
 import numpy as np
 
 from rigface.errors import NoFace
-from rigface.face.detection.detector import Detector, load_detector
+from rigface.face.detection.detector import Detector
+from rigface.face.detection.factory import load_detector
 from rigface.face.geometry import alignment
 from rigface.face.reconstruction.reconstructor import Fit, Reconstructor, load_reconstructor
 from rigface.face.reconstruction.segmentation import Parser, load_parser

@@ -17,7 +17,8 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from rigface.telemetry.json_logging import keys, write
-from serve.limits import Limits, Turnstile, bounded
+from serve.api.rate_limit import Turnstile, bounded
+from serve.limits import Limits
 from serve.problems import EXPECTED, Trouble, problem_of
 from serve.telemetry import metrics, tracing
 

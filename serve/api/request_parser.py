@@ -24,8 +24,9 @@ from starlette.requests import ClientDisconnect, Request
 from rigface.edits import EditSpec, Trait
 from serve.content_cache import Recent, picture_id
 from serve.limits import MAX_PART_FILES
+from serve.messages import Order, Wish
 from serve.problems import Trouble
-from serve.schemas import BatchJob, ClipRef, JobRequest, Order, PictureRef, PictureRequest, PreviewRequest, Wish
+from serve.schemas import BatchJob, ClipRef, JobRequest, PictureRef, PictureRequest, PreviewRequest
 from serve.security.url_allowlist import Places
 
 Asked = TypeVar("Asked", bound=PictureRequest)

@@ -28,11 +28,13 @@ from serve.api.health import Readiness
 from serve.api.idempotency import Repeats
 from serve.api.middleware import Front, Gate, noted
 from serve.api.openapi import EVENTS, KEY, MESHES, NUMBERS, body, describe, files
+from serve.api.rate_limit import Bucket, Turnstile
 from serve.api.request_parser import Pantry, read, read_job
 from serve.content_cache import Recent
 from serve.inference.edit_service import MEDIA, Editing, Plan, server_timing, sse, wanted_type
 from serve.jobs.store import TYPES
-from serve.limits import Bucket, Limits, Turnstile
+from serve.limits import Limits
+from serve.messages import Wish
 from serve.problems import EXPECTED, Trouble, problem_of
 from serve.schemas import (
     API_VERSION,
@@ -48,13 +50,12 @@ from serve.schemas import (
     Reconstruction,
     Verified,
     VideoJob,
-    Wish,
 )
 from serve.security.api_keys import Key, KeyRing
 from serve.security.url_allowlist import Places
 from serve.telemetry.metrics import Numbers
 
-WEB = Path(__file__).parent / "web"
+WEB = Path(__file__).parent.parent / "web"
 Made = TypeVar("Made")
 
 

@@ -24,8 +24,9 @@ import numpy as np
 
 from rigface.types import Conditions
 from serve.content_cache import Recent
+from serve.messages import Canvas, PaintOptions
 from serve.problems import Trouble
-from serve.schemas import PREVIEW, Canvas, ModelInfo, PaintOptions
+from serve.schemas import PREVIEW, ModelInfo
 from serve.telemetry import metrics
 
 Load = Callable[[str], Any]

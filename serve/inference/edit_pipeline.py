@@ -18,7 +18,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any
 
-from serve.schemas import PaintOptions, Wish, Wrap
+from serve.messages import PaintOptions, Wish, Wrap
 from serve.telemetry import tracing
 
 QUALITY = 80  # of a picture on the way

@@ -20,8 +20,9 @@ from typing import Any, TypeVar
 from rigface.telemetry.json_logging import keys
 from serve.content_cache import picture_id
 from serve.inference.edit_pipeline import Made, easel_of
+from serve.messages import PaintOptions, Wish, Wrap
 from serve.problems import Trouble
-from serve.schemas import PREVIEW, EditRequest, EditResult, PaintOptions, Wish, Wrap
+from serve.schemas import PREVIEW, EditRequest, EditResult
 from serve.security.api_keys import Key
 from serve.telemetry import metrics, tracing
 

@@ -35,9 +35,10 @@ from serve.content_cache import Recent
 from serve.inference.batched_reconstruction import in_turn, together
 from serve.inference.watchdog import Threads
 from serve.limits import MAX_PIXELS
+from serve.messages import Canvas, Wish, Wrap
 from serve.problems import Trouble
 from serve.provenance.encoder import Plain, Seal
-from serve.schemas import Canvas, Reconstruction, SeenFace, Verified, Wish, Wrap
+from serve.schemas import Reconstruction, SeenFace, Verified
 from serve.security.consent import TAKES_IDENTITY, Policy
 from serve.telemetry import tracing
 

@@ -13,8 +13,9 @@ from typing import Any, TypeVar
 from rigface.errors import BadInput
 from serve.inference.edit_service import Done, Editing
 from serve.jobs.store import Job, Shelf
+from serve.messages import Wish
 from serve.problems import Trouble
-from serve.schemas import BatchJob, EditRequest, Painting, Wish
+from serve.schemas import BatchJob, EditRequest, Painting
 from serve.security.api_keys import Key
 
 Made = TypeVar("Made")

@@ -30,9 +30,10 @@ from serve.jobs.store import OPEN, Job, Shelf
 from serve.jobs.webhook import MOST_TRIES as HOOK_TRIES
 from serve.jobs.webhook import Webhooks, wait_s
 from serve.limits import Limits
+from serve.messages import Order
 from serve.problems import Trouble, problem_of
 from serve.provenance.encoder import Plain, Seal
-from serve.schemas import JobState, Order
+from serve.schemas import JobState
 from serve.security.consent import Policy
 from serve.security.url_allowlist import Places
 from serve.telemetry import tracing

@@ -30,8 +30,9 @@ from rigface.storage import lock
 from rigface.storage.objects import presigned
 from rigface.storage.store import Store
 from rigface.telemetry.json_logging import keys
+from serve.messages import Order
 from serve.problems import Trouble
-from serve.schemas import JobState, Order
+from serve.schemas import JobState
 
 LOG = logging.getLogger("rigface.serve")
 OPEN = ("queued", "running")

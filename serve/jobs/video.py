@@ -36,9 +36,10 @@ from serve.inference.face_worker import composer_of
 from serve.jobs.batch import patiently
 from serve.jobs.store import Job, Shelf
 from serve.limits import MAX_PIXELS, Limits
+from serve.messages import Canvas, PaintOptions
 from serve.problems import Trouble
 from serve.provenance.encoder import Origin, Seal
-from serve.schemas import PREVIEW, AnimationJob, Canvas, PaintOptions, VideoJob
+from serve.schemas import PREVIEW, AnimationJob, VideoJob
 from serve.security.consent import TAKES_IDENTITY, Policy
 
 PIECE_FRAMES, PIECE_S = 100, 20.0

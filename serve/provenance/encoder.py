@@ -13,7 +13,8 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from rigface.image import encode_jpeg, encode_png
-from serve.schemas import Verified, Wish, Wrap
+from serve.messages import Wish, Wrap
+from serve.schemas import Verified
 
 
 @dataclass(frozen=True, eq=False)

@@ -35,10 +35,11 @@ from rigface.errors import BadInput
 from rigface.image import decode, sniff
 from rigface.video.sandbox import Decoders, TakesTooLong
 from serve.limits import CLIP_PIXELS, MAX_PIXELS
+from serve.messages import Wish, Wrap
 from serve.problems import Trouble
 from serve.provenance import watermark
 from serve.provenance.encoder import Origin, encode
-from serve.schemas import PREVIEW, Verified, Wish, Wrap
+from serve.schemas import PREVIEW, Verified
 
 LOG = logging.getLogger("rigface.serve")
 LABEL = "org.rigface.edit"

@@ -15,9 +15,9 @@ import pytest
 from rich.console import Console
 
 from pipelines.extract.config import debug
-from pipelines.extract.dataset import git_commit
 from pipelines.extract.job import extract
 from pipelines.extract.progress import Progress
+from pipelines.run_info import git_commit
 from rigface.storage import objects
 from tests.conftest import ROOT
 from tests.drills.count import Count, compare

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rigface.face.analyzer import in_crop
-from rigface.face.detection.detector import load_detector
+from rigface.face.detection.factory import load_detector
 from rigface.face.geometry import alignment
 from rigface.face.geometry.rotation import angle_between, to_degrees, to_matrix
 from rigface.face.head.open_head import OpenHead

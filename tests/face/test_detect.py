@@ -9,7 +9,9 @@ import skimage.data
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rigface.face.detection.detector import Watch, box_of, distinct, load_detector, overlap, tile_grid
+from rigface.face.detection.boxes import box_of, distinct, overlap, tile_grid
+from rigface.face.detection.detector import Watch
+from rigface.face.detection.factory import load_detector
 from rigface.face.detection.mediapipe import BLENDSHAPES, SURE, TILE_PX
 from rigface.types import Detection
 

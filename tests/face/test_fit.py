@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from rigface.face.geometry.procrustes import procrustes
 from rigface.face.geometry.rotation import angle_between, from_degrees, to_degrees
 from rigface.face.head.open_head import OpenHead
-from rigface.face.reconstruction.landmark_fit import GeometryFitter, arrow_solve, procrustes
+from rigface.face.reconstruction.landmark_fit import GeometryFitter, arrow_solve
 
 PEOPLE, FRAMES = 3, 4
 

@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 
 from rigface.errors import MissingAsset
 from rigface.face.geometry.rotation import from_degrees, to_axis_angle, to_matrix
+from rigface.face.head.flame import load as load_flame
 from rigface.face.head.head_model import Embedding, Head, contour_row
 from rigface.types import FaceParams, HeadSpec
 
@@ -20,7 +21,7 @@ def figures(fixtures):
 
 @pytest.fixture(scope="module")
 def flame(fixtures):
-    return Head.load_flame(fixtures / "flame")
+    return load_flame(fixtures / "flame")
 
 
 @pytest.fixture
@@ -60,13 +61,13 @@ def test_the_contour_row_follows_the_yaw_to_the_end_of_the_table():
 
 
 def test_fewer_coefficients_are_the_first_ones(fixtures, flame, figures):
-    small = Head.load_flame(fixtures / "flame", shape=7, expression=3)
+    small = load_flame(fixtures / "flame", shape=7, expression=3)
     assert (small.spec.shape, small.spec.expression) == (7, 3)
     got = posed(small, figures, shape=figures["shape"][:, :7], expression=figures["expression"][:, :3])
     padded = {k: figures[k] * (torch.arange(figures[k].shape[1]) < n) for k, n in (("shape", 7), ("expression", 3))}
     assert torch.allclose(got, posed(flame, figures, **padded), atol=1e-6)
     with pytest.raises(ValueError, match="1-300 shape and 1-100"):
-        Head.load_flame(fixtures / "flame", shape=301)
+        load_flame(fixtures / "flame", shape=301)
 
 
 def test_the_neck_turns_like_the_head_where_they_meet(flame):
@@ -114,7 +115,7 @@ def test_what_a_head_does_not_have_is_named(box, tmp_path):
     with pytest.raises(ValueError, match="parents before children"):
         replace(box, parents=(-1, 1))
     with pytest.raises(MissingAsset, match=r"generic_model\.pkl"):
-        Head.load_flame(tmp_path)
+        load_flame(tmp_path)
 
 
 def test_params_pose_a_head(flame, box, figures):

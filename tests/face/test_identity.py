@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rigface import image
-from rigface.face.detection.detector import box_of, load_detector
+from rigface.face.detection.boxes import box_of
+from rigface.face.detection.factory import load_detector
 from rigface.face.geometry.landmarks import LAYOUTS
 from rigface.face.identity import clustering
 from rigface.face.identity.dlib_embedding import DlibIdentity, People, Picker, chip, cluster, directions, worth_of

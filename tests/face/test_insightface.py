@@ -7,7 +7,9 @@ import pytest
 import skimage.data
 
 from rigface.errors import MissingAsset
-from rigface.face.detection.detector import Watch, box_of, load_detector
+from rigface.face.detection.boxes import box_of
+from rigface.face.detection.detector import Watch
+from rigface.face.detection.factory import load_detector
 from rigface.face.identity.arcface import ArcFace, five_points
 from tests.face import made_weights
 from tests.face.made_weights import ARCFACE, LANDMARKS, SIZE, scrfd

@@ -8,7 +8,7 @@ import pytest
 import skimage.data
 
 from rigface.errors import MissingAsset
-from rigface.face.detection.detector import load_detector
+from rigface.face.detection.factory import load_detector
 from rigface.face.geometry import alignment
 from rigface.face.reconstruction.segmentation import load_parser, person_mask
 from tests.face.made_weights import tiny_segformer

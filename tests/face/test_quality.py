@@ -9,7 +9,7 @@ import skimage.data
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rigface.face.detection.detector import load_detector
+from rigface.face.detection.factory import load_detector
 from rigface.face.geometry import alignment
 from rigface.face.reconstruction.quality import is_grey, is_suspect, ita_deg, lab, measure, sharpness, skin_colour
 from rigface.image import decode, linear_to_srgb

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rigface.face.head.head_model import Head
+from rigface.face.head.flame import load as load_flame
 from rigface.face.rendering.renderer import paint, render, vertex_normals
 from rigface.types import FaceParams
 
@@ -20,7 +20,7 @@ def figures(fixtures):
 
 @pytest.fixture(scope="module")
 def flame(fixtures):
-    return Head.load_flame(fixtures / "flame")
+    return load_flame(fixtures / "flame")
 
 
 @pytest.fixture(scope="module")

@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
+from rigface.face.geometry.landmarks import LEFT_EYE, LIPS, RIGHT_EYE
+from rigface.face.geometry.mesh import boundary
 from rigface.face.head.open_head import OpenHead
-from rigface.face.preview.eye_mouth_openings import LEFT_EYE, LIPS, RIGHT_EYE, boundary, closed, slits
+from rigface.face.preview.eye_mouth_openings import closed, slits
 
 HEAD = OpenHead.load()
 WEIGHTS, FACES = HEAD.subdivision(1)

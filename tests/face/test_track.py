@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rigface.face.detection.detector import box_of
+from rigface.face.detection.boxes import box_of
 from rigface.face.detection.tracking import Tracker, TrackSummary, join, number
 from rigface.types import Detection
 
@@ -197,7 +197,8 @@ def test_a_video_is_numbered_through():
 def test_the_three_cuts_of_a_real_clip_end_its_tracks(shared):
     import av
 
-    from rigface.face.detection.detector import Watch, load_detector
+    from rigface.face.detection.detector import Watch
+    from rigface.face.detection.factory import load_detector
 
     watch, tracker = Watch(load_detector()), Tracker()
     shots: dict[int, set[int]] = {}

@@ -140,15 +140,15 @@ def test_the_image_starts_what_the_command_line_knows():
 
 
 def test_outputs_of_an_image_name_the_commit_it_was_built_of(monkeypatch):
-    from pipelines.extract import dataset
+    from pipelines import run_info
 
     (variable,) = [
         r.split("=")[0] for w, r in stages(DOCKERFILE.read_text())["cpu"][1] if w == "ENV" and "${COMMIT}" in r
     ]
     monkeypatch.setenv(variable, "abc123")
-    assert dataset.git_commit() != "abc123", "a checkout knows better"
+    assert run_info.git_commit() != "abc123", "a checkout knows better"
     monkeypatch.setenv("PATH", "/nowhere")  # an image has no git
-    assert dataset.git_commit() == "abc123"
+    assert run_info.git_commit() == "abc123"
 
 
 # --- the health check, run

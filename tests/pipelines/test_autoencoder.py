@@ -7,7 +7,7 @@ import torch
 from diffusers import AutoencoderKL
 
 from pipelines.examples.autoencoder import AutoencoderConfig, crops, make_autoencoder, measure
-from pipelines.examples.encode import autoencoder_folder
+from pipelines.examples.layout import autoencoder_folder
 from pipelines.examples.split import split_of
 from rigface.errors import PlanError
 from rigface.image import encode_jpeg

@@ -35,7 +35,7 @@ def weights(tmp_path_factory):
 def face_of_the_clip():
     import av
 
-    from rigface.face.detection.detector import load_detector
+    from rigface.face.detection.factory import load_detector
 
     with av.open(str(CLIP)) as container:
         frame = next(container.decode(video=0)).to_ndarray(format="rgb24")

@@ -115,7 +115,9 @@ def test_a_job_that_does_not_listen_is_killed(capfd, tmp_path):
 def test_a_request_to_stop_reaches_the_job_once_even_where_interrupts_were_blocked(number, tmp_path):
     """As Ray starts it: SIGINT blocked. SIGTERM is for us alone, SIGINT for the whole group."""
     command = child(TIDY, tmp_path / "began")
-    code = f"import sys; from pipelines.cluster.budget import *; sys.exit(run({command!r}, Meter(), lambda: (0, 0), 0.2))"
+    code = (
+        f"import sys; from pipelines.cluster.budget import *; sys.exit(run({command!r}, Meter(), lambda: (0, 0), 0.2))"
+    )
     process = subprocess.Popen(
         child(code),
         stdout=subprocess.PIPE,

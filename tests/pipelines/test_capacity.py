@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from pipelines.capacity import estimate
+from pipelines.capacity import estimate, load
 from pipelines.capacity.estimate import Cluster
 from pipelines.cli import main
 from pipelines.extract.config import Settings
@@ -23,13 +23,13 @@ def result(name):
 def test_its_figures_are_those_measured():
     found = result("extract")
     largest = max((name for name in found if name.startswith("x")), key=lambda name: int(name[1:]))
-    assert found[largest]["stage_ms_per_frame"] == estimate.STEP_MS
-    assert (found["fps"], found["cores"]) == (pytest.approx(estimate.FPS, rel=1e-4), estimate.CORES)
-    assert result("capacity")["dataset"]["bytes_per_face"] == pytest.approx(estimate.FACE_BYTES, rel=1e-3)
+    assert found[largest]["stage_ms_per_frame"] == load.STEP_MS
+    assert (found["fps"], found["cores"]) == (pytest.approx(load.FPS, rel=1e-4), load.CORES)
+    assert result("capacity")["dataset"]["bytes_per_face"] == pytest.approx(load.FACE_BYTES, rel=1e-3)
 
 
 def test_cores_do_in_all_what_the_machine_did():
-    assert sum(estimate.core_seconds().values()) == pytest.approx(estimate.CORES / estimate.FPS)
+    assert sum(load.core_seconds().values()) == pytest.approx(load.CORES / load.FPS)
 
 
 def test_every_frame_is_decoded_and_few_are_looked_at():

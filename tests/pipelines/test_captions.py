@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from pipelines.examples.captions import Captions
+from pipelines.examples.config import PairConfig, PairSettings
 from pipelines.examples.encode import EncodeConfig, encode
-from pipelines.examples.pair import PairConfig, PairSettings, pair
+from pipelines.examples.pair import pair
 from pipelines.train import metric_log
 from pipelines.train.batches import Listener
 from pipelines.train.config import debug

@@ -1,7 +1,6 @@
 """Which cluster a job is on."""
 
 from pipelines.cluster import session
-from pipelines.extract.config import laptop
 
 
 def test_a_cluster_of_our_own_is_our_own_even_beside_somebody_elses(monkeypatch):
@@ -13,6 +12,6 @@ def test_a_cluster_of_our_own_is_our_own_even_beside_somebody_elses(monkeypatch)
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", lambda **options: asked.append(options))
     monkeypatch.setattr(ray, "shutdown", lambda: None)
-    with session.connected(laptop(("a",), "b")):
+    with session.connected(cpus=2):
         pass
     assert [options["address"] for options in asked] == ["local"]

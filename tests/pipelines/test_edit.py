@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from pipelines.cli.main import main
+from pipelines.edit.config import EditJob, Engine
 from pipelines.edit.contact_sheet import GAP_PX, PANEL_PX
 from pipelines.edit.flags import Wish
-from pipelines.edit.job import EditJob, Engine, edit
+from pipelines.edit.job import edit
 from rigface.editor import Editor, usual_checkpoint
 from rigface.edits import EditSpec, LightEdit
 from rigface.errors import PlanError

@@ -11,10 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.evaluate import tasks as evaluate_tasks
-from pipelines.evaluate.job import EvaluateConfig, evaluate, fingerprint, places_of
+from pipelines.evaluate.config import EvaluateConfig
+from pipelines.evaluate.job import evaluate, fingerprint, places_of
 from pipelines.evaluate.report import printed
 from pipelines.evaluate.tasks import SWEEPS, Examples, Faces
-from pipelines.examples.pair import PairConfig, PairSettings, pair
+from pipelines.examples.config import PairConfig, PairSettings
+from pipelines.examples.pair import pair
 from pipelines.examples.split import split_of
 from rigface.edits import LightEdit
 from rigface.errors import PlanError

@@ -7,8 +7,9 @@ import sys
 from itertools import chain
 
 from pipelines.cli import main
+from pipelines.extract import json_progress
 from pipelines.extract.dataset import Output
-from pipelines.extract.job import Outcome, Summary
+from pipelines.extract.summary import Outcome, Summary
 from pipelines.telemetry import log_events
 from rigface.storage.store import Store
 from rigface.telemetry.json_logging import LOG
@@ -24,14 +25,14 @@ def test_a_run_over_bad_and_good_files_in_lines(finished, capfd):
     records = [output.record(unit) for unit in sorted(chain(*output.parts()))]
     rows = output.inputs().to_pylist()
     LOG.handlers.clear()  # of an earlier test, to another standard error
-    lines = log_events.Lines()
+    lines = json_progress.Lines()
     with lines:
         lines.expect(len(rows), len(records), 95)
         for record in records:
             lines.unit(record, record["frames"])
         for row in rows:
             lines.closed(row)
-    log_events.end(Summary({("ok", ""): Outcome(inputs=len(rows))}, done=lines.done, wall_s=12.5))
+    json_progress.end(Summary({("ok", ""): Outcome(inputs=len(rows))}, done=lines.done, wall_s=12.5))
     LOG.handlers.clear()
     first, *between, last = lines_of(capfd.readouterr().err)
     assert {line["job"] for line in (first, *between, last)} == {log_events.job_id()}

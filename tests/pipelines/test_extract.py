@@ -15,8 +15,9 @@ from pipelines.extract import job as extract_module
 from pipelines.extract.config import Pool, debug
 from pipelines.extract.dataset import Output
 from pipelines.extract.job import BREAKER, extract
+from pipelines.extract.layout import error_path
 from pipelines.extract.quarantine import Deaths
-from pipelines.extract.stages import Finish, error_path
+from pipelines.extract.stages import Finish
 from rigface import schema
 from rigface.errors import MissingAsset, OutputBusy, PlanError
 from rigface.image import decode, decode_mask

@@ -9,7 +9,7 @@ from pipelines.extract import identities
 from pipelines.extract.config import debug
 from pipelines.extract.identities import identify
 from pipelines.extract.job import extract
-from pipelines.extract.stages import record_of
+from pipelines.extract.layout import record_of
 from rigface.storage.store import Store
 from rigface.testing import fakes
 from tests.pipelines.conftest import faces_of

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.extract.stages import Look, StageActor, record_of
+from pipelines.extract.layout import record_of
+from pipelines.extract.stages import Look, StageActor
 from pipelines.extract.unit import Unit
 from pipelines.inputs import object_cache
 from pipelines.telemetry import metrics

@@ -35,7 +35,7 @@ def film(bucket, request):
     return f"films/{request.node.name}", data
 
 
-def read_all(key: str, step: int = 500_000) -> tuple[bytes, "nearby.Nearby"]:
+def read_all(key: str, step: int = 500_000) -> tuple[bytes, "object_cache.Nearby"]:
     file = object_cache.Nearby("faces", key)
     data = b"".join(file.read_at(step, at) for at in range(0, file.size(), step))
     file.close()

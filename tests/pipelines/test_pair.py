@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.examples import pair_sampling
-from pipelines.examples.pair import PairConfig, PairSettings, pair
+from pipelines.examples.config import PairConfig, PairSettings
+from pipelines.examples.pair import pair
 from pipelines.examples.pair_sampling import Candidates, Frames, candidates, choose, coverage
 from pipelines.examples.split import split_of
 from rigface.conditions import Composer

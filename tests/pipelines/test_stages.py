@@ -15,7 +15,8 @@ from pipelines.extract import plan
 from pipelines.extract.config import debug
 from pipelines.extract.frame_processor import Looker
 from pipelines.extract.job import BREAKER, _break
-from pipelines.extract.stages import Finish, Look, Reconstruct, StageActor, Write, error_path, part_path, record_of
+from pipelines.extract.layout import error_path, part_path, record_of
+from pipelines.extract.stages import Finish, Look, Reconstruct, StageActor, Write
 from pipelines.extract.unit import CROPS_KEPT, Crops, Unit, new_record
 from pipelines.telemetry.worker_process import Child
 from rigface import schema

@@ -26,6 +26,10 @@ from pipelines.cluster.submit import PACKAGES, described, request
 LINE = ["extract", "s3://b/videos/", "s3://b/faces", "--preset", "cluster"]
 
 
+def requested(job, meter, **options):
+    return request(job, parse(job), meter, **options)
+
+
 # --- words
 
 
@@ -42,7 +46,7 @@ def test_the_words_of_submit_are_told_from_those_of_the_job():
 def test_no_job_has_a_flag_that_submit_would_take_away():
     from dataclasses import fields
 
-    own = {f.name for f in fields(SubmitCommand)} - {"job", "dry_run"}  # that one says what would be sent
+    own = {f.name for f in fields(SubmitCommand)} - {"job", "command", "dry_run"}  # that one says what would be sent
     for words in (
         ["extract"],
         ["identities", "x"],
@@ -71,7 +75,7 @@ def test_help_is_that_of_the_job_where_there_is_one(capsys):
 
 
 def test_the_entrypoint_is_the_job_under_its_budget():
-    asked = request([*LINE, "--fps", "2"], Meter(hours=12, dollars=300, price=0.35))
+    asked = requested([*LINE, "--fps", "2"], Meter(hours=12, dollars=300, price=0.35))
     words = shlex.split(asked.entrypoint)
     assert words[:3] == ["python", "-m", "pipelines.cluster.budget"]
     assert words[words.index("--") + 1 :] == [*LINE, "--fps", "2"]
@@ -80,19 +84,19 @@ def test_the_entrypoint_is_the_job_under_its_budget():
 
 def test_odd_names_survive_the_shell():
     job = ["extract", "s3://b/it's $HOME; rm *", "s3://b/faces", "--preset", "cluster"]
-    assert shlex.split(request(job, Meter()).entrypoint)[4:] == job
+    assert shlex.split(requested(job, Meter()).entrypoint)[4:] == job
 
 
 def test_one_job_has_one_name_whatever_its_budget():
-    first, second = (request(LINE, meter) for meter in (Meter(hours=1), Meter(hours=2)))
+    first, second = (requested(LINE, meter) for meter in (Meter(hours=1), Meter(hours=2)))
     assert first.name == second.name
-    assert first.name != request([*LINE, "--fps", "2"], Meter()).name
+    assert first.name != requested([*LINE, "--fps", "2"], Meter()).name
     assert first.name.startswith("rigface-extract-")
 
 
 def test_variables_are_sent_by_name_and_shown_without_their_values(monkeypatch):
     monkeypatch.setenv("AWS_REGION", "eu-central-1")
-    asked = request(LINE, Meter(hours=2), env=["AWS_REGION"])
+    asked = requested(LINE, Meter(hours=2), env=["AWS_REGION"])
     assert asked.runtime_env["env_vars"]["AWS_REGION"] == "eu-central-1"
     text = described(asked, "http://h:8265")
     assert "AWS_REGION" in text
@@ -101,8 +105,8 @@ def test_variables_are_sent_by_name_and_shown_without_their_values(monkeypatch):
 
 
 def test_code_is_sent_along_only_where_asked():
-    assert "py_modules" not in request(LINE, Meter()).runtime_env
-    folders = request(LINE, Meter(), upload=True).runtime_env["py_modules"]
+    assert "py_modules" not in requested(LINE, Meter()).runtime_env
+    folders = requested(LINE, Meter(), upload=True).runtime_env["py_modules"]
     assert [Path(f).name for f in folders] == list(PACKAGES)
     assert all((Path(f) / "__init__.py").is_file() for f in folders)
 
@@ -271,4 +275,4 @@ def test_the_commands_of_the_documentation_are_understood():
         command = parse(shlex.split(line)[1:])
         if isinstance(command, SubmitCommand):
             meter = Meter(command.hours, command.dollars, command.price, command.gpu_price)
-            assert request(command.job, meter).job == command.job
+            assert request(command.job, command.command, meter).job == command.job

@@ -102,7 +102,9 @@ def test_rows_read_are_the_rows_asked_for(place):
     parts = sorted(store.paths("examples", ".parquet"))
     rows = batch_sampler.usable_rows(store, parts, "train")
     order = batch_sampler.Order(rows, batch=3, window=2, seed=1)
-    read = batch_sampler.read_ahead(order.windows([0]), batch_sampler.Reader(store, parts, ["example", "split"], kept=1))
+    read = batch_sampler.read_ahead(
+        order.windows([0]), batch_sampler.Reader(store, parts, ["example", "split"], kept=1)
+    )
     following = 0
     for _, (window, table) in zip(range(4), read):
         assert window.first == following

@@ -13,8 +13,9 @@ from diffusers import UNet2DConditionModel
 
 from pipelines.cli.main import main
 from pipelines.evaluate.job import fingerprint
-from pipelines.examples.encode import autoencoder_folder
-from pipelines.examples.pair import PairConfig, PairSettings, pair
+from pipelines.examples.config import PairConfig, PairSettings
+from pipelines.examples.layout import autoencoder_folder
+from pipelines.examples.pair import pair
 from pipelines.train import loop, metric_log
 from pipelines.train.backend import Alone
 from pipelines.train.config import debug

@@ -54,7 +54,9 @@ class StillSee:
         )  # fmt: skip
         landmarks, mask = np.full((478, 3), 256, np.float32), np.full((512, 512), 255, np.uint8)
         affines = [alignment.frame_to_crop(one.box) for one in found]
-        return [Face(alignment.crop(image, a), a, one.box, landmarks, params, mask, 0.01) for one, a in zip(found, affines)]
+        return [
+            Face(alignment.crop(image, a), a, one.box, landmarks, params, mask, 0.01) for one, a in zip(found, affines)
+        ]
 
 
 def photo(seed: int = 0, size: tuple[int, int] = (96, 80)) -> np.ndarray:

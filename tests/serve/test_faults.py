@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from rigface.image import encode_jpeg
-from serve import limits
+from serve.api import rate_limit
 from serve.api.routes import House
 from serve.client.client import Client, Refused
 from tests.scrape import scraped, total
@@ -235,7 +235,7 @@ def test_slow_callers_do_not_keep_others_waiting(service, somebody):
 
 
 def test_a_body_that_trickles_is_cut_off(eye, studio, monkeypatch):
-    monkeypatch.setattr(limits, "BODY_GRACE_S", 0.3)
+    monkeypatch.setattr(rate_limit, "BODY_GRACE_S", 0.3)
     with listening(House(eye, studio)) as url:
         slow = half_a_request(url)
         began = time.monotonic()

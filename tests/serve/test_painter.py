@@ -9,8 +9,8 @@ import pytest
 
 from rigface.types import Conditions
 from serve.inference.diffusion_worker import Painted, Step, Studio
+from serve.messages import PaintOptions
 from serve.problems import Trouble
-from serve.schemas import PaintOptions
 from tests.serve.conftest import photo, run
 
 

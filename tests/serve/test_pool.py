@@ -18,8 +18,8 @@ from rigface.types import Conditions
 from serve.app import Args, EyeDeployment, PainterDeployment
 from serve.content_cache import picture_id
 from serve.inference.edit_pipeline import Made
+from serve.messages import PaintOptions, Wish, Wrap
 from serve.remote import FarEye, FarPainter
-from serve.schemas import PaintOptions, Wish, Wrap
 from tests.serve.conftest import StillSee, run
 
 pytestmark = pytest.mark.slow

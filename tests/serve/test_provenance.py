@@ -13,9 +13,9 @@ from rigface.edits import EditSpec
 from rigface.errors import BadInput
 from rigface.image import decode, encode_jpeg, encode_png
 from serve.content_cache import picture_id
+from serve.messages import Wish, Wrap
 from serve.provenance import watermark
 from serve.provenance.signer import Sealer
-from serve.schemas import Wish, Wrap
 from serve.security.audit_log import Audit, check
 from tests.serve.conftest import photo, run
 
@@ -277,7 +277,8 @@ def test_previews_are_pictures_that_were_made_too(house, sealer, tmp_path):
 def test_a_stream_that_its_caller_leaves_is_in_the_log_with_the_last_picture_it_sent(house, sealer, tmp_path):
     from serve.inference.edit_service import Editing
     from serve.inference.face_worker import Eye
-    from serve.schemas import EditRequest, Wish
+    from serve.messages import Wish
+    from serve.schemas import EditRequest
     from serve.security.api_keys import OPEN
     from serve.telemetry.metrics import Numbers
 

@@ -132,7 +132,8 @@ def test_a_caller_who_leaves_stops_a_keyed_edit_and_is_counted_until_it_has_stop
 def test_what_is_kept_of_an_edit_is_its_result_and_not_its_source(house, png):
     from serve.content_cache import picture_id
     from serve.inference.edit_service import Editing
-    from serve.schemas import EditRequest, PictureRef, Wish
+    from serve.messages import Wish
+    from serve.schemas import EditRequest, PictureRef
     from serve.security.api_keys import OPEN
     from serve.telemetry.metrics import Numbers
 

@@ -15,7 +15,7 @@ from serve.inference.batched_reconstruction import InTurn, Together
 def faces(fixtures):
     """Crops, landmarks and scores of one face in three frames, as a fit has them."""
     from rigface.face.analyzer import in_crop
-    from rigface.face.detection.detector import load_detector
+    from rigface.face.detection.factory import load_detector
     from rigface.face.geometry import alignment
     from rigface.video.decode import frames
 

@@ -20,10 +20,10 @@ import torch
 
 from rigface.errors import BadEdit
 from rigface.face.controls.local_blendshapes import alone, skull_motion
+from rigface.face.geometry.landmarks import LEFT_EYE, LIPS, RIGHT_EYE
+from rigface.face.geometry.procrustes import procrustes
 from rigface.face.head.head_model import Head
 from rigface.face.head.open_head import OpenHead
-from rigface.face.preview.eye_mouth_openings import LEFT_EYE, LIPS, RIGHT_EYE
-from rigface.face.reconstruction.landmark_fit import procrustes
 
 # The landmarker's points for points 18 to 68 of the 68: brows, bridge and base of the nose, eyes, lips outside and inside.
 INNER = (

@@ -20,8 +20,9 @@ from functools import lru_cache
 
 import numpy as np
 
+from rigface.face.geometry.landmarks import LEFT_EYE, LIPS, RIGHT_EYE
+from rigface.face.geometry.mesh import boundary
 from rigface.face.head.open_head import OpenHead
-from rigface.face.preview.eye_mouth_openings import LEFT_EYE, LIPS, RIGHT_EYE, boundary
 from rigface.types import HeadSpec
 
 DAMPING = 8e-3  # metres: what a coefficient of 1 in a foreign axis must be worth

@@ -7,13 +7,11 @@ Path: Frame.image -> Detector -> [Detection] -> Tracker and align. `mediapipe_de
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from rigface.types import Detection, DetectorSpec
-
-SAME_FACE = 0.4  # two boxes of one frame that overlap by more are one face
 
 
 class Detector(Protocol):
@@ -33,33 +31,6 @@ class Detector(Protocol):
             before: what the frame before showed. Faces lost since are looked for where they were, at little cost, and
                 scores of faces still there are carried over. Without it, every face is scored anew.
         """
-
-
-def load_detector(name: str = "mediapipe", **options: Any) -> Detector:
-    """A detector by name, ready to use.
-
-    Args:
-        name: `mediapipe` (478 points, 52 expression scores; the default), `insightface` (106 points; needs a model pack) or
-            `scrfd` (the pack's faces, MediaPipe's points and scores).
-        options: those of the class: `small_faces`, `faces`, `folder` ..., see `MediapipeDetector`, `InsightfaceDetector`.
-
-    Raises:
-        MissingAsset: its weights are not on this machine.
-        ValueError: no detector has this name.
-    """
-    if name == "mediapipe":
-        from rigface.face.detection.mediapipe import MediapipeDetector
-
-        return MediapipeDetector(**options)
-    if name == "insightface":
-        from rigface.face.detection.insightface import InsightfaceDetector
-
-        return InsightfaceDetector(**options)
-    if name == "scrfd":
-        from rigface.face.detection.scrfd import ScrfdDetector
-
-        return ScrfdDetector(**options)
-    raise ValueError(f"no detector is called {name!r}; there are mediapipe, insightface, scrfd")
 
 
 class Watch:
@@ -89,61 +60,3 @@ class Watch:
         self._count += 1
         self._before = found
         return found
-
-
-def box_of(landmarks: np.ndarray) -> np.ndarray:
-    """(4,) float32 x0, y0, x1, y1 around (L, 2+) landmarks."""
-    flat = landmarks[:, :2]
-    return np.concatenate([flat.min(0), flat.max(0)]).astype(np.float32)
-
-
-def overlap(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """Intersection over union of one box (4,) with each of (N, 4); (N,) float in [0, 1]."""
-    boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
-    inner = np.minimum(box[2:], boxes[:, 2:]) - np.maximum(box[:2], boxes[:, :2])
-    shared = np.prod(np.clip(inner, 0, None), axis=1)
-    areas = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1) + np.prod(np.asarray(box[2:], np.float64) - box[:2])
-    return np.where(shared > 0, shared / np.maximum(areas - shared, 1e-9), 0.0)
-
-
-def distinct(found: Sequence[Detection], shared: float = SAME_FACE) -> list[Detection]:
-    """Surest first, without those that overlap a surer one by more than `shared` (greedy non-maximum suppression)."""
-    kept: list[Detection] = []
-    for one in sorted(found, key=lambda d: (-d.score, *np.asarray(d.box).tolist())):
-        if not kept or overlap(one.box, np.stack([k.box for k in kept])).max() <= shared:
-            kept.append(one)
-    return kept
-
-
-def among(box: np.ndarray, found: Sequence[Detection], shared: float = SAME_FACE) -> bool:
-    """Whether this face has been found already."""
-    return bool(found) and bool(overlap(box, np.stack([f.box for f in found])).max() > shared)
-
-
-def tile_grid(height: int, width: int, finest: float, limit: int) -> list[tuple[int, int, int]]:
-    """Square tiles (x, y, side) that cover a picture at one or more scales, large ones first; none for a small picture.
-
-    Scales lie a factor of at most 4 apart, from the whole picture down to tiles of `finest` px (more where there would be
-    more than `limit` of them), and neighbours overlap by a quarter: a face cut by a tile's edge is whole in its neighbour
-    or in a larger tile.
-    """
-    longer = max(height, width)
-    while True:
-        steps = int(np.ceil(np.log(longer / finest) / np.log(4) - 1e-9))
-        if longer < 1.5 * finest or steps < 1:
-            return []
-        out = []
-        for k in range(1, steps + 1):
-            side = round(longer * (finest / longer) ** (k / steps))
-            out += [(x, y, side) for y in _starts(height, side) for x in _starts(width, side)]
-        if len(out) <= limit:
-            return out
-        finest *= 1.25
-
-
-def _starts(length: int, side: int) -> list[int]:
-    """Where tiles begin along one axis: evenly spread, overlapping by a quarter or more, the last one ends at the end."""
-    if length <= side:
-        return [0]
-    count = int(np.ceil((length - side) / (0.75 * side))) + 1
-    return np.linspace(0, length - side, count).round().astype(int).tolist()

@@ -23,7 +23,7 @@ import numpy as np
 
 from rigface import assets
 from rigface.errors import MissingAsset
-from rigface.face.detection.detector import among, box_of, distinct, overlap, tile_grid
+from rigface.face.detection.boxes import among, box_of, distinct, overlap, tile_grid
 from rigface.types import Detection, DetectorSpec
 
 TASKS = ("detection", "landmark_2d_106")

@@ -34,7 +34,7 @@ from typing import Any
 import numpy as np
 
 from rigface import assets
-from rigface.face.detection.detector import among, box_of, distinct, overlap, tile_grid
+from rigface.face.detection.boxes import among, box_of, distinct, overlap, tile_grid
 from rigface.face.geometry import alignment
 from rigface.types import Detection, DetectorSpec
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rigface.face.detection.detector import distinct
+from rigface.face.detection.boxes import distinct
 from rigface.face.detection.insightface import InsightfaceDetector
 from rigface.face.detection.mediapipe import BLENDSHAPES, MediapipeDetector
 from rigface.types import Detection, DetectorSpec

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rigface.face.detection.detector import overlap
+from rigface.face.detection.boxes import overlap
 from rigface.face.geometry import alignment
 from rigface.types import Detection
 

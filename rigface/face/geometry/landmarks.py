@@ -66,3 +66,13 @@ def layout_of(landmarks: np.ndarray) -> Layout:
     if len(landmarks) not in LAYOUTS:
         raise ValueError(f"landmarks: no layout has {len(landmarks)} points; there are {sorted(LAYOUTS)}")
     return LAYOUTS[len(landmarks)]
+
+
+# Loops of MediaPipe's canonical mesh: the upper rim from one corner to the other, and back along the lower.
+RIGHT_EYE = (33, 246, 161, 160, 159, 158, 157, 173, 133, 155, 154, 153, 145, 144, 163, 7)
+
+
+LEFT_EYE = (263, 466, 388, 387, 386, 385, 384, 398, 362, 382, 381, 380, 374, 373, 390, 249)
+
+
+LIPS = (78, 191, 80, 81, 82, 13, 312, 311, 310, 415, 308, 324, 318, 402, 317, 14, 87, 178, 88, 95)

@@ -14,7 +14,6 @@ Shape suffixes: N faces, V vertices, F triangles, J joints, L landmarks, S shape
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -46,7 +45,7 @@ class Embedding:
 
 @dataclass(frozen=True, eq=False)
 class Head:
-    """A head model. Build one with `load_flame` or `from_arrays`.
+    """A head model. Build one with `flame.load`, `OpenHead.load` or `from_arrays`.
 
     Args:
         spec: which model this is, and its sizes.
@@ -124,13 +123,6 @@ class Head:
             else:
                 tensors[name] = _tensor(value, torch.int64 if name in ("faces", "uv_faces") else torch.float32)
         return cls(spec=spec, parents=tuple(int(p) for p in parents), **tensors)
-
-    @classmethod
-    def load_flame(cls, folder: str | PathLike[str], shape: int = 100, expression: int = 50) -> Head:
-        """FLAME, from a folder of its released files; see `flame.load`, which raises MissingAsset and UnsafeFile."""
-        from rigface.face.head import flame
-
-        return flame.load(folder, shape, expression)
 
     def to(self, device: Any = None, dtype: torch.dtype | None = None) -> Head:
         """The same head elsewhere; `dtype` changes the floating-point arrays only."""

@@ -1,6 +1,6 @@
 """Read the pickles that FLAME ships as data, without executing them.
 
-Path: generic_model.pkl, landmark_embedding.npy -> load / load_npy -> `head.Head.load_flame`.
+Path: generic_model.pkl, landmark_embedding.npy -> load / load_npy -> `flame.load`.
 Source: `pickled.py` follows the file's opcodes and calls nothing; here its inert objects become arrays with all bounds
 checked: numpy arrays and scalars, scipy sparse matrices, chumpy containers (as the array they hold), CPU torch tensors.
 

@@ -20,10 +20,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# Loops of MediaPipe's canonical mesh: the upper rim from one corner to the other, and back along the lower.
-RIGHT_EYE = (33, 246, 161, 160, 159, 158, 157, 173, 133, 155, 154, 153, 145, 144, 163, 7)
-LEFT_EYE = (263, 466, 388, 387, 386, 385, 384, 398, 362, 382, 381, 380, 374, 373, 390, 249)
-LIPS = (78, 191, 80, 81, 82, 13, 312, 311, 310, 415, 308, 324, 318, 402, 317, 14, 87, 178, 88, 95)
+from rigface.face.geometry.landmarks import LEFT_EYE, LIPS, RIGHT_EYE
+from rigface.face.geometry.mesh import boundary
 
 UPPER_TEETH = 0.72  # share of what a parted mouth shows that hangs on the upper lip
 SOFT = 0.035  # outer-eye distances over which the inside of a mouth gets dark
@@ -135,16 +133,6 @@ def slits(control_faces: np.ndarray, faces: np.ndarray, count: int, steps: int) 
         upper, lower = (one, other) if loop[1] in one else (other, one)
         out.append(Slit(upper, lower, np.flatnonzero(inside), loop is LIPS))
     return out
-
-
-def boundary(faces: np.ndarray) -> np.ndarray:
-    """Vertices of a mesh's one boundary, in order, the mesh on the left."""
-    directed = {(int(a), int(b)) for t in faces for a, b in ((t[0], t[1]), (t[1], t[2]), (t[2], t[0]))}
-    after = {a: b for a, b in directed if (b, a) not in directed}
-    loop = [min(after)]
-    while (following := after[loop[-1]]) != loop[0]:
-        loop.append(following)
-    return np.array(loop)
 
 
 def closed(slit: Slit, points: np.ndarray) -> np.ndarray:

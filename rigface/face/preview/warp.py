@@ -29,10 +29,11 @@ import torch
 
 from rigface.face.controls.local_blendshapes import supple, to_skull
 from rigface.face.geometry.camera import project, to_crop_px
+from rigface.face.geometry.mesh import boundary
 from rigface.face.geometry.rotation import to_matrix
 from rigface.face.head.open_head import OpenHead
 from rigface.face.preview import pixel_kernel
-from rigface.face.preview.eye_mouth_openings import Slit, boundary, closed, slits
+from rigface.face.preview.eye_mouth_openings import Slit, closed, slits
 from rigface.face.preview.inpainting import behind
 from rigface.face.preview.surround_mesh import RINGS, Skirt, skirt, strip
 from rigface.face.rendering.lighting import shade
@@ -168,7 +169,9 @@ class _Mesh:
             facing = around.normals[:, :ring, 2].numpy()
             sides[:-1] = np.maximum(_shown(facing, self.across), around.neck)
         table[:, pixel_kernel.SEEN] = np.concatenate([shown, sides.ravel(), shown[rims]])
-        table[count + len(around.here) :, pixel_kernel.DARK : pixel_kernel.TEETH + 1] = np.concatenate([s[2] for s in strips])
+        table[count + len(around.here) :, pixel_kernel.DARK : pixel_kernel.TEETH + 1] = np.concatenate(
+            [s[2] for s in strips]
+        )
         for column, ratio in ((pixel_kernel.LIT, lit), (pixel_kernel.TWIN_LIT, twin_lit)):
             rings = ratio[count:]
             # Hair hangs less in the light of the face, a wrong mask shows less; without one, light would show on the wall.

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rigface.face.geometry.procrustes import procrustes
 from rigface.face.geometry.rotation import to_matrix
 from rigface.face.head.open_head import OpenHead
 from rigface.types import CROP_PX
@@ -129,19 +130,6 @@ def frontality(rotation: Tensor) -> Tensor:
     """(N,) how much a frame may say about its track's shape: 1 from the front, little in profile."""
     yaw = torch.atan2(rotation[:, 0, 2], rotation[:, 2, 2])
     return torch.exp(-((yaw / TRUSTED_YAW) ** 2)) + 0.05
-
-
-def procrustes(points: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
-    """The rotation and scale that bring (N, V, 3) points closest to (N, V, 3) seen ones, shifts aside.
-
-    Returns:
-        (N, 3, 3) proper rotations and (N,) scales.
-    """
-    p, q = seen - seen.mean(1, keepdim=True), points - points.mean(1, keepdim=True)
-    u, s, vh = torch.linalg.svd(p.mT @ q)
-    sign = torch.ones_like(s)
-    sign[:, 2] = torch.sign(torch.linalg.det(u @ vh))
-    return (u * sign[:, None]) @ vh, (s * sign).sum(1) / q.square().sum((1, 2))
 
 
 def refine_pose(points: Tensor, seen: Tensor, rotation: Tensor, scale: Tensor, steps: int = 3) -> tuple[Tensor, Tensor]:

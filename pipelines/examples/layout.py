@@ -1,0 +1,76 @@
+"""Paths and metadata of a folder of training examples."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from rigface import schema
+from rigface.errors import MissingAsset, PlanError
+from rigface.examples import ExampleSpec
+from rigface.storage.store import Store, sharded
+from rigface.types import HeadSpec
+
+
+def head_of(faces: Store) -> HeadSpec:
+    """The head model of a dataset of faces.
+
+    Raises:
+        PlanError: there is no dataset.
+    """
+    part = next(iter(sorted(faces.paths("faces", ".parquet"))), None)
+    if part is None:
+        raise PlanError(f"{faces.uri}: no faces/ here; make some with `rigface extract`")
+    with faces.open(part) as f:
+        return schema.head_of(pq.read_schema(f))
+
+
+def part_path(unit: str) -> str:
+    """Where a unit's examples are."""
+    return sharded("examples", unit, ".parquet")
+
+
+def parts_of(source: Store) -> list[str]:
+    """The objects of an examples folder.
+
+    Raises:
+        PlanError: there are none.
+    """
+    parts = sorted(source.paths("examples", ".parquet"))
+    if not parts:
+        raise PlanError(f"{source.uri}: no examples/ here; make some with `rigface pair`")
+    return parts
+
+
+def spec_of(source: Store, parts: list[str]) -> ExampleSpec:
+    """What all examples of a folder have in common."""
+    with source.open(parts[0]) as f:
+        return ExampleSpec.of(pq.read_schema(f))
+
+
+def autoencoder_folder(name: str) -> Path:
+    """Where an autoencoder lies: the folder itself, or its `vae`; `mini` is that of the model that ships.
+
+    Raises:
+        MissingAsset: neither holds one.
+    """
+    from rigface.model.checkpoint import folder_of
+
+    folder = folder_of(name)
+    for place in (folder / "vae", folder):
+        if name and (place / "config.json").is_file() and any(place.glob("*.safetensors")):
+            return place
+    raise MissingAsset(
+        f"autoencoder {name!r}: want a folder with config.json and *.safetensors, or one with vae/ in it. "
+        "`rigface autoencoder FACES OUT` makes a small one"
+    )
+
+
+def autoencoder_hash(folder: Path) -> str:
+    """A name for an autoencoder: of its weights' and config's bytes."""
+    digest = hashlib.sha256()
+    for file in [folder / "config.json", *sorted(folder.glob("*.safetensors"))]:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,19 @@
+"""Procrustes alignment of point sets."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def procrustes(points: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
+    """The rotation and scale that bring (N, V, 3) points closest to (N, V, 3) seen ones, shifts aside.
+
+    Returns:
+        (N, 3, 3) proper rotations and (N,) scales.
+    """
+    p, q = seen - seen.mean(1, keepdim=True), points - points.mean(1, keepdim=True)
+    u, s, vh = torch.linalg.svd(p.mT @ q)
+    sign = torch.ones_like(s)
+    sign[:, 2] = torch.sign(torch.linalg.det(u @ vh))
+    return (u * sign[:, None]) @ vh, (s * sign).sum(1) / q.square().sum((1, 2))
