@@ -12,7 +12,7 @@ import pytest
 from rigface.storage.store import Store
 from rigface.testing import fakes
 from tests.conftest import ROOT
-from tests.pipelines.test_resume import children_of
+from tests.pipelines.extract.test_resume import children_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.drill, pytest.mark.timeout(600)]
 

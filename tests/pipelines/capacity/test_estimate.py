@@ -1,0 +1,81 @@
+"""The capacity plan: its figures are the measured ones, its sums add up, and its pages are up to date."""
+
+import json
+import re
+from dataclasses import replace
+
+import pytest
+
+from pipelines.capacity import estimate, load
+from pipelines.capacity.estimate import Cluster
+from pipelines.cli import main
+from pipelines.extract.config import Settings
+from rigface.errors import PlanError
+from tests.conftest import ROOT
+
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+def result(name):
+    return json.loads((RESULTS / f"{name}.json").read_text())
+
+
+def test_its_figures_are_those_measured():
+    found = result("extract")
+    largest = max((name for name in found if name.startswith("x")), key=lambda name: int(name[1:]))
+    assert found[largest]["stage_ms_per_frame"] == load.STEP_MS
+    assert (found["fps"], found["cores"]) == (pytest.approx(load.FPS, rel=1e-4), load.CORES)
+    assert result("capacity")["dataset"]["bytes_per_face"] == pytest.approx(load.FACE_BYTES, rel=1e-3)
+
+
+def test_cores_do_in_all_what_the_machine_did():
+    assert sum(load.core_seconds().values()) == pytest.approx(load.CORES / load.FPS)
+
+
+def test_every_frame_is_decoded_and_few_are_looked_at():
+    ask = Cluster(clips=1000, clip_s=10, clip_fps=25)
+    one, all_of_them = (estimate.load_of(ask, Settings(fps=fps)) for fps in (1, "all"))
+    assert (one.frames, one.units, one.faces) == (10_000, 1000, 10_000)
+    assert (all_of_them.frames, all_of_them.units) == (250_000, 1000)
+    assert one.seconds["decode"] * one.frames == pytest.approx(all_of_them.seconds["decode"] * all_of_them.frames)
+    assert one.seconds["detect"] == all_of_them.seconds["detect"]
+    assert one.core_hours < all_of_them.core_hours / 3
+    longer = estimate.load_of(replace(ask, clip_s=60), Settings(fps="all"))
+    assert longer.units == 5000  # 1500 frames, 300 a unit
+
+
+def test_a_plan_in_words(capsys):
+    assert main.main(["forecast", "--clips", "1e5", "--fps", "1", "--nodes", "4", "--price", "0.05"]) == 0
+    text = capsys.readouterr().out
+    assert "100,000 inputs, 1.0 million frames to look at, 100,000 units of work" in text
+    assert "391 under each of 256 prefixes" in text
+    assert "waited for: " in text
+    assert main.main(["forecast", "--clips", "1e6", "--fps", "1", "--nodes", "100"]) == 0
+    assert "share the clips among more jobs" in capsys.readouterr().out
+
+
+def test_a_sample_can_be_simulated():
+    from tests.pipelines.capacity.test_sample_run import make
+
+    sample = replace(make(inputs=5000), seconds={"decode": 3.0, "detect": 1.0, "write": 1.0})
+    load = sample.load()
+    assert (load.units, load.frames) == (5000, pytest.approx(500_000))
+    assert sum(load.seconds.values()) == pytest.approx(0.05)
+    assert load.stages == {"look": pytest.approx(0.04), "finish": pytest.approx(0.01)}
+    text = estimate.described(load, Cluster(), 8, 0.05, "EUR")
+    assert "EUR at 0.05" in text
+    assert "look 80%" in text
+
+
+@pytest.mark.parametrize("words", [["clips/", "--clips", "10"], [], ["--clips", "10", "--clip-s", "0"]])
+def test_what_makes_no_sense_is_said(words, capsys):
+    with pytest.raises(PlanError):
+        main.parse(["forecast", *words]).run()
+
+
+def test_every_table_of_the_page_is_generated():
+    """`tests/rigface/telemetry/test_json_logging.py` holds that what is generated is up to date."""
+    text = (ROOT / "docs" / "scaling.md").read_text()
+    by_hand = re.sub(r"<!-- (\w+) -->\n.*?<!-- /\1 -->", "", text, flags=re.S)
+    assert not [line for line in by_hand.splitlines() if line.startswith("|")]
+    assert text.count("<!-- /") == 7

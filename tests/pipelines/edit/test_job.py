@@ -1,0 +1,321 @@
+"""`rigface edit`, `animate`, `sliders`: files in, files out, what is printed, and what is said when it cannot be done."""
+
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import pytest
+
+from pipelines.cli.main import main
+from pipelines.edit.config import EditJob, Engine
+from pipelines.edit.contact_sheet import GAP_PX, PANEL_PX
+from pipelines.edit.flags import Wish
+from pipelines.edit.job import edit
+from rigface.editor import Editor, usual_checkpoint
+from rigface.edits import EditSpec, LightEdit
+from rigface.errors import PlanError
+from rigface.face.analyzer import See
+from rigface.image import decode, encode_jpeg, encode_png
+from rigface.types import Frame
+from rigface.video.decode import frames
+from rigface.video_editor import Followed, carried, needed
+from tests.pipelines.made_faces import dataset
+
+
+@pytest.fixture(scope="module")
+def editor() -> Editor:
+    return Editor(See.load())
+
+
+@pytest.fixture(autouse=True)
+def _loaded_once(editor, monkeypatch):
+    """Models are loaded once for the file; a checkpoint is still loaded when one is named."""
+    real = Editor.load
+    monkeypatch.setattr(
+        Editor,
+        "load",
+        lambda name=None, device="cpu", see=None, **how: (
+            editor if (name or usual_checkpoint()) == "preview" else real(name, device, editor.see, **how)
+        ),
+    )
+    monkeypatch.setattr(See, "load", lambda *a, **k: editor.see)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, fixtures) -> Path:
+    """A photograph, one of two people, and a clip of 8 frames with sound, of the real clip."""
+    folder = tmp_path_factory.mktemp("in")
+    shown = [f for f in frames(str(fixtures / "clip.mp4")) if f.index < 40]
+    photo, smiling = shown[0].image, shown[36].image
+    (folder / "photo.jpg").write_bytes(encode_jpeg(photo, 95))
+    (folder / "smiling.png").write_bytes(encode_png(smiling))
+    (folder / "two.png").write_bytes(encode_png(np.concatenate([photo[:, 150:450], photo[:, 140:460]], axis=1)))
+    (folder / "wall.png").write_bytes(encode_png(np.full((100, 100, 3), 200, np.uint8)))
+    with av.open(str(folder / "clip.mp4"), "w") as out:
+        video = out.add_stream("libx264" if "libx264" in av.codecs_available else "mpeg4", rate=10)
+        video.width, video.height, video.pix_fmt = 320, 180, "yuv420p"
+        sound = out.add_stream("aac", rate=44_100, layout="mono")
+        for i, frame in enumerate(shown[12:36:3]):
+            small = cv2.resize(frame.image, (320, 180), interpolation=cv2.INTER_AREA)
+            picture = av.VideoFrame.from_ndarray(small, format="rgb24")
+            picture.pts = i
+            out.mux(video.encode(picture))
+        out.mux(video.encode(None))
+        wave = np.sin(np.arange(44_100 * 8 // 10) / 20).astype(np.float32)[None]
+        block = av.AudioFrame.from_ndarray(wave, format="fltp", layout="mono")
+        block.sample_rate = 44_100
+        out.mux(sound.encode(block))
+        out.mux(sound.encode(None))
+    return folder
+
+
+def sound_of(path: Path) -> list[tuple[int, bytes]]:
+    with av.open(str(path)) as container:
+        return [(p.pts, bytes(p)) for p in container.demux(audio=0) if p.size]
+
+
+def run(*words: object) -> int:
+    return main([str(w) for w in words])
+
+
+def test_a_picture_is_edited_and_the_table_says_how_well(folder, tmp_path, capsys):
+    assert (
+        run("edit", folder / "photo.jpg", tmp_path / "out.png", "--yaw", 15, "--jaw-open", 0.6, "--light-azimuth", -40)
+        == 0
+    )
+    image, was = decode((tmp_path / "out.png").read_bytes()), decode((folder / "photo.jpg").read_bytes())
+    assert image.shape == was.shape
+    assert np.array_equal(image[:, :60], was[:, :60])
+    assert not np.array_equal(image, was)
+    said = capsys.readouterr().out
+    for word in ("was", "asked", "achieved", "yaw", "15.0°", "expression.jaw_open", "0.60", "light.azimuth", "-40.0°"):
+        assert word in said
+    assert list(tmp_path.iterdir()) == [tmp_path / "out.png"]
+
+
+def test_quick_prints_no_table(folder, tmp_path, capsys):
+    assert run("edit", folder / "photo.jpg", tmp_path / "out.jpg", "--yaw", 10, "--quick") == 0
+    assert "achieved" not in capsys.readouterr().out
+    assert (tmp_path / "out.jpg").read_bytes()[:2] == b"\xff\xd8"
+
+
+def test_traits_come_from_other_pictures(folder, tmp_path):
+    job = EditJob(
+        folder / "photo.jpg",
+        tmp_path / "out.png",
+        Wish(expression_from=folder / "smiling.png", light_azimuth=60, strength=0.8),
+    )
+    (rows,) = edit(job).rows
+    smile = next(number for name, _, number in rows if name == "expression.mouthSmileLeft")
+    assert smile.asked == pytest.approx(0.8, abs=0.15)
+    assert smile.achieved > 0.3
+
+
+def test_a_trait_comes_from_a_row_of_a_dataset(folder, tmp_path, capsys):
+    dataset(tmp_path / "faces", people=2, frames=6)
+    words = ("edit", folder / "photo.jpg", tmp_path / "out.png", "--checkpoint", "preview", "--pose-from")
+    assert run(*words, f"{tmp_path}/faces#clip1.mp4:3") == 0
+    assert "18.0°" in capsys.readouterr().out  # that row's yaw, as asked
+    for row, complaint in (
+        ("clip1.mp4:77", "there are 0: no face of that input and frame"),
+        (".mp4:3", "there are 2: /clip0.mp4:3:0; /clip1.mp4:3:0"),
+        ("clip1.mp4:5", "there are 0"),  # its status is error
+    ):
+        assert run(*words, f"{tmp_path}/faces#{row}") == 1
+        assert complaint in capsys.readouterr().err
+    assert run(*words, f"{tmp_path}/none#a.mp4:3") == 1
+    assert "no faces/ here" in capsys.readouterr().err
+
+
+def test_an_edit_is_saved_and_used_again(folder, tmp_path):
+    assert (
+        run(
+            "edit", folder / "photo.jpg", tmp_path / "a.png", "--yaw", 12, "--save-edit", tmp_path / "e.json", "--quick"
+        )
+        == 0
+    )
+    assert run("edit", folder / "photo.jpg", tmp_path / "b.png", "--edit", tmp_path / "e.json", "--quick") == 0
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("which", "edited"), [("all", [True, True]), ("left-most", [True, False]), ("1", [False, True])]
+)
+def test_which_face(folder, tmp_path, which, edited):
+    assert run("edit", folder / "two.png", tmp_path / "out.png", "--light-azimuth", 70, "--face", which, "--quick") == 0
+    changed = (decode((tmp_path / "out.png").read_bytes()) != decode((folder / "two.png").read_bytes())).any(-1)
+    assert [bool(half.mean() > 0.02) for half in (changed[:, :300], changed[:, 300:])] == edited
+
+
+def test_a_clip_keeps_its_frames_their_times_and_its_sound(folder, tmp_path, capsys):
+    clip, out = folder / "clip.mp4", tmp_path / "out.mp4"
+    assert run("edit", clip, out, "--yaw", 15, "--relative", "--light-azimuth", 60) == 0
+    was, now = list(frames(str(clip))), list(frames(str(out)))
+    assert [f.time_s for f in now] == [f.time_s for f in was]
+    assert len(now) == 8
+    assert sound_of(out) == sound_of(clip)
+    change = [np.abs(a.image[40:160, 100:200].astype(int) - b.image[40:160, 100:200]).mean() for a, b in zip(was, now)]
+    assert min(change) > 6
+    still = [np.abs(a.image[:, :30].astype(int) - b.image[:, :30]).mean() for a, b in zip(was, now)]
+    assert max(still) < 2
+    assert "8 frames" in capsys.readouterr().out
+
+
+def test_a_silent_clip(folder, tmp_path):
+    assert run("edit", folder / "clip.mp4", tmp_path / "out.mkv", "--smile", 1, "--silent", "--quick") == 0
+    with av.open(str(tmp_path / "out.mkv")) as container:
+        assert not container.streams.audio
+    assert len(list(frames(str(tmp_path / "out.mkv")))) == 8
+
+
+def test_a_clip_that_breaks_off_is_edited_as_far_as_it_goes(folder, tmp_path, capsys):
+    whole = tmp_path / "cut.mp4"
+    with av.open(str(whole), "w", options={"movflags": "faststart"}) as out:
+        stream = out.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.gop_size = 320, 180, 1
+        for frame in frames(str(folder / "clip.mp4")):
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(frame.image, format="rgb24")))
+        out.mux(stream.encode(None))
+    whole.write_bytes(whole.read_bytes()[: whole.stat().st_size * 2 // 3])
+    assert run("edit", whole, tmp_path / "out.mp4", "--yaw", 10, "--quick", "--silent") == 0
+    assert 0 < len(list(frames(str(tmp_path / "out.mp4")))) < 8
+    assert "data ends early" in capsys.readouterr().out
+
+
+def test_a_picture_is_animated_by_a_clip(folder, tmp_path, capsys):
+    out = tmp_path / "out.mp4"
+    assert run("animate", folder / "photo.jpg", folder / "clip.mp4", out, "--max-side", 320) == 0
+    was, now = list(frames(str(folder / "clip.mp4"))), list(frames(str(out)))
+    assert [f.time_s for f in now] == [f.time_s for f in was]
+    assert now[0].image.shape == (180, 320, 3)
+    assert sound_of(out) == sound_of(folder / "clip.mp4")
+    source = cv2.resize(decode((folder / "photo.jpg").read_bytes()), (320, 180), interpolation=cv2.INTER_AREA)
+    moved = [np.abs(f.image[100:150, 120:180].astype(int) - source[100:150, 120:180]).mean() for f in now]
+    assert moved[0] < 4  # the first frame is the reference: the person as they are
+    assert moved[-1] > moved[0] + 3  # the driver smiles by then
+    assert "mouthSmile" in capsys.readouterr().out
+
+
+def test_a_model_paints_a_clip(folder, tmp_path):
+    how = ("--checkpoint", "tiny", "--quick", "--steps", 1, "--guidance-identity", 0.5)
+    assert run("edit", folder / "clip.mp4", tmp_path / "out.mp4", "--yaw", 5, *how) == 0
+    assert len(list(frames(str(tmp_path / "out.mp4")))) == 8
+
+
+def test_who_edited_is_said_where_nobody_chose(folder, tmp_path, capsys, mini, monkeypatch):
+    wish = ("edit", folder / "photo.jpg", tmp_path / "out.png", "--yaw", 5, "--quick")
+    assert run(*wish, "--checkpoint", "mini") == run(*wish, "--checkpoint", "preview") == 0
+    assert "made by" not in capsys.readouterr().out
+    assert run(*wish) == 0
+    assert "made by mini; --checkpoint preview is faster" in capsys.readouterr().out
+    monkeypatch.delenv("RIGFACE_ASSETS")
+    assert run(*wish) == 0
+    assert "made by the preview, as mini is not here" in capsys.readouterr().out
+
+
+def test_a_strip_shows_what_editing_does_to_somebody(folder, tmp_path, capsys, mini):
+    assert run("strip", folder / "clip.mp4", tmp_path / "mini.png") == 0
+    assert run("strip", folder / "clip.mp4", tmp_path / "preview.png", "--checkpoint", "preview") == 0
+    five, four = (decode((tmp_path / f"{name}.png").read_bytes()) for name in ("mini", "preview"))
+    assert (five.shape[1], four.shape[1]) == (5 * PANEL_PX + 4 * GAP_PX, 4 * PANEL_PX + 3 * GAP_PX)
+    panels = [four[:PANEL_PX, k * (PANEL_PX + GAP_PX) :][:, :PANEL_PX].astype(int) for k in range(4)]
+    assert all(np.abs(panel - panels[0]).max() > 40 for panel in panels[1:])  # each edit can be seen
+    assert "made by mini" in capsys.readouterr().out
+    assert run("strip", folder / "wall.png", tmp_path / "no.png") == 1
+    assert "wall.png: no face was found in it" in capsys.readouterr().err
+
+
+def test_sliders_are_listed(capsys):
+    assert run("sliders") == 0
+    said = capsys.readouterr().out
+    for word in ("--yaw", "-90 .. 90", "--jaw-open", "mouthSmileLeft", "noseSneerRight", "--light-azimuth"):
+        assert word in said
+
+
+def test_sliders_of_flame_are_measured(capsys, fixtures, tmp_path):
+    assert run("sliders", "--head", str(fixtures / "flame")) == 0
+    said = capsys.readouterr().out
+    assert "jawOpen" in said
+    assert said.count(" %") > 30
+    assert run("sliders", "--head", str(tmp_path)) == 1
+    assert "generic_model.pkl is not there" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        ("edit {in}/none.jpg {out}/o.png --yaw 3", "none.jpg: No such file"),
+        ("edit {in}/photo.jpg {out}/o.mp4 --yaw 3", "o.mp4: photo.jpg gives a picture, so want a name that ends in .png"),
+        ("edit {in}/clip.mp4 {out}/o.png --yaw 3", "o.png: clip.mp4 gives a video"),
+        ("edit {in}/photo.jpg {in}/photo.jpg --yaw 3", "is the source itself"),
+        ("edit {in}/wall.png {out}/o.png --yaw 3", "wall.png: no face was found in the picture. Is it small"),
+        ("edit {in}/photo.jpg {out}/o.png --pose-from {in}/wall.png", "wall.png: no face was found"),
+        ("edit {in}/photo.jpg {out}/o.png --face 5 --yaw 3", "photo.jpg: face 5 was asked for, and the picture has 1"),
+        ("edit {in}/photo.jpg {out}/o.png --face best", "--face: want largest, left-most"),
+        ("edit {in}/photo.jpg {out}/o.png --expression jawOpn=1", "nothing is called 'jawOpn'. Did you mean jawOpen"),
+        ("edit {in}/photo.jpg {out}/o.png --yaw 3 --checkpoint {in}", "is no checkpoint"),
+        ("edit {in}/photo.jpg {out}/o.png --yaw 3 --device cuda:7", "--device cuda:7: no CUDA device"),
+        ("edit {in}/photo.jpg {out}/o.png --prompt glasses --checkpoint preview", "--prompt: the preview hears no words"),
+        ("edit {in}/photo.jpg {out}/o.png --prompt glasses --checkpoint tiny", "--prompt: this model has no text encoder"),
+        ("edit {in}/photo.jpg {out}/o.png --yaw 3 --steps 3 --checkpoint preview", "--steps: the preview samples nothing"),
+        ("edit {in}/photo.jpg {out}/o.png --yaw 3 --scheduler fast --checkpoint tiny", "--scheduler: 'fast' does not run"),
+        ("edit {in}/photo.jpg {out}/o.png --yaw 3 --steps 0 --checkpoint tiny", "--steps: want at least 1"),
+        ("animate {in}/photo.jpg {in}/two.png {out}/o.mp4", "two.png: want a video to drive photo.jpg"),
+        ("animate {in}/clip.mp4 {in}/clip.mp4 {out}/o.mp4", "want a picture to animate"),
+        ("animate {in}/wall.png {in}/clip.mp4 {out}/o.mp4", "wall.png: no face was found"),
+        ("animate {in}/photo.jpg {in}/clip.mp4 {out}/o.mp4 --target {in}/two.png", "--target: the clip is whom is copied"),
+    ],
+)  # fmt: skip
+def test_complaints_are_one_line_and_leave_nothing_behind(folder, tmp_path, capsys, words, complaint):
+    assert run(*words.format(**{"in": folder, "out": tmp_path}).split()) == 1
+    said = capsys.readouterr().err
+    assert complaint in said
+    assert said.startswith("rigface: ")
+    assert said.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_clip_without_a_face_leaves_no_file(tmp_path):
+    from rigface.video.writer import Film
+
+    with Film(tmp_path / "wall.mp4", (64, 64), 10) as film:
+        film.write(np.full((64, 64, 3), 150, np.uint8), 0.0)
+    with pytest.raises(PlanError, match="no face was found in any frame"):
+        edit(EditJob(tmp_path / "wall.mp4", tmp_path / "out.mp4", Wish(yaw=3), engine=Engine(quick=True)))
+    assert not (tmp_path / "out.mp4").exists()
+
+
+def test_only_what_the_edit_builds_on_is_smoothed():
+    assert needed(EditSpec()) == ()
+    assert "head_rotation" in needed(EditSpec(yaw_deg=3))
+    assert "light" not in needed(EditSpec(yaw_deg=3))
+    assert set(needed(EditSpec(light=LightEdit(), take={"expression"}))) >= {"light", "expression", "jaw_rotation"}
+
+
+def test_a_choice_of_face_holds_while_its_track_does(folder, editor):
+    """The left person is chosen as the largest; later the right one is larger, and the edit stays on the left."""
+    face = decode((folder / "photo.jpg").read_bytes())[:, 150:450]
+    follow = Followed(editor, "largest", (), 25)
+    for i, share in enumerate(np.linspace(0.85, 1.15, 5)):
+        wall = np.full((480, 900, 3), 150, np.uint8)
+        for left, scale in ((0, 1 / share), (450, share)):
+            person = cv2.resize(face, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+            wall[: len(person), left : left + person.shape[1]] = person
+        ((_, seen),) = follow(Frame(wall, i, i / 25))
+        assert seen.box[0] < 400
+
+
+def test_a_driver_at_rest_leaves_the_source_as_it_is_and_a_turn_is_carried_over(folder, editor):
+    from rigface.face.geometry.rotation import to_degrees, to_matrix
+
+    source, rest = (editor.see(decode((folder / n).read_bytes()))[0].params for n in ("smiling.png", "photo.jpg"))
+    same = carried(source, rest, rest)
+    assert np.allclose(same.head_rotation, source.head_rotation, atol=1e-6)
+    assert np.allclose(same.expression, source.expression, atol=1e-6)
+    turned = editor.wanted(rest, EditSpec(yaw_deg=20, relative=True, expression={"jaw_open": 0.7}), {})
+    moved = carried(source, turned, rest)
+    yaw = lambda p: to_degrees(to_matrix(p.head_rotation[None]))[0][0]  # noqa: E731
+    assert yaw(moved) - yaw(source) == pytest.approx(20, abs=1.5)
+    jaw = editor.see.head.expression_names.index("jawOpen")
+    assert moved.expression[jaw] - source.expression[jaw] == pytest.approx(0.7 - rest.expression[jaw], abs=1e-4)

@@ -1,0 +1,220 @@
+"""Evaluation: only people nobody learned from, every model and control on the same tasks, done once, and said where it cannot be."""
+
+import json
+from collections import Counter
+from dataclasses import replace
+from types import MappingProxyType
+
+import cv2
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from pipelines.evaluate import tasks as evaluate_tasks
+from pipelines.evaluate.config import EvaluateConfig
+from pipelines.evaluate.job import evaluate, fingerprint, places_of
+from pipelines.evaluate.report import printed
+from pipelines.evaluate.tasks import SWEEPS, Examples, Faces
+from pipelines.examples.config import PairConfig, PairSettings
+from pipelines.examples.pair import pair
+from pipelines.examples.split import split_of
+from rigface.edits import LightEdit
+from rigface.errors import PlanError
+from rigface.evaluation.baselines import CONTROLS, COPY_SOURCE, COPY_TARGET
+from rigface.evaluation.estimator import Judge, Seen
+from rigface.face.controls.transfer import light_of
+from rigface.face.geometry.rotation import from_degrees, to_axis_angle
+from rigface.face.head.open_head import OpenHead
+from rigface.model import checkpoint
+from rigface.model.diffusion import Process
+from rigface.storage.store import Store
+from rigface.types import FaceParams
+from tests.pipelines.made_faces import dataset
+
+SIZE = 64
+HELD_OUT, LEARNT = "a1", "a0"  # by `split_of`, which a test below holds
+
+
+class Stand:
+    """A judge that reads a face off the colours of any picture, and none off a black one."""
+
+    head = OpenHead.load().spec
+    score_names = head.expression_names
+    extractors = MappingProxyType(dict.fromkeys(("in loop", "independent", "identity"), "stand-in"))
+    looked = 0
+
+    def __call__(self, pictures, near=None):
+        type(self).looked += len(pictures)
+        return [None if p is None or not p.any() else self.read(p) for p in pictures]
+
+    def read(self, picture):
+        small = cv2.resize(picture, (8, 8), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
+        values = small.reshape(-1)
+        turn = from_degrees(np.float32([[90 * (values[:64].mean() - 0.5), 0, 0]]))
+        params = FaceParams(
+            shape=np.zeros(self.head.shape, np.float32),
+            expression=np.resize(values, self.head.expression),
+            head_rotation=to_axis_angle(turn)[0].astype(np.float32),
+            jaw_rotation=np.zeros(3, np.float32),
+            camera=np.float32([5, 0, 0]),
+            albedo=np.zeros(self.head.albedo, np.float32),
+            light=light_of(LightEdit(azimuth_deg=float(90 * values.mean()), relative=False), 1.0),
+        )
+        size = len(picture)
+        return Seen(
+            params, np.float32([0.2, 0.2, 0.8, 0.8]) * size, np.zeros((5, 3), np.float32), np.eye(2, 3, dtype=np.float32),
+            small.mean((0, 1)), 0.0, np.resize(values, len(self.score_names)), turn[0], np.resize(values, 128),
+        )  # fmt: skip
+
+    def person(self, picture, seen):
+        return np.zeros(picture.shape[:2], bool)
+
+
+@pytest.fixture(autouse=True)
+def stand(monkeypatch):
+    monkeypatch.setattr(Judge, "load", classmethod(lambda cls: Stand()))
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Faces of people of whom one is held out, examples of them, and a model for those examples."""
+    folder = tmp_path_factory.mktemp("evaluate")
+    dataset(folder / "faces", people=3, frames=8, identity="a{}")
+    settings = PairSettings(size=SIZE, pairs=60, relit=12, part=8, least_covered=0.5, largest_background_change=1.0)
+    pair(PairConfig(str(folder / "faces"), str(folder / "pairs"), settings), lambda words: None)
+    save_model(folder / "model", size=SIZE)
+    return folder
+
+
+def save_model(folder, size, seed=0, **settings):
+    config = checkpoint.ModelConfig(
+        Process("bridge", bridge_noise=0.0, scheduler="euler", steps=1), head=OpenHead.load().spec,
+        **{"render_style": "texture", "size": size, **settings},
+    )  # fmt: skip
+    made = checkpoint.fresh(
+        config, (16, 32), (8, 16), expression=52, text=(2, 24), heads=4, layers=1, groups=4, seed=seed
+    )
+    checkpoint.save(folder, made)
+
+
+def config_of(place, out, data="pairs", **changes) -> EvaluateConfig:
+    models = ("preview", f"small={place / 'model'}")
+    return replace(EvaluateConfig(str(place / data), str(out), models=models, limit=6, threads=1), **changes)
+
+
+def quiet(words: str) -> None:
+    pass
+
+
+@pytest.fixture(scope="module")
+def judged(place, tmp_path_factory):
+    """A finished evaluation of the examples."""
+    out = tmp_path_factory.mktemp("card")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Judge, "load", classmethod(lambda cls: Stand()))
+        return out, evaluate(config_of(place, out), quiet)
+
+
+def test_the_names_that_these_tests_rely_on():
+    assert (split_of(HELD_OUT), split_of(LEARNT)) == ("test", "train")
+
+
+def test_every_model_and_control_does_the_same_tasks_of_people_held_out(judged):
+    out, card = judged
+    rows = pq.read_table(out / "rows.parquet").to_pylist()
+    assert {row["person"] for row in rows} == {HELD_OUT}
+    keys = {m: Counter(r["key"] for r in rows if r["model"] == m) for m in ("preview", "small", *CONTROLS)}
+    assert len(keys["preview"]) == 6
+    assert all(found == keys["preview"] for found in keys.values())
+    assert card.baseline == "preview"
+
+
+def test_doing_nothing_gains_nothing_and_the_truth_is_the_truth(judged):
+    _, card = judged
+    row = next(r for r in card.rows if r.model == COPY_SOURCE)
+    assert {n: c.value for n, c in row.cells.items() if n.startswith("gain_")} == pytest.approx(
+        dict.fromkeys([n for n in row.cells if n.startswith("gain_")], 0.0)
+    )
+    assert all(r.cells["psnr"].value == 100 for r in card.rows if r.model == COPY_TARGET)
+
+
+def test_the_card_is_written_in_every_form_with_pictures_and_the_test_set(judged):
+    out, _ = judged
+    page = (out / "card.html").read_text()
+    assert page.count("data:image/jpeg") == 6 * 4  # source, truth, preview, model
+    assert "http" not in page.replace("http-equiv", "")
+    assert (out / "card.md").read_text().startswith("# Evaluation")
+    assert json.loads((out / "card.json").read_text())["rows"]
+    tasks = pq.read_table(out / "tasks.parquet").to_pylist()
+    assert len(tasks) == 6
+    assert all(len(task["source_sha256"]) == 32 for task in tasks)
+    assert json.loads((out / "rigface.json").read_text())["models"]["small"]["fingerprint"]
+
+
+def test_what_is_done_is_not_done_again_and_another_model_is(judged, place, tmp_path):
+    out, card = judged
+    before = Stand.looked
+    again = evaluate(config_of(place, out), quiet)
+    assert Stand.looked == before
+    assert again.flat() == pytest.approx(card.flat(), nan_ok=True)
+    save_model(tmp_path / "other", SIZE, seed=1)
+    assert fingerprint(str(tmp_path / "other")) != fingerprint(str(place / "model"))
+    evaluate(config_of(place, out, models=("preview", f"small={tmp_path / 'other'}"), limit=1), quiet)
+    assert Stand.looked > before
+
+
+def test_a_dry_run_says_what_it_would_do_and_writes_nothing(place, tmp_path):
+    said = []
+    assert evaluate(config_of(place, tmp_path / "no", dry_run=True), said.append) is None
+    assert "6 tasks of 1 people" in said[0]
+    assert not (tmp_path / "no").exists()
+
+
+def test_faces_give_all_four_kinds_and_a_model_of_any_style(place, tmp_path, capsys, monkeypatch):
+    some = {name: SWEEPS[name][::2] for name in ("yaw_deg", "expression.smile", "light.azimuth_deg")}
+    monkeypatch.setattr(evaluate_tasks, "SWEEPS", some)
+    save_model(tmp_path / "grey", 32, render_style="shape")
+    config = config_of(
+        place, tmp_path / "card", "faces", limit=3, sweeps=1, clips=1, clip_frames=4, everybody=True,
+        models=("preview", f"grey={tmp_path / 'grey'}"),
+    )  # fmt: skip
+    card = evaluate(config, quiet)
+    rows = pq.read_table(tmp_path / "card" / "rows.parquet").to_pylist()
+    mine = [row for row in rows if row["model"] == "grey"]
+    assert {row["kind"] for row in mine} == {"self", "cross", "sweep", "clip"}
+    assert Counter(row["number"] for row in mine if row["number"]) == dict.fromkeys(some, 4)
+    assert {row["target_person"] != row["person"] for row in mine if row["kind"] == "cross"} == {True}
+    assert card.clips["grey"].clips == 1
+    assert card.clips[COPY_TARGET].pose == pytest.approx(1)
+    assert json.loads((tmp_path / "card" / "rigface.json").read_text())["size"] == 32
+    printed(card)
+    assert "Does more asked give more done" in capsys.readouterr().out
+
+
+def test_of_faces_too_only_those_held_out_are_asked(place):
+    items = Faces(Store(str(place / "faces"))).plan(("self", "sweep", "clip"), 8, sweeps=3, clips=3)
+    assert {item.person for item in items} == {HELD_OUT}
+    assert len({(item.name, item.key) for item in items}) == len(items)
+
+
+def test_what_cannot_be_is_said_with_a_way_out(place, tmp_path):
+    save_model(tmp_path / "large", 128)
+    with pytest.raises(PlanError, match="at 64 px, large wants 'texture' at 128; evaluate on the dataset of faces"):
+        evaluate(config_of(place, tmp_path / "out", models=(str(tmp_path / "large"),)), quiet)
+    with pytest.raises(PlanError, match="sweep: examples hold self-edits only"):
+        evaluate(config_of(place, tmp_path / "out", tasks=("sweep",)), quiet)
+    with pytest.raises(PlanError, match="want some of self, cross, sweep, clip, got swep"):
+        config_of(place, tmp_path / "out", tasks=("swep",))
+    with pytest.raises(PlanError, match="two are called 'mine'"):
+        places_of(("runs/mine/model", "mine=elsewhere"))
+    dataset(tmp_path / "few", people=1, identity=LEARNT)
+    with pytest.raises(PlanError, match="--everybody"):
+        evaluate(config_of(place, tmp_path / "out", models=("preview",), data=str(tmp_path / "few")), quiet)
+
+
+def test_half_of_what_is_asked_of_examples_is_two_photographs(place):
+    items = Examples(Store(str(place / "pairs"))).plan(("self",), 8)
+    names = Counter(item.name for item in items)
+    assert names["self-edit"] >= 4
+    assert names["self-edit, re-lit"] >= 1
+    assert len({item.key for item in items}) == len(items) == 8

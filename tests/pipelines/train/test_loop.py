@@ -1,0 +1,350 @@
+"""Training: the order is a function, a killed run goes on with the same curve, and workers change nothing but rounding."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from pipelines.examples.encode import EncodeConfig, encode
+from pipelines.train import batch_sampler, metric_log
+from pipelines.train import model_setup as starts
+from pipelines.train.backend import Alone
+from pipelines.train.config import PRESETS, Networks, TrainConfig, debug
+from pipelines.train.job import config_of, train
+from pipelines.train.loop import learning_rate, loop
+from rigface.errors import PlanError
+from rigface.examples import LatentSpec
+from rigface.model import checkpoint, finetuning
+from rigface.model.diffusion import Dropout, Process, denoising_loss
+from rigface.model.ema import Average
+from rigface.model.latents import LatentConditions, LatentExample
+from rigface.storage.store import Store
+from rigface.testing import fake_examples
+from tests.pipelines.made_faces import dataset
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Three parts of fake examples: with pictures, and as latents of `tiny`."""
+    folder = tmp_path_factory.mktemp("train")
+    for k in range(3):
+        part = folder / "pairs" / "examples" / f"{k:02x}" / f"{k:02x}part.parquet"
+        part.parent.mkdir(parents=True)
+        pq.write_table(fake_examples.table(16, seed=k), part)
+    checkpoint.save(folder / "tiny", checkpoint.tiny(kind="bridge"))
+    encode(EncodeConfig(str(folder / "pairs"), str(folder / "latents"), str(folder / "tiny")), lambda words: None)
+    return folder
+
+
+def toy(place, out, **changes) -> TrainConfig:
+    base = replace(debug(), examples=str(place / "latents"), out=str(out), validation_examples=0, steps=6)
+    return replace(base, **changes)
+
+
+def losses(out) -> dict[int, float]:
+    return {line["step"]: line["loss"] for line in metric_log.lines(Store(str(out))) if "loss" in line}
+
+
+# --- order
+
+
+def order_of(sizes, **options) -> batch_sampler.Order:
+    return batch_sampler.Order([np.arange(n) for n in sizes], **{"batch": 2, "window": 3, "seed": 5, **options})
+
+
+def taken(order, lanes, start, steps):
+    out = []
+    for window in order.windows(lanes, start):
+        rows = np.stack([window.parts, window.rows], 1).reshape(window.steps, len(lanes), order.batch, 2)
+        out += list(rows)
+        if len(out) >= steps:
+            return out[:steps]
+    return out
+
+
+def test_an_epoch_shows_every_example_once_and_the_next_in_another_order():
+    order = order_of([7, 4, 9], batch=2)
+    epochs = [np.concatenate(taken(order, [0], e * 10, 10)).reshape(-1, 2) for e in range(2)]
+    for epoch in epochs:
+        assert len({tuple(row) for row in epoch.tolist()}) == 20
+    assert not np.array_equal(epochs[0], epochs[1])
+
+
+def test_beginning_in_the_middle_gives_what_would_have_come():
+    order = order_of([7, 4, 9])
+    whole = taken(order, [0], 0, 25)
+    for start in (1, 4, 9, 10, 13):
+        assert np.array_equal(taken(order, [0], start, 5), whole[start : start + 5])
+
+
+def test_lanes_mean_the_same_however_many_workers_share_them():
+    order = order_of([20, 13, 31], lanes=4)
+    together = np.stack(taken(order, [0, 1, 2, 3], 0, 20))
+    apart = [np.stack(taken(order, lanes, 0, 20)) for lanes in ([0, 2], [1, 3])]
+    assert np.array_equal(together[:, [0, 2]], apart[0])
+    assert np.array_equal(together[:, [1, 3]], apart[1])
+    seen = [tuple(r) for r in together[: order.steps_per_epoch].reshape(-1, 2).tolist()]
+    assert len(seen) == len(set(seen))
+
+
+def test_fewer_examples_than_a_batch_are_repeated_and_none_is_an_error():
+    assert len(taken(order_of([1], batch=4), [0], 0, 3)) == 3
+    with pytest.raises(PlanError, match="no examples"):
+        order_of([0, 0])
+
+
+def test_rows_read_are_the_rows_asked_for(place):
+    store = Store(str(place / "latents"))
+    parts = sorted(store.paths("examples", ".parquet"))
+    rows = batch_sampler.usable_rows(store, parts, "train")
+    order = batch_sampler.Order(rows, batch=3, window=2, seed=1)
+    read = batch_sampler.read_ahead(
+        order.windows([0]), batch_sampler.Reader(store, parts, ["example", "split"], kept=1)
+    )
+    following = 0
+    for _, (window, table) in zip(range(4), read):
+        assert window.first == following
+        following += window.steps
+        assert set(table["split"].to_pylist()) == {"train"}
+        expected = [
+            store.table(parts[p], ["example"])["example"][int(r)].as_py() for p, r in zip(window.parts, window.rows)
+        ]
+        assert table["example"].to_pylist() == expected
+
+
+# --- numbers
+
+
+def test_learning_rate_warms_up_and_comes_down():
+    config = replace(debug(), learning_rate=1.0, warmup=10, steps=110, schedule="cosine")
+    assert learning_rate(config, 5) == pytest.approx(0.5)
+    assert learning_rate(config, 10) == pytest.approx(1.0)
+    assert learning_rate(config, 60) == pytest.approx(0.505, abs=1e-3)
+    assert learning_rate(config, 110) == pytest.approx(0.01)
+    assert learning_rate(replace(config, schedule="constant"), 100) == 1.0
+
+
+def test_average_follows_and_swaps_back():
+    layer = torch.nn.Linear(2, 2)
+    average = Average(layer, decay=0.5)
+    before = layer.weight.detach().clone()
+    with torch.no_grad():
+        layer.weight += 1
+    average.update()  # the first update has decay 2/11
+    assert torch.allclose(average.weights["weight"], before + 9 / 11)
+    with average.swapped():
+        assert torch.allclose(layer.weight, before + 9 / 11)
+    assert torch.allclose(layer.weight, before + 1)
+    with pytest.raises(ValueError, match="other weights"):
+        average.load({"updates": 1, "weights": {"nobody": before}})
+
+
+def test_low_rank_begins_as_the_model_and_is_saved_under_its_names():
+    made, plain = checkpoint.tiny().model, checkpoint.tiny().model
+    whole = sum(p.numel() for p in made.parameters())
+    assert finetuning.select(made, "lora", rank=2) < 0.2 * whole
+    latents, time_, code = torch.randn(2, 4, 16, 16), torch.tensor([5, 9]), torch.randn(2, 52)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            *(m(latents, time_, latents, latents, code, reference=latents) for m in (made, plain))
+        )
+        for name, parameter in made.named_parameters():
+            if name.endswith(".up"):
+                parameter.normal_(std=0.1)
+        changed = made(latents, time_, latents, latents, code, reference=latents)
+        plain.load_state_dict(finetuning.merged(made.state_dict()))
+        torch.testing.assert_close(plain(latents, time_, latents, latents, code, reference=latents), changed)
+
+
+@pytest.mark.parametrize("how", finetuning.TUNE)
+def test_everything_trained_gets_a_gradient(how):
+    model = checkpoint.tiny().model
+    assert finetuning.select(model, how, rank=2) > 0
+    for name, parameter in model.named_parameters():
+        if name.endswith(".up"):
+            torch.nn.init.normal_(parameter)  # from zero, `down` would have no gradient in the first step
+    model.default_text.normal_()  # to silence, which is zeros, text attention cannot learn to listen
+    latents = torch.randn(2, 4, 16, 16)
+    example = LatentExample(LatentConditions(latents, latents, torch.randn(2, 52), reference=latents), latents)
+    denoising_loss(model.train(), example, Process(), dropout=Dropout(0, 0, 0, 0)).backward()
+    idle = [n for n, p in model.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
+    assert not idle
+
+
+# --- runs
+
+
+def test_it_learns_one_batch_by_heart(place, tmp_path):
+    config = toy(place, tmp_path, steps=36, batch=4, dropout=0.0, learning_rate=1e-2, window=1, log_every=1)
+    source = tmp_path / "one"
+    part = source / "examples" / "00" / "00one.parquet"
+    part.parent.mkdir(parents=True)
+    table = fake_examples.table(40, seed=9)
+    pq.write_table(table.filter([s == "train" for s in table["split"].to_pylist()]).slice(0, 4), part)
+    encode(EncodeConfig(str(source), str(tmp_path / "latents"), str(place / "tiny")), lambda words: None)
+    train(replace(config, examples=str(tmp_path / "latents"), start=str(place / "tiny")), lambda words: None)
+    curve = losses(tmp_path)
+    first, last = (np.mean([curve[s] for s in steps]) for steps in (range(1, 6), range(29, 37)))
+    assert last < 0.5 * first
+
+
+def test_pictures_and_latents_give_the_same_loss(place, tmp_path):
+    for name in ("pairs", "latents"):
+        # the names of the parts differ, and with them their order; one part has one order
+        only = tmp_path / name
+        part = sorted((place / name / "examples").glob("*/*.parquet"))
+        same = next(p for p in part if pq.read_table(p, columns=["example"])["example"][0].as_py().startswith("0001"))
+        (only / "examples" / "aa").mkdir(parents=True)
+        (only / "examples" / "aa" / "aa.parquet").write_bytes(same.read_bytes())
+        train(toy(place, tmp_path / f"run-{name}", examples=str(only), start=str(place / "tiny")), lambda words: None)
+    pictures, latents = losses(tmp_path / "run-pairs"), losses(tmp_path / "run-latents")
+    assert pictures == pytest.approx(latents, rel=1e-3)
+
+
+def test_stopped_and_run_again_the_curve_goes_on(place, tmp_path):
+    whole = toy(place, tmp_path / "whole", steps=8, checkpoint_every=3)
+    train(whole, lambda words: None)
+    parts = replace(whole, out=str(tmp_path / "parts"))
+
+    class Killed(Exception):
+        pass
+
+    class Dying(Alone):
+        def keep(self, step, numbers, write, last):
+            super().keep(step, numbers, write, last)
+            self.wait()
+            if step == 3:
+                raise Killed
+
+    with pytest.raises(Killed):
+        loop(parts, Dying(Store(parts.out)))
+    train(parts, lambda words: None)
+    assert losses(parts.out) == pytest.approx(losses(whole.out), rel=1e-5)
+    one, other = (checkpoint.load(f"{out}/model").model.state_dict() for out in (whole.out, parts.out))
+    for name in one:
+        torch.testing.assert_close(one[name], other[name], atol=2e-4, rtol=2e-3)  # stored as float16
+
+
+def test_lanes_are_gradient_accumulation(place, tmp_path):
+    wide = toy(place, tmp_path / "wide", lanes=2, batch=2, steps=4)
+    train(wide, lambda words: None)
+    assert len(losses(wide.out)) == 4
+    halves = toy(place, tmp_path / "checkpointed", lanes=2, batch=2, steps=4, checkpointing=True)
+    train(halves, lambda words: None)
+    assert losses(halves.out) == pytest.approx(losses(wide.out), rel=1e-4)
+
+
+def test_what_comes_out_is_a_model_a_page_and_a_diary(place, tmp_path):
+    config = toy(place, tmp_path, validation_examples=3, validate_every=3, steps=6, start=str(place / "tiny"))
+    numbers = train(config, lambda words: None)
+    assert {"loss", "wait_share", "validation/psnr", "validation/preview_psnr"} <= set(numbers)
+    made = checkpoint.load(tmp_path / "model")
+    assert made.config.process.kind == "bridge"
+    page = (tmp_path / "index.html").read_text()
+    assert "PSNR of held-out edits" in page
+    assert "data:image/png" in page
+    assert set(pq.read_table(tmp_path / "log.parquet")["step"].to_pylist()) == set(range(7))
+    assert any(p.name.startswith("events") for p in (tmp_path / "tensorboard").iterdir())
+    assert len(list((tmp_path / "checkpoints").iterdir())) <= config.keep
+
+
+def test_the_small_model_is_fine_tuned_on_faces_in_one_command(mini, tmp_path):
+    from pipelines.cli.main import main
+
+    dataset(tmp_path / "faces", people=2, frames=8)
+    words = [
+        "mini_cpu",
+        tmp_path / "faces",
+        tmp_path / "run",
+        "--start",
+        "mini",
+        "--steps",
+        2,
+        "--batch",
+        2,
+        "--no-bf16",
+    ]
+    words += ["--checkpoint-every", 2, "--validate-every", 2]
+    assert main(["train", *map(str, words)]) == 0
+    made = checkpoint.load(tmp_path / "run" / "model")
+    assert (made.config.size, made.config.render_style) == (64, "texture")
+    before, after = (m.model.denoiser.conv_out.weight for m in (checkpoint.load(mini), made))
+    assert not torch.equal(before, after)
+
+
+def test_half_the_trust_is_half_the_change(place, tmp_path):
+    """In one step, and whatever else the model does: the way from the start is scaled."""
+    for trust in (1.0, 0.5):
+        train(toy(place, tmp_path / f"{trust}", start=str(place / "tiny"), trust=trust), lambda words: None)
+    whole, half = (checkpoint.load(tmp_path / f"{trust}" / "model").model for trust in (1.0, 0.5))
+    shape = (2, whole.latent_channels, 16, 16)
+    random = torch.Generator().manual_seed(0)
+    q = {name: torch.randn(shape, generator=random) for name in ("latents", "background", "render", "reference")}
+    q |= {"timestep": torch.tensor([1000, 1000]), "expression_code": torch.zeros(2, whole.expression_size)}
+    with torch.no_grad():
+        torch.testing.assert_close(half(**q), whole(**q) / 2, atol=2e-3, rtol=2e-2)  # stored as float16
+    plain = toy(place, tmp_path / "plain", start="tiny", trust=0.5, networks=Networks(kind="epsilon"))
+    with pytest.raises(PlanError, match="trust is for a bridge"):
+        train(replace(plain, examples=str(place / "pairs")), lambda words: None)
+    with pytest.raises(PlanError, match="at most 1"):
+        replace(debug(), trust=1.5)
+
+
+def test_another_recipe_in_the_same_folder_is_refused(place, tmp_path):
+    train(toy(place, tmp_path, steps=2), lambda words: None)
+    with pytest.raises(PlanError, match="began with other batch"):
+        train(toy(place, tmp_path, steps=4, batch=3), lambda words: None)
+
+
+def test_examples_that_do_not_fit_the_model_are_refused_by_name(place, tmp_path):
+    part = tmp_path / "pairs" / "examples" / "00" / "part.parquet"
+    part.parent.mkdir(parents=True)
+    pq.write_table(fake_examples.table(8, style="texture"), part)
+    with pytest.raises(PlanError, match="'texture', the model knows 'albedo'"):
+        train(toy(place, tmp_path / "out", examples=str(tmp_path / "pairs")), lambda words: None)
+    pq.write_table(fake_examples.table(8, size=64), part)
+    own = toy(place, tmp_path / "sizes", examples=str(tmp_path / "pairs"), start=str(place / "tiny"))
+    with pytest.raises(PlanError, match="64 px, the model makes 32 px"):
+        train(own, lambda words: None)
+
+
+def test_a_start_that_knows_no_faces_is_shaped_by_the_examples_and_released_weights_keep_their_size(clip_folder):
+    toy = checkpoint.tiny(expression=64)
+    checkpoint.save(clip_folder, toy)
+    (clip_folder / "config.json").unlink()  # now it is in the released layout
+    spec = fake_examples.spec(size=512)
+    released = starts.load(replace(debug(), start=str(clip_folder)), spec)
+    assert (released.model.expression_size, released.config.expression_field) == (52, "expression")
+    assert released.config.head == spec.head
+    starts.check(released, spec, None)
+    with pytest.raises(PlanError, match="64 px, the model makes 512 px"):
+        starts.check(released, fake_examples.spec(size=64), None)
+    (clip_folder / "unet_id").rename(clip_folder / "unet")
+    plain = starts.load(replace(debug(), start=f"sd15:{clip_folder}"), fake_examples.spec(size=64, style="texture"))
+    assert (plain.config.size, plain.config.render_style, plain.config.head) == (64, "texture", spec.head)
+    with pytest.raises(PlanError, match="multiples of"):
+        starts.check(plain, fake_examples.spec(size=66, style="texture"), None)
+
+
+def test_presets_are_whole_and_travel_as_json():
+    for preset in PRESETS.values():
+        config = preset()
+        assert config_of(json.loads(json.dumps(_plain(config)))) == config
+    with pytest.raises(PlanError, match="nothing to do"):
+        replace(debug(), workers=3, lanes=2)
+
+
+def _plain(config: TrainConfig) -> dict:
+    from dataclasses import asdict
+
+    return asdict(config)
+
+
+def test_latent_spec_is_read_back(place):
+    store = Store(str(place / "latents"))
+    spec = batch_sampler.latents_of(store, next(iter(store.paths("examples", ".parquet"))))
+    assert isinstance(spec, LatentSpec)
+    assert (spec.channels, spec.height) == (4, 16)

@@ -1,0 +1,163 @@
+"""The OpenAPI document is what the service does: requests made from it never break it, and every answer is as described."""
+
+import base64
+import json
+from pathlib import Path
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from schemathesis.checks import (
+    content_type_conformance,
+    not_a_server_error,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from rigface.image import encode_png
+from serve.problems import KNOWN, PREFIX, Trouble
+
+OPERATIONS = (
+    "POST /v1/reconstruct", "POST /v1/preview", "POST /v1/edits", "POST /v1/verify", "POST /v1/jobs", "GET /v1/models",
+    "GET /v1/jobs", "GET /v1/jobs/{name}", "DELETE /v1/jobs/{name}", "POST /v1/jobs/{name}/cancel",
+    "GET /v1/jobs/{name}/results/{number}",
+)  # fmt: skip
+CHECKS = (not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance)
+EXAMPLES = 12
+SENT = ("method", "url", "headers", "params", "json", "data", "files")
+
+
+@pytest.fixture
+def served(serve_jobs):
+    return serve_jobs(jobs_each=1000, jobs_waiting=1000, jobs_at_once=0)
+
+
+def test_the_document_lists_all_operations(served):
+    paths = served.get("/openapi.json").json()["paths"]
+    found = {f"{method.upper()} {path}" for path, of in paths.items() for method in of}
+    assert found == set(OPERATIONS)
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_no_request_breaks_the_service(served, png, operation):
+    document = schemathesis.openapi.from_dict(served.get("/openapi.json").json())
+    method, path = operation.split()
+    one = document[path][method]
+    real = {"base64": base64.b64encode(png).decode()}
+
+    @settings(
+        max_examples=EXAMPLES, deadline=None, derandomize=True, database=None, phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )  # fmt: skip
+    @given(case=one.as_strategy(), seen=st.booleans())
+    def ask(case, seen):
+        if seen and isinstance(case.body, dict) and case.media_type == "application/json":
+            case.body["picture"] = real  # most of what is made up is no picture; some requests should get further
+            case.body.pop("targets", None)
+        sent = case.as_transport_kwargs(base_url="http://testserver")
+        sent = {"content" if name == "data" else name: value for name, value in sent.items() if name in SENT and value}
+        answer = served.request(**sent)
+        case.validate_response(answer, checks=CHECKS)
+        if answer.status_code >= 400:
+            known(answer)
+
+    ask()
+
+
+def known(answer):
+    """A problem that the table knows."""
+    document = json.loads(answer.content)
+    assert document["type"].removeprefix(PREFIX) in KNOWN
+    assert document["status"] == answer.status_code
+
+
+def test_the_examples_of_the_document_fit_it(served):
+    from jsonschema import Draft202012Validator
+    from pydantic import TypeAdapter
+
+    from serve.api.openapi import EXAMPLES as ALL
+
+    schemas = served.get("/openapi.json").json()["components"]["schemas"]
+    for kind, example in ALL.items():
+        TypeAdapter(kind).validate_python(example)
+        Draft202012Validator(
+            {"$ref": f"#/components/schemas/{kind.__name__}", "components": {"schemas": schemas}}
+        ).validate(example)
+
+
+def test_the_document_describes_the_edit(served):
+    schemas = served.get("/openapi.json").json()["components"]["schemas"]
+    edit = schemas["EditRequest"]["properties"]["edit"]
+    assert edit["properties"]["yaw_deg"]["anyOf"][0] == {"type": "number", "minimum": -90, "maximum": 90}
+    assert edit["additionalProperties"] is False
+    assert schemas["PictureRef"]["maxProperties"] == 1
+    assert schemas["ProblemDocument"]["properties"]["type"]["enum"] == [PREFIX + slug for slug in KNOWN]
+
+
+def test_the_page_about_the_service_names_every_address(served):
+    page = (
+        (Path(__file__).parents[3] / "docs" / "service.md")
+        .read_text()
+        .replace("{id}", "{name}")
+        .replace("{n}", "{number}")
+    )
+    assert [path for path in served.get("/openapi.json").json()["paths"] if path not in page] == []
+
+
+def test_every_reference_leads_somewhere(served):
+    document = served.get("/openapi.json").json()
+    text = json.dumps(document)
+    names = {part.split('"')[0] for part in text.split("#/components/schemas/")[1:]}
+    assert names <= set(document["components"]["schemas"])
+    assert len(names) > 10
+
+
+def test_each_problem_has_a_status_and_a_title():
+    for slug in KNOWN:
+        status, title = KNOWN[slug]
+        assert 400 <= status < 600
+        assert title
+        assert Trouble(slug).document()["type"] == PREFIX + slug
+
+
+@pytest.fixture(scope="module")
+def real_eye():
+    from rigface.face.analyzer import See
+    from serve.inference.face_worker import Eye
+
+    return Eye(See.load())
+
+
+def test_hostile_files_are_problems_or_pictures_and_never_break_it(served, house, real_eye, shared):
+    """Every file of the collection of bad inputs, as a picture, as whom to copy from, and as a clip."""
+    from skimage import data as pictures
+
+    def asked(**more):
+        return {"request": (None, json.dumps({"edit": {"yaw_deg": 3, "light": {}}, **more}))}
+
+    house.eye, good = real_eye, 0
+    somebody = encode_png(pictures.astronaut()[:256, 96:352])
+    for path in sorted((shared / "data" / "bad").iterdir()):
+        if path.stat().st_size > house.limits.body_bytes:
+            continue
+        data = path.read_bytes()
+        picture = served.post("/v1/reconstruct", files={"picture": (path.name, data)})
+        verify = served.post("/v1/verify", files={"picture": (path.name, data)})
+        job = {"request": (None, json.dumps({"kind": "video", "edit": {"yaw_deg": 3}}))}
+        clip = served.post("/v1/jobs", files={"clip": (path.name, data), **job})
+        as_picture = {"picture": (path.name, data)}
+        preview = served.post("/v1/preview", files={**as_picture, **asked(max_side=256)})
+        edited = served.post("/v1/edits", files={**as_picture, **asked(model="preview", format="jpeg")})
+        given = {"picture": ("her.png", somebody), "target.pose": (path.name, data)}
+        copied = served.post("/v1/preview", files={**given, **asked(max_side=256)})
+        if picture.status_code != 200 or not picture.json()["faces"]:
+            assert {preview.status_code, edited.status_code, copied.status_code} == {422}, (path.name, copied.text)
+        else:
+            good += 1
+            assert {preview.status_code, edited.status_code, copied.status_code} == {200}, (path.name, copied.text)
+        for answer in (picture, verify, clip, preview, edited, copied):
+            assert answer.status_code < 500, (path.name, answer.text)
+            if answer.status_code >= 400:
+                known(answer)
+    assert good >= 5

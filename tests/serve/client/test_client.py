@@ -1,0 +1,186 @@
+"""The client against the service, and against one that is busy."""
+
+import httpx
+import pytest
+
+from rigface.image import decode, encode_png
+from serve.client.client import Client, Made, Refused
+
+
+def through(client):
+    """A client whose requests go to the service of this process."""
+
+    def send(request):
+        answer = client.request(request.method, str(request.url), content=request.read(), headers=dict(request.headers))
+        return httpx.Response(answer.status_code, headers=dict(answer.headers), content=answer.content)
+
+    return Client("http://testserver", transport=httpx.MockTransport(send))
+
+
+@pytest.fixture
+def faces(client):
+    with through(client) as made:
+        yield made
+
+
+def test_from_a_photo_to_an_edit(faces, png):
+    seen = faces.reconstruct(png)
+    assert len(seen["faces"]) == 1
+    assert decode(faces.preview(seen["picture"], {"yaw_deg": 8})).shape == (96, 80, 3)
+    made = faces.edit(seen["picture"], {"yaw_deg": 8}, model="tiny", steps=2, seed=5, targets={"light": png})
+    assert (made.model, made.seed) == ("tiny", 5)
+    assert decode(made.image).shape == (96, 80, 3)
+    *steps, last = faces.stream(png, {"yaw_deg": 8}, model="tiny", steps=2)
+    assert [s["step"] for s in steps if s["phase"] == "paint"] == [1, 2]
+    assert isinstance(last, Made)
+    with pytest.raises(Refused, match="yaw_deg") as refused:
+        faces.edit(png, {"yaw_deg": 400})
+    assert refused.value.slug == "bad-request"
+    with pytest.raises(Refused, match="tiny"):
+        list(faces.stream(png, {"yaw_deg": 8}, model="nope"))
+
+
+def test_it_comes_again_when_told_so_with_the_same_key(monkeypatch):
+    seen, waits = [], []
+    monkeypatch.setattr("time.sleep", waits.append)
+
+    def busy(request):
+        seen.append(request.headers["idempotency-key"])
+        if len(seen) == 1:
+            raise httpx.ConnectError("gone")
+        if len(seen) < 4:
+            return httpx.Response(503, headers={"retry-after": "2"}, json={"type": "urn:rigface:problem:busy"})
+        fine = {"image": "", "media_type": "image/png", "asked": [], "achieved": [], "model": "m", "seed": 0}
+        return httpx.Response(200, json=fine)
+
+    with Client("http://x", transport=httpx.MockTransport(busy)) as faces:
+        assert faces.edit("sha256:0", {}).model == "m"
+        assert len(set(seen)) == 1
+        assert waits[1] >= 1.6
+        seen.clear()
+        faces._tries = 2
+        with pytest.raises(Refused):
+            faces.edit("sha256:0", {})
+
+
+@pytest.mark.parametrize(("kind", "tries"), [("text/plain", 3), ("application/problem+json", 1)])
+def test_an_error_that_is_not_the_service_s_own_is_a_lost_door_and_tried_again(monkeypatch, kind, tries):
+    seen = []
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+
+    def broken(request):
+        seen.append(request)
+        return httpx.Response(500, headers={"content-type": kind}, text='{"title": "broken"}')
+
+    with Client("http://x", tries=3, transport=httpx.MockTransport(broken)) as faces, pytest.raises(Refused):
+        faces.models()
+    assert len(seen) == tries
+
+
+def test_a_result_is_followed_to_the_bucket_but_the_key_stays_here():
+    seen = []
+
+    def answer(request):
+        seen.append((request.url.host, request.headers.get("authorization")))
+        if request.url.host == "bucket":
+            return httpx.Response(200, content=b"result")
+        return httpx.Response(307, headers={"location": "http://bucket/out?X-Amz-Signature=1"})
+
+    with Client("http://x", key="rf_secret", transport=httpx.MockTransport(answer)) as faces:
+        assert faces.result("1") == b"result"
+    assert seen == [("x", "Bearer rf_secret"), ("bucket", None)]
+
+
+def test_jobs_of_all_kinds(serve_jobs, png, tmp_path):
+    from tests.serve.jobs.test_video import film
+
+    clip = film(tmp_path / "clip.mp4", 4)
+    with through(serve_jobs()) as faces:
+        name = faces.reconstruct(png)["picture"]
+        told = []
+        batch = faces.edit_many(name, [{"yaw_deg": 3}, {"take": ["light"]}], targets={"light": png}, format="jpeg")
+        done = faces.wait(batch["id"], every_s=0.02, told=told.append)
+        assert [decode(r).shape for r in faces.results(done)] == [(96, 80, 3)] * 2
+        assert all(t["state"] in ("queued", "running") for t in told)
+        video = faces.wait(faces.edit_video(clip, {"yaw_deg": 9}, model="preview")["id"], every_s=0.02)
+        animation = faces.wait(faces.animate(name, clip, model="preview", silent=True)["id"], every_s=0.02)
+        assert [faces.result(j["id"])[4:8] for j in (video, animation)] == [b"ftyp"] * 2
+        assert [j["id"] for j in faces.jobs()] == [animation["id"], video["id"], batch["id"]]
+        failed = faces.edit_many(name, [{"expression": {"smlie": 1}}])
+        with pytest.raises(Refused, match="smlie") as refused:
+            faces.wait(failed["id"], every_s=0.02)
+        assert refused.value.slug == "bad-request"
+        assert faces.cancel(video["id"])["state"] == "done"
+        faces.remove(video["id"])
+        with pytest.raises(Refused) as refused:
+            faces.job(video["id"])
+        assert refused.value.slug == "unknown-job"
+        with pytest.raises(Refused, match="talk"):
+            faces.edit_video("https://bucket.example.com/clip.mp4", {})
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs"),
+    [
+        ("Face", "SeenFace"),
+        ("Seen", "Reconstruction"),
+        ("Model", "ModelInfo"),
+        ("Verdict", "Verified"),
+        ("Job", "JobState"),
+    ],
+)
+def test_its_types_are_the_services(mine, theirs):
+    """Field by field: the client knows nothing of the service's code, and says the same."""
+    from typing import get_type_hints
+
+    from serve import schemas
+    from serve.client import types
+
+    mine, theirs = get_type_hints(getattr(types, mine)), getattr(schemas, theirs).model_fields
+    assert mine.keys() == theirs.keys()
+    simple = {name: kind for name, kind in mine.items() if kind in (int, str, float, bool)}
+    assert simple == {name: theirs[name].annotation for name in simple if name != "picture"} | (
+        {"picture": str} if "picture" in simple else {}
+    )
+
+
+def test_progress_is_what_a_stream_tells(faces, png):
+    from typing import get_type_hints
+
+    from serve.client.types import Progress
+
+    *steps, _ = faces.stream(png, {"yaw_deg": 8}, model="tiny", steps=2, previews=1)
+    assert set().union(*steps) == get_type_hints(Progress).keys()
+    assert all(step.keys() >= Progress.__required_keys__ for step in steps)
+
+
+def test_a_picture_that_the_service_has_forgotten_is_sent_again(serve_jobs, png):
+    """Named by who sent it before, to a door that has just begun, or to another one than then."""
+    served = serve_jobs()
+    kept, edit = served.app.state.door.pantry.kept, {"take": ["light"]}
+    with through(served) as faces:
+        name = faces.reconstruct(png)["picture"]
+        other = faces.reconstruct(encode_png(decode(png)[::-1].copy()))["picture"]
+        asks = {
+            "preview": lambda: faces.preview(name, edit, target=other),
+            "edit": lambda: faces.edit(name, edit, targets={"light": other}, model="preview").image,
+            "stream": lambda: list(faces.stream(name, edit, target=other, model="preview"))[-1].image,
+            "job": lambda: faces.result(
+                faces.wait(faces.edit_many(name, [edit], target=other, model="preview")["id"], every_s=0.02)["id"]
+            ),
+        }
+        for what, ask in asks.items():
+            kept._values.clear()
+            assert decode(ask()).shape == (96, 80, 3), what
+        with pytest.raises(Refused) as refused:
+            faces.preview("sha256:" + "0" * 64, {})
+        assert refused.value.slug == "unknown-picture"
+
+
+def test_what_it_keeps_to_send_again_is_bounded():
+    with Client("http://x", keep_mb=1) as faces:
+        for number in range(5):
+            faces._ref(bytes([number]) * 400_000)
+        assert len(faces._sent) == 2
+        faces._ref(bytes(2 * 2**20))
+        assert not faces._sent

@@ -1,0 +1,278 @@
+"""Clips as jobs: edited and animated, piece by piece, and the same after a kill as without one."""
+
+import json
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+
+from rigface.image import decode
+from rigface.video.decode import frames
+from rigface.video.writer import best_codec
+from serve.provenance.signer import Sealer
+from tests.serve.conftest import photo
+from tests.serve.jobs.test_queue import wait
+
+SIZE = (80, 96)
+
+
+def film(path, count=20, size=SIZE, blank=False):
+    """A clip with sound, at a rate that varies."""
+    with av.open(str(path), "w") as out:
+        video = out.add_stream(best_codec(), rate=25)
+        video.width, video.height, video.pix_fmt = *size, "yuv420p"
+        video.codec_context.time_base = video.time_base = Fraction(1, 1000)
+        sound = out.add_stream("aac", rate=44_100, layout="mono")
+        for i in range(count):
+            image = np.roll(photo(3, size[::-1]), i, axis=1)
+            frame = av.VideoFrame.from_ndarray(np.full_like(image, 90) if blank else image, format="rgb24")
+            frame.pts, frame.time_base = 40 * i + 7 * (i % 3), Fraction(1, 1000)
+            out.mux(video.encode(frame))
+        out.mux(video.encode(None))
+        block = av.AudioFrame.from_ndarray(np.sin(np.arange(30_000) / 20).astype(np.float32)[None], "fltp", "mono")
+        block.sample_rate = 44_100
+        out.mux(sound.encode(block))
+        out.mux(sound.encode(None))
+    return path.read_bytes()
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    return film(tmp_path_factory.mktemp("clip") / "clip.mp4")
+
+
+@pytest.fixture
+def served_clips(serve_jobs, tmp_path, monkeypatch):
+    """`serve_jobs` with a seal, and pieces of six frames."""
+    monkeypatch.setattr("serve.jobs.video.PIECE_FRAMES", 6)
+    seal = Sealer(tmp_path / "seal")
+    return lambda **limits: serve_jobs(seal=seal, **limits)
+
+
+def submit(client, clip, kind="video", files=None, **more):
+    given = {"clip": ("a.mp4", clip), **(files or {})}
+    return client.post("/v1/jobs", files={**given, "request": (None, json.dumps({"kind": kind, **more}))})
+
+
+def shown(client, name, tmp_path):
+    path = tmp_path / "result.mp4"
+    answer = client.get(f"/v1/jobs/{name}/results/0")
+    assert answer.status_code == 200, answer.text
+    path.write_bytes(answer.content)
+    with av.open(str(path)) as container:
+        sound = [bytes(p) for p in container.demux(audio=0) if p.size] if container.streams.audio else []
+    return list(frames(str(path))), sound, answer.content
+
+
+@pytest.mark.parametrize("model", ["preview", "tiny"])
+def test_a_video_is_edited_frame_by_frame(served_clips, house, clip, tmp_path, model):
+    house.audit = (told := []).append
+    served = served_clips()
+    answer = submit(served, clip, edit={"yaw_deg": 15}, model=model, steps=1)
+    assert answer.status_code == 202, answer.text
+    assert answer.json()["total"] == 20
+    done = wait(served, answer.json()["id"], "done")
+    assert (done["finished"], done["results"], done["media_type"]) == (20, [0], "video/mp4")
+    assert done["asked"][0]["yaw_deg"] == pytest.approx(15, abs=0.01)
+    assert "yaw_deg" in done["achieved"][0]
+    assert done["notes"] == []
+    (tmp_path / "in.mp4").write_bytes(clip)
+    was = list(frames(str(tmp_path / "in.mp4")))
+    now, sound, data = shown(served, done["id"], tmp_path)
+    assert [f.time_s for f in now] == [f.time_s for f in was]
+    with av.open(str(tmp_path / "in.mp4")) as container:
+        assert sound == [bytes(p) for p in container.demux(audio=0) if p.size]
+    assert min(np.abs(a.image.astype(int) - b.image).mean() for a, b in zip(now, was)) > 1
+    seen = served.post("/v1/verify", files={"picture": ("a.mp4", data)})
+    assert not list((tmp_path / "queue" / "jobs" / done["id"] / "part").glob("*"))
+    assert (told[0]["model"], told[0]["request_id"], told[0]["edit"]) == (model, done["id"], {"yaw_deg": 15})
+    assert seen.status_code == 200
+    found = Sealer(tmp_path / "seal").verify(data)
+    assert (found.manifest, found.record["request"]) == ("trusted", done["id"])
+
+
+def test_a_picture_is_animated(served_clips, clip, png, tmp_path):
+    served = served_clips()
+    files = {"picture": ("a.png", png)}
+    name = submit(served, clip, "animation", files, edit={"yaw_deg": 20}, silent=True, model="preview").json()["id"]
+    done = wait(served, name, "done")
+    assert set(done["asked"][0]) >= {"yaw_deg", "pitch_deg", "roll_deg"}
+    now, sound, _ = shown(served, name, tmp_path)
+    assert (len(now), sound) == (20, [])
+    assert now[0].image.shape == decode(png).shape
+
+
+@pytest.fixture
+def finished(served_clips, clip, tmp_path, monkeypatch):
+    """A finished job whose pieces are still there: its name, and the frames and sound of its result."""
+    from rigface.storage.store import Store
+
+    # Of pictures this small x264's look-ahead does not make the same file twice.
+    monkeypatch.setattr("rigface.video.writer.best_codec", lambda: "mpeg4")
+    served = served_clips()
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "delete_folder", lambda self, path: None)
+        name = submit(served, clip, edit={"yaw_deg": 15}, model="preview").json()["id"]
+        done = wait(served, name, "done")
+    return name, done, *shown(served, name, tmp_path)[:2]
+
+
+@pytest.mark.parametrize("pieces", [0, 2, 4])
+def test_a_killed_job_goes_on_and_is_what_it_would_have_been(served_clips, finished, tmp_path, monkeypatch, pieces):
+    from rigface.editor import Editor
+
+    name, first, expected, sound = finished
+    # As a kill leaves it: some pieces, no result, and a record that says `running`.
+    job = tmp_path / "queue" / "jobs" / name
+    assert len(list((job / "part").glob("*.json"))) == 4
+    for path in [*(job / "out").iterdir(), *(p for p in (job / "part").iterdir() if int(p.stem) >= pieces)]:
+        path.unlink()
+    record = {**json.loads((job / "job.json").read_text()), "state": "running", "ended": 0, "rows": [], "finished": 0}
+    (job / "job.json").write_text(json.dumps(record))
+    painted, real = [], Editor.apply
+    monkeypatch.setattr(Editor, "apply", lambda self, *args, **kwargs: painted.append(1) or real(self, *args, **kwargs))
+    served = served_clips()
+    served.get("/readyz")
+    done = wait(served, name, "done")
+    assert len(painted) == max(20 - 6 * pieces, 0)  # nothing is painted twice
+    now, now_sound, _ = shown(served, name, tmp_path)
+    assert [f.time_s for f in now] == [f.time_s for f in expected]
+    assert all(np.array_equal(a.image, b.image) for a, b in zip(now, expected))
+    assert now_sound == sound
+    assert {k: done[k] for k in ("finished", "total", "results", "asked", "achieved", "notes")} == {
+        k: first[k] for k in ("finished", "total", "results", "asked", "achieved", "notes")
+    }
+
+
+def test_killed_before_it_was_logged_a_result_is_logged_as_it_was_published(served_clips, house, finished, tmp_path):
+    from serve.content_cache import picture_id
+
+    name = finished[0]
+    job = tmp_path / "queue" / "jobs" / name
+    published = (job / "out" / "000000.mp4").read_bytes()
+    record = {**json.loads((job / "job.json").read_text()), "state": "running", "ended": 0}
+    (job / "job.json").write_text(json.dumps(record))
+    house.audit = (told := []).append
+    served = served_clips()
+    served.get("/readyz")
+    wait(served, name, "done")
+    assert [line["out"] for line in told] == [picture_id(published)]
+    assert served.get(f"/v1/jobs/{name}/results/0").content == published
+
+
+def test_a_clip_is_stopped_between_two_frames(served_clips, clip, monkeypatch):
+    import time
+
+    from rigface.editor import Editor
+
+    real = Editor.apply
+    monkeypatch.setattr(Editor, "apply", lambda self, *a, **k: time.sleep(0.05) or real(self, *a, **k))
+    served = served_clips()
+    name = submit(served, clip, edit={"yaw_deg": 15}, model="preview").json()["id"]
+    wait(served, name, "running")
+    now = served.post(f"/v1/jobs/{name}/cancel").json()
+    assert (now["state"], now["results"]) == ("cancelled", [])
+    assert served.delete(f"/v1/jobs/{name}").status_code == 204
+
+
+def test_clips_that_cannot_be_used_are_refused_at_the_door(served_clips, clip, png, tmp_path):
+    served = served_clips(clip_s=0.5)
+    assert submit(served, clip).json()["type"].endswith("too-large")
+    served = served_clips(clip_frames=10)
+    assert submit(served, clip).status_code == 413
+    served = served_clips(clip_pixels=2000)
+    assert "80 x 96" in submit(served, clip).json()["detail"]
+    served = served_clips(clip_bytes=2000, body_bytes=2000)
+    assert submit(served, clip).status_code == 413
+    served = served_clips()
+    assert submit(served, png).json()["type"].endswith("bad-clip")
+    assert submit(served, b"no clip").json()["type"].endswith("bad-clip")
+    assert "clip" in served.post("/v1/jobs", json={"kind": "video"}).json()["detail"]
+    assert "picture" in submit(served, clip, "animation").json()["detail"]
+    assert "picture" in submit(served, clip, files={"picture": ("a.png", png)}).json()["detail"]
+
+
+def test_a_clip_of_nobody_fails_and_says_so(served_clips, tmp_path):
+    served = served_clips()
+    name = submit(served, film(tmp_path / "blank.mp4", 5, blank=True), edit={"yaw_deg": 3}).json()["id"]
+    assert wait(served, name, "failed")["error"]["type"].endswith("no-face")
+
+
+def test_a_decoder_that_hangs_costs_its_job_and_the_process_asks_to_be_replaced(served_clips, house, clip, monkeypatch):
+    import threading
+
+    end = threading.Event()
+    monkeypatch.setattr("serve.jobs.video.STUCK_S", 0.1)
+    monkeypatch.setattr("serve.schemas.health.KEPT_S", 0.0)
+    monkeypatch.setattr("serve.jobs.video._Making.run", lambda self: end.wait(30))
+    served = served_clips(job_s=0.3)
+    assert served.get("/readyz").json()["jobs"] == "ok"
+    name = submit(served, clip, edit={"yaw_deg": 3}, model="preview").json()["id"]
+    assert wait(served, name, "failed")["error"]["type"].endswith("timeout")
+    with pytest.raises(RuntimeError, match="hangs"):
+        served.portal.call(house.jobs.ready)
+    end.set()
+
+
+def test_every_picture_of_a_clip_carries_the_mark_of_its_job(serve_jobs, clip, tmp_path, monkeypatch):
+    monkeypatch.setattr("serve.jobs.video.PIECE_FRAMES", 6)
+    seal = Sealer(tmp_path / "seal")
+    marks, inner = [], seal.mark
+    seal.mark = lambda image, bits: marks.append(bits) or inner(image, bits)
+    served = serve_jobs(seal=seal)
+    name = submit(served, clip, edit={"yaw_deg": 15}, model="preview").json()["id"]
+    wait(served, name, "done")
+    assert marks == [int(name[:8], 16)] * 20
+
+
+@pytest.fixture
+def trapped(monkeypatch):
+    """Decoders that die at the frame which TRAP names."""
+    from rigface.video import sandbox
+
+    real = sandbox.Child
+    monkeypatch.setattr(sandbox, "Child", lambda _, *rest: real("tests.traps:Trap", *rest))
+
+
+def test_a_clip_that_kills_its_decoder_costs_its_own_job_and_nothing_else(
+    served_clips, clip, png, monkeypatch, trapped
+):
+    from serve.jobs.queue import Jobs
+    from tests.serve.jobs.test_queue import submit as submit_batch
+
+    begun, real = [], Jobs._do
+    monkeypatch.setattr(Jobs, "_do", lambda self, job: begun.append(job.tries) or real(self, job))
+    monkeypatch.setenv("TRAP", "9")
+    served = served_clips()
+    name = submit(served, clip, edit={"yaw_deg": 15}, model="preview").json()["id"]
+    failed = wait(served, name, "failed")
+    assert failed["error"]["type"].endswith("bad-clip")
+    assert "SIGSEGV" in failed["error"]["detail"]
+    assert failed["finished"] == 8  # the first piece of six is done, once; two more frames came each time
+    assert begun == [1, 1, 2, 3]  # a piece that is done begins the count anew
+    assert served.get("/readyz").json()["jobs"] == "ok"
+    wait(served, submit_batch(served, png, [{"yaw_deg": 1}]).json()["id"], "done")
+
+
+def test_a_video_that_kills_its_decoder_or_is_too_large_is_refused_by_verify(clip, tmp_path, monkeypatch, trapped):
+    from rigface.errors import BadVideo
+    from serve.problems import Trouble
+
+    sealer = Sealer(tmp_path / "seal")
+    monkeypatch.setenv("TRAP", "2")
+    with pytest.raises(BadVideo, match="SIGSEGV"):
+        sealer.verify(clip)
+    monkeypatch.setenv("TRAP", "0")
+    sealer._decoders.close()
+    assert sealer.verify(clip).manifest == "none"
+    monkeypatch.setenv("TRAP_S", "0.2")
+    monkeypatch.setattr("serve.provenance.signer.VERIFY_S", 0.5)
+    sealer._decoders.close()
+    assert not sealer.verify(clip).watermark  # what came in time is what is looked at
+    monkeypatch.setattr("serve.provenance.signer.VERIFY_S", 0.01)
+    with pytest.raises(BadVideo, match="takes more than"):
+        sealer.verify(clip)
+    monkeypatch.setattr("serve.provenance.signer.CLIP_PIXELS", 1000)
+    with pytest.raises(Trouble, match="too-large"):
+        sealer.verify(clip)

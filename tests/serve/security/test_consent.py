@@ -1,0 +1,164 @@
+"""Who may be edited: enrolled people where consent is asked for, nobody who is refused, and a face that cannot be told."""
+
+import json
+import stat
+
+import numpy as np
+import pytest
+
+from rigface.image import encode_png
+from rigface.types import Frame
+from serve.inference.face_worker import Eye
+from serve.problems import Trouble
+from serve.security import consent as lists
+from serve.security.consent import Policy
+from tests.serve.api.test_routes import problem, send
+from tests.serve.conftest import photo
+from tests.serve.jobs.test_queue import submit, wait
+from tests.serve.jobs.test_video import film
+from tests.serve.jobs.test_video import submit as submit_clip
+
+
+def who(image, face):
+    """A stand-in for the network: a picture's overall colour is whose face it is; a dark one is nobody's."""
+    colour = image.reshape(-1, 3).mean(0) / 255
+    return None if colour.max() < 0.2 else np.pad(colour * 10, (0, 125))
+
+
+def person(*colour):
+    """A picture of whoever has that colour."""
+    return encode_png(np.clip(photo(1).astype(int) // 4 + np.array(colour), 0, 255).astype(np.uint8))
+
+
+ANNA, BEN, CARL, NOBODY = person(180, 30, 30), person(30, 180, 30), person(30, 30, 180), person(0, 0, 0)
+
+
+def vector(png):
+    from rigface.image import decode
+
+    return who(decode(png), None)
+
+
+@pytest.fixture
+def files(tmp_path):
+    consent, deny = tmp_path / "consent.jsonl", tmp_path / "deny.jsonl"
+    lists.enroll(consent, "anna", [vector(ANNA)])
+    lists.enroll(consent, "carl", [vector(CARL)])
+    lists.enroll(deny, "carl", [vector(CARL)])
+    return str(consent), str(deny)
+
+
+@pytest.fixture
+def judged(house, files):
+    """The policy, in force for whatever the service sees."""
+    policy = Policy(*files, who=who)
+    house.eye = Eye(house.eye.see, policy=policy)
+    return policy
+
+
+def test_only_who_enrolled_is_edited_and_who_is_refused_never(judged, client):
+    edit = {"yaw_deg": 5}
+    for to in ("/v1/edits", "/v1/preview"):
+        assert send(client, ANNA, edit, to).status_code == 200
+        problem(send(client, BEN, edit, to), 403, "no-consent")
+        problem(send(client, CARL, edit, to), 403, "refused")  # though he enrolled once
+        problem(send(client, NOBODY, edit, to), 403, "refused")
+    problem(send(client, BEN, edit, model="tiny", steps=1), 403, "no-consent")
+    problem(client.post("/v1/reconstruct?mesh=glb", files={"picture": ("a.png", BEN)}), 403, "no-consent")
+    assert client.post("/v1/reconstruct", files={"picture": ("a.png", BEN)}).status_code == 200
+
+
+@pytest.mark.parametrize(("take", "good"), [("pose", True), ("light", True), ("identity", False), ("shape", False)])
+def test_a_target_is_asked_only_where_its_identity_is_taken(judged, client, take, good):
+    files = {"picture": ("a.png", ANNA), f"target.{take}": ("b.png", BEN)}
+    answer = client.post("/v1/preview", files=files)
+    if good:
+        assert answer.status_code == 200
+    else:
+        problem(answer, 403, "no-consent")
+
+
+def test_a_list_may_change_while_the_service_runs(judged, client, files):
+    problem(send(client, BEN, {"yaw_deg": 5}), 403, "no-consent")
+    lists.enroll(lists.Path(files[0]), "ben", [vector(BEN)])
+    assert send(client, BEN, {"yaw_deg": 5}).status_code == 200
+    assert lists.remove(lists.Path(files[0]), "ben")
+    problem(send(client, BEN, {"yaw_deg": 5}), 403, "no-consent")
+
+
+def test_jobs_are_refused_too(judged, serve_jobs, tmp_path):
+    served = serve_jobs(policy=judged)
+    batch = submit(served, BEN, [{"yaw_deg": 5}]).json()["id"]
+    assert wait(served, batch, "failed")["error"]["type"].endswith("no-consent")
+    clip = film(tmp_path / "clip.mp4", 4)  # grey is nobody who enrolled
+    video = submit_clip(served, clip, edit={"yaw_deg": 5}, model="preview").json()["id"]
+    ended = wait(served, video, "failed")
+    assert (ended["error"]["type"].rpartition(":")[2], ended["results"]) == ("no-consent", [])
+    asked = {"edit": {"yaw_deg": 5}, "model": "preview"}
+    own = submit_clip(served, clip, "animation", {"picture": ("a.png", ANNA)}, **asked).json()["id"]
+    other = submit_clip(served, clip, "animation", {"picture": ("a.png", CARL)}, **asked).json()["id"]
+    wait(served, own, "done")  # whoever drives it
+    assert wait(served, other, "failed")["error"]["type"].endswith("refused")
+
+
+def test_a_clips_face_is_judged_by_all_its_looks(files):
+    anna, ben, carl = (vector(p) for p in (ANNA, BEN, CARL))
+
+    def passes(*looks):
+        shown = iter(looks)
+        watch = Policy(*files, who=lambda image, face: next(shown)).watch()
+        for i in range(len(looks)):
+            watch(Frame(None, i, 1.01 * i), [(0, None)])
+        watch.end()
+
+    passes(anna, anna, None)  # hidden for a moment
+    passes(*[anna] * 3, anna + 0.02)
+    for looks, slug in (((anna, carl), "refused"), ((ben,) * 3, "no-consent"), ((None,), "refused")):
+        with pytest.raises(Trouble, match=slug):
+            passes(*looks)
+    with pytest.raises(Trouble, match="no-consent"):
+        passes(*[ben] * 5, "never looked at: it was clear by then")
+    assert Policy().watch() is None
+
+
+def test_a_list_holds_no_pictures_and_is_its_owners(tmp_path):
+    path = tmp_path / "list.jsonl"
+    lists.enroll(path, "anna", [np.ones(128)])
+    lists.enroll(path, "anna", [np.zeros(128)])
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert set(json.loads(path.read_text())) == {"name", "written", "vectors"}
+    ((name, vectors),) = [(p.name, p.vectors) for p in lists.read(path)]
+    assert (name, vectors.shape) == ("anna", (2, 128))
+    path.write_text('{"name": "x"}\n')
+    with pytest.raises(ValueError, match="line 1"):
+        Policy(str(path))
+    with pytest.raises(FileNotFoundError):
+        Policy(deny=str(tmp_path / "none"))
+
+
+def test_enrolling_from_the_command_line(tmp_path, capsys, fixtures):
+    from rigface.video.decode import frames
+    from serve.__main__ import main
+
+    shown = [f.image for f in frames(str(fixtures / "clip.mp4")) if f.index in (0, 60)]
+    for i, image in enumerate(shown):
+        (tmp_path / f"{i}.png").write_bytes(encode_png(image))
+    (tmp_path / "wall.png").write_bytes(encode_png(np.full((90, 90, 3), 200, np.uint8)))
+    file = str(tmp_path / "consent.jsonl")
+    assert main(["enroll", "kim", str(tmp_path / "0.png"), "--file", file]) == 0
+    assert main(["enroll", "--file", file]) == 0
+    assert "kim\t1 vectors" in capsys.readouterr().out
+    assert main(["enroll", "kim", str(tmp_path / "wall.png"), "--file", file]) == 1
+    assert "shows nobody" in capsys.readouterr().err
+
+    # The same person on another picture, seen by the real eyes and network, is let through.
+    from rigface.face.analyzer import See
+
+    policy = Policy(file)
+    (face,) = See.load()(shown[1])
+    policy.check_faces(shown[1], [face])
+    other = policy.vector(shown[1], face) + 0.1
+    with pytest.raises(Trouble, match="no-consent"):
+        policy.check([other])
+    assert main(["enroll", "kim", "--remove", "--file", file]) == 0
+    assert main(["enroll", "kim", "--remove", "--file", file]) == 1
