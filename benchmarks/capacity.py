@@ -101,26 +101,26 @@ def edits() -> dict[str, float]:
     from rigface.edits import EditSpec
     from rigface.image import encode_png
     from serve.content_cache import picture_id
-    from serve.inference.face_worker import Eye
-    from serve.messages import Canvas, Wish, Wrap
+    from serve.inference.face_worker import FaceWorker
+    from serve.messages import ModelInputSpec, EditInput, OutputOptions
 
-    eye, image, canvas = Eye.load(), data.astronaut(), Canvas("albedo", 256, "expression")
+    eye, image, canvas = FaceWorker.load(), data.astronaut(), ModelInputSpec("albedo", 256, "expression")
 
-    def wish(number: int) -> Wish:
+    def wish(number: int) -> EditInput:
         other = image.copy()
         other[0, 0] = number  # another picture to those who go by content
         png = encode_png(other)
         name = picture_id(png)
         edit = EditSpec(yaw_deg=10.0, expression={"smile": 0.5})
-        return Wish(name, edit, {name: png}, {}, "largest", max_side=512)
+        return EditInput(name, edit, {name: png}, {}, "largest", max_side=512)
 
     fresh = [wish(k) for k in range(6)]
     crop = np.zeros((canvas.size, canvas.size, 3), np.uint8)
     return {
         "look_s": _spent([lambda w=w: asyncio.run(eye.reconstruct(w)) for w in fresh]),  # type: ignore[misc]
         "compose_s": _spent([lambda: asyncio.run(eye.compose(fresh[0], canvas))] * 5),
-        "preview_s": _spent([lambda: asyncio.run(eye.preview(fresh[0], Wrap("jpeg", {}, 82)))] * 5),
-        "finish_s": _spent([lambda: asyncio.run(eye.finish(fresh[0], canvas, [crop], Wrap("png", {})))] * 4),
+        "preview_s": _spent([lambda: asyncio.run(eye.preview(fresh[0], OutputOptions("jpeg", {}, 82)))] * 5),
+        "finish_s": _spent([lambda: asyncio.run(eye.finish(fresh[0], canvas, [crop], OutputOptions("png", {})))] * 4),
     }
 
 

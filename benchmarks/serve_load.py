@@ -56,10 +56,10 @@ def callers(url: str, *words: Any) -> dict[str, Any]:
 def painter_alone(model: str, seconds: float) -> dict[str, Any]:
     """Closed loops in one process: the same model, conditions and steps; only the rows of a batch differ."""
     from rigface.types import Conditions
-    from serve.inference.diffusion_worker import Studio
-    from serve.messages import PaintOptions
+    from serve.inference.diffusion_worker import DiffusionWorker
+    from serve.messages import SamplingOptions
 
-    async def load(studio: Studio, count: int, length: float) -> dict[str, float]:
+    async def load(studio: DiffusionWorker, count: int, length: float) -> dict[str, float]:
         size = (await studio.canvas("m")).size
         codes = studio._rooms["m"].pipeline.model.expression_size
         end, waited = time.monotonic() + length, list[float]()
@@ -71,7 +71,7 @@ def painter_alone(model: str, seconds: float) -> dict[str, Any]:
             wish, turn = Conditions(*pictures, random.normal(size=codes).astype(np.float32)), number
             while time.monotonic() < end:
                 since = time.monotonic()
-                await studio.one("m", wish, PaintOptions(seed=turn, steps=STEPS[turn % 3]))
+                await studio.one("m", wish, SamplingOptions(seed=turn, steps=STEPS[turn % 3]))
                 waited.append(time.monotonic() - since)
                 turn += 1
 
@@ -84,7 +84,7 @@ def painter_alone(model: str, seconds: float) -> dict[str, Any]:
 
     out: dict[str, Any] = {}
     for label, rows in (("one at a time", 1), ("in flight", 16)):
-        studio = Studio.of({"m": model}, most_rows=rows)
+        studio = DiffusionWorker.of({"m": model}, most_rows=rows)
         asyncio.run(load(studio, 2, 0.5))  # warm
         for count in (1, 4, 16):
             out[f"{label}, {count} callers"] = asyncio.run(load(studio, count, seconds))
@@ -103,12 +103,12 @@ def plain(model: str, seconds: float) -> dict[str, Any]:
     """The door's pings under uvicorn, without Ray."""
     import uvicorn
 
-    from serve.api.routes import House, make_api
+    from serve.api.routes import Services, make_api
     from serve.local import free_port
 
     port = free_port("127.0.0.1", 0)
     server = uvicorn.Server(
-        uvicorn.Config(make_api(House(SimpleNamespace(), SimpleNamespace())), port=port, log_level="error")
+        uvicorn.Config(make_api(Services(SimpleNamespace(), SimpleNamespace())), port=port, log_level="error")
     )
     threading.Thread(target=server.run, daemon=True).start()
     while not server.started:

@@ -35,14 +35,14 @@ def service() -> str:
     """Its address; it ends with this process."""
     import uvicorn
 
-    from serve.api.routes import House, make_api
-    from serve.inference.diffusion_worker import Studio
-    from serve.inference.face_worker import Eye
+    from serve.api.routes import Services, make_api
+    from serve.inference.diffusion_worker import DiffusionWorker
+    from serve.inference.face_worker import FaceWorker
 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    api = make_api(House(Eye.load(), Studio.of({"mini": "mini"})))
+    api = make_api(Services(FaceWorker.load(), DiffusionWorker.of({"mini": "mini"})))
     server = uvicorn.Server(uvicorn.Config(api, port=port, log_level="error"))
     threading.Thread(target=server.run, daemon=True).start()
     while not server.started:

@@ -25,8 +25,8 @@ from ray.serve.handle import DeploymentHandle
 from rigface.telemetry.json_logging import keys
 from serve.api.middleware import LOG, write_logs
 from serve.limits import Limits
-from serve.problems import EXPECTED, Trouble, problem_of
-from serve.remote import Far, FarEye, FarPainter
+from serve.problems import EXPECTED, ApiError, problem_of
+from serve.remote import RemoteDeployment, RemoteFaceWorker, RemoteDiffusionWorker
 from serve.security.consent import Policy
 from serve.telemetry import tracing as traces
 
@@ -108,18 +108,18 @@ class Args(BaseModel):
     graceful_shutdown_timeout_s=130,
 )
 class EyeDeployment:
-    """`serve.inference.face_worker.Eye` on one device, and an easel beside it. An edit is under way here while it is painted over there."""
+    """`serve.inference.face_worker.FaceWorker` on one device, and an easel beside it. An edit is under way here while it is painted over there."""
 
     def __init__(self, args: Args, painter: DeploymentHandle) -> None:
-        from serve.inference.edit_pipeline import Easel
-        from serve.inference.face_worker import Eye
-        from serve.provenance.signer import Sealer
+        from serve.inference.edit_pipeline import EditPipeline
+        from serve.inference.face_worker import FaceWorker
+        from serve.provenance.signer import C2paSigner
 
         traces.start(args.traces, "eye")
         write_logs()
-        seal, policy = Sealer(args.seal_folder()), args.policy()
-        self._eye = Eye.load(args.eye_device, cache_mb=args.cache_mb, seal=seal, policy=policy)
-        self._easel = Easel(self._eye, FarPainter(painter, args.places()))
+        seal, policy = C2paSigner(args.seal_folder()), args.policy()
+        self._eye = FaceWorker.load(args.eye_device, cache_mb=args.cache_mb, seal=seal, policy=policy)
+        self._easel = EditPipeline(self._eye, RemoteDiffusionWorker(painter, args.places()))
 
     async def call(self, name: str, *args: Any, trace: traces.Carried = None, request: str = "") -> Any:
         """One of the eye's coroutines."""
@@ -153,19 +153,19 @@ class EyeDeployment:
     graceful_shutdown_timeout_s=120,
 )
 class PainterDeployment:
-    """`serve.inference.diffusion_worker.Studio` on one device. A checkpoint that cannot be read stops the deployment, not a request.
+    """`serve.inference.diffusion_worker.DiffusionWorker` on one device. A checkpoint that cannot be read stops the deployment, not a request.
 
     Where there are several models, Ray Serve is told which of them a replica holds, and sends an edit to one that has its model.
     """
 
     def __init__(self, args: Args) -> None:
-        from serve.inference.diffusion_worker import Studio
+        from serve.inference.diffusion_worker import DiffusionWorker
 
         traces.start(args.traces, "painter")
         write_logs()
         options = {"most_rows": args.most_rows, "most_loaded": args.most_loaded}
         self._models = list(args.places()) if len(args.places()) > 1 else []
-        self._studio = Studio.of(args.places(), args.device, **options)
+        self._studio = DiffusionWorker.of(args.places(), args.device, **options)
         self._told = False
         self._hold = serve.multiplexed(_held, max_num_models_per_replica=args.most_loaded)
 
@@ -216,16 +216,16 @@ class JobsDeployment:
     def __init__(self, args: Args, eye: DeploymentHandle, painter: DeploymentHandle) -> None:
         from serve.jobs.queue import Jobs
         from serve.jobs.webhook import Webhooks
-        from serve.provenance.signer import Sealer
+        from serve.provenance.signer import C2paSigner
         from serve.security.audit_log import Audit
-        from serve.security.url_allowlist import Places
+        from serve.security.url_allowlist import UrlAllowlist
 
         write_logs()
         traces.start(args.traces, "jobs")
         self._jobs = Jobs(
-            args.jobs, FarEye(eye), FarPainter(painter, args.places()), args.limits(),
-            audit=Audit(args.audit) if args.audit else None, seal=Sealer(args.seal_folder()),
-            webhooks=Webhooks(Places(args.webhooks)), policy=args.policy(),
+            args.jobs, RemoteFaceWorker(eye), RemoteDiffusionWorker(painter, args.places()), args.limits(),
+            audit=Audit(args.audit) if args.audit else None, seal=C2paSigner(args.seal_folder()),
+            webhooks=Webhooks(UrlAllowlist(args.webhooks)), policy=args.policy(),
         )  # fmt: skip
 
     async def call(self, name: str, *args: Any, trace: traces.Carried = None, request: str = "") -> Any:
@@ -279,7 +279,7 @@ def _line(stage: str, request: str, **more: Any) -> Iterator[dict[str, Any]]:
         LOG.info("part", extra=keys(**{"seconds": time.monotonic() - began, **said}))
 
 
-def _problem(error: Exception, said: dict[str, Any]) -> Trouble:
+def _problem(error: Exception, said: dict[str, Any]) -> ApiError:
     trouble = problem_of(error)
     said["problem"] = trouble.slug
     return trouble
@@ -292,26 +292,26 @@ def _problem(error: Exception, said: dict[str, Any]) -> Trouble:
     graceful_shutdown_timeout_s=130,
 )
 @serve.ingress()
-class Door:
+class Gateway:
     """`serve.schemas.routes` in front of the two."""
 
     def __init__(
         self, args: Args, eye: DeploymentHandle, painter: DeploymentHandle, jobs: DeploymentHandle | None = None
     ) -> None:
-        from serve.api.routes import House
+        from serve.api.routes import Services
         from serve.security.api_keys import KeyRing
         from serve.security.audit_log import Audit
-        from serve.security.url_allowlist import Places
+        from serve.security.url_allowlist import UrlAllowlist
 
         self._traces = args.traces
-        self._house = House(
-            FarEye(eye),
-            FarPainter(painter, args.places()),
+        self._house = Services(
+            RemoteFaceWorker(eye),
+            RemoteDiffusionWorker(painter, args.places()),
             KeyRing(args.keys),
             args.limits(),
-            Places(args.fetch),
+            UrlAllowlist(args.fetch),
             Audit(args.audit) if args.audit else None,
-            Far(jobs) if jobs is not None else None,
+            RemoteDeployment(jobs) if jobs is not None else None,
         )
 
     async def drain(self) -> bool:
@@ -329,7 +329,7 @@ class Door:
 
 def build(args: Args) -> serve.Application:
     """The whole service; Ray Serve's entry point."""
-    eye_of, painter_of, jobs_of, door_of = cast(Any, (EyeDeployment, PainterDeployment, JobsDeployment, Door))
+    eye_of, painter_of, jobs_of, door_of = cast(Any, (EyeDeployment, PainterDeployment, JobsDeployment, Gateway))
     painter = painter_of.bind(args)
     eye = eye_of.bind(args, painter)
     return door_of.bind(args, eye, painter, jobs_of.bind(args, eye, painter) if args.jobs else None)

@@ -16,7 +16,7 @@ def picture_id(data: bytes) -> str:
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
-class Recent:
+class LruCache:
     """The latest values by key, up to a total size. One lock; values are never changed.
 
     Args:

@@ -11,7 +11,7 @@ from typing import Any
 
 from rigface.errors import BadInput, PlanError
 from rigface.image import decode, encode_jpeg, sniff
-from serve.client.client import Client, Made
+from serve.client.client import Client, ClientResult
 from serve.client.types import Model
 
 LOOKED_AT_FPS, MOST_FRAMES = 1.0, 20  # frames of a clip that are sent in search of a face
@@ -69,7 +69,7 @@ def _pictures(source: Path) -> Any:
         raise PlanError(f"{source}: {e.reason}") from e
 
 
-def _words(url: str, out: Path, made: Made, model: Model) -> list[str]:
+def _words(url: str, out: Path, made: ClientResult, model: Model) -> list[str]:
     asked, got = made.asked[0], made.achieved[0]
     rows = [f"  {'':18}{'asked':>8}{'achieved':>10}"]
     for name, value in asked.items():

@@ -10,7 +10,7 @@ from serve.schemas import AnimationJob, BatchJob, Format, VideoJob
 
 
 @dataclass(frozen=True)
-class Wish:
+class EditInput:
     """An edit with its pictures by content hash.
 
     Args:
@@ -27,7 +27,7 @@ class Wish:
 
 
 @dataclass(frozen=True)
-class Order:
+class JobSubmission:
     """A job with its files by content hash.
 
     Args:
@@ -45,7 +45,7 @@ class Order:
 
 
 @dataclass(frozen=True)
-class PaintOptions:
+class SamplingOptions:
     """How one picture is painted."""
 
     seed: int = 0
@@ -59,7 +59,7 @@ class PaintOptions:
 
 
 @dataclass(frozen=True)
-class Canvas:
+class ModelInputSpec:
     """What the model paints on: as a checkpoint's config says."""
 
     style: str
@@ -69,7 +69,7 @@ class Canvas:
 
 
 @dataclass(frozen=True)
-class Wrap:
+class OutputOptions:
     """How a result is encoded, and what is recorded of how it came about. `quality` is of JPEG and WebP."""
 
     format: Format = "png"

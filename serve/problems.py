@@ -45,7 +45,7 @@ KNOWN = {  # slug -> status, title
 
 
 @dataclass
-class Trouble(Exception):
+class ApiError(Exception):
     """A refusal with a stable name.
 
     Args:
@@ -89,24 +89,24 @@ class Trouble(Exception):
         return out | self.more
 
 
-EXPECTED = (Trouble, BadInput, BadEdit, StorageGone)
+EXPECTED = (ApiError, BadInput, BadEdit, StorageGone)
 """What callers are told of in so many words."""
 
 
-def problem_of(error: BaseException) -> Trouble:
+def problem_of(error: BaseException) -> ApiError:
     """The trouble that an exception means to a caller; what nobody foresaw is `internal`, and says nothing of itself."""
-    if isinstance(error, Trouble):
+    if isinstance(error, ApiError):
         return error
     if isinstance(error, NoFace):
-        return Trouble("no-face", error.reason)
+        return ApiError("no-face", error.reason)
     if isinstance(error, BadVideo):
-        return Trouble("bad-clip", error.reason)
+        return ApiError("bad-clip", error.reason)
     if isinstance(error, BadInput):
-        return Trouble("bad-image", error.reason)
+        return ApiError("bad-image", error.reason)
     if isinstance(error, BadEdit):
-        return Trouble("bad-request", str(error))
+        return ApiError("bad-request", str(error))
     if isinstance(error, StorageGone):
-        return Trouble("busy", "where jobs are kept is away or full", 15)
+        return ApiError("busy", "where jobs are kept is away or full", 15)
     if isinstance(error, TimeoutError):
-        return Trouble("timeout", retry_after_s=5)
-    return Trouble("internal")
+        return ApiError("timeout", retry_after_s=5)
+    return ApiError("internal")

@@ -19,7 +19,7 @@ from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, ReplicaUnavailableError
 from ray.serve.handle import DeploymentHandle
 
-from serve.problems import Trouble
+from serve.problems import ApiError
 from serve.telemetry import tracing
 
 LOST = (RayActorError, ReplicaUnavailableError)
@@ -28,7 +28,7 @@ NOT_TWICE = ("submit",)
 KEPT_S = 5.0
 
 
-class Far:
+class RemoteDeployment:
     """What is behind a handle, with its own methods and errors."""
 
     def __init__(self, handle: DeploymentHandle) -> None:
@@ -48,7 +48,7 @@ class Far:
             except Exception as error:
                 await _again(error, left)
                 continue
-            if isinstance(said, Trouble):
+            if isinstance(said, ApiError):
                 raise said
             return said
 
@@ -60,7 +60,7 @@ class Far:
             events: Any = getattr(handle, name).remote(*args, **tracing.carried())
             try:
                 async for event in events:
-                    if isinstance(event, Trouble):
+                    if isinstance(event, ApiError):
                         raise event
                     yield event
                 return
@@ -71,7 +71,7 @@ class Far:
                     events.cancel()
 
 
-class FarPainter(Far):
+class RemoteDiffusionWorker(RemoteDeployment):
     """A painter behind a handle. What an edit has to know of it before it begins is asked anew after `KEPT_S` only.
 
     Args:
@@ -107,11 +107,11 @@ class FarPainter(Far):
                 yield event
 
 
-class FarEye(Far):
+class RemoteFaceWorker(RemoteDeployment):
     """An eye behind a handle, which has an easel of its own."""
 
     @property
-    def easel(self) -> FarEye:
+    def easel(self) -> RemoteFaceWorker:
         """The one over there, through the same handle."""
         return self
 
@@ -131,11 +131,11 @@ async def _again(error: Exception, left: int) -> None:
     if isinstance(error, RayTaskError) and isinstance(error.cause, Exception):
         error = error.cause
     if isinstance(error, BackPressureError):
-        raise Trouble("busy", "too many requests are waiting", 2) from None
+        raise ApiError("busy", "too many requests are waiting", 2) from None
     if isinstance(error, DeploymentUnavailableError):
-        raise Trouble("busy", "a part of the service is down", 5) from None
+        raise ApiError("busy", "a part of the service is down", 5) from None
     if not isinstance(error, LOST):
         raise error from None
     if not left:
-        raise Trouble("busy", "a part of the service was lost while it was at work on this", 2) from None
+        raise ApiError("busy", "a part of the service was lost while it was at work on this", 2) from None
     await asyncio.sleep(PAUSE_S)

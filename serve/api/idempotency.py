@@ -1,6 +1,6 @@
 """Idempotency keys: the same request sent twice is done once, and answered twice.
 
-Path: `Idempotency-Key` of an edit -> `Repeats.once` -> the one piece of work and its result. A client that lost an answer
+Path: `Idempotency-Key` of an edit -> `IdempotencyCache.once` -> the one piece of work and its result. A client that lost an answer
 sends the request again and has the same picture; one that sends another request under the same key is told so.
 In memory and of one door: a repeat that reaches another door is done again, with the same seed and so the same picture.
 
@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from serve.problems import Trouble
+from serve.problems import ApiError
 
 KEEP_S = 600.0
 KEEP_BYTES = 256 * 2**20
@@ -32,7 +32,7 @@ class _Work:
     size: int = 0
 
 
-class Repeats:
+class IdempotencyCache:
     """What was asked lately, under which key, and what came of it.
 
     Args:
@@ -55,7 +55,7 @@ class Repeats:
         self._forget()
         known = self._known.get(key)
         if known is not None and known.what != what:
-            raise Trouble("conflict", "this Idempotency-Key came with another request before")
+            raise ApiError("conflict", "this Idempotency-Key came with another request before")
         if known is None:
             known = self._known[key] = _Work(what, asyncio.ensure_future(work()))
         known.waiting += 1

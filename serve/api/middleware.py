@@ -1,6 +1,6 @@
 """What every request passes first and every answer last: an id, limits, security headers, a log line, numbers.
 
-Path: ASGI server -> `Front` -> the routes of `door.py`. Plain ASGI, so that streams stream and a caller's leaving is felt.
+Path: ASGI server -> `GatewayMiddleware` -> the routes of `door.py`. Plain ASGI, so that streams stream and a caller's leaving is felt.
 
 A log line is JSON: who, what, how long, how it ended. Never a picture, a body, a query or a key.
 """
@@ -17,9 +17,9 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from rigface.telemetry.json_logging import keys, write
-from serve.api.rate_limit import Turnstile, bounded
+from serve.api.rate_limit import ConcurrencyLimiter, bounded
 from serve.limits import Limits
-from serve.problems import EXPECTED, Trouble, problem_of
+from serve.problems import EXPECTED, ApiError, problem_of
 from serve.telemetry import metrics, tracing
 
 LOG = logging.getLogger("rigface.serve")
@@ -47,7 +47,7 @@ class Gate:
     """Whether a door takes requests, and how many are inside."""
 
     def __init__(self) -> None:
-        self._turnstile = Turnstile()
+        self._turnstile = ConcurrencyLimiter()
         self.draining = False
 
     def enter(self, most: int) -> None:
@@ -57,7 +57,7 @@ class Gate:
             Trouble: `draining`, `busy`.
         """
         if self.draining:
-            raise Trouble("draining", retry_after_s=5)
+            raise ApiError("draining", retry_after_s=5)
         self._turnstile.enter("door", most, "busy")
 
     def leave(self) -> None:
@@ -73,7 +73,7 @@ class Gate:
         return not self._turnstile.inside("door")
 
 
-class Front:
+class GatewayMiddleware:
     """ASGI middleware."""
 
     def __init__(self, app: Any, limits: Limits, numbers: metrics.Numbers, gate: Gate) -> None:
@@ -130,7 +130,7 @@ class Front:
         most = self._limits.body_bytes + (self._limits.clip_bytes if path == "/v1/jobs" else 0)
         said = dict(scope["headers"]).get(b"content-length", b"0")
         if said.isdigit() and int(said) > most:
-            raise Trouble("too-large", f"a request may have {most} bytes")
+            raise ApiError("too-large", f"a request may have {most} bytes")
         self._gate.enter(self._limits.in_flight)
         self._numbers.inside(1)
         try:
@@ -145,7 +145,7 @@ def inner(scope: Scope) -> str:
     return scope["path"].removeprefix(scope.get("root_path", "").rstrip("/"))
 
 
-def noted(error: Exception, scope: Scope) -> Trouble:
+def noted(error: Exception, scope: Scope) -> ApiError:
     """What an error means to the caller, kept for the request's log line and numbers; the log has all of what nobody foresaw."""
     trouble, state = problem_of(error), scope["state"]
     state["problem"] = trouble.slug
@@ -154,7 +154,7 @@ def noted(error: Exception, scope: Scope) -> Trouble:
     return trouble
 
 
-async def answer(trouble: Trouble, request_id: str, send: Send) -> None:
+async def answer(trouble: ApiError, request_id: str, send: Send) -> None:
     """A problem as the whole answer."""
     body = json.dumps(trouble.document(request_id)).encode()
     headers = {"Content-Type": "application/problem+json", "Content-Length": str(len(body)), **trouble.headers}

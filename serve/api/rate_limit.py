@@ -8,12 +8,12 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from serve.problems import Trouble
+from serve.problems import ApiError
 
 BODY_GRACE_S, SLOWEST_BYTES_S = 15.0, 16 * 1024  # for a body to arrive
 
 
-class Bucket:
+class TokenBucket:
     """A token bucket per key: `rate` a second on average, `burst` at once. Buckets that are full are forgotten."""
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
@@ -33,12 +33,12 @@ class Bucket:
             self._left[key] = (left - 1, now)
         else:
             self._left[key] = (left, now)
-            raise Trouble("rate-limited", f"this key may make {rate:g} requests a second", (1 - left) / rate)
+            raise ApiError("rate-limited", f"this key may make {rate:g} requests a second", (1 - left) / rate)
         while len(self._left) > 10_000:
             self._left.popitem(last=False)
 
 
-class Turnstile:
+class ConcurrencyLimiter:
     """At most so many at a time per name."""
 
     def __init__(self) -> None:
@@ -47,7 +47,7 @@ class Turnstile:
     def enter(self, name: str, most: int, slug: str = "rate-limited") -> None:
         """Go in, or be told to come again."""
         if self._inside.get(name, 0) >= most:
-            raise Trouble(slug, f"{most} requests are already at work", 1)
+            raise ApiError(slug, f"{most} requests are already at work", 1)
         self._inside[name] = self._inside.get(name, 0) + 1
 
     def leave(self, name: str) -> None:
@@ -80,13 +80,13 @@ def bounded(receive: Callable[[], Awaitable[Message]], most: int) -> Callable[[]
             async with asyncio.timeout(max(0.0, began + BODY_GRACE_S + got / SLOWEST_BYTES_S - time.monotonic())):
                 message = await receive()
         except TimeoutError:
-            raise Trouble(
+            raise ApiError(
                 "too-slow", f"a body may take {BODY_GRACE_S:g} s, and a second more for each {SLOWEST_BYTES_S} bytes"
             ) from None
         got += len(message.get("body", b""))
         whole = not message.get("more_body", False)
         if got > most:
-            raise Trouble("too-large", f"a request may have {most} bytes")
+            raise ApiError("too-large", f"a request may have {most} bytes")
         return message
 
     return limited

@@ -25,17 +25,17 @@ from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 from serve.api.health import Readiness
-from serve.api.idempotency import Repeats
-from serve.api.middleware import Front, Gate, noted
+from serve.api.idempotency import IdempotencyCache
+from serve.api.middleware import GatewayMiddleware, Gate, noted
 from serve.api.openapi import EVENTS, KEY, MESHES, NUMBERS, body, describe, files
-from serve.api.rate_limit import Bucket, Turnstile
-from serve.api.request_parser import Pantry, read, read_job
-from serve.content_cache import Recent
+from serve.api.rate_limit import TokenBucket, ConcurrencyLimiter
+from serve.api.request_parser import PictureStore, read, read_job
+from serve.content_cache import LruCache
 from serve.inference.edit_service import MEDIA, Editing, Plan, server_timing, sse, wanted_type
 from serve.jobs.store import TYPES
 from serve.limits import Limits
-from serve.messages import Wish
-from serve.problems import EXPECTED, Trouble, problem_of
+from serve.messages import EditInput
+from serve.problems import EXPECTED, ApiError, problem_of
 from serve.schemas import (
     API_VERSION,
     AnimationJob,
@@ -52,7 +52,7 @@ from serve.schemas import (
     VideoJob,
 )
 from serve.security.api_keys import Key, KeyRing
-from serve.security.url_allowlist import Places
+from serve.security.url_allowlist import UrlAllowlist
 from serve.telemetry.metrics import Numbers
 
 WEB = Path(__file__).parent.parent / "web"
@@ -60,11 +60,11 @@ Made = TypeVar("Made")
 
 
 @dataclass
-class House:
+class Services:
     """All a door needs.
 
     Args:
-        eye: as `serve.inference.face_worker.Eye`. painter: as `serve.inference.diffusion_worker.Studio`.
+        eye: as `serve.inference.face_worker.FaceWorker`. painter: as `serve.inference.diffusion_worker.DiffusionWorker`.
         places: that files may be fetched from.
         audit: told after each edit. jobs: as `serve.jobs.queue.Jobs`; None takes none.
         gate: closed to drain the door.
@@ -74,13 +74,13 @@ class House:
     painter: Any
     keys: KeyRing = field(default_factory=KeyRing)
     limits: Limits = field(default_factory=Limits)
-    places: Places = field(default_factory=Places)
+    places: UrlAllowlist = field(default_factory=UrlAllowlist)
     audit: Callable[[dict[str, Any]], None] | None = None
     jobs: Any = None
     gate: Gate = field(default_factory=Gate)
 
 
-def make_api(house: House) -> FastAPI:
+def make_api(house: Services) -> FastAPI:
     """The application: OpenAPI at /openapi.json, the editor page at /."""
     numbers = Numbers()
 
@@ -92,22 +92,22 @@ def make_api(house: House) -> FastAPI:
         title="RigFace", version=API_VERSION, docs_url=None, redoc_url=None, lifespan=life,
         description="Change the pose, expression and light of a face and keep the person.",
     )  # fmt: skip
-    door = _Door(house, numbers)
+    door = Routes(house, numbers)
     door.routes(api)
     _errors(api)
     describe(api)
     api.state.numbers, api.state.door = numbers, door
-    api.add_middleware(Front, limits=house.limits, numbers=numbers, gate=house.gate)
+    api.add_middleware(GatewayMiddleware, limits=house.limits, numbers=numbers, gate=house.gate)
     return api
 
 
-class _Door:
-    def __init__(self, house: House, numbers: Numbers) -> None:
+class Routes:
+    def __init__(self, house: Services, numbers: Numbers) -> None:
         self.house, self.numbers = house, numbers
-        self.bucket, self.turnstile = Bucket(), Turnstile()
-        self.pantry = Pantry(Recent(house.limits.store_mb * 2**20, len, "door"), house.places)
+        self.bucket, self.turnstile = TokenBucket(), ConcurrencyLimiter()
+        self.pantry = PictureStore(LruCache(house.limits.store_mb * 2**20, len, "door"), house.places)
         self.editing = Editing(house, numbers)
-        self.repeats = Repeats(lambda done: len(done.data))
+        self.repeats = IdempotencyCache(lambda done: len(done.data))
         self.readiness = Readiness(self.parts)
 
     def routes(self, api: FastAPI) -> None:
@@ -214,7 +214,7 @@ class _Door:
         except Exception as error:
             yield sse("error", noted(error, scope).document(plan.request_id))
 
-    async def ask(self, wish: Wish, method: Callable[[Wish], Awaitable[Made]]) -> Made:
+    async def ask(self, wish: EditInput, method: Callable[[EditInput], Awaitable[Made]]) -> Made:
         """Ask an eye by hash first; where it has forgotten the picture, with the bytes."""
         return await self.editing.ask(wish, method)
 
@@ -327,8 +327,8 @@ async def within(request: Request, work: Awaitable[Made], limit_s: float) -> Mad
         if task.done():
             return task.result()
         if gone.done():
-            raise Trouble("bad-request", "the caller has left")
-        raise Trouble("timeout", f"not done within {limit_s:g} s", retry_after_s=5)
+            raise ApiError("bad-request", "the caller has left")
+        raise ApiError("timeout", f"not done within {limit_s:g} s", retry_after_s=5)
     finally:
         gone.cancel()
         if not task.done():
@@ -344,7 +344,7 @@ async def _left(request: Request) -> None:
 def _file(name: str) -> Response:
     path = WEB / name
     if path.parent != WEB or not path.is_file():
-        raise Trouble("not-found")
+        raise ApiError("not-found")
     kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
     return Response(path.read_bytes(), media_type=kind, headers={"Cache-Control": "no-cache"})
 
@@ -354,7 +354,7 @@ def _rounded(rows: list[dict[str, float]]) -> list[dict[str, float]]:
 
 
 def _errors(api: FastAPI) -> None:
-    def reply(request: Request, trouble: Trouble) -> JSONResponse:
+    def reply(request: Request, trouble: ApiError) -> JSONResponse:
         request.state.problem = trouble.slug
         document = trouble.document(getattr(request.state, "request_id", ""))
         return JSONResponse(document, trouble.status, trouble.headers, "application/problem+json")
@@ -362,12 +362,12 @@ def _errors(api: FastAPI) -> None:
     @api.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
-        return reply(request, Trouble("bad-request", f"{'.'.join(map(str, first['loc']))}: {first['msg']}"))
+        return reply(request, ApiError("bad-request", f"{'.'.join(map(str, first['loc']))}: {first['msg']}"))
 
     @api.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> JSONResponse:
         slug = {404: "not-found", 405: "method-not-allowed"}.get(error.status_code, "bad-request")
-        answer = reply(request, Trouble(slug))
+        answer = reply(request, ApiError(slug))
         answer.headers.update(error.headers or {})
         return answer
 

@@ -32,7 +32,7 @@ from typing import Any
 
 import httpx
 
-from serve.client.types import Job, Model, Progress, Seen, Verdict
+from serve.client.types import Job, Model, Progress, FacesAnswer, Verdict
 
 AGAIN = (429, 502, 503)
 PROBLEM = "application/problem+json"
@@ -54,7 +54,7 @@ class Refused(Exception):
 
 
 @dataclass(frozen=True)
-class Made:
+class ClientResult:
     """An edited picture: its bytes, and one row of numbers per face."""
 
     image: bytes
@@ -102,7 +102,7 @@ class Client:
         """What an edit may ask for."""
         return self._ask("GET", "/v1/models").json()["models"]
 
-    def reconstruct(self, picture: Picture) -> Seen:
+    def reconstruct(self, picture: Picture) -> FacesAnswer:
         """Faces from left to right, and the name of the picture for later calls."""
         return self._send("/v1/reconstruct", picture, {}).json()
 
@@ -110,7 +110,7 @@ class Client:
         """A JPEG of the edit without a model. Options: the other fields of the request, such as `face`, `max_side`."""
         return self._send("/v1/preview", picture, {"edit": edit, **options}).content
 
-    def edit(self, picture: Picture, edit: Mapping[str, Any], **options: Any) -> Made:
+    def edit(self, picture: Picture, edit: Mapping[str, Any], **options: Any) -> ClientResult:
         """An edit. Options: `target` and `targets` (pictures), `model`, `seed`, `steps`, `format` and so on.
 
         Raises:
@@ -119,7 +119,7 @@ class Client:
         headers = {"Accept": "application/json", "Idempotency-Key": uuid.uuid4().hex}
         return _made(self._send("/v1/edits", picture, {"edit": edit, **options}, headers).json())
 
-    def stream(self, picture: Picture, edit: Mapping[str, Any], **options: Any) -> Iterator[Progress | Made]:
+    def stream(self, picture: Picture, edit: Mapping[str, Any], **options: Any) -> Iterator[Progress | ClientResult]:
         """The same with its progress, and at last what was made. Not retried, but where a picture has to be sent again."""
         rest = {"edit": edit, **options}
         try:
@@ -129,7 +129,7 @@ class Client:
                 raise
             yield from self._streamed(self._body(picture, rest, whole=True))
 
-    def _streamed(self, body: dict[str, Any]) -> Iterator[Progress | Made]:
+    def _streamed(self, body: dict[str, Any]) -> Iterator[Progress | ClientResult]:
         with self._http.stream("POST", "/v1/edits", json=body, headers={"Accept": "text/event-stream"}) as answer:
             if answer.status_code != 200:
                 answer.read()
@@ -315,9 +315,9 @@ def _lost(answer: httpx.Response) -> bool:
     return answer.status_code >= 500 and not answer.headers.get("content-type", "").startswith(PROBLEM)
 
 
-def _made(content: Mapping[str, Any]) -> Made:
+def _made(content: Mapping[str, Any]) -> ClientResult:
     names = ("media_type", "asked", "achieved", "model", "seed")
-    return Made(base64.b64decode(content["image"]), **{name: content[name] for name in names})
+    return ClientResult(base64.b64decode(content["image"]), **{name: content[name] for name in names})
 
 
 def _refused(answer: httpx.Response) -> Refused:

@@ -18,7 +18,7 @@ class Face(TypedDict):
     coefficients: dict[str, Any]
 
 
-class Seen(TypedDict):
+class FacesAnswer(TypedDict):
     """A picture's faces, from left to right; `picture` is its name for later calls."""
 
     picture: str

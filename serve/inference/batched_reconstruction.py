@@ -30,15 +30,15 @@ MOST = 32  # faces of one fit
 
 def in_turn(see: See) -> See:
     """The same eyes, for threads."""
-    return See(InTurn(see.detector), see.reconstructor, see.parser)
+    return See(SerializedDetector(see.detector), see.reconstructor, see.parser)
 
 
 def together(see: See) -> See:
     """The same eyes, with fits that are done together."""
-    return See(see.detector, Together(see.reconstructor), see.parser)
+    return See(see.detector, BatchedReconstructor(see.reconstructor), see.parser)
 
 
-class InTurn:
+class SerializedDetector:
     """A detector that takes one picture at a time, whoever comes."""
 
     def __init__(self, inner: Detector) -> None:
@@ -67,7 +67,7 @@ class _Ask:
         return self.landmarks.shape[1:], None if self.blendshapes is None else self.blendshapes.shape[1:]
 
 
-class Together:
+class BatchedReconstructor:
     """A reconstructor whose callers share a call where they come while another is under way."""
 
     def __init__(self, inner: Reconstructor) -> None:

@@ -1,6 +1,6 @@
 """The model at work for many at once: requests join and leave its batch between two denoising steps.
 
-Path: `Conditions`, `PaintOptions` -> `Studio.paint` -> events: a step was taken, a preview, the picture.
+Path: `Conditions`, `SamplingOptions` -> `DiffusionWorker.paint` -> events: a step was taken, a preview, the picture.
 
 One thread owns the networks. Between two steps it lets waiting requests in, in the order they came, drops those whose
 caller has gone or whose time is up, and hands out what is finished. A lone request waits for nobody. Each has its own
@@ -23,9 +23,9 @@ from typing import Any
 import numpy as np
 
 from rigface.types import Conditions
-from serve.content_cache import Recent
-from serve.messages import Canvas, PaintOptions
-from serve.problems import Trouble
+from serve.content_cache import LruCache
+from serve.messages import ModelInputSpec, SamplingOptions
+from serve.problems import ApiError
 from serve.schemas import PREVIEW, ModelInfo
 from serve.telemetry import metrics
 
@@ -46,7 +46,7 @@ class Step:
 
 
 @dataclass(frozen=True, eq=False)
-class Painted:
+class SampledImage:
     """The picture, (S, S, 3) uint8; how long it waited and how long it was painted."""
 
     image: np.ndarray
@@ -57,10 +57,10 @@ class Painted:
 
 
 @dataclass(eq=False)
-class _Ticket:
+class QueuedRequest:
     model: str
     conditions: Conditions
-    options: PaintOptions
+    options: SamplingOptions
     previews: int | None
     deadline: float
     tell: Callable[[Any], None]
@@ -72,19 +72,19 @@ class _Ticket:
 
 
 @dataclass(eq=False)
-class _Room:
+class LoadedModel:
     """A loaded model, its crowd, and who is in it."""
 
     pipeline: Any
     crowd: Any
-    tickets: list[_Ticket] = field(default_factory=list)
+    tickets: list[QueuedRequest] = field(default_factory=list)
 
     @property
     def rows(self) -> int:
         return sum(t.walk.rows for t in self.tickets)
 
 
-class Studio:
+class DiffusionWorker:
     """Checkpoints by name, the latest used ones loaded, and the thread that paints.
 
     Args:
@@ -107,11 +107,11 @@ class Studio:
     ) -> None:
         self._places, self._load = dict(models), load
         self._most_loaded, self._most_rows, self._most_waiting = most_loaded, most_rows, most_waiting
-        self._rooms: OrderedDict[str, _Room] = OrderedDict()
+        self._rooms: OrderedDict[str, LoadedModel] = OrderedDict()
         self._infos: dict[str, ModelInfo] = {}
-        self._canvases: dict[str, Canvas] = {}
-        self._memories = Recent(memory_mb * 2**20, _bytes, "remembered")
-        self._waiting: deque[_Ticket] = deque()
+        self._canvases: dict[str, ModelInputSpec] = {}
+        self._memories = LruCache(memory_mb * 2**20, _bytes, "remembered")
+        self._waiting: deque[QueuedRequest] = deque()
         self._wake = threading.Condition()
         self._open = True
         self._broken = ""
@@ -122,7 +122,7 @@ class Studio:
             self._thread.start()
 
     @classmethod
-    def of(cls, models: Mapping[str, str], device: str = "cpu", **options: Any) -> Studio:
+    def of(cls, models: Mapping[str, str], device: str = "cpu", **options: Any) -> DiffusionWorker:
         """With checkpoints from disk."""
 
         def load(place: str) -> Any:
@@ -148,14 +148,14 @@ class Studio:
         preview = ModelInfo(name=PREVIEW, kind=PREVIEW, size=0, steps=0, default=not out, loaded=True, about=about)
         return [*out, preview]
 
-    async def canvas(self, model: str) -> Canvas:
+    async def canvas(self, model: str) -> ModelInputSpec:
         """The style and size to compose for.
 
         Raises:
             Trouble: `unknown-model`.
         """
         if model not in self._places:
-            raise Trouble("unknown-model", f"{model!r}; there are {', '.join([*self._places, PREVIEW])}")
+            raise ApiError("unknown-model", f"{model!r}; there are {', '.join([*self._places, PREVIEW])}")
         if model not in self._canvases:
             await asyncio.to_thread(self._describe, model)
         return self._canvases[model]
@@ -170,10 +170,10 @@ class Studio:
         self,
         model: str,
         conditions: Conditions,
-        options: PaintOptions,
+        options: SamplingOptions,
         previews: int | None = 0,
         timeout_s: float = 120.0,
-    ) -> AsyncGenerator[Step | Painted, None]:
+    ) -> AsyncGenerator[Step | SampledImage, None]:
         """Paint one picture. Leaving the iterator takes the request out of the batch.
 
         Args:
@@ -189,7 +189,7 @@ class Studio:
             if not loop.is_closed():
                 loop.call_soon_threadsafe(events.put_nowait, event)
 
-        ticket = _Ticket(model, conditions, options, previews, time.monotonic() + timeout_s, tell)
+        ticket = QueuedRequest(model, conditions, options, previews, time.monotonic() + timeout_s, tell)
         self._enter(ticket)
         try:
             while True:
@@ -197,16 +197,16 @@ class Studio:
                 if isinstance(event, BaseException):
                     raise event
                 yield event
-                if isinstance(event, Painted):
+                if isinstance(event, SampledImage):
                     return
         finally:
             ticket.gone = True
 
-    async def one(self, *args: Any, **options: Any) -> Painted:
+    async def one(self, *args: Any, **options: Any) -> SampledImage:
         """`paint` without the steps."""
         async with aclosing(self.paint(*args, **options)) as events:
             async for event in events:
-                if isinstance(event, Painted):
+                if isinstance(event, SampledImage):
                     return event
         raise RuntimeError("Studio.paint ended without a picture")
 
@@ -216,14 +216,14 @@ class Studio:
             self._open = False
             self._wake.notify()
 
-    def _enter(self, ticket: _Ticket) -> None:
+    def _enter(self, ticket: QueuedRequest) -> None:
         if ticket.model not in self._places:
-            raise Trouble("unknown-model", f"{ticket.model!r}; there are {', '.join([*self._places, PREVIEW])}")
+            raise ApiError("unknown-model", f"{ticket.model!r}; there are {', '.join([*self._places, PREVIEW])}")
         with self._wake:
             if not self._open:
-                raise Trouble("draining", retry_after_s=5)
+                raise ApiError("draining", retry_after_s=5)
             if len(self._waiting) >= self._most_waiting:
-                raise Trouble("busy", f"{len(self._waiting)} edits are waiting", retry_after_s=2)
+                raise ApiError("busy", f"{len(self._waiting)} edits are waiting", retry_after_s=2)
             self._waiting.append(ticket)
             metrics.tell(metrics.PAINTER_WAITING, len(self._waiting))
             self._wake.notify()
@@ -262,7 +262,7 @@ class Studio:
             except Exception as error:  # this request's trouble; the others go on
                 ticket.tell(error)
 
-    def _begin(self, ticket: _Ticket) -> None:
+    def _begin(self, ticket: QueuedRequest) -> None:
         ticket.began = time.monotonic()
         room = self._room(ticket.model)
         c = ticket.conditions
@@ -277,7 +277,7 @@ class Studio:
         room.crowd.join(ticket.walk)
         room.tickets.append(ticket)
 
-    def _step(self, room: _Room) -> None:
+    def _step(self, room: LoadedModel) -> None:
         for ticket in [t for t in room.tickets if t.gone or self._late(t)]:
             room.crowd.leave(ticket.walk)
             room.tickets.remove(ticket)
@@ -302,7 +302,7 @@ class Studio:
         for ticket in list(room.tickets):
             self._tell(room, ticket)
 
-    def _tell(self, room: _Room, ticket: _Ticket) -> None:
+    def _tell(self, room: LoadedModel, ticket: QueuedRequest) -> None:
         walk = ticket.walk
         wants = ticket.previews and not walk.done and walk.index % ticket.previews == 0
         try:
@@ -313,7 +313,7 @@ class Studio:
             if walk.done:
                 image = room.pipeline.pictures(walk.latents, walk.detail)[0]
                 now = time.monotonic()
-                ticket.tell(Painted(image, ticket.began - ticket.came, now - ticket.began, ticket.crowd))
+                ticket.tell(SampledImage(image, ticket.began - ticket.came, now - ticket.began, ticket.crowd))
         except Exception as error:
             ticket.tell(error)
             room.crowd.leave(walk)
@@ -321,13 +321,13 @@ class Studio:
         if walk.done or ticket.gone:
             room.tickets.remove(ticket)
 
-    def _late(self, ticket: _Ticket) -> bool:
+    def _late(self, ticket: QueuedRequest) -> bool:
         if time.monotonic() < ticket.deadline:
             return False
-        ticket.tell(Trouble("timeout", "the edit was given up", retry_after_s=5))
+        ticket.tell(ApiError("timeout", "the edit was given up", retry_after_s=5))
         return True
 
-    def _room(self, name: str) -> _Room:
+    def _room(self, name: str) -> LoadedModel:
         if name in self._rooms:
             self._rooms.move_to_end(name)
             return self._rooms[name]
@@ -342,7 +342,7 @@ class Studio:
             default=False,
             loaded=True,
         )
-        room = self._rooms[name] = _Room(pipeline, pipeline.crowd())
+        room = self._rooms[name] = LoadedModel(pipeline, pipeline.crowd())
         idle = [n for n, r in self._rooms.items() if not r.tickets and n != name]
         while len(self._rooms) > self._most_loaded and idle:
             del self._rooms[idle.pop(0)]
@@ -358,11 +358,11 @@ class Studio:
         self._canvases[name] = _canvas(config)
 
 
-def _canvas(config: Any) -> Canvas:
-    return Canvas(config.render_style, config.size, config.expression_field, config.detail)
+def _canvas(config: Any) -> ModelInputSpec:
+    return ModelInputSpec(config.render_style, config.size, config.expression_field, config.detail)
 
 
-def _scales(options: PaintOptions) -> tuple[float, float, float]:
+def _scales(options: SamplingOptions) -> tuple[float, float, float]:
     return options.identity_scale, options.attribute_scale, options.text_scale
 
 

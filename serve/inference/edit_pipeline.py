@@ -1,7 +1,7 @@
 """One edit by a model, from the look at its source to the picture that was measured: by one eye, with any painter.
 
-Path: `edits.py` -> `Easel.edit` -> eye.compose -> painter.paint (each face a request of its own, so that they share steps) ->
-eye.finish -> `Made`.
+Path: `edits.py` -> `EditPipeline.edit` -> eye.compose -> painter.paint (each face a request of its own, so that they share steps) ->
+eye.finish -> `EditResult`.
 
 It stands beside the eye, in its process (`app.py`): what the model is given goes to the painter and its picture comes back without
 the door between them; whoever finishes an edit is the one that read its source; and while a picture is painted, the eye has a
@@ -18,34 +18,34 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any
 
-from serve.messages import PaintOptions, Wish, Wrap
+from serve.messages import SamplingOptions, EditInput, OutputOptions
 from serve.telemetry import tracing
 
 QUALITY = 80  # of a picture on the way
 
 
 @dataclass(frozen=True, eq=False)
-class Made:
+class EditResult:
     """The end of an edit: as `serve.inference.face_worker.Finished`, and the seconds of each phase."""
 
     finished: Any
     seconds: dict[str, float]
 
 
-class Easel:
+class EditPipeline:
     """An eye and a painter at work on edits.
 
     Args:
-        eye: as `serve.inference.face_worker.Eye`. painter: as `serve.inference.diffusion_worker.Studio`.
+        eye: as `serve.inference.face_worker.FaceWorker`. painter: as `serve.inference.diffusion_worker.DiffusionWorker`.
     """
 
     def __init__(self, eye: Any, painter: Any) -> None:
         self._eye, self._painter = eye, painter
 
     async def edit(
-        self, wish: Wish, wrap: Wrap, model: str, options: PaintOptions, previews: int | None, limit_s: float
-    ) -> AsyncGenerator[dict[str, Any] | Made, None]:
-        """The edit's steps, as a stream of events tells them, and at last `Made`. Leaving it takes all faces out of the batch.
+        self, wish: EditInput, wrap: OutputOptions, model: str, options: SamplingOptions, previews: int | None, limit_s: float
+    ) -> AsyncGenerator[dict[str, Any] | EditResult, None]:
+        """The edit's steps, as a stream of events tells them, and at last `EditResult`. Leaving it takes all faces out of the batch.
 
         Args:
             options: of the first face; each further one has the next seed.
@@ -70,18 +70,18 @@ class Easel:
         pasting = time.monotonic()
         with tracing.span("edit.finish"):
             finished = await self._eye.finish(wish, canvas, [p.image for p in painted], wrap)
-        yield Made(finished, seconds | {"finish": time.monotonic() - pasting})
+        yield EditResult(finished, seconds | {"finish": time.monotonic() - pasting})
 
-    async def _progress(self, face: int, faces: int, step: Any, wish: Wish, wrap: Wrap) -> dict[str, Any]:
+    async def _progress(self, face: int, faces: int, step: Any, wish: EditInput, wrap: OutputOptions) -> dict[str, Any]:
         out = {"phase": "paint", "step": step.step, "steps": step.steps, "face": face, "faces": faces}
         if step.preview is not None:
             record = {**wrap.record, "step": step.step, "steps": step.steps}
-            data = await self._eye.on_the_way(step.preview, wish, Wrap("jpeg", record, QUALITY))
+            data = await self._eye.on_the_way(step.preview, wish, OutputOptions("jpeg", record, QUALITY))
             out["preview"] = base64.b64encode(data).decode()
         return out
 
     async def _paint(
-        self, model: str, conditions: list[Any], options: PaintOptions, previews: int | None, limit_s: float
+        self, model: str, conditions: list[Any], options: SamplingOptions, previews: int | None, limit_s: float
     ) -> AsyncGenerator[Any, None]:
         """All faces at once; events as (face, event)."""
         queue: asyncio.Queue[Any] = asyncio.Queue()
@@ -117,4 +117,4 @@ class Easel:
 
 def easel_of(eye: Any, painter: Any) -> Any:
     """Who makes edits with these two: the easel that stands beside a far eye, or one in this process."""
-    return getattr(eye, "easel", None) or Easel(eye, painter)
+    return getattr(eye, "easel", None) or EditPipeline(eye, painter)

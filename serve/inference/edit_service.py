@@ -1,6 +1,6 @@
 """One edit from its request to its picture: looked at, composed, painted, pasted, measured.
 
-Path: `EditRequest`, `Wish` -> `Easel.edit`, beside an eye -> `Done`. Where no model is asked for, or there is none, the eye's
+Path: `EditRequest`, `EditInput` -> `Easel.edit`, beside an eye -> `CompletedEdit`. Where no model is asked for, or there is none, the eye's
 preview is the edit.
 """
 
@@ -19,9 +19,9 @@ from typing import Any, TypeVar
 
 from rigface.telemetry.json_logging import keys
 from serve.content_cache import picture_id
-from serve.inference.edit_pipeline import Made, easel_of
-from serve.messages import PaintOptions, Wish, Wrap
-from serve.problems import Trouble
+from serve.inference.edit_pipeline import EditResult, easel_of
+from serve.messages import SamplingOptions, EditInput, OutputOptions
+from serve.problems import ApiError
 from serve.schemas import PREVIEW, EditRequest, EditResult
 from serve.security.api_keys import Key
 from serve.telemetry import metrics, tracing
@@ -38,14 +38,14 @@ class Plan:
     """An edit that may begin."""
 
     asked: EditRequest
-    wish: Wish
-    wrap: Wrap
+    wish: EditInput
+    wrap: OutputOptions
     key: Key
     request_id: str
 
 
 @dataclass(eq=False)
-class Done:
+class CompletedEdit:
     """A finished edit.
 
     Args:
@@ -92,38 +92,38 @@ class Editing:
     def __init__(self, house: Any, numbers: Any) -> None:
         self._house, self._numbers = house, numbers
 
-    def plan(self, asked: EditRequest, wish: Wish, kind: str, key: Key, request_id: str) -> Plan:
+    def plan(self, asked: EditRequest, wish: EditInput, kind: str, key: Key, request_id: str) -> Plan:
         """What will be done, once it is known how the caller wants it."""
         form = {media: name for name, media in MEDIA.items()}.get(kind) or asked.format or "png"
         record = {"seed": asked.seed, **_record(request_id)}
         bare = asked.model_copy(update={"picture": None, "target": None, "targets": {}})  # they are in the wish, once
-        return Plan(bare, wish, Wrap(form, record), key, request_id)  # type: ignore[arg-type]
+        return Plan(bare, wish, OutputOptions(form, record), key, request_id)  # type: ignore[arg-type]
 
-    async def preview(self, wish: Wish, key: Key, request_id: str) -> Any:
+    async def preview(self, wish: EditInput, key: Key, request_id: str) -> Any:
         """As `Eye.preview`: marked, with a manifest, and in the audit log like every edit."""
         record = {"model": PREVIEW, **_record(request_id), "max_side": wish.max_side}
-        wrap = Wrap("jpeg", record, PREVIEW_QUALITY)
+        wrap = OutputOptions("jpeg", record, PREVIEW_QUALITY)
         made = await self.ask(wish, lambda w: self._house.eye.preview(w, wrap))
         if self._house.audit is not None:
             await asyncio.to_thread(self._house.audit, _entry(key, wish, made.data, {"what": "preview", **record}))
         return made
 
-    async def ask(self, wish: Wish, method: Callable[[Wish], Awaitable[Answer]]) -> Answer:
+    async def ask(self, wish: EditInput, method: Callable[[EditInput], Awaitable[Answer]]) -> Answer:
         """By hash first; where the eye has forgotten a picture, with all bytes."""
         try:
             return await method(replace(wish, pictures={}))
-        except Trouble as trouble:
+        except ApiError as trouble:
             if trouble.slug != "unknown-picture":
                 raise
             return await method(wish)
 
-    async def whole(self, plan: Plan) -> Done:
+    async def whole(self, plan: Plan) -> CompletedEdit:
         """The edit without its steps."""
         done = None
         async with aclosing(self._run(plan, previews=None)) as events:
             async for event in events:
                 done = event
-        if not isinstance(done, Done):
+        if not isinstance(done, CompletedEdit):
             raise RuntimeError("an edit ended without a result")
         return done
 
@@ -131,7 +131,7 @@ class Editing:
         """Events of a stream: `progress` any number of times, then `result`."""
         async with aclosing(self._run(plan, plan.asked.previews)) as events:
             async for event in events:
-                if isinstance(event, Done):
+                if isinstance(event, CompletedEdit):
                     yield "result", event.result().model_dump()
                 else:
                     yield "progress", event
@@ -142,9 +142,9 @@ class Editing:
         model = asked.model or next(m.name for m in await painter.models() if m.default)
         wrap = replace(plan.wrap, record={**plan.wrap.record, "model": model})
         shown: dict[str, Any] = {}
-        done = Done(replace(plan, wish=replace(wish, pictures={})), model)  # it may be kept: without the source's bytes
+        done = CompletedEdit(replace(plan, wish=replace(wish, pictures={})), model)  # it may be kept: without the source's bytes
         if model == PREVIEW and wish.edit.prompt:
-            raise Trouble("bad-request", "edit.prompt: the preview hears no words; ask for a model with a text encoder")
+            raise ApiError("bad-request", "edit.prompt: the preview hears no words; ask for a model with a text encoder")
         if model == PREVIEW or wish.edit.is_nothing:  # nothing asked is the source to the bit, as `Editor` has it
             yield {"phase": "preview", "step": 0, "steps": 1}
             with tracing.span("edit.preview"):
@@ -154,7 +154,7 @@ class Editing:
             try:
                 async with aclosing(self._by_model(replace(plan, wrap=wrap), model, previews)) as events:
                     async for event in events:
-                        if isinstance(event, Made):
+                        if isinstance(event, EditResult):
                             finished, done.seconds = event.finished, event.seconds
                         else:
                             shown = event if "preview" in event else shown
@@ -171,7 +171,7 @@ class Editing:
             await asyncio.to_thread(self._house.audit, _entry(plan.key, wish, done.data, wrap.record))
         yield done
 
-    def _count(self, done: Done) -> None:
+    def _count(self, done: CompletedEdit) -> None:
         self._numbers(metrics.EDITS, model=done.model)
         self._numbers(metrics.FACES_EDITED, len(done.asked), model=done.model)
         for phase, seconds in done.seconds.items():
@@ -190,14 +190,14 @@ class Editing:
                     async for event in events:
                         yield event
                 return
-            except Trouble as trouble:
+            except ApiError as trouble:
                 if trouble.slug != "unknown-picture" or given is wish:
                     raise
 
 
-def _options(asked: EditRequest) -> PaintOptions:
+def _options(asked: EditRequest) -> SamplingOptions:
     g, words = asked.guidance, asked.edit.prompt or None
-    return PaintOptions(
+    return SamplingOptions(
         asked.seed, asked.steps, asked.scheduler, g.identity, g.attributes, g.text, asked.strength, words
     )
 
@@ -207,7 +207,7 @@ def _record(request_id: str) -> dict[str, Any]:
     return {"mark": secrets.token_hex(4), "request": request_id}
 
 
-def _entry(key: Key, wish: Wish, data: bytes, record: dict[str, Any]) -> dict[str, Any]:
+def _entry(key: Key, wish: EditInput, data: bytes, record: dict[str, Any]) -> dict[str, Any]:
     """A line of the audit log."""
     more = {("request_id" if name == "request" else name): value for name, value in record.items()}
     hashes = {"in": wish.picture, "out": picture_id(data), "from": wish.traits}
@@ -239,7 +239,7 @@ def wanted_type(accept: str) -> str:
         if found and quality > best[1]:
             best = (found, quality)
     if not best[0]:
-        raise Trouble("not-acceptable", f"this makes {', '.join(TYPES)}")
+        raise ApiError("not-acceptable", f"this makes {', '.join(TYPES)}")
     return best[0]
 
 

@@ -1,6 +1,6 @@
 """Sees, previews, composes and pastes: everything of an edit but the diffusion. Knows nothing of HTTP or Ray.
 
-Path: `Wish` -> `look` (decode, detect, reconstruct, mask; cached by content hash) -> `preview`, or `compose` -> painter ->
+Path: `EditInput` -> `look` (decode, detect, reconstruct, mask; cached by content hash) -> `preview`, or `compose` -> painter ->
 `finish` (paste, look again, achieved numbers).
 
 Pictures are named by content hash. A wish may come without bytes, which saves the way of megabytes at each move of a
@@ -31,13 +31,13 @@ from rigface.face.reconstruction.albedo_light import AMBIENT
 from rigface.face.rendering.lighting import direction, lamp
 from rigface.image import decode, sniff
 from rigface.types import Conditions, Face, FaceParams
-from serve.content_cache import Recent
+from serve.content_cache import LruCache
 from serve.inference.batched_reconstruction import in_turn, together
-from serve.inference.watchdog import Threads
+from serve.inference.watchdog import WatchdogExecutor
 from serve.limits import MAX_PIXELS
-from serve.messages import Canvas, Wish, Wrap
-from serve.problems import Trouble
-from serve.provenance.encoder import Plain, Seal
+from serve.messages import ModelInputSpec, EditInput, OutputOptions
+from serve.problems import ApiError
+from serve.provenance.encoder import NoSigner, Signer
 from serve.schemas import Reconstruction, SeenFace, Verified
 from serve.security.consent import TAKES_IDENTITY, Policy
 from serve.telemetry import tracing
@@ -50,7 +50,7 @@ _SLIDERS = EditSpec(yaw_deg=0, expression=dict.fromkeys(NAMED, 0.0), light=Light
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
+class FaceAnalysis:
     """A picture and its faces.
 
     Args:
@@ -98,7 +98,7 @@ class Finished:
 class _Laid:
     """An edit laid out for a model: the faces with what is wanted of each, and what the model is given."""
 
-    seen: Seen
+    seen: FaceAnalysis
     pairs: list[tuple[Face, FaceParams]]
     composed: list[Laid]
 
@@ -108,7 +108,7 @@ class _Laid:
         return sum(c.preview.invented.nbytes + 4 * c.preview.image.nbytes for c in self.composed)
 
 
-class Eye:
+class FaceWorker:
     """One pair of eyes. Methods are coroutines that work in threads; see `sharing.py` for how those share detector and fit.
 
     What was read of a picture is kept by its content, and what was laid out for a painter until its picture comes back.
@@ -118,21 +118,21 @@ class Eye:
     """
 
     def __init__(
-        self, see: See, *, measuring: See | None = None, cache_mb: int = 384, seal: Seal | None = None,
+        self, see: See, *, measuring: See | None = None, cache_mb: int = 384, seal: Signer | None = None,
         policy: Policy | None = None,
     ) -> None:  # fmt: skip
-        self.see, self._seal, self._policy = see, seal or Plain(), policy or Policy()
-        self._seen = Recent(cache_mb * 2**20, lambda seen: seen.size, "seen")
-        self._small = Recent(cache_mb * 2**18, lambda seen: seen.size, "small")
-        self._who = Recent(10_000, lambda vector: 1, "who")
-        self._laid = Recent(cache_mb * 2**18, lambda laid: laid.size, "laid")
+        self.see, self._seal, self._policy = see, seal or NoSigner(), policy or Policy()
+        self._seen = LruCache(cache_mb * 2**20, lambda seen: seen.size, "seen")
+        self._small = LruCache(cache_mb * 2**18, lambda seen: seen.size, "small")
+        self._who = LruCache(10_000, lambda vector: 1, "who")
+        self._laid = LruCache(cache_mb * 2**18, lambda laid: laid.size, "laid")
         self._looking = [threading.Lock() for _ in range(16)]  # by picture: one that is asked for twice is read once
         self._editor, self._quick, self._judge = Editor(see), Editor(see, most_px=QUICK_PX), Editor(measuring or see)
-        self._composers: dict[Canvas, Composer] = {}
-        self._threads, self._clips = Threads(), Threads(most=CLIPS_AT_ONCE)
+        self._composers: dict[ModelInputSpec, Composer] = {}
+        self._threads, self._clips = WatchdogExecutor(), WatchdogExecutor(most=CLIPS_AT_ONCE)
 
     @classmethod
-    def load(cls, device: str = "cpu", **options: Any) -> Eye:
+    def load(cls, device: str = "cpu", **options: Any) -> FaceWorker:
         """The default eyes, warmed: the first caller does not wait for a compiler."""
         see = in_turn(See.load(device))
         eye = cls(see, measuring=together(see), **options)
@@ -162,11 +162,11 @@ class Eye:
             raise RuntimeError("a picture hangs in its thread")
         return True
 
-    async def reconstruct(self, wish: Wish) -> Reconstruction:
+    async def reconstruct(self, wish: EditInput) -> Reconstruction:
         """All faces of the picture."""
         return await self._threads(self._reconstruct, wish)
 
-    async def mesh(self, wish: Wish, kind: str) -> bytes:
+    async def mesh(self, wish: EditInput, kind: str) -> bytes:
         """The head of the chosen face, textured with its photograph: `glb`, or `obj`."""
         from serve.inference.mesh_export import mesh_of
 
@@ -174,19 +174,19 @@ class Eye:
         await self._threads(self._check, wish)
         return await self._threads(mesh_of, choose(seen.faces, wish.face)[0], kind)
 
-    async def preview(self, wish: Wish, wrap: Wrap) -> Previewed:
+    async def preview(self, wish: EditInput, wrap: OutputOptions) -> Previewed:
         """The edit without a model, at most `max_side` px, sealed as all that is made."""
         return await self._threads(self._preview, wish, wrap)
 
-    async def on_the_way(self, image: np.ndarray, wish: Wish, wrap: Wrap) -> bytes:
+    async def on_the_way(self, image: np.ndarray, wish: EditInput, wrap: OutputOptions) -> bytes:
         """A painter's picture between two steps, sealed likewise."""
         return await self._threads(self._seal, image, _without(wish), wrap)
 
-    async def edit_without_model(self, wish: Wish, wrap: Wrap) -> Finished:
+    async def edit_without_model(self, wish: EditInput, wrap: OutputOptions) -> Finished:
         """The preview at the photograph's own resolution, measured."""
         return await self._threads(self._edit, wish, wrap)
 
-    async def compose(self, wish: Wish, canvas: Canvas) -> Composed:
+    async def compose(self, wish: EditInput, canvas: ModelInputSpec) -> Composed:
         """What the model sees, per face."""
         return await self._threads(self._compose, wish, canvas)
 
@@ -195,25 +195,25 @@ class Eye:
         threads = self._clips if sniff(data) == "video" else self._threads
         return await threads(self._seal.verify, data)
 
-    async def finish(self, wish: Wish, canvas: Canvas, crops: list[np.ndarray], wrap: Wrap) -> Finished:
+    async def finish(self, wish: EditInput, canvas: ModelInputSpec, crops: list[np.ndarray], wrap: OutputOptions) -> Finished:
         """Painted crops back into the picture; the numbers measured on it."""
         return await self._threads(self._finish, wish, canvas, crops, wrap)
 
-    def _look(self, wish: Wish, name: str) -> Seen:
+    def _look(self, wish: EditInput, name: str) -> FaceAnalysis:
         seen = self._seen.get(name)
         if seen is None:
             data = wish.pictures.get(name)
             if data is None:
-                raise Trouble("unknown-picture", more={"picture": name})
+                raise ApiError("unknown-picture", more={"picture": name})
             with self._looking[hash(name) % len(self._looking)], tracing.span("eye.look"):
                 seen = self._seen.get(name)
                 if seen is None:
                     image = decode(data, max_pixels=MAX_PIXELS)
-                    seen = Seen(image, self.see(image), data)
+                    seen = FaceAnalysis(image, self.see(image), data)
                     self._seen.put(name, seen)
         return seen
 
-    def _smaller(self, wish: Wish) -> Seen:
+    def _smaller(self, wish: EditInput) -> FaceAnalysis:
         """The source at a preview's size; seen at its own."""
         seen = self._look(wish, wish.picture)
         side = max(seen.image.shape[:2])
@@ -226,17 +226,17 @@ class Eye:
             image = cv2.resize(seen.image, size, interpolation=cv2.INTER_AREA)
             shrink = np.array([1 / scale, 1 / scale, 1], np.float32)
             faces = [replace(f, frame_to_crop=f.frame_to_crop * shrink, box=f.box * scale) for f in seen.faces]
-            small = Seen(image, faces)
+            small = FaceAnalysis(image, faces)
             self._small.put((wish.picture, wish.max_side), small)
         return small
 
-    def _wanted(self, wish: Wish, faces: list[Face]) -> list[tuple[Face, FaceParams]]:
+    def _wanted(self, wish: EditInput, faces: list[Face]) -> list[tuple[Face, FaceParams]]:
         given = {name: choose(self._look(wish, name).faces, "largest")[0] for name in set(wish.traits.values())}
         givers = {trait: given[name].params for trait, name in wish.traits.items()}
         chosen = choose(faces, wish.face)
         return [(face, self._editor.wanted(face.params, wish.edit, givers)) for face in chosen]  # type: ignore[arg-type]
 
-    def _check(self, wish: Wish) -> None:
+    def _check(self, wish: EditInput) -> None:
         """Whether the faces to be edited, and those whose identity is taken, may be."""
         if self._policy.is_active:
             takes = {wish.traits[trait]: "largest" for trait in TAKES_IDENTITY if trait in wish.traits}
@@ -244,7 +244,7 @@ class Eye:
                 seen = self._look(wish, name)
                 self._policy.check([self._vector(name, seen, face) for face in choose(seen.faces, which)])
 
-    def _vector(self, name: str, seen: Seen, face: Face) -> np.ndarray | None:
+    def _vector(self, name: str, seen: FaceAnalysis, face: Face) -> np.ndarray | None:
         key = name, face.box.tobytes()
         known = self._who.get(key)
         if known is None:
@@ -252,14 +252,14 @@ class Eye:
             self._who.put(key, known)
         return known[0]
 
-    def _moved(self, editor: Editor, wish: Wish, seen: Seen) -> tuple[np.ndarray, list[tuple[Face, FaceParams]]]:
+    def _moved(self, editor: Editor, wish: EditInput, seen: FaceAnalysis) -> tuple[np.ndarray, list[tuple[Face, FaceParams]]]:
         """The edit without a model, at the size of what was seen."""
         out, pairs = seen.image, self._wanted(wish, seen.faces)
         for face, wanted in pairs if not wish.edit.is_nothing else []:
             out, _ = editor.apply(out, face, wanted)
         return out, pairs
 
-    def _preview(self, wish: Wish, wrap: Wrap) -> Previewed:
+    def _preview(self, wish: EditInput, wrap: OutputOptions) -> Previewed:
         marks = [time.perf_counter()]
         self._check(wish)
         small = self._smaller(wish)
@@ -271,18 +271,18 @@ class Eye:
         seconds = dict(zip(("look", "move", "seal"), np.diff(marks).tolist()))
         return Previewed(data, self._asked(wish, pairs), seconds)
 
-    def _edit(self, wish: Wish, wrap: Wrap) -> Finished:
+    def _edit(self, wish: EditInput, wrap: OutputOptions) -> Finished:
         self._check(wish)
         seen = self._look(wish, wish.picture)
         out, pairs = self._moved(self._editor, wish, seen)
         return self._measured(_with(wish, seen), out, pairs, wrap)
 
-    def _compose(self, wish: Wish, canvas: Canvas) -> Composed:
+    def _compose(self, wish: EditInput, canvas: ModelInputSpec) -> Composed:
         self._check(wish)
         laid = self._lay(wish, canvas)
         return Composed([one.conditions for one in laid.composed], self._asked(wish, laid.pairs))
 
-    def _lay(self, wish: Wish, canvas: Canvas) -> _Laid:
+    def _lay(self, wish: EditInput, canvas: ModelInputSpec) -> _Laid:
         key = wish.picture, wish.face, json.dumps(wish.edit.to_dict(), sort_keys=True), *wish.traits.items(), canvas
         laid = self._laid.get(key)
         if laid is None:
@@ -292,7 +292,7 @@ class Eye:
             self._laid.put(key, laid)
         return laid
 
-    def _finish(self, wish: Wish, canvas: Canvas, crops: list[np.ndarray], wrap: Wrap) -> Finished:
+    def _finish(self, wish: EditInput, canvas: ModelInputSpec, crops: list[np.ndarray], wrap: OutputOptions) -> Finished:
         laid = self._lay(wish, canvas)
         out = laid.seen.image
         editor = Editor(self.see, composer=self._composer(canvas))
@@ -300,15 +300,15 @@ class Eye:
             out = editor.put_back(out, face, wanted, composed, crop)
         return self._measured(_with(wish, laid.seen), out, laid.pairs, wrap)
 
-    def _composer(self, canvas: Canvas) -> Composer:
+    def _composer(self, canvas: ModelInputSpec) -> Composer:
         if canvas not in self._composers:
             self._composers[canvas] = composer_of(canvas)
         return self._composers[canvas]
 
-    def _asked(self, wish: Wish, pairs: list[tuple[Face, FaceParams]]) -> list[dict[str, float]]:
+    def _asked(self, wish: EditInput, pairs: list[tuple[Face, FaceParams]]) -> list[dict[str, float]]:
         return [numbers(wanted, wish.edit, self.see.head) for _, wanted in pairs]
 
-    def _measured(self, wish: Wish, image: np.ndarray, pairs: list[tuple[Face, FaceParams]], wrap: Wrap) -> Finished:
+    def _measured(self, wish: EditInput, image: np.ndarray, pairs: list[tuple[Face, FaceParams]], wrap: OutputOptions) -> Finished:
         with tracing.span("eye.measure"):
             found = self._judge.measured(image, [face for face, _ in pairs])
         achieved = [None if p is None else numbers(p, wish.edit, self.see.head) for p in found]
@@ -316,7 +316,7 @@ class Eye:
             data = self._seal(image, wish, wrap)
         return Finished(data, self._asked(wish, pairs), achieved)
 
-    def _reconstruct(self, wish: Wish) -> Reconstruction:
+    def _reconstruct(self, wish: EditInput) -> Reconstruction:
         seen = self._look(wish, wish.picture)
         height, width = seen.image.shape[:2]
         head = self.see.head
@@ -332,17 +332,17 @@ class Eye:
         )
 
 
-def _with(wish: Wish, seen: Seen) -> Wish:
+def _with(wish: EditInput, seen: FaceAnalysis) -> EditInput:
     """The wish with its source's bytes."""
     return replace(wish, pictures={wish.picture: seen.data})
 
 
-def _without(wish: Wish) -> Wish:
+def _without(wish: EditInput) -> EditInput:
     """The wish without any, for what is not the last word: to read the source's own manifests again costs up to 40 ms a picture."""
     return replace(wish, pictures={})
 
 
-def composer_of(canvas: Canvas) -> Composer:
+def composer_of(canvas: ModelInputSpec) -> Composer:
     """Composes for a model."""
     field: Any = canvas.expression_field
     return Composer(canvas.style, canvas.size, expression_field=field, detail=canvas.detail)  # type: ignore[arg-type]

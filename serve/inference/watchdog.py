@@ -1,6 +1,6 @@
 """Work in threads, and whether one of them has not come back: nothing in a process can end a thread that hangs.
 
-Path: a coroutine of `eye.py` or `jobs.py` -> `Threads` -> the work; a health check asks `is_stuck`, and Ray Serve replaces the
+Path: a coroutine of `eye.py` or `jobs.py` -> `WatchdogExecutor` -> the work; a health check asks `is_stuck`, and Ray Serve replaces the
 process.
 """
 
@@ -19,7 +19,7 @@ Made = TypeVar("Made")
 STUCK_S = 300.0  # the slowest picture takes seconds; a queue of them behind one detector, two minutes
 
 
-class Threads:
+class WatchdogExecutor:
     """The threads of asyncio, or a few of its own, with an eye on the clock.
 
     Args:

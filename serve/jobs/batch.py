@@ -11,10 +11,10 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from rigface.errors import BadInput
-from serve.inference.edit_service import Done, Editing
-from serve.jobs.store import Job, Shelf
-from serve.messages import Wish
-from serve.problems import Trouble
+from serve.inference.edit_service import CompletedEdit, Editing
+from serve.jobs.store import Job, JobStore
+from serve.messages import EditInput
+from serve.problems import ApiError
 from serve.schemas import BatchJob, EditRequest, Painting
 from serve.security.api_keys import Key
 
@@ -23,7 +23,7 @@ BROKEN_MOST = 5  # times that one piece of a job is begun again because somethin
 LONGEST_S = 30.0
 
 
-async def batch(job: Job, shelf: Shelf, editing: Editing, at_once: int) -> None:
+async def batch(job: Job, shelf: JobStore, editing: Editing, at_once: int) -> None:
     """Do the edits that have no result yet.
 
     Raises:
@@ -33,12 +33,12 @@ async def batch(job: Job, shelf: Shelf, editing: Editing, at_once: int) -> None:
     files = await asyncio.to_thread(shelf.files, job)
     left = iter([n for n in range(job.total) if n not in job.results])
 
-    async def one(number: int) -> Done:
+    async def one(number: int) -> CompletedEdit:
         edit = asked.edits[number]
         shared = {name: getattr(asked, name) for name in (*Painting.model_fields, "face", "format")}
         request = EditRequest(edit=edit, **shared)
         traits = {str(trait): job.traits[trait] for trait in edit.take}
-        wish = Wish(job.picture, edit, dict(files), traits, asked.face)
+        wish = EditInput(job.picture, edit, dict(files), traits, asked.face)
         return await editing.whole(editing.plan(request, wish, job.media_type, Key(job.owner), job.id))
 
     async def some() -> None:
@@ -74,7 +74,7 @@ async def patiently(work: Callable[[], Awaitable[Made]]) -> Made:
             return await work()
         except (BadInput, ValueError):
             raise
-        except Trouble as trouble:
+        except ApiError as trouble:
             if trouble.slug not in ("busy", "draining", "rate-limited", "timeout", "internal"):
                 raise
             broken += trouble.slug in ("timeout", "internal")

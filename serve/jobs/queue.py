@@ -1,6 +1,6 @@
 """Work that takes longer than a request: queued where a restart finds it again, done a few at a time, told of at the end.
 
-Path: `POST /v1/jobs` -> `Jobs.submit` -> `Shelf` (a disk or S3) -> workers -> `job_batch.py` or `job_clip.py` -> results.
+Path: `POST /v1/jobs` -> `Jobs.submit` -> `JobStore` (a disk or S3) -> workers -> `job_batch.py` or `job_clip.py` -> results.
 
 The queue is bounded, in all and for each key. Next is the oldest job of whoever has the fewest at work, so that one caller's
 hundred jobs do not keep another's single one waiting. A job that was under way when the service stopped goes on with the first
@@ -24,18 +24,18 @@ from rigface.storage.store import NO_ROOM
 from rigface.telemetry.json_logging import keys
 from rigface.video.sandbox import DecoderDied
 from serve.inference.edit_service import Editing
-from serve.inference.watchdog import Threads
+from serve.inference.watchdog import WatchdogExecutor
 from serve.jobs.batch import batch
-from serve.jobs.store import OPEN, Job, Shelf
+from serve.jobs.store import OPEN, Job, JobStore
 from serve.jobs.webhook import MOST_TRIES as HOOK_TRIES
 from serve.jobs.webhook import Webhooks, wait_s
 from serve.limits import Limits
-from serve.messages import Order
-from serve.problems import Trouble, problem_of
-from serve.provenance.encoder import Plain, Seal
+from serve.messages import JobSubmission
+from serve.problems import ApiError, problem_of
+from serve.provenance.encoder import NoSigner, Signer
 from serve.schemas import JobState
 from serve.security.consent import Policy
-from serve.security.url_allowlist import Places
+from serve.security.url_allowlist import UrlAllowlist
 from serve.telemetry import tracing
 from serve.telemetry.metrics import Numbers, jobs_by_state
 
@@ -54,7 +54,7 @@ class Jobs:
 
     Args:
         uri: a folder, or s3://bucket/prefix.
-        eye, painter: as `serve.inference.face_worker.Eye` and `serve.inference.diffusion_worker.Studio`.
+        eye, painter: as `serve.inference.face_worker.FaceWorker` and `serve.inference.diffusion_worker.DiffusionWorker`.
         audit: told after each edit.
         see: gives eyes for clips, which are looked at in this process; None: the default ones.
         seal: of videos.
@@ -71,16 +71,16 @@ class Jobs:
         *,
         audit: Callable[[dict[str, Any]], None] | None = None,
         see: Callable[[], Any] | None = None,
-        seal: Seal | None = None,
+        seal: Signer | None = None,
         webhooks: Webhooks | None = None,
         policy: Policy | None = None,
     ) -> None:
         self._uri, self._limits = uri, limits or Limits()
-        self._webhooks = webhooks or Webhooks(Places())
+        self._webhooks = webhooks or Webhooks(UrlAllowlist())
         self._clips: Any = None
-        self._clip_parts = see, painter, seal or Plain(), audit, policy or Policy()
+        self._clip_parts = see, painter, seal or NoSigner(), audit, policy or Policy()
         self._editing = Editing(SimpleNamespace(eye=eye, painter=painter, limits=self._limits, audit=audit), Numbers())
-        self._shelf: Shelf | None = None
+        self._shelf: JobStore | None = None
         self._starting: asyncio.Lock | None = None
         self._more = asyncio.Event()
         self._house_work: list[asyncio.Task] = []
@@ -88,10 +88,10 @@ class Jobs:
         self._at_work: dict[str, asyncio.Task] = {}
         self._telling: dict[str, asyncio.Task] = {}
         self._unsaved: set[str] = set()
-        self._looks = Threads(most=LOOKS_AT_ONCE)
+        self._looks = WatchdogExecutor(most=LOOKS_AT_ONCE)
         self._open = True
 
-    async def submit(self, order: Order, owner: str, once: str = "") -> JobState:
+    async def submit(self, order: JobSubmission, owner: str, once: str = "") -> JobState:
         """Queue it; it is kept when this returns.
 
         Raises:
@@ -100,7 +100,7 @@ class Jobs:
         """
         shelf = await self.start()
         if not self._open:
-            raise Trouble("draining", retry_after_s=5)
+            raise ApiError("draining", retry_after_s=5)
         if order.asked.webhook is not None:
             self._webhooks.check(order.asked.webhook)
         if order.asked.kind == "batch":
@@ -127,7 +127,7 @@ class Jobs:
             await self._end(job, "cancelled")
             await self._stop(job)
         if job.id in self._unsaved:
-            raise Trouble(
+            raise ApiError(
                 "busy", "it is stopped, but where jobs are kept is away or full, so it may not stay so", AWAY_S
             )
         return self._said(job)
@@ -144,7 +144,7 @@ class Jobs:
     async def result(
         self, name: str, owner: str, number: int, through: bool = False
     ) -> tuple[bytes, str, dict[str, Any]]:
-        """As `Shelf.result`: the bytes, or where to fetch them unless they are wanted `through` the service."""
+        """As `JobStore.result`: the bytes, or where to fetch them unless they are wanted `through` the service."""
         shelf = await self.start()
         links_s = 0.0 if through else self._limits.links_s
         return await asyncio.to_thread(shelf.result, shelf.find(name, owner), number, links_s)
@@ -157,14 +157,14 @@ class Jobs:
         """
         try:
             await self.start()
-        except Trouble as trouble:
+        except ApiError as trouble:
             if trouble.slug != "busy":  # by another process: a rollout must not wait for its end
                 raise
         if self._clips is not None and self._clips.is_stuck:
             raise RuntimeError("a clip hangs in its decoder")
         return True
 
-    async def start(self) -> Shelf:
+    async def start(self) -> JobStore:
         """Have the shelf and the workers.
 
         Raises:
@@ -174,8 +174,8 @@ class Jobs:
         async with self._starting:
             if self._shelf is None:
                 if not self._open:
-                    raise Trouble("draining", retry_after_s=5)
-                shelf = await asyncio.to_thread(Shelf, self._uri, self._limits.keep_s)
+                    raise ApiError("draining", retry_after_s=5)
+                shelf = await asyncio.to_thread(JobStore, self._uri, self._limits.keep_s)
                 for job in shelf.all():
                     job.state = "queued" if job.state == "running" else job.state
                 work = [self._work() for _ in range(self._limits.jobs_at_once)]
@@ -258,7 +258,7 @@ class Jobs:
         try:
             await self._save(job)
             if job.tries > MOST_TRIES:
-                raise Trouble("internal", f"it was begun {MOST_TRIES} times and ended the service each time")
+                raise ApiError("internal", f"it was begun {MOST_TRIES} times and ended the service each time")
             async with asyncio.timeout(self._limits.job_s):
                 await self._do(job)
         except DecoderDied:  # another may get through; if not, that is this job's trouble alone
@@ -290,7 +290,7 @@ class Jobs:
             self._clips = Clips(see or See.load, painter, self._limits, seal, audit, policy)
         return self._clips
 
-    async def _end(self, job: Job, state: str, trouble: Trouble | None = None) -> None:
+    async def _end(self, job: Job, state: str, trouble: ApiError | None = None) -> None:
         job.state, job.ended = state, time.time()
         job.error = trouble.document() if trouble else None
         said = {"status": state, "problem": trouble and trouble.slug, "seconds": job.ended - job.created}
@@ -355,12 +355,12 @@ class Jobs:
         job.hook = {"state": state, "tries": tries, "next": time.time() + wait_s(tries)}
         await self._record(job)
 
-    def _room(self, shelf: Shelf, owner: str) -> None:
+    def _room(self, shelf: JobStore, owner: str) -> None:
         waiting = [j for j in shelf.all() if j.state in OPEN]
         if len(waiting) >= self._limits.jobs_waiting:
-            raise Trouble("busy", f"{len(waiting)} jobs are waiting", 30)
+            raise ApiError("busy", f"{len(waiting)} jobs are waiting", 30)
         if sum(j.owner == owner for j in waiting) >= self._limits.jobs_each:
-            raise Trouble("rate-limited", f"{self._limits.jobs_each} jobs of this key are waiting", 30)
+            raise ApiError("rate-limited", f"{self._limits.jobs_each} jobs of this key are waiting", 30)
 
     def _said(self, job: Job) -> JobState:
         return job.on_the_wire(self._limits.keep_s)

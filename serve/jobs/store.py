@@ -1,6 +1,6 @@
 """Jobs where they are kept: on a disk or on S3, so that a service which was killed finds them again.
 
-Path: `jobs.py`, `job_batch.py`, `job_clip.py` -> `Shelf` -> `rigface.storage.store.Store` -> objects that are whole or not there:
+Path: `jobs.py`, `job_batch.py`, `job_clip.py` -> `JobStore` -> `rigface.storage.store.Store` -> objects that are whole or not there:
 
     jobs/<id>/in/<sha256>          the files it was given
     jobs/<id>/job.json             the job; it is accepted once this is there, and replaced whole when something changes
@@ -30,8 +30,8 @@ from rigface.storage import lock
 from rigface.storage.objects import presigned
 from rigface.storage.store import Store
 from rigface.telemetry.json_logging import keys
-from serve.messages import Order
-from serve.problems import Trouble
+from serve.messages import JobSubmission
+from serve.problems import ApiError
 from serve.schemas import JobState
 
 LOG = logging.getLogger("rigface.serve")
@@ -49,7 +49,7 @@ class Job:
 
     Args:
         asked: the request without its files, as JSON.
-        picture, clip, traits: as in `Order`.
+        picture, clip, traits: as in `JobSubmission`.
         tries: how often it was begun since something of it was last finished.
         hook: `tries` and `next` (when) of the message to `asked["webhook"]`; `state` as on the wire.
         key, what: hashes of its Idempotency-Key and of all that was asked; empty without a key.
@@ -100,7 +100,7 @@ class Job:
         )  # fmt: skip
 
 
-class Shelf:
+class JobStore:
     """All jobs of one place; close it.
 
     Args:
@@ -120,7 +120,7 @@ class Shelf:
             try:
                 self._check = stack.enter_context(lock.hold(self.store))
             except OutputBusy:
-                raise Trouble("busy", TAKEN, 5) from None
+                raise ApiError("busy", TAKEN, 5) from None
             for path in self.store.paths("jobs", "/job.json"):
                 self._take_up(path)
             self._held = stack.pop_all()
@@ -160,10 +160,10 @@ class Shelf:
         """
         job = self._jobs.get(name)
         if job is None or job.owner != owner:
-            raise Trouble("unknown-job")
+            raise ApiError("unknown-job")
         return job
 
-    def add(self, order: Order, owner: str, total: int, once: str, room: Callable[[], None]) -> Job:
+    def add(self, order: JobSubmission, owner: str, total: int, once: str, room: Callable[[], None]) -> Job:
         """Take a job in; it is kept when this returns.
 
         Args:
@@ -180,7 +180,7 @@ class Shelf:
         if asked["webhook"]:
             job.hook = {"state": "waiting", "tries": 0, "next": 0.0}
         if not self.is_ours:
-            raise Trouble("busy", TAKEN, 5)
+            raise ApiError("busy", TAKEN, 5)
         with self._adding:
             if once and (first := self._first(job, once)) is not None:
                 return first
@@ -199,7 +199,7 @@ class Shelf:
         job.what = hashlib.sha256(told.encode()).hexdigest()
         first = next((j for j in self.all() if j.key == job.key), None)
         if first is not None and first.what != job.what:
-            raise Trouble("conflict", "this Idempotency-Key came with another job before")
+            raise ApiError("conflict", "this Idempotency-Key came with another job before")
         return first
 
     def save(self, job: Job) -> None:
@@ -262,7 +262,7 @@ class Shelf:
             Trouble: `not-found`.
         """
         if number not in job.results:
-            raise Trouble("not-found", f"result {number} is not there (yet)")
+            raise ApiError("not-found", f"result {number} is not there (yet)")
         about = self._out(job, number, "json")
         said = json.loads(self.store.read(about)) if job.kind == "batch" else {}
         path = self._out(job, number, job.suffix)

@@ -34,11 +34,11 @@ from rigface.video_editor import How, Reading, Samples, Shown, animated, edited,
 from serve.content_cache import picture_id
 from serve.inference.face_worker import composer_of
 from serve.jobs.batch import patiently
-from serve.jobs.store import Job, Shelf
+from serve.jobs.store import Job, JobStore
 from serve.limits import MAX_PIXELS, Limits
-from serve.messages import Canvas, PaintOptions
-from serve.problems import Trouble
-from serve.provenance.encoder import Origin, Seal
+from serve.messages import ModelInputSpec, SamplingOptions
+from serve.problems import ApiError
+from serve.provenance.encoder import Origin, Signer
 from serve.schemas import PREVIEW, AnimationJob, VideoJob
 from serve.security.consent import TAKES_IDENTITY, Policy
 
@@ -57,7 +57,7 @@ class Clips:
 
     Args:
         load: gives eyes, each used by one job at a time.
-        painter: as `serve.inference.diffusion_worker.Studio`.
+        painter: as `serve.inference.diffusion_worker.DiffusionWorker`.
         seal: as in `seal.py`.
         audit: told after each clip.
         policy: whose faces may be edited.
@@ -68,7 +68,7 @@ class Clips:
     load: Callable[[], See]
     painter: Any
     limits: Limits
-    seal: Seal
+    seal: Signer
     audit: Callable[[dict[str, Any]], None] | None = None
     policy: Policy = field(default_factory=Policy)
     decoders: Decoders = field(default_factory=Decoders)
@@ -84,11 +84,11 @@ class Clips:
         """
         info, most = self.decoders.probe(file), self.limits
         if info.width * info.height > most.clip_pixels:
-            raise Trouble("too-large", f"clip: {info.width} x {info.height} px; a frame may have {most.clip_pixels} px")
+            raise ApiError("too-large", f"clip: {info.width} x {info.height} px; a frame may have {most.clip_pixels} px")
         self._within(info.shown_frames, info.duration_s)
         return info
 
-    async def __call__(self, job: Job, shelf: Shelf) -> None:
+    async def __call__(self, job: Job, shelf: JobStore) -> None:
         """Make the clip.
 
         Raises:
@@ -121,7 +121,7 @@ class Clips:
             await asyncio.wait({thread}, timeout=STUCK_S)
             self.is_stuck = self.is_stuck or not thread.done()
 
-    async def _painted(self, model: str, conditions: Conditions, options: PaintOptions) -> np.ndarray:
+    async def _painted(self, model: str, conditions: Conditions, options: SamplingOptions) -> np.ndarray:
         stream = self.painter.paint(model, conditions, options, None, self.limits.edit_s)
         async with aclosing(stream) as events:
             async for event in events:
@@ -140,7 +140,7 @@ class Clips:
     def _within(self, count: int, seconds: float) -> None:
         most = self.limits
         if count > most.clip_frames or seconds > most.clip_s:
-            raise Trouble(
+            raise ApiError(
                 "too-large",
                 f"clip: {count} frames, {seconds:.1f} s; it may have {most.clip_frames} and {most.clip_s:g} s",
             )
@@ -150,7 +150,7 @@ class _Making:
     """One clip under way, in a thread."""
 
     def __init__(
-        self, clips: Clips, job: Job, shelf: Shelf, asked: Any, model: str, canvas: Canvas | None, paint: Paint | None,
+        self, clips: Clips, job: Job, shelf: JobStore, asked: Any, model: str, canvas: ModelInputSpec | None, paint: Paint | None,
         stop: threading.Event,
     ) -> None:  # fmt: skip
         self.clips, self.job, self.shelf, self.asked, self.model = clips, job, shelf, asked, model
@@ -290,9 +290,9 @@ class _Making:
         return int(self.job.id[:8], 16)
 
 
-def _options(asked: Any, seed: int) -> PaintOptions:
+def _options(asked: Any, seed: int) -> SamplingOptions:
     g, words = asked.guidance, asked.edit.prompt or None
-    return PaintOptions(seed, asked.steps, asked.scheduler, g.identity, g.attributes, g.text, asked.strength, words)
+    return SamplingOptions(seed, asked.steps, asked.scheduler, g.identity, g.attributes, g.text, asked.strength, words)
 
 
 def _taking(edit: Any, taken: frozenset[Any]) -> Any:

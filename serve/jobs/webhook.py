@@ -19,9 +19,9 @@ import os
 import time
 from typing import Any
 
-from serve.problems import Trouble
+from serve.problems import ApiError
 from serve.schemas import JobState
-from serve.security.url_allowlist import Places
+from serve.security.url_allowlist import UrlAllowlist
 
 VARIABLE = "RIGFACE_WEBHOOK_SECRET"
 MOST_TRIES = 10
@@ -53,7 +53,7 @@ class Webhooks:
         master: None: the environment's.
     """
 
-    def __init__(self, places: Places, master: str | None = None) -> None:
+    def __init__(self, places: UrlAllowlist, master: str | None = None) -> None:
         self._places = places
         self._master = os.environ.get(VARIABLE, "") if master is None else master
 
@@ -64,7 +64,7 @@ class Webhooks:
             Trouble: `bad-request`.
         """
         if not self._master:
-            raise Trouble("bad-request", f"webhook: this service has no secret to sign with ({VARIABLE})")
+            raise ApiError("bad-request", f"webhook: this service has no secret to sign with ({VARIABLE})")
         self._places.check(address, "webhook")
 
     async def tell(self, address: str, key: str, job: JobState) -> bool:
@@ -78,5 +78,5 @@ class Webhooks:
         }
         try:
             return 200 <= await self._places.post(address, "webhook", body, headers, ANSWER_S) < 300
-        except Trouble:
+        except ApiError:
             return False

@@ -1,6 +1,6 @@
 """A finished picture -> the bytes that leave the house.
 
-Path: edited image, the wish, `Wrap` -> `Seal` -> PNG, JPEG or WebP. `Plain` only encodes; `provenance.py` has the real one.
+Path: edited image, the wish, `OutputOptions` -> `Signer` -> PNG, JPEG or WebP. `NoSigner` only encodes; `provenance.py` has the real one.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from rigface.image import encode_jpeg, encode_png
-from serve.messages import Wish, Wrap
+from serve.messages import EditInput, OutputOptions
 from serve.schemas import Verified
 
 
@@ -25,10 +25,10 @@ class Origin:
     role: Literal["parentOf", "componentOf", "inputTo"] = "parentOf"
 
 
-class Seal(Protocol):
+class Signer(Protocol):
     """Encodes what was made, and knows it again."""
 
-    def __call__(self, image: np.ndarray, wish: Wish, wrap: Wrap) -> bytes:
+    def __call__(self, image: np.ndarray, wish: EditInput, wrap: OutputOptions) -> bytes:
         """(H, W, 3) uint8 as an encoded picture."""
 
     def mark(self, image: np.ndarray, bits: int) -> np.ndarray:
@@ -41,10 +41,10 @@ class Seal(Protocol):
         """Whether these bytes are such a picture or video."""
 
 
-class Plain:
+class NoSigner:
     """Encoded, and nothing else."""
 
-    def __call__(self, image: np.ndarray, wish: Wish, wrap: Wrap) -> bytes:
+    def __call__(self, image: np.ndarray, wish: EditInput, wrap: OutputOptions) -> bytes:
         """As `encode`."""
         return encode(image, wrap)
 
@@ -61,7 +61,7 @@ class Plain:
         return Verified(made_here=False, manifest="none", record=None, watermark=False, mark=None, score=0.0)
 
 
-def encode(image: np.ndarray, wrap: Wrap) -> bytes:
+def encode(image: np.ndarray, wrap: OutputOptions) -> bytes:
     """(H, W, 3) uint8 as png, jpeg or webp."""
     if wrap.format == "png":
         return encode_png(image)

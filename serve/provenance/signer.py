@@ -1,6 +1,6 @@
 """Who made this picture: a C2PA manifest in the file, an invisible mark in the pixels, and the check of both.
 
-Path: edited image -> `Sealer` -> PNG, JPEG, WebP; edited clip -> `Sealer.film` -> MP4, MOV; any file -> `Sealer.verify`.
+Path: edited image -> `C2paSigner` -> PNG, JPEG, WebP; edited clip -> `C2paSigner.film` -> MP4, MOV; any file -> `C2paSigner.verify`.
 Source: C2PA Technical Specification 2.x, through `c2pa-python`; it needs no network.
 
 A service has one seal: a private key, its certificate and the root that signed it, in one file, made at first use. The
@@ -35,8 +35,8 @@ from rigface.errors import BadInput
 from rigface.image import decode, sniff
 from rigface.video.sandbox import Decoders, TakesTooLong
 from serve.limits import CLIP_PIXELS, MAX_PIXELS
-from serve.messages import Wish, Wrap
-from serve.problems import Trouble
+from serve.messages import EditInput, OutputOptions
+from serve.problems import ApiError
 from serve.provenance import watermark
 from serve.provenance.encoder import Origin, encode
 from serve.schemas import PREVIEW, Verified
@@ -50,7 +50,7 @@ YEARS = 10
 VERIFY_S = 15.0  # to read the pictures of a video; less than a caller waits
 
 
-class Sealer:
+class C2paSigner:
     """Seals and verifies with the seal of one folder, which is made if it is not there."""
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
@@ -63,7 +63,7 @@ class Sealer:
         self._tools: Any = None
         self._decoders = Decoders(memory_mb=1024, silence_s=VERIFY_S)
 
-    def __call__(self, image: np.ndarray, wish: Wish, wrap: Wrap) -> bytes:
+    def __call__(self, image: np.ndarray, wish: EditInput, wrap: OutputOptions) -> bytes:
         """Marked, encoded, and with a manifest that says what was done."""
         marked = image if wish.edit.is_nothing else self.mark(image, int(wrap.record.get("mark", "0"), 16))
         record = {**wrap.record, "source": wish.picture, "edit": wish.edit.to_dict(), "from": wish.traits}
@@ -113,7 +113,7 @@ class Sealer:
             info = self._decoders.probe(data)
             if info.width * info.height > CLIP_PIXELS:
                 said = f"video: {info.width} x {info.height} px; a frame may have {CLIP_PIXELS} px"
-                raise Trouble("too-large", said)
+                raise ApiError("too-large", said)
             mark = watermark.read_clip(self._pictures(data), self._secret)
         else:
             mark = watermark.read(decode(data, max_pixels=MAX_PIXELS), self._secret)

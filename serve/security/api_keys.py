@@ -17,7 +17,7 @@ import secrets
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from serve.problems import Trouble
+from serve.problems import ApiError
 
 SCOPES = ("edit", "jobs", "verify", "metrics")
 PREFIX = "rf_"
@@ -55,7 +55,7 @@ class Key:
     def need(self, scope: str) -> None:
         """Refuse a caller whose key lacks a scope."""
         if scope not in self.scopes:
-            raise Trouble("forbidden", f"the key {self.name!r} lacks the scope {scope!r}")
+            raise ApiError("forbidden", f"the key {self.name!r} lacks the scope {scope!r}")
 
 
 OPEN = Key("open", rate=200.0, burst=400.0, at_a_time=64)
@@ -81,7 +81,7 @@ class KeyRing:
         digest = digest_of(secret.strip())
         found = next((k for d, k in self._current().items() if hmac.compare_digest(d, digest)), None)
         if scheme.lower() != "bearer" or found is None:
-            raise Trouble("unauthorized", "send `Authorization: Bearer <key>`")
+            raise ApiError("unauthorized", "send `Authorization: Bearer <key>`")
         return found
 
     def _current(self) -> dict[str, Key]:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from serve.problems import Trouble
+from serve.problems import ApiError
 
 if TYPE_CHECKING:
     from rigface.types import Face, Frame
@@ -104,26 +104,26 @@ class Policy:
         for one in vectors:
             self.check_denied(one)
         if self._consent is not None and any(self._consent.nearest(one) >= self._near for one in vectors):
-            raise Trouble("no-consent", "a face of this picture is nobody's who is enrolled")
+            raise ApiError("no-consent", "a face of this picture is nobody's who is enrolled")
 
     def check_denied(self, one: np.ndarray | None) -> None:
         """The first half of `check`."""
         if self.is_active and one is None:
-            raise Trouble("refused", "a face cannot be recognised, and this service edits only those it can")
+            raise ApiError("refused", "a face cannot be recognised, and this service edits only those it can")
         if self._deny is not None and self._deny.nearest(one) < self._near:
-            raise Trouble("refused", "a face of this picture is on the list of those that are not edited")
+            raise ApiError("refused", "a face of this picture is on the list of those that are not edited")
 
     def check_faces(self, image: np.ndarray, faces: Sequence[Face]) -> None:
         """`check` of a picture's faces."""
         if self.is_active:
             self.check([self.vector(image, face) for face in faces])
 
-    def watch(self) -> Watch | None:
+    def watch(self) -> ConsentMonitor | None:
         """What looks at the faces of a clip as they pass; None where there is nothing to check."""
-        return Watch(self) if self.is_active else None
+        return ConsentMonitor(self) if self.is_active else None
 
 
-class Watch:
+class ConsentMonitor:
     """The faces of one clip. What a list says of a track is said of the mean of its looks; of the refused, of each look."""
 
     def __init__(self, policy: Policy) -> None:

@@ -1,6 +1,6 @@
 """Addresses outside that this service talks to: pre-signed files of an object store, and webhooks. All others are refused.
 
-Path: an address in a request -> `Places.get` (bytes) or `Places.post` (a status).
+Path: an address in a request -> `UrlAllowlist.get` (bytes) or `UrlAllowlist.post` (a status).
 
 The operator lists beginnings, `https://bucket.s3.amazonaws.com/photos/`, and nothing else is asked for: no other host, port or
 folder, no user name, no redirect. A name is resolved once, its addresses are looked at, and the connection goes to the one that
@@ -20,14 +20,14 @@ from typing import Any
 
 import httpx
 
-from serve.problems import Trouble
+from serve.problems import ApiError
 
 CONNECT_S = 5.0
 PORTS = {"http": 80, "https": 443}
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
-class Places:
+class UrlAllowlist:
     """The list of one purpose.
 
     Args:
@@ -60,11 +60,11 @@ class Places:
         try:
             url = httpx.URL(address)
         except (httpx.InvalidURL, ValueError):
-            raise Trouble("bad-request", f"{field}: not an address") from None
+            raise ApiError("bad-request", f"{field}: not an address") from None
         plain = not url.userinfo and not url.fragment and "\\" not in url.path
         plain = plain and not {".", ".."} & set(url.path.split("/"))
         if not plain or not any(_begins(url, start) for start in self._starts):
-            raise Trouble("bad-request", f"{field}: this service does not talk to that address")
+            raise ApiError("bad-request", f"{field}: this service does not talk to that address")
         return url
 
     async def get(self, address: str, field: str, most: int, limit_s: float) -> bytes:
@@ -76,13 +76,13 @@ class Places:
         chunks, size = [], 0
         async with self._answered("GET", address, field, limit_s) as answer:
             if answer.status_code != 200:
-                raise Trouble("bad-request", f"{field}: the store answered {answer.status_code}")
+                raise ApiError("bad-request", f"{field}: the store answered {answer.status_code}")
             if answer.headers.get("content-encoding", "identity") != "identity":
-                raise Trouble("bad-request", f"{field}: the store sent it compressed")
+                raise ApiError("bad-request", f"{field}: the store sent it compressed")
             async for chunk in answer.aiter_raw():
                 size += len(chunk)
                 if size > most:
-                    raise Trouble("too-large", f"{field}: a file may have {most} bytes")
+                    raise ApiError("too-large", f"{field}: a file may have {most} bytes")
                 chunks.append(chunk)
         return b"".join(chunks)
 
@@ -117,7 +117,7 @@ class Places:
                 ):  # fmt: skip
                     yield answer
         except (httpx.HTTPError, TimeoutError, OSError):
-            raise Trouble("bad-request", f"{field}: there is no answer from that address") from None
+            raise ApiError("bad-request", f"{field}: there is no answer from that address") from None
 
     async def _resolved(self, url: httpx.URL, field: str) -> Address:
         """Where the connection goes; every address of the name must be fit for it."""
@@ -127,7 +127,7 @@ class Places:
         addresses = [ipaddress.ip_address(entry[4][0]) for entry in found]
         for one in addresses:
             if not ((url.host in named and _literal(url.host)) or _is_public(one) or self._is_listed(one)):
-                raise Trouble("bad-request", f"{field}: that name has an address this service does not talk to")
+                raise ApiError("bad-request", f"{field}: that name has an address this service does not talk to")
         return addresses[0]
 
     def _is_listed(self, one: Address) -> bool:

@@ -70,25 +70,25 @@ def photo(seed: int = 0, size: tuple[int, int] = (96, 80)) -> np.ndarray:
 
 @pytest.fixture(scope="session")
 def eye():
-    from serve.inference.face_worker import Eye
+    from serve.inference.face_worker import FaceWorker
 
-    return Eye(StillSee())
+    return FaceWorker(StillSee())
 
 
 @pytest.fixture(scope="session")
 def studio():
-    from serve.inference.diffusion_worker import Studio
+    from serve.inference.diffusion_worker import DiffusionWorker
 
-    made = Studio.of({"tiny": "tiny"})
+    made = DiffusionWorker.of({"tiny": "tiny"})
     yield made
     made.close()
 
 
 @pytest.fixture
 def house(eye, studio):
-    from serve.api.routes import House
+    from serve.api.routes import Services
 
-    return House(eye, studio)
+    return Services(eye, studio)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 from rigface.image import encode_png
 from serve.__main__ import Start, model_of
 from serve.app import Args
-from serve.client.client import Client, Made, Refused
+from serve.client.client import Client, ClientResult, Refused
 from serve.limits import Limits
 from serve.telemetry import metrics
 from tests.scrape import scraped, total
@@ -32,7 +32,7 @@ def test_a_portrait_through_three_deployments(faces, shared):
     assert faces.preview(seen["picture"], {"yaw_deg": 10}, max_side=256)
     *steps, made = faces.stream(seen["picture"], {"yaw_deg": 10}, steps=3, previews=1)
     assert [s["step"] for s in steps if s["phase"] == "paint"] == [1, 2, 3]
-    assert isinstance(made, Made)
+    assert isinstance(made, ClientResult)
     assert faces.verify(made.image)["manifest"] == "trusted"
 
 

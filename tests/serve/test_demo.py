@@ -4,9 +4,9 @@ import pytest
 
 from rigface.errors import PlanError
 from rigface.image import decode
-from serve.api.routes import House
+from serve.api.routes import Services
 from serve.demo import show
-from serve.inference.diffusion_worker import Studio
+from serve.inference.diffusion_worker import DiffusionWorker
 from serve.local import free_port
 from tests.serve.conftest import listening
 
@@ -14,7 +14,7 @@ from tests.serve.conftest import listening
 @pytest.fixture(scope="module")
 def url(eye):
     """A service without a checkpoint, as a newcomer has it."""
-    with listening(House(eye, Studio.of({}))) as url:
+    with listening(Services(eye, DiffusionWorker.of({}))) as url:
         yield url
 
 

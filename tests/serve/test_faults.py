@@ -18,7 +18,7 @@ import pytest
 
 from rigface.image import encode_jpeg
 from serve.api import rate_limit
-from serve.api.routes import House
+from serve.api.routes import Services
 from serve.client.client import Client, Refused
 from tests.scrape import scraped, total
 from tests.serve.conftest import listening
@@ -236,7 +236,7 @@ def test_slow_callers_do_not_keep_others_waiting(service, somebody):
 
 def test_a_body_that_trickles_is_cut_off(eye, studio, monkeypatch):
     monkeypatch.setattr(rate_limit, "BODY_GRACE_S", 0.3)
-    with listening(House(eye, studio)) as url:
+    with listening(Services(eye, studio)) as url:
         slow = half_a_request(url)
         began = time.monotonic()
         answer = slow.recv(65536).decode()

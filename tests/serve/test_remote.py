@@ -5,13 +5,13 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
 from serve import remote as far
-from serve.problems import Trouble
-from serve.remote import Far, FarPainter
+from serve.problems import ApiError
+from serve.remote import RemoteDeployment, RemoteDiffusionWorker
 from tests.serve.conftest import run
 
 
 class Handle:
-    """Gives one answer after the other; an exception is raised. As `Far` needs of Ray Serve's handle, and no more."""
+    """Gives one answer after the other; an exception is raised. As `RemoteDeployment` needs of Ray Serve's handle, and no more."""
 
     def __init__(self, *answers):
         self.left, self.asked, self.cancelled = list(answers), [], 0
@@ -55,42 +55,42 @@ def in_no_time(monkeypatch):
 @pytest.mark.parametrize("lost", [ActorDiedError(), ActorUnavailableError("away", None)])
 def test_a_call_is_made_again_where_the_replica_was_lost(lost):
     handle = Handle(lost, lost, "seen")
-    assert run(Far(handle).preview("wish")) == "seen"
+    assert run(RemoteDeployment(handle).preview("wish")) == "seen"
     assert handle.asked == [("preview", "wish")] * 3
 
 
 def test_it_is_given_up_with_a_name_at_last():
     handle = Handle(*[ActorDiedError()] * 9)
-    with pytest.raises(Trouble) as trouble:
-        run(Far(handle).preview("wish"))
+    with pytest.raises(ApiError) as trouble:
+        run(RemoteDeployment(handle).preview("wish"))
     assert (trouble.value.slug, len(handle.asked)) == ("busy", far.TRIES)
     assert trouble.value.headers["Retry-After"] == "2"
 
 
 def test_a_job_is_not_submitted_twice():
     handle = Handle(ActorDiedError(), "taken")
-    with pytest.raises(Trouble, match="busy"):
-        run(Far(handle).submit("order", "anna", ""))
+    with pytest.raises(ApiError, match="busy"):
+        run(RemoteDeployment(handle).submit("order", "anna", ""))
     assert len(handle.asked) == 1
 
 
 @pytest.mark.parametrize("error", [BackPressureError(8, 64), DeploymentUnavailableError(None)])
 def test_a_full_or_failed_part_is_busy(error):
-    with pytest.raises(Trouble, match="busy"):
-        run(Far(Handle(error)).preview("wish"))
+    with pytest.raises(ApiError, match="busy"):
+        run(RemoteDeployment(Handle(error)).preview("wish"))
 
 
 def test_what_went_wrong_over_there_is_raised_here():
     there = RayTaskError("call", "a stack", KeyError("nose"))
     with pytest.raises(KeyError):
-        run(Far(Handle(there)).preview("wish"))
-    with pytest.raises(Trouble, match="no-face"):
-        run(Far(Handle(Trouble("no-face"))).preview("wish"))
+        run(RemoteDeployment(Handle(there)).preview("wish"))
+    with pytest.raises(ApiError, match="no-face"):
+        run(RemoteDeployment(Handle(ApiError("no-face"))).preview("wish"))
 
 
 def painted(handle):
     async def all_of_it():
-        return [event async for event in FarPainter(handle).paint("tiny", "conditions")]
+        return [event async for event in RemoteDiffusionWorker(handle).paint("tiny", "conditions")]
 
     return run(all_of_it())
 
@@ -103,16 +103,16 @@ def test_steps_begin_anew_where_the_painter_was_lost():
 
 
 def test_a_painter_s_refusal_ends_the_stream():
-    with pytest.raises(Trouble, match="timeout"):
-        painted(Handle([1, Trouble("timeout")]))
+    with pytest.raises(ApiError, match="timeout"):
+        painted(Handle([1, ApiError("timeout")]))
 
 
 def test_what_a_painter_is_is_not_asked_for_each_edit(monkeypatch):
-    handle = Handle(["tiny"], "canvas", Trouble("unknown-model"), ["tiny", "mine"])
-    painter = FarPainter(handle)
+    handle = Handle(["tiny"], "canvas", ApiError("unknown-model"), ["tiny", "mine"])
+    painter = RemoteDiffusionWorker(handle)
     assert [run(painter.models()) for _ in range(3)] == [["tiny"]] * 3
     assert [run(painter.canvas("tiny")) for _ in range(2)] == ["canvas"] * 2
-    with pytest.raises(Trouble, match="unknown-model"):  # which is not kept
+    with pytest.raises(ApiError, match="unknown-model"):  # which is not kept
         run(painter.canvas("mine"))
     monkeypatch.setattr(far, "KEPT_S", 0)
     assert run(painter.models()) == ["tiny", "mine"]
@@ -123,7 +123,7 @@ def test_where_there_are_several_models_the_painter_that_has_it_is_asked(models,
     handle = Handle([1])
 
     async def all_of_it():
-        return [event async for event in FarPainter(handle, models).paint("tiny", "conditions")]
+        return [event async for event in RemoteDiffusionWorker(handle, models).paint("tiny", "conditions")]
 
     assert run(all_of_it()) == [1]
     assert handle.told == {"stream": True, **told}

@@ -7,14 +7,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from serve.api.idempotency import KEEP_S, Repeats
-from serve.problems import Trouble
+from serve.api.idempotency import KEEP_S, IdempotencyCache
+from serve.problems import ApiError
 from tests.serve.conftest import listening, run
 
 
 def test_two_who_wait_get_the_same_and_one_who_leaves_does_not_take_it_from_the_other():
     async def story():
-        repeats, began, may_end = Repeats(len), [], asyncio.Event()
+        repeats, began, may_end = IdempotencyCache(len), [], asyncio.Event()
 
         async def work():
             began.append(1)
@@ -28,7 +28,7 @@ def test_two_who_wait_get_the_same_and_one_who_leaves_does_not_take_it_from_the_
         may_end.set()
         assert await second == await repeats.once("key", b"a", work) == b"picture"
         assert began == [1]
-        with pytest.raises(Trouble, match="another request"):
+        with pytest.raises(ApiError, match="another request"):
             await repeats.once("key", b"b", work)
 
     run(story())
@@ -36,7 +36,7 @@ def test_two_who_wait_get_the_same_and_one_who_leaves_does_not_take_it_from_the_
 
 def test_work_that_nobody_waits_for_is_stopped_and_begun_again_for_who_comes_again():
     async def story():
-        repeats, told = Repeats(len), []
+        repeats, told = IdempotencyCache(len), []
 
         async def work():
             told.append("began")
@@ -60,15 +60,15 @@ def test_work_that_nobody_waits_for_is_stopped_and_begun_again_for_who_comes_aga
 
 def test_what_failed_is_done_again():
     async def story():
-        repeats, tries = Repeats(len), []
+        repeats, tries = IdempotencyCache(len), []
 
         async def work():
             tries.append(1)
             if len(tries) == 1:
-                raise Trouble("busy")
+                raise ApiError("busy")
             return b"picture"
 
-        with pytest.raises(Trouble):
+        with pytest.raises(ApiError):
             await repeats.once("key", b"a", work)
         assert await repeats.once("key", b"a", work) == b"picture"
 
@@ -78,7 +78,7 @@ def test_what_failed_is_done_again():
 def test_results_are_kept_for_their_time_and_up_to_a_size_but_what_is_under_way_stays():
     async def story():
         now, done = [0.0], []
-        repeats, may_end = Repeats(len, most=250, now=lambda: now[0]), asyncio.Event()
+        repeats, may_end = IdempotencyCache(len, most=250, now=lambda: now[0]), asyncio.Event()
 
         def ask(name, size=100, wait=False):
             async def work():
@@ -132,7 +132,7 @@ def test_a_caller_who_leaves_stops_a_keyed_edit_and_is_counted_until_it_has_stop
 def test_what_is_kept_of_an_edit_is_its_result_and_not_its_source(house, png):
     from serve.content_cache import picture_id
     from serve.inference.edit_service import Editing
-    from serve.messages import Wish
+    from serve.messages import EditInput
     from serve.schemas import EditRequest, PictureRef
     from serve.security.api_keys import OPEN
     from serve.telemetry.metrics import Numbers
@@ -140,7 +140,7 @@ def test_what_is_kept_of_an_edit_is_its_result_and_not_its_source(house, png):
     name = picture_id(png)
     asked = EditRequest(picture=PictureRef(base64="AAAA"), edit={"yaw_deg": 3}, model="preview")
     editing = Editing(house, Numbers())
-    plan = editing.plan(asked, Wish(name, asked.edit, {name: png}), "image/png", OPEN, "1")
+    plan = editing.plan(asked, EditInput(name, asked.edit, {name: png}), "image/png", OPEN, "1")
     done = run(editing.whole(plan))
     assert (done.data[:4], done.plan.wish.picture) == (b"\x89PNG", name)
     assert done.plan.wish.pictures == {}

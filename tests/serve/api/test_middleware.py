@@ -83,13 +83,13 @@ def test_files_of_the_operator_that_cannot_be_read_are_not_the_callers_fault_eit
     from starlette.testclient import TestClient
 
     from serve.api.routes import make_api
-    from serve.inference.face_worker import Eye
+    from serve.inference.face_worker import FaceWorker
     from serve.security.consent import Policy, enroll
 
     consent, file = tmp_path / "consent.jsonl", tmp_path / "keys.jsonl"
     enroll(consent, "anna", [np.zeros(128)])
     key = {"Authorization": f"Bearer {add(file, 'alice')}"}
-    house.eye = Eye(house.eye.see, policy=Policy(str(consent), who=lambda *_: np.zeros(128)))
+    house.eye = FaceWorker(house.eye.see, policy=Policy(str(consent), who=lambda *_: np.zeros(128)))
     house.keys = KeyRing(file)
     with TestClient(make_api(house), raise_server_exceptions=False, headers=key) as client:
         assert send(client, png, {"yaw_deg": 3}, to="/v1/preview").status_code == 200

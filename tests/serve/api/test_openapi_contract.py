@@ -16,7 +16,7 @@ from schemathesis.checks import (
 )
 
 from rigface.image import encode_png
-from serve.problems import KNOWN, PREFIX, Trouble
+from serve.problems import KNOWN, PREFIX, ApiError
 
 OPERATIONS = (
     "POST /v1/reconstruct", "POST /v1/preview", "POST /v1/edits", "POST /v1/verify", "POST /v1/jobs", "GET /v1/models",
@@ -118,15 +118,15 @@ def test_each_problem_has_a_status_and_a_title():
         status, title = KNOWN[slug]
         assert 400 <= status < 600
         assert title
-        assert Trouble(slug).document()["type"] == PREFIX + slug
+        assert ApiError(slug).document()["type"] == PREFIX + slug
 
 
 @pytest.fixture(scope="module")
 def real_eye():
     from rigface.face.analyzer import See
-    from serve.inference.face_worker import Eye
+    from serve.inference.face_worker import FaceWorker
 
-    return Eye(See.load())
+    return FaceWorker(See.load())
 
 
 def test_hostile_files_are_problems_or_pictures_and_never_break_it(served, house, real_eye, shared):

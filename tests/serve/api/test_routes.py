@@ -164,10 +164,10 @@ def test_a_picture_of_one_caller_is_not_anothers(house, png, tmp_path):
 
 
 def test_an_eye_that_has_forgotten_is_sent_the_bytes(client, house, png, monkeypatch):
-    from serve.inference.face_worker import Eye
+    from serve.inference.face_worker import FaceWorker
 
     name = client.post("/v1/reconstruct", files={"picture": ("a.png", png)}).json()["picture"]
-    house.eye = Eye(house.eye.see)  # another replica
+    house.eye = FaceWorker(house.eye.see)  # another replica
     assert client.post("/v1/preview", json={"picture": {"id": name}}).status_code == 200
 
 

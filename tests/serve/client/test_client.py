@@ -4,7 +4,7 @@ import httpx
 import pytest
 
 from rigface.image import decode, encode_png
-from serve.client.client import Client, Made, Refused
+from serve.client.client import Client, ClientResult, Refused
 
 
 def through(client):
@@ -32,7 +32,7 @@ def test_from_a_photo_to_an_edit(faces, png):
     assert decode(made.image).shape == (96, 80, 3)
     *steps, last = faces.stream(png, {"yaw_deg": 8}, model="tiny", steps=2)
     assert [s["step"] for s in steps if s["phase"] == "paint"] == [1, 2]
-    assert isinstance(last, Made)
+    assert isinstance(last, ClientResult)
     with pytest.raises(Refused, match="yaw_deg") as refused:
         faces.edit(png, {"yaw_deg": 400})
     assert refused.value.slug == "bad-request"

@@ -8,7 +8,7 @@ import pytest
 
 from rigface.face.reconstruction.reconstructor import FitReconstructor
 from rigface.testing.fakes import FakeDetector, FakeReconstructor
-from serve.inference.batched_reconstruction import InTurn, Together
+from serve.inference.batched_reconstruction import SerializedDetector, BatchedReconstructor
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ class Slow:
 def crowd(inner, asks):
     """The answers of all, where the first is under way while the others come."""
     slow = Slow(inner)
-    together = Together(slow)
+    together = BatchedReconstructor(slow)
     with ThreadPoolExecutor(len(asks)) as pool:
         first = pool.submit(together, *asks[0])
         assert slow.begun.wait(10)
@@ -105,7 +105,7 @@ def test_a_detector_sees_one_picture_at_a_time():
             inside.pop()
             return super().__call__(image, **options)
 
-    detector = InTurn(Counting())
+    detector = SerializedDetector(Counting())
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(detector, [np.zeros((20, 20, 3), np.uint8)] * 6))
     assert max(most) == 1
@@ -115,12 +115,12 @@ def test_a_detector_sees_one_picture_at_a_time():
 def test_a_picture_that_hangs_in_its_thread_is_noticed_after_its_caller_has_left():
     import asyncio
 
-    from serve.inference.watchdog import Threads
+    from serve.inference.watchdog import WatchdogExecutor
 
     end = threading.Event()
 
     async def ask():
-        threads = Threads(stuck_s=0.05)
+        threads = WatchdogExecutor(stuck_s=0.05)
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(threads(end.wait, 10), 0.02)
         assert not threads.is_stuck

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from rigface.types import Conditions
-from serve.inference.diffusion_worker import Painted, Step, Studio
-from serve.messages import PaintOptions
-from serve.problems import Trouble
+from serve.inference.diffusion_worker import SampledImage, Step, DiffusionWorker
+from serve.messages import SamplingOptions
+from serve.problems import ApiError
 from tests.serve.conftest import photo, run
 
 
@@ -21,10 +21,10 @@ def conditions(seed: int) -> Conditions:
 
 def test_a_picture_does_not_depend_on_who_is_painted_beside_it(studio):
     options = [
-        PaintOptions(seed=1, steps=4),
-        PaintOptions(seed=2, steps=7, scheduler="euler"),
-        PaintOptions(seed=3, steps=2, identity_scale=1.5),
-        PaintOptions(seed=4, steps=5, scheduler="unipc"),
+        SamplingOptions(seed=1, steps=4),
+        SamplingOptions(seed=2, steps=7, scheduler="euler"),
+        SamplingOptions(seed=3, steps=2, identity_scale=1.5),
+        SamplingOptions(seed=4, steps=5, scheduler="unipc"),
     ]
 
     async def crowd():
@@ -40,29 +40,29 @@ def test_a_picture_does_not_depend_on_who_is_painted_beside_it(studio):
 
 def test_steps_are_told_as_they_are_taken(studio):
     async def follow():
-        async with aclosing(studio.paint("tiny", conditions(0), PaintOptions(steps=4), previews=2)) as events:
+        async with aclosing(studio.paint("tiny", conditions(0), SamplingOptions(steps=4), previews=2)) as events:
             return [event async for event in events]
 
     *steps, last = run(follow())
     assert [(s.step, s.steps, s.preview is not None) for s in steps] == [
         (1, 4, False), (2, 4, True), (3, 4, False), (4, 4, False),
     ]  # fmt: skip
-    assert isinstance(last, Painted)
+    assert isinstance(last, SampledImage)
 
 
 def test_a_bad_request_leaves_its_neighbours_alone(studio):
     async def both():
         work = [
-            studio.one("tiny", conditions(0), PaintOptions(steps=3)),
-            studio.one("tiny", conditions(1), PaintOptions(scheduler="nope")),
+            studio.one("tiny", conditions(0), SamplingOptions(steps=3)),
+            studio.one("tiny", conditions(1), SamplingOptions(scheduler="nope")),
         ]
         return await asyncio.gather(*work, return_exceptions=True)
 
     good, bad = run(both())
-    assert isinstance(good, Painted)
+    assert isinstance(good, SampledImage)
     assert isinstance(bad, ValueError)
-    with pytest.raises(Trouble, match="unknown-model"):
-        run(studio.one("other", conditions(0), PaintOptions()))
+    with pytest.raises(ApiError, match="unknown-model"):
+        run(studio.one("other", conditions(0), SamplingOptions()))
 
 
 def test_a_scheduler_that_breaks_on_the_way_leaves_its_neighbours_alone(monkeypatch):
@@ -79,20 +79,20 @@ def test_a_scheduler_that_breaks_on_the_way_leaves_its_neighbours_alone(monkeypa
     studio = slow_studio()
 
     async def three():
-        work = [studio.one("a", conditions(i), PaintOptions(steps=n)) for i, n in enumerate((6, 7, 8))]
+        work = [studio.one("a", conditions(i), SamplingOptions(steps=n)) for i, n in enumerate((6, 7, 8))]
         return await asyncio.gather(*work, return_exceptions=True)
 
     try:
         one, bad, other = run(three())
     finally:
         studio.close()
-    assert isinstance(one, Painted)
-    assert isinstance(other, Painted)
+    assert isinstance(one, SampledImage)
+    assert isinstance(other, SampledImage)
     assert one.crowd > 1
     assert isinstance(bad, RuntimeError)
 
 
-def slow_studio(**options) -> Studio:
+def slow_studio(**options) -> DiffusionWorker:
     """One step at a time takes a while, so that things can happen between two."""
 
     def load(place):
@@ -108,16 +108,16 @@ def slow_studio(**options) -> Studio:
         pipeline._predict = predict
         return pipeline
 
-    return Studio({"a": "tiny", "b": "tiny", "c": "tiny"}, load, **options)
+    return DiffusionWorker({"a": "tiny", "b": "tiny", "c": "tiny"}, load, **options)
 
 
 def test_leaving_gives_the_place_to_the_next():
     studio = slow_studio(most_rows=1)
 
     async def scene():
-        first = studio.paint("a", conditions(0), PaintOptions(steps=100))
+        first = studio.paint("a", conditions(0), SamplingOptions(steps=100))
         assert isinstance(await anext(first), Step)
-        second = asyncio.ensure_future(studio.one("a", conditions(1), PaintOptions(steps=2)))
+        second = asyncio.ensure_future(studio.one("a", conditions(1), SamplingOptions(steps=2)))
         await asyncio.sleep(0.1)
         assert not second.done()  # one row, and it is taken
         await first.aclose()
@@ -131,17 +131,17 @@ def test_a_full_house_a_late_one_and_an_end():
     studio = slow_studio(most_rows=1, most_waiting=1)
 
     async def scene():
-        first = asyncio.ensure_future(studio.one("a", conditions(0), PaintOptions(steps=20)))
+        first = asyncio.ensure_future(studio.one("a", conditions(0), SamplingOptions(steps=20)))
         await asyncio.sleep(0.1)
-        late = asyncio.ensure_future(studio.one("a", conditions(1), PaintOptions(steps=100), 0, 0.01))
+        late = asyncio.ensure_future(studio.one("a", conditions(1), SamplingOptions(steps=100), 0, 0.01))
         await asyncio.sleep(0.01)
-        with pytest.raises(Trouble, match="busy"):
-            await studio.one("a", conditions(2), PaintOptions())
-        with pytest.raises(Trouble, match="timeout"):
+        with pytest.raises(ApiError, match="busy"):
+            await studio.one("a", conditions(2), SamplingOptions())
+        with pytest.raises(ApiError, match="timeout"):
             await late
         studio.close()
-        with pytest.raises(Trouble, match="draining"):
-            await studio.one("a", conditions(3), PaintOptions())
+        with pytest.raises(ApiError, match="draining"):
+            await studio.one("a", conditions(3), SamplingOptions())
         return await first  # what was under way is finished
 
     assert run(scene()).image.shape == (32, 32, 3)
@@ -150,7 +150,7 @@ def test_a_full_house_a_late_one_and_an_end():
 def test_models_beyond_memory_are_dropped_the_oldest_first():
     studio = slow_studio(most_loaded=2)
     for name in ("a", "b", "a", "c"):
-        run(studio.one(name, conditions(0), PaintOptions(steps=1)))
+        run(studio.one(name, conditions(0), SamplingOptions(steps=1)))
     loaded = {m.name for m in run(studio.models()) if m.loaded}
     assert loaded == {"a", "c", "preview"}
     studio.close()
@@ -162,6 +162,6 @@ def test_a_person_is_remembered_once(studio):
     inner = room.pipeline.remember
     room.pipeline.remember = lambda picture: calls.append(1) or inner(picture)
     for seed in range(3):
-        run(studio.one("tiny", conditions(77), PaintOptions(seed=seed, steps=1)))
+        run(studio.one("tiny", conditions(77), SamplingOptions(seed=seed, steps=1)))
     del room.pipeline.remember
     assert len(calls) == 1

@@ -17,9 +17,9 @@ from rigface.edits import EditSpec
 from rigface.types import Conditions
 from serve.app import Args, EyeDeployment, PainterDeployment
 from serve.content_cache import picture_id
-from serve.inference.edit_pipeline import Made
-from serve.messages import PaintOptions, Wish, Wrap
-from serve.remote import FarEye, FarPainter
+from serve.inference.edit_pipeline import EditResult
+from serve.messages import SamplingOptions, EditInput, OutputOptions
+from serve.remote import RemoteFaceWorker, RemoteDiffusionWorker
 from tests.serve.conftest import StillSee, run
 
 pytestmark = pytest.mark.slow
@@ -81,11 +81,11 @@ def pool(service):
 
     class Counting(PainterDeployment.func_or_class):
         def __init__(self, args):
-            from serve.inference.diffusion_worker import Studio
+            from serve.inference.diffusion_worker import DiffusionWorker
 
             self._read = []
             load = lambda place: self._read.append(place) or colour(place)  # noqa: E731
-            Studio.of = classmethod(lambda cls, models, device, **options: cls(models, load, **options))
+            DiffusionWorker.of = classmethod(lambda cls, models, device, **options: cls(models, load, **options))
             super().__init__(args)
 
         async def read(self):
@@ -93,9 +93,9 @@ def pool(service):
 
     class Still(EyeDeployment.func_or_class):
         def __init__(self, args, painter):
-            from serve.inference.face_worker import Eye
+            from serve.inference.face_worker import FaceWorker
 
-            Eye.load = classmethod(lambda cls, device, **options: cls(see(), **options))
+            FaceWorker.load = classmethod(lambda cls, device, **options: cls(see(), **options))
             super().__init__(args, painter)
 
     args, small = Args(models=MODELS, most_loaded=1), {"ray_actor_options": {"num_cpus": 0.1}}
@@ -107,13 +107,13 @@ def pool(service):
 
 def test_an_edit_goes_to_the_painter_that_holds_its_model(pool):
     painters = pool[1]
-    painter = FarPainter(painters, MODELS)
+    painter = RemoteDiffusionWorker(painters, MODELS)
     asked = Conditions(*(np.zeros((32, 32, 3), np.uint8) for _ in range(3)), np.zeros(52, np.float32))
 
     async def painted(*models):
         out = []
         for model in models:
-            async for event in painter.paint(model, asked, PaintOptions(), None, 60.0):
+            async for event in painter.paint(model, asked, SamplingOptions(), None, 60.0):
                 out.append(int(event.image[0, 0, 0]))
         return out
 
@@ -138,16 +138,16 @@ def test_an_edit_goes_to_the_painter_that_holds_its_model(pool):
 def test_an_edit_under_way_is_finished_when_the_application_is_taken_away(pool, png):
     from ray import serve
 
-    eye, name = FarEye(pool[0]), picture_id(png)
+    eye, name = RemoteFaceWorker(pool[0]), picture_id(png)
     away = threading.Thread(target=serve.delete, args=("pool",))
 
     async def edit(seed):
-        wish = Wish(name, EditSpec(yaw_deg=5 + seed), {name: png})
+        wish = EditInput(name, EditSpec(yaw_deg=5 + seed), {name: png})
         steps, made = 0, None
-        options = PaintOptions(seed=seed, steps=20)
-        async with aclosing(eye.edit(wish, Wrap(), "first", options, 0, 60.0)) as events:
+        options = SamplingOptions(seed=seed, steps=20)
+        async with aclosing(eye.edit(wish, OutputOptions(), "first", options, 0, 60.0)) as events:
             async for event in events:
-                if isinstance(event, Made):
+                if isinstance(event, EditResult):
                     made = event
                     continue
                 steps += 1

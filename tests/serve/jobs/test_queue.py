@@ -14,7 +14,7 @@ from rigface.storage.store import Store
 from serve.jobs.batch import patiently
 from serve.jobs.queue import Jobs
 from serve.jobs.store import Job
-from serve.problems import Trouble
+from serve.problems import ApiError
 from tests.serve.conftest import run
 
 
@@ -158,7 +158,7 @@ def test_what_is_under_way_is_taken_up_again_after_a_graceful_end(serve_jobs, ho
 
 
 def test_a_busy_or_broken_painter_is_asked_again(monkeypatch):
-    waits, fails = [], [Trouble("busy", retry_after_s=2), ConnectionError("a replica died"), Trouble("draining")]
+    waits, fails = [], [ApiError("busy", retry_after_s=2), ConnectionError("a replica died"), ApiError("draining")]
 
     async def slept(seconds):
         waits.append(seconds)
@@ -172,7 +172,7 @@ def test_a_busy_or_broken_painter_is_asked_again(monkeypatch):
         raise ConnectionError("again")
 
     async def wrong():
-        raise Trouble("bad-request", "never")
+        raise ApiError("bad-request", "never")
 
     monkeypatch.setattr("serve.jobs.batch.asyncio.sleep", slept)
     assert run(patiently(work)) == "made"
@@ -181,7 +181,7 @@ def test_a_busy_or_broken_painter_is_asked_again(monkeypatch):
     with pytest.raises(ConnectionError):
         run(patiently(hopeless))
     assert len(waits) == 5
-    with pytest.raises(Trouble, match="never"):
+    with pytest.raises(ApiError, match="never"):
         run(patiently(wrong))
 
 
@@ -263,7 +263,7 @@ def test_a_stop_that_cannot_be_written_down_says_so_and_is_written_later(serve_j
 
 
 def test_loops_survive_what_they_meet(serve_jobs, png, monkeypatch):
-    from serve.jobs.store import Shelf
+    from serve.jobs.store import JobStore
 
     rounds = []
 
@@ -272,7 +272,7 @@ def test_loops_survive_what_they_meet(serve_jobs, png, monkeypatch):
         raise StorageGone("away")
 
     monkeypatch.setattr("serve.jobs.queue.SWEEP_S", 0.01)
-    monkeypatch.setattr(Shelf, "sweep", swept)
+    monkeypatch.setattr(JobStore, "sweep", swept)
     served = serve_jobs()
     wait(served, submit(served, png, [{"yaw_deg": 1}]).json()["id"], "done")
     end = time.monotonic() + 10
@@ -318,9 +318,9 @@ def test_an_address_that_hangs_delays_no_other_message_and_a_job_that_was_remove
 
 
 def test_nothing_is_written_after_its_job_was_removed(tmp_path):
-    from serve.jobs.store import Shelf
+    from serve.jobs.store import JobStore
 
-    shelf = Shelf(str(tmp_path), 60)
+    shelf = JobStore(str(tmp_path), 60)
     job = Job("a" * 32, "me", "batch", {"format": "png"})
     shelf._jobs[job.id] = job
     shelf.save(job)
@@ -330,7 +330,7 @@ def test_nothing_is_written_after_its_job_was_removed(tmp_path):
     shelf.put(job, 0, b"late", {})
     assert not (tmp_path / "jobs" / job.id).exists()
     shelf.close()
-    assert Shelf(str(tmp_path), 60).all() == []
+    assert JobStore(str(tmp_path), 60).all() == []
 
 
 @pytest.mark.parametrize("place", ["disk", "s3"])

@@ -10,7 +10,7 @@ import pytest
 from rigface.image import decode
 from rigface.video.decode import frames
 from rigface.video.writer import best_codec
-from serve.provenance.signer import Sealer
+from serve.provenance.signer import C2paSigner
 from tests.serve.conftest import photo
 from tests.serve.jobs.test_queue import wait
 
@@ -46,7 +46,7 @@ def clip(tmp_path_factory):
 def served_clips(serve_jobs, tmp_path, monkeypatch):
     """`serve_jobs` with a seal, and pieces of six frames."""
     monkeypatch.setattr("serve.jobs.video.PIECE_FRAMES", 6)
-    seal = Sealer(tmp_path / "seal")
+    seal = C2paSigner(tmp_path / "seal")
     return lambda **limits: serve_jobs(seal=seal, **limits)
 
 
@@ -88,7 +88,7 @@ def test_a_video_is_edited_frame_by_frame(served_clips, house, clip, tmp_path, m
     assert not list((tmp_path / "queue" / "jobs" / done["id"] / "part").glob("*"))
     assert (told[0]["model"], told[0]["request_id"], told[0]["edit"]) == (model, done["id"], {"yaw_deg": 15})
     assert seen.status_code == 200
-    found = Sealer(tmp_path / "seal").verify(data)
+    found = C2paSigner(tmp_path / "seal").verify(data)
     assert (found.manifest, found.record["request"]) == ("trusted", done["id"])
 
 
@@ -217,7 +217,7 @@ def test_a_decoder_that_hangs_costs_its_job_and_the_process_asks_to_be_replaced(
 
 def test_every_picture_of_a_clip_carries_the_mark_of_its_job(serve_jobs, clip, tmp_path, monkeypatch):
     monkeypatch.setattr("serve.jobs.video.PIECE_FRAMES", 6)
-    seal = Sealer(tmp_path / "seal")
+    seal = C2paSigner(tmp_path / "seal")
     marks, inner = [], seal.mark
     seal.mark = lambda image, bits: marks.append(bits) or inner(image, bits)
     served = serve_jobs(seal=seal)
@@ -257,9 +257,9 @@ def test_a_clip_that_kills_its_decoder_costs_its_own_job_and_nothing_else(
 
 def test_a_video_that_kills_its_decoder_or_is_too_large_is_refused_by_verify(clip, tmp_path, monkeypatch, trapped):
     from rigface.errors import BadVideo
-    from serve.problems import Trouble
+    from serve.problems import ApiError
 
-    sealer = Sealer(tmp_path / "seal")
+    sealer = C2paSigner(tmp_path / "seal")
     monkeypatch.setenv("TRAP", "2")
     with pytest.raises(BadVideo, match="SIGSEGV"):
         sealer.verify(clip)
@@ -274,5 +274,5 @@ def test_a_video_that_kills_its_decoder_or_is_too_large_is_refused_by_verify(cli
     with pytest.raises(BadVideo, match="takes more than"):
         sealer.verify(clip)
     monkeypatch.setattr("serve.provenance.signer.CLIP_PIXELS", 1000)
-    with pytest.raises(Trouble, match="too-large"):
+    with pytest.raises(ApiError, match="too-large"):
         sealer.verify(clip)

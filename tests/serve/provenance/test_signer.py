@@ -13,13 +13,13 @@ from rigface.edits import EditSpec
 from rigface.errors import BadInput
 from rigface.image import decode, encode_jpeg, encode_png
 from serve.content_cache import picture_id
-from serve.messages import Wish, Wrap
+from serve.messages import EditInput, OutputOptions
 from serve.provenance import watermark
-from serve.provenance.signer import Sealer
+from serve.provenance.signer import C2paSigner
 from serve.security.audit_log import Audit, check
 from tests.serve.conftest import photo, run
 
-WISH = Wish("sha256:" + "0" * 64, EditSpec(yaw_deg=5))
+WISH = EditInput("sha256:" + "0" * 64, EditSpec(yaw_deg=5))
 BITS = 0xC0FFEE11
 
 
@@ -31,12 +31,12 @@ def textured(seed: int, side: int = 384) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def sealer(tmp_path_factory):
-    return Sealer(tmp_path_factory.mktemp("seal"))
+    return C2paSigner(tmp_path_factory.mktemp("seal"))
 
 
 @pytest.mark.parametrize("kind", ["png", "jpeg", "webp"])
 def test_what_was_sealed_here_is_known_and_says_how_it_was_made(sealer, kind):
-    sealed = sealer(textured(1), WISH, Wrap(kind, {"mark": f"{BITS:08x}", "seed": 7, "model": "tiny"}))
+    sealed = sealer(textured(1), WISH, OutputOptions(kind, {"mark": f"{BITS:08x}", "seed": 7, "model": "tiny"}))
     found = sealer.verify(sealed)
     assert (found.made_here, found.manifest, found.watermark, found.mark) == (True, "trusted", True, f"{BITS:08x}")
     assert found.record["edit"] == {"yaw_deg": 5}
@@ -45,21 +45,21 @@ def test_what_was_sealed_here_is_known_and_says_how_it_was_made(sealer, kind):
 
 
 def test_another_services_picture_is_foreign_and_a_changed_one_invalid(sealer, tmp_path):
-    other = Sealer(tmp_path)
-    sealed = other(textured(2), WISH, Wrap("png", {"mark": "1"}))
+    other = C2paSigner(tmp_path)
+    sealed = other(textured(2), WISH, OutputOptions("png", {"mark": "1"}))
     assert sealer.verify(sealed).manifest == "foreign"
     assert not sealer.verify(sealed).made_here
     record = sealed.index(b'"yaw_deg"') if b'"yaw_deg"' in sealed else sealed.index(b"yaw_deg")
     changed = sealed[: record + 1] + b"x" + sealed[record + 2 :]
     with pytest.raises(Exception, match=r"."):  # a PNG whose chunk does not fit its checksum is no picture at all
         decode(changed)
-    jpeg = bytearray(other(textured(2), WISH, Wrap("jpeg", {"mark": "1"})))
+    jpeg = bytearray(other(textured(2), WISH, OutputOptions("jpeg", {"mark": "1"})))
     jpeg[jpeg.index(b"yaw_deg")] ^= 1
     assert other.verify(bytes(jpeg)).manifest == "invalid"
 
 
 def test_the_mark_survives_jpeg_when_the_manifest_is_gone(sealer):
-    sealed = sealer(textured(3), WISH, Wrap("png", {"mark": f"{BITS:08x}"}))
+    sealed = sealer(textured(3), WISH, OutputOptions("png", {"mark": f"{BITS:08x}"}))
     for quality in (90, 75):
         found = sealer.verify(encode_jpeg(decode(sealed), quality))
         assert (found.manifest, found.made_here, found.mark) == ("none", True, f"{BITS:08x}")
@@ -107,8 +107,8 @@ def test_any_piece_of_a_clip_is_known_again(fixtures, sealer, tmp_path):
 
 
 def test_two_replicas_share_a_seal(tmp_path):
-    sealed = Sealer(tmp_path)(textured(4), WISH, Wrap("jpeg", {"mark": "1"}))
-    assert Sealer(tmp_path).verify(sealed).manifest == "trusted"
+    sealed = C2paSigner(tmp_path)(textured(4), WISH, OutputOptions("jpeg", {"mark": "1"}))
+    assert C2paSigner(tmp_path).verify(sealed).manifest == "trusted"
     assert (tmp_path / "seal.pem").stat().st_mode & 0o077 == 0
 
 
@@ -132,8 +132,8 @@ def declared(data, kind):
 )
 def test_an_edit_declares_what_was_opened_and_what_painted(sealer, model, edit, second, made_by):
     source = encode_png(textured(6))
-    wish = Wish("sha256:0", EditSpec.from_dict(edit), {"sha256:0": source})
-    active, actions, _ = declared(sealer(textured(7), wish, Wrap("png", {"mark": "1", "model": model})), "image/png")
+    wish = EditInput("sha256:0", EditSpec.from_dict(edit), {"sha256:0": source})
+    active, actions, _ = declared(sealer(textured(7), wish, OutputOptions("png", {"mark": "1", "model": model})), "image/png")
     assert [a["action"] for a in actions] == ["c2pa.opened", second]
     (parent,) = active["ingredients"]
     assert (parent["relationship"], parent["format"]) == ("parentOf", "image/png")
@@ -143,11 +143,11 @@ def test_an_edit_declares_what_was_opened_and_what_painted(sealer, model, edit, 
 
 @pytest.mark.parametrize("harm", [False, True])
 def test_a_sources_own_manifest_is_kept_and_spoils_nothing(sealer, tmp_path, harm):
-    source = bytearray(Sealer(tmp_path)(textured(8), WISH, Wrap("jpeg", {"mark": "1"})))
+    source = bytearray(C2paSigner(tmp_path)(textured(8), WISH, OutputOptions("jpeg", {"mark": "1"})))
     if harm:
         source[source.index(b"yaw_deg")] ^= 1
-    wish = Wish("sha256:0", EditSpec(yaw_deg=3), {"sha256:0": bytes(source)})
-    sealed = sealer(textured(9), wish, Wrap("webp", {"mark": "1"}))
+    wish = EditInput("sha256:0", EditSpec(yaw_deg=3), {"sha256:0": bytes(source)})
+    sealed = sealer(textured(9), wish, OutputOptions("webp", {"mark": "1"}))
     found = sealer.verify(sealed)
     assert (found.manifest, found.record["edit"]) == ("trusted", {"yaw_deg": 3})
     active, _, manifests = declared(sealed, "image/webp")
@@ -170,24 +170,24 @@ def test_an_animation_was_created_with_a_picture_in_it(sealer, fixtures):
 
 
 def test_marks_are_read_after_the_certificate_was_exchanged(tmp_path, monkeypatch):
-    sealed = Sealer(tmp_path)(textured(4), WISH, Wrap("png", {"mark": f"{BITS:08x}"}))
+    sealed = C2paSigner(tmp_path)(textured(4), WISH, OutputOptions("png", {"mark": f"{BITS:08x}"}))
     assert (tmp_path / "mark.key").stat().st_mode & 0o077 == 0
     (tmp_path / "seal.pem").unlink()
-    later = Sealer(tmp_path).verify(sealed)
+    later = C2paSigner(tmp_path).verify(sealed)
     assert (later.manifest, later.mark) == ("foreign", f"{BITS:08x}")
     monkeypatch.setenv("RIGFACE_MARK_SECRET", "of the environment")
-    assert not Sealer(tmp_path).verify(sealed).watermark
+    assert not C2paSigner(tmp_path).verify(sealed).watermark
 
 
 def test_where_no_secret_can_be_kept_the_signing_key_gives_one(tmp_path, monkeypatch, caplog):
-    Sealer(tmp_path)
+    C2paSigner(tmp_path)
     (tmp_path / "mark.key").unlink()
 
     def refused(path, text):
         raise OSError(30, "Read-only file system")
 
     monkeypatch.setattr("serve.provenance.signer._once", refused)
-    one, two = Sealer(tmp_path), Sealer(tmp_path)
+    one, two = C2paSigner(tmp_path), C2paSigner(tmp_path)
     assert one._secret == two._secret
     assert "Read-only file system" in caplog.text
 
@@ -202,25 +202,25 @@ def test_any_key_that_c2pa_allows_signs(tmp_path, monkeypatch, kind):
         "RSA": lambda _: rsa.generate_private_key(65537, 2048),
     }[kind]
     monkeypatch.setattr(ec, "generate_private_key", make)
-    sealed = Sealer(tmp_path)(textured(4), WISH, Wrap("jpeg", {"mark": "1"}))
-    assert Sealer(tmp_path).verify(sealed).manifest == "trusted"
+    sealed = C2paSigner(tmp_path)(textured(4), WISH, OutputOptions("jpeg", {"mark": "1"}))
+    assert C2paSigner(tmp_path).verify(sealed).manifest == "trusted"
 
 
 def test_a_key_that_is_none_is_said_so(tmp_path):
-    Sealer(tmp_path)
+    C2paSigner(tmp_path)
     text = (tmp_path / "seal.pem").read_text()
     (tmp_path / "seal.pem").write_text(text.replace(text[40:60], "A" * 20))
     with pytest.raises(BadInput, match="cannot be read"):
-        Sealer(tmp_path)
+        C2paSigner(tmp_path)
 
 
 def test_over_http(house, sealer, tmp_path):
     from starlette.testclient import TestClient
 
     from serve.api.routes import make_api
-    from serve.inference.face_worker import Eye
+    from serve.inference.face_worker import FaceWorker
 
-    house.eye, house.audit = Eye(house.eye.see, seal=sealer), Audit(tmp_path / "audit.jsonl")
+    house.eye, house.audit = FaceWorker(house.eye.see, seal=sealer), Audit(tmp_path / "audit.jsonl")
     client = TestClient(make_api(house))
     files = {"picture": ("a.png", encode_png(textured(5))), "request": (None, '{"edit": {"yaw_deg": 9}}')}
     made = client.post("/v1/edits", files=files, headers={"Accept": "image/png"})
@@ -243,10 +243,10 @@ def test_previews_are_pictures_that_were_made_too(house, sealer, tmp_path):
     from starlette.testclient import TestClient
 
     from serve.api.routes import make_api
-    from serve.inference.face_worker import Eye
+    from serve.inference.face_worker import FaceWorker
 
     log = tmp_path / "audit.jsonl"
-    house.eye, house.audit = Eye(house.eye.see, seal=sealer), Audit(log)
+    house.eye, house.audit = FaceWorker(house.eye.see, seal=sealer), Audit(log)
     client = TestClient(make_api(house))
     source = encode_png(textured(6))
 
@@ -276,16 +276,16 @@ def test_previews_are_pictures_that_were_made_too(house, sealer, tmp_path):
 
 def test_a_stream_that_its_caller_leaves_is_in_the_log_with_the_last_picture_it_sent(house, sealer, tmp_path):
     from serve.inference.edit_service import Editing
-    from serve.inference.face_worker import Eye
-    from serve.messages import Wish
+    from serve.inference.face_worker import FaceWorker
+    from serve.messages import EditInput
     from serve.schemas import EditRequest
     from serve.security.api_keys import OPEN
     from serve.telemetry.metrics import Numbers
 
     log, source = tmp_path / "audit.jsonl", encode_png(textured(6))
-    house.eye, house.audit = Eye(house.eye.see, seal=sealer), Audit(log)
+    house.eye, house.audit = FaceWorker(house.eye.see, seal=sealer), Audit(log)
     asked = EditRequest(edit={"yaw_deg": 9}, model="tiny", steps=3, previews=1)
-    wish, editing = Wish(picture_id(source), asked.edit, {picture_id(source): source}), Editing(house, Numbers())
+    wish, editing = EditInput(picture_id(source), asked.edit, {picture_id(source): source}), Editing(house, Numbers())
 
     async def leave_after_the_first():
         async with aclosing(editing.steps(editing.plan(asked, wish, "text/event-stream", OPEN, "1"))) as events:

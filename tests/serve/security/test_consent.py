@@ -8,8 +8,8 @@ import pytest
 
 from rigface.image import encode_png
 from rigface.types import Frame
-from serve.inference.face_worker import Eye
-from serve.problems import Trouble
+from serve.inference.face_worker import FaceWorker
+from serve.problems import ApiError
 from serve.security import consent as lists
 from serve.security.consent import Policy
 from tests.serve.api.test_routes import problem, send
@@ -52,7 +52,7 @@ def files(tmp_path):
 def judged(house, files):
     """The policy, in force for whatever the service sees."""
     policy = Policy(*files, who=who)
-    house.eye = Eye(house.eye.see, policy=policy)
+    house.eye = FaceWorker(house.eye.see, policy=policy)
     return policy
 
 
@@ -114,9 +114,9 @@ def test_a_clips_face_is_judged_by_all_its_looks(files):
     passes(anna, anna, None)  # hidden for a moment
     passes(*[anna] * 3, anna + 0.02)
     for looks, slug in (((anna, carl), "refused"), ((ben,) * 3, "no-consent"), ((None,), "refused")):
-        with pytest.raises(Trouble, match=slug):
+        with pytest.raises(ApiError, match=slug):
             passes(*looks)
-    with pytest.raises(Trouble, match="no-consent"):
+    with pytest.raises(ApiError, match="no-consent"):
         passes(*[ben] * 5, "never looked at: it was clear by then")
     assert Policy().watch() is None
 
@@ -158,7 +158,7 @@ def test_enrolling_from_the_command_line(tmp_path, capsys, fixtures):
     (face,) = See.load()(shown[1])
     policy.check_faces(shown[1], [face])
     other = policy.vector(shown[1], face) + 0.1
-    with pytest.raises(Trouble, match="no-consent"):
+    with pytest.raises(ApiError, match="no-consent"):
         policy.check([other])
     assert main(["enroll", "kim", "--remove", "--file", file]) == 0
     assert main(["enroll", "kim", "--remove", "--file", file]) == 1

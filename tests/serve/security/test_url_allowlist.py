@@ -9,8 +9,8 @@ import time
 import pytest
 
 from serve.jobs.webhook import Webhooks, secret_of, wait_s
-from serve.problems import Trouble
-from serve.security.url_allowlist import Places
+from serve.problems import ApiError
+from serve.security.url_allowlist import UrlAllowlist
 from tests.serve.conftest import run
 
 
@@ -58,13 +58,13 @@ def outside(png):
 
 
 def refused(places, address, most=1000, limit_s=5.0):
-    with pytest.raises(Trouble) as trouble:
+    with pytest.raises(ApiError) as trouble:
         run(places.get(address, "picture.url", most, limit_s))
     return trouble.value
 
 
 def test_a_file_comes_from_where_it_may(outside, png):
-    places = Places([f"{outside.url}/in/"])
+    places = UrlAllowlist([f"{outside.url}/in/"])
     assert run(places.get(f"{outside.url}/in/a.png?X-Amz-Signature=1", "picture.url", 10**6, 5)) == png
     assert outside.asked == [("/in/a.png?X-Amz-Signature=1", f"127.0.0.1:{outside.server_port}")]
     outside.asked.clear()
@@ -89,7 +89,7 @@ def test_a_file_comes_from_where_it_may(outside, png):
 
 
 def test_what_a_store_should_not_send_is_not_taken(outside):
-    places = Places([f"{outside.url}/in/"])
+    places = UrlAllowlist([f"{outside.url}/in/"])
     assert "answered 302" in refused(places, f"{outside.url}/in/moved").detail
     assert "answered 404" in refused(places, f"{outside.url}/in/none").detail
     assert "compressed" in refused(places, f"{outside.url}/in/packed").detail
@@ -112,11 +112,11 @@ def test_private_addresses_need_to_be_listed(outside, monkeypatch, png):
         return [(0, 0, 0, "", (address, port)) for address in answers[name]]
 
     monkeypatch.setattr(asyncio.BaseEventLoop, "getaddrinfo", resolve)
-    assert "that name" in refused(Places([f"{host}/in/"]), f"{host}/in/a.png").detail
-    assert "that name" in refused(Places(["http://mixed.test/"]), "http://mixed.test/a.png").detail
-    assert "that name" in refused(Places(["http://six.test/"]), "http://six.test/a.png").detail
+    assert "that name" in refused(UrlAllowlist([f"{host}/in/"]), f"{host}/in/a.png").detail
+    assert "that name" in refused(UrlAllowlist(["http://mixed.test/"]), "http://mixed.test/a.png").detail
+    assert "that name" in refused(UrlAllowlist(["http://six.test/"]), "http://six.test/a.png").detail
     assert not outside.asked
-    assert run(Places([f"{host}/in/", "127.0.0.0/8"]).get(f"{host}/in/a.png", "picture.url", 10**6, 5)) == png
+    assert run(UrlAllowlist([f"{host}/in/", "127.0.0.0/8"]).get(f"{host}/in/a.png", "picture.url", 10**6, 5)) == png
     assert outside.asked == [("/in/a.png", f"store.test:{outside.server_port}")]
 
 
@@ -135,7 +135,7 @@ def test_tls_is_checked_against_the_name_though_the_address_is_pinned(outside, m
     monkeypatch.setattr(asyncio.BaseEventLoop, "getaddrinfo", resolve)
     for name, good in (("store.test", True), ("other.test", False)):
         start = f"https://{name}:{outside.server_port}/"
-        places = Places([start, "127.0.0.0/8"], trust)
+        places = UrlAllowlist([start, "127.0.0.0/8"], trust)
         if good:
             assert run(places.get(f"{start}a.png", "picture.url", 10**6, 5)) == png
         else:
@@ -170,7 +170,7 @@ def certificate(name: str) -> str:
 )
 def test_a_list_that_is_none_is_refused(line):
     with pytest.raises(ValueError):
-        Places([line])
+        UrlAllowlist([line])
 
 
 def test_a_request_may_name_its_pictures_by_address(house, outside, png):
@@ -178,7 +178,7 @@ def test_a_request_may_name_its_pictures_by_address(house, outside, png):
 
     from serve.api.routes import make_api
 
-    house.places = Places([f"{outside.url}/in/"])
+    house.places = UrlAllowlist([f"{outside.url}/in/"])
     client = TestClient(make_api(house), raise_server_exceptions=False)
     asked = {"picture": {"url": f"{outside.url}/in/a.png"}, "edit": {"take": ["light"]}}
     assert client.post("/v1/preview", json=asked | {"target": {"url": f"{outside.url}/in/a.png"}}).status_code == 200
@@ -194,7 +194,7 @@ def test_a_message_is_signed_comes_again_and_is_told_from_a_forged_one(outside, 
     monkeypatch.setattr("serve.jobs.queue.TELL_S", 0.02)
     monkeypatch.setattr("serve.jobs.webhook.FIRST_S", 0.02)
     outside.answers += [500, 302]
-    served = serve_jobs(webhooks=Webhooks(Places([f"{outside.url}/hook"]), "master"))
+    served = serve_jobs(webhooks=Webhooks(UrlAllowlist([f"{outside.url}/hook"]), "master"))
     name = submit(served, png, [{"yaw_deg": 1}], webhook=f"{outside.url}/hook").json()["id"]
     wait(served, name, "delivered", "webhook")
     assert len(outside.told) == 3

@@ -12,10 +12,10 @@ from types import SimpleNamespace
 import pytest
 from starlette.testclient import TestClient
 
-from serve.api.routes import House, make_api
+from serve.api.routes import Services, make_api
 from serve.app import EyeDeployment, PainterDeployment
-from serve.inference.edit_pipeline import Easel
-from serve.remote import FarEye, FarPainter
+from serve.inference.edit_pipeline import EditPipeline
+from serve.remote import RemoteFaceWorker, RemoteDiffusionWorker
 from serve.telemetry import tracing
 from tests.conftest import ROOT
 
@@ -79,10 +79,10 @@ def spans():
 def client(eye, studio, monkeypatch):
     monkeypatch.setattr(PainterDeployment.func_or_class, "__del__", lambda self: None)  # the studio is of all tests
     replicas = [kind.func_or_class.__new__(kind.func_or_class) for kind in (EyeDeployment, PainterDeployment)]
-    painter = FarPainter(Handle(replicas[1]))
-    replicas[0]._eye, replicas[0]._easel = eye, Easel(eye, painter)
+    painter = RemoteDiffusionWorker(Handle(replicas[1]))
+    replicas[0]._eye, replicas[0]._easel = eye, EditPipeline(eye, painter)
     replicas[1]._studio, replicas[1]._models = studio, []
-    with TestClient(make_api(House(FarEye(Handle(replicas[0])), painter))) as made:
+    with TestClient(make_api(Services(RemoteFaceWorker(Handle(replicas[0])), painter))) as made:
         yield made
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from rigface.image import encode_png
-from serve.api.routes import House
+from serve.api.routes import Services
 from tests.serve.conftest import listening, photo
 
 BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -52,7 +52,7 @@ def jobs(fixtures):
 @pytest.fixture(scope="module")
 def url(eye, studio, jobs):
     """The service on loopback, in this process."""
-    with listening(House(eye, studio, jobs=jobs)) as url:
+    with listening(Services(eye, studio, jobs=jobs)) as url:
         yield f"{url}/"
 
 
@@ -333,7 +333,7 @@ def test_a_second_door_that_does_not_know_the_photo_is_sent_it(browser, eye, stu
 
     other = tmp_path / "other.png"
     other.write_bytes(encode_png(photo(5, (120, 100))))
-    with listening(House(eye, studio), doors=2) as url:
+    with listening(Services(eye, studio), doors=2) as url:
         page = Page(browser, f"{url}/")
         page.upload(portrait)
         page.says("One face")
@@ -359,7 +359,7 @@ def test_a_file_that_is_too_large_is_not_sent(page, tmp_path):
 def test_a_busy_service_is_asked_again_and_a_lost_one_waited_for(page, portrait, eye, monkeypatch):
     from selenium.webdriver.common.keys import Keys
 
-    from serve.problems import Trouble
+    from serve.problems import ApiError
 
     asked = []
     real = eye.preview
@@ -367,7 +367,7 @@ def test_a_busy_service_is_asked_again_and_a_lost_one_waited_for(page, portrait,
     async def busy_once(wish, wrap):
         asked.append(wish)
         if len(asked) == 1:
-            raise Trouble("busy", "64 requests are already at work", 1)
+            raise ApiError("busy", "64 requests are already at work", 1)
         return await real(wish, wrap)
 
     page.upload(portrait)
