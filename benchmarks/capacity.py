@@ -68,7 +68,7 @@ def _columns(parts: list[Path]) -> dict[str, float]:
 def memory() -> dict[str, float]:
     """What the driver of `extract` holds for one input of one unit in its window, and for one name that it has seen."""
     from pipelines.extract.plan import empty_plan, units_of
-    from pipelines.inputs.compact_set import Marks
+    from pipelines.inputs.compact_set import CompactSet
 
     plan = {**empty_plan("s3://bucket/videos/00/0123456789abcdef.mp4"), "status": "ok", "sha256": "0" * 64, "bytes": 1}
     plan |= {"chunks": [[0, 10]], "expected": [10], "stamp": ["x", 1.0]}
@@ -80,7 +80,7 @@ def memory() -> dict[str, float]:
         return plans, units, {u: w["expected"] for u, w in units}, {one["uri"]: {one["sha256"]} for one in plans}
 
     def seen() -> Any:
-        return Marks(f"{i:024x}" for i in range(MARKS))
+        return CompactSet(f"{i:024x}" for i in range(MARKS))
 
     return {"bytes_per_input_at_work": _held(todo) / PLANS, "bytes_per_name_seen": _held(seen) / MARKS}
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.capacity import estimate, load
-from pipelines.capacity.estimate import Cluster
+from pipelines.capacity.estimate import ClusterSpec
 from pipelines.capacity.load import Load
 from pipelines.extract.config import Settings
 from pipelines.extract.job import WINDOW
@@ -44,7 +44,7 @@ def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 def load_at(fps: float) -> Load:
     """Ten million clips of ten seconds, so many frames of each second looked at."""
-    return estimate.load_of(Cluster(clips=CLIPS), Settings(fps=fps))
+    return estimate.load_of(ClusterSpec(clips=CLIPS), Settings(fps=fps))
 
 
 def prices() -> str:
@@ -104,7 +104,7 @@ def simulated() -> str:
         (200, 32, 12.0),
     ):
         price = SPOT_HOUR if life else CPU_HOUR
-        done = estimate.run(one, replace(Cluster(clips=CLIPS), jobs=jobs, life_h=life), nodes, price)
+        done = estimate.run(one, replace(ClusterSpec(clips=CLIPS), jobs=jobs, life_h=life), nodes, price)
         rows.append(
             (
                 f"{nodes} machines, {jobs} job{'s' * (jobs > 1)}{', spot' * bool(life)}", f"{done.wall_s / 3600:.1f} h",

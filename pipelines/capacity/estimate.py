@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass
 
 from pipelines.capacity.load import DRIVER_S, FACE_BYTES, PREFIXES, Load, core_seconds
-from pipelines.capacity.simulation import Machines, Outcome, Stage, Work, simulate
+from pipelines.capacity.simulation import Machines, SimulationResult, Stage, Work, simulate
 from pipelines.extract.config import Settings
 from rigface.errors import PlanError
 
@@ -23,7 +23,7 @@ from rigface.errors import PlanError
 
 
 @dataclass(frozen=True)
-class Cluster:
+class ClusterSpec:
     """What is asked about."""
 
     clips: float = 0
@@ -55,7 +55,7 @@ class Cluster:
             raise PlanError("clips, nodes, node_cpus and jobs count things; clip_s and clip_fps are above 0")
 
 
-def load_of(cluster: Cluster, settings: Settings) -> Load:
+def load_of(cluster: ClusterSpec, settings: Settings) -> Load:
     """Clips that are not there, each showing one face all the time."""
     rate = cluster.clip_fps if settings.rate is None else min(settings.rate, cluster.clip_fps)
     frames = max(1.0, cluster.clip_s * rate)
@@ -66,7 +66,7 @@ def load_of(cluster: Cluster, settings: Settings) -> Load:
     return Load(cluster.clips, round(cluster.clips * per_clip), total, total, total * FACE_BYTES, seconds)
 
 
-def run(load: Load, cluster: Cluster, nodes: int, price: float, seed: int = 0) -> Outcome:
+def run(load: Load, cluster: ClusterSpec, nodes: int, price: float, seed: int = 0) -> SimulationResult:
     """The job on a cluster that begins with one machine and grows; `price` of a CPU hour."""
     most = nodes * cluster.node_cpus
     stages = tuple(Stage(name, seconds, 1.0, 1, most) for name, seconds in load.stages.items())
@@ -78,7 +78,7 @@ def run(load: Load, cluster: Cluster, nodes: int, price: float, seed: int = 0) -
     return simulate(work, stages, machines, seed)
 
 
-def described(load: Load, cluster: Cluster, nodes: int, price: float, currency: str) -> str:
+def described(load: Load, cluster: ClusterSpec, nodes: int, price: float, currency: str) -> str:
     """The plan in words, for a terminal."""
     from pipelines.formatting import _bytes, _count, _money, _span
 

@@ -128,7 +128,7 @@ def forecast(config: Extract, share: float = 0.01, least: int = 8) -> Forecast:
             raise PlanError(f"none of the {len(plans)} inputs looked into can be read")
         count = max(least, round(share * len(units) * inputs / len(plans)))
         began = time.monotonic()
-        ran = list(dataflow.records(config, head, detector, sorted(units, key=lambda unit: unit[0])[:count]))
+        ran = list(dataflow.run_units(config, head, detector, sorted(units, key=lambda unit: unit[0])[:count]))
         wall = time.monotonic() - began
     return Forecast(
         inputs=inputs,

@@ -27,7 +27,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Painted:
+class ServedRequest:
     """What came of it."""
 
     edits_per_s: float
@@ -36,7 +36,7 @@ class Painted:
     mean_batch: float
 
 
-def simulate(step: Step, callers: int, steps: tuple[int, ...], most_rows: int = 16, edits: int = 400) -> Painted:
+def simulate(step: Step, callers: int, steps: tuple[int, ...], most_rows: int = 16, edits: int = 400) -> ServedRequest:
     """A closed loop: each caller asks for its next edit when it has the last one; steps of an edit go round `steps`."""
     turns = [itertools.cycle(steps[k % len(steps) :] + steps[: k % len(steps)]) for k in range(callers)]
     waiting = [(0.0, k) for k in range(callers)]  # since when, who
@@ -56,4 +56,4 @@ def simulate(step: Step, callers: int, steps: tuple[int, ...], most_rows: int = 
             waiting.append((now, who))
         inside = [one for one in inside if one[0]]
     p50, p95 = np.percentile(latencies, [50, 95])
-    return Painted(len(latencies) / now, float(p50), float(p95), rows / taken)
+    return ServedRequest(len(latencies) / now, float(p50), float(p95), rows / taken)

@@ -87,7 +87,7 @@ class Work:
 
 
 @dataclass
-class Outcome:
+class SimulationResult:
     """What came of it."""
 
     wall_s: float
@@ -126,7 +126,7 @@ class _Actor:
     until: float = 0.0  # when it worked last, or will be done
 
 
-def simulate(work: Work, stages: tuple[Stage, ...], machines: Machines, seed: int = 0) -> Outcome:
+def simulate(work: Work, stages: tuple[Stage, ...], machines: Machines, seed: int = 0) -> SimulationResult:
     """Run it.
 
     Raises:
@@ -157,7 +157,7 @@ class _Simulation:
         self.handing = False
         self.busy, self.present = [0.0] * len(stages), [0.0] * len(stages)
 
-    def run(self) -> Outcome:
+    def run(self) -> SimulationResult:
         for _ in range(self.machines.nodes):
             self._come()
         for index, stage in enumerate(self.stages):
@@ -172,7 +172,7 @@ class _Simulation:
         for node in list(self.nodes):
             self._close(node)
         share = {s.name: float(b / p) if p else 0.0 for s, b, p in zip(self.stages, self.busy, self.present)}
-        return Outcome(
+        return SimulationResult(
             wall_s=float(self.now), node_s=float(self.node_s), peak_nodes=self.peak, lost_nodes=self.lost,
             redone=float(self.lost_s / (sum(self.busy) or 1.0)), busy=share, driver=min(1.0, float(self.driver_s / self.now)),
             cost=float(self.node_s / 3600 * self.machines.price),

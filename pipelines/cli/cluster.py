@@ -61,15 +61,15 @@ class SubmitCommand:
 
     def run(self) -> int:
         from pipelines.cluster import submit
-        from pipelines.cluster.budget import Meter
+        from pipelines.cluster.budget import CostMeter
 
         where = self.cluster or _default_cluster()
-        meter = Meter(self.hours, self.dollars, self.price, self.gpu_price)
+        meter = CostMeter(self.hours, self.dollars, self.price, self.gpu_price)
         asked = submit.request(self.job, self.command, meter, self.upload, self.env)
         if self.dry_run:
             print(submit.described(asked, where))
             return 0
-        cluster = submit.Cluster(where)
+        cluster = submit.JobServer(where)
         name, new = cluster.send(asked)
         print(f"{name}: {'submitted' if new else 'is at work already'}", flush=True)
         return 0 if self.detach else _followed(cluster, name)
@@ -93,9 +93,9 @@ class JobsCommand:
     """Of `logs`: go on until it ends."""
 
     def run(self) -> int:
-        from pipelines.cluster.submit import Cluster
+        from pipelines.cluster.submit import JobServer
 
-        cluster = Cluster(self.cluster or _default_cluster())
+        cluster = JobServer(self.cluster or _default_cluster())
         jobs = cluster.jobs()
         if self.action == "list":
             print("\n".join(_line(job) for job in jobs) or "no jobs of ours")

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, Union
 import tyro
 from tyro.conf import Positional, arg, subcommand
 
-from pipelines.capacity.estimate import Cluster
+from pipelines.capacity.estimate import ClusterSpec
 from pipelines.cli import cluster as submit_commands
 from pipelines.cli import editing
 from pipelines.cluster.submit import JOBS
@@ -82,7 +82,7 @@ class ExtractCommand:
         if self.log_format == "json":
             from pipelines.extract import json_progress
 
-            json_progress.end(extract(config, json_progress.Lines()))
+            json_progress.end(extract(config, json_progress.JsonProgress()))
         else:
             report(extract(config), config.out)
         return 0
@@ -171,7 +171,7 @@ class ForecastCommand:
     currency: str = "USD"
     simulate: bool = False
     """Go through the cluster event by event, too."""
-    cluster: Annotated[Cluster, arg(name="")] = Cluster()
+    cluster: Annotated[ClusterSpec, arg(name="")] = ClusterSpec()
     job: Annotated[Extract, arg(name="")] = laptop()
 
     def run(self) -> int:

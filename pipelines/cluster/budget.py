@@ -27,7 +27,7 @@ Nodes = Callable[[], tuple[int, int]]
 
 
 @dataclass
-class Meter:
+class CostMeter:
     """What has been spent.
 
     Args:
@@ -57,7 +57,7 @@ class Meter:
         return f"{self.spent_hours:.2f} h{money}"
 
 
-def run(command: Sequence[str], meter: Meter, nodes: Nodes, first_s: float = 1.0, grace_s: float = GRACE_S) -> int:
+def run(command: Sequence[str], meter: CostMeter, nodes: Nodes, first_s: float = 1.0, grace_s: float = GRACE_S) -> int:
     """Run a command under a meter.
 
     Args:
@@ -151,7 +151,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m pipelines.cluster.budget", allow_abbrev=False)
     for name in ("hours", "dollars", "price", "gpu-price"):
         parser.add_argument(f"--{name}", type=float, default=0.0)
-    meter = Meter(**vars(parser.parse_args(own)))
+    meter = CostMeter(**vars(parser.parse_args(own)))
     return run([sys.executable, "-m", "pipelines", *job], meter, RayNodes())
 
 

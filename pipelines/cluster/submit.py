@@ -45,7 +45,7 @@ class Request:
     """
 
     job: tuple[str, ...]
-    meter: budget.Meter
+    meter: budget.CostMeter
     upload: bool = False
     env: tuple[str, ...] = ()
 
@@ -73,7 +73,7 @@ class Request:
 
 
 def request(
-    job: Sequence[str], command: Any, meter: budget.Meter, upload: bool = False, env: Sequence[str] = ()
+    job: Sequence[str], command: Any, meter: budget.CostMeter, upload: bool = False, env: Sequence[str] = ()
 ) -> Request:
     """A request, after seeing that it can work.
 
@@ -128,7 +128,7 @@ def described(asked: Request, cluster: str) -> str:
     return "\n".join(f"{name:12} {value}" for name, value in lines.items())
 
 
-class Cluster:
+class JobServer:
     """A cluster's job server.
 
     Raises:

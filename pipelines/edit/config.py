@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from pipelines.edit.flags import Wish
+from pipelines.edit.flags import EditFlags
 
 if TYPE_CHECKING:
     pass
@@ -77,7 +77,7 @@ class EditJob:
     """A picture or a video; told by its content."""
     out: Annotated[Positional[Path], arg(metavar="OUT")]
     """Where to: .png or .jpg for a picture, .mp4, .mov or .mkv for a video."""
-    wish: Annotated[Wish, arg(name="")] = field(default_factory=Wish)
+    wish: Annotated[EditFlags, arg(name="")] = field(default_factory=EditFlags)
     face: Annotated[str, arg(metavar="WHICH")] = "largest"
     """Which face: largest, left-most, right-most, all, or a number counted from the left, from 0."""
     silent: bool = False
@@ -103,7 +103,7 @@ class AnimateJob:
     """The clip whose largest face drives it."""
     out: Annotated[Positional[Path], arg(metavar="OUT")]
     """The video to write: .mp4, .mov or .mkv."""
-    wish: Annotated[Wish, arg(name="")] = field(default_factory=lambda: Wish(take="pose,expression"))
+    wish: Annotated[EditFlags, arg(name="")] = field(default_factory=lambda: EditFlags(take="pose,expression"))
     absolute: bool = False
     """Take the driver's pose and expression as they are, not what changes of them."""
     neutral: Literal["first", "calmest"] = "first"

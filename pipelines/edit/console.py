@@ -1,6 +1,6 @@
 """What the editing commands print: asked against achieved, and every slider there is.
 
-Path: `edit.py`, `edit_clip.py` -> Outcome -> show.
+Path: `edit.py`, `edit_clip.py` -> EditReport -> show.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class Outcome:
+class EditReport:
     """What a job has to say.
 
     Args:
@@ -49,7 +49,7 @@ class Outcome:
     notes: tuple[str, ...] = ()
 
 
-def show(outcome: Outcome, console: Console | None = None) -> int:
+def show(outcome: EditReport, console: Console | None = None) -> int:
     """Print what became of a job.
 
     Returns:
@@ -173,7 +173,7 @@ def hints(engine: Engine, editor: Editor) -> tuple[str, ...]:
     return ("made by the preview, as mini is not here; --checkpoint FOLDER paints with a model",)
 
 
-def rows_of(source: FaceParams, wanted: FaceParams, found: FaceParams | None, spec: EditSpec, editor: Editor) -> Rows:
+def comparison_rows(source: FaceParams, wanted: FaceParams, found: FaceParams | None, spec: EditSpec, editor: Editor) -> Rows:
     """Name, what it was, and what was asked and achieved, for each number that the edit is about.
 
     Of an expression that was copied, the few axes that changed most.

@@ -1,6 +1,6 @@
 """What to change, as flags: the fields of an edit under the names people type, and one way from flags to an EditSpec.
 
-Path: command line -> Wish -> `read` -> EditSpec and the pictures that traits are copied from -> `edit.py`, `edit_clip.py`.
+Path: command line -> EditFlags -> `read` -> EditSpec and the pictures that traits are copied from -> `edit.py`, `edit_clip.py`.
 
 Precedence: a file (`--edit`) first, then what is copied (`--take`, `--pose-from` ...), then numbers, flag by flag. Complaints
 name the flag that was typed, or the file and the field in it.
@@ -32,7 +32,7 @@ LAMP = ("azimuth_deg", "elevation_deg", "intensity", "ambient", "colour")
 
 
 @dataclass(frozen=True)
-class Wish:
+class EditFlags:
     """An edit: numbers, and whom to copy. What is not named stays as it is."""
 
     yaw: Degrees = None
@@ -97,7 +97,7 @@ class Wish:
     """Write the whole edit as JSON, to use again."""
 
 
-def read(wish: Wish) -> tuple[EditSpec, dict[Trait, Path]]:
+def read(wish: EditFlags) -> tuple[EditSpec, dict[Trait, Path]]:
     """The edit that flags ask for, and the picture that each copied trait comes from.
 
     Raises:
@@ -166,7 +166,7 @@ def traits(words: str) -> list[Trait]:
     return found  # type: ignore[return-value]
 
 
-def _expressions(wish: Wish) -> Iterator[tuple[str, float]]:
+def _expressions(wish: EditFlags) -> Iterator[tuple[str, float]]:
     for name in NAMED:
         if (value := getattr(wish, name)) is not None:
             yield name, value
@@ -178,7 +178,7 @@ def _expressions(wish: Wish) -> Iterator[tuple[str, float]]:
             raise PlanError(f"--expression: want NAME=VALUE such as jawOpen=0.4, got {item!r}") from None
 
 
-def _light(wish: Wish, before: LightEdit | None) -> LightEdit | None:
+def _light(wish: EditFlags, before: LightEdit | None) -> LightEdit | None:
     asked = {name: getattr(wish, f"light_{name.removesuffix('_deg')}") for name in LAMP}
     asked = {name: value for name, value in asked.items() if value is not None}
     if wish.hdr is None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines.edit.config import SAMPLING, AnimateJob, EditJob, Engine
-from pipelines.edit.console import LOOK_CLOSER, Outcome, hints, rows_of
+from pipelines.edit.console import LOOK_CLOSER, EditReport, hints, comparison_rows
 from pipelines.edit.flags import read, save, traits
 from pipelines.edit.inputs import PICTURES, kind_of, picture
 from rigface.edits import NAMED, EditSpec, Trait
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from rigface.types import Face
 
 
-def edit(job: EditJob) -> Outcome:
+def edit(job: EditJob) -> EditReport:
     """Edit a picture or a clip.
 
     Raises:
@@ -42,7 +42,7 @@ def edit(job: EditJob) -> Outcome:
         save(job.wish.save_edit, spec)
     editor = load(job.engine)
     check_names(spec, editor)
-    givers = people(paths, editor)
+    givers = load_targets(paths, editor)
     if is_video:
         from pipelines.edit.video import edit_clip
 
@@ -50,7 +50,7 @@ def edit(job: EditJob) -> Outcome:
     return _edit_picture(job, spec, editor, givers)
 
 
-def animate(job: AnimateJob) -> Outcome:
+def animate(job: AnimateJob) -> EditReport:
     """Drive a picture by a clip; raises as `edit`."""
     from pipelines.edit.video import animate_picture
 
@@ -69,10 +69,10 @@ def animate(job: AnimateJob) -> Outcome:
         save(job.wish.save_edit, spec)
     editor = load(job.engine)
     check_names(spec, editor)
-    return animate_picture(job, spec, editor, people(paths, editor), taken)
+    return animate_picture(job, spec, editor, load_targets(paths, editor), taken)
 
 
-def _edit_picture(job: EditJob, spec: EditSpec, editor: Editor, givers: Mapping[Trait, Face]) -> Outcome:
+def _edit_picture(job: EditJob, spec: EditSpec, editor: Editor, givers: Mapping[Trait, Face]) -> EditReport:
     from rigface.image import encode_jpeg, encode_png
 
     began = time.monotonic()
@@ -89,10 +89,10 @@ def _edit_picture(job: EditJob, spec: EditSpec, editor: Editor, givers: Mapping[
     beside.write_bytes(data)
     os.replace(beside, job.out)
     rows = [
-        rows_of(source.params, wanted, found, spec, editor)
+        comparison_rows(source.params, wanted, found, spec, editor)
         for source, wanted, found in zip(done.sources, done.wanted, done.found)
     ]
-    return Outcome(
+    return EditReport(
         job.out, [] if job.engine.quick else rows, seconds=time.monotonic() - began, notes=hints(job.engine, editor)
     )
 
@@ -117,7 +117,7 @@ def load(engine: Engine) -> Editor:
     return editor
 
 
-def people(paths: Mapping[Trait, Path], editor: Editor) -> dict[Trait, Face]:
+def load_targets(paths: Mapping[Trait, Path], editor: Editor) -> dict[Trait, Face]:
     """Whom each trait is copied from; a picture that gives several is looked at once, a row of a dataset is read.
 
     Raises:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipelines.edit.config import AnimateJob, EditJob
-from pipelines.edit.console import LOOK_CLOSER, Outcome, hints, rows_of
+from pipelines.edit.console import LOOK_CLOSER, EditReport, hints, comparison_rows
 from pipelines.edit.inputs import picture
 from rigface.edits import EditSpec, Trait
 from rigface.errors import BadVideo, NoFace, PlanError
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from rigface.video_editor import Reading, Samples, Shown
 
 
-def edit_clip(job: EditJob, spec: EditSpec, editor: Editor, givers: Mapping[Trait, Face]) -> Outcome:
+def edit_clip(job: EditJob, spec: EditSpec, editor: Editor, givers: Mapping[Trait, Face]) -> EditReport:
     """The same edit on every frame of a clip."""
     from rigface.video_editor import How, Reading, edited
 
@@ -43,7 +43,7 @@ def edit_clip(job: EditJob, spec: EditSpec, editor: Editor, givers: Mapping[Trai
 
 def animate_picture(
     job: AnimateJob, spec: EditSpec, editor: Editor, givers: Mapping[Trait, Face], taken: frozenset[Trait]
-) -> Outcome:
+) -> EditReport:
     """A picture's face, moved as the face of a clip moves."""
     from rigface.face.analyzer import choose
     from rigface.video_editor import How, Reading, animated, reduced
@@ -70,7 +70,7 @@ def _write(
     spec: EditSpec,
     editor: Editor,
     words: str,
-) -> Outcome:
+) -> EditReport:
     from rigface.video.writer import Film
     from rigface.video_editor import Samples
 
@@ -90,7 +90,7 @@ def _write(
             step(film.frames)
     notes = [f"{video.name}: {note}" for note in clip.notes()]
     seconds = time.monotonic() - began
-    return Outcome(job.out, means(samples, spec, editor), film.frames, seconds, (*notes, *hints(job.engine, editor)))
+    return EditReport(job.out, means(samples, spec, editor), film.frames, seconds, (*notes, *hints(job.engine, editor)))
 
 
 def means(samples: Samples, spec: EditSpec, editor: Editor) -> list[Rows]:
@@ -101,7 +101,7 @@ def means(samples: Samples, spec: EditSpec, editor: Editor) -> list[Rows]:
     for kept in samples.kept.values():
         named: dict[str, list[tuple[float, Number]]] = {}
         for was, wanted, now in kept:
-            for name, before, number in rows_of(was, wanted, now, spec, editor):
+            for name, before, number in comparison_rows(was, wanted, now, spec, editor):
                 named.setdefault(name, []).append((before, number))
         mean = lambda values: float(np.nanmean(v)) if np.isfinite(v := np.array(values)).any() else float("nan")  # noqa: E731
         out.append(

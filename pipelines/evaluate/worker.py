@@ -1,6 +1,6 @@
 """The worker of `evaluate`: tasks in, judged edits of every model and every control out.
 
-Path: items of a unit -> `Task` -> each `Contestant` -> `measure` -> OUT/rows/<unit>.parquet, a row per edit and its picture.
+Path: items of a unit -> `Task` -> each `Candidate` -> `measure` -> OUT/rows/<unit>.parquet, a row per edit and its picture.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ JPEG = 92
 
 
 @dataclass(frozen=True, eq=False)
-class Contestant:
+class Candidate:
     """An editor that takes part.
 
     Args:
@@ -49,7 +49,7 @@ class Contestant:
     seeds: int = 1
 
 
-def contestant(name: str, place: str, seeds: int, device: str, size: int, head: HeadSpec) -> Contestant:
+def contestant(name: str, place: str, seeds: int, device: str, size: int, head: HeadSpec) -> Candidate:
     """The preview, or a checkpoint.
 
     Args:
@@ -61,7 +61,7 @@ def contestant(name: str, place: str, seeds: int, device: str, size: int, head: 
         MissingAsset, BadCheckpoint: the weights are not there, or were trained on another head.
     """
     if place == PREVIEW:
-        return Contestant(name, ("texture", size, "expression"), lambda conditions, _: conditions.render)
+        return Candidate(name, ("texture", size, "expression"), lambda conditions, _: conditions.render)
     from rigface.model.pipeline import RigFacePipeline
     from rigface.model_editor import ModelPaint, check_head
 
@@ -70,7 +70,7 @@ def contestant(name: str, place: str, seeds: int, device: str, size: int, head: 
     config, process = pipe.config, pipe.config.process
     style = (config.render_style, config.size, config.expression_field)
     certain = process.kind == "bridge" and not process.bridge_noise
-    return Contestant(name, style, ModelPaint(pipe), 1 if certain else seeds)
+    return Candidate(name, style, ModelPaint(pipe), 1 if certain else seeds)
 
 
 def round_trip(pipe: RigFacePipeline, size: int) -> Callable[[np.ndarray], np.ndarray]:

@@ -31,7 +31,7 @@ MOST_DEG = (40.0, 25.0, 30.0)
 
 
 @dataclass(frozen=True, eq=False)
-class Made:
+class ComposedExample:
     """An example in the making.
 
     Args:
@@ -50,7 +50,7 @@ class Made:
     background_change: float
 
 
-def make(source: Face, target: Face, composer: Composer, head: HeadSpec) -> Made:
+def make(source: Face, target: Face, composer: Composer, head: HeadSpec) -> ComposedExample:
     """An example that turns `source` into `target`; both from the same input.
 
     Where the target's crop shows nothing of the source's, the target picture is filled from the preview: there the
@@ -65,7 +65,7 @@ def make(source: Face, target: Face, composer: Composer, head: HeadSpec) -> Made
     full = shown == 255
     small = np.where(full[..., None], small, composed.preview.image)
     small_mask = np.where(np.where(full, small_mask, preview_mask) > 127, 255, 0).astype(np.uint8)
-    return Made(composed, small, small_mask, wanted, float(there.mean()), change)
+    return ComposedExample(composed, small, small_mask, wanted, float(there.mean()), change)
 
 
 def _shrunk(picture: np.ndarray, size: int) -> np.ndarray:

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.examples import pair_sampling
-from pipelines.examples.compose_example import Made, invent_light, invent_pose, make, staged
+from pipelines.examples.compose_example import ComposedExample, invent_light, invent_pose, make, staged
 from pipelines.examples.config import PairSettings
 from pipelines.examples.face_reader import FaceReader
 from pipelines.examples.layout import part_path
@@ -77,11 +77,11 @@ class ComposeUnit:
             params = invent_pose(params, self._expressions, random)
         return face if params is face.params else staged(face, params, self._composer)
 
-    def _refused(self, made: Made) -> bool:
+    def _refused(self, made: ComposedExample) -> bool:
         settings = self._settings
         return made.covered < settings.least_covered or made.background_change > settings.largest_background_change
 
-    def _row(self, one: dict[str, Any], source: Face, target: Face, made: Made) -> dict[str, Any]:
+    def _row(self, one: dict[str, Any], source: Face, target: Face, made: ComposedExample) -> dict[str, Any]:
         conditions = made.composed.conditions
         pictures = {
             "reference": conditions.reference,

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class Sighting:
+class FaceObservation:
     """What is known of one face when it is judged.
 
     Args:
@@ -131,7 +131,7 @@ def parser(settings: Settings, device: str) -> Parser:
     return load_parser(settings.parser, settings.parser_folder or None, device)
 
 
-class Judge:
+class QualityAssessor:
     """Says which pixels are the person, and how far to trust the row.
 
     Args:
@@ -139,21 +139,21 @@ class Judge:
         measure: the quality of a crop, its mask and what is known of the face.
     """
 
-    def __init__(self, parser: Parser, measure: Callable[[np.ndarray, np.ndarray, Sighting], Quality]) -> None:
+    def __init__(self, parser: Parser, measure: Callable[[np.ndarray, np.ndarray, FaceObservation], Quality]) -> None:
         self._parser, self._measure = parser, measure
 
-    def mask(self, crop: np.ndarray, face: Sighting) -> np.ndarray:
+    def mask(self, crop: np.ndarray, face: FaceObservation) -> np.ndarray:
         """(512, 512) uint8: 255 person, 0 background; the crop may be a smaller copy."""
         scale = len(crop) / CROP_PX
         x0, y0, x1, y1 = (scale * face.inside).tolist()
         return self._parser(crop, scale * face.landmarks, (x0, y0, x1, y1), CROP_PX)
 
-    def quality(self, crop: np.ndarray, mask: np.ndarray, face: Sighting) -> Quality:
+    def quality(self, crop: np.ndarray, mask: np.ndarray, face: FaceObservation) -> Quality:
         """The quality columns."""
         return self._measure(crop, mask, face)
 
 
-def _measured(crop: np.ndarray, mask: np.ndarray, face: Sighting) -> Quality:
+def _measured(crop: np.ndarray, mask: np.ndarray, face: FaceObservation) -> Quality:
     from rigface.face.reconstruction.quality import measure
 
     yaw, pitch, roll = face.degrees.tolist()
@@ -173,16 +173,16 @@ def _measured(crop: np.ndarray, mask: np.ndarray, face: Sighting) -> Quality:
     )
 
 
-def _fake_measured(crop: np.ndarray, mask: np.ndarray, face: Sighting) -> Quality:
+def _fake_measured(crop: np.ndarray, mask: np.ndarray, face: FaceObservation) -> Quality:
     from rigface.testing.fakes import fake_quality
 
     return fake_quality(face.box, face.score)
 
 
-def judge(settings: Settings, device: str = "cpu") -> Judge:
+def judge(settings: Settings, device: str = "cpu") -> QualityAssessor:
     """Mask and quality; fake quality beside a fake reconstructor."""
     measure = _fake_measured if settings.reconstructor == "fake" else _measured
-    return Judge(parser(settings, device), measure)
+    return QualityAssessor(parser(settings, device), measure)
 
 
 class Specs:

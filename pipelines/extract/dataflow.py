@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.extract.config import Extract
-from pipelines.extract.stages import Finish, Look, Reconstruct, StageActor, Write
+from pipelines.extract.stages import MaskAndScore, DetectFaces, Reconstruct, StageActor, Write
 from rigface.errors import JobBroken, RigFaceError
 from rigface.storage.store import INTERNAL, Store
 from rigface.types import DetectorSpec, HeadSpec
@@ -36,14 +36,14 @@ def arguments(config: Extract, head: HeadSpec, detector: DetectorSpec) -> dict[s
     """Each stage's class and what it is built with."""
     device = {name: "cuda" if pool.gpus else "cpu" for names, pool in config.pools for name in names}
     return {
-        "look": (Look, {"settings": config.settings, "silence_s": config.silence_s, "out": config.out}),
+        "look": (DetectFaces, {"settings": config.settings, "silence_s": config.silence_s, "out": config.out}),
         "reconstruct": (Reconstruct, {"settings": config.settings, "device": device["reconstruct"]}),
-        "finish": (Finish, {"settings": config.settings, "device": device["finish"]}),
+        "finish": (MaskAndScore, {"settings": config.settings, "device": device["finish"]}),
         "write": (Write, {"out": config.out, "head": head, "detector": detector}),
     }
 
 
-def records(config: Extract, head: HeadSpec, detector: DetectorSpec, todo: Todo) -> Iterator[dict[str, Any]]:
+def run_units(config: Extract, head: HeadSpec, detector: DetectorSpec, todo: Todo) -> Iterator[dict[str, Any]]:
     """Do the units, in any order.
 
     Yields:

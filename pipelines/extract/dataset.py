@@ -31,7 +31,7 @@ from pipelines.extract import identities, quarantine
 from pipelines.extract.config import Settings, config_hash, differences
 from pipelines.extract.layout import error_path, parquet, part_path, record_of
 from pipelines.extract.plan import Plan, units_of
-from pipelines.inputs.compact_set import Marks
+from pipelines.inputs.compact_set import CompactSet
 from pipelines.run_info import git_commit, versions
 from rigface import schema
 from rigface.errors import PlanError
@@ -43,7 +43,7 @@ PLANS = f"{INTERNAL}/plans"
 RUNS_KEPT = 20
 
 
-class Output:
+class Dataset:
     """One dataset.
 
     Args:
@@ -192,17 +192,17 @@ class Output:
         self.remove_inputs(uris)
         identities.forget(self.store, uris)
         for plan in plans:
-            quarantine.Deaths(self.store).forget(plan["uri"])
+            quarantine.Quarantine(self.store).forget(plan["uri"])
             for unit, _ in units_of(plan, config):
                 self.store.delete(part_path(unit))
                 self.store.delete(error_path(unit))
 
     # --- units
 
-    def done(self) -> Marks:
+    def done(self) -> CompactSet:
         """Names of the units that are done, those with faces and those with a record only."""
         with_faces, without = self.parts()
-        return Marks(chain(with_faces, without))
+        return CompactSet(chain(with_faces, without))
 
     def parts(self) -> tuple[Iterator[str], Iterator[str]]:
         """Names of the units with faces, and of those with a record only, as they are listed."""

@@ -11,10 +11,10 @@ from itertools import islice
 
 from pipelines.extract import components, plan
 from pipelines.extract.config import Extract, config_hash
-from pipelines.extract.dataset import Output
+from pipelines.extract.dataset import Dataset
 from pipelines.extract.job import WINDOW, check_stages
 from pipelines.inputs import open_input, sources
-from pipelines.inputs.compact_set import Marks
+from pipelines.inputs.compact_set import CompactSet
 from rigface.errors import PlanError
 from rigface.storage import lock
 from rigface.storage.store import Store
@@ -30,11 +30,11 @@ def preview(config: Extract) -> str:
     """
     head, detector = components.specs(config.settings)
     check_stages(config, head, detector)
-    output = Output(Store(config.out))
+    output = Dataset(Store(config.out))
     output.check(config.settings, head, detector, config.overwrite)
     uris = sources.find_all(config.videos)
     about, fresh = output.about(), config.overwrite
-    done = Marks() if fresh else output.done()
+    done = CompactSet() if fresh else output.done()
     name = config_hash(config.settings, head, detector)
     left: Counter[str] = Counter()
 
@@ -74,7 +74,7 @@ def status(out: str) -> str:
     Raises:
         PlanError: there is none.
     """
-    output = Output(Store(out))
+    output = Dataset(Store(out))
     about = output.about()
     if about is None:
         raise PlanError(f"{output.store.uri} is no dataset of ours: it has no rigface.json")

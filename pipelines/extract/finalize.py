@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from pipelines.extract.dataset import Output
+from pipelines.extract.dataset import Dataset
 from pipelines.extract.layout import parquet, part_path, with_record
 from pipelines.extract.plan import Plan, units_of
 from rigface.storage.store import Store
@@ -28,7 +28,7 @@ Record = dict[str, Any]
 NUMBERED = "numbered"  # in a part's record: [[number in the chunk, number in the input], ...], once they differ
 
 
-def conclude(plan: Plan, records: list[Record], tracks: int | None = None) -> dict[str, Any]:
+def summarize_input(plan: Plan, records: list[Record], tracks: int | None = None) -> dict[str, Any]:
     """The row of `OUT/inputs/` of one input.
 
     Args:
@@ -71,7 +71,7 @@ def conclude(plan: Plan, records: list[Record], tracks: int | None = None) -> di
     }
 
 
-def close_input(out: str, plan: Plan, config: str) -> dict[str, Any]:
+def finalize_input(out: str, plan: Plan, config: str) -> dict[str, Any]:
     """Join the tracks of an input whose units are all done, and say what became of it.
 
     Args:
@@ -81,11 +81,11 @@ def close_input(out: str, plan: Plan, config: str) -> dict[str, Any]:
     Returns:
         Its row of `OUT/inputs/`.
     """
-    output = Output(Store(out))
+    output = Dataset(Store(out))
     units = [unit for unit, _ in units_of(plan, config)]
     records = [output.record(unit) for unit in units]
     tracks = join_tracks(output.store, plan, units, records) if len(units) > 1 else None
-    return conclude(plan, records, tracks)
+    return summarize_input(plan, records, tracks)
 
 
 def join_tracks(store: Store, plan: Plan, units: list[str], records: list[Record]) -> int:

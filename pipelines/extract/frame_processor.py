@@ -1,6 +1,6 @@
 """Look at the frames of one unit: decode, detect, track, align, crop, and ask a few crops who it is.
 
-Path: plan row -> Looker (in a child process, see `child.py`) -> record and faces as Arrow IPC. Full frames end here.
+Path: plan row -> FrameProcessor (in a child process, see `child.py`) -> record and faces as Arrow IPC. Full frames end here.
 
 One pass over the frames with one decoded frame in memory. Which faces get an identity vector is decided as they pass by
 (`identity.Picker`), the vectors are computed at the end.
@@ -33,7 +33,7 @@ from rigface.video.decode import Chunk, Truncated, frames
 T = TypeVar("T")
 
 
-class Looker:
+class FrameProcessor:
     """Everything that needs whole frames. Built once per child process.
 
     Args:

@@ -23,16 +23,16 @@ from typing import Any
 from pipelines.cluster import session
 from pipelines.extract import components, dataflow, plan
 from pipelines.extract.config import STAGES, Extract
-from pipelines.extract.dataset import Output
-from pipelines.extract.finalize import close_input, conclude
+from pipelines.extract.dataset import Dataset
+from pipelines.extract.finalize import finalize_input, summarize_input
 from pipelines.extract.identities import identify
 from pipelines.extract.layout import error_path
 from pipelines.extract.plan import Plan, units_of
 from pipelines.extract.progress import Progress
-from pipelines.extract.quarantine import Deaths
-from pipelines.extract.summary import Outcome, Summary
+from pipelines.extract.quarantine import Quarantine
+from pipelines.extract.summary import StatusCount, Summary
 from pipelines.inputs import open_input, sources
-from pipelines.inputs.compact_set import Marks
+from pipelines.inputs.compact_set import CompactSet
 from rigface import schema
 from rigface.errors import JobBroken
 from rigface.storage import lock
@@ -65,7 +65,7 @@ def extract(
     """
     head, detector = components.specs(config.settings)
     check_stages(config, head, detector)
-    output = Output(Store(config.out))
+    output = Dataset(Store(config.out))
     output.check(config.settings, head, detector, config.overwrite)
     uris = sources.find_all(config.videos)
     uris = chain([next(uris)], uris)  # that there is none at all is said before anything is written
@@ -91,7 +91,7 @@ class _Run:
     def __init__(
         self,
         config: Extract,
-        output: Output,
+        output: Dataset,
         specs: tuple[HeadSpec, DetectorSpec],
         progress: Progress,
         still_ours: Callable[[], None],
@@ -103,7 +103,7 @@ class _Run:
         self._rows: list[dict[str, Any]] = []  # of inputs, not yet published
         self._flushed = time.monotonic()
         self._closing: list[Future] = []
-        self._there: tuple[Marks, Marks] | None = None  # units and rows that were there, until something is removed
+        self._there: tuple[CompactSet, CompactSet] | None = None  # units and rows that were there, until something is removed
         self._closers = stack.enter_context(ThreadPoolExecutor(CLOSERS))
         self.summary = Summary()
         self.name = output.open(config.settings, *specs, config.overwrite)
@@ -111,7 +111,7 @@ class _Run:
     def all(self, uris: Iterator[str]) -> Summary:
         """From inputs to a finished dataset."""
         began = time.monotonic()
-        wanted = Marks()
+        wanted = CompactSet()
         while window := list(islice(uris, WINDOW)):
             for uri in window:
                 wanted.add(uri)
@@ -122,12 +122,12 @@ class _Run:
         self.summary.wall_s = time.monotonic() - began
         return self.summary
 
-    def _sum_up(self, wanted: Marks) -> None:
+    def _sum_up(self, wanted: CompactSet) -> None:
         outcomes = self.summary.outcomes
         for table in self.output.inputs_by_part(["uri", "status", "stage", "reason", "frames", "faces"]):
             for row in table.to_pylist():
                 if row["uri"] in wanted:
-                    one = outcomes.setdefault((row["status"], row["stage"] or ""), Outcome())
+                    one = outcomes.setdefault((row["status"], row["stage"] or ""), StatusCount())
                     one.inputs, one.frames, one.faces = (
                         one.inputs + 1,
                         one.frames + row["frames"],
@@ -161,7 +161,7 @@ class _Run:
         rows = (row for table in self.output.inputs_by_part(["uri", "status"]) for row in table.to_pylist())
         again = {row["uri"] for row in rows if row["status"] in ("error", "partial") and row["uri"] in known}
         for uri in again:
-            Deaths(self.output.store).forget(uri)
+            Quarantine(self.output.store).forget(uri)
             for unit, _ in units_of(known[uri], self.name):
                 self.output.store.delete(error_path(unit))
             if known[uri]["status"] == "error":
@@ -204,7 +204,7 @@ class _Run:
     def _work(self, plans: dict[str, Plan]) -> None:
         if self._there is None:
             rows = (uri for table in self.output.inputs_by_part(["uri"]) for uri in table["uri"].to_pylist())
-            self._there = self.output.done(), Marks(rows)
+            self._there = self.output.done(), CompactSet(rows)
         done, has_row = self._there
         todo: dataflow.Todo = []
         waiting: dict[str, set[str]] = {}
@@ -232,7 +232,7 @@ class _Run:
         crashed: set[str] = set()  # inputs
         began = time.monotonic()
         self.progress.say(f"{len(todo):,} units of work; starting the actors")
-        for record in dataflow.records(self.config, *self.specs, todo):
+        for record in dataflow.run_units(self.config, *self.specs, todo):
             if not self.summary.done["units"]:
                 self.summary.start_s = time.monotonic() - began
                 self.progress.say(f"{len(todo):,} units of work")
@@ -264,9 +264,9 @@ class _Run:
     def _close(self, one: Plan, records: list[dict[str, Any]] | None = None) -> None:
         """Make the row of a finished input: at once where all is at hand, else from what was written, on a thread."""
         if len(one["chunks"]) == 0 or (len(one["chunks"]) == 1 and records):
-            self._closed(conclude(one, records or []))
+            self._closed(summarize_input(one, records or []))
         else:
-            self._closing.append(self._closers.submit(close_input, self.config.out, one, self.name))
+            self._closing.append(self._closers.submit(finalize_input, self.config.out, one, self.name))
 
     def _closed(self, row: dict[str, Any]) -> None:
         self._rows.append(row)

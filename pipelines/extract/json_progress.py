@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pipelines.extract.summary import Summary
 
 
-class Lines(Progress):
+class JsonProgress(Progress):
     """Says what happens as events instead of showing it."""
 
     def __init__(self) -> None:

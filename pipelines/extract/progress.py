@@ -21,7 +21,7 @@ from rich.text import Text
 from pipelines.telemetry import metrics
 
 if TYPE_CHECKING:
-    from pipelines.extract.summary import Outcome, Summary
+    from pipelines.extract.summary import StatusCount, Summary
 
 EVERY_S = 5.0  # between two lines of a log
 SETTLED_S = 3.0  # no time left is guessed before
@@ -122,7 +122,7 @@ def _clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def outcome_table(outcomes: dict[tuple[str, str], Outcome]) -> Table:
+def outcome_table(outcomes: dict[tuple[str, str], StatusCount]) -> Table:
     """Counts of inputs by status and stage."""
     table = Table(title="what became of the inputs", title_justify="left")
     for name in ("status", "stage", "inputs", "frames", "faces"):

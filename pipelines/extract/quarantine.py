@@ -20,7 +20,7 @@ ENOUGH = 2  # units of one input
 KEPT = ("stage", "reason", "crash")
 
 
-class Deaths:
+class Quarantine:
     """What is remembered in one dataset. An object per unit given up, so that nobody has to wait for anybody."""
 
     def __init__(self, store: Store) -> None:

@@ -20,7 +20,7 @@ import pyarrow as pa
 from pipelines.extract import components
 from pipelines.extract.config import Settings
 from pipelines.extract.layout import _QUALITY, error_path, parquet, part_path, with_record
-from pipelines.extract.quarantine import Deaths
+from pipelines.extract.quarantine import Quarantine
 from pipelines.extract.unit import Unit
 from pipelines.telemetry import metrics
 from pipelines.telemetry.worker_process import Child, ChildDied
@@ -48,7 +48,7 @@ class Stage(Protocol):
     def __call__(self, unit: Unit) -> None: ...
 
 
-class Look:
+class DetectFaces:
     """Frames -> faces: decode, detect, track, align, crop, identity. In a child process that may crash."""
 
     name = "look"
@@ -59,9 +59,9 @@ class Look:
     )
 
     def __init__(self, settings: Settings, silence_s: float, out: str) -> None:
-        self._child = Child("pipelines.extract.frame_processor:Looker", {"settings": settings}, silence_s)
+        self._child = Child("pipelines.extract.frame_processor:FrameProcessor", {"settings": settings}, silence_s)
         self._child.start()
-        self._deaths = Deaths(Store(out))
+        self._deaths = Quarantine(Store(out))
 
     def __call__(self, unit: Unit) -> None:
         if verdict := self._deaths.verdict(unit.unit_id, unit.plan):
@@ -114,7 +114,7 @@ class Reconstruct:
             unit.add({name: schema.column(v[finite], v.shape[1]) for name, v in flat.items()}, rows[finite])
 
 
-class Finish:
+class MaskAndScore:
     """The person's mask, and how far to trust the row."""
 
     name = "finish"
@@ -149,7 +149,7 @@ class Finish:
         unit.add(columns, np.array(done, np.int64))
 
 
-def _sightings(unit: Unit, rows: np.ndarray) -> Iterator[components.Sighting]:
+def _sightings(unit: Unit, rows: np.ndarray) -> Iterator[components.FaceObservation]:
     """What is known of the faces of these rows, one by one."""
     from rigface.face.geometry.rotation import to_degrees, to_matrix  # torch stays out of the driver
 
@@ -162,7 +162,7 @@ def _sightings(unit: Unit, rows: np.ndarray) -> Iterator[components.Sighting]:
     residuals = np.concatenate([unit.numbers(name, rows) for name in _RESIDUALS], axis=1)
     for i in range(count):
         inside = alignment.apply(affines[i], corners).ravel()
-        yield components.Sighting(boxes[i], landmarks[i], inside, float(scores[i]), turns[i], residuals[i])
+        yield components.FaceObservation(boxes[i], landmarks[i], inside, float(scores[i]), turns[i], residuals[i])
 
 
 class Write:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 
 @dataclass
-class Outcome:
+class StatusCount:
     """Inputs that ended alike."""
 
     inputs: int = 0
@@ -20,7 +20,7 @@ class Outcome:
 class Summary:
     """How the dataset stands for the inputs that were asked for, and what this run did."""
 
-    outcomes: dict[tuple[str, str], Outcome] = field(default_factory=dict)  # by status and stage
+    outcomes: dict[tuple[str, str], StatusCount] = field(default_factory=dict)  # by status and stage
     done: Counter[str] = field(default_factory=Counter)  # this run: units, frames, faces, bytes
     seconds: dict[str, float] = field(default_factory=dict)  # this run, by step
     cpu_seconds: float = 0.0

@@ -14,7 +14,7 @@ from hashlib import blake2b
 _WIDTH = 10  # bytes of a hash that are kept; two more are its place
 
 
-class Marks:
+class CompactSet:
     """A set of names that can be added to and asked, and no more.
 
     Args:

@@ -1,6 +1,6 @@
 """Remote inputs read by range, and a copy on this machine's disk of those for which that is the dearer way.
 
-Path: `sources.open_uri` of an s3:// address -> Nearby -> ReadAhead -> a decoder.
+Path: `sources.open_uri` of an s3:// address -> CachedObject -> ReadAhead -> a decoder.
 
 **Rule**: by range, until this machine has fetched an object twice over; then it is copied once, and read from the copy.
 Measured on 37 MB of H.264 in 29 units, bytes fetched in lengths of the file: looking into it 1.0 in every container (its
@@ -40,7 +40,7 @@ FETCHERS = 4  # threads
 DAY_S = 86400.0
 
 
-class Nearby:
+class CachedObject:
     """An input on S3 as something with `size()`, `read_at(count, offset)` and `close()`.
 
     Raises:

@@ -35,8 +35,8 @@ from typing import BinaryIO
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from pipelines.inputs import manifests
-from pipelines.inputs.compact_set import Marks
-from pipelines.inputs.object_cache import Nearby
+from pipelines.inputs.compact_set import CompactSet
+from pipelines.inputs.object_cache import CachedObject
 from rigface.errors import BadInput, PlanError
 from rigface.storage import objects
 from rigface.storage.read_ahead import ReadAhead
@@ -76,7 +76,7 @@ def sample(uris: Iterable[str], count: int) -> tuple[list[str], int]:
 
 
 def _distinct(found: Iterable[Found]) -> Iterator[str]:
-    seen = Marks()
+    seen = CompactSet()
     for uri, real in found:
         if seen.add(os.fsencode(real)):
             yield uri
@@ -201,7 +201,7 @@ def open_uri(uri: str) -> BinaryIO:
     """
     if uri.startswith("s3://"):
         bucket, key = _bucket_and_key(uri)
-        return io.BufferedReader(ReadAhead(Nearby(bucket, key)), 65536)
+        return io.BufferedReader(ReadAhead(CachedObject(bucket, key)), 65536)
     path = _local(uri, BadInput)
     mode = _stat(path).st_mode
     if not stat.S_ISREG(mode):  # opening a pipe would wait for ever

@@ -1,6 +1,6 @@
 """What a training loop asks of the place it runs in: who am I, where was I, keep this. Two answers: Ray Train, and this process.
 
-Path: loop -> `Session.keep` -> OUT/checkpoints (this process) or OUT/ray (Ray Train) -> `Session.latest` of the next run.
+Path: loop -> `Backend.keep` -> OUT/checkpoints (this process) or OUT/ray (Ray Train) -> `Backend.latest` of the next run.
 A checkpoint is a folder that torch.distributed.checkpoint wrote; both places hold the same kind, and a run goes on from the
 newest, whichever place wrote it. Writing to the output happens behind the loop's back; a folder counts when it is whole: with
 OUT/checkpoints, when its `done` is there; with OUT/ray, when Ray Train's own list has it.
@@ -33,7 +33,7 @@ DONE = "done"  # written last: without it a folder is half a checkpoint
 Write = Callable[[Path], None]
 
 
-class Session(Protocol):
+class Backend(Protocol):
     """The place a loop runs in."""
 
     rank: int
@@ -64,7 +64,7 @@ class Session(Protocol):
         ...
 
 
-class Alone:
+class LocalBackend:
     """This process, without Ray.
 
     Args:
@@ -156,7 +156,7 @@ def _local(store: Store, folder: str | None) -> Iterator[Path | None]:
         yield Path(place)
 
 
-class OnRay:
+class RayBackend:
     """A worker of Ray Train. `report` is a barrier, and uploads behind the loop's back.
 
     Args:
@@ -183,7 +183,7 @@ class OnRay:
 
         checkpoint = ray.train.get_checkpoint()
         ours = "" if checkpoint is None else _name(checkpoint.path)
-        names = Alone(self._store).names()  # of a run that began without Ray, or went on without it
+        names = LocalBackend(self._store).names()  # of a run that began without Ray, or went on without it
         if checkpoint is not None and ours >= max(names, default=""):
             with checkpoint.as_directory() as folder:
                 yield Path(folder)

@@ -1,6 +1,6 @@
 """Which example comes when: a deterministic order per (seed, epoch), and batches of it read ahead.
 
-Path: parts of examples/ -> `Order` -> windows -> batches on the worker's device.
+Path: parts of examples/ -> `BatchSampler` -> windows -> batches on the worker's device.
 
 Ray Data of 2.60 cannot resume in the middle of an epoch, so the order is ours: a function of (seed, epoch) alone. A step
 has `lanes` batches; each lane walks its own stretch of the epoch, and workers share the lanes. So any number of workers
@@ -29,7 +29,7 @@ KEPT_BYTES = 2**30  # of parts already read, per process
 
 
 @dataclass(frozen=True)
-class Window:
+class ReadWindow:
     """Some steps of an epoch, for some lanes: the unit of reading ahead.
 
     Args:
@@ -44,7 +44,7 @@ class Window:
     rows: np.ndarray
 
 
-class Order:
+class BatchSampler:
     """The order of all examples over all epochs.
 
     Args:
@@ -73,14 +73,14 @@ class Order:
         size = self.window * self.batch
         return np.concatenate([random.permutation(stretch[i : i + size]) for i in range(0, length, size)])
 
-    def windows(self, lanes: Sequence[int], start: int = 0) -> Iterator[Window]:
+    def windows(self, lanes: Sequence[int], start: int = 0) -> Iterator[ReadWindow]:
         """Everything from step `start` (from 0) on, for these lanes, for ever."""
         while True:
             epoch, within = divmod(start, self.steps_per_epoch)
             stop = min((within // self.window + 1) * self.window, self.steps_per_epoch)
             mine = [self.lane_rows(epoch, lane)[within * self.batch : stop * self.batch] for lane in lanes]
             by_step = np.stack([m.reshape(stop - within, self.batch, 2) for m in mine], axis=1).reshape(-1, 2)
-            yield Window(start, stop - within, by_step[:, 0], by_step[:, 1])
+            yield ReadWindow(start, stop - within, by_step[:, 0], by_step[:, 1])
             start += stop - within
 
     def everything(self, epoch: int) -> np.ndarray:
@@ -92,7 +92,7 @@ class Order:
 
 
 @lru_cache(maxsize=4)
-def _epoch(order: Order, epoch: int) -> np.ndarray:
+def _epoch(order: BatchSampler, epoch: int) -> np.ndarray:
     return order.everything(epoch)
 
 
@@ -110,7 +110,7 @@ class Reader:
     """Reads windows; parts read lately stay in memory.
 
     Args:
-        parts: paths of the parts, as numbered in `Order`. columns: to read.
+        parts: paths of the parts, as numbered in `BatchSampler`. columns: to read.
     """
 
     def __init__(self, store: Store, parts: Sequence[str], columns: Sequence[str], kept: int = KEPT_BYTES) -> None:
@@ -118,7 +118,7 @@ class Reader:
         self._tables: OrderedDict[int, pa.Table] = OrderedDict()
         self._bytes = 0
 
-    def __call__(self, window: Window) -> pa.Table:
+    def __call__(self, window: ReadWindow) -> pa.Table:
         """The rows of a window, in its order."""
         numbers, which = np.unique(window.parts, return_inverse=True)
         tables = [self._part(int(n)) for n in numbers]
@@ -139,8 +139,8 @@ class Reader:
 
 
 def read_ahead(
-    windows: Iterator[Window], read: Callable[[Window], pa.Table], ahead: int = 1
-) -> Iterator[tuple[Window, pa.Table]]:
+    windows: Iterator[ReadWindow], read: Callable[[ReadWindow], pa.Table], ahead: int = 1
+) -> Iterator[tuple[ReadWindow, pa.Table]]:
     """Windows with their rows, `ahead` of them read before they are asked for. Ends its thread when it is dropped."""
     with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as pool:
         waiting = [(w, pool.submit(read, w)) for w in itertools.islice(windows, ahead)]

@@ -27,7 +27,7 @@ from rigface.model.text import TextEncoder
 from rigface.storage.store import Store
 
 if TYPE_CHECKING:
-    from pipelines.train.trainer_state import Trainee
+    from pipelines.train.trainer_state import TrainerState
 
 KEPT_PROMPTS = 4096  # embeddings: in clips one caption is said of many frames
 
@@ -36,10 +36,10 @@ class Batches:
     """Steps' examples as latents on the device, and how long each was waited for."""
 
     def __init__(
-        self, config: TrainConfig, source: Store, parts: list[str], trainee: Trainee, lanes: list[int]
+        self, config: TrainConfig, source: Store, parts: list[str], trainee: TrainerState, lanes: list[int]
     ) -> None:
         rows = batch_sampler.usable_rows(source, parts, "train")
-        self._order = batch_sampler.Order(rows, config.batch, config.lanes, config.window, config.seed)
+        self._order = batch_sampler.BatchSampler(rows, config.batch, config.lanes, config.window, config.seed)
         self._latent = batch_sampler.latents_of(source, parts[0])
         if self._latent is not None and config.augment:
             raise PlanError(
@@ -48,14 +48,14 @@ class Batches:
         model_setup.check(trainee.loaded, trainee.spec, self._latent)
         names = [f"{name}_latents" if self._latent else name for name in PICTURES]
         columns = ["expression_code", *names]
-        self._listener = Listener.of(trainee.loaded, source, parts[0], trainee.device)
+        self._listener = CaptionEncoder.of(trainee.loaded, source, parts[0], trainee.device)
         if self._listener is not None:
             columns.append(CAPTION)
         windows = self._order.windows(lanes, trainee.step)
         if config.ingest == "ray" and config.workers:
-            from pipelines.train.ray_reader import over_ray
+            from pipelines.train.ray_reader import read_with_ray
 
-            self._windows = over_ray(windows, source, parts, columns)
+            self._windows = read_with_ray(windows, source, parts, columns)
         else:
             self._windows = batch_sampler.read_ahead(windows, batch_sampler.Reader(source, parts, columns))
         self._trainee, self._lanes = trainee, lanes
@@ -99,7 +99,7 @@ class Batches:
         return LatentExample(LatentConditions(background, render, code, reference=reference), target)
 
 
-class Listener:
+class CaptionEncoder:
     """Captions to embeddings; the model's default text where nothing is said.
 
     Args:
@@ -111,14 +111,14 @@ class Listener:
         self._heard: OrderedDict[str, Tensor] = OrderedDict()
 
     @staticmethod
-    def of(loaded: Checkpoint, source: Store, part: str, device: torch.device) -> Listener | None:
+    def of(loaded: Checkpoint, source: Store, part: str, device: torch.device) -> CaptionEncoder | None:
         """The ears of a model; None where it has no text encoder, or the examples no captions."""
         with source.open(part) as f:
             told = CAPTION in pq.read_schema(f).names
         if loaded.text_encoder is None or not told:
             return None
         loaded.text_encoder.model.to(device)
-        return Listener(loaded.text_encoder, loaded.model.default_text.to(device))
+        return CaptionEncoder(loaded.text_encoder, loaded.model.default_text.to(device))
 
     def __call__(self, captions: Sequence[str | None]) -> Tensor:
         """(B, L, D) float32, without gradient."""

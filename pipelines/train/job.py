@@ -64,10 +64,10 @@ def _about(store: Store, config: TrainConfig) -> None:
 
 
 def _alone(config: TrainConfig, store: Store, check: Callable[[], None]) -> dict[str, float]:
-    from pipelines.train.backend import Alone
+    from pipelines.train.backend import LocalBackend
     from pipelines.train.loop import loop
 
-    session = Alone(store, config.keep, check)
+    session = LocalBackend(store, config.keep, check)
     try:
         return loop(config, session)
     finally:
@@ -76,11 +76,11 @@ def _alone(config: TrainConfig, store: Store, check: Callable[[], None]) -> dict
 
 def work(raw: dict[str, Any]) -> None:
     """The loop of one Ray Train worker; `raw` holds a TrainConfig as a dict, and whose the output is."""
-    from pipelines.train.backend import OnRay
+    from pipelines.train.backend import RayBackend
     from pipelines.train.loop import loop
 
     config = config_of(raw["config"])
-    loop(config, OnRay(config.out, raw["lease"]))
+    loop(config, RayBackend(config.out, raw["lease"]))
 
 
 def config_of(raw: dict[str, Any]) -> TrainConfig:

@@ -19,11 +19,11 @@ from torch import Tensor
 from pipelines.examples.layout import parts_of, spec_of
 from pipelines.telemetry import metrics
 from pipelines.train import model_setup
-from pipelines.train.backend import Session
+from pipelines.train.backend import Backend
 from pipelines.train.batches import Batches
 from pipelines.train.config import TrainConfig
-from pipelines.train.metric_log import Journal
-from pipelines.train.trainer_state import Trainee
+from pipelines.train.metric_log import MetricLog
+from pipelines.train.trainer_state import TrainerState
 from pipelines.train.validation import Validation
 from rigface.model import checkpoint as checkpoints
 from rigface.model.diffusion import Dropout, draw, row_losses
@@ -34,7 +34,7 @@ from rigface.storage.store import Store
 MODEL = "model"
 
 
-def loop(config: TrainConfig, session: Session) -> dict[str, float]:
+def loop(config: TrainConfig, session: Backend) -> dict[str, float]:
     """Train until `config.steps`; returns the last numbers.
 
     Raises:
@@ -50,12 +50,12 @@ def loop(config: TrainConfig, session: Session) -> dict[str, float]:
         torch.set_float32_matmul_precision("high")
     store, source = Store(config.out), Store(config.examples)
     parts = parts_of(source)
-    trainee = Trainee(config, spec_of(source, parts), session, device)
+    trainee = TrainerState(config, spec_of(source, parts), session, device)
     with session.latest() as folder:
         if folder is not None:
             trainee.load(folder)
     session.check()  # before the diary forgets what came after the checkpoint
-    journal = Journal(store, session.rank == 0, trainee.step, config.log_format == "json")
+    journal = MetricLog(store, session.rank == 0, trainee.step, config.log_format == "json")
     lanes = list(range(session.rank, config.lanes, session.world))
     passes = math.ceil(config.lanes / session.world)
     batches = Batches(config, source, parts, trainee, lanes)
@@ -89,7 +89,7 @@ def loop(config: TrainConfig, session: Session) -> dict[str, float]:
     return {name: value for name, value in numbers.items() if isinstance(value, int | float)}
 
 
-def _late(config: TrainConfig, session: Session, began: float, device: torch.device) -> bool:
+def _late(config: TrainConfig, session: Backend, began: float, device: torch.device) -> bool:
     """Whether the time is up; workers' clocks differ, so they agree on it."""
     if not config.stop_after_s:
         return False
@@ -99,7 +99,7 @@ def _late(config: TrainConfig, session: Session, began: float, device: torch.dev
     return bool(late > 0)
 
 
-def _step(trainee: Trainee, examples: list[LatentExample], lanes: list[int], passes: int, step: int) -> float:
+def _step(trainee: TrainerState, examples: list[LatentExample], lanes: list[int], passes: int, step: int) -> float:
     """One step of the optimizer; the loss over all workers' lanes."""
     config, total = trainee.config, torch.zeros((), device=trainee.device)
     rate = learning_rate(config, step)
@@ -143,7 +143,7 @@ def learning_rate(config: TrainConfig, step: int) -> float:
     return config.learning_rate * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
-def export(trainee: Trainee, store: Store) -> None:
+def export(trainee: TrainerState, store: Store) -> None:
     """Write the averaged model as a checkpoint folder people can use. Every worker calls it; the first writes."""
     import tempfile
 

@@ -21,7 +21,7 @@ STEPS = 1000  # per object
 FLUSH_S = 15.0
 
 
-class Journal:
+class MetricLog:
     """Writes on the first worker, is silent on the others.
 
     Args:

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pyarrow as pa
 
-from pipelines.train.batch_sampler import Reader, Window
+from pipelines.train.batch_sampler import Reader, ReadWindow
 from rigface.storage.store import Store
 
 AHEAD = 2  # windows read before they are asked for
@@ -29,13 +29,13 @@ class _Read:
         self._read = Reader(Store(uri), parts, columns)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> pa.Table:
-        window = Window(0, int(batch["steps"][0]), batch["parts"][0], batch["rows"][0])
+        window = ReadWindow(0, int(batch["steps"][0]), batch["parts"][0], batch["rows"][0])
         return self._read(window)
 
 
-def over_ray(
-    windows: Iterator[Window], source: Store, parts: Sequence[str], columns: Sequence[str]
-) -> Iterator[tuple[Window, pa.Table]]:
+def read_with_ray(
+    windows: Iterator[ReadWindow], source: Store, parts: Sequence[str], columns: Sequence[str]
+) -> Iterator[tuple[ReadWindow, pa.Table]]:
     """Windows with their rows, in order, read by Ray Data."""
     import ray.data
     from ray.data import ActorPoolStrategy, ExecutionOptions

@@ -21,7 +21,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from pipelines.train import model_setup
-from pipelines.train.backend import Session
+from pipelines.train.backend import Backend
 from pipelines.train.config import TrainConfig
 from rigface.errors import PlanError
 from rigface.examples import ExampleSpec
@@ -30,14 +30,14 @@ from rigface.model.checkpoint import Checkpoint
 from rigface.model.ema import Average
 
 
-class Trainee:
+class TrainerState:
     """A model in training, with all that a checkpoint holds.
 
     Args:
         spec: of the examples. session: rank and world decide how it is wrapped.
     """
 
-    def __init__(self, config: TrainConfig, spec: ExampleSpec, session: Session, device: torch.device) -> None:
+    def __init__(self, config: TrainConfig, spec: ExampleSpec, session: Backend, device: torch.device) -> None:
         self.config, self.spec, self.session, self.device = config, spec, session, device
         self.loaded: Checkpoint = model_setup.load(config, spec)
         if config.trust != 1 and self.loaded.config.process.kind != "bridge":

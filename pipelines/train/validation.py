@@ -19,9 +19,9 @@ import torch
 
 from pipelines.examples import held_out
 from pipelines.examples.layout import parts_of
-from pipelines.train.backend import Session
+from pipelines.train.backend import Backend
 from pipelines.train.config import TrainConfig
-from pipelines.train.metric_log import Journal
+from pipelines.train.metric_log import MetricLog
 from rigface.examples import examples_of
 from rigface.image import to_image, to_tensor
 from rigface.model.latents import decode, encode_conditions, lost_detail
@@ -30,7 +30,7 @@ from rigface.storage.store import Store
 from rigface.types import Example
 
 if TYPE_CHECKING:
-    from pipelines.train.trainer_state import Trainee
+    from pipelines.train.trainer_state import TrainerState
 
 SHOWN = 12  # rows of the grid
 BATCH = 8  # examples sampled at once
@@ -40,13 +40,13 @@ COLUMNS = ("reference", "background", "render", "target", "expression_code", "ex
 class Validation:
     """The held-out examples of one run."""
 
-    def __init__(self, config: TrainConfig, source: Store, session: Session) -> None:
+    def __init__(self, config: TrainConfig, source: Store, session: Backend) -> None:
         self._config, self._session = config, session
         self._table = _chosen(source, config.validation_examples)
         self._judge: Any = None
         self._known: dict[str, list[Any]] = {}
 
-    def look(self, trainee: Trainee, journal: Journal) -> dict[str, float]:
+    def look(self, trainee: TrainerState, journal: MetricLog) -> dict[str, float]:
         """Sample, measure, write down. Every worker calls it, the first one's numbers count."""
         if self._table is None:
             return {}
@@ -130,7 +130,7 @@ def _largest_turn_first(row: dict[str, Any]) -> tuple:
     return -min(row["delta_pose_deg"], 40), row["example"]
 
 
-def sample(trainee: Trainee, example: Example, seed: int) -> np.ndarray:
+def sample(trainee: TrainerState, example: Example, seed: int) -> np.ndarray:
     """(N, S, S, 3) uint8 edits of N examples, with the process's own sampler and steps."""
     pictures = []
     vae, process = trainee.loaded.vae, trainee.loaded.config.process

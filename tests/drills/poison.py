@@ -3,12 +3,12 @@
 import ctypes
 from pathlib import Path
 
-from pipelines.extract.frame_processor import Looker
-from pipelines.extract.stages import Look
+from pipelines.extract.frame_processor import FrameProcessor
+from pipelines.extract.stages import DetectFaces
 from pipelines.telemetry.worker_process import Child
 
 
-class PoisonedLooker(Looker):
+class PoisonedLooker(FrameProcessor):
     """SIGSEGV on every input named `poison`; each try leaves a line in `tries`."""
 
     def __init__(self, settings, tries: str) -> None:
@@ -24,8 +24,8 @@ class PoisonedLooker(Looker):
         return super().__call__(job, begin)
 
 
-class PoisonedLook(Look):
-    """`Look` with that child."""
+class PoisonedLook(DetectFaces):
+    """`DetectFaces` with that child."""
 
     def __init__(self, settings, silence_s: float, out: str, tries: str) -> None:
         super().__init__(settings, silence_s, out)

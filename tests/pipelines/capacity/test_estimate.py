@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from pipelines.capacity import estimate, load
-from pipelines.capacity.estimate import Cluster
+from pipelines.capacity.estimate import ClusterSpec
 from pipelines.cli import main
 from pipelines.extract.config import Settings
 from rigface.errors import PlanError
@@ -33,7 +33,7 @@ def test_cores_do_in_all_what_the_machine_did():
 
 
 def test_every_frame_is_decoded_and_few_are_looked_at():
-    ask = Cluster(clips=1000, clip_s=10, clip_fps=25)
+    ask = ClusterSpec(clips=1000, clip_s=10, clip_fps=25)
     one, all_of_them = (estimate.load_of(ask, Settings(fps=fps)) for fps in (1, "all"))
     assert (one.frames, one.units, one.faces) == (10_000, 1000, 10_000)
     assert (all_of_them.frames, all_of_them.units) == (250_000, 1000)
@@ -62,7 +62,7 @@ def test_a_sample_can_be_simulated():
     assert (load.units, load.frames) == (5000, pytest.approx(500_000))
     assert sum(load.seconds.values()) == pytest.approx(0.05)
     assert load.stages == {"look": pytest.approx(0.04), "finish": pytest.approx(0.01)}
-    text = estimate.described(load, Cluster(), 8, 0.05, "EUR")
+    text = estimate.described(load, ClusterSpec(), 8, 0.05, "EUR")
     assert "EUR at 0.05" in text
     assert "look 80%" in text
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.cluster.budget import SPENT, Meter, main, run
+from pipelines.cluster.budget import SPENT, CostMeter, main, run
 
 TIDY = """
 import pathlib, sys, time
@@ -24,7 +24,7 @@ pathlib.Path(sys.argv[1]).touch(); time.sleep(60)
 """
 
 
-class Patient(Meter):
+class Patient(CostMeter):
     """Is not spent before the job has begun: Python may take longer to start than the job is given."""
 
     began: Path
@@ -34,7 +34,7 @@ class Patient(Meter):
         return self.began.exists() and super().is_spent
 
 
-def patient(path: Path, **limits: float) -> Meter:
+def patient(path: Path, **limits: float) -> CostMeter:
     meter = Patient(**limits)
     meter.began = path
     return meter
@@ -58,7 +58,7 @@ def child(code, *words):
 
 
 def test_dollars_are_node_hours_by_kind():
-    meter = Meter(dollars=10, price=0.5, gpu_price=2)
+    meter = CostMeter(dollars=10, price=0.5, gpu_price=2)
     meter.add(3600, plain=4, gpu=1)
     assert (meter.spent_hours, meter.spent_dollars, meter.is_spent) == (1.0, 4.0, False)
     meter.add(5400, plain=4, gpu=1)
@@ -67,14 +67,14 @@ def test_dollars_are_node_hours_by_kind():
 
 
 def test_nodes_with_gpus_cost_the_same_where_no_other_price_is_given():
-    meter = Meter(price=1)
+    meter = CostMeter(price=1)
     meter.add(3600, plain=1, gpu=1)
     assert meter.spent_dollars == 2
 
 
 @pytest.mark.parametrize("code", [0, 3])
 def test_a_job_that_ends_by_itself_keeps_its_status(code):
-    assert run(child(f"raise SystemExit({code})"), Meter(hours=1), none) == code
+    assert run(child(f"raise SystemExit({code})"), CostMeter(hours=1), none) == code
 
 
 def test_hours_that_are_spent_interrupt_the_job(capfd, tmp_path):

@@ -20,7 +20,7 @@ import pytest
 from pipelines.cli.cluster import SubmitCommand, split
 from pipelines.cli.main import main, parse
 from pipelines.cluster import budget
-from pipelines.cluster.budget import Meter
+from pipelines.cluster.budget import CostMeter
 from pipelines.cluster.submit import PACKAGES, described, request
 
 LINE = ["extract", "s3://b/videos/", "s3://b/faces", "--preset", "cluster"]
@@ -75,7 +75,7 @@ def test_help_is_that_of_the_job_where_there_is_one(capsys):
 
 
 def test_the_entrypoint_is_the_job_under_its_budget():
-    asked = requested([*LINE, "--fps", "2"], Meter(hours=12, dollars=300, price=0.35))
+    asked = requested([*LINE, "--fps", "2"], CostMeter(hours=12, dollars=300, price=0.35))
     words = shlex.split(asked.entrypoint)
     assert words[:3] == ["python", "-m", "pipelines.cluster.budget"]
     assert words[words.index("--") + 1 :] == [*LINE, "--fps", "2"]
@@ -84,19 +84,19 @@ def test_the_entrypoint_is_the_job_under_its_budget():
 
 def test_odd_names_survive_the_shell():
     job = ["extract", "s3://b/it's $HOME; rm *", "s3://b/faces", "--preset", "cluster"]
-    assert shlex.split(requested(job, Meter()).entrypoint)[4:] == job
+    assert shlex.split(requested(job, CostMeter()).entrypoint)[4:] == job
 
 
 def test_one_job_has_one_name_whatever_its_budget():
-    first, second = (requested(LINE, meter) for meter in (Meter(hours=1), Meter(hours=2)))
+    first, second = (requested(LINE, meter) for meter in (CostMeter(hours=1), CostMeter(hours=2)))
     assert first.name == second.name
-    assert first.name != requested([*LINE, "--fps", "2"], Meter()).name
+    assert first.name != requested([*LINE, "--fps", "2"], CostMeter()).name
     assert first.name.startswith("rigface-extract-")
 
 
 def test_variables_are_sent_by_name_and_shown_without_their_values(monkeypatch):
     monkeypatch.setenv("AWS_REGION", "eu-central-1")
-    asked = requested(LINE, Meter(hours=2), env=["AWS_REGION"])
+    asked = requested(LINE, CostMeter(hours=2), env=["AWS_REGION"])
     assert asked.runtime_env["env_vars"]["AWS_REGION"] == "eu-central-1"
     text = described(asked, "http://h:8265")
     assert "AWS_REGION" in text
@@ -105,8 +105,8 @@ def test_variables_are_sent_by_name_and_shown_without_their_values(monkeypatch):
 
 
 def test_code_is_sent_along_only_where_asked():
-    assert "py_modules" not in requested(LINE, Meter()).runtime_env
-    folders = requested(LINE, Meter(), upload=True).runtime_env["py_modules"]
+    assert "py_modules" not in requested(LINE, CostMeter()).runtime_env
+    folders = requested(LINE, CostMeter(), upload=True).runtime_env["py_modules"]
     assert [Path(f).name for f in folders] == list(PACKAGES)
     assert all((Path(f) / "__init__.py").is_file() for f in folders)
 
@@ -274,5 +274,5 @@ def test_the_commands_of_the_documentation_are_understood():
     for line in lines:
         command = parse(shlex.split(line)[1:])
         if isinstance(command, SubmitCommand):
-            meter = Meter(command.hours, command.dollars, command.price, command.gpu_price)
+            meter = CostMeter(command.hours, command.dollars, command.price, command.gpu_price)
             assert request(command.job, command.command, meter).job == command.job

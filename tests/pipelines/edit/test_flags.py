@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tyro
 
-from pipelines.edit.flags import Wish, read, save
+from pipelines.edit.flags import EditFlags, read, save
 from rigface.edits import NAMED, EditSpec, LightEdit
 from rigface.errors import PlanError
 from rigface.face.controls.transfer import exposure
@@ -16,8 +16,8 @@ from rigface.image import encode_png
 CONFIG = (tyro.conf.FlagCreatePairsOff, tyro.conf.HelptextFromCommentsOff)
 
 
-def said(*words: str) -> Wish:
-    return tyro.cli(Wish, args=list(words), config=CONFIG)
+def said(*words: str) -> EditFlags:
+    return tyro.cli(EditFlags, args=list(words), config=CONFIG)
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def test_nothing_said_is_nothing_asked():
 
 
 def test_every_named_expression_has_a_flag():
-    assert set(NAMED) <= {f.name for f in fields(Wish)}
+    assert set(NAMED) <= {f.name for f in fields(EditFlags)}
     words = [w for name in NAMED for w in (f"--{name.replace('_', '-')}", "0.5")]
     assert read(said(*words))[0].expression == dict.fromkeys(NAMED, 0.5)
 

@@ -10,7 +10,7 @@ import pytest
 from pipelines.cli.main import main
 from pipelines.edit.config import EditJob, Engine
 from pipelines.edit.contact_sheet import GAP_PX, PANEL_PX
-from pipelines.edit.flags import Wish
+from pipelines.edit.flags import EditFlags
 from pipelines.edit.job import edit
 from rigface.editor import Editor, usual_checkpoint
 from rigface.edits import EditSpec, LightEdit
@@ -104,7 +104,7 @@ def test_traits_come_from_other_pictures(folder, tmp_path):
     job = EditJob(
         folder / "photo.jpg",
         tmp_path / "out.png",
-        Wish(expression_from=folder / "smiling.png", light_azimuth=60, strength=0.8),
+        EditFlags(expression_from=folder / "smiling.png", light_azimuth=60, strength=0.8),
     )
     (rows,) = edit(job).rows
     smile = next(number for name, _, number in rows if name == "expression.mouthSmileLeft")
@@ -282,7 +282,7 @@ def test_a_clip_without_a_face_leaves_no_file(tmp_path):
     with Film(tmp_path / "wall.mp4", (64, 64), 10) as film:
         film.write(np.full((64, 64, 3), 150, np.uint8), 0.0)
     with pytest.raises(PlanError, match="no face was found in any frame"):
-        edit(EditJob(tmp_path / "wall.mp4", tmp_path / "out.mp4", Wish(yaw=3), engine=Engine(quick=True)))
+        edit(EditJob(tmp_path / "wall.mp4", tmp_path / "out.mp4", EditFlags(yaw=3), engine=Engine(quick=True)))
     assert not (tmp_path / "out.mp4").exists()
 
 

@@ -12,7 +12,7 @@ from pipelines.examples.config import PairConfig, PairSettings
 from pipelines.examples.encode import EncodeConfig, encode
 from pipelines.examples.pair import pair
 from pipelines.train import metric_log
-from pipelines.train.batches import Listener
+from pipelines.train.batches import CaptionEncoder
 from pipelines.train.config import debug
 from pipelines.train.job import train
 from rigface.errors import PlanError
@@ -128,9 +128,9 @@ def test_training_hears_what_is_said_from_pictures_and_from_latents(tmp_path, ta
 def test_a_row_without_words_hears_the_models_own(tmp_path, talkative):
     source = examples_that_say(tmp_path / "said", "a b")
     loaded = checkpoint.load(talkative)
-    listener = Listener.of(loaded, Store(str(source)), "examples/aa/part.parquet", torch.device("cpu"))
+    listener = CaptionEncoder.of(loaded, Store(str(source)), "examples/aa/part.parquet", torch.device("cpu"))
     text = listener(["a b", None, "a b"])
     torch.testing.assert_close(text[0], loaded.text_encoder(["a b"])[0])
     torch.testing.assert_close(text[1], loaded.model.default_text)
     assert torch.equal(text[0], text[2])
-    assert Listener.of(checkpoint.tiny(), Store(str(source)), "examples/aa/part.parquet", torch.device("cpu")) is None
+    assert CaptionEncoder.of(checkpoint.tiny(), Store(str(source)), "examples/aa/part.parquet", torch.device("cpu")) is None

@@ -7,9 +7,9 @@ import pytest
 
 from pipelines.extract import plan
 from pipelines.extract.config import debug
-from pipelines.extract.finalize import close_input
-from pipelines.extract.frame_processor import Looker
-from pipelines.extract.stages import Finish, Reconstruct, Write
+from pipelines.extract.finalize import finalize_input
+from pipelines.extract.frame_processor import FrameProcessor
+from pipelines.extract.stages import MaskAndScore, Reconstruct, Write
 from pipelines.extract.unit import Unit, new_record
 from rigface.face.detection.tracking import MAX_GAP
 from rigface.testing import fakes
@@ -33,8 +33,8 @@ def tracks_of(video, out, chunk_frames: int, fps) -> int:
     """How many tracks there are, with chunks of so many frames; the whole way but for Ray."""
     settings = replace(debug().settings, chunk_frames=chunk_frames, fps=fps, identity="none")
     one = plan.Surveyor(settings)(str(video), lambda step: None)
-    look = Looker(settings)
-    rest = (Reconstruct(settings, "cpu"), Finish(settings), Write(str(out), fakes.HEAD, fakes.DETECTOR))
+    look = FrameProcessor(settings)
+    rest = (Reconstruct(settings, "cpu"), MaskAndScore(settings), Write(str(out), fakes.HEAD, fakes.DETECTOR))
     for name, what in plan.units_of(one, "config"):
         record, blob = look((what, new_record(name, what)), lambda step: None)
         unit = Unit(name, what, record)
@@ -42,7 +42,7 @@ def tracks_of(video, out, chunk_frames: int, fps) -> int:
         for stage in rest:
             if unit.has_faces or stage.name == "write":
                 stage(unit)
-    return close_input(str(out), one, "config")["tracks"]
+    return finalize_input(str(out), one, "config")["tracks"]
 
 
 @pytest.mark.parametrize("fps", ["all", 30.0], ids=["every frame", "more frames asked for than there are"])

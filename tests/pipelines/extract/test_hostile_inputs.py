@@ -14,7 +14,7 @@ from rich.console import Console
 
 from pipelines.extract import plan
 from pipelines.extract.config import Settings, laptop
-from pipelines.extract.frame_processor import Looker
+from pipelines.extract.frame_processor import FrameProcessor
 from pipelines.extract.job import extract
 from pipelines.extract.progress import Progress
 from pipelines.extract.unit import new_record
@@ -142,7 +142,7 @@ class Weighed:
     """A looker that says how much its process has grown at most, in bytes."""
 
     def __init__(self) -> None:
-        self.look = Looker(Settings(fps="all"))
+        self.look = FrameProcessor(Settings(fps="all"))
 
     def __call__(self, job, begin):
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

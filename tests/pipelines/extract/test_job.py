@@ -13,11 +13,11 @@ from pipelines.cluster import session
 from pipelines.extract import dataflow
 from pipelines.extract import job as extract_module
 from pipelines.extract.config import Pool, debug
-from pipelines.extract.dataset import Output
+from pipelines.extract.dataset import Dataset
 from pipelines.extract.job import BREAKER, extract
 from pipelines.extract.layout import error_path
-from pipelines.extract.quarantine import Deaths
-from pipelines.extract.stages import Finish
+from pipelines.extract.quarantine import Quarantine
+from pipelines.extract.stages import MaskAndScore
 from rigface import schema
 from rigface.errors import MissingAsset, OutputBusy, PlanError
 from rigface.image import decode, decode_mask
@@ -173,7 +173,7 @@ def faces_of_parquet(out):
 def test_errors_stay_until_they_are_asked_for_again(finished, zoo, silent, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(finished, out)
-    output = Output(Store(str(out)))
+    output = Dataset(Store(str(out)))
     uri = str(zoo / "short.mp4")
     part = next(
         p for p in output.store.paths("faces", ".parquet") if output.store.table(p)["uri"].to_pylist()[:1] == [uri]
@@ -190,7 +190,7 @@ def test_errors_stay_until_they_are_asked_for_again(finished, zoo, silent, tmp_p
     output.store.delete(part)  # as a run would have left it that could not read this file
     output.store.publish(error_path(unit), json.dumps(failed).encode())
     output.remove_inputs([uri])
-    deaths = Deaths(output.store)
+    deaths = Quarantine(output.store)
     for i in range(2):
         deaths.add(
             f"unit {i}", {"uri": uri, "chunks": 3}, {"stage": "decode", "reason": "it crashed", "crash": "SIGSEGV"}
@@ -225,7 +225,7 @@ def test_overwrite_removes_what_is_ours_and_nothing_else(finished, tmp_path):
     shutil.copytree(finished, out)
     (out / "note.txt").write_text("mine")
     settings = debug().settings
-    output = Output(Store(str(out)))
+    output = Dataset(Store(str(out)))
     output.open(settings, fakes.HEAD, fakes.DETECTOR, overwrite=True)
     assert not len(output.done())
     assert len(output.inputs()) == 0
@@ -280,8 +280,8 @@ def test_window_by_window_it_is_the_same_dataset_and_old_plans_are_found(finishe
     assert faces_of(out).equals(faces_of(finished))
     assert inputs_of(out).equals(inputs_of(finished))
     held = []
-    real = Output.plans
-    monkeypatch.setattr(Output, "plans", lambda self, uris=None: held.append(real(self, uris)) or held[-1])
+    real = Dataset.plans
+    monkeypatch.setattr(Dataset, "plans", lambda self, uris=None: held.append(real(self, uris)) or held[-1])
     monkeypatch.setattr(session, "connected", lambda config: pytest.fail("Ray was started"))
     assert extract(debug((str(zoo),), str(out)), silent).done["units"] == 0
     assert [len(plans) for plans in held] == [3, 3, 2]
@@ -378,7 +378,7 @@ def test_a_long_film_that_kills_its_decoder_ends_as_a_row_and_not_the_job(
     assert by_name(out)["short.mp4"]["faces"] == 5
 
 
-class RaisesMissingAsset(Finish):
+class RaisesMissingAsset(MaskAndScore):
     """A stage whose model is not on the node it runs on."""
 
     def __init__(self) -> None:

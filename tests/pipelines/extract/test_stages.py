@@ -13,10 +13,10 @@ import pytest
 
 from pipelines.extract import plan
 from pipelines.extract.config import debug
-from pipelines.extract.frame_processor import Looker
+from pipelines.extract.frame_processor import FrameProcessor
 from pipelines.extract.job import BREAKER, _break
 from pipelines.extract.layout import error_path, part_path, record_of
-from pipelines.extract.stages import Finish, Look, Reconstruct, StageActor, Write
+from pipelines.extract.stages import MaskAndScore, DetectFaces, Reconstruct, StageActor, Write
 from pipelines.extract.unit import CROPS_KEPT, Crops, Unit, new_record
 from pipelines.telemetry.worker_process import Child
 from rigface import schema
@@ -37,7 +37,7 @@ def planned(path, index=0, settings=SETTINGS):
 
 def looked(path):
     unit = planned(path)
-    record, blob = Looker(SETTINGS)((unit.plan, unit.record), lambda step: None)
+    record, blob = FrameProcessor(SETTINGS)((unit.plan, unit.record), lambda step: None)
     unit.record = record
     unit.set_faces(blob)
     return unit
@@ -68,7 +68,7 @@ class CrashesOn:
 
 
 def crashing_look(out, name: str = "poison.mp4"):
-    look = Look(SETTINGS, silence_s=5, out=str(out))
+    look = DetectFaces(SETTINGS, silence_s=5, out=str(out))
     look._child.close()
     look._child = Child("test_stages:CrashesOn", {"name": name}, silence_s=5)
     return look
@@ -111,7 +111,7 @@ def test_what_is_cut_short_is_partial_with_the_good_frames(clip, tmp_path):
 def test_a_missing_file_is_an_error_that_may_pass(clip, tmp_path):
     unit = planned(clip)
     unit.plan["uri"] = str(tmp_path / "gone.mp4")
-    record, blob = Looker(SETTINGS)((unit.plan, unit.record), lambda step: None)
+    record, blob = FrameProcessor(SETTINGS)((unit.plan, unit.record), lambda step: None)
     assert (record["status"], record["reason"], record["crash"], blob) == ("error", "no such file", "CannotRead", None)
 
 
@@ -169,14 +169,14 @@ def test_numbers_that_are_not_finite_fail_their_face_only(unit):
     assert unit["status"].to_pylist() == ["ok"] * 3 + ["error"] + ["ok"] * 16
     assert unit["reason"][3].as_py() == "reconstruct: its coefficients are not finite"
     assert [v is None for v in unit["shape"].to_pylist()] == [i == 3 for i in range(20)]
-    Finish(SETTINGS)(unit)
+    MaskAndScore(SETTINGS)(unit)
     assert [v is None for v in unit["mask"].to_pylist()] == [i == 3 for i in range(20)]
     assert [v is None for v in unit["confidence"].to_pylist()] == [i == 3 for i in range(20)]
 
 
 def test_a_face_that_cannot_be_judged_is_marked(unit):
     Reconstruct(SETTINGS, "cpu")(unit)
-    stage = Finish(SETTINGS)
+    stage = MaskAndScore(SETTINGS)
     real, calls = stage._judge.quality, []
 
     def refuses(*arguments):
@@ -199,7 +199,7 @@ def test_bugs_are_not_swallowed(unit):
 
 
 def test_written_parts_are_the_contract(unit, tmp_path):
-    for stage in (Reconstruct(SETTINGS, "cpu"), Finish(SETTINGS), Write(str(tmp_path), fakes.HEAD, fakes.DETECTOR)):
+    for stage in (Reconstruct(SETTINGS, "cpu"), MaskAndScore(SETTINGS), Write(str(tmp_path), fakes.HEAD, fakes.DETECTOR)):
         stage(unit)
     path = tmp_path / part_path(unit.unit_id)
     part = pq.read_table(path)
@@ -230,7 +230,7 @@ def test_nobody_to_be_seen_leaves_a_record(tmp_path):
 def test_one_actor_can_run_several_stages(clip, unit, tmp_path):
     makers = [
         (Reconstruct, {"settings": SETTINGS, "device": "cpu"}),
-        (Finish, {"settings": SETTINGS}),
+        (MaskAndScore, {"settings": SETTINGS}),
         (Write, {"out": str(tmp_path), "head": fakes.HEAD, "detector": fakes.DETECTOR}),
     ]
     row = StageActor(makers)(unit.pack())
@@ -263,11 +263,11 @@ def test_crops_are_decoded_once_and_memory_is_bounded():
 
 def test_stages_that_do_not_fit_are_refused_before_anything_runs():
     columns = {c.name for c in schema.face_columns(fakes.HEAD, fakes.DETECTOR)}
-    plan.check([Look, Reconstruct, Finish, Write], (), columns)
+    plan.check([DetectFaces, Reconstruct, MaskAndScore, Write], (), columns)
     with pytest.raises(PlanError, match=r"finish needs .*'head_rotation'.*before it there are"):
-        plan.check([Look, Finish, Write], (), columns)
+        plan.check([DetectFaces, MaskAndScore, Write], (), columns)
     with pytest.raises(PlanError, match=r"no stage adds \['mask'"):
-        plan.check([Look, Reconstruct, Write], (), {"mask"})
+        plan.check([DetectFaces, Reconstruct, Write], (), {"mask"})
 
 
 def test_many_crashes_of_one_kind_stop_the_job():

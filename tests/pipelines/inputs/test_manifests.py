@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.inputs import manifests
-from pipelines.inputs.compact_set import Marks, _has
+from pipelines.inputs.compact_set import CompactSet, _has
 from pipelines.inputs.sources import find_all
 from rigface.errors import PlanError
 from rigface.storage import objects, s3_client
@@ -100,7 +100,7 @@ def test_a_long_parquet_list_is_not_held(tmp_path):
 
 
 def test_marks_are_small():
-    marks = Marks(str(i) for i in range(300_000))
+    marks = CompactSet(str(i) for i in range(300_000))
     held = sum(sys.getsizeof(place) for place in marks._places.values()) + sys.getsizeof(marks._places)
     assert held < 16e6, held  # 8 MB whatever their number, and 12 bytes each; as strings in a set it is 30 MB
 
@@ -108,7 +108,7 @@ def test_marks_are_small():
 @given(st.lists(st.text(max_size=3), max_size=60))
 @settings(max_examples=30, deadline=None)
 def test_marks_are_a_set(names):
-    marks, plain = Marks(), set()
+    marks, plain = CompactSet(), set()
     for name in names:
         assert (name in marks) == (name in plain)
         assert marks.add(name) == (name not in plain)
@@ -117,7 +117,7 @@ def test_marks_are_a_set(names):
 
 
 def test_marks_find_no_hash_across_two_neighbours():
-    marks = Marks()
+    marks = CompactSet()
     marks._places[b"xy"] = bytearray(b"0123456789abcdefghij")
     assert _has(marks._places[b"xy"], b"abcdefghij")
     assert not _has(marks._places[b"xy"], b"56789abcde")

@@ -36,7 +36,7 @@ def film(bucket, request):
 
 
 def read_all(key: str, step: int = 500_000) -> tuple[bytes, "object_cache.Nearby"]:
-    file = object_cache.Nearby("faces", key)
+    file = object_cache.CachedObject("faces", key)
     data = b"".join(file.read_at(step, at) for at in range(0, file.size(), step))
     file.close()
     return data, file
@@ -107,7 +107,7 @@ def test_the_longest_unread_go_first_and_what_is_larger_than_all_room_stays_away
     for name in ("a", "b", "a", "c"):  # a is read again before c comes
         for _ in range(3):
             read_all(f"films/lru {name}")
-        kept[name] = object_cache.Nearby("faces", f"films/lru {name}")._copy.name
+        kept[name] = object_cache.CachedObject("faces", f"films/lru {name}")._copy.name
         os.utime(cache / kept[name], (len(kept) + 100 * (name == "a"),) * 2)
     assert copies(cache) == sorted([kept["a"], kept["c"]])
     assert counted["evictions",] == counted["bytes", "evicted"] / SIZE == 1
@@ -210,7 +210,7 @@ def test_an_object_that_is_not_given_out_is_told_from_a_storage_that_is_away(fil
     with Proxy(s3_server, share=1.0, faults=("500",)) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
         with pytest.raises(StorageGone):
-            object_cache.Nearby("faces", key)
+            object_cache.CachedObject("faces", key)
         real = proxy.draw
         monkeypatch.setattr(proxy, "draw", lambda: real() if proxy.requests < 3 else "")
         monkeypatch.setattr(s3_client, "budget", s3_client.Budget(1000, 1000))
@@ -218,4 +218,4 @@ def test_an_object_that_is_not_given_out_is_told_from_a_storage_that_is_away(fil
         proxy.requests = 0
         monkeypatch.setenv("RIGFACE_S3_PATIENCE_S", "0")
         with pytest.raises(OSError, match="did not answer properly"):
-            object_cache.Nearby("faces", key)
+            object_cache.CachedObject("faces", key)

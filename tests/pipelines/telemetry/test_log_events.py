@@ -8,8 +8,8 @@ from itertools import chain
 
 from pipelines.cli import main
 from pipelines.extract import json_progress
-from pipelines.extract.dataset import Output
-from pipelines.extract.summary import Outcome, Summary
+from pipelines.extract.dataset import Dataset
+from pipelines.extract.summary import StatusCount, Summary
 from pipelines.telemetry import log_events
 from rigface.storage.store import Store
 from rigface.telemetry.json_logging import LOG
@@ -21,18 +21,18 @@ def lines_of(text: str) -> list[dict]:
 
 
 def test_a_run_over_bad_and_good_files_in_lines(finished, capfd):
-    output = Output(Store(str(finished)))
+    output = Dataset(Store(str(finished)))
     records = [output.record(unit) for unit in sorted(chain(*output.parts()))]
     rows = output.inputs().to_pylist()
     LOG.handlers.clear()  # of an earlier test, to another standard error
-    lines = json_progress.Lines()
+    lines = json_progress.JsonProgress()
     with lines:
         lines.expect(len(rows), len(records), 95)
         for record in records:
             lines.unit(record, record["frames"])
         for row in rows:
             lines.closed(row)
-    json_progress.end(Summary({("ok", ""): Outcome(inputs=len(rows))}, done=lines.done, wall_s=12.5))
+    json_progress.end(Summary({("ok", ""): StatusCount(inputs=len(rows))}, done=lines.done, wall_s=12.5))
     LOG.handlers.clear()
     first, *between, last = lines_of(capfd.readouterr().err)
     assert {line["job"] for line in (first, *between, last)} == {log_events.job_id()}
@@ -59,10 +59,10 @@ def test_a_failed_command_is_one_line(tmp_path):
 
 
 def test_training_tells_its_steps(tmp_path, capfd):
-    from pipelines.train.metric_log import Journal
+    from pipelines.train.metric_log import MetricLog
 
     LOG.handlers.clear()
-    journal = Journal(Store(str(tmp_path)), True, 0, aloud=True)
+    journal = MetricLog(Store(str(tmp_path)), True, 0, aloud=True)
     journal.add({"loss": 0.123456789, "wait_s": 0.5}, 2, every=2)
     journal.add({"loss": 0.2}, 3, every=2)
     journal.add({"validation/psnr": 20.0}, 4)

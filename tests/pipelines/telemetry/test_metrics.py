@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.extract.layout import record_of
-from pipelines.extract.stages import Look, StageActor
+from pipelines.extract.stages import DetectFaces, StageActor
 from pipelines.extract.unit import Unit
 from pipelines.inputs import object_cache
 from pipelines.telemetry import metrics
@@ -51,7 +51,7 @@ def read_from_s3(proxy, monkeypatch):
     for name in "ab":
         objects.put("faces", f"measured/{name}", bytes(600_000))
         for _ in range(4):
-            file = object_cache.Nearby("faces", f"measured/{name}")
+            file = object_cache.CachedObject("faces", f"measured/{name}")
             for at in range(0, 600_000, 100_000):
                 file.read_at(100_000, at)
             file.close()
@@ -62,7 +62,7 @@ def fail_a_face(tmp_path):
     clip = fakes.video(tmp_path / "clip.mp4", (0.0, 0.5), frames=10)
     unit = planned(clip)
     actor = StageActor(
-        [(Look, {"settings": SETTINGS, "silence_s": 30.0, "out": str(tmp_path / "out")}), (FailsOnOne, {})]
+        [(DetectFaces, {"settings": SETTINGS, "silence_s": 30.0, "out": str(tmp_path / "out")}), (FailsOnOne, {})]
     )
     actor(Unit(unit.unit_id, unit.plan, unit.record).pack().select(["unit_id", "plan"]))
     actor._stages[0]._child.close()
@@ -71,7 +71,7 @@ def fail_a_face(tmp_path):
 def crash_a_child(tmp_path):
     """A unit whose child dies at `decode`, twice."""
     clip = fakes.video(tmp_path / "bad.mp4", (0.5,), frames=4)
-    look = Look(SETTINGS, 30.0, str(tmp_path / "out"))
+    look = DetectFaces(SETTINGS, 30.0, str(tmp_path / "out"))
     look._child.close()
     look._child = child = Child(f"{CrashesOn.__module__}:CrashesOn", {"name": "bad.mp4"}, 30.0)
     unit = planned(clip)

@@ -11,7 +11,7 @@ import torch
 from pipelines.examples.encode import EncodeConfig, encode
 from pipelines.train import batch_sampler, metric_log
 from pipelines.train import model_setup as starts
-from pipelines.train.backend import Alone
+from pipelines.train.backend import LocalBackend
 from pipelines.train.config import PRESETS, Networks, TrainConfig, debug
 from pipelines.train.job import config_of, train
 from pipelines.train.loop import learning_rate, loop
@@ -51,8 +51,8 @@ def losses(out) -> dict[int, float]:
 # --- order
 
 
-def order_of(sizes, **options) -> batch_sampler.Order:
-    return batch_sampler.Order([np.arange(n) for n in sizes], **{"batch": 2, "window": 3, "seed": 5, **options})
+def order_of(sizes, **options) -> batch_sampler.BatchSampler:
+    return batch_sampler.BatchSampler([np.arange(n) for n in sizes], **{"batch": 2, "window": 3, "seed": 5, **options})
 
 
 def taken(order, lanes, start, steps):
@@ -100,7 +100,7 @@ def test_rows_read_are_the_rows_asked_for(place):
     store = Store(str(place / "latents"))
     parts = sorted(store.paths("examples", ".parquet"))
     rows = batch_sampler.usable_rows(store, parts, "train")
-    order = batch_sampler.Order(rows, batch=3, window=2, seed=1)
+    order = batch_sampler.BatchSampler(rows, batch=3, window=2, seed=1)
     read = batch_sampler.read_ahead(
         order.windows([0]), batch_sampler.Reader(store, parts, ["example", "split"], kept=1)
     )
@@ -212,7 +212,7 @@ def test_stopped_and_run_again_the_curve_goes_on(place, tmp_path):
     class Killed(Exception):
         pass
 
-    class Dying(Alone):
+    class Dying(LocalBackend):
         def keep(self, step, numbers, write, last):
             super().keep(step, numbers, write, last)
             self.wait()

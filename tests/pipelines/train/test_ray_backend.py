@@ -12,7 +12,7 @@ import torch
 
 from pipelines.examples.encode import EncodeConfig, encode
 from pipelines.train import batch_sampler, metric_log, ray_reader
-from pipelines.train.backend import Alone
+from pipelines.train.backend import LocalBackend
 from pipelines.train.config import TrainConfig, debug
 from pipelines.train.job import train
 from rigface.model import checkpoint
@@ -84,10 +84,10 @@ def test_a_killed_worker_costs_time_and_nothing_else(config, alone, ray_cluster,
 def test_ray_data_hands_over_the_windows_in_order(config, ray_cluster):
     store = Store(config.examples)
     parts = sorted(store.paths("examples", ".parquet"))
-    order = batch_sampler.Order(batch_sampler.usable_rows(store, parts, "train"), batch=3, lanes=2, window=2, seed=3)
+    order = batch_sampler.BatchSampler(batch_sampler.usable_rows(store, parts, "train"), batch=3, lanes=2, window=2, seed=3)
     columns = ["example"]
     start = 3  # in the middle of a window
-    by_ray = ray_reader.over_ray(order.windows([0, 1], start), store, parts, columns)
+    by_ray = ray_reader.read_with_ray(order.windows([0, 1], start), store, parts, columns)
     by_thread = batch_sampler.read_ahead(order.windows([0, 1], start), batch_sampler.Reader(store, parts, columns))
     for _, (ours, theirs) in zip(range(5), zip(by_thread, by_ray)):
         assert ours[0].first == theirs[0].first
@@ -118,4 +118,4 @@ def test_shares_of_the_weights_give_the_same_curve_and_the_run_goes_on_without_r
         assert losses(run.out) == pytest.approx({s: v for s, v in alone.items() if s <= steps}, rel=2e-3)
         before, times = times, when(run.out)
         assert before.items() <= times.items()  # what was done is not done again, and the diary keeps it
-    assert Alone(Store(run.out)).names() == ["step-00000015", "step-00000017"]
+    assert LocalBackend(Store(run.out)).names() == ["step-00000015", "step-00000017"]

@@ -17,7 +17,7 @@ from pipelines.examples.config import PairConfig, PairSettings
 from pipelines.examples.layout import autoencoder_folder
 from pipelines.examples.pair import pair
 from pipelines.train import loop, metric_log
-from pipelines.train.backend import Alone
+from pipelines.train.backend import LocalBackend
 from pipelines.train.config import debug
 from pipelines.train.job import train
 from rigface.errors import MissingAsset, OutputBusy, PlanError
@@ -67,7 +67,7 @@ def test_from_pairs_to_an_edit_on_object_storage(bucket, sd15, fixtures, tmp_pat
     )  # fmt: skip
     train(run, lambda words: None)
     store = Store(run.out)
-    assert Alone(store).names() == ["step-00000002"]
+    assert LocalBackend(store).names() == ["step-00000002"]
     first = {line["step"]: line for line in metric_log.lines(store) if "loss" in line}
     train(replace(run, steps=3), lambda words: None)
     after = {line["step"]: line for line in metric_log.lines(store) if "loss" in line}
@@ -152,7 +152,7 @@ def test_a_training_whose_output_was_taken_over_writes_nothing_more(bucket, tmp_
     monkeypatch.setattr(loop, "_step", stepped)
     with pytest.raises(OutputBusy, match="another has taken over"):
         train(run, lambda words: None)
-    assert Alone(store).names() == ["step-00000002"]
+    assert LocalBackend(store).names() == ["step-00000002"]
     assert any("events" in path for path in store.paths("tensorboard"))  # of a run that never came to its end
     lock.must_be(store, "another")
     with pytest.raises(OutputBusy, match="another has taken over"):
