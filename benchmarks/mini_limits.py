@@ -23,7 +23,7 @@ from model_step import commit
 
 from pipelines.examples import held_out
 from pipelines.examples.layout import parts_of
-from rigface.evaluation.estimator import Judge
+from rigface.evaluation.estimator import FaceEstimator
 from rigface.examples import examples_of
 from rigface.metrics.gain import gain
 from rigface.metrics.geometry import distances, stack
@@ -70,7 +70,7 @@ def pictures_of(example: Example, model: str) -> dict[str, np.ndarray]:
 
 def measure(example: Example, model: str) -> dict[str, Any]:
     """All figures, picture by picture."""
-    judge = Judge.load()
+    judge = FaceEstimator.load()
     source, target = (judge(list(p)) for p in (example.conditions.reference, example.target))
     out: dict[str, Any] = {"pairs": len(example.target)}
     for name, pictures in pictures_of(example, model).items():

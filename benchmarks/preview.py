@@ -28,7 +28,7 @@ import torch
 
 from rigface.editor import Editor, numbers
 from rigface.edits import EditSpec, LightEdit
-from rigface.face.analyzer import See
+from rigface.face.analyzer import FaceAnalyzer
 from rigface.face.geometry.alignment import crop
 from rigface.image import decode
 from rigface.video.decode import frames
@@ -117,7 +117,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    editor = Editor(See.load())
+    editor = Editor(FaceAnalyzer.load())
     image = next(frames(str(ROOT / "tests" / "fixtures" / "clip.mp4"))).image
     pictures = chain([image], portraits(options.data, options.people) if options.data else ())
     result = {

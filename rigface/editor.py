@@ -1,6 +1,6 @@
 """The whole project in one object: a picture and a wish in, a picture out, with the numbers it reached.
 
-Path: picture -> See -> mix -> compose -> model (or the preview, where there is none) -> pasted back -> seen again.
+Path: picture -> FaceAnalyzer -> mix -> compose -> model (or the preview, where there is none) -> pasted back -> seen again.
 
     editor = Editor.load()                                  # or Editor.load("runs/mine/model")
     result = editor.edit(picture, EditSpec(yaw_deg=15, expression={"smile": 0.6}))
@@ -21,8 +21,8 @@ from rigface import assets
 from rigface.conditions import MARGIN, Composed, Composer
 from rigface.edits import EditSpec, Trait
 from rigface.errors import BadEdit
-from rigface.face.analyzer import See, choose
-from rigface.face.controls.transfer import axes_of, borrowed, exposure, mix
+from rigface.face.analyzer import FaceAnalyzer, choose
+from rigface.face.controls.transfer import axes_of, targets_of, exposure, transfer
 from rigface.face.geometry import alignment
 from rigface.face.geometry.rotation import to_degrees, to_matrix
 from rigface.face.preview.compositing import paste
@@ -75,7 +75,7 @@ class Editor:
     """
 
     def __init__(
-        self, see: See, paint: Paint | None = None, composer: Composer | None = None, most_px: int | None = None
+        self, see: FaceAnalyzer, paint: Paint | None = None, composer: Composer | None = None, most_px: int | None = None
     ) -> None:
         self.see, self._most_px = see, most_px
         self._paint = paint
@@ -91,7 +91,7 @@ class Editor:
         cls,
         checkpoint: str | None = None,
         device: str = "cpu",
-        see: See | None = None,
+        see: FaceAnalyzer | None = None,
         *,
         compile: bool = False,
         **sampling: Any,
@@ -110,7 +110,7 @@ class Editor:
             MissingAsset, BadCheckpoint: the weights are not there, or belong to another head.
             BadEdit: sampling that this model cannot do; the message names the option.
         """
-        see = see or See.load()
+        see = see or FaceAnalyzer.load()
         checkpoint = usual_checkpoint() if checkpoint is None else checkpoint
         if checkpoint == PREVIEW:
             return cls(see)
@@ -194,8 +194,8 @@ class Editor:
         return {trait: faces[id(named[trait])].params for trait in sorted(edit.take)}
 
     def wanted(self, source: FaceParams, edit: EditSpec, givers: Mapping[Trait, FaceParams]) -> FaceParams:
-        """A face's coefficients after the edit; see `mix.mix` and `mix.borrowed`."""
-        return mix(source, edit, self.see.head, borrowed(source, givers) if edit.needs_target else None)
+        """A face's coefficients after the edit; see `transfer.mix` and `transfer.borrowed`."""
+        return transfer(source, edit, self.see.head, targets_of(source, givers) if edit.needs_target else None)
 
     def compose(self, source: Face, wanted: FaceParams) -> Composed:
         """What the model is given."""

@@ -1,6 +1,6 @@
 """Whatever moves: the same edit on every frame of a clip, and a picture driven by a clip.
 
-Path: video -> `Reading` -> faces by track -> coefficients, smoothed where the edit needs it -> Editor -> `Shown` -> Film. The
+Path: video -> `VideoSource` -> faces by track -> coefficients, smoothed where the edit needs it -> Editor -> `EditedFrame` -> Film. The
 command line and the service both write what comes out of here.
 
 One frame is in memory at a time, or as many as are painted at once. Faces are followed by `face/track.py`, so that an edit
@@ -27,8 +27,8 @@ from rigface.editor import Editor
 from rigface.edits import EditSpec, Trait
 from rigface.errors import BadInput, NoFace
 from rigface.face.analyzer import choose
-from rigface.face.controls.transfer import borrowed, exposure, mix
-from rigface.face.detection.detector import Watch
+from rigface.face.controls.transfer import targets_of, exposure, transfer
+from rigface.face.detection.detector import KeyframeDetector
 from rigface.face.detection.tracking import Tracker
 from rigface.face.geometry.rotation import to_axis_angle, to_matrix
 from rigface.face.reconstruction.one_euro import Euro, OneEuro, Smoother
@@ -54,7 +54,7 @@ Met = Callable[[Frame, list[tuple[int, Face]]], None]
 
 
 @dataclass(frozen=True, eq=False)
-class Shown:
+class EditedFrame:
     """A frame that is done.
 
     Args:
@@ -68,7 +68,7 @@ class Shown:
 
 
 @dataclass(frozen=True)
-class How:
+class VideoOptions:
     """What is the same for every frame.
 
     Args:
@@ -93,7 +93,7 @@ class How:
     neutral: str = "first"
 
 
-class Reading:
+class VideoSource:
     """The frames of a clip, and an account of it for the end. A clip that breaks off ends early.
 
     Args:
@@ -132,8 +132,8 @@ class Reading:
 
 
 def edited(
-    editor: Editor, clip: Reading, spec: EditSpec, givers: Mapping[Trait, Face], how: How, met: Met | None = None
-) -> Iterator[Shown]:
+    editor: Editor, clip: VideoSource, spec: EditSpec, givers: Mapping[Trait, Face], how: VideoOptions, met: Met | None = None
+) -> Iterator[EditedFrame]:
     """The same edit on every frame of a clip.
 
     Raises:
@@ -141,7 +141,7 @@ def edited(
     """
     editor.check_prompt(spec)
     fixed = editor.givers(givers, spec)
-    follow = Followed(editor, how.face, needed(spec), clip.fps, how.hold_boxes)
+    follow = TrackedFaces(editor, how.face, needed(spec), clip.fps, how.hold_boxes)
 
     def plans() -> Iterator[tuple[Frame, np.ndarray, Faces]]:
         for frame in clip:
@@ -160,13 +160,13 @@ def animated(
     editor: Editor,
     image: np.ndarray,
     sources: list[Face],
-    clip: Reading,
+    clip: VideoSource,
     spec: EditSpec,
     givers: Mapping[Trait, Face],
     taken: frozenset[Trait],
-    how: How,
+    how: VideoOptions,
     met: Met | None = None,
-) -> Iterator[Shown]:
+) -> Iterator[EditedFrame]:
     """A picture's face, moved as the largest face of a clip moves.
 
     Args:
@@ -181,7 +181,7 @@ def animated(
     editor.check_prompt(spec)
     rest = _calmest(clip, editor) if how.neutral == "calmest" and not how.absolute else None
     smooth = tuple(name for trait in NEEDS if trait in taken for name in NEEDS[trait]) if how.smooth else ()
-    follow = Followed(editor, "largest", smooth, clip.fps)
+    follow = TrackedFaces(editor, "largest", smooth, clip.fps)
     fixed = {trait: face.params for trait, face in givers.items()}
 
     def plans() -> Iterator[tuple[Frame, np.ndarray, Faces]]:
@@ -200,7 +200,7 @@ def animated(
                 if driver is not None:
                     moved = driver if how.absolute else carried(source.params, driver, still)
                 people = {**fixed, **{trait: moved for trait in taken}}
-                faces.append((k, source, mix(source.params, spec, editor.see.head, borrowed(source.params, people))))
+                faces.append((k, source, transfer(source.params, spec, editor.see.head, targets_of(source.params, people))))
             yield frame, image, faces
 
     yield from _painted(editor, plans(), how, spec.prompt, nothing=False)
@@ -209,25 +209,25 @@ def animated(
 
 
 def _painted(
-    editor: Editor, plans: Iterator[tuple[Frame, np.ndarray, Faces]], how: How, prompt: str, nothing: bool
-) -> Iterator[Shown]:
+    editor: Editor, plans: Iterator[tuple[Frame, np.ndarray, Faces]], how: VideoOptions, prompt: str, nothing: bool
+) -> Iterator[EditedFrame]:
     """Frames in their order, a few painted at a time."""
 
-    def one(frame: Frame, image: np.ndarray, faces: Faces) -> Shown:
+    def one(frame: Frame, image: np.ndarray, faces: Faces) -> EditedFrame:
         for _, face, wanted in faces if not nothing else ():
             image, _ = editor.apply(image, face, wanted, how.seed, prompt)
-        return Shown(frame.index, frame.time_s, image, faces)
+        return EditedFrame(frame.index, frame.time_s, image, faces)
 
     if how.at_once == 1:
         for number, plan in enumerate(plans):
-            yield one(*plan) if number >= how.begin else Shown(plan[0].index, plan[0].time_s, None, plan[2])
+            yield one(*plan) if number >= how.begin else EditedFrame(plan[0].index, plan[0].time_s, None, plan[2])
         return
-    due: deque[Future[Shown]] = deque()
+    due: deque[Future[EditedFrame]] = deque()
     with ThreadPoolExecutor(how.at_once) as pool:
         try:
             for number, plan in enumerate(plans):
                 if number < how.begin:
-                    yield Shown(plan[0].index, plan[0].time_s, None, plan[2])
+                    yield EditedFrame(plan[0].index, plan[0].time_s, None, plan[2])
                     continue
                 due.append(pool.submit(one, *plan))
                 if len(due) >= how.at_once:
@@ -249,7 +249,7 @@ def needed(spec: EditSpec) -> tuple[str, ...]:
     return tuple(name for trait in NEEDS if trait in used for name in NEEDS[trait])
 
 
-class Followed:
+class TrackedFaces:
     """The faces that are meant, frame by frame, with smoothed coefficients.
 
     Args:
@@ -261,7 +261,7 @@ class Followed:
 
     def __init__(self, editor: Editor, face: str, smooth: tuple[str, ...], fps: float, boxes: bool = False) -> None:
         self._see, self._face, self._smooth, self._boxes = editor.see, face, smooth, boxes
-        self._watch = Watch(editor.see.detector)
+        self._watch = KeyframeDetector(editor.see.detector)
         self._tracker = Tracker(max_gap=ceil(fps or 25))
         self._chosen: int | None = None
         self._filters: dict[int, Smoother] = {}
@@ -329,7 +329,7 @@ def carried(source: FaceParams, now: FaceParams, rest: FaceParams | None) -> Fac
     return replace(source, **changes)
 
 
-def _calmest(clip: Reading, editor: Editor) -> FaceParams | None:
+def _calmest(clip: VideoSource, editor: Editor) -> FaceParams | None:
     """The driver's coefficients on the frame with the least expression that looks at the camera."""
     best: tuple[float, FaceParams] | None = None
     try:
@@ -362,7 +362,7 @@ class Samples:
     frames: int
     kept: dict[int, list[tuple[FaceParams, FaceParams, FaceParams | None]]] = field(default_factory=dict)
 
-    def take(self, shown: Shown) -> None:
+    def take(self, shown: EditedFrame) -> None:
         """The next frame."""
         every = max(self.frames // MEASURED, 1) if self.frames else 50
         if shown.image is None or not shown.faces or shown.index % every != every // 2:

@@ -1,6 +1,6 @@
 """Run native code that may crash or hang in a process of its own.
 
-Path: a stage, or `face/isolated.py` -> `Child(...)(argument)` -> the same call in a child process. A decoder that takes its
+Path: a stage, or `face/isolated.py` -> `WorkerProcess(...)(argument)` -> the same call in a child process. A decoder that takes its
 process down on a hostile file takes down the child; its parent lives, learns how and at which step it died, and has a new one.
 
 Why not `concurrent.futures`: its children import the parent's main module, which in a Ray worker is Ray itself (a second
@@ -30,7 +30,7 @@ from typing import Any
 START_S = 180.0
 
 
-class ChildDied(Exception):
+class WorkerDied(Exception):
     """The child crashed or was stopped because it hung.
 
     Args:
@@ -44,7 +44,7 @@ class ChildDied(Exception):
         self.step = step
 
 
-class Child:
+class WorkerProcess:
     """A class instance that lives in another process.
 
     Args:
@@ -90,7 +90,7 @@ class Child:
         if not self._ready:
             try:
                 self._receive(START_S)
-            except ChildDied as e:
+            except WorkerDied as e:
                 raise RuntimeError(f"{self._start[0]} could not be started in a child process: {e.how}") from e
             self._ready = True
 
@@ -142,7 +142,7 @@ class Child:
             else:
                 return value
 
-    def _died(self, step: str, how: str | None) -> ChildDied:
+    def _died(self, step: str, how: str | None) -> WorkerDied:
         assert self._process is not None
         if how is None:
             try:
@@ -151,7 +151,7 @@ class Child:
                 code = -signal.SIGKILL
             how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
         self.close()
-        return ChildDied(how, step)
+        return WorkerDied(how, step)
 
 
 def _serve(pipe: Connection, listen: Callable[[Callable[[Any], None]], None] | None) -> None:

@@ -256,12 +256,12 @@ class AuditCommand:
 
 
 def _vector_of(path: Path) -> Any:
-    from rigface.face.analyzer import See
+    from rigface.face.analyzer import FaceAnalyzer
     from rigface.image import decode
     from serve.security.consent import Dlib
 
     image = decode(path.read_bytes())
-    faces = See.load()(image)
+    faces = FaceAnalyzer.load()(image)
     if len(faces) != 1:
         raise ValueError(f"{path}: want a picture of one person, this shows {len(faces) or 'nobody'}")
     vector = Dlib()(image, faces[0])

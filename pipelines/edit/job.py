@@ -102,11 +102,11 @@ def load(engine: Engine) -> Editor:
     import torch
 
     from rigface.editor import Editor
-    from rigface.face.analyzer import See
+    from rigface.face.analyzer import FaceAnalyzer
 
     if engine.device.startswith("cuda") and not torch.cuda.is_available():
         raise PlanError(f"--device {engine.device}: no CUDA device is usable here; leave it out to compute on the CPU")
-    see, sampling = See.load(small_faces=engine.small_faces), engine.sampling()
+    see, sampling = FaceAnalyzer.load(small_faces=engine.small_faces), engine.sampling()
     try:
         editor = Editor.load(engine.checkpoint, engine.device, see, compile=engine.compile, **sampling)
     except ValueError as e:

@@ -25,16 +25,16 @@ if TYPE_CHECKING:
     from pipelines.edit.console import Rows
     from rigface.editor import Editor
     from rigface.video.decode import VideoInfo
-    from rigface.video_editor import Reading, Samples, Shown
+    from rigface.video_editor import VideoSource, Samples, EditedFrame
 
 
 def edit_clip(job: EditJob, spec: EditSpec, editor: Editor, givers: Mapping[Trait, Face]) -> EditReport:
     """The same edit on every frame of a clip."""
-    from rigface.video_editor import How, Reading, edited
+    from rigface.video_editor import VideoOptions, VideoSource, edited
 
     info = _probed(job.source)
-    clip = Reading(str(job.source), info.fps)
-    how = How(job.face, job.engine.seed, hold_boxes=editor.has_model)
+    clip = VideoSource(str(job.source), info.fps)
+    how = VideoOptions(job.face, job.engine.seed, hold_boxes=editor.has_model)
     shown = edited(editor, clip, spec, givers, how)
     return _write(
         job, shown, clip, (info.width, info.height), info, spec, editor, f"{job.source.name} -> {job.out.name}"
@@ -46,7 +46,7 @@ def animate_picture(
 ) -> EditReport:
     """A picture's face, moved as the face of a clip moves."""
     from rigface.face.analyzer import choose
-    from rigface.video_editor import How, Reading, animated, reduced
+    from rigface.video_editor import VideoOptions, VideoSource, animated, reduced
 
     info = _probed(job.driving)
     image = reduced(picture(job.source), job.max_side)
@@ -54,8 +54,8 @@ def animate_picture(
         sources = choose(editor.see(image), job.face)
     except NoFace as e:
         raise PlanError(f"{job.source}: {e.reason}") from e
-    clip = Reading(str(job.driving), info.fps)
-    how = How(seed=job.engine.seed, smooth=not job.raw, absolute=job.absolute, neutral=job.neutral)
+    clip = VideoSource(str(job.driving), info.fps)
+    how = VideoOptions(seed=job.engine.seed, smooth=not job.raw, absolute=job.absolute, neutral=job.neutral)
     shown = animated(editor, image, sources, clip, spec, givers, taken, how)
     height, width = image.shape[:2]
     return _write(job, shown, clip, (width, height), info, spec, editor, f"{job.driving.name} drives {job.source.name}")
@@ -63,15 +63,15 @@ def animate_picture(
 
 def _write(
     job: EditJob | AnimateJob,
-    shown: Iterator[Shown],
-    clip: Reading,
+    shown: Iterator[EditedFrame],
+    clip: VideoSource,
     size: tuple[int, int],
     info: VideoInfo,
     spec: EditSpec,
     editor: Editor,
     words: str,
 ) -> EditReport:
-    from rigface.video.writer import Film
+    from rigface.video.writer import VideoWriter
     from rigface.video_editor import Samples
 
     began = time.monotonic()
@@ -80,7 +80,7 @@ def _write(
     with (
         _named(video, LOOK_CLOSER if isinstance(job, EditJob) else ""),
         _progress(words, info.shown_frames) as step,
-        Film(job.out, size, info.fps, sound=None if job.silent else str(video)) as film,
+        VideoWriter(job.out, size, info.fps, sound=None if job.silent else str(video)) as film,
     ):
         for one in shown:
             assert one.image is not None  # nothing is skipped here

@@ -29,7 +29,7 @@ from rigface.conditions import Composer
 from rigface.edits import EditSpec
 from rigface.errors import PlanError
 from rigface.examples import examples_of
-from rigface.face.controls.transfer import borrowed, mix
+from rigface.face.controls.transfer import targets_of, transfer
 from rigface.storage.store import Store
 from rigface.types import Conditions, HeadSpec
 
@@ -250,7 +250,7 @@ class Faces:
             time_s = float(self._reader.key(*item.target)["time_s"]) if item.target else 0.0
             return Task(item, edit, first.composed.conditions.reference, first.target, first.target, conditions, time_s)
         givers = {} if target is None else {trait: target.params for trait in edit.take}
-        wanted = mix(source.params, edit, self.head, borrowed(source.params, givers) if givers else None)
+        wanted = transfer(source.params, edit, self.head, targets_of(source.params, givers) if givers else None)
 
         def composed(style: Style) -> Conditions:
             return self._composer(style)(source, wanted).conditions

@@ -17,7 +17,7 @@ import pyarrow as pa
 from pipelines.evaluate.tasks import Examples, Faces, Item, Style, Task
 from rigface.evaluation import report
 from rigface.evaluation.baselines import controls
-from rigface.evaluation.estimator import Judge
+from rigface.evaluation.estimator import FaceEstimator
 from rigface.evaluation.rows import measure
 from rigface.evaluation.samples import Edited
 from rigface.image import encode_jpeg, to_image, to_tensor
@@ -111,7 +111,7 @@ class EvaluateUnit:
         self._contestants = [contestant(n, p, seeds, device, size, head) for n, p in places.items()]
         models = [c.paint.pipe for c in self._contestants if hasattr(c.paint, "pipe")]
         self._round_trip = round_trip(models[0], size) if models else None
-        self.judge = Judge.load()
+        self.judge = FaceEstimator.load()
         self._known: dict[bytes, Any] = {}
 
     def __call__(self, unit: str, plan: dict[str, Any]) -> dict[str, Any]:

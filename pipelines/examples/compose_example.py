@@ -20,7 +20,7 @@ import numpy as np
 
 from rigface.conditions import Composed, Composer
 from rigface.edits import EditSpec, LightEdit, Trait
-from rigface.face.controls.transfer import exposure, light_of, mix
+from rigface.face.controls.transfer import exposure, light_of, transfer
 from rigface.face.geometry import alignment
 from rigface.face.geometry.rotation import from_degrees, to_axis_angle, to_degrees, to_matrix
 from rigface.types import CROP_PX, Face, FaceParams, HeadSpec
@@ -58,7 +58,7 @@ def make(source: Face, target: Face, composer: Composer, head: HeadSpec) -> Comp
     """
     picture, mask, there = lay_over(source, target)
     change = background_change(source, picture, np.where(there, mask, 255).astype(np.uint8))
-    wanted = replace(mix(source.params, EditSpec(TAKE), head, target.params), camera=moved(source, target))
+    wanted = replace(transfer(source.params, EditSpec(TAKE), head, target.params), camera=moved(source, target))
     composed = composer(source, wanted)
     small, small_mask, shown = (_shrunk(a, composer.size) for a in (picture, mask, there.astype(np.uint8) * 255))
     preview_mask = small_mask if composed.preview.mask is None else composed.preview.mask

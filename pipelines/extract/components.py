@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 import numpy as np
 
 from pipelines.extract.config import Settings
-from pipelines.telemetry.worker_process import Child
+from pipelines.telemetry.worker_process import WorkerProcess
 from rigface.errors import PlanError
 from rigface.types import CROP_PX, DetectorSpec, HeadSpec, Quality
 
@@ -212,7 +212,7 @@ def specs(settings: Settings) -> tuple[HeadSpec, DetectorSpec]:
     """
     if _usual(settings) == _usual(Settings()):
         return _usual_specs()
-    child = Child("pipelines.extract.components:Specs", {"settings": settings}, silence_s=180)
+    child = WorkerProcess("pipelines.extract.components:Specs", {"settings": settings}, silence_s=180)
     try:
         return child(None)
     except ValueError as e:

@@ -22,7 +22,7 @@ from pipelines.extract.unit import ipc
 from pipelines.inputs import open_input, sources
 from rigface import schema
 from rigface.errors import BadInput
-from rigface.face.detection.detector import Watch
+from rigface.face.detection.detector import KeyframeDetector
 from rigface.face.geometry import alignment
 from rigface.face.identity.dlib_embedding import Picker
 from rigface.image import decode, encode_jpeg
@@ -65,7 +65,7 @@ class FrameProcessor:
         plan, record = job
         clock, cpu = Clock(begin), time.process_time()
         s3_client.sign_of_life = lambda: begin("decode")  # waiting for a storage is not hanging
-        watch, tracker, seen = Watch(self._detector), Tracker(), _Seen(self._identity)
+        watch, tracker, seen = KeyframeDetector(self._detector), Tracker(), _Seen(self._identity)
         try:
             for frame in clock.over("decode", self._frames(plan)):
                 if record["width"] is None:

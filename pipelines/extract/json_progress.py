@@ -10,7 +10,7 @@ from rich.console import Console
 from pipelines.extract.progress import Progress
 from pipelines.telemetry.log_events import job_id
 from rigface.telemetry import json_logging
-from rigface.telemetry.json_logging import LOG, keys
+from rigface.telemetry.json_logging import LOG, log_fields
 
 if TYPE_CHECKING:
     from pipelines.extract.summary import Summary
@@ -21,26 +21,26 @@ class JsonProgress(Progress):
 
     def __init__(self) -> None:
         super().__init__(Console(file=io.StringIO()))
-        json_logging.write(LOG)
+        json_logging.install_json_logging(LOG)
 
     def say(self, words: str) -> None:
-        LOG.info("say", extra=keys(job=job_id(), message=words))
+        LOG.info("say", extra=log_fields(job=job_id(), message=words))
 
     def expect(self, inputs: int, units: int, frames: int) -> None:
         super().expect(inputs, units, frames)
-        LOG.info("start", extra=keys(job=job_id(), inputs=inputs, units=units, frames=frames))
+        LOG.info("start", extra=log_fields(job=job_id(), inputs=inputs, units=units, frames=frames))
 
     def unit(self, record: dict[str, Any], expected: int) -> None:
         super().unit(record, expected)
         level = 20 if record["status"] == "ok" else 30
         said = {name: record[name] for name in ("status", "stage", "reason", "frames", "faces", "bytes", "seconds")}
-        LOG.log(level, "unit", extra=keys(job=job_id(), unit=record["unit_id"], video=record["uri"], **said))
+        LOG.log(level, "unit", extra=log_fields(job=job_id(), unit=record["unit_id"], video=record["uri"], **said))
 
     def closed(self, row: dict[str, Any]) -> None:
         super().closed(row)
         said = {name: row[name] for name in ("status", "stage", "reason", "frames", "faces")}
         level = 20 if row["status"] in ("ok", "no_face") else 30
-        LOG.log(level, "input", extra=keys(job=job_id(), video=row["uri"], **said))
+        LOG.log(level, "input", extra=log_fields(job=job_id(), video=row["uri"], **said))
 
     def _line(self) -> None:
         return
@@ -51,5 +51,5 @@ def end(summary: Summary) -> None:
     done = {name: summary.done[name] for name in ("units", "frames", "faces", "bytes")}
     LOG.info(
         "end",
-        extra=keys(job=job_id(), inputs=summary.inputs, seconds=summary.wall_s, message=summary.identities, **done),
+        extra=log_fields(job=job_id(), inputs=summary.inputs, seconds=summary.wall_s, message=summary.identities, **done),
     )

@@ -20,7 +20,7 @@ from typing import Any
 
 from pipelines.extract.config import Settings
 from pipelines.inputs import open_input, sources
-from pipelines.telemetry.worker_process import Child, ChildDied
+from pipelines.telemetry.worker_process import WorkerProcess, WorkerDied
 from rigface.errors import BadInput, BadVideo, PlanError
 from rigface.storage import s3_client
 
@@ -115,11 +115,11 @@ def survey(uris: list[str], settings: Settings, silence_s: float) -> list[Plan]:
     return [_survey(child, uri) for uri in uris]
 
 
-def _survey(child: Child, uri: str) -> Plan:
+def _survey(child: WorkerProcess, uri: str) -> Plan:
     for left in reversed(range(TRIES)):
         try:
             return child(uri)
-        except ChildDied as died:
+        except WorkerDied as died:
             if not left:
                 reason = f"the decoder crashed while opening it, {TRIES} times ({died.how})"
                 return refused(empty_plan(uri), "decode", reason)
@@ -127,9 +127,9 @@ def _survey(child: Child, uri: str) -> Plan:
 
 
 @functools.lru_cache(maxsize=1)
-def _child(settings: Settings, silence_s: float, storage: tuple[tuple[str, str], ...]) -> Child:
+def _child(settings: Settings, silence_s: float, storage: tuple[tuple[str, str], ...]) -> WorkerProcess:
     """One child per worker process, kept for its next task; another one where the way to the storage has changed."""
-    return Child("pipelines.extract.plan:Surveyor", {"settings": settings}, silence_s)
+    return WorkerProcess("pipelines.extract.plan:Surveyor", {"settings": settings}, silence_s)
 
 
 def unit_id(plan: Plan, index: int, config: str) -> str:

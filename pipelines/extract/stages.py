@@ -23,7 +23,7 @@ from pipelines.extract.layout import _QUALITY, error_path, parquet, part_path, w
 from pipelines.extract.quarantine import Quarantine
 from pipelines.extract.unit import Unit
 from pipelines.telemetry import metrics
-from pipelines.telemetry.worker_process import Child, ChildDied
+from pipelines.telemetry.worker_process import WorkerProcess, WorkerDied
 from rigface import schema
 from rigface.errors import BadInput
 from rigface.face.geometry import alignment
@@ -59,7 +59,7 @@ class DetectFaces:
     )
 
     def __init__(self, settings: Settings, silence_s: float, out: str) -> None:
-        self._child = Child("pipelines.extract.frame_processor:FrameProcessor", {"settings": settings}, silence_s)
+        self._child = WorkerProcess("pipelines.extract.frame_processor:FrameProcessor", {"settings": settings}, silence_s)
         self._child.start()
         self._deaths = Quarantine(Store(out))
 
@@ -71,7 +71,7 @@ class DetectFaces:
         for left in reversed(range(TRIES)):
             try:
                 record, blob = self._child((unit.plan, dict(unit.record)))
-            except ChildDied as died:
+            except WorkerDied as died:
                 metrics.tell(metrics.CRASHES, step=_blamed(died.step))
                 if not left:
                     unit.record.update(status="error", stage=_blamed(died.step), crash=died.how)

@@ -13,7 +13,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from rigface.telemetry import json_logging
-from rigface.telemetry.json_logging import LOG, keys
+from rigface.telemetry.json_logging import LOG, log_fields
 
 if TYPE_CHECKING:
     pass
@@ -28,11 +28,11 @@ def job_id() -> str:
 
 def failed(error: BaseException) -> None:
     """A command ended with an error of ours."""
-    json_logging.write(LOG)
-    LOG.error("failed", extra=keys(job=job_id(), reason=f"{type(error).__name__}: {error}"))
+    json_logging.install_json_logging(LOG)
+    LOG.error("failed", extra=log_fields(job=job_id(), reason=f"{type(error).__name__}: {error}"))
 
 
 def training() -> Callable[[str, int, dict[str, Any]], None]:
     """Tells of the steps and validations of a training."""
-    json_logging.write(LOG)
-    return lambda event, step, numbers: LOG.info(event, extra=keys(job=job_id(), step=step, numbers=numbers))
+    json_logging.install_json_logging(LOG)
+    return lambda event, step, numbers: LOG.info(event, extra=log_fields(job=job_id(), step=step, numbers=numbers))

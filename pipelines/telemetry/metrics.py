@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from rigface.storage import s3_client
 from rigface.storage.s3_client import RETRIES as RETRIES  # one of ALL: told wherever S3 is asked
-from rigface.telemetry.instruments import Measure, Meter
+from rigface.telemetry.instruments import Metric, MetricRecorder
 
 if TYPE_CHECKING:
     from pipelines.extract.unit import Unit
@@ -24,31 +24,31 @@ if TYPE_CHECKING:
 _LONG = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
 _SHORT = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 
-STAGE_FRAMES = Measure("rigface_stage_frames", "counter", "looked-at frames a stage has done", ("stage",))
-STAGE_UNIT_SECONDS = Measure("rigface_stage_unit_seconds", "histogram", "time of a stage for one unit of work, s", ("stage",), _LONG)  # fmt: skip
-STEP_SECONDS = Measure("rigface_step_seconds", "counter", "working time by step of a stage, s", ("step",))
-FACES = Measure("rigface_faces", "counter", "faces found")
-FACE_FAILURES = Measure("rigface_face_failures", "counter", "faces a stage failed on; they are rows with a reason", ("stage",))  # fmt: skip
-UNITS = Measure("rigface_units", "counter", "units of work committed; stage: what stopped it, or empty", ("status", "stage"))  # fmt: skip
-CRASHES = Measure("rigface_child_crashes", "counter", "child processes that crashed or hung, by the step they were at", ("step",))  # fmt: skip
-BYTES = Measure("rigface_written_bytes", "counter", "bytes of committed units")
-VIDEO_CACHE_LOOKUPS = Measure("rigface_video_cache_lookups", "counter", "videos on S3 that were opened; result: hit (this machine has a copy), miss", ("result",))  # fmt: skip
-VIDEO_CACHE_BYTES = Measure("rigface_video_cache_bytes", "counter", "bytes of videos on S3; what: fetched from there, read from copies, kept as copies, evicted", ("what",))  # fmt: skip
-VIDEO_CACHE_EVICTIONS = Measure("rigface_video_cache_evictions", "counter", "copies that went to make room for others")
-LEFT = Measure("rigface_job_left", "gauge", "what the running job has still to do: inputs, units, frames", ("what",))
+STAGE_FRAMES = Metric("rigface_stage_frames", "counter", "looked-at frames a stage has done", ("stage",))
+STAGE_UNIT_SECONDS = Metric("rigface_stage_unit_seconds", "histogram", "time of a stage for one unit of work, s", ("stage",), _LONG)  # fmt: skip
+STEP_SECONDS = Metric("rigface_step_seconds", "counter", "working time by step of a stage, s", ("step",))
+FACES = Metric("rigface_faces", "counter", "faces found")
+FACE_FAILURES = Metric("rigface_face_failures", "counter", "faces a stage failed on; they are rows with a reason", ("stage",))  # fmt: skip
+UNITS = Metric("rigface_units", "counter", "units of work committed; stage: what stopped it, or empty", ("status", "stage"))  # fmt: skip
+CRASHES = Metric("rigface_child_crashes", "counter", "child processes that crashed or hung, by the step they were at", ("step",))  # fmt: skip
+BYTES = Metric("rigface_written_bytes", "counter", "bytes of committed units")
+VIDEO_CACHE_LOOKUPS = Metric("rigface_video_cache_lookups", "counter", "videos on S3 that were opened; result: hit (this machine has a copy), miss", ("result",))  # fmt: skip
+VIDEO_CACHE_BYTES = Metric("rigface_video_cache_bytes", "counter", "bytes of videos on S3; what: fetched from there, read from copies, kept as copies, evicted", ("what",))  # fmt: skip
+VIDEO_CACHE_EVICTIONS = Metric("rigface_video_cache_evictions", "counter", "copies that went to make room for others")
+LEFT = Metric("rigface_job_left", "gauge", "what the running job has still to do: inputs, units, frames", ("what",))
 
-TRAIN_STEPS = Measure("rigface_train_steps", "counter", "optimizer steps of a worker", ("rank",))
-TRAIN_EXAMPLES = Measure("rigface_train_examples", "counter", "examples a worker has learnt from", ("rank",))
-TRAIN_SECONDS = Measure("rigface_train_seconds", "counter", "time of a worker: step, wait (for data), validation, checkpoint, s", ("rank", "part"))  # fmt: skip
-TRAIN_STEP_SECONDS = Measure("rigface_train_step_seconds", "histogram", "time of one step, without waiting for data, s", ("rank",), _SHORT)  # fmt: skip
-TRAIN_STEP = Measure("rigface_train_step", "gauge", "number of the latest step")
-TRAIN_LOSS = Measure("rigface_train_loss", "gauge", "loss of the latest step, all workers'")
-TRAIN_LOSS_FINITE = Measure(
+TRAIN_STEPS = Metric("rigface_train_steps", "counter", "optimizer steps of a worker", ("rank",))
+TRAIN_EXAMPLES = Metric("rigface_train_examples", "counter", "examples a worker has learnt from", ("rank",))
+TRAIN_SECONDS = Metric("rigface_train_seconds", "counter", "time of a worker: step, wait (for data), validation, checkpoint, s", ("rank", "part"))  # fmt: skip
+TRAIN_STEP_SECONDS = Metric("rigface_train_step_seconds", "histogram", "time of one step, without waiting for data, s", ("rank",), _SHORT)  # fmt: skip
+TRAIN_STEP = Metric("rigface_train_step", "gauge", "number of the latest step")
+TRAIN_LOSS = Metric("rigface_train_loss", "gauge", "loss of the latest step, all workers'")
+TRAIN_LOSS_FINITE = Metric(
     "rigface_train_loss_finite", "gauge", "1, or 0 where the latest loss is no number: Ray exports none such"
 )
-TRAIN_VALIDATION = Measure("rigface_train_validation", "gauge", "latest numbers on held-out edits", ("name",))
+TRAIN_VALIDATION = Metric("rigface_train_validation", "gauge", "latest numbers on held-out edits", ("name",))
 
-ALL = tuple(value for value in list(globals().values()) if isinstance(value, Measure))
+ALL = tuple(value for value in list(globals().values()) if isinstance(value, Metric))
 
 
 def _ray() -> Any:
@@ -61,7 +61,7 @@ def _ray() -> Any:
     return metrics
 
 
-tell = Meter(_ray)
+tell = MetricRecorder(_ray)
 """Tell one number: `tell(STAGE_FRAMES, 300, stage="look")`. In a child process `child` has it go to the parent, who tells."""
 
 s3_client.tell = lambda measure, value=1.0, **labels: tell(measure, value, **labels)

@@ -1,6 +1,6 @@
 """A child process (`rigface/worker_process.py`) whose numbers its parent tells, who is on the cluster.
 
-Path: a stage -> `Child(...)(argument)` -> the call in the child; there `measures.tell` -> here -> Ray.
+Path: a stage -> `WorkerProcess(...)(argument)` -> the call in the child; there `measures.tell` -> here -> Ray.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from typing import Any
 
 from pipelines.telemetry import metrics
 from rigface import worker_process
-from rigface.worker_process import ChildDied
+from rigface.worker_process import WorkerDied
 
-__all__ = ["Child", "ChildDied"]
+__all__ = ["WorkerProcess", "WorkerDied"]
 
 
-class Child(worker_process.Child):
-    """As `rigface.worker_process.Child`."""
+class WorkerProcess(worker_process.WorkerProcess):
+    """As `rigface.worker_process.WorkerProcess`."""
 
     module = "pipelines.telemetry.worker_process"
 

@@ -25,7 +25,7 @@ from pipelines.train.metric_log import MetricLog
 from rigface.examples import examples_of
 from rigface.image import to_image, to_tensor
 from rigface.model.latents import decode, encode_conditions, lost_detail
-from rigface.model.sampling import Crowd, Walk, seeded
+from rigface.model.sampling import SamplingBatch, SamplingState, seeded
 from rigface.storage.store import Store
 from rigface.types import Example
 
@@ -75,12 +75,12 @@ class Validation:
         return numbers
 
     def _judged(self, example: Example, made: np.ndarray) -> dict[str, float]:
-        from rigface.evaluation.estimator import Judge
+        from rigface.evaluation.estimator import FaceEstimator
         from rigface.metrics.gain import gain
         from rigface.metrics.geometry import distances, stack
 
         if self._judge is None:
-            self._judge = Judge.load()
+            self._judge = FaceEstimator.load()
             views = {"source": example.conditions.reference, "preview": example.conditions.render}
             self._known = {name: self._judge(list(p)) for name, p in {**views, "target": example.target}.items()}
         seen = {**self._known, "edit": self._judge(list(made))}
@@ -151,8 +151,8 @@ def sample(trainee: TrainerState, example: Example, seed: int) -> np.ndarray:
             with trainee.autocast():
                 memory = trainee.inner.remember(reference)
         noise, generators = seeded([seed + k for k in rows], tuple(conditions.background.shape[1:]))
-        walk = Walk(process, conditions, noise.to(trainee.device), memory, generators=generators)
-        crowd = Crowd(predict)
+        walk = SamplingState(process, conditions, noise.to(trainee.device), memory, generators=generators)
+        crowd = SamplingBatch(predict)
         crowd.join(walk)
         while not walk.done:
             crowd.step()

@@ -1,6 +1,6 @@
 """Look at a picture the way an edit is judged: coefficients, scores, pose matrix, identity, or no face at all.
 
-Path: pictures (outputs, sources, targets) -> Judge -> [Seen | None] -> `measure`, or `achieved` for one edit's printout.
+Path: pictures (outputs, sources, targets) -> FaceEstimator -> [Estimate | None] -> `measure`, or `achieved` for one edit's printout.
 
 One crop rule for every picture and every model: the picture's own landmarks are found anew, and the square around them
 is cut by `face/align.py`. Each picture is a track of its own, so that an output is not fitted with its source's shape.
@@ -45,7 +45,7 @@ class IdentityNetwork(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
+class Estimate:
     """One face as the judge saw it.
 
     Args:
@@ -71,7 +71,7 @@ class Seen:
     identity: np.ndarray | None = None
 
 
-class Judge:
+class FaceEstimator:
     """A detector, a reconstructor and an identity network, with one way of using them. Stateless between calls.
 
     Args:
@@ -94,7 +94,7 @@ class Judge:
         self._mask, self._second_look = mask, second_look
 
     @classmethod
-    def load(cls, device: str = "cpu", identity: bool = True) -> Judge:
+    def load(cls, device: str = "cpu", identity: bool = True) -> FaceEstimator:
         """MediaPipe, closed-form fitting of the open head, dlib's identity network, the mask by colours.
 
         Raises:
@@ -137,7 +137,7 @@ class Judge:
 
     def __call__(
         self, pictures: Sequence[np.ndarray | None], near: Sequence[np.ndarray | None] | None = None
-    ) -> list[Seen | None]:
+    ) -> list[Estimate | None]:
         """Look at N pictures; all their faces are reconstructed in one batch.
 
         Args:
@@ -150,7 +150,7 @@ class Judge:
         places = [None] * len(pictures) if near is None else list(near)
         found = [None if p is None else self._face(p, box) for p, box in zip(pictures, places)]
         good = [i for i, one in enumerate(found) if one is not None]
-        seen: list[Seen | None] = [None] * len(found)
+        seen: list[Estimate | None] = [None] * len(found)
         if not good:
             return seen
         faces: list[tuple[np.ndarray, Detection]] = [(pictures[i], found[i]) for i in good]  # type: ignore[misc]
@@ -164,7 +164,7 @@ class Judge:
         fit = self._reconstructor(crops, landmarks, scores, np.arange(len(faces)))
         for k, i in enumerate(good):
             picture, one = faces[k]
-            seen[i] = Seen(
+            seen[i] = Estimate(
                 params=_one(fit.params, k),
                 box=np.asarray(one.box),
                 landmarks=one.landmarks,
@@ -187,7 +187,7 @@ class Judge:
         shared = overlap(np.asarray(near, np.float64), np.stack([one.box for one in found]))
         return found[int(shared.argmax())] if shared.max() > 0 else None
 
-    def person(self, picture: np.ndarray, seen: Seen | None) -> np.ndarray:
+    def person(self, picture: np.ndarray, seen: Estimate | None) -> np.ndarray:
         """Where the person is: (H, W) bool, picture px; all False without a face."""
         import cv2
 
@@ -243,7 +243,7 @@ def achieved(
 
     Args:
         wanted: what `mix` made of the edit; one face.
-        measured: coefficients re-measured on the output (`Seen.params`), or None.
+        measured: coefficients re-measured on the output (`Estimate.params`), or None.
         head: the head model of both.
         edit: only the numbers it touches are listed, a copied trait with all of its own; None: all.
         unit: linear radiance that a light of strength 1 has: `mix.exposure` of the source, unless the edit's light is absolute.

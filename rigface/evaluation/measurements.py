@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rigface.edits import EditSpec
-from rigface.evaluation.estimator import Judge, Seen, achieved
+from rigface.evaluation.estimator import FaceEstimator, Estimate, achieved
 from rigface.evaluation.samples import Case, traits_of
 from rigface.face.controls.transfer import exposure
 from rigface.face.geometry.rotation import to_degrees, to_matrix
@@ -29,7 +29,7 @@ MOST_DB = 100.0  # equal pictures have no PSNR; means need a number, and 8 bits 
 
 
 def numbers(
-    cases: Sequence[Case], judge: Judge, head: Head | None = None, lpips: Lpips | None = None
+    cases: Sequence[Case], judge: FaceEstimator, head: Head | None = None, lpips: Lpips | None = None
 ) -> dict[str, Any]:
     """Name -> (N,) values, or (N, D) identity vectors, of N edits; NaN where something could not be measured."""
     out = {**_coefficients(cases, head), **_independent(cases, judge), **_identities(cases)}
@@ -56,7 +56,7 @@ def _coefficients(cases: Sequence[Case], head: Head | None) -> dict[str, np.ndar
     return {**out, "turn_yaw_deg": turn[:, 0]}
 
 
-def _independent(cases: Sequence[Case], judge: Judge) -> dict[str, np.ndarray]:
+def _independent(cases: Sequence[Case], judge: FaceEstimator) -> dict[str, np.ndarray]:
     names = judge.score_names == judge.head.expression_names
     columns: dict[str, list[float]] = {}
     for case in cases:
@@ -123,7 +123,7 @@ def _identities(cases: Sequence[Case]) -> dict[str, Any]:
     if not width:
         return {}
 
-    def vectors(faces: Sequence[Seen | None]) -> np.ndarray:
+    def vectors(faces: Sequence[Estimate | None]) -> np.ndarray:
         gap = np.full(width, np.nan, np.float32)
         return np.stack([gap if f is None or f.identity is None else f.identity for f in faces])
 
@@ -165,7 +165,7 @@ def _lights(cases: Sequence[Case]) -> dict[str, np.ndarray]:
     }
 
 
-def _pictures(cases: Sequence[Case], judge: Judge, lpips: Lpips | None) -> dict[str, np.ndarray]:
+def _pictures(cases: Sequence[Case], judge: FaceEstimator, lpips: Lpips | None) -> dict[str, np.ndarray]:
     out: dict[str, list[float]] = {
         name: [] for name in ("psnr", "ssim", "lpips", "background_psnr", "change_background")
     }
@@ -206,7 +206,7 @@ def _tracks(cases: Sequence[Case]) -> dict[str, Any]:
     return out
 
 
-def swept(case: Case, judge: Judge) -> dict[str, float]:
+def swept(case: Case, judge: FaceEstimator) -> dict[str, float]:
     """The number swept, asked and achieved."""
     if case.edited.sweep is None:
         return {}

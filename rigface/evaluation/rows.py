@@ -1,6 +1,6 @@
 """Edits in, rows out: everything the card needs to know of each edit, as plain numbers.
 
-Path: [Edited] of models and controls -> Judge -> rows (Parquet, or straight on to `card.card`).
+Path: [Edited] of models and controls -> FaceEstimator -> rows (Parquet, or straight on to `card.card`).
 
 Wanted are the source's coefficients with the edit mixed in, measured by the judge on the same pictures: shape and albedo of
 the source; pose, expression and light of the target, or as numbers, where they are edited. A row's distance to them is
@@ -18,9 +18,9 @@ import numpy as np
 
 from rigface.evaluation import measurements
 from rigface.evaluation.baselines import CONTROLS, FLOOR
-from rigface.evaluation.estimator import Judge, Seen
+from rigface.evaluation.estimator import FaceEstimator, Estimate
 from rigface.evaluation.samples import Case, Edited, traits_of
-from rigface.face.controls.transfer import mix
+from rigface.face.controls.transfer import transfer
 from rigface.metrics import image
 
 if TYPE_CHECKING:
@@ -31,13 +31,13 @@ Row = dict[str, Any]
 
 
 def measure(
-    judge: Judge,
+    judge: FaceEstimator,
     edits: Sequence[Edited],
     *,
     head: Head | None = None,
     lpips: Lpips | None = None,
     size: int | None = None,
-    known: MutableMapping[bytes, Seen | None] | None = None,
+    known: MutableMapping[bytes, Estimate | None] | None = None,
 ) -> list[Row]:
     """Judge edits of any number of models, controls included.
 
@@ -71,7 +71,7 @@ def measure(
         usable = source is not None and (target is not None or not one.edit.needs_target)
         rows.append(_words(one, "unusable" if not usable else "ok" if output is not None else "no_face"))
         if source is not None and usable:
-            wanted = mix(source.params, one.edit, judge.head, None if target is None else target.params)
+            wanted = transfer(source.params, one.edit, judge.head, None if target is None else target.params)
             goal = truth if one.truth is not None else target
             cases.append(Case(one, source, output, target, goal, wanted, one.model == FLOOR))
             places.append(place)
@@ -115,7 +115,7 @@ def _digest(picture: np.ndarray | None) -> bytes:
     return hashlib.blake2b(picture.tobytes(), digest_size=16).digest() + str(picture.shape).encode()
 
 
-def _look(judge: Judge, edits: Sequence[Edited], known: MutableMapping[bytes, Seen | None]) -> dict[bytes, Seen | None]:
+def _look(judge: FaceEstimator, edits: Sequence[Edited], known: MutableMapping[bytes, Estimate | None]) -> dict[bytes, Estimate | None]:
     """Every different picture judged once."""
     given = {_digest(p): p for e in edits for p in (e.source, e.target, e.truth) if p is not None}
     made = {_digest(e.output): e.output for e in edits if e.output is not None}

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rigface.edits import EditSpec
-from rigface.evaluation.estimator import Seen
+from rigface.evaluation.estimator import Estimate
 from rigface.types import FaceParams
 
 
@@ -64,10 +64,10 @@ class Case:
     """
 
     edited: Edited
-    source: Seen
-    output: Seen | None
-    target: Seen | None
-    goal: Seen | None
+    source: Estimate
+    output: Estimate | None
+    target: Estimate | None
+    goal: Estimate | None
     wanted: FaceParams
     is_floor: bool
 

@@ -1,6 +1,6 @@
 """See a picture: every face in it, cropped, reconstructed and masked.
 
-Path: picture -> See -> [Face] -> mix, preview, compose. For single pictures; the dataset job runs the same steps as
+Path: picture -> FaceAnalyzer -> [Face] -> mix, preview, compose. For single pictures; the dataset job runs the same steps as
 stages over many frames (`pipelines/extract/frame_processor.py` and after).
 """
 
@@ -22,14 +22,14 @@ from rigface.types import Detection, Face, FaceParams, HeadSpec
 CHOICES = ("largest", "left-most", "right-most", "all")
 
 
-class See:
+class FaceAnalyzer:
     """Detector, reconstructor and mask, loaded once. Stateless between calls, but the detector takes one at a time."""
 
     def __init__(self, detector: Detector, reconstructor: Reconstructor, parser: Parser) -> None:
         self.detector, self.reconstructor, self.parser = detector, reconstructor, parser
 
     @classmethod
-    def load(cls, device: str = "cpu", *, small_faces: bool = False) -> See:
+    def load(cls, device: str = "cpu", *, small_faces: bool = False) -> FaceAnalyzer:
         """The default eyes: MediaPipe, closed-form fitting of the open head, and the mask by colours.
 
         Args:

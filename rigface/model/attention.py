@@ -1,6 +1,6 @@
 """Let the denoiser look at the person: one pre-hook that records, one attention processor that reads.
 
-Path: reference latents -> identity network -> recorded tokens -> `Memory` -> each of the denoiser's self-attentions.
+Path: reference latents -> identity network -> recorded tokens -> `ReferenceTokens` -> each of the denoiser's self-attentions.
 Source: RigFace (arXiv 2502.02465), FaceFusion. The released code stores the tokens that *enter* each transformer block
 of the identity network, joins them with the denoiser's tokens before the norm and drops their half of the output.
 LayerNorm works token by token and queries do not see each other, so joining keys and values alone gives the same
@@ -37,7 +37,7 @@ _BLOCK_ARGUMENTS = (  # of BasicTransformerBlock.forward: gradient checkpointing
 
 
 @dataclass(frozen=True, eq=False)
-class Memory:
+class ReferenceTokens:
     """What the denoiser knows of a person, per transformer block.
 
     Args:
@@ -57,11 +57,11 @@ class Memory:
         """Size in memory, for caches that count."""
         return sum(t.nbytes for tensors in self.blocks.values() for t in tensors)
 
-    def map(self, fn: Callable[[Tensor], Tensor]) -> Memory:
+    def map(self, fn: Callable[[Tensor], Tensor]) -> ReferenceTokens:
         """Apply `fn` to every tensor: `memory.map(lambda t: t.cpu())`."""
-        return Memory({name: tuple(fn(t) for t in tensors) for name, tensors in self.blocks.items()})
+        return ReferenceTokens({name: tuple(fn(t) for t in tensors) for name, tensors in self.blocks.items()})
 
-    def expand(self, batch: int) -> Memory:
+    def expand(self, batch: int) -> ReferenceTokens:
         """The same for `batch` rows. Costs nothing: a single row is repeated as a view.
 
         Raises:
@@ -74,19 +74,19 @@ class Memory:
         return self.map(lambda t: t.expand(batch, -1, -1))
 
     @staticmethod
-    def cat(memories: Sequence[Memory]) -> Memory:
+    def cat(memories: Sequence[ReferenceTokens]) -> ReferenceTokens:
         """Several memories as the rows of one."""
         if len(memories) == 1:
             return memories[0]
         pairs = {name: zip(*(m.blocks[name] for m in memories)) for name in memories[0].blocks}
-        return Memory({name: tuple(torch.cat(tensors) for tensors in pair) for name, pair in pairs.items()})
+        return ReferenceTokens({name: tuple(torch.cat(tensors) for tensors in pair) for name, pair in pairs.items()})
 
 
 class Recorder:
     """Collects the tokens of one run; pass it as `cross_attention_kwargs={"recorder": ...}`.
 
     Neither dict nor dataclass on purpose: FSDP hands each block copies of those, and what a block wrote into its copy
-    would be lost. (`Memory` is only read, and should be seen by FSDP: a block's gradients wait for its tokens'.)
+    would be lost. (`ReferenceTokens` is only read, and should be seen by FSDP: a block's gradients wait for its tokens'.)
     """
 
     def __init__(self) -> None:
@@ -118,7 +118,7 @@ class RecordTokens:
 
 
 class MemoryAttention:
-    """Attention that also reads a `Memory`.
+    """Attention that also reads a `ReferenceTokens`.
 
     A plain object, not a Module: it owns no weights, so the state dict keeps diffusers' stock names.
 
@@ -143,7 +143,7 @@ class MemoryAttention:
         encoder_hidden_states: Tensor | None = None,
         attention_mask: Tensor | None = None,
         temb: Tensor | None = None,
-        memory: Memory | None = None,
+        memory: ReferenceTokens | None = None,
         keep: Tensor | None = None,
     ) -> Tensor:
         """Attention output (B, T, D). `keep` (B,) bool: rows where it is False do not see the memory."""
@@ -158,7 +158,7 @@ class MemoryAttention:
         return attn.to_out[1](attn.to_out[0](out))
 
     def _join(
-        self, attn: Attention, memory: Memory, keep: Tensor | None, key: Tensor, value: Tensor
+        self, attn: Attention, memory: ReferenceTokens, keep: Tensor | None, key: Tensor, value: Tensor
     ) -> tuple[Tensor, Tensor]:
         seen = memory.blocks[self.block]
         theirs = self.project(attn, seen[0]) if len(seen) == 1 else (seen[0], seen[1])
@@ -192,7 +192,7 @@ def install(identity: UNet2DConditionModel, denoiser: UNet2DConditionModel) -> N
             block.attn2.set_processor(readers[1])
 
 
-def record(identity: UNet2DConditionModel, latents: Tensor, text: Tensor) -> Memory:
+def record(identity: UNet2DConditionModel, latents: Tensor, text: Tensor) -> ReferenceTokens:
     """Run the identity network once, at t = 0, and keep the tokens that enter its blocks.
 
     Args:
@@ -201,13 +201,13 @@ def record(identity: UNet2DConditionModel, latents: Tensor, text: Tensor) -> Mem
     """
     recorder = Recorder()
     identity(latents, 0, encoder_hidden_states=text, cross_attention_kwargs={"recorder": recorder}, return_dict=False)
-    return Memory({name: (tokens,) for name, tokens in recorder.tokens.items()})
+    return ReferenceTokens({name: (tokens,) for name, tokens in recorder.tokens.items()})
 
 
-def project(denoiser: UNet2DConditionModel, memory: Memory) -> Memory:
+def project(denoiser: UNet2DConditionModel, memory: ReferenceTokens) -> ReferenceTokens:
     """Recorded tokens as the denoiser's keys and values, which stay the same over all steps of an edit."""
     projected: dict[str, tuple[Tensor, ...]] = {}
     for name, block in blocks(denoiser):
         reader: Any = block.attn1.processor
         projected[name] = reader.project(block.attn1, memory.blocks[name][0])
-    return Memory(projected)
+    return ReferenceTokens(projected)

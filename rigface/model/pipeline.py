@@ -30,11 +30,11 @@ from torch import Tensor, nn
 from rigface.errors import BadEdit
 from rigface.image import to_image, to_tensor
 from rigface.model import checkpoint as checkpoints
-from rigface.model.attention import Memory
+from rigface.model.attention import ReferenceTokens
 from rigface.model.checkpoint import Checkpoint, ModelConfig
 from rigface.model.gathered_conv import gather
 from rigface.model.latents import LatentConditions, decode, encode, lost_detail, shrinkage
-from rigface.model.sampling import Crowd, Guidance, Walk, seeded
+from rigface.model.sampling import SamplingBatch, Guidance, SamplingState, seeded
 from rigface.types import Conditions
 
 ENCODE_ROWS = 8  # pictures the VAE takes at once; bounds its memory, changes nothing else
@@ -161,15 +161,15 @@ class RigFacePipeline:
         return self._checkpoint.text_encoder([prompts] if isinstance(prompts, str) else list(prompts))
 
     @torch.no_grad()
-    def remember(self, source: Pictures) -> Memory:
+    def remember(self, source: Pictures) -> ReferenceTokens:
         """What the denoiser has to know of the person; depends on the picture alone, so cache it by its content."""
         (latents,) = self._encode(_tensor(source))
         with self._amp():
             return self.model.remember(latents)
 
-    def crowd(self) -> Crowd:
+    def crowd(self) -> SamplingBatch:
         """An empty crowd, for walks from `begin`."""
-        return Crowd(self._predict)
+        return SamplingBatch(self._predict)
 
     @torch.no_grad()
     def begin(
@@ -181,7 +181,7 @@ class RigFacePipeline:
         *,
         prompt: str | Sequence[str] | None = None,
         prompt_embeds: Tensor | None = None,
-        memory: Memory | None = None,
+        memory: ReferenceTokens | None = None,
         steps: int | None = None,
         scheduler: str | None = None,
         seed: int | Sequence[int] = 0,
@@ -191,7 +191,7 @@ class RigFacePipeline:
         attribute_scale: float = 1.0,
         text_scale: float = 1.0,
         strength: float = 1.0,
-    ) -> Walk:
+    ) -> SamplingState:
         """Everything before the first step. Arguments as for a call."""
         if (source is None) == (memory is None):
             raise ValueError("give either source or memory: the person's picture, or what `remember` made of it")
@@ -218,7 +218,7 @@ class RigFacePipeline:
         else:
             generators = [generator] * batch if isinstance(generator, torch.Generator) else list(generator)
             drawn = torch.stack([torch.randn(shape, generator=g, device=g.device) for g in generators])
-        walk = Walk(
+        walk = SamplingState(
             self.config.process,
             conditions,
             (drawn if noise is None else _rows(noise, batch)).to(self.device, torch.float32),
@@ -238,7 +238,7 @@ class RigFacePipeline:
         """(B, H, W, 3) uint8 pictures of scaled latents (B, 4, h, w).
 
         Args:
-            detail: of the walk that made them (`Walk.detail`).
+            detail: of the walk that made them (`SamplingState.detail`).
         """
         return to_image(self._decode(latents, detail))
 

@@ -1,9 +1,9 @@
 """From start to picture: any diffusers scheduler by name, guidance, and edits that walk together.
 
-Path: `LatentConditions`, `Memory` -> `Walk` -> `Crowd.step` until done -> final latents -> decode.
+Path: `LatentConditions`, `ReferenceTokens` -> `SamplingState` -> `SamplingBatch.step` until done -> final latents -> decode.
 
-A `Walk` is one edit under way. A scheduler is stateful (UniPC keeps past answers), so each walk has its own, as it has
-its own noise, steps and guidance. A `Crowd` asks the network for all of its walks in one batch; walks join and leave
+A `SamplingState` is one edit under way. A scheduler is stateful (UniPC keeps past answers), so each walk has its own, as it has
+its own noise, steps and guidance. A `SamplingBatch` asks the network for all of its walks in one batch; walks join and leave
 between steps, and no row of a batch changes another, so an output does not depend on its neighbours.
 
 Guidance: with conditions c in {identity, attributes, text} and scales s_c,
@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from rigface.errors import BadEdit
-from rigface.model.attention import Memory
+from rigface.model.attention import ReferenceTokens
 from rigface.model.diffusion import Predict, Process, clean_estimate, start, velocity
 from rigface.model.latents import LatentConditions
 from rigface.model.unets import DROPPABLE
@@ -116,7 +116,7 @@ def _steps_alone(kind: Any) -> bool:
     return len([p for p in needed if p.kind is p.POSITIONAL_OR_KEYWORD]) == 4  # self is the first
 
 
-class Walk:
+class SamplingState:
     """One edit, or a batch that shares its steps, on its way from start to clean latents.
 
     Args:
@@ -137,7 +137,7 @@ class Walk:
         process: Process,
         conditions: LatentConditions,
         noise: Tensor,
-        memory: Memory | None = None,
+        memory: ReferenceTokens | None = None,
         *,
         scheduler: str | None = None,
         steps: int | None = None,
@@ -168,7 +168,7 @@ class Walk:
         self.memory = memory
         if memory is not None:
             memory = memory.expand(self._batch) if memory.batch != 1 else memory
-            self.memory = Memory.cat([memory] * rows) if memory.batch != 1 else memory
+            self.memory = ReferenceTokens.cat([memory] * rows) if memory.batch != 1 else memory
         self.drop: Tensor | None = None
         if self._terms:
             self.drop = torch.zeros(rows, self._batch, 3, dtype=torch.bool, device=noise.device)
@@ -246,7 +246,7 @@ class Walk:
         return self._scheduler.add_noise(self.process.latent_scale * conditions.render, noise, at)
 
 
-class Crowd:
+class SamplingBatch:
     """Walks that share the network's batch, and may join and leave between steps.
 
     Args:
@@ -255,10 +255,10 @@ class Crowd:
 
     def __init__(self, predict: Predict) -> None:
         self._predict = predict
-        self.walks: list[Walk] = []
-        self._joined: tuple[LatentConditions, Memory | None, Tensor | None] | None = None
+        self.walks: list[SamplingState] = []
+        self._joined: tuple[LatentConditions, ReferenceTokens | None, Tensor | None] | None = None
 
-    def join(self, walk: Walk) -> None:
+    def join(self, walk: SamplingState) -> None:
         """From the next step on, `walk` is part of the batch.
 
         Raises:
@@ -269,13 +269,13 @@ class Crowd:
         self.walks.append(walk)
         self._joined = None
 
-    def leave(self, walk: Walk) -> None:
+    def leave(self, walk: SamplingState) -> None:
         """Take a walk out before it is done; no harm if it is not there."""
         self.walks = [w for w in self.walks if w is not walk]
         self._joined = None
 
     @torch.no_grad()
-    def step(self) -> list[Walk]:
+    def step(self) -> list[SamplingState]:
         """One network evaluation for everybody; returns, and lets go of, the walks that are done now.
 
         A walk whose own scheduler breaks leaves with what it broke at in `failed`, and its neighbours go on; where nobody is left,
@@ -313,20 +313,20 @@ class Crowd:
         return finished
 
 
-def _join(walks: Sequence[Walk]) -> tuple[LatentConditions, Memory | None, Tensor | None]:
+def _join(walks: Sequence[SamplingState]) -> tuple[LatentConditions, ReferenceTokens | None, Tensor | None]:
     """Conditions, memory and omissions of all walks, row by row; copied only when the crowd changes."""
     conditions = LatentConditions.cat([walk.conditions for walk in walks])
     memories = [walk.memory for walk in walks if walk.memory is not None]
     memory = memories[0] if len(walks) == 1 and memories else None
     if len(walks) > 1 and memories:
-        memory = Memory.cat([m.expand(walk.rows) for m, walk in zip(memories, walks)])
+        memory = ReferenceTokens.cat([m.expand(walk.rows) for m, walk in zip(memories, walks)])
     if all(walk.drop is None for walk in walks):
         return conditions, memory, None
     nothing = [torch.zeros(w.rows, 3, dtype=torch.bool, device=w.latents.device) for w in walks]
     return conditions, memory, torch.cat([n if w.drop is None else w.drop for w, n in zip(walks, nothing)])
 
 
-def _shape(walk: Walk) -> tuple:
+def _shape(walk: SamplingState) -> tuple:
     text = None if walk.conditions.text is None else tuple(walk.conditions.text.shape[1:])
     seen = None if walk.memory is None else [tuple(t.shape[1:]) for ts in walk.memory.blocks.values() for t in ts]
     return tuple(walk.latents.shape[1:]), text, seen

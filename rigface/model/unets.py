@@ -23,7 +23,7 @@ import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 
-from rigface.model.attention import Memory, blocks, install, project, record
+from rigface.model.attention import ReferenceTokens, blocks, install, project, record
 
 DROPPABLE = ("identity", "attributes", "text")
 """The columns of `drop`: attributes are render and expression code; the background is no attribute and always stays."""
@@ -86,7 +86,7 @@ class RigFaceModel(nn.Module):
         self.identity.enable_gradient_checkpointing()
         self.denoiser.enable_gradient_checkpointing()
 
-    def remember(self, reference: Tensor, text: Tensor | None = None) -> Memory:
+    def remember(self, reference: Tensor, text: Tensor | None = None) -> ReferenceTokens:
         """What the denoiser has to know of a person, ready for any number of steps.
 
         Args:
@@ -104,7 +104,7 @@ class RigFaceModel(nn.Module):
         expression_code: Tensor,
         text: Tensor | None = None,
         reference: Tensor | None = None,
-        memory: Memory | None = None,
+        memory: ReferenceTokens | None = None,
         drop: Tensor | None = None,
     ) -> Tensor:
         """What the denoiser predicts, (B, 4, h, w): noise, velocity or picture, as the checkpoint's process says.

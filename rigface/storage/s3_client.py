@@ -29,7 +29,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from rigface.errors import PlanError, StorageGone
-from rigface.telemetry.instruments import Measure
+from rigface.telemetry.instruments import Metric
 
 T = TypeVar("T")
 
@@ -68,7 +68,7 @@ _OURS = frozenset(
 counts: Counter[str] = Counter()  # of this process: requests, retries, gone
 sign_of_life: Callable[[], None] = lambda: None  # called before each pause; a child that is watched sets it  # noqa: E731
 
-RETRIES = Measure("rigface_storage_retries", "counter", "requests to S3 that were tried again: what was asked, and why", ("operation", "reason"))  # fmt: skip
+RETRIES = Metric("rigface_storage_retries", "counter", "requests to S3 that were tried again: what was asked, and why", ("operation", "reason"))  # fmt: skip
 tell: Callable[..., None] = lambda measure, value=1.0, **labels: None  # set by those who export metrics  # noqa: E731
 _asking = threading.local()  # `operation`: what this thread asked last
 

@@ -1,6 +1,6 @@
 """What is counted while work goes on: metrics under stable names, told to whoever exports them.
 
-Path: a job or the service -> `Meter` -> classes like those of `ray.util.metrics`, which the caller brings, or none.
+Path: a job or the service -> `MetricRecorder` -> classes like those of `ray.util.metrics`, which the caller brings, or none.
 
 The names are a contract: alerts, dashboards and runbooks use them. `pipelines/telemetry/metrics.py` and `serve/telemetry/metrics.py` each hold a
 list of theirs. A label has few values (a stage, a status), never a name of an input, a person or a request.
@@ -21,7 +21,7 @@ AGAIN_S = 2.0
 
 
 @dataclass(frozen=True)
-class Measure:
+class Metric:
     """One metric.
 
     Args:
@@ -47,7 +47,7 @@ class Measure:
         return tuple(self.name + end for end in ends[self.kind])
 
 
-class Meter:
+class MetricRecorder:
     """Takes the numbers of this process.
 
     Args:
@@ -59,7 +59,7 @@ class Meter:
         self._records: dict[str, Record] = {}
         self._levels: dict[tuple[str, ...], tuple[Record, float, dict[str, str]]] = {}
 
-    def __call__(self, measure: Measure, value: float = 1.0, **labels: str) -> None:
+    def __call__(self, measure: Metric, value: float = 1.0, **labels: str) -> None:
         """Add to a counter, set a gauge, or put into a histogram.
 
         Raises:
@@ -87,7 +87,7 @@ class Meter:
                     record(value, labels)
 
 
-def _record(library: Any, measure: Measure) -> Record:
+def _record(library: Any, measure: Metric) -> Record:
     about = {"name": measure.name, "description": measure.meaning, "tag_keys": measure.labels}
     if measure.kind == "counter":
         return library.Counter(**about).inc

@@ -46,7 +46,7 @@ LONG = 2000  # characters of a text, or values of a table
 LOG = logging.getLogger("rigface.jobs")
 
 
-def keys(**values: Any) -> dict[str, Any]:
+def log_fields(**values: Any) -> dict[str, Any]:
     """The `extra` of a log call: what the line says beside its event; empty and missing values are left out.
 
     Raises:
@@ -54,7 +54,7 @@ def keys(**values: Any) -> dict[str, Any]:
     """
     if unknown := values.keys() - KEYS.keys():
         raise ValueError(f"log keys {sorted(unknown)}: explain them in rigface.telemetry.json_logging.KEYS")
-    return {"keys": {name: value for name, value in values.items() if value not in (None, "")}}
+    return {"log_fields": {name: value for name, value in values.items() if value not in (None, "")}}
 
 
 class JsonLines(logging.Formatter):
@@ -62,7 +62,7 @@ class JsonLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """One line."""
-        own = getattr(record, "keys", None)
+        own = getattr(record, "log_fields", None)
         line = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
@@ -73,7 +73,7 @@ class JsonLines(logging.Formatter):
         return json.dumps({name: _short(value) for name, value in line.items()}, default=str)
 
 
-def write(log: logging.Logger, to: TextIO | None = None) -> None:
+def install_json_logging(log: logging.Logger, to: TextIO | None = None) -> None:
     """Have a logger's lines on standard error (or `to`), once a process."""
     if not log.handlers:
         handler = logging.StreamHandler(to)

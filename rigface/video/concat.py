@@ -1,6 +1,6 @@
 """Join pieces of a film into one, packet by packet, with the sound of another file.
 
-Path: pieces that `Film(reorder=False)` wrote, at different times or on different machines -> Splice -> one video. Nothing is
+Path: pieces that `VideoWriter(reorder=False)` wrote, at different times or on different machines -> VideoConcatenator -> one video. Nothing is
 decoded, so the pictures are those of the pieces to the bit.
 """
 
@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from rigface.video.demux import opened
-from rigface.video.writer import Film
+from rigface.video.writer import VideoWriter
 
 
-class Splice(Film):
-    """A video made of pieces. Use as a context, like `Film`.
+class VideoConcatenator(VideoWriter):
+    """A video made of pieces. Use as a context, like `VideoWriter`.
 
     Args:
         path: of the video.

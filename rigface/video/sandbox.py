@@ -21,7 +21,7 @@ from typing import Any
 from rigface.errors import BadVideo
 from rigface.types import Frame
 from rigface.video.decode import VideoInfo, frames, probe
-from rigface.worker_process import Child, ChildDied
+from rigface.worker_process import WorkerProcess, WorkerDied
 
 File = str | bytes
 """A path, or the content."""
@@ -38,7 +38,7 @@ class TakesTooLong(BadVideo):
 
 @dataclass(frozen=True)
 class Joined:
-    """A video to be made of pieces, as `Splice` has them: where, of what, with whose sound."""
+    """A video to be made of pieces, as `VideoConcatenator` has them: where, of what, with whose sound."""
 
     path: str
     size: tuple[int, int]
@@ -58,7 +58,7 @@ class Decoders:
 
     def __init__(self, memory_mb: int = 2048, silence_s: float = 30.0) -> None:
         self._memory_mb, self._silence_s = memory_mb, silence_s
-        self._idle: list[Child] = []
+        self._idle: list[WorkerProcess] = []
         self._lock = threading.Lock()
 
     def probe(self, file: File) -> VideoInfo:
@@ -85,7 +85,7 @@ class Decoders:
                 yield frame
 
     def join(self, what: Joined) -> None:
-        """Make a video with `Splice`."""
+        """Make a video with `VideoConcatenator`."""
         with self._lent(None) as ask:
             ask("join", what)
 
@@ -102,7 +102,7 @@ class Decoders:
     def _lent(self, limit_s: float | None) -> Iterator[Callable[..., Any]]:
         with self._lock:
             child = self._idle.pop() if self._idle else None
-        child = child or Child("rigface.video.sandbox:Decoder", {"memory_mb": self._memory_mb}, self._silence_s)
+        child = child or WorkerProcess("rigface.video.sandbox:Decoder", {"memory_mb": self._memory_mb}, self._silence_s)
         child.wait_ready()
         end = None if limit_s is None else time.monotonic() + limit_s
 
@@ -113,7 +113,7 @@ class Decoders:
             child.silence_s = min(self._silence_s, left)
             try:
                 return child(words)
-            except ChildDied as died:
+            except WorkerDied as died:
                 if end is not None and time.monotonic() >= end:
                     raise TakesTooLong(f"it takes more than {limit_s:g} s to read") from None
                 raise DecoderDied(f"its decoder ended: {died.how}") from None
@@ -162,9 +162,9 @@ class Decoder:
         return next(self._frames, None)
 
     def _join(self, what: Joined) -> None:
-        from rigface.video.concat import Splice
+        from rigface.video.concat import VideoConcatenator
 
-        with Splice(what.path, what.size, what.fps, like=what.pieces[0], sound=what.sound) as whole:
+        with VideoConcatenator(what.path, what.size, what.fps, like=what.pieces[0], sound=what.sound) as whole:
             for piece, times in zip(what.pieces, what.times):
                 whole.append(piece, times)
 

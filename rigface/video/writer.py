@@ -1,6 +1,6 @@
 """Write a video: pictures with exact times, and the sound of another file, packet by packet, untouched.
 
-Path: edited frames -> Film -> .mp4, .mov or .mkv. The counterpart of `video.py`.
+Path: edited frames -> VideoWriter -> .mp4, .mov or .mkv. The counterpart of `video.py`.
 
 **Times.** Frames keep the clock of the file the sound comes from: a time is rounded to its ticks, which is where it came
 from, so nothing shifts and a variable frame rate stays variable. Sound and picture keep their distance; where a file starts
@@ -36,7 +36,7 @@ _SMALL_CLOCK = Fraction(1, 60_000)  # MPEG-4 part 2 holds at most 65,535 ticks a
 _BT709, _BT601 = 1, 6  # ISO/IEC 23091-2
 
 
-class Film:
+class VideoWriter:
     """A video being written. Use as a context; leaving it with an error leaves no file.
 
     Args:

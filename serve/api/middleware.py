@@ -16,7 +16,7 @@ import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from rigface.telemetry.json_logging import keys, write
+from rigface.telemetry.json_logging import log_fields, install_json_logging
 from serve.api.rate_limit import ConcurrencyLimiter, bounded
 from serve.limits import Limits
 from serve.problems import EXPECTED, ApiError, problem_of
@@ -120,7 +120,7 @@ class GatewayMiddleware:
             if inner(scope) not in FREE:
                 said = {"method": scope["method"], "route": route, "status": status, "seconds": seconds, "bytes": sent}
                 who = {"key": state.get("key"), "problem": state.get("problem")}
-                LOG.info("request", extra=keys(request_id=request_id, **said, **who))
+                LOG.info("request", extra=log_fields(request_id=request_id, **said, **who))
 
     async def _let_in(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = inner(scope)
@@ -150,7 +150,7 @@ def noted(error: Exception, scope: Scope) -> ApiError:
     trouble, state = problem_of(error), scope["state"]
     state["problem"] = trouble.slug
     if not isinstance(error, (*EXPECTED, TimeoutError)):
-        LOG.error("broken", exc_info=error, extra=keys(request_id=state.get("request_id")))
+        LOG.error("broken", exc_info=error, extra=log_fields(request_id=state.get("request_id")))
     return trouble
 
 
@@ -165,4 +165,4 @@ async def answer(trouble: ApiError, request_id: str, send: Send) -> None:
 
 def write_logs() -> None:
     """Log lines to standard error, once a process."""
-    write(LOG)
+    install_json_logging(LOG)

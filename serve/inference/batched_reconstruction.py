@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from rigface.face.analyzer import See
+from rigface.face.analyzer import FaceAnalyzer
 from rigface.face.detection.detector import Detector
 from rigface.face.reconstruction.reconstructor import Fit, Reconstructor
 from rigface.types import Detection
@@ -28,14 +28,14 @@ from rigface.types import Detection
 MOST = 32  # faces of one fit
 
 
-def in_turn(see: See) -> See:
+def in_turn(see: FaceAnalyzer) -> FaceAnalyzer:
     """The same eyes, for threads."""
-    return See(SerializedDetector(see.detector), see.reconstructor, see.parser)
+    return FaceAnalyzer(SerializedDetector(see.detector), see.reconstructor, see.parser)
 
 
-def together(see: See) -> See:
+def together(see: FaceAnalyzer) -> FaceAnalyzer:
     """The same eyes, with fits that are done together."""
-    return See(see.detector, BatchedReconstructor(see.reconstructor), see.parser)
+    return FaceAnalyzer(see.detector, BatchedReconstructor(see.reconstructor), see.parser)
 
 
 class SerializedDetector:

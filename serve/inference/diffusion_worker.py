@@ -4,7 +4,7 @@ Path: `Conditions`, `SamplingOptions` -> `DiffusionWorker.paint` -> events: a st
 
 One thread owns the networks. Between two steps it lets waiting requests in, in the order they came, drops those whose
 caller has gone or whose time is up, and hands out what is finished. A lone request waits for nobody. Each has its own
-scheduler, seed, steps and guidance (`rigface.model.sampling.Walk`), and no row changes another. What the denoiser has to
+scheduler, seed, steps and guidance (`rigface.model.sampling.SamplingState`), and no row changes another. What the denoiser has to
 remember of a person is kept by the content of their picture. Knows nothing of HTTP or Ray.
 """
 

@@ -17,7 +17,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-from rigface.telemetry.json_logging import keys
+from rigface.telemetry.json_logging import log_fields
 from serve.content_cache import picture_id
 from serve.inference.edit_pipeline import EditResult, easel_of
 from serve.messages import SamplingOptions, EditInput, OutputOptions
@@ -177,7 +177,7 @@ class Editing:
         for phase, seconds in done.seconds.items():
             self._numbers(metrics.EDIT_SECONDS, seconds, phase=phase)
         said = {"model": done.model, "faces": len(done.asked), "seconds": done.seconds}
-        LOG.info("edit", extra=keys(request_id=done.plan.request_id, key=done.plan.key.name, **said))
+        LOG.info("edit", extra=log_fields(request_id=done.plan.request_id, key=done.plan.key.name, **said))
 
     async def _by_model(self, plan: Plan, model: str, previews: int | None) -> AsyncGenerator[Any, None]:
         """As `Easel.edit`: by hash first; where the eye has forgotten a picture, with all bytes."""

@@ -23,7 +23,7 @@ from rigface.conditions import Composed as Laid
 from rigface.conditions import Composer
 from rigface.editor import Editor, numbers
 from rigface.edits import NAMED, EditSpec, LightEdit
-from rigface.face.analyzer import See, choose
+from rigface.face.analyzer import FaceAnalyzer, choose
 from rigface.face.controls.transfer import exposure
 from rigface.face.geometry.contours import CONTOURS, POINTS
 from rigface.face.preview.compositing import paste
@@ -118,7 +118,7 @@ class FaceWorker:
     """
 
     def __init__(
-        self, see: See, *, measuring: See | None = None, cache_mb: int = 384, seal: Signer | None = None,
+        self, see: FaceAnalyzer, *, measuring: FaceAnalyzer | None = None, cache_mb: int = 384, seal: Signer | None = None,
         policy: Policy | None = None,
     ) -> None:  # fmt: skip
         self.see, self._seal, self._policy = see, seal or NoSigner(), policy or Policy()
@@ -134,7 +134,7 @@ class FaceWorker:
     @classmethod
     def load(cls, device: str = "cpu", **options: Any) -> FaceWorker:
         """The default eyes, warmed: the first caller does not wait for a compiler."""
-        see = in_turn(See.load(device))
+        see = in_turn(FaceAnalyzer.load(device))
         eye = cls(see, measuring=together(see), **options)
         eye.warm()
         return eye

@@ -21,7 +21,7 @@ from typing import Any
 
 from rigface.errors import StorageGone
 from rigface.storage.store import NO_ROOM
-from rigface.telemetry.json_logging import keys
+from rigface.telemetry.json_logging import log_fields
 from rigface.video.sandbox import DecoderDied
 from serve.inference.edit_service import Editing
 from serve.inference.watchdog import WatchdogExecutor
@@ -248,7 +248,7 @@ class Jobs:
         except Exception as error:  # this job's trouble, not the queue's
             trouble = problem_of(error)
             if trouble.slug == "internal":
-                LOG.exception("broken", extra=keys(job=job.id))
+                LOG.exception("broken", extra=log_fields(job=job.id))
             await self._end(job, "failed", trouble)
         else:
             await self._end(job, "done")
@@ -269,7 +269,7 @@ class Jobs:
         except (StorageGone, OSError) as error:
             if not _is_away(error):
                 raise
-            LOG.warning("away: %s", error, extra=keys(job=job.id))
+            LOG.warning("away: %s", error, extra=log_fields(job=job.id))
             return AWAY_S
         return None
 
@@ -283,18 +283,18 @@ class Jobs:
     def _clip_maker(self) -> Any:
         """Made at the first clip: it brings torch."""
         if self._clips is None:
-            from rigface.face.analyzer import See
+            from rigface.face.analyzer import FaceAnalyzer
             from serve.jobs.video import Clips
 
             see, painter, seal, audit, policy = self._clip_parts
-            self._clips = Clips(see or See.load, painter, self._limits, seal, audit, policy)
+            self._clips = Clips(see or FaceAnalyzer.load, painter, self._limits, seal, audit, policy)
         return self._clips
 
     async def _end(self, job: Job, state: str, trouble: ApiError | None = None) -> None:
         job.state, job.ended = state, time.time()
         job.error = trouble.document() if trouble else None
         said = {"status": state, "problem": trouble and trouble.slug, "seconds": job.ended - job.created}
-        LOG.info("job", extra=keys(job=job.id, key=job.owner, **said))
+        LOG.info("job", extra=log_fields(job=job.id, key=job.owner, **said))
         await self._record(job)
 
     async def _stop(self, job: Job) -> None:
@@ -313,7 +313,7 @@ class Jobs:
         try:
             await self._save(job)
         except Exception as error:  # `_write` does it
-            LOG.warning("not saved: %s", error, extra=keys(job=job.id))
+            LOG.warning("not saved: %s", error, extra=log_fields(job=job.id))
             self._unsaved.add(job.id)
         else:
             self._unsaved.discard(job.id)
@@ -348,7 +348,7 @@ class Jobs:
         try:
             taken = await self._webhooks.tell(job.asked["webhook"], job.owner, self._said(job))
         except Exception:  # an address that breaks what asks for it is not asked every second
-            LOG.exception("broken", extra=keys(job=job.id))
+            LOG.exception("broken", extra=log_fields(job=job.id))
             taken = False
         tries = job.hook["tries"] + 1
         state = "delivered" if taken else "given-up" if tries >= HOOK_TRIES else "waiting"

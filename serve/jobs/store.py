@@ -29,7 +29,7 @@ from rigface.errors import OutputBusy
 from rigface.storage import lock
 from rigface.storage.objects import presigned
 from rigface.storage.store import Store
-from rigface.telemetry.json_logging import keys
+from rigface.telemetry.json_logging import log_fields
 from serve.messages import JobSubmission
 from serve.problems import ApiError
 from serve.schemas import JobState
@@ -130,7 +130,7 @@ class JobStore:
             job = Job(**json.loads(self.store.read(path)))
             job.results = set(self._numbers(job))
         except (ValueError, TypeError, KeyError):  # damaged, or of another version: it is left there
-            LOG.exception("not a record: %s", path, extra=keys())
+            LOG.exception("not a record: %s", path, extra=log_fields())
             return
         self._jobs[job.id] = job
 

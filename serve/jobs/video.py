@@ -24,13 +24,13 @@ from typing import Any
 import numpy as np
 
 from rigface.editor import Editor, Paint, numbers
-from rigface.face.analyzer import See, choose
+from rigface.face.analyzer import FaceAnalyzer, choose
 from rigface.image import decode
 from rigface.types import Conditions, Face
 from rigface.video.decode import VideoInfo
 from rigface.video.sandbox import Decoders, Joined
-from rigface.video.writer import Film
-from rigface.video_editor import How, Reading, Samples, Shown, animated, edited, reduced
+from rigface.video.writer import VideoWriter
+from rigface.video_editor import VideoOptions, VideoSource, Samples, EditedFrame, animated, edited, reduced
 from serve.content_cache import picture_id
 from serve.inference.face_worker import composer_of
 from serve.jobs.batch import patiently
@@ -65,7 +65,7 @@ class Clips:
         is_stuck: a thread that was told to stop has not; the process should be replaced.
     """
 
-    load: Callable[[], See]
+    load: Callable[[], FaceAnalyzer]
     painter: Any
     limits: Limits
     seal: Signer
@@ -73,7 +73,7 @@ class Clips:
     policy: Policy = field(default_factory=Policy)
     decoders: Decoders = field(default_factory=Decoders)
     is_stuck: bool = False
-    _idle: list[See] = field(default_factory=list)
+    _idle: list[FaceAnalyzer] = field(default_factory=list)
 
     def look(self, file: str | bytes) -> VideoInfo:
         """What a clip says of itself.
@@ -129,11 +129,11 @@ class Clips:
                     return event.image
         raise RuntimeError("a painter ended without a picture")
 
-    def eyes(self) -> See:
+    def eyes(self) -> FaceAnalyzer:
         """Eyes that nobody uses; give them back to `idle`."""
         return self._idle.pop() if self._idle else self.load()
 
-    def back(self, see: See) -> None:
+    def back(self, see: FaceAnalyzer) -> None:
         """Somebody is done with them."""
         self._idle.append(see)
 
@@ -165,7 +165,7 @@ class _Making:
         finally:
             self.clips.back(see)
 
-    def _run(self, see: See, folder: Path) -> None:
+    def _run(self, see: FaceAnalyzer, folder: Path) -> None:
         job, asked, clips = self.job, self.asked, self.clips
         path = folder / "clip"
         path.write_bytes(self.shelf.clip(job))
@@ -174,7 +174,7 @@ class _Making:
         editor = Editor(see, self.paint, composer_of(self.canvas) if self.canvas is not None else None)
         parts = self._parts()
         job.finished = sum(len(p["times"]) for p in parts)
-        clip = Reading(str(path), info.fps, clips.decoders.frames)
+        clip = VideoSource(str(path), info.fps, clips.decoders.frames)
         size, shown = self._shown(editor, clip, info, job.finished)
         samples = Samples(editor, info.shown_frames)
         for piece in self._pieces(shown, folder, size, info.fps, samples):
@@ -199,11 +199,11 @@ class _Making:
         return out
 
     def _shown(
-        self, editor: Editor, clip: Reading, info: VideoInfo, begin: int
-    ) -> tuple[tuple[int, int], Iterator[Shown]]:
+        self, editor: Editor, clip: VideoSource, info: VideoInfo, begin: int
+    ) -> tuple[tuple[int, int], Iterator[EditedFrame]]:
         job, asked, files = self.job, self.asked, self.shelf.files(self.job)
         givers: dict[Any, Face] = {trait: self._face(editor, files[name], trait) for trait, name in job.traits.items()}
-        how = How(
+        how = VideoOptions(
             face=str(asked.face), seed=asked.seed, begin=begin,
             at_once=self.clips.limits.edits_at_once if self.paint else 1, hold_boxes=self.paint is not None,
             smooth=getattr(asked, "smooth", True), absolute=getattr(asked, "absolute", False),
@@ -227,12 +227,12 @@ class _Making:
         return faces[0]
 
     def _pieces(
-        self, shown: Iterator[Shown], folder: Path, size: tuple[int, int], fps: float, samples: Samples
+        self, shown: Iterator[EditedFrame], folder: Path, size: tuple[int, int], fps: float, samples: Samples
     ) -> Iterator[tuple[list[float], bytes]]:
         """Times and file of each piece, as it is done."""
         path, times = folder / "piece.mp4", list[float]()
         with ExitStack() as stack:
-            film: Film | None = None
+            film: VideoWriter | None = None
             began = 0.0
             for one in shown:
                 if self.stop.is_set():
@@ -241,7 +241,7 @@ class _Making:
                 if one.image is None:
                     continue
                 if film is None:
-                    film, began = stack.enter_context(Film(path, size, fps, reorder=False)), time.monotonic()
+                    film, began = stack.enter_context(VideoWriter(path, size, fps, reorder=False)), time.monotonic()
                 image = one.image
                 if not self.asked.edit.is_nothing:
                     image = self.clips.seal.mark(image, self._mark())

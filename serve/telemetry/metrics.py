@@ -13,30 +13,30 @@ from collections.abc import Iterable
 from typing import Any
 
 from rigface.storage import s3_client
-from rigface.telemetry.instruments import Measure, Meter
+from rigface.telemetry.instruments import Metric, MetricRecorder
 
 _SECONDS = (0.005, 0.02, 0.05, 0.1, 0.15, 0.3, 0.6, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0)
 _STEP = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 _ROWS = (1.0, 2.0, 4.0, 8.0, 12.0, 16.0, 24.0, 32.0)
 
-REQUESTS = Measure("rigface_requests", "counter", "answers", ("route", "status"))
-REQUEST_SECONDS = Measure("rigface_request_seconds", "histogram", "time to the end of an answer, s", ("route",), _SECONDS)  # fmt: skip
-IN_FLIGHT = Measure("rigface_requests_in_flight", "gauge", "requests at work in a door")
-PROBLEMS = Measure("rigface_problems", "counter", "answers that are problems", ("type",))
-EDITS = Measure("rigface_edits", "counter", "edits finished", ("model",))
-FACES_EDITED = Measure("rigface_faces_edited", "counter", "faces edited", ("model",))
-EDIT_SECONDS = Measure("rigface_edit_seconds", "histogram", "time of a finished edit: look, wait (for the painter), paint, finish, total, s", ("phase",), _SECONDS)  # fmt: skip
+REQUESTS = Metric("rigface_requests", "counter", "answers", ("route", "status"))
+REQUEST_SECONDS = Metric("rigface_request_seconds", "histogram", "time to the end of an answer, s", ("route",), _SECONDS)  # fmt: skip
+IN_FLIGHT = Metric("rigface_requests_in_flight", "gauge", "requests at work in a door")
+PROBLEMS = Metric("rigface_problems", "counter", "answers that are problems", ("type",))
+EDITS = Metric("rigface_edits", "counter", "edits finished", ("model",))
+FACES_EDITED = Metric("rigface_faces_edited", "counter", "faces edited", ("model",))
+EDIT_SECONDS = Metric("rigface_edit_seconds", "histogram", "time of a finished edit: look, wait (for the painter), paint, finish, total, s", ("phase",), _SECONDS)  # fmt: skip
 
-PAINTER_WAITING = Measure("rigface_painter_waiting", "gauge", "edits that wait to get into a painter's batch")
-PAINTER_ROWS = Measure("rigface_painter_rows", "counter", "rows painted; over the steps: the mean batch")
-PAINTER_STEPS = Measure("rigface_painter_steps", "counter", "denoising steps taken, of whole batches")
-PAINTER_BATCH_ROWS = Measure("rigface_painter_batch_rows", "histogram", "rows in a step", (), _ROWS)
-PAINTER_STEP_SECONDS = Measure("rigface_painter_step_seconds", "histogram", "time of a step, s", (), _STEP)
-CACHE_LOOKUPS = Measure("rigface_cache_lookups", "counter", "lookups in memory; cache: door, seen, small, laid, remembered, who; result: hit, miss", ("cache", "result"))  # fmt: skip
+PAINTER_WAITING = Metric("rigface_painter_waiting", "gauge", "edits that wait to get into a painter's batch")
+PAINTER_ROWS = Metric("rigface_painter_rows", "counter", "rows painted; over the steps: the mean batch")
+PAINTER_STEPS = Metric("rigface_painter_steps", "counter", "denoising steps taken, of whole batches")
+PAINTER_BATCH_ROWS = Metric("rigface_painter_batch_rows", "histogram", "rows in a step", (), _ROWS)
+PAINTER_STEP_SECONDS = Metric("rigface_painter_step_seconds", "histogram", "time of a step, s", (), _STEP)
+CACHE_LOOKUPS = Metric("rigface_cache_lookups", "counter", "lookups in memory; cache: door, seen, small, laid, remembered, who; result: hit, miss", ("cache", "result"))  # fmt: skip
 
-JOBS = Measure("rigface_jobs", "gauge", "jobs in the queue's folder by state", ("state",))
+JOBS = Metric("rigface_jobs", "gauge", "jobs in the queue's folder by state", ("state",))
 
-ALL = tuple(value for value in list(globals().values()) if isinstance(value, Measure))
+ALL = tuple(value for value in list(globals().values()) if isinstance(value, Metric))
 AT_THE_DOOR = (REQUESTS, REQUEST_SECONDS, IN_FLIGHT, PROBLEMS, EDITS, FACES_EDITED, EDIT_SECONDS)
 
 
@@ -50,7 +50,7 @@ def _ray() -> Any:
     return metrics
 
 
-tell = Meter(_ray)
+tell = MetricRecorder(_ray)
 """Tell one number: `tell(PAINTER_WAITING, 3)`."""
 
 s3_client.tell = tell
@@ -87,7 +87,7 @@ class Numbers:
             make = getattr(prometheus_client, m.kind.title())
             self._kept[m.name] = make(m.name, m.meaning, m.labels, registry=self._registry, **buckets)
 
-    def __call__(self, measure: Measure, value: float = 1.0, **labels: str) -> None:
+    def __call__(self, measure: Metric, value: float = 1.0, **labels: str) -> None:
         """As `tell`, for a measure of `AT_THE_DOOR`."""
         kept = self._kept[measure.name]
         kept = kept.labels(**labels) if measure.labels else kept

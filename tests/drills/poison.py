@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pipelines.extract.frame_processor import FrameProcessor
 from pipelines.extract.stages import DetectFaces
-from pipelines.telemetry.worker_process import Child
+from pipelines.telemetry.worker_process import WorkerProcess
 
 
 class PoisonedLooker(FrameProcessor):
@@ -30,5 +30,5 @@ class PoisonedLook(DetectFaces):
     def __init__(self, settings, silence_s: float, out: str, tries: str) -> None:
         super().__init__(settings, silence_s, out)
         self._child.close()
-        self._child = Child("tests.drills.poison:PoisonedLooker", {"settings": settings, "tries": tries}, silence_s)
+        self._child = WorkerProcess("tests.drills.poison:PoisonedLooker", {"settings": settings, "tries": tries}, silence_s)
         self._child.start()

@@ -7,7 +7,7 @@ import pytest
 
 from rigface.conditions import HOLE, Composer, cut_out
 from rigface.edits import EditSpec, LightEdit
-from rigface.face.controls.transfer import mix
+from rigface.face.controls.transfer import transfer
 from rigface.face.head.open_head import OpenHead
 from rigface.types import Face, FaceParams
 
@@ -31,7 +31,7 @@ def face() -> Face:
 
 
 def wanted(face: Face, **asked) -> FaceParams:
-    return mix(face.params, EditSpec(**asked), SPEC)
+    return transfer(face.params, EditSpec(**asked), SPEC)
 
 
 @pytest.mark.parametrize("style", ["texture", "albedo", "shape"])

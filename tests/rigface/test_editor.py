@@ -11,7 +11,7 @@ from rigface.conditions import Composer
 from rigface.editor import Editor
 from rigface.edits import EditSpec, LightEdit
 from rigface.errors import BadCheckpoint, MissingAsset, NoFace
-from rigface.face.analyzer import See
+from rigface.face.analyzer import FaceAnalyzer
 from rigface.face.controls.transfer import exposure
 from rigface.model import checkpoint
 from rigface.model.text import TextEncoder
@@ -19,8 +19,8 @@ from rigface.video.decode import frames
 
 
 @pytest.fixture(scope="module")
-def see() -> See:
-    return See.load()
+def see() -> FaceAnalyzer:
+    return FaceAnalyzer.load()
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def photo(fixtures: Path) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def editor(see: See) -> Editor:
+def editor(see: FaceAnalyzer) -> Editor:
     return Editor(see)
 
 
@@ -190,7 +190,7 @@ def test_weights_that_listen_to_a_basel_network_ask_for_eyes_that_make_its_codes
             codes = np.random.default_rng(0).normal(size=(len(crops), 64)).astype(np.float32)
             return replace(fit, params=replace(fit.params, bfm_expression=codes))
 
-    theirs = See(see.detector, Coded(), see.parser)
+    theirs = FaceAnalyzer(see.detector, Coded(), see.parser)
     out = Editor.load(str(tmp_path / "w"), see=theirs).edit(photo, EditSpec(yaw_deg=5), measure=False)
     assert not np.array_equal(out.image, photo)
 

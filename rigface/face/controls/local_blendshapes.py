@@ -93,7 +93,7 @@ def _control_skull(model: OpenHead) -> np.ndarray:
     return np.einsum("rvi,vc->rci", fit, weights).reshape(6, -1)
 
 
-def supple(points: np.ndarray, rim: np.ndarray) -> np.ndarray:
+def soft_tissue(points: np.ndarray, rim: np.ndarray) -> np.ndarray:
     """(V,) how much an expression may move a vertex: 0 on the bony rim of forehead and temples, 1 inside and on the jaw.
 
     Args:
@@ -108,9 +108,9 @@ def supple(points: np.ndarray, rim: np.ndarray) -> np.ndarray:
 def to_skull(points: np.ndarray, rim: np.ndarray) -> np.ndarray:
     """(6, 3 V): from moves of the vertices to the rigid motion of the skull that fits them best on forehead and temples.
 
-    The motion is a shift, metres, and a turn, rad; arguments as for `supple`.
+    The motion is a shift, metres, and a turn, rad; arguments as for `soft_tissue`.
     """
-    bone = (1 - supple(points, rim)) * _rise(points[:, 1], TEMPLES, TEMPLES + 0.02)
+    bone = (1 - soft_tissue(points, rim)) * _rise(points[:, 1], TEMPLES, TEMPLES + 0.02)
     rows = _motions(points) * bone[:, None, None]
     return np.linalg.pinv(rows.reshape(-1, 6)) * np.repeat(bone, 3)
 

@@ -34,7 +34,7 @@ ALWAYS_SOURCE = ("camera",)  # where the face is in the source's picture and how
 _EYES = ("eye", "brow", "cheek")
 
 
-def mix(
+def transfer(
     source: FaceParams, edit: EditSpec, head: HeadSpec, target: FaceParams | None = None, named: NamedAxes | None = None
 ) -> FaceParams:
     """The source's face with the edit done, as coefficients.
@@ -67,7 +67,7 @@ def mix(
     return wanted if edit.strength == 1 else _between(source, wanted, edit.strength)
 
 
-def borrowed(source: FaceParams, givers: Mapping[Trait, FaceParams]) -> FaceParams:
+def targets_of(source: FaceParams, givers: Mapping[Trait, FaceParams]) -> FaceParams:
     """One target out of several people: each trait is its giver's, the rest the source's.
 
     A light comes at the source's own exposure. How bright a light is and how dark a skin one photograph does not tell

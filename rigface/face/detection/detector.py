@@ -33,7 +33,7 @@ class Detector(Protocol):
         """
 
 
-class Watch:
+class KeyframeDetector:
     """Looks at consecutive frames of one chunk: a second look every n-th frame at most, and memory in between.
 
     One Watch per chunk, fed every frame in order, gives the same answer on every machine and every retry.

@@ -33,7 +33,7 @@ LIPS_GIVE = 0.025  # lips that part by less are stretched
 
 
 @dataclass(frozen=True, eq=False)
-class Slit:
+class Opening:
     """One opening.
 
     Args:
@@ -113,7 +113,7 @@ class Slit:
         )
 
 
-def slits(control_faces: np.ndarray, faces: np.ndarray, count: int, steps: int) -> list[Slit]:
+def openings(control_faces: np.ndarray, faces: np.ndarray, count: int, steps: int) -> list[Opening]:
     """The three openings of the canonical mesh after `steps` subdivisions.
 
     Args:
@@ -131,11 +131,11 @@ def slits(control_faces: np.ndarray, faces: np.ndarray, count: int, steps: int) 
         half = len(rim) // 2  # both rims have as many vertices, so the other corner is half way round
         one, other = rim[: half + 1], np.append(rim[half:], rim[0])[::-1]
         upper, lower = (one, other) if loop[1] in one else (other, one)
-        out.append(Slit(upper, lower, np.flatnonzero(inside), loop is LIPS))
+        out.append(Opening(upper, lower, np.flatnonzero(inside), loop is LIPS))
     return out
 
 
-def closed(slit: Slit, points: np.ndarray) -> np.ndarray:
+def closed(slit: Opening, points: np.ndarray) -> np.ndarray:
     """The mesh with rims that have crossed put onto each other: lids on the lower one, lips half way.
 
     Args:

@@ -52,7 +52,7 @@ def strip(inner: np.ndarray, outer: np.ndarray) -> list[np.ndarray]:
 
 
 @dataclass(frozen=True, eq=False)
-class Skirt:
+class SurroundMesh:
     """The rings of one edit; K = 3 rings of R vertices, in order.
 
     Args:
@@ -67,9 +67,9 @@ class Skirt:
     neck: np.ndarray
 
 
-def skirt(
+def surround_mesh(
     straight: torch.Tensor, rim_px: np.ndarray, both: FaceParams, size: int, skull: torch.Tensor | None = None
-) -> Skirt:
+) -> SurroundMesh:
     """The rings around a face.
 
     Args:
@@ -105,7 +105,7 @@ def skirt(
     there.append(still)
     normals.append(normals[-1][:1].expand(2, -1, -1))
     unit = torch.nn.functional.normalize(torch.cat(normals, 1), dim=-1)
-    return Skirt(np.concatenate(here), np.concatenate(there), unit, neck[:, 0].numpy())
+    return SurroundMesh(np.concatenate(here), np.concatenate(there), unit, neck[:, 0].numpy())
 
 
 def _beside(ring: np.ndarray, rim: np.ndarray, least: float) -> np.ndarray:

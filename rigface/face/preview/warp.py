@@ -6,8 +6,8 @@ Source: image-based relighting by ratio images (Riklin-Raviv & Shashua 2001; Wen
 fitted mesh (Blanz & Vetter 1999), drawn backwards: each pixel asks where in the source it came from.
 
 * Inside the face a pixel reads the source where the same piece of skin was; skin the source did not show is read from
-  the mirrored place on the other cheek. Eyes and mouth are openings of their own (`slits.py`).
-* Around the face rings carry hair, ears and neck along (`skirt.py`).
+  the mirrored place on the other cheek. Eyes and mouth are openings of their own (`openings.py`).
+* Around the face rings carry hair, ears and neck along (`surround_mesh.py`).
 * Where a mask says who is the person, only the person moves, over a background that stays and is filled in where it
   was hidden (`infill.py`). Without a mask the surroundings are bent along.
 * Light is multiplied by the ratio of the two shadings (`paint.py`).
@@ -27,15 +27,15 @@ import cv2
 import numpy as np
 import torch
 
-from rigface.face.controls.local_blendshapes import supple, to_skull
+from rigface.face.controls.local_blendshapes import soft_tissue, to_skull
 from rigface.face.geometry.camera import project, to_crop_px
 from rigface.face.geometry.mesh import boundary
 from rigface.face.geometry.rotation import to_matrix
 from rigface.face.head.open_head import OpenHead
 from rigface.face.preview import pixel_kernel
-from rigface.face.preview.eye_mouth_openings import Slit, closed, slits
+from rigface.face.preview.eye_mouth_openings import Opening, closed, openings
 from rigface.face.preview.inpainting import behind
-from rigface.face.preview.surround_mesh import RINGS, Skirt, skirt, strip
+from rigface.face.preview.surround_mesh import RINGS, SurroundMesh, surround_mesh, strip
 from rigface.face.rendering.lighting import shade
 from rigface.face.rendering.rasterizer import rasterize
 from rigface.face.rendering.renderer import vertex_normals
@@ -95,7 +95,7 @@ class Previewer:
         vertices = unposed @ to_matrix(both.head_rotation).mT
         points = to_crop_px(project(vertices, both.camera), size).numpy()
         eyes = float(np.linalg.norm(points[0, OUTER_EYES[0]] - points[0, OUTER_EYES[1]]))
-        around = skirt(self._straight_rim(both), points[0, mesh.rim], both, size, skull)
+        around = surround_mesh(self._straight_rim(both), points[0, mesh.rim], both, size, skull)
         normals = vertex_normals(vertices, self._head.faces)
         shown = _shown(normals[..., 2].numpy(), mesh.mirror)
         lit, twin_lit = _ratios(shade(torch.cat([normals, around.normals], 1), both.light), mesh.mirror)
@@ -139,12 +139,12 @@ class _Mesh:
     rim: np.ndarray  # (R,) face vertices around the face, in order
     mirror: np.ndarray  # (V,) face vertex on the other side
     across: np.ndarray  # (R,) place in the rim on the other side
-    slits: list[Slit]
-    supple: torch.Tensor  # (V,) how much an expression may move a vertex, in [0, 1]
+    openings: list[Opening]
+    soft_tissue: torch.Tensor  # (V,) how much an expression may move a vertex, in [0, 1]
     to_skull: torch.Tensor  # (6, 3 V) the rigid motion of the skull that fits moves of the vertices
 
     def laid_out(
-        self, points: np.ndarray, around: Skirt, shown: np.ndarray, lit: np.ndarray, twin_lit: np.ndarray,
+        self, points: np.ndarray, around: SurroundMesh, shown: np.ndarray, lit: np.ndarray, twin_lit: np.ndarray,
         eyes: float, masked: bool,
     ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
         """Where each vertex is drawn, (N, 3) crop px, and what it carries, (N, paint.WIDTH)."""
@@ -186,7 +186,7 @@ class _Mesh:
         return drawn, table
 
 
-def _twins(openings: list[Slit], strips: Sequence[tuple[np.ndarray, ...]]) -> list[np.ndarray]:
+def _twins(openings: list[Opening], strips: Sequence[tuple[np.ndarray, ...]]) -> list[np.ndarray]:
     """Where each strip's vertices are mirrored: one eye in the other, the mouth in itself."""
     right, left, mouth = (s[0] for s in strips)
     columns = len(openings[2].upper)
@@ -201,7 +201,7 @@ def _mesh(model: OpenHead) -> _Mesh:
     points = weights @ model.template
     rim = boundary(faces)
     count, around = len(points), len(rim)
-    openings = slits(model.control_faces, faces, len(model.template), STEPS)
+    openings = openings(model.control_faces, faces, len(model.template), STEPS)
     rings = [rim, *(count + k * around + np.arange(around) for k in range(len(RINGS) + 1))]
     parts = [np.delete(faces, np.concatenate([s.faces for s in openings]), axis=0)]
     parts += [piece for inner, outer in pairwise(rings) for piece in strip(inner, outer)]
@@ -214,7 +214,7 @@ def _mesh(model: OpenHead) -> _Mesh:
     across = np.array([place[int(mirror[vertex])] for vertex in rim])
     return _Mesh(
         torch.from_numpy(np.concatenate(parts).astype(np.int64)), rim, mirror, across, openings,
-        *(torch.from_numpy(a.astype(np.float32)) for a in (supple(points, rim), to_skull(points, rim))),
+        *(torch.from_numpy(a.astype(np.float32)) for a in (soft_tissue(points, rim), to_skull(points, rim))),
     )  # fmt: skip
 
 

@@ -1,6 +1,6 @@
 """Split the colours of a face into skin and light: albedo and nine spherical-harmonic coefficients per colour.
 
-Path: linear colours at the fitted head's vertices, and its normals -> Delighter -> albedo (per track), light (per face).
+Path: linear colours at the fitted head's vertices, and its normals -> AlbedoLightSolver -> albedo (per track), light (per face).
 Source: Lambertian image formation I = rho(a) * (H L), H the harmonics of `lighting.py`; alternating ridge regression
 with Cauchy weights, as in Zhang & Samaras 2006 and Aldrian & Smith 2013, each half in closed form.
 
@@ -60,7 +60,7 @@ class Appearance:
     occlusion: Tensor
 
 
-class Delighter:
+class AlbedoLightSolver:
     """The open head's albedo basis on a device. Stateless between calls."""
 
     def __init__(self, head: OpenHead, device: str = "cpu") -> None:

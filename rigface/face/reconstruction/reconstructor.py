@@ -18,7 +18,7 @@ import torch
 
 from rigface.face.geometry.rotation import to_axis_angle
 from rigface.face.head.open_head import OpenHead
-from rigface.face.reconstruction.albedo_light import Delighter
+from rigface.face.reconstruction.albedo_light import AlbedoLightSolver
 from rigface.face.reconstruction.landmark_fit import GeometryFitter
 from rigface.image import srgb_to_linear
 from rigface.types import DetectorSpec, FaceParams, HeadSpec
@@ -91,7 +91,7 @@ class FitReconstructor:
         self.head_spec = head.spec
         self._device = device
         self._geometry = GeometryFitter(head, device)
-        self._delight = Delighter(head, device)
+        self._delight = AlbedoLightSolver(head, device)
         self._points = len(head.template)
 
     def check(self, detector: DetectorSpec) -> None:

@@ -15,17 +15,17 @@ from pipelines.edit.job import edit
 from rigface.editor import Editor, usual_checkpoint
 from rigface.edits import EditSpec, LightEdit
 from rigface.errors import PlanError
-from rigface.face.analyzer import See
+from rigface.face.analyzer import FaceAnalyzer
 from rigface.image import decode, encode_jpeg, encode_png
 from rigface.types import Frame
 from rigface.video.decode import frames
-from rigface.video_editor import Followed, carried, needed
+from rigface.video_editor import TrackedFaces, carried, needed
 from tests.pipelines.made_faces import dataset
 
 
 @pytest.fixture(scope="module")
 def editor() -> Editor:
-    return Editor(See.load())
+    return Editor(FaceAnalyzer.load())
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +39,7 @@ def _loaded_once(editor, monkeypatch):
             editor if (name or usual_checkpoint()) == "preview" else real(name, device, editor.see, **how)
         ),
     )
-    monkeypatch.setattr(See, "load", lambda *a, **k: editor.see)
+    monkeypatch.setattr(FaceAnalyzer, "load", lambda *a, **k: editor.see)
 
 
 @pytest.fixture(scope="module")
@@ -277,9 +277,9 @@ def test_complaints_are_one_line_and_leave_nothing_behind(folder, tmp_path, caps
 
 
 def test_a_clip_without_a_face_leaves_no_file(tmp_path):
-    from rigface.video.writer import Film
+    from rigface.video.writer import VideoWriter
 
-    with Film(tmp_path / "wall.mp4", (64, 64), 10) as film:
+    with VideoWriter(tmp_path / "wall.mp4", (64, 64), 10) as film:
         film.write(np.full((64, 64, 3), 150, np.uint8), 0.0)
     with pytest.raises(PlanError, match="no face was found in any frame"):
         edit(EditJob(tmp_path / "wall.mp4", tmp_path / "out.mp4", EditFlags(yaw=3), engine=Engine(quick=True)))
@@ -296,7 +296,7 @@ def test_only_what_the_edit_builds_on_is_smoothed():
 def test_a_choice_of_face_holds_while_its_track_does(folder, editor):
     """The left person is chosen as the largest; later the right one is larger, and the edit stays on the left."""
     face = decode((folder / "photo.jpg").read_bytes())[:, 150:450]
-    follow = Followed(editor, "largest", (), 25)
+    follow = TrackedFaces(editor, "largest", (), 25)
     for i, share in enumerate(np.linspace(0.85, 1.15, 5)):
         wall = np.full((480, 900, 3), 150, np.uint8)
         for left, scale in ((0, 1 / share), (450, share)):

@@ -21,7 +21,7 @@ from pipelines.examples.split import split_of
 from rigface.edits import LightEdit
 from rigface.errors import PlanError
 from rigface.evaluation.baselines import CONTROLS, COPY_SOURCE, COPY_TARGET
-from rigface.evaluation.estimator import Judge, Seen
+from rigface.evaluation.estimator import FaceEstimator, Estimate
 from rigface.face.controls.transfer import light_of
 from rigface.face.geometry.rotation import from_degrees, to_axis_angle
 from rigface.face.head.open_head import OpenHead
@@ -61,7 +61,7 @@ class Stand:
             light=light_of(LightEdit(azimuth_deg=float(90 * values.mean()), relative=False), 1.0),
         )
         size = len(picture)
-        return Seen(
+        return Estimate(
             params, np.float32([0.2, 0.2, 0.8, 0.8]) * size, np.zeros((5, 3), np.float32), np.eye(2, 3, dtype=np.float32),
             small.mean((0, 1)), 0.0, np.resize(values, len(self.score_names)), turn[0], np.resize(values, 128),
         )  # fmt: skip
@@ -72,7 +72,7 @@ class Stand:
 
 @pytest.fixture(autouse=True)
 def stand(monkeypatch):
-    monkeypatch.setattr(Judge, "load", classmethod(lambda cls: Stand()))
+    monkeypatch.setattr(FaceEstimator, "load", classmethod(lambda cls: Stand()))
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +111,7 @@ def judged(place, tmp_path_factory):
     """A finished evaluation of the examples."""
     out = tmp_path_factory.mktemp("card")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Judge, "load", classmethod(lambda cls: Stand()))
+        patch.setattr(FaceEstimator, "load", classmethod(lambda cls: Stand()))
         return out, evaluate(config_of(place, out), quiet)
 
 

@@ -18,7 +18,7 @@ from pipelines.extract.frame_processor import FrameProcessor
 from pipelines.extract.job import extract
 from pipelines.extract.progress import Progress
 from pipelines.extract.unit import new_record
-from pipelines.telemetry.worker_process import Child
+from pipelines.telemetry.worker_process import WorkerProcess
 from tests.pipelines.conftest import faces_of, inputs_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -156,7 +156,7 @@ def test_the_bomb_is_refused_with_flat_memory(bad, monkeypatch):
     monkeypatch.syspath_prepend(os.path.dirname(__file__))
     one = plan.Surveyor(Settings(fps="all"))(str(bad / "b16_bomb_400mp.png"), lambda step: None)
     name, what = next(plan.units_of(one, "config"))
-    child = Child("test_hostile:Weighed", {}, silence_s=60)
+    child = WorkerProcess("test_hostile:Weighed", {}, silence_s=60)
     try:
         record, grown = child((what, new_record(name, what)))
     finally:

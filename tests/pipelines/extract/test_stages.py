@@ -18,7 +18,7 @@ from pipelines.extract.job import BREAKER, _break
 from pipelines.extract.layout import error_path, part_path, record_of
 from pipelines.extract.stages import MaskAndScore, DetectFaces, Reconstruct, StageActor, Write
 from pipelines.extract.unit import CROPS_KEPT, Crops, Unit, new_record
-from pipelines.telemetry.worker_process import Child
+from pipelines.telemetry.worker_process import WorkerProcess
 from rigface import schema
 from rigface.errors import BadInput, JobBroken, PlanError
 from rigface.image import encode_jpeg
@@ -70,7 +70,7 @@ class CrashesOn:
 def crashing_look(out, name: str = "poison.mp4"):
     look = DetectFaces(SETTINGS, silence_s=5, out=str(out))
     look._child.close()
-    look._child = Child("test_stages:CrashesOn", {"name": name}, silence_s=5)
+    look._child = WorkerProcess("test_stages:CrashesOn", {"name": name}, silence_s=5)
     return look
 
 

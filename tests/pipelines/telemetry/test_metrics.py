@@ -10,9 +10,9 @@ from pipelines.extract.stages import DetectFaces, StageActor
 from pipelines.extract.unit import Unit
 from pipelines.inputs import object_cache
 from pipelines.telemetry import metrics
-from pipelines.telemetry.worker_process import Child
+from pipelines.telemetry.worker_process import WorkerProcess
 from rigface.storage import objects
-from rigface.telemetry.instruments import Meter
+from rigface.telemetry.instruments import MetricRecorder
 from rigface.testing import fakes
 from tests.pipelines.extract.test_stages import SETTINGS, CrashesOn, planned
 from tests.scrape import scraped, total
@@ -23,7 +23,7 @@ def told(monkeypatch):
     """What is told while a test runs: (name, value, labels)."""
     out = []
 
-    class Ear(Meter):
+    class Ear(MetricRecorder):
         def __call__(self, measure, value=1.0, **labels):
             super().__call__(measure, value, **labels)
             out.append((measure.name, value, labels))
@@ -73,7 +73,7 @@ def crash_a_child(tmp_path):
     clip = fakes.video(tmp_path / "bad.mp4", (0.5,), frames=4)
     look = DetectFaces(SETTINGS, 30.0, str(tmp_path / "out"))
     look._child.close()
-    look._child = child = Child(f"{CrashesOn.__module__}:CrashesOn", {"name": "bad.mp4"}, 30.0)
+    look._child = child = WorkerProcess(f"{CrashesOn.__module__}:CrashesOn", {"name": "bad.mp4"}, 30.0)
     unit = planned(clip)
     with metrics.stage_of("look", unit):
         look(unit)

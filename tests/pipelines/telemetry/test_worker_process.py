@@ -7,7 +7,7 @@ import time
 import pytest
 
 from pipelines.telemetry import metrics
-from pipelines.telemetry.worker_process import Child, ChildDied
+from pipelines.telemetry.worker_process import WorkerProcess, WorkerDied
 from rigface.errors import BadVideo, MissingAsset
 
 
@@ -45,7 +45,7 @@ def make(monkeypatch):
     made = []
 
     def make(silence_s=0.5, **kwargs):
-        made.append(Child("test_child:Worker", kwargs, silence_s))
+        made.append(WorkerProcess("test_child:Worker", kwargs, silence_s))
         return made[-1]
 
     yield make
@@ -56,7 +56,7 @@ def make(monkeypatch):
 def test_a_crash_costs_one_call(make):
     child = make()
     first, _ = child("fine")
-    with pytest.raises(ChildDied) as died:
+    with pytest.raises(WorkerDied) as died:
         child("crash")
     assert (died.value.how, died.value.step) == ("SIGSEGV", "decode")
     second, answer = child("again")
@@ -67,7 +67,7 @@ def test_a_crash_costs_one_call(make):
 def test_silence_is_a_hang_but_slow_work_is_not(make):
     child = make(silence_s=0.5)
     assert child("slow")[1] == "slow"  # 0.8 s, a sign of life every 0.1 s
-    with pytest.raises(ChildDied, match=r"no sign of life for 0.5 s during decode"):
+    with pytest.raises(WorkerDied, match=r"no sign of life for 0.5 s during decode"):
         child("hang")
 
 
@@ -101,6 +101,6 @@ def test_a_child_that_died_between_calls_is_noticed(make):
     pid, _ = child("fine")
     os.kill(pid, signal.SIGKILL)
     time.sleep(0.1)
-    with pytest.raises(ChildDied, match="SIGKILL"):
+    with pytest.raises(WorkerDied, match="SIGKILL"):
         child("fine")
     assert child("fine")[0] != pid

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from rigface.edits import LightEdit
-from rigface.evaluation.estimator import Seen
+from rigface.evaluation.estimator import Estimate
 from rigface.face.controls.transfer import light_of
 from rigface.face.geometry.rotation import from_degrees, to_axis_angle
 from rigface.types import FaceParams, HeadSpec
@@ -31,7 +31,7 @@ def paint(person: int = 10, yaw: float = 0.0, smile: float = 0.0, azimuth: float
     return picture
 
 
-def read(picture: np.ndarray) -> Seen | None:
+def read(picture: np.ndarray) -> Estimate | None:
     """What the picture shows; the inverse of `paint`, with a tremor if the dot is off the middle."""
     if not picture.any():
         return None
@@ -56,7 +56,7 @@ def read(picture: np.ndarray) -> Seen | None:
     )
     jiggle = np.random.default_rng(int(abs(tremor) * 100)).normal(size=128) * (0.02 if tremor else 0)
     middle, half = np.full(2, size / 2), size / 8
-    return Seen(
+    return Estimate(
         params=params,
         box=np.concatenate([middle - half, middle + half]),
         landmarks=np.zeros((5, 3), np.float32),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rigface.edits import NAMED, EditSpec, LightEdit
-from rigface.evaluation.estimator import Judge, achieved
+from rigface.evaluation.estimator import FaceEstimator, achieved
 from rigface.face.controls.transfer import light_of
 from rigface.face.geometry.rotation import from_degrees, to_axis_angle
 from rigface.testing import fakes
@@ -42,8 +42,8 @@ def disc(hue: float, radius: int = 14, at: float = 0.0) -> np.ndarray:
 
 
 @pytest.fixture
-def judge() -> Judge:
-    return Judge(Posed(), fakes.FakeReconstructor(), Hue())
+def judge() -> FaceEstimator:
+    return FaceEstimator(Posed(), fakes.FakeReconstructor(), Hue())
 
 
 def test_no_picture_and_no_face_are_the_same_failure(judge):
@@ -96,7 +96,7 @@ def test_the_person_covers_the_face_and_nothing_without_one(judge):
 
 
 def test_a_mask_of_the_crop_comes_back_to_the_picture(judge):
-    with_mask = Judge(Posed(), fakes.FakeReconstructor(), mask=lambda crop, landmarks: fakes.fake_mask(crop))
+    with_mask = FaceEstimator(Posed(), fakes.FakeReconstructor(), mask=lambda crop, landmarks: fakes.fake_mask(crop))
     picture = disc(0.0)
     (seen,) = with_mask([picture])
     coloured = np.ptp(picture, axis=2) > fakes.COLOURED
@@ -109,7 +109,7 @@ def test_extractors_say_name_version_and_crop(judge):
     assert "FakeReconstructor of head fake 1" in got["in loop"]
     assert "512 px square" in got["in loop"]
     assert got["identity"].startswith("hue-1")
-    assert Judge(Posed(), fakes.FakeReconstructor()).extractors["identity"] == "none"
+    assert FaceEstimator(Posed(), fakes.FakeReconstructor()).extractors["identity"] == "none"
 
 
 def face(yaw=0.0, pitch=0.0, roll=0.0, light=None, **axes) -> FaceParams:
@@ -181,7 +181,7 @@ def test_the_real_judge_trembles_little_on_a_frame_of_the_clip(fixtures):
     from rigface.video.decode import frames
 
     try:
-        judge = Judge.load()
+        judge = FaceEstimator.load()
     except MissingAsset as missing:
         pytest.skip(str(missing))
     frame = next(iter(frames(str(fixtures / "clip.mp4"), None))).image

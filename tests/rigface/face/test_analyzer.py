@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 
 from rigface.errors import NoFace
-from rigface.face.analyzer import See, choose
+from rigface.face.analyzer import FaceAnalyzer, choose
 from rigface.testing.fakes import HEAD, FakeDetector, FakeReconstructor, fake_mask, picture
 from rigface.types import Face
 
 
 @pytest.fixture
-def see() -> See:
-    return See(FakeDetector(), FakeReconstructor(), lambda crop, landmarks, inside: fake_mask(crop))
+def see() -> FaceAnalyzer:
+    return FaceAnalyzer(FakeDetector(), FakeReconstructor(), lambda crop, landmarks, inside: fake_mask(crop))
 
 
 def test_faces_come_from_left_to_right_with_crops_of_their_own(see):
@@ -41,7 +41,7 @@ def test_the_parser_is_told_where_the_frame_ends():
         return fake_mask(crop)
 
     image = picture([0.0], size=(60, 60), radius=20)
-    (face,) = See(FakeDetector(), FakeReconstructor(), parser)(image)
+    (face,) = FaceAnalyzer(FakeDetector(), FakeReconstructor(), parser)(image)
     x0, y0, x1, y1 = told[0]
     scale = face.frame_to_crop[0, 0]
     assert (x1 - x0, y1 - y0) == pytest.approx((60 * scale, 60 * scale))

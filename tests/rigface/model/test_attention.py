@@ -8,7 +8,7 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
-from rigface.model.attention import Memory, RecordTokens, blocks, install, record
+from rigface.model.attention import ReferenceTokens, RecordTokens, blocks, install, record
 from rigface.model.unets import network
 
 
@@ -49,7 +49,7 @@ def test_one_person_serves_a_batch(tiny, asked, person):
     assert one.batch == 1
     torch.testing.assert_close(tiny.model(**q, memory=one), tiny.model(**q, memory=one.expand(3)), atol=1e-6, rtol=0)
     with pytest.raises(ValueError, match="memory of 2 people, but 3 rows"):
-        Memory.cat([one, one]).expand(3)
+        ReferenceTokens.cat([one, one]).expand(3)
 
 
 @torch.no_grad()

@@ -3,15 +3,15 @@
 import pytest
 import torch
 
-from rigface.model.attention import Memory
+from rigface.model.attention import ReferenceTokens
 from rigface.model.diffusion import KINDS, Process, clean_estimate, mix, wanted
 from rigface.model.latents import LatentConditions
 from rigface.model.sampling import (
     FLOW_SCHEDULERS,
     NOISE_SCHEDULERS,
-    Crowd,
+    SamplingBatch,
     Guidance,
-    Walk,
+    SamplingState,
     make_scheduler,
     seeded,
 )
@@ -25,8 +25,8 @@ def conditions(batch: int = 1, seed: int = 0) -> LatentConditions:
     return LatentConditions(background, render, torch.randn(batch, 52, generator=random))
 
 
-def finish(predict, *walks: Walk) -> list[torch.Tensor]:
-    crowd = Crowd(predict)
+def finish(predict, *walks: SamplingState) -> list[torch.Tensor]:
+    crowd = SamplingBatch(predict)
     for walk in walks:
         crowd.join(walk)
     while crowd.walks:
@@ -52,7 +52,7 @@ def oracle(process: Process, clean: torch.Tensor):
 def test_every_scheduler_finds_the_picture(kind, name):
     process, clean = Process(kind), torch.randn(1, *SHAPE, generator=torch.Generator().manual_seed(9))
     noise, generators = seeded([0], SHAPE)
-    walk = Walk(process, conditions(), noise, scheduler=name, steps=8, generators=generators)
+    walk = SamplingState(process, conditions(), noise, scheduler=name, steps=8, generators=generators)
     (found,) = finish(oracle(process, clean), walk)
     torch.testing.assert_close(found, clean, atol=0.15, rtol=0)  # some stop at the last sigma above zero, 0.03
     torch.testing.assert_close(walk.preview(), clean, atol=5e-3, rtol=0)
@@ -68,7 +68,7 @@ def test_one_evaluation_a_step_and_no_row_more(tiny, kind, steps):
         return tiny.model(latents, *args, **kwargs)
 
     with torch.no_grad():
-        finish(count, Walk(Process(kind), conditions(3), torch.randn(3, *SHAPE), steps=steps))
+        finish(count, SamplingState(Process(kind), conditions(3), torch.randn(3, *SHAPE), steps=steps))
     assert calls == [3] * steps
 
 
@@ -78,10 +78,10 @@ def test_guidance_is_the_formula_it_says(tiny, person):
     process, c, noise = Process(), conditions(2), torch.randn(2, *SHAPE)
     c = LatentConditions(c.background, c.render, c.expression_code, text=torch.randn(2, 7, 24))
     memory, scales = tiny.model.remember(person()), {"identity": 2.0, "attributes": 0.5, "text": 4.0}
-    walk = Walk(process, c, noise, memory, scheduler="ddim", steps=4, guidance=Guidance(**scales))
+    walk = SamplingState(process, c, noise, memory, scheduler="ddim", steps=4, guidance=Guidance(**scales))
     assert walk.rows == 8
     question, t = walk.question()
-    crowd = Crowd(tiny.model)
+    crowd = SamplingBatch(tiny.model)
     crowd.join(walk)
     crowd.step()
 
@@ -103,10 +103,10 @@ def test_classifier_free_guidance_is_the_case_of_one(tiny, person):
     """scale * with + (1 - scale) * without, and 0 means without."""
     memory, noise = tiny.model.remember(person(1)), torch.randn(1, *SHAPE)
     walk = {
-        s: Walk(Process(), conditions(), noise, m, scheduler="ddim", steps=2, guidance=Guidance(identity=s))
+        s: SamplingState(Process(), conditions(), noise, m, scheduler="ddim", steps=2, guidance=Guidance(identity=s))
         for s, m in ((0.0, memory), (1.0, memory))
     }
-    nobody = Walk(Process(), conditions(), noise, None, scheduler="ddim", steps=2)
+    nobody = SamplingState(Process(), conditions(), noise, None, scheduler="ddim", steps=2)
     zero, one, without = (finish(tiny.model, w)[0] for w in (walk[0.0], walk[1.0], nobody))
     torch.testing.assert_close(zero, without, atol=1e-4, rtol=0)
     assert not torch.allclose(one, without, atol=1e-3)
@@ -116,22 +116,22 @@ def test_classifier_free_guidance_is_the_case_of_one(tiny, person):
 def test_an_edit_does_not_depend_on_its_neighbours(tiny, person):
     """Other schedulers, steps, guidance and people, who join late and leave early."""
 
-    def mine() -> Walk:
+    def mine() -> SamplingState:
         noise, generators = seeded([7], SHAPE)
-        return Walk(
+        return SamplingState(
             Process(), conditions(1, seed=1), noise, memory, scheduler="euler_a", steps=5, generators=generators
         )
 
     memory, other = tiny.model.remember(person(1)), tiny.model.remember(person(2, seed=5))
     (alone,) = finish(tiny.model, mine())
-    crowd, walk = Crowd(tiny.model), mine()
+    crowd, walk = SamplingBatch(tiny.model), mine()
     crowd.join(
-        Walk(Process(), conditions(2), torch.randn(2, *SHAPE), other, steps=2, guidance=Guidance(attributes=3.0))
+        SamplingState(Process(), conditions(2), torch.randn(2, *SHAPE), other, steps=2, guidance=Guidance(attributes=3.0))
     )
     crowd.step()
     crowd.join(walk)
     crowd.step()
-    quitter = Walk(Process(), conditions(), torch.randn(1, *SHAPE), memory, scheduler="ddim", steps=9)
+    quitter = SamplingState(Process(), conditions(), torch.randn(1, *SHAPE), memory, scheduler="ddim", steps=9)
     crowd.join(quitter)
     crowd.step()
     crowd.leave(quitter)
@@ -144,8 +144,8 @@ def test_an_edit_does_not_depend_on_its_neighbours(tiny, person):
 
 @torch.no_grad()
 def test_finished_walks_are_handed_back_once(tiny):
-    crowd = Crowd(tiny.model)
-    short, long = (Walk(Process(), conditions(), torch.randn(1, *SHAPE), steps=n) for n in (1, 2))
+    crowd = SamplingBatch(tiny.model)
+    short, long = (SamplingState(Process(), conditions(), torch.randn(1, *SHAPE), steps=n) for n in (1, 2))
     for walk in (short, long):
         crowd.join(walk)
     assert crowd.step() == [short]
@@ -155,8 +155,8 @@ def test_finished_walks_are_handed_back_once(tiny):
 
 @torch.no_grad()
 def test_a_scheduler_that_breaks_takes_only_its_own_walk_along(tiny, monkeypatch):
-    crowd = Crowd(tiny.model)
-    good, bad = (Walk(Process(), conditions(), torch.randn(1, *SHAPE), steps=2) for _ in range(2))
+    crowd = SamplingBatch(tiny.model)
+    good, bad = (SamplingState(Process(), conditions(), torch.randn(1, *SHAPE), steps=2) for _ in range(2))
     for walk in (good, bad):
         crowd.join(walk)
     monkeypatch.setattr(bad, "advance", lambda *_: [][0])
@@ -173,15 +173,15 @@ def test_a_scheduler_that_breaks_takes_only_its_own_walk_along(tiny, monkeypatch
 
 @torch.no_grad()
 def test_walks_of_another_shape_are_not_batched(tiny, person):
-    crowd, noise = Crowd(tiny.model), torch.randn(1, *SHAPE)
-    crowd.join(Walk(Process(), conditions(), noise, steps=1))
+    crowd, noise = SamplingBatch(tiny.model), torch.randn(1, *SHAPE)
+    crowd.join(SamplingState(Process(), conditions(), noise, steps=1))
     with pytest.raises(ValueError, match="cannot batch"):
-        crowd.join(Walk(Process(), conditions(), noise, tiny.model.remember(person(1)), steps=1))
+        crowd.join(SamplingState(Process(), conditions(), noise, tiny.model.remember(person(1)), steps=1))
 
 
 def test_strength_begins_at_the_render():
     process, c, noise = Process("v_prediction"), conditions(), torch.randn(1, *SHAPE)
-    walk = Walk(process, c, noise, scheduler="ddim", steps=10, strength=0.3)
+    walk = SamplingState(process, c, noise, scheduler="ddim", steps=10, strength=0.3)
     assert walk.steps - walk.index == 3
     expected = mix(process, 0.18215 * c.render, noise, walk.timestep.expand(1))
     torch.testing.assert_close(walk.latents, expected, atol=1e-5, rtol=0)
@@ -191,7 +191,7 @@ def test_strength_begins_at_the_render():
 def test_from_half_way_the_picture_is_found_too(name):
     process, clean = Process("v_prediction"), torch.randn(1, *SHAPE, generator=torch.Generator().manual_seed(9))
     noise, generators = seeded([0], SHAPE)
-    walk = Walk(process, conditions(), noise, scheduler=name, steps=8, strength=0.5, generators=generators)
+    walk = SamplingState(process, conditions(), noise, scheduler=name, steps=8, strength=0.5, generators=generators)
     (found,) = finish(oracle(process, clean), walk)
     torch.testing.assert_close(found, clean, atol=0.15, rtol=0)
 
@@ -222,7 +222,7 @@ def test_schedulers_that_cannot_run_a_process_are_named(kind, name):
 )
 def test_numbers_out_of_range_are_named(options, message):
     with pytest.raises(ValueError, match=message):
-        Walk(Process(), conditions(), torch.randn(1, *SHAPE), **options)
+        SamplingState(Process(), conditions(), torch.randn(1, *SHAPE), **options)
 
 
 def test_seeds_are_rows():
@@ -234,7 +234,7 @@ def test_seeds_are_rows():
 def test_memories_join_by_row(tiny, person):
     with torch.no_grad():
         one, two = (tiny.model.remember(person(1, seed=s)) for s in (1, 2))
-    joined = Memory.cat([one, two])
+    joined = ReferenceTokens.cat([one, two])
     name = next(iter(joined.blocks))
     assert joined.batch == 2
     assert torch.equal(joined.blocks[name][1][1:], two.blocks[name][1])

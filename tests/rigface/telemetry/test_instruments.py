@@ -4,11 +4,11 @@ import time
 
 import pytest
 
-from rigface.telemetry.instruments import Measure, Meter
+from rigface.telemetry.instruments import Metric, MetricRecorder
 
-COUNT = Measure("rigface_things", "counter", "things", ("kind",))
-LEVEL = Measure("rigface_level", "gauge", "level")
-TIMES = Measure("rigface_seconds", "histogram", "s", (), (1.0, 2.0))
+COUNT = Metric("rigface_things", "counter", "things", ("kind",))
+LEVEL = Metric("rigface_level", "gauge", "level")
+TIMES = Metric("rigface_seconds", "histogram", "s", (), (1.0, 2.0))
 
 
 class Library:
@@ -30,7 +30,7 @@ class Library:
 
 def test_numbers_arrive_and_a_metric_is_made_once():
     library = Library()
-    tell = Meter(lambda: library)
+    tell = MetricRecorder(lambda: library)
     tell(COUNT, kind="a")
     tell(COUNT, 2, kind="b")
     tell(LEVEL, 0)
@@ -49,7 +49,7 @@ def test_numbers_arrive_and_a_metric_is_made_once():
 def test_the_last_value_of_a_gauge_is_said_again(monkeypatch):
     monkeypatch.setattr("rigface.telemetry.instruments.AGAIN_S", 0.01)
     library = Library()
-    tell = Meter(lambda: library)
+    tell = MetricRecorder(lambda: library)
     tell(COUNT, kind="a")
     for value in (3, 4):
         tell(LEVEL, value)
@@ -62,12 +62,12 @@ def test_the_last_value_of_a_gauge_is_said_again(monkeypatch):
 
 def test_nothing_is_added_to_a_counter_by_nothing():
     library = Library()
-    Meter(lambda: library)(COUNT, 0, kind="a")
+    MetricRecorder(lambda: library)(COUNT, 0, kind="a")
     assert library.told == []
 
 
 def test_where_nobody_listens_wrong_labels_are_still_wrong():
-    tell = Meter(lambda: None)
+    tell = MetricRecorder(lambda: None)
     tell(COUNT, kind="a")
     with pytest.raises(ValueError, match=r"want labels \['kind'\], got \['king'\]"):
         tell(COUNT, king="a")
@@ -75,9 +75,9 @@ def test_where_nobody_listens_wrong_labels_are_still_wrong():
 
 def test_names_and_kinds_are_checked_at_once():
     with pytest.raises(ValueError, match="without _total"):
-        Measure("rigface_things_total", "counter", "things")
+        Metric("rigface_things_total", "counter", "things")
     with pytest.raises(ValueError, match="histograms alone"):
-        Measure("rigface_seconds", "histogram", "s")
+        Metric("rigface_seconds", "histogram", "s")
     assert TIMES.series == ("rigface_seconds_bucket", "rigface_seconds_count", "rigface_seconds_sum")
 
 
@@ -95,7 +95,7 @@ def test_both_lists_are_sound_and_share_no_name():
 
 
 def test_telling_costs_next_to_nothing():
-    tell = Meter(lambda: None)
+    tell = MetricRecorder(lambda: None)
     began = time.process_time()
     for _ in range(10_000):
         tell(COUNT, kind="a")

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from rigface.telemetry.json_logging import KEYS, JsonLines, keys, write
+from rigface.telemetry.json_logging import KEYS, JsonLines, log_fields, install_json_logging
 from tests.conftest import ROOT
 
 
@@ -17,7 +17,7 @@ def log(request):
     """A logger that writes lines, and what it wrote."""
     text = io.StringIO()
     made = logging.getLogger(f"rigface.test.{request.node.name}")
-    write(made, text)
+    install_json_logging(made, text)
     yield made, lambda: [json.loads(line) for line in text.getvalue().splitlines()]
     made.handlers.clear()
 
@@ -25,7 +25,7 @@ def log(request):
 def test_an_event_has_its_keys_and_nothing_empty(log):
     logger, lines = log
     logger.warning(
-        "unit", extra=keys(job="run-1", unit="u", video="s3://b/ü.mp4", status="error", reason=None, stage="")
+        "unit", extra=log_fields(job="run-1", unit="u", video="s3://b/ü.mp4", status="error", reason=None, stage="")
     )
     (line,) = lines()
     assert line.pop("time").endswith("+00:00")
@@ -39,7 +39,7 @@ def test_a_traceback_and_new_lines_stay_in_one_line(log):
     try:
         raise RuntimeError("two\nlines")
     except RuntimeError:
-        logger.exception("broken", extra=keys(request_id="r1"))
+        logger.exception("broken", extra=log_fields(request_id="r1"))
     (line,) = lines()
     assert (line["event"], line["request_id"], line["level"]) == ("broken", "r1", "error")
     assert "RuntimeError: two\nlines" in line["error"]
@@ -56,7 +56,7 @@ def test_what_some_library_says_becomes_a_message():
 )
 def test_pictures_and_other_heaps_leave_only_their_size(log, value):
     logger, lines = log
-    logger.info("unit", extra=keys(reason=value, numbers={"inner": value}))
+    logger.info("unit", extra=log_fields(reason=value, numbers={"inner": value}))
     (line,) = lines()
     assert len(json.dumps(line)) < 5000
     assert type(value).__name__ in line["reason"] or "100000 characters" in line["reason"]
@@ -64,7 +64,7 @@ def test_pictures_and_other_heaps_leave_only_their_size(log, value):
 
 def test_a_key_that_nobody_explained_is_refused():
     with pytest.raises(ValueError, match=r"\['embedding'\]: explain them"):
-        keys(embedding=[0.1])
+        log_fields(embedding=[0.1])
 
 
 def test_the_manual_explains_every_key():

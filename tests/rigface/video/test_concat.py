@@ -6,9 +6,9 @@ import av
 import numpy as np
 import pytest
 
-from rigface.video.concat import Splice
+from rigface.video.concat import VideoConcatenator
 from rigface.video.decode import frames
-from rigface.video.writer import Film, best_codec
+from rigface.video.writer import VideoWriter, best_codec
 
 SIZE = (96, 64)
 
@@ -56,11 +56,11 @@ def test_pieces_become_one(clip, tmp_path, codec):
     pieces, inside = [], []
     for k, cut in enumerate(cuts):
         pieces.append(tmp_path / f"{k}.mp4")
-        with Film(pieces[-1], SIZE, 30, reorder=False, codec=codec) as film:
+        with VideoWriter(pieces[-1], SIZE, 30, reorder=False, codec=codec) as film:
             for frame in cut:
                 film.write(frame.image, frame.time_s - cut[0].time_s)
         inside += [f.image for f in frames(str(pieces[-1]))]
-    with Splice(tmp_path / "whole.mp4", SIZE, 30, like=pieces[0], sound=str(clip)) as film:
+    with VideoConcatenator(tmp_path / "whole.mp4", SIZE, 30, like=pieces[0], sound=str(clip)) as film:
         for piece, cut in zip(pieces, cuts):
             film.append(piece, [f.time_s for f in cut])
     whole = list(frames(str(tmp_path / "whole.mp4")))
@@ -71,11 +71,11 @@ def test_pieces_become_one(clip, tmp_path, codec):
 
 def test_a_piece_that_does_not_fit_is_refused_and_leaves_no_file(tmp_path):
     for name, quality in (("a", 18), ("b", 40)):
-        with Film(tmp_path / f"{name}.mp4", SIZE, 30, reorder=False, quality=quality) as film:
+        with VideoWriter(tmp_path / f"{name}.mp4", SIZE, 30, reorder=False, quality=quality) as film:
             for i, image in enumerate(pictures(3)):
                 film.write(image, i / 30)
     for piece, times in (("a", [0.0]), ("b", [0.0, 0.1, 0.2])):
         with pytest.raises(ValueError, match=f"{piece}.mp4"):  # noqa: SIM117
-            with Splice(tmp_path / "out.mp4", SIZE, 30, like=tmp_path / "a.mp4") as film:
+            with VideoConcatenator(tmp_path / "out.mp4", SIZE, 30, like=tmp_path / "a.mp4") as film:
                 film.append(tmp_path / f"{piece}.mp4", times)
     assert not list(tmp_path.glob("*out*"))

@@ -49,12 +49,12 @@ def test_it_gives_what_is_given_here(decoders, clip, tmp_path):
 def test_pieces_are_joined_with_their_sound(decoders, tmp_path):
     import av
 
-    from rigface.video.writer import Film
+    from rigface.video.writer import VideoWriter
 
     size, pieces = (64, 48), []
     for number in range(2):
         pieces.append(str(tmp_path / f"{number}.mp4"))
-        with Film(pieces[-1], size, 25, reorder=False) as film:
+        with VideoWriter(pieces[-1], size, 25, reorder=False) as film:
             for k in range(3):
                 film.write(np.full((48, 64, 3), 60 * number + 10 * k, np.uint8), k / 25)
     out = str(tmp_path / "out.mp4")

@@ -8,7 +8,7 @@ import pytest
 
 from rigface.errors import BadVideo
 from rigface.video.decode import frames
-from rigface.video.writer import Film, best_codec
+from rigface.video.writer import VideoWriter, best_codec
 
 CODECS = sorted({"mpeg4", best_codec()})
 
@@ -56,7 +56,7 @@ def sound_of(path: Path) -> list[tuple[float, bytes]]:
 def copied(source: Path, out: Path, **options) -> Path:
     shown = list(frames(str(source)))
     height, width = shown[0].image.shape[:2]
-    with Film(out, (width, height), 25, sound=str(source), **options) as film:
+    with VideoWriter(out, (width, height), 25, sound=str(source), **options) as film:
         for frame in shown:
             film.write(frame.image, frame.time_s)
     return out
@@ -102,7 +102,7 @@ def test_a_stream_that_starts_at_ten_hours_is_moved_to_the_beginning(tmp_path):
 
 def test_uneven_times_stay_uneven(tmp_path):
     times = [0.0, 0.04, 0.2, 0.21, 0.7]
-    with Film(tmp_path / "a.mp4", (64, 48), 25) as film:
+    with VideoWriter(tmp_path / "a.mp4", (64, 48), 25) as film:
         for image, time_s in zip(pictures(5), times):
             film.write(image, time_s)
     assert [f.time_s for f in frames(str(tmp_path / "a.mp4"))] == pytest.approx(times, abs=1e-6)
@@ -114,7 +114,7 @@ def test_colours_and_sizes_survive(tmp_path, codec, size):
     width, height = size
     image = np.zeros((height, width, 3), np.uint8)
     image[:, : width // 2], image[:, width // 2 :] = (200, 60, 40), (30, 90, 180)
-    with Film(tmp_path / "a.mp4", size, 25, codec=codec) as film:
+    with VideoWriter(tmp_path / "a.mp4", size, 25, codec=codec) as film:
         film.write(image, 0.0)
         film.write(image, 0.04)
     back = next(frames(str(tmp_path / "a.mp4"))).image
@@ -124,7 +124,7 @@ def test_colours_and_sizes_survive(tmp_path, codec, size):
 
 
 def test_an_error_leaves_no_file(tmp_path):
-    film = Film(tmp_path / "a.mp4", (64, 48), 25)
+    film = VideoWriter(tmp_path / "a.mp4", (64, 48), 25)
     with pytest.raises(ValueError, match=r"want \(48, 64, 3\)"), film:
         film.write(np.zeros((3, 3, 3), np.uint8), 0.0)
     assert list(tmp_path.iterdir()) == []
@@ -139,4 +139,4 @@ def test_sound_that_does_not_fit_is_named_with_a_way_out(tmp_path):
 
 def test_a_name_that_names_no_container_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"ends in \.mp4"):
-        Film(tmp_path / "a.webp", (64, 48), 25)
+        VideoWriter(tmp_path / "a.webp", (64, 48), 25)

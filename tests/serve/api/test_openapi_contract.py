@@ -123,10 +123,10 @@ def test_each_problem_has_a_status_and_a_title():
 
 @pytest.fixture(scope="module")
 def real_eye():
-    from rigface.face.analyzer import See
+    from rigface.face.analyzer import FaceAnalyzer
     from serve.inference.face_worker import FaceWorker
 
-    return FaceWorker(See.load())
+    return FaceWorker(FaceAnalyzer.load())
 
 
 def test_hostile_files_are_problems_or_pictures_and_never_break_it(served, house, real_eye, shared):

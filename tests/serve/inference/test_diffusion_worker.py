@@ -66,16 +66,16 @@ def test_a_bad_request_leaves_its_neighbours_alone(studio):
 
 
 def test_a_scheduler_that_breaks_on_the_way_leaves_its_neighbours_alone(monkeypatch):
-    from rigface.model.sampling import Walk
+    from rigface.model.sampling import SamplingState
 
-    advance = Walk.advance
+    advance = SamplingState.advance
 
     def breaks(walk, *answer):
         if walk.steps == 7 and walk.index == 2:
             raise RuntimeError("no such step")
         advance(walk, *answer)
 
-    monkeypatch.setattr(Walk, "advance", breaks)
+    monkeypatch.setattr(SamplingState, "advance", breaks)
     studio = slow_studio()
 
     async def three():

@@ -80,11 +80,11 @@ def test_the_mark_is_not_seen_and_not_imagined():
 
 def test_any_piece_of_a_clip_is_known_again(fixtures, sealer, tmp_path):
     from rigface.video.decode import frames
-    from rigface.video.writer import Film
+    from rigface.video.writer import VideoWriter
 
     def filmed(images, name, **options):
         height, width = images[0].shape[:2]
-        with Film(tmp_path / name, (width, height), 25, **options) as film:
+        with VideoWriter(tmp_path / name, (width, height), 25, **options) as film:
             for number, image in enumerate(images):
                 film.write(image, number / 25)
         return [frame.image for frame in frames(str(tmp_path / name))]

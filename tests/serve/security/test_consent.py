@@ -152,10 +152,10 @@ def test_enrolling_from_the_command_line(tmp_path, capsys, fixtures):
     assert "shows nobody" in capsys.readouterr().err
 
     # The same person on another picture, seen by the real eyes and network, is let through.
-    from rigface.face.analyzer import See
+    from rigface.face.analyzer import FaceAnalyzer
 
     policy = Policy(file)
-    (face,) = See.load()(shown[1])
+    (face,) = FaceAnalyzer.load()(shown[1])
     policy.check_faces(shown[1], [face])
     other = policy.vector(shown[1], face) + 0.1
     with pytest.raises(ApiError, match="no-consent"):

@@ -10,7 +10,7 @@ from rigface.edits import EditSpec
 from rigface.errors import BadEdit
 from rigface.face.controls.blendshape_transfer import INNER, _motion, fit
 from rigface.face.controls.local_blendshapes import window
-from rigface.face.controls.transfer import mix
+from rigface.face.controls.transfer import transfer
 from rigface.face.head.head_model import Head
 from rigface.face.head.open_head import OpenHead
 from rigface.types import FaceParams, HeadSpec
@@ -91,7 +91,7 @@ def test_an_edit_by_name_moves_flame_as_it_moves_the_open_head(stranger, named):
         "bfm_expression": 64,
     }
     source = FaceParams(**{k: np.zeros(n, np.float32) for k, n in zeros.items()}, light=np.zeros((9, 3), np.float32))
-    out = mix(source, EditSpec(expression={"smile": 1.0}), spec, named=named)
+    out = transfer(source, EditSpec(expression={"smile": 1.0}), spec, named=named)
 
     def inner(params: FaceParams) -> np.ndarray:
         names = ("shape", "expression", "head_rotation", "jaw_rotation")
@@ -103,7 +103,7 @@ def test_an_edit_by_name_moves_flame_as_it_moves_the_open_head(stranger, named):
     assert moved[corners].min() > 0.003
     assert moved[eyes].max() < 0.001
     with pytest.raises(BadEdit, match="region"):
-        mix(source, EditSpec(expression={"smile": 1.0}, region="mouth"), spec, named=named)
+        transfer(source, EditSpec(expression={"smile": 1.0}, region="mouth"), spec, named=named)
 
 
 def test_a_head_without_landmarks_to_lay_over_is_refused(stranger):

@@ -9,7 +9,7 @@ import torch
 
 from rigface.edits import NAMED, EditSpec, LightEdit
 from rigface.errors import BadEdit
-from rigface.face.controls.transfer import ALWAYS_SOURCE, GIVEN_BY, axes_of, borrowed, exposure, light_of, mix
+from rigface.face.controls.transfer import ALWAYS_SOURCE, GIVEN_BY, axes_of, targets_of, exposure, light_of, transfer
 from rigface.face.geometry.rotation import to_degrees, to_matrix
 from rigface.face.head.open_head import OpenHead
 from rigface.face.rendering.lighting import shade
@@ -44,20 +44,20 @@ def test_the_table_names_each_field():
 
 @pytest.mark.parametrize("take", ALL_EDITS, ids=lambda t: "+".join(sorted(t)) or "none")
 def test_only_the_taken_traits_move(take):
-    out = mix(face(0), EditSpec(take=take), HEAD, face(0.2))
+    out = transfer(face(0), EditSpec(take=take), HEAD, face(0.2))
     moved = {f.name for f in fields(out) if getattr(out, f.name).any()}
     assert moved == {name for trait in take for name in GIVEN_BY[trait]}
 
 
 def test_nothing_asked_is_nothing_changed():
     source = face(0.3)
-    out = mix(source, EditSpec(), HEAD)
+    out = transfer(source, EditSpec(), HEAD)
     assert all(np.array_equal(getattr(out, f.name), getattr(source, f.name)) for f in fields(out))
 
 
 def test_taking_needs_somebody_to_take_from():
     with pytest.raises(ValueError, match="take: pose"):
-        mix(face(0), EditSpec(take={"pose"}), HEAD)
+        transfer(face(0), EditSpec(take={"pose"}), HEAD)
 
 
 def degrees(params: FaceParams) -> np.ndarray:
@@ -65,20 +65,20 @@ def degrees(params: FaceParams) -> np.ndarray:
 
 
 def test_angles_are_absolute_or_added():
-    turned = mix(face(0), EditSpec(yaw_deg=20, roll_deg=-5), HEAD)
+    turned = transfer(face(0), EditSpec(yaw_deg=20, roll_deg=-5), HEAD)
     assert np.allclose(degrees(turned), [20, 0, -5], atol=1e-3)
-    assert np.allclose(degrees(mix(turned, EditSpec(yaw_deg=5), HEAD)), [5, 0, -5], atol=1e-3)
-    assert np.allclose(degrees(mix(turned, EditSpec(yaw_deg=5, relative=True), HEAD)), [25, 0, -5], atol=1e-3)
+    assert np.allclose(degrees(transfer(turned, EditSpec(yaw_deg=5), HEAD)), [5, 0, -5], atol=1e-3)
+    assert np.allclose(degrees(transfer(turned, EditSpec(yaw_deg=5, relative=True), HEAD)), [25, 0, -5], atol=1e-3)
 
 
 def test_numbers_override_what_was_taken():
-    out = mix(face(0), EditSpec(take={"expression"}, expression={"jaw_open": 0.7}), HEAD, face(0.2))
+    out = transfer(face(0), EditSpec(take={"expression"}, expression={"jaw_open": 0.7}), HEAD, face(0.2))
     assert out.expression[0] == pytest.approx(0.7)
     assert np.allclose(out.expression[1:], 0.2)
 
 
 def test_named_expressions_set_their_axes():
-    out = mix(face(0.5), EditSpec(expression={"smile": 1.0, "blink_left": 0.25}), HEAD)
+    out = transfer(face(0.5), EditSpec(expression={"smile": 1.0, "blink_left": 0.25}), HEAD)
     want = {name: 0.5 for name in NAMES} | NAMED["smile"] | {"eyeBlinkLeft": 0.25 * NAMED["blink_left"]["eyeBlinkLeft"]}
     assert np.allclose(out.expression, [want[name] for name in NAMES])
 
@@ -89,7 +89,7 @@ def test_an_unknown_expression_is_named():
 
 
 def test_a_region_keeps_the_rest_of_the_face():
-    out = mix(face(0), EditSpec(take={"expression"}, region="mouth"), HEAD, face(0.2))
+    out = transfer(face(0), EditSpec(take={"expression"}, region="mouth"), HEAD, face(0.2))
     assert np.allclose(out.expression, [0.2 if n.startswith(("mouth", "jaw")) else 0 for n in NAMES])
     assert np.allclose(out.jaw_rotation, 0.2)
     assert not out.bfm_expression.any()  # a code of the whole face, which has no mouth of its own
@@ -97,25 +97,25 @@ def test_a_region_keeps_the_rest_of_the_face():
 
 def test_of_the_eyes_alone_the_jaw_stays_and_nothing_asked_of_the_mouth_is_done():
     edit = EditSpec(take={"expression"}, expression={"jaw_open": 1.0, "blink_left": 0.8}, region="eyes")
-    out = mix(face(0), edit, HEAD, face(0.2))
+    out = transfer(face(0), edit, HEAD, face(0.2))
     mouth = [n.startswith(("mouth", "jaw")) for n in NAMES]
     assert not out.expression[mouth].any()
     assert out.expression[NAMES.index("eyeBlinkLeft")] == pytest.approx(0.8 * NAMED["blink_left"]["eyeBlinkLeft"])
     assert not out.jaw_rotation.any()
     open_head = OpenHead.load().spec
     still = FaceParams(**{f.name: np.zeros([open_head.size(a) for a in f.metadata["shape"]], np.float32) for f in fields(FaceParams)})  # fmt: skip
-    out = mix(still, EditSpec(expression={"jaw_open": 1.0}, region="eyes"), open_head)
+    out = transfer(still, EditSpec(expression={"jaw_open": 1.0}, region="eyes"), open_head)
     assert all(np.array_equal(getattr(out, f.name), getattr(still, f.name)) for f in fields(FaceParams))
 
 
 def test_a_region_of_a_head_without_names_is_refused():
     with pytest.raises(BadEdit, match=r"region: .*have no names"):
-        mix(face(0), EditSpec(yaw_deg=3, region="eyes"), replace(HEAD, expression_names=()))
+        transfer(face(0), EditSpec(yaw_deg=3, region="eyes"), replace(HEAD, expression_names=()))
 
 
 def test_strength_goes_along_the_way():
     edit = EditSpec(take={"light"}, yaw_deg=40, strength=0.5)
-    out = mix(face(0), edit, HEAD, face(0.2))
+    out = transfer(face(0), edit, HEAD, face(0.2))
     assert np.allclose(out.light, 0.1)
     assert np.allclose(degrees(out), [20, 0, 0], atol=1e-3)
 
@@ -131,7 +131,7 @@ def test_a_lamp_lights_the_side_it_stands_on():
 def test_a_relative_light_keeps_the_exposure():
     dim = face(0)
     dim.light[0] = 0.5
-    out = mix(dim, EditSpec(light=LightEdit(intensity=0, ambient=1)), HEAD)
+    out = transfer(dim, EditSpec(light=LightEdit(intensity=0, ambient=1)), HEAD)
     assert exposure(out.light) == pytest.approx(exposure(dim.light), rel=1e-4)
 
 
@@ -146,23 +146,23 @@ def test_an_open_jaw_does_not_nod_or_lift_the_head_and_a_pose_asked_stays_as_ask
     head = OpenHead.load().spec
     sizes = {f.name: tuple(head.size(a) for a in f.metadata["shape"]) for f in fields(FaceParams)}
     still = FaceParams(**{name: np.full(size, 0.1, np.float32) for name, size in sizes.items()})
-    opened = mix(still, EditSpec(expression={"jaw_open": 1.0}), head)
+    opened = transfer(still, EditSpec(expression={"jaw_open": 1.0}), head)
     assert not np.allclose(opened.camera, still.camera)  # the axis lifts the head; this takes it down again
-    both = mix(still, EditSpec(expression={"jaw_open": 1.0}, yaw_deg=10, pitch_deg=5, roll_deg=0), head)
+    both = transfer(still, EditSpec(expression={"jaw_open": 1.0}, yaw_deg=10, pitch_deg=5, roll_deg=0), head)
     assert np.allclose(degrees(both), [10, 5, 0], atol=1e-3)
 
 
 def test_white_is_the_sources_own():
     warm = face(0)
     warm.light[0] = (3.0, 2.0, 1.0)
-    out = mix(warm, EditSpec(light=LightEdit(azimuth_deg=50)), HEAD)
+    out = transfer(warm, EditSpec(light=LightEdit(azimuth_deg=50)), HEAD)
     assert np.allclose(out.light / out.light[..., 1:2], warm.light[0] / 2.0, rtol=1e-4)
 
 
 def test_a_borrowed_light_comes_at_the_sources_exposure():
     bright, dim = face(0), face(0)
     bright.light[0], bright.light[1], dim.light[0] = 9.0, 3.0, 1.0
-    out = borrowed(dim, {"light": bright})
+    out = targets_of(dim, {"light": bright})
     assert exposure(out.light) == pytest.approx(exposure(dim.light), rel=1e-4)
     assert np.allclose(out.light[1] / out.light[0], 1 / 3, rtol=1e-4)
-    assert np.array_equal(borrowed(dim, {"pose": face(0.3)}).light, dim.light)
+    assert np.array_equal(targets_of(dim, {"pose": face(0.3)}).light, dim.light)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rigface.face.detection.boxes import box_of, distinct, overlap, tile_grid
-from rigface.face.detection.detector import Watch
+from rigface.face.detection.detector import KeyframeDetector
 from rigface.face.detection.factory import load_detector
 from rigface.face.detection.mediapipe import BLENDSHAPES, SURE, TILE_PX
 from rigface.types import Detection
@@ -179,7 +179,7 @@ class Counting:
 
 def test_a_watch_takes_a_full_look_every_n_frames_and_remembers_between():
     detector = Counting()
-    watch = Watch(detector, every=3)
+    watch = KeyframeDetector(detector, every=3)
     for _ in range(7):
         watch(np.zeros((4, 4, 3), np.uint8))
     assert detector.asked == [(None, 0), (False, 1), (False, 1), (None, 0), (False, 1), (False, 1), (None, 0)]
@@ -189,7 +189,7 @@ def test_a_watch_keeps_sight_of_a_small_face_that_the_plain_look_misses(detector
     import cv2
 
     small = cv2.resize(astronaut[:256, 100:356], (70, 70), interpolation=cv2.INTER_AREA)
-    watch, seen = Watch(detector, every=100), []
+    watch, seen = KeyframeDetector(detector, every=100), []
     for step in range(4):
         frame = np.full((700, 1300, 3), 100, np.uint8)
         frame[300:370, 600 + 3 * step : 670 + 3 * step] = small

@@ -8,7 +8,7 @@ import skimage.data
 
 from rigface.errors import MissingAsset
 from rigface.face.detection.boxes import box_of
-from rigface.face.detection.detector import Watch
+from rigface.face.detection.detector import KeyframeDetector
 from rigface.face.detection.factory import load_detector
 from rigface.face.identity.arcface import ArcFace, five_points
 from tests.rigface.face import made_weights
@@ -103,7 +103,7 @@ def test_faces_lost_since_the_frame_before_are_looked_for(pack):
 
     detector = load_detector("insightface", folder=pack)
     detector._detection = Blind(detector._detection)
-    watch = Watch(detector, every=100)
+    watch = KeyframeDetector(detector, every=100)
     assert watch(red(1100, 1200)) == []
     (face,) = detector(red(900, 900), second_look=False)
     watch._before = [face]

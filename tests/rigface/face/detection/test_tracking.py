@@ -197,10 +197,10 @@ def test_a_video_is_numbered_through():
 def test_the_three_cuts_of_a_real_clip_end_its_tracks(shared):
     import av
 
-    from rigface.face.detection.detector import Watch
+    from rigface.face.detection.detector import KeyframeDetector
     from rigface.face.detection.factory import load_detector
 
-    watch, tracker = Watch(load_detector()), Tracker()
+    watch, tracker = KeyframeDetector(load_detector()), Tracker()
     shots: dict[int, set[int]] = {}
     with av.open(str(shared / "data/videos/fr_v01.mp4")) as container:
         for k, frame in enumerate(container.decode(video=0)):

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from rigface.edits import EditSpec, LightEdit
-from rigface.face.controls.transfer import mix
+from rigface.face.controls.transfer import transfer
 from rigface.face.geometry.camera import project, to_crop_px
 from rigface.face.head.open_head import OpenHead
 from rigface.face.preview.warp import Previewer
@@ -37,7 +37,7 @@ def picture() -> np.ndarray:
 
 
 def edited(source: FaceParams, **asked) -> FaceParams:
-    return mix(source, EditSpec(**asked), OpenHead.load().spec)
+    return transfer(source, EditSpec(**asked), OpenHead.load().spec)
 
 
 def test_nothing_asked_is_the_source_to_the_bit(preview, source, picture):
