@@ -102,7 +102,7 @@ def edits() -> dict[str, float]:
     from rigface.image import encode_png
     from serve.content_cache import picture_id
     from serve.inference.face_worker import FaceWorker
-    from serve.messages import ModelInputSpec, EditInput, OutputOptions
+    from serve.messages import EditInput, ModelInputSpec, OutputOptions
 
     eye, image, canvas = FaceWorker.load(), data.astronaut(), ModelInputSpec("albedo", 256, "expression")
 

@@ -22,7 +22,7 @@ from rigface.conditions import MARGIN, Composed, Composer
 from rigface.edits import EditSpec, Trait
 from rigface.errors import BadEdit
 from rigface.face.analyzer import FaceAnalyzer, choose
-from rigface.face.controls.transfer import axes_of, targets_of, exposure, transfer
+from rigface.face.controls.transfer import axes_of, exposure, targets_of, transfer
 from rigface.face.geometry import alignment
 from rigface.face.geometry.rotation import to_degrees, to_matrix
 from rigface.face.preview.compositing import paste
@@ -75,7 +75,11 @@ class Editor:
     """
 
     def __init__(
-        self, see: FaceAnalyzer, paint: Paint | None = None, composer: Composer | None = None, most_px: int | None = None
+        self,
+        see: FaceAnalyzer,
+        paint: Paint | None = None,
+        composer: Composer | None = None,
+        most_px: int | None = None,
     ) -> None:
         self.see, self._most_px = see, most_px
         self._paint = paint

@@ -27,7 +27,7 @@ from rigface.editor import Editor
 from rigface.edits import EditSpec, Trait
 from rigface.errors import BadInput, NoFace
 from rigface.face.analyzer import choose
-from rigface.face.controls.transfer import targets_of, exposure, transfer
+from rigface.face.controls.transfer import exposure, targets_of, transfer
 from rigface.face.detection.detector import KeyframeDetector
 from rigface.face.detection.tracking import Tracker
 from rigface.face.geometry.rotation import to_axis_angle, to_matrix
@@ -132,7 +132,12 @@ class VideoSource:
 
 
 def edited(
-    editor: Editor, clip: VideoSource, spec: EditSpec, givers: Mapping[Trait, Face], how: VideoOptions, met: Met | None = None
+    editor: Editor,
+    clip: VideoSource,
+    spec: EditSpec,
+    givers: Mapping[Trait, Face],
+    how: VideoOptions,
+    met: Met | None = None,
 ) -> Iterator[EditedFrame]:
     """The same edit on every frame of a clip.
 
@@ -200,7 +205,9 @@ def animated(
                 if driver is not None:
                     moved = driver if how.absolute else carried(source.params, driver, still)
                 people = {**fixed, **{trait: moved for trait in taken}}
-                faces.append((k, source, transfer(source.params, spec, editor.see.head, targets_of(source.params, people))))
+                faces.append(
+                    (k, source, transfer(source.params, spec, editor.see.head, targets_of(source.params, people)))
+                )
             yield frame, image, faces
 
     yield from _painted(editor, plans(), how, spec.prompt, nothing=False)

@@ -26,7 +26,7 @@ from rigface.telemetry.json_logging import log_fields
 from serve.api.middleware import LOG, write_logs
 from serve.limits import Limits
 from serve.problems import EXPECTED, ApiError, problem_of
-from serve.remote import RemoteDeployment, RemoteFaceWorker, RemoteDiffusionWorker
+from serve.remote import RemoteDeployment, RemoteDiffusionWorker, RemoteFaceWorker
 from serve.security.consent import Policy
 from serve.telemetry import tracing as traces
 
@@ -37,7 +37,7 @@ class Args(BaseModel):
     """What an operator may set; Ray Serve checks the YAML against it.
 
     `models`: checkpoints by name; the first is the default. `model`: one, without a name. None at all: the preview.
-    `log_fields`: file of API keys; empty is open. `seal`: folder of the signing key; empty is the user's own. `audit`: file that each
+    `keys`: file of API keys; empty is open. `seal`: folder of the signing key; empty is the user's own. `audit`: file that each
     edit adds a line to, or a folder with a file for each host. `jobs`: folder or s3:// of the queue, else the environment's RIGFACE_JOBS; empty takes no jobs. `fetch`: beginnings of addresses that files may come from, and networks (`places.py`); `webhooks`: of those that are told
     when a job has ended, signed with the environment's RIGFACE_WEBHOOK_SECRET. `consent`, `deny`: lists of people (`policy.py`), and `near`, the
     distance of identity vectors below which two faces are one person's. `traces`: where spans go (`traces.py`).
@@ -53,7 +53,7 @@ class Args(BaseModel):
     models: dict[str, str] = {}
     device: str = "cpu"
     eye_device: str = "cpu"
-    log_fields: str = ""
+    keys: str = ""
     fetch: list[str] = []
     webhooks: list[str] = []
     consent: str = ""

@@ -173,7 +173,9 @@ def hints(engine: Engine, editor: Editor) -> tuple[str, ...]:
     return ("made by the preview, as mini is not here; --checkpoint FOLDER paints with a model",)
 
 
-def comparison_rows(source: FaceParams, wanted: FaceParams, found: FaceParams | None, spec: EditSpec, editor: Editor) -> Rows:
+def comparison_rows(
+    source: FaceParams, wanted: FaceParams, found: FaceParams | None, spec: EditSpec, editor: Editor
+) -> Rows:
     """Name, what it was, and what was asked and achieved, for each number that the edit is about.
 
     Of an expression that was copied, the few axes that changed most.

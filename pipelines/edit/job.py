@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines.edit.config import SAMPLING, AnimateJob, EditJob, Engine
-from pipelines.edit.console import LOOK_CLOSER, EditReport, hints, comparison_rows
+from pipelines.edit.console import LOOK_CLOSER, EditReport, comparison_rows, hints
 from pipelines.edit.flags import read, save, traits
 from pipelines.edit.inputs import PICTURES, kind_of, picture
 from rigface.edits import NAMED, EditSpec, Trait

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipelines.edit.config import AnimateJob, EditJob
-from pipelines.edit.console import LOOK_CLOSER, EditReport, hints, comparison_rows
+from pipelines.edit.console import LOOK_CLOSER, EditReport, comparison_rows, hints
 from pipelines.edit.inputs import picture
 from rigface.edits import EditSpec, Trait
 from rigface.errors import BadVideo, NoFace, PlanError
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pipelines.edit.console import Rows
     from rigface.editor import Editor
     from rigface.video.decode import VideoInfo
-    from rigface.video_editor import VideoSource, Samples, EditedFrame
+    from rigface.video_editor import EditedFrame, Samples, VideoSource
 
 
 def edit_clip(job: EditJob, spec: EditSpec, editor: Editor, givers: Mapping[Trait, Face]) -> EditReport:

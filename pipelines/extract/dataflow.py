@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.extract.config import Extract
-from pipelines.extract.stages import MaskAndScore, DetectFaces, Reconstruct, StageActor, Write
+from pipelines.extract.stages import DetectFaces, MaskAndScore, Reconstruct, StageActor, Write
 from rigface.errors import JobBroken, RigFaceError
 from rigface.storage.store import INTERNAL, Store
 from rigface.types import DetectorSpec, HeadSpec

@@ -43,7 +43,7 @@ PLANS = f"{INTERNAL}/plans"
 RUNS_KEPT = 20
 
 
-class Dataset:
+class FaceDataset:
     """One dataset.
 
     Args:

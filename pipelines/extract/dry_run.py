@@ -11,7 +11,7 @@ from itertools import islice
 
 from pipelines.extract import components, plan
 from pipelines.extract.config import Extract, config_hash
-from pipelines.extract.dataset import Dataset
+from pipelines.extract.dataset import FaceDataset
 from pipelines.extract.job import WINDOW, check_stages
 from pipelines.inputs import open_input, sources
 from pipelines.inputs.compact_set import CompactSet
@@ -30,7 +30,7 @@ def preview(config: Extract) -> str:
     """
     head, detector = components.specs(config.settings)
     check_stages(config, head, detector)
-    output = Dataset(Store(config.out))
+    output = FaceDataset(Store(config.out))
     output.check(config.settings, head, detector, config.overwrite)
     uris = sources.find_all(config.videos)
     about, fresh = output.about(), config.overwrite
@@ -74,7 +74,7 @@ def status(out: str) -> str:
     Raises:
         PlanError: there is none.
     """
-    output = Dataset(Store(out))
+    output = FaceDataset(Store(out))
     about = output.about()
     if about is None:
         raise PlanError(f"{output.store.uri} is no dataset of ours: it has no rigface.json")

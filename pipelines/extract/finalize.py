@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from pipelines.extract.dataset import Dataset
+from pipelines.extract.dataset import FaceDataset
 from pipelines.extract.layout import parquet, part_path, with_record
 from pipelines.extract.plan import Plan, units_of
 from rigface.storage.store import Store
@@ -81,7 +81,7 @@ def finalize_input(out: str, plan: Plan, config: str) -> dict[str, Any]:
     Returns:
         Its row of `OUT/inputs/`.
     """
-    output = Dataset(Store(out))
+    output = FaceDataset(Store(out))
     units = [unit for unit, _ in units_of(plan, config)]
     records = [output.record(unit) for unit in units]
     tracks = join_tracks(output.store, plan, units, records) if len(units) > 1 else None

@@ -23,7 +23,7 @@ from typing import Any
 from pipelines.cluster import session
 from pipelines.extract import components, dataflow, plan
 from pipelines.extract.config import STAGES, Extract
-from pipelines.extract.dataset import Dataset
+from pipelines.extract.dataset import FaceDataset
 from pipelines.extract.finalize import finalize_input, summarize_input
 from pipelines.extract.identities import identify
 from pipelines.extract.layout import error_path
@@ -65,7 +65,7 @@ def extract(
     """
     head, detector = components.specs(config.settings)
     check_stages(config, head, detector)
-    output = Dataset(Store(config.out))
+    output = FaceDataset(Store(config.out))
     output.check(config.settings, head, detector, config.overwrite)
     uris = sources.find_all(config.videos)
     uris = chain([next(uris)], uris)  # that there is none at all is said before anything is written
@@ -91,7 +91,7 @@ class _Run:
     def __init__(
         self,
         config: Extract,
-        output: Dataset,
+        output: FaceDataset,
         specs: tuple[HeadSpec, DetectorSpec],
         progress: Progress,
         still_ours: Callable[[], None],
@@ -103,7 +103,9 @@ class _Run:
         self._rows: list[dict[str, Any]] = []  # of inputs, not yet published
         self._flushed = time.monotonic()
         self._closing: list[Future] = []
-        self._there: tuple[CompactSet, CompactSet] | None = None  # units and rows that were there, until something is removed
+        self._there: tuple[CompactSet, CompactSet] | None = (
+            None  # units and rows that were there, until something is removed
+        )
         self._closers = stack.enter_context(ThreadPoolExecutor(CLOSERS))
         self.summary = Summary()
         self.name = output.open(config.settings, *specs, config.overwrite)

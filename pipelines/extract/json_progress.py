@@ -51,5 +51,7 @@ def end(summary: Summary) -> None:
     done = {name: summary.done[name] for name in ("units", "frames", "faces", "bytes")}
     LOG.info(
         "end",
-        extra=log_fields(job=job_id(), inputs=summary.inputs, seconds=summary.wall_s, message=summary.identities, **done),
+        extra=log_fields(
+            job=job_id(), inputs=summary.inputs, seconds=summary.wall_s, message=summary.identities, **done
+        ),
     )

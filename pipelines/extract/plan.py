@@ -20,7 +20,7 @@ from typing import Any
 
 from pipelines.extract.config import Settings
 from pipelines.inputs import open_input, sources
-from pipelines.telemetry.worker_process import WorkerProcess, WorkerDied
+from pipelines.telemetry.worker_process import WorkerDied, WorkerProcess
 from rigface.errors import BadInput, BadVideo, PlanError
 from rigface.storage import s3_client
 

@@ -23,7 +23,7 @@ from pipelines.extract.layout import _QUALITY, error_path, parquet, part_path, w
 from pipelines.extract.quarantine import Quarantine
 from pipelines.extract.unit import Unit
 from pipelines.telemetry import metrics
-from pipelines.telemetry.worker_process import WorkerProcess, WorkerDied
+from pipelines.telemetry.worker_process import WorkerDied, WorkerProcess
 from rigface import schema
 from rigface.errors import BadInput
 from rigface.face.geometry import alignment
@@ -59,7 +59,9 @@ class DetectFaces:
     )
 
     def __init__(self, settings: Settings, silence_s: float, out: str) -> None:
-        self._child = WorkerProcess("pipelines.extract.frame_processor:FrameProcessor", {"settings": settings}, silence_s)
+        self._child = WorkerProcess(
+            "pipelines.extract.frame_processor:FrameProcessor", {"settings": settings}, silence_s
+        )
         self._child.start()
         self._deaths = Quarantine(Store(out))
 

@@ -12,7 +12,7 @@ from pipelines.telemetry import metrics
 from rigface import worker_process
 from rigface.worker_process import WorkerDied
 
-__all__ = ["WorkerProcess", "WorkerDied"]
+__all__ = ["WorkerDied", "WorkerProcess"]
 
 
 class WorkerProcess(worker_process.WorkerProcess):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rigface.edits import EditSpec
-from rigface.evaluation.estimator import FaceEstimator, Estimate, achieved
+from rigface.evaluation.estimator import Estimate, FaceEstimator, achieved
 from rigface.evaluation.samples import Case, traits_of
 from rigface.face.controls.transfer import exposure
 from rigface.face.geometry.rotation import to_degrees, to_matrix

@@ -18,7 +18,7 @@ import numpy as np
 
 from rigface.evaluation import measurements
 from rigface.evaluation.baselines import CONTROLS, FLOOR
-from rigface.evaluation.estimator import FaceEstimator, Estimate
+from rigface.evaluation.estimator import Estimate, FaceEstimator
 from rigface.evaluation.samples import Case, Edited, traits_of
 from rigface.face.controls.transfer import transfer
 from rigface.metrics import image
@@ -115,7 +115,9 @@ def _digest(picture: np.ndarray | None) -> bytes:
     return hashlib.blake2b(picture.tobytes(), digest_size=16).digest() + str(picture.shape).encode()
 
 
-def _look(judge: FaceEstimator, edits: Sequence[Edited], known: MutableMapping[bytes, Estimate | None]) -> dict[bytes, Estimate | None]:
+def _look(
+    judge: FaceEstimator, edits: Sequence[Edited], known: MutableMapping[bytes, Estimate | None]
+) -> dict[bytes, Estimate | None]:
     """Every different picture judged once."""
     given = {_digest(p): p for e in edits for p in (e.source, e.target, e.truth) if p is not None}
     made = {_digest(e.output): e.output for e in edits if e.output is not None}

@@ -34,7 +34,7 @@ from rigface.model.attention import ReferenceTokens
 from rigface.model.checkpoint import Checkpoint, ModelConfig
 from rigface.model.gathered_conv import gather
 from rigface.model.latents import LatentConditions, decode, encode, lost_detail, shrinkage
-from rigface.model.sampling import SamplingBatch, Guidance, SamplingState, seeded
+from rigface.model.sampling import Guidance, SamplingBatch, SamplingState, seeded
 from rigface.types import Conditions
 
 ENCODE_ROWS = 8  # pictures the VAE takes at once; bounds its memory, changes nothing else

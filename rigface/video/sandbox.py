@@ -21,7 +21,7 @@ from typing import Any
 from rigface.errors import BadVideo
 from rigface.types import Frame
 from rigface.video.decode import VideoInfo, frames, probe
-from rigface.worker_process import WorkerProcess, WorkerDied
+from rigface.worker_process import WorkerDied, WorkerProcess
 
 File = str | bytes
 """A path, or the content."""

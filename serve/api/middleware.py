@@ -16,7 +16,7 @@ import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from rigface.telemetry.json_logging import log_fields, install_json_logging
+from rigface.telemetry.json_logging import install_json_logging, log_fields
 from serve.api.rate_limit import ConcurrencyLimiter, bounded
 from serve.limits import Limits
 from serve.problems import EXPECTED, ApiError, problem_of

@@ -24,7 +24,7 @@ from starlette.requests import ClientDisconnect, Request
 from rigface.edits import EditSpec, Trait
 from serve.content_cache import LruCache, picture_id
 from serve.limits import MAX_PART_FILES
-from serve.messages import JobSubmission, EditInput
+from serve.messages import EditInput, JobSubmission
 from serve.problems import ApiError
 from serve.schemas import BatchJob, ClipRef, JobRequest, PictureRef, PictureRequest, PreviewRequest
 from serve.security.url_allowlist import UrlAllowlist
@@ -50,7 +50,9 @@ class PictureStore:
     places: UrlAllowlist
 
 
-async def read(request: Request, kind: type[Asked], pantry: PictureStore, owner: str, most: int) -> tuple[Asked, EditInput]:
+async def read(
+    request: Request, kind: type[Asked], pantry: PictureStore, owner: str, most: int
+) -> tuple[Asked, EditInput]:
     """The request and what it wishes.
 
     Raises:
@@ -193,7 +195,9 @@ def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not a number in JSON")
 
 
-async def _fetched(ref: PictureRef | ClipRef, name: str, pantry: PictureStore, owner: str, most: int) -> tuple[str, bytes]:
+async def _fetched(
+    ref: PictureRef | ClipRef, name: str, pantry: PictureStore, owner: str, most: int
+) -> tuple[str, bytes]:
     given = [field for field in type(ref).model_fields if getattr(ref, field) is not None]
     if len(given) != 1:
         raise ApiError("bad-request", f"{name}: give one of {', '.join(type(ref).model_fields)}")

@@ -26,9 +26,9 @@ from starlette.types import Receive, Scope, Send
 
 from serve.api.health import Readiness
 from serve.api.idempotency import IdempotencyCache
-from serve.api.middleware import GatewayMiddleware, Gate, noted
+from serve.api.middleware import Gate, GatewayMiddleware, noted
 from serve.api.openapi import EVENTS, KEY, MESHES, NUMBERS, body, describe, files
-from serve.api.rate_limit import TokenBucket, ConcurrencyLimiter
+from serve.api.rate_limit import ConcurrencyLimiter, TokenBucket
 from serve.api.request_parser import PictureStore, read, read_job
 from serve.content_cache import LruCache
 from serve.inference.edit_service import MEDIA, Editing, Plan, server_timing, sse, wanted_type

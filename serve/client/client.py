@@ -32,7 +32,7 @@ from typing import Any
 
 import httpx
 
-from serve.client.types import Job, Model, Progress, FacesAnswer, Verdict
+from serve.client.types import FacesAnswer, Job, Model, Progress, Verdict
 
 AGAIN = (429, 502, 503)
 PROBLEM = "application/problem+json"

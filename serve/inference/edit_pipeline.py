@@ -1,7 +1,7 @@
 """One edit by a model, from the look at its source to the picture that was measured: by one eye, with any painter.
 
 Path: `edits.py` -> `EditPipeline.edit` -> eye.compose -> painter.paint (each face a request of its own, so that they share steps) ->
-eye.finish -> `EditResult`.
+eye.finish -> `EditedImage`.
 
 It stands beside the eye, in its process (`app.py`): what the model is given goes to the painter and its picture comes back without
 the door between them; whoever finishes an edit is the one that read its source; and while a picture is painted, the eye has a
@@ -18,14 +18,14 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any
 
-from serve.messages import SamplingOptions, EditInput, OutputOptions
+from serve.messages import EditInput, OutputOptions, SamplingOptions
 from serve.telemetry import tracing
 
 QUALITY = 80  # of a picture on the way
 
 
 @dataclass(frozen=True, eq=False)
-class EditResult:
+class EditedImage:
     """The end of an edit: as `serve.inference.face_worker.Finished`, and the seconds of each phase."""
 
     finished: Any
@@ -43,9 +43,15 @@ class EditPipeline:
         self._eye, self._painter = eye, painter
 
     async def edit(
-        self, wish: EditInput, wrap: OutputOptions, model: str, options: SamplingOptions, previews: int | None, limit_s: float
-    ) -> AsyncGenerator[dict[str, Any] | EditResult, None]:
-        """The edit's steps, as a stream of events tells them, and at last `EditResult`. Leaving it takes all faces out of the batch.
+        self,
+        wish: EditInput,
+        wrap: OutputOptions,
+        model: str,
+        options: SamplingOptions,
+        previews: int | None,
+        limit_s: float,
+    ) -> AsyncGenerator[dict[str, Any] | EditedImage, None]:
+        """The edit's steps, as a stream of events tells them, and at last `EditedImage`. Leaving it takes all faces out of the batch.
 
         Args:
             options: of the first face; each further one has the next seed.
@@ -70,7 +76,7 @@ class EditPipeline:
         pasting = time.monotonic()
         with tracing.span("edit.finish"):
             finished = await self._eye.finish(wish, canvas, [p.image for p in painted], wrap)
-        yield EditResult(finished, seconds | {"finish": time.monotonic() - pasting})
+        yield EditedImage(finished, seconds | {"finish": time.monotonic() - pasting})
 
     async def _progress(self, face: int, faces: int, step: Any, wish: EditInput, wrap: OutputOptions) -> dict[str, Any]:
         out = {"phase": "paint", "step": step.step, "steps": step.steps, "face": face, "faces": faces}

@@ -19,8 +19,8 @@ from typing import Any, TypeVar
 
 from rigface.telemetry.json_logging import log_fields
 from serve.content_cache import picture_id
-from serve.inference.edit_pipeline import EditResult, easel_of
-from serve.messages import SamplingOptions, EditInput, OutputOptions
+from serve.inference.edit_pipeline import EditedImage, easel_of
+from serve.messages import EditInput, OutputOptions, SamplingOptions
 from serve.problems import ApiError
 from serve.schemas import PREVIEW, EditRequest, EditResult
 from serve.security.api_keys import Key
@@ -142,9 +142,13 @@ class Editing:
         model = asked.model or next(m.name for m in await painter.models() if m.default)
         wrap = replace(plan.wrap, record={**plan.wrap.record, "model": model})
         shown: dict[str, Any] = {}
-        done = CompletedEdit(replace(plan, wish=replace(wish, pictures={})), model)  # it may be kept: without the source's bytes
+        done = CompletedEdit(
+            replace(plan, wish=replace(wish, pictures={})), model
+        )  # it may be kept: without the source's bytes
         if model == PREVIEW and wish.edit.prompt:
-            raise ApiError("bad-request", "edit.prompt: the preview hears no words; ask for a model with a text encoder")
+            raise ApiError(
+                "bad-request", "edit.prompt: the preview hears no words; ask for a model with a text encoder"
+            )
         if model == PREVIEW or wish.edit.is_nothing:  # nothing asked is the source to the bit, as `Editor` has it
             yield {"phase": "preview", "step": 0, "steps": 1}
             with tracing.span("edit.preview"):
@@ -154,7 +158,7 @@ class Editing:
             try:
                 async with aclosing(self._by_model(replace(plan, wrap=wrap), model, previews)) as events:
                     async for event in events:
-                        if isinstance(event, EditResult):
+                        if isinstance(event, EditedImage):
                             finished, done.seconds = event.finished, event.seconds
                         else:
                             shown = event if "preview" in event else shown

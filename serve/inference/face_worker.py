@@ -35,7 +35,7 @@ from serve.content_cache import LruCache
 from serve.inference.batched_reconstruction import in_turn, together
 from serve.inference.watchdog import WatchdogExecutor
 from serve.limits import MAX_PIXELS
-from serve.messages import ModelInputSpec, EditInput, OutputOptions
+from serve.messages import EditInput, ModelInputSpec, OutputOptions
 from serve.problems import ApiError
 from serve.provenance.encoder import NoSigner, Signer
 from serve.schemas import Reconstruction, SeenFace, Verified
@@ -195,7 +195,9 @@ class FaceWorker:
         threads = self._clips if sniff(data) == "video" else self._threads
         return await threads(self._seal.verify, data)
 
-    async def finish(self, wish: EditInput, canvas: ModelInputSpec, crops: list[np.ndarray], wrap: OutputOptions) -> Finished:
+    async def finish(
+        self, wish: EditInput, canvas: ModelInputSpec, crops: list[np.ndarray], wrap: OutputOptions
+    ) -> Finished:
         """Painted crops back into the picture; the numbers measured on it."""
         return await self._threads(self._finish, wish, canvas, crops, wrap)
 
@@ -252,7 +254,9 @@ class FaceWorker:
             self._who.put(key, known)
         return known[0]
 
-    def _moved(self, editor: Editor, wish: EditInput, seen: FaceAnalysis) -> tuple[np.ndarray, list[tuple[Face, FaceParams]]]:
+    def _moved(
+        self, editor: Editor, wish: EditInput, seen: FaceAnalysis
+    ) -> tuple[np.ndarray, list[tuple[Face, FaceParams]]]:
         """The edit without a model, at the size of what was seen."""
         out, pairs = seen.image, self._wanted(wish, seen.faces)
         for face, wanted in pairs if not wish.edit.is_nothing else []:
@@ -292,7 +296,9 @@ class FaceWorker:
             self._laid.put(key, laid)
         return laid
 
-    def _finish(self, wish: EditInput, canvas: ModelInputSpec, crops: list[np.ndarray], wrap: OutputOptions) -> Finished:
+    def _finish(
+        self, wish: EditInput, canvas: ModelInputSpec, crops: list[np.ndarray], wrap: OutputOptions
+    ) -> Finished:
         laid = self._lay(wish, canvas)
         out = laid.seen.image
         editor = Editor(self.see, composer=self._composer(canvas))
@@ -308,7 +314,9 @@ class FaceWorker:
     def _asked(self, wish: EditInput, pairs: list[tuple[Face, FaceParams]]) -> list[dict[str, float]]:
         return [numbers(wanted, wish.edit, self.see.head) for _, wanted in pairs]
 
-    def _measured(self, wish: EditInput, image: np.ndarray, pairs: list[tuple[Face, FaceParams]], wrap: OutputOptions) -> Finished:
+    def _measured(
+        self, wish: EditInput, image: np.ndarray, pairs: list[tuple[Face, FaceParams]], wrap: OutputOptions
+    ) -> Finished:
         with tracing.span("eye.measure"):
             found = self._judge.measured(image, [face for face, _ in pairs])
         achieved = [None if p is None else numbers(p, wish.edit, self.see.head) for p in found]

@@ -30,7 +30,7 @@ from rigface.types import Conditions, Face
 from rigface.video.decode import VideoInfo
 from rigface.video.sandbox import Decoders, Joined
 from rigface.video.writer import VideoWriter
-from rigface.video_editor import VideoOptions, VideoSource, Samples, EditedFrame, animated, edited, reduced
+from rigface.video_editor import EditedFrame, Samples, VideoOptions, VideoSource, animated, edited, reduced
 from serve.content_cache import picture_id
 from serve.inference.face_worker import composer_of
 from serve.jobs.batch import patiently
@@ -84,7 +84,9 @@ class Clips:
         """
         info, most = self.decoders.probe(file), self.limits
         if info.width * info.height > most.clip_pixels:
-            raise ApiError("too-large", f"clip: {info.width} x {info.height} px; a frame may have {most.clip_pixels} px")
+            raise ApiError(
+                "too-large", f"clip: {info.width} x {info.height} px; a frame may have {most.clip_pixels} px"
+            )
         self._within(info.shown_frames, info.duration_s)
         return info
 

@@ -30,5 +30,7 @@ class PoisonedLook(DetectFaces):
     def __init__(self, settings, silence_s: float, out: str, tries: str) -> None:
         super().__init__(settings, silence_s, out)
         self._child.close()
-        self._child = WorkerProcess("tests.drills.poison:PoisonedLooker", {"settings": settings, "tries": tries}, silence_s)
+        self._child = WorkerProcess(
+            "tests.drills.poison:PoisonedLooker", {"settings": settings, "tries": tries}, silence_s
+        )
         self._child.start()

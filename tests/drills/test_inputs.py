@@ -45,8 +45,8 @@ def test_poisoned_inputs(ray_cluster, clips, silent, nothing_lost, tmp_path, mon
 
 def without(out: Path, word: str) -> None:
     """Take the rows of some inputs out of inputs/, to compare the others."""
-    from pipelines.extract.dataset import Dataset
+    from pipelines.extract.dataset import FaceDataset
     from rigface.storage.store import Store
 
-    output = Dataset(Store(str(out)))
+    output = FaceDataset(Store(str(out)))
     output.remove_inputs([uri for uri in output.inputs()["uri"].to_pylist() if word in uri.rpartition("/")[2]])

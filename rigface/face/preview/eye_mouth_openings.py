@@ -113,7 +113,7 @@ class Opening:
         )
 
 
-def openings(control_faces: np.ndarray, faces: np.ndarray, count: int, steps: int) -> list[Opening]:
+def find_openings(control_faces: np.ndarray, faces: np.ndarray, count: int, steps: int) -> list[Opening]:
     """The three openings of the canonical mesh after `steps` subdivisions.
 
     Args:

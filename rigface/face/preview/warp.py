@@ -33,9 +33,9 @@ from rigface.face.geometry.mesh import boundary
 from rigface.face.geometry.rotation import to_matrix
 from rigface.face.head.open_head import OpenHead
 from rigface.face.preview import pixel_kernel
-from rigface.face.preview.eye_mouth_openings import Opening, closed, openings
+from rigface.face.preview.eye_mouth_openings import Opening, closed, find_openings
 from rigface.face.preview.inpainting import behind
-from rigface.face.preview.surround_mesh import RINGS, SurroundMesh, surround_mesh, strip
+from rigface.face.preview.surround_mesh import RINGS, SurroundMesh, strip, surround_mesh
 from rigface.face.rendering.lighting import shade
 from rigface.face.rendering.rasterizer import rasterize
 from rigface.face.rendering.renderer import vertex_normals
@@ -123,7 +123,7 @@ class Previewer:
             skull = self._mesh.to_skull @ moves.flatten()
             still = out[1] - moves
             rigid = still @ to_matrix(skull[None, 3:])[0].mT + skull[:3]
-            out[1] += (1 - self._mesh.supple[:, None]) * (rigid - out[1])
+            out[1] += (1 - self._mesh.soft_tissue[:, None]) * (rigid - out[1])
         return out, skull
 
     def _straight_rim(self, both: FaceParams) -> torch.Tensor:
@@ -150,10 +150,10 @@ class _Mesh:
         """Where each vertex is drawn, (N, 3) crop px, and what it carries, (N, paint.WIDTH)."""
         count, ring = len(self.mirror), len(self.rim)
         before, after = points
-        for slit in self.slits:
-            before, after = closed(slit, before), closed(slit, after)
-        strips = [slit.strip(before, after, eyes) for slit in self.slits]
-        rims = np.concatenate([slit.rims for slit in self.slits])
+        for opening in self.openings:
+            before, after = closed(opening, before), closed(opening, after)
+        strips = [opening.strip(before, after, eyes) for opening in self.openings]
+        rims = np.concatenate([opening.rims for opening in self.openings])
         n = count + len(around.here) + len(rims)
         table = np.zeros((n, pixel_kernel.WIDTH), np.float32)
         mirrored = [k * ring + self.across for k in range(len(around.here) // ring)]
@@ -161,7 +161,7 @@ class _Mesh:
             [before[:, :2], around.here[:, :2], *[s[0] for s in strips]]
         )
         table[:, pixel_kernel.TWIN : pixel_kernel.TWIN + 2] = np.concatenate(
-            [before[self.mirror, :2], around.here[np.concatenate(mirrored), :2], *_twins(self.slits, strips)]
+            [before[self.mirror, :2], around.here[np.concatenate(mirrored), :2], *_twins(self.openings, strips)]
         )
         # What hangs around the face may be mirrored only where a mask keeps the background out of it.
         sides = np.ones((len(mirrored), ring))
@@ -201,14 +201,14 @@ def _mesh(model: OpenHead) -> _Mesh:
     points = weights @ model.template
     rim = boundary(faces)
     count, around = len(points), len(rim)
-    openings = openings(model.control_faces, faces, len(model.template), STEPS)
+    openings = find_openings(model.control_faces, faces, len(model.template), STEPS)
     rings = [rim, *(count + k * around + np.arange(around) for k in range(len(RINGS) + 1))]
     parts = [np.delete(faces, np.concatenate([s.faces for s in openings]), axis=0)]
     parts += [piece for inner, outer in pairwise(rings) for piece in strip(inner, outer)]
     first = count + around * (len(RINGS) + 1)
-    for slit in openings:
-        parts.append(slit.triangles(first))
-        first += slit.rows * len(slit.upper)
+    for opening in openings:
+        parts.append(opening.triangles(first))
+        first += opening.rows * len(opening.upper)
     mirror = cKDTree(points).query(points * [-1, 1, 1])[1]
     place = {int(vertex): k for k, vertex in enumerate(rim)}
     across = np.array([place[int(mirror[vertex])] for vertex in rim])

@@ -98,7 +98,7 @@ def test_a_dry_run_reads_the_plans_of_a_window_at_a_time(tmp_path, monkeypatch):
     """Of 33 inputs, 24 known and 20 of those unchanged, whatever the window."""
     from pipelines.extract import dry_run, plan
     from pipelines.extract.config import debug
-    from pipelines.extract.dataset import Dataset
+    from pipelines.extract.dataset import FaceDataset
     from pipelines.inputs import sources
     from rigface.storage.store import Store
 
@@ -109,15 +109,15 @@ def test_a_dry_run_reads_the_plans_of_a_window_at_a_time(tmp_path, monkeypatch):
         path.write_bytes(b"x")
     config = debug((str(folder),), out)
     head, detector = dry_run.parts.specs(config.settings)
-    name = Dataset(Store(out)).open(config.settings, head, detector, False)
+    name = FaceDataset(Store(out)).open(config.settings, head, detector, False)
     known = [
         {**plan.empty_plan(str(p)), "stamp": sources.stamp(str(p)) if k < 20 else "", "chunks": [None] * 2, "expected": [3, 4]}
         for k, p in enumerate(names[:24])
     ]  # fmt: skip
-    Dataset(Store(out)).add_plans(known, {}, name)
+    FaceDataset(Store(out)).add_plans(known, {}, name)
     asked, looked = [], []
-    real = Dataset.plans
-    monkeypatch.setattr(Dataset, "plans", lambda self, uris: asked.append(list(uris)) or real(self, asked[-1]))
+    real = FaceDataset.plans
+    monkeypatch.setattr(FaceDataset, "plans", lambda self, uris: asked.append(list(uris)) or real(self, asked[-1]))
     new = {"chunks": [None], "expected": [10]}
     monkeypatch.setattr(
         plan, "survey", lambda uris, *_: looked.append(uris) or [{**plan.empty_plan(u), **new} for u in uris]

@@ -21,7 +21,7 @@ from pipelines.examples.split import split_of
 from rigface.edits import LightEdit
 from rigface.errors import PlanError
 from rigface.evaluation.baselines import CONTROLS, COPY_SOURCE, COPY_TARGET
-from rigface.evaluation.estimator import FaceEstimator, Estimate
+from rigface.evaluation.estimator import Estimate, FaceEstimator
 from rigface.face.controls.transfer import light_of
 from rigface.face.geometry.rotation import from_degrees, to_axis_angle
 from rigface.face.head.open_head import OpenHead

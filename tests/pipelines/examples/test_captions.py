@@ -133,4 +133,7 @@ def test_a_row_without_words_hears_the_models_own(tmp_path, talkative):
     torch.testing.assert_close(text[0], loaded.text_encoder(["a b"])[0])
     torch.testing.assert_close(text[1], loaded.model.default_text)
     assert torch.equal(text[0], text[2])
-    assert CaptionEncoder.of(checkpoint.tiny(), Store(str(source)), "examples/aa/part.parquet", torch.device("cpu")) is None
+    assert (
+        CaptionEncoder.of(checkpoint.tiny(), Store(str(source)), "examples/aa/part.parquet", torch.device("cpu"))
+        is None
+    )

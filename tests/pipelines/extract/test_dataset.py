@@ -3,7 +3,7 @@
 import time
 import tracemalloc
 
-from pipelines.extract.dataset import Dataset
+from pipelines.extract.dataset import FaceDataset
 from pipelines.extract.plan import empty_plan
 from rigface.storage.store import Store
 
@@ -15,17 +15,20 @@ def plan(uri: str, sha256: str) -> dict:
 def test_the_latest_plan_counts_whatever_the_clock_says(tmp_path, monkeypatch):
     """A run on a machine whose clock is a day behind replaces the plans of the one before."""
     now = time.time()
-    first = Dataset(Store(str(tmp_path)))
+    first = FaceDataset(Store(str(tmp_path)))
     first.add_plans([plan("a", "old"), plan("b", "old")], {}, "config")
     monkeypatch.setattr(time, "time", lambda: now - 86400)
-    second = Dataset(Store(str(tmp_path)))
+    second = FaceDataset(Store(str(tmp_path)))
     known = second.plans()
     assert second.add_plans([plan("a", "new")], known, "config") == 1
-    assert {uri: p["sha256"] for uri, p in Dataset(Store(str(tmp_path))).plans().items()} == {"a": "new", "b": "old"}
+    assert {uri: p["sha256"] for uri, p in FaceDataset(Store(str(tmp_path))).plans().items()} == {
+        "a": "new",
+        "b": "old",
+    }
 
 
 def test_of_many_plans_only_those_are_read_that_can_be_wanted(tmp_path, monkeypatch):
-    output = Dataset(Store(str(tmp_path)))
+    output = FaceDataset(Store(str(tmp_path)))
     for k in range(4):
         output.add_plans([plan(f"{k}{i}", "x") for i in range(3)], {}, "config")
     assert len(output.plans()) == 12
@@ -38,7 +41,7 @@ def test_of_many_plans_only_those_are_read_that_can_be_wanted(tmp_path, monkeypa
 
 
 def test_planned_inputs_and_their_units_are_counted_by_their_latest_plans(tmp_path):
-    output = Dataset(Store(str(tmp_path)))
+    output = FaceDataset(Store(str(tmp_path)))
     assert output.planned() == (0, 0)
     output.add_plans(
         [{**plan("a", "old"), "chunks": [[0, 9]]}, {**plan("b", "x"), "chunks": [[0, 9], [9, 12]]}], {}, "config"
@@ -48,7 +51,7 @@ def test_planned_inputs_and_their_units_are_counted_by_their_latest_plans(tmp_pa
 
 
 def test_counting_them_holds_one_part_of_the_plans(tmp_path):
-    output = Dataset(Store(str(tmp_path)))
+    output = FaceDataset(Store(str(tmp_path)))
     for k in range(20):
         output.add_plans([plan(f"/videos/{k}/{i}.mp4", "x") for i in range(200)], {}, "config")
 

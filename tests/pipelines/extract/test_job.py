@@ -13,7 +13,7 @@ from pipelines.cluster import session
 from pipelines.extract import dataflow
 from pipelines.extract import job as extract_module
 from pipelines.extract.config import Pool, debug
-from pipelines.extract.dataset import Dataset
+from pipelines.extract.dataset import FaceDataset
 from pipelines.extract.job import BREAKER, extract
 from pipelines.extract.layout import error_path
 from pipelines.extract.quarantine import Quarantine
@@ -173,7 +173,7 @@ def faces_of_parquet(out):
 def test_errors_stay_until_they_are_asked_for_again(finished, zoo, silent, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(finished, out)
-    output = Dataset(Store(str(out)))
+    output = FaceDataset(Store(str(out)))
     uri = str(zoo / "short.mp4")
     part = next(
         p for p in output.store.paths("faces", ".parquet") if output.store.table(p)["uri"].to_pylist()[:1] == [uri]
@@ -225,7 +225,7 @@ def test_overwrite_removes_what_is_ours_and_nothing_else(finished, tmp_path):
     shutil.copytree(finished, out)
     (out / "note.txt").write_text("mine")
     settings = debug().settings
-    output = Dataset(Store(str(out)))
+    output = FaceDataset(Store(str(out)))
     output.open(settings, fakes.HEAD, fakes.DETECTOR, overwrite=True)
     assert not len(output.done())
     assert len(output.inputs()) == 0
@@ -280,8 +280,8 @@ def test_window_by_window_it_is_the_same_dataset_and_old_plans_are_found(finishe
     assert faces_of(out).equals(faces_of(finished))
     assert inputs_of(out).equals(inputs_of(finished))
     held = []
-    real = Dataset.plans
-    monkeypatch.setattr(Dataset, "plans", lambda self, uris=None: held.append(real(self, uris)) or held[-1])
+    real = FaceDataset.plans
+    monkeypatch.setattr(FaceDataset, "plans", lambda self, uris=None: held.append(real(self, uris)) or held[-1])
     monkeypatch.setattr(session, "connected", lambda config: pytest.fail("Ray was started"))
     assert extract(debug((str(zoo),), str(out)), silent).done["units"] == 0
     assert [len(plans) for plans in held] == [3, 3, 2]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.extract.config import debug
-from pipelines.extract.dataset import Dataset
+from pipelines.extract.dataset import FaceDataset
 from pipelines.extract.job import extract
 from rigface.storage.store import Store
 from tests.pipelines.conftest import faces_of, inputs_of
@@ -101,6 +101,6 @@ def test_killed_ten_times_it_comes_to_the_same_rows(ray_cluster, clips, silent, 
     assert faces_of(out).equals(faces_of(whole))
     assert inputs_of(out).equals(inputs_of(whole))
     assert set(faces_of(out)["identity"].to_pylist()) >= {"p000000", "p000001"}
-    done = [[sorted(names) for names in Dataset(Store(str(place))).parts()] for place in (out, whole)]
+    done = [[sorted(names) for names in FaceDataset(Store(str(place))).parts()] for place in (out, whole)]
     assert done[0] == done[1]
     assert not list((out / ".rigface/tmp").iterdir()) or killed  # what is left aside is swept after an hour

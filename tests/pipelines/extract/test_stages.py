@@ -16,7 +16,7 @@ from pipelines.extract.config import debug
 from pipelines.extract.frame_processor import FrameProcessor
 from pipelines.extract.job import BREAKER, _break
 from pipelines.extract.layout import error_path, part_path, record_of
-from pipelines.extract.stages import MaskAndScore, DetectFaces, Reconstruct, StageActor, Write
+from pipelines.extract.stages import DetectFaces, MaskAndScore, Reconstruct, StageActor, Write
 from pipelines.extract.unit import CROPS_KEPT, Crops, Unit, new_record
 from pipelines.telemetry.worker_process import WorkerProcess
 from rigface import schema
@@ -199,7 +199,11 @@ def test_bugs_are_not_swallowed(unit):
 
 
 def test_written_parts_are_the_contract(unit, tmp_path):
-    for stage in (Reconstruct(SETTINGS, "cpu"), MaskAndScore(SETTINGS), Write(str(tmp_path), fakes.HEAD, fakes.DETECTOR)):
+    for stage in (
+        Reconstruct(SETTINGS, "cpu"),
+        MaskAndScore(SETTINGS),
+        Write(str(tmp_path), fakes.HEAD, fakes.DETECTOR),
+    ):
         stage(unit)
     path = tmp_path / part_path(unit.unit_id)
     part = pq.read_table(path)

@@ -8,7 +8,7 @@ from itertools import chain
 
 from pipelines.cli import main
 from pipelines.extract import json_progress
-from pipelines.extract.dataset import Dataset
+from pipelines.extract.dataset import FaceDataset
 from pipelines.extract.summary import StatusCount, Summary
 from pipelines.telemetry import log_events
 from rigface.storage.store import Store
@@ -21,7 +21,7 @@ def lines_of(text: str) -> list[dict]:
 
 
 def test_a_run_over_bad_and_good_files_in_lines(finished, capfd):
-    output = Dataset(Store(str(finished)))
+    output = FaceDataset(Store(str(finished)))
     records = [output.record(unit) for unit in sorted(chain(*output.parts()))]
     rows = output.inputs().to_pylist()
     LOG.handlers.clear()  # of an earlier test, to another standard error

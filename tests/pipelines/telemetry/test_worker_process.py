@@ -7,7 +7,7 @@ import time
 import pytest
 
 from pipelines.telemetry import metrics
-from pipelines.telemetry.worker_process import WorkerProcess, WorkerDied
+from pipelines.telemetry.worker_process import WorkerDied, WorkerProcess
 from rigface.errors import BadVideo, MissingAsset
 
 

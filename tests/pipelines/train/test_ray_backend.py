@@ -84,7 +84,9 @@ def test_a_killed_worker_costs_time_and_nothing_else(config, alone, ray_cluster,
 def test_ray_data_hands_over_the_windows_in_order(config, ray_cluster):
     store = Store(config.examples)
     parts = sorted(store.paths("examples", ".parquet"))
-    order = batch_sampler.BatchSampler(batch_sampler.usable_rows(store, parts, "train"), batch=3, lanes=2, window=2, seed=3)
+    order = batch_sampler.BatchSampler(
+        batch_sampler.usable_rows(store, parts, "train"), batch=3, lanes=2, window=2, seed=3
+    )
     columns = ["example"]
     start = 3  # in the middle of a window
     by_ray = ray_reader.read_with_ray(order.windows([0, 1], start), store, parts, columns)

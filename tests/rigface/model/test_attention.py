@@ -8,7 +8,7 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
-from rigface.model.attention import ReferenceTokens, RecordTokens, blocks, install, record
+from rigface.model.attention import RecordTokens, ReferenceTokens, blocks, install, record
 from rigface.model.unets import network
 
 

@@ -9,8 +9,8 @@ from rigface.model.latents import LatentConditions
 from rigface.model.sampling import (
     FLOW_SCHEDULERS,
     NOISE_SCHEDULERS,
-    SamplingBatch,
     Guidance,
+    SamplingBatch,
     SamplingState,
     make_scheduler,
     seeded,
@@ -126,7 +126,9 @@ def test_an_edit_does_not_depend_on_its_neighbours(tiny, person):
     (alone,) = finish(tiny.model, mine())
     crowd, walk = SamplingBatch(tiny.model), mine()
     crowd.join(
-        SamplingState(Process(), conditions(2), torch.randn(2, *SHAPE), other, steps=2, guidance=Guidance(attributes=3.0))
+        SamplingState(
+            Process(), conditions(2), torch.randn(2, *SHAPE), other, steps=2, guidance=Guidance(attributes=3.0)
+        )
     )
     crowd.step()
     crowd.join(walk)

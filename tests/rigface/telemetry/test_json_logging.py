@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from rigface.telemetry.json_logging import KEYS, JsonLines, log_fields, install_json_logging
+from rigface.telemetry.json_logging import KEYS, JsonLines, install_json_logging, log_fields
 from tests.conftest import ROOT
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from rigface.face.reconstruction.reconstructor import FitReconstructor
 from rigface.testing.fakes import FakeDetector, FakeReconstructor
-from serve.inference.batched_reconstruction import SerializedDetector, BatchedReconstructor
+from serve.inference.batched_reconstruction import BatchedReconstructor, SerializedDetector
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rigface.types import Conditions
-from serve.inference.diffusion_worker import SampledImage, Step, DiffusionWorker
+from serve.inference.diffusion_worker import DiffusionWorker, SampledImage, Step
 from serve.messages import SamplingOptions
 from serve.problems import ApiError
 from tests.serve.conftest import photo, run

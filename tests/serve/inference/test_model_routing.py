@@ -17,9 +17,9 @@ from rigface.edits import EditSpec
 from rigface.types import Conditions
 from serve.app import Args, EyeDeployment, PainterDeployment
 from serve.content_cache import picture_id
-from serve.inference.edit_pipeline import EditResult
-from serve.messages import SamplingOptions, EditInput, OutputOptions
-from serve.remote import RemoteFaceWorker, RemoteDiffusionWorker
+from serve.inference.edit_pipeline import EditedImage
+from serve.messages import EditInput, OutputOptions, SamplingOptions
+from serve.remote import RemoteDiffusionWorker, RemoteFaceWorker
 from tests.serve.conftest import StillSee, run
 
 pytestmark = pytest.mark.slow
@@ -147,7 +147,7 @@ def test_an_edit_under_way_is_finished_when_the_application_is_taken_away(pool, 
         options = SamplingOptions(seed=seed, steps=20)
         async with aclosing(eye.edit(wish, OutputOptions(), "first", options, 0, 60.0)) as events:
             async for event in events:
-                if isinstance(event, EditResult):
+                if isinstance(event, EditedImage):
                     made = event
                     continue
                 steps += 1

@@ -133,7 +133,9 @@ def declared(data, kind):
 def test_an_edit_declares_what_was_opened_and_what_painted(sealer, model, edit, second, made_by):
     source = encode_png(textured(6))
     wish = EditInput("sha256:0", EditSpec.from_dict(edit), {"sha256:0": source})
-    active, actions, _ = declared(sealer(textured(7), wish, OutputOptions("png", {"mark": "1", "model": model})), "image/png")
+    active, actions, _ = declared(
+        sealer(textured(7), wish, OutputOptions("png", {"mark": "1", "model": model})), "image/png"
+    )
     assert [a["action"] for a in actions] == ["c2pa.opened", second]
     (parent,) = active["ingredients"]
     assert (parent["relationship"], parent["format"]) == ("parentOf", "image/png")

@@ -15,7 +15,7 @@ from starlette.testclient import TestClient
 from serve.api.routes import Services, make_api
 from serve.app import EyeDeployment, PainterDeployment
 from serve.inference.edit_pipeline import EditPipeline
-from serve.remote import RemoteFaceWorker, RemoteDiffusionWorker
+from serve.remote import RemoteDiffusionWorker, RemoteFaceWorker
 from serve.telemetry import tracing
 from tests.conftest import ROOT
 

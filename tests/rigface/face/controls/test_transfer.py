@@ -9,7 +9,7 @@ import torch
 
 from rigface.edits import NAMED, EditSpec, LightEdit
 from rigface.errors import BadEdit
-from rigface.face.controls.transfer import ALWAYS_SOURCE, GIVEN_BY, axes_of, targets_of, exposure, light_of, transfer
+from rigface.face.controls.transfer import ALWAYS_SOURCE, GIVEN_BY, axes_of, exposure, light_of, targets_of, transfer
 from rigface.face.geometry.rotation import to_degrees, to_matrix
 from rigface.face.head.open_head import OpenHead
 from rigface.face.rendering.lighting import shade

@@ -6,12 +6,12 @@ import pytest
 from rigface.face.geometry.landmarks import LEFT_EYE, LIPS, RIGHT_EYE
 from rigface.face.geometry.mesh import boundary
 from rigface.face.head.open_head import OpenHead
-from rigface.face.preview.eye_mouth_openings import closed, openings
+from rigface.face.preview.eye_mouth_openings import closed, find_openings
 
 HEAD = OpenHead.load()
 WEIGHTS, FACES = HEAD.subdivision(1)
 POINTS = (WEIGHTS @ HEAD.template) * [2500, -2500, -2500] + [256, 256, 0]  # px, y down
-RIGHT, LEFT, MOUTH = openings(HEAD.control_faces, FACES, len(HEAD.template), 1)
+RIGHT, LEFT, MOUTH = find_openings(HEAD.control_faces, FACES, len(HEAD.template), 1)
 
 
 @pytest.mark.parametrize(("slit", "loop"), [(RIGHT, RIGHT_EYE), (LEFT, LEFT_EYE), (MOUTH, LIPS)])
