@@ -1,12 +1,23 @@
-"""Versions, commit and host of a run, as recorded beside its output."""
+"""Run information: `rigface.json` beside an output, with its settings, package versions and git commit.
+
+Path: extract, pair, encode, train, evaluate -> `write` -> OUT/rigface.json -> `load` -> the next run on it, and the pages.
+"""
 
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import subprocess
+import tomllib
 from pathlib import Path
+from typing import Any
 
+from rigface.storage.store import Store
+
+RUN_INFO = "rigface.json"
+MAX_RUNS = 20  # latest runs that an output lists
+ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = (
     "rigface",
     "ray",
@@ -21,22 +32,57 @@ PACKAGES = (
 )
 
 
+def load(store: Store) -> dict[str, Any] | None:
+    """The run information of an output, or None if it has none.
+
+    Raises:
+        ValueError: it is not JSON.
+    """
+    try:
+        return json.loads(store.read(RUN_INFO))
+    except FileNotFoundError:
+        return None
+
+
+def write(store: Store, info: dict[str, Any]) -> None:
+    """Publish the run information of an output: values that JSON can hold."""
+    store.publish(RUN_INFO, json.dumps(info, indent=1).encode())
+
+
+def software() -> dict[str, Any]:
+    """The fields `commit` and `packages` of the run information."""
+    return {"commit": git_commit(), "packages": versions()}
+
+
 def versions() -> dict[str, str]:
-    """Versions of the packages that decide what comes out."""
-    found = {}
+    """Installed versions of the packages that decide an output."""
+    installed = {}
     for name in PACKAGES:
         try:
-            found[name] = importlib.metadata.version(name)
+            installed[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def git_commit() -> str:
-    """The commit of this checkout, with `+` where files were changed; in an image, what it was built of; else empty."""
-    where = Path(__file__).parent
-    command = ["git", "-C", str(where), "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
+    """The commit of this project's checkout, with `+` if files were changed; else RIGFACE_COMMIT (set in images), else empty.
+
+    An installed package may lie inside the repository of another project: that commit is not returned.
+    """
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+        if ROOT.samefile(_git("rev-parse", "--show-toplevel")) and _is_project(ROOT):
+            return _git("describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*")
     except (OSError, subprocess.SubprocessError):
-        return os.environ.get("RIGFACE_COMMIT", "")
+        pass
+    return os.environ.get("RIGFACE_COMMIT", "")
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(ROOT), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+
+
+def _is_project(folder: Path) -> bool:
+    project = tomllib.loads((folder / "pyproject.toml").read_text()).get("project", {})
+    return project.get("name") == "rigface"

@@ -27,20 +27,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipelines import run_info
 from pipelines.extract import identities, quarantine
 from pipelines.extract.config import Settings, config_hash, differences
 from pipelines.extract.layout import error_path, parquet, part_path, record_of
 from pipelines.extract.plan import Plan, units_of
 from pipelines.inputs.compact_set import CompactSet
-from pipelines.run_info import git_commit, versions
 from rigface import schema
 from rigface.errors import PlanError
 from rigface.storage.store import IDENTITIES, INTERNAL, Store
 from rigface.types import DetectorSpec, HeadSpec
 
-ABOUT = "rigface.json"
 PLANS = f"{INTERNAL}/plans"
-RUNS_KEPT = 20
 
 
 class FaceDataset:
@@ -58,11 +56,8 @@ class FaceDataset:
     # --- what it was made with
 
     def about(self) -> dict[str, Any] | None:
-        """rigface.json, or None where there is none."""
-        try:
-            return json.loads(self.store.read(ABOUT))
-        except FileNotFoundError:
-            return None
+        """The run information, or None if there is none."""
+        return run_info.load(self.store)
 
     def check(self, settings: Settings, head: HeadSpec, detector: DetectorSpec, overwrite: bool) -> None:
         """See whether a run with these settings may write here.
@@ -75,7 +70,7 @@ class FaceDataset:
             theirs = [f for f in ("faces", "inputs") if next(iter(self.store.paths(f)), None)]
             if theirs:
                 raise PlanError(
-                    f"{self.store.uri} has {' and '.join(theirs)} but no {ABOUT}: it is not a dataset of ours, and nothing "
+                    f"{self.store.uri} has {' and '.join(theirs)} but no {run_info.RUN_INFO}: it is not a dataset of ours, and nothing "
                     "of it will be touched. Choose another OUT."
                 )
             return
@@ -100,7 +95,7 @@ class FaceDataset:
         about = self.about() or {}
         config = config_hash(settings, head, detector)
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        run = {"started": now, "commit": git_commit(), "packages": versions()}
+        run = {"started": now, **run_info.software()}
         about = {
             "schema": [schema.FACES_VERSION, schema.INPUTS_VERSION],
             "config": config,
@@ -110,9 +105,9 @@ class FaceDataset:
             "created": about.get("created", now),
             "commit": about.get("commit", run["commit"]),
             "packages": about.get("packages", run["packages"]),
-            "runs": [*about.get("runs", []), run][-RUNS_KEPT:],
+            "runs": [*about.get("runs", []), run][-run_info.MAX_RUNS :],
         }
-        self.store.publish(ABOUT, json.dumps(about, indent=1).encode())
+        run_info.write(self.store, about)
         if not self.store.exists("faces/schema.parquet"):
             empty = schema.faces_schema(head, detector).empty_table()
             self.store.publish("faces/schema.parquet", parquet(empty))
@@ -124,7 +119,7 @@ class FaceDataset:
         for folder in ("faces", "inputs", PLANS, f"{INTERNAL}/units", quarantine.FOLDER):
             self.store.delete_folder(folder)
         self.store.delete(IDENTITIES)
-        self.store.delete(ABOUT)
+        self.store.delete(run_info.RUN_INFO)
 
     # --- plans
 
