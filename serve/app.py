@@ -293,7 +293,7 @@ def _problem(error: Exception, said: dict[str, Any]) -> ApiError:
 )
 @serve.ingress()
 class Gateway:
-    """`serve.schemas.routes` in front of the two."""
+    """`serve.api.routes` in front of the two."""
 
     def __init__(
         self, args: Args, eye: DeploymentHandle, painter: DeploymentHandle, jobs: DeploymentHandle | None = None

@@ -73,7 +73,7 @@ def document(
         thumbs: a small face as a data URI for each of the most seen persons.
         edits: the PNG of `rigface strip`, where there is one.
     """
-    assets = files("pipelines") / "page"
+    assets = files("pipelines") / "inspect"
     style, script, template = ((assets / name).read_text("utf-8") for name in ("page.css", "page.js", "template.html"))
     name = about.place.rstrip("/").rsplit("/", 1)[-1] or about.place
     return Template(template).substitute(

@@ -108,7 +108,7 @@ def test_a_dry_run_reads_the_plans_of_a_window_at_a_time(tmp_path, monkeypatch):
     for path in names:
         path.write_bytes(b"x")
     config = debug((str(folder),), out)
-    head, detector = dry_run.parts.specs(config.settings)
+    head, detector = dry_run.components.specs(config.settings)
     name = FaceDataset(Store(out)).open(config.settings, head, detector, False)
     known = [
         {**plan.empty_plan(str(p)), "stamp": sources.stamp(str(p)) if k < 20 else "", "chunks": [None] * 2, "expected": [3, 4]}

@@ -156,7 +156,7 @@ def test_the_bomb_is_refused_with_flat_memory(bad, monkeypatch):
     monkeypatch.syspath_prepend(os.path.dirname(__file__))
     one = plan.Surveyor(Settings(fps="all"))(str(bad / "b16_bomb_400mp.png"), lambda step: None)
     name, what = next(plan.units_of(one, "config"))
-    child = WorkerProcess("test_hostile:Weighed", {}, silence_s=60)
+    child = WorkerProcess("test_hostile_inputs:Weighed", {}, silence_s=60)
     try:
         record, grown = child((what, new_record(name, what)))
     finally:

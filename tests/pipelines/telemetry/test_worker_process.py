@@ -45,7 +45,7 @@ def make(monkeypatch):
     made = []
 
     def make(silence_s=0.5, **kwargs):
-        made.append(WorkerProcess("test_child:Worker", kwargs, silence_s))
+        made.append(WorkerProcess("test_worker_process:Worker", kwargs, silence_s))
         return made[-1]
 
     yield make

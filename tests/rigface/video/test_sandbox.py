@@ -24,9 +24,9 @@ def decoders():
 @pytest.fixture
 def trap(monkeypatch):
     """Decoders whose processes are `Trap`s."""
-    real = sandbox.Child
+    real = sandbox.WorkerProcess
     monkeypatch.setenv("TRAP_S", "0.05")
-    monkeypatch.setattr(sandbox, "Child", lambda _, *rest: real("tests.traps:Trap", *rest))
+    monkeypatch.setattr(sandbox, "WorkerProcess", lambda _, *rest: real("tests.traps:Trap", *rest))
     made = Decoders(memory_mb=1024, silence_s=0.5)
     yield made
     made.close()

@@ -204,7 +204,7 @@ def test_a_decoder_that_hangs_costs_its_job_and_the_process_asks_to_be_replaced(
 
     end = threading.Event()
     monkeypatch.setattr("serve.jobs.video.STUCK_S", 0.1)
-    monkeypatch.setattr("serve.schemas.health.KEPT_S", 0.0)
+    monkeypatch.setattr("serve.api.health.KEPT_S", 0.0)
     monkeypatch.setattr("serve.jobs.video._Making.run", lambda self: end.wait(30))
     served = served_clips(job_s=0.3)
     assert served.get("/readyz").json()["jobs"] == "ok"
@@ -231,8 +231,8 @@ def trapped(monkeypatch):
     """Decoders that die at the frame which TRAP names."""
     from rigface.video import sandbox
 
-    real = sandbox.Child
-    monkeypatch.setattr(sandbox, "Child", lambda _, *rest: real("tests.traps:Trap", *rest))
+    real = sandbox.WorkerProcess
+    monkeypatch.setattr(sandbox, "WorkerProcess", lambda _, *rest: real("tests.traps:Trap", *rest))
 
 
 def test_a_clip_that_kills_its_decoder_costs_its_own_job_and_nothing_else(
