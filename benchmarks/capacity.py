@@ -104,9 +104,9 @@ def edits() -> dict[str, float]:
     from serve.inference.face_worker import FaceWorker
     from serve.messages import EditInput, ModelInputSpec, OutputOptions
 
-    eye, image, canvas = FaceWorker.load(), data.astronaut(), ModelInputSpec("albedo", 256, "expression")
+    face_worker, image, input_spec = FaceWorker.load(), data.astronaut(), ModelInputSpec("albedo", 256, "expression")
 
-    def wish(number: int) -> EditInput:
+    def edit_input(number: int) -> EditInput:
         other = image.copy()
         other[0, 0] = number  # another picture to those who go by content
         png = encode_png(other)
@@ -114,13 +114,15 @@ def edits() -> dict[str, float]:
         edit = EditSpec(yaw_deg=10.0, expression={"smile": 0.5})
         return EditInput(name, edit, {name: png}, {}, "largest", max_side=512)
 
-    fresh = [wish(k) for k in range(6)]
-    crop = np.zeros((canvas.size, canvas.size, 3), np.uint8)
+    fresh = [edit_input(k) for k in range(6)]
+    crop = np.zeros((input_spec.size, input_spec.size, 3), np.uint8)
     return {
-        "look_s": _spent([lambda w=w: asyncio.run(eye.reconstruct(w)) for w in fresh]),  # type: ignore[misc]
-        "compose_s": _spent([lambda: asyncio.run(eye.compose(fresh[0], canvas))] * 5),
-        "preview_s": _spent([lambda: asyncio.run(eye.preview(fresh[0], OutputOptions("jpeg", {}, 82)))] * 5),
-        "finish_s": _spent([lambda: asyncio.run(eye.finish(fresh[0], canvas, [crop], OutputOptions("png", {})))] * 4),
+        "look_s": _spent([lambda w=w: asyncio.run(face_worker.reconstruct(w)) for w in fresh]),  # type: ignore[misc]
+        "compose_s": _spent([lambda: asyncio.run(face_worker.compose(fresh[0], input_spec))] * 5),
+        "preview_s": _spent([lambda: asyncio.run(face_worker.preview(fresh[0], OutputOptions("jpeg", {}, 82)))] * 5),
+        "finish_s": _spent(
+            [lambda: asyncio.run(face_worker.finish(fresh[0], input_spec, [crop], OutputOptions("png", {})))] * 4
+        ),
     }
 
 

@@ -49,8 +49,13 @@ class Callers:
 
     async def edit(self, turn: int, since: float) -> None:
         """One edit; it has waited since `since`."""
-        wish = {"picture": self._picture, "edit": {"yaw_deg": 4 + turn % 9}, "seed": turn, "steps": STEPS[turn % 3]}
-        answer = await self._client.post("/v1/edits", json=wish, headers={"Accept": "application/json"})
+        edit_input = {
+            "picture": self._picture,
+            "edit": {"yaw_deg": 4 + turn % 9},
+            "seed": turn,
+            "steps": STEPS[turn % 3],
+        }
+        answer = await self._client.post("/v1/edits", json=edit_input, headers={"Accept": "application/json"})
         if answer.status_code in (429, 503):
             self.refused += 1
             return

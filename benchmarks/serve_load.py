@@ -59,37 +59,37 @@ def painter_alone(model: str, seconds: float) -> dict[str, Any]:
     from serve.inference.diffusion_worker import DiffusionWorker
     from serve.messages import SamplingOptions
 
-    async def load(studio: DiffusionWorker, count: int, length: float) -> dict[str, float]:
-        size = (await studio.canvas("m")).size
-        codes = studio._rooms["m"].pipeline.model.expression_size
+    async def load(diffusion_worker: DiffusionWorker, count: int, length: float) -> dict[str, float]:
+        size = (await diffusion_worker.input_spec("m")).size
+        codes = diffusion_worker._rooms["m"].pipeline.model.expression_size
         end, waited = time.monotonic() + length, list[float]()
-        steps, rows = studio.steps_taken, studio.rows_painted
+        steps, rows = diffusion_worker.steps_taken, diffusion_worker.rows_painted
 
         async def one(number: int) -> None:
             random = np.random.default_rng(number)
             pictures = [random.integers(0, 256, (size, size, 3), np.uint8) for _ in range(3)]
-            wish, turn = Conditions(*pictures, random.normal(size=codes).astype(np.float32)), number
+            edit_input, turn = Conditions(*pictures, random.normal(size=codes).astype(np.float32)), number
             while time.monotonic() < end:
                 since = time.monotonic()
-                await studio.one("m", wish, SamplingOptions(seed=turn, steps=STEPS[turn % 3]))
+                await diffusion_worker.one("m", edit_input, SamplingOptions(seed=turn, steps=STEPS[turn % 3]))
                 waited.append(time.monotonic() - since)
                 turn += 1
 
         began = time.monotonic()
         await asyncio.gather(*(one(n) for n in range(count)))
-        batch = (studio.rows_painted - rows) / max(studio.steps_taken - steps, 1)
+        batch = (diffusion_worker.rows_painted - rows) / max(diffusion_worker.steps_taken - steps, 1)
         found = {"edits_per_s": len(waited) / (time.monotonic() - began), "mean_batch": batch}
         found |= {f"p{q}_s": float(np.percentile(waited, q)) for q in (50, 95, 99)}
         return {name: round(value, 4) for name, value in found.items()}
 
     out: dict[str, Any] = {}
     for label, rows in (("one at a time", 1), ("in flight", 16)):
-        studio = DiffusionWorker.of({"m": model}, most_rows=rows)
-        asyncio.run(load(studio, 2, 0.5))  # warm
+        diffusion_worker = DiffusionWorker.of({"m": model}, most_rows=rows)
+        asyncio.run(load(diffusion_worker, 2, 0.5))  # warm
         for count in (1, 4, 16):
-            out[f"{label}, {count} callers"] = asyncio.run(load(studio, count, seconds))
-        studio.close()
-        studio._thread.join()  # a thread inside the networks would take the process down at its end
+            out[f"{label}, {count} callers"] = asyncio.run(load(diffusion_worker, count, seconds))
+        diffusion_worker.close()
+        diffusion_worker._thread.join()  # a thread inside the networks would take the process down at its end
     out["ratio_at_16"] = ratio(out["in flight, 16 callers"], out["one at a time, 16 callers"])
     return out
 
@@ -136,10 +136,12 @@ def loads(model: str, seconds: float) -> dict[str, Any]:
         os.environ.setdefault(name, value)
     ray.init(address="local", num_cpus=8, object_store_memory=300 * 2**20, include_dashboard=False, log_to_driver=False)
     out: dict[str, Any] = {}
-    painter = app.PainterDeployment
+    diffusion_worker = app.PainterDeployment
     with tempfile.TemporaryDirectory() as folder:
         common = {"quiet": True, "model": model, "seal": folder}
-        app.PainterDeployment = painter.options(autoscaling_config=None, num_replicas=1)  # the batch, not the replicas
+        app.PainterDeployment = diffusion_worker.options(
+            autoscaling_config=None, num_replicas=1
+        )  # the batch, not the replicas
         for label, rows in (("service", 16), ("one at a time", 1)):
             with serving(port=free_port("127.0.0.1", 0), most_rows=rows, **common) as url:
                 for count in (1, 4, 16):
@@ -155,7 +157,7 @@ def loads(model: str, seconds: float) -> dict[str, Any]:
                     found = callers(url, "open", "--rate", rate, "--seconds", seconds)
                     out[f"{label}, open loop"] = {"rate_per_s": rate, **found}
         limits = {"min_replicas": 1, "max_replicas": 2, "target_ongoing_requests": 4}
-        app.PainterDeployment = painter.options(autoscaling_config={**limits, **DELAYS})
+        app.PainterDeployment = diffusion_worker.options(autoscaling_config={**limits, **DELAYS})
         with serving(port=free_port("127.0.0.1", 0), **common) as url:
             out["scale"] = scale(url)
     out["ratio_at_16"] = ratio(out["service, 16 callers"], out["one at a time, 16 callers"])

@@ -110,23 +110,23 @@ class Args(BaseModel):
 class EyeDeployment:
     """`serve.inference.face_worker.FaceWorker` on one device, and an easel beside it. An edit is under way here while it is painted over there."""
 
-    def __init__(self, args: Args, painter: DeploymentHandle) -> None:
+    def __init__(self, args: Args, diffusion_worker: DeploymentHandle) -> None:
         from serve.inference.edit_pipeline import EditPipeline
         from serve.inference.face_worker import FaceWorker
         from serve.provenance.signer import C2paSigner
 
         traces.start(args.traces, "eye")
         write_logs()
-        seal, policy = C2paSigner(args.seal_folder()), args.policy()
-        self._eye = FaceWorker.load(args.eye_device, cache_mb=args.cache_mb, seal=seal, policy=policy)
-        self._easel = EditPipeline(self._eye, RemoteDiffusionWorker(painter, args.places()))
+        signer, policy = C2paSigner(args.seal_folder()), args.policy()
+        self._face_worker = FaceWorker.load(args.eye_device, cache_mb=args.cache_mb, signer=signer, policy=policy)
+        self._easel = EditPipeline(self._face_worker, RemoteDiffusionWorker(diffusion_worker, args.places()))
 
     async def call(self, name: str, *args: Any, trace: traces.Carried = None, request: str = "") -> Any:
         """One of the eye's coroutines."""
         if name not in ("ready", "reconstruct", "mesh", "preview", "edit_without_model", "verify"):
             raise ValueError(f"an eye does not {name}")
         with traces.under(trace, f"eye.{name}"):
-            return await _said(getattr(self._eye, name)(*args), f"eye.{name}", request)
+            return await _said(getattr(self._face_worker, name)(*args), f"eye.{name}", request)
 
     async def edit(self, *args: Any, trace: traces.Carried = None, request: str = "") -> AsyncGenerator[Any, None]:
         """The easel's events; cancelling the stream ends the edit."""
@@ -141,7 +141,7 @@ class EyeDeployment:
 
     async def check_health(self) -> None:
         """A thread that hangs is a reason to replace the replica."""
-        await self._eye.ready()
+        await self._face_worker.ready()
 
 
 @serve.deployment(
@@ -165,7 +165,7 @@ class PainterDeployment:
         write_logs()
         options = {"most_rows": args.most_rows, "most_loaded": args.most_loaded}
         self._models = list(args.places()) if len(args.places()) > 1 else []
-        self._studio = DiffusionWorker.of(args.places(), args.device, **options)
+        self._diffusion_worker = DiffusionWorker.of(args.places(), args.device, **options)
         self._told = False
         self._hold = serve.multiplexed(_held, max_num_models_per_replica=args.most_loaded)
 
@@ -173,7 +173,7 @@ class PainterDeployment:
         """`models`, `canvas` or `ready` of the studio."""
         if name not in ("models", "canvas", "ready"):
             raise ValueError(f"a painter does not {name}")
-        return await _said(getattr(self._studio, name)(*args), f"painter.{name}", request)
+        return await _said(getattr(self._diffusion_worker, name)(*args), f"painter.{name}", request)
 
     async def paint(
         self, model: str, conditions: Any, options: Any, previews: int | None, timeout_s: float,
@@ -188,7 +188,9 @@ class PainterDeployment:
             try:
                 if model in self._models:
                     await self._hold(model)
-                async with aclosing(self._studio.paint(model, conditions, options, previews, timeout_s)) as events:
+                async with aclosing(
+                    self._diffusion_worker.paint(model, conditions, options, previews, timeout_s)
+                ) as events:
                     async for event in events:
                         _tell(span, said, event)
                         if previews is not None or hasattr(event, "painted_s"):
@@ -200,20 +202,20 @@ class PainterDeployment:
 
     async def check_health(self) -> None:
         """A device that failed is a reason to replace the replica. The first check comes before the first request."""
-        await self._studio.ready()
+        await self._diffusion_worker.ready()
         if self._models and not self._told:
             self._told = True
             await self._hold(self._models[0])  # which the studio has from the start
 
     def __del__(self) -> None:
-        self._studio.close()
+        self._diffusion_worker.close()
 
 
 @serve.deployment(ray_actor_options={"num_cpus": 0.5}, max_ongoing_requests=64, graceful_shutdown_timeout_s=60)
 class JobsDeployment:
     """`serve.jobs.queue.Jobs`: one replica, because one process works on a folder at a time."""
 
-    def __init__(self, args: Args, eye: DeploymentHandle, painter: DeploymentHandle) -> None:
+    def __init__(self, args: Args, face_worker: DeploymentHandle, diffusion_worker: DeploymentHandle) -> None:
         from serve.jobs.queue import Jobs
         from serve.jobs.webhook import Webhooks
         from serve.provenance.signer import C2paSigner
@@ -223,8 +225,8 @@ class JobsDeployment:
         write_logs()
         traces.start(args.traces, "jobs")
         self._jobs = Jobs(
-            args.jobs, RemoteFaceWorker(eye), RemoteDiffusionWorker(painter, args.places()), args.limits(),
-            audit=Audit(args.audit) if args.audit else None, seal=C2paSigner(args.seal_folder()),
+            args.jobs, RemoteFaceWorker(face_worker), RemoteDiffusionWorker(diffusion_worker, args.places()), args.limits(),
+            audit_log=Audit(args.audit) if args.audit else None, signer=C2paSigner(args.seal_folder()),
             webhooks=Webhooks(UrlAllowlist(args.webhooks)), policy=args.policy(),
         )  # fmt: skip
 
@@ -296,7 +298,11 @@ class Gateway:
     """`serve.api.routes` in front of the two."""
 
     def __init__(
-        self, args: Args, eye: DeploymentHandle, painter: DeploymentHandle, jobs: DeploymentHandle | None = None
+        self,
+        args: Args,
+        face_worker: DeploymentHandle,
+        diffusion_worker: DeploymentHandle,
+        jobs: DeploymentHandle | None = None,
     ) -> None:
         from serve.api.routes import Services
         from serve.security.api_keys import KeyRing
@@ -304,9 +310,9 @@ class Gateway:
         from serve.security.url_allowlist import UrlAllowlist
 
         self._traces = args.traces
-        self._house = Services(
-            RemoteFaceWorker(eye),
-            RemoteDiffusionWorker(painter, args.places()),
+        self._services = Services(
+            RemoteFaceWorker(face_worker),
+            RemoteDiffusionWorker(diffusion_worker, args.places()),
             KeyRing(args.keys),
             args.limits(),
             UrlAllowlist(args.fetch),
@@ -316,7 +322,7 @@ class Gateway:
 
     async def drain(self) -> bool:
         """Take nothing new, and wait for what is under way; whether all of it ended in time."""
-        return await self._house.gate.drain(self._house.limits.edit_s)
+        return await self._services.gate.drain(self._services.limits.edit_s)
 
     def __serve_build_asgi_app__(self) -> Any:
         """What Ray Serve serves."""
@@ -324,12 +330,14 @@ class Gateway:
 
         write_logs()
         traces.start(self._traces, "door")
-        return make_api(self._house)
+        return make_api(self._services)
 
 
 def build(args: Args) -> serve.Application:
     """The whole service; Ray Serve's entry point."""
     eye_of, painter_of, jobs_of, door_of = cast(Any, (EyeDeployment, PainterDeployment, JobsDeployment, Gateway))
-    painter = painter_of.bind(args)
-    eye = eye_of.bind(args, painter)
-    return door_of.bind(args, eye, painter, jobs_of.bind(args, eye, painter) if args.jobs else None)
+    diffusion_worker = painter_of.bind(args)
+    face_worker = eye_of.bind(args, diffusion_worker)
+    return door_of.bind(
+        args, face_worker, diffusion_worker, jobs_of.bind(args, face_worker, diffusion_worker) if args.jobs else None
+    )

@@ -74,8 +74,8 @@ def _words(url: str, out: Path, made: ClientResult, model: Model) -> list[str]:
     rows = [f"  {'':18}{'asked':>8}{'achieved':>10}"]
     for name, value in asked.items():
         now = "-" if got is None else f"{got[name]:.1f}" if name.endswith("_deg") else f"{got[name]:.2f}"
-        wish = f"{value:.1f}" if name.endswith("_deg") else f"{value:.2f}"
-        rows.append(f"  {NAMES.get(name, name):18}{wish:>8}{now:>10}")
+        edit_input = f"{value:.1f}" if name.endswith("_deg") else f"{value:.2f}"
+        rows.append(f"  {NAMES.get(name, name):18}{edit_input:>8}{now:>10}")
     return [
         "",
         f"One edit through the service, by {'the instant preview' if model['kind'] == 'preview' else made.model}: {out / 'edited.png'}",

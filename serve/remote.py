@@ -88,7 +88,7 @@ class RemoteDiffusionWorker(RemoteDeployment):
         """As `Studio.models`."""
         return await self._known("models")
 
-    async def canvas(self, model: str) -> Any:
+    async def input_spec(self, model: str) -> Any:
         """As `Studio.canvas`."""
         return await self._known("canvas", model)
 

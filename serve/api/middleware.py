@@ -47,7 +47,7 @@ class Gate:
     """Whether a door takes requests, and how many are inside."""
 
     def __init__(self) -> None:
-        self._turnstile = ConcurrencyLimiter()
+        self._concurrency_limiter = ConcurrencyLimiter()
         self.draining = False
 
     def enter(self, most: int) -> None:
@@ -58,19 +58,19 @@ class Gate:
         """
         if self.draining:
             raise ApiError("draining", retry_after_s=5)
-        self._turnstile.enter("door", most, "busy")
+        self._concurrency_limiter.enter("door", most, "busy")
 
     def leave(self) -> None:
         """Come out."""
-        self._turnstile.leave("door")
+        self._concurrency_limiter.leave("door")
 
     async def drain(self, limit_s: float) -> bool:
         """Let nobody in any more, and wait for those inside; whether all have come out in time."""
         self.draining = True
         end = time.monotonic() + limit_s
-        while self._turnstile.inside("door") and time.monotonic() < end:
+        while self._concurrency_limiter.inside("door") and time.monotonic() < end:
             await asyncio.sleep(0.05)
-        return not self._turnstile.inside("door")
+        return not self._concurrency_limiter.inside("door")
 
 
 class GatewayMiddleware:

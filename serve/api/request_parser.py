@@ -47,11 +47,11 @@ class PictureStore:
     """
 
     kept: LruCache
-    places: UrlAllowlist
+    url_allowlist: UrlAllowlist
 
 
 async def read(
-    request: Request, kind: type[Asked], pantry: PictureStore, owner: str, most: int
+    request: Request, kind: type[Asked], picture_store: PictureStore, owner: str, most: int
 ) -> tuple[Asked, EditInput]:
     """The request and what it wishes.
 
@@ -59,13 +59,13 @@ async def read(
         Trouble: `bad-request`, `unsupported-type`, `too-large`, `unknown-picture`.
     """
     known = PARTS if issubclass(kind, PreviewRequest) else PARTS[:1]
-    asked, found = await _read(request, TypeAdapter(kind), pantry, owner, most, known)
+    asked, found = await _read(request, TypeAdapter(kind), picture_store, owner, most, known)
     return asked, _wish(asked, found)
 
 
-async def read_job(request: Request, pantry: PictureStore, owner: str, most: int) -> JobSubmission:
+async def read_job(request: Request, picture_store: PictureStore, owner: str, most: int) -> JobSubmission:
     """A job and its files; raises as `read`."""
-    asked, found = await _read(request, JOB, pantry, owner, most, (*PARTS, "clip"))
+    asked, found = await _read(request, JOB, picture_store, owner, most, (*PARTS, "clip"))
     for name in ("picture", "clip"):
         wants = name in type(asked).model_fields
         if wants != (name in found):
@@ -89,7 +89,7 @@ async def read_job(request: Request, pantry: PictureStore, owner: str, most: int
 
 
 async def _read(
-    request: Request, kind: TypeAdapter, pantry: PictureStore, owner: str, most: int, known: Sequence[str]
+    request: Request, kind: TypeAdapter, picture_store: PictureStore, owner: str, most: int, known: Sequence[str]
 ) -> tuple[Any, dict[str, tuple[str, bytes]]]:
     media = request.headers.get("content-type", "").split(";")[0].strip().lower()
     try:
@@ -109,12 +109,12 @@ async def _read(
         if name in parts and ref is not None:
             raise ApiError("bad-request", f"{name}: given twice, as a part and in the request")
         if ref is not None:
-            found[name] = await _fetched(ref, name, pantry, owner, most)
+            found[name] = await _fetched(ref, name, picture_store, owner, most)
     for name, data in parts.items():
         found[name] = picture_id(data), data
     for name, (key, data) in found.items():
         if name != "clip":
-            pantry.kept.put((owner, key), data)
+            picture_store.kept.put((owner, key), data)
     return asked, found
 
 
@@ -196,13 +196,13 @@ def _no_constant(name: str) -> None:
 
 
 async def _fetched(
-    ref: PictureRef | ClipRef, name: str, pantry: PictureStore, owner: str, most: int
+    ref: PictureRef | ClipRef, name: str, picture_store: PictureStore, owner: str, most: int
 ) -> tuple[str, bytes]:
     given = [field for field in type(ref).model_fields if getattr(ref, field) is not None]
     if len(given) != 1:
         raise ApiError("bad-request", f"{name}: give one of {', '.join(type(ref).model_fields)}")
     if isinstance(ref, PictureRef) and ref.id is not None:
-        data = pantry.kept.get((owner, ref.id))
+        data = picture_store.kept.get((owner, ref.id))
         if data is None:
             raise ApiError("unknown-picture", more={"picture": ref.id})
         return ref.id, data
@@ -213,5 +213,5 @@ async def _fetched(
             raise ApiError("bad-request", f"{name}.base64: not base64") from None
         return picture_id(data), data
     limit_s = CLIP_S if isinstance(ref, ClipRef) else FETCH_S
-    data = await pantry.places.get(str(ref.url), f"{name}.url", most, limit_s)
+    data = await picture_store.url_allowlist.get(str(ref.url), f"{name}.url", most, limit_s)
     return picture_id(data), data

@@ -70,17 +70,17 @@ class Services:
         gate: closed to drain the door.
     """
 
-    eye: Any
-    painter: Any
+    face_worker: Any
+    diffusion_worker: Any
     keys: KeyRing = field(default_factory=KeyRing)
     limits: Limits = field(default_factory=Limits)
-    places: UrlAllowlist = field(default_factory=UrlAllowlist)
-    audit: Callable[[dict[str, Any]], None] | None = None
+    url_allowlist: UrlAllowlist = field(default_factory=UrlAllowlist)
+    audit_log: Callable[[dict[str, Any]], None] | None = None
     jobs: Any = None
     gate: Gate = field(default_factory=Gate)
 
 
-def make_api(house: Services) -> FastAPI:
+def make_api(services: Services) -> FastAPI:
     """The application: OpenAPI at /openapi.json, the editor page at /."""
     numbers = Numbers()
 
@@ -92,21 +92,23 @@ def make_api(house: Services) -> FastAPI:
         title="RigFace", version=API_VERSION, docs_url=None, redoc_url=None, lifespan=life,
         description="Change the pose, expression and light of a face and keep the person.",
     )  # fmt: skip
-    door = Routes(house, numbers)
-    door.routes(api)
+    routes = Routes(services, numbers)
+    routes.routes(api)
     _errors(api)
     describe(api)
-    api.state.numbers, api.state.door = numbers, door
-    api.add_middleware(GatewayMiddleware, limits=house.limits, numbers=numbers, gate=house.gate)
+    api.state.numbers, api.state.routes = numbers, routes
+    api.add_middleware(GatewayMiddleware, limits=services.limits, numbers=numbers, gate=services.gate)
     return api
 
 
 class Routes:
-    def __init__(self, house: Services, numbers: Numbers) -> None:
-        self.house, self.numbers = house, numbers
-        self.bucket, self.turnstile = TokenBucket(), ConcurrencyLimiter()
-        self.pantry = PictureStore(LruCache(house.limits.store_mb * 2**20, len, "door"), house.places)
-        self.editing = Editing(house, numbers)
+    def __init__(self, services: Services, numbers: Numbers) -> None:
+        self.services, self.numbers = services, numbers
+        self.bucket, self.concurrency_limiter = TokenBucket(), ConcurrencyLimiter()
+        self.picture_store = PictureStore(
+            LruCache(services.limits.store_mb * 2**20, len, "door"), services.url_allowlist
+        )
+        self.editing = Editing(services, numbers)
         self.repeats = IdempotencyCache(lambda done: len(done.data))
         self.readiness = Readiness(self.parts)
 
@@ -124,7 +126,7 @@ class Routes:
              responses={200: {"content": files(*MEDIA.values()) | EVENTS, "headers": NUMBERS}})(self.edit)  # fmt: skip
         post("/v1/verify", PictureRequest, response_model=Verified)(self.verify)
         api.get("/v1/models", response_model=Models)(self.models)
-        if self.house.jobs is not None:
+        if self.services.jobs is not None:
             post("/v1/jobs", BatchJob, VideoJob, AnimationJob, more=again, status_code=202, response_model=JobState)(
                 self.submit)  # fmt: skip
             api.get("/v1/jobs", response_model=JobList)(self.jobs)
@@ -143,41 +145,47 @@ class Routes:
     @asynccontextmanager
     async def caller(self, request: Request, scope: str) -> AsyncIterator[Key]:
         """Who asks, let in within their limits."""
-        key = self.house.keys.find(request.headers.get("authorization"))
+        key = self.services.keys.find(request.headers.get("authorization"))
         request.state.key = key.name
         key.need(scope)
         self.bucket.take(key.name, key.rate, key.burst)
-        self.turnstile.enter(key.name, key.at_a_time)
+        self.concurrency_limiter.enter(key.name, key.at_a_time)
         try:
             yield key
         finally:
-            self.turnstile.leave(key.name)
+            self.concurrency_limiter.leave(key.name)
 
     async def reconstruct(
         self, request: Request, mesh: Literal["glb", "obj"] | None = Query(None, description="the textured head")
     ) -> Response:
         """Picture -> faces: coefficients, box, landmarks, confidence; with `?mesh=` the textured head instead."""
         async with self.caller(request, "edit") as key:
-            _, wish = await read(request, PictureRequest, self.pantry, key.name, self.house.limits.body_bytes)
-            limit = self.house.limits.preview_s
+            _, edit_input = await read(
+                request, PictureRequest, self.picture_store, key.name, self.services.limits.body_bytes
+            )
+            limit = self.services.limits.preview_s
             if mesh is not None:
-                data = await within(request, self.ask(wish, lambda w: self.house.eye.mesh(w, mesh)), limit)
+                data = await within(
+                    request, self.ask(edit_input, lambda w: self.services.face_worker.mesh(w, mesh)), limit
+                )
                 kind = {"glb": "model/gltf-binary", "obj": "application/zip"}[mesh]
                 return Response(data, media_type=kind)
-            seen = await within(request, self.ask(wish, self.house.eye.reconstruct), limit)
+            seen = await within(request, self.ask(edit_input, self.services.face_worker.reconstruct), limit)
             return Response(seen.model_dump_json(), media_type="application/json")
 
     async def preview(self, request: Request) -> Response:
         """Picture (or its content hash) + edit -> the instant preview, a JPEG."""
         began = time.monotonic()
         async with self.caller(request, "edit") as key:
-            _, wish = await read(request, PreviewRequest, self.pantry, key.name, self.house.limits.body_bytes)
-            work = self.editing.preview(wish, key, request.state.request_id)
-            made = await within(request, work, self.house.limits.preview_s)
+            _, edit_input = await read(
+                request, PreviewRequest, self.picture_store, key.name, self.services.limits.body_bytes
+            )
+            work = self.editing.preview(edit_input, key, request.state.request_id)
+            made = await within(request, work, self.services.limits.preview_s)
         seconds = made.seconds | {"total": time.monotonic() - began}
         headers = {
             "RigFace-Asked": json.dumps(_rounded(made.asked)),
-            "RigFace-Picture": wish.picture,
+            "RigFace-Picture": edit_input.picture,
             "Server-Timing": server_timing(seconds),
             "Cache-Control": "no-store",
         }
@@ -188,15 +196,15 @@ class Routes:
         kind = wanted_type(request.headers.get("accept", "*/*"))
         async with AsyncExitStack() as inside:
             key = await inside.enter_async_context(self.caller(request, "edit"))
-            limits = self.house.limits
-            asked, wish = await read(request, EditRequest, self.pantry, key.name, limits.body_bytes)
-            plan = self.editing.plan(asked, wish, kind, key, request.state.request_id)
+            limits = self.services.limits
+            asked, edit_input = await read(request, EditRequest, self.picture_store, key.name, limits.body_bytes)
+            plan = self.editing.plan(asked, edit_input, kind, key, request.state.request_id)
             if kind == "text/event-stream":
                 events = self._stream(plan, request.scope)
                 return _Streamed(events, inside.pop_all())  # the caller stays inside until it ends
             once = request.headers.get("idempotency-key", "")
             if once:
-                same = plan.asked, wish.picture, sorted(wish.traits.items()), kind
+                same = plan.asked, edit_input.picture, sorted(edit_input.traits.items()), kind
                 what = hashlib.sha256(repr(same).encode()).digest()
                 work = self.repeats.once((key.name, once), what, lambda: self.editing.whole(plan))
             else:
@@ -208,50 +216,50 @@ class Routes:
 
     async def _stream(self, plan: Plan, scope: Scope) -> AsyncGenerator[bytes, None]:
         try:
-            async with asyncio.timeout(self.house.limits.edit_s), aclosing(self.editing.steps(plan)) as events:
+            async with asyncio.timeout(self.services.limits.edit_s), aclosing(self.editing.steps(plan)) as events:
                 async for name, content in events:
                     yield sse(name, content)
         except Exception as error:
             yield sse("error", noted(error, scope).document(plan.request_id))
 
-    async def ask(self, wish: EditInput, method: Callable[[EditInput], Awaitable[Made]]) -> Made:
+    async def ask(self, edit_input: EditInput, method: Callable[[EditInput], Awaitable[Made]]) -> Made:
         """Ask an eye by hash first; where it has forgotten the picture, with the bytes."""
-        return await self.editing.ask(wish, method)
+        return await self.editing.ask(edit_input, method)
 
     async def _soon(self, request: Request, work: Awaitable[Made]) -> Made:
-        return await within(request, work, self.house.limits.preview_s)
+        return await within(request, work, self.services.limits.preview_s)
 
     async def submit(self, request: Request) -> JobState:
         """Queue a batch of edits, a video edit or an animation."""
         async with self.caller(request, "jobs") as key:
-            order = await read_job(request, self.pantry, key.name, self.house.limits.clip_bytes)
-            work = self.house.jobs.submit(order, key.name, request.headers.get("idempotency-key", "")[:200])
-            return await within(request, work, self.house.limits.edit_s)
+            submission = await read_job(request, self.picture_store, key.name, self.services.limits.clip_bytes)
+            work = self.services.jobs.submit(submission, key.name, request.headers.get("idempotency-key", "")[:200])
+            return await within(request, work, self.services.limits.edit_s)
 
     async def jobs(self, request: Request) -> JobList:
         """The caller's jobs, the newest first."""
         async with self.caller(request, "jobs") as key:
-            return JobList(jobs=await self._soon(request, self.house.jobs.mine(key.name)))
+            return JobList(jobs=await self._soon(request, self.services.jobs.mine(key.name)))
 
     async def job(self, request: Request, name: str) -> JobState:
         """How far a job is."""
         async with self.caller(request, "jobs") as key:
-            return await self._soon(request, self.house.jobs.status(name, key.name))
+            return await self._soon(request, self.services.jobs.status(name, key.name))
 
     async def cancel(self, request: Request, name: str) -> JobState:
         """Stop a job; results so far stay."""
         async with self.caller(request, "jobs") as key:
-            return await self._soon(request, self.house.jobs.cancel(name, key.name))
+            return await self._soon(request, self.services.jobs.cancel(name, key.name))
 
     async def remove(self, request: Request, name: str) -> None:
         """Stop a job and remove it with its files."""
         async with self.caller(request, "jobs") as key:
-            await self._soon(request, self.house.jobs.remove(name, key.name))
+            await self._soon(request, self.services.jobs.remove(name, key.name))
 
     async def job_result(self, request: Request, name: str, number: int, through: bool = False) -> Response:
         """A picture of a batch, or the video (number 0); where the operator allows it, the bucket's own address of it."""
         async with self.caller(request, "jobs") as key:
-            data, kind, about = await self._soon(request, self.house.jobs.result(name, key.name, number, through))
+            data, kind, about = await self._soon(request, self.services.jobs.result(name, key.name, number, through))
             headers = {"Cache-Control": "no-store", **about.get("headers", {})}
             if "location" in about:
                 return Response(status_code=307, headers={**headers, "Location": about["location"]})
@@ -260,15 +268,17 @@ class Routes:
     async def verify(self, request: Request) -> Verified:
         """Did this service make this picture? Reads the manifest of the file and the watermark of the pixels."""
         async with self.caller(request, "verify") as key:
-            _, wish = await read(request, PictureRequest, self.pantry, key.name, self.house.limits.body_bytes)
-            data = wish.pictures[wish.picture]
-            return await self._soon(request, self.house.eye.verify(data))
+            _, edit_input = await read(
+                request, PictureRequest, self.picture_store, key.name, self.services.limits.body_bytes
+            )
+            data = edit_input.pictures[edit_input.picture]
+            return await self._soon(request, self.services.face_worker.verify(data))
 
     async def models(self, request: Request) -> Models:
         """The models that an edit may ask for."""
         async with self.caller(request, "edit"):
-            found, limits = await self._soon(request, self.house.painter.models()), self.house.limits
-            jobs = self.house.jobs is not None
+            found, limits = await self._soon(request, self.services.diffusion_worker.models()), self.services.limits
+            jobs = self.services.jobs is not None
             return Models(models=found, body_bytes=limits.body_bytes, clip_bytes=limits.clip_bytes, jobs=jobs)
 
     async def healthz(self) -> dict[str, str]:
@@ -277,7 +287,7 @@ class Routes:
 
     async def readyz(self) -> Response:
         """Eye and painter answer, and this door takes requests."""
-        if self.house.gate.draining:
+        if self.services.gate.draining:
             return JSONResponse({"status": "draining"}, 503)
         found = await self.readiness()
         good = set(found.values()) == {"ok"}
@@ -285,8 +295,8 @@ class Routes:
 
     def parts(self) -> dict[str, Any]:
         """What has to answer."""
-        jobs = {} if self.house.jobs is None else {"jobs": self.house.jobs}
-        return {"eye": self.house.eye, "painter": self.house.painter, **jobs}
+        jobs = {} if self.services.jobs is None else {"jobs": self.services.jobs}
+        return {"eye": self.services.face_worker, "painter": self.services.diffusion_worker, **jobs}
 
     async def metrics(self, request: Request) -> Response:
         """Prometheus' text format; it names models and says how much is at work, so a key is asked for where keys are."""

@@ -148,7 +148,7 @@ class DiffusionWorker:
         preview = ModelInfo(name=PREVIEW, kind=PREVIEW, size=0, steps=0, default=not out, loaded=True, about=about)
         return [*out, preview]
 
-    async def canvas(self, model: str) -> ModelInputSpec:
+    async def input_spec(self, model: str) -> ModelInputSpec:
         """The style and size to compose for.
 
         Raises:

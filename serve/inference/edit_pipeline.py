@@ -39,13 +39,13 @@ class EditPipeline:
         eye: as `serve.inference.face_worker.FaceWorker`. painter: as `serve.inference.diffusion_worker.DiffusionWorker`.
     """
 
-    def __init__(self, eye: Any, painter: Any) -> None:
-        self._eye, self._painter = eye, painter
+    def __init__(self, face_worker: Any, diffusion_worker: Any) -> None:
+        self._face_worker, self._diffusion_worker = face_worker, diffusion_worker
 
     async def edit(
         self,
-        wish: EditInput,
-        wrap: OutputOptions,
+        edit_input: EditInput,
+        output_options: OutputOptions,
         model: str,
         options: SamplingOptions,
         previews: int | None,
@@ -61,9 +61,9 @@ class EditPipeline:
             Trouble, BadInput, BadEdit: it cannot be done.
         """
         began = time.monotonic()
-        canvas = await self._painter.canvas(model)
+        input_spec = await self._diffusion_worker.input_spec(model)
         with tracing.span("edit.compose"):
-            composed = await self._eye.compose(wish, canvas)
+            composed = await self._face_worker.compose(edit_input, input_spec)
         seconds = {"look": time.monotonic() - began}
         painted: list[Any] = [None] * len(composed.conditions)
         async with aclosing(self._paint(model, composed.conditions, options, previews, limit_s)) as events:
@@ -71,18 +71,22 @@ class EditPipeline:
                 if hasattr(event, "painted_s"):
                     painted[face] = event
                 elif previews is not None:
-                    yield await self._progress(face, len(painted), event, wish, wrap)
+                    yield await self._progress(face, len(painted), event, edit_input, output_options)
         seconds |= {"wait": max(p.waited_s for p in painted), "paint": max(p.painted_s for p in painted)}
         pasting = time.monotonic()
         with tracing.span("edit.finish"):
-            finished = await self._eye.finish(wish, canvas, [p.image for p in painted], wrap)
+            finished = await self._face_worker.finish(
+                edit_input, input_spec, [p.image for p in painted], output_options
+            )
         yield EditedImage(finished, seconds | {"finish": time.monotonic() - pasting})
 
-    async def _progress(self, face: int, faces: int, step: Any, wish: EditInput, wrap: OutputOptions) -> dict[str, Any]:
+    async def _progress(
+        self, face: int, faces: int, step: Any, edit_input: EditInput, output_options: OutputOptions
+    ) -> dict[str, Any]:
         out = {"phase": "paint", "step": step.step, "steps": step.steps, "face": face, "faces": faces}
         if step.preview is not None:
-            record = {**wrap.record, "step": step.step, "steps": step.steps}
-            data = await self._eye.on_the_way(step.preview, wish, OutputOptions("jpeg", record, QUALITY))
+            record = {**output_options.record, "step": step.step, "steps": step.steps}
+            data = await self._face_worker.on_the_way(step.preview, edit_input, OutputOptions("jpeg", record, QUALITY))
             out["preview"] = base64.b64encode(data).decode()
         return out
 
@@ -96,7 +100,7 @@ class EditPipeline:
             try:
                 with tracing.span("edit.paint", face=face, model=model):
                     own = replace(options, seed=(options.seed + face) % 2**63)
-                    stream = self._painter.paint(model, conditions[face], own, previews, limit_s)
+                    stream = self._diffusion_worker.paint(model, conditions[face], own, previews, limit_s)
                     async with aclosing(stream) as events:
                         async for event in events:
                             queue.put_nowait((face, event))
@@ -121,6 +125,6 @@ class EditPipeline:
             await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def easel_of(eye: Any, painter: Any) -> Any:
+def easel_of(face_worker: Any, diffusion_worker: Any) -> Any:
     """Who makes edits with these two: the easel that stands beside a far eye, or one in this process."""
-    return getattr(eye, "easel", None) or EditPipeline(eye, painter)
+    return getattr(face_worker, "easel", None) or EditPipeline(face_worker, diffusion_worker)

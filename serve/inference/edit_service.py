@@ -38,8 +38,8 @@ class Plan:
     """An edit that may begin."""
 
     asked: EditRequest
-    wish: EditInput
-    wrap: OutputOptions
+    edit_input: EditInput
+    output_options: OutputOptions
     key: Key
     request_id: str
 
@@ -63,12 +63,12 @@ class CompletedEdit:
     @property
     def media_type(self) -> str:
         """Of `data`."""
-        return MEDIA[self.plan.wrap.format]
+        return MEDIA[self.plan.output_options.format]
 
     def result(self) -> EditResult:
         """As JSON has it."""
         return EditResult(
-            image=base64.b64encode(self.data).decode(), media_type=self.media_type, picture=self.plan.wish.picture,
+            image=base64.b64encode(self.data).decode(), media_type=self.media_type, picture=self.plan.edit_input.picture,
             model=self.model, seed=self.plan.asked.seed, asked=_rounded(self.asked), achieved=_rounded(self.achieved),
             seconds={name: round(value, 4) for name, value in self.seconds.items()},
         )  # fmt: skip
@@ -80,7 +80,7 @@ class CompletedEdit:
             "RigFace-Achieved": json.dumps(_rounded(self.achieved)),
             "RigFace-Seed": str(self.plan.asked.seed),
             "RigFace-Model": self.model,
-            "RigFace-Picture": self.plan.wish.picture,
+            "RigFace-Picture": self.plan.edit_input.picture,
             "Server-Timing": server_timing(self.seconds),
             "Cache-Control": "no-store",
         }
@@ -89,33 +89,35 @@ class CompletedEdit:
 class Editing:
     """Edits with an eye and a painter, wherever they live."""
 
-    def __init__(self, house: Any, numbers: Any) -> None:
-        self._house, self._numbers = house, numbers
+    def __init__(self, services: Any, numbers: Any) -> None:
+        self._services, self._numbers = services, numbers
 
-    def plan(self, asked: EditRequest, wish: EditInput, kind: str, key: Key, request_id: str) -> Plan:
+    def plan(self, asked: EditRequest, edit_input: EditInput, kind: str, key: Key, request_id: str) -> Plan:
         """What will be done, once it is known how the caller wants it."""
         form = {media: name for name, media in MEDIA.items()}.get(kind) or asked.format or "png"
         record = {"seed": asked.seed, **_record(request_id)}
         bare = asked.model_copy(update={"picture": None, "target": None, "targets": {}})  # they are in the wish, once
-        return Plan(bare, wish, OutputOptions(form, record), key, request_id)  # type: ignore[arg-type]
+        return Plan(bare, edit_input, OutputOptions(form, record), key, request_id)  # type: ignore[arg-type]
 
-    async def preview(self, wish: EditInput, key: Key, request_id: str) -> Any:
+    async def preview(self, edit_input: EditInput, key: Key, request_id: str) -> Any:
         """As `Eye.preview`: marked, with a manifest, and in the audit log like every edit."""
-        record = {"model": PREVIEW, **_record(request_id), "max_side": wish.max_side}
-        wrap = OutputOptions("jpeg", record, PREVIEW_QUALITY)
-        made = await self.ask(wish, lambda w: self._house.eye.preview(w, wrap))
-        if self._house.audit is not None:
-            await asyncio.to_thread(self._house.audit, _entry(key, wish, made.data, {"what": "preview", **record}))
+        record = {"model": PREVIEW, **_record(request_id), "max_side": edit_input.max_side}
+        output_options = OutputOptions("jpeg", record, PREVIEW_QUALITY)
+        made = await self.ask(edit_input, lambda w: self._services.face_worker.preview(w, output_options))
+        if self._services.audit_log is not None:
+            await asyncio.to_thread(
+                self._services.audit_log, _entry(key, edit_input, made.data, {"what": "preview", **record})
+            )
         return made
 
-    async def ask(self, wish: EditInput, method: Callable[[EditInput], Awaitable[Answer]]) -> Answer:
+    async def ask(self, edit_input: EditInput, method: Callable[[EditInput], Awaitable[Answer]]) -> Answer:
         """By hash first; where the eye has forgotten a picture, with all bytes."""
         try:
-            return await method(replace(wish, pictures={}))
+            return await method(replace(edit_input, pictures={}))
         except ApiError as trouble:
             if trouble.slug != "unknown-picture":
                 raise
-            return await method(wish)
+            return await method(edit_input)
 
     async def whole(self, plan: Plan) -> CompletedEdit:
         """The edit without its steps."""
@@ -137,26 +139,33 @@ class Editing:
                     yield "progress", event
 
     async def _run(self, plan: Plan, previews: int | None) -> AsyncGenerator[Any, None]:
-        eye, painter, wish, asked = self._house.eye, self._house.painter, plan.wish, plan.asked
+        face_worker, diffusion_worker, edit_input, asked = (
+            self._services.face_worker,
+            self._services.diffusion_worker,
+            plan.edit_input,
+            plan.asked,
+        )
         began = time.monotonic()
-        model = asked.model or next(m.name for m in await painter.models() if m.default)
-        wrap = replace(plan.wrap, record={**plan.wrap.record, "model": model})
+        model = asked.model or next(m.name for m in await diffusion_worker.models() if m.default)
+        output_options = replace(plan.output_options, record={**plan.output_options.record, "model": model})
         shown: dict[str, Any] = {}
         done = CompletedEdit(
-            replace(plan, wish=replace(wish, pictures={})), model
+            replace(plan, edit_input=replace(edit_input, pictures={})), model
         )  # it may be kept: without the source's bytes
-        if model == PREVIEW and wish.edit.prompt:
+        if model == PREVIEW and edit_input.edit.prompt:
             raise ApiError(
                 "bad-request", "edit.prompt: the preview hears no words; ask for a model with a text encoder"
             )
-        if model == PREVIEW or wish.edit.is_nothing:  # nothing asked is the source to the bit, as `Editor` has it
+        if model == PREVIEW or edit_input.edit.is_nothing:  # nothing asked is the source to the bit, as `Editor` has it
             yield {"phase": "preview", "step": 0, "steps": 1}
             with tracing.span("edit.preview"):
-                finished = await self.ask(wish, lambda w: eye.edit_without_model(w, wrap))
+                finished = await self.ask(edit_input, lambda w: face_worker.edit_without_model(w, output_options))
         else:
             yield {"phase": "look", "step": 0, "steps": asked.steps or 0}
             try:
-                async with aclosing(self._by_model(replace(plan, wrap=wrap), model, previews)) as events:
+                async with aclosing(
+                    self._by_model(replace(plan, output_options=output_options), model, previews)
+                ) as events:
                     async for event in events:
                         if isinstance(event, EditedImage):
                             finished, done.seconds = event.finished, event.seconds
@@ -164,15 +173,22 @@ class Editing:
                             shown = event if "preview" in event else shown
                             yield event
             except BaseException:  # also a caller who leaves: with a picture in hand that nothing else would tell of
-                if shown and self._house.audit is not None:
-                    record = {"what": "on the way", **wrap.record, "step": shown["step"], "steps": shown["steps"]}
-                    self._house.audit(_entry(plan.key, wish, base64.b64decode(shown["preview"]), record))
+                if shown and self._services.audit_log is not None:
+                    record = {
+                        "what": "on the way",
+                        **output_options.record,
+                        "step": shown["step"],
+                        "steps": shown["steps"],
+                    }
+                    self._services.audit_log(_entry(plan.key, edit_input, base64.b64decode(shown["preview"]), record))
                 raise
         done.data, done.asked, done.achieved = finished.data, finished.asked, finished.achieved
         done.seconds["total"] = time.monotonic() - began
         self._count(done)
-        if self._house.audit is not None:
-            await asyncio.to_thread(self._house.audit, _entry(plan.key, wish, done.data, wrap.record))
+        if self._services.audit_log is not None:
+            await asyncio.to_thread(
+                self._services.audit_log, _entry(plan.key, edit_input, done.data, output_options.record)
+            )
         yield done
 
     def _count(self, done: CompletedEdit) -> None:
@@ -185,17 +201,17 @@ class Editing:
 
     async def _by_model(self, plan: Plan, model: str, previews: int | None) -> AsyncGenerator[Any, None]:
         """As `Easel.edit`: by hash first; where the eye has forgotten a picture, with all bytes."""
-        house, wish, asked = self._house, plan.wish, plan.asked
-        easel = easel_of(house.eye, house.painter)
-        for given in (replace(wish, pictures={}), wish):
-            stream = easel.edit(given, plan.wrap, model, _options(asked), previews, house.limits.edit_s)
+        services, edit_input, asked = self._services, plan.edit_input, plan.asked
+        easel = easel_of(services.face_worker, services.diffusion_worker)
+        for given in (replace(edit_input, pictures={}), edit_input):
+            stream = easel.edit(given, plan.output_options, model, _options(asked), previews, services.limits.edit_s)
             try:
                 async with aclosing(stream) as events:
                     async for event in events:
                         yield event
                 return
             except ApiError as trouble:
-                if trouble.slug != "unknown-picture" or given is wish:
+                if trouble.slug != "unknown-picture" or given is edit_input:
                     raise
 
 
@@ -211,11 +227,11 @@ def _record(request_id: str) -> dict[str, Any]:
     return {"mark": secrets.token_hex(4), "request": request_id}
 
 
-def _entry(key: Key, wish: EditInput, data: bytes, record: dict[str, Any]) -> dict[str, Any]:
+def _entry(key: Key, edit_input: EditInput, data: bytes, record: dict[str, Any]) -> dict[str, Any]:
     """A line of the audit log."""
     more = {("request_id" if name == "request" else name): value for name, value in record.items()}
-    hashes = {"in": wish.picture, "out": picture_id(data), "from": wish.traits}
-    return {"key": key.name, **hashes, "edit": wish.edit.to_dict(), **more}
+    hashes = {"in": edit_input.picture, "out": picture_id(data), "from": edit_input.traits}
+    return {"key": key.name, **hashes, "edit": edit_input.edit.to_dict(), **more}
 
 
 def server_timing(seconds: dict[str, float]) -> str:

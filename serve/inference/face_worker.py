@@ -118,10 +118,10 @@ class FaceWorker:
     """
 
     def __init__(
-        self, see: FaceAnalyzer, *, measuring: FaceAnalyzer | None = None, cache_mb: int = 384, seal: Signer | None = None,
+        self, see: FaceAnalyzer, *, measuring: FaceAnalyzer | None = None, cache_mb: int = 384, signer: Signer | None = None,
         policy: Policy | None = None,
     ) -> None:  # fmt: skip
-        self.see, self._seal, self._policy = see, seal or NoSigner(), policy or Policy()
+        self.see, self._signer, self._policy = see, signer or NoSigner(), policy or Policy()
         self._seen = LruCache(cache_mb * 2**20, lambda seen: seen.size, "seen")
         self._small = LruCache(cache_mb * 2**18, lambda seen: seen.size, "small")
         self._who = LruCache(10_000, lambda vector: 1, "who")
@@ -135,9 +135,9 @@ class FaceWorker:
     def load(cls, device: str = "cpu", **options: Any) -> FaceWorker:
         """The default eyes, warmed: the first caller does not wait for a compiler."""
         see = in_turn(FaceAnalyzer.load(device))
-        eye = cls(see, measuring=together(see), **options)
-        eye.warm()
-        return eye
+        face_worker = cls(see, measuring=together(see), **options)
+        face_worker.warm()
+        return face_worker
 
     def warm(self) -> None:
         """Compile what is compiled at first use, on a flat grey face that is nobody."""
@@ -149,7 +149,7 @@ class FaceWorker:
         grey = np.full((64, 64, 3), 128, np.uint8)
         moved = self._editor._composer.preview(grey, params, params, grey[..., 0]).image
         paste(grey, moved, np.array([[8.0, 0, 0], [0, 8.0, 0]], np.float32))
-        self._seal.mark(grey, 0)
+        self._signer.mark(grey, 0)
         self.see(np.full((128, 128, 3), 128, np.uint8))
 
     async def ready(self) -> bool:
@@ -162,49 +162,49 @@ class FaceWorker:
             raise RuntimeError("a picture hangs in its thread")
         return True
 
-    async def reconstruct(self, wish: EditInput) -> Reconstruction:
+    async def reconstruct(self, edit_input: EditInput) -> Reconstruction:
         """All faces of the picture."""
-        return await self._threads(self._reconstruct, wish)
+        return await self._threads(self._reconstruct, edit_input)
 
-    async def mesh(self, wish: EditInput, kind: str) -> bytes:
+    async def mesh(self, edit_input: EditInput, kind: str) -> bytes:
         """The head of the chosen face, textured with its photograph: `glb`, or `obj`."""
         from serve.inference.mesh_export import mesh_of
 
-        seen = await self._threads(self._look, wish, wish.picture)
-        await self._threads(self._check, wish)
-        return await self._threads(mesh_of, choose(seen.faces, wish.face)[0], kind)
+        seen = await self._threads(self._look, edit_input, edit_input.picture)
+        await self._threads(self._check, edit_input)
+        return await self._threads(mesh_of, choose(seen.faces, edit_input.face)[0], kind)
 
-    async def preview(self, wish: EditInput, wrap: OutputOptions) -> Previewed:
+    async def preview(self, edit_input: EditInput, output_options: OutputOptions) -> Previewed:
         """The edit without a model, at most `max_side` px, sealed as all that is made."""
-        return await self._threads(self._preview, wish, wrap)
+        return await self._threads(self._preview, edit_input, output_options)
 
-    async def on_the_way(self, image: np.ndarray, wish: EditInput, wrap: OutputOptions) -> bytes:
+    async def on_the_way(self, image: np.ndarray, edit_input: EditInput, output_options: OutputOptions) -> bytes:
         """A painter's picture between two steps, sealed likewise."""
-        return await self._threads(self._seal, image, _without(wish), wrap)
+        return await self._threads(self._signer, image, _without(edit_input), output_options)
 
-    async def edit_without_model(self, wish: EditInput, wrap: OutputOptions) -> Finished:
+    async def edit_without_model(self, edit_input: EditInput, output_options: OutputOptions) -> Finished:
         """The preview at the photograph's own resolution, measured."""
-        return await self._threads(self._edit, wish, wrap)
+        return await self._threads(self._edit, edit_input, output_options)
 
-    async def compose(self, wish: EditInput, canvas: ModelInputSpec) -> Composed:
+    async def compose(self, edit_input: EditInput, input_spec: ModelInputSpec) -> Composed:
         """What the model sees, per face."""
-        return await self._threads(self._compose, wish, canvas)
+        return await self._threads(self._compose, edit_input, input_spec)
 
     async def verify(self, data: bytes) -> Verified:
         """Whether this service made the picture, or video, in these bytes."""
         threads = self._clips if sniff(data) == "video" else self._threads
-        return await threads(self._seal.verify, data)
+        return await threads(self._signer.verify, data)
 
     async def finish(
-        self, wish: EditInput, canvas: ModelInputSpec, crops: list[np.ndarray], wrap: OutputOptions
+        self, edit_input: EditInput, input_spec: ModelInputSpec, crops: list[np.ndarray], output_options: OutputOptions
     ) -> Finished:
         """Painted crops back into the picture; the numbers measured on it."""
-        return await self._threads(self._finish, wish, canvas, crops, wrap)
+        return await self._threads(self._finish, edit_input, input_spec, crops, output_options)
 
-    def _look(self, wish: EditInput, name: str) -> FaceAnalysis:
+    def _look(self, edit_input: EditInput, name: str) -> FaceAnalysis:
         seen = self._seen.get(name)
         if seen is None:
-            data = wish.pictures.get(name)
+            data = edit_input.pictures.get(name)
             if data is None:
                 raise ApiError("unknown-picture", more={"picture": name})
             with self._looking[hash(name) % len(self._looking)], tracing.span("eye.look"):
@@ -215,35 +215,37 @@ class FaceWorker:
                     self._seen.put(name, seen)
         return seen
 
-    def _smaller(self, wish: EditInput) -> FaceAnalysis:
+    def _smaller(self, edit_input: EditInput) -> FaceAnalysis:
         """The source at a preview's size; seen at its own."""
-        seen = self._look(wish, wish.picture)
+        seen = self._look(edit_input, edit_input.picture)
         side = max(seen.image.shape[:2])
-        if side <= wish.max_side:
+        if side <= edit_input.max_side:
             return seen
-        small = self._small.get((wish.picture, wish.max_side))
+        small = self._small.get((edit_input.picture, edit_input.max_side))
         if small is None:
-            scale = wish.max_side / side
+            scale = edit_input.max_side / side
             size = (max(1, round(seen.image.shape[1] * scale)), max(1, round(seen.image.shape[0] * scale)))
             image = cv2.resize(seen.image, size, interpolation=cv2.INTER_AREA)
             shrink = np.array([1 / scale, 1 / scale, 1], np.float32)
             faces = [replace(f, frame_to_crop=f.frame_to_crop * shrink, box=f.box * scale) for f in seen.faces]
             small = FaceAnalysis(image, faces)
-            self._small.put((wish.picture, wish.max_side), small)
+            self._small.put((edit_input.picture, edit_input.max_side), small)
         return small
 
-    def _wanted(self, wish: EditInput, faces: list[Face]) -> list[tuple[Face, FaceParams]]:
-        given = {name: choose(self._look(wish, name).faces, "largest")[0] for name in set(wish.traits.values())}
-        givers = {trait: given[name].params for trait, name in wish.traits.items()}
-        chosen = choose(faces, wish.face)
-        return [(face, self._editor.wanted(face.params, wish.edit, givers)) for face in chosen]  # type: ignore[arg-type]
+    def _wanted(self, edit_input: EditInput, faces: list[Face]) -> list[tuple[Face, FaceParams]]:
+        given = {
+            name: choose(self._look(edit_input, name).faces, "largest")[0] for name in set(edit_input.traits.values())
+        }
+        givers = {trait: given[name].params for trait, name in edit_input.traits.items()}
+        chosen = choose(faces, edit_input.face)
+        return [(face, self._editor.wanted(face.params, edit_input.edit, givers)) for face in chosen]  # type: ignore[arg-type]
 
-    def _check(self, wish: EditInput) -> None:
+    def _check(self, edit_input: EditInput) -> None:
         """Whether the faces to be edited, and those whose identity is taken, may be."""
         if self._policy.is_active:
-            takes = {wish.traits[trait]: "largest" for trait in TAKES_IDENTITY if trait in wish.traits}
-            for name, which in ((wish.picture, wish.face), *takes.items()):
-                seen = self._look(wish, name)
+            takes = {edit_input.traits[trait]: "largest" for trait in TAKES_IDENTITY if trait in edit_input.traits}
+            for name, which in ((edit_input.picture, edit_input.face), *takes.items()):
+                seen = self._look(edit_input, name)
                 self._policy.check([self._vector(name, seen, face) for face in choose(seen.faces, which)])
 
     def _vector(self, name: str, seen: FaceAnalysis, face: Face) -> np.ndarray | None:
@@ -255,83 +257,93 @@ class FaceWorker:
         return known[0]
 
     def _moved(
-        self, editor: Editor, wish: EditInput, seen: FaceAnalysis
+        self, editor: Editor, edit_input: EditInput, seen: FaceAnalysis
     ) -> tuple[np.ndarray, list[tuple[Face, FaceParams]]]:
         """The edit without a model, at the size of what was seen."""
-        out, pairs = seen.image, self._wanted(wish, seen.faces)
-        for face, wanted in pairs if not wish.edit.is_nothing else []:
+        out, pairs = seen.image, self._wanted(edit_input, seen.faces)
+        for face, wanted in pairs if not edit_input.edit.is_nothing else []:
             out, _ = editor.apply(out, face, wanted)
         return out, pairs
 
-    def _preview(self, wish: EditInput, wrap: OutputOptions) -> Previewed:
+    def _preview(self, edit_input: EditInput, output_options: OutputOptions) -> Previewed:
         marks = [time.perf_counter()]
-        self._check(wish)
-        small = self._smaller(wish)
+        self._check(edit_input)
+        small = self._smaller(edit_input)
         marks.append(time.perf_counter())
-        out, pairs = self._moved(self._quick, wish, small)
+        out, pairs = self._moved(self._quick, edit_input, small)
         marks.append(time.perf_counter())
-        data = self._seal(out, _without(wish), wrap)
+        data = self._signer(out, _without(edit_input), output_options)
         marks.append(time.perf_counter())
         seconds = dict(zip(("look", "move", "seal"), np.diff(marks).tolist()))
-        return Previewed(data, self._asked(wish, pairs), seconds)
+        return Previewed(data, self._asked(edit_input, pairs), seconds)
 
-    def _edit(self, wish: EditInput, wrap: OutputOptions) -> Finished:
-        self._check(wish)
-        seen = self._look(wish, wish.picture)
-        out, pairs = self._moved(self._editor, wish, seen)
-        return self._measured(_with(wish, seen), out, pairs, wrap)
+    def _edit(self, edit_input: EditInput, output_options: OutputOptions) -> Finished:
+        self._check(edit_input)
+        seen = self._look(edit_input, edit_input.picture)
+        out, pairs = self._moved(self._editor, edit_input, seen)
+        return self._measured(_with(edit_input, seen), out, pairs, output_options)
 
-    def _compose(self, wish: EditInput, canvas: ModelInputSpec) -> Composed:
-        self._check(wish)
-        laid = self._lay(wish, canvas)
-        return Composed([one.conditions for one in laid.composed], self._asked(wish, laid.pairs))
+    def _compose(self, edit_input: EditInput, input_spec: ModelInputSpec) -> Composed:
+        self._check(edit_input)
+        laid = self._lay(edit_input, input_spec)
+        return Composed([one.conditions for one in laid.composed], self._asked(edit_input, laid.pairs))
 
-    def _lay(self, wish: EditInput, canvas: ModelInputSpec) -> _Laid:
-        key = wish.picture, wish.face, json.dumps(wish.edit.to_dict(), sort_keys=True), *wish.traits.items(), canvas
+    def _lay(self, edit_input: EditInput, input_spec: ModelInputSpec) -> _Laid:
+        key = (
+            edit_input.picture,
+            edit_input.face,
+            json.dumps(edit_input.edit.to_dict(), sort_keys=True),
+            *edit_input.traits.items(),
+            input_spec,
+        )
         laid = self._laid.get(key)
         if laid is None:
-            seen, composer = self._look(wish, wish.picture), self._composer(canvas)
-            pairs = self._wanted(wish, seen.faces)
+            seen, composer = self._look(edit_input, edit_input.picture), self._composer(input_spec)
+            pairs = self._wanted(edit_input, seen.faces)
             laid = _Laid(seen, pairs, [composer(face, wanted) for face, wanted in pairs])
             self._laid.put(key, laid)
         return laid
 
     def _finish(
-        self, wish: EditInput, canvas: ModelInputSpec, crops: list[np.ndarray], wrap: OutputOptions
+        self, edit_input: EditInput, input_spec: ModelInputSpec, crops: list[np.ndarray], output_options: OutputOptions
     ) -> Finished:
-        laid = self._lay(wish, canvas)
+        laid = self._lay(edit_input, input_spec)
         out = laid.seen.image
-        editor = Editor(self.see, composer=self._composer(canvas))
+        editor = Editor(self.see, composer=self._composer(input_spec))
         for (face, wanted), composed, crop in zip(laid.pairs, laid.composed, crops):
             out = editor.put_back(out, face, wanted, composed, crop)
-        return self._measured(_with(wish, laid.seen), out, laid.pairs, wrap)
+        return self._measured(_with(edit_input, laid.seen), out, laid.pairs, output_options)
 
-    def _composer(self, canvas: ModelInputSpec) -> Composer:
-        if canvas not in self._composers:
-            self._composers[canvas] = composer_of(canvas)
-        return self._composers[canvas]
+    def _composer(self, input_spec: ModelInputSpec) -> Composer:
+        if input_spec not in self._composers:
+            self._composers[input_spec] = composer_of(input_spec)
+        return self._composers[input_spec]
 
-    def _asked(self, wish: EditInput, pairs: list[tuple[Face, FaceParams]]) -> list[dict[str, float]]:
-        return [numbers(wanted, wish.edit, self.see.head) for _, wanted in pairs]
+    def _asked(self, edit_input: EditInput, pairs: list[tuple[Face, FaceParams]]) -> list[dict[str, float]]:
+        return [numbers(wanted, edit_input.edit, self.see.head) for _, wanted in pairs]
 
     def _measured(
-        self, wish: EditInput, image: np.ndarray, pairs: list[tuple[Face, FaceParams]], wrap: OutputOptions
+        self,
+        edit_input: EditInput,
+        image: np.ndarray,
+        pairs: list[tuple[Face, FaceParams]],
+        output_options: OutputOptions,
     ) -> Finished:
         with tracing.span("eye.measure"):
             found = self._judge.measured(image, [face for face, _ in pairs])
-        achieved = [None if p is None else numbers(p, wish.edit, self.see.head) for p in found]
-        with tracing.span("seal", format=wrap.format):
-            data = self._seal(image, wish, wrap)
-        return Finished(data, self._asked(wish, pairs), achieved)
+        achieved = [None if p is None else numbers(p, edit_input.edit, self.see.head) for p in found]
+        with tracing.span("seal", format=output_options.format):
+            data = self._signer(image, edit_input, output_options)
+        return Finished(data, self._asked(edit_input, pairs), achieved)
 
-    def _reconstruct(self, wish: EditInput) -> Reconstruction:
-        seen = self._look(wish, wish.picture)
+    def _reconstruct(self, edit_input: EditInput) -> Reconstruction:
+        seen = self._look(edit_input, edit_input.picture)
         height, width = seen.image.shape[:2]
         head = self.see.head
         known = {n: v for n, v in NAMED.items() if set(v) <= set(head.expression_names)}
         sliders = replace(_SLIDERS, expression=dict.fromkeys(known, 0.0))
         return Reconstruction(
-            picture=wish.picture,
+            picture=edit_input.picture,
             width=width,
             height=height,
             head=f"{head.name} {head.version}",
@@ -340,20 +352,20 @@ class FaceWorker:
         )
 
 
-def _with(wish: EditInput, seen: FaceAnalysis) -> EditInput:
+def _with(edit_input: EditInput, seen: FaceAnalysis) -> EditInput:
     """The wish with its source's bytes."""
-    return replace(wish, pictures={wish.picture: seen.data})
+    return replace(edit_input, pictures={edit_input.picture: seen.data})
 
 
-def _without(wish: EditInput) -> EditInput:
+def _without(edit_input: EditInput) -> EditInput:
     """The wish without any, for what is not the last word: to read the source's own manifests again costs up to 40 ms a picture."""
-    return replace(wish, pictures={})
+    return replace(edit_input, pictures={})
 
 
-def composer_of(canvas: ModelInputSpec) -> Composer:
+def composer_of(input_spec: ModelInputSpec) -> Composer:
     """Composes for a model."""
-    field: Any = canvas.expression_field
-    return Composer(canvas.style, canvas.size, expression_field=field, detail=canvas.detail)  # type: ignore[arg-type]
+    field: Any = input_spec.expression_field
+    return Composer(input_spec.style, input_spec.size, expression_field=field, detail=input_spec.detail)  # type: ignore[arg-type]
 
 
 def lamp_of(params: FaceParams) -> dict[str, float]:

@@ -23,14 +23,14 @@ BROKEN_MOST = 5  # times that one piece of a job is begun again because somethin
 LONGEST_S = 30.0
 
 
-async def batch(job: Job, shelf: JobStore, editing: Editing, at_once: int) -> None:
+async def batch(job: Job, job_store: JobStore, editing: Editing, at_once: int) -> None:
     """Do the edits that have no result yet.
 
     Raises:
         Trouble, BadInput, ValueError: an edit cannot be done; the others' results stay.
     """
     asked = BatchJob.model_validate(job.asked)
-    files = await asyncio.to_thread(shelf.files, job)
+    files = await asyncio.to_thread(job_store.files, job)
     left = iter([n for n in range(job.total) if n not in job.results])
 
     async def one(number: int) -> CompletedEdit:
@@ -38,15 +38,15 @@ async def batch(job: Job, shelf: JobStore, editing: Editing, at_once: int) -> No
         shared = {name: getattr(asked, name) for name in (*Painting.model_fields, "face", "format")}
         request = EditRequest(edit=edit, **shared)
         traits = {str(trait): job.traits[trait] for trait in edit.take}
-        wish = EditInput(job.picture, edit, dict(files), traits, asked.face)
-        return await editing.whole(editing.plan(request, wish, job.media_type, Key(job.owner), job.id))
+        edit_input = EditInput(job.picture, edit, dict(files), traits, asked.face)
+        return await editing.whole(editing.plan(request, edit_input, job.media_type, Key(job.owner), job.id))
 
     async def some() -> None:
         for number in left:
             done = await patiently(lambda number=number: one(number))  # type: ignore[misc]
             result = done.result()
             about: dict[str, Any] = {"headers": done.headers(), "asked": result.asked, "achieved": result.achieved}
-            await asyncio.to_thread(shelf.put, job, number, done.data, about)
+            await asyncio.to_thread(job_store.put, job, number, done.data, about)
 
     await together(*(some() for _ in range(at_once)))
 

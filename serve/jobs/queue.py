@@ -65,25 +65,30 @@ class Jobs:
     def __init__(
         self,
         uri: str,
-        eye: Any,
-        painter: Any,
+        face_worker: Any,
+        diffusion_worker: Any,
         limits: Limits | None = None,
         *,
-        audit: Callable[[dict[str, Any]], None] | None = None,
+        audit_log: Callable[[dict[str, Any]], None] | None = None,
         see: Callable[[], Any] | None = None,
-        seal: Signer | None = None,
+        signer: Signer | None = None,
         webhooks: Webhooks | None = None,
         policy: Policy | None = None,
     ) -> None:
         self._uri, self._limits = uri, limits or Limits()
         self._webhooks = webhooks or Webhooks(UrlAllowlist())
         self._clips: Any = None
-        self._clip_parts = see, painter, seal or NoSigner(), audit, policy or Policy()
-        self._editing = Editing(SimpleNamespace(eye=eye, painter=painter, limits=self._limits, audit=audit), Numbers())
-        self._shelf: JobStore | None = None
+        self._clip_parts = see, diffusion_worker, signer or NoSigner(), audit_log, policy or Policy()
+        self._editing = Editing(
+            SimpleNamespace(
+                face_worker=face_worker, diffusion_worker=diffusion_worker, limits=self._limits, audit_log=audit_log
+            ),
+            Numbers(),
+        )
+        self._job_store: JobStore | None = None
         self._starting: asyncio.Lock | None = None
         self._more = asyncio.Event()
-        self._house_work: list[asyncio.Task] = []
+        self._background: list[asyncio.Task] = []
         self._leaving: asyncio.Task | None = None
         self._at_work: dict[str, asyncio.Task] = {}
         self._telling: dict[str, asyncio.Task] = {}
@@ -91,24 +96,26 @@ class Jobs:
         self._looks = WatchdogExecutor(most=LOOKS_AT_ONCE)
         self._open = True
 
-    async def submit(self, order: JobSubmission, owner: str, once: str = "") -> JobState:
+    async def submit(self, submission: JobSubmission, owner: str, once: str = "") -> JobState:
         """Queue it; it is kept when this returns.
 
         Raises:
             Trouble: `busy` or `rate-limited`, where the queue or the caller's part of it is full; `draining`, `conflict`;
                 `too-large` or `bad-clip` for a clip.
         """
-        shelf = await self.start()
+        job_store = await self.start()
         if not self._open:
             raise ApiError("draining", retry_after_s=5)
-        if order.asked.webhook is not None:
-            self._webhooks.check(order.asked.webhook)
-        if order.asked.kind == "batch":
-            total = len(order.asked.edits)
+        if submission.asked.webhook is not None:
+            self._webhooks.check(submission.asked.webhook)
+        if submission.asked.kind == "batch":
+            total = len(submission.asked.edits)
         else:
-            total = (await self._looks(self._clip_maker().look, order.files[order.clip])).shown_frames
-        job = await asyncio.to_thread(shelf.add, order, owner, total, once, lambda: self._room(shelf, owner))
-        jobs_by_state(j.state for j in shelf.all())
+            total = (await self._looks(self._clip_maker().look, submission.files[submission.clip])).shown_frames
+        job = await asyncio.to_thread(
+            job_store.add, submission, owner, total, once, lambda: self._room(job_store, owner)
+        )
+        jobs_by_state(j.state for j in job_store.all())
         self._more.set()
         return self._said(job)
 
@@ -134,20 +141,20 @@ class Jobs:
 
     async def remove(self, name: str, owner: str) -> None:
         """Stop it and remove it with its files."""
-        shelf = await self.start()
+        job_store = await self.start()
         await self.cancel(name, owner)
-        job = shelf.find(name, owner)
+        job = job_store.find(name, owner)
         if (message := self._telling.get(job.id)) is not None:
             message.cancel()
-        await asyncio.to_thread(shelf.remove, job)
+        await asyncio.to_thread(job_store.remove, job)
 
     async def result(
         self, name: str, owner: str, number: int, through: bool = False
     ) -> tuple[bytes, str, dict[str, Any]]:
         """As `JobStore.result`: the bytes, or where to fetch them unless they are wanted `through` the service."""
-        shelf = await self.start()
+        job_store = await self.start()
         links_s = 0.0 if through else self._limits.links_s
-        return await asyncio.to_thread(shelf.result, shelf.find(name, owner), number, links_s)
+        return await asyncio.to_thread(job_store.result, job_store.find(name, owner), number, links_s)
 
     async def ready(self) -> bool:
         """Whether it stands; also takes up what an earlier life left behind, once that has ended.
@@ -172,23 +179,23 @@ class Jobs:
         """
         self._starting = self._starting or asyncio.Lock()
         async with self._starting:
-            if self._shelf is None:
+            if self._job_store is None:
                 if not self._open:
                     raise ApiError("draining", retry_after_s=5)
-                shelf = await asyncio.to_thread(JobStore, self._uri, self._limits.keep_s)
-                for job in shelf.all():
+                job_store = await asyncio.to_thread(JobStore, self._uri, self._limits.keep_s)
+                for job in job_store.all():
                     job.state = "queued" if job.state == "running" else job.state
                 work = [self._work() for _ in range(self._limits.jobs_at_once)]
-                house = (
+                services = (
                     _again(self._sweep, SWEEP_S),
                     _again(self._tell, TELL_S),
                     _again(self._write, AWAY_S),
                     _again(self._check, CHECK_S),
                 )
-                self._house_work = [asyncio.create_task(w) for w in (*work, *house)]
-                self._shelf = shelf
-                jobs_by_state(j.state for j in shelf.all())
-        return self._shelf
+                self._background = [asyncio.create_task(w) for w in (*work, *services)]
+                self._job_store = job_store
+                jobs_by_state(j.state for j in job_store.all())
+        return self._job_store
 
     async def close(self) -> None:
         """Begin nothing any more and stop what is under way, to be taken up by the next life."""
@@ -198,20 +205,20 @@ class Jobs:
             self._clips.decoders.close()
 
     async def _check(self) -> None:
-        assert self._shelf is not None
-        if not await asyncio.to_thread(self._shelf.check):
+        assert self._job_store is not None
+        if not await asyncio.to_thread(self._job_store.check):
             LOG.error("the shelf was taken over by another process")
             self._leaving = asyncio.create_task(self._leave(lost=True))  # which ends the loop that this is a round of
 
     async def _leave(self, lost: bool = False) -> None:
-        tasks = [*self._house_work, *self._at_work.values(), *self._telling.values()]
+        tasks = [*self._background, *self._at_work.values(), *self._telling.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        if self._shelf is not None:
-            await asyncio.to_thread(self._shelf.close)
+        if self._job_store is not None:
+            await asyncio.to_thread(self._job_store.close)
         if lost:
-            self._shelf = None
+            self._job_store = None
 
     async def _work(self) -> None:
         while True:
@@ -228,8 +235,8 @@ class Jobs:
 
     def _next(self) -> Job | None:
         """The oldest of those whose owner has the fewest at work."""
-        assert self._shelf is not None
-        jobs = self._shelf.all()
+        assert self._job_store is not None
+        jobs = self._job_store.all()
         busy = [j.owner for j in jobs if j.id in self._at_work]
         queued = [j for j in jobs if j.state == "queued" and j.id not in self._at_work]
         return min(queued, key=lambda j: (busy.count(j.owner), j.created), default=None)
@@ -274,11 +281,11 @@ class Jobs:
         return None
 
     async def _do(self, job: Job) -> None:
-        assert self._shelf is not None
+        assert self._job_store is not None
         if job.kind == "batch":
-            await batch(job, self._shelf, self._editing, self._limits.edits_at_once)
+            await batch(job, self._job_store, self._editing, self._limits.edits_at_once)
         else:
-            await self._clip_maker()(job, self._shelf)
+            await self._clip_maker()(job, self._job_store)
 
     def _clip_maker(self) -> Any:
         """Made at the first clip: it brings torch."""
@@ -286,8 +293,8 @@ class Jobs:
             from rigface.face.analyzer import FaceAnalyzer
             from serve.jobs.video import Clips
 
-            see, painter, seal, audit, policy = self._clip_parts
-            self._clips = Clips(see or FaceAnalyzer.load, painter, self._limits, seal, audit, policy)
+            see, diffusion_worker, signer, audit_log, policy = self._clip_parts
+            self._clips = Clips(see or FaceAnalyzer.load, diffusion_worker, self._limits, signer, audit_log, policy)
         return self._clips
 
     async def _end(self, job: Job, state: str, trouble: ApiError | None = None) -> None:
@@ -304,9 +311,9 @@ class Jobs:
             await asyncio.wait({task})
 
     async def _save(self, job: Job) -> None:
-        assert self._shelf is not None
-        await asyncio.to_thread(self._shelf.save, job)
-        jobs_by_state(j.state for j in self._shelf.all())
+        assert self._job_store is not None
+        await asyncio.to_thread(self._job_store.save, job)
+        jobs_by_state(j.state for j in self._job_store.all())
 
     async def _record(self, job: Job) -> None:
         """Save it, now or as soon as its shelf is back."""
@@ -319,19 +326,19 @@ class Jobs:
             self._unsaved.discard(job.id)
 
     async def _write(self) -> None:
-        assert self._shelf is not None
-        for job in [j for j in self._shelf.all() if j.id in self._unsaved]:
+        assert self._job_store is not None
+        for job in [j for j in self._job_store.all() if j.id in self._unsaved]:
             await self._record(job)
-        self._unsaved &= {j.id for j in self._shelf.all()}
+        self._unsaved &= {j.id for j in self._job_store.all()}
 
     async def _sweep(self) -> None:
-        assert self._shelf is not None
-        await asyncio.to_thread(self._shelf.sweep)
+        assert self._job_store is not None
+        await asyncio.to_thread(self._job_store.sweep)
 
     async def _tell(self) -> None:
         """Begin the messages that are due."""
-        assert self._shelf is not None
-        now, jobs = time.time(), self._shelf.all()
+        assert self._job_store is not None
+        now, jobs = time.time(), self._job_store.all()
         under_way = Counter(j.owner for j in jobs if j.id in self._telling)
         for job in jobs:
             due = job.ended and job.hook.get("state") == "waiting" and job.hook["next"] <= now
@@ -355,8 +362,8 @@ class Jobs:
         job.hook = {"state": state, "tries": tries, "next": time.time() + wait_s(tries)}
         await self._record(job)
 
-    def _room(self, shelf: JobStore, owner: str) -> None:
-        waiting = [j for j in shelf.all() if j.state in OPEN]
+    def _room(self, job_store: JobStore, owner: str) -> None:
+        waiting = [j for j in job_store.all() if j.state in OPEN]
         if len(waiting) >= self._limits.jobs_waiting:
             raise ApiError("busy", f"{len(waiting)} jobs are waiting", 30)
         if sum(j.owner == owner for j in waiting) >= self._limits.jobs_each:

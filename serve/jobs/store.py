@@ -163,7 +163,7 @@ class JobStore:
             raise ApiError("unknown-job")
         return job
 
-    def add(self, order: JobSubmission, owner: str, total: int, once: str, room: Callable[[], None]) -> Job:
+    def add(self, submission: JobSubmission, owner: str, total: int, once: str, room: Callable[[], None]) -> Job:
         """Take a job in; it is kept when this returns.
 
         Args:
@@ -173,9 +173,9 @@ class JobStore:
         Raises:
             Trouble: `conflict`, where the key came with another job before; `busy`, where the shelf is not ours any more.
         """
-        asked = order.asked.model_dump(mode="json", exclude={"picture", "clip", "target", "targets"})
+        asked = submission.asked.model_dump(mode="json", exclude={"picture", "clip", "target", "targets"})
         name = secrets.token_hex(16)
-        job = Job(name, owner, order.asked.kind, asked, order.picture, order.clip, order.traits, total=total,
+        job = Job(name, owner, submission.asked.kind, asked, submission.picture, submission.clip, submission.traits, total=total,
                   created=time.time())  # fmt: skip
         if asked["webhook"]:
             job.hook = {"state": "waiting", "tries": 0, "next": 0.0}
@@ -185,7 +185,7 @@ class JobStore:
             if once and (first := self._first(job, once)) is not None:
                 return first
             room()
-            for key, data in order.files.items():
+            for key, data in submission.files.items():
                 self.store.publish(self._file(job, key), data)
             self._write(job)
             with self._lock:

@@ -66,10 +66,10 @@ class Clips:
     """
 
     load: Callable[[], FaceAnalyzer]
-    painter: Any
+    diffusion_worker: Any
     limits: Limits
-    seal: Signer
-    audit: Callable[[dict[str, Any]], None] | None = None
+    signer: Signer
+    audit_log: Callable[[dict[str, Any]], None] | None = None
     policy: Policy = field(default_factory=Policy)
     decoders: Decoders = field(default_factory=Decoders)
     is_stuck: bool = False
@@ -90,15 +90,15 @@ class Clips:
         self._within(info.shown_frames, info.duration_s)
         return info
 
-    async def __call__(self, job: Job, shelf: JobStore) -> None:
+    async def __call__(self, job: Job, job_store: JobStore) -> None:
         """Make the clip.
 
         Raises:
             Trouble, BadInput, ValueError: it cannot be made.
         """
         asked: Any = (VideoJob if job.kind == "video" else AnimationJob).model_validate(job.asked)
-        model = asked.model or next(m.name for m in await self.painter.models() if m.default)
-        canvas = None if model == PREVIEW else await self.painter.canvas(model)
+        model = asked.model or next(m.name for m in await self.diffusion_worker.models() if m.default)
+        input_spec = None if model == PREVIEW else await self.diffusion_worker.input_spec(model)
         stop, loop = threading.Event(), asyncio.get_running_loop()
 
         def paint(conditions: Conditions, seed: int, _prompt: str = "") -> np.ndarray:  # which the options have
@@ -111,7 +111,7 @@ class Clips:
                 raise Stopped
             return waiting.result()
 
-        work = _Making(self, job, shelf, asked, model, canvas, paint if canvas else None, stop)
+        work = _Making(self, job, job_store, asked, model, input_spec, paint if input_spec else None, stop)
         thread = asyncio.ensure_future(asyncio.to_thread(work.run))
         thread.add_done_callback(
             lambda done: done.cancelled() or done.exception()
@@ -124,7 +124,7 @@ class Clips:
             self.is_stuck = self.is_stuck or not thread.done()
 
     async def _painted(self, model: str, conditions: Conditions, options: SamplingOptions) -> np.ndarray:
-        stream = self.painter.paint(model, conditions, options, None, self.limits.edit_s)
+        stream = self.diffusion_worker.paint(model, conditions, options, None, self.limits.edit_s)
         async with aclosing(stream) as events:
             async for event in events:
                 if hasattr(event, "painted_s"):
@@ -152,11 +152,11 @@ class _Making:
     """One clip under way, in a thread."""
 
     def __init__(
-        self, clips: Clips, job: Job, shelf: JobStore, asked: Any, model: str, canvas: ModelInputSpec | None, paint: Paint | None,
+        self, clips: Clips, job: Job, job_store: JobStore, asked: Any, model: str, input_spec: ModelInputSpec | None, paint: Paint | None,
         stop: threading.Event,
     ) -> None:  # fmt: skip
-        self.clips, self.job, self.shelf, self.asked, self.model = clips, job, shelf, asked, model
-        self.canvas, self.paint, self.stop = canvas, paint, stop
+        self.clips, self.job, self.job_store, self.asked, self.model = clips, job, job_store, asked, model
+        self.input_spec, self.paint, self.stop = input_spec, paint, stop
         self.watch = clips.policy.watch() if job.kind == "video" else None
 
     def run(self) -> None:
@@ -170,10 +170,10 @@ class _Making:
     def _run(self, see: FaceAnalyzer, folder: Path) -> None:
         job, asked, clips = self.job, self.asked, self.clips
         path = folder / "clip"
-        path.write_bytes(self.shelf.clip(job))
+        path.write_bytes(self.job_store.clip(job))
         info = clips.look(str(path))
         job.total = info.shown_frames
-        editor = Editor(see, self.paint, composer_of(self.canvas) if self.canvas is not None else None)
+        editor = Editor(see, self.paint, composer_of(self.input_spec) if self.input_spec is not None else None)
         parts = self._parts()
         job.finished = sum(len(p["times"]) for p in parts)
         clip = VideoSource(str(path), info.fps, clips.decoders.frames)
@@ -184,8 +184,8 @@ class _Making:
             rows = {str(track): _rows(kept, asked.edit, editor) for track, kept in samples.kept.items()}
             samples.kept.clear()
             part = {"times": times, "rows": rows}
-            self.shelf.store.publish(self.shelf.part(job, len(parts), "mp4"), data)
-            self.shelf.store.publish(self.shelf.part(job, len(parts), "json"), json.dumps(part).encode())
+            self.job_store.store.publish(self.job_store.part(job, len(parts), "mp4"), data)
+            self.job_store.store.publish(self.job_store.part(job, len(parts), "json"), json.dumps(part).encode())
             parts.append(part)
             job.tries = 0
         if self.watch is not None:
@@ -196,14 +196,14 @@ class _Making:
     def _parts(self) -> list[dict[str, Any]]:
         """Records of the pieces that are done, from the first one on without a gap."""
         out: list[dict[str, Any]] = []
-        while self.shelf.store.exists(name := self.shelf.part(self.job, len(out), "json")):
-            out.append(json.loads(self.shelf.store.read(name)))
+        while self.job_store.store.exists(name := self.job_store.part(self.job, len(out), "json")):
+            out.append(json.loads(self.job_store.store.read(name)))
         return out
 
     def _shown(
         self, editor: Editor, clip: VideoSource, info: VideoInfo, begin: int
     ) -> tuple[tuple[int, int], Iterator[EditedFrame]]:
-        job, asked, files = self.job, self.asked, self.shelf.files(self.job)
+        job, asked, files = self.job, self.asked, self.job_store.files(self.job)
         givers: dict[Any, Face] = {trait: self._face(editor, files[name], trait) for trait, name in job.traits.items()}
         how = VideoOptions(
             face=str(asked.face), seed=asked.seed, begin=begin,
@@ -246,7 +246,7 @@ class _Making:
                     film, began = stack.enter_context(VideoWriter(path, size, fps, reorder=False)), time.monotonic()
                 image = one.image
                 if not self.asked.edit.is_nothing:
-                    image = self.clips.seal.mark(image, self._mark())
+                    image = self.clips.signer.mark(image, self._mark())
                 times.append(one.time_s)
                 film.write(image, one.time_s - times[0])
                 self.job.finished += 1
@@ -263,12 +263,12 @@ class _Making:
     def _finish(
         self, parts: list[dict[str, Any]], folder: Path, size: tuple[int, int], fps: float, sound: str | None
     ) -> None:
-        job, store = self.job, self.shelf.store
+        job, store = self.job, self.job_store.store
         out = folder / f"out.{job.suffix}"
         pieces = []
         for k in range(len(parts)):
             pieces.append(folder / f"{k}.mp4")
-            pieces[-1].write_bytes(store.read(self.shelf.part(job, k, "mp4")))
+            pieces[-1].write_bytes(store.read(self.job_store.part(job, k, "mp4")))
         times = [part["times"] for part in parts]
         self.clips.decoders.join(Joined(str(out), size, fps, list(map(str, pieces)), times, sound))
         sources = {"source": job.clip} if job.kind == "video" else {"source": job.picture, "driver": job.clip}
@@ -279,12 +279,12 @@ class _Making:
         clip = (folder / "clip").read_bytes()
         origins = [Origin(clip)]
         if job.kind == "animation":
-            origins = [Origin(self.shelf.files(job)[job.picture], "componentOf"), Origin(clip, "inputTo")]
-        data = self.clips.seal.film(out.read_bytes(), job.media_type, record, origins)
-        data = self.shelf.put(job, 0, data)
-        if self.clips.audit is not None:
+            origins = [Origin(self.job_store.files(job)[job.picture], "componentOf"), Origin(clip, "inputTo")]
+        data = self.clips.signer.film(out.read_bytes(), job.media_type, record, origins)
+        data = self.job_store.put(job, 0, data)
+        if self.clips.audit_log is not None:
             entry = {**record, "key": job.owner, "request_id": job.id, "in": record["source"], "out": picture_id(data)}
-            self.clips.audit({name: value for name, value in entry.items() if name not in ("source", "request")})
+            self.clips.audit_log({name: value for name, value in entry.items() if name not in ("source", "request")})
         store.delete_folder(f"jobs/{job.id}/part")
 
     def _mark(self) -> int:

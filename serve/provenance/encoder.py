@@ -28,7 +28,7 @@ class Origin:
 class Signer(Protocol):
     """Encodes what was made, and knows it again."""
 
-    def __call__(self, image: np.ndarray, wish: EditInput, wrap: OutputOptions) -> bytes:
+    def __call__(self, image: np.ndarray, edit_input: EditInput, output_options: OutputOptions) -> bytes:
         """(H, W, 3) uint8 as an encoded picture."""
 
     def mark(self, image: np.ndarray, bits: int) -> np.ndarray:
@@ -44,9 +44,9 @@ class Signer(Protocol):
 class NoSigner:
     """Encoded, and nothing else."""
 
-    def __call__(self, image: np.ndarray, wish: EditInput, wrap: OutputOptions) -> bytes:
+    def __call__(self, image: np.ndarray, edit_input: EditInput, output_options: OutputOptions) -> bytes:
         """As `encode`."""
-        return encode(image, wrap)
+        return encode(image, output_options)
 
     def mark(self, image: np.ndarray, bits: int) -> np.ndarray:
         """As it is."""
@@ -61,14 +61,14 @@ class NoSigner:
         return Verified(made_here=False, manifest="none", record=None, watermark=False, mark=None, score=0.0)
 
 
-def encode(image: np.ndarray, wrap: OutputOptions) -> bytes:
+def encode(image: np.ndarray, output_options: OutputOptions) -> bytes:
     """(H, W, 3) uint8 as png, jpeg or webp."""
-    if wrap.format == "png":
+    if output_options.format == "png":
         return encode_png(image)
-    if wrap.format == "jpeg":
-        return encode_jpeg(image, wrap.quality)
+    if output_options.format == "jpeg":
+        return encode_jpeg(image, output_options.quality)
     from PIL import Image
 
     out = io.BytesIO()
-    Image.fromarray(image).save(out, "WEBP", quality=wrap.quality)
+    Image.fromarray(image).save(out, "WEBP", quality=output_options.quality)
     return out.getvalue()

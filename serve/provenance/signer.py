@@ -63,13 +63,20 @@ class C2paSigner:
         self._tools: Any = None
         self._decoders = Decoders(memory_mb=1024, silence_s=VERIFY_S)
 
-    def __call__(self, image: np.ndarray, wish: EditInput, wrap: OutputOptions) -> bytes:
+    def __call__(self, image: np.ndarray, edit_input: EditInput, output_options: OutputOptions) -> bytes:
         """Marked, encoded, and with a manifest that says what was done."""
-        marked = image if wish.edit.is_nothing else self.mark(image, int(wrap.record.get("mark", "0"), 16))
-        record = {**wrap.record, "source": wish.picture, "edit": wish.edit.to_dict(), "from": wish.traits}
-        source = wish.pictures.get(wish.picture)
+        marked = (
+            image if edit_input.edit.is_nothing else self.mark(image, int(output_options.record.get("mark", "0"), 16))
+        )
+        record = {
+            **output_options.record,
+            "source": edit_input.picture,
+            "edit": edit_input.edit.to_dict(),
+            "from": edit_input.traits,
+        }
+        source = edit_input.pictures.get(edit_input.picture)
         origins = [Origin(source)] if source else []
-        return self.film(encode(marked, wrap), f"image/{wrap.format}", record, origins)
+        return self.film(encode(marked, output_options), f"image/{output_options.format}", record, origins)
 
     def mark(self, image: np.ndarray, bits: int) -> np.ndarray:
         """The picture with an invisible mark of 32 bits."""

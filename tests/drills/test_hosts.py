@@ -186,7 +186,7 @@ args = app.Args(seal=sys.argv[2], model=sys.argv[3])
 one_a_host = {"num_replicas": 2, "max_replicas_per_node": 1, "autoscaling_config": None}
 painter = app.PainterDeployment.options(**one_a_host, health_check_period_s=1, health_check_timeout_s=5, ray_actor_options={"num_cpus": 0.1}).bind(args)
 eye = app.EyeDeployment.options(**one_a_host, health_check_period_s=1, health_check_timeout_s=5).bind(args, painter)
-door = app.Door.options(**one_a_host, health_check_period_s=1, health_check_timeout_s=5).bind(args, eye, painter)
+door = app.Gateway.options(**one_a_host, health_check_period_s=1, health_check_timeout_s=5).bind(args, eye, painter)
 serve.run(door, name="rigface", route_prefix="/")
 print("ready", flush=True)
 while True: time.sleep(1)

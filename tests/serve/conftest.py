@@ -69,14 +69,14 @@ def photo(seed: int = 0, size: tuple[int, int] = (96, 80)) -> np.ndarray:
 
 
 @pytest.fixture(scope="session")
-def eye():
+def face_worker():
     from serve.inference.face_worker import FaceWorker
 
     return FaceWorker(StillSee())
 
 
 @pytest.fixture(scope="session")
-def studio():
+def diffusion_worker():
     from serve.inference.diffusion_worker import DiffusionWorker
 
     made = DiffusionWorker.of({"tiny": "tiny"})
@@ -85,24 +85,24 @@ def studio():
 
 
 @pytest.fixture
-def house(eye, studio):
+def services(face_worker, diffusion_worker):
     from serve.api.routes import Services
 
-    return Services(eye, studio)
+    return Services(face_worker, diffusion_worker)
 
 
 @pytest.fixture
-def client(house):
+def client(services):
     from starlette.testclient import TestClient
 
     from serve.api.routes import make_api
 
-    with TestClient(make_api(house), raise_server_exceptions=False) as made:
+    with TestClient(make_api(services), raise_server_exceptions=False) as made:
         yield made
 
 
 @pytest.fixture
-def serve_jobs(house, tmp_path):
+def serve_jobs(services, tmp_path):
     """A function that opens the service on a place, with the jobs that are there; each call is another life of it.
 
     Two lives at a time have one place only where `beside` is said.
@@ -123,11 +123,19 @@ def serve_jobs(house, tmp_path):
             if uri in lives and not beside:
                 jobs, client = lives[uri]
                 client.portal.call(jobs.close)
-            house.limits = replace(Limits(), **{f.name: more.pop(f.name) for f in fields(Limits) if f.name in more})
-            house.jobs = Jobs(uri, house.eye, house.painter, house.limits, audit=house.audit, see=StillSee, **more)
-            client = stack.enter_context(TestClient(make_api(replace(house)), raise_server_exceptions=False))
-            stack.callback(lambda jobs=house.jobs: client.portal.call(jobs.close))
-            lives[uri] = house.jobs, client
+            services.limits = replace(Limits(), **{f.name: more.pop(f.name) for f in fields(Limits) if f.name in more})
+            services.jobs = Jobs(
+                uri,
+                services.face_worker,
+                services.diffusion_worker,
+                services.limits,
+                audit_log=services.audit_log,
+                see=StillSee,
+                **more,
+            )
+            client = stack.enter_context(TestClient(make_api(replace(services)), raise_server_exceptions=False))
+            stack.callback(lambda jobs=services.jobs: client.portal.call(jobs.close))
+            lives[uri] = services.jobs, client
             return client
 
         yield open_
@@ -155,7 +163,7 @@ def flat() -> bytes:
 
 
 @contextlib.contextmanager
-def listening(house, doors=1):
+def listening(services, doors=1):
     """A house's address on loopback, served by this process, by one door after the other."""
     import uvicorn
 
@@ -164,7 +172,7 @@ def listening(house, doors=1):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    turns = itertools.cycle([make_api(house) for _ in range(doors)])
+    turns = itertools.cycle([make_api(services) for _ in range(doors)])
 
     async def app(scope, receive, send):
         await next(turns)(scope, receive, send)

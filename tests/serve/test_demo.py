@@ -12,9 +12,9 @@ from tests.serve.conftest import listening
 
 
 @pytest.fixture(scope="module")
-def url(eye):
+def url(face_worker):
     """A service without a checkpoint, as a newcomer has it."""
-    with listening(Services(eye, DiffusionWorker.of({}))) as url:
+    with listening(Services(face_worker, DiffusionWorker.of({}))) as url:
         yield url
 
 

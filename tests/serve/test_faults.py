@@ -234,9 +234,9 @@ def test_slow_callers_do_not_keep_others_waiting(service, somebody):
             one.close()
 
 
-def test_a_body_that_trickles_is_cut_off(eye, studio, monkeypatch):
+def test_a_body_that_trickles_is_cut_off(face_worker, diffusion_worker, monkeypatch):
     monkeypatch.setattr(rate_limit, "BODY_GRACE_S", 0.3)
-    with listening(Services(eye, studio)) as url:
+    with listening(Services(face_worker, diffusion_worker)) as url:
         slow = half_a_request(url)
         began = time.monotonic()
         answer = slow.recv(65536).decode()
@@ -259,12 +259,12 @@ def test_callers_who_leave_are_painted_for_no_more(service, somebody):
     callers, steps = 12, 100
 
     async def leave(name):
-        wish = {"picture": {"id": name}, "edit": {"yaw_deg": 4}, "steps": steps}
+        edit_input = {"picture": {"id": name}, "edit": {"yaw_deg": 4}, "steps": steps}
         async with httpx.AsyncClient(base_url=service, timeout=LIMIT_S) as client:
 
             async def one():
                 accept = {"Accept": "text/event-stream"}
-                async with client.stream("POST", "/v1/edits", json=wish, headers=accept) as answer:
+                async with client.stream("POST", "/v1/edits", json=edit_input, headers=accept) as answer:
                     async for line in answer.aiter_lines():
                         if '"paint"' in line:
                             return json.loads(line.removeprefix("data: "))["step"]

@@ -109,13 +109,13 @@ def test_a_painter_s_refusal_ends_the_stream():
 
 def test_what_a_painter_is_is_not_asked_for_each_edit(monkeypatch):
     handle = Handle(["tiny"], "canvas", ApiError("unknown-model"), ["tiny", "mine"])
-    painter = RemoteDiffusionWorker(handle)
-    assert [run(painter.models()) for _ in range(3)] == [["tiny"]] * 3
-    assert [run(painter.canvas("tiny")) for _ in range(2)] == ["canvas"] * 2
+    diffusion_worker = RemoteDiffusionWorker(handle)
+    assert [run(diffusion_worker.models()) for _ in range(3)] == [["tiny"]] * 3
+    assert [run(diffusion_worker.input_spec("tiny")) for _ in range(2)] == ["canvas"] * 2
     with pytest.raises(ApiError, match="unknown-model"):  # which is not kept
-        run(painter.canvas("mine"))
+        run(diffusion_worker.input_spec("mine"))
     monkeypatch.setattr(far, "KEPT_S", 0)
-    assert run(painter.models()) == ["tiny", "mine"]
+    assert run(diffusion_worker.models()) == ["tiny", "mine"]
 
 
 @pytest.mark.parametrize(("models", "told"), [(["tiny", "mine"], {"multiplexed_model_id": "tiny"}), (["tiny"], {})])

@@ -12,15 +12,15 @@ from serve.security.api_keys import KeyRing, add
 from tests.serve.conftest import problem, send
 
 
-def test_numbers_are_for_keys_that_may_see_them_and_health_is_for_everybody(house, tmp_path):
+def test_numbers_are_for_keys_that_may_see_them_and_health_is_for_everybody(services, tmp_path):
     from starlette.testclient import TestClient
 
     from serve.api.routes import make_api
 
     file = tmp_path / "keys.jsonl"
     alice, scraper = add(file, "alice", ("edit",)), add(file, "prometheus", ("metrics",))
-    house.keys = KeyRing(file)
-    client = TestClient(make_api(house), raise_server_exceptions=False)
+    services.keys = KeyRing(file)
+    client = TestClient(make_api(services), raise_server_exceptions=False)
     problem(client.get("/metrics"), 401, "unauthorized")
     problem(client.get("/metrics", headers={"Authorization": f"Bearer {alice}"}), 403, "forbidden")
     seen = client.get("/metrics", headers={"Authorization": f"Bearer {scraper}"})
@@ -29,7 +29,7 @@ def test_numbers_are_for_keys_that_may_see_them_and_health_is_for_everybody(hous
     assert client.get("/healthz").status_code == client.get("/readyz").status_code == 200
 
 
-def test_readiness_is_asked_for_once_however_often_it_is_wanted(house):
+def test_readiness_is_asked_for_once_however_often_it_is_wanted(services):
     from starlette.testclient import TestClient
 
     from serve.api.routes import make_api
@@ -41,18 +41,18 @@ def test_readiness_is_asked_for_once_however_often_it_is_wanted(house):
         await asyncio.sleep(0)
         raise OSError("/secret/place is away")
 
-    house.eye = SimpleNamespace(ready=ready)
-    with TestClient(make_api(house)) as client:
+    services.face_worker = SimpleNamespace(ready=ready)
+    with TestClient(make_api(services)) as client:
         answers = [client.get("/readyz") for _ in range(20)]
         assert {a.status_code for a in answers} == {503}
         assert answers[0].json() == {"status": "not ready", "eye": "OSError", "painter": "ok"}
         assert len(asked) == 1
-        house.gate.draining = True
+        services.gate.draining = True
         assert (client.get("/readyz").status_code, client.get("/readyz").json()) == (503, {"status": "draining"})
 
 
 @pytest.mark.parametrize("accept", ["image/png", "text/event-stream"])
-def test_a_mistake_of_ours_is_not_the_callers_fault_and_says_nothing_of_itself(house, png, caplog, accept):
+def test_a_mistake_of_ours_is_not_the_callers_fault_and_says_nothing_of_itself(services, png, caplog, accept):
     """A ValueError of some library, whose text may name anything; in a stream, too, it is counted and in the log."""
     from starlette.testclient import TestClient
 
@@ -61,9 +61,9 @@ def test_a_mistake_of_ours_is_not_the_callers_fault_and_says_nothing_of_itself(h
     async def broken(*_):
         raise ValueError("/home/operator/secret.jsonl: line 3")
 
-    house.eye = SimpleNamespace(reconstruct=broken, preview=broken, edit_without_model=broken)
+    services.face_worker = SimpleNamespace(reconstruct=broken, preview=broken, edit_without_model=broken)
     caplog.set_level("INFO", logger="rigface.serve")
-    with TestClient(make_api(house), raise_server_exceptions=False) as client:
+    with TestClient(make_api(services), raise_server_exceptions=False) as client:
         answer = send(client, png, {"yaw_deg": 3}, model="preview", accept=accept)
         assert "secret" not in answer.text
         if accept == "image/png":
@@ -79,7 +79,7 @@ def test_a_mistake_of_ours_is_not_the_callers_fault_and_says_nothing_of_itself(h
     assert request.keys["request_id"] == broken_lines[0].keys["request_id"]
 
 
-def test_files_of_the_operator_that_cannot_be_read_are_not_the_callers_fault_either(house, png, tmp_path):
+def test_files_of_the_operator_that_cannot_be_read_are_not_the_callers_fault_either(services, png, tmp_path):
     from starlette.testclient import TestClient
 
     from serve.api.routes import make_api
@@ -89,9 +89,11 @@ def test_files_of_the_operator_that_cannot_be_read_are_not_the_callers_fault_eit
     consent, file = tmp_path / "consent.jsonl", tmp_path / "keys.jsonl"
     enroll(consent, "anna", [np.zeros(128)])
     key = {"Authorization": f"Bearer {add(file, 'alice')}"}
-    house.eye = FaceWorker(house.eye.see, policy=Policy(str(consent), who=lambda *_: np.zeros(128)))
-    house.keys = KeyRing(file)
-    with TestClient(make_api(house), raise_server_exceptions=False, headers=key) as client:
+    services.face_worker = FaceWorker(
+        services.face_worker.see, policy=Policy(str(consent), who=lambda *_: np.zeros(128))
+    )
+    services.keys = KeyRing(file)
+    with TestClient(make_api(services), raise_server_exceptions=False, headers=key) as client:
         assert send(client, png, {"yaw_deg": 3}, to="/v1/preview").status_code == 200
         consent.write_text("{}\n")
         assert problem(send(client, png, {"yaw_deg": 3}, to="/v1/preview"), 500, "internal") == ""
@@ -101,13 +103,13 @@ def test_files_of_the_operator_that_cannot_be_read_are_not_the_callers_fault_eit
         KeyRing(file).find("Bearer rf_x")
 
 
-def test_what_the_door_itself_refuses_is_counted(house, png):
+def test_what_the_door_itself_refuses_is_counted(services, png):
     from starlette.testclient import TestClient
 
     from serve.api.routes import make_api
 
-    house.limits = Limits(body_bytes=10, in_flight=0)
-    with TestClient(make_api(house)) as client:
+    services.limits = Limits(body_bytes=10, in_flight=0)
+    with TestClient(make_api(services)) as client:
         problem(send(client, png), 413, "too-large")
         problem(client.get("/v1/models"), 503, "busy")
         found = client.get("/metrics").text
@@ -115,7 +117,7 @@ def test_what_the_door_itself_refuses_is_counted(house, png):
     assert 'rigface_problems_total{type="busy"} 1.0' in found
 
 
-def test_a_stream_keeps_its_place_at_the_door_until_it_ends(house, png, tmp_path):
+def test_a_stream_keeps_its_place_at_the_door_until_it_ends(services, png, tmp_path):
     """No more at a time than the key allows, and a refusal is one before the answer has begun."""
     from concurrent.futures import ThreadPoolExecutor
 
@@ -125,16 +127,16 @@ def test_a_stream_keeps_its_place_at_the_door_until_it_ends(house, png, tmp_path
 
     may_end, began = threading.Event(), threading.Event()
 
-    async def slow(wish, wrap):
+    async def slow(edit_input, output_options):
         began.set()
         await asyncio.to_thread(may_end.wait, 20)
-        return await eye.edit_without_model(wish, wrap)
+        return await face_worker.edit_without_model(edit_input, output_options)
 
-    eye, file = house.eye, tmp_path / "keys.jsonl"
-    house.keys = KeyRing(file)
+    face_worker, file = services.face_worker, tmp_path / "keys.jsonl"
+    services.keys = KeyRing(file)
     key = {"Authorization": f"Bearer {add(file, 'alice', at_a_time=1)}"}
-    house.eye = SimpleNamespace(edit_without_model=slow)
-    with TestClient(make_api(house), headers=key) as client, ThreadPoolExecutor(1) as pool:
+    services.face_worker = SimpleNamespace(edit_without_model=slow)
+    with TestClient(make_api(services), headers=key) as client, ThreadPoolExecutor(1) as pool:
         one = {"edit": {"yaw_deg": 3}, "model": "preview", "accept": "text/event-stream"}
         first = pool.submit(send, client, png, **one)
         assert began.wait(10)
@@ -142,7 +144,7 @@ def test_a_stream_keeps_its_place_at_the_door_until_it_ends(house, png, tmp_path
         may_end.set()
         assert "event: result" in first.result().text
         assert "event: result" in send(client, png, **one).text
-        house.eye = SimpleNamespace()  # breaks the stream
+        services.face_worker = SimpleNamespace()  # breaks the stream
         assert "event: error" in send(client, png, **one).text
         assert client.get("/v1/models").status_code == 200
 

@@ -129,17 +129,17 @@ def real_eye():
     return FaceWorker(FaceAnalyzer.load())
 
 
-def test_hostile_files_are_problems_or_pictures_and_never_break_it(served, house, real_eye, shared):
+def test_hostile_files_are_problems_or_pictures_and_never_break_it(served, services, real_eye, shared):
     """Every file of the collection of bad inputs, as a picture, as whom to copy from, and as a clip."""
     from skimage import data as pictures
 
     def asked(**more):
         return {"request": (None, json.dumps({"edit": {"yaw_deg": 3, "light": {}}, **more}))}
 
-    house.eye, good = real_eye, 0
+    services.face_worker, good = real_eye, 0
     somebody = encode_png(pictures.astronaut()[:256, 96:352])
     for path in sorted((shared / "data" / "bad").iterdir()):
-        if path.stat().st_size > house.limits.body_bytes:
+        if path.stat().st_size > services.limits.body_bytes:
             continue
         data = path.read_bytes()
         picture = served.post("/v1/reconstruct", files={"picture": (path.name, data)})

@@ -103,32 +103,32 @@ def test_pictures_that_are_none_are_refused(client, png, flat):
     problem(client.get("/v1/edits"), 405, "method-not-allowed")
 
 
-def test_a_body_stops_at_its_limit_whatever_its_header_says(house, png):
+def test_a_body_stops_at_its_limit_whatever_its_header_says(services, png):
     from starlette.testclient import TestClient
 
     from serve.api.routes import make_api
 
-    house.limits = Limits(body_bytes=2000)
-    client = TestClient(make_api(house), raise_server_exceptions=False)
+    services.limits = Limits(body_bytes=2000)
+    client = TestClient(make_api(services), raise_server_exceptions=False)
     problem(send(client, png + bytes(4000)), 413, "too-large")
     chunks = (bytes(500) for _ in range(10))
     lying = client.post("/v1/preview", content=chunks, headers={"content-type": "application/json"})
     problem(lying, 413, "too-large")
 
 
-def test_limits_hold_behind_a_prefix_too(house, png):
+def test_limits_hold_behind_a_prefix_too(services, png):
     from starlette.testclient import TestClient
 
     from serve.api.routes import make_api
 
-    house.limits = Limits(body_bytes=2000)
-    with TestClient(make_api(house), root_path="/faces") as client:
+    services.limits = Limits(body_bytes=2000)
+    with TestClient(make_api(services), root_path="/faces") as client:
         answer = client.post("/faces/v1/reconstruct", files={"picture": bytes(5000)})
         problem(answer, 413, "too-large")
         assert client.get("/faces/healthz").status_code == 200
 
 
-def test_keys_scopes_and_rates(house, png, tmp_path):
+def test_keys_scopes_and_rates(services, png, tmp_path):
     from starlette.testclient import TestClient
 
     from serve.api.routes import make_api
@@ -136,8 +136,8 @@ def test_keys_scopes_and_rates(house, png, tmp_path):
     file = tmp_path / "keys.jsonl"
     alice, bob = add(file, "alice", ("edit",), rate=0.01, burst=2), add(file, "bob", ("verify",))
     assert alice not in file.read_text()
-    house.keys = KeyRing(file)
-    client = TestClient(make_api(house), raise_server_exceptions=False)
+    services.keys = KeyRing(file)
+    client = TestClient(make_api(services), raise_server_exceptions=False)
     problem(client.get("/v1/models"), 401, "unauthorized")
     problem(client.get("/v1/models", headers={"Authorization": f"Bearer {alice}x"}), 401, "unauthorized")
     problem(client.get("/v1/models", headers={"Authorization": f"Bearer {bob}"}), 403, "forbidden")
@@ -148,26 +148,26 @@ def test_keys_scopes_and_rates(house, png, tmp_path):
     assert int(refused.headers["Retry-After"]) >= 1
 
 
-def test_a_picture_of_one_caller_is_not_anothers(house, png, tmp_path):
+def test_a_picture_of_one_caller_is_not_anothers(services, png, tmp_path):
     from starlette.testclient import TestClient
 
     from serve.api.routes import make_api
 
     file = tmp_path / "keys.jsonl"
     keys = [add(file, name) for name in ("alice", "bob")]
-    house.keys = KeyRing(file)
-    client = TestClient(make_api(house))
+    services.keys = KeyRing(file)
+    client = TestClient(make_api(services))
     alice, bob = ({"Authorization": f"Bearer {key}"} for key in keys)
     name = client.post("/v1/reconstruct", files={"picture": ("a.png", png)}, headers=alice).json()["picture"]
     assert client.post("/v1/preview", json={"picture": {"id": name}}, headers=alice).status_code == 200
     problem(client.post("/v1/preview", json={"picture": {"id": name}}, headers=bob), 404, "unknown-picture")
 
 
-def test_an_eye_that_has_forgotten_is_sent_the_bytes(client, house, png, monkeypatch):
+def test_an_eye_that_has_forgotten_is_sent_the_bytes(client, services, png, monkeypatch):
     from serve.inference.face_worker import FaceWorker
 
     name = client.post("/v1/reconstruct", files={"picture": ("a.png", png)}).json()["picture"]
-    house.eye = FaceWorker(house.eye.see)  # another replica
+    services.face_worker = FaceWorker(services.face_worker.see)  # another replica
     assert client.post("/v1/preview", json={"picture": {"id": name}}).status_code == 200
 
 
@@ -194,9 +194,9 @@ def test_the_head_as_a_file(client, png, kind, magic):
         assert header["accessors"][2]["count"] % 3 == 0
 
 
-def test_the_same_request_twice_is_done_once(client, house, png):
+def test_the_same_request_twice_is_done_once(client, services, png):
     done = []
-    house.audit = done.append
+    services.audit_log = done.append
 
     def again(seed):
         body = json.dumps({"edit": {"yaw_deg": 4}, "seed": seed})
@@ -210,26 +210,26 @@ def test_the_same_request_twice_is_done_once(client, house, png):
     problem(again(2), 409, "conflict")
 
 
-def test_a_door_that_drains_takes_nothing_new_and_waits_for_what_is_under_way(house, png):
+def test_a_door_that_drains_takes_nothing_new_and_waits_for_what_is_under_way(services, png):
     from concurrent.futures import ThreadPoolExecutor
 
     from starlette.testclient import TestClient
 
     from serve.api.routes import make_api
 
-    may_end, eye = threading.Event(), house.eye
+    may_end, face_worker = threading.Event(), services.face_worker
 
-    async def slow(wish, wrap):
+    async def slow(edit_input, output_options):
         await asyncio.to_thread(may_end.wait, 20)
-        return await eye.preview(wish, wrap)
+        return await face_worker.preview(edit_input, output_options)
 
-    house.eye = SimpleNamespace(preview=slow)
-    inside = lambda: house.gate._turnstile.inside("door")  # noqa: E731
-    with TestClient(make_api(house), raise_server_exceptions=False) as client, ThreadPoolExecutor(3) as pool:
+    services.face_worker = SimpleNamespace(preview=slow)
+    inside = lambda: services.gate._concurrency_limiter.inside("door")  # noqa: E731
+    with TestClient(make_api(services), raise_server_exceptions=False) as client, ThreadPoolExecutor(3) as pool:
         answers = [pool.submit(send, client, png, to="/v1/preview") for _ in range(2)]
         until(lambda: inside() == 2)
-        assert run(house.gate.drain(0.1)) is False
-        drained = pool.submit(run, house.gate.drain(20))
+        assert run(services.gate.drain(0.1)) is False
+        drained = pool.submit(run, services.gate.drain(20))
         refused = client.get("/v1/models")
         problem(refused, 503, "draining")
         assert int(refused.headers["Retry-After"]) >= 1
@@ -246,7 +246,7 @@ def until(happened, limit_s=20):
         time.sleep(0.005)
 
 
-def test_what_takes_too_long_is_given_up_and_a_full_house_says_when_to_come(house, png, monkeypatch):
+def test_what_takes_too_long_is_given_up_and_a_full_house_says_when_to_come(services, png, monkeypatch):
     from dataclasses import replace
 
     from starlette.testclient import TestClient
@@ -262,9 +262,9 @@ def test_what_takes_too_long_is_given_up_and_a_full_house_says_when_to_come(hous
         finally:
             left.append(1)
 
-    house.limits = replace(Limits(), preview_s=0.4, edit_s=0.3, in_flight=1)
-    house.eye = SimpleNamespace(preview=slow, compose=slow, edit_without_model=slow)
-    with TestClient(make_api(house), raise_server_exceptions=False) as client:
+    services.limits = replace(Limits(), preview_s=0.4, edit_s=0.3, in_flight=1)
+    services.face_worker = SimpleNamespace(preview=slow, compose=slow, edit_without_model=slow)
+    with TestClient(make_api(services), raise_server_exceptions=False) as client:
         thread = threading.Thread(target=lambda: left.append(send(client, png, {"yaw_deg": 4}, to="/v1/preview")))
         thread.start()
         asked.wait(5)
@@ -281,14 +281,16 @@ def test_what_takes_too_long_is_given_up_and_a_full_house_says_when_to_come(hous
     assert left == [1, 1, 1]  # the work was stopped, not left to itself
 
 
-def test_a_service_edit_is_the_editors_own(client, house, studio, png):
+def test_a_service_edit_is_the_editors_own(client, services, diffusion_worker, png):
     """Composed, painted and pasted in three places, and the same as in one."""
     from rigface.editor import Editor, ModelPaint
     from rigface.edits import EditSpec
     from serve.inference.face_worker import composer_of
 
-    pipeline = studio._rooms["tiny"].pipeline
-    editor = Editor(house.eye.see, ModelPaint(pipeline), composer_of(run(studio.canvas("tiny"))))
+    pipeline = diffusion_worker._rooms["tiny"].pipeline
+    editor = Editor(
+        services.face_worker.see, ModelPaint(pipeline), composer_of(run(diffusion_worker.input_spec("tiny")))
+    )
     for edit in ({"yaw_deg": 12}, {"take": ["light"], "expression": {"smile": 0.5}}):
         spec, image = EditSpec.from_dict(edit), decode(png)
         mine = editor.edit(image, spec, image[::-1].copy(), seed=3, measure=False).image

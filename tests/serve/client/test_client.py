@@ -157,7 +157,7 @@ def test_progress_is_what_a_stream_tells(faces, png):
 def test_a_picture_that_the_service_has_forgotten_is_sent_again(serve_jobs, png):
     """Named by who sent it before, to a door that has just begun, or to another one than then."""
     served = serve_jobs()
-    kept, edit = served.app.state.door.pantry.kept, {"take": ["light"]}
+    kept, edit = served.app.state.routes.picture_store.kept, {"take": ["light"]}
     with through(served) as faces:
         name = faces.reconstruct(png)["picture"]
         other = faces.reconstruct(encode_png(decode(png)[::-1].copy()))["picture"]

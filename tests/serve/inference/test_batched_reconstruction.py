@@ -134,10 +134,10 @@ def test_a_picture_that_hangs_in_its_thread_is_noticed_after_its_caller_has_left
     asyncio.run(ask())
 
 
-def test_eyes_with_a_thread_that_hangs_ask_to_be_replaced(eye, monkeypatch):
+def test_eyes_with_a_thread_that_hangs_ask_to_be_replaced(face_worker, monkeypatch):
     import asyncio
 
-    assert asyncio.run(eye.ready())
-    monkeypatch.setattr(type(eye._threads), "is_stuck", True)
+    assert asyncio.run(face_worker.ready())
+    monkeypatch.setattr(type(face_worker._threads), "is_stuck", True)
     with pytest.raises(RuntimeError, match="hangs"):
-        asyncio.run(eye.ready())
+        asyncio.run(face_worker.ready())

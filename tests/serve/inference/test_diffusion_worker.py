@@ -19,7 +19,7 @@ def conditions(seed: int) -> Conditions:
     return Conditions(a, b, c, np.random.default_rng(seed).normal(size=52).astype(np.float32))
 
 
-def test_a_picture_does_not_depend_on_who_is_painted_beside_it(studio):
+def test_a_picture_does_not_depend_on_who_is_painted_beside_it(diffusion_worker):
     options = [
         SamplingOptions(seed=1, steps=4),
         SamplingOptions(seed=2, steps=7, scheduler="euler"),
@@ -28,19 +28,21 @@ def test_a_picture_does_not_depend_on_who_is_painted_beside_it(studio):
     ]
 
     async def crowd():
-        return await asyncio.gather(*(studio.one("tiny", conditions(i), o) for i, o in enumerate(options)))
+        return await asyncio.gather(*(diffusion_worker.one("tiny", conditions(i), o) for i, o in enumerate(options)))
 
     together = run(crowd())
     assert max(p.crowd for p in together) > 1
     for i, o in enumerate(options):
-        alone = run(studio.one("tiny", conditions(i), o))
+        alone = run(diffusion_worker.one("tiny", conditions(i), o))
         assert alone.crowd == (2 if i == 2 else 1)
         assert np.abs(alone.image.astype(int) - together[i].image).max() <= 1  # 1e-4 before rounding to 8 bits
 
 
-def test_steps_are_told_as_they_are_taken(studio):
+def test_steps_are_told_as_they_are_taken(diffusion_worker):
     async def follow():
-        async with aclosing(studio.paint("tiny", conditions(0), SamplingOptions(steps=4), previews=2)) as events:
+        async with aclosing(
+            diffusion_worker.paint("tiny", conditions(0), SamplingOptions(steps=4), previews=2)
+        ) as events:
             return [event async for event in events]
 
     *steps, last = run(follow())
@@ -50,11 +52,11 @@ def test_steps_are_told_as_they_are_taken(studio):
     assert isinstance(last, SampledImage)
 
 
-def test_a_bad_request_leaves_its_neighbours_alone(studio):
+def test_a_bad_request_leaves_its_neighbours_alone(diffusion_worker):
     async def both():
         work = [
-            studio.one("tiny", conditions(0), SamplingOptions(steps=3)),
-            studio.one("tiny", conditions(1), SamplingOptions(scheduler="nope")),
+            diffusion_worker.one("tiny", conditions(0), SamplingOptions(steps=3)),
+            diffusion_worker.one("tiny", conditions(1), SamplingOptions(scheduler="nope")),
         ]
         return await asyncio.gather(*work, return_exceptions=True)
 
@@ -62,7 +64,7 @@ def test_a_bad_request_leaves_its_neighbours_alone(studio):
     assert isinstance(good, SampledImage)
     assert isinstance(bad, ValueError)
     with pytest.raises(ApiError, match="unknown-model"):
-        run(studio.one("other", conditions(0), SamplingOptions()))
+        run(diffusion_worker.one("other", conditions(0), SamplingOptions()))
 
 
 def test_a_scheduler_that_breaks_on_the_way_leaves_its_neighbours_alone(monkeypatch):
@@ -76,16 +78,16 @@ def test_a_scheduler_that_breaks_on_the_way_leaves_its_neighbours_alone(monkeypa
         advance(walk, *answer)
 
     monkeypatch.setattr(SamplingState, "advance", breaks)
-    studio = slow_studio()
+    diffusion_worker = slow_studio()
 
     async def three():
-        work = [studio.one("a", conditions(i), SamplingOptions(steps=n)) for i, n in enumerate((6, 7, 8))]
+        work = [diffusion_worker.one("a", conditions(i), SamplingOptions(steps=n)) for i, n in enumerate((6, 7, 8))]
         return await asyncio.gather(*work, return_exceptions=True)
 
     try:
         one, bad, other = run(three())
     finally:
-        studio.close()
+        diffusion_worker.close()
     assert isinstance(one, SampledImage)
     assert isinstance(other, SampledImage)
     assert one.crowd > 1
@@ -112,56 +114,56 @@ def slow_studio(**options) -> DiffusionWorker:
 
 
 def test_leaving_gives_the_place_to_the_next():
-    studio = slow_studio(most_rows=1)
+    diffusion_worker = slow_studio(most_rows=1)
 
     async def scene():
-        first = studio.paint("a", conditions(0), SamplingOptions(steps=100))
+        first = diffusion_worker.paint("a", conditions(0), SamplingOptions(steps=100))
         assert isinstance(await anext(first), Step)
-        second = asyncio.ensure_future(studio.one("a", conditions(1), SamplingOptions(steps=2)))
+        second = asyncio.ensure_future(diffusion_worker.one("a", conditions(1), SamplingOptions(steps=2)))
         await asyncio.sleep(0.1)
         assert not second.done()  # one row, and it is taken
         await first.aclose()
         return await asyncio.wait_for(second, 5)
 
     assert run(scene()).waited_s >= 0.1
-    studio.close()
+    diffusion_worker.close()
 
 
 def test_a_full_house_a_late_one_and_an_end():
-    studio = slow_studio(most_rows=1, most_waiting=1)
+    diffusion_worker = slow_studio(most_rows=1, most_waiting=1)
 
     async def scene():
-        first = asyncio.ensure_future(studio.one("a", conditions(0), SamplingOptions(steps=20)))
+        first = asyncio.ensure_future(diffusion_worker.one("a", conditions(0), SamplingOptions(steps=20)))
         await asyncio.sleep(0.1)
-        late = asyncio.ensure_future(studio.one("a", conditions(1), SamplingOptions(steps=100), 0, 0.01))
+        late = asyncio.ensure_future(diffusion_worker.one("a", conditions(1), SamplingOptions(steps=100), 0, 0.01))
         await asyncio.sleep(0.01)
         with pytest.raises(ApiError, match="busy"):
-            await studio.one("a", conditions(2), SamplingOptions())
+            await diffusion_worker.one("a", conditions(2), SamplingOptions())
         with pytest.raises(ApiError, match="timeout"):
             await late
-        studio.close()
+        diffusion_worker.close()
         with pytest.raises(ApiError, match="draining"):
-            await studio.one("a", conditions(3), SamplingOptions())
+            await diffusion_worker.one("a", conditions(3), SamplingOptions())
         return await first  # what was under way is finished
 
     assert run(scene()).image.shape == (32, 32, 3)
 
 
 def test_models_beyond_memory_are_dropped_the_oldest_first():
-    studio = slow_studio(most_loaded=2)
+    diffusion_worker = slow_studio(most_loaded=2)
     for name in ("a", "b", "a", "c"):
-        run(studio.one(name, conditions(0), SamplingOptions(steps=1)))
-    loaded = {m.name for m in run(studio.models()) if m.loaded}
+        run(diffusion_worker.one(name, conditions(0), SamplingOptions(steps=1)))
+    loaded = {m.name for m in run(diffusion_worker.models()) if m.loaded}
     assert loaded == {"a", "c", "preview"}
-    studio.close()
+    diffusion_worker.close()
 
 
-def test_a_person_is_remembered_once(studio):
+def test_a_person_is_remembered_once(diffusion_worker):
     calls = []
-    room = studio._rooms["tiny"]
+    room = diffusion_worker._rooms["tiny"]
     inner = room.pipeline.remember
     room.pipeline.remember = lambda picture: calls.append(1) or inner(picture)
     for seed in range(3):
-        run(studio.one("tiny", conditions(77), SamplingOptions(seed=seed, steps=1)))
+        run(diffusion_worker.one("tiny", conditions(77), SamplingOptions(seed=seed, steps=1)))
     del room.pipeline.remember
     assert len(calls) == 1

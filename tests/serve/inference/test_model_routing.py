@@ -89,31 +89,31 @@ def pool(service):
             super().__init__(args)
 
         async def read(self):
-            return self._read, list(self._studio._rooms)
+            return self._read, list(self._diffusion_worker._rooms)
 
     class Still(EyeDeployment.func_or_class):
-        def __init__(self, args, painter):
+        def __init__(self, args, diffusion_worker):
             from serve.inference.face_worker import FaceWorker
 
             FaceWorker.load = classmethod(lambda cls, device, **options: cls(see(), **options))
-            super().__init__(args, painter)
+            super().__init__(args, diffusion_worker)
 
     args, small = Args(models=MODELS, most_loaded=1), {"ray_actor_options": {"num_cpus": 0.1}}
     painters = serve.deployment(Counting, num_replicas=2, **small).bind(args)
-    eye = serve.deployment(Still, graceful_shutdown_timeout_s=60, **small).bind(args, painters)
-    yield serve.run(eye, name="pool", route_prefix=None), serve.get_deployment_handle("Counting", "pool")
+    face_worker = serve.deployment(Still, graceful_shutdown_timeout_s=60, **small).bind(args, painters)
+    yield serve.run(face_worker, name="pool", route_prefix=None), serve.get_deployment_handle("Counting", "pool")
     serve.delete("pool")
 
 
 def test_an_edit_goes_to_the_painter_that_holds_its_model(pool):
     painters = pool[1]
-    painter = RemoteDiffusionWorker(painters, MODELS)
+    diffusion_worker = RemoteDiffusionWorker(painters, MODELS)
     asked = Conditions(*(np.zeros((32, 32, 3), np.uint8) for _ in range(3)), np.zeros(52, np.float32))
 
     async def painted(*models):
         out = []
         for model in models:
-            async for event in painter.paint(model, asked, SamplingOptions(), None, 60.0):
+            async for event in diffusion_worker.paint(model, asked, SamplingOptions(), None, 60.0):
                 out.append(int(event.image[0, 0, 0]))
         return out
 
@@ -138,14 +138,14 @@ def test_an_edit_goes_to_the_painter_that_holds_its_model(pool):
 def test_an_edit_under_way_is_finished_when_the_application_is_taken_away(pool, png):
     from ray import serve
 
-    eye, name = RemoteFaceWorker(pool[0]), picture_id(png)
+    face_worker, name = RemoteFaceWorker(pool[0]), picture_id(png)
     away = threading.Thread(target=serve.delete, args=("pool",))
 
     async def edit(seed):
-        wish = EditInput(name, EditSpec(yaw_deg=5 + seed), {name: png})
+        edit_input = EditInput(name, EditSpec(yaw_deg=5 + seed), {name: png})
         steps, made = 0, None
         options = SamplingOptions(seed=seed, steps=20)
-        async with aclosing(eye.edit(wish, OutputOptions(), "first", options, 0, 60.0)) as events:
+        async with aclosing(face_worker.edit(edit_input, OutputOptions(), "first", options, 0, 60.0)) as events:
             async for event in events:
                 if isinstance(event, EditedImage):
                     made = event

@@ -127,7 +127,7 @@ def test_a_job_can_be_stopped(serve_jobs, png):
     assert served.delete(f"/v1/jobs/{name}").status_code == 204
 
 
-def test_the_queue_is_bounded_and_the_same_order_is_taken_once(serve_jobs, house, png, monkeypatch):
+def test_the_queue_is_bounded_and_the_same_order_is_taken_once(serve_jobs, services, png, monkeypatch):
     monkeypatch.setattr(Jobs, "_do", lambda self, job: asyncio.Event().wait())  # works for ever
     served = serve_jobs(jobs_waiting=3, jobs_each=2)
     once = {"Idempotency-Key": "order-7"}
@@ -143,13 +143,13 @@ def test_the_queue_is_bounded_and_the_same_order_is_taken_once(serve_jobs, house
     assert submit(served, png, [{"yaw_deg": 1}], once).json()["id"] == first  # what is known is no new job
 
 
-def test_what_is_under_way_is_taken_up_again_after_a_graceful_end(serve_jobs, house, png, tmp_path, monkeypatch):
+def test_what_is_under_way_is_taken_up_again_after_a_graceful_end(serve_jobs, services, png, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Jobs, "_do", lambda self, job: asyncio.Event().wait())
         served = serve_jobs()
         name = submit(served, png, [{"yaw_deg": 1}]).json()["id"]
         wait(served, name, "running")
-        served.portal.call(house.jobs.close)
+        served.portal.call(services.jobs.close)
         assert submit(served, png, [{"yaw_deg": 1}]).json()["type"].endswith("draining")
     assert json.loads((tmp_path / "queue" / "jobs" / name / "job.json").read_text())["tries"] == 0
     served = serve_jobs()
@@ -187,7 +187,7 @@ def test_a_busy_or_broken_painter_is_asked_again(monkeypatch):
 
 def test_one_callers_many_jobs_do_not_keep_anothers_waiting(tmp_path):
     jobs = Jobs(str(tmp_path), None, None)
-    jobs._shelf = SimpleNamespace(all=lambda: queue)
+    jobs._job_store = SimpleNamespace(all=lambda: queue)
     queue = [Job(str(i), owner, "batch", {}, created=i) for i, owner in enumerate("aaab")]
     jobs._at_work["0"] = None
     assert jobs._next().id == "3"
@@ -320,26 +320,26 @@ def test_an_address_that_hangs_delays_no_other_message_and_a_job_that_was_remove
 def test_nothing_is_written_after_its_job_was_removed(tmp_path):
     from serve.jobs.store import JobStore
 
-    shelf = JobStore(str(tmp_path), 60)
+    job_store = JobStore(str(tmp_path), 60)
     job = Job("a" * 32, "me", "batch", {"format": "png"})
-    shelf._jobs[job.id] = job
-    shelf.save(job)
+    job_store._jobs[job.id] = job
+    job_store.save(job)
     assert (tmp_path / "jobs" / job.id / "job.json").exists()
-    shelf.remove(job)
-    shelf.save(job)
-    shelf.put(job, 0, b"late", {})
+    job_store.remove(job)
+    job_store.save(job)
+    job_store.put(job, 0, b"late", {})
     assert not (tmp_path / "jobs" / job.id).exists()
-    shelf.close()
+    job_store.close()
     assert JobStore(str(tmp_path), 60).all() == []
 
 
 @pytest.mark.parametrize("place", ["disk", "s3"])
 def test_a_second_process_waits_for_the_first_and_then_has_all_that_it_accepted(
-    serve_jobs, house, png, place, request, tmp_path
+    serve_jobs, services, png, place, request, tmp_path
 ):
     uri = str(tmp_path / "queue") if place == "disk" else f"{request.getfixturevalue('bucket')}/{tmp_path.name}"
     first = serve_jobs(uri)
-    old = house.jobs
+    old = services.jobs
     before = submit(first, png, [{"yaw_deg": 1}]).json()["id"]
     second = serve_jobs(uri, beside=True)
     assert second.get("/readyz").json()["jobs"] == "ok"  # a rollout must not wait for it
@@ -354,7 +354,7 @@ def test_a_second_process_waits_for_the_first_and_then_has_all_that_it_accepted(
 
 
 def test_a_process_that_has_lost_its_shelf_writes_nothing_more_and_takes_it_again_when_it_can(
-    serve_jobs, house, png, monkeypatch, tmp_path
+    serve_jobs, services, png, monkeypatch, tmp_path
 ):
     from rigface.errors import OutputBusy
 
@@ -363,16 +363,16 @@ def test_a_process_that_has_lost_its_shelf_writes_nothing_more_and_takes_it_agai
         patch.setattr(Jobs, "_do", lambda self, job: asyncio.Event().wait())
         served = serve_jobs()
         name = submit(served, png, [{"yaw_deg": 1}]).json()["id"]
-        shelf, record = house.jobs._shelf, tmp_path / "queue" / "jobs" / name / "job.json"
+        job_store, record = services.jobs._job_store, tmp_path / "queue" / "jobs" / name / "job.json"
         settled(record, "running")
         written = record.stat().st_mtime_ns
 
         def lost():
             raise OutputBusy("another run has taken over")
 
-        shelf._check = lost
+        job_store._check = lost
         end = time.monotonic() + 10
-        while house.jobs._shelf is shelf:
+        while services.jobs._job_store is job_store:
             assert time.monotonic() < end
             time.sleep(0.01)
     assert record.stat().st_mtime_ns == written

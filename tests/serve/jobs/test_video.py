@@ -46,8 +46,8 @@ def clip(tmp_path_factory):
 def served_clips(serve_jobs, tmp_path, monkeypatch):
     """`serve_jobs` with a seal, and pieces of six frames."""
     monkeypatch.setattr("serve.jobs.video.PIECE_FRAMES", 6)
-    seal = C2paSigner(tmp_path / "seal")
-    return lambda **limits: serve_jobs(seal=seal, **limits)
+    signer = C2paSigner(tmp_path / "seal")
+    return lambda **limits: serve_jobs(signer=signer, **limits)
 
 
 def submit(client, clip, kind="video", files=None, **more):
@@ -66,8 +66,8 @@ def shown(client, name, tmp_path):
 
 
 @pytest.mark.parametrize("model", ["preview", "tiny"])
-def test_a_video_is_edited_frame_by_frame(served_clips, house, clip, tmp_path, model):
-    house.audit = (told := []).append
+def test_a_video_is_edited_frame_by_frame(served_clips, services, clip, tmp_path, model):
+    services.audit_log = (told := []).append
     served = served_clips()
     answer = submit(served, clip, edit={"yaw_deg": 15}, model=model, steps=1)
     assert answer.status_code == 202, answer.text
@@ -145,7 +145,7 @@ def test_a_killed_job_goes_on_and_is_what_it_would_have_been(served_clips, finis
     }
 
 
-def test_killed_before_it_was_logged_a_result_is_logged_as_it_was_published(served_clips, house, finished, tmp_path):
+def test_killed_before_it_was_logged_a_result_is_logged_as_it_was_published(served_clips, services, finished, tmp_path):
     from serve.content_cache import picture_id
 
     name = finished[0]
@@ -153,7 +153,7 @@ def test_killed_before_it_was_logged_a_result_is_logged_as_it_was_published(serv
     published = (job / "out" / "000000.mp4").read_bytes()
     record = {**json.loads((job / "job.json").read_text()), "state": "running", "ended": 0}
     (job / "job.json").write_text(json.dumps(record))
-    house.audit = (told := []).append
+    services.audit_log = (told := []).append
     served = served_clips()
     served.get("/readyz")
     wait(served, name, "done")
@@ -199,7 +199,9 @@ def test_a_clip_of_nobody_fails_and_says_so(served_clips, tmp_path):
     assert wait(served, name, "failed")["error"]["type"].endswith("no-face")
 
 
-def test_a_decoder_that_hangs_costs_its_job_and_the_process_asks_to_be_replaced(served_clips, house, clip, monkeypatch):
+def test_a_decoder_that_hangs_costs_its_job_and_the_process_asks_to_be_replaced(
+    served_clips, services, clip, monkeypatch
+):
     import threading
 
     end = threading.Event()
@@ -211,16 +213,16 @@ def test_a_decoder_that_hangs_costs_its_job_and_the_process_asks_to_be_replaced(
     name = submit(served, clip, edit={"yaw_deg": 3}, model="preview").json()["id"]
     assert wait(served, name, "failed")["error"]["type"].endswith("timeout")
     with pytest.raises(RuntimeError, match="hangs"):
-        served.portal.call(house.jobs.ready)
+        served.portal.call(services.jobs.ready)
     end.set()
 
 
 def test_every_picture_of_a_clip_carries_the_mark_of_its_job(serve_jobs, clip, tmp_path, monkeypatch):
     monkeypatch.setattr("serve.jobs.video.PIECE_FRAMES", 6)
-    seal = C2paSigner(tmp_path / "seal")
-    marks, inner = [], seal.mark
-    seal.mark = lambda image, bits: marks.append(bits) or inner(image, bits)
-    served = serve_jobs(seal=seal)
+    signer = C2paSigner(tmp_path / "seal")
+    marks, inner = [], signer.mark
+    signer.mark = lambda image, bits: marks.append(bits) or inner(image, bits)
+    served = serve_jobs(signer=signer)
     name = submit(served, clip, edit={"yaw_deg": 15}, model="preview").json()["id"]
     wait(served, name, "done")
     assert marks == [int(name[:8], 16)] * 20
@@ -259,20 +261,20 @@ def test_a_video_that_kills_its_decoder_or_is_too_large_is_refused_by_verify(cli
     from rigface.errors import BadVideo
     from serve.problems import ApiError
 
-    sealer = C2paSigner(tmp_path / "seal")
+    signer = C2paSigner(tmp_path / "seal")
     monkeypatch.setenv("TRAP", "2")
     with pytest.raises(BadVideo, match="SIGSEGV"):
-        sealer.verify(clip)
+        signer.verify(clip)
     monkeypatch.setenv("TRAP", "0")
-    sealer._decoders.close()
-    assert sealer.verify(clip).manifest == "none"
+    signer._decoders.close()
+    assert signer.verify(clip).manifest == "none"
     monkeypatch.setenv("TRAP_S", "0.2")
     monkeypatch.setattr("serve.provenance.signer.VERIFY_S", 0.5)
-    sealer._decoders.close()
-    assert not sealer.verify(clip).watermark  # what came in time is what is looked at
+    signer._decoders.close()
+    assert not signer.verify(clip).watermark  # what came in time is what is looked at
     monkeypatch.setattr("serve.provenance.signer.VERIFY_S", 0.01)
     with pytest.raises(BadVideo, match="takes more than"):
-        sealer.verify(clip)
+        signer.verify(clip)
     monkeypatch.setattr("serve.provenance.signer.CLIP_PIXELS", 1000)
     with pytest.raises(ApiError, match="too-large"):
-        sealer.verify(clip)
+        signer.verify(clip)

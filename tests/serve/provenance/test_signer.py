@@ -30,25 +30,25 @@ def textured(seed: int, side: int = 384) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def sealer(tmp_path_factory):
+def signer(tmp_path_factory):
     return C2paSigner(tmp_path_factory.mktemp("seal"))
 
 
 @pytest.mark.parametrize("kind", ["png", "jpeg", "webp"])
-def test_what_was_sealed_here_is_known_and_says_how_it_was_made(sealer, kind):
-    sealed = sealer(textured(1), WISH, OutputOptions(kind, {"mark": f"{BITS:08x}", "seed": 7, "model": "tiny"}))
-    found = sealer.verify(sealed)
+def test_what_was_sealed_here_is_known_and_says_how_it_was_made(signer, kind):
+    sealed = signer(textured(1), WISH, OutputOptions(kind, {"mark": f"{BITS:08x}", "seed": 7, "model": "tiny"}))
+    found = signer.verify(sealed)
     assert (found.made_here, found.manifest, found.watermark, found.mark) == (True, "trusted", True, f"{BITS:08x}")
     assert found.record["edit"] == {"yaw_deg": 5}
     assert (found.record["seed"], found.record["source"]) == (7, WISH.picture)
     assert decode(sealed).shape == (384, 384, 3)
 
 
-def test_another_services_picture_is_foreign_and_a_changed_one_invalid(sealer, tmp_path):
+def test_another_services_picture_is_foreign_and_a_changed_one_invalid(signer, tmp_path):
     other = C2paSigner(tmp_path)
     sealed = other(textured(2), WISH, OutputOptions("png", {"mark": "1"}))
-    assert sealer.verify(sealed).manifest == "foreign"
-    assert not sealer.verify(sealed).made_here
+    assert signer.verify(sealed).manifest == "foreign"
+    assert not signer.verify(sealed).made_here
     record = sealed.index(b'"yaw_deg"') if b'"yaw_deg"' in sealed else sealed.index(b"yaw_deg")
     changed = sealed[: record + 1] + b"x" + sealed[record + 2 :]
     with pytest.raises(Exception, match=r"."):  # a PNG whose chunk does not fit its checksum is no picture at all
@@ -58,10 +58,10 @@ def test_another_services_picture_is_foreign_and_a_changed_one_invalid(sealer, t
     assert other.verify(bytes(jpeg)).manifest == "invalid"
 
 
-def test_the_mark_survives_jpeg_when_the_manifest_is_gone(sealer):
-    sealed = sealer(textured(3), WISH, OutputOptions("png", {"mark": f"{BITS:08x}"}))
+def test_the_mark_survives_jpeg_when_the_manifest_is_gone(signer):
+    sealed = signer(textured(3), WISH, OutputOptions("png", {"mark": f"{BITS:08x}"}))
     for quality in (90, 75):
-        found = sealer.verify(encode_jpeg(decode(sealed), quality))
+        found = signer.verify(encode_jpeg(decode(sealed), quality))
         assert (found.manifest, found.made_here, found.mark) == ("none", True, f"{BITS:08x}")
 
 
@@ -78,7 +78,7 @@ def test_the_mark_is_not_seen_and_not_imagined():
     assert not watermark.read(np.zeros((4, 4, 3), np.uint8), secret).found
 
 
-def test_any_piece_of_a_clip_is_known_again(fixtures, sealer, tmp_path):
+def test_any_piece_of_a_clip_is_known_again(fixtures, signer, tmp_path):
     from rigface.video.decode import frames
     from rigface.video.writer import VideoWriter
 
@@ -90,20 +90,20 @@ def test_any_piece_of_a_clip_is_known_again(fixtures, sealer, tmp_path):
         return [frame.image for frame in frames(str(tmp_path / name))]
 
     plain = [frame.image for frame in frames(str(fixtures / "clip.mp4"))][:48]
-    marked = filmed([sealer.mark(image, BITS) for image in plain], "marked.mp4", reorder=False)
+    marked = filmed([signer.mark(image, BITS) for image in plain], "marked.mp4", reorder=False)
     for begin in (0, 9, 31):
-        found = watermark.read_clip(marked[begin : begin + 16], sealer._secret)
+        found = watermark.read_clip(marked[begin : begin + 16], signer._secret)
         assert found.found, (begin, found)
         assert (found.bits ^ BITS).bit_count() <= 1, (begin, found)
-    assert watermark.read_clip(marked, sealer._secret).bits == BITS
+    assert watermark.read_clip(marked, signer._secret).bits == BITS
     filmed(marked[11:], "again.mp4")
-    again = sealer.verify((tmp_path / "again.mp4").read_bytes())
+    again = signer.verify((tmp_path / "again.mp4").read_bytes())
     assert (again.manifest, again.made_here) == ("none", True)
     assert (int(again.mark, 16) ^ BITS).bit_count() <= 1
-    stranger = watermark.read_clip(plain, sealer._secret)
+    stranger = watermark.read_clip(plain, signer._secret)
     assert not stranger.found
     assert stranger.score < 80
-    assert watermark.read_clip([], sealer._secret) == watermark.Mark(False, 0, 0.0)
+    assert watermark.read_clip([], signer._secret) == watermark.Mark(False, 0, 0.0)
 
 
 def test_two_replicas_share_a_seal(tmp_path):
@@ -130,11 +130,11 @@ def declared(data, kind):
         ("tiny", {}, "c2pa.transcoded", ""),
     ],
 )
-def test_an_edit_declares_what_was_opened_and_what_painted(sealer, model, edit, second, made_by):
+def test_an_edit_declares_what_was_opened_and_what_painted(signer, model, edit, second, made_by):
     source = encode_png(textured(6))
-    wish = EditInput("sha256:0", EditSpec.from_dict(edit), {"sha256:0": source})
+    edit_input = EditInput("sha256:0", EditSpec.from_dict(edit), {"sha256:0": source})
     active, actions, _ = declared(
-        sealer(textured(7), wish, OutputOptions("png", {"mark": "1", "model": model})), "image/png"
+        signer(textured(7), edit_input, OutputOptions("png", {"mark": "1", "model": model})), "image/png"
     )
     assert [a["action"] for a in actions] == ["c2pa.opened", second]
     (parent,) = active["ingredients"]
@@ -144,13 +144,13 @@ def test_an_edit_declares_what_was_opened_and_what_painted(sealer, model, edit, 
 
 
 @pytest.mark.parametrize("harm", [False, True])
-def test_a_sources_own_manifest_is_kept_and_spoils_nothing(sealer, tmp_path, harm):
+def test_a_sources_own_manifest_is_kept_and_spoils_nothing(signer, tmp_path, harm):
     source = bytearray(C2paSigner(tmp_path)(textured(8), WISH, OutputOptions("jpeg", {"mark": "1"})))
     if harm:
         source[source.index(b"yaw_deg")] ^= 1
-    wish = EditInput("sha256:0", EditSpec(yaw_deg=3), {"sha256:0": bytes(source)})
-    sealed = sealer(textured(9), wish, OutputOptions("webp", {"mark": "1"}))
-    found = sealer.verify(sealed)
+    edit_input = EditInput("sha256:0", EditSpec(yaw_deg=3), {"sha256:0": bytes(source)})
+    sealed = signer(textured(9), edit_input, OutputOptions("webp", {"mark": "1"}))
+    found = signer.verify(sealed)
     assert (found.manifest, found.record["edit"]) == ("trusted", {"yaw_deg": 3})
     active, _, manifests = declared(sealed, "image/webp")
     assert len(manifests) == 2
@@ -158,17 +158,17 @@ def test_a_sources_own_manifest_is_kept_and_spoils_nothing(sealer, tmp_path, har
     assert ("mismatch" in failures.lower()) == harm
 
 
-def test_an_animation_was_created_with_a_picture_in_it(sealer, fixtures):
+def test_an_animation_was_created_with_a_picture_in_it(signer, fixtures):
     from serve.provenance.encoder import Origin
 
     clip = (fixtures / "clip.mp4").read_bytes()
     origins = [Origin(encode_png(textured(6)), "componentOf"), Origin(clip, "inputTo")]
-    made = sealer.film(clip, "video/mp4", {"model": "tiny", "edit": {"take": ["pose"]}}, origins)
+    made = signer.film(clip, "video/mp4", {"model": "tiny", "edit": {"take": ["pose"]}}, origins)
     active, actions, _ = declared(made, "video/mp4")
     assert [a["action"] for a in actions] == ["c2pa.created", "c2pa.placed"]
     assert [i["relationship"] for i in active["ingredients"]] == ["componentOf", "inputTo"]
     assert actions[0]["digitalSourceType"].endswith("compositeWithTrainedAlgorithmicMedia")
-    assert sealer.verify(made).manifest == "trusted"
+    assert signer.verify(made).manifest == "trusted"
 
 
 def test_marks_are_read_after_the_certificate_was_exchanged(tmp_path, monkeypatch):
@@ -216,14 +216,17 @@ def test_a_key_that_is_none_is_said_so(tmp_path):
         C2paSigner(tmp_path)
 
 
-def test_over_http(house, sealer, tmp_path):
+def test_over_http(services, signer, tmp_path):
     from starlette.testclient import TestClient
 
     from serve.api.routes import make_api
     from serve.inference.face_worker import FaceWorker
 
-    house.eye, house.audit = FaceWorker(house.eye.see, seal=sealer), Audit(tmp_path / "audit.jsonl")
-    client = TestClient(make_api(house))
+    services.face_worker, services.audit_log = (
+        FaceWorker(services.face_worker.see, signer=signer),
+        Audit(tmp_path / "audit.jsonl"),
+    )
+    client = TestClient(make_api(services))
     files = {"picture": ("a.png", encode_png(textured(5))), "request": (None, '{"edit": {"yaw_deg": 9}}')}
     made = client.post("/v1/edits", files=files, headers={"Accept": "image/png"})
     assert made.status_code == 200, made.text
@@ -240,7 +243,7 @@ def test_over_http(house, sealer, tmp_path):
     assert active["ingredients"][0]["format"] == "image/png"
 
 
-def test_previews_are_pictures_that_were_made_too(house, sealer, tmp_path):
+def test_previews_are_pictures_that_were_made_too(services, signer, tmp_path):
     """Marked, with a manifest, and in the log: those that follow a slider, and those of a stream that its caller leaves early."""
     from starlette.testclient import TestClient
 
@@ -248,8 +251,8 @@ def test_previews_are_pictures_that_were_made_too(house, sealer, tmp_path):
     from serve.inference.face_worker import FaceWorker
 
     log = tmp_path / "audit.jsonl"
-    house.eye, house.audit = FaceWorker(house.eye.see, seal=sealer), Audit(log)
-    client = TestClient(make_api(house))
+    services.face_worker, services.audit_log = FaceWorker(services.face_worker.see, signer=signer), Audit(log)
+    client = TestClient(make_api(services))
     source = encode_png(textured(6))
 
     def ask(path, **body):
@@ -257,7 +260,7 @@ def test_previews_are_pictures_that_were_made_too(house, sealer, tmp_path):
         return client.post(path, files=files, headers={"Accept": "text/event-stream, */*;q=0.5"})
 
     shown = ask("/v1/preview", edit={"yaw_deg": 9}, max_side=320)
-    found = sealer.verify(shown.content)
+    found = signer.verify(shown.content)
     (line,) = map(json.loads, log.read_text().splitlines())
     assert (shown.headers["content-type"], decode(shown.content).shape) == ("image/jpeg", (320, 320, 3))
     assert (found.manifest, found.mark) == ("trusted", line["mark"])
@@ -269,14 +272,14 @@ def test_previews_are_pictures_that_were_made_too(house, sealer, tmp_path):
     streamed = ask("/v1/edits", edit={"yaw_deg": 9}, model="tiny", steps=3, previews=1).text
     events = [json.loads(one.split("data: ")[1]) for one in streamed.split("\n\n") if "data: " in one]
     previews = [base64.b64decode(event["preview"]) for event in events if "preview" in event]
-    assert [sealer.verify(one).record["step"] for one in previews] == [1, 2]
-    result = sealer.verify(base64.b64decode(events[-1]["image"]))
-    assert {sealer.verify(one).record["mark"] for one in previews} == {result.mark}
+    assert [signer.verify(one).record["step"] for one in previews] == [1, 2]
+    result = signer.verify(base64.b64decode(events[-1]["image"]))
+    assert {signer.verify(one).record["mark"] for one in previews} == {result.mark}
     assert [json.loads(entry).get("what") for entry in log.read_text().splitlines()] == ["preview", None]
     assert check(log).lines == 2
 
 
-def test_a_stream_that_its_caller_leaves_is_in_the_log_with_the_last_picture_it_sent(house, sealer, tmp_path):
+def test_a_stream_that_its_caller_leaves_is_in_the_log_with_the_last_picture_it_sent(services, signer, tmp_path):
     from serve.inference.edit_service import Editing
     from serve.inference.face_worker import FaceWorker
     from serve.messages import EditInput
@@ -285,12 +288,15 @@ def test_a_stream_that_its_caller_leaves_is_in_the_log_with_the_last_picture_it_
     from serve.telemetry.metrics import Numbers
 
     log, source = tmp_path / "audit.jsonl", encode_png(textured(6))
-    house.eye, house.audit = FaceWorker(house.eye.see, seal=sealer), Audit(log)
+    services.face_worker, services.audit_log = FaceWorker(services.face_worker.see, signer=signer), Audit(log)
     asked = EditRequest(edit={"yaw_deg": 9}, model="tiny", steps=3, previews=1)
-    wish, editing = EditInput(picture_id(source), asked.edit, {picture_id(source): source}), Editing(house, Numbers())
+    edit_input, editing = (
+        EditInput(picture_id(source), asked.edit, {picture_id(source): source}),
+        Editing(services, Numbers()),
+    )
 
     async def leave_after_the_first():
-        async with aclosing(editing.steps(editing.plan(asked, wish, "text/event-stream", OPEN, "1"))) as events:
+        async with aclosing(editing.steps(editing.plan(asked, edit_input, "text/event-stream", OPEN, "1"))) as events:
             async for _, event in events:
                 if "preview" in event:
                     return base64.b64decode(event["preview"])

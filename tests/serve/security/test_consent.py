@@ -49,10 +49,10 @@ def files(tmp_path):
 
 
 @pytest.fixture
-def judged(house, files):
+def judged(services, files):
     """The policy, in force for whatever the service sees."""
     policy = Policy(*files, who=who)
-    house.eye = FaceWorker(house.eye.see, policy=policy)
+    services.face_worker = FaceWorker(services.face_worker.see, policy=policy)
     return policy
 
 

@@ -173,13 +173,13 @@ def test_a_list_that_is_none_is_refused(line):
         UrlAllowlist([line])
 
 
-def test_a_request_may_name_its_pictures_by_address(house, outside, png):
+def test_a_request_may_name_its_pictures_by_address(services, outside, png):
     from starlette.testclient import TestClient
 
     from serve.api.routes import make_api
 
-    house.places = UrlAllowlist([f"{outside.url}/in/"])
-    client = TestClient(make_api(house), raise_server_exceptions=False)
+    services.url_allowlist = UrlAllowlist([f"{outside.url}/in/"])
+    client = TestClient(make_api(services), raise_server_exceptions=False)
     asked = {"picture": {"url": f"{outside.url}/in/a.png"}, "edit": {"take": ["light"]}}
     assert client.post("/v1/preview", json=asked | {"target": {"url": f"{outside.url}/in/a.png"}}).status_code == 200
     answer = client.post("/v1/preview", json=asked | {"target": {"url": f"{outside.url}/out/a.png"}})

@@ -76,13 +76,13 @@ def spans():
 
 
 @pytest.fixture
-def client(eye, studio, monkeypatch):
+def client(face_worker, diffusion_worker, monkeypatch):
     monkeypatch.setattr(PainterDeployment.func_or_class, "__del__", lambda self: None)  # the studio is of all tests
     replicas = [kind.func_or_class.__new__(kind.func_or_class) for kind in (EyeDeployment, PainterDeployment)]
-    painter = RemoteDiffusionWorker(Handle(replicas[1]))
-    replicas[0]._eye, replicas[0]._easel = eye, EditPipeline(eye, painter)
-    replicas[1]._studio, replicas[1]._models = studio, []
-    with TestClient(make_api(Services(RemoteFaceWorker(Handle(replicas[0])), painter))) as made:
+    diffusion_worker = RemoteDiffusionWorker(Handle(replicas[1]))
+    replicas[0]._face_worker, replicas[0]._easel = face_worker, EditPipeline(face_worker, diffusion_worker)
+    replicas[1]._diffusion_worker, replicas[1]._models = diffusion_worker, []
+    with TestClient(make_api(Services(RemoteFaceWorker(Handle(replicas[0])), diffusion_worker))) as made:
         yield made
 
 

@@ -20,14 +20,14 @@ class StillJobs:
     """A queue whose worker is the test: one clip, whose job is as far as the test says."""
 
     def __init__(self, clip):
-        self.clip, self.order, self.now = clip, None, {}
+        self.clip, self.submission, self.now = clip, None, {}
 
-    async def submit(self, order, owner, once=""):
-        self.order, self.now = order, {"state": "queued", "total": 0, "finished": 0, "results": []}
+    async def submit(self, submission, owner, once=""):
+        self.submission, self.now = submission, {"state": "queued", "total": 0, "finished": 0, "results": []}
         return self._state()
 
     async def mine(self, owner):
-        return [self._state()] if self.order else []
+        return [self._state()] if self.submission else []
 
     async def cancel(self, name, owner):
         self.now["state"] = "cancelled"
@@ -39,7 +39,7 @@ class StillJobs:
     def _state(self):
         from serve.schemas import JobState
 
-        about = {"id": "1" * 32, "kind": self.order.asked.kind, "media_type": "video/mp4"}
+        about = {"id": "1" * 32, "kind": self.submission.asked.kind, "media_type": "video/mp4"}
         when = {"created_at": "2026-01-01T00:00:00+00:00", "started_at": "2026-01-01T00:00:00+00:00"}
         return JobState(**about, **when, **self.now)
 
@@ -50,9 +50,9 @@ def jobs(fixtures):
 
 
 @pytest.fixture(scope="module")
-def url(eye, studio, jobs):
+def url(face_worker, diffusion_worker, jobs):
     """The service on loopback, in this process."""
-    with listening(Services(eye, studio, jobs=jobs)) as url:
+    with listening(Services(face_worker, diffusion_worker, jobs=jobs)) as url:
         yield f"{url}/"
 
 
@@ -280,12 +280,14 @@ WHOLE = {
 }  # fmt: skip
 
 
-def test_a_preset_keeps_what_the_page_has_no_control_for(page, portrait, eye, tmp_path, monkeypatch):
+def test_a_preset_keeps_what_the_page_has_no_control_for(page, portrait, face_worker, tmp_path, monkeypatch):
     """What is loaded is what is asked for and what is saved again, to the number; what nobody knows is said."""
     from rigface.edits import EditSpec
 
-    asked, real = [], eye.preview
-    monkeypatch.setattr(eye, "preview", lambda wish, *more: asked.append(wish) or real(wish, *more))
+    asked, real = [], face_worker.preview
+    monkeypatch.setattr(
+        face_worker, "preview", lambda edit_input, *more: asked.append(edit_input) or real(edit_input, *more)
+    )
     page.browser.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)})
     page.upload(portrait)
     page.says("One face")
@@ -309,15 +311,17 @@ def test_a_preset_keeps_what_the_page_has_no_control_for(page, portrait, eye, tm
     assert not page["kept-group"].is_displayed()
 
 
-def test_every_trait_can_be_copied(page, portrait, eye, tmp_path, monkeypatch):
+def test_every_trait_can_be_copied(page, portrait, face_worker, tmp_path, monkeypatch):
     from typing import get_args
 
     from rigface.edits import Trait
 
     other = tmp_path / "other.png"
     other.write_bytes(encode_png(photo(5, (120, 100))))
-    asked, real = [], eye.preview
-    monkeypatch.setattr(eye, "preview", lambda wish, *more: asked.append(wish) or real(wish, *more))
+    asked, real = [], face_worker.preview
+    monkeypatch.setattr(
+        face_worker, "preview", lambda edit_input, *more: asked.append(edit_input) or real(edit_input, *more)
+    )
     page.upload(portrait)
     page.says("One face")
     cards = page["givers"].find_elements("css selector", ".give")
@@ -328,12 +332,14 @@ def test_every_trait_can_be_copied(page, portrait, eye, tmp_path, monkeypatch):
     page.until(lambda: asked and asked[-1].edit.take == set(get_args(Trait)))
 
 
-def test_a_second_door_that_does_not_know_the_photo_is_sent_it(browser, eye, studio, portrait, tmp_path):
+def test_a_second_door_that_does_not_know_the_photo_is_sent_it(
+    browser, face_worker, diffusion_worker, portrait, tmp_path
+):
     from selenium.webdriver.common.keys import Keys
 
     other = tmp_path / "other.png"
     other.write_bytes(encode_png(photo(5, (120, 100))))
-    with listening(Services(eye, studio), doors=2) as url:
+    with listening(Services(face_worker, diffusion_worker), doors=2) as url:
         page = Page(browser, f"{url}/")
         page.upload(portrait)
         page.says("One face")
@@ -356,23 +362,23 @@ def test_a_file_that_is_too_large_is_not_sent(page, tmp_path):
     page.warns("This file has 33 MB; the service takes up to 32 MB")
 
 
-def test_a_busy_service_is_asked_again_and_a_lost_one_waited_for(page, portrait, eye, monkeypatch):
+def test_a_busy_service_is_asked_again_and_a_lost_one_waited_for(page, portrait, face_worker, monkeypatch):
     from selenium.webdriver.common.keys import Keys
 
     from serve.problems import ApiError
 
     asked = []
-    real = eye.preview
+    real = face_worker.preview
 
-    async def busy_once(wish, wrap):
-        asked.append(wish)
+    async def busy_once(edit_input, output_options):
+        asked.append(edit_input)
         if len(asked) == 1:
             raise ApiError("busy", "64 requests are already at work", 1)
-        return await real(wish, wrap)
+        return await real(edit_input, output_options)
 
     page.upload(portrait)
     page.says("One face")
-    monkeypatch.setattr(eye, "preview", busy_once)
+    monkeypatch.setattr(face_worker, "preview", busy_once)
     page["s-yaw_deg"].send_keys(Keys.ARROW_RIGHT)
     page.says("The service is busy. Trying again in 1 s.")
     page.says("Preview in")
@@ -404,9 +410,9 @@ def test_a_clip_its_frame_a_job_and_the_result(page, url, jobs, fixtures):
     page.says("Preview in")
     page["render"].click()
     page.says("The job is queued")
-    assert jobs.order.asked.kind == "video"
-    assert jobs.order.asked.edit.yaw_deg == 9
-    assert jobs.order.files[jobs.order.clip] == jobs.clip
+    assert jobs.submission.asked.kind == "video"
+    assert jobs.submission.asked.edit.yaw_deg == 9
+    assert jobs.submission.files[jobs.submission.clip] == jobs.clip
     jobs.now = {"state": "running", "total": 60, "finished": 15, "results": []}
     page.until(lambda: "Frame 15 of 60" in page["jobs"].text)
     bar = page["jobs"].find_element("tag name", "progress")
@@ -439,8 +445,8 @@ def test_a_clip_that_moves_a_photo_needs_one(page, jobs, portrait, fixtures):
     assert page["clip"].is_displayed()
     page["render"].click()
     page.says("The job is queued")
-    assert jobs.order.asked.kind == "animation"
-    assert set(jobs.order.files) == {jobs.order.clip, jobs.order.picture}
+    assert jobs.submission.asked.kind == "animation"
+    assert set(jobs.submission.files) == {jobs.submission.clip, jobs.submission.picture}
     page["jobs"].find_element("css selector", "button[aria-label='Cancel: clip.mp4']").click()
     page.until(lambda: "Cancelled" in page["jobs"].text)
 
