@@ -107,7 +107,7 @@ def test_results_are_kept_for_their_time_and_up_to_a_size_but_what_is_under_way_
     run(story())
 
 
-def test_a_caller_who_leaves_stops_a_keyed_edit_and_is_counted_until_it_has_stopped(house, png):
+def test_a_caller_who_leaves_stops_a_keyed_edit_and_is_counted_until_it_has_stopped(services, png):
     import httpx
 
     began, left = threading.Event(), threading.Event()
@@ -119,17 +119,17 @@ def test_a_caller_who_leaves_stops_a_keyed_edit_and_is_counted_until_it_has_stop
         finally:
             left.set()
 
-    house.eye = SimpleNamespace(edit_without_model=slow)
-    with listening(house) as url:
+    services.face_worker = SimpleNamespace(edit_without_model=slow)
+    with listening(services) as url:
         files = {"picture": png, "request": (None, json.dumps({"edit": {"yaw_deg": 3}, "model": "preview"}))}
         with pytest.raises(httpx.ReadTimeout):
             httpx.post(f"{url}/v1/edits", files=files, headers={"Idempotency-Key": "gone"}, timeout=1)
         assert began.is_set()
         assert left.wait(5)
-        assert run(house.gate.drain(5)) is True
+        assert run(services.gate.drain(5)) is True
 
 
-def test_what_is_kept_of_an_edit_is_its_result_and_not_its_source(house, png):
+def test_what_is_kept_of_an_edit_is_its_result_and_not_its_source(services, png):
     from serve.content_cache import picture_id
     from serve.inference.edit_service import Editing
     from serve.messages import EditInput
@@ -139,7 +139,7 @@ def test_what_is_kept_of_an_edit_is_its_result_and_not_its_source(house, png):
 
     name = picture_id(png)
     asked = EditRequest(picture=PictureRef(base64="AAAA"), edit={"yaw_deg": 3}, model="preview")
-    editing = Editing(house, Numbers())
+    editing = Editing(services, Numbers())
     plan = editing.plan(asked, EditInput(name, asked.edit, {name: png}), "image/png", OPEN, "1")
     done = run(editing.whole(plan))
     assert (done.data[:4], done.plan.wish.picture) == (b"\x89PNG", name)
