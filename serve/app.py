@@ -171,7 +171,7 @@ class PainterDeployment:
 
     async def call(self, name: str, *args: Any, trace: traces.Carried = None, request: str = "") -> Any:
         """`models`, `canvas` or `ready` of the studio."""
-        if name not in ("models", "canvas", "ready"):
+        if name not in ("models", "input_spec", "ready"):
             raise ValueError(f"a painter does not {name}")
         return await _said(getattr(self._diffusion_worker, name)(*args), f"painter.{name}", request)
 

@@ -90,7 +90,7 @@ class RemoteDiffusionWorker(RemoteDeployment):
 
     async def input_spec(self, model: str) -> Any:
         """As `Studio.canvas`."""
-        return await self._known("canvas", model)
+        return await self._known("input_spec", model)
 
     async def _known(self, *words: Any) -> Any:
         asked, said = self._kept.get(words, (-KEPT_S, None))

@@ -108,10 +108,10 @@ def test_a_painter_s_refusal_ends_the_stream():
 
 
 def test_what_a_painter_is_is_not_asked_for_each_edit(monkeypatch):
-    handle = Handle(["tiny"], "canvas", ApiError("unknown-model"), ["tiny", "mine"])
+    handle = Handle(["tiny"], "spec", ApiError("unknown-model"), ["tiny", "mine"])
     diffusion_worker = RemoteDiffusionWorker(handle)
     assert [run(diffusion_worker.models()) for _ in range(3)] == [["tiny"]] * 3
-    assert [run(diffusion_worker.input_spec("tiny")) for _ in range(2)] == ["canvas"] * 2
+    assert [run(diffusion_worker.input_spec("tiny")) for _ in range(2)] == ["spec"] * 2
     with pytest.raises(ApiError, match="unknown-model"):  # which is not kept
         run(diffusion_worker.input_spec("mine"))
     monkeypatch.setattr(far, "KEPT_S", 0)

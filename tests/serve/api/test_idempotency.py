@@ -142,6 +142,6 @@ def test_what_is_kept_of_an_edit_is_its_result_and_not_its_source(services, png)
     editing = Editing(services, Numbers())
     plan = editing.plan(asked, EditInput(name, asked.edit, {name: png}), "image/png", OPEN, "1")
     done = run(editing.whole(plan))
-    assert (done.data[:4], done.plan.wish.picture) == (b"\x89PNG", name)
-    assert done.plan.wish.pictures == {}
+    assert (done.data[:4], done.plan.edit_input.picture) == (b"\x89PNG", name)
+    assert done.plan.edit_input.pictures == {}
     assert done.plan.asked.picture is None

@@ -74,9 +74,9 @@ def test_a_mistake_of_ours_is_not_the_callers_fault_and_says_nothing_of_itself(s
     broken_lines = [r for r in caplog.records if r.msg == "broken"]
     assert len(broken_lines) == 1
     assert "secret.jsonl" in str(broken_lines[0].exc_info[1])
-    (request,) = (r for r in caplog.records if r.msg == "request" and r.keys["route"] == "/v1/edits")
-    assert request.keys["problem"] == "internal"
-    assert request.keys["request_id"] == broken_lines[0].keys["request_id"]
+    (request,) = (r for r in caplog.records if r.msg == "request" and r.log_fields["route"] == "/v1/edits")
+    assert request.log_fields["problem"] == "internal"
+    assert request.log_fields["request_id"] == broken_lines[0].log_fields["request_id"]
 
 
 def test_files_of_the_operator_that_cannot_be_read_are_not_the_callers_fault_either(services, png, tmp_path):
