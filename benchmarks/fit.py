@@ -20,10 +20,9 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch reads it
 import numpy as np
 import torch
 
-from rigface.face.analyzer import in_crop
 from rigface.face.detection.factory import load_detector
-from rigface.face.geometry import alignment
 from rigface.face.reconstruction.reconstructor import FitReconstructor
+from rigface.face.steps import align, reconstruct
 from rigface.video.decode import frames
 
 ROOT = Path(__file__).parent.parent
@@ -35,21 +34,20 @@ def main() -> None:
     rounds = parser.parse_args().rounds
     torch.set_num_threads(1)
     detector = load_detector("mediapipe")
-    crops, landmarks, scores = [], [], []
-    for frame in frames(str(ROOT / "tests/fixtures/clip.mp4"), None):
-        for face in detector(frame.image):
-            affine = alignment.frame_to_crop(face.box)
-            crops.append(alignment.crop(frame.image, affine))
-            landmarks.append(in_crop(face, affine))
-            scores.append(face.blendshapes)
+    pairs = [
+        (frame.image, face)
+        for frame in frames(str(ROOT / "tests/fixtures/clip.mp4"), None)
+        for face in detector(frame.image)
+    ]
+    faces = align([image for image, _ in pairs], [face for _, face in pairs])
     fit = FitReconstructor()
-    count = len(crops)
+    count = len(faces)
     result = {"benchmark": "fit", "faces": count, "limit_ms": 3.0}
     for name, tracks in (("one_track", np.zeros(count, int)), ("strangers", np.arange(count))):
         times = []
         for _ in range(rounds + 1):
             start = time.process_time()
-            fit(crops, np.stack(landmarks), np.stack(scores), tracks)
+            reconstruct(fit, faces, tracks)
             times.append((time.process_time() - start) / count)
         result[name] = {"ms_per_face": round(1e3 * median(times[1:]), 3), "best_ms": round(1e3 * min(times[1:]), 3)}
         result[name]["faces_per_s"] = round(1 / median(times[1:]), 1)

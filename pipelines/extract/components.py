@@ -6,41 +6,21 @@ Everything is imported where it is asked for: the driver, the lookers and the GP
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol, cast
+from dataclasses import replace
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from pipelines.extract.config import Settings
 from pipelines.telemetry.worker_process import WorkerProcess
 from rigface.errors import PlanError
-from rigface.types import CROP_PX, DetectorSpec, HeadSpec, Quality
+from rigface.types import DetectorSpec, HeadSpec, Quality
 
 if TYPE_CHECKING:
     from rigface.face.detection.detector import Detector
-    from rigface.face.reconstruction.reconstructor import Reconstructor
+    from rigface.face.reconstruction.protocol import Reconstructor
     from rigface.face.reconstruction.segmentation import Parser
-
-
-@dataclass(frozen=True, eq=False)
-class FaceObservation:
-    """What is known of one face when it is judged.
-
-    Args:
-        box: (4,) frame px.
-        landmarks: (L, 3) crop px.
-        inside: (4,) x0, y0, x1, y1 of the frame, crop px.
-        score: the detector's.
-        degrees: (3,) yaw, pitch and roll of the head.
-        residuals: (3,) of landmarks, of colours, and the occluded share, as the reconstructor says.
-    """
-
-    box: np.ndarray
-    landmarks: np.ndarray
-    inside: np.ndarray
-    score: float
-    degrees: np.ndarray
-    residuals: np.ndarray
+    from rigface.face.steps import AlignedFaces
 
 
 class Identity(Protocol):
@@ -110,7 +90,7 @@ def reconstructor(settings: Settings, device: str, detector: DetectorSpec | None
     if settings.reconstructor == "fake":
         from rigface.testing.fakes import FakeReconstructor
 
-        return cast("Reconstructor", FakeReconstructor())  # its FakeFit has Fit's fields and no torch
+        return FakeReconstructor()
     from rigface.face.reconstruction.reconstructor import load_reconstructor
 
     return load_reconstructor(settings.reconstructor, head=settings.head, device=device, detector=detector)
@@ -125,64 +105,21 @@ def parser(settings: Settings, device: str) -> Parser:
     if settings.parser == "fake":
         from rigface.testing.fakes import fake_mask
 
-        return lambda crop, landmarks, inside=None, size=None: fake_mask(crop)
+        return fake_mask
     from rigface.face.reconstruction.segmentation import load_parser
 
     return load_parser(settings.parser, settings.parser_folder or None, device)
 
 
-class QualityAssessor:
-    """Says which pixels are the person, and how far to trust the row.
+def assess(settings: Settings) -> Callable[[AlignedFaces, int, np.ndarray, np.ndarray, np.ndarray], Quality]:
+    """The measure of quality, see `rigface.face.steps.assess`; a fake one beside a fake reconstructor."""
+    if settings.reconstructor == "fake":
+        from rigface.testing.fakes import fake_quality
 
-    Args:
-        parser: draws the mask.
-        measure: the quality of a crop, its mask and what is known of the face.
-    """
+        return fake_quality
+    from rigface.face import steps
 
-    def __init__(self, parser: Parser, measure: Callable[[np.ndarray, np.ndarray, FaceObservation], Quality]) -> None:
-        self._parser, self._measure = parser, measure
-
-    def mask(self, crop: np.ndarray, face: FaceObservation) -> np.ndarray:
-        """(512, 512) uint8: 255 person, 0 background; the crop may be a smaller copy."""
-        scale = len(crop) / CROP_PX
-        x0, y0, x1, y1 = (scale * face.inside).tolist()
-        return self._parser(crop, scale * face.landmarks, (x0, y0, x1, y1), CROP_PX)
-
-    def quality(self, crop: np.ndarray, mask: np.ndarray, face: FaceObservation) -> Quality:
-        """The quality columns."""
-        return self._measure(crop, mask, face)
-
-
-def _measured(crop: np.ndarray, mask: np.ndarray, face: FaceObservation) -> Quality:
-    from rigface.face.reconstruction.quality import measure
-
-    yaw, pitch, roll = face.degrees.tolist()
-    landmarks, colours, occlusion = face.residuals.tolist()
-    return measure(
-        crop,
-        face.landmarks * (len(crop) / CROP_PX),
-        face.box,
-        face.score,
-        mask,
-        yaw_deg=yaw,
-        pitch_deg=pitch,
-        roll_deg=roll,
-        landmark_residual=landmarks,
-        photometric_residual=colours,
-        occlusion=occlusion,
-    )
-
-
-def _fake_measured(crop: np.ndarray, mask: np.ndarray, face: FaceObservation) -> Quality:
-    from rigface.testing.fakes import fake_quality
-
-    return fake_quality(face.box, face.score)
-
-
-def judge(settings: Settings, device: str = "cpu") -> QualityAssessor:
-    """Mask and quality; fake quality beside a fake reconstructor."""
-    measure = _fake_measured if settings.reconstructor == "fake" else _measured
-    return QualityAssessor(parser(settings, device), measure)
+    return steps.assess
 
 
 class Specs:

@@ -23,11 +23,11 @@ from pipelines.inputs import open_input, sources
 from rigface import schema
 from rigface.errors import BadInput
 from rigface.face.detection.detector import KeyframeDetector
-from rigface.face.geometry import alignment
 from rigface.face.identity.dlib_embedding import Picker
+from rigface.face.steps import AlignedFaces, align
 from rigface.image import decode, encode_jpeg
 from rigface.storage import s3_client
-from rigface.types import Detection, Frame
+from rigface.types import Frame
 from rigface.video.decode import Chunk, Truncated, frames
 
 T = TypeVar("T")
@@ -78,7 +78,7 @@ class FrameProcessor:
                     tracks = tracker.update(frame.image, found)
                 with clock("align"):
                     for detection, track in zip(found, tracks):
-                        seen.add(frame, detection, track, self._settings.jpeg_quality)
+                        seen.add(frame, align([frame.image], [detection]), track, self._settings.jpeg_quality)
                 if self._identity is not None:
                     with clock("identity"):
                         for detection, track in zip(found, tracks):
@@ -141,8 +141,7 @@ class _Seen:
         self._identity = identity
         self.picker = Picker() if identity is None else Picker(cut=identity.chip)
         self._frames: list[tuple[int, float]] = []
-        self._found: list[Detection] = []  # landmarks in crop px, box in frame px
-        self._affines: list[np.ndarray] = []
+        self._faces: list[AlignedFaces] = []  # one each, without the crop
         self._crops: list[bytes] = []
         self._rows: dict[tuple[int, int], int] = {}  # (track, frame) -> row
         self._vectors: dict[int, np.ndarray] = {}
@@ -150,14 +149,13 @@ class _Seen:
     def __len__(self) -> int:
         return len(self.tracks)
 
-    def add(self, frame: Frame, detection: Detection, track: int, quality: int) -> None:
-        affine = alignment.frame_to_crop(detection.box)
+    def add(self, frame: Frame, face: AlignedFaces, track: int, quality: int) -> None:
+        """Add one face, its crop as JPEG."""
         self._rows[track, frame.index] = len(self)
         self.tracks.append(track)
         self._frames.append((frame.index, frame.time_s))
-        self._found.append(replace(detection, landmarks=alignment.apply(affine, detection.landmarks)))
-        self._affines.append(affine)
-        self._crops.append(encode_jpeg(alignment.crop(frame.image, affine), quality))
+        self._faces.append(replace(face, crops=[]))
+        self._crops.append(encode_jpeg(face.crops[0], quality))
 
     def ask(self, alive: Callable[[], None]) -> None:
         """Compute the identity vectors of the picked faces."""
@@ -169,8 +167,8 @@ class _Seen:
 
     def table(self) -> pa.Table:
         """The columns of the schema that are known by now, and `_score` for later stages."""
-        count, first = len(self), self._found[0]
-        shapes = [d.blendshapes for d in self._found]
+        count, faces = len(self), self._faces
+        shapes = [face.blendshapes for face in faces]
         width = schema.IDENTITY_WIDTH if self._identity is None else self._identity.width
         return pa.table(
             {
@@ -179,12 +177,12 @@ class _Seen:
                 "track": pa.array(self.tracks, pa.int32()),
                 "status": pa.array(["ok"] * count),
                 "reason": pa.nulls(count, pa.string()),
-                "box": schema.column([d.box for d in self._found], 4),
-                "frame_to_crop": schema.column(self._affines, 6),
-                "landmarks": schema.column([d.landmarks for d in self._found], first.landmarks.size),
-                "blendshapes": schema.column(shapes, 1 if first.blendshapes is None else len(first.blendshapes)),
+                "box": schema.column([face.boxes for face in faces], 4),
+                "frame_to_crop": schema.column([face.frame_to_crop for face in faces], 6),
+                "landmarks": schema.column([face.landmarks for face in faces], faces[0].landmarks.size),
+                "blendshapes": schema.column(shapes, 1 if shapes[0] is None else shapes[0].size),
                 "identity_vector": schema.column([self._vectors.get(i) for i in range(count)], width),
                 "crop": pa.array(self._crops, pa.binary()),
-                "_score": pa.array([d.score for d in self._found], pa.float32()),
+                "_score": pa.array([face.scores[0] for face in faces], pa.float32()),
             }
         )

@@ -10,7 +10,7 @@ and stops the job. `needs` and `adds` are checked by `plan.check` before a clust
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, fields
 from typing import Any, ClassVar, Protocol
 
@@ -26,7 +26,7 @@ from pipelines.telemetry import metrics
 from pipelines.telemetry.worker_process import WorkerDied, WorkerProcess
 from rigface import schema
 from rigface.errors import BadInput
-from rigface.face.geometry import alignment
+from rigface.face.steps import AlignedFaces, reconstruct, segment
 from rigface.image import encode_png
 from rigface.storage.store import Store
 from rigface.types import DetectorSpec, FaceParams, HeadSpec, Quality
@@ -35,6 +35,7 @@ TRIES = 2  # a crash may be the machine's; two on the same file are the file's
 BAD_FACE = (BadInput, np.linalg.LinAlgError)
 
 _RESIDUALS = ("_landmark_residual", "_photometric_residual", "_occlusion")
+_ALIGNED = ("status", "crop", "landmarks", "box", "frame_to_crop", "_score", "blendshapes")
 _PARAMS = tuple(f.name for f in fields(FaceParams))
 
 
@@ -93,20 +94,18 @@ class Reconstruct:
     """Crops -> coefficients, all faces of a unit at once, so that a track can share what is one person's."""
 
     name = "reconstruct"
-    needs = ("status", "crop", "landmarks", "blendshapes", "track")
+    needs = (*_ALIGNED, "track")
     adds = (*_PARAMS, *_RESIDUALS)
 
     def __init__(self, settings: Settings, device: str) -> None:
-        self._reconstruct = components.reconstructor(settings, device)
+        self._reconstructor = components.reconstructor(settings, device)
 
     def __call__(self, unit: Unit) -> None:
         rows = unit.good
         if not len(rows):
             return
         with unit.timed(self.name):
-            landmarks = unit.numbers("landmarks", rows).reshape(len(rows), -1, 3)
-            scores = None if unit["blendshapes"].null_count else unit.numbers("blendshapes", rows)
-            fit = self._reconstruct(unit.crops(rows), landmarks, scores, unit["track"].to_numpy()[rows])
+            fit = reconstruct(self._reconstructor, _aligned(unit, rows), unit["track"].to_numpy()[rows])
             numbers = {name: getattr(fit.params, name) for name in _PARAMS}
             numbers |= {name: getattr(fit, name[1:]) for name in _RESIDUALS}
             flat = {name: value.reshape(len(rows), -1) for name, value in numbers.items() if value is not None}
@@ -120,26 +119,32 @@ class MaskAndScore:
     """The person's mask, and how far to trust the row."""
 
     name = "finish"
-    needs = ("status", "crop", "landmarks", "box", "frame_to_crop", "head_rotation", "_score", *_RESIDUALS)
+    needs = (*_ALIGNED, "head_rotation", *_RESIDUALS)
     adds = ("mask", *_QUALITY)
 
     def __init__(self, settings: Settings, device: str = "cpu") -> None:
-        self._judge = components.judge(settings, device)
+        self._parser, self._assess = components.parser(settings, device), components.assess(settings)
 
     def __call__(self, unit: Unit) -> None:
+        from rigface.face.geometry.rotation import to_degrees, to_matrix  # torch stays out of the driver
+
         rows = unit.good
         if not len(rows):
             return
         masks: list[bytes] = []
         qualities: list[dict[str, Any]] = []
         done: list[int] = []
-        for row, crop, face in zip(rows.tolist(), unit.crops(rows), _sightings(unit, rows)):
+        faces = _aligned(unit, rows)
+        degrees = to_degrees(to_matrix(unit.numbers("head_rotation", rows)))
+        residuals = np.concatenate([unit.numbers(name, rows) for name in _RESIDUALS], axis=1)
+        frame_size = unit.record["height"], unit.record["width"]
+        for i, row in enumerate(rows.tolist()):
             try:
                 with unit.timed("parse"):
-                    mask = self._judge.mask(crop, face)
+                    mask = segment(self._parser, faces, i, frame_size)
                     masks.append(encode_png(mask))
                 with unit.timed("quality"):
-                    qualities.append(asdict(self._judge.quality(crop, mask, face)))
+                    qualities.append(asdict(self._assess(faces, i, mask, degrees[i], residuals[i])))
             except BAD_FACE as e:
                 unit.fail(row, self.name, str(e))
                 del masks[len(done) :], qualities[len(done) :]
@@ -151,20 +156,16 @@ class MaskAndScore:
         unit.add(columns, np.array(done, np.int64))
 
 
-def _sightings(unit: Unit, rows: np.ndarray) -> Iterator[components.FaceObservation]:
-    """What is known of the faces of these rows, one by one."""
-    from rigface.face.geometry.rotation import to_degrees, to_matrix  # torch stays out of the driver
-
-    count = len(rows)
-    boxes, landmarks = unit.numbers("box", rows), unit.numbers("landmarks", rows).reshape(count, -1, 3)
-    affines = unit.numbers("frame_to_crop", rows).reshape(count, 2, 3)
-    corners = np.array([[0, 0], [unit.record["width"], unit.record["height"]]], np.float32)
-    scores = unit["_score"].to_numpy()[rows]
-    turns = to_degrees(to_matrix(unit.numbers("head_rotation", rows)))
-    residuals = np.concatenate([unit.numbers(name, rows) for name in _RESIDUALS], axis=1)
-    for i in range(count):
-        inside = alignment.apply(affines[i], corners).ravel()
-        yield components.FaceObservation(boxes[i], landmarks[i], inside, float(scores[i]), turns[i], residuals[i])
+def _aligned(unit: Unit, rows: np.ndarray) -> AlignedFaces:
+    """The faces of these rows; their crops are decoded when they are read."""
+    return AlignedFaces(
+        crops=unit.crops(rows),
+        frame_to_crop=unit.numbers("frame_to_crop", rows).reshape(len(rows), 2, 3),
+        boxes=unit.numbers("box", rows),
+        landmarks=unit.numbers("landmarks", rows).reshape(len(rows), -1, 3),
+        scores=unit["_score"].to_numpy()[rows],
+        blendshapes=None if unit["blendshapes"].null_count else unit.numbers("blendshapes", rows),
+    )
 
 
 class Write:

@@ -24,7 +24,8 @@ from rigface.face.detection.boxes import overlap
 from rigface.face.detection.detector import Detector
 from rigface.face.geometry import alignment
 from rigface.face.geometry.rotation import to_degrees, to_matrix
-from rigface.face.reconstruction.reconstructor import Reconstructor
+from rigface.face.reconstruction.protocol import Reconstructor
+from rigface.face.steps import align, reconstruct
 from rigface.image import srgb8_to_linear
 from rigface.metrics.geometry import turn_of
 from rigface.metrics.light import described
@@ -154,21 +155,15 @@ class FaceEstimator:
         if not good:
             return seen
         faces: list[tuple[np.ndarray, Detection]] = [(pictures[i], found[i]) for i in good]  # type: ignore[misc]
-        affines = [alignment.frame_to_crop(one.box) for _, one in faces]
-        crops = [alignment.crop(picture, affine) for (picture, _), affine in zip(faces, affines)]
-        landmarks = np.stack([alignment.apply(a, one.landmarks) for (_, one), a in zip(faces, affines)]).astype(
-            np.float32
-        )
-        known = [one.blendshapes for _, one in faces if one.blendshapes is not None]
-        scores = np.stack(known) if len(known) == len(faces) else None
-        fit = self._reconstructor(crops, landmarks, scores, np.arange(len(faces)))
+        aligned = align([picture for picture, _ in faces], [one for _, one in faces])
+        fit = reconstruct(self._reconstructor, aligned)
         for k, i in enumerate(good):
             picture, one = faces[k]
             seen[i] = Estimate(
                 params=_one(fit.params, k),
                 box=np.asarray(one.box),
                 landmarks=one.landmarks,
-                frame_to_crop=affines[k],
+                frame_to_crop=aligned.frame_to_crop[k],
                 skin=skin_colour(picture, one.landmarks),
                 residual=float(fit.landmark_residual[k]),
                 blendshapes=one.blendshapes,

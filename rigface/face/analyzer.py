@@ -14,9 +14,10 @@ import numpy as np
 from rigface.errors import NoFace
 from rigface.face.detection.detector import Detector
 from rigface.face.detection.factory import load_detector
-from rigface.face.geometry import alignment
-from rigface.face.reconstruction.reconstructor import Fit, Reconstructor, load_reconstructor
+from rigface.face.reconstruction.protocol import Reconstructor
+from rigface.face.reconstruction.reconstructor import load_reconstructor
 from rigface.face.reconstruction.segmentation import Parser, load_parser
+from rigface.face.steps import align, reconstruct, segment
 from rigface.types import Detection, Face, FaceParams, HeadSpec
 
 CHOICES = ("largest", "left-most", "right-most", "all")
@@ -59,39 +60,27 @@ class FaceAnalyzer:
         """
         if not found:
             return []
-        affines, crops, landmarks, fit = self._fitted(image, found)
-        corners = np.array([[0, 0], [image.shape[1], image.shape[0]]], np.float32)
-        out = []
-        for i, (one, crop, affine) in enumerate(zip(found, crops, affines)):
-            x0, y0, x1, y1 = alignment.apply(affine, corners).ravel().tolist()
-            params = fit.params.map(itemgetter(i))
-            mask = self.parser(crop, landmarks[i], (x0, y0, x1, y1))
-            box = np.asarray(one.box, np.float32)
-            out.append(Face(crop, affine, box, landmarks[i], params, mask, float(fit.landmark_residual[i])))
-        return out
+        faces = align([image] * len(found), found)
+        fit = reconstruct(self.reconstructor, faces)
+        return [
+            Face(
+                crop=crop,
+                frame_to_crop=faces.frame_to_crop[i],
+                box=faces.boxes[i],
+                landmarks=faces.landmarks[i],
+                params=fit.params.map(itemgetter(i)),
+                mask=segment(self.parser, faces, i, image.shape[:2]),
+                residual=float(fit.landmark_residual[i]),
+            )
+            for i, crop in enumerate(faces.crops)
+        ]
 
     def coefficients(self, image: np.ndarray, found: Sequence[Detection]) -> list[FaceParams]:
         """Of the faces that a detector found, the coefficients alone: `faces` without the masks."""
         if not found:
             return []
-        params = self._fitted(image, found)[3].params
+        params = reconstruct(self.reconstructor, align([image] * len(found), found)).params
         return [params.map(itemgetter(i)) for i in range(len(found))]
-
-    def _fitted(
-        self, image: np.ndarray, found: Sequence[Detection]
-    ) -> tuple[list[np.ndarray], list[np.ndarray], np.ndarray, Fit]:
-        affines = [alignment.frame_to_crop(d.box) for d in found]
-        crops = [alignment.crop(image, affine) for affine in affines]
-        landmarks = np.stack([in_crop(d, affine) for d, affine in zip(found, affines)])
-        known = [d.blendshapes for d in found if d.blendshapes is not None]
-        scores = np.stack(known) if len(known) == len(found) else None
-        return affines, crops, landmarks, self.reconstructor(crops, landmarks, scores, np.arange(len(found)))
-
-
-def in_crop(face: Detection, affine: np.ndarray) -> np.ndarray:
-    """(L, 3) landmarks in crop px, z on the same scale."""
-    flat = alignment.apply(affine, face.landmarks[:, :2])
-    return np.concatenate([flat, face.landmarks[:, 2:] * affine[0, 0]], axis=1).astype(np.float32)
 
 
 def choose(faces: list[Face], which: str | int) -> list[Face]:

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import colorsys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from rigface.face.reconstruction.protocol import Fit
+from rigface.face.steps import AlignedFaces
 from rigface.schema import IDENTITY_WIDTH
 from rigface.types import CROP_PX, Detection, DetectorSpec, FaceParams, HeadSpec, Quality
 
@@ -137,16 +138,6 @@ class FakeIdentity:
         return vectors
 
 
-@dataclass(frozen=True, eq=False)
-class FakeFit:
-    """The fields of `rigface.face.reconstruction.reconstructor.Fit`, without importing torch for them."""
-
-    params: FaceParams
-    landmark_residual: np.ndarray
-    photometric_residual: np.ndarray
-    occlusion: np.ndarray
-
-
 class FakeReconstructor:
     """Reads coefficients off the colours. Implements `rigface.face.reconstruction.reconstructor.Reconstructor`."""
 
@@ -154,7 +145,7 @@ class FakeReconstructor:
 
     def __call__(
         self, crops: Sequence[np.ndarray], landmarks: np.ndarray, blendshapes: np.ndarray | None, tracks: np.ndarray
-    ) -> FakeFit:
+    ) -> Fit:
         """Shape and albedo are the mean of the track, the rest is the frame's own."""
         skins = np.array([_skin(crop) for crop in crops], np.float32).reshape(-1, 3)
         shared = np.stack([skins[tracks == track].mean(0) for track in tracks]) if len(skins) else skins
@@ -170,18 +161,26 @@ class FakeReconstructor:
             light=np.tile(np.eye(9, 3, dtype=np.float32), (count, 1, 1)),
         )
         zero = np.zeros(count, np.float32)
-        return FakeFit(params, landmark_residual=zero, photometric_residual=zero, occlusion=zero)
+        return Fit(params, landmark_residual=zero, photometric_residual=zero, occlusion=zero)
 
 
-def fake_mask(crop: np.ndarray) -> np.ndarray:
-    """(512, 512) uint8, 255 where the crop is coloured. Stands in for `rigface.face.reconstruction.segmentation.person_mask`."""
+def fake_mask(
+    crop: np.ndarray,
+    landmarks: np.ndarray | None = None,
+    inside: tuple[float, float, float, float] | None = None,
+    size: int | None = None,
+) -> np.ndarray:
+    """(size, size) uint8, 255 where the crop is coloured. Stands in for `face.reconstruction.segmentation.person_mask`."""
     mask = np.where(_spread(crop) > COLOURED, 255, 0).astype(np.uint8)
-    times = CROP_PX // len(crop)
+    times = (size or CROP_PX) // len(crop)
     return mask.repeat(times, 0).repeat(times, 1)
 
 
-def fake_quality(box: np.ndarray, score: float) -> Quality:
-    """Every number from box and score. Stands in for `rigface.face.reconstruction.quality.measure`."""
+def fake_quality(
+    faces: AlignedFaces, i: int, mask: np.ndarray, rotation_deg: np.ndarray, residuals: np.ndarray
+) -> Quality:
+    """Every number from box and score. Stands in for `rigface.face.steps.assess`."""
+    box, score = faces.boxes[i], float(faces.scores[i])
     size = float(max(box[2] - box[0], box[3] - box[1]))
     return Quality(
         confidence=score,

@@ -22,7 +22,7 @@ import numpy as np
 
 from rigface.face.analyzer import FaceAnalyzer
 from rigface.face.detection.detector import Detector
-from rigface.face.reconstruction.reconstructor import Fit, Reconstructor
+from rigface.face.reconstruction.protocol import Fit, Reconstructor
 from rigface.types import Detection
 
 MOST = 32  # faces of one fit

@@ -9,8 +9,6 @@ network such as DECA is another implementation of the same Protocol; the loader 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
 
 import cv2
 import numpy as np
@@ -20,48 +18,13 @@ from rigface.face.geometry.rotation import to_axis_angle
 from rigface.face.head.open_head import OpenHead
 from rigface.face.reconstruction.albedo_light import AlbedoLightSolver
 from rigface.face.reconstruction.landmark_fit import GeometryFitter
+from rigface.face.reconstruction.protocol import Fit, Reconstructor
 from rigface.image import srgb_to_linear
-from rigface.types import DetectorSpec, FaceParams, HeadSpec
+from rigface.types import DetectorSpec, FaceParams
 
 BATCH = 64  # faces whose colours are in memory at once
 SAMPLING_PX = 256  # colours are read from crops of this size: half resolution averages noise away
 EDGE = 0.99  # crop units; colours outside come from the replicated border
-
-
-@dataclass(frozen=True, eq=False)
-class Fit:
-    """N reconstructed faces, numpy float32.
-
-    Args:
-        params: coefficients, batch (N,).
-        landmark_residual: (N,) RMS distance of landmarks and fitted head, in outer-eye distances.
-        photometric_residual: (N,) median absolute difference of crop and model on visible skin, sRGB in [0, 1].
-        occlusion: (N,) share of the visible skin that does not look like skin in this light.
-    """
-
-    params: FaceParams
-    landmark_residual: np.ndarray
-    photometric_residual: np.ndarray
-    occlusion: np.ndarray
-
-
-class Reconstructor(Protocol):
-    """Anything that turns crops into coefficients of one head model."""
-
-    head_spec: HeadSpec
-
-    def __call__(
-        self, crops: Sequence[np.ndarray], landmarks: np.ndarray, blendshapes: np.ndarray | None, tracks: np.ndarray
-    ) -> Fit:
-        """Reconstruct N faces.
-
-        Args:
-            crops: N pictures (S, S, 3) uint8 RGB, the 512 px crops or smaller copies of them.
-            landmarks: (N, L, 3) float32 crop px, z negative towards the camera.
-            blendshapes: (N, B) float32 scores in [0, 1], or None where the detector has none.
-            tracks: (N,) int; faces of one number are one person and share shape and albedo.
-        """
-        ...
 
 
 def load_reconstructor(

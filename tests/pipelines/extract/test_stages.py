@@ -4,7 +4,7 @@ import ctypes
 import json
 import os
 from collections import deque
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -156,14 +156,14 @@ def test_a_film_that_took_two_units_down_is_not_tried_again_anywhere_until_it_is
 
 def test_numbers_that_are_not_finite_fail_their_face_only(unit):
     stage = Reconstruct(SETTINGS, "cpu")
-    real = stage._reconstruct
+    real = stage._reconstructor
 
     def spoilt(*arguments):
         fit = real(*arguments)
         fit.params.shape[3] = np.nan
         return fit
 
-    stage._reconstruct = spoilt
+    stage._reconstructor = spoilt
     spoilt.head_spec = real.head_spec
     stage(unit)
     assert unit["status"].to_pylist() == ["ok"] * 3 + ["error"] + ["ok"] * 16
@@ -177,7 +177,7 @@ def test_numbers_that_are_not_finite_fail_their_face_only(unit):
 def test_a_face_that_cannot_be_judged_is_marked(unit):
     Reconstruct(SETTINGS, "cpu")(unit)
     stage = MaskAndScore(SETTINGS)
-    real, calls = stage._judge.quality, []
+    real, calls = stage._assess, []
 
     def refuses(*arguments):
         calls.append(1)
@@ -185,7 +185,7 @@ def test_a_face_that_cannot_be_judged_is_marked(unit):
             raise BadInput("too strange")
         return real(*arguments)
 
-    stage._judge.quality = refuses
+    stage._assess = refuses
     stage(unit)
     assert unit["reason"].to_pylist() == [None] * 4 + ["finish: too strange"] + [None] * 15
     assert unit["mask"].null_count == unit["sharpness"].null_count == 1
@@ -193,7 +193,7 @@ def test_a_face_that_cannot_be_judged_is_marked(unit):
 
 def test_bugs_are_not_swallowed(unit):
     stage = Reconstruct(SETTINGS, "cpu")
-    stage._reconstruct = lambda *arguments: {}["typo"]
+    stage._reconstructor = lambda *arguments: {}["typo"]
     with pytest.raises(KeyError):
         stage(unit)
 
@@ -295,16 +295,6 @@ def test_unit_names_depend_on_everything_that_decides_the_rows(clip):
         plan.unit_id(one, 0, "other config"),
     ]
     assert len({name, *others}) == 5
-
-
-def test_fakes_have_the_fields_of_what_they_stand_for():
-    from dataclasses import fields
-
-    from rigface.face.reconstruction.reconstructor import Fit
-    from rigface.testing.fakes import FakeFit
-
-    assert [f.name for f in fields(FakeFit)] == [f.name for f in fields(Fit)]
-    assert asdict(fakes.fake_quality(np.array([0, 0, 9, 9]), 0.5))["is_tiny"] is True
 
 
 @pytest.mark.slow

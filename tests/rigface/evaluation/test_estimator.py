@@ -96,7 +96,7 @@ def test_the_person_covers_the_face_and_nothing_without_one(judge):
 
 
 def test_a_mask_of_the_crop_comes_back_to_the_picture(judge):
-    with_mask = FaceEstimator(Posed(), fakes.FakeReconstructor(), mask=lambda crop, landmarks: fakes.fake_mask(crop))
+    with_mask = FaceEstimator(Posed(), fakes.FakeReconstructor(), mask=fakes.fake_mask)
     picture = disc(0.0)
     (seen,) = with_mask([picture])
     coloured = np.ptp(picture, axis=2) > fakes.COLOURED

@@ -11,7 +11,7 @@ from rigface.types import Face
 
 @pytest.fixture
 def see() -> FaceAnalyzer:
-    return FaceAnalyzer(FakeDetector(), FakeReconstructor(), lambda crop, landmarks, inside: fake_mask(crop))
+    return FaceAnalyzer(FakeDetector(), FakeReconstructor(), fake_mask)
 
 
 def test_faces_come_from_left_to_right_with_crops_of_their_own(see):
@@ -36,7 +36,7 @@ def test_landmarks_and_coefficients_are_in_crop_pixels_of_the_same_face(see):
 def test_the_parser_is_told_where_the_frame_ends():
     told = []
 
-    def parser(crop, landmarks, inside):
+    def parser(crop, landmarks, inside, size):
         told.append(inside)
         return fake_mask(crop)
 

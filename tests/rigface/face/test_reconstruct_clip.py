@@ -3,13 +3,12 @@
 import numpy as np
 import pytest
 
-from rigface.face.analyzer import in_crop
 from rigface.face.detection.factory import load_detector
-from rigface.face.geometry import alignment
 from rigface.face.geometry.rotation import angle_between, to_degrees, to_matrix
 from rigface.face.head.open_head import OpenHead
 from rigface.face.reconstruction.landmark_fit import OUTER_EYES
 from rigface.face.reconstruction.reconstructor import Fit, FitReconstructor
+from rigface.face.steps import align, reconstruct
 from rigface.types import FaceParams
 from rigface.video.decode import frames
 
@@ -26,11 +25,9 @@ def seen(images: list[np.ndarray], one_track: bool = True) -> tuple[Fit, np.ndar
     """The fit of one-face pictures, and the landmarks in crop px."""
     detector = load_detector("mediapipe")
     found = [detector(image)[0] for image in images]
-    affines = [alignment.frame_to_crop(d.box) for d in found]
-    crops = [alignment.crop(image, affine) for image, affine in zip(images, affines)]
-    landmarks = np.stack([in_crop(d, affine) for d, affine in zip(found, affines)])
-    tracks = np.zeros(len(images), int) if one_track else np.arange(len(images))
-    return FitReconstructor()(crops, landmarks, np.stack([d.blendshapes for d in found]), tracks), landmarks
+    faces = align(images, found)
+    tracks = np.zeros(len(images), int) if one_track else None
+    return reconstruct(FitReconstructor(), faces, tracks), faces.landmarks
 
 
 @pytest.fixture(scope="module")

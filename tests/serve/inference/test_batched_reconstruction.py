@@ -14,16 +14,14 @@ from serve.inference.batched_reconstruction import BatchedReconstructor, Seriali
 @pytest.fixture(scope="module")
 def faces(fixtures):
     """Crops, landmarks and scores of one face in three frames, as a fit has them."""
-    from rigface.face.analyzer import in_crop
     from rigface.face.detection.factory import load_detector
-    from rigface.face.geometry import alignment
+    from rigface.face.steps import align
     from rigface.video.decode import frames
 
     out, detector = [], load_detector()
     for frame in list(frames(str(fixtures / "clip.mp4")))[:30:10]:
-        one = detector(frame.image)[0]
-        affine = alignment.frame_to_crop(one.box)
-        out.append(([alignment.crop(frame.image, affine)], in_crop(one, affine)[None], one.blendshapes[None]))
+        aligned = align([frame.image], detector(frame.image)[:1])
+        out.append((aligned.crops, aligned.landmarks, aligned.blendshapes))
     return out
 
 

@@ -1,0 +1,112 @@
+"""Steps from detections to coefficients, masks and quality, over batches of faces.
+
+Path: image and its [Detection] -> align -> AlignedFaces -> reconstruct -> segment -> assess. `FaceAnalyzer` runs them on
+one image, the extract job as stages over many frames (`pipelines/extract/frame_processor.py`, `stages.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from rigface.face.geometry import alignment
+from rigface.face.reconstruction.protocol import Fit, Reconstructor
+from rigface.face.reconstruction.quality import measure
+from rigface.face.reconstruction.segmentation import Parser
+from rigface.types import CROP_PX, Detection, Quality
+
+
+@dataclass(frozen=True, eq=False)
+class AlignedFaces:
+    """N detected faces in their crops.
+
+    Args:
+        crops: N images (S, S, 3) uint8 RGB: the 512 px crops, or smaller copies of them.
+        frame_to_crop: (N, 2, 3) float32 affines to the 512 px crop.
+        boxes: (N, 4) float32 x0, y0, x1, y1 of the landmarks, frame px.
+        landmarks: (N, L, 3) float32 crop px (of the 512 px crop), z negative towards the camera.
+        scores: (N,) the detector's, in [0, 1].
+        blendshapes: (N, B) float32 in [0, 1]; None if they are missing for any face.
+    """
+
+    crops: Sequence[np.ndarray]
+    frame_to_crop: np.ndarray
+    boxes: np.ndarray
+    landmarks: np.ndarray
+    scores: np.ndarray
+    blendshapes: np.ndarray | None
+
+    def __len__(self) -> int:
+        return len(self.crops)
+
+
+def align(images: Sequence[np.ndarray], detections: Sequence[Detection]) -> AlignedFaces:
+    """Cut the crop of each detection from its image; at least one.
+
+    Args:
+        images: N images (H, W, 3) uint8 RGB, of any sizes; the same one again for each of its faces.
+
+    Raises:
+        ValueError: a box is empty or not finite.
+    """
+    affines = [alignment.frame_to_crop(detection.box) for detection in detections]
+    blendshapes = [d.blendshapes for d in detections if d.blendshapes is not None]
+    return AlignedFaces(
+        crops=[alignment.crop(image, affine) for image, affine in zip(images, affines)],
+        frame_to_crop=np.stack(affines),
+        boxes=np.stack([np.asarray(d.box, np.float32) for d in detections]),
+        landmarks=np.stack([alignment.apply(affine, d.landmarks) for d, affine in zip(detections, affines)]),
+        scores=np.array([d.score for d in detections]),
+        blendshapes=np.stack(blendshapes) if len(blendshapes) == len(detections) else None,
+    )
+
+
+def reconstruct(reconstructor: Reconstructor, faces: AlignedFaces, tracks: np.ndarray | None = None) -> Fit:
+    """Fit the head model to all faces in one call.
+
+    Args:
+        tracks: (N,) int; faces with the same number are one person. None: each face is a person of its own.
+    """
+    tracks = np.arange(len(faces)) if tracks is None else tracks
+    return reconstructor(faces.crops, faces.landmarks, faces.blendshapes, tracks)
+
+
+def segment(parser: Parser, faces: AlignedFaces, i: int, frame_size: tuple[int, int]) -> np.ndarray:
+    """(512, 512) uint8 person mask of face i: 255 person, 0 background and outside the frame.
+
+    Args:
+        frame_size: height and width of the frame, px.
+    """
+    crop, (height, width) = faces.crops[i], frame_size
+    scale = len(crop) / CROP_PX
+    frame = alignment.apply(faces.frame_to_crop[i], np.array([[0, 0], [width, height]], np.float32)).ravel()
+    x0, y0, x1, y1 = (scale * frame).tolist()
+    return parser(crop, scale * faces.landmarks[i], (x0, y0, x1, y1), CROP_PX)
+
+
+def assess(faces: AlignedFaces, i: int, mask: np.ndarray, rotation_deg: np.ndarray, residuals: np.ndarray) -> Quality:
+    """Quality columns of face i.
+
+    Args:
+        mask: (512, 512) uint8, as `segment` makes it.
+        rotation_deg: (3,) yaw, pitch and roll of the head.
+        residuals: (3,) landmark residual, photometric residual and occlusion, as in `Fit`.
+    """
+    crop = faces.crops[i]
+    yaw, pitch, roll = rotation_deg.tolist()
+    landmark, photometric, occlusion = residuals.tolist()
+    return measure(
+        crop,
+        faces.landmarks[i] * (len(crop) / CROP_PX),
+        faces.boxes[i],
+        float(faces.scores[i]),
+        mask,
+        yaw_deg=yaw,
+        pitch_deg=pitch,
+        roll_deg=roll,
+        landmark_residual=landmark,
+        photometric_residual=photometric,
+        occlusion=occlusion,
+    )
