@@ -8,6 +8,7 @@ RigFaceError
 │   └── NoFace          a picture in which nobody was found
 ├── BadEdit             an edit, or how it is to be painted, asks for what this head or model does not have (a ValueError, too)
 ├── MissingAsset        a weight or licensed file is not on this machine; the message says how to get it
+├── MissingExtra        an optional package is not installed; the message names the extra (an ImportError, too)
 ├── UnsafeFile          a file asks to execute code while it is read; refused, nothing was run
 ├── BadCheckpoint       a folder of weights does not fit the network its config describes; the message names the keys
 ├── PlanError           stages or settings that do not fit together, found before any work was done
@@ -59,6 +60,10 @@ class BadEdit(RigFaceError, ValueError):
 
 class MissingAsset(RigFaceError):
     """A file that this feature needs is not there; the message names it and says how to get it."""
+
+
+class MissingExtra(RigFaceError, ImportError):
+    """An optional package is not installed; the message names the extra to install."""
 
 
 class UnsafeFile(RigFaceError):

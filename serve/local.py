@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from rigface.extras import extra
 from rigface.ray_auth import authenticate
 
 READY_S = 180.0
@@ -112,7 +113,8 @@ def free_port(host: str, port: int) -> int:
 
 
 def _wait(url: str) -> None:
-    import httpx
+    with extra("serve"):
+        import httpx
 
     end = time.monotonic() + READY_S
     while True:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.telemetry import log_events
+from rigface.extras import extra
 from rigface.storage.store import Store
 
 FOLDER = "log"
@@ -45,7 +46,8 @@ class MetricLog:
             elif first == _first(step):
                 self._open[first] = lines
                 self._publish(first)
-        from torch.utils.tensorboard import SummaryWriter
+        with extra("train"):
+            from torch.utils.tensorboard import SummaryWriter
 
         self._place = tempfile.mkdtemp(prefix="rigface-board-") if store.is_s3 else store.at("tensorboard")
         self._board = SummaryWriter(self._place, purge_step=step + 1)

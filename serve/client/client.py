@@ -30,9 +30,11 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
-import httpx
-
+from rigface.extras import extra
 from serve.client.types import FacesAnswer, Job, Model, Progress, Verdict
+
+with extra("client"):
+    import httpx
 
 AGAIN = (429, 502, 503)
 PROBLEM = "application/problem+json"

@@ -32,6 +32,7 @@ import numpy as np
 
 from rigface.edits import EditSpec
 from rigface.errors import BadInput
+from rigface.extras import extra
 from rigface.image import decode, sniff
 from rigface.video.sandbox import Decoders, TakesTooLong
 from serve.limits import CLIP_PIXELS, MAX_PIXELS
@@ -163,7 +164,8 @@ class C2paSigner:
 
     def _ready(self) -> Any:
         if self._tools is None:
-            import c2pa
+            with extra("serve"):
+                import c2pa
 
             settings = {
                 "trust": {"trust_anchors": self._root},
@@ -203,8 +205,9 @@ def _algorithm(key: str) -> str:
     Raises:
         BadInput: no key that C2PA allows.
     """
-    from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+    with extra("serve"):
+        from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+        from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
     try:
         private = load_pem_private_key(key.encode(), None)
@@ -257,8 +260,9 @@ def _once(path: Path, text: str) -> None:
 
 
 def _fresh() -> str:
-    from cryptography.hazmat.primitives import serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
+    with extra("serve"):
+        from cryptography.hazmat.primitives import serialization
+        from cryptography.hazmat.primitives.asymmetric import ec
 
     root, leaf = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
     key = leaf.private_bytes(

@@ -18,9 +18,11 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-import httpx
-
+from rigface.extras import extra
 from serve.problems import ApiError
+
+with extra("serve"):
+    import httpx
 
 CONNECT_S = 5.0
 PORTS = {"http": 80, "https": 443}

@@ -16,6 +16,8 @@ from contextlib import aclosing, contextmanager
 from contextvars import ContextVar
 from typing import Any
 
+from rigface.extras import extra
+
 EXPORTERS = ("", "otlp", "console")
 Carried = Mapping[str, str] | None
 _tracer: Any = None
@@ -45,7 +47,8 @@ def start(exporter: str, part: str) -> None:
         exporter: `otlp` (to OTEL_EXPORTER_OTLP_ENDPOINT), `console` (standard error), or empty: none.
 
     Raises:
-        ValueError: there is no such exporter, or its package is not installed.
+        ValueError: there is no such exporter.
+        MissingExtra: its package is not installed.
     """
     if exporter not in EXPORTERS:
         raise ValueError(f"traces: want one of {', '.join(map(repr, EXPORTERS))}, got {exporter!r}")
@@ -56,10 +59,8 @@ def start(exporter: str, part: str) -> None:
     if exporter == "console":
         keep(SimpleSpanProcessor(ConsoleSpanExporter(out=sys.stderr)), part)
         return
-    try:
+    with extra("traces"):
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-    except ImportError as e:
-        raise ValueError("traces: otlp needs its exporter: pip install 'rigface[traces]'") from e
     keep(BatchSpanProcessor(OTLPSpanExporter()), part)
 
 

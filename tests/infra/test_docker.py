@@ -111,7 +111,16 @@ def test_dependencies_are_installed_from_the_lock_file_and_before_the_code():
     for name in ("cpu", "cuda"):
         layers = [rest.split()[1] for word, rest in made[name][1] if word == "COPY"]
         assert layers == ["/opt/venv", "/opt/rigface"], "dependencies below, code above"
-    assert set(pinned()) >= {normal(name) for name in project()["dependencies"]}
+    extras = [name for names in project()["optional-dependencies"].values() for name in names]
+    wanted = {normal(name) for name in (*project()["dependencies"], *extras)} - {"rigface"}
+    assert wanted <= set(pinned())
+
+
+def test_image_installs_what_serving_training_and_traces_need():
+    (listing,) = re.findall(r'python -c "(.+?)" > requirements', stages(DOCKERFILE.read_text())["build"][1][-1][1])
+    done = subprocess.run([sys.executable, "-c", listing], cwd=ROOT, capture_output=True, text=True)
+    extras = project()["optional-dependencies"]
+    assert done.stdout.split() == [*project()["dependencies"], *extras["serve"], *extras["train"], *extras["traces"]]
 
 
 def test_the_context_holds_what_is_copied_and_nothing_else():
