@@ -4,7 +4,7 @@
 
 On all pairs of two photographs whose people are held out: PSNR to the true frame, distance of the identity vectors to the true
 frame's, and gain in pose, expression and light, of the preview, of blurred pictures, of the preview with something of the true
-frame in it, and of the model, as it is and with its change doubled (what `--trust 0.5` left out). PSNR rewards blur; the rest punishes it.
+frame in it, and of the model, as it is and with its change doubled (what `--output-scale 0.5` left out). PSNR rewards blur; the rest punishes it.
 
 Writes benchmarks/results/mini_limits.json.
 """

@@ -33,7 +33,7 @@ WARM = 4  # steps that are not counted
 VARIANTS = {
     "pictures": {"examples": "pairs"},
     "latents": {"examples": "latents"},
-    "latents, checkpointing": {"examples": "latents", "checkpointing": True},
+    "latents, checkpointing": {"examples": "latents", "gradient_checkpointing": True},
 }
 
 
@@ -73,7 +73,7 @@ def child(folder: Path, name: str, args: argparse.Namespace) -> None:
     changes["examples"] = str(folder / changes["examples"])
     config = replace(
         debug(), out=str(out), start=str(folder / "start"), batch=args.batch, steps=args.steps, bf16=args.bf16,
-        threads=args.threads, window=16, validation_examples=0, checkpoint_every=10**6, log_every=1, **changes,
+        threads=args.threads, shuffle_window=16, validation_examples=0, checkpoint_every=10**6, log_every=1, **changes,
     )  # fmt: skip
     train(config, lambda words: None)
     lines = [line for line in metric_log.lines(Store(str(out))) if "step_s" in line and line["step"] > WARM]

@@ -14,7 +14,7 @@ fps=${FPS:-8}
 pairs=${PAIRS:-7000}
 relit=${RELIT:-3000}
 steps=${STEPS:-60}
-trust=${TRUST:-0.5}
+output_scale=${OUTPUT_SCALE:-0.5}
 threads=${THREADS:-1}
 rigface=${RIGFACE:-"$(dirname "$0")/../.venv/bin/rigface"}
 
@@ -24,4 +24,4 @@ job() { nice -n 10 "$rigface" "$@"; }
 job extract "$list" "$run/faces" --fps "$fps"
 job pair "$run/faces" "$run/pairs" --size 128 --pairs "$pairs" --relit "$relit"
 job autoencoder "$run/faces" "$run/autoencoder"
-job train mini_cpu "$run/pairs" "$run/run" --autoencoder "$run/autoencoder" --steps "$steps" --trust "$trust" --threads "$threads"
+job train mini_cpu "$run/pairs" "$run/run" --autoencoder "$run/autoencoder" --steps "$steps" --output-scale "$output_scale" --threads "$threads"

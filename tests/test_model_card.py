@@ -80,7 +80,7 @@ def test_a_run_is_described_by_what_it_left(tmp_path):
     (tmp_path / "report.json").write_text(
         json.dumps({"people": {"train": 90, "test": 9}, "made": {"train pair": 1200}})
     )
-    config = {"examples": str(tmp_path), "batch": 8, "lanes": 2, "seed": 0}
+    config = {"examples": str(tmp_path), "batch": 8, "micro_batches": 2, "seed": 0}
     (tmp_path / "rigface.json").write_text(json.dumps({"config": config, "runs": [{"commit": "abc1234"}]}))
     made = checkpoint.tiny()
     checkpoint.save(tmp_path / "model", made, dtype=torch.float16)

@@ -172,10 +172,14 @@ def _examples_of(config: TrainConfig) -> str:
     scratch = config.start == "scratch"
     own = checkpoint.ModelConfig(size=128, render_style="texture") if scratch else checkpoint.config_of(config.start)
     pairs, latents = f"{config.out.rstrip('/')}/pairs", f"{config.out.rstrip('/')}/latents"
-    wanted = min(20_000, max(64, 2 * config.steps * config.batch * config.lanes))
+    wanted = min(20_000, max(64, 2 * config.steps * config.batch * config.micro_batches))
     few = people_in(given) < FEW
     settings = PairSettings(
-        style=own.render_style, size=own.size, pairs=wanted, relit=wanted // 3, held_out=0.0 if few else HELD_OUT
+        style=own.render_style,
+        size=own.size,
+        pairs=wanted,
+        relit=wanted // 3,
+        held_out_fraction=0.0 if few else HELD_OUT,
     )
     if few:
         _say(f"fewer than {FEW} people: all are learned from, nobody is held out to look at")

@@ -37,9 +37,9 @@ class EvaluateConfig:
     """Of each model whose result depends on chance."""
     size: int = 0
     """Side of the pictures that are compared; 0: that of the smallest model."""
-    everybody: bool = False
+    all_people: bool = False
     """Evaluate on all people, where no model learned from this dataset."""
-    shown: int = 24
+    page_tasks: int = 24
     """Tasks on the page."""
     title: str = "Evaluation"
     threads: int = 0

@@ -128,9 +128,9 @@ def _plan(source: Examples | Faces, config: EvaluateConfig) -> list[Item]:
             f"--tasks {', '.join(missing)}: examples hold self-edits only; evaluate on the dataset of faces"
         )
     if isinstance(source, Examples):
-        return source.plan(kinds, config.limit, config.everybody)
+        return source.plan(kinds, config.limit, config.all_people)
     items = source.plan(
-        kinds, config.limit, config.everybody, sweeps=config.sweeps, clips=config.clips,
+        kinds, config.limit, config.all_people, sweeps=config.sweeps, clips=config.clips,
         clip_frames=config.clip_frames, seed=config.seed,
     )  # fmt: skip
     if not items:

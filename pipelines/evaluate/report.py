@@ -39,7 +39,7 @@ def finish(store: Store, units: Sequence[str], about: dict[str, Any], config: Ev
         f"{len({r['person'] for r in rows})} people; pictures compared at {about['size']} px; {about['date']}, commit "
         f"{about['commit'] or 'unknown'}.",
         "People are held out by name (pipelines/examples/split.py): no model trained on the same dataset has seen them."
-        if not config.everybody
+        if not config.all_people
         else "Everybody of the dataset is here: a model that learned from it has seen these people.",
     ]
     if any(r["edit"] in INVENTED for r in rows):
@@ -50,7 +50,9 @@ def finish(store: Store, units: Sequence[str], about: dict[str, Any], config: Ev
     names = list(about["models"])
     baseline = "preview" if "preview" in names and len(names) > 1 else None
     made = card(rows, extractors, title=config.title, baseline=baseline, notes=notes)
-    for name, data in report.files(made, [_without_picture(r) for r in rows], top(made, rows, config.shown)).items():
+    for name, data in report.files(
+        made, [_without_picture(r) for r in rows], top(made, rows, config.page_tasks)
+    ).items():
         store.publish(name, data)
     first = {(r["edit"], r["key"]): r for r in rows}
     sink = io.BytesIO()

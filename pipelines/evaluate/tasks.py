@@ -47,7 +47,7 @@ SELF_EDITS = {  # kind of example -> row of the card; of all but the first the s
     "relit": "self-edit, re-lit",
     "posed": "self-edit, posed",
 }
-CLIP_LEAST = 5  # frames in a row without which a clip's trembling says nothing
+MIN_CLIP_FRAMES = 5  # frames in a row without which a clip's trembling says nothing
 
 Place = tuple[str, int]  # part and row
 Style = tuple[str, int, str]  # render style, size, field of the expression code
@@ -126,13 +126,13 @@ class Examples:
         """The head model of the faces behind them."""
         return self.spec.head
 
-    def plan(self, kinds: tuple[TaskKind, ...], limit: int, everybody: bool = False) -> list[Item]:
+    def plan(self, kinds: tuple[TaskKind, ...], limit: int, all_people: bool = False) -> list[Item]:
         """Self-edits, people in turns, in no order within a person (names are hashes).
 
         Raises:
             PlanError: nobody was held out.
         """
-        rows = held_out.rows_of(self._source, self._parts, None if everybody else "test")
+        rows = held_out.rows_of(self._source, self._parts, None if all_people else "test")
         rows = _balanced([row for row in held_out.in_turns(rows, lambda r: r["example"]) if row["take"]], limit)
         if not rows:
             raise PlanError(f"{self._source.uri}: {NOBODY}")
@@ -173,7 +173,7 @@ def _balanced(rows: list[dict[str, Any]], limit: int) -> list[dict[str, Any]]:
 
 NOBODY = (
     "nobody is held out here (every tenth person is, by name), so there is nothing to evaluate on. More people, "
-    "or --everybody where no model learned from these"
+    "or --all-people where no model learned from these"
 )
 
 
@@ -195,7 +195,7 @@ class Faces:
         self,
         kinds: tuple[TaskKind, ...],
         limit: int,
-        everybody: bool = False,
+        all_people: bool = False,
         *,
         sweeps: int = 4,
         clips: int = 4,
@@ -211,9 +211,9 @@ class Faces:
             PlanError: nobody was held out.
         """
         settings = PairSettings()
-        least = (settings.least_confidence, settings.least_sharpness, settings.least_face_px)
+        least = (settings.min_confidence, settings.min_sharpness, settings.min_face_px)
         frames, places = read_frames(self._source, dict(zip(GATES, least)))
-        mine = np.array([everybody or split_of(str(who)) == "test" for who in frames.identity])
+        mine = np.array([all_people or split_of(str(who)) == "test" for who in frames.identity])
         frames = replace(frames, good=frames.good & mine)
         if not frames.good.any():
             raise PlanError(f"{self._source.uri}: {NOBODY}")
@@ -240,8 +240,8 @@ class Faces:
                 light = invent_light(source.params.light, np.zeros((0, 9, 3), np.float32), random)
                 source = staged(source, replace(source.params, light=light.astype(np.float32)), own)
             first = make(source, target, own, self.head)
-            far = first.background_change > settings.largest_background_change
-            if far or first.covered < settings.least_covered:
+            far = first.background_change > settings.max_background_change
+            if far or first.covered < settings.min_overlap:
                 return None
 
             def conditions(style: Style) -> Conditions:
@@ -275,7 +275,7 @@ class _Chooser:
 
     def self_edits(self, limit: int, settings: PairSettings, seed: int) -> Iterator[Item]:
         """Pairs spread as `pair` spreads them, three quarters; a quarter frames under an invented light."""
-        found, _ = pair_sampling.candidates(self.frames, settings.per_group, settings.largest_identity_distance, seed)
+        found, _ = pair_sampling.candidates(self.frames, settings.max_candidates, settings.max_identity_distance, seed)
         busy = np.any([found.deltas[name] >= edges[0] for name, edges in pair_sampling.EDGES.items()], axis=0)
         found = found.take(np.flatnonzero(busy))
         chosen = found.take(pair_sampling.choose(found, limit - limit // 4, seed))
@@ -313,7 +313,7 @@ class _Chooser:
         """Runs of frames at one distance, the longest of each person."""
         for rows in list(self._people.values()):
             run = self._longest_run(rows)
-            if count < 1 or len(run) < CLIP_LEAST:
+            if count < 1 or len(run) < MIN_CLIP_FRAMES:
                 continue
             count -= 1
             for t in run[1 : length + 1]:

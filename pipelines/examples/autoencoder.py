@@ -4,7 +4,7 @@ Path: OUT/faces of `extract` -> crops -> `patches.components` -> `AutoencoderKL`
 Models that start from Stable Diffusion bring their autoencoder along and never come here.
 
 Nothing is trained: the network is the principal components of squares of the crops (`rigface/model/pca_autoencoder.py`), found in
-one pass over at most `most` of them. People held out are only measured on.
+one pass over at most `max_crops` of them. People held out are only measured on.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class AutoencoderConfig:
     """Side in pixels of the squares; latents are as much smaller than pictures."""
     channels: int = 48
     """Components kept of each square: 48 of the 192 numbers of 8 x 8 px bring a face back at 38 dB."""
-    most: int = 4_000
+    max_crops: int = 4_000
     """Crops looked at, evenly chosen."""
     held_out: float = 0.1
     """Share of people who are only measured on; the rule of `pair`."""
@@ -90,7 +90,7 @@ def crops(faces: str, config: AutoencoderConfig) -> tuple[np.ndarray, np.ndarray
     own: list[np.ndarray] = []
     others: list[np.ndarray] = []
     total = sum(1 for _ in _cells(store, parts, ["status"]))
-    keep = max(1, total // config.most)
+    keep = max(1, total // config.max_crops)
     for i, row in enumerate(_cells(store, parts, ["uri", "track", "identity", "status", "crop"])):
         if row["status"] != "ok" or i % keep:
             continue

@@ -79,7 +79,7 @@ class ComposeUnit:
 
     def _refused(self, made: ComposedExample) -> bool:
         settings = self._settings
-        return made.covered < settings.least_covered or made.background_change > settings.largest_background_change
+        return made.covered < settings.min_overlap or made.background_change > settings.max_background_change
 
     def _row(self, one: dict[str, Any], source: Face, target: Face, made: ComposedExample) -> dict[str, Any]:
         conditions = made.composed.conditions
@@ -122,7 +122,7 @@ class ComposeUnit:
         }
 
     def _encoded(self, picture: np.ndarray) -> bytes:
-        return encode_jpeg(picture, self._settings.quality) if self._settings.quality else encode_png(picture)
+        return encode_jpeg(picture, self._settings.jpeg_quality) if self._settings.jpeg_quality else encode_png(picture)
 
 
 def _deltas(source: Face, target: Face) -> dict[str, float]:

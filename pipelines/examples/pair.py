@@ -58,7 +58,7 @@ def pair(config: PairConfig, say: Callable[[str], None] = print) -> dict[str, An
             store.delete_folder("examples")
         about = _about(config, source)
         plan, report = _plan(config, source, store, say)
-        units = units_of(plan, about["config"], config.settings.part)
+        units = units_of(plan, about["config"], config.settings.unit_size)
         done = store.ids("examples", ".parquet")
         todo = [(name, what) for name, what in units if name not in done]
         say(f"{len(plan):,} examples in {len(units):,} units, {len(todo):,} to do")
@@ -114,7 +114,7 @@ def _plan(
     except FileNotFoundError:
         pass
     wanted = config.settings
-    gates = (wanted.least_confidence, wanted.least_sharpness, wanted.least_face_px)
+    gates = (wanted.min_confidence, wanted.min_sharpness, wanted.min_face_px)
     rows, parts = read_frames(source, dict(zip(GATES, gates)))
     say(f"{len(rows):,} faces of {len(set(rows.identity)):,} people, {int(rows.good.sum()):,} pass the gates")
     plan, report = plan_pairs(rows, parts, config.settings)
@@ -135,16 +135,16 @@ def plan_pairs(
     rows: pairs.Frames, places: np.ndarray, settings: PairSettings
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Every example to be made, and a report of what they cover."""
-    found, refused = pairs.candidates(rows, settings.per_group, settings.largest_identity_distance, settings.seed)
+    found, refused = pairs.candidates(rows, settings.max_candidates, settings.max_identity_distance, settings.seed)
     chosen = found.take(pairs.choose(found, settings.pairs, settings.seed))
     random = np.random.default_rng([settings.seed, 2])
     alone = _alone(rows, settings.relit, random)
     sources, targets = np.concatenate([chosen.source, alone]), np.concatenate([chosen.target, alone])
-    invented = random.random(len(sources)) < settings.relit_pairs
+    invented = random.random(len(sources)) < settings.relit_pair_fraction
     invented[len(chosen) :] = True
     posed = np.zeros(len(sources), bool)
-    posed[len(chosen) :] = random.random(len(alone)) < settings.posed
-    mirrored = random.random(len(sources)) < settings.mirrored
+    posed[len(chosen) :] = random.random(len(alone)) < settings.posed_fraction
+    mirrored = random.random(len(sources)) < settings.mirrored_fraction
     captions = Captions.load(settings.captions)
     plan = []
     for i in np.lexsort((targets, sources, rows.uri[sources])):
@@ -157,7 +157,7 @@ def plan_pairs(
             {
                 "example": name,
                 "identity": str(rows.identity[s]),
-                "split": split_of(str(rows.identity[s]), settings.held_out),
+                "split": split_of(str(rows.identity[s]), settings.held_out_fraction),
                 "relit": bool(invented[i]),
                 "posed": bool(posed[i]),
                 "mirrored": bool(mirrored[i]),

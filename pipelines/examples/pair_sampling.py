@@ -103,12 +103,12 @@ def deltas(frames: Frames, source: np.ndarray, target: np.ndarray) -> dict[str, 
 
 
 def candidates(
-    frames: Frames, per_group: int, largest_identity_distance: float, seed: int
+    frames: Frames, max_candidates: int, max_identity_distance: float, seed: int
 ) -> tuple[Candidates, dict[str, int]]:
-    """Possible pairs: up to `per_group` of each person in each input, and how many were refused why.
+    """Possible pairs: up to `max_candidates` of each person in each input, and how many were refused why.
 
     Args:
-        largest_identity_distance: between the identity vectors of the two tracks, where both have one; 0: the rule of
+        max_identity_distance: between the identity vectors of the two tracks, where both have one; 0: the rule of
             the network that they are from.
     """
     _people, person = np.unique(frames.identity, return_inverse=True)
@@ -122,7 +122,7 @@ def candidates(
         if count < 2:
             continue
         random = np.random.default_rng([seed, number])
-        picked = random.choice(count * (count - 1), size=min(per_group, count * (count - 1)), replace=False)
+        picked = random.choice(count * (count - 1), size=min(max_candidates, count * (count - 1)), replace=False)
         first, second = np.divmod(picked, count - 1)
         members = np.array(rows)
         sources.append(members[first])
@@ -130,7 +130,7 @@ def candidates(
     empty = np.zeros(0, np.int64)
     source, target = (np.concatenate(parts) if parts else empty for parts in (sources, targets))
     apart = np.linalg.norm(frames.vectors[source] - frames.vectors[target], axis=1)
-    most = largest_identity_distance or same_person(frames.vectors.shape[1])
+    most = max_identity_distance or same_person(frames.vectors.shape[1])
     stranger = apart > most  # False where a vector is NaN: the tracks were clustered as one
     ratio = frames.zoom[source] / frames.zoom[target]
     zoomed = (ratio > ZOOM) | (ratio < 1 / ZOOM)

@@ -3,7 +3,7 @@
 Path: parts of examples/ -> `BatchSampler` -> windows -> batches on the worker's device.
 
 Ray Data of 2.60 cannot resume in the middle of an epoch, so the order is ours: a function of (seed, epoch) alone. A step
-has `lanes` batches; each lane walks its own stretch of the epoch, and workers share the lanes. So any number of workers
+has `micro_batches` batches; each micro-batch has its own stretch of the epoch, and workers share the micro-batches. So any number of workers
 sees the same batches in the same steps, a killed run goes on with the very next batch, and a worker that leaves changes
 nothing but the speed. Rows are shuffled within windows of so many steps; parts are shuffled over the epoch.
 """
@@ -30,12 +30,12 @@ KEPT_BYTES = 2**30  # of parts already read, per process
 
 @dataclass(frozen=True)
 class ReadWindow:
-    """Some steps of an epoch, for some lanes: the unit of reading ahead.
+    """Some steps of an epoch, for some micro-batches: the unit of reading ahead.
 
     Args:
         first: step (from 0, over all epochs) it begins with. steps: how many.
-        parts: (R,) part numbers of its rows. rows: (R,) row numbers; in the order they are used: step by step, lane by
-            lane.
+        parts: (R,) part numbers of its rows. rows: (R,) row numbers; in the order they are used: step by step, micro-batch
+            by micro-batch.
     """
 
     first: int
@@ -49,36 +49,41 @@ class BatchSampler:
 
     Args:
         rows: for each part, the numbers of the rows that may be used.
-        batch: examples per lane and step. lanes: batches per step.
+        batch: examples per micro-batch and step. micro_batches: batches per step.
         window: rows are shuffled within so many steps.
 
     Raises:
         PlanError: there are no rows.
     """
 
-    def __init__(self, rows: Sequence[np.ndarray], batch: int, lanes: int = 1, window: int = 64, seed: int = 0) -> None:
-        self.batch, self.lanes, self.window, self.seed = batch, lanes, window, seed
+    def __init__(
+        self, rows: Sequence[np.ndarray], batch: int, micro_batches: int = 1, window: int = 64, seed: int = 0
+    ) -> None:
+        self.batch, self.micro_batches, self.window, self.seed = batch, micro_batches, window, seed
         self._rows = [np.asarray(r, np.int64) for r in rows]
         total = sum(map(len, self._rows))
         if not total:
             raise PlanError("no examples to learn from")
-        self.steps_per_epoch = max(1, total // (batch * lanes))
+        self.steps_per_epoch = max(1, total // (batch * micro_batches))
 
-    def lane_rows(self, epoch: int, lane: int) -> np.ndarray:
-        """(steps_per_epoch * batch, 2) part and row of everything a lane sees in an epoch, in order."""
+    def micro_batch_rows(self, epoch: int, micro_batch: int) -> np.ndarray:
+        """(steps_per_epoch * batch, 2) part and row of everything a micro-batch sees in an epoch, in order."""
         every = _epoch(self, epoch)
         length = self.steps_per_epoch * self.batch
-        stretch = np.take(every, np.arange(lane * length, (lane + 1) * length), axis=0, mode="wrap")
-        random = np.random.default_rng([self.seed, epoch, lane, 1])
+        stretch = np.take(every, np.arange(micro_batch * length, (micro_batch + 1) * length), axis=0, mode="wrap")
+        random = np.random.default_rng([self.seed, epoch, micro_batch, 1])
         size = self.window * self.batch
         return np.concatenate([random.permutation(stretch[i : i + size]) for i in range(0, length, size)])
 
-    def windows(self, lanes: Sequence[int], start: int = 0) -> Iterator[ReadWindow]:
-        """Everything from step `start` (from 0) on, for these lanes, for ever."""
+    def windows(self, micro_batches: Sequence[int], start: int = 0) -> Iterator[ReadWindow]:
+        """Everything from step `start` (from 0) on, for these micro-batches, without end."""
         while True:
             epoch, within = divmod(start, self.steps_per_epoch)
             stop = min((within // self.window + 1) * self.window, self.steps_per_epoch)
-            mine = [self.lane_rows(epoch, lane)[within * self.batch : stop * self.batch] for lane in lanes]
+            mine = [
+                self.micro_batch_rows(epoch, micro_batch)[within * self.batch : stop * self.batch]
+                for micro_batch in micro_batches
+            ]
             by_step = np.stack([m.reshape(stop - within, self.batch, 2) for m in mine], axis=1).reshape(-1, 2)
             yield ReadWindow(start, stop - within, by_step[:, 0], by_step[:, 1])
             start += stop - within

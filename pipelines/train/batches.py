@@ -36,10 +36,12 @@ class Batches:
     """Steps' examples as latents on the device, and how long each was waited for."""
 
     def __init__(
-        self, config: TrainConfig, source: Store, parts: list[str], trainee: TrainerState, lanes: list[int]
+        self, config: TrainConfig, source: Store, parts: list[str], trainee: TrainerState, micro_batches: list[int]
     ) -> None:
         rows = batch_sampler.usable_rows(source, parts, "train")
-        self._order = batch_sampler.BatchSampler(rows, config.batch, config.lanes, config.window, config.seed)
+        self._order = batch_sampler.BatchSampler(
+            rows, config.batch, config.micro_batches, config.shuffle_window, config.seed
+        )
         self._latent = batch_sampler.latents_of(source, parts[0])
         if self._latent is not None and config.augment:
             raise PlanError(
@@ -51,42 +53,43 @@ class Batches:
         self._listener = CaptionEncoder.of(trainee.loaded, source, parts[0], trainee.device)
         if self._listener is not None:
             columns.append(CAPTION)
-        windows = self._order.windows(lanes, trainee.step)
-        if config.ingest == "ray" and config.workers:
+        windows = self._order.windows(micro_batches, trainee.step)
+        if config.reader == "ray" and config.workers:
             from pipelines.train.ray_reader import read_with_ray
 
             self._windows = read_with_ray(windows, source, parts, columns)
         else:
             self._windows = batch_sampler.read_ahead(windows, batch_sampler.Reader(source, parts, columns))
-        self._trainee, self._lanes = trainee, lanes
+        self._trainee, self._micro_batches = trainee, micro_batches
 
     def __iter__(self) -> Iterator[tuple[int, list[LatentExample], float]]:
         size = self._order.batch
         clock = time.perf_counter()
         for window, table in self._windows:
             for k in range(window.steps):
-                first = k * len(self._lanes) * size
+                first = k * len(self._micro_batches) * size
                 step = window.first + k + 1
                 examples = [
-                    self._told(table.slice(first + i * size, size), step, lane) for i, lane in enumerate(self._lanes)
+                    self._told(table.slice(first + i * size, size), step, micro_batch)
+                    for i, micro_batch in enumerate(self._micro_batches)
                 ]
                 yield step, examples, time.perf_counter() - clock
                 clock = time.perf_counter()
 
-    def _told(self, table: pa.Table, step: int, lane: int) -> LatentExample:
+    def _told(self, table: pa.Table, step: int, micro_batch: int) -> LatentExample:
         """The example, with what is said of it where the model can hear."""
-        example = self._example(table, step, lane)
+        example = self._example(table, step, micro_batch)
         if self._listener is None:
             return example
         text = self._listener(table[CAPTION].to_pylist())
         return replace(example, conditions=replace(example.conditions, text=text))
 
-    def _example(self, table: pa.Table, step: int, lane: int) -> LatentExample:
+    def _example(self, table: pa.Table, step: int, micro_batch: int) -> LatentExample:
         device, config = self._trainee.device, self._trainee.config
         if self._latent is None:
             example = examples_of(table)
             if config.augment:
-                example = augmented(example, (config.seed, step, lane))
+                example = augmented(example, (config.seed, step, micro_batch))
             with torch.inference_mode():
                 made = encode_example(self._trainee.loaded.vae, example)
             return made.map(lambda t: t.half().float().clone())  # as if they had been stored

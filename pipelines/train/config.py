@@ -47,42 +47,42 @@ class TrainConfig:
     autoencoder: str = ""
     """For `scratch`: folder of the autoencoder, as `rigface autoencoder` made it."""
     networks: Networks = field(default_factory=Networks)
-    tune: Literal["all", "attention", "lora"] = "all"
+    trainable: Literal["all", "attention", "lora"] = "all"
     """What is trained: everything (the identity network's dead tail excepted), the attention layers, or a low-rank change."""
     lora_rank: int = 16
 
     steps: int = 70_000
     batch: int = 4
     """Examples per pass of one worker."""
-    lanes: int = 1
-    """Passes per step, shared by the workers: batch x lanes examples make a step, however many workers there are."""
+    micro_batches: int = 1
+    """Passes per step, shared by the workers: batch x micro_batches examples make a step, however many workers there are."""
     learning_rate: float = 1e-5
-    warmup: int = 500
+    warmup_steps: int = 500
     schedule: Literal["constant", "cosine"] = "constant"
     weight_decay: float = 1e-2
-    clip: float = 1.0
+    max_grad_norm: float = 1.0
     """Largest norm of the gradient."""
-    min_snr: float = 5.0
+    min_snr_gamma: float = 5.0
     """Gamma of min-SNR weighting; 0: none. A bridge needs none."""
-    at_start: float = 0.0
+    start_step_fraction: float = 0.0
     """Share of a bridge's examples that are asked at its very start, where sampling begins. Without noise on the start, anywhere
     else the answer can be read off what is seen and the render: then this wants to be 1, and sampling one step."""
-    picture_weight: float = 0.0
+    pixel_loss_weight: float = 0.0
     """Weight of the error of decoded pictures beside that of latents; for small autoencoders, whose latents mislead."""
     augment: bool = False
     """Show every example in other colours and a few pixels away each time. Needs examples as pictures, as `pair` writes them."""
-    dropout: float = 0.05
+    condition_dropout: float = 0.05
     """How often each of identity, attributes, text, and all at once are withheld; guidance needs it."""
-    trust: float = 1.0
+    output_scale: float = 1.0
     """Share of what a bridge learned that the saved model does about its start; its last layer is scaled. Below 1 where people are
     few: what is learned of them is too sure of others."""
-    decay: float = 0.9999
+    ema_decay: float = 0.9999
     """Of the average of weights that is validated and saved for use."""
     seed: int = 0
 
     workers: int = 1
     """Ray Train workers; 0: this process alone, without Ray."""
-    most_workers: int = 0
+    max_workers: int = 0
     """Elastic: as many as the cluster has, between `workers` and this; 0: exactly `workers`."""
     gpu: bool = True
     cpus: float = 1.0
@@ -93,24 +93,24 @@ class TrainConfig:
     """Every worker holds everything, or each holds a share (FSDP2)."""
     bf16: bool = True
     """Compute in bfloat16; weights, optimizer and loss stay float32."""
-    checkpointing: bool = False
+    gradient_checkpointing: bool = False
     """Compute activations twice instead of keeping them."""
     compile: bool = False
-    ingest: Literal["ray", "thread"] = "ray"
+    reader: Literal["ray", "thread"] = "ray"
     """Who reads ahead: Ray Data, on any node, or a thread of the worker."""
-    window: int = 64
+    shuffle_window: int = 64
     """Steps whose examples are shuffled among each other and read ahead at once."""
-    failures: int = 3
+    max_failures: int = 3
     """Lost workers to survive."""
     address: str = ""
     """Ray cluster to join; empty: the one in RAY_ADDRESS, else one is started here."""
 
     checkpoint_every: int = 1000
-    keep: int = 3
+    keep_checkpoints: int = 3
     """Checkpoints kept."""
     validate_every: int = 1000
     validation_examples: int = 32
-    judge: bool = True
+    validate_faces: bool = True
     """Look at validation's outputs with the detector and the identity network, too."""
     log_every: int = 10
     log_format: Literal["text", "json"] = "text"
@@ -119,16 +119,19 @@ class TrainConfig:
     """Write a checkpoint and stop after so long; 0: when all steps are done."""
 
     def __post_init__(self) -> None:
-        least = {name: getattr(self, name) for name in ("steps", "batch", "lanes", "window", "checkpoint_every")}
+        least = {
+            name: getattr(self, name)
+            for name in ("steps", "batch", "micro_batches", "shuffle_window", "checkpoint_every")
+        }
         if bad := [name for name, value in least.items() if value < 1]:
             raise PlanError(f"{', '.join(bad)}: want at least 1")
-        if max(self.workers, self.most_workers) > self.lanes:
+        if max(self.workers, self.max_workers) > self.micro_batches:
             raise PlanError(
-                f"{max(self.workers, self.most_workers)} workers share {self.lanes} lanes: some would have nothing to do; "
-                "set lanes to a multiple of the workers"
+                f"{max(self.workers, self.max_workers)} workers share {self.micro_batches} micro_batches: some would have nothing to do; "
+                "set micro_batches to a multiple of the workers"
             )
-        if not 0 < self.trust <= 1:
-            raise PlanError(f"trust: want above 0 and at most 1, got {self.trust:g}")
+        if not 0 < self.output_scale <= 1:
+            raise PlanError(f"output_scale: want above 0 and at most 1, got {self.output_scale:g}")
         if self.sharding == "fsdp" and not self.workers:
             raise PlanError("sharding fsdp needs workers: set workers to 1 or more")
 
@@ -136,9 +139,9 @@ class TrainConfig:
 def debug() -> TrainConfig:
     """Twenty steps of toy networks in this process: what CI runs."""
     return TrainConfig(
-        start="tiny", workers=0, gpu=False, bf16=False, batch=2, steps=20, learning_rate=1e-3, warmup=2, window=4,
-        checkpoint_every=20, validate_every=20, validation_examples=2, judge=False, log_every=1, ingest="thread",
-        decay=0.9, threads=1,
+        start="tiny", workers=0, gpu=False, bf16=False, batch=2, steps=20, learning_rate=1e-3, warmup_steps=2, shuffle_window=4,
+        checkpoint_every=20, validate_every=20, validation_examples=2, validate_faces=False, log_every=1, reader="thread",
+        ema_decay=0.9, threads=1,
     )  # fmt: skip
 
 
@@ -146,25 +149,25 @@ def mini_cpu() -> TrainConfig:
     """The small model on one or two CPU cores, in this process; stop and start it at will."""
     return TrainConfig(
         start="scratch", networks=Networks(channels=(64, 96)), workers=0, gpu=False, batch=32, steps=60, learning_rate=1e-3,
-        warmup=20, schedule="cosine", dropout=0.02, picture_weight=20.0, at_start=1.0, augment=True, decay=0.99,
+        warmup_steps=20, schedule="cosine", condition_dropout=0.02, pixel_loss_weight=20.0, start_step_fraction=1.0, augment=True, ema_decay=0.99,
         weight_decay=1e-3, checkpoint_every=20, validate_every=30, validation_examples=24,
-        window=128, ingest="thread", threads=1, keep=2,
+        shuffle_window=128, reader="thread", threads=1, keep_checkpoints=2,
     )  # fmt: skip
 
 
 def one_gpu() -> TrainConfig:
     """One GPU of 80 GB, Stable Diffusion's size at 512 px from latents."""
-    return TrainConfig(batch=8, lanes=2, checkpointing=False, cpus=4)
+    return TrainConfig(batch=8, micro_batches=2, gradient_checkpointing=False, cpus=4)
 
 
 def eight_gpus() -> TrainConfig:
     """One node of eight: the recipe of `one_gpu` eight times as wide, shared by FSDP2."""
-    return replace(one_gpu(), workers=8, lanes=16, sharding="fsdp", learning_rate=3e-5, cpus=8)
+    return replace(one_gpu(), workers=8, micro_batches=16, sharding="fsdp", learning_rate=3e-5, cpus=8)
 
 
 def cluster() -> TrainConfig:
     """Several nodes: 8 to 32 GPUs, as many as there are; the batch stays the same."""
-    return replace(eight_gpus(), most_workers=32, lanes=32, address="auto", failures=20)
+    return replace(eight_gpus(), max_workers=32, micro_batches=32, address="auto", max_failures=20)
 
 
 PRESETS = {preset.__name__: preset for preset in (debug, mini_cpu, one_gpu, eight_gpus, cluster)}

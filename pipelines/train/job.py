@@ -23,7 +23,9 @@ from rigface.storage.store import Store
 
 ABOUT = "rigface.json"
 RESIZE_S = 60.0  # an elastic run looks so often whether there is room for another worker
-FIXED = ("examples", "start", "autoencoder", "networks", "tune", "lora_rank", "batch", "lanes", "window", "seed")
+FIXED = (
+    "examples", "start", "autoencoder", "networks", "trainable", "lora_rank", "batch", "micro_batches", "shuffle_window", "seed",
+)  # fmt: skip
 
 
 def train(config: TrainConfig, say: Callable[[str], None] = print) -> dict[str, float]:
@@ -33,7 +35,7 @@ def train(config: TrainConfig, say: Callable[[str], None] = print) -> dict[str, 
         PlanError: settings that do not fit each other, the examples or what OUT holds.
         MissingAsset, BadCheckpoint: what to start from is not there, or does not fit.
         OutputBusy: another run writes to this output.
-        JobBroken: workers died more often than `failures` allows.
+        JobBroken: workers died more often than `max_failures` allows.
     """
     from pipelines.train import report
 
@@ -67,7 +69,7 @@ def _alone(config: TrainConfig, store: Store, check: Callable[[], None]) -> dict
     from pipelines.train.backend import LocalBackend
     from pipelines.train.loop import loop
 
-    session = LocalBackend(store, config.keep, check)
+    session = LocalBackend(store, config.keep_checkpoints, check)
     try:
         return loop(config, session)
     finally:
@@ -92,7 +94,7 @@ def config_of(raw: dict[str, Any]) -> TrainConfig:
 def _on_ray(config: TrainConfig, store: Store) -> dict[str, float]:
     from pipelines.cluster.session import connected
 
-    most = config.most_workers or config.workers
+    most = config.max_workers or config.workers
     workers: Any = config.workers if most == config.workers else (config.workers, most)
     cpus = config.workers * (config.cpus + 0.5) + 1  # the loop's readers, and the trainer itself
     with connected(config.address, cpus):
@@ -113,8 +115,8 @@ def _on_ray(config: TrainConfig, store: Store) -> dict[str, float]:
                 name="ray",
                 storage_path=store.root,
                 storage_filesystem=store.fs,
-                failure_config=FailureConfig(max_failures=config.failures),
-                checkpoint_config=CheckpointConfig(num_to_keep=config.keep),
+                failure_config=FailureConfig(max_failures=config.max_failures),
+                checkpoint_config=CheckpointConfig(num_to_keep=config.keep_checkpoints),
             ),
         )
         try:

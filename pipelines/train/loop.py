@@ -2,7 +2,7 @@
 
 Path: session, config, feed -> `loop` -> checkpoints, logs, OUT/model.
 
-Everything random in a step is a function of (seed, step, lane): the order of examples, timesteps, noise, omissions. So there
+Everything random in a step is a function of (seed, step, micro_batch): the order of examples, timesteps, noise, omissions. So there
 is no generator to save, a resumed run repeats what the first would have done, and the number of workers changes nothing
 but rounding. The position is the step.
 """
@@ -56,22 +56,22 @@ def loop(config: TrainConfig, session: Backend) -> dict[str, float]:
             trainee.load(folder)
     session.check()  # before the diary forgets what came after the checkpoint
     journal = MetricLog(store, session.rank == 0, trainee.step, config.log_format == "json")
-    lanes = list(range(session.rank, config.lanes, session.world))
-    passes = math.ceil(config.lanes / session.world)
-    batches = Batches(config, source, parts, trainee, lanes)
+    micro_batches = list(range(session.rank, config.micro_batches, session.world))
+    passes = math.ceil(config.micro_batches / session.world)
+    batches = Batches(config, source, parts, trainee, micro_batches)
     validation = Validation(config, source, session)
     began, numbers = time.monotonic(), {"step": float(trainee.step)}
     if trainee.step == 0 and trainee.step < config.steps:
         numbers |= validation.look(trainee, journal)
     for step, examples, wait in batches:
         clock = time.perf_counter()
-        loss = _step(trainee, examples, lanes, passes, step)
+        loss = _step(trainee, examples, micro_batches, passes, step)
         took = time.perf_counter() - clock
         line = {"loss": loss, "wait_s": wait, "step_s": took, "wait_share": wait / (wait + took)}
         numbers |= {"step": step, **line}
-        metrics.step_of(session.rank, step, loss, took, wait, config.batch * len(lanes))
+        metrics.step_of(session.rank, step, loss, took, wait, config.batch * len(micro_batches))
         stop = step >= config.steps or _late(config, session, began, device)
-        journal.add({**line, "rate": trainee.optimizer.param_groups[0]["lr"]}, step, config.log_every)
+        journal.add({**line, "learning_rate": trainee.optimizer.param_groups[0]["lr"]}, step, config.log_every)
         if step % config.validate_every == 0 or step == config.steps:
             with metrics.train_time(session.rank, "validation"):
                 numbers |= validation.look(trainee, journal)
@@ -99,32 +99,36 @@ def _late(config: TrainConfig, session: Backend, began: float, device: torch.dev
     return bool(late > 0)
 
 
-def _step(trainee: TrainerState, examples: list[LatentExample], lanes: list[int], passes: int, step: int) -> float:
-    """One step of the optimizer; the loss over all workers' lanes."""
+def _step(
+    trainee: TrainerState, examples: list[LatentExample], micro_batches: list[int], passes: int, step: int
+) -> float:
+    """One step of the optimizer; the loss over all workers' micro_batches."""
     config, total = trainee.config, torch.zeros((), device=trainee.device)
     rate = learning_rate(config, step)
     for group in trainee.optimizer.param_groups:
         group["lr"] = rate
-    dropout = Dropout(*[config.dropout] * 4)
+    dropout = Dropout(*[config.condition_dropout] * 4)
     process = trainee.loaded.config.process
     for k in range(passes):
-        lane = lanes[min(k, len(lanes) - 1)]
-        weight = 1.0 if k < len(lanes) else 0.0  # an idle pass keeps the collectives in step
-        generator = torch.Generator().manual_seed((config.seed * 1_000_003 + step) * 4099 + lane)
+        micro_batch = micro_batches[min(k, len(micro_batches) - 1)]
+        weight = 1.0 if k < len(micro_batches) else 0.0  # an idle pass keeps the collectives in step
+        generator = torch.Generator().manual_seed((config.seed * 1_000_003 + step) * 4099 + micro_batch)
         with model_setup.synchronised(trainee.wrapped, k == passes - 1), trainee.autocast():
             example = examples[min(k, len(examples) - 1)].map(lambda t: t.float())
             drawn = draw(process, example.target, dropout, generator)
-            at_start = math.ceil(config.at_start * len(drawn.timestep)) if process.kind == "bridge" else 0
-            drawn.timestep[:at_start] = process.train_timesteps
-            if config.picture_weight:
+            start_step_fraction = (
+                math.ceil(config.start_step_fraction * len(drawn.timestep)) if process.kind == "bridge" else 0
+            )
+            drawn.timestep[:start_step_fraction] = process.train_timesteps
+            if config.pixel_loss_weight:
                 shown, hidden = decoded_loss(trainee.wrapped, trainee.loaded.vae, example, process, drawn)
-                loss = config.picture_weight * shown + hidden
+                loss = config.pixel_loss_weight * shown + hidden
             else:
-                loss = row_losses(trainee.wrapped, example, process, drawn, config.min_snr).mean()
-            share = loss * (weight / config.lanes)
+                loss = row_losses(trainee.wrapped, example, process, drawn, config.min_snr_gamma).mean()
+            share = loss * (weight / config.micro_batches)
             (share * trainee.session.world).backward()  # DDP and FSDP average over workers
         total += share.detach()
-    torch.nn.utils.clip_grad_norm_([p for p in trainee.inner.parameters() if p.requires_grad], config.clip)
+    torch.nn.utils.clip_grad_norm_([p for p in trainee.inner.parameters() if p.requires_grad], config.max_grad_norm)
     trainee.optimizer.step()
     trainee.optimizer.zero_grad(set_to_none=True)
     trainee.average.update()
@@ -136,10 +140,10 @@ def _step(trainee: TrainerState, examples: list[LatentExample], lanes: list[int]
 
 def learning_rate(config: TrainConfig, step: int) -> float:
     """The rate of a step (from 1): linear warm-up, then constant, or a cosine to a hundredth."""
-    warm = min(1.0, step / max(config.warmup, 1))
+    warm = min(1.0, step / max(config.warmup_steps, 1))
     if config.schedule == "constant":
         return config.learning_rate * warm
-    progress = min(1.0, max(0.0, step - config.warmup) / max(1, config.steps - config.warmup))
+    progress = min(1.0, max(0.0, step - config.warmup_steps) / max(1, config.steps - config.warmup_steps))
     return config.learning_rate * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
@@ -152,16 +156,16 @@ def export(trainee: TrainerState, store: Store) -> None:
         return
     trainee.session.check()
     with tempfile.TemporaryDirectory() as folder:
-        low_rank = trainee.config.tune == "lora"  # the layers themselves were replaced
+        low_rank = trainee.config.trainable == "lora"  # the layers themselves were replaced
         plain = model_setup.load(trainee.config, trainee.spec) if low_rank else trainee.loaded
-        checkpoints.save(folder, plain, weights=_trusted(weights, trainee.config.trust), dtype=torch.float16)
+        checkpoints.save(folder, plain, weights=_trusted(weights, trainee.config.output_scale), dtype=torch.float16)
         files = sorted(p for p in Path(folder).rglob("*") if p.is_file())
         for file in sorted(files, key=lambda p: p.name == "config.json" and p.parent == Path(folder)):
             store.publish(f"{MODEL}/{file.relative_to(folder)}", file.read_bytes())
 
 
-def _trusted(weights: dict[str, Tensor], trust: float) -> dict[str, Tensor]:
+def _trusted(weights: dict[str, Tensor], output_scale: float) -> dict[str, Tensor]:
     """The weights with the last layer scaled: a bridge's answer is the way from its start, and this shortens it."""
-    if trust == 1:
+    if output_scale == 1:
         return weights
-    return {name: w * trust if name.startswith("denoiser.conv_out.") else w for name, w in weights.items()}
+    return {name: w * output_scale if name.startswith("denoiser.conv_out.") else w for name, w in weights.items()}

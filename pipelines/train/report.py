@@ -32,7 +32,7 @@ CURVES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("light gain", ("validation/light_gain", "validation/preview_light_gain")),
     ("faces found, share", ("validation/face_found",)),
     ("share of a step that waited for data", ("wait_share",)),
-    ("learning rate", ("rate",)),
+    ("learning rate", ("learning_rate",)),
 )  # fmt: skip
 COLOURS = ("#2563eb", "#b45309", "#6b7280")
 

@@ -40,13 +40,13 @@ class TrainerState:
     def __init__(self, config: TrainConfig, spec: ExampleSpec, session: Backend, device: torch.device) -> None:
         self.config, self.spec, self.session, self.device = config, spec, session, device
         self.loaded: Checkpoint = model_setup.load(config, spec)
-        if config.trust != 1 and self.loaded.config.process.kind != "bridge":
+        if config.output_scale != 1 and self.loaded.config.process.kind != "bridge":
             raise PlanError(
-                f"trust is for a bridge from the preview; this model is {self.loaded.config.process.kind!r}"
+                f"output_scale is for a bridge from the preview; this model is {self.loaded.config.process.kind!r}"
             )
         self.inner = self.loaded.model
-        self.trained = finetuning.select(self.inner, config.tune, config.lora_rank)
-        if config.checkpointing:
+        self.trained = finetuning.select(self.inner, config.trainable, config.lora_rank)
+        if config.gradient_checkpointing:
             self.inner.enable_gradient_checkpointing()
         self.inner.train().to(device)
         self.loaded.vae.to(device)  # type: ignore[arg-type]
@@ -59,7 +59,7 @@ class TrainerState:
             betas=(0.9, 0.99),
             fused=device.type == "cuda",
         )
-        self.average = Average(self.inner, config.decay)
+        self.average = Average(self.inner, config.ema_decay)
         self.step = 0
         if config.compile:
             self.inner.denoiser.compile()

@@ -70,7 +70,7 @@ class Validation:
             "preview_psnr": _psnr(preview, target),
             "copy_psnr": _psnr(example.conditions.reference, target),
         }
-        if self._config.judge:
+        if self._config.validate_faces:
             numbers |= self._judged(example, made)
         return numbers
 

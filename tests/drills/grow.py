@@ -32,8 +32,8 @@ def main(examples: str, start: str, out: str, steps: str) -> None:
     ray.init(address=cluster.address, log_to_driver=False)
     job.RESIZE_S = 1.0
     config = replace(
-        debug(), examples=examples, start=start, out=out, steps=int(steps), lanes=2, batch=2, learning_rate=1e-3, window=4,
-        checkpoint_every=5, validate_every=int(steps), validation_examples=0, workers=1, most_workers=2, cpus=1,
+        debug(), examples=examples, start=start, out=out, steps=int(steps), micro_batches=2, batch=2, learning_rate=1e-3, shuffle_window=4,
+        checkpoint_every=5, validate_every=int(steps), validation_examples=0, workers=1, max_workers=2, cpus=1,
         address=cluster.address,
     )  # fmt: skip
     training = threading.Thread(target=job.train, args=(config, lambda words: None), daemon=True)

@@ -40,11 +40,11 @@ def test_training_grows(tmp_path, results):
     seen = [int(n) for n in ran.stdout.split()]
     took = round(time.monotonic() - began, 1)
     alone = replace(
-        debug(), examples=latents, start=start, out=str(tmp_path / "alone"), steps=STEPS, lanes=2, batch=2, learning_rate=1e-3,
-        window=4, checkpoint_every=STEPS, validate_every=STEPS, validation_examples=0,
+        debug(), examples=latents, start=start, out=str(tmp_path / "alone"), steps=STEPS, micro_batches=2, batch=2, learning_rate=1e-3,
+        shuffle_window=4, checkpoint_every=STEPS, validate_every=STEPS, validation_examples=0,
     )  # fmt: skip
     train(alone, lambda words: None)
     count = count_steps(losses(alone.out), losses(tmp_path / "grown"), rel=5e-3)
-    results.append({"drill": "training_grows", **count, "most_workers": max(seen), "seconds": took})
+    results.append({"drill": "training_grows", **count, "max_workers": max(seen), "seconds": took})
     assert (count["duplicates"], count["lost"], count["different"]) == (0, 0, 0)
     assert seen.index(1) < seen.index(2), seen

@@ -147,9 +147,9 @@ def test_training_loses_a_host(all_up, tmp_path, results):
     checkpoint.save(tmp_path / "tiny", checkpoint.tiny(kind="bridge"))
     encode(EncodeConfig(str(tmp_path / "pairs"), str(tmp_path / "latents"), str(tmp_path / "tiny")), lambda words: None)
     config = replace(
-        debug(), examples=str(tmp_path / "latents"), out=str(tmp_path / "alone"), start=str(tmp_path / "tiny"), lanes=2,
+        debug(), examples=str(tmp_path / "latents"), out=str(tmp_path / "alone"), start=str(tmp_path / "tiny"), micro_batches=2,
         batch=2, steps=40, checkpoint_every=5, validate_every=40, validation_examples=0, learning_rate=1e-3, cpus=2.0,
-        window=4, ingest="thread",
+        shuffle_window=4, reader="thread",
     )  # fmt: skip
     train(config, lambda words: None)
 
@@ -157,7 +157,7 @@ def test_training_loses_a_host(all_up, tmp_path, results):
         return [(line["step"], line["loss"]) for line in metric_log.lines(Store(out)) if "loss" in line]
 
     out, head = str(tmp_path / "two"), net.hosts[0]
-    two = replace(config, out=out, workers=2, address=f"{head.address}:{hosts.PORT}", failures=3)
+    two = replace(config, out=out, workers=2, address=f"{head.address}:{hosts.PORT}", max_failures=3)
     (tmp_path / "two.json").write_text(json.dumps(asdict(two)))
     process = head.python(["-c", TRAIN, str(tmp_path / "two.json")], "train")
     limit = time.monotonic() + 200

@@ -57,11 +57,11 @@ def test_training_fits_its_gang(overlay):
     job = command(overlay, "train").job
     (gang,) = one(rendered(overlay), "RayJob", "train")["spec"]["rayClusterSpec"]["workerGroupSpecs"]
     assert gang["minReplicas"] == gang["replicas"] == gang["maxReplicas"] > 1
-    assert job.most_workers in (0, job.workers), "the gang is fixed"
+    assert job.max_workers in (0, job.workers), "the gang is fixed"
     assert job.workers * job.cpus <= total(overlay, "train", "cpu")
     if job.gpu:
         assert job.workers == total(overlay, "train", "nvidia.com/gpu")
-    assert job.lanes % job.workers == 0
+    assert job.micro_batches % job.workers == 0
 
 
 @pytest.mark.parametrize("overlay", CLOUDS)

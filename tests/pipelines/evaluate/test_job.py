@@ -80,7 +80,7 @@ def place(tmp_path_factory):
     """Faces of people of whom one is held out, examples of them, and a model for those examples."""
     folder = tmp_path_factory.mktemp("evaluate")
     dataset(folder / "faces", people=3, frames=8, identity="a{}")
-    settings = PairSettings(size=SIZE, pairs=60, relit=12, part=8, least_covered=0.5, largest_background_change=1.0)
+    settings = PairSettings(size=SIZE, pairs=60, relit=12, unit_size=8, min_overlap=0.5, max_background_change=1.0)
     pair(PairConfig(str(folder / "faces"), str(folder / "pairs"), settings), lambda words: None)
     save_model(folder / "model", size=SIZE)
     return folder
@@ -175,7 +175,7 @@ def test_faces_give_all_four_kinds_and_a_model_of_any_style(place, tmp_path, cap
     monkeypatch.setattr(evaluate_tasks, "SWEEPS", some)
     save_model(tmp_path / "grey", 32, render_style="shape")
     config = config_of(
-        place, tmp_path / "card", "faces", limit=3, sweeps=1, clips=1, clip_frames=4, everybody=True,
+        place, tmp_path / "card", "faces", limit=3, sweeps=1, clips=1, clip_frames=4, all_people=True,
         models=("preview", f"grey={tmp_path / 'grey'}"),
     )  # fmt: skip
     card = evaluate(config, quiet)
@@ -208,7 +208,7 @@ def test_what_cannot_be_is_said_with_a_way_out(place, tmp_path):
     with pytest.raises(PlanError, match="two are called 'mine'"):
         places_of(("runs/mine/model", "mine=elsewhere"))
     dataset(tmp_path / "few", people=1, identity=LEARNT)
-    with pytest.raises(PlanError, match="--everybody"):
+    with pytest.raises(PlanError, match="--all-people"):
         evaluate(config_of(place, tmp_path / "out", models=("preview",), data=str(tmp_path / "few")), quiet)
 
 

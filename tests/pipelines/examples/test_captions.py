@@ -79,8 +79,8 @@ def test_examples_carry_what_is_said_of_their_target(tmp_path):
         size=64,
         pairs=12,
         relit=0,
-        least_covered=0.5,
-        largest_background_change=1.0,
+        min_overlap=0.5,
+        max_background_change=1.0,
         captions=str(tmp_path / "said.csv"),
     )
     report = pair(PairConfig(str(tmp_path / "faces"), str(tmp_path / "pairs"), settings), lambda words: None)

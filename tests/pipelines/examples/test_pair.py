@@ -24,7 +24,7 @@ from rigface.types import CROP_PX
 from tests.pipelines.made_faces import dataset, face_at, params_of, scene
 
 SMALL = PairSettings(
-    size=64, pairs=20, relit=10, part=8, least_covered=0.5, largest_background_change=1.0, held_out=0.3
+    size=64, pairs=20, relit=10, unit_size=8, min_overlap=0.5, max_background_change=1.0, held_out_fraction=0.3
 )
 
 
@@ -198,7 +198,7 @@ def test_mirrored_rows_are_mirrored_in_pictures_and_numbers(tmp_path):
     dataset(tmp_path / "in", people=1, frames=3)
     made = {}
     for share in (0.0, 1.0):
-        settings = replace(SMALL, mirrored=share, relit=0, relit_pairs=0.0)
+        settings = replace(SMALL, mirrored_fraction=share, relit=0, relit_pair_fraction=0.0)
         pair(PairConfig(str(tmp_path / "in"), str(tmp_path / f"out{share}"), settings), lambda words: None)
         part = next((tmp_path / f"out{share}" / "examples").glob("*/*.parquet"))
         made[share] = pq.read_table(part)

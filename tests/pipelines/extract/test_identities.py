@@ -98,6 +98,6 @@ def test_names_stay_when_videos_are_added(copy, zoo, silent, tmp_path):
 
 def test_another_threshold_begins_anew(copy):
     report = identify(Store(str(copy)), threshold=1.99)
-    assert report.people == 2  # everybody is one person, but for those whom one frame shows side by side
+    assert report.people == 2  # all_people is one person, but for those whom one frame shows side by side
     assert "threshold 1.99" in str(report)
     assert identify(Store(str(copy))).people == 4

@@ -55,10 +55,10 @@ def order_of(sizes, **options) -> batch_sampler.BatchSampler:
     return batch_sampler.BatchSampler([np.arange(n) for n in sizes], **{"batch": 2, "window": 3, "seed": 5, **options})
 
 
-def taken(order, lanes, start, steps):
+def taken(order, micro_batches, start, steps):
     out = []
-    for window in order.windows(lanes, start):
-        rows = np.stack([window.parts, window.rows], 1).reshape(window.steps, len(lanes), order.batch, 2)
+    for window in order.windows(micro_batches, start):
+        rows = np.stack([window.parts, window.rows], 1).reshape(window.steps, len(micro_batches), order.batch, 2)
         out += list(rows)
         if len(out) >= steps:
             return out[:steps]
@@ -81,9 +81,9 @@ def test_beginning_in_the_middle_gives_what_would_have_come():
 
 
 def test_lanes_mean_the_same_however_many_workers_share_them():
-    order = order_of([20, 13, 31], lanes=4)
+    order = order_of([20, 13, 31], micro_batches=4)
     together = np.stack(taken(order, [0, 1, 2, 3], 0, 20))
-    apart = [np.stack(taken(order, lanes, 0, 20)) for lanes in ([0, 2], [1, 3])]
+    apart = [np.stack(taken(order, micro_batches, 0, 20)) for micro_batches in ([0, 2], [1, 3])]
     assert np.array_equal(together[:, [0, 2]], apart[0])
     assert np.array_equal(together[:, [1, 3]], apart[1])
     seen = [tuple(r) for r in together[: order.steps_per_epoch].reshape(-1, 2).tolist()]
@@ -119,7 +119,7 @@ def test_rows_read_are_the_rows_asked_for(place):
 
 
 def test_learning_rate_warms_up_and_comes_down():
-    config = replace(debug(), learning_rate=1.0, warmup=10, steps=110, schedule="cosine")
+    config = replace(debug(), learning_rate=1.0, warmup_steps=10, steps=110, schedule="cosine")
     assert learning_rate(config, 5) == pytest.approx(0.5)
     assert learning_rate(config, 10) == pytest.approx(1.0)
     assert learning_rate(config, 60) == pytest.approx(0.505, abs=1e-3)
@@ -178,7 +178,9 @@ def test_everything_trained_gets_a_gradient(how):
 
 
 def test_it_learns_one_batch_by_heart(place, tmp_path):
-    config = toy(place, tmp_path, steps=36, batch=4, dropout=0.0, learning_rate=1e-2, window=1, log_every=1)
+    config = toy(
+        place, tmp_path, steps=36, batch=4, condition_dropout=0.0, learning_rate=1e-2, shuffle_window=1, log_every=1
+    )
     source = tmp_path / "one"
     part = source / "examples" / "00" / "00one.parquet"
     part.parent.mkdir(parents=True)
@@ -229,10 +231,10 @@ def test_stopped_and_run_again_the_curve_goes_on(place, tmp_path):
 
 
 def test_lanes_are_gradient_accumulation(place, tmp_path):
-    wide = toy(place, tmp_path / "wide", lanes=2, batch=2, steps=4)
+    wide = toy(place, tmp_path / "wide", micro_batches=2, batch=2, steps=4)
     train(wide, lambda words: None)
     assert len(losses(wide.out)) == 4
-    halves = toy(place, tmp_path / "checkpointed", lanes=2, batch=2, steps=4, checkpointing=True)
+    halves = toy(place, tmp_path / "checkpointed", micro_batches=2, batch=2, steps=4, gradient_checkpointing=True)
     train(halves, lambda words: None)
     assert losses(halves.out) == pytest.approx(losses(wide.out), rel=1e-4)
 
@@ -248,7 +250,7 @@ def test_what_comes_out_is_a_model_a_page_and_a_diary(place, tmp_path):
     assert "data:image/png" in page
     assert set(pq.read_table(tmp_path / "log.parquet")["step"].to_pylist()) == set(range(7))
     assert any(p.name.startswith("events") for p in (tmp_path / "tensorboard").iterdir())
-    assert len(list((tmp_path / "checkpoints").iterdir())) <= config.keep
+    assert len(list((tmp_path / "checkpoints").iterdir())) <= config.keep_checkpoints
 
 
 def test_the_small_model_is_fine_tuned_on_faces_in_one_command(mini, tmp_path):
@@ -277,20 +279,23 @@ def test_the_small_model_is_fine_tuned_on_faces_in_one_command(mini, tmp_path):
 
 def test_half_the_trust_is_half_the_change(place, tmp_path):
     """In one step, and whatever else the model does: the way from the start is scaled."""
-    for trust in (1.0, 0.5):
-        train(toy(place, tmp_path / f"{trust}", start=str(place / "tiny"), trust=trust), lambda words: None)
-    whole, half = (checkpoint.load(tmp_path / f"{trust}" / "model").model for trust in (1.0, 0.5))
+    for output_scale in (1.0, 0.5):
+        train(
+            toy(place, tmp_path / f"{output_scale}", start=str(place / "tiny"), output_scale=output_scale),
+            lambda words: None,
+        )
+    whole, half = (checkpoint.load(tmp_path / f"{output_scale}" / "model").model for output_scale in (1.0, 0.5))
     shape = (2, whole.latent_channels, 16, 16)
     random = torch.Generator().manual_seed(0)
     q = {name: torch.randn(shape, generator=random) for name in ("latents", "background", "render", "reference")}
     q |= {"timestep": torch.tensor([1000, 1000]), "expression_code": torch.zeros(2, whole.expression_size)}
     with torch.no_grad():
         torch.testing.assert_close(half(**q), whole(**q) / 2, atol=2e-3, rtol=2e-2)  # stored as float16
-    plain = toy(place, tmp_path / "plain", start="tiny", trust=0.5, networks=Networks(kind="epsilon"))
-    with pytest.raises(PlanError, match="trust is for a bridge"):
+    plain = toy(place, tmp_path / "plain", start="tiny", output_scale=0.5, networks=Networks(kind="epsilon"))
+    with pytest.raises(PlanError, match="output_scale is for a bridge"):
         train(replace(plain, examples=str(place / "pairs")), lambda words: None)
     with pytest.raises(PlanError, match="at most 1"):
-        replace(debug(), trust=1.5)
+        replace(debug(), output_scale=1.5)
 
 
 def test_another_recipe_in_the_same_folder_is_refused(place, tmp_path):
@@ -334,7 +339,7 @@ def test_presets_are_whole_and_travel_as_json():
         config = preset()
         assert config_of(json.loads(json.dumps(_plain(config)))) == config
     with pytest.raises(PlanError, match="nothing to do"):
-        replace(debug(), workers=3, lanes=2)
+        replace(debug(), workers=3, micro_batches=2)
 
 
 def _plain(config: TrainConfig) -> dict:

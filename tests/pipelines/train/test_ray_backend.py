@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory) -> TrainConfig:
-    """Toy networks on latents, two lanes, in this process."""
+    """Toy networks on latents, two micro_batches, in this process."""
     folder = tmp_path_factory.mktemp("train_ray")
     for k in range(2):
         part = folder / "pairs" / "examples" / f"{k:02x}" / f"{k:02x}part.parquet"
@@ -33,8 +33,8 @@ def config(tmp_path_factory) -> TrainConfig:
     checkpoint.save(folder / "tiny", checkpoint.tiny(kind="bridge"))
     encode(EncodeConfig(str(folder / "pairs"), str(folder / "latents"), str(folder / "tiny")), lambda words: None)
     return replace(
-        debug(), examples=str(folder / "latents"), out=str(folder / "alone"), start=str(folder / "tiny"), lanes=2, batch=2,
-        steps=40, checkpoint_every=5, validate_every=40, validation_examples=2, learning_rate=1e-3, cpus=0.5, window=4,
+        debug(), examples=str(folder / "latents"), out=str(folder / "alone"), start=str(folder / "tiny"), micro_batches=2, batch=2,
+        steps=40, checkpoint_every=5, validate_every=40, validation_examples=2, learning_rate=1e-3, cpus=0.5, shuffle_window=4,
     )  # fmt: skip
 
 
@@ -68,7 +68,7 @@ def kill_a_worker(out: str, killed: list[int]) -> None:
 
 def test_a_killed_worker_costs_time_and_nothing_else(config, alone, ray_cluster, tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
-    run = replace(config, out=str(tmp_path), workers=2, ingest="thread", validation_examples=0)
+    run = replace(config, out=str(tmp_path), workers=2, reader="thread", validation_examples=0)
     killed: list[int] = []
     watcher = threading.Thread(target=kill_a_worker, args=(run.out, killed), daemon=True)
     watcher.start()
@@ -85,7 +85,7 @@ def test_ray_data_hands_over_the_windows_in_order(config, ray_cluster):
     store = Store(config.examples)
     parts = sorted(store.paths("examples", ".parquet"))
     order = batch_sampler.BatchSampler(
-        batch_sampler.usable_rows(store, parts, "train"), batch=3, lanes=2, window=2, seed=3
+        batch_sampler.usable_rows(store, parts, "train"), batch=3, micro_batches=2, window=2, seed=3
     )
     columns = ["example"]
     start = 3  # in the middle of a window
@@ -108,7 +108,7 @@ def test_shares_of_the_weights_give_the_same_curve_and_the_run_goes_on_without_r
         sharding="fsdp",
         steps=12,
         validate_every=12,
-        ingest="thread",
+        reader="thread",
     )
     numbers = train(run, lambda words: None)
     assert losses(run.out) == pytest.approx({s: v for s, v in alone.items() if s <= 12}, rel=2e-3)

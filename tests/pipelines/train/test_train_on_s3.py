@@ -58,12 +58,12 @@ def test_from_pairs_to_an_edit_on_object_storage(bucket, sd15, fixtures, tmp_pat
     dataset(tmp_path / "faces", people=2, frames=5)
     uploaded(tmp_path / "faces", f"{root}/faces")
     uploaded(sd15, f"{root}/sd15").publish("unrelated/huge.safetensors", b"is left where it is")
-    small = PairSettings(size=64, pairs=8, relit=4, held_out=0.0, least_covered=0.5, largest_background_change=1.0)
+    small = PairSettings(size=64, pairs=8, relit=4, held_out_fraction=0.0, min_overlap=0.5, max_background_change=1.0)
     pair(PairConfig(f"{root}/faces", f"{root}/pairs", small), lambda words: None)
 
     run = replace(
         debug(), examples=f"{root}/pairs", out=f"{root}/run", start=f"sd15:{root}/sd15", steps=2, checkpoint_every=1,
-        validation_examples=0, keep=1,
+        validation_examples=0, keep_checkpoints=1,
     )  # fmt: skip
     train(run, lambda words: None)
     store = Store(run.out)
@@ -135,11 +135,11 @@ def test_a_training_whose_output_was_taken_over_writes_nothing_more(bucket, tmp_
     store, noticed = Store(run.out), threading.Event()
     step, renew = loop._step, lock._Lease.renew
 
-    def stepped(trainee, examples, lanes, passes, number):
+    def stepped(trainee, examples, micro_batches, passes, number):
         if number == 3:
             store.publish(".rigface/lease.json", json.dumps({"id": "another"}).encode())
             assert noticed.wait(20)
-        return step(trainee, examples, lanes, passes, number)
+        return step(trainee, examples, micro_batches, passes, number)
 
     def renewed(lease, patience):
         still_ours = renew(lease, patience)
