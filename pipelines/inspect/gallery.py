@@ -9,10 +9,10 @@ colour in dark and light.
 
 from __future__ import annotations
 
-import base64
 import io
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -28,6 +28,7 @@ from rigface import schema
 from rigface.assets import find
 from rigface.errors import RigFaceError
 from rigface.image import decode, decode_mask, linear_to_srgb
+from rigface.pages.environment import data_uri
 from rigface.types import CROP_PX, FaceParams, HeadSpec
 
 # Pixels and WebP quality, tried in order until the pictures of a page fit into BUDGET.
@@ -66,9 +67,9 @@ class Picture:
 
 @dataclass(frozen=True)
 class Strip:
-    """One face: its numbers as they stand in the dataset, its tiles, and its landmarks as SVG path data."""
+    """One face: its numbers in the dataset (None if missing), its tiles, and its landmarks as SVG path data."""
 
-    facts: dict[str, Any]
+    facts: Mapping[str, Any]
     tiles: list[Picture]
     dots: str
     lines: str
@@ -144,7 +145,7 @@ def strips(rows: pa.Table, head: Any, spec: HeadSpec) -> list[Strip]:
             person = np.zeros_like(crop[..., 0]) if mask is None else mask
             drawn["mask"] = _window(np.dstack([np.full_like(crop, 128), person]))
         tiles = [Picture(name, reduced(image, SIZES[0][0]), name == "landmarks") for name, image in drawn.items()]
-        out.append(Strip(fact, tiles, *_drawn(_points(row))))
+        out.append(Strip(defaultdict(lambda: None, fact), tiles, *_drawn(_points(row))))
     return out
 
 
@@ -288,7 +289,7 @@ def webp(image: np.ndarray, px: int, quality: int = 80) -> str:
 
     out = io.BytesIO()
     Image.fromarray(reduced(image, px)).save(out, "WEBP", quality=quality, method=2)
-    return "data:image/webp;base64," + base64.b64encode(out.getvalue()).decode()
+    return data_uri(out.getvalue(), "webp")
 
 
 def thumbs(rows: pa.Table) -> list[str]:

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from pipelines.edit.contact_sheet import STRIP
 from pipelines.inspect import gallery
 from pipelines.inspect.cards import SHOWN_PEOPLE
-from pipelines.inspect.document import About, Gallery, document
+from pipelines.inspect.document import DatasetFiles, Gallery, document
 from pipelines.inspect.inputs import InputCensus
 from pipelines.inspect.statistics import BATCH_ROWS, FLAGS, FaceCensus, Spot
 from rigface import schema
@@ -128,7 +128,7 @@ def write(out: str, *, page: str | None = None, samples: int = 24, seed: int = 0
     settings = _settings(data.store)
     shown, thumbs = _gallery(data, faces, samples, str(settings.get("head") or ""))
     sizes, times = _sizes_and_times(data.store, face_files + input_files)
-    about = About(
+    about = DatasetFiles(
         place=data.store.uri,
         written=max(times, default=None),
         file_bytes=sum(sizes),

@@ -1,6 +1,6 @@
-"""The report card on paper: Markdown, JSON, Parquet, and one HTML file that asks nobody for anything.
+"""The report card as Markdown, JSON, Parquet and one HTML file that loads nothing from elsewhere.
 
-Path: card.ReportCard -> these. What a cell shows is decided once, in `tables`; the formats only draw it.
+Path: report_card.ReportCard -> `files`. The text of a cell is made once, in `tables`; the formats only lay it out.
 
 A cell reads `0.873 [0.86, 0.89] (0.85)`: the mean over what could be measured, its 95 % interval over source identities,
 and the mean with failures at their worst where there were any. `~` marks a gain that is no better than noise.
@@ -12,7 +12,6 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from html import escape
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,36 +22,14 @@ import pyarrow as pa
 from rigface.evaluation.metric_registry import METRICS, Cell
 from rigface.evaluation.report_card import CardRow, ReportCard
 from rigface.metrics.leakage import edited_traits
+from rigface.pages.environment import page
 
 if TYPE_CHECKING:
     from rigface.evaluation.rows import Row
 
 VERSION = "evaluation/1"
-LINEAR, CLIPS = "Does more asked give more done?", "Clips: how smooth, and who is left at the end"
+LINEAR, CLIPS = "Sweeps: achieved against asked", "Clips: smoothness and identity"
 _BY_NAME = {m.name: m for m in METRICS}
-_CSS = """
-:root{--paper:#f8f7f4;--panel:#fff;--ink:#1c1e1f;--muted:#666a69;--line:#e5e2db;--plate:#f1efe9;--accent:#25697a;--bad:#b23a28}
-@media(prefers-color-scheme:dark){:root{--paper:#121415;--panel:#1a1d1f;--ink:#e8e7e3;--muted:#9a9d9b;--line:#2c3032;
---plate:#24282a;--accent:#7cc0cf;--bad:#ec8a78}}
-*{box-sizing:border-box}body{font:14px/1.5 Inter,-apple-system,"Segoe UI",Roboto,Arial,sans-serif;margin:0 auto;padding:2rem
-clamp(1rem,3vw,2.5rem) 4rem;max-width:1500px;color:var(--ink);background:var(--paper);font-variant-numeric:tabular-nums}
-h1{font-size:2rem;letter-spacing:-.02em;line-height:1.15;margin:0 0 .5rem}h2{font-size:1.3rem;letter-spacing:-.01em;margin:2.6rem 0 .4rem}
-h3{font-size:1rem;margin:1.4rem 0 .3rem}h3 small{color:var(--muted);font-weight:400;margin-left:.4rem}
-p,li{max-width:52rem}.lede{color:var(--muted)}ul{padding-left:1.1rem}li{margin:.25rem 0;overflow-wrap:anywhere}
-.wide{overflow-x:auto;background:var(--panel);border:1px solid var(--line);border-radius:8px}
-table{border-collapse:collapse}th,td{padding:.35rem .7rem;text-align:left;border-bottom:1px solid var(--line);white-space:nowrap;
-vertical-align:top}tbody tr:last-child td{border-bottom:0}th{font-weight:600;background:var(--plate)}
-td small,th small{color:var(--muted);display:block;font-weight:400;font-size:.8em;line-height:1.35}
-.wide>table td:first-child,.wide>table th:first-child{position:sticky;left:0;background:var(--panel)}
-.wide>table th:first-child{background:var(--plate)}tr.control td{color:var(--muted)}td b{color:var(--accent)}
-.heads table{width:100%}.heads td:not(:first-child),.heads th:not(:first-child){text-align:right}
-.flow{display:flex;flex-wrap:wrap;gap:.9rem}.task{display:flex;gap:.5rem;background:var(--panel);border:1px solid var(--line);
-border-radius:8px;padding:.5rem .6rem .6rem}.strip{overflow-x:auto;margin:.5rem 0}.task figure{margin:0;width:148px;flex:none}
-.strip figure{width:116px}.task figcaption{font-size:.8rem;color:var(--muted);white-space:nowrap;overflow:hidden;text-overflow:ellipsis}
-.task img,.none{display:block;width:100%;aspect-ratio:1;border-radius:5px;background:var(--plate)}.none{display:grid;place-items:center}
-.task small{display:block;font-size:.78rem;line-height:1.35;margin-top:.25rem;color:var(--muted)}.task b{color:var(--bad)}
-details{margin:.9rem 0}summary{cursor:pointer;color:var(--accent);font-weight:600;padding:.3rem 0}
-"""
 
 
 @dataclass(frozen=True)
@@ -248,25 +225,10 @@ def _escaped(text: str) -> str:
 
 
 def to_html(card: ReportCard, top: str = "") -> str:
-    """The card as one HTML page without scripts or anything from elsewhere; `top` is HTML that it begins with."""
-    title, out = escape(card.title), []
-    for k, table in enumerate(tables(card)):
-        out.append(f"<h2>{escape(table.title) if k else 'All figures'}</h2><div class=wide><table>")
-        out.append("<thead><tr>" + "".join(f"<th>{_html(c)}</th>" for c in table.head) + "</tr></thead><tbody>")
-        for r, row in enumerate(table.body):
-            kind = " class=control" if r in table.muted else ""
-            out.append(f"<tr{kind}>" + "".join(f"<td>{_html(c)}</td>" for c in row) + "</tr>")
-        out.append("</tbody></table></div>")
-    lines = "".join(f"<li>{escape(line)}</li>" for line in _sources(card))
-    return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f"<title>{title}</title><style>{_CSS}</style><h1>{title}</h1>{top}{''.join(out)}<h2>Where the numbers come from</h2><ul>{lines}</ul></html>"
+    """The card as one HTML page without scripts or anything from elsewhere; `top` is Markup that it begins with."""
+    return page(
+        "rigface.evaluation", "report_card", title=card.title, top=top, tables=tables(card), sources=_sources(card)
     )
-
-
-def _html(text: str) -> str:
-    main, _, small = text.partition("\n")
-    return escape(main) + (f"<small>{escape(small)}</small>" if small else "")
 
 
 def to_dict(card: ReportCard) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.inspect import charts
+from pipelines.inspect import cards
 from pipelines.inspect.inputs import TABLE_ROWS, InputCensus
 from pipelines.inspect.statistics import LIGHT_RINGS_DEG, FaceCensus, Histogram, Spot, light_slope
 from rigface import schema
@@ -44,7 +44,7 @@ def test_numbers_agree_with_numpy(make):
     confidence = table["confidence"].to_numpy()
     assert census.numbers["confidence"].quantile(0.5) == pytest.approx(np.median(confidence), abs=0.03)
     jaw = table["expression"].combine_chunks().flatten().to_numpy().reshape(200, 4)[:, 0]
-    assert charts._quantiles(census.expression[0])[2] == pytest.approx(np.median(jaw), abs=0.02)
+    assert cards.quantiles(census.expression[0])[2] == pytest.approx(np.median(jaw), abs=0.02)
     lowest = int(np.argmin(confidence))
     assert census.least_trusted(1) == [Spot(0, lowest)]
 

@@ -192,7 +192,7 @@ def test_every_form_shows_every_row_and_where_numbers_come_from(made):
     widths = {len(line.split(" | ")) for line in text.split("## ")[0].splitlines() if line.startswith("|")}
     assert len(widths) == 1
     assert "<script" not in page
-    assert "http" not in page
+    assert "http" not in page.replace("http-equiv", "")
 
 
 def test_names_cannot_break_the_page():

@@ -22,7 +22,7 @@
     viewer.showModal();
   }));
   document.getElementById("viewer-back").addEventListener("click", () => show(shown - 1));
-  document.getElementById("viewer-on").addEventListener("click", () => show(shown + 1));
+  document.getElementById("viewer-next").addEventListener("click", () => show(shown + 1));
   document.getElementById("viewer-close").addEventListener("click", () => viewer.close());
   viewer.addEventListener("click", (event) => {
     if (event.target === viewer) viewer.close();

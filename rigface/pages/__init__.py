@@ -1,0 +1,1 @@
+"""HTML pages in one file each: templates, style sheet and charts that all reports share."""
