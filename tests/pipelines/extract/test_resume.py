@@ -1,4 +1,4 @@
-"""Killed at random points ten times, the job comes to the rows of a run that nobody disturbed."""
+"""Killed at random points six times, the job comes to the rows of a run that nobody disturbed."""
 
 import os
 import random
@@ -16,7 +16,7 @@ from pipelines.extract.job import extract
 from rigface.storage.store import Store
 from tests.pipelines.conftest import faces_of, inputs_of
 
-KILLS = 10
+KILLS = 6
 
 
 def children_of(parent: int) -> dict[int, str]:
@@ -76,7 +76,7 @@ def kill_at(process: subprocess.Popen, out: Path, wanted: int, wait_s: float) ->
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_killed_ten_times_it_comes_to_the_same_rows(ray_cluster, clips, silent, tmp_path):
+def test_killed_runs_resume_to_the_same_rows(ray_cluster, clips, silent, tmp_path):
     whole, out = tmp_path / "whole", tmp_path / "out"
     extract(debug((str(clips),), str(whole)), silent)
     total = objects(whole)
