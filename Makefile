@@ -14,7 +14,7 @@ demo: env  ## faces from a small clip, a page that shows them, and the editing s
 	$(BIN)/rigface serve demo $(VIDEO) $(OUT)
 
 test: env  ## all tests, without a GPU and without network
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 drills: env  ## kill, cut, fill and break everything, and count the rows; some ten minutes, writes benchmarks/results/drills.json
 	RIGFACE_DRILLS=benchmarks/results/drills.json $(BIN)/python -m pytest tests/drills -m "drill or not drill" -s
