@@ -1,4 +1,4 @@
-"""The overlays as kustomize renders them, and what every check of manifests asks: which pods there are, and whose they are."""
+"""Rendered overlays, and the pods, limits and versions that manifest tests ask for."""
 
 import functools
 import re
@@ -36,7 +36,7 @@ def rendered(overlay: str) -> list[Document]:
     return list(yaml.load_all(rendered_text(f"overlays/{overlay}"), yaml.CSafeLoader))
 
 
-def one(documents: list[Document], kind: str, name: str) -> Document:
+def find_object(documents: list[Document], kind: str, name: str) -> Document:
     """The object of a kind with a name."""
     (found,) = [d for d in documents if d["kind"] == kind and d["metadata"]["name"] == name]
     return found
@@ -54,13 +54,13 @@ class Pod:
 
     Args:
         role: head, worker, submitter, or other.
-        most: how many there may be. labels: with those that KubeRay adds.
+        max_count: the largest number of such pods. labels: with those that KubeRay adds.
     """
 
     owner: str
     role: str
     group: str
-    most: int
+    max_count: int
     labels: dict[str, str]
     spec: Document = field(repr=False)
 
@@ -89,11 +89,11 @@ def pods(documents: list[Document]) -> Iterator[Pod]:
                 yield _pod(owner, "worker", group["groupName"], group["maxReplicas"], group["template"])
 
 
-def _pod(owner: str, role: str, group: str, most: int, template: Document) -> Pod:
+def _pod(owner: str, role: str, group: str, max_count: int, template: Document) -> Pod:
     labels = dict(template["metadata"]["labels"])
     if role in ("head", "worker"):
         labels |= {"ray.io/cluster": owner, "ray.io/node-type": role, "ray.io/group": group}
-    return Pod(owner, role, group, most, labels, template["spec"])
+    return Pod(owner, role, group, max_count, labels, template["spec"])
 
 
 def quantity(value: str | int) -> float:
@@ -110,7 +110,7 @@ def pinned() -> dict[str, str]:
 
 
 def normal(name: str) -> str:
-    """A package's name as indexes compare it: `kubernetes_validate[x]==1` and `Kubernetes-Validate` are one."""
+    """Normalise a package name: `kubernetes_validate[x]==1` and `Kubernetes-Validate` are equal."""
     return re.sub(r"[-_.]+", "-", re.split(r"[\[=<>]", name)[0]).lower()
 
 

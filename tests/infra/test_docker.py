@@ -1,4 +1,4 @@
-"""The image: hadolint, and what hadolint does not know: the last user, the context, the versions, the health check."""
+"""The Dockerfile: hadolint, user, build context, pinned versions, health check."""
 
 import functools
 import http.server
@@ -28,52 +28,52 @@ def stages(text):
     return found
 
 
-def whole(made, name):
+def instructions_of(targets, name):
     """All instructions of a target, from those of its oldest base on."""
-    base, own = made[name]
-    return [*(whole(made, base) if base in made else []), *own]
+    base, own = targets[name]
+    return [*(instructions_of(targets, base) if base in targets else []), *own]
 
 
 def complaints(text):
-    """What our own rules say of a Dockerfile."""
-    made = stages(text)
-    said = []
-    bases = {base for base, _ in made.values() if base not in made}
+    """Violations of the project rules in a Dockerfile."""
+    targets = stages(text)
+    found = []
+    bases = {base for base, _ in targets.values() if base not in targets}
     arguments = dict(re.findall(r"^ARG (\w+)=(\S+)", text, re.M))
     for base in bases:
         name = re.sub(r"\$\{(\w+)\}", lambda m: arguments.get(m[1], ""), base)
         if not re.search(r":\d+\.\d+\.\d+", name):
-            said.append(f"{base}: not pinned to a full version")
+            found.append(f"{base}: not pinned to a full version")
     for target in ("cpu", "cuda", "efa"):
-        instructions = whole(made, target)
+        instructions = instructions_of(targets, target)
         users = [rest for word, rest in instructions if word == "USER"]
         if not users or users[-1].split(":")[0] in ("root", "0"):
-            said.append(f"{target}: runs as root")
+            found.append(f"{target}: runs as root")
         if not [1 for word, _ in instructions if word == "HEALTHCHECK"]:
-            said.append(f"{target}: has no health check")
-    for name, (_, instructions) in made.items():
+            found.append(f"{target}: has no health check")
+    for name, (_, instructions) in targets.items():
         for word, rest in instructions:
             if word == "ADD":
-                said.append(f"{name}: ADD")
+                found.append(f"{name}: ADD")
             if word == "RUN" and "apt-get install" in rest and "rm -rf /var/lib/apt/lists/*" not in rest:
-                said.append(f"{name}: package lists stay in the layer")
+                found.append(f"{name}: package lists stay in the layer")
             if word == "RUN" and re.search(r"\b(curl|wget|git clone)\s+\S*://", rest):
-                said.append(f"{name}: fetches by address")
+                found.append(f"{name}: fetches by address")
             if word in ("ENV", "ARG") and re.search(r"PASSWORD|SECRET|TOKEN|ACCESS_KEY", rest):
-                said.append(f"{name}: a secret in {word}")
+                found.append(f"{name}: a secret in {word}")
             if word == "COPY" and "--from=" not in rest and rest.split()[0] == ".":
-                said.append(f"{name}: copies the whole context")
-    return said
+                found.append(f"{name}: copies the whole context")
+    return found
 
 
-def test_hadolint_has_nothing_to_say():
+def test_dockerfile_passes_hadolint():
     done = subprocess.run(
         [tool("hadolint"), "--failure-threshold", "style", DOCKERFILE], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout
 
 
-def test_our_rules_have_nothing_to_say():
+def test_dockerfile_passes_project_rules():
     assert complaints(DOCKERFILE.read_text()) == []
 
 
@@ -89,27 +89,27 @@ def test_our_rules_have_nothing_to_say():
         ('ARG TORCH_INDEX=""', "ARG INDEX_TOKEN", "a secret"),
     ],
 )
-def test_our_rules_find(old, new, complaint):
+def test_project_rules_find_mistake(old, new, complaint):
     text = DOCKERFILE.read_text()
     assert old in text
     assert complaint in "; ".join(complaints(text.replace(old, new)))
 
 
-def test_python_is_the_one_of_the_project():
+def test_image_python_is_project_python():
     (version,) = re.findall(r"^ARG PYTHON=(\d+\.\d+)", DOCKERFILE.read_text(), re.M)
-    assert version == "{}.{}".format(*sys.version_info[:2]), "constraints.txt was made for this one"
+    assert version == "{}.{}".format(*sys.version_info[:2]), "constraints.txt was resolved for this version"
     assert project()["requires-python"] == f">={version}"
 
 
-def test_dependencies_are_installed_from_the_lock_file_and_before_the_code():
-    made = stages(DOCKERFILE.read_text())
+def test_dependencies_are_pinned_and_below_code():
+    targets = stages(DOCKERFILE.read_text())
     for name in ("cpu-dependencies", "cuda-dependencies"):
-        runs = [rest for word, rest in whole(made, name) if word == "RUN"]
+        runs = [rest for word, rest in instructions_of(targets, name) if word == "RUN"]
         assert "--constraint constraints.txt --requirement requirements.txt" in runs[-1]
-        copied = [rest for word, rest in whole(made, name) if word == "COPY"]
+        copied = [rest for word, rest in instructions_of(targets, name) if word == "COPY"]
         assert copied == ["pyproject.toml constraints.txt ./"], "a change of code would install everything again"
     for name in ("cpu", "cuda"):
-        layers = [rest.split()[1] for word, rest in made[name][1] if word == "COPY"]
+        layers = [rest.split()[1] for word, rest in targets[name][1] if word == "COPY"]
         assert layers == ["/opt/venv", "/opt/rigface"], "dependencies below, code above"
     extras = [name for names in project()["optional-dependencies"].values() for name in names]
     wanted = {normal(name) for name in (*project()["dependencies"], *extras)} - {"rigface"}
@@ -123,7 +123,7 @@ def test_image_installs_what_serving_training_and_traces_need():
     assert done.stdout.split() == [*project()["dependencies"], *extras["serve"], *extras["train"], *extras["traces"]]
 
 
-def test_the_context_holds_what_is_copied_and_nothing_else():
+def test_build_context_is_what_is_copied():
     lines = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and not line.startswith("#")]
     assert lines[0] == "*"
     let_in = {line[1:] for line in lines if line.startswith("!")}
@@ -136,8 +136,8 @@ def test_the_context_holds_what_is_copied_and_nothing_else():
     assert all((ROOT / name).exists() for name in let_in)
 
 
-def test_the_image_starts_what_the_command_line_knows():
-    (command,) = [r for w, r in whole(stages(DOCKERFILE.read_text()), "cpu") if w == "CMD"]
+def test_image_command_parses():
+    (command,) = [r for w, r in instructions_of(stages(DOCKERFILE.read_text()), "cpu") if w == "CMD"]
     words = [w.strip('" ') for w in command.strip("[]").split(",")]
     assert words[:2] == ["rigface", "serve"]
     import tyro
@@ -148,7 +148,7 @@ def test_the_image_starts_what_the_command_line_knows():
     assert start.keys, "it listens on all addresses"
 
 
-def test_outputs_of_an_image_name_the_commit_it_was_built_of(monkeypatch):
+def test_image_records_commit_of_its_build(monkeypatch):
     from pipelines import run_info
 
     (variable,) = [
@@ -183,7 +183,7 @@ def _server(status):
     [(lambda: _server(200), 0), (lambda: _server(503), 1), (lambda: "http://127.0.0.1:9/healthz", 1), (lambda: "", 0)],
     ids=["well", "ill", "silent", "nothing to ask"],
 )
-def test_health(url, code):
+def test_health_check_exit_code(url, code):
     done = subprocess.run(
         [sys.executable, "-S", INFRA / "docker" / "health.py"], env={"RIGFACE_HEALTH_URL": url()}, capture_output=True
     )

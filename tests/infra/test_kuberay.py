@@ -1,4 +1,4 @@
-"""What a schema cannot know of the manifests: that they fit each other, the command line, the lock file and the image."""
+"""The manifests against the command line, the lock file, the image, and the rules for pods."""
 
 import re
 import shlex
@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from pipelines.cli.main import parse
-from tests.infra.conftest import OVERLAYS, ROOT, cluster_of, one, pinned, pods, project, quantity, rendered
+from tests.infra.conftest import OVERLAYS, ROOT, cluster_of, find_object, pinned, pods, project, quantity, rendered
 
 # Secrets that a person makes; docs/clusters.md says how.
 BY_HAND = {"rigface-redis", "rigface-keys", "rigface-seal"}
@@ -16,16 +16,16 @@ overlays = pytest.mark.parametrize("overlay", OVERLAYS)
 
 
 def command(overlay, job):
-    """The command of a job, parsed by our own command line."""
-    words = shlex.split(one(rendered(overlay), "RayJob", job)["spec"]["entrypoint"])
+    """The command of a job, parsed by the command line."""
+    words = shlex.split(find_object(rendered(overlay), "RayJob", job)["spec"]["entrypoint"])
     assert words[0] == "rigface"
     return parse(words[1:])
 
 
 def total(overlay, job, resource):
-    """What all workers of a job have of a resource, at most."""
+    """The largest total of a resource over the workers of a job."""
     owned = [p for p in pods(rendered(overlay)) if p.owner == f"RayJob/{job}" and p.role == "worker"]
-    return sum(p.most * quantity(p.main["resources"]["requests"].get(resource, 0)) for p in owned)
+    return sum(p.max_count * quantity(p.main["resources"]["requests"].get(resource, 0)) for p in owned)
 
 
 # --- commands
@@ -33,29 +33,29 @@ def total(overlay, job, resource):
 
 @overlays
 @pytest.mark.parametrize("job", ["extract", "train"])
-def test_entrypoints_are_commands_of_ours_and_need_no_shell(overlay, job):
+def test_entrypoint_parses_and_needs_no_shell(overlay, job):
     assert command(overlay, job).job.address == "auto"
-    entrypoint = one(rendered(overlay), "RayJob", job)["spec"]["entrypoint"]
+    entrypoint = find_object(rendered(overlay), "RayJob", job)["spec"]["entrypoint"]
     assert not set(entrypoint) & set("$`;|&<>*\n"), "KubeRay hands it to a shell of the submitter, where nothing is set"
 
 
 @overlays
-def test_extract_fits_its_pools(overlay):
+def test_extract_workers_fit_nodes(overlay):
     job = command(overlay, "extract").job
     for _, pool in job.pools:
         if pool.gpus:
             assert 0 < (pool.most or pool.actors) * pool.gpus <= total(overlay, "extract", "nvidia.com/gpu")
     cpus = sum((pool.most or pool.actors) * pool.cpus for _, pool in job.pools)
-    assert cpus <= total(overlay, "extract", "cpu"), "with all actors there are more than the nodes have"
+    assert cpus <= total(overlay, "extract", "cpu"), "all actors together need more than the nodes have"
     memory = sum((pool.most or pool.actors) * pool.memory_gb for _, pool in job.pools) * 2**30
     assert memory <= 0.7 * total(overlay, "extract", "memory"), "Ray gives 30 % to its object store"
     assert cpus >= 0.6 * total(overlay, "extract", "cpu"), "nodes that no actor would ever use"
 
 
 @overlays
-def test_training_fits_its_gang(overlay):
+def test_training_workers_fit_nodes(overlay):
     job = command(overlay, "train").job
-    (gang,) = one(rendered(overlay), "RayJob", "train")["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    (gang,) = find_object(rendered(overlay), "RayJob", "train")["spec"]["rayClusterSpec"]["workerGroupSpecs"]
     assert gang["minReplicas"] == gang["replicas"] == gang["maxReplicas"] > 1
     assert job.max_workers in (0, job.workers), "the gang is fixed"
     assert job.workers * job.cpus <= total(overlay, "train", "cpu")
@@ -65,7 +65,7 @@ def test_training_fits_its_gang(overlay):
 
 
 @pytest.mark.parametrize("overlay", CLOUDS)
-def test_where_training_starts_is_where_the_models_are_put(overlay):
+def test_training_start_is_in_mounted_models(overlay):
     start = command(overlay, "train").job.start
     assert start.startswith("sd15:/models/")
     (worker,) = [p for p in pods(rendered(overlay)) if p.owner == "RayJob/train" and p.role == "worker"]
@@ -77,9 +77,9 @@ def test_where_training_starts_is_where_the_models_are_put(overlay):
 
 
 @overlays
-def test_jobs_may_be_tried_again_and_end(overlay):
+def test_jobs_retry_and_end(overlay):
     for name in ("extract", "train"):
-        spec = one(rendered(overlay), "RayJob", name)["spec"]
+        spec = find_object(rendered(overlay), "RayJob", name)["spec"]
         assert spec["backoffLimit"] >= 1
         assert spec["shutdownAfterJobFinishes"]
         assert spec["activeDeadlineSeconds"] <= 7 * 86400
@@ -89,13 +89,13 @@ def test_jobs_may_be_tried_again_and_end(overlay):
 
 
 @overlays
-def test_versions_are_those_of_the_lock_file(overlay):
+def test_ray_version_is_pinned_version(overlay):
     clusters = [c for d in rendered(overlay) if (c := cluster_of(d))]
     assert {c["rayVersion"] for c in clusters} == {pinned()["ray"]}
 
 
 @overlays
-def test_images_are_ours_at_this_version_and_have_a_target(overlay):
+def test_images_have_project_version_and_target(overlay):
     targets = set(re.findall(r"^FROM \S+ AS (\w+)$", (ROOT / "infra/docker/Dockerfile").read_text(), re.M))
     for pod in pods(rendered(overlay)):
         for container in pod.containers:
@@ -114,9 +114,9 @@ def test_images_are_ours_at_this_version_and_have_a_target(overlay):
 
 
 @overlays
-def test_everything_that_is_named_exists(overlay):
+def test_referenced_objects_exist(overlay):
     documents = rendered(overlay)
-    there = {(d["kind"], d["metadata"]["name"]) for d in documents}
+    existing = {(d["kind"], d["metadata"]["name"]) for d in documents}
     for pod in pods(documents):
         wanted = {("PriorityClass", n) for n in [pod.spec.get("priorityClassName")] if n}
         wanted |= {("ServiceAccount", n) for n in [pod.spec.get("serviceAccountName")] if n}
@@ -132,13 +132,13 @@ def test_everything_that_is_named_exists(overlay):
             mounted = {m["name"] for m in container.get("volumeMounts", [])}
             volumes = {v["name"] for v in pod.spec.get("volumes", [])} | ({"data"} if pod.role == "other" else set())
             assert mounted <= volumes, pod
-        assert wanted <= there, pod
+        assert wanted <= existing, pod
     text = (ROOT / "docs" / "clusters.md").read_text()
     assert [name for name in BY_HAND if name not in text] == []
 
 
 @overlays
-def test_no_pod_has_rights_or_secrets_it_does_not_need(overlay):
+def test_pods_run_without_rights_or_plain_secrets(overlay):
     for pod in pods(rendered(overlay)):
         user = pod.spec["securityContext"]
         assert user["runAsNonRoot"], pod
@@ -156,7 +156,7 @@ def test_no_pod_has_rights_or_secrets_it_does_not_need(overlay):
 
 
 @overlays
-def test_every_container_says_what_it_takes_and_is_asked_how_it_is(overlay):
+def test_containers_have_limits_and_probes(overlay):
     for pod in pods(rendered(overlay)):
         for container in pod.containers:
             limits, requests = (container["resources"][name] for name in ("limits", "requests"))
@@ -170,13 +170,45 @@ def test_every_container_says_what_it_takes_and_is_asked_how_it_is(overlay):
 
 
 @overlays
-def test_all_at_their_largest_fit_the_quota_while_the_service_is_replaced(overlay):
+def test_probes_ask_ray_and_allow_slow_starts(overlay):
+    for pod in pods(rendered(overlay)):
+        if pod.role in ("head", "worker"):
+            for name in ("startupProbe", "livenessProbe"):
+                assert pod.main[name]["httpGet"] == {"path": "/api/healthz", "port": 52365}, pod
+            startup, liveness = pod.main["startupProbe"], pod.main["livenessProbe"]
+            assert startup["failureThreshold"] * startup["periodSeconds"] >= 300, (
+                "a first start compiles and loads models"
+            )
+            assert liveness["failureThreshold"] * liveness["periodSeconds"] >= 120, "a busy node is slow to answer"
+
+
+@overlays
+def test_pods_share_nothing_with_their_host(overlay):
+    for pod in pods(rendered(overlay)):
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.spec.keys(), pod
+        assert not [v for v in pod.spec.get("volumes", []) if "hostPath" in v], pod
+        for container in pod.containers:
+            assert not container["securityContext"].get("privileged"), pod
+            assert not [p for p in container.get("ports", []) if "hostPort" in p], pod
+            assert container["resources"]["limits"].keys() >= {"cpu", "memory"}, pod
+    assert {d["spec"].get("type", "ClusterIP") for d in rendered(overlay) if d["kind"] == "Service"} == {"ClusterIP"}
+
+
+@overlays
+def test_scratch_volumes_are_bounded(overlay):
+    for pod in pods(rendered(overlay)):
+        for volume in pod.spec.get("volumes", []):
+            assert "emptyDir" not in volume or quantity(volume["emptyDir"]["sizeLimit"]) > 0, pod
+
+
+@overlays
+def test_max_replicas_fit_quota_during_upgrade(overlay):
     documents = rendered(overlay)
-    hard = one(documents, "ResourceQuota", "rigface")["spec"]["hard"]
+    hard = find_object(documents, "ResourceQuota", "rigface")["spec"]["hard"]
     names = [n.removeprefix("requests.") for n in hard if n.startswith("requests.")]
     sums = dict.fromkeys([*names, "pods"], 0.0)
     for pod in pods(documents):
-        count = pod.most * (2 if pod.owner.startswith("RayService") else 1)
+        count = pod.max_count * (2 if pod.owner.startswith("RayService") else 1)
         sums["pods"] += count
         for name in names:
             sums[name] += count * quantity(pod.main["resources"]["requests"].get(name, 0))
@@ -191,15 +223,15 @@ def test_all_at_their_largest_fit_the_quota_while_the_service_is_replaced(overla
 
 
 @overlays
-def test_extract_grows_from_nothing_and_may_lose_any_node(overlay):
-    spec = one(rendered(overlay), "RayJob", "extract")["spec"]["rayClusterSpec"]
+def test_extract_scales_from_zero(overlay):
+    spec = find_object(rendered(overlay), "RayJob", "extract")["spec"]["rayClusterSpec"]
     assert spec["enableInTreeAutoscaling"]
     assert {(g["minReplicas"], g["replicas"]) for g in spec["workerGroupSpecs"]} == {(0, 0)}
     assert spec["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
 
 
 @pytest.mark.parametrize("overlay", CLOUDS)
-def test_only_extract_runs_on_machines_that_may_be_taken_away(overlay):
+def test_only_extract_workers_run_on_spot(overlay):
     for pod in pods(rendered(overlay)):
         may = any(t["key"] == "rigface/spot" for t in pod.spec.get("tolerations", []))
         assert may == (pod.owner == "RayJob/extract" and pod.role == "worker"), pod
@@ -209,16 +241,16 @@ def test_only_extract_runs_on_machines_that_may_be_taken_away(overlay):
 
 
 @overlays
-def test_the_service_is_replaced_and_drained_without_a_gap(overlay):
+def test_service_upgrades_without_gap(overlay):
     documents = rendered(overlay)
-    spec = one(documents, "RayService", "serve")["spec"]
+    spec = find_object(documents, "RayService", "serve")["spec"]
     assert spec["upgradeStrategy"] == {"type": "NewCluster"}
     assert spec["excludeHeadPodFromServeSvc"]
     cluster = spec["rayClusterConfig"]
     assert cluster["gcsFaultToleranceOptions"]["redisAddress"] == "redis:6379"
-    one(documents, "Service", "redis")
+    find_object(documents, "Service", "redis")
     serving = {p.role: p for p in pods(documents) if p.owner == "RayService/serve"}
-    budget = one(documents, "PodDisruptionBudget", "serve-workers")["spec"]
+    budget = find_object(documents, "PodDisruptionBudget", "serve-workers")["spec"]
     assert budget["maxUnavailable"] == 1
     assert budget["selector"]["matchLabels"].items() <= serving["worker"].labels.items()
     assert not budget["selector"]["matchLabels"].items() <= serving["head"].labels.items()
@@ -234,7 +266,7 @@ def test_the_service_is_replaced_and_drained_without_a_gap(overlay):
         ("gke-gpu", "iam.gke.io/gcp-service-account", "{}@my-project.iam.gserviceaccount.com"),
     ],
 )
-def test_identities_of_the_cloud_are_two_and_differ(overlay, annotation, identity):
+def test_jobs_and_service_have_separate_cloud_identities(overlay, annotation, identity):
     accounts = [d for d in rendered(overlay) if d["kind"] == "ServiceAccount"]
     roles = {d["metadata"]["name"]: d["metadata"]["annotations"][annotation] for d in accounts}
     assert roles == {name: identity.format(name) for name in ("rigface-jobs", "rigface-serve")}
@@ -244,10 +276,10 @@ def test_identities_of_the_cloud_are_two_and_differ(overlay, annotation, identit
             assert pod.spec["serviceAccountName"] == wanted
 
 
-def test_on_google_the_key_of_the_videos_is_a_file_that_only_extract_has():
+def test_gke_video_key_is_file_of_extract_only():
     """Where the environment tells boto3 and pyarrow to look, from a secret that the pod's identity opens."""
     documents = rendered("gke-gpu")
-    provider = one(documents, "SecretProviderClass", "videos")["spec"]
+    provider = find_object(documents, "SecretProviderClass", "videos")["spec"]
     (secret,) = yaml.safe_load(provider["parameters"]["secrets"])
     assert secret.keys() == {"resourceName", "path"}
     (settings,) = [d["data"] for d in documents if d["kind"] == "ConfigMap" and "AWS_ENDPOINT_URL" in d["data"]]
@@ -261,7 +293,7 @@ def test_on_google_the_key_of_the_videos_is_a_file_that_only_extract_has():
     assert out.startswith("/"), "nothing is written into a bucket whose conditional writes are not S3's"
 
 
-def test_gradients_cross_efa_on_amazon():
+def test_aws_training_uses_efa():
     (worker,) = [p for p in pods(rendered("aws-gpu")) if p.owner == "RayJob/train" and p.role == "worker"]
     env = {v["name"]: v["value"] for v in worker.main["env"]}
     assert (env["FI_PROVIDER"], env["NCCL_SOCKET_IFNAME"]) == ("efa", "^lo,docker")
@@ -273,13 +305,26 @@ def test_gradients_cross_efa_on_amazon():
 
 
 @overlays
-def test_every_object_is_of_a_part_that_can_be_applied_by_itself(overlay):
+def test_overlay_holds_expected_objects(overlay):
+    kinds = [d["kind"] for d in rendered(overlay)]
+    counts = {kind: kinds.count(kind) for kind in kinds}
+    common = {"Namespace": 1, "ResourceQuota": 1, "LimitRange": 1, "ServiceAccount": 2, "PriorityClass": 2, "ConfigMap": 1,
+              "Service": 1, "StatefulSet": 1, "PodDisruptionBudget": 1, "NetworkPolicy": 10, "RayJob": 2, "RayService": 1}  # fmt: skip
+    extra = {"kind": {"PersistentVolume": 1, "PersistentVolumeClaim": 1}, "aws-gpu": {},
+             "gke-gpu": {"PersistentVolumeClaim": 1, "SecretProviderClass": 1}}  # fmt: skip
+    assert counts == common | extra[overlay]
+    namespaced = [d for d in rendered(overlay) if d["kind"] not in ("Namespace", "PriorityClass", "PersistentVolume")]
+    assert {d["metadata"]["namespace"] for d in namespaced} == {"rigface"}
+
+
+@overlays
+def test_every_object_has_component_label(overlay):
     parts = {d["metadata"]["labels"]["app.kubernetes.io/component"] for d in rendered(overlay)}
     assert parts == {"platform", "redis", "extract", "train", "serve"}
 
 
 @overlays
-def test_ray_start_knows_its_parameters(overlay):
+def test_ray_start_accepts_parameters(overlay):
     from ray.scripts.scripts import start
 
     known = {option.removeprefix("--") for p in start.params for option in p.opts}

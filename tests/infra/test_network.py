@@ -1,4 +1,4 @@
-"""Who may talk to whom, worked out from the network policies as Kubernetes does."""
+"""Connections that the network policies allow, evaluated as Kubernetes does."""
 
 from dataclasses import dataclass, field
 
@@ -6,7 +6,7 @@ import pytest
 
 from tests.infra.conftest import OVERLAYS, pods, rendered
 
-OURS = "rigface"
+NAMESPACE = "rigface"
 
 
 @dataclass(frozen=True)
@@ -14,7 +14,7 @@ class Peer:
     """A pod, by its labels and its namespace."""
 
     labels: dict = field(hash=False)
-    namespace: str = OURS
+    namespace: str = NAMESPACE
     namespace_labels: dict = field(default_factory=dict, hash=False)
 
     @property
@@ -26,16 +26,16 @@ def matches(selector, labels):
     if not (selector or {}).get("matchLabels", {}).items() <= labels.items():
         return False
     for wanted in (selector or {}).get("matchExpressions", []):
-        assert wanted["operator"] == "In", "the only one used here"
+        assert wanted["operator"] == "In", "no other operator is used"
         if labels.get(wanted["key"]) not in wanted["values"]:
             return False
     return True
 
 
 def allowed(policies, source, target, port):
-    """Whether a connection is let out of its source and into its target."""
-    out = source.namespace != OURS or _one_way(policies, "Egress", source, target, port)
-    return out and (target.namespace != OURS or _one_way(policies, "Ingress", target, source, port))
+    """True if the egress and ingress policies both allow a connection."""
+    out = source.namespace != NAMESPACE or _one_way(policies, "Egress", source, target, port)
+    return out and (target.namespace != NAMESPACE or _one_way(policies, "Ingress", target, source, port))
 
 
 def _one_way(policies, way, pod, other, port):
@@ -54,7 +54,7 @@ def _lets(rule, side, other, port):
         if "ipBlock" in peer:
             continue
         same = (
-            other.namespace == OURS
+            other.namespace == NAMESPACE
             if "namespaceSelector" not in peer
             else matches(peer["namespaceSelector"], other.of_namespace)
         )
@@ -98,13 +98,13 @@ DNS = Peer({}, "kube-system")
         (component("redis"), STRANGER, 443, False),
     ],
 )
-def test_who_may_talk_to_whom(source, target, port, may):
+def test_network_policies_allow(source, target, port, may):
     policies = [d for d in rendered("aws-gpu") if d["kind"] == "NetworkPolicy"]
     assert allowed(policies, source, target, port) is may
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_every_pod_is_of_a_known_component_and_the_metadata_service_is_out_of_reach(overlay):
+def test_pods_have_component_and_no_metadata_service(overlay):
     policies = [d for d in rendered(overlay) if d["kind"] == "NetworkPolicy"]
     for pod in pods(rendered(overlay)):
         assert pod.labels["app.kubernetes.io/component"] in ("extract", "train", "serve", "redis"), pod
@@ -117,3 +117,9 @@ def test_every_pod_is_of_a_known_component_and_the_metadata_service_is_out_of_re
     ]
     assert blocks
     assert all("169.254.0.0/16" in block["except"] for block in blocks)
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_pods_are_closed_by_default(overlay):
+    (policy,) = [d for d in rendered(overlay) if d["kind"] == "NetworkPolicy" and d["metadata"]["name"] == "deny-all"]
+    assert policy["spec"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}

@@ -1,4 +1,4 @@
-"""Rules and dashboards: real PromQL over metrics that exist, alerts that lead to a runbook, and nothing out of date."""
+"""Alert rules and dashboards: valid PromQL over exported metrics, a runbook for each alert, generated files up to date."""
 
 import importlib
 import json
@@ -22,8 +22,8 @@ RULES = [r for g in yaml.safe_load((FOLDER / "rules.yaml").read_text())["groups"
 ALERTS = {rule["alert"]: rule for rule in RULES if "alert" in rule}
 RECORDED = {rule["record"] for rule in RULES if "record" in rule}
 BOARDS = {path.stem: json.loads(path.read_text()) for path in sorted((FOLDER / "dashboards").glob("*.json"))}
-OURS = {series: m for m in (*jobs.ALL, *service.ALL) for series in m.series}
-RAYS = set((FOLDER / "ray-metrics.txt").read_text().split())
+METRICS = {series: m for m in (*jobs.ALL, *service.ALL) for series in m.series}
+RAY_METRICS = set((FOLDER / "ray-metrics.txt").read_text().split())
 TARGET = {"ray_io_cluster", "le"}  # labels that scrape and histograms add
 
 
@@ -55,19 +55,19 @@ def names(expressions):
 
 
 @pytest.mark.parametrize(("where", "expression"), EVERY, ids=lambda value: value if len(value) < 60 else "")
-def test_a_query_is_promql_over_metrics_that_are_exported(where, expression):
+def test_query_is_promql_over_exported_metrics(where, expression):
     for selector in selectors(expression):
         name, asked = selector.name, {m.name for m in selector.matchers.matchers}
         if name.startswith("ray_"):
-            assert name.removeprefix("ray_") in RAYS
+            assert name.removeprefix("ray_") in RAY_METRICS
         elif ":" in name:
             assert name in RECORDED
         elif name != "up":
-            assert name in OURS, f"{name} is exported by nobody"
-            assert asked <= {*OURS[name].labels, *TARGET}, f"{name} has no label {asked}"
+            assert name in METRICS, f"{name} is not exported"
+            assert asked <= {*METRICS[name].labels, *TARGET}, f"{name} has no label {asked}"
 
 
-def test_every_metric_of_ours_can_be_seen_on_a_dashboard():
+def test_every_project_metric_is_on_dashboard():
     seen = names(expression for board in BOARDS.values() for _, expression in queries(board))
     while more := names(r["expr"] for r in RULES if r.get("record") in seen) - seen:
         seen |= more
@@ -75,38 +75,38 @@ def test_every_metric_of_ours_can_be_seen_on_a_dashboard():
     assert unseen == set()
 
 
-def test_the_list_of_rays_metrics_is_those_in_use_and_ray_still_has_them():
+def test_listed_ray_metrics_are_used_and_exported():
     used = {n.removeprefix("ray_") for n in names(e for _, e in EVERY) if n.startswith("ray_")}
-    assert used | {"node_cpu_count"} == RAYS  # the variable of the dashboards asks for that one
+    assert used | {"node_cpu_count"} == RAY_METRICS  # the variable of the dashboards uses node_cpu_count
     ray = Path(importlib.util.find_spec("ray").origin).parent
     python = b"\n".join(
         path.read_bytes()
         for folder in ("serve/_private", "data/_internal", "dashboard/modules/reporter")
         for path in (ray / folder).rglob("*.py")
     )
-    missing = {name for name in RAYS if not re.search(rf"\b{name}\b".encode(), python)}
+    missing = {name for name in RAY_METRICS if not re.search(rf"\b{name}\b".encode(), python)}
     with open(ray / "core" / "src" / "ray" / "raylet" / "raylet", "rb") as file:
         core = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         assert {name for name in missing if core.find(b"\0" + name.encode() + b"\0") < 0} == set()
 
 
-def test_an_alert_says_what_to_do_and_where_to_read_on():
+def test_alert_has_action_and_runbook():
     assert len(ALERTS) > 12
     for name, rule in ALERTS.items():
-        said = rule["annotations"]
+        annotations = rule["annotations"]
         assert rule["labels"]["severity"] in ("page", "ticket"), name
-        assert said["runbook"] == f"docs/operations.md#{name.lower()}"
-        assert said["summary"]
-        assert len(said["action"]) > 40, name
+        assert annotations["runbook"] == f"docs/operations.md#{name.lower()}"
+        assert annotations["summary"]
+        assert len(annotations["action"]) > 40, name
 
 
-def test_alerts_and_runbooks_are_one_to_one():
+def test_every_alert_has_runbook_section():
     text = (ROOT / "docs" / "operations.md").read_text()
     runbook = text.partition("\n## Runbook")[2].partition("\n## ")[0]
     assert re.findall(r"^### (\w+)", runbook, re.M) == list(ALERTS)
 
 
-def test_every_alert_is_tried_out():
+def test_every_alert_has_rule_test():
     tried = yaml.safe_load((FOLDER / "rules.test.yaml").read_text())["tests"]
     fired = {c["alertname"] for t in tried for c in t["alert_rule_test"] if c.get("exp_alerts")}
     assert fired == set(ALERTS)
@@ -115,14 +115,14 @@ def test_every_alert_is_tried_out():
 @pytest.mark.parametrize(
     "command", [["check", "rules", "rules.yaml"], ["test", "rules", "rules.test.yaml"]], ids=" ".join
 )
-def test_prometheus_itself_agrees(command):
+def test_promtool_accepts_rules(command):
     if shutil.which("promtool") is None:
         pytest.skip("needs promtool: apt-get install --yes prometheus")
     done = subprocess.run(["promtool", *command], cwd=FOLDER, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_what_is_made_is_up_to_date():
+def test_generated_files_are_up_to_date():
     done = subprocess.run(
         [sys.executable, "scripts/observability.py", "--check"], cwd=ROOT, capture_output=True, text=True
     )
@@ -130,7 +130,7 @@ def test_what_is_made_is_up_to_date():
 
 
 @pytest.mark.parametrize("name", BOARDS)
-def test_a_dashboard_is_whole(name):
+def test_dashboard_panels_are_complete(name):
     board = BOARDS[name]
     panels = board["panels"]
     assert len({p["id"] for p in panels}) == len(panels) > 10
@@ -147,7 +147,7 @@ def test_a_dashboard_is_whole(name):
             assert all("$cluster" in t["expr"] for t in panel["targets"]), panel["title"]
 
 
-def test_the_operator_gets_the_same_rules_and_the_sidecar_the_dashboards():
+def test_kustomization_holds_rules_and_dashboards():
     documents = {d["kind"]: d for d in yaml.safe_load_all(rendered_text("../observability"))}
     assert documents["PrometheusRule"]["spec"] == yaml.safe_load((FOLDER / "rules.yaml").read_text())
     assert {k: json.loads(v) for k, v in documents["ConfigMap"]["data"].items()} == {
@@ -156,7 +156,7 @@ def test_the_operator_gets_the_same_rules_and_the_sidecar_the_dashboards():
     assert documents["ConfigMap"]["metadata"]["labels"] == {"grafana_dashboard": "1"}
 
 
-def test_both_ways_of_scraping_relabel_alike():
+def test_pod_monitor_and_scrape_config_relabel_alike():
     monitor = yaml.safe_load((FOLDER / "pod-monitor.yaml").read_text())["spec"]["podMetricsEndpoints"][0]
     plain = yaml.safe_load((FOLDER / "scrape.yaml").read_text())["scrape_configs"][0]
     snake = [

@@ -1,4 +1,4 @@
-"""Every manifest against the schema of its kind, offline; and our small schemas against KubeRay's own, where those are at hand."""
+"""Every manifest against the schema of its kind, offline; the shortened schemas against the CRDs of KubeRay if present."""
 
 import copy
 import subprocess
@@ -9,18 +9,18 @@ import pytest
 import yaml
 
 from tests.conftest import SHARED
-from tests.infra.conftest import INFRA, OVERLAYS, ROOT, cluster_of, one, pods, rendered, rendered_text, tool
+from tests.infra.conftest import INFRA, OVERLAYS, ROOT, cluster_of, find_object, pods, rendered, rendered_text, tool
 
 KUBERNETES = "1.37"
 SCHEMAS = ROOT / "tests" / "infra" / "schemas"
 KUBERAY = yaml.safe_load((SCHEMAS / "kuberay.yaml").read_text())
 SECRETS = yaml.safe_load((SCHEMAS / "secretproviderclass.yaml").read_text())
-OURS = sorted(p for p in INFRA.rglob("*.yaml") if "observability" not in p.parts)
+FILES = sorted(p for p in INFRA.rglob("*.yaml") if "observability" not in p.parts)
 CRDS = SHARED / "schemas" / "kuberay"
 
 
 def complaints(document):
-    """What is wrong with an object, as sentences."""
+    """Schema violations of an object, as sentences."""
     kind = document["kind"]
     if document["apiVersion"] == "ray.io/v1":
         schema = {"$ref": f"#/$defs/{kind}", **KUBERAY}
@@ -41,14 +41,14 @@ def _by_kubernetes(document):
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_every_object_fits_its_schema(overlay):
+def test_objects_fit_schema(overlay):
     documents = rendered(overlay)
     assert {"RayJob", "RayService", "NetworkPolicy", "PodDisruptionBudget"} <= {d["kind"] for d in documents}
     assert [c for document in documents for c in complaints(document)] == []
     for pod in pods(documents):
         if pod.role != "other":
-            made = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}, "spec": pod.spec}
-            assert [f"{pod}: {c}" for c in _by_kubernetes(made)] == []
+            manifest = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}, "spec": pod.spec}
+            assert [f"{pod}: {c}" for c in _by_kubernetes(manifest)] == []
 
 
 @pytest.mark.parametrize(
@@ -61,8 +61,8 @@ def test_every_object_fits_its_schema(overlay):
         (("metadata", "name"), "Extract"),
     ],
 )
-def test_a_slip_in_a_ray_job_is_found(path, value):
-    document = copy.deepcopy(one(rendered("aws-gpu"), "RayJob", "extract"))
+def test_mistake_in_ray_job_is_found(path, value):
+    document = copy.deepcopy(find_object(rendered("aws-gpu"), "RayJob", "extract"))
     assert complaints(document) == []
     place = document
     for step in path[:-1]:
@@ -71,16 +71,16 @@ def test_a_slip_in_a_ray_job_is_found(path, value):
     assert complaints(document)
 
 
-def test_a_slip_in_a_pod_is_found():
+def test_mistake_in_pod_is_found():
     pod = next(p for p in pods(rendered("aws-gpu")) if p.role == "worker")
     spec = copy.deepcopy(pod.spec)
     spec["containers"][0]["ports"][0]["containerPort"] = "8080"
     assert _by_kubernetes({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}, "spec": spec})
 
 
-def test_monitor_fits_its_schema_and_finds_every_ray_pod():
-    made = yaml.safe_load_all(rendered_text("../observability"))
-    (monitor,) = [document for document in made if document["kind"] == "PodMonitor"]
+def test_pod_monitor_selects_every_ray_pod():
+    documents = yaml.safe_load_all(rendered_text("../observability"))
+    (monitor,) = [document for document in documents if document["kind"] == "PodMonitor"]
     jsonschema.validate(monitor, yaml.safe_load((SCHEMAS / "podmonitor.yaml").read_text()))
     (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
     for pod in pods(rendered("aws-gpu")):
@@ -92,48 +92,48 @@ def test_monitor_fits_its_schema_and_finds_every_ray_pod():
 
 
 @pytest.mark.parametrize(("kind", "file"), [("RayJob", "rayjobs"), ("RayService", "rayservices")])
-def test_our_schemas_are_a_part_of_kuberays(kind, file):
+def test_own_schema_is_subset_of_kuberay_crd(kind, file):
     if not CRDS.is_dir():
         pytest.skip(f"needs KubeRay's CRDs at {CRDS}")
     crd = yaml.load((CRDS / f"{file}.yaml").read_text(), yaml.CSafeLoader)
-    (theirs,) = [v["schema"]["openAPIV3Schema"] for v in crd["spec"]["versions"] if v["name"] == "v1"]
-    assert list(_strangers(KUBERAY["$defs"][kind], theirs, kind)) == []
+    (crd_schema,) = [v["schema"]["openAPIV3Schema"] for v in crd["spec"]["versions"] if v["name"] == "v1"]
+    assert list(_differences(KUBERAY["$defs"][kind], crd_schema, kind)) == []
 
 
-def _strangers(ours, theirs, path):
-    """Where ours allows what theirs does not know, or forgets what theirs requires."""
-    while "$ref" in ours:
-        ours = KUBERAY["$defs"][ours["$ref"].rpartition("/")[2]]
+def _differences(schema, crd_schema, path):
+    """Parts of the schema that the CRD does not know, and requirements of the CRD that it lacks."""
+    while "$ref" in schema:
+        schema = KUBERAY["$defs"][schema["$ref"].rpartition("/")[2]]
     if path.endswith((".metadata", ".template.spec", ".submitterPodTemplate.spec", ".resources", ".securityContext")):
         return  # Kubernetes' own
-    if ours.get("type") != theirs.get("type"):
-        yield f"{path}: {ours.get('type')} here, {theirs.get('type')} there"
-    if "enum" in theirs and not set(ours.get("enum", [None])) <= set(theirs["enum"]):
-        yield f"{path}: {ours.get('enum')} here, {theirs['enum']} there"
-    if missing := set(theirs.get("required", ())) - set(ours.get("required", ())):
+    if schema.get("type") != crd_schema.get("type"):
+        yield f"{path}: {schema.get('type')} here, {crd_schema.get('type')} there"
+    if "enum" in crd_schema and not set(schema.get("enum", [None])) <= set(crd_schema["enum"]):
+        yield f"{path}: {schema.get('enum')} here, {crd_schema['enum']} there"
+    if missing := set(crd_schema.get("required", ())) - set(schema.get("required", ())):
         yield f"{path}: does not require {sorted(missing)}"
-    for name, schema in ours.get("properties", {}).items():
-        if name not in theirs["properties"]:
+    for name, inner in schema.get("properties", {}).items():
+        if name not in crd_schema["properties"]:
             yield f"{path}.{name}: unknown there"
         else:
-            yield from _strangers(schema, theirs["properties"][name], f"{path}.{name}")
-    if "items" in ours:
-        yield from _strangers(ours["items"], theirs["items"], f"{path}[]")
+            yield from _differences(inner, crd_schema["properties"][name], f"{path}.{name}")
+    if "items" in schema:
+        yield from _differences(schema["items"], crd_schema["items"], f"{path}[]")
 
 
-def test_yaml_is_written_as_agreed():
+def test_yaml_passes_yamllint():
     done = subprocess.run(
-        [tool("yamllint"), "--strict", "--format", "parsable", "--config-file", INFRA / ".yamllint.yaml", *OURS],
+        [tool("yamllint"), "--strict", "--format", "parsable", "--config-file", INFRA / ".yamllint.yaml", *FILES],
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stdout
 
 
-def test_every_yaml_says_what_it_is():
-    assert len(OURS) > 12
-    assert [str(p) for p in OURS if not p.read_text().startswith("# ")] == []
+def test_yaml_starts_with_comment():
+    assert len(FILES) > 12
+    assert [str(p) for p in FILES if not p.read_text().startswith("# ")] == []
 
 
-def test_clusters_are_found():
+def test_ray_clusters_of_overlay():
     assert [d["metadata"]["name"] for d in rendered("kind") if cluster_of(d)] == ["extract", "train", "serve"]

@@ -1,4 +1,4 @@
-"""The Serve configurations, wherever they stand, against Serve's own schema, our `Args`, and the deployments there are."""
+"""The Ray Serve configurations against the schema of Serve, `Args` and the deployments of the application."""
 
 import importlib
 from typing import get_args
@@ -7,21 +7,21 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from tests.infra.conftest import INFRA, OVERLAYS, one, rendered
+from tests.infra.conftest import INFRA, OVERLAYS, find_object, rendered
 
 
 def configuration(where):
     """`infra/serve.yaml`, or what an overlay's RayService hands to Serve."""
     if where == "serve.yaml":
         return yaml.safe_load((INFRA / where).read_text())
-    return yaml.safe_load(one(rendered(where), "RayService", "serve")["spec"]["serveConfigV2"])
+    return yaml.safe_load(find_object(rendered(where), "RayService", "serve")["spec"]["serveConfigV2"])
 
 
 @pytest.fixture(params=["serve.yaml", *OVERLAYS])
 def config(request, monkeypatch):
     """With the environment that its nodes have."""
     if request.param in OVERLAYS:
-        for name, value in one(rendered(request.param), "ConfigMap", "rigface-settings")["data"].items():
+        for name, value in find_object(rendered(request.param), "ConfigMap", "rigface-settings")["data"].items():
             if name.startswith("RIGFACE_"):
                 monkeypatch.setenv(name, value)
     return configuration(request.param)
@@ -52,22 +52,22 @@ def _arguments(annotation):
         yield from _arguments(inner)
 
 
-def test_serve_takes_it(config):
+def test_serve_schema_accepts_config(config):
     from ray.serve.schema import ServeDeploySchema
 
     ServeDeploySchema.model_validate(config)
     assert unknown_keys(config, ServeDeploySchema) == []
 
 
-def test_a_key_that_serve_would_drop_is_found():
+def test_unknown_key_is_found():
     from ray.serve.schema import ServeDeploySchema
 
-    config = {"applications": [{"import_path": "a:b", "deployments": [{"name": "Door", "max_ongoing_request": 1}]}]}
+    config = {"applications": [{"import_path": "a:b", "deployments": [{"name": "Gateway", "max_ongoing_request": 1}]}]}
     ServeDeploySchema.model_validate(config)
     assert unknown_keys(config, ServeDeploySchema) == ["applications.deployments.max_ongoing_request"]
 
 
-def test_application_and_arguments_are_ours(config):
+def test_config_names_application_and_deployments(config):
     (application,) = config["applications"]
     module, name = application["import_path"].split(":")
     build = getattr(importlib.import_module(module), name)
@@ -81,10 +81,10 @@ def test_application_and_arguments_are_ours(config):
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_jobs_have_a_place_that_outlives_a_pod(overlay):
+def test_job_store_outlives_pod(overlay):
     """A bucket, or a folder that each node of the service mounts from the shared disk."""
-    place = one(rendered(overlay), "ConfigMap", "rigface-settings")["data"]["RIGFACE_JOBS"]
-    (group,) = one(rendered(overlay), "RayService", "serve")["spec"]["rayClusterConfig"]["workerGroupSpecs"]
+    place = find_object(rendered(overlay), "ConfigMap", "rigface-settings")["data"]["RIGFACE_JOBS"]
+    (group,) = find_object(rendered(overlay), "RayService", "serve")["spec"]["rayClusterConfig"]["workerGroupSpecs"]
     pod = group["template"]["spec"]
     claims = {v["name"] for v in pod["volumes"] if "persistentVolumeClaim" in v}
     mounted = {m["mountPath"] for m in pod["containers"][0]["volumeMounts"] if m["name"] in claims}
@@ -99,9 +99,9 @@ def _names(application) -> set[str]:
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_replicas_fit_the_nodes(overlay):
+def test_replicas_fit_nodes(overlay):
     (application,) = configuration(overlay)["applications"]
-    (group,) = one(rendered(overlay), "RayService", "serve")["spec"]["rayClusterConfig"]["workerGroupSpecs"]
+    (group,) = find_object(rendered(overlay), "RayService", "serve")["spec"]["rayClusterConfig"]["workerGroupSpecs"]
     has = group["template"]["spec"]["containers"][0]["resources"]["limits"]
     for size, nodes in (("min_replicas", group["minReplicas"]), ("max_replicas", group["maxReplicas"])):
         for resource, option in (("cpu", "num_cpus"), ("nvidia.com/gpu", "num_gpus")):

@@ -1,5 +1,6 @@
-"""The Terraform files, parsed: every reference has its definition, the bucket is closed, and the roles may do what the jobs do
-and nothing else. Terraform's own `validate` wants its providers, which are not installed: it was not run here.
+"""The Terraform files, parsed: references, the bucket, and the permissions of each role.
+
+`terraform validate` needs its providers, which are not installed, so it does not run here.
 """
 
 import fnmatch
@@ -10,7 +11,7 @@ import shlex
 import hcl2
 import pytest
 
-from tests.infra.conftest import INFRA, one, rendered
+from tests.infra.conftest import INFRA, find_object, rendered
 
 FILES = sorted((INFRA / "aws" / "terraform").glob("*.tf"))
 
@@ -50,7 +51,7 @@ def body(type_, name, kind="resource"):
     return parsed()[kind, type_, name]
 
 
-def test_every_reference_is_defined():
+def test_references_are_defined():
     text = "\n".join(path.read_text() for path in FILES)
     text = re.sub(r"#.*|description\s*=\s*\".*\"|(?<=\")ec2:\S+", "", text)
     known = parsed()
@@ -66,7 +67,7 @@ def test_every_reference_is_defined():
     assert {name for kind, _, name in known if kind == "variable"} <= used, "a variable that nothing reads"
 
 
-def test_the_bucket_is_closed_encrypted_and_remembers():
+def test_bucket_is_private_encrypted_versioned():
     block = body("aws_s3_bucket_public_access_block", "data")
     switches = ("block_public_acls", "block_public_policy", "ignore_public_acls", "restrict_public_buckets")
     assert [block[s] for s in switches] == [True] * 4
@@ -91,13 +92,13 @@ def test_the_bucket_is_closed_encrypted_and_remembers():
 
 
 def may(role, action, resource, **context):
-    """Whether a role's policy allows it, as IAM decides: some statement that fits, and whose conditions hold."""
+    """True if some statement of the policy of a role matches, as IAM decides."""
     for statement in body("aws_iam_policy_document", role, "data")["statement"]:
         fits = any(fnmatch.fnmatchcase(action, a) for a in statement["actions"])
         fits = fits and any(fnmatch.fnmatchcase(resource, r) for r in statement["resources"])
         for condition in statement.get("condition", []):
-            said = context.get(condition["variable"], "")
-            fits = fits and any(fnmatch.fnmatchcase(said, v) for v in condition["values"])
+            value = context.get(condition["variable"], "")
+            fits = fits and any(fnmatch.fnmatchcase(value, v) for v in condition["values"])
         if fits:
             return True
     return False
@@ -129,19 +130,19 @@ GET, PUT, DELETE, LIST = "s3:GetObject", "s3:PutObject", "s3:DeleteObject", "s3:
         ("serve", LIST, "", False),  # without a prefix it would see every name
     ],
 )
-def test_roles_may_do_what_they_need_and_no_more(role, action, path, allowed):
+def test_role_permissions(role, action, path, allowed):
     assert may(role, action, BUCKET + path) is allowed
 
 
-def test_the_service_lists_its_own_folders_only():
+def test_service_role_lists_own_prefixes_only():
     assert may("serve", LIST, BUCKET, **{"s3:prefix": "models/rigface"})
     assert not may("serve", LIST, BUCKET, **{"s3:prefix": "faces/"})
 
 
-def test_the_commands_of_the_manifests_are_allowed():
+def test_role_permits_manifest_commands():
     documents = rendered("aws-gpu")
     for job, reads in (("extract", 1), ("train", 1)):
-        words = shlex.split(one(documents, "RayJob", job)["spec"]["entrypoint"])
+        words = shlex.split(find_object(documents, "RayJob", job)["spec"]["entrypoint"])
         places = [w.removeprefix("s3://rigface-data") for w in words if w.startswith("s3://rigface-data/")]
         assert len(places) == 2
         for place in places[:reads]:
@@ -155,7 +156,7 @@ def test_the_commands_of_the_manifests_are_allowed():
         assert may(role, LIST, BUCKET, **{"s3:prefix": folder})
 
 
-def test_no_statement_is_for_everything():
+def test_no_policy_statement_is_unrestricted():
     seen = 0
     for (kind, type_, name), document in parsed().items():
         if (kind, type_) != ("data", "aws_iam_policy_document"):
@@ -173,10 +174,10 @@ def test_no_statement_is_for_everything():
     assert seen > 10
 
 
-def test_a_role_is_taken_by_one_service_account():
+def test_role_trusts_one_service_account():
     (statement,) = body("aws_iam_policy_document", "trust", "data")["statement"]
-    said = {c["variable"].rpartition(":")[2]: (c["test"], c["values"]) for c in statement["condition"]}
-    assert said == {
+    conditions = {c["variable"].rpartition(":")[2]: (c["test"], c["values"]) for c in statement["condition"]}
+    assert conditions == {
         "sub": ("StringEquals", ["system:serviceaccount:${var.namespace}:rigface-${each.key}"]),
         "aud": ("StringEquals", ["sts.amazonaws.com"]),
     }
@@ -185,7 +186,7 @@ def test_a_role_is_taken_by_one_service_account():
     assert accounts == {"rigface-jobs", "rigface-serve"}
 
 
-def test_nobody_reaches_the_machines_but_by_ssh_from_named_places():
+def test_security_group_admits_ssh_from_named_networks_only():
     group = body("aws_security_group", "ray")
     assert [i.get("self") for i in group["ingress"]] == [True]
     ((content,),) = [i["content"] for d in group["dynamic"] for i in d.values()]
@@ -193,13 +194,13 @@ def test_nobody_reaches_the_machines_but_by_ssh_from_named_places():
     assert body("", "ssh_cidrs", "variable")["validation"]
 
 
-def test_node_groups_have_the_labels_and_taints_that_pods_ask_for():
+def test_node_groups_match_pod_selectors():
     pools = (INFRA / "aws" / "terraform" / "eks.tf").read_text()
-    made = dict(re.findall(r"^    (\w+)\s*= \{ (types = .*) \}$", pools, re.M))
+    groups = dict(re.findall(r"^    (\w+)\s*= \{ (types = .*) \}$", pools, re.M))
     asked = set(re.findall(r"'rigface/pool': '(\w+)'", str(rendered("aws-gpu"))))
-    assert asked == set(made)
-    assert {name for name, said in made.items() if "spot = true" in said} == {"cpu", "gpu"}
-    assert {name for name, said in made.items() if "gpu = true" in said} == {"gpu", "serve", "train"}
+    assert asked == set(groups)
+    assert {name for name, body in groups.items() if "spot = true" in body} == {"cpu", "gpu"}
+    assert {name for name, body in groups.items() if "gpu = true" in body} == {"gpu", "serve", "train"}
     node = body("aws_eks_node_group", "pool")
     assert node["labels"] == {"rigface/pool": "${each.key}"}
     assert {"rigface/spot", "nvidia.com/gpu"} <= set(re.findall(r'"([\w./]+)"', str(node["dynamic"])))

@@ -1,4 +1,4 @@
-"""The configuration of `ray up`: Ray's own schema and checks, boto3's idea of an instance, and what must not be reachable."""
+"""The configuration of `ray up`: schema of Ray, parameters of EC2, and access from outside."""
 
 import copy
 import shlex
@@ -26,7 +26,7 @@ def checked(config):
     return prepared
 
 
-def test_ray_takes_it(config):
+def test_ray_up_accepts_config(config):
     prepared = checked(config)
     assert prepared["setup_commands"] == [], "nothing of Ray's defaults, which install another Ray"
     assert prepared["max_workers"] == sum(
@@ -35,24 +35,24 @@ def test_ray_takes_it(config):
 
 
 @pytest.mark.parametrize("change", [{"provider": {"typ": "aws"}}, {"max_worker": 3}, {"auth": {"user": "x"}}])
-def test_a_slip_is_found(config, change):
+def test_mistake_is_found(config, change):
     with pytest.raises((jsonschema.ValidationError, ValueError, KeyError)):
         checked({**config, **change})
 
 
-def test_boto3_takes_every_node(config):
+def test_boto3_accepts_node_configs(config):
     import botocore.session
     from botocore.validate import ParamValidator
 
     shape = botocore.session.Session().get_service_model("ec2").operation_model("RunInstances").input_shape
     for name, kind in config["available_node_types"].items():
         asked = dict(kind["node_config"])
-        subnets = asked.pop("SubnetIds")  # Ray's own: it takes one of them
+        subnets = asked.pop("SubnetIds")  # of Ray: it takes one subnet
         report = ParamValidator().validate({**asked, "SubnetId": subnets[0], "MinCount": 1, "MaxCount": 1}, shape)
         assert not report.has_errors(), f"{name}: {report.generate_report()}"
 
 
-def test_workers_are_spot_and_the_head_is_not(config):
+def test_only_workers_are_spot(config):
     kinds = config["available_node_types"]
     assert {n for n, k in kinds.items() if "InstanceMarketOptions" not in k["node_config"]} == {"head"}
     assert kinds["head"]["resources"] == {"CPU": 0}
@@ -61,7 +61,7 @@ def test_workers_are_spot_and_the_head_is_not(config):
     assert profiles == {"head": "rigface-head", "cpu": "rigface-worker", "gpu": "rigface-worker"}
 
 
-def test_nobody_without_the_token_and_nobody_from_outside(config):
+def test_cluster_needs_token_and_is_private(config):
     (head,) = [c for c in config["head_start_ray_commands"] if "ray start" in c]
     assert "--dashboard-host=127.0.0.1" in head
     assert "--env RAY_AUTH_MODE=token" in config["docker"]["run_options"]
@@ -74,14 +74,14 @@ def test_nobody_without_the_token_and_nobody_from_outside(config):
         assert all(d["Ebs"]["Encrypted"] for d in node["BlockDeviceMappings"])
 
 
-def test_images_are_ours_at_this_version(config):
+def test_images_have_project_version(config):
     images = [config["docker"]["head_image"], config["docker"]["worker_image"]]
     images += [k["docker"]["worker_image"] for k in config["available_node_types"].values() if "docker" in k]
     tags = [image.rpartition(":")[2] for image in images]
     assert tags == [f"{project()['version']}-{target}" for target in ("cpu", "cuda", "cpu")]
 
 
-def test_ray_start_takes_the_commands(config):
+def test_ray_start_accepts_commands(config):
     from ray.scripts.scripts import start
 
     commands = [*config["head_start_ray_commands"], *config["worker_start_ray_commands"]]
