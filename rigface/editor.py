@@ -98,6 +98,7 @@ class Editor:
         see: FaceAnalyzer | None = None,
         *,
         compile: bool = False,
+        adapter: str | None = None,
         **sampling: Any,
     ) -> Editor:
         """The default eyes, and a model.
@@ -108,6 +109,7 @@ class Editor:
             device: of the model.
             see: other eyes.
             compile: compile the denoiser at its first use: tens of seconds, then faster steps.
+            adapter: see `use_adapter`.
             sampling: how the model paints, as in a call of `RigFacePipeline`: `steps`, `scheduler`, `identity_scale` ...
 
         Raises:
@@ -117,6 +119,8 @@ class Editor:
         see = see or FaceAnalyzer.load()
         checkpoint = usual_checkpoint() if checkpoint is None else checkpoint
         if checkpoint == PREVIEW:
+            if adapter is not None:
+                raise BadEdit("adapter: the preview has no model to adapt; name a checkpoint")
             return cls(see)
         from rigface.model.checkpoint import config_of
         from rigface.model.pipeline import RigFacePipeline
@@ -131,7 +135,20 @@ class Editor:
             expression_field=config.expression_field,  # type: ignore[arg-type]
             detail=config.detail,
         )
+        if adapter is not None:
+            pipe.use_adapter(adapter)
         return cls(see, ModelPaint(pipe, **sampling), composer)
+
+    def use_adapter(self, name: str | None) -> None:
+        """Switch the model to a LoRA adapter (a folder or s3:// prefix, read at first use); None: to the model alone.
+
+        Raises:
+            BadEdit: there is no model to adapt.
+            MissingAsset, BadCheckpoint: there is no adapter, or it belongs to another model.
+        """
+        if not isinstance(self._paint, ModelPaint):
+            raise BadEdit("adapter: this editor has no model to adapt")
+        self._paint.use_adapter(name)
 
     def edit(
         self,

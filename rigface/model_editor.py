@@ -6,6 +6,7 @@ Path: RigFacePipeline -> `check_codes`, `check_head` -> `ModelPaint` -> Editor, 
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -39,6 +40,11 @@ class ModelPaint:
             process.steps if sampling.get("steps") is None else sampling["steps"],
         )
         self._last: tuple[bytes, object] | None = None
+
+    def use_adapter(self, name: str | Path | None) -> None:
+        """See `RigFacePipeline.use_adapter`."""
+        self.pipe.use_adapter(name)
+        self._last = None
 
     def __call__(self, conditions: Conditions, seed: int, prompt: str = "") -> np.ndarray:
         """(S, S, 3) uint8; the same conditions, seed and words give the same picture.

@@ -26,12 +26,14 @@ from pipelines.train.metric_log import MetricLog
 from pipelines.train.trainer_state import TrainerState
 from pipelines.train.validation import Validation
 from rigface.model import checkpoint as checkpoints
+from rigface.model import finetuning
 from rigface.model.diffusion import Dropout, draw, row_losses
 from rigface.model.latents import LatentExample
 from rigface.model.pixel_loss import decoded_loss
 from rigface.storage.store import Store
 
 MODEL = "model"
+ADAPTER = "adapter"
 
 
 def loop(config: TrainConfig, session: Backend) -> dict[str, float]:
@@ -148,7 +150,7 @@ def learning_rate(config: TrainConfig, step: int) -> float:
 
 
 def export(trainee: TrainerState, store: Store) -> None:
-    """Write the averaged model as a checkpoint folder people can use. Every worker calls it; the first writes."""
+    """Write the averaged model as a checkpoint folder, and with LoRA its adapter beside it. Every worker calls it."""
     import tempfile
 
     weights = trainee.averaged()
@@ -156,12 +158,17 @@ def export(trainee: TrainerState, store: Store) -> None:
         return
     trainee.session.check()
     with tempfile.TemporaryDirectory() as folder:
-        low_rank = trainee.config.trainable == "lora"  # the layers themselves were replaced
-        plain = model_setup.load(trainee.config, trainee.spec) if low_rank else trainee.loaded
-        checkpoints.save(folder, plain, weights=_trusted(weights, trainee.config.output_scale), dtype=torch.float16)
+        model, adapter = Path(folder, MODEL), Path(folder, ADAPTER)
+        if trainee.config.trainable == "lora":
+            merged = model_setup.load(trainee.config, trainee.spec)
+            finetuning.save_adapter(merged.model, weights, trainee.config.lora_rank, adapter)
+            checkpoints.save(model, merged, dtype=torch.float16)
+        else:
+            weights = _trusted(weights, trainee.config.output_scale)
+            checkpoints.save(model, trainee.loaded, weights=weights, dtype=torch.float16)
         files = sorted(p for p in Path(folder).rglob("*") if p.is_file())
-        for file in sorted(files, key=lambda p: p.name == "config.json" and p.parent == Path(folder)):
-            store.publish(f"{MODEL}/{file.relative_to(folder)}", file.read_bytes())
+        for file in sorted(files, key=lambda p: p == model / "config.json"):  # it makes the folder a checkpoint
+            store.publish(str(file.relative_to(folder)), file.read_bytes())
 
 
 def _trusted(weights: dict[str, Tensor], output_scale: float) -> dict[str, Tensor]:

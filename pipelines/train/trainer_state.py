@@ -44,6 +44,10 @@ class TrainerState:
             raise PlanError(
                 f"output_scale is for a bridge from the preview; this model is {self.loaded.config.process.kind!r}"
             )
+        if config.output_scale != 1 and config.trainable == "lora":
+            raise PlanError(
+                "output_scale changes a layer that a LoRA adapter does not hold; with trainable=lora leave it 1"
+            )
         self.inner = self.loaded.model
         self.trained = finetuning.select(self.inner, config.trainable, config.lora_rank)
         if config.gradient_checkpointing:
@@ -87,12 +91,12 @@ class TrainerState:
         self.step = int(state["step"])
 
     def averaged(self) -> dict[str, Tensor]:
-        """The whole averaged model on the first worker's CPU, under stock names. Every worker calls it."""
+        """The whole averaged model on the first worker's CPU, under its own names. Every worker calls it."""
         with self.average.swapped():
             whole: Any = get_model_state_dict(
                 self.inner, options=StateDictOptions(full_state_dict=True, cpu_offload=True)
             )
-        return finetuning.merged(whole)
+        return whole
 
     def autocast(self) -> AbstractContextManager:
         """bfloat16, where the config wants it and FSDP does not see to it."""

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from rigface.errors import BadEdit
 from rigface.image import to_image, to_tensor
 from rigface.model import checkpoint as checkpoints
+from rigface.model.adapters import Adapters
 from rigface.model.attention import ReferenceTokens
 from rigface.model.checkpoint import Checkpoint, ModelConfig
 from rigface.model.gathered_conv import gather
@@ -106,6 +107,7 @@ class RigFacePipeline:
         if checkpoint.text_encoder is not None:
             checkpoint.text_encoder.model.to(device)
         self.device = torch.device(device)
+        self._adapters = Adapters(self.model)
         self._dtype = bfloat16_if_fast(self.device) if autocast == "auto" else autocast
         if half_weights and self._dtype is not None:
             for layer in self.model.modules():
@@ -134,8 +136,19 @@ class RigFacePipeline:
         return cls(checkpoints.start(str(name), **options), device, **speed)
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
-        """Write it as a folder that `from_pretrained` reads; `dtype` to store floats as."""
-        checkpoints.save(folder, self._checkpoint, dtype=dtype)
+        """Write a folder that `from_pretrained` reads, with the active adapter merged; `dtype` to store floats as."""
+        checkpoints.save(folder, replace(self._checkpoint, model=self._adapters.merged()), dtype=dtype)
+
+    def use_adapter(self, name: str | Path | None) -> None:
+        """Switch to a LoRA adapter (a folder or s3:// prefix in peft's layout), read at first use; None: to the model alone.
+
+        It changes the model for all threads, and reference tokens made before do not fit: switch between edits.
+
+        Raises:
+            MissingAsset, BadCheckpoint: there is no adapter, or it belongs to another model.
+            PlanError, StorageGone: see `model_cache.fetched`.
+        """
+        self._adapters.use(None if name is None else checkpoints.folder_of(str(name)))
 
     @property
     def config(self) -> ModelConfig:

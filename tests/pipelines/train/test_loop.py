@@ -17,10 +17,8 @@ from pipelines.train.job import config_of, train
 from pipelines.train.loop import learning_rate, loop
 from rigface.errors import PlanError
 from rigface.examples import LatentSpec
-from rigface.model import checkpoint, finetuning
-from rigface.model.diffusion import Dropout, Process, denoising_loss
+from rigface.model import checkpoint
 from rigface.model.ema import Average
-from rigface.model.latents import LatentConditions, LatentExample
 from rigface.storage.store import Store
 from rigface.testing import fake_examples
 from tests.pipelines.made_faces import dataset
@@ -140,38 +138,6 @@ def test_average_follows_and_swaps_back():
     assert torch.allclose(layer.weight, before + 1)
     with pytest.raises(ValueError, match="other weights"):
         average.load({"updates": 1, "weights": {"nobody": before}})
-
-
-def test_low_rank_begins_as_the_model_and_is_saved_under_its_names():
-    made, plain = checkpoint.tiny().model, checkpoint.tiny().model
-    whole = sum(p.numel() for p in made.parameters())
-    assert finetuning.select(made, "lora", rank=2) < 0.2 * whole
-    latents, time_, code = torch.randn(2, 4, 16, 16), torch.tensor([5, 9]), torch.randn(2, 52)
-    with torch.no_grad():
-        torch.testing.assert_close(
-            *(m(latents, time_, latents, latents, code, reference=latents) for m in (made, plain))
-        )
-        for name, parameter in made.named_parameters():
-            if name.endswith(".up"):
-                parameter.normal_(std=0.1)
-        changed = made(latents, time_, latents, latents, code, reference=latents)
-        plain.load_state_dict(finetuning.merged(made.state_dict()))
-        torch.testing.assert_close(plain(latents, time_, latents, latents, code, reference=latents), changed)
-
-
-@pytest.mark.parametrize("how", finetuning.TUNE)
-def test_everything_trained_gets_a_gradient(how):
-    model = checkpoint.tiny().model
-    assert finetuning.select(model, how, rank=2) > 0
-    for name, parameter in model.named_parameters():
-        if name.endswith(".up"):
-            torch.nn.init.normal_(parameter)  # from zero, `down` would have no gradient in the first step
-    model.default_text.normal_()  # to silence, which is zeros, text attention cannot learn to listen
-    latents = torch.randn(2, 4, 16, 16)
-    example = LatentExample(LatentConditions(latents, latents, torch.randn(2, 52), reference=latents), latents)
-    denoising_loss(model.train(), example, Process(), dropout=Dropout(0, 0, 0, 0)).backward()
-    idle = [n for n, p in model.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
-    assert not idle
 
 
 # --- runs

@@ -1,0 +1,80 @@
+"""Load LoRA adapters beside a model and switch between them.
+
+Path: folder in peft's layout (adapter_config.json, adapter_model.safetensors) -> `Adapters.use` -> the same model, changed.
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rigface.errors import BadCheckpoint, MissingAsset
+from rigface.model.unets import RigFaceModel
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+_FILES = ("adapter_config.json", "adapter_model.safetensors")
+
+
+class Adapters:
+    """The adapters of a model, by folder; each is read once, and at most one is active."""
+
+    def __init__(self, model: RigFaceModel) -> None:
+        self._model = model
+        self._adapted: PeftModel | None = None
+        self._names: dict[Path, str] = {}
+        self._active = False
+
+    def use(self, folder: Path | None) -> None:
+        """Switch to an adapter; None: to the model itself. Not while another thread samples.
+
+        Raises:
+            MissingAsset: the folder holds no adapter.
+            BadCheckpoint: the adapter belongs to another model, or is no LoRA.
+        """
+        if folder is None:
+            if self._adapted is not None:
+                self._adapted.disable_adapter_layers()
+        else:
+            name = self._names.get(folder) or self._read(folder)
+            assert self._adapted is not None
+            self._adapted.enable_adapter_layers()
+            self._adapted.set_adapter(name)
+            self._model.requires_grad_(False)  # peft makes an active adapter trainable
+        self._active = folder is not None
+
+    def _read(self, folder: Path) -> str:
+        from peft import LoraConfig, get_peft_model
+
+        if missing := [name for name in _FILES if not (folder / name).is_file()]:
+            raise MissingAsset(f"{folder} is no adapter: it lacks {', '.join(missing)}")
+        name = f"adapter{len(self._names)}"
+        try:
+            if self._adapted is None:
+                self._adapted = get_peft_model(self._model, LoraConfig.from_pretrained(str(folder)), name)
+            self._adapted.load_adapter(str(folder), name)
+        except (RuntimeError, ValueError, TypeError, KeyError) as error:
+            if self._adapted is not None and not self._names:
+                _unloaded(self._adapted)
+                self._adapted = None
+            elif self._adapted is not None and name in self._adapted.peft_config:
+                self._adapted.delete_adapter(name)
+            raise BadCheckpoint(f"{folder}: the adapter does not fit the model: {error}") from error
+        self._names[folder] = name
+        return name
+
+    def merged(self) -> RigFaceModel:
+        """The model with the active adapter in its weights, under stock names; a copy if adapters were loaded."""
+        if self._adapted is None:
+            return self._model
+        adapted = copy.deepcopy(self._adapted)
+        return adapted.merge_and_unload() if self._active else _unloaded(adapted)
+
+
+def _unloaded(adapted: PeftModel) -> RigFaceModel:
+    """The model as it was. peft alone would leave an adapter's whole modules, such as the class embedding, in it."""
+    for name in list(adapted.peft_config):
+        adapted.delete_adapter(name)
+    return adapted.unload()
