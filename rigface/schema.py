@@ -22,7 +22,6 @@ from rigface.types import CROP_PX, DetectorSpec, FaceParams, HeadSpec, Quality
 
 FACES_VERSION = "faces/1"
 INPUTS_VERSION = "inputs/1"
-IDENTITY_WIDTH = 128  # of dlib's network, which is the default
 _VECTORS = {
     "arcface": "ArcFace's 512 numbers, scaled to length 1: the larger their cosine, the more alike",
     "dlib": "dlib's 128 numbers, as it gives them: two pictures show one person where their distance is below 0.6",

@@ -19,6 +19,10 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 CROP_PX = 512  # side of every stored crop
+DLIB_WIDTH = 128  # numbers of a dlib identity vector
+DLIB_SAME_PERSON = (
+    0.6  # Euclidean distance of dlib's raw vectors below which two images show one person (its author's rule)
+)
 
 Array = Any  # numpy at rest (Parquet, HTTP), torch on a device; one object never holds both
 
@@ -67,7 +71,7 @@ class DetectorSpec:
     landmarks: int
     blendshape_names: tuple[str, ...] = ()
     identity: str = "dlib"
-    identity_width: int = 128
+    identity_width: int = DLIB_WIDTH
     parser: str = "colours"
 
 

@@ -25,6 +25,7 @@ import numpy as np
 import torch
 
 from rigface import assets
+from rigface.colour import LUMINANCE
 from rigface.face.detection.factory import load_detector
 from rigface.face.geometry.alignment import apply, crop, frame_to_crop
 from rigface.face.geometry.procrustes import procrustes
@@ -248,7 +249,7 @@ def learn_albedo(faces: Faces, head: OpenHead, mirror: np.ndarray, rounds: int =
     people, member = np.unique(faces.person, return_inverse=True)
     skin = torch.from_numpy(head.skin)
     facing = seen * normals[..., 2].clamp_min(0)
-    luminance = torch.tensor(albedo_light.LUMINANCE)
+    luminance = torch.tensor(LUMINANCE)
     weight = facing * skin
     exposure = ((colours @ luminance) * weight).sum(1) / (weight.sum(1) * SKIN_LUMINANCE)
     colours = colours / exposure[:, None, None]

@@ -27,7 +27,7 @@ from rigface.face.identity.dlib_embedding import Picker
 from rigface.face.steps import AlignedFaces, align
 from rigface.image import decode, encode_jpeg
 from rigface.storage import s3_client
-from rigface.types import Frame
+from rigface.types import DLIB_WIDTH, Frame
 from rigface.video.decode import Chunk, Truncated, frames
 
 T = TypeVar("T")
@@ -169,7 +169,7 @@ class _Seen:
         """The columns of the schema that are known by now, and `_score` for later stages."""
         count, faces = len(self), self._faces
         shapes = [face.blendshapes for face in faces]
-        width = schema.IDENTITY_WIDTH if self._identity is None else self._identity.width
+        width = DLIB_WIDTH if self._identity is None else self._identity.width
         return pa.table(
             {
                 "frame_index": pa.array([i for i, _ in self._frames], pa.int32()),

@@ -24,8 +24,9 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.extract.layout import parquet
-from rigface.face.identity.dlib_embedding import WIDTH, People, cluster, usual_threshold
+from rigface.face.identity.dlib_embedding import People, cluster, usual_threshold
 from rigface.storage.store import IDENTITIES, Store
+from rigface.types import DLIB_WIDTH
 
 READERS = 16
 REWRITERS = 4
@@ -77,7 +78,7 @@ def identify(store: Store, threshold: float | None = None) -> Report:
     with ThreadPoolExecutor(READERS) as pool:
         seen = list(pool.map(lambda path: _read(store, path), paths))
     vectors, faces = _tracks(seen)
-    width = len(next(iter(vectors.values()))[0]) if vectors else WIDTH
+    width = len(next(iter(vectors.values()))[0]) if vectors else DLIB_WIDTH
     threshold = threshold or usual_threshold(width)
     known, people = load(store, threshold)
     fresh = sorted(vectors.keys() - known.keys())

@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from rigface.colour import LUMINANCE
 from rigface.types import DetectorSpec, HeadSpec
 
 BATCH_ROWS = 8192
@@ -46,7 +47,6 @@ NUMBER_EDGES = {
 FLAGS = ("is_profile", "is_tiny", "is_blurred", "is_grey", "is_suspect")
 FLAT_CONTRAST = 0.1  # below this, directed over even light, a direction means nothing
 
-_LUMA = np.array([0.2126, 0.7152, 0.0722])
 # Gains of the harmonics 1, x, xz, 3z2-1 in `rigface.face.rendering.lighting`, which needs torch.
 _EVEN, _FIRST, _MIXED, _ZONAL = (
     sqrt(1 / (4 * pi)),
@@ -280,7 +280,7 @@ def light_slope(light: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     Returns:
         b (N, 3), towards the light in the camera frame, and the mean (N,); luminance.
     """
-    even, x, y, z, _, xz, yz, _, zonal = np.moveaxis(light @ _LUMA, -1, 0)
+    even, x, y, z, _, xz, yz, _, zonal = np.moveaxis(light @ LUMINANCE, -1, 0)
     slope = np.stack(
         [_FIRST * x + 8 / 15 * _MIXED * xz, _FIRST * y + 8 / 15 * _MIXED * yz, _FIRST * z + 18 / 5 * _ZONAL * zonal], -1
     )

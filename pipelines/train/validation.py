@@ -27,7 +27,7 @@ from rigface.image import to_image, to_tensor
 from rigface.model.latents import decode, encode_conditions, lost_detail
 from rigface.model.sampling import SamplingBatch, SamplingState, seeded
 from rigface.storage.store import Store
-from rigface.types import Example
+from rigface.types import DLIB_SAME_PERSON, Example
 
 if TYPE_CHECKING:
     from pipelines.train.trainer_state import TrainerState
@@ -104,7 +104,7 @@ class Validation:
             ]
             if apart:
                 numbers[f"{prefix}identity_distance"] = float(np.mean(apart))
-                numbers[f"{prefix}same_person"] = float(np.mean(np.array(apart) < 0.6))
+                numbers[f"{prefix}same_person"] = float(np.mean(np.array(apart) < DLIB_SAME_PERSON))
         return numbers
 
 

@@ -29,9 +29,11 @@ from rigface.face.steps import align, reconstruct
 from rigface.image import srgb8_to_linear
 from rigface.metrics.geometry import turn_of
 from rigface.metrics.light import described
-from rigface.types import Detection, FaceParams, HeadSpec
+from rigface.types import CROP_PX, Detection, FaceParams, HeadSpec
 
-CROP_RULE = f"{alignment.CROP_PX} px square, {alignment.SIDE} x the landmark box, raised {alignment.RAISE}, found anew in each picture"
+CROP_RULE = (
+    f"{CROP_PX} px square, {alignment.SIDE} x the landmark box, raised {alignment.RAISE}, found anew in each picture"
+)
 SHOWN = 0.1  # an expression axis asked for or seen beyond this is worth a line in a printout
 
 

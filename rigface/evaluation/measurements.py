@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rigface.colour import ita_deg
 from rigface.edits import EditSpec
 from rigface.evaluation.estimator import Estimate, FaceEstimator, achieved
 from rigface.evaluation.samples import Case, traits_of
@@ -154,7 +155,7 @@ def _lights(cases: Sequence[Case]) -> dict[str, np.ndarray]:
     gap = np.full(3, np.nan)
     skin = np.stack([c.output.skin if c.output else gap for c in cases])
     own_skin = np.stack([c.source.skin for c in cases])
-    hold = np.abs(light.ita_deg(light.delit(skin, output)) - light.ita_deg(light.delit(own_skin, source)))
+    hold = np.abs(ita_deg(light.delit(skin, output)) - ita_deg(light.delit(own_skin, source)))
     angle = light.direction_errors_deg(output, aim)
     skipped = np.isnan(angle) & np.isfinite(output).all((1, 2))
     return {
@@ -190,7 +191,7 @@ def _groups(cases: Sequence[Case]) -> dict[str, Any]:
     poses = to_degrees(to_matrix(np.stack([c.source.params.head_rotation for c in cases]).astype(np.float64)))
     return {
         "source_yaw_deg": poses[:, 0],
-        "source_ita_deg": light.ita_deg(np.stack([c.source.skin for c in cases])),
+        "source_ita_deg": ita_deg(np.stack([c.source.skin for c in cases])),
         "source_face_px": np.array([float(max(c.source.box[2:] - c.source.box[:2])) for c in cases]),
     }
 

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rigface.metrics.gain import gain
-from rigface.metrics.identity import DLIB_SAME
 from rigface.metrics.leakage import edited_traits
 from rigface.metrics.statistics import Worst, interval, with_failures
+from rigface.types import DLIB_SAME_PERSON
 
 if TYPE_CHECKING:
     from rigface.evaluation.rows import Row
@@ -50,7 +50,7 @@ _PICTURE = "pixels, data range 1"
 METRICS = (
     Metric("identity", "identity", "cosine", "identity", higher=True, worst="zero", digits=3),
     Metric("same_person", "same person", "share above the threshold", "identity", higher=True, worst="zero"),
-    Metric("same_dlib", "same person (0.6)", f"share nearer than {DLIB_SAME}", "identity", higher=True, worst="zero"),
+    Metric("same_dlib", f"same person ({DLIB_SAME_PERSON})", f"share nearer than {DLIB_SAME_PERSON}", "identity", higher=True, worst="zero"),
     Metric("truth_distance", "to true face", "distance of raw vectors", "identity", digits=3),
     *(Metric(f"{g}_rmse", g, "RMSE of coefficients x 1e3", "in loop", rms=True, scale=1e3, digits=0)
       for g in ("expression", "shape", "pose", "light", "albedo")),
@@ -112,7 +112,7 @@ def values_of(metric: str, rows: Sequence[Row], threshold: float = float("nan"))
         return np.where(np.isfinite(own) & np.isfinite(threshold), own > threshold, np.nan)
     if metric == "same_dlib":
         own = column(rows, "identity_distance")
-        return np.where(np.isfinite(own), own < DLIB_SAME, np.nan)
+        return np.where(np.isfinite(own), own < DLIB_SAME_PERSON, np.nan)
     if metric.startswith("gain_"):
         after, before = _ways(metric, rows)
         return gain(after, before)

@@ -14,7 +14,6 @@ from itertools import pairwise
 
 import numpy as np
 
-DLIB_SAME = 0.6  # two pictures show one person where dlib's raw vectors are nearer than this (its author's rule)
 FALSE_ACCEPTS = 1e-3
 YAW_EDGES = (0.0, 10.0, 20.0, 30.0, 45.0, 60.0, 180.0)  # bins of the turn an edit asks for, degrees
 

@@ -21,10 +21,6 @@ from rigface.face.rendering.lighting import harmonics, seen, shade
 BALL_PX = 48
 DIRECTED = 0.05  # a first band shorter than this share of the constant term has no direction to speak of
 ITA_EDGES = ((55.0, "very light"), (41.0, "light"), (28.0, "intermediate"), (10.0, "tan"), (-30.0, "brown"))
-_XYZ = np.array(
-    [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]
-)
-_WHITE = _XYZ.sum(1)  # D65: what linear (1, 1, 1) is
 
 
 def sh_rmse(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -111,17 +107,6 @@ def described(light: np.ndarray, unit: float = 1.0) -> dict[str, float]:
         "intensity": float(intensity / unit),
         "ambient": float(ambient / unit),
     }
-
-
-def ita_deg(colour: np.ndarray) -> np.ndarray:
-    """Individual typology angle: linear sRGB (..., 3) -> (...,) degrees, light skin high.
-
-    atan2(L* - 50, b*) in CIELAB under D65. Of a photograph it depends on exposure; see `delit`.
-    """
-    xyz = np.asarray(colour, np.float64) @ _XYZ.T / _WHITE
-    cubed = np.where(xyz > (6 / 29) ** 3, np.cbrt(np.maximum(xyz, 0)), xyz / (3 * (6 / 29) ** 2) + 4 / 29)
-    lightness, yellow = 116 * cubed[..., 1] - 16, 200 * (cubed[..., 1] - cubed[..., 2])
-    return np.degrees(np.arctan2(lightness - 50, yellow))
 
 
 def delit(colour: np.ndarray, light: np.ndarray) -> np.ndarray:

@@ -15,8 +15,7 @@ import numpy as np
 
 from rigface.face.reconstruction.protocol import Fit
 from rigface.face.steps import AlignedFaces
-from rigface.schema import IDENTITY_WIDTH
-from rigface.types import CROP_PX, Detection, DetectorSpec, FaceParams, HeadSpec, Quality
+from rigface.types import CROP_PX, DLIB_WIDTH, Detection, DetectorSpec, FaceParams, HeadSpec, Quality
 
 GREY = 60
 COLOURED = 70  # a pixel whose strongest and weakest colour differ by more belongs to somebody
@@ -118,7 +117,7 @@ class FakeDetector:
 class FakeIdentity:
     """Knows people by their hue: near hues have near vectors. Stands in for `rigface.face.identity.dlib_embedding.DlibIdentity`."""
 
-    version, width = "fake", IDENTITY_WIDTH
+    version, width = "fake", DLIB_WIDTH
 
     def chip(self, image: np.ndarray, landmarks: np.ndarray) -> np.ndarray | None:
         """As dlib's."""
@@ -128,7 +127,7 @@ class FakeIdentity:
 
     def embed(self, chips: Sequence[np.ndarray]) -> np.ndarray:
         """(N, 128) float32."""
-        vectors = np.zeros((len(chips), IDENTITY_WIDTH), np.float32)
+        vectors = np.zeros((len(chips), DLIB_WIDTH), np.float32)
         for vector, chip in zip(vectors, chips):
             turn = 2 * np.pi * colorsys.rgb_to_hsv(*_skin(chip))[0]
             vector[:2] = (

@@ -23,13 +23,12 @@ import numpy as np
 
 from rigface.face.detection.boxes import overlap
 from rigface.face.geometry import alignment
-from rigface.types import Detection
+from rigface.types import DLIB_SAME_PERSON, Detection
 
 LIMIT = 2.8  # cost above which a face is a new track
 COLOUR, SHAPE, SIZE, WAY = 0.2, 0.25, 0.3, 0.5  # changes that cost 1
 THUMB_PX = 16
 MAX_GAP = 12  # frames a face may be unseen and still continue its track, within a chunk and across its border
-SAME_PERSON = 0.6  # dlib's rule for the distance of two identity vectors; `identity.same_person` knows others'
 
 
 class Tracker:
@@ -217,7 +216,7 @@ def join(
     left: Sequence[TrackSummary],
     right: Sequence[TrackSummary],
     max_gap_s: float,
-    same_person: float = SAME_PERSON,
+    same_person: float = DLIB_SAME_PERSON,
 ) -> dict[int, int]:
     """Which tracks of a chunk continue tracks of the chunk before it.
 
@@ -260,7 +259,7 @@ def _near(a: np.ndarray, b: np.ndarray) -> bool:
 
 
 def number(
-    chunks: Sequence[Sequence[TrackSummary]], max_gap_s: float, same_person: float = SAME_PERSON
+    chunks: Sequence[Sequence[TrackSummary]], max_gap_s: float, same_person: float = DLIB_SAME_PERSON
 ) -> list[dict[int, int]]:
     """Track ids for a whole video: chunk by chunk, chunk's id -> video's id, counted from 0 in order of appearance.
 

@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import numpy as np
 
-CROP_PX = 512
+from rigface.types import CROP_PX
+
 SIDE = 1.9  # of the larger side of the landmark box
 RAISE = 0.1  # of the same, upwards
 HALVE_FROM = 1.5  # shrinking by more is halved by averaging first; below it bilinear sampling shows no aliasing

@@ -33,7 +33,7 @@ from rigface import assets
 from rigface.face.geometry.landmarks import layout_of
 from rigface.face.identity import clustering
 from rigface.face.identity.clustering import People
-from rigface.types import Detection
+from rigface.types import DLIB_SAME_PERSON, DLIB_WIDTH, Detection
 
 __all__ = [
     "DlibIdentity",
@@ -48,7 +48,6 @@ __all__ = [
 ]
 
 CHIP_PX = 150
-WIDTH = 128
 
 
 def usual_threshold(width: int) -> float:
@@ -56,12 +55,12 @@ def usual_threshold(width: int) -> float:
 
     0.8 for dlib's 128 numbers (measured, see above); 1.1 for others (a cosine of 0.4, usual for ArcFace; not measured here).
     """
-    return 0.8 if width == WIDTH else 1.1
+    return 0.8 if width == DLIB_WIDTH else 1.1
 
 
 def same_person(width: int) -> float:
     """Distance of two tracks' vectors below which they show one person: dlib's own rule, or a cosine of 0.4 for ArcFace."""
-    return 0.6 if width == WIDTH else 1.1
+    return DLIB_SAME_PERSON if width == DLIB_WIDTH else 1.1
 
 
 class DlibIdentity:
@@ -74,7 +73,7 @@ class DlibIdentity:
         MissingAsset: the model is not on this machine.
     """
 
-    width = WIDTH
+    width = DLIB_WIDTH
 
     def __init__(self, folder: str | Path | None = None) -> None:
         import dlib
@@ -99,7 +98,7 @@ class DlibIdentity:
     def embed(self, chips: Sequence[np.ndarray]) -> np.ndarray:
         """Identity vectors of chips from `chip` or a `Picker`: (N, 128) float32."""
         if not len(chips):
-            return np.zeros((0, WIDTH), np.float32)
+            return np.zeros((0, DLIB_WIDTH), np.float32)
         return np.array(self._network.compute_face_descriptor([np.ascontiguousarray(c) for c in chips]), np.float32)
 
 
@@ -223,7 +222,7 @@ def directions(vectors: np.ndarray) -> np.ndarray:
         (N, D) float64 of length 1.
     """
     vectors = np.asarray(vectors, np.float64)
-    if vectors.shape[-1] == WIDTH:
+    if vectors.shape[-1] == DLIB_WIDTH:
         vectors = vectors - _mean_face()
     return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-9)
 

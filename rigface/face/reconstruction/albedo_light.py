@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rigface.colour import LUMINANCE
 from rigface.face.head.open_head import SKIN_LUMINANCE, OpenHead
 from rigface.face.rendering.lighting import harmonics, lamp
 from rigface.face.rendering.renderer import vertex_normals
@@ -39,7 +40,6 @@ AMBIENT_SHARE, LAMP_SHARE = (0.45, 0.25), (0.65, 0.5)  # mean and spread of the 
 LAMP_TOWARDS = (0.0, 0.8, 1.2)  # lamps are more often above than below and in front than behind (von Mises-Fisher)
 LIGHT_SLACK = 0.06  # spread that no single lamp explains, per coefficient, in units of the ambient one
 GRAZING = 0.15  # cosine to the viewer below which a vertex is not looked at
-LUMINANCE = (0.2126, 0.7152, 0.0722)  # Rec. 709, linear
 AMBIENT = 2 * np.sqrt(np.pi)  # the constant coefficient that shades white as 1 (DECA's factors, see lighting.py)
 
 

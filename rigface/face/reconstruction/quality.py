@@ -27,6 +27,7 @@ from functools import cache
 
 import numpy as np
 
+from rigface.colour import LUMINANCE, ita_deg
 from rigface.face.geometry.landmarks import LAYOUTS
 from rigface.types import Quality
 
@@ -79,7 +80,7 @@ def measure(
     points = np.asarray(landmarks, np.float32)[:, :2] * (len(half) / len(crop))
     crisp = sharpness(half, points)
     skin = skin_colour(half, points, mask)
-    exposure = float(skin @ _LUMINANCE)
+    exposure = float(skin @ LUMINANCE)
     suspect = is_suspect(score, landmark_residual, photometric_residual, occlusion, yaw_deg)
     landmark_confidence = _rise(score, 0.5, 0.95) * _fall(landmark_residual, 0.002, 0.03)
     confidence = (
@@ -105,7 +106,7 @@ def measure(
         yaw_deg=float(yaw_deg),
         pitch_deg=float(pitch_deg),
         roll_deg=float(roll_deg),
-        skin_tone_ita_deg=ita_deg(skin),
+        skin_tone_ita_deg=float(ita_deg(skin, min_yellow=1e-6)),
         is_profile=bool(abs(yaw_deg) > PROFILE_DEG),
         is_tiny=bool(size < TINY_PX),
         is_blurred=bool(crisp < BLURRED),
@@ -163,13 +164,9 @@ def skin_colour(crop: np.ndarray, landmarks: np.ndarray, mask: np.ndarray | None
     if len(chosen) == 0:  # the face is outside the crop
         chosen = small.reshape(-1, 3)
     linear = _linear_of_8_bit()[chosen]
-    order = np.argsort(linear @ _LUMINANCE, kind="stable")
+    order = np.argsort(linear @ LUMINANCE, kind="stable")
     middle = order[len(order) // 5 : len(order) - len(order) // 5]
     return linear[middle].mean(0)
-
-
-_LUMINANCE = np.array([0.2126, 0.7152, 0.0722])  # IEC 61966-2-1
-_TO_XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
 
 
 @cache
@@ -177,22 +174,6 @@ def _linear_of_8_bit() -> np.ndarray:
     from rigface.image import srgb_to_linear
 
     return np.asarray(srgb_to_linear(np.arange(256, dtype=np.float32) / 255), np.float64)
-
-
-def lab(linear: np.ndarray) -> np.ndarray:
-    """CIELAB (D65, 2 degrees) of linear sRGB colours (..., 3)."""
-    xyz = linear @ _TO_XYZ.T / _TO_XYZ.sum(1)
-    f = np.where(xyz > (6 / 29) ** 3, np.cbrt(xyz), xyz / (3 * (6 / 29) ** 2) + 4 / 29)
-    return np.stack([116 * f[..., 1] - 16, 500 * (f[..., 0] - f[..., 1]), 200 * (f[..., 1] - f[..., 2])], axis=-1)
-
-
-def ita_deg(linear: np.ndarray) -> float:
-    """Individual typology angle of a colour (3,) linear RGB; above 55 very light, below -30 dark, in [-90, 90].
-
-    Skin is yellowish (b* > 0); where light or a grey picture make it bluish, the angle is that of b* = 0.
-    """
-    lightness, _, yellow = lab(linear)
-    return float(np.degrees(np.arctan2(lightness - 50, max(yellow, 1e-6))))
 
 
 def is_grey(crop: np.ndarray) -> bool:

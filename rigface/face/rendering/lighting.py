@@ -14,6 +14,8 @@ from math import pi, sqrt
 import torch
 from torch import Tensor
 
+from rigface.colour import LUMINANCE
+
 _BAND = (1.0, 2 * pi / 3, pi / 4)  # cosine lobe, one factor per band
 _GAIN = (
     _BAND[0] * sqrt(1 / (4 * pi)),
@@ -23,7 +25,6 @@ _GAIN = (
     _BAND[2] * sqrt(5 / (16 * pi)),
 )
 _MIRROR = (1, -1, 1, 1, -1, -1, 1, 1, 1)  # the harmonics that are odd in x change sign
-_LUMINANCE = (0.2126, 0.7152, 0.0722)  # of linear sRGB, Rec. 709
 
 
 def harmonics(normals: Tensor) -> Tensor:
@@ -109,5 +110,5 @@ def direction(light: Tensor) -> Tensor:
         (..., 3) unit vector towards the light in the camera frame, by the luminance of the first band; zero where the
         light has no direction.
     """
-    first = light[..., 1:4, :] @ light.new_tensor(_LUMINANCE)
+    first = light[..., 1:4, :] @ light.new_tensor(LUMINANCE)
     return first / first.norm(dim=-1, keepdim=True).clamp(min=torch.finfo(first.dtype).tiny)

@@ -177,7 +177,8 @@ def test_the_real_judge_trembles_little_on_a_frame_of_the_clip(fixtures):
     from rigface.errors import MissingAsset
     from rigface.evaluation.baselines import jittered
     from rigface.metrics.geometry import apd_mp, rotation_errors_deg
-    from rigface.metrics.identity import DLIB_SAME, distance
+    from rigface.metrics.identity import distance
+    from rigface.types import DLIB_SAME_PERSON
     from rigface.video.decode import frames
 
     try:
@@ -190,7 +191,7 @@ def test_the_real_judge_trembles_little_on_a_frame_of_the_clip(fixtures):
     one, same, twin = judge([frame, moved, mirrored])
     assert rotation_errors_deg(one.params.head_rotation[None], same.params.head_rotation[None])[0] < 1.5
     assert apd_mp(one.turn[None], same.turn[None])[0] < 1.5
-    assert distance(one.identity, same.identity) < 0.5 * DLIB_SAME
+    assert distance(one.identity, same.identity) < 0.5 * DLIB_SAME_PERSON
     # Two conventions of rotation must agree, or the tracks would drift apart: our yaw is MediaPipe's.
     ours, theirs = (
         p[1] for p in (one.params.head_rotation - twin.params.head_rotation, _axis(one.turn) - _axis(twin.turn))

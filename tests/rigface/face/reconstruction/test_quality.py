@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from rigface.face.detection.factory import load_detector
 from rigface.face.geometry import alignment
-from rigface.face.reconstruction.quality import is_grey, is_suspect, ita_deg, lab, measure, sharpness, skin_colour
+from rigface.face.reconstruction.quality import is_grey, is_suspect, measure, sharpness, skin_colour
 from rigface.image import decode, linear_to_srgb
 
 GOOD = {
@@ -172,18 +172,6 @@ def test_what_the_mask_leaves_out_is_no_skin(woman):
     crop[:, 256:] = 255
     mask[:, 256:] = 0
     assert skin_colour(crop, woman[1], mask) == pytest.approx((0.4, 0.25, 0.18), rel=0.05)
-
-
-def test_lab_of_white_grey_and_a_known_colour():
-    assert lab(np.ones(3)) == pytest.approx([100, 0, 0], abs=0.02)
-    assert lab(np.full(3, 0.184187)) == pytest.approx([50, 0, 0], abs=0.02)
-    assert lab(np.array([1.0, 0, 0])) == pytest.approx([53.24, 80.09, 67.20], abs=0.1)  # sRGB red
-
-
-def test_ita_grows_with_lightness_and_has_its_signs():
-    light, medium, dark = (np.array([0.5, 0.35, 0.25]) * k for k in (1.5, 0.55, 0.15))
-    assert ita_deg(light) > 40 > ita_deg(medium) > -20 > ita_deg(dark)
-    assert ita_deg(np.array([0.2, 0.3, 0.5])) == pytest.approx(90, abs=0.1)  # bluish: no angle, so its limit
 
 
 @pytest.mark.parametrize("tone", [(1, 1, 1), (1.0, 0.85, 0.6)], ids=["grey", "sepia"])
