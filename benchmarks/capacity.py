@@ -128,7 +128,7 @@ def edits() -> dict[str, float]:
 
 def identities() -> dict[str, float]:
     """Processor seconds to cluster so many tracks, three of each person: directions of 128 numbers, people far apart."""
-    from rigface.face.identity.dlib_embedding import cluster
+    from rigface.face.identity.dlib_embedding import cluster_identities
 
     random = np.random.default_rng(0)
     found = {}
@@ -136,7 +136,7 @@ def identities() -> dict[str, float]:
         people = random.normal(size=(count // 3 + 1, 128))
         vectors = np.repeat(people, 3, axis=0)[:count] + 0.3 * random.normal(size=(count, 128))
         began = time.process_time()
-        labels, _ = cluster(random.permutation(vectors))
+        labels, _ = cluster_identities(random.permutation(vectors))
         found[f"{count} tracks, s"] = round(time.process_time() - began, 2)
         found[f"{count} tracks, people"] = int(labels.max()) + 1
     return found

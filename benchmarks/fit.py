@@ -23,7 +23,7 @@ import torch
 from rigface.face.detection.factory import load_detector
 from rigface.face.reconstruction.reconstructor import FitReconstructor
 from rigface.face.steps import align, reconstruct
-from rigface.video.decode import frames
+from rigface.video.decode import read_frames
 
 ROOT = Path(__file__).parent.parent
 
@@ -36,7 +36,7 @@ def main() -> None:
     detector = load_detector("mediapipe")
     pairs = [
         (frame.image, face)
-        for frame in frames(str(ROOT / "tests/fixtures/clip.mp4"), None)
+        for frame in read_frames(str(ROOT / "tests/fixtures/clip.mp4"), None)
         for face in detector(frame.image)
     ]
     faces = align([image for image, _ in pairs], [face for _, face in pairs])

@@ -31,7 +31,7 @@ from rigface.edits import EditSpec, LightEdit
 from rigface.face.analyzer import FaceAnalyzer
 from rigface.face.geometry.alignment import crop
 from rigface.image import decode
-from rigface.video.decode import frames
+from rigface.video.decode import read_frames
 
 ROOT = Path(__file__).parent.parent
 EVERYTHING = EditSpec(yaw_deg=15, relative=True, expression={"smile": 0.6}, light=LightEdit(azimuth_deg=-50))
@@ -118,7 +118,7 @@ def main() -> None:
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     editor = Editor(FaceAnalyzer.load())
-    image = next(frames(str(ROOT / "tests" / "fixtures" / "clip.mp4"))).image
+    image = next(read_frames(str(ROOT / "tests" / "fixtures" / "clip.mp4"))).image
     pictures = chain([image], portraits(options.data, options.people) if options.data else ())
     result = {
         "benchmark": "preview",

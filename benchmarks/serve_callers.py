@@ -21,7 +21,7 @@ import httpx
 import numpy as np
 
 from rigface.image import encode_jpeg
-from rigface.video.decode import frames
+from rigface.video.decode import read_frames
 
 STEPS = (4, 8, 12)
 LIMIT_S = 130.0
@@ -40,7 +40,7 @@ class Callers:
 
     async def begin(self) -> None:
         """Send the picture, and make one edit that does not count."""
-        photo = encode_jpeg(next(frames(str(CLIP))).image)
+        photo = encode_jpeg(next(read_frames(str(CLIP))).image)
         sent = await self._client.post("/v1/reconstruct", files={"picture": ("a.jpg", photo)})
         self._picture = {"id": sent.raise_for_status().json()["picture"]}
         await self.edit(0, time.perf_counter())

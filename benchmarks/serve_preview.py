@@ -25,7 +25,7 @@ import httpx
 import numpy as np
 
 from rigface.image import decode, encode_jpeg
-from rigface.video.decode import frames
+from rigface.video.decode import read_frames
 from serve.local import serving
 
 ROOT = Path(__file__).parent.parent
@@ -38,7 +38,7 @@ def pictures(photo: Path | None) -> dict[str, np.ndarray]:
     """Name -> (H, W, 3) uint8."""
     if photo is not None:
         return {photo.stem: decode(photo.read_bytes())}
-    frame = next(frames(str(ROOT / "tests" / "fixtures" / "clip.mp4"))).image
+    frame = next(read_frames(str(ROOT / "tests" / "fixtures" / "clip.mp4"))).image
     sized = {f"{width} px": _wide(frame, width) for width in (1024, 1920, 2560)}
     return {**sized, "cropped": _wide(frame[60:320, 170:420], 1280)}
 

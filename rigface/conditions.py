@@ -28,9 +28,9 @@ from rigface.types import Conditions, Face, FaceParams
 
 RenderStyle = Literal["texture", "albedo", "shape"]
 ExpressionField = Literal["expression", "bfm_expression"]
-HOLE = 127  # grey where the person was cut out of the background
-CLAY = 0.5  # reflectance of the grey head
-MARGIN = 0.03  # of the crop's side, by which the hole is wider than the person
+HOLE_GREY = 127  # grey where the person was cut out of the background
+GREY_ALBEDO = 0.5  # reflectance of the grey head
+MASK_MARGIN = 0.03  # of the crop's side, by which the hole is wider than the person
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +99,7 @@ class Composer:
         picture = preview.image if self._head is None else self._drawn(wanted)
         conditions = Conditions(
             reference=crop,
-            background=cut_out(crop, mask, preview.mask),
+            background=cut_out_person(crop, mask, preview.mask),
             render=picture,
             expression_code=np.asarray(code, np.float32),
         )
@@ -109,21 +109,21 @@ class Composer:
         assert self._head is not None
         one = wanted.map(lambda a: torch.from_numpy(np.ascontiguousarray(a))[None])
         made = render(self._head, one, size=self.size)
-        colours = made.image if self.style == "albedo" else made.alpha * made.shading * CLAY
+        colours = made.image if self.style == "albedo" else made.alpha * made.shading * GREY_ALBEDO
         return (linear_to_srgb(colours[0].permute(1, 2, 0).clamp(0, 1).numpy()) * 255 + 0.5).astype(np.uint8)
 
 
-def cut_out(crop: np.ndarray, *masks: np.ndarray) -> np.ndarray:
+def cut_out_person(crop: np.ndarray, *masks: np.ndarray) -> np.ndarray:
     """The crop with a grey hole where the person was or will be, a little wider than either.
 
     Args:
         crop: (S, S, 3) uint8. masks: (S, S) uint8, 255 person.
     """
     size = len(crop)
-    width = 2 * max(1, round(MARGIN * size)) + 1
+    width = 2 * max(1, round(MASK_MARGIN * size)) + 1
     brush = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (width, width))
     person = cv2.dilate(np.maximum.reduce(list(masks)), brush) >= 128
-    return np.where(person[..., None], np.uint8(HOLE), crop)
+    return np.where(person[..., None], np.uint8(HOLE_GREY), crop)
 
 
 def _resized(picture: np.ndarray, size: int) -> np.ndarray:

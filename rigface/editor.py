@@ -18,16 +18,16 @@ import numpy as np
 import torch
 
 from rigface import assets
-from rigface.conditions import MARGIN, Composed, Composer
+from rigface.conditions import MASK_MARGIN, Composed, Composer
 from rigface.edits import EditSpec, Trait
 from rigface.errors import BadEdit
-from rigface.face.analyzer import FaceAnalyzer, choose
+from rigface.face.analyzer import FaceAnalyzer, choose_faces
 from rigface.face.controls.transfer import axes_of, exposure, targets_of, transfer
 from rigface.face.geometry import alignment
 from rigface.face.geometry.rotation import to_degrees, to_matrix
-from rigface.face.preview.compositing import paste
+from rigface.face.preview.compositing import paste_crop
 from rigface.face.reconstruction.reconstructor import FitReconstructor
-from rigface.face.rendering.lighting import direction
+from rigface.face.rendering.lighting import light_direction
 from rigface.model_editor import ModelPaint, check_codes, check_head
 from rigface.types import Detection, Face, FaceParams, HeadSpec
 
@@ -176,7 +176,7 @@ class Editor:
         """
         self.check_prompt(edit)
         givers = self.givers(target, edit)
-        sources = choose(self.see(image), face)
+        sources = choose_faces(self.see(image), face)
         wanted = [self.wanted(source.params, edit, givers) for source in sources]
         out, crops = image.copy(), []
         for source, params in zip(sources, wanted):
@@ -211,7 +211,9 @@ class Editor:
         named = target if isinstance(target, Mapping) else dict.fromkeys(edit.take, target)
         if missing := sorted(set(edit.take) - set(named)):
             raise ValueError(f"take: {', '.join(missing)} must be copied from somebody, and no target was given")
-        faces = {id(g): choose(self.see(g), "largest")[0] if isinstance(g, np.ndarray) else g for g in named.values()}
+        faces = {
+            id(g): choose_faces(self.see(g), "largest")[0] if isinstance(g, np.ndarray) else g for g in named.values()
+        }
         return {trait: faces[id(named[trait])].params for trait in sorted(edit.take)}
 
     def wanted(self, source: FaceParams, edit: EditSpec, givers: Mapping[Trait, FaceParams]) -> FaceParams:
@@ -246,7 +248,7 @@ class Editor:
             The whole picture, and the crop (S, S, 3), both uint8.
         """
         crop, where = self._painted(image, source, wanted, seed, prompt)
-        return paste(image, crop, source.frame_to_crop, where), crop
+        return paste_crop(image, crop, source.frame_to_crop, where), crop
 
     def _painted(
         self, image: np.ndarray, source: Face, wanted: FaceParams, seed: int, prompt: str
@@ -267,7 +269,7 @@ class Editor:
             painted: (S, S, 3) uint8, the model's picture.
         """
         crop, where = self._fitting(image, source, wanted, composed, painted)
-        return paste(image, crop, source.frame_to_crop, where)
+        return paste_crop(image, crop, source.frame_to_crop, where)
 
     def _fitting(
         self, image: np.ndarray, source: Face, wanted: FaceParams, composed: Composed, crop: np.ndarray
@@ -330,7 +332,7 @@ def numbers(params: FaceParams, edit: EditSpec, head: HeadSpec) -> dict[str, flo
         values = params.expression[[head.expression_names.index(axis) for axis in axes]]
         out[name] = float(values @ shares / (shares @ shares))
     if "light" in edit.take or edit.light is not None:
-        x, y, z = direction(torch.from_numpy(np.asarray(params.light, np.float32))).tolist()
+        x, y, z = light_direction(torch.from_numpy(np.asarray(params.light, np.float32))).tolist()
         out["light_azimuth_deg"] = float(np.degrees(np.arctan2(x, z)))
         out["light_elevation_deg"] = float(np.degrees(np.arcsin(np.clip(y, -1, 1))))
         out["exposure"] = exposure(np.asarray(params.light))
@@ -357,6 +359,6 @@ def refined(made: np.ndarray, preview: np.ndarray, fine: np.ndarray) -> np.ndarr
 
 def _widened(mask: np.ndarray) -> np.ndarray:
     """(S, S) uint8: a mask grown by a margin, over which it fades."""
-    width = 2 * max(1, round(MARGIN * len(mask))) + 1
+    width = 2 * max(1, round(MASK_MARGIN * len(mask))) + 1
     grown = cv2.dilate(mask, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (width, width)))
     return cv2.blur(grown, (width, width))

@@ -22,7 +22,7 @@ Region = Literal["face", "eyes", "mouth"]
 # What people say for the open head's axes, and the axes that make it, at 1. An axis is what a detector scores, and faces
 # move more than one: a mouth that smiles also lifts its lip. The shares are what it takes for the preview of a resting face to be
 # scored about 0.7 where 1 was asked.
-NAMED = MappingProxyType(
+NAMED_EXPRESSIONS = MappingProxyType(
     {
         "smile": {
             "mouthSmileLeft": 1.25, "mouthSmileRight": 1.25, "mouthDimpleLeft": 0.4, "mouthDimpleRight": 0.4,
@@ -40,8 +40,8 @@ NAMED = MappingProxyType(
         "brows_down": {"browDownLeft": 1.6, "browDownRight": 1.6},
     }
 )  # fmt: skip
-MOST_WORDS = 1000  # characters of a prompt; encoders cut far earlier
-LIMITS = {"yaw_deg": 90.0, "pitch_deg": 60.0, "roll_deg": 90.0}
+MAX_PROMPT_CHARS = 1000  # characters of a prompt; encoders cut far earlier
+MAX_DEGREES = {"yaw_deg": 90.0, "pitch_deg": 60.0, "roll_deg": 90.0}
 
 
 def _expect(good: bool, name: str, wanted: str, got: Any) -> None:
@@ -126,7 +126,7 @@ class EditSpec:
         object.__setattr__(self, "take", frozenset(self.take))
         unknown = sorted(set(self.take) - set(get_args(Trait)))
         _expect(not unknown, "take", f"some of {', '.join(get_args(Trait))}", unknown)
-        for name, limit in LIMITS.items():
+        for name, limit in MAX_DEGREES.items():
             value = getattr(self, name)
             good = value is None or (_is_number(value) and abs(value) <= limit)
             _expect(good, name, f"a number in [-{limit:g}, {limit:g}]", value)
@@ -136,8 +136,8 @@ class EditSpec:
             _is_number(self.strength) and 0 <= self.strength <= 1.5, "strength", "a number in [0, 1.5]", self.strength
         )
         _expect(self.region in get_args(Region), "region", f"one of {', '.join(get_args(Region))}", self.region)
-        good = isinstance(self.prompt, str) and len(self.prompt) <= MOST_WORDS
-        _expect(good, "prompt", f"a text of at most {MOST_WORDS} characters", self.prompt)
+        good = isinstance(self.prompt, str) and len(self.prompt) <= MAX_PROMPT_CHARS
+        _expect(good, "prompt", f"a text of at most {MAX_PROMPT_CHARS} characters", self.prompt)
 
     @property
     def needs_target(self) -> bool:

@@ -26,14 +26,14 @@ import numpy as np
 from rigface.editor import Editor
 from rigface.edits import EditSpec, Trait
 from rigface.errors import BadInput, NoFace
-from rigface.face.analyzer import choose
+from rigface.face.analyzer import choose_faces
 from rigface.face.controls.transfer import exposure, targets_of, transfer
 from rigface.face.detection.detector import KeyframeDetector
 from rigface.face.detection.tracking import Tracker
 from rigface.face.geometry.rotation import to_axis_angle, to_matrix
-from rigface.face.reconstruction.one_euro import Euro, OneEuro, Smoother
+from rigface.face.reconstruction.one_euro import OneEuro, OneEuroSettings, Smoother
 from rigface.types import Detection, Face, FaceParams, Frame
-from rigface.video.decode import Truncated, frames
+from rigface.video.decode import Truncated, read_frames
 from rigface.video.demux import Source
 
 MEASURED = 8  # frames of a clip that are looked at again
@@ -105,7 +105,9 @@ class VideoSource:
         BadVideo: while iterating, where nothing decodes.
     """
 
-    def __init__(self, file: Source, fps: float, read: Callable[[Any, float | None], Iterator[Frame]] = frames) -> None:
+    def __init__(
+        self, file: Source, fps: float, read: Callable[[Any, float | None], Iterator[Frame]] = read_frames
+    ) -> None:
         self.file, self.fps, self.read = file, fps, read
         self.frames = self.frames_with_faces = 0
         self.broke_off = ""
@@ -305,7 +307,9 @@ class TrackedFaces:
         if not self._boxes:
             return one
         size = float(np.max(one.box[2:] - one.box[:2]))
-        hold = self._box_filters.setdefault(track, OneEuro(Euro(1.0, 4.0 / size)))  # a face's width a second: 5 Hz
+        hold = self._box_filters.setdefault(
+            track, OneEuro(OneEuroSettings(1.0, 4.0 / size))
+        )  # a face's width a second: 5 Hz
         return replace(one, box=hold(one.box, time_s).astype(np.float32))
 
     def _filtered(self, track: int, params: FaceParams, time_s: float) -> FaceParams:
@@ -346,7 +350,7 @@ def _calmest(clip: VideoSource, editor: Editor) -> FaceParams | None:
             faces = editor.see(frame.image)
             if not faces:
                 continue
-            params = choose(faces, "largest")[0].params
+            params = choose_faces(faces, "largest")[0].params
             forward = float(to_matrix(params.head_rotation[None])[0, 2, 2])
             unrest = float(np.abs(params.expression).sum()) + 6 * (1 - forward)
             if best is None or unrest < best[0]:

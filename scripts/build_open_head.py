@@ -37,7 +37,7 @@ from rigface.face.rendering.lighting import harmonics
 from rigface.face.rendering.renderer import vertex_normals
 from rigface.image import decode
 from rigface.types import HeadSpec
-from rigface.video.decode import frames
+from rigface.video.decode import read_frames
 
 SHAPE, ALBEDO = 40, 32
 FRAMES_PER_CLIP = 60
@@ -150,7 +150,7 @@ def _pictures(path: Path, count: int):
         yield decode(path.read_bytes())
         return
     step = max(5, count // FRAMES_PER_CLIP)
-    yield from (frame.image for frame in frames(str(path), None) if frame.index % step == 0)
+    yield from (frame.image for frame in read_frames(str(path), None) if frame.index % step == 0)
 
 
 # ---------------------------------------------------------------- geometry

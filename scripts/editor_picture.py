@@ -22,7 +22,7 @@ from typing import Any
 from PIL import Image
 
 from rigface.image import encode_png
-from rigface.video.decode import frames
+from rigface.video.decode import read_frames
 
 ROOT = Path(__file__).parent.parent
 SIZE = (1280, 860)
@@ -105,7 +105,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "editor.jpg")
     options = parser.parse_args()
-    frame = next(frames(str(ROOT / "tests" / "fixtures" / "clip.mp4"))).image
+    frame = next(read_frames(str(ROOT / "tests" / "fixtures" / "clip.mp4"))).image
     driver = browser()
     try:
         with tempfile.TemporaryDirectory() as folder:

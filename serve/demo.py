@@ -60,10 +60,10 @@ def _pictures(source: Path) -> Any:
     if sniff(data) != "video":
         yield encode_jpeg(decode(data), 95)
         return
-    from rigface.video.decode import frames
+    from rigface.video.decode import read_frames
 
     try:
-        for frame, _ in zip(frames(str(source), LOOKED_AT_FPS), range(MOST_FRAMES)):
+        for frame, _ in zip(read_frames(str(source), LOOKED_AT_FPS), range(MOST_FRAMES)):
             yield encode_jpeg(frame.image, 95)
     except BadInput as e:
         raise PlanError(f"{source}: {e.reason}") from e

@@ -23,7 +23,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from pydantic_core import core_schema
 
-from rigface.edits import LIMITS, MOST_WORDS, NAMED, EditSpec, LightEdit, Trait
+from rigface.edits import MAX_DEGREES, MAX_PROMPT_CHARS, NAMED_EXPRESSIONS, EditSpec, LightEdit, Trait
 
 API_VERSION = "1"
 PREVIEW = "preview"  # the model that is always there: no network, the photograph itself moved and lit
@@ -62,18 +62,18 @@ def edit_schema() -> dict[str, Any]:
         "anyOf": [{"type": "array", "minItems": 9, "maxItems": 9, "items": _numbers(3)}, {"type": "null"}]
     }
     properties = whole["properties"]
-    for name, limit in LIMITS.items():
+    for name, limit in MAX_DEGREES.items():
         bounded = {"type": "number", "minimum": -limit, "maximum": limit}
         properties[name] |= {"anyOf": [bounded, {"type": "null"}]}
     properties["light"] = {"anyOf": [light, {"type": "null"}], "default": None}
     properties["strength"] |= {"minimum": 0, "maximum": 1.5}
-    properties["prompt"]["maxLength"] = MOST_WORDS
+    properties["prompt"]["maxLength"] = MAX_PROMPT_CHARS
     properties["expression"] = {
         "type": "object",
         "default": {},
         "propertyNames": {"pattern": "^[A-Za-z_0-9]{1,40}$"},
         "additionalProperties": {"type": "number", "minimum": -1, "maximum": 2},
-        "description": f"{', '.join(NAMED)}, or an axis of the head model",
+        "description": f"{', '.join(NAMED_EXPRESSIONS)}, or an axis of the head model",
     }
     return whole
 

@@ -6,10 +6,10 @@ import time
 
 import numpy as np
 
-from rigface.video.sandbox import Decoder
+from rigface.video.sandbox import SandboxedDecoder
 
 
-class Trap(Decoder):
+class Trap(SandboxedDecoder):
     """Runs as the child."""
 
     count = 0

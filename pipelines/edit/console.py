@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipelines.edit.config import Engine
-from rigface.edits import LIMITS, NAMED, EditSpec
+from rigface.edits import MAX_DEGREES, NAMED_EXPRESSIONS, EditSpec
 from rigface.errors import PlanError
 
 LEARNT_MM = 0.3  # axes that move less were not seen when the head was built
@@ -102,7 +102,7 @@ def slider_tables() -> list[Table]:
     for column in ("flag", "range", "meaning"):
         numbers.add_column(column)
     meaning = {"yaw": "positive: to the viewer's right", "pitch": "positive: down", "roll": "positive: clockwise"}
-    for name, limit in LIMITS.items():
+    for name, limit in MAX_DEGREES.items():
         flag = name.removesuffix("_deg")
         numbers.add_row(f"--{flag}", f"-{limit:g} .. {limit:g} degrees", meaning[flag])
     for flag, reach, said in (
@@ -116,7 +116,7 @@ def slider_tables() -> list[Table]:
     named = Table(title="named expressions, -1 .. 2, 1 in full", title_justify="left")
     named.add_column("flag")
     named.add_column("made of")
-    for name, axes in NAMED.items():
+    for name, axes in NAMED_EXPRESSIONS.items():
         named.add_row(f"--{name.replace('_', '-')}", ", ".join(a if v == 1 else f"{v:g} {a}" for a, v in axes.items()))
     head = OpenHead.load()
     reach = np.linalg.norm(head.expression, axis=2).max(1) * 1000
@@ -140,12 +140,12 @@ def flame_table(folder: Path) -> Table:
     """
     from rich.table import Table
 
-    from rigface.face.controls.blendshape_transfer import fit
+    from rigface.face.controls.blendshape_transfer import fit_named_axes
     from rigface.face.head import flame
     from rigface.face.head.open_head import OpenHead
 
     try:
-        named = fit(flame.load(folder))
+        named = fit_named_axes(flame.load_flame(folder))
     except ValueError as e:
         raise PlanError(f"--head: {folder}: {e}") from None
     moves = np.linalg.norm(OpenHead.load().expression, axis=2).max(1) * 1000

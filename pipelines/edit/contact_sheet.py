@@ -81,18 +81,18 @@ def _somebody(source: Path, editor: Editor) -> tuple[np.ndarray, Face]:
     Raises:
         PlanError: there is none.
     """
-    from rigface.face.analyzer import choose
-    from rigface.video.decode import frames
+    from rigface.face.analyzer import choose_faces
+    from rigface.video.decode import read_frames
 
     try:
         if kind_of(source) == "image":
             shown = iter([picture(source)])
         else:
-            looked = frames(str(source), LOOKED_AT_FPS)
+            looked = read_frames(str(source), LOOKED_AT_FPS)
             shown = (frame.image for frame, _ in zip(looked, range(MOST_FRAMES)))
         for image in shown:
             try:
-                return image, choose(editor.see(image), "largest")[0]
+                return image, choose_faces(editor.see(image), "largest")[0]
             except NoFace:
                 continue
     except BadInput as e:

@@ -15,7 +15,7 @@ from typing import Annotated, Any, get_args
 
 from tyro.conf import arg
 
-from rigface.edits import NAMED, EditSpec, LightEdit, Region, Trait
+from rigface.edits import NAMED_EXPRESSIONS, EditSpec, LightEdit, Region, Trait
 from rigface.errors import BadInput, PlanError
 
 
@@ -167,7 +167,7 @@ def traits(words: str) -> list[Trait]:
 
 
 def _expressions(wish: EditFlags) -> Iterator[tuple[str, float]]:
-    for name in NAMED:
+    for name in NAMED_EXPRESSIONS:
         if (value := getattr(wish, name)) is not None:
             yield name, value
     for item in wish.expression:
@@ -188,7 +188,7 @@ def _light(wish: EditFlags, before: LightEdit | None) -> LightEdit | None:
         raise PlanError(f"{flag}: --hdr already says all of the light; use one or the other")
     from rigface.face.controls.transfer import exposure
     from rigface.face.rendering.environment_map import harmonics_of
-    from rigface.face.rendering.environment_map import read as panorama
+    from rigface.face.rendering.environment_map import read_environment_map as panorama
 
     try:
         place = harmonics_of(panorama(wish.hdr), wish.hdr_turn)
@@ -211,5 +211,5 @@ def _checked(make: Any) -> Any:
 
 _FLAGS = {f"{n}_deg": f"--{n}" for n in ("yaw", "pitch", "roll")}
 _FLAGS |= {f"light.{n}": f"--light-{n.removesuffix('_deg')}" for n in LAMP}
-_FLAGS |= {f"expression.{n}": f"--{n.replace('_', '-')}" for n in NAMED}
+_FLAGS |= {f"expression.{n}": f"--{n.replace('_', '-')}" for n in NAMED_EXPRESSIONS}
 _FLAGS |= {"strength": "--strength", "region": "--region", "prompt": "--prompt", "take": "--take"}

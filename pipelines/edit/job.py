@@ -20,7 +20,7 @@ from pipelines.edit.config import SAMPLING, AnimateJob, EditJob, Engine
 from pipelines.edit.console import LOOK_CLOSER, EditReport, comparison_rows, hints
 from pipelines.edit.flags import read, save, traits
 from pipelines.edit.inputs import PICTURES, kind_of, picture
-from rigface.edits import NAMED, EditSpec, Trait
+from rigface.edits import NAMED_EXPRESSIONS, EditSpec, Trait
 from rigface.errors import NoFace, PlanError
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def load_targets(paths: Mapping[Trait, Path], editor: Editor) -> dict[Trait, Fac
         PlanError: not a picture, or nobody in it; no such row, or one of another head.
     """
     from pipelines.examples.face_reader import face_at, is_row
-    from rigface.face.analyzer import choose
+    from rigface.face.analyzer import choose_faces
 
     seen: dict[Path, Face] = {}
     for path in paths.values():
@@ -137,7 +137,7 @@ def load_targets(paths: Mapping[Trait, Path], editor: Editor) -> dict[Trait, Fac
                 )
         elif path not in seen:
             try:
-                seen[path] = choose(editor.see(picture(path)), "largest")[0]
+                seen[path] = choose_faces(editor.see(picture(path)), "largest")[0]
             except NoFace as e:
                 raise PlanError(f"{path}: {e.reason}{LOOK_CLOSER}") from e
     return {trait: seen[path] for trait, path in paths.items()}
@@ -145,7 +145,7 @@ def load_targets(paths: Mapping[Trait, Path], editor: Editor) -> dict[Trait, Fac
 
 def check(out: Path, source: Path, is_video: bool, face: str) -> None:
     """Complain about an output or a choice of face that cannot be, before anything is loaded."""
-    from rigface.face.analyzer import CHOICES
+    from rigface.face.analyzer import FACE_CHOICES
     from rigface.video.writer import SUFFIXES
 
     good = tuple(SUFFIXES) if is_video else PICTURES
@@ -154,8 +154,8 @@ def check(out: Path, source: Path, is_video: bool, face: str) -> None:
         raise PlanError(f"{out}: {source.name} gives {made}, so want a name that ends in {', '.join(good)}")
     if out.exists() and out.resolve() == source.resolve():
         raise PlanError(f"{out}: is the source itself; name another file")
-    if face not in CHOICES and not face.isdigit():
-        raise PlanError(f"--face: want {', '.join(CHOICES)} or a number counted from the left, got {face!r}")
+    if face not in FACE_CHOICES and not face.isdigit():
+        raise PlanError(f"--face: want {', '.join(FACE_CHOICES)} or a number counted from the left, got {face!r}")
 
 
 def check_names(spec: EditSpec, editor: Editor) -> None:
@@ -171,6 +171,6 @@ def check_names(spec: EditSpec, editor: Editor) -> None:
         try:
             axes_of(name, head)
         except ValueError:
-            near = get_close_matches(name, [*NAMED, *head.expression_names], n=3, cutoff=0.5)
+            near = get_close_matches(name, [*NAMED_EXPRESSIONS, *head.expression_names], n=3, cutoff=0.5)
             hint = f" Did you mean {' or '.join(near)}?" if near else ""
             raise PlanError(f"--expression: nothing is called {name!r}.{hint} `rigface sliders` lists all") from None

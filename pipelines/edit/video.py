@@ -45,13 +45,13 @@ def animate_picture(
     job: AnimateJob, spec: EditSpec, editor: Editor, givers: Mapping[Trait, Face], taken: frozenset[Trait]
 ) -> EditReport:
     """A picture's face, moved as the face of a clip moves."""
-    from rigface.face.analyzer import choose
+    from rigface.face.analyzer import choose_faces
     from rigface.video_editor import VideoOptions, VideoSource, animated, reduced
 
     info = _probed(job.driving)
     image = reduced(picture(job.source), job.max_side)
     try:
-        sources = choose(editor.see(image), job.face)
+        sources = choose_faces(editor.see(image), job.face)
     except NoFace as e:
         raise PlanError(f"{job.source}: {e.reason}") from e
     clip = VideoSource(str(job.driving), info.fps)
@@ -130,10 +130,10 @@ def _named(path: Path, hint: str = "") -> Iterator[None]:
 
 
 def _probed(path: Path) -> VideoInfo:
-    from rigface.video.decode import probe
+    from rigface.video.decode import probe_video
 
     with _named(path):
-        return probe(str(path))
+        return probe_video(str(path))
 
 
 @contextmanager

@@ -20,9 +20,9 @@ from rigface.evaluation import report
 from rigface.evaluation.baselines import CONTROLS
 from rigface.evaluation.report_card import ReportCard, card
 from rigface.evaluation.summary import headlines
-from rigface.metrics.identity import DLIB_SAME
 from rigface.pages.environment import environment
 from rigface.storage.store import Store, sharded
+from rigface.types import DLIB_SAME_PERSON
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -81,7 +81,7 @@ def top_of_page(report_card: ReportCard, rows: Sequence[dict[str, Any]], config:
             people=len({row["person"] for row in rows}),
             all_people=config.all_people,
             headlines=headlines(report_card),
-            same_person=DLIB_SAME,
+            same_person=DLIB_SAME_PERSON,
             groups=groups(rows, config.page_tasks),
         )
     )

@@ -20,7 +20,7 @@ import numpy as np
 
 from rigface.conditions import Composed, Composer
 from rigface.edits import EditSpec, LightEdit, Trait
-from rigface.face.controls.transfer import exposure, light_of, transfer
+from rigface.face.controls.transfer import exposure, light_coefficients, transfer
 from rigface.face.geometry import alignment
 from rigface.face.geometry.rotation import from_degrees, to_axis_angle, to_degrees, to_matrix
 from rigface.types import CROP_PX, Face, FaceParams, HeadSpec
@@ -157,5 +157,5 @@ def invent_light(own: np.ndarray, others: np.ndarray, random: np.random.Generato
         ambient=random.uniform(0.25, 0.8),
         colour=(1 + warmth, 1.0, 1 - warmth),
     )
-    light = light_of(edit, exposure(own))
+    light = light_coefficients(edit, exposure(own))
     return light * (brightness * exposure(own) / exposure(light))

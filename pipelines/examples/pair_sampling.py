@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rigface.face.identity.dlib_embedding import same_person
+from rigface.face.identity.dlib_embedding import same_person_distance
 
 EDGES: dict[str, tuple[float, ...]] = {
     "pose": (4.0, 10.0, 20.0, 35.0),  # degrees between the heads
@@ -130,7 +130,7 @@ def candidates(
     empty = np.zeros(0, np.int64)
     source, target = (np.concatenate(parts) if parts else empty for parts in (sources, targets))
     apart = np.linalg.norm(frames.vectors[source] - frames.vectors[target], axis=1)
-    most = max_identity_distance or same_person(frames.vectors.shape[1])
+    most = max_identity_distance or same_person_distance(frames.vectors.shape[1])
     stranger = apart > most  # False where a vector is NaN: the tracks were clustered as one
     ratio = frames.zoom[source] / frames.zoom[target]
     zoomed = (ratio > ZOOM) | (ratio < 1 / ZOOM)

@@ -97,13 +97,13 @@ def join_tracks(store: Store, plan: Plan, units: list[str], records: list[Record
     Returns:
         How many tracks there are.
     """
-    from rigface.face.detection.tracking import MAX_GAP, number
-    from rigface.face.identity.dlib_embedding import same_person
+    from rigface.face.detection.tracking import MAX_GAP, number_tracks
+    from rigface.face.identity.dlib_embedding import same_person_distance
 
     chunks = [_summaries(store, unit, record) if record["faces"] else [] for unit, record in zip(units, records)]
     # Unseen for MAX_GAP is seen again one later; half a frame over, because frames are not shown exactly on the beat.
     widths = {len(one.identity) for chunk in chunks for one in chunk if one.identity is not None} or {0}
-    numbers = number(chunks, (MAX_GAP + 1.5) / (plan["rate"] or 25), same_person(*widths))
+    numbers = number_tracks(chunks, (MAX_GAP + 1.5) / (plan["rate"] or 25), same_person_distance(*widths))
     for unit, record, ids in zip(units, records, numbers):
         if record["faces"] and ids != dict(_numbered(record, ids)):
             _renumber(store, unit, record, ids)

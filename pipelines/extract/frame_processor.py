@@ -23,12 +23,12 @@ from pipelines.inputs import open_input, sources
 from rigface import schema
 from rigface.errors import BadInput
 from rigface.face.detection.detector import KeyframeDetector
-from rigface.face.identity.dlib_embedding import Picker
+from rigface.face.identity.dlib_embedding import FramePicker
 from rigface.face.steps import AlignedFaces, align
 from rigface.image import decode, encode_jpeg
 from rigface.storage import s3_client
 from rigface.types import DLIB_WIDTH, Frame
-from rigface.video.decode import Chunk, Truncated, frames
+from rigface.video.decode import Chunk, Truncated, read_frames
 
 T = TypeVar("T")
 
@@ -100,7 +100,7 @@ class FrameProcessor:
             if plan["kind"] == "image":
                 yield Frame(decode(sources.read(file)), 0, 0.0)
             else:
-                yield from frames(file, self._settings.rate, Chunk(**plan["chunk"]))
+                yield from read_frames(file, self._settings.rate, Chunk(**plan["chunk"]))
 
 
 class Clock:
@@ -139,7 +139,7 @@ class _Seen:
     def __init__(self, identity: components.Identity | None) -> None:
         self.tracks: list[int] = []
         self._identity = identity
-        self.picker = Picker() if identity is None else Picker(cut=identity.chip)
+        self.picker = FramePicker() if identity is None else FramePicker(cut=identity.chip)
         self._frames: list[tuple[int, float]] = []
         self._faces: list[AlignedFaces] = []  # one each, without the crop
         self._crops: list[bytes] = []

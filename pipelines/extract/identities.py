@@ -24,7 +24,8 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.extract.layout import parquet
-from rigface.face.identity.dlib_embedding import People, cluster, usual_threshold
+from rigface.face.identity.clustering import IdentityClusters
+from rigface.face.identity.dlib_embedding import cluster_identities, cluster_threshold
 from rigface.storage.store import IDENTITIES, Store
 from rigface.types import DLIB_WIDTH
 
@@ -79,14 +80,14 @@ def identify(store: Store, threshold: float | None = None) -> Report:
         seen = list(pool.map(lambda path: _read(store, path), paths))
     vectors, faces = _tracks(seen)
     width = len(next(iter(vectors.values()))[0]) if vectors else DLIB_WIDTH
-    threshold = threshold or usual_threshold(width)
+    threshold = threshold or cluster_threshold(width)
     known, people = load(store, threshold)
     fresh = sorted(vectors.keys() - known.keys())
     if fresh:
         at = {key: i for i, key in enumerate(fresh)}
         apart = {(p.uri, a, b) for p in seen for a, b in p.together}
         foes = [(at[u, a], at[u, b]) for u, a, b in sorted(apart) if (u, a) in at and (u, b) in at]
-        labels, people = cluster(
+        labels, people = cluster_identities(
             np.stack([total / count for total, count in (vectors[key] for key in fresh)]),
             np.array([faces[key] for key in fresh], np.float64),
             people,
@@ -165,7 +166,7 @@ def _everywhere(do: Callable[..., None], jobs: list[tuple[Any, ...]]) -> None:
         list(pool.map(lambda job: do(*job), jobs))
 
 
-def load(store: Store, threshold: float) -> tuple[dict[Key, int], People | None]:
+def load(store: Store, threshold: float) -> tuple[dict[Key, int], IdentityClusters | None]:
     """What is known from the last pass; nothing if it had another threshold."""
     try:
         data = np.load(io.BytesIO(store.read(IDENTITIES)), allow_pickle=False)
@@ -175,11 +176,11 @@ def load(store: Store, threshold: float) -> tuple[dict[Key, int], People | None]
         return {}, None
     uris = json.loads(bytes(data["uris"]))
     keys = zip((uris[i] for i in data["uri"].tolist()), data["track"].tolist())
-    people = People(*(data[n] for n in ("ids", "centroid", "weight", "scatter")))
+    people = IdentityClusters(*(data[n] for n in ("ids", "centroid", "weight", "scatter")))
     return dict(zip(keys, data["label"].tolist())), people
 
 
-def save(store: Store, threshold: float, known: dict[Key, int], people: People) -> None:
+def save(store: Store, threshold: float, known: dict[Key, int], people: IdentityClusters) -> None:
     """Keep it for the next pass."""
     uris = sorted({uri for uri, _ in known})
     at = {uri: i for i, uri in enumerate(uris)}

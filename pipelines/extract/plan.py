@@ -68,7 +68,7 @@ class Surveyor:
         if kind == "image":
             plan["shown_frames"], plan["chunks"], plan["expected"] = 1, [None], [1]
             return
-        info, chunks = decode.plan(file, self._settings.rate, self._settings.chunk_frames)
+        info, chunks = decode.plan_chunks(file, self._settings.rate, self._settings.chunk_frames)
         plan.update(width=info.width, height=info.height, duration_s=info.duration_s, shown_frames=info.shown_frames)
         plan["rate"] = min((rate for rate in (self._settings.rate, info.fps) if rate), default=None)
         plan["chunks"] = [asdict(chunk) for chunk in chunks]

@@ -162,7 +162,7 @@ def load_head(spec: HeadSpec, folder: str | None = None) -> tuple[Any, str]:
         if spec.name == "open":
             head = OpenHead.load().head()
         elif spec.name == "flame":
-            head = flame.load(find("flame", folder), spec.shape, spec.expression)
+            head = flame.load_flame(find("flame", folder), spec.shape, spec.expression)
         else:
             return None, f"the head model {spec.name} is not one that this page can load"
     except (RigFaceError, OSError, ValueError) as problem:

@@ -20,7 +20,7 @@ import numpy as np
 
 from rigface.edits import EditSpec
 from rigface.face.controls.transfer import axes_of
-from rigface.face.detection.boxes import overlap
+from rigface.face.detection.boxes import iou
 from rigface.face.detection.detector import Detector
 from rigface.face.geometry import alignment
 from rigface.face.geometry.rotation import to_degrees, to_matrix
@@ -181,7 +181,7 @@ class FaceEstimator:
             return None
         if near is None:
             return max(found, key=lambda one: float(np.prod(one.box[2:] - one.box[:2])))
-        shared = overlap(np.asarray(near, np.float64), np.stack([one.box for one in found]))
+        shared = iou(np.asarray(near, np.float64), np.stack([one.box for one in found]))
         return found[int(shared.argmax())] if shared.max() > 0 else None
 
     def person(self, picture: np.ndarray, seen: Estimate | None) -> np.ndarray:

@@ -20,7 +20,7 @@ from rigface.face.reconstruction.segmentation import Parser, load_parser
 from rigface.face.steps import align, reconstruct, segment
 from rigface.types import Detection, Face, FaceParams, HeadSpec
 
-CHOICES = ("largest", "left-most", "right-most", "all")
+FACE_CHOICES = ("largest", "left-most", "right-most", "all")
 
 
 class FaceAnalyzer:
@@ -83,7 +83,7 @@ class FaceAnalyzer:
         return [params.map(itemgetter(i)) for i in range(len(found))]
 
 
-def choose(faces: list[Face], which: str | int) -> list[Face]:
+def choose_faces(faces: list[Face], which: str | int) -> list[Face]:
     """The faces meant by `largest`, `left-most`, `right-most`, `all`, or a number counted from the left, from 0.
 
     Raises:
@@ -107,4 +107,4 @@ def choose(faces: list[Face], which: str | int) -> list[Face]:
                 "detect",
             )
         return [faces[int(which)]]
-    raise ValueError(f"face: want one of {', '.join(CHOICES)} or a number, got {which!r}")
+    raise ValueError(f"face: want one of {', '.join(FACE_CHOICES)} or a number, got {which!r}")

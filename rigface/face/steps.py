@@ -13,7 +13,7 @@ import numpy as np
 
 from rigface.face.geometry import alignment
 from rigface.face.reconstruction.protocol import Fit, Reconstructor
-from rigface.face.reconstruction.quality import measure
+from rigface.face.reconstruction.quality import measure_quality
 from rigface.face.reconstruction.segmentation import Parser
 from rigface.types import CROP_PX, Detection, Quality
 
@@ -97,7 +97,7 @@ def assess(faces: AlignedFaces, i: int, mask: np.ndarray, rotation_deg: np.ndarr
     crop = faces.crops[i]
     yaw, pitch, roll = rotation_deg.tolist()
     landmark, photometric, occlusion = residuals.tolist()
-    return measure(
+    return measure_quality(
         crop,
         faces.landmarks[i] * (len(crop) / CROP_PX),
         faces.boxes[i],

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from rigface.face.reconstruction.albedo_light import AMBIENT
-from rigface.face.rendering.lighting import harmonics, seen, shade
+from rigface.face.rendering.lighting import harmonics, mean_shading, shade
 
 BALL_PX = 48
 DIRECTED = 0.05  # a first band shorter than this share of the constant term has no direction to speak of
@@ -115,7 +115,7 @@ def delit(colour: np.ndarray, light: np.ndarray) -> np.ndarray:
     How bright a skin is in itself one photograph does not tell; where the reconstructor settles it by a prior, as
     the open head's does, what remains to compare is the hue.
     """
-    shading = np.maximum(seen(torch.from_numpy(np.asarray(light, np.float64))).numpy(), 1e-4)
+    shading = np.maximum(mean_shading(torch.from_numpy(np.asarray(light, np.float64))).numpy(), 1e-4)
     return np.asarray(colour, np.float64) / shading
 
 

@@ -203,8 +203,8 @@ def bars(name: str, rows: Sequence[Bar], caption: str, *, row_px: int = 26) -> M
         if row.swatch:
             parts.append(_shape("circle", class_="swatch", cx=8, cy=middle, r=8, fill=row.swatch))
         if row.face:
-            box = {"x": 0, "y": middle - row_px / 2 + 1, "width": row_px - 2, "height": row_px - 2}
-            parts.append(_shape("image", href=row.face, **box))
+            side, top = row_px - 2, middle - row_px / 2 + 1
+            parts.append(_shape("image", href=row.face, x=0, y=top, width=side, height=side))
         shown = _shortened(row.label, (_LABEL - x - 8) / 6.3)
         hint = row.label if shown != row.label else ""
         parts.append(_text(x, middle + (-2 if row.note else 4), shown, "name", hint=hint))

@@ -121,9 +121,9 @@ class FakeIdentity:
 
     def chip(self, image: np.ndarray, landmarks: np.ndarray) -> np.ndarray | None:
         """As dlib's."""
-        from rigface.face.identity.dlib_embedding import chip
+        from rigface.face.identity.dlib_embedding import face_chip
 
-        return chip(image, landmarks)
+        return face_chip(image, landmarks)
 
     def embed(self, chips: Sequence[np.ndarray]) -> np.ndarray:
         """(N, 128) float32."""

@@ -11,7 +11,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from rigface.video.demux import opened
+from rigface.video.demux import open_video
 from rigface.video.writer import VideoWriter
 
 
@@ -41,7 +41,7 @@ class VideoConcatenator(VideoWriter):
         Raises:
             ValueError: it has another number of pictures, or was written with other settings.
         """
-        with opened(str(piece)) as (container, pictures):
+        with open_video(str(piece)) as (container, pictures):
             if bytes(pictures.codec_context.extradata or b"") != self._header:
                 raise ValueError(f"{Path(piece).name}: was written with other settings than the first piece")
             packets = [p for p in container.demux(pictures) if p.size]
@@ -59,7 +59,7 @@ class VideoConcatenator(VideoWriter):
                 self.frames += 1
 
     def _picture(self, clock: Fraction) -> Any:
-        _, pictures = self._stack.enter_context(opened(self._like))
+        _, pictures = self._stack.enter_context(open_video(self._like))
         self._header = bytes(pictures.codec_context.extradata or b"")
         self._clock = clock
         stream: Any = self._out.add_stream_from_template(pictures)

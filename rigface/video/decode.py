@@ -26,11 +26,11 @@ from math import ceil, floor
 
 from rigface.errors import BadVideo
 from rigface.types import Frame
-from rigface.video.demux import Source, opened
-from rigface.video.frame_convert import Converter
-from rigface.video.frame_reader import Missed, Reader, Truncated, seconds
+from rigface.video.demux import Source, open_video
+from rigface.video.frame_convert import FrameConverter
+from rigface.video.frame_reader import FrameReader, SeekMissed, Truncated, stream_seconds
 
-__all__ = ["Chunk", "Truncated", "VideoInfo", "frames", "plan", "probe"]
+__all__ = ["Chunk", "Truncated", "VideoInfo", "plan_chunks", "probe_video", "read_frames"]
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Chunk:
     origin_pts: int | None = None
 
 
-def probe(file: Source, fps: float | None = None) -> VideoInfo:
+def probe_video(file: Source, fps: float | None = None) -> VideoInfo:
     """What the header and the first frame say.
 
     Args:
@@ -91,7 +91,7 @@ def probe(file: Source, fps: float | None = None) -> VideoInfo:
     return _look(file)[0]
 
 
-def plan(file: Source, fps: float | None, chunk_frames: int = 300) -> tuple[VideoInfo, list[Chunk]]:
+def plan_chunks(file: Source, fps: float | None, chunk_frames: int = 300) -> tuple[VideoInfo, list[Chunk]]:
     """Cut a video into chunks of at most `chunk_frames` samples, of even size; a short one is a single chunk.
 
     Raises:
@@ -122,7 +122,9 @@ def plan(file: Source, fps: float | None, chunk_frames: int = 300) -> tuple[Vide
     ]
 
 
-def frames(file: Source, fps: float | None = None, chunk: Chunk | None = None, *, threads: int = 1) -> Iterator[Frame]:
+def read_frames(
+    file: Source, fps: float | None = None, chunk: Chunk | None = None, *, threads: int = 1
+) -> Iterator[Frame]:
     """The samples of a video, or of one chunk of it, in order; one decoded frame in memory at a time.
 
     Args:
@@ -141,7 +143,7 @@ def frames(file: Source, fps: float | None = None, chunk: Chunk | None = None, *
         try:
             yield from _read(file, fps, chunk, True, threads)
             return
-        except Missed:  # the seek went past the first frame, so nothing was given out yet: the long way
+        except SeekMissed:  # the seek went past the first frame, so nothing was given out yet: the long way
             pass
     yield from _read(file, fps, chunk, False, threads)
 
@@ -157,10 +159,10 @@ def _slot(index: int, time_s: float, fps: float | None) -> int:
 
 def _look(file: Source) -> tuple[VideoInfo, int | None]:
     """The header, and the first frame with its stamp."""
-    with opened(file) as (container, stream):
-        reader = Reader(container, stream)
+    with open_video(file) as (container, stream):
+        reader = FrameReader(container, stream)
         first, _ = next(reader.shown(None))
-        height, width, turned = Converter(stream).shape(first)
+        height, width, turned = FrameConverter(stream).shape(first)
         span = stream.duration * stream.time_base if stream.duration and stream.time_base else 0
         index = stream.index_entries
         is_whole = reader.is_mov and 0 < stream.frames <= len(index)  # a fragmented file lists one fragment at a time
@@ -179,17 +181,17 @@ def _look(file: Source) -> tuple[VideoInfo, int | None]:
 
 def _decoded_times(file: Source) -> Iterator[tuple[int, float, int | None]]:
     """Index, time and stamp of every shown frame, by decoding all."""
-    with opened(file) as (container, stream):
+    with open_video(file) as (container, stream):
         try:
-            for i, (frame, time_s) in enumerate(Reader(container, stream).shown(None)):
+            for i, (frame, time_s) in enumerate(FrameReader(container, stream).shown(None)):
                 yield i, time_s, frame.pts
         except Truncated:
             return
 
 
 def _read(file: Source, fps: float | None, chunk: Chunk, seek: bool, threads: int) -> Iterator[Frame]:
-    with opened(file, threads) as (container, stream):
-        reader, convert = Reader(container, stream), Converter(stream)
+    with open_video(file, threads) as (container, stream):
+        reader, convert = FrameReader(container, stream), FrameConverter(stream)
         if seek:
             assert chunk.seek_s is not None
             assert chunk.start_pts is not None
@@ -222,7 +224,7 @@ def _read(file: Source, fps: float | None, chunk: Chunk, seek: bool, threads: in
             if before is not None or not seek:
                 raise Truncated(e.reason) from e
         if before is None:
-            raise Missed if seek else Truncated("data ends early")
+            raise SeekMissed if seek else Truncated("data ends early")
         reader.report_holes()
 
 
@@ -245,7 +247,7 @@ def _walk(file: Source, origin: int | None) -> _Stamps | None:
     import av
 
     shown, keys, last_dts = [], [], None
-    with opened(file) as (container, stream):
+    with open_video(file) as (container, stream):
         hides_frames = stream.codec_context.name == "vp8"  # some of its packets are never shown, and do not say so
         if origin is None or container.format.name == "avi" or hides_frames or not stream.time_base:
             return None
@@ -267,4 +269,4 @@ def _walk(file: Source, origin: int | None) -> _Stamps | None:
         shown.sort()
         if not shown or shown[0] != origin or any(a == b for a, b in pairwise(shown)):
             return None
-        return _Stamps([(p, seconds(p - origin, stream)) for p in shown], sorted(keys))
+        return _Stamps([(p, stream_seconds(p - origin, stream)) for p in shown], sorted(keys))

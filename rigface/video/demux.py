@@ -31,7 +31,7 @@ Source = str | BinaryIO
 
 
 @contextmanager
-def opened(file: Source, threads: int = 1) -> Iterator[tuple[InputContainer, VideoStream]]:
+def open_video(file: Source, threads: int = 1) -> Iterator[tuple[InputContainer, VideoStream]]:
     """The container and its video stream, ready to be read from the start.
 
     Args:
@@ -44,12 +44,12 @@ def opened(file: Source, threads: int = 1) -> Iterator[tuple[InputContainer, Vid
     """
     if isinstance(file, str):
         with open(file, "rb", buffering=0) as handle:
-            yield from _opened(handle, threads)
+            yield from _open(handle, threads)
     else:
-        yield from _opened(file, threads)
+        yield from _open(file, threads)
 
 
-def _opened(file: Any, threads: int) -> Iterator[tuple[InputContainer, VideoStream]]:
+def _open(file: Any, threads: int) -> Iterator[tuple[InputContainer, VideoStream]]:
     import av
 
     kind = _kind(file)

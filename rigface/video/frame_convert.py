@@ -28,7 +28,7 @@ _UNSPECIFIED = 2  # AVCOL_SPC_UNSPECIFIED, ISO/IEC 23091-2
 _ONE = 1 << 16  # 1.0 in the fixed point of a display matrix
 
 
-class Converter:
+class FrameConverter:
     """Makes images of the frames of one stream. Keeps the scaler: setting it up costs more than a frame."""
 
     def __init__(self, stream: VideoStream) -> None:

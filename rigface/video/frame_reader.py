@@ -25,16 +25,16 @@ class Truncated(BadVideo):
     """The data ends early or has holes; raised after the good frames have been given out."""
 
 
-class Missed(Exception):
+class SeekMissed(Exception):
     """A seek did not lead to the frame that was wanted."""
 
 
-def seconds(ticks: int, stream: VideoStream) -> float:
+def stream_seconds(ticks: int, stream: VideoStream) -> float:
     assert stream.time_base is not None  # every container FFmpeg opens has one
     return ticks * stream.time_base.numerator / stream.time_base.denominator
 
 
-class Reader:
+class FrameReader:
     """Decoded frames of one stream, with their times; remembers what could not be decoded."""
 
     def __init__(self, container: InputContainer, stream: VideoStream) -> None:
@@ -57,7 +57,7 @@ class Reader:
         try:
             self.container.seek(round(seek_s / self.stream.time_base), stream=self.stream)
         except av.FFmpegError as e:
-            raise Missed from e
+            raise SeekMissed from e
         self._must_start_by = start_pts
 
     def shown(self, origin: int | None) -> Iterator[tuple[av.VideoFrame, float]]:
@@ -73,7 +73,7 @@ class Reader:
             if self.counts or frame.pts is None or origin is None:
                 time_s = last + self.step
             else:
-                time_s = seconds(frame.pts - origin, self.stream)
+                time_s = stream_seconds(frame.pts - origin, self.stream)
                 if time_s <= last and count:  # two frames with one stamp, or a clock that was set back
                     time_s = last + self.step
             last, count = time_s, count + 1
@@ -112,7 +112,7 @@ class Reader:
         """Without a key frame some decoders make up a picture, so nothing may be decoded from the wrong place."""
         wanted = self._must_start_by
         if wanted is not None and not (packet.is_keyframe and packet.pts is not None and packet.pts <= wanted):
-            raise Missed
+            raise SeekMissed
 
     def _is_cut_short(self, last: av.Packet | None) -> bool:
         """Whether the container promised more than it held, though every packet of it was good."""
@@ -130,7 +130,7 @@ class Reader:
             h, m, s = map(float, promised.split(":"))
         except ValueError:
             return False
-        return seconds(last.pts, self.stream) + 1 < 3600 * h + 60 * m + s
+        return stream_seconds(last.pts, self.stream) + 1 < 3600 * h + 60 * m + s
 
 
 def _decode(packet: av.Packet) -> list[av.VideoFrame] | None:

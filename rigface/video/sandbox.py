@@ -20,24 +20,24 @@ from typing import Any
 
 from rigface.errors import BadVideo
 from rigface.types import Frame
-from rigface.video.decode import VideoInfo, frames, probe
+from rigface.video.decode import VideoInfo, probe_video, read_frames
 from rigface.worker_process import WorkerDied, WorkerProcess
 
-File = str | bytes
+VideoFile = str | bytes
 """A path, or the content."""
-KEPT = 2  # processes that wait for the next file
+MAX_IDLE = 2  # processes that wait for the next file
 
 
 class DecoderDied(BadVideo):
     """The process that read it crashed, or hung and was ended. The same file may do so again, or another time not."""
 
 
-class TakesTooLong(BadVideo):
+class DecodeTimeout(BadVideo):
     """The time that its reader had is over; what came before is good."""
 
 
 @dataclass(frozen=True)
-class Joined:
+class JoinRequest:
     """A video to be made of pieces, as `VideoConcatenator` has them: where, of what, with whose sound."""
 
     path: str
@@ -48,7 +48,7 @@ class Joined:
     sound: str | None
 
 
-class Decoders:
+class DecoderPool:
     """Reads videos in other processes, each lent to one reader at a time. For many threads.
 
     Args:
@@ -61,7 +61,7 @@ class Decoders:
         self._idle: list[WorkerProcess] = []
         self._lock = threading.Lock()
 
-    def probe(self, file: File) -> VideoInfo:
+    def probe(self, file: VideoFile) -> VideoInfo:
         """As `video.probe`.
 
         Raises:
@@ -70,7 +70,7 @@ class Decoders:
         with self._lent(None) as ask:
             return ask("probe", file)
 
-    def frames(self, file: File, fps: float | None = None, limit_s: float | None = None) -> Iterator[Frame]:
+    def frames(self, file: VideoFile, fps: float | None = None, limit_s: float | None = None) -> Iterator[Frame]:
         """As `video.frames`.
 
         Args:
@@ -84,7 +84,7 @@ class Decoders:
             while (frame := ask("next")) is not None:
                 yield frame
 
-    def join(self, what: Joined) -> None:
+    def join(self, what: JoinRequest) -> None:
         """Make a video with `VideoConcatenator`."""
         with self._lent(None) as ask:
             ask("join", what)
@@ -102,34 +102,36 @@ class Decoders:
     def _lent(self, limit_s: float | None) -> Iterator[Callable[..., Any]]:
         with self._lock:
             child = self._idle.pop() if self._idle else None
-        child = child or WorkerProcess("rigface.video.sandbox:Decoder", {"memory_mb": self._memory_mb}, self._silence_s)
+        child = child or WorkerProcess(
+            "rigface.video.sandbox:SandboxedDecoder", {"memory_mb": self._memory_mb}, self._silence_s
+        )
         child.wait_ready()
         end = None if limit_s is None else time.monotonic() + limit_s
 
         def ask(*words: Any) -> Any:
             left = self._silence_s if end is None else end - time.monotonic()
             if left <= 0:
-                raise TakesTooLong(f"it takes more than {limit_s:g} s to read")
+                raise DecodeTimeout(f"it takes more than {limit_s:g} s to read")
             child.silence_s = min(self._silence_s, left)
             try:
                 return child(words)
             except WorkerDied as died:
                 if end is not None and time.monotonic() >= end:
-                    raise TakesTooLong(f"it takes more than {limit_s:g} s to read") from None
+                    raise DecodeTimeout(f"it takes more than {limit_s:g} s to read") from None
                 raise DecoderDied(f"its decoder ended: {died.how}") from None
 
         try:
             yield ask
         finally:
             with self._lock:
-                is_kept = len(self._idle) < KEPT
+                is_kept = len(self._idle) < MAX_IDLE
                 if is_kept:
                     self._idle.append(child)
             if not is_kept:
                 child.close()
 
 
-class Decoder:
+class SandboxedDecoder:
     """The child's side."""
 
     def __init__(self, memory_mb: int) -> None:
@@ -152,16 +154,16 @@ class Decoder:
             self._frames = iter(())
             raise BadVideo("it takes too much memory to read") from None
 
-    def _probe(self, file: File) -> VideoInfo:
-        return probe(_source(file))
+    def _probe(self, file: VideoFile) -> VideoInfo:
+        return probe_video(_source(file))
 
-    def _open(self, file: File, fps: float | None) -> None:
-        self._frames = frames(_source(file), fps)
+    def _open(self, file: VideoFile, fps: float | None) -> None:
+        self._frames = read_frames(_source(file), fps)
 
     def _next(self) -> Frame | None:
         return next(self._frames, None)
 
-    def _join(self, what: Joined) -> None:
+    def _join(self, what: JoinRequest) -> None:
         from rigface.video.concat import VideoConcatenator
 
         with VideoConcatenator(what.path, what.size, what.fps, like=what.pieces[0], sound=what.sound) as whole:
@@ -169,5 +171,5 @@ class Decoder:
                 whole.append(piece, times)
 
 
-def _source(file: File) -> Any:
+def _source(file: VideoFile) -> Any:
     return io.BytesIO(file) if isinstance(file, bytes) else file

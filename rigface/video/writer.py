@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from rigface.errors import BadVideo
-from rigface.video.demux import opened
+from rigface.video.demux import open_video
 
 if TYPE_CHECKING:
     import av
@@ -164,11 +164,11 @@ class VideoWriter:
         """Open the other file; its clock, and how late its first picture is against the new beginning."""
         from av.stream import Discard
 
-        container, pictures = self._stack.enter_context(opened(name))
+        container, pictures = self._stack.enter_context(open_video(name))
         clock: Any = pictures.time_base or CLOCK
         first = next(iter(container.decode(pictures)), None)
         picture_s = float((first.pts or 0) * clock) if first is not None else 0.0
-        container, pictures = self._stack.enter_context(opened(name))
+        container, pictures = self._stack.enter_context(open_video(name))
         pictures.discard = Discard.all
         streams = {}
         for stream in container.streams.audio:

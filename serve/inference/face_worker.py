@@ -22,13 +22,13 @@ import torch
 from rigface.conditions import Composed as Laid
 from rigface.conditions import Composer
 from rigface.editor import Editor, numbers
-from rigface.edits import NAMED, EditSpec, LightEdit
-from rigface.face.analyzer import FaceAnalyzer, choose
+from rigface.edits import NAMED_EXPRESSIONS, EditSpec, LightEdit
+from rigface.face.analyzer import FaceAnalyzer, choose_faces
 from rigface.face.controls.transfer import exposure
 from rigface.face.geometry.contours import CONTOURS, POINTS
-from rigface.face.preview.compositing import paste
+from rigface.face.preview.compositing import paste_crop
 from rigface.face.reconstruction.albedo_light import AMBIENT
-from rigface.face.rendering.lighting import direction, lamp
+from rigface.face.rendering.lighting import lamp_harmonics, light_direction
 from rigface.image import decode, sniff
 from rigface.types import Conditions, Face, FaceParams
 from serve.content_cache import LruCache
@@ -46,7 +46,7 @@ QUICK_PX = 768
 """Of a crop while sliders move: a face that fills the picture costs as its area, 130 ms at 896 px, 90 at 768."""
 AGREES = 0.08  # residual, in outer-eye distances, at which confidence is 1/e
 CLIPS_AT_ONCE = 2  # that are verified; each is a decoder's process
-_SLIDERS = EditSpec(yaw_deg=0, expression=dict.fromkeys(NAMED, 0.0), light=LightEdit())
+_SLIDERS = EditSpec(yaw_deg=0, expression=dict.fromkeys(NAMED_EXPRESSIONS, 0.0), light=LightEdit())
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,7 +148,7 @@ class FaceWorker:
         params = replace(params, camera=np.array([8.0, 0, 0], np.float32), light=np.ones((9, 3), np.float32))
         grey = np.full((64, 64, 3), 128, np.uint8)
         moved = self._editor._composer.preview(grey, params, params, grey[..., 0]).image
-        paste(grey, moved, np.array([[8.0, 0, 0], [0, 8.0, 0]], np.float32))
+        paste_crop(grey, moved, np.array([[8.0, 0, 0], [0, 8.0, 0]], np.float32))
         self._signer.mark(grey, 0)
         self.see(np.full((128, 128, 3), 128, np.uint8))
 
@@ -172,7 +172,7 @@ class FaceWorker:
 
         seen = await self._threads(self._look, edit_input, edit_input.picture)
         await self._threads(self._check, edit_input)
-        return await self._threads(mesh_of, choose(seen.faces, edit_input.face)[0], kind)
+        return await self._threads(mesh_of, choose_faces(seen.faces, edit_input.face)[0], kind)
 
     async def preview(self, edit_input: EditInput, output_options: OutputOptions) -> Previewed:
         """The edit without a model, at most `max_side` px, sealed as all that is made."""
@@ -234,10 +234,11 @@ class FaceWorker:
 
     def _wanted(self, edit_input: EditInput, faces: list[Face]) -> list[tuple[Face, FaceParams]]:
         given = {
-            name: choose(self._look(edit_input, name).faces, "largest")[0] for name in set(edit_input.traits.values())
+            name: choose_faces(self._look(edit_input, name).faces, "largest")[0]
+            for name in set(edit_input.traits.values())
         }
         givers = {trait: given[name].params for trait, name in edit_input.traits.items()}
-        chosen = choose(faces, edit_input.face)
+        chosen = choose_faces(faces, edit_input.face)
         return [(face, self._editor.wanted(face.params, edit_input.edit, givers)) for face in chosen]  # type: ignore[arg-type]
 
     def _check(self, edit_input: EditInput) -> None:
@@ -246,7 +247,7 @@ class FaceWorker:
             takes = {edit_input.traits[trait]: "largest" for trait in TAKES_IDENTITY if trait in edit_input.traits}
             for name, which in ((edit_input.picture, edit_input.face), *takes.items()):
                 seen = self._look(edit_input, name)
-                self._policy.check([self._vector(name, seen, face) for face in choose(seen.faces, which)])
+                self._policy.check([self._vector(name, seen, face) for face in choose_faces(seen.faces, which)])
 
     def _vector(self, name: str, seen: FaceAnalysis, face: Face) -> np.ndarray | None:
         key = name, face.box.tobytes()
@@ -340,7 +341,7 @@ class FaceWorker:
         seen = self._look(edit_input, edit_input.picture)
         height, width = seen.image.shape[:2]
         head = self.see.head
-        known = {n: v for n, v in NAMED.items() if set(v) <= set(head.expression_names)}
+        known = {n: v for n, v in NAMED_EXPRESSIONS.items() if set(v) <= set(head.expression_names)}
         sliders = replace(_SLIDERS, expression=dict.fromkeys(known, 0.0))
         return Reconstruction(
             picture=edit_input.picture,
@@ -371,8 +372,8 @@ def composer_of(input_spec: ModelInputSpec) -> Composer:
 def lamp_of(params: FaceParams) -> dict[str, float]:
     """The lamp and the surround that come nearest to a face's light, in the units of `LightEdit`: where sliders begin."""
     light = np.asarray(params.light, np.float64).mean(1)
-    towards = direction(torch.from_numpy(np.asarray(params.light, np.float32)))
-    one = lamp(towards).numpy()
+    towards = light_direction(torch.from_numpy(np.asarray(params.light, np.float32)))
+    one = lamp_harmonics(towards).numpy()
     share = float(np.nan_to_num(one[1:4] @ one[1:4]))  # a light from everywhere has no direction
     intensity = float(light[1:4] @ one[1:4]) / share if share > 0 else 0.0
     ambient = float((light[0] - (intensity * one[0] if intensity else 0)) / AMBIENT)

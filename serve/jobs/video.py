@@ -24,11 +24,11 @@ from typing import Any
 import numpy as np
 
 from rigface.editor import Editor, Paint, numbers
-from rigface.face.analyzer import FaceAnalyzer, choose
+from rigface.face.analyzer import FaceAnalyzer, choose_faces
 from rigface.image import decode
 from rigface.types import Conditions, Face
 from rigface.video.decode import VideoInfo
-from rigface.video.sandbox import Decoders, Joined
+from rigface.video.sandbox import DecoderPool, JoinRequest
 from rigface.video.writer import VideoWriter
 from rigface.video_editor import EditedFrame, Samples, VideoOptions, VideoSource, animated, edited, reduced
 from serve.content_cache import picture_id
@@ -71,7 +71,7 @@ class Clips:
     signer: Signer
     audit_log: Callable[[dict[str, Any]], None] | None = None
     policy: Policy = field(default_factory=Policy)
-    decoders: Decoders = field(default_factory=Decoders)
+    decoders: DecoderPool = field(default_factory=DecoderPool)
     is_stuck: bool = False
     _idle: list[FaceAnalyzer] = field(default_factory=list)
 
@@ -214,7 +214,7 @@ class _Making:
         if job.kind == "video":
             return (info.width, info.height), edited(editor, clip, asked.edit, givers, how, self.watch)
         image = reduced(decode(files[job.picture], max_pixels=MAX_PIXELS), asked.max_side)
-        sources = choose(editor.see(image), asked.face)
+        sources = choose_faces(editor.see(image), asked.face)
         self.clips.policy.check_faces(image, sources)
         taken = frozenset(asked.take - set(job.traits))
         asked.edit = _taking(asked.edit, taken)
@@ -223,7 +223,7 @@ class _Making:
 
     def _face(self, editor: Editor, data: bytes, trait: str) -> Face:
         image = decode(data, max_pixels=MAX_PIXELS)
-        faces = choose(editor.see(image), "largest")
+        faces = choose_faces(editor.see(image), "largest")
         if trait in TAKES_IDENTITY:
             self.clips.policy.check_faces(image, faces)
         return faces[0]
@@ -270,7 +270,7 @@ class _Making:
             pieces.append(folder / f"{k}.mp4")
             pieces[-1].write_bytes(store.read(self.job_store.part(job, k, "mp4")))
         times = [part["times"] for part in parts]
-        self.clips.decoders.join(Joined(str(out), size, fps, list(map(str, pieces)), times, sound))
+        self.clips.decoders.join(JoinRequest(str(out), size, fps, list(map(str, pieces)), times, sound))
         sources = {"source": job.clip} if job.kind == "video" else {"source": job.picture, "driver": job.clip}
         record = {
             "request": job.id, "mark": f"{self._mark():08x}", "model": self.model, "seed": self.asked.seed, **sources,

@@ -34,7 +34,7 @@ from rigface.edits import EditSpec
 from rigface.errors import BadInput
 from rigface.extras import extra
 from rigface.image import decode, sniff
-from rigface.video.sandbox import Decoders, TakesTooLong
+from rigface.video.sandbox import DecoderPool, DecodeTimeout
 from serve.limits import CLIP_PIXELS, MAX_PIXELS
 from serve.messages import EditInput, OutputOptions
 from serve.problems import ApiError
@@ -62,7 +62,7 @@ class C2paSigner:
         self._root = self._chain.rsplit(END, 2)[-2] + END
         self._secret = mark_secret(Path(folder), key)
         self._tools: Any = None
-        self._decoders = Decoders(memory_mb=1024, silence_s=VERIFY_S)
+        self._decoders = DecoderPool(memory_mb=1024, silence_s=VERIFY_S)
 
     def __call__(self, image: np.ndarray, edit_input: EditInput, output_options: OutputOptions) -> bytes:
         """Marked, encoded, and with a manifest that says what was done."""
@@ -142,7 +142,7 @@ class C2paSigner:
             for frame in self._decoders.frames(data, limit_s=VERIFY_S):
                 yield frame.image
                 count += 1
-        except TakesTooLong:
+        except DecodeTimeout:
             if not count:
                 raise
 

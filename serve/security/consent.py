@@ -56,10 +56,10 @@ class Dlib:
     def __call__(self, image: np.ndarray, face: Face) -> np.ndarray | None:
         """As `Who`."""
         from rigface.face.geometry import alignment
-        from rigface.face.identity.dlib_embedding import chip
+        from rigface.face.identity.dlib_embedding import face_chip
 
         points = alignment.apply(alignment.invert(face.frame_to_crop), face.landmarks[:, :2])
-        one = chip(image, points)
+        one = face_chip(image, points)
         if one is None:
             return None
         with self._lock:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from rigface.conditions import HOLE, Composer, cut_out
+from rigface.conditions import HOLE_GREY, Composer, cut_out_person
 from rigface.edits import EditSpec, LightEdit
 from rigface.face.controls.transfer import transfer
 from rigface.face.head.open_head import OpenHead
@@ -74,7 +74,7 @@ def test_the_expression_code_is_what_is_wanted_not_what_was(face):
 
 def test_the_hole_covers_the_person_before_and_after(face):
     made = Composer("texture", 256)(face, wanted(face, roll_deg=30))
-    hole = (made.conditions.background == HOLE).all(-1)
+    hole = (made.conditions.background == HOLE_GREY).all(-1)
     before = face.mask[::2, ::2] > 128
     assert hole[before].all()
     assert hole[made.preview.mask > 128].all()
@@ -86,7 +86,7 @@ def test_the_hole_is_a_little_wider_than_the_masks():
     crop = np.zeros((100, 100, 3), np.uint8)
     mask = np.zeros((100, 100), np.uint8)
     mask[40:60, 40:60] = 255
-    hole = (cut_out(crop, mask) == HOLE).all(-1)
+    hole = (cut_out_person(crop, mask) == HOLE_GREY).all(-1)
     assert hole[37:63, 45:55].all()
     assert not hole[30:36].any()
 

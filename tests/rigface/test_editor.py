@@ -15,7 +15,7 @@ from rigface.face.analyzer import FaceAnalyzer
 from rigface.face.controls.transfer import exposure
 from rigface.model import checkpoint
 from rigface.model.text import TextEncoder
-from rigface.video.decode import frames
+from rigface.video.decode import read_frames
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def see() -> FaceAnalyzer:
 
 @pytest.fixture(scope="module")
 def photo(fixtures: Path) -> np.ndarray:
-    return next(frames(str(fixtures / "clip.mp4"))).image
+    return next(read_frames(str(fixtures / "clip.mp4"))).image
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rigface.edits import NAMED, EditSpec, LightEdit
+from rigface.edits import NAMED_EXPRESSIONS, EditSpec, LightEdit
 
 number = lambda low, high: st.floats(low, high, allow_nan=False)  # noqa: E731
 lights = st.builds(
@@ -19,7 +19,7 @@ edits = st.builds(
     EditSpec,
     take=st.frozensets(st.sampled_from(["pose", "expression", "light", "shape", "identity"])),
     yaw_deg=st.none() | number(-90, 90), pitch_deg=st.none() | number(-60, 60), relative=st.booleans(),
-    expression=st.dictionaries(st.sampled_from(sorted(NAMED)), number(-1, 2)), light=st.none() | lights,
+    expression=st.dictionaries(st.sampled_from(sorted(NAMED_EXPRESSIONS)), number(-1, 2)), light=st.none() | lights,
     strength=number(0, 1.5), region=st.sampled_from(["face", "eyes", "mouth"]),
 )  # fmt: skip
 

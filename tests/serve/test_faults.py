@@ -31,9 +31,9 @@ STEPS = 6
 @pytest.fixture(scope="module")
 def somebody(fixtures):
     """A JPEG of a face."""
-    from rigface.video.decode import frames
+    from rigface.video.decode import read_frames
 
-    return encode_jpeg(next(frames(str(fixtures / "clip.mp4"))).image)
+    return encode_jpeg(next(read_frames(str(fixtures / "clip.mp4"))).image)
 
 
 class Load:
@@ -133,7 +133,7 @@ def test_a_lost_painter_loses_no_edit_and_no_job(service, somebody):
 
 
 def test_a_lost_keeper_of_jobs_loses_no_clip(service, fixtures, tmp_path):
-    from rigface.video.decode import frames
+    from rigface.video.decode import read_frames
 
     clip = fixtures / "clip.mp4"
     with Client(service) as faces:
@@ -146,7 +146,7 @@ def test_a_lost_keeper_of_jobs_loses_no_clip(service, fixtures, tmp_path):
         job = finished(service, name)
         assert (job["state"], job["results"]) == ("done", [0]), job
         (tmp_path / "out.mp4").write_bytes(faces.result(name))
-    assert [f.time_s for f in frames(str(tmp_path / "out.mp4"))] == [f.time_s for f in frames(str(clip))]
+    assert [f.time_s for f in read_frames(str(tmp_path / "out.mp4"))] == [f.time_s for f in read_frames(str(clip))]
 
 
 def test_a_lost_eye_loses_no_edit(service, somebody):

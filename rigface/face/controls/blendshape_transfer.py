@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from rigface.errors import BadEdit
-from rigface.face.controls.local_blendshapes import alone, skull_motion
+from rigface.face.controls.local_blendshapes import isolated_change, skull_motion
 from rigface.face.geometry.landmarks import LEFT_EYE, LIPS, RIGHT_EYE
 from rigface.face.geometry.procrustes import procrustes
 from rigface.face.head.head_model import Head
@@ -76,7 +76,7 @@ class NamedAxes:
         return out[:count].astype(np.float32), (out[count:] * JAW).astype(np.float32)
 
 
-def fit(head: Head) -> NamedAxes:
+def fit_named_axes(head: Head) -> NamedAxes:
     """Find the coefficients of a head that move it as the open head's names move that.
 
     Args:
@@ -117,7 +117,7 @@ def fit(head: Head) -> NamedAxes:
 
 def _motion(model: OpenHead, axis: int) -> np.ndarray:
     """(468, 3) what a name in full does to the open head, skull held still."""
-    change = alone(model.spec, {axis: 1.0})
+    change = isolated_change(model.spec, {axis: 1.0})
     turn, shift = skull_motion(model.spec, change)
     moved = np.einsum("e,evi->vi", change.astype(np.float64), model.expression.astype(np.float64))
     return moved - np.cross(turn, model.template) - shift

@@ -21,7 +21,7 @@ from functools import lru_cache
 import numpy as np
 
 from rigface.face.geometry.landmarks import LEFT_EYE, LIPS, RIGHT_EYE
-from rigface.face.geometry.mesh import boundary
+from rigface.face.geometry.mesh import boundary_loop
 from rigface.face.head.open_head import OpenHead
 from rigface.types import HeadSpec
 
@@ -32,7 +32,7 @@ EYE = np.array([0.032, 0.0465])  # centre of the left eye in the head frame, met
 BONY, JAW_TOP, TEMPLES = 0.03, -0.025, 0.01  # metres: width of the bony rim; heights of the jaw's and the temples' ends
 
 
-def alone(head: HeadSpec, change: Mapping[int, float]) -> np.ndarray:
+def isolated_change(head: HeadSpec, change: Mapping[int, float]) -> np.ndarray:
     """What to add to an expression so that the axes named change by so much, and the rest of the face stays.
 
     Args:
@@ -79,8 +79,8 @@ def _products(model: OpenHead) -> tuple[np.ndarray, np.ndarray]:
     sight[list(RIGHT_EYE + LEFT_EYE + LIPS + JAW)] = FEATURES
     targets = np.empty_like(basis)
     for k, name in enumerate(names):
-        where = window(name, model.template)
-        targets[k] = where[:, None] * (basis[k] - rigid(model.template, basis[k], 1 - where))
+        where = region_weights(name, model.template)
+        targets[k] = where[:, None] * (basis[k] - rigid_motion(model.template, basis[k], 1 - where))
     weighted = (basis * sight[:, None]).reshape(len(names), -1)
     return weighted @ basis.reshape(len(names), -1).T, weighted @ targets.reshape(len(names), -1).T
 
@@ -89,7 +89,7 @@ def _products(model: OpenHead) -> tuple[np.ndarray, np.ndarray]:
 def _control_skull(model: OpenHead) -> np.ndarray:
     """(6, 3 * 468): `to_skull` of the surface that `warp.py` moves, for moves of the control points."""
     weights, faces = model.subdivision(1)
-    fit = to_skull(weights @ model.template, boundary(faces)).reshape(6, -1, 3)
+    fit = skull_motion_matrix(weights @ model.template, boundary_loop(faces)).reshape(6, -1, 3)
     return np.einsum("rvi,vc->rci", fit, weights).reshape(6, -1)
 
 
@@ -105,7 +105,7 @@ def soft_tissue(points: np.ndarray, rim: np.ndarray) -> np.ndarray:
     return 1 - _rise(points[:, 1], JAW_TOP, JAW_TOP + 0.02) * (1 - np.clip(away / BONY, 0, 1))
 
 
-def to_skull(points: np.ndarray, rim: np.ndarray) -> np.ndarray:
+def skull_motion_matrix(points: np.ndarray, rim: np.ndarray) -> np.ndarray:
     """(6, 3 V): from moves of the vertices to the rigid motion of the skull that fits them best on forehead and temples.
 
     The motion is a shift, metres, and a turn, rad; arguments as for `soft_tissue`.
@@ -115,7 +115,7 @@ def to_skull(points: np.ndarray, rim: np.ndarray) -> np.ndarray:
     return np.linalg.pinv(rows.reshape(-1, 6)) * np.repeat(bone, 3)
 
 
-def window(name: str, points: np.ndarray) -> np.ndarray:
+def region_weights(name: str, points: np.ndarray) -> np.ndarray:
     """(V,) in [0, 1]: where on the face an expression of this name acts.
 
     Args:
@@ -139,7 +139,7 @@ def window(name: str, points: np.ndarray) -> np.ndarray:
     return half
 
 
-def rigid(points: np.ndarray, moves: np.ndarray, weight: np.ndarray) -> np.ndarray:
+def rigid_motion(points: np.ndarray, moves: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """(V, 3) the small rigid motion of all points that fits (V, 3) moves where the weight (V,) is, least squares."""
     rows, root = _motions(points), np.sqrt(np.maximum(weight, 0))[:, None]
     found = np.linalg.lstsq((rows * root[..., None]).reshape(-1, 6), (moves * root).reshape(-1), rcond=None)[0]

@@ -14,23 +14,23 @@ from dataclasses import fields, replace
 import numpy as np
 import torch
 
-from rigface.edits import NAMED, EditSpec, LightEdit, Trait
+from rigface.edits import NAMED_EXPRESSIONS, EditSpec, LightEdit, Trait
 from rigface.errors import BadEdit
 from rigface.face.controls.blendshape_transfer import NamedAxes
-from rigface.face.controls.local_blendshapes import alone, skull_motion
+from rigface.face.controls.local_blendshapes import isolated_change, skull_motion
 from rigface.face.geometry.rotation import from_degrees, to_axis_angle, to_degrees, to_matrix
 from rigface.face.reconstruction.albedo_light import AMBIENT
-from rigface.face.rendering.lighting import lamp, seen
+from rigface.face.rendering.lighting import lamp_harmonics, mean_shading
 from rigface.types import FaceParams, HeadSpec
 
-GIVEN_BY = {
+TRAIT_FIELDS = {
     "pose": ("head_rotation",),
     "expression": ("expression", "jaw_rotation", "bfm_expression"),
     "light": ("light",),
     "shape": ("shape",),
     "identity": ("shape", "albedo"),
 }
-ALWAYS_SOURCE = ("camera",)  # where the face is in the source's picture and how large: a pose is a turn, not a move
+SOURCE_FIELDS = ("camera",)  # where the face is in the source's picture and how large: a pose is a turn, not a move
 _EYES = ("eye", "brow", "cheek")
 
 
@@ -55,7 +55,7 @@ def transfer(
     """
     if edit.needs_target and target is None:
         raise ValueError(f"take: {', '.join(sorted(edit.take))} must be copied from somebody, and no target was given")
-    taken = {name: getattr(target, name) for trait in edit.take for name in GIVEN_BY[trait]}
+    taken = {name: getattr(target, name) for trait in edit.take for name in TRAIT_FIELDS[trait]}
     inside = _inside(edit.region, head)
     wanted = _confined(source, replace(source, **taken), edit.region, inside)
     if edit.expression:
@@ -63,7 +63,7 @@ def transfer(
     if any(n is not None for n in (edit.yaw_deg, edit.pitch_deg, edit.roll_deg)):
         wanted = replace(wanted, head_rotation=_pose(wanted.head_rotation, edit))
     if edit.light is not None:
-        wanted = replace(wanted, light=light_of(edit.light, white(source.light)))
+        wanted = replace(wanted, light=light_coefficients(edit.light, white_point(source.light)))
     return wanted if edit.strength == 1 else _between(source, wanted, edit.strength)
 
 
@@ -75,7 +75,7 @@ def targets_of(source: FaceParams, givers: Mapping[Trait, FaceParams]) -> FacePa
     """
     out = source
     for trait, giver in givers.items():
-        out = replace(out, **{name: getattr(giver, name) for name in GIVEN_BY[trait]})
+        out = replace(out, **{name: getattr(giver, name) for name in TRAIT_FIELDS[trait]})
         if trait == "light":
             gain = exposure(source.light) / exposure(giver.light)
             out = replace(out, light=(np.asarray(giver.light) * gain).astype(np.float32))
@@ -88,9 +88,9 @@ def axes_of(name: str, head: HeadSpec) -> dict[str, float]:
     Raises:
         BadEdit: neither a named expression nor an axis of this head.
     """
-    axes = NAMED.get(name, {name: 1.0})
+    axes = NAMED_EXPRESSIONS.get(name, {name: 1.0})
     if missing := sorted(set(axes) - set(head.expression_names)):
-        known = ", ".join([*NAMED, *head.expression_names])
+        known = ", ".join([*NAMED_EXPRESSIONS, *head.expression_names])
         raise BadEdit(f"expression.{name}: the head {head.name!r} has no {missing[0]!r}; it has {known}")
     return dict(axes)
 
@@ -124,7 +124,7 @@ def _expressed(params: FaceParams, edit: EditSpec, head: HeadSpec, inside: np.nd
             k = head.expression_names.index(axis)
             asked[k] = asked.get(k, 0.0) + share * value  # two names may share an axis
     # Set, not added: 0.5 asked of a face that has 0.3 gives 0.5, and asking twice does not give 1.
-    change = alone(head, {k: value - float(params.expression[k]) for k, value in asked.items() if inside[k]})
+    change = isolated_change(head, {k: value - float(params.expression[k]) for k, value in asked.items() if inside[k]})
     change = np.where(inside, change, np.float32(0))
     turn, shift = skull_motion(head, change)
     out = replace(params, expression=params.expression + change)
@@ -140,7 +140,7 @@ def _expressed(params: FaceParams, edit: EditSpec, head: HeadSpec, inside: np.nd
 def _by_name(params: FaceParams, edit: EditSpec, named: NamedAxes) -> FaceParams:
     asked: dict[str, float] = {}
     for name, value in edit.expression.items():
-        for axis, share in NAMED.get(name, {name: 1.0}).items():
+        for axis, share in NAMED_EXPRESSIONS.get(name, {name: 1.0}).items():
             asked[axis] = asked.get(axis, 0.0) + share * value
     expression, jaw = named.set(params.expression, params.jaw_rotation, asked)
     return replace(params, expression=expression, jaw_rotation=jaw)
@@ -155,15 +155,15 @@ def _pose(rotation: np.ndarray, edit: EditSpec) -> np.ndarray:
 
 def exposure(light: np.ndarray) -> float:
     """How bright a light is on what the camera sees, in white ambient lights of strength 1: (9, 3) -> number."""
-    return float(seen(torch.tensor(np.asarray(light))).mean().clamp_min(1e-4))
+    return float(mean_shading(torch.tensor(np.asarray(light))).mean().clamp_min(1e-4))
 
 
-def white(light: np.ndarray) -> np.ndarray:
+def white_point(light: np.ndarray) -> np.ndarray:
     """(3,) `exposure` by colour: what white paper facing the camera would look like in this light (9, 3)."""
-    return np.maximum(seen(torch.from_numpy(np.asarray(light, np.float32))).numpy(), 1e-4)
+    return np.maximum(mean_shading(torch.from_numpy(np.asarray(light, np.float32))).numpy(), 1e-4)
 
 
-def light_of(edit: LightEdit, unit: float | np.ndarray) -> np.ndarray:
+def light_coefficients(edit: LightEdit, unit: float | np.ndarray) -> np.ndarray:
     """(9, 3) float32 coefficients of a lamp over a surround.
 
     Args:
@@ -176,7 +176,7 @@ def light_of(edit: LightEdit, unit: float | np.ndarray) -> np.ndarray:
         return (np.array(edit.sh, np.float32) * scale).astype(np.float32)
     azimuth, elevation = np.radians([edit.azimuth_deg, edit.elevation_deg])
     towards = np.array([np.sin(azimuth) * np.cos(elevation), np.sin(elevation), np.cos(azimuth) * np.cos(elevation)])
-    out = np.outer(lamp(torch.from_numpy(towards)).numpy() * edit.intensity, edit.colour)
+    out = np.outer(lamp_harmonics(torch.from_numpy(towards)).numpy() * edit.intensity, edit.colour)
     out[0] += AMBIENT * edit.ambient
     return (out * scale).astype(np.float32)
 

@@ -11,13 +11,13 @@ from rigface.types import Detection
 SAME_FACE = 0.4  # two boxes of one frame that overlap by more are one face
 
 
-def box_of(landmarks: np.ndarray) -> np.ndarray:
+def landmark_box(landmarks: np.ndarray) -> np.ndarray:
     """(4,) float32 x0, y0, x1, y1 around (L, 2+) landmarks."""
     flat = landmarks[:, :2]
     return np.concatenate([flat.min(0), flat.max(0)]).astype(np.float32)
 
 
-def overlap(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+def iou(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     """Intersection over union of one box (4,) with each of (N, 4); (N,) float in [0, 1]."""
     boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
     inner = np.minimum(box[2:], boxes[:, 2:]) - np.maximum(box[:2], boxes[:, :2])
@@ -26,18 +26,18 @@ def overlap(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     return np.where(shared > 0, shared / np.maximum(areas - shared, 1e-9), 0.0)
 
 
-def distinct(found: Sequence[Detection], shared: float = SAME_FACE) -> list[Detection]:
+def non_maximum_suppression(found: Sequence[Detection], shared: float = SAME_FACE) -> list[Detection]:
     """Surest first, without those that overlap a surer one by more than `shared` (greedy non-maximum suppression)."""
     kept: list[Detection] = []
     for one in sorted(found, key=lambda d: (-d.score, *np.asarray(d.box).tolist())):
-        if not kept or overlap(one.box, np.stack([k.box for k in kept])).max() <= shared:
+        if not kept or iou(one.box, np.stack([k.box for k in kept])).max() <= shared:
             kept.append(one)
     return kept
 
 
-def among(box: np.ndarray, found: Sequence[Detection], shared: float = SAME_FACE) -> bool:
+def overlaps_any(box: np.ndarray, found: Sequence[Detection], shared: float = SAME_FACE) -> bool:
     """Whether this face has been found already."""
-    return bool(found) and bool(overlap(box, np.stack([f.box for f in found])).max() > shared)
+    return bool(found) and bool(iou(box, np.stack([f.box for f in found])).max() > shared)
 
 
 def tile_grid(height: int, width: int, finest: float, limit: int) -> list[tuple[int, int, int]]:

@@ -23,7 +23,7 @@ import numpy as np
 
 from rigface import assets
 from rigface.errors import MissingAsset
-from rigface.face.detection.boxes import among, box_of, distinct, overlap, tile_grid
+from rigface.face.detection.boxes import iou, landmark_box, non_maximum_suppression, overlaps_any, tile_grid
 from rigface.types import Detection, DetectorSpec
 
 TASKS = ("detection", "landmark_2d_106")
@@ -85,13 +85,13 @@ class InsightfaceDetector:
         height, width = image.shape[:2]
         found = self._look(bgr, 0, 0, width, height)
         for lost in before:
-            if not among(lost.box, found):
-                near = [f for f in self._around(bgr, lost.box) if overlap(f.box, lost.box[None])[0] > 0.2]
-                found += [f for f in near if not among(f.box, found)][:1]
+            if not overlaps_any(lost.box, found):
+                near = [f for f in self._around(bgr, lost.box) if iou(f.box, lost.box[None])[0] > 0.2]
+                found += [f for f in near if not overlaps_any(f.box, found)][:1]
         if self._small_faces or not found if second_look is None else second_look:
             for x, y, side in tile_grid(height, width, TILE_PX, self._tile_limit):
                 found += self._look(bgr, x, y, side, side)
-        return distinct(found)
+        return non_maximum_suppression(found)
 
     def _around(self, bgr: np.ndarray, box: np.ndarray) -> list[Detection]:
         side = int(3 * max(box[2] - box[0], box[3] - box[1], 16))
@@ -114,7 +114,7 @@ class InsightfaceDetector:
             points = self._landmark.get(part, Face(bbox=np.array(box, np.float32)))
             landmarks = np.zeros((len(points), 3), np.float32)
             landmarks[:, :2] = points[:, :2] + 0.5 + np.array([x, y], np.float32)
-            own = box_of(landmarks)
+            own = landmark_box(landmarks)
             whole = np.concatenate([np.minimum(own[:2], corners[:2]), np.maximum(own[2:], corners[2:])])
             out.append(Detection(whole, landmarks, sure))
         return out

@@ -34,7 +34,7 @@ from typing import Any
 import numpy as np
 
 from rigface import assets
-from rigface.face.detection.boxes import among, box_of, distinct, overlap, tile_grid
+from rigface.face.detection.boxes import iou, landmark_box, non_maximum_suppression, overlaps_any, tile_grid
 from rigface.face.geometry import alignment
 from rigface.types import Detection, DetectorSpec
 
@@ -46,7 +46,7 @@ ZOOM_PX = 256
 NEAR_PX = 512  # the same for a large face: it then has about as many pixels as the landmarker's mesh network sees
 SAME_PLACE = 0.2  # overlap with the box that was looked at
 ZOOM = 3.0  # side of the square around BlazeFace's box that is enlarged for the landmarker
-MOST = 100  # possible faces of one second look that are looked at closely; noise has hundreds
+MAX_CLOSE_LOOKS = 100  # possible faces of one second look that are looked at closely; noise has hundreds
 FLAT = 12  # a tile whose grey levels span less than this shows no face
 
 _NAMES = (
@@ -117,16 +117,16 @@ class MediapipeDetector:
         """
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
             raise ValueError(f"image: want (H, W, 3) uint8 RGB, got {image.shape} {image.dtype}")
-        found = distinct([self._scored(image, one, before) for one in self._plain(image)])
+        found = non_maximum_suppression([self._scored(image, one, before) for one in self._plain(image)])
         for lost in before:
-            if not among(lost.box, found):
+            if not overlaps_any(lost.box, found):
                 found += self._zoomed(image, lost.box, found)
         wanted = self._small_faces or not found if second_look is None else second_look
         if wanted:
-            for box in self._search(image)[:MOST]:
-                if not among(box, found, shared=0.2):  # BlazeFace's box ends at the brows
+            for box in self._search(image)[:MAX_CLOSE_LOOKS]:
+                if not overlaps_any(box, found, shared=0.2):  # BlazeFace's box ends at the brows
                     found += self._zoomed(image, box, found)
-        return distinct(found)
+        return non_maximum_suppression(found)
 
     def _plain(self, image: np.ndarray) -> list[Detection]:
         import cv2
@@ -152,7 +152,7 @@ class MediapipeDetector:
             landmarks = np.array([(p.x * width, p.y * height, p.z * width) for p in points], np.float32)
             out.append(
                 Detection(
-                    box=box_of(landmarks),
+                    box=landmark_box(landmarks),
                     landmarks=landmarks,
                     score=0.0,
                     blendshapes=np.array([s.score for s in scores], np.float32),
@@ -177,7 +177,7 @@ class MediapipeDetector:
     def _scored(self, image: np.ndarray, one: Detection, before: Sequence[Detection]) -> Detection:
         """The same detection with a score: carried over from the frame before, or BlazeFace's on the face's square."""
         if before:
-            shared = overlap(one.box, np.stack([b.box for b in before]))
+            shared = iou(one.box, np.stack([b.box for b in before]))
             if shared.max() > 0.5:
                 return _with_score(one, before[int(shared.argmax())].score)
         square = alignment.crop(image, alignment.frame_to_crop(one.box, 128), 128)
@@ -192,14 +192,14 @@ class MediapipeDetector:
             box: (4,) frame px, about the face from chin to forehead.
             before: as for a call; the score is carried over.
         """
-        near = [(float(overlap(one.box, box[None])[0]), one) for one in self._enlarged(image, box, NEAR_PX)]
+        near = [(float(iou(one.box, box[None])[0]), one) for one in self._enlarged(image, box, NEAR_PX)]
         shared, face = max(near, key=lambda pair: pair[0], default=(0.0, None))
         return self._scored(image, face, before) if face is not None and shared > SAME_PLACE else None
 
     def _zoomed(self, image: np.ndarray, box: np.ndarray, found: Sequence[Detection]) -> list[Detection]:
         """The new face near `box`, seen enlarged; at most one."""
         for face in self._enlarged(image, box, ZOOM_PX):
-            if overlap(face.box, box[None])[0] > SAME_PLACE and not among(face.box, found):
+            if iou(face.box, box[None])[0] > SAME_PLACE and not overlaps_any(face.box, found):
                 face = self._scored(image, face, ())
                 if face.score >= SURE:
                     return [face]
@@ -221,13 +221,13 @@ class MediapipeDetector:
             if np.ptp(tile[::8, ::8, 1]) >= FLAT:
                 shift = np.array([x, y, x, y], np.float32)
                 seen += [Detection(box=box + shift, landmarks=None, score=score) for box, score in self._glimpses(tile)]
-        return [one.box for one in distinct(seen, shared=0.3)]
+        return [one.box for one in non_maximum_suppression(seen, shared=0.3)]
 
 
 def _moved(one: Detection, scale_x: float, scale_y: float, x: float, y: float) -> Detection:
     """A detection of a part of a picture, in the picture's px. The matrix stays: it is about the camera of that part."""
     landmarks = one.landmarks * np.array([scale_x, scale_y, scale_x], np.float32) + np.array([x, y, 0], np.float32)
-    return Detection(box_of(landmarks), landmarks, one.score, one.blendshapes, one.matrix)
+    return Detection(landmark_box(landmarks), landmarks, one.score, one.blendshapes, one.matrix)
 
 
 def _with_score(one: Detection, score: float) -> Detection:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rigface.face.detection.boxes import distinct
+from rigface.face.detection.boxes import non_maximum_suppression
 from rigface.face.detection.insightface import InsightfaceDetector
 from rigface.face.detection.mediapipe import BLENDSHAPES, MediapipeDetector
 from rigface.types import Detection, DetectorSpec
@@ -52,4 +52,4 @@ class ScrfdDetector:
             self._landmarker.look_at(image, one.box, before)
             for one in self._finder(image, second_look=second_look, before=before)
         ]
-        return distinct([face for face in seen if face is not None])
+        return non_maximum_suppression([face for face in seen if face is not None])

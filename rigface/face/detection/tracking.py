@@ -21,11 +21,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rigface.face.detection.boxes import overlap
+from rigface.face.detection.boxes import iou
 from rigface.face.geometry import alignment
 from rigface.types import DLIB_SAME_PERSON, Detection
 
-LIMIT = 2.8  # cost above which a face is a new track
+MAX_COST = 2.8  # cost above which a face is a new track
 COLOUR, SHAPE, SIZE, WAY = 0.2, 0.25, 0.3, 0.5  # changes that cost 1
 THUMB_PX = 16
 MAX_GAP = 12  # frames a face may be unseen and still continue its track, within a chunk and across its border
@@ -78,8 +78,8 @@ class Tracker:
             return []
         costs = np.array([[t.cost(s, self._frame) for s in seen] for t in self._live])
         # Anything over the limit is as good as no pair, so that it cannot push a good pair out of the optimum.
-        tracks, sights = linear_sum_assignment(np.minimum(costs, LIMIT))
-        return [(int(t), int(s)) for t, s in zip(tracks, sights) if costs[t, s] < LIMIT]
+        tracks, sights = linear_sum_assignment(np.minimum(costs, MAX_COST))
+        return [(int(t), int(s)) for t, s in zip(tracks, sights) if costs[t, s] < MAX_COST]
 
     def _look_for_a_cut(self, image: np.ndarray) -> None:
         scene = _scene_of(image)
@@ -212,7 +212,7 @@ class TrackSummary:
     identity: np.ndarray | None = None
 
 
-def join(
+def join_tracks(
     left: Sequence[TrackSummary],
     right: Sequence[TrackSummary],
     max_gap_s: float,
@@ -240,7 +240,7 @@ def join(
         for k, before in enumerate(left):
             if not 0 < after.first_s - before.last_s <= max_gap_s + 1e-6:
                 continue
-            shared = float(overlap(before.last_box, after.first_box[None])[0])
+            shared = float(iou(before.last_box, after.first_box[None])[0])
             if before.identity is not None and after.identity is not None:
                 distance = float(np.linalg.norm(before.identity - after.identity))
                 if distance < same_person and _near(before.last_box, after.first_box):
@@ -258,7 +258,7 @@ def _near(a: np.ndarray, b: np.ndarray) -> bool:
     return bool(way < max(sizes) and max(sizes) < 2 * min(sizes))
 
 
-def number(
+def number_tracks(
     chunks: Sequence[Sequence[TrackSummary]], max_gap_s: float, same_person: float = DLIB_SAME_PERSON
 ) -> list[dict[int, int]]:
     """Track ids for a whole video: chunk by chunk, chunk's id -> video's id, counted from 0 in order of appearance.
@@ -270,7 +270,7 @@ def number(
     out: list[dict[int, int]] = []
     count = 0
     for k, chunk in enumerate(chunks):
-        joined = join(chunks[k - 1], chunk, max_gap_s, same_person) if k else {}
+        joined = join_tracks(chunks[k - 1], chunk, max_gap_s, same_person) if k else {}
         ids = {}
         for one in sorted(chunk, key=lambda t: (t.first_s, t.track)):
             if one.track in joined:

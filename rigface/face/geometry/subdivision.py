@@ -53,7 +53,7 @@ def loop_step(faces: np.ndarray, count: int) -> tuple[sparse.csr_matrix, np.ndar
     return weights, children.reshape(-1, 3)
 
 
-def interpolating(faces: np.ndarray, count: int, steps: int) -> tuple[np.ndarray, np.ndarray]:
+def subdivide_interpolating(faces: np.ndarray, count: int, steps: int) -> tuple[np.ndarray, np.ndarray]:
     """Loop subdivision that keeps the given points.
 
     Args:
@@ -72,7 +72,7 @@ def interpolating(faces: np.ndarray, count: int, steps: int) -> tuple[np.ndarray
     return weights @ moved, fine
 
 
-def linear(faces: np.ndarray, points: np.ndarray, steps: int) -> np.ndarray:
+def subdivide_linear(faces: np.ndarray, points: np.ndarray, steps: int) -> np.ndarray:
     """The same vertices as `interpolating` makes, each new one the middle of its edge: for texture coordinates.
 
     Args:

@@ -22,7 +22,7 @@ _SHAPES = 300  # the file's 400 directions are 300 of shape, then 100 of express
 _NECK, _JAW, _EYES = 1, 2, (3, 4)  # the joints after the first, which turns the whole head
 
 
-def load(folder: str | PathLike[str], shape: int = 100, expression: int = 50) -> Head:
+def load_flame(folder: str | PathLike[str], shape: int = 100, expression: int = 50) -> Head:
     """FLAME from `generic_model.pkl`, `landmark_embedding.npy` and `head_template.obj` in one folder.
 
     The pickles are read as data and never executed (see `unpickle.py`).
@@ -38,7 +38,7 @@ def load(folder: str | PathLike[str], shape: int = 100, expression: int = 50) ->
     names = ("generic_model.pkl", "landmark_embedding.npy", "head_template.obj")
     model_file, embedding_file, template_file = (_there(Path(folder) / name) for name in names)
     data = model_file.read_bytes()
-    model, embedding = safe_pickle.load(data), safe_pickle.load_npy(embedding_file)
+    model, embedding = safe_pickle.load_pickle(data), safe_pickle.load_npy(embedding_file)
     basis = np.asarray(model["shapedirs"], np.float32)
     expressions = basis.shape[2] - _SHAPES
     if not (0 < shape <= _SHAPES and 0 < expression <= expressions):

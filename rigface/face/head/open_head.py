@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rigface.face.geometry.subdivision import interpolating, linear
+from rigface.face.geometry.subdivision import subdivide_interpolating, subdivide_linear
 from rigface.types import HeadSpec
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class OpenHead:
 
     def uv(self, steps: int = STEPS) -> np.ndarray:
         """(V, 2) float32 texture coordinates of the vertices."""
-        return linear(self.control_faces, self.control_uv, steps).astype(np.float32)
+        return subdivide_linear(self.control_faces, self.control_uv, steps).astype(np.float32)
 
     def head(self, steps: int = STEPS) -> Head:
         """This model as a `Head`, the class that also reads FLAME. One joint: the whole face turns about the origin."""
@@ -116,5 +116,5 @@ class OpenHead:
 
 @lru_cache(maxsize=4)
 def _subdivision(faces: bytes, count: int, steps: int) -> tuple[np.ndarray, np.ndarray]:
-    weights, fine = interpolating(np.frombuffer(faces, np.int32).reshape(-1, 3), count, steps)
+    weights, fine = subdivide_interpolating(np.frombuffer(faces, np.int32).reshape(-1, 3), count, steps)
     return weights.astype(np.float32), fine.astype(np.int32)

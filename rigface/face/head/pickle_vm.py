@@ -52,7 +52,7 @@ _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": (
 UNSET = object()
 
 
-class Name:
+class InertGlobal:
     """A global that the file mentions. It stands for nothing but itself."""
 
     def __init__(self, module: str, name: str) -> None:
@@ -61,14 +61,14 @@ class Name:
         self.kind, self.name = ALLOWED[module, name], f"{module}.{name}"
 
 
-class Made:
+class InertCall:
     """What the file would have made by a call: its kind, the arguments, and the state given to it later."""
 
     def __init__(self, kind: str, args: tuple) -> None:
         self.kind, self.args, self.state = kind, args, UNSET
 
 
-def run(stream: io.BytesIO) -> Any:
+def run_pickle(stream: io.BytesIO) -> Any:
     """Follow one pickle to its STOP, and leave the stream behind it."""
     stack: list[Any] = []
     marks: list[int] = []
@@ -103,13 +103,13 @@ def run(stream: io.BytesIO) -> Any:
             stack.append(_fill({}, since_mark()))
         elif op in ("APPEND", "APPENDS"):
             items = [stack.pop()] if op == "APPEND" else since_mark()
-            want(stack[-1], list, op).extend(items)
+            expect(stack[-1], list, op).extend(items)
         elif op in ("SETITEM", "SETITEMS"):
             items = [stack.pop(-2), stack.pop()] if op == "SETITEM" else since_mark()
-            _fill(want(stack[-1], dict, op), items)
+            _fill(expect(stack[-1], dict, op), items)
         elif op == "ADDITEMS":
             items = since_mark()
-            want(stack[-1], set, op).update(map(_key, items))
+            expect(stack[-1], set, op).update(map(_key, items))
         elif op in ("PUT", "BINPUT", "LONG_BINPUT"):
             memo[int(str(arg))] = stack[-1]
         elif op == "MEMOIZE":
@@ -125,21 +125,21 @@ def run(stream: io.BytesIO) -> Any:
         elif op == "DUP":
             stack.append(stack[-1])
         elif op == "GLOBAL":
-            stack.append(Name(*str(arg).split(" ", 1)))
+            stack.append(InertGlobal(*str(arg).split(" ", 1)))
         elif op == "STACK_GLOBAL":
             name, module = stack.pop(), stack.pop()
-            stack.append(Name(want(module, str, op), want(name, str, op)))
+            stack.append(InertGlobal(expect(module, str, op), expect(name, str, op)))
         elif op in ("REDUCE", "NEWOBJ"):
             args, name = stack.pop(), stack.pop()
             make = _reduce if op == "REDUCE" else _new
-            stack.append(make(want(name, Name, op), want(args, tuple, op)))
+            stack.append(make(expect(name, InertGlobal, op), expect(args, tuple, op)))
         elif op == "BUILD":
-            state, made = stack.pop(), want(stack[-1], Made, op)
+            state, made = stack.pop(), expect(stack[-1], InertCall, op)
             if made.kind not in CONTAINERS | {"array", "dtype"} or made.state is not UNSET:
                 raise UnsafeFile(f"the file changes the inside of a {made.kind}; it was not run")
             made.state = state
         elif op == "BINPERSID":
-            stack.append(Made("persistent", (stack.pop(),)))
+            stack.append(InertCall("persistent", (stack.pop(),)))
         elif op == "STOP":
             return stack.pop()
         elif op not in ("PROTO", "FRAME"):
@@ -148,7 +148,7 @@ def run(stream: io.BytesIO) -> Any:
     raise ValueError("it has no end")
 
 
-def want(value: Any, kind: Any, op: str) -> Any:
+def expect(value: Any, kind: Any, op: str) -> Any:
     """`value`, if it is of that kind; `op` says in the refusal what needed it."""
     if not isinstance(value, kind):
         want = getattr(kind, "__name__", str(kind)).strip("_")
@@ -167,26 +167,26 @@ def _fill(target: dict, items: list[Any]) -> dict:
     return target
 
 
-def _new(name: Name, args: tuple) -> Made:
+def _new(name: InertGlobal, args: tuple) -> InertCall:
     if name.kind not in CONTAINERS or args:
         raise UnsafeFile(f"the file makes a {name.name} from {len(args)} arguments; it was not run")
-    return Made(name.kind, ())
+    return InertCall(name.kind, ())
 
 
-def _reduce(name: Name, args: tuple) -> Any:
+def _reduce(name: InertGlobal, args: tuple) -> Any:
     """What a call of an allowed name stands for. The call itself does not happen."""
     kind = name.kind
-    if kind == "reconstructor" and len(args) == 3 and isinstance(args[0], Name) and args[2] is None:
+    if kind == "reconstructor" and len(args) == 3 and isinstance(args[0], InertGlobal) and args[2] is None:
         return _new(args[0], ())
     if kind == "encode" and len(args) == 2 and args[1] in ("latin1", "latin-1") and isinstance(args[0], str):
         return args[0].encode("latin-1")
     if kind == "set" and len(args) <= 1:
-        return set(map(_key, want(args[0], list, "set"))) if args else set()
+        return set(map(_key, expect(args[0], list, "set"))) if args else set()
     if kind == "dict" and len(args) <= 1:
-        pairs = want(args[0], list, "OrderedDict") if args else []
+        pairs = expect(args[0], list, "OrderedDict") if args else []
         return _fill({}, [x for pair in pairs for x in pair])
     if kind in ("array", "frombuffer", "dtype", "scalar", "tensor", "storage"):
-        return Made(kind, args)
+        return InertCall(kind, args)
     raise UnsafeFile(
         f"the file calls {name.name} with {len(args)} arguments, which plain arrays do not need; it was not run"
     )

@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from rigface.errors import UnsafeFile
-from rigface.face.head.pickle_vm import CONTAINERS, UNSET, Made, Name, run, want
+from rigface.face.head.pickle_vm import CONTAINERS, UNSET, InertCall, InertGlobal, expect, run_pickle
 
 MAX_BYTES = 256 * 2**20  # the released generic_model.pkl has 53 MB
 MAX_GROWTH = 16  # arrays may take this many times the bytes of the file; shared memory would allow any number
@@ -28,7 +28,7 @@ MAX_DENSE = 10**8  # entries of a sparse matrix once dense
 _CODE = re.compile(r"[biuf][1248]|c8|c16|[SU]\d{1,4}|O8?|\?")
 
 
-def load(source: str | os.PathLike[str] | bytes | BinaryIO, *, max_bytes: int = MAX_BYTES) -> Any:
+def load_pickle(source: str | os.PathLike[str] | bytes | BinaryIO, *, max_bytes: int = MAX_BYTES) -> Any:
     """The data in a pickle.
 
     Args:
@@ -44,7 +44,7 @@ def load(source: str | os.PathLike[str] | bytes | BinaryIO, *, max_bytes: int = 
     """
     data = _read(source, max_bytes)
     try:
-        return _Values(len(data)).of(run(io.BytesIO(data)))
+        return _Values(len(data)).of(run_pickle(io.BytesIO(data)))
     except (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RecursionError, struct.error) as e:
         raise UnsafeFile(f"this is not a pickle of plain arrays, or it is damaged: {e}") from e
 
@@ -70,7 +70,7 @@ def load_npy(source: str | os.PathLike[str] | bytes, *, max_bytes: int = MAX_BYT
             return np.load(io.BytesIO(data), allow_pickle=False)
     except (ValueError, LookupError, OSError) as e:
         raise UnsafeFile(f"this is not a .npy file, or it is damaged: {e}") from e
-    value = load(data[stream.tell() :])
+    value = load_pickle(data[stream.tell() :])
     return value.item() if isinstance(value, np.ndarray) and value.shape == () else value
 
 
@@ -96,9 +96,9 @@ class _Values:
         self._keep: list[Any] = []
 
     def of(self, node: Any) -> Any:
-        if isinstance(node, Name):
+        if isinstance(node, InertGlobal):
             raise UnsafeFile(f"the file keeps {node.name} itself as a value; that is not data")
-        if not isinstance(node, list | tuple | dict | Made):
+        if not isinstance(node, list | tuple | dict | InertCall):
             return node
         if id(node) in self._done:
             if self._done[id(node)] is UNSET:
@@ -115,9 +115,9 @@ class _Values:
         self._done[id(node)] = value
         return value
 
-    def _made(self, node: Made) -> Any:
+    def _made(self, node: InertCall) -> Any:
         if node.kind in CONTAINERS:
-            return _container(node.kind, {k: self.of(v) for k, v in want(node.state, dict, "BUILD").items()})
+            return _container(node.kind, {k: self.of(v) for k, v in expect(node.state, dict, "BUILD").items()})
         if node.kind == "dtype":
             return _dtype(node)
         if node.kind == "array":
@@ -142,19 +142,19 @@ class _Values:
         count = math.prod(map(_size, shape))
         self._spend(count * dtype.itemsize)
         if dtype.hasobject:
-            if len(want(raw, list, "array of objects")) != count:
+            if len(expect(raw, list, "array of objects")) != count:
                 raise ValueError(f"{len(raw)} objects for an array of shape {shape}")
             values = np.empty(count, object)
             for i, item in enumerate(raw):  # one by one: numpy would spread an item that is itself an array
                 values[i] = self.of(item)
             return values.reshape(shape, order=order)
-        data = raw.encode("latin-1") if isinstance(raw, str) else bytes(want(raw, bytes | bytearray, "array"))
+        data = raw.encode("latin-1") if isinstance(raw, str) else bytes(expect(raw, bytes | bytearray, "array"))
         if len(data) != count * dtype.itemsize:
             raise ValueError(f"{len(data)} bytes for an array of shape {shape} of {dtype}")
         return np.frombuffer(data, dtype).reshape(shape, order=order).copy(order="K")
 
     def _tensor(self, storage: Any, offset: int, shape: Any, strides: Any) -> np.ndarray:
-        flat = _storage(want(storage, Made, "tensor"))
+        flat = _storage(expect(storage, InertCall, "tensor"))
         shape, strides = tuple(map(_size, shape)), tuple(map(_size, strides))
         self._spend(math.prod(shape) * flat.itemsize)
         last = _size(offset) + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
@@ -170,7 +170,7 @@ def _size(n: Any) -> int:
     return n
 
 
-def _dtype(node: Made) -> np.dtype:
+def _dtype(node: InertCall) -> np.dtype:
     code = node.args[0]
     code = code.decode("latin-1") if isinstance(code, bytes) else code
     order, *names = node.state[1:4] if isinstance(node.state, tuple) else ("=",)
@@ -179,15 +179,15 @@ def _dtype(node: Made) -> np.dtype:
     return np.dtype(object if code[0] == "O" else code).newbyteorder(order)
 
 
-def _storage(node: Made) -> np.ndarray:
+def _storage(node: InertCall) -> np.ndarray:
     """The flat array in the bytes of a torch storage: magic, version, system, object, keys, count, numbers."""
     if node.kind != "storage" or len(node.args) != 1:
         raise ValueError(f"a tensor on a {node.kind}")
-    stream = io.BytesIO(want(node.args[0], bytes, "storage"))
-    _magic, _version, _system, made, _keys = (run(stream) for _ in range(5))
-    if want(made, Made, "storage").kind != "persistent" or not isinstance(made.args[0], tuple):
+    stream = io.BytesIO(expect(node.args[0], bytes, "storage"))
+    _magic, _version, _system, made, _keys = (run_pickle(stream) for _ in range(5))
+    if expect(made, InertCall, "storage").kind != "persistent" or not isinstance(made.args[0], tuple):
         raise ValueError("a storage without its description")
-    kind = want(made.args[0][1], Name, "storage").kind
+    kind = expect(made.args[0][1], InertGlobal, "storage").kind
     if not kind.startswith("storage:"):
         raise ValueError(f"a storage of {kind}")
     dtype = np.dtype(kind.removeprefix("storage:"))

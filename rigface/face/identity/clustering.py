@@ -23,7 +23,7 @@ CELLS = 1 << 23  # distances held at a time: 64 MB
 
 
 @dataclass(frozen=True, eq=False)
-class People:
+class IdentityClusters:
     """Clusters of identity vectors, as much of them as it takes to add to them later.
 
     Args:
@@ -39,14 +39,14 @@ class People:
     scatter: np.ndarray
 
 
-def cluster(
+def cluster_vectors(
     vectors: np.ndarray,
     weights: np.ndarray | None = None,
-    previous: People | None = None,
+    previous: IdentityClusters | None = None,
     *,
     threshold: float,
     apart: Sequence[tuple[int, int]] = (),
-) -> tuple[np.ndarray, People]:
+) -> tuple[np.ndarray, IdentityClusters]:
     """Say which vectors are one person's.
 
     People known before take in new vectors and are never merged with each other: an id, once given, stays. The work
@@ -73,7 +73,7 @@ def cluster(
     if weights.shape != (len(vectors),) or not (weights > 0).all():
         raise ValueError(f"weights: want ({len(vectors)},) above 0, got {weights.shape}")
     if previous is None:
-        previous = People(np.zeros(0, np.int64), np.zeros((0, vectors.shape[1])), np.zeros(0), np.zeros(0))
+        previous = IdentityClusters(np.zeros(0, np.int64), np.zeros((0, vectors.shape[1])), np.zeros(0), np.zeros(0))
 
     known = len(previous.ids)
     centroid = np.concatenate([previous.centroid, vectors])
@@ -106,7 +106,7 @@ def cluster(
 
     first_new = int(previous.ids.max(initial=-1)) + 1
     ids = np.concatenate([previous.ids, np.arange(first_new, first_new + len(centroid) - known)])
-    return ids[group[known:]], People(ids, centroid, weight, scatter)
+    return ids[group[known:]], IdentityClusters(ids, centroid, weight, scatter)
 
 
 def _nearest(

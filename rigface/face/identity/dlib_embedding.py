@@ -32,25 +32,13 @@ import numpy as np
 from rigface import assets
 from rigface.face.geometry.landmarks import layout_of
 from rigface.face.identity import clustering
-from rigface.face.identity.clustering import People
+from rigface.face.identity.clustering import IdentityClusters
 from rigface.types import DLIB_SAME_PERSON, DLIB_WIDTH, Detection
-
-__all__ = [
-    "DlibIdentity",
-    "People",
-    "Picker",
-    "chip",
-    "cluster",
-    "directions",
-    "same_person",
-    "usual_threshold",
-    "worth_of",
-]
 
 CHIP_PX = 150
 
 
-def usual_threshold(width: int) -> float:
+def cluster_threshold(width: int) -> float:
     """Root mean square distance of directions within a person, for `cluster`: by the width of the vectors.
 
     0.8 for dlib's 128 numbers (measured, see above); 1.1 for others (a cosine of 0.4, usual for ArcFace; not measured here).
@@ -58,7 +46,7 @@ def usual_threshold(width: int) -> float:
     return 0.8 if width == DLIB_WIDTH else 1.1
 
 
-def same_person(width: int) -> float:
+def same_person_distance(width: int) -> float:
     """Distance of two tracks' vectors below which they show one person: dlib's own rule, or a cosine of 0.4 for ArcFace."""
     return DLIB_SAME_PERSON if width == DLIB_WIDTH else 1.1
 
@@ -88,12 +76,12 @@ class DlibIdentity:
         Args:
             image: (H, W, 3) uint8 RGB, a frame or a crop; the detection's landmarks are in its px.
         """
-        face = chip(image, detection.landmarks)
+        face = face_chip(image, detection.landmarks)
         return None if face is None else self.embed([face])[0]
 
     def chip(self, image: np.ndarray, landmarks: np.ndarray) -> np.ndarray | None:
         """See `chip`."""
-        return chip(image, landmarks)
+        return face_chip(image, landmarks)
 
     def embed(self, chips: Sequence[np.ndarray]) -> np.ndarray:
         """Identity vectors of chips from `chip` or a `Picker`: (N, 128) float32."""
@@ -102,7 +90,7 @@ class DlibIdentity:
         return np.array(self._network.compute_face_descriptor([np.ascontiguousarray(c) for c in chips]), np.float32)
 
 
-def chip(image: np.ndarray, landmarks: np.ndarray) -> np.ndarray | None:
+def face_chip(image: np.ndarray, landmarks: np.ndarray) -> np.ndarray | None:
     """The upright (150, 150, 3) uint8 picture that dlib's network looks at; None where the landmarks have no extent.
 
     Args:
@@ -139,7 +127,7 @@ class _Pick:
     chip: np.ndarray = field(repr=False)
 
 
-class Picker:
+class FramePicker:
     """Chooses the frames of a track that are worth an identity vector, as they pass by; keeps only their chips.
 
     A frame is worth its face's size (up to the chip's), how frontal it is, how sharp and how sure. The chosen are at
@@ -156,7 +144,7 @@ class Picker:
         self,
         per_track: int = 2,
         apart: int = 8,
-        cut: Callable[[np.ndarray, np.ndarray], np.ndarray | None] = chip,
+        cut: Callable[[np.ndarray, np.ndarray], np.ndarray | None] = face_chip,
     ) -> None:
         self._per_track, self._apart, self._cut = per_track, apart, cut
         self._kept: dict[int, list[_Pick]] = {}
@@ -170,7 +158,7 @@ class Picker:
             image: (H, W, 3) uint8 RGB, a frame or a crop; the landmarks are in its px.
             sharpness: [0, 1], as `quality.sharpness` gives it.
         """
-        worth = worth_of(one) * (0.3 + 0.7 * float(np.nan_to_num(sharpness)))
+        worth = embedding_worth(one) * (0.3 + 0.7 * float(np.nan_to_num(sharpness)))
         kept = self._kept.setdefault(track, [])
         rival = next((k for k, pick in enumerate(kept) if abs(pick.frame - frame) < self._apart), None)
         if rival is None and len(kept) >= self._per_track:
@@ -192,7 +180,7 @@ class Picker:
         }
 
 
-def worth_of(one: Detection) -> float:
+def embedding_worth(one: Detection) -> float:
     """How much a detection promises an identity vector, in [0, 1]: large, frontal and sure is 1."""
     points = np.asarray(one.landmarks, np.float64)[:, :2]
     five = points[list(layout_of(points).five)]
@@ -212,7 +200,7 @@ def _mean_face() -> np.ndarray:
         return np.load(file)
 
 
-def directions(vectors: np.ndarray) -> np.ndarray:
+def unit_vectors(vectors: np.ndarray) -> np.ndarray:
     """Identity vectors as unit vectors that `cluster` compares: for dlib's 128 numbers, less the mean of all faces.
 
     Args:
@@ -227,14 +215,14 @@ def directions(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-9)
 
 
-def cluster(
+def cluster_identities(
     vectors: np.ndarray,
     weights: np.ndarray | None = None,
-    previous: People | None = None,
+    previous: IdentityClusters | None = None,
     *,
     threshold: float | None = None,
     apart: Sequence[tuple[int, int]] = (),
-) -> tuple[np.ndarray, People]:
+) -> tuple[np.ndarray, IdentityClusters]:
     """Say which identity vectors are one person's; `people.cluster` on their directions.
 
     Args:
@@ -250,5 +238,5 @@ def cluster(
     """
     vectors = np.asarray(vectors, np.float64)
     if threshold is None:
-        threshold = usual_threshold(vectors.shape[-1])
-    return clustering.cluster(directions(vectors), weights, previous, threshold=threshold, apart=apart)
+        threshold = cluster_threshold(vectors.shape[-1])
+    return clustering.cluster_vectors(unit_vectors(vectors), weights, previous, threshold=threshold, apart=apart)

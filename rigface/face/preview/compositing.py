@@ -16,7 +16,7 @@ from rigface.face.rendering.jit import compiled
 FEATHER = 0.08  # of the crop's side, over which an edit fades into the frame around it
 
 
-def paste(
+def paste_crop(
     image: np.ndarray, crop: np.ndarray, frame_to_crop: np.ndarray, where: np.ndarray | None = None
 ) -> np.ndarray:
     """The picture with an edited crop back in its place.

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rigface.face.geometry.landmarks import LEFT_EYE, LIPS, RIGHT_EYE
-from rigface.face.geometry.mesh import boundary
+from rigface.face.geometry.mesh import boundary_loop
 
 UPPER_TEETH = 0.72  # share of what a parted mouth shows that hangs on the upper lip
 SOFT = 0.035  # outer-eye distances over which the inside of a mouth gets dark
@@ -125,7 +125,7 @@ def find_openings(control_faces: np.ndarray, faces: np.ndarray, count: int, step
         on_loop = np.zeros(count, bool)
         on_loop[list(loop)] = True
         inside = np.repeat(on_loop[control_faces].all(1), 4**steps)
-        rim = boundary(faces[inside])
+        rim = boundary_loop(faces[inside])
         first = int(np.flatnonzero(rim == loop[0])[0])
         rim = np.roll(rim, -first)
         half = len(rim) // 2  # both rims have as many vertices, so the other corner is half way round
@@ -135,7 +135,7 @@ def find_openings(control_faces: np.ndarray, faces: np.ndarray, count: int, step
     return out
 
 
-def closed(slit: Opening, points: np.ndarray) -> np.ndarray:
+def close_opening(slit: Opening, points: np.ndarray) -> np.ndarray:
     """The mesh with rims that have crossed put onto each other: lids on the lower one, lips half way.
 
     Args:

@@ -14,7 +14,7 @@ GROW = 0.016  # of the side, by which the hole is wider than the person: hair an
 WORK_PX = 128  # what is filled in is smooth, so this resolution is enough
 
 
-def behind(crop: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def inpaint_background(crop: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The picture without the person.
 
     Args:

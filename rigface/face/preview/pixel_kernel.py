@@ -23,7 +23,7 @@ JUMP_PX = 4.0  # of 512: neighbours that come from places so far apart are of tw
 STILL_PX, MOVED_PX = 3.0, 14.0  # of 512: displacements between which the background stops moving with the person
 
 
-def paint(*arrays: np.ndarray) -> None:
+def paint_pixels(*arrays: np.ndarray) -> None:
     """`_paint` as machine code; the same arguments."""
     compiled(_paint, fastmath=True)(*arrays)
 

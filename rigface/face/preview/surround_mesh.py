@@ -44,7 +44,7 @@ STILL = 2.2  # reach of the ring that stays
 BORDER = 0.01  # of the crop's side, which the still ring keeps from its border
 
 
-def strip(inner: np.ndarray, outer: np.ndarray) -> list[np.ndarray]:
+def ring_triangles(inner: np.ndarray, outer: np.ndarray) -> list[np.ndarray]:
     """Triangles between two rings of the same length, outside up."""
     a, b = inner, np.roll(inner, -1)
     c, d = outer, np.roll(outer, -1)

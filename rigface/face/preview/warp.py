@@ -27,15 +27,15 @@ import cv2
 import numpy as np
 import torch
 
-from rigface.face.controls.local_blendshapes import soft_tissue, to_skull
+from rigface.face.controls.local_blendshapes import skull_motion_matrix, soft_tissue
 from rigface.face.geometry.camera import project, to_crop_px
-from rigface.face.geometry.mesh import boundary
+from rigface.face.geometry.mesh import boundary_loop
 from rigface.face.geometry.rotation import to_matrix
 from rigface.face.head.open_head import OpenHead
 from rigface.face.preview import pixel_kernel
-from rigface.face.preview.eye_mouth_openings import Opening, closed, find_openings
-from rigface.face.preview.inpainting import behind
-from rigface.face.preview.surround_mesh import RINGS, SurroundMesh, strip, surround_mesh
+from rigface.face.preview.eye_mouth_openings import Opening, close_opening, find_openings
+from rigface.face.preview.inpainting import inpaint_background
+from rigface.face.preview.surround_mesh import RINGS, SurroundMesh, ring_triangles, surround_mesh
 from rigface.face.rendering.lighting import shade
 from rigface.face.rendering.rasterizer import rasterize
 from rigface.face.rendering.renderer import vertex_normals
@@ -105,7 +105,7 @@ class Previewer:
         image, invented = np.empty_like(crop), np.zeros((size, size), np.float32)
         hard = np.zeros((0, 0), np.uint8) if mask is None else np.ascontiguousarray(mask)
         new_mask = np.empty_like(hard)
-        pixel_kernel.paint(
+        pixel_kernel.paint_pixels(
             fragments.face[0].numpy(), fragments.barycentrics[0].numpy(), mesh.triangles.numpy(), table,
             _inside_of_mouth(crop, points[0]), np.ascontiguousarray(crop), hard, soft, back, hole, image, new_mask, invented,
         )  # fmt: skip
@@ -151,7 +151,7 @@ class _Mesh:
         count, ring = len(self.mirror), len(self.rim)
         before, after = points
         for opening in self.openings:
-            before, after = closed(opening, before), closed(opening, after)
+            before, after = close_opening(opening, before), close_opening(opening, after)
         strips = [opening.strip(before, after, eyes) for opening in self.openings]
         rims = np.concatenate([opening.rims for opening in self.openings])
         n = count + len(around.here) + len(rims)
@@ -199,12 +199,12 @@ def _mesh(model: OpenHead) -> _Mesh:
 
     weights, faces = model.subdivision(STEPS)
     points = weights @ model.template
-    rim = boundary(faces)
+    rim = boundary_loop(faces)
     count, around = len(points), len(rim)
     openings = find_openings(model.control_faces, faces, len(model.template), STEPS)
     rings = [rim, *(count + k * around + np.arange(around) for k in range(len(RINGS) + 1))]
     parts = [np.delete(faces, np.concatenate([s.faces for s in openings]), axis=0)]
-    parts += [piece for inner, outer in pairwise(rings) for piece in strip(inner, outer)]
+    parts += [piece for inner, outer in pairwise(rings) for piece in ring_triangles(inner, outer)]
     first = count + around * (len(RINGS) + 1)
     for opening in openings:
         parts.append(opening.triangles(first))
@@ -214,7 +214,7 @@ def _mesh(model: OpenHead) -> _Mesh:
     across = np.array([place[int(mirror[vertex])] for vertex in rim])
     return _Mesh(
         torch.from_numpy(np.concatenate(parts).astype(np.int64)), rim, mirror, across, openings,
-        *(torch.from_numpy(a.astype(np.float32)) for a in (soft_tissue(points, rim), to_skull(points, rim))),
+        *(torch.from_numpy(a.astype(np.float32)) for a in (soft_tissue(points, rim), skull_motion_matrix(points, rim))),
     )  # fmt: skip
 
 
@@ -279,7 +279,7 @@ def _layers(
     moved = np.abs(there[:, :2] - table[:, pixel_kernel.HERE : pixel_kernel.HERE + 2]).max()
     if moved * 512 / size < pixel_kernel.STILL_PX:
         return soft, *nothing[1:]
-    return soft, *behind(crop, mask)
+    return soft, *inpaint_background(crop, mask)
 
 
 def _inside_of_mouth(crop: np.ndarray, points: np.ndarray) -> np.ndarray:

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from rigface.colour import LUMINANCE
 from rigface.face.head.open_head import SKIN_LUMINANCE, OpenHead
-from rigface.face.rendering.lighting import harmonics, lamp
+from rigface.face.rendering.lighting import harmonics, lamp_harmonics
 from rigface.face.rendering.renderer import vertex_normals
 
 STEPS = 1  # subdivision: normals of 1,833 vertices are smooth enough
@@ -178,7 +178,7 @@ def light_prior() -> tuple[np.ndarray, np.ndarray]:
     around = np.concatenate([around, around * [-1, 1, 1]])
     share = np.exp(around @ LAMP_TOWARDS)
     share /= share.sum()
-    lamps = lamp(torch.from_numpy(around)).numpy()
+    lamps = lamp_harmonics(torch.from_numpy(around)).numpy()
     first, second = share @ lamps, (lamps * share[:, None]).T @ lamps
     (ambient, ambient_std), (power, power_std) = AMBIENT_SHARE, LAMP_SHARE
     mean = power * first

@@ -22,7 +22,7 @@ from rigface.types import FaceParams
 
 
 @dataclass(frozen=True)
-class Euro:
+class OneEuroSettings:
     """How to filter one kind of number.
 
     Args:
@@ -40,7 +40,7 @@ class Euro:
             raise ValueError(f"Euro: want cutoffs above 0 and beta at least 0, got {self}")
 
 
-def alpha(cutoff_hz: np.ndarray | float, step_s: float) -> np.ndarray | float:
+def smoothing_factor(cutoff_hz: np.ndarray | float, step_s: float) -> np.ndarray | float:
     """Share of the new value in an exponential filter of this cutoff (paper, equation 5)."""
     return 1 / (1 + 1 / (2 * math.pi * cutoff_hz * step_s))
 
@@ -48,7 +48,7 @@ def alpha(cutoff_hz: np.ndarray | float, step_s: float) -> np.ndarray | float:
 class OneEuro:
     """The filter for an array; each of its numbers has a speed and a cutoff of its own."""
 
-    def __init__(self, settings: Euro) -> None:
+    def __init__(self, settings: OneEuroSettings) -> None:
         self._s = settings
         self._time_s = 0.0
         self._value: np.ndarray | None = None
@@ -70,8 +70,8 @@ class OneEuro:
             return value
         step = _step(self._time_s, time_s)
         speed = (value - self._value) / step
-        self._speed = self._speed + alpha(self._s.speed_cutoff_hz, step) * (speed - self._speed)
-        share = alpha(self._s.cutoff_hz + self._s.beta * np.abs(self._speed), step)
+        self._speed = self._speed + smoothing_factor(self._s.speed_cutoff_hz, step) * (speed - self._speed)
+        share = smoothing_factor(self._s.cutoff_hz + self._s.beta * np.abs(self._speed), step)
         self._value, self._time_s = self._value + share * (value - self._value), time_s
         return self._value
 
@@ -79,7 +79,7 @@ class OneEuro:
 class OneEuroRotation:
     """The filter for rotations, as axis-angle (3,) in radians; speeds are in radians per second."""
 
-    def __init__(self, settings: Euro) -> None:
+    def __init__(self, settings: OneEuroSettings) -> None:
         self._s = settings
         self._time_s = 0.0
         self._value: np.ndarray | None = None  # (3, 3)
@@ -93,8 +93,8 @@ class OneEuroRotation:
             return np.asarray(axis_angle, np.float64)
         step = _step(self._time_s, time_s)
         turn = to_axis_angle((value @ self._value.T)[None])[0]
-        self._speed = self._speed + alpha(self._s.speed_cutoff_hz, step) * (turn / step - self._speed)
-        share = alpha(self._s.cutoff_hz + self._s.beta * float(np.linalg.norm(self._speed)), step)
+        self._speed = self._speed + smoothing_factor(self._s.speed_cutoff_hz, step) * (turn / step - self._speed)
+        share = smoothing_factor(self._s.cutoff_hz + self._s.beta * float(np.linalg.norm(self._speed)), step)
         self._value, self._time_s = to_matrix((share * turn)[None])[0] @ self._value, time_s
         return to_axis_angle(self._value[None])[0]
 
@@ -106,15 +106,15 @@ def _step(before_s: float, now_s: float) -> float:
 
 
 # By kind of number: what trembles in the coefficients of real clips, and how fast faces move.
-SETTINGS = {
-    "head_rotation": Euro(1.5, 2.0),  # rad/s: a nod reaches 3
-    "jaw_rotation": Euro(1.5, 2.0),
-    "camera": Euro(1.5, 4.0),
-    "expression": Euro(2.5, 1.5),  # 1/s: a blink reaches 8
-    "bfm_expression": Euro(2.5, 1.0),
-    "light": Euro(0.3, 0.05),  # lamps hardly move, and a flicker is what people see first
-    "shape": Euro(0.05, 0.0),  # nobody's skull changes
-    "albedo": Euro(0.05, 0.0),
+FIELD_SETTINGS = {
+    "head_rotation": OneEuroSettings(1.5, 2.0),  # rad/s: a nod reaches 3
+    "jaw_rotation": OneEuroSettings(1.5, 2.0),
+    "camera": OneEuroSettings(1.5, 4.0),
+    "expression": OneEuroSettings(2.5, 1.5),  # 1/s: a blink reaches 8
+    "bfm_expression": OneEuroSettings(2.5, 1.0),
+    "light": OneEuroSettings(0.3, 0.05),  # lamps hardly move, and a flicker is what people see first
+    "shape": OneEuroSettings(0.05, 0.0),  # nobody's skull changes
+    "albedo": OneEuroSettings(0.05, 0.0),
 }
 _ROTATIONS = ("head_rotation", "jaw_rotation")
 
@@ -126,11 +126,11 @@ class Smoother:
         names: fields of FaceParams to filter; the others pass through.
     """
 
-    def __init__(self, names: Collection[str] = tuple(SETTINGS)) -> None:
-        if unknown := sorted(set(names) - set(SETTINGS)):
-            raise ValueError(f"Smoother: want some of {', '.join(SETTINGS)}, got {unknown}")
+    def __init__(self, names: Collection[str] = tuple(FIELD_SETTINGS)) -> None:
+        if unknown := sorted(set(names) - set(FIELD_SETTINGS)):
+            raise ValueError(f"Smoother: want some of {', '.join(FIELD_SETTINGS)}, got {unknown}")
         self._filters = {
-            name: (OneEuroRotation if name in _ROTATIONS else OneEuro)(SETTINGS[name])
+            name: (OneEuroRotation if name in _ROTATIONS else OneEuro)(FIELD_SETTINGS[name])
             for name in (f.name for f in fields(FaceParams))
             if name in names
         }

@@ -40,7 +40,7 @@ UNSURE, NO_FACE = 0.8, 0.6  # detector scores
 STRANGE = 0.9
 
 
-def measure(
+def measure_quality(
     crop: np.ndarray,
     landmarks: np.ndarray,
     box: np.ndarray,

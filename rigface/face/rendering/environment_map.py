@@ -29,7 +29,7 @@ _LOBE = np.array([1.0, *[2 * np.pi / 3] * 3, *[np.pi / 4] * 5])  # what `harmoni
 _UNIT = np.array([1.0, *[np.pi] * 8])  # of its coefficients: A_0 is 1 there and pi in the paper
 
 
-def read(path: str | Path) -> np.ndarray:
+def read_environment_map(path: str | Path) -> np.ndarray:
     """A panorama from a file: (H, 2 H, 3) float32 RGB, linear; an .hdr (Radiance RGBE), or what `image.decode` reads.
 
     Raises:

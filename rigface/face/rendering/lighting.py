@@ -58,7 +58,7 @@ def shade(normals: Tensor, light_NKC: Tensor) -> Tensor:
     return torch.einsum("n...k,nkc->n...c", _monomials(normals), gained)
 
 
-def seen(light: Tensor) -> Tensor:
+def mean_shading(light: Tensor) -> Tensor:
     """Mean shading of a ball as the camera sees it: what an exposure meter would say.
 
     Averages of the harmonics over the disc are 1, 2/3 for z and 1/2 for 3z2-1, and 0 for the others.
@@ -73,7 +73,7 @@ def seen(light: Tensor) -> Tensor:
     return torch.einsum("...kc,k->...c", light, shares)
 
 
-def lamp(towards: Tensor) -> Tensor:
+def lamp_harmonics(towards: Tensor) -> Tensor:
     """Coefficients of a distant white lamp that shades a surface by max(0, cosine of the angle to it).
 
     The Legendre series of the clamped cosine, 1/4 + 1/2 P1 + 5/16 P2, in this module's basis; it is exact to 0.1 of
@@ -95,12 +95,12 @@ def _monomials(normals: Tensor) -> Tensor:
     return torch.stack([torch.ones_like(x), x, y, z, x * y, x * z, y * z, x * x - y * y, 3 * z * z - 1], dim=-1)
 
 
-def mirrored(light: Tensor) -> Tensor:
+def mirror_light(light: Tensor) -> Tensor:
     """The light (..., 9, 3) of the mirrored picture: left and right change places."""
     return light * light.new_tensor(_MIRROR)[:, None]
 
 
-def direction(light: Tensor) -> Tensor:
+def light_direction(light: Tensor) -> Tensor:
     """Where most of the light comes from.
 
     Args:

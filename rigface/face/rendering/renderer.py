@@ -127,10 +127,10 @@ def render(
         albedo = head.albedo(params.albedo)
         if albedo is None:
             albedo = torch.full_like(head.template, _CLAY).expand(len(params.camera), -1, -1)
-    return paint(head, head.of(params), params.camera, params.light, albedo, size=size, cull=cull)
+    return render_vertices(head, head.of(params), params.camera, params.light, albedo, size=size, cull=cull)
 
 
-def paint(
+def render_vertices(
     head: Head, vertices: Tensor, camera: Tensor, light: Tensor, albedo: Tensor, *, size: int = 512, cull: bool = False
 ) -> Render:
     """`render` from the step where vertices (N, V, 3), camera (N, 3), light (N, 9, 3) and albedo are known."""

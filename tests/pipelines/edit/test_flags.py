@@ -8,7 +8,7 @@ import pytest
 import tyro
 
 from pipelines.edit.flags import EditFlags, read, save
-from rigface.edits import NAMED, EditSpec, LightEdit
+from rigface.edits import NAMED_EXPRESSIONS, EditSpec, LightEdit
 from rigface.errors import PlanError
 from rigface.face.controls.transfer import exposure
 from rigface.image import encode_png
@@ -37,9 +37,9 @@ def test_nothing_said_is_nothing_asked():
 
 
 def test_every_named_expression_has_a_flag():
-    assert set(NAMED) <= {f.name for f in fields(EditFlags)}
-    words = [w for name in NAMED for w in (f"--{name.replace('_', '-')}", "0.5")]
-    assert read(said(*words))[0].expression == dict.fromkeys(NAMED, 0.5)
+    assert set(NAMED_EXPRESSIONS) <= {f.name for f in fields(EditFlags)}
+    words = [w for name in NAMED_EXPRESSIONS for w in (f"--{name.replace('_', '-')}", "0.5")]
+    assert read(said(*words))[0].expression == dict.fromkeys(NAMED_EXPRESSIONS, 0.5)
 
 
 def test_any_axis_by_name():

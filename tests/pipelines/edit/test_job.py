@@ -18,7 +18,7 @@ from rigface.errors import PlanError
 from rigface.face.analyzer import FaceAnalyzer
 from rigface.image import decode, encode_jpeg, encode_png
 from rigface.types import Frame
-from rigface.video.decode import frames
+from rigface.video.decode import read_frames
 from rigface.video_editor import TrackedFaces, carried, needed
 from tests.pipelines.made_faces import dataset
 
@@ -46,7 +46,7 @@ def _loaded_once(editor, monkeypatch):
 def folder(tmp_path_factory, fixtures) -> Path:
     """A photograph, one of two people, and a clip of 8 frames with sound, of the real clip."""
     folder = tmp_path_factory.mktemp("in")
-    shown = [f for f in frames(str(fixtures / "clip.mp4")) if f.index < 40]
+    shown = [f for f in read_frames(str(fixtures / "clip.mp4")) if f.index < 40]
     photo, smiling = shown[0].image, shown[36].image
     (folder / "photo.jpg").write_bytes(encode_jpeg(photo, 95))
     (folder / "smiling.png").write_bytes(encode_png(smiling))
@@ -151,7 +151,7 @@ def test_which_face(folder, tmp_path, which, edited):
 def test_a_clip_keeps_its_frames_their_times_and_its_sound(folder, tmp_path, capsys):
     clip, out = folder / "clip.mp4", tmp_path / "out.mp4"
     assert run("edit", clip, out, "--yaw", 15, "--relative", "--light-azimuth", 60) == 0
-    was, now = list(frames(str(clip))), list(frames(str(out)))
+    was, now = list(read_frames(str(clip))), list(read_frames(str(out)))
     assert [f.time_s for f in now] == [f.time_s for f in was]
     assert len(now) == 8
     assert sound_of(out) == sound_of(clip)
@@ -166,7 +166,7 @@ def test_a_silent_clip(folder, tmp_path):
     assert run("edit", folder / "clip.mp4", tmp_path / "out.mkv", "--smile", 1, "--silent", "--quick") == 0
     with av.open(str(tmp_path / "out.mkv")) as container:
         assert not container.streams.audio
-    assert len(list(frames(str(tmp_path / "out.mkv")))) == 8
+    assert len(list(read_frames(str(tmp_path / "out.mkv")))) == 8
 
 
 def test_a_clip_that_breaks_off_is_edited_as_far_as_it_goes(folder, tmp_path, capsys):
@@ -174,19 +174,19 @@ def test_a_clip_that_breaks_off_is_edited_as_far_as_it_goes(folder, tmp_path, ca
     with av.open(str(whole), "w", options={"movflags": "faststart"}) as out:
         stream = out.add_stream("mpeg4", rate=10)
         stream.width, stream.height, stream.gop_size = 320, 180, 1
-        for frame in frames(str(folder / "clip.mp4")):
+        for frame in read_frames(str(folder / "clip.mp4")):
             out.mux(stream.encode(av.VideoFrame.from_ndarray(frame.image, format="rgb24")))
         out.mux(stream.encode(None))
     whole.write_bytes(whole.read_bytes()[: whole.stat().st_size * 2 // 3])
     assert run("edit", whole, tmp_path / "out.mp4", "--yaw", 10, "--quick", "--silent") == 0
-    assert 0 < len(list(frames(str(tmp_path / "out.mp4")))) < 8
+    assert 0 < len(list(read_frames(str(tmp_path / "out.mp4")))) < 8
     assert "data ends early" in capsys.readouterr().out
 
 
 def test_a_picture_is_animated_by_a_clip(folder, tmp_path, capsys):
     out = tmp_path / "out.mp4"
     assert run("animate", folder / "photo.jpg", folder / "clip.mp4", out, "--max-side", 320) == 0
-    was, now = list(frames(str(folder / "clip.mp4"))), list(frames(str(out)))
+    was, now = list(read_frames(str(folder / "clip.mp4"))), list(read_frames(str(out)))
     assert [f.time_s for f in now] == [f.time_s for f in was]
     assert now[0].image.shape == (180, 320, 3)
     assert sound_of(out) == sound_of(folder / "clip.mp4")
@@ -200,7 +200,7 @@ def test_a_picture_is_animated_by_a_clip(folder, tmp_path, capsys):
 def test_a_model_paints_a_clip(folder, tmp_path):
     how = ("--checkpoint", "tiny", "--quick", "--steps", 1, "--guidance-identity", 0.5)
     assert run("edit", folder / "clip.mp4", tmp_path / "out.mp4", "--yaw", 5, *how) == 0
-    assert len(list(frames(str(tmp_path / "out.mp4")))) == 8
+    assert len(list(read_frames(str(tmp_path / "out.mp4")))) == 8
 
 
 def test_who_edited_is_said_where_nobody_chose(folder, tmp_path, capsys, mini, monkeypatch):

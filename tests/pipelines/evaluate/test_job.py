@@ -22,7 +22,7 @@ from rigface.edits import LightEdit
 from rigface.errors import PlanError
 from rigface.evaluation.baselines import CONTROLS, COPY_SOURCE, COPY_TARGET
 from rigface.evaluation.estimator import Estimate, FaceEstimator
-from rigface.face.controls.transfer import light_of
+from rigface.face.controls.transfer import light_coefficients
 from rigface.face.geometry.rotation import from_degrees, to_axis_angle
 from rigface.face.head.open_head import OpenHead
 from rigface.model import checkpoint
@@ -58,7 +58,7 @@ class Stand:
             jaw_rotation=np.zeros(3, np.float32),
             camera=np.float32([5, 0, 0]),
             albedo=np.zeros(self.head.albedo, np.float32),
-            light=light_of(LightEdit(azimuth_deg=float(90 * values.mean()), relative=False), 1.0),
+            light=light_coefficients(LightEdit(azimuth_deg=float(90 * values.mean()), relative=False), 1.0),
         )
         size = len(picture)
         return Estimate(

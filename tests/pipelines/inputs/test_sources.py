@@ -352,13 +352,13 @@ def test_the_stamp_of_an_object(s3):
 
 
 def test_a_video_is_read_from_s3(s3, fixtures):
-    from rigface.video.decode import frames, plan
+    from rigface.video.decode import plan_chunks, read_frames
 
     s3.put_object(Bucket="clips", Key="clip.mp4", Body=(fixtures / "clip.mp4").read_bytes())
     with open_uri("s3://clips/clip.mp4") as file:
-        _, chunks = plan(file, None, 30)
-        got = [f for chunk in chunks for f in frames(file, None, chunk)]
-    local = list(frames(str(fixtures / "clip.mp4")))
+        _, chunks = plan_chunks(file, None, 30)
+        got = [f for chunk in chunks for f in read_frames(file, None, chunk)]
+    local = list(read_frames(str(fixtures / "clip.mp4")))
     assert [f.index for f in got] == list(range(72))
     np.testing.assert_array_equal(got[-1].image, local[-1].image)
 

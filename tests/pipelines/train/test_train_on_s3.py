@@ -26,7 +26,7 @@ from rigface.model import checkpoint
 from rigface.storage import lock, model_cache
 from rigface.storage.store import Store
 from rigface.testing import fake_examples
-from rigface.video.decode import frames
+from rigface.video.decode import read_frames
 from tests.pipelines.made_faces import dataset
 
 
@@ -84,7 +84,7 @@ def test_from_pairs_to_an_edit_on_object_storage(bucket, sd15, fixtures, tmp_pat
 
 
 def portrait(fixtures) -> bytes:
-    return encode_png(next(iter(frames(str(fixtures / "clip.mp4")))).image)
+    return encode_png(next(iter(read_frames(str(fixtures / "clip.mp4")))).image)
 
 
 def test_a_folder_is_fetched_once_and_again_when_it_changed(bucket, tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ import pytest
 
 from rigface.edits import LightEdit
 from rigface.evaluation.estimator import Estimate
-from rigface.face.controls.transfer import light_of
+from rigface.face.controls.transfer import light_coefficients
 from rigface.face.geometry.rotation import from_degrees, to_axis_angle
 from rigface.types import FaceParams, HeadSpec
 
@@ -43,7 +43,7 @@ def read(picture: np.ndarray) -> Estimate | None:
     tremor = float(dot.sum())
     yaw, smile = (turned - 128) / 2 + 0.1 * tremor, smiled / 200 + 0.001 * tremor
     own = np.random.default_rng(int(person)).normal(size=128)
-    light = light_of(LightEdit(azimuth_deg=azimuth + 0.2 * tremor, relative=False), 1.0)
+    light = light_coefficients(LightEdit(azimuth_deg=azimuth + 0.2 * tremor, relative=False), 1.0)
     turn = from_degrees(np.array([[yaw, 0.0, 0.0]]))
     params = FaceParams(
         shape=np.float32([person / 100, 1 + 0.001 * tremor]),

@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from rigface.edits import NAMED, EditSpec, LightEdit
+from rigface.edits import NAMED_EXPRESSIONS, EditSpec, LightEdit
 from rigface.evaluation.estimator import FaceEstimator, achieved
-from rigface.face.controls.transfer import light_of
+from rigface.face.controls.transfer import light_coefficients
 from rigface.face.geometry.rotation import from_degrees, to_axis_angle
 from rigface.testing import fakes
 from rigface.types import FaceParams, HeadSpec
@@ -121,7 +121,7 @@ def face(yaw=0.0, pitch=0.0, roll=0.0, light=None, **axes) -> FaceParams:
         jaw_rotation=np.zeros(3, np.float32),
         camera=np.zeros(3, np.float32),
         albedo=np.zeros(1, np.float32),
-        light=light_of(light or LightEdit(relative=False), 1.0),
+        light=light_coefficients(light or LightEdit(relative=False), 1.0),
     )
 
 
@@ -138,7 +138,7 @@ def test_a_copied_pose_lists_its_three_angles():
 
 
 def test_a_smile_is_measured_along_its_axes():
-    axes = NAMED["smile"]
+    axes = NAMED_EXPRESSIONS["smile"]
     head = replace(HEAD, expression=len(axes), expression_names=tuple(axes))
 
     def smiling(share: float) -> FaceParams:
@@ -157,7 +157,7 @@ def test_a_copied_expression_lists_the_axes_that_show():
 
 def test_a_lamp_comes_back_in_its_own_words():
     lamp = LightEdit(azimuth_deg=40, elevation_deg=10, intensity=0.8, ambient=0.4)
-    wanted = replace(face(), light=light_of(lamp, 1.7))
+    wanted = replace(face(), light=light_coefficients(lamp, 1.7))
     got = achieved(wanted, wanted, HEAD, EditSpec(light=lamp), unit=1.7)
     for name, value in dict(azimuth_deg=40, elevation_deg=10, intensity=0.8, ambient=0.4).items():
         number = got[f"light.{name}"]
@@ -179,13 +179,13 @@ def test_the_real_judge_trembles_little_on_a_frame_of_the_clip(fixtures):
     from rigface.metrics.geometry import apd_mp, rotation_errors_deg
     from rigface.metrics.identity import distance
     from rigface.types import DLIB_SAME_PERSON
-    from rigface.video.decode import frames
+    from rigface.video.decode import read_frames
 
     try:
         judge = FaceEstimator.load()
     except MissingAsset as missing:
         pytest.skip(str(missing))
-    frame = next(iter(frames(str(fixtures / "clip.mp4"), None))).image
+    frame = next(iter(read_frames(str(fixtures / "clip.mp4"), None))).image
     moved = jittered(frame, np.random.default_rng(0))
     mirrored = np.ascontiguousarray(frame[:, ::-1])
     one, same, twin = judge([frame, moved, mirrored])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rigface.errors import NoFace
-from rigface.face.analyzer import FaceAnalyzer, choose
+from rigface.face.analyzer import FaceAnalyzer, choose_faces
 from rigface.testing.fakes import HEAD, FakeDetector, FakeReconstructor, fake_mask, picture
 from rigface.types import Face
 
@@ -65,13 +65,13 @@ THREE = faces((0, 0, 10, 10), (20, 0, 50, 30), (60, 0, 75, 15))
     [("largest", [1]), ("left-most", [0]), ("right-most", [2]), ("all", [0, 1, 2]), ("1", [1]), (2, [2])],
 )
 def test_words_choose_faces(which, chosen):
-    assert [f.box[0] for f in choose(THREE, which)] == [THREE[k].box[0] for k in chosen]
+    assert [f.box[0] for f in choose_faces(THREE, which)] == [THREE[k].box[0] for k in chosen]
 
 
 def test_who_is_not_there_is_said():
     with pytest.raises(NoFace, match="face 3 was asked for, and the picture has 3"):
-        choose(THREE, 3)
+        choose_faces(THREE, 3)
     with pytest.raises(NoFace, match="no face was found"):
-        choose([], "all")
+        choose_faces([], "all")
     with pytest.raises(ValueError, match="want one of largest, left-most"):
-        choose(THREE, "-1")
+        choose_faces(THREE, "-1")

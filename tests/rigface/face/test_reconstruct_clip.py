@@ -10,7 +10,7 @@ from rigface.face.reconstruction.landmark_fit import OUTER_EYES
 from rigface.face.reconstruction.reconstructor import Fit, FitReconstructor
 from rigface.face.steps import align, reconstruct
 from rigface.types import FaceParams
-from rigface.video.decode import frames
+from rigface.video.decode import read_frames
 
 EVERY = 4
 SWAP = np.array([1, -1, 1, 1, -1, -1, 1, 1, 1], np.float32)[:, None]  # sign of each harmonic under x -> -x
@@ -18,7 +18,7 @@ SWAP = np.array([1, -1, 1, 1, -1, -1, 1, 1, 1], np.float32)[:, None]  # sign of 
 
 @pytest.fixture(scope="module")
 def pictures(fixtures) -> list[np.ndarray]:
-    return [frame.image for frame in frames(str(fixtures / "clip.mp4")) if frame.index % EVERY < 2]
+    return [frame.image for frame in read_frames(str(fixtures / "clip.mp4")) if frame.index % EVERY < 2]
 
 
 def seen(images: list[np.ndarray], one_track: bool = True) -> tuple[Fit, np.ndarray]:

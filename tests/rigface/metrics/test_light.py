@@ -5,14 +5,14 @@ import pytest
 
 from rigface.colour import ita_deg
 from rigface.edits import LightEdit
-from rigface.face.controls.transfer import light_of
+from rigface.face.controls.transfer import light_coefficients
 from rigface.face.reconstruction.albedo_light import AMBIENT
 from rigface.metrics import light
 
 
 def lit(azimuth: float, elevation: float = 0.0, **more: float) -> np.ndarray:
     edit = LightEdit(azimuth_deg=azimuth, elevation_deg=elevation, relative=False, **more)
-    return light_of(edit, 1.0)[None].astype(np.float64)
+    return light_coefficients(edit, 1.0)[None].astype(np.float64)
 
 
 def test_coefficients_shifted_by_a_constant_have_that_error():

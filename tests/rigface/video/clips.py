@@ -7,7 +7,7 @@ from fractions import Fraction
 import av
 import numpy as np
 
-from rigface.video.decode import Truncated, frames
+from rigface.video.decode import Truncated, read_frames
 
 H264 = {
     "g": "12",
@@ -67,14 +67,14 @@ def textures(count, height=64, width=96):
 
 
 def read(data, fps=None, chunk=None):
-    return list(frames(io.BytesIO(data), fps, chunk))
+    return list(read_frames(io.BytesIO(data), fps, chunk))
 
 
 def read_all_there_is(file, fps=None, chunk=None):
     """The good frames, and whether Truncated came after them."""
     got = []
     try:
-        for frame in frames(file, fps, chunk):
+        for frame in read_frames(file, fps, chunk):
             got.append(frame)
     except Truncated as e:
         return got, e.reason

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from rigface.video.concat import VideoConcatenator
-from rigface.video.decode import frames
+from rigface.video.decode import read_frames
 from rigface.video.writer import VideoWriter, best_codec
 
 SIZE = (96, 64)
@@ -51,7 +51,7 @@ def sound_of(path):
 def test_pieces_become_one(clip, tmp_path, codec):
     if codec not in (best_codec(), "mpeg4"):
         pytest.skip(f"PyAV was built without {codec}")
-    shown = list(frames(str(clip)))
+    shown = list(read_frames(str(clip)))
     cuts = [shown[:10], shown[10:11], shown[11:]]
     pieces, inside = [], []
     for k, cut in enumerate(cuts):
@@ -59,11 +59,11 @@ def test_pieces_become_one(clip, tmp_path, codec):
         with VideoWriter(pieces[-1], SIZE, 30, reorder=False, codec=codec) as film:
             for frame in cut:
                 film.write(frame.image, frame.time_s - cut[0].time_s)
-        inside += [f.image for f in frames(str(pieces[-1]))]
+        inside += [f.image for f in read_frames(str(pieces[-1]))]
     with VideoConcatenator(tmp_path / "whole.mp4", SIZE, 30, like=pieces[0], sound=str(clip)) as film:
         for piece, cut in zip(pieces, cuts):
             film.append(piece, [f.time_s for f in cut])
-    whole = list(frames(str(tmp_path / "whole.mp4")))
+    whole = list(read_frames(str(tmp_path / "whole.mp4")))
     assert [f.time_s for f in whole] == [f.time_s for f in shown]
     assert all(np.array_equal(a.image, b) for a, b in zip(whole, inside))
     assert sound_of(tmp_path / "whole.mp4") == sound_of(clip)

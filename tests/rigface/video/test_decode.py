@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from rigface.errors import BadVideo
-from rigface.video.decode import Chunk, Truncated, frames, plan, probe
+from rigface.video.decode import Chunk, Truncated, plan_chunks, probe_video, read_frames
 
 from .clips import H264, clip, greys, read, read_all_there_is, same, textures
 
@@ -31,7 +31,7 @@ def test_times_come_from_the_stamps():
 
 def test_an_edit_list_hides_frames_and_time_starts_at_the_first_shown():
     data = clip(greys(30, step=8), stamps=range(-10, 20), muxer={"avoid_negative_ts": "disabled"})
-    info, chunks = plan(io.BytesIO(data), None)
+    info, chunks = plan_chunks(io.BytesIO(data), None)
     got = read(data)
     assert info.shown_frames == len(got) == 20
     assert len(chunks) == 1
@@ -60,7 +60,7 @@ def test_chunks_add_up_whatever_the_gaps(gaps, fps, size):
     every, whole = read(data), read(data, fps)
     slots = [f.index if fps is None else floor(f.time_s * fps + 1e-6) for f in every]
     assert [f.index for f in whole] == [i for i, s in enumerate(slots) if i == 0 or s > slots[i - 1]]
-    info, chunks = plan(io.BytesIO(data), fps, size)
+    info, chunks = plan_chunks(io.BytesIO(data), fps, size)
     parts = [read(data, fps, chunk) for chunk in chunks]
     same([f for part in parts for f in part], whole)
     assert max(map(len, parts)) <= size or len(parts) == 1
@@ -87,7 +87,7 @@ def test_chunks_are_the_whole_pixel_for_pixel(kind, codec, options, seeks, fps):
     if codec not in av.codecs_available:
         pytest.skip(f"this FFmpeg cannot encode {codec}")
     data = clip(textures(80), kind, codec, options=options)
-    info, chunks = plan(io.BytesIO(data), fps, 20 if fps is None else 5)
+    info, chunks = plan_chunks(io.BytesIO(data), fps, 20 if fps is None else 5)
     whole = read(data, fps)
     assert info.shown_frames == 80
     assert len(chunks) == 4
@@ -99,25 +99,25 @@ def test_chunks_are_the_whole_pixel_for_pixel(kind, codec, options, seeks, fps):
 
 def test_a_seek_that_leads_astray_costs_time_not_frames():
     data = clip(textures(60), codec="libx264", options=H264)
-    _, chunks = plan(io.BytesIO(data), None, 20)
+    _, chunks = plan_chunks(io.BytesIO(data), None, 20)
     lost = Chunk(**{**vars(chunks[1]), "seek_s": 1.9})  # beyond what it should lead to
     same(read(data, None, lost), read(data, None, chunks[1]))
 
 
 def test_a_short_clip_is_one_chunk():
-    assert plan(io.BytesIO(clip(greys(30))), 5)[1] == [Chunk(0, 0, None, None, 0)]
-    assert plan(io.BytesIO(clip(greys(30))), 5, 5)[1] == [Chunk(0, 0, None, None, 0)]
+    assert plan_chunks(io.BytesIO(clip(greys(30))), 5)[1] == [Chunk(0, 0, None, None, 0)]
+    assert plan_chunks(io.BytesIO(clip(greys(30))), 5, 5)[1] == [Chunk(0, 0, None, None, 0)]
 
 
 def test_a_single_frame_is_a_video():
     data = clip(greys(1))
     assert [(f.index, f.time_s) for f in read(data, 5)] == [(0, 0.0)]
-    assert plan(io.BytesIO(data), 5)[0].shown_frames == 1
+    assert plan_chunks(io.BytesIO(data), 5)[0].shown_frames == 1
 
 
 @pytest.mark.parametrize("fps", [0, -1, float("nan")])
 def test_nonsense_rates_are_a_programmers_mistake(fps):
-    for call in (probe, lambda file, fps: plan(file, fps), lambda file, fps: next(frames(file, fps))):
+    for call in (probe_video, lambda file, fps: plan_chunks(file, fps), lambda file, fps: next(read_frames(file, fps))):
         with pytest.raises(ValueError, match="fps"):
             call(io.BytesIO(clip(greys(2))), fps)
 
@@ -139,7 +139,7 @@ def test_the_display_matrix_is_undone(degrees, mirror):
     wanted = corners()
     stored = np.ascontiguousarray(np.rot90(wanted[:, ::-1] if mirror else wanted, -degrees // 90))
     data = clip([stored] * 2, codec="libx264", options={"qp": "4"}, pixels="yuv444p", rotate=(degrees, mirror))
-    info, _ = plan(io.BytesIO(data), None)
+    info, _ = plan_chunks(io.BytesIO(data), None)
     image = read(data)[0].image
     assert image.shape == (info.height, info.width, 3) == (48, 64, 3)
     assert np.abs(image.astype(int) - wanted).mean() < 3
@@ -214,7 +214,7 @@ def test_pixels_that_are_not_square_are_made_so():
 
     data = clip([corners()] * 2, codec="libx264", change=anamorphic)
     assert read(data)[0].image.shape == (48, 85, 3)
-    assert probe(io.BytesIO(data)).width == 85
+    assert probe_video(io.BytesIO(data)).width == 85
 
 
 def test_an_image_may_be_written_to():
@@ -252,13 +252,13 @@ def test_frames_are_read_one_at_a_time_and_the_file_stays_open():
     noise = [np.random.default_rng(i).integers(0, 256, (128, 128, 3), np.uint8) for i in range(60)]
     data = clip(noise, "matroska", "ffv1", options={})
     file = Counting(data)
-    reading = frames(file)
+    reading = read_frames(file)
     next(reading)
     assert len(data) > 1_000_000
     assert file.done < len(data) / 3
     reading.close()
     assert not file.closed
-    assert len(list(frames(file))) == 60  # wherever it stands
+    assert len(list(read_frames(file))) == 60  # wherever it stands
 
 
 def test_one_decoded_frame_is_in_memory_at_a_time():
@@ -270,7 +270,7 @@ def test_one_decoded_frame_is_in_memory_at_a_time():
     gc.disable()  # nothing may depend on the collector coming by in time
     try:
         before = alive()
-        most = max(alive() - before for _ in frames(io.BytesIO(clip(greys(30), "matroska"))))
+        most = max(alive() - before for _ in read_frames(io.BytesIO(clip(greys(30), "matroska"))))
     finally:
         gc.enable()
         gc.unfreeze()
@@ -279,7 +279,7 @@ def test_one_decoded_frame_is_in_memory_at_a_time():
 
 def test_more_threads_give_the_same_frames():
     data = clip(textures(40), codec="libx264", options=H264)
-    same(list(frames(io.BytesIO(data), threads=2)), read(data))
+    same(list(read_frames(io.BytesIO(data), threads=2)), read(data))
 
 
 def test_errors_survive_the_way_back_from_another_process():
@@ -292,8 +292,8 @@ def test_errors_survive_the_way_back_from_another_process():
 
 def test_the_clip_that_ships(fixtures):
     path = str(fixtures / "clip.mp4")
-    info, chunks = plan(path, 10)
-    got = list(frames(path, 10, chunks[0]))
+    info, chunks = plan_chunks(path, 10)
+    got = list(read_frames(path, 10, chunks[0]))
     assert (info.width, info.height, info.shown_frames, len(chunks), len(got)) == (640, 360, 72, 1, 24)
 
 
@@ -323,28 +323,28 @@ def test_shared_hostile_videos(shared, name):
     path, wanted = str(shared / "data" / "bad" / name), SHARED[name]
     if isinstance(wanted, str):
         with pytest.raises(BadVideo, match=wanted):
-            next(frames(path))
+            next(read_frames(path))
         return
     got, reason = read_all_there_is(path)
     assert (len(got), *got[-1].image.shape[1::-1]) == wanted
     assert got[0].time_s == 0
     assert reason == ("data ends early" if name.startswith("b03") else None)
-    assert len(plan(path, 5)[1]) == 1
+    assert len(plan_chunks(path, 5)[1]) == 1
 
 
 def test_shared_clip_with_uneven_gaps(shared):
     with av.open(str(shared / "data" / "bad" / "b08_variable_frame_rate.mp4")) as file:
         wanted = [f.time for f in file.decode(video=0)]
-    got = [f.time_s for f in frames(str(shared / "data" / "bad" / "b08_variable_frame_rate.mp4"))]
+    got = [f.time_s for f in read_frames(str(shared / "data" / "bad" / "b08_variable_frame_rate.mp4"))]
     np.testing.assert_allclose(got, np.array(wanted) - wanted[0], atol=1e-9)
     assert len(set(np.diff(got).round(4))) == 3
 
 
 def test_shared_clip_with_an_edit_list_in_chunks(shared):
     path = str(shared / "data" / "bad" / "b26_edit_list.mp4")
-    _, chunks = plan(path, 5, 4)
+    _, chunks = plan_chunks(path, 5, 4)
     assert len(chunks) == 3
-    same([f for chunk in chunks for f in frames(path, 5, chunk)], list(frames(path, 5)))
+    same([f for chunk in chunks for f in read_frames(path, 5, chunk)], list(read_frames(path, 5)))
 
 
 def test_shared_manifest_agrees(shared):
@@ -353,7 +353,7 @@ def test_shared_manifest_agrees(shared):
     with open(shared / "data" / "manifest.csv") as file:
         rows = [r for r in csv.DictReader(file) if r["kind"] == "video"]
     for row in rows:
-        info, _ = plan(str(shared / "data" / row["file"]), 5)
+        info, _ = plan_chunks(str(shared / "data" / row["file"]), 5)
         assert info.shown_frames == int(row["frames"]), row["file"]
         stored = sorted((int(row["width"]), int(row["height"])))
         assert all(shown >= size for shown, size in zip(sorted((info.width, info.height)), stored)), row["file"]

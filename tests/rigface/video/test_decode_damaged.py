@@ -9,7 +9,7 @@ import pytest
 
 from rigface.errors import BadVideo
 from rigface.video import demux
-from rigface.video.decode import Truncated, frames, plan, probe
+from rigface.video.decode import Truncated, plan_chunks, probe_video, read_frames
 
 from .clips import FAST, H264, clip, greys, read, read_all_there_is, same, textures
 
@@ -49,7 +49,7 @@ def huge_gif() -> bytes:
     ids=["empty", "text", "no moov", "audio only", "huge", "picture"],
 )
 def test_what_is_no_video_is_refused_with_a_reason(data, reason):
-    for call in (probe, lambda file: plan(file, None), lambda file: next(frames(file))):
+    for call in (probe_video, lambda file: plan_chunks(file, None), lambda file: next(read_frames(file))):
         with pytest.raises(BadVideo, match=reason):
             call(io.BytesIO(data))
 
@@ -85,7 +85,7 @@ def test_a_text_that_names_another_file_opens_nothing(tmp_path, name):
     (tmp_path / "secret.mp4").write_bytes(clip(greys(3)))
     (tmp_path / name).write_text(SECRET_NAMES[name].format(tmp_path / "secret.mp4"))
     with pytest.raises(BadVideo, match="not a video"):
-        next(frames(str(tmp_path / name)))
+        next(read_frames(str(tmp_path / name)))
 
 
 def test_even_a_container_that_is_let_in_may_not_open_a_file(tmp_path, monkeypatch):
@@ -93,18 +93,18 @@ def test_even_a_container_that_is_let_in_may_not_open_a_file(tmp_path, monkeypat
     text = SECRET_NAMES["list.m3u8"].format(tmp_path / "secret.ts").encode()
     monkeypatch.setattr(demux, "_CONTAINERS", demux._CONTAINERS + ",hls")
     with pytest.raises(BadVideo):
-        next(frames(io.BytesIO(text)))
+        next(read_frames(io.BytesIO(text)))
 
 
 def test_a_name_is_only_a_name(tmp_path):
     for name in ("%03d.png", "b21 ünïcode имя 顔 [copy] (1)*.mp4", "http:evil.mp4", "-i.mp4", "film.jpg", "x.m3u8"):
         (tmp_path / name).write_bytes(clip(greys(3)))
-        assert len(list(frames(str(tmp_path / name)))) == 3
+        assert len(list(read_frames(str(tmp_path / name)))) == 3
 
 
 def test_a_missing_file_is_the_systems_error_not_a_bad_video(tmp_path):
     with pytest.raises(FileNotFoundError):
-        probe(str(tmp_path / "none.mp4"))
+        probe_video(str(tmp_path / "none.mp4"))
 
 
 def test_a_broken_connection_is_not_a_bad_video():
@@ -116,7 +116,7 @@ def test_a_broken_connection_is_not_a_bad_video():
 
     noise = [np.random.default_rng(i).integers(0, 256, (96, 96, 3), np.uint8) for i in range(40)]
     with pytest.raises(ConnectionResetError):
-        list(frames(Flaky(clip(noise, "matroska", "ffv1", options={}))))
+        list(read_frames(Flaky(clip(noise, "matroska", "ffv1", options={}))))
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_a_cut_video_gives_its_good_frames_and_says_so(kind, codec, muxer):
         assert times[:-2] == [f.time_s for f in good[: len(got) - 2]]  # the last two may stand behind a hole: see below
         for frame in got:
             np.testing.assert_array_equal(frame.image, image_at[frame.time_s])
-        _, chunks = plan(io.BytesIO(whole[:cut]), None, 15)
+        _, chunks = plan_chunks(io.BytesIO(whole[:cut]), None, 15)
         parts = [read_all_there_is(io.BytesIO(whole[:cut]), None, chunk) for chunk in chunks]
         assert [reason for _, reason in parts] == [None] * (len(parts) - 1) + ["data ends early"]
         same([f for part, _ in parts for f in part], got)
@@ -193,7 +193,7 @@ def test_a_hole_costs_its_frames_only():
 def test_chunks_of_a_cut_video_end_without_the_lost():
     """The index promises 90 frames; the chunk that would hold only lost ones must say so rather than be empty."""
     data = clip(textures(90), muxer={"movflags": "faststart"})
-    _, chunks = plan(io.BytesIO(data), None, 30)
+    _, chunks = plan_chunks(io.BytesIO(data), None, 30)
     cut = io.BytesIO(data[: len(data) // 2])
     with pytest.raises(Truncated):
-        list(frames(cut, None, chunks[2]))
+        list(read_frames(cut, None, chunks[2]))

@@ -5,8 +5,8 @@ import pytest
 
 from rigface.errors import BadVideo
 from rigface.video import sandbox
-from rigface.video.decode import frames, probe
-from rigface.video.sandbox import DecoderDied, Decoders, Joined
+from rigface.video.decode import probe_video, read_frames
+from rigface.video.sandbox import DecoderDied, DecoderPool, JoinRequest
 
 
 @pytest.fixture(scope="module")
@@ -16,7 +16,7 @@ def clip(fixtures):
 
 @pytest.fixture(scope="module")
 def decoders():
-    made = Decoders()
+    made = DecoderPool()
     yield made
     made.close()
 
@@ -27,23 +27,23 @@ def trap(monkeypatch):
     real = sandbox.WorkerProcess
     monkeypatch.setenv("TRAP_S", "0.05")
     monkeypatch.setattr(sandbox, "WorkerProcess", lambda _, *rest: real("tests.traps:Trap", *rest))
-    made = Decoders(memory_mb=1024, silence_s=0.5)
+    made = DecoderPool(memory_mb=1024, silence_s=0.5)
     yield made
     made.close()
 
 
 def test_it_gives_what_is_given_here(decoders, clip, tmp_path):
-    assert decoders.probe(clip) == probe(clip)
+    assert decoders.probe(clip) == probe_video(clip)
     with open(clip, "rb") as file:
         data = file.read()
-    there, here = list(decoders.frames(data, 5)), list(frames(clip, 5))
+    there, here = list(decoders.frames(data, 5)), list(read_frames(clip, 5))
     assert [(f.index, f.time_s) for f in there] == [(f.index, f.time_s) for f in here]
     assert all(np.array_equal(a.image, b.image) for a, b in zip(there, here))
     with pytest.raises(BadVideo, match="not a video"):
         decoders.probe(b"nothing of the kind")
     one = next(iter(decoders.frames(clip)))  # and leaves
     assert one.index == 0
-    assert len(list(decoders.frames(clip, 2))) == len(list(frames(clip, 2)))
+    assert len(list(decoders.frames(clip, 2))) == len(list(read_frames(clip, 2)))
 
 
 def test_pieces_are_joined_with_their_sound(decoders, tmp_path):
@@ -58,7 +58,7 @@ def test_pieces_are_joined_with_their_sound(decoders, tmp_path):
             for k in range(3):
                 film.write(np.full((48, 64, 3), 60 * number + 10 * k, np.uint8), k / 25)
     out = str(tmp_path / "out.mp4")
-    decoders.join(Joined(out, size, 25, pieces, [[0, 0.04, 0.08], [0.12, 0.16, 0.2]], None))
+    decoders.join(JoinRequest(out, size, 25, pieces, [[0, 0.04, 0.08], [0.12, 0.16, 0.2]], None))
     with av.open(out) as container:
         assert sum(1 for _ in container.decode(video=0)) == 6
 
@@ -71,4 +71,4 @@ def test_what_its_decoder_dies_of_costs_one_file(trap, clip):
         list(trap.frames(b"greedy"))
     with pytest.raises(BadVideo, match=r"more than 0\.2 s"):
         list(trap.frames(clip, None, 0.2))
-    assert len(list(trap.frames(clip, 2))) == len(list(frames(clip, 2)))
+    assert len(list(trap.frames(clip, 2))) == len(list(read_frames(clip, 2)))

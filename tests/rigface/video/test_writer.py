@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from rigface.errors import BadVideo
-from rigface.video.decode import frames
+from rigface.video.decode import read_frames
 from rigface.video.writer import VideoWriter, best_codec
 
 CODECS = sorted({"mpeg4", best_codec()})
@@ -54,7 +54,7 @@ def sound_of(path: Path) -> list[tuple[float, bytes]]:
 
 
 def copied(source: Path, out: Path, **options) -> Path:
-    shown = list(frames(str(source)))
+    shown = list(read_frames(str(source)))
     height, width = shown[0].image.shape[:2]
     with VideoWriter(out, (width, height), 25, sound=str(source), **options) as film:
         for frame in shown:
@@ -67,7 +67,7 @@ def copied(source: Path, out: Path, **options) -> Path:
 def test_count_times_and_sound_are_those_of_the_source(tmp_path, codec, suffix):
     source = clip(tmp_path / "a.mp4")
     out = copied(source, tmp_path / f"out{suffix}", codec=codec)
-    was, now = list(frames(str(source))), list(frames(str(out)))
+    was, now = list(read_frames(str(source))), list(read_frames(str(out)))
     assert [f.index for f in now] == [f.index for f in was]
     tolerance = 1e-9 if suffix != ".mkv" else 6e-4  # Matroska counts milliseconds
     assert np.allclose([f.time_s for f in now], [f.time_s for f in was], atol=tolerance)
@@ -78,7 +78,7 @@ def test_count_times_and_sound_are_those_of_the_source(tmp_path, codec, suffix):
 def test_the_real_clip_keeps_its_count_times_and_sound(tmp_path, fixtures):
     source = fixtures / "clip.mp4"
     out = copied(source, tmp_path / "out.mp4")
-    was, now = list(frames(str(source))), list(frames(str(out)))
+    was, now = list(read_frames(str(source))), list(read_frames(str(out)))
     assert len(now) == len(was) == 72
     assert [f.time_s for f in now] == [f.time_s for f in was]
     assert sound_of(out) == sound_of(source)
@@ -105,7 +105,7 @@ def test_uneven_times_stay_uneven(tmp_path):
     with VideoWriter(tmp_path / "a.mp4", (64, 48), 25) as film:
         for image, time_s in zip(pictures(5), times):
             film.write(image, time_s)
-    assert [f.time_s for f in frames(str(tmp_path / "a.mp4"))] == pytest.approx(times, abs=1e-6)
+    assert [f.time_s for f in read_frames(str(tmp_path / "a.mp4"))] == pytest.approx(times, abs=1e-6)
 
 
 @pytest.mark.parametrize("codec", CODECS)
@@ -117,7 +117,7 @@ def test_colours_and_sizes_survive(tmp_path, codec, size):
     with VideoWriter(tmp_path / "a.mp4", size, 25, codec=codec) as film:
         film.write(image, 0.0)
         film.write(image, 0.04)
-    back = next(frames(str(tmp_path / "a.mp4"))).image
+    back = next(read_frames(str(tmp_path / "a.mp4"))).image
     assert back.shape == image.shape
     for x in (width // 4, 3 * width // 4):
         assert np.abs(back[height // 2, x].astype(int) - image[height // 2, x]).max() <= 6

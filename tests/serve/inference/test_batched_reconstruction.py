@@ -16,10 +16,10 @@ def faces(fixtures):
     """Crops, landmarks and scores of one face in three frames, as a fit has them."""
     from rigface.face.detection.factory import load_detector
     from rigface.face.steps import align
-    from rigface.video.decode import frames
+    from rigface.video.decode import read_frames
 
     out, detector = [], load_detector()
-    for frame in list(frames(str(fixtures / "clip.mp4")))[:30:10]:
+    for frame in list(read_frames(str(fixtures / "clip.mp4")))[:30:10]:
         aligned = align([frame.image], detector(frame.image)[:1])
         out.append((aligned.crops, aligned.landmarks, aligned.blendshapes))
     return out

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rigface.image import decode
-from rigface.video.decode import frames
+from rigface.video.decode import read_frames
 from rigface.video.writer import best_codec
 from serve.provenance.signer import C2paSigner
 from tests.serve.conftest import photo
@@ -62,7 +62,7 @@ def shown(client, name, tmp_path):
     path.write_bytes(answer.content)
     with av.open(str(path)) as container:
         sound = [bytes(p) for p in container.demux(audio=0) if p.size] if container.streams.audio else []
-    return list(frames(str(path))), sound, answer.content
+    return list(read_frames(str(path))), sound, answer.content
 
 
 @pytest.mark.parametrize("model", ["preview", "tiny"])
@@ -78,7 +78,7 @@ def test_a_video_is_edited_frame_by_frame(served_clips, services, clip, tmp_path
     assert "yaw_deg" in done["achieved"][0]
     assert done["notes"] == []
     (tmp_path / "in.mp4").write_bytes(clip)
-    was = list(frames(str(tmp_path / "in.mp4")))
+    was = list(read_frames(str(tmp_path / "in.mp4")))
     now, sound, data = shown(served, done["id"], tmp_path)
     assert [f.time_s for f in now] == [f.time_s for f in was]
     with av.open(str(tmp_path / "in.mp4")) as container:

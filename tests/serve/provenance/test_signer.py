@@ -79,7 +79,7 @@ def test_the_mark_is_not_seen_and_not_imagined():
 
 
 def test_any_piece_of_a_clip_is_known_again(fixtures, signer, tmp_path):
-    from rigface.video.decode import frames
+    from rigface.video.decode import read_frames
     from rigface.video.writer import VideoWriter
 
     def filmed(images, name, **options):
@@ -87,9 +87,9 @@ def test_any_piece_of_a_clip_is_known_again(fixtures, signer, tmp_path):
         with VideoWriter(tmp_path / name, (width, height), 25, **options) as film:
             for number, image in enumerate(images):
                 film.write(image, number / 25)
-        return [frame.image for frame in frames(str(tmp_path / name))]
+        return [frame.image for frame in read_frames(str(tmp_path / name))]
 
-    plain = [frame.image for frame in frames(str(fixtures / "clip.mp4"))][:48]
+    plain = [frame.image for frame in read_frames(str(fixtures / "clip.mp4"))][:48]
     marked = filmed([signer.mark(image, BITS) for image in plain], "marked.mp4", reorder=False)
     for begin in (0, 9, 31):
         found = watermark.read_clip(marked[begin : begin + 16], signer._secret)

@@ -137,10 +137,10 @@ def test_a_list_holds_no_pictures_and_is_its_owners(tmp_path):
 
 
 def test_enrolling_from_the_command_line(tmp_path, capsys, fixtures):
-    from rigface.video.decode import frames
+    from rigface.video.decode import read_frames
     from serve.__main__ import main
 
-    shown = [f.image for f in frames(str(fixtures / "clip.mp4")) if f.index in (0, 60)]
+    shown = [f.image for f in read_frames(str(fixtures / "clip.mp4")) if f.index in (0, 60)]
     for i, image in enumerate(shown):
         (tmp_path / f"{i}.png").write_bytes(encode_png(image))
     (tmp_path / "wall.png").write_bytes(encode_png(np.full((90, 90, 3), 200, np.uint8)))

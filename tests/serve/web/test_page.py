@@ -455,10 +455,10 @@ def test_the_whole_service_with_real_eyes_in_a_browser(browser, service, fixture
     """On Ray Serve: a photograph is seen, previewed, rendered by a model and measured, and nobody else is asked for anything."""
     from selenium.webdriver.common.keys import Keys
 
-    from rigface.video.decode import frames
+    from rigface.video.decode import read_frames
 
     picture = tmp_path / "somebody.png"
-    picture.write_bytes(encode_png(next(frames(str(fixtures / "clip.mp4"))).image))
+    picture.write_bytes(encode_png(next(read_frames(str(fixtures / "clip.mp4"))).image))
     page = Page(browser, f"{service}/")
     page.upload(picture)
     page.says("One face")

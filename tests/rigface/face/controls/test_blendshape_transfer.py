@@ -8,8 +8,8 @@ import torch
 
 from rigface.edits import EditSpec
 from rigface.errors import BadEdit
-from rigface.face.controls.blendshape_transfer import INNER, _motion, fit
-from rigface.face.controls.local_blendshapes import window
+from rigface.face.controls.blendshape_transfer import INNER, _motion, fit_named_axes
+from rigface.face.controls.local_blendshapes import region_weights
 from rigface.face.controls.transfer import transfer
 from rigface.face.head.head_model import Head
 from rigface.face.head.open_head import OpenHead
@@ -29,7 +29,7 @@ def stranger() -> Head:
     turn *= np.sign(np.linalg.det(turn))
     moves = np.stack([weights @ _motion(model, k) for k in range(model.spec.expression)], -1)[order]
     mixed = np.linalg.qr(rng.normal(size=(moves.shape[2],) * 2))[0]
-    hinge = window("jawOpen", fine.template.numpy()[order])
+    hinge = region_weights("jawOpen", fine.template.numpy()[order])
     return Head.from_arrays(
         HeadSpec("flame", "disguised", 40, moves.shape[2], 0),
         template=SIZE * fine.template.numpy()[order] @ turn.T + (0.1, 0.2, -0.1),
@@ -46,7 +46,7 @@ def stranger() -> Head:
 
 @pytest.fixture(scope="module")
 def named(stranger):
-    return fit(stranger)
+    return fit_named_axes(stranger)
 
 
 def test_the_motions_of_the_open_head_are_found_again(named):
@@ -59,7 +59,7 @@ def test_the_motions_of_the_open_head_are_found_again(named):
 
 def test_a_head_that_cannot_move_follows_nobody(stranger):
     stiff = replace(stranger, expression_basis=torch.zeros_like(stranger.expression_basis), jaw=None)
-    found = fit(stiff)
+    found = fit_named_axes(stiff)
     assert np.abs(found.reached).max() < 1e-6
     assert not found.jaw.any()
 
@@ -109,4 +109,4 @@ def test_an_edit_by_name_moves_flame_as_it_moves_the_open_head(stranger, named):
 def test_a_head_without_landmarks_to_lay_over_is_refused(stranger):
     few = replace(stranger, landmarks=OpenHead.load().head(0).landmarks)
     with pytest.raises(ValueError, match="51 inner"):
-        fit(few)
+        fit_named_axes(few)

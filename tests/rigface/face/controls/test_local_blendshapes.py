@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from rigface.face.controls.local_blendshapes import alone, rigid, window
+from rigface.face.controls.local_blendshapes import isolated_change, region_weights, rigid_motion
 from rigface.face.head.open_head import OpenHead
 from rigface.types import HeadSpec
 
@@ -18,7 +18,7 @@ def moved(coefficients: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("asked", [{"jawOpen": 0.7}, {"eyeBlinkLeft": 1.0, "jawOpen": 0.4}, {"mouthSmileLeft": -0.5}])
 def test_what_is_asked_is_set_to_the_bit(asked):
-    out = alone(HEAD.spec, {NAMES.index(name): value for name, value in asked.items()})
+    out = isolated_change(HEAD.spec, {NAMES.index(name): value for name, value in asked.items()})
     assert {name: out[NAMES.index(name)] for name in asked} == {n: np.float32(v) for n, v in asked.items()}
 
 
@@ -26,31 +26,31 @@ def test_what_is_asked_is_set_to_the_bit(asked):
 def test_an_axis_moves_its_place_and_the_rest_less_than_before(name):
     k = NAMES.index(name)
     plain = np.eye(len(NAMES))[k]
-    inside = window(name, HEAD.template) > 0.5
-    outside = window(name, HEAD.template) < 0.01
-    with_slider, without = moved(alone(HEAD.spec, {k: 1.0})), moved(plain)
+    inside = region_weights(name, HEAD.template) > 0.5
+    outside = region_weights(name, HEAD.template) < 0.01
+    with_slider, without = moved(isolated_change(HEAD.spec, {k: 1.0})), moved(plain)
     spill = lambda m: m[outside].mean() / m[inside].mean()  # noqa: E731
     assert spill(with_slider) < 0.9 * spill(without)
     assert with_slider[inside].max() > 0.7 * without[inside].max()
 
 
 def test_left_and_right_mirror_each_other():
-    left = moved(alone(HEAD.spec, {NAMES.index("eyeBlinkLeft"): 1.0}))
-    right = moved(alone(HEAD.spec, {NAMES.index("eyeBlinkRight"): 1.0}))
+    left = moved(isolated_change(HEAD.spec, {NAMES.index("eyeBlinkLeft"): 1.0}))
+    right = moved(isolated_change(HEAD.spec, {NAMES.index("eyeBlinkRight"): 1.0}))
     assert np.allclose(left[HEAD.mirror], right, atol=2e-4)
 
 
 def test_a_head_that_is_not_known_gets_plain_axes():
     other = HeadSpec("flame", "1", 100, 3, 50, ("a", "b", "c"))
-    assert alone(other, {1: 0.5}).tolist() == [0, 0.5, 0]
+    assert isolated_change(other, {1: 0.5}).tolist() == [0, 0.5, 0]
 
 
 def test_nothing_asked_is_nothing():
-    assert not alone(HEAD.spec, {}).any()
+    assert not isolated_change(HEAD.spec, {}).any()
 
 
 def test_a_rigid_motion_is_found_whole():
     points = np.random.default_rng(0).normal(size=(50, 3))
     turn, shift = np.array([0.01, -0.02, 0.03]), np.array([0.1, 0.2, 0.3])
     moves = np.cross(turn, points) + shift
-    assert np.allclose(rigid(points, moves, np.ones(50)), moves, atol=1e-12)
+    assert np.allclose(rigid_motion(points, moves, np.ones(50)), moves, atol=1e-12)

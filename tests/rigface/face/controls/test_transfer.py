@@ -7,9 +7,17 @@ import numpy as np
 import pytest
 import torch
 
-from rigface.edits import NAMED, EditSpec, LightEdit
+from rigface.edits import NAMED_EXPRESSIONS, EditSpec, LightEdit
 from rigface.errors import BadEdit
-from rigface.face.controls.transfer import ALWAYS_SOURCE, GIVEN_BY, axes_of, exposure, light_of, targets_of, transfer
+from rigface.face.controls.transfer import (
+    SOURCE_FIELDS,
+    TRAIT_FIELDS,
+    axes_of,
+    exposure,
+    light_coefficients,
+    targets_of,
+    transfer,
+)
 from rigface.face.geometry.rotation import to_degrees, to_matrix
 from rigface.face.head.open_head import OpenHead
 from rigface.face.rendering.lighting import shade
@@ -39,14 +47,14 @@ def face(value: float) -> FaceParams:
 
 
 def test_the_table_names_each_field():
-    assert set(chain(ALWAYS_SOURCE, *GIVEN_BY.values())) == {f.name for f in fields(FaceParams)}
+    assert set(chain(SOURCE_FIELDS, *TRAIT_FIELDS.values())) == {f.name for f in fields(FaceParams)}
 
 
 @pytest.mark.parametrize("take", ALL_EDITS, ids=lambda t: "+".join(sorted(t)) or "none")
 def test_only_the_taken_traits_move(take):
     out = transfer(face(0), EditSpec(take=take), HEAD, face(0.2))
     moved = {f.name for f in fields(out) if getattr(out, f.name).any()}
-    assert moved == {name for trait in take for name in GIVEN_BY[trait]}
+    assert moved == {name for trait in take for name in TRAIT_FIELDS[trait]}
 
 
 def test_nothing_asked_is_nothing_changed():
@@ -79,7 +87,11 @@ def test_numbers_override_what_was_taken():
 
 def test_named_expressions_set_their_axes():
     out = transfer(face(0.5), EditSpec(expression={"smile": 1.0, "blink_left": 0.25}), HEAD)
-    want = {name: 0.5 for name in NAMES} | NAMED["smile"] | {"eyeBlinkLeft": 0.25 * NAMED["blink_left"]["eyeBlinkLeft"]}
+    want = (
+        {name: 0.5 for name in NAMES}
+        | NAMED_EXPRESSIONS["smile"]
+        | {"eyeBlinkLeft": 0.25 * NAMED_EXPRESSIONS["blink_left"]["eyeBlinkLeft"]}
+    )
     assert np.allclose(out.expression, [want[name] for name in NAMES])
 
 
@@ -100,7 +112,9 @@ def test_of_the_eyes_alone_the_jaw_stays_and_nothing_asked_of_the_mouth_is_done(
     out = transfer(face(0), edit, HEAD, face(0.2))
     mouth = [n.startswith(("mouth", "jaw")) for n in NAMES]
     assert not out.expression[mouth].any()
-    assert out.expression[NAMES.index("eyeBlinkLeft")] == pytest.approx(0.8 * NAMED["blink_left"]["eyeBlinkLeft"])
+    assert out.expression[NAMES.index("eyeBlinkLeft")] == pytest.approx(
+        0.8 * NAMED_EXPRESSIONS["blink_left"]["eyeBlinkLeft"]
+    )
     assert not out.jaw_rotation.any()
     open_head = OpenHead.load().spec
     still = FaceParams(**{f.name: np.zeros([open_head.size(a) for a in f.metadata["shape"]], np.float32) for f in fields(FaceParams)})  # fmt: skip
@@ -121,7 +135,9 @@ def test_strength_goes_along_the_way():
 
 
 def test_a_lamp_lights_the_side_it_stands_on():
-    light = torch.from_numpy(light_of(LightEdit(azimuth_deg=90, elevation_deg=0, intensity=1, ambient=0.2), 1.0))
+    light = torch.from_numpy(
+        light_coefficients(LightEdit(azimuth_deg=90, elevation_deg=0, intensity=1, ambient=0.2), 1.0)
+    )
     right, left, front = shade(torch.tensor([[[1.0, 0, 0], [-1, 0, 0], [0, 0, 1]]]), light[None])[0, :, 0]
     assert right == pytest.approx(1.2, abs=0.1)
     assert left == pytest.approx(0.2, abs=0.1)
@@ -137,7 +153,7 @@ def test_a_relative_light_keeps_the_exposure():
 
 def test_a_light_can_be_given_as_harmonics():
     sh = np.arange(27, dtype=np.float32).reshape(9, 3) / 10
-    assert np.allclose(light_of(LightEdit(sh=sh.tolist(), relative=False), 7.0), sh)
+    assert np.allclose(light_coefficients(LightEdit(sh=sh.tolist(), relative=False), 7.0), sh)
 
 
 def test_an_open_jaw_does_not_nod_or_lift_the_head_and_a_pose_asked_stays_as_asked():

@@ -9,7 +9,7 @@ import skimage.data
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rigface.face.detection.boxes import box_of, distinct, overlap, tile_grid
+from rigface.face.detection.boxes import iou, landmark_box, non_maximum_suppression, tile_grid
 from rigface.face.detection.detector import KeyframeDetector
 from rigface.face.detection.factory import load_detector
 from rigface.face.detection.mediapipe import BLENDSHAPES, SURE, TILE_PX
@@ -28,7 +28,7 @@ def astronaut() -> np.ndarray:
 
 def face_at(x: float, y: float, side: float = 10, score: float = 0.9) -> Detection:
     landmarks = np.array([[x, y, 0], [x + side, y + side, 0]], np.float32)
-    return Detection(box_of(landmarks), landmarks, score)
+    return Detection(landmark_box(landmarks), landmarks, score)
 
 
 def test_a_face_in_frame_pixels(detector, astronaut):
@@ -37,7 +37,7 @@ def test_a_face_in_frame_pixels(detector, astronaut):
     assert face.landmarks.dtype == np.float32
     assert face.blendshapes.shape == (52,)
     assert face.matrix.shape == (4, 4)
-    assert np.allclose(face.box, box_of(face.landmarks))
+    assert np.allclose(face.box, landmark_box(face.landmarks))
     assert face.score > 0.8
     nose, left_eye, right_eye = face.landmarks[1], face.landmarks[473], face.landmarks[468]
     assert np.allclose(nose[:2], [224, 131], atol=6)  # by eye, in the picture
@@ -158,11 +158,11 @@ def test_the_number_of_tiles_is_bounded_and_they_begin_inside(height, width, lim
 
 def test_overlap_by_hand():
     boxes = np.array([[0, 0, 10, 10], [5, 0, 15, 10], [20, 20, 30, 30], [3, 3, 3, 3]])
-    assert np.allclose(overlap(np.array([0, 0, 10, 10]), boxes), [1, 1 / 3, 0, 0])
+    assert np.allclose(iou(np.array([0, 0, 10, 10]), boxes), [1, 1 / 3, 0, 0])
 
 
 def test_one_place_one_face():
-    found = distinct([face_at(0, 0, score=0.7), face_at(1, 0, score=0.9), face_at(30, 0, score=0.8)])
+    found = non_maximum_suppression([face_at(0, 0, score=0.7), face_at(1, 0, score=0.9), face_at(30, 0, score=0.8)])
     assert [f.score for f in found] == [0.9, 0.8]
 
 

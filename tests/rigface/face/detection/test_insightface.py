@@ -7,7 +7,7 @@ import pytest
 import skimage.data
 
 from rigface.errors import MissingAsset
-from rigface.face.detection.boxes import box_of
+from rigface.face.detection.boxes import landmark_box
 from rigface.face.detection.detector import KeyframeDetector
 from rigface.face.detection.factory import load_detector
 from rigface.face.identity.arcface import ArcFace, five_points
@@ -200,6 +200,6 @@ def test_a_wrong_picture_is_refused(pack):
 
 def test_boxes_of_landmarks_stay_inside_the_box_reported(pack):
     (face,) = load_detector("insightface", folder=pack)(red())
-    own = box_of(face.landmarks)
+    own = landmark_box(face.landmarks)
     assert (face.box[:2] <= own[:2]).all()
     assert (face.box[2:] >= own[2:]).all()

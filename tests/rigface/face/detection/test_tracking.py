@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rigface.face.detection.boxes import box_of
-from rigface.face.detection.tracking import Tracker, TrackSummary, join, number
+from rigface.face.detection.boxes import landmark_box
+from rigface.face.detection.tracking import Tracker, TrackSummary, join_tracks, number_tracks
 from rigface.types import Detection
 
 HEIGHT, WIDTH = 270, 480
@@ -28,7 +28,7 @@ class Actor:
         left, top = round(x), round(y)
         frame[top : top + SIDE, left : left + SIDE] = self.patch
         landmarks = self.points + np.array([x, y, 0], np.float32)
-        return Detection(box_of(landmarks), landmarks, 0.9)
+        return Detection(landmark_box(landmarks), landmarks, 0.9)
 
 
 def stage(seed: int) -> np.ndarray:
@@ -139,7 +139,9 @@ def test_one_pixel_frames_and_faces_outside_the_frame_are_survived():
     tracker = Tracker()
     landmarks = np.array([[-50, -50, 0], [-20, -10, 0]], np.float32)
     for _ in range(2):
-        assert tracker.update(np.zeros((1, 1, 3), np.uint8), [Detection(box_of(landmarks), landmarks, 0.9)]) == [0]
+        assert tracker.update(np.zeros((1, 1, 3), np.uint8), [Detection(landmark_box(landmarks), landmarks, 0.9)]) == [
+            0
+        ]
 
 
 def summary(track, first, last, x0=100.0, x1=None, who=None) -> TrackSummary:
@@ -157,29 +159,31 @@ def person(k: int, noise: float = 0.0) -> np.ndarray:
 def test_the_same_person_in_the_same_place_is_joined():
     left = [summary(0, 0, 9.9, who=person(1)), summary(1, 0, 9.9, x0=300, who=person(2))]
     right = [summary(0, 10, 19, x0=310, who=person(2, 0.2)), summary(1, 10, 19, x0=95, who=person(1, 0.2))]
-    assert join(left, right, max_gap_s=1) == {0: 1, 1: 0}
+    assert join_tracks(left, right, max_gap_s=1) == {0: 1, 1: 0}
 
 
 def test_identity_overrules_overlap():
-    assert join([summary(0, 0, 9.9, who=person(1))], [summary(0, 10, 19, who=person(2))], 1) == {}
+    assert join_tracks([summary(0, 0, 9.9, who=person(1))], [summary(0, 10, 19, who=person(2))], 1) == {}
 
 
 def test_the_same_person_elsewhere_is_another_track():
-    assert join([summary(0, 0, 9.9, who=person(1))], [summary(0, 10, 19, x0=600, who=person(1))], 1) == {}
+    assert join_tracks([summary(0, 0, 9.9, who=person(1))], [summary(0, 10, 19, x0=600, who=person(1))], 1) == {}
 
 
 def test_without_identity_only_a_good_overlap_joins():
     left = [summary(0, 0, 9.9)]
-    assert join(left, [summary(3, 10, 19, x0=105)], 1) == {3: 0}
-    assert join(left, [summary(3, 10, 19, x0=150)], 1) == {}
+    assert join_tracks(left, [summary(3, 10, 19, x0=105)], 1) == {3: 0}
+    assert join_tracks(left, [summary(3, 10, 19, x0=150)], 1) == {}
 
 
 def test_a_long_pause_is_not_bridged():
-    assert join([summary(0, 0, 5)], [summary(0, 10, 19)], 1) == {}
+    assert join_tracks([summary(0, 0, 5)], [summary(0, 10, 19)], 1) == {}
 
 
 def test_two_tracks_never_continue_one():
-    joined = join([summary(0, 0, 9.9, who=person(1))], [summary(k, 10, 19, who=person(1, 0.1)) for k in range(3)], 1)
+    joined = join_tracks(
+        [summary(0, 0, 9.9, who=person(1))], [summary(k, 10, 19, who=person(1, 0.1)) for k in range(3)], 1
+    )
     assert len(joined) == 1
 
 
@@ -190,7 +194,7 @@ def test_a_video_is_numbered_through():
         [],
         [summary(0, 30, 39, who=person(1))],
     ]
-    assert number(chunks, 1) == [{0: 0, 1: 1}, {0: 2, 1: 0}, {}, {0: 3}]
+    assert number_tracks(chunks, 1) == [{0: 0, 1: 1}, {0: 2, 1: 0}, {}, {0: 3}]
 
 
 @pytest.mark.slow

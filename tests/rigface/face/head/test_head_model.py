@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from rigface.errors import MissingAsset
 from rigface.face.geometry.rotation import from_degrees, to_axis_angle, to_matrix
-from rigface.face.head.flame import load as load_flame
+from rigface.face.head.flame import load_flame as load_flame
 from rigface.face.head.head_model import Embedding, Head, contour_row
 from rigface.types import FaceParams, HeadSpec
 

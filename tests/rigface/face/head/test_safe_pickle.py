@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from rigface.errors import UnsafeFile
-from rigface.face.head.safe_pickle import load, load_npy
+from rigface.face.head.safe_pickle import load_npy, load_pickle
 
 MODEL = Path(__file__).parents[3] / "fixtures" / "flame" / "generic_model.pkl"
 EMBEDDING = MODEL.with_name("landmark_embedding.npy")
@@ -57,7 +57,7 @@ def made(cls, **state):
 
 
 def test_the_head_of_flames_own_format_is_read():
-    model = load(MODEL)
+    model = load_pickle(MODEL)
     assert {k: v.shape for k, v in model.items() if hasattr(v, "shape")} == {
         "v_template": (162, 3),
         "f": (320, 3),
@@ -102,7 +102,7 @@ def test_plain_data_is_what_pickle_says_it_is(protocol):
         "ordered": OrderedDict(a=1, b=2),
     }
     for name, want in data.items():
-        got = load(pickle.dumps({"x": want}, protocol))["x"]
+        got = load_pickle(pickle.dumps({"x": want}, protocol))["x"]
         if sparse.issparse(want):
             assert type(got) is type(want)
             want, got = want.toarray(), got.toarray()
@@ -120,7 +120,7 @@ def test_chumpy_containers_are_the_array_they_hold(chumpy):
     ch = made(chumpy["Ch"], x=x, _dirty_vars={"x"}, _itr=None)
     picked = made(chumpy["Select"], a=ch, idxs=np.array([5, 0]), preferred_shape=(2, 1))
     shaped = made(chumpy["Reshape"], a=ch, newshape=(3, 2))
-    got = load(pickle.dumps([ch, picked, shaped], 2))
+    got = load_pickle(pickle.dumps([ch, picked, shaped], 2))
     assert np.array_equal(got[0], x)
     assert np.array_equal(got[1], [[5.0], [0.0]])
     assert np.array_equal(got[2], x.reshape(3, 2))
@@ -134,9 +134,9 @@ def test_python_2_strings_become_the_bytes_of_the_array():
         b"cnumpy\ndtype\n(U\x02f8K\x00K\x01tR(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89"
         b"T" + struct.pack("<i", len(raw)) + raw + b"tb."
     )
-    assert np.array_equal(load(text), [1.5, -2.5])
+    assert np.array_equal(load_pickle(text), [1.5, -2.5])
     container = b"\x80\x02ccopy_reg\n_reconstructor\n(cchumpy.ch\nCh\nc__builtin__\nobject\nNtR}U\x01xK\x07sb."
-    assert load(container) == 7
+    assert load_pickle(container) == 7
 
 
 HOSTILE = {
@@ -162,7 +162,7 @@ HOSTILE = {
 def test_what_is_not_data_is_refused_by_name(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UnsafeFile) as refused:
-        load(HOSTILE[name])
+        load_pickle(HOSTILE[name])
     assert name in str(refused.value)
     assert not list(tmp_path.iterdir())
 
@@ -176,44 +176,44 @@ def test_a_hostile_object_inside_an_npy_or_a_torch_storage_is_refused():
     storage = b"ctorch.storage\n_load_from_bytes\nB" + struct.pack("<I", len(inner)) + inner + b"\x85R"
     tensor = b"\x80\x04ctorch._utils\n_rebuild_tensor_v2\n(" + storage + b"K\x00))\x89}tR."
     with pytest.raises(UnsafeFile, match="system"):
-        load(tensor)
+        load_pickle(tensor)
 
 
 def test_more_memory_than_the_file_explains_is_refused():
     array = pickle.dumps(np.zeros(1), 2)
     with pytest.raises(UnsafeFile, match="far more memory"):
-        load(array.replace(b"K\x01K\x01\x85", b"K\x01J\x00\x00\x00\x7f\x85"))  # says 2e9 elements, has one
+        load_pickle(array.replace(b"K\x01K\x01\x85", b"K\x01J\x00\x00\x00\x7f\x85"))  # says 2e9 elements, has one
     with pytest.raises(UnsafeFile, match=r"8 bytes for an array of shape \(2,\)"):
-        load(array.replace(b"K\x01K\x01\x85", b"K\x01K\x02\x85"))
+        load_pickle(array.replace(b"K\x01K\x01\x85", b"K\x01K\x02\x85"))
     shared = b"\x80\x02B" + struct.pack("<I", 2**20) + bytes(2**20) + b"q\x010("
     again = (
         b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\nK\x00\x85U\x01btR(K\x01J\x00\x00\x10\x00\x85"
         b"cnumpy\ndtype\n(U\x02u1K\x00K\x01tR(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89h\x01tb"
     )
-    assert len(load(shared + 4 * again + b"t.")) == 4
+    assert len(load_pickle(shared + 4 * again + b"t.")) == 4
     with pytest.raises(UnsafeFile, match="far more memory"):
-        load(shared + 40 * again + b"t.")
+        load_pickle(shared + 40 * again + b"t.")
 
 
 def test_a_file_too_large_is_refused_unread(tmp_path):
     path = tmp_path / "large.pkl"
     path.write_bytes(pickle.dumps(bytes(1000)))
     with pytest.raises(UnsafeFile, match="larger than 100 bytes"):
-        load(path, max_bytes=100)
+        load_pickle(path, max_bytes=100)
 
 
 def test_indices_outside_a_sparse_matrix_are_refused():
     matrix = sparse.csc_matrix(np.diag([1.0, 2.0]))
     matrix.indices[1] = 77
     with pytest.raises(UnsafeFile):
-        load(pickle.dumps(matrix))
+        load_pickle(pickle.dumps(matrix))
 
 
 def test_a_list_inside_itself_is_refused():
     loop: list = []
     loop.append(loop)
     with pytest.raises(UnsafeFile, match="contains itself"):
-        load(pickle.dumps(loop))
+        load_pickle(pickle.dumps(loop))
 
 
 @settings(max_examples=300, deadline=None)
@@ -228,4 +228,4 @@ def test_a_damaged_file_is_refused_and_nothing_else(data):
     for _ in range(data.draw(st.integers(1, 4))):
         good[data.draw(st.integers(0, len(good) - 1))] = data.draw(st.integers(0, 255))
     with contextlib.suppress(UnsafeFile):
-        load(bytes(good[: data.draw(st.integers(1, len(good)))]))
+        load_pickle(bytes(good[: data.draw(st.integers(1, len(good)))]))

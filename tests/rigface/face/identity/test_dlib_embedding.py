@@ -7,11 +7,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rigface import image
-from rigface.face.detection.boxes import box_of
+from rigface.face.detection.boxes import landmark_box
 from rigface.face.detection.factory import load_detector
 from rigface.face.geometry.landmarks import LAYOUTS
 from rigface.face.identity import clustering
-from rigface.face.identity.dlib_embedding import DlibIdentity, People, Picker, chip, cluster, directions, worth_of
+from rigface.face.identity.clustering import IdentityClusters
+from rigface.face.identity.dlib_embedding import (
+    DlibIdentity,
+    FramePicker,
+    cluster_identities,
+    embedding_worth,
+    face_chip,
+    unit_vectors,
+)
 from rigface.types import Detection
 
 
@@ -61,7 +69,7 @@ def test_the_chip_is_upright_whatever_the_head_does(astronaut):
     turned = np.ascontiguousarray(np.rot90(picture))
     landmarks = face.landmarks.copy()
     landmarks[:, 0], landmarks[:, 1] = face.landmarks[:, 1], picture.shape[1] - face.landmarks[:, 0]
-    straight, upright = chip(picture, face.landmarks), chip(turned, landmarks)
+    straight, upright = face_chip(picture, face.landmarks), face_chip(turned, landmarks)
     assert upright.shape == (150, 150, 3)
     assert np.abs(straight.astype(int) - upright).mean() < 4
 
@@ -75,7 +83,7 @@ def test_our_landmarks_serve_as_well_as_dlibs_own(identity, astronaut):
     predictor = dlib.shape_predictor(str(assets.find("dlib_five_points")))
     found = dlib.get_frontal_face_detector()(picture, 0)[0]
     theirs = dlib.get_face_chip(picture, predictor(picture, found), 150)
-    ours, same = identity.embed([chip(picture, face.landmarks), theirs])
+    ours, same = identity.embed([face_chip(picture, face.landmarks), theirs])
     assert np.linalg.norm(ours - same) < 0.25  # two pictures of one person differ by 0.45
 
 
@@ -87,7 +95,7 @@ def test_no_extent_no_vector(identity, astronaut):
 
 def test_an_unknown_layout_is_refused(astronaut):
     with pytest.raises(ValueError, match="no layout has 77 points"):
-        chip(astronaut[0], np.zeros((77, 3)))
+        face_chip(astronaut[0], np.zeros((77, 3)))
 
 
 def test_no_chips_no_vectors(identity):
@@ -99,19 +107,19 @@ def face(eyes: float = 60, turn: float = 0.0, score: float = 1.0) -> Detection:
     landmarks = np.full((478, 3), 100, np.float32)
     landmarks[list(LAYOUTS[478].five), 0] = np.array([1.25, 0.75, -0.25, 0.25, 0.5 + turn]) * eyes + 100
     landmarks[LAYOUTS[478].nose_base, 1] += 0.6 * eyes
-    return Detection(box_of(landmarks), landmarks, score)
+    return Detection(landmark_box(landmarks), landmarks, score)
 
 
 def test_large_frontal_and_sure_faces_are_worth_more():
-    assert worth_of(face()) == pytest.approx(1, abs=0.01)
-    assert worth_of(face()) > worth_of(face(eyes=30)) > worth_of(face(eyes=10))
-    assert worth_of(face()) > worth_of(face(turn=0.3)) > worth_of(face(turn=0.7))
-    assert worth_of(face(score=0.5)) == pytest.approx(worth_of(face()) / 2)
+    assert embedding_worth(face()) == pytest.approx(1, abs=0.01)
+    assert embedding_worth(face()) > embedding_worth(face(eyes=30)) > embedding_worth(face(eyes=10))
+    assert embedding_worth(face()) > embedding_worth(face(turn=0.3)) > embedding_worth(face(turn=0.7))
+    assert embedding_worth(face(score=0.5)) == pytest.approx(embedding_worth(face()) / 2)
 
 
 def test_the_picker_keeps_the_best_frames_apart_from_each_other():
     picture = skimage.data.astronaut()
-    picker = Picker(per_track=2, apart=5)
+    picker = FramePicker(per_track=2, apart=5)
     turns = [0.8, 0.5, 0.3, 0.5, 0.8, 0.8, 0.6, 0.05, 0.6, 0.8, 0.2, 0.8]
     for frame, turn in enumerate(turns):
         picker.offer(7, frame, picture, face(turn=turn))
@@ -123,7 +131,7 @@ def test_the_picker_keeps_the_best_frames_apart_from_each_other():
 
 
 def test_a_blurred_frame_gives_way_to_a_sharp_one():
-    picker = Picker(per_track=1)
+    picker = FramePicker(per_track=1)
     for frame, sharpness in enumerate([0.1, 0.9, 0.2]):
         picker.offer(0, frame, skimage.data.astronaut(), face(), sharpness)
     assert [frame for frame, _ in picker.picks()[0]] == [1]
@@ -140,7 +148,7 @@ def crowd(count: int, each: int, noise: float, seed: int = 0) -> tuple[np.ndarra
 def test_people_are_found():
     vectors, who = crowd(30, 6, 0.4)
     order = np.random.default_rng(1).permutation(len(who))
-    labels, found = clustering.cluster(vectors[order], threshold=0.8)
+    labels, found = clustering.cluster_vectors(vectors[order], threshold=0.8)
     assert len(found.ids) == 30
     assert all(len(set(labels[who[order] == k])) == 1 for k in range(30))
     assert labels[0] == 0  # counted in the order of the vectors
@@ -149,9 +157,11 @@ def test_people_are_found():
 def test_ids_stay_when_videos_are_added():
     vectors, who = crowd(20, 8, 0.4)
     first = np.arange(len(who)) % 2 == 0
-    old_labels, old = clustering.cluster(vectors[first], threshold=0.8)
+    old_labels, old = clustering.cluster_vectors(vectors[first], threshold=0.8)
     new_vectors, new_who = crowd(5, 4, 0.4, seed=9)
-    labels, both = clustering.cluster(np.concatenate([new_vectors, vectors[~first]]), previous=old, threshold=0.8)
+    labels, both = clustering.cluster_vectors(
+        np.concatenate([new_vectors, vectors[~first]]), previous=old, threshold=0.8
+    )
     assert (labels[len(new_who) :] == old_labels).all()  # the same people, in the same order
     assert sorted(set(labels[: len(new_who)])) == [20, 21, 22, 23, 24]
     assert (both.ids[:20] == old.ids).all()
@@ -161,7 +171,7 @@ def test_ids_stay_when_videos_are_added():
 def test_people_summarise_their_vectors_exactly():
     vectors, _ = crowd(6, 5, 0.5)
     weights = np.random.default_rng(2).uniform(0.5, 9, len(vectors))
-    labels, found = clustering.cluster(vectors, weights, threshold=0.9)
+    labels, found = clustering.cluster_vectors(vectors, weights, threshold=0.9)
     for k in found.ids:
         own, w = vectors[labels == k], weights[labels == k]
         mean = np.average(own, axis=0, weights=w)
@@ -176,7 +186,7 @@ def test_the_same_as_average_linkage_by_the_book(seed, count, threshold):
     from scipy.spatial.distance import pdist
 
     vectors = np.random.default_rng(seed).normal(size=(count, 3))
-    labels, _ = clustering.cluster(vectors, threshold=threshold)
+    labels, _ = clustering.cluster_vectors(vectors, threshold=threshold)
     if count > 1:
         book = fcluster(linkage(pdist(vectors, "sqeuclidean"), "average"), threshold**2 * (1 - 1e-12), "distance")
         assert (np.equal.outer(labels, labels) == np.equal.outer(book, book)).all()
@@ -207,8 +217,8 @@ def test_known_people_and_people_of_one_frame_change_nothing_else(seed, count, k
     rng = np.random.default_rng(seed)
     vectors = rng.normal(size=(known + count, 3))
     apart = [(a, b) for a, b in rng.integers(0, count, (frames, 2)).tolist() if a != b]
-    people_before = People(np.arange(known), vectors[:known], np.ones(known), np.zeros(known))
-    labels, found = clustering.cluster(vectors[known:], None, people_before, threshold=threshold, apart=apart)
+    people_before = IdentityClusters(np.arange(known), vectors[:known], np.ones(known), np.zeros(known))
+    labels, found = clustering.cluster_vectors(vectors[known:], None, people_before, threshold=threshold, apart=apart)
     want = one_pair_at_a_time(vectors, known, [(a + known, b + known) for a, b in apart], threshold)
     assert (np.concatenate([np.arange(known), labels]) == want).all()
     assert len(found.ids) == want.max() + 1
@@ -223,7 +233,7 @@ def test_all_pairs_are_compared_once_and_not_once_a_round(monkeypatch):
 
     monkeypatch.setattr(clustering, "_nearest", counted)
     vectors, _ = crowd(60, 12, 0.6)
-    clustering.cluster(vectors, threshold=0.8)
+    clustering.cluster_vectors(vectors, threshold=0.8)
     assert len(compared) > 5
     assert compared[0] == len(vectors) ** 2
     assert sum(compared) < 2 * len(vectors) ** 2
@@ -231,33 +241,33 @@ def test_all_pairs_are_compared_once_and_not_once_a_round(monkeypatch):
 
 def test_two_people_in_one_frame_are_never_one():
     vectors, _ = crowd(1, 6, 0.3)
-    labels, _ = clustering.cluster(vectors, threshold=0.8, apart=[(0, 1), (3, 1)])
+    labels, _ = clustering.cluster_vectors(vectors, threshold=0.8, apart=[(0, 1), (3, 1)])
     assert labels[0] != labels[1] != labels[3]
     assert len(set(labels)) == 2
 
 
 def test_known_people_are_never_merged():
     vectors, _ = crowd(1, 2, 0.1)
-    _, old = clustering.cluster(vectors, threshold=0.01)
-    labels, both = clustering.cluster(vectors + 0.001, previous=old, threshold=0.8)
+    _, old = clustering.cluster_vectors(vectors, threshold=0.01)
+    labels, both = clustering.cluster_vectors(vectors + 0.001, previous=old, threshold=0.8)
     assert len(both.ids) == 2
     assert set(labels) <= {0, 1}
 
 
 def test_nothing_and_nonsense():
-    labels, found = clustering.cluster(np.zeros((0, 128)), threshold=0.8)
+    labels, found = clustering.cluster_vectors(np.zeros((0, 128)), threshold=0.8)
     assert len(labels) == len(found.ids) == 0
     with pytest.raises(ValueError, match="finite"):
-        clustering.cluster(np.full((2, 4), np.nan), threshold=0.8)
+        clustering.cluster_vectors(np.full((2, 4), np.nan), threshold=0.8)
     with pytest.raises(ValueError, match="weights"):
-        clustering.cluster(np.zeros((2, 4)), np.zeros(2), threshold=0.8)
+        clustering.cluster_vectors(np.zeros((2, 4)), np.zeros(2), threshold=0.8)
 
 
 def test_directions_are_units_and_wider_vectors_have_no_mean():
     rng = np.random.default_rng(0)
     for width in (128, 512):
-        assert np.allclose(np.linalg.norm(directions(rng.normal(size=(4, width))), axis=1), 1)
-    assert np.allclose(directions(np.eye(3, 512)), np.eye(3, 512))
+        assert np.allclose(np.linalg.norm(unit_vectors(rng.normal(size=(4, width))), axis=1), 1)
+    assert np.allclose(unit_vectors(np.eye(3, 512)), np.eye(3, 512))
 
 
 PAIRS = [["pm_i01.jpg", "pm_i02.jpg", "pm_i03.jpg"], ["rig_i01.png", "rig_i02.png", "fr_i08.png"], ["ffuv_i01.png"]]
@@ -275,5 +285,5 @@ def test_real_people(identity, detector, shared):
     same = np.equal.outer(who, who)
     assert distance[same].max() < 0.55
     assert distance[~same].min() > 0.6
-    labels, _ = cluster(np.array(vectors))
+    labels, _ = cluster_identities(np.array(vectors))
     assert (np.equal.outer(labels, labels) == same).all()

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from rigface.face.preview.compositing import FEATHER, paste
+from rigface.face.preview.compositing import FEATHER, paste_crop
 
 
 def affine(side: int, left: int, top: int) -> np.ndarray:
@@ -14,7 +14,7 @@ def affine(side: int, left: int, top: int) -> np.ndarray:
 @pytest.mark.parametrize("size", [50, 200, 512])
 def test_pasting_fades_towards_the_border_of_the_crop(size):
     image = np.full((300, 400, 3), 100, np.uint8)
-    out = paste(image, np.full((size, size, 3), 200, np.uint8), affine(200, 50, 60))
+    out = paste_crop(image, np.full((size, size, 3), 200, np.uint8), affine(200, 50, 60))
     assert (out[60 + 30 : 260 - 30, 50 + 30 : 250 - 30] == 200).all()
     edge = out[160, 50 : 50 + int(FEATHER * 200), 0].astype(int)
     assert (np.diff(edge) >= 0).all()
@@ -26,15 +26,15 @@ def test_pasting_fades_towards_the_border_of_the_crop(size):
 
 def test_pasting_beyond_the_frame_cuts_off():
     image = np.full((100, 100, 3), 10, np.uint8)
-    assert (paste(image, np.full((64, 64, 3), 250, np.uint8), affine(60, 80, -30))[0, 99] > 200).all()
-    assert np.array_equal(paste(image, np.zeros((64, 64, 3), np.uint8), affine(60, 200, 0)), image)
+    assert (paste_crop(image, np.full((64, 64, 3), 250, np.uint8), affine(60, 80, -30))[0, 99] > 200).all()
+    assert np.array_equal(paste_crop(image, np.zeros((64, 64, 3), np.uint8), affine(60, 200, 0)), image)
 
 
 def test_pasting_where_a_mask_says():
     image = np.full((100, 100, 3), 10, np.uint8)
     where = np.zeros((64, 64), np.uint8)
     where[:, :32] = 255
-    out = paste(image, np.full((64, 64, 3), 250, np.uint8), affine(100, 0, 0), where)
+    out = paste_crop(image, np.full((64, 64, 3), 250, np.uint8), affine(100, 0, 0), where)
     assert (out[50, 20] == 250).all()
     assert (out[50, 80] == 10).all()
 
@@ -43,7 +43,7 @@ def test_what_was_not_changed_stays_to_the_bit():
     picture = np.random.default_rng(0).integers(0, 256, (120, 120, 3), np.uint8)
     crop = picture[10:110, 10:110].copy()
     crop[40:60, 40:60] = 255 - crop[40:60, 40:60]
-    out = paste(picture, crop, affine(100, 10, 10))
+    out = paste_crop(picture, crop, affine(100, 10, 10))
     changed = (out != picture).any(-1)
     assert changed[52:68, 52:68].mean() > 0.9
     changed[50:70, 50:70] = False

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from rigface.face.geometry.landmarks import LEFT_EYE, LIPS, RIGHT_EYE
-from rigface.face.geometry.mesh import boundary
+from rigface.face.geometry.mesh import boundary_loop
 from rigface.face.head.open_head import OpenHead
-from rigface.face.preview.eye_mouth_openings import closed, find_openings
+from rigface.face.preview.eye_mouth_openings import close_opening, find_openings
 
 HEAD = OpenHead.load()
 WEIGHTS, FACES = HEAD.subdivision(1)
@@ -29,7 +29,7 @@ def test_taking_the_openings_out_leaves_one_rim_each():
     rest = np.delete(FACES, np.concatenate([s.faces for s in (RIGHT, LEFT, MOUTH)]), axis=0)
     directed = {(int(a), int(b)) for t in rest for a, b in ((t[0], t[1]), (t[1], t[2]), (t[2], t[0]))}
     open_edges = [(a, b) for a, b in directed if (b, a) not in directed]
-    rims = len(boundary(FACES)) + sum(2 * (len(s.upper) - 1) for s in (RIGHT, LEFT, MOUTH))
+    rims = len(boundary_loop(FACES)) + sum(2 * (len(s.upper) - 1) for s in (RIGHT, LEFT, MOUTH))
     assert len(open_edges) == rims
 
 
@@ -42,11 +42,11 @@ def moved(slit, by: float) -> np.ndarray:
 
 @pytest.mark.parametrize("slit", [RIGHT, LEFT, MOUTH])
 def test_rims_that_cross_are_put_onto_each_other(slit):
-    out = closed(slit, moved(slit, 60))
+    out = close_opening(slit, moved(slit, 60))
     assert (out[slit.lower, 1] - out[slit.upper, 1]).min() > -1
     if not slit.is_mouth:
         assert np.allclose(out[slit.lower], POINTS[slit.lower])  # the lower lid stays
-    assert closed(slit, POINTS) is POINTS or np.allclose(closed(slit, POINTS), POINTS, atol=3)
+    assert close_opening(slit, POINTS) is POINTS or np.allclose(close_opening(slit, POINTS), POINTS, atol=3)
 
 
 def test_an_eye_that_closes_shows_less_and_one_that_opens_stretches():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from rigface.face.preview.inpainting import behind
+from rigface.face.preview.inpainting import inpaint_background
 
 
 def disc(size: int, radius: float) -> np.ndarray:
@@ -17,7 +17,7 @@ def test_a_smooth_wall_goes_on_behind_the_person(size):
     wall = np.repeat(np.repeat(x[None, :, None], size, 0), 3, 2).astype(np.uint8)
     mask = disc(size, 0.25 * size)
     picture = np.where(mask[..., None] > 0, 255, wall).astype(np.uint8)
-    filled, hole = behind(picture, mask)
+    filled, hole = inpaint_background(picture, mask)
     assert np.abs(filled.astype(int) - wall)[mask > 0].mean() < 8
     assert filled[mask > 0].max() < 200  # nothing of the person
     assert (hole[mask > 0] > 250).mean() > 0.95
@@ -25,14 +25,14 @@ def test_a_smooth_wall_goes_on_behind_the_person(size):
 
 def test_the_hole_is_the_person_and_a_little_more():
     mask = disc(256, 60)
-    _, hole = behind(np.zeros((256, 256, 3), np.uint8), mask)
+    _, hole = inpaint_background(np.zeros((256, 256, 3), np.uint8), mask)
     assert 1.0 < (hole > 127).sum() / (mask > 0).sum() < 1.25
     assert not hole[disc(256, 80) == 0].any()
 
 
 def test_nobody_and_nothing_but_somebody():
     picture = np.full((64, 64, 3), 90, np.uint8)
-    assert not behind(picture, np.zeros((64, 64), np.uint8))[1].any()
-    filled, hole = behind(picture, np.full((64, 64), 255, np.uint8))
+    assert not inpaint_background(picture, np.zeros((64, 64), np.uint8))[1].any()
+    filled, hole = inpaint_background(picture, np.full((64, 64), 255, np.uint8))
     assert filled.shape == picture.shape
     assert hole.min() == 255

@@ -9,7 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rigface.face.geometry.rotation import angle_between, to_matrix
-from rigface.face.reconstruction.one_euro import SETTINGS, Euro, OneEuro, OneEuroRotation, Smoother, alpha
+from rigface.face.reconstruction.one_euro import (
+    FIELD_SETTINGS,
+    OneEuro,
+    OneEuroRotation,
+    OneEuroSettings,
+    Smoother,
+    smoothing_factor,
+)
 from rigface.types import FaceParams
 
 FPS = 30
@@ -21,34 +28,34 @@ def run(one, values):
 
 def test_the_share_of_the_new_value_is_the_papers():
     # Equation 5: alpha = 1 / (1 + tau / Te), tau = 1 / (2 pi fc)
-    assert alpha(1.0, 0.1) == pytest.approx(1 / (1 + (1 / (2 * np.pi)) / 0.1))
+    assert smoothing_factor(1.0, 0.1) == pytest.approx(1 / (1 + (1 / (2 * np.pi)) / 0.1))
 
 
 def test_a_constant_stays_to_the_bit():
-    assert (run(OneEuro(Euro(1, 1)), [np.array([0.1, -3.0])] * 20) == np.array([0.1, -3.0])).all()
+    assert (run(OneEuro(OneEuroSettings(1, 1)), [np.array([0.1, -3.0])] * 20) == np.array([0.1, -3.0])).all()
 
 
 def test_noise_at_rest_is_damped():
     noise = np.random.default_rng(0).normal(size=(300, 1))
-    assert run(OneEuro(Euro(1.0, 0.0)), noise)[30:].std() < 0.4 * noise.std()
+    assert run(OneEuro(OneEuroSettings(1.0, 0.0)), noise)[30:].std() < 0.4 * noise.std()
 
 
 def test_speed_buys_less_lag():
     ramp = np.arange(60)[:, None] / FPS * 5
-    lag = lambda beta: float((ramp - run(OneEuro(Euro(1.0, beta)), ramp))[-1, 0])  # noqa: E731
+    lag = lambda beta: float((ramp - run(OneEuro(OneEuroSettings(1.0, beta)), ramp))[-1, 0])  # noqa: E731
     assert lag(1.0) < 0.3 * lag(0.0)
 
 
 def test_uneven_frame_times_are_taken_into_account():
-    one = OneEuro(Euro(1.0, 0.0))
+    one = OneEuro(OneEuroSettings(1.0, 0.0))
     one(np.zeros(1), 0.0)
-    soon = OneEuro(Euro(1.0, 0.0))
+    soon = OneEuro(OneEuroSettings(1.0, 0.0))
     soon(np.zeros(1), 0.0)
     assert one(np.ones(1), 1.0)[0] > 2 * soon(np.ones(1), 0.04)[0]
 
 
 def test_time_that_stands_still_is_refused():
-    one = OneEuro(Euro())
+    one = OneEuro(OneEuroSettings())
     one(np.zeros(1), 1.0)
     with pytest.raises(ValueError, match=r"after 1\.0"):
         one(np.zeros(1), 1.0)
@@ -56,13 +63,13 @@ def test_time_that_stands_still_is_refused():
 
 def test_settings_that_make_no_filter_are_refused():
     with pytest.raises(ValueError, match="cutoffs above 0"):
-        Euro(0.0)
+        OneEuroSettings(0.0)
 
 
 @given(st.lists(st.floats(-3, 3), min_size=3, max_size=3), st.lists(st.floats(-3, 3), min_size=3, max_size=3))
 def test_a_rotation_goes_along_the_arc(a, b):
     """The filtered rotation lies between the old and the new: the angles to both add up to the angle between them."""
-    one = OneEuroRotation(Euro(1.0, 0.5))
+    one = OneEuroRotation(OneEuroSettings(1.0, 0.5))
     one(np.array(a), 0.0)
     start, stop, now = (to_matrix(np.array([v]))[0] for v in (a, b, one(np.array(b), 1 / FPS)))
     whole = float(angle_between(start, stop))
@@ -72,7 +79,7 @@ def test_a_rotation_goes_along_the_arc(a, b):
 def test_rotations_that_cross_the_half_turn_do_not_fly_around():
     angles = np.linspace(3.0, 3.4, 30)  # axis-angle jumps from +pi to -pi on the way
     values = [np.array([0, a if a <= np.pi else a - 2 * np.pi, 0]) for a in angles]
-    out = run(OneEuroRotation(Euro(1.0, 0.0)), values)
+    out = run(OneEuroRotation(OneEuroSettings(1.0, 0.0)), values)
     turned = to_matrix(out)
     steps = [float(angle_between(p, q)) for p, q in pairwise(turned)]
     assert max(steps) < 0.02
@@ -95,6 +102,6 @@ def test_only_the_named_fields_are_filtered():
 
 
 def test_every_field_has_a_setting_and_an_unknown_one_is_refused():
-    assert set(SETTINGS) == {f.name for f in fields(FaceParams)}
+    assert set(FIELD_SETTINGS) == {f.name for f in fields(FaceParams)}
     with pytest.raises(ValueError, match="colour"):
         Smoother(["colour"])

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from rigface.face.detection.factory import load_detector
 from rigface.face.geometry import alignment
-from rigface.face.reconstruction.quality import is_grey, is_suspect, measure, sharpness, skin_colour
+from rigface.face.reconstruction.quality import is_grey, is_suspect, measure_quality, sharpness, skin_colour
 from rigface.image import decode, linear_to_srgb
 
 GOOD = {
@@ -46,7 +46,7 @@ BOX = np.array([10.0, 20.0, 150.0, 180.0])
 
 
 def test_a_good_face(woman):
-    q = measure(*woman, BOX, 0.93, np.full((512, 512), 255, np.uint8), **GOOD)
+    q = measure_quality(*woman, BOX, 0.93, np.full((512, 512), 255, np.uint8), **GOOD)
     assert q.confidence > 0.6
     assert q.face_size_px == 160
     assert 0.2 < q.exposure < 0.7
@@ -70,21 +70,21 @@ def test_a_good_face(woman):
     ids=["profile", "pitch", "landmarks", "colours", "occlusion", "size", "score"],
 )
 def test_confidence_falls_with_each_number(woman, worse, size, score):
-    best = measure(*woman, np.array([0, 0, 160, 160]), 0.93, **GOOD)
-    q = measure(*woman, np.array([0, 0, size, size]), score, **(GOOD | worse))
+    best = measure_quality(*woman, np.array([0, 0, 160, 160]), 0.93, **GOOD)
+    q = measure_quality(*woman, np.array([0, 0, size, size]), score, **(GOOD | worse))
     assert q.confidence < 0.8 * best.confidence
     assert q.is_profile == (worse.get("yaw_deg") == -70)
     assert q.is_tiny == (size == 40)
 
 
 def test_a_failed_fit_leaves_nan_and_half_the_trust(woman):
-    q = measure(*woman, BOX, 0.93)
+    q = measure_quality(*woman, BOX, 0.93)
     assert np.isnan([q.landmark_residual, q.photometric_residual, q.occlusion, q.yaw_deg]).all()
-    assert 0 < q.confidence < measure(*woman, BOX, 0.93, **GOOD).confidence
+    assert 0 < q.confidence < measure_quality(*woman, BOX, 0.93, **GOOD).confidence
     assert np.isfinite([q.confidence, q.landmark_confidence, q.sharpness, q.exposure, q.skin_tone_ita_deg]).all()
     assert not q.is_profile
     assert not q.is_suspect
-    assert measure(*woman, BOX, 0.93, landmark_residual=np.nan).confidence == q.confidence
+    assert measure_quality(*woman, BOX, 0.93, landmark_residual=np.nan).confidence == q.confidence
 
 
 @settings(max_examples=25, deadline=None)
@@ -99,7 +99,7 @@ def test_whatever_comes_numbers_stay_in_range(seed, shift, spread, score, residu
     rng = np.random.default_rng(seed)
     crop = rng.integers(0, 256, (512, 512, 3), np.uint8)
     landmarks = (rng.normal(0, spread, (478, 3)) + shift).astype(np.float32)
-    q = measure(
+    q = measure_quality(
         crop, landmarks, np.array([0, 0, spread, spread]), score, landmark_residual=residual, occlusion=residual
     )
     for name in ("confidence", "landmark_confidence", "sharpness", "exposure"):
@@ -110,7 +110,7 @@ def test_whatever_comes_numbers_stay_in_range(seed, shift, spread, score, residu
 
 
 def test_landmarks_that_are_not_numbers_are_survived(woman):
-    q = measure(woman[0], np.full((478, 3), np.nan), BOX, 0.5)
+    q = measure_quality(woman[0], np.full((478, 3), np.nan), BOX, 0.5)
     assert q.sharpness == 0
     assert np.isfinite(q.exposure)
 
@@ -145,7 +145,7 @@ def painted(woman, linear) -> np.ndarray:
 
 @pytest.mark.parametrize("linear", [(0.5, 0.3, 0.2), (0.08, 0.04, 0.02), (0.8, 0.6, 0.5)])
 def test_exposure_is_linear_luminance(woman, linear):
-    q = measure(painted(woman, linear), woman[1], BOX, 0.9)
+    q = measure_quality(painted(woman, linear), woman[1], BOX, 0.9)
     assert q.exposure == pytest.approx(np.dot(linear, [0.2126, 0.7152, 0.0722]), rel=0.02)
     assert skin_colour(painted(woman, linear), woman[1]) == pytest.approx(linear, rel=0.03)
 
@@ -155,8 +155,8 @@ def test_halving_the_light_halves_the_exposure(woman):
     from rigface.image import srgb8_to_linear
 
     half = np.rint(255 * linear_to_srgb(srgb8_to_linear(crop) / 2)).astype(np.uint8)
-    whole = measure(crop, landmarks, BOX, 0.9).exposure
-    assert measure(half, landmarks, BOX, 0.9).exposure == pytest.approx(whole / 2, rel=0.02)
+    whole = measure_quality(crop, landmarks, BOX, 0.9).exposure
+    assert measure_quality(half, landmarks, BOX, 0.9).exposure == pytest.approx(whole / 2, rel=0.02)
 
 
 def test_highlights_and_hair_do_not_move_the_skin(woman):
@@ -204,7 +204,7 @@ def test_the_dog_is_suspect_and_the_painting_is_not(detector, shared):
         crop, landmarks = cut(picture, face)
         fit = reconstruct([crop], landmarks[None], face.blendshapes[None], np.zeros(1, np.int64))
         yaw, pitch, roll = np.asarray(to_degrees(to_matrix(fit.params.head_rotation)))[0]
-        q = measure(
+        q = measure_quality(
             crop,
             landmarks,
             face.box,

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from rigface.errors import BadImage
-from rigface.face.rendering.environment_map import harmonics_of, read
-from rigface.face.rendering.lighting import lamp, shade
+from rigface.face.rendering.environment_map import harmonics_of, read_environment_map
+from rigface.face.rendering.lighting import lamp_harmonics, shade
 from rigface.image import encode_png
 
 DIRECTIONS = {"up": (0, 1, 0), "down": (0, -1, 0), "camera": (0, 0, 1), "back": (0, 0, -1), "right": (1, 0, 0), "left": (-1, 0, 0)}  # fmt: skip
@@ -63,7 +63,7 @@ def test_a_small_sun_is_the_lamp_of_lighting():
     sun = (np.abs(latitude - 0.5) < 0.03) & (np.abs(longitude + 0.8) < 0.03)
     got = harmonics_of(picture(sun))[:, 0]
     towards = torch.tensor([-np.cos(0.5) * np.sin(-0.8), np.sin(0.5), np.cos(0.5) * np.cos(-0.8)])
-    want = lamp(towards).numpy()
+    want = lamp_harmonics(towards).numpy()
     assert got @ want / np.linalg.norm(got) / np.linalg.norm(want) > 0.999
 
 
@@ -95,25 +95,25 @@ def test_a_radiance_file_keeps_what_is_brighter_than_white(tmp_path):
     bright = np.full((16, 32, 3), 0.25, np.float32)
     bright[4:6, 10:14] = (40.0, 20.0, 10.0)
     cv2.imwrite(str(tmp_path / "sky.hdr"), bright[..., ::-1])
-    assert np.allclose(read(tmp_path / "sky.hdr"), bright, rtol=0.02)
+    assert np.allclose(read_environment_map(tmp_path / "sky.hdr"), bright, rtol=0.02)
 
 
 def test_a_plain_picture_is_read_as_srgb(tmp_path):
     (tmp_path / "sky.png").write_bytes(encode_png(np.full((16, 32, 3), 188, np.uint8)))
-    assert read(tmp_path / "sky.png").mean() == pytest.approx(0.503, abs=0.01)
+    assert read_environment_map(tmp_path / "sky.png").mean() == pytest.approx(0.503, abs=0.01)
 
 
 @pytest.mark.parametrize("content", [b"#?RADIANCE\n\n-Y 9999999 +X 9999999\n", b"#?RADIANCE\nnothing", b"text"])
 def test_nonsense_is_refused(tmp_path, content):
     (tmp_path / "sky.hdr").write_bytes(content)
     with pytest.raises(BadImage):
-        read(tmp_path / "sky.hdr")
+        read_environment_map(tmp_path / "sky.hdr")
 
 
 def test_a_photograph_is_no_panorama(tmp_path):
     (tmp_path / "a.png").write_bytes(encode_png(np.zeros((30, 40, 3), np.uint8)))
     with pytest.raises(BadImage, match="twice as wide as high"):
-        read(tmp_path / "a.png")
+        read_environment_map(tmp_path / "a.png")
 
 
 @pytest.mark.parametrize("bad", [np.full((4, 8, 3), np.nan), -np.ones((4, 8, 3)), np.ones((4, 8))])

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from scipy.spatial import Delaunay
 
 from rigface.face.geometry.camera import to_crop_px
-from rigface.face.head.safe_pickle import load
+from rigface.face.head.safe_pickle import load_pickle
 from rigface.face.rendering import rasterizer
 from rigface.face.rendering.jit import compiled
 from rigface.face.rendering.rasterizer import rasterize, rasterize_pytorch3d
@@ -31,7 +31,7 @@ def drawn(fragments):
 def heads(fixtures):
     """Four posed heads of 162 vertices at 96 px, and their triangles."""
     unit = load_file(fixtures / "flame" / "io.safetensors")["projected_vertices"] * torch.tensor([1.0, -1, -1])
-    faces = load(fixtures / "flame" / "generic_model.pkl")["f"].astype(np.int64)
+    faces = load_pickle(fixtures / "flame" / "generic_model.pkl")["f"].astype(np.int64)
     return to_crop_px(unit, 96), torch.from_numpy(faces)
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rigface.face.head.flame import load as load_flame
-from rigface.face.rendering.renderer import paint, render, vertex_normals
+from rigface.face.head.flame import load_flame as load_flame
+from rigface.face.rendering.renderer import render, render_vertices, vertex_normals
 from rigface.types import FaceParams
 
 PICTURED = [0, 3]  # the faces whose pictures the fixture keeps
@@ -138,6 +138,6 @@ def test_nothing_in_the_picture_is_zero_and_has_zero_gradients(flame, params):
 def test_albedo_that_does_not_fit_is_refused(flame, figures):
     scene = (figures["vertices"], figures["cam"], figures["light"])
     with pytest.raises(ValueError, match=r"albedo: want \(N, 3, h, w\) or \(4, 162, 3\), got \(4, 3\)"):
-        paint(flame, *scene, torch.zeros(4, 3), size=8)
+        render_vertices(flame, *scene, torch.zeros(4, 3), size=8)
     with pytest.raises(ValueError, match="no texture coordinates"):
-        paint(replace(flame, uv=None), *scene, figures["albedo"], size=8)
+        render_vertices(replace(flame, uv=None), *scene, figures["albedo"], size=8)
