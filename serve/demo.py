@@ -1,20 +1,21 @@
-"""The last step of `make demo`: the service on this machine, one edit made through HTTP, and the page to go on with.
+"""Last step of `make demo`: one edit through the HTTP API of a running service, and the address of its page.
 
-Path: a clip or a picture -> a frame with a face -> `POST /v1/reconstruct`, `POST /v1/edits` of a running service -> OUT/edited.png,
-and what a newcomer would want to read. Here is a client like any other: no torch, no Ray.
+Path: a video or an image -> a frame with a face -> `POST /v1/reconstruct`, `POST /v1/edits` -> OUT/photo.jpg, OUT/edited.png and
+the text to print. It is a client like any other: no torch, no Ray.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from rigface.errors import BadInput, PlanError
 from rigface.image import decode, encode_jpeg, sniff
 from serve.client.client import Client, ClientResult
-from serve.client.types import Model
+from serve.schemas import PREVIEW, ModelInfo
 
-LOOKED_AT_FPS, MOST_FRAMES = 1.0, 20  # frames of a clip that are sent in search of a face
+FPS, MAX_FRAMES = 1.0, 20  # frames of a video that are searched for a face
 EDIT = {"yaw_deg": 14, "expression": {"smile": 0.7}, "light": {"azimuth_deg": 45, "elevation_deg": 25}}
 NAMES = {
     "yaw_deg": "turn", "pitch_deg": "nod", "roll_deg": "tilt", "light_azimuth_deg": "light, sideways",
@@ -27,35 +28,35 @@ def show(url: str, source: Path, out: Path) -> str:
 
     Args:
         url: of a service that is ready.
-        source: a clip or a picture with a face.
-        out: folder that gets `photo.jpg` and `edited.png`.
+        source: a video or an image with a face.
+        out: folder for `photo.jpg` and `edited.png`.
 
     Returns:
-        What to print.
+        The text to print.
 
     Raises:
-        PlanError: nothing in the source shows a face.
+        PlanError: the source shows no face.
     """
-    with Client(url) as faces:
-        photo, name = _somebody(source, faces)
-        made = faces.edit(name, EDIT)
-        model = next(m for m in faces.models() if m["name"] == made.model)
+    with Client(url) as client:
+        photo, name = _face_image(source, client)
+        result = client.edit(name, EDIT)
+        model = next(m for m in client.models() if m.name == result.model)
     out.mkdir(parents=True, exist_ok=True)
     (out / "photo.jpg").write_bytes(photo)
-    (out / "edited.png").write_bytes(made.image)
-    return "\n".join(_words(url, out, made, model))
+    (out / "edited.png").write_bytes(result.image)
+    return "\n".join(_report(url, out, result, model))
 
 
-def _somebody(source: Path, faces: Client) -> tuple[bytes, str]:
-    """A picture of the source that shows a face, and its name at the service."""
-    for photo in _pictures(source):
-        seen = faces.reconstruct(photo)
-        if seen["faces"]:
-            return photo, seen["picture"]
-    raise PlanError(f"{source}: no face was found in it; give the demo a clip or a picture of somebody")
+def _face_image(source: Path, client: Client) -> tuple[bytes, str]:
+    """The first image of the source that shows a face, and its hash."""
+    for photo in _images(source):
+        found = client.reconstruct(photo)
+        if found.faces:
+            return photo, found.picture
+    raise PlanError(f"{source}: no face found; give a video or an image that shows a face")
 
 
-def _pictures(source: Path) -> Any:
+def _images(source: Path) -> Iterator[bytes]:
     data = source.read_bytes()
     if sniff(data) != "video":
         yield encode_jpeg(decode(data), 95)
@@ -63,24 +64,25 @@ def _pictures(source: Path) -> Any:
     from rigface.video.decode import read_frames
 
     try:
-        for frame, _ in zip(read_frames(str(source), LOOKED_AT_FPS), range(MOST_FRAMES)):
+        for frame in islice(read_frames(str(source), FPS), MAX_FRAMES):
             yield encode_jpeg(frame.image, 95)
     except BadInput as e:
         raise PlanError(f"{source}: {e.reason}") from e
 
 
-def _words(url: str, out: Path, made: ClientResult, model: Model) -> list[str]:
-    asked, got = made.asked[0], made.achieved[0]
+def _report(url: str, out: Path, result: ClientResult, model: ModelInfo) -> list[str]:
+    asked, achieved = result.asked[0], result.achieved[0]
     rows = [f"  {'':18}{'asked':>8}{'achieved':>10}"]
     for name, value in asked.items():
-        now = "-" if got is None else f"{got[name]:.1f}" if name.endswith("_deg") else f"{got[name]:.2f}"
-        edit_input = f"{value:.1f}" if name.endswith("_deg") else f"{value:.2f}"
-        rows.append(f"  {NAMES.get(name, name):18}{edit_input:>8}{now:>10}")
+        digits = 1 if name.endswith("_deg") else 2
+        measured = "-" if achieved is None else f"{achieved[name]:.{digits}f}"
+        rows.append(f"  {NAMES.get(name, name):18}{value:>8.{digits}f}{measured:>10}")
+    painted_by = "the instant preview" if model.kind == PREVIEW else result.model
     return [
         "",
-        f"One edit through the service, by {'the instant preview' if model['kind'] == 'preview' else made.model}: {out / 'edited.png'}",
+        f"One edit through the service, by {painted_by}: {out / 'edited.png'}",
         *rows,
-        *([f"  {model['about']}"] if model["about"] else []),
+        *([f"  {model.about}"] if model.about else []),
         "",
         "The same from a shell:",
         f'  curl -F picture=@{out / "photo.jpg"} -F \'request={{"edit": {{"yaw_deg": 14}}}}\' {url}/v1/edits -o edited.png',

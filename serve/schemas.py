@@ -18,12 +18,13 @@ or frames (`total` is 0 while nobody knows), and in `results` the numbers that `
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 from pydantic_core import core_schema
 
 from rigface.edits import MAX_DEGREES, MAX_PROMPT_CHARS, NAMED_EXPRESSIONS, EditSpec, LightEdit, Trait
+from serve.problems import KNOWN, PREFIX
 
 API_VERSION = "1"
 PREVIEW = "preview"  # the model that is always there: no network, the photograph itself moved and lit
@@ -34,12 +35,22 @@ Which = Literal["largest", "left-most", "right-most", "all"] | Annotated[int, Fi
 """Which face of a picture; a number counts from the left."""
 
 
+# In JSON a file has to be named; in multipart it may be a part of its own. So the models have it optional, the document not.
+_ID: dict[str, Any] = {"id": "sha256:" + "5f" * 32}
+_PICTURE: dict[str, Any] = {"base64": "iVBORw0KGgo="}
+_CLIP: dict[str, Any] = {"url": "https://bucket.example.com/clip.mp4?signed"}
+_EDIT: dict[str, Any] = {"yaw_deg": 15, "expression": {"smile": 0.6}, "light": {"azimuth_deg": 50}}
+
+
 class _EditWire:
     """Lets pydantic read an `EditSpec` with its own rules, and describes them in the OpenAPI document."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:
         def read(value: Any) -> EditSpec:
-            return value if isinstance(value, EditSpec) else EditSpec.from_dict(value)
+            try:
+                return value if isinstance(value, EditSpec) else EditSpec.from_dict(value)
+            except OverflowError as error:
+                raise ValueError(str(error)) from None
 
         written = core_schema.plain_serializer_function_ser_schema(EditSpec.to_dict)
         return core_schema.no_info_plain_validator_function(read, serialization=written)
@@ -91,31 +102,34 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
-def _one_of_them(schema: dict[str, Any]) -> None:
-    """In JSON Schema's words: one of the fields, and not null."""
+def _one_field(schema: dict[str, Any]) -> None:
+    """Say in the JSON schema that exactly one field is given."""
     schema |= {"minProperties": 1, "maxProperties": 1}
-    for one in schema["properties"].values():
-        one |= next(kind for kind in one.pop("anyOf") if kind != {"type": "null"})
-        one.pop("default", None)
-
-
-class PictureRef(Strict):
-    """A picture: its content hash, or its bytes, or an address in an object store that the operator allows."""
-
-    model_config = ConfigDict(json_schema_extra=_one_of_them)
-
-    id: PictureId | None = None
-    base64: str | None = Field(None, description="the file, base64")
-    url: str | None = Field(None, max_length=4096, description="a pre-signed address on the operator's allow-list")
+    for field in schema["properties"].values():
+        field |= next(kind for kind in field.pop("anyOf") if kind != {"type": "null"})
+        field.pop("default", None)
 
 
 class ClipRef(Strict):
     """A video: its bytes, or an address in an object store that the operator allows."""
 
-    model_config = ConfigDict(json_schema_extra=_one_of_them)
+    model_config = ConfigDict(json_schema_extra=_one_field)
 
     base64: str | None = Field(None, description="the file, base64")
     url: str | None = Field(None, max_length=4096, description="a pre-signed address on the operator's allow-list")
+
+    @model_validator(mode="after")
+    def _given_once(self) -> Self:
+        fields = type(self).model_fields
+        if sum(getattr(self, name) is not None for name in fields) != 1:
+            raise ValueError(f"give one of {', '.join(fields)}")
+        return self
+
+
+class PictureRef(ClipRef):
+    """A picture: its content hash, or its bytes, or an address in an object store that the operator allows."""
+
+    id: PictureId | None = None
 
 
 class Guidance(Strict):
@@ -129,12 +143,18 @@ class Guidance(Strict):
 class PictureRequest(Strict):
     """A picture. In a multipart request the pictures are parts and this is the part `request`."""
 
+    model_config = ConfigDict(json_schema_extra={"required": ["picture"], "examples": [{"picture": _PICTURE}]})
+
     picture: PictureRef | None = Field(None, description="the source; in multipart the file part `picture`")
     face: Which = "largest"
 
 
 class PreviewRequest(PictureRequest):
     """What to change."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"required": ["picture"], "examples": [{"picture": _ID, "edit": _EDIT, "max_side": 512}]}
+    )
 
     target: PictureRef | None = Field(None, description="whom to copy `edit.take` from; multipart: `target`")
     targets: dict[Trait, PictureRef] = Field(
@@ -158,6 +178,13 @@ class Painting(Strict):
 class EditRequest(PreviewRequest, Painting):
     """A preview's fields, and how to paint."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "required": ["picture"],
+            "examples": [{"picture": _ID, "edit": _EDIT, "seed": 7, "format": "jpeg"}],
+        }
+    )
+
     previews: int = Field(0, ge=0, le=100, description="in a stream: a picture after each so many steps; 0 sends none")
     format: Format | None = Field(None, description="of the picture inside JSON or a stream; PNG where left out")
 
@@ -178,6 +205,13 @@ class _Job(Painting):
 class BatchJob(_Job):
     """Many edits of one picture."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "required": ["kind", "picture", "edits"],
+            "examples": [{"kind": "batch", "picture": _ID, "edits": [{"yaw_deg": -20}, {"yaw_deg": 20}]}],
+        }
+    )
+
     kind: Literal["batch"]
     picture: PictureRef | None = Field(None, description="the source; in multipart the file part `picture`")
     edits: list[Edit] = Field(min_length=1, max_length=1000)
@@ -186,6 +220,10 @@ class BatchJob(_Job):
 
 class VideoJob(_Job):
     """The same edit on every frame of a clip. `face` holds as long as that face is followed."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"required": ["kind", "clip"], "examples": [{"kind": "video", "clip": _CLIP, "edit": _EDIT}]}
+    )
 
     kind: Literal["video"]
     clip: ClipRef | None = Field(None, description="the video; in multipart the file part `clip`")
@@ -196,6 +234,13 @@ class VideoJob(_Job):
 
 class AnimationJob(_Job):
     """A picture whose face moves as the largest face of a clip does."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "required": ["kind", "picture", "clip"],
+            "examples": [{"kind": "animation", "picture": _ID, "clip": _CLIP, "take": ["pose", "expression"]}],
+        }
+    )
 
     kind: Literal["animation"]
     picture: PictureRef | None = Field(None, description="whom to animate; in multipart the file part `picture`")
@@ -220,7 +265,7 @@ JobRequest = Annotated[BatchJob | VideoJob | AnimationJob, Field(discriminator="
 class ProblemDocument(BaseModel):
     """RFC 9457."""
 
-    type: str
+    type: str = Field(json_schema_extra={"enum": [PREFIX + slug for slug in KNOWN]})
     title: str
     status: int
     detail: str | None = None
@@ -289,6 +334,17 @@ class EditResult(BaseModel):
     asked: list[dict[str, float]] = Field(description="one row per face edited")
     achieved: list[dict[str, float] | None] = Field(description="measured on the result; null where no face is found")
     seconds: dict[str, float]
+
+
+class EditProgress(BaseModel):
+    """A `progress` event of a stream of an edit."""
+
+    phase: str
+    step: int
+    steps: int
+    face: int | None = Field(None, description="of `faces`, from 0; of the steps of a model")
+    faces: int | None = None
+    preview: str | None = Field(None, description="a JPEG, base64, if the request asks for previews")
 
 
 class Verified(BaseModel):

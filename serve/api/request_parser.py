@@ -1,18 +1,20 @@
-"""A request's bytes -> a typed request and its pictures, by content hash, and nothing larger than allowed.
+"""Parse request bodies (multipart or JSON) into typed requests with their pictures by content hash.
 
-Path: HTTP body (multipart or JSON) -> `read` -> `EditInput`, or `read_job` -> `JobSubmission`.
+Path: HTTP body -> `read` -> `EditInput`, or `read_job` -> `JobSubmission`.
 
 Multipart is for people and scripts (files as parts, the rest as JSON in the part `request`), JSON for programs. A picture
-that was sent once can be named by its hash for as long as this door remembers it. Addresses (pre-signed ones of an object
-store) are fetched only from places that the operator has listed; see `places.py`.
+that was sent once can be named by its hash while this gateway has it in memory. Addresses are fetched only if the operator
+allows them; see `serve/security/url_allowlist.py`.
+
+The bodies are not parameters of the routes: FastAPI takes one media type a route, and reads a body before the dependencies that
+check the key, so callers without a key could have it buffered.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
-import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar, get_args
 
@@ -26,24 +28,33 @@ from serve.content_cache import LruCache, picture_id
 from serve.limits import MAX_PART_FILES
 from serve.messages import EditInput, JobSubmission
 from serve.problems import ApiError
-from serve.schemas import BatchJob, ClipRef, JobRequest, PictureRef, PictureRequest, PreviewRequest
+from serve.schemas import (
+    AnimationJob,
+    BatchJob,
+    ClipRef,
+    JobRequest,
+    PictureRef,
+    PictureRequest,
+    PreviewRequest,
+    VideoJob,
+)
 from serve.security.url_allowlist import UrlAllowlist
 
 Asked = TypeVar("Asked", bound=PictureRequest)
 TRAITS = get_args(Trait)
 PARTS = ("picture", "target", *(f"target.{trait}" for trait in TRAITS))
-FILES = ("picture", "clip", "target", "targets")
-JOB: TypeAdapter[Any] = TypeAdapter(JobRequest)
+JOB: TypeAdapter[BatchJob | VideoJob | AnimationJob] = TypeAdapter(JobRequest)
 FETCH_S, CLIP_S = 10.0, 60.0  # until a file has come from an object store
+Files = dict[str, tuple[str, bytes]]
+"""By part name: content hash and bytes."""
 
 
 @dataclass(frozen=True)
 class PictureStore:
-    """Where pictures come from: this door's memory, and the addresses it may fetch.
+    """Sources of pictures: the memory of this gateway, and the addresses that it may fetch.
 
     Args:
         kept: (owner, hash) -> bytes.
-        places: where it may fetch from.
     """
 
     kept: LruCache
@@ -51,46 +62,51 @@ class PictureStore:
 
 
 async def read(
-    request: Request, kind: type[Asked], picture_store: PictureStore, owner: str, most: int
+    request: Request, kind: type[Asked], store: PictureStore, owner: str, max_bytes: int
 ) -> tuple[Asked, EditInput]:
-    """The request and what it wishes.
+    """Parse a request about one picture.
+
+    Args:
+        max_bytes: of a file that is fetched; the body has its limit already.
 
     Raises:
-        Trouble: `bad-request`, `unsupported-type`, `too-large`, `unknown-picture`.
+        ApiError: `bad-request`, `unsupported-type`, `too-large`, `unknown-picture`.
     """
-    known = PARTS if issubclass(kind, PreviewRequest) else PARTS[:1]
-    asked, found = await _read(request, TypeAdapter(kind), picture_store, owner, most, known)
-    return asked, _wish(asked, found)
+    parts = PARTS if issubclass(kind, PreviewRequest) else PARTS[:1]
+    asked, files = await _read(request, kind.model_validate_json, store, owner, max_bytes, parts)
+    return asked, _edit_input(asked, files)
 
 
-async def read_job(request: Request, picture_store: PictureStore, owner: str, most: int) -> JobSubmission:
-    """A job and its files; raises as `read`."""
-    asked, found = await _read(request, JOB, picture_store, owner, most, (*PARTS, "clip"))
+async def read_job(request: Request, store: PictureStore, owner: str, max_bytes: int) -> JobSubmission:
+    """Parse a job with its files; raises as `read`."""
+    asked, files = await _read(request, JOB.validate_json, store, owner, max_bytes, (*PARTS, "clip"))
+    fields = type(asked).model_fields
     for name in ("picture", "clip"):
-        wants = name in type(asked).model_fields
-        if wants != (name in found):
-            raise ApiError(
-                "bad-request", f"{name}: a {asked.kind} needs one" if wants else f"{name}: a {asked.kind} has none"
-            )
+        if (name in fields) != (name in files):
+            needed = "needs a" if name in fields else "takes no"
+            raise ApiError("bad-request", f"{name}: a job of kind {asked.kind} {needed} {name}")
     edits = asked.edits if isinstance(asked, BatchJob) else [asked.edit]
-    own = {trait for trait in TRAITS if f"target.{trait}" in found}
-    named = _givers(
-        found, frozenset(own.union(*(e.take for e in edits))), "edits.take" if len(edits) > 1 else "edit.take"
-    )
-    edits = [replace(e, take=e.take | own) for e in edits]
-    bare: dict[str, Any] = {
-        name: {} if name == "targets" else None for name in FILES if name in type(asked).model_fields
-    }
+    own = _own_traits(files)
+    where = "edits.take" if len(edits) > 1 else "edit.take"
+    traits = _traits(files, own.union(*(edit.take for edit in edits)), where)
+    edits = [replace(edit, take=edit.take | own) for edit in edits]
+    bare: dict[str, Any] = {"picture": None, "clip": None, "target": None, "targets": {}}
+    bare = {name: value for name, value in bare.items() if name in fields}
     bare |= {"edits": edits} if isinstance(asked, BatchJob) else {"edit": edits[0]}
-    picture, clip = (found.get(name, ("", b""))[0] for name in ("picture", "clip"))
-    used = {picture, clip, *named.values()} - {""}
-    files = {key: data for key, data in found.values() if key in used}
-    return JobSubmission(asked.model_copy(update=bare), files, picture, clip, named)
+    picture, clip = (files.get(name, ("", b""))[0] for name in ("picture", "clip"))
+    used = {picture, clip, *traits.values()} - {""}
+    data = {key: data for key, data in files.values() if key in used}
+    return JobSubmission(asked.model_copy(update=bare), data, picture, clip, traits)
 
 
 async def _read(
-    request: Request, kind: TypeAdapter, picture_store: PictureStore, owner: str, most: int, known: Sequence[str]
-) -> tuple[Any, dict[str, tuple[str, bytes]]]:
+    request: Request,
+    parse: Callable[[bytes], Any],
+    store: PictureStore,
+    owner: str,
+    max_bytes: int,
+    known: Sequence[str],
+) -> tuple[Any, Files]:
     media = request.headers.get("content-type", "").split(";")[0].strip().lower()
     try:
         if media == "multipart/form-data":
@@ -101,108 +117,83 @@ async def _read(
             raise ApiError("unsupported-type", f"want multipart/form-data or application/json, got {media[:60]!r}")
     except ClientDisconnect:
         raise ApiError("bad-request", "the request ended early") from None
-    asked = _parse(kind, body or b"{}")
+    asked = _parsed(parse, body or b"{}")
     refs: dict[str, Any] = {name: getattr(asked, name, None) for name in ("picture", "clip", "target")}
     refs |= {f"target.{trait}": ref for trait, ref in getattr(asked, "targets", {}).items()}
-    found: dict[str, tuple[str, bytes]] = {}
+    files: Files = {}
     for name, ref in refs.items():
         if name in parts and ref is not None:
             raise ApiError("bad-request", f"{name}: given twice, as a part and in the request")
         if ref is not None:
-            found[name] = await _fetched(ref, name, picture_store, owner, most)
-    for name, data in parts.items():
-        found[name] = picture_id(data), data
-    for name, (key, data) in found.items():
+            files[name] = await _fetched(ref, name, store, owner, max_bytes)
+    files |= {name: (picture_id(data), data) for name, data in parts.items()}
+    for name, (key, data) in files.items():
         if name != "clip":
-            picture_store.kept.put((owner, key), data)
-    return asked, found
+            store.kept.put((owner, key), data)
+    return asked, files
 
 
-def _wish(asked: PictureRequest, found: dict[str, tuple[str, bytes]]) -> EditInput:
-    if "picture" not in found:
-        raise ApiError("bad-request", "picture: a source is needed, as the part `picture` or in the request")
+def _edit_input(asked: PictureRequest, files: Files) -> EditInput:
+    if "picture" not in files:
+        raise ApiError("bad-request", "picture: missing; send it as the part `picture` or in the request")
+    name, data = files["picture"]
     if not isinstance(asked, PreviewRequest):
-        name, data = found["picture"]
         return EditInput(name, EditSpec(), {name: data}, face=asked.face)
-    taken = asked.edit.take | {trait for trait in TRAITS if f"target.{trait}" in found}
-    named = _givers(found, taken, "edit.take")
-    used = {found["picture"][0], *named.values()}
-    pictures: dict[str, bytes | None] = {key: data for key, data in found.values() if key in used}
-    edit = replace(asked.edit, take=frozenset(taken))
-    return EditInput(found["picture"][0], edit, pictures, named, asked.face, asked.max_side)
+    taken = asked.edit.take | _own_traits(files)
+    traits = _traits(files, taken, "edit.take")
+    pictures: dict[str, bytes | None] = {key: data for key, data in files.values() if key in {name, *traits.values()}}
+    return EditInput(name, replace(asked.edit, take=taken), pictures, traits, asked.face, asked.max_side)
 
 
-def _givers(found: dict[str, tuple[str, bytes]], taken: frozenset[Trait], where: str) -> dict[str, str]:
-    """Trait -> the picture it is copied from."""
-    named = {trait: found[f"target.{trait}"][0] for trait in TRAITS if f"target.{trait}" in found}
-    if missing := sorted(taken - set(named)):
-        if "target" not in found:
-            raise ApiError("bad-request", f"{where}: {', '.join(missing)} must be copied from somebody: give a target")
-        named |= {trait: found["target"][0] for trait in missing}
-    return named
+def _own_traits(files: Files) -> frozenset[Trait]:
+    """Traits with a picture of their own."""
+    return frozenset(trait for trait in TRAITS if f"target.{trait}" in files)
+
+
+def _traits(files: Files, taken: frozenset[Trait], where: str) -> dict[str, str]:
+    """Trait -> hash of the picture that it is copied from."""
+    traits: dict[str, str] = {trait: files[f"target.{trait}"][0] for trait in _own_traits(files)}
+    if missing := sorted(taken - set(traits)):
+        if "target" not in files:
+            raise ApiError("bad-request", f"{where}: {', '.join(missing)} needs a target picture to copy from")
+        traits |= {trait: files["target"][0] for trait in missing}
+    return traits
 
 
 async def _multipart(request: Request, known: Sequence[str]) -> tuple[bytes, dict[str, bytes]]:
     body, parts = b"", {}
     try:
-        form = await request.form(max_files=MAX_PART_FILES, max_fields=8, max_part_size=2**20)
-    except HTTPException as error:  # what Starlette makes of a broken form
+        async with request.form(max_files=MAX_PART_FILES, max_fields=8, max_part_size=2**20) as form:
+            for name, value in form.multi_items():
+                data = await value.read() if isinstance(value, UploadFile) else value.encode()
+                if name == "request":
+                    body = data
+                elif name not in known:
+                    raise ApiError("bad-request", f"{name[:60]!r}: want one of {', '.join(('request', *known))}")
+                elif name in parts:
+                    raise ApiError("bad-request", f"{name}: given twice")
+                else:
+                    parts[name] = data
+    except HTTPException as error:  # Starlette's, for a broken form
         raise ApiError("bad-request", str(error.detail)) from None
-    async with _closing(form):
-        for name, value in form.multi_items():
-            data = await value.read() if isinstance(value, UploadFile) else value.encode()
-            if name == "request":
-                body = data
-            elif name not in known:
-                raise ApiError("bad-request", f"{name[:60]!r}: want one of {', '.join(('request', *known))}")
-            elif name in parts:
-                raise ApiError("bad-request", f"{name}: given twice")
-            else:
-                parts[name] = data
     return body, parts
 
 
-class _closing:
-    def __init__(self, form: Any) -> None:
-        self._form = form
-
-    async def __aenter__(self) -> None:
-        return None
-
-    async def __aexit__(self, *_: Any) -> None:
-        await self._form.close()
-
-
-def _parse(kind: TypeAdapter, body: bytes) -> Any:
+def _parsed(parse: Callable[[bytes], Any], body: bytes) -> Any:
     try:
-        value = json.loads(body, parse_constant=_no_constant)
-    except (ValueError, RecursionError):
-        raise ApiError("bad-request", "the request is not JSON") from None
-    try:
-        return kind.validate_python(value)
+        return parse(body)
     except ValidationError as error:
-        wrong = [
+        errors = [
             {"at": ".".join(map(str, e["loc"])), "reason": e["msg"].removeprefix("Value error, ")}
             for e in error.errors(include_url=False, include_input=False, include_context=False)[:20]
         ]
-        first = f"{wrong[0]['at']}: {wrong[0]['reason']}" if wrong[0]["at"] else wrong[0]["reason"]
-        raise ApiError("bad-request", first, more={"errors": wrong}) from None
-    except RecursionError:
-        raise ApiError("bad-request", "the request is nested too deeply") from None
+        first = f"{errors[0]['at']}: {errors[0]['reason']}" if errors[0]["at"] else errors[0]["reason"]
+        raise ApiError("bad-request", first, more={"errors": errors}) from None
 
 
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a number in JSON")
-
-
-async def _fetched(
-    ref: PictureRef | ClipRef, name: str, picture_store: PictureStore, owner: str, most: int
-) -> tuple[str, bytes]:
-    given = [field for field in type(ref).model_fields if getattr(ref, field) is not None]
-    if len(given) != 1:
-        raise ApiError("bad-request", f"{name}: give one of {', '.join(type(ref).model_fields)}")
+async def _fetched(ref: ClipRef, name: str, store: PictureStore, owner: str, max_bytes: int) -> tuple[str, bytes]:
     if isinstance(ref, PictureRef) and ref.id is not None:
-        data = picture_store.kept.get((owner, ref.id))
+        data = store.kept.get((owner, ref.id))
         if data is None:
             raise ApiError("unknown-picture", more={"picture": ref.id})
         return ref.id, data
@@ -212,6 +203,6 @@ async def _fetched(
         except (binascii.Error, ValueError):
             raise ApiError("bad-request", f"{name}.base64: not base64") from None
         return picture_id(data), data
-    limit_s = CLIP_S if isinstance(ref, ClipRef) else FETCH_S
-    data = await picture_store.url_allowlist.get(str(ref.url), f"{name}.url", most, limit_s)
+    limit_s = FETCH_S if isinstance(ref, PictureRef) else CLIP_S
+    data = await store.url_allowlist.get(str(ref.url), f"{name}.url", max_bytes, limit_s)
     return picture_id(data), data

@@ -1,18 +1,18 @@
-"""The service as Python functions, over httpx alone: no torch, no Ray, no pictures but bytes.
+"""Python client of the service, over httpx.
 
-    with Client("http://127.0.0.1:8000", key="rf_...") as faces:
-        seen = faces.reconstruct(open("her.jpg", "rb").read())
-        made = faces.edit(seen["picture"], {"yaw_deg": 15, "expression": {"smile": 0.6}})
-        open("out.png", "wb").write(made.image)
+    with Client("http://127.0.0.1:8000", key="rf_...") as client:
+        found = client.reconstruct(open("her.jpg", "rb").read())
+        result = client.edit(found.picture, {"yaw_deg": 15, "expression": {"smile": 0.6}})
+        open("out.png", "wb").write(result.image)
 
-        job = faces.edit_video(open("clip.mp4", "rb").read(), {"yaw_deg": 15, "relative": True})
-        open("out.mp4", "wb").write(faces.results(faces.wait(job["id"]))[0])
+        job = client.edit_video(open("clip.mp4", "rb").read(), {"yaw_deg": 15, "relative": True})
+        open("out.mp4", "wb").write(client.results(client.wait(job.id))[0])
 
-Retries where it is safe: what was refused for its rate or for want of room, and connections that broke. An edit carries an
-Idempotency-Key, and so does a job, so that one which is sent twice is done once. A picture that was sent through this client may be
-named afterwards; where the service has forgotten it, or another door of it never saw it, the client sends it again.
+Retries broken connections, and requests refused for their rate or for lack of capacity. Edits and jobs carry an
+Idempotency-Key, so a request that is sent twice is done once. A picture that was sent through this client may be named by its
+hash afterwards; the client sends it again if the service does not have it any more.
 
-Answers are dicts, as the service's JSON has them, with the types of `answers.py`.
+Responses are the models of `serve/schemas.py`.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ from types import TracebackType
 from typing import Any
 
 from rigface.extras import extra
-from serve.client.types import FacesAnswer, Job, Model, Progress, Verdict
+from serve.schemas import EditProgress, EditResult, JobList, JobState, ModelInfo, Models, Reconstruction, Verified
 
 with extra("client"):
     import httpx
 
-AGAIN = (429, 502, 503)
+RETRIED = (429, 502, 503)
 PROBLEM = "application/problem+json"
 ENDED = ("done", "failed", "cancelled")
 Picture = bytes | str
-"""The bytes of a picture, the name ("sha256:...") of one that was sent before, or a pre-signed address that the service allows."""
+"""Bytes of a picture, the hash ("sha256:...") of one that was sent before, or a pre-signed address that the service allows."""
 Clip = bytes | str
-"""The bytes of a video, or a pre-signed address that the service allows."""
+"""Bytes of a video, or a pre-signed address that the service allows."""
 
 
 class Refused(Exception):
-    """The service said no; `slug` is the last part of the problem's type, `document` all of it."""
+    """The service refused a request: `slug` is the last part of the problem's type, `document` the whole problem."""
 
     def __init__(self, document: Mapping[str, Any]) -> None:
         super().__init__(document.get("detail") or document.get("title") or "refused")
@@ -68,11 +68,11 @@ class ClientResult:
 
 
 class Client:
-    """A connection to one service; close it, or use it in a `with`.
+    """Connection to one service; close it, or use it in a `with`.
 
     Args:
         tries: of each request, the first included.
-        keep_mb: of pictures that were sent, kept here so that they can be sent again after the service has forgotten them.
+        keep_mb: memory for pictures that were sent, to send them again if the service does not have them any more.
     """
 
     def __init__(
@@ -97,41 +97,43 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Let go of the connections."""
+        """Close the connections."""
         self._http.close()
 
-    def models(self) -> list[Model]:
-        """What an edit may ask for."""
-        return self._ask("GET", "/v1/models").json()["models"]
+    def models(self) -> list[ModelInfo]:
+        """The models that an edit may ask for."""
+        return Models.model_validate_json(self._request("GET", "/v1/models").content).models
 
-    def reconstruct(self, picture: Picture) -> FacesAnswer:
-        """Faces from left to right, and the name of the picture for later calls."""
-        return self._send("/v1/reconstruct", picture, {}).json()
+    def reconstruct(self, picture: Picture) -> Reconstruction:
+        """Faces from left to right, and the hash of the picture for later calls."""
+        return Reconstruction.model_validate_json(self._send("/v1/reconstruct", picture, {}).content)
 
     def preview(self, picture: Picture, edit: Mapping[str, Any], **options: Any) -> bytes:
-        """A JPEG of the edit without a model. Options: the other fields of the request, such as `face`, `max_side`."""
+        """Instant preview of an edit, a JPEG. Options: the other fields of the request, such as `face`, `max_side`."""
         return self._send("/v1/preview", picture, {"edit": edit, **options}).content
 
     def edit(self, picture: Picture, edit: Mapping[str, Any], **options: Any) -> ClientResult:
-        """An edit. Options: `target` and `targets` (pictures), `model`, `seed`, `steps`, `format` and so on.
+        """Edit a picture. Options: `target` and `targets` (pictures), `model`, `seed`, `steps`, `format` and so on.
 
         Raises:
-            Refused: the service said no.
+            Refused: with the problem.
         """
         headers = {"Accept": "application/json", "Idempotency-Key": uuid.uuid4().hex}
-        return _made(self._send("/v1/edits", picture, {"edit": edit, **options}, headers).json())
+        return _result(self._send("/v1/edits", picture, {"edit": edit, **options}, headers).content)
 
-    def stream(self, picture: Picture, edit: Mapping[str, Any], **options: Any) -> Iterator[Progress | ClientResult]:
-        """The same with its progress, and at last what was made. Not retried, but where a picture has to be sent again."""
+    def stream(
+        self, picture: Picture, edit: Mapping[str, Any], **options: Any
+    ) -> Iterator[EditProgress | ClientResult]:
+        """Edit a picture and yield its progress, then the result. Not retried, unless a picture has to be sent again."""
         rest = {"edit": edit, **options}
         try:
             yield from self._streamed(self._body(picture, rest))
-        except Refused as refused:  # for an unknown picture: before anything came
+        except Refused as refused:  # an unknown picture is refused before the first event
             if not self._has(refused):
                 raise
             yield from self._streamed(self._body(picture, rest, whole=True))
 
-    def _streamed(self, body: dict[str, Any]) -> Iterator[Progress | ClientResult]:
+    def _streamed(self, body: dict[str, Any]) -> Iterator[EditProgress | ClientResult]:
         with self._http.stream("POST", "/v1/edits", json=body, headers={"Accept": "text/event-stream"}) as answer:
             if answer.status_code != 200:
                 answer.read()
@@ -141,78 +143,74 @@ class Client:
                 if line.startswith("event: "):
                     name = line.removeprefix("event: ")
                 elif line.startswith("data: "):
-                    data = json.loads(line.removeprefix("data: "))
+                    data = line.removeprefix("data: ")
                     if name == "error":
-                        raise Refused(data)
-                    yield _made(data) if name == "result" else data
+                        raise Refused(json.loads(data))
+                    yield _result(data) if name == "result" else EditProgress.model_validate_json(data)
 
-    def verify(self, picture: bytes) -> Verdict:
-        """Whether the service made this picture."""
-        return self._send("/v1/verify", picture, {}).json()
+    def verify(self, picture: bytes) -> Verified:
+        """Check if the service made this picture."""
+        return Verified.model_validate_json(self._send("/v1/verify", picture, {}).content)
 
-    def edit_many(self, picture: Picture, edits: Sequence[Mapping[str, Any]], **options: Any) -> Job:
-        """Queue many edits of one picture; result n is that of edit n. Options as of `edit`, and `webhook`.
-
-        Returns:
-            The job, as `job` gives it.
-        """
+    def edit_many(self, picture: Picture, edits: Sequence[Mapping[str, Any]], **options: Any) -> JobState:
+        """Queue many edits of one picture; result n is that of edit n. Options as of `edit`, and `webhook`."""
         return self._submit({"kind": "batch", "edits": list(edits), **options}, picture=picture)
 
-    def edit_video(self, clip: Clip, edit: Mapping[str, Any], **options: Any) -> Job:
+    def edit_video(self, clip: Clip, edit: Mapping[str, Any], **options: Any) -> JobState:
         """Queue the same edit for every frame of a video. Options also: `container`, `silent`."""
         return self._submit({"kind": "video", "edit": edit, **options}, clip=clip)
 
-    def animate(self, picture: Picture, clip: Clip, edit: Mapping[str, Any] | None = None, **options: Any) -> Job:
+    def animate(self, picture: Picture, clip: Clip, edit: Mapping[str, Any] | None = None, **options: Any) -> JobState:
         """Queue a video of the picture whose face moves as the clip's does. Options also: `take`, `absolute`, `neutral`."""
         return self._submit({"kind": "animation", "edit": edit or {}, **options}, picture=picture, clip=clip)
 
-    def job(self, name: str) -> Job:
-        """How far a job is: `state`, `finished`, `total`, `results` and so on."""
-        return self._ask("GET", f"/v1/jobs/{name}").json()
+    def job(self, name: str) -> JobState:
+        """Progress of a job."""
+        return _job(self._request("GET", f"/v1/jobs/{name}"))
 
-    def jobs(self) -> list[Job]:
-        """This key's jobs, the newest first."""
-        return self._ask("GET", "/v1/jobs").json()["jobs"]
+    def jobs(self) -> list[JobState]:
+        """Jobs of this key, the newest first."""
+        return JobList.model_validate_json(self._request("GET", "/v1/jobs").content).jobs
 
     def wait(
         self, name: str, *, every_s: float = 1.0, limit_s: float = 7200.0,
-        told: Callable[[Job], None] | None = None,
-    ) -> Job:  # fmt: skip
-        """The job once it is done; `told` is called with how far it is.
+        on_progress: Callable[[JobState], None] | None = None,
+    ) -> JobState:  # fmt: skip
+        """Wait until a job is done; `on_progress` is called with each state before.
 
         Raises:
-            Refused: it failed, and why; or it was cancelled.
-            TimeoutError: it has not ended within `limit_s`; it goes on.
+            Refused: the job failed, with its problem, or was cancelled.
+            TimeoutError: the job has not ended within `limit_s`; it continues.
         """
         end = time.monotonic() + limit_s
-        while (job := self.job(name))["state"] not in ENDED:
-            if told is not None:
-                told(job)
+        while (job := self.job(name)).state not in ENDED:
+            if on_progress is not None:
+                on_progress(job)
             if time.monotonic() > end:
-                raise TimeoutError(f"job {name} is {job['state']}, {job['finished']} of {job['total']}")
+                raise TimeoutError(f"job {name} is {job.state}, {job.finished} of {job.total}")
             time.sleep(every_s)
-        if job["state"] != "done":
-            raise Refused(job["error"] or {"title": "the job was cancelled"})
+        if job.state != "done":
+            raise Refused(job.error.model_dump() if job.error else {"title": "the job was cancelled"})
         return job
 
     def result(self, name: str, number: int = 0) -> bytes:
-        """A picture of a batch, or a job's video."""
-        return self._ask("GET", f"/v1/jobs/{name}/results/{number}", follow_redirects=True).content
+        """An image of a batch, or the video of a job."""
+        return self._request("GET", f"/v1/jobs/{name}/results/{number}", follow_redirects=True).content
 
-    def results(self, job: Job) -> list[bytes]:
-        """All that are there, in order."""
-        return [self.result(job["id"], number) for number in job["results"]]
+    def results(self, job: JobState) -> list[bytes]:
+        """All results that a job has, in order."""
+        return [self.result(job.id, number) for number in job.results]
 
-    def cancel(self, name: str) -> Job:
+    def cancel(self, name: str) -> JobState:
         """Stop a job; results so far stay."""
-        return self._ask("POST", f"/v1/jobs/{name}/cancel").json()
+        return _job(self._request("POST", f"/v1/jobs/{name}/cancel"))
 
     def remove(self, name: str) -> None:
         """Stop a job and remove it with its files."""
-        self._ask("DELETE", f"/v1/jobs/{name}")
+        self._request("DELETE", f"/v1/jobs/{name}")
 
-    def _submit(self, rest: Mapping[str, Any], **files: bytes | str) -> Job:
-        """Bytes go as parts, which is a third less than base64; the rest as JSON."""
+    def _submit(self, rest: Mapping[str, Any], **files: bytes | str) -> JobState:
+        """Send bytes as parts, which is a third smaller than base64; the rest as JSON."""
 
         def options(whole: bool) -> dict[str, Any]:
             given = {
@@ -220,29 +218,29 @@ class Client:
                 for name, file in files.items()
             }
             parts: dict[str, Any] = {name: (name, data) for name, data in given.items() if isinstance(data, bytes)}
-            named = {name: self._ref(place) for name, place in given.items() if isinstance(place, str)}
+            named = {name: self._ref(address) for name, address in given.items() if isinstance(address, str)}
             return {"files": {**parts, "request": (None, json.dumps({**named, **self._refs(rest, whole)}))}}
 
-        return self._known("/v1/jobs", options, {"Idempotency-Key": uuid.uuid4().hex}).json()
+        return _job(self._post("/v1/jobs", options, {"Idempotency-Key": uuid.uuid4().hex}))
 
     def _send(
         self, path: str, picture: Picture, rest: Mapping[str, Any], headers: Mapping[str, str] | None = None
     ) -> httpx.Response:
-        return self._known(path, lambda whole: {"json": self._body(picture, rest, whole)}, headers)
+        return self._post(path, lambda whole: {"json": self._body(picture, rest, whole)}, headers)
 
-    def _known(
+    def _post(
         self, path: str, options: Callable[[bool], dict[str, Any]], headers: Mapping[str, str] | None
     ) -> httpx.Response:
-        """With pictures by name where they have one; where the service does not know one of them, with the pictures themselves."""
+        """POST with pictures by hash; if the service does not have one of them, again with their bytes."""
         try:
-            return self._ask("POST", path, headers=headers, **options(False))
+            return self._request("POST", path, headers=headers, **options(False))
         except Refused as refused:
             if not self._has(refused):
                 raise
-        return self._ask("POST", path, headers=headers, **options(True))
+        return self._request("POST", path, headers=headers, **options(True))
 
     def _has(self, refused: Refused) -> bool:
-        """Whether this was refused for want of a picture that is here."""
+        """True if the service lacks a picture that this client has."""
         return refused.slug == "unknown-picture" and refused.document.get("picture") in self._sent
 
     def _body(self, picture: Picture, rest: Mapping[str, Any], whole: bool = False) -> dict[str, Any]:
@@ -271,7 +269,7 @@ class Client:
         while sum(map(len, self._sent.values())) > self._keep:
             self._sent.popitem(last=False)
 
-    def _ask(self, method: str, path: str, **options: Any) -> httpx.Response:
+    def _request(self, method: str, path: str, **options: Any) -> httpx.Response:
         for left in range(self._tries - 1, -1, -1):
             try:
                 answer = self._http.request(method, path, **options)
@@ -282,7 +280,7 @@ class Client:
             else:
                 if answer.is_success:
                     return answer
-                if not (answer.status_code in AGAIN or _lost(answer)) or not left:
+                if not (answer.status_code in RETRIED or _lost(answer)) or not left:
                     raise _refused(answer)
                 wait = float(answer.headers.get("retry-after", 1))
             time.sleep(min(wait, 30.0) * random.uniform(0.8, 1.3))
@@ -313,13 +311,18 @@ def check_webhook(
 
 
 def _lost(answer: httpx.Response) -> bool:
-    """Whether it comes from what stands before the service, whose door was lost while at work on this."""
+    """True for an error of a proxy in front of the service, which lost its gateway during the request."""
     return answer.status_code >= 500 and not answer.headers.get("content-type", "").startswith(PROBLEM)
 
 
-def _made(content: Mapping[str, Any]) -> ClientResult:
-    names = ("media_type", "asked", "achieved", "model", "seed")
-    return ClientResult(base64.b64decode(content["image"]), **{name: content[name] for name in names})
+def _job(answer: httpx.Response) -> JobState:
+    return JobState.model_validate_json(answer.content)
+
+
+def _result(content: str | bytes) -> ClientResult:
+    found = EditResult.model_validate_json(content)
+    image = base64.b64decode(found.image)
+    return ClientResult(image, found.media_type, found.asked, found.achieved, found.model, found.seed)
 
 
 def _refused(answer: httpx.Response) -> Refused:

@@ -28,12 +28,12 @@ def faces(service):
 def test_a_portrait_through_three_deployments(faces, shared):
     portrait = (shared / "data" / "images" / "hum_i04.jpg").read_bytes()
     seen = faces.reconstruct(portrait)
-    assert len(seen["faces"]) == 1
-    assert faces.preview(seen["picture"], {"yaw_deg": 10}, max_side=256)
-    *steps, made = faces.stream(seen["picture"], {"yaw_deg": 10}, steps=3, previews=1)
-    assert [s["step"] for s in steps if s["phase"] == "paint"] == [1, 2, 3]
+    assert len(seen.faces) == 1
+    assert faces.preview(seen.picture, {"yaw_deg": 10}, max_side=256)
+    *steps, made = faces.stream(seen.picture, {"yaw_deg": 10}, steps=3, previews=1)
+    assert [s.step for s in steps if s.phase == "paint"] == [1, 2, 3]
     assert isinstance(made, ClientResult)
-    assert faces.verify(made.image)["manifest"] == "trusted"
+    assert faces.verify(made.image).manifest == "trusted"
 
 
 def test_trouble_keeps_its_name(faces):
@@ -43,7 +43,7 @@ def test_trouble_keeps_its_name(faces):
     with pytest.raises(Refused) as refused:
         faces.edit("sha256:" + "0" * 64, {"yaw_deg": 3})
     assert refused.value.slug == "unknown-picture"
-    assert [m["name"] for m in faces.models()] == ["tiny", "preview"]
+    assert [m.name for m in faces.models()] == ["tiny", "preview"]
 
 
 def test_every_number_is_seen_at_the_endpoint_of_the_node(faces):

@@ -137,9 +137,9 @@ def test_a_lost_keeper_of_jobs_loses_no_clip(service, fixtures, tmp_path):
 
     clip = fixtures / "clip.mp4"
     with Client(service) as faces:
-        name = faces.edit_video(clip.read_bytes(), {"yaw_deg": 10, "relative": True}, model="preview")["id"]
+        name = faces.edit_video(clip.read_bytes(), {"yaw_deg": 10, "relative": True}, model="preview").id
         end = time.monotonic() + LIMIT_S
-        while faces.job(name)["finished"] < 10:
+        while faces.job(name).finished < 10:
             assert time.monotonic() < end, "the job does not begin"
             time.sleep(0.1)
         kill("JobsDeployment")
@@ -272,7 +272,7 @@ def test_callers_who_leave_are_painted_for_no_more(service, somebody):
             return await asyncio.gather(*(one() for _ in range(callers)))
 
     with Client(service) as faces:
-        name = faces.reconstruct(somebody)["picture"]
+        name = faces.reconstruct(somebody).picture
         faces.edit(name, {"yaw_deg": 4}, steps=2)
         before = rows_painted()
         assert max(asyncio.run(leave(name))) < steps

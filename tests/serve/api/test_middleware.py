@@ -45,7 +45,7 @@ def test_readiness_is_asked_for_once_however_often_it_is_wanted(services):
     with TestClient(make_api(services)) as client:
         answers = [client.get("/readyz") for _ in range(20)]
         assert {a.status_code for a in answers} == {503}
-        assert answers[0].json() == {"status": "not ready", "eye": "OSError", "painter": "ok"}
+        assert answers[0].json() == {"status": "not ready", "face_worker": "OSError", "diffusion_worker": "ok"}
         assert len(asked) == 1
         services.gate.draining = True
         assert (client.get("/readyz").status_code, client.get("/readyz").json()) == (503, {"status": "draining"})

@@ -173,7 +173,7 @@ def test_an_eye_that_has_forgotten_is_sent_the_bytes(client, services, png, monk
 
 def test_numbers_health_and_headers(client, png):
     assert client.get("/healthz").json() == {"status": "ok"}
-    assert client.get("/readyz").json() == {"status": "ok", "eye": "ok", "painter": "ok"}
+    assert client.get("/readyz").json() == {"status": "ok", "face_worker": "ok", "diffusion_worker": "ok"}
     send(client, png, {"yaw_deg": 3}, model="preview")
     assert 'rigface_faces_edited_total{model="preview"}' in client.get("/metrics").text
     own = client.get("/healthz", headers={"X-Request-Id": "abcdefgh-1"})

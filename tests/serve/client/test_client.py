@@ -1,20 +1,24 @@
 """The client against the service, and against one that is busy."""
 
+import json
+
 import httpx
 import pytest
 
 from rigface.image import decode, encode_png
 from serve.client.client import Client, ClientResult, Refused
+from serve.schemas import EditProgress
+from tests.serve.conftest import send
 
 
 def through(client):
     """A client whose requests go to the service of this process."""
 
-    def send(request):
+    def handle(request):
         answer = client.request(request.method, str(request.url), content=request.read(), headers=dict(request.headers))
         return httpx.Response(answer.status_code, headers=dict(answer.headers), content=answer.content)
 
-    return Client("http://testserver", transport=httpx.MockTransport(send))
+    return Client("http://testserver", transport=httpx.MockTransport(handle))
 
 
 @pytest.fixture
@@ -25,13 +29,13 @@ def faces(client):
 
 def test_from_a_photo_to_an_edit(faces, png):
     seen = faces.reconstruct(png)
-    assert len(seen["faces"]) == 1
-    assert decode(faces.preview(seen["picture"], {"yaw_deg": 8})).shape == (96, 80, 3)
-    made = faces.edit(seen["picture"], {"yaw_deg": 8}, model="tiny", steps=2, seed=5, targets={"light": png})
+    assert len(seen.faces) == 1
+    assert decode(faces.preview(seen.picture, {"yaw_deg": 8})).shape == (96, 80, 3)
+    made = faces.edit(seen.picture, {"yaw_deg": 8}, model="tiny", steps=2, seed=5, targets={"light": png})
     assert (made.model, made.seed) == ("tiny", 5)
     assert decode(made.image).shape == (96, 80, 3)
     *steps, last = faces.stream(png, {"yaw_deg": 8}, model="tiny", steps=2)
-    assert [s["step"] for s in steps if s["phase"] == "paint"] == [1, 2]
+    assert [s.step for s in steps if s.phase == "paint"] == [1, 2]
     assert isinstance(last, ClientResult)
     with pytest.raises(Refused, match="yaw_deg") as refused:
         faces.edit(png, {"yaw_deg": 400})
@@ -50,7 +54,8 @@ def test_it_comes_again_when_told_so_with_the_same_key(monkeypatch):
             raise httpx.ConnectError("gone")
         if len(seen) < 4:
             return httpx.Response(503, headers={"retry-after": "2"}, json={"type": "urn:rigface:problem:busy"})
-        fine = {"image": "", "media_type": "image/png", "asked": [], "achieved": [], "model": "m", "seed": 0}
+        fine = {"image": "", "media_type": "image/png", "asked": [], "achieved": [], "model": "m", "seed": 0,
+                "picture": "sha256:" + "0" * 64, "seconds": {}}  # fmt: skip
         return httpx.Response(200, json=fine)
 
     with Client("http://x", transport=httpx.MockTransport(busy)) as faces:
@@ -96,77 +101,50 @@ def test_jobs_of_all_kinds(serve_jobs, png, tmp_path):
 
     clip = film(tmp_path / "clip.mp4", 4)
     with through(serve_jobs()) as faces:
-        name = faces.reconstruct(png)["picture"]
-        told = []
+        name = faces.reconstruct(png).picture
+        states = []
         batch = faces.edit_many(name, [{"yaw_deg": 3}, {"take": ["light"]}], targets={"light": png}, format="jpeg")
-        done = faces.wait(batch["id"], every_s=0.02, told=told.append)
+        done = faces.wait(batch.id, every_s=0.02, on_progress=states.append)
         assert [decode(r).shape for r in faces.results(done)] == [(96, 80, 3)] * 2
-        assert all(t["state"] in ("queued", "running") for t in told)
-        video = faces.wait(faces.edit_video(clip, {"yaw_deg": 9}, model="preview")["id"], every_s=0.02)
-        animation = faces.wait(faces.animate(name, clip, model="preview", silent=True)["id"], every_s=0.02)
-        assert [faces.result(j["id"])[4:8] for j in (video, animation)] == [b"ftyp"] * 2
-        assert [j["id"] for j in faces.jobs()] == [animation["id"], video["id"], batch["id"]]
+        assert all(t.state in ("queued", "running") for t in states)
+        video = faces.wait(faces.edit_video(clip, {"yaw_deg": 9}, model="preview").id, every_s=0.02)
+        animation = faces.wait(faces.animate(name, clip, model="preview", silent=True).id, every_s=0.02)
+        assert [faces.result(j.id)[4:8] for j in (video, animation)] == [b"ftyp"] * 2
+        assert [j.id for j in faces.jobs()] == [animation.id, video.id, batch.id]
         failed = faces.edit_many(name, [{"expression": {"smlie": 1}}])
         with pytest.raises(Refused, match="smlie") as refused:
-            faces.wait(failed["id"], every_s=0.02)
+            faces.wait(failed.id, every_s=0.02)
         assert refused.value.slug == "bad-request"
-        assert faces.cancel(video["id"])["state"] == "done"
-        faces.remove(video["id"])
+        assert faces.cancel(video.id).state == "done"
+        faces.remove(video.id)
         with pytest.raises(Refused) as refused:
-            faces.job(video["id"])
+            faces.job(video.id)
         assert refused.value.slug == "unknown-job"
         with pytest.raises(Refused, match="talk"):
             faces.edit_video("https://bucket.example.com/clip.mp4", {})
 
 
-@pytest.mark.parametrize(
-    ("mine", "theirs"),
-    [
-        ("Face", "SeenFace"),
-        ("Seen", "Reconstruction"),
-        ("Model", "ModelInfo"),
-        ("Verdict", "Verified"),
-        ("Job", "JobState"),
-    ],
-)
-def test_its_types_are_the_services(mine, theirs):
-    """Field by field: the client knows nothing of the service's code, and says the same."""
-    from typing import get_type_hints
-
-    from serve import schemas
-    from serve.client import types
-
-    mine, theirs = get_type_hints(getattr(types, mine)), getattr(schemas, theirs).model_fields
-    assert mine.keys() == theirs.keys()
-    simple = {name: kind for name, kind in mine.items() if kind in (int, str, float, bool)}
-    assert simple == {name: theirs[name].annotation for name in simple if name != "picture"} | (
-        {"picture": str} if "picture" in simple else {}
-    )
-
-
-def test_progress_is_what_a_stream_tells(faces, png):
-    from typing import get_type_hints
-
-    from serve.client.types import Progress
-
-    *steps, _ = faces.stream(png, {"yaw_deg": 8}, model="tiny", steps=2, previews=1)
-    assert set().union(*steps) == get_type_hints(Progress).keys()
-    assert all(step.keys() >= Progress.__required_keys__ for step in steps)
+def test_stream_events_have_exactly_the_fields_of_edit_progress(client, png):
+    answer = send(client, png, {"yaw_deg": 8}, accept="text/event-stream", model="tiny", steps=2, previews=1)
+    blocks = [block.split("\ndata: ") for block in answer.text.removesuffix("\n\n").split("\n\n")]
+    events = [json.loads(data) for name, data in blocks if name == "event: progress"]
+    assert set().union(*events) == EditProgress.model_fields.keys()
+    assert all(EditProgress.model_validate(event).model_dump(exclude_none=True) == event for event in events)
 
 
 def test_a_picture_that_the_service_has_forgotten_is_sent_again(serve_jobs, png):
     """Named by who sent it before, to a door that has just begun, or to another one than then."""
     served = serve_jobs()
-    kept, edit = served.app.state.routes.picture_store.kept, {"take": ["light"]}
+    kept, edit = served.app.state.api.picture_store.kept, {"take": ["light"]}
     with through(served) as faces:
-        name = faces.reconstruct(png)["picture"]
-        other = faces.reconstruct(encode_png(decode(png)[::-1].copy()))["picture"]
+        name = faces.reconstruct(png).picture
+        other = faces.reconstruct(encode_png(decode(png)[::-1].copy())).picture
         asks = {
             "preview": lambda: faces.preview(name, edit, target=other),
             "edit": lambda: faces.edit(name, edit, targets={"light": other}, model="preview").image,
             "stream": lambda: list(faces.stream(name, edit, target=other, model="preview"))[-1].image,
             "job": lambda: faces.result(
-                faces.wait(faces.edit_many(name, [edit], target=other, model="preview")["id"], every_s=0.02)["id"]
+                faces.wait(faces.edit_many(name, [edit], target=other, model="preview").id, every_s=0.02).id
             ),
         }
         for what, ask in asks.items():

@@ -1,0 +1,138 @@
+"""FastAPI dependencies: the services, the state of one application, the caller's API key, and cancellable waiting.
+
+The key is checked and its limits are applied before a body is read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Annotated, Any, TypeVar
+
+from fastapi import Depends, Request, Security
+from fastapi.security import HTTPBearer
+
+from serve.api.health import Readiness
+from serve.api.idempotency import IdempotencyCache
+from serve.api.middleware import Gate
+from serve.api.rate_limit import ConcurrencyLimiter, TokenBucket
+from serve.api.request_parser import PictureStore, read
+from serve.content_cache import LruCache
+from serve.inference.edit_service import Editing
+from serve.limits import Limits
+from serve.messages import EditInput
+from serve.problems import ApiError
+from serve.schemas import PictureRequest
+from serve.security.api_keys import Key, KeyRing
+from serve.security.url_allowlist import UrlAllowlist
+from serve.telemetry.metrics import Numbers
+
+Result = TypeVar("Result")
+Asked = TypeVar("Asked", bound=PictureRequest)
+BEARER = HTTPBearer(scheme_name="key", auto_error=False, description="an API key, rf_...; an open service needs none")
+
+
+@dataclass
+class Services:
+    """The parts of the service that the routes call.
+
+    Args:
+        face_worker: as `serve.inference.face_worker.FaceWorker`.
+        diffusion_worker: as `serve.inference.diffusion_worker.DiffusionWorker`.
+        url_allowlist: addresses that pictures and clips may be fetched from.
+        audit_log: called after each edit.
+        jobs: as `serve.jobs.queue.Jobs`; None: the job routes are absent.
+        gate: closed to drain the gateway.
+    """
+
+    face_worker: Any
+    diffusion_worker: Any
+    keys: KeyRing = field(default_factory=KeyRing)
+    limits: Limits = field(default_factory=Limits)
+    url_allowlist: UrlAllowlist = field(default_factory=UrlAllowlist)
+    audit_log: Callable[[dict[str, Any]], None] | None = None
+    jobs: Any = None
+    gate: Gate = field(default_factory=Gate)
+
+
+class ApiState:
+    """State that the requests of one application share."""
+
+    def __init__(self, services: Services, numbers: Numbers) -> None:
+        self.services, self.numbers = services, numbers
+        self.rate_limiter, self.concurrency_limiter = TokenBucket(), ConcurrencyLimiter()
+        cache = LruCache(services.limits.store_mb * 2**20, len, "gateway")
+        self.picture_store = PictureStore(cache, services.url_allowlist)
+        self.editing = Editing(services, numbers)
+        self.idempotency = IdempotencyCache(lambda done: len(done.data))
+        self.readiness = Readiness(self._parts)
+
+    def _parts(self) -> dict[str, Any]:
+        found = self.services
+        parts = {"face_worker": found.face_worker, "diffusion_worker": found.diffusion_worker, "jobs": found.jobs}
+        return {name: part for name, part in parts.items() if part is not None}
+
+    async def read(self, request: Request, kind: type[Asked], key: Key) -> tuple[Asked, EditInput]:
+        """Parse a request about one picture; see `request_parser.read`."""
+        return await read(request, kind, self.picture_store, key.name, self.services.limits.body_bytes)
+
+    async def soon(self, request: Request, work: Awaitable[Result]) -> Result:
+        """The result of work that takes as long as a preview at most; see `within`."""
+        return await within(request, work, self.services.limits.preview_s)
+
+
+def state_of(request: Request) -> ApiState:
+    """The state of the application that the request is for."""
+    return request.app.state.api
+
+
+State = Annotated[ApiState, Depends(state_of)]
+
+
+def _caller(scope: str) -> Any:
+    async def admit(request: Request, api: State, _: Annotated[Any, Security(BEARER)]) -> AsyncIterator[Key]:
+        key = api.services.keys.find(request.headers.get("authorization"))
+        request.state.key = key.name
+        key.need(scope)
+        api.rate_limiter.take(key.name, key.rate, key.burst)
+        api.concurrency_limiter.enter(key.name, key.at_a_time)
+        try:
+            yield key
+        finally:  # after the response was sent, of a stream too
+            api.concurrency_limiter.leave(key.name)
+
+    return Depends(admit)
+
+
+EditKey = Annotated[Key, _caller("edit")]
+JobsKey = Annotated[Key, _caller("jobs")]
+VerifyKey = Annotated[Key, _caller("verify")]
+MetricsKey = Annotated[Key, _caller("metrics")]
+
+
+async def within(request: Request, work: Awaitable[Result], limit_s: float) -> Result:
+    """The result; the work is cancelled at the time limit, and when the caller disconnects.
+
+    Raises:
+        ApiError: `timeout`.
+    """
+    task = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_disconnected(request))
+    try:
+        await asyncio.wait({task, gone}, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        if gone.done():
+            raise ApiError("bad-request", "the caller has disconnected")
+        raise ApiError("timeout", f"not done within {limit_s:g} s", retry_after_s=5)
+    finally:
+        gone.cancel()
+        if not task.done():
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
