@@ -1,40 +1,50 @@
-# Two commands matter: `make demo` (look at faces from a real clip) and `make test`.
+# `make help` lists the targets; `make demo` and `make test` are the two that matter.
 PYTHON ?= python3
 VIDEO  ?= tests/fixtures/clip.mp4
 OUT    ?= out/demo
 BIN    := .venv/bin
 STAMP  := .venv/installed
 
-.PHONY: demo test drills lint readme snapshots env clean
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-fast lint format docs drills env clean
 
-demo: env  ## faces from a small clip, a page that shows them, and the editing service with its page in the browser
+help:  ## print this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: env  ## extract the faces of a clip, show them, and open the editor in the browser; VIDEO=my.mp4 for another clip
 	$(BIN)/rigface extract $(VIDEO) $(OUT) --fps 15
 	$(BIN)/rigface strip $(VIDEO) $(OUT)/edits.png
 	$(BIN)/rigface inspect $(OUT)
 	$(BIN)/rigface serve demo $(VIDEO) $(OUT)
 
-test: env  ## all tests, without a GPU and without network
+test: env  ## run all tests, without a GPU and without network
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-drills: env  ## kill, cut, fill and break everything, and count the rows; some ten minutes, writes benchmarks/results/drills.json
-	RIGFACE_DRILLS=benchmarks/results/drills.json $(BIN)/python -m pytest tests/drills -m "drill or not drill" -s
+test-fast: env  ## run the tests that start no cluster, server, browser or training
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not drill"
 
-lint: env  ## ruff and mypy
+lint: env  ## check style, format and types
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-env: $(STAMP)  ## the virtual environment at pinned versions
+format: env  ## format the code and fix what can be fixed by itself
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+docs: env  ## rewrite the generated tables of docs/ and the generated files of infra/observability
+	$(BIN)/python scripts/docs.py
+	$(BIN)/python scripts/observability.py
+
+drills: env  ## break every part of running jobs and count rows; ten minutes, writes benchmarks/results/drills.json
+	RIGFACE_DRILLS=benchmarks/results/drills.json $(BIN)/python -m pytest tests/drills -m "drill or not drill" -s
+
+env: $(STAMP)  ## create the virtual environment at pinned versions
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $(STAMP)
 
-clean:  ## forget outputs, keep the environment
-	rm -rf out runs .pytest_cache .mypy_cache .ruff_cache
-
-readme: env  ## the generated parts of the README
-	$(BIN)/python scripts/readme.py
-
-snapshots: env  ## what becomes of the Kubernetes overlays, after a change that was meant
-	UPDATE_SNAPSHOTS=1 $(BIN)/python -m pytest tests/infra/test_snapshots.py
+clean:  ## delete outputs and caches, keep the environment
+	rm -rf out runs build dist .pytest_cache .mypy_cache .ruff_cache
