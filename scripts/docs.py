@@ -1,9 +1,9 @@
-"""Keep the generated parts of docs/ true: keys of log lines, tables of the capacity plan, counts of drills
+"""Rewrite the generated tables of docs/: dataset columns, problems, log keys, capacity plan, counts of drills.
 
     python scripts/docs.py           # rewrite docs/*.md in place
-    python scripts/docs.py --check   # say what is out of date, exit 1
+    python scripts/docs.py --check   # list pages that are out of date, exit 1
 
-A part stands between `<!-- NAME -->` and `<!-- /NAME -->`, as in README.md.
+A table stands between `<!-- NAME -->` and `<!-- /NAME -->`.
 """
 
 from __future__ import annotations
@@ -15,65 +15,92 @@ from pathlib import Path
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 
 
+def columns() -> dict[str, str]:
+    """Both tables of the dataset, for the open head and the default detector."""
+    from rigface import schema
+    from rigface.face.head.open_head import OpenHead
+    from rigface.types import DetectorSpec
+
+    detector = DetectorSpec("mediapipe", "", 478, tuple(f"b{i}" for i in range(52)))
+    return {
+        "faces": schema.markdown(schema.face_columns(OpenHead.load().spec, detector)),
+        "inputs": schema.markdown(schema.INPUT_COLUMNS),
+    }
+
+
+def problems() -> str:
+    """Problem types that the service answers with."""
+    import scaling_tables
+
+    from serve.problems import KNOWN
+
+    rows = [(f"`{slug}`", str(status), title) for slug, (status, title) in KNOWN.items()]
+    return scaling_tables.table(("type, after `urn:rigface:problem:`", "status", "title"), rows, numbers=False)
+
+
 def keys() -> str:
-    """What a log line can say."""
+    """Keys of a log line."""
+    import scaling_tables
+
     from rigface.telemetry.json_logging import KEYS
 
-    return "\n".join(
-        ["| key | meaning |", "|---|---|", *(f"| `{name}` | {meaning} |" for name, meaning in KEYS.items())]
-    )
+    rows = [(f"`{name}`", meaning) for name, meaning in KEYS.items()]
+    return scaling_tables.table(("key", "meaning"), rows, numbers=False)
 
 
 def drills() -> str:
-    """What the drills counted, as benchmarks/results/drills.json has it."""
+    """Counts of the drills in benchmarks/results/drills.json."""
     import scaling_tables
 
     head = ("drill", "expected", "found", "twice", "lost", "wrong", "blamed", "seconds", "besides", "commit")
-    about = {"expected", "found", "duplicates", "lost", "extra", "different", "inputs", "inputs_found", "blamed"}
-    about |= {"seconds", "commit", "cpus", "load"}
+    known = {"expected", "found", "duplicates", "lost", "extra", "different", "inputs", "inputs_found", "blamed"}
+    known |= {"seconds", "commit", "cpus", "load"}
     rows = []
-    for name, one in scaling_tables.result("drills").items():
-        besides = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in one.items() if key not in about)
-        wrong = one["different"] + one.get("extra", 0)
-        counts = (one["expected"], one["found"], one["duplicates"], one["lost"], wrong, one.get("blamed", 0))
-        rows.append((f"`{name}`", *map(str, counts), f"{one['seconds']:.0f}", besides, f"`{one['commit'][:7]}`"))
+    for name, result in scaling_tables.result("drills").items():
+        besides = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in result.items() if key not in known)
+        wrong = result["different"] + result.get("extra", 0)
+        counts = (result["expected"], result["found"], result["duplicates"], result["lost"], wrong)
+        numbers = (*map(str, counts), str(result.get("blamed", 0)), f"{result['seconds']:.0f}")
+        rows.append((f"`{name}`", *numbers, besides, f"`{result['commit'][:7]}`"))
     return scaling_tables.table(head, rows)
 
 
 def parts() -> dict[str, dict[str, str]]:
-    """File -> part -> text."""
+    """File -> name of a table -> its text."""
     import scaling_tables
 
     return {
+        "dataset.md": columns(),
+        "service.md": {"problems": problems()},
         "operations.md": {"keys": keys()},
         "scaling.md": scaling_tables.parts(),
         "drills.md": {"counts": drills()},
     }
 
 
-def written(text: str, made: dict[str, str]) -> str:
-    """A page with its generated parts made anew."""
-    for name, part in made.items():
+def updated(text: str, tables: dict[str, str]) -> str:
+    """A page with its generated tables replaced."""
+    for name, table in tables.items():
         pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.S)
         if not pattern.search(text):
             raise SystemExit(f"there is no part between <!-- {name} --> and <!-- /{name} -->")
-        text = pattern.sub(lambda m, part=part: m[1] + part + "\n" + m[2], text)
+        text = pattern.sub(lambda m, table=table: m[1] + table + "\n" + m[2], text)
     return text
 
 
 def main() -> int:
-    old = []
-    for file, made in parts().items():
-        text = (DOCS / file).read_text()
-        new = written(text, made)
-        if new != text:
-            old.append(file)
+    stale = []
+    for file, tables in parts().items():
+        old = (DOCS / file).read_text()
+        new = updated(old, tables)
+        if new != old:
+            stale.append(file)
             if "--check" not in sys.argv:
                 (DOCS / file).write_text(new)
-    if "--check" in sys.argv:
-        print("\n".join(f"docs/{f} is out of date; run python scripts/docs.py" for f in old) or "docs are true")
-        return int(bool(old))
-    return 0
+    if "--check" not in sys.argv:
+        return 0
+    print("\n".join(f"docs/{file} is out of date; run `make docs`" for file in stale) or "docs are up to date")
+    return int(bool(stale))
 
 
 if __name__ == "__main__":

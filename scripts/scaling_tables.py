@@ -35,10 +35,10 @@ def result(name: str) -> dict[str, Any]:
     return json.loads((RESULTS / f"{name}.json").read_text())
 
 
-def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """Markdown; the first column is text, the others are numbers."""
+def table(head: Iterable[str], rows: Iterable[Iterable[str]], numbers: bool = True) -> str:
+    """A Markdown table; the first column is text, the others are numbers or text."""
     names = list(head)
-    lines = [names, ["---", *["---:"] * (len(names) - 1)], *map(list, rows)]
+    lines = [names, ["---", *["---:" if numbers else "---"] * (len(names) - 1)], *map(list, rows)]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
