@@ -170,11 +170,11 @@ class KeyCommand:
                 print(f"rigface serve: there is no key {self.name!r}", file=sys.stderr)
                 return 1
         elif self.action == "secret":
-            from serve.jobs.webhook import VARIABLE, secret_of
+            from serve.jobs.webhook import SECRET_VARIABLE, secret_of
 
-            if not os.environ.get(VARIABLE):
-                raise ValueError(f"{VARIABLE} is not set in the environment")
-            print(secret_of(self.name, os.environ[VARIABLE]))
+            if not os.environ.get(SECRET_VARIABLE):
+                raise ValueError(f"{SECRET_VARIABLE} is not set in the environment")
+            print(secret_of(self.name, os.environ[SECRET_VARIABLE]))
         else:
             for key in keys.read(self.file):
                 limits = f"{key.rate:g}/s\t{key.burst:g} at once\t{key.at_a_time} at a time"

@@ -1,14 +1,14 @@
-"""Content by its hash, and the latest of it kept: what the door, the eye and the painter cache with."""
+"""Content hashes, and a cache of the latest values by key."""
 
 from __future__ import annotations
 
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
-from serve.telemetry.metrics import CACHE_LOOKUPS, tell
+from serve.telemetry.metrics import CACHE_LOOKUPS, record
 
 
 def picture_id(data: bytes) -> str:
@@ -17,28 +17,28 @@ def picture_id(data: bytes) -> str:
 
 
 class LruCache:
-    """The latest values by key, up to a total size. One lock; values are never changed.
+    """Least-recently-used cache with a limit on the total size. Safe for threads; values must not change.
 
     Args:
-        name: what lookups are counted under.
+        name: label of its lookups in the metrics.
     """
 
     def __init__(self, limit: int, size_of: Callable[[Any], int], name: str) -> None:
         self._limit, self._size_of, self._name = limit, size_of, name
-        self._values: OrderedDict[Any, Any] = OrderedDict()
+        self._values: OrderedDict[Hashable, Any] = OrderedDict()
         self._total, self._lock = 0, threading.Lock()
 
-    def get(self, key: Any) -> Any:
-        """The value, now the latest; None if it is not there."""
+    def get(self, key: Hashable) -> Any:
+        """The value, or None."""
         with self._lock:
             value = self._values.get(key)
             if value is not None:
                 self._values.move_to_end(key)
-        tell(CACHE_LOOKUPS, cache=self._name, result="miss" if value is None else "hit")
+        record(CACHE_LOOKUPS, cache=self._name, result="miss" if value is None else "hit")
         return value
 
-    def put(self, key: Any, value: Any) -> None:
-        """Keep it; the oldest go until the rest fits. One that is too large by itself is not kept."""
+    def put(self, key: Hashable, value: Any) -> None:
+        """Add a value and drop the oldest beyond the limit. A value larger than the limit is not kept."""
         size = self._size_of(value)
         with self._lock:
             if key in self._values or size > self._limit:

@@ -34,7 +34,7 @@ def serving(host: str = "127.0.0.1", port: int = 8000, *, quiet: bool = False, *
 
     Args:
         quiet: keep the log lines of the deployments to their files.
-        args: of `serve.app.Args`.
+        args: of `serve.config.ServiceConfig`.
 
     Yields:
         Its address, such as "http://127.0.0.1:8000".
@@ -48,7 +48,8 @@ def serving(host: str = "127.0.0.1", port: int = 8000, *, quiet: bool = False, *
     import ray
     from ray import serve
 
-    from serve.app import Args, build
+    from serve.app import build
+    from serve.config import ServiceConfig
 
     own = not ray.is_initialized()
     if own:
@@ -62,7 +63,7 @@ def serving(host: str = "127.0.0.1", port: int = 8000, *, quiet: bool = False, *
         )
     try:
         serve.start(http_options={"host": host, "port": port}, logging_config=CALM)
-        serve.run(build(Args(**args)), name="rigface", route_prefix="/", logging_config=CALM)
+        serve.run(build(ServiceConfig(**args)), name="rigface", route_prefix="/", logging_config=CALM)
         url = address(host, port)
         _wait(url)
         try:

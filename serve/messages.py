@@ -1,9 +1,11 @@
-"""The messages that travel between the deployments."""
+"""Messages between the gateway, the workers and the job queue."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
+
+import numpy as np
 
 from rigface.edits import EditSpec
 from serve.schemas import AnimationJob, BatchJob, Format, VideoJob
@@ -11,10 +13,10 @@ from serve.schemas import AnimationJob, BatchJob, Format, VideoJob
 
 @dataclass(frozen=True)
 class EditInput:
-    """An edit with its pictures by content hash.
+    """An edit with its images by content hash.
 
     Args:
-        pictures: hash -> bytes; None where the receiver should still have it.
+        pictures: hash -> bytes; None if the receiver should still have it cached.
         traits: trait -> hash of the picture it is copied from.
     """
 
@@ -31,9 +33,9 @@ class JobSubmission:
     """A job with its files by content hash.
 
     Args:
-        asked: without its pictures and its clip; each edit takes the traits that have a picture of their own.
+        asked: the request without its files.
         files: hash -> bytes.
-        picture, clip: hashes; empty where the kind has none.
+        picture, clip: hashes; empty if the kind of job has none.
         traits: trait -> hash of the picture it is copied from.
     """
 
@@ -46,7 +48,7 @@ class JobSubmission:
 
 @dataclass(frozen=True)
 class SamplingOptions:
-    """How one picture is painted."""
+    """Settings of the sampler for one image."""
 
     seed: int = 0
     steps: int | None = None
@@ -60,7 +62,7 @@ class SamplingOptions:
 
 @dataclass(frozen=True)
 class ModelInputSpec:
-    """What the model paints on: as a checkpoint's config says."""
+    """Style and size of the conditions of a model, from its checkpoint's config."""
 
     style: str
     size: int
@@ -70,8 +72,92 @@ class ModelInputSpec:
 
 @dataclass(frozen=True)
 class OutputOptions:
-    """How a result is encoded, and what is recorded of how it came about. `quality` is of JPEG and WebP."""
+    """Encoding of a result, and the record that its manifest gets. `quality` is for JPEG and WebP."""
 
     format: Format = "png"
     record: dict[str, Any] = field(default_factory=dict)
     quality: int = 94
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """`step` of `steps` are done; `preview` (S, S, 3) uint8 is the image denoised so far, if it was requested."""
+
+    step: int
+    steps: int
+    preview: np.ndarray | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class SampledImage:
+    """A sampled image, (S, S, 3) uint8.
+
+    Args:
+        queue_s: seconds before sampling began. sampling_s: seconds of sampling.
+        batch_rows: the largest number of rows in a step of its batch, its own included.
+    """
+
+    image: np.ndarray
+    queue_s: float
+    sampling_s: float
+    batch_rows: int
+
+
+@dataclass(frozen=True, eq=False)
+class Preview:
+    """An encoded preview.
+
+    Args:
+        asked: requested values per edited face. seconds: by phase.
+    """
+
+    data: bytes
+    asked: list[dict[str, float]]
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True, eq=False)
+class FinishedEdit:
+    """An encoded edit with the requested and the measured values per edited face; None if the face is not found again."""
+
+    data: bytes
+    asked: list[dict[str, float]]
+    achieved: list[dict[str, float] | None]
+
+
+@dataclass(frozen=True, eq=False)
+class EditedImage:
+    """The end of an edit by a model; seconds by phase."""
+
+    finished: FinishedEdit
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True)
+class EditProgress:
+    """A progress event of an edit.
+
+    Args:
+        preview: base64 of a JPEG of the face so far.
+    """
+
+    phase: Literal["preview", "look", "paint"]
+    step: int
+    steps: int
+    face: int | None = None
+    faces: int | None = None
+    preview: str | None = None
+
+    def to_json(self) -> dict[str, str | int]:
+        """The fields that are set."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+
+@dataclass(frozen=True, eq=False)
+class JobResult:
+    """A result of a job: its bytes, or the `location` where they can be fetched."""
+
+    data: bytes
+    media_type: str
+    headers: dict[str, str] = field(default_factory=dict)
+    location: str = ""

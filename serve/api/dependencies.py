@@ -6,7 +6,7 @@ The key is checked and its limits are applied before a body is read.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable
 from dataclasses import dataclass, field
 from typing import Annotated, Any, TypeVar
 
@@ -19,14 +19,15 @@ from serve.api.middleware import Gate
 from serve.api.rate_limit import ConcurrencyLimiter, TokenBucket
 from serve.api.request_parser import PictureStore, read
 from serve.content_cache import LruCache
-from serve.inference.edit_service import Editing
+from serve.inference.edit_service import AuditLog, EditRunner
 from serve.limits import Limits
 from serve.messages import EditInput
 from serve.problems import ApiError
+from serve.protocols import DiffusionService, FaceService, JobService, Service
 from serve.schemas import PictureRequest
 from serve.security.api_keys import Key, KeyRing
 from serve.security.url_allowlist import UrlAllowlist
-from serve.telemetry.metrics import Numbers
+from serve.telemetry.metrics import GatewayMetrics
 
 Result = TypeVar("Result")
 Asked = TypeVar("Asked", bound=PictureRequest)
@@ -38,40 +39,44 @@ class Services:
     """The parts of the service that the routes call.
 
     Args:
-        face_worker: as `serve.inference.face_worker.FaceWorker`.
-        diffusion_worker: as `serve.inference.diffusion_worker.DiffusionWorker`.
         url_allowlist: addresses that pictures and clips may be fetched from.
         audit_log: called after each edit.
-        jobs: as `serve.jobs.queue.Jobs`; None: the job routes are absent.
+        jobs: None: the job routes are absent.
         gate: closed to drain the gateway.
     """
 
-    face_worker: Any
-    diffusion_worker: Any
+    face_worker: FaceService
+    diffusion_worker: DiffusionService
     keys: KeyRing = field(default_factory=KeyRing)
     limits: Limits = field(default_factory=Limits)
     url_allowlist: UrlAllowlist = field(default_factory=UrlAllowlist)
-    audit_log: Callable[[dict[str, Any]], None] | None = None
-    jobs: Any = None
+    audit_log: AuditLog | None = None
+    jobs: JobService | None = None
     gate: Gate = field(default_factory=Gate)
 
 
 class ApiState:
     """State that the requests of one application share."""
 
-    def __init__(self, services: Services, numbers: Numbers) -> None:
+    def __init__(self, services: Services, numbers: GatewayMetrics) -> None:
         self.services, self.numbers = services, numbers
         self.rate_limiter, self.concurrency_limiter = TokenBucket(), ConcurrencyLimiter()
-        cache = LruCache(services.limits.store_mb * 2**20, len, "gateway")
+        cache = LruCache(services.limits.store_mb * 2**20, len, "pictures")
         self.picture_store = PictureStore(cache, services.url_allowlist)
-        self.editing = Editing(services, numbers)
+        self.editing = EditRunner(services, numbers)
         self.idempotency = IdempotencyCache(lambda done: len(done.data))
         self.readiness = Readiness(self._parts)
 
-    def _parts(self) -> dict[str, Any]:
+    @property
+    def jobs(self) -> JobService:
+        """The job queue; without one the job routes are absent."""
+        assert self.services.jobs is not None
+        return self.services.jobs
+
+    def _parts(self) -> dict[str, Service]:
         found = self.services
-        parts = {"face_worker": found.face_worker, "diffusion_worker": found.diffusion_worker, "jobs": found.jobs}
-        return {name: part for name, part in parts.items() if part is not None}
+        jobs: dict[str, Service] = {} if found.jobs is None else {"jobs": found.jobs}
+        return {"face_worker": found.face_worker, "diffusion_worker": found.diffusion_worker, **jobs}
 
     async def read(self, request: Request, kind: type[Asked], key: Key) -> tuple[Asked, EditInput]:
         """Parse a request about one picture; see `request_parser.read`."""

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+
+from serve.protocols import Service
 
 LIMIT_S, KEPT_S = 2.0, 1.0
 
@@ -20,7 +21,7 @@ class Readiness:
         parts: by name, each with a coroutine `ready`.
     """
 
-    def __init__(self, parts: Callable[[], dict[str, Any]], now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, parts: Callable[[], Mapping[str, Service]], now: Callable[[], float] = time.monotonic) -> None:
         self._parts, self._now = parts, now
         self._asked = 0.0
         self._task: asyncio.Task[dict[str, str]] | None = None
@@ -36,7 +37,7 @@ class Readiness:
         return dict(zip(parts, await asyncio.gather(*(_said(part) for part in parts.values()))))
 
 
-async def _said(part: Any) -> str:
+async def _said(part: Service) -> str:
     try:
         await asyncio.wait_for(part.ready(), LIMIT_S)
     except Exception as error:

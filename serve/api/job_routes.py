@@ -28,31 +28,31 @@ async def submit(
     """Queue a batch of edits, a video edit or an animation."""
     limits = api.services.limits
     submission = await read_job(request, api.picture_store, key.name, limits.clip_bytes)
-    return await within(request, api.services.jobs.submit(submission, key.name, idempotency_key), limits.edit_s)
+    return await within(request, api.jobs.submit(submission, key.name, idempotency_key), limits.edit_s)
 
 
 @router.get("", responses=responses(*COMMON))
 async def jobs(request: Request, key: JobsKey, api: State) -> JobList:
     """The caller's jobs, the newest first."""
-    return JobList(jobs=await api.soon(request, api.services.jobs.mine(key.name)))
+    return JobList(jobs=await api.soon(request, api.jobs.jobs_of(key.name)))
 
 
 @router.get("/{name}", responses=ONE_JOB)
 async def job(request: Request, name: str, key: JobsKey, api: State) -> JobState:
     """Progress of a job."""
-    return await api.soon(request, api.services.jobs.status(name, key.name))
+    return await api.soon(request, api.jobs.status(name, key.name))
 
 
 @router.post("/{name}/cancel", responses=ONE_JOB)
 async def cancel(request: Request, name: str, key: JobsKey, api: State) -> JobState:
     """Stop a job; results so far stay."""
-    return await api.soon(request, api.services.jobs.cancel(name, key.name))
+    return await api.soon(request, api.jobs.cancel(name, key.name))
 
 
 @router.delete("/{name}", status_code=204, responses=responses(*COMMON, "unknown-job", status=204))
 async def remove(request: Request, name: str, key: JobsKey, api: State) -> None:
     """Stop a job and remove it with its files."""
-    await api.soon(request, api.services.jobs.remove(name, key.name))
+    await api.soon(request, api.jobs.remove(name, key.name))
 
 
 @router.get(
@@ -65,8 +65,8 @@ async def job_result(
     request: Request, name: str, number: int, key: JobsKey, api: State, through: bool = False
 ) -> Response:
     """An image of a batch, or the video (number 0); a redirect to the bucket if the operator allows that."""
-    data, kind, about = await api.soon(request, api.services.jobs.result(name, key.name, number, through))
-    headers = {"Cache-Control": "no-store", **about.get("headers", {})}
-    if "location" in about:
-        return Response(status_code=307, headers={**headers, "Location": about["location"]})
-    return Response(data, media_type=kind, headers=headers)
+    result = await api.soon(request, api.jobs.result(name, key.name, number, through))
+    headers = {"Cache-Control": "no-store", **result.headers}
+    if result.location:
+        return Response(status_code=307, headers={**headers, "Location": result.location})
+    return Response(result.data, media_type=result.media_type, headers=headers)

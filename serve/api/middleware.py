@@ -76,7 +76,7 @@ class Gate:
 class GatewayMiddleware:
     """ASGI middleware."""
 
-    def __init__(self, app: Any, limits: Limits, numbers: metrics.Numbers, gate: Gate) -> None:
+    def __init__(self, app: Any, limits: Limits, numbers: metrics.GatewayMetrics, gate: Gate) -> None:
         self._app, self._limits, self._numbers, self._gate = app, limits, numbers, gate
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -101,10 +101,10 @@ class GatewayMiddleware:
             await send(message)
 
         try:
-            with tracing.asked(scope["path"], dict(scope["headers"]), request_id) as span:
+            with tracing.request_span(scope["method"], scope["path"], dict(scope["headers"]), request_id) as span:
                 await self._let_in(scope, receive, out)
                 route = getattr(scope.get("route"), "path", "") or "none"
-                span.set_attributes({"route": route, "method": scope["method"], "status": status})
+                span.set_attributes({tracing.HTTP_ROUTE: route, tracing.HTTP_STATUS: status})
         except Exception as error:
             trouble = noted(error, scope)
             if status != 499:  # the answer has begun: nothing can be said any more
@@ -132,12 +132,12 @@ class GatewayMiddleware:
         if said.isdigit() and int(said) > most:
             raise ApiError("too-large", f"a request may have {most} bytes")
         self._gate.enter(self._limits.in_flight)
-        self._numbers.inside(1)
+        self._numbers.change_in_flight(1)
         try:
             await self._app(scope, bounded(receive, most), send)
         finally:
             self._gate.leave()
-            self._numbers.inside(-1)
+            self._numbers.change_in_flight(-1)
 
 
 def inner(scope: Scope) -> str:

@@ -27,7 +27,7 @@ from serve.api import job_routes
 from serve.api.dependencies import ApiState, EditKey, MetricsKey, Services, State, VerifyKey, within
 from serve.api.middleware import GatewayMiddleware, noted
 from serve.api.openapi import BODY, COMMON, EDIT_HEADERS, KEY_OF_REQUEST, binary, body, describe, responses
-from serve.inference.edit_service import MEDIA, Plan, server_timing, sse, wanted_type
+from serve.inference.edit_service import MEDIA, EditPlan, server_timing, sse, wanted_type
 from serve.problems import EXPECTED, ApiError, problem_of
 from serve.schemas import (
     API_VERSION,
@@ -39,7 +39,7 @@ from serve.schemas import (
     Reconstruction,
     Verified,
 )
-from serve.telemetry.metrics import Numbers
+from serve.telemetry.metrics import GatewayMetrics
 
 WEB = Path(__file__).parent.parent / "web"
 MESHES = {"glb": "model/gltf-binary", "obj": "application/zip"}
@@ -51,7 +51,7 @@ operations = APIRouter(include_in_schema=False)
 
 def make_api(services: Services) -> FastAPI:
     """The application: OpenAPI at /openapi.json, the editor page at /."""
-    numbers = Numbers()
+    numbers = GatewayMetrics()
     api = FastAPI(
         title="RigFace", version=API_VERSION, docs_url=None, redoc_url=None,
         description="Change the pose, expression and light of a face and keep the person.",
@@ -83,9 +83,9 @@ async def reconstruct(
     _, edit_input = await api.read(request, PictureRequest, key)
     worker = api.services.face_worker
     if mesh is not None:
-        data = await api.soon(request, api.editing.ask(edit_input, lambda given: worker.mesh(given, mesh)))
+        data = await api.soon(request, api.editing.by_hash(edit_input, lambda given: worker.mesh(given, mesh)))
         return Response(data, media_type=MESHES[mesh])
-    found = await api.soon(request, api.editing.ask(edit_input, worker.reconstruct))
+    found = await api.soon(request, api.editing.by_hash(edit_input, worker.reconstruct))
     return Response(found.model_dump_json(), media_type="application/json")
 
 
@@ -129,18 +129,18 @@ async def edit(
     if idempotency_key:
         same = plan.asked, edit_input.picture, sorted(edit_input.traits.items()), kind
         digest = hashlib.sha256(repr(same).encode()).digest()
-        work = api.idempotency.once((key.name, idempotency_key), digest, lambda: api.editing.whole(plan))
+        work = api.idempotency.once((key.name, idempotency_key), digest, lambda: api.editing.run(plan))
     else:
-        work = api.editing.whole(plan)
+        work = api.editing.run(plan)
     done = await within(request, work, api.services.limits.edit_s)
     if kind == "application/json":
         return Response(done.result().model_dump_json(), media_type=kind, headers={"Cache-Control": "no-store"})
     return Response(done.data, media_type=done.media_type, headers=done.headers())
 
 
-async def _events(api: ApiState, plan: Plan, scope: Scope) -> AsyncGenerator[bytes, None]:
+async def _events(api: ApiState, plan: EditPlan, scope: Scope) -> AsyncGenerator[bytes, None]:
     try:
-        async with asyncio.timeout(api.services.limits.edit_s), aclosing(api.editing.steps(plan)) as events:
+        async with asyncio.timeout(api.services.limits.edit_s), aclosing(api.editing.events(plan)) as events:
             async for name, content in events:
                 yield sse(name, content)
     except Exception as error:

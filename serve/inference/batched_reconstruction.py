@@ -1,14 +1,13 @@
-"""One detector and one fit for many callers in threads: in turn where it must be, together where that costs less.
+"""Share one detector and one reconstructor among threads: detection serialized, reconstruction in batches.
 
-Path: `eye.py` -> `in_turn`, to read pictures; `together`, to measure results.
+Path: `serve.inference.face_worker` -> `with_serialized_detector`, for sources; `with_batched_reconstructor`, for results.
 
-MediaPipe takes one picture at a time. A fit does not care how many faces it is given: of one face it costs 11 ms on a core and of
-sixteen 29 ms, most of it the cost of calling small operations. So a fit that finds another under way waits for its end, and then
-goes with all that wait; one that comes alone waits for nobody. Faces of different callers share nothing but the call: each has a
-track of its own.
+MediaPipe takes one image at a time. A fit of one face costs 11 ms on a core and of sixteen 29 ms, most of it the overhead of small
+operations. So a fit that finds another under way waits for its end, and then runs with all that wait; a single one never waits.
+Faces of different callers share nothing but the call: each has a track of its own.
 
-In company a shape comes out up to 0.0003 standard deviations other than alone, by rounding. So only results are measured together;
-a source is read alone, and an edit does not depend on its neighbours.
+In a batch a shape differs by up to 0.0003 standard deviations from one fitted alone, by rounding. So only results are measured in
+batches; a source is fitted alone, and an edit does not depend on concurrent ones.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -25,35 +23,35 @@ from rigface.face.detection.detector import Detector
 from rigface.face.reconstruction.protocol import Fit, Reconstructor
 from rigface.types import Detection
 
-MOST = 32  # faces of one fit
+MAX_FACES = 32  # of one fit
 
 
-def in_turn(see: FaceAnalyzer) -> FaceAnalyzer:
-    """The same eyes, for threads."""
-    return FaceAnalyzer(SerializedDetector(see.detector), see.reconstructor, see.parser)
+def with_serialized_detector(analyzer: FaceAnalyzer) -> FaceAnalyzer:
+    """The analyzer, safe for threads."""
+    return FaceAnalyzer(SerializedDetector(analyzer.detector), analyzer.reconstructor, analyzer.parser)
 
 
-def together(see: FaceAnalyzer) -> FaceAnalyzer:
-    """The same eyes, with fits that are done together."""
-    return FaceAnalyzer(see.detector, BatchedReconstructor(see.reconstructor), see.parser)
+def with_batched_reconstructor(analyzer: FaceAnalyzer) -> FaceAnalyzer:
+    """The analyzer with fits in batches."""
+    return FaceAnalyzer(analyzer.detector, BatchedReconstructor(analyzer.reconstructor), analyzer.parser)
 
 
 class SerializedDetector:
-    """A detector that takes one picture at a time, whoever comes."""
+    """A detector that takes one image at a time."""
 
     def __init__(self, inner: Detector) -> None:
-        self.spec, self._inner, self._one = inner.spec, inner, threading.Lock()
+        self.spec, self._inner, self._lock = inner.spec, inner, threading.Lock()
 
     def __call__(
         self, image: np.ndarray, *, second_look: bool | None = None, before: Sequence[Detection] = ()
     ) -> list[Detection]:
         """As the detector's own."""
-        with self._one:
+        with self._lock:
             return self._inner(image, second_look=second_look, before=before)
 
 
 @dataclass(eq=False)
-class _Ask:
+class _Request:
     crops: Sequence[np.ndarray]
     landmarks: np.ndarray
     blendshapes: np.ndarray | None
@@ -62,70 +60,73 @@ class _Ask:
     fit: Fit | None = None
 
     @property
-    def kind(self) -> tuple[Any, ...]:
-        """Asks of one kind fit into one call."""
+    def kind(self) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
+        """Requests of one kind fit into one call."""
         return self.landmarks.shape[1:], None if self.blendshapes is None else self.blendshapes.shape[1:]
 
 
 class BatchedReconstructor:
-    """A reconstructor whose callers share a call where they come while another is under way."""
+    """A reconstructor whose callers share a call if they arrive during another."""
 
     def __init__(self, inner: Reconstructor) -> None:
         self.head_spec, self._inner = inner.head_spec, inner
-        self._working, self._list = threading.Lock(), threading.Lock()
-        self._waiting: list[_Ask] = []
+        self._fit_lock, self._queue_lock = threading.Lock(), threading.Lock()
+        self._waiting: list[_Request] = []
         self.calls = 0
 
     def __call__(
         self, crops: Sequence[np.ndarray], landmarks: np.ndarray, blendshapes: np.ndarray | None, tracks: np.ndarray
     ) -> Fit:
         """As the reconstructor's own."""
-        ask = _Ask(crops, landmarks, blendshapes, tracks)
-        with self._list:
-            self._waiting.append(ask)
-        with self._working:
-            while not ask.done.is_set():
-                self._some()
-        if ask.fit is None:  # the call failed; by itself this one says why, or does not fail
+        request = _Request(crops, landmarks, blendshapes, tracks)
+        with self._queue_lock:
+            self._waiting.append(request)
+        with self._fit_lock:
+            while not request.done.is_set():
+                self._fit_batch()
+        if request.fit is None:  # the batch failed; alone this request succeeds, or raises its own error
             return self._inner(crops, landmarks, blendshapes, tracks)
-        return ask.fit
+        return request.fit
 
-    def _some(self) -> None:
-        """The first that waits, and others of its kind as long as they are few enough."""
-        with self._list:
+    def _fit_batch(self) -> None:
+        """Fit the first waiting request with others of its kind, up to `MAX_FACES`."""
+        with self._queue_lock:
             first, *rest = self._waiting
             batch, count = [first], len(first.crops)
-            for ask in rest:
-                if ask.kind == first.kind and count + len(ask.crops) <= MOST:
-                    batch.append(ask)
-                    count += len(ask.crops)
-            self._waiting = [ask for ask in rest if ask not in batch]
+            for request in rest:
+                if request.kind == first.kind and count + len(request.crops) <= MAX_FACES:
+                    batch.append(request)
+                    count += len(request.crops)
+            self._waiting = [request for request in rest if request not in batch]
         self.calls += 1
         try:
             fit = self._inner(*_joined(batch))
-            ends = np.cumsum([len(ask.crops) for ask in batch])
-            for ask, end in zip(batch, ends):
-                ask.fit = _part(fit, slice(end - len(ask.crops), end))
+            ends = np.cumsum([len(request.crops) for request in batch])
+            for request, end in zip(batch, ends):
+                request.fit = _part(fit, slice(end - len(request.crops), end))
         except Exception:
-            return  # whose trouble it was is found out one by one
+            return  # each caller tries its own request alone
         finally:
-            for ask in batch:
-                ask.done.set()
+            for request in batch:
+                request.done.set()
 
 
-def _joined(asks: list[_Ask]) -> tuple[Any, ...]:
-    """The arguments of one call for all of them; their tracks are told apart."""
-    if len(asks) == 1:
-        one = asks[0]
-        return one.crops, one.landmarks, one.blendshapes, one.tracks
+def _joined(
+    requests: list[_Request],
+) -> tuple[Sequence[np.ndarray], np.ndarray, np.ndarray | None, np.ndarray]:
+    """The arguments of one call for all requests, with distinct tracks."""
+    if len(requests) == 1:
+        only = requests[0]
+        return only.crops, only.landmarks, only.blendshapes, only.tracks
     tracks, first = [], 0
-    for ask in asks:
-        own = np.unique(ask.tracks, return_inverse=True)[1]
+    for request in requests:
+        own = np.unique(request.tracks, return_inverse=True)[1]
         tracks.append(own + first)
         first += len(own)
-    scores = None if asks[0].blendshapes is None else np.concatenate([a.blendshapes for a in asks])
-    crops = [crop for ask in asks for crop in ask.crops]
-    return crops, np.concatenate([a.landmarks for a in asks]), scores, np.concatenate(tracks)
+    scores = [request.blendshapes for request in requests if request.blendshapes is not None]
+    crops = [crop for request in requests for crop in request.crops]
+    landmarks = np.concatenate([request.landmarks for request in requests])
+    return crops, landmarks, np.concatenate(scores) if scores else None, np.concatenate(tracks)
 
 
 def _part(fit: Fit, rows: slice) -> Fit:

@@ -1,11 +1,10 @@
-"""One edit by a model, from the look at its source to the picture that was measured: by one eye, with any painter.
+"""One edit by a model, from the analysis of its source to the measured result.
 
-Path: `edits.py` -> `EditPipeline.edit` -> eye.compose -> painter.paint (each face a request of its own, so that they share steps) ->
-eye.finish -> `EditedImage`.
+Path: `serve.inference.edit_service` -> `EditPipeline.edit` -> face_worker.compose -> diffusion_worker.sample (each face a request of
+its own, so that they share steps) -> face_worker.finish -> `EditedImage`.
 
-It stands beside the eye, in its process (`app.py`): what the model is given goes to the painter and its picture comes back without
-the door between them; whoever finishes an edit is the one that read its source; and while a picture is painted, the eye has a
-request under way, for which Ray Serve waits before it stops a replica.
+It runs in the process of the face worker (`serve/app.py`): conditions and crops bypass the gateway, the worker that read the source
+also finishes the edit, and the worker has a request under way while diffusion runs, so Ray Serve waits before it stops a replica.
 """
 
 from __future__ import annotations
@@ -15,31 +14,60 @@ import base64
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from typing import Protocol
 
-from serve.messages import EditInput, OutputOptions, SamplingOptions
+import numpy as np
+
+from rigface.types import Conditions
+from serve.messages import (
+    EditedImage,
+    EditInput,
+    EditProgress,
+    FinishedEdit,
+    ModelInputSpec,
+    OutputOptions,
+    SampledImage,
+    SamplingOptions,
+    Step,
+)
+from serve.protocols import DiffusionService, EditService
 from serve.telemetry import tracing
 
-QUALITY = 80  # of a picture on the way
+PREVIEW_QUALITY = 80
 
 
-@dataclass(frozen=True, eq=False)
-class EditedImage:
-    """The end of an edit: as `serve.inference.face_worker.Finished`, and the seconds of each phase."""
+class ComposedFaces(Protocol):
+    """As `serve.inference.face_worker.ComposedEdit`."""
 
-    finished: Any
-    seconds: dict[str, float]
+    @property
+    def conditions(self) -> list[Conditions]:
+        """Of each edited face."""
 
 
-class EditPipeline:
-    """An eye and a painter at work on edits.
+class FaceComposer(Protocol):
+    """The part of `serve.inference.face_worker.FaceWorker` that an edit by a model needs."""
 
-    Args:
-        eye: as `serve.inference.face_worker.FaceWorker`. painter: as `serve.inference.diffusion_worker.DiffusionWorker`.
-    """
+    async def compose(self, edit_input: EditInput, input_spec: ModelInputSpec) -> ComposedFaces:
+        """The model's conditions, per face."""
 
-    def __init__(self, face_worker: Any, diffusion_worker: Any) -> None:
+    async def encode_progress(self, image: np.ndarray, edit_input: EditInput, output_options: OutputOptions) -> bytes:
+        """An image between two sampling steps, signed."""
+
+    async def finish(
+        self,
+        edit_input: EditInput,
+        input_spec: ModelInputSpec,
+        crops: list[np.ndarray],
+        output_options: OutputOptions,
+    ) -> FinishedEdit:
+        """The sampled crops composited into the image."""
+
+
+class EditPipeline(EditService):
+    """An `EditService` of a face worker in this process and any diffusion worker."""
+
+    def __init__(self, face_worker: FaceComposer, diffusion_worker: DiffusionService) -> None:
         self._face_worker, self._diffusion_worker = face_worker, diffusion_worker
 
     async def edit(
@@ -50,57 +78,67 @@ class EditPipeline:
         options: SamplingOptions,
         previews: int | None,
         limit_s: float,
-    ) -> AsyncGenerator[dict[str, Any] | EditedImage, None]:
-        """The edit's steps, as a stream of events tells them, and at last `EditedImage`. Leaving it takes all faces out of the batch.
+    ) -> AsyncGenerator[EditProgress | EditedImage, None]:
+        """Progress events, then `EditedImage`. Closing the iterator takes all faces out of the batch.
 
         Args:
-            options: of the first face; each further one has the next seed.
-            previews: a picture after each so many steps; 0 for none. None: no steps are told.
+            options: of the first face; each further face has the next seed.
+            previews: steps between two previews, 0 for none; None also for no progress events.
 
         Raises:
-            Trouble, BadInput, BadEdit: it cannot be done.
+            ApiError, BadInput, BadEdit: it cannot be done.
         """
         began = time.monotonic()
         input_spec = await self._diffusion_worker.input_spec(model)
         with tracing.span("edit.compose"):
             composed = await self._face_worker.compose(edit_input, input_spec)
         seconds = {"look": time.monotonic() - began}
-        painted: list[Any] = [None] * len(composed.conditions)
-        async with aclosing(self._paint(model, composed.conditions, options, previews, limit_s)) as events:
+        faces = len(composed.conditions)
+        sampled: dict[int, SampledImage] = {}
+        stream = self._sample_faces(model, composed.conditions, options, previews, limit_s)
+        async with aclosing(stream) as events:
             async for face, event in events:
-                if hasattr(event, "painted_s"):
-                    painted[face] = event
+                if isinstance(event, SampledImage):
+                    sampled[face] = event
                 elif previews is not None:
-                    yield await self._progress(face, len(painted), event, edit_input, output_options)
-        seconds |= {"wait": max(p.waited_s for p in painted), "paint": max(p.painted_s for p in painted)}
-        pasting = time.monotonic()
+                    yield await self._progress(face, faces, event, edit_input, output_options)
+        seconds |= {
+            "wait": max(s.queue_s for s in sampled.values()),
+            "paint": max(s.sampling_s for s in sampled.values()),
+        }
+        finish_began = time.monotonic()
         with tracing.span("edit.finish"):
-            finished = await self._face_worker.finish(
-                edit_input, input_spec, [p.image for p in painted], output_options
-            )
-        yield EditedImage(finished, seconds | {"finish": time.monotonic() - pasting})
+            crops = [sampled[face].image for face in range(faces)]
+            finished = await self._face_worker.finish(edit_input, input_spec, crops, output_options)
+        yield EditedImage(finished, seconds | {"finish": time.monotonic() - finish_began})
 
     async def _progress(
-        self, face: int, faces: int, step: Any, edit_input: EditInput, output_options: OutputOptions
-    ) -> dict[str, Any]:
-        out = {"phase": "paint", "step": step.step, "steps": step.steps, "face": face, "faces": faces}
-        if step.preview is not None:
-            record = {**output_options.record, "step": step.step, "steps": step.steps}
-            data = await self._face_worker.on_the_way(step.preview, edit_input, OutputOptions("jpeg", record, QUALITY))
-            out["preview"] = base64.b64encode(data).decode()
-        return out
+        self, face: int, faces: int, step: Step, edit_input: EditInput, output_options: OutputOptions
+    ) -> EditProgress:
+        progress = EditProgress("paint", step.step, step.steps, face, faces)
+        if step.preview is None:
+            return progress
+        record = {**output_options.record, "step": step.step, "steps": step.steps}
+        jpeg = OutputOptions("jpeg", record, PREVIEW_QUALITY)
+        data = await self._face_worker.encode_progress(step.preview, edit_input, jpeg)
+        return replace(progress, preview=base64.b64encode(data).decode())
 
-    async def _paint(
-        self, model: str, conditions: list[Any], options: SamplingOptions, previews: int | None, limit_s: float
-    ) -> AsyncGenerator[Any, None]:
+    async def _sample_faces(
+        self,
+        model: str,
+        conditions: list[Conditions],
+        options: SamplingOptions,
+        previews: int | None,
+        limit_s: float,
+    ) -> AsyncGenerator[tuple[int, Step | SampledImage], None]:
         """All faces at once; events as (face, event)."""
-        queue: asyncio.Queue[Any] = asyncio.Queue()
+        queue: asyncio.Queue[tuple[int, Step | SampledImage] | Exception | None] = asyncio.Queue()
 
-        async def one(face: int) -> None:
+        async def sample_face(face: int) -> None:
             try:
-                with tracing.span("edit.paint", face=face, model=model):
-                    own = replace(options, seed=(options.seed + face) % 2**63)
-                    stream = self._diffusion_worker.paint(model, conditions[face], own, previews, limit_s)
+                with tracing.span("edit.sample", {tracing.FACE: face, tracing.MODEL: model}):
+                    face_options = replace(options, seed=(options.seed + face) % 2**63)
+                    stream = self._diffusion_worker.sample(model, conditions[face], face_options, previews, limit_s)
                     async with aclosing(stream) as events:
                         async for event in events:
                             queue.put_nowait((face, event))
@@ -108,23 +146,18 @@ class EditPipeline:
             except Exception as error:
                 queue.put_nowait(error)
 
-        tasks = [asyncio.ensure_future(one(face)) for face in range(len(conditions))]
+        tasks = [asyncio.ensure_future(sample_face(face)) for face in range(len(conditions))]
         try:
-            left = len(tasks)
-            while left:
+            running = len(tasks)
+            while running:
                 event = await queue.get()
                 if isinstance(event, Exception):
                     raise event
                 if event is None:
-                    left -= 1
+                    running -= 1
                 else:
                     yield event
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def easel_of(face_worker: Any, diffusion_worker: Any) -> Any:
-    """Who makes edits with these two: the easel that stands beside a far eye, or one in this process."""
-    return getattr(face_worker, "easel", None) or EditPipeline(face_worker, diffusion_worker)

@@ -1,7 +1,7 @@
-"""One edit from its request to its picture: looked at, composed, painted, pasted, measured.
+"""Run one edit from its request to its result, and record it.
 
-Path: `EditRequest`, `EditInput` -> `Easel.edit`, beside an eye -> `CompletedEdit`. Where no model is asked for, or there is none, the eye's
-preview is the edit.
+Path: `EditRequest`, `EditInput` -> `EditRunner` -> `EditService.edit` of a face worker -> `CompletedEdit`, a line of the audit log.
+Without a model, the face worker's preview is the edit.
 """
 
 from __future__ import annotations
@@ -15,14 +15,15 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from rigface.telemetry.json_logging import log_fields
 from serve.content_cache import picture_id
-from serve.inference.edit_pipeline import EditedImage, easel_of
-from serve.messages import EditInput, OutputOptions, SamplingOptions
+from serve.limits import Limits
+from serve.messages import EditedImage, EditInput, EditProgress, OutputOptions, Preview, SamplingOptions
 from serve.problems import ApiError
-from serve.schemas import PREVIEW, EditRequest, EditResult
+from serve.protocols import DiffusionService, FaceService
+from serve.schemas import PREVIEW, EditRequest, EditResult, Painting
 from serve.security.api_keys import Key
 from serve.telemetry import metrics, tracing
 
@@ -31,11 +32,21 @@ PREVIEW_QUALITY = 82
 TYPES = ("image/png", "image/jpeg", "image/webp", "application/json", "text/event-stream")
 LOG = logging.getLogger("rigface.serve")
 Answer = TypeVar("Answer")
+AuditLog = Callable[[dict[str, Any]], None]
+
+
+class EditServices(Protocol):
+    """Services and settings that edits need."""
+
+    face_worker: FaceService
+    diffusion_worker: DiffusionService
+    limits: Limits
+    audit_log: AuditLog | None
 
 
 @dataclass(frozen=True, eq=False)
-class Plan:
-    """An edit that may begin."""
+class EditPlan:
+    """A validated edit."""
 
     asked: EditRequest
     edit_input: EditInput
@@ -46,14 +57,14 @@ class Plan:
 
 @dataclass(eq=False)
 class CompletedEdit:
-    """A finished edit.
+    """An edit with its result.
 
     Args:
-        data: the encoded picture.
+        data: the encoded image.
         seconds: by phase.
     """
 
-    plan: Plan
+    plan: EditPlan
     model: str
     data: bytes = b""
     asked: list[dict[str, float]] = field(default_factory=list)
@@ -62,11 +73,11 @@ class CompletedEdit:
 
     @property
     def media_type(self) -> str:
-        """Of `data`."""
+        """Media type of `data`."""
         return MEDIA[self.plan.output_options.format]
 
     def result(self) -> EditResult:
-        """As JSON has it."""
+        """As a JSON response."""
         return EditResult(
             image=base64.b64encode(self.data).decode(), media_type=self.media_type, picture=self.plan.edit_input.picture,
             model=self.model, seed=self.plan.asked.seed, asked=_rounded(self.asked), achieved=_rounded(self.achieved),
@@ -74,7 +85,7 @@ class CompletedEdit:
         )  # fmt: skip
 
     def headers(self) -> dict[str, str]:
-        """As a picture's headers have it."""
+        """As the headers of an image response."""
         return {
             "RigFace-Asked": json.dumps(_rounded(self.asked)),
             "RigFace-Achieved": json.dumps(_rounded(self.achieved)),
@@ -86,144 +97,138 @@ class CompletedEdit:
         }
 
 
-class Editing:
-    """Edits with an eye and a painter, wherever they live."""
+class EditRunner:
+    """Runs edits with services in this process or behind handles."""
 
-    def __init__(self, services: Any, numbers: Any) -> None:
+    def __init__(self, services: EditServices, numbers: metrics.GatewayMetrics) -> None:
         self._services, self._numbers = services, numbers
 
-    def plan(self, asked: EditRequest, edit_input: EditInput, kind: str, key: Key, request_id: str) -> Plan:
-        """What will be done, once it is known how the caller wants it."""
-        form = {media: name for name, media in MEDIA.items()}.get(kind) or asked.format or "png"
-        record = {"seed": asked.seed, **_record(request_id)}
-        bare = asked.model_copy(update={"picture": None, "target": None, "targets": {}})  # they are in the wish, once
-        return Plan(bare, edit_input, OutputOptions(form, record), key, request_id)  # type: ignore[arg-type]
+    def plan(self, asked: EditRequest, edit_input: EditInput, media_type: str, key: Key, request_id: str) -> EditPlan:
+        """An edit whose response has the media type."""
+        form = {media: name for name, media in MEDIA.items()}.get(media_type) or asked.format or "png"
+        record = {"seed": asked.seed, **_new_record(request_id)}
+        bare = asked.model_copy(update={"picture": None, "target": None, "targets": {}})  # the input has the images
+        return EditPlan(bare, edit_input, OutputOptions(form, record), key, request_id)  # type: ignore[arg-type]
 
-    async def preview(self, edit_input: EditInput, key: Key, request_id: str) -> Any:
-        """As `Eye.preview`: marked, with a manifest, and in the audit log like every edit."""
-        record = {"model": PREVIEW, **_record(request_id), "max_side": edit_input.max_side}
+    async def preview(self, edit_input: EditInput, key: Key, request_id: str) -> Preview:
+        """As `FaceService.preview`; signed and in the audit log as every edit."""
+        record = {"model": PREVIEW, **_new_record(request_id), "max_side": edit_input.max_side}
         output_options = OutputOptions("jpeg", record, PREVIEW_QUALITY)
-        made = await self.ask(edit_input, lambda w: self._services.face_worker.preview(w, output_options))
-        if self._services.audit_log is not None:
-            await asyncio.to_thread(
-                self._services.audit_log, _entry(key, edit_input, made.data, {"what": "preview", **record})
-            )
-        return made
+        preview = await self.by_hash(edit_input, lambda i: self._services.face_worker.preview(i, output_options))
+        await self._audit(_entry(key, edit_input, preview.data, {"what": "preview", **record}))
+        return preview
 
-    async def ask(self, edit_input: EditInput, method: Callable[[EditInput], Awaitable[Answer]]) -> Answer:
-        """By hash first; where the eye has forgotten a picture, with all bytes."""
+    async def by_hash(self, edit_input: EditInput, method: Callable[[EditInput], Awaitable[Answer]]) -> Answer:
+        """Call a method without the images' bytes, and again with them if the worker has not cached them."""
         try:
             return await method(replace(edit_input, pictures={}))
-        except ApiError as trouble:
-            if trouble.slug != "unknown-picture":
+        except ApiError as problem:
+            if problem.slug != "unknown-picture":
                 raise
             return await method(edit_input)
 
-    async def whole(self, plan: Plan) -> CompletedEdit:
-        """The edit without its steps."""
-        done = None
+    async def run(self, plan: EditPlan) -> CompletedEdit:
+        """The edit without progress events."""
+        last = None
         async with aclosing(self._run(plan, previews=None)) as events:
             async for event in events:
-                done = event
-        if not isinstance(done, CompletedEdit):
+                last = event
+        if not isinstance(last, CompletedEdit):
             raise RuntimeError("an edit ended without a result")
-        return done
+        return last
 
-    async def steps(self, plan: Plan) -> AsyncGenerator[tuple[str, dict[str, Any]], None]:
-        """Events of a stream: `progress` any number of times, then `result`."""
+    async def events(self, plan: EditPlan) -> AsyncGenerator[tuple[str, dict[str, Any]], None]:
+        """Server-sent events: `progress` any number of times, then `result`."""
         async with aclosing(self._run(plan, plan.asked.previews)) as events:
             async for event in events:
                 if isinstance(event, CompletedEdit):
                     yield "result", event.result().model_dump()
                 else:
-                    yield "progress", event
+                    yield "progress", event.to_json()
 
-    async def _run(self, plan: Plan, previews: int | None) -> AsyncGenerator[Any, None]:
-        face_worker, diffusion_worker, edit_input, asked = (
-            self._services.face_worker,
-            self._services.diffusion_worker,
-            plan.edit_input,
-            plan.asked,
-        )
+    async def _run(self, plan: EditPlan, previews: int | None) -> AsyncGenerator[EditProgress | CompletedEdit, None]:
+        face_worker, edit_input, asked = self._services.face_worker, plan.edit_input, plan.asked
         began = time.monotonic()
-        model = asked.model or next(m.name for m in await diffusion_worker.models() if m.default)
+        model = asked.model or next(m.name for m in await self._services.diffusion_worker.models() if m.default)
         output_options = replace(plan.output_options, record={**plan.output_options.record, "model": model})
-        shown: dict[str, Any] = {}
-        done = CompletedEdit(
-            replace(plan, edit_input=replace(edit_input, pictures={})), model
-        )  # it may be kept: without the source's bytes
+        plan = replace(plan, output_options=output_options)
+        # The completed edit may be cached, so it goes without the source's bytes.
+        completed = CompletedEdit(replace(plan, edit_input=replace(edit_input, pictures={})), model)
         if model == PREVIEW and edit_input.edit.prompt:
-            raise ApiError(
-                "bad-request", "edit.prompt: the preview hears no words; ask for a model with a text encoder"
-            )
-        if model == PREVIEW or edit_input.edit.is_nothing:  # nothing asked is the source to the bit, as `Editor` has it
-            yield {"phase": "preview", "step": 0, "steps": 1}
+            raise ApiError("bad-request", "edit.prompt: the preview has no text encoder; name a model that has one")
+        if model == PREVIEW or edit_input.edit.is_nothing:  # an empty edit is the source to the bit, as in `Editor`
+            yield EditProgress("preview", 0, 1)
             with tracing.span("edit.preview"):
-                finished = await self.ask(edit_input, lambda w: face_worker.edit_without_model(w, output_options))
+                finished = await self.by_hash(edit_input, lambda i: face_worker.edit_without_model(i, output_options))
         else:
-            yield {"phase": "look", "step": 0, "steps": asked.steps or 0}
+            yield EditProgress("look", 0, asked.steps or 0)
+            last_preview: EditProgress | None = None
             try:
-                async with aclosing(
-                    self._by_model(replace(plan, output_options=output_options), model, previews)
-                ) as events:
+                async with aclosing(self._by_model(plan, model, previews)) as events:
                     async for event in events:
                         if isinstance(event, EditedImage):
-                            finished, done.seconds = event.finished, event.seconds
+                            finished, completed.seconds = event.finished, event.seconds
                         else:
-                            shown = event if "preview" in event else shown
+                            last_preview = event if event.preview else last_preview
                             yield event
-            except BaseException:  # also a caller who leaves: with a picture in hand that nothing else would tell of
-                if shown and self._services.audit_log is not None:
-                    record = {
-                        "what": "on the way",
-                        **output_options.record,
-                        "step": shown["step"],
-                        "steps": shown["steps"],
-                    }
-                    self._services.audit_log(_entry(plan.key, edit_input, base64.b64decode(shown["preview"]), record))
+            except BaseException:  # also a caller who leaves, with a preview that no other line would record
+                if last_preview is not None and last_preview.preview and self._services.audit_log is not None:
+                    steps = {"step": last_preview.step, "steps": last_preview.steps}
+                    record = {"what": "progress", **output_options.record, **steps}
+                    data = base64.b64decode(last_preview.preview)
+                    self._services.audit_log(_entry(plan.key, edit_input, data, record))
                 raise
-        done.data, done.asked, done.achieved = finished.data, finished.asked, finished.achieved
-        done.seconds["total"] = time.monotonic() - began
-        self._count(done)
+        completed.data, completed.asked, completed.achieved = finished.data, finished.asked, finished.achieved
+        completed.seconds["total"] = time.monotonic() - began
+        self._count(completed)
+        await self._audit(_entry(plan.key, edit_input, completed.data, output_options.record))
+        yield completed
+
+    async def _audit(self, entry: dict[str, Any]) -> None:
         if self._services.audit_log is not None:
-            await asyncio.to_thread(
-                self._services.audit_log, _entry(plan.key, edit_input, done.data, output_options.record)
-            )
-        yield done
+            await asyncio.to_thread(self._services.audit_log, entry)
 
-    def _count(self, done: CompletedEdit) -> None:
-        self._numbers(metrics.EDITS, model=done.model)
-        self._numbers(metrics.FACES_EDITED, len(done.asked), model=done.model)
-        for phase, seconds in done.seconds.items():
+    def _count(self, completed: CompletedEdit) -> None:
+        self._numbers(metrics.EDITS, model=completed.model)
+        self._numbers(metrics.FACES_EDITED, len(completed.asked), model=completed.model)
+        for phase, seconds in completed.seconds.items():
             self._numbers(metrics.EDIT_SECONDS, seconds, phase=phase)
-        said = {"model": done.model, "faces": len(done.asked), "seconds": done.seconds}
-        LOG.info("edit", extra=log_fields(request_id=done.plan.request_id, key=done.plan.key.name, **said))
+        plan, numbers = completed.plan, {"faces": len(completed.asked), "seconds": completed.seconds}
+        LOG.info(
+            "edit", extra=log_fields(request_id=plan.request_id, key=plan.key.name, model=completed.model, **numbers)
+        )
 
-    async def _by_model(self, plan: Plan, model: str, previews: int | None) -> AsyncGenerator[Any, None]:
-        """As `Easel.edit`: by hash first; where the eye has forgotten a picture, with all bytes."""
-        services, edit_input, asked = self._services, plan.edit_input, plan.asked
-        easel = easel_of(services.face_worker, services.diffusion_worker)
-        for given in (replace(edit_input, pictures={}), edit_input):
-            stream = easel.edit(given, plan.output_options, model, _options(asked), previews, services.limits.edit_s)
+    async def _by_model(
+        self, plan: EditPlan, model: str, previews: int | None
+    ) -> AsyncGenerator[EditProgress | EditedImage, None]:
+        """As `EditService.edit`, without the images' bytes; again with them if the worker has not cached them."""
+        service = self._services.face_worker.edit_service(self._services.diffusion_worker)
+        options, limit_s = (
+            sampling_options(plan.asked, plan.asked.seed, plan.asked.edit.prompt),
+            self._services.limits.edit_s,
+        )
+        for edit_input in (replace(plan.edit_input, pictures={}), plan.edit_input):
+            stream = service.edit(edit_input, plan.output_options, model, options, previews, limit_s)
             try:
                 async with aclosing(stream) as events:
                     async for event in events:
                         yield event
                 return
-            except ApiError as trouble:
-                if trouble.slug != "unknown-picture" or given is edit_input:
+            except ApiError as problem:
+                if problem.slug != "unknown-picture" or edit_input is plan.edit_input:
                     raise
 
 
-def _options(asked: EditRequest) -> SamplingOptions:
-    g, words = asked.guidance, asked.edit.prompt or None
+def sampling_options(asked: Painting, seed: int, prompt: str | None) -> SamplingOptions:
+    """Settings of the sampler from a request."""
+    g = asked.guidance
     return SamplingOptions(
-        asked.seed, asked.steps, asked.scheduler, g.identity, g.attributes, g.text, asked.strength, words
+        seed, asked.steps, asked.scheduler, g.identity, g.attributes, g.text, asked.strength, prompt or None
     )
 
 
-def _record(request_id: str) -> dict[str, Any]:
-    """What picture, manifest and audit log all have, by which one leads to the others."""
+def _new_record(request_id: str) -> dict[str, Any]:
+    """Fields that link the image's mark, its manifest and the audit log."""
     return {"mark": secrets.token_hex(4), "request": request_id}
 
 
@@ -235,7 +240,7 @@ def _entry(key: Key, edit_input: EditInput, data: bytes, record: dict[str, Any])
 
 
 def server_timing(seconds: dict[str, float]) -> str:
-    """Phases as the header of that name has them."""
+    """Phases as a Server-Timing header."""
     return ", ".join(f"{name};dur={1e3 * value:.1f}" for name, value in seconds.items())
 
 
@@ -245,10 +250,10 @@ def sse(name: str, content: dict[str, Any]) -> bytes:
 
 
 def wanted_type(accept: str) -> str:
-    """The best of `TYPES` for an Accept header; PNG where anything goes.
+    """The best of `TYPES` for an Accept header; PNG for any type.
 
     Raises:
-        Trouble: `not-acceptable`.
+        ApiError: `not-acceptable`.
     """
     best = ("", 0.0)
     for part in accept.split(","):

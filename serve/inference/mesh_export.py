@@ -1,7 +1,7 @@
-"""The textured head as a file: GLB (one binary, opens anywhere) or OBJ (a zip of OBJ, MTL and JPEG).
+"""Export the textured head as GLB (one binary, opens anywhere) or OBJ (a zip of OBJ, MTL and JPEG).
 
-Path: a seen face -> fitted vertices -> GLB / OBJ. The texture is the crop itself, each vertex reading it where it is
-projected: right for what the photograph shows, stretched where the head turns away from it.
+Path: a reconstructed face -> fitted vertices -> GLB / OBJ. The texture is the crop; each vertex's coordinate is its projection:
+right for surfaces in view, stretched for those that turn away from the camera.
 Source: glTF 2.0 specification, sections 3.6 and 4.4. Metres; x to the person's left, y up, z out of the face.
 """
 
@@ -12,31 +12,32 @@ import json
 import struct
 import zipfile
 from functools import cache
-from typing import Any
 
 import numpy as np
 import torch
 
 from rigface.face.geometry.camera import project, to_crop_px
+from rigface.face.head.head_model import Head
 from rigface.face.head.open_head import OpenHead
 from rigface.image import encode_jpeg
 from rigface.types import CROP_PX, Face
+from serve.protocols import MeshFormat
 
 FLOAT, UINT = 5126, 5125
 _MTL = "newmtl skin\nKd 1 1 1\nmap_Kd face.jpg\n"
 
 
 @cache
-def _head() -> Any:
+def _head() -> Head:
     return OpenHead.load().head(1)
 
 
-def mesh_of(face: Face, kind: str) -> bytes:
-    """A file of the face's fitted head: `glb` or `obj`."""
+def export_mesh(face: Face, kind: MeshFormat) -> bytes:
+    """The face's fitted head as a file."""
     head = _head()
-    one = face.params.map(lambda a: torch.from_numpy(np.ascontiguousarray(a))[None])
-    vertices = head.of(one)
-    uv = (to_crop_px(project(vertices, one.camera), CROP_PX)[0, :, :2] / CROP_PX).clamp(0, 1).numpy()
+    params = face.params.map(lambda a: torch.from_numpy(np.ascontiguousarray(a))[None])
+    vertices = head.of(params)
+    uv = (to_crop_px(project(vertices, params.camera), CROP_PX)[0, :, :2] / CROP_PX).clamp(0, 1).numpy()
     points, triangles = vertices[0].numpy().astype(np.float32), np.asarray(head.faces).astype(np.uint32)
     picture = encode_jpeg(face.crop, 90)
     return (

@@ -1,7 +1,7 @@
-"""Work in threads, and whether one of them has not come back: nothing in a process can end a thread that hangs.
+"""Work in threads with detection of threads that hang, which nothing in a process can end.
 
-Path: a coroutine of `eye.py` or `jobs.py` -> `WatchdogExecutor` -> the work; a health check asks `is_stuck`, and Ray Serve replaces the
-process.
+Path: a coroutine of a face worker or the job queue -> `WatchdogExecutor` -> the work; a health check asks `is_stuck`, and Ray Serve
+replaces the process.
 """
 
 from __future__ import annotations
@@ -13,39 +13,40 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, TypeVar
+from typing import ParamSpec, TypeVar
 
-Made = TypeVar("Made")
-STUCK_S = 300.0  # the slowest picture takes seconds; a queue of them behind one detector, two minutes
+Params = ParamSpec("Params")
+Result = TypeVar("Result")
+STUCK_S = 300.0  # the slowest image takes seconds; a queue of them for one detector, two minutes
 
 
 class WatchdogExecutor:
-    """The threads of asyncio, or a few of its own, with an eye on the clock.
+    """The threads of asyncio, or a pool of its own, with a time limit.
 
     Args:
-        stuck_s: what takes longer hangs.
-        most: threads of its own. More work waits; what its caller has left before it began is not begun, and what it has begun
-            holds its thread to the end, so that callers who leave do not make it more.
+        stuck_s: work that takes longer hangs.
+        max_threads: size of an own pool. Further work waits. Work whose caller leaves while it waits is never started; work that
+            was started holds its thread to the end, so callers who leave cannot use more threads.
     """
 
-    def __init__(self, stuck_s: float = STUCK_S, most: int | None = None) -> None:
-        self._stuck_s, self._number, self._begun = stuck_s, itertools.count(), dict[int, float]()
-        self._pool = None if most is None else ThreadPoolExecutor(most)
+    def __init__(self, stuck_s: float = STUCK_S, max_threads: int | None = None) -> None:
+        self._stuck_s, self._ids, self._started_at = stuck_s, itertools.count(), dict[int, float]()
+        self._pool = None if max_threads is None else ThreadPoolExecutor(max_threads)
 
-    async def __call__(self, work: Callable[..., Made], *args: Any) -> Made:
+    async def __call__(self, work: Callable[Params, Result], *args: Params.args, **kwargs: Params.kwargs) -> Result:
         """As `asyncio.to_thread`."""
-        timed = partial(contextvars.copy_context().run, self._timed, work, args)
+        timed = partial(contextvars.copy_context().run, self._timed, partial(work, *args, **kwargs))
         return await asyncio.get_running_loop().run_in_executor(self._pool, timed)
 
     @property
     def is_stuck(self) -> bool:
-        """Whether some work hangs, of callers who have left, too."""
-        return any(time.monotonic() - began > self._stuck_s for began in list(self._begun.values()))
+        """True if some work hangs, including work of callers who have left."""
+        return any(time.monotonic() - started_at > self._stuck_s for started_at in list(self._started_at.values()))
 
-    def _timed(self, work: Callable[..., Made], args: tuple[Any, ...]) -> Made:
-        number = next(self._number)
-        self._begun[number] = time.monotonic()
+    def _timed(self, work: Callable[[], Result]) -> Result:
+        work_id = next(self._ids)
+        self._started_at[work_id] = time.monotonic()
         try:
-            return work(*args)
+            return work()
         finally:
-            del self._begun[number]
+            del self._started_at[work_id]

@@ -1,6 +1,6 @@
-"""Many edits of one picture, a few at a time, so that they share the painter's steps.
+"""Run a batch job: many edits of one image, a few at a time, so that they share sampling steps.
 
-Path: a `Job` of the kind `batch` -> `batch` -> `Editing`, like any other edit -> results on the shelf.
+Path: a `Job` of the kind `batch` -> `run_batch` -> `EditRunner`, as for any other edit -> results in the store.
 """
 
 from __future__ import annotations
@@ -8,52 +8,46 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from rigface.errors import BadInput
-from serve.inference.edit_service import CompletedEdit, Editing
-from serve.jobs.store import Job, JobStore
+from serve.inference.edit_service import CompletedEdit, EditRunner
+from serve.jobs.store import Job, JobStore, ResultInfo
 from serve.messages import EditInput
 from serve.problems import ApiError
 from serve.schemas import BatchJob, EditRequest, Painting
 from serve.security.api_keys import Key
 
-Made = TypeVar("Made")
-BROKEN_MOST = 5  # times that one piece of a job is begun again because something broke
-LONGEST_S = 30.0
+Result = TypeVar("Result")
+MAX_FAILURES = 5  # of one part of a job, apart from a busy service
+MAX_WAIT_S = 30.0
 
 
-async def batch(job: Job, job_store: JobStore, editing: Editing, at_once: int) -> None:
-    """Do the edits that have no result yet.
+async def run_batch(job: Job, asked: BatchJob, store: JobStore, edits: EditRunner, concurrency: int) -> None:
+    """Run the edits that have no result yet.
 
     Raises:
-        Trouble, BadInput, ValueError: an edit cannot be done; the others' results stay.
+        ApiError, BadInput, ValueError: an edit cannot be done; the results of the others stay.
     """
-    asked = BatchJob.model_validate(job.asked)
-    files = await asyncio.to_thread(job_store.files, job)
-    left = iter([n for n in range(job.total) if n not in job.results])
+    files = await asyncio.to_thread(store.files, job)
+    missing = iter([n for n in range(job.total) if n not in job.results])
 
-    async def one(number: int) -> CompletedEdit:
+    async def run_edit(number: int) -> CompletedEdit:
         edit = asked.edits[number]
         shared = {name: getattr(asked, name) for name in (*Painting.model_fields, "face", "format")}
         request = EditRequest(edit=edit, **shared)
         traits = {str(trait): job.traits[trait] for trait in edit.take}
         edit_input = EditInput(job.picture, edit, dict(files), traits, asked.face)
-        return await editing.whole(editing.plan(request, edit_input, job.media_type, Key(job.owner), job.id))
+        return await edits.run(edits.plan(request, edit_input, job.media_type, Key(job.owner), job.id))
 
-    async def some() -> None:
-        for number in left:
-            done = await patiently(lambda number=number: one(number))  # type: ignore[misc]
-            result = done.result()
-            about: dict[str, Any] = {"headers": done.headers(), "asked": result.asked, "achieved": result.achieved}
-            await asyncio.to_thread(job_store.put, job, number, done.data, about)
+    async def work() -> None:
+        for number in missing:
+            completed = await with_retries(lambda number=number: run_edit(number))  # type: ignore[misc]
+            result = completed.result()
+            info = ResultInfo(completed.headers(), result.asked, result.achieved)
+            await asyncio.to_thread(store.put, job, number, completed.data, info)
 
-    await together(*(some() for _ in range(at_once)))
-
-
-async def together(*work: Awaitable[None]) -> None:
-    """All of it; the first that fails stops the others."""
-    tasks = [asyncio.ensure_future(w) for w in work]
+    tasks = [asyncio.ensure_future(work()) for _ in range(concurrency)]
     try:
         await asyncio.gather(*tasks)
     finally:
@@ -62,28 +56,28 @@ async def together(*work: Awaitable[None]) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def patiently(work: Callable[[], Awaitable[Made]]) -> Made:
-    """A piece of a job: begun again as long as the service is busy, and a few times where a replica broke under it.
+async def with_retries(work: Callable[[], Awaitable[Result]]) -> Result:
+    """Run a part of a job: again as long as the service is busy, and a few times after other failures.
 
     Raises:
-        Trouble, BadInput, ValueError: it cannot be done.
+        ApiError, BadInput, ValueError: it cannot be done.
     """
-    broken = 0
+    failures = 0
     while True:
         try:
             return await work()
         except (BadInput, ValueError):
             raise
-        except ApiError as trouble:
-            if trouble.slug not in ("busy", "draining", "rate-limited", "timeout", "internal"):
+        except ApiError as problem:
+            if problem.slug not in ("busy", "draining", "rate-limited", "timeout", "internal"):
                 raise
-            broken += trouble.slug in ("timeout", "internal")
-            if broken > BROKEN_MOST:
+            failures += problem.slug in ("timeout", "internal")
+            if failures > MAX_FAILURES:
                 raise
-            wait = trouble.retry_after_s or 1.0
+            wait_s = problem.retry_after_s or 1.0
         except Exception:
-            broken += 1
-            if broken > BROKEN_MOST:
+            failures += 1
+            if failures > MAX_FAILURES:
                 raise
-            wait = 2.0**broken / 4
-        await asyncio.sleep(min(wait, LONGEST_S) * random.uniform(0.7, 1.3))
+            wait_s = 2.0**failures / 4
+        await asyncio.sleep(min(wait_s, MAX_WAIT_S) * random.uniform(0.7, 1.3))

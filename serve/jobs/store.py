@@ -1,14 +1,14 @@
-"""Jobs where they are kept: on a disk or on S3, so that a service which was killed finds them again.
+"""Durable storage of jobs on a disk or S3: a service that was killed resumes from it.
 
-Path: `jobs.py`, `job_batch.py`, `job_clip.py` -> `JobStore` -> `rigface.storage.store.Store` -> objects that are whole or not there:
+Path: `serve.jobs.queue`, `batch`, `video` -> `JobStore` -> `rigface.storage.store.Store` -> objects that are whole or absent:
 
-    jobs/<id>/in/<sha256>          the files it was given
-    jobs/<id>/job.json             the job; it is accepted once this is there, and replaced whole when something changes
-    jobs/<id>/part/<n>.<suffix>    pieces of a clip on the way
-    jobs/<id>/out/<n>.<suffix>     results; each is published once and never replaced, so none is doubled
+    jobs/<id>/in/<sha256>          the input files
+    jobs/<id>/job.json             the record; the job is accepted once it exists, and it is replaced whole at each change
+    jobs/<id>/part/<n>.<suffix>    finished pieces of a video
+    jobs/<id>/out/<n>.<suffix>     results; each is published once and never replaced
 
-One process keeps a shelf at a time (`rigface/storage/lock.py`), with its records in memory: a second one, as in a rollout, is told `busy`
-until the first has ended, and finds then all that was accepted. Everything here blocks, so call it in a thread.
+One process at a time holds the lock of a store (`rigface/storage/lock.py`), with the records in memory. A second one, as in a
+rollout, gets `busy` until the first has ended, and then finds all accepted jobs. Everything here blocks, so call it in a thread.
 """
 
 from __future__ import annotations
@@ -23,24 +23,48 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Literal
+
+from pydantic import TypeAdapter
 
 from rigface.errors import OutputBusy
 from rigface.storage import lock
 from rigface.storage.objects import presigned
 from rigface.storage.store import Store
 from rigface.telemetry.json_logging import log_fields
-from serve.messages import JobSubmission
+from serve.messages import JobResult, JobSubmission
 from serve.problems import ApiError
-from serve.schemas import JobState
+from serve.schemas import BatchJob, JobRequest, JobState, ProblemDocument
 
 LOG = logging.getLogger("rigface.serve")
 OPEN = ("queued", "running")
-TAKEN = "another process of the service still keeps these jobs; this one goes on with them when that has ended"
+LOCKED = "another process of the service still has these jobs; this one resumes them when it has ended"
 TYPES = {
     "png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp",
     "mp4": "video/mp4", "mov": "video/quicktime",
 }  # fmt: skip
+State = Literal["queued", "running", "done", "failed", "cancelled"]
+DeliveryState = Literal["none", "waiting", "delivered", "given-up"]
+Values = dict[str, float]
+_REQUEST: TypeAdapter[JobRequest] = TypeAdapter(JobRequest)
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """State of a job's webhook. `due`: time of the next attempt, seconds since 1970."""
+
+    state: DeliveryState = "none"
+    tries: int = 0
+    due: float = 0.0
+
+
+@dataclass(frozen=True)
+class ResultInfo:
+    """Metadata of one result of a batch: response headers, and the requested and achieved values per face."""
+
+    headers: dict[str, str] = field(default_factory=dict)
+    asked: list[Values] = field(default_factory=list)
+    achieved: list[Values | None] = field(default_factory=list)
 
 
 @dataclass
@@ -48,143 +72,179 @@ class Job:
     """A job's record; times are seconds since 1970.
 
     Args:
-        asked: the request without its files, as JSON.
+        asked: the request without its files.
         picture, clip, traits: as in `JobSubmission`.
-        tries: how often it was begun since something of it was last finished.
-        hook: `tries` and `next` (when) of the message to `asked["webhook"]`; `state` as on the wire.
-        key, what: hashes of its Idempotency-Key and of all that was asked; empty without a key.
+        tries: starts since a part of it was last finished.
+        rows: requested and achieved values of each face of a video.
+        delivery: of the message to `asked.webhook`.
+        key, fingerprint: hashes of its Idempotency-Key and of its request; empty without a key.
     """
 
     id: str
     owner: str
-    kind: str
-    asked: dict[str, Any]
+    asked: JobRequest
     picture: str = ""
     clip: str = ""
     traits: dict[str, str] = field(default_factory=dict)
-    state: str = "queued"
+    state: State = "queued"
     total: int = 0
     finished: int = 0
     created: float = 0.0
     started: float = 0.0
     ended: float = 0.0
     tries: int = 0
-    rows: list[list[Any]] = field(default_factory=list)
+    rows: list[tuple[Values, Values | None]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    error: dict[str, Any] | None = None
-    hook: dict[str, Any] = field(default_factory=dict)
+    error: ProblemDocument | None = None
+    delivery: Delivery = Delivery()
     key: str = ""
-    what: str = ""
+    fingerprint: str = ""
     results: set[int] = field(default_factory=set)
 
     @property
     def suffix(self) -> str:
-        """Of its results."""
-        return self.asked["format"] if self.kind == "batch" else self.asked["container"]
+        """File name suffix of its results."""
+        return self.asked.format if isinstance(self.asked, BatchJob) else self.asked.container
 
     @property
     def media_type(self) -> str:
-        """Of its results."""
+        """Media type of its results."""
         return TYPES[self.suffix]
 
-    def on_the_wire(self, keep_s: float) -> JobState:
-        """As callers see it."""
+    def wire_state(self, keep_s: float) -> JobState:
+        """The state that callers see."""
         return JobState(
-            id=self.id, kind=self.kind, state=self.state, total=self.total,  # type: ignore[arg-type]
-            finished=len(self.results) if self.kind == "batch" else self.finished,
-            results=sorted(self.results), media_type=self.media_type, created_at=_when(self.created) or "",
-            started_at=_when(self.started), ended_at=_when(self.ended),
-            expires_at=_when(self.ended + keep_s) if self.ended else None,
+            id=self.id, kind=self.asked.kind, state=self.state, total=self.total,
+            finished=len(self.results) if self.asked.kind == "batch" else self.finished,
+            results=sorted(self.results), media_type=self.media_type, created_at=_rfc3339(self.created) or "",
+            started_at=_rfc3339(self.started), ended_at=_rfc3339(self.ended),
+            expires_at=_rfc3339(self.ended + keep_s) if self.ended else None,
             asked=[row[0] for row in self.rows], achieved=[row[1] for row in self.rows], notes=self.notes,
-            error=self.error, webhook=self.hook.get("state", "none"),  # type: ignore[arg-type]
+            error=self.error, webhook=self.delivery.state,
         )  # fmt: skip
+
+    def to_json(self) -> str:
+        """The record, without what the store itself knows."""
+        fields = {name: value for name, value in vars(self).items() if name != "results"}
+        return json.dumps(
+            fields
+            | {
+                "asked": self.asked.model_dump(mode="json"),
+                "error": self.error and self.error.model_dump(exclude_none=True),
+                "delivery": asdict(self.delivery),
+            }
+        )
+
+    @classmethod
+    def from_json(cls, text: bytes) -> Job:
+        """A record of `to_json`.
+
+        Raises:
+            ValueError, TypeError, KeyError: it is damaged, or of another version.
+        """
+        record = json.loads(text)
+        return cls(
+            **record
+            | {
+                "asked": _REQUEST.validate_python(record["asked"]),
+                "rows": [tuple(row) for row in record["rows"]],
+                "error": record["error"] and ProblemDocument(**record["error"]),
+                "delivery": Delivery(**record["delivery"]),
+            }
+        )
 
 
 class JobStore:
-    """All jobs of one place; close it.
+    """All jobs of one store; close it.
 
     Args:
         uri: a folder, or s3://bucket/prefix.
-        keep_s: how long a job that has ended is kept.
+        keep_s: how long an ended job is kept.
 
     Raises:
-        Trouble: `busy`: another process keeps it.
+        ApiError: `busy`: another process has the lock.
     """
 
     def __init__(self, uri: str, keep_s: float) -> None:
-        self.store, self.keep_s, self.is_ours = Store(uri), keep_s, True
+        self.store, self.keep_s, self.is_locked = Store(uri), keep_s, True
         self._lock, self._adding = threading.Lock(), threading.Lock()
-        self._writing: dict[str, threading.Lock] = {}  # by job: one record at a time, and none after it was removed
+        self._writing: dict[str, threading.Lock] = {}  # by job: one record at a time, none after its removal
         self._jobs: dict[str, Job] = {}
         with ExitStack() as stack:
             try:
-                self._check = stack.enter_context(lock.hold(self.store))
+                self._check_lock = stack.enter_context(lock.hold(self.store))
             except OutputBusy:
-                raise ApiError("busy", TAKEN, 5) from None
+                raise ApiError("busy", LOCKED, 5) from None
             for path in self.store.paths("jobs", "/job.json"):
-                self._take_up(path)
-            self._held = stack.pop_all()
+                self._load(path)
+            self._exit_stack = stack.pop_all()
 
-    def _take_up(self, path: str) -> None:
+    def _load(self, path: str) -> None:
         try:
-            job = Job(**json.loads(self.store.read(path)))
+            job = Job.from_json(self.store.read(path))
             job.results = set(self._numbers(job))
-        except (ValueError, TypeError, KeyError):  # damaged, or of another version: it is left there
-            LOG.exception("not a record: %s", path, extra=log_fields())
+        except (ValueError, TypeError, KeyError):  # left in place
+            LOG.exception("unreadable job record: %s", path, extra=log_fields())
             return
         self._jobs[job.id] = job
 
     def check(self) -> bool:
-        """Whether it is still ours; where not, nothing is written any more. It was lost where this process was cut off for long."""
+        """True if this process still has the lock. It is lost if the process was cut off for long; then nothing is written any more."""
         try:
-            self._check()
+            self._check_lock()
         except OutputBusy:
-            self.is_ours = False
-        return self.is_ours
+            self.is_locked = False
+        return self.is_locked
 
     def close(self) -> None:
-        """Leave it to the next."""
-        self.is_ours = False
-        self._held.close()
+        """Release the lock."""
+        self.is_locked = False
+        self._exit_stack.close()
 
     def all(self) -> list[Job]:
-        """The oldest first."""
+        """All jobs, the oldest first."""
         with self._lock:
             return sorted(self._jobs.values(), key=lambda j: (j.created, j.id))
 
-    def find(self, name: str, owner: str) -> Job:
+    def find(self, job_id: str, owner: str) -> Job:
         """A caller's own job.
 
         Raises:
-            Trouble: `unknown-job`, for somebody else's too.
+            ApiError: `unknown-job`, also for another owner's.
         """
-        job = self._jobs.get(name)
+        job = self._jobs.get(job_id)
         if job is None or job.owner != owner:
             raise ApiError("unknown-job")
         return job
 
-    def add(self, submission: JobSubmission, owner: str, total: int, once: str, room: Callable[[], None]) -> Job:
-        """Take a job in; it is kept when this returns.
+    def add(
+        self, submission: JobSubmission, owner: str, total: int, idempotency_key: str, check_room: Callable[[], None]
+    ) -> Job:
+        """Store a job; it is durable when this returns.
 
         Args:
-            once: the caller's Idempotency-Key; the same again gives the same job.
-            room: raises where there is none for a new job.
+            idempotency_key: the caller's; a repeated one returns the first job.
+            check_room: raises if there is no room for a new job.
 
         Raises:
-            Trouble: `conflict`, where the key came with another job before; `busy`, where the shelf is not ours any more.
+            ApiError: `conflict`: the key came with another job before; `busy`: the lock is lost.
         """
-        asked = submission.asked.model_dump(mode="json", exclude={"picture", "clip", "target", "targets"})
-        name = secrets.token_hex(16)
-        job = Job(name, owner, submission.asked.kind, asked, submission.picture, submission.clip, submission.traits, total=total,
-                  created=time.time())  # fmt: skip
-        if asked["webhook"]:
-            job.hook = {"state": "waiting", "tries": 0, "next": 0.0}
-        if not self.is_ours:
-            raise ApiError("busy", TAKEN, 5)
+        files: dict[str, object] = {"picture": None, "clip": None, "target": None, "targets": {}}
+        asked = submission.asked.model_copy(
+            update={name: value for name, value in files.items() if name in type(submission.asked).model_fields}
+        )
+        job = Job(
+            secrets.token_hex(16), owner, asked, submission.picture, submission.clip, submission.traits,
+            total=total, created=time.time(),
+        )  # fmt: skip
+        if asked.webhook:
+            job.delivery = Delivery("waiting")
+        if not self.is_locked:
+            raise ApiError("busy", LOCKED, 5)
         with self._adding:
-            if once and (first := self._first(job, once)) is not None:
+            if idempotency_key and (first := self._first(job, idempotency_key)) is not None:
                 return first
-            room()
+            check_room()
             for key, data in submission.files.items():
                 self.store.publish(self._file(job, key), data)
             self._write(job)
@@ -192,28 +252,27 @@ class JobStore:
                 self._jobs[job.id] = job
         return job
 
-    def _first(self, job: Job, once: str) -> Job | None:
-        """The job that came with this key first."""
-        told = json.dumps([job.asked, job.picture, job.clip, job.traits], sort_keys=True)
-        job.key = hashlib.sha256(f"{job.owner} {once}".encode()).hexdigest()
-        job.what = hashlib.sha256(told.encode()).hexdigest()
+    def _first(self, job: Job, idempotency_key: str) -> Job | None:
+        """The earlier job with this key; None if this is the first."""
+        request = json.dumps([job.asked.model_dump(mode="json"), job.picture, job.clip, job.traits], sort_keys=True)
+        job.key = hashlib.sha256(f"{job.owner} {idempotency_key}".encode()).hexdigest()
+        job.fingerprint = hashlib.sha256(request.encode()).hexdigest()
         first = next((j for j in self.all() if j.key == job.key), None)
-        if first is not None and first.what != job.what:
+        if first is not None and first.fingerprint != job.fingerprint:
             raise ApiError("conflict", "this Idempotency-Key came with another job before")
         return first
 
     def save(self, job: Job) -> None:
-        """Write the record as it is, unless the job was removed meanwhile."""
+        """Write the record, unless the job was removed meanwhile."""
         with self._writing.setdefault(job.id, threading.Lock()):
-            if self.is_ours and job.id in self._jobs:
+            if self.is_locked and job.id in self._jobs:
                 self._write(job)
 
     def _write(self, job: Job) -> None:
-        record = {name: value for name, value in asdict(job).items() if name != "results"}
-        self.store.publish(f"jobs/{job.id}/job.json", json.dumps(record).encode())
+        self.store.publish(f"jobs/{job.id}/job.json", job.to_json().encode())
 
     def remove(self, job: Job) -> None:
-        """The job and its files; the record last, so that what a crash leaves is found again."""
+        """Delete the job and its files; the record last, so that a removal resumes after a crash."""
         with self._writing.setdefault(job.id, threading.Lock()):
             for folder in ("in", "part", "out"):
                 self.store.delete_folder(f"jobs/{job.id}/{folder}")
@@ -223,7 +282,7 @@ class JobStore:
         self._writing.pop(job.id, None)
 
     def sweep(self) -> int:
-        """Remove what has been kept long enough; how many."""
+        """Remove jobs kept longer than `keep_s`; their number."""
         old = [j for j in self.all() if j.ended and time.time() > j.ended + self.keep_s]
         for job in old:
             self.remove(job)
@@ -231,48 +290,49 @@ class JobStore:
         return len(old)
 
     def files(self, job: Job) -> dict[str, bytes]:
-        """The pictures that it was given, by hash."""
+        """Its input images by hash."""
         names = {job.picture, *job.traits.values()} - {""}
         return {name: self.store.read(self._file(job, name)) for name in names}
 
     def clip(self, job: Job) -> bytes:
-        """The clip that it was given."""
+        """Its input video."""
         return self.store.read(self._file(job, job.clip))
 
-    def put(self, job: Job, number: int, data: bytes, about: dict[str, Any] | None = None) -> bytes:
-        """Publish a result, and what is to be said of it; the bytes that are there then: an earlier life's, if it had come so far."""
+    def put(self, job: Job, number: int, data: bytes, info: ResultInfo | None = None) -> bytes:
+        """Publish a result; the bytes that are stored then, which are those of the first publication."""
         path = self._out(job, number, job.suffix)
-        if about is not None:
-            self.store.publish(self._out(job, number, "json"), json.dumps(about).encode())
+        if info is not None:
+            self.store.publish(self._out(job, number, "json"), json.dumps(asdict(info)).encode())
         if not self.store.publish(path, data, replace=False):
             data = self.store.read(path)
-        if job.id not in self._jobs:  # it was removed meanwhile
+        if job.id not in self._jobs:  # removed meanwhile
             self.store.delete_folder(f"jobs/{job.id}")
         job.results.add(number)
         job.tries = 0
         return data
 
-    def result(self, job: Job, number: int, links_s: float = 0.0) -> tuple[bytes, str, dict[str, Any]]:
-        """A result's bytes, type, and what is to be said of it.
+    def result(self, job: Job, number: int, links_s: float = 0.0) -> JobResult:
+        """A result, or its address.
 
         Args:
-            links_s: on S3, instead of the bytes say the `location` where anybody may fetch them for so long.
+            links_s: lifetime of a pre-signed address that is returned instead of the bytes if the store is on S3; 0: bytes.
 
         Raises:
-            Trouble: `not-found`.
+            ApiError: `not-found`.
         """
         if number not in job.results:
             raise ApiError("not-found", f"result {number} is not there (yet)")
-        about = self._out(job, number, "json")
-        said = json.loads(self.store.read(about)) if job.kind == "batch" else {}
+        info = ResultInfo()
+        if job.asked.kind == "batch":
+            info = ResultInfo(**json.loads(self.store.read(self._out(job, number, "json"))))
         path = self._out(job, number, job.suffix)
         if links_s and self.store.is_s3:
             link = presigned(f"s3://{self.store.at(path)}", seconds=int(links_s), media_type=job.media_type)
-            return b"", job.media_type, {**said, "location": link}
-        return self.store.read(path), job.media_type, said
+            return JobResult(b"", job.media_type, info.headers, link)
+        return JobResult(self.store.read(path), job.media_type, info.headers)
 
     def part(self, job: Job, number: int, suffix: str) -> str:
-        """Where a piece of a clip lies in the store."""
+        """Path of a piece of a video in the store."""
         return f"jobs/{job.id}/part/{number:06d}.{suffix}"
 
     def _out(self, job: Job, number: int, suffix: str) -> str:
@@ -285,6 +345,6 @@ class JobStore:
         return [int(name) for name in self.store.ids(f"jobs/{job.id}/out", f".{job.suffix}")]
 
 
-def _when(seconds: float) -> str | None:
-    """RFC 3339."""
+def _rfc3339(seconds: float) -> str | None:
+    """A time, or None for 0."""
     return datetime.datetime.fromtimestamp(seconds, datetime.UTC).isoformat(timespec="seconds") if seconds else None

@@ -1,10 +1,10 @@
-"""A clip edited, or a picture animated: a piece at a time, so that a killed service goes on where it stopped.
+"""Run a job that edits a video or animates an image, a piece at a time, so that it resumes after a restart.
 
-Path: a `Job` of the kind `video` or `animation` -> `rigface.video_editor`, with decoders in processes of their own, eyes of this process
-and the painter of everybody -> pieces of some seconds on the shelf -> joined, with the clip's sound -> sealed -> the result.
+Path: a `Job` of the kind `video` or `animation` -> `rigface.video_editor`, with decoders in processes of their own, an analyzer of this
+process and shared diffusion workers -> pieces of some seconds in the store -> joined, with the video's sound -> signed -> the result.
 
-A piece is done when its record (`part/<n>.json`) is there: the times of its pictures, and the numbers measured on them. What is
-done is looked at again after a restart, so that faces are followed as before, but not painted again.
+A piece is finished when its record (`part/<n>.json`) exists: the times of its frames, and the values measured on them. After a
+restart, frames of finished pieces are analysed again, so that tracking continues as before, but not sampled again.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, aclosing
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from rigface.editor import Editor, Paint, numbers
+from rigface.edits import EditSpec
 from rigface.face.analyzer import FaceAnalyzer, choose_faces
 from rigface.image import decode
 from rigface.types import Conditions, Face
@@ -32,90 +33,105 @@ from rigface.video.sandbox import DecoderPool, JoinRequest
 from rigface.video.writer import VideoWriter
 from rigface.video_editor import EditedFrame, Samples, VideoOptions, VideoSource, animated, edited, reduced
 from serve.content_cache import picture_id
+from serve.inference.edit_service import AuditLog, sampling_options
 from serve.inference.face_worker import composer_of
-from serve.jobs.batch import patiently
-from serve.jobs.store import Job, JobStore
+from serve.jobs.batch import with_retries
+from serve.jobs.store import Job, JobStore, Values
 from serve.limits import MAX_PIXELS, Limits
-from serve.messages import ModelInputSpec, SamplingOptions
+from serve.messages import ModelInputSpec, SampledImage, SamplingOptions
 from serve.problems import ApiError
+from serve.protocols import DiffusionService
 from serve.provenance.encoder import Origin, Signer
 from serve.schemas import PREVIEW, AnimationJob, VideoJob
 from serve.security.consent import TAKES_IDENTITY, Policy
 
-PIECE_FRAMES, PIECE_S = 100, 20.0
-STUCK_S = 60.0  # between two frames; what takes longer hangs, and nothing in this process can end it
-MOST_ROWS = 16  # faces whose numbers are told of
+MAX_PIECE_FRAMES, MAX_PIECE_S = 100, 20.0
+STUCK_S = 60.0  # between two frames; a thread that takes longer hangs, and nothing in this process can end it
+MAX_FACES = 16  # whose values are reported
+Row = tuple[Values, Values | None]
+"""Requested and achieved values of a face; None if it is not found again."""
 
 
 class Stopped(Exception):
     """The job was cancelled, or the service stops."""
 
 
+@dataclass(frozen=True)
+class Piece:
+    """Record of a finished piece: the time of each frame, and rows of values by track."""
+
+    times: list[float]
+    rows: dict[str, list[Row]]
+
+
 @dataclass
-class Clips:
-    """What makes clips.
+class VideoRunner:
+    """Runs video jobs in threads.
 
     Args:
-        load: gives eyes, each used by one job at a time.
-        painter: as `serve.inference.diffusion_worker.DiffusionWorker`.
-        seal: as in `seal.py`.
-        audit: told after each clip.
+        load: makes an analyzer, which one job at a time uses.
         policy: whose faces may be edited.
-        decoders: of the clips.
-        is_stuck: a thread that was told to stop has not; the process should be replaced.
+        is_stuck: a thread did not stop when it had to; the process should be replaced.
     """
 
     load: Callable[[], FaceAnalyzer]
-    diffusion_worker: Any
+    diffusion_worker: DiffusionService
     limits: Limits
     signer: Signer
-    audit_log: Callable[[dict[str, Any]], None] | None = None
+    audit_log: AuditLog | None = None
     policy: Policy = field(default_factory=Policy)
     decoders: DecoderPool = field(default_factory=DecoderPool)
     is_stuck: bool = False
-    _idle: list[FaceAnalyzer] = field(default_factory=list)
+    idle_analyzers: list[FaceAnalyzer] = field(default_factory=list)
 
-    def look(self, file: str | bytes) -> VideoInfo:
-        """What a clip says of itself.
+    def probe(self, file: str | bytes) -> VideoInfo:
+        """The properties of a video.
 
         Raises:
             BadVideo: it cannot be read.
-            Trouble: `too-large`.
+            ApiError: `too-large`.
         """
-        info, most = self.decoders.probe(file), self.limits
-        if info.width * info.height > most.clip_pixels:
-            raise ApiError(
-                "too-large", f"clip: {info.width} x {info.height} px; a frame may have {most.clip_pixels} px"
-            )
-        self._within(info.shown_frames, info.duration_s)
+        info, max_pixels = self.decoders.probe(file), self.limits.clip_pixels
+        if info.width * info.height > max_pixels:
+            raise ApiError("too-large", f"clip: {info.width} x {info.height} px; a frame may have {max_pixels} px")
+        self.check_length(info.shown_frames, info.duration_s)
         return info
 
-    async def __call__(self, job: Job, job_store: JobStore) -> None:
-        """Make the clip.
+    def check_length(self, frames: int, seconds: float) -> None:
+        """Refuse a video that is too long.
 
         Raises:
-            Trouble, BadInput, ValueError: it cannot be made.
+            ApiError: `too-large`.
         """
-        asked: Any = (VideoJob if job.kind == "video" else AnimationJob).model_validate(job.asked)
+        limits = self.limits
+        if frames > limits.clip_frames or seconds > limits.clip_s:
+            limit = f"it may have {limits.clip_frames} and {limits.clip_s:g} s"
+            raise ApiError("too-large", f"clip: {frames} frames, {seconds:.1f} s; {limit}")
+
+    async def __call__(self, job: Job, asked: VideoJob | AnimationJob, store: JobStore) -> None:
+        """Run a job to its result.
+
+        Raises:
+            ApiError, BadInput, ValueError: it cannot be done.
+        """
         model = asked.model or next(m.name for m in await self.diffusion_worker.models() if m.default)
         input_spec = None if model == PREVIEW else await self.diffusion_worker.input_spec(model)
         stop, loop = threading.Event(), asyncio.get_running_loop()
 
-        def paint(conditions: Conditions, seed: int, _prompt: str = "") -> np.ndarray:  # which the options have
-            one = lambda: self._painted(model, conditions, _options(asked, seed))  # noqa: E731
-            waiting = asyncio.run_coroutine_threadsafe(patiently(one), loop)
-            while not waiting.done() and not stop.wait(0.02):
+        def paint(conditions: Conditions, seed: int, _prompt: str = "") -> np.ndarray:  # the options have the prompt
+            options = sampling_options(asked, seed, asked.edit.prompt)
+            work = with_retries(lambda: self._sample(model, conditions, options))
+            image = asyncio.run_coroutine_threadsafe(work, loop)
+            while not image.done() and not stop.wait(0.02):
                 pass
             if stop.is_set():
-                waiting.cancel()
+                image.cancel()
                 raise Stopped
-            return waiting.result()
+            return image.result()
 
-        work = _Making(self, job, job_store, asked, model, input_spec, paint if input_spec else None, stop)
-        thread = asyncio.ensure_future(asyncio.to_thread(work.run))
-        thread.add_done_callback(
-            lambda done: done.cancelled() or done.exception()
-        )  # of a thread that was told to stop nobody asks
+        run = _VideoRun(self, job, store, asked, model, input_spec, paint if input_spec else None, stop)
+        thread = asyncio.ensure_future(asyncio.to_thread(run))
+        thread.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # read, even if nothing waits
         try:
             await asyncio.shield(thread)
         finally:
@@ -123,205 +139,199 @@ class Clips:
             await asyncio.wait({thread}, timeout=STUCK_S)
             self.is_stuck = self.is_stuck or not thread.done()
 
-    async def _painted(self, model: str, conditions: Conditions, options: SamplingOptions) -> np.ndarray:
-        stream = self.diffusion_worker.paint(model, conditions, options, None, self.limits.edit_s)
+    async def _sample(self, model: str, conditions: Conditions, options: SamplingOptions) -> np.ndarray:
+        stream = self.diffusion_worker.sample(model, conditions, options, None, self.limits.edit_s)
         async with aclosing(stream) as events:
             async for event in events:
-                if hasattr(event, "painted_s"):
+                if isinstance(event, SampledImage):
                     return event.image
-        raise RuntimeError("a painter ended without a picture")
-
-    def eyes(self) -> FaceAnalyzer:
-        """Eyes that nobody uses; give them back to `idle`."""
-        return self._idle.pop() if self._idle else self.load()
-
-    def back(self, see: FaceAnalyzer) -> None:
-        """Somebody is done with them."""
-        self._idle.append(see)
-
-    def _within(self, count: int, seconds: float) -> None:
-        most = self.limits
-        if count > most.clip_frames or seconds > most.clip_s:
-            raise ApiError(
-                "too-large",
-                f"clip: {count} frames, {seconds:.1f} s; it may have {most.clip_frames} and {most.clip_s:g} s",
-            )
+        raise RuntimeError("DiffusionService.sample ended without an image")
 
 
-class _Making:
-    """One clip under way, in a thread."""
+@dataclass
+class _VideoRun:
+    """One job, in a thread."""
 
-    def __init__(
-        self, clips: Clips, job: Job, job_store: JobStore, asked: Any, model: str, input_spec: ModelInputSpec | None, paint: Paint | None,
-        stop: threading.Event,
-    ) -> None:  # fmt: skip
-        self.clips, self.job, self.job_store, self.asked, self.model = clips, job, job_store, asked, model
-        self.input_spec, self.paint, self.stop = input_spec, paint, stop
-        self.watch = clips.policy.watch() if job.kind == "video" else None
+    runner: VideoRunner
+    job: Job
+    store: JobStore
+    asked: VideoJob | AnimationJob
+    model: str
+    input_spec: ModelInputSpec | None
+    paint: Paint | None
+    stop: threading.Event
 
-    def run(self) -> None:
-        see = self.clips.eyes()
+    def __call__(self) -> None:
+        idle = self.runner.idle_analyzers
+        analyzer = idle.pop() if idle else self.runner.load()
         try:
             with tempfile.TemporaryDirectory(prefix="rigface-") as folder:
-                self._run(see, Path(folder))
+                self._run(analyzer, Path(folder))
         finally:
-            self.clips.back(see)
+            idle.append(analyzer)
 
-    def _run(self, see: FaceAnalyzer, folder: Path) -> None:
-        job, asked, clips = self.job, self.asked, self.clips
+    def _run(self, analyzer: FaceAnalyzer, folder: Path) -> None:
+        job, asked, runner = self.job, self.asked, self.runner
         path = folder / "clip"
-        path.write_bytes(self.job_store.clip(job))
-        info = clips.look(str(path))
+        path.write_bytes(self.store.clip(job))
+        info = runner.probe(str(path))
         job.total = info.shown_frames
-        editor = Editor(see, self.paint, composer_of(self.input_spec) if self.input_spec is not None else None)
-        parts = self._parts()
-        job.finished = sum(len(p["times"]) for p in parts)
-        clip = VideoSource(str(path), info.fps, clips.decoders.frames)
-        size, shown = self._shown(editor, clip, info, job.finished)
-        samples = Samples(editor, info.shown_frames)
-        for piece in self._pieces(shown, folder, size, info.fps, samples):
-            times, data = piece
-            rows = {str(track): _rows(kept, asked.edit, editor) for track, kept in samples.kept.items()}
-            samples.kept.clear()
-            part = {"times": times, "rows": rows}
-            self.job_store.store.publish(self.job_store.part(job, len(parts), "mp4"), data)
-            self.job_store.store.publish(self.job_store.part(job, len(parts), "json"), json.dumps(part).encode())
-            parts.append(part)
-            job.tries = 0
-        if self.watch is not None:
-            self.watch.end()
-        job.notes, job.rows, job.total = clip.notes(), _means(parts), job.finished
-        self._finish(parts, folder, size, info.fps, None if asked.silent else str(path))
-
-    def _parts(self) -> list[dict[str, Any]]:
-        """Records of the pieces that are done, from the first one on without a gap."""
-        out: list[dict[str, Any]] = []
-        while self.job_store.store.exists(name := self.job_store.part(self.job, len(out), "json")):
-            out.append(json.loads(self.job_store.store.read(name)))
-        return out
-
-    def _shown(
-        self, editor: Editor, clip: VideoSource, info: VideoInfo, begin: int
-    ) -> tuple[tuple[int, int], Iterator[EditedFrame]]:
-        job, asked, files = self.job, self.asked, self.job_store.files(self.job)
-        givers: dict[Any, Face] = {trait: self._face(editor, files[name], trait) for trait, name in job.traits.items()}
-        how = VideoOptions(
-            face=str(asked.face), seed=asked.seed, begin=begin,
-            at_once=self.clips.limits.edits_at_once if self.paint else 1, hold_boxes=self.paint is not None,
-            smooth=getattr(asked, "smooth", True), absolute=getattr(asked, "absolute", False),
-            neutral=getattr(asked, "neutral", "first"),
+        editor = Editor(analyzer, self.paint, composer_of(self.input_spec) if self.input_spec is not None else None)
+        monitor = runner.policy.watch() if isinstance(asked, VideoJob) else None
+        pieces = self._finished_pieces()
+        job.finished = sum(len(piece.times) for piece in pieces)
+        video = VideoSource(str(path), info.fps, runner.decoders.frames)
+        options = VideoOptions(
+            face=str(asked.face), seed=asked.seed, begin=job.finished,
+            at_once=runner.limits.edits_at_once if self.paint else 1, hold_boxes=self.paint is not None,
         )  # fmt: skip
-        if job.kind == "video":
-            return (info.width, info.height), edited(editor, clip, asked.edit, givers, how, self.watch)
-        image = reduced(decode(files[job.picture], max_pixels=MAX_PIXELS), asked.max_side)
-        sources = choose_faces(editor.see(image), asked.face)
-        self.clips.policy.check_faces(image, sources)
-        taken = frozenset(asked.take - set(job.traits))
-        asked.edit = _taking(asked.edit, taken)
-        height, width = image.shape[:2]
-        return (width, height), animated(editor, image, sources, clip, asked.edit, givers, taken, how)
+        if isinstance(asked, VideoJob):
+            edit, size = asked.edit, (info.width, info.height)
+            frames = edited(editor, video, edit, self._targets(editor), options, monitor)
+        else:
+            edit, size, frames = self._animated(editor, video, asked, options)
+        samples = Samples(editor, info.shown_frames)
+        for times, data in self._encoded_pieces(frames, folder, size, info.fps, samples, marked=not edit.is_nothing):
+            rows = {str(track): _rows(kept, edit, editor) for track, kept in samples.kept.items()}
+            samples.kept.clear()
+            piece = Piece(times, rows)
+            self.store.store.publish(self.store.part(job, len(pieces), "mp4"), data)
+            self.store.store.publish(self.store.part(job, len(pieces), "json"), json.dumps(asdict(piece)).encode())
+            pieces.append(piece)
+            job.tries = 0
+        if monitor is not None:
+            monitor.end()
+        job.notes, job.rows, job.total = video.notes(), _mean_rows(pieces), job.finished
+        self._finish(pieces, edit, folder, size, info.fps, None if asked.silent else str(path))
 
-    def _face(self, editor: Editor, data: bytes, trait: str) -> Face:
+    def _finished_pieces(self) -> list[Piece]:
+        """The finished pieces from the first on, without a gap."""
+        pieces: list[Piece] = []
+        while self.store.store.exists(name := self.store.part(self.job, len(pieces), "json")):
+            pieces.append(Piece(**json.loads(self.store.store.read(name))))
+        return pieces
+
+    def _targets(self, editor: Editor) -> dict[Any, Face]:
+        """The face that each trait is copied from."""
+        files = self.store.files(self.job)
+        return {trait: self._target(editor, files[name], trait) for trait, name in self.job.traits.items()}
+
+    def _target(self, editor: Editor, data: bytes, trait: str) -> Face:
         image = decode(data, max_pixels=MAX_PIXELS)
         faces = choose_faces(editor.see(image), "largest")
         if trait in TAKES_IDENTITY:
-            self.clips.policy.check_faces(image, faces)
+            self.runner.policy.check_faces(image, faces)
         return faces[0]
 
-    def _pieces(
-        self, shown: Iterator[EditedFrame], folder: Path, size: tuple[int, int], fps: float, samples: Samples
+    def _animated(
+        self, editor: Editor, video: VideoSource, asked: AnimationJob, options: VideoOptions
+    ) -> tuple[EditSpec, tuple[int, int], Iterator[EditedFrame]]:
+        """The edit of an animation, the size of its frames, and the frames."""
+        image = decode(self.store.files(self.job)[self.job.picture], max_pixels=MAX_PIXELS)
+        image = reduced(image, asked.max_side)
+        sources = choose_faces(editor.see(image), asked.face)
+        self.runner.policy.check_faces(image, sources)
+        from_video: frozenset[Any] = frozenset(asked.take - set(self.job.traits))
+        edit = replace(asked.edit, take=asked.edit.take | from_video)
+        options = replace(options, smooth=asked.smooth, absolute=asked.absolute, neutral=asked.neutral)
+        height, width = image.shape[:2]
+        frames = animated(editor, image, sources, video, edit, self._targets(editor), from_video, options)
+        return edit, (width, height), frames
+
+    def _encoded_pieces(
+        self,
+        frames: Iterator[EditedFrame],
+        folder: Path,
+        size: tuple[int, int],
+        fps: float,
+        samples: Samples,
+        *,
+        marked: bool,
     ) -> Iterator[tuple[list[float], bytes]]:
-        """Times and file of each piece, as it is done."""
+        """The times and the file of each piece as it is finished."""
         path, times = folder / "piece.mp4", list[float]()
         with ExitStack() as stack:
-            film: VideoWriter | None = None
+            writer: VideoWriter | None = None
             began = 0.0
-            for one in shown:
+            for frame in frames:
                 if self.stop.is_set():
                     raise Stopped
-                self.clips._within(one.index + 1, one.time_s)
-                if one.image is None:
+                self.runner.check_length(frame.index + 1, frame.time_s)
+                if frame.image is None:
                     continue
-                if film is None:
-                    film, began = stack.enter_context(VideoWriter(path, size, fps, reorder=False)), time.monotonic()
-                image = one.image
-                if not self.asked.edit.is_nothing:
-                    image = self.clips.signer.mark(image, self._mark())
-                times.append(one.time_s)
-                film.write(image, one.time_s - times[0])
+                if writer is None:
+                    writer = stack.enter_context(VideoWriter(path, size, fps, reorder=False))
+                    began = time.monotonic()
+                image = self.runner.signer.mark(frame.image, self._mark) if marked else frame.image
+                times.append(frame.time_s)
+                writer.write(image, frame.time_s - times[0])
                 self.job.finished += 1
-                if not self.asked.edit.is_nothing:
-                    samples.take(one)
-                if len(times) >= PIECE_FRAMES or time.monotonic() - began > PIECE_S:
+                if marked:
+                    samples.take(frame)
+                if len(times) >= MAX_PIECE_FRAMES or time.monotonic() - began > MAX_PIECE_S:
                     stack.close()
                     yield times, path.read_bytes()
-                    film, times = None, []
-            if film is not None:
+                    writer, times = None, []
+            if writer is not None:
                 stack.close()
                 yield times, path.read_bytes()
 
     def _finish(
-        self, parts: list[dict[str, Any]], folder: Path, size: tuple[int, int], fps: float, sound: str | None
+        self, pieces: list[Piece], edit: EditSpec, folder: Path, size: tuple[int, int], fps: float, sound: str | None
     ) -> None:
-        job, store = self.job, self.job_store.store
+        job, store = self.job, self.store.store
         out = folder / f"out.{job.suffix}"
-        pieces = []
-        for k in range(len(parts)):
-            pieces.append(folder / f"{k}.mp4")
-            pieces[-1].write_bytes(store.read(self.job_store.part(job, k, "mp4")))
-        times = [part["times"] for part in parts]
-        self.clips.decoders.join(JoinRequest(str(out), size, fps, list(map(str, pieces)), times, sound))
-        sources = {"source": job.clip} if job.kind == "video" else {"source": job.picture, "driver": job.clip}
+        files = []
+        for number in range(len(pieces)):
+            files.append(folder / f"{number}.mp4")
+            files[-1].write_bytes(store.read(self.store.part(job, number, "mp4")))
+        times = [piece.times for piece in pieces]
+        self.runner.decoders.join(JoinRequest(str(out), size, fps, list(map(str, files)), times, sound))
+        is_video = isinstance(self.asked, VideoJob)
+        sources = {"source": job.clip} if is_video else {"source": job.picture, "driver": job.clip}
         record = {
-            "request": job.id, "mark": f"{self._mark():08x}", "model": self.model, "seed": self.asked.seed, **sources,
-            "edit": self.asked.edit.to_dict(), "from": job.traits,
+            "request": job.id, "mark": f"{self._mark:08x}", "model": self.model, "seed": self.asked.seed, **sources,
+            "edit": edit.to_dict(), "from": job.traits,
         }  # fmt: skip
-        clip = (folder / "clip").read_bytes()
-        origins = [Origin(clip)]
-        if job.kind == "animation":
-            origins = [Origin(self.job_store.files(job)[job.picture], "componentOf"), Origin(clip, "inputTo")]
-        data = self.clips.signer.film(out.read_bytes(), job.media_type, record, origins)
-        data = self.job_store.put(job, 0, data)
-        if self.clips.audit_log is not None:
+        video = (folder / "clip").read_bytes()
+        origins = [Origin(video)]
+        if not is_video:
+            origins = [Origin(self.store.files(job)[job.picture], "componentOf"), Origin(video, "inputTo")]
+        data = self.runner.signer.sign_file(out.read_bytes(), job.media_type, record, origins)
+        data = self.store.put(job, 0, data)
+        if self.runner.audit_log is not None:
             entry = {**record, "key": job.owner, "request_id": job.id, "in": record["source"], "out": picture_id(data)}
-            self.clips.audit_log({name: value for name, value in entry.items() if name not in ("source", "request")})
+            self.runner.audit_log({name: value for name, value in entry.items() if name not in ("source", "request")})
         store.delete_folder(f"jobs/{job.id}/part")
 
+    @property
     def _mark(self) -> int:
-        """The same after a restart."""
+        """Bits of the watermark; the same after a restart."""
         return int(self.job.id[:8], 16)
 
 
-def _options(asked: Any, seed: int) -> SamplingOptions:
-    g, words = asked.guidance, asked.edit.prompt or None
-    return SamplingOptions(seed, asked.steps, asked.scheduler, g.identity, g.attributes, g.text, asked.strength, words)
-
-
-def _taking(edit: Any, taken: frozenset[Any]) -> Any:
-    from dataclasses import replace
-
-    return replace(edit, take=edit.take | taken)
-
-
-def _rows(kept: list[Any], edit: Any, editor: Editor) -> list[list[Any]]:
-    """Asked and achieved on each frame looked at again."""
+def _rows(kept: list[Any], edit: EditSpec, editor: Editor) -> list[Row]:
+    """Requested and achieved values on each measured frame."""
     head = editor.see.head
-    return [[numbers(w, edit, head), None if now is None else numbers(now, edit, head)] for _, w, now in kept]
+    return [
+        (numbers(target, edit, head), None if measured is None else numbers(measured, edit, head))
+        for _, target, measured in kept
+    ]
 
 
-def _means(parts: list[dict[str, Any]]) -> list[list[Any]]:
-    """One row per face: means of what was asked and achieved."""
-    by_track: dict[str, list[list[Any]]] = {}
-    for part in parts:
-        for track, rows in part["rows"].items():
+def _mean_rows(pieces: list[Piece]) -> list[Row]:
+    """The mean requested and achieved values of each face."""
+    by_track: dict[str, list[Row]] = {}
+    for piece in pieces:
+        for track, rows in piece.rows.items():
             by_track.setdefault(track, []).extend(rows)
-    out = []
-    for rows in list(by_track.values())[:MOST_ROWS]:
-        found = [achieved for _, achieved in rows if achieved is not None]
-        out.append([_mean([asked for asked, _ in rows]), _mean(found) if found else None])
-    return out
+    means: list[Row] = []
+    for rows in list(by_track.values())[:MAX_FACES]:
+        achieved = [values for _, values in rows if values is not None]
+        means.append((_mean([values for values, _ in rows]), _mean(achieved) if achieved else None))
+    return means
 
 
-def _mean(rows: list[dict[str, float]]) -> dict[str, float]:
+def _mean(rows: list[Values]) -> Values:
     values = {name: [r[name] for r in rows if math.isfinite(r.get(name, math.nan))] for name in rows[0]}
     return {name: round(sum(v) / len(v), 4) for name, v in values.items() if v}

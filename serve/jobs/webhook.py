@@ -1,82 +1,79 @@
-"""Tell a caller that their job has ended: a signed message to an address of theirs, again until it is taken.
+"""Webhooks about ended jobs, signed by the Standard Webhooks scheme (https://www.standardwebhooks.com).
 
-Path: a job that has ended -> `Webhooks.tell` -> POST, with
+Path: an ended job -> `Webhooks.send` -> POST with the headers `webhook-id` (the job's id, the same for each attempt),
+`webhook-timestamp` and `webhook-signature`.
 
-    RigFace-Signature: t=<seconds since 1970>,v1=<HMAC-SHA256 of "<t>.<body>", hex>
-    RigFace-Delivery: <the job's id>, the same for each attempt
-
-The secret of the service is the environment's RIGFACE_WEBHOOK_SECRET; each API key signs with one of its own that is derived from
-it (`rigface serve key secret NAME`), so that one caller cannot speak as the service to another. `client.check_webhook` is the
-receiver's half. A message may come twice (the service was killed before it wrote down that it was taken): go by the delivery.
+The service's secret is the environment's RIGFACE_WEBHOOK_SECRET; the secret of each API key is derived from it
+(`rigface serve key secret NAME`), so a caller cannot sign as the service to another. A message may arrive twice, if the service was
+killed before it recorded the delivery: receivers deduplicate by `webhook-id`.
 """
 
 from __future__ import annotations
 
+import base64
+import datetime
 import hashlib
 import hmac
 import json
 import os
-import time
-from typing import Any
+
+from standardwebhooks import Webhook
 
 from serve.problems import ApiError
 from serve.schemas import JobState
 from serve.security.url_allowlist import UrlAllowlist
 
-VARIABLE = "RIGFACE_WEBHOOK_SECRET"
-MOST_TRIES = 10
-FIRST_S, LONGEST_S = 5.0, 3600.0
-ANSWER_S = 10.0
+SECRET_VARIABLE = "RIGFACE_WEBHOOK_SECRET"
+MAX_TRIES = 10
+FIRST_RETRY_S, MAX_RETRY_S = 5.0, 3600.0
+RESPONSE_S = 10.0
 
 
 def secret_of(key: str, master: str) -> str:
-    """What messages about the jobs of an API key are signed with."""
-    return hmac.new(master.encode(), key.encode(), hashlib.sha256).hexdigest()
+    """The signing secret of an API key, `whsec_...`."""
+    return "whsec_" + base64.b64encode(hmac.digest(master.encode(), key.encode(), hashlib.sha256)).decode()
 
 
-def signature(body: bytes, secret: str, at: int) -> str:
-    """The header."""
-    code = hmac.new(secret.encode(), f"{at}.".encode() + body, hashlib.sha256).hexdigest()
-    return f"t={at},v1={code}"
-
-
-def wait_s(tries: int) -> float:
-    """Until the next attempt, after so many."""
-    return min(FIRST_S * 2.0 ** (tries - 1), LONGEST_S)
+def retry_s(tries: int) -> float:
+    """Seconds until the next attempt after so many."""
+    return min(FIRST_RETRY_S * 2.0 ** (tries - 1), MAX_RETRY_S)
 
 
 class Webhooks:
     """Messages to the addresses that the operator allows.
 
     Args:
-        places: of this purpose.
-        master: None: the environment's.
+        url_allowlist: of webhooks.
+        master: the service's secret; None: the environment's.
     """
 
-    def __init__(self, places: UrlAllowlist, master: str | None = None) -> None:
-        self._places = places
-        self._master = os.environ.get(VARIABLE, "") if master is None else master
+    def __init__(self, url_allowlist: UrlAllowlist, master: str | None = None) -> None:
+        self._url_allowlist = url_allowlist
+        self._master = os.environ.get(SECRET_VARIABLE, "") if master is None else master
 
     def check(self, address: str) -> None:
-        """Refuse an address that will not be told.
+        """Refuse an address that would get no message.
 
         Raises:
-            Trouble: `bad-request`.
+            ApiError: `bad-request`.
         """
         if not self._master:
-            raise ApiError("bad-request", f"webhook: this service has no secret to sign with ({VARIABLE})")
-        self._places.check(address, "webhook")
+            raise ApiError("bad-request", f"webhook: this service has no secret to sign with ({SECRET_VARIABLE})")
+        self._url_allowlist.check(address, "webhook")
 
-    async def tell(self, address: str, key: str, job: JobState) -> bool:
-        """Whether it was taken: answered with a status of 200 to 299."""
-        content: dict[str, Any] = {"event": f"job.{job.state}", "job": job.model_dump(mode="json")}
-        body = json.dumps(content).encode()
+    async def send(self, address: str, key: str, job: JobState) -> bool:
+        """Send a message; True if it is answered with a status of 200 to 299."""
+        now = datetime.datetime.now(datetime.UTC)
+        content = {"type": f"job.{job.state}", "timestamp": job.ended_at, "data": job.model_dump(mode="json")}
+        body = json.dumps(content)
         headers = {
             "Content-Type": "application/json",
-            "RigFace-Signature": signature(body, secret_of(key, self._master), int(time.time())),
-            "RigFace-Delivery": job.id,
+            "webhook-id": job.id,
+            "webhook-timestamp": str(int(now.timestamp())),
+            "webhook-signature": Webhook(secret_of(key, self._master)).sign(job.id, now, body),
         }
         try:
-            return 200 <= await self._places.post(address, "webhook", body, headers, ANSWER_S) < 300
+            status = await self._url_allowlist.post(address, "webhook", body.encode(), headers, RESPONSE_S)
         except ApiError:
             return False
+        return 200 <= status < 300

@@ -34,7 +34,7 @@ class Signer(Protocol):
     def mark(self, image: np.ndarray, bits: int) -> np.ndarray:
         """The picture with an invisible mark of 32 bits."""
 
-    def film(self, data: bytes, media_type: str, record: dict[str, Any], origins: Sequence[Origin] = ()) -> bytes:
+    def sign_file(self, data: bytes, media_type: str, record: dict[str, Any], origins: Sequence[Origin] = ()) -> bytes:
         """An encoded video, with what was done, and to what."""
 
     def verify(self, data: bytes) -> Verified:
@@ -52,7 +52,7 @@ class NoSigner:
         """As it is."""
         return image
 
-    def film(self, data: bytes, media_type: str, record: dict[str, Any], origins: Sequence[Origin] = ()) -> bytes:
+    def sign_file(self, data: bytes, media_type: str, record: dict[str, Any], origins: Sequence[Origin] = ()) -> bytes:
         """As it is."""
         return data
 

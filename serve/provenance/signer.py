@@ -1,6 +1,6 @@
 """Who made this picture: a C2PA manifest in the file, an invisible mark in the pixels, and the check of both.
 
-Path: edited image -> `C2paSigner` -> PNG, JPEG, WebP; edited clip -> `C2paSigner.film` -> MP4, MOV; any file -> `C2paSigner.verify`.
+Path: edited image -> `C2paSigner` -> PNG, JPEG, WebP; edited clip -> `C2paSigner.sign_file` -> MP4, MOV; any file -> `C2paSigner.verify`.
 Source: C2PA Technical Specification 2.x, through `c2pa-python`; it needs no network.
 
 A service has one seal: a private key, its certificate and the root that signed it, in one file, made at first use. The
@@ -77,13 +77,13 @@ class C2paSigner:
         }
         source = edit_input.pictures.get(edit_input.picture)
         origins = [Origin(source)] if source else []
-        return self.film(encode(marked, output_options), f"image/{output_options.format}", record, origins)
+        return self.sign_file(encode(marked, output_options), f"image/{output_options.format}", record, origins)
 
     def mark(self, image: np.ndarray, bits: int) -> np.ndarray:
         """The picture with an invisible mark of 32 bits."""
         return watermark.embed(image, bits, self._secret)
 
-    def film(self, data: bytes, media_type: str, record: dict[str, Any], origins: Sequence[Origin] = ()) -> bytes:
+    def sign_file(self, data: bytes, media_type: str, record: dict[str, Any], origins: Sequence[Origin] = ()) -> bytes:
         """An encoded video (or picture) with a manifest that says what was done, and to what.
 
         Args:

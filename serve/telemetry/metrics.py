@@ -1,8 +1,8 @@
-"""The metrics of the service, all of them, by name.
+"""All metrics of the service, by name.
 
-Path: door, eye, painter, jobs -> `tell` -> Ray -> the Prometheus endpoint of the node, as `ray_<name>` -> infra/observability.
-A door's own numbers are also at its /metrics, for a service on one machine: where Ray's endpoints are scraped, leave that one
-out, or requests are counted twice.
+Path: gateway, workers, job queue -> `record` -> Ray -> the Prometheus endpoint of the node, as `ray_<name>` -> infra/observability.
+A gateway's own metrics are also at its /metrics, for a service on one machine. Scrape either that or Ray's endpoints: with both,
+requests are counted twice.
 """
 
 from __future__ import annotations
@@ -16,32 +16,34 @@ from rigface.storage import s3_client
 from rigface.telemetry.instruments import Metric, MetricRecorder
 
 _SECONDS = (0.005, 0.02, 0.05, 0.1, 0.15, 0.3, 0.6, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0)
-_STEP = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+_STEP_SECONDS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 _ROWS = (1.0, 2.0, 4.0, 8.0, 12.0, 16.0, 24.0, 32.0)
 
-REQUESTS = Metric("rigface_requests", "counter", "answers", ("route", "status"))
-REQUEST_SECONDS = Metric("rigface_request_seconds", "histogram", "time to the end of an answer, s", ("route",), _SECONDS)  # fmt: skip
-IN_FLIGHT = Metric("rigface_requests_in_flight", "gauge", "requests at work in a door")
-PROBLEMS = Metric("rigface_problems", "counter", "answers that are problems", ("type",))
+REQUESTS = Metric("rigface_requests", "counter", "responses", ("route", "status"))
+REQUEST_SECONDS = Metric("rigface_request_seconds", "histogram", "time to the end of a response, s", ("route",), _SECONDS)  # fmt: skip
+IN_FLIGHT = Metric("rigface_requests_in_flight", "gauge", "requests under way in a gateway")
+PROBLEMS = Metric("rigface_problems", "counter", "responses that are problems", ("type",))
 EDITS = Metric("rigface_edits", "counter", "edits finished", ("model",))
 FACES_EDITED = Metric("rigface_faces_edited", "counter", "faces edited", ("model",))
-EDIT_SECONDS = Metric("rigface_edit_seconds", "histogram", "time of a finished edit: look, wait (for the painter), paint, finish, total, s", ("phase",), _SECONDS)  # fmt: skip
+EDIT_SECONDS = Metric("rigface_edit_seconds", "histogram", "time of a finished edit; phase: look, wait (in the diffusion queue), paint (sampling), finish, total; s", ("phase",), _SECONDS)  # fmt: skip
 
-PAINTER_WAITING = Metric("rigface_painter_waiting", "gauge", "edits that wait to get into a painter's batch")
-PAINTER_ROWS = Metric("rigface_painter_rows", "counter", "rows painted; over the steps: the mean batch")
-PAINTER_STEPS = Metric("rigface_painter_steps", "counter", "denoising steps taken, of whole batches")
-PAINTER_BATCH_ROWS = Metric("rigface_painter_batch_rows", "histogram", "rows in a step", (), _ROWS)
-PAINTER_STEP_SECONDS = Metric("rigface_painter_step_seconds", "histogram", "time of a step, s", (), _STEP)
-CACHE_LOOKUPS = Metric("rigface_cache_lookups", "counter", "lookups in memory; cache: door, seen, small, laid, remembered, who; result: hit, miss", ("cache", "result"))  # fmt: skip
+DIFFUSION_WAITING = Metric(
+    "rigface_diffusion_waiting", "gauge", "requests that wait for admission to a diffusion batch"
+)
+DIFFUSION_ROWS = Metric("rigface_diffusion_rows", "counter", "rows sampled; divided by the steps: the mean batch")
+DIFFUSION_STEPS = Metric("rigface_diffusion_steps", "counter", "denoising steps of whole batches")
+DIFFUSION_BATCH_ROWS = Metric("rigface_diffusion_batch_rows", "histogram", "rows in a step", (), _ROWS)
+DIFFUSION_STEP_SECONDS = Metric("rigface_diffusion_step_seconds", "histogram", "time of a step, s", (), _STEP_SECONDS)
+CACHE_LOOKUPS = Metric("rigface_cache_lookups", "counter", "lookups in memory; cache: pictures, analyses, resized, layouts, reference-tokens, identity-vectors; result: hit, miss", ("cache", "result"))  # fmt: skip
 
-JOBS = Metric("rigface_jobs", "gauge", "jobs in the queue's folder by state", ("state",))
+JOBS = Metric("rigface_jobs", "gauge", "jobs in the queue by state", ("state",))
 
 ALL = tuple(value for value in list(globals().values()) if isinstance(value, Metric))
-AT_THE_DOOR = (REQUESTS, REQUEST_SECONDS, IN_FLIGHT, PROBLEMS, EDITS, FACES_EDITED, EDIT_SECONDS)
+OF_GATEWAY = (REQUESTS, REQUEST_SECONDS, IN_FLIGHT, PROBLEMS, EDITS, FACES_EDITED, EDIT_SECONDS)
 
 
-def _ray() -> Any:
-    """Ray's classes of metrics, in a process that is on a cluster."""
+def _ray_metrics() -> Any:
+    """`ray.util.metrics` in a process of a Ray cluster, else None."""
     ray = sys.modules.get("ray")
     if ray is None or not ray.is_initialized():
         return None
@@ -50,57 +52,58 @@ def _ray() -> Any:
     return metrics
 
 
-tell = MetricRecorder(_ray)
-"""Tell one number: `tell(PAINTER_WAITING, 3)`."""
+record = MetricRecorder(_ray_metrics)
+"""Record a value: `record(DIFFUSION_WAITING, 3)`."""
 
-s3_client.tell = tell
-
-
-def stepped(rows: int, seconds: float) -> None:
-    """A painter took a step with so many rows."""
-    tell(PAINTER_STEPS)
-    tell(PAINTER_ROWS, rows)
-    tell(PAINTER_BATCH_ROWS, rows)
-    tell(PAINTER_STEP_SECONDS, seconds)
+s3_client.tell = record
 
 
-def jobs_by_state(states: Iterable[str]) -> None:
-    """The states of all jobs in the queue's folder, one each."""
+def record_step(rows: int, seconds: float) -> None:
+    """Record a denoising step of a batch."""
+    record(DIFFUSION_STEPS)
+    record(DIFFUSION_ROWS, rows)
+    record(DIFFUSION_BATCH_ROWS, rows)
+    record(DIFFUSION_STEP_SECONDS, seconds)
+
+
+def record_job_states(states: Iterable[str]) -> None:
+    """Record the number of jobs in each state, from the states of all jobs."""
     counts = Counter(states)
     for state in ("queued", "running", "done", "failed", "cancelled"):
-        tell(JOBS, counts[state], state=state)
+        record(JOBS, counts[state], state=state)
 
 
 _VERBS = {"counter": "inc", "gauge": "set", "histogram": "observe"}
 
 
-class Numbers:
-    """What a door counts, told to Ray and kept for its /metrics; a registry each, so that two in one process do not meet."""
+class GatewayMetrics:
+    """Metrics of one gateway, sent to Ray and kept for its /metrics. Each has a registry, so several fit in one process."""
 
     def __init__(self) -> None:
         import prometheus_client
 
-        self._registry, self._inside = prometheus_client.CollectorRegistry(), 0
-        self._kept: dict[str, Any] = {}
-        for m in AT_THE_DOOR:
-            buckets = {"buckets": m.buckets} if m.buckets else {}
-            make = getattr(prometheus_client, m.kind.title())
-            self._kept[m.name] = make(m.name, m.meaning, m.labels, registry=self._registry, **buckets)
+        self._registry, self._in_flight = prometheus_client.CollectorRegistry(), 0
+        self._collectors: dict[str, Any] = {}
+        for metric in OF_GATEWAY:
+            buckets = {"buckets": metric.buckets} if metric.buckets else {}
+            make = getattr(prometheus_client, metric.kind.title())
+            arguments = metric.name, metric.meaning, metric.labels
+            self._collectors[metric.name] = make(*arguments, registry=self._registry, **buckets)
 
-    def __call__(self, measure: Metric, value: float = 1.0, **labels: str) -> None:
-        """As `tell`, for a measure of `AT_THE_DOOR`."""
-        kept = self._kept[measure.name]
-        kept = kept.labels(**labels) if measure.labels else kept
-        getattr(kept, _VERBS[measure.kind])(value)
-        tell(measure, value, **labels)
+    def __call__(self, metric: Metric, value: float = 1.0, **labels: str) -> None:
+        """As `record`, for a metric of `OF_GATEWAY`."""
+        collector = self._collectors[metric.name]
+        collector = collector.labels(**labels) if metric.labels else collector
+        getattr(collector, _VERBS[metric.kind])(value)
+        record(metric, value, **labels)
 
-    def inside(self, change: int) -> None:
-        """One request more, or one less, is at work."""
-        self._inside += change
-        self(IN_FLIGHT, self._inside)
+    def change_in_flight(self, change: int) -> None:
+        """Count a request that begins (1) or ends (-1)."""
+        self._in_flight += change
+        self(IN_FLIGHT, self._in_flight)
 
     def text(self) -> bytes:
-        """All of it as Prometheus reads it."""
+        """All metrics in Prometheus' text format."""
         from prometheus_client import generate_latest
 
         return generate_latest(self._registry)

@@ -1,10 +1,9 @@
-"""Where the time of a request goes: OpenTelemetry spans over all processes of the service, where somebody asks for them.
+"""OpenTelemetry spans of a request across all processes of the service, and the request id that log lines carry.
 
-Path: `front.py` (a span a request; a caller's `traceparent` is taken up) -> `edits.py` -> `far.py` hands the context on ->
-deployments -> eye, painter, seal -> an exporter. Off, which is the default, nothing of OpenTelemetry is imported, and a span
-is a test of one variable. Attributes are numbers and names, as in log lines; never pictures or edits.
+Path: `serve.api.middleware` (a span per request, below a caller's `traceparent`) -> `CallContext` in each call between deployments
+-> spans of FaceWorker, DiffusionWorker and JobQueue -> an exporter. Off by default: nothing of OpenTelemetry is imported then.
 
-The id of the request goes the same way, for log lines, whether spans are kept or not.
+Attributes follow OpenTelemetry's semantic conventions; own ones begin with `rigface.`. Never an image or an edit.
 """
 
 from __future__ import annotations
@@ -14,40 +13,82 @@ import sys
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing, contextmanager
 from contextvars import ContextVar
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
 
 from rigface.extras import extra
 
 EXPORTERS = ("", "otlp", "console")
-Carried = Mapping[str, str] | None
+Attribute = str | int | float | bool
+Event = TypeVar("Event")
+
+# Names of opentelemetry.semconv, which is not imported while tracing is off.
+HTTP_METHOD = "http.request.method"
+HTTP_ROUTE = "http.route"
+HTTP_STATUS = "http.response.status_code"
+URL_PATH = "url.path"
+ERROR_TYPE = "error.type"
+MODEL = "gen_ai.request.model"
+SEED = "gen_ai.request.seed"
+REQUEST_ID = "rigface.request.id"
+FACE = "rigface.face.index"
+STEP, STEPS = "rigface.step", "rigface.steps"
+QUEUE_S, SAMPLING_S, BATCH_ROWS = "rigface.queue_seconds", "rigface.sampling_seconds", "rigface.batch.rows"
+FORMAT = "rigface.output.format"
+
 _tracer: Any = None
-_request: ContextVar[str] = ContextVar("request", default="")
+_request_id: ContextVar[str] = ContextVar("request_id", default="")
 
 
-class _Nothing:
-    """The span of a service that keeps no traces."""
+@dataclass(frozen=True)
+class CallContext:
+    """What a call to another process carries: the id of its request or job, and W3C trace headers if tracing is on."""
 
-    def add_event(self, name: str, attributes: Mapping[str, Any] | None = None) -> None:
-        """Is not kept."""
+    request_id: str = ""
+    trace: Mapping[str, str] = field(default_factory=dict)
 
-    def set_attributes(self, attributes: Mapping[str, Any]) -> None:
-        """Is not kept."""
+
+NO_CONTEXT = CallContext()
+
+
+class Span(Protocol):
+    """The part of OpenTelemetry's span that is used here."""
+
+    def add_event(self, name: str, attributes: Mapping[str, Attribute] | None = None) -> None:
+        """Add a timestamped event."""
+
+    def set_attributes(self, attributes: Mapping[str, Attribute]) -> None:
+        """Set attributes."""
 
     def end(self) -> None:
-        """Nothing ends."""
+        """End the span."""
 
 
-NOTHING = _Nothing()
+class _NoSpan:
+    """The span of a process that keeps no traces."""
+
+    def add_event(self, name: str, attributes: Mapping[str, Attribute] | None = None) -> None:
+        """Do nothing."""
+
+    def set_attributes(self, attributes: Mapping[str, Attribute]) -> None:
+        """Do nothing."""
+
+    def end(self) -> None:
+        """Do nothing."""
 
 
-def start(exporter: str, part: str) -> None:
-    """Keep traces from now on in this process, a part of the service: `door`, `eye`, `painter`, `jobs`.
+NO_SPAN = _NoSpan()
+
+
+def start(exporter: str, service: str) -> None:
+    """Export the spans of this process from now on.
 
     Args:
-        exporter: `otlp` (to OTEL_EXPORTER_OTLP_ENDPOINT), `console` (standard error), or empty: none.
+        exporter: `otlp` (to OTEL_EXPORTER_OTLP_ENDPOINT), `console` (standard error), or empty for none.
+        service: the part of the application that runs here: `gateway`, `face-worker`, `diffusion-worker`, `job-queue`.
 
     Raises:
-        ValueError: there is no such exporter.
+        ValueError: the exporter is unknown.
         MissingExtra: its package is not installed.
     """
     if exporter not in EXPORTERS:
@@ -57,74 +98,77 @@ def start(exporter: str, part: str) -> None:
     from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter, SimpleSpanProcessor
 
     if exporter == "console":
-        keep(SimpleSpanProcessor(ConsoleSpanExporter(out=sys.stderr)), part)
+        export_to(SimpleSpanProcessor(ConsoleSpanExporter(out=sys.stderr)), service)
         return
     with extra("traces"):
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-    keep(BatchSpanProcessor(OTLPSpanExporter()), part)
+    export_to(BatchSpanProcessor(OTLPSpanExporter()), service)
 
 
-def keep(processor: Any, part: str) -> Any:
-    """Give spans to a processor of OpenTelemetry's; returns the provider, which can be flushed and shut down."""
+def export_to(processor: Any, service: str) -> Any:
+    """Send spans to an OpenTelemetry processor; returns the provider, to flush it and shut it down."""
     global _tracer
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import TracerProvider
 
-    provider = TracerProvider(resource=Resource.create({"service.name": "rigface", "service.part": part}))
+    provider = TracerProvider(resource=Resource.create({"service.namespace": "rigface", "service.name": service}))
     provider.add_span_processor(processor)
     _tracer = provider.get_tracer("rigface")
     return provider
 
 
 def stop() -> None:
-    """Keep no more."""
+    """Make no more spans in this process."""
     global _tracer
     _tracer = None
 
 
 @contextmanager
-def span(name: str, **attributes: Any) -> Iterator[Any]:
-    """A stretch of work below the one that is under way here."""
+def span(name: str, attributes: Mapping[str, Attribute] | None = None) -> Iterator[Span]:
+    """A span below the current one."""
     if _tracer is None:
-        yield NOTHING
+        yield NO_SPAN
         return
-    with _tracer.start_as_current_span(name, attributes=attributes) as made:
-        yield made
+    with _tracer.start_as_current_span(name, attributes=attributes) as current:
+        yield current
 
 
 @contextmanager
-def under(carried: Carried, name: str) -> Iterator[Any]:
-    """A stretch of work below one of another process; none where that process keeps no traces."""
-    if _tracer is None or carried is None:
-        yield NOTHING
+def span_in(context: CallContext, name: str) -> Iterator[Span]:
+    """A span below one of the calling process; none if that process keeps no traces."""
+    if _tracer is None or not context.trace:
+        yield NO_SPAN
         return
-    with _tracer.start_as_current_span(name, context=_context(carried)) as made:
-        yield made
+    with _tracer.start_as_current_span(name, context=_extracted(context.trace)) as current:
+        yield current
 
 
 @contextmanager
-def asked(path: str, headers: Mapping[bytes, bytes], request_id: str) -> Iterator[Any]:
-    """A request to the API: below the caller's span, where it names one; calls of other parts carry its id."""
-    working_on(request_id)
+def request_span(method: str, path: str, headers: Mapping[bytes, bytes], request_id: str) -> Iterator[Span]:
+    """The span of an API request, below the caller's span if the headers name one; calls made inside carry the request id."""
+    set_request_id(request_id)
     if _tracer is None or not path.startswith("/v1/"):
-        yield NOTHING
+        yield NO_SPAN
         return
     from opentelemetry.trace import SpanKind
 
-    sent = {
+    parent = {
         name.decode(): headers[name].decode("latin-1") for name in (b"traceparent", b"tracestate") if name in headers
     }
-    options = {"context": _context(sent), "kind": SpanKind.SERVER, "attributes": {"request_id": request_id}}
-    with _tracer.start_as_current_span("request", **options) as made:
-        yield made
+    attributes = {HTTP_METHOD: method, URL_PATH: path, REQUEST_ID: request_id}
+    options = {"context": _extracted(parent), "kind": SpanKind.SERVER, "attributes": attributes}
+    with _tracer.start_as_current_span(method, **options) as current:
+        yield current
 
 
-async def drawn(carried: Carried, name: str, events: AsyncGenerator[Any, None]) -> AsyncGenerator[Any, None]:
-    """A generator's events, its work a stretch below one of another process: done in a task, so that the span is current there only."""
-    queue: asyncio.Queue[Any] = asyncio.Queue()
+async def traced_events(
+    context: CallContext, name: str, events: AsyncGenerator[Event, None]
+) -> AsyncGenerator[Event, None]:
+    """A generator's events; its work runs in a task below a span of the calling process, which is current in that task only."""
+    queue: asyncio.Queue[tuple[Event | None, Exception | None]] = asyncio.Queue()
 
     async def work() -> None:
-        with under(carried, name):
+        with span_in(context, name):
             try:
                 async with aclosing(events):
                     async for event in events:
@@ -141,37 +185,36 @@ async def drawn(carried: Carried, name: str, events: AsyncGenerator[Any, None]) 
                 return
             if error is not None:
                 raise error
-            yield event
+            yield event  # type: ignore[misc]
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 
 
-def working_on(request_id: str) -> None:
-    """Have calls of other parts, from this task on, carry the id of a request or a job."""
-    _request.set(request_id)
+def set_request_id(request_id: str) -> None:
+    """Have calls from this task on carry the id of a request or a job."""
+    _request_id.set(request_id)
 
 
-def loose(carried: Carried, name: str) -> Any:
-    """A span of a generator, which must not be the current one of whoever draws from it: `end` it."""
-    if _tracer is None or carried is None:
-        return NOTHING
-    return _tracer.start_span(name, context=_context(carried))
+def detached_span(context: CallContext, name: str, attributes: Mapping[str, Attribute]) -> Span:
+    """A span of a generator, which must not become current in its consumer: `end` it."""
+    if _tracer is None or not context.trace:
+        return NO_SPAN
+    return _tracer.start_span(name, context=_extracted(context.trace), attributes=attributes)
 
 
-def carried() -> dict[str, Any]:
-    """What a call to another process hands on: `request`, an id; `trace`; or neither."""
-    told = {"request": request} if (request := _request.get()) else {}
+def current_context() -> CallContext:
+    """The context for a call to another process."""
     if _tracer is None:
-        return told
+        return CallContext(_request_id.get())
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-    context: dict[str, str] = {}
-    TraceContextTextMapPropagator().inject(context)
-    return {**told, "trace": context} if context else told
+    trace: dict[str, str] = {}
+    TraceContextTextMapPropagator().inject(trace)
+    return CallContext(_request_id.get(), trace)
 
 
-def _context(carried: Mapping[str, str]) -> Any:
+def _extracted(trace: Mapping[str, str]) -> Any:
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-    return TraceContextTextMapPropagator().extract(carried)
+    return TraceContextTextMapPropagator().extract(trace)

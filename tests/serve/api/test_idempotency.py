@@ -131,17 +131,17 @@ def test_a_caller_who_leaves_stops_a_keyed_edit_and_is_counted_until_it_has_stop
 
 def test_what_is_kept_of_an_edit_is_its_result_and_not_its_source(services, png):
     from serve.content_cache import picture_id
-    from serve.inference.edit_service import Editing
+    from serve.inference.edit_service import EditRunner
     from serve.messages import EditInput
     from serve.schemas import EditRequest, PictureRef
     from serve.security.api_keys import OPEN
-    from serve.telemetry.metrics import Numbers
+    from serve.telemetry.metrics import GatewayMetrics
 
     name = picture_id(png)
     asked = EditRequest(picture=PictureRef(base64="AAAA"), edit={"yaw_deg": 3}, model="preview")
-    editing = Editing(services, Numbers())
+    editing = EditRunner(services, GatewayMetrics())
     plan = editing.plan(asked, EditInput(name, asked.edit, {name: png}), "image/png", OPEN, "1")
-    done = run(editing.whole(plan))
+    done = run(editing.run(plan))
     assert (done.data[:4], done.plan.edit_input.picture) == (b"\x89PNG", name)
     assert done.plan.edit_input.pictures == {}
     assert done.plan.asked.picture is None

@@ -285,14 +285,14 @@ def test_a_stream_that_its_caller_leaves_is_in_the_log_with_the_last_picture_it_
     from serve.messages import EditInput
     from serve.schemas import EditRequest
     from serve.security.api_keys import OPEN
-    from serve.telemetry.metrics import Numbers
+    from serve.telemetry.metrics import GatewayMetrics
 
     log, source = tmp_path / "audit.jsonl", encode_png(textured(6))
     services.face_worker, services.audit_log = FaceWorker(services.face_worker.see, signer=signer), Audit(log)
     asked = EditRequest(edit={"yaw_deg": 9}, model="tiny", steps=3, previews=1)
     edit_input, editing = (
         EditInput(picture_id(source), asked.edit, {picture_id(source): source}),
-        Editing(services, Numbers()),
+        Editing(services, GatewayMetrics()),
     )
 
     async def leave_after_the_first():

@@ -1,0 +1,86 @@
+"""Settings of the service that an operator may set: Ray Serve checks the `args` of its YAML against them."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import fields
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
+
+from serve.limits import Limits
+from serve.security.consent import Policy
+
+
+class ServiceConfig(BaseModel):
+    """Settings of all deployments.
+
+    Args:
+        model: a checkpoint; none at all serves the preview only. models: checkpoints by name; the first is the default.
+        device: of the diffusion workers. eye_device: of the face workers.
+        keys: file of API keys; empty leaves the service open.
+        fetch: URL prefixes that files may be fetched from, and networks (`serve.security.url_allowlist`).
+        webhooks: likewise, for messages about ended jobs, signed with the environment's RIGFACE_WEBHOOK_SECRET.
+        consent, deny: lists of people (`serve.security.consent`).
+        near: distance of identity vectors below which two faces are of one person.
+        seal: folder of the signing key; empty is the user's own.
+        audit: file that each edit adds a line to, or a folder with a file per host.
+        jobs: folder or s3:// of the queue, by default the environment's RIGFACE_JOBS; empty accepts no jobs.
+        jobs_at_once: jobs that run at a time. edits_at_once: edits or frames of one job sampled at a time; each is a row of
+            a batch (`most_rows`) that jobs share with interactive requests.
+        links_s: lifetime of a pre-signed address of a job's result in the bucket; 0 sends results through the gateway.
+        most_loaded: models that a diffusion worker keeps in memory.
+        traces: exporter of spans (`serve.telemetry.tracing`).
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: str = ""
+    models: dict[str, str] = {}
+    device: str = "cpu"
+    eye_device: str = "cpu"
+    keys: str = ""
+    fetch: list[str] = []
+    webhooks: list[str] = []
+    consent: str = ""
+    deny: str = ""
+    near: PositiveFloat = 0.6
+    seal: str = ""
+    audit: str = ""
+    jobs: str = Field(default_factory=lambda: os.environ.get("RIGFACE_JOBS", ""))
+    edit_s: PositiveFloat = 120.0
+    body_mb: PositiveInt = 32
+    clip_mb: PositiveInt = 64
+    clip_s: PositiveFloat = 120.0
+    clip_frames: PositiveInt = 7200
+    job_s: PositiveFloat = 7200.0
+    keep_h: PositiveFloat = 168.0
+    jobs_waiting: PositiveInt = 64
+    jobs_each: PositiveInt = 16
+    jobs_at_once: PositiveInt = 2
+    edits_at_once: PositiveInt = 4
+    links_s: NonNegativeFloat = 0.0
+    most_rows: PositiveInt = 16
+    most_loaded: PositiveInt = 2
+    cache_mb: PositiveInt = 384
+    traces: Literal["", "otlp", "console"] = ""
+
+    def signing_folder(self) -> Path:
+        """Folder of the signing key; all replicas must share it."""
+        return Path(self.seal) if self.seal else Path.home() / ".local" / "share" / "rigface" / "seal"
+
+    def limits(self) -> Limits:
+        """Limits on requests and jobs."""
+        same_name = {f.name: getattr(self, f.name) for f in fields(Limits) if f.name in ServiceConfig.model_fields}
+        megabytes = {"body_bytes": self.body_mb * 2**20, "clip_bytes": self.clip_mb * 2**20}
+        return Limits(keep_s=self.keep_h * 3600, **megabytes, **same_name)
+
+    def policy(self) -> Policy:
+        """Lists of the people who may or may not be edited."""
+        return Policy(self.consent, self.deny, near=self.near)
+
+    def checkpoints(self) -> dict[str, str]:
+        """Checkpoints by name, the default first."""
+        unnamed = {self.model.rstrip("/").rpartition("/")[2]: self.model} if self.model else {}
+        return {**unnamed, **self.models}

@@ -1,0 +1,111 @@
+"""Analysed images by content hash, with the consent check of their faces.
+
+Requests name images by hash and may come without bytes, which saves megabytes at each move of a slider. If an image is not cached
+any more, `unknown-picture` is raised and the caller sends the bytes.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+
+from rigface.face.analyzer import FaceAnalyzer, choose_faces
+from rigface.image import decode
+from rigface.types import Face
+from serve.content_cache import LruCache
+from serve.limits import MAX_PIXELS
+from serve.messages import EditInput
+from serve.problems import ApiError
+from serve.security.consent import TAKES_IDENTITY, Policy
+from serve.telemetry import tracing
+
+
+@dataclass(frozen=True, eq=False)
+class FaceAnalysis:
+    """An image and its faces.
+
+    Args:
+        image: (H, W, 3) uint8.
+        data: the file, which results name as their source; empty if the image was resized.
+    """
+
+    image: np.ndarray
+    faces: list[Face]
+    data: bytes = b""
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return len(self.data) + self.image.nbytes + sum(f.crop.nbytes + f.mask.nbytes for f in self.faces)
+
+
+class FaceCache:
+    """Analyses of images, whole and resized, and identity vectors of their faces. Safe for threads."""
+
+    def __init__(self, analyzer: FaceAnalyzer, policy: Policy, cache_mb: int) -> None:
+        self._analyzer, self._policy = analyzer, policy
+        self._analyses = LruCache(cache_mb * 2**20, lambda analysis: analysis.size, "analyses")
+        self._resized = LruCache(cache_mb * 2**18, lambda analysis: analysis.size, "resized")
+        self._vectors = LruCache(10_000, lambda vector: 1, "identity-vectors")
+        self._locks = [threading.Lock() for _ in range(16)]  # by image, so that concurrent requests analyse it once
+
+    def analyze(self, edit_input: EditInput, name: str) -> FaceAnalysis:
+        """The faces of an image of the input.
+
+        Raises:
+            ApiError: `unknown-picture`: not cached, and the input has no bytes of it.
+        """
+        analysis = self._analyses.get(name)
+        if analysis is None:
+            data = edit_input.pictures.get(name)
+            if data is None:
+                raise ApiError("unknown-picture", more={"picture": name})
+            with self._locks[hash(name) % len(self._locks)], tracing.span("face_worker.analyze"):
+                analysis = self._analyses.get(name)
+                if analysis is None:
+                    image = decode(data, max_pixels=MAX_PIXELS)
+                    analysis = FaceAnalysis(image, self._analyzer(image), data)
+                    self._analyses.put(name, analysis)
+        return analysis
+
+    def resized(self, edit_input: EditInput) -> FaceAnalysis:
+        """The source, analysed at its own size, reduced to `max_side`."""
+        analysis = self.analyze(edit_input, edit_input.picture)
+        height, width = analysis.image.shape[:2]
+        if max(height, width) <= edit_input.max_side:
+            return analysis
+        key = edit_input.picture, edit_input.max_side
+        resized = self._resized.get(key)
+        if resized is None:
+            scale = edit_input.max_side / max(height, width)
+            size = max(1, round(width * scale)), max(1, round(height * scale))
+            image = cv2.resize(analysis.image, size, interpolation=cv2.INTER_AREA)
+            shrink = np.array([1 / scale, 1 / scale, 1], np.float32)
+            faces = [replace(f, frame_to_crop=f.frame_to_crop * shrink, box=f.box * scale) for f in analysis.faces]
+            resized = FaceAnalysis(image, faces)
+            self._resized.put(key, resized)
+        return resized
+
+    def check_consent(self, edit_input: EditInput) -> None:
+        """Refuse an edit if the policy forbids one of the edited faces, or a face whose identity is taken.
+
+        Raises:
+            ApiError: `refused`, `no-consent`.
+        """
+        if not self._policy.is_active:
+            return
+        targets = {edit_input.traits[trait]: "largest" for trait in TAKES_IDENTITY if trait in edit_input.traits}
+        for name, which in ((edit_input.picture, edit_input.face), *targets.items()):
+            analysis = self.analyze(edit_input, name)
+            self._policy.check([self._vector(name, analysis, face) for face in choose_faces(analysis.faces, which)])
+
+    def _vector(self, name: str, analysis: FaceAnalysis, face: Face) -> np.ndarray | None:
+        key = name, face.box.tobytes()
+        cached = self._vectors.get(key)
+        if cached is None:
+            cached = (self._policy.vector(analysis.image, face),)
+            self._vectors.put(key, cached)
+        return cached[0]

@@ -1,0 +1,137 @@
+"""Loaded checkpoints of a diffusion worker, the least recently used dropped first."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from rigface.types import Conditions
+from serve.messages import ModelInputSpec, SampledImage, SamplingOptions, Step
+from serve.problems import ApiError
+from serve.schemas import PREVIEW, ModelInfo
+
+if TYPE_CHECKING:
+    from rigface.model.checkpoint import ModelConfig
+    from rigface.model.pipeline import RigFacePipeline
+    from rigface.model.sampling import SamplingBatch, SamplingState
+
+LoadPipeline = Callable[[str], "RigFacePipeline"]
+"""Checkpoint folder or name -> pipeline."""
+
+ABOUT_PREVIEW = "The instant preview warps and relights the photograph itself; no network is used."
+NO_MODEL = "No trained model is loaded; start the service with --checkpoint FOLDER to add one."
+
+
+@dataclass(eq=False)
+class QueuedRequest:
+    """A request of a diffusion worker.
+
+    Args:
+        emit: passes an event, or the exception that ends the request, to its caller.
+        abandoned: its caller has left. batch_rows: the largest number of rows in one of its steps.
+    """
+
+    model: str
+    conditions: Conditions
+    options: SamplingOptions
+    previews: int | None
+    deadline: float
+    emit: Callable[[Step | SampledImage | BaseException], None]
+    queued_at: float = field(default_factory=time.monotonic)
+    started_at: float = 0.0
+    abandoned: bool = False
+    batch_rows: int = 0
+
+
+@dataclass(eq=False)
+class LoadedModel:
+    """A pipeline, its batch, and the requests in the batch."""
+
+    pipeline: RigFacePipeline
+    batch: SamplingBatch
+    active: list[tuple[QueuedRequest, SamplingState]] = field(default_factory=list)
+
+    @property
+    def rows(self) -> int:
+        """Rows in the batch."""
+        return sum(state.rows for _, state in self.active)
+
+
+class ModelPool:
+    """Checkpoints by name. `get` and `loaded` belong to the thread that samples.
+
+    Args:
+        checkpoints: name -> checkpoint folder, or a name that `RigFacePipeline.from_pretrained` takes; the first is the default.
+        max_loaded: models in memory at a time; a model with active requests is never dropped.
+    """
+
+    def __init__(self, checkpoints: Mapping[str, str], load_pipeline: LoadPipeline, max_loaded: int) -> None:
+        self._checkpoints, self._load_pipeline, self._max_loaded = dict(checkpoints), load_pipeline, max_loaded
+        self._configs: dict[str, ModelConfig] = {}
+        self.loaded: OrderedDict[str, LoadedModel] = OrderedDict()
+
+    @property
+    def default(self) -> str | None:
+        """Name of the default model; None without any."""
+        return next(iter(self._checkpoints), None)
+
+    @property
+    def is_idle(self) -> bool:
+        """True if no request is active."""
+        return not any(model.active for model in self.loaded.values())
+
+    def check(self, name: str) -> None:
+        """Refuse an unknown name.
+
+        Raises:
+            ApiError: `unknown-model`.
+        """
+        if name not in self._checkpoints:
+            raise ApiError("unknown-model", f"{name!r}; there are {', '.join([*self._checkpoints, PREVIEW])}")
+
+    def get(self, name: str) -> LoadedModel:
+        """The model, loaded if necessary; idle models beyond `max_loaded` are dropped."""
+        if name in self.loaded:
+            self.loaded.move_to_end(name)
+            return self.loaded[name]
+        pipeline = self._load_pipeline(self._checkpoints[name])
+        self._configs[name] = pipeline.config
+        model = self.loaded[name] = LoadedModel(pipeline, pipeline.crowd())
+        idle = [n for n, m in self.loaded.items() if not m.active and n != name]
+        while len(self.loaded) > self._max_loaded and idle:
+            del self.loaded[idle.pop(0)]
+        return model
+
+    def infos(self) -> list[ModelInfo]:
+        """The models that an edit may name; the preview comes last, or alone."""
+        infos = []
+        for name in self._checkpoints:
+            info = ModelInfo(
+                name=name, kind="", size=0, steps=0, default=name == self.default, loaded=name in self.loaded
+            )
+            if (config := self._configs.get(name)) is not None:
+                process = config.process
+                info = info.model_copy(update={"kind": process.kind, "size": config.size, "steps": process.steps})
+            infos.append(info)
+        about = ABOUT_PREVIEW if infos else f"{NO_MODEL} {ABOUT_PREVIEW}"
+        preview = ModelInfo(name=PREVIEW, kind=PREVIEW, size=0, steps=0, default=not infos, loaded=True, about=about)
+        return [*infos, preview]
+
+    def input_spec(self, name: str) -> ModelInputSpec:
+        """The style and size of a model's conditions; its weights are not loaded. Blocks at the first call for a model."""
+        config = self._configs.get(name)
+        if config is None:
+            config = self._configs[name] = self._read_config(name)
+        return ModelInputSpec(config.render_style, config.size, config.expression_field, config.detail)
+
+    def _read_config(self, name: str) -> ModelConfig:
+        from rigface.model.checkpoint import ModelConfig, folder_of
+        from rigface.model.weights import read_json
+
+        path = folder_of(self._checkpoints[name]) / "config.json"
+        if path.is_file():
+            return ModelConfig.from_json(read_json(path))
+        return self._load_pipeline(self._checkpoints[name]).config

@@ -1,0 +1,110 @@
+"""Interfaces of the services that an edit passes through, implemented in process and behind Ray Serve handles.
+
+In process: `serve.inference.face_worker.FaceWorker`, `serve.inference.diffusion_worker.DiffusionWorker`,
+`serve.jobs.queue.JobQueue`. Behind handles: `serve.remote`. Callers hold either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from typing import Literal, Protocol
+
+from rigface.types import Conditions
+from serve.messages import (
+    EditedImage,
+    EditInput,
+    EditProgress,
+    FinishedEdit,
+    JobResult,
+    JobSubmission,
+    ModelInputSpec,
+    OutputOptions,
+    Preview,
+    SampledImage,
+    SamplingOptions,
+    Step,
+)
+from serve.schemas import JobState, ModelInfo, Reconstruction, Verified
+
+MeshFormat = Literal["glb", "obj"]
+
+
+class Service(Protocol):
+    """A part of the application that can be asked for its health."""
+
+    async def ready(self) -> bool:
+        """True, or an exception that says why it cannot work."""
+
+
+class DiffusionService(Service, Protocol):
+    """Samples images with trained models."""
+
+    async def models(self) -> list[ModelInfo]:
+        """The models that an edit may name; the preview comes last, or alone."""
+
+    async def input_spec(self, model: str) -> ModelInputSpec:
+        """The style and size of a model's conditions."""
+
+    def sample(
+        self, model: str, conditions: Conditions, options: SamplingOptions, previews: int | None, timeout_s: float
+    ) -> AsyncGenerator[Step | SampledImage, None]:
+        """Sample one image. Closing the iterator takes the request out of the batch."""
+
+
+class EditService(Protocol):
+    """Runs whole edits by a model."""
+
+    def edit(
+        self,
+        edit_input: EditInput,
+        output_options: OutputOptions,
+        model: str,
+        options: SamplingOptions,
+        previews: int | None,
+        limit_s: float,
+    ) -> AsyncGenerator[EditProgress | EditedImage, None]:
+        """Progress events, then `EditedImage`. Closing the iterator ends the edit."""
+
+
+class FaceService(Service, Protocol):
+    """Analyses images and composites edits."""
+
+    async def reconstruct(self, edit_input: EditInput) -> Reconstruction:
+        """All faces of the image."""
+
+    async def mesh(self, edit_input: EditInput, kind: MeshFormat) -> bytes:
+        """The textured head of the chosen face."""
+
+    async def preview(self, edit_input: EditInput, output_options: OutputOptions) -> Preview:
+        """The edit without a model, at most `max_side` px."""
+
+    async def edit_without_model(self, edit_input: EditInput, output_options: OutputOptions) -> FinishedEdit:
+        """The edit without a model, at the image's own resolution."""
+
+    async def verify(self, data: bytes) -> Verified:
+        """The provenance of an image or a video."""
+
+    def edit_service(self, diffusion_worker: DiffusionService) -> EditService:
+        """Edits by this service's analysis and that service's models."""
+
+
+class JobService(Service, Protocol):
+    """Queues batches and videos, and keeps their results."""
+
+    async def submit(self, submission: JobSubmission, owner: str, idempotency_key: str = "") -> JobState:
+        """Queue a job; it is durable when this returns."""
+
+    async def status(self, job_id: str, owner: str) -> JobState:
+        """The state of an owner's job."""
+
+    async def jobs_of(self, owner: str) -> list[JobState]:
+        """An owner's jobs, the newest first."""
+
+    async def cancel(self, job_id: str, owner: str) -> JobState:
+        """Stop a job; its results stay."""
+
+    async def remove(self, job_id: str, owner: str) -> None:
+        """Stop a job and delete its files."""
+
+    async def result(self, job_id: str, owner: str, number: int, through: bool = False) -> JobResult:
+        """A result's bytes, or its address in the bucket unless `through` is set."""
