@@ -61,9 +61,9 @@ def painter_alone(model: str, seconds: float) -> dict[str, Any]:
 
     async def load(diffusion_worker: DiffusionWorker, count: int, length: float) -> dict[str, float]:
         size = (await diffusion_worker.input_spec("m")).size
-        codes = diffusion_worker._rooms["m"].pipeline.model.expression_size
+        codes = diffusion_worker.pool.loaded["m"].pipeline.model.expression_size
         end, waited = time.monotonic() + length, list[float]()
-        steps, rows = diffusion_worker.steps_taken, diffusion_worker.rows_painted
+        steps, rows = diffusion_worker.steps_taken, diffusion_worker.rows_sampled
 
         async def one(number: int) -> None:
             random = np.random.default_rng(number)
@@ -71,20 +71,20 @@ def painter_alone(model: str, seconds: float) -> dict[str, Any]:
             edit_input, turn = Conditions(*pictures, random.normal(size=codes).astype(np.float32)), number
             while time.monotonic() < end:
                 since = time.monotonic()
-                await diffusion_worker.one("m", edit_input, SamplingOptions(seed=turn, steps=STEPS[turn % 3]))
+                await diffusion_worker.sample_image("m", edit_input, SamplingOptions(seed=turn, steps=STEPS[turn % 3]))
                 waited.append(time.monotonic() - since)
                 turn += 1
 
         began = time.monotonic()
         await asyncio.gather(*(one(n) for n in range(count)))
-        batch = (diffusion_worker.rows_painted - rows) / max(diffusion_worker.steps_taken - steps, 1)
+        batch = (diffusion_worker.rows_sampled - rows) / max(diffusion_worker.steps_taken - steps, 1)
         found = {"edits_per_s": len(waited) / (time.monotonic() - began), "mean_batch": batch}
         found |= {f"p{q}_s": float(np.percentile(waited, q)) for q in (50, 95, 99)}
         return {name: round(value, 4) for name, value in found.items()}
 
     out: dict[str, Any] = {}
     for label, rows in (("one at a time", 1), ("in flight", 16)):
-        diffusion_worker = DiffusionWorker.of({"m": model}, most_rows=rows)
+        diffusion_worker = DiffusionWorker.load({"m": model}, max_rows=rows)
         asyncio.run(load(diffusion_worker, 2, 0.5))  # warm
         for count in (1, 4, 16):
             out[f"{label}, {count} callers"] = asyncio.run(load(diffusion_worker, count, seconds))
@@ -136,14 +136,14 @@ def loads(model: str, seconds: float) -> dict[str, Any]:
         os.environ.setdefault(name, value)
     ray.init(address="local", num_cpus=8, object_store_memory=300 * 2**20, include_dashboard=False, log_to_driver=False)
     out: dict[str, Any] = {}
-    diffusion_worker = app.PainterDeployment
+    diffusion_worker = app.DiffusionWorkerDeployment
     with tempfile.TemporaryDirectory() as folder:
         common = {"quiet": True, "model": model, "seal": folder}
-        app.PainterDeployment = diffusion_worker.options(
+        app.DiffusionWorkerDeployment = diffusion_worker.options(
             autoscaling_config=None, num_replicas=1
         )  # the batch, not the replicas
         for label, rows in (("service", 16), ("one at a time", 1)):
-            with serving(port=free_port("127.0.0.1", 0), most_rows=rows, **common) as url:
+            with serving(port=free_port("127.0.0.1", 0), max_rows=rows, **common) as url:
                 for count in (1, 4, 16):
                     before = spent()
                     found = callers(url, "closed", "--callers", count, "--seconds", seconds)
@@ -157,7 +157,7 @@ def loads(model: str, seconds: float) -> dict[str, Any]:
                     found = callers(url, "open", "--rate", rate, "--seconds", seconds)
                     out[f"{label}, open loop"] = {"rate_per_s": rate, **found}
         limits = {"min_replicas": 1, "max_replicas": 2, "target_ongoing_requests": 4}
-        app.PainterDeployment = diffusion_worker.options(autoscaling_config={**limits, **DELAYS})
+        app.DiffusionWorkerDeployment = diffusion_worker.options(autoscaling_config={**limits, **DELAYS})
         with serving(port=free_port("127.0.0.1", 0), **common) as url:
             out["scale"] = scale(url)
     out["ratio_at_16"] = ratio(out["service, 16 callers"], out["one at a time, 16 callers"])
@@ -186,7 +186,7 @@ def scale(url: str) -> dict[str, Any]:
     from ray import serve
 
     def painters(*states: str) -> int:
-        found = serve.status().applications["rigface"].deployments["PainterDeployment"]
+        found = serve.status().applications["rigface"].deployments["DiffusionWorker"]
         return sum(n for state, n in found.replica_states.items() if not states or state in states)
 
     def until(count: int, *states: str, most_s: float = 90.0) -> float | None:

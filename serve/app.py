@@ -65,7 +65,7 @@ class FaceWorkerDeployment:
         tracing.start(config.traces, "face-worker")
         write_logs()
         signer, policy = C2paSigner(config.signing_folder()), config.policy()
-        self._worker = FaceWorker.load(config.eye_device, cache_mb=config.cache_mb, signer=signer, policy=policy)
+        self._worker = FaceWorker.load(config.face_device, cache_mb=config.cache_mb, signer=signer, policy=policy)
         self._edits = EditPipeline(self._worker, RemoteDiffusionWorker(diffusion_worker, config.checkpoints()))
 
     @remote_method("face_worker")
@@ -140,10 +140,10 @@ class DiffusionWorkerDeployment:
         write_logs()
         self._multiplexed = list(config.checkpoints()) if len(config.checkpoints()) > 1 else []
         self._worker = DiffusionWorker.load(
-            config.checkpoints(), config.device, max_rows=config.most_rows, max_loaded=config.most_loaded
+            config.checkpoints(), config.device, max_rows=config.max_rows, max_loaded=config.max_loaded
         )
         self._announced = False
-        self._announce = serve.multiplexed(_loaded_model, max_num_models_per_replica=config.most_loaded)
+        self._announce = serve.multiplexed(_loaded_model, max_num_models_per_replica=config.max_loaded)
 
     @remote_method("diffusion_worker")
     async def ready(self) -> bool:

@@ -18,7 +18,7 @@ class ServiceConfig(BaseModel):
 
     Args:
         model: a checkpoint; none at all serves the preview only. models: checkpoints by name; the first is the default.
-        device: of the diffusion workers. eye_device: of the face workers.
+        device: of the diffusion workers. face_device: of the face workers.
         keys: file of API keys; empty leaves the service open.
         fetch: URL prefixes that files may be fetched from, and networks (`serve.security.url_allowlist`).
         webhooks: likewise, for messages about ended jobs, signed with the environment's RIGFACE_WEBHOOK_SECRET.
@@ -28,9 +28,9 @@ class ServiceConfig(BaseModel):
         audit: file that each edit adds a line to, or a folder with a file per host.
         jobs: folder or s3:// of the queue, by default the environment's RIGFACE_JOBS; empty accepts no jobs.
         jobs_at_once: jobs that run at a time. edits_at_once: edits or frames of one job sampled at a time; each is a row of
-            a batch (`most_rows`) that jobs share with interactive requests.
+            a batch (`max_rows`) that jobs share with interactive requests.
         links_s: lifetime of a pre-signed address of a job's result in the bucket; 0 sends results through the gateway.
-        most_loaded: models that a diffusion worker keeps in memory.
+        max_loaded: models that a diffusion worker keeps in memory.
         traces: exporter of spans (`serve.telemetry.tracing`).
     """
 
@@ -39,7 +39,7 @@ class ServiceConfig(BaseModel):
     model: str = ""
     models: dict[str, str] = {}
     device: str = "cpu"
-    eye_device: str = "cpu"
+    face_device: str = "cpu"
     keys: str = ""
     fetch: list[str] = []
     webhooks: list[str] = []
@@ -61,8 +61,8 @@ class ServiceConfig(BaseModel):
     jobs_at_once: PositiveInt = 2
     edits_at_once: PositiveInt = 4
     links_s: NonNegativeFloat = 0.0
-    most_rows: PositiveInt = 16
-    most_loaded: PositiveInt = 2
+    max_rows: PositiveInt = 16
+    max_loaded: PositiveInt = 2
     cache_mb: PositiveInt = 384
     traces: Literal["", "otlp", "console"] = ""
 

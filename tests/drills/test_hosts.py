@@ -181,11 +181,12 @@ import sys, time, ray
 from ray import serve
 ray.init(address=sys.argv[1], log_to_driver=False)
 from serve import app
+from serve.config import ServiceConfig
 serve.start(proxy_location="EveryNode", http_options={"host": "0.0.0.0", "port": 8000}, logging_config={"log_level": "WARNING"})
-args = app.Args(seal=sys.argv[2], model=sys.argv[3])
+args = ServiceConfig(seal=sys.argv[2], model=sys.argv[3])
 one_a_host = {"num_replicas": 2, "max_replicas_per_node": 1, "autoscaling_config": None}
-painter = app.PainterDeployment.options(**one_a_host, health_check_period_s=1, health_check_timeout_s=5, ray_actor_options={"num_cpus": 0.1}).bind(args)
-eye = app.EyeDeployment.options(**one_a_host, health_check_period_s=1, health_check_timeout_s=5).bind(args, painter)
+painter = app.DiffusionWorkerDeployment.options(**one_a_host, health_check_period_s=1, health_check_timeout_s=5, ray_actor_options={"num_cpus": 0.1}).bind(args)
+eye = app.FaceWorkerDeployment.options(**one_a_host, health_check_period_s=1, health_check_timeout_s=5).bind(args, painter)
 door = app.Gateway.options(**one_a_host, health_check_period_s=1, health_check_timeout_s=5).bind(args, eye, painter)
 serve.run(door, name="rigface", route_prefix="/")
 print("ready", flush=True)

@@ -76,7 +76,7 @@ def test_config_names_application_and_deployments(config):
     assert args.seal, "replicas share a seal"
     named = {d["name"]: d for d in application["deployments"]}
     assert named.keys() == _names(build(args)), "every deployment has its size in the file, and no other is named"
-    device = named["PainterDeployment"]["ray_actor_options"].get("num_gpus", 0)
+    device = named["DiffusionWorker"]["ray_actor_options"].get("num_gpus", 0)
     assert (args.device == "cuda") == (device > 0)
 
 

@@ -79,7 +79,7 @@ def face_worker():
 def diffusion_worker():
     from serve.inference.diffusion_worker import DiffusionWorker
 
-    made = DiffusionWorker.of({"tiny": "tiny"})
+    made = DiffusionWorker.load({"tiny": "tiny"})
     yield made
     made.close()
 
@@ -113,7 +113,7 @@ def serve_jobs(services, tmp_path):
     from starlette.testclient import TestClient
 
     from serve.api.routes import make_api
-    from serve.jobs.queue import Jobs
+    from serve.jobs.queue import JobQueue
     from serve.limits import Limits
 
     lives = {}
@@ -124,13 +124,13 @@ def serve_jobs(services, tmp_path):
                 jobs, client = lives[uri]
                 client.portal.call(jobs.close)
             services.limits = replace(Limits(), **{f.name: more.pop(f.name) for f in fields(Limits) if f.name in more})
-            services.jobs = Jobs(
+            services.jobs = JobQueue(
                 uri,
                 services.face_worker,
                 services.diffusion_worker,
                 services.limits,
                 audit_log=services.audit_log,
-                see=StillSee,
+                load_analyzer=StillSee,
                 **more,
             )
             client = stack.enter_context(TestClient(make_api(replace(services)), raise_server_exceptions=False))

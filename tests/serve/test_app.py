@@ -10,8 +10,8 @@ import pytest
 
 from rigface.image import encode_png
 from serve.__main__ import Start, model_of
-from serve.app import Args
 from serve.client.client import Client, ClientResult, Refused
+from serve.config import ServiceConfig
 from serve.limits import Limits
 from serve.telemetry import metrics
 from tests.scrape import scraped, total
@@ -55,10 +55,10 @@ def test_every_number_is_seen_at_the_endpoint_of_the_node(faces):
         faces.edit(b"no picture", {"yaw_deg": 3})
     text = scraped([m.series[-1] for m in metrics.ALL])
     assert total(text, "rigface_edits_total", model="tiny") >= 1
-    assert total(text, "rigface_painter_rows_total") >= total(text, "rigface_painter_steps_total") >= 2
+    assert total(text, "rigface_diffusion_rows_total") >= total(text, "rigface_diffusion_steps_total") >= 2
     assert total(text, "rigface_faces_edited_total", model="tiny") >= len(made.asked) == 1
     assert total(text, "rigface_problems_total", type="bad-image") >= 1
-    assert total(text, "rigface_cache_lookups_total", cache="laid", result="hit") >= 1  # laid out once, for both ends
+    assert total(text, "rigface_cache_lookups_total", cache="layouts", result="hit") >= 1
     phases = {"look", "wait", "paint", "finish", "total"}
     assert phases == {p for p in phases if total(text, "rigface_edit_seconds_count", phase=p)}
 
@@ -74,7 +74,7 @@ def test_a_request_can_be_followed_through_the_logs_of_all_parts(service):
     for name, asked, status in (("followed-1", body, 200), ("followed-2", bad, 422)):
         headers = {"X-Request-Id": name}
         assert httpx.post(f"{service}/v1/edits", json=asked, headers=headers, timeout=60).status_code == status
-    end, wanted = time.monotonic() + 20, {"eye.edit", "painter.paint"}
+    end, wanted = time.monotonic() + 20, {"face_worker.edit", "diffusion_worker.sample"}
     while True:
         lines = [
             json.loads(line)
@@ -83,14 +83,14 @@ def test_a_request_can_be_followed_through_the_logs_of_all_parts(service):
             if '"request_id": "followed-' in line
         ]
         parts = {
-            line["stage"]: line for line in lines if line["event"] == "part" and line["request_id"] == "followed-1"
+            line["stage"]: line for line in lines if line["event"] == "stage" and line["request_id"] == "followed-1"
         }
         if wanted <= parts.keys() and {"request", "edit"} <= {line["event"] for line in lines}:
             break
         assert time.monotonic() < end, lines
         time.sleep(0.1)
-    assert set(parts["painter.paint"]["seconds"]) == {"wait", "paint"}
-    assert parts["eye.edit"]["seconds"] > 0
+    assert set(parts["diffusion_worker.sample"]["seconds"]) == {"queue", "sampling"}
+    assert parts["face_worker.edit"]["seconds"] > 0
     assert "bad-image" in {
         line.get("problem") for line in lines if line["request_id"] == "followed-2" and "stage" in line
     }
@@ -99,7 +99,7 @@ def test_a_request_can_be_followed_through_the_logs_of_all_parts(service):
 
 def test_the_command_serves_mini_where_it_is_and_what_it_is_told_to(mini, monkeypatch):
     assert Start()._args(8000)["model"] == "mini"
-    assert Args(**Start()._args(8000)).places() == {"mini": "mini"}
+    assert ServiceConfig(**Start()._args(8000)).checkpoints() == {"mini": "mini"}
     assert model_of("preview") == ""
     monkeypatch.delenv("RIGFACE_ASSETS")
     assert model_of("") == ""
@@ -107,12 +107,12 @@ def test_the_command_serves_mini_where_it_is_and_what_it_is_told_to(mini, monkey
 
 
 def test_what_an_operator_sets_reaches_the_limits_and_nonsense_is_refused():
-    limits = Args(edits_at_once=2, jobs_at_once=3, body_mb=1, keep_h=1, links_s=60).limits()
+    limits = ServiceConfig(edits_at_once=2, jobs_at_once=3, body_mb=1, keep_h=1, links_s=60).limits()
     assert (limits.edits_at_once, limits.jobs_at_once, limits.body_bytes, limits.keep_s) == (2, 3, 2**20, 3600)
     assert limits.links_s == 60
-    assert Args().limits() == Limits()
-    for name in ("edits_at_once", "most_rows", "edit_s"):
+    assert ServiceConfig().limits() == Limits()
+    for name in ("edits_at_once", "max_rows", "edit_s"):
         with pytest.raises(ValueError, match=name):
-            Args(**{name: 0})
+            ServiceConfig(**{name: 0})
     with pytest.raises(ValueError, match="edit_at_once"):
-        Args(edit_at_once=4)
+        ServiceConfig(edit_at_once=4)

@@ -14,7 +14,7 @@ from tests.serve.conftest import listening
 @pytest.fixture(scope="module")
 def url(face_worker):
     """A service without a checkpoint, as a newcomer has it."""
-    with listening(Services(face_worker, DiffusionWorker.of({}))) as url:
+    with listening(Services(face_worker, DiffusionWorker.load({}))) as url:
         yield url
 
 

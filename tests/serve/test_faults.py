@@ -122,7 +122,7 @@ def test_a_lost_controller_disturbs_nobody(service, somebody):
 def test_a_lost_painter_loses_no_edit_and_no_job(service, somebody):
     with Load(service, somebody) as load:
         job = submitted(service, somebody, 4)
-        kill("PainterDeployment")
+        kill("DiffusionWorker")
         load.more(6)
     assert not load.broken
     assert set(load.refused) <= {"busy"}
@@ -142,7 +142,7 @@ def test_a_lost_keeper_of_jobs_loses_no_clip(service, fixtures, tmp_path):
         while faces.job(name).finished < 10:
             assert time.monotonic() < end, "the job does not begin"
             time.sleep(0.1)
-        kill("JobsDeployment")
+        kill("JobQueue")
         job = finished(service, name)
         assert (job["state"], job["results"]) == ("done", [0]), job
         (tmp_path / "out.mp4").write_bytes(faces.result(name))
@@ -151,7 +151,7 @@ def test_a_lost_keeper_of_jobs_loses_no_clip(service, fixtures, tmp_path):
 
 def test_a_lost_eye_loses_no_edit(service, somebody):
     with Load(service, somebody) as load:
-        kill("EyeDeployment")
+        kill("FaceWorker")
         load.more(4)
     assert not load.broken
     assert set(load.refused) <= {"busy"}
@@ -160,7 +160,7 @@ def test_a_lost_eye_loses_no_edit(service, somebody):
 def test_a_lost_door_is_replaced_and_clients_who_come_again_lose_nothing(service, somebody):
     with Load(service, somebody, tries=8) as load:
         job = submitted(service, somebody, 4)
-        kill("Door")
+        kill("Gateway")
         load.more(6)
     assert not load.broken
     assert not load.refused
@@ -246,12 +246,12 @@ def test_a_body_that_trickles_is_cut_off(face_worker, diffusion_worker, monkeypa
         slow.close()
 
 
-def rows_painted():
+def rows_sampled():
     """All rows that painters have painted, once the number stands still."""
     before, now = -1.0, 0.0
     while now != before:
         time.sleep(2.5)  # longer than numbers take to be seen
-        before, now = now, total(scraped(["rigface_painter_rows_total"]), "rigface_painter_rows_total")
+        before, now = now, total(scraped(["rigface_diffusion_rows_total"]), "rigface_diffusion_rows_total")
     return now
 
 
@@ -274,7 +274,7 @@ def test_callers_who_leave_are_painted_for_no_more(service, somebody):
     with Client(service) as faces:
         name = faces.reconstruct(somebody).picture
         faces.edit(name, {"yaw_deg": 4}, steps=2)
-        before = rows_painted()
+        before = rows_sampled()
         assert max(asyncio.run(leave(name))) < steps
-        assert rows_painted() - before < 0.6 * callers * steps
+        assert rows_sampled() - before < 0.6 * callers * steps
         assert faces.edit(name, {"yaw_deg": 4}, steps=2).image

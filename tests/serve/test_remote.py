@@ -1,45 +1,52 @@
-"""A part behind a handle: asked again where its replica was lost, and never twice to take a job."""
+"""Calls through a handle: retries after a lost replica, except for the submission of a job."""
 
 import pytest
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
-from serve import remote as far
+from serve import remote
+from serve.messages import OutputOptions, SamplingOptions
 from serve.problems import ApiError
-from serve.remote import RemoteDeployment, RemoteDiffusionWorker
+from serve.remote import RemoteDiffusionWorker, RemoteFaceWorker, RemoteJobQueue
 from tests.serve.conftest import run
 
 
 class Handle:
-    """Gives one answer after the other; an exception is raised. As `RemoteDeployment` needs of Ray Serve's handle, and no more."""
+    """A handle with one answer for each call; an exception is raised."""
 
     def __init__(self, *answers):
-        self.left, self.asked, self.cancelled = list(answers), [], 0
-
-    call = paint = property(lambda self: self)
+        self.left, self.calls, self.cancelled, self.used_options = list(answers), [], 0, None
 
     def options(self, **options):
-        self.told = options
+        self.used_options = options
         return self
 
-    def remote(self, *args):
-        self.asked.append(args)
-        return Answer(self, self.left.pop(0))
+    def __getattr__(self, name):
+        return Method(self, name)
+
+
+class Method:
+    def __init__(self, handle, name):
+        self.handle, self.name = handle, name
+
+    def remote(self, *args, context):
+        self.handle.calls.append((self.name, *args))
+        return Answer(self.handle, self.handle.left.pop(0))
 
 
 class Answer:
-    def __init__(self, handle, says):
-        self.handle, self.says = handle, says
+    def __init__(self, handle, value):
+        self.handle, self.value = handle, value
 
     def __await__(self):
-        if isinstance(self.says, Exception):
-            raise self.says
+        if isinstance(self.value, Exception) and not isinstance(self.value, ApiError):
+            raise self.value
         yield from ()
-        return self.says
+        return self.value
 
     async def __aiter__(self):
-        for event in self.says:
-            if isinstance(event, Exception):
+        for event in self.value:
+            if isinstance(event, Exception) and not isinstance(event, ApiError):
                 raise event
             yield event
 
@@ -48,82 +55,82 @@ class Answer:
 
 
 @pytest.fixture(autouse=True)
-def in_no_time(monkeypatch):
-    monkeypatch.setattr(far, "PAUSE_S", 0)
+def no_wait(monkeypatch):
+    monkeypatch.setattr(remote, "RETRY_S", 0)
+
+
+def preview(handle):
+    return run(RemoteFaceWorker(handle).preview("edit", OutputOptions()))
 
 
 @pytest.mark.parametrize("lost", [ActorDiedError(), ActorUnavailableError("away", None)])
-def test_a_call_is_made_again_where_the_replica_was_lost(lost):
-    handle = Handle(lost, lost, "seen")
-    assert run(RemoteDeployment(handle).preview("wish")) == "seen"
-    assert handle.asked == [("preview", "wish")] * 3
+def test_call_is_repeated_after_lost_replica(lost):
+    handle = Handle(lost, lost, "preview")
+    assert preview(handle) == "preview"
+    assert handle.calls == [("preview", "edit", OutputOptions())] * 3
 
 
-def test_it_is_given_up_with_a_name_at_last():
+def test_call_fails_as_busy_after_last_try():
     handle = Handle(*[ActorDiedError()] * 9)
-    with pytest.raises(ApiError) as trouble:
-        run(RemoteDeployment(handle).preview("wish"))
-    assert (trouble.value.slug, len(handle.asked)) == ("busy", far.TRIES)
-    assert trouble.value.headers["Retry-After"] == "2"
+    with pytest.raises(ApiError) as problem:
+        preview(handle)
+    assert (problem.value.slug, len(handle.calls)) == ("busy", remote.MAX_TRIES)
+    assert problem.value.headers["Retry-After"] == "2"
 
 
-def test_a_job_is_not_submitted_twice():
-    handle = Handle(ActorDiedError(), "taken")
+def test_job_submission_is_not_repeated():
+    handle = Handle(ActorDiedError(), "accepted")
     with pytest.raises(ApiError, match="busy"):
-        run(RemoteDeployment(handle).submit("order", "anna", ""))
-    assert len(handle.asked) == 1
+        run(RemoteJobQueue(handle).submit("submission", "anna", ""))
+    assert len(handle.calls) == 1
 
 
 @pytest.mark.parametrize("error", [BackPressureError(8, 64), DeploymentUnavailableError(None)])
-def test_a_full_or_failed_part_is_busy(error):
+def test_overloaded_or_missing_deployment_is_busy(error):
     with pytest.raises(ApiError, match="busy"):
-        run(RemoteDeployment(Handle(error)).preview("wish"))
+        preview(Handle(error))
 
 
-def test_what_went_wrong_over_there_is_raised_here():
-    there = RayTaskError("call", "a stack", KeyError("nose"))
+def test_error_of_replica_is_raised_to_caller():
     with pytest.raises(KeyError):
-        run(RemoteDeployment(Handle(there)).preview("wish"))
+        preview(Handle(RayTaskError("preview", "a stack", KeyError("nose"))))
     with pytest.raises(ApiError, match="no-face"):
-        run(RemoteDeployment(Handle(ApiError("no-face"))).preview("wish"))
+        preview(Handle(ApiError("no-face")))
 
 
-def painted(handle):
-    async def all_of_it():
-        return [event async for event in RemoteDiffusionWorker(handle).paint("tiny", "conditions")]
+def sampled(handle, models=()):
+    async def collect():
+        stream = RemoteDiffusionWorker(handle, models).sample("tiny", "conditions", SamplingOptions(), None, 60.0)
+        return [event async for event in stream]
 
-    return run(all_of_it())
+    return run(collect())
 
 
-def test_steps_begin_anew_where_the_painter_was_lost():
+def test_stream_starts_again_after_lost_replica():
     handle = Handle([1, 2, ActorDiedError()], [1, 2, 3])
-    assert painted(handle) == [1, 2, 1, 2, 3]
-    assert handle.asked == [("tiny", "conditions")] * 2
+    assert sampled(handle) == [1, 2, 1, 2, 3]
+    assert handle.calls == [("sample", "tiny", "conditions", SamplingOptions(), None, 60.0)] * 2
     assert handle.cancelled == 2
 
 
-def test_a_painter_s_refusal_ends_the_stream():
+def test_problem_in_stream_ends_it():
     with pytest.raises(ApiError, match="timeout"):
-        painted(Handle([1, ApiError("timeout")]))
+        sampled(Handle([1, ApiError("timeout")]))
 
 
-def test_what_a_painter_is_is_not_asked_for_each_edit(monkeypatch):
+def test_models_and_input_specs_are_cached(monkeypatch):
     handle = Handle(["tiny"], "spec", ApiError("unknown-model"), ["tiny", "mine"])
-    diffusion_worker = RemoteDiffusionWorker(handle)
-    assert [run(diffusion_worker.models()) for _ in range(3)] == [["tiny"]] * 3
-    assert [run(diffusion_worker.input_spec("tiny")) for _ in range(2)] == ["spec"] * 2
-    with pytest.raises(ApiError, match="unknown-model"):  # which is not kept
-        run(diffusion_worker.input_spec("mine"))
-    monkeypatch.setattr(far, "KEPT_S", 0)
-    assert run(diffusion_worker.models()) == ["tiny", "mine"]
+    worker = RemoteDiffusionWorker(handle)
+    assert [run(worker.models()) for _ in range(3)] == [["tiny"]] * 3
+    assert [run(worker.input_spec("tiny")) for _ in range(2)] == ["spec"] * 2
+    with pytest.raises(ApiError, match="unknown-model"):  # errors are not cached
+        run(worker.input_spec("mine"))
+    monkeypatch.setattr(remote, "MODELS_TTL_S", 0)
+    assert run(worker.models()) == ["tiny", "mine"]
 
 
-@pytest.mark.parametrize(("models", "told"), [(["tiny", "mine"], {"multiplexed_model_id": "tiny"}), (["tiny"], {})])
-def test_where_there_are_several_models_the_painter_that_has_it_is_asked(models, told):
+@pytest.mark.parametrize(("models", "routing"), [(["tiny", "mine"], {"multiplexed_model_id": "tiny"}), (["tiny"], {})])
+def test_request_is_routed_by_model_if_there_are_several(models, routing):
     handle = Handle([1])
-
-    async def all_of_it():
-        return [event async for event in RemoteDiffusionWorker(handle, models).paint("tiny", "conditions")]
-
-    assert run(all_of_it()) == [1]
-    assert handle.told == {"stream": True, **told}
+    assert sampled(handle, models) == [1]
+    assert handle.used_options == {"stream": True, **routing}

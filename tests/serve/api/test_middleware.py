@@ -90,7 +90,7 @@ def test_files_of_the_operator_that_cannot_be_read_are_not_the_callers_fault_eit
     enroll(consent, "anna", [np.zeros(128)])
     key = {"Authorization": f"Bearer {add(file, 'alice')}"}
     services.face_worker = FaceWorker(
-        services.face_worker.see, policy=Policy(str(consent), who=lambda *_: np.zeros(128))
+        services.face_worker.analyzer, policy=Policy(str(consent), who=lambda *_: np.zeros(128))
     )
     services.keys = KeyRing(file)
     with TestClient(make_api(services), raise_server_exceptions=False, headers=key) as client:

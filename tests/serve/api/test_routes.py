@@ -167,7 +167,7 @@ def test_an_eye_that_has_forgotten_is_sent_the_bytes(client, services, png, monk
     from serve.inference.face_worker import FaceWorker
 
     name = client.post("/v1/reconstruct", files={"picture": ("a.png", png)}).json()["picture"]
-    services.face_worker = FaceWorker(services.face_worker.see)  # another replica
+    services.face_worker = FaceWorker(services.face_worker.analyzer)  # another replica
     assert client.post("/v1/preview", json={"picture": {"id": name}}).status_code == 200
 
 
@@ -287,9 +287,9 @@ def test_a_service_edit_is_the_editors_own(client, services, diffusion_worker, p
     from rigface.edits import EditSpec
     from serve.inference.face_worker import composer_of
 
-    pipeline = diffusion_worker._rooms["tiny"].pipeline
+    pipeline = diffusion_worker.pool.loaded["tiny"].pipeline
     editor = Editor(
-        services.face_worker.see, ModelPaint(pipeline), composer_of(run(diffusion_worker.input_spec("tiny")))
+        services.face_worker.analyzer, ModelPaint(pipeline), composer_of(run(diffusion_worker.input_spec("tiny")))
     )
     for edit in ({"yaw_deg": 12}, {"take": ["light"], "expression": {"smile": 0.5}}):
         spec, image = EditSpec.from_dict(edit), decode(png)

@@ -28,20 +28,22 @@ def test_a_picture_does_not_depend_on_who_is_painted_beside_it(diffusion_worker)
     ]
 
     async def crowd():
-        return await asyncio.gather(*(diffusion_worker.one("tiny", conditions(i), o) for i, o in enumerate(options)))
+        return await asyncio.gather(
+            *(diffusion_worker.sample_image("tiny", conditions(i), o) for i, o in enumerate(options))
+        )
 
     together = run(crowd())
-    assert max(p.crowd for p in together) > 1
+    assert max(p.batch_rows for p in together) > 1
     for i, o in enumerate(options):
-        alone = run(diffusion_worker.one("tiny", conditions(i), o))
-        assert alone.crowd == (2 if i == 2 else 1)
+        alone = run(diffusion_worker.sample_image("tiny", conditions(i), o))
+        assert alone.batch_rows == (2 if i == 2 else 1)
         assert np.abs(alone.image.astype(int) - together[i].image).max() <= 1  # 1e-4 before rounding to 8 bits
 
 
 def test_steps_are_told_as_they_are_taken(diffusion_worker):
     async def follow():
         async with aclosing(
-            diffusion_worker.paint("tiny", conditions(0), SamplingOptions(steps=4), previews=2)
+            diffusion_worker.sample("tiny", conditions(0), SamplingOptions(steps=4), previews=2)
         ) as events:
             return [event async for event in events]
 
@@ -55,8 +57,8 @@ def test_steps_are_told_as_they_are_taken(diffusion_worker):
 def test_a_bad_request_leaves_its_neighbours_alone(diffusion_worker):
     async def both():
         work = [
-            diffusion_worker.one("tiny", conditions(0), SamplingOptions(steps=3)),
-            diffusion_worker.one("tiny", conditions(1), SamplingOptions(scheduler="nope")),
+            diffusion_worker.sample_image("tiny", conditions(0), SamplingOptions(steps=3)),
+            diffusion_worker.sample_image("tiny", conditions(1), SamplingOptions(scheduler="nope")),
         ]
         return await asyncio.gather(*work, return_exceptions=True)
 
@@ -64,7 +66,7 @@ def test_a_bad_request_leaves_its_neighbours_alone(diffusion_worker):
     assert isinstance(good, SampledImage)
     assert isinstance(bad, ValueError)
     with pytest.raises(ApiError, match="unknown-model"):
-        run(diffusion_worker.one("other", conditions(0), SamplingOptions()))
+        run(diffusion_worker.sample_image("other", conditions(0), SamplingOptions()))
 
 
 def test_a_scheduler_that_breaks_on_the_way_leaves_its_neighbours_alone(monkeypatch):
@@ -81,7 +83,9 @@ def test_a_scheduler_that_breaks_on_the_way_leaves_its_neighbours_alone(monkeypa
     diffusion_worker = slow_studio()
 
     async def three():
-        work = [diffusion_worker.one("a", conditions(i), SamplingOptions(steps=n)) for i, n in enumerate((6, 7, 8))]
+        work = [
+            diffusion_worker.sample_image("a", conditions(i), SamplingOptions(steps=n)) for i, n in enumerate((6, 7, 8))
+        ]
         return await asyncio.gather(*work, return_exceptions=True)
 
     try:
@@ -90,7 +94,7 @@ def test_a_scheduler_that_breaks_on_the_way_leaves_its_neighbours_alone(monkeypa
         diffusion_worker.close()
     assert isinstance(one, SampledImage)
     assert isinstance(other, SampledImage)
-    assert one.crowd > 1
+    assert one.batch_rows > 1
     assert isinstance(bad, RuntimeError)
 
 
@@ -114,45 +118,47 @@ def slow_studio(**options) -> DiffusionWorker:
 
 
 def test_leaving_gives_the_place_to_the_next():
-    diffusion_worker = slow_studio(most_rows=1)
+    diffusion_worker = slow_studio(max_rows=1)
 
     async def scene():
-        first = diffusion_worker.paint("a", conditions(0), SamplingOptions(steps=100))
+        first = diffusion_worker.sample("a", conditions(0), SamplingOptions(steps=100))
         assert isinstance(await anext(first), Step)
-        second = asyncio.ensure_future(diffusion_worker.one("a", conditions(1), SamplingOptions(steps=2)))
+        second = asyncio.ensure_future(diffusion_worker.sample_image("a", conditions(1), SamplingOptions(steps=2)))
         await asyncio.sleep(0.1)
         assert not second.done()  # one row, and it is taken
         await first.aclose()
         return await asyncio.wait_for(second, 5)
 
-    assert run(scene()).waited_s >= 0.1
+    assert run(scene()).queue_s >= 0.1
     diffusion_worker.close()
 
 
 def test_a_full_house_a_late_one_and_an_end():
-    diffusion_worker = slow_studio(most_rows=1, most_waiting=1)
+    diffusion_worker = slow_studio(max_rows=1, max_waiting=1)
 
     async def scene():
-        first = asyncio.ensure_future(diffusion_worker.one("a", conditions(0), SamplingOptions(steps=20)))
+        first = asyncio.ensure_future(diffusion_worker.sample_image("a", conditions(0), SamplingOptions(steps=20)))
         await asyncio.sleep(0.1)
-        late = asyncio.ensure_future(diffusion_worker.one("a", conditions(1), SamplingOptions(steps=100), 0, 0.01))
+        late = asyncio.ensure_future(
+            diffusion_worker.sample_image("a", conditions(1), SamplingOptions(steps=100), 0.01)
+        )
         await asyncio.sleep(0.01)
         with pytest.raises(ApiError, match="busy"):
-            await diffusion_worker.one("a", conditions(2), SamplingOptions())
+            await diffusion_worker.sample_image("a", conditions(2), SamplingOptions())
         with pytest.raises(ApiError, match="timeout"):
             await late
         diffusion_worker.close()
         with pytest.raises(ApiError, match="draining"):
-            await diffusion_worker.one("a", conditions(3), SamplingOptions())
+            await diffusion_worker.sample_image("a", conditions(3), SamplingOptions())
         return await first  # what was under way is finished
 
     assert run(scene()).image.shape == (32, 32, 3)
 
 
 def test_models_beyond_memory_are_dropped_the_oldest_first():
-    diffusion_worker = slow_studio(most_loaded=2)
+    diffusion_worker = slow_studio(max_loaded=2)
     for name in ("a", "b", "a", "c"):
-        run(diffusion_worker.one(name, conditions(0), SamplingOptions(steps=1)))
+        run(diffusion_worker.sample_image(name, conditions(0), SamplingOptions(steps=1)))
     loaded = {m.name for m in run(diffusion_worker.models()) if m.loaded}
     assert loaded == {"a", "c", "preview"}
     diffusion_worker.close()
@@ -160,10 +166,10 @@ def test_models_beyond_memory_are_dropped_the_oldest_first():
 
 def test_a_person_is_remembered_once(diffusion_worker):
     calls = []
-    room = diffusion_worker._rooms["tiny"]
+    room = diffusion_worker.pool.loaded["tiny"]
     inner = room.pipeline.remember
     room.pipeline.remember = lambda picture: calls.append(1) or inner(picture)
     for seed in range(3):
-        run(diffusion_worker.one("tiny", conditions(77), SamplingOptions(seed=seed, steps=1)))
+        run(diffusion_worker.sample_image("tiny", conditions(77), SamplingOptions(seed=seed, steps=1)))
     del room.pipeline.remember
     assert len(calls) == 1

@@ -1,7 +1,6 @@
-"""An eye and two painters on real Ray Serve: each painter holds a few of several models, and an edit goes to one that holds its
-own; an edit that is under way when Ray takes the application away is finished.
+"""Multiplexed models and graceful shutdown on real Ray Serve, with one face worker and two diffusion workers.
 
-The networks are none and the eye sees one head everywhere, so that three more replicas start in seconds.
+There are no networks and the analyzer sees one head in every image, so that three more replicas start in seconds.
 """
 
 import asyncio
@@ -15,7 +14,8 @@ import pytest
 
 from rigface.edits import EditSpec
 from rigface.types import Conditions
-from serve.app import Args, EyeDeployment, PainterDeployment
+from serve.app import DiffusionWorkerDeployment, FaceWorkerDeployment
+from serve.config import ServiceConfig
 from serve.content_cache import picture_id
 from serve.inference.edit_pipeline import EditedImage
 from serve.messages import EditInput, OutputOptions, SamplingOptions
@@ -79,26 +79,26 @@ def pool(service):
 
     colour, see = Colour, StillSee
 
-    class Counting(PainterDeployment.func_or_class):
+    class Counting(DiffusionWorkerDeployment.func_or_class):
         def __init__(self, args):
             from serve.inference.diffusion_worker import DiffusionWorker
 
             self._read = []
             load = lambda place: self._read.append(place) or colour(place)  # noqa: E731
-            DiffusionWorker.of = classmethod(lambda cls, models, device, **options: cls(models, load, **options))
+            DiffusionWorker.load = classmethod(lambda cls, models, device, **options: cls(models, load, **options))
             super().__init__(args)
 
         async def read(self):
-            return self._read, list(self._diffusion_worker._rooms)
+            return self._read, list(self._worker.pool.loaded)
 
-    class Still(EyeDeployment.func_or_class):
+    class Still(FaceWorkerDeployment.func_or_class):
         def __init__(self, args, diffusion_worker):
             from serve.inference.face_worker import FaceWorker
 
             FaceWorker.load = classmethod(lambda cls, device, **options: cls(see(), **options))
             super().__init__(args, diffusion_worker)
 
-    args, small = Args(models=MODELS, most_loaded=1), {"ray_actor_options": {"num_cpus": 0.1}}
+    args, small = ServiceConfig(models=MODELS, max_loaded=1), {"ray_actor_options": {"num_cpus": 0.1}}
     painters = serve.deployment(Counting, num_replicas=2, **small).bind(args)
     face_worker = serve.deployment(Still, graceful_shutdown_timeout_s=60, **small).bind(args, painters)
     yield serve.run(face_worker, name="pool", route_prefix=None), serve.get_deployment_handle("Counting", "pool")
@@ -113,7 +113,7 @@ def test_an_edit_goes_to_the_painter_that_holds_its_model(pool):
     async def painted(*models):
         out = []
         for model in models:
-            async for event in diffusion_worker.paint(model, asked, SamplingOptions(), None, 60.0):
+            async for event in diffusion_worker.sample(model, asked, SamplingOptions(), None, 60.0):
                 out.append(int(event.image[0, 0, 0]))
         return out
 

@@ -8,13 +8,15 @@ from types import SimpleNamespace
 import httpx
 import pytest
 
+from rigface.edits import EditSpec
 from rigface.errors import StorageGone
 from rigface.image import decode
 from rigface.storage.store import Store
-from serve.jobs.batch import patiently
-from serve.jobs.queue import Jobs
-from serve.jobs.store import Job
+from serve.jobs.batch import with_retries
+from serve.jobs.queue import JobQueue
+from serve.jobs.store import Job, ResultInfo
 from serve.problems import ApiError
+from serve.schemas import BatchJob
 from tests.serve.conftest import run
 
 
@@ -128,7 +130,7 @@ def test_a_job_can_be_stopped(serve_jobs, png):
 
 
 def test_the_queue_is_bounded_and_the_same_order_is_taken_once(serve_jobs, services, png, monkeypatch):
-    monkeypatch.setattr(Jobs, "_do", lambda self, job: asyncio.Event().wait())  # works for ever
+    monkeypatch.setattr(JobQueue, "_do", lambda self, job: asyncio.Event().wait())  # works for ever
     served = serve_jobs(jobs_waiting=3, jobs_each=2)
     once = {"Idempotency-Key": "order-7"}
     first = submit(served, png, [{"yaw_deg": 1}], once).json()["id"]
@@ -145,7 +147,7 @@ def test_the_queue_is_bounded_and_the_same_order_is_taken_once(serve_jobs, servi
 
 def test_what_is_under_way_is_taken_up_again_after_a_graceful_end(serve_jobs, services, png, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(Jobs, "_do", lambda self, job: asyncio.Event().wait())
+        patch.setattr(JobQueue, "_do", lambda self, job: asyncio.Event().wait())
         served = serve_jobs()
         name = submit(served, png, [{"yaw_deg": 1}]).json()["id"]
         wait(served, name, "running")
@@ -175,23 +177,23 @@ def test_a_busy_or_broken_painter_is_asked_again(monkeypatch):
         raise ApiError("bad-request", "never")
 
     monkeypatch.setattr("serve.jobs.batch.asyncio.sleep", slept)
-    assert run(patiently(work)) == "made"
+    assert run(with_retries(work)) == "made"
     assert waits[0] >= 1.4
     waits.clear()
     with pytest.raises(ConnectionError):
-        run(patiently(hopeless))
+        run(with_retries(hopeless))
     assert len(waits) == 5
     with pytest.raises(ApiError, match="never"):
-        run(patiently(wrong))
+        run(with_retries(wrong))
 
 
 def test_one_callers_many_jobs_do_not_keep_anothers_waiting(tmp_path):
-    jobs = Jobs(str(tmp_path), None, None)
-    jobs._job_store = SimpleNamespace(all=lambda: queue)
-    queue = [Job(str(i), owner, "batch", {}, created=i) for i, owner in enumerate("aaab")]
-    jobs._at_work["0"] = None
+    jobs = JobQueue(str(tmp_path), None, None)
+    jobs._store = SimpleNamespace(all=lambda: queue)
+    queue = [Job(str(i), owner, None, created=i) for i, owner in enumerate("aaab")]
+    jobs._running["0"] = None
     assert jobs._next().id == "3"
-    jobs._at_work["3"] = None
+    jobs._running["3"] = None
     assert jobs._next().id == "1"
 
 
@@ -216,7 +218,7 @@ def test_a_job_that_does_not_fit_is_refused_by_name(serve_jobs, png, more, says)
 def away(monkeypatch):
     """A set of words: a path of the shelf with one of them cannot be written."""
     words, publish = set(), Store.publish
-    monkeypatch.setattr("serve.jobs.queue.AWAY_S", 0.05)
+    monkeypatch.setattr("serve.jobs.queue.RETRY_STORE_S", 0.05)
 
     def publish_or_not(self, path, *args, **more):
         if any(word in path for word in words):
@@ -247,7 +249,7 @@ def test_a_job_whose_shelf_is_away_waits_until_it_is_back(serve_jobs, png, away,
 
 
 def test_a_stop_that_cannot_be_written_down_says_so_and_is_written_later(serve_jobs, png, away, monkeypatch, tmp_path):
-    monkeypatch.setattr(Jobs, "_do", lambda self, job: asyncio.Event().wait())
+    monkeypatch.setattr(JobQueue, "_do", lambda self, job: asyncio.Event().wait())
     served = serve_jobs()
     name = submit(served, png, [{"yaw_deg": 1}]).json()["id"]
     wait(served, name, "running")
@@ -290,7 +292,7 @@ class Told:
     def check(self, address):
         pass
 
-    async def tell(self, address, key, job):
+    async def send(self, address, key, job):
         self.begun.append(job.id)
         if "slow" in address:
             await asyncio.sleep(30)
@@ -301,7 +303,7 @@ class Told:
 def test_an_address_that_hangs_delays_no_other_message_and_a_job_that_was_removed_stays_away(
     serve_jobs, png, monkeypatch, tmp_path
 ):
-    monkeypatch.setattr("serve.jobs.queue.TELL_S", 0.02)
+    monkeypatch.setattr("serve.jobs.queue.NOTIFY_S", 0.02)
     webhooks = Told()
     served = serve_jobs(webhooks=webhooks)
     slow = submit(served, png, [{"yaw_deg": 1}], webhook="https://slow.example.com/").json()["id"]
@@ -321,13 +323,13 @@ def test_nothing_is_written_after_its_job_was_removed(tmp_path):
     from serve.jobs.store import JobStore
 
     job_store = JobStore(str(tmp_path), 60)
-    job = Job("a" * 32, "me", "batch", {"format": "png"})
+    job = Job("a" * 32, "me", BatchJob(kind="batch", edits=[EditSpec()]))
     job_store._jobs[job.id] = job
     job_store.save(job)
     assert (tmp_path / "jobs" / job.id / "job.json").exists()
     job_store.remove(job)
     job_store.save(job)
-    job_store.put(job, 0, b"late", {})
+    job_store.put(job, 0, b"late", ResultInfo())
     assert not (tmp_path / "jobs" / job.id).exists()
     job_store.close()
     assert JobStore(str(tmp_path), 60).all() == []
@@ -358,21 +360,21 @@ def test_a_process_that_has_lost_its_shelf_writes_nothing_more_and_takes_it_agai
 ):
     from rigface.errors import OutputBusy
 
-    monkeypatch.setattr("serve.jobs.queue.CHECK_S", 0.02)
+    monkeypatch.setattr("serve.jobs.queue.LOCK_CHECK_S", 0.02)
     with monkeypatch.context() as patch:
-        patch.setattr(Jobs, "_do", lambda self, job: asyncio.Event().wait())
+        patch.setattr(JobQueue, "_do", lambda self, job: asyncio.Event().wait())
         served = serve_jobs()
         name = submit(served, png, [{"yaw_deg": 1}]).json()["id"]
-        job_store, record = services.jobs._job_store, tmp_path / "queue" / "jobs" / name / "job.json"
+        job_store, record = services.jobs._store, tmp_path / "queue" / "jobs" / name / "job.json"
         settled(record, "running")
         written = record.stat().st_mtime_ns
 
         def lost():
             raise OutputBusy("another run has taken over")
 
-        job_store._check = lost
+        job_store._check_lock = lost
         end = time.monotonic() + 10
-        while services.jobs._job_store is job_store:
+        while services.jobs._store is job_store:
             assert time.monotonic() < end
             time.sleep(0.01)
     assert record.stat().st_mtime_ns == written

@@ -45,7 +45,7 @@ def clip(tmp_path_factory):
 @pytest.fixture
 def served_clips(serve_jobs, tmp_path, monkeypatch):
     """`serve_jobs` with a seal, and pieces of six frames."""
-    monkeypatch.setattr("serve.jobs.video.PIECE_FRAMES", 6)
+    monkeypatch.setattr("serve.jobs.video.MAX_PIECE_FRAMES", 6)
     signer = C2paSigner(tmp_path / "seal")
     return lambda **limits: serve_jobs(signer=signer, **limits)
 
@@ -207,7 +207,7 @@ def test_a_decoder_that_hangs_costs_its_job_and_the_process_asks_to_be_replaced(
     end = threading.Event()
     monkeypatch.setattr("serve.jobs.video.STUCK_S", 0.1)
     monkeypatch.setattr("serve.api.health.KEPT_S", 0.0)
-    monkeypatch.setattr("serve.jobs.video._Making.run", lambda self: end.wait(30))
+    monkeypatch.setattr("serve.jobs.video._VideoRun.__call__", lambda self: end.wait(30))
     served = served_clips(job_s=0.3)
     assert served.get("/readyz").json()["jobs"] == "ok"
     name = submit(served, clip, edit={"yaw_deg": 3}, model="preview").json()["id"]
@@ -218,7 +218,7 @@ def test_a_decoder_that_hangs_costs_its_job_and_the_process_asks_to_be_replaced(
 
 
 def test_every_picture_of_a_clip_carries_the_mark_of_its_job(serve_jobs, clip, tmp_path, monkeypatch):
-    monkeypatch.setattr("serve.jobs.video.PIECE_FRAMES", 6)
+    monkeypatch.setattr("serve.jobs.video.MAX_PIECE_FRAMES", 6)
     signer = C2paSigner(tmp_path / "seal")
     marks, inner = [], signer.mark
     signer.mark = lambda image, bits: marks.append(bits) or inner(image, bits)
@@ -240,11 +240,11 @@ def trapped(monkeypatch):
 def test_a_clip_that_kills_its_decoder_costs_its_own_job_and_nothing_else(
     served_clips, clip, png, monkeypatch, trapped
 ):
-    from serve.jobs.queue import Jobs
+    from serve.jobs.queue import JobQueue
     from tests.serve.jobs.test_queue import submit as submit_batch
 
-    begun, real = [], Jobs._do
-    monkeypatch.setattr(Jobs, "_do", lambda self, job: begun.append(job.tries) or real(self, job))
+    begun, real = [], JobQueue._do
+    monkeypatch.setattr(JobQueue, "_do", lambda self, job: begun.append(job.tries) or real(self, job))
     monkeypatch.setenv("TRAP", "9")
     served = served_clips()
     name = submit(served, clip, edit={"yaw_deg": 15}, model="preview").json()["id"]

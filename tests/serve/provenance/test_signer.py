@@ -163,7 +163,7 @@ def test_an_animation_was_created_with_a_picture_in_it(signer, fixtures):
 
     clip = (fixtures / "clip.mp4").read_bytes()
     origins = [Origin(encode_png(textured(6)), "componentOf"), Origin(clip, "inputTo")]
-    made = signer.film(clip, "video/mp4", {"model": "tiny", "edit": {"take": ["pose"]}}, origins)
+    made = signer.sign_file(clip, "video/mp4", {"model": "tiny", "edit": {"take": ["pose"]}}, origins)
     active, actions, _ = declared(made, "video/mp4")
     assert [a["action"] for a in actions] == ["c2pa.created", "c2pa.placed"]
     assert [i["relationship"] for i in active["ingredients"]] == ["componentOf", "inputTo"]
@@ -223,7 +223,7 @@ def test_over_http(services, signer, tmp_path):
     from serve.inference.face_worker import FaceWorker
 
     services.face_worker, services.audit_log = (
-        FaceWorker(services.face_worker.see, signer=signer),
+        FaceWorker(services.face_worker.analyzer, signer=signer),
         Audit(tmp_path / "audit.jsonl"),
     )
     client = TestClient(make_api(services))
@@ -251,7 +251,7 @@ def test_previews_are_pictures_that_were_made_too(services, signer, tmp_path):
     from serve.inference.face_worker import FaceWorker
 
     log = tmp_path / "audit.jsonl"
-    services.face_worker, services.audit_log = FaceWorker(services.face_worker.see, signer=signer), Audit(log)
+    services.face_worker, services.audit_log = FaceWorker(services.face_worker.analyzer, signer=signer), Audit(log)
     client = TestClient(make_api(services))
     source = encode_png(textured(6))
 
@@ -280,7 +280,7 @@ def test_previews_are_pictures_that_were_made_too(services, signer, tmp_path):
 
 
 def test_a_stream_that_its_caller_leaves_is_in_the_log_with_the_last_picture_it_sent(services, signer, tmp_path):
-    from serve.inference.edit_service import Editing
+    from serve.inference.edit_service import EditRunner
     from serve.inference.face_worker import FaceWorker
     from serve.messages import EditInput
     from serve.schemas import EditRequest
@@ -288,11 +288,11 @@ def test_a_stream_that_its_caller_leaves_is_in_the_log_with_the_last_picture_it_
     from serve.telemetry.metrics import GatewayMetrics
 
     log, source = tmp_path / "audit.jsonl", encode_png(textured(6))
-    services.face_worker, services.audit_log = FaceWorker(services.face_worker.see, signer=signer), Audit(log)
+    services.face_worker, services.audit_log = FaceWorker(services.face_worker.analyzer, signer=signer), Audit(log)
     asked = EditRequest(edit={"yaw_deg": 9}, model="tiny", steps=3, previews=1)
     edit_input, editing = (
         EditInput(picture_id(source), asked.edit, {picture_id(source): source}),
-        Editing(services, GatewayMetrics()),
+        EditRunner(services, GatewayMetrics()),
     )
 
     async def leave_after_the_first():

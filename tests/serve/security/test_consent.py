@@ -52,7 +52,7 @@ def files(tmp_path):
 def judged(services, files):
     """The policy, in force for whatever the service sees."""
     policy = Policy(*files, who=who)
-    services.face_worker = FaceWorker(services.face_worker.see, policy=policy)
+    services.face_worker = FaceWorker(services.face_worker.analyzer, policy=policy)
     return policy
 
 

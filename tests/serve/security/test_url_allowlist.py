@@ -7,8 +7,9 @@ import threading
 import time
 
 import pytest
+from standardwebhooks import Webhook, WebhookVerificationError
 
-from serve.jobs.webhook import Webhooks, secret_of, wait_s
+from serve.jobs.webhook import Webhooks, retry_s, secret_of
 from serve.problems import ApiError
 from serve.security.url_allowlist import UrlAllowlist
 from tests.serve.conftest import run
@@ -187,12 +188,11 @@ def test_a_request_may_name_its_pictures_by_address(services, outside, png):
     assert answer.json()["detail"].startswith("target.url")
 
 
-def test_a_message_is_signed_comes_again_and_is_told_from_a_forged_one(outside, serve_jobs, png, monkeypatch):
-    from serve.client.client import check_webhook
+def test_webhook_is_retried_and_verifies_by_standard_webhooks(outside, serve_jobs, png, monkeypatch):
     from tests.serve.jobs.test_queue import submit, wait
 
-    monkeypatch.setattr("serve.jobs.queue.TELL_S", 0.02)
-    monkeypatch.setattr("serve.jobs.webhook.FIRST_S", 0.02)
+    monkeypatch.setattr("serve.jobs.queue.NOTIFY_S", 0.02)
+    monkeypatch.setattr("serve.jobs.webhook.FIRST_RETRY_S", 0.02)
     outside.answers += [500, 302]
     served = serve_jobs(webhooks=Webhooks(UrlAllowlist([f"{outside.url}/hook"]), "master"))
     name = submit(served, png, [{"yaw_deg": 1}], webhook=f"{outside.url}/hook").json()["id"]
@@ -200,23 +200,22 @@ def test_a_message_is_signed_comes_again_and_is_told_from_a_forged_one(outside, 
     assert len(outside.told) == 3
     headers, body = outside.told[-1]
     secret = secret_of("open", "master")
-    content = check_webhook(body, headers["RigFace-Signature"], secret)
-    assert (content["event"], content["job"]["id"], content["job"]["results"]) == ("job.done", name, [0])
-    assert {h["RigFace-Delivery"] for h, _ in outside.told} == {name}
-    for forged in ((body + b" ", headers["RigFace-Signature"], secret), (body, headers["RigFace-Signature"], "no"),
-                   (body, "", secret)):  # fmt: skip
-        with pytest.raises(ValueError, match="not the service"):
-            check_webhook(*forged)
-    with pytest.raises(ValueError, match="old"):
-        check_webhook(body, headers["RigFace-Signature"], secret, now=time.time() + 301)
+    content = Webhook(secret).verify(body, headers)
+    assert (content["type"], content["data"]["id"], content["data"]["results"]) == ("job.done", name, [0])
+    assert content["timestamp"] == content["data"]["ended_at"]
+    assert {h["webhook-id"] for h, _ in outside.told} == {name}
+    for forged in ((body + b" ", headers, secret), (body, headers, secret_of("anna", "master")),
+                   (body, {**headers, "webhook-timestamp": str(int(time.time()) + 5)}, secret)):  # fmt: skip
+        with pytest.raises(WebhookVerificationError, match="No matching signature"):
+            Webhook(forged[2]).verify(*forged[:2])
     elsewhere = submit(served, png, [{"yaw_deg": 1}], webhook="http://169.254.169.254/")
     assert elsewhere.json()["detail"].startswith("webhook")
     assert "RIGFACE_WEBHOOK_SECRET" in submit(serve_jobs(), png, [{"yaw_deg": 1}], webhook="http://x/").json()["detail"]
-    assert json.loads(body)["job"]["webhook"] == "waiting"
+    assert json.loads(body)["data"]["webhook"] == "waiting"
 
 
-def test_the_waits_grow_and_end():
-    waits = [wait_s(n) for n in range(1, 11)]
+def test_webhook_retries_grow_to_a_limit():
+    waits = [retry_s(n) for n in range(1, 11)]
     assert waits == sorted(waits)
     assert waits[0] == 5
     assert max(waits) <= 3600

@@ -1,4 +1,4 @@
-"""One request, one trace: from the door through handles to eye, painter and seal; and nothing at all where it is off."""
+"""Spans of a request across gateway and workers, and none while tracing is off."""
 
 import asyncio
 import contextvars
@@ -10,10 +10,17 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from types import SimpleNamespace
 
 import pytest
+from opentelemetry.semconv._incubating.attributes.gen_ai_attributes import GEN_AI_REQUEST_MODEL
+from opentelemetry.semconv.attributes.http_attributes import (
+    HTTP_REQUEST_METHOD,
+    HTTP_RESPONSE_STATUS_CODE,
+    HTTP_ROUTE,
+)
+from opentelemetry.semconv.attributes.url_attributes import URL_PATH
 from starlette.testclient import TestClient
 
 from serve.api.routes import Services, make_api
-from serve.app import EyeDeployment, PainterDeployment
+from serve.app import DiffusionWorkerDeployment, FaceWorkerDeployment
 from serve.inference.edit_pipeline import EditPipeline
 from serve.remote import RemoteDiffusionWorker, RemoteFaceWorker
 from serve.telemetry import tracing
@@ -21,35 +28,27 @@ from tests.conftest import ROOT
 
 
 class Handle:
-    """A handle to a replica in this process: arguments are copied, and nothing else gets across, as between two machines."""
+    """A handle to a replica in this process: arguments are pickled, and context variables stay behind, as between processes."""
 
-    def __init__(self, replica):
-        self._replica = replica
-        self.call = self
+    def __init__(self, replica, stream=False):
+        self._replica, self._stream = replica, stream
 
     def options(self, stream):
-        return Streaming(self._replica)
-
-    def remote(self, *args, **more):
-        args, more = pickle.loads(pickle.dumps((args, more)))
-        work = self._replica.call(*args, **more)
-        return asyncio.get_running_loop().create_task(work, context=contextvars.Context())
-
-
-class Streaming:
-    def __init__(self, replica):
-        self._replica = replica
+        return Handle(self._replica, stream)
 
     def __getattr__(self, name):
         def remote(*args, **more):
             args, more = pickle.loads(pickle.dumps((args, more)))
-            return Events(getattr(self._replica, name)(*args, **more))
+            result = getattr(self._replica, name)(*args, **more)
+            if self._stream:
+                return Events(result)
+            return asyncio.get_running_loop().create_task(result, context=contextvars.Context())
 
         return SimpleNamespace(remote=remote)
 
 
 class Events:
-    """What a handle gives of a generator."""
+    """The response of a handle to a generator."""
 
     def __init__(self, generator):
         self._generator, self._context = generator, contextvars.Context()
@@ -70,19 +69,23 @@ def spans():
     from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
     memory = InMemorySpanExporter()
-    tracing.keep(SimpleSpanProcessor(memory), "test")
+    tracing.export_to(SimpleSpanProcessor(memory), "test")
     yield memory.get_finished_spans
     tracing.stop()
 
 
 @pytest.fixture
 def client(face_worker, diffusion_worker, monkeypatch):
-    monkeypatch.setattr(PainterDeployment.func_or_class, "__del__", lambda self: None)  # the studio is of all tests
-    replicas = [kind.func_or_class.__new__(kind.func_or_class) for kind in (EyeDeployment, PainterDeployment)]
-    diffusion_worker = RemoteDiffusionWorker(Handle(replicas[1]))
-    replicas[0]._face_worker, replicas[0]._easel = face_worker, EditPipeline(face_worker, diffusion_worker)
-    replicas[1]._diffusion_worker, replicas[1]._models = diffusion_worker, []
-    with TestClient(make_api(Services(RemoteFaceWorker(Handle(replicas[0])), diffusion_worker))) as made:
+    monkeypatch.setattr(
+        DiffusionWorkerDeployment.func_or_class, "__del__", lambda self: None
+    )  # the worker is shared by all tests
+    replicas = [
+        kind.func_or_class.__new__(kind.func_or_class) for kind in (FaceWorkerDeployment, DiffusionWorkerDeployment)
+    ]
+    remote = RemoteDiffusionWorker(Handle(replicas[1]))
+    replicas[0]._worker, replicas[0]._edits = face_worker, EditPipeline(face_worker, remote)
+    replicas[1]._worker, replicas[1]._multiplexed = diffusion_worker, []
+    with TestClient(make_api(Services(RemoteFaceWorker(Handle(replicas[0])), remote))) as made:
         yield made
 
 
@@ -91,7 +94,7 @@ def edit(client, png, **headers):
     return client.post("/v1/edits", files={"picture": png}, data={"request": request}, headers=headers)
 
 
-def test_an_edit_is_one_trace_from_door_to_seal(client, spans, png):
+def test_edit_is_one_trace_across_processes(client, spans, png):
     caller = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     answer = edit(client, png, traceparent=caller, **{"X-Request-Id": "request-of-mine"})
     assert answer.status_code == 200
@@ -100,18 +103,21 @@ def test_an_edit_is_one_trace_from_door_to_seal(client, spans, png):
     ids = {span.context.span_id: name for name, span in found.items()}
     parents = {name: ids.get(span.parent.span_id, "the caller") for name, span in found.items()}
     wanted = {
-        "request": "the caller", "eye.edit": "request", "edit.compose": "eye.edit", "edit.paint": "eye.edit",
-        "painter.paint": "edit.paint", "edit.finish": "eye.edit", "seal": "edit.finish",
+        "POST": "the caller", "face_worker.edit": "POST", "edit.compose": "face_worker.edit",
+        "edit.sample": "face_worker.edit", "diffusion_worker.sample": "edit.sample", "edit.finish": "face_worker.edit",
+        "sign": "edit.finish",
     }  # fmt: skip
     assert {name: parents.get(name) for name in wanted} == wanted
-    assert found["request"].attributes["request_id"] == "request-of-mine"
-    assert (found["request"].attributes["route"], found["request"].attributes["status"]) == ("/v1/edits", 200)
-    assert [e.attributes["step"] for e in found["painter.paint"].events] == [1, 2, 3]
-    assert found["painter.paint"].attributes["crowd"] == 1
-    assert found["painter.paint"].end_time > found["painter.paint"].start_time
+    request, sample = found["POST"], found["diffusion_worker.sample"]
+    assert request.attributes["rigface.request.id"] == "request-of-mine"
+    assert (request.attributes[HTTP_ROUTE], request.attributes[HTTP_RESPONSE_STATUS_CODE]) == ("/v1/edits", 200)
+    assert (request.attributes[HTTP_REQUEST_METHOD], request.attributes[URL_PATH]) == ("POST", "/v1/edits")
+    assert [e.attributes["rigface.step"] for e in sample.events] == [1, 2, 3]
+    assert (sample.attributes[GEN_AI_REQUEST_MODEL], sample.attributes["rigface.batch.rows"]) == ("tiny", 1)
+    assert sample.end_time > sample.start_time
 
 
-def test_no_attribute_holds_a_picture_or_an_edit(client, spans, png):
+def test_attributes_hold_no_images_and_no_edits(client, spans, png):
     edit(client, png)
     values = [v for s in spans() for a in (s.attributes, *(e.attributes for e in s.events)) for v in a.values()]
     assert values
@@ -119,20 +125,20 @@ def test_no_attribute_holds_a_picture_or_an_edit(client, spans, png):
     assert not any("yaw" in str(v) for v in values)
 
 
-def test_off_nothing_is_handed_on_and_nothing_is_imported(client, png):
-    assert tracing.carried() == {}
+def test_tracing_that_is_off_imports_nothing_and_passes_no_context(client, png):
+    assert tracing.current_context() == tracing.NO_CONTEXT
     assert edit(client, png).status_code == 200
-    code = "import sys, serve.telemetry.tracing, serve.schemas.middleware, serve.inference.edit_service; print([m for m in sys.modules if 'opentelemetry' in m])"
+    code = "import sys, serve.telemetry.tracing, serve.api.middleware, serve.inference.edit_service; print([m for m in sys.modules if 'opentelemetry' in m])"
     assert subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True).strip() == "[]"
 
 
-def test_health_checks_leave_no_trace(client, spans):
+def test_health_checks_have_no_spans(client, spans):
     client.get("/healthz")
     client.get("/readyz")
     assert {span.name for span in spans()} <= set()
 
 
-def test_spans_arrive_at_a_collector(monkeypatch):
+def test_otlp_exporter_sends_spans_to_collector(monkeypatch):
     pytest.importorskip(
         "opentelemetry.exporter.otlp.proto.http", reason="needs the extra: pip install 'rigface[traces]'"
     )
@@ -151,8 +157,8 @@ def test_spans_arrive_at_a_collector(monkeypatch):
     threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_COMPRESSION", "none")
-    tracing.start("otlp", "door")
-    with tracing.span("hello", face=1):
+    tracing.start("otlp", "gateway")
+    with tracing.span("hello", {tracing.FACE: 1}):
         pass
     tracing._tracer.span_processor.force_flush()
     tracing.stop()
@@ -162,6 +168,6 @@ def test_spans_arrive_at_a_collector(monkeypatch):
     assert b"rigface" in got[0][1]
 
 
-def test_an_exporter_that_does_not_exist_is_named():
+def test_unknown_exporter_is_refused():
     with pytest.raises(ValueError, match="'otlp', 'console', got 'jaeger'"):
-        tracing.start("jaeger", "door")
+        tracing.start("jaeger", "gateway")
