@@ -175,7 +175,21 @@ def spent() -> dict[str, float]:
         with contextlib.suppress(psutil.Error):
             name = process.name() + " ".join(process.cmdline())
             part = next(
-                (p for p in ("Gateway", "FaceWorker", "DiffusionWorker", "JobQueue", "Proxy", "Controller", "raylet", "gcs") if p in name), "other"
+                (
+                    p
+                    for p in (
+                        "Gateway",
+                        "FaceWorker",
+                        "DiffusionWorker",
+                        "JobQueue",
+                        "Proxy",
+                        "Controller",
+                        "raylet",
+                        "gcs",
+                    )
+                    if p in name
+                ),
+                "other",
             )
             out[part] = out.get(part, 0.0) + sum(process.cpu_times()[:2])
     return out

@@ -127,7 +127,7 @@ class Demo:
 
 
 def model_of(checkpoint: str) -> str:
-    """What `serve.app.Args.model` is told: empty for the preview alone."""
+    """Value of `ServiceConfig.model`; empty serves the preview only."""
     named = checkpoint or ("mini" if assets.is_here("mini") else PREVIEW)
     return "" if named == PREVIEW else named
 

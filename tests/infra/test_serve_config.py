@@ -1,4 +1,4 @@
-"""The Ray Serve configurations against the schema of Serve, `Args` and the deployments of the application."""
+"""The Ray Serve configurations against the schema of Serve, `ServiceConfig` and the deployments of the application."""
 
 import importlib
 from typing import get_args
@@ -7,6 +7,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
+from serve.config import ServiceConfig
 from tests.infra.conftest import INFRA, OVERLAYS, find_object, rendered
 
 
@@ -71,7 +72,7 @@ def test_config_names_application_and_deployments(config):
     (application,) = config["applications"]
     module, name = application["import_path"].split(":")
     build = getattr(importlib.import_module(module), name)
-    args = importlib.import_module(module).Args(**application["args"])  # forbids what it does not know
+    args = ServiceConfig(**application["args"])  # forbids what it does not know
     assert args.keys, "a service on a network wants keys"
     assert args.seal, "replicas share a seal"
     named = {d["name"]: d for d in application["deployments"]}
