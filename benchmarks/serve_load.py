@@ -103,7 +103,8 @@ def plain(model: str, seconds: float) -> dict[str, Any]:
     """The door's pings under uvicorn, without Ray."""
     import uvicorn
 
-    from serve.api.routes import Services, make_api
+    from serve.api.dependencies import Services
+    from serve.api.routes import make_api
     from serve.local import free_port
 
     port = free_port("127.0.0.1", 0)

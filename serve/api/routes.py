@@ -163,7 +163,7 @@ class _EventStream(StreamingResponse):
 async def verify(request: Request, key: VerifyKey, api: State) -> Verified:
     """Check if this service made a picture, by the manifest of the file and the watermark of the pixels."""
     _, edit_input = await api.read(request, PictureRequest, key)
-    return await api.soon(request, api.services.face_worker.verify(edit_input.pictures[edit_input.picture]))
+    return await api.soon(request, api.services.face_worker.verify(edit_input.pictures[edit_input.picture] or b""))
 
 
 @router.get("/models", responses=responses(*COMMON))
