@@ -1,7 +1,4 @@
-"""How much is let in: bytes, pixels, time, requests by key. Every number has one place, here or in `Limits`.
-
-Path: the first thing a request meets. Nothing is read beyond what is allowed.
-"""
+"""Limits on requests and jobs: bytes, pixels, frames, seconds, counts."""
 
 from __future__ import annotations
 
@@ -14,18 +11,18 @@ MAX_PART_FILES = 8  # a source, a target, one for each of five traits, and a cli
 
 @dataclass(frozen=True)
 class Limits:
-    """What an operator may set.
+    """Limits that an operator may set.
 
     Args:
         body_bytes: of one request.
-        edit_s: until an edit is given up. preview_s: likewise a preview or a reconstruction.
-        in_flight: requests at work in one door at a time; beyond it callers are asked to come again.
-        store_mb: of pictures that clients may name by hash, in one door.
-        clip_bytes, clip_s, clip_frames, clip_pixels: of a clip, the last of one frame.
-        job_s: until a job is given up. keep_s: how long a job that has ended is kept.
-        jobs_waiting: in the queue. jobs_each: of one key among them. jobs_at_once: at work at a time.
-        edits_at_once: of one job.
-        links_s: for how long a caller may fetch a result from S3 itself, where jobs are there; 0: it comes through the door.
+        edit_s: time limit of an edit. preview_s: of a preview or a reconstruction. job_s: of a job.
+        in_flight: concurrent requests of one gateway.
+        store_mb: memory of one gateway for pictures that clients may name by hash.
+        clip_bytes, clip_s, clip_frames, clip_pixels: of a video; pixels of one frame.
+        keep_s: time that an ended job is kept.
+        jobs_waiting: queued jobs. jobs_each: queued jobs of one key. jobs_at_once: running jobs.
+        edits_at_once: concurrent edits or frames of one job.
+        links_s: lifetime of a pre-signed address of a result on S3; 0 sends results through the gateway.
     """
 
     body_bytes: int = 32 * 2**20

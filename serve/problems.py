@@ -1,12 +1,12 @@
-"""What can go wrong for a caller, as problem details (RFC 9457) with stable types.
+"""Errors for callers: problem details (RFC 9457) with stable types.
 
 Path: an exception anywhere in the service -> `problem_of` -> `application/problem+json`, or the `error` event of a stream.
 
-A caller is told what is wrong with a request by our own errors only, `EXPECTED`. Any other, a `ValueError` of some library
-included, is a mistake of ours: 500, logged where it is met (`noted`), and nothing of it is said, as its text may name anything.
+Only the errors in `EXPECTED` are described to callers. Any other, a `ValueError` of a library included, is an internal error: 500,
+logged with its traceback, and without a detail, because its text may contain anything.
 
-`type` is `urn:rigface:problem:<slug>`: a name, which no client has to resolve. Slugs never change; texts may. A document
-never holds a file's path, a stack or a picture.
+`type` is `urn:rigface:problem:<slug>`: a name that need not be resolved. Slugs never change; texts may. A document never has a
+file's path, a traceback or a picture.
 """
 
 from __future__ import annotations
@@ -18,40 +18,40 @@ from rigface.errors import BadEdit, BadInput, BadVideo, NoFace, StorageGone
 
 PREFIX = "urn:rigface:problem:"
 KNOWN = {  # slug -> status, title
-    "bad-request": (422, "The request does not fit its description"),
-    "bad-image": (422, "A picture cannot be used"),
-    "bad-clip": (422, "A clip cannot be used"),
+    "bad-request": (422, "The request is not valid"),
+    "bad-image": (422, "The picture cannot be used"),
+    "bad-clip": (422, "The video cannot be used"),
     "no-face": (422, "No such face in the picture"),
-    "unknown-picture": (404, "The picture is not known here; send its bytes"),
-    "unknown-model": (404, "There is no such model"),
-    "unknown-job": (404, "There is no such job"),
-    "not-found": (404, "There is nothing at this address"),
-    "method-not-allowed": (405, "This address does not take that method"),
-    "not-acceptable": (406, "None of the accepted types can be made"),
-    "too-slow": (408, "The request came too slowly"),
+    "unknown-picture": (404, "Unknown picture; send its bytes"),
+    "unknown-model": (404, "Unknown model"),
+    "unknown-job": (404, "Unknown job"),
+    "not-found": (404, "Not found"),
+    "method-not-allowed": (405, "Method not allowed"),
+    "not-acceptable": (406, "None of the accepted media types is available"),
+    "too-slow": (408, "The request body arrived too slowly"),
     "too-large": (413, "The request is too large"),
-    "unsupported-type": (415, "The content type cannot be read"),
-    "unauthorized": (401, "A valid API key is needed"),
-    "forbidden": (403, "This key may not do that"),
-    "no-consent": (403, "This service edits only people who have enrolled"),
-    "refused": (403, "The policy of this service refuses this edit"),
-    "conflict": (409, "The request contradicts an earlier one"),
+    "unsupported-type": (415, "The content type is not supported"),
+    "unauthorized": (401, "A valid API key is required"),
+    "forbidden": (403, "The API key lacks permission"),
+    "no-consent": (403, "Only enrolled people may be edited"),
+    "refused": (403, "The policy of this service refuses the edit"),
+    "conflict": (409, "The request conflicts with an earlier one"),
     "rate-limited": (429, "Too many requests"),
     "busy": (503, "The service is at its capacity"),
-    "draining": (503, "The service is about to stop"),
-    "timeout": (504, "The work did not end within its time"),
-    "internal": (500, "Something broke on our side"),
+    "draining": (503, "The service is shutting down"),
+    "timeout": (504, "The time limit was exceeded"),
+    "internal": (500, "Internal error"),
 }
 
 
 @dataclass
 class ApiError(Exception):
-    """A refusal with a stable name.
+    """An error with a stable name.
 
     Args:
         slug: a key of `KNOWN`.
         detail: one sentence about this occurrence.
-        retry_after_s: when to come again; becomes `Retry-After`.
+        retry_after_s: becomes the header `Retry-After`.
         more: further members of the document.
     """
 
@@ -70,7 +70,7 @@ class ApiError(Exception):
 
     @property
     def headers(self) -> dict[str, str]:
-        """Headers that belong to it."""
+        """Headers of the response."""
         out = {"Cache-Control": "no-store"}
         if self.retry_after_s is not None:
             out["Retry-After"] = str(max(1, round(self.retry_after_s)))
@@ -90,11 +90,11 @@ class ApiError(Exception):
 
 
 EXPECTED = (ApiError, BadInput, BadEdit, StorageGone)
-"""What callers are told of in so many words."""
+"""Errors whose reason is given to the caller."""
 
 
 def problem_of(error: BaseException) -> ApiError:
-    """The trouble that an exception means to a caller; what nobody foresaw is `internal`, and says nothing of itself."""
+    """The error for the caller; an unexpected exception is `internal`, without a detail."""
     if isinstance(error, ApiError):
         return error
     if isinstance(error, NoFace):
@@ -106,7 +106,7 @@ def problem_of(error: BaseException) -> ApiError:
     if isinstance(error, BadEdit):
         return ApiError("bad-request", str(error))
     if isinstance(error, StorageGone):
-        return ApiError("busy", "where jobs are kept is away or full", 15)
+        return ApiError("busy", "the job storage is unavailable or full", 15)
     if isinstance(error, TimeoutError):
         return ApiError("timeout", retry_after_s=5)
     return ApiError("internal")

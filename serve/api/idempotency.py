@@ -1,11 +1,11 @@
-"""Idempotency keys: the same request sent twice is done once, and answered twice.
+"""Idempotency keys: a request that is sent twice is done once and answered twice.
 
-Path: `Idempotency-Key` of an edit -> `IdempotencyCache.once` -> the one piece of work and its result. A client that lost an answer
-sends the request again and has the same picture; one that sends another request under the same key is told so.
-In memory and of one door: a repeat that reaches another door is done again, with the same seed and so the same picture.
+Path: `Idempotency-Key` of an edit -> `IdempotencyCache.once` -> one piece of work and its result. A client that lost a response
+sends the request again and gets the same picture; another request under the same key is a conflict.
+In memory of one gateway: a repeat that reaches another gateway is done again, with the same seed and so the same picture.
 
-Work for which nobody waits any more is stopped, as without a key: a caller who leaves gives up their place at the door, and must
-not leave work behind that no limit counts. Who comes again has it begun again.
+Work without waiting callers is cancelled, because a caller that disconnected does not count as a concurrent request any more. A
+repeat starts it again.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ KEEP_BYTES = 256 * 2**20
 
 @dataclass(eq=False)
 class _Work:
-    what: bytes
+    digest: bytes
     task: asyncio.Task[Any]
     waiting: int = 0
     ended: float | None = None
@@ -33,31 +33,34 @@ class _Work:
 
 
 class IdempotencyCache:
-    """What was asked lately, under which key, and what came of it.
+    """Recent requests by key, with their results.
 
     Args:
-        size_of: bytes that a result keeps alive. Results are kept for `KEEP_S`, and the oldest go beyond `most` bytes; what is
-            under way stays whatever is kept, as those who wait for it are counted at the door.
+        size_of: bytes that a result keeps alive. Results are kept for `KEEP_S`, and the oldest go beyond `max_bytes`; running work is
+            always kept, and its callers count as concurrent requests.
     """
 
     def __init__(
-        self, size_of: Callable[[Any], int], most: int = KEEP_BYTES, now: Callable[[], float] = time.monotonic
+        self, size_of: Callable[[Any], int], max_bytes: int = KEEP_BYTES, now: Callable[[], float] = time.monotonic
     ) -> None:
-        self._size_of, self._most, self._now = size_of, most, now
-        self._known: OrderedDict[Any, _Work] = OrderedDict()  # those that have ended: in the order in which they did
+        self._size_of, self._max_bytes, self._now = size_of, max_bytes, now
+        self._known: OrderedDict[Any, _Work] = OrderedDict()  # ended ones in the order in which they ended
 
-    async def once(self, key: Any, what: bytes, work: Callable[[], Awaitable[Any]]) -> Any:
+    async def once(self, key: Any, digest: bytes, work: Callable[[], Awaitable[Any]]) -> Any:
         """The result of the work, done now or before.
 
+        Args:
+            digest: of the request.
+
         Raises:
-            Trouble: `conflict`, where the key came with another request before.
+            ApiError: `conflict`, if the key was used for a different request.
         """
         self._forget()
         known = self._known.get(key)
-        if known is not None and known.what != what:
-            raise ApiError("conflict", "this Idempotency-Key came with another request before")
+        if known is not None and known.digest != digest:
+            raise ApiError("conflict", "this Idempotency-Key was used for another request")
         if known is None:
-            known = self._known[key] = _Work(what, asyncio.ensure_future(work()))
+            known = self._known[key] = _Work(digest, asyncio.ensure_future(work()))
         known.waiting += 1
         try:
             result = await asyncio.shield(known.task)
@@ -79,7 +82,7 @@ class IdempotencyCache:
             asyncio.get_running_loop().call_later(KEEP_S + 1, self._forget)
 
     async def _drop(self, key: Any, work: _Work) -> None:
-        """It failed, or the last who waited for it has left."""
+        """Remove work that failed, or whose last caller disconnected."""
         if self._known.get(key) is work:
             del self._known[key]
         if not work.task.done():
@@ -90,7 +93,7 @@ class IdempotencyCache:
         ended = [(key, work, work.ended) for key, work in self._known.items() if work.ended is not None]
         total = sum(work.size for _, work, _ in ended)
         for key, work, since in ended:
-            if total <= self._most and self._now() - since < KEEP_S:
+            if total <= self._max_bytes and self._now() - since < KEEP_S:
                 return
             total -= work.size
             del self._known[key]

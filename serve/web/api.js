@@ -1,13 +1,13 @@
-// The service as functions. Errors are problem documents (RFC 9457): thrown as `Problem`.
+// HTTP client of the service. Errors are problem documents (RFC 9457), thrown as `Problem`.
 
 export class Problem extends Error {
   constructor(document, retryAfter = null) {
     super(document.detail || document.title);
     this.slug = String(document.type || "").split(":").pop();
     this.status = document.status;
-    this.retryAfter = retryAfter; // seconds, where the service says when to come again
+    this.retryAfter = retryAfter; // seconds, if the service sends Retry-After
   }
-  // What goes by itself: too many callers at the moment, or none who answers.
+  // True for temporary conditions: a full or unreachable service.
   get passing() { return ["busy", "rate-limited", "draining", "unreachable"].includes(this.slug); }
 }
 
@@ -31,13 +31,13 @@ async function ask(path, options = {}) {
   }
   if (answer.ok) return answer;
   const text = await answer.text().catch(() => "");
-  let document = { type: answer.status >= 500 ? "busy" : "unknown", title: `The service answered ${answer.status}.`, status: answer.status };
-  try { document = { ...document, ...JSON.parse(text) }; } catch { /* from what stands before the service, whose door was lost */ }
+  let document = { type: answer.status >= 500 ? "busy" : "unknown", title: `The service returned status ${answer.status}.`, status: answer.status };
+  try { document = { ...document, ...JSON.parse(text) }; } catch { /* not the service's own response: a proxy in front of it answered */ }
   const after = Number(answer.headers.get("Retry-After"));
   throw new Problem(document, after > 0 ? after : null);
 }
 
-// A request whose pictures are named by hash, or, with `files`, sent along under the names of their parts.
+// A request with pictures named by hash, or, with `files`, sent as multipart parts of those names.
 function post(body, files = null) {
   if (!files) return json(body);
   const { picture, targets, ...rest } = body, form = new FormData();

@@ -1,29 +1,29 @@
-// Sliders that know where the photograph itself stands, and the sphere that is lit from where one points.
+// Sliders with a mark at the photo's own value, and the light sphere.
 
 export function element(name, attributes = {}, ...children) {
-  const made = document.createElement(name);
+  const node = document.createElement(name);
   for (const [key, value] of Object.entries(attributes)) {
-    if (key === "class") made.className = value;
-    else if (key.startsWith("on")) made.addEventListener(key.slice(2), value);
-    else if (value !== false && value != null) made.setAttribute(key, value === true ? "" : value);
+    if (key === "class") node.className = value;
+    else if (key.startsWith("on")) node.addEventListener(key.slice(2), value);
+    else if (value !== false && value != null) node.setAttribute(key, value === true ? "" : value);
   }
-  made.append(...children);
-  return made;
+  node.append(...children);
+  return node;
 }
 
-// One number. `own` is what the photograph has; a slider that was not moved is not part of the edit.
+// One number. `own` is the photo's value; a slider that was not moved is not part of the edit.
 export class Slider {
   constructor({ name, label, min, max, step = 0.01, unit = "", own = 0, digits }, changed) {
     Object.assign(this, { name, label, min, max, unit, step });
     this.digits = digits ?? (step >= 1 ? 0 : 2);
     this.own = own;
-    this.exact = null; // what was set, where the slider itself has not so many places, or ends before
+    this.exact = null; // the value as set, if the slider has fewer digits or a smaller range
     this.moved = false;
     this.input = element("input", { type: "range", id: `s-${name}`, min, max, step, "aria-describedby": `o-${name}` });
     this.output = element("output", { for: `s-${name}`, id: `o-${name}` });
     this.tick = element("i", { class: "tick own", title: "as photographed" });
     this.got = element("i", { class: "tick got", title: "achieved", hidden: true });
-    this.back = element("button", { type: "button", class: "back plain", "aria-label": `${label}: back to the photograph`, title: "Back to the photograph" }, "↺");
+    this.back = element("button", { type: "button", class: "back plain", "aria-label": `${label}: reset to the photo`, title: "Reset to the photo" }, "↺");
     this.root = element("div", { class: "slider" },
       element("label", { for: `s-${name}` }, label),
       element("div", { class: "track" }, this.tick, this.got, this.input), this.output, this.back);
@@ -57,7 +57,7 @@ export const linearOf = (hex) => [1, 3, 5].map((i) => Math.round(1e4 * linear(pa
 const shown = (v) => 255 * (v <= 0.0031308 ? 12.92 * v : 1.055 * Math.min(1, v) ** (1 / 2.4) - 0.055);
 export const hexOf = (colour) => `#${(colour ?? [1, 1, 1]).map((v) => Math.round(shown(v)).toString(16).padStart(2, "0")).join("")}`;
 
-// A sphere under the lamp. Pointing at it, or the arrow keys, moves the lamp; a lamp behind is the rim of the sphere.
+// Sphere lit by the lamp. Pointer and arrow keys move the lamp; at the rim it is behind the face.
 export class Sphere {
   constructor(canvas, changed) {
     this.canvas = canvas;

@@ -1,17 +1,17 @@
-// The list of jobs: how far each is, and what can be done with it. It asks the service only while somebody looks.
+// List of jobs with progress and actions. Polls the service only while the tab is visible.
 
 import * as api from "./api.js";
 import { element } from "./controls.js";
-import { tell } from "./notice.js";
+import { showError } from "./notice.js";
 
 const get = (id) => document.getElementById(id);
 const EVERY_S = 1, IDLE_S = 10, NAMES = "rigface-jobs";
-const KINDS = { video: "edited frame by frame", animation: "moves a photo", batch: "edits of one picture" };
+const KINDS = { video: "video edit", animation: "animation", batch: "batch of edits" };
 const OPEN = ["queued", "running"];
 const seconds = (s) => (s < 90 ? `${Math.max(1, Math.round(s))} s` : `${Math.round(s / 60)} min`);
 
 export class Jobs {
-  // `show` is told of the job whose result is to be seen, and its name.
+  // `show` is called with the job whose result is opened, and its name.
   constructor(show) {
     Object.assign(this, { show, cards: new Map(), timer: 0, watching: false });
     try { this.names = JSON.parse(localStorage.getItem(NAMES)) ?? {}; } catch { this.names = {}; }
@@ -36,8 +36,8 @@ export class Jobs {
       this.draw(jobs);
       if (jobs.some((job) => OPEN.includes(job.state))) wait = EVERY_S;
     } catch (error) {
-      if (error.status === 404) return; // a service without jobs; the panel says so
-      if (error.slug === "unreachable") tell(error);
+      if (error.status === 404) return; // the service has jobs disabled; the panel says so
+      if (error.slug === "unreachable") showError(error);
       if (error.passing) wait = 3;
     }
     if (this.watching) this.timer = setTimeout(() => this.refresh(), 1000 * wait);
@@ -55,8 +55,8 @@ export class Jobs {
   }
 
   card(job) {
-    const name = this.names[job.id] ?? "Clip";
-    const button = (text, act) => element("button", { type: "button", class: "quiet", "aria-label": `${text}: ${name}`, onclick: () => act().catch(tell).finally(() => this.refresh()) }, text);
+    const name = this.names[job.id] ?? "Video";
+    const button = (text, act) => element("button", { type: "button", class: "quiet", "aria-label": `${text}: ${name}`, onclick: () => act().catch(showError).finally(() => this.refresh()) }, text);
     const card = { name, bar: element("progress", { max: 1, "aria-label": `Progress of ${name}` }), words: element("p", { class: "foot" }) };
     card.show = button("Show", async () => this.show(card.job, name));
     card.cancel = button("Cancel", () => api.cancel(job.id));
@@ -80,9 +80,9 @@ export class Jobs {
 
   words(job) {
     const unit = job.kind === "batch" ? "edit" : "frame";
-    if (job.state === "queued") return "Waiting for its turn";
+    if (job.state === "queued") return "Queued";
     if (job.state === "cancelled") return "Cancelled";
-    if (job.state === "failed") return `Failed: ${job.error?.detail ?? job.error?.title ?? "nobody knows why"}`;
+    if (job.state === "failed") return `Failed: ${job.error?.detail ?? job.error?.title ?? "unknown error"}`;
     const took = (Date.parse(job.ended_at ?? new Date().toISOString()) - Date.parse(job.started_at)) / 1000;
     if (job.state === "done") return [`${job.finished} ${unit}s in ${seconds(took)}`, ...job.notes].join(" · ");
     const left = job.finished > 2 && job.total ? ` · about ${seconds((took / job.finished) * (job.total - job.finished))} left` : "";

@@ -1,26 +1,26 @@
-// What the page says: the line under the picture, and the notice above it; and what it does while the service is away.
+// Status line and error notice, retries of a busy service, and reconnection.
 
 import * as api from "./api.js";
 
 const get = (id) => document.getElementById(id);
-const MOST_TRIES = 8;
+const MAX_TRIES = 8;
 const pause = (seconds) => new Promise((done) => setTimeout(done, 1000 * seconds));
-const back = new EventTarget(); // "back": the service answers again
+const back = new EventTarget(); // dispatches "back" after a reconnection
 let watching = false;
 
-// A text in which what is typed, such as "--jobs FOLDER", stays on one line.
+// Text with commands such as "--jobs FOLDER" as <code>, so that they do not wrap.
 export function write(element, text) {
   element.replaceChildren(...text.split(/(--[a-z-]+(?: [A-Z]+)?)/).map((part, k) => {
     if (k % 2 === 0) return part;
-    const typed = document.createElement("code");
-    typed.textContent = part;
-    return typed;
+    const code = document.createElement("code");
+    code.textContent = part;
+    return code;
   }));
 }
 
-export function say(text) { get("status").textContent = text; }
+export function setStatus(text) { get("status").textContent = text; }
 
-export function tell(error) {
+export function showError(error) {
   const away = error.slug === "unreachable";
   get("notice").hidden = false;
   get("notice").classList.toggle("passing", error.passing === true);
@@ -30,42 +30,42 @@ export function tell(error) {
   if (away) watch();
 }
 
-export function hush() { if (!watching) get("notice").hidden = true; }
+export function clearNotice() { if (!watching) get("notice").hidden = true; }
 
 const size = (bytes) => `${Math.round(bytes / 2 ** 20)} MB`;
-// Whether a file is more than the service takes; then the page has said so, before anything is sent.
-export function tooLarge(file, most, advice) {
-  if (file.size <= most) return false;
-  tell(new Error(`This file has ${size(file.size)}; the service takes up to ${size(most)}. A smaller copy will do: ${advice}.`));
+// True after showing an error for a file above the service's limit.
+export function tooLarge(file, max, advice) {
+  if (file.size <= max) return false;
+  showError(new Error(`This file is ${size(file.size)}; the limit is ${size(max)}. Use a smaller copy: ${advice}.`));
   return true;
 }
 
-// `work`, again while the service says that it is busy.
-export async function patiently(work) {
+// Run `work`, and retry while the service is busy.
+export async function withRetries(work) {
   for (let tried = 1; ; tried++) {
     try { return await work(); } catch (error) {
-      if (!error.passing || error.slug === "unreachable" || tried === MOST_TRIES) throw error;
+      if (!error.passing || error.slug === "unreachable" || tried === MAX_TRIES) throw error;
       const seconds = Math.min(30, error.retryAfter ?? tried);
-      say(`The service is busy. Trying again in ${Math.round(seconds)} s.`);
+      setStatus(`The service is busy. Trying again in ${Math.round(seconds)} s.`);
       await pause(seconds * (0.9 + 0.3 * Math.random()));
     }
   }
 }
 
-// Ask until there is an answer, then let everybody go on from where they were.
+// Poll until the service answers, then continue.
 async function watch() {
   if (watching) return;
   watching = true;
-  const said = get("notice-text").textContent;
+  const message = get("notice-text").textContent;
   for (let tried = 0; ; tried++) {
-    get("notice-text").textContent = `${said} Trying to reach it again …`;
+    get("notice-text").textContent = `${message} Reconnecting …`;
     await pause(Math.min(5, 0.5 + 0.5 * tried));
     try { await api.alive(); break; } catch { /* not yet */ }
   }
   watching = false;
-  hush();
-  say("The service answers again.");
+  clearNotice();
+  setStatus("Connected again.");
   back.dispatchEvent(new Event("back"));
 }
 
-export const whenBack = (act) => back.addEventListener("back", act);
+export const onReconnect = (act) => back.addEventListener("back", act);

@@ -1,7 +1,7 @@
-// The controls: every slider, the lamp, the photos to copy from; read as an edit, and set from one.
+// Panel of controls (sliders, light, photos to copy from), read as an edit and set from one.
 
 import { element, linearOf, hexOf, Slider, Sphere } from "./controls.js";
-import { Kept } from "./kept.js";
+import { ExtraFields } from "./extra_fields.js";
 
 const get = (id) => document.getElementById(id);
 const POSE = [["yaw_deg", "Turn", 60], ["pitch_deg", "Nod", 40], ["roll_deg", "Tilt", 40]];
@@ -23,10 +23,10 @@ const OTHERS = { light_azimuth_deg: "Light, sideways", light_elevation_deg: "Lig
 const number = (value) => typeof value === "number" && Number.isFinite(value);
 
 export class Panel {
-  // `changed` is told of every move; `look` takes a file and gives what was seen in it.
-  constructor(changed, look) {
-    Object.assign(this, { changed, look, sliders: new Map(), givers: {}, lightMoved: false, exactColour: null, unknown: [] });
-    this.kept = new Kept([...FACES, ...MORE].map(([name]) => name), changed);
+  // `changed` is called after every change; `analyse` finds the faces of a file.
+  constructor(changed, analyse) {
+    Object.assign(this, { changed, analyse, sliders: new Map(), sources: {}, lightMoved: false, exactColour: null, unknown: [] });
+    this.extra = new ExtraFields([...FACES, ...MORE].map(([name]) => name), changed);
     for (const [name, label, limit] of POSE) this.add("pose", { name, label, min: -limit, max: limit, step: 1, unit: "°" });
     for (const [list, place] of [[FACES, "expression"], [MORE, "expression-more"]])
       for (const [name, label, min, max] of list) this.add(place, { name, label, min, max });
@@ -37,7 +37,7 @@ export class Panel {
     get("light").append(element("label", { class: "colour", for: "colour" }, "Colour", this.colour));
     this.add("whole", { name: "strength", label: "Strength", min: 0, max: 1.5, own: 1 });
     this.sphere = new Sphere(get("sphere"), () => {
-      if (this.intensity.value < 0.15) this.intensity.set(0.6); // moving a lamp that is out would show nothing
+      if (this.intensity.value < 0.15) this.intensity.set(0.6); // moving a lamp that is off would show nothing
       this.lit();
       changed();
     });
@@ -57,61 +57,61 @@ export class Panel {
 
   card(trait, label) {
     const low = label.toLowerCase();
-    const input = element("input", { type: "file", accept: "image/*", class: "hidden", tabindex: -1, "aria-label": `Photo to copy the ${low} from`, onchange: () => this.give(trait, input.files[0]) });
+    const input = element("input", { type: "file", accept: "image/*", class: "hidden", tabindex: -1, "aria-label": `Photo to copy the ${low} from`, onchange: () => this.chooseSource(trait, input.files[0]) });
     const image = element("img", { alt: "", hidden: true });
-    const button = element("button", { type: "button", class: "giver", "aria-label": `Copy the ${low} from a photo`, title: HINTS[trait] ?? null, onclick: () => input.click() }, image, element("span", {}, label), element("small", {}, "choose a photo"));
-    const drop = element("button", { type: "button", class: "plain", hidden: true, "aria-label": `Do not copy the ${low}`, onclick: () => { this.ungive(trait); this.changed(); button.focus(); } }, "×");
-    const dropped = (event) => { event.preventDefault(); event.stopPropagation(); document.body.classList.remove("over"); this.give(trait, event.dataTransfer.files[0]); };
-    get("givers").append(element("div", { class: "give", ondrop: dropped }, button, drop, input));
-    this.givers[trait] = { id: null, file: null, wanted: false, image, drop, input, button };
+    const button = element("button", { type: "button", class: "source", "aria-label": `Copy the ${low} from a photo`, title: HINTS[trait] ?? null, onclick: () => input.click() }, image, element("span", {}, label), element("small", {}, "choose a photo"));
+    const drop = element("button", { type: "button", class: "plain", hidden: true, "aria-label": `Do not copy the ${low}`, onclick: () => { this.clearSource(trait); this.changed(); button.focus(); } }, "×");
+    const dropped = (event) => { event.preventDefault(); event.stopPropagation(); document.body.classList.remove("over"); this.chooseSource(trait, event.dataTransfer.files[0]); };
+    get("sources").append(element("div", { class: "source-card", ondrop: dropped }, button, drop, input));
+    this.sources[trait] = { id: null, file: null, expected: false, image, drop, input, button };
   }
 
-  lit() { this.lightMoved = true; this.kept.moved(); this.sphere.draw(); }
+  lit() { this.lightMoved = true; this.extra.moved(); this.sphere.draw(); }
   get linear() { return this.exactColour ?? linearOf(this.colour.value); }
 
-  // ---- as the service reads it
+  // ---- as an edit
 
   edit() {
-    const out = { ...this.kept.edit }, expression = { ...this.kept.expression }, value = (name) => this.sliders.get(name);
+    const out = { ...this.extra.edit }, expression = { ...this.extra.expression }, value = (name) => this.sliders.get(name);
     for (const [name] of POSE) if (value(name).moved) out[name] = value(name).value;
     for (const [name] of [...FACES, ...MORE]) if (value(name).moved) expression[name] = value(name).value;
     if (Object.keys(expression).length) out.expression = expression;
     if (this.lightMoved)
-      out.light = { azimuth_deg: this.sphere.azimuth, elevation_deg: this.sphere.elevation, intensity: this.intensity.value, ambient: this.ambient.value, colour: this.linear, ...this.kept.light };
+      out.light = { azimuth_deg: this.sphere.azimuth, elevation_deg: this.sphere.elevation, intensity: this.intensity.value, ambient: this.ambient.value, colour: this.linear, ...this.extra.light };
     if (value("strength").moved) out.strength = value("strength").value;
     return out;
   }
 
-  // As a file has it: the photos themselves are not in it, only that something is copied.
+  // As a preset file: it has the names of copied traits, not the photos.
   preset() {
-    const take = [...this.given.map(([trait]) => trait), ...this.wanted];
+    const take = [...this.copied.map(([trait]) => trait), ...this.expected];
     return { ...(take.length ? { take } : {}), ...this.edit() };
   }
 
   named(trait) { return TRAITS.find(([name]) => name === trait)[1]; }
-  get wanted() { return TRAITS.map(([trait]) => trait).filter((trait) => this.givers[trait].wanted); }
-  get given() { return TRAITS.map(([trait]) => [trait, this.givers[trait]]).filter(([, giver]) => giver.id); }
-  get targets() { return Object.fromEntries(this.given.map(([trait, giver]) => [trait, { id: giver.id }])); }
-  get nothing() { return !Object.keys(this.edit()).some((name) => !["strength", "relative", "region"].includes(name)) && !this.given.length; }
+  get expected() { return TRAITS.map(([trait]) => trait).filter((trait) => this.sources[trait].expected); }
+  get copied() { return TRAITS.map(([trait]) => [trait, this.sources[trait]]).filter(([, source]) => source.id); }
+  get targets() { return Object.fromEntries(this.copied.map(([trait, source]) => [trait, { id: source.id }])); }
+  get nothing() { return !Object.keys(this.edit()).some((name) => !["strength", "relative", "region"].includes(name)) && !this.copied.length; }
   label(name) { return this.sliders.get(name)?.label ?? OTHERS[name] ?? name; }
   achieved(numbers) { for (const [name, slider] of this.sliders) slider.achieved(numbers?.[name] ?? null); }
 
   // ---- set from an edit, from a face, from nothing
 
-  // How much was found. Raises where the value is no edit; what nobody knows is in `unknown`, and left out.
+  // Number of fields applied; unknown fields are listed in `unknown`. Throws if the value is not a preset.
   apply(preset) {
     if (typeof preset !== "object" || preset === null || Array.isArray(preset)) throw new Error("not a preset");
-    this.unknown = this.kept.take(preset, FIELDS);
+    this.unknown = this.extra.take(preset, FIELDS);
     const expression = preset.expression ?? {}, known = [...POSE, ...FACES, ...MORE].map(([name]) => name);
-    const wanted = { ...preset, ...expression, strength: preset.strength };
-    let found = Object.keys(this.kept.edit).length + Object.keys(this.kept.expression).length;
-    for (const trait of preset.take ?? []) if (this.givers[trait]) { this.want(trait); found++; } else this.unknown.push(`take: ${trait}`);
-    for (const name of [...known, "strength"]) if (number(wanted[name])) { this.sliders.get(name).set(wanted[name]); found++; }
-    const folded = MORE.some(([name]) => number(wanted[name]));
+    const fields = { ...preset, ...expression, strength: preset.strength };
+    let found = Object.keys(this.extra.edit).length + Object.keys(this.extra.expression).length;
+    for (const trait of preset.take ?? []) if (this.sources[trait]) { this.expectSource(trait); found++; } else this.unknown.push(`take: ${trait}`);
+    for (const name of [...known, "strength"]) if (number(fields[name])) { this.sliders.get(name).set(fields[name]); found++; }
+    const folded = MORE.some(([name]) => number(fields[name]));
     if (folded) get("expression-more").closest("details").open = true;
     if (preset.light) {
-      const said = Object.entries(preset.light).filter(([name, value]) => name === "colour" ? Array.isArray(value) : number(value));
-      const light = { ...LAMP, ...Object.fromEntries(said) };
+      const valid = Object.entries(preset.light).filter(([name, value]) => name === "colour" ? Array.isArray(value) : number(value));
+      const light = { ...LAMP, ...Object.fromEntries(valid) };
       this.colour.value = hexOf(light.colour);
       this.exactColour = light.colour ?? null;
       this.intensity.set(light.intensity);
@@ -123,13 +123,13 @@ export class Panel {
     return found;
   }
 
-  // Where the face itself stands; what was moved stays moved where `keep` is given.
+  // Set the sliders to the values of a face; with `keep`, changes stay.
   from(own = {}, keep = false) {
     const edit = keep ? this.edit() : {};
     for (const [name, slider] of this.sliders)
       if (!["strength", "intensity", "ambient"].includes(name)) slider.from(own[name]);
     this.sliders.get("strength").reset();
-    this.kept.clear();
+    this.extra.clear();
     this.lightMoved = false;
     this.colour.value = "#ffffff";
     this.exactColour = null;
@@ -137,49 +137,49 @@ export class Panel {
     this.ambient.from(own.light_ambient ?? LAMP.ambient);
     this.sphere.turn(own.light_azimuth_deg ?? LAMP.azimuth_deg, own.light_elevation_deg ?? LAMP.elevation_deg);
     this.own = own;
-    if (keep) this.apply(edit); else for (const [trait] of TRAITS) this.ungive(trait);
+    if (keep) this.apply(edit); else for (const [trait] of TRAITS) this.clearSource(trait);
   }
 
   reset() { this.from(this.own); }
 
   // ---- copying
 
-  async give(trait, file) {
-    const giver = this.givers[trait];
-    const seen = file && await this.look(file);
-    giver.input.value = "";
-    if (!seen) return;
-    this.gave(trait, { id: seen.picture, file });
+  async chooseSource(trait, file) {
+    const source = this.sources[trait];
+    const analysis = file && await this.analyse(file);
+    source.input.value = "";
+    if (!analysis) return;
+    this.setSource(trait, { id: analysis.picture, file });
     this.changed();
   }
 
-  gave(trait, { id, file }) {
-    this.ungive(trait);
-    const giver = Object.assign(this.givers[trait], { id, file });
-    giver.image.src = URL.createObjectURL(file);
-    giver.image.hidden = giver.drop.hidden = false;
-    giver.button.classList.add("on");
-    giver.button.querySelector("small").textContent = "copied";
+  setSource(trait, { id, file }) {
+    this.clearSource(trait);
+    const source = Object.assign(this.sources[trait], { id, file });
+    source.image.src = URL.createObjectURL(file);
+    source.image.hidden = source.drop.hidden = false;
+    source.button.classList.add("on");
+    source.button.querySelector("small").textContent = "copied";
   }
 
-  // A preset copies it, from a photo that is not in the file.
-  want(trait) {
-    const giver = this.givers[trait];
-    if (giver.id) return;
-    giver.wanted = true;
-    giver.drop.hidden = false;
-    giver.button.classList.add("wanted");
-    giver.button.querySelector("small").textContent = "choose the photo";
+  // Ask for the photo of a trait that a preset copies.
+  expectSource(trait) {
+    const source = this.sources[trait];
+    if (source.id) return;
+    source.expected = true;
+    source.drop.hidden = false;
+    source.button.classList.add("wanted");
+    source.button.querySelector("small").textContent = "choose the photo";
   }
 
-  ungive(trait) {
-    const giver = this.givers[trait];
-    if (giver.image.src) URL.revokeObjectURL(giver.image.src);
-    giver.id = giver.file = null;
-    giver.wanted = false;
-    giver.image.removeAttribute("src");
-    giver.image.hidden = giver.drop.hidden = true;
-    giver.button.classList.remove("on", "wanted");
-    giver.button.querySelector("small").textContent = "choose a photo";
+  clearSource(trait) {
+    const source = this.sources[trait];
+    if (source.image.src) URL.revokeObjectURL(source.image.src);
+    source.id = source.file = null;
+    source.expected = false;
+    source.image.removeAttribute("src");
+    source.image.hidden = source.drop.hidden = true;
+    source.button.classList.remove("on", "wanted");
+    source.button.querySelector("small").textContent = "choose a photo";
   }
 }

@@ -1,19 +1,19 @@
-// What was made of a photo: one after the other in the history, and what was reached of what was asked.
+// History of results, and the table of asked and achieved values.
 
 import { element } from "./controls.js";
 
 const get = (id) => document.getElementById(id);
-const FAR = { "°": 15, "": 0.5 }; // a difference that fills the gauge
+const FULL_SCALE = { "°": 15, "": 0.5 }; // a difference that fills the gauge
 
 export class Results {
-  // `recalled` is told of the entry that is looked at.
+  // `recalled` is called with the entry that is shown.
   constructor(panel, recalled) { Object.assign(this, { panel, recalled, entries: [] }); }
 
   begin(url) {
     for (const entry of this.entries.slice(1)) URL.revokeObjectURL(entry.url);
     this.entries = [];
     get("history").replaceChildren();
-    this.remember({ url, label: "Photograph", edit: {}, given: [] });
+    this.remember({ url, label: "Photograph", edit: {}, copied: [] });
     this.leave();
   }
 
@@ -27,47 +27,47 @@ export class Results {
 
   get latest() { return this.entries.length - 1; }
 
-  // An entry on the stage; with `restore`, the sliders as they were for it.
+  // Show an entry; with `restore`, with its sliders.
   recall(index, restore) {
     const entry = this.entries[index];
     if (restore) {
       this.panel.reset();
       this.panel.apply(entry.edit);
-      for (const [trait, giver] of entry.given) this.panel.gave(trait, giver);
+      for (const [trait, source] of entry.copied) this.panel.setSource(trait, source);
     }
-    this.mark(index);
-    reach(this.panel, entry.result);
-    const shelf = get("history"), item = shelf.children[index]; // after the table has taken its room
-    shelf.scrollLeft = item.offsetLeft - (shelf.clientWidth - item.offsetWidth) / 2;
+    this.select(index);
+    showAchieved(this.panel, entry.result);
+    const list = get("history"), item = list.children[index]; // after the table changed the layout
+    list.scrollLeft = item.offsetLeft - (list.clientWidth - item.offsetWidth) / 2;
     const link = get("download");
     link.hidden = !entry.result;
     if (entry.result) { link.href = entry.url; link.download = `rigface-${index}.${entry.result.media_type.split("/")[1]}`; }
     this.recalled(entry);
   }
 
-  // Nothing of the history is on the stage any more.
+  // Deselect the history.
   leave() {
-    this.mark(-1);
-    reach(this.panel, null);
+    this.select(-1);
+    showAchieved(this.panel, null);
     get("download").hidden = true;
   }
 
-  mark(index) { [...get("history").children].forEach((item, i) => item.firstChild.setAttribute("aria-current", i === index)); }
+  select(index) { [...get("history").children].forEach((item, i) => item.firstChild.setAttribute("aria-current", i === index)); }
 }
 
-// The table of what was asked and achieved, for the first face; null takes it away.
-export function reach(panel, result) {
+// Fill the table of asked and achieved values for the first face; null hides it.
+export function showAchieved(panel, result) {
   const asked = result?.asked[0] ?? {}, got = result?.achieved[0];
-  get("reached").hidden = !result;
+  get("achieved").hidden = !result;
   panel.achieved(got);
   if (!result) return;
-  get("reached-rows").replaceChildren(...Object.entries(asked).map(([name, wish]) => {
+  get("achieved-rows").replaceChildren(...Object.entries(asked).map(([name, value]) => {
     const unit = name.endsWith("_deg") ? "°" : "", now = got?.[name];
     const text = (v) => (v == null ? "–" : `${v.toFixed(unit ? 1 : 2).replace("-", "−")}${unit}`);
     const gauge = element("i", { class: "gauge" });
-    gauge.style.setProperty("--off", now == null ? 0 : Math.min(1, Math.abs(now - wish) / FAR[unit]));
-    return element("tr", {}, element("th", { scope: "row" }, panel.label(name)), element("td", { class: "number" }, text(wish)), element("td", { class: "number" }, text(now)), element("td", {}, now == null ? "" : gauge));
+    gauge.style.setProperty("--off", now == null ? 0 : Math.min(1, Math.abs(now - value) / FULL_SCALE[unit]));
+    return element("tr", {}, element("th", { scope: "row" }, panel.label(name)), element("td", { class: "number" }, text(value)), element("td", { class: "number" }, text(now)), element("td", {}, now == null ? "" : gauge));
   }));
   const none = !Object.keys(asked).length;
-  get("reached-foot").textContent = none ? "Nothing was asked for." : got ? "Measured on the result, by looking at it again. The bar is the difference." : "No face was found in the result, so nothing could be measured.";
+  get("achieved-foot").textContent = none ? "Nothing was changed." : got ? "Measured on the result. The bar is the difference." : "No face was found in the result, so nothing could be measured.";
 }

@@ -1,32 +1,32 @@
-// The video tab: a clip on the stage, the preview on whichever frame it stands at, and jobs that edit all of it.
+// Video tab: the clip, a live preview of the current frame, and jobs that edit the whole clip.
 
 import * as api from "./api.js";
-import { Subject } from "./follow.js";
+import { Subject } from "./live_preview.js";
 import { Jobs } from "./jobs.js";
-import { hush, patiently, say, tell, tooLarge, write } from "./notice.js";
-import { reach } from "./results.js";
+import { clearNotice, withRetries, setStatus, showError, tooLarge, write } from "./notice.js";
+import { showAchieved } from "./results.js";
 
 const get = (id) => document.getElementById(id);
-const FIRST_S = 0.5; // the frame that is looked at first; the very first ones are black in many clips
-const DRIFT_S = 0.08; // two clips that play side by side may be so far apart
+const FIRST_S = 0.5; // time of the first preview: the first frames of many clips are black
+const DRIFT_S = 0.08; // tolerated drift between two clips that play side by side
 const HINTS = {
-  video: "The sliders are tried on the frame that is shown; the job does the same to every frame.",
-  animation: "The photo of the other tab moves as the face of this clip does. Sliders stand over what the clip gives.",
-  missing: "Open a photo in the other tab first: it will move as the face of this clip does.",
-  off: "This service takes no jobs. It does when it is started with --jobs FOLDER.",
+  video: "The preview shows the current frame; the job edits every frame.",
+  animation: "The photo of the Photo tab follows the face of this video. Sliders override it.",
+  missing: "Open a photo in the Photo tab first: it will follow the face of this video.",
+  off: "Jobs are disabled. Start the service with --jobs FOLDER to enable them.",
 };
 const time = (seconds) => `${Math.floor(seconds / 60)}:${(seconds % 60).toFixed(1).padStart(4, "0")}`;
 const once = (target, event) => new Promise((done, failed) => {
   target.addEventListener(event, done, { once: true });
-  target.addEventListener("error", () => failed(new Error("This browser cannot play the clip; the service may still be able to.")), { once: true });
+  target.addEventListener("error", () => failed(new Error("This browser cannot play the video.")), { once: true });
 });
 
 export class Video {
-  constructor({ panel, stage, follow, look, service }, photo) {
-    Object.assign(this, { panel, stage, follow, look, service, photo, file: null, frame: null, sending: false, shown: null });
-    Object.assign(this, { player: get("clip"), film: get("film") }); // as it was, and as it was made
+  constructor({ panel, viewer, preview, analyse, service }, photo) {
+    Object.assign(this, { panel, viewer, preview, analyse, service, photo, file: null, frame: null, sending: false, shown: null });
+    Object.assign(this, { player: get("clip"), film: get("film") }); // original, edited
     this.jobs = new Jobs((job, name) => this.show(job, name));
-    this.clips = new Map(); // job -> the clip it was made of, while this page is open
+    this.clips = new Map(); // job -> URL of its source clip, while this page is open
     for (const input of get("modes").querySelectorAll("input")) input.addEventListener("change", () => { this.moved(); this.arrange(); });
     get("play").addEventListener("click", () => (this.lead.paused ? this.play() : this.pause()));
     get("sound").addEventListener("click", () => {
@@ -50,7 +50,7 @@ export class Video {
   enter() {
     get("drop-clip").hidden = Boolean(this.file);
     get("transport").hidden = !this.file;
-    if (this.file) this.arrange(); else { this.stage.close(); this.follow.subject = null; this.hint(); }
+    if (this.file) this.arrange(); else { this.viewer.close(); this.preview.subject = null; this.hint(); }
     this.jobs.watch(true);
   }
 
@@ -59,12 +59,12 @@ export class Video {
     this.jobs.watch(false);
     this.player.pause();
     get("transport").hidden = this.player.hidden = true;
-    this.stage.plate.classList.remove("inset", "playing");
+    this.viewer.plate.classList.remove("inset", "playing");
   }
 
   async open(file) {
-    hush();
-    if (tooLarge(file, this.service.clip_bytes, "a shorter one, or 720 lines")) return;
+    clearNotice();
+    if (tooLarge(file, this.service.clip_bytes, "a shorter video, or 720 lines")) return;
     this.moved();
     if (this.player.src && ![...this.clips.values()].includes(this.player.src)) URL.revokeObjectURL(this.player.src);
     this.frame?.close();
@@ -73,14 +73,14 @@ export class Video {
       const loaded = once(this.player, "loadeddata");
       this.player.src = URL.createObjectURL(file);
       await loaded;
-    } catch (error) { tell(error); this.enter(); return; }
+    } catch (error) { showError(error); this.enter(); return; }
     get("scrub").max = this.player.duration;
     get("drop-clip").hidden = true;
     get("transport").hidden = false;
     await this.stand(Math.min(FIRST_S, this.player.duration / 4));
   }
 
-  // Go to a time, look at the frame there, and let the preview follow on it.
+  // Seek, analyse the frame, and preview on it.
   async stand(at) {
     if (Math.abs(this.player.currentTime - at) > 0.001) {
       const there = once(this.player, "seeked");
@@ -92,28 +92,28 @@ export class Video {
     canvas.getContext("2d").drawImage(this.player, 0, 0);
     const blob = await new Promise((done) => canvas.toBlob(done, "image/jpeg", 0.93));
     const file = new File([blob], "frame.jpg", { type: "image/jpeg" });
-    const seen = await this.look(file, "frame");
+    const analysis = await this.analyse(file, "frame");
     this.frame?.close();
-    this.frame = seen && new Subject(file, seen);
+    this.frame = analysis && new Subject(file, analysis);
     this.arrange();
   }
 
-  // The stage: the frame with its preview, or the photo that is moved with the clip in its corner.
+  // The viewer: the frame with its preview, or the photo that is moved with the clip in its corner.
   arrange() {
-    if (document.body.dataset.tab !== "video") return; // left meanwhile
-    const { subject, stage } = this, animation = this.mode === "animation";
-    stage.plate.classList.toggle("inset", animation);
-    stage.plate.classList.toggle("playing", !animation && !subject);
+    if (document.body.dataset.tab !== "video") return; // the tab was left meanwhile
+    const { subject, viewer } = this, animation = this.mode === "animation";
+    viewer.plate.classList.toggle("inset", animation);
+    viewer.plate.classList.toggle("playing", !animation && !subject);
     this.player.hidden = !animation && Boolean(subject);
     this.film.hidden = true;
-    this.follow.subject = subject ?? null;
-    get("stage").hidden = false;
+    this.preview.subject = subject ?? null;
+    get("viewer").hidden = false;
     if (subject) {
-      stage.open(subject.url, subject.seen, true);
-      stage.choose(subject.face);
+      viewer.open(subject.url, subject.analysis, true);
+      viewer.choose(subject.face);
       this.panel.from(subject.numbers, true);
-      this.follow.changed();
-    } else if (this.player.videoWidth) stage.shape(this.player.videoWidth, this.player.videoHeight);
+      this.preview.changed();
+    } else if (this.player.videoWidth) viewer.shape(this.player.videoWidth, this.player.videoHeight);
     this.hint();
     this.clock();
   }
@@ -123,7 +123,7 @@ export class Video {
     get("render").disabled = !this.startable;
   }
 
-  // A slider was moved: the film, if one is shown, makes room for the frame.
+  // Called after a change: a shown result makes room for the frame.
   moved() {
     if (!this.shown) return;
     this.film.pause();
@@ -131,21 +131,21 @@ export class Video {
     URL.revokeObjectURL(this.film.src);
     this.shown = null;
     get("below").hidden = get("download").hidden = true;
-    reach(this.panel, null);
-    this.stage.plate.classList.remove("film");
-    if (this.file) this.arrange(); else this.stage.close();
+    showAchieved(this.panel, null);
+    this.viewer.plate.classList.remove("film");
+    if (this.file) this.arrange(); else this.viewer.close();
   }
 
   choose(index) {
     this.subject.face = index;
-    this.stage.choose(index);
+    this.viewer.choose(index);
     this.panel.from(this.subject.numbers, true);
   }
 
   // ---- playing
 
   play() {
-    if (!this.shown) { this.player.hidden = false; this.stage.plate.classList.toggle("playing", this.mode === "video"); }
+    if (!this.shown) { this.player.hidden = false; this.viewer.plate.classList.toggle("playing", this.mode === "video"); }
     this.lead.play();
     if (this.shown && !this.player.hidden) this.player.play();
     this.clock();
@@ -171,32 +171,32 @@ export class Video {
   // ---- jobs
 
   async start({ model, seed, steps }) {
-    hush();
+    clearNotice();
     const { mode, panel, subject } = this, animation = mode === "animation";
-    const many = subject?.seen.faces.length > 1;
+    const many = subject?.analysis.faces.length > 1;
     const request = { kind: mode, edit: panel.edit(), model: model || null, seed, ...(steps ? { steps } : {}), ...(many ? { face: subject.face } : {}) };
     const files = { clip: this.file, ...(animation ? { picture: this.photo.subject.file } : {}) };
-    for (const [trait, giver] of panel.given) files[`target.${trait}`] = giver.file;
-    if (!animation && panel.nothing) { say("Nothing is moved yet: the clip would stay as it is."); return; }
+    for (const [trait, source] of panel.copied) files[`target.${trait}`] = source.file;
+    if (!animation && panel.nothing) { setStatus("No changes yet: the video would stay as it is."); return; }
     this.sending = true;
     this.hint();
-    say("Sending the clip …");
+    setStatus("Uploading the video …");
     try {
-      const job = await patiently(() => api.submit(request, files));
+      const job = await withRetries(() => api.submit(request, files));
       this.clips.set(job.id, this.player.src);
       this.jobs.name(job.id, this.file.name);
-      say("The job is queued. It goes on when this page is closed.");
+      setStatus("The job is queued. It continues if you close this page.");
       this.jobs.watch(true);
-    } catch (error) { tell(error); say(""); } finally {
+    } catch (error) { showError(error); setStatus(""); } finally {
       this.sending = false;
       this.hint();
     }
   }
 
-  // A finished job on the stage, beside the clip it was made of where that is still here.
+  // Show the result of a job, beside its source clip if this page still has it.
   async show(job, name) {
-    hush();
-    say("Fetching the result …");
+    clearNotice();
+    setStatus("Fetching the result …");
     try {
       const blob = await api.result(job.id, job.results[0]), own = this.clips.get(job.id);
       this.player.pause();
@@ -205,21 +205,21 @@ export class Video {
       this.film.src = URL.createObjectURL(blob);
       await loaded;
       this.shown = job;
-      this.follow.hold(true);
+      this.preview.hold(true);
       const compared = own === this.player.src && job.kind === "video";
-      get("stage").hidden = get("transport").hidden = this.film.hidden = false;
+      get("viewer").hidden = get("transport").hidden = this.film.hidden = false;
       get("drop-clip").hidden = true;
       this.player.hidden = !compared;
-      this.stage.plate.classList.remove("inset", "playing");
-      this.stage.plate.classList.add("film");
-      this.stage.shape(this.film.videoWidth, this.film.videoHeight);
-      this.stage.show("", job.kind === "video" ? "edited" : "moved");
-      this.follow.subject = this.subject ?? null;
+      this.viewer.plate.classList.remove("inset", "playing");
+      this.viewer.plate.classList.add("film");
+      this.viewer.shape(this.film.videoWidth, this.film.videoHeight);
+      this.viewer.show("", job.kind === "video" ? "edited" : "animated");
+      this.preview.subject = this.subject ?? null;
       get("below").hidden = false;
-      reach(this.panel, job.asked.length ? job : null);
+      showAchieved(this.panel, job.asked.length ? job : null);
       Object.assign(get("download"), { hidden: false, href: this.film.src, download: name.replace(/(\.\w+)?$/, `-edited.${{ "video/mp4": "mp4", "video/quicktime": "mov" }[job.media_type] ?? "mkv"}`) });
-      say(job.notes.join(" "));
+      setStatus(job.notes.join(" "));
       this.play();
-    } catch (error) { tell(error); say(""); }
+    } catch (error) { showError(error); setStatus(""); }
   }
 }

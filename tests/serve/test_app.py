@@ -1,4 +1,4 @@
-"""The deployments on Ray Serve: one portrait through door, eye and painter, and trouble that keeps its name on the way."""
+"""Deployments on Ray Serve: one portrait through all of them, problems, metrics, logs."""
 
 import base64
 import json
@@ -25,7 +25,7 @@ def faces(service):
         yield client
 
 
-def test_a_portrait_through_three_deployments(faces, shared):
+def test_portrait_is_edited_by_three_deployments(faces, shared):
     portrait = (shared / "data" / "images" / "hum_i04.jpg").read_bytes()
     seen = faces.reconstruct(portrait)
     assert len(seen.faces) == 1
@@ -36,7 +36,7 @@ def test_a_portrait_through_three_deployments(faces, shared):
     assert faces.verify(made.image).manifest == "trusted"
 
 
-def test_trouble_keeps_its_name(faces):
+def test_problems_keep_their_type_across_deployments(faces):
     with pytest.raises(Refused) as refused:
         faces.edit(b"no picture", {"yaw_deg": 3})
     assert refused.value.slug == "bad-image"
@@ -46,7 +46,7 @@ def test_trouble_keeps_its_name(faces):
     assert [m.name for m in faces.models()] == ["tiny", "preview"]
 
 
-def test_every_number_is_seen_at_the_endpoint_of_the_node(faces):
+def test_every_metric_is_exported_by_the_node(faces):
     from skimage import data
 
     portrait = encode_png(data.astronaut()[:256, 96:352])
@@ -63,7 +63,7 @@ def test_every_number_is_seen_at_the_endpoint_of_the_node(faces):
     assert phases == {p for p in phases if total(text, "rigface_edit_seconds_count", phase=p)}
 
 
-def test_a_request_can_be_followed_through_the_logs_of_all_parts(service):
+def test_request_id_is_in_the_logs_of_all_deployments(service):
     """By its id: what door, eye and painter did for it, what the eye refused, and never what was in it."""
     from ray._private.worker import _global_node
     from skimage import data
@@ -97,7 +97,7 @@ def test_a_request_can_be_followed_through_the_logs_of_all_parts(service):
     assert max(len(json.dumps(line)) for line in lines) < 1000
 
 
-def test_the_command_serves_mini_where_it_is_and_what_it_is_told_to(mini, monkeypatch):
+def test_default_model_is_mini_if_installed(mini, monkeypatch):
     assert Start()._args(8000)["model"] == "mini"
     assert ServiceConfig(**Start()._args(8000)).checkpoints() == {"mini": "mini"}
     assert model_of("preview") == ""
@@ -106,7 +106,7 @@ def test_the_command_serves_mini_where_it_is_and_what_it_is_told_to(mini, monkey
     assert model_of("runs/mine") == "runs/mine"
 
 
-def test_what_an_operator_sets_reaches_the_limits_and_nonsense_is_refused():
+def test_settings_reach_the_limits_and_invalid_ones_are_refused():
     limits = ServiceConfig(edits_at_once=2, jobs_at_once=3, body_mb=1, keep_h=1, links_s=60).limits()
     assert (limits.edits_at_once, limits.jobs_at_once, limits.body_bytes, limits.keep_s) == (2, 3, 2**20, 3600)
     assert limits.links_s == 60

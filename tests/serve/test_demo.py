@@ -1,4 +1,4 @@
-"""The end of the tour: one edit of a clip's face through HTTP, written, and told with its numbers."""
+"""Demo: one edit of a video through HTTP, and its report."""
 
 import pytest
 
@@ -18,7 +18,7 @@ def url(face_worker):
         yield url
 
 
-def test_a_clip_is_edited_and_the_newcomer_told_what_painted(url, fixtures, tmp_path):
+def test_demo_edits_a_video_frame_and_reports_the_model(url, fixtures, tmp_path):
     told = show(url, fixtures / "clip.mp4", tmp_path)
     assert decode((tmp_path / "edited.png").read_bytes()).shape == (360, 640, 3)
     assert "by the instant preview" in told
@@ -27,13 +27,13 @@ def test_a_clip_is_edited_and_the_newcomer_told_what_painted(url, fixtures, tmp_
     assert "asked  achieved\n  turn                  14.0" in told
 
 
-def test_a_picture_of_nobody_ends_with_a_sentence(url, flat, tmp_path):
+def test_demo_of_an_image_without_a_face_is_refused(url, flat, tmp_path):
     (tmp_path / "flat.jpg").write_bytes(flat)
     with pytest.raises(PlanError, match="no face was found in it"):
         show(url, tmp_path / "flat.jpg", tmp_path)
 
 
-def test_a_port_that_is_taken_is_named(url):
+def test_used_port_is_refused(url):
     port = int(url.rpartition(":")[2])
     with pytest.raises(ValueError, match=f"--port {port}"):
         free_port("127.0.0.1", port)

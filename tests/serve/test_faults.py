@@ -1,4 +1,4 @@
-"""What the service does when a part of it dies or a caller behaves badly, while others are at work: nothing is lost, nobody hangs.
+"""Faults of the service: lost replicas, overload, slow and disconnecting callers. No accepted work is lost.
 
 On real Ray Serve, with edits under way the whole time. The order matters a little: the controller dies first, so that what brings
 the other parts back is one that was itself restarted.
@@ -111,7 +111,7 @@ def finished(url, job, seconds=LIMIT_S):
         time.sleep(0.2)
 
 
-def test_a_lost_controller_disturbs_nobody(service, somebody):
+def test_lost_controller_disturbs_no_request(service, somebody):
     with Load(service, somebody) as load:
         kill("SERVE_CONTROLLER_ACTOR", restart=True)
         load.more(6)
@@ -119,7 +119,7 @@ def test_a_lost_controller_disturbs_nobody(service, somebody):
     assert not load.broken
 
 
-def test_a_lost_painter_loses_no_edit_and_no_job(service, somebody):
+def test_lost_diffusion_worker_loses_no_edit_and_no_job(service, somebody):
     with Load(service, somebody) as load:
         job = submitted(service, somebody, 4)
         kill("DiffusionWorker")
@@ -132,7 +132,7 @@ def test_a_lost_painter_loses_no_edit_and_no_job(service, somebody):
     assert done["results"] == [0, 1, 2, 3]
 
 
-def test_a_lost_keeper_of_jobs_loses_no_clip(service, fixtures, tmp_path):
+def test_lost_job_queue_loses_no_video(service, fixtures, tmp_path):
     from rigface.video.decode import read_frames
 
     clip = fixtures / "clip.mp4"
@@ -149,7 +149,7 @@ def test_a_lost_keeper_of_jobs_loses_no_clip(service, fixtures, tmp_path):
     assert [f.time_s for f in read_frames(str(tmp_path / "out.mp4"))] == [f.time_s for f in read_frames(str(clip))]
 
 
-def test_a_lost_eye_loses_no_edit(service, somebody):
+def test_lost_face_worker_loses_no_edit(service, somebody):
     with Load(service, somebody) as load:
         kill("FaceWorker")
         load.more(4)
@@ -157,7 +157,7 @@ def test_a_lost_eye_loses_no_edit(service, somebody):
     assert set(load.refused) <= {"busy"}
 
 
-def test_a_lost_door_is_replaced_and_clients_who_come_again_lose_nothing(service, somebody):
+def test_lost_gateway_is_replaced_and_retrying_clients_lose_nothing(service, somebody):
     with Load(service, somebody, tries=8) as load:
         job = submitted(service, somebody, 4)
         kill("Gateway")
@@ -168,7 +168,7 @@ def test_a_lost_door_is_replaced_and_clients_who_come_again_lose_nothing(service
     assert done["state"] == "done", done
 
 
-def test_too_many_at_once_are_told_when_to_come_again(service, somebody):
+def test_excess_requests_get_retry_after(service, somebody):
     async def burst():
         pool = httpx.Limits(max_connections=120)
         async with httpx.AsyncClient(base_url=service, timeout=LIMIT_S, limits=pool) as client:
@@ -187,7 +187,7 @@ def test_too_many_at_once_are_told_when_to_come_again(service, somebody):
         assert faces.preview(somebody, {"yaw_deg": 4}, max_side=128)
 
 
-def test_a_full_queue_says_so_while_others_are_served_and_loses_nothing_that_it_took(service, somebody):
+def test_full_job_queue_refuses_jobs_and_finishes_accepted_ones(service, somebody):
     def more(number):
         body = json.dumps({"kind": "batch", "edits": [{"yaw_deg": v} for v in range(30)], "steps": STEPS})
         return httpx.post(
@@ -221,7 +221,7 @@ def half_a_request(url, path="/v1/preview"):
     return out
 
 
-def test_slow_callers_do_not_keep_others_waiting(service, somebody):
+def test_slow_callers_do_not_delay_others(service, somebody):
     slow = [half_a_request(service) for _ in range(24)]
     try:
         with Client(service, tries=1) as faces:
@@ -234,7 +234,7 @@ def test_slow_callers_do_not_keep_others_waiting(service, somebody):
             one.close()
 
 
-def test_a_body_that_trickles_is_cut_off(face_worker, diffusion_worker, monkeypatch):
+def test_slow_body_is_refused(face_worker, diffusion_worker, monkeypatch):
     monkeypatch.setattr(rate_limit, "BODY_GRACE_S", 0.3)
     with listening(Services(face_worker, diffusion_worker)) as url:
         slow = half_a_request(url)
@@ -255,7 +255,7 @@ def rows_sampled():
     return now
 
 
-def test_callers_who_leave_are_painted_for_no_more(service, somebody):
+def test_disconnected_callers_are_sampled_no_more(service, somebody):
     callers, steps = 12, 100
 
     async def leave(name):

@@ -1,4 +1,4 @@
-"""The service on this machine: who may reach its cluster, and where it says that it is."""
+"""Local service: token of its cluster, address."""
 
 import os
 
@@ -13,7 +13,7 @@ class Started(Exception):
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "0.0.0.0"])
-def test_a_cluster_of_our_own_asks_for_a_token_wherever_the_service_listens(monkeypatch, host):
+def test_own_cluster_needs_a_token_on_every_host(monkeypatch, host):
     """Ray's own ports are on the machine's address: whoever reached them could run code."""
     import ray
 
@@ -39,5 +39,5 @@ def test_a_cluster_of_our_own_asks_for_a_token_wherever_the_service_listens(monk
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1"])
-def test_an_address_is_one_that_clients_can_read(host):
+def test_address_is_a_valid_url(host):
     assert httpx.URL(address(host, 8000)).host == host

@@ -1,4 +1,4 @@
-"""Idempotency keys: done once, kept within bounds, and stopped when nobody waits any more."""
+"""Idempotency keys: sharing, cancellation, expiry."""
 
 import asyncio
 import json
@@ -12,7 +12,7 @@ from serve.problems import ApiError
 from tests.serve.conftest import listening, run
 
 
-def test_two_who_wait_get_the_same_and_one_who_leaves_does_not_take_it_from_the_other():
+def test_concurrent_repeats_share_one_result_if_one_caller_disconnects():
     async def story():
         repeats, began, may_end = IdempotencyCache(len), [], asyncio.Event()
 
@@ -34,7 +34,7 @@ def test_two_who_wait_get_the_same_and_one_who_leaves_does_not_take_it_from_the_
     run(story())
 
 
-def test_work_that_nobody_waits_for_is_stopped_and_begun_again_for_who_comes_again():
+def test_work_without_callers_is_cancelled_and_restarted_by_a_repeat():
     async def story():
         repeats, told = IdempotencyCache(len), []
 
@@ -58,7 +58,7 @@ def test_work_that_nobody_waits_for_is_stopped_and_begun_again_for_who_comes_aga
     run(story())
 
 
-def test_what_failed_is_done_again():
+def test_failed_work_is_repeated():
     async def story():
         repeats, tries = IdempotencyCache(len), []
 
@@ -75,10 +75,10 @@ def test_what_failed_is_done_again():
     run(story())
 
 
-def test_results_are_kept_for_their_time_and_up_to_a_size_but_what_is_under_way_stays():
+def test_results_expire_by_age_and_size_but_running_work_is_kept():
     async def story():
         now, done = [0.0], []
-        repeats, may_end = IdempotencyCache(len, most=250, now=lambda: now[0]), asyncio.Event()
+        repeats, may_end = IdempotencyCache(len, max_bytes=250, now=lambda: now[0]), asyncio.Event()
 
         def ask(name, size=100, wait=False):
             async def work():
@@ -107,7 +107,7 @@ def test_results_are_kept_for_their_time_and_up_to_a_size_but_what_is_under_way_
     run(story())
 
 
-def test_a_caller_who_leaves_stops_a_keyed_edit_and_is_counted_until_it_has_stopped(services, png):
+def test_disconnect_cancels_a_keyed_edit_and_counts_until_it_stopped(services, png):
     import httpx
 
     began, left = threading.Event(), threading.Event()
@@ -129,7 +129,7 @@ def test_a_caller_who_leaves_stops_a_keyed_edit_and_is_counted_until_it_has_stop
         assert run(services.gate.drain(5)) is True
 
 
-def test_what_is_kept_of_an_edit_is_its_result_and_not_its_source(services, png):
+def test_kept_edit_has_its_result_but_not_its_source(services, png):
     from serve.content_cache import picture_id
     from serve.inference.edit_service import EditRunner
     from serve.messages import EditInput

@@ -1,4 +1,4 @@
-"""What the door keeps to itself: who may see its numbers, whether it is ready, its own mistakes, places and limits of keys."""
+"""Middleware and health: access to metrics, readiness, internal errors, concurrency, key limits."""
 
 import asyncio
 import threading
@@ -12,7 +12,7 @@ from serve.security.api_keys import KeyRing, add
 from tests.serve.conftest import problem, send
 
 
-def test_numbers_are_for_keys_that_may_see_them_and_health_is_for_everybody(services, tmp_path):
+def test_metrics_need_the_metrics_scope_and_health_needs_no_key(services, tmp_path):
     from starlette.testclient import TestClient
 
     from serve.api.routes import make_api
@@ -29,7 +29,7 @@ def test_numbers_are_for_keys_that_may_see_them_and_health_is_for_everybody(serv
     assert client.get("/healthz").status_code == client.get("/readyz").status_code == 200
 
 
-def test_readiness_is_asked_for_once_however_often_it_is_wanted(services):
+def test_readiness_of_workers_is_cached(services):
     from starlette.testclient import TestClient
 
     from serve.api.routes import make_api
@@ -52,7 +52,7 @@ def test_readiness_is_asked_for_once_however_often_it_is_wanted(services):
 
 
 @pytest.mark.parametrize("accept", ["image/png", "text/event-stream"])
-def test_a_mistake_of_ours_is_not_the_callers_fault_and_says_nothing_of_itself(services, png, caplog, accept):
+def test_unexpected_error_is_internal_and_has_no_detail(services, png, caplog, accept):
     """A ValueError of some library, whose text may name anything; in a stream, too, it is counted and in the log."""
     from starlette.testclient import TestClient
 
@@ -79,7 +79,7 @@ def test_a_mistake_of_ours_is_not_the_callers_fault_and_says_nothing_of_itself(s
     assert request.log_fields["request_id"] == broken_lines[0].log_fields["request_id"]
 
 
-def test_files_of_the_operator_that_cannot_be_read_are_not_the_callers_fault_either(services, png, tmp_path):
+def test_unreadable_operator_file_is_an_internal_error(services, png, tmp_path):
     from starlette.testclient import TestClient
 
     from serve.api.routes import make_api
@@ -103,7 +103,7 @@ def test_files_of_the_operator_that_cannot_be_read_are_not_the_callers_fault_eit
         KeyRing(file).find("Bearer rf_x")
 
 
-def test_what_the_door_itself_refuses_is_counted(services, png):
+def test_refusals_by_the_middleware_are_counted(services, png):
     from starlette.testclient import TestClient
 
     from serve.api.routes import make_api
@@ -117,7 +117,7 @@ def test_what_the_door_itself_refuses_is_counted(services, png):
     assert 'rigface_problems_total{type="busy"} 1.0' in found
 
 
-def test_a_stream_keeps_its_place_at_the_door_until_it_ends(services, png, tmp_path):
+def test_stream_counts_as_a_concurrent_request_until_it_ends(services, png, tmp_path):
     """No more at a time than the key allows, and a refusal is one before the answer has begun."""
     from concurrent.futures import ThreadPoolExecutor
 
@@ -149,7 +149,7 @@ def test_a_stream_keeps_its_place_at_the_door_until_it_ends(services, png, tmp_p
         assert client.get("/v1/models").status_code == 200
 
 
-def test_a_key_has_a_burst_that_fits_its_rate_and_no_limit_that_lets_nothing_in(tmp_path, capsys):
+def test_key_burst_follows_its_rate_and_zero_limits_are_refused(tmp_path, capsys):
     from serve.__main__ import main
     from serve.security.api_keys import read
 

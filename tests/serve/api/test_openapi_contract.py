@@ -1,4 +1,4 @@
-"""The OpenAPI document is what the service does: requests made from it never break it, and every answer is as described."""
+"""The OpenAPI document against the service: generated requests, described responses, hostile files."""
 
 import base64
 import json
@@ -33,14 +33,14 @@ def served(serve_jobs):
     return serve_jobs(jobs_each=1000, jobs_waiting=1000, jobs_at_once=0)
 
 
-def test_the_document_lists_all_operations(served):
+def test_openapi_lists_all_operations(served):
     paths = served.get("/openapi.json").json()["paths"]
     found = {f"{method.upper()} {path}" for path, of in paths.items() for method in of}
     assert found == set(OPERATIONS)
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_no_request_breaks_the_service(served, png, operation):
+def test_generated_requests_never_break_the_service(served, png, operation):
     document = schemathesis.openapi.from_dict(served.get("/openapi.json").json())
     method, path = operation.split()
     one = document[path][method]
@@ -72,7 +72,7 @@ def known(answer):
     assert document["status"] == answer.status_code
 
 
-def test_the_examples_of_the_document_fit_it(served):
+def test_examples_of_the_openapi_document_are_valid(served):
     from jsonschema import Draft202012Validator
 
     from serve.api.openapi import BODIES
@@ -86,7 +86,7 @@ def test_the_examples_of_the_document_fit_it(served):
         ).validate(example)
 
 
-def test_the_document_describes_the_edit(served):
+def test_openapi_describes_edits_with_bounds(served):
     schemas = served.get("/openapi.json").json()["components"]["schemas"]
     edit = schemas["EditRequest"]["properties"]["edit"]
     assert edit["properties"]["yaw_deg"]["anyOf"][0] == {"type": "number", "minimum": -90, "maximum": 90}
@@ -95,7 +95,7 @@ def test_the_document_describes_the_edit(served):
     assert schemas["ProblemDocument"]["properties"]["type"]["enum"] == [PREFIX + slug for slug in KNOWN]
 
 
-def test_the_page_about_the_service_names_every_address(served):
+def test_service_docs_name_every_path(served):
     page = (
         (Path(__file__).parents[3] / "docs" / "service.md")
         .read_text()
@@ -105,7 +105,7 @@ def test_the_page_about_the_service_names_every_address(served):
     assert [path for path in served.get("/openapi.json").json()["paths"] if path not in page] == []
 
 
-def test_every_reference_leads_somewhere(served):
+def test_openapi_references_resolve(served):
     document = served.get("/openapi.json").json()
     text = json.dumps(document)
     names = {part.split('"')[0] for part in text.split("#/components/schemas/")[1:]}
@@ -129,7 +129,7 @@ def real_eye():
     return FaceWorker(FaceAnalyzer.load())
 
 
-def test_hostile_files_are_problems_or_pictures_and_never_break_it(served, services, real_eye, shared):
+def test_hostile_files_are_problems_or_images(served, services, real_eye, shared):
     """Every file of the collection of bad inputs, as a picture, as whom to copy from, and as a clip."""
     from skimage import data as pictures
 

@@ -1,4 +1,4 @@
-"""The routes, with an eye and a painter of the same process: what goes in, what comes out, and how it is refused."""
+"""HTTP routes with workers in the same process: responses, problems, limits."""
 
 import asyncio
 import base64
@@ -18,7 +18,7 @@ from serve.security.api_keys import KeyRing, add
 from tests.serve.conftest import problem, run, send
 
 
-def test_a_picture_is_named_by_its_content_and_can_be_named_again(client, png):
+def test_picture_can_be_named_by_its_hash(client, png):
     seen = client.post("/v1/reconstruct", files={"picture": ("a.png", png)})
     assert seen.status_code == 200, seen.text
     found = seen.json()
@@ -30,13 +30,13 @@ def test_a_picture_is_named_by_its_content_and_can_be_named_again(client, png):
     assert json.loads(again.headers["RigFace-Asked"])[0]["yaw_deg"] == pytest.approx(20, abs=0.01)
 
 
-def test_nothing_asked_gives_the_source_to_the_bit(client, png):
+def test_empty_edit_returns_the_source_bit_exactly(client, png):
     out = send(client, png, model="preview")
     assert np.array_equal(decode(out.content), decode(png))
 
 
 @pytest.mark.parametrize("kind", ["png", "jpeg", "webp"])
-def test_an_edit_comes_as_the_picture_that_was_accepted(client, png, kind):
+def test_edit_has_the_accepted_media_type(client, png, kind):
     out = send(client, png, {"yaw_deg": 10}, accept=f"image/{kind}", model="tiny", steps=2, seed=7)
     assert out.status_code == 200, out.text
     assert Image.open(io.BytesIO(out.content)).format == kind.upper()
@@ -44,7 +44,7 @@ def test_an_edit_comes_as_the_picture_that_was_accepted(client, png, kind):
     assert set(json.loads(out.headers["RigFace-Achieved"])[0]) == {"yaw_deg", "pitch_deg", "roll_deg"}
 
 
-def test_a_seed_is_a_picture(client, png):
+def test_same_seed_gives_same_image(client, png):
     one, same, other = (
         base64.b64decode(send(client, png, {"yaw_deg": 5}, accept="application/json", seed=s).json()["image"])
         for s in (1, 1, 2)
@@ -52,7 +52,7 @@ def test_a_seed_is_a_picture(client, png):
     assert one == same != other
 
 
-def test_a_stream_tells_of_each_step_and_ends_with_the_result(client, png):
+def test_stream_has_each_step_and_ends_with_the_result(client, png):
     out = send(client, png, {"yaw_deg": 5}, accept="text/event-stream", steps=3, previews=1)
     events = [block.split("\ndata: ") for block in out.text.removesuffix("\n\n").split("\n\n")]
     steps = [json.loads(data) for name, data in events if name == "event: progress"]
@@ -62,7 +62,7 @@ def test_a_stream_tells_of_each_step_and_ends_with_the_result(client, png):
     assert json.loads(events[-1][1])["model"] == "tiny"
 
 
-def test_each_trait_may_come_from_its_own_picture(client, png):
+def test_each_trait_can_have_its_own_target(client, png):
     others = {f"target.{trait}": ("b.png", encode_png(decode(png)[::-1].copy())) for trait in ("pose", "light")}
     out = client.post("/v1/preview", files={"picture": ("a.png", png), **others})
     assert out.status_code == 200
@@ -86,11 +86,11 @@ def test_each_trait_may_come_from_its_own_picture(client, png):
         ({"picture": {"url": "http://169.254.169.254/"}}, 422, "bad-request", "twice"),
     ],
 )
-def test_what_does_not_fit_is_refused_by_name(client, png, more, status, slug, says):
+def test_invalid_field_is_named_in_the_problem(client, png, more, status, slug, says):
     assert says in problem(send(client, png, **{"edit": {"yaw_deg": 1}, **more}), status, slug)
 
 
-def test_pictures_that_are_none_are_refused(client, png, flat):
+def test_unusable_requests_are_refused(client, png, flat):
     problem(send(client, flat), 422, "no-face")
     problem(send(client, b"no picture"), 422, "bad-image")
     problem(client.post("/v1/preview", json={"picture": {"id": "sha256:" + "0" * 64}}), 404, "unknown-picture")
@@ -103,7 +103,7 @@ def test_pictures_that_are_none_are_refused(client, png, flat):
     problem(client.get("/v1/edits"), 405, "method-not-allowed")
 
 
-def test_a_body_stops_at_its_limit_whatever_its_header_says(services, png):
+def test_body_limit_holds_for_any_content_length_header(services, png):
     from starlette.testclient import TestClient
 
     from serve.api.routes import make_api
@@ -116,7 +116,7 @@ def test_a_body_stops_at_its_limit_whatever_its_header_says(services, png):
     problem(lying, 413, "too-large")
 
 
-def test_limits_hold_behind_a_prefix_too(services, png):
+def test_limits_hold_behind_a_path_prefix(services, png):
     from starlette.testclient import TestClient
 
     from serve.api.routes import make_api
@@ -128,7 +128,7 @@ def test_limits_hold_behind_a_prefix_too(services, png):
         assert client.get("/faces/healthz").status_code == 200
 
 
-def test_keys_scopes_and_rates(services, png, tmp_path):
+def test_keys_scopes_and_rates_are_enforced(services, png, tmp_path):
     from starlette.testclient import TestClient
 
     from serve.api.routes import make_api
@@ -148,7 +148,7 @@ def test_keys_scopes_and_rates(services, png, tmp_path):
     assert int(refused.headers["Retry-After"]) >= 1
 
 
-def test_a_picture_of_one_caller_is_not_anothers(services, png, tmp_path):
+def test_pictures_are_separate_for_each_key(services, png, tmp_path):
     from starlette.testclient import TestClient
 
     from serve.api.routes import make_api
@@ -163,7 +163,7 @@ def test_a_picture_of_one_caller_is_not_anothers(services, png, tmp_path):
     problem(client.post("/v1/preview", json={"picture": {"id": name}}, headers=bob), 404, "unknown-picture")
 
 
-def test_an_eye_that_has_forgotten_is_sent_the_bytes(client, services, png, monkeypatch):
+def test_worker_without_the_picture_is_sent_its_bytes(client, services, png, monkeypatch):
     from serve.inference.face_worker import FaceWorker
 
     name = client.post("/v1/reconstruct", files={"picture": ("a.png", png)}).json()["picture"]
@@ -171,7 +171,7 @@ def test_an_eye_that_has_forgotten_is_sent_the_bytes(client, services, png, monk
     assert client.post("/v1/preview", json={"picture": {"id": name}}).status_code == 200
 
 
-def test_numbers_health_and_headers(client, png):
+def test_metrics_health_and_security_headers(client, png):
     assert client.get("/healthz").json() == {"status": "ok"}
     assert client.get("/readyz").json() == {"status": "ok", "face_worker": "ok", "diffusion_worker": "ok"}
     send(client, png, {"yaw_deg": 3}, model="preview")
@@ -182,7 +182,7 @@ def test_numbers_health_and_headers(client, png):
 
 
 @pytest.mark.parametrize(("kind", "magic"), [("glb", b"glTF"), ("obj", b"PK")])
-def test_the_head_as_a_file(client, png, kind, magic):
+def test_textured_head_is_a_mesh_file(client, png, kind, magic):
     out = client.post(f"/v1/reconstruct?mesh={kind}", files={"picture": ("a.png", png)})
     assert out.status_code == 200
     assert out.content.startswith(magic)
@@ -194,7 +194,7 @@ def test_the_head_as_a_file(client, png, kind, magic):
         assert header["accessors"][2]["count"] % 3 == 0
 
 
-def test_the_same_request_twice_is_done_once(client, services, png):
+def test_idempotency_key_runs_a_request_once(client, services, png):
     done = []
     services.audit_log = done.append
 
@@ -210,7 +210,7 @@ def test_the_same_request_twice_is_done_once(client, services, png):
     problem(again(2), 409, "conflict")
 
 
-def test_a_door_that_drains_takes_nothing_new_and_waits_for_what_is_under_way(services, png):
+def test_draining_gateway_refuses_new_requests_and_finishes_running_ones(services, png):
     from concurrent.futures import ThreadPoolExecutor
 
     from starlette.testclient import TestClient
@@ -246,7 +246,7 @@ def until(happened, limit_s=20):
         time.sleep(0.005)
 
 
-def test_what_takes_too_long_is_given_up_and_a_full_house_says_when_to_come(services, png, monkeypatch):
+def test_time_limits_cancel_work_and_busy_service_sends_retry_after(services, png, monkeypatch):
     from dataclasses import replace
 
     from starlette.testclient import TestClient
@@ -281,8 +281,8 @@ def test_what_takes_too_long_is_given_up_and_a_full_house_says_when_to_come(serv
     assert left == [1, 1, 1]  # the work was stopped, not left to itself
 
 
-def test_a_service_edit_is_the_editors_own(client, services, diffusion_worker, png):
-    """Composed, painted and pasted in three places, and the same as in one."""
+def test_service_and_editor_give_the_same_image(client, services, diffusion_worker, png):
+    """The path through deployments gives the image of `Editor`."""
     from rigface.editor import Editor, ModelPaint
     from rigface.edits import EditSpec
     from serve.inference.face_worker import composer_of

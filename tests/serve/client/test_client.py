@@ -1,4 +1,4 @@
-"""The client against the service, and against one that is busy."""
+"""Client against the service in this process and against busy fakes."""
 
 import json
 
@@ -27,7 +27,7 @@ def faces(client):
         yield made
 
 
-def test_from_a_photo_to_an_edit(faces, png):
+def test_client_reconstructs_previews_edits_and_streams(faces, png):
     seen = faces.reconstruct(png)
     assert len(seen.faces) == 1
     assert decode(faces.preview(seen.picture, {"yaw_deg": 8})).shape == (96, 80, 3)
@@ -44,7 +44,7 @@ def test_from_a_photo_to_an_edit(faces, png):
         list(faces.stream(png, {"yaw_deg": 8}, model="nope"))
 
 
-def test_it_comes_again_when_told_so_with_the_same_key(monkeypatch):
+def test_client_retries_with_the_same_idempotency_key(monkeypatch):
     seen, waits = [], []
     monkeypatch.setattr("time.sleep", waits.append)
 
@@ -69,7 +69,7 @@ def test_it_comes_again_when_told_so_with_the_same_key(monkeypatch):
 
 
 @pytest.mark.parametrize(("kind", "tries"), [("text/plain", 3), ("application/problem+json", 1)])
-def test_an_error_that_is_not_the_service_s_own_is_a_lost_door_and_tried_again(monkeypatch, kind, tries):
+def test_client_retries_errors_of_a_proxy_but_not_of_the_service(monkeypatch, kind, tries):
     seen = []
     monkeypatch.setattr("time.sleep", lambda seconds: None)
 
@@ -82,7 +82,7 @@ def test_an_error_that_is_not_the_service_s_own_is_a_lost_door_and_tried_again(m
     assert len(seen) == tries
 
 
-def test_a_result_is_followed_to_the_bucket_but_the_key_stays_here():
+def test_client_follows_results_to_the_bucket_without_its_key():
     seen = []
 
     def answer(request):
@@ -96,7 +96,7 @@ def test_a_result_is_followed_to_the_bucket_but_the_key_stays_here():
     assert seen == [("x", "Bearer rf_secret"), ("bucket", None)]
 
 
-def test_jobs_of_all_kinds(serve_jobs, png, tmp_path):
+def test_client_runs_jobs_of_all_kinds(serve_jobs, png, tmp_path):
     from tests.serve.jobs.test_video import film
 
     clip = film(tmp_path / "clip.mp4", 4)
@@ -132,7 +132,7 @@ def test_stream_events_have_exactly_the_fields_of_edit_progress(client, png):
     assert all(EditProgress.model_validate(event).model_dump(exclude_none=True) == event for event in events)
 
 
-def test_a_picture_that_the_service_has_forgotten_is_sent_again(serve_jobs, png):
+def test_client_sends_an_unknown_picture_again(serve_jobs, png):
     """Named by who sent it before, to a door that has just begun, or to another one than then."""
     served = serve_jobs()
     kept, edit = served.app.state.api.picture_store.kept, {"take": ["light"]}
@@ -155,7 +155,7 @@ def test_a_picture_that_the_service_has_forgotten_is_sent_again(serve_jobs, png)
         assert refused.value.slug == "unknown-picture"
 
 
-def test_what_it_keeps_to_send_again_is_bounded():
+def test_pictures_kept_by_the_client_are_bounded():
     with Client("http://x", keep_mb=1) as faces:
         for number in range(5):
             faces._ref(bytes([number]) * 400_000)

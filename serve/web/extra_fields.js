@@ -1,14 +1,14 @@
-// What an edit may say that the panel has no control for: kept as it was loaded, shown in words, dropped one by one.
+// Fields of a loaded edit without a control in the panel: kept unchanged, listed, removable one by one.
 
 import { element } from "./controls.js";
 
 const get = (id) => document.getElementById(id);
-const LIT = ["azimuth_deg", "elevation_deg", "intensity", "ambient", "colour"]; // of a light, what the panel has controls for
+const LIT = ["azimuth_deg", "elevation_deg", "intensity", "ambient", "colour"]; // fields of a light with a control in the panel
 const number = (value) => typeof value === "number" && Number.isFinite(value);
 const numbers = (value, count) => Array.isArray(value) && value.length === count && value.every(number);
 
-export class Kept {
-  // `known`: the names of expressions with a slider; `dropped` is told when something was taken out.
+export class ExtraFields {
+  // `known`: names of expressions with a slider; `dropped` is called after a removal.
   constructor(known, dropped) {
     Object.assign(this, { known: new Set(known), dropped });
     this.clear();
@@ -16,7 +16,7 @@ export class Kept {
 
   clear() { Object.assign(this, { edit: {}, expression: {}, light: {} }); this.draw(); }
 
-  // Take what is ours out of an edit; the names of what nobody knows.
+  // Keep the extra fields of an edit; returns the names of unknown or invalid fields.
   take(preset, fields) {
     const strange = Object.keys(preset).filter((name) => ![...fields, "relative", "region"].includes(name));
     const { relative, region, expression = {}, light } = preset;
@@ -34,18 +34,18 @@ export class Kept {
     return strange;
   }
 
-  // A lamp that is moved takes the place of a light that was given by its harmonics.
+  // Moving the lamp replaces a light that was given by its harmonics.
   moved() { if (this.light.sh) { delete this.light.sh; this.draw(); } }
 
   draw() {
     const lines = [];
-    const line = (text, of, name) => lines.push(element("span", {}, text, element("button", { type: "button", class: "plain", "aria-label": `Leave out: ${text}`, onclick: () => { delete of[name]; this.draw(); this.dropped(); } }, "×")));
-    if (this.edit.relative) line("Turns are added to the pose", this.edit, "relative");
+    const line = (text, of, name) => lines.push(element("span", {}, text, element("button", { type: "button", class: "plain", "aria-label": `Remove: ${text}`, onclick: () => { delete of[name]; this.draw(); this.dropped(); } }, "×")));
+    if (this.edit.relative) line("Angles are relative to the pose", this.edit, "relative");
     if (this.edit.region) line(`Expression in the ${this.edit.region} only`, this.edit, "region");
-    if (this.light.sh) line("Light as nine harmonics", this.light, "sh");
+    if (this.light.sh) line("Light by spherical harmonics", this.light, "sh");
     if (this.light.relative === false) line("Light not scaled to the photo's", this.light, "relative");
     for (const [name, value] of Object.entries(this.expression)) line(`${name} ${value}`.replace("-", "−"), this.expression, name);
-    get("kept").replaceChildren(...lines);
-    get("kept-group").hidden = !lines.length;
+    get("extra").replaceChildren(...lines);
+    get("extra-group").hidden = !lines.length;
   }
 }

@@ -1,15 +1,15 @@
-// The picture: before and after in one place, a wipe between them, and the faces to choose from.
+// Viewer: before and after in one place, a wipe between them, outlines of the faces to select.
 
 const SVG = "http://www.w3.org/2000/svg";
 const get = (id) => document.getElementById(id);
 
 function drawn(name, attributes) {
-  const made = document.createElementNS(SVG, name);
-  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-  return made;
+  const node = document.createElementNS(SVG, name);
+  for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
+  return node;
 }
 
-export class Stage {
+export class Viewer {
   constructor(chosen) {
     this.chosen = chosen;
     this.plate = get("plate");
@@ -37,19 +37,19 @@ export class Stage {
     this.wipe.setAttribute("aria-valuetext", at === 0 ? "after" : at === 100 ? "before" : `before up to ${at} percent`);
   }
 
-  // A picture of this size, with what was seen in it; `keep` leaves the wipe where it is.
-  open(url, seen, keep = false) {
-    get("stage").hidden = false;
-    this.shape(seen.width, seen.height);
+  // Show an image with the outlines of its faces; `keep` keeps the wipe position.
+  open(url, analysis, keep = false) {
+    get("viewer").hidden = false;
+    this.shape(analysis.width, analysis.height);
     get("before").src = url;
     this.show(url, "");
-    this.outline(seen);
+    this.outline(analysis);
     if (!keep) this.wipe.value = 0;
     this.draw();
   }
 
-  // A photo that nobody has looked at yet, where it can be shown.
-  async glimpse(url) {
+  // Show a photo before its analysis, if the browser can decode it.
+  async showUnanalysed(url) {
     const image = new Image();
     image.src = url;
     try { await image.decode(); } catch { return; }
@@ -57,7 +57,7 @@ export class Stage {
     this.open(url, { width: image.naturalWidth, height: image.naturalHeight, faces: [] });
   }
 
-  close() { get("stage").hidden = true; }
+  close() { get("viewer").hidden = true; }
 
   shape(width, height) {
     this.plate.style.setProperty("--ratio", `${width} / ${height}`);
@@ -71,17 +71,17 @@ export class Stage {
     this.plate.classList.toggle("edited", Boolean(tag)); // the outlines are the photograph's
   }
 
-  outline(seen) {
-    const svg = get("outlines"), many = seen.faces.length > 1;
-    svg.setAttribute("viewBox", `0 0 ${seen.width} ${seen.height}`);
-    svg.replaceChildren(...seen.faces.map((face, index) => {
+  outline(analysis) {
+    const svg = get("outlines"), many = analysis.faces.length > 1;
+    svg.setAttribute("viewBox", `0 0 ${analysis.width} ${analysis.height}`);
+    svg.replaceChildren(...analysis.faces.map((face, index) => {
       const [x0, y0, x1, y1] = face.box, grow = 0.06 * (y1 - y0);
       const group = drawn("g", {});
       group.append(
         drawn("rect", { x: x0 - grow, y: y0 - grow, width: x1 - x0 + 2 * grow, height: y1 - y0 + 2 * grow, rx: 0.12 * (x1 - x0) }),
-        drawn("path", { d: (seen.contours ?? []).map((line) => `M${line.map((k) => face.landmarks[k].join(",")).join("L")}`).join("") }));
+        drawn("path", { d: (analysis.contours ?? []).map((line) => `M${line.map((k) => face.landmarks[k].join(",")).join("L")}`).join("") }));
       if (many) {
-        for (const [name, value] of [["tabindex", 0], ["role", "button"], ["aria-label", `Face ${index + 1} of ${seen.faces.length}`]]) group.setAttribute(name, value);
+        for (const [name, value] of [["tabindex", 0], ["role", "button"], ["aria-label", `Face ${index + 1} of ${analysis.faces.length}`]]) group.setAttribute(name, value);
         group.addEventListener("click", () => this.chosen(index));
         group.addEventListener("keydown", (event) => { if (event.key === "Enter" || event.key === " ") { event.preventDefault(); this.chosen(index); } });
       }

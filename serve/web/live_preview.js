@@ -1,0 +1,72 @@
+// Live preview of the sliders: one request at a time, then the latest state.
+
+import * as api from "./api.js";
+import { withRetries, setStatus, showError, onReconnect } from "./notice.js";
+
+const MAX_SIDE = 1024;
+
+// The edited image: a photo, or a frame of a video.
+export class Subject {
+  constructor(file, analysis) {
+    const sizes = analysis.faces.map((face) => (face.box[2] - face.box[0]) * (face.box[3] - face.box[1]));
+    Object.assign(this, { file, analysis, url: URL.createObjectURL(file), face: sizes.indexOf(Math.max(...sizes)) });
+  }
+  get numbers() { return this.analysis.faces[this.face].numbers; }
+  close() { URL.revokeObjectURL(this.url); }
+}
+
+export class LivePreview {
+  constructor(panel, viewer) {
+    Object.assign(this, { panel, viewer, subject: null, held: false, following: false, again: false, previous: "" });
+    onReconnect(() => this.changed());
+  }
+
+  body() {
+    const { subject, panel } = this;
+    return { picture: { id: subject.analysis.picture }, face: subject.face, edit: panel.edit(), ...(panel.copied.length ? { targets: panel.targets } : {}) };
+  }
+
+  async changed() {
+    if (!this.subject || this.held) return;
+    this.again = true;
+    if (this.following) return;
+    this.following = true;
+    try {
+      while (this.again) {
+        this.again = false;
+        const { subject } = this;
+        if (this.panel.nothing) { this.viewer.show(subject.url, ""); setStatus("As photographed."); continue; }
+        const began = performance.now(), body = { ...this.body(), max_side: this.side() };
+        const { image } = await withRetries(() => this.sending((files) => api.preview(body, files)));
+        if (this.held || subject !== this.subject) continue;
+        this.replace(image);
+        setStatus(`Preview in ${Math.round(performance.now() - began)} ms.`);
+      }
+    } catch (error) { showError(error); } finally { this.following = false; }
+  }
+
+  // While held, a late preview does not replace what the viewer shows, such as a result.
+  hold(held) { this.held = held; }
+
+  // Name pictures by hash; if this replica of the service does not have one, send the files.
+  async sending(work) {
+    const files = { picture: this.subject.file };
+    for (const [trait, source] of this.panel.copied) files[`target.${trait}`] = source.file;
+    try { return await work(null); } catch (error) {
+      if (error.slug !== "unknown-picture") throw error;
+      return work(files);
+    }
+  }
+
+  side() {
+    const { plate } = this.viewer, longest = Math.max(plate.clientWidth, plate.clientHeight) * Math.min(2, devicePixelRatio);
+    return Math.min(MAX_SIDE, Math.max(256, 64 * Math.ceil(longest / 64)));
+  }
+
+  replace(blob) {
+    const url = URL.createObjectURL(blob), old = this.previous;
+    this.viewer.show(url, "preview");
+    if (old) setTimeout(() => URL.revokeObjectURL(old), 1000);
+    this.previous = url;
+  }
+}
