@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import hmac
 import json
 import random
 import time
@@ -285,29 +284,6 @@ class Client:
                 wait = float(answer.headers.get("retry-after", 1))
             time.sleep(min(wait, 30.0) * random.uniform(0.8, 1.3))
         raise AssertionError("unreachable")
-
-
-def check_webhook(
-    body: bytes, header: str, secret: str, *, now: float | None = None, old_s: float = 300.0
-) -> dict[str, Any]:
-    """A webhook's content, if it is the service's and fresh.
-
-    Args:
-        header: `RigFace-Signature`.
-        secret: of your API key; the operator gives it.
-        old_s: a message that is older is refused, so that nobody can send a captured one again for ever.
-
-    Raises:
-        ValueError: it is not.
-    """
-    parts = dict(part.partition("=")[::2] for part in header.split(","))
-    at = parts.get("t", "")
-    expected = hmac.new(secret.encode(), f"{at}.".encode() + body, hashlib.sha256).hexdigest()
-    if not hmac.compare_digest(expected, parts.get("v1", "")):
-        raise ValueError("the signature is not the service's")
-    if abs((time.time() if now is None else now) - int(at)) > old_s:
-        raise ValueError("the message is too old")
-    return json.loads(body)
 
 
 def _lost(answer: httpx.Response) -> bool:

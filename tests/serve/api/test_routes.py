@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from rigface.image import decode, encode_png
+from serve.inference.edit_pipeline import EditPipeline
 from serve.limits import Limits
 from serve.security.api_keys import KeyRing, add
 from tests.serve.conftest import problem, run, send
@@ -263,7 +264,10 @@ def test_time_limits_cancel_work_and_busy_service_sends_retry_after(services, pn
             left.append(1)
 
     services.limits = replace(Limits(), preview_s=0.4, edit_s=0.3, in_flight=1)
-    services.face_worker = SimpleNamespace(preview=slow, compose=slow, edit_without_model=slow)
+    composer = SimpleNamespace(compose=slow)
+    services.face_worker = SimpleNamespace(
+        preview=slow, edit_without_model=slow, edit_service=lambda worker: EditPipeline(composer, worker)
+    )
     with TestClient(make_api(services), raise_server_exceptions=False) as client:
         thread = threading.Thread(target=lambda: left.append(send(client, png, {"yaw_deg": 4}, to="/v1/preview")))
         thread.start()
