@@ -67,17 +67,19 @@ def _columns(parts: list[Path]) -> dict[str, float]:
 
 def memory() -> dict[str, float]:
     """What the driver of `extract` holds for one input of one unit in its window, and for one name that it has seen."""
-    from pipelines.extract.plan import empty_plan, units_of
+    from pipelines.extract.plan import Plan, units_of
     from pipelines.inputs.compact_set import CompactSet
+    from rigface.video.decode import Chunk
 
-    plan = {**empty_plan("s3://bucket/videos/00/0123456789abcdef.mp4"), "status": "ok", "sha256": "0" * 64, "bytes": 1}
-    plan |= {"chunks": [[0, 10]], "expected": [10], "stamp": ["x", 1.0]}
-    text = json.dumps(plan)
+    uri = "s3://bucket/videos/00/0123456789abcdef.mp4"
+    chunk = Chunk(0, 0, 10, None, 0)
+    plan = Plan(uri, "x-1", "video", bytes=1, sha256="0" * 64, chunks=(chunk,), expected=(10,))
+    text = plan.to_json()
 
     def todo() -> Any:
-        plans = [json.loads(text.replace("0123456789abcdef", f"{i:016x}")) for i in range(PLANS)]
-        units = [unit for one in plans for unit in units_of(one, "config")]
-        return plans, units, {u: w["expected"] for u, w in units}, {one["uri"]: {one["sha256"]} for one in plans}
+        plans = [Plan.from_json(text.replace("0123456789abcdef", f"{i:016x}")) for i in range(PLANS)]
+        units = [unit for plan in plans for unit in units_of(plan, "config")]
+        return plans, units, {u.unit_id: u.expected for u in units}, {plan.uri: {plan.sha256} for plan in plans}
 
     def seen() -> Any:
         return CompactSet(f"{i:024x}" for i in range(MARKS))

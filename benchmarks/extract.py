@@ -136,7 +136,7 @@ def run(arguments: list[str]) -> None:
         address="local", num_cpus=max(int(config.cpus + 0.999), os.cpu_count() or 1), include_dashboard=False,
         log_to_driver=False, object_store_memory=config.object_store_mb * 2**20,
     )  # fmt: skip
-    summary = extract(config, each=lambda _: first.append(time.time()))
+    summary = extract(config, on_unit=lambda _: first.append(time.time()))
     ended = time.time()
     from ray._private.internal_api import get_memory_info_reply, get_state_from_address
 

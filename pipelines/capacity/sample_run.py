@@ -22,8 +22,10 @@ import numpy as np
 from pipelines.capacity.load import DRIVER_S as RAY_S
 from pipelines.capacity.load import Load
 from pipelines.cluster import session
-from pipelines.extract import components, dataflow, plan
-from pipelines.extract.config import Extract, config_hash
+from pipelines.extract import components, dataflow
+from pipelines.extract.config import ExtractConfig, config_hash
+from pipelines.extract.plan import units_of
+from pipelines.extract.survey import survey
 from pipelines.formatting import _bytes, _count, _money, _span
 from pipelines.inputs import sources
 from rigface.errors import PlanError
@@ -104,7 +106,7 @@ class Forecast:
         )
 
 
-def forecast(config: Extract, share: float = 0.01, least: int = 8) -> Forecast:
+def forecast(config: ExtractConfig, share: float = 0.01, least: int = 8) -> Forecast:
     """Run a sample.
 
     Args:
@@ -122,22 +124,22 @@ def forecast(config: Extract, share: float = 0.01, least: int = 8) -> Forecast:
         session.connected(config.address, config.cpus, config.object_store_mb),
     ):
         config = replace(config, out=folder)
-        plans = plan.survey(uris, config.settings, config.silence_s)
-        units = [unit for one in plans for unit in plan.units_of(one, config_hash(config.settings, head, detector))]
+        plans = survey(uris, config.settings, config.silence_s)
+        units = [unit for plan in plans for unit in units_of(plan, config_hash(config.settings, head, detector))]
         if not units:
             raise PlanError(f"none of the {len(plans)} inputs looked into can be read")
         count = max(least, round(share * len(units) * inputs / len(plans)))
         began = time.monotonic()
-        ran = list(dataflow.run_units(config, head, detector, sorted(units, key=lambda unit: unit[0])[:count]))
+        ran = list(dataflow.run_units(config, head, detector, sorted(units, key=lambda unit: unit.unit_id)[:count]))
         wall = time.monotonic() - began
     return Forecast(
         inputs=inputs,
-        frames=np.array([sum(one["expected"]) for one in plans], np.float64),
-        units=np.array([len(one["chunks"]) for one in plans], np.float64),
-        cost=np.array([[r["frames"], r["cpu_seconds"], r["bytes"], r["faces"]] for r in ran], np.float64),
+        frames=np.array([sum(plan.expected) for plan in plans], np.float64),
+        units=np.array([len(plan.chunks) for plan in plans], np.float64),
+        cost=np.array([[r.frames, r.cpu_seconds, r.bytes, r.faces] for r in ran], np.float64),
         wall_s=wall,
         share=share,
-        seconds={name: sum(r["seconds"].get(name, 0.0) for r in ran) for r in ran for name in r["seconds"]},
+        seconds={name: sum(r.seconds.get(name, 0.0) for r in ran) for r in ran for name in r.seconds},
     )
 
 

@@ -20,7 +20,7 @@ from pipelines.capacity.estimate import ClusterSpec
 from pipelines.cli import cluster as submit_commands
 from pipelines.cli import editing
 from pipelines.cluster.submit import JOBS
-from pipelines.extract.config import PRESETS, Extract, laptop
+from pipelines.extract.config import PRESETS, ExtractConfig, laptop
 from rigface.errors import PlanError, RigFaceError
 
 ABOUT = """Faces from videos, as a dataset: who, where, 3D coefficients, skin, light, and how far to trust each row.
@@ -63,7 +63,7 @@ class ExtractCommand:
     """Say what would be done, and stop."""
     log_format: Literal["text", "json"] = "text"
     """json: one line per event on standard error, for whatever collects logs, instead of the display and the tables."""
-    job: Annotated[Extract, arg(name="")] = laptop()
+    job: Annotated[ExtractConfig, arg(name="")] = laptop()
 
     def run(self) -> int:
         from pipelines.extract.job import extract
@@ -172,7 +172,7 @@ class ForecastCommand:
     simulate: bool = False
     """Go through the cluster event by event, too."""
     cluster: Annotated[ClusterSpec, arg(name="")] = ClusterSpec()
-    job: Annotated[Extract, arg(name="")] = laptop()
+    job: Annotated[ExtractConfig, arg(name="")] = laptop()
 
     def run(self) -> int:
         from pipelines.capacity import estimate

@@ -1,6 +1,6 @@
-"""Which class stands behind each name in `Settings`. The one place where fakes and real networks meet.
+"""Factories of the detector, identity network, reconstructor and parser that `Settings` names, real or fake.
 
-Everything is imported where it is asked for: the driver, the lookers and the GPU actors each load only what they use.
+Everything is imported on use: the driver, the detect_faces actors and the GPU actors each load only what they need.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 
 class Identity(Protocol):
-    """Says who somebody is."""
+    """A face recognition network."""
 
     version: str
     width: int
 
     def chip(self, image: np.ndarray, landmarks: np.ndarray) -> np.ndarray | None:
-        """The part of a picture that the network looks at, upright; None where the landmarks have no extent."""
+        """The aligned input of the network; None if the landmarks have no extent."""
         ...
 
     def embed(self, chips: Sequence[np.ndarray]) -> np.ndarray:
@@ -39,7 +39,7 @@ class Identity(Protocol):
 
 
 def detector(settings: Settings) -> Detector:
-    """Finds faces.
+    """The face detector.
 
     Raises:
         MissingAsset: its weights are not on this machine.
@@ -50,13 +50,13 @@ def detector(settings: Settings) -> Detector:
         return FakeDetector()
     from rigface.face.detection.factory import load_detector
 
-    if settings.detector == "insightface":  # the pack's own landmarks are no use to any reconstructor there is
+    if settings.detector == "insightface":  # the pack's own landmarks fit no reconstructor
         return load_detector("scrfd", small_faces=settings.small_faces, folder=settings.detector_folder or None)
     return load_detector(settings.detector, small_faces=settings.small_faces)
 
 
 def identity(settings: Settings) -> Identity | None:
-    """Says who somebody is; None where nobody is asked.
+    """The face recognition network, or None.
 
     Raises:
         MissingAsset: its weights are not on this machine.
@@ -77,15 +77,15 @@ def identity(settings: Settings) -> Identity | None:
 
 
 def reconstructor(settings: Settings, device: str, detector: DetectorSpec | None = None) -> Reconstructor:
-    """Turns crops into coefficients.
+    """The network or solver that turns crops into coefficients.
 
     Args:
         device: `cpu` or `cuda`.
-        detector: whose landmarks it will be given, where that is to be checked.
+        detector: checked for the landmarks that it needs; None: no check.
 
     Raises:
         MissingAsset: its weights are not on this machine.
-        ValueError: there is none of that name, or it cannot work with that head or detector.
+        ValueError: the name is unknown, or it cannot work with that head or detector.
     """
     if settings.reconstructor == "fake":
         from rigface.testing.fakes import FakeReconstructor
@@ -97,7 +97,7 @@ def reconstructor(settings: Settings, device: str, detector: DetectorSpec | None
 
 
 def parser(settings: Settings, device: str) -> Parser:
-    """Tells the person in a crop from the background.
+    """The segmentation of the person in a crop.
 
     Raises:
         MissingAsset: its weights are not on this machine.
@@ -123,21 +123,20 @@ def assess(settings: Settings) -> Callable[[AlignedFaces, int, np.ndarray, np.nd
 
 
 class Specs:
-    """Loads all networks to ask what they are; lives in a child process, so that the driver stays small."""
+    """Loads all networks to get their specs; runs in a child process, so that the driver stays small."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
 
     def __call__(self, argument: None, begin: Callable[[str], None]) -> tuple[HeadSpec, DetectorSpec]:
         settings = self._settings
-        found = detector(settings).spec
-        head = reconstructor(settings, "cpu", found).head_spec
-        if (who := identity(settings)) is None:
-            found = replace(found, identity="none")
+        spec = detector(settings).spec
+        head = reconstructor(settings, "cpu", spec).head_spec
+        if (network := identity(settings)) is None:
+            spec = replace(spec, identity="none")
         else:
-            found = replace(found, identity=who.version, identity_width=who.width)
-        drawn_by = getattr(parser(settings, "cpu"), "version", settings.parser)
-        return head, replace(found, parser=drawn_by)
+            spec = replace(spec, identity=network.version, identity_width=network.width)
+        return head, replace(spec, parser=getattr(parser(settings, "cpu"), "version", settings.parser))
 
 
 def specs(settings: Settings) -> tuple[HeadSpec, DetectorSpec]:
@@ -145,10 +144,10 @@ def specs(settings: Settings) -> tuple[HeadSpec, DetectorSpec]:
 
     Raises:
         MissingAsset: a model is not on this machine.
-        PlanError: there is none of that name, or two do not fit.
+        PlanError: a name is unknown, or two models do not fit.
     """
-    if _usual(settings) == _usual(Settings()):
-        return _usual_specs()
+    if _models(settings) == _models(Settings()):
+        return _default_specs()
     child = WorkerProcess("pipelines.extract.components:Specs", {"settings": settings}, silence_s=180)
     try:
         return child(None)
@@ -158,16 +157,16 @@ def specs(settings: Settings) -> tuple[HeadSpec, DetectorSpec]:
         child.close()
 
 
-def _usual(settings: Settings) -> tuple[str, ...]:
+def _models(settings: Settings) -> tuple[str, ...]:
     return settings.detector, settings.reconstructor, settings.head, settings.identity, settings.parser
 
 
-def _usual_specs() -> tuple[HeadSpec, DetectorSpec]:
-    """What loading would say, without loading: it takes seconds, which every start would pay. A test compares the two."""
+def _default_specs() -> tuple[HeadSpec, DetectorSpec]:
+    """The specs of the default models without loading them, which takes seconds. A test compares the two."""
     from rigface import assets
     from rigface.face.detection.mediapipe import BLENDSHAPES
     from rigface.face.head.open_head import OpenHead
 
     version = f"face_landmarker-{assets.fingerprint(assets.find('face_landmarker'))}"
-    who = f"dlib-{assets.fingerprint(assets.find('dlib_identity'))}"
-    return OpenHead.load().spec, DetectorSpec("mediapipe", version, 478, BLENDSHAPES, identity=who)
+    identity = f"dlib-{assets.fingerprint(assets.find('dlib_identity'))}"
+    return OpenHead.load().spec, DetectorSpec("mediapipe", version, 478, BLENDSHAPES, identity=identity)

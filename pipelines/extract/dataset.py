@@ -1,28 +1,24 @@
-"""The output folder as a whole: what it was made with, what is planned, what is done, one row per input.
+"""Output folder of the extract job: run information, finished units and one row per input.
 
     OUT/rigface.json               settings, head, detector, package versions, git commit, and the latest runs
     OUT/faces/<2 hex>/<unit>.parquet   one object per unit that shows faces; its record is in the file's metadata
-    OUT/faces/schema.parquet       no rows: any reader finds the columns, whatever was found
+    OUT/faces/schema.parquet       no rows: readers find the columns even if there are no faces
     OUT/inputs/<24 hex>.parquet    one row per finished input, written in batches
-    OUT/.rigface/                  plans, records of units without faces, deaths, identities, lock, work left aside
+    OUT/.rigface/                  plans, records of units without faces, crashes, identities, lock, unfinished files
 
-A unit is done when its object is there; an input is done when its row is. Only the holder of the lock writes here, except
+A unit is done when its object exists; an input is done when its row does. Only the holder of the lock writes here, except
 for units, whose objects appear whole and whose first commit wins.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import time
-from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
 from itertools import chain
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -30,84 +26,81 @@ import pyarrow.parquet as pq
 from pipelines import run_info
 from pipelines.extract import identities, quarantine
 from pipelines.extract.config import Settings, config_hash, differences
-from pipelines.extract.layout import error_path, parquet, part_path, record_of
+from pipelines.extract.layout import error_path, parquet, part_path, plain_parquet, publish_by_hash, record_of
 from pipelines.extract.plan import Plan, units_of
+from pipelines.extract.plan_store import PLANS, PlanStore
+from pipelines.extract.quarantine import Quarantine
+from pipelines.extract.summary import InputRow
+from pipelines.extract.unit import Record
 from pipelines.inputs.compact_set import CompactSet
 from rigface import schema
 from rigface.errors import PlanError
 from rigface.storage.store import IDENTITIES, INTERNAL, Store
 from rigface.types import DetectorSpec, HeadSpec
 
-PLANS = f"{INTERNAL}/plans"
-
 
 class FaceDataset:
-    """One dataset.
-
-    Args:
-        store: where it is.
-    """
+    """One dataset, in the folder of a store."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self._spans: dict[str, tuple[str, str]] = {}  # of parts of plans: first and last uri
-        self._newest = 0.0
+        self.plans = PlanStore(store)
 
-    # --- what it was made with
+    # --- settings and runs
 
-    def about(self) -> dict[str, Any] | None:
+    def info(self) -> dict[str, Any] | None:
         """The run information, or None if there is none."""
         return run_info.load(self.store)
 
     def check(self, settings: Settings, head: HeadSpec, detector: DetectorSpec, overwrite: bool) -> None:
-        """See whether a run with these settings may write here.
+        """Check that a run with these settings may write here.
 
         Raises:
-            PlanError: it was made with others, or it is not ours.
+            PlanError: the dataset was made with other settings, or the folder holds other data.
         """
-        about = self.about()
-        if about is None:
-            theirs = [f for f in ("faces", "inputs") if next(iter(self.store.paths(f)), None)]
-            if theirs:
+        info = self.info()
+        if info is None:
+            foreign = [f for f in ("faces", "inputs") if next(iter(self.store.paths(f)), None)]
+            if foreign:
                 raise PlanError(
-                    f"{self.store.uri} has {' and '.join(theirs)} but no {run_info.RUN_INFO}: it is not a dataset of ours, and nothing "
-                    "of it will be touched. Choose another OUT."
+                    f"{self.store.uri} has {' and '.join(foreign)} but no {run_info.RUN_INFO}: it is not a RigFace dataset, "
+                    "and nothing in it was changed. Choose another OUT."
                 )
             return
-        if overwrite or about["config"] == config_hash(settings, head, detector):
+        if overwrite or info["config"] == config_hash(settings, head, detector):
             return
         now = {**asdict(settings), "head model": asdict(head), "detector model": asdict(detector)}
-        before = {**about["settings"], "head model": about["head"], "detector model": about["detector"]}
+        before = {**info["settings"], "head model": info["head"], "detector model": info["detector"]}
         changed = differences(json.loads(json.dumps(now)), before) or ["schema of another version"]
         raise PlanError(
-            f"{self.store.uri} was made with other settings ({'; '.join(changed)}). One dataset has one kind of row: "
-            "choose another OUT, go back to those settings, or throw it away with --overwrite."
+            f"{self.store.uri} was made with other settings ({'; '.join(changed)}). A dataset has one set of settings: "
+            "choose another OUT, go back to those settings, or delete the dataset with --overwrite."
         )
 
     def open(self, settings: Settings, head: HeadSpec, detector: DetectorSpec, overwrite: bool) -> str:
-        """Make it ready for a run that `check` let in.
+        """Prepare the dataset for a run that passed `check`.
 
         Returns:
             The name of the configuration, part of every unit's name.
         """
-        if overwrite and self.about() is not None:
+        if overwrite and self.info() is not None:
             self._clear()
-        about = self.about() or {}
+        info = self.info() or {}
         config = config_hash(settings, head, detector)
         now = datetime.now(UTC).isoformat(timespec="seconds")
         run = {"started": now, **run_info.software()}
-        about = {
+        info = {
             "schema": [schema.FACES_VERSION, schema.INPUTS_VERSION],
             "config": config,
             "settings": asdict(settings),
             "head": asdict(head),
             "detector": asdict(detector),
-            "created": about.get("created", now),
-            "commit": about.get("commit", run["commit"]),
-            "packages": about.get("packages", run["packages"]),
-            "runs": [*about.get("runs", []), run][-run_info.MAX_RUNS :],
+            "created": info.get("created", now),
+            "commit": info.get("commit", run["commit"]),
+            "packages": info.get("packages", run["packages"]),
+            "runs": [*info.get("runs", []), run][-run_info.MAX_RUNS :],
         }
-        run_info.write(self.store, about)
+        run_info.write(self.store, info)
         if not self.store.exists("faces/schema.parquet"):
             empty = schema.faces_schema(head, detector).empty_table()
             self.store.publish("faces/schema.parquet", parquet(empty))
@@ -115,106 +108,61 @@ class FaceDataset:
         return config
 
     def _clear(self) -> None:
-        """Remove all that is ours; rigface.json last, so that a kill in between leaves it recognisable."""
+        """Remove the dataset's objects; rigface.json last, so that a kill in between leaves it recognisable."""
         for folder in ("faces", "inputs", PLANS, f"{INTERNAL}/units", quarantine.FOLDER):
             self.store.delete_folder(folder)
         self.store.delete(IDENTITIES)
         self.store.delete(run_info.RUN_INFO)
 
-    # --- plans
-
-    def plans(self, uris: Iterable[str] | None = None) -> dict[str, Plan]:
-        """The latest plan of every input that was ever planned, or of some inputs, by uri.
-
-        A part none of whose inputs can be wanted, going by the first and last name in it, is not read twice.
-        """
-        wanted = None if uris is None else set(uris)
-        first, last = (min(wanted), max(wanted)) if wanted else ("", "")
-        latest: dict[str, tuple[float, str]] = {}
-        for path in self.store.paths(PLANS, ".parquet"):
-            if wanted is not None and path in self._spans:
-                low, high = self._spans[path]
-                if high < first or last < low:
-                    continue
-            table = self.store.table(path)
-            names = table["uri"].to_pylist()
-            self._spans[path] = min(names), max(names)
-            for uri, planned, text in zip(names, *(table[n].to_pylist() for n in ("planned", "plan"))):
-                self._newest = max(self._newest, planned)
-                if (wanted is None or uri in wanted) and (uri not in latest or latest[uri][0] < planned):
-                    latest[uri] = planned, text
-        return {uri: json.loads(text) for uri, (_, text) in latest.items()}
-
-    def planned(self) -> tuple[int, int]:
-        """How many inputs were ever planned, and how many units their latest plans have; 20 bytes a plan in memory."""
-        names, times, units = array("Q"), array("d"), array("L")
-        for path in self.store.paths(PLANS, ".parquet"):
-            table = self.store.table(path)
-            times.extend(table["planned"].to_pylist())
-            units.extend(len(json.loads(text)["chunks"]) for text in table["plan"].to_pylist())
-            for uri in table["uri"].to_pylist():
-                names.append(int.from_bytes(hashlib.blake2b(uri.encode(), digest_size=8).digest()))
-        order = np.lexsort((times, names))
-        sorted_names = np.asarray(names)[order]
-        latest = np.append(sorted_names[1:] != sorted_names[:-1], np.ones(min(len(names), 1), bool))
-        return int(latest.sum()), int(np.asarray(units)[order][latest].sum())
+    # --- inputs that changed
 
     def add_plans(self, plans: list[Plan], before: dict[str, Plan], config: str) -> int:
-        """Keep new plans. What was made from an earlier content of the same input is removed first.
+        """Keep new plans. Rows and units of an earlier content of the same input are removed first.
 
         Returns:
-            How many inputs that was so for.
+            The number of inputs whose content has changed.
         """
-        changed = [before[p["uri"]] for p in plans if p["uri"] in before and before[p["uri"]]["sha256"] != p["sha256"]]
-        self.forget(changed, config)
-        if plans:
-            self._newest = max(
-                time.time(), self._newest + 1e-3
-            )  # later than all before, whatever this machine's clock says
-            columns = {
-                "uri": [p["uri"] for p in plans],
-                "planned": [self._newest] * len(plans),
-                "plan": [json.dumps(p) for p in plans],
-            }
-            self._publish_named(PLANS, pa.table(columns))
+        changed = [before[p.uri] for p in plans if p.uri in before and before[p.uri].sha256 != p.sha256]
+        self._forget(changed, config)
+        self.plans.add(plans)
         return len(changed)
 
-    def forget(self, plans: list[Plan], config: str) -> None:
-        """Remove the row and the units of some inputs."""
+    def _forget(self, plans: list[Plan], config: str) -> None:
+        """Remove the rows and the units of some inputs."""
         if not plans:
             return
-        uris = {p["uri"] for p in plans}
+        uris = {p.uri for p in plans}
         self.remove_inputs(uris)
         identities.forget(self.store, uris)
         for plan in plans:
-            quarantine.Quarantine(self.store).forget(plan["uri"])
-            for unit, _ in units_of(plan, config):
-                self.store.delete(part_path(unit))
-                self.store.delete(error_path(unit))
+            Quarantine(self.store).forget(plan.uri)
+            for unit in units_of(plan, config):
+                self.store.delete(part_path(unit.unit_id))
+                self.store.delete(error_path(unit.unit_id))
 
     # --- units
 
     def done(self) -> CompactSet:
-        """Names of the units that are done, those with faces and those with a record only."""
+        """Names of all finished units."""
         with_faces, without = self.parts()
         return CompactSet(chain(with_faces, without))
 
     def parts(self) -> tuple[Iterator[str], Iterator[str]]:
-        """Names of the units with faces, and of those with a record only, as they are listed."""
+        """Names of the finished units with faces, and of those with a record only, as they are listed."""
         with_faces = self.store.names("faces", ".parquet")
         return (unit for unit in with_faces if unit != "schema"), self.store.names(f"{INTERNAL}/units", ".json")
 
-    def record(self, unit: str) -> dict[str, Any]:
-        """What is kept about a finished unit.
+    def record(self, unit: str) -> Record:
+        """The record of a finished unit.
 
         Raises:
-            FileNotFoundError: it is not finished.
+            FileNotFoundError: the unit is not finished.
         """
         try:
             with self.store.open(part_path(unit)) as f:
                 return record_of(pq.read_schema(f))
         except FileNotFoundError:
-            return json.loads(self.store.read(error_path(unit)))
+            return Record.from_json(self.store.read(error_path(unit)).decode())
 
     # --- inputs
 
@@ -227,32 +175,22 @@ class FaceDataset:
         tables = list(self.inputs_by_part())
         return pa.concat_tables(tables) if tables else schema.inputs_schema().empty_table()
 
-    def add_inputs(self, rows: list[dict[str, Any]]) -> None:
+    def add_inputs(self, rows: list[InputRow]) -> None:
         """Publish rows as one object."""
         if rows:
-            wanted = schema.inputs_schema()
-            self._publish_named("inputs", schema.table_of({n: [row[n] for row in rows] for n in wanted.names}, wanted))
+            columns = schema.inputs_schema()
+            table = schema.table_of({n: [getattr(row, n) for row in rows] for n in columns.names}, columns)
+            publish_by_hash(self.store, "inputs", table)
 
     def remove_inputs(self, uris: Iterable[str]) -> None:
-        """Take the rows of some inputs out again."""
-        gone = pa.array(sorted(uris), pa.string())
-        if not len(gone):
+        """Remove the rows of some inputs."""
+        removed = pa.array(sorted(uris), pa.string())
+        if not len(removed):
             return
         for path in self.store.paths("inputs", ".parquet"):
             table = self.store.table(path)
-            kept = table.filter(pc.invert(pc.is_in(table["uri"], gone)))
+            kept = table.filter(pc.invert(pc.is_in(table["uri"], removed)))
             if not len(kept):
                 self.store.delete(path)
             elif len(kept) < len(table):
-                self.store.publish(path, _bytes(kept))
-
-    def _publish_named(self, folder: str, table: pa.Table) -> None:
-        """Publish a table under the hash of its content: the same batch again is the same object."""
-        data = _bytes(table)
-        self.store.publish(f"{folder}/{hashlib.sha256(data).hexdigest()[:24]}.parquet", data)
-
-
-def _bytes(table: pa.Table) -> pa.Buffer:
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
-    return sink.getvalue()
+                self.store.publish(path, plain_parquet(kept))

@@ -1,4 +1,4 @@
-"""What would be done, and what has been done, in words: `rigface extract --dry-run` and `rigface status`.
+"""`rigface extract --dry-run` and `rigface status`: the work to do and the work done, in words.
 
 Nothing is written and no cluster is started. However many inputs there are, in memory are the plans of a window of them.
 """
@@ -9,87 +9,92 @@ from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
 
-from pipelines.extract import components, plan
-from pipelines.extract.config import Extract, config_hash
+from pipelines.extract import components
+from pipelines.extract.config import ExtractConfig, config_hash
 from pipelines.extract.dataset import FaceDataset
 from pipelines.extract.job import WINDOW, check_stages
+from pipelines.extract.plan import units_of
+from pipelines.extract.survey import survey
 from pipelines.inputs import open_input, sources
 from pipelines.inputs.compact_set import CompactSet
+from pipelines.run_info import RUN_INFO
 from rigface.errors import PlanError
 from rigface.storage import lock
 from rigface.storage.store import Store
 
-LOOKED_INTO = 50  # new inputs; the rest is taken to be like them
+MAX_SURVEYED = 50  # new inputs; the estimate scales them up
 
 
-def preview(config: Extract) -> str:
-    """What `extract` would do with this configuration.
+def preview(config: ExtractConfig) -> str:
+    """The work that `extract` would do with this configuration.
 
     Raises:
-        PlanError, MissingAsset: what would stop it at once.
+        PlanError, MissingAsset: the error that would stop it at once.
     """
     head, detector = components.specs(config.settings)
     check_stages(config, head, detector)
-    output = FaceDataset(Store(config.out))
-    output.check(config.settings, head, detector, config.overwrite)
+    dataset = FaceDataset(Store(config.out))
+    dataset.check(config.settings, head, detector, config.overwrite)
     uris = sources.find_all(config.videos)
-    about, fresh = output.about(), config.overwrite
-    done = CompactSet() if fresh else output.done()
+    info, fresh = dataset.info(), config.overwrite
+    done = CompactSet() if fresh else dataset.done()
     name = config_hash(config.settings, head, detector)
     left: Counter[str] = Counter()
 
-    def new() -> Iterator[str]:
-        """Inputs that are new or changed; what the others have still to do is counted in passing, a window at a time."""
+    def new_inputs() -> Iterator[str]:
+        """Inputs that are new or changed, a window at a time; the open work of the others is counted on the way."""
         while window := list(islice(uris, WINDOW)):
-            known = {} if fresh else output.plans(window)
-            changed = open_input.changed(window, {uri: one["stamp"] for uri, one in known.items()})
+            known = {} if fresh else dataset.plans.load(window)
+            changed = open_input.changed(window, {uri: plan.stamp for uri, plan in known.items()})
             yield from changed
             left["inputs"] += len(window)
             for uri in known.keys() - set(changed):
-                missing = [what for unit, what in plan.units_of(known[uri], name) if unit not in done]
-                left.update(units=len(missing), frames=sum(what["expected"] for what in missing))
+                missing = [unit for unit in units_of(known[uri], name) if unit.unit_id not in done]
+                left.update(units=len(missing), frames=sum(unit.expected for unit in missing))
 
-    some, count = sources.sample(new(), LOOKED_INTO)
-    looked = plan.survey(some, config.settings, config.silence_s)
-    scale = count / max(len(looked), 1)
-    units = left["units"] + scale * sum(len(p["chunks"]) for p in looked)
-    frames = left["frames"] + scale * sum(sum(p["expected"]) for p in looked)
-    sure = "" if scale == 1 or not count else "about "
+    sample, count = sources.sample(new_inputs(), MAX_SURVEYED)
+    plans = survey(sample, config.settings, config.silence_s)
+    scale = count / max(len(plans), 1)
+    units = left["units"] + scale * sum(len(p.chunks) for p in plans)
+    frames = left["frames"] + scale * sum(sum(p.expected) for p in plans)
+    about = "" if scale == 1 or not count else "about "
+    refused = sum(p.status == "error" for p in plans)
+    state = "will be overwritten" if fresh and info else "continues" if info else "new"
     lines = [
-        f"{left['inputs']:,} inputs -> {output.store.uri} ({'overwritten' if fresh and about else 'goes on' if about else 'new'})",
-        f"{count:,} of them new or changed, {sum(p['status'] == 'error' for p in looked):,} of {len(looked):,} looked into cannot be read",
-        f"{sure}{units:,.0f} units of work with {sure}{frames:,.0f} frames to look at",
+        f"{left['inputs']:,} inputs -> {dataset.store.uri} ({state})",
+        f"{count:,} of them new or changed; of {len(plans):,} surveyed, {refused:,} cannot be read",
+        f"{about}{units:,.0f} units of work with {about}{frames:,.0f} sampled frames",
         f"head {head.name} {head.version}, detector {detector.name} {detector.version}, configuration {name}",
     ]
     for names, pool in config.pools:
-        size = f"{pool.actors} to {pool.most}" if pool.most else f"{pool.actors}"
+        size = f"{pool.actors} to {pool.max_actors}" if pool.max_actors else f"{pool.actors}"
         gpus = f", {pool.gpus:g} GPUs" if pool.gpus else ""
         lines.append(f"pool of {size} actors with {pool.cpus:g} CPUs{gpus} each: {', '.join(names)}")
     return "\n".join([*lines, "nothing was written"])
 
 
 def status(out: str) -> str:
-    """How far a dataset is.
+    """The progress of a dataset.
 
     Raises:
-        PlanError: there is none.
+        PlanError: there is no dataset.
     """
-    output = FaceDataset(Store(out))
-    about = output.about()
-    if about is None:
-        raise PlanError(f"{output.store.uri} is no dataset of ours: it has no rigface.json")
+    dataset = FaceDataset(Store(out))
+    info = dataset.info()
+    if info is None:
+        raise PlanError(f"{dataset.store.uri} is not a RigFace dataset: it has no {RUN_INFO}")
     counts: Counter[str] = Counter()
     faces = 0
-    for rows in output.inputs_by_part(["status", "faces"]):
+    for rows in dataset.inputs_by_part(["status", "faces"]):
         counts.update(rows["status"].to_pylist())
         faces += sum(rows["faces"].to_pylist())
-    with_faces, without = (sum(1 for _ in names) for names in output.parts())
-    inputs, units = output.planned()
-    writer = lock.held(output.store)
+    with_faces, without = (sum(1 for _ in names) for names in dataset.parts())
+    inputs, units = dataset.plans.count()
+    writer = lock.held(dataset.store)
     return "\n".join(
         [
-            f"{output.store.uri}: made {about['created']}, last run {about['runs'][-1]['started']}",
-            f"{'being written by ' + writer if writer else 'nobody is writing'}",
+            f"{dataset.store.uri}: made {info['created']}, last run {info['runs'][-1]['started']}",
+            f"{'being written by ' + writer if writer else 'no run is writing to it'}",
             f"{counts.total():,} of {inputs:,} known inputs finished: "
             + (", ".join(f"{n:,} {s}" for s, n in counts.most_common()) or "none"),
             f"{with_faces + without:,} of {units:,} units done, {with_faces:,} of them with faces",

@@ -1,16 +1,19 @@
-"""Close an input whose units are all done: one person, one track number, and one row that says what became of it.
+"""Finalize an input whose units are all done: join its tracks across chunks and make its row of `OUT/inputs/`.
 
-Path: records of an input's units -> join_tracks (long videos only) -> conclude -> OUT/inputs.
+Path: records of an input's units -> join_tracks (long videos only) -> summarize_input -> InputFinalizer -> OUT/inputs.
 
 Tracks are numbered within their chunk when a unit is written. For an input of several chunks they are joined across each
 border and renumbered, and the parts in which a number changes are written again, whole. The numbers a part had before are
-kept in its record (`numbered`), so doing it twice, or being killed in between, comes to the same.
+kept in its record (`numbered`), so doing it twice, or being killed in between, gives the same result.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -18,128 +21,172 @@ import pyarrow as pa
 from pipelines.extract.dataset import FaceDataset
 from pipelines.extract.layout import parquet, part_path, with_record
 from pipelines.extract.plan import Plan, units_of
+from pipelines.extract.summary import InputRow, InputStatus, add_seconds
+from pipelines.extract.unit import Record
 from rigface.storage.store import Store
 
 if TYPE_CHECKING:
     from rigface.face.detection.tracking import TrackSummary
 
-Record = dict[str, Any]
+FLUSH_S, FLUSH_ROWS = 20.0, 1000  # rows are published this often; what a kill loses is made again
+THREADS = 8  # reading a few columns of the parts of a long video is mostly waiting
 
-NUMBERED = "numbered"  # in a part's record: [[number in the chunk, number in the input], ...], once they differ
+
+class InputFinalizer:
+    """Finalizes the inputs of a run, on threads, and publishes their rows in batches.
+
+    Args:
+        config: name of the configuration.
+        on_done: called with each row, on the caller's thread.
+    """
+
+    def __init__(self, dataset: FaceDataset, config: str, on_done: Callable[[InputRow], None]) -> None:
+        self._dataset, self._config, self._on_done = dataset, config, on_done
+        self._threads = ThreadPoolExecutor(THREADS)
+        self._running: list[Future[InputRow]] = []
+        self._rows: list[InputRow] = []  # not yet published
+        self._flushed = time.monotonic()
+
+    def __enter__(self) -> InputFinalizer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._threads.shutdown()
+
+    def add(self, plan: Plan, records: list[Record] | None = None) -> None:
+        """Finalize an input: at once if `records` are all its records, else from its parts, on a thread."""
+        if len(plan.chunks) == 0 or (len(plan.chunks) == 1 and records):
+            self._done(summarize_input(plan, records or []))
+        else:
+            task = self._threads.submit(finalize_input, self._dataset.store.uri, plan, self._config)
+            self._running.append(task)
+
+    def flush(self, wait: bool = False) -> None:
+        """Publish finished rows if it is time to; `wait`: all rows, now."""
+        self._running, tasks = [], self._running
+        for task in tasks:
+            if wait or task.done():
+                self._done(task.result())
+            else:
+                self._running.append(task)
+        if wait or len(self._rows) >= FLUSH_ROWS or time.monotonic() - self._flushed > FLUSH_S:
+            self._dataset.add_inputs(self._rows)
+            self._rows, self._flushed = [], time.monotonic()
+
+    def _done(self, row: InputRow) -> None:
+        self._rows.append(row)
+        self._on_done(row)
 
 
-def summarize_input(plan: Plan, records: list[Record], tracks: int | None = None) -> dict[str, Any]:
-    """The row of `OUT/inputs/` of one input.
+def summarize_input(plan: Plan, records: list[Record], tracks: int | None = None) -> InputRow:
+    """The row of one input.
 
     Args:
         plan: of the input.
-        records: one per unit; none where the plan itself says `error`.
-        tracks: how many there are after joining; None: as many as the only unit has.
+        records: one per unit; empty if the plan's status is `error`.
+        tracks: their number after joining; None: that of the only unit.
     """
-    records = sorted(records, key=lambda r: r["index"])
-    trouble = next((r for r in records if r["status"] != "ok"), plan)
-    frames, faces = (sum(r[name] for r in records) for name in ("frames", "faces"))
-    if plan["status"] == "error" or (records and all(r["status"] == "error" for r in records)):
+    records = sorted(records, key=lambda r: r.index)
+    cause: Record | Plan = next((r for r in records if r.status != "ok"), plan)
+    frames, faces = sum(r.frames for r in records), sum(r.faces for r in records)
+    status: InputStatus
+    if plan.status == "error" or (records and all(r.status == "error" for r in records)):
         status = "error"
-    elif any(r["status"] != "ok" for r in records):
+    elif any(r.status != "ok" for r in records):
         status = "partial"
     else:
         status = "ok" if faces else "no_face"
-    read = [r for r in records if r["last_frame"] >= 0]
-    whole = status in ("ok", "no_face") and plan["shown_frames"]
+    with_frames = [r for r in records if r.last_frame >= 0]
+    last_frame = max((r.last_frame for r in with_frames), default=-1)
+    is_whole = status in ("ok", "no_face")
     seconds: dict[str, float] = {}
-    for record in records:
-        for step, value in record["seconds"].items():
-            seconds[step] = seconds.get(step, 0.0) + value
-    return {
-        "uri": plan["uri"],
-        "kind": plan["kind"],
-        "status": status,
-        "stage": trouble["stage"],
-        "reason": trouble["reason"],
-        "frames": frames,
-        "faces": faces,
-        "tracks": sum(r["tracks"] for r in records) if tracks is None else tracks,
-        "shown_frames": plan["shown_frames"] if whole else max((r["last_frame"] + 1 for r in read), default=0),
-        "duration_s": max((r["last_time_s"] for r in read), default=None),
-        "width": plan["width"] or next((r["width"] for r in read), None),
-        "height": plan["height"] or next((r["height"] for r in read), None),
-        "bytes": plan["bytes"],
-        "sha256": plan["sha256"] or None,
-        "chunks": len(plan["chunks"]),
-        "stage_seconds": sorted(seconds.items()),
-    }
+    add_seconds(seconds, records)
+    return InputRow(
+        uri=plan.uri,
+        kind=plan.kind,
+        status=status,
+        stage=cause.stage,
+        reason=cause.reason,
+        frames=frames,
+        faces=faces,
+        tracks=sum(r.tracks for r in records) if tracks is None else tracks,
+        shown_frames=plan.shown_frames if is_whole and plan.shown_frames else last_frame + 1,
+        duration_s=max((r.last_time_s for r in with_frames), default=None),
+        width=plan.width or next((r.width for r in with_frames), None),
+        height=plan.height or next((r.height for r in with_frames), None),
+        bytes=plan.bytes,
+        sha256=plan.sha256 or None,
+        chunks=len(plan.chunks),
+        stage_seconds=sorted(seconds.items()),
+    )
 
 
-def finalize_input(out: str, plan: Plan, config: str) -> dict[str, Any]:
-    """Join the tracks of an input whose units are all done, and say what became of it.
+def finalize_input(out: str, plan: Plan, config: str) -> InputRow:
+    """Join the tracks of an input whose units are all done; returns its row.
 
     Args:
-        out: uri of the output.
+        out: uri of the dataset.
         config: name of the configuration.
-
-    Returns:
-        Its row of `OUT/inputs/`.
     """
-    output = FaceDataset(Store(out))
-    units = [unit for unit, _ in units_of(plan, config)]
-    records = [output.record(unit) for unit in units]
-    tracks = join_tracks(output.store, plan, units, records) if len(units) > 1 else None
+    dataset = FaceDataset(Store(out))
+    records = [dataset.record(unit.unit_id) for unit in units_of(plan, config)]
+    tracks = join_tracks(dataset.store, plan.rate, records) if len(records) > 1 else None
     return summarize_input(plan, records, tracks)
 
 
-def join_tracks(store: Store, plan: Plan, units: list[str], records: list[Record]) -> int:
+def join_tracks(store: Store, rate: float | None, records: list[Record]) -> int:
     """Number the tracks of a cut video from its start to its end.
 
     Args:
-        units, records: of its chunks, in order.
+        rate: sampled frames per second.
+        records: of its chunks, in order.
 
     Returns:
-        How many tracks there are.
+        The number of tracks.
     """
     from rigface.face.detection.tracking import MAX_GAP, number_tracks
     from rigface.face.identity.dlib_embedding import same_person_distance
 
-    chunks = [_summaries(store, unit, record) if record["faces"] else [] for unit, record in zip(units, records)]
-    # Unseen for MAX_GAP is seen again one later; half a frame over, because frames are not shown exactly on the beat.
-    widths = {len(one.identity) for chunk in chunks for one in chunk if one.identity is not None} or {0}
-    numbers = number_tracks(chunks, (MAX_GAP + 1.5) / (plan["rate"] or 25), same_person_distance(*widths))
-    for unit, record, ids in zip(units, records, numbers):
-        if record["faces"] and ids != dict(_numbered(record, ids)):
-            _renumber(store, unit, record, ids)
-    return len({one for ids in numbers for one in ids.values()})
+    chunks = [_summaries(store, record) if record.faces else [] for record in records]
+    # Unseen for MAX_GAP frames is seen again one later; half a frame more, because frame times jitter.
+    widths = {len(track.identity) for chunk in chunks for track in chunk if track.identity is not None} or {0}
+    numbers = number_tracks(chunks, (MAX_GAP + 1.5) / (rate or 25), same_person_distance(*widths))
+    for record, ids in zip(records, numbers):
+        if record.faces and ids != dict(_numbered(record, ids)):
+            _renumber(store, record, ids)
+    return len({track for ids in numbers for track in ids.values()})
 
 
 def _numbered(record: Record, local: Iterable[int]) -> list[tuple[int, int]]:
-    """The numbers that a part's tracks have in the file now: (in the chunk, in the file)."""
-    return [tuple(pair) for pair in record.get(NUMBERED, [])] or [(i, i) for i in local]
+    """The present numbers of a part's tracks: (in the chunk, in the file)."""
+    return record.numbered or [(i, i) for i in local]
 
 
-def _summaries(store: Store, unit: str, record: Record) -> list[TrackSummary]:
+def _summaries(store: Store, record: Record) -> list[TrackSummary]:
     """The tracks of one part, under the numbers they have in their chunk."""
     from rigface.face.detection.tracking import TrackSummary
 
     columns = ["track", "time_s", "box", "identity_vector"]
-    part = store.table(part_path(unit), columns)
+    part = store.table(part_path(record.unit_id), columns)
     tracks, times = (part[name].to_numpy() for name in ("track", "time_s"))
     boxes = part["box"].combine_chunks().flatten().to_numpy().reshape(-1, 4)
     vectors = part["identity_vector"].to_pylist()
     local = {now: chunk for chunk, now in _numbered(record, np.unique(tracks).tolist())}
-    out = []
+    summaries = []
     for track in np.unique(tracks).tolist():
         rows = np.flatnonzero(tracks == track)
         first, last = rows[np.argmin(times[rows])], rows[np.argmax(times[rows])]
         known = [vectors[i] for i in rows if vectors[i] is not None]
         mean = np.mean(known, axis=0) if known else None
-        out.append(TrackSummary(local[track], times[first], times[last], boxes[first], boxes[last], mean))
-    return out
+        summaries.append(TrackSummary(local[track], times[first], times[last], boxes[first], boxes[last], mean))
+    return summaries
 
 
-def _renumber(store: Store, unit: str, record: Record, ids: dict[int, int]) -> None:
+def _renumber(store: Store, record: Record, ids: dict[int, int]) -> None:
     """Write a part again with other track numbers."""
-    part = store.table(part_path(unit))
+    path = part_path(record.unit_id)
+    part = store.table(path)
     before = {now: chunk for chunk, now in _numbered(record, ids)}
     track = pa.array([ids[before[now]] for now in part["track"].to_pylist()], pa.int32())
     part = part.set_column(part.schema.get_field_index("track"), part.schema.field("track"), track)
-    record = {**record, NUMBERED: sorted(ids.items())}
-    store.publish(part_path(unit), parquet(with_record(part, record)))
+    store.publish(path, parquet(with_record(part, replace(record, numbered=sorted(ids.items())))))

@@ -1,9 +1,9 @@
-"""Look at the frames of one unit: decode, detect, track, align, crop, and ask a few crops who it is.
+"""Frames of one unit -> faces: decode, detect, track, align, crop, and identity vectors of a few crops per track.
 
-Path: plan row -> FrameProcessor (in a child process, see `child.py`) -> record and faces as Arrow IPC. Full frames end here.
+Path: UnitPlan -> FrameProcessor (in a child process) -> Record and faces as Arrow IPC. Full frames end here.
 
 One pass over the frames with one decoded frame in memory. Which faces get an identity vector is decided as they pass by
-(`identity.Picker`), the vectors are computed at the end.
+(`Picker`), the vectors are computed at the end.
 """
 
 from __future__ import annotations
@@ -11,14 +11,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
 
 from pipelines.extract import components
 from pipelines.extract.config import Settings
-from pipelines.extract.unit import ipc
+from pipelines.extract.plan import UnitPlan
+from pipelines.extract.unit import Record, ipc
 from pipelines.inputs import open_input, sources
 from rigface import schema
 from rigface.errors import BadInput
@@ -28,83 +29,82 @@ from rigface.face.steps import AlignedFaces, align
 from rigface.image import decode, encode_jpeg
 from rigface.storage import s3_client
 from rigface.types import DLIB_WIDTH, Frame
-from rigface.video.decode import Chunk, Truncated, read_frames
+from rigface.video.decode import Truncated, read_frames
 
 T = TypeVar("T")
 
 
 class FrameProcessor:
-    """Everything that needs whole frames. Built once per child process.
+    """All work on whole frames. Built once per child process.
 
     Args:
         settings: what to compute.
     """
 
     def __init__(self, settings: Settings) -> None:
-        import av  # noqa: F401  (these two are slow to import: not at the expense of the first unit's times)
+        import av  # noqa: F401  (slow to import, as scipy.optimize: not in the first unit's times)
         import cv2
         import scipy.optimize  # noqa: F401
 
-        cv2.setNumThreads(1)  # as many processes as cores are looking already
+        cv2.setNumThreads(1)  # there are as many processes as cores
         self._settings = settings
         self._detector = components.detector(settings)
         self._identity = components.identity(settings)
 
-    def __call__(self, job: tuple[dict[str, Any], dict[str, Any]], begin: Callable[[str], None]) -> tuple[dict, Any]:
-        """Look at one unit.
+    def __call__(self, plan: UnitPlan, begin: Callable[[str], None]) -> tuple[Record, bytes | None]:
+        """Process the frames of one unit.
 
         Args:
-            job: the unit's plan and its record.
-            begin: told which step comes next.
+            begin: called with the name of each step as it begins.
 
         Returns:
-            The record, filled, and the faces as an Arrow IPC buffer (bytes), or None where nobody was seen.
+            The record, filled, and the faces as an Arrow IPC stream, or None if there are none.
         """
         from rigface.face.detection.tracking import Tracker
 
-        plan, record = job
+        record = Record.of(plan)
         clock, cpu = Clock(begin), time.process_time()
         s3_client.sign_of_life = lambda: begin("decode")  # waiting for a storage is not hanging
-        watch, tracker, seen = KeyframeDetector(self._detector), Tracker(), _Seen(self._identity)
+        detect, tracker, faces = KeyframeDetector(self._detector), Tracker(), _FaceColumns(self._identity)
         try:
             for frame in clock.over("decode", self._frames(plan)):
-                if record["width"] is None:
-                    record["height"], record["width"] = frame.image.shape[:2]
-                record["frames"] += 1
-                record["last_frame"], record["last_time_s"] = frame.index, frame.time_s
+                if record.width is None:
+                    record.height, record.width = frame.image.shape[:2]
+                record.frames += 1
+                record.last_frame, record.last_time_s = frame.index, frame.time_s
                 with clock("detect"):
-                    found = watch(frame.image)
+                    detections = detect(frame.image)
                 with clock("track"):
-                    tracks = tracker.update(frame.image, found)
+                    tracks = tracker.update(frame.image, detections)
                 with clock("align"):
-                    for detection, track in zip(found, tracks):
-                        seen.add(frame, align([frame.image], [detection]), track, self._settings.jpeg_quality)
+                    for detection, track in zip(detections, tracks):
+                        faces.add(frame, align([frame.image], [detection]), track, self._settings.jpeg_quality)
                 if self._identity is not None:
                     with clock("identity"):
-                        for detection, track in zip(found, tracks):
-                            seen.picker.offer(track, frame.index, frame.image, detection)
+                        for detection, track in zip(detections, tracks):
+                            faces.picker.offer(track, frame.index, frame.image, detection)
         except BadInput as e:
-            record["status"] = "partial" if record["frames"] or isinstance(e, Truncated) else "error"
-            record["stage"], record["reason"] = e.stage, e.reason
-            record["crash"] = type(e).__name__ if isinstance(e, open_input.CannotRead) else None
+            record.status = "partial" if record.frames or isinstance(e, Truncated) else "error"
+            record.stage, record.reason = e.stage, e.reason
+            record.crash = type(e).__name__ if isinstance(e, open_input.CannotRead) else None
         if self._identity is not None:
             with clock("identity"):
-                seen.ask(lambda: begin("identity"))
-        record["faces"], record["tracks"] = len(seen), len(set(seen.tracks))
-        record["seconds"] = clock.seconds
-        record["cpu_seconds"] = time.process_time() - cpu
-        return record, ipc(seen.table()).to_pybytes() if len(seen) else None
+                faces.embed(lambda: begin("identity"))
+        record.faces, record.tracks = len(faces), len(set(faces.tracks))
+        record.seconds = clock.seconds
+        record.cpu_seconds = time.process_time() - cpu
+        return record, ipc(faces.table()).to_pybytes() if len(faces) else None
 
-    def _frames(self, plan: dict[str, Any]) -> Iterator[Frame]:
-        with open_input.opened(plan["uri"]) as file:
-            if plan["kind"] == "image":
+    def _frames(self, plan: UnitPlan) -> Iterator[Frame]:
+        with open_input.opened(plan.uri) as file:
+            if plan.chunk is None:
                 yield Frame(decode(sources.read(file)), 0, 0.0)
             else:
-                yield from read_frames(file, self._settings.rate, Chunk(**plan["chunk"]))
+                yield from read_frames(file, self._settings.rate, plan.chunk)
 
 
 class Clock:
-    """Wall time by step; says aloud when a step begins."""
+    """Wall time by step; calls `begin` as a step begins."""
 
     def __init__(self, begin: Callable[[str], None]) -> None:
         self.seconds: dict[str, float] = {}
@@ -123,7 +123,7 @@ class Clock:
         self.seconds[self._step] = self.seconds.get(self._step, 0.0) + time.perf_counter() - self._since
 
     def over(self, step: str, items: Iterable[T]) -> Iterator[T]:
-        """The items, with the time to get each counted as `step`."""
+        """The items; the time to get each counts as `step`."""
         iterator = iter(items)
         while True:
             with self(step):
@@ -133,7 +133,7 @@ class Clock:
             yield item
 
 
-class _Seen:
+class _FaceColumns:
     """The faces of a unit so far, column by column."""
 
     def __init__(self, identity: components.Identity | None) -> None:
@@ -157,8 +157,8 @@ class _Seen:
         self._faces.append(replace(face, crops=[]))
         self._crops.append(encode_jpeg(face.crops[0], quality))
 
-    def ask(self, alive: Callable[[], None]) -> None:
-        """Compute the identity vectors of the picked faces."""
+    def embed(self, alive: Callable[[], None]) -> None:
+        """Compute the identity vectors of the picked faces; `alive` is called before each track."""
         assert self._identity is not None
         for track, picks in self.picker.picks().items():
             alive()
@@ -166,9 +166,9 @@ class _Seen:
                 self._vectors[self._rows[track, frame]] = vector
 
     def table(self) -> pa.Table:
-        """The columns of the schema that are known by now, and `_score` for later stages."""
+        """The columns of this stage, and `_score` for later stages."""
         count, faces = len(self), self._faces
-        shapes = [face.blendshapes for face in faces]
+        blendshapes = [face.blendshapes for face in faces]
         width = DLIB_WIDTH if self._identity is None else self._identity.width
         return pa.table(
             {
@@ -180,7 +180,7 @@ class _Seen:
                 "box": schema.column([face.boxes for face in faces], 4),
                 "frame_to_crop": schema.column([face.frame_to_crop for face in faces], 6),
                 "landmarks": schema.column([face.landmarks for face in faces], faces[0].landmarks.size),
-                "blendshapes": schema.column(shapes, 1 if shapes[0] is None else shapes[0].size),
+                "blendshapes": schema.column(blendshapes, 1 if blendshapes[0] is None else blendshapes[0].size),
                 "identity_vector": schema.column([self._vectors.get(i) for i in range(count)], width),
                 "crop": pa.array(self._crops, pa.binary()),
                 "_score": pa.array([face.scores[0] for face in faces], pa.float32()),

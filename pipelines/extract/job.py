@@ -1,13 +1,13 @@
-"""The main job: videos in, `OUT/faces` and `OUT/inputs` out, exactly once.
+"""Extract job: videos in, `OUT/faces` and `OUT/inputs` out, exactly once.
 
-    find -> survey (Ray tasks) -> units -> look -> reconstruct -> finish -> write (Ray Data, a pool of actors each)
-         -> close every input -> identities
+    find -> survey (Ray tasks) -> units -> detect_faces -> reconstruct -> mask_and_score -> write (Ray Data, actor pools)
+         -> finalize every input -> identities
 
-A unit is done when its object exists, an input when its row does; see `output.py`. The driver only counts: each unit
-sends it a record of a few hundred bytes. Killed at any moment and run again, the job does what is missing, and nothing twice.
+A unit is done when its object exists, an input when its row does; see dataset.py. The driver only counts: each unit
+sends it a record of a few hundred bytes. Killed at any moment and run again, the job does the missing work, and nothing twice.
 
 However many inputs there are, the driver holds the plans of `WINDOW` of them, and 12 bytes for every name: it lists, plans and
-works through a window before it lists the next.
+processes a window before it lists the next.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ import contextlib
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain, islice
-from typing import Any
 
 from pipelines.cluster import session
-from pipelines.extract import components, dataflow, plan
-from pipelines.extract.config import STAGES, Extract
+from pipelines.extract import components, dataflow, stages
+from pipelines.extract.config import STAGES, ExtractConfig
 from pipelines.extract.dataset import FaceDataset
-from pipelines.extract.finalize import finalize_input, summarize_input
+from pipelines.extract.finalize import FLUSH_ROWS, FLUSH_S, InputFinalizer
 from pipelines.extract.identities import identify
 from pipelines.extract.layout import error_path
-from pipelines.extract.plan import Plan, units_of
+from pipelines.extract.plan import Plan, UnitPlan, units_of
 from pipelines.extract.progress import Progress
 from pipelines.extract.quarantine import Quarantine
 from pipelines.extract.summary import StatusCount, Summary
+from pipelines.extract.survey import survey
+from pipelines.extract.unit import Record
 from pipelines.inputs import open_input, sources
 from pipelines.inputs.compact_set import CompactSet
 from rigface import schema
@@ -39,76 +39,68 @@ from rigface.storage import lock
 from rigface.storage.store import Store
 from rigface.types import DetectorSpec, HeadSpec
 
-SURVEY_BATCH, FEW = 16, 16  # inputs per survey task; with few of them, Ray's workers would start longer than it takes
-FLUSH_S, FLUSH_ROWS = 20.0, 1000  # plans and rows of inputs are published this often; what a kill loses is found again
-CLOSERS = 8  # threads: reading a few columns of the parts of a long video is waiting, mostly
-BREAKER = 40  # crashes are looked at over so many units
-WINDOW = (
-    100_000  # inputs; some 500 MB of plans. Between two windows actors start anew, which is nothing beside its hours
-)
+SURVEY_BATCH = 16  # inputs per survey task
+MAX_LOCAL_BATCHES = 16  # for fewer inputs, Ray's workers would take longer to start than the survey takes
+CRASH_WINDOW = 40  # latest units in which crashes are counted
+WINDOW = 100_000  # inputs; some 500 MB of plans. Restarting actors between windows is nothing beside a window's hours
 
 
 def extract(
-    config: Extract, progress: Progress | None = None, each: Callable[[dict[str, Any]], None] | None = None
+    config: ExtractConfig, progress: Progress | None = None, on_unit: Callable[[Record], None] | None = None
 ) -> Summary:
     """Run the job.
 
     Args:
         progress: the display; None: on standard error.
-        each: called with the record of every unit.
+        on_unit: called with the record of every unit.
 
     Raises:
         PlanError: settings do not fit each other or the output.
         OutputBusy: another run writes to this output.
         MissingAsset: a model is not on this machine.
-        JobBroken: it makes no sense to go on.
+        JobBroken: most units crash in the same way, or none finishes.
     """
     head, detector = components.specs(config.settings)
     check_stages(config, head, detector)
-    output = FaceDataset(Store(config.out))
-    output.check(config.settings, head, detector, config.overwrite)
+    dataset = FaceDataset(Store(config.out))
+    dataset.check(config.settings, head, detector, config.overwrite)
     uris = sources.find_all(config.videos)
-    uris = chain([next(uris)], uris)  # that there is none at all is said before anything is written
-    with lock.hold(output.store) as still_ours, contextlib.ExitStack() as stack:
+    uris = chain([next(uris)], uris)  # raises before anything is written if there is no input
+    with lock.hold(dataset.store) as check_lock, contextlib.ExitStack() as stack:
         shown = stack.enter_context(progress or Progress())
-        run = _Run(config, output, (head, detector), shown, still_ours, stack, each)
+        run = _Run(config, dataset, (head, detector), shown, check_lock, stack, on_unit)
         return run.all(uris)
 
 
-def check_stages(config: Extract, head: HeadSpec, detector: DetectorSpec) -> None:
-    """See that the stages fit together.
+def check_stages(config: ExtractConfig, head: HeadSpec, detector: DetectorSpec) -> None:
+    """Check that every stage finds the columns it needs.
 
     Raises:
-        PlanError: one needs what nothing before it adds.
+        PlanError: a stage needs a column that no earlier stage adds.
     """
-    made = dataflow.arguments(config, head, detector)
-    plan.check([made[name][0] for name in STAGES], (), {c.name for c in schema.face_columns(head, detector)})
+    arguments = dataflow.stage_arguments(config, head, detector)
+    stages.check([arguments[name][0] for name in STAGES], (), {c.name for c in schema.face_columns(head, detector)})
 
 
 class _Run:
-    """One run, on an output whose lock it holds."""
+    """One run, on a dataset whose lock it holds."""
 
     def __init__(
         self,
-        config: Extract,
-        output: FaceDataset,
+        config: ExtractConfig,
+        dataset: FaceDataset,
         specs: tuple[HeadSpec, DetectorSpec],
         progress: Progress,
-        still_ours: Callable[[], None],
+        check_lock: Callable[[], None],
         stack: contextlib.ExitStack,
-        each: Callable[[dict[str, Any]], None] | None,
+        on_unit: Callable[[Record], None] | None,
     ) -> None:
-        self.config, self.output, self.specs, self.progress = config, output, specs, progress
-        self._still_ours, self._stack, self._each, self._on_ray = still_ours, stack, each, False
-        self._rows: list[dict[str, Any]] = []  # of inputs, not yet published
-        self._flushed = time.monotonic()
-        self._closing: list[Future] = []
-        self._there: tuple[CompactSet, CompactSet] | None = (
-            None  # units and rows that were there, until something is removed
-        )
-        self._closers = stack.enter_context(ThreadPoolExecutor(CLOSERS))
+        self.config, self.dataset, self.specs, self.progress = config, dataset, specs, progress
+        self._check_lock, self._stack, self._on_unit, self._on_ray = check_lock, stack, on_unit, False
+        self._existing: tuple[CompactSet, CompactSet] | None = None  # units and rows; read again after a removal
         self.summary = Summary()
-        self.name = output.open(config.settings, *specs, config.overwrite)
+        self.name = dataset.open(config.settings, *specs, config.overwrite)
+        self._finalizer = stack.enter_context(InputFinalizer(dataset, self.name, progress.input_done))
 
     def all(self, uris: Iterator[str]) -> Summary:
         """From inputs to a finished dataset."""
@@ -117,191 +109,154 @@ class _Run:
         while window := list(islice(uris, WINDOW)):
             for uri in window:
                 wanted.add(uri)
-            self._work(self._plans(window))
+            self._process(self._plans(window))
         if self.config.identities:
             self._identities()
-        self._sum_up(wanted)
+        self._count_inputs(wanted)
         self.summary.wall_s = time.monotonic() - began
         return self.summary
 
-    def _sum_up(self, wanted: CompactSet) -> None:
+    def _count_inputs(self, wanted: CompactSet) -> None:
         outcomes = self.summary.outcomes
-        for table in self.output.inputs_by_part(["uri", "status", "stage", "reason", "frames", "faces"]):
+        for table in self.dataset.inputs_by_part(["uri", "status", "stage", "reason", "frames", "faces"]):
             for row in table.to_pylist():
                 if row["uri"] in wanted:
-                    one = outcomes.setdefault((row["status"], row["stage"] or ""), StatusCount())
-                    one.inputs, one.frames, one.faces = (
-                        one.inputs + 1,
-                        one.frames + row["frames"],
-                        one.faces + row["faces"],
-                    )
-                    if row["reason"] and not one.example:
-                        one.example = f"{row['uri'].rsplit('/', 1)[-1]}: {row['reason']}"
+                    count = outcomes.setdefault((row["status"], row["stage"] or ""), StatusCount())
+                    count.add(row["uri"], row["reason"], row["frames"], row["faces"])
 
-    def _ray(self) -> None:
+    def _connect(self) -> None:
         if not self._on_ray:
-            self.progress.say("starting Ray")
+            self.progress.message("starting Ray")
             self._stack.enter_context(
                 session.connected(self.config.address, self.config.cpus, self.config.object_store_mb)
             )
             self._on_ray = True
 
-    # --- what is to be done
+    # --- planning
 
     def _plans(self, uris: list[str]) -> dict[str, Plan]:
-        known = self.output.plans(uris)
+        known = self.dataset.plans.load(uris)
         if self.config.retry_errors:
             self._forget_errors(known)
-        self.progress.say(f"{len(uris):,} inputs, {len(known):,} known; looking which have changed")
-        new = open_input.changed(uris, {uri: known[uri]["stamp"] for uri in uris if uri in known})
+        self.progress.message(f"{len(uris):,} inputs, {len(known):,} known; checking which have changed")
+        new = open_input.changed(uris, {uri: known[uri].stamp for uri in uris if uri in known})
         if new:
             self._survey(new, known)
         return {uri: known[uri] for uri in uris}
 
     def _forget_errors(self, known: dict[str, Plan]) -> None:
-        """Make earlier failures undone: plans that were refused, units that left an error, and their inputs' rows."""
-        rows = (row for table in self.output.inputs_by_part(["uri", "status"]) for row in table.to_pylist())
-        again = {row["uri"] for row in rows if row["status"] in ("error", "partial") and row["uri"] in known}
-        for uri in again:
-            Quarantine(self.output.store).forget(uri)
-            for unit, _ in units_of(known[uri], self.name):
-                self.output.store.delete(error_path(unit))
-            if known[uri]["status"] == "error":
+        """Undo earlier failures: refused plans, units that left an error, and the rows of their inputs."""
+        rows = (row for table in self.dataset.inputs_by_part(["uri", "status"]) for row in table.to_pylist())
+        failed = {row["uri"] for row in rows if row["status"] in ("error", "partial") and row["uri"] in known}
+        for uri in failed:
+            Quarantine(self.dataset.store).forget(uri)
+            for unit in units_of(known[uri], self.name):
+                self.dataset.store.delete(error_path(unit.unit_id))
+            if known[uri].status == "error":
                 del known[uri]
-        self.output.remove_inputs(again)
-        if again:
-            self._there = None
+        self.dataset.remove_inputs(failed)
+        if failed:
+            self._existing = None
 
     def _survey(self, uris: list[str], known: dict[str, Plan]) -> None:
-        """Look into new inputs: a few here, many in Ray tasks."""
+        """Survey new inputs and keep their plans."""
         batches = [uris[i : i + SURVEY_BATCH] for i in range(0, len(uris), SURVEY_BATCH)]
-        found: list[Plan] = []
+        new: list[Plan] = []
         count, flushed = 0, time.monotonic()
         for plans in self._surveyed(batches):
-            found += plans
+            new += plans
             count += len(plans)
-            self.progress.say(f"looking into new inputs: {count:,} of {len(uris):,}")
-            if count == len(uris) or len(found) >= FLUSH_ROWS or time.monotonic() - flushed > FLUSH_S:
-                if self.output.add_plans(found, known, self.name):
-                    self._there = None
-                known.update({p["uri"]: p for p in found})
-                found, flushed = [], time.monotonic()
+            self.progress.message(f"surveying new inputs: {count:,} of {len(uris):,}")
+            if count == len(uris) or len(new) >= FLUSH_ROWS or time.monotonic() - flushed > FLUSH_S:
+                if self.dataset.add_plans(new, known, self.name):
+                    self._existing = None
+                known.update({p.uri: p for p in new})
+                new, flushed = [], time.monotonic()
 
     def _surveyed(self, batches: list[list[str]]) -> Iterator[list[Plan]]:
+        """A few batches in this process, many in Ray tasks."""
         settings, silence_s = self.config.settings, self.config.silence_s
-        if len(batches) <= FEW:
-            yield from (plan.survey(batch, settings, silence_s) for batch in batches)
+        if len(batches) <= MAX_LOCAL_BATCHES:
+            yield from (survey(batch, settings, silence_s) for batch in batches)
             return
-        self._ray()
+        self._connect()
         import ray
 
-        task = ray.remote(num_cpus=0.5)(plan.survey)
+        task = ray.remote(num_cpus=0.5)(survey)
         waiting = [task.remote(batch, settings, silence_s) for batch in batches]
         while waiting:
             ready, waiting = ray.wait(waiting)
             yield from ray.get(ready)
 
-    # --- doing it
+    # --- processing
 
-    def _work(self, plans: dict[str, Plan]) -> None:
-        if self._there is None:
-            rows = (uri for table in self.output.inputs_by_part(["uri"]) for uri in table["uri"].to_pylist())
-            self._there = self.output.done(), CompactSet(rows)
-        done, has_row = self._there
-        todo: dataflow.Todo = []
+    def _process(self, plans: dict[str, Plan]) -> None:
+        if self._existing is None:
+            rows = (uri for table in self.dataset.inputs_by_part(["uri"]) for uri in table["uri"].to_pylist())
+            self._existing = self.dataset.done(), CompactSet(rows)
+        done, has_row = self._existing
+        units: list[UnitPlan] = []
         waiting: dict[str, set[str]] = {}
-        for one in plans.values():
-            missing = [(unit, what) for unit, what in units_of(one, self.name) if unit not in done]
+        for plan in plans.values():
+            missing = [unit for unit in units_of(plan, self.name) if unit.unit_id not in done]
             if missing:
-                waiting[one["uri"]] = {unit for unit, _ in missing}
-                todo += missing
-        self.output.remove_inputs(
-            [uri for uri in waiting if uri in has_row]
-        )  # somebody deleted parts of a finished input
-        closable = [p for uri, p in plans.items() if uri not in waiting and uri not in has_row]
-        self.progress.expect(len(waiting) + len(closable), len(todo), sum(what["expected"] for _, what in todo))
-        if todo:
-            self._ray()
-        for one in closable:
-            self._close(one)
-        if todo:
-            self._units(plans, waiting, todo)
-        self._flush(wait=True)
+                waiting[plan.uri] = {unit.unit_id for unit in missing}
+                units += missing
+        self.dataset.remove_inputs([uri for uri in waiting if uri in has_row])  # parts of a finished input were deleted
+        complete = [plan for uri, plan in plans.items() if uri not in waiting and uri not in has_row]
+        self.progress.expect(len(waiting) + len(complete), len(units), sum(unit.expected for unit in units))
+        if units:
+            self._connect()
+        for plan in complete:
+            self._finalizer.add(plan)
+        if units:
+            self._run_units(plans, waiting, units)
+        self._finalizer.flush(wait=True)
 
-    def _units(self, plans: dict[str, Plan], waiting: dict[str, set[str]], todo: dataflow.Todo) -> None:
-        expected = {unit: what["expected"] for unit, what in todo}
-        crashes: deque[str | None] = deque(maxlen=BREAKER)
+    def _run_units(self, plans: dict[str, Plan], waiting: dict[str, set[str]], units: list[UnitPlan]) -> None:
+        expected = {unit.unit_id: unit.expected for unit in units}
+        crashes: deque[str | None] = deque(maxlen=CRASH_WINDOW)
         crashed: set[str] = set()  # inputs
         began = time.monotonic()
-        self.progress.say(f"{len(todo):,} units of work; starting the actors")
-        for record in dataflow.run_units(self.config, *self.specs, todo):
+        self.progress.message(f"{len(units):,} units of work; starting the actors")
+        for record in dataflow.run_units(self.config, *self.specs, units):
             if not self.summary.done["units"]:
                 self.summary.start_s = time.monotonic() - began
-                self.progress.say(f"{len(todo):,} units of work")
-            self._still_ours()
-            self._count(record)
-            self.progress.unit(record, expected[record["unit_id"]])
-            uri = record["uri"]
-            if record["crash"] is None or uri not in crashed:  # however many units it has, an input is one witness
-                crashes.append(record["crash"])
-                _break(crashes)
-            if record["crash"] is not None:
-                crashed.add(uri)
-            waiting[uri].discard(record["unit_id"])
-            if not waiting[uri]:
-                self._close(plans[uri], [record])
-            self._flush()
-
-    def _count(self, record: dict[str, Any]) -> None:
-        summary = self.summary
-        if self._each is not None:
-            self._each(record)
-        summary.done.update(units=1, **{name: record[name] for name in ("frames", "faces", "bytes")})
-        summary.cpu_seconds += record["cpu_seconds"]
-        for step, value in record["seconds"].items():
-            summary.seconds[step] = summary.seconds.get(step, 0.0) + value
-
-    # --- closing
-
-    def _close(self, one: Plan, records: list[dict[str, Any]] | None = None) -> None:
-        """Make the row of a finished input: at once where all is at hand, else from what was written, on a thread."""
-        if len(one["chunks"]) == 0 or (len(one["chunks"]) == 1 and records):
-            self._closed(summarize_input(one, records or []))
-        else:
-            self._closing.append(self._closers.submit(finalize_input, self.config.out, one, self.name))
-
-    def _closed(self, row: dict[str, Any]) -> None:
-        self._rows.append(row)
-        self.progress.closed(row)
-
-    def _flush(self, wait: bool = False) -> None:
-        self._closing, ended = [], self._closing
-        for future in ended:
-            if wait or future.done():
-                self._closed(future.result())
-            else:
-                self._closing.append(future)
-        if wait or len(self._rows) >= FLUSH_ROWS or time.monotonic() - self._flushed > FLUSH_S:
-            self.output.add_inputs(self._rows)
-            self._rows, self._flushed = [], time.monotonic()
+                self.progress.message(f"{len(units):,} units of work")
+            self._check_lock()
+            if self._on_unit is not None:
+                self._on_unit(record)
+            self.summary.add(record)
+            self.progress.unit_done(record, expected[record.unit_id])
+            if record.crash is None or record.uri not in crashed:  # an input counts once, however many units it has
+                crashes.append(record.crash)
+                check_crashes(crashes)
+            if record.crash is not None:
+                crashed.add(record.uri)
+            waiting[record.uri].discard(record.unit_id)
+            if not waiting[record.uri]:
+                self._finalizer.add(plans[record.uri], [record])
+            self._finalizer.flush()
 
     def _identities(self) -> None:
-        self.progress.say("who is who")
-        self.summary.identities = str(identify(self.output.store))
-        self.progress.say(self.summary.identities)
+        self.progress.message("clustering identities")
+        self.summary.identities = str(identify(self.dataset.store))
+        self.progress.message(self.summary.identities)
 
 
-def _break(crashes: deque[str | None]) -> None:
-    """Stop when most of the latest units, one of each input that crashes, crashed in one and the same way: that is our fault or
-    the machine's.
+def check_crashes(crashes: deque[str | None]) -> None:
+    """Check that the latest units did not mostly crash in one and the same way.
+
+    Args:
+        crashes: of the latest units, at most one of each crashing input; None: no crash.
 
     Raises:
-        JobBroken: they did.
+        JobBroken: they did: the fault is the installation's or the machine's, not the inputs'.
     """
     if len(crashes) == crashes.maxlen:
         how, count = Counter(crashes).most_common(1)[0]
         if how is not None and 2 * count > len(crashes):
             raise JobBroken(
-                f"{count} of the last {len(crashes)} units crashed with {how}. So many files are not all at fault: look at the "
+                f"{count} of the last {len(crashes)} units crashed with {how}. The cause is probably not in the files: check the "
                 "installation (or the network), then run again with --retry-errors."
             )

@@ -3,51 +3,73 @@
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING, Any
+import logging
 
 from rich.console import Console
 
 from pipelines.extract.progress import Progress
+from pipelines.extract.summary import InputRow, Summary
+from pipelines.extract.unit import Record
 from pipelines.telemetry.log_events import job_id
 from rigface.telemetry import json_logging
 from rigface.telemetry.json_logging import LOG, log_fields
 
-if TYPE_CHECKING:
-    from pipelines.extract.summary import Summary
-
 
 class JsonProgress(Progress):
-    """Says what happens as events instead of showing it."""
+    """Logs events instead of displaying progress."""
 
     def __init__(self) -> None:
         super().__init__(Console(file=io.StringIO()))
         json_logging.install_json_logging(LOG)
 
-    def say(self, words: str) -> None:
-        LOG.info("say", extra=log_fields(job=job_id(), message=words))
+    def message(self, text: str) -> None:
+        LOG.info("progress", extra=log_fields(job=job_id(), message=text))
 
     def expect(self, inputs: int, units: int, frames: int) -> None:
         super().expect(inputs, units, frames)
         LOG.info("start", extra=log_fields(job=job_id(), inputs=inputs, units=units, frames=frames))
 
-    def unit(self, record: dict[str, Any], expected: int) -> None:
-        super().unit(record, expected)
-        level = 20 if record["status"] == "ok" else 30
-        said = {name: record[name] for name in ("status", "stage", "reason", "frames", "faces", "bytes", "seconds")}
-        LOG.log(level, "unit", extra=log_fields(job=job_id(), unit=record["unit_id"], video=record["uri"], **said))
+    def unit_done(self, record: Record, expected: int) -> None:
+        super().unit_done(record, expected)
+        LOG.log(
+            logging.INFO if record.status == "ok" else logging.WARNING,
+            "unit",
+            extra=log_fields(
+                job=job_id(),
+                unit=record.unit_id,
+                video=record.uri,
+                status=record.status,
+                stage=record.stage,
+                reason=record.reason,
+                frames=record.frames,
+                faces=record.faces,
+                bytes=record.bytes,
+                seconds=record.seconds,
+            ),
+        )
 
-    def closed(self, row: dict[str, Any]) -> None:
-        super().closed(row)
-        said = {name: row[name] for name in ("status", "stage", "reason", "frames", "faces")}
-        level = 20 if row["status"] in ("ok", "no_face") else 30
-        LOG.log(level, "input", extra=log_fields(job=job_id(), video=row["uri"], **said))
+    def input_done(self, row: InputRow) -> None:
+        super().input_done(row)
+        LOG.log(
+            logging.INFO if row.status in ("ok", "no_face") else logging.WARNING,
+            "input",
+            extra=log_fields(
+                job=job_id(),
+                video=row.uri,
+                status=row.status,
+                stage=row.stage,
+                reason=row.reason,
+                frames=row.frames,
+                faces=row.faces,
+            ),
+        )
 
     def _line(self) -> None:
         return
 
 
 def end(summary: Summary) -> None:
-    """An `extract` is over."""
+    """Log the end of the job."""
     done = {name: summary.done[name] for name in ("units", "frames", "faces", "bytes")}
     LOG.info(
         "end",

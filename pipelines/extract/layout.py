@@ -1,48 +1,44 @@
-"""Paths and Parquet encoding of the parts of a dataset."""
+"""Paths and Parquet encoding of a dataset's objects."""
 
 from __future__ import annotations
 
-import json
+import hashlib
 from dataclasses import fields
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rigface.storage.store import INTERNAL, sharded
+from pipelines.extract.unit import Record
+from rigface.storage.store import INTERNAL, Store, sharded
 from rigface.types import Quality
 
 ROW_GROUP = 128  # faces: 5 to 10 MB of crops and masks
-
-
 RECORD_KEY = "rigface.unit"
-
-
-_QUALITY = tuple(f.name for f in fields(Quality))
+QUALITY_COLUMNS = tuple(f.name for f in fields(Quality))
 
 
 def part_path(unit_id: str) -> str:
-    """Where a unit's faces are."""
+    """Path of a unit's faces."""
     return sharded("faces", unit_id, ".parquet")
 
 
 def error_path(unit_id: str) -> str:
-    """Where the record of a unit without faces is: an error, or nobody to be seen."""
+    """Path of the record of a unit without faces: an error, or frames that show no face."""
     return sharded(f"{INTERNAL}/units", unit_id, ".json")
 
 
-def with_record(table: pa.Table, record: dict[str, Any]) -> pa.Table:
+def with_record(table: pa.Table, record: Record) -> pa.Table:
     """The table with a unit's record in its metadata: rows and record are one object and cannot disagree."""
-    return table.replace_schema_metadata({**(table.schema.metadata or {}), RECORD_KEY: json.dumps(record)})
+    return table.replace_schema_metadata({**(table.schema.metadata or {}), RECORD_KEY: record.to_json()})
 
 
-def record_of(part: pa.Schema) -> dict[str, Any]:
+def record_of(part: pa.Schema) -> Record:
     """A unit's record, from its part's schema."""
-    return json.loads(part.metadata[RECORD_KEY.encode()])
+    return Record.from_json(part.metadata[RECORD_KEY.encode()].decode())
 
 
 def parquet(table: pa.Table) -> pa.Buffer:
-    """A part as bytes. Statistics and dictionaries only where they help: not for pictures and vectors."""
+    """A part as bytes. Statistics and dictionaries only on columns they help: not on images and vectors."""
     sink = pa.BufferOutputStream()
     texts = ["uri", "status", "reason", "identity"]
     pq.write_table(
@@ -51,6 +47,19 @@ def parquet(table: pa.Table) -> pa.Buffer:
         row_group_size=ROW_GROUP,
         compression="zstd",
         use_dictionary=texts,
-        write_statistics=[*texts, "frame_index", "time_s", "track", *_QUALITY],
+        write_statistics=[*texts, "frame_index", "time_s", "track", *QUALITY_COLUMNS],
     )
     return sink.getvalue()
+
+
+def plain_parquet(table: pa.Table) -> pa.Buffer:
+    """A table of plans or inputs as bytes."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    return sink.getvalue()
+
+
+def publish_by_hash(store: Store, folder: str, table: pa.Table) -> None:
+    """Publish a table under the hash of its content: the same batch again is the same object."""
+    data = plain_parquet(table)
+    store.publish(f"{folder}/{hashlib.sha256(data).hexdigest()[:24]}.parquet", data)

@@ -1,7 +1,7 @@
-"""What the user sees: a live line while the job runs, two tables when it is over.
+"""Progress display of an extract job: a live line while it runs, two tables at its end.
 
-Everything shown is counted from the records that units leave; nothing is asked of Ray. On a terminal the line is live; in
-a log it is printed anew every few seconds.
+All numbers come from the records of finished units, none from Ray. On a terminal the line is live; in a log it is printed
+every few seconds.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import os
 import time
 from collections import Counter
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import get_args
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -18,28 +18,27 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from pipelines.extract.summary import InputRow, InputStatus, StatusCount, Summary
+from pipelines.extract.unit import Record
 from pipelines.telemetry import metrics
 
-if TYPE_CHECKING:
-    from pipelines.extract.summary import StatusCount, Summary
-
-EVERY_S = 5.0  # between two lines of a log
-SETTLED_S = 3.0  # no time left is guessed before
+LOG_INTERVAL_S = 5.0
+MIN_ESTIMATE_S = 3.0  # no remaining time is estimated before
 
 
 class Progress:
     """The display of one run.
 
     Args:
-        console: where to; None: standard error, so that standard output stays for results.
+        console: None: standard error, so that standard output stays for results.
     """
 
     def __init__(self, console: Console | None = None) -> None:
-        # A handle of its own, because standard error is filtered while Ray runs (`cluster`), which a live display would feel.
+        # A handle of its own, because standard error is filtered while Ray runs (cluster/session.py).
         self.console = console or Console(file=os.fdopen(os.dup(2), "w", buffering=1))
         self._live: Live | None = None
-        self._began = self._first = self._said = time.monotonic()
-        self._words = ""
+        self._began = self._first = self._printed = time.monotonic()
+        self._message = ""
         self.total = Counter[str]()
         self.done = Counter[str]()
 
@@ -55,58 +54,58 @@ class Progress:
         if self._live is not None:
             self._live.stop()
 
-    def say(self, words: str) -> None:
-        """What is being done now."""
-        self._words = words
+    def message(self, text: str) -> None:
+        """Show the current activity."""
+        self._message = text
         if self._live is None:
-            self.console.print(f"[{_clock(time.monotonic() - self._began)}] {words}", markup=False, highlight=False)
+            self.console.print(f"[{_clock(time.monotonic() - self._began)}] {text}", markup=False, highlight=False)
 
     def expect(self, inputs: int, units: int, frames: int) -> None:
-        """How much there is to do."""
+        """Add to the work to be done."""
         self.total.update(inputs=inputs, units=units, frames=frames)
-        self._tell()
-        self._first = self._said = time.monotonic()
+        self._record_left()
+        self._first = self._printed = time.monotonic()
 
-    def unit(self, record: dict[str, Any], expected: int) -> None:
-        """A unit is done."""
+    def unit_done(self, record: Record, expected: int) -> None:
+        """Count a finished unit, which was expected to have so many frames."""
         if not self.done["units"]:
-            self._first = time.monotonic() - sum(record["seconds"].values())  # when the actors were ready
-        failed = int(record["status"] != "ok")
-        self.done.update(units=1, expected=expected, frames=record["frames"], faces=record["faces"], failed=failed)
-        self._tell()
+            self._first = time.monotonic() - sum(record.seconds.values())  # when the actors were ready
+        failed = int(record.status != "ok")
+        self.done.update(units=1, expected=expected, frames=record.frames, faces=record.faces, failed=failed)
+        self._record_left()
         self._line()
 
-    def closed(self, row: dict[str, Any]) -> None:
-        """An input is done; its row of `inputs/`."""
+    def input_done(self, row: InputRow) -> None:
+        """Count a finished input."""
         self.done.update(inputs=1)
-        self._tell()
+        self._record_left()
 
-    def _tell(self) -> None:
+    def _record_left(self) -> None:
         for what, done in (("inputs", "inputs"), ("units", "units"), ("frames", "expected")):
-            metrics.tell(metrics.LEFT, self.total[what] - self.done[done], what=what)
+            metrics.record(metrics.LEFT, self.total[what] - self.done[done], what=what)
 
     def _line(self) -> None:
-        if self._live is None and time.monotonic() - self._said > EVERY_S:
-            self._said = time.monotonic()
-            self.console.print(f"[{_clock(self._said - self._began)}] {self.line()}", markup=False, highlight=False)
+        if self._live is None and time.monotonic() - self._printed > LOG_INTERVAL_S:
+            self._printed = time.monotonic()
+            self.console.print(f"[{_clock(self._printed - self._began)}] {self.line()}", markup=False, highlight=False)
 
     def line(self) -> str:
         """Counts, speed and time left, as one line."""
         done, total = self.done, self.total
         took = max(time.monotonic() - self._first, 1e-3)
-        words = [
+        parts = [
             f"videos {done['inputs']}/{total['inputs']}",
             f"frames {done['frames']}",
             f"faces {done['faces']} ({done['faces'] / took:.0f}/s)",
             f"failed {done['failed']}",
         ]
-        if done["expected"] and took > SETTLED_S:
+        if done["expected"] and took > MIN_ESTIMATE_S:
             left = took * max(total["frames"] / done["expected"] - 1, 0)
-            words.append(f"{_clock(left)} left")
-        return " · ".join(words)
+            parts.append(f"{_clock(left)} left")
+        return " · ".join(parts)
 
     def _render(self) -> Group:
-        head = Text(f"{_clock(time.monotonic() - self._began)}  {self._words}", style="dim")
+        head = Text(f"{_clock(time.monotonic() - self._began)}  {self._message}", style="dim")
         if not self.total["units"]:
             return Group(head)
         grid = Table.grid(padding=(0, 1))
@@ -124,42 +123,40 @@ def _clock(seconds: float) -> str:
 
 def outcome_table(outcomes: dict[tuple[str, str], StatusCount]) -> Table:
     """Counts of inputs by status and stage."""
-    table = Table(title="what became of the inputs", title_justify="left")
+    table = Table(title="inputs by status", title_justify="left")
     for name in ("status", "stage", "inputs", "frames", "faces"):
         table.add_column(name, justify="left" if name in ("status", "stage") else "right")
-    table.add_column("for example", overflow="fold")
-    for (status, stage), one in sorted(outcomes.items(), key=lambda o: (_ORDER.index(o[0][0]), o[0][1])):
-        counts = (f"{count:,}" for count in (one.inputs, one.frames, one.faces))
-        table.add_row(Text(status, style=_STYLE[status]), stage, *counts, Text(one.example))
+    table.add_column("example", overflow="fold")
+    for (status, stage), outcome in sorted(outcomes.items(), key=lambda o: (_ORDER.index(o[0][0]), o[0][1])):
+        counts = (f"{count:,}" for count in (outcome.inputs, outcome.frames, outcome.faces))
+        table.add_row(Text(status, style=_STYLE[status]), stage, *counts, Text(outcome.example))
     return table
 
 
 def report(summary: Summary, out: str, console: Console | None = None) -> None:
-    """What is printed when a run is over."""
+    """Print the tables at the end of a run."""
     console = console or Console(soft_wrap=True)
     console.print(outcome_table(summary.outcomes))
     if summary.done["units"]:
         took = summary.wall_s
         console.print(stage_table(summary.seconds, summary.done["frames"], summary.done["faces"], took))
-        console.print(f"{summary.start_s:.0f} s of it until the first unit of work came back", style="dim")
+        console.print(f"{summary.start_s:.0f} s of it before the first unit of work was done", style="dim")
     else:
         console.print("nothing was left to do", style="dim")
     if summary.identities:
         console.print(summary.identities, markup=False, highlight=False)
-    console.print(f"dataset: {out}   look at it: rigface inspect {out}", markup=False, highlight=False)
+    console.print(f"dataset: {out}   page: rigface inspect {out}", markup=False, highlight=False)
 
 
-_ORDER = ("ok", "no_face", "partial", "error")
+_ORDER = get_args(InputStatus)
 _STYLE = {"ok": "green", "no_face": "yellow", "partial": "yellow", "error": "red"}
 
 
 def stage_table(seconds: dict[str, float], frames: int, faces: int, wall_s: float) -> Table:
-    """Working time by step: its share, its cost per frame, and what one worker of it could do."""
-    table = Table(
-        title=f"where the time went ({frames:,} frames, {faces:,} faces in {_clock(wall_s)})", title_justify="left"
-    )
-    for name in ("stage", "seconds", "share", "ms per frame", "frames per second and worker"):
-        table.add_column(name, justify="left" if name == "stage" else "right")
+    """Working time by step: share, cost per frame, and throughput of one worker."""
+    table = Table(title=f"time by step ({frames:,} frames, {faces:,} faces in {_clock(wall_s)})", title_justify="left")
+    for name in ("step", "seconds", "share", "ms per frame", "frames per second of a worker"):
+        table.add_column(name, justify="left" if name == "step" else "right")
     whole = sum(seconds.values()) or 1.0
     for name, value in seconds.items():
         rate = f"{frames / value:,.0f}" if value else ""

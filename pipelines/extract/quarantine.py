@@ -1,48 +1,55 @@
-"""Inputs whose units take their decoder down one after the other: remembered beside the dataset, so that the rest is not tried.
+"""Quarantine: after two crashed units of an input, its remaining units are skipped until `--retry-errors`.
 
-Path: the stage `look` gives a unit up -> `add` -> any looker, on any node, that comes to another unit of that input -> `verdict`.
+Path: the stage `detect_faces` gives a unit up -> `add` -> the same stage, on any node, at another unit of that input -> `verdict`.
 
-A film of two hours is 120 units at five frames a second. Were each tried until it is given up, the film would cost 240
-crashes, or four minutes of waiting for every unit that hangs. Two units given up are the film's fault; units of it that were
-looked at before keep their rows. `--retry-errors` forgets, and tries all that was given up again.
+A video of two hours is 120 units at five frames a second. If each were tried until it is given up, the video would cost 240
+crashes, or four minutes of waiting for every unit that hangs. Units that were processed before keep their rows.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any
+from dataclasses import asdict, dataclass
 
+from pipelines.extract.plan import UnitPlan
 from rigface.storage.store import INTERNAL, Store
 
 FOLDER = f"{INTERNAL}/deaths"
-ENOUGH = 2  # units of one input
-KEPT = ("stage", "reason", "crash")
+MAX_CRASHED = 2  # units of one input
+
+
+@dataclass(frozen=True)
+class Crash:
+    """The fields of a record that say how a unit crashed."""
+
+    stage: str
+    reason: str
+    crash: str
 
 
 class Quarantine:
-    """What is remembered in one dataset. An object per unit given up, so that nobody has to wait for anybody."""
+    """The crashes of one dataset. One object per crashed unit, so that writers need no lock."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    def verdict(self, unit_id: str, plan: dict[str, Any]) -> dict[str, Any] | None:
-        """Why another unit of this input need not be tried: stage, reason and crash of one that was; None: it is to be tried."""
-        if plan["chunks"] <= ENOUGH:
+    def verdict(self, unit: UnitPlan) -> Crash | None:
+        """The crash of another unit because of which this one is skipped; None: try it."""
+        if unit.chunks <= MAX_CRASHED:
             return None
-        others = [p for p in self._store.paths(_folder(plan["uri"]), ".json") if unit_id not in p]
-        if len(others) < ENOUGH:
+        others = [p for p in self._store.paths(_folder(unit.uri), ".json") if unit.unit_id not in p]
+        if len(others) < MAX_CRASHED:
             return None
-        return json.loads(self._store.read(min(others)))
+        return Crash(**json.loads(self._store.read(min(others))))
 
-    def add(self, unit_id: str, plan: dict[str, Any], record: dict[str, Any]) -> None:
-        """A unit was given up because its worker died."""
-        if plan["chunks"] > ENOUGH:
-            kept = json.dumps({name: record[name] for name in KEPT})
-            self._store.publish(f"{_folder(plan['uri'])}/{unit_id}.json", kept.encode())
+    def add(self, unit: UnitPlan, crash: Crash) -> None:
+        """Keep the crash of a unit that was given up."""
+        if unit.chunks > MAX_CRASHED:
+            self._store.publish(f"{_folder(unit.uri)}/{unit.unit_id}.json", json.dumps(asdict(crash)).encode())
 
     def forget(self, uri: str) -> None:
-        """Nothing is held against this input any more."""
+        """Release an input."""
         self._store.delete_folder(_folder(uri))
 
 

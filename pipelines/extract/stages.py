@@ -1,16 +1,17 @@
-"""The stages: each wraps one verb of `rigface` and adds columns to the faces of a unit.
+"""Stages of the extract job: each wraps one operation of `rigface` and adds columns to the faces of a unit.
 
-Path: Ray row -> StageActor(look) -> StageActor(reconstruct, finish, write) or one actor each -> a tiny record per unit.
+Path: Ray row -> StageActor(detect_faces) -> StageActor(reconstruct, mask_and_score, write) or one actor each -> a small record.
 
-A stage never drops a face and never raises for a bad one: it says so in `status` and `reason` and leaves its columns null.
-Only data errors become rows (`BadInput`, a singular matrix, numbers that are not finite); anything else is a bug of ours
-and stops the job. `needs` and `adds` are checked by `plan.check` before a cluster is touched.
+A stage never drops a face and never raises for a bad one: it writes `status` and `reason` and leaves its columns null.
+Only data errors become rows (`BadInput`, a singular matrix, numbers that are not finite); any other exception is a bug
+and stops the job. `needs` and `adds` are checked by `check` before a cluster is touched.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, fields
 from typing import Any, ClassVar, Protocol
 
@@ -19,19 +20,19 @@ import pyarrow as pa
 
 from pipelines.extract import components
 from pipelines.extract.config import Settings
-from pipelines.extract.layout import _QUALITY, error_path, parquet, part_path, with_record
-from pipelines.extract.quarantine import Quarantine
+from pipelines.extract.layout import QUALITY_COLUMNS, error_path, parquet, part_path, with_record
+from pipelines.extract.quarantine import Crash, Quarantine
 from pipelines.extract.unit import Unit
 from pipelines.telemetry import metrics
 from pipelines.telemetry.worker_process import WorkerDied, WorkerProcess
 from rigface import schema
-from rigface.errors import BadInput
+from rigface.errors import BadInput, PlanError
 from rigface.face.steps import AlignedFaces, reconstruct, segment
 from rigface.image import encode_png
 from rigface.storage.store import Store
 from rigface.types import DetectorSpec, FaceParams, HeadSpec, Quality
 
-TRIES = 2  # a crash may be the machine's; two on the same file are the file's
+TRIES = 2  # one crash may be the machine's fault; a second on the same file is the file's
 BAD_FACE = (BadInput, np.linalg.LinAlgError)
 
 _RESIDUALS = ("_landmark_residual", "_photometric_residual", "_occlusion")
@@ -52,7 +53,7 @@ class Stage(Protocol):
 class DetectFaces:
     """Frames -> faces: decode, detect, track, align, crop, identity. In a child process that may crash."""
 
-    name = "look"
+    name = "detect_faces"
     needs = ()
     adds = (
         *("frame_index", "time_s", "track", "status", "reason", "box", "frame_to_crop", "landmarks", "blendshapes"),
@@ -64,34 +65,33 @@ class DetectFaces:
             "pipelines.extract.frame_processor:FrameProcessor", {"settings": settings}, silence_s
         )
         self._child.start()
-        self._deaths = Quarantine(Store(out))
+        self._quarantine = Quarantine(Store(out))
 
     def __call__(self, unit: Unit) -> None:
-        if verdict := self._deaths.verdict(unit.unit_id, unit.plan):
-            unit.record.update(status="error", **verdict)
-            unit.record["reason"] = f"not tried, because of other parts of it: {verdict['reason']}"
+        if earlier := self._quarantine.verdict(unit.plan):
+            self._fail(unit, earlier, f"not tried, because of other parts of it: {earlier.reason}")
             return
-        for left in reversed(range(TRIES)):
+        for tries_left in reversed(range(TRIES)):
             try:
-                record, blob = self._child((unit.plan, dict(unit.record)))
+                unit.record, blob = self._child(unit.plan)
             except WorkerDied as died:
-                metrics.tell(metrics.CRASHES, step=_blamed(died.step))
-                if not left:
-                    unit.record.update(status="error", stage=_blamed(died.step), crash=died.how)
-                    unit.record["reason"] = f"{_blamed(died.step)} crashed {TRIES} times on it: {died.how}"
-                    self._deaths.add(unit.unit_id, unit.plan, unit.record)
+                step = died.step or "decode"
+                metrics.record(metrics.CRASHES, step=step)
+                if not tries_left:
+                    crash = Crash(step, f"{step} crashed {TRIES} times on it: {died.how}", died.how)
+                    self._fail(unit, crash, crash.reason)
+                    self._quarantine.add(unit.plan, crash)
                 continue
-            unit.record.update(record)
             unit.set_faces(blob)
             return
 
-
-def _blamed(step: str) -> str:
-    return step or "decode"
+    def _fail(self, unit: Unit, crash: Crash, reason: str) -> None:
+        record = unit.record
+        record.status, record.stage, record.reason, record.crash = "error", crash.stage, reason, crash.crash
 
 
 class Reconstruct:
-    """Crops -> coefficients, all faces of a unit at once, so that a track can share what is one person's."""
+    """Crops -> coefficients, all faces of a unit at once, so that the faces of a track share one identity."""
 
     name = "reconstruct"
     needs = (*_ALIGNED, "track")
@@ -116,11 +116,11 @@ class Reconstruct:
 
 
 class MaskAndScore:
-    """The person's mask, and how far to trust the row."""
+    """The person's mask and the quality columns."""
 
-    name = "finish"
+    name = "mask_and_score"
     needs = (*_ALIGNED, "head_rotation", *_RESIDUALS)
-    adds = ("mask", *_QUALITY)
+    adds = ("mask", *QUALITY_COLUMNS)
 
     def __init__(self, settings: Settings, device: str = "cpu") -> None:
         self._parser, self._assess = components.parser(settings, device), components.assess(settings)
@@ -137,7 +137,8 @@ class MaskAndScore:
         faces = _aligned(unit, rows)
         degrees = to_degrees(to_matrix(unit.numbers("head_rotation", rows)))
         residuals = np.concatenate([unit.numbers(name, rows) for name in _RESIDUALS], axis=1)
-        frame_size = unit.record["height"], unit.record["width"]
+        assert unit.record.height is not None and unit.record.width is not None
+        frame_size = unit.record.height, unit.record.width
         for i, row in enumerate(rows.tolist()):
             try:
                 with unit.timed("parse"):
@@ -169,9 +170,9 @@ def _aligned(unit: Unit, rows: np.ndarray) -> AlignedFaces:
 
 
 class Write:
-    """Commit: one whole Parquet object per unit, or a small record where there is nothing to show.
+    """Commit: one whole Parquet object per unit, or a small record if the unit has no faces.
 
-    The first commit of a unit wins: a twin that comes late (a node that was thought lost) changes nothing.
+    The first commit of a unit wins: a late duplicate (of a node that was thought lost) changes nothing.
     """
 
     name = "write"
@@ -185,21 +186,21 @@ class Write:
     def __call__(self, unit: Unit) -> None:
         with unit.timed(self.name):
             if not unit.has_faces:
-                path, data = error_path(unit.unit_id), json.dumps(unit.record).encode()
+                path, data = error_path(unit.unit_id), unit.record.to_json().encode()
             else:
                 path, data = part_path(unit.unit_id), parquet(self._table(unit))
             self._store.publish(path, data, replace=False)
-        unit.record["bytes"] = len(data)
+        unit.record.bytes = len(data)
         unit.set_faces(None)
 
     def _table(self, unit: Unit) -> pa.Table:
-        known = {name: unit[name] for name in unit.faces.column_names if name in self._schema.names}
-        table = schema.table_of({"uri": [unit.plan["uri"]] * len(unit.faces), **known}, self._schema)
+        columns = {name: unit[name] for name in unit.faces.column_names if name in self._schema.names}
+        table = schema.table_of({"uri": [unit.plan.uri] * len(unit.faces), **columns}, self._schema)
         return with_record(table, unit.record)
 
 
 class StageActor:
-    """Some neighbouring stages in one Ray actor; hands whole units on.
+    """Neighbouring stages in one Ray actor; passes whole units on.
 
     Args:
         stages: (class, arguments) in order.
@@ -213,9 +214,53 @@ class StageActor:
 
     def __call__(self, row: pa.Table) -> pa.Table:
         """One row in, one row out."""
-        unit = Unit.unpack(row)
+        unit = Unit.from_arrow(row)
         for stage in self._stages:
-            if unit.has_faces or stage.name in ("look", "write"):
-                with metrics.stage_of(stage.name, unit):
+            if unit.has_faces or stage.name in (DetectFaces.name, Write.name):
+                with measured(stage.name, unit):
                     stage(unit)
-        return unit.pack()
+        return unit.to_arrow()
+
+
+@contextmanager
+def measured(stage: str, unit: Unit) -> Iterator[None]:
+    """Record the metrics of a stage's work on a unit."""
+    earlier, failures, clock = dict(unit.record.seconds), _failures(stage, unit), time.perf_counter()
+    yield
+    record = unit.record
+    metrics.record(metrics.STAGE_UNIT_SECONDS, time.perf_counter() - clock, stage=stage)
+    metrics.record(metrics.STAGE_FRAMES, record.frames, stage=stage)
+    for step, seconds in record.seconds.items():
+        if seconds != earlier.get(step):
+            metrics.record(metrics.STEP_SECONDS, seconds - earlier.get(step, 0.0), step=step)
+    metrics.record(metrics.FACE_FAILURES, _failures(stage, unit) - failures, stage=stage)
+    if stage == DetectFaces.name:
+        metrics.record(metrics.FACES, record.faces)
+    if stage == Write.name:
+        metrics.record(metrics.UNITS, status=record.status, stage=record.stage or "")
+        metrics.record(metrics.BYTES, record.bytes)
+
+
+def _failures(stage: str, unit: Unit) -> int:
+    """Failed faces so far; counted only at stages that have parsed the table of faces anyway."""
+    return len(unit.faces) - len(unit.good) if stage in (Reconstruct.name, MaskAndScore.name) else 0
+
+
+def check(stages: Iterable[Any], start: Iterable[str], wanted: Iterable[str]) -> None:
+    """Check that every stage finds the columns it needs.
+
+    Args:
+        stages: classes or objects with a name, `needs` and `adds`.
+        start: columns before the first stage.
+        wanted: columns required after the last.
+
+    Raises:
+        PlanError: a stage needs a column that no earlier stage adds, or a wanted column never appears.
+    """
+    columns = set(start)
+    for stage in stages:
+        if missing := set(stage.needs) - columns:
+            raise PlanError(f"{stage.name} needs {sorted(missing)}; before it there are {sorted(columns)}")
+        columns |= set(stage.adds)
+    if missing := set(wanted) - columns:
+        raise PlanError(f"no stage adds {sorted(missing)}")

@@ -1,24 +1,58 @@
-"""The outcome of an extract job, counted by status."""
+"""Outcome of an extract job: a row per input, and counts by status."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Literal
+
+from pipelines.extract.unit import Record
+
+InputStatus = Literal["ok", "no_face", "partial", "error"]
+
+
+@dataclass(frozen=True)
+class InputRow:
+    """A row of `OUT/inputs/`; the columns are explained in `rigface.schema.inputs_schema`."""
+
+    uri: str
+    kind: str | None
+    status: InputStatus
+    stage: str | None
+    reason: str | None
+    frames: int
+    faces: int
+    tracks: int
+    shown_frames: int
+    duration_s: float | None
+    width: int | None
+    height: int | None
+    bytes: int | None
+    sha256: str | None
+    chunks: int
+    stage_seconds: list[tuple[str, float]]
 
 
 @dataclass
 class StatusCount:
-    """Inputs that ended alike."""
+    """Counts of the inputs with one status and stage."""
 
     inputs: int = 0
     frames: int = 0
     faces: int = 0
-    example: str = ""  # name and reason of one
+    example: str = ""  # file name and reason of one input
+
+    def add(self, uri: str, reason: str | None, frames: int, faces: int) -> None:
+        """Count an input."""
+        self.inputs, self.frames, self.faces = self.inputs + 1, self.frames + frames, self.faces + faces
+        if reason and not self.example:
+            self.example = f"{uri.rsplit('/', 1)[-1]}: {reason}"
 
 
 @dataclass
 class Summary:
-    """How the dataset stands for the inputs that were asked for, and what this run did."""
+    """State of the dataset for the inputs of a job, and the work of this run."""
 
     outcomes: dict[tuple[str, str], StatusCount] = field(default_factory=dict)  # by status and stage
     done: Counter[str] = field(default_factory=Counter)  # this run: units, frames, faces, bytes
@@ -26,9 +60,22 @@ class Summary:
     cpu_seconds: float = 0.0
     start_s: float = 0.0  # until the first unit came back
     wall_s: float = 0.0
-    identities: str = ""  # what the pass over identities found, in words
+    identities: str = ""  # result of the identity clustering, in words
 
     @property
     def inputs(self) -> int:
-        """How many inputs were asked for."""
+        """Number of inputs of the job."""
         return sum(outcome.inputs for outcome in self.outcomes.values())
+
+    def add(self, record: Record) -> None:
+        """Count a unit of this run."""
+        self.done.update(units=1, frames=record.frames, faces=record.faces, bytes=record.bytes)
+        self.cpu_seconds += record.cpu_seconds
+        add_seconds(self.seconds, [record])
+
+
+def add_seconds(total: dict[str, float], records: Iterable[Record]) -> None:
+    """Add the seconds of each step."""
+    for record in records:
+        for step, seconds in record.seconds.items():
+            total[step] = total.get(step, 0.0) + seconds

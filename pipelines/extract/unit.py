@@ -1,10 +1,10 @@
-"""The row that travels: one unit of work, its faces as one Arrow blob, and what has been learnt about it.
+"""One unit of work between two stages: its plan, its record and the table of its faces.
 
-Path: plan -> Unit -> look, reconstruct, finish, write, each adding columns to `faces` and numbers to `record`.
+Path: UnitPlan -> Unit -> the stages of stages.py, each adding columns to `faces` and counts to `record`.
 
 A unit is one chunk of one input, and one row of the Ray dataset through every stage, so that it is never split and either
 done or not. Faces are a table that only gains columns; a column whose name starts with "_" is for later stages only.
-Pictures are in it as JPEG; a full frame never leaves the looker.
+Crops and masks are JPEG and PNG bytes; full frames never leave frame_processor.py.
 """
 
 from __future__ import annotations
@@ -13,56 +13,82 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, overload
+from dataclasses import asdict, dataclass, field, fields
+from typing import Literal, overload
 
 import numpy as np
 import pyarrow as pa
 
+from pipelines.extract.plan import UnitPlan
+
+UnitStatus = Literal["ok", "partial", "error"]
 ROW = pa.schema(
     [
-        ("unit_id", pa.string()),
-        ("plan", pa.string()),  # JSON: uri, kind, index, chunks, chunk, expected
-        ("record", pa.string()),  # JSON, see `new_record`
+        ("plan", pa.string()),  # UnitPlan as JSON
+        ("record", pa.string()),  # Record as JSON
         ("faces", pa.large_binary()),  # Arrow IPC stream
     ]
 )
-CROPS_KEPT = 320  # decoded crops kept for the next stage of the same actor: 63 MB
+MAX_CACHED_CROPS = 320  # decoded crops kept for the next stage of the same actor: 63 MB
 
 
-def new_record(unit_id: str, plan: dict[str, Any]) -> dict[str, Any]:
-    """What is told about a unit at its end, and kept beside its rows. Plain JSON."""
-    return {
-        "unit_id": unit_id,
-        "uri": plan["uri"],
-        "index": plan["index"],
-        "status": "ok",  # `ok`, `partial` or `error`
-        "stage": None,
-        "reason": None,
-        "crash": None,  # what went wrong that may not be the input's fault: how a child died, a file system's refusal
-        "frames": 0,
-        "faces": 0,
-        "tracks": 0,
-        "last_frame": -1,
-        "last_time_s": 0.0,
-        "width": None,
-        "height": None,
-        "bytes": 0,
-        "seconds": {},  # by step, wall clock
-        "cpu_seconds": 0.0,
-    }
+@dataclass
+class Record:
+    """The outcome of a unit, stored beside its rows.
+
+    Args:
+        crash: a failure that may not be the input's fault: how a child died, or a refusal of the file system.
+        seconds: wall clock by step.
+        numbered: (track number in the chunk, in the input) once they differ; see finalize.py.
+    """
+
+    unit_id: str
+    uri: str
+    index: int
+    status: UnitStatus = "ok"
+    stage: str | None = None
+    reason: str | None = None
+    crash: str | None = None
+    frames: int = 0
+    faces: int = 0
+    tracks: int = 0
+    last_frame: int = -1
+    last_time_s: float = 0.0
+    width: int | None = None
+    height: int | None = None
+    bytes: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+    cpu_seconds: float = 0.0
+    numbered: list[tuple[int, int]] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, plan: UnitPlan) -> Record:
+        """The record of a unit that no stage has seen."""
+        return cls(plan.unit_id, plan.uri, plan.index)
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Record:
+        """A stored record; fields that this version does not know are left out."""
+        stored = json.loads(text)
+        record = cls(**{f.name: stored[f.name] for f in fields(cls) if f.name in stored})
+        record.numbered = [(chunk, now) for chunk, now in record.numbered]
+        return record
 
 
 class Crops(Sequence[np.ndarray]):
-    """The crops of some faces, decoded when they are asked for and kept while there is room.
+    """The crops of some faces, decoded on access and cached.
 
     Args:
         cells: JPEGs of all faces.
-        rows: which of them.
-        kept: decoded so far, by row; shared by all views of one unit.
+        rows: the faces of this view.
+        cache: decoded crops by row; shared by all views of one unit.
     """
 
-    def __init__(self, cells: pa.Array, rows: np.ndarray, kept: dict[int, np.ndarray]) -> None:
-        self._cells, self._rows, self._kept = cells, rows.tolist(), kept
+    def __init__(self, cells: pa.Array, rows: np.ndarray, cache: dict[int, np.ndarray]) -> None:
+        self._cells, self._rows, self._cache = cells, rows.tolist(), cache
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -75,35 +101,35 @@ class Crops(Sequence[np.ndarray]):
         if isinstance(at, slice):
             return [self[i] for i in range(*at.indices(len(self)))]
         row = self._rows[at]
-        if row in self._kept:
-            return self._kept[row]
+        if row in self._cache:
+            return self._cache[row]
         image = _decoded(self._cells[row].as_py())
-        if len(self._kept) < CROPS_KEPT:
-            self._kept[row] = image
+        if len(self._cache) < MAX_CACHED_CROPS:
+            self._cache[row] = image
         return image
 
 
 class Unit:
-    """One unit of work, between two stages.
+    """One unit of work.
 
     Args:
-        plan: what is to be done.
-        record: what has come of it so far.
-        blob: the faces as an Arrow IPC stream, or None where there are none. It is read when somebody asks, and handed on
-            as it is where nobody does.
+        record: the outcome so far; None: no stage has seen the unit.
+        blob: the faces as an Arrow IPC stream, or None. It is parsed on first access, and passed on as it is if unchanged.
     """
 
-    def __init__(
-        self, unit_id: str, plan: dict[str, Any], record: dict[str, Any], blob: pa.Buffer | None = None
-    ) -> None:
-        self.unit_id, self.plan, self.record = unit_id, plan, record
+    def __init__(self, plan: UnitPlan, record: Record | None = None, blob: pa.Buffer | None = None) -> None:
+        self.plan, self.record = plan, record or Record.of(plan)
         self.set_faces(blob)
 
+    @property
+    def unit_id(self) -> str:
+        return self.plan.unit_id
+
     def set_faces(self, blob: pa.Buffer | bytes | None) -> None:
-        """Other faces, as an Arrow IPC stream; None: nobody."""
+        """Replace the faces by an Arrow IPC stream; None: no faces."""
         self._blob = pa.py_buffer(blob) if isinstance(blob, bytes) else blob
         self._table: pa.Table | None = None
-        self._kept: dict[int, np.ndarray] = {}
+        self._cache: dict[int, np.ndarray] = {}
 
     @property
     def has_faces(self) -> bool:
@@ -127,23 +153,22 @@ class Unit:
         self._table, self._blob = table, None
 
     @classmethod
-    def unpack(cls, row: pa.Table) -> Unit:
-        """A unit from a Ray row, the first of which has a name and a plan only; faces stay where they are in memory."""
-        unit_id, plan = row["unit_id"][0].as_py(), json.loads(row["plan"][0].as_py())
+    def from_arrow(cls, row: pa.Table) -> Unit:
+        """A unit from a Ray row; the first stage's row has a plan only. The faces are not copied."""
+        plan = UnitPlan.from_json(row["plan"][0].as_py())
         if "record" not in row.column_names:
-            return cls(unit_id, plan, new_record(unit_id, plan))
-        return cls(unit_id, plan, json.loads(row["record"][0].as_py()), _buffer(row["faces"]))
+            return cls(plan)
+        return cls(plan, Record.from_json(row["record"][0].as_py()), _buffer(row["faces"]))
 
-    def pack(self) -> pa.Table:
+    def to_arrow(self) -> pa.Table:
         """The Ray row."""
         blob = self._blob if self._table is None or self._blob is not None else ipc(self._table)
         cell = pa.nulls(1, pa.large_binary()) if blob is None else _cell(blob)
-        texts = [pa.array([t]) for t in (self.unit_id, json.dumps(self.plan), json.dumps(self.record))]
-        return pa.table([*texts, cell], schema=ROW)
+        return pa.table([pa.array([self.plan.to_json()]), pa.array([self.record.to_json()]), cell], schema=ROW)
 
     @property
     def good(self) -> np.ndarray:
-        """(G,) indices of the faces no stage has failed on."""
+        """(G,) indices of the faces that no stage has failed on."""
         return np.flatnonzero(self["status"].to_numpy(zero_copy_only=False) == "ok")
 
     def __getitem__(self, name: str) -> pa.Array:
@@ -157,20 +182,20 @@ class Unit:
         return column.flatten().to_numpy(zero_copy_only=False).reshape(len(rows), column.type.list_size)
 
     def crops(self, rows: np.ndarray) -> Crops:
-        """The crops of these faces; what was decoded for a stage before is still there."""
-        return Crops(self["crop"], rows, self._kept)
+        """The crops of these faces; those that an earlier stage decoded come from the cache."""
+        return Crops(self["crop"], rows, self._cache)
 
     def add(self, columns: dict[str, pa.Array], rows: np.ndarray) -> None:
         """Add columns given for some of the faces; the others get nulls."""
         spread: list[int | None] = [None] * len(self.faces)
         for position, row in enumerate(rows.tolist()):
             spread[row] = position
-        where = pa.array(spread, pa.int64())
+        sources = pa.array(spread, pa.int64())
         for name, values in columns.items():
-            self.faces = self.faces.append_column(name, values.take(where))
+            self.faces = self.faces.append_column(name, values.take(sources))
 
     def fail(self, row: int, stage: str, reason: str) -> None:
-        """Say that a stage failed on a face. The face stays; its columns of that stage are null."""
+        """Mark a face that a stage failed on. The face stays; its columns of that stage are null."""
         for name, value in (("status", "error"), ("reason", f"{stage}: {reason}")):
             values = self[name].to_pylist()
             values[row] = value
@@ -179,24 +204,24 @@ class Unit:
 
     @contextmanager
     def timed(self, step: str) -> Iterator[None]:
-        """Count the time inside as `step`."""
+        """Add the time inside to the step's seconds."""
         wall, cpu = time.perf_counter(), time.process_time()
         try:
             yield
         finally:
-            seconds = self.record["seconds"]
+            seconds = self.record.seconds
             seconds[step] = seconds.get(step, 0.0) + time.perf_counter() - wall
-            self.record["cpu_seconds"] += time.process_time() - cpu
+            self.record.cpu_seconds += time.process_time() - cpu
 
 
 def _decoded(jpeg: bytes) -> np.ndarray:
-    """(256, 256, 3) uint8 RGB: a crop that we have encoded ourselves, at the half size that every later stage works at.
+    """(256, 256, 3) uint8 RGB: a stored crop at half size, which every later stage works at.
 
     The decoder halves in the frequency domain, so this takes a third of the time of decoding and shrinking.
     """
     import cv2
 
-    half = cv2.IMREAD_REDUCED_GRAYSCALE_2 | cv2.IMREAD_COLOR_RGB  # the flag for halving, and colours in our order
+    half = cv2.IMREAD_REDUCED_GRAYSCALE_2 | cv2.IMREAD_COLOR_RGB  # half size, RGB order
     return np.asarray(cv2.imdecode(np.frombuffer(jpeg, np.uint8), half))
 
 
@@ -209,7 +234,7 @@ def ipc(table: pa.Table) -> pa.Buffer:
 
 
 def _buffer(column: pa.ChunkedArray) -> pa.Buffer | None:
-    """The only cell of a large-binary column, where it is; a pyarrow scalar would be a copy."""
+    """The only cell of a large-binary column, without a copy (a pyarrow scalar would be one)."""
     cell = column.chunk(0)
     if cell.null_count:
         return None
@@ -219,6 +244,6 @@ def _buffer(column: pa.ChunkedArray) -> pa.Buffer | None:
 
 
 def _cell(blob: pa.Buffer) -> pa.Array:
-    """One large-binary cell around a buffer, without copying it."""
+    """One large-binary cell around a buffer, without a copy."""
     offsets = pa.py_buffer(np.array([0, blob.size], np.int64))
     return pa.Array.from_buffers(pa.large_binary(), 1, [None, offsets, blob])

@@ -60,7 +60,7 @@ class CachedObject:
         self._earlier = _sum(self._ledger) if self._is_kept else 0
         self._worth_it = self._is_kept and self._size <= room()
         self._file, self._read = self._opened(), 0
-        metrics.tell(metrics.VIDEO_CACHE_LOOKUPS, result="miss" if self._file is None else "hit")
+        metrics.record(metrics.VIDEO_CACHE_LOOKUPS, result="miss" if self._file is None else "hit")
 
     def size(self) -> int:
         return self._size
@@ -80,8 +80,8 @@ class CachedObject:
             return self._remote.read_at(count, offset)
 
     def close(self) -> None:
-        metrics.tell(metrics.VIDEO_CACHE_BYTES, self._remote.fetched, what="fetched")
-        metrics.tell(metrics.VIDEO_CACHE_BYTES, self._read, what="read")
+        metrics.record(metrics.VIDEO_CACHE_BYTES, self._remote.fetched, what="fetched")
+        metrics.record(metrics.VIDEO_CACHE_BYTES, self._read, what="read")
         if self._file is not None:
             os.close(self._file)
             self._file = None
@@ -123,7 +123,7 @@ class CachedObject:
                     os.pwrite(part, data, at)
             os.replace(aside, self._copy)
             self._ledger.unlink(missing_ok=True)
-            metrics.tell(metrics.VIDEO_CACHE_BYTES, self._size, what="kept")
+            metrics.record(metrics.VIDEO_CACHE_BYTES, self._size, what="kept")
         except OSError as e:
             if e.errno is None:  # the storage's, not the disk's
                 raise
@@ -198,8 +198,8 @@ def _make_room(most: int, ours: Path) -> bool:
         with contextlib.suppress(OSError):
             os.unlink(path)  # who has it open reads on
             left -= size
-            metrics.tell(metrics.VIDEO_CACHE_EVICTIONS)
-            metrics.tell(metrics.VIDEO_CACHE_BYTES, size, what="evicted")
+            metrics.record(metrics.VIDEO_CACHE_EVICTIONS)
+            metrics.record(metrics.VIDEO_CACHE_BYTES, size, what="evicted")
     return left <= most
 
 

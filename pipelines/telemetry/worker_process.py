@@ -1,6 +1,6 @@
-"""A child process (`rigface/worker_process.py`) whose numbers its parent tells, who is on the cluster.
+"""Child process (rigface/worker_process.py) whose metrics are recorded by its parent, which is on the cluster.
 
-Path: a stage -> `WorkerProcess(...)(argument)` -> the call in the child; there `measures.tell` -> here -> Ray.
+Path: a stage -> `WorkerProcess(...)(argument)` -> the call in the child; there `metrics.record` -> here -> Ray.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ __all__ = ["WorkerDied", "WorkerProcess"]
 
 
 class WorkerProcess(worker_process.WorkerProcess):
-    """As `rigface.worker_process.WorkerProcess`."""
+    """A `rigface.worker_process.WorkerProcess` that records the metrics of its child."""
 
     module = "pipelines.telemetry.worker_process"
 
     def hear(self, told: Any) -> None:
-        """A number that the child counted."""
-        measure, number, labels = told
-        metrics.tell(measure, number, **labels)
+        """Record a metric of the child."""
+        metric, value, labels = told
+        metrics.record(metric, value, **labels)
 
 
-def _listen(say: Callable[[Any], None]) -> None:
-    metrics.tell = lambda measure, value=1.0, **labels: say((measure, value, labels))  # type: ignore[assignment]
+def _listen(send: Callable[[Any], None]) -> None:
+    metrics.record = lambda metric, value=1.0, **labels: send((metric, value, labels))  # type: ignore[assignment]
 
 
 if __name__ == "__main__":

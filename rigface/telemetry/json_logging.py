@@ -16,7 +16,7 @@ from typing import Any, TextIO
 KEYS = {
     "time": "when, RFC 3339, UTC",
     "level": "`info`, `warning` or `error`",
-    "event": "what happened: `start`, `say`, `unit`, `input`, `end` of `extract`; `step`, `validation`, `end` of `train`; "
+    "event": "what happened: `start`, `progress`, `unit`, `input`, `end` of `extract`; `step`, `validation`, `end` of `train`; "
     "`failed` of any command; `request`, `part`, `edit`, `job` of the service, `message` of anything else",
     "job": "the run: the id it was submitted under, else one made for it; in the service the id of a job of edits",
     "unit": "a unit of work: the name of its object in `faces/`",

@@ -1,4 +1,4 @@
-"""A looker whose decoder dies of one file, as a hostile file makes a decoder die; and the stage that has it."""
+"""A stage whose decoder crashes on some files, as a hostile file crashes a decoder."""
 
 import ctypes
 from pathlib import Path
@@ -8,29 +8,40 @@ from pipelines.extract.stages import DetectFaces
 from pipelines.telemetry.worker_process import WorkerProcess
 
 
-class PoisonedLooker(FrameProcessor):
+class PoisonedFrameProcessor(FrameProcessor):
     """SIGSEGV on every input named `poison`; each try leaves a line in `tries`."""
 
     def __init__(self, settings, tries: str) -> None:
         super().__init__(settings)
         self._tries = tries
 
-    def __call__(self, job, begin):
-        if "poison" in Path(job[0]["uri"]).name:
+    def __call__(self, plan, begin):
+        if "poison" in Path(plan.uri).name:
             with open(self._tries, "a") as f:
-                f.write(job[0]["uri"] + "\n")
+                f.write(plan.uri + "\n")
             begin("decode")
             ctypes.string_at(0)
-        return super().__call__(job, begin)
+        return super().__call__(plan, begin)
 
 
-class PoisonedLook(DetectFaces):
+class PoisonedDetectFaces(DetectFaces):
     """`DetectFaces` with that child."""
 
     def __init__(self, settings, silence_s: float, out: str, tries: str) -> None:
         super().__init__(settings, silence_s, out)
         self._child.close()
         self._child = WorkerProcess(
-            "tests.drills.poison:PoisonedLooker", {"settings": settings, "tries": tries}, silence_s
+            "tests.drills.poison:PoisonedFrameProcessor", {"settings": settings, "tries": tries}, silence_s
         )
         self._child.start()
+
+
+def poisoned(stage_arguments, tries: Path):
+    """`dataflow.stage_arguments` with the poisoned stage."""
+
+    def arguments(*given):
+        stages = stage_arguments(*given)
+        name = DetectFaces.name
+        return {**stages, name: (PoisonedDetectFaces, {**stages[name][1], "tries": str(tries)})}
+
+    return arguments

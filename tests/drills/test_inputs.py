@@ -1,4 +1,4 @@
-"""An input that kills its decoder costs itself two tries, and nobody else anything."""
+"""Drill: an input that crashes its decoder costs two tries and no other input."""
 
 import shutil
 from collections import Counter
@@ -11,24 +11,18 @@ from pipelines.extract.config import debug
 from pipelines.extract.job import extract
 from rigface.testing import fakes
 from tests.drills.count import inputs
-from tests.drills.poison import PoisonedLook
+from tests.drills.poison import poisoned
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 def test_poisoned_inputs(ray_cluster, clips, silent, nothing_lost, tmp_path, monkeypatch):
-    """Two files that segfault the decoder among those that do not: two tries each, a row each, and the rows of the others."""
+    """Two files that crash the decoder among good ones: two tries each, a row each, and the rows of the others."""
     folder, out, tries = tmp_path / "clips", tmp_path / "out", tmp_path / "tries"
     shutil.copytree(clips, folder)
     for i in range(2):
         fakes.video(folder / f"poison {i}.mp4", (0.5,), frames=6, seed=i)
-    real = dataflow.arguments
-
-    def poisoned(*arguments):
-        made = real(*arguments)
-        return {**made, "look": (PoisonedLook, {**made["look"][1], "tries": str(tries)})}
-
-    monkeypatch.setattr(dataflow, "arguments", poisoned)
+    monkeypatch.setattr(dataflow, "stage_arguments", poisoned(dataflow.stage_arguments, tries))
     summary = extract(debug((str(folder),), str(out), workers=2), silent)
     assert Counter(tries.read_text().splitlines()) == {str(folder / f"poison {i}.mp4"): 2 for i in range(2)}
     quarantined = {name: rows[0] for name, rows in inputs(str(out)).items() if "poison" in name}
@@ -37,14 +31,14 @@ def test_poisoned_inputs(ray_cluster, clips, silent, nothing_lost, tmp_path, mon
         assert (row["status"], row["stage"]) == ("error", "decode")
         assert row["reason"] == "decode crashed 2 times on it: SIGSEGV"
     monkeypatch.undo()
-    assert extract(debug((str(folder),), str(out)), silent).done["units"] == 0  # and it is not tried again unasked
+    assert extract(debug((str(folder),), str(out)), silent).done["units"] == 0  # not tried again without --retry-errors
     assert summary.inputs == len(list(Path(folder).iterdir()))
     without(out, "poison")
     nothing_lost(str(out), quarantined=len(quarantined))
 
 
 def without(out: Path, word: str) -> None:
-    """Take the rows of some inputs out of inputs/, to compare the others."""
+    """Remove the rows of some inputs from inputs/, to compare the others."""
     from pipelines.extract.dataset import FaceDataset
     from rigface.storage.store import Store
 

@@ -75,7 +75,7 @@ from pipelines.extract.config import Pool, debug
 from pipelines.extract.job import extract
 videos, out, store = sys.argv[1:]
 config = debug((videos,), out)
-pools = {name: Pool(cpus=0.5) for name in ("reconstruct", "finish", "write")}
+pools = {name: Pool(cpus=0.5) for name in ("reconstruct", "mask_and_score", "write")}
 settings = replace(config.settings, chunk_frames=120)
 ray.init("local", num_cpus=4, include_dashboard=False, log_to_driver=False, object_store_memory=int(store) << 20)
 address = ray.get_runtime_context().gcs_address
@@ -85,7 +85,7 @@ def watch():
         said = re.search(r"([0-9.]+)% full", memory_summary(address=address, stats_only=True))
         fullest.append(float(said[1]) if said else 0.0)
 threading.Thread(target=watch, daemon=True).start()
-extract(replace(config, settings=settings, look=Pool(actors=2, cpus=0.5), object_store_mb=int(store), **pools))
+extract(replace(config, settings=settings, detect_faces=Pool(actors=2, cpus=0.5), object_store_mb=int(store), **pools))
 done.set()
 print(max(fullest))
 """

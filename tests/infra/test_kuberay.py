@@ -44,10 +44,10 @@ def test_extract_workers_fit_nodes(overlay):
     job = command(overlay, "extract").job
     for _, pool in job.pools:
         if pool.gpus:
-            assert 0 < (pool.most or pool.actors) * pool.gpus <= total(overlay, "extract", "nvidia.com/gpu")
-    cpus = sum((pool.most or pool.actors) * pool.cpus for _, pool in job.pools)
+            assert 0 < (pool.max_actors or pool.actors) * pool.gpus <= total(overlay, "extract", "nvidia.com/gpu")
+    cpus = sum((pool.max_actors or pool.actors) * pool.cpus for _, pool in job.pools)
     assert cpus <= total(overlay, "extract", "cpu"), "all actors together need more than the nodes have"
-    memory = sum((pool.most or pool.actors) * pool.memory_gb for _, pool in job.pools) * 2**30
+    memory = sum((pool.max_actors or pool.actors) * pool.memory_gb for _, pool in job.pools) * 2**30
     assert memory <= 0.7 * total(overlay, "extract", "memory"), "Ray gives 30 % to its object store"
     assert cpus >= 0.6 * total(overlay, "extract", "cpu"), "nodes that no actor would ever use"
 

@@ -11,11 +11,11 @@ from pipelines.extract.config import cluster, laptop
 
 def test_flags_change_single_fields_of_the_preset():
     command = parse(
-        ["extract", "a", "b", "out", "--preset", "cluster", "--workers", "9", "--fps", "2", "--look.cpus", "2"]
+        ["extract", "a", "b", "out", "--preset", "cluster", "--workers", "9", "--fps", "2", "--detect-faces.cpus", "2"]
     )
     assert command.paths == ("a", "b", "out")
-    assert command.job.look.most == cluster(workers=9).look.most == 9
-    assert (command.job.settings.fps, command.job.look.cpus) == (2.0, 2.0)
+    assert command.job.detect_faces.max_actors == cluster(workers=9).detect_faces.max_actors == 9
+    assert (command.job.settings.fps, command.job.detect_faces.cpus) == (2.0, 2.0)
     assert command.job.address == "auto"
 
 
@@ -37,7 +37,7 @@ def test_switches():
         (["extract", "only-one"], "VIDEOS... OUT"),
         (["extract", "a", "b", "--fps", "0"], "above 0"),
         (["extract", "/no/such/folder", "out/never", "--preset", "debug"], "no such file or folder"),
-        (["extract", "a", "b", "--look.gpus", "1"], "runs on CPUs"),
+        (["extract", "a", "b", "--detect-faces.gpus", "1"], "runs on CPUs"),
         (["status", "/no/such/dataset"], "no dataset of ours"),
         (["forecast"], "VIDEOS..."),
     ],
@@ -89,16 +89,18 @@ def test_status_and_dry_run_of_a_finished_dataset(finished, zoo, capsys):
     text = capsys.readouterr().out
     assert "8 of 8 known inputs finished: 5 ok, 2 error, 1 no_face" in text
     assert "12 of 12 units done, 10 of them with faces" in text
-    assert "nobody is writing" in text
+    assert "no run is writing to it" in text
     assert main(["extract", str(zoo), str(finished), "--preset", "debug", "--dry-run"]) == 0
     assert "0 units of work" in capsys.readouterr().out
 
 
 def test_a_dry_run_reads_the_plans_of_a_window_at_a_time(tmp_path, monkeypatch):
     """Of 33 inputs, 24 known and 20 of those unchanged, whatever the window."""
-    from pipelines.extract import dry_run, plan
+    from pipelines.extract import dry_run
     from pipelines.extract.config import debug
     from pipelines.extract.dataset import FaceDataset
+    from pipelines.extract.plan import Plan
+    from pipelines.extract.plan_store import PlanStore
     from pipelines.inputs import sources
     from rigface.storage.store import Store
 
@@ -111,22 +113,20 @@ def test_a_dry_run_reads_the_plans_of_a_window_at_a_time(tmp_path, monkeypatch):
     head, detector = dry_run.components.specs(config.settings)
     name = FaceDataset(Store(out)).open(config.settings, head, detector, False)
     known = [
-        {**plan.empty_plan(str(p)), "stamp": sources.stamp(str(p)) if k < 20 else "", "chunks": [None] * 2, "expected": [3, 4]}
+        Plan(str(p), sources.stamp(str(p)) if k < 20 else "", "image", chunks=(None, None), expected=(3, 4))
         for k, p in enumerate(names[:24])
     ]  # fmt: skip
     FaceDataset(Store(out)).add_plans(known, {}, name)
     asked, looked = [], []
-    real = FaceDataset.plans
-    monkeypatch.setattr(FaceDataset, "plans", lambda self, uris: asked.append(list(uris)) or real(self, asked[-1]))
-    new = {"chunks": [None], "expected": [10]}
-    monkeypatch.setattr(
-        plan, "survey", lambda uris, *_: looked.append(uris) or [{**plan.empty_plan(u), **new} for u in uris]
-    )
-    monkeypatch.setattr(dry_run, "LOOKED_INTO", 5)
+    real = PlanStore.load
+    monkeypatch.setattr(PlanStore, "load", lambda self, uris: asked.append(list(uris)) or real(self, asked[-1]))
+    new = {"chunks": (None,), "expected": (10,)}
+    monkeypatch.setattr(dry_run, "survey", lambda uris, *_: looked.append(uris) or [Plan(u, **new) for u in uris])
+    monkeypatch.setattr(dry_run, "MAX_SURVEYED", 5)
     monkeypatch.setattr(dry_run, "WINDOW", 8)
     text = dry_run.preview(config)
     assert [len(window) for window in asked] == [8, 8, 8, 8, 1]
     assert (len(looked[0]), set(looked[0]) <= {str(p) for p in names[20:]}) == (5, True)
     assert "33 inputs" in text
     assert "13 of them new or changed" in text
-    assert "about 53 units of work with about 270 frames" in text  # 2 x 20 + 13, 7 x 20 + 10 x 13
+    assert "about 53 units of work with about 270 sampled frames" in text  # 2 x 20 + 13, 7 x 20 + 10 x 13

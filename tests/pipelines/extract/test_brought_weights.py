@@ -1,4 +1,4 @@
-"""Weights that users bring, through the whole job: a model pack's SCRFD and ArcFace, a SegFormer's masks."""
+"""User-provided weights through the whole job: SCRFD and ArcFace of a model pack, masks of a SegFormer."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +23,7 @@ CLIP = Path(__file__).parents[2] / "fixtures" / "clip.mp4"
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    """A pack whose SCRFD sees the face of the clip, which keeps to its place, and a SegFormer."""
+    """A pack whose SCRFD detects the (still) face of the clip, and a SegFormer."""
     folder = tmp_path_factory.mktemp("weights")
     for name in ("pack", "parser"):
         (folder / name).mkdir()
@@ -45,7 +45,7 @@ def face_of_the_clip():
 
 
 @pytest.mark.slow
-def test_everything_brought_comes_down_to_rows(ray_cluster, weights, silent, tmp_path):
+def test_user_provided_weights_give_complete_rows(ray_cluster, weights, silent, tmp_path):
     settings = Settings(
         fps=5, chunk_frames=7, detector="insightface", detector_folder=str(weights / "pack"), identity="arcface",
         parser="segformer", parser_folder=str(weights / "parser"),
@@ -86,7 +86,7 @@ def test_everything_brought_comes_down_to_rows(ray_cluster, weights, silent, tmp
     ],
     ids=["pack", "arcface", "segformer"],
 )
-def test_what_is_not_there_is_said_before_anything_runs(change, words, silent, tmp_path, monkeypatch):
+def test_missing_weights_are_refused_before_anything_runs(change, words, silent, tmp_path, monkeypatch):
     monkeypatch.delenv("RIGFACE_ASSETS", raising=False)
     change = {name: str(tmp_path) if value == "empty" else value for name, value in change.items()}
     config = debug((str(CLIP),), str(tmp_path / "out"))
@@ -95,7 +95,7 @@ def test_what_is_not_there_is_said_before_anything_runs(change, words, silent, t
     assert not (tmp_path / "out").exists()
 
 
-def test_a_detector_without_landmarks_to_fit_to_is_refused_before_anything_runs(silent, tmp_path):
+def test_detector_without_enough_landmarks_is_refused_before_anything_runs(silent, tmp_path):
     config = debug((str(CLIP),), str(tmp_path / "out"))
     settings = replace(config.settings, reconstructor="fit", head="open")
     with pytest.raises(

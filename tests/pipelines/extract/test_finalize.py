@@ -1,16 +1,17 @@
-"""Closing an input: its tracks are those it would have in one piece, wherever it was cut."""
+"""Finalized inputs: tracks do not depend on the chunk borders."""
 
 from dataclasses import replace
 
 import av
 import pytest
 
-from pipelines.extract import plan
 from pipelines.extract.config import debug
 from pipelines.extract.finalize import finalize_input
 from pipelines.extract.frame_processor import FrameProcessor
+from pipelines.extract.plan import units_of
 from pipelines.extract.stages import MaskAndScore, Reconstruct, Write
-from pipelines.extract.unit import Unit, new_record
+from pipelines.extract.survey import Surveyor
+from pipelines.extract.unit import Unit
 from rigface.face.detection.tracking import MAX_GAP
 from rigface.testing import fakes
 
@@ -18,7 +19,7 @@ FPS = 12
 
 
 def blinking(path, unseen: int):
-    """Somebody who stays where they are: 10 frames there, `unseen` frames gone, 10 there again."""
+    """A video of one still face: 10 frames with it, `unseen` frames without, 10 with it again."""
     with av.open(str(path), "w", format="mp4") as container:
         stream = container.add_stream("mpeg4", rate=FPS)
         stream.height, stream.width, stream.bit_rate = 96, 128, 2_000_000
@@ -30,25 +31,23 @@ def blinking(path, unseen: int):
 
 
 def tracks_of(video, out, chunk_frames: int, fps) -> int:
-    """How many tracks there are, with chunks of so many frames; the whole way but for Ray."""
+    """The number of tracks with chunks of so many frames; the whole path except Ray."""
     settings = replace(debug().settings, chunk_frames=chunk_frames, fps=fps, identity="none")
-    one = plan.Surveyor(settings)(str(video), lambda step: None)
-    look = FrameProcessor(settings)
-    rest = (Reconstruct(settings, "cpu"), MaskAndScore(settings), Write(str(out), fakes.HEAD, fakes.DETECTOR))
-    for name, what in plan.units_of(one, "config"):
-        record, blob = look((what, new_record(name, what)), lambda step: None)
-        unit = Unit(name, what, record)
-        unit.set_faces(blob)
-        for stage in rest:
+    plan = Surveyor(settings)(str(video), lambda step: None)
+    process = FrameProcessor(settings)
+    stages = (Reconstruct(settings, "cpu"), MaskAndScore(settings), Write(str(out), fakes.HEAD, fakes.DETECTOR))
+    for unit_plan in units_of(plan, "config"):
+        unit = Unit(unit_plan, *process(unit_plan, lambda step: None))
+        for stage in stages:
             if unit.has_faces or stage.name == "write":
                 stage(unit)
-    return finalize_input(str(out), one, "config")["tracks"]
+    return finalize_input(str(out), plan, "config").tracks
 
 
-@pytest.mark.parametrize("fps", ["all", 30.0], ids=["every frame", "more frames asked for than there are"])
+@pytest.mark.parametrize("fps", ["all", 30.0], ids=["every frame", "more frames than the video has"])
 @pytest.mark.parametrize("unseen", [MAX_GAP, MAX_GAP + 1])
-def test_a_border_breaks_no_track_that_would_hold_in_one_piece(tmp_path, unseen, fps):
-    video = blinking(tmp_path / "clip.mp4", unseen)  # the border falls among the frames without them
+def test_chunk_border_does_not_break_a_track(tmp_path, unseen, fps):
+    video = blinking(tmp_path / "clip.mp4", unseen)  # the border falls among the frames without the face
     whole = tracks_of(video, tmp_path / "whole", 100, fps)
     assert whole == (1 if unseen == MAX_GAP else 2)
     assert tracks_of(video, tmp_path / "cut", 17, fps) == whole

@@ -1,6 +1,6 @@
-"""Every hostile input ends as the row it should, through the real detector and the real fit.
+"""Hostile inputs through the real detector and the real fit: each ends as the expected row.
 
-What is expected of each is written in the README beside the files. One run over all of them; the tests read its output.
+The README beside the files explains each of them. One run over all of them; the tests read its output.
 """
 
 import io
@@ -12,12 +12,12 @@ import pyarrow.compute as pc
 import pytest
 from rich.console import Console
 
-from pipelines.extract import plan
 from pipelines.extract.config import Settings, laptop
 from pipelines.extract.frame_processor import FrameProcessor
 from pipelines.extract.job import extract
+from pipelines.extract.plan import units_of
 from pipelines.extract.progress import Progress
-from pipelines.extract.unit import new_record
+from pipelines.extract.survey import Surveyor
 from pipelines.telemetry.worker_process import WorkerProcess
 from tests.pipelines.conftest import faces_of, inputs_of
 
@@ -77,12 +77,12 @@ def faces(out, name):
     return table.filter(pc.ends_with(table["uri"], "/" + name))
 
 
-def test_every_file_is_expected_and_a_row(bad, rows):
+def test_every_file_has_a_row(bad, rows):
     assert rows.keys() == EXPECTED.keys() == {p.name for p in bad.iterdir() if p.name.startswith("b")}
 
 
 @pytest.mark.parametrize("name", EXPECTED)
-def test_row(rows, name):
+def test_row_of_hostile_input(rows, name):
     status, frames, count, words = EXPECTED[name]
     row = rows[name]
     assert (row["status"], row["frames"], row["faces"]) == (status, frames, count)
@@ -93,7 +93,7 @@ def test_row(rows, name):
         assert row["stage"] == "decode"
 
 
-def test_faces_of_good_files_are_good(out):
+def test_faces_have_no_errors(out):
     assert set(faces_of(out)["status"].to_pylist()) == {"ok"}
 
 
@@ -105,7 +105,7 @@ def test_faces_of_good_files_are_good(out):
         ("b10_odd_size_173x251.mp4", (173, 251)),
     ],
 )
-def test_pictures_stand_upright(rows, out, name, size):
+def test_frames_are_upright(rows, out, name, size):
     assert (rows[name]["width"], rows[name]["height"]) == size
     table = faces(out, name)
     assert np.abs(table["roll_deg"].to_numpy()).max() < 20
@@ -122,7 +122,7 @@ def test_times_are_presentation_times(out):
     assert edited["frame_index"].to_pylist() == list(range(55))
 
 
-def test_doubtful_faces_are_flagged_and_good_ones_are_not(out):
+def test_doubtful_faces_are_flagged(out):
     assert faces(out, "b12_4k_tiny_face.jpg")["is_tiny"].to_pylist() == [True]
     assert faces(out, "b23_dog_false_positive.jpg")["is_suspect"].to_pylist() == [True]
     assert faces(out, "b15_grey.jpg")["is_grey"].to_pylist() == [True]
@@ -130,7 +130,7 @@ def test_doubtful_faces_are_flagged_and_good_ones_are_not(out):
     assert [good[n][0].as_py() for n in ("is_tiny", "is_suspect", "is_grey", "is_blurred")] == [False] * 4
 
 
-def test_one_person_in_many_disguises_is_one_identity(out):
+def test_person_has_one_identity_in_several_files(out):
     names = {
         name: set(faces(out, name)["identity"].to_pylist())
         for name in ("b04_mp4_named_jpg.jpg", "b08_variable_frame_rate.mp4", "b21 ünïcode имя 顔 (copy).mp4")
@@ -138,28 +138,27 @@ def test_one_person_in_many_disguises_is_one_identity(out):
     assert len(set.union(*names.values())) == 1, names
 
 
-class Weighed:
-    """A looker that says how much its process has grown at most, in bytes."""
+class MeasuresMemory:
+    """A frame processor that returns the growth of its process's peak memory, in bytes."""
 
     def __init__(self) -> None:
-        self.look = FrameProcessor(Settings(fps="all"))
+        self.process = FrameProcessor(Settings(fps="all"))
 
-    def __call__(self, job, begin):
+    def __call__(self, plan, begin):
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        record, _ = self.look(job, begin)
+        record, _ = self.process(plan, begin)
         return record, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
 
 
-def test_the_bomb_is_refused_with_flat_memory(bad, monkeypatch):
+def test_decompression_bomb_is_refused_without_memory_growth(bad, monkeypatch):
     import os
 
     monkeypatch.syspath_prepend(os.path.dirname(__file__))
-    one = plan.Surveyor(Settings(fps="all"))(str(bad / "b16_bomb_400mp.png"), lambda step: None)
-    name, what = next(plan.units_of(one, "config"))
-    child = WorkerProcess("test_hostile_inputs:Weighed", {}, silence_s=60)
+    plan = Surveyor(Settings(fps="all"))(str(bad / "b16_bomb_400mp.png"), lambda step: None)
+    child = WorkerProcess("test_hostile_inputs:MeasuresMemory", {}, silence_s=60)
     try:
-        record, grown = child((what, new_record(name, what)))
+        record, grown = child(next(units_of(plan, "config")))
     finally:
         child.close()
-    assert "400 megapixels" in record["reason"]
+    assert "400 megapixels" in record.reason
     assert grown < 20e6  # its pixels are 1.2 GB

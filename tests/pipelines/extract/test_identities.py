@@ -1,4 +1,4 @@
-"""Who is who: names that stay, parts rewritten only where they change."""
+"""Identity clustering: stable names, and parts rewritten only if they change."""
 
 import shutil
 
@@ -16,12 +16,12 @@ from tests.pipelines.conftest import faces_of
 
 
 def names(out):
-    """(file name, track) -> the one name its rows have."""
+    """(file name, track) -> the only name of its rows."""
     found = {}
     for row in faces_of(out).select(["uri", "track", "identity"]).to_pylist():
         found.setdefault((row["uri"].rsplit("/", 1)[-1], row["track"]), set()).add(row["identity"])
-    assert all(len(one) == 1 for one in found.values()), found
-    return {key: one.pop() for key, one in found.items()}
+    assert all(len(of_track) == 1 for of_track in found.values()), found
+    return {key: of_track.pop() for key, of_track in found.items()}
 
 
 def mtimes(out):
@@ -34,22 +34,22 @@ def copy(finished, tmp_path):
     return tmp_path / "out"
 
 
-def test_one_person_has_one_name_in_every_video(finished):
-    who = names(finished)
-    red, cyan = (who["two people.mp4", track] for track in (0, 1))
+def test_person_has_one_name_in_every_video(finished):
+    name = names(finished)
+    red, cyan = (name["two people.mp4", track] for track in (0, 1))
     assert red != cyan
-    assert who["short.mp4", 0] == who["mp4 named jpg.jpg", 0] == cyan
-    assert len({red, cyan, who["ünïcode 顔 (copy).mp4", 0], who["portrait.jpg", 0]}) == 4
+    assert name["short.mp4", 0] == name["mp4 named jpg.jpg", 0] == cyan
+    assert len({red, cyan, name["ünïcode 顔 (copy).mp4", 0], name["portrait.jpg", 0]}) == 4
 
 
-def test_twice_is_once(copy):
+def test_second_pass_changes_nothing(copy):
     before = mtimes(copy)
     report = identify(Store(str(copy)))
     assert (report.people, report.rewritten) == (4, 0)
     assert mtimes(copy) == before
 
 
-def test_a_pass_killed_between_two_parts_goes_on_with_the_same_names(copy, monkeypatch):
+def test_killed_pass_continues_with_the_same_names(copy, monkeypatch):
     whole = names(copy)
     (copy / ".rigface" / "identities.npz").unlink()
     for path in (copy / "faces").rglob("*.parquet"):  # as they were before any pass
@@ -72,7 +72,7 @@ def test_a_pass_killed_between_two_parts_goes_on_with_the_same_names(copy, monke
     assert names(copy) == whole
 
 
-def test_rewriting_keeps_everything_else(copy):
+def test_rewrite_changes_only_the_identity_column(copy):
     path = next(p for p in (copy / "faces").rglob("*.parquet") if p.name != "schema.parquet")
     before = pq.read_table(path)
     identities.rewrite(Store(str(copy)), str(path.relative_to(copy)), {0: "p000099", 1: "p000098"})
@@ -83,7 +83,7 @@ def test_rewriting_keeps_everything_else(copy):
 
 
 @pytest.mark.slow
-def test_names_stay_when_videos_are_added(copy, zoo, silent, tmp_path):
+def test_names_stay_after_videos_are_added(copy, zoo, silent, tmp_path):
     before = names(copy)
     more = tmp_path / "more"
     more.mkdir()
@@ -96,8 +96,8 @@ def test_names_stay_when_videos_are_added(copy, zoo, silent, tmp_path):
     assert len(set(after.values())) == 5
 
 
-def test_another_threshold_begins_anew(copy):
+def test_other_threshold_clusters_anew(copy):
     report = identify(Store(str(copy)), threshold=1.99)
-    assert report.people == 2  # all_people is one person, but for those whom one frame shows side by side
+    assert report.people == 2  # all tracks are one person, except those that one frame shows together
     assert "threshold 1.99" in str(report)
     assert identify(Store(str(copy))).people == 4

@@ -1,8 +1,9 @@
-"""The whole job on fakes: what lies in the output, and what a second run does and does not do."""
+"""The extract job on fakes: content of the dataset, and further runs on it."""
 
 import io
 import json
 import shutil
+from collections import deque
 from dataclasses import replace
 
 import pyarrow as pa
@@ -14,17 +15,21 @@ from pipelines.extract import dataflow
 from pipelines.extract import job as extract_module
 from pipelines.extract.config import Pool, debug
 from pipelines.extract.dataset import FaceDataset
-from pipelines.extract.job import BREAKER, extract
+from pipelines.extract.job import CRASH_WINDOW, check_crashes, extract
 from pipelines.extract.layout import error_path
-from pipelines.extract.quarantine import Quarantine
+from pipelines.extract.plan import UnitPlan
+from pipelines.extract.plan_store import PlanStore
+from pipelines.extract.quarantine import Crash, Quarantine
 from pipelines.extract.stages import MaskAndScore
+from pipelines.extract.survey import survey
+from pipelines.extract.unit import Record
 from rigface import schema
-from rigface.errors import MissingAsset, OutputBusy, PlanError
+from rigface.errors import JobBroken, MissingAsset, OutputBusy, PlanError
 from rigface.image import decode, decode_mask
 from rigface.storage import lock
 from rigface.storage.store import Store
 from rigface.testing import fakes
-from tests.drills.poison import PoisonedLook
+from tests.drills.poison import poisoned
 from tests.pipelines.conftest import faces_of, inputs_of
 
 
@@ -32,7 +37,7 @@ def by_name(out):
     return {row["uri"].rsplit("/", 1)[-1]: row for row in inputs_of(out).to_pylist()}
 
 
-def test_every_input_is_a_row(finished, zoo):
+def test_every_input_has_a_row(finished, zoo):
     rows = by_name(finished)
     assert rows.keys() == {p.name for p in zoo.iterdir()}
     assert {name: row["status"] for name, row in rows.items()} == {
@@ -49,7 +54,7 @@ def test_every_input_is_a_row(finished, zoo):
     assert rows["text.mp4"]["stage"] == "decode"
 
 
-def test_counts_are_those_of_the_videos(finished):
+def test_rows_of_inputs_count_frames_faces_and_tracks(finished):
     rows = by_name(finished)
     counted = {n: (r["frames"], r["faces"], r["tracks"], r["chunks"]) for n, r in rows.items() if r["status"] == "ok"}
     assert counted == {
@@ -63,7 +68,7 @@ def test_counts_are_those_of_the_videos(finished):
     assert (rows["two people.mp4"]["width"], rows["two people.mp4"]["height"]) == (128, 96)
 
 
-def test_each_frame_and_face_is_there_once(finished):
+def test_each_face_of_each_frame_has_one_row(finished):
     faces = faces_of(finished)
     assert len(faces) == 81
     keys = list(zip(*(faces[name].to_pylist() for name in ("uri", "frame_index", "track"))))
@@ -72,7 +77,7 @@ def test_each_frame_and_face_is_there_once(finished):
     assert [row["frame_index"] for row in long] == list(range(30))
 
 
-def test_tracks_follow_the_person_across_chunks(finished):
+def test_tracks_follow_a_person_across_chunks(finished):
     faces = faces_of(finished).select(["uri", "track", "albedo"]).to_pylist()
     people = {(row["track"], max(range(2), key=lambda k: row["albedo"][k])) for row in faces if "two" in row["uri"]}
     red = {row["track"] for row in faces if "two" in row["uri"] and row["albedo"][0] < 0.4 and row["albedo"][1] < 0.4}
@@ -80,7 +85,7 @@ def test_tracks_follow_the_person_across_chunks(finished):
     assert len(red) <= 1
 
 
-def test_rows_are_complete_and_typed(finished):
+def test_rows_of_faces_are_complete_and_typed(finished):
     faces = faces_of(finished)
     assert faces.schema.equals(schema.faces_schema(fakes.HEAD, fakes.DETECTOR), check_metadata=False)
     empty = {name for name in faces.column_names if faces[name].null_count == len(faces)}
@@ -95,14 +100,14 @@ def test_rows_are_complete_and_typed(finished):
     assert have == {(v["uri"], v["track"]) for v in vectors}
 
 
-def test_head_and_detector_stand_in_every_file(finished):
+def test_every_part_names_head_and_detector(finished):
     for path in (finished / "faces").rglob("*.parquet"):
         part = pq.read_schema(path)
         assert schema.head_of(part) == fakes.HEAD
         assert schema.detector_of(part) == fakes.DETECTOR
 
 
-def test_other_engines_read_it(finished):
+def test_duckdb_reads_the_dataset(finished):
     import duckdb
 
     parts = f"read_parquet('{finished}/faces/**/*.parquet')"
@@ -111,15 +116,15 @@ def test_other_engines_read_it(finished):
     assert dict(statuses) == {"ok": 5, "no_face": 1, "error": 2}
 
 
-def test_about_says_what_it_was_made_with(finished):
-    about = json.loads((finished / "rigface.json").read_text())
-    assert about["settings"]["chunk_frames"] == 8
-    assert about["head"]["name"] == about["detector"]["name"] == "fake"
-    assert {"ray", "numpy"} <= about["packages"].keys()
-    assert len(about["runs"]) == 1
+def test_run_info_has_settings_models_and_packages(finished):
+    info = json.loads((finished / "rigface.json").read_text())
+    assert info["settings"]["chunk_frames"] == 8
+    assert info["head"]["name"] == info["detector"]["name"] == "fake"
+    assert {"ray", "numpy"} <= info["packages"].keys()
+    assert len(info["runs"]) == 1
 
 
-def test_second_run_does_nothing_and_needs_no_ray(finished, zoo, silent, monkeypatch, tmp_path):
+def test_second_run_does_nothing_and_starts_no_ray(finished, zoo, silent, monkeypatch, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(finished, out)
     before = {p: p.stat().st_mtime_ns for p in out.rglob("*.parquet")}
@@ -131,7 +136,7 @@ def test_second_run_does_nothing_and_needs_no_ray(finished, zoo, silent, monkeyp
 
 
 @pytest.mark.slow
-def test_only_what_is_new_or_changed_is_done(finished, zoo, silent, tmp_path):
+def test_only_new_and_changed_inputs_are_processed(finished, zoo, silent, tmp_path):
     out, more = tmp_path / "out", tmp_path / "more"
     shutil.copytree(finished, out)
     more.mkdir()
@@ -144,12 +149,11 @@ def test_only_what_is_new_or_changed_is_done(finished, zoo, silent, tmp_path):
     assert summary.done["units"] == 1
     assert by_name(out)["new.mp4"]["frames"] == 7
     new = [row for row in faces_of(out).select(["uri", "frame_index"]).to_pylist() if row["uri"].endswith("new.mp4")]
-    assert len(new) == 14  # nothing is left of the six frames it had before
+    assert len(new) == 14  # none of the six frames of the first content
 
 
 @pytest.mark.slow
-def test_lost_objects_come_back(finished, zoo, silent, tmp_path):
-    """A part that was deleted by hand, an input row, a folder of foreign files: the next run mends what is ours."""
+def test_deleted_objects_are_made_again_and_foreign_files_stay(finished, zoo, silent, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(finished, out)
     part = next(p for p in (out / "faces").rglob("*.parquet") if p.name != "schema.parquet")
@@ -164,13 +168,13 @@ def test_lost_objects_come_back(finished, zoo, silent, tmp_path):
 
 
 def faces_of_parquet(out):
-    """As `faces_of`, beside foreign files."""
+    """As `faces_of`, without the foreign file."""
     (out / "faces" / "note.txt").unlink()
     return faces_of(out)
 
 
 @pytest.mark.slow
-def test_errors_stay_until_they_are_asked_for_again(finished, zoo, silent, tmp_path):
+def test_errors_stay_until_retry_errors(finished, zoo, silent, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(finished, out)
     output = FaceDataset(Store(str(out)))
@@ -179,48 +183,40 @@ def test_errors_stay_until_they_are_asked_for_again(finished, zoo, silent, tmp_p
         p for p in output.store.paths("faces", ".parquet") if output.store.table(p)["uri"].to_pylist()[:1] == [uri]
     )
     unit = part.rsplit("/", 1)[-1].removesuffix(".parquet")
-    failed = {
-        **output.record(unit),
-        "status": "error",
-        "stage": "decode",
-        "reason": "no such file",
-        "frames": 0,
-        "faces": 0,
-    }
-    output.store.delete(part)  # as a run would have left it that could not read this file
-    output.store.publish(error_path(unit), json.dumps(failed).encode())
+    failed = replace(output.record(unit), status="error", stage="decode", reason="no such file", frames=0, faces=0)
+    output.store.delete(part)  # as after a run that could not read this file
+    output.store.publish(error_path(unit), failed.to_json().encode())
     output.remove_inputs([uri])
-    deaths = Quarantine(output.store)
-    for i in range(2):
-        deaths.add(
-            f"unit {i}", {"uri": uri, "chunks": 3}, {"stage": "decode", "reason": "it crashed", "crash": "SIGSEGV"}
-        )
+    quarantine, crash = Quarantine(output.store), Crash("decode", "it crashed", "SIGSEGV")
+    crashed = [UnitPlan(f"unit {i}", uri, "video", i, 3, None, 1) for i in range(3)]
+    for unit_plan in crashed[:2]:
+        quarantine.add(unit_plan, crash)
 
     config = debug((str(zoo),), str(out))
     assert extract(config, silent).done["units"] == 0
     assert by_name(out)["short.mp4"]["reason"] == "no such file"
-    assert deaths.verdict("unit 2", {"uri": uri, "chunks": 3})["reason"] == "it crashed"
+    assert quarantine.verdict(crashed[2]) == crash
     assert extract(replace(config, retry_errors=True), silent).done["units"] == 1
-    assert deaths.verdict("unit 2", {"uri": uri, "chunks": 3}) is None
+    assert quarantine.verdict(crashed[2]) is None
     assert inputs_of(out).equals(inputs_of(finished))
     assert faces_of(out).drop_columns("identity").equals(faces_of(finished).drop_columns("identity"))
 
 
-def test_other_settings_are_refused_by_name(finished, zoo, silent):
+def test_run_with_other_settings_is_refused_by_name(finished, zoo, silent):
     config = debug((str(zoo),), str(finished))
     with pytest.raises(PlanError, match=r"chunk_frames: 8 -> 5.*--overwrite"):
         extract(replace(config, settings=replace(config.settings, chunk_frames=5)), silent)
 
 
-def test_foreign_folder_is_not_touched(zoo, silent, tmp_path):
+def test_folder_with_other_files_is_refused_and_not_changed(zoo, silent, tmp_path):
     (tmp_path / "faces").mkdir()
     (tmp_path / "faces" / "holiday.jpg").write_bytes(b"dear")
-    with pytest.raises(PlanError, match="not a dataset of ours"):
+    with pytest.raises(PlanError, match="not a RigFace dataset"):
         extract(replace(debug((str(zoo),), str(tmp_path)), overwrite=True), silent)
     assert (tmp_path / "faces" / "holiday.jpg").read_bytes() == b"dear"
 
 
-def test_overwrite_removes_what_is_ours_and_nothing_else(finished, tmp_path):
+def test_overwrite_removes_only_the_dataset(finished, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(finished, out)
     (out / "note.txt").write_text("mine")
@@ -229,23 +225,23 @@ def test_overwrite_removes_what_is_ours_and_nothing_else(finished, tmp_path):
     output.open(settings, fakes.HEAD, fakes.DETECTOR, overwrite=True)
     assert not len(output.done())
     assert len(output.inputs()) == 0
-    assert not output.plans()
+    assert not output.plans.load()
     assert (out / "note.txt").exists()
 
 
-def test_two_runs_at_once_refuse_each_other(finished, zoo, silent):
+def test_second_run_on_a_locked_dataset_is_refused(finished, zoo, silent):
     with lock.hold(Store(str(finished))), pytest.raises(OutputBusy, match="being written by another run"):
         extract(debug((str(zoo),), str(finished)), silent)
 
 
-def test_nothing_to_read_is_said(tmp_path, silent):
+def test_folder_without_inputs_is_refused_before_anything_is_written(tmp_path, silent):
     (tmp_path / "in").mkdir()
     with pytest.raises(PlanError, match="no input found"):
         extract(debug((str(tmp_path / "in"),), str(tmp_path / "out")), silent)
     assert not (tmp_path / "out").exists()
 
 
-def test_progress_of_a_log_says_counts(zoo):
+def test_progress_line_has_counts():
     from rich.console import Console
 
     from pipelines.extract.progress import Progress
@@ -253,26 +249,27 @@ def test_progress_of_a_log_says_counts(zoo):
     text = io.StringIO()
     with Progress(Console(file=text)) as progress:
         progress.expect(inputs=2, units=4, frames=40)
-        progress.unit({"status": "ok", "frames": 10, "faces": 20, "seconds": {"decode": 0.5}}, expected=10)
-        progress.closed({"status": "ok"})
+        progress.unit_done(Record("unit", "a.mp4", 0, frames=10, faces=20, seconds={"decode": 0.5}), expected=10)
+        progress.input_done(None)
         assert progress.line().startswith("videos 1/2 · frames 10 · faces 20 (")
 
 
 @pytest.mark.slow
-def test_a_pool_per_stage_and_many_units_come_to_the_same(finished, zoo, silent, tmp_path, monkeypatch):
-    """As on a cluster: every stage in actors of its own, faces handed from process to process, units from a file."""
-    monkeypatch.setattr(dataflow, "MANY", 1)
+def test_pool_per_stage_and_units_from_a_file_give_the_same_dataset(finished, zoo, silent, tmp_path, monkeypatch):
+    """As on a cluster: every stage in actors of its own, faces passed between processes, units read from a file."""
+    monkeypatch.setattr(dataflow, "MAX_BLOCKS", 1)
     config = debug((str(zoo),), str(tmp_path / "out"))
     small = Pool(cpus=0.5)
-    config = replace(config, look=Pool(actors=2, most=3, cpus=0.5), reconstruct=small, finish=small, write=small)
+    detect_faces = Pool(actors=2, max_actors=3, cpus=0.5)
+    config = replace(config, detect_faces=detect_faces, reconstruct=small, mask_and_score=small, write=small)
     extract(config, silent)
     assert faces_of(tmp_path / "out").equals(faces_of(finished))
     assert inputs_of(tmp_path / "out").equals(inputs_of(finished))
 
 
 @pytest.mark.slow
-def test_window_by_window_it_is_the_same_dataset_and_old_plans_are_found(finished, zoo, silent, tmp_path, monkeypatch):
-    """As with millions of inputs: three at a time, of which only those plans are held."""
+def test_small_windows_give_the_same_dataset_and_hold_few_plans(finished, zoo, silent, tmp_path, monkeypatch):
+    """As with millions of inputs: three at a time, and only their plans in memory."""
     monkeypatch.setattr(extract_module, "WINDOW", 3)
     out = tmp_path / "out"
     summary = extract(debug((str(zoo),), str(out)), silent)
@@ -280,32 +277,31 @@ def test_window_by_window_it_is_the_same_dataset_and_old_plans_are_found(finishe
     assert faces_of(out).equals(faces_of(finished))
     assert inputs_of(out).equals(inputs_of(finished))
     held = []
-    real = FaceDataset.plans
-    monkeypatch.setattr(FaceDataset, "plans", lambda self, uris=None: held.append(real(self, uris)) or held[-1])
+    real = PlanStore.load
+    monkeypatch.setattr(PlanStore, "load", lambda self, uris=None: held.append(real(self, uris)) or held[-1])
     monkeypatch.setattr(session, "connected", lambda config: pytest.fail("Ray was started"))
     assert extract(debug((str(zoo),), str(out)), silent).done["units"] == 0
     assert [len(plans) for plans in held] == [3, 3, 2]
 
 
 @pytest.mark.slow
-def test_what_a_stage_raises_on_purpose_arrives_as_itself(ray_cluster, zoo, silent, tmp_path, monkeypatch):
-    real = dataflow.arguments
+def test_expected_error_of_a_stage_reaches_the_caller(ray_cluster, zoo, silent, tmp_path, monkeypatch):
+    real = dataflow.stage_arguments
 
     def without_network(*arguments):
-        made = real(*arguments)
-        return {**made, "finish": (RaisesMissingAsset, {})}
+        return {**real(*arguments), "mask_and_score": (RaisesMissingAsset, {})}
 
-    monkeypatch.setattr(dataflow, "arguments", without_network)
+    monkeypatch.setattr(dataflow, "stage_arguments", without_network)
     with pytest.raises(MissingAsset) as raised:
         extract(debug((str(zoo),), str(tmp_path / "out")), silent)
-    assert str(raised.value) == "no weights here"  # and nothing of Ray's
+    assert str(raised.value) == "no weights here"  # without Ray's text
     monkeypatch.undo()
-    extract(debug((str(zoo),), str(tmp_path / "out")), silent)  # and the output is whole, and free, after it
+    extract(debug((str(zoo),), str(tmp_path / "out")), silent)  # the dataset is unlocked and whole after it
     assert len(faces_of(tmp_path / "out")) == 81
 
 
 @pytest.mark.slow
-def test_on_s3_it_is_the_same_dataset(finished, zoo, bucket, silent):
+def test_s3_holds_the_same_dataset(finished, zoo, bucket, silent):
     """Videos on a disk, the dataset in a bucket; then some of the videos in the bucket, too."""
     import boto3
 
@@ -321,17 +317,15 @@ def test_on_s3_it_is_the_same_dataset(finished, zoo, bucket, silent):
     for name in ("short.mp4", "portrait.jpg", "text.mp4"):
         boto3.client("s3").upload_file(str(zoo / name), "faces", f"videos/{name}")
     summary = extract(debug((f"{bucket}/videos/",), out), silent)
-    assert {status: one.inputs for (status, _), one in summary.outcomes.items()} == {"ok": 2, "error": 1}
+    assert {status: count.inputs for (status, _), count in summary.outcomes.items()} == {"ok": 2, "error": 1}
 
 
-def test_an_input_is_looked_into_with_the_storage_of_now(zoo, bucket, monkeypatch):
-    """The child that opens inputs is kept; it must not keep an endpoint that has changed since."""
+def test_survey_follows_a_changed_storage_endpoint(zoo, bucket, monkeypatch):
+    """The child process that opens inputs is kept; it must not keep an old endpoint."""
     import threading
     from http.server import BaseHTTPRequestHandler, HTTPServer
 
     import boto3
-
-    from pipelines.extract.plan import survey
 
     boto3.client("s3").upload_file(str(zoo / "short.mp4"), "faces", "now/short.mp4")
     settings = debug((), "").settings
@@ -347,39 +341,40 @@ def test_an_input_is_looked_into_with_the_storage_of_now(zoo, bucket, monkeypatc
     threading.Thread(target=server.serve_forever, daemon=True).start()
     with monkeypatch.context() as elsewhere:
         elsewhere.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
-        assert survey([f"{bucket}/now/short.mp4"], settings, 60.0)[0]["reason"] == "no such file"
-    assert survey([f"{bucket}/now/short.mp4"], settings, 60.0)[0]["status"] == "ok"
+        assert survey([f"{bucket}/now/short.mp4"], settings, 60.0)[0].reason == "no such file"
+    assert survey([f"{bucket}/now/short.mp4"], settings, 60.0)[0].status == "ok"
     server.shutdown()
 
 
 @pytest.mark.slow
-def test_a_long_film_that_kills_its_decoder_ends_as_a_row_and_not_the_job(
-    ray_cluster, zoo, silent, tmp_path, monkeypatch
-):
-    """With as many units as would stop the job, if each counted."""
+def test_long_video_that_crashes_the_decoder_becomes_a_row(ray_cluster, zoo, silent, tmp_path, monkeypatch):
+    """It has as many units as would stop the job if each crash counted."""
     folder, out, tries = tmp_path / "in", tmp_path / "out", tmp_path / "tries"
     folder.mkdir()
     shutil.copy(zoo / "short.mp4", folder)
-    film = fakes.video(folder / "poison.mp4", (0.1,), frames=2 * (BREAKER + 5))
-    real = dataflow.arguments
-
-    def poisoned(*arguments):
-        made = real(*arguments)
-        return {**made, "look": (PoisonedLook, {**made["look"][1], "tries": str(tries)})}
-
-    monkeypatch.setattr(dataflow, "arguments", poisoned)
+    video = fakes.video(folder / "poison.mp4", (0.1,), frames=2 * (CRASH_WINDOW + 5))
+    monkeypatch.setattr(dataflow, "stage_arguments", poisoned(dataflow.stage_arguments, tries))
     config = debug((str(folder),), str(out))
     config = replace(config, settings=replace(config.settings, chunk_frames=2))
-    assert extract(config, silent).done["units"] == BREAKER + 5 + 3
+    assert extract(config, silent).done["units"] == CRASH_WINDOW + 5 + 3
     row = by_name(out)["poison.mp4"]
-    assert (row["status"], row["stage"], row["chunks"]) == ("error", "decode", BREAKER + 5)
+    assert (row["status"], row["stage"], row["chunks"]) == ("error", "decode", CRASH_WINDOW + 5)
     assert row["reason"].endswith("decode crashed 2 times on it: SIGSEGV")
-    assert tries.read_text().splitlines() == [str(film)] * 4  # two units, twice each
+    assert tries.read_text().splitlines() == [str(video)] * 4  # two units, twice each
     assert by_name(out)["short.mp4"]["faces"] == 5
 
 
+def test_many_crashes_of_one_kind_stop_the_job():
+    crashes = deque([None] * 19 + ["SIGSEGV"] * 20, maxlen=CRASH_WINDOW)
+    check_crashes(crashes)  # the window is not full
+    crashes.append("SIGSEGV")
+    with pytest.raises(JobBroken, match="21 of the last 40 units crashed with SIGSEGV"):
+        check_crashes(crashes)
+    check_crashes(deque([None] * CRASH_WINDOW, maxlen=CRASH_WINDOW))  # bad inputs alone never stop it
+
+
 class RaisesMissingAsset(MaskAndScore):
-    """A stage whose model is not on the node it runs on."""
+    """A stage whose model is not on its node."""
 
     def __init__(self) -> None:
         pass

@@ -1,4 +1,4 @@
-"""Killed at random points six times, the job comes to the rows of a run that nobody disturbed."""
+"""A job killed at random points six times gives the rows of an undisturbed run."""
 
 import os
 import random
@@ -20,7 +20,7 @@ KILLS = 6
 
 
 def children_of(parent: int) -> dict[int, str]:
-    """Processes below one, and how they call themselves."""
+    """Descendants of a process and their command lines."""
     below: dict[int, list[int]] = {}
     names: dict[int, str] = {}
     for entry in Path("/proc").iterdir():
@@ -62,7 +62,7 @@ def objects(out: Path) -> int:
 
 
 def kill_at(process: subprocess.Popen, out: Path, wanted: int, wait_s: float) -> bool:
-    """SIGKILL, once so many objects are there and a moment has passed; False if it ended before."""
+    """SIGKILL after so many objects exist and a moment has passed; False if the process ended before."""
     limit = time.monotonic() + 60
     while objects(out) < wanted and process.poll() is None and time.monotonic() < limit:
         time.sleep(0.005)
@@ -85,22 +85,22 @@ def test_killed_runs_resume_to_the_same_rows(ray_cluster, clips, silent, tmp_pat
     killed = 0
     for i in range(KILLS):
         process = start(clips, out, ray_cluster)
-        # Early kills hit the survey and the first units, late ones closing and identities.
+        # Early kills hit the survey and the first units, late ones finalizing and identities.
         wanted = objects(out) + chance.choice([1, 1, 2, 3]) if i < KILLS - 2 else total - 1
         if kill_at(process, out, wanted, chance.uniform(0, 0.3)):
             killed += 1
-            if i % 2:  # its actors, too, in the middle of whatever they do
+            if i % 2:  # and its actors
                 for pid, name in children_of(os.getpid()).items():
                     if "StageActor" in name or "pipelines.telemetry.worker_process" in name:
                         os.kill(pid, signal.SIGKILL)
     last = start(clips, out, ray_cluster)
     text = last.communicate()[0]
     assert last.returncode == 0, text
-    assert killed >= KILLS - 2, "it was too fast to be killed"
+    assert killed >= KILLS - 2, "the job was too fast to be killed"
 
     assert faces_of(out).equals(faces_of(whole))
     assert inputs_of(out).equals(inputs_of(whole))
     assert set(faces_of(out)["identity"].to_pylist()) >= {"p000000", "p000001"}
     done = [[sorted(names) for names in FaceDataset(Store(str(place))).parts()] for place in (out, whole)]
     assert done[0] == done[1]
-    assert not list((out / ".rigface/tmp").iterdir()) or killed  # what is left aside is swept after an hour
+    assert not list((out / ".rigface/tmp").iterdir()) or killed  # unfinished files are removed after an hour

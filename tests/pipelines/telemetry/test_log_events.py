@@ -1,4 +1,4 @@
-"""A job's lines: what the display would show, with ids that lead to the rows."""
+"""Log events of the jobs: JSON lines with ids that lead to the rows."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from itertools import chain
 from pipelines.cli import main
 from pipelines.extract import json_progress
 from pipelines.extract.dataset import FaceDataset
-from pipelines.extract.summary import StatusCount, Summary
+from pipelines.extract.summary import InputRow, StatusCount, Summary
 from pipelines.telemetry import log_events
 from rigface.storage.store import Store
 from rigface.telemetry.json_logging import LOG
@@ -20,33 +20,33 @@ def lines_of(text: str) -> list[dict]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-def test_a_run_over_bad_and_good_files_in_lines(finished, capfd):
+def test_extract_logs_start_units_inputs_and_end(finished, capfd):
     output = FaceDataset(Store(str(finished)))
     records = [output.record(unit) for unit in sorted(chain(*output.parts()))]
-    rows = output.inputs().to_pylist()
-    LOG.handlers.clear()  # of an earlier test, to another standard error
+    rows = [InputRow(**row) for row in output.inputs().to_pylist()]
+    LOG.handlers.clear()  # of an earlier test, with another standard error
     lines = json_progress.JsonProgress()
     with lines:
         lines.expect(len(rows), len(records), 95)
         for record in records:
-            lines.unit(record, record["frames"])
+            lines.unit_done(record, record.frames)
         for row in rows:
-            lines.closed(row)
+            lines.input_done(row)
     json_progress.end(Summary({("ok", ""): StatusCount(inputs=len(rows))}, done=lines.done, wall_s=12.5))
     LOG.handlers.clear()
     first, *between, last = lines_of(capfd.readouterr().err)
     assert {line["job"] for line in (first, *between, last)} == {log_events.job_id()}
     assert (first["event"], first["units"], last["event"], last["seconds"]) == ("start", len(records), "end", 12.5)
     units = [line for line in between if line["event"] == "unit"]
-    assert [line["unit"] for line in units] == [record["unit_id"] for record in records]
-    assert sum(line["faces"] for line in units) == sum(row["faces"] for row in rows) == last["faces"] > 0
+    assert [line["unit"] for line in units] == [record.unit_id for record in records]
+    assert sum(line["faces"] for line in units) == sum(row.faces for row in rows) == last["faces"] > 0
     outcome = {line["video"].rsplit("/", 1)[-1]: line for line in between if line["event"] == "input"}
     assert (outcome["two people.mp4"]["status"], outcome["two people.mp4"]["level"]) == ("ok", "info")
     assert (outcome["text.mp4"]["status"], outcome["text.mp4"]["level"]) == ("error", "warning")
     assert outcome["text.mp4"]["reason"]
 
 
-def test_a_failed_command_is_one_line(tmp_path):
+def test_failed_command_logs_one_line(tmp_path):
     words = ["extract", str(tmp_path / "nothing"), str(tmp_path / "out"), "--log-format", "json"]
     environment = {**os.environ, "RAY_JOB_CONFIG_JSON_ENV_VAR": '{"metadata": {"job_submission_id": "raysubmit_1"}}'}
     done = subprocess.run(
@@ -58,7 +58,7 @@ def test_a_failed_command_is_one_line(tmp_path):
     assert "nothing" in line["reason"]
 
 
-def test_training_tells_its_steps(tmp_path, capfd):
+def test_training_logs_steps_and_validations(tmp_path, capfd):
     from pipelines.train.metric_log import MetricLog
 
     LOG.handlers.clear()
@@ -73,7 +73,7 @@ def test_training_tells_its_steps(tmp_path, capfd):
     assert (second["event"], second["numbers"]) == ("validation", {"validation/psnr": 20.0})
 
 
-def test_the_switch_is_there():
+def test_log_format_is_a_flag_of_extract_and_train():
     command = main.parse(["extract", "a", "b", "--log-format", "json"])
     assert command.log_format == "json"
     assert main.parse(["train", "debug", "a", "b", "--log-format", "json"]).job.log_format == "json"

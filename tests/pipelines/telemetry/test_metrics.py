@@ -1,4 +1,4 @@
-"""The jobs' metrics: counted exactly, and to be seen at the endpoint that Prometheus scrapes."""
+"""Metrics of the jobs: exact counts, and their series at the Prometheus endpoint."""
 
 from dataclasses import replace
 
@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.extract.layout import record_of
-from pipelines.extract.stages import DetectFaces, StageActor
+from pipelines.extract.stages import DetectFaces, StageActor, measured
 from pipelines.extract.unit import Unit
 from pipelines.inputs import object_cache
 from pipelines.telemetry import metrics
@@ -19,31 +19,31 @@ from tests.scrape import scraped, total
 
 
 @pytest.fixture
-def told(monkeypatch):
-    """What is told while a test runs: (name, value, labels)."""
+def recorded(monkeypatch):
+    """The numbers recorded while a test runs: (name, value, labels)."""
     out = []
 
-    class Ear(MetricRecorder):
+    class ListRecorder(MetricRecorder):
         def __call__(self, measure, value=1.0, **labels):
             super().__call__(measure, value, **labels)
             out.append((measure.name, value, labels))
 
-    monkeypatch.setattr(metrics, "tell", Ear(lambda: None))
+    monkeypatch.setattr(metrics, "record", ListRecorder(lambda: None))
     return out
 
 
 class FailsOnOne:
     """Fails on the second face."""
 
-    name = "finish"
+    name = "mask_and_score"
 
     def __call__(self, unit):
         with unit.timed("parse"):
-            unit.fail(1, "finish", "told to")
+            unit.fail(1, self.name, "as this test wants")
 
 
 def read_from_s3(proxy, monkeypatch):
-    """One request that is tried again; a video that is copied, and another for which the copy goes."""
+    """One retried request; a video that is copied, and another that evicts the copy."""
     monkeypatch.setattr(object_cache, "SPARE", 0)
     monkeypatch.setenv("RIGFACE_CACHE_GB", "0.001")
     faults = iter(["500"])
@@ -64,71 +64,76 @@ def fail_a_face(tmp_path):
     actor = StageActor(
         [(DetectFaces, {"settings": SETTINGS, "silence_s": 30.0, "out": str(tmp_path / "out")}), (FailsOnOne, {})]
     )
-    actor(Unit(unit.unit_id, unit.plan, unit.record).pack().select(["unit_id", "plan"]))
+    actor(Unit(unit.plan).to_arrow().select(["plan"]))
     actor._stages[0]._child.close()
 
 
 def crash_a_child(tmp_path):
-    """A unit whose child dies at `decode`, twice."""
+    """A unit whose child crashes at `decode`, twice."""
     clip = fakes.video(tmp_path / "bad.mp4", (0.5,), frames=4)
-    look = DetectFaces(SETTINGS, 30.0, str(tmp_path / "out"))
-    look._child.close()
-    look._child = child = WorkerProcess(f"{CrashesOn.__module__}:CrashesOn", {"name": "bad.mp4"}, 30.0)
+    stage = DetectFaces(SETTINGS, 30.0, str(tmp_path / "out"))
+    stage._child.close()
+    stage._child = child = WorkerProcess(f"{CrashesOn.__module__}:CrashesOn", {"name": "bad.mp4"}, 30.0)
     unit = planned(clip)
-    with metrics.stage_of("look", unit):
-        look(unit)
+    with measured(stage.name, unit):
+        stage(unit)
     child.close()
     return unit
 
 
-def test_a_unit_is_counted_stage_by_stage(told, tmp_path):
+def test_stages_record_frames_faces_failures_and_seconds(recorded, tmp_path):
     fail_a_face(tmp_path)
-    counted = {(name, *labels.values()): value for name, value, labels in told}
-    assert counted["rigface_stage_frames", "look"] == counted["rigface_stage_frames", "finish"] == 10
+    counted = {(name, *labels.values()): value for name, value, labels in recorded}
+    assert counted["rigface_stage_frames", "detect_faces"] == counted["rigface_stage_frames", "mask_and_score"] == 10
     assert counted["rigface_faces",] == 20
-    assert (counted["rigface_face_failures", "finish"], counted["rigface_face_failures", "look"]) == (1, 0)
+    assert (counted["rigface_face_failures", "mask_and_score"], counted["rigface_face_failures", "detect_faces"]) == (
+        1,
+        0,
+    )
     assert counted["rigface_step_seconds", "parse"] > 0
-    assert 0 < counted["rigface_step_seconds", "decode"] < counted["rigface_stage_unit_seconds", "look"]
+    assert 0 < counted["rigface_step_seconds", "decode"] < counted["rigface_stage_unit_seconds", "detect_faces"]
 
 
-def test_a_child_that_crashes_is_counted_each_time(told, tmp_path):
+def test_each_crash_of_a_child_is_recorded(recorded, tmp_path):
     unit = crash_a_child(tmp_path)
-    assert [labels for name, _, labels in told if name == "rigface_child_crashes"] == [{"step": "decode"}] * 2
-    assert unit.record["status"] == "error"
+    assert [labels for name, _, labels in recorded if name == "rigface_child_crashes"] == [{"step": "decode"}] * 2
+    assert unit.record.status == "error"
 
 
-def test_a_loss_that_is_no_number_is_told_as_such(told):
+def test_loss_that_is_not_finite_is_recorded(recorded):
     for loss in (0.5, float("nan"), float("inf")):
         metrics.step_of(0, 1, loss, 0.1, 0.1, 4)
     metrics.step_of(1, 1, float("nan"), 0.1, 0.1, 4)
-    assert [value for name, value, _ in told if name == "rigface_train_loss_finite"] == [1, 0, 0]
+    assert [value for name, value, _ in recorded if name == "rigface_train_loss_finite"] == [1, 0, 0]
 
 
-def test_a_job_is_seen_at_the_endpoint_of_its_node(finished, tmp_path, s3_behind, monkeypatch):
+def test_series_of_an_extract_job_are_at_the_endpoint(finished, tmp_path, s3_behind, monkeypatch):
     monkeypatch.setenv("RIGFACE_CACHE", str(tmp_path / "cache"))
 
-    def asked_again(text: str) -> float:
+    def retries(text: str) -> float:
         return total(text, "rigface_storage_retries_total", operation="PutObject", reason="InternalError")
 
-    before = asked_again(scraped())  # a process counts from its beginning: other tests have met such trouble
+    before = retries(scraped())  # counters start with the process: other tests may have had retries
     read_from_s3(s3_behind, monkeypatch)
-    fail_a_face(tmp_path)  # here, in the driver: the finished job had nothing of the kind
+    fail_a_face(tmp_path)  # in the driver: the finished job had no failures
     crash_a_child(tmp_path)
-    ours = [m for m in metrics.ALL if not m.name.startswith("rigface_train")]
+    expected = [m for m in metrics.ALL if not m.name.startswith("rigface_train")]
     text = scraped(
-        [m.series[-1] for m in ours],
-        lambda text: total(text, "rigface_job_left", what="units") == 0 and asked_again(text) > before,
+        [m.series[-1] for m in expected],
+        lambda text: total(text, "rigface_job_left", what="units") == 0 and retries(text) > before,
     )
-    assert asked_again(text) == before + 1
+    assert retries(text) == before + 1
     assert total(text, "rigface_video_cache_evictions_total") >= 1
     units = sum(1 for path in finished.rglob("faces/??/*.parquet"))
     assert total(text, "rigface_units_total", status="ok") >= units > 0
-    frames = sum(record_of(pq.read_schema(path))["frames"] for path in finished.rglob("faces/??/*.parquet"))
-    assert all(total(text, "rigface_stage_frames_total", stage=name) >= frames > 0 for name in ("look", "write"))
+    frames = sum(record_of(pq.read_schema(path)).frames for path in finished.rglob("faces/??/*.parquet"))
+    assert all(
+        total(text, "rigface_stage_frames_total", stage=name) >= frames > 0 for name in ("detect_faces", "write")
+    )
 
 
 @pytest.mark.slow
-def test_a_training_is_seen_too(ray_cluster, tmp_path):
+def test_series_of_a_training_are_at_the_endpoint(ray_cluster, tmp_path):
     from pipelines.examples.encode import EncodeConfig, encode
     from pipelines.train.config import debug
     from pipelines.train.job import train
@@ -145,7 +150,7 @@ def test_a_training_is_seen_too(ray_cluster, tmp_path):
         checkpoint_every=3, validate_every=3,
     )  # fmt: skip
     numbers = train(config, lambda words: None)
-    ours = [m for m in metrics.ALL if m.name.startswith("rigface_train")]
-    text = scraped([m.series[-1] for m in ours], lambda text: total(text, "rigface_train_step") == 3)
+    expected = [m for m in metrics.ALL if m.name.startswith("rigface_train")]
+    text = scraped([m.series[-1] for m in expected], lambda text: total(text, "rigface_train_step") == 3)
     assert total(text, "rigface_train_loss") == pytest.approx(numbers["loss"])
     assert total(text, "rigface_train_examples_total", rank="0") >= 3 * config.batch

@@ -1,4 +1,4 @@
-"""A child that crashes or hangs costs one call."""
+"""Worker process with metrics: a crash or a hang costs one call."""
 
 import os
 import signal
@@ -12,7 +12,7 @@ from rigface.errors import BadVideo, MissingAsset
 
 
 class Worker:
-    """Does as it is told, in the child."""
+    """Behaves as its argument says, in the child."""
 
     def __init__(self, start: str = "") -> None:
         if start == "missing":
@@ -31,7 +31,7 @@ class Worker:
                 time.sleep(0.1)
                 begin("decode")
         if what == "count":
-            metrics.tell(metrics.CRASHES, 3, step="decode")
+            metrics.record(metrics.CRASHES, 3, step="decode")
         if what == "bad":
             raise BadVideo("torn", stage="decode")
         if what == "bug":
@@ -42,18 +42,18 @@ class Worker:
 @pytest.fixture
 def make(monkeypatch):
     monkeypatch.syspath_prepend(os.path.dirname(__file__))
-    made = []
+    children = []
 
     def make(silence_s=0.5, **kwargs):
-        made.append(WorkerProcess("test_worker_process:Worker", kwargs, silence_s))
-        return made[-1]
+        children.append(WorkerProcess("test_worker_process:Worker", kwargs, silence_s))
+        return children[-1]
 
     yield make
-    for child in made:
+    for child in children:
         child.close()
 
 
-def test_a_crash_costs_one_call(make):
+def test_crash_costs_one_call(make):
     child = make()
     first, _ = child("fine")
     with pytest.raises(WorkerDied) as died:
@@ -64,21 +64,21 @@ def test_a_crash_costs_one_call(make):
     assert len({first, second, os.getpid()}) == 3
 
 
-def test_silence_is_a_hang_but_slow_work_is_not(make):
+def test_silence_is_a_hang_and_slow_work_is_not(make):
     child = make(silence_s=0.5)
     assert child("slow")[1] == "slow"  # 0.8 s, a sign of life every 0.1 s
     with pytest.raises(WorkerDied, match=r"no sign of life for 0.5 s during decode"):
         child("hang")
 
 
-def test_what_the_child_counts_its_parent_tells(make, monkeypatch):
-    told = []
-    monkeypatch.setattr(metrics, "tell", lambda measure, value, **labels: told.append((measure, value, labels)))
+def test_parent_records_the_metrics_of_the_child(make, monkeypatch):
+    recorded = []
+    monkeypatch.setattr(metrics, "record", lambda metric, value, **labels: recorded.append((metric, value, labels)))
     assert make()("count")[1] == "count"
-    assert told == [(metrics.CRASHES, 3, {"step": "decode"})]
+    assert recorded == [(metrics.CRASHES, 3, {"step": "decode"})]
 
 
-def test_errors_come_back_as_themselves(make):
+def test_exception_of_the_child_is_raised_in_the_parent(make):
     child = make()
     with pytest.raises(BadVideo, match="torn") as bad:
         child("bad")
@@ -89,14 +89,14 @@ def test_errors_come_back_as_themselves(make):
     assert child("fine")[1] == "fine"
 
 
-def test_a_child_that_cannot_start_is_nobodys_input(make):
+def test_child_that_cannot_start_raises_its_error(make):
     with pytest.raises(MissingAsset, match="no weights"):
         make(start="missing").wait_ready()
     with pytest.raises(RuntimeError, match="exit code 7"):
         make(start="crash").wait_ready()
 
 
-def test_a_child_that_died_between_calls_is_noticed(make):
+def test_child_that_died_between_calls_raises_and_restarts(make):
     child = make()
     pid, _ = child("fine")
     os.kill(pid, signal.SIGKILL)

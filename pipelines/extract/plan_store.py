@@ -1,0 +1,81 @@
+"""Plans of a dataset's inputs, kept in OUT/.rigface/plans.
+
+Path: survey -> `add` -> one Parquet object per batch (columns uri, planned, plan) -> `load` -> the next run.
+
+The latest plan of an input counts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from array import array
+from collections.abc import Iterable
+
+import numpy as np
+import pyarrow as pa
+
+from pipelines.extract.layout import publish_by_hash
+from pipelines.extract.plan import Plan
+from rigface.storage.store import INTERNAL, Store
+
+PLANS = f"{INTERNAL}/plans"
+
+
+class PlanStore:
+    """The plans of one dataset."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._spans: dict[str, tuple[str, str]] = {}  # of parts: first and last uri
+        self._latest = 0.0
+
+    def load(self, uris: Iterable[str] | None = None) -> dict[str, Plan]:
+        """The latest plans of some inputs, or of all, by uri.
+
+        A part is read twice only if its first and last uri allow it to hold a wanted one.
+        """
+        wanted = None if uris is None else set(uris)
+        first, last = (min(wanted), max(wanted)) if wanted else ("", "")
+        latest: dict[str, tuple[float, str]] = {}
+        for path in self._store.paths(PLANS, ".parquet"):
+            if wanted is not None and path in self._spans:
+                low, high = self._spans[path]
+                if high < first or last < low:
+                    continue
+            table = self._store.table(path)
+            names = table["uri"].to_pylist()
+            self._spans[path] = min(names), max(names)
+            for uri, planned, text in zip(names, *(table[n].to_pylist() for n in ("planned", "plan"))):
+                self._latest = max(self._latest, planned)
+                if (wanted is None or uri in wanted) and (uri not in latest or latest[uri][0] < planned):
+                    latest[uri] = planned, text
+        return {uri: Plan.from_json(text) for uri, (_, text) in latest.items()}
+
+    def count(self) -> tuple[int, int]:
+        """The number of inputs ever planned, and of the units of their latest plans; takes 20 bytes of memory a plan."""
+        names, times, units = array("Q"), array("d"), array("L")
+        for path in self._store.paths(PLANS, ".parquet"):
+            table = self._store.table(path)
+            times.extend(table["planned"].to_pylist())
+            units.extend(len(json.loads(text)["chunks"]) for text in table["plan"].to_pylist())
+            for uri in table["uri"].to_pylist():
+                names.append(int.from_bytes(hashlib.blake2b(uri.encode(), digest_size=8).digest()))
+        order = np.lexsort((times, names))
+        sorted_names = np.asarray(names)[order]
+        latest = np.append(sorted_names[1:] != sorted_names[:-1], np.ones(min(len(names), 1), bool))
+        return int(latest.sum()), int(np.asarray(units)[order][latest].sum())
+
+    def add(self, plans: list[Plan]) -> None:
+        """Publish new plans."""
+        if not plans:
+            return
+        # Later than all plans before, even if this machine's clock is behind.
+        self._latest = max(time.time(), self._latest + 1e-3)
+        columns = {
+            "uri": [p.uri for p in plans],
+            "planned": [self._latest] * len(plans),
+            "plan": [p.to_json() for p in plans],
+        }
+        publish_by_hash(self._store, PLANS, pa.table(columns))

@@ -1,0 +1,63 @@
+"""Plans kept in a dataset: the latest counts, and few parts are read."""
+
+import time
+import tracemalloc
+
+from pipelines.extract.dataset import FaceDataset
+from pipelines.extract.plan import Plan
+from pipelines.extract.plan_store import PlanStore
+from rigface.storage.store import Store
+
+
+def plan(uri: str, sha256: str, units: int = 0) -> Plan:
+    return Plan(uri, sha256=sha256, chunks=(None,) * units)
+
+
+def test_latest_plan_counts_even_if_the_clock_went_back(tmp_path, monkeypatch):
+    """A run on a machine whose clock is a day behind replaces the plans of the run before."""
+    now = time.time()
+    first = FaceDataset(Store(str(tmp_path)))
+    first.add_plans([plan("a", "old"), plan("b", "old")], {}, "config")
+    monkeypatch.setattr(time, "time", lambda: now - 86400)
+    second = FaceDataset(Store(str(tmp_path)))
+    known = second.plans.load()
+    assert second.add_plans([plan("a", "new")], known, "config") == 1
+    stored = FaceDataset(Store(str(tmp_path))).plans.load()
+    assert {uri: p.sha256 for uri, p in stored.items()} == {"a": "new", "b": "old"}
+
+
+def test_only_parts_that_may_hold_wanted_plans_are_read(tmp_path, monkeypatch):
+    plans = PlanStore(Store(str(tmp_path)))
+    for k in range(4):
+        plans.add([plan(f"{k}{i}", "x") for i in range(3)])
+    assert len(plans.load()) == 12
+    read = []
+    real = Store.table
+    monkeypatch.setattr(Store, "table", lambda self, path, *more: read.append(path) or real(self, path, *more))
+    assert plans.load(["20", "22", "99"]).keys() == {"20", "22"}
+    assert len(read) == 2  # of the names from 20 to 99
+    assert plans.load([]) == {}
+
+
+def test_inputs_and_units_are_counted_by_their_latest_plans(tmp_path):
+    plans = PlanStore(Store(str(tmp_path)))
+    assert plans.count() == (0, 0)
+    plans.add([plan("a", "old", 1), plan("b", "x", 2)])
+    plans.add([plan("a", "new", 5)])
+    assert plans.count() == (2, 7)
+
+
+def test_count_holds_one_part_of_the_plans_in_memory(tmp_path):
+    plans = PlanStore(Store(str(tmp_path)))
+    for k in range(20):
+        plans.add([plan(f"/videos/{k}/{i}.mp4", "x") for i in range(200)])
+
+    def peak(do) -> int:
+        tracemalloc.start()
+        do()
+        size = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return size
+
+    plans.count()  # imports
+    assert peak(plans.count) < peak(plans.load) / 4
