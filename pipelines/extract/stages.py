@@ -137,7 +137,8 @@ class MaskAndScore:
         faces = _aligned(unit, rows)
         degrees = to_degrees(to_matrix(unit.numbers("head_rotation", rows)))
         residuals = np.concatenate([unit.numbers(name, rows) for name in _RESIDUALS], axis=1)
-        assert unit.record.height is not None and unit.record.width is not None
+        assert unit.record.height is not None
+        assert unit.record.width is not None
         frame_size = unit.record.height, unit.record.width
         for i, row in enumerate(rows.tolist()):
             try:

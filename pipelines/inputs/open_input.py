@@ -1,7 +1,7 @@
-"""Open an input for the stages: whatever goes wrong while it is read is the input's trouble and becomes a row.
+"""Open an input for the stages: an error while it is read becomes a row of that input.
 
-Path: uri -> `opened` -> video.frames or image.decode. Unless it happens to most inputs: a record says `crash` then, and
-`extract` stops when they pile up (a network that is down makes no bad videos).
+Path: uri -> `opened` -> video.frames or image.decode. A refusal of the file system is also recorded as a `crash`: `extract`
+stops if most inputs fail so, because then the network is down and the videos are not bad.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import BinaryIO
 from pipelines.inputs import sources
 from rigface.errors import BadInput
 
-STAMPING = 32  # threads: on S3 a stamp is one request
+STAMP_THREADS = 32  # on S3 a stamp is one request
 
 
 class CannotRead(BadInput):
-    """The file system would not give the input out. It may do so another time."""
+    """The file system or storage refused the input. A later try may succeed."""
 
 
 @contextmanager
@@ -27,7 +27,7 @@ def opened(uri: str) -> Iterator[BinaryIO]:
 
     Raises:
         CannotRead: any OSError while it is open.
-        BadInput: it is no file.
+        BadInput: it is not a file.
     """
     try:
         with sources.open_uri(uri) as file:
@@ -35,13 +35,13 @@ def opened(uri: str) -> Iterator[BinaryIO]:
     except FileNotFoundError as e:
         raise CannotRead("no such file") from e
     except PermissionError as e:
-        raise CannotRead("may not be read by this user") from e
+        raise CannotRead("this user has no permission to read it") from e
     except OSError as e:
         raise CannotRead(f"cannot be read: {e.strerror or e}") from e
 
 
 def stamp(uri: str) -> str:
-    """Size and date; empty where there are none to be had."""
+    """Size and date; empty if they cannot be read."""
     try:
         return sources.stamp(uri)
     except (OSError, BadInput):
@@ -49,12 +49,12 @@ def stamp(uri: str) -> str:
 
 
 def changed(uris: list[str], known: dict[str, str]) -> list[str]:
-    """Those of the inputs whose stamp is not the known one, in their order.
+    """The inputs whose stamp differs from the known one, in their order.
 
     Args:
-        known: uri -> stamp when it was last looked into.
+        known: uri -> stamp at its survey.
     """
     old = [uri for uri in uris if uri in known]
-    with ThreadPoolExecutor(STAMPING) as pool:
+    with ThreadPoolExecutor(STAMP_THREADS) as pool:
         same = {uri for uri, now in zip(old, pool.map(stamp, old)) if now and now == known[uri]}
     return [uri for uri in uris if uri not in same]

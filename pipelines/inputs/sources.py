@@ -1,21 +1,20 @@
-"""Which inputs there are, and how to open one: folders, globs, lists, single files, on a disk or on S3.
+"""Listing and opening of inputs: folders, globs, lists and single files, on a disk or on S3.
 
-Path: the words of the command line -> `find_all` -> uris -> `open_uri`, in any process on any node.
+Path: arguments of the command line -> `find_all` -> uris -> `open_uri`, in any process on any node.
 
-A **uri** is an absolute path, or s3://bucket/key with the key as it is, nothing escaped: both keep spaces, brackets
-and every alphabet. Only a local name that is not UTF-8, which no Parquet column could hold, is written as file:// with
-its bytes percent-encoded.
+A **uri** is an absolute path, or s3://bucket/key with the key unescaped: both keep spaces, brackets and every alphabet. Only
+a local name that is not UTF-8, which a Parquet column cannot hold, is written as file:// with its bytes percent-encoded.
 
-What counts as an input:
-* a folder or an s3:// prefix: every file below it with the suffix of a picture or a video (`MEDIA`), in the order of
-  names; hidden files and folders are left out. Links are followed, loops and second ways to one file are not.
-* a glob (`**` too): what matches; the same suffixes only, unless the pattern itself ends in a suffix.
+These are inputs:
+* a folder or an s3:// prefix: every file below it with the suffix of an image or a video (`MEDIA`), in the order of
+  names; hidden files and folders are left out. Links are followed; loops and second paths to one file are not.
+* a glob (`**` too): its matches; the same suffixes only, unless the pattern itself ends in a suffix.
 * a list: .txt (a uri per line), .csv or .parquet (column `uri`). Relative paths in it start at the list's own folder.
-* the manifest.json of an S3 Inventory: the keys that it lists, by suffix, without asking the bucket for anything.
-* anything else that is named: itself, whatever its suffix. If it cannot be read, that becomes a row.
+* the manifest.json of an S3 Inventory: the keys that it lists, by suffix, without a request to the bucket.
+* any other named file: itself, with any suffix. If it cannot be read, that becomes a row.
 
-A name that exists is never taken for a glob. The order is the order given, and a uri comes once.
-Suffixes only decide what is *listed*; what a file *is* is decided by its content.
+An existing name is never treated as a glob. The order is the order given, and a uri comes once.
+Suffixes only decide what is *listed*; the type of a file is decided by its content.
 """
 
 from __future__ import annotations
@@ -41,50 +40,52 @@ from rigface.errors import BadInput, PlanError
 from rigface.storage import objects
 from rigface.storage.read_ahead import ReadAhead
 
-_FILMS = frozenset((".mp4", ".m4v", ".mov", ".qt", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".m2v", ".vob", ".ts"))
-_MORE_FILMS = frozenset((".m2ts", ".mts", ".wmv", ".asf", ".flv", ".f4v", ".ogv", ".ogg", ".3gp", ".3g2", ".gif"))
-_PICTURES = frozenset((".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff"))
-_UNREADABLE = frozenset((".heic", ".heif", ".avif"))  # listed, so that they end as a row with a reason, not as nothing
-MEDIA = _FILMS | _MORE_FILMS | _PICTURES | _UNREADABLE
-MAX_PICTURE_BYTES = 2**30
+_VIDEOS = frozenset((".mp4", ".m4v", ".mov", ".qt", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".m2v", ".vob", ".ts"))
+_MORE_VIDEOS = frozenset((".m2ts", ".mts", ".wmv", ".asf", ".flv", ".f4v", ".ogv", ".ogg", ".3gp", ".3g2", ".gif"))
+_IMAGES = frozenset((".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff"))
+_UNREADABLE = frozenset((".heic", ".heif", ".avif"))  # listed, so that they become a row with a reason
+MEDIA = _VIDEOS | _MORE_VIDEOS | _IMAGES | _UNREADABLE
+MAX_IMAGE_BYTES = 2**30
 
-Found = tuple[str, str]  # uri, and what makes it one input: the real path
+Listed = tuple[str, str]  # uri, and the real path, by which duplicates are found
 
 log = logging.getLogger(__name__)
 
 
 def find_all(videos: Iterable[str]) -> Iterator[str]:
-    """The uris of all inputs, each once; in memory are the names of one folder or page (of a glob on a disk: all that
-    match it, which are sorted), and 12 bytes per uri given out.
+    """The uris of all inputs, each once.
+
+    In memory are the names of one folder or page (of a glob on a disk: all matches, for sorting), and 12 bytes per uri.
 
     Raises:
-        PlanError: at once, when one of `videos` does not exist or cannot be understood; at the end, when nothing
-            was found in any of them.
+        PlanError: at once, if one of `videos` does not exist or is malformed; at the end, if there is no input at all.
     """
-    return _distinct(chain.from_iterable([_expand(one) for one in videos]))
+    return _distinct(chain.from_iterable([_expand(named) for named in videos]))
 
 
 def sample(uris: Iterable[str], count: int) -> tuple[list[str], int]:
-    """Some of very many, and how many there are. By the hash of the name: the same question has the same sample."""
-    kept: list[tuple[int, str]] = []  # a heap whose first has the largest hash
+    """A sample of the uris, and their number. It is chosen by hash, so the same uris give the same sample."""
+    kept: list[tuple[int, str]] = []  # a heap whose first element has the largest hash
     total = 0
     for uri in uris:
         total += 1
-        mark = int.from_bytes(hashlib.sha256(os.fsencode(uri)).digest())
-        (heapq.heappush if len(kept) < count else heapq.heappushpop)(kept, (-mark, uri))
+        digest = int.from_bytes(hashlib.sha256(os.fsencode(uri)).digest())
+        (heapq.heappush if len(kept) < count else heapq.heappushpop)(kept, (-digest, uri))
     return [uri for _, uri in sorted(kept, reverse=True)], total
 
 
-def _distinct(found: Iterable[Found]) -> Iterator[str]:
+def _distinct(listed: Iterable[Listed]) -> Iterator[str]:
     seen = CompactSet()
-    for uri, real in found:
+    for uri, real in listed:
         if seen.add(os.fsencode(real)):
             yield uri
     if not len(seen):
-        raise PlanError("no input found: no file has the suffix of a video or a picture; name a file to take it anyway")
+        raise PlanError(
+            "no input found: no file has the suffix of a video or an image; a file named directly may have any suffix"
+        )
 
 
-def _expand(named: str) -> Iterator[Found]:
+def _expand(named: str) -> Iterator[Listed]:
     if named.startswith("s3://"):
         return _expand_s3(named)
     path = os.path.abspath(os.path.expanduser(_local(named, PlanError)))
@@ -101,7 +102,7 @@ def _expand(named: str) -> Iterator[Found]:
     return _matched(matches, by_suffix=not re.search(r"\.\w+$", path))
 
 
-def _matched(paths: list[str], by_suffix: bool) -> Iterator[Found]:
+def _matched(paths: list[str], by_suffix: bool) -> Iterator[Listed]:
     walked: set[str] = set()
     for path in paths:
         if os.path.isdir(path):
@@ -110,8 +111,8 @@ def _matched(paths: list[str], by_suffix: bool) -> Iterator[Found]:
             yield _uri(path), os.path.realpath(path)
 
 
-def _walk(folder: str, walked: set[str]) -> Iterator[Found]:
-    """Files below a folder; `walked` holds the real paths of the folders that were entered, against loops."""
+def _walk(folder: str, walked: set[str]) -> Iterator[Listed]:
+    """Files below a folder; `walked` holds the real paths of the folders entered so far, against loops."""
     real = os.path.realpath(folder)
     if real in walked:
         return
@@ -120,34 +121,34 @@ def _walk(folder: str, walked: set[str]) -> Iterator[Found]:
         with os.scandir(folder) as listing:
             entries = sorted(listing, key=lambda entry: entry.name)
     except PermissionError:
-        log.warning("left out, may not be listed by this user: %s", folder)
+        log.warning("skipped, this user has no permission to list it: %s", folder)
         return
     for entry in entries:
         if entry.name.startswith("."):
             continue
         if entry.is_dir():
             yield from _walk(entry.path, walked)
-        elif _suffix(entry.name) in MEDIA and (entry.is_file() or entry.is_symlink()):  # a dangling link is a row, too
+        elif _suffix(entry.name) in MEDIA and (entry.is_file() or entry.is_symlink()):  # a dangling link becomes a row
             here = os.path.realpath(entry.path) if entry.is_symlink() else os.path.join(real, entry.name)
             yield _uri(entry.path), here
 
 
-def _expand_s3(named: str) -> Iterator[Found]:
+def _expand_s3(named: str) -> Iterator[Listed]:
     bucket, key = _bucket_and_key(named)
     if not bucket:
         raise PlanError(f"want s3://bucket/prefix, got {named}")
     if key and not key.endswith("/"):
-        if any(found == key for found in _keys(bucket, key, limit=1)):  # the key itself sorts before all it begins
+        if any(first == key for first in _keys(bucket, key, limit=1)):  # the key itself sorts first
             return _listed(named, named.rpartition("/")[0]) if manifests.is_list(key) else iter([(named, named)])
         if any(_keys(bucket, key + "/", limit=1)):
             key += "/"
     if not any(_keys(bucket, key, limit=1)):
-        hint = "; globs work on disks only, on S3 name a prefix" if glob.has_magic(key) else ""
-        raise PlanError(f"nothing at {named}{hint}")
+        hint = "; globs work on disks only, on S3 use a prefix" if glob.has_magic(key) else ""
+        raise PlanError(f"no objects at {named}{hint}")
     return _below(bucket, key)
 
 
-def _below(bucket: str, prefix: str) -> Iterator[Found]:
+def _below(bucket: str, prefix: str) -> Iterator[Listed]:
     for key in _keys(bucket, prefix):
         if _is_media_key(key[len(prefix) :]):
             uri = f"s3://{bucket}/{key}"
@@ -165,24 +166,24 @@ def _keys(bucket: str, prefix: str, limit: int = 0) -> Iterator[str]:
         raise PlanError(f"cannot list s3://{bucket}/{prefix}: {e}") from e
 
 
-def _listed(uri: str, folder: str) -> Iterator[Found]:
-    """What a list names. Opened at once, so that a wrong one is noticed before anything runs."""
+def _listed(uri: str, folder: str) -> Iterator[Listed]:
+    """The entries of a list. It is opened at once, so that a wrong list is refused before the job runs."""
     try:
         if uri.endswith(manifests.INVENTORY):
             keys = manifests.inventory(open_uri(uri), open_uri)
-            return ((one, one) for one in keys if _is_media_key(_bucket_and_key(one)[1]))
+            return ((key, key) for key in keys if _is_media_key(_bucket_and_key(key)[1]))
         entries = manifests.entries(open_uri(uri), _suffix(uri))
     except (OSError, BadInput) as e:
         raise PlanError(f"cannot read the list {uri}: {e}") from e
     return (_entry(text, folder) for text in entries)
 
 
-def _entry(text: str, folder: str) -> Found:
+def _entry(text: str, folder: str) -> Listed:
     if text.startswith("file://"):
         text = _local(text, PlanError)
     elif "://" in text:
         if text.encode("utf-8", "ignore").decode() != text:
-            raise PlanError(f"an address in the list is not UTF-8: {text!r}")
+            raise PlanError(f"a uri in the list is not UTF-8: {text!r}")
         return text, text
     if folder.startswith("s3://") and not text.startswith("/"):
         return f"{folder}/{text}", f"{folder}/{text}"
@@ -191,20 +192,20 @@ def _entry(text: str, folder: str) -> Found:
 
 
 def open_uri(uri: str) -> BinaryIO:
-    """The input as a seekable binary file; from S3 by range or from a copy, as `nearby` decides.
+    """The input as a seekable binary file; from S3 by range or from a copy, as object_cache.py decides.
 
     Raises:
-        FileNotFoundError, PermissionError: as their names say.
-        BadInput: a folder, a pipe, or an address of a kind we do not read.
-        StorageGone: the storage is away; no input is to blame.
-        OSError: anything else.
+        FileNotFoundError, PermissionError: it is missing or forbidden.
+        BadInput: a folder, a pipe, or a uri of an unknown scheme.
+        StorageGone: the storage does not answer; the input is not at fault.
+        OSError: any other error.
     """
     if uri.startswith("s3://"):
         bucket, key = _bucket_and_key(uri)
         return io.BufferedReader(ReadAhead(CachedObject(bucket, key)), 65536)
     path = _local(uri, BadInput)
     mode = _stat(path).st_mode
-    if not stat.S_ISREG(mode):  # opening a pipe would wait for ever
+    if not stat.S_ISREG(mode):  # opening a pipe would block
         raise BadInput("a folder, not a file" if stat.S_ISDIR(mode) else "not a regular file")
     return open(path, "rb")
 
@@ -213,13 +214,13 @@ def _stat(path: str) -> os.stat_result:
     try:
         return os.stat(path)
     except OSError as e:
-        if e.errno in (errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL):  # no second try will help
+        if e.errno in (errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL):  # a retry would not help
             raise BadInput(f"cannot be opened: {os.strerror(e.errno).lower()}") from e
         raise
 
 
 def stamp(uri: str) -> str:
-    """Size and time of change (on S3: entity tag), to see cheaply whether an input is still the same.
+    """Size and modification time (on S3: entity tag): a cheap check if an input has changed.
 
     Raises:
         FileNotFoundError, PermissionError, BadInput, OSError: as `open_uri`.
@@ -227,8 +228,8 @@ def stamp(uri: str) -> str:
     if uri.startswith("s3://"):
         about = objects.head(*_bucket_and_key(uri))
         return f"{about.size}-{about.etag}"
-    found = _stat(_local(uri, BadInput))
-    return f"{found.st_size}-{found.st_mtime_ns}"
+    status = _stat(_local(uri, BadInput))
+    return f"{status.st_size}-{status.st_mtime_ns}"
 
 
 def head(file: BinaryIO, count: int) -> tuple[bytes, int]:
@@ -241,15 +242,15 @@ def head(file: BinaryIO, count: int) -> tuple[bytes, int]:
 
 
 def read(file: BinaryIO) -> bytes:
-    """All of a file that is to be a picture.
+    """The content of an image file.
 
     Raises:
-        BadInput: it is larger than any picture we would decode.
+        BadInput: it is larger than `MAX_IMAGE_BYTES`.
     """
     size = file.seek(0, io.SEEK_END)
-    if size > MAX_PICTURE_BYTES:
+    if size > MAX_IMAGE_BYTES:
         raise BadInput(
-            f"too large for a picture: {size / 1e6:.0f} MB, more than the {MAX_PICTURE_BYTES / 1e6:.0f} allowed"
+            f"too large for an image: {size / 1e6:.0f} MB, more than the {MAX_IMAGE_BYTES / 1e6:.0f} allowed"
         )
     file.seek(0)
     return file.read()
@@ -263,11 +264,11 @@ def _bucket_and_key(uri: str) -> tuple[str, str]:
 def _local(uri: str, error: type[Exception]) -> str:
     """The path behind a name or a file:// address."""
     if "\0" in uri:
-        raise error("not a path: it holds a zero byte")
+        raise error("not a path: it has a zero byte")
     if uri.startswith("file:///"):
         return os.fsdecode(unquote_to_bytes(uri.removeprefix("file://")))
     if scheme := re.match(r"[A-Za-z][A-Za-z0-9+.-]*(?=://)", uri):
-        raise error(f"cannot read {scheme[0]}:// addresses; copy the files to a disk or to S3")
+        raise error(f"cannot read {scheme[0]}:// uris; copy the files to a disk or to S3")
     return uri
 
 

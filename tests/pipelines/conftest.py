@@ -1,4 +1,4 @@
-"""One folder of small inputs, and one finished dataset of them."""
+"""Fixtures: a folder of small inputs, and a finished dataset of them."""
 
 import io
 from pathlib import Path
@@ -14,7 +14,7 @@ from pipelines.extract.progress import Progress
 
 @pytest.fixture(scope="session")
 def zoo(tmp_path_factory) -> Path:
-    """Small inputs of every kind: five good ones, one with nobody, two bad ones."""
+    """Small inputs of every kind: five good ones, one without faces, two bad ones."""
     from rigface.image import encode_jpeg
     from rigface.testing import fakes
 
@@ -32,7 +32,7 @@ def zoo(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def finished(ray_cluster, zoo, tmp_path_factory) -> Path:
-    """The zoo, extracted without interruption. Read only."""
+    """The dataset of the zoo, extracted without interruption. Read only."""
     from pipelines.extract.job import extract
 
     out = tmp_path_factory.mktemp("finished") / "out"
@@ -47,6 +47,6 @@ def faces_of(out: Path) -> pa.Table:
 
 
 def inputs_of(out: Path) -> pa.Table:
-    """All rows of inputs/, in one order, without what differs from run to run."""
+    """All rows of inputs/, in one order, without times."""
     table = pyarrow.dataset.dataset(out / "inputs", format="parquet").to_table().sort_by("uri").combine_chunks()
     return table.drop_columns(["stage_seconds"])

@@ -1,4 +1,4 @@
-"""Inventories of S3, and how little is held of very long lists."""
+"""S3 inventories, and memory bounds of long lists and of CompactSet."""
 
 import gzip
 import io
@@ -20,17 +20,17 @@ from rigface.errors import PlanError
 from rigface.storage import objects, s3_client
 
 KEYS = ["v/a b+c.mp4", "v/имя 顔.mov", "v/sub/100%.jpg", "v/notes.txt", "v/.hidden/x.mp4"]
-OLD, GONE = "v/old.mp4", "v/gone.mp4"
+SUPERSEDED, DELETED = "v/superseded.mp4", "v/deleted.mp4"
 WANTED = [f"s3://clips/{key}" for key in KEYS[:3]]
 
 
 @pytest.fixture
 def inventory(bucket, request):
-    """Makes an inventory of s3://clips in s3://faces, as S3 does."""
+    """Writes an inventory of s3://clips to s3://faces, as S3 does."""
     folder = f"inventory/{request.node.name}/2026-11-01T01-00Z"
 
     def make(form: str, broken: bool = False, **more) -> str:
-        rows = [(key, True, False) for key in KEYS] + [(OLD, False, False), (GONE, True, True)]
+        rows = [(key, True, False) for key in KEYS] + [(SUPERSEDED, False, False), (DELETED, True, True)]
         if form == "CSV":
             schema = "Bucket, Key, VersionId, IsLatest, IsDeleteMarker, Size"
             lines = [
@@ -63,11 +63,11 @@ def inventory(bucket, request):
 
 
 @pytest.mark.parametrize("form", ["CSV", "PARQUET"])
-def test_an_inventory_gives_what_a_listing_would(inventory, form):
+def test_inventory_gives_the_uris_of_a_listing(inventory, form):
     where = inventory(form)
     before = s3_client.counts["requests"]
     assert list(find_all([where])) == WANTED
-    assert s3_client.counts["requests"] - before <= 5  # however long it is: looking, the manifest, one file
+    assert s3_client.counts["requests"] - before <= 5  # of any length: the listing, the manifest, one file
 
 
 @pytest.mark.parametrize(
@@ -81,12 +81,12 @@ def test_an_inventory_gives_what_a_listing_would(inventory, form):
         ("CSV", {"broken": True}, "cannot read the inventory file"),
     ],
 )
-def test_an_inventory_that_cannot_be_used_is_said(inventory, form, more, reason):
+def test_unusable_inventory_is_refused_with_a_reason(inventory, form, more, reason):
     with pytest.raises((PlanError, FileNotFoundError), match=reason):
         list(find_all([inventory(form, **more)]))
 
 
-def test_a_long_parquet_list_is_not_held(tmp_path):
+def test_long_parquet_list_is_read_in_little_memory(tmp_path):
     count = 100_000
     addresses = pa.array([f"s3://clips/some/folder/with/a/name/{i:09}.mp4" for i in range(count)])
     pq.write_table(pa.table({"uri": addresses}), tmp_path / "list.parquet", row_group_size=5_000)
@@ -94,30 +94,29 @@ def test_a_long_parquet_list_is_not_held(tmp_path):
     with open(tmp_path / "list.parquet", "rb") as file:
         tracemalloc.start()
         assert sum(1 for _ in manifests.entries(file, ".parquet")) == count
-        most = tracemalloc.get_traced_memory()[1]
+        peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-    assert most < 4e6, most  # as strings they are 10 MB
+    assert peak < 4e6, peak  # as strings they are 10 MB
 
 
-def test_marks_are_small():
-    marks = CompactSet(str(i) for i in range(300_000))
-    held = sum(sys.getsizeof(place) for place in marks._places.values()) + sys.getsizeof(marks._places)
-    assert held < 16e6, held  # 8 MB whatever their number, and 12 bytes each; as strings in a set it is 30 MB
+def test_compact_set_takes_12_bytes_a_name():
+    names = CompactSet(str(i) for i in range(300_000))
+    size = sum(sys.getsizeof(bucket) for bucket in names._buckets.values()) + sys.getsizeof(names._buckets)
+    assert size < 16e6, size  # 8 MB for any number, and 12 bytes each; a set of strings takes 30 MB
 
 
 @given(st.lists(st.text(max_size=3), max_size=60))
 @settings(max_examples=30, deadline=None)
-def test_marks_are_a_set(names):
-    marks, plain = CompactSet(), set()
+def test_compact_set_behaves_as_a_set(names):
+    compact, plain = CompactSet(), set()
     for name in names:
-        assert (name in marks) == (name in plain)
-        assert marks.add(name) == (name not in plain)
+        assert (name in compact) == (name in plain)
+        assert compact.add(name) == (name not in plain)
         plain.add(name)
-    assert len(marks) == len(plain)
+    assert len(compact) == len(plain)
 
 
-def test_marks_find_no_hash_across_two_neighbours():
-    marks = CompactSet()
-    marks._places[b"xy"] = bytearray(b"0123456789abcdefghij")
-    assert _has(marks._places[b"xy"], b"abcdefghij")
-    assert not _has(marks._places[b"xy"], b"56789abcde")
+def test_compact_set_ignores_a_match_across_two_neighbours():
+    bucket = bytearray(b"0123456789abcdefghij")
+    assert _has(bucket, b"abcdefghij")
+    assert not _has(bucket, b"56789abcde")

@@ -1,4 +1,4 @@
-"""nearby.py: ranges while they are cheap, one copy when they are not, and never more disk than allowed."""
+"""Local cache of S3 objects: ranges while they are cheap, then one copy, within the allowed disk space."""
 
 import fcntl
 import logging
@@ -23,19 +23,19 @@ SIZE = 3_000_000
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("RIGFACE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(object_cache, "SPARE", 1_000_000)  # the first 256 kB come with opening
-    monkeypatch.setattr(object_cache, "PIECE", 2**20)
+    monkeypatch.setattr(object_cache, "READ_AHEAD_BYTES", 1_000_000)  # the first 256 kB come with opening
+    monkeypatch.setattr(object_cache, "PIECE_BYTES", 2**20)
     return object_cache.folder()
 
 
 @pytest.fixture
-def film(bucket, request):
+def video(bucket, request):
     data = random.Random(request.node.name).randbytes(SIZE)
-    objects.put("faces", f"films/{request.node.name}", data)
-    return f"films/{request.node.name}", data
+    objects.put("faces", f"videos/{request.node.name}", data)
+    return f"videos/{request.node.name}", data
 
 
-def read_all(key: str, step: int = 500_000) -> tuple[bytes, "object_cache.Nearby"]:
+def read_all(key: str, step: int = 500_000) -> tuple[bytes, "object_cache.CachedObject"]:
     file = object_cache.CachedObject("faces", key)
     data = b"".join(file.read_at(step, at) for at in range(0, file.size(), step))
     file.close()
@@ -44,13 +44,13 @@ def read_all(key: str, step: int = 500_000) -> tuple[bytes, "object_cache.Nearby
 
 @pytest.fixture
 def counted(monkeypatch):
-    """What is told while a test runs: (name, label) -> sum."""
+    """Recorded metrics of a test: (name, label) -> sum."""
     sums = Counter()
 
-    def tell(measure, value=1.0, **labels):
-        sums[measure.name.removeprefix("rigface_video_cache_"), *labels.values()] += value
+    def record(metric, value=1.0, **labels):
+        sums[metric.name.removeprefix("rigface_video_cache_"), *labels.values()] += value
 
-    monkeypatch.setattr(metrics, "tell", tell)
+    monkeypatch.setattr(metrics, "record", record)
     return sums
 
 
@@ -58,15 +58,15 @@ def copies(cache):
     return sorted(p.name for p in cache.glob("*.copy")) if cache.exists() else []
 
 
-def test_read_twice_it_is_not_copied_read_more_often_it_is(film, cache, counted):
-    key, data = film
+def test_object_is_copied_at_its_third_read(video, cache, counted):
+    key, data = video
     for _ in range(2):
         assert read_all(key)[0] == data
     assert copies(cache) == []
     assert read_all(key)[0] == data
     assert len(copies(cache)) == 1
     _, again = read_all(key)
-    assert again._remote.fetched <= 256 * 1024  # what opening it costs
+    assert again._remote.fetched <= 256 * 1024  # the cost of opening it
     assert not list(cache.glob("*.fetched")) + list(cache.glob("*.part"))
     assert (counted["lookups", "miss"], counted["lookups", "hit"]) == (3, 1)
     assert counted["bytes", "kept"] == SIZE
@@ -74,8 +74,8 @@ def test_read_twice_it_is_not_copied_read_more_often_it_is(film, cache, counted)
     assert SIZE < counted["bytes", "read"] <= 2 * SIZE
 
 
-def test_a_file_that_is_read_back_and_forth_is_copied_in_the_middle(film, cache):
-    key, data = film
+def test_object_read_back_and_forth_is_copied_meanwhile(video, cache):
+    key, data = video
     with open_uri(f"s3://faces/{key}") as file:
         for at in [i * 397_123 % (SIZE - 1000) for i in range(60)]:
             file.seek(at)
@@ -83,56 +83,56 @@ def test_a_file_that_is_read_back_and_forth_is_copied_in_the_middle(film, cache)
     assert len(copies(cache)) == 1
 
 
-def test_another_content_is_another_object(film, cache):
-    key, data = film
+def test_replaced_object_is_not_read_from_the_old_copy(video, cache):
+    key, data = video
     for _ in range(3):
         read_all(key)
     objects.put("faces", key, data[::-1])
     assert read_all(key)[0] == data[::-1]
 
 
-def test_a_copy_that_somebody_cut_short_is_not_believed(film, cache):
-    key, data = film
+def test_truncated_copy_is_not_used(video, cache):
+    key, data = video
     for _ in range(3):
         read_all(key)
     (cache / copies(cache)[0]).write_bytes(b"torn")
     assert read_all(key)[0] == data
 
 
-def test_the_longest_unread_go_first_and_what_is_larger_than_all_room_stays_away(bucket, cache, monkeypatch, counted):
-    monkeypatch.setenv("RIGFACE_CACHE_GB", "0.007")  # two films, not three
+def test_least_recently_read_copy_is_evicted_and_too_large_objects_are_not_copied(bucket, cache, monkeypatch, counted):
+    monkeypatch.setenv("RIGFACE_CACHE_GB", "0.007")  # two videos, not three
     for name in "abc":
-        objects.put("faces", f"films/lru {name}", random.Random(name).randbytes(SIZE))
+        objects.put("faces", f"videos/lru {name}", random.Random(name).randbytes(SIZE))
     kept = {}
     for name in ("a", "b", "a", "c"):  # a is read again before c comes
         for _ in range(3):
-            read_all(f"films/lru {name}")
-        kept[name] = object_cache.CachedObject("faces", f"films/lru {name}")._copy.name
+            read_all(f"videos/lru {name}")
+        kept[name] = object_cache.CachedObject("faces", f"videos/lru {name}")._copy.name
         os.utime(cache / kept[name], (len(kept) + 100 * (name == "a"),) * 2)
     assert copies(cache) == sorted([kept["a"], kept["c"]])
     assert counted["evictions",] == counted["bytes", "evicted"] / SIZE == 1
     monkeypatch.setenv("RIGFACE_CACHE_GB", "0.001")
     for _ in range(4):
-        read_all("films/lru b")
+        read_all("videos/lru b")
     assert kept["b"] not in copies(cache)
 
 
-def test_copies_are_for_their_user_alone(film, cache):
-    key, _ = film
+def test_cache_folder_is_private(video, cache):
+    key, _ = video
     for _ in range(3):
         read_all(key)
     assert cache.stat().st_mode & 0o777 == 0o700
     assert len(copies(cache)) == 1
 
 
-@pytest.mark.parametrize("planted", ["open to all", "a link", "another's"])
-def test_a_folder_that_somebody_else_may_have_made_is_not_used(film, cache, planted, monkeypatch, tmp_path, caplog):
-    key, data = film
-    if planted == "another's":
+@pytest.mark.parametrize("planted", ["open to all", "a link", "another user's"])
+def test_untrusted_cache_folder_is_not_used(video, cache, planted, monkeypatch, tmp_path, caplog):
+    key, data = video
+    if planted == "another user's":
         monkeypatch.setattr(object_cache.os, "getuid", lambda: 12345)
     folder = object_cache.folder()
     folder.parent.mkdir()
-    target = tmp_path / "theirs" if planted == "a link" else folder
+    target = tmp_path / "target" if planted == "a link" else folder
     target.mkdir(mode=0o700)
     if planted == "a link":
         folder.symlink_to(target)
@@ -146,15 +146,15 @@ def test_a_folder_that_somebody_else_may_have_made_is_not_used(film, cache, plan
     assert [r.message for r in caplog.records if str(folder) in r.message and "mode 700" in r.message] != []
 
 
-def test_what_others_are_fetching_counts_and_what_they_left_does_not(film, cache, monkeypatch):
-    monkeypatch.setenv("RIGFACE_CACHE_GB", "0.007")  # two films, not three
-    key, data = film
+def test_unfinished_copies_count_only_while_their_process_lives(video, cache, monkeypatch):
+    monkeypatch.setenv("RIGFACE_CACHE_GB", "0.007")  # two videos, not three
+    key, data = video
     cache.mkdir(parents=True, mode=0o700)
-    for name in ("busy.part", "left.part"):
+    for name in ("busy.part", "abandoned.part"):
         (cache / name).write_bytes(bytes(SIZE))
     (cache / "old.copy").write_bytes(bytes(SIZE))
     with open(cache / "busy.part", "r+b") as busy:
-        fcntl.flock(busy, fcntl.LOCK_EX)  # as the process that writes it has
+        fcntl.flock(busy, fcntl.LOCK_EX)  # as the process that writes it does
         for _ in range(3):
             assert read_all(key)[0] == data
         assert len(copies(cache)) == 1
@@ -170,8 +170,8 @@ def test_what_others_are_fetching_counts_and_what_they_left_does_not(film, cache
     assert len(copies(cache)) == 1
 
 
-def test_a_disk_that_takes_nothing_is_no_trouble(film, cache, monkeypatch):
-    key, data = film
+def test_full_disk_falls_back_to_ranges(video, cache, monkeypatch):
+    key, data = video
 
     def full(*_):
         raise OSError(28, "No space left on device")
@@ -183,18 +183,18 @@ def test_a_disk_that_takes_nothing_is_no_trouble(film, cache, monkeypatch):
     assert not list(cache.glob("*.part"))
 
 
-def _read_thrice(told, key, queue):
-    os.environ.update(told)
-    object_cache.SPARE = 1_000_000
+def _read_thrice(environment, key, queue):
+    os.environ.update(environment)
+    object_cache.READ_AHEAD_BYTES = 1_000_000
     queue.put([hash(read_all(key)[0]) == hash(read_all(key)[0]) for _ in range(3)])
 
 
-def test_processes_do_not_get_in_each_others_way(film, cache):
-    key, data = film
+def test_processes_share_one_copy(video, cache):
+    key, data = video
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
-    told = {k: v for k, v in os.environ.items() if k.startswith(("AWS_", "RIGFACE_"))}
-    processes = [context.Process(target=_read_thrice, args=(told, key, queue)) for _ in range(3)]
+    environment = {k: v for k, v in os.environ.items() if k.startswith(("AWS_", "RIGFACE_"))}
+    processes = [context.Process(target=_read_thrice, args=(environment, key, queue)) for _ in range(3)]
     for process in processes:
         process.start()
     assert [queue.get(timeout=60) for _ in processes] == [[True] * 3] * 3
@@ -204,8 +204,8 @@ def test_processes_do_not_get_in_each_others_way(film, cache):
     assert read_all(key)[0] == data
 
 
-def test_an_object_that_is_not_given_out_is_told_from_a_storage_that_is_away(film, s3_server, monkeypatch):
-    key, _ = film
+def test_refused_object_raises_oserror_and_absent_storage_raises_storagegone(video, s3_server, monkeypatch):
+    key, _ = video
     monkeypatch.setenv("RIGFACE_S3_PATIENCE_S", "0.3")
     with Proxy(s3_server, share=1.0, faults=("500",)) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)

@@ -1,4 +1,4 @@
-"""sources.py: what is listed, in which order, under which name; and that every name opens again."""
+"""Listing and opening of inputs: order, names, globs, lists, S3 prefixes."""
 
 import csv
 import io
@@ -39,7 +39,7 @@ def names(found, folder) -> list[str]:
     return [os.path.relpath(uri, folder) for uri in found]
 
 
-def test_a_folder_is_listed_by_name_with_what_is_below(tmp_path):
+def test_folder_is_listed_recursively_in_order_of_names(tmp_path):
     touch(tmp_path, "z.mp4", "b/y.JPG", "a.mov", "b/a/x.webm", "notes.txt", "c.parquet", "no_suffix", ".hidden.mp4")
     touch(tmp_path, ".git/in.mp4", "b/w.avif")
     wanted = ["a.mov", "b/a/x.webm", "b/w.avif", "b/y.JPG", "z.mp4"]
@@ -47,7 +47,7 @@ def test_a_folder_is_listed_by_name_with_what_is_below(tmp_path):
     assert list(find_all([str(tmp_path)])) == list(find_all([str(tmp_path) + "/", str(tmp_path / "b" / "..")]))
 
 
-def test_a_named_file_is_taken_whatever_it_is_called(tmp_path):
+def test_named_file_is_an_input_with_any_suffix(tmp_path):
     touch(tmp_path, "clip.dat", ".hidden.mp4")
     found = list(find_all([str(tmp_path / "clip.dat"), str(tmp_path / ".hidden.mp4")]))
     assert names(found, tmp_path) == ["clip.dat", ".hidden.mp4"]
@@ -60,16 +60,16 @@ def test_relative_names_become_absolute(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ODD)
-def test_odd_names_stay_intact_and_open_again(tmp_path, name):
+def test_odd_names_are_kept_and_can_be_opened(tmp_path, name):
     touch(tmp_path, name)
-    for named in (tmp_path, tmp_path / name):  # a name that exists is no glob
+    for named in (tmp_path, tmp_path / name):  # an existing name is not a glob
         (uri,) = find_all([str(named)])
         assert uri == str(tmp_path / name)
         with open_uri(uri) as file:
             assert file.read().decode() == name
 
 
-def test_a_name_that_is_not_utf8_can_be_written_to_parquet_and_opens_again(tmp_path):
+def test_name_that_is_not_utf8_fits_parquet_and_can_be_opened(tmp_path):
     name = os.fsdecode(b"caf\xe9 %41.mp4")
     try:
         touch(tmp_path, name)
@@ -82,7 +82,7 @@ def test_a_name_that_is_not_utf8_can_be_written_to_parquet_and_opens_again(tmp_p
     assert list(find_all([uri])) == [uri]
 
 
-def test_a_glob_takes_media_only_unless_it_says_a_suffix(tmp_path):
+def test_glob_matches_media_only_unless_it_has_a_suffix(tmp_path):
     touch(tmp_path, "a1.mp4", "a2.mp4", "a3.txt", "a.dat", "sub/a4.mp4", "sub/deep/b.png")
     assert names(find_all([str(tmp_path / "a*")]), tmp_path) == ["a1.mp4", "a2.mp4"]
     assert names(find_all([str(tmp_path / "*.dat")]), tmp_path) == ["a.dat"]
@@ -91,7 +91,7 @@ def test_a_glob_takes_media_only_unless_it_says_a_suffix(tmp_path):
     assert sorted(names(find_all([str(tmp_path / "**")]), tmp_path)) == everything
 
 
-def test_an_input_comes_once_however_often_it_is_named(tmp_path):
+def test_input_named_twice_comes_once(tmp_path):
     touch(tmp_path, "a.mp4", "b.mp4")
     both = [str(tmp_path / "b.mp4"), str(tmp_path), str(tmp_path / "*.mp4"), "file://" + str(tmp_path / "a.mp4")]
     assert names(find_all(both), tmp_path) == ["b.mp4", "a.mp4"]
@@ -120,13 +120,13 @@ def write_list(path: Path, uris: list[str]) -> None:
         path.write_text("\n\n".join(uris) + "\r\n", "utf-8-sig")
     elif path.suffix == ".csv":
         with open(path, "w", newline="") as file:
-            csv.writer(file).writerows([["who", "uri"], *[["somebody", uri] for uri in uris]])
+            csv.writer(file).writerows([["person", "uri"], *[["x", uri] for uri in uris]])
     else:
-        pq.write_table(pa.table({"uri": [*uris, None], "who": ["x"] * (len(uris) + 1)}), path)
+        pq.write_table(pa.table({"uri": [*uris, None], "person": ["x"] * (len(uris) + 1)}), path)
 
 
 @pytest.mark.parametrize("name", ["in.txt", "in.csv", "in.parquet"])
-def test_a_list_names_inputs_from_its_own_folder_on(tmp_path, name, monkeypatch):
+def test_paths_in_a_list_are_relative_to_its_folder(tmp_path, name, monkeypatch):
     monkeypatch.chdir("/")
     odd = [n for n in ODD if "\n" not in n or not name.endswith("txt")]
     write_list(tmp_path / name, [*odd, "/abs/missing.mp4", "s3://bucket/a b.mp4", "file:///abs/a%20b.mp4", odd[0]])
@@ -139,7 +139,7 @@ def test_a_list_names_inputs_from_its_own_folder_on(tmp_path, name, monkeypatch)
     ]
 
 
-def test_a_list_is_read_as_it_is_needed(tmp_path):
+def test_list_is_read_lazily(tmp_path):
     (tmp_path / "in.txt").write_text("\n".join(f"{i}.mp4" for i in range(200_000)))
     found = find_all([str(tmp_path / "in.txt")])
     assert next(found) == str(tmp_path / "0.mp4")
@@ -155,7 +155,7 @@ def test_a_list_is_read_as_it_is_needed(tmp_path):
         ({"empty/readme.md": ""}, "empty", "no input found"),
     ],
 )
-def test_what_cannot_be_meant_is_said_before_anything_runs(tmp_path, make, named, reason):
+def test_malformed_input_is_refused_with_a_reason(tmp_path, make, named, reason):
     for name, text in make.items():
         touch(tmp_path, name)
         (tmp_path / name).write_text(text)
@@ -163,13 +163,13 @@ def test_what_cannot_be_meant_is_said_before_anything_runs(tmp_path, make, named
         list(find_all([str(tmp_path / named)]))
 
 
-def test_a_missing_input_is_noticed_before_the_first_is_given_out(tmp_path):
+def test_missing_input_is_refused_before_the_first_is_listed(tmp_path):
     touch(tmp_path, "a.mp4")
     with pytest.raises(PlanError, match="no such file"):
         find_all([str(tmp_path / "a.mp4"), str(tmp_path / "b.mp4")])
 
 
-def test_addresses_of_other_kinds_are_refused():
+def test_uris_of_other_schemes_are_refused():
     for uri in ("http://example.org/a.mp4", "gs://bucket/a.mp4", "pipe://x"):
         with pytest.raises(PlanError, match="copy the files"):
             list(find_all([uri]))
@@ -187,17 +187,17 @@ def test_addresses_of_other_kinds_are_refused():
         ("zero\0byte.mp4", BadInput),
     ],
 )
-def test_what_cannot_be_opened_has_an_error_that_ends_as_a_row(call, uri, error):
+def test_unopenable_input_raises_an_error_that_becomes_a_row(call, uri, error):
     with pytest.raises(error):
         call(uri)
 
 
-def test_a_folder_is_not_an_input(tmp_path):
+def test_folder_cannot_be_opened(tmp_path):
     with pytest.raises(BadInput, match="a folder"):
         open_uri(str(tmp_path))
 
 
-def test_the_stamp_changes_with_the_file(tmp_path):
+def test_stamp_changes_with_the_file(tmp_path):
     touch(tmp_path, "a.mp4")
     before = sources.stamp(str(tmp_path / "a.mp4"))
     assert before == sources.stamp(str(tmp_path / "a.mp4"))
@@ -205,15 +205,15 @@ def test_the_stamp_changes_with_the_file(tmp_path):
     assert before != sources.stamp(str(tmp_path / "a.mp4"))
 
 
-def test_head_and_read_leave_nothing_out(tmp_path, monkeypatch):
+def test_head_and_read_return_the_whole_content(tmp_path, monkeypatch):
     (tmp_path / "a.jpg").write_bytes(bytes(range(256)) * 10)
     with open_uri(str(tmp_path / "a.jpg")) as file:
         file.seek(77)
         assert sources.head(file, 10) == (bytes(range(10)), 2560)
         assert file.tell() == 0
         assert len(sources.read(file)) == 2560
-        monkeypatch.setattr(sources, "MAX_PICTURE_BYTES", 2559)
-        with pytest.raises(BadInput, match="too large for a picture"):
+        monkeypatch.setattr(sources, "MAX_IMAGE_BYTES", 2559)
+        with pytest.raises(BadInput, match="too large for an image"):
             sources.read(file)
 
 
@@ -221,7 +221,7 @@ def test_head_and_read_leave_nothing_out(tmp_path, monkeypatch):
 
 
 class Remote:
-    """Counts what is asked of it."""
+    """Counts its requests."""
 
     def __init__(self, data: bytes):
         self.data, self.requests, self.closed = data, [], False
@@ -238,7 +238,7 @@ class Remote:
 
 
 @given(st.lists(st.tuples(st.sampled_from([0, 1, 2]), st.integers(-80, 80), st.integers(0, 60)), max_size=30))
-def test_read_ahead_reads_what_a_file_reads(steps):
+def test_read_ahead_equals_a_plain_file(steps):
     data = np.random.default_rng(0).bytes(100)
     plain = io.BytesIO(data)
     with pytest.MonkeyPatch.context() as patch:
@@ -254,7 +254,7 @@ def test_read_ahead_reads_what_a_file_reads(steps):
         assert sum(len(content) for _, content in ahead._windows) <= 4 * 20
 
 
-def test_read_ahead_asks_seldom_and_keeps_little():
+def test_read_ahead_makes_few_requests_and_keeps_little():
     remote = Remote(bytes(64 * 2**20))
     ahead = read_ahead.ReadAhead(remote)
     while ahead.read(65536):
@@ -265,7 +265,7 @@ def test_read_ahead_asks_seldom_and_keeps_little():
     assert ahead.closed
 
 
-def test_an_object_that_shrank_is_an_error_not_an_end():
+def test_object_that_shrank_is_an_error():
     remote = Remote(bytes(1000))
     ahead = read_ahead.ReadAhead(remote)
     remote.data = b""
@@ -278,7 +278,7 @@ def test_an_object_that_shrank_is_an_error_not_an_end():
 
 @pytest.fixture(scope="module")
 def s3(s3_server):
-    """A client of it, and one bucket with names of all kinds."""
+    """A client, and one bucket with names of all kinds."""
     from rigface.storage.s3_client import client
 
     make_bucket("clips")
@@ -296,7 +296,7 @@ def s3(s3_server):
     return client()
 
 
-def test_a_prefix_is_listed_and_every_key_opens(s3):
+def test_prefix_is_listed_and_every_key_can_be_opened(s3):
     found = list(find_all(["s3://clips/v"]))
     keys = sorted([f"v/{n}" for n in ODD if "\n" not in n] + ["v/sub/z.mp4", "v//double.mp4"], key=str.encode)
     assert found == [f"s3://clips/{key}" for key in keys]
@@ -306,7 +306,7 @@ def test_a_prefix_is_listed_and_every_key_opens(s3):
     assert list(find_all(["s3://clips/v/"])) == found
 
 
-def test_a_key_a_bucket_and_the_beginning_of_a_name(s3):
+def test_key_bucket_and_partial_name_are_listed(s3):
     assert list(find_all(["s3://clips/v2/q.mp4"])) == ["s3://clips/v2/q.mp4"]
     assert list(find_all(["s3://clips/plain"])) == ["s3://clips/plain"]
     assert list(find_all(["s3://clips/v/su"])) == ["s3://clips/v/sub/z.mp4"]
@@ -315,12 +315,12 @@ def test_a_key_a_bucket_and_the_beginning_of_a_name(s3):
 
 
 @pytest.mark.parametrize("named", ["s3://clips/none", "s3://no-such-bucket/x", "s3://", "s3://clips/v*"])
-def test_nothing_there_is_said(s3, named):
+def test_missing_prefix_is_refused(s3, named):
     with pytest.raises(PlanError):
         list(find_all([named]))
 
 
-def test_a_long_listing_comes_page_by_page(s3, monkeypatch):
+def test_long_listing_is_fetched_page_by_page(s3, monkeypatch):
     monkeypatch.setattr(objects, "PAGE", 3)
     s3.create_bucket(Bucket="many")
     for i in range(11):
@@ -334,7 +334,7 @@ def test_a_long_listing_comes_page_by_page(s3, monkeypatch):
     assert len(requests) - before == 3  # of four pages three were left
 
 
-def test_a_list_on_s3_names_its_neighbours(s3):
+def test_paths_in_a_list_on_s3_are_relative_to_its_prefix(s3):
     s3.put_object(Bucket="clips", Key="lists/in.txt", Body=b"a b.mp4\ns3://clips/v2/q.mp4\n/mnt/x.mp4\n")
     wanted = ["s3://clips/lists/a b.mp4", "s3://clips/v2/q.mp4", "/mnt/x.mp4"]
     assert list(find_all(["s3://clips/lists/in.txt"])) == wanted
@@ -342,16 +342,16 @@ def test_a_list_on_s3_names_its_neighbours(s3):
 
 @pytest.mark.parametrize("call", [open_uri, sources.stamp])
 @pytest.mark.parametrize("uri", ["s3://clips/none.mp4", "s3://no-such-bucket/x.mp4"])
-def test_a_missing_object_is_file_not_found(s3, call, uri):
+def test_missing_object_raises_file_not_found(s3, call, uri):
     with pytest.raises(FileNotFoundError):
         call(uri)
 
 
-def test_the_stamp_of_an_object(s3):
+def test_stamp_of_an_object_starts_with_its_size(s3):
     assert sources.stamp("s3://clips/v2/q.mp4").startswith("8-")
 
 
-def test_a_video_is_read_from_s3(s3, fixtures):
+def test_video_is_decoded_from_s3(s3, fixtures):
     from rigface.video.decode import plan_chunks, read_frames
 
     s3.put_object(Bucket="clips", Key="clip.mp4", Body=(fixtures / "clip.mp4").read_bytes())
@@ -363,7 +363,7 @@ def test_a_video_is_read_from_s3(s3, fixtures):
     np.testing.assert_array_equal(got[-1].image, local[-1].image)
 
 
-def test_a_sample_is_the_same_whatever_the_order_and_all_are_counted():
+def test_sample_is_independent_of_order_and_counts_all():
     names = [f"s3://b/{k}.mp4" for k in range(1000)]
     some, count = sources.sample(iter(names), 20)
     assert (len(some), count) == (20, 1000)

@@ -44,7 +44,7 @@ class FailsOnOne:
 
 def read_from_s3(proxy, monkeypatch):
     """One retried request; a video that is copied, and another that evicts the copy."""
-    monkeypatch.setattr(object_cache, "SPARE", 0)
+    monkeypatch.setattr(object_cache, "READ_AHEAD_BYTES", 0)
     monkeypatch.setenv("RIGFACE_CACHE_GB", "0.001")
     faults = iter(["500"])
     monkeypatch.setattr(proxy, "draw", lambda: next(faults, ""))
