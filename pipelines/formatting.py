@@ -1,11 +1,11 @@
-"""Numbers as people read them: bytes, seconds, times in a clip."""
+"""Numbers as text: bytes, durations, times in a clip, money, counts."""
 
 from __future__ import annotations
 
 
-def bytes_text(count: int) -> str:
+def bytes_text(count: float) -> str:
     """`512 bytes`, `3.4 MB`, `120 GB` (powers of 1000)."""
-    size, units = float(count), ["bytes", "kB", "MB", "GB", "TB", "PB"]
+    size, units = count, ["bytes", "kB", "MB", "GB", "TB", "PB"]
     while size >= 999.5 and len(units) > 1:
         size, units = size / 1000, units[1:]
     return f"{size:.1f} {units[0]}" if units[0] != "bytes" and size < 10 else f"{size:.0f} {units[0]}"
@@ -33,23 +33,11 @@ def clock(seconds: float | None) -> str:
     return f"{hours}:{minutes:02d}:{tail}" if hours else f"{minutes}:{tail}"
 
 
-def _money(value: float) -> str:
+def money(value: float) -> str:
+    """`1,234.50`, `0.034`."""
     return f"{value:,.2f}" if value >= 0.1 else f"{value:.2g}"
 
 
-def _count(value: float) -> str:
+def rounded(value: float) -> str:
+    """`12,345`, `3.4 million`."""
     return f"{value / 1e6:,.1f} million" if value >= 1e6 else f"{value:,.0f}"
-
-
-def _bytes(value: float) -> str:
-    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
-        if value >= size:
-            return f"{value / size:,.1f} {unit}"
-    return f"{value / 1e3:,.0f} kB"
-
-
-def _span(seconds: float) -> str:
-    for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:,.1f} {unit}"
-    return f"{seconds:,.0f} seconds" if seconds >= 1 else "under a second"

@@ -1,6 +1,6 @@
 """Run information: `rigface.json` beside an output, with its settings, package versions and git commit.
 
-Path: extract, pair, encode, train, evaluate -> `write` -> OUT/rigface.json -> `load` -> the next run on it, and the pages.
+Path: extract, pair, encode, train, evaluate -> `write` -> OUT/rigface.json -> `load` -> the next run, and the pages.
 """
 
 from __future__ import annotations
@@ -66,9 +66,10 @@ def versions() -> dict[str, str]:
 
 
 def git_commit() -> str:
-    """The commit of this project's checkout, with `+` if files were changed; else RIGFACE_COMMIT (set in images), else empty.
+    """The git commit of this project's checkout, with `+` if files were changed.
 
-    An installed package may lie inside the repository of another project: that commit is not returned.
+    Without a checkout it is RIGFACE_COMMIT (set in images), or empty. An installed package may lie inside the repository
+    of another project: that commit is not returned.
     """
     try:
         if ROOT.samefile(_git("rev-parse", "--show-toplevel")) and _is_project(ROOT):

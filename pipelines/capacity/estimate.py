@@ -80,28 +80,28 @@ def run(load: Load, cluster: ClusterSpec, nodes: int, price: float, seed: int = 
 
 def described(load: Load, cluster: ClusterSpec, nodes: int, price: float, currency: str) -> str:
     """The plan in words, for a terminal."""
-    from pipelines.formatting import _bytes, _count, _money, _span
+    from pipelines.formatting import bytes_text, duration, money, rounded
 
     done = run(load, cluster, nodes, price)
     best = load.core_hours / (nodes * cluster.node_cpus)
     spot = f", {done.lost_nodes} of them lost on the way" if cluster.life_h else ""
     driver = load.units * DRIVER_S / cluster.jobs
     lines = [
-        f"{_count(load.clips)} inputs, {_count(load.frames)} frames to look at, {_count(load.units)} units of work",
-        f"work: {_count(load.core_hours)} core hours, "
+        f"{rounded(load.clips)} inputs, {rounded(load.frames)} frames to look at, {rounded(load.units)} units of work",
+        f"work: {rounded(load.core_hours)} core hours, "
         + ", ".join(f"{name} {s * load.frames / 3600 / load.core_hours:.0%}" for name, s in load.stages.items()),
-        f"on at most {nodes:,} machines of {cluster.node_cpus} CPUs: {_span(done.wall_s)} simulated "
-        f"({_span(best * 3600)} if no CPU ever waited); {_count(done.node_s / 3600)} machine hours, "
+        f"on at most {nodes:,} machines of {cluster.node_cpus} CPUs: {duration(done.wall_s)} simulated "
+        f"({duration(best * 3600)} if no CPU ever waited); {rounded(done.node_s / 3600)} machine hours, "
         f"{done.peak_nodes:,} machines at most{spot}",
-        f"cost: {_money(done.cost)} {currency} at {price:g} per CPU hour",
+        f"cost: {money(done.cost)} {currency} at {price:g} per CPU hour",
         "busy: " + ", ".join(f"{n} {b:.0%}" for n, b in done.busy.items()) + f", driver {done.driver:.0%}; "
         f"waited for: {done.bottleneck}",
-        f"written: {_bytes(load.bytes)} with {_count(load.faces)} faces in {_count(load.units)} objects, "
-        f"{_count(load.units / PREFIXES)} under each of {PREFIXES} prefixes",
+        f"written: {bytes_text(load.bytes)} with {rounded(load.faces)} faces in {rounded(load.units)} objects, "
+        f"{rounded(load.units / PREFIXES)} under each of {PREFIXES} prefixes",
     ]
     if done.bottleneck == "driver":
         lines.append(
-            f"the driver alone takes {_span(driver)} to hand out so many units ({1 / DRIVER_S:.0f} a second): share the clips "
+            f"the driver alone takes {duration(driver)} to hand out so many units ({1 / DRIVER_S:.0f} a second): share the clips "
             "among more jobs (--jobs), each with an OUT of its own"
         )
     return "\n".join(lines)

@@ -26,7 +26,7 @@ from pipelines.extract import components, dataflow
 from pipelines.extract.config import ExtractConfig, config_hash
 from pipelines.extract.plan import units_of
 from pipelines.extract.survey import survey
-from pipelines.formatting import _bytes, _count, _money, _span
+from pipelines.formatting import bytes_text, duration, money, rounded
 from pipelines.inputs import sources
 from rigface.errors import PlanError
 
@@ -94,13 +94,13 @@ class Forecast:
         ran = self.cost.sum(0)
         return "\n".join(
             [
-                f"{self.inputs:,} inputs: {_about(frames, _count)} frames, {_about(units, _count)} units of work",
+                f"{self.inputs:,} inputs: {_about(frames, rounded)} frames, {_about(units, rounded)} units of work",
                 f"sample: {len(self.frames):,} inputs looked into, {len(self.cost):,} units with {ran[0]:,.0f} frames run "
-                f"here in {_span(self.wall_s)}, {self._ran(units[0])}",
-                f"on {cpus:,} CPUs: {_about(seconds / cpus, _span)}",
-                f"cost: {_about(seconds / 3600 * price, _money)} {currency} at {price:g} per CPU hour "
-                f"({_about(seconds / 3600, _money)} CPU hours)",
-                f"written: {_about(size, _bytes)} with {_about(faces, _count)} faces",
+                f"here in {duration(self.wall_s)}, {self._ran(units[0])}",
+                f"on {cpus:,} CPUs: {_about(seconds / cpus, duration)}",
+                f"cost: {_about(seconds / 3600 * price, money)} {currency} at {price:g} per CPU hour "
+                f"({_about(seconds / 3600, money)} CPU hours)",
+                f"written: {_about(size, bytes_text)} with {_about(faces, rounded)} faces",
                 "in brackets: 90 % of resamples of the sample. Starting nodes and a slow network are not counted.",
             ]
         )

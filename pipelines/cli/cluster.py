@@ -65,12 +65,12 @@ class SubmitCommand:
 
         where = self.cluster or _default_cluster()
         meter = CostMeter(self.hours, self.dollars, self.price, self.gpu_price)
-        asked = submit.request(self.job, self.command, meter, self.upload, self.env)
+        submission = submit.prepare(self.job, self.command, meter, self.upload, self.env)
         if self.dry_run:
-            print(submit.described(asked, where))
+            print(submit.describe(submission, where))
             return 0
         cluster = submit.JobServer(where)
-        name, new = cluster.send(asked)
+        name, new = cluster.send(submission)
         print(f"{name}: {'submitted' if new else 'is at work already'}", flush=True)
         return 0 if self.detach else _followed(cluster, name)
 

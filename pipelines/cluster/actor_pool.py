@@ -2,8 +2,8 @@
 
 Path: (name, plan) pairs -> a worker each -> records back as units are committed.
 
-A worker is a callable that does one unit and commits it whole under its deterministic name, so that a unit done twice is
-a unit done once. What a worker raises ends the job; data it cannot use it counts in its record.
+A worker is a callable that does one unit and commits it whole under its deterministic name, so that a unit done twice
+is a unit done once. What a worker raises ends the job; data it cannot use it counts in its record.
 """
 
 from __future__ import annotations

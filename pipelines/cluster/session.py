@@ -1,6 +1,6 @@
-"""Be on a Ray cluster: the caller's, one that is joined, or one of our own on this machine.
+"""Ray cluster session: the caller's cluster, a joined one, or a private one started on this machine.
 
-A cluster of our own lets in nobody else: `rigface/ray_auth.py`.
+A private cluster refuses other users: `rigface/ray_auth.py`.
 """
 
 from __future__ import annotations
@@ -16,23 +16,22 @@ from collections.abc import Iterator
 
 from rigface.ray_auth import authenticate
 
-CORE = re.compile(
-    rb"\[\d{4}-\d\d-\d\d [\d:,]+ [IWE] \d+ \d+\] \S+\.cc:"
-)  # [2026-11-22 09:46:42,182 E 22258 22258] core_worker.cc:
+# [2026-11-22 09:46:42,182 E 22258 22258] core_worker.cc:
+CORE_LINE = re.compile(rb"\[\d{4}-\d\d-\d\d [\d:,]+ [IWE] \d+ \d+\] \S+\.cc:")
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # Ray's announced default; says so on every start otherwise
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # Ray's announced default; avoids a warning on every start
 }
 
 
 @contextlib.contextmanager
 def connected(address: str = "", cpus: float = 0, object_store_mb: int = 500) -> Iterator[None]:
-    """Have a cluster while inside; one that was there before stays.
+    """Be connected to a cluster inside; an existing connection is used and stays.
 
     Args:
-        address: of a cluster to join; empty: RAY_ADDRESS, else a cluster of our own on this machine.
-        cpus: that a cluster of our own offers at least.
+        address: of a cluster to join; empty: RAY_ADDRESS, else a private cluster on this machine.
+        cpus: minimum of a private cluster.
         object_store_mb: memory of its object store, in MiB.
     """
     for name, value in QUIET.items():
@@ -45,12 +44,12 @@ def connected(address: str = "", cpus: float = 0, object_store_mb: int = 500) ->
         _quiet()
         yield
         return
-    with _hushed():
+    with _filtered_stderr():
         if address:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         else:
             ray.init(
-                address="local",  # even where somebody else's cluster runs on this machine
+                address="local",  # even if another cluster runs on this machine
                 num_cpus=max(math.ceil(cpus), os.cpu_count() or 1),
                 object_store_memory=object_store_mb * 2**20,
                 include_dashboard=False,
@@ -65,11 +64,11 @@ def connected(address: str = "", cpus: float = 0, object_store_mb: int = 500) ->
 
 
 @contextlib.contextmanager
-def _hushed() -> Iterator[None]:
-    """Keep lines of Ray's C++ core off standard error while inside, fatal ones excepted.
+def _filtered_stderr() -> Iterator[None]:
+    """Filter the lines of Ray's C++ core from standard error inside, except fatal ones.
 
-    It announces every pool of actors as an error (Ray issue 53727, harmless here), and the one switch it has for that makes
-    every process say that the switch was used.
+    It logs every pool of actors as an error (Ray issue 53727, harmless here), and the only setting against that makes
+    every process print a line about the setting.
     """
     sys.stderr.flush()
     real = os.dup(2)
@@ -80,7 +79,7 @@ def _hushed() -> Iterator[None]:
     def forward() -> None:
         with open(out, "rb") as lines:
             for line in lines:
-                if not CORE.match(line):
+                if not CORE_LINE.match(line):
                     os.write(real, line)
 
     thread = threading.Thread(target=forward, daemon=True)
@@ -89,17 +88,17 @@ def _hushed() -> Iterator[None]:
         yield
     finally:
         sys.stderr.flush()
-        os.dup2(real, 2)  # closes the last way into the pipe, unless a child has it, too
+        os.dup2(real, 2)  # closes the pipe, unless a child has it, too
         thread.join(1)
 
 
 def _quiet() -> None:
-    """Ray Data's chatter goes to its log file only; our own display says what is going on."""
+    """Send Ray Data's messages to its log file only; `Progress` is the display."""
     import ray.data
 
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     for handler in logging.getLogger("ray.data").handlers:
-        if type(handler).__name__ == "PlainRayHandler":  # what ends a job is raised, and shown once by who raised it
+        if type(handler).__name__ == "PlainRayHandler":  # errors that end a job are raised and shown once
             handler.setLevel(logging.CRITICAL)

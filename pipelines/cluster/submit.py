@@ -1,11 +1,11 @@
-"""Jobs on a cluster that is elsewhere: send one, look at it, stop it. Wraps Ray's job server.
+"""Jobs on a remote cluster: submit, follow, list and stop them. Wraps Ray's job server.
 
     rigface submit extract s3://bucket/videos/ s3://bucket/faces --preset cluster --cluster URL --hours 12
     rigface jobs logs -f --cluster URL
 
-Path: words of a command -> checked here by the same parser -> `JobSubmissionClient` -> `budget.py` on the head -> the command.
-The token comes from the environment (RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH, ~/.ray/auth_token). A job's environment is seen by
-whoever sees the dashboard: names of secrets are refused, the cluster has its own identity for the storage.
+Path: a command line -> parsed and checked here -> `JobSubmissionClient` -> `budget.py` on the head -> the command.
+The token comes from the environment (RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH, ~/.ray/auth_token). The dashboard shows a
+job's environment: names of secrets are refused, the cluster has its own credentials for the storage.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ from pipelines.cluster import budget
 from rigface.errors import NoCluster, PlanError
 from rigface.ray_auth import authenticate
 
-CLUSTER = "http://127.0.0.1:8265"
+DEFAULT_URL = "http://127.0.0.1:8265"
 JOBS = ("extract", "identities", "pair", "autoencoder", "encode", "train", "evaluate")
 PACKAGES = ("rigface", "pipelines", "serve")
 SECRET = re.compile(r"SECRET|PASSWORD|TOKEN|CREDENTIAL|ACCESS_KEY|PRIVATE|(^|_)KEY$")
-AGENT_S = 60.0  # a head answers before the agent that starts jobs on it is there
-STOP_S = 90  # Ray kills a job that was asked to stop and goes on for longer
+AGENT_START_S = 60.0  # a head answers before its job agent has started
+STOP_S = 90  # Ray kills a job that runs on for longer after a stop
 
 
 @dataclass(frozen=True)
-class Request:
-    """What is sent.
+class Submission:
+    """A job to submit.
 
     Args:
-        job: the words of a `rigface` command.
-        upload: send this checkout's code along; else the cluster's own is used.
-        env: names of variables whose values here are sent along.
+        job: the arguments of a `rigface` command.
+        upload: send this checkout's code; else the cluster's own is used.
+        env: names of environment variables whose local values are sent.
     """
 
     job: tuple[str, ...]
@@ -51,77 +51,80 @@ class Request:
 
     @property
     def name(self) -> str:
-        """The same for the same job: what its submissions are known by."""
+        """Prefix of the ids of this job's submissions; equal for equal arguments."""
         return f"rigface-{self.job[0]}-{hashlib.sha256(shlex.join(self.job).encode()).hexdigest()[:8]}"
 
     @property
     def entrypoint(self) -> str:
         """The command that Ray runs on the head."""
         limits = [(f.name, getattr(self.meter, f.name)) for f in fields(self.meter) if not f.name.startswith("spent")]
-        options = [w for name, value in limits if value for w in (f"--{name.replace('_', '-')}", f"{value:g}")]
+        options = [o for name, value in limits if value for o in (f"--{name.replace('_', '-')}", f"{value:g}")]
         return shlex.join(["python", "-m", "pipelines.cluster.budget", *options, "--", *self.job])
 
     @property
     def runtime_env(self) -> dict[str, Any]:
-        """As Ray wants it."""
-        found: dict[str, Any] = {"env_vars": {name: os.environ[name] for name in self.env}}
-        found["env_vars"] |= {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_S)}
-        if self.upload:
-            root = Path(__file__).parents[2]
-            found |= {"py_modules": [str(root / name) for name in PACKAGES], "excludes": ["**/__pycache__"]}
-        return found
+        """Ray's runtime environment: variables, and code if `upload`."""
+        env = {name: os.environ[name] for name in self.env}
+        env |= {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_S)}
+        if not self.upload:
+            return {"env_vars": env}
+        root = Path(__file__).parents[2]
+        modules = [str(root / name) for name in PACKAGES]
+        return {"env_vars": env, "py_modules": modules, "excludes": ["**/__pycache__"]}
 
 
-def request(
+def prepare(
     job: Sequence[str], command: Any, meter: budget.CostMeter, upload: bool = False, env: Sequence[str] = ()
-) -> Request:
-    """A request, after seeing that it can work.
+) -> Submission:
+    """A checked submission.
 
     Args:
-        job: the words of the command line.
-        command: what they were parsed into; its places are looked at.
+        job: the arguments of the command line.
+        command: the parsed command; its paths are checked.
 
     Raises:
-        PlanError: no job for a cluster, places the cluster cannot see, a budget that cannot be kept, variables that are
+        PlanError: not a job for a cluster, paths the cluster cannot see, dollars without a price, variables that are
             not set or should not be sent.
     """
     if not job or job[0].startswith("-"):
-        raise PlanError("want a job to submit: rigface submit extract s3://... s3://... --cluster URL")
+        raise PlanError("name a job to submit: rigface submit extract s3://... s3://... --cluster URL")
     if job[0] not in JOBS:
-        raise PlanError(f"`{job[0]}` is nothing for a cluster; submit one of {', '.join(JOBS)}")
-    for place in _places(command):
-        if not place.startswith(("s3://", "/")):
+        raise PlanError(f"`{job[0]}` does not run on a cluster; submit one of {', '.join(JOBS)}")
+    for path in _paths(command):
+        if not path.startswith(("s3://", "/")):
             raise PlanError(
-                f"{place}: the cluster does not see this machine's folders. Name s3://... or a path of a disk that all its "
-                "nodes share, from /"
+                f"{path}: the cluster does not see this machine's folders. Use s3://... or the absolute path of a "
+                "disk that all its nodes share"
             )
     if meter.dollars and not (meter.price or meter.gpu_price):
-        raise PlanError("--dollars wants --price: dollars per hour of a node (--gpu-price for those with GPUs)")
+        raise PlanError("--dollars needs --price: dollars per hour of a node (--gpu-price for those with GPUs)")
     if missing := [name for name in env if name not in os.environ]:
         raise PlanError(f"--env: {', '.join(missing)} is not set here")
     if secret := [name for name in env if SECRET.search(name)]:
         raise PlanError(
-            f"--env: {', '.join(secret)} looks like a secret, and a job's environment is shown on the dashboard. Give the "
-            "cluster's nodes a role, or a Secret (docs/clusters.md)"
+            f"--env: {', '.join(secret)} looks like a secret, and a job's environment is shown on the dashboard. "
+            "Give the cluster's nodes a role, or a Secret (docs/clusters.md)"
         )
-    return Request(tuple(job), meter, upload, tuple(env))
+    return Submission(tuple(job), meter, upload, tuple(env))
 
 
-def _places(command: Any) -> list[str]:
-    """Where a command reads and writes."""
-    words = list(getattr(command, "paths", ())) + list(getattr(command, "words", ()))[1:]
-    return words + [getattr(command, name) for name in ("faces", "examples", "data", "out") if hasattr(command, name)]
+def _paths(command: Any) -> list[str]:
+    """Inputs and outputs of a command."""
+    positional = list(getattr(command, "paths", ())) + list(getattr(command, "words", ()))[1:]
+    return positional + [
+        getattr(command, name) for name in ("faces", "examples", "data", "out") if hasattr(command, name)
+    ]
 
 
-def described(asked: Request, cluster: str) -> str:
-    """A request in words; values of variables are left out."""
-    meter, env = asked.meter, asked.runtime_env["env_vars"]
+def describe(submission: Submission, cluster: str) -> str:
+    """A submission in words, without the values of variables."""
+    meter, env = submission.meter, submission.runtime_env["env_vars"]
     limits = [f"{meter.hours:g} h" if meter.hours else "", f"${meter.dollars:,.2f}" if meter.dollars else ""]
     lines = {
-        "to": cluster,
-        "as": f"{asked.name}-N, N counting its submissions",
-        "entrypoint": asked.entrypoint,
-        "code": f"uploaded: {', '.join(PACKAGES)}" if asked.upload else "the one installed on the cluster",
+        "cluster": cluster,
+        "id": f"{submission.name}-N, N counts its submissions",
+        "entrypoint": submission.entrypoint,
+        "code": f"uploaded: {', '.join(PACKAGES)}" if submission.upload else "as installed on the cluster",
         "environment": ", ".join(sorted(env)) + " (values not shown)",
         "budget": " or ".join(filter(None, limits)) or "none",
     }
@@ -132,30 +135,30 @@ class JobServer:
     """A cluster's job server.
 
     Raises:
-        NoCluster: nobody answers there, or we are not let in.
+        NoCluster: no dashboard answers there, or it refuses the token.
     """
 
     def __init__(self, url: str) -> None:
         if not re.match(r"https?://", url):
-            raise PlanError(f"--cluster: want the address of a Ray dashboard, such as {CLUSTER}, got {url!r}")
+            raise PlanError(f"--cluster: expected the address of a Ray dashboard, such as {DEFAULT_URL}, got {url!r}")
         authenticate(joining=True)
         from ray.job_submission import JobSubmissionClient
 
         self.url = url
-        with self._translated(), _no_other_address(url):
+        with self._errors(), _job_server_address(url):
             self._client = JobSubmissionClient(url)
 
     @contextlib.contextmanager
-    def _translated(self) -> Iterator[None]:
-        """Errors of Ray's client as ours, in one line."""
+    def _errors(self) -> Iterator[None]:
+        """Raise errors of Ray's client as NoCluster, in one line."""
         from ray.exceptions import AuthenticationError
 
         try:
             yield
         except AuthenticationError:
             raise NoCluster(
-                f"{self.url} asks for a token, and does not take ours: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN, or put it "
-                "into ~/.ray/auth_token"
+                f"{self.url} needs a token and refused the one sent, if any: set RAY_AUTH_MODE=token and "
+                "RAY_AUTH_TOKEN, or put it into ~/.ray/auth_token"
             ) from None
         except (ConnectionError, OSError) as error:
             raise NoCluster(f"no Ray dashboard answers at {self.url} ({type(error).__name__})") from None
@@ -163,31 +166,31 @@ class JobServer:
             raise NoCluster(f"{self.url}: {' '.join(str(error).split())[:300]}") from None
 
     def jobs(self, name: str = "") -> list[Any]:
-        """Submissions of ours, the latest last; those of one job where it is named."""
-        with self._translated():
-            found = [j for j in self._client.list_jobs() if re.match(name or "rigface-", j.submission_id or "")]
-        return sorted(found, key=lambda j: j.start_time or 0)
+        """RigFace submissions whose id matches `name` (a regular expression; empty: all), the latest last."""
+        with self._errors():
+            jobs = [j for j in self._client.list_jobs() if re.match(name or "rigface-", j.submission_id or "")]
+        return sorted(jobs, key=lambda j: j.start_time or 0)
 
-    def send(self, asked: Request) -> tuple[str, bool]:
-        """Submit it, or find it at work.
+    def send(self, submission: Submission) -> tuple[str, bool]:
+        """Submit a job, unless it is running already.
 
         Returns:
-            Its id, and whether it is new.
+            Its id, and True if it is new.
         """
-        before = self.jobs(rf"{asked.name}-\d+$")
-        for job in before:
+        earlier = self.jobs(rf"{submission.name}-\d+$")
+        for job in earlier:
             if not job.status.is_terminal():
                 return job.submission_id, False
-        name = f"{asked.name}-{len(before) + 1}"
-        end = time.monotonic() + AGENT_S
+        name = f"{submission.name}-{len(earlier) + 1}"
+        end = time.monotonic() + AGENT_START_S
         while True:
             try:
-                with self._translated():
+                with self._errors():
                     self._client.submit_job(
-                        entrypoint=asked.entrypoint,
+                        entrypoint=submission.entrypoint,
                         submission_id=name,
-                        runtime_env=asked.runtime_env,
-                        metadata={"rigface": shlex.join(asked.job)},
+                        runtime_env=submission.runtime_env,
+                        metadata={"rigface": shlex.join(submission.job)},
                     )
                 return name, True
             except NoCluster as error:
@@ -197,36 +200,36 @@ class JobServer:
 
     def info(self, name: str) -> Any:
         """Ray's `JobDetails` of a submission."""
-        with self._translated():
+        with self._errors():
             return self._client.get_job_info(name)
 
     def logs(self, name: str) -> str:
-        """All it has said."""
-        with self._translated():
+        """All output of a submission."""
+        with self._errors():
             return self._client.get_job_logs(name)
 
     def stop(self, name: str) -> bool:
-        """Ask it to stop; False where it had ended."""
-        with self._translated():
+        """Request a stop; False if the job has ended."""
+        with self._errors():
             return self._client.stop_job(name)
 
     def follow(self, name: str) -> str:
-        """Print what it says until it ends; a connection that breaks off is made again.
+        """Print the output of a submission until it ends; a broken connection is made again.
 
         Returns:
-            How it ended: SUCCEEDED, FAILED or STOPPED.
+            SUCCEEDED, FAILED or STOPPED.
         """
         shown = 0
         while True:
             shown = asyncio.run(self._tail(name, shown))
             status = self.info(name).status
             if status.is_terminal():
-                print(self.logs(name)[shown:], end="", flush=True)  # what came after the last line that was sent
+                print(self.logs(name)[shown:], end="", flush=True)  # the output after the last line received
                 return str(status)
             time.sleep(1)
 
     async def _tail(self, name: str, shown: int) -> int:
-        """Print from where we were; the server always begins at the beginning."""
+        """Print the output after `shown` characters and return the new count; the server sends it from the start."""
         import aiohttp
 
         seen = 0
@@ -240,8 +243,8 @@ class JobServer:
 
 
 @contextlib.contextmanager
-def _no_other_address(url: str) -> Iterator[None]:
-    """Ray prefers RAY_ADDRESS to what it is told; inside, it does not."""
+def _job_server_address(url: str) -> Iterator[None]:
+    """Make Ray's client use this address inside; it would prefer RAY_ADDRESS."""
     name = "RAY_API_SERVER_ADDRESS"
     before = os.environ.get(name)
     os.environ[name] = url

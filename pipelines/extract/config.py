@@ -31,24 +31,24 @@ class Settings:
     small_faces: bool = False
     """Also search every frame in tiles, for faces down to about 24 px in a 4K frame. Several times slower."""
     detector: Literal["mediapipe", "insightface", "fake"] = "mediapipe"
-    """Face detector. `insightface`: the SCRFD of a model pack that you provide; MediaPipe's landmarker then runs on each face,
-    since the head is fitted to its 478 points."""
+    """Face detector. `insightface`: the SCRFD of a model pack that you provide; MediaPipe's landmarker then runs on
+    each face, since the head is fitted to its 478 points."""
     detector_folder: str = ""
     """Model pack of the detector `insightface`; empty: searched for in $RIGFACE_ASSETS."""
     identity: Literal["dlib", "arcface", "none", "fake"] = "dlib"
-    """Face recognition network, run on a few frames of each track: dlib (128 numbers), or the ArcFace of a model pack that you
-    provide (512)."""
+    """Face recognition network, run on a few frames of each track: dlib (128 numbers), or the ArcFace of a model pack
+    that you provide (512)."""
     identity_folder: str = ""
     """Model pack of `arcface`; empty: that of the detector, else searched for in $RIGFACE_ASSETS."""
     parser: Literal["colours", "segformer", "fake"] = "colours"
-    """Segmentation for the mask: `colours` (3 ms), or a SegFormer for face parsing that you provide (0.5 s a face on one core for
-    the size b0, 3 s for b5)."""
+    """Segmentation for the mask: `colours` (3 ms), or a SegFormer for face parsing that you provide (0.5 s a face on
+    one core for the size b0, 3 s for b5)."""
     parser_folder: str = ""
     """Folder of the SegFormer (config.json, model.safetensors); empty: searched for in $RIGFACE_ASSETS."""
     reconstructor: str = "fit"
     """Method that turns crops into coefficients: `fit`, closed-form fitting."""
     head: str = "open"
-    """Head model to fit: `open`. FLAME can be loaded and rendered from Python (`rigface.face.head.flame`), but not fitted."""
+    """Head model to fit: `open`. FLAME can be loaded and rendered (`rigface.face.head.flame`), but not fitted."""
     chunk_frames: int = 300
     """Maximum of sampled frames per unit of work. Longer videos are cut, and their tracks joined again at the end."""
     jpeg_quality: int = 92
@@ -95,7 +95,8 @@ class Pool:
             )
         if self.cpus < 0 or self.gpus < 0 or self.memory_gb < 0:
             raise PlanError(
-                f"resources of a pool cannot be negative: cpus={self.cpus}, gpus={self.gpus}, memory_gb={self.memory_gb}"
+                "resources of a pool cannot be negative: "
+                f"cpus={self.cpus}, gpus={self.gpus}, memory_gb={self.memory_gb}"
             )
 
 
@@ -139,7 +140,7 @@ class ExtractConfig:
 
     @property
     def pools(self) -> list[tuple[tuple[str, ...], Pool]]:
-        """Stages grouped by shared actors: [(("detect_faces",), pool), (("reconstruct", "mask_and_score", "write"), pool)]."""
+        """Stages grouped by shared actors, such as [(("detect_faces",), pool), (("reconstruct", "write"), pool)]."""
         groups: list[tuple[tuple[str, ...], Pool]] = []
         for name in STAGES:
             pool: Pool = getattr(self, name)

@@ -2,9 +2,9 @@
 
 Path: unit plans -> a dataset of one-row blocks -> StageActor pools -> the driver reads the records as they come.
 
-Ray's settings, and why: no errored blocks are tolerated (dropping a block would lose a unit silently); a stage that raises
-stops the job (network failures are retried below, in `rigface.storage.s3_client`); a stage that crashes its actor again and
-again ends in `stall_s` without progress.
+Ray's settings, and why: no errored blocks are tolerated (dropping a block would lose a unit silently); a stage that
+raises stops the job (network failures are retried below, in `rigface.storage.s3_client`); a stage that crashes its
+actor again and again ends in `stall_s` without progress.
 """
 
 from __future__ import annotations
@@ -91,8 +91,8 @@ def run_units(config: ExtractConfig, head: HeadSpec, detector: DetectorSpec, uni
                 yield Record.from_json(text)
     except ExecutionTimeoutError as e:
         raise JobBroken(
-            f"no unit of work finished for {config.stall_s:.0f} s. Either the cluster lacks the resources of the pools, or an "
-            f"actor crashes again and again: see Ray's logs. Run the same command to continue. ({e})"
+            f"no unit of work finished for {config.stall_s:.0f} s. Either the cluster lacks the resources of the pools, "
+            f"or an actor crashes again and again: see Ray's logs. Run the same command to continue. ({e})"
         ) from e
     except RayError as e:
         if cause := _expected_error(e):

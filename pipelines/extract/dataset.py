@@ -6,8 +6,8 @@
     OUT/inputs/<24 hex>.parquet    one row per finished input, written in batches
     OUT/.rigface/                  plans, records of units without faces, crashes, identities, lock, unfinished files
 
-A unit is done when its object exists; an input is done when its row does. Only the holder of the lock writes here, except
-for units, whose objects appear whole and whose first commit wins.
+A unit is done when its object exists; an input is done when its row does. Only the holder of the lock writes here,
+except for units, whose objects appear whole and whose first commit wins.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ class FaceDataset:
             foreign = [f for f in ("faces", "inputs") if next(iter(self.store.paths(f)), None)]
             if foreign:
                 raise PlanError(
-                    f"{self.store.uri} has {' and '.join(foreign)} but no {run_info.RUN_INFO}: it is not a RigFace dataset, "
-                    "and nothing in it was changed. Choose another OUT."
+                    f"{self.store.uri} has {' and '.join(foreign)} but no {run_info.RUN_INFO}: it is not a RigFace "
+                    "dataset, and nothing in it was changed. Choose another OUT."
                 )
             return
         if overwrite or info["config"] == config_hash(settings, head, detector):
@@ -77,7 +77,7 @@ class FaceDataset:
             "choose another OUT, go back to those settings, or delete the dataset with --overwrite."
         )
 
-    def open(self, settings: Settings, head: HeadSpec, detector: DetectorSpec, overwrite: bool) -> str:
+    def begin_run(self, settings: Settings, head: HeadSpec, detector: DetectorSpec, overwrite: bool) -> str:
         """Prepare the dataset for a run that passed `check`.
 
         Returns:

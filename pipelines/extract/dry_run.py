@@ -1,6 +1,6 @@
 """`rigface extract --dry-run` and `rigface status`: the work to do and the work done, in words.
 
-Nothing is written and no cluster is started. However many inputs there are, in memory are the plans of a window of them.
+Nothing is written and no cluster is started. In memory are the plans of one window of inputs.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
 Path: records of an input's units -> join_tracks (long videos only) -> summarize_input -> InputFinalizer -> OUT/inputs.
 
-Tracks are numbered within their chunk when a unit is written. For an input of several chunks they are joined across each
-border and renumbered, and the parts in which a number changes are written again, whole. The numbers a part had before are
-kept in its record (`numbered`), so doing it twice, or being killed in between, gives the same result.
+Tracks are numbered within their chunk when a unit is written. For an input of several chunks they are joined across
+each border and renumbered, and the parts in which a number changes are written again, whole. The numbers a part had
+before are kept in its record (`numbered`), so doing it twice, or being killed in between, gives the same result.
 """
 
 from __future__ import annotations

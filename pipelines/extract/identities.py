@@ -1,13 +1,13 @@
-"""Who is who across inputs: cluster the tracks' identity vectors, write the column `identity`.
+"""Identities across inputs: cluster the tracks' identity vectors and write the column `identity`.
 
-Path: identity_vector of every part -> a mean per track -> `identity.cluster` -> OUT/.rigface/identities.npz -> the parts whose
-column differs, written again, whole.
+Path: identity_vector of every part -> a mean per track -> `identity.cluster` -> OUT/.rigface/identities.npz -> the
+parts whose column differs, written again, whole.
 
-The record is written before any part, so a pass that is killed goes on with the same answer. Known people are handed to the
-next pass: they take in new tracks and keep their names. Two tracks seen in one frame are never one person.
+The state is written before any part, so a killed pass continues with the same result. Known people are passed to the
+next pass: they take in new tracks and keep their names. Two tracks in one frame are never one person.
 
-One process holds the sum of each track's vectors, and compares all that are new with all, once: memory grows with the tracks, time
-with their square (docs/scaling.md).
+One process holds the sum of each track's vectors, and compares all new tracks with all, once: memory grows with the
+tracks, time with their square (docs/scaling.md).
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from rigface.face.identity.dlib_embedding import cluster_identities, cluster_thr
 from rigface.storage.store import IDENTITIES, Store
 from rigface.types import DLIB_WIDTH
 
-READERS = 16
-REWRITERS = 4
-MANY = 256  # parts to rewrite; below, it is done before Ray's workers have started
+READ_THREADS = 16
+REWRITE_THREADS = 4
+MAX_LOCAL_PARTS = 256  # parts to rewrite; fewer are done before Ray's workers have started
 
 Key = tuple[str, int]  # uri, track
 Sum = tuple[np.ndarray, int]  # of vectors, and how many
 
 
 @dataclass(frozen=True)
-class Report:
-    """What a pass found and did."""
+class IdentityReport:
+    """Counts of a clustering pass."""
 
     threshold: float
     people: int
@@ -58,48 +58,48 @@ class Report:
 
 @dataclass
 class _Part:
-    """What clustering needs to know of one part."""
+    """Tracks of one part, as clustering needs them."""
 
     path: str
     uri: str
     faces: dict[int, int] = field(default_factory=dict)  # track -> rows
     vectors: dict[int, Sum] = field(default_factory=dict)
-    together: set[tuple[int, int]] = field(default_factory=set)  # tracks that one frame shows
-    names: dict[int, set[str | None]] = field(default_factory=dict)  # track -> what the column says now
+    together: set[tuple[int, int]] = field(default_factory=set)  # pairs of tracks in one frame
+    names: dict[int, set[str | None]] = field(default_factory=dict)  # track -> present values of the column
 
 
-def identify(store: Store, threshold: float | None = None) -> Report:
+def identify(store: Store, threshold: float | None = None) -> IdentityReport:
     """Give every track that has an identity vector the name of a person.
 
     Args:
-        threshold: largest root mean square distance within a person; None: the usual one of the network whose vectors they
-            are. Another one than last time clusters everything anew, and names change.
+        threshold: maximum root mean square distance within a person; None: the default of the network that made the
+            vectors. A threshold other than in the last pass clusters everything anew, and names change.
     """
     paths = sorted(p for p in store.paths("faces", ".parquet") if not p.endswith("/schema.parquet"))
-    with ThreadPoolExecutor(READERS) as pool:
-        seen = list(pool.map(lambda path: _read(store, path), paths))
-    vectors, faces = _tracks(seen)
+    with ThreadPoolExecutor(READ_THREADS) as pool:
+        parts = list(pool.map(lambda path: _read(store, path), paths))
+    vectors, faces = _tracks(parts)
     width = len(next(iter(vectors.values()))[0]) if vectors else DLIB_WIDTH
     threshold = threshold or cluster_threshold(width)
-    known, people = load(store, threshold)
-    fresh = sorted(vectors.keys() - known.keys())
-    if fresh:
-        at = {key: i for i, key in enumerate(fresh)}
-        apart = {(p.uri, a, b) for p in seen for a, b in p.together}
-        foes = [(at[u, a], at[u, b]) for u, a, b in sorted(apart) if (u, a) in at and (u, b) in at]
+    known, people = load_state(store, threshold)
+    new = sorted(vectors.keys() - known.keys())
+    if new:
+        at = {key: i for i, key in enumerate(new)}
+        pairs = {(p.uri, a, b) for p in parts for a, b in p.together}
+        apart = [(at[u, a], at[u, b]) for u, a, b in sorted(pairs) if (u, a) in at and (u, b) in at]
         labels, people = cluster_identities(
-            np.stack([total / count for total, count in (vectors[key] for key in fresh)]),
-            np.array([faces[key] for key in fresh], np.float64),
+            np.stack([total / count for total, count in (vectors[key] for key in new)]),
+            np.array([faces[key] for key in new], np.float64),
             people,
             threshold=threshold,
-            apart=foes,
+            apart=apart,
         )
-        known |= dict(zip(fresh, labels.tolist()))
-        save(store, threshold, known, people)
-    wanted = [(p, {track: name(known[p.uri, track]) for track in p.faces if (p.uri, track) in known}) for p in seen]
+        known |= dict(zip(new, labels.tolist()))
+        save_state(store, threshold, known, people)
+    wanted = [(p, {track: name(known[p.uri, track]) for track in p.faces if (p.uri, track) in known}) for p in parts]
     stale = [(p.path, names) for p, names in wanted if any(p.names[t] != {names.get(t)} for t in p.faces)]
-    _everywhere(rewrite, [(store, path, names) for path, names in stale])
-    return Report(
+    _run_all(rewrite, [(store, path, names) for path, names in stale])
+    return IdentityReport(
         threshold=threshold,
         people=len({known[key] for key in vectors}),
         tracks=len(vectors),
@@ -124,25 +124,25 @@ def _read(store: Store, path: str) -> _Part:
         part.names.setdefault(track, set()).add(now)
         part.together |= {(min(track, other), max(track, other)) for other in frames.setdefault(frame, set())}
         frames[frame].add(track)
-    have = table.filter(table["identity_vector"].is_valid())
-    for track, vector in zip(have["track"].to_pylist(), have["identity_vector"].to_pylist()):
+    with_vector = table.filter(table["identity_vector"].is_valid())
+    for track, vector in zip(with_vector["track"].to_pylist(), with_vector["identity_vector"].to_pylist()):
         part.vectors[track] = _plus(part.vectors.get(track), (np.array(vector), 1))
     return part
 
 
-def _plus(one: Sum | None, other: Sum) -> Sum:
-    return other if one is None else (one[0] + other[0], one[1] + other[1])
+def _plus(total: Sum | None, added: Sum) -> Sum:
+    return added if total is None else (total[0] + added[0], total[1] + added[1])
 
 
-def _tracks(seen: Iterable[_Part]) -> tuple[dict[Key, Sum], dict[Key, int]]:
+def _tracks(parts: Iterable[_Part]) -> tuple[dict[Key, Sum], dict[Key, int]]:
     """Vectors and number of faces of every track; a track may span several parts."""
     vectors: dict[Key, Sum] = {}
     faces: dict[Key, int] = {}
-    for part in seen:
+    for part in parts:
         for track, count in part.faces.items():
             faces[part.uri, track] = faces.get((part.uri, track), 0) + count
-        for track, found in part.vectors.items():
-            vectors[part.uri, track] = _plus(vectors.get((part.uri, track)), found)
+        for track, vector in part.vectors.items():
+            vectors[part.uri, track] = _plus(vectors.get((part.uri, track)), vector)
     return vectors, faces
 
 
@@ -154,20 +154,20 @@ def rewrite(store: Store, path: str, names: dict[int, str]) -> None:
     store.publish(path, parquet(part))
 
 
-def _everywhere(do: Callable[..., None], jobs: list[tuple[Any, ...]]) -> None:
-    """Do the jobs: on the Ray cluster where one is connected and worth its start, else on threads here."""
-    if len(jobs) > MANY and "ray" in sys.modules and sys.modules["ray"].is_initialized():
+def _run_all(task: Callable[..., None], jobs: list[tuple[Any, ...]]) -> None:
+    """Run a task with each tuple of arguments: on Ray if connected and worth its start, else on threads."""
+    if len(jobs) > MAX_LOCAL_PARTS and "ray" in sys.modules and sys.modules["ray"].is_initialized():
         import ray
 
-        task = ray.remote(num_cpus=0.5)(do)
-        ray.get([task.remote(*job) for job in jobs])
+        remote = ray.remote(num_cpus=0.5)(task)
+        ray.get([remote.remote(*job) for job in jobs])
         return
-    with ThreadPoolExecutor(REWRITERS) as pool:
-        list(pool.map(lambda job: do(*job), jobs))
+    with ThreadPoolExecutor(REWRITE_THREADS) as pool:
+        list(pool.map(lambda job: task(*job), jobs))
 
 
-def load(store: Store, threshold: float) -> tuple[dict[Key, int], IdentityClusters | None]:
-    """What is known from the last pass; nothing if it had another threshold."""
+def load_state(store: Store, threshold: float) -> tuple[dict[Key, int], IdentityClusters | None]:
+    """Labels and people of the last pass; nothing if its threshold was another."""
     try:
         data = np.load(io.BytesIO(store.read(IDENTITIES)), allow_pickle=False)
     except FileNotFoundError:
@@ -180,8 +180,8 @@ def load(store: Store, threshold: float) -> tuple[dict[Key, int], IdentityCluste
     return dict(zip(keys, data["label"].tolist())), people
 
 
-def save(store: Store, threshold: float, known: dict[Key, int], people: IdentityClusters) -> None:
-    """Keep it for the next pass."""
+def save_state(store: Store, threshold: float, known: dict[Key, int], people: IdentityClusters) -> None:
+    """Store labels and people for the next pass."""
     uris = sorted({uri for uri, _ in known})
     at = {uri: i for i, uri in enumerate(uris)}
     sink = io.BytesIO()
@@ -206,7 +206,7 @@ def forget(store: Store, uris: set[str]) -> None:
         threshold = float(np.load(io.BytesIO(store.read(IDENTITIES)), allow_pickle=False)["threshold"])
     except FileNotFoundError:
         return
-    known, people = load(store, threshold)
+    known, people = load_state(store, threshold)
     kept = {key: label for key, label in known.items() if key[0] not in uris}
     if people is not None and len(kept) < len(known):
-        save(store, threshold, kept, people)
+        save_state(store, threshold, kept, people)

@@ -1,13 +1,14 @@
 """Extract job: videos in, `OUT/faces` and `OUT/inputs` out, exactly once.
 
-    find -> survey (Ray tasks) -> units -> detect_faces -> reconstruct -> mask_and_score -> write (Ray Data, actor pools)
+    find -> survey (Ray tasks) -> units -> detect_faces -> reconstruct -> mask_and_score -> write (Ray Data)
          -> finalize every input -> identities
 
 A unit is done when its object exists, an input when its row does; see dataset.py. The driver only counts: each unit
-sends it a record of a few hundred bytes. Killed at any moment and run again, the job does the missing work, and nothing twice.
+sends it a record of a few hundred bytes. Killed at any moment and run again, the job does the missing work, and
+nothing twice.
 
-However many inputs there are, the driver holds the plans of `WINDOW` of them, and 12 bytes for every name: it lists, plans and
-processes a window before it lists the next.
+However many inputs there are, the driver holds the plans of `WINDOW` of them, and 12 bytes for every name: it lists,
+plans and processes a window before it lists the next.
 """
 
 from __future__ import annotations
@@ -99,7 +100,7 @@ class _Run:
         self._check_lock, self._stack, self._on_unit, self._on_ray = check_lock, stack, on_unit, False
         self._existing: tuple[CompactSet, CompactSet] | None = None  # units and rows; read again after a removal
         self.summary = Summary()
-        self.name = dataset.open(config.settings, *specs, config.overwrite)
+        self.name = dataset.begin_run(config.settings, *specs, config.overwrite)
         self._finalizer = stack.enter_context(InputFinalizer(dataset, self.name, progress.input_done))
 
     def all(self, uris: Iterator[str]) -> Summary:
@@ -257,6 +258,6 @@ def check_crashes(crashes: deque[str | None]) -> None:
         how, count = Counter(crashes).most_common(1)[0]
         if how is not None and 2 * count > len(crashes):
             raise JobBroken(
-                f"{count} of the last {len(crashes)} units crashed with {how}. The cause is probably not in the files: check the "
-                "installation (or the network), then run again with --retry-errors."
+                f"{count} of the last {len(crashes)} units crashed with {how}. The cause is probably not in the files: "
+                "check the installation (or the network), then run again with --retry-errors."
             )

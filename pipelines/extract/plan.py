@@ -2,8 +2,8 @@
 
 Path: survey.py -> a Plan per input, kept in OUT/.rigface/plans -> `units_of` -> a UnitPlan per row of the main dataset.
 
-unit_id = sha256(uri, content, chunk, config)[:24]: the same work has the same name in every run, so "done" is "an object
-of this name exists". `content` is the hash of the first MiB and the size.
+unit_id = sha256(uri, content, chunk, config)[:24]: the same work has the same name in every run, so "done" is "an
+object of this name exists". `content` is the hash of the first MiB and the size.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ class PlanStore:
         return {uri: Plan.from_json(text) for uri, (_, text) in latest.items()}
 
     def count(self) -> tuple[int, int]:
-        """The number of inputs ever planned, and of the units of their latest plans; takes 20 bytes of memory a plan."""
+        """The numbers of planned inputs and of units in their latest plans; takes 20 bytes of memory a plan."""
         names, times, units = array("Q"), array("d"), array("L")
         for path in self._store.paths(PLANS, ".parquet"):
             table = self._store.table(path)

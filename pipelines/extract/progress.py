@@ -1,7 +1,7 @@
 """Progress display of an extract job: a live line while it runs, two tables at its end.
 
-All numbers come from the records of finished units, none from Ray. On a terminal the line is live; in a log it is printed
-every few seconds.
+All numbers come from the records of finished units, none from Ray. On a terminal the line is live; in a log it is
+printed every few seconds.
 """
 
 from __future__ import annotations

@@ -1,9 +1,11 @@
 """Quarantine: after two crashed units of an input, its remaining units are skipped until `--retry-errors`.
 
-Path: the stage `detect_faces` gives a unit up -> `add` -> the same stage, on any node, at another unit of that input -> `verdict`.
+Path: the stage `detect_faces` gives a unit up -> `add` -> the same stage, on any node, at another unit of that input
+-> `verdict`.
 
-A video of two hours is 120 units at five frames a second. If each were tried until it is given up, the video would cost 240
-crashes, or four minutes of waiting for every unit that hangs. Units that were processed before keep their rows.
+A video of two hours is 120 units at five frames a second. If each were tried until it is given up, the video would
+cost 240 crashes, or four minutes of waiting for every unit that hangs. Units that were processed before keep their
+rows.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Stages of the extract job: each wraps one operation of `rigface` and adds columns to the faces of a unit.
 
-Path: Ray row -> StageActor(detect_faces) -> StageActor(reconstruct, mask_and_score, write) or one actor each -> a small record.
+Path: Ray row -> StageActor(detect_faces) -> StageActor(reconstruct, mask_and_score, write) -> a small record.
 
 A stage never drops a face and never raises for a bad one: it writes `status` and `reason` and leaves its columns null.
 Only data errors become rows (`BadInput`, a singular matrix, numbers that are not finite); any other exception is a bug

@@ -1,7 +1,7 @@
 """Survey of inputs: read each header, cut the input into chunks.
 
-Path: uris -> `survey` (Ray tasks; one child process each, because a header can crash a decoder) -> one Plan per input. A
-later run reads the kept plans and surveys only inputs whose size or date has changed.
+Path: uris -> `survey` (Ray tasks; one child process each, because a header can crash a decoder) -> one Plan per
+input. A later run reads the kept plans and surveys only inputs whose size or date has changed.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
 Path: UnitPlan -> Unit -> the stages of stages.py, each adding columns to `faces` and counts to `record`.
 
-A unit is one chunk of one input, and one row of the Ray dataset through every stage, so that it is never split and either
-done or not. Faces are a table that only gains columns; a column whose name starts with "_" is for later stages only.
-Crops and masks are JPEG and PNG bytes; full frames never leave frame_processor.py.
+A unit is one chunk of one input, and one row of the Ray dataset through every stage, so that it is never split and
+either done or not. Faces are a table that only gains columns; a column whose name starts with "_" is for later stages
+only. Crops and masks are JPEG and PNG bytes; full frames never leave frame_processor.py.
 """
 
 from __future__ import annotations
@@ -114,7 +114,8 @@ class Unit:
 
     Args:
         record: the outcome so far; None: no stage has seen the unit.
-        blob: the faces as an Arrow IPC stream, or None. It is parsed on first access, and passed on as it is if unchanged.
+        blob: the faces as an Arrow IPC stream, or None. It is parsed on first access, and passed on as it is if
+            unchanged.
     """
 
     def __init__(self, plan: UnitPlan, record: Record | None = None, blob: pa.Buffer | None = None) -> None:

@@ -2,8 +2,8 @@
 
 Path: `sources.find_all` (uris listed), `extract` (finished units and inputs).
 
-Among 100 million names the chance that any two share a hash is 6e-14. The hashes lie in 65,536 byte strings by their first two
-bytes; a lookup scans one of these: 3 kB at 20 million names.
+Among 100 million names the chance that any two share a hash is 6e-14. The hashes lie in 65,536 byte strings by their
+first two bytes; a lookup scans one of these: 3 kB at 20 million names.
 """
 
 from __future__ import annotations

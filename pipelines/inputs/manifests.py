@@ -2,9 +2,9 @@
 
 Path: `sources._listed` -> `entries` or `inventory` -> uris.
 
-An S3 Inventory is a manifest.json and the data files it names, CSV (gzip, keys percent-encoded) or Parquet: AWS, "Amazon S3
-User Guide", "Locating your inventory list". Listing ten million keys takes ten thousand requests, one after another; its
-inventory is a few files. Superseded versions and delete markers are left out.
+An S3 Inventory is a manifest.json and the data files it names, CSV (gzip, keys percent-encoded) or Parquet: AWS,
+"Amazon S3 User Guide", "Locating your inventory list". Listing ten million keys takes ten thousand requests, one
+after another; its inventory is a few files. Superseded versions and delete markers are left out.
 """
 
 from __future__ import annotations
@@ -88,8 +88,8 @@ def inventory(file: BinaryIO, open_uri: Callable[[str], BinaryIO]) -> Iterator[s
         open_uri: opens the data files, which lie in the inventory's destination bucket.
 
     Raises:
-        PlanError: at once, if it is not an inventory, or one in another format or without the key column; later, if a data
-            file is broken.
+        PlanError: at once, if it is not an inventory, or one in another format or without the key column; later, if a
+            data file is broken.
     """
     try:
         manifest = json.loads(file.read())

@@ -3,14 +3,15 @@
 Path: `sources.open_uri` of an s3:// uri -> CachedObject -> ReadAhead -> a decoder.
 
 **Rule**: by range, until this machine has fetched an object twice over; then it is copied once, and read from the copy.
-Measured on 37 MB of H.264 in 29 units, bytes fetched in lengths of the file: the survey 1.0 in every container (it counts
-packets); the units 1.9 (mkv), 2.9 (ts), 3.2 (mp4), and 14.8 in a fragmented mp4, whose index is spread over the file. A clip
-of one unit is read twice in all, usually by two machines, and so never copied. The cost is at most three lengths per machine.
+Measured on 37 MB of H.264 in 29 units, bytes fetched in lengths of the file: the survey 1.0 in every container (it
+counts packets); the units 1.9 (mkv), 2.9 (ts), 3.2 (mp4), and 14.8 in a fragmented mp4, whose index is spread over
+the file. A clip of one unit is read twice in all, usually by two machines, and so never copied. The cost is at most
+three lengths per machine.
 
-Copies are named by uri and entity tag, so a replaced object is another one. They lie in a folder of RIGFACE_CACHE (default:
-the temporary folder) that only this user can access: videos are private and copies are trusted. If other users could write
-there, nothing is cached. All copies, including unfinished ones of other processes, take at most RIGFACE_CACHE_GB (8); the least
-recently read are deleted first. If the disk is full, inputs are read by range.
+Copies are named by uri and entity tag, so a replaced object is another one. They lie in a folder of RIGFACE_CACHE
+(default: the temporary folder) that only this user can access: videos are private and copies are trusted. If other
+users could write there, nothing is cached. All copies, including unfinished ones of other processes, take at most
+RIGFACE_CACHE_GB (8); the least recently read are deleted first. If the disk is full, inputs are read by range.
 
 Lookups, bytes and evictions are recorded (`metrics.VIDEO_CACHE_...`).
 """
@@ -174,7 +175,7 @@ def _locked(file: int) -> bool:
 
 
 def _make_room(max_bytes: int, own_part: Path) -> bool:
-    """Evict the least recently read copies until the others take at most `max_bytes`; remove abandoned parts and ledgers.
+    """Evict the least recently read copies until the rest takes at most `max_bytes`; remove abandoned files.
 
     Returns:
         True on success. Copies in progress of other processes stay, and count with their final size.

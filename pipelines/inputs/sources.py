@@ -2,8 +2,9 @@
 
 Path: arguments of the command line -> `find_all` -> uris -> `open_uri`, in any process on any node.
 
-A **uri** is an absolute path, or s3://bucket/key with the key unescaped: both keep spaces, brackets and every alphabet. Only
-a local name that is not UTF-8, which a Parquet column cannot hold, is written as file:// with its bytes percent-encoded.
+A **uri** is an absolute path, or s3://bucket/key with the key unescaped: both keep spaces, brackets and every
+alphabet. Only a local name that is not UTF-8, which a Parquet column cannot hold, is written as file:// with its
+bytes percent-encoded.
 
 These are inputs:
 * a folder or an s3:// prefix: every file below it with the suffix of an image or a video (`MEDIA`), in the order of

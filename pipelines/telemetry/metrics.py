@@ -22,22 +22,45 @@ _LONG = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
 _SHORT = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 
 STAGE_FRAMES = Metric("rigface_stage_frames", "counter", "sampled frames a stage has processed", ("stage",))
-STAGE_UNIT_SECONDS = Metric("rigface_stage_unit_seconds", "histogram", "time of a stage for one unit of work, s", ("stage",), _LONG)  # fmt: skip
+STAGE_UNIT_SECONDS = Metric(
+    "rigface_stage_unit_seconds", "histogram", "time of a stage for one unit of work, s", ("stage",), _LONG
+)
 STEP_SECONDS = Metric("rigface_step_seconds", "counter", "working time by step of a stage, s", ("step",))
 FACES = Metric("rigface_faces", "counter", "faces found")
-FACE_FAILURES = Metric("rigface_face_failures", "counter", "faces a stage failed on; their rows have a reason", ("stage",))  # fmt: skip
-UNITS = Metric("rigface_units", "counter", "units of work committed; stage: that of the error, or empty", ("status", "stage"))  # fmt: skip
-CRASHES = Metric("rigface_child_crashes", "counter", "child processes that crashed or hung, by step", ("step",))  # fmt: skip
+FACE_FAILURES = Metric(
+    "rigface_face_failures", "counter", "faces a stage failed on; their rows have a reason", ("stage",)
+)
+UNITS = Metric(
+    "rigface_units", "counter", "units of work committed; stage: that of the error, or empty", ("status", "stage")
+)
+CRASHES = Metric("rigface_child_crashes", "counter", "child processes that crashed or hung, by step", ("step",))
 BYTES = Metric("rigface_written_bytes", "counter", "bytes of committed units")
-VIDEO_CACHE_LOOKUPS = Metric("rigface_video_cache_lookups", "counter", "opened videos on S3; result: hit (this machine has a copy), miss", ("result",))  # fmt: skip
-VIDEO_CACHE_BYTES = Metric("rigface_video_cache_bytes", "counter", "bytes of videos on S3; what: fetched from S3, read from copies, kept as copies, evicted", ("what",))  # fmt: skip
+VIDEO_CACHE_LOOKUPS = Metric(
+    "rigface_video_cache_lookups",
+    "counter",
+    "opened videos on S3; result: hit (this machine has a copy), miss",
+    ("result",),
+)
+VIDEO_CACHE_BYTES = Metric(
+    "rigface_video_cache_bytes",
+    "counter",
+    "bytes of videos on S3; what: fetched from S3, read from copies, kept as copies, evicted",
+    ("what",),
+)
 VIDEO_CACHE_EVICTIONS = Metric("rigface_video_cache_evictions", "counter", "copies deleted to make room for others")
 LEFT = Metric("rigface_job_left", "gauge", "remaining work of the running job: inputs, units, frames", ("what",))
 
 TRAIN_STEPS = Metric("rigface_train_steps", "counter", "optimizer steps of a worker", ("rank",))
 TRAIN_EXAMPLES = Metric("rigface_train_examples", "counter", "examples a worker has trained on", ("rank",))
-TRAIN_SECONDS = Metric("rigface_train_seconds", "counter", "time of a worker: step, wait (for data), validation, checkpoint, s", ("rank", "part"))  # fmt: skip
-TRAIN_STEP_SECONDS = Metric("rigface_train_step_seconds", "histogram", "time of one step, without waiting for data, s", ("rank",), _SHORT)  # fmt: skip
+TRAIN_SECONDS = Metric(
+    "rigface_train_seconds",
+    "counter",
+    "time of a worker: step, wait (for data), validation, checkpoint, s",
+    ("rank", "part"),
+)
+TRAIN_STEP_SECONDS = Metric(
+    "rigface_train_step_seconds", "histogram", "time of one step, without waiting for data, s", ("rank",), _SHORT
+)
 TRAIN_STEP = Metric("rigface_train_step", "gauge", "number of the latest step")
 TRAIN_LOSS = Metric("rigface_train_loss", "gauge", "loss of the latest step, all workers'")
 TRAIN_LOSS_FINITE = Metric(
@@ -59,7 +82,7 @@ def _ray() -> Any:
 
 
 record = MetricRecorder(_ray)
-"""Record one number: `record(STAGE_FRAMES, 300, stage="write")`. In a child process worker_process.py sends it to the parent."""
+"""Record a number: `record(STAGE_FRAMES, 300, stage="write")`. A child process sends it to its parent."""
 
 s3_client.tell = lambda measure, value=1.0, **labels: record(measure, value, **labels)
 

@@ -1,4 +1,4 @@
-"""Inputs that all drills run on, the dataset that an undisturbed run makes of them, and where the counts are kept."""
+"""Fixtures of the drills: inputs, the dataset of an undisturbed run, and the file of the counts."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ RESULTS = os.environ.get("RIGFACE_DRILLS")  # a file; `make drills` names it
 
 @pytest.fixture(scope="session")
 def clips_on_s3(clips, bucket) -> str:
-    """The same in a bucket."""
+    """The clips in a bucket."""
     for path in clips.iterdir():
         objects.put("faces", f"clips/{path.name}", path.read_bytes())
     return f"{bucket}/clips/"
@@ -35,7 +35,7 @@ def clips_on_s3(clips, bucket) -> str:
 
 @pytest.fixture(scope="session")
 def whole(ray_cluster, clips, tmp_path_factory) -> str:
-    """What an undisturbed run makes of them, on a disk."""
+    """The dataset of an undisturbed run, on a disk."""
     out = str(tmp_path_factory.mktemp("whole") / "out")
     extract(debug((str(clips),), out), Progress(Console(file=io.StringIO())))
     return out
@@ -43,21 +43,21 @@ def whole(ray_cluster, clips, tmp_path_factory) -> str:
 
 @pytest.fixture(scope="session")
 def results() -> Iterator[list[dict]]:
-    """Counts of this session; kept in a file where one is named, in the place of older ones of the same drills."""
-    found: list[dict] = []
-    yield found
-    if RESULTS and found:
+    """Counts of this session; they replace those of the same drills in the file RESULTS, if it is set."""
+    counts: list[dict] = []
+    yield counts
+    if RESULTS and counts:
         about = {"commit": git_commit(), "cpus": os.cpu_count(), "load": round(os.getloadavg()[0], 1)}
         kept = json.loads(Path(RESULTS).read_text()) if Path(RESULTS).exists() else {}
-        kept |= {one["drill"]: {**{k: v for k, v in one.items() if k != "drill"}, **about} for one in found}
+        kept |= {count["drill"]: {**{k: v for k, v in count.items() if k != "drill"}, **about} for count in counts}
         Path(RESULTS).write_text(json.dumps(dict(sorted(kept.items())), indent=1) + "\n")
-    for one in found:
-        print(f"\n{one['drill']}: " + ", ".join(f"{k} {v}" for k, v in one.items() if k != "drill"))
+    for count in counts:
+        print(f"\n{count['drill']}: " + ", ".join(f"{k} {v}" for k, v in count.items() if k != "drill"))
 
 
 @pytest.fixture
 def nothing_lost(whole, results, request) -> Callable[..., Count]:
-    """Ends a drill: count, show, keep, and fail unless everything is there once."""
+    """Ends a drill: count, print, store, and fail unless every row is there once."""
     began = time.monotonic()
 
     def check(out: str, expected: str = "", **more: object) -> Count:
@@ -73,7 +73,7 @@ def nothing_lost(whole, results, request) -> Callable[..., Count]:
 
 @pytest.fixture
 def command(tmp_path) -> Iterator[Callable[..., subprocess.Popen]]:
-    """Starts `rigface extract --preset debug` as a process; what it says is in its `log`."""
+    """Starts `rigface extract --preset debug` as a process; its output is in its `log`."""
     started: list[subprocess.Popen] = []
 
     def start(videos: str, out: str, *more: str, env: dict[str, str] | None = None) -> subprocess.Popen:

@@ -1,4 +1,4 @@
-"""The count that every drill ends with: what was expected, what is there, what is there twice, what is lost."""
+"""Counts at the end of a drill: expected, found, duplicate and lost rows."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ ORDER = [(name, "ascending") for name in KEYS]
 
 @dataclass(frozen=True)
 class Count:
-    """Two datasets of the same inputs, counted.
+    """Comparison of a dataset with that of an undisturbed run on the same inputs.
 
     Args:
-        expected, found: rows of faces/ in the undisturbed one and in the other.
-        duplicates: rows whose key was there before. lost: keys that are not there. extra: keys that should not be.
-        different: rows that are there but do not hold the same values, the name of the person among them.
+        expected, found: rows of faces/ in the undisturbed dataset and in the other.
+        duplicates: rows with a repeated key. lost: missing keys. extra: unexpected keys.
+        different: rows with other values, the name of the person included.
         inputs, inputs_found: rows of inputs/.
-        blamed: inputs that ended as `error` or `partial` there, and did not here, or the other way round.
+        blamed: inputs whose status differs.
     """
 
     expected: int
@@ -47,7 +47,7 @@ class Count:
 
 
 def faces(out: str) -> pa.Table:
-    """All rows of faces/, in one order; the folders of the inputs' names are left out, so that disk and S3 compare."""
+    """All rows of faces/, in one order, with file names instead of uris, so that disk and S3 compare."""
     store = Store(out)
     tables = [store.table(path) for path in store.paths("faces", ".parquet")]
     table = pa.concat_tables(tables)
@@ -59,16 +59,16 @@ def inputs(out: str) -> dict[str, list[dict[str, Any]]]:
     """Rows of inputs/ by name, without times."""
     store = Store(out)
     rows = [row for path in store.paths("inputs", ".parquet") for row in store.table(path).to_pylist()]
-    found: dict[str, list[dict[str, Any]]] = {}
+    by_name: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         name = row.pop("uri").rpartition("/")[2]
         row.pop("stage_seconds")
-        found.setdefault(name, []).append(row)
-    return found
+        by_name.setdefault(name, []).append(row)
+    return by_name
 
 
 def compare(whole: str, out: str) -> Count:
-    """Count a dataset against one of the same inputs that nobody disturbed.
+    """Compare a dataset with that of an undisturbed run on the same inputs.
 
     Args:
         whole, out: uris of the two.
@@ -77,8 +77,10 @@ def compare(whole: str, out: str) -> Count:
     keys = [Counter(zip(*(table[name].to_pylist() for name in KEYS))) for table in (wanted, have)]
     same = sorted(keys[0].keys() & keys[1].keys())
     rows = [_rows(table) for table in (wanted, have)]
-    here, there = inputs(whole), inputs(out)
-    trouble = {name: [{r["status"] for r in rows} for rows in (here[name], there.get(name, []))] for name in here}
+    expected, found = inputs(whole), inputs(out)
+    statuses = {
+        name: [{r["status"] for r in rows} for rows in (expected[name], found.get(name, []))] for name in expected
+    }
     return Count(
         expected=len(wanted),
         found=len(have),
@@ -86,14 +88,14 @@ def compare(whole: str, out: str) -> Count:
         lost=len(keys[0] - keys[1]),
         extra=len(keys[1].keys() - keys[0].keys()),
         different=sum(rows[0][key] != rows[1][key] for key in same),
-        inputs=sum(len(rows) for rows in here.values()),
-        inputs_found=sum(len(rows) for rows in there.values()),
-        blamed=sum(one != other for one, other in trouble.values()),
+        inputs=sum(len(rows) for rows in expected.values()),
+        inputs_found=sum(len(rows) for rows in found.values()),
+        blamed=sum(before != after for before, after in statuses.values()),
     )
 
 
 def count_steps(wanted: list[tuple[int, float]], found: list[tuple[int, float]], rel: float) -> dict[str, int]:
-    """Count a training run's (step, loss) against those of one that nobody disturbed; `rel` is what rounding may make of a loss."""
+    """Compare the (step, loss) of a training run with those of an undisturbed run; losses may differ by `rel`."""
     losses = dict(found)
     return {
         "expected": len(wanted),

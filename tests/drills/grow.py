@@ -1,8 +1,8 @@
-"""A process of its own with a cluster that grows: one node with room for one worker, and a second when training has begun.
+"""Training on a cluster that grows: one node with room for one worker, and a second node once training has begun.
 
     python -m tests.drills.grow EXAMPLES START OUT STEPS
 
-Prints the numbers of workers seen, one after another. Ray lets nodes be added in the main thread only, so training has the other.
+Prints the successive numbers of workers. Ray adds nodes in the main thread only, so training runs in another.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ def main(examples: str, start: str, out: str, steps: str) -> None:
     ray.init(address=cluster.address, log_to_driver=False)
     job.RESIZE_S = 1.0
     config = replace(
-        debug(), examples=examples, start=start, out=out, steps=int(steps), micro_batches=2, batch=2, learning_rate=1e-3, shuffle_window=4,
+        debug(), examples=examples, start=start, out=out, steps=int(steps), micro_batches=2, batch=2,
+        learning_rate=1e-3, shuffle_window=4,
         checkpoint_every=5, validate_every=int(steps), validation_examples=0, workers=1, max_workers=2, cpus=1,
         address=cluster.address,
     )  # fmt: skip

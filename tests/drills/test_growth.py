@@ -1,4 +1,4 @@
-"""Elastic training: a node joins, the run goes on with more workers, and the curve does not notice."""
+"""Drill: a node joins a training run, which continues with more workers and the same losses."""
 
 import subprocess
 import sys
@@ -40,7 +40,8 @@ def test_training_grows(tmp_path, results):
     seen = [int(n) for n in ran.stdout.split()]
     took = round(time.monotonic() - began, 1)
     alone = replace(
-        debug(), examples=latents, start=start, out=str(tmp_path / "alone"), steps=STEPS, micro_batches=2, batch=2, learning_rate=1e-3,
+        debug(), examples=latents, start=start, out=str(tmp_path / "alone"), steps=STEPS, micro_batches=2,
+        batch=2, learning_rate=1e-3,
         shuffle_window=4, checkpoint_every=STEPS, validate_every=STEPS, validation_examples=0,
     )  # fmt: skip
     train(alone, lambda words: None)

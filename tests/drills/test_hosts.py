@@ -1,4 +1,4 @@
-"""Several hosts: Ray nodes with addresses of their own, whose links are cut and which are powered off at their work."""
+"""Drills on several hosts: Ray nodes in network namespaces, with cut links and power failures."""
 
 import json
 import os
@@ -22,18 +22,18 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.skipif(boo
 
 @pytest.fixture(scope="module")
 def net(s3_behind, bucket, tmp_path_factory):
-    """A head that does no work and two workers of three CPUs, on three hosts; the storage is a fourth address."""
+    """A head without CPUs and two workers of three CPUs, on three hosts; the storage is a fourth address."""
     folder = tmp_path_factory.mktemp("hosts")
-    told = {"GLOO_SOCKET_IFNAME": "eth0", "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"}
-    with hosts.Net(folder, told) as made, Proxy(f"http://{s3_behind.upstream.netloc}", address=made.here) as reachable:
-        made.env["AWS_ENDPOINT_URL"] = reachable.url
-        hosts.start_cluster(made, workers=2, cpus=3)
-        yield made
+    environment = {"GLOO_SOCKET_IFNAME": "eth0", "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"}
+    with hosts.Net(folder, environment) as net, Proxy(f"http://{s3_behind.upstream.netloc}", address=net.here) as proxy:
+        net.env["AWS_ENDPOINT_URL"] = proxy.url
+        hosts.start_cluster(net, workers=2, cpus=3)
+        yield net
 
 
 @pytest.fixture
 def all_up(net):
-    """Both workers are there, whatever the test before did to them."""
+    """Both workers run, whatever an earlier test did to them."""
     for worker in net.hosts[1:]:
         worker.heal()
     if hosts.alive(net) != 3:
@@ -63,14 +63,16 @@ def ends_well(process, net, log: str, seconds: float = 250) -> None:
 
 
 @pytest.mark.drill
-def test_a_link_is_cut_and_heals(all_up, clips_on_s3, bucket, nothing_lost):
-    """Videos and dataset on S3, actors on two hosts. One host's link is cut until the head has given it up, then it heals."""
+def test_cut_link_heals(all_up, clips_on_s3, bucket, nothing_lost):
+    """Videos and dataset on S3, actors on two hosts. One host's link is cut until the head has given it up, then it
+    heals.
+    """
     net, out = all_up, f"{bucket}/drills/cut"
     process = extract_on(net, clips_on_s3, out, "cut")
     wait_for_units(out, 5, process, net, "cut")
     at_work = [host for host in net.hosts[1:] if any("StageActor" in name for name in names(host))]
     assert at_work, "no actor works on either host"
-    cut = at_work[-1]  # Ray may have put all of them on one
+    cut = at_work[-1]  # all actors may be on one host
     cut.cut()
     began = time.monotonic()
     hosts.wait_for_nodes(net, 2)
@@ -91,7 +93,7 @@ def names(host) -> list[str]:
 
 
 @pytest.mark.drill
-def test_a_host_is_powered_off_and_replaced(all_up, clips, tmp_path, nothing_lost):
+def test_powered_off_host_is_replaced(all_up, clips, tmp_path, nothing_lost):
     """A shared folder instead of S3."""
     net, out = all_up, str(tmp_path / "out")
     process = extract_on(net, str(clips), out, "off")
@@ -105,7 +107,7 @@ def test_a_host_is_powered_off_and_replaced(all_up, clips, tmp_path, nothing_los
 
 @pytest.mark.drill
 def test_kill_9_of_a_raylet(all_up, clips, tmp_path, nothing_lost):
-    """Only the raylet; what it started goes with it, and the node comes back."""
+    """Only the raylet; its children end with it, and the node comes back."""
     net, out = all_up, str(tmp_path / "out")
     process = extract_on(net, str(clips), out, "raylet")
     wait_for_units(out, 5, process, net, "raylet")
@@ -127,7 +129,9 @@ train(config_of(json.load(open(sys.argv[1]))), print)
 
 @pytest.mark.drill
 def test_training_loses_a_host(all_up, tmp_path, results):
-    """Two workers on two hosts, one powered off after a checkpoint: the same steps, each once, and the curve of a run alone."""
+    """Two workers on two hosts, one powered off after a checkpoint: the steps and losses of an undisturbed run, each
+    once.
+    """
     from dataclasses import asdict, replace
 
     import pyarrow.parquet as pq
@@ -147,7 +151,8 @@ def test_training_loses_a_host(all_up, tmp_path, results):
     checkpoint.save(tmp_path / "tiny", checkpoint.tiny(kind="bridge"))
     encode(EncodeConfig(str(tmp_path / "pairs"), str(tmp_path / "latents"), str(tmp_path / "tiny")), lambda words: None)
     config = replace(
-        debug(), examples=str(tmp_path / "latents"), out=str(tmp_path / "alone"), start=str(tmp_path / "tiny"), micro_batches=2,
+        debug(), examples=str(tmp_path / "latents"), out=str(tmp_path / "alone"), start=str(tmp_path / "tiny"),
+        micro_batches=2,
         batch=2, steps=40, checkpoint_every=5, validate_every=40, validation_examples=0, learning_rate=1e-3, cpus=2.0,
         shuffle_window=4, reader="thread",
     )  # fmt: skip
@@ -182,13 +187,15 @@ from ray import serve
 ray.init(address=sys.argv[1], log_to_driver=False)
 from serve import app
 from serve.config import ServiceConfig
-serve.start(proxy_location="EveryNode", http_options={"host": "0.0.0.0", "port": 8000}, logging_config={"log_level": "WARNING"})
+serve.start(proxy_location="EveryNode", http_options={"host": "0.0.0.0", "port": 8000},
+            logging_config={"log_level": "WARNING"})
 args = ServiceConfig(seal=sys.argv[2], model=sys.argv[3])
-one_a_host = {"num_replicas": 2, "max_replicas_per_node": 1, "autoscaling_config": None}
-painter = app.DiffusionWorkerDeployment.options(**one_a_host, health_check_period_s=1, health_check_timeout_s=5, ray_actor_options={"num_cpus": 0.1}).bind(args)
-eye = app.FaceWorkerDeployment.options(**one_a_host, health_check_period_s=1, health_check_timeout_s=5).bind(args, painter)
-door = app.Gateway.options(**one_a_host, health_check_period_s=1, health_check_timeout_s=5).bind(args, eye, painter)
-serve.run(door, name="rigface", route_prefix="/")
+options = {"num_replicas": 2, "max_replicas_per_node": 1, "autoscaling_config": None}
+options |= {"health_check_period_s": 1, "health_check_timeout_s": 5}
+diffusion_worker = app.DiffusionWorkerDeployment.options(**options, ray_actor_options={"num_cpus": 0.1}).bind(args)
+face_worker = app.FaceWorkerDeployment.options(**options).bind(args, diffusion_worker)
+gateway = app.Gateway.options(**options).bind(args, face_worker, diffusion_worker)
+serve.run(gateway, name="rigface", route_prefix="/")
 print("ready", flush=True)
 while True: time.sleep(1)
 """
@@ -196,9 +203,11 @@ while True: time.sleep(1)
 
 @pytest.mark.drill
 def test_serving_loses_a_host(all_up, fixtures, tmp_path, results):
-    """A door, an eye and a painter on each of two hosts; four callers, who ask the other host where one does not answer.
+    """A door, an eye and a painter on each of two hosts; four callers, who ask the other host where one does not
+    answer.
 
-    Every second request is an edit, of one of four seeds; the same wish is answered alike, whichever host answers and whenever.
+    Every second request is an edit, of one of four seeds; the same wish is answered alike, whichever host answers and
+    whenever.
     """
     import av
     import httpx
@@ -267,7 +276,9 @@ def test_serving_loses_a_host(all_up, fixtures, tmp_path, results):
 
 
 def essence(answer: dict) -> tuple[object, np.ndarray]:
-    """What the same wish has to be answered with: faces in words, or the pixels of a picture; not its signature, not the time."""
+    """What the same wish has to be answered with: faces in words, or the pixels of a picture; not its signature, not
+    the time.
+    """
     import base64
 
     from rigface import image

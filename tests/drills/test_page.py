@@ -1,4 +1,4 @@
-"""The page about the drills names each of them, and each was counted, with nothing lost."""
+"""The page about the drills: each drill is named, was counted, and lost nothing."""
 
 import ast
 import json
@@ -17,12 +17,12 @@ def drills() -> set[str]:
     return {node.name.removeprefix("test_") for node in found if getattr(node, "name", "").startswith("test_")}
 
 
-def test_each_drill_is_explained_and_was_counted():
+def test_each_drill_is_on_the_page_and_was_counted():
     page = (ROOT / "docs" / "drills.md").read_text()
     assert set(re.findall(r"^\| `(\w+)` \| (?:short|long) \|", page, re.M)) == drills() == COUNTED.keys()
 
 
-def test_what_was_expected_was_found_once():
-    for name, one in COUNTED.items():
-        assert one["expected"] == one["found"] > 0, name
-        assert not any(one.get(word) for word in ("duplicates", "lost", "extra", "different", "blamed")), name
+def test_counted_drills_found_all_rows_once():
+    for name, count in COUNTED.items():
+        assert count["expected"] == count["found"] > 0, name
+        assert not any(count.get(word) for word in ("duplicates", "lost", "extra", "different", "blamed")), name

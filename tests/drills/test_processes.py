@@ -1,4 +1,4 @@
-"""Processes are killed at their work; in the end every row is there, once."""
+"""Drills: killed processes and a full object store; every row is there once."""
 
 import os
 import random
@@ -22,7 +22,7 @@ def units(out: str) -> int:
 
 
 def wait_for(out: str, wanted: int, process) -> bool:
-    """Until so many units are there; False where the run ended before."""
+    """Wait for so many units; False if the run ended before."""
     while units(out) < wanted:
         if process.poll() is not None:
             return False
@@ -31,7 +31,7 @@ def wait_for(out: str, wanted: int, process) -> bool:
 
 
 def test_kill_9_of_workers(ray_cluster, clips, command, nothing_lost, tmp_path):
-    """Four times, an actor and the children it decodes in; the run itself lives, and needs no second one."""
+    """Actors and their decoder processes, four times; the run itself continues."""
     out = str(tmp_path / "out")
     process = command(str(clips), out, "--address", ray_cluster, "--workers", "2")
     killed = 0
@@ -51,7 +51,7 @@ def test_kill_9_of_workers(ray_cluster, clips, command, nothing_lost, tmp_path):
 
 
 def test_kill_9_of_the_driver(ray_cluster, clips, command, nothing_lost, tmp_path):
-    """Eight times at random moments, then once to the end."""
+    """Eight times at random moments, then one run to the end."""
     out, chance, killed = str(tmp_path / "out"), random.Random(3), 0
     for i in range(8):
         process = command(str(clips), out, "--address", ray_cluster, "--workers", "2")
@@ -66,7 +66,7 @@ def test_kill_9_of_the_driver(ray_cluster, clips, command, nothing_lost, tmp_pat
     nothing_lost(out, killed=killed)
 
 
-HANDED_ON = """
+SEPARATE_POOLS = """
 import re, sys, threading
 from dataclasses import replace
 import ray
@@ -82,8 +82,8 @@ address = ray.get_runtime_context().gcs_address
 done, fullest = threading.Event(), [0.0]
 def watch():
     while not done.wait(0.5):
-        said = re.search(r"([0-9.]+)% full", memory_summary(address=address, stats_only=True))
-        fullest.append(float(said[1]) if said else 0.0)
+        match = re.search(r"([0-9.]+)% full", memory_summary(address=address, stats_only=True))
+        fullest.append(float(match[1]) if match else 0.0)
 threading.Thread(target=watch, daemon=True).start()
 extract(replace(config, settings=settings, detect_faces=Pool(actors=2, cpus=0.5), object_store_mb=int(store), **pools))
 done.set()
@@ -92,7 +92,7 @@ print(max(fullest))
 
 
 def test_object_store_full(clips, nothing_lost, tmp_path):
-    """Every stage in actors of its own, faces handed from process to process, and the smallest store that Ray takes."""
+    """Every stage in actors of its own, faces passed between processes, and the smallest store that Ray accepts."""
     more = tmp_path / "more"
     more.mkdir()
     for i in range(6):
@@ -100,7 +100,7 @@ def test_object_store_full(clips, nothing_lost, tmp_path):
     outs = {store: str(tmp_path / store) for store in ("600", "80")}
     fullest = {}
     for store, out in outs.items():
-        words = [sys.executable, "-c", HANDED_ON, str(more), out, store]
+        words = [sys.executable, "-c", SEPARATE_POOLS, str(more), out, store]
         done = subprocess.run(words, capture_output=True, text=True, timeout=400, cwd=ROOT)
         assert done.returncode == 0, done.stderr
         fullest[store] = float(done.stdout.split()[-1])

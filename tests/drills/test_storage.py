@@ -1,4 +1,4 @@
-"""The object storage breaks, is away, or is full; in the end every row is there, once."""
+"""Drills: failing, absent and full storage, and wrong clocks; every row is there once."""
 
 import contextlib
 import os
@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 @contextlib.contextmanager
 def breaking(proxy, share: float):
-    """One request in 1/share breaks, in every way there is."""
+    """One request in 1/share fails, with every kind of fault in turn."""
     proxy.made.clear()
     before = proxy.requests
     proxy.share, proxy.faults = share, FAULTS
@@ -31,8 +31,8 @@ def breaking(proxy, share: float):
         proxy.share = 0.0
 
 
-def away_after(proxy, store: Store, units: int, seconds: float, gone: list[float]) -> threading.Thread:
-    """Once so many units are there, the storage is away for a while."""
+def outage_after(proxy, store: Store, units: int, seconds: float, gone: list[float]) -> threading.Thread:
+    """Stop the storage for some seconds once so many units exist."""
 
     def run() -> None:
         while sum(1 for _ in store.paths("faces", ".parquet")) < units + 1:  # one is the schema
@@ -47,13 +47,11 @@ def away_after(proxy, store: Store, units: int, seconds: float, gone: list[float
     return thread
 
 
-def test_storage_that_breaks_and_is_gone_for_a_moment(
-    ray_cluster, clips_on_s3, bucket, s3_behind, silent, nothing_lost
-):
-    """Videos and dataset on S3; one request in twelve breaks, and in the middle nothing answers for four seconds."""
+def test_storage_faults_and_short_outage(ray_cluster, clips_on_s3, bucket, s3_behind, silent, nothing_lost):
+    """Videos and dataset on S3; one request in twelve fails, and the storage is absent for four seconds."""
     out, gone = f"{bucket}/drills/breaks", []
     with breaking(s3_behind, 1 / 12) as made:
-        watcher = away_after(s3_behind, Store(out), 6, 4.0, gone)
+        watcher = outage_after(s3_behind, Store(out), 6, 4.0, gone)
         extract(debug((clips_on_s3,), out), silent)
         watcher.join(10)
     assert gone
@@ -62,9 +60,9 @@ def test_storage_that_breaks_and_is_gone_for_a_moment(
 
 
 @pytest.mark.drill
-def test_storage_gone_for_a_minute(ray_cluster, clips_on_s3, bucket, s3_behind, silent, nothing_lost):
+def test_storage_outage_of_a_minute(ray_cluster, clips_on_s3, bucket, s3_behind, silent, nothing_lost):
     out, gone = f"{bucket}/drills/minute", []
-    watcher = away_after(s3_behind, Store(out), 6, 60.0, gone)
+    watcher = outage_after(s3_behind, Store(out), 6, 60.0, gone)
     extract(debug((clips_on_s3,), out), silent)
     watcher.join(10)
     assert gone
@@ -72,16 +70,16 @@ def test_storage_gone_for_a_minute(ray_cluster, clips_on_s3, bucket, s3_behind, 
 
 
 @pytest.mark.drill
-def test_storage_gone_for_longer_than_we_are_patient(clips_on_s3, bucket, s3_behind, command, nothing_lost):
-    """The job ends and says why; no input is blamed; run again, it goes on."""
+def test_storage_outage_longer_than_retries(clips_on_s3, bucket, s3_behind, command, nothing_lost):
+    """The job ends with a reason and no failed input; a second run continues."""
     out, gone = f"{bucket}/drills/longer", []
-    watcher = away_after(s3_behind, Store(out), 6, 30.0, gone)
+    watcher = outage_after(s3_behind, Store(out), 6, 30.0, gone)
     process = command(clips_on_s3, out, env={"RIGFACE_S3_PATIENCE_S": "5"})
     assert process.wait(200) == 1
-    said = process.log.read_text()
-    last = said.strip().splitlines()[-1]
+    output = process.log.read_text()
+    last = output.strip().splitlines()[-1]
     assert "the storage did not answer properly for 5 s" in last
-    assert "Traceback" not in said
+    assert "Traceback" not in output
     watcher.join(40)
     again = command(clips_on_s3, out)
     assert again.wait(200) == 0, again.log.read_text()
@@ -90,7 +88,7 @@ def test_storage_gone_for_longer_than_we_are_patient(clips_on_s3, bucket, s3_beh
 
 @pytest.mark.drill
 def test_full_disk(clips, whole, command, nothing_lost, tmp_path):
-    """OUT on a file system that fills up in the middle: the job says so; with more room it goes on."""
+    """OUT on a file system that fills up: the job ends with a reason; with more room a second run continues."""
     small = tmp_path / "small"
     small.mkdir()
     size = sum(p.stat().st_size for p in Path(whole).rglob("*") if p.is_file()) // 2
@@ -100,9 +98,9 @@ def test_full_disk(clips, whole, command, nothing_lost, tmp_path):
     try:
         process = command(str(clips), str(small / "out"))
         assert process.wait(200) == 1
-        said = process.log.read_text()
-        assert "no space left" in said.strip().splitlines()[-1].lower()
-        assert "Traceback" not in said
+        output = process.log.read_text()
+        assert "no space left" in output.strip().splitlines()[-1].lower()
+        assert "Traceback" not in output
         subprocess.run(["mount", "-o", "remount,size=100m", str(small)], check=True)
         again = command(str(clips), str(small / "out"))
         assert again.wait(200) == 0, again.log.read_text()
@@ -111,7 +109,7 @@ def test_full_disk(clips, whole, command, nothing_lost, tmp_path):
         subprocess.run(["umount", "-l", str(small)], check=False)
 
 
-# What Python runs first: another `time.time`, which pickles as the name that it is, because Ray sends such functions around.
+# Replaces `time.time` at the start of Python. It must pickle by name, because Ray sends it to other processes.
 SKEWED = """
 import os, time
 real, by = time.time, float(os.environ.get("SKEW_S", 0))
@@ -124,8 +122,8 @@ time.time = skewed
 
 @pytest.mark.drill
 def test_clock_skew(clips_on_s3, bucket, command, nothing_lost, tmp_path):
-    """Two hosts whose clocks are days apart want one output: the second is refused while the first lives, the first is killed,
-    and a third, whose clock is behind, takes over when the lease is over by the storage's clock, and finishes."""
+    """Hosts whose clocks are days apart use one output: the second is refused while the first runs; the first is
+    killed; a third, whose clock is behind, takes over once the lease has ended by the storage's clock, and finishes."""
     (tmp_path / "sitecustomize.py").write_text(SKEWED)
     out = f"{bucket}/drills/clock"
 

@@ -38,7 +38,7 @@ def test_switches():
         (["extract", "a", "b", "--fps", "0"], "above 0"),
         (["extract", "/no/such/folder", "out/never", "--preset", "debug"], "no such file or folder"),
         (["extract", "a", "b", "--detect-faces.gpus", "1"], "runs on CPUs"),
-        (["status", "/no/such/dataset"], "no dataset of ours"),
+        (["status", "/no/such/dataset"], "not a RigFace dataset"),
         (["forecast"], "VIDEOS..."),
     ],
 )
@@ -78,7 +78,7 @@ def test_dry_run_counts_and_writes_nothing(zoo, tmp_path, capsys):
     assert main(["extract", str(zoo), str(out), "--preset", "debug", "--dry-run"]) == 0
     text = capsys.readouterr().out
     assert "8 inputs" in text
-    assert "12 units of work with 71 frames" in text
+    assert "12 units of work with 71 sampled frames" in text
     assert "2 of 8 looked into cannot be read" in text
     assert not out.exists()
 
@@ -111,7 +111,7 @@ def test_a_dry_run_reads_the_plans_of_a_window_at_a_time(tmp_path, monkeypatch):
         path.write_bytes(b"x")
     config = debug((str(folder),), out)
     head, detector = dry_run.components.specs(config.settings)
-    name = FaceDataset(Store(out)).open(config.settings, head, detector, False)
+    name = FaceDataset(Store(out)).begin_run(config.settings, head, detector, False)
     known = [
         Plan(str(p), sources.stamp(str(p)) if k < 20 else "", "image", chunks=(None, None), expected=(3, 4))
         for k, p in enumerate(names[:24])

@@ -1,4 +1,4 @@
-"""Jobs under a meter: they end by themselves, when the budget is spent, or when somebody stops them, and clean up in each case."""
+"""Jobs under a budget: they end, are interrupted or are cancelled, and clean up in each case."""
 
 import os
 import signal
@@ -24,8 +24,8 @@ pathlib.Path(sys.argv[1]).touch(); time.sleep(60)
 """
 
 
-class Patient(CostMeter):
-    """Is not spent before the job has begun: Python may take longer to start than the job is given."""
+class SpentAfterStart(CostMeter):
+    """Is not spent before the job has begun: Python may take longer to start than the budget allows."""
 
     began: Path
 
@@ -34,8 +34,8 @@ class Patient(CostMeter):
         return self.began.exists() and super().is_spent
 
 
-def patient(path: Path, **limits: float) -> CostMeter:
-    meter = Patient(**limits)
+def spent_after_start(path: Path, **limits: float) -> CostMeter:
+    meter = SpentAfterStart(**limits)
     meter.began = path
     return meter
 
@@ -66,58 +66,61 @@ def test_dollars_are_node_hours_by_kind():
     assert str(meter) == "2.50 h, $10.00"
 
 
-def test_nodes_with_gpus_cost_the_same_where_no_other_price_is_given():
+def test_gpu_nodes_cost_the_plain_price_by_default():
     meter = CostMeter(price=1)
     meter.add(3600, plain=1, gpu=1)
     assert meter.spent_dollars == 2
 
 
 @pytest.mark.parametrize("code", [0, 3])
-def test_a_job_that_ends_by_itself_keeps_its_status(code):
+def test_exit_status_of_a_finished_job_is_kept(code):
     assert run(child(f"raise SystemExit({code})"), CostMeter(hours=1), none) == code
 
 
-def test_hours_that_are_spent_interrupt_the_job(capfd, tmp_path):
+def test_spent_hours_interrupt_the_job(capfd, tmp_path):
     began = tmp_path / "began"
-    assert run(child(TIDY, began), patient(began, hours=0.2 / 3600), none, first_s=0.1) == SPENT
+    assert run(child(TIDY, began), spent_after_start(began, hours=0.2 / 3600), none, first_s=0.1) == SPENT
     out = capfd.readouterr().out
     assert "tidied" in out
     assert "The budget is spent" in out
-    assert "Submit the same line" in out
+    assert "Submit the same command" in out
 
 
-def test_a_job_is_interrupted_even_where_interrupts_were_ignored(capfd, tmp_path):
-    """As in whatever a shell starts with `&`; a child inherits it."""
+def test_job_is_interrupted_even_if_sigint_was_ignored(capfd, tmp_path):
+    """A shell ignores it in commands started with `&`; a child inherits that."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         began = tmp_path / "began"
-        assert run(child(TIDY, began), patient(began, hours=0.2 / 3600), none, first_s=0.1, grace_s=5) == SPENT
+        assert (
+            run(child(TIDY, began), spent_after_start(began, hours=0.2 / 3600), none, first_s=0.1, grace_s=5) == SPENT
+        )
     finally:
         signal.signal(signal.SIGINT, before)
     assert "tidied" in capfd.readouterr().out
 
 
-def test_dollars_that_are_spent_interrupt_the_job(capfd, tmp_path):
+def test_spent_dollars_interrupt_the_job(capfd, tmp_path):
     began = tmp_path / "began"
-    meter = patient(began, dollars=1_000, price=3_600, gpu_price=36_000)  # a dollar a second, or ten
+    meter = spent_after_start(began, dollars=1_000, price=3_600, gpu_price=36_000)  # a dollar a second, or ten
     assert run(child(TIDY, began), meter, lambda: (1, 100 * began.exists()), first_s=0.1) == SPENT
     assert "tidied" in capfd.readouterr().out
-    assert meter.spent_dollars > 2 * 3600 * meter.spent_hours, "nodes that came made it dearer than the one"
+    assert meter.spent_dollars > 2 * 3600 * meter.spent_hours, "the added nodes cost more than the first"
 
 
-def test_a_job_that_does_not_listen_is_killed(capfd, tmp_path):
+def test_job_that_ignores_the_interrupt_is_killed(capfd, tmp_path):
     began = tmp_path / "began"
-    assert run(child(STUBBORN, began), patient(began, hours=0.1 / 3600), none, first_s=0.1, grace_s=0.3) == SPENT
+    assert (
+        run(child(STUBBORN, began), spent_after_start(began, hours=0.1 / 3600), none, first_s=0.1, grace_s=0.3) == SPENT
+    )
     assert "is killed" in capfd.readouterr().out
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_request_to_stop_reaches_the_job_once_even_where_interrupts_were_blocked(number, tmp_path):
-    """As Ray starts it: SIGINT blocked. SIGTERM is for us alone, SIGINT for the whole group."""
+def test_cancelling_reaches_the_job_once_even_if_sigint_was_blocked(number, tmp_path):
+    """Ray blocks SIGINT in what it starts. SIGTERM goes to this process only, SIGINT to the whole group."""
     command = child(TIDY, tmp_path / "began")
-    code = (
-        f"import sys; from pipelines.cluster.budget import *; sys.exit(run({command!r}, Meter(), lambda: (0, 0), 0.2))"
-    )
+    imports = "import sys; from pipelines.cluster.budget import *; "
+    code = f"{imports}sys.exit(run({command!r}, CostMeter(), lambda: (0, 0), 0.2))"
     process = subprocess.Popen(
         child(code),
         stdout=subprocess.PIPE,
@@ -132,6 +135,6 @@ def test_a_request_to_stop_reaches_the_job_once_even_where_interrupts_were_block
     assert "tidied" in out
 
 
-def test_the_command_is_a_rigface_command(capfd):
+def test_main_runs_a_rigface_command(capfd):
     assert main(["--hours", "1", "--", "status", "/no/such/dataset"]) == 1
-    assert "no dataset of ours" in capfd.readouterr().err
+    assert "not a RigFace dataset" in capfd.readouterr().err

@@ -1,4 +1,4 @@
-"""Jobs for a cluster elsewhere: what is sent, what is refused before it is sent, and all of it against a real Ray head."""
+"""Jobs on a remote cluster: submissions, refused submissions, and a real Ray head."""
 
 import contextlib
 import json
@@ -21,19 +21,19 @@ from pipelines.cli.cluster import SubmitCommand, split
 from pipelines.cli.main import main, parse
 from pipelines.cluster import budget
 from pipelines.cluster.budget import CostMeter
-from pipelines.cluster.submit import PACKAGES, described, request
+from pipelines.cluster.submit import PACKAGES, describe, prepare
 
 LINE = ["extract", "s3://b/videos/", "s3://b/faces", "--preset", "cluster"]
 
 
-def requested(job, meter, **options):
-    return request(job, parse(job), meter, **options)
+def prepared(job, meter, **options):
+    return prepare(job, parse(job), meter, **options)
 
 
-# --- words
+# --- command lines
 
 
-def test_the_words_of_submit_are_told_from_those_of_the_job():
+def test_split_separates_flags_of_submit_and_job():
     own, job = split(
         [*LINE, "--hours", "3", "--fps", "2", "--cluster=http://h:1", "--dry-run", "--env", "A", "--env", "B"]
     )
@@ -43,10 +43,14 @@ def test_the_words_of_submit_are_told_from_those_of_the_job():
     assert (command.job, command.hours, command.env) == (tuple(LINE), 3.0, ("A", "B"))
 
 
-def test_no_job_has_a_flag_that_submit_would_take_away():
+def test_no_job_has_a_flag_of_submit():
     from dataclasses import fields
 
-    own = {f.name for f in fields(SubmitCommand)} - {"job", "command", "dry_run"}  # that one says what would be sent
+    own = {f.name for f in fields(SubmitCommand)} - {
+        "job",
+        "command",
+        "dry_run",
+    }  # --dry-run of submit prints the submission
     for words in (
         ["extract"],
         ["identities", "x"],
@@ -62,7 +66,7 @@ def test_no_job_has_a_flag_that_submit_would_take_away():
         assert not own & taken, words
 
 
-def test_help_is_that_of_the_job_where_there_is_one(capsys):
+def test_help_is_that_of_the_job_if_one_is_named(capsys):
     with pytest.raises(SystemExit):
         main(["submit", "--help"])
     assert "--dollars" in capsys.readouterr().out
@@ -71,42 +75,42 @@ def test_help_is_that_of_the_job_where_there_is_one(capsys):
     assert "--small-faces" in capsys.readouterr().out
 
 
-# --- what is sent
+# --- submissions
 
 
-def test_the_entrypoint_is_the_job_under_its_budget():
-    asked = requested([*LINE, "--fps", "2"], CostMeter(hours=12, dollars=300, price=0.35))
-    words = shlex.split(asked.entrypoint)
+def test_entrypoint_is_the_job_under_its_budget():
+    submission = prepared([*LINE, "--fps", "2"], CostMeter(hours=12, dollars=300, price=0.35))
+    words = shlex.split(submission.entrypoint)
     assert words[:3] == ["python", "-m", "pipelines.cluster.budget"]
     assert words[words.index("--") + 1 :] == [*LINE, "--fps", "2"]
     assert words[3 : words.index("--")] == ["--hours", "12", "--dollars", "300", "--price", "0.35"]
 
 
-def test_odd_names_survive_the_shell():
+def test_odd_names_are_quoted_for_the_shell():
     job = ["extract", "s3://b/it's $HOME; rm *", "s3://b/faces", "--preset", "cluster"]
-    assert shlex.split(requested(job, CostMeter()).entrypoint)[4:] == job
+    assert shlex.split(prepared(job, CostMeter()).entrypoint)[4:] == job
 
 
-def test_one_job_has_one_name_whatever_its_budget():
-    first, second = (requested(LINE, meter) for meter in (CostMeter(hours=1), CostMeter(hours=2)))
+def test_name_of_a_job_does_not_depend_on_its_budget():
+    first, second = (prepared(LINE, meter) for meter in (CostMeter(hours=1), CostMeter(hours=2)))
     assert first.name == second.name
-    assert first.name != requested([*LINE, "--fps", "2"], CostMeter()).name
+    assert first.name != prepared([*LINE, "--fps", "2"], CostMeter()).name
     assert first.name.startswith("rigface-extract-")
 
 
-def test_variables_are_sent_by_name_and_shown_without_their_values(monkeypatch):
+def test_variables_are_sent_and_shown_without_their_values(monkeypatch):
     monkeypatch.setenv("AWS_REGION", "eu-central-1")
-    asked = requested(LINE, CostMeter(hours=2), env=["AWS_REGION"])
-    assert asked.runtime_env["env_vars"]["AWS_REGION"] == "eu-central-1"
-    text = described(asked, "http://h:8265")
+    submission = prepared(LINE, CostMeter(hours=2), env=["AWS_REGION"])
+    assert submission.runtime_env["env_vars"]["AWS_REGION"] == "eu-central-1"
+    text = describe(submission, "http://h:8265")
     assert "AWS_REGION" in text
     assert "eu-central-1" not in text
     assert "2 h" in text
 
 
-def test_code_is_sent_along_only_where_asked():
-    assert "py_modules" not in requested(LINE, CostMeter()).runtime_env
-    folders = requested(LINE, CostMeter(), upload=True).runtime_env["py_modules"]
+def test_code_is_uploaded_only_with_upload():
+    assert "py_modules" not in prepared(LINE, CostMeter()).runtime_env
+    folders = prepared(LINE, CostMeter(), upload=True).runtime_env["py_modules"]
     assert [Path(f).name for f in folders] == list(PACKAGES)
     assert all((Path(f) / "__init__.py").is_file() for f in folders)
 
@@ -114,14 +118,14 @@ def test_code_is_sent_along_only_where_asked():
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        ([], "want a job to submit"),
-        (["serve"], "is nothing for a cluster"),
-        (["edit", "a.jpg", "b.png"], "is nothing for a cluster"),
+        ([], "name a job to submit"),
+        (["serve"], "does not run on a cluster"),
+        (["edit", "a.jpg", "b.png"], "does not run on a cluster"),
         (["extract", "clips", "s3://b/faces"], "does not see this machine's folders"),
         (["train", "cluster", "s3://b/latents", "runs/a"], "runs/a: the cluster does not see"),
         (["pair", "out/faces", "s3://b/pairs"], "out/faces"),
         (["evaluate", "out/faces", "s3://b/card"], "out/faces"),
-        ([*LINE, "--dollars", "5"], "--dollars wants --price"),
+        ([*LINE, "--dollars", "5"], "--dollars needs --price"),
         ([*LINE, "--env", "RIGFACE_NOT_SET"], "is not set here"),
         ([*LINE, "--env", "RIGFACE_TEST_SECRET_KEY"], "looks like a secret"),
         ([*LINE, "--fps", "0"], "above 0"),
@@ -129,7 +133,7 @@ def test_code_is_sent_along_only_where_asked():
         ([*LINE, "--cluster", "http://127.0.0.1:9"], "no Ray dashboard answers"),
     ],
 )
-def test_what_cannot_work_is_refused_in_one_line(words, complaint, monkeypatch, capsys):
+def test_unworkable_submission_is_refused_in_one_line(words, complaint, monkeypatch, capsys):
     monkeypatch.setenv("RIGFACE_TEST_SECRET_KEY", "hush")
     assert main(["submit", *words]) == 1
     err = capsys.readouterr().err
@@ -138,13 +142,13 @@ def test_what_cannot_work_is_refused_in_one_line(words, complaint, monkeypatch, 
     assert "hush" not in err
 
 
-def test_a_flag_the_job_does_not_know_is_refused_here(capsys):
+def test_unknown_flag_of_the_job_is_refused(capsys):
     with pytest.raises(SystemExit):
         main(["submit", *LINE, "--fsp", "2"])
     assert "--fsp" in "".join(capsys.readouterr())
 
 
-def test_dry_run_asks_nobody(capsys):
+def test_dry_run_makes_no_request(capsys):
     assert main(["submit", *LINE, "--cluster", "http://127.0.0.1:9", "--dry-run"]) == 0
     assert "pipelines.cluster.budget" in capsys.readouterr().out
 
@@ -155,14 +159,16 @@ def test_dry_run_asks_nobody(capsys):
 def _free_ports(count: int) -> list[int]:
     with contextlib.ExitStack() as stack:
         held = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in held:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in held]
+        for held_socket in held:
+            held_socket.bind(("127.0.0.1", 0))
+        return [held_socket.getsockname()[1] for held_socket in held]
 
 
 @pytest.fixture(scope="module")
 def head():
-    """A head of its own, as `ray up` starts one: dashboard on loopback, a token. Its address, and an environment with the token."""
+    """A head of its own, as `ray up` starts one: dashboard on loopback, a token. Its address, and an environment
+    with the token.
+    """
     folder = tempfile.mkdtemp(prefix="rf")  # short: sockets are in it
     gcs, dashboard, agent, client, metrics = _free_ports(5)
     env = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
@@ -196,26 +202,27 @@ def head():
         shutil.rmtree(folder, ignore_errors=True)
 
 
-# One process for all: each would import Ray anew. A line of it: arguments as JSON; its answer: status, then what was said.
+# One process for all commands, since each would import Ray anew: arguments as JSON in, status and text out.
 TALK = """
 import contextlib, io, json, sys, time
 from pipelines.cli.main import main
 for line in sys.stdin:
-    said = io.StringIO()
-    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
         try:
             code = main(json.loads(line))
         except SystemExit as e:
             code = e.code
-    print(json.dumps([code, said.getvalue()]), flush=True)
+    print(json.dumps([code, output.getvalue()]), flush=True)
 """
 
 
 @pytest.mark.slow
-def test_jobs_go_to_a_real_head_and_come_back(head, finished, zoo, tmp_path):
-    """Stopped by its budget, sent again, found at work, cancelled, listed; another with our code; a stranger is not let in.
+def test_jobs_on_a_real_head_are_submitted_cancelled_and_listed(head, finished, zoo, tmp_path):
+    """Stopped by its budget, submitted again, found running, cancelled, listed; uploaded code; a wrong token is
+    refused.
 
-    What is tested is the way there and back: that an interrupted job goes on is tested elsewhere.
+    That an interrupted job continues is tested elsewhere.
     """
     url, env = head
     out = shutil.copytree(finished, tmp_path / "faces")
@@ -226,48 +233,48 @@ def test_jobs_go_to_a_real_head_and_come_back(head, finished, zoo, tmp_path):
         [sys.executable, "-c", TALK], env=env_here, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as talk:
 
-        def say(*words):
+        def call(*words):
             talk.stdin.write(json.dumps(words) + "\n")
             talk.stdin.flush()
             return json.loads(talk.stdout.readline())
 
         def until(wanted, *words):
             end = time.monotonic() + 240
-            while wanted not in (said := say(*words, "--cluster", url)[1]):
-                assert time.monotonic() < end, said
+            while wanted not in (output := call(*words, "--cluster", url)[1]):
+                assert time.monotonic() < end, output
                 time.sleep(0.3)
-            return said
+            return output
 
         until("no jobs of ours", "jobs", "list")  # the head is up
 
-        code, said = say(*long, "--dollars", "0.001", "--price", "1000")
-        assert code == budget.SPENT, said
-        assert "The budget is spent" in said
-        assert said.count("Submit the same line") == 1
+        code, output = call(*long, "--dollars", "0.001", "--price", "1000")
+        assert code == budget.SPENT, output
+        assert "The budget is spent" in output
+        assert output.count("Submit the same command") == 1
 
-        code, said = say(*short, "--upload")
-        assert code == 0, said
-        assert "-1: submitted" in said
-        assert said.count(" people in ") == 1, "what the job itself says, once"
+        code, output = call(*short, "--upload")
+        assert code == 0, output
+        assert "-1: submitted" in output
+        assert output.count(" people in ") == 1, "output of the job, once"
 
-        assert say(*long, "--detach")[1].endswith("-2: submitted\n")
-        assert say(*long, "--detach")[1].endswith("-2: is at work already\n")
+        assert call(*long, "--detach")[1].endswith("-2: submitted\n")
+        assert call(*long, "--detach")[1].endswith("-2: is at work already\n")
         until(" running ", "jobs", "status")
-        assert "-2: asked to stop" in say("jobs", "cancel", "--cluster", url)[1]
+        assert "-2: submission to stop" in call("jobs", "cancel", "--cluster", url)[1]
         until(" stopped ", "jobs", "status")
 
-        states = [shown.split()[1] for shown in say("jobs", "list", "--cluster", url)[1].splitlines()]
+        states = [shown.split()[1] for shown in call("jobs", "list", "--cluster", url)[1].splitlines()]
         assert states == ["budget", "succeeded", "stopped"]
         talk.stdin.close()
 
-    stranger = {**env, "RAY_AUTH_TOKEN": "0" * 64}
+    wrong_token = {**env, "RAY_AUTH_TOKEN": "0" * 64}
     command = [sys.executable, "-m", "pipelines", "jobs", "list", "--cluster", url]
-    done = subprocess.run(command, env=stranger, capture_output=True, text=True)
+    done = subprocess.run(command, env=wrong_token, capture_output=True, text=True)
     assert done.returncode == 1
-    assert "asks for a token" in done.stderr
+    assert "needs a token" in done.stderr
 
 
-def test_the_commands_of_the_documentation_are_understood():
+def test_commands_of_the_documentation_are_parsed():
     text = (Path(__file__).parents[3] / "docs" / "clusters.md").read_text().replace("\\\n", " ")
     lines = [line.split("#")[0] for line in text.splitlines() if line.startswith(("rigface submit", "rigface jobs"))]
     assert len(lines) > 4
@@ -275,4 +282,4 @@ def test_the_commands_of_the_documentation_are_understood():
         command = parse(shlex.split(line)[1:])
         if isinstance(command, SubmitCommand):
             meter = CostMeter(command.hours, command.dollars, command.price, command.gpu_price)
-            assert request(command.job, command.command, meter).job == command.job
+            assert prepare(command.job, command.command, meter).job == command.job

@@ -62,9 +62,9 @@ def test_killed_pass_continues_with_the_same_names(copy, monkeypatch):
             raise KeyboardInterrupt
         real(store, path, wanted)
 
-    monkeypatch.setattr(identities, "REWRITERS", 1)
+    monkeypatch.setattr(identities, "REWRITE_THREADS", 1)
     monkeypatch.setattr(identities, "rewrite", dies)
-    monkeypatch.setattr(identities, "_everywhere", lambda do, jobs: [do(*job) for job in jobs])
+    monkeypatch.setattr(identities, "_run_all", lambda task, jobs: [task(*job) for job in jobs])
     with pytest.raises(KeyboardInterrupt):
         identify(Store(str(copy)))
     monkeypatch.undo()

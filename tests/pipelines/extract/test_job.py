@@ -222,7 +222,7 @@ def test_overwrite_removes_only_the_dataset(finished, tmp_path):
     (out / "note.txt").write_text("mine")
     settings = debug().settings
     output = FaceDataset(Store(str(out)))
-    output.open(settings, fakes.HEAD, fakes.DETECTOR, overwrite=True)
+    output.begin_run(settings, fakes.HEAD, fakes.DETECTOR, overwrite=True)
     assert not len(output.done())
     assert len(output.inputs()) == 0
     assert not output.plans.load()
