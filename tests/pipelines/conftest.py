@@ -22,7 +22,7 @@ def zoo(tmp_path_factory) -> Path:
     fakes.video(folder / "two people.mp4", (0.0, 0.5), frames=20)
     fakes.video(folder / "ünïcode 顔 (copy).mp4", (0.3,), frames=30, seed=1)
     fakes.video(folder / "short.mp4", (0.5,), frames=5, seed=2)
-    fakes.video(folder / "nobody.mp4", (), frames=10)
+    fakes.video(folder / "no face.mp4", (), frames=10)
     (folder / "portrait.jpg").write_bytes(encode_jpeg(fakes.picture((0.7,))))
     (folder / "mp4 named jpg.jpg").write_bytes((folder / "short.mp4").read_bytes())
     (folder / "text.mp4").write_bytes(b"no video " * 100)

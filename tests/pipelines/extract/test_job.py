@@ -46,7 +46,7 @@ def test_every_input_has_a_row(finished, zoo):
         "short.mp4": "ok",
         "portrait.jpg": "ok",
         "mp4 named jpg.jpg": "ok",
-        "nobody.mp4": "no_face",
+        "no face.mp4": "no_face",
         "text.mp4": "error",
         "empty.mp4": "error",
     }
@@ -64,7 +64,7 @@ def test_rows_of_inputs_count_frames_faces_and_tracks(finished):
         "mp4 named jpg.jpg": (5, 5, 1, 1),
         "portrait.jpg": (1, 1, 1, 1),
     }
-    assert (rows["nobody.mp4"]["frames"], rows["nobody.mp4"]["faces"]) == (10, 0)
+    assert (rows["no face.mp4"]["frames"], rows["nobody.mp4"]["faces"]) == (10, 0)
     assert (rows["two people.mp4"]["width"], rows["two people.mp4"]["height"]) == (128, 96)
 
 
