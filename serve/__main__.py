@@ -25,6 +25,7 @@ from tyro.conf import Positional, arg
 
 from rigface import assets
 from rigface.errors import RigFaceError
+from rigface.terminal import exit_code
 from serve.schemas import PREVIEW
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -294,4 +295,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 if __name__ == "__main__":
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    sys.exit(main())
+    sys.exit(exit_code(main))

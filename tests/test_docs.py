@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import tyro
 
-from pipelines.cli.main import parse
+from pipelines.cli.parser import parse
 from serve.__main__ import COMMANDS, Start
 
 ROOT = Path(__file__).parent.parent

@@ -6,7 +6,7 @@ import shlex
 import pytest
 import yaml
 
-from pipelines.cli.main import parse
+from pipelines.cli.parser import parse
 from tests.infra.conftest import OVERLAYS, ROOT, cluster_of, find_object, pinned, pods, project, quantity, rendered
 
 # Secrets that a person makes; docs/clusters.md says how.

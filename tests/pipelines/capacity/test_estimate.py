@@ -8,7 +8,8 @@ import pytest
 
 from pipelines.capacity import estimate, load
 from pipelines.capacity.estimate import ClusterSpec
-from pipelines.cli import main
+from pipelines.cli.main import main
+from pipelines.cli.parser import parse
 from pipelines.extract.config import Settings
 from rigface.errors import PlanError
 from tests.conftest import ROOT
@@ -45,12 +46,12 @@ def test_every_frame_is_decoded_and_few_are_looked_at():
 
 
 def test_a_plan_in_words(capsys):
-    assert main.main(["forecast", "--clips", "1e5", "--fps", "1", "--nodes", "4", "--price", "0.05"]) == 0
+    assert main(["forecast", "--clips", "1e5", "--fps", "1", "--nodes", "4", "--price", "0.05"]) == 0
     text = capsys.readouterr().out
     assert "100,000 inputs, 1.0 million frames to look at, 100,000 units of work" in text
     assert "391 under each of 256 prefixes" in text
     assert "waited for: " in text
-    assert main.main(["forecast", "--clips", "1e6", "--fps", "1", "--nodes", "100"]) == 0
+    assert main(["forecast", "--clips", "1e6", "--fps", "1", "--nodes", "100"]) == 0
     assert "share the clips among more jobs" in capsys.readouterr().out
 
 
@@ -70,7 +71,7 @@ def test_a_sample_can_be_simulated():
 @pytest.mark.parametrize("words", [["clips/", "--clips", "10"], [], ["--clips", "10", "--clip-s", "0"]])
 def test_what_makes_no_sense_is_said(words, capsys):
     with pytest.raises(PlanError):
-        main.parse(["forecast", *words]).run()
+        parse(["forecast", *words]).run()
 
 
 def test_every_table_of_the_page_is_generated():

@@ -1,12 +1,20 @@
 """The command line: words to configuration, complaints in words, dry runs that write nothing."""
 
+import os
+import signal
 import subprocess
 import sys
 
 import pytest
 
-from pipelines.cli.main import COMMANDS, main, parse
+import rigface
+from pipelines.cli import main as main_module
+from pipelines.cli.commands import MODULES
+from pipelines.cli.main import main
+from pipelines.cli.parser import parse
 from pipelines.extract.config import cluster, laptop
+from rigface.terminal import CLOSED_PIPE, INTERRUPTED
+from tests.conftest import ROOT
 
 
 def test_flags_change_single_fields_of_the_preset():
@@ -56,21 +64,82 @@ def test_unknown_preset_is_refused_with_the_known_ones(capsys):
     assert "laptop" in "".join(capsys.readouterr())
 
 
-def test_help_teaches_every_command(capsys):
-    from pipelines.cli import learning
+def test_overview_lists_every_command_on_one_line(capsys):
+    from pipelines.cli import cluster as submitting
+    from pipelines.cli import datasets, editing, learning
 
-    with pytest.raises(SystemExit):
-        parse(["--help"])
-    text = capsys.readouterr().out
-    assert all(name in text for name in set(COMMANDS) - {"serve"})
-    assert set(learning.COMMANDS) < set(COMMANDS)
+    assert main(["--help"]) == main([]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    parsed = {name for module in (datasets, editing, learning, submitting) for name in module.COMMANDS}
+    assert {"serve", *parsed} == set(MODULES)
+    assert all(sum(line.startswith(f"  {name} ") for line in lines) == 2 for name in MODULES)  # both calls
+    assert max(map(len, lines)) <= 100
 
 
-def test_choosing_a_command_imports_nothing_heavy():
-    code = "import sys; from pipelines.cli.main import parse; parse(['extract', 'a', 'b']); "
-    code += "print(sorted({'ray', 'torch', 'cv2', 'pyarrow'} & set(sys.modules)))"
-    text = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert text.strip() == "[]"
+@pytest.mark.parametrize("name", sorted(set(MODULES) - {"serve"}))
+def test_every_command_has_help(name, capsys):
+    with pytest.raises(SystemExit) as end:
+        main([name, "--help"])
+    assert end.value.code == 0
+    assert f"usage: rigface {name}" in capsys.readouterr().out
+
+
+def test_version_is_printed(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"rigface {rigface.__version__}\n"
+
+
+def test_unknown_command_is_refused_with_the_nearest_name(capsys):
+    assert main(["exract", "a", "b"]) == 2
+    assert "Did you mean `rigface extract`?" in capsys.readouterr().err
+
+
+def imported(code, modules):
+    code += f"; import sys; print(sorted({modules!r} & set(sys.modules)), file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    return done.stderr.strip()
+
+
+def test_overview_and_version_import_no_parser():
+    code = "from pipelines.cli.main import main; main(['--help']); main(['--version'])"
+    assert imported(code, {"tyro", "numpy", "torch", "ray"}) == "[]"
+
+
+def test_parsing_a_command_imports_nothing_heavy():
+    code = "from pipelines.cli.parser import parse; parse(['extract', 'a', 'b'])"
+    assert imported(code, {"ray", "torch", "cv2", "pyarrow"}) == "[]"
+
+
+# A reader that is gone before the first write, as `rigface ... | head -0`: on standard output, or on both outputs.
+@pytest.mark.parametrize("with_errors", [False, True])
+@pytest.mark.parametrize("words", ["--help", "edit --help", "sliders", "jobs --help"])
+def test_closed_pipe_is_a_quiet_end(words, with_errors):
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", "pipelines", *words.split()],
+        cwd=ROOT, stdout=writing, stderr=writing if with_errors else subprocess.PIPE, text=True, timeout=60,
+    )  # fmt: skip
+    os.close(writing)
+    assert done.returncode == CLOSED_PIPE
+    assert not done.stderr
+
+
+@pytest.mark.parametrize(("name", "message"), [("extract", f"{main_module.INTERRUPTED}\n"), ("edit", "")])
+def test_interrupt_is_a_quiet_end(name, message):
+    code = (
+        "import sys, time; from types import SimpleNamespace; from pipelines.cli import main, parser; "
+        "parser.parse = lambda words: SimpleNamespace(run=lambda: (print('at work', flush=True), time.sleep(60))); "
+        f"sys.exit(main.main(['{name}']))"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline() == "at work\n"
+        process.send_signal(signal.SIGINT)
+        rest = process.communicate(timeout=60)
+    assert process.returncode == INTERRUPTED
+    assert rest == ("", message)
 
 
 def test_dry_run_counts_and_writes_nothing(zoo, tmp_path, capsys):

@@ -18,7 +18,8 @@ import psutil
 import pytest
 
 from pipelines.cli.cluster import SubmitCommand, split
-from pipelines.cli.main import main, parse
+from pipelines.cli.main import main
+from pipelines.cli.parser import parse
 from pipelines.cluster import budget
 from pipelines.cluster.budget import CostMeter
 from pipelines.cluster.submit import PACKAGES, describe, prepare

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from itertools import chain
 
-from pipelines.cli import main
+from pipelines.cli.parser import parse
 from pipelines.extract import json_progress
 from pipelines.extract.dataset import FaceDataset
 from pipelines.extract.summary import InputRow, StatusCount, Summary
@@ -74,6 +74,6 @@ def test_training_logs_steps_and_validations(tmp_path, capfd):
 
 
 def test_log_format_is_a_flag_of_extract_and_train():
-    command = main.parse(["extract", "a", "b", "--log-format", "json"])
+    command = parse(["extract", "a", "b", "--log-format", "json"])
     assert command.log_format == "json"
-    assert main.parse(["train", "debug", "a", "b", "--log-format", "json"]).job.log_format == "json"
+    assert parse(["train", "debug", "a", "b", "--log-format", "json"]).job.log_format == "json"

@@ -1,0 +1,44 @@
+"""Parser of the command line: words -> a command, by tyro from the dataclass of the command.
+
+Presets come first: `--preset` and `--workers` choose a whole configuration, whose values are the defaults of all other flags.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Protocol
+
+import tyro
+
+from pipelines.cli.commands import MODULES
+from pipelines.cluster.submit import JOBS
+
+
+class Command(Protocol):
+    """A parsed command."""
+
+    def run(self) -> int:
+        """Do it and return the exit code."""
+
+
+def parse(argv: Sequence[str]) -> Command:
+    """A command from its words; the first is its name.
+
+    Raises:
+        SystemExit: help was asked for, or the words are wrong; the text is printed.
+    """
+    name, *words = argv
+    module = import_module(f"pipelines.cli.{MODULES[name]}")
+    default = module.default_of(name, words) if MODULES[name] in ("datasets", "learning") else {}
+    if name == "submit":  # its words and those of the job stand in one line
+        words, job = module.split(words)
+        inner = parse(job) if job and job[0] in JOBS else None
+        default = {"default": module.SubmitCommand(job=tuple(job), command=inner)}
+    return tyro.cli(
+        module.COMMANDS[name],
+        prog=f"rigface {name}",
+        args=words,
+        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.HelptextFromCommentsOff),
+        **default,
+    )

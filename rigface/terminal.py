@@ -1,0 +1,58 @@
+"""Exit codes of command-line programs: a closed pipe and Ctrl-C end them quietly."""
+
+from __future__ import annotations
+
+import os
+import select
+import sys
+from collections.abc import Callable, Mapping
+
+CLOSED_PIPE = 141  # 128 + SIGPIPE, as a shell reports it
+INTERRUPTED = 130  # 128 + SIGINT
+
+
+def exit_code(main: Callable[[], int], on_interrupt: str = "") -> int:
+    """Run a program and return its exit code.
+
+    A reader that is gone (`rigface --help | head -1`) ends it with 141, Ctrl-C with 130, both without a traceback.
+
+    Args:
+        on_interrupt: a line for standard error after Ctrl-C.
+    """
+    copies = {number: os.dup(number) for number in (1, 2) if _is_open(number)}
+    try:
+        try:
+            return main()
+        finally:
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        if on_interrupt and not _closed(copies):
+            print(on_interrupt, file=sys.stderr)
+        return INTERRUPTED
+    except (BrokenPipeError, SystemExit):  # rich exits by itself when it meets a closed pipe
+        if not _closed(copies):  # a socket, or the end of an argument parser
+            raise
+        return CLOSED_PIPE
+    finally:
+        null = os.open(os.devnull, os.O_WRONLY)
+        for number in _closed(copies):  # the interpreter flushes at its end, too
+            os.dup2(null, number)
+        for number in (null, *copies.values()):
+            os.close(number)
+
+
+def _is_open(number: int) -> bool:
+    try:
+        os.fstat(number)
+    except OSError:
+        return False
+    return True
+
+
+def _closed(copies: Mapping[int, int]) -> list[int]:
+    """Those of the outputs that are pipes whose reader is gone."""
+    poll = select.poll()
+    for copy in copies.values():
+        poll.register(copy, 0)
+    gone = {copy for copy, event in poll.poll(0) if event & select.POLLERR}
+    return [number for number, copy in copies.items() if copy in gone]
