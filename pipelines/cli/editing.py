@@ -1,37 +1,67 @@
-"""The commands that edit: `edit`, `animate`, `strip`, `sliders`."""
+"""Commands that edit: `edit`, `animate`, `strip`, `sliders`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
 
-from pipelines.edit.config import AnimateJob, EditJob, SlidersJob, StripJob
+from tyro.conf import arg
+
+from pipelines.edit.config import AnimateConfig, EditConfig, StripConfig
 
 
 @dataclass(frozen=True)
-class EditCommand(EditJob):
-    __doc__ = EditJob.__doc__
+class EditCommand(EditConfig):
+    """Change pose, expression or light of a face in an image or a video, and keep the person.
+
+    Only the face and what moves with it changes; all other pixels stay as they are. A video keeps its frames, their times
+    and its sound.
+
+      rigface edit photo.jpg out.png --yaw 15 --smile 0.6 --light-azimuth 40
+      rigface edit photo.jpg out.png --pose-from a.jpg --expression-from b.jpg --light-from c.jpg --strength 0.7
+      rigface edit photo.jpg out.png --pose-from out/faces#clip.mp4:120
+      rigface edit photo.jpg out.png --expression jawOpen=0.4 mouthSmileLeft=1 --region mouth
+      rigface edit photo.jpg out.png --checkpoint runs/mine/model --prompt "a person with glasses" --guidance-text 3
+      rigface edit photo.jpg out.png --hdr studio.hdr --hdr-turn 90 --save-edit studio.json
+      rigface edit clip.mp4 out.mp4 --edit studio.json --face all
+    """
 
     def run(self) -> int:
-        from pipelines.edit.console import show
         from pipelines.edit.job import edit
+        from pipelines.edit.report import show
 
         return show(edit(self))
 
 
 @dataclass(frozen=True)
-class AnimateCommand(AnimateJob):
-    __doc__ = AnimateJob.__doc__
+class AnimateCommand(AnimateConfig):
+    """Drive an image by a video: the head movements and expressions of the video on the person of the image.
+
+    The change from a reference frame of the video is copied, so the person keeps their own pose and face while the driver
+    rests. Sound and timing are those of the video.
+
+      rigface animate me.jpg speech.mp4 out.mp4
+      rigface animate me.jpg speech.mp4 out.mp4 --neutral calmest --take pose,expression,light
+      rigface animate me.jpg speech.mp4 out.mp4 --absolute --smile 0.3
+    """
 
     def run(self) -> int:
-        from pipelines.edit.console import show
         from pipelines.edit.job import animate
+        from pipelines.edit.report import show
 
         return show(animate(self))
 
 
 @dataclass(frozen=True)
-class StripCommand(StripJob):
-    __doc__ = StripJob.__doc__
+class StripCommand(StripConfig):
+    """Show edits of a face as one image: as photographed, the preview, turned, smiling, in another light.
+
+      rigface strip photo.jpg edits.png
+      rigface strip clip.mp4 out/faces/edits.png
+
+    `rigface inspect out/faces` shows the second one on its page.
+    """
 
     def run(self) -> int:
         from pipelines.edit.contact_sheet import write_strip
@@ -43,13 +73,22 @@ class StripCommand(StripJob):
 
 
 @dataclass(frozen=True)
-class SlidersCommand(SlidersJob):
-    __doc__ = SlidersJob.__doc__
+class SlidersCommand:
+    """List the numbers an edit can have: names, ranges, and the axes of the named expressions.
+
+      rigface sliders
+      rigface sliders --head weights/flame
+
+    With --head: how closely FLAME follows the same names, by the map that is fitted to it.
+    """
+
+    head: Annotated[Path | None, arg(metavar="FOLDER")] = None
+    """Folder of FLAME's released files."""
 
     def run(self) -> int:
         from rich.console import Console
 
-        from pipelines.edit.console import flame_table, slider_tables
+        from pipelines.edit.sliders import flame_table, slider_tables
 
         console = Console()
         for table in slider_tables() if self.head is None else [flame_table(self.head)]:

@@ -1,29 +1,24 @@
-"""Read an input picture; tell pictures from videos."""
+"""Inputs of the editing jobs: read an image, tell images from videos."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 
 from rigface.errors import BadInput, PlanError
+from rigface.image import SNIFF_BYTES, decode, sniff
 
-if TYPE_CHECKING:
-    pass
-
-
-PICTURES = (".png", ".jpg", ".jpeg")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
-def picture(path: Path) -> np.ndarray:
+def read_image(path: Path) -> np.ndarray:
     """(H, W, 3) uint8 from a file.
 
     Raises:
-        PlanError: it is not there, or not a picture.
+        PlanError: it is missing, or not an image.
     """
-    from rigface.image import decode
-
     try:
         return decode(path.read_bytes())
     except OSError as e:
@@ -33,19 +28,16 @@ def picture(path: Path) -> np.ndarray:
 
 
 def kind_of(path: Path) -> Literal["image", "video"]:
-    """What a file is, by its content.
+    """Image or video, by its content.
 
     Raises:
-        PlanError: it is not there, or neither.
+        PlanError: it is missing, or neither.
     """
-    from rigface.image import SNIFF_BYTES, sniff
-
     try:
         with path.open("rb") as file:
-            head = file.read(SNIFF_BYTES)
+            kind = sniff(file.read(SNIFF_BYTES))
     except OSError as e:
         raise PlanError(f"{path}: {e.strerror or e}") from e
-    kind = sniff(head)
     if kind == "unknown":
-        raise PlanError(f"{path}: neither a picture nor a video")
+        raise PlanError(f"{path}: neither an image nor a video")
     return kind

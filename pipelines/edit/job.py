@@ -1,9 +1,9 @@
-"""Edit a picture or a clip, or animate a picture by a clip: the jobs behind `rigface edit`, `animate` and `sliders`.
+"""Editing jobs: edit an image or a video, or animate an image by a video.
 
-Path: files and a Wish -> Editor -> files, and a table of what was asked against what was reached.
+Path: files and EditFlags -> Editor -> files, and an EditReport of asked against achieved.
 
-One machine, one process, no Ray: a picture takes a second, a clip about 15 frames a second. Pictures are here; whatever
-moves is in `edit_clip.py`.
+One machine, one process, no Ray: an image takes a second, a video runs at about 15 frames a second. Images are edited here,
+videos in `video.py`.
 """
 
 from __future__ import annotations
@@ -14,154 +14,141 @@ from collections.abc import Mapping
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from pipelines.edit.config import SAMPLING, AnimateJob, EditJob, Engine
-from pipelines.edit.console import LOOK_CLOSER, EditReport, comparison_rows, hints
-from pipelines.edit.flags import read, save, traits
-from pipelines.edit.inputs import PICTURES, kind_of, picture
+import torch
+
+from pipelines.edit.config import SAMPLING, AnimateConfig, EditConfig, Engine
+from pipelines.edit.flags import parse_flags, parse_traits, save_edit
+from pipelines.edit.inputs import IMAGE_SUFFIXES, kind_of, read_image
+from pipelines.edit.report import SMALL_FACES_HINT, EditReport, comparison_rows, hints
+from pipelines.edit.video import animate_image, edit_video
+from pipelines.examples.face_reader import face_at, is_row
+from rigface.editor import Editor
 from rigface.edits import NAMED_EXPRESSIONS, EditSpec, Trait
 from rigface.errors import NoFace, PlanError
+from rigface.face.analyzer import FACE_CHOICES, FaceAnalyzer, choose_faces
+from rigface.face.controls.transfer import axes_of
+from rigface.image import encode_jpeg, encode_png
+from rigface.types import Face
+from rigface.video.writer import SUFFIXES as VIDEO_SUFFIXES
 
-if TYPE_CHECKING:
-    from rigface.editor import Editor
-    from rigface.types import Face
 
-
-def edit(job: EditJob) -> EditReport:
-    """Edit a picture or a clip.
+def edit(config: EditConfig) -> EditReport:
+    """Edit an image or a video.
 
     Raises:
-        PlanError: nonsense in the flags, or a file that is not there or not what it should be; the message names it.
+        PlanError: invalid flags, or a file that is missing or of the wrong kind; the message names it.
         MissingAsset, BadCheckpoint: no such weights.
     """
-    spec, paths = read(job.wish)
-    is_video = kind_of(job.source) == "video"
-    check(job.out, job.source, is_video, job.face)
-    if job.wish.save_edit is not None:
-        save(job.wish.save_edit, spec)
-    editor = load(job.engine)
-    check_names(spec, editor)
-    givers = load_targets(paths, editor)
+    spec, paths = parse_flags(config.flags)
+    is_video = kind_of(config.source) == "video"
+    check_output(config.out, config.source, is_video, config.face)
+    editor, targets = _prepare(config, spec, paths)
     if is_video:
-        from pipelines.edit.video import edit_clip
-
-        return edit_clip(job, spec, editor, givers)
-    return _edit_picture(job, spec, editor, givers)
+        return edit_video(config, spec, editor, targets)
+    return _edit_image(config, spec, editor, targets)
 
 
-def animate(job: AnimateJob) -> EditReport:
-    """Drive a picture by a clip; raises as `edit`."""
-    from pipelines.edit.video import animate_picture
-
-    # What the clip gives is not copied from a picture, so `read` must not ask for one.
-    if job.wish.target is not None:
-        raise PlanError("--target: the clip is whom is copied; use --pose-from, --expression-from or --light-from")
-    spec, paths = read(replace(job.wish, take=""))
-    taken: frozenset[Trait] = frozenset(traits(job.wish.take)) - set(paths)
-    if kind_of(job.driving) != "video":
-        raise PlanError(f"{job.driving}: want a video to drive {job.source.name}, this is a picture")
-    if kind_of(job.source) != "image":
-        raise PlanError(f"{job.source}: want a picture to animate; to change a video use `rigface edit`")
-    check(job.out, job.driving, True, job.face)
+def animate(config: AnimateConfig) -> EditReport:
+    """Animate an image by a video; raises as `edit`."""
+    flags = config.flags
+    if flags.target is not None:
+        raise PlanError("--target: the video is the target; use --pose-from, --expression-from or --light-from")
+    spec, paths = parse_flags(replace(flags, take=""))  # the traits of --take come from the video
+    taken: frozenset[Trait] = frozenset(parse_traits(flags.take)) - set(paths)
+    if kind_of(config.driving) != "video":
+        raise PlanError(f"{config.driving}: want a video to drive {config.source.name}, this is an image")
+    if kind_of(config.source) != "image":
+        raise PlanError(f"{config.source}: want an image to animate; to change a video use `rigface edit`")
+    check_output(config.out, config.driving, True, config.face)
     spec = replace(spec, take=spec.take | taken)
-    if job.wish.save_edit is not None:
-        save(job.wish.save_edit, spec)
-    editor = load(job.engine)
-    check_names(spec, editor)
-    return animate_picture(job, spec, editor, load_targets(paths, editor), taken)
+    editor, targets = _prepare(config, spec, paths)
+    return animate_image(config, spec, editor, targets, taken)
 
 
-def _edit_picture(job: EditJob, spec: EditSpec, editor: Editor, givers: Mapping[Trait, Face]) -> EditReport:
-    from rigface.image import encode_jpeg, encode_png
+def _prepare(
+    config: EditConfig | AnimateConfig, spec: EditSpec, paths: Mapping[Trait, Path]
+) -> tuple[Editor, dict[Trait, Face]]:
+    """Save the edit if asked, load the editor, check the edit against it, and read the targets."""
+    if config.flags.save_edit is not None:
+        save_edit(config.flags.save_edit, spec)
+    editor = load_editor(config.engine)
+    check_spec(spec, editor)
+    return editor, load_targets(paths, editor)
 
+
+def _edit_image(config: EditConfig, spec: EditSpec, editor: Editor, targets: Mapping[Trait, Face]) -> EditReport:
     began = time.monotonic()
-    image = picture(job.source)
+    image = read_image(config.source)
+    is_measured = not config.engine.quick
     try:
-        done = editor.edit(image, spec, givers, face=job.face, seed=job.engine.seed, measure=not job.engine.quick)
+        edited = editor.edit(image, spec, targets, face=config.face, seed=config.engine.seed, measure=is_measured)
     except NoFace as e:
-        raise PlanError(f"{job.source}: {e.reason}{LOOK_CLOSER}") from e
+        raise PlanError(f"{config.source}: {e.reason}{SMALL_FACES_HINT}") from e
     except ValueError as e:
         raise PlanError(str(e)) from e
-    data = encode_png(done.image) if job.out.suffix.lower() == ".png" else encode_jpeg(done.image, 95)
-    job.out.parent.mkdir(parents=True, exist_ok=True)
-    beside = job.out.with_name(f".{job.out.name}.{os.getpid()}")
-    beside.write_bytes(data)
-    os.replace(beside, job.out)
-    rows = [
-        comparison_rows(source.params, wanted, found, spec, editor)
-        for source, wanted, found in zip(done.sources, done.wanted, done.found)
-    ]
-    return EditReport(
-        job.out, [] if job.engine.quick else rows, seconds=time.monotonic() - began, notes=hints(job.engine, editor)
-    )
+    is_png = config.out.suffix.lower() == ".png"
+    config.out.parent.mkdir(parents=True, exist_ok=True)
+    part = config.out.with_name(f".{config.out.name}.{os.getpid()}")
+    part.write_bytes(encode_png(edited.image) if is_png else encode_jpeg(edited.image, 95))
+    os.replace(part, config.out)
+    faces = zip(edited.sources, edited.wanted, edited.found) if is_measured else ()
+    rows = [comparison_rows(source.params, wanted, found, spec, editor) for source, wanted, found in faces]
+    return EditReport(config.out, rows, seconds=time.monotonic() - began, notes=hints(config.engine, editor))
 
 
-def load(engine: Engine) -> Editor:
-    """The editor, its eyes and perhaps a model."""
-    import torch
-
-    from rigface.editor import Editor
-    from rigface.face.analyzer import FaceAnalyzer
-
+def load_editor(engine: Engine) -> Editor:
+    """The editor with its face analyzer and, unless it is the preview, its model."""
     if engine.device.startswith("cuda") and not torch.cuda.is_available():
-        raise PlanError(f"--device {engine.device}: no CUDA device is usable here; leave it out to compute on the CPU")
-    see, sampling = FaceAnalyzer.load(small_faces=engine.small_faces), engine.sampling()
+        raise PlanError(f"--device {engine.device}: no usable CUDA device; leave the flag out to compute on the CPU")
+    analyzer, sampling = FaceAnalyzer.load(small_faces=engine.small_faces), engine.sampling()
     try:
-        editor = Editor.load(engine.checkpoint, engine.device, see, compile=engine.compile, **sampling)
+        editor = Editor.load(engine.checkpoint, engine.device, analyzer, compile=engine.compile, **sampling)
     except ValueError as e:
         raise PlanError(f"--{e}") from e
     if sampling and not editor.has_model:
         flag = next(name for name, option in SAMPLING.items() if option in sampling).replace("_", "-")
-        raise PlanError(f"--{flag}: the preview samples nothing; name a model with --checkpoint")
+        raise PlanError(f"--{flag} needs a model; the preview does no sampling. Name a model with --checkpoint")
     return editor
 
 
 def load_targets(paths: Mapping[Trait, Path], editor: Editor) -> dict[Trait, Face]:
-    """Whom each trait is copied from; a picture that gives several is looked at once, a row of a dataset is read.
+    """The face that gives each trait; an image that gives several is analysed once, a row of a dataset is read.
 
     Raises:
-        PlanError: not a picture, or nobody in it; no such row, or one of another head.
+        PlanError: not an image, or no face in it; no such row, or one of another head model.
     """
-    from pipelines.examples.face_reader import face_at, is_row
-    from rigface.face.analyzer import choose_faces
-
-    seen: dict[Path, Face] = {}
-    for path in paths.values():
-        if path not in seen and is_row(str(path)):
-            seen[path], head = face_at(str(path))
-            own = editor.see.head
-            if (head.name, head.version) != (own.name, own.version):
+    faces: dict[Path, Face] = {}
+    head = editor.see.head
+    for path in dict.fromkeys(paths.values()):
+        if is_row(str(path)):
+            faces[path], spec = face_at(str(path))
+            if (spec.name, spec.version) != (head.name, head.version):
                 raise PlanError(
-                    f"{path}: the rows are of the head {head.name} {head.version}, edits are made with {own.name} {own.version}"
+                    f"{path}: its head model is {spec.name} {spec.version}, edits need {head.name} {head.version}"
                 )
-        elif path not in seen:
+        else:
             try:
-                seen[path] = choose_faces(editor.see(picture(path)), "largest")[0]
+                faces[path] = choose_faces(editor.see(read_image(path)), "largest")[0]
             except NoFace as e:
-                raise PlanError(f"{path}: {e.reason}{LOOK_CLOSER}") from e
-    return {trait: seen[path] for trait, path in paths.items()}
+                raise PlanError(f"{path}: {e.reason}{SMALL_FACES_HINT}") from e
+    return {trait: faces[path] for trait, path in paths.items()}
 
 
-def check(out: Path, source: Path, is_video: bool, face: str) -> None:
-    """Complain about an output or a choice of face that cannot be, before anything is loaded."""
-    from rigface.face.analyzer import FACE_CHOICES
-    from rigface.video.writer import SUFFIXES
-
-    good = tuple(SUFFIXES) if is_video else PICTURES
-    if out.suffix.lower() not in good:
-        made = "a video" if is_video else "a picture"
-        raise PlanError(f"{out}: {source.name} gives {made}, so want a name that ends in {', '.join(good)}")
+def check_output(out: Path, source: Path, is_video: bool, face: str) -> None:
+    """Refuse an impossible output or choice of face before anything is loaded."""
+    suffixes = tuple(VIDEO_SUFFIXES) if is_video else IMAGE_SUFFIXES
+    if out.suffix.lower() not in suffixes:
+        kind = "a video" if is_video else "an image"
+        raise PlanError(f"{out}: {source.name} is {kind}; choose a name that ends in {', '.join(suffixes)}")
     if out.exists() and out.resolve() == source.resolve():
-        raise PlanError(f"{out}: is the source itself; name another file")
+        raise PlanError(f"{out} is the source itself; choose another name")
     if face not in FACE_CHOICES and not face.isdigit():
         raise PlanError(f"--face: want {', '.join(FACE_CHOICES)} or a number counted from the left, got {face!r}")
 
 
-def check_names(spec: EditSpec, editor: Editor) -> None:
-    """Complain about an expression that this head does not have, with those that are near; and about words nobody hears."""
-    from rigface.face.controls.transfer import axes_of
-
+def check_spec(spec: EditSpec, editor: Editor) -> None:
+    """Refuse an expression that the head model does not have, and a prompt without a text encoder."""
     try:
         editor.check_prompt(spec)
     except ValueError as e:
@@ -173,4 +160,4 @@ def check_names(spec: EditSpec, editor: Editor) -> None:
         except ValueError:
             near = get_close_matches(name, [*NAMED_EXPRESSIONS, *head.expression_names], n=3, cutoff=0.5)
             hint = f" Did you mean {' or '.join(near)}?" if near else ""
-            raise PlanError(f"--expression: nothing is called {name!r}.{hint} `rigface sliders` lists all") from None
+            raise PlanError(f"--expression: unknown name {name!r}.{hint} `rigface sliders` lists all") from None

@@ -1,126 +1,116 @@
-"""A clip edited, or a picture animated, as a file: what `rigface/video_editor.py` shows, written frame by frame.
+"""Editing jobs on videos: edit every frame, or animate an image by a driving video.
 
-Path: `edit.py` -> `rigface.video_editor` -> Film, a bar on the terminal, and the table of what was asked against what was reached.
+Path: `job.py` -> `rigface.video_editor` -> VideoWriter, a progress bar, and an EditReport.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from pipelines.edit.config import AnimateJob, EditJob
-from pipelines.edit.console import LOOK_CLOSER, EditReport, comparison_rows, hints
-from pipelines.edit.inputs import picture
+from pipelines.edit.config import AnimateConfig, EditConfig
+from pipelines.edit.inputs import read_image
+from pipelines.edit.report import SMALL_FACES_HINT, ComparisonRow, EditReport, comparison_rows, hints
+from rigface.editor import Editor
 from rigface.edits import EditSpec, Trait
 from rigface.errors import BadVideo, NoFace, PlanError
+from rigface.evaluation.estimator import Number
+from rigface.face.analyzer import choose_faces
 from rigface.types import Face
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from pipelines.edit.console import Rows
-    from rigface.editor import Editor
-    from rigface.video.decode import VideoInfo
-    from rigface.video_editor import EditedFrame, Samples, VideoSource
+from rigface.video.decode import VideoInfo, probe_video
+from rigface.video.writer import VideoWriter
+from rigface.video_editor import EditedFrame, Samples, VideoOptions, VideoSource, animated, edited, reduced
 
 
-def edit_clip(job: EditJob, spec: EditSpec, editor: Editor, givers: Mapping[Trait, Face]) -> EditReport:
-    """The same edit on every frame of a clip."""
-    from rigface.video_editor import VideoOptions, VideoSource, edited
-
-    info = _probed(job.source)
-    clip = VideoSource(str(job.source), info.fps)
-    how = VideoOptions(job.face, job.engine.seed, hold_boxes=editor.has_model)
-    shown = edited(editor, clip, spec, givers, how)
-    return _write(
-        job, shown, clip, (info.width, info.height), info, spec, editor, f"{job.source.name} -> {job.out.name}"
-    )
+def edit_video(config: EditConfig, spec: EditSpec, editor: Editor, targets: Mapping[Trait, Face]) -> EditReport:
+    """The same edit on every frame of a video."""
+    info = _probe(config.source)
+    source = VideoSource(str(config.source), info.fps)
+    options = VideoOptions(config.face, config.engine.seed, hold_boxes=editor.has_model)
+    frames = edited(editor, source, spec, targets, options)
+    label = f"{config.source.name} -> {config.out.name}"
+    with _errors_named(config.source, SMALL_FACES_HINT):
+        return _write(config, config.source, frames, source, (info.width, info.height), info, spec, editor, label)
 
 
-def animate_picture(
-    job: AnimateJob, spec: EditSpec, editor: Editor, givers: Mapping[Trait, Face], taken: frozenset[Trait]
+def animate_image(
+    config: AnimateConfig, spec: EditSpec, editor: Editor, targets: Mapping[Trait, Face], taken: frozenset[Trait]
 ) -> EditReport:
-    """A picture's face, moved as the face of a clip moves."""
-    from rigface.face.analyzer import choose_faces
-    from rigface.video_editor import VideoOptions, VideoSource, animated, reduced
-
-    info = _probed(job.driving)
-    image = reduced(picture(job.source), job.max_side)
-    try:
-        sources = choose_faces(editor.see(image), job.face)
-    except NoFace as e:
-        raise PlanError(f"{job.source}: {e.reason}") from e
-    clip = VideoSource(str(job.driving), info.fps)
-    how = VideoOptions(seed=job.engine.seed, smooth=not job.raw, absolute=job.absolute, neutral=job.neutral)
-    shown = animated(editor, image, sources, clip, spec, givers, taken, how)
-    height, width = image.shape[:2]
-    return _write(job, shown, clip, (width, height), info, spec, editor, f"{job.driving.name} drives {job.source.name}")
+    """The face of an image, moved as the face of a video moves."""
+    info = _probe(config.driving)
+    image = reduced(read_image(config.source), config.max_side)
+    with _errors_named(config.source):
+        faces = choose_faces(editor.see(image), config.face)
+    source = VideoSource(str(config.driving), info.fps)
+    options = VideoOptions(
+        seed=config.engine.seed, smooth=not config.raw, absolute=config.absolute, neutral=config.neutral
+    )
+    frames = animated(editor, image, faces, source, spec, targets, taken, options)
+    size = (image.shape[1], image.shape[0])
+    label = f"{config.driving.name} drives {config.source.name}"
+    with _errors_named(config.driving):
+        return _write(config, config.driving, frames, source, size, info, spec, editor, label)
 
 
 def _write(
-    job: EditJob | AnimateJob,
-    shown: Iterator[EditedFrame],
-    clip: VideoSource,
+    config: EditConfig | AnimateConfig,
+    video: Path,
+    frames: Iterator[EditedFrame],
+    source: VideoSource,
     size: tuple[int, int],
     info: VideoInfo,
     spec: EditSpec,
     editor: Editor,
-    words: str,
+    label: str,
 ) -> EditReport:
-    from rigface.video.writer import VideoWriter
-    from rigface.video_editor import Samples
-
     began = time.monotonic()
-    video = job.source if isinstance(job, EditJob) else job.driving
     samples = Samples(editor, info.shown_frames)
     with (
-        _named(video, LOOK_CLOSER if isinstance(job, EditJob) else ""),
-        _progress(words, info.shown_frames) as step,
-        VideoWriter(job.out, size, info.fps, sound=None if job.silent else str(video)) as film,
+        _progress(label, info.shown_frames) as step,
+        VideoWriter(config.out, size, info.fps, sound=None if config.silent else str(video)) as writer,
     ):
-        for one in shown:
-            assert one.image is not None  # nothing is skipped here
-            film.write(one.image, one.time_s)
-            if not (job.engine.quick or spec.is_nothing):
-                samples.take(one)
-            step(film.frames)
-    notes = [f"{video.name}: {note}" for note in clip.notes()]
+        for frame in frames:
+            assert frame.image is not None  # no frame is skipped here
+            writer.write(frame.image, frame.time_s)
+            if not (config.engine.quick or spec.is_nothing):
+                samples.take(frame)
+            step(writer.frames)
+    notes = (*(f"{video.name}: {note}" for note in source.notes()), *hints(config.engine, editor))
     seconds = time.monotonic() - began
-    return EditReport(job.out, means(samples, spec, editor), film.frames, seconds, (*notes, *hints(job.engine, editor)))
+    return EditReport(config.out, mean_rows(samples, spec, editor), writer.frames, seconds, notes)
 
 
-def means(samples: Samples, spec: EditSpec, editor: Editor) -> list[Rows]:
-    """Means over the frames looked at again, per track."""
-    from rigface.evaluation.estimator import Number
-
-    out: list[Rows] = []
+def mean_rows(samples: Samples, spec: EditSpec, editor: Editor) -> list[list[ComparisonRow]]:
+    """Per track the means over its measured frames, of the numbers that at least half of these have."""
+    tracks = []
     for kept in samples.kept.values():
-        named: dict[str, list[tuple[float, Number]]] = {}
-        for was, wanted, now in kept:
-            for name, before, number in comparison_rows(was, wanted, now, spec, editor):
-                named.setdefault(name, []).append((before, number))
-        mean = lambda values: float(np.nanmean(v)) if np.isfinite(v := np.array(values)).any() else float("nan")  # noqa: E731
-        out.append(
-            [
-                (
-                    name,
-                    mean([was for was, _ in each]),
-                    Number(mean([n.asked for _, n in each]), mean([n.achieved for _, n in each]), each[0][1].unit),
-                )
-                for name, each in named.items()
-                if len(each) * 2 > len(kept)
-            ]
-        )
-    return out
+        by_name: dict[str, list[ComparisonRow]] = defaultdict(list)
+        for source, wanted, found in kept:
+            for row in comparison_rows(source, wanted, found, spec, editor):
+                by_name[row.name].append(row)
+        tracks.append([_mean(rows) for rows in by_name.values() if len(rows) * 2 > len(kept)])
+    return tracks
+
+
+def _mean(rows: Sequence[ComparisonRow]) -> ComparisonRow:
+    """The mean of rows of one name; NaN is left out."""
+    values = np.array([(row.before, row.number.asked, row.number.achieved) for row in rows])
+    known = np.isfinite(values)
+    sums = np.where(known, values, 0).sum(0)
+    before, asked, achieved = (float(s / n) if n else float("nan") for s, n in zip(sums, known.sum(0)))
+    return ComparisonRow(rows[0].name, before, Number(asked, achieved, rows[0].number.unit))
 
 
 @contextmanager
-def _named(path: Path, hint: str = "") -> Iterator[None]:
-    """Complaints about a clip, with its name."""
+def _errors_named(path: Path, hint: str = "") -> Iterator[None]:
+    """Errors about a file, with its name."""
     try:
         yield
     except NoFace as e:
@@ -129,24 +119,19 @@ def _named(path: Path, hint: str = "") -> Iterator[None]:
         raise PlanError(f"{path}: {e.reason}") from e
 
 
-def _probed(path: Path) -> VideoInfo:
-    from rigface.video.decode import probe_video
-
-    with _named(path):
+def _probe(path: Path) -> VideoInfo:
+    with _errors_named(path):
         return probe_video(str(path))
 
 
 @contextmanager
-def _progress(words: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on standard error; what it gives is to be called with the number of frames done."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
+def _progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A progress bar on standard error; yields a function to call with the number of frames done."""
     bar = Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(), console=Console(stderr=True), transient=True,
     )  # fmt: skip
     began = time.monotonic()
     with bar:
-        task = bar.add_task(words, total=total or None, rate="")
+        task = bar.add_task(label, total=total or None, rate="")
         yield lambda done: bar.update(task, completed=done, rate=f"{done / (time.monotonic() - began):.1f}/s")

@@ -18,7 +18,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.edit.contact_sheet import STRIP
+from pipelines.edit.config import STRIP_NAME
 from pipelines.inspect import gallery
 from pipelines.inspect.cards import SHOWN_PEOPLE
 from pipelines.inspect.document import DatasetFiles, Gallery, document
@@ -137,7 +137,7 @@ def write(out: str, *, page: str | None = None, samples: int = 24, seed: int = 0
         settings=settings,
         notices=data.notices,
     )
-    edits = data.store.read(STRIP) if data.store.exists(STRIP) else None
+    edits = data.store.read(STRIP_NAME) if data.store.exists(STRIP_NAME) else None
     body = document(faces, inputs, shown, about, thumbs, edits).encode("utf-8", "replace")
     if page is None:
         data.store.publish(PAGE_NAME, body)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tyro
 
-from pipelines.edit.flags import EditFlags, read, save
+from pipelines.edit.flags import EditFlags, parse_flags, save_edit
 from rigface.edits import NAMED_EXPRESSIONS, EditSpec, LightEdit
 from rigface.errors import PlanError
 from rigface.face.controls.transfer import exposure
@@ -16,7 +16,7 @@ from rigface.image import encode_png
 CONFIG = (tyro.conf.FlagCreatePairsOff, tyro.conf.HelptextFromCommentsOff)
 
 
-def said(*words: str) -> EditFlags:
+def flags(*words: str) -> EditFlags:
     return tyro.cli(EditFlags, args=list(words), config=CONFIG)
 
 
@@ -27,40 +27,42 @@ def picture(tmp_path: Path) -> str:
 
 
 def test_numbers_become_the_edit():
-    spec, givers = read(said("--yaw", "15", "--smile", "0.6", "--light-azimuth", "40", "--relative"))
+    spec, targets = parse_flags(flags("--yaw", "15", "--smile", "0.6", "--light-azimuth", "40", "--relative"))
     assert spec == EditSpec(yaw_deg=15, relative=True, expression={"smile": 0.6}, light=LightEdit(azimuth_deg=40))
-    assert givers == {}
+    assert targets == {}
 
 
 def test_nothing_said_is_nothing_asked():
-    assert read(said()) == (EditSpec(), {})
+    assert parse_flags(flags()) == (EditSpec(), {})
 
 
 def test_every_named_expression_has_a_flag():
     assert set(NAMED_EXPRESSIONS) <= {f.name for f in fields(EditFlags)}
     words = [w for name in NAMED_EXPRESSIONS for w in (f"--{name.replace('_', '-')}", "0.5")]
-    assert read(said(*words))[0].expression == dict.fromkeys(NAMED_EXPRESSIONS, 0.5)
+    assert parse_flags(flags(*words))[0].expression == dict.fromkeys(NAMED_EXPRESSIONS, 0.5)
 
 
 def test_any_axis_by_name():
-    spec, _ = read(said("--expression", "jawOpen=0.4", "mouthSmileLeft=-0.5", "--region", "mouth"))
+    spec, _ = parse_flags(flags("--expression", "jawOpen=0.4", "mouthSmileLeft=-0.5", "--region", "mouth"))
     assert (spec.expression, spec.region) == ({"jawOpen": 0.4, "mouthSmileLeft": -0.5}, "mouth")
 
 
 def test_each_trait_from_its_own_picture(picture, tmp_path):
     (tmp_path / "b.png").write_bytes(b"another")
-    spec, givers = read(said("--take", "pose,light", "--target", picture, "--light-from", str(tmp_path / "b.png")))
+    spec, targets = parse_flags(
+        flags("--take", "pose,light", "--target", picture, "--light-from", str(tmp_path / "b.png"))
+    )
     assert spec.take == {"pose", "light"}
-    assert {t: p.name for t, p in givers.items()} == {"pose": "a.png", "light": "b.png"}
+    assert {t: p.name for t, p in targets.items()} == {"pose": "a.png", "light": "b.png"}
 
 
 def test_a_file_comes_first_and_flags_override_it_number_by_number(tmp_path, picture):
     first = EditSpec(
         take={"pose"}, yaw_deg=30, expression={"smile": 1, "blink": 0.3}, light=LightEdit(azimuth_deg=90, ambient=0.7)
     )
-    save(tmp_path / "sub" / "e.json", first)
-    spec, givers = read(
-        said(
+    save_edit(tmp_path / "sub" / "e.json", first)
+    spec, targets = parse_flags(
+        flags(
             "--edit", str(tmp_path / "sub" / "e.json"), "--smile", "0.2", "--light-azimuth", "-10", "--target", picture
         )
     )
@@ -70,24 +72,24 @@ def test_a_file_comes_first_and_flags_override_it_number_by_number(tmp_path, pic
         expression={"smile": 0.2, "blink": 0.3},
         light=LightEdit(azimuth_deg=-10, ambient=0.7),
     )
-    assert set(givers) == {"pose"}
+    assert set(targets) == {"pose"}
 
 
 def test_what_is_saved_is_read_again(tmp_path):
-    spec, _ = read(said("--pitch", "-9", "--light-colour", "1", "0.5", "0.2", "--strength", "0.7"))
-    save(tmp_path / "e.json", spec)
-    assert read(said("--edit", str(tmp_path / "e.json")))[0] == spec
+    spec, _ = parse_flags(flags("--pitch", "-9", "--light-colour", "1", "0.5", "0.2", "--strength", "0.7"))
+    save_edit(tmp_path / "e.json", spec)
+    assert parse_flags(flags("--edit", str(tmp_path / "e.json")))[0] == spec
 
 
 def test_a_place_lights_the_face_at_the_photographs_own_exposure(tmp_path):
     sky = np.full((16, 32, 3), 10, np.uint8)
     sky[5:8, 20:26] = 255  # right of the middle: on the person's right, the viewer's left
     (tmp_path / "sky.png").write_bytes(encode_png(sky))
-    spec, _ = read(said("--hdr", str(tmp_path / "sky.png")))
+    spec, _ = parse_flags(flags("--hdr", str(tmp_path / "sky.png")))
     sh = np.array(spec.light.sh)
     assert exposure(sh) == pytest.approx(1, rel=1e-3)
     assert sh[1, 0] < 0
-    turned, _ = read(said("--hdr", str(tmp_path / "sky.png"), "--hdr-turn", "150"))
+    turned, _ = parse_flags(flags("--hdr", str(tmp_path / "sky.png"), "--hdr-turn", "150"))
     assert np.array(turned.light.sh)[1, 0] > 0
     assert EditSpec.from_json(spec.to_json()) == spec
 
@@ -103,17 +105,17 @@ def test_a_place_lights_the_face_at_the_photographs_own_exposure(tmp_path):
         (["--expression", "jawOpen"], "--expression: want NAME=VALUE such as jawOpen=0.4, got 'jawOpen'"),
         (["--expression", "jawOpen=wide"], "--expression: want NAME=VALUE"),
         (["--take", "soul", "--target", "x"], "--take: want some of pose, expression, light, shape, identity, got 'soul'"),
-        (["--take", "pose"], "--take pose: from whom. Name a picture with --target"),
-        (["--target", "x.jpg"], "--target: what of it"),
-        (["--pose-from", "/no/such.jpg"], "/no/such.jpg: no such picture"),
+        (["--take", "pose"], "--take pose needs --target, an image to copy from"),
+        (["--target", "x.jpg"], "--target needs --take"),
+        (["--pose-from", "/no/such.jpg"], "/no/such.jpg: no such image"),
         (["--edit", "/no/such.json"], "/no/such.json: No such file"),
         (["--hdr", "/no/such.hdr"], "--hdr /no/such.hdr: No such file"),
-        (["--hdr", "x.hdr", "--light-ambient", "1"], "--light-ambient: --hdr already says all of the light"),
+        (["--hdr", "x.hdr", "--light-ambient", "1"], "--light-ambient: --hdr sets all of the light"),
     ],
 )  # fmt: skip
 def test_complaints_name_the_flag(words, complaint):
     with pytest.raises(PlanError, match=complaint):
-        read(said(*words))
+        parse_flags(flags(*words))
 
 
 @pytest.mark.parametrize(
@@ -123,10 +125,10 @@ def test_complaints_name_the_flag(words, complaint):
 def test_complaints_name_the_file_and_its_field(tmp_path, text, complaint):
     (tmp_path / "e.json").write_text(text)
     with pytest.raises(PlanError, match=complaint):
-        read(said("--edit", str(tmp_path / "e.json")))
+        parse_flags(flags("--edit", str(tmp_path / "e.json")))
 
 
 def test_a_photograph_is_no_panorama(tmp_path):
     (tmp_path / "a.png").write_bytes(encode_png(np.zeros((30, 40, 3), np.uint8)))
     with pytest.raises(PlanError, match=r"--hdr .*a\.png: a panorama is twice as wide as high"):
-        read(said("--hdr", str(tmp_path / "a.png")))
+        parse_flags(flags("--hdr", str(tmp_path / "a.png")))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pipelines.cli.main import main
-from pipelines.edit.config import EditJob, Engine
+from pipelines.edit.config import EditConfig, Engine
 from pipelines.edit.contact_sheet import GAP_PX, PANEL_PX
 from pipelines.edit.flags import EditFlags
 from pipelines.edit.job import edit
@@ -88,9 +88,9 @@ def test_a_picture_is_edited_and_the_table_says_how_well(folder, tmp_path, capsy
     assert image.shape == was.shape
     assert np.array_equal(image[:, :60], was[:, :60])
     assert not np.array_equal(image, was)
-    said = capsys.readouterr().out
+    text = capsys.readouterr().out
     for word in ("was", "asked", "achieved", "yaw", "15.0°", "expression.jaw_open", "0.60", "light.azimuth", "-40.0°"):
-        assert word in said
+        assert word in text
     assert list(tmp_path.iterdir()) == [tmp_path / "out.png"]
 
 
@@ -101,7 +101,7 @@ def test_quick_prints_no_table(folder, tmp_path, capsys):
 
 
 def test_traits_come_from_other_pictures(folder, tmp_path):
-    job = EditJob(
+    job = EditConfig(
         folder / "photo.jpg",
         tmp_path / "out.png",
         EditFlags(expression_from=folder / "smiling.png", light_azimuth=60, strength=0.8),
@@ -206,12 +206,12 @@ def test_a_model_paints_a_clip(folder, tmp_path):
 def test_who_edited_is_said_where_nobody_chose(folder, tmp_path, capsys, mini, monkeypatch):
     wish = ("edit", folder / "photo.jpg", tmp_path / "out.png", "--yaw", 5, "--quick")
     assert run(*wish, "--checkpoint", "mini") == run(*wish, "--checkpoint", "preview") == 0
-    assert "made by" not in capsys.readouterr().out
+    assert "edited by" not in capsys.readouterr().out
     assert run(*wish) == 0
-    assert "made by mini; --checkpoint preview is faster" in capsys.readouterr().out
+    assert "edited by mini; --checkpoint preview is faster" in capsys.readouterr().out
     monkeypatch.delenv("RIGFACE_ASSETS")
     assert run(*wish) == 0
-    assert "made by the preview, as mini is not here" in capsys.readouterr().out
+    assert "edited by the preview: the weights of mini are not installed" in capsys.readouterr().out
 
 
 def test_a_strip_shows_what_editing_does_to_somebody(folder, tmp_path, capsys, mini):
@@ -221,23 +221,23 @@ def test_a_strip_shows_what_editing_does_to_somebody(folder, tmp_path, capsys, m
     assert (five.shape[1], four.shape[1]) == (5 * PANEL_PX + 4 * GAP_PX, 4 * PANEL_PX + 3 * GAP_PX)
     panels = [four[:PANEL_PX, k * (PANEL_PX + GAP_PX) :][:, :PANEL_PX].astype(int) for k in range(4)]
     assert all(np.abs(panel - panels[0]).max() > 40 for panel in panels[1:])  # each edit can be seen
-    assert "made by mini" in capsys.readouterr().out
+    assert "edited by mini" in capsys.readouterr().out
     assert run("strip", folder / "wall.png", tmp_path / "no.png") == 1
-    assert "wall.png: no face was found in it" in capsys.readouterr().err
+    assert "wall.png: no face was found" in capsys.readouterr().err
 
 
 def test_sliders_are_listed(capsys):
     assert run("sliders") == 0
-    said = capsys.readouterr().out
+    text = capsys.readouterr().out
     for word in ("--yaw", "-90 .. 90", "--jaw-open", "mouthSmileLeft", "noseSneerRight", "--light-azimuth"):
-        assert word in said
+        assert word in text
 
 
 def test_sliders_of_flame_are_measured(capsys, fixtures, tmp_path):
     assert run("sliders", "--head", str(fixtures / "flame")) == 0
-    said = capsys.readouterr().out
-    assert "jawOpen" in said
-    assert said.count(" %") > 30
+    text = capsys.readouterr().out
+    assert "jawOpen" in text
+    assert text.count(" %") > 30
     assert run("sliders", "--head", str(tmp_path)) == 1
     assert "generic_model.pkl is not there" in capsys.readouterr().err
 
@@ -246,33 +246,33 @@ def test_sliders_of_flame_are_measured(capsys, fixtures, tmp_path):
     ("words", "complaint"),
     [
         ("edit {in}/none.jpg {out}/o.png --yaw 3", "none.jpg: No such file"),
-        ("edit {in}/photo.jpg {out}/o.mp4 --yaw 3", "o.mp4: photo.jpg gives a picture, so want a name that ends in .png"),
-        ("edit {in}/clip.mp4 {out}/o.png --yaw 3", "o.png: clip.mp4 gives a video"),
+        ("edit {in}/photo.jpg {out}/o.mp4 --yaw 3", "o.mp4: photo.jpg is an image; choose a name that ends in .png"),
+        ("edit {in}/clip.mp4 {out}/o.png --yaw 3", "o.png: clip.mp4 is a video"),
         ("edit {in}/photo.jpg {in}/photo.jpg --yaw 3", "is the source itself"),
-        ("edit {in}/wall.png {out}/o.png --yaw 3", "wall.png: no face was found in the picture. Is it small"),
+        ("edit {in}/wall.png {out}/o.png --yaw 3", "wall.png: no face was found in the picture. If it is small"),
         ("edit {in}/photo.jpg {out}/o.png --pose-from {in}/wall.png", "wall.png: no face was found"),
         ("edit {in}/photo.jpg {out}/o.png --face 5 --yaw 3", "photo.jpg: face 5 was asked for, and the picture has 1"),
         ("edit {in}/photo.jpg {out}/o.png --face best", "--face: want largest, left-most"),
-        ("edit {in}/photo.jpg {out}/o.png --expression jawOpn=1", "nothing is called 'jawOpn'. Did you mean jawOpen"),
+        ("edit {in}/photo.jpg {out}/o.png --expression jawOpn=1", "unknown name 'jawOpn'. Did you mean jawOpen"),
         ("edit {in}/photo.jpg {out}/o.png --yaw 3 --checkpoint {in}", "is no checkpoint"),
-        ("edit {in}/photo.jpg {out}/o.png --yaw 3 --device cuda:7", "--device cuda:7: no CUDA device"),
+        ("edit {in}/photo.jpg {out}/o.png --yaw 3 --device cuda:7", "--device cuda:7: no usable CUDA device"),
         ("edit {in}/photo.jpg {out}/o.png --prompt glasses --checkpoint preview", "--prompt: the preview hears no words"),
         ("edit {in}/photo.jpg {out}/o.png --prompt glasses --checkpoint tiny", "--prompt: this model has no text encoder"),
-        ("edit {in}/photo.jpg {out}/o.png --yaw 3 --steps 3 --checkpoint preview", "--steps: the preview samples nothing"),
+        ("edit {in}/photo.jpg {out}/o.png --yaw 3 --steps 3 --checkpoint preview", "--steps needs a model; the preview does no sampling"),
         ("edit {in}/photo.jpg {out}/o.png --yaw 3 --scheduler fast --checkpoint tiny", "--scheduler: 'fast' does not run"),
         ("edit {in}/photo.jpg {out}/o.png --yaw 3 --steps 0 --checkpoint tiny", "--steps: want at least 1"),
         ("animate {in}/photo.jpg {in}/two.png {out}/o.mp4", "two.png: want a video to drive photo.jpg"),
-        ("animate {in}/clip.mp4 {in}/clip.mp4 {out}/o.mp4", "want a picture to animate"),
+        ("animate {in}/clip.mp4 {in}/clip.mp4 {out}/o.mp4", "want an image to animate"),
         ("animate {in}/wall.png {in}/clip.mp4 {out}/o.mp4", "wall.png: no face was found"),
-        ("animate {in}/photo.jpg {in}/clip.mp4 {out}/o.mp4 --target {in}/two.png", "--target: the clip is whom is copied"),
+        ("animate {in}/photo.jpg {in}/clip.mp4 {out}/o.mp4 --target {in}/two.png", "--target: the video is the target"),
     ],
 )  # fmt: skip
 def test_complaints_are_one_line_and_leave_nothing_behind(folder, tmp_path, capsys, words, complaint):
     assert run(*words.format(**{"in": folder, "out": tmp_path}).split()) == 1
-    said = capsys.readouterr().err
-    assert complaint in said
-    assert said.startswith("rigface: ")
-    assert said.count("\n") == 1
+    text = capsys.readouterr().err
+    assert complaint in text
+    assert text.startswith("rigface: ")
+    assert text.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
 
 
@@ -282,7 +282,7 @@ def test_a_clip_without_a_face_leaves_no_file(tmp_path):
     with VideoWriter(tmp_path / "wall.mp4", (64, 64), 10) as film:
         film.write(np.full((64, 64, 3), 150, np.uint8), 0.0)
     with pytest.raises(PlanError, match="no face was found in any frame"):
-        edit(EditJob(tmp_path / "wall.mp4", tmp_path / "out.mp4", EditFlags(yaw=3), engine=Engine(quick=True)))
+        edit(EditConfig(tmp_path / "wall.mp4", tmp_path / "out.mp4", EditFlags(yaw=3), engine=Engine(quick=True)))
     assert not (tmp_path / "out.mp4").exists()
 
 

@@ -1,0 +1,122 @@
+"""Report of an edit: the table of asked against achieved, and hints.
+
+Path: `job.py`, `video.py` -> EditReport -> `show`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from pipelines.edit.config import Engine
+from rigface.editor import Editor
+from rigface.edits import EditSpec
+from rigface.evaluation.estimator import Number, achieved
+from rigface.face.controls.transfer import axes_of, exposure
+from rigface.types import FaceParams
+
+MAX_COPIED = 8  # axes of a copied expression that the table shows
+SMALL_FACES_HINT = ". If it is small or seen from behind, try --small-faces"
+
+
+class ComparisonRow(NamedTuple):
+    """One number of an edit: its value in the source, and what was asked and achieved (NaN: no face found)."""
+
+    name: str
+    before: float
+    number: Number
+
+
+@dataclass(frozen=True, eq=False)
+class EditReport:
+    """Result of an editing job.
+
+    Args:
+        out: the file written.
+        rows: one list per face.
+        frames: written; 1 for an image.
+        seconds: duration of the job.
+        notes: hints for the user.
+    """
+
+    out: Path
+    rows: list[list[ComparisonRow]]
+    frames: int = 1
+    seconds: float = 0.0
+    notes: tuple[str, ...] = ()
+
+
+def show(report: EditReport, console: Console | None = None) -> int:
+    """Print a report.
+
+    Returns:
+        0.
+    """
+    console = console or Console()
+    for number, rows in enumerate(report.rows):
+        if rows:
+            console.print(comparison_table(rows, f"face {number}" if len(report.rows) > 1 else None))
+    for note in report.notes:
+        console.print(note, style="dim", markup=False, highlight=False)
+    frames = f"{report.frames} frames, " if report.frames > 1 else ""
+    console.print(f"{report.out}  ({frames}{report.seconds:.1f} s)", markup=False, highlight=False, soft_wrap=True)
+    return 0
+
+
+def comparison_table(rows: list[ComparisonRow], title: str | None = None) -> Table:
+    """Asked against achieved, number by number; large differences are yellow."""
+    table = Table(title=title, title_justify="left")
+    for column in ("", "was", "asked", "achieved", "off by"):
+        table.add_column(column, justify="right" if column else "left")
+    for name, before, number in rows:
+        difference = abs(number.achieved - number.asked)
+        style = "" if difference <= (5 if number.unit == "degrees" else 0.15) else "yellow"
+        values = [format_value(value, number.unit) for value in (before, number.asked, number.achieved)]
+        table.add_row(name.replace("_deg", ""), *values, Text(format_value(difference, number.unit), style=style))
+    return table
+
+
+def format_value(value: float, unit: str) -> str:
+    """`12.0°` or `0.50`; `-` for NaN."""
+    if math.isnan(value):
+        return "-"
+    return f"{value:.1f}°" if unit == "degrees" else f"{value:.2f}"
+
+
+def hints(engine: Engine, editor: Editor) -> tuple[str, ...]:
+    """The editor that was used and its alternatives, if the user did not choose it."""
+    if engine.checkpoint is not None:
+        return ()
+    if editor.has_model:
+        return ("edited by mini; --checkpoint preview is faster, --checkpoint FOLDER uses other weights",)
+    return ("edited by the preview: the weights of mini are not installed; --checkpoint FOLDER uses a model",)
+
+
+def comparison_rows(
+    source: FaceParams, wanted: FaceParams, found: FaceParams | None, spec: EditSpec, editor: Editor
+) -> list[ComparisonRow]:
+    """A row for each number of an edit; of a copied expression, the axes that changed most."""
+    is_relative = spec.light is None or spec.light.relative
+    unit = exposure(source.light) if is_relative else 1.0
+    head = editor.see.head
+    was = {name: number.asked for name, number in achieved(source, None, head, spec, unit).items()}
+    rows = []
+    for name, number in achieved(wanted, found, head, spec, unit).items():
+        before = was.get(name)
+        if before is None:
+            axes = axes_of(name.removeprefix("expression."), head)
+            weights = np.array(list(axes.values()))
+            values = source.expression[[head.expression_names.index(axis) for axis in axes]]
+            before = float(values @ weights / (weights @ weights))
+        rows.append(ComparisonRow(name, before, number))
+    asked = {f"expression.{name}" for name in spec.expression}
+    copied = [row for row in rows if row.name.startswith("expression.") and row.name not in asked]
+    copied.sort(key=lambda row: -abs(row.number.asked - row.before))
+    return [row for row in rows if row not in copied] + copied[:MAX_COPIED]
