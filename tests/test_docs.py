@@ -39,6 +39,8 @@ def commands(text: str) -> list[str]:
 def check(line: str) -> None:
     """Parse a command as the command line does."""
     words = shlex.split(line)[1:]
+    if words[0].startswith("--"):  # rigface --help, --version
+        return
     if words[0] != "serve":
         parse(words)
         return
