@@ -6,7 +6,6 @@ of rows with pictures) -> document -> OUT/inspect.html. Reads any file system py
 
 from __future__ import annotations
 
-import json
 import os
 from collections import deque
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines import run_info
 from pipelines.edit.config import STRIP_NAME
 from pipelines.inspect import gallery
 from pipelines.inspect.cards import SHOWN_PEOPLE
@@ -31,7 +31,6 @@ from rigface.types import DetectorSpec, FaceParams, HeadSpec
 
 PAGE_NAME = "inspect.html"
 LEAST_TRUSTED = 6
-_ABOUT = "rigface.json"  # beside the dataset: settings, versions, runs
 _READERS = 8  # files read at once
 _AHEAD = 16  # files read ahead
 _AHEAD_ROWS = 50_000  # files with more rows are read batch by batch, when their turn comes
@@ -225,8 +224,10 @@ def _rows(data: Dataset, spots: list[Spot], columns: list[str]) -> tuple[pa.Tabl
 def _settings(store: Store) -> dict[str, Any]:
     """What the dataset was made with, as flat pairs; nothing if that was not written down."""
     try:
-        about = json.loads(store.read(_ABOUT))
-    except (FileNotFoundError, ValueError):
+        about = run_info.load(store)
+    except ValueError:
+        about = None
+    if about is None:
         return {}
     pairs = dict(about.get("settings", {}))
     pairs |= {name: about[name] for name in ("config", "created", "commit") if about.get(name)}
