@@ -1,13 +1,14 @@
-"""What all of it would take, from a sample: time, bytes and cost on a cluster that somebody describes.
+"""Forecast of an extract job from a sample: time, bytes and cost on a described cluster.
 
-Path: all inputs -> some looked into (how many frames an input has) -> some units of those run here, into a folder that is
-thrown away (CPU seconds, bytes and faces per frame) -> both ratios, scaled to all inputs -> ranges by bootstrap.
+Path: all inputs -> a sample surveyed (frames per input) -> some of its units run into a temporary folder (CPU
+seconds, bytes and faces per frame) -> both ratios, scaled to all inputs -> ranges by bootstrap.
 
-Sampled by the hash of the name, so the same question has the same sample. Counted is the CPU time of the stages plus Ray's
-share of 20 ms a unit (measured, two cores); nodes that start, images that are pulled and a network that is slow are not.
+The sample is chosen by the hash of the name, so the same inputs give the same sample. Counted is the CPU time of the
+stages plus Ray's share of 20 ms a unit (measured, two cores); starting nodes, pulling images and a slow network are
+not.
 
-At most `LOOKED_INTO` inputs are looked into, and only their units are run: of more than 20,000 clips that is less than the one
-percent asked for. The answer says how much was run, and the ranges say what that is worth.
+At most `MAX_SURVEYED` inputs are surveyed, and only their units are run: of more than 20,000 clips that is less than
+one percent. The result says how much was run, and the ranges show its precision.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from pipelines.formatting import bytes_text, duration, money, rounded
 from pipelines.inputs import sources
 from rigface.errors import PlanError
 
-LOOKED_INTO = 200
+MAX_SURVEYED = 200
 RESAMPLES = 1000
 RANGE = (5, 95)  # percentiles
 
@@ -40,11 +41,11 @@ class Forecast:
     """A sample, ready to be scaled.
 
     Args:
-        inputs: how many there are in all.
-        frames: (P,) expected frames of each input looked into; units: (P,) its units.
+        inputs: number of all inputs.
+        frames: (P,) expected frames of each surveyed input; units: (P,) its units.
         cost: (U, 4) of each unit run: frames, CPU seconds, bytes, faces.
-        wall_s: how long the sample took here. seconds: by step of a stage, of all units run.
-        share: of all units that was to be run.
+        wall_s: of the sample. seconds: by step of a stage, of all units run.
+        share: requested share of all units.
     """
 
     inputs: int
@@ -83,9 +84,7 @@ class Forecast:
         """How much of all that was, and whether it is what was asked for."""
         share = len(self.cost) / max(units, 1)
         if share < 0.95 * self.share:
-            return (
-                f"{100 * share:.2g} % of all; {100 * self.share:g} % was asked for, but only inputs looked into are run"
-            )
+            return f"{100 * share:.2g} % of all; {100 * self.share:g} % was requested, but only surveyed inputs are run"
         return f"{100 * share:.2g} % of all"
 
     def on(self, cpus: int, price: float, currency: str) -> str:
@@ -95,7 +94,7 @@ class Forecast:
         return "\n".join(
             [
                 f"{self.inputs:,} inputs: {_about(frames, rounded)} frames, {_about(units, rounded)} units of work",
-                f"sample: {len(self.frames):,} inputs looked into, {len(self.cost):,} units with {ran[0]:,.0f} frames run "
+                f"sample: {len(self.frames):,} surveyed inputs, {len(self.cost):,} units with {ran[0]:,.0f} frames run "
                 f"here in {duration(self.wall_s)}, {self._ran(units[0])}",
                 f"on {cpus:,} CPUs: {_about(seconds / cpus, duration)}",
                 f"cost: {_about(seconds / 3600 * price, money)} {currency} at {price:g} per CPU hour "
@@ -106,19 +105,19 @@ class Forecast:
         )
 
 
-def forecast(config: ExtractConfig, share: float = 0.01, least: int = 8) -> Forecast:
+def forecast(config: ExtractConfig, share: float = 0.01, min_units: int = 8) -> Forecast:
     """Run a sample.
 
     Args:
-        config: its `out` is not touched.
+        config: its `out` is not written to.
         share: of all units to run.
-        least: units to run at least, where there are so many.
+        min_units: minimum of units to run, if there are so many.
 
     Raises:
-        PlanError: nothing can be sampled.
+        PlanError: no input of the sample can be read.
     """
     head, detector = components.specs(config.settings)
-    uris, inputs = sources.sample(sources.find_all(config.videos), LOOKED_INTO)
+    uris, inputs = sources.sample(sources.find_all(config.videos), MAX_SURVEYED)
     with (
         tempfile.TemporaryDirectory(prefix="rigface-forecast-") as folder,
         session.connected(config.address, config.cpus, config.object_store_mb),
@@ -127,8 +126,8 @@ def forecast(config: ExtractConfig, share: float = 0.01, least: int = 8) -> Fore
         plans = survey(uris, config.settings, config.silence_s)
         units = [unit for plan in plans for unit in units_of(plan, config_hash(config.settings, head, detector))]
         if not units:
-            raise PlanError(f"none of the {len(plans)} inputs looked into can be read")
-        count = max(least, round(share * len(units) * inputs / len(plans)))
+            raise PlanError(f"none of the {len(plans)} surveyed inputs can be read")
+        count = max(min_units, round(share * len(units) * inputs / len(plans)))
         began = time.monotonic()
         ran = list(dataflow.run_units(config, head, detector, sorted(units, key=lambda unit: unit.unit_id)[:count]))
         wall = time.monotonic() - began

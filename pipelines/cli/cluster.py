@@ -1,7 +1,7 @@
-"""The commands for clusters that are elsewhere: `submit`, `jobs`. Part of `cli.py`, in a file of their own.
+"""The commands `submit` and `jobs` for remote Ray clusters.
 
-The words of `submit` and those of the job stand in one line, in any order: a flag that is `submit`'s is taken out, the rest is
-the job.
+The arguments of `submit` and those of the job stand in one line, in any order: flags of `submit` are taken out, the
+rest is the job.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tyro.conf import Positional, Suppress, UseAppendAction, arg
 from pipelines.cluster.budget import SPENT
 from rigface.errors import PlanError
 
-HOW = {"SUCCEEDED": 0, "FAILED": 1, "STOPPED": 130}
+EXIT_STATUS = {"SUCCEEDED": 0, "FAILED": 1, "STOPPED": 130}
 
 
 def _default_cluster() -> str:
@@ -27,10 +27,10 @@ def _default_cluster() -> str:
 
 @dataclass(frozen=True)
 class SubmitCommand:
-    """Run a job on a Ray cluster: `rigface submit JOB ...`, with the words and flags that JOB has here.
+    """Run a job on a Ray cluster: `rigface submit JOB ...`, with the arguments of JOB.
 
-    Its output is followed until it ends; ctrl-c leaves it running. The same line again finds it at work, or goes on with what it
-    had not finished. The cluster's code is used unless --upload sends this one.
+    Its output is followed until it ends; ctrl-c leaves it running. The same command again follows the running job, or
+    continues an unfinished one. The cluster's code is used unless --upload sends the local code.
 
       rigface submit extract s3://b/videos/ s3://b/faces --preset cluster --cluster http://127.0.0.1:8265
       rigface submit extract s3://b/videos/ s3://b/faces --preset cluster --dollars 200 --price 0.35 --gpu-price 1.2
@@ -38,46 +38,47 @@ class SubmitCommand:
     """
 
     job: Suppress[tuple[str, ...]] = ()
-    command: Suppress[Any] = None  # the job, parsed; set by `parse`
+    command: Suppress[Any] = None  # the parsed job; set by `parse`
     cluster: str = ""
-    """Address of the cluster's dashboard; empty: RIGFACE_CLUSTER, else http://127.0.0.1:8265 (a tunnel). A token for it is taken
-    from RAY_AUTH_TOKEN or ~/.ray/auth_token."""
+    """Address of the cluster's dashboard; empty: RIGFACE_CLUSTER, else http://127.0.0.1:8265 (a tunnel). Its token is read from
+    RAY_AUTH_TOKEN or ~/.ray/auth_token."""
     hours: float = 0.0
-    """Stop after so long; the same line goes on. 0: no limit."""
+    """Stop after so many hours; the same command continues. 0: no limit."""
     dollars: float = 0.0
-    """Stop when the nodes have cost so much since it started; wants a price. 0: no limit."""
+    """Stop when the nodes have cost so much since the start; needs --price. 0: no limit."""
     price: float = 0.0
-    """What a node costs per hour, all nodes of the cluster counted."""
+    """Dollars per hour of a node; all nodes of the cluster count."""
     gpu_price: float = 0.0
-    """What a node with GPUs costs per hour; 0: as the others."""
+    """Dollars per hour of a node with GPUs; 0: as --price."""
     upload: bool = False
-    """Send this checkout's code along."""
+    """Upload the local code."""
     env: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="NAME")] = ()
-    """Name of an environment variable whose value here is sent along, such as AWS_REGION; as often as you like. No secrets."""
+    """Environment variable whose local value is sent, such as AWS_REGION; may be repeated. No secrets."""
     detach: bool = False
-    """Do not wait for it."""
+    """Do not follow the job."""
     dry_run: bool = False
-    """Say what would be sent, and stop."""
+    """Print the submission and stop."""
 
     def run(self) -> int:
         from pipelines.cluster import submit
         from pipelines.cluster.budget import CostMeter
 
-        where = self.cluster or _default_cluster()
+        url = self.cluster or _default_cluster()
         meter = CostMeter(self.hours, self.dollars, self.price, self.gpu_price)
         submission = submit.prepare(self.job, self.command, meter, self.upload, self.env)
         if self.dry_run:
-            print(submit.describe(submission, where))
+            print(submit.describe(submission, url))
             return 0
-        cluster = submit.JobServer(where)
+        cluster = submit.JobServer(url)
         name, new = cluster.send(submission)
-        print(f"{name}: {'submitted' if new else 'is at work already'}", flush=True)
+        print(f"{name}: {'submitted' if new else 'is running already'}", flush=True)
         return 0 if self.detach else _followed(cluster, name)
 
 
 @dataclass(frozen=True)
 class JobsCommand:
-    """Jobs on a Ray cluster: `list` them, the `status` of one, its `logs`, or `cancel` it, which keeps what is finished.
+    """Jobs on a Ray cluster: `list` them, show the `status` or `logs` of a job, or `cancel` it, which keeps finished
+    work.
 
     rigface jobs list
     rigface jobs logs -f
@@ -86,11 +87,11 @@ class JobsCommand:
 
     action: Positional[Literal["list", "status", "logs", "cancel"]]
     name: Positional[str] = ""
-    """Which; empty: the latest."""
+    """Id of a submission; empty: the latest."""
     cluster: str = ""
-    """As for `submit`."""
+    """Address of the cluster's dashboard, as for `submit`."""
     follow: Annotated[bool, arg(aliases=["-f"])] = False
-    """Of `logs`: go on until it ends."""
+    """`logs`: follow the output until the job ends."""
 
     def run(self) -> int:
         from pipelines.cluster.submit import JobServer
@@ -98,13 +99,13 @@ class JobsCommand:
         cluster = JobServer(self.cluster or _default_cluster())
         jobs = cluster.jobs()
         if self.action == "list":
-            print("\n".join(_line(job) for job in jobs) or "no jobs of ours")
+            print("\n".join(_line(job) for job in jobs) or "no RigFace jobs")
             return 0
         name = self.name or (jobs[-1].submission_id if jobs else "")
         if not name:
-            raise PlanError("there are no jobs of ours on this cluster")
+            raise PlanError("there are no RigFace jobs on this cluster")
         if self.action == "cancel":
-            print(f"{name}: {'asked to stop' if cluster.stop(name) else 'had ended'}")
+            print(f"{name}: {'stopping' if cluster.stop(name) else 'has already ended'}")
         elif self.action == "logs" and self.follow:
             return _followed(cluster, name)
         elif self.action == "logs":
@@ -115,30 +116,32 @@ class JobsCommand:
 
 
 def _followed(cluster: Any, name: str) -> int:
-    """Its output until it ends, and how it ended."""
+    """Follow the output of a job; returns an exit status."""
     try:
-        how = cluster.follow(name)
+        status = cluster.follow(name)
     except KeyboardInterrupt:
-        print(f"\n{name} goes on. `rigface jobs logs -f {name}` shows it again, `rigface jobs cancel {name}` stops it.")
+        print(
+            f"\n{name} keeps running. `rigface jobs logs -f {name}` follows it again, `rigface jobs cancel {name}` stops it."
+        )
         return 0
     info = cluster.info(name)
     print(_line(info), file=sys.stderr)
-    return SPENT if info.driver_exit_code == SPENT else HOW[how]
+    return SPENT if info.driver_exit_code == SPENT else EXIT_STATUS[status]
 
 
 def _line(job: Any) -> str:
-    """A job in one line."""
+    """A job as one line of text."""
     began = time.strftime("%Y-%m-%d %H:%M", time.localtime((job.start_time or 0) / 1000))
     minutes = ((job.end_time or time.time() * 1000) - (job.start_time or 0)) / 60000
     state = "budget spent" if job.driver_exit_code == SPENT else str(job.status).lower()
-    said = (job.metadata or {}).get("rigface") or job.entrypoint
-    return f"{job.submission_id}  {state:12}  {began}  {minutes:7.1f} min  {said}"
+    command = (job.metadata or {}).get("rigface") or job.entrypoint
+    return f"{job.submission_id}  {state:12}  {began}  {minutes:7.1f} min  {command}"
 
 
 def split(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The words of `submit` itself, and those of the job.
+    """The arguments of `submit` itself, and those of the job.
 
-    `--flag value` and `--flag=value` are both understood; `--help` is the job's where there is one before it.
+    Both `--flag value` and `--flag=value` work; `--help` belongs to the job if one is named before it.
     """
     flags = {f"--{f.name.replace('_', '-')}": f.type for f in fields(SubmitCommand) if f.name not in ("job", "command")}
     own: list[str] = []

@@ -16,10 +16,11 @@ from rigface.errors import PlanError
 
 @dataclass(frozen=True)
 class ExtractCommand:
-    """Videos in, a dataset out: OUT/faces (a row per face and looked-at frame) and OUT/inputs (a row per input).
+    """Extract faces from videos and images: OUT/faces (a row per face and sampled frame) and OUT/inputs (a row per
+    input).
 
-    Stopped or killed, run the same command again: it goes on where it was, and nothing is done twice. More videos in the
-    folder: run it again, too. A bad file never ends the job; it becomes a row of OUT/inputs with stage and reason.
+    After an interruption, or with more videos in the folder, run the same command again: it continues and does
+    nothing twice. A bad file never ends the job; it becomes a row of OUT/inputs with stage and reason.
 
       rigface extract clips/ out/faces
       rigface extract 'clips/**/*.mp4' portraits/ out/faces --fps 2 --small-faces
@@ -29,13 +30,13 @@ class ExtractCommand:
     paths: Annotated[Positional[tuple[str, ...]], arg(metavar="VIDEOS... OUT")] = ()
     """Folders, files, globs, list files (.txt) or s3:// prefixes; the last one is the folder or s3:// prefix to write to."""
     preset: Literal["laptop", "cluster", "debug"] = "laptop"
-    """Where the other defaults come from: this machine, a Ray cluster that grows, or a run of fakes."""
+    """Defaults of the other flags: for this machine, for a Ray cluster that autoscales, or for a run with fake models."""
     workers: int = 0
-    """How many look at videos at a time, and the other pools in proportion; 0: as the preset says."""
+    """Maximum of detect_faces actors; the other pools follow in proportion. 0: as the preset says."""
     dry_run: bool = False
-    """Say what would be done, and stop."""
+    """Print the work to do and stop."""
     log_format: Literal["text", "json"] = "text"
-    """json: one line per event on standard error, for whatever collects logs, instead of the display and the tables."""
+    """json: one line per event on standard error, for log collectors, instead of the display and the tables."""
     job: Annotated[ExtractConfig, arg(name="")] = laptop()
 
     def run(self) -> int:
@@ -43,9 +44,7 @@ class ExtractCommand:
         from pipelines.extract.progress import report
 
         if len(self.paths) < 2:
-            raise PlanError(
-                "want VIDEOS... OUT: what to read, then where to write. `rigface extract --help` has examples"
-            )
+            raise PlanError("want VIDEOS... OUT: the inputs, then the output. `rigface extract --help` has examples")
         config = replace(self.job, videos=self.paths[:-1], out=self.paths[-1])
         if self.dry_run:
             from pipelines.extract.dry_run import preview
@@ -63,7 +62,7 @@ class ExtractCommand:
 
 @dataclass(frozen=True)
 class StatusCommand:
-    """How far a dataset is: inputs by status, units, and who is writing."""
+    """Show the progress of a dataset: inputs by status, units, and the run that is writing."""
 
     out: Positional[str]
     """The dataset."""
@@ -77,7 +76,7 @@ class StatusCommand:
 
 @dataclass(frozen=True)
 class InspectCommand:
-    """Make a page to look at a dataset: faces with what was fitted to them, distributions, failures, time by stage."""
+    """Write a page about a dataset: faces with their fits, distributions, failures, time by step."""
 
     out: Positional[str]
     """The dataset."""
@@ -91,7 +90,7 @@ class InspectCommand:
 
 @dataclass(frozen=True)
 class IdentitiesCommand:
-    """Say who is who across inputs: cluster the tracks' identity vectors and write the column `identity`.
+    """Cluster identities across inputs by the tracks' identity vectors and write the column `identity`.
 
     `extract` does it at its end. People keep their names when videos are added later.
     """
@@ -99,8 +98,8 @@ class IdentitiesCommand:
     out: Positional[str]
     """The dataset."""
     threshold: float = 0.0
-    """Largest distance within one person; 0: the usual one (0.8 for dlib's vectors, 1.1 for ArcFace's). Smaller splits people,
-    larger merges them."""
+    """Maximum distance within a person; 0: the default (0.8 for dlib, 1.1 for ArcFace). A smaller one splits people, a larger one
+    merges them."""
 
     def run(self) -> int:
         from pipelines.extract.identities import identify
@@ -115,12 +114,12 @@ class IdentitiesCommand:
 
 @dataclass(frozen=True)
 class ForecastCommand:
-    """Run one percent and say what all of it would take: time, bytes and cost on a cluster you describe.
+    """Run one percent and estimate time, bytes and cost of the whole job on a cluster that you describe.
 
-    At most 200 inputs are looked into, and only their units are run; the answer says how much of all that was.
+    At most 200 inputs are surveyed, and only their units are run; the result says which share of all that was.
 
-    With --simulate the cluster is gone through event by event: machines that start, queues, the driver, spot. With --clips
-    nothing is run: so many clips, at what was measured on two cores.
+    With --simulate the cluster is simulated event by event: starting machines, queues, the driver, spot. With --clips
+    nothing is run: the estimate is for so many clips, from measurements on two cores.
 
       rigface forecast s3://bucket/videos/ --cpus 256 --price 0.04
       rigface forecast s3://bucket/videos/ --simulate --nodes 100 --life-h 12
@@ -130,20 +129,20 @@ class ForecastCommand:
     videos: Positional[tuple[str, ...]] = ()
     """As for `extract`."""
     preset: Literal["laptop", "cluster", "debug"] = "laptop"
-    """As for `extract`; about this run, not about the cluster that is asked about."""
+    """As for `extract`; for this run, not for the described cluster."""
     workers: int = 0
     """As for `extract`."""
     share: float = 0.01
-    """Share of the units of work to run, as far as 200 inputs have so many."""
-    least: int = 8
-    """Units of work to run at least."""
+    """Share of the units of work to run, if 200 inputs have so many."""
+    min_units: int = 8
+    """Minimum of units of work to run."""
     cpus: int = 64
-    """CPUs of the cluster that is asked about."""
+    """CPUs of the described cluster."""
     price: float = 0.05
-    """What a CPU costs there per hour."""
+    """Price of one of its CPUs per hour."""
     currency: str = "USD"
     simulate: bool = False
-    """Go through the cluster event by event, too."""
+    """Also simulate the cluster event by event."""
     cluster: Annotated[ClusterSpec, arg(name="")] = ClusterSpec()
     job: Annotated[ExtractConfig, arg(name="")] = laptop()
 
@@ -154,12 +153,12 @@ class ForecastCommand:
         nodes = self.cluster.nodes or max(1, self.cpus // self.cluster.node_cpus)
         if self.cluster.clips:
             if self.videos:
-                raise PlanError("want VIDEOS... or --clips, not both: a sample is run, or nothing is")
+                raise PlanError("want VIDEOS... or --clips, not both")
             load = estimate.load_of(self.cluster, self.job.settings)
         elif not self.videos:
-            raise PlanError("want VIDEOS...: what would be read, or --clips. `rigface forecast --help` has examples")
+            raise PlanError("want VIDEOS... or --clips. `rigface forecast --help` has examples")
         else:
-            sample = forecast(replace(self.job, videos=self.videos), self.share, self.least)
+            sample = forecast(replace(self.job, videos=self.videos), self.share, self.min_units)
             print(sample.on(self.cpus, self.price, self.currency))
             if not self.simulate:
                 return 0
@@ -185,5 +184,5 @@ def default_of(name: str, words: Sequence[str]) -> dict[str, Any]:
     first.add_argument("--preset", default="laptop")
     first.add_argument("--workers", type=int, default=0)
     chosen, _ = first.parse_known_args(words)
-    job = PRESETS.get(chosen.preset, laptop)(workers=chosen.workers)  # tyro refuses an unknown preset, by name
+    job = PRESETS.get(chosen.preset, laptop)(workers=chosen.workers)  # tyro refuses an unknown preset by name
     return {"default": COMMANDS[name](job=job)}

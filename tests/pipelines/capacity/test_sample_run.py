@@ -53,14 +53,14 @@ def test_how_much_was_really_run_is_said():
     assert "12 units with" in said
     assert "1.2 % of all\n" in said
     said = replace(make(inputs=100_000), share=0.01).on(10, 1, "EUR")
-    assert "0.012 % of all; 1 % was asked for, but only inputs looked into are run\n" in said
+    assert "0.012 % of all; 1 % was requested, but only surveyed inputs are run\n" in said
 
 
 @pytest.mark.slow
 def test_a_sample_is_run_and_nothing_is_left(ray_cluster, tmp_path):
     for i in range(4):
         fakes.video(tmp_path / f"{i}.mp4", (0.2,), frames=8, seed=i)
-    made = forecast(debug((str(tmp_path),), str(tmp_path / "out")), share=0.01, least=2)
+    made = forecast(debug((str(tmp_path),), str(tmp_path / "out")), share=0.01, min_units=2)
     assert (made.inputs, len(made.cost)) == (4, 2)
     assert made.totals()[0][0] == 32
     assert made.cost[:, 0].tolist() == [8, 8]

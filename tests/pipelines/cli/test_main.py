@@ -148,7 +148,7 @@ def test_dry_run_counts_and_writes_nothing(zoo, tmp_path, capsys):
     text = capsys.readouterr().out
     assert "8 inputs" in text
     assert "12 units of work with 71 sampled frames" in text
-    assert "2 of 8 looked into cannot be read" in text
+    assert "of 8 surveyed, 2 cannot be read" in text
     assert not out.exists()
 
 

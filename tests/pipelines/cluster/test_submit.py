@@ -246,7 +246,7 @@ def test_jobs_on_a_real_head_are_submitted_cancelled_and_listed(head, finished, 
                 time.sleep(0.3)
             return output
 
-        until("no jobs of ours", "jobs", "list")  # the head is up
+        until("no RigFace jobs", "jobs", "list")  # the head is up
 
         code, output = call(*long, "--dollars", "0.001", "--price", "1000")
         assert code == budget.SPENT, output
@@ -259,9 +259,9 @@ def test_jobs_on_a_real_head_are_submitted_cancelled_and_listed(head, finished, 
         assert output.count(" people in ") == 1, "output of the job, once"
 
         assert call(*long, "--detach")[1].endswith("-2: submitted\n")
-        assert call(*long, "--detach")[1].endswith("-2: is at work already\n")
+        assert call(*long, "--detach")[1].endswith("-2: is running already\n")
         until(" running ", "jobs", "status")
-        assert "-2: submission to stop" in call("jobs", "cancel", "--cluster", url)[1]
+        assert "-2: stopping" in call("jobs", "cancel", "--cluster", url)[1]
         until(" stopped ", "jobs", "status")
 
         states = [shown.split()[1] for shown in call("jobs", "list", "--cluster", url)[1].splitlines()]
