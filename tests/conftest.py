@@ -90,7 +90,7 @@ def clips(tmp_path_factory) -> Path:
         fakes.video(folder / f"long {i}.mp4", (0.1 * i, 0.1 * i + 0.45), frames=26, seed=i)
     for i in range(3):
         fakes.video(folder / f"short {i}.mp4", (0.3 * i,), frames=6, seed=i)
-    fakes.video(folder / "nobody.mp4", (), frames=20)
+    fakes.video(folder / "no face.mp4", (), frames=20)
     (folder / "picture.jpg").write_bytes(encode_jpeg(fakes.picture((0.7,))))
     (folder / "empty.mp4").write_bytes(b"")
     (folder / "torn.mp4").write_bytes((folder / "long 0.mp4").read_bytes()[:3000])

@@ -129,9 +129,7 @@ train(config_of(json.load(open(sys.argv[1]))), print)
 
 @pytest.mark.drill
 def test_training_loses_a_host(all_up, tmp_path, results):
-    """Two workers on two hosts, one powered off after a checkpoint: the steps and losses of an undisturbed run, each
-    once.
-    """
+    """Two workers on two hosts, one powered off after a checkpoint: the steps and losses of an undisturbed run, once."""
     from dataclasses import asdict, replace
 
     import pyarrow.parquet as pq
@@ -203,11 +201,9 @@ while True: time.sleep(1)
 
 @pytest.mark.drill
 def test_serving_loses_a_host(all_up, fixtures, tmp_path, results):
-    """A door, an eye and a painter on each of two hosts; four callers, who ask the other host where one does not
-    answer.
+    """A gateway, a face worker and a diffusion worker on each of two hosts; four callers change the host after a failure.
 
-    Every second request is an edit, of one of four seeds; the same wish is answered alike, whichever host answers and
-    whenever.
+    Every second request is an edit with one of four seeds; equal requests must get equal answers from both hosts.
     """
     import av
     import httpx
@@ -219,20 +215,21 @@ def test_serving_loses_a_host(all_up, fixtures, tmp_path, results):
     with av.open(str(fixtures / "clip.mp4")) as clip:
         photo = encode_jpeg(next(clip.decode(video=0)).to_ndarray(format="rgb24"))
     checkpoint.save(tmp_path / "tiny", checkpoint.tiny(kind="bridge"))
-    head, said = net.hosts[0], [f"{net.hosts[0].address}:{hosts.PORT}", str(tmp_path / "seal"), str(tmp_path / "tiny")]
-    server = head.python(["-c", SERVE, *said], "serve")
+    head = net.hosts[0]
+    arguments = [f"{head.address}:{hosts.PORT}", str(tmp_path / "seal"), str(tmp_path / "tiny")]
+    server = head.python(["-c", SERVE, *arguments], "serve")
     addresses = [f"http://{host.address}:8000" for host in net.hosts[1:]]
     try:
         for address in addresses:
             wait_ready(address, server, net)
-        asked, answered, retried = [], {}, []
+        sent, answers, retried = [], {}, []
 
         def ask(client, address: str, i: int):
-            """None where nobody answered."""
+            """The answer, or None after a failure that may be retried."""
             try:
                 if i % 2:
-                    wish = {"edit": {"yaw_deg": 5}, "seed": i // 2 % 4, "steps": 2}
-                    parts = {"picture": photo, "request": (None, json.dumps(wish))}
+                    edit = {"edit": {"yaw_deg": 5}, "seed": i // 2 % 4, "steps": 2}
+                    parts = {"picture": photo, "request": (None, json.dumps(edit))}
                     answer = client.post(f"{address}/v1/edits", files=parts, headers={"Accept": "application/json"})
                 else:
                     answer = client.post(f"{address}/v1/reconstruct", files={"picture": photo})
@@ -244,11 +241,11 @@ def test_serving_loses_a_host(all_up, fixtures, tmp_path, results):
         def caller(me: int) -> None:
             with httpx.Client(timeout=20) as client:
                 for i in range(40):
-                    asked.append((me, i))
+                    sent.append((me, i))
                     for attempt in range(60):
                         answer = ask(client, addresses[(me + i + attempt) % 2], i)
                         if answer is not None:
-                            answered.setdefault((me, i), []).append(essence(answer))
+                            answers.setdefault((me, i), []).append(comparable(answer))
                             break
                         retried.append((me, i))
                         time.sleep(0.5)
@@ -256,17 +253,21 @@ def test_serving_loses_a_host(all_up, fixtures, tmp_path, results):
         callers = [threading.Thread(target=caller, args=(k,)) for k in range(4)]
         for thread in callers:
             thread.start()
-        while len(answered) < 30:
+        while len(answers) < 30:
             time.sleep(0.1)
         net.hosts[2].kill()
         for thread in callers:
             thread.join(300)
-        wishes = {key: key[1] // 2 % 4 if key[1] % 2 else "reconstruct" for key in answered}
-        first = {wishes[key]: found[0] for key, found in sorted(answered.items(), reverse=True)}
+        kinds = {key: key[1] // 2 % 4 if key[1] % 2 else "reconstruct" for key in answers}
+        first = {kinds[key]: found[0] for key, found in sorted(answers.items(), reverse=True)}
         assert not any(alike(a, b) for a, b in combinations(first.values(), 2)), "the seeds make no difference"
-        count = {"expected": 160, "found": sum(map(len, answered.values())),
-                 "duplicates": sum(len(found) - 1 for found in answered.values()), "lost": len(set(asked) - set(answered)),
-                 "different": sum(not alike(found[0], first[wishes[key]]) for key, found in answered.items())}  # fmt: skip
+        count = {
+            "expected": 160,
+            "found": sum(map(len, answers.values())),
+            "duplicates": sum(len(found) - 1 for found in answers.values()),
+            "lost": len(set(sent) - set(answers)),
+            "different": sum(not alike(found[0], first[kinds[key]]) for key, found in answers.items()),
+        }
         took = round(time.monotonic() - began, 1)
         results.append({"drill": "serving_loses_a_host", **count, "asked_again": len(retried), "seconds": took})
         assert count == {"expected": 160, "found": 160, "duplicates": 0, "lost": 0, "different": 0}
@@ -275,24 +276,22 @@ def test_serving_loses_a_host(all_up, fixtures, tmp_path, results):
         server.wait()
 
 
-def essence(answer: dict) -> tuple[object, np.ndarray]:
-    """What the same wish has to be answered with: faces in words, or the pixels of a picture; not its signature, not
-    the time.
-    """
+def comparable(answer: dict) -> tuple[object, np.ndarray]:
+    """The part of an answer that depends on the request only: faces, or pixels; without signature and time."""
     import base64
 
     from rigface import image
 
     if "image" not in answer:
         return answer["faces"], np.zeros((1, 1, 3), np.uint8)
-    return "a picture", image.decode(base64.b64decode(answer["image"]))
+    return "image", image.decode(base64.b64decode(answer["image"]))
 
 
-def alike(one: tuple[object, np.ndarray], other: tuple[object, np.ndarray]) -> bool:
-    """Each answer has an invisible mark of its own, 0.7 grey levels in the mean; another seed changes nine."""
-    (words, pixels), (others_words, others_pixels) = one, other
-    apart = np.abs(pixels.astype(int) - others_pixels) if pixels.shape == others_pixels.shape else np.array(255)
-    return words == others_words and apart.mean() < 3
+def alike(first: tuple[object, np.ndarray], second: tuple[object, np.ndarray]) -> bool:
+    """Equal up to the watermark, which differs by 0.7 grey levels in the mean; another seed changes nine."""
+    (faces, pixels), (other_faces, other_pixels) = first, second
+    distance = np.abs(pixels.astype(int) - other_pixels) if pixels.shape == other_pixels.shape else np.array(255)
+    return faces == other_faces and distance.mean() < 3
 
 
 def wait_ready(address: str, server, net) -> None:

@@ -50,13 +50,13 @@ def outage_after(proxy, store: Store, units: int, seconds: float, gone: list[flo
 def test_storage_faults_and_short_outage(ray_cluster, clips_on_s3, bucket, s3_behind, silent, nothing_lost):
     """Videos and dataset on S3; one request in twelve fails, and the storage is absent for four seconds."""
     out, gone = f"{bucket}/drills/breaks", []
-    with breaking(s3_behind, 1 / 12) as made:
+    with breaking(s3_behind, 1 / 12) as counts:
         watcher = outage_after(s3_behind, Store(out), 6, 4.0, gone)
         extract(debug((clips_on_s3,), out), silent)
         watcher.join(10)
     assert gone
-    assert made()["faults"] > 10
-    nothing_lost(out, **made())
+    assert counts()["faults"] > 10
+    nothing_lost(out, **counts())
 
 
 @pytest.mark.drill
@@ -92,9 +92,9 @@ def test_full_disk(clips, whole, command, nothing_lost, tmp_path):
     small = tmp_path / "small"
     small.mkdir()
     size = sum(p.stat().st_size for p in Path(whole).rglob("*") if p.is_file()) // 2
-    made = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(small)], capture_output=True)
-    if made.returncode:
-        pytest.skip(f"may not mount a small file system: {made.stderr.decode().strip()}")
+    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(small)], capture_output=True)
+    if mount.returncode:
+        pytest.skip(f"may not mount a small file system: {mount.stderr.decode().strip()}")
     try:
         process = command(str(clips), str(small / "out"))
         assert process.wait(200) == 1

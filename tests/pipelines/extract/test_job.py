@@ -64,7 +64,7 @@ def test_rows_of_inputs_count_frames_faces_and_tracks(finished):
         "mp4 named jpg.jpg": (5, 5, 1, 1),
         "portrait.jpg": (1, 1, 1, 1),
     }
-    assert (rows["no face.mp4"]["frames"], rows["nobody.mp4"]["faces"]) == (10, 0)
+    assert (rows["no face.mp4"]["frames"], rows["no face.mp4"]["faces"]) == (10, 0)
     assert (rows["two people.mp4"]["width"], rows["two people.mp4"]["height"]) == (128, 96)
 
 
