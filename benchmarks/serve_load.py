@@ -122,7 +122,10 @@ def overhead(model: str, seconds: float) -> dict[str, Any]:
     from serve.local import free_port, serving
 
     port, began = free_port("127.0.0.1", 0), time.monotonic()
-    with tempfile.TemporaryDirectory() as folder, serving(port=port, quiet=True, model=model, seal=folder) as url:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        serving(port=port, quiet=True, model=model, signing_folder=folder) as url,
+    ):
         return {"cold_start_s": round(time.monotonic() - began, 1), **callers(url, "ping")}
 
 
@@ -139,7 +142,7 @@ def loads(model: str, seconds: float) -> dict[str, Any]:
     out: dict[str, Any] = {}
     diffusion_worker = app.DiffusionWorkerDeployment
     with tempfile.TemporaryDirectory() as folder:
-        common = {"quiet": True, "model": model, "seal": folder}
+        common = {"quiet": True, "model": model, "signing_folder": folder}
         app.DiffusionWorkerDeployment = diffusion_worker.options(
             autoscaling_config=None, num_replicas=1
         )  # the batch, not the replicas

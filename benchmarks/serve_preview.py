@@ -87,7 +87,7 @@ def main() -> None:
         port = free.getsockname()[1]
     with (
         tempfile.TemporaryDirectory() as folder,
-        serving(port=port, seal=folder) as url,
+        serving(port=port, signing_folder=folder) as url,
         httpx.Client(base_url=url, timeout=60) as client,
     ):
         for name, image in pictures(options.photo).items():

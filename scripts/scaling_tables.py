@@ -157,7 +157,7 @@ def edits() -> str:
     see = found["look_s"] + found["compose_s"] + found["finish_s"]
     rows = [
         _edits("preview of a picture that is known", found["preview_s"], 0, ""),
-        _edits("preview as the edit, new picture, measured, sealed", found["look_s"] + found["finish_s"], 0, ""),
+        _edits("preview as the edit, new picture, measured, signed", found["look_s"] + found["finish_s"], 0, ""),
         _edits("36 M parameters, 1 step, on CPUs", see + small["once_s"] + small["step_s"], 0, ""),
         *(
             _edits(

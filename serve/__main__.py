@@ -259,13 +259,13 @@ class AuditCommand:
 def _vector_of(path: Path) -> Any:
     from rigface.face.analyzer import FaceAnalyzer
     from rigface.image import decode
-    from serve.security.consent import Dlib
+    from serve.security.consent import DlibEmbedding
 
     image = decode(path.read_bytes())
     faces = FaceAnalyzer.load()(image)
     if len(faces) != 1:
         raise ValueError(f"{path}: want a picture of one person, this shows {len(faces) or 'nobody'}")
-    vector = Dlib()(image, faces[0])
+    vector = DlibEmbedding()(image, faces[0])
     if vector is None:
         raise ValueError(f"{path}: the face is too small to be recognised")
     return vector

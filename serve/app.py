@@ -64,7 +64,7 @@ class FaceWorkerDeployment:
 
         tracing.start(config.traces, "face-worker")
         write_logs()
-        signer, policy = C2paSigner(config.signing_folder()), config.policy()
+        signer, policy = C2paSigner(config.signing_path()), config.policy()
         self._worker = FaceWorker.load(config.face_device, cache_mb=config.cache_mb, signer=signer, policy=policy)
         self._edits = EditPipeline(self._worker, RemoteDiffusionWorker(diffusion_worker, config.checkpoints()))
 
@@ -224,14 +224,14 @@ class JobQueueDeployment:
         from serve.jobs.queue import JobQueue
         from serve.jobs.webhook import Webhooks
         from serve.provenance.signer import C2paSigner
-        from serve.security.audit_log import Audit
+        from serve.security.audit_log import AuditLog
         from serve.security.url_allowlist import UrlAllowlist
 
         write_logs()
         tracing.start(config.traces, "job-queue")
         self._jobs = JobQueue(
             config.jobs, RemoteFaceWorker(face_worker), RemoteDiffusionWorker(diffusion_worker, config.checkpoints()), config.limits(),
-            audit_log=Audit(config.audit) if config.audit else None, signer=C2paSigner(config.signing_folder()),
+            audit_log=AuditLog(config.audit) if config.audit else None, signer=C2paSigner(config.signing_path()),
             webhooks=Webhooks(UrlAllowlist(config.webhooks)), policy=config.policy(),
         )  # fmt: skip
 
@@ -297,7 +297,7 @@ class Gateway:
     ) -> None:
         from serve.api.dependencies import Services
         from serve.security.api_keys import KeyRing
-        from serve.security.audit_log import Audit
+        from serve.security.audit_log import AuditLog
         from serve.security.url_allowlist import UrlAllowlist
 
         self._traces = config.traces
@@ -307,7 +307,7 @@ class Gateway:
             KeyRing(config.keys),
             config.limits(),
             UrlAllowlist(config.fetch),
-            Audit(config.audit) if config.audit else None,
+            AuditLog(config.audit) if config.audit else None,
             RemoteJobQueue(jobs) if jobs is not None else None,
         )
 

@@ -23,8 +23,8 @@ class ServiceConfig(BaseModel):
         fetch: URL prefixes that files may be fetched from, and networks (`serve.security.url_allowlist`).
         webhooks: likewise, for messages about ended jobs, signed with the environment's RIGFACE_WEBHOOK_SECRET.
         consent, deny: lists of people (`serve.security.consent`).
-        near: distance of identity vectors below which two faces are of one person.
-        seal: folder of the signing key; empty is the user's own.
+        same_person_distance: distance of identity vectors below which two faces are of one person.
+        signing_folder: of the signing key, shared by all replicas; empty is a folder of the user.
         audit: file that each edit adds a line to, or a folder with a file per host.
         jobs: folder or s3:// of the queue, by default the environment's RIGFACE_JOBS; empty accepts no jobs.
         jobs_at_once: jobs that run at a time. edits_at_once: edits or frames of one job sampled at a time; each is a row of
@@ -45,8 +45,8 @@ class ServiceConfig(BaseModel):
     webhooks: list[str] = []
     consent: str = ""
     deny: str = ""
-    near: PositiveFloat = 0.6
-    seal: str = ""
+    same_person_distance: PositiveFloat = 0.6
+    signing_folder: str = ""
     audit: str = ""
     jobs: str = Field(default_factory=lambda: os.environ.get("RIGFACE_JOBS", ""))
     edit_s: PositiveFloat = 120.0
@@ -66,9 +66,10 @@ class ServiceConfig(BaseModel):
     cache_mb: PositiveInt = 384
     traces: Literal["", "otlp", "console"] = ""
 
-    def signing_folder(self) -> Path:
-        """Folder of the signing key; all replicas must share it."""
-        return Path(self.seal) if self.seal else Path.home() / ".local" / "share" / "rigface" / "seal"
+    def signing_path(self) -> Path:
+        """Folder of the signing key."""
+        default = Path.home() / ".local" / "share" / "rigface" / "signing"
+        return Path(self.signing_folder) if self.signing_folder else default
 
     def limits(self) -> Limits:
         """Limits on requests and jobs."""
@@ -78,7 +79,7 @@ class ServiceConfig(BaseModel):
 
     def policy(self) -> Policy:
         """Lists of the people who may or may not be edited."""
-        return Policy(self.consent, self.deny, near=self.near)
+        return Policy(self.consent, self.deny, max_distance=self.same_person_distance)
 
     def checkpoints(self) -> dict[str, str]:
         """Checkpoints by name, the default first."""

@@ -19,7 +19,7 @@ from serve.api.middleware import Gate
 from serve.api.rate_limit import ConcurrencyLimiter, TokenBucket
 from serve.api.request_parser import PictureStore, read
 from serve.content_cache import LruCache
-from serve.inference.edit_service import AuditLog, EditRunner
+from serve.inference.edit_service import AuditSink, EditRunner
 from serve.limits import Limits
 from serve.messages import EditInput
 from serve.problems import ApiError
@@ -50,7 +50,7 @@ class Services:
     keys: KeyRing = field(default_factory=KeyRing)
     limits: Limits = field(default_factory=Limits)
     url_allowlist: UrlAllowlist = field(default_factory=UrlAllowlist)
-    audit_log: AuditLog | None = None
+    audit_log: AuditSink | None = None
     jobs: JobService | None = None
     gate: Gate = field(default_factory=Gate)
 

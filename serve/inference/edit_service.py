@@ -32,7 +32,7 @@ PREVIEW_QUALITY = 82
 TYPES = ("image/png", "image/jpeg", "image/webp", "application/json", "text/event-stream")
 LOG = logging.getLogger("rigface.serve")
 Answer = TypeVar("Answer")
-AuditLog = Callable[[dict[str, Any]], None]
+AuditSink = Callable[[dict[str, Any]], None]
 
 
 class EditServices(Protocol):
@@ -41,7 +41,7 @@ class EditServices(Protocol):
     face_worker: FaceService
     diffusion_worker: DiffusionService
     limits: Limits
-    audit_log: AuditLog | None
+    audit_log: AuditSink | None
 
 
 @dataclass(frozen=True, eq=False)

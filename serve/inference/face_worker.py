@@ -198,7 +198,7 @@ class FaceWorker(FaceService):
         times.append(time.perf_counter())
         data = self._signer(image, _without_images(edit_input), output_options)
         times.append(time.perf_counter())
-        seconds = dict(zip(("look", "move", "seal"), np.diff(times).tolist()))
+        seconds = dict(zip(("look", "warp", "sign"), np.diff(times).tolist()))
         return Preview(data, self._asked(edit_input, edits), seconds)
 
     def _edit(self, edit_input: EditInput, output_options: OutputOptions) -> FinishedEdit:

@@ -21,7 +21,7 @@ from rigface.errors import StorageGone
 from rigface.storage.store import NO_ROOM
 from rigface.telemetry.json_logging import log_fields
 from rigface.video.sandbox import DecoderDied
-from serve.inference.edit_service import AuditLog, EditRunner
+from serve.inference.edit_service import AuditSink, EditRunner
 from serve.inference.watchdog import WatchdogExecutor
 from serve.jobs.batch import run_batch
 from serve.jobs.notifier import WebhookNotifier
@@ -56,7 +56,7 @@ class _Services:
     face_worker: FaceService
     diffusion_worker: DiffusionService
     limits: Limits
-    audit_log: AuditLog | None
+    audit_log: AuditSink | None
 
 
 class JobQueue(JobService):
@@ -77,7 +77,7 @@ class JobQueue(JobService):
         diffusion_worker: DiffusionService,
         limits: Limits | None = None,
         *,
-        audit_log: AuditLog | None = None,
+        audit_log: AuditSink | None = None,
         load_analyzer: Callable[[], FaceAnalyzer] | None = None,
         signer: Signer | None = None,
         webhooks: Webhooks | None = None,

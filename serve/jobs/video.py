@@ -33,7 +33,7 @@ from rigface.video.sandbox import DecoderPool, JoinRequest
 from rigface.video.writer import VideoWriter
 from rigface.video_editor import EditedFrame, Samples, VideoOptions, VideoSource, animated, edited, reduced
 from serve.content_cache import picture_id
-from serve.inference.edit_service import AuditLog, sampling_options
+from serve.inference.edit_service import AuditSink, sampling_options
 from serve.inference.face_worker import composer_of
 from serve.jobs.batch import with_retries
 from serve.jobs.store import Job, JobStore, Values
@@ -78,7 +78,7 @@ class VideoRunner:
     diffusion_worker: DiffusionService
     limits: Limits
     signer: Signer
-    audit_log: AuditLog | None = None
+    audit_log: AuditSink | None = None
     policy: Policy = field(default_factory=Policy)
     decoders: DecoderPool = field(default_factory=DecoderPool)
     is_stuck: bool = False
@@ -177,7 +177,7 @@ class _VideoRun:
         info = runner.probe(str(path))
         job.total = info.shown_frames
         editor = Editor(analyzer, self.paint, composer_of(self.input_spec) if self.input_spec is not None else None)
-        monitor = runner.policy.watch() if isinstance(asked, VideoJob) else None
+        monitor = runner.policy.monitor() if isinstance(asked, VideoJob) else None
         pieces = self._finished_pieces()
         job.finished = sum(len(piece.times) for piece in pieces)
         video = VideoSource(str(path), info.fps, runner.decoders.frames)

@@ -1,6 +1,6 @@
-"""A finished picture -> the bytes that leave the house.
+"""Encode an edited image (PNG, JPEG, WebP), optionally signed.
 
-Path: edited image, the wish, `OutputOptions` -> `Signer` -> PNG, JPEG or WebP. `NoSigner` only encodes; `provenance.py` has the real one.
+Path: edited image, `EditInput`, `OutputOptions` -> `Signer` -> file. `NoSigner` only encodes; `serve.provenance.signer` signs.
 """
 
 from __future__ import annotations
@@ -19,50 +19,50 @@ from serve.schemas import Verified
 
 @dataclass(frozen=True, eq=False)
 class Origin:
-    """A file that something was made of, in the words of C2PA: what was edited, what is seen in it, or what only told how."""
+    """A source file of a result, with its C2PA relationship: edited (parent), visible (component), or a driver (input)."""
 
     data: bytes
     role: Literal["parentOf", "componentOf", "inputTo"] = "parentOf"
 
 
 class Signer(Protocol):
-    """Encodes what was made, and knows it again."""
+    """Encodes and signs results, and verifies files."""
 
     def __call__(self, image: np.ndarray, edit_input: EditInput, output_options: OutputOptions) -> bytes:
-        """(H, W, 3) uint8 as an encoded picture."""
+        """Encode and sign an (H, W, 3) uint8 image."""
 
     def mark(self, image: np.ndarray, bits: int) -> np.ndarray:
-        """The picture with an invisible mark of 32 bits."""
+        """The image with an invisible watermark of 32 bits."""
 
     def sign_file(self, data: bytes, media_type: str, record: dict[str, Any], origins: Sequence[Origin] = ()) -> bytes:
-        """An encoded video, with what was done, and to what."""
+        """Add a signed manifest to an encoded image or video."""
 
     def verify(self, data: bytes) -> Verified:
-        """Whether these bytes are such a picture or video."""
+        """The provenance of an image or a video."""
 
 
 class NoSigner:
-    """Encoded, and nothing else."""
+    """A signer that only encodes."""
 
     def __call__(self, image: np.ndarray, edit_input: EditInput, output_options: OutputOptions) -> bytes:
         """As `encode`."""
         return encode(image, output_options)
 
     def mark(self, image: np.ndarray, bits: int) -> np.ndarray:
-        """As it is."""
+        """The image, unchanged."""
         return image
 
     def sign_file(self, data: bytes, media_type: str, record: dict[str, Any], origins: Sequence[Origin] = ()) -> bytes:
-        """As it is."""
+        """The file, unchanged."""
         return data
 
     def verify(self, data: bytes) -> Verified:
-        """Nothing is known."""
+        """No manifest, no watermark."""
         return Verified(made_here=False, manifest="none", record=None, watermark=False, mark=None, score=0.0)
 
 
 def encode(image: np.ndarray, output_options: OutputOptions) -> bytes:
-    """(H, W, 3) uint8 as png, jpeg or webp."""
+    """Encode an (H, W, 3) uint8 image."""
     if output_options.format == "png":
         return encode_png(image)
     if output_options.format == "jpeg":

@@ -1,16 +1,16 @@
-"""Who made this picture: a C2PA manifest in the file, an invisible mark in the pixels, and the check of both.
+"""Sign results by a C2PA manifest in the file and a watermark in the pixels, and verify both.
 
-Path: edited image -> `C2paSigner` -> PNG, JPEG, WebP; edited clip -> `C2paSigner.sign_file` -> MP4, MOV; any file -> `C2paSigner.verify`.
+Path: edited image -> `C2paSigner` -> PNG, JPEG, WebP; edited video -> `C2paSigner.sign_file` -> MP4, MOV; any file -> `verify`.
 Source: C2PA Technical Specification 2.x, through `c2pa-python`; it needs no network.
 
-A service has one seal: a private key, its certificate and the root that signed it, in one file, made at first use. The
-certificates are its own, so other tools show the signer as unknown until they are given the root (`seal.pem`'s last
-certificate); put a bought certificate there to be known to everybody. Marks have a secret of their own, so that they are read
-after the certificate was exchanged: RIGFACE_MARK_SECRET, or `mark.key` beside it, made at first use. All replicas must share both.
+`signing.pem` has a private key, its certificate and the root that signed it, made at first use. The certificates are self-made, so
+other tools show the signer as unknown until they trust the root, the last certificate in the file; a bought certificate in its
+place is trusted everywhere. Watermarks have a secret of their own, so they stay readable after the certificate is replaced:
+RIGFACE_MARK_SECRET, or `mark.key` in the same folder, made at first use. All replicas must share both.
 
-What is declared (specification 2.x, `c2pa.actions`): an edited picture or clip was *opened*, with the source as its parent, whose own
-manifest is kept whatever it is worth, and *edited*; of an animation, which nobody had before, that it was *created*, with the
-picture *placed* in it. `digitalSourceType` says what painted: a trained model, or the preview, which moves and lights the photograph.
+Declared actions (specification 2.x, `c2pa.actions`): an edited image or video was *opened*, with the source as its parent, whose own
+manifest is kept in any case, and *edited*; an animation, which is new, was *created*, with the image *placed* in it.
+`digitalSourceType` is a trained model, or a composite for the preview, which warps and relights the photograph.
 """
 
 from __future__ import annotations
@@ -44,28 +44,28 @@ from serve.schemas import PREVIEW, Verified
 
 LOG = logging.getLogger("rigface.serve")
 LABEL = "org.rigface.edit"
-MADE_BY = "http://cv.iptc.org/newscodes/digitalsourcetype/"
+SOURCE_TYPE_PREFIX = "http://cv.iptc.org/newscodes/digitalsourcetype/"
 MARK_VARIABLE = "RIGFACE_MARK_SECRET"
 END = "-----END CERTIFICATE-----\n"
 YEARS = 10
-VERIFY_S = 15.0  # to read the pictures of a video; less than a caller waits
+VERIFY_S = 15.0  # to read the frames of a video; less than a caller waits
 
 
 class C2paSigner:
-    """Seals and verifies with the seal of one folder, which is made if it is not there."""
+    """Signs and verifies with the key of a folder, which is made if it does not exist."""
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
-        text = seal_in(Path(folder))
+        text = read_or_make_key(Path(folder))
         key, _, certificates = text.partition("-----BEGIN CERTIFICATE-----")
         self._key, self._algorithm = key, _algorithm(key)
         self._chain = "-----BEGIN CERTIFICATE-----" + certificates
         self._root = self._chain.rsplit(END, 2)[-2] + END
-        self._secret = mark_secret(Path(folder), key)
+        self._secret = watermark_secret(Path(folder), key)
         self._tools: Any = None
         self._decoders = DecoderPool(memory_mb=1024, silence_s=VERIFY_S)
 
     def __call__(self, image: np.ndarray, edit_input: EditInput, output_options: OutputOptions) -> bytes:
-        """Marked, encoded, and with a manifest that says what was done."""
+        """Watermark, encode and sign an image."""
         marked = (
             image if edit_input.edit.is_nothing else self.mark(image, int(output_options.record.get("mark", "0"), 16))
         )
@@ -80,15 +80,15 @@ class C2paSigner:
         return self.sign_file(encode(marked, output_options), f"image/{output_options.format}", record, origins)
 
     def mark(self, image: np.ndarray, bits: int) -> np.ndarray:
-        """The picture with an invisible mark of 32 bits."""
+        """The image with an invisible watermark of 32 bits."""
         return watermark.embed(image, bits, self._secret)
 
     def sign_file(self, data: bytes, media_type: str, record: dict[str, Any], origins: Sequence[Origin] = ()) -> bytes:
-        """An encoded video (or picture) with a manifest that says what was done, and to what.
+        """Add a signed manifest to an encoded image or video.
 
         Args:
-            record: of the edit; `model` says what painted.
-            origins: the file that was edited, or those that a new one was made of; none: not known any more.
+            record: of the edit, with its `model`.
+            origins: the edited file, or the sources of a new one; none: not known any more.
         """
         import c2pa
 
@@ -110,19 +110,19 @@ class C2paSigner:
         return out.getvalue()
 
     def verify(self, data: bytes) -> Verified:
-        """What file and pixels say; of a video, its first few seconds, which another process decodes.
+        """Check the manifest and the watermark; of a video, its first few seconds, which another process decodes.
 
         Raises:
-            BadImage, BadVideo: neither a picture nor a video, or one that takes too long to read.
-            Trouble: `too-large`.
+            BadImage, BadVideo: neither an image nor a video, or reading it takes too long.
+            ApiError: `too-large`.
         """
         is_video = sniff(data) == "video"
         if is_video:
             info = self._decoders.probe(data)
             if info.width * info.height > CLIP_PIXELS:
-                said = f"video: {info.width} x {info.height} px; a frame may have {CLIP_PIXELS} px"
-                raise ApiError("too-large", said)
-            mark = watermark.read_clip(self._pictures(data), self._secret)
+                size = f"{info.width} x {info.height} px"
+                raise ApiError("too-large", f"video: {size}; a frame may have {CLIP_PIXELS} px")
+            mark = watermark.read_video(self._frames(data), self._secret)
         else:
             mark = watermark.read(decode(data, max_pixels=MAX_PIXELS), self._secret)
         state, record = self._manifest(data)
@@ -135,8 +135,8 @@ class C2paSigner:
             score=round(mark.score, 1),
         )
 
-    def _pictures(self, data: bytes) -> Iterator[np.ndarray]:
-        """Of a video, as many as can be read in time."""
+    def _frames(self, data: bytes) -> Iterator[np.ndarray]:
+        """Frames of a video, as many as can be read in time."""
         count = 0
         try:
             for frame in self._decoders.frames(data, limit_s=VERIFY_S):
@@ -158,8 +158,8 @@ class C2paSigner:
         except c2pa.C2paError as error:
             return ("none" if "ManifestNotFound" in str(error) else "invalid"), None
         state = str(content.get("validation_state", "Invalid")).lower()
-        found = content["manifests"][content["active_manifest"]]["assertions"] if state == "trusted" else []
-        record = next((a["data"] for a in found if a["label"] == LABEL), None)
+        assertions = content["manifests"][content["active_manifest"]]["assertions"] if state == "trusted" else []
+        record = next((a["data"] for a in assertions if a["label"] == LABEL), None)
         return {"trusted": "trusted", "valid": "foreign"}.get(state, "invalid"), record
 
     def _ready(self) -> Any:
@@ -178,20 +178,20 @@ class C2paSigner:
 
 
 def _actions(record: dict[str, Any], origins: Sequence[Origin]) -> list[dict[str, Any]]:
-    """What was done to the origins, by what."""
-    painted = "composite" if record.get("model") == PREVIEW else "compositeWithTrainedAlgorithmicMedia"
-    made = {"digitalSourceType": MADE_BY + painted}
-    places = [f"origin{n}" for n, origin in enumerate(origins or [Origin(b"")]) if origin.role != "inputTo"]
-    what = {"parameters": {"ingredientIds": places}}
+    """C2PA actions on the origins."""
+    source_type = "composite" if record.get("model") == PREVIEW else "compositeWithTrainedAlgorithmicMedia"
+    edited = {"digitalSourceType": SOURCE_TYPE_PREFIX + source_type}
+    labels = [f"origin{n}" for n, origin in enumerate(origins or [Origin(b"")]) if origin.role != "inputTo"]
+    ingredients = {"parameters": {"ingredientIds": labels}}
     if origins and origins[0].role != "parentOf":
-        return [{"action": "c2pa.created", **made}, {"action": "c2pa.placed", **what}]
+        return [{"action": "c2pa.created", **edited}, {"action": "c2pa.placed", **ingredients}]
     if EditSpec.from_dict(record.get("edit", {})).is_nothing:
-        return [{"action": "c2pa.opened", **what}, {"action": "c2pa.transcoded"}]
-    return [{"action": "c2pa.opened", **what}, {"action": "c2pa.edited", **made}]
+        return [{"action": "c2pa.opened", **ingredients}, {"action": "c2pa.transcoded"}]
+    return [{"action": "c2pa.opened", **ingredients}, {"action": "c2pa.edited", **edited}]
 
 
 def _media_type(data: bytes) -> str | None:
-    """Of a file that can hold a manifest, by its content."""
+    """Media type of a file that can hold a manifest, by its content."""
     if data[4:8] == b"ftyp":
         return "video/quicktime" if data[8:12] == b"qt  " else "video/mp4"
     if data[:4] == b"RIFF":
@@ -200,10 +200,10 @@ def _media_type(data: bytes) -> str | None:
 
 
 def _algorithm(key: str) -> str:
-    """What a private key signs with.
+    """The signature algorithm of a private key.
 
     Raises:
-        BadInput: no key that C2PA allows.
+        BadInput: C2PA does not allow the key.
     """
     with extra("serve"):
         from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
@@ -212,54 +212,55 @@ def _algorithm(key: str) -> str:
     try:
         private = load_pem_private_key(key.encode(), None)
     except (ValueError, TypeError) as error:
-        raise BadInput(f"seal.pem: its private key cannot be read: {error}", "seal") from None
+        raise BadInput(f"signing.pem: its private key cannot be read: {error}", "signing_folder") from None
     if isinstance(private, ec.EllipticCurvePrivateKey):
         name = {256: "es256", 384: "es384", 521: "es512"}.get(private.curve.key_size, "")
     else:
         name = "ed25519" if isinstance(private, ed25519.Ed25519PrivateKey) else ""
         name = "ps256" if isinstance(private, rsa.RSAPrivateKey) else name
     if not name:
-        raise BadInput("seal.pem: want a private key of P-256, P-384, P-521, Ed25519 or RSA", "seal")
+        raise BadInput("signing.pem: want a private key of P-256, P-384, P-521, Ed25519 or RSA", "signing_folder")
     return name
 
 
-def mark_secret(folder: Path, key: str) -> bytes:
-    """What marks are hidden with: the environment's, that of `mark.key`, which is made, or else one that the signing key gives."""
-    if told := os.environ.get(MARK_VARIABLE):
-        return told.encode()
+def watermark_secret(folder: Path, key: str) -> bytes:
+    """Secret of watermarks: the environment's, else that of `mark.key`, made if possible, else derived from the signing key."""
+    if secret := os.environ.get(MARK_VARIABLE):
+        return secret.encode()
     path = folder / "mark.key"
     try:
         if not path.exists():
-            _once(path, secrets.token_hex(32))
+            _write_once(path, secrets.token_hex(32))
         return path.read_text().strip().encode()
     except OSError as error:
-        said = "%s: %s. Marks will not be read any more once the signing key is exchanged; give a secret in %s"
-        LOG.warning(said, path, error.strerror, MARK_VARIABLE)
+        message = "%s: %s. Watermarks become unreadable when the signing key is replaced; set a secret in %s"
+        LOG.warning(message, path, error.strerror, MARK_VARIABLE)
         return hmac.new(key.encode(), b"mark", "sha256").hexdigest().encode()
 
 
-def seal_in(folder: Path) -> str:
-    """The text of `seal.pem`; whoever comes first makes it, and all others read that one."""
-    path = folder / "seal.pem"
+def read_or_make_key(folder: Path) -> str:
+    """The text of `signing.pem`, made by the first process that needs it."""
+    path = folder / "signing.pem"
     if not path.exists():
-        _once(path, _fresh())
+        _write_once(path, _new_key())
     text = path.read_text()
     if text.count(END) < 2 or "PRIVATE KEY" not in text:
-        raise BadInput(f"{path}: want a private key, its certificate and the root's", "seal")
+        raise BadInput(f"{path}: want a private key, its certificate and the root's", "signing_folder")
     return text
 
 
-def _once(path: Path, text: str) -> None:
-    """Make a file that only its owner reads, unless another was quicker."""
+def _write_once(path: Path, text: str) -> None:
+    """Write a file that only its owner can read, unless another process has made it meanwhile."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as aside:
-        aside.write(text)
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as temporary:
+        temporary.write(text)
     with contextlib.suppress(FileExistsError):
-        os.link(aside.name, path)
-    os.unlink(aside.name)
+        os.link(temporary.name, path)
+    os.unlink(temporary.name)
 
 
-def _fresh() -> str:
+def _new_key() -> str:
+    """Private key, certificate and root certificate, PEM."""
     with extra("serve"):
         from cryptography.hazmat.primitives import serialization
         from cryptography.hazmat.primitives.asymmetric import ec
@@ -272,20 +273,20 @@ def _fresh() -> str:
 
 
 def _certificate(name: str, key: Any, signer: Any, is_root: bool) -> str:
-    """An X.509 certificate with the extensions that C2PA asks for."""
+    """An X.509 certificate with the extensions that C2PA requires."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-    def named(who: str) -> x509.Name:
-        parts = {NameOID.ORGANIZATION_NAME: "RigFace service", NameOID.COMMON_NAME: f"RigFace {who}"}
+    def x509_name(common_name: str) -> x509.Name:
+        parts = {NameOID.ORGANIZATION_NAME: "RigFace service", NameOID.COMMON_NAME: f"RigFace {common_name}"}
         return x509.Name([x509.NameAttribute(kind, value) for kind, value in parts.items()])
 
     now = datetime.datetime.now(datetime.UTC)
-    made = (
+    certificate = (
         x509.CertificateBuilder()
-        .subject_name(named(name))
-        .issuer_name(named("root"))
+        .subject_name(x509_name(name))
+        .issuer_name(x509_name("root"))
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - datetime.timedelta(days=1))
@@ -296,5 +297,5 @@ def _certificate(name: str, key: Any, signer: Any, is_root: bool) -> str:
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), False)
     )
     if not is_root:
-        made = made.add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.EMAIL_PROTECTION]), False)
-    return made.sign(signer, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()
+        certificate = certificate.add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.EMAIL_PROTECTION]), False)
+    return certificate.sign(signer, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()

@@ -1,17 +1,17 @@
-"""An invisible mark in the picture itself: 32 bits that survive JPEG, and that say "made here" when the manifest is gone.
+"""An invisible watermark in the pixels: 32 bits that survive JPEG, and identify a result without its manifest.
 
-Path: edited image, or each picture of an edited clip -> `embed` -> encode; any picture -> `read`, any clip -> `read_clip`.
+Path: edited image, or each frame of an edited video -> `embed` -> encode; any image -> `read`, any video -> `read_video`.
 Source: spread spectrum in the block DCT (Cox et al., "Secure spread spectrum watermarking for multimedia", IEEE TIP 1997;
 blind detection by correlation). Four low coefficients of each 8 x 8 block of brightness each carry one chip of one bit, in
 an order that only the holder of the secret knows.
 
-It survives re-encoding and changes of brightness. It does not survive scaling, turning, or a crop that is not on the 8 px
-grid: then only the manifest can speak. A small picture carries it less surely (64 px a side: not at all).
+It survives re-encoding and changes of brightness. It does not survive scaling, rotation, or a crop that is not on the 8 px
+grid: then only the manifest is left. In a small image it is weaker (64 px a side: unreadable).
 
-In a clip every picture carries the same mark, so that any piece of it does. One picture of a video codec holds little of it; the
-mean of many holds more, as what moves averages out and the mark stays. On clips of 360 px a side and more, encoded here, any cut of
-16 pictures shows it (scores from 328), at 256 px one of 64 (from 230); means of unmarked ones stay below 62. Encoded again at libx264's
-own quality (crf 23) it is found in clips from about 500 px, at crf 28 in none.
+In a video every frame carries the same mark, so any piece of it does. One frame of a video codec holds little of it; the mean of
+many holds more, as moving content averages out and the mark stays. On videos of 360 px a side and more, encoded by this service, any
+16 frames show it (scores from 328), at 256 px any 64 (from 230); means of unmarked frames stay below 62. Encoded again at libx264's
+default quality (crf 23) it is found in videos from about 500 px, at crf 28 in none.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ import numpy as np
 from rigface.face.rendering.jit import compiled
 
 BITS = 32
-PLACES = ((0, 2), (2, 0), (1, 2), (2, 1))  # low enough to survive, high enough not to be seen
-WEAKEST, STRONGEST, PER_TEXTURE = 2.5, 7.0, 0.22  # amplitude of a chip, in coefficient units
-CLIP = 24.0  # beyond this a coefficient is the picture's own edge
-LOOKS = (1, 16, 64)  # pictures of a clip after which the mark of their mean is read
-SURE = 3.0  # standard deviations: with a bit that is less sure, more pictures are looked at
-THRESHOLD = 125.0  # of the sum of 32 squared scores; chance gives 32, and this once in 10^12 pictures
+COEFFICIENTS = ((0, 2), (2, 0), (1, 2), (2, 1))  # low enough to survive, high enough not to be seen
+MIN_STRENGTH, MAX_STRENGTH, PER_TEXTURE = 2.5, 7.0, 0.22  # amplitude of a chip, in coefficient units
+CLIP = 24.0  # a larger coefficient is an edge of the image
+READ_AFTER = (1, 16, 64)  # frames of a video after which the mark of their mean is read
+CONFIDENT = 3.0  # standard deviations: with a bit that is less certain, more frames are read
+THRESHOLD = 125.0  # of the sum of 32 squared scores; chance gives 32, and this once in 10^12 images
 
 
 @dataclass(frozen=True)
 class Mark:
-    """What was read.
+    """A reading.
 
     Args:
-        found: whether this service made the picture. bits: 32 of them. score: sum of squares, about 32 by chance.
-        weakest: how far the least sure bit is from a guess, in standard deviations.
+        found: the image has the service's mark. bits: 32. score: sum of squares, about 32 by chance.
+        weakest: distance of the least certain bit from chance, in standard deviations.
     """
 
     found: bool
@@ -57,19 +57,19 @@ def _basis() -> np.ndarray:
     """(4, 64) orthonormal DCT patterns."""
     n = np.arange(8)
     rows = np.cos((2 * n[None] + 1) * n[:, None] * np.pi / 16) * np.where(n == 0, np.sqrt(1 / 8), 0.5)[:, None]
-    return np.stack([np.outer(rows[u], rows[v]).ravel() for u, v in PLACES]).astype(np.float32)
+    return np.stack([np.outer(rows[u], rows[v]).ravel() for u, v in COEFFICIENTS]).astype(np.float32)
 
 
 @lru_cache(maxsize=8)
 def _chips(secret: bytes, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """(count, 4) signs, and which bit each carries."""
+    """(count, 4) signs, and the bit of each."""
     random = np.random.default_rng(int.from_bytes(hashlib.sha256(b"watermark" + secret).digest()[:16], "little"))
     signs = random.integers(0, 2, (count, 4), np.int8).astype(np.float32) * 2 - 1
     return signs, random.integers(0, BITS, (count, 4), np.int8)
 
 
 def _blocks(brightness: np.ndarray) -> np.ndarray:
-    """(rows * columns, 64) of an (H, W) array; what does not fill a block is left out."""
+    """(rows * columns, 64) of an (H, W) array; incomplete blocks are left out."""
     rows, columns = brightness.shape[0] // 8, brightness.shape[1] // 8
     cut = brightness[: rows * 8, : columns * 8].reshape(rows, 8, columns, 8)
     return cut.transpose(0, 2, 1, 3).reshape(-1, 64)
@@ -82,14 +82,14 @@ def _brightness(image: np.ndarray) -> np.ndarray:
 
 @lru_cache(maxsize=8)
 def _pattern(secret: bytes, bits: int, count: int) -> np.ndarray:
-    """(count, 64) float32: what is added to each block of strength 1."""
+    """(count, 64) float32: the addition to each block at strength 1."""
     signs, which = _chips(secret, count)
-    said = np.array([1.0 if bits >> i & 1 else -1.0 for i in range(BITS)], np.float32)
-    return (signs * said[which]) @ _basis()
+    bit_signs = np.array([1.0 if bits >> i & 1 else -1.0 for i in range(BITS)], np.float32)
+    return (signs * bit_signs[which]) @ _basis()
 
 
 def embed(image: np.ndarray, bits: int, secret: bytes) -> np.ndarray:
-    """The picture with a mark.
+    """The image with a mark.
 
     Args:
         image: (H, W, 3) uint8.
@@ -101,7 +101,7 @@ def embed(image: np.ndarray, bits: int, secret: bytes) -> np.ndarray:
 
 
 def _add(out: Any, pattern: Any) -> None:
-    """The pattern into the picture, stronger where a block has more texture. Compiled by numba.
+    """Add the pattern to the image, stronger in blocks with more texture. Compiled by numba.
 
     Args:
         out: (H, W, 3) uint8, changed. pattern: (blocks, 64) float32.
@@ -117,7 +117,7 @@ def _add(out: Any, pattern: Any) -> None:
                 total += grey
                 squares += grey * grey
         texture = np.sqrt(max(squares / 64 - (total / 64) ** 2, 0.0))
-        strength = min(max(PER_TEXTURE * texture, WEAKEST), STRONGEST)
+        strength = min(max(PER_TEXTURE * texture, MIN_STRENGTH), MAX_STRENGTH)
         for y in range(8):
             for x in range(8):
                 more = strength * pattern[n, 8 * y + x] + 0.5
@@ -126,39 +126,39 @@ def _add(out: Any, pattern: Any) -> None:
 
 
 def read(image: np.ndarray, secret: bytes) -> Mark:
-    """The mark of a picture, or that there is none."""
-    return _heard(_brightness(image), secret)
+    """Read the mark of an image."""
+    return _detect(_brightness(image), secret)
 
 
-def read_clip(images: Iterable[np.ndarray], secret: bytes) -> Mark:
-    """The mark of a clip, or of any piece of one: of its first picture, or else of the mean of more and more.
+def read_video(images: Iterable[np.ndarray], secret: bytes) -> Mark:
+    """Read the mark of a video or a piece of one: of its first frame, or else of the mean of more and more.
 
     Args:
-        images: (H, W, 3) uint8 each, in order; no more are taken than `LOOKS` says, and fewer where every bit is sure.
+        images: (H, W, 3) uint8 each, in order; at most the last of `READ_AFTER` are taken, and fewer if every bit is certain.
     """
     best, total = Mark(False, 0, 0.0), np.zeros(0, np.float32)
-    count = looked = 0
-    for image in islice(images, LOOKS[-1]):
-        now = _brightness(image)
-        if total.shape != now.shape:  # the first, or a clip that changes its size
-            total, count = np.zeros_like(now), 0
-        total += now
+    count = read_at = 0
+    for image in islice(images, READ_AFTER[-1]):
+        frame = _brightness(image)
+        if total.shape != frame.shape:  # the first, or the video changes its size
+            total, count = np.zeros_like(frame), 0
+        total += frame
         count += 1
-        if count in LOOKS:
-            best, looked = max(best, _heard(total / count, secret), key=lambda mark: mark.score), count
-            if best.found and best.weakest > SURE:
+        if count in READ_AFTER:
+            best, read_at = max(best, _detect(total / count, secret), key=lambda mark: mark.score), count
+            if best.found and best.weakest > CONFIDENT:
                 return best
-    return best if count == looked else max(best, _heard(total / count, secret), key=lambda mark: mark.score)
+    return best if count == read_at else max(best, _detect(total / count, secret), key=lambda mark: mark.score)
 
 
-def _heard(brightness: np.ndarray, secret: bytes) -> Mark:
+def _detect(brightness: np.ndarray, secret: bytes) -> Mark:
     blocks = _blocks(brightness)
     if not len(blocks):
         return Mark(False, 0, 0.0)
     signs, which = _chips(secret, len(blocks))
-    heard = np.clip(blocks @ _basis().T, -CLIP, CLIP) * signs
-    total = np.bincount(which.ravel(), heard.ravel(), BITS)
-    noise = np.sqrt(np.bincount(which.ravel(), (heard**2).ravel(), BITS)) + 1e-6
+    chips = np.clip(blocks @ _basis().T, -CLIP, CLIP) * signs
+    total = np.bincount(which.ravel(), chips.ravel(), BITS)
+    noise = np.sqrt(np.bincount(which.ravel(), (chips**2).ravel(), BITS)) + 1e-6
     scores = total / noise
     bits = sum(1 << i for i in range(BITS) if scores[i] > 0)
     score = float((scores**2).sum())

@@ -1,10 +1,10 @@
-"""API keys: who may do what, how often, and how many at a time. Only hashes are stored.
+"""API keys with scopes and rate limits. Only hashes are stored.
 
 Path: `Authorization: Bearer rf_...` -> `KeyRing.find` -> `Key` -> limits, scopes, logs.
 
-A key is 256 random bits, so one round of SHA-256 is as good as a slow hash would be for a password. The file has one JSON
-object a line and is read again when it changes, so that a key can be revoked while the service runs. Without a file the
-service is open, which is for loopback: everybody is the key `open`.
+A key is 256 random bits, so one round of SHA-256 is enough; slow hashes are for passwords. The file has one JSON object a line and
+is read again when it changes, so a key can be revoked while the service runs. Without a file the service is open, which is meant
+for loopback: all callers have the key `open`.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ BURST_S = 3.0
 
 @dataclass(frozen=True)
 class Key:
-    """One caller.
+    """A caller.
 
     Args:
-        name: public; in logs and in the audit log.
+        name: public, in logs and in the audit log.
         digest: SHA-256 of the secret, hex.
         scopes: some of `SCOPES`.
-        rate: requests a second on average. burst: at once. at_a_time: requests under way.
+        rate: requests per second on average. burst: at once. at_a_time: concurrent requests.
 
     Raises:
-        ValueError: a scope is unknown, or a limit would let nothing in.
+        ValueError: a scope is unknown, or a limit allows no request.
     """
 
     name: str
@@ -53,7 +53,11 @@ class Key:
             raise ValueError(f"want a rate above 0, and a burst and requests at a time of at least 1, got {got}")
 
     def need(self, scope: str) -> None:
-        """Refuse a caller whose key lacks a scope."""
+        """Refuse a key that lacks a scope.
+
+        Raises:
+            ApiError: `forbidden`.
+        """
         if scope not in self.scopes:
             raise ApiError("forbidden", f"the key {self.name!r} lacks the scope {scope!r}")
 
@@ -62,7 +66,7 @@ OPEN = Key("open", rate=200.0, burst=400.0, at_a_time=64)
 
 
 class KeyRing:
-    """The keys of one file; none means open."""
+    """The keys of a file; without a file the service is open."""
 
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
         self._path = None if not path else Path(path)
@@ -73,16 +77,16 @@ class KeyRing:
         """The caller's key.
 
         Raises:
-            Trouble: `unauthorized`.
+            ApiError: `unauthorized`.
         """
         if self._path is None:
             return OPEN
         scheme, _, secret = (authorization or "").partition(" ")
         digest = digest_of(secret.strip())
-        found = next((k for d, k in self._current().items() if hmac.compare_digest(d, digest)), None)
-        if scheme.lower() != "bearer" or found is None:
+        key = next((k for d, k in self._current().items() if hmac.compare_digest(d, digest)), None)
+        if scheme.lower() != "bearer" or key is None:
             raise ApiError("unauthorized", "send `Authorization: Bearer <key>`")
-        return found
+        return key
 
     def _current(self) -> dict[str, Key]:
         assert self._path is not None
@@ -93,7 +97,7 @@ class KeyRing:
 
 
 def digest_of(secret: str) -> str:
-    """What is stored of a secret."""
+    """The stored hash of a secret."""
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
@@ -101,7 +105,7 @@ def read(path: Path) -> list[Key]:
     """All keys of a file.
 
     Raises:
-        ValueError: it is none; the message names the line.
+        ValueError: a line is invalid; the message names it.
     """
     out = []
     for number, line in enumerate(path.read_text().splitlines(), start=1):
@@ -123,10 +127,10 @@ def add(path: Path, name: str, scopes: tuple[str, ...] = SCOPES, **limits: float
         limits: `rate`, `burst`, `at_a_time` of `Key`; without a burst, `BURST_S` seconds of the rate.
 
     Returns:
-        The secret; it cannot be had again.
+        The secret; it is not stored.
 
     Raises:
-        ValueError: the name is empty or taken, a scope unknown, or a limit would let nothing in.
+        ValueError: the name is empty or taken, a scope unknown, or a limit allows no request.
     """
     if not name:
         raise ValueError("a key needs a name")
@@ -140,15 +144,15 @@ def add(path: Path, name: str, scopes: tuple[str, ...] = SCOPES, **limits: float
 
 
 def remove(path: Path, name: str) -> bool:
-    """Revoke a key; whether there was one."""
+    """Revoke a key; False if there is none of that name."""
     old = read(path)
     _write(path, [k for k in old if k.name != name])
     return any(k.name == name for k in old)
 
 
 def _write(path: Path, keys: list[Key]) -> None:
-    aside = path.with_name(path.name + ".new")
-    handle = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    temporary = path.with_name(path.name + ".new")
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(handle, "w") as out:
         out.writelines(json.dumps(asdict(k)) + "\n" for k in keys)
-    aside.replace(path)
+    temporary.replace(path)

@@ -1,13 +1,11 @@
-"""Who edited what, when: one JSON line per edit, only ever added to. Hashes and numbers, never pictures.
+"""Append-only audit log: one JSON line per edit, with hashes and numbers, never images.
 
-Path: `edits.py`, `job_clip.py` -> `Audit` -> a file; `rigface serve audit check` -> `check`.
+Path: `serve.inference.edit_service`, `serve.jobs.video` -> `AuditLog` -> a file; `rigface serve audit check` -> `check`.
 
-Where several machines write, the place is a folder, which may be shared: each host has a file of its own in it, and the replicas of
-one host take turns at that.
+Several machines write to a folder, which may be shared: each host has a file of its own in it, and the replicas of a host lock it.
 
-Each line carries the hash of the line before it, so that a line that was taken out, put in or changed later is noticed by `check`,
-as the lines after it no longer fit. What that does not show: that the end was cut off, or that all of a file was written anew by
-somebody who may write there. Against both, keep the hash of the last line elsewhere from time to time, and have `check` find it.
+Each line carries the hash of the line before it, so `check` finds lines that were removed, inserted or changed. It does not find a
+truncated end, or a file rewritten as a whole. Against both, store the hash of the last line elsewhere, and have `check` look for it.
 """
 
 from __future__ import annotations
@@ -24,14 +22,14 @@ from pathlib import Path
 from typing import Any
 
 START = "0" * 64
-LOOKS = (2**14, 2**20)  # bytes of a file's end in which its last line is looked for; one has some hundreds
+TAIL_BYTES = (2**14, 2**20)  # of a file, searched for its last line; a line has some hundreds
 
 
-class Audit:
+class AuditLog:
     """An append-only log.
 
     Args:
-        path: a file, or a folder: one that is there, or a name that ends with a slash.
+        path: a file; or a folder, if it exists or the path ends with a slash.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -39,21 +37,26 @@ class Audit:
         self._path.parent.mkdir(parents=True, exist_ok=True)
 
     def __call__(self, entry: dict[str, Any]) -> None:
-        """Add a line; it is on disk when this returns."""
+        """Append a line; it is on disk when this returns."""
         with open(self._path, "a+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX)  # the replicas of one machine share a file
             now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
-            before, ended = _last(file)
+            before, has_newline = _last(file)
             line = json.dumps({"time": now, **entry, "before": before}, sort_keys=True) + "\n"
-            file.write((b"" if ended else b"\n") + line.encode())
+            file.write((b"" if has_newline else b"\n") + line.encode())
             file.flush()
             os.fsync(file.fileno())
 
 
 @dataclass(frozen=True)
-class Checked:
-    """What `check` found: how many lines are as they were written, when the last was, and its hash; and how many are no lines of
-    the log, such as half a one of a machine that failed; and whether a line has the hash that was looked for."""
+class AuditCheck:
+    """Result of `check`.
+
+    Args:
+        lines: intact ones. last: time of the last. hash: of the last.
+        broken: lines that are no entries, such as a partial one after a crash.
+        holds: a line has the hash that was looked for.
+    """
 
     lines: int
     last: str
@@ -62,14 +65,14 @@ class Checked:
     holds: bool
 
 
-def check(path: str | os.PathLike[str], holds: str = "") -> Checked:
-    """Whether a file is as it was written.
+def check(path: str | os.PathLike[str], holds: str = "") -> AuditCheck:
+    """Verify the hash chain of a file.
 
     Args:
-        holds: a hash to look for: of a line that was the last at an earlier time.
+        holds: a hash to look for, of the last line at an earlier time.
 
     Raises:
-        ValueError: a line was changed, put in or removed; the message says which comes after it.
+        ValueError: a line was changed, inserted or removed; the message names the line after it.
     """
     before, last, lines, broken, found = START, "", 0, 0, False
     with open(path, "rb") as file:
@@ -79,14 +82,14 @@ def check(path: str | os.PathLike[str], holds: str = "") -> Checked:
                 broken += 1
                 continue
             if row["before"] != before:
-                raise ValueError(f"{path}: what comes before line {number} is not what was written")
+                raise ValueError(f"{path}: the lines before line {number} were changed")
             before, last, lines = hashlib.sha256(line.rstrip(b"\n")).hexdigest(), row["time"], lines + 1
             found = found or before == holds
-    return Checked(lines, last, before, broken, found)
+    return AuditCheck(lines, last, before, broken, found)
 
 
 def file_of(path: str | os.PathLike[str]) -> Path:
-    """The file that this host writes."""
+    """The file of this host."""
     place = Path(path)
     if not os.fspath(path).endswith("/") and not place.is_dir():
         return place
@@ -94,10 +97,10 @@ def file_of(path: str | os.PathLike[str]) -> Path:
 
 
 def files_of(path: str | os.PathLike[str]) -> list[Path]:
-    """The file, or all of a folder.
+    """The file, or all files of a folder.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: there are none.
     """
     place = Path(path)
     found = sorted(place.glob("*.jsonl")) if place.is_dir() else [place]
@@ -107,10 +110,10 @@ def files_of(path: str | os.PathLike[str]) -> list[Path]:
 
 
 def _last(file: Any) -> tuple[str, bool]:
-    """The hash of the last line, and whether the file ends with a line's end: a machine that failed may leave half a one."""
+    """The hash of the last line, and True if the file ends with a newline; after a crash it may not."""
     end = file.seek(0, os.SEEK_END)
     tail = b""
-    for size in (*LOOKS, end):
+    for size in (*TAIL_BYTES, end):
         file.seek(max(0, end - size))
         tail = file.read()
         last = next((line for line in reversed(tail.split(b"\n")) if _row(line) is not None), None)
@@ -120,7 +123,7 @@ def _last(file: Any) -> tuple[str, bool]:
 
 
 def _row(line: bytes) -> dict[str, Any] | None:
-    """A line of the log; None for anything else."""
+    """An entry of the log; None for anything else."""
     try:
         row = json.loads(line)
     except ValueError:

@@ -1,14 +1,14 @@
-"""Whose face may be edited: those who have enrolled, where consent is asked for, and nobody on the list of the refused.
+"""Consent and deny lists: check the identity of faces before they are edited.
 
-Path: a picture's faces, or those of a clip as they pass -> identity vectors -> `Policy.check` -> nothing, or `no-consent` or
-`refused`. Asked before anything is made: of the source, and of a target whose identity or shape is taken.
+Path: the faces of an image, or those of a video frame by frame -> identity vectors -> `Policy.check` -> nothing, or `no-consent` or
+`refused`. Checked are the source, and a target whose identity or shape is taken.
 
-A list is a file of JSON lines, one person each: a name and a few identity vectors, never a picture (`rigface serve enroll`). It is
-read again when it changes. Vectors are biometric data: the file is for its owner's eyes only.
+A list is a file of JSON lines, one person each: a name and a few identity vectors, never an image (`rigface serve enroll`). It is
+read again when it changes. Vectors are biometric data, so only the file's owner can read it.
 
-Two pictures are one person where dlib's vectors are nearer than 0.6, which is also true of 0.8 % of pairs of strangers
-(`rigface/face/identity/dlib_embedding.py`): consent by this list keeps honest people from mistakes, and does not replace asking. A face that
-cannot be recognised is not let through by either list.
+Two images show the same person if dlib's vectors are nearer than 0.6, which is also true of 0.8 % of pairs of strangers
+(`rigface/face/identity/dlib_embedding.py`): the consent list prevents mistakes, and does not replace asking. A face that
+cannot be recognised is refused with either list.
 """
 
 from __future__ import annotations
@@ -29,160 +29,168 @@ from serve.problems import ApiError
 if TYPE_CHECKING:
     from rigface.types import Face, Frame
 
-NEAR = 0.6
-LOOK_S, LOOKS = 1.0, 8  # a face of a clip is looked at so often, and so many times
-DECIDED = 5  # looks after which a face that nobody enrolled is refused before the clip has ended
+MAX_DISTANCE = 0.6
+CHECK_EVERY_S, MAX_VECTORS = 1.0, 8  # of each track of a video
+MIN_VECTORS = 5  # of a track before it can be refused for want of consent; at the end of the video one is enough
 TAKES_IDENTITY = ("identity", "shape")
 
-Who = Callable[[np.ndarray, Any], np.ndarray | None]
-"""A picture and one of its faces to an identity vector; None where it cannot be recognised."""
+EmbedFace = Callable[[np.ndarray, "Face"], np.ndarray | None]
+"""An image and one of its faces -> identity vector; None if it cannot be recognised."""
 
 
 @dataclass(frozen=True, eq=False)
 class Person:
-    """One line of a list. `vectors` is (N, 128)."""
+    """An entry of a list; `vectors` is (N, 128)."""
 
     name: str
     vectors: np.ndarray
 
 
-class Dlib:
-    """Identity vectors by dlib's network, loaded at the first face; one at a time."""
+class DlibEmbedding:
+    """Identity vectors by dlib's network, loaded at the first face; serialized among threads."""
 
     def __init__(self) -> None:
         self._network: Any = None
         self._lock = threading.Lock()
 
     def __call__(self, image: np.ndarray, face: Face) -> np.ndarray | None:
-        """As `Who`."""
+        """As `EmbedFace`."""
         from rigface.face.geometry import alignment
         from rigface.face.identity.dlib_embedding import face_chip
 
         points = alignment.apply(alignment.invert(face.frame_to_crop), face.landmarks[:, :2])
-        one = face_chip(image, points)
-        if one is None:
+        chip = face_chip(image, points)
+        if chip is None:
             return None
         with self._lock:
             if self._network is None:
                 from rigface.face.identity.dlib_embedding import DlibIdentity
 
                 self._network = DlibIdentity()
-            return self._network.embed([one])[0]
+            return self._network.embed([chip])[0]
 
 
 class Policy:
     """The lists of a service.
 
     Args:
-        consent: whoever is not on it is not edited; empty asks for no consent. deny: whoever is on it is refused.
-        who: recognises.
-        near: distance below which two vectors are one person's.
+        consent: people who may be edited; empty allows all. deny: people who may not.
+        embed: makes identity vectors; None: dlib's network.
+        max_distance: between two vectors of the same person.
 
     Raises:
-        FileNotFoundError, ValueError: a list is not there, or is none.
+        FileNotFoundError, ValueError: a list is missing or invalid.
     """
 
-    def __init__(self, consent: str = "", deny: str = "", who: Who | None = None, near: float = NEAR) -> None:
-        self._consent, self._deny = (_List(Path(path)) if path else None for path in (consent, deny))
-        self._who, self._near = who or Dlib(), near
+    def __init__(
+        self, consent: str = "", deny: str = "", embed: EmbedFace | None = None, max_distance: float = MAX_DISTANCE
+    ) -> None:
+        self._consent, self._deny = (_PersonList(Path(path)) if path else None for path in (consent, deny))
+        self._embed, self._max_distance = embed or DlibEmbedding(), max_distance
 
     @property
     def is_active(self) -> bool:
-        """Whether there is anything to check."""
+        """True if there is a list to check."""
         return self._consent is not None or self._deny is not None
 
     def vector(self, image: np.ndarray, face: Face) -> np.ndarray | None:
-        """Whose face it is, as numbers."""
-        return self._who(image, face)
+        """The identity vector of a face."""
+        return self._embed(image, face)
 
     def check(self, vectors: Sequence[np.ndarray | None]) -> None:
-        """Refuse where one of these may not be edited.
+        """Refuse identity vectors that may not be edited.
 
         Raises:
-            Trouble: `refused`, `no-consent`.
+            ApiError: `refused`, `no-consent`.
         """
-        for one in vectors:
-            self.check_denied(one)
-        if self._consent is not None and any(self._consent.nearest(one) >= self._near for one in vectors):
-            raise ApiError("no-consent", "a face of this picture is nobody's who is enrolled")
+        for vector in vectors:
+            self.check_denied(vector)
+        consent, limit = self._consent, self._max_distance
+        if consent is not None and any(consent.distance(vector) >= limit for vector in vectors):
+            raise ApiError("no-consent", "no enrolled person matches a face in this image")
 
-    def check_denied(self, one: np.ndarray | None) -> None:
-        """The first half of `check`."""
-        if self.is_active and one is None:
-            raise ApiError("refused", "a face cannot be recognised, and this service edits only those it can")
-        if self._deny is not None and self._deny.nearest(one) < self._near:
-            raise ApiError("refused", "a face of this picture is on the list of those that are not edited")
+    def check_denied(self, vector: np.ndarray | None) -> None:
+        """Refuse an unrecognised face, and one on the deny list.
+
+        Raises:
+            ApiError: `refused`.
+        """
+        if self.is_active and vector is None:
+            raise ApiError("refused", "a face cannot be recognised; this service edits recognised faces only")
+        if self._deny is not None and self._deny.distance(vector) < self._max_distance:
+            raise ApiError("refused", "a face in this image is on the deny list")
 
     def check_faces(self, image: np.ndarray, faces: Sequence[Face]) -> None:
-        """`check` of a picture's faces."""
+        """`check` of the faces of an image."""
         if self.is_active:
             self.check([self.vector(image, face) for face in faces])
 
-    def watch(self) -> ConsentMonitor | None:
-        """What looks at the faces of a clip as they pass; None where there is nothing to check."""
+    def monitor(self) -> ConsentMonitor | None:
+        """A monitor for one video; None if there is no list to check."""
         return ConsentMonitor(self) if self.is_active else None
 
 
 class ConsentMonitor:
-    """The faces of one clip. What a list says of a track is said of the mean of its looks; of the refused, of each look."""
+    """Checks the faces of one video: each vector against the deny list, the mean vector of each track against both."""
 
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
-        self._seen: dict[int, list[np.ndarray]] = {}
-        self._last: dict[int, float] = {}
+        self._vectors: dict[int, list[np.ndarray]] = {}
+        self._checked_at: dict[int, float] = {}
 
-    def __call__(self, frame: Frame, seen: list[tuple[int, Face]]) -> None:
+    def __call__(self, frame: Frame, faces: list[tuple[int, Face]]) -> None:
         """As `rigface.video_editor.Met`.
 
         Raises:
-            Trouble: as soon as it is certain that the clip may not be made.
+            ApiError: as soon as it is certain that the video may not be edited.
         """
-        for track, face in seen:
-            looks = self._seen.setdefault(track, [])
-            if len(looks) >= LOOKS or frame.time_s - self._last.get(track, -LOOK_S) < LOOK_S:
+        for track, face in faces:
+            vectors = self._vectors.setdefault(track, [])
+            since = frame.time_s - self._checked_at.get(track, -CHECK_EVERY_S)
+            if len(vectors) >= MAX_VECTORS or since < CHECK_EVERY_S:
                 continue
-            self._last[track] = frame.time_s
-            one = self._policy.vector(frame.image, face)
-            if one is None:
-                continue  # for a moment; `end` refuses a track that never could be recognised
-            self._policy.check_denied(one)
-            looks.append(one)
-            if len(looks) >= DECIDED:
-                self._policy.check([np.mean(looks, axis=0)])
+            self._checked_at[track] = frame.time_s
+            vector = self._policy.vector(frame.image, face)
+            if vector is None:
+                continue  # for now; `end` refuses a track that was never recognised
+            self._policy.check_denied(vector)
+            vectors.append(vector)
+            if len(vectors) >= MIN_VECTORS:
+                self._policy.check([np.mean(vectors, axis=0)])
 
     def end(self) -> None:
-        """The whole clip has passed.
+        """Check all tracks at the end of the video.
 
         Raises:
-            Trouble: it may not be made.
+            ApiError: it may not be edited.
         """
-        for looks in self._seen.values():
-            self._policy.check([np.mean(looks, axis=0) if looks else None])
+        for vectors in self._vectors.values():
+            self._policy.check([np.mean(vectors, axis=0) if vectors else None])
 
 
-class _List:
+class _PersonList:
     def __init__(self, path: Path) -> None:
         self._path, self._read_at = path, -1
         self._vectors = np.zeros((0, 0))
-        self.nearest(None)
+        self.distance(None)  # reads the file
 
-    def nearest(self, one: np.ndarray | None) -> float:
-        """Distance to the nearest of all vectors; infinite where there is none."""
+    def distance(self, vector: np.ndarray | None) -> float:
+        """Distance to the nearest vector of the list; infinite without one."""
         changed = self._path.stat().st_mtime_ns
         if changed != self._read_at:
             people = read(self._path)
             self._vectors = np.concatenate([p.vectors for p in people]) if people else np.zeros((0, 0))
             self._read_at = changed
-        if one is None or not len(self._vectors):
+        if vector is None or not len(self._vectors):
             return float("inf")
-        return float(np.linalg.norm(self._vectors - np.asarray(one, np.float64), axis=1).min())
+        return float(np.linalg.norm(self._vectors - np.asarray(vector, np.float64), axis=1).min())
 
 
 def read(path: Path) -> list[Person]:
-    """Everybody on a list.
+    """The people on a list.
 
     Raises:
-        ValueError: it is none; the message names the line.
+        ValueError: a line is invalid; the message names it.
     """
     out = []
     for number, line in enumerate(path.read_text().splitlines(), start=1):
@@ -201,14 +209,14 @@ def read(path: Path) -> list[Person]:
 
 
 def enroll(path: Path, name: str, vectors: Sequence[np.ndarray]) -> None:
-    """Put a person on a list; more vectors of one who is there are added to theirs."""
+    """Add a person to a list, or vectors to a person on it."""
     old = read(path) if path.exists() else []
     own = [v for p in old if p.name == name for v in p.vectors]
     _write(path, [*(p for p in old if p.name != name), Person(name, np.array([*own, *vectors], np.float64))])
 
 
 def remove(path: Path, name: str) -> bool:
-    """Take a person off a list; whether there was one."""
+    """Remove a person from a list; False if the name is not on it."""
     old = read(path)
     _write(path, [p for p in old if p.name != name])
     return any(p.name == name for p in old)
@@ -216,10 +224,10 @@ def remove(path: Path, name: str) -> bool:
 
 def _write(path: Path, people: Sequence[Person]) -> None:
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    aside = path.with_name(path.name + ".new")
-    handle = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    temporary = path.with_name(path.name + ".new")
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(handle, "w") as out:
         for person in people:
             vectors = [[round(float(v), 6) for v in row] for row in person.vectors]
             out.write(json.dumps({"name": person.name, "written": now, "vectors": vectors}) + "\n")
-    aside.replace(path)
+    temporary.replace(path)

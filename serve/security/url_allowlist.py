@@ -1,11 +1,11 @@
-"""Addresses outside that this service talks to: pre-signed files of an object store, and webhooks. All others are refused.
+"""Allow-list of outgoing requests: pre-signed files of an object store, and webhooks.
 
-Path: an address in a request -> `UrlAllowlist.get` (bytes) or `UrlAllowlist.post` (a status).
+Path: a URL in a request -> `UrlAllowlist.get` (bytes) or `UrlAllowlist.post` (a status).
 
-The operator lists beginnings, `https://bucket.s3.amazonaws.com/photos/`, and nothing else is asked for: no other host, port or
-folder, no user name, no redirect. A name is resolved once, its addresses are looked at, and the connection goes to the one that
-was looked at, so that a name cannot change its mind in between. Private addresses (loopback, cloud metadata, the cluster itself)
-are refused unless the beginning has one itself, or a network of the list, such as `10.0.0.0/8`, holds it.
+The operator lists URL prefixes, such as `https://bucket.s3.amazonaws.com/photos/`. All else is refused: another host, port or folder, a
+user name, a redirect. A host name is resolved once, its addresses are checked, and the connection goes to a checked address, so
+the name cannot resolve to another one in between. Private addresses (loopback, cloud metadata, the cluster itself) are refused
+unless a prefix names one itself, or a network of the list, such as `10.0.0.0/8`, contains it.
 """
 
 from __future__ import annotations
@@ -30,50 +30,50 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 class UrlAllowlist:
-    """The list of one purpose.
+    """A list for one purpose.
 
     Args:
-        allowed: beginnings of addresses, and networks.
-        trust: of TLS; None: the certificates of the system.
+        allowed: URL prefixes and networks.
+        trust: TLS context; None: the certificates of the system.
 
     Raises:
-        ValueError: a line of the list is neither.
+        ValueError: an item is neither.
     """
 
     def __init__(self, allowed: Sequence[str] = (), trust: ssl.SSLContext | None = None) -> None:
-        self._starts: list[httpx.URL] = []
+        self._prefixes: list[httpx.URL] = []
         self._networks: list[Any] = []
         self._trust: Any = True if trust is None else trust
         for line in allowed:
             if "://" not in line:
                 self._networks.append(ipaddress.ip_network(line))
                 continue
-            start = httpx.URL(line)
-            if start.scheme not in PORTS or not start.host or start.userinfo or start.query or start.fragment:
-                raise ValueError(f"{line}: want the beginning of addresses, such as https://bucket.example.com/photos/")
-            self._starts.append(start)
+            prefix = httpx.URL(line)
+            if prefix.scheme not in PORTS or not prefix.host or prefix.userinfo or prefix.query or prefix.fragment:
+                raise ValueError(f"{line}: want a URL prefix such as https://bucket.example.com/photos/")
+            self._prefixes.append(prefix)
 
     def check(self, address: str, field: str) -> httpx.URL:
-        """The address, taken apart.
+        """Parse an address and check it against the list.
 
         Raises:
-            Trouble: `bad-request`: it is not on the list. Nothing was resolved or connected to.
+            ApiError: `bad-request`: it is not on the list. Nothing was resolved or connected to.
         """
         try:
             url = httpx.URL(address)
         except (httpx.InvalidURL, ValueError):
-            raise ApiError("bad-request", f"{field}: not an address") from None
+            raise ApiError("bad-request", f"{field}: not a URL") from None
         plain = not url.userinfo and not url.fragment and "\\" not in url.path
         plain = plain and not {".", ".."} & set(url.path.split("/"))
-        if not plain or not any(_begins(url, start) for start in self._starts):
-            raise ApiError("bad-request", f"{field}: this service does not talk to that address")
+        if not plain or not any(_has_prefix(url, prefix) for prefix in self._prefixes):
+            raise ApiError("bad-request", f"{field}: this address is not on the allow-list of the service")
         return url
 
     async def get(self, address: str, field: str, most: int, limit_s: float) -> bytes:
         """A file.
 
         Raises:
-            Trouble: `bad-request`: not allowed, or the store did not give it; `too-large`.
+            ApiError: `bad-request`: not allowed, or the store refuses it; `too-large`.
         """
         chunks, size = [], 0
         async with self._answered("GET", address, field, limit_s) as answer:
@@ -89,10 +89,10 @@ class UrlAllowlist:
         return b"".join(chunks)
 
     async def post(self, address: str, field: str, body: bytes, headers: Mapping[str, str], limit_s: float) -> int:
-        """Send something; the status of the answer, which is not read.
+        """POST a body; the status of the response, which is not read.
 
         Raises:
-            Trouble: `bad-request`: not allowed, or nobody answers.
+            ApiError: `bad-request`: not allowed, or no response.
         """
         async with self._answered("POST", address, field, limit_s, body, headers) as answer:
             return answer.status_code
@@ -119,28 +119,30 @@ class UrlAllowlist:
                 ):  # fmt: skip
                     yield answer
         except (httpx.HTTPError, TimeoutError, OSError):
-            raise ApiError("bad-request", f"{field}: there is no answer from that address") from None
+            raise ApiError("bad-request", f"{field}: no response from that address") from None
 
     async def _resolved(self, url: httpx.URL, field: str) -> Address:
-        """Where the connection goes; every address of the name must be fit for it."""
+        """Resolve the host; all its addresses must be allowed."""
         port = url.port or PORTS[url.scheme]
-        found = await asyncio.get_running_loop().getaddrinfo(url.host, port, type=socket.SOCK_STREAM)
-        named = {start.host for start in self._starts}
-        addresses = [ipaddress.ip_address(entry[4][0]) for entry in found]
-        for one in addresses:
-            if not ((url.host in named and _literal(url.host)) or _is_public(one) or self._is_listed(one)):
-                raise ApiError("bad-request", f"{field}: that name has an address this service does not talk to")
+        entries = await asyncio.get_running_loop().getaddrinfo(url.host, port, type=socket.SOCK_STREAM)
+        listed_hosts = {prefix.host for prefix in self._prefixes}
+        addresses = [ipaddress.ip_address(entry[4][0]) for entry in entries]
+        for address in addresses:
+            if not (
+                (url.host in listed_hosts and _literal(url.host)) or _is_public(address) or self._is_listed(address)
+            ):
+                raise ApiError("bad-request", f"{field}: the host has an address that is not allowed")
         return addresses[0]
 
-    def _is_listed(self, one: Address) -> bool:
-        return any(one.version == network.version and one in network for network in self._networks)
+    def _is_listed(self, address: Address) -> bool:
+        return any(address.version == network.version and address in network for network in self._networks)
 
 
-def _begins(url: httpx.URL, start: httpx.URL) -> bool:
-    same = (url.scheme, url.host) == (start.scheme, start.host)
-    same = same and (url.port or PORTS[url.scheme]) == (start.port or PORTS[start.scheme])
-    folder = start.path if start.path.endswith("/") else start.path + "/"
-    return same and (url.path.startswith(folder) or url.path == start.path)
+def _has_prefix(url: httpx.URL, prefix: httpx.URL) -> bool:
+    same = (url.scheme, url.host) == (prefix.scheme, prefix.host)
+    same = same and (url.port or PORTS[url.scheme]) == (prefix.port or PORTS[prefix.scheme])
+    folder = prefix.path if prefix.path.endswith("/") else prefix.path + "/"
+    return same and (url.path.startswith(folder) or url.path == prefix.path)
 
 
 def _literal(host: str) -> bool:
@@ -151,10 +153,14 @@ def _literal(host: str) -> bool:
     return True
 
 
-def _is_public(one: Address) -> bool:
-    if isinstance(one, ipaddress.IPv6Address):
-        if one.ipv4_mapped is not None:
-            return one.ipv4_mapped.is_global
-        if one.sixtofour is not None or one.teredo is not None or one in ipaddress.ip_network("64:ff9b::/96"):
-            return False  # another address inside, which would have to be looked at
-    return one.is_global and not one.is_multicast
+def _is_public(address: Address) -> bool:
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped is not None:
+            return address.ipv4_mapped.is_global
+        if (
+            address.sixtofour is not None
+            or address.teredo is not None
+            or address in ipaddress.ip_network("64:ff9b::/96")
+        ):
+            return False  # embeds another address
+    return address.is_global and not address.is_multicast

@@ -187,7 +187,7 @@ from serve import app
 from serve.config import ServiceConfig
 serve.start(proxy_location="EveryNode", http_options={"host": "0.0.0.0", "port": 8000},
             logging_config={"log_level": "WARNING"})
-args = ServiceConfig(seal=sys.argv[2], model=sys.argv[3])
+args = ServiceConfig(signing_folder=sys.argv[2], model=sys.argv[3])
 options = {"num_replicas": 2, "max_replicas_per_node": 1, "autoscaling_config": None}
 options |= {"health_check_period_s": 1, "health_check_timeout_s": 5}
 diffusion_worker = app.DiffusionWorkerDeployment.options(**options, ray_actor_options={"num_cpus": 0.1}).bind(args)

@@ -10,7 +10,7 @@ from pipelines.cli.parser import parse
 from tests.infra.conftest import OVERLAYS, ROOT, cluster_of, find_object, pinned, pods, project, quantity, rendered
 
 # Secrets that a person makes; docs/clusters.md says how.
-BY_HAND = {"rigface-redis", "rigface-keys", "rigface-seal"}
+BY_HAND = {"rigface-redis", "rigface-keys", "rigface-signing"}
 CLOUDS = ("aws-gpu", "gke-gpu")
 overlays = pytest.mark.parametrize("overlay", OVERLAYS)
 

@@ -74,7 +74,7 @@ def test_config_names_application_and_deployments(config):
     build = getattr(importlib.import_module(module), name)
     args = ServiceConfig(**application["args"])  # forbids what it does not know
     assert args.keys, "a service on a network wants keys"
-    assert args.seal, "replicas share a seal"
+    assert args.signing_folder, "replicas share a signing key"
     named = {d["name"]: d for d in application["deployments"]}
     assert named.keys() == _names(build(args)), "every deployment has its size in the file, and no other is named"
     device = named["DiffusionWorker"]["ray_actor_options"].get("num_gpus", 0)

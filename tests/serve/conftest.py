@@ -146,7 +146,7 @@ def service(tmp_path_factory, ray_cluster):
     """The address of the whole service on Ray Serve, with real eyes, a toy model and jobs; on the cluster of all tests."""
     from serve.local import free_port, serving
 
-    folders = {name: str(tmp_path_factory.mktemp(name)) for name in ("seal", "jobs")}
+    folders = {name: str(tmp_path_factory.mktemp(name)) for name in ("signing_folder", "jobs")}
     with serving(port=free_port("127.0.0.1", 0), model="tiny", **folders) as url:
         yield url
 

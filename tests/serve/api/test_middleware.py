@@ -90,7 +90,7 @@ def test_unreadable_operator_file_is_an_internal_error(services, png, tmp_path):
     enroll(consent, "anna", [np.zeros(128)])
     key = {"Authorization": f"Bearer {add(file, 'alice')}"}
     services.face_worker = FaceWorker(
-        services.face_worker.analyzer, policy=Policy(str(consent), who=lambda *_: np.zeros(128))
+        services.face_worker.analyzer, policy=Policy(str(consent), embed=lambda *_: np.zeros(128))
     )
     services.keys = KeyRing(file)
     with TestClient(make_api(services), raise_server_exceptions=False, headers=key) as client:

@@ -44,9 +44,9 @@ def clip(tmp_path_factory):
 
 @pytest.fixture
 def served_clips(serve_jobs, tmp_path, monkeypatch):
-    """`serve_jobs` with a seal, and pieces of six frames."""
+    """`serve_jobs` with a signer and pieces of six frames."""
     monkeypatch.setattr("serve.jobs.video.MAX_PIECE_FRAMES", 6)
-    signer = C2paSigner(tmp_path / "seal")
+    signer = C2paSigner(tmp_path / "signing")
     return lambda **limits: serve_jobs(signer=signer, **limits)
 
 
@@ -88,7 +88,7 @@ def test_a_video_is_edited_frame_by_frame(served_clips, services, clip, tmp_path
     assert not list((tmp_path / "queue" / "jobs" / done["id"] / "part").glob("*"))
     assert (told[0]["model"], told[0]["request_id"], told[0]["edit"]) == (model, done["id"], {"yaw_deg": 15})
     assert seen.status_code == 200
-    found = C2paSigner(tmp_path / "seal").verify(data)
+    found = C2paSigner(tmp_path / "signing").verify(data)
     assert (found.manifest, found.record["request"]) == ("trusted", done["id"])
 
 
@@ -219,7 +219,7 @@ def test_a_decoder_that_hangs_costs_its_job_and_the_process_asks_to_be_replaced(
 
 def test_every_picture_of_a_clip_carries_the_mark_of_its_job(serve_jobs, clip, tmp_path, monkeypatch):
     monkeypatch.setattr("serve.jobs.video.MAX_PIECE_FRAMES", 6)
-    signer = C2paSigner(tmp_path / "seal")
+    signer = C2paSigner(tmp_path / "signing")
     marks, inner = [], signer.mark
     signer.mark = lambda image, bits: marks.append(bits) or inner(image, bits)
     served = serve_jobs(signer=signer)
@@ -261,7 +261,7 @@ def test_a_video_that_kills_its_decoder_or_is_too_large_is_refused_by_verify(cli
     from rigface.errors import BadVideo
     from serve.problems import ApiError
 
-    signer = C2paSigner(tmp_path / "seal")
+    signer = C2paSigner(tmp_path / "signing")
     monkeypatch.setenv("TRAP", "2")
     with pytest.raises(BadVideo, match="SIGSEGV"):
         signer.verify(clip)

@@ -16,7 +16,7 @@ from serve.content_cache import picture_id
 from serve.messages import EditInput, OutputOptions
 from serve.provenance import watermark
 from serve.provenance.signer import C2paSigner
-from serve.security.audit_log import Audit, check
+from serve.security.audit_log import AuditLog, check
 from tests.serve.conftest import photo, run
 
 WISH = EditInput("sha256:" + "0" * 64, EditSpec(yaw_deg=5))
@@ -31,26 +31,26 @@ def textured(seed: int, side: int = 384) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def signer(tmp_path_factory):
-    return C2paSigner(tmp_path_factory.mktemp("seal"))
+    return C2paSigner(tmp_path_factory.mktemp("signing"))
 
 
 @pytest.mark.parametrize("kind", ["png", "jpeg", "webp"])
 def test_what_was_sealed_here_is_known_and_says_how_it_was_made(signer, kind):
-    sealed = signer(textured(1), WISH, OutputOptions(kind, {"mark": f"{BITS:08x}", "seed": 7, "model": "tiny"}))
-    found = signer.verify(sealed)
+    signed = signer(textured(1), WISH, OutputOptions(kind, {"mark": f"{BITS:08x}", "seed": 7, "model": "tiny"}))
+    found = signer.verify(signed)
     assert (found.made_here, found.manifest, found.watermark, found.mark) == (True, "trusted", True, f"{BITS:08x}")
     assert found.record["edit"] == {"yaw_deg": 5}
     assert (found.record["seed"], found.record["source"]) == (7, WISH.picture)
-    assert decode(sealed).shape == (384, 384, 3)
+    assert decode(signed).shape == (384, 384, 3)
 
 
 def test_another_services_picture_is_foreign_and_a_changed_one_invalid(signer, tmp_path):
     other = C2paSigner(tmp_path)
-    sealed = other(textured(2), WISH, OutputOptions("png", {"mark": "1"}))
-    assert signer.verify(sealed).manifest == "foreign"
-    assert not signer.verify(sealed).made_here
-    record = sealed.index(b'"yaw_deg"') if b'"yaw_deg"' in sealed else sealed.index(b"yaw_deg")
-    changed = sealed[: record + 1] + b"x" + sealed[record + 2 :]
+    signed = other(textured(2), WISH, OutputOptions("png", {"mark": "1"}))
+    assert signer.verify(signed).manifest == "foreign"
+    assert not signer.verify(signed).made_here
+    record = signed.index(b'"yaw_deg"') if b'"yaw_deg"' in signed else signed.index(b"yaw_deg")
+    changed = signed[: record + 1] + b"x" + signed[record + 2 :]
     with pytest.raises(Exception, match=r"."):  # a PNG whose chunk does not fit its checksum is no picture at all
         decode(changed)
     jpeg = bytearray(other(textured(2), WISH, OutputOptions("jpeg", {"mark": "1"})))
@@ -59,9 +59,9 @@ def test_another_services_picture_is_foreign_and_a_changed_one_invalid(signer, t
 
 
 def test_the_mark_survives_jpeg_when_the_manifest_is_gone(signer):
-    sealed = signer(textured(3), WISH, OutputOptions("png", {"mark": f"{BITS:08x}"}))
+    signed = signer(textured(3), WISH, OutputOptions("png", {"mark": f"{BITS:08x}"}))
     for quality in (90, 75):
-        found = signer.verify(encode_jpeg(decode(sealed), quality))
+        found = signer.verify(encode_jpeg(decode(signed), quality))
         assert (found.manifest, found.made_here, found.mark) == ("none", True, f"{BITS:08x}")
 
 
@@ -92,24 +92,24 @@ def test_any_piece_of_a_clip_is_known_again(fixtures, signer, tmp_path):
     plain = [frame.image for frame in read_frames(str(fixtures / "clip.mp4"))][:48]
     marked = filmed([signer.mark(image, BITS) for image in plain], "marked.mp4", reorder=False)
     for begin in (0, 9, 31):
-        found = watermark.read_clip(marked[begin : begin + 16], signer._secret)
+        found = watermark.read_video(marked[begin : begin + 16], signer._secret)
         assert found.found, (begin, found)
         assert (found.bits ^ BITS).bit_count() <= 1, (begin, found)
-    assert watermark.read_clip(marked, signer._secret).bits == BITS
+    assert watermark.read_video(marked, signer._secret).bits == BITS
     filmed(marked[11:], "again.mp4")
     again = signer.verify((tmp_path / "again.mp4").read_bytes())
     assert (again.manifest, again.made_here) == ("none", True)
     assert (int(again.mark, 16) ^ BITS).bit_count() <= 1
-    stranger = watermark.read_clip(plain, signer._secret)
+    stranger = watermark.read_video(plain, signer._secret)
     assert not stranger.found
     assert stranger.score < 80
-    assert watermark.read_clip([], signer._secret) == watermark.Mark(False, 0, 0.0)
+    assert watermark.read_video([], signer._secret) == watermark.Mark(False, 0, 0.0)
 
 
 def test_two_replicas_share_a_seal(tmp_path):
-    sealed = C2paSigner(tmp_path)(textured(4), WISH, OutputOptions("jpeg", {"mark": "1"}))
-    assert C2paSigner(tmp_path).verify(sealed).manifest == "trusted"
-    assert (tmp_path / "seal.pem").stat().st_mode & 0o077 == 0
+    signed = C2paSigner(tmp_path)(textured(4), WISH, OutputOptions("jpeg", {"mark": "1"}))
+    assert C2paSigner(tmp_path).verify(signed).manifest == "trusted"
+    assert (tmp_path / "signing.pem").stat().st_mode & 0o077 == 0
 
 
 def declared(data, kind):
@@ -149,10 +149,10 @@ def test_a_sources_own_manifest_is_kept_and_spoils_nothing(signer, tmp_path, har
     if harm:
         source[source.index(b"yaw_deg")] ^= 1
     edit_input = EditInput("sha256:0", EditSpec(yaw_deg=3), {"sha256:0": bytes(source)})
-    sealed = signer(textured(9), edit_input, OutputOptions("webp", {"mark": "1"}))
-    found = signer.verify(sealed)
+    signed = signer(textured(9), edit_input, OutputOptions("webp", {"mark": "1"}))
+    found = signer.verify(signed)
     assert (found.manifest, found.record["edit"]) == ("trusted", {"yaw_deg": 3})
-    active, _, manifests = declared(sealed, "image/webp")
+    active, _, manifests = declared(signed, "image/webp")
     assert len(manifests) == 2
     failures = json.dumps(active["ingredients"][0]["validation_results"]["activeManifest"]["failure"])
     assert ("mismatch" in failures.lower()) == harm
@@ -172,13 +172,13 @@ def test_an_animation_was_created_with_a_picture_in_it(signer, fixtures):
 
 
 def test_marks_are_read_after_the_certificate_was_exchanged(tmp_path, monkeypatch):
-    sealed = C2paSigner(tmp_path)(textured(4), WISH, OutputOptions("png", {"mark": f"{BITS:08x}"}))
+    signed = C2paSigner(tmp_path)(textured(4), WISH, OutputOptions("png", {"mark": f"{BITS:08x}"}))
     assert (tmp_path / "mark.key").stat().st_mode & 0o077 == 0
-    (tmp_path / "seal.pem").unlink()
-    later = C2paSigner(tmp_path).verify(sealed)
+    (tmp_path / "signing.pem").unlink()
+    later = C2paSigner(tmp_path).verify(signed)
     assert (later.manifest, later.mark) == ("foreign", f"{BITS:08x}")
     monkeypatch.setenv("RIGFACE_MARK_SECRET", "of the environment")
-    assert not C2paSigner(tmp_path).verify(sealed).watermark
+    assert not C2paSigner(tmp_path).verify(signed).watermark
 
 
 def test_where_no_secret_can_be_kept_the_signing_key_gives_one(tmp_path, monkeypatch, caplog):
@@ -188,7 +188,7 @@ def test_where_no_secret_can_be_kept_the_signing_key_gives_one(tmp_path, monkeyp
     def refused(path, text):
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr("serve.provenance.signer._once", refused)
+    monkeypatch.setattr("serve.provenance.signer._write_once", refused)
     one, two = C2paSigner(tmp_path), C2paSigner(tmp_path)
     assert one._secret == two._secret
     assert "Read-only file system" in caplog.text
@@ -204,14 +204,14 @@ def test_any_key_that_c2pa_allows_signs(tmp_path, monkeypatch, kind):
         "RSA": lambda _: rsa.generate_private_key(65537, 2048),
     }[kind]
     monkeypatch.setattr(ec, "generate_private_key", make)
-    sealed = C2paSigner(tmp_path)(textured(4), WISH, OutputOptions("jpeg", {"mark": "1"}))
-    assert C2paSigner(tmp_path).verify(sealed).manifest == "trusted"
+    signed = C2paSigner(tmp_path)(textured(4), WISH, OutputOptions("jpeg", {"mark": "1"}))
+    assert C2paSigner(tmp_path).verify(signed).manifest == "trusted"
 
 
 def test_a_key_that_is_none_is_said_so(tmp_path):
     C2paSigner(tmp_path)
-    text = (tmp_path / "seal.pem").read_text()
-    (tmp_path / "seal.pem").write_text(text.replace(text[40:60], "A" * 20))
+    text = (tmp_path / "signing.pem").read_text()
+    (tmp_path / "signing.pem").write_text(text.replace(text[40:60], "A" * 20))
     with pytest.raises(BadInput, match="cannot be read"):
         C2paSigner(tmp_path)
 
@@ -224,7 +224,7 @@ def test_over_http(services, signer, tmp_path):
 
     services.face_worker, services.audit_log = (
         FaceWorker(services.face_worker.analyzer, signer=signer),
-        Audit(tmp_path / "audit.jsonl"),
+        AuditLog(tmp_path / "audit.jsonl"),
     )
     client = TestClient(make_api(services))
     files = {"picture": ("a.png", encode_png(textured(5))), "request": (None, '{"edit": {"yaw_deg": 9}}')}
@@ -251,7 +251,7 @@ def test_previews_are_pictures_that_were_made_too(services, signer, tmp_path):
     from serve.inference.face_worker import FaceWorker
 
     log = tmp_path / "audit.jsonl"
-    services.face_worker, services.audit_log = FaceWorker(services.face_worker.analyzer, signer=signer), Audit(log)
+    services.face_worker, services.audit_log = FaceWorker(services.face_worker.analyzer, signer=signer), AuditLog(log)
     client = TestClient(make_api(services))
     source = encode_png(textured(6))
 
@@ -288,7 +288,7 @@ def test_a_stream_that_its_caller_leaves_is_in_the_log_with_the_last_picture_it_
     from serve.telemetry.metrics import GatewayMetrics
 
     log, source = tmp_path / "audit.jsonl", encode_png(textured(6))
-    services.face_worker, services.audit_log = FaceWorker(services.face_worker.analyzer, signer=signer), Audit(log)
+    services.face_worker, services.audit_log = FaceWorker(services.face_worker.analyzer, signer=signer), AuditLog(log)
     asked = EditRequest(edit={"yaw_deg": 9}, model="tiny", steps=3, previews=1)
     edit_input, editing = (
         EditInput(picture_id(source), asked.edit, {picture_id(source): source}),
@@ -309,7 +309,7 @@ def test_a_stream_that_its_caller_leaves_is_in_the_log_with_the_last_picture_it_
 def test_a_log_that_was_changed_is_noticed(tmp_path):
     path = tmp_path / "audit.jsonl"
     for number in range(3):
-        Audit(path)({"edit": number})
+        AuditLog(path)({"edit": number})
     assert check(path).lines == 3
     lines = path.read_text().splitlines(keepends=True)
     path.write_text(lines[0] + lines[2])

@@ -7,18 +7,18 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from serve.__main__ import main
-from serve.security.audit_log import Audit, check
+from serve.security.audit_log import AuditLog, check
 
 
 def wrote(path, count, first=0):
     for number in range(first, first + count):
-        Audit(path)({"edit": number})
+        AuditLog(path)({"edit": number})
 
 
 def test_hosts_share_a_folder_and_the_replicas_of_one_its_file(tmp_path, monkeypatch, capsys):
     folder = f"{tmp_path}/log/"
     with ThreadPoolExecutor(4) as replicas:
-        list(replicas.map(lambda number: Audit(folder)({"edit": number}), range(20)))
+        list(replicas.map(lambda number: AuditLog(folder)({"edit": number}), range(20)))
     monkeypatch.setattr(socket, "gethostname", lambda: "pod/7")
     wrote(tmp_path / "log", 3)  # a folder that is there needs no slash
     assert len(list((tmp_path / "log").iterdir())) == 2
@@ -40,7 +40,7 @@ def test_the_command_names_the_line_after_a_change(tmp_path, capsys, change):
     path.write_text("".join(made[change]))
     assert main(["audit", "check", str(path)]) == 1
     after = {"changed": 3, "removed": 2, "put in": 3, "first removed": 1}
-    assert f"what comes before line {after[change]} is not what was written" in capsys.readouterr().err
+    assert f"the lines before line {after[change]} were changed" in capsys.readouterr().err
 
 
 def test_an_end_that_was_cut_off_shows_by_a_hash_that_was_kept(tmp_path, capsys):

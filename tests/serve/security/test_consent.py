@@ -51,7 +51,7 @@ def files(tmp_path):
 @pytest.fixture
 def judged(services, files):
     """The policy, in force for whatever the service sees."""
-    policy = Policy(*files, who=who)
+    policy = Policy(*files, embed=who)
     services.face_worker = FaceWorker(services.face_worker.analyzer, policy=policy)
     return policy
 
@@ -106,7 +106,7 @@ def test_a_clips_face_is_judged_by_all_its_looks(files):
 
     def passes(*looks):
         shown = iter(looks)
-        watch = Policy(*files, who=lambda image, face: next(shown)).watch()
+        watch = Policy(*files, embed=lambda image, face: next(shown)).monitor()
         for i in range(len(looks)):
             watch(Frame(None, i, 1.01 * i), [(0, None)])
         watch.end()
@@ -118,7 +118,7 @@ def test_a_clips_face_is_judged_by_all_its_looks(files):
             passes(*looks)
     with pytest.raises(ApiError, match="no-consent"):
         passes(*[ben] * 5, "never looked at: it was clear by then")
-    assert Policy().watch() is None
+    assert Policy().monitor() is None
 
 
 def test_a_list_holds_no_pictures_and_is_its_owners(tmp_path):
