@@ -296,14 +296,14 @@ def test_a_stream_that_its_caller_leaves_is_in_the_log_with_the_last_picture_it_
     )
 
     async def leave_after_the_first():
-        async with aclosing(editing.steps(editing.plan(asked, edit_input, "text/event-stream", OPEN, "1"))) as events:
+        async with aclosing(editing.events(editing.plan(asked, edit_input, "text/event-stream", OPEN, "1"))) as events:
             async for _, event in events:
                 if "preview" in event:
                     return base64.b64decode(event["preview"])
 
     last = run(leave_after_the_first())
     (line,) = map(json.loads, log.read_text().splitlines())
-    assert (line["what"], line["step"], line["steps"], line["out"]) == ("on the way", 1, 3, picture_id(last))
+    assert (line["what"], line["step"], line["steps"], line["out"]) == ("progress", 1, 3, picture_id(last))
 
 
 def test_a_log_that_was_changed_is_noticed(tmp_path):

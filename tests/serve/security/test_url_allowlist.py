@@ -113,9 +113,9 @@ def test_private_addresses_need_to_be_listed(outside, monkeypatch, png):
         return [(0, 0, 0, "", (address, port)) for address in answers[name]]
 
     monkeypatch.setattr(asyncio.BaseEventLoop, "getaddrinfo", resolve)
-    assert "that name" in refused(UrlAllowlist([f"{host}/in/"]), f"{host}/in/a.png").detail
-    assert "that name" in refused(UrlAllowlist(["http://mixed.test/"]), "http://mixed.test/a.png").detail
-    assert "that name" in refused(UrlAllowlist(["http://six.test/"]), "http://six.test/a.png").detail
+    assert "the host has" in refused(UrlAllowlist([f"{host}/in/"]), f"{host}/in/a.png").detail
+    assert "the host has" in refused(UrlAllowlist(["http://mixed.test/"]), "http://mixed.test/a.png").detail
+    assert "the host has" in refused(UrlAllowlist(["http://six.test/"]), "http://six.test/a.png").detail
     assert not outside.asked
     assert run(UrlAllowlist([f"{host}/in/", "127.0.0.0/8"]).get(f"{host}/in/a.png", "picture.url", 10**6, 5)) == png
     assert outside.asked == [("/in/a.png", f"store.test:{outside.server_port}")]
