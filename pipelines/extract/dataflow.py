@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipelines.extract.config import ExtractConfig
+from pipelines.extract.layout import plain_parquet
 from pipelines.extract.plan import UnitPlan
 from pipelines.extract.stages import DetectFaces, MaskAndScore, Reconstruct, StageActor, Write
 from pipelines.extract.unit import Record
@@ -109,9 +109,7 @@ def _source(config: ExtractConfig, units: list[UnitPlan]) -> Any:
         # from_arrow would start tasks, and workers, for it.
         return ray.data.from_items(rows, override_num_blocks=len(rows))
     store, path = Store(config.out), f"{INTERNAL}/todo.parquet"
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist(rows), sink)
-    store.publish(path, sink.getvalue())
+    store.publish(path, plain_parquet(pa.Table.from_pylist(rows)))
     # A small file would become one block, and one task; only this repartition takes effect.
     return ray.data.read_parquet(store.at(path), filesystem=store.fs).repartition(target_num_rows_per_block=1)
 

@@ -31,49 +31,24 @@ class JsonProgress(Progress):
 
     def unit_done(self, record: Record, expected: int) -> None:
         super().unit_done(record, expected)
-        LOG.log(
-            logging.INFO if record.status == "ok" else logging.WARNING,
-            "unit",
-            extra=log_fields(
-                job=job_id(),
-                unit=record.unit_id,
-                video=record.uri,
-                status=record.status,
-                stage=record.stage,
-                reason=record.reason,
-                frames=record.frames,
-                faces=record.faces,
-                bytes=record.bytes,
-                seconds=record.seconds,
-            ),
-        )
+        _log("unit", record, "bytes", "seconds", unit=record.unit_id)
 
     def input_done(self, row: InputRow) -> None:
         super().input_done(row)
-        LOG.log(
-            logging.INFO if row.status in ("ok", "no_face") else logging.WARNING,
-            "input",
-            extra=log_fields(
-                job=job_id(),
-                video=row.uri,
-                status=row.status,
-                stage=row.stage,
-                reason=row.reason,
-                frames=row.frames,
-                faces=row.faces,
-            ),
-        )
+        _log("input", row)
 
     def _line(self) -> None:
         return
 
 
+def _log(event: str, outcome: Record | InputRow, *more: str, **fields: str) -> None:
+    level = logging.INFO if outcome.status in ("ok", "no_face") else logging.WARNING
+    values = {name: getattr(outcome, name) for name in ("status", "stage", "reason", "frames", "faces", *more)}
+    LOG.log(level, event, extra=log_fields(job=job_id(), video=outcome.uri, **fields, **values))
+
+
 def end(summary: Summary) -> None:
     """Log the end of the job."""
     done = {name: summary.done[name] for name in ("units", "frames", "faces", "bytes")}
-    LOG.info(
-        "end",
-        extra=log_fields(
-            job=job_id(), inputs=summary.inputs, seconds=summary.wall_s, message=summary.identities, **done
-        ),
-    )
+    fields = log_fields(job=job_id(), inputs=summary.inputs, seconds=summary.wall_s, message=summary.identities, **done)
+    LOG.info("end", extra=fields)
