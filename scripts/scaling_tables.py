@@ -76,14 +76,14 @@ def extract() -> str:
     """Work by stage."""
     rows = []
     for fps in (1.0, 5.0):
-        one = load_at(fps)
-        hours = {name: s * one.frames / 3600 for name, s in one.seconds.items()}
-        look = sum(hours[n] for n in ("detect", "track", "align", "identity"))
-        rest = one.core_hours - look - hours["decode"]
+        load_ = load_at(fps)
+        hours = {name: s * load_.frames / 3600 for name, s in load_.seconds.items()}
+        detect = sum(hours[n] for n in ("detect", "track", "align", "identity"))
+        rest = load_.core_hours - detect - hours["decode"]
         rows.append(
             (
-                f"{fps:g} of 25", f"{one.faces / 1e6:,.0f} million", f"{hours['decode']:,.0f}", f"{look:,.0f}", f"{rest:,.0f}",
-                f"{one.core_hours:,.0f}", f"${one.core_hours * CPU_HOUR:,.0f}", f"${one.core_hours * SPOT_HOUR:,.0f}",
+                f"{fps:g} of 25", f"{load_.faces / 1e6:,.0f} million", f"{hours['decode']:,.0f}", f"{detect:,.0f}", f"{rest:,.0f}",
+                f"{load_.core_hours:,.0f}", f"${load_.core_hours * CPU_HOUR:,.0f}", f"${load_.core_hours * SPOT_HOUR:,.0f}",
             )
         )  # fmt: skip
     head = ["frames looked at per second", "faces", "decode, core hours", "detect to identity", "reconstruct to write", "all", "on demand", "spot"]  # fmt: skip
@@ -93,8 +93,8 @@ def extract() -> str:
 def simulated() -> str:
     """Clusters, gone through event by event."""
     rows = []
-    one = load_at(1.0)
-    for nodes, jobs, life in (
+    load_ = load_at(1.0)
+    for nodes, jobs, spot_hours in (
         (20, 1, 0.0),
         (200, 1, 0.0),
         (20, 4, 0.0),
@@ -103,11 +103,11 @@ def simulated() -> str:
         (200, 32, 0.0),
         (200, 32, 12.0),
     ):
-        price = SPOT_HOUR if life else CPU_HOUR
-        done = estimate.run(one, replace(ClusterSpec(clips=CLIPS), jobs=jobs, life_h=life), nodes, price)
+        price = SPOT_HOUR if spot_hours else CPU_HOUR
+        done = estimate.run(load_, replace(ClusterSpec(clips=CLIPS), jobs=jobs, spot_hours=spot_hours), nodes, price)
         rows.append(
             (
-                f"{nodes} machines, {jobs} job{'s' * (jobs > 1)}{', spot' * bool(life)}", f"{done.wall_s / 3600:.1f} h",
+                f"{nodes} machines, {jobs} job{'s' * (jobs > 1)}{', spot' * bool(spot_hours)}", f"{done.wall_s / 3600:.1f} h",
                 f"{done.peak_nodes}", f"{done.node_s / 3600:,.0f}", f"${done.cost:,.0f}", f"{done.lost_nodes}",
                 f"{done.driver:.0%}", done.bottleneck,
             )

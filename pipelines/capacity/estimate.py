@@ -1,9 +1,8 @@
-"""How much of everything a large job takes: from what one frame, one unit and one object cost, to clusters, money and prefixes.
+"""Estimate of a large extraction: from the cost of one frame, unit and object to machines, money and objects.
 
-Path: figures of benchmarks/results (repeated here, because an installation has no benchmarks; a test holds them together), or a sample
-of `forecast` -> `Load` -> tables for `rigface forecast --clips` and docs/scaling.md.
+Path: figures of `load.py`, or a sample of `forecast` -> Load -> text of `rigface forecast --clips`, tables of docs/scaling.md.
 
-A core is one of the machine that was measured: a virtual CPU of a busy AMD EPYC host. Measure on yours before you buy.
+A core is one of the measured machine: a virtual CPU of a busy AMD EPYC host. Measure on yours before you buy.
 """
 
 from __future__ import annotations
@@ -16,47 +15,37 @@ from pipelines.capacity.simulation import Machines, SimulationResult, Stage, Wor
 from pipelines.extract.config import Settings
 from rigface.errors import PlanError
 
-"""Working time by step per frame, by the clock, every frame looked at (extract.json, `x16`)."""
-"""What the same job did on so many cores; its three processes shared two, so a step's clock ran too fast."""
-"""Of the driver, per unit: handing out, counting, closing."""
-"""Of faces/, per face: four fifths of it the crop (capacity.json)."""
-
 
 @dataclass(frozen=True)
 class ClusterSpec:
-    """What is asked about."""
+    """The cluster and the load of a forecast."""
 
     clips: float = 0
-    """So many clips that are not there: what they would take, from figures measured on two cores. 0: those that are named."""
+    """Forecast this many clips from figures measured on two cores, without reading any; 0: sample VIDEOS."""
     clip_s: float = 10.0
-    """Length of such a clip, seconds."""
+    """Length of a clip, seconds."""
     clip_fps: float = 25.0
-    """Frames per second it shows. All are decoded; --fps of them are looked at."""
+    """Frames per second of a clip. All are decoded, --fps of them are sampled."""
     nodes: int = 0
-    """Machines at most; 0: as many as --cpus makes."""
+    """Machines at most; 0: --cpus / --node-cpus."""
     node_cpus: int = 16
     """CPUs of a machine."""
     start_s: float = 180.0
-    """From asking for a machine until it works."""
-    life_h: float = 0.0
-    """Spot: mean hours until a machine is taken away; 0: never."""
+    """Seconds from the request of a machine until it works."""
+    spot_hours: float = 0.0
+    """Mean hours until a spot machine is reclaimed; 0: never."""
     jobs: int = 1
     """Jobs that share the clips, each with its own driver and OUT."""
 
     def __post_init__(self) -> None:
-        if (
-            self.clips < 0
-            or self.clip_s <= 0
-            or self.clip_fps <= 0
-            or self.node_cpus < 1
-            or self.jobs < 1
-            or self.nodes < 0
-        ):
-            raise PlanError("clips, nodes, node_cpus and jobs count things; clip_s and clip_fps are above 0")
+        if self.clips < 0 or self.nodes < 0 or self.node_cpus < 1 or self.jobs < 1:
+            raise PlanError("--clips and --nodes: want at least 0; --node-cpus and --jobs: want at least 1")
+        if self.clip_s <= 0 or self.clip_fps <= 0:
+            raise PlanError("--clip-s and --clip-fps: want more than 0")
 
 
 def load_of(cluster: ClusterSpec, settings: Settings) -> Load:
-    """Clips that are not there, each showing one face all the time."""
+    """The load of clips that show one face in every frame."""
     rate = cluster.clip_fps if settings.rate is None else min(settings.rate, cluster.clip_fps)
     frames = max(1.0, cluster.clip_s * rate)
     seconds = core_seconds()
@@ -67,41 +56,45 @@ def load_of(cluster: ClusterSpec, settings: Settings) -> Load:
 
 
 def run(load: Load, cluster: ClusterSpec, nodes: int, price: float, seed: int = 0) -> SimulationResult:
-    """The job on a cluster that begins with one machine and grows; `price` of a CPU hour."""
-    most = nodes * cluster.node_cpus
-    stages = tuple(Stage(name, seconds, 1.0, 1, most) for name, seconds in load.stages.items())
+    """Simulate the job on a cluster that begins with one machine and grows.
+
+    Args:
+        price: of a CPU hour.
+    """
+    max_actors = nodes * cluster.node_cpus
+    stages = tuple(Stage(name, seconds, 1.0, 1, max_actors) for name, seconds in load.stages.items())
     machines = Machines(
         cluster.node_cpus, min(nodes, max(1, math.ceil(2 / cluster.node_cpus))), nodes, price * cluster.node_cpus,
-        cluster.start_s, cluster.life_h,
+        cluster.start_s, cluster.spot_hours,
     )  # fmt: skip
     work = Work(load.units, load.frames / load.units, driver_s=DRIVER_S, jobs=cluster.jobs)
     return simulate(work, stages, machines, seed)
 
 
-def described(load: Load, cluster: ClusterSpec, nodes: int, price: float, currency: str) -> str:
-    """The plan in words, for a terminal."""
+def describe(load: Load, cluster: ClusterSpec, nodes: int, price: float, currency: str) -> str:
+    """The estimate as text for a terminal."""
     from pipelines.formatting import bytes_text, duration, money, rounded
 
-    done = run(load, cluster, nodes, price)
+    result = run(load, cluster, nodes, price)
     best = load.core_hours / (nodes * cluster.node_cpus)
-    spot = f", {done.lost_nodes} of them lost on the way" if cluster.life_h else ""
+    spot = f", {result.lost_nodes} of them reclaimed" if cluster.spot_hours else ""
     driver = load.units * DRIVER_S / cluster.jobs
     lines = [
-        f"{rounded(load.clips)} inputs, {rounded(load.frames)} frames to look at, {rounded(load.units)} units of work",
+        f"{rounded(load.clips)} inputs, {rounded(load.frames)} sampled frames, {rounded(load.units)} units of work",
         f"work: {rounded(load.core_hours)} core hours, "
         + ", ".join(f"{name} {s * load.frames / 3600 / load.core_hours:.0%}" for name, s in load.stages.items()),
-        f"on at most {nodes:,} machines of {cluster.node_cpus} CPUs: {duration(done.wall_s)} simulated "
-        f"({duration(best * 3600)} if no CPU ever waited); {rounded(done.node_s / 3600)} machine hours, "
-        f"{done.peak_nodes:,} machines at most{spot}",
-        f"cost: {money(done.cost)} {currency} at {price:g} per CPU hour",
-        "busy: " + ", ".join(f"{n} {b:.0%}" for n, b in done.busy.items()) + f", driver {done.driver:.0%}; "
-        f"waited for: {done.bottleneck}",
+        f"on at most {nodes:,} machines of {cluster.node_cpus} CPUs: {duration(result.wall_s)} simulated "
+        f"({duration(best * 3600)} if no CPU waited); {rounded(result.node_s / 3600)} machine hours, "
+        f"{result.peak_nodes:,} machines at the peak{spot}",
+        f"cost: {money(result.cost)} {currency} at {price:g} per CPU hour",
+        "busy: " + ", ".join(f"{n} {b:.0%}" for n, b in result.busy.items()) + f", driver {result.driver:.0%}; "
+        f"bottleneck: {result.bottleneck}",
         f"written: {bytes_text(load.bytes)} with {rounded(load.faces)} faces in {rounded(load.units)} objects, "
         f"{rounded(load.units / PREFIXES)} under each of {PREFIXES} prefixes",
     ]
-    if done.bottleneck == "driver":
+    if result.bottleneck == "driver":
         lines.append(
-            f"the driver alone takes {duration(driver)} to hand out so many units ({1 / DRIVER_S:.0f} a second): share the clips "
-            "among more jobs (--jobs), each with an OUT of its own"
+            f"the driver takes {duration(driver)} for so many units ({1 / DRIVER_S:.0f} a second): split the clips "
+            "into more jobs (--jobs), each with its own OUT"
         )
     return "\n".join(lines)

@@ -1,32 +1,25 @@
-"""The load a job puts on a cluster: core seconds, bytes and requests by input."""
+"""Load of a large extraction: core seconds, bytes and objects by input.
+
+The figures are those of benchmarks/results, repeated here as an installation has no benchmarks; a test compares them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+# Working time per frame by step, milliseconds of the clock, every frame sampled (extract.json, `x16`).
 STEP_MS = {
     "decode": 2.335, "detect": 16.046, "track": 0.988, "align": 2.185, "identity": 1.257, "reconstruct": 3.405,
     "parse": 3.321, "quality": 1.6, "write": 0.463,
 }  # fmt: skip
-
-
+# Throughput and cores of the same job. Its three processes shared two cores, so the clock of a step counts waiting, too.
 FPS, CORES = 79.978, 2
-
-
-DRIVER_S = 0.02
-
-
-FACE_BYTES = 43_166.0
-
-
-LOOK = ("decode", "detect", "track", "align", "identity")
-
-
+DRIVER_S = 0.02  # of the driver, per unit: hand out, count, finalize
+FACE_BYTES = 43_166.0  # of faces/, per face: four fifths of it the crop (capacity.json)
+DETECT_STEPS = ("decode", "detect", "track", "align", "identity")  # of the first pool
 PREFIXES = 256
-
-
-LIST_PAGE = 1000
+LIST_PAGE = 1000  # keys of a LIST call
 
 
 def core_seconds() -> dict[str, float]:
@@ -37,11 +30,13 @@ def core_seconds() -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Load:
-    """A job as numbers.
+    """An extraction in numbers.
 
     Args:
-        units: of work. frames: looked at, in all. faces, bytes: written, in all.
-        seconds: of a core, per looked-at frame, by step; decoding of frames that are only passed over included.
+        units: of work.
+        frames: sampled, in all.
+        faces, bytes: written, in all.
+        seconds: of a core, per sampled frame, by step; decoding of skipped frames included.
     """
 
     clips: float
@@ -53,11 +48,11 @@ class Load:
 
     @property
     def core_hours(self) -> float:
-        """Work in all, the driver's left out."""
+        """Work in all, without the driver's."""
         return self.frames * sum(self.seconds.values()) / 3600
 
     @property
     def stages(self) -> dict[str, float]:
-        """Seconds per frame of the two pools that `--preset laptop` and large clusters run best with."""
-        look = sum(self.seconds.get(name, 0.0) for name in LOOK)
-        return {"look": look, "finish": sum(self.seconds.values()) - look}
+        """Core seconds per frame of the two pools of `--preset laptop`, which suit large clusters, too."""
+        detect = sum(self.seconds.get(name, 0.0) for name in DETECT_STEPS)
+        return {"detect_faces": detect, "reconstruct_to_write": sum(self.seconds.values()) - detect}

@@ -87,8 +87,8 @@ class Forecast:
             return f"{100 * share:.2g} % of all; {100 * self.share:g} % was requested, but only surveyed inputs are run"
         return f"{100 * share:.2g} % of all"
 
-    def on(self, cpus: int, price: float, currency: str) -> str:
-        """In words, for a cluster of so many CPUs at so much per CPU hour."""
+    def describe(self, cpus: int, price: float, currency: str) -> str:
+        """The forecast as text, for a cluster of `cpus` CPUs at `price` per CPU hour."""
         frames, seconds, size, faces, units = self.totals().T
         ran = self.cost.sum(0)
         return "\n".join(

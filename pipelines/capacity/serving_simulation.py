@@ -1,6 +1,6 @@
-"""A painter that is not there: edits join and leave its batch between two steps, as in the service.
+"""Simulation of continuous batching in the service: edits join and leave the batch between two steps.
 
-Path: time of a step by rows (two measured runs) -> `simulate` -> edits a second and latency for so many callers -> docs/scaling.md.
+Path: time of a step by rows (two measured runs) -> `simulate` -> edits per second and latency by number of callers -> docs/scaling.md.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ class Step:
     row_s: float
 
     @classmethod
-    def through(cls, alone: tuple[float, float], crowd: tuple[float, float], steps: float) -> Step:
-        """From two loads, each (edits a second, mean rows of a batch), of edits with so many steps on average."""
-        (one, few), (many, rows) = alone, crowd
-        base = (1 / one - 1 / many) / steps / (1 / few - 1 / rows)
-        return cls(base, 1 / one / steps - base / few)
+    def from_loads(cls, single: tuple[float, float], batched: tuple[float, float], steps: float) -> Step:
+        """Fit to two loads, each (edits per second, mean rows of a batch), of edits with `steps` steps on average."""
+        (slow, few), (fast, many) = single, batched
+        base = (1 / slow - 1 / fast) / steps / (1 / few - 1 / many)
+        return cls(base, 1 / slow / steps - base / few)
 
 
 @dataclass(frozen=True)
 class ServedRequest:
-    """What came of it."""
+    """Throughput and latency of a simulation."""
 
     edits_per_s: float
     p50_s: float
@@ -36,24 +36,25 @@ class ServedRequest:
     mean_batch: float
 
 
-def simulate(step: Step, callers: int, steps: tuple[int, ...], most_rows: int = 16, edits: int = 400) -> ServedRequest:
-    """A closed loop: each caller asks for its next edit when it has the last one; steps of an edit go round `steps`."""
+def simulate(step: Step, callers: int, steps: tuple[int, ...], max_rows: int = 16, edits: int = 400) -> ServedRequest:
+    """A closed loop: each caller requests its next edit when the last one is done; their step counts cycle through `steps`."""
     turns = [itertools.cycle(steps[k % len(steps) :] + steps[: k % len(steps)]) for k in range(callers)]
-    waiting = [(0.0, k) for k in range(callers)]  # since when, who
-    inside: list[list] = []  # steps left, since when, who
+    waiting = [(0.0, k) for k in range(callers)]  # since, caller
+    inside: list[list] = []  # steps left, since, caller
     latencies: list[float] = []
     now, rows, taken = 0.0, 0, 0
     while len(latencies) < edits:
-        while waiting and len(inside) < most_rows:
-            since, who = waiting.pop(0)
-            inside.append([next(turns[who]), since, who])
+        while waiting and len(inside) < max_rows:
+            since, caller = waiting.pop(0)
+            inside.append([next(turns[caller]), since, caller])
         now += step.base_s + step.row_s * len(inside)
         rows, taken = rows + len(inside), taken + 1
-        for one in inside:
-            one[0] -= 1
-        for _, since, who in [one for one in inside if not one[0]]:
-            latencies.append(now - since)
-            waiting.append((now, who))
-        inside = [one for one in inside if one[0]]
+        for edit in inside:
+            edit[0] -= 1
+        for left, since, caller in inside:
+            if not left:
+                latencies.append(now - since)
+                waiting.append((now, caller))
+        inside = [edit for edit in inside if edit[0]]
     p50, p95 = np.percentile(latencies, [50, 95])
     return ServedRequest(len(latencies) / now, float(p50), float(p95), rows / taken)

@@ -1,14 +1,14 @@
-"""A job on a cluster that is not there: its stages, actors and machines, event by event, until the last unit is written.
+"""Discrete-event simulation of a job on a cluster: its stages, actors and machines until the last unit is written.
 
-Path: costs of the stages (measured), a cluster (somebody's wish) -> `simulate` -> time, machine hours, money, what was waited for.
+Path: measured costs of the stages, a cluster -> `simulate` -> time, machine hours, money, bottleneck.
 
-What is modelled: the driver hands units out one after the other; a stage has actors, each takes CPUs of one machine and some
-seconds to start; a full queue holds up the stage before it; a stage whose queue grows asks for more actors, and where there is no
-room for them for more machines, which come later; idle actors and machines go; machines on spot are lost at random, and the units
-on them begin anew at the first stage, on whatever is left. What is not: network, storage that throttles, memory.
+Modelled: the driver hands out units one after the other. A stage has actors; each takes CPUs of one machine and some seconds
+to start. A full queue blocks the stage before it. A stage whose queue grows requests more actors, and more machines if they
+do not fit; machines start later. Idle actors and machines stop. Spot machines are lost at random; their units restart at the
+first stage. Not modelled: network, throttled storage, memory.
 
-Many units are simulated as few tokens of many units each, so that ten million take seconds. A machine that is lost takes whole
-tokens with it, which is too dark a picture where a token is many units.
+Many units are simulated as few tokens of many units each, so that ten million take seconds. A lost machine loses whole
+tokens, which is too pessimistic if a token is many units.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import numpy as np
 
 from rigface.errors import PlanError
 
-TICK_S = 5.0  # how often actors and machines are thought about
+TICK_S = 5.0  # period of the autoscaler
 TOKENS = 12_000
 AHEAD = 2  # units that wait before an actor, as in `flow.IN_FLIGHT`
 
@@ -36,44 +36,48 @@ class Stage:
 
     Args:
         seconds: of one actor for one frame. cpus: of each actor.
-        actors: at the start. most: it may grow to.
+        actors: at the start.
+        max_actors: it may grow to.
     """
 
     name: str
     seconds: float
     cpus: float = 1.0
     actors: int = 1
-    most: int = 1
+    max_actors: int = 1
 
 
 @dataclass(frozen=True)
 class Machines:
-    """The cluster: so many machines at the start, so many at most.
+    """The machines of the cluster.
 
     Args:
-        cpus: of one. price: of one, per hour.
-        start_s: from asking for one until it works. life_h: mean time until one is taken away; 0: never.
-        idle_s: a machine without work goes after so long.
+        cpus: of one machine.
+        nodes, max_nodes: at the start, and at most.
+        price: of one machine, per hour.
+        start_s: from the request of a machine until it works.
+        spot_hours: mean time until a machine is reclaimed; 0: never.
+        idle_s: a machine without work stops after this time.
     """
 
     cpus: float
     nodes: int = 1
-    most: int = 1
+    max_nodes: int = 1
     price: float = 0.0
     start_s: float = 180.0
-    life_h: float = 0.0
+    spot_hours: float = 0.0
     idle_s: float = 120.0
 
 
 @dataclass(frozen=True)
 class Work:
-    """What is to be done.
+    """The work of the job.
 
     Args:
         units: of work. frames: of one unit, or of each.
         spread: of the time a unit takes, standard deviation over mean.
         unit_s: of an actor for each unit, besides its frames.
-        driver_s: of the driver for each unit; one driver does nothing else.
+        driver_s: of a driver for each unit.
         jobs: drivers that share the units.
     """
 
@@ -88,20 +92,20 @@ class Work:
 
 @dataclass
 class SimulationResult:
-    """What came of it."""
+    """Result of a simulation."""
 
     wall_s: float
     node_s: float
     peak_nodes: int
     lost_nodes: int
-    redone: float  # share of the units' work that was done again
-    busy: dict[str, float]  # share of its actors' time that a stage worked, from its first unit to its last
+    redone: float  # share of the work that was repeated
+    busy: dict[str, float]  # by stage: share of the time of its actors that they worked
     driver: float  # share of the time that the drivers worked
     cost: float
 
     @property
     def bottleneck(self) -> str:
-        """What all waited for: the busiest stage, or the driver."""
+        """The busiest stage, or the driver."""
         return max({**self.busy, "driver": self.driver}.items(), key=lambda item: item[1])[0]
 
 
@@ -122,15 +126,15 @@ class _Actor:
     ready: bool = False
     gone: bool = False
     token: int | None = None
-    since: float = 0.0  # when it began with its token
-    until: float = 0.0  # when it worked last, or will be done
+    since: float = 0.0  # start of its token
+    until: float = 0.0  # end of its token, or of its latest one
 
 
 def simulate(work: Work, stages: tuple[Stage, ...], machines: Machines, seed: int = 0) -> SimulationResult:
-    """Run it.
+    """Simulate a job.
 
     Raises:
-        PlanError: the actors of the start have no room on the machines, or a machine is smaller than an actor.
+        PlanError: the first actors do not fit on the machines, or a machine is smaller than an actor.
     """
     return _Simulation(work, stages, machines, seed).run()
 
@@ -138,7 +142,7 @@ def simulate(work: Work, stages: tuple[Stage, ...], machines: Machines, seed: in
 class _Simulation:
     def __init__(self, work: Work, stages: tuple[Stage, ...], machines: Machines, seed: int) -> None:
         if work.units < 1 or any(s.cpus > machines.cpus for s in stages):
-            raise PlanError("a simulation wants at least one unit, and machines that are larger than an actor")
+            raise PlanError("a simulation needs at least one unit, and machines that are larger than an actor")
         self.work, self.stages, self.machines = work, stages, machines
         self.random = np.random.default_rng(seed)
         self.per_token = math.ceil(work.units / TOKENS)
@@ -146,9 +150,9 @@ class _Simulation:
         self.frames = np.resize(np.asarray(work.frames, np.float64), self.count) * work.units / self.count
         self.waiting = deque(range(self.count))
         self.queues: list[deque[int]] = [deque() for _ in stages]
-        self.blocked: list[deque[_Actor]] = [deque() for _ in stages]  # done, but there is no room in the next queue
+        self.blocked: list[deque[_Actor]] = [deque() for _ in stages]  # done, but the next queue is full
         self.idle: list[list[_Actor]] = [[] for _ in stages]
-        self.actors: list[dict[_Actor, None]] = [{} for _ in stages]  # dicts, for their order: one question, one answer
+        self.actors: list[dict[_Actor, None]] = [{} for _ in stages]  # dicts keep the order, so results repeat
         self.nodes: dict[_Node, None] = {}
         self.events: list[tuple[float, int, Callable[..., None], Any]] = []
         self.order = itertools.count()
@@ -159,11 +163,11 @@ class _Simulation:
 
     def run(self) -> SimulationResult:
         for _ in range(self.machines.nodes):
-            self._come()
+            self._add_node()
         for index, stage in enumerate(self.stages):
             for _ in range(stage.actors):
                 if not self._start(index):
-                    raise PlanError(f"the machines of the start cannot hold {stage.actors} actors of {stage.name}, too")
+                    raise PlanError(f"the first machines have no room for {stage.actors} actors of {stage.name}")
         self._at(0.0, self._hand)
         self._at(TICK_S, self._tick)
         while self.finished < self.count:
@@ -184,7 +188,7 @@ class _Simulation:
     # --- units
 
     def _hand(self) -> None:
-        """The drivers hand out a token, as fast as they can, as long as there is room."""
+        """Hand out a token, if the first queue has room."""
         self.handing = bool(self.waiting) and self._room(0)
         if self.handing:
             took = self.work.driver_s * self.per_token / self.work.jobs
@@ -194,7 +198,7 @@ class _Simulation:
             self._at(self.now + took, self._hand)
 
     def _feed(self, stage: int) -> None:
-        """Give what is queued to whoever is idle; that makes room for those before."""
+        """Give queued tokens to idle actors, and unblock the stage before."""
         queue = self.queues[stage]
         while queue and (actor := self._idle(stage)) is not None:
             self.idle[stage].pop()
@@ -227,10 +231,10 @@ class _Simulation:
         self._feed(stage)
 
     def _idle(self, stage: int) -> _Actor | None:
-        mine = self.idle[stage]
-        while mine and mine[-1].gone:
-            mine.pop()
-        return mine[-1] if mine else None
+        idle = self.idle[stage]
+        while idle and idle[-1].gone:
+            idle.pop()
+        return idle[-1] if idle else None
 
     def _room(self, stage: int) -> bool:
         return len(self.queues[stage]) < AHEAD * max(len(self.actors[stage]), 1)
@@ -238,7 +242,7 @@ class _Simulation:
     # --- actors
 
     def _start(self, stage: int) -> bool:
-        """One more actor, if it fits anywhere."""
+        """Start an actor, if it fits on a machine."""
         node = max(self.nodes, key=lambda n: n.free, default=None)
         if node is None or node.free < self.stages[stage].cpus - 1e-9:
             return False
@@ -263,7 +267,7 @@ class _Simulation:
         self.actors[actor.stage].pop(actor, None)
         self.present[actor.stage] += self.now - actor.born
 
-    # --- what grows and shrinks
+    # --- autoscaler
 
     def _tick(self) -> None:
         self._shrink()
@@ -271,24 +275,24 @@ class _Simulation:
         self._at(self.now + TICK_S, self._tick)
 
     def _grow(self) -> None:
-        """Actors for the stages that hold up others, the last of them first; machines, where those find no room."""
-        homeless = 0.0
+        """Start actors for congested stages, the last stage first, and machines if they do not fit."""
+        missing_cpus = 0.0
         for index in reversed(range(len(self.stages))):
             stage, count = self.stages[index], len(self.actors[index])
             more = stage.actors - count  # lost with a machine
-            if self._presses(index):
-                more = max(more, min(stage.most - count, max(1, count // 2)))
+            if self._is_congested(index):
+                more = max(more, min(stage.max_actors - count, max(1, count // 2)))
             for _ in range(more):
                 if not self._start(index):
-                    homeless += stage.cpus
+                    missing_cpus += stage.cpus
         have = len(self.nodes) + self.coming
-        short = math.ceil(max(0.0, homeless - self.coming * self.machines.cpus) / self.machines.cpus)
-        for _ in range(min(max(short, self.machines.nodes - have), self.machines.most - have)):
+        short = math.ceil(max(0.0, missing_cpus - self.coming * self.machines.cpus) / self.machines.cpus)
+        for _ in range(min(max(short, self.machines.nodes - have), self.machines.max_nodes - have)):
             self.coming += 1
-            self._at(self.now + self.machines.start_s, self._come, True)
+            self._at(self.now + self.machines.start_s, self._add_node, True)
 
-    def _presses(self, index: int) -> bool:
-        """Whether a stage's queue is full while all its actors work, and what comes after it keeps up."""
+    def _is_congested(self, index: int) -> bool:
+        """True if the queue is full while all actors of the stage work, and the next stage keeps up."""
         keeps_up = index + 1 == len(self.stages) or self._room(index + 1)
         return (
             keeps_up
@@ -308,16 +312,16 @@ class _Simulation:
 
     # --- machines
 
-    def _come(self, was_asked: bool = False) -> None:
-        self.coming -= was_asked
+    def _add_node(self, was_requested: bool = False) -> None:
+        self.coming -= was_requested
         node = _Node(self.now, self.machines.cpus, idle_since=self.now)
         self.nodes[node] = None
         self.peak = max(self.peak, len(self.nodes))
-        if self.machines.life_h:
-            self._at(self.now + self.random.exponential(self.machines.life_h * 3600), self._lose, node)
+        if self.machines.spot_hours:
+            self._at(self.now + self.random.exponential(self.machines.spot_hours * 3600), self._lose, node)
 
     def _lose(self, node: _Node) -> None:
-        """A machine is taken away: what its actors held begins anew."""
+        """Reclaim a machine: the tokens of its actors restart."""
         if node.gone:
             return
         self.lost += 1

@@ -122,7 +122,7 @@ class ForecastCommand:
     nothing is run: the estimate is for so many clips, from measurements on two cores.
 
       rigface forecast s3://bucket/videos/ --cpus 256 --price 0.04
-      rigface forecast s3://bucket/videos/ --simulate --nodes 100 --life-h 12
+      rigface forecast s3://bucket/videos/ --simulate --nodes 100 --spot-hours 12
       rigface forecast --clips 10e6 --fps 1 --nodes 200 --jobs 16
     """
 
@@ -133,9 +133,15 @@ class ForecastCommand:
     workers: int = 0
     """As for `extract`."""
     share: float = 0.01
+<<<<<<< HEAD
     """Share of the units of work to run, if 200 inputs have so many."""
     min_units: int = 8
     """Minimum of units of work to run."""
+=======
+    """Share of the units of work to run, as far as 200 inputs have so many."""
+    min_units: int = 8
+    """Units of work to run at least."""
+>>>>>>> 9fd52d5 (pipelines/capacity: name fields, flags and stages by what they are)
     cpus: int = 64
     """CPUs of the described cluster."""
     price: float = 0.05
@@ -159,11 +165,15 @@ class ForecastCommand:
             raise PlanError("want VIDEOS... or --clips. `rigface forecast --help` has examples")
         else:
             sample = forecast(replace(self.job, videos=self.videos), self.share, self.min_units)
+<<<<<<< HEAD
             print(sample.on(self.cpus, self.price, self.currency))
+=======
+            print(sample.describe(self.cpus, self.price, self.currency))
+>>>>>>> 9fd52d5 (pipelines/capacity: name fields, flags and stages by what they are)
             if not self.simulate:
                 return 0
             load = sample.load()
-        print(estimate.described(load, self.cluster, nodes, self.price, self.currency))
+        print(estimate.describe(load, self.cluster, nodes, self.price, self.currency))
         return 0
 
 

@@ -48,11 +48,11 @@ def test_every_frame_is_decoded_and_few_are_looked_at():
 def test_a_plan_in_words(capsys):
     assert main(["forecast", "--clips", "1e5", "--fps", "1", "--nodes", "4", "--price", "0.05"]) == 0
     text = capsys.readouterr().out
-    assert "100,000 inputs, 1.0 million frames to look at, 100,000 units of work" in text
+    assert "100,000 inputs, 1.0 million sampled frames, 100,000 units of work" in text
     assert "391 under each of 256 prefixes" in text
-    assert "waited for: " in text
+    assert "bottleneck: " in text
     assert main(["forecast", "--clips", "1e6", "--fps", "1", "--nodes", "100"]) == 0
-    assert "share the clips among more jobs" in capsys.readouterr().out
+    assert "split the clips into more jobs" in capsys.readouterr().out
 
 
 def test_a_sample_can_be_simulated():
@@ -62,10 +62,10 @@ def test_a_sample_can_be_simulated():
     load = sample.load()
     assert (load.units, load.frames) == (5000, pytest.approx(500_000))
     assert sum(load.seconds.values()) == pytest.approx(0.05)
-    assert load.stages == {"look": pytest.approx(0.04), "finish": pytest.approx(0.01)}
-    text = estimate.described(load, ClusterSpec(), 8, 0.05, "EUR")
+    assert load.stages == {"detect_faces": pytest.approx(0.04), "reconstruct_to_write": pytest.approx(0.01)}
+    text = estimate.describe(load, ClusterSpec(), 8, 0.05, "EUR")
     assert "EUR at 0.05" in text
-    assert "look 80%" in text
+    assert "detect_faces 80%" in text
 
 
 @pytest.mark.parametrize("words", [["clips/", "--clips", "10"], [], ["--clips", "10", "--clip-s", "0"]])

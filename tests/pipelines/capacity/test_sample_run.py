@@ -40,7 +40,7 @@ def test_frames_are_certain_when_all_inputs_were_looked_into():
 
 
 def test_twice_the_cpus_half_the_time_same_cost():
-    few, many = (make().on(cpus, 0.5, "EUR") for cpus in (10, 20))
+    few, many = (make().describe(cpus, 0.5, "EUR") for cpus in (10, 20))
     assert "on 10 CPUs: 8 min" in few
     assert "on 20 CPUs: 4 min" in many
     assert [line for line in few.splitlines() if line.startswith("cost")] == [
@@ -49,11 +49,16 @@ def test_twice_the_cpus_half_the_time_same_cost():
 
 
 def test_how_much_was_really_run_is_said():
-    said = replace(make(inputs=1000), share=0.01).on(10, 1, "EUR")  # 12 of 1,000 units
+    said = replace(make(inputs=1000), share=0.01).describe(10, 1, "EUR")  # 12 of 1,000 units
     assert "12 units with" in said
     assert "1.2 % of all\n" in said
+<<<<<<< HEAD
     said = replace(make(inputs=100_000), share=0.01).on(10, 1, "EUR")
     assert "0.012 % of all; 1 % was requested, but only surveyed inputs are run\n" in said
+=======
+    said = replace(make(inputs=100_000), share=0.01).describe(10, 1, "EUR")
+    assert "0.012 % of all; 1 % was asked for, but only units of surveyed inputs are run\n" in said
+>>>>>>> 9fd52d5 (pipelines/capacity: name fields, flags and stages by what they are)
 
 
 @pytest.mark.slow

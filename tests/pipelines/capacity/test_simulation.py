@@ -55,7 +55,7 @@ def test_a_cluster_grows_to_the_work_and_not_beyond():
 
 def test_lost_machines_cost_time_and_no_unit():
     stages = (Stage("a", 1.0, 1, 8, 32), Stage("b", 0.2, 1, 2, 8))
-    kept, lost = (simulate(Work(3000, 1.0), stages, Machines(8, 2, 4, start_s=20, life_h=h)) for h in (0, 0.05))
+    kept, lost = (simulate(Work(3000, 1.0), stages, Machines(8, 2, 4, start_s=20, spot_hours=h)) for h in (0, 0.05))
     assert (kept.lost_nodes, kept.redone) == (0, 0)
     assert lost.lost_nodes > 2
     assert 0 < lost.redone < 0.2
@@ -69,7 +69,7 @@ def test_many_units_are_simulated_like_few():
 
 
 def test_the_same_question_has_the_same_answer():
-    ask = Work(500, 3.0), (Stage("a", 0.1, 1, 2, 9), Stage("b", 0.1, 1, 2, 9)), Machines(4, 1, 4, life_h=0.1)
+    ask = Work(500, 3.0), (Stage("a", 0.1, 1, 2, 9), Stage("b", 0.1, 1, 2, 9)), Machines(4, 1, 4, spot_hours=0.1)
     assert simulate(*ask, seed=3) == simulate(*ask, seed=3)
 
 
@@ -114,7 +114,7 @@ def test_a_measured_painter_comes_out_within_a_fifth():
     found = result("serve_load")["painter alone"]
     loads = {n: found[f"in flight, {n} callers"] for n in (1, 4, 16)}
     alone, crowd = ((loads[n]["edits_per_s"], loads[n]["mean_batch"]) for n in (1, 16))
-    step = Step.through(alone, crowd, steps=8)
+    step = Step.from_loads(alone, crowd, steps=8)
     assert step.base_s > 0 < step.row_s
     made = serving_simulation.simulate(step, 4, (4, 8, 12))
     assert made.edits_per_s == pytest.approx(loads[4]["edits_per_s"], rel=0.2)

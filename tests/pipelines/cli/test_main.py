@@ -133,8 +133,10 @@ def test_interrupt_is_a_quiet_end(name, message):
         f"sys.exit(main.main(['{name}']))"
     )
     with subprocess.Popen(
-        [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
+        [sys.executable, "-c", code],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job ignores SIGINT
+    ) as process:  # fmt: skip
         assert process.stdout.readline() == "at work\n"
         process.send_signal(signal.SIGINT)
         rest = process.communicate(timeout=60)
