@@ -77,12 +77,13 @@ class SubmitCommand:
 
 @dataclass(frozen=True)
 class JobsCommand:
-    """Jobs on a Ray cluster: `list` them, show the `status` or `logs` of a job, or `cancel` it, which keeps finished
-    work.
+    """List, follow and cancel jobs on a Ray cluster.
 
-    rigface jobs list
-    rigface jobs logs -f
-    rigface jobs cancel rigface-extract-1a2b3c4d-1
+      rigface jobs list
+      rigface jobs logs -f
+      rigface jobs cancel rigface-extract-1a2b3c4d-1
+
+    `cancel` keeps finished work.
     """
 
     action: Positional[Literal["list", "status", "logs", "cancel"]]

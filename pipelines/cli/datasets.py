@@ -16,11 +16,10 @@ from rigface.errors import PlanError
 
 @dataclass(frozen=True)
 class ExtractCommand:
-    """Extract faces from videos and images: OUT/faces (a row per face and sampled frame) and OUT/inputs (a row per
-    input).
+    """Turn videos and images into a dataset: OUT/faces (a row per face and sampled frame), OUT/inputs (a row per input).
 
-    After an interruption, or with more videos in the folder, run the same command again: it continues and does
-    nothing twice. A bad file never ends the job; it becomes a row of OUT/inputs with stage and reason.
+    Run the same command again to continue after an interruption, or to add new videos of the folder: finished work is not
+    repeated. A bad file does not end the job; it becomes a row of OUT/inputs with stage and reason.
 
       rigface extract clips/ out/faces
       rigface extract 'clips/**/*.mp4' portraits/ out/faces --fps 2 --small-faces
@@ -28,13 +27,13 @@ class ExtractCommand:
     """
 
     paths: Annotated[Positional[tuple[str, ...]], arg(metavar="VIDEOS... OUT")] = ()
-    """Folders, files, globs, list files (.txt) or s3:// prefixes; the last one is the folder or s3:// prefix to write to."""
+    """Folders, files, globs, list files (.txt) or s3:// prefixes to read; the last one is the folder or s3:// prefix to write."""
     preset: Literal["laptop", "cluster", "debug"] = "laptop"
-    """Defaults of the other flags: for this machine, for a Ray cluster that autoscales, or for a run with fake models."""
+    """Defaults of the other flags: for this machine, for a Ray cluster that grows, or with fake models."""
     workers: int = 0
-    """Maximum of detect_faces actors; the other pools follow in proportion. 0: as the preset says."""
+    """Actors that detect faces, and the other pools in proportion; 0: the number of the preset."""
     dry_run: bool = False
-    """Print the work to do and stop."""
+    """Print the plan and stop."""
     log_format: Literal["text", "json"] = "text"
     """json: one line per event on standard error, for log collectors, instead of the display and the tables."""
     job: Annotated[ExtractConfig, arg(name="")] = laptop()
@@ -44,7 +43,7 @@ class ExtractCommand:
         from pipelines.extract.progress import report
 
         if len(self.paths) < 2:
-            raise PlanError("want VIDEOS... OUT: the inputs, then the output. `rigface extract --help` has examples")
+            raise PlanError("want VIDEOS... OUT: inputs, then the output. `rigface extract --help` has examples")
         config = replace(self.job, videos=self.paths[:-1], out=self.paths[-1])
         if self.dry_run:
             from pipelines.extract.dry_run import preview
@@ -62,7 +61,7 @@ class ExtractCommand:
 
 @dataclass(frozen=True)
 class StatusCommand:
-    """Show the progress of a dataset: inputs by status, units, and the run that is writing."""
+    """Show how far a dataset is: inputs by status, units of work, and the job that is writing."""
 
     out: Positional[str]
     """The dataset."""
@@ -76,7 +75,7 @@ class StatusCommand:
 
 @dataclass(frozen=True)
 class InspectCommand:
-    """Write a page about a dataset: faces with their fits, distributions, failures, time by step."""
+    """Make an HTML page of a dataset: faces with their fitted heads, distributions, failures, time by stage."""
 
     out: Positional[str]
     """The dataset."""
@@ -90,16 +89,15 @@ class InspectCommand:
 
 @dataclass(frozen=True)
 class IdentitiesCommand:
-    """Cluster identities across inputs by the tracks' identity vectors and write the column `identity`.
+    """Cluster the faces of a dataset into persons, across inputs, and write the column `identity`.
 
-    `extract` does it at its end. People keep their names when videos are added later.
+    `extract` does it at its end. Persons keep their names when videos are added later.
     """
 
     out: Positional[str]
     """The dataset."""
     threshold: float = 0.0
-    """Maximum distance within a person; 0: the default (0.8 for dlib, 1.1 for ArcFace). A smaller one splits people, a larger one
-    merges them."""
+    """Maximum distance of two vectors of one person; 0: 0.8 for dlib, 1.1 for ArcFace. Smaller splits persons, larger merges them."""
 
     def run(self) -> int:
         from pipelines.extract.identities import identify
@@ -114,12 +112,12 @@ class IdentitiesCommand:
 
 @dataclass(frozen=True)
 class ForecastCommand:
-    """Run one percent and estimate time, bytes and cost of the whole job on a cluster that you describe.
+    """Estimate time, bytes and cost of an extraction on a given cluster, from a sample of one percent.
 
-    At most 200 inputs are surveyed, and only their units are run; the result says which share of all that was.
+    At most 200 inputs are surveyed, and only their units are run; the output says how large the sample was.
 
-    With --simulate the cluster is simulated event by event: starting machines, queues, the driver, spot. With --clips
-    nothing is run: the estimate is for so many clips, from measurements on two cores.
+    --simulate adds an event-by-event simulation of the cluster: starting machines, queues, the driver, spot. --clips runs
+    nothing: it uses figures measured on two cores.
 
       rigface forecast s3://bucket/videos/ --cpus 256 --price 0.04
       rigface forecast s3://bucket/videos/ --simulate --nodes 100 --spot-hours 12
@@ -129,26 +127,20 @@ class ForecastCommand:
     videos: Positional[tuple[str, ...]] = ()
     """As for `extract`."""
     preset: Literal["laptop", "cluster", "debug"] = "laptop"
-    """As for `extract`; for this run, not for the described cluster."""
+    """As for `extract`; of the sample run, not of the cluster of the forecast."""
     workers: int = 0
     """As for `extract`."""
     share: float = 0.01
-<<<<<<< HEAD
-    """Share of the units of work to run, if 200 inputs have so many."""
-    min_units: int = 8
-    """Minimum of units of work to run."""
-=======
-    """Share of the units of work to run, as far as 200 inputs have so many."""
+    """Share of the units of work to run, if the surveyed inputs have as many."""
     min_units: int = 8
     """Units of work to run at least."""
->>>>>>> 9fd52d5 (pipelines/capacity: name fields, flags and stages by what they are)
     cpus: int = 64
-    """CPUs of the described cluster."""
+    """CPUs of the cluster of the forecast."""
     price: float = 0.05
-    """Price of one of its CPUs per hour."""
+    """Price of a CPU hour."""
     currency: str = "USD"
     simulate: bool = False
-    """Also simulate the cluster event by event."""
+    """Simulate the cluster event by event, too."""
     cluster: Annotated[ClusterSpec, arg(name="")] = ClusterSpec()
     job: Annotated[ExtractConfig, arg(name="")] = laptop()
 
@@ -165,11 +157,7 @@ class ForecastCommand:
             raise PlanError("want VIDEOS... or --clips. `rigface forecast --help` has examples")
         else:
             sample = forecast(replace(self.job, videos=self.videos), self.share, self.min_units)
-<<<<<<< HEAD
-            print(sample.on(self.cpus, self.price, self.currency))
-=======
             print(sample.describe(self.cpus, self.price, self.currency))
->>>>>>> 9fd52d5 (pipelines/capacity: name fields, flags and stages by what they are)
             if not self.simulate:
                 return 0
             load = sample.load()
@@ -194,5 +182,5 @@ def default_of(name: str, words: Sequence[str]) -> dict[str, Any]:
     first.add_argument("--preset", default="laptop")
     first.add_argument("--workers", type=int, default=0)
     chosen, _ = first.parse_known_args(words)
-    job = PRESETS.get(chosen.preset, laptop)(workers=chosen.workers)  # tyro refuses an unknown preset by name
+    job = PRESETS.get(chosen.preset, laptop)(workers=chosen.workers)  # tyro refuses an unknown preset, by name
     return {"default": COMMANDS[name](job=job)}

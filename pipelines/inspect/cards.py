@@ -1,6 +1,6 @@
 """Cards of the inspect page: a chart each, under a title and a sentence that says what the chart shows.
 
-Path: FaceCensus, InputCensus -> cards -> `document`.
+Path: FaceStatistics, InputStatistics -> cards -> `document`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 from markupsafe import Markup
 
 from pipelines.formatting import duration
-from pipelines.inspect.inputs import InputCensus
+from pipelines.inspect.inputs import InputStatistics
 from pipelines.inspect.statistics import (
     EXPRESSION_EDGES,
     FLAGS,
@@ -21,7 +21,7 @@ from pipelines.inspect.statistics import (
     LIGHT_RINGS_DEG,
     PITCH_EDGES,
     YAW_EDGES,
-    FaceCensus,
+    FaceStatistics,
     Histogram,
 )
 from rigface.pages import charts
@@ -56,12 +56,12 @@ class Card(NamedTuple):
     chart: Markup | str
 
 
-def appearance(faces: FaceCensus) -> list[Card]:
+def appearance(faces: FaceStatistics) -> list[Card]:
     """Head pose, light direction, skin tone."""
     return [_pose(faces), _light(faces), _tone(faces)]
 
 
-def quality(faces: FaceCensus) -> list[Card]:
+def quality(faces: FaceStatistics) -> list[Card]:
     """Confidence, face size, flags, sharpness, exposure, landmark residual."""
     tenths = [(v / 10, f"{v / 10:g}") for v in range(0, 11, 2)]
     sizes = [(2.0**p, f"{2**p}") for p in range(3, 12)]
@@ -77,7 +77,7 @@ def quality(faces: FaceCensus) -> list[Card]:
     ]  # fmt: skip
 
 
-def people(faces: FaceCensus, thumbs: Mapping[str, str]) -> list[Card]:
+def people(faces: FaceStatistics, thumbs: Mapping[str, str]) -> list[Card]:
     """Frames by person, the expressions that vary most, frames per person."""
     noun, nouns = ("identity", "identities") if faces.with_identity else ("track", "tracks")
     top = faces.most_seen(SHOWN_PEOPLE)
@@ -99,7 +99,7 @@ def people(faces: FaceCensus, thumbs: Mapping[str, str]) -> list[Card]:
     return [most_seen, _expression(faces), _bars(f"Frames per {noun}", rows, caption, 30)]
 
 
-def throughput(inputs: InputCensus) -> Card:
+def throughput(inputs: InputStatistics) -> Card:
     """Working time by stage."""
     whole, frames = sum(inputs.seconds.values()), max(inputs.totals["frames"], 1)
     rows = [
@@ -110,7 +110,7 @@ def throughput(inputs: InputCensus) -> Card:
     return _bars("Time by stage", rows, caption, 36)
 
 
-def _pose(faces: FaceCensus) -> Card:
+def _pose(faces: FaceStatistics) -> Card:
     beyond = int(faces.yaw.counts[(faces.yaw.edges[1:] <= -60) | (faces.yaw.edges[:-1] >= 60)].sum())
     caption = (
         f"Half of the faces between {faces.yaw.quantile(0.25):+.0f}° and {faces.yaw.quantile(0.75):+.0f}° yaw; "
@@ -120,7 +120,7 @@ def _pose(faces: FaceCensus) -> Card:
     return Card("Head pose", caption, chart)
 
 
-def _light(faces: FaceCensus) -> Card:
+def _light(faces: FaceStatistics) -> Card:
     directed = int(faces.light.sum())
     whole = directed + faces.light_flat
     sectors = faces.light[1:].sum(axis=0)
@@ -132,7 +132,7 @@ def _light(faces: FaceCensus) -> Card:
     return Card("Light direction", caption, charts.light(faces.light, LIGHT_RINGS_DEG, caption) if directed else "")
 
 
-def _tone(faces: FaceCensus) -> Card:
+def _tone(faces: FaceStatistics) -> Card:
     degrees = [f"{edge:.0f}°".replace("-", "−") for edge in ITA_EDGES]
     spans = [f"{low} to {high}" for low, high in pairwise(degrees)]
     spans[0], spans[-1] = f"below {degrees[1]}", f"above {degrees[-2]}"
@@ -144,7 +144,7 @@ def _tone(faces: FaceCensus) -> Card:
     return _bars("Skin tone", rows[::-1] if faces.tone.total else [], caption, 40)
 
 
-def _flags(faces: FaceCensus) -> Card:
+def _flags(faces: FaceStatistics) -> Card:
     rows = [
         Bar(label, faces.flags[flag], f"{faces.flags[flag]:,}", share(faces.flags[flag], faces.ok), meaning)
         for flag, (label, meaning) in FLAG_MEANING.items()
@@ -154,7 +154,7 @@ def _flags(faces: FaceCensus) -> Card:
     return _bars("Flags", rows if faces.ok else [], caption if faces.flags[most] else "No face is flagged.", 34)
 
 
-def _expression(faces: FaceCensus) -> Card:
+def _expression(faces: FaceStatistics) -> Card:
     middles = (EXPRESSION_EDGES[1:] + EXPRESSION_EDGES[:-1]) / 2
     whole = np.maximum(faces.expression.sum(axis=1), 1)
     mean = faces.expression @ middles / whole

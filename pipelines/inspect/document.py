@@ -1,6 +1,6 @@
 """Content of the inspect page: the sentences, figures and cards that the template lays out.
 
-Path: FaceCensus, InputCensus, strips -> `document` -> `templates/inspect.html` -> one HTML file.
+Path: FaceStatistics, InputStatistics, strips -> `document` -> `templates/inspect.html` -> one HTML file.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any
 from pipelines.formatting import bytes_text, clock, duration
 from pipelines.inspect import cards
 from pipelines.inspect.gallery import LABELS, RELIT, Strip, view_box
-from pipelines.inspect.inputs import STATUSES, Cause, InputCensus
-from pipelines.inspect.statistics import FaceCensus
+from pipelines.inspect.inputs import STATUSES, Cause, InputStatistics
+from pipelines.inspect.statistics import FaceStatistics
 from rigface.pages.charts import share, sliver
 from rigface.pages.environment import page
 
@@ -48,8 +48,8 @@ class DatasetFiles:
 
 
 def document(
-    faces: FaceCensus,
-    inputs: InputCensus,
+    faces: FaceStatistics,
+    inputs: InputStatistics,
     gallery: Gallery,
     files: DatasetFiles,
     thumbs: Mapping[str, str],
@@ -100,7 +100,7 @@ def document(
     )
 
 
-def _lede(faces: FaceCensus, inputs: InputCensus) -> str:
+def _lede(faces: FaceStatistics, inputs: InputStatistics) -> str:
     if not inputs.count and not faces.rows:
         return "The dataset is empty so far."
     text = f"{faces.rows:,} faces in {inputs.totals['frames']:,} sampled frames of {inputs.count:,} inputs"
@@ -112,7 +112,7 @@ def _lede(faces: FaceCensus, inputs: InputCensus) -> str:
     return text + "."
 
 
-def _about(faces: FaceCensus, files: DatasetFiles) -> dict[str, str]:
+def _about(faces: FaceStatistics, files: DatasetFiles) -> dict[str, str]:
     head, detector = faces.head, faces.detector
     sizes = f"{head.shape} shape, {head.expression} expression, {head.albedo} albedo"
     return {
@@ -134,7 +134,7 @@ def _degrees(value: float | None) -> str:
     return "–" if value is None else f"{value:+.0f}°".replace("-", "−").replace("+0°", "0°").replace("−0°", "0°")
 
 
-def _causes(inputs: InputCensus, faces: FaceCensus) -> list[tuple[Cause, int, str]]:
+def _causes(inputs: InputStatistics, faces: FaceStatistics) -> list[tuple[Cause, int, str]]:
     """Reasons of failed inputs and of failed faces: cause, count, unit."""
     reasons = [(cause, count, "input") for cause, count in inputs.reasons()[:_CAUSES_SHOWN]]
     reasons += [(Cause("error", "", text), n, "face") for text, n in faces.reasons.most_common(_CAUSES_SHOWN)]

@@ -1,7 +1,7 @@
-"""Choose faces worth looking at and draw them: crop, landmarks, normals, shading, albedo, re-render, relit.
+"""Gallery of the inspect page: choose diverse faces and draw crop, landmarks, normals, shading, albedo, re-render, relit.
 
-Path: FaceCensus.candidates -> choose -> fetch (the only place where pictures are read) -> strips -> the page.
-Where the head model is not on this machine the strips end after the mask, and the page says so.
+Path: FaceStatistics.candidates -> choose -> fetch (reads the pictures) -> strips -> `document`.
+Without the head model the strips end after the mask, and the page says why.
 
 Conventions: pictures are RGBA uint8; what does not belong to the person is transparent, so that it takes the page's
 colour in dark and light.
@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.inspect.statistics import Candidate, Spot, light_slope
+from pipelines.inspect.statistics import Candidate, RowPosition, light_slope
 from rigface import schema
 from rigface.assets import find
 from rigface.errors import RigFaceError
@@ -40,7 +40,7 @@ BUDGET = 4_200_000
 THUMB_PX = 72
 # Yaw, pitch, light x y z, confidence: a distance of one is a different picture.
 _FEATURE_SCALE = np.array([1 / 35, 1 / 25, 0.8, 0.8, 0.8, 1.6])
-_SAME_PERSON = 0.3  # a second picture of a person must differ this much more to count as different
+_SAME_PERSON = 0.3  # weight of the distance between two pictures of one person
 _DIM = 0.4
 _BACKDROP = 56  # alpha of what the mask calls background
 RELIT = "key light from above, on the side that was darker"
@@ -75,15 +75,17 @@ class Strip:
     lines: str
 
 
-def choose(candidates: Sequence[Candidate], count: int, *, without: set[Spot] | None = None) -> list[Spot]:
+def choose(
+    candidates: Sequence[Candidate], count: int, *, without: set[RowPosition] | None = None
+) -> list[RowPosition]:
     """Farthest-first: start from the most trusted face, then always take the one least like those already taken.
 
     Args:
         candidates: the pool; its order does not matter.
         count: how many to take, at most.
-        without: rows that are shown elsewhere.
+        without: rows to leave out.
     """
-    pool = sorted(c for c in candidates if c.spot not in (without or set()))
+    pool = sorted(c for c in candidates if c.position not in (without or set()))
     if not pool:
         return []
     features = np.array([c.features for c in pool]) * _FEATURE_SCALE
@@ -97,7 +99,7 @@ def choose(candidates: Sequence[Candidate], count: int, *, without: set[Spot] | 
         nearest = np.minimum(nearest, distance)
         nearest[taken] = -1
         taken.append(int(np.argmax(nearest)))
-    return [pool[i].spot for i in taken]
+    return [pool[i].position for i in taken]
 
 
 def fetch(parquet: pq.ParquetFile, rows: Sequence[int], columns: Sequence[str]) -> dict[int, pa.Table]:
@@ -119,7 +121,7 @@ def fetch(parquet: pq.ParquetFile, rows: Sequence[int], columns: Sequence[str]) 
 
 
 def strips(rows: pa.Table, head: Any, spec: HeadSpec) -> list[Strip]:
-    """The faces of some rows, drawn.
+    """Draw the faces of some rows.
 
     Args:
         rows: faces with pictures and coefficients, as `fetch` returns them.
@@ -150,10 +152,10 @@ def strips(rows: pa.Table, head: Any, spec: HeadSpec) -> list[Strip]:
 
 
 def load_head(spec: HeadSpec, folder: str | None = None) -> tuple[Any, str]:
-    """The head model of a dataset, or None and why not.
+    """The head model of a dataset, or None and the reason.
 
     Args:
-        folder: where FLAME may be, besides the assets folder.
+        folder: of FLAME, besides the assets folder.
     """
     from rigface.face.head import flame
     from rigface.face.head.open_head import OpenHead
@@ -164,16 +166,16 @@ def load_head(spec: HeadSpec, folder: str | None = None) -> tuple[Any, str]:
         elif spec.name == "flame":
             head = flame.load_flame(find("flame", folder), spec.shape, spec.expression)
         else:
-            return None, f"the head model {spec.name} is not one that this page can load"
+            return None, f"the head model {spec.name} is not supported"
     except (RigFaceError, OSError, ValueError) as problem:
-        return None, f"the head model {spec.name} is not here ({problem})"
+        return None, f"the head model {spec.name} is not installed ({problem})"
     if head.spec.version != spec.version:
-        return None, f"the coefficients are of {spec.name} {spec.version}, and {head.spec.version} is installed"
+        return None, f"the coefficients are of {spec.name} {spec.version}, but {head.spec.version} is installed"
     return head, ""
 
 
 def pictures(params: FaceParams, head: Any, px: int = RENDER_PX) -> dict[str, np.ndarray]:
-    """What the coefficients of one face look like.
+    """Render the coefficients of one face.
 
     Args:
         params: one row, batch (1,), numpy.
@@ -196,7 +198,7 @@ def pictures(params: FaceParams, head: Any, px: int = RENDER_PX) -> dict[str, np
         relight = torch.tensor(relit(batch.light[0].numpy()), dtype=torch.float32)
         relit_shading = shade(seen[0][None], relight[None])[0].numpy()
     normals, albedo, shading = (part.numpy() for part in seen)
-    if len(shading):  # as bright as before on average, unless that was too dark to see anything by
+    if len(shading):  # the mean brightness is kept, unless it is too low to see anything
         relit_shading *= max(shading.mean(), _DIM) / max(relit_shading.mean(), 1e-6)
         shading_scale = 0.7 / max(float(np.quantile(shading, 0.98)), 1e-6)
     else:
@@ -213,7 +215,7 @@ def pictures(params: FaceParams, head: Any, px: int = RENDER_PX) -> dict[str, np
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Torch on one thread: for pictures of one face the threads of a busy machine cost more than they bring."""
+    """Torch on one thread: for pictures of one face, threads cost more than they save on a busy machine."""
     import torch
 
     before = torch.get_num_threads()
@@ -314,7 +316,7 @@ def _pixels(row: pa.Table) -> tuple[np.ndarray, np.ndarray | None]:
 
 
 def _points(row: pa.Table) -> np.ndarray:
-    """Landmarks of one row as (L, 2), crop px; none if there are none."""
+    """Landmarks of one row as (L, 2), crop px; L is 0 if the row has none."""
     values = row["landmarks"][0].as_py() if "landmarks" in row.column_names else None
     return np.zeros((0, 2)) if values is None else np.array(values, float).reshape(-1, 3)[:, :2]
 
@@ -338,11 +340,11 @@ def view_box() -> str:
 
 
 def _drawn(points: np.ndarray) -> tuple[str, str]:
-    """Landmarks as SVG path data: dots, and contours where the layout is the 478-point one."""
+    """Landmarks as SVG path data: dots, and contours if the layout is the 478-point one."""
     from rigface.face.geometry.contours import CONTOURS, POINTS
 
-    spots = np.clip(np.nan_to_num(points), -9999, 9999).round().astype(int)
-    dots = "".join(f"M{x} {y}h0" for x, y in spots)
-    if len(spots) != POINTS:
+    positions = np.clip(np.nan_to_num(points), -9999, 9999).round().astype(int)
+    dots = "".join(f"M{x} {y}h0" for x, y in positions)
+    if len(positions) != POINTS:
         return dots, ""
-    return dots, "".join("M" + "L".join(f"{x} {y}" for x, y in spots[list(line)]) for line in CONTOURS)
+    return dots, "".join("M" + "L".join(f"{x} {y}" for x, y in positions[list(line)]) for line in CONTOURS)

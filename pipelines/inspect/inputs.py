@@ -1,7 +1,7 @@
-"""Count what became of every input: by status, by reason, by stage, and the rows of the page's table.
+"""Statistics of the inputs of a dataset: by status, reason and stage, and the rows of the page's table.
 
-Path: OUT/inputs/*.parquet -> InputCensus. Memory is bounded: at most `TABLE_ROWS` rows are kept, the ones that need
-looking at first.
+Path: OUT/inputs/*.parquet -> InputStatistics. Memory is bounded: at most `TABLE_ROWS` rows are kept, failures
+first.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _COLUMNS = (
 
 
 class InputRow(NamedTuple):
-    """One line of the table, sortable as it is: what needs looking at first, then by name."""
+    """One line of the table; sorts failures first, then by name."""
 
     rank: int
     uri: str
@@ -39,7 +39,7 @@ class InputRow(NamedTuple):
 
 
 class Cause(NamedTuple):
-    """Why inputs did not end well; numbers within the reason are left out, so that like joins like."""
+    """Reason of failed inputs; numbers in it are left out, so that equal reasons are counted together."""
 
     status: str
     stage: str
@@ -47,8 +47,8 @@ class Cause(NamedTuple):
 
 
 @dataclass
-class InputCensus:
-    """What `inputs/` holds, in numbers."""
+class InputStatistics:
+    """Counts over `inputs/`."""
 
     status: Counter[str] = field(default_factory=Counter)
     totals: Counter[str] = field(default_factory=Counter)
@@ -60,7 +60,7 @@ class InputCensus:
 
     @staticmethod
     def columns() -> list[str]:
-        """The columns `add` looks at; a file may lack any but `uri` and `status`."""
+        """Columns that `add` reads; a file may lack any but `uri` and `status`."""
         return list(_COLUMNS)
 
     @property
@@ -95,15 +95,15 @@ class InputCensus:
         return sorted(self._rows, key=lambda row: row[:2])[:TABLE_ROWS]
 
     def reasons(self) -> list[tuple[Cause, int]]:
-        """Why inputs did not end well and how many did so, errors first, most frequent first.
+        """Reasons of failed inputs with their counts, errors first, most frequent first.
 
-        A cause that always reads the same keeps its numbers.
+        A reason with a single wording keeps its numbers.
         """
         ordered = sorted(self.causes.items(), key=lambda item: (_rank(item[0].status), -item[1], item[0]))
         return [(cause._replace(text=self._wording(cause)), count) for cause, count in ordered]
 
     def _add_cause(self, status: str, stage: str, reason: str) -> None:
-        text = reason or ("nobody was found" if status == "no_face" else "no reason was written")
+        text = reason or ("no face was found" if status == "no_face" else "no reason was recorded")
         cause = Cause(status, stage, re.sub(r"\d[\d.,]*", "…", text))
         self.causes[cause] += 1
         if len(self._texts[cause]) < DISTINCT_TEXTS:

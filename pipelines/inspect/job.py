@@ -1,7 +1,7 @@
-"""`rigface inspect OUT`: one HTML page that lets a person see what a dataset of faces holds.
+"""Inspection of a dataset of faces: one HTML page, `rigface inspect OUT`.
 
-Path: OUT/faces/**/*.parquet, OUT/inputs/*.parquet -> census (numbers, one pass, bounded memory) -> gallery (some dozens
-of rows with pictures) -> document -> OUT/inspect.html. Reads any file system pyarrow knows; writes nothing but the page.
+Path: OUT/faces/**/*.parquet, OUT/inputs/*.parquet -> statistics (one pass, bounded memory) -> gallery (some dozens of rows
+with pictures) -> document -> OUT/inspect.html. Reads any file system of pyarrow; writes only the page.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from pipelines.edit.config import STRIP_NAME
 from pipelines.inspect import gallery
 from pipelines.inspect.cards import SHOWN_PEOPLE
 from pipelines.inspect.document import DatasetFiles, Gallery, document
-from pipelines.inspect.inputs import InputCensus
-from pipelines.inspect.statistics import BATCH_ROWS, FLAGS, FaceCensus, Spot
+from pipelines.inspect.inputs import InputStatistics
+from pipelines.inspect.statistics import BATCH_ROWS, FLAGS, FaceStatistics, RowPosition
 from rigface import schema
 from rigface.errors import BadInput
 from rigface.storage.store import Store
@@ -45,7 +45,7 @@ _Opened = tuple[pa.Schema, list[pa.RecordBatch] | None] | Exception
 
 @dataclass
 class Dataset:
-    """The files of one dataset; what cannot be read of them is said in `notices` and left out."""
+    """The files of one dataset; unreadable ones are left out and listed in `notices`."""
 
     store: Store
     files: list[str] = field(default_factory=list)  # of faces, those that were counted
@@ -86,7 +86,7 @@ class Dataset:
             return problem
 
     def _batches(self, path: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
-        """Batches of a file; one that breaks off is kept as far as it goes, and said so."""
+        """Batches of a file; a damaged one is kept up to the damage, with a notice."""
         kept = 0
         try:
             with self.open(path) as parquet:
@@ -99,20 +99,20 @@ class Dataset:
 
 
 def write(out: str, *, page: str | None = None, samples: int = 24, seed: int = 0) -> str:
-    """Look through a dataset and write the page about it.
+    """Write the page of a dataset.
 
     Args:
         out: the dataset: a folder or s3://bucket/prefix.
         page: local path of the page; by default `inspect.html` beside the dataset's folders.
         samples: faces in the gallery.
-        seed: which ones.
+        seed: of their choice.
 
     Returns:
-        Where the page is.
+        Address of the page.
 
     Raises:
         BadInput: there is no dataset at `out`.
-        ValueError: no sample is asked for.
+        ValueError: `samples` is below 1.
     """
     if samples < 1:
         raise ValueError(f"samples: want at least 1, got {samples}")
@@ -144,39 +144,39 @@ def write(out: str, *, page: str | None = None, samples: int = 24, seed: int = 0
     return _save(os.path.abspath(os.path.expanduser(page)), body)
 
 
-def _count_inputs(data: Dataset, paths: list[str]) -> InputCensus:
-    census = InputCensus()
-    for _, _, batches in data.tables(paths, census.columns()):
+def _count_inputs(data: Dataset, paths: list[str]) -> InputStatistics:
+    statistics = InputStatistics()
+    for _, _, batches in data.tables(paths, statistics.columns()):
         for batch in batches:
-            census.add(batch)
-    return census
+            statistics.add(batch)
+    return statistics
 
 
-def _count_faces(data: Dataset, paths: list[str], samples: int, seed: int) -> tuple[FaceCensus, str]:
+def _count_faces(data: Dataset, paths: list[str], samples: int, seed: int) -> tuple[FaceStatistics, str]:
     """One pass over the number columns, and the schema's name. Files of another head model than the first file's are
-    left out, and said so."""
-    census: FaceCensus | None = None
+    left out, with a notice."""
+    statistics: FaceStatistics | None = None
     name = "–"
-    for path, described, batches in data.tables(paths, FaceCensus.columns()):
+    for path, described, batches in data.tables(paths, FaceStatistics.columns()):
         try:
             head, detector = schema.head_of(described), schema.detector_of(described)
         except ValueError as problem:
             data.leave_out(path, problem)
             continue
-        if census is None:
-            census = FaceCensus(head, detector, keep=max(samples, 8), seed=seed)
+        if statistics is None:
+            statistics = FaceStatistics(head, detector, keep=max(samples, 8), seed=seed)
             name = (described.metadata or {}).get(b"rigface.schema", b"").decode("utf-8", "replace")
-        if (head.name, head.version) != (census.head.name, census.head.version):
-            mine = f"{census.head.name} {census.head.version}"
-            data.leave_out(path, f"its head model is {head.name} {head.version}, not {mine}")
+        if (head.name, head.version) != (statistics.head.name, statistics.head.version):
+            expected = f"{statistics.head.name} {statistics.head.version}"
+            data.leave_out(path, f"its head model is {head.name} {head.version}, not {expected}")
             continue
         row = 0
         for batch in batches:
-            census.add(batch, len(data.files), row)
+            statistics.add(batch, len(data.files), row)
             row += len(batch)
         if row:
             data.files.append(path)
-    return census or FaceCensus(HeadSpec("–", "", 0, 0, 0), DetectorSpec("–", "", 0)), name
+    return statistics or FaceStatistics(HeadSpec("–", "", 0, 0, 0), DetectorSpec("–", "", 0)), name
 
 
 def _sizes_and_times(store: Store, paths: list[str]) -> tuple[list[int], list[datetime]]:
@@ -184,45 +184,47 @@ def _sizes_and_times(store: Store, paths: list[str]) -> tuple[list[int], list[da
     return [info.size or 0 for info in infos], [info.mtime for info in infos if info.mtime]
 
 
-def _gallery(data: Dataset, faces: FaceCensus, samples: int, head_folder: str) -> tuple[Gallery, dict[str, str]]:
+def _gallery(data: Dataset, faces: FaceStatistics, samples: int, head_folder: str) -> tuple[Gallery, dict[str, str]]:
     """The faces on show, and a small picture of each of the most seen persons."""
     if not faces.ok:
         return Gallery(), {}
     candidates = faces.candidates()
     least = faces.least_trusted(min(LEAST_TRUSTED, samples)) if len(faces.people) > LEAST_TRUSTED else []
     varied = gallery.choose(candidates, samples, without=set(least))
-    seen = {name: person.spot for name, person in faces.most_seen(SHOWN_PEOPLE) if person.spot}
+    seen = {name: person.position for name, person in faces.most_seen(SHOWN_PEOPLE) if person.position}
     head, why_not = gallery.load_head(faces.head, head_folder or None)
 
-    def drawn(spots: list[Spot]) -> list[gallery.Strip]:
-        rows, _ = _rows(data, spots, _SHOWN)
+    def drawn(positions: list[RowPosition]) -> list[gallery.Strip]:
+        rows, _ = _rows(data, positions, _SHOWN)
         return gallery.strips(rows, head, faces.head) if len(rows) else []
 
     varied_strips, least_strips = drawn(varied), drawn(least)
-    small, spots = _rows(data, list(seen.values()), ["crop", "mask"])
-    thumbs = dict(zip(spots, gallery.thumbs(small)))
+    small, positions = _rows(data, list(seen.values()), ["crop", "mask"])
+    thumbs = dict(zip(positions, gallery.thumbs(small)))
     uris = gallery.encoded(varied_strips + least_strips)
     shown = Gallery(varied_strips, least_strips, uris, why_not)
-    return shown, {name: thumbs[spot] for name, spot in seen.items() if spot in thumbs}
+    return shown, {name: thumbs[position] for name, position in seen.items() if position in thumbs}
 
 
-def _rows(data: Dataset, spots: list[Spot], columns: list[str]) -> tuple[pa.Table, list[Spot]]:
-    """Rows with their pictures, in the order asked, and which those are: a file whose pictures cannot be read is said."""
-    found: dict[Spot, pa.Table] = {}
-    for file in sorted({spot.file for spot in spots}):
-        wanted = [spot.row for spot in spots if spot.file == file]
+def _rows(data: Dataset, positions: list[RowPosition], columns: list[str]) -> tuple[pa.Table, list[RowPosition]]:
+    """Rows with their pictures in the order of `positions`, and their positions; unreadable files are left out, with a notice."""
+    found: dict[RowPosition, pa.Table] = {}
+    for file in sorted({position.file for position in positions}):
+        wanted = [position.row for position in positions if position.file == file]
         try:
             with data.open(data.files[file]) as parquet:
-                found |= {Spot(file, row): table for row, table in gallery.fetch(parquet, wanted, columns).items()}
+                found |= {
+                    RowPosition(file, row): table for row, table in gallery.fetch(parquet, wanted, columns).items()
+                }
         except (OSError, pa.ArrowException) as problem:
             data.leave_out(f"{data.files[file]} (pictures)", problem)
-    kept = [spot for spot in spots if spot in found]
+    kept = [position for position in positions if position in found]
     empty = pa.table({})
     return pa.concat_tables([found[s] for s in kept], promote_options="default") if kept else empty, kept
 
 
 def _settings(store: Store) -> dict[str, Any]:
-    """What the dataset was made with, as flat pairs; nothing if that was not written down."""
+    """Settings of the extraction as flat pairs; empty if there is no record of them."""
     try:
         about = run_info.load(store)
     except ValueError:
@@ -236,9 +238,9 @@ def _settings(store: Store) -> dict[str, Any]:
 
 
 def _save(path: str, body: bytes) -> str:
-    """Write aside and rename: an open page is never half a page."""
-    aside = f"{path}.{os.getpid()}.part"
-    with open(aside, "wb") as file:
+    """Write a part file and rename it, so that a reader never sees half a page."""
+    part = f"{path}.{os.getpid()}.part"
+    with open(part, "wb") as file:
         file.write(body)
-    os.replace(aside, path)
+    os.replace(part, path)
     return path

@@ -1,8 +1,8 @@
-"""Count a dataset of faces without loading it: histograms, tallies and a handful of rows worth looking at.
+"""Statistics of a dataset of faces in one pass: histograms, counts and a pool of rows for the gallery.
 
-Path: OUT/faces/**/*.parquet -> FaceCensus, the numbers behind `rigface inspect`. Batches of number columns go by once;
-pictures are never read here. Memory is the histograms, a bounded pool of candidate rows, and one small entry per
-person (per track where identities have not been computed).
+Path: OUT/faces/**/*.parquet -> FaceStatistics -> `rigface inspect`. Number columns are read once, in batches; pictures are
+never read here. Memory: the histograms, a bounded pool of candidate rows, and one small entry per person (per track if
+identities are not computed).
 
 Every number is counted over rows whose status is `ok`; null and NaN are skipped.
 """
@@ -45,7 +45,7 @@ NUMBER_EDGES = {
     "roll_deg": np.linspace(-90, 90, 37),
 }
 FLAGS = ("is_profile", "is_tiny", "is_blurred", "is_grey", "is_suspect")
-FLAT_CONTRAST = 0.1  # below this, directed over even light, a direction means nothing
+FLAT_CONTRAST = 0.1  # directed over even light; below this the light has no direction
 
 # Gains of the harmonics 1, x, xz, 3z2-1 in `rigface.face.rendering.lighting`, which needs torch.
 _EVEN, _FIRST, _MIXED, _ZONAL = (
@@ -55,32 +55,32 @@ _EVEN, _FIRST, _MIXED, _ZONAL = (
     pi / 4 * sqrt(5 / (16 * pi)),
 )
 _CELLS = (7, 6, 3)  # yaw, light, confidence: strata of the candidate pool
-_LEAST_POOL = 256
+_MAX_LOWEST = 256
 
 
-class Spot(NamedTuple):
-    """Where a row lies: which file of the listing, which row of the file."""
+class RowPosition(NamedTuple):
+    """Position of a row: number of its file in the listing, number of the row in the file."""
 
     file: int
     row: int
 
 
 class Candidate(NamedTuple):
-    """A row that may be shown, with what tells it from others: yaw, pitch, light direction, confidence, person."""
+    """A row for the gallery, with its features: yaw, pitch, light direction, confidence."""
 
     priority: int
-    spot: Spot
+    position: RowPosition
     features: tuple[float, ...]
     person: str
 
 
 @dataclass
 class Person:
-    """One identity (or one track): how many frames, and the most trusted of them."""
+    """One identity (or one track): number of frames, and the most trusted of them."""
 
     frames: int = 0
     confidence: float = -1.0
-    spot: Spot | None = None
+    position: RowPosition | None = None
 
 
 @dataclass
@@ -109,14 +109,14 @@ class Histogram:
 
 
 @dataclass
-class FaceCensus:
-    """What `faces/` holds, in numbers.
+class FaceStatistics:
+    """Counts over `faces/`.
 
     Args:
         head: the head model the coefficients belong to.
         detector: the detector that found the faces.
         keep: how many candidate rows to keep per stratum.
-        seed: which rows those are.
+        seed: of the choice of candidates.
     """
 
     head: HeadSpec
@@ -140,7 +140,7 @@ class FaceCensus:
     expression: np.ndarray = field(init=False)
     _pool: dict[int, list[Candidate]] = field(default_factory=dict)
     _limits: np.ndarray = field(init=False)
-    _least: dict[str, tuple[float, Spot]] = field(default_factory=dict)
+    _lowest: dict[str, tuple[float, RowPosition]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.expression = np.zeros((self.head.expression, len(EXPRESSION_EDGES) - 1), np.int64)
@@ -148,7 +148,7 @@ class FaceCensus:
 
     @staticmethod
     def columns() -> list[str]:
-        """The columns `add` looks at; a file may lack any but the first four."""
+        """Columns that `add` reads; a file may lack any but the first four."""
         key = ["uri", "frame_index", "track", "status", "identity", "reason", "expression", "light"]
         return [*key, "yaw_deg", "pitch_deg", "skin_tone_ita_deg", *NUMBER_EDGES, *FLAGS]
 
@@ -167,7 +167,7 @@ class FaceCensus:
         if len(rows) < len(good):
             failed = batch.filter(pa.array(~good))
             texts = failed["reason"].to_pylist() if "reason" in batch.schema.names else [None] * len(failed)
-            self.reasons.update(text or "no reason was written" for text in texts)
+            self.reasons.update(text or "no reason was recorded" for text in texts)
             batch = batch.filter(pa.array(good))
         if not len(rows):
             return
@@ -186,12 +186,12 @@ class FaceCensus:
         self._add_candidates(batch, features, persons, file, first_row + rows)
 
     def candidates(self) -> list[Candidate]:
-        """The pool to choose a gallery from: some rows of every stratum, the same whatever the order of the files."""
+        """Candidates of the gallery: some rows of every stratum, independent of the order of the files."""
         return sorted(candidate for cell in self._pool.values() for candidate in sorted(cell)[: self.keep])
 
-    def least_trusted(self, count: int) -> list[Spot]:
+    def least_trusted(self, count: int) -> list[RowPosition]:
         """The rows with the lowest confidence, one per person, lowest first."""
-        return [spot for _, (_, spot) in sorted(self._least.items(), key=lambda item: item[1])[:count]]
+        return [position for _, (_, position) in sorted(self._lowest.items(), key=lambda item: item[1])[:count]]
 
     def most_seen(self, count: int) -> list[tuple[str, Person]]:
         """The persons with the most frames, most first."""
@@ -239,16 +239,16 @@ class FaceCensus:
             name = identity or f"{uri} · track {track}"
             person = self.people.setdefault(name, Person())
             person.frames += 1
-            spot = Spot(file, int(rows[i]))
+            position = RowPosition(file, int(rows[i]))
             if confidence[i] > person.confidence:
-                person.confidence, person.spot = float(confidence[i]), spot
-            lowest = self._least.get(name)
+                person.confidence, person.position = float(confidence[i]), position
+            lowest = self._lowest.get(name)
             if lowest is None or confidence[i] < lowest[0]:
-                self._least[name] = (float(confidence[i]), spot)
+                self._lowest[name] = (float(confidence[i]), position)
             persons.append(name)
         self.with_identity += sum(identity is not None for identity in identities)
-        if len(self._least) > _LEAST_POOL:
-            self._least = dict(sorted(self._least.items(), key=lambda item: item[1])[: _LEAST_POOL // 2])
+        if len(self._lowest) > _MAX_LOWEST:
+            self._lowest = dict(sorted(self._lowest.items(), key=lambda item: item[1])[: _MAX_LOWEST // 2])
         return persons
 
     def _add_candidates(
@@ -260,7 +260,9 @@ class FaceCensus:
         for i in np.flatnonzero(priority < self._limits[cells]).tolist():
             cell = int(cells[i])
             pool = self._pool.setdefault(cell, [])
-            pool.append(Candidate(int(priority[i]), Spot(file, int(rows[i])), tuple(features[i].tolist()), persons[i]))
+            pool.append(
+                Candidate(int(priority[i]), RowPosition(file, int(rows[i])), tuple(features[i].tolist()), persons[i])
+            )
             if len(pool) >= 2 * self.keep:
                 pool.sort()
                 del pool[self.keep :]
@@ -268,10 +270,10 @@ class FaceCensus:
 
 
 def light_slope(light: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How the shading of a ball changes across the side that the camera sees, and its mean there.
+    """Slope and mean of the shading of a ball over the side that faces the camera.
 
-    The first-order coefficients alone do not say where the light is: nobody sees the far side of a face, so a fit may
-    trade them against the second order. This is the plane a + b.n that fits the shading best over the disc the ball
+    The first-order coefficients alone do not give the direction of the light: the far side of a face is not visible, so a
+    fit may trade them against the second order. This is the plane a + b.n that fits the shading best over the disc the ball
     shows (moments of the unit disc: E[x2 z] / E[x2] = 8/15, cov(z2, z) / var(z) = 6/5, E[z] = 2/3, E[z2] = 1/2).
 
     Args:
@@ -326,7 +328,7 @@ def _cells(features: np.ndarray) -> np.ndarray:
 
 
 def _hashes(batch: pa.RecordBatch, seed: int) -> np.ndarray:
-    """One 64-bit number per row, from who it is and the seed alone (splitmix64 over a hash of the input's name)."""
+    """A 64-bit number per row, from its key and the seed alone (splitmix64 over a hash of the input's name)."""
     names = batch["uri"].dictionary_encode()
     digests = [
         hashlib.blake2b(str(n).encode("utf-8", "replace"), digest_size=8).digest() for n in names.dictionary.to_pylist()

@@ -1,4 +1,4 @@
-"""The capacity plan: its figures are the measured ones, its sums add up, and its pages are up to date."""
+"""Estimates: measured figures, loads, printed forecasts, tables of docs/scaling.md."""
 
 import json
 import re
@@ -21,7 +21,7 @@ def result(name):
     return json.loads((RESULTS / f"{name}.json").read_text())
 
 
-def test_its_figures_are_those_measured():
+def test_figures_are_those_of_benchmark_results():
     found = result("extract")
     largest = max((name for name in found if name.startswith("x")), key=lambda name: int(name[1:]))
     assert found[largest]["stage_ms_per_frame"] == load.STEP_MS
@@ -29,11 +29,11 @@ def test_its_figures_are_those_measured():
     assert result("capacity")["dataset"]["bytes_per_face"] == pytest.approx(load.FACE_BYTES, rel=1e-3)
 
 
-def test_cores_do_in_all_what_the_machine_did():
+def test_core_seconds_sum_to_measured_throughput():
     assert sum(load.core_seconds().values()) == pytest.approx(load.CORES / load.FPS)
 
 
-def test_every_frame_is_decoded_and_few_are_looked_at():
+def test_all_frames_are_decoded_and_some_sampled():
     ask = ClusterSpec(clips=1000, clip_s=10, clip_fps=25)
     one, all_of_them = (estimate.load_of(ask, Settings(fps=fps)) for fps in (1, "all"))
     assert (one.frames, one.units, one.faces) == (10_000, 1000, 10_000)
@@ -45,7 +45,7 @@ def test_every_frame_is_decoded_and_few_are_looked_at():
     assert longer.units == 5000  # 1500 frames, 300 a unit
 
 
-def test_a_plan_in_words(capsys):
+def test_forecast_of_clips_is_printed(capsys):
     assert main(["forecast", "--clips", "1e5", "--fps", "1", "--nodes", "4", "--price", "0.05"]) == 0
     text = capsys.readouterr().out
     assert "100,000 inputs, 1.0 million sampled frames, 100,000 units of work" in text
@@ -55,7 +55,7 @@ def test_a_plan_in_words(capsys):
     assert "split the clips into more jobs" in capsys.readouterr().out
 
 
-def test_a_sample_can_be_simulated():
+def test_sample_gives_load_for_simulation():
     from tests.pipelines.capacity.test_sample_run import make
 
     sample = replace(make(inputs=5000), seconds={"decode": 3.0, "detect": 1.0, "write": 1.0})
@@ -69,7 +69,7 @@ def test_a_sample_can_be_simulated():
 
 
 @pytest.mark.parametrize("words", [["clips/", "--clips", "10"], [], ["--clips", "10", "--clip-s", "0"]])
-def test_what_makes_no_sense_is_said(words, capsys):
+def test_invalid_forecast_is_refused(words, capsys):
     with pytest.raises(PlanError):
         parse(["forecast", *words]).run()
 

@@ -1,4 +1,4 @@
-"""Forecasts: scaled as they should be, honest about what they do not know."""
+"""Forecasts from a sample: scaling, ranges, printed share."""
 
 from dataclasses import replace
 
@@ -18,14 +18,14 @@ def make(inputs=1000, looked=50, spread=0.0):
     return Forecast(inputs, frames, np.ones(looked), cost, wall_s=3.0)
 
 
-def test_totals_are_the_sample_scaled_to_all():
+def test_totals_are_sample_scaled_to_all_inputs():
     frames, seconds, size, faces, units = make().totals()[0]
     assert (frames, units) == (100_000, 1000)
     assert seconds == pytest.approx(0.05 * 100_000 + 0.02 * 1000)
     assert (size, faces) == (pytest.approx(8e9), pytest.approx(150_000))
 
 
-def test_range_is_nothing_for_equals_and_grows_with_the_spread():
+def test_range_grows_with_spread_of_sample():
     def width(one):
         middle, low, high = one.totals()[:, 1]
         return (high - low) / middle
@@ -34,12 +34,12 @@ def test_range_is_nothing_for_equals_and_grows_with_the_spread():
     assert 0 < width(make(spread=0.2)) < width(make(spread=0.8))
 
 
-def test_frames_are_certain_when_all_inputs_were_looked_into():
+def test_frames_are_exact_if_all_inputs_are_surveyed():
     middle, low, high = make(inputs=50, looked=50, spread=0.5).totals()[:, 0]
     assert middle == low == high
 
 
-def test_twice_the_cpus_half_the_time_same_cost():
+def test_twice_the_cpus_take_half_the_time_at_same_cost():
     few, many = (make().describe(cpus, 0.5, "EUR") for cpus in (10, 20))
     assert "on 10 CPUs: 8 min" in few
     assert "on 20 CPUs: 4 min" in many
@@ -48,21 +48,16 @@ def test_twice_the_cpus_half_the_time_same_cost():
     ]
 
 
-def test_how_much_was_really_run_is_said():
+def test_share_of_run_units_is_printed():
     said = replace(make(inputs=1000), share=0.01).describe(10, 1, "EUR")  # 12 of 1,000 units
     assert "12 units with" in said
     assert "1.2 % of all\n" in said
-<<<<<<< HEAD
-    said = replace(make(inputs=100_000), share=0.01).on(10, 1, "EUR")
-    assert "0.012 % of all; 1 % was requested, but only surveyed inputs are run\n" in said
-=======
     said = replace(make(inputs=100_000), share=0.01).describe(10, 1, "EUR")
-    assert "0.012 % of all; 1 % was asked for, but only units of surveyed inputs are run\n" in said
->>>>>>> 9fd52d5 (pipelines/capacity: name fields, flags and stages by what they are)
+    assert "0.012 % of all; 1 % was requested, but only surveyed inputs are run\n" in said
 
 
 @pytest.mark.slow
-def test_a_sample_is_run_and_nothing_is_left(ray_cluster, tmp_path):
+def test_sample_is_run_and_leaves_no_output(ray_cluster, tmp_path):
     for i in range(4):
         fakes.video(tmp_path / f"{i}.mp4", (0.2,), frames=8, seed=i)
     made = forecast(debug((str(tmp_path),), str(tmp_path / "out")), share=0.01, min_units=2)

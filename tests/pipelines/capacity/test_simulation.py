@@ -1,4 +1,4 @@
-"""The simulation: against what can be worked out by hand, and against runs that were measured."""
+"""Simulation of a cluster: against results by hand and measured runs."""
 
 import json
 from dataclasses import replace
@@ -19,14 +19,14 @@ def result(name):
     return json.loads((RESULTS / f"{name}.json").read_text())
 
 
-def test_one_stage_takes_as_long_as_its_rounds():
+def test_single_stage_takes_its_rounds():
     done = simulate(Work(10, 5.0, **EXACT), (Stage("look", 0.2, 1, 4, 4),), Machines(4, price=3600))
     assert done.wall_s == pytest.approx(3.0, rel=0.01)  # three rounds of one second
     assert done.cost == pytest.approx(done.wall_s * 3600 / 3600, rel=0.01)
     assert done.busy["look"] == pytest.approx(10 / 12, rel=0.02)
 
 
-def test_a_pipeline_goes_at_the_pace_of_its_slowest_stage():
+def test_slowest_stage_sets_the_pace():
     stages = (Stage("a", 0.1, 1, 2, 2), Stage("b", 0.2, 1, 1, 1), Stage("c", 0.01, 1, 1, 1))
     done = simulate(Work(200, 1.0, **EXACT), stages, Machines(4))
     assert done.wall_s == pytest.approx(200 * 0.2 + 0.11, rel=0.01)
@@ -34,7 +34,7 @@ def test_a_pipeline_goes_at_the_pace_of_its_slowest_stage():
     assert done.busy["a"] == pytest.approx(0.25, rel=0.1)
 
 
-def test_the_driver_can_be_what_all_wait_for_and_jobs_share_it():
+def test_driver_can_be_bottleneck_and_jobs_share_it():
     work = Work(1000, 1.0, spread=0.0, driver_s=0.1, actor_s=0.0)
     alone = simulate(work, (Stage("a", 0.1, 1, 8, 8),), Machines(8))
     four = simulate(replace(work, jobs=4), (Stage("a", 0.1, 1, 8, 8),), Machines(8))
@@ -43,7 +43,7 @@ def test_the_driver_can_be_what_all_wait_for_and_jobs_share_it():
     assert four.wall_s == pytest.approx(25, rel=0.05)
 
 
-def test_a_cluster_grows_to_the_work_and_not_beyond():
+def test_cluster_grows_only_as_needed():
     stages = (Stage("a", 1.0, 1, 1, 64), Stage("b", 0.1, 1, 1, 64))
     small, large = (simulate(Work(12_000, 1.0, driver_s=0.0), stages, Machines(8, 1, n, start_s=30)) for n in (1, 8))
     assert (small.peak_nodes, large.peak_nodes) == (1, 8)
@@ -53,7 +53,7 @@ def test_a_cluster_grows_to_the_work_and_not_beyond():
     assert few.peak_nodes == 1
 
 
-def test_lost_machines_cost_time_and_no_unit():
+def test_lost_machines_cost_time_but_no_unit():
     stages = (Stage("a", 1.0, 1, 8, 32), Stage("b", 0.2, 1, 2, 8))
     kept, lost = (simulate(Work(3000, 1.0), stages, Machines(8, 2, 4, start_s=20, spot_hours=h)) for h in (0, 0.05))
     assert (kept.lost_nodes, kept.redone) == (0, 0)
@@ -62,13 +62,13 @@ def test_lost_machines_cost_time_and_no_unit():
     assert lost.wall_s > kept.wall_s
 
 
-def test_many_units_are_simulated_like_few():
+def test_time_is_proportional_to_units():
     stages = (Stage("a", 0.05, 1, 8, 8), Stage("b", 0.02, 1, 4, 4))
     few, many = (simulate(Work(n, 10.0, driver_s=0.0), stages, Machines(12)) for n in (10_000, 200_000))
     assert many.wall_s / few.wall_s == pytest.approx(20, rel=0.03)
 
 
-def test_the_same_question_has_the_same_answer():
+def test_same_seed_gives_same_result():
     ask = Work(500, 3.0), (Stage("a", 0.1, 1, 2, 9), Stage("b", 0.1, 1, 2, 9)), Machines(4, 1, 4, spot_hours=0.1)
     assert simulate(*ask, seed=3) == simulate(*ask, seed=3)
 
@@ -77,7 +77,7 @@ def test_the_same_question_has_the_same_answer():
     ("stages", "machines"),
     [((Stage("a", 1.0, cpus=5),), Machines(4)), ((Stage("a", 1.0, 1, 5, 5),), Machines(4)), ((), Machines(4))],
 )
-def test_what_cannot_stand_is_refused(stages, machines):
+def test_impossible_cluster_is_refused(stages, machines):
     with pytest.raises(PlanError):
         simulate(Work(0 if not stages else 9), stages, machines)
 
@@ -90,7 +90,7 @@ def measured(run):
 
 
 @pytest.mark.parametrize("times", [1, 4, 16])
-def test_measured_runs_of_the_job_come_out_within_a_tenth(times):
+def test_measured_runs_are_simulated_within_a_tenth(times):
     """Start and stages are taken from the run; how they add up to its end is the simulation's."""
     found = result("extract")
     run = found[f"x{times}"]
@@ -101,7 +101,7 @@ def test_measured_runs_of_the_job_come_out_within_a_tenth(times):
     assert done.bottleneck == "look"
 
 
-def test_the_smallest_run_foretells_the_largest_within_a_fifth():
+def test_smallest_run_predicts_largest_within_a_fifth():
     """As somebody plans who measured a small run: start and stages of one, the clock of sixteen times as much."""
     found = result("extract")
     units = tuple(n for _ in range(16) for n in (218, 177, 177, 282, 199))
@@ -109,7 +109,7 @@ def test_the_smallest_run_foretells_the_largest_within_a_fifth():
     assert done.wall_s == pytest.approx(found["x16"]["wall_s"], rel=0.20)
 
 
-def test_a_measured_painter_comes_out_within_a_fifth():
+def test_measured_batching_is_simulated_within_a_fifth():
     """Its step is taken from the runs with 1 and 16 callers; the run with 4 is foretold, within a fifth: that machine was busy."""
     found = result("serve_load")["painter alone"]
     loads = {n: found[f"in flight, {n} callers"] for n in (1, 4, 16)}

@@ -1,4 +1,4 @@
-"""The command line: words to configuration, complaints in words, dry runs that write nothing."""
+"""Command line: overview, parsing, errors, quiet ends, dry runs."""
 
 import os
 import signal
@@ -27,20 +27,20 @@ def test_flags_change_single_fields_of_the_preset():
     assert command.job.address == "auto"
 
 
-def test_plain_command_is_the_laptop_at_five_frames_a_second():
+def test_default_preset_is_laptop_at_five_frames_per_second():
     command = parse(["extract", "clips", "out"])
     assert command.job == laptop()
     assert command.job.settings.fps == 5.0
     assert parse(["extract", "clips", "out", "--fps", "all"]).job.settings.fps == "all"
 
 
-def test_switches():
+def test_switches_set_boolean_fields():
     job = parse(["extract", "a", "b", "--overwrite", "--retry-errors", "--no-identities", "--small-faces"]).job
     assert (job.overwrite, job.retry_errors, job.identities, job.settings.small_faces) == (True, True, False, True)
 
 
 @pytest.mark.parametrize(
-    ("words", "complaint"),
+    ("words", "message"),
     [
         (["extract", "only-one"], "VIDEOS... OUT"),
         (["extract", "a", "b", "--fps", "0"], "above 0"),
@@ -50,15 +50,15 @@ def test_switches():
         (["forecast"], "VIDEOS..."),
     ],
 )
-def test_complaints_are_one_line(words, complaint, capsys):
+def test_errors_are_one_line(words, message, capsys):
     assert main(words) == 1
     err = capsys.readouterr().err
-    assert complaint in err
+    assert message in err
     assert err.startswith("rigface: ")
     assert err.count("\n") == 1
 
 
-def test_unknown_preset_is_refused_with_the_known_ones(capsys):
+def test_unknown_preset_is_refused_with_known_presets(capsys):
     with pytest.raises(SystemExit):
         parse(["extract", "a", "b", "--preset", "moon"])
     assert "laptop" in "".join(capsys.readouterr())
@@ -165,7 +165,7 @@ def test_status_and_dry_run_of_a_finished_dataset(finished, zoo, capsys):
     assert "0 units of work" in capsys.readouterr().out
 
 
-def test_a_dry_run_reads_the_plans_of_a_window_at_a_time(tmp_path, monkeypatch):
+def test_dry_run_reads_plans_in_windows(tmp_path, monkeypatch):
     """Of 33 inputs, 24 known and 20 of those unchanged, whatever the window."""
     from pipelines.extract import dry_run
     from pipelines.extract.config import debug

@@ -1,4 +1,4 @@
-"""Flags to an edit: everything people may say, in every order of precedence, and complaints that name the flag."""
+"""Flags of an edit: values, precedence, errors that name the flag."""
 
 from dataclasses import fields
 from pathlib import Path
@@ -26,13 +26,13 @@ def picture(tmp_path: Path) -> str:
     return str(tmp_path / "a.png")
 
 
-def test_numbers_become_the_edit():
+def test_numeric_flags_become_edit():
     spec, targets = parse_flags(flags("--yaw", "15", "--smile", "0.6", "--light-azimuth", "40", "--relative"))
     assert spec == EditSpec(yaw_deg=15, relative=True, expression={"smile": 0.6}, light=LightEdit(azimuth_deg=40))
     assert targets == {}
 
 
-def test_nothing_said_is_nothing_asked():
+def test_no_flags_give_empty_edit():
     assert parse_flags(flags()) == (EditSpec(), {})
 
 
@@ -42,12 +42,12 @@ def test_every_named_expression_has_a_flag():
     assert parse_flags(flags(*words))[0].expression == dict.fromkeys(NAMED_EXPRESSIONS, 0.5)
 
 
-def test_any_axis_by_name():
+def test_expression_flag_takes_any_axis():
     spec, _ = parse_flags(flags("--expression", "jawOpen=0.4", "mouthSmileLeft=-0.5", "--region", "mouth"))
     assert (spec.expression, spec.region) == ({"jawOpen": 0.4, "mouthSmileLeft": -0.5}, "mouth")
 
 
-def test_each_trait_from_its_own_picture(picture, tmp_path):
+def test_traits_come_from_separate_images(picture, tmp_path):
     (tmp_path / "b.png").write_bytes(b"another")
     spec, targets = parse_flags(
         flags("--take", "pose,light", "--target", picture, "--light-from", str(tmp_path / "b.png"))
@@ -56,7 +56,7 @@ def test_each_trait_from_its_own_picture(picture, tmp_path):
     assert {t: p.name for t, p in targets.items()} == {"pose": "a.png", "light": "b.png"}
 
 
-def test_a_file_comes_first_and_flags_override_it_number_by_number(tmp_path, picture):
+def test_flags_override_edit_file_one_by_one(tmp_path, picture):
     first = EditSpec(
         take={"pose"}, yaw_deg=30, expression={"smile": 1, "blink": 0.3}, light=LightEdit(azimuth_deg=90, ambient=0.7)
     )
@@ -75,13 +75,13 @@ def test_a_file_comes_first_and_flags_override_it_number_by_number(tmp_path, pic
     assert set(targets) == {"pose"}
 
 
-def test_what_is_saved_is_read_again(tmp_path):
+def test_saved_edit_is_read_again(tmp_path):
     spec, _ = parse_flags(flags("--pitch", "-9", "--light-colour", "1", "0.5", "0.2", "--strength", "0.7"))
     save_edit(tmp_path / "e.json", spec)
     assert parse_flags(flags("--edit", str(tmp_path / "e.json")))[0] == spec
 
 
-def test_a_place_lights_the_face_at_the_photographs_own_exposure(tmp_path):
+def test_environment_map_is_scaled_to_exposure_of_photograph(tmp_path):
     sky = np.full((16, 32, 3), 10, np.uint8)
     sky[5:8, 20:26] = 255  # right of the middle: on the person's right, the viewer's left
     (tmp_path / "sky.png").write_bytes(encode_png(sky))
@@ -95,7 +95,7 @@ def test_a_place_lights_the_face_at_the_photographs_own_exposure(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "complaint"),
+    ("words", "message"),
     [
         (["--yaw", "150"], r"--yaw: want a number in \[-90, 90\], got 150"),
         (["--jaw-open", "7"], r"--jaw-open: want a number in \[-1, 2\]"),
@@ -113,22 +113,22 @@ def test_a_place_lights_the_face_at_the_photographs_own_exposure(tmp_path):
         (["--hdr", "x.hdr", "--light-ambient", "1"], "--light-ambient: --hdr sets all of the light"),
     ],
 )  # fmt: skip
-def test_complaints_name_the_flag(words, complaint):
-    with pytest.raises(PlanError, match=complaint):
+def test_errors_name_the_flag(words, message):
+    with pytest.raises(PlanError, match=message):
         parse_flags(flags(*words))
 
 
 @pytest.mark.parametrize(
-    ("text", "complaint"),
+    ("text", "message"),
     [("{", "e.json: an edit is a JSON object"), ('{"yaw": 3}', "e.json: yaw: want one of take, yaw_deg"), ('{"light": {"lumen": 1}}', r"e.json: light\.lumen")],
 )  # fmt: skip
-def test_complaints_name_the_file_and_its_field(tmp_path, text, complaint):
+def test_errors_name_the_file_and_its_field(tmp_path, text, message):
     (tmp_path / "e.json").write_text(text)
-    with pytest.raises(PlanError, match=complaint):
+    with pytest.raises(PlanError, match=message):
         parse_flags(flags("--edit", str(tmp_path / "e.json")))
 
 
-def test_a_photograph_is_no_panorama(tmp_path):
+def test_photograph_is_refused_as_environment_map(tmp_path):
     (tmp_path / "a.png").write_bytes(encode_png(np.zeros((30, 40, 3), np.uint8)))
     with pytest.raises(PlanError, match=r"--hdr .*a\.png: a panorama is twice as wide as high"):
         parse_flags(flags("--hdr", str(tmp_path / "a.png")))

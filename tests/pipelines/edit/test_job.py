@@ -1,4 +1,4 @@
-"""`rigface edit`, `animate`, `sliders`: files in, files out, what is printed, and what is said when it cannot be done."""
+"""Editing jobs: `rigface edit`, `animate`, `strip`, `sliders` on files, their output and errors."""
 
 from pathlib import Path
 
@@ -79,7 +79,7 @@ def run(*words: object) -> int:
     return main([str(w) for w in words])
 
 
-def test_a_picture_is_edited_and_the_table_says_how_well(folder, tmp_path, capsys):
+def test_edit_writes_image_and_prints_comparison(folder, tmp_path, capsys):
     assert (
         run("edit", folder / "photo.jpg", tmp_path / "out.png", "--yaw", 15, "--jaw-open", 0.6, "--light-azimuth", -40)
         == 0
@@ -94,13 +94,13 @@ def test_a_picture_is_edited_and_the_table_says_how_well(folder, tmp_path, capsy
     assert list(tmp_path.iterdir()) == [tmp_path / "out.png"]
 
 
-def test_quick_prints_no_table(folder, tmp_path, capsys):
+def test_quick_prints_no_comparison(folder, tmp_path, capsys):
     assert run("edit", folder / "photo.jpg", tmp_path / "out.jpg", "--yaw", 10, "--quick") == 0
     assert "achieved" not in capsys.readouterr().out
     assert (tmp_path / "out.jpg").read_bytes()[:2] == b"\xff\xd8"
 
 
-def test_traits_come_from_other_pictures(folder, tmp_path):
+def test_traits_are_copied_from_other_images(folder, tmp_path):
     job = EditConfig(
         folder / "photo.jpg",
         tmp_path / "out.png",
@@ -112,23 +112,23 @@ def test_traits_come_from_other_pictures(folder, tmp_path):
     assert smile.achieved > 0.3
 
 
-def test_a_trait_comes_from_a_row_of_a_dataset(folder, tmp_path, capsys):
+def test_trait_is_copied_from_row_of_dataset(folder, tmp_path, capsys):
     dataset(tmp_path / "faces", people=2, frames=6)
     words = ("edit", folder / "photo.jpg", tmp_path / "out.png", "--checkpoint", "preview", "--pose-from")
     assert run(*words, f"{tmp_path}/faces#clip1.mp4:3") == 0
     assert "18.0°" in capsys.readouterr().out  # that row's yaw, as asked
-    for row, complaint in (
+    for row, message in (
         ("clip1.mp4:77", "there are 0: no face of that input and frame"),
         (".mp4:3", "there are 2: /clip0.mp4:3:0; /clip1.mp4:3:0"),
         ("clip1.mp4:5", "there are 0"),  # its status is error
     ):
         assert run(*words, f"{tmp_path}/faces#{row}") == 1
-        assert complaint in capsys.readouterr().err
+        assert message in capsys.readouterr().err
     assert run(*words, f"{tmp_path}/none#a.mp4:3") == 1
     assert "no faces/ here" in capsys.readouterr().err
 
 
-def test_an_edit_is_saved_and_used_again(folder, tmp_path):
+def test_saved_edit_gives_same_image(folder, tmp_path):
     assert (
         run(
             "edit", folder / "photo.jpg", tmp_path / "a.png", "--yaw", 12, "--save-edit", tmp_path / "e.json", "--quick"
@@ -142,13 +142,13 @@ def test_an_edit_is_saved_and_used_again(folder, tmp_path):
 @pytest.mark.parametrize(
     ("which", "edited"), [("all", [True, True]), ("left-most", [True, False]), ("1", [False, True])]
 )
-def test_which_face(folder, tmp_path, which, edited):
+def test_face_flag_selects_faces(folder, tmp_path, which, edited):
     assert run("edit", folder / "two.png", tmp_path / "out.png", "--light-azimuth", 70, "--face", which, "--quick") == 0
     changed = (decode((tmp_path / "out.png").read_bytes()) != decode((folder / "two.png").read_bytes())).any(-1)
     assert [bool(half.mean() > 0.02) for half in (changed[:, :300], changed[:, 300:])] == edited
 
 
-def test_a_clip_keeps_its_frames_their_times_and_its_sound(folder, tmp_path, capsys):
+def test_edited_video_keeps_frames_times_and_sound(folder, tmp_path, capsys):
     clip, out = folder / "clip.mp4", tmp_path / "out.mp4"
     assert run("edit", clip, out, "--yaw", 15, "--relative", "--light-azimuth", 60) == 0
     was, now = list(read_frames(str(clip))), list(read_frames(str(out)))
@@ -162,14 +162,14 @@ def test_a_clip_keeps_its_frames_their_times_and_its_sound(folder, tmp_path, cap
     assert "8 frames" in capsys.readouterr().out
 
 
-def test_a_silent_clip(folder, tmp_path):
+def test_silent_leaves_out_sound(folder, tmp_path):
     assert run("edit", folder / "clip.mp4", tmp_path / "out.mkv", "--smile", 1, "--silent", "--quick") == 0
     with av.open(str(tmp_path / "out.mkv")) as container:
         assert not container.streams.audio
     assert len(list(read_frames(str(tmp_path / "out.mkv")))) == 8
 
 
-def test_a_clip_that_breaks_off_is_edited_as_far_as_it_goes(folder, tmp_path, capsys):
+def test_truncated_video_is_edited_up_to_its_end(folder, tmp_path, capsys):
     whole = tmp_path / "cut.mp4"
     with av.open(str(whole), "w", options={"movflags": "faststart"}) as out:
         stream = out.add_stream("mpeg4", rate=10)
@@ -183,7 +183,7 @@ def test_a_clip_that_breaks_off_is_edited_as_far_as_it_goes(folder, tmp_path, ca
     assert "data ends early" in capsys.readouterr().out
 
 
-def test_a_picture_is_animated_by_a_clip(folder, tmp_path, capsys):
+def test_image_is_animated_by_video(folder, tmp_path, capsys):
     out = tmp_path / "out.mp4"
     assert run("animate", folder / "photo.jpg", folder / "clip.mp4", out, "--max-side", 320) == 0
     was, now = list(read_frames(str(folder / "clip.mp4"))), list(read_frames(str(out)))
@@ -197,13 +197,13 @@ def test_a_picture_is_animated_by_a_clip(folder, tmp_path, capsys):
     assert "mouthSmile" in capsys.readouterr().out
 
 
-def test_a_model_paints_a_clip(folder, tmp_path):
+def test_model_edits_video(folder, tmp_path):
     how = ("--checkpoint", "tiny", "--quick", "--steps", 1, "--guidance-identity", 0.5)
     assert run("edit", folder / "clip.mp4", tmp_path / "out.mp4", "--yaw", 5, *how) == 0
     assert len(list(read_frames(str(tmp_path / "out.mp4")))) == 8
 
 
-def test_who_edited_is_said_where_nobody_chose(folder, tmp_path, capsys, mini, monkeypatch):
+def test_default_editor_is_named_in_hint(folder, tmp_path, capsys, mini, monkeypatch):
     wish = ("edit", folder / "photo.jpg", tmp_path / "out.png", "--yaw", 5, "--quick")
     assert run(*wish, "--checkpoint", "mini") == run(*wish, "--checkpoint", "preview") == 0
     assert "edited by" not in capsys.readouterr().out
@@ -214,7 +214,7 @@ def test_who_edited_is_said_where_nobody_chose(folder, tmp_path, capsys, mini, m
     assert "edited by the preview: the weights of mini are not installed" in capsys.readouterr().out
 
 
-def test_a_strip_shows_what_editing_does_to_somebody(folder, tmp_path, capsys, mini):
+def test_strip_shows_different_edits(folder, tmp_path, capsys, mini):
     assert run("strip", folder / "clip.mp4", tmp_path / "mini.png") == 0
     assert run("strip", folder / "clip.mp4", tmp_path / "preview.png", "--checkpoint", "preview") == 0
     five, four = (decode((tmp_path / f"{name}.png").read_bytes()) for name in ("mini", "preview"))
@@ -226,14 +226,14 @@ def test_a_strip_shows_what_editing_does_to_somebody(folder, tmp_path, capsys, m
     assert "wall.png: no face was found" in capsys.readouterr().err
 
 
-def test_sliders_are_listed(capsys):
+def test_sliders_lists_all_numbers(capsys):
     assert run("sliders") == 0
     text = capsys.readouterr().out
     for word in ("--yaw", "-90 .. 90", "--jaw-open", "mouthSmileLeft", "noseSneerRight", "--light-azimuth"):
         assert word in text
 
 
-def test_sliders_of_flame_are_measured(capsys, fixtures, tmp_path):
+def test_sliders_measures_flame(capsys, fixtures, tmp_path):
     assert run("sliders", "--head", str(fixtures / "flame")) == 0
     text = capsys.readouterr().out
     assert "jawOpen" in text
@@ -243,7 +243,7 @@ def test_sliders_of_flame_are_measured(capsys, fixtures, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "complaint"),
+    ("words", "message"),
     [
         ("edit {in}/none.jpg {out}/o.png --yaw 3", "none.jpg: No such file"),
         ("edit {in}/photo.jpg {out}/o.mp4 --yaw 3", "o.mp4: photo.jpg is an image; choose a name that ends in .png"),
@@ -267,16 +267,16 @@ def test_sliders_of_flame_are_measured(capsys, fixtures, tmp_path):
         ("animate {in}/photo.jpg {in}/clip.mp4 {out}/o.mp4 --target {in}/two.png", "--target: the video is the target"),
     ],
 )  # fmt: skip
-def test_complaints_are_one_line_and_leave_nothing_behind(folder, tmp_path, capsys, words, complaint):
+def test_errors_are_one_line_and_leave_no_file(folder, tmp_path, capsys, words, message):
     assert run(*words.format(**{"in": folder, "out": tmp_path}).split()) == 1
     text = capsys.readouterr().err
-    assert complaint in text
+    assert message in text
     assert text.startswith("rigface: ")
     assert text.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_clip_without_a_face_leaves_no_file(tmp_path):
+def test_video_without_face_leaves_no_file(tmp_path):
     from rigface.video.writer import VideoWriter
 
     with VideoWriter(tmp_path / "wall.mp4", (64, 64), 10) as film:
@@ -286,14 +286,14 @@ def test_a_clip_without_a_face_leaves_no_file(tmp_path):
     assert not (tmp_path / "out.mp4").exists()
 
 
-def test_only_what_the_edit_builds_on_is_smoothed():
+def test_only_coefficients_of_the_edit_are_smoothed():
     assert needed(EditSpec()) == ()
     assert "head_rotation" in needed(EditSpec(yaw_deg=3))
     assert "light" not in needed(EditSpec(yaw_deg=3))
     assert set(needed(EditSpec(light=LightEdit(), take={"expression"}))) >= {"light", "expression", "jaw_rotation"}
 
 
-def test_a_choice_of_face_holds_while_its_track_does(folder, editor):
+def test_chosen_face_stays_with_its_track(folder, editor):
     """The left person is chosen as the largest; later the right one is larger, and the edit stays on the left."""
     face = decode((folder / "photo.jpg").read_bytes())[:, 150:450]
     follow = TrackedFaces(editor, "largest", (), 25)
@@ -306,7 +306,7 @@ def test_a_choice_of_face_holds_while_its_track_does(folder, editor):
         assert seen.box[0] < 400
 
 
-def test_a_driver_at_rest_leaves_the_source_as_it_is_and_a_turn_is_carried_over(folder, editor):
+def test_driver_at_rest_changes_nothing_and_its_turn_is_copied(folder, editor):
     from rigface.face.geometry.rotation import to_degrees, to_matrix
 
     source, rest = (editor.see(decode((folder / n).read_bytes()))[0].params for n in ("smiling.png", "photo.jpg"))

@@ -1,4 +1,4 @@
-"""Datasets to make pages of: random faces in the real schema, a coloured disc for a person."""
+"""Datasets for the inspect page: random faces in the real schema, a coloured disc as the person."""
 
 from types import SimpleNamespace
 
@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.inspect.statistics import FaceCensus
+from pipelines.inspect.statistics import FaceStatistics
 from rigface import schema
 from rigface.image import encode_jpeg, encode_png
 from rigface.types import CROP_PX, DetectorSpec, FaceParams, HeadSpec, Quality
@@ -20,8 +20,8 @@ NUMBERS = [name for name in Quality.__dataclass_fields__ if name not in FLAGS]
 
 @pytest.fixture(scope="session")
 def make():
-    """`make.faces(count, **columns)`, `make.inputs(*rows)`, `make.dataset(folder, *tables)`, `make.census(*tables)`."""
-    return SimpleNamespace(faces=faces, inputs=inputs, dataset=put, census=counted)
+    """`make.faces(count, **columns)`, `make.inputs(*rows)`, `make.dataset(folder, *tables)`, `make.statistics(*tables)`."""
+    return SimpleNamespace(faces=faces, inputs=inputs, dataset=put, statistics=counted)
 
 
 def faces(count, *, seed=0, head=HEAD, pictures=True, **given_columns):
@@ -84,10 +84,10 @@ def put(out, *tables, input_rows=()):
 
 
 def counted(*tables, batch_rows=10_000, **options):
-    census = FaceCensus(HEAD, DETECTOR, **options)
+    statistics = FaceStatistics(HEAD, DETECTOR, **options)
     for file, table in enumerate(tables):
         row = 0
-        for batch in table.select(FaceCensus.columns()).combine_chunks().to_batches(max_chunksize=batch_rows):
-            census.add(batch, file, row)
+        for batch in table.select(FaceStatistics.columns()).combine_chunks().to_batches(max_chunksize=batch_rows):
+            statistics.add(batch, file, row)
             row += len(batch)
-    return census
+    return statistics

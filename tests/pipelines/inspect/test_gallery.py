@@ -1,4 +1,4 @@
-"""Which faces are shown, and what is drawn of them."""
+"""Gallery: choice of faces, rendered tiles, budget of their size."""
 
 import base64
 import io
@@ -10,28 +10,28 @@ import torch
 from PIL import Image
 
 from pipelines.inspect import gallery
-from pipelines.inspect.statistics import Spot
+from pipelines.inspect.statistics import RowPosition
 from rigface import schema
 from rigface.face.head.open_head import OpenHead
 from rigface.face.rendering.lighting import shade
 from rigface.types import CROP_PX, HeadSpec
 
 
-def test_gallery_is_spread(make):
+def test_chosen_faces_are_diverse(make):
     table = make.faces(300, pictures=False)
-    census = make.census(table, keep=8)
-    chosen = gallery.choose(census.candidates(), 12)
-    yaw = np.array([table["yaw_deg"][spot.row].as_py() for spot in chosen])
+    statistics = make.statistics(table, keep=8)
+    chosen = gallery.choose(statistics.candidates(), 12)
+    yaw = np.array([table["yaw_deg"][position.row].as_py() for position in chosen])
     assert yaw.min() < -55
     assert yaw.max() > 55
-    assert len({table["identity"][spot.row].as_py() for spot in chosen}) >= 6
+    assert len({table["identity"][position.row].as_py() for position in chosen}) >= 6
     assert len(set(chosen)) == 12
-    assert not set(gallery.choose(census.candidates(), 12, without=set(chosen))) & set(chosen)
+    assert not set(gallery.choose(statistics.candidates(), 12, without=set(chosen))) & set(chosen)
 
 
-def test_one_face_is_a_gallery(make):
-    census = make.census(make.faces(1, pictures=False))
-    assert gallery.choose(census.candidates(), 24) == [Spot(0, 0)]
+def test_single_face_is_chosen(make):
+    statistics = make.statistics(make.faces(1, pictures=False))
+    assert gallery.choose(statistics.candidates(), 24) == [RowPosition(0, 0)]
 
 
 def test_rows_are_fetched_from_any_row_group(make, tmp_path):
@@ -41,7 +41,7 @@ def test_rows_are_fetched_from_any_row_group(make, tmp_path):
     assert {row: table["frame_index"].to_pylist() for row, table in found.items()} == {0: [0], 7: [7], 8: [8], 19: [19]}
 
 
-def test_pictures_shrink_until_they_fit(monkeypatch):
+def test_tiles_shrink_to_the_budget(monkeypatch):
     noise = np.random.default_rng(0).integers(0, 255, (CROP_PX, CROP_PX, 4), np.uint8)
     strip = gallery.Strip({}, [gallery.Picture("crop", noise)] * 4, "", "")
     assert _side(gallery.encoded([strip])[0][0]) == gallery.SIZES[0][0]
@@ -51,7 +51,7 @@ def test_pictures_shrink_until_they_fit(monkeypatch):
     assert _side(small[0][0]) < gallery.SIZES[0][0]
 
 
-def test_relit_comes_from_the_darker_side_above():
+def test_relit_light_comes_from_the_darker_side_above():
     light = np.zeros((9, 3), np.float32)
     light[0], light[1] = 3.0, 1.0  # from the right
     sides = torch.tensor([[-0.8, 0.6, 0.0], [0.8, 0.6, 0.0], [-0.8, -0.6, 0.0]])
@@ -62,7 +62,7 @@ def test_relit_comes_from_the_darker_side_above():
     assert below > -0.05
 
 
-def test_the_open_head_is_drawn(make):
+def test_open_head_is_rendered(make):
     spec = OpenHead.load().spec
     head, why_not = gallery.load_head(spec)
     assert not why_not
@@ -76,13 +76,13 @@ def test_the_open_head_is_drawn(make):
     assert not np.array_equal(drawn["render"], drawn["relit"])
 
 
-def test_coefficients_of_another_version_are_not_drawn():
+def test_coefficients_of_another_version_are_not_rendered():
     head, why_not = gallery.load_head(replace(OpenHead.load().spec, version="0"))
     assert head is None
     assert "open 0" in why_not
 
 
-def test_a_head_that_is_not_here_is_said(monkeypatch, tmp_path):
+def test_missing_head_model_gives_its_reason(monkeypatch, tmp_path):
     monkeypatch.delenv("RIGFACE_ASSETS", raising=False)
     head, why_not = gallery.load_head(HeadSpec("flame", "sha256:0", 100, 50, 0), str(tmp_path))
     assert head is None

@@ -1,4 +1,4 @@
-"""The page of `rigface inspect`: safe whatever files are called, true to the dataset, and complete in one file."""
+"""Inspect page: escaped, true to the dataset, one self-contained file."""
 
 import base64
 import hashlib
@@ -71,7 +71,7 @@ def page(make, tmp_path_factory):
     return Page(job.write(make.dataset(out, make.faces(25), nasty, failed, input_rows=rows), samples=10))
 
 
-def test_page_asks_nobody_for_anything(page):
+def test_page_loads_nothing_from_elsewhere(page):
     for tag, attrs in page.tags:
         assert not any(name.startswith("on") or name == "style" for name in attrs), (tag, attrs)
         for name in ("src", "href", "action", "data", "poster", "srcset"):
@@ -83,7 +83,7 @@ def test_page_asks_nobody_for_anything(page):
     assert not re.search(r"fetch\(|XMLHttpRequest|import\(|innerHTML|https?:", page.raw["script"])
 
 
-def test_policy_allows_exactly_what_is_in_the_page(page):
+def test_content_security_policy_has_hashes_of_style_and_script(page):
     policy = next(a["content"] for t, a in page.tags if a.get("http-equiv") == "Content-Security-Policy")
     assert policy.startswith("default-src 'none'")
     assert "unsafe" not in policy
@@ -93,7 +93,7 @@ def test_policy_allows_exactly_what_is_in_the_page(page):
         assert page.count(name) == 1
 
 
-def test_names_and_reasons_stay_text(page):
+def test_names_and_reasons_are_escaped(page):
     shown = NASTY.replace("\u202e", "\ufffd")
     assert page.count("span", class_="path", title=shown) == 1
     assert shown.rsplit("/", 1)[1] in page.text
@@ -106,7 +106,7 @@ def test_names_and_reasons_stay_text(page):
     assert not any("onerror" in attrs for _, attrs in page.tags)
 
 
-def test_counts_are_those_of_the_dataset(page):
+def test_page_shows_counts_of_dataset(page):
     text = page.text
     assert "4 inputs" in text
     assert re.search(r"faces 30 2 without coefficients", text)
@@ -117,20 +117,20 @@ def test_counts_are_those_of_the_dataset(page):
     assert re.search(r"look 150 ms per frame look: 3\.0 s \(75 %\) 3\.0 s", text)
 
 
-def test_every_picture_says_what_it_shows(page):
+def test_every_picture_has_alternative_text(page):
     images = [attrs for tag, attrs in page.tags if tag == "img" and attrs.get("id") != "viewer-image"]
     assert len(images) == 3 * (10 + job.LEAST_TRUSTED)  # crop, landmarks, mask: the toy head cannot be drawn
     assert all(len(a["alt"]) > 10 for a in images)
     assert all(a.get("aria-label") or a.get("aria-hidden") for t, a in page.tags if t == "svg")
-    assert "the head model toy is not one that this page can load" in page.text
+    assert "the head model toy is not supported" in page.text
 
 
-def test_failed_inputs_come_first(page):
+def test_table_lists_failed_inputs_first(page):
     order = [attrs["data-is"] for tag, attrs in page.tags if tag == "tr" and "data-is" in attrs]
     assert order == ["error", "partial", "partial", "ok"]
 
 
-def test_what_cannot_be_read_is_said(make, tmp_path):
+def test_unreadable_files_are_left_out_with_a_notice(make, tmp_path):
     out = make.dataset(tmp_path, make.faces(4), make.faces(4, head=HeadSpec("other", "2", 1, 1, 1)))
     (tmp_path / "faces" / "zz.parquet").write_bytes(b"PAR1 not a file")
     pq.write_table(pa.table({"a": [1]}), tmp_path / "faces" / "zy.parquet")
@@ -141,38 +141,38 @@ def test_what_cannot_be_read_is_said(make, tmp_path):
     assert "4 faces in" in text
 
 
-def test_a_crop_that_cannot_be_decoded_is_grey(make, tmp_path):
+def test_undecodable_crop_is_grey(make, tmp_path):
     out = make.dataset(tmp_path, make.faces(2, crop=[b"not a picture", None]))
     assert Page(job.write(out, samples=2)).count("img") == 3 * 2 + 1
 
 
-def test_a_dataset_without_faces_has_a_page(make, tmp_path):
+def test_dataset_without_faces_has_a_page(make, tmp_path):
     out = make.dataset(tmp_path, make.faces(0), input_rows=[{"uri": "a.mp4", "status": "no_face"}])
     text = Page(job.write(out)).text
-    assert "nobody was found" in text
+    assert "no face was found" in text
     assert "No face with coefficients" in text
 
 
-def test_no_dataset_is_refused(tmp_path):
+def test_missing_dataset_is_refused(tmp_path):
     with pytest.raises(BadInput, match="rigface extract"):
         job.write(str(tmp_path))
 
 
-def test_page_goes_where_it_is_told(make, tmp_path):
+def test_page_is_written_to_given_path(make, tmp_path):
     out = make.dataset(tmp_path / "data", make.faces(1))
     target = tmp_path / "elsewhere.html"
     assert job.write(out, page=str(target), samples=1) == str(target)
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["data", "elsewhere.html"]
 
 
-def test_without_identities_tracks_are_counted(make, tmp_path):
+def test_tracks_are_counted_without_identities(make, tmp_path):
     out = make.dataset(tmp_path, make.faces(10, identity=pa.nulls(10, pa.string())))
     text = Page(job.write(out, samples=1)).text
     assert "not computed yet: rigface identities" in text
     assert "Tracks by number of frames" in text
 
 
-def test_the_strip_of_edits_is_shown_where_there_is_one(make, tmp_path):
+def test_contact_sheet_of_edits_is_shown_if_present(make, tmp_path):
     out = make.dataset(tmp_path, make.faces(1))
     assert 'id="edits"' not in Path(job.write(out, samples=1)).read_text()
     strip = encode_png(np.full((4, 9, 3), 200, np.uint8))

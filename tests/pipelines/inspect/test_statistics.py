@@ -1,4 +1,4 @@
-"""The numbers behind the page: those of the dataset, however it is cut into files and batches."""
+"""Statistics of a dataset: independent of files and batches, equal to numpy."""
 
 import numpy as np
 import pyarrow as pa
@@ -8,73 +8,73 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.inspect import cards
-from pipelines.inspect.inputs import TABLE_ROWS, InputCensus
-from pipelines.inspect.statistics import LIGHT_RINGS_DEG, FaceCensus, Histogram, Spot, light_slope
+from pipelines.inspect.inputs import TABLE_ROWS, InputStatistics
+from pipelines.inspect.statistics import LIGHT_RINGS_DEG, FaceStatistics, Histogram, RowPosition, light_slope
 from rigface import schema
 from rigface.face.rendering.lighting import shade
 
 
 @settings(max_examples=10, deadline=None)
 @given(batch_rows=st.integers(1, 60))
-def test_batches_do_not_change_the_numbers(make, batch_rows):
+def test_statistics_do_not_depend_on_batch_size(make, batch_rows):
     table = make.faces(60, pictures=False)
-    whole, pieces = make.census(table), make.census(table, batch_rows=batch_rows)
+    whole, pieces = make.statistics(table), make.statistics(table, batch_rows=batch_rows)
     for field in ("pose", "light", "expression"):
         assert np.array_equal(getattr(whole, field), getattr(pieces, field))
     assert {k: v.frames for k, v in whole.people.items()} == {k: v.frames for k, v in pieces.people.items()}
     assert whole.least_trusted(5) == pieces.least_trusted(5)
 
 
-def test_candidates_depend_on_the_seed_alone(make):
+def test_candidates_depend_only_on_seed(make):
     one = make.faces(400, seed=1, pictures=False)
     two = make.faces(400, seed=4, pictures=False, uri=["other.mp4"] * 400)
-    there, back = make.census(one, two, keep=2), make.census(two, one, keep=2, batch_rows=7)
+    there, back = make.statistics(one, two, keep=2), make.statistics(two, one, keep=2, batch_rows=7)
     hashes = {c.priority for c in there.candidates()}
     assert hashes == {c.priority for c in back.candidates()}
     assert len(hashes) < 400
-    assert hashes != {c.priority for c in make.census(one, two, keep=2, seed=9).candidates()}
+    assert hashes != {c.priority for c in make.statistics(one, two, keep=2, seed=9).candidates()}
 
 
-def test_numbers_agree_with_numpy(make):
+def test_statistics_agree_with_numpy(make):
     table = make.faces(200, pictures=False)
-    census = make.census(table)
+    statistics = make.statistics(table)
     yaw, pitch = (table[name].to_numpy() for name in ("yaw_deg", "pitch_deg"))
-    assert census.pose[12, 18] == ((yaw >= 0) & (yaw < 5) & (pitch >= 0) & (pitch < 5)).sum()
-    assert census.pose.sum() == 200
+    assert statistics.pose[12, 18] == ((yaw >= 0) & (yaw < 5) & (pitch >= 0) & (pitch < 5)).sum()
+    assert statistics.pose.sum() == 200
     confidence = table["confidence"].to_numpy()
-    assert census.numbers["confidence"].quantile(0.5) == pytest.approx(np.median(confidence), abs=0.03)
+    assert statistics.numbers["confidence"].quantile(0.5) == pytest.approx(np.median(confidence), abs=0.03)
     jaw = table["expression"].combine_chunks().flatten().to_numpy().reshape(200, 4)[:, 0]
-    assert cards.quantiles(census.expression[0])[2] == pytest.approx(np.median(jaw), abs=0.02)
+    assert cards.quantiles(statistics.expression[0])[2] == pytest.approx(np.median(jaw), abs=0.02)
     lowest = int(np.argmin(confidence))
-    assert census.least_trusted(1) == [Spot(0, lowest)]
+    assert statistics.least_trusted(1) == [RowPosition(0, lowest)]
 
 
-def test_pictures_are_never_read_to_count():
-    assert not {"crop", "mask", "landmarks", "identity_vector"} & set(FaceCensus.columns())
+def test_statistics_read_no_pictures():
+    assert not {"crop", "mask", "landmarks", "identity_vector"} & set(FaceStatistics.columns())
 
 
 def test_missing_numbers_are_skipped(make):
     table = make.faces(6, pictures=False, yaw_deg=pa.array([10, None, float("nan"), 1, 2, 3], pa.float32()))
-    census = make.census(table)
-    assert census.pose.sum() == 4
-    assert census.ok == 6
+    statistics = make.statistics(table)
+    assert statistics.pose.sum() == 4
+    assert statistics.ok == 6
 
 
 @pytest.mark.parametrize(
     ("toward", "ring", "quadrant"),
     [((1, 1, 0.5), 4, 0), ((-1, 1, 0.5), 4, 1), ((-1, -1, 0.5), 4, 2), ((0.01, 0.01, 1), 0, 0)],
 )
-def test_light_is_counted_where_it_comes_from(make, toward, ring, quadrant):
+def test_light_is_counted_by_its_direction(make, toward, ring, quadrant):
     light = np.zeros((1, 9, 3), np.float32)
     light[0, 0], light[0, 1:4] = 3.0, np.array(toward, np.float32)[:, None]
-    census = make.census(make.faces(1, pictures=False, light=schema.column(light, 27)))
-    rings, sectors = np.nonzero(census.light)
+    statistics = make.statistics(make.faces(1, pictures=False, light=schema.column(light, 27)))
+    rings, sectors = np.nonzero(statistics.light)
     assert rings.tolist() == [ring]
     assert sectors[0] // 6 == quadrant  # counter-clockwise from the right, up is up
-    assert len(census.light) == len(LIGHT_RINGS_DEG) - 1
+    assert len(statistics.light) == len(LIGHT_RINGS_DEG) - 1
 
 
-def test_light_is_told_by_the_side_that_is_seen():
+def test_light_slope_is_fitted_to_the_visible_side():
     random = np.random.default_rng(0)
     light = random.normal(size=(5, 9, 3))
     balls = random.normal(size=(200_000, 3))
@@ -91,21 +91,21 @@ def test_light_is_told_by_the_side_that_is_seen():
 def test_even_light_has_no_direction(make):
     light = np.zeros((1, 9, 3), np.float32)
     light[0, 0], light[0, 1] = 3.0, 0.01
-    census = make.census(make.faces(1, pictures=False, light=schema.column(light, 27)))
-    assert census.light.sum() == 0
-    assert census.light_flat == 1
+    statistics = make.statistics(make.faces(1, pictures=False, light=schema.column(light, 27)))
+    assert statistics.light.sum() == 0
+    assert statistics.light_flat == 1
 
 
-def test_the_table_keeps_what_needs_looking_at(make):
-    census = InputCensus()
+def test_table_keeps_failed_inputs(make):
+    statistics = InputStatistics()
     rows = [{"uri": f"{i:05d}.mp4", "status": "ok" if i % 100 else "error"} for i in range(3 * TABLE_ROWS)]
     for at in range(0, len(rows), 500):
-        census.add(make.inputs(*rows[at : at + 500]).to_batches()[0])
-    kept = census.rows()
+        statistics.add(make.inputs(*rows[at : at + 500]).to_batches()[0])
+    kept = statistics.rows()
     assert len(kept) == TABLE_ROWS
     assert sum(row.status == "error" for row in kept) == 60
     assert [row.status for row in kept[:60]] == ["error"] * 60
-    assert census.count == 3 * TABLE_ROWS
+    assert statistics.count == 3 * TABLE_ROWS
 
 
 @given(st.lists(st.floats(-2, 2), min_size=1), st.floats(0, 1))
