@@ -133,7 +133,7 @@ class FaceDataset:
             return
         uris = {p.uri for p in plans}
         self.remove_inputs(uris)
-        identities.forget(self.store, uris)
+        identities.forget_inputs(self.store, uris)
         for plan in plans:
             Quarantine(self.store).forget(plan.uri)
             for unit in units_of(plan, config):

@@ -98,7 +98,7 @@ class FrameProcessor:
     def _frames(self, plan: UnitPlan) -> Iterator[Frame]:
         with open_input.opened(plan.uri) as file:
             if plan.chunk is None:
-                yield Frame(decode(sources.read(file)), 0, 0.0)
+                yield Frame(decode(sources.read_image(file)), 0, 0.0)
             else:
                 yield from read_frames(file, self._settings.rate, plan.chunk)
 

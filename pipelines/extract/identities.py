@@ -96,7 +96,9 @@ def identify(store: Store, threshold: float | None = None) -> IdentityReport:
         )
         known |= dict(zip(new, labels.tolist()))
         save_state(store, threshold, known, people)
-    wanted = [(p, {track: name(known[p.uri, track]) for track in p.faces if (p.uri, track) in known}) for p in parts]
+    wanted = [
+        (p, {track: person_name(known[p.uri, track]) for track in p.faces if (p.uri, track) in known}) for p in parts
+    ]
     stale = [(p.path, names) for p, names in wanted if any(p.names[t] != {names.get(t)} for t in p.faces)]
     _run_all(rewrite, [(store, path, names) for path, names in stale])
     return IdentityReport(
@@ -109,7 +111,7 @@ def identify(store: Store, threshold: float | None = None) -> IdentityReport:
     )
 
 
-def name(label: int) -> str:
+def person_name(label: int) -> str:
     """A person's name in the column `identity`."""
     return f"p{label:06}"
 
@@ -200,7 +202,7 @@ def save_state(store: Store, threshold: float, known: dict[Key, int], people: Id
     store.publish(IDENTITIES, sink.getvalue())
 
 
-def forget(store: Store, uris: set[str]) -> None:
+def forget_inputs(store: Store, uris: set[str]) -> None:
     """Drop the tracks of inputs whose content has changed; the people stay."""
     try:
         threshold = float(np.load(io.BytesIO(store.read(IDENTITIES)), allow_pickle=False)["threshold"])

@@ -4,7 +4,7 @@ Path: Ray row -> StageActor(detect_faces) -> StageActor(reconstruct, mask_and_sc
 
 A stage never drops a face and never raises for a bad one: it writes `status` and `reason` and leaves its columns null.
 Only data errors become rows (`BadInput`, a singular matrix, numbers that are not finite); any other exception is a bug
-and stops the job. `needs` and `adds` are checked by `check` before a cluster is touched.
+and stops the job. `needs` and `adds` are checked by `check_columns` before a cluster is touched.
 """
 
 from __future__ import annotations
@@ -247,7 +247,7 @@ def _failures(stage: str, unit: Unit) -> int:
     return len(unit.faces) - len(unit.good) if stage in (Reconstruct.name, MaskAndScore.name) else 0
 
 
-def check(stages: Iterable[Any], start: Iterable[str], wanted: Iterable[str]) -> None:
+def check_columns(stages: Iterable[Any], start: Iterable[str], wanted: Iterable[str]) -> None:
     """Check that every stage finds the columns it needs.
 
     Args:

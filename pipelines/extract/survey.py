@@ -43,7 +43,7 @@ class Surveyor:
         plan = Plan(uri, stamp=open_input.stamp(uri))
         try:
             with open_input.opened(uri) as file:
-                head, size = sources.head(file, HEAD_BYTES)
+                head, size = sources.read_head(file, HEAD_BYTES)
                 digest = hashlib.sha256(head + size.to_bytes(8, "little")).hexdigest()
                 plan = replace(plan, bytes=size, sha256=digest)
                 plan = replace(plan, kind=_kind(head))

@@ -233,7 +233,7 @@ def stamp(uri: str) -> str:
     return f"{status.st_size}-{status.st_mtime_ns}"
 
 
-def head(file: BinaryIO, count: int) -> tuple[bytes, int]:
+def read_head(file: BinaryIO, count: int) -> tuple[bytes, int]:
     """The first `count` bytes and the size; the file is left at its start."""
     size = file.seek(0, io.SEEK_END)
     file.seek(0)
@@ -242,7 +242,7 @@ def head(file: BinaryIO, count: int) -> tuple[bytes, int]:
     return data, size
 
 
-def read(file: BinaryIO) -> bytes:
+def read_image(file: BinaryIO) -> bytes:
     """The content of an image file.
 
     Raises:

@@ -209,12 +209,12 @@ def test_head_and_read_return_the_whole_content(tmp_path, monkeypatch):
     (tmp_path / "a.jpg").write_bytes(bytes(range(256)) * 10)
     with open_uri(str(tmp_path / "a.jpg")) as file:
         file.seek(77)
-        assert sources.head(file, 10) == (bytes(range(10)), 2560)
+        assert sources.read_head(file, 10) == (bytes(range(10)), 2560)
         assert file.tell() == 0
-        assert len(sources.read(file)) == 2560
+        assert len(sources.read_image(file)) == 2560
         monkeypatch.setattr(sources, "MAX_IMAGE_BYTES", 2559)
         with pytest.raises(BadInput, match="too large for an image"):
-            sources.read(file)
+            sources.read_image(file)
 
 
 # ---- read-ahead
