@@ -147,7 +147,7 @@ def loads(model: str, seconds: float) -> dict[str, Any]:
             autoscaling_config=None, num_replicas=1
         )  # the batch, not the replicas
         for label, rows in (("service", 16), ("one at a time", 1)):
-            with serving(port=free_port("127.0.0.1", 0), max_rows=rows, **common) as url:
+            with serving(port=free_port("127.0.0.1", 0), max_batch_rows=rows, **common) as url:
                 for count in (1, 4, 16):
                     before = spent()
                     found = callers(url, "closed", "--callers", count, "--seconds", seconds)

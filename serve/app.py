@@ -65,7 +65,7 @@ class FaceWorkerDeployment:
         tracing.start(config.traces, "face-worker")
         write_logs()
         signer, policy = C2paSigner(config.signing_path()), config.policy()
-        self._worker = FaceWorker.load(config.face_device, cache_mb=config.cache_mb, signer=signer, policy=policy)
+        self._worker = FaceWorker.load(config.face_device, cache_mb=config.face_cache_mb, signer=signer, policy=policy)
         self._edits = EditPipeline(self._worker, RemoteDiffusionWorker(diffusion_worker, config.checkpoints()))
 
     @remote_method("face_worker")
@@ -140,10 +140,10 @@ class DiffusionWorkerDeployment:
         write_logs()
         self._multiplexed = list(config.checkpoints()) if len(config.checkpoints()) > 1 else []
         self._worker = DiffusionWorker.load(
-            config.checkpoints(), config.device, max_rows=config.max_rows, max_loaded=config.max_loaded
+            config.checkpoints(), config.device, max_rows=config.max_batch_rows, max_loaded=config.max_loaded_models
         )
         self._announced = False
-        self._announce = serve.multiplexed(_loaded_model, max_num_models_per_replica=config.max_loaded)
+        self._announce = serve.multiplexed(_loaded_model, max_num_models_per_replica=config.max_loaded_models)
 
     @remote_method("diffusion_worker")
     async def ready(self) -> bool:
@@ -231,8 +231,8 @@ class JobQueueDeployment:
         tracing.start(config.traces, "job-queue")
         self._jobs = JobQueue(
             config.jobs, RemoteFaceWorker(face_worker), RemoteDiffusionWorker(diffusion_worker, config.checkpoints()), config.limits(),
-            audit_log=AuditLog(config.audit) if config.audit else None, signer=C2paSigner(config.signing_path()),
-            webhooks=Webhooks(UrlAllowlist(config.webhooks)), policy=config.policy(),
+            audit_log=AuditLog(config.audit_log) if config.audit_log else None, signer=C2paSigner(config.signing_path()),
+            webhooks=Webhooks(UrlAllowlist(config.webhook_urls)), policy=config.policy(),
         )  # fmt: skip
 
     @remote_method("job_queue")
@@ -306,14 +306,14 @@ class Gateway:
             RemoteDiffusionWorker(diffusion_worker, config.checkpoints()),
             KeyRing(config.keys),
             config.limits(),
-            UrlAllowlist(config.fetch),
-            AuditLog(config.audit) if config.audit else None,
+            UrlAllowlist(config.fetch_urls),
+            AuditLog(config.audit_log) if config.audit_log else None,
             RemoteJobQueue(jobs) if jobs is not None else None,
         )
 
     async def drain(self) -> bool:
         """Refuse new requests and wait for those under way; False if some did not end in time."""
-        return await self._services.gate.drain(self._services.limits.edit_s)
+        return await self._services.gate.drain(self._services.limits.edit_timeout_s)
 
     def __serve_build_asgi_app__(self) -> Any:
         """The ASGI application that Ray Serve runs."""

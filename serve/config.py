@@ -20,17 +20,17 @@ class ServiceConfig(BaseModel):
         model: a checkpoint; none at all serves the preview only. models: checkpoints by name; the first is the default.
         device: of the diffusion workers. face_device: of the face workers.
         keys: file of API keys; empty leaves the service open.
-        fetch: URL prefixes that files may be fetched from, and networks (`serve.security.url_allowlist`).
-        webhooks: likewise, for messages about ended jobs, signed with the environment's RIGFACE_WEBHOOK_SECRET.
+        fetch_urls: URL prefixes that files may be fetched from, and networks (`serve.security.url_allowlist`).
+        webhook_urls: likewise, for messages about ended jobs, signed with the environment's RIGFACE_WEBHOOK_SECRET.
         consent, deny: lists of people (`serve.security.consent`).
         same_person_distance: distance of identity vectors below which two faces are of one person.
         signing_folder: of the signing key, shared by all replicas; empty is a folder of the user.
-        audit: file that each edit adds a line to, or a folder with a file per host.
+        audit_log: file that each edit adds a line to, or a folder with a file per host.
         jobs: folder or s3:// of the queue, by default the environment's RIGFACE_JOBS; empty accepts no jobs.
-        jobs_at_once: jobs that run at a time. edits_at_once: edits or frames of one job sampled at a time; each is a row of
-            a batch (`max_rows`) that jobs share with interactive requests.
-        links_s: lifetime of a pre-signed address of a job's result in the bucket; 0 sends results through the gateway.
-        max_loaded: models that a diffusion worker keeps in memory.
+        max_running_jobs: jobs that run at a time. max_edits_per_job: edits or frames of one job sampled at a time; each is
+            a row of a batch (`max_batch_rows`) that jobs share with interactive requests.
+        result_link_s: lifetime of a pre-signed address of a job's result in the bucket; 0 sends results through the gateway.
+        max_loaded_models: models that a diffusion worker keeps in memory.
         traces: exporter of spans (`serve.telemetry.tracing`).
     """
 
@@ -41,29 +41,29 @@ class ServiceConfig(BaseModel):
     device: str = "cpu"
     face_device: str = "cpu"
     keys: str = ""
-    fetch: list[str] = []
-    webhooks: list[str] = []
+    fetch_urls: list[str] = []
+    webhook_urls: list[str] = []
     consent: str = ""
     deny: str = ""
     same_person_distance: PositiveFloat = 0.6
     signing_folder: str = ""
-    audit: str = ""
+    audit_log: str = ""
     jobs: str = Field(default_factory=lambda: os.environ.get("RIGFACE_JOBS", ""))
-    edit_s: PositiveFloat = 120.0
-    body_mb: PositiveInt = 32
-    clip_mb: PositiveInt = 64
-    clip_s: PositiveFloat = 120.0
-    clip_frames: PositiveInt = 7200
-    job_s: PositiveFloat = 7200.0
-    keep_h: PositiveFloat = 168.0
-    jobs_waiting: PositiveInt = 64
-    jobs_each: PositiveInt = 16
-    jobs_at_once: PositiveInt = 2
-    edits_at_once: PositiveInt = 4
-    links_s: NonNegativeFloat = 0.0
-    max_rows: PositiveInt = 16
-    max_loaded: PositiveInt = 2
-    cache_mb: PositiveInt = 384
+    edit_timeout_s: PositiveFloat = 120.0
+    max_body_mb: PositiveInt = 32
+    max_clip_mb: PositiveInt = 64
+    max_clip_s: PositiveFloat = 120.0
+    max_clip_frames: PositiveInt = 7200
+    job_timeout_s: PositiveFloat = 7200.0
+    keep_jobs_h: PositiveFloat = 168.0
+    max_queued_jobs: PositiveInt = 64
+    max_queued_jobs_per_key: PositiveInt = 16
+    max_running_jobs: PositiveInt = 2
+    max_edits_per_job: PositiveInt = 4
+    result_link_s: NonNegativeFloat = 0.0
+    max_batch_rows: PositiveInt = 16
+    max_loaded_models: PositiveInt = 2
+    face_cache_mb: PositiveInt = 384
     traces: Literal["", "otlp", "console"] = ""
 
     def signing_path(self) -> Path:
@@ -74,8 +74,8 @@ class ServiceConfig(BaseModel):
     def limits(self) -> Limits:
         """Limits on requests and jobs."""
         same_name = {f.name: getattr(self, f.name) for f in fields(Limits) if f.name in ServiceConfig.model_fields}
-        megabytes = {"body_bytes": self.body_mb * 2**20, "clip_bytes": self.clip_mb * 2**20}
-        return Limits(keep_s=self.keep_h * 3600, **megabytes, **same_name)
+        megabytes = {"max_body_bytes": self.max_body_mb * 2**20, "max_clip_bytes": self.max_clip_mb * 2**20}
+        return Limits(keep_jobs_s=self.keep_jobs_h * 3600, **megabytes, **same_name)
 
     def policy(self) -> Policy:
         """Lists of the people who may or may not be edited."""

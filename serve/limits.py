@@ -14,30 +14,30 @@ class Limits:
     """Limits that an operator may set.
 
     Args:
-        body_bytes: of one request.
-        edit_s: time limit of an edit. preview_s: of a preview or a reconstruction. job_s: of a job.
-        in_flight: concurrent requests of one gateway.
-        store_mb: memory of one gateway for pictures that clients may name by hash.
-        clip_bytes, clip_s, clip_frames, clip_pixels: of a video; pixels of one frame.
-        keep_s: time that an ended job is kept.
-        jobs_waiting: queued jobs. jobs_each: queued jobs of one key. jobs_at_once: running jobs.
-        edits_at_once: concurrent edits or frames of one job.
-        links_s: lifetime of a pre-signed address of a result on S3; 0 sends results through the gateway.
+        max_body_bytes: of one request.
+        edit_timeout_s: of an edit. preview_timeout_s: of a preview or a reconstruction. job_timeout_s: of a job.
+        max_concurrent_requests: concurrent requests of one gateway.
+        picture_store_mb: memory of one gateway for pictures that clients may name by hash.
+        max_clip_bytes, max_clip_s, max_clip_frames, max_clip_pixels: of a video; pixels of one frame.
+        keep_jobs_s: time that an ended job is kept.
+        max_queued_jobs: in all. max_queued_jobs_per_key: of one key. max_running_jobs: at a time.
+        max_edits_per_job: concurrent edits or frames of one job.
+        result_link_s: lifetime of a pre-signed address of a result on S3; 0 sends results through the gateway.
     """
 
-    body_bytes: int = 32 * 2**20
-    edit_s: float = 120.0
-    preview_s: float = 20.0
-    in_flight: int = 64
-    store_mb: int = 256
-    clip_bytes: int = 64 * 2**20
-    clip_s: float = 120.0
-    clip_frames: int = 7200
-    clip_pixels: int = CLIP_PIXELS
-    job_s: float = 7200.0
-    keep_s: float = 7 * 86400.0
-    jobs_waiting: int = 64
-    jobs_each: int = 16
-    jobs_at_once: int = 2
-    edits_at_once: int = 4
-    links_s: float = 0.0
+    max_body_bytes: int = 32 * 2**20
+    edit_timeout_s: float = 120.0
+    preview_timeout_s: float = 20.0
+    max_concurrent_requests: int = 64
+    picture_store_mb: int = 256
+    max_clip_bytes: int = 64 * 2**20
+    max_clip_s: float = 120.0
+    max_clip_frames: int = 7200
+    max_clip_pixels: int = CLIP_PIXELS
+    job_timeout_s: float = 7200.0
+    keep_jobs_s: float = 7 * 86400.0
+    max_queued_jobs: int = 64
+    max_queued_jobs_per_key: int = 16
+    max_running_jobs: int = 2
+    max_edits_per_job: int = 4
+    result_link_s: float = 0.0

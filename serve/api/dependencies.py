@@ -61,7 +61,7 @@ class ApiState:
     def __init__(self, services: Services, numbers: GatewayMetrics) -> None:
         self.services, self.numbers = services, numbers
         self.rate_limiter, self.concurrency_limiter = TokenBucket(), ConcurrencyLimiter()
-        cache = LruCache(services.limits.store_mb * 2**20, len, "pictures")
+        cache = LruCache(services.limits.picture_store_mb * 2**20, len, "pictures")
         self.picture_store = PictureStore(cache, services.url_allowlist)
         self.editing = EditRunner(services, numbers)
         self.idempotency = IdempotencyCache(lambda done: len(done.data))
@@ -80,11 +80,11 @@ class ApiState:
 
     async def read(self, request: Request, kind: type[Asked], key: Key) -> tuple[Asked, EditInput]:
         """Parse a request about one picture; see `request_parser.read`."""
-        return await read(request, kind, self.picture_store, key.name, self.services.limits.body_bytes)
+        return await read(request, kind, self.picture_store, key.name, self.services.limits.max_body_bytes)
 
     async def soon(self, request: Request, work: Awaitable[Result]) -> Result:
         """The result of work that takes as long as a preview at most; see `within`."""
-        return await within(request, work, self.services.limits.preview_s)
+        return await within(request, work, self.services.limits.preview_timeout_s)
 
 
 def state_of(request: Request) -> ApiState:
@@ -101,7 +101,7 @@ def _caller(scope: str) -> Any:
         request.state.key = key.name
         key.need(scope)
         api.rate_limiter.take(key.name, key.rate, key.burst)
-        api.concurrency_limiter.enter(key.name, key.at_a_time)
+        api.concurrency_limiter.enter(key.name, key.max_concurrent)
         try:
             yield key
         finally:  # after the response was sent, of a stream too

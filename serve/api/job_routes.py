@@ -27,8 +27,8 @@ async def submit(
 ) -> JobState:
     """Queue a batch of edits, a video edit or an animation."""
     limits = api.services.limits
-    submission = await read_job(request, api.picture_store, key.name, limits.clip_bytes)
-    return await within(request, api.jobs.submit(submission, key.name, idempotency_key), limits.edit_s)
+    submission = await read_job(request, api.picture_store, key.name, limits.max_clip_bytes)
+    return await within(request, api.jobs.submit(submission, key.name, idempotency_key), limits.edit_timeout_s)
 
 
 @router.get("", responses=responses(*COMMON))

@@ -127,11 +127,11 @@ class GatewayMiddleware:
         if not path.startswith("/v1/"):
             await self._app(scope, receive, send)
             return
-        most = self._limits.body_bytes + (self._limits.clip_bytes if path == "/v1/jobs" else 0)
+        most = self._limits.max_body_bytes + (self._limits.max_clip_bytes if path == "/v1/jobs" else 0)
         said = dict(scope["headers"]).get(b"content-length", b"0")
         if said.isdigit() and int(said) > most:
             raise ApiError("too-large", f"a request may have {most} bytes")
-        self._gate.enter(self._limits.in_flight)
+        self._gate.enter(self._limits.max_concurrent_requests)
         self._numbers.change_in_flight(1)
         try:
             await self._app(scope, bounded(receive, most), send)

@@ -132,7 +132,7 @@ async def edit(
         work = api.idempotency.once((key.name, idempotency_key), digest, lambda: api.editing.run(plan))
     else:
         work = api.editing.run(plan)
-    done = await within(request, work, api.services.limits.edit_s)
+    done = await within(request, work, api.services.limits.edit_timeout_s)
     if kind == "application/json":
         return Response(done.result().model_dump_json(), media_type=kind, headers={"Cache-Control": "no-store"})
     return Response(done.data, media_type=done.media_type, headers=done.headers())
@@ -140,7 +140,7 @@ async def edit(
 
 async def _events(api: ApiState, plan: EditPlan, scope: Scope) -> AsyncGenerator[bytes, None]:
     try:
-        async with asyncio.timeout(api.services.limits.edit_s), aclosing(api.editing.events(plan)) as events:
+        async with asyncio.timeout(api.services.limits.edit_timeout_s), aclosing(api.editing.events(plan)) as events:
             async for name, content in events:
                 yield sse(name, content)
     except Exception as error:
@@ -171,7 +171,7 @@ async def models(request: Request, key: EditKey, api: State) -> Models:
     """The models that an edit may ask for, and the limits of the service."""
     found, limits = await api.soon(request, api.services.diffusion_worker.models()), api.services.limits
     jobs = api.services.jobs is not None
-    return Models(models=found, body_bytes=limits.body_bytes, clip_bytes=limits.clip_bytes, jobs=jobs)
+    return Models(models=found, body_bytes=limits.max_body_bytes, clip_bytes=limits.max_clip_bytes, jobs=jobs)
 
 
 @operations.get("/healthz")

@@ -205,7 +205,7 @@ class EditRunner:
         service = self._services.face_worker.edit_service(self._services.diffusion_worker)
         options, limit_s = (
             sampling_options(plan.asked, plan.asked.seed, plan.asked.edit.prompt),
-            self._services.limits.edit_s,
+            self._services.limits.edit_timeout_s,
         )
         for edit_input in (replace(plan.edit_input, pictures={}), plan.edit_input):
             stream = service.edit(edit_input, plan.output_options, model, options, previews, limit_s)

@@ -152,8 +152,8 @@ class JobQueue(JobService):
     async def result(self, job_id: str, owner: str, number: int, through: bool = False) -> JobResult:
         """A result's bytes, or its address in the bucket unless `through` is set."""
         store = await self.start()
-        links_s = 0.0 if through else self._limits.links_s
-        return await asyncio.to_thread(store.result, store.find(job_id, owner), number, links_s)
+        result_link_s = 0.0 if through else self._limits.result_link_s
+        return await asyncio.to_thread(store.result, store.find(job_id, owner), number, result_link_s)
 
     async def ready(self) -> bool:
         """True; also resumes the jobs of the process before, once that has ended.
@@ -181,10 +181,10 @@ class JobQueue(JobService):
             if self._store is None:
                 if not self._open:
                     raise ApiError("draining", retry_after_s=5)
-                store = await asyncio.to_thread(JobStore, self._uri, self._limits.keep_s)
+                store = await asyncio.to_thread(JobStore, self._uri, self._limits.keep_jobs_s)
                 for job in store.all():
                     job.state = "queued" if job.state == "running" else job.state
-                loops = [self._work() for _ in range(self._limits.jobs_at_once)]
+                loops = [self._work() for _ in range(self._limits.max_running_jobs)]
                 loops += [
                     _repeat(self._sweep, SWEEP_S),
                     _repeat(self._notify, NOTIFY_S),
@@ -265,7 +265,7 @@ class JobQueue(JobService):
             await self._save(job)
             if job.tries > MAX_STARTS:
                 raise ApiError("internal", f"the job was started {MAX_STARTS} times and ended the service each time")
-            async with asyncio.timeout(self._limits.job_s):
+            async with asyncio.timeout(self._limits.job_timeout_s):
                 await self._do(job)
         except DecoderDied:  # a new decoder may succeed
             if job.tries >= MAX_STARTS:
@@ -282,7 +282,7 @@ class JobQueue(JobService):
     async def _do(self, job: Job) -> None:
         assert self._store is not None
         if isinstance(job.asked, BatchJob):
-            await run_batch(job, job.asked, self._store, self._edits, self._limits.edits_at_once)
+            await run_batch(job, job.asked, self._store, self._edits, self._limits.max_edits_per_job)
         else:
             await self._video_runner()(job, job.asked, self._store)
 
@@ -342,13 +342,13 @@ class JobQueue(JobService):
 
     def _check_room(self, store: JobStore, owner: str) -> None:
         waiting = [j for j in store.all() if j.state in OPEN]
-        if len(waiting) >= self._limits.jobs_waiting:
+        if len(waiting) >= self._limits.max_queued_jobs:
             raise ApiError("busy", f"{len(waiting)} jobs are waiting", 30)
-        if sum(j.owner == owner for j in waiting) >= self._limits.jobs_each:
-            raise ApiError("rate-limited", f"{self._limits.jobs_each} jobs of this key are waiting", 30)
+        if sum(j.owner == owner for j in waiting) >= self._limits.max_queued_jobs_per_key:
+            raise ApiError("rate-limited", f"{self._limits.max_queued_jobs_per_key} jobs of this key are waiting", 30)
 
     def _wire_state(self, job: Job) -> JobState:
-        return job.wire_state(self._limits.keep_s)
+        return job.wire_state(self._limits.keep_jobs_s)
 
 
 def _is_storage_away(error: Exception) -> bool:

@@ -311,7 +311,7 @@ class JobStore:
         job.tries = 0
         return data
 
-    def result(self, job: Job, number: int, links_s: float = 0.0) -> JobResult:
+    def result(self, job: Job, number: int, result_link_s: float = 0.0) -> JobResult:
         """A result, or its address.
 
         Args:
@@ -326,8 +326,8 @@ class JobStore:
         if job.asked.kind == "batch":
             info = ResultInfo(**json.loads(self.store.read(self._out(job, number, "json"))))
         path = self._out(job, number, job.suffix)
-        if links_s and self.store.is_s3:
-            link = presigned(f"s3://{self.store.at(path)}", seconds=int(links_s), media_type=job.media_type)
+        if result_link_s and self.store.is_s3:
+            link = presigned(f"s3://{self.store.at(path)}", seconds=int(result_link_s), media_type=job.media_type)
             return JobResult(b"", job.media_type, info.headers, link)
         return JobResult(self.store.read(path), job.media_type, info.headers)
 

@@ -91,7 +91,7 @@ class VideoRunner:
             BadVideo: it cannot be read.
             ApiError: `too-large`.
         """
-        info, max_pixels = self.decoders.probe(file), self.limits.clip_pixels
+        info, max_pixels = self.decoders.probe(file), self.limits.max_clip_pixels
         if info.width * info.height > max_pixels:
             raise ApiError("too-large", f"clip: {info.width} x {info.height} px; a frame may have {max_pixels} px")
         self.check_length(info.shown_frames, info.duration_s)
@@ -104,8 +104,8 @@ class VideoRunner:
             ApiError: `too-large`.
         """
         limits = self.limits
-        if frames > limits.clip_frames or seconds > limits.clip_s:
-            limit = f"it may have {limits.clip_frames} and {limits.clip_s:g} s"
+        if frames > limits.max_clip_frames or seconds > limits.max_clip_s:
+            limit = f"it may have {limits.max_clip_frames} and {limits.max_clip_s:g} s"
             raise ApiError("too-large", f"clip: {frames} frames, {seconds:.1f} s; {limit}")
 
     async def __call__(self, job: Job, asked: VideoJob | AnimationJob, store: JobStore) -> None:
@@ -140,7 +140,7 @@ class VideoRunner:
             self.is_stuck = self.is_stuck or not thread.done()
 
     async def _sample(self, model: str, conditions: Conditions, options: SamplingOptions) -> np.ndarray:
-        stream = self.diffusion_worker.sample(model, conditions, options, None, self.limits.edit_s)
+        stream = self.diffusion_worker.sample(model, conditions, options, None, self.limits.edit_timeout_s)
         async with aclosing(stream) as events:
             async for event in events:
                 if isinstance(event, SampledImage):
@@ -183,7 +183,7 @@ class _VideoRun:
         video = VideoSource(str(path), info.fps, runner.decoders.frames)
         options = VideoOptions(
             face=str(asked.face), seed=asked.seed, begin=job.finished,
-            at_once=runner.limits.edits_at_once if self.paint else 1, hold_boxes=self.paint is not None,
+            at_once=runner.limits.max_edits_per_job if self.paint else 1, hold_boxes=self.paint is not None,
         )  # fmt: skip
         if isinstance(asked, VideoJob):
             edit, size = asked.edit, (info.width, info.height)

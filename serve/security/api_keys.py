@@ -32,7 +32,7 @@ class Key:
         name: public, in logs and in the audit log.
         digest: SHA-256 of the secret, hex.
         scopes: some of `SCOPES`.
-        rate: requests per second on average. burst: at once. at_a_time: concurrent requests.
+        rate: requests per second on average. burst: at once. max_concurrent: concurrent requests.
 
     Raises:
         ValueError: a scope is unknown, or a limit allows no request.
@@ -43,14 +43,14 @@ class Key:
     scopes: tuple[str, ...] = SCOPES
     rate: float = 20.0
     burst: float = 60.0
-    at_a_time: int = 16
+    max_concurrent: int = 16
 
     def __post_init__(self) -> None:
         if unknown := sorted(set(self.scopes) - set(SCOPES)):
             raise ValueError(f"scopes: want some of {', '.join(SCOPES)}, got {unknown}")
-        if not (self.rate > 0 and self.burst >= 1 and self.at_a_time >= 1):
-            got = f"{self.rate:g}, {self.burst:g} and {self.at_a_time}"
-            raise ValueError(f"want a rate above 0, and a burst and requests at a time of at least 1, got {got}")
+        if not (self.rate > 0 and self.burst >= 1 and self.max_concurrent >= 1):
+            got = f"{self.rate:g}, {self.burst:g} and {self.max_concurrent}"
+            raise ValueError(f"want rate > 0, burst >= 1 and max_concurrent >= 1, got {got}")
 
     def need(self, scope: str) -> None:
         """Refuse a key that lacks a scope.
@@ -62,7 +62,7 @@ class Key:
             raise ApiError("forbidden", f"the key {self.name!r} lacks the scope {scope!r}")
 
 
-OPEN = Key("open", rate=200.0, burst=400.0, at_a_time=64)
+OPEN = Key("open", rate=200.0, burst=400.0, max_concurrent=64)
 
 
 class KeyRing:
@@ -124,7 +124,7 @@ def add(path: Path, name: str, scopes: tuple[str, ...] = SCOPES, **limits: float
     """Make a key and store its hash.
 
     Args:
-        limits: `rate`, `burst`, `at_a_time` of `Key`; without a burst, `BURST_S` seconds of the rate.
+        limits: `rate`, `burst`, `max_concurrent` of `Key`; without a burst, `BURST_S` seconds of the rate.
 
     Returns:
         The secret; it is not stored.

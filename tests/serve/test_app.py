@@ -107,12 +107,19 @@ def test_default_model_is_mini_if_installed(mini, monkeypatch):
 
 
 def test_settings_reach_the_limits_and_invalid_ones_are_refused():
-    limits = ServiceConfig(edits_at_once=2, jobs_at_once=3, body_mb=1, keep_h=1, links_s=60).limits()
-    assert (limits.edits_at_once, limits.jobs_at_once, limits.body_bytes, limits.keep_s) == (2, 3, 2**20, 3600)
-    assert limits.links_s == 60
+    limits = ServiceConfig(
+        max_edits_per_job=2, max_running_jobs=3, max_body_mb=1, keep_jobs_h=1, result_link_s=60
+    ).limits()
+    assert (limits.max_edits_per_job, limits.max_running_jobs, limits.max_body_bytes, limits.keep_jobs_s) == (
+        2,
+        3,
+        2**20,
+        3600,
+    )
+    assert limits.result_link_s == 60
     assert ServiceConfig().limits() == Limits()
-    for name in ("edits_at_once", "max_rows", "edit_s"):
+    for name in ("max_edits_per_job", "max_batch_rows", "edit_timeout_s"):
         with pytest.raises(ValueError, match=name):
             ServiceConfig(**{name: 0})
-    with pytest.raises(ValueError, match="edit_at_once"):
-        ServiceConfig(edit_at_once=4)
+    with pytest.raises(ValueError, match="max_edit_per_job"):
+        ServiceConfig(max_edit_per_job=4)

@@ -108,7 +108,7 @@ def test_refusals_by_the_middleware_are_counted(services, png):
 
     from serve.api.routes import make_api
 
-    services.limits = Limits(body_bytes=10, in_flight=0)
+    services.limits = Limits(max_body_bytes=10, max_concurrent_requests=0)
     with TestClient(make_api(services)) as client:
         problem(send(client, png), 413, "too-large")
         problem(client.get("/v1/models"), 503, "busy")
@@ -134,7 +134,7 @@ def test_stream_counts_as_a_concurrent_request_until_it_ends(services, png, tmp_
 
     face_worker, file = services.face_worker, tmp_path / "keys.jsonl"
     services.keys = KeyRing(file)
-    key = {"Authorization": f"Bearer {add(file, 'alice', at_a_time=1)}"}
+    key = {"Authorization": f"Bearer {add(file, 'alice', max_concurrent=1)}"}
     services.face_worker = SimpleNamespace(edit_without_model=slow)
     with TestClient(make_api(services), headers=key) as client, ThreadPoolExecutor(1) as pool:
         one = {"edit": {"yaw_deg": 3}, "model": "preview", "accept": "text/event-stream"}
@@ -160,8 +160,8 @@ def test_key_burst_follows_its_rate_and_zero_limits_are_refused(tmp_path, capsys
     assert main(["key", "add", "rare", "--rate", "0.1", "--file", file]) == 0
     assert [key.burst for key in read(tmp_path / "keys.jsonl")] == [3, 60, 5, 1]
     capsys.readouterr()
-    for wrong in (["--rate", "0"], ["--burst", "0.5"], ["--at-a-time", "0"], ["--scopes", "everything"]):
+    for wrong in (["--rate", "0"], ["--burst", "0.5"], ["--max-concurrent", "0"], ["--scopes", "everything"]):
         assert main(["key", "add", "wrong", "--file", file, *wrong]) == 1
     assert main(["key", "list", "--file", file]) == 0
-    assert "slow\tedit,jobs,verify\t1/s\t3 at once\t16 at a time" in capsys.readouterr().out
+    assert "slow\tedit,jobs,verify\t1/s\t3 burst\t16 concurrent" in capsys.readouterr().out
     assert len(read(tmp_path / "keys.jsonl")) == 4

@@ -30,7 +30,7 @@ SENT = ("method", "url", "headers", "params", "json", "data", "files")
 
 @pytest.fixture
 def served(serve_jobs):
-    return serve_jobs(jobs_each=1000, jobs_waiting=1000, jobs_at_once=0)
+    return serve_jobs(max_queued_jobs_per_key=1000, max_queued_jobs=1000, max_running_jobs=0)
 
 
 def test_openapi_lists_all_operations(served):
@@ -139,7 +139,7 @@ def test_hostile_files_are_problems_or_images(served, services, real_eye, shared
     services.face_worker, good = real_eye, 0
     somebody = encode_png(pictures.astronaut()[:256, 96:352])
     for path in sorted((shared / "data" / "bad").iterdir()):
-        if path.stat().st_size > services.limits.body_bytes:
+        if path.stat().st_size > services.limits.max_body_bytes:
             continue
         data = path.read_bytes()
         picture = served.post("/v1/reconstruct", files={"picture": (path.name, data)})

@@ -109,7 +109,7 @@ def test_body_limit_holds_for_any_content_length_header(services, png):
 
     from serve.api.routes import make_api
 
-    services.limits = Limits(body_bytes=2000)
+    services.limits = Limits(max_body_bytes=2000)
     client = TestClient(make_api(services), raise_server_exceptions=False)
     problem(send(client, png + bytes(4000)), 413, "too-large")
     chunks = (bytes(500) for _ in range(10))
@@ -122,7 +122,7 @@ def test_limits_hold_behind_a_path_prefix(services, png):
 
     from serve.api.routes import make_api
 
-    services.limits = Limits(body_bytes=2000)
+    services.limits = Limits(max_body_bytes=2000)
     with TestClient(make_api(services), root_path="/faces") as client:
         answer = client.post("/faces/v1/reconstruct", files={"picture": bytes(5000)})
         problem(answer, 413, "too-large")
@@ -263,7 +263,7 @@ def test_time_limits_cancel_work_and_busy_service_sends_retry_after(services, pn
         finally:
             left.append(1)
 
-    services.limits = replace(Limits(), preview_s=0.4, edit_s=0.3, in_flight=1)
+    services.limits = replace(Limits(), preview_timeout_s=0.4, edit_timeout_s=0.3, max_concurrent_requests=1)
     composer = SimpleNamespace(compose=slow)
     services.face_worker = SimpleNamespace(
         preview=slow, edit_without_model=slow, edit_service=lambda worker: EditPipeline(composer, worker)

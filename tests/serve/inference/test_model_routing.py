@@ -98,7 +98,7 @@ def pool(service):
             FaceWorker.load = classmethod(lambda cls, device, **options: cls(see(), **options))
             super().__init__(args, diffusion_worker)
 
-    args, small = ServiceConfig(models=MODELS, max_loaded=1), {"ray_actor_options": {"num_cpus": 0.1}}
+    args, small = ServiceConfig(models=MODELS, max_loaded_models=1), {"ray_actor_options": {"num_cpus": 0.1}}
     painters = serve.deployment(Counting, num_replicas=2, **small).bind(args)
     face_worker = serve.deployment(Still, graceful_shutdown_timeout_s=60, **small).bind(args, painters)
     yield serve.run(face_worker, name="pool", route_prefix=None), serve.get_deployment_handle("Counting", "pool")

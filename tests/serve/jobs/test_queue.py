@@ -56,7 +56,7 @@ def test_a_job_is_done_and_its_results_can_be_fetched(serve_jobs, png, place, re
 
 
 def test_where_it_is_allowed_a_result_is_fetched_from_the_bucket_itself(serve_jobs, png, bucket, tmp_path):
-    served = serve_jobs(f"{bucket}/{tmp_path.name}", links_s=60)
+    served = serve_jobs(f"{bucket}/{tmp_path.name}", result_link_s=60)
     name = submit(served, png, [{"yaw_deg": 20}]).json()["id"]
     wait(served, name, "done")
     answer = served.get(f"/v1/jobs/{name}/results/0", follow_redirects=False)
@@ -68,7 +68,7 @@ def test_where_it_is_allowed_a_result_is_fetched_from_the_bucket_itself(serve_jo
     assert (through.status_code, through.content) == (200, there.content)
     assert answer.headers["RigFace-Asked"] == through.headers["RigFace-Asked"]
     assert served.get(f"/v1/jobs/{name}/results/1", follow_redirects=False).status_code == 404
-    disk = serve_jobs(str(tmp_path / "disk"), links_s=60)
+    disk = serve_jobs(str(tmp_path / "disk"), result_link_s=60)
     name = submit(disk, png, [{"yaw_deg": 20}]).json()["id"]
     wait(disk, name, "done")
     assert disk.get(f"/v1/jobs/{name}/results/0", follow_redirects=False).status_code == 200
@@ -131,7 +131,7 @@ def test_a_job_can_be_stopped(serve_jobs, png):
 
 def test_the_queue_is_bounded_and_the_same_order_is_taken_once(serve_jobs, services, png, monkeypatch):
     monkeypatch.setattr(JobQueue, "_do", lambda self, job: asyncio.Event().wait())  # works for ever
-    served = serve_jobs(jobs_waiting=3, jobs_each=2)
+    served = serve_jobs(max_queued_jobs=3, max_queued_jobs_per_key=2)
     once = {"Idempotency-Key": "order-7"}
     first = submit(served, png, [{"yaw_deg": 1}], once).json()["id"]
     assert submit(served, png, [{"yaw_deg": 1}], once).json()["id"] == first
@@ -139,7 +139,7 @@ def test_the_queue_is_bounded_and_the_same_order_is_taken_once(serve_jobs, servi
     assert submit(served, png, [{"yaw_deg": 2}]).status_code == 202
     full = submit(served, png, [{"yaw_deg": 3}])
     assert (full.status_code, full.headers["Retry-After"]) == (429, "30")
-    served = serve_jobs(jobs_waiting=2)
+    served = serve_jobs(max_queued_jobs=2)
     full = submit(served, png, [{"yaw_deg": 3}])
     assert (full.status_code, full.headers["Retry-After"]) == (503, "30")
     assert submit(served, png, [{"yaw_deg": 1}], once).json()["id"] == first  # what is known is no new job

@@ -177,13 +177,13 @@ def test_a_clip_is_stopped_between_two_frames(served_clips, clip, monkeypatch):
 
 
 def test_clips_that_cannot_be_used_are_refused_at_the_door(served_clips, clip, png, tmp_path):
-    served = served_clips(clip_s=0.5)
+    served = served_clips(max_clip_s=0.5)
     assert submit(served, clip).json()["type"].endswith("too-large")
-    served = served_clips(clip_frames=10)
+    served = served_clips(max_clip_frames=10)
     assert submit(served, clip).status_code == 413
-    served = served_clips(clip_pixels=2000)
+    served = served_clips(max_clip_pixels=2000)
     assert "80 x 96" in submit(served, clip).json()["detail"]
-    served = served_clips(clip_bytes=2000, body_bytes=2000)
+    served = served_clips(max_clip_bytes=2000, max_body_bytes=2000)
     assert submit(served, clip).status_code == 413
     served = served_clips()
     assert submit(served, png).json()["type"].endswith("bad-clip")
@@ -208,7 +208,7 @@ def test_a_decoder_that_hangs_costs_its_job_and_the_process_asks_to_be_replaced(
     monkeypatch.setattr("serve.jobs.video.STUCK_S", 0.1)
     monkeypatch.setattr("serve.api.health.KEPT_S", 0.0)
     monkeypatch.setattr("serve.jobs.video._VideoRun.__call__", lambda self: end.wait(30))
-    served = served_clips(job_s=0.3)
+    served = served_clips(job_timeout_s=0.3)
     assert served.get("/readyz").json()["jobs"] == "ok"
     name = submit(served, clip, edit={"yaw_deg": 3}, model="preview").json()["id"]
     assert wait(served, name, "failed")["error"]["type"].endswith("timeout")

@@ -48,10 +48,10 @@ def test_an_end_that_was_cut_off_shows_by_a_hash_that_was_kept(tmp_path, capsys)
     wrote(path, 3)
     kept = check(path).hash
     wrote(path, 2, first=3)
-    assert main(["audit", "check", str(path), "--holds", kept]) == 0
+    assert main(["audit", "check", str(path), "--contains", kept]) == 0
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:2]))
     assert main(["audit", "check", str(path)]) == 0  # the chain alone does not show it
-    assert main(["audit", "check", str(path), "--holds", kept]) == 1
+    assert main(["audit", "check", str(path), "--contains", kept]) == 1
     assert "an end was cut off" in capsys.readouterr().err
 
 
@@ -65,7 +65,7 @@ def test_half_a_line_of_a_machine_that_failed_is_told_and_the_chain_goes_on(tmp_
     assert (found.lines, found.broken) == (4, 1)
     assert [json.loads(line)["edit"] for line in path.read_text().splitlines() if line.endswith("}")] == [0, 1, 2, 3]
     assert main(["audit", "check", str(path)]) == 0
-    assert "1 more are no lines of the log" in capsys.readouterr().out
+    assert "1 incomplete lines" in capsys.readouterr().out
 
 
 def test_a_log_that_is_not_there_is_said(tmp_path, capsys):
