@@ -55,7 +55,7 @@ def port_edit(
     """One edit as the released pipeline does it; (S, S, 3) uint8."""
     reference, background, render = pipe._encode(*(_picture(pictures[n]) for n in ("source", "background", "render")))
     text = pipe.model.default_text[None]
-    port.remember(reference, text)
+    port.encode_reference(reference, text)
     scheduler = make_scheduler(pipe.config.process, PORT_SAMPLER, PORT_STEPS)
     latents = noise * scheduler.init_noise_sigma
     question = {

@@ -12,7 +12,7 @@ weights stored in bfloat16.
 All variants are timed in one process, interleaved round by round; the ratio is the median over rounds of
 port / ours, so that whatever disturbs the machine disturbs both. Beside the clock on the wall stands the process's own
 time, which other processes disturb less; where the two ratios differ, the machine was not quiet. The once-per-edit part
-(`remember`, against the port's identity network) is timed too.
+(`encode_reference`, against the port's identity network) is timed too.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class PortAttention:
         hidden_states: Tensor,
         encoder_hidden_states: None = None,
         attention_mask: None = None,
-        memory: None = None,  # named, or diffusers warns of them, which takes time
+        reference_tokens: None = None,  # named, or diffusers warns of them, which takes time
         keep: None = None,
     ) -> Tensor:
         # The block hands over normalised tokens; the norm of the identity's half is part of the work as well.
@@ -95,7 +95,7 @@ class Port:
         self.model = model
         self.tokens: dict[str, Tensor] = {}
 
-    def remember(self, reference: Tensor, text: Tensor) -> None:
+    def encode_reference(self, reference: Tensor, text: Tensor) -> None:
         """What upstream runs once per edit: the identity network, nothing projected."""
         self.tokens = {name: seen[0] for name, seen in record(self.model.identity, reference, text).blocks.items()}
 
@@ -139,12 +139,16 @@ def measure(size: Size, threads: int) -> dict[str, Any]:
     q |= {"timestep": torch.tensor([500]), "expression_code": torch.randn(1, size.expression, generator=random)}
     q |= {"text": model.default_text[None].clone()}
     port, half = Port(model), bfloat16_if_fast(torch.device("cpu"))
-    memory: dict[str, Any] = {}
+    reference_tokens: dict[str, Any] = {}
 
     def ours(network: RigFaceModel, name: str, once: bool) -> Callable[[], Any]:
         def run() -> Any:
             with torch.autocast("cpu", torch.bfloat16, enabled=name == "ours_bf16"):
-                return network.remember(reference) if once else network(**q, memory=memory[name])
+                return (
+                    network.encode_reference(reference)
+                    if once
+                    else network(**q, reference_tokens=reference_tokens[name])
+                )
 
         return run
 
@@ -152,7 +156,7 @@ def measure(size: Size, threads: int) -> dict[str, Any]:
         with port.installed():
             return port.step(q)
 
-    variants = {"port": (lambda: port.remember(reference, q["text"]), ported)}
+    variants = {"port": (lambda: port.encode_reference(reference, q["text"]), ported)}
     if half is not None:  # first, because its copy shrinks
         light = RigFacePipeline(copy.deepcopy(made), autocast=half, half_weights=True).model
     plain = RigFacePipeline(copy.deepcopy(made)).model
@@ -165,7 +169,7 @@ def measure(size: Size, threads: int) -> dict[str, Any]:
         for name, (once, step) in variants.items():
             took, _, kept = timed(once)
             if kept is not None:
-                memory[name] = kept
+                reference_tokens[name] = kept
             step_took, step_cpu, answers[name] = timed(step)
             if turn:
                 seconds[name]["once"].append(took)

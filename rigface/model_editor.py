@@ -55,8 +55,8 @@ class ModelPaint:
         name = conditions.reference.tobytes()
         last = self._last  # read once: another thread may replace it
         if last is None or last[0] != name:
-            last = self._last = (name, self.pipe.remember(conditions.reference))
-        return self.pipe.edit(conditions, seed=seed, prompt=prompt or None, memory=last[1], **self._sampling)
+            last = self._last = (name, self.pipe.encode_reference(conditions.reference))
+        return self.pipe.edit(conditions, seed=seed, prompt=prompt or None, reference_tokens=last[1], **self._sampling)
 
 
 def check_codes(config: ModelConfig, own_eyes: bool = False) -> None:

@@ -135,7 +135,9 @@ def sample(trainee: TrainerState, example: Example, seed: int) -> np.ndarray:
     pictures = []
     vae, process = trainee.loaded.vae, trainee.loaded.config.process
 
-    sharded = trainee.config.sharding == "fsdp"  # weights are whole only inside forward: no memory ahead of it
+    sharded = (
+        trainee.config.sharding == "fsdp"
+    )  # weights are whole only inside forward: no reference tokens ahead of it
     count = len(example.target)
     for first in range(0, count, BATCH):
         rows = range(first, min(first + BATCH, count))
@@ -146,17 +148,17 @@ def sample(trainee: TrainerState, example: Example, seed: int) -> np.ndarray:
             with trainee.autocast():
                 return trainee.inner(*args, **kwargs | ({"reference": reference} if sharded else {}))
 
-        memory = None
+        reference_tokens = None
         if not sharded:
             with trainee.autocast():
-                memory = trainee.inner.remember(reference)
+                reference_tokens = trainee.inner.encode_reference(reference)
         noise, generators = seeded([seed + k for k in rows], tuple(conditions.background.shape[1:]))
-        walk = SamplingState(process, conditions, noise.to(trainee.device), memory, generators=generators)
-        crowd = SamplingBatch(predict)
-        crowd.join(walk)
-        while not walk.done:
-            crowd.step()
-        decoded = decode(vae, walk.latents)
+        state = SamplingState(process, conditions, noise.to(trainee.device), reference_tokens, generators=generators)
+        batch = SamplingBatch(predict)
+        batch.join(state)
+        while not state.done:
+            batch.step()
+        decoded = decode(vae, state.latents)
         if trainee.loaded.config.detail:
             render = to_tensor(example.conditions.render[rows.start : rows.stop]).to(decoded)
             decoded = decoded + lost_detail(vae, render, conditions.render)

@@ -6,7 +6,7 @@ of the identity network, joins them with the denoiser's tokens before the norm a
 LayerNorm works token by token and queries do not see each other, so joining keys and values alone gives the same
 numbers for less work, and what the identity gives to them is constant over all steps of an edit.
 
-The memory travels as an argument (`cross_attention_kwargs={"memory": ...}`), and so does the recorder: nothing is kept
+Reference tokens travel as an argument (`cross_attention_kwargs={"reference_tokens": ...}`), and so does the recorder: nothing is kept
 on a module, so threads may share one model, and gradient checkpointing recomputes with what it saw the first time.
 
 Shape suffixes: B batch, T latent pixels, S reference pixels, D channels.
@@ -49,16 +49,16 @@ class ReferenceTokens:
 
     @property
     def batch(self) -> int:
-        """How many people are remembered."""
+        """The count of people."""
         return next(iter(self.blocks.values()))[0].shape[0]
 
     @property
     def nbytes(self) -> int:
-        """Size in memory, for caches that count."""
+        """Size in bytes, for caches that count."""
         return sum(t.nbytes for tensors in self.blocks.values() for t in tensors)
 
     def map(self, fn: Callable[[Tensor], Tensor]) -> ReferenceTokens:
-        """Apply `fn` to every tensor: `memory.map(lambda t: t.cpu())`."""
+        """Apply `fn` to every tensor: `reference_tokens.map(lambda t: t.cpu())`."""
         return ReferenceTokens({name: tuple(fn(t) for t in tensors) for name, tensors in self.blocks.items()})
 
     def expand(self, batch: int) -> ReferenceTokens:
@@ -70,15 +70,15 @@ class ReferenceTokens:
         if self.batch == batch:
             return self
         if self.batch != 1:
-            raise ValueError(f"memory of {self.batch} people, but {batch} rows to denoise")
+            raise ValueError(f"reference tokens of {self.batch} people, but {batch} rows to denoise")
         return self.map(lambda t: t.expand(batch, -1, -1))
 
     @staticmethod
-    def cat(memories: Sequence[ReferenceTokens]) -> ReferenceTokens:
-        """Several memories as the rows of one."""
-        if len(memories) == 1:
-            return memories[0]
-        pairs = {name: zip(*(m.blocks[name] for m in memories)) for name in memories[0].blocks}
+    def cat(parts: Sequence[ReferenceTokens]) -> ReferenceTokens:
+        """Join rows."""
+        if len(parts) == 1:
+            return parts[0]
+        pairs = {name: zip(*(m.blocks[name] for m in parts)) for name in parts[0].blocks}
         return ReferenceTokens({name: tuple(torch.cat(tensors) for tensors in pair) for name, pair in pairs.items()})
 
 
@@ -117,14 +117,14 @@ class RecordTokens:
         return (), {**named, "cross_attention_kwargs": extra}
 
 
-class MemoryAttention:
+class ReferenceAttention:
     """Attention that also reads a `ReferenceTokens`.
 
     A plain object, not a Module: it owns no weights, so the state dict keeps diffusers' stock names.
 
     Args:
-        block: name of the block, the key into the memory.
-        norm: the block's `norm1`, applied to recorded tokens; None for text attention, which reads no memory.
+        block: name of the block, the key into `ReferenceTokens.blocks`.
+        norm: the block's `norm1`, applied to recorded tokens; None for text attention, which reads no reference tokens.
     """
 
     def __init__(self, block: str, norm: nn.Module | None = None) -> None:
@@ -143,24 +143,24 @@ class MemoryAttention:
         encoder_hidden_states: Tensor | None = None,
         attention_mask: Tensor | None = None,
         temb: Tensor | None = None,
-        memory: ReferenceTokens | None = None,
+        reference_tokens: ReferenceTokens | None = None,
         keep: Tensor | None = None,
     ) -> Tensor:
-        """Attention output (B, T, D). `keep` (B,) bool: rows where it is False do not see the memory."""
+        """Attention output (B, T, D). `keep` (B,) bool: rows where it is False do not see the reference."""
         if attention_mask is not None:
-            raise ValueError("MemoryAttention: attention masks are not supported; pad the text as CLIP does instead")
+            raise ValueError("ReferenceAttention: attention masks are not supported; pad the text as CLIP does instead")
         context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         query, key, value = attn.to_q(hidden_states), attn.to_k(context), attn.to_v(context)
-        if memory is not None and encoder_hidden_states is None:
-            key, value = self._join(attn, memory, keep, key, value)
+        if reference_tokens is not None and encoder_hidden_states is None:
+            key, value = self._join(attn, reference_tokens, keep, key, value)
         query, key, value = (t.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for t in (query, key, value))
         out = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
         return attn.to_out[1](attn.to_out[0](out))
 
     def _join(
-        self, attn: Attention, memory: ReferenceTokens, keep: Tensor | None, key: Tensor, value: Tensor
+        self, attn: Attention, reference_tokens: ReferenceTokens, keep: Tensor | None, key: Tensor, value: Tensor
     ) -> tuple[Tensor, Tensor]:
-        seen = memory.blocks[self.block]
+        seen = reference_tokens.blocks[self.block]
         theirs = self.project(attn, seen[0]) if len(seen) == 1 else (seen[0], seen[1])
         joined = []
         for own, other in zip((key, value), theirs):
@@ -174,7 +174,7 @@ class MemoryAttention:
 
 
 def install(identity: UNet2DConditionModel, denoiser: UNet2DConditionModel) -> None:
-    """Make a pair of stock networks remember and recall. To be called once, after both are built.
+    """Hook a pair of stock networks: one records reference tokens, one reads them. Call it once, after both are built.
 
     Raises:
         ValueError: the networks do not have the same transformer blocks.
@@ -186,7 +186,7 @@ def install(identity: UNet2DConditionModel, denoiser: UNet2DConditionModel) -> N
     for name, block in blocks(identity):
         block.register_forward_pre_hook(RecordTokens(name), with_kwargs=True)
     for name, block in blocks(denoiser):
-        readers: tuple[Any, Any] = MemoryAttention(name, block.norm1), MemoryAttention(name)
+        readers: tuple[Any, Any] = ReferenceAttention(name, block.norm1), ReferenceAttention(name)
         block.attn1.set_processor(readers[0])
         if block.attn2 is not None:  # cross_attention_kwargs reach text attention too: it needs one that takes them
             block.attn2.set_processor(readers[1])
@@ -204,10 +204,10 @@ def record(identity: UNet2DConditionModel, latents: Tensor, text: Tensor) -> Ref
     return ReferenceTokens({name: (tokens,) for name, tokens in recorder.tokens.items()})
 
 
-def project(denoiser: UNet2DConditionModel, memory: ReferenceTokens) -> ReferenceTokens:
+def project(denoiser: UNet2DConditionModel, reference_tokens: ReferenceTokens) -> ReferenceTokens:
     """Recorded tokens as the denoiser's keys and values, which stay the same over all steps of an edit."""
     projected: dict[str, tuple[Tensor, ...]] = {}
     for name, block in blocks(denoiser):
         reader: Any = block.attn1.processor
-        projected[name] = reader.project(block.attn1, memory.blocks[name][0])
+        projected[name] = reader.project(block.attn1, reference_tokens.blocks[name][0])
     return ReferenceTokens(projected)

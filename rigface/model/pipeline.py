@@ -1,6 +1,6 @@
 """All of it behind one call: pictures and numbers in, picture out, as diffusers' users expect it.
 
-Path: source, background, render, expression code -> encode, remember -> walk -> decode -> picture.
+Path: source, background, render, expression code -> encode -> sampling steps -> decode -> picture.
 
     pipe = RigFacePipeline.from_pretrained("weights/mini")
     image = pipe(source, background, render, code, seed=1).images[0]
@@ -12,7 +12,7 @@ stock diffusers networks, each of which diffusers reads on its own. Not as there
 never set on the pipeline; progress is `on_step` instead of `callback_on_step_end`.
 
 A pipeline keeps nothing between calls, so threads may share one. A service that batches uses the three parts
-of a call itself: `begin` (a walk), `crowd` (steps for many walks), `pictures` (decode).
+of a call itself: `begin` (a state), `sampling_batch` (steps for many states), `pictures` (decode).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from rigface.model.latents import LatentConditions, decode, encode, lost_detail,
 from rigface.model.sampling import Guidance, SamplingBatch, SamplingState, seeded
 from rigface.types import Conditions
 
-ENCODE_ROWS = 8  # pictures the VAE takes at once; bounds its memory, changes nothing else
+ENCODE_ROWS = 8  # pictures the VAE takes at once; bounds its RAM, changes nothing else
 
 Pictures = Any
 """(H, W, 3) or (B, H, W, 3) uint8 array; (3, H, W) or (B, 3, H, W) float tensor in [0, 1]; a PIL image; a list of them."""
@@ -174,14 +174,14 @@ class RigFacePipeline:
         return self._checkpoint.text_encoder([prompts] if isinstance(prompts, str) else list(prompts))
 
     @torch.no_grad()
-    def remember(self, source: Pictures) -> ReferenceTokens:
+    def encode_reference(self, source: Pictures) -> ReferenceTokens:
         """What the denoiser has to know of the person; depends on the picture alone, so cache it by its content."""
         (latents,) = self._encode(_tensor(source))
         with self._amp():
-            return self.model.remember(latents)
+            return self.model.encode_reference(latents)
 
-    def crowd(self) -> SamplingBatch:
-        """An empty crowd, for walks from `begin`."""
+    def sampling_batch(self) -> SamplingBatch:
+        """An empty batch, for states from `begin`."""
         return SamplingBatch(self._predict)
 
     @torch.no_grad()
@@ -194,7 +194,7 @@ class RigFacePipeline:
         *,
         prompt: str | Sequence[str] | None = None,
         prompt_embeds: Tensor | None = None,
-        memory: ReferenceTokens | None = None,
+        reference_tokens: ReferenceTokens | None = None,
         steps: int | None = None,
         scheduler: str | None = None,
         seed: int | Sequence[int] = 0,
@@ -206,18 +206,18 @@ class RigFacePipeline:
         strength: float = 1.0,
     ) -> SamplingState:
         """Everything before the first step. Arguments as for a call."""
-        if (source is None) == (memory is None):
-            raise ValueError("give either source or memory: the person's picture, or what `remember` made of it")
+        if (source is None) == (reference_tokens is None):
+            raise ValueError("give either source or reference_tokens: the person's picture, or its `encode_reference`")
         pictures = [_tensor(p) for p in (background, render) + (() if source is None else (source,))]
         code = torch.as_tensor(expression_code, dtype=torch.float32)
         code = code[None] if code.ndim == 1 else code
         batch = max(p.shape[0] for p in (pictures[0], pictures[1], code))
         self._check(pictures, code, batch)
         latents = self._encode(*pictures)
-        if memory is None:
+        if reference_tokens is None:
             with self._amp():
-                memory = self.model.remember(latents[2])
-        memory = memory.map(lambda t: t.to(self.device))
+                reference_tokens = self.model.encode_reference(latents[2])
+        reference_tokens = reference_tokens.map(lambda t: t.to(self.device))
         background_rows, render_rows, codes, text = (
             _rows(t.to(self.device), batch) for t in (*latents[:2], code, self._text(prompt, prompt_embeds))
         )
@@ -231,11 +231,11 @@ class RigFacePipeline:
         else:
             generators = [generator] * batch if isinstance(generator, torch.Generator) else list(generator)
             drawn = torch.stack([torch.randn(shape, generator=g, device=g.device) for g in generators])
-        walk = SamplingState(
+        state = SamplingState(
             self.config.process,
             conditions,
             (drawn if noise is None else _rows(noise, batch)).to(self.device, torch.float32),
-            memory,
+            reference_tokens,
             scheduler=scheduler,
             steps=steps,
             guidance=Guidance(identity_scale, attribute_scale, text_scale),
@@ -243,15 +243,15 @@ class RigFacePipeline:
             generators=generators,
         )
         if self.config.detail:
-            walk.detail = lost_detail(self.vae, _rows(pictures[1].to(self.device), batch), render_rows)
-        return walk
+            state.detail = lost_detail(self.vae, _rows(pictures[1].to(self.device), batch), render_rows)
+        return state
 
     @torch.no_grad()
     def pictures(self, latents: Tensor, detail: Tensor | None = None) -> np.ndarray:
         """(B, H, W, 3) uint8 pictures of scaled latents (B, 4, h, w).
 
         Args:
-            detail: of the walk that made them (`SamplingState.detail`).
+            detail: of the state that made them (`SamplingState.detail`).
         """
         return to_image(self._decode(latents, detail))
 
@@ -274,11 +274,11 @@ class RigFacePipeline:
         """Edit.
 
         Args:
-            source: the person; may be None where `memory` is given. One person serves a batch of the others.
+            source: the person; may be None where `reference_tokens` is given. One person serves a batch of the others.
             background, render: conditions as pictures of the same size; `compose` makes them.
             expression_code: (E,) or (B, E) floats, array or tensor.
             prompt, prompt_embeds: words, or (L, D) / (B, L, D); the checkpoint's default text where neither is given.
-            memory: from `remember`.
+            reference_tokens: from `encode_reference`.
             steps, scheduler: the checkpoint's own where None; names in `sampling.NOISE_SCHEDULERS`.
             seed: one for all rows, or one per row. A row's output depends on its own seed and on no other row.
             generator, noise: instead of seeds; noise is (B, 4, h, w). One generator for several rows ties them together.
@@ -292,30 +292,32 @@ class RigFacePipeline:
         """
         if output not in ("pil", "np", "pt", "latent"):
             raise ValueError(f"output: want pil, np, pt or latent, got {output!r}")
-        walk = self.begin(source, background, render, expression_code, **options)
-        crowd = self.crowd()
-        crowd.join(walk)
-        while not walk.done:
-            crowd.step()
+        state = self.begin(source, background, render, expression_code, **options)
+        batch = self.sampling_batch()
+        batch.join(state)
+        while not state.done:
+            batch.step()
             if on_step is not None:
-                on_step(Progress(walk.index, walk.steps, lambda: self.pictures(walk.preview(), walk.detail)))
+                on_step(Progress(state.index, state.steps, lambda: self.pictures(state.preview(), state.detail)))
         if output == "latent":
-            return RigFaceOutput(walk.latents, walk.latents)
+            return RigFaceOutput(state.latents, state.latents)
         if output == "pt":
-            return RigFaceOutput(self._decode(walk.latents, walk.detail), walk.latents)
-        images: Any = self.pictures(walk.latents, walk.detail)
+            return RigFaceOutput(self._decode(state.latents, state.detail), state.latents)
+        images: Any = self.pictures(state.latents, state.detail)
         if output == "pil":
             from PIL import Image
 
             images = [Image.fromarray(image) for image in images]
-        return RigFaceOutput(images, walk.latents)
+        return RigFaceOutput(images, state.latents)
 
     def edit(self, conditions: Conditions, **options: Any) -> np.ndarray:
         """`Conditions` in, uint8 pictures out, with the same batch axes; options as for a call."""
         c = conditions
         flat = [t.reshape(-1, *t.shape[-3:]) for t in (c.reference, c.background, c.render)]
         code = c.expression_code.reshape(-1, c.expression_code.shape[-1])
-        images = self(None if "memory" in options else flat[0], flat[1], flat[2], code, output="np", **options).images
+        images = self(
+            None if "reference_tokens" in options else flat[0], flat[1], flat[2], code, output="np", **options
+        ).images
         return images.reshape(*c.batch, *images.shape[1:])
 
     def _predict(self, *args: Any, **kwargs: Any) -> Tensor:

@@ -1,9 +1,9 @@
-"""From start to picture: any diffusers scheduler by name, guidance, and edits that walk together.
+"""From start to picture: any diffusers scheduler by name, guidance, and batches of edits.
 
 Path: `LatentConditions`, `ReferenceTokens` -> `SamplingState` -> `SamplingBatch.step` until done -> final latents -> decode.
 
-A `SamplingState` is one edit under way. A scheduler is stateful (UniPC keeps past answers), so each walk has its own, as it has
-its own noise, steps and guidance. A `SamplingBatch` asks the network for all of its walks in one batch; walks join and leave
+A `SamplingState` is one edit under way. A scheduler is stateful (UniPC keeps past answers), so each state has its own, and
+its own noise, steps and guidance. A `SamplingBatch` asks the network for all of its states in one batch; states join and leave
 between steps, and no row of a batch changes another, so an output does not depend on its neighbours.
 
 Guidance: with conditions c in {identity, attributes, text} and scales s_c,
@@ -120,9 +120,9 @@ class SamplingState:
     """One edit, or a batch that shares its steps, on its way from start to clean latents.
 
     Args:
-        conditions: B rows; `reference` is not read, a person comes as `memory`.
+        conditions: B rows; `reference` is not read, the person comes as `reference_tokens`.
         noise: (B, 4, h, w) standard normal.
-        memory: of 1 or B people, or None: then the denoiser sees nobody.
+        reference_tokens: of 1 or B people; None: no person.
         scheduler: name; the process's own where None. `steps` likewise.
         strength: in (0, 1]; below 1 a noise process begins at the render's latents, noised that far, and runs only
             the last part of its steps. A bridge always begins there.
@@ -137,7 +137,7 @@ class SamplingState:
         process: Process,
         conditions: LatentConditions,
         noise: Tensor,
-        memory: ReferenceTokens | None = None,
+        reference_tokens: ReferenceTokens | None = None,
         *,
         scheduler: str | None = None,
         steps: int | None = None,
@@ -165,10 +165,12 @@ class SamplingState:
             conditions.background, conditions.render, conditions.expression_code, text=conditions.text
         ).map(lambda t: t.repeat(rows, *[1] * (t.ndim - 1)))
         self.detail: Tensor | None = None  # (B, 3, S, S) for the decoder, where the checkpoint's config wants it
-        self.memory = memory
-        if memory is not None:
-            memory = memory.expand(self._batch) if memory.batch != 1 else memory
-            self.memory = ReferenceTokens.cat([memory] * rows) if memory.batch != 1 else memory
+        self.reference_tokens = reference_tokens
+        if reference_tokens is not None:
+            reference_tokens = reference_tokens.expand(self._batch) if reference_tokens.batch != 1 else reference_tokens
+            self.reference_tokens = (
+                ReferenceTokens.cat([reference_tokens] * rows) if reference_tokens.batch != 1 else reference_tokens
+            )
         self.drop: Tensor | None = None
         if self._terms:
             self.drop = torch.zeros(rows, self._batch, 3, dtype=torch.bool, device=noise.device)
@@ -176,7 +178,7 @@ class SamplingState:
                 self.drop[row, :, column] = True
             self.drop = self.drop.flatten(0, 1)
         self._last: tuple[Tensor, Tensor, Tensor] | None = None
-        self.failed: Exception | None = None  # what its own scheduler broke at, in a crowd that went on
+        self.failed: Exception | None = None  # what its own scheduler broke at, in a batch that went on
 
     @property
     def steps(self) -> int:
@@ -185,7 +187,7 @@ class SamplingState:
 
     @property
     def rows(self) -> int:
-        """Rows this walk has in the network's batch."""
+        """Rows this state has in the network's batch."""
         return self.conditions.batch
 
     @property
@@ -198,15 +200,15 @@ class SamplingState:
         """t of the step to come, a scalar."""
         return self._scheduler.timesteps[self.index]
 
-    def question(self) -> tuple[Tensor, Tensor]:
-        """What the network is asked next: latents (rows, 4, h, w) and timesteps (rows,)."""
+    def model_inputs(self) -> tuple[Tensor, Tensor]:
+        """The network's next inputs: latents (rows, 4, h, w) and timesteps (rows,)."""
         scaled = self._scheduler.scale_model_input(self.latents, self.timestep) if self._scales else self.latents
         return scaled.repeat(self.rows // self._batch, 1, 1, 1), self.timestep.to(self._time_type).expand(self.rows)
 
-    def advance(self, question: Tensor, answer: Tensor) -> None:
-        """Take one step with the network's answer (rows, 4, h, w) to `question`."""
+    def advance(self, latents: Tensor, answer: Tensor) -> None:
+        """Take one step with the network's answer (rows, 4, h, w) to `latents`."""
         parts = answer.float().unflatten(0, (-1, self._batch))
-        guided, asked = parts[0], question[: self._batch]
+        guided, asked = parts[0], latents[: self._batch]
         for (_, excess), without in zip(self._terms, parts[1:]):
             guided = guided + excess * (parts[0] - without)
         t = self.timestep
@@ -223,7 +225,7 @@ class SamplingState:
             ValueError: no step was taken yet.
         """
         if self._last is None:
-            raise ValueError("Walk.preview: no step was taken yet")
+            raise ValueError("SamplingState.preview: no step was taken yet")
         asked, answer, timestep = self._last
         return clean_estimate(self.process, asked, answer, timestep)
 
@@ -247,7 +249,7 @@ class SamplingState:
 
 
 class SamplingBatch:
-    """Walks that share the network's batch, and may join and leave between steps.
+    """States that share the network's batch; they may join and leave between steps.
 
     Args:
         predict: `RigFaceModel`, or anything that is called like its `forward`.
@@ -255,81 +257,85 @@ class SamplingBatch:
 
     def __init__(self, predict: Predict) -> None:
         self._predict = predict
-        self.walks: list[SamplingState] = []
+        self.states: list[SamplingState] = []
         self._joined: tuple[LatentConditions, ReferenceTokens | None, Tensor | None] | None = None
 
-    def join(self, walk: SamplingState) -> None:
-        """From the next step on, `walk` is part of the batch.
+    def join(self, state: SamplingState) -> None:
+        """From the next step on, `state` is part of the batch.
 
         Raises:
-            ValueError: its latents, text or memory have another shape than those of the walks under way.
+            ValueError: its latents, text or reference tokens have another shape than those under way.
         """
-        if self.walks and _shape(walk) != _shape(self.walks[0]):
-            raise ValueError(f"Crowd: cannot batch {_shape(walk)} with {_shape(self.walks[0])}")
-        self.walks.append(walk)
+        if self.states and _shape(state) != _shape(self.states[0]):
+            raise ValueError(f"SamplingBatch: cannot batch {_shape(state)} with {_shape(self.states[0])}")
+        self.states.append(state)
         self._joined = None
 
-    def leave(self, walk: SamplingState) -> None:
-        """Take a walk out before it is done; no harm if it is not there."""
-        self.walks = [w for w in self.walks if w is not walk]
+    def leave(self, state: SamplingState) -> None:
+        """Take a state out before it is done; a state not in the batch is ignored."""
+        self.states = [w for w in self.states if w is not state]
         self._joined = None
 
     @torch.no_grad()
     def step(self) -> list[SamplingState]:
-        """One network evaluation for everybody; returns, and lets go of, the walks that are done now.
+        """One network evaluation for all states; returns and drops those that are done now.
 
-        A walk whose own scheduler breaks leaves with what it broke at in `failed`, and its neighbours go on; where nobody is left,
-        that is raised.
+        A state whose own scheduler fails leaves with the error in `failed`, and the others go on; if none is left, it is
+        raised.
         """
-        if not self.walks:
+        if not self.states:
             return []
         if self._joined is None:
-            self._joined = _join(self.walks)
-        conditions, memory, drop = self._joined
-        questions, timesteps = zip(*(walk.question() for walk in self.walks))
+            self._joined = _join(self.states)
+        conditions, reference_tokens, drop = self._joined
+        latents, timesteps = zip(*(state.model_inputs() for state in self.states))
         answers = self._predict(
-            torch.cat(questions),
+            torch.cat(latents),
             torch.cat(timesteps),
             conditions.background,
             conditions.render,
             conditions.expression_code,
             text=conditions.text,
-            memory=memory,
+            reference_tokens=reference_tokens,
             drop=drop,
-        ).split([walk.rows for walk in self.walks])
-        for walk, question, answer in zip(self.walks, questions, answers):
+        ).split([state.rows for state in self.states])
+        for state, asked, answer in zip(self.states, latents, answers):
             try:
-                walk.advance(question, answer)
+                state.advance(asked, answer)
             except Exception as error:
-                walk.failed = error
-        broken = [walk for walk in self.walks if walk.failed is not None]
-        for walk in broken:
-            self.leave(walk)
-        if broken and not self.walks and broken[0].failed is not None:
+                state.failed = error
+        broken = [state for state in self.states if state.failed is not None]
+        for state in broken:
+            self.leave(state)
+        if broken and not self.states and broken[0].failed is not None:
             raise broken[0].failed
-        finished = [walk for walk in self.walks if walk.done]
-        for walk in finished:
-            self.leave(walk)
+        finished = [state for state in self.states if state.done]
+        for state in finished:
+            self.leave(state)
         return finished
 
 
-def _join(walks: Sequence[SamplingState]) -> tuple[LatentConditions, ReferenceTokens | None, Tensor | None]:
-    """Conditions, memory and omissions of all walks, row by row; copied only when the crowd changes."""
-    conditions = LatentConditions.cat([walk.conditions for walk in walks])
-    memories = [walk.memory for walk in walks if walk.memory is not None]
-    memory = memories[0] if len(walks) == 1 and memories else None
-    if len(walks) > 1 and memories:
-        memory = ReferenceTokens.cat([m.expand(walk.rows) for m, walk in zip(memories, walks)])
-    if all(walk.drop is None for walk in walks):
-        return conditions, memory, None
-    nothing = [torch.zeros(w.rows, 3, dtype=torch.bool, device=w.latents.device) for w in walks]
-    return conditions, memory, torch.cat([n if w.drop is None else w.drop for w, n in zip(walks, nothing)])
+def _join(states: Sequence[SamplingState]) -> tuple[LatentConditions, ReferenceTokens | None, Tensor | None]:
+    """Conditions, reference tokens and omissions of all states, row by row; copied only when the batch changes."""
+    conditions = LatentConditions.cat([state.conditions for state in states])
+    parts = [state.reference_tokens for state in states if state.reference_tokens is not None]
+    reference_tokens = parts[0] if len(states) == 1 and parts else None
+    if len(states) > 1 and parts:
+        reference_tokens = ReferenceTokens.cat([m.expand(state.rows) for m, state in zip(parts, states)])
+    if all(state.drop is None for state in states):
+        return conditions, reference_tokens, None
+    nothing = [torch.zeros(w.rows, 3, dtype=torch.bool, device=w.latents.device) for w in states]
+    return conditions, reference_tokens, torch.cat([n if w.drop is None else w.drop for w, n in zip(states, nothing)])
 
 
-def _shape(walk: SamplingState) -> tuple:
-    text = None if walk.conditions.text is None else tuple(walk.conditions.text.shape[1:])
-    seen = None if walk.memory is None else [tuple(t.shape[1:]) for ts in walk.memory.blocks.values() for t in ts]
-    return tuple(walk.latents.shape[1:]), text, seen
+def _shape(state: SamplingState) -> tuple:
+    text = None if state.conditions.text is None else tuple(state.conditions.text.shape[1:])
+    seen = (
+        None
+        if state.reference_tokens is None
+        else [tuple(t.shape[1:]) for ts in state.reference_tokens.blocks.values() for t in ts]
+    )
+    return tuple(state.latents.shape[1:]), text, seen
 
 
 def seeded(seeds: Sequence[int], shape: tuple[int, ...]) -> tuple[Tensor, list[torch.Generator]]:

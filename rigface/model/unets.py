@@ -36,7 +36,7 @@ class RigFaceModel(nn.Module):
         identity: UNet with `in_channels` of the latents.
         denoiser: UNet with three times as many, and a class embedding for the expression code.
         default_text: (L, D) what both networks hear when nobody says anything: the embedding of a neutral prompt, or
-            zeros where there is no text encoder. The identity network hears nothing else, so that its memory depends
+            zeros where there is no text encoder. The identity network hears nothing else, so that its tokens depend
             on the picture alone.
 
     Raises:
@@ -86,7 +86,7 @@ class RigFaceModel(nn.Module):
         self.identity.enable_gradient_checkpointing()
         self.denoiser.enable_gradient_checkpointing()
 
-    def remember(self, reference: Tensor, text: Tensor | None = None) -> ReferenceTokens:
+    def encode_reference(self, reference: Tensor, text: Tensor | None = None) -> ReferenceTokens:
         """What the denoiser has to know of a person, ready for any number of steps.
 
         Args:
@@ -104,7 +104,7 @@ class RigFaceModel(nn.Module):
         expression_code: Tensor,
         text: Tensor | None = None,
         reference: Tensor | None = None,
-        memory: ReferenceTokens | None = None,
+        reference_tokens: ReferenceTokens | None = None,
         drop: Tensor | None = None,
     ) -> Tensor:
         """What the denoiser predicts, (B, 4, h, w): noise, velocity or picture, as the checkpoint's process says.
@@ -116,13 +116,13 @@ class RigFaceModel(nn.Module):
             expression_code: (B, E).
             text: (B, L, D), or None for the default.
             reference: (B, 4, h, w) unscaled latents of the person; runs the identity network (training).
-            memory: from `remember`; the identity network does not run (sampling). Without reference and memory the
+            reference_tokens: from `encode_reference`; the identity network does not run (sampling). Without reference and reference tokens the
                 denoiser sees no person at all.
             drop: (B, 3) bool, what each row is not told, in the order of `DROPPABLE`.
         """
         text = self._text(text, latents)
-        if reference is not None and memory is None:
-            memory = record(self.identity, reference, self._text(None, reference))
+        if reference is not None and reference_tokens is None:
+            reference_tokens = record(self.identity, reference, self._text(None, reference))
         keep = None
         if drop is not None:
             keep, attributes, silent = ~drop[:, 0], drop[:, 1], drop[:, 2]
@@ -134,7 +134,7 @@ class RigFaceModel(nn.Module):
             timestep,
             encoder_hidden_states=text,
             class_labels=expression_code,
-            cross_attention_kwargs={"memory": memory, "keep": keep},
+            cross_attention_kwargs={"reference_tokens": reference_tokens, "keep": keep},
             return_dict=False,
         )[0]
 

@@ -99,7 +99,7 @@ class ModelPool:
             return self.loaded[name]
         pipeline = self._load_pipeline(self._checkpoints[name])
         self._configs[name] = pipeline.config
-        model = self.loaded[name] = LoadedModel(pipeline, pipeline.crowd())
+        model = self.loaded[name] = LoadedModel(pipeline, pipeline.sampling_batch())
         idle = [n for n, m in self.loaded.items() if not m.active and n != name]
         while len(self.loaded) > self._max_loaded and idle:
             del self.loaded[idle.pop(0)]

@@ -29,35 +29,41 @@ def test_without_a_person_the_denoiser_is_a_stock_network(tiny, asked):
 @torch.no_grad()
 def test_projected_ahead_or_on_the_way_is_the_same(tiny, asked, person):
     q, reference = asked(), person()
-    ahead = tiny.model(**q, memory=tiny.model.remember(reference))
+    ahead = tiny.model(**q, reference_tokens=tiny.model.encode_reference(reference))
     torch.testing.assert_close(ahead, tiny.model(**q, reference=reference), atol=1e-6, rtol=0)
     assert (ahead - tiny.model(**q)).abs().max() > 1e-3, "the person must matter"
 
 
 @torch.no_grad()
 def test_dropped_rows_see_nobody_and_leave_their_neighbours_alone(tiny, asked, person):
-    q, memory = asked(), tiny.model.remember(person())
+    q, reference_tokens = asked(), tiny.model.encode_reference(person())
     drop = torch.tensor([[True, False, False], [False, False, False]])
-    mixed, alone, full = tiny.model(**q, memory=memory, drop=drop), tiny.model(**q), tiny.model(**q, memory=memory)
+    mixed, alone, full = (
+        tiny.model(**q, reference_tokens=reference_tokens, drop=drop),
+        tiny.model(**q),
+        tiny.model(**q, reference_tokens=reference_tokens),
+    )
     torch.testing.assert_close(mixed[0], alone[0], atol=1e-5, rtol=0)
     torch.testing.assert_close(mixed[1], full[1], atol=1e-5, rtol=0)
 
 
 @torch.no_grad()
 def test_one_person_serves_a_batch(tiny, asked, person):
-    q, one = asked(3), tiny.model.remember(person(1))
+    q, one = asked(3), tiny.model.encode_reference(person(1))
     assert one.batch == 1
-    torch.testing.assert_close(tiny.model(**q, memory=one), tiny.model(**q, memory=one.expand(3)), atol=1e-6, rtol=0)
-    with pytest.raises(ValueError, match="memory of 2 people, but 3 rows"):
+    torch.testing.assert_close(
+        tiny.model(**q, reference_tokens=one), tiny.model(**q, reference_tokens=one.expand(3)), atol=1e-6, rtol=0
+    )
+    with pytest.raises(ValueError, match="reference tokens of 2 people, but 3 rows"):
         ReferenceTokens.cat([one, one]).expand(3)
 
 
 @torch.no_grad()
 def test_threads_that_share_a_model_do_not_mix_people(tiny, person):
     people = [person(1, seed=i) for i in range(8)]
-    alone = [tiny.model.remember(p) for p in people]
+    alone = [tiny.model.encode_reference(p) for p in people]
     with ThreadPoolExecutor(4) as pool:
-        together = list(pool.map(lambda p: torch.no_grad()(tiny.model.remember)(p), people))
+        together = list(pool.map(lambda p: torch.no_grad()(tiny.model.encode_reference)(p), people))
     for a, b in zip(alone, together):
         for name in a.blocks:
             assert torch.equal(a.blocks[name][0], b.blocks[name][0])
@@ -112,10 +118,10 @@ def test_a_model_travels_between_processes(tiny, asked, person):
 
 
 def test_memory_counts_its_bytes(tiny, person):
-    memory = tiny.model.remember(person(1))
+    reference_tokens = tiny.model.encode_reference(person(1))
     tokens = {"down_blocks.0": 64 * 16, "mid_block": 16 * 32, "up_blocks.1": 64 * 16}
-    values = sum(tokens[name.split(".attentions")[0]] for name in memory.blocks)
-    assert memory.nbytes == 4 * 2 * values
+    values = sum(tokens[name.split(".attentions")[0]] for name in reference_tokens.blocks)
+    assert reference_tokens.nbytes == 4 * 2 * values
 
 
 def test_networks_that_do_not_match_are_refused():

@@ -31,7 +31,7 @@ def test_identity_network_is_a_stock_network(upstream, figures):
 @torch.no_grad()
 @pytest.mark.parametrize("time", TIMES)
 def test_denoiser_predicts_the_references_noise(upstream, figures, time):
-    memory = upstream.model.remember(figures["source"], figures["text"])
+    reference_tokens = upstream.model.encode_reference(figures["source"], figures["text"])
     out = upstream.model(
         figures["noisy"],
         torch.tensor([time, time]),
@@ -39,7 +39,7 @@ def test_denoiser_predicts_the_references_noise(upstream, figures, time):
         figures["render"],
         figures["expression"],
         text=figures["text"],
-        memory=memory,
+        reference_tokens=reference_tokens,
     )
     assert apart(out, figures[f"noise_pred_t{time}"]) < 1e-5
 

@@ -62,8 +62,10 @@ def test_alone_or_in_a_crowd(pipe, inputs, scheduler):
 def test_memory_stands_for_the_source(pipe, inputs):
     one = row(inputs, 0)
     whole = pipe(**one, output="latent").latents
-    memory = pipe.remember(one.pop("source"))
-    torch.testing.assert_close(pipe(**one, memory=memory, output="latent").latents, whole, atol=1e-4, rtol=0)
+    reference_tokens = pipe.encode_reference(one.pop("source"))
+    torch.testing.assert_close(
+        pipe(**one, reference_tokens=reference_tokens, output="latent").latents, whole, atol=1e-4, rtol=0
+    )
 
 
 def test_one_source_for_a_whole_clip(pipe, inputs):
@@ -76,16 +78,16 @@ def test_one_source_for_a_whole_clip(pipe, inputs):
 def test_a_service_joins_edits_as_they_come(pipe, inputs):
     """The three parts of a call, for two requests of which the second comes a step later."""
     wishes = [{**row(inputs, i), "seed": i, "steps": 3 + i} for i in range(2)]
-    crowd, walks = pipe.crowd(), [pipe.begin(**wish) for wish in wishes]
-    crowd.join(walks[0])
-    crowd.step()
-    crowd.join(walks[1])
-    finished = [walk for _ in range(4) for walk in crowd.step()]
-    assert finished == walks
-    for walk, wish in zip(walks, wishes):
+    batch, states = pipe.sampling_batch(), [pipe.begin(**wish) for wish in wishes]
+    batch.join(states[0])
+    batch.step()
+    batch.join(states[1])
+    finished = [state for _ in range(4) for state in batch.step()]
+    assert finished == states
+    for state, wish in zip(states, wishes):
         alone = pipe(**wish, output="np")
-        torch.testing.assert_close(walk.latents, alone.latents, atol=1e-4, rtol=0)
-        assert np.abs(pipe.pictures(walk.latents).astype(int) - alone.images).max() <= 1
+        torch.testing.assert_close(state.latents, alone.latents, atol=1e-4, rtol=0)
+        assert np.abs(pipe.pictures(state.latents).astype(int) - alone.images).max() <= 1
 
 
 def test_progress_and_previews(pipe, inputs):
@@ -114,7 +116,7 @@ def test_conditions_keep_their_batch_axes(pipe, inputs):
     assert flat.shape == (3, 32, 32, 3)
     assert nested.shape == (1, 3, 32, 32, 3)
     assert np.array_equal(nested[0], flat)
-    single = pipe.edit(c.map(lambda a: a[0]), memory=pipe.remember(c.reference[0]))
+    single = pipe.edit(c.map(lambda a: a[0]), reference_tokens=pipe.encode_reference(c.reference[0]))
     assert single.shape == (32, 32, 3)
     assert np.abs(single.astype(int) - flat[0]).max() <= 1
 
@@ -173,7 +175,7 @@ def test_words_are_heard_where_there_is_a_text_encoder(inputs, clip_folder, tmp_
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"source": None}, "either source or memory"),
+        ({"source": None}, "either source or reference_tokens"),
         ({"render": np.zeros((64, 64, 3), np.uint8)}, "render: want 32 x 32 px"),
         (
             {"render": np.zeros((2, 32, 32, 3), np.uint8), "background": np.zeros((3, 32, 32, 3), np.uint8)},

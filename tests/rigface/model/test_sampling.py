@@ -25,13 +25,13 @@ def conditions(batch: int = 1, seed: int = 0) -> LatentConditions:
     return LatentConditions(background, render, torch.randn(batch, 52, generator=random))
 
 
-def finish(predict, *walks: SamplingState) -> list[torch.Tensor]:
-    crowd = SamplingBatch(predict)
-    for walk in walks:
-        crowd.join(walk)
-    while crowd.walks:
-        crowd.step()
-    return [walk.latents for walk in walks]
+def finish(predict, *states: SamplingState) -> list[torch.Tensor]:
+    batch = SamplingBatch(predict)
+    for state in states:
+        batch.join(state)
+    while batch.states:
+        batch.step()
+    return [state.latents for state in states]
 
 
 def oracle(process: Process, clean: torch.Tensor):
@@ -52,10 +52,10 @@ def oracle(process: Process, clean: torch.Tensor):
 def test_every_scheduler_finds_the_picture(kind, name):
     process, clean = Process(kind), torch.randn(1, *SHAPE, generator=torch.Generator().manual_seed(9))
     noise, generators = seeded([0], SHAPE)
-    walk = SamplingState(process, conditions(), noise, scheduler=name, steps=8, generators=generators)
-    (found,) = finish(oracle(process, clean), walk)
+    state = SamplingState(process, conditions(), noise, scheduler=name, steps=8, generators=generators)
+    (found,) = finish(oracle(process, clean), state)
     torch.testing.assert_close(found, clean, atol=0.15, rtol=0)  # some stop at the last sigma above zero, 0.03
-    torch.testing.assert_close(walk.preview(), clean, atol=5e-3, rtol=0)
+    torch.testing.assert_close(state.preview(), clean, atol=5e-3, rtol=0)
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "bridge"])
@@ -77,37 +77,44 @@ def test_guidance_is_the_formula_it_says(tiny, person):
     tiny.model.default_text.normal_(generator=torch.Generator().manual_seed(0))
     process, c, noise = Process(), conditions(2), torch.randn(2, *SHAPE)
     c = LatentConditions(c.background, c.render, c.expression_code, text=torch.randn(2, 7, 24))
-    memory, scales = tiny.model.remember(person()), {"identity": 2.0, "attributes": 0.5, "text": 4.0}
-    walk = SamplingState(process, c, noise, memory, scheduler="ddim", steps=4, guidance=Guidance(**scales))
-    assert walk.rows == 8
-    question, t = walk.question()
-    crowd = SamplingBatch(tiny.model)
-    crowd.join(walk)
-    crowd.step()
+    reference_tokens, scales = tiny.model.encode_reference(person()), {"identity": 2.0, "attributes": 0.5, "text": 4.0}
+    state = SamplingState(process, c, noise, reference_tokens, scheduler="ddim", steps=4, guidance=Guidance(**scales))
+    assert state.rows == 8
+    asked, t = state.model_inputs()
+    batch = SamplingBatch(tiny.model)
+    batch.join(state)
+    batch.step()
 
     def ask(*without: int) -> torch.Tensor:
         drop = torch.zeros(2, 3, dtype=torch.bool)
         drop[:, list(without)] = True
         return tiny.model(
-            noise, t[:2], c.background, c.render, c.expression_code, text=c.text, memory=memory, drop=drop
+            noise,
+            t[:2],
+            c.background,
+            c.render,
+            c.expression_code,
+            text=c.text,
+            reference_tokens=reference_tokens,
+            drop=drop,
         )
 
     full = ask()
     answer = full + 1.0 * (full - ask(0)) - 0.5 * (full - ask(1)) + 3.0 * (full - ask(2))
-    torch.testing.assert_close(walk.preview(), clean_estimate(process, noise, answer, t[:2]), atol=1e-3, rtol=1e-4)
-    assert torch.equal(question[:2], noise)
+    torch.testing.assert_close(state.preview(), clean_estimate(process, noise, answer, t[:2]), atol=1e-3, rtol=1e-4)
+    assert torch.equal(asked[:2], noise)
 
 
 @torch.no_grad()
 def test_classifier_free_guidance_is_the_case_of_one(tiny, person):
     """scale * with + (1 - scale) * without, and 0 means without."""
-    memory, noise = tiny.model.remember(person(1)), torch.randn(1, *SHAPE)
-    walk = {
+    reference_tokens, noise = tiny.model.encode_reference(person(1)), torch.randn(1, *SHAPE)
+    state = {
         s: SamplingState(Process(), conditions(), noise, m, scheduler="ddim", steps=2, guidance=Guidance(identity=s))
-        for s, m in ((0.0, memory), (1.0, memory))
+        for s, m in ((0.0, reference_tokens), (1.0, reference_tokens))
     }
     nobody = SamplingState(Process(), conditions(), noise, None, scheduler="ddim", steps=2)
-    zero, one, without = (finish(tiny.model, w)[0] for w in (walk[0.0], walk[1.0], nobody))
+    zero, one, without = (finish(tiny.model, w)[0] for w in (state[0.0], state[1.0], nobody))
     torch.testing.assert_close(zero, without, atol=1e-4, rtol=0)
     assert not torch.allclose(one, without, atol=1e-3)
 
@@ -119,82 +126,90 @@ def test_an_edit_does_not_depend_on_its_neighbours(tiny, person):
     def mine() -> SamplingState:
         noise, generators = seeded([7], SHAPE)
         return SamplingState(
-            Process(), conditions(1, seed=1), noise, memory, scheduler="euler_a", steps=5, generators=generators
+            Process(),
+            conditions(1, seed=1),
+            noise,
+            reference_tokens,
+            scheduler="euler_a",
+            steps=5,
+            generators=generators,
         )
 
-    memory, other = tiny.model.remember(person(1)), tiny.model.remember(person(2, seed=5))
+    reference_tokens, other = tiny.model.encode_reference(person(1)), tiny.model.encode_reference(person(2, seed=5))
     (alone,) = finish(tiny.model, mine())
-    crowd, walk = SamplingBatch(tiny.model), mine()
-    crowd.join(
+    batch, state = SamplingBatch(tiny.model), mine()
+    batch.join(
         SamplingState(
             Process(), conditions(2), torch.randn(2, *SHAPE), other, steps=2, guidance=Guidance(attributes=3.0)
         )
     )
-    crowd.step()
-    crowd.join(walk)
-    crowd.step()
-    quitter = SamplingState(Process(), conditions(), torch.randn(1, *SHAPE), memory, scheduler="ddim", steps=9)
-    crowd.join(quitter)
-    crowd.step()
-    crowd.leave(quitter)
-    while crowd.walks:
-        crowd.step()
-    torch.testing.assert_close(walk.latents, alone, atol=1e-4, rtol=0)
+    batch.step()
+    batch.join(state)
+    batch.step()
+    quitter = SamplingState(
+        Process(), conditions(), torch.randn(1, *SHAPE), reference_tokens, scheduler="ddim", steps=9
+    )
+    batch.join(quitter)
+    batch.step()
+    batch.leave(quitter)
+    while batch.states:
+        batch.step()
+    torch.testing.assert_close(state.latents, alone, atol=1e-4, rtol=0)
     assert quitter.index == 1
     assert not quitter.done
 
 
 @torch.no_grad()
 def test_finished_walks_are_handed_back_once(tiny):
-    crowd = SamplingBatch(tiny.model)
+    batch = SamplingBatch(tiny.model)
     short, long = (SamplingState(Process(), conditions(), torch.randn(1, *SHAPE), steps=n) for n in (1, 2))
-    for walk in (short, long):
-        crowd.join(walk)
-    assert crowd.step() == [short]
-    assert crowd.step() == [long]
-    assert crowd.step() == []
+    for state in (short, long):
+        batch.join(state)
+    assert batch.step() == [short]
+    assert batch.step() == [long]
+    assert batch.step() == []
 
 
 @torch.no_grad()
 def test_a_scheduler_that_breaks_takes_only_its_own_walk_along(tiny, monkeypatch):
-    crowd = SamplingBatch(tiny.model)
+    batch = SamplingBatch(tiny.model)
     good, bad = (SamplingState(Process(), conditions(), torch.randn(1, *SHAPE), steps=2) for _ in range(2))
-    for walk in (good, bad):
-        crowd.join(walk)
+    for state in (good, bad):
+        batch.join(state)
     monkeypatch.setattr(bad, "advance", lambda *_: [][0])
-    assert crowd.step() == []
+    assert batch.step() == []
     assert isinstance(bad.failed, IndexError)
-    assert crowd.step() == [good]
+    assert batch.step() == [good]
     assert good.done
     assert good.failed is None
-    crowd.join(bad)
+    batch.join(bad)
     with pytest.raises(IndexError):  # nobody else is there to go on
-        crowd.step()
-    assert not crowd.walks
+        batch.step()
+    assert not batch.states
 
 
 @torch.no_grad()
 def test_walks_of_another_shape_are_not_batched(tiny, person):
-    crowd, noise = SamplingBatch(tiny.model), torch.randn(1, *SHAPE)
-    crowd.join(SamplingState(Process(), conditions(), noise, steps=1))
+    batch, noise = SamplingBatch(tiny.model), torch.randn(1, *SHAPE)
+    batch.join(SamplingState(Process(), conditions(), noise, steps=1))
     with pytest.raises(ValueError, match="cannot batch"):
-        crowd.join(SamplingState(Process(), conditions(), noise, tiny.model.remember(person(1)), steps=1))
+        batch.join(SamplingState(Process(), conditions(), noise, tiny.model.encode_reference(person(1)), steps=1))
 
 
 def test_strength_begins_at_the_render():
     process, c, noise = Process("v_prediction"), conditions(), torch.randn(1, *SHAPE)
-    walk = SamplingState(process, c, noise, scheduler="ddim", steps=10, strength=0.3)
-    assert walk.steps - walk.index == 3
-    expected = mix(process, 0.18215 * c.render, noise, walk.timestep.expand(1))
-    torch.testing.assert_close(walk.latents, expected, atol=1e-5, rtol=0)
+    state = SamplingState(process, c, noise, scheduler="ddim", steps=10, strength=0.3)
+    assert state.steps - state.index == 3
+    expected = mix(process, 0.18215 * c.render, noise, state.timestep.expand(1))
+    torch.testing.assert_close(state.latents, expected, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("name", ["unipc", "dpm++", "euler", "ddim", "lcm"])
 def test_from_half_way_the_picture_is_found_too(name):
     process, clean = Process("v_prediction"), torch.randn(1, *SHAPE, generator=torch.Generator().manual_seed(9))
     noise, generators = seeded([0], SHAPE)
-    walk = SamplingState(process, conditions(), noise, scheduler=name, steps=8, strength=0.5, generators=generators)
-    (found,) = finish(oracle(process, clean), walk)
+    state = SamplingState(process, conditions(), noise, scheduler=name, steps=8, strength=0.5, generators=generators)
+    (found,) = finish(oracle(process, clean), state)
     torch.testing.assert_close(found, clean, atol=0.15, rtol=0)
 
 
@@ -235,7 +250,7 @@ def test_seeds_are_rows():
 
 def test_memories_join_by_row(tiny, person):
     with torch.no_grad():
-        one, two = (tiny.model.remember(person(1, seed=s)) for s in (1, 2))
+        one, two = (tiny.model.encode_reference(person(1, seed=s)) for s in (1, 2))
     joined = ReferenceTokens.cat([one, two])
     name = next(iter(joined.blocks))
     assert joined.batch == 2

@@ -167,9 +167,9 @@ def test_models_beyond_memory_are_dropped_the_oldest_first():
 def test_a_person_is_remembered_once(diffusion_worker):
     calls = []
     room = diffusion_worker.pool.loaded["tiny"]
-    inner = room.pipeline.remember
-    room.pipeline.remember = lambda picture: calls.append(1) or inner(picture)
+    inner = room.pipeline.encode_reference
+    room.pipeline.encode_reference = lambda picture: calls.append(1) or inner(picture)
     for seed in range(3):
         run(diffusion_worker.sample_image("tiny", conditions(77), SamplingOptions(seed=seed, steps=1)))
-    del room.pipeline.remember
+    del room.pipeline.encode_reference
     assert len(calls) == 1

@@ -38,10 +38,10 @@ class Colour:
     def __init__(self, place):
         self._grey = int(place)
 
-    def crowd(self):
-        return Crowd()
+    def sampling_batch(self):
+        return Batch()
 
-    def remember(self, picture):
+    def encode_reference(self, picture):
         return SimpleNamespace(blocks={})
 
     def begin(self, *args, steps=None, **options):
@@ -53,7 +53,7 @@ class Colour:
         return np.full((1, 32, 32, 3), latents, np.uint8)
 
 
-class Crowd:
+class Batch:
     def __init__(self):
         self._walks = []
 
