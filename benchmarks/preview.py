@@ -47,7 +47,7 @@ EDITS = {
 
 def costs(editor: Editor, image: np.ndarray, rounds: int) -> dict[str, float]:
     """Milliseconds of one thread by size and kind of edit."""
-    face, preview = editor.see(image)[0], editor._composer.preview
+    face, preview = editor.analyzer(image)[0], editor._composer.preview
     out = {}
     for size in (256, 512, 1024):
         small = crop(image, face.frame_to_crop * (size / 512), size)
@@ -73,7 +73,7 @@ def reached(editor: Editor, pictures: Iterator[np.ndarray]) -> dict[str, object]
     shares: dict[str, list[float]] = {name: [] for name in EDITS}
     people = results = found = 0
     for image in pictures:
-        faces = editor.see(image)
+        faces = editor.analyzer(image)
         if len(faces) != 1:
             continue
         people += 1
@@ -84,7 +84,9 @@ def reached(editor: Editor, pictures: Iterator[np.ndarray]) -> dict[str, object]
                 (seen,) = editor.measured(out, faces)
                 results, found = results + 1, found + (seen is not None)
                 if seen is not None:
-                    was, asked, now = (numbers(p, edit, editor.see.head)[name] for p in (faces[0].params, wanted, seen))
+                    was, asked, now = (
+                        numbers(p, edit, editor.analyzer.head)[name] for p in (faces[0].params, wanted, seen)
+                    )
                     if abs(asked - was) > (5 if name.endswith("deg") else 0.2):
                         shares[name].append((now - was) / (asked - was))
     return {

@@ -28,16 +28,16 @@ from rigface.face.geometry.rotation import to_degrees, to_matrix
 from rigface.face.preview.compositing import paste_crop
 from rigface.face.reconstruction.reconstructor import FitReconstructor
 from rigface.face.rendering.lighting import light_direction
-from rigface.model_editor import ModelPaint, check_codes, check_head
+from rigface.model_editor import ModelEditor, check_codes, check_head
 from rigface.types import Detection, Face, FaceParams, HeadSpec
 
 PREVIEW = "preview"  # the name of the editor without a model, where a checkpoint may be named
 PREVIEW_PX = 2048  # a preview is made at the photograph's own resolution up to this crop
 
-Paint = Callable[..., np.ndarray]
+EditModel = Callable[..., np.ndarray]
 """Conditions and a seed to an (S, S, 3) uint8 picture: what a model is to the editor. Where an edit has a prompt it comes third."""
 
-Giver = np.ndarray | Face
+Target = np.ndarray | Face
 """Somebody to copy from: a picture, whose largest face is meant, or a face seen before."""
 
 
@@ -68,34 +68,34 @@ class Editor:
     """Edits faces. Without a model it shows the preview, which is an edit too.
 
     Args:
-        see: the eyes.
-        paint: the model; None: the preview is the result.
+        analyzer: detects and reconstructs faces.
+        model: edits crops; None: the preview is the result.
         composer: makes what the model sees, in the style it was trained with.
-        most_px: a preview's crop is made at the photograph's own resolution up to this side; None: `PREVIEW_PX`.
+        max_px: a preview's crop is made at the photograph's own resolution up to this side; None: `PREVIEW_PX`.
     """
 
     def __init__(
         self,
-        see: FaceAnalyzer,
-        paint: Paint | None = None,
+        analyzer: FaceAnalyzer,
+        model: EditModel | None = None,
         composer: Composer | None = None,
-        most_px: int | None = None,
+        max_px: int | None = None,
     ) -> None:
-        self.see, self._most_px = see, most_px
-        self._paint = paint
+        self.analyzer, self._max_px = analyzer, max_px
+        self._model = model
         self._composer = composer or Composer("texture", 512)
 
     @property
     def has_model(self) -> bool:
         """Whether a model paints; else edits are previews."""
-        return self._paint is not None
+        return self._model is not None
 
     @classmethod
     def load(
         cls,
         checkpoint: str | None = None,
         device: str = "cpu",
-        see: FaceAnalyzer | None = None,
+        analyzer: FaceAnalyzer | None = None,
         *,
         compile: bool = False,
         adapter: str | None = None,
@@ -107,7 +107,7 @@ class Editor:
             checkpoint: `mini`, a folder of weights (ours, or the released layout), `tiny`, `sd15:FOLDER`; `preview`: no
                 model. None: `usual_checkpoint()`.
             device: of the model.
-            see: other eyes.
+            analyzer: another than the default.
             compile: compile the denoiser at its first use: tens of seconds, then faster steps.
             adapter: see `use_adapter`.
             sampling: how the model paints, as in a call of `RigFacePipeline`: `steps`, `scheduler`, `identity_scale` ...
@@ -116,18 +116,18 @@ class Editor:
             MissingAsset, BadCheckpoint: the weights are not there, or belong to another head.
             BadEdit: sampling that this model cannot do; the message names the option.
         """
-        see = see or FaceAnalyzer.load()
+        analyzer = analyzer or FaceAnalyzer.load()
         checkpoint = usual_checkpoint() if checkpoint is None else checkpoint
         if checkpoint == PREVIEW:
             if adapter is not None:
                 raise BadEdit("adapter: the preview has no model to adapt; name a checkpoint")
-            return cls(see)
+            return cls(analyzer)
         from rigface.model.checkpoint import config_of
         from rigface.model.pipeline import RigFacePipeline
 
-        check_codes(config_of(checkpoint), own_eyes=not isinstance(see.reconstructor, FitReconstructor))
+        check_codes(config_of(checkpoint), own_reconstructor=not isinstance(analyzer.reconstructor, FitReconstructor))
         pipe = RigFacePipeline.from_pretrained(checkpoint, device, autocast="auto", compile=compile)
-        check_head(pipe, see.head)
+        check_head(pipe, analyzer.head)
         config = pipe.config
         composer = Composer(
             config.render_style,  # type: ignore[arg-type]
@@ -137,7 +137,7 @@ class Editor:
         )
         if adapter is not None:
             pipe.use_adapter(adapter)
-        return cls(see, ModelPaint(pipe, **sampling), composer)
+        return cls(analyzer, ModelEditor(pipe, **sampling), composer)
 
     def use_adapter(self, name: str | None) -> None:
         """Switch the model to a LoRA adapter (a folder or s3:// prefix, read at first use); None: to the model alone.
@@ -146,15 +146,15 @@ class Editor:
             BadEdit: there is no model to adapt.
             MissingAsset, BadCheckpoint: there is no adapter, or it belongs to another model.
         """
-        if not isinstance(self._paint, ModelPaint):
+        if not isinstance(self._model, ModelEditor):
             raise BadEdit("adapter: this editor has no model to adapt")
-        self._paint.use_adapter(name)
+        self._model.use_adapter(name)
 
     def edit(
         self,
         image: np.ndarray,
         edit: EditSpec,
-        target: Giver | Mapping[Trait, Giver] | None = None,
+        target: Target | Mapping[Trait, Target] | None = None,
         *,
         face: str | int = "largest",
         seed: int = 0,
@@ -166,7 +166,7 @@ class Editor:
             image: (H, W, 3) uint8.
             edit: what to change.
             target: whom to copy, where the edit takes a trait; a mapping says whom for each trait.
-            face: which face or faces; see `face.see.choose`.
+            face: which face or faces; see `analyzer.choose`.
             seed: of the model's noise.
             measure: look at the result again for the achieved numbers.
 
@@ -175,9 +175,9 @@ class Editor:
             ValueError: the edit asks for what it cannot have; the message names the field.
         """
         self.check_prompt(edit)
-        givers = self.givers(target, edit)
-        sources = choose_faces(self.see(image), face)
-        wanted = [self.wanted(source.params, edit, givers) for source in sources]
+        targets = self.target_params(target, edit)
+        sources = choose_faces(self.analyzer(image), face)
+        wanted = [self.wanted(source.params, edit, targets) for source in sources]
         out, crops = image.copy(), []
         for source, params in zip(sources, wanted):
             if edit.is_nothing:
@@ -188,7 +188,7 @@ class Editor:
         found: list[FaceParams | None] = [None] * len(sources)
         if measure:
             found = self.measured(out, sources)
-        head = self.see.head
+        head = self.analyzer.head
         return Edited(
             out,
             crops,
@@ -199,7 +199,7 @@ class Editor:
             found,
         )
 
-    def givers(self, target: Giver | Mapping[Trait, Giver] | None, edit: EditSpec) -> dict[Trait, FaceParams]:
+    def target_params(self, target: Target | Mapping[Trait, Target] | None, edit: EditSpec) -> dict[Trait, FaceParams]:
         """Whose coefficients each trait that is taken has; a picture is looked at once.
 
         Raises:
@@ -212,13 +212,14 @@ class Editor:
         if missing := sorted(set(edit.take) - set(named)):
             raise ValueError(f"take: {', '.join(missing)} must be copied from somebody, and no target was given")
         faces = {
-            id(g): choose_faces(self.see(g), "largest")[0] if isinstance(g, np.ndarray) else g for g in named.values()
+            id(g): choose_faces(self.analyzer(g), "largest")[0] if isinstance(g, np.ndarray) else g
+            for g in named.values()
         }
         return {trait: faces[id(named[trait])].params for trait in sorted(edit.take)}
 
-    def wanted(self, source: FaceParams, edit: EditSpec, givers: Mapping[Trait, FaceParams]) -> FaceParams:
+    def wanted(self, source: FaceParams, edit: EditSpec, targets: Mapping[Trait, FaceParams]) -> FaceParams:
         """A face's coefficients after the edit; see `transfer.mix` and `transfer.borrowed`."""
-        return transfer(source, edit, self.see.head, targets_of(source, givers) if edit.needs_target else None)
+        return transfer(source, edit, self.analyzer.head, targets_of(source, targets) if edit.needs_target else None)
 
     def compose(self, source: Face, wanted: FaceParams) -> Composed:
         """What the model is given."""
@@ -230,10 +231,10 @@ class Editor:
         Raises:
             BadEdit: the preview edits, or a model without a text encoder.
         """
-        if edit.prompt and self._paint is None:
-            raise BadEdit("prompt: the preview hears no words; name a model that has a text encoder")
-        if edit.prompt and not getattr(self._paint, "hears", True):
-            raise BadEdit("prompt: this model has no text encoder, so it hears no words; leave it out, or name another")
+        if edit.prompt and self._model is None:
+            raise BadEdit("prompt: needs a model with a text encoder; the preview has none")
+        if edit.prompt and not getattr(self._model, "has_text_encoder", True):
+            raise BadEdit("prompt: needs a model with a text encoder; this one has none")
 
     def apply(
         self, image: np.ndarray, source: Face, wanted: FaceParams, seed: int = 0, prompt: str = ""
@@ -247,28 +248,28 @@ class Editor:
         Returns:
             The whole picture, and the crop (S, S, 3), both uint8.
         """
-        crop, where = self._painted(image, source, wanted, seed, prompt)
+        crop, where = self._edited_crop(image, source, wanted, seed, prompt)
         return paste_crop(image, crop, source.frame_to_crop, where), crop
 
-    def _painted(
+    def _edited_crop(
         self, image: np.ndarray, source: Face, wanted: FaceParams, seed: int, prompt: str
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """The crop, and where it may show: for a model, on the person before and after."""
-        if self._paint is None:
+        if self._model is None:
             return self._previewed(image, source, wanted)
         composed = self._composer(source, wanted)
-        painted = self._paint(composed.conditions, seed, *([prompt] if prompt else []))
-        return self._fitting(image, source, wanted, composed, painted)
+        crop = self._model(composed.conditions, seed, *([prompt] if prompt else []))
+        return self._fitting(image, source, wanted, composed, crop)
 
     def put_back(
-        self, image: np.ndarray, source: Face, wanted: FaceParams, composed: Composed, painted: np.ndarray
+        self, image: np.ndarray, source: Face, wanted: FaceParams, composed: Composed, crop: np.ndarray
     ) -> np.ndarray:
-        """The whole picture with what a model made of `composed`, wherever it painted it; (H, W, 3) uint8.
+        """The whole picture with what a model made of `composed`, pasted where it differs; (H, W, 3) uint8.
 
         Args:
-            painted: (S, S, 3) uint8, the model's picture.
+            crop: (S, S, 3) uint8, the model's picture.
         """
-        crop, where = self._fitting(image, source, wanted, composed, painted)
+        crop, where = self._fitting(image, source, wanted, composed, crop)
         return paste_crop(image, crop, source.frame_to_crop, where)
 
     def _fitting(
@@ -285,7 +286,7 @@ class Editor:
     def _previewed(self, image: np.ndarray, source: Face, wanted: FaceParams) -> tuple[np.ndarray, np.ndarray | None]:
         """The preview at the photograph's own resolution, and where it may show; None: everywhere."""
         side = round(512 / float(source.frame_to_crop[0, 0]))
-        size = min(max(side, 64), self._most_px or PREVIEW_PX)
+        size = min(max(side, 64), self._max_px or PREVIEW_PX)
         crop = alignment.crop(image, source.frame_to_crop * (size / len(source.crop)), size)
         mask = cv2.resize(source.mask, (size, size), interpolation=cv2.INTER_LINEAR)
         made = self._composer.preview(crop, source.params, wanted, mask).image
@@ -301,13 +302,13 @@ class Editor:
         Only there is looked, and nothing is made but coefficients: faces elsewhere are not fitted, and no mask is drawn.
         """
         before = [Detection(source.box, None, 1.0) for source in sources]
-        seen = self.see.detector(image, second_look=False, before=before)
+        seen = self.analyzer.detector(image, second_look=False, before=before)
         there: list[Detection | None] = []
         for source in sources:
             middle = (source.box[:2] + source.box[2:]) / 2
             near = [d for d in seen if (d.box[:2] < middle).all() and (middle < d.box[2:]).all()]
             there.append(min(near, key=lambda d: float(np.abs(d.box - source.box).sum()), default=None))
-        fitted = iter(self.see.coefficients(image, [d for d in there if d is not None]))
+        fitted = iter(self.analyzer.coefficients(image, [d for d in there if d is not None]))
         return [None if d is None else next(fitted) for d in there]
 
 

@@ -1,6 +1,6 @@
 """A model as what paints an editor's crops, and whether its weights fit the eyes that see for it.
 
-Path: RigFacePipeline -> `check_codes`, `check_head` -> `ModelPaint` -> Editor, evaluation.
+Path: RigFacePipeline -> `check_codes`, `check_head` -> `ModelEditor` -> Editor, evaluation.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from rigface.model.pipeline import RigFacePipeline
 
 
-class ModelPaint:
-    """A pipeline as `Paint`. What it remembers of a person is kept for the next edit of the same picture.
+class ModelEditor:
+    """A pipeline as `EditModel`. What it remembers of a person is kept for the next edit of the same picture.
 
     Args:
         sampling: options of `RigFacePipeline.begin` for every picture.
@@ -32,7 +32,7 @@ class ModelPaint:
     def __init__(self, pipe: RigFacePipeline, **sampling: Any) -> None:
         from rigface.model.sampling import make_scheduler
 
-        self.pipe, self.hears, self._sampling = pipe, pipe.hears, sampling
+        self.pipe, self.has_text_encoder, self._sampling = pipe, pipe.has_text_encoder, sampling
         process = pipe.config.process
         make_scheduler(
             process,
@@ -59,16 +59,16 @@ class ModelPaint:
         return self.pipe.edit(conditions, seed=seed, prompt=prompt or None, reference_tokens=last[1], **self._sampling)
 
 
-def check_codes(config: ModelConfig, own_eyes: bool = False) -> None:
+def check_codes(config: ModelConfig, own_reconstructor: bool = False) -> None:
     """Complain about weights whose expression codes the default eyes do not make, before gigabytes of them are loaded.
 
     Args:
-        own_eyes: faces are reconstructed by somebody else's code, which may make them.
+        own_reconstructor: faces are reconstructed by somebody else's code, which may make them.
 
     Raises:
         BadCheckpoint: the released RigFace weights, or others that listen to a Basel network.
     """
-    if config.expression_field == "bfm_expression" and not own_eyes:
+    if config.expression_field == "bfm_expression" and not own_reconstructor:
         raise BadCheckpoint(
             "these weights listen to the 64 expression codes of a Basel network (`FaceParams.bfm_expression`), which nothing here "
             "makes of a photograph. Train them on the head's own expressions first (`rigface train ... --start FOLDER`), or edit from "

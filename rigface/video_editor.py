@@ -137,7 +137,7 @@ def edited(
     editor: Editor,
     clip: VideoSource,
     spec: EditSpec,
-    givers: Mapping[Trait, Face],
+    targets: Mapping[Trait, Face],
     how: VideoOptions,
     met: Met | None = None,
 ) -> Iterator[EditedFrame]:
@@ -147,7 +147,7 @@ def edited(
         BadVideo: nothing decodes. NoFace: no frame shows such a face.
     """
     editor.check_prompt(spec)
-    fixed = editor.givers(givers, spec)
+    fixed = editor.target_params(targets, spec)
     follow = TrackedFaces(editor, how.face, needed(spec), clip.fps, how.hold_boxes)
 
     def plans() -> Iterator[tuple[Frame, np.ndarray, Faces]]:
@@ -169,7 +169,7 @@ def animated(
     sources: list[Face],
     clip: VideoSource,
     spec: EditSpec,
-    givers: Mapping[Trait, Face],
+    targets: Mapping[Trait, Face],
     taken: frozenset[Trait],
     how: VideoOptions,
     met: Met | None = None,
@@ -189,7 +189,7 @@ def animated(
     rest = _calmest(clip, editor) if how.neutral == "calmest" and not how.absolute else None
     smooth = tuple(name for trait in NEEDS if trait in taken for name in NEEDS[trait]) if how.smooth else ()
     follow = TrackedFaces(editor, "largest", smooth, clip.fps)
-    fixed = {trait: face.params for trait, face in givers.items()}
+    fixed = {trait: face.params for trait, face in targets.items()}
 
     def plans() -> Iterator[tuple[Frame, np.ndarray, Faces]]:
         driver, still = None, rest
@@ -208,7 +208,7 @@ def animated(
                     moved = driver if how.absolute else carried(source.params, driver, still)
                 people = {**fixed, **{trait: moved for trait in taken}}
                 faces.append(
-                    (k, source, transfer(source.params, spec, editor.see.head, targets_of(source.params, people)))
+                    (k, source, transfer(source.params, spec, editor.analyzer.head, targets_of(source.params, people)))
                 )
             yield frame, image, faces
 
@@ -269,8 +269,8 @@ class TrackedFaces:
     """
 
     def __init__(self, editor: Editor, face: str, smooth: tuple[str, ...], fps: float, boxes: bool = False) -> None:
-        self._see, self._face, self._smooth, self._boxes = editor.see, face, smooth, boxes
-        self._watch = KeyframeDetector(editor.see.detector)
+        self._see, self._face, self._smooth, self._boxes = editor.analyzer, face, smooth, boxes
+        self._watch = KeyframeDetector(editor.analyzer.detector)
         self._tracker = Tracker(max_gap=ceil(fps or 25))
         self._chosen: int | None = None
         self._filters: dict[int, Smoother] = {}
@@ -347,7 +347,7 @@ def _calmest(clip: VideoSource, editor: Editor) -> FaceParams | None:
         for frame in clip.read(clip.file, CALM_FPS):
             if frame.time_s > CALM_S:
                 break
-            faces = editor.see(frame.image)
+            faces = editor.analyzer(frame.image)
             if not faces:
                 continue
             params = choose_faces(faces, "largest")[0].params

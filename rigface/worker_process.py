@@ -1,13 +1,13 @@
-"""Run native code that may crash or hang in a process of its own.
+"""Run native code that may crash or hang in a child process.
 
-Path: a stage, or `face/isolated.py` -> `WorkerProcess(...)(argument)` -> the same call in a child process. A decoder that takes its
-process down on a hostile file takes down the child; its parent lives, learns how and at which step it died, and has a new one.
+Path: a stage, or `video/sandbox.py` -> `WorkerProcess(...)(argument)` -> the same call in a child process. A decoder that takes its
+process down on a hostile file takes down the child; the parent gets `WorkerDied` (how, and at which step) and starts a new child.
 
-Why not `concurrent.futures`: its children import the parent's main module, which in a Ray worker is Ray itself (a second
-and 100 MB each), and its timeout is for the whole call. Here the child says when it begins a step, so a long video is
-fine and a silent one is not. `pipelines/telemetry/worker_process.py` has one that also tells its parent what it counts.
+`concurrent.futures` does not do: its children import the parent's main module, which in a Ray worker is Ray itself (a second
+and 100 MB each), and its timeout is for the whole call. Here the child reports when it begins a step, so that
+a long video passes and a silent child is stopped. `pipelines/telemetry/worker_process.py` has one that also sends its metrics.
 
-The child leaves when its parent does, however that ends.
+The child ends when its parent does, however that ends.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class WorkerDied(Exception):
     """The child crashed or was stopped because it hung.
 
     Args:
-        how: `SIGSEGV`, `exit code 1`, or `no sign of life for 120 s`.
-        step: what it had last said it would do.
+        how: `SIGSEGV`, `exit code 1`, or `no progress for 120 s`.
+        step: the last one it reported.
     """
 
     def __init__(self, how: str, step: str) -> None:
@@ -45,16 +45,16 @@ class WorkerDied(Exception):
 
 
 class WorkerProcess:
-    """A class instance that lives in another process.
+    """A class instance in a child process.
 
     Args:
         target: `package.module:Class`, importable there. Its instances are called with (argument, begin), where
-            `begin(step)` is a sign of life and says which step comes next.
+            `begin(step)` reports the step that comes next.
         kwargs: for the class.
-        silence_s: how long it may go without a sign of life.
+        silence_s: longest time without a report.
     """
 
-    module = "rigface.worker_process"  # which runs as the child
+    module = "rigface.worker_process"  # runs as the child
 
     def __init__(self, target: str, kwargs: dict[str, Any], silence_s: float) -> None:
         self.silence_s = silence_s
@@ -67,16 +67,16 @@ class WorkerProcess:
         """Start the child, if it is not there, without waiting for it."""
         if self._process is not None:
             return
-        ours, theirs = socket.socketpair()
+        parent_end, child_end = socket.socketpair()
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
-        with theirs:
+        with child_end:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", self.module, str(theirs.fileno()), str(os.getpid())],
-                pass_fds=[theirs.fileno()],
+                [sys.executable, "-m", self.module, str(child_end.fileno()), str(os.getpid())],
+                pass_fds=[child_end.fileno()],
                 stdin=subprocess.DEVNULL,
                 env=environment,
             )
-        self._pipe, self._ready = Connection(ours.detach()), False
+        self._pipe, self._ready = Connection(parent_end.detach()), False
         self._pipe.send(self._start)
 
     def wait_ready(self) -> None:
@@ -84,7 +84,7 @@ class WorkerProcess:
 
         Raises:
             Exception: whatever its constructor raised.
-            RuntimeError: it died or hung in its constructor, which no input can be blamed for.
+            RuntimeError: it died or hung in its constructor, before any input.
         """
         self.start()
         if not self._ready:
@@ -98,7 +98,7 @@ class WorkerProcess:
         """The result of the call in the child.
 
         Raises:
-            ChildDied: it crashed or hung; the next call starts a new one.
+            WorkerDied: it crashed or hung; the next call starts a new one.
             Exception: whatever the call raised there.
         """
         self.wait_ready()
@@ -118,8 +118,8 @@ class WorkerProcess:
             self._pipe.close()
         self._process = self._pipe = None
 
-    def hear(self, told: Any) -> None:
-        """What the child tells beside its answers."""
+    def on_message(self, message: Any) -> None:
+        """Handle a message of the child beside its answers; does nothing here."""
 
     def _receive(self, silence_s: float) -> Any:
         assert self._pipe is not None
@@ -127,14 +127,14 @@ class WorkerProcess:
         while True:
             try:
                 if not self._pipe.poll(silence_s):
-                    raise self._died(step, f"no sign of life for {silence_s:g} s")
+                    raise self._died(step, f"no progress for {silence_s:g} s")
                 kind, value = self._pipe.recv()
             except (EOFError, ConnectionResetError):
                 raise self._died(step, None) from None
             if kind == "step":
                 step = value
-            elif kind == "tell":
-                self.hear(value)
+            elif kind == "message":
+                self.on_message(value)
             elif kind == "raise":
                 error, text = value
                 error.add_note(f"in the child process:\n{text}")  # here, because notes do not survive pickling
@@ -156,29 +156,29 @@ class WorkerProcess:
 
 def _serve(pipe: Connection, listen: Callable[[Callable[[Any], None]], None] | None) -> None:
     """The child's side: build the class, then answer calls until the parent hangs up."""
-    lock = threading.Lock()  # threads of the worker say things, too
+    lock = threading.Lock()  # threads of the worker send, too
 
-    def say(kind: str, value: Any) -> None:
+    def send(kind: str, value: Any) -> None:
         with lock:
             pipe.send((kind, value))
 
     target, kwargs = pipe.recv()
     if listen is not None:
-        listen(lambda told: say("tell", told))
+        listen(lambda message: send("message", message))
     module, _, name = target.partition(":")
     try:
         worker = getattr(importlib.import_module(module), name)(**kwargs)
     except Exception as e:
-        say("raise", _portable(e))
+        send("raise", _portable(e))
         return
-    say("ready", None)
+    send("ready", None)
     while True:
         argument = pipe.recv()
         try:
-            answer = ("done", worker(argument, lambda step: say("step", step)))
-        except Exception as e:  # every exception goes to the caller, who knows which of them are data errors
+            answer = ("done", worker(argument, lambda step: send("step", step)))
+        except Exception as e:  # the caller knows which exceptions are data errors
             answer = ("raise", _portable(e))
-        say(*answer)
+        send(*answer)
 
 
 def _portable(error: Exception) -> tuple[Exception, str]:
@@ -200,10 +200,12 @@ def run(listen: Callable[[Callable[[Any], None]], None] | None = None) -> None:
     """Be the child that the command line asks for.
 
     Args:
-        listen: is given a function, by which the parent hears something at any time.
+        listen: takes a function that sends the parent a message at any time.
     """
     threading.Thread(target=_leave_with, args=(int(sys.argv[2]),), daemon=True).start()
-    with contextlib.suppress(EOFError, ConnectionResetError, BrokenPipeError):  # the parent is gone or wants us no more
+    with contextlib.suppress(
+        EOFError, ConnectionResetError, BrokenPipeError
+    ):  # the parent is gone or has closed the pipe
         _serve(Connection(int(sys.argv[1])), listen)
 
 

@@ -59,7 +59,7 @@ def strip(editor: Editor, image: np.ndarray, face: Face, seed: int = 0) -> np.nd
         ("light from the right", editor, EditSpec(light=LightEdit(azimuth_deg=65, elevation_deg=25, intensity=1.0))),
     ]
     if editor.has_model:
-        edits.insert(0, ("the preview, turned", Editor(editor.see), turned))
+        edits.insert(0, ("the preview, turned", Editor(editor.analyzer), turned))
     panels = [_panel(image, face, "as photographed", "")]
     for title, each, spec in edits:
         edited = each.edit(image, spec, face="largest", seed=seed)
@@ -83,7 +83,7 @@ def _first_face(config: StripConfig, editor: Editor) -> tuple[np.ndarray, Face]:
             images = (frame.image for frame, _ in zip(frames, range(MAX_FRAMES)))
         for image in images:
             try:
-                return image, choose_faces(editor.see(image), "largest")[0]
+                return image, choose_faces(editor.analyzer(image), "largest")[0]
             except NoFace:
                 continue
     except BadInput as e:

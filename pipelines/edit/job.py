@@ -119,7 +119,7 @@ def load_targets(paths: Mapping[Trait, Path], editor: Editor) -> dict[Trait, Fac
         PlanError: not an image, or no face in it; no such row, or one of another head model.
     """
     faces: dict[Path, Face] = {}
-    head = editor.see.head
+    head = editor.analyzer.head
     for path in dict.fromkeys(paths.values()):
         if is_row(str(path)):
             faces[path], spec = face_at(str(path))
@@ -129,7 +129,7 @@ def load_targets(paths: Mapping[Trait, Path], editor: Editor) -> dict[Trait, Fac
                 )
         else:
             try:
-                faces[path] = choose_faces(editor.see(read_image(path)), "largest")[0]
+                faces[path] = choose_faces(editor.analyzer(read_image(path)), "largest")[0]
             except NoFace as e:
                 raise PlanError(f"{path}: {e.reason}{SMALL_FACES_HINT}") from e
     return {trait: faces[path] for trait, path in paths.items()}
@@ -153,7 +153,7 @@ def check_spec(spec: EditSpec, editor: Editor) -> None:
         editor.check_prompt(spec)
     except ValueError as e:
         raise PlanError(f"--{e}") from None
-    head = editor.see.head
+    head = editor.analyzer.head
     for name in spec.expression:
         try:
             axes_of(name, head)

@@ -105,7 +105,7 @@ def comparison_rows(
     """A row for each number of an edit; of a copied expression, the axes that changed most."""
     is_relative = spec.light is None or spec.light.relative
     unit = exposure(source.light) if is_relative else 1.0
-    head = editor.see.head
+    head = editor.analyzer.head
     was = {name: number.asked for name, number in achieved(source, None, head, spec, unit).items()}
     rows = []
     for name, number in achieved(wanted, found, head, spec, unit).items():

@@ -47,7 +47,7 @@ def animate_image(
     info = _probe(config.driving)
     image = reduced(read_image(config.source), config.max_side)
     with _errors_named(config.source):
-        faces = choose_faces(editor.see(image), config.face)
+        faces = choose_faces(editor.analyzer(image), config.face)
     source = VideoSource(str(config.driving), info.fps)
     options = VideoOptions(
         seed=config.engine.seed, smooth=not config.raw, absolute=config.absolute, neutral=config.neutral

@@ -249,8 +249,8 @@ class Faces:
 
             time_s = float(self._reader.key(*item.target)["time_s"]) if item.target else 0.0
             return Task(item, edit, first.composed.conditions.reference, first.target, first.target, conditions, time_s)
-        givers = {} if target is None else {trait: target.params for trait in edit.take}
-        wanted = transfer(source.params, edit, self.head, targets_of(source.params, givers) if givers else None)
+        targets = {} if target is None else {trait: target.params for trait in edit.take}
+        wanted = transfer(source.params, edit, self.head, targets_of(source.params, targets) if targets else None)
 
         def composed(style: Style) -> Conditions:
             return self._composer(style)(source, wanted).conditions

@@ -25,7 +25,7 @@ from rigface.metrics.image import resized
 from rigface.storage.store import Store, sharded
 
 if TYPE_CHECKING:
-    from rigface.editor import Paint
+    from rigface.editor import EditModel
     from rigface.model.pipeline import RigFacePipeline
     from rigface.types import HeadSpec
 
@@ -45,7 +45,7 @@ class Candidate:
 
     name: str
     style: Style
-    paint: Paint
+    paint: EditModel
     seeds: int = 1
 
 
@@ -63,14 +63,14 @@ def contestant(name: str, place: str, seeds: int, device: str, size: int, head: 
     if place == PREVIEW:
         return Candidate(name, ("texture", size, "expression"), lambda conditions, _: conditions.render)
     from rigface.model.pipeline import RigFacePipeline
-    from rigface.model_editor import ModelPaint, check_head
+    from rigface.model_editor import ModelEditor, check_head
 
     pipe = RigFacePipeline.from_pretrained(place, device, autocast="auto")
     check_head(pipe, head)
     config, process = pipe.config, pipe.config.process
     style = (config.render_style, config.size, config.expression_field)
     certain = process.kind == "bridge" and not process.bridge_noise
-    return Candidate(name, style, ModelPaint(pipe), 1 if certain else seeds)
+    return Candidate(name, style, ModelEditor(pipe), 1 if certain else seeds)
 
 
 def round_trip(pipe: RigFacePipeline, size: int) -> Callable[[np.ndarray], np.ndarray]:

@@ -20,9 +20,9 @@ class WorkerProcess(worker_process.WorkerProcess):
 
     module = "pipelines.telemetry.worker_process"
 
-    def hear(self, told: Any) -> None:
+    def on_message(self, message: Any) -> None:
         """Record a metric of the child."""
-        metric, value, labels = told
+        metric, value, labels = message
         metrics.record(metric, value, **labels)
 
 

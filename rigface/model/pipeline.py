@@ -156,8 +156,8 @@ class RigFacePipeline:
         return self._checkpoint.config
 
     @property
-    def hears(self) -> bool:
-        """Whether it has a text encoder, and so takes a prompt."""
+    def has_text_encoder(self) -> bool:
+        """True if it has a text encoder, so that it takes a prompt."""
         return self._checkpoint.text_encoder is not None
 
     @torch.no_grad()
@@ -168,9 +168,7 @@ class RigFacePipeline:
             BadEdit: this checkpoint has no text encoder.
         """
         if self._checkpoint.text_encoder is None:
-            raise BadEdit(
-                "prompt: this checkpoint has no text encoder, so it hears no words; leave it out, or give prompt_embeds"
-            )
+            raise BadEdit("prompt: this checkpoint has no text encoder; leave it out, or give prompt_embeds")
         return self._checkpoint.text_encoder([prompts] if isinstance(prompts, str) else list(prompts))
 
     @torch.no_grad()

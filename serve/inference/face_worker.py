@@ -85,7 +85,7 @@ class FaceWorker(FaceService):
         self.analyzer, self._signer = analyzer, signer or NoSigner()
         self._faces = FaceCache(analyzer, policy or Policy(), cache_mb)
         self._layouts = LruCache(cache_mb * 2**18, lambda layout: layout.size, "layouts")
-        self._editor, self._preview_editor = Editor(analyzer), Editor(analyzer, most_px=PREVIEW_CROP_PX)
+        self._editor, self._preview_editor = Editor(analyzer), Editor(analyzer, max_px=PREVIEW_CROP_PX)
         self._measuring_editor = Editor(measuring or analyzer)
         self._composers: dict[ModelInputSpec, Composer] = {}
         self._threads, self._video_threads = WatchdogExecutor(), WatchdogExecutor(max_threads=MAX_VIDEO_CHECKS)

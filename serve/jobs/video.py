@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from rigface.editor import Editor, Paint, numbers
+from rigface.editor import EditModel, Editor, numbers
 from rigface.edits import EditSpec
 from rigface.face.analyzer import FaceAnalyzer, choose_faces
 from rigface.image import decode
@@ -158,7 +158,7 @@ class _VideoRun:
     asked: VideoJob | AnimationJob
     model: str
     input_spec: ModelInputSpec | None
-    paint: Paint | None
+    paint: EditModel | None
     stop: threading.Event
 
     def __call__(self) -> None:
@@ -218,7 +218,7 @@ class _VideoRun:
 
     def _target(self, editor: Editor, data: bytes, trait: str) -> Face:
         image = decode(data, max_pixels=MAX_PIXELS)
-        faces = choose_faces(editor.see(image), "largest")
+        faces = choose_faces(editor.analyzer(image), "largest")
         if trait in TAKES_IDENTITY:
             self.runner.policy.check_faces(image, faces)
         return faces[0]
@@ -229,7 +229,7 @@ class _VideoRun:
         """The edit of an animation, the size of its frames, and the frames."""
         image = decode(self.store.files(self.job)[self.job.picture], max_pixels=MAX_PIXELS)
         image = reduced(image, asked.max_side)
-        sources = choose_faces(editor.see(image), asked.face)
+        sources = choose_faces(editor.analyzer(image), asked.face)
         self.runner.policy.check_faces(image, sources)
         from_video: frozenset[Any] = frozenset(asked.take - set(self.job.traits))
         edit = replace(asked.edit, take=asked.edit.take | from_video)
@@ -312,7 +312,7 @@ class _VideoRun:
 
 def _rows(kept: list[Any], edit: EditSpec, editor: Editor) -> list[Row]:
     """Requested and achieved values on each measured frame."""
-    head = editor.see.head
+    head = editor.analyzer.head
     return [
         (numbers(target, edit, head), None if measured is None else numbers(measured, edit, head))
         for _, target, measured in kept

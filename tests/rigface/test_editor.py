@@ -19,7 +19,7 @@ from rigface.video.decode import read_frames
 
 
 @pytest.fixture(scope="module")
-def see() -> FaceAnalyzer:
+def analyzer() -> FaceAnalyzer:
     return FaceAnalyzer.load()
 
 
@@ -29,8 +29,8 @@ def photo(fixtures: Path) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def editor(see: FaceAnalyzer) -> Editor:
-    return Editor(see)
+def editor(analyzer: FaceAnalyzer) -> Editor:
+    return Editor(analyzer)
 
 
 @pytest.fixture(scope="module")
@@ -56,11 +56,11 @@ def test_strength_zero_is_the_source_to_the_bit(editor, photo):
 
 def test_the_numbers_asked_are_approached_and_measured(editor, photo):
     out = editor.edit(photo, EditSpec(yaw_deg=15, expression={"jaw_open": 0.6}))
-    before = editor.see(photo)[0]
+    before = editor.analyzer(photo)[0]
     assert out.asked[0]["yaw_deg"] == pytest.approx(15, abs=0.1)
     assert out.asked[0]["jaw_open"] == pytest.approx(0.6)
     assert out.achieved[0]["yaw_deg"] == pytest.approx(15, abs=5)
-    jaw = editor.see.head.expression_names.index("jawOpen")
+    jaw = editor.analyzer.head.expression_names.index("jawOpen")
     assert out.achieved[0]["jaw_open"] > float(before.params.expression[jaw]) + 0.25
 
 
@@ -98,9 +98,9 @@ def test_a_large_photograph_keeps_its_own_pixels_where_nothing_moved(editor, pho
 def test_each_trait_may_come_from_somebody_else(editor, photo):
     turned = editor.edit(photo, EditSpec(yaw_deg=25, expression={"jaw_open": 0.9}), measure=False).image
     lit = editor.edit(photo, EditSpec(light=LightEdit(azimuth_deg=80, intensity=1.5)), measure=False).image
-    givers = {"pose": turned, "light": lit}
-    out = editor.edit(photo, EditSpec(take={"pose", "light"}), givers, measure=False)
-    pose, light = editor.see(turned)[0].params, editor.see(lit)[0].params
+    targets = {"pose": turned, "light": lit}
+    out = editor.edit(photo, EditSpec(take={"pose", "light"}), targets, measure=False)
+    pose, light = editor.analyzer(turned)[0].params, editor.analyzer(lit)[0].params
     own = out.sources[0].params
     assert np.array_equal(out.wanted[0].head_rotation, pose.head_rotation)
     assert np.array_equal(out.wanted[0].expression, own.expression)
@@ -131,9 +131,9 @@ def test_a_face_that_is_not_there(editor, two):
         editor.edit(np.zeros((200, 200, 3), np.uint8), EditSpec(yaw_deg=3))
 
 
-def test_a_model_paints_on_the_person_and_nowhere_else(see, photo):
+def test_a_model_paints_on_the_person_and_nowhere_else(analyzer, photo):
     """Random weights: noise inside the mask, the photograph outside; the same seed gives the same picture."""
-    editor = Editor.load("tiny", see=see)
+    editor = Editor.load("tiny", analyzer=analyzer)
     first = editor.edit(photo, EditSpec(yaw_deg=10), seed=3, measure=False)
     again = editor.edit(photo, EditSpec(yaw_deg=10), seed=3, measure=False)
     other = editor.edit(photo, EditSpec(yaw_deg=10), seed=4, measure=False)
@@ -145,102 +145,107 @@ def test_a_model_paints_on_the_person_and_nowhere_else(see, photo):
     assert (first.image != photo)[y0:y1, x0:x1].mean() > 0.9
 
 
-def test_the_conditions_are_of_the_style_the_checkpoint_names(see, tmp_path):
+def test_the_conditions_are_of_the_style_the_checkpoint_names(analyzer, tmp_path):
     made = checkpoint.tiny()
     for style in ("albedo", "texture", "shape"):
-        made.config = type(made.config)(made.config.process, see.head, style, size=32)
+        made.config = type(made.config)(made.config.process, analyzer.head, style, size=32)
         checkpoint.save(tmp_path / style, made)
-        editor = Editor.load(str(tmp_path / style), see=see)
+        editor = Editor.load(str(tmp_path / style), analyzer=analyzer)
         assert (editor._composer.style, editor._composer.size) == (style, 32)
 
 
-def test_weights_for_another_head_are_refused(see, tmp_path):
+def test_weights_for_another_head_are_refused(analyzer, tmp_path):
     made = checkpoint.tiny(expression=7)
     checkpoint.save(tmp_path / "few", made)
     with pytest.raises(BadCheckpoint, match="7 expression coefficients"):
-        Editor.load(str(tmp_path / "few"), see=see)
+        Editor.load(str(tmp_path / "few"), analyzer=analyzer)
     made = checkpoint.tiny()
-    made.config = replace(made.config, head=replace(see.head, name="flame"))
+    made.config = replace(made.config, head=replace(analyzer.head, name="flame"))
     checkpoint.save(tmp_path / "flame", made)
     with pytest.raises(BadCheckpoint, match="'flame'"):
-        Editor.load(str(tmp_path / "flame"), see=see)
-    made.config = replace(made.config, head=replace(see.head, version="0"))
+        Editor.load(str(tmp_path / "flame"), analyzer=analyzer)
+    made.config = replace(made.config, head=replace(analyzer.head, version="0"))
     checkpoint.save(tmp_path / "old", made)
     with pytest.warns(UserWarning, match="trained on open 0"):
-        Editor.load(str(tmp_path / "old"), see=see)
+        Editor.load(str(tmp_path / "old"), analyzer=analyzer)
 
 
-def test_weights_that_listen_to_a_basel_network_ask_for_eyes_that_make_its_codes(see, photo, tmp_path):
+def test_weights_that_listen_to_a_basel_network_ask_for_eyes_that_make_its_codes(analyzer, photo, tmp_path):
     """As the released ones; the same refusal before gigabytes are loaded, and the seam for those who have such a network."""
     made = checkpoint.tiny(expression=64)
     made.config = replace(made.config, head=None, expression_field="bfm_expression")
     checkpoint.save(tmp_path / "w", made)
     (tmp_path / "w" / "unet_id" / "config.json").rename(tmp_path / "kept")
     with pytest.raises(BadCheckpoint, match="64 expression codes of a Basel network"):
-        Editor.load(str(tmp_path / "w"), see=see)
+        Editor.load(str(tmp_path / "w"), analyzer=analyzer)
     (tmp_path / "kept").rename(tmp_path / "w" / "unet_id" / "config.json")
 
     class Coded:
         """Somebody's reconstructor: ours, and the codes beside."""
 
-        head_spec = see.head
+        head_spec = analyzer.head
 
         def __call__(self, crops, landmarks, blendshapes, tracks):
-            fit = see.reconstructor(crops, landmarks, blendshapes, tracks)
+            fit = analyzer.reconstructor(crops, landmarks, blendshapes, tracks)
             codes = np.random.default_rng(0).normal(size=(len(crops), 64)).astype(np.float32)
             return replace(fit, params=replace(fit.params, bfm_expression=codes))
 
-    theirs = FaceAnalyzer(see.detector, Coded(), see.parser)
-    out = Editor.load(str(tmp_path / "w"), see=theirs).edit(photo, EditSpec(yaw_deg=5), measure=False)
+    theirs = FaceAnalyzer(analyzer.detector, Coded(), analyzer.parser)
+    out = Editor.load(str(tmp_path / "w"), analyzer=theirs).edit(photo, EditSpec(yaw_deg=5), measure=False)
     assert not np.array_equal(out.image, photo)
 
 
-def test_words_reach_a_model_that_has_ears_and_are_refused_where_nobody_hears(see, photo, clip_folder, tmp_path):
+def test_words_reach_a_model_that_has_ears_and_are_refused_where_nobody_hears(analyzer, photo, clip_folder, tmp_path):
     made = checkpoint.tiny()
     made.text_encoder = TextEncoder.load(clip_folder)
     checkpoint.save(tmp_path / "hears", made)
-    editor = Editor.load(str(tmp_path / "hears"), see=see, steps=2, text_scale=3.0)
+    editor = Editor.load(str(tmp_path / "hears"), analyzer=analyzer, steps=2, text_scale=3.0)
     made = {words: editor.edit(photo, EditSpec(prompt=words), measure=False).image for words in ("", "a b", "c d e")}
     assert np.array_equal(made[""], photo)  # nothing asked
     assert not np.array_equal(made["a b"], photo)
     assert not np.array_equal(made["a b"], made["c d e"])
-    for deaf, why in ((Editor(see), "the preview hears no words"), (Editor.load("tiny", see=see), "no text encoder")):
+    for deaf, why in (
+        (Editor(analyzer), "the preview has none"),
+        (Editor.load("tiny", analyzer=analyzer), "this one has none"),
+    ):
         with pytest.raises(ValueError, match=f"prompt: .*{why}"):
             deaf.edit(photo, EditSpec(yaw_deg=5, prompt="a b"))
     with pytest.raises(ValueError, match="scheduler: 'fast'"):
-        Editor.load("tiny", see=see, scheduler="fast")
+        Editor.load("tiny", analyzer=analyzer, scheduler="fast")
 
 
-def test_a_model_that_changes_the_preview_leaves_it_as_sharp_as_the_photograph(see, photo):
+def test_a_model_that_changes_the_preview_leaves_it_as_sharp_as_the_photograph(analyzer, photo):
     """Painting the small preview back is no change at all; painting it darker darkens the fine one."""
     size = 64
     composer = Composer("texture", size, detail=True)
     edit = EditSpec(yaw_deg=10)
-    fine = Editor(see).edit(photo, edit, measure=False)
-    same = Editor(see, lambda c, seed: c.render, composer).edit(photo, edit, measure=False)
+    fine = Editor(analyzer).edit(photo, edit, measure=False)
+    same = Editor(analyzer, lambda c, seed: c.render, composer).edit(photo, edit, measure=False)
     assert same.crops[0].shape == fine.crops[0].shape
     assert np.array_equal(same.crops[0], fine.crops[0])
-    darker = Editor(see, lambda c, seed: (c.render * 0.8).astype(np.uint8), composer).edit(photo, edit, measure=False)
+    darker = Editor(analyzer, lambda c, seed: (c.render * 0.8).astype(np.uint8), composer).edit(
+        photo, edit, measure=False
+    )
     middle = slice(len(fine.crops[0]) // 3, 2 * len(fine.crops[0]) // 3)
     there, here = (crop[middle, middle].astype(float) for crop in (fine.crops[0], darker.crops[0]))
     assert here.mean() == pytest.approx(0.8 * there.mean(), rel=0.03)
     assert cv2.Laplacian(here, cv2.CV_64F).std() == pytest.approx(cv2.Laplacian(there, cv2.CV_64F).std(), rel=0.1)
 
 
-def test_where_nobody_says_the_small_model_paints_and_else_the_preview(see, mini, monkeypatch):
-    assert Editor.load(see=see).has_model
-    assert not Editor.load("preview", see=see).has_model
+def test_where_nobody_says_the_small_model_paints_and_else_the_preview(analyzer, mini, monkeypatch):
+    assert Editor.load(analyzer=analyzer).has_model
+    assert not Editor.load("preview", analyzer=analyzer).has_model
     monkeypatch.delenv("RIGFACE_ASSETS")
-    assert not Editor.load(see=see).has_model
+    assert not Editor.load(analyzer=analyzer).has_model
     with pytest.raises(MissingAsset, match="mini is not on this machine"):
-        Editor.load("mini", see=see)
+        Editor.load("mini", analyzer=analyzer)
 
 
-def test_what_a_small_model_leaves_alone_keeps_the_photographs_detail(see, photo, mini):
+def test_what_a_small_model_leaves_alone_keeps_the_photographs_detail(analyzer, photo, mini):
     """Before it has learned anything it gives the preview back, and the edit is the preview at full size, not 64 px of it."""
     spec = EditSpec(yaw_deg=10, light=LightEdit(azimuth_deg=40))
-    painted = Editor.load("mini", see=see).edit(photo, spec, measure=False).crops[0]
-    preview = Editor(see).edit(photo, spec, measure=False).crops[0]
+    painted = Editor.load("mini", analyzer=analyzer).edit(photo, spec, measure=False).crops[0]
+    preview = Editor(analyzer).edit(photo, spec, measure=False).crops[0]
     assert painted.shape == preview.shape
     assert len(painted) > 64
     assert np.abs(painted.astype(int) - preview).mean() < 1

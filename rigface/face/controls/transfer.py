@@ -67,18 +67,18 @@ def transfer(
     return wanted if edit.strength == 1 else _between(source, wanted, edit.strength)
 
 
-def targets_of(source: FaceParams, givers: Mapping[Trait, FaceParams]) -> FaceParams:
-    """One target out of several people: each trait is its giver's, the rest the source's.
+def targets_of(source: FaceParams, targets: Mapping[Trait, FaceParams]) -> FaceParams:
+    """One target out of several people: each trait is its target's, the rest the source's.
 
     A light comes at the source's own exposure. How bright a light is and how dark a skin one photograph does not tell
     apart, so the brightness of another person's light would bring some of their skin along.
     """
     out = source
-    for trait, giver in givers.items():
-        out = replace(out, **{name: getattr(giver, name) for name in TRAIT_FIELDS[trait]})
+    for trait, target in targets.items():
+        out = replace(out, **{name: getattr(target, name) for name in TRAIT_FIELDS[trait]})
         if trait == "light":
-            gain = exposure(source.light) / exposure(giver.light)
-            out = replace(out, light=(np.asarray(giver.light) * gain).astype(np.float32))
+            gain = exposure(source.light) / exposure(target.light)
+            out = replace(out, light=(np.asarray(target.light) * gain).astype(np.float32))
     return out
 
 

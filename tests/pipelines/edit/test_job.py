@@ -35,11 +35,11 @@ def _loaded_once(editor, monkeypatch):
     monkeypatch.setattr(
         Editor,
         "load",
-        lambda name=None, device="cpu", see=None, **how: (
-            editor if (name or usual_checkpoint()) == "preview" else real(name, device, editor.see, **how)
+        lambda name=None, device="cpu", analyzer=None, **how: (
+            editor if (name or usual_checkpoint()) == "preview" else real(name, device, editor.analyzer, **how)
         ),
     )
-    monkeypatch.setattr(FaceAnalyzer, "load", lambda *a, **k: editor.see)
+    monkeypatch.setattr(FaceAnalyzer, "load", lambda *a, **k: editor.analyzer)
 
 
 @pytest.fixture(scope="module")
@@ -256,7 +256,7 @@ def test_sliders_measures_flame(capsys, fixtures, tmp_path):
         ("edit {in}/photo.jpg {out}/o.png --expression jawOpn=1", "unknown name 'jawOpn'. Did you mean jawOpen"),
         ("edit {in}/photo.jpg {out}/o.png --yaw 3 --checkpoint {in}", "is no checkpoint"),
         ("edit {in}/photo.jpg {out}/o.png --yaw 3 --device cuda:7", "--device cuda:7: no usable CUDA device"),
-        ("edit {in}/photo.jpg {out}/o.png --prompt glasses --checkpoint preview", "--prompt: the preview hears no words"),
+        ("edit {in}/photo.jpg {out}/o.png --prompt glasses --checkpoint preview", "--prompt: needs a model with a text encoder"),
         ("edit {in}/photo.jpg {out}/o.png --prompt glasses --checkpoint tiny", "--prompt: this model has no text encoder"),
         ("edit {in}/photo.jpg {out}/o.png --yaw 3 --steps 3 --checkpoint preview", "--steps needs a model; the preview does no sampling"),
         ("edit {in}/photo.jpg {out}/o.png --yaw 3 --scheduler fast --checkpoint tiny", "--scheduler: 'fast' does not run"),
@@ -309,7 +309,7 @@ def test_chosen_face_stays_with_its_track(folder, editor):
 def test_driver_at_rest_changes_nothing_and_its_turn_is_copied(folder, editor):
     from rigface.face.geometry.rotation import to_degrees, to_matrix
 
-    source, rest = (editor.see(decode((folder / n).read_bytes()))[0].params for n in ("smiling.png", "photo.jpg"))
+    source, rest = (editor.analyzer(decode((folder / n).read_bytes()))[0].params for n in ("smiling.png", "photo.jpg"))
     same = carried(source, rest, rest)
     assert np.allclose(same.head_rotation, source.head_rotation, atol=1e-6)
     assert np.allclose(same.expression, source.expression, atol=1e-6)
@@ -317,5 +317,5 @@ def test_driver_at_rest_changes_nothing_and_its_turn_is_copied(folder, editor):
     moved = carried(source, turned, rest)
     yaw = lambda p: to_degrees(to_matrix(p.head_rotation[None]))[0][0]  # noqa: E731
     assert yaw(moved) - yaw(source) == pytest.approx(20, abs=1.5)
-    jaw = editor.see.head.expression_names.index("jawOpen")
+    jaw = editor.analyzer.head.expression_names.index("jawOpen")
     assert moved.expression[jaw] - source.expression[jaw] == pytest.approx(0.7 - rest.expression[jaw], abs=1e-4)

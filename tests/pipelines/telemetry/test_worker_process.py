@@ -66,8 +66,8 @@ def test_crash_costs_one_call(make):
 
 def test_silence_is_a_hang_and_slow_work_is_not(make):
     child = make(silence_s=0.5)
-    assert child("slow")[1] == "slow"  # 0.8 s, a sign of life every 0.1 s
-    with pytest.raises(WorkerDied, match=r"no sign of life for 0.5 s during decode"):
+    assert child("slow")[1] == "slow"  # 0.8 s, a report every 0.1 s
+    with pytest.raises(WorkerDied, match=r"no progress for 0.5 s during decode"):
         child("hang")
 
 

@@ -1,4 +1,4 @@
-"""mix: every coefficient has a giver, and numbers mean what they say."""
+"""mix: every coefficient has a target, and numbers mean what they say."""
 
 from dataclasses import fields, replace
 from itertools import chain, combinations
