@@ -198,8 +198,8 @@ def test_weights_that_listen_to_a_basel_network_ask_for_eyes_that_make_its_codes
 def test_words_reach_a_model_that_has_ears_and_are_refused_where_nobody_hears(analyzer, photo, clip_folder, tmp_path):
     made = checkpoint.tiny()
     made.text_encoder = TextEncoder.load(clip_folder)
-    checkpoint.save(tmp_path / "hears", made)
-    editor = Editor.load(str(tmp_path / "hears"), analyzer=analyzer, steps=2, text_scale=3.0)
+    checkpoint.save(tmp_path / "text", made)
+    editor = Editor.load(str(tmp_path / "text"), analyzer=analyzer, steps=2, text_scale=3.0)
     made = {words: editor.edit(photo, EditSpec(prompt=words), measure=False).image for words in ("", "a b", "c d e")}
     assert np.array_equal(made[""], photo)  # nothing asked
     assert not np.array_equal(made["a b"], photo)

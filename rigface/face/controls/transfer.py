@@ -68,7 +68,7 @@ def transfer(
 
 
 def targets_of(source: FaceParams, targets: Mapping[Trait, FaceParams]) -> FaceParams:
-    """One target out of several people: each trait is its target's, the rest the source's.
+    """Join several targets: each trait comes from its own target, the rest from the source.
 
     A light comes at the source's own exposure. How bright a light is and how dark a skin one photograph does not tell
     apart, so the brightness of another person's light would bring some of their skin along.
