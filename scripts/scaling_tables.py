@@ -1,6 +1,7 @@
 """The tables of docs/scaling.md, from figures in benchmarks/results and the simulation; written by scripts/docs.py
 
-Prices are inputs of November 2026, list prices of one region, rounded; none of them was asked of a provider's interface.
+Prices are inputs of November 2026, list prices of one region, rounded; none of them was asked of a provider's
+interface.
 """
 
 from __future__ import annotations
@@ -50,25 +51,45 @@ def load_at(fps: float) -> Load:
 def prices() -> str:
     """What is assumed to be paid."""
     rows = [
-        ("a virtual CPU, on demand, per hour", f"${CPU_HOUR}"), ("the same on spot", f"${SPOT_HOUR}"),
-        ("an H100 of 80 GB, per hour", f"${GPU_HOUR:.2f}"), ("an L4 of 24 GB, per hour", f"${SMALL_GPU_HOUR:.2f}"),
-        ("object storage, per GB and month", f"${GB_MONTH}"), ("1,000 PUT or LIST calls", f"${PUTS}"),
-    ]  # fmt: skip
+        ("a virtual CPU, on demand, per hour", f"${CPU_HOUR}"),
+        ("the same on spot", f"${SPOT_HOUR}"),
+        ("an H100 of 80 GB, per hour", f"${GPU_HOUR:.2f}"),
+        ("an L4 of 24 GB, per hour", f"${SMALL_GPU_HOUR:.2f}"),
+        ("object storage, per GB and month", f"${GB_MONTH}"),
+        ("1,000 PUT or LIST calls", f"${PUTS}"),
+    ]
     return table(["assumed, November 2026", "price"], rows)
 
 
 def units() -> str:
     """What one of each costs."""
     core, found = load.core_seconds(), result("capacity")
+    per_face = found["dataset"]["columns_per_face"]
     rows = [(f"{name}, a frame", f"{1e3 * s:.1f} ms of a core", "extract.json") for name, s in core.items()]
     rows += [
         ("all of these", f"{1e3 * sum(core.values()):.1f} ms of a core", "extract.json"),
-        ("the driver, a unit of work", f"{1e3 * load.DRIVER_S:.0f} ms of one core, one after the other", "measured on two cores"),
-        ("a face in `faces/`", f"{found['dataset']['bytes_per_face'] / 1e3:.1f} kB, "
-         f"{found['dataset']['columns_per_face']['crop'] / found['dataset']['columns_per_face']['all']:.0%} of it the crop", "capacity.json"),
-        ("an input of its window, in the driver's memory", f"{found['driver']['bytes_per_input_at_work'] / 1e3:.1f} kB", "capacity.json"),
-        ("a name, in each of the driver's four sets", f"{found['driver']['bytes_per_name_seen']:.0f} bytes", "capacity.json"),
-    ]  # fmt: skip
+        (
+            "the driver, a unit of work",
+            f"{1e3 * load.DRIVER_S:.0f} ms of one core, one after the other",
+            "measured on two cores",
+        ),
+        (
+            "a face in `faces/`",
+            f"{found['dataset']['bytes_per_face'] / 1e3:.1f} kB, "
+            f"{per_face['crop'] / per_face['all']:.0%} of it the crop",
+            "capacity.json",
+        ),
+        (
+            "an input of its window, in the driver's memory",
+            f"{found['driver']['bytes_per_input_at_work'] / 1e3:.1f} kB",
+            "capacity.json",
+        ),
+        (
+            "a name, in each of the driver's four sets",
+            f"{found['driver']['bytes_per_name_seen']:.0f} bytes",
+            "capacity.json",
+        ),
+    ]
     return table(["what", "costs", "from"], rows)
 
 
@@ -82,11 +103,26 @@ def extract() -> str:
         rest = load_.core_hours - detect - hours["decode"]
         rows.append(
             (
-                f"{fps:g} of 25", f"{load_.faces / 1e6:,.0f} million", f"{hours['decode']:,.0f}", f"{detect:,.0f}", f"{rest:,.0f}",
-                f"{load_.core_hours:,.0f}", f"${load_.core_hours * CPU_HOUR:,.0f}", f"${load_.core_hours * SPOT_HOUR:,.0f}",
+                f"{fps:g} of 25",
+                f"{load_.faces / 1e6:,.0f} million",
+                f"{hours['decode']:,.0f}",
+                f"{detect:,.0f}",
+                f"{rest:,.0f}",
+                f"{load_.core_hours:,.0f}",
+                f"${load_.core_hours * CPU_HOUR:,.0f}",
+                f"${load_.core_hours * SPOT_HOUR:,.0f}",
             )
-        )  # fmt: skip
-    head = ["frames looked at per second", "faces", "decode, core hours", "detect to identity", "reconstruct to write", "all", "on demand", "spot"]  # fmt: skip
+        )
+    head = [
+        "frames looked at per second",
+        "faces",
+        "decode, core hours",
+        "detect to identity",
+        "reconstruct to write",
+        "all",
+        "on demand",
+        "spot",
+    ]
     return table(head, rows)
 
 
@@ -107,11 +143,16 @@ def simulated() -> str:
         done = estimate.run(load_, replace(ClusterSpec(clips=CLIPS), jobs=jobs, spot_hours=spot_hours), nodes, price)
         rows.append(
             (
-                f"{nodes} machines, {jobs} job{'s' * (jobs > 1)}{', spot' * bool(spot_hours)}", f"{done.wall_s / 3600:.1f} h",
-                f"{done.peak_nodes}", f"{done.node_s / 3600:,.0f}", f"${done.cost:,.0f}", f"{done.lost_nodes}",
-                f"{done.driver:.0%}", done.bottleneck,
+                f"{nodes} machines, {jobs} job{'s' * (jobs > 1)}{', spot' * bool(spot_hours)}",
+                f"{done.wall_s / 3600:.1f} h",
+                f"{done.peak_nodes}",
+                f"{done.node_s / 3600:,.0f}",
+                f"${done.cost:,.0f}",
+                f"{done.lost_nodes}",
+                f"{done.driver:.0%}",
+                done.bottleneck,
             )
-        )  # fmt: skip
+        )
     head = ["at most", "time", "machines", "machine hours", "cost", "lost", "driver busy", "all wait for"]
     return table(head, rows)
 
@@ -126,17 +167,32 @@ def objects() -> str:
         lists = math.ceil(count / load.LIST_PAGE)
         rows.append(
             (
-                name, f"{count / 1e6:,.0f} million", f"{count / load.PREFIXES:,.0f}", f"{size / 1e12:,.1f} TB",
-                f"${size / 1e9 * GB_MONTH:,.0f}", f"${count / 1e3 * PUTS:,.0f}", f"{lists:,} (${lists / 1e3 * LISTS:,.2f})",
+                name,
+                f"{count / 1e6:,.0f} million",
+                f"{count / load.PREFIXES:,.0f}",
+                f"{size / 1e12:,.1f} TB",
+                f"${size / 1e9 * GB_MONTH:,.0f}",
+                f"${count / 1e3 * PUTS:,.0f}",
+                f"{lists:,} (${lists / 1e3 * LISTS:,.2f})",
                 f"{count * (found['bytes_per_plan'] + found['bytes_per_input_row']) / 1e9:,.1f} GB",
             )
-        )  # fmt: skip
-    head = ["dataset", "objects in `faces/`", "under each of 256 prefixes", "bytes", "a month", "to write", "LIST calls to resume", "plans and rows of inputs"]  # fmt: skip
+        )
+    head = [
+        "dataset",
+        "objects in `faces/`",
+        "under each of 256 prefixes",
+        "bytes",
+        "a month",
+        "to write",
+        "LIST calls to resume",
+        "plans and rows of inputs",
+    ]
     return table(head, rows)
 
 
 def driver() -> str:
-    """What the driver of one job holds and how long it takes. Its four sets: names found, wanted, units done, rows there."""
+    """What the driver of one job holds and how long it takes. Its four sets: names found, wanted, units done,
+    rows there."""
     found = result("capacity")["driver"]
     rows = []
     for count in (10_000, 100_000, 1_000_000, 10_000_000):
@@ -175,9 +231,14 @@ def _edits(name: str, core_s: float, gpu_s: float, gpu: str) -> tuple[str, ...]:
     cores, gpus = math.ceil(EDITS * core_s * 1.5), math.ceil(EDITS * gpu_s * 1.5)
     price = cores * CPU_HOUR + gpus * (GPU_HOUR if gpu == "H100" else SMALL_GPU_HOUR)
     return (
-        name, f"{core_s:.2f}", f"{gpu_s:.3f}" if gpu_s else "", f"{cores:,}", f"{gpus:,}" if gpus else "",
-        f"${price:,.0f}", f"${price / 3600:.4f}",
-    )  # fmt: skip
+        name,
+        f"{core_s:.2f}",
+        f"{gpu_s:.3f}" if gpu_s else "",
+        f"{cores:,}",
+        f"{gpus:,}" if gpus else "",
+        f"${price:,.0f}",
+        f"${price / 3600:.4f}",
+    )
 
 
 def parts() -> dict[str, str]:

@@ -1,6 +1,7 @@
 """Estimate of a large extraction: from the cost of one frame, unit and object to machines, money and objects.
 
-Path: figures of `load.py`, or a sample of `forecast` -> Load -> text of `rigface forecast --clips`, tables of docs/scaling.md.
+Path: figures of `load.py`, or a sample of `forecast` -> Load -> text of `rigface forecast --clips`, tables of
+docs/scaling.md.
 
 A core is one of the measured machine: a virtual CPU of a busy AMD EPYC host. Measure on yours before you buy.
 """

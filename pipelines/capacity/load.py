@@ -13,7 +13,7 @@ STEP_MS = {
     "decode": 2.335, "detect": 16.046, "track": 0.988, "align": 2.185, "identity": 1.257, "reconstruct": 3.405,
     "parse": 3.321, "quality": 1.6, "write": 0.463,
 }  # fmt: skip
-# Throughput and cores of the same job. Its three processes shared two cores, so the clock of a step counts waiting, too.
+# Throughput and cores of the same job. Its three processes shared two cores, so a step's clock counts waiting, too.
 FPS, CORES = 79.978, 2
 DRIVER_S = 0.02  # of the driver, per unit: hand out, count, finalize
 FACE_BYTES = 43_166.0  # of faces/, per face: four fifths of it the crop (capacity.json)

@@ -1,6 +1,7 @@
 """Simulation of continuous batching in the service: edits join and leave the batch between two steps.
 
-Path: time of a step by rows (two measured runs) -> `simulate` -> edits per second and latency by number of callers -> docs/scaling.md.
+Path: time of a step by rows (two measured runs) -> `simulate` -> edits per second and latency by number of
+callers -> docs/scaling.md.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ class ServedRequest:
 
 
 def simulate(step: Step, callers: int, steps: tuple[int, ...], max_rows: int = 16, edits: int = 400) -> ServedRequest:
-    """A closed loop: each caller requests its next edit when the last one is done; their step counts cycle through `steps`."""
+    """A closed loop: each caller requests its next edit when the last one is done; their step counts cycle
+    through `steps`."""
     turns = [itertools.cycle(steps[k % len(steps) :] + steps[: k % len(steps)]) for k in range(callers)]
     waiting = [(0.0, k) for k in range(callers)]  # since, caller
     inside: list[list] = []  # steps left, since, caller

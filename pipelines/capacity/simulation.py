@@ -2,10 +2,11 @@
 
 Path: measured costs of the stages, a cluster -> `simulate` -> time, machine hours, money, bottleneck.
 
-Modelled: the driver hands out units one after the other. A stage has actors; each takes CPUs of one machine and some seconds
-to start. A full queue blocks the stage before it. A stage whose queue grows requests more actors, and more machines if they
-do not fit; machines start later. Idle actors and machines stop. Spot machines are lost at random; their units restart at the
-first stage. Not modelled: network, throttled storage, memory.
+Modelled: the driver hands out units one after the other. A stage has actors; each takes CPUs of one machine
+and some seconds to start. A full queue blocks the stage before it. A stage whose queue grows requests more
+actors, and more machines if they do not fit; machines start later. Idle actors and machines stop. Spot
+machines are lost at random; their units restart at the first stage. Not modelled: network, throttled storage,
+memory.
 
 Many units are simulated as few tokens of many units each, so that ten million take seconds. A lost machine loses whole
 tokens, which is too pessimistic if a token is many units.
@@ -177,10 +178,15 @@ class _Simulation:
             self._close(node)
         share = {s.name: float(b / p) if p else 0.0 for s, b, p in zip(self.stages, self.busy, self.present)}
         return SimulationResult(
-            wall_s=float(self.now), node_s=float(self.node_s), peak_nodes=self.peak, lost_nodes=self.lost,
-            redone=float(self.lost_s / (sum(self.busy) or 1.0)), busy=share, driver=min(1.0, float(self.driver_s / self.now)),
+            wall_s=float(self.now),
+            node_s=float(self.node_s),
+            peak_nodes=self.peak,
+            lost_nodes=self.lost,
+            redone=float(self.lost_s / (sum(self.busy) or 1.0)),
+            busy=share,
+            driver=min(1.0, float(self.driver_s / self.now)),
             cost=float(self.node_s / 3600 * self.machines.price),
-        )  # fmt: skip
+        )
 
     def _at(self, time: float, then: Callable[..., None], *what: Any) -> None:
         heapq.heappush(self.events, (time, next(self.order), then, what))

@@ -40,8 +40,8 @@ class SubmitCommand:
     job: Suppress[tuple[str, ...]] = ()
     command: Suppress[Any] = None  # the parsed job; set by `parse`
     cluster: str = ""
-    """Address of the cluster's dashboard; empty: RIGFACE_CLUSTER, else http://127.0.0.1:8265 (a tunnel). Its token is read from
-    RAY_AUTH_TOKEN or ~/.ray/auth_token."""
+    """Address of the cluster's dashboard; empty: RIGFACE_CLUSTER, else http://127.0.0.1:8265 (a tunnel). Its
+    token is read from RAY_AUTH_TOKEN or ~/.ray/auth_token."""
     hours: float = 0.0
     """Stop after so many hours; the same command continues. 0: no limit."""
     dollars: float = 0.0
@@ -122,7 +122,7 @@ def _followed(cluster: Any, name: str) -> int:
         status = cluster.follow(name)
     except KeyboardInterrupt:
         print(
-            f"\n{name} keeps running. `rigface jobs logs -f {name}` follows it again, `rigface jobs cancel {name}` stops it."
+            f"\n{name} keeps running. `rigface jobs logs -f {name}` follows it, `rigface jobs cancel {name}` stops it."
         )
         return 0
     info = cluster.info(name)

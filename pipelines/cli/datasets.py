@@ -16,10 +16,13 @@ from rigface.errors import PlanError
 
 @dataclass(frozen=True)
 class ExtractCommand:
-    """Turn videos and images into a dataset: OUT/faces (a row per face and sampled frame), OUT/inputs (a row per input).
+    """Turn videos and images into a dataset of faces.
 
-    Run the same command again to continue after an interruption, or to add new videos of the folder: finished work is not
-    repeated. A bad file does not end the job; it becomes a row of OUT/inputs with stage and reason.
+    OUT/faces has a row per face and sampled frame, OUT/inputs a row per input.
+
+    Run the same command again to continue after an interruption, or to add new videos of the folder: finished
+    work is not repeated. A bad file does not end the job; it becomes a row of OUT/inputs with stage and
+    reason.
 
       rigface extract clips/ out/faces
       rigface extract 'clips/**/*.mp4' portraits/ out/faces --fps 2 --small-faces
@@ -27,7 +30,8 @@ class ExtractCommand:
     """
 
     paths: Annotated[Positional[tuple[str, ...]], arg(metavar="VIDEOS... OUT")] = ()
-    """Folders, files, globs, list files (.txt) or s3:// prefixes to read; the last one is the folder or s3:// prefix to write."""
+    """Folders, files, globs, list files (.txt) or s3:// prefixes to read; the last one is the folder or s3://
+    prefix to write."""
     preset: Literal["laptop", "cluster", "debug"] = "laptop"
     """Defaults of the other flags: for this machine, for a Ray cluster that grows, or with fake models."""
     workers: int = 0
@@ -97,7 +101,8 @@ class IdentitiesCommand:
     out: Positional[str]
     """The dataset."""
     threshold: float = 0.0
-    """Maximum distance of two vectors of one person; 0: 0.8 for dlib, 1.1 for ArcFace. Smaller splits persons, larger merges them."""
+    """Maximum distance of two vectors of one person; 0: 0.8 for dlib, 1.1 for ArcFace. Smaller splits
+    persons, larger merges them."""
 
     def run(self) -> int:
         from pipelines.extract.identities import identify
@@ -116,8 +121,8 @@ class ForecastCommand:
 
     At most 200 inputs are surveyed, and only their units are run; the output says how large the sample was.
 
-    --simulate adds an event-by-event simulation of the cluster: starting machines, queues, the driver, spot. --clips runs
-    nothing: it uses figures measured on two cores.
+    --simulate adds an event-by-event simulation of the cluster: starting machines, queues, the driver, spot.
+    --clips runs nothing: it uses figures measured on two cores.
 
       rigface forecast s3://bucket/videos/ --cpus 256 --price 0.04
       rigface forecast s3://bucket/videos/ --simulate --nodes 100 --spot-hours 12

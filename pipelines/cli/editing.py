@@ -15,8 +15,8 @@ from pipelines.edit.config import AnimateConfig, EditConfig, StripConfig
 class EditCommand(EditConfig):
     """Change pose, expression or light of a face in an image or a video, and keep the person.
 
-    Only the face and what moves with it changes; all other pixels stay as they are. A video keeps its frames, their times
-    and its sound.
+    Only the face and what moves with it changes; all other pixels stay as they are. A video keeps its frames,
+    their times and its sound.
 
       rigface edit photo.jpg out.png --yaw 15 --smile 0.6 --light-azimuth 40
       rigface edit photo.jpg out.png --pose-from a.jpg --expression-from b.jpg --light-from c.jpg --strength 0.7
@@ -38,8 +38,8 @@ class EditCommand(EditConfig):
 class AnimateCommand(AnimateConfig):
     """Drive an image by a video: the head movements and expressions of the video on the person of the image.
 
-    The change from a reference frame of the video is copied, so the person keeps their own pose and face while the driver
-    rests. Sound and timing are those of the video.
+    The change from a reference frame of the video is copied, so the person keeps their own pose and face
+    while the driver rests. Sound and timing are those of the video.
 
       rigface animate me.jpg speech.mp4 out.mp4
       rigface animate me.jpg speech.mp4 out.mp4 --neutral calmest --take pose,expression,light

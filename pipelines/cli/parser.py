@@ -1,6 +1,7 @@
 """Parser of the command line: words -> a command, by tyro from the dataclass of the command.
 
-Presets come first: `--preset` and `--workers` choose a whole configuration, whose values are the defaults of all other flags.
+Presets come first: `--preset` and `--workers` choose a whole configuration, whose values are the defaults of
+all other flags.
 """
 
 from __future__ import annotations

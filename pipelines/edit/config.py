@@ -25,18 +25,21 @@ class Engine:
     """The model that edits, and its sampling."""
 
     checkpoint: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")] = None
-    """`mini` (the small model that ships), a folder or s3:// prefix of weights, or `preview` (warps and relights the photograph,
-    without a model). Default: `mini` if its weights are installed, else the preview."""
+    """`mini` (the small model that ships), a folder or s3:// prefix of weights, or `preview` (warps and
+    relights the photograph, without a model). Default: `mini` if its weights are installed, else the
+    preview."""
     device: str = "cpu"
     """Device of the model: cpu, cuda, cuda:1 ..."""
     compile: bool = False
-    """Compile the denoiser (torch.compile): tens of seconds before the first frame, then faster ones. For long videos."""
+    """Compile the denoiser (torch.compile): tens of seconds before the first frame, then faster ones. For
+    long videos."""
     seed: int = 0
     """Seed of the model's noise; the same for every frame of a video."""
     steps: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None
     """Network evaluations per image. Default: the number in the checkpoint."""
     scheduler: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")] = None
-    """Sampler: euler, unipc, dpm++ ..., or any diffusers scheduler for noise processes. Default: the one in the checkpoint."""
+    """Sampler: euler, unipc, dpm++ ..., or any diffusers scheduler for noise processes. Default: the one in
+    the checkpoint."""
     guidance_identity: Annotated[float, arg(metavar="SCALE")] = 1.0
     """Guidance scale of the person's identity, for weights trained with dropout: 1 is off, 0 ignores the identity."""
     guidance_attributes: Annotated[float, arg(metavar="SCALE")] = 1.0

@@ -1,6 +1,7 @@
-"""Contact sheet of edits: a face as photographed, by the preview, and turned, smiling and in another light by the model.
+"""Contact sheet of edits: a face as photographed, turned, smiling and in another light.
 
-Path: an image, or a video's first frame with a face -> Editor -> OUT.png. `rigface inspect` shows a dataset's `edits.png`.
+Path: an image, or a video's first frame with a face -> Editor -> OUT.png. `rigface inspect` shows a dataset's
+`edits.png`.
 """
 
 from __future__ import annotations

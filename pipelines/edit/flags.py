@@ -2,8 +2,8 @@
 
 Path: command line -> EditFlags -> `parse_flags` -> EditSpec and the images that traits are copied from -> `job.py`.
 
-Precedence: a file (`--edit`) first, then copied traits (`--take`, `--pose-from` ...), then numbers, flag by flag. An error
-names the flag, or the file and its field.
+Precedence: a file (`--edit`) first, then copied traits (`--take`, `--pose-from` ...), then numbers, flag by
+flag. An error names the flag, or the file and its field.
 """
 
 from __future__ import annotations
@@ -61,7 +61,8 @@ class EditFlags:
     expression: Annotated[tuple[str, ...], _optional("NAME=VALUE...")] = ()
     """Any axis by its name: `--expression jawOpen=0.4 mouthSmileLeft=1`. `rigface sliders` lists them."""
     region: Region = "face"
-    """Region in which the expression changes: the whole face, the eyes with brows and cheeks, or the mouth with the jaw."""
+    """Region in which the expression changes: the whole face, the eyes with brows and cheeks, or the mouth
+    with the jaw."""
 
     light_azimuth: Degrees = None
     """Add a lamp: its azimuth in degrees, 0 behind the camera, positive on the viewer's right."""

@@ -2,8 +2,8 @@
 
 Path: files and EditFlags -> Editor -> files, and an EditReport of asked against achieved.
 
-One machine, one process, no Ray: an image takes a second, a video runs at about 15 frames a second. Images are edited here,
-videos in `video.py`.
+One machine, one process, no Ray: an image takes a second, a video runs at about 15 frames a second. Images
+are edited here, videos in `video.py`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Pictures of an evaluation: source, wanted result and what each model made of it, with numbers below.
 
-Path: rows with their pictures -> `groups` -> `templates/top.html`, the top of card.html. The plan alone decides which tasks
-are shown, never their results.
+Path: rows with their pictures -> `groups` -> `templates/top.html`, the top of card.html. The plan alone
+decides which tasks are shown, never their results.
 """
 
 from __future__ import annotations

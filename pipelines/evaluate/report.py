@@ -42,12 +42,12 @@ def finish(store: Store, units: Sequence[str], about: dict[str, Any], config: Ev
         f"{about['commit'] or 'unknown'}.",
         "All people of the dataset: a model trained on it has seen them."
         if config.all_people
-        else "People are held out by name (pipelines/examples/split.py): no model trained on the same dataset has seen them.",
+        else "People are held out by name (pipelines/examples/split.py): no model trained on it has seen them.",
     ]
     if any(r["edit"] in INVENTED for r in rows):
         notes.append(
-            f"{' and '.join(INVENTED)}: the source, not the truth, was made by the preview from one photograph. The preview "
-            "removes a light that it added nearly exactly, so compare its figures on edits of two photographs only."
+            f"{' and '.join(INVENTED)}: the source, not the truth, was made by the preview from one photograph. The "
+            "preview removes a light that it added nearly exactly, so compare it on edits of two photographs."
         )
     names = list(about["models"])
     baseline = "preview" if "preview" in names and len(names) > 1 else None

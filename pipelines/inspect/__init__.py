@@ -1,1 +1,2 @@
-"""The page of `rigface inspect`: numbers (`statistics`, `inputs`), pictures (`gallery`), drawings (`charts`), and its text."""
+"""The page of `rigface inspect`: numbers (`statistics`, `inputs`), pictures (`gallery`), drawings (`charts`),
+and its text."""

@@ -29,7 +29,7 @@ from rigface.pages.charts import Axis, Bar, Mark, share
 
 SHOWN_EXPRESSIONS = 12
 SHOWN_PEOPLE = 10
-# Names of the bins of ITA_EDGES. Colours: ITA = -50, -10, 19, 34, 48, 58 degrees at L* = 50 + b* tan(ITA), a* = 11, b* = 17
+# Bins of ITA_EDGES. Colours: ITA = -50, -10, 19, 34, 48, 58 degrees at L* = 50 + b* tan(ITA), a* = 11, b* = 17
 # (times the root of cos(ITA) below 0), a chroma that skin has there.
 TONES = {
     "dark": "#67493a",
@@ -68,13 +68,41 @@ def quality(faces: FaceStatistics) -> list[Card]:
     percents = [(v / 100, f"{v:g}") for v in (0.1, 0.2, 0.5, 1, 2, 5, 10)]
     n = faces.numbers
     return [
-        _histogram("Confidence", n["confidence"], Axis("how far to trust the row as a whole", tenths), "Median {median:.2f}; nine in ten have {low:.2f} or more.", ".2f"),
-        _histogram("Face size", n["face_size_px"], Axis("larger side of the landmark box, frame px (log)", sizes), "Median {median:.0f} px; nine in ten have {low:.0f} px or more.", ".0f", [Mark(48, "tiny")]),
+        _histogram(
+            "Confidence",
+            n["confidence"],
+            Axis("how far to trust the row as a whole", tenths),
+            "Median {median:.2f}; nine in ten have {low:.2f} or more.",
+            ".2f",
+        ),
+        _histogram(
+            "Face size",
+            n["face_size_px"],
+            Axis("larger side of the landmark box, frame px (log)", sizes),
+            "Median {median:.0f} px; nine in ten have {low:.0f} px or more.",
+            ".0f",
+            [Mark(48, "tiny")],
+        ),
         _flags(faces),
-        _histogram("Sharpness", n["sharpness"], Axis("gradient energy; 1 is a crisp photograph", tenths), "Median {median:.2f}.", ".2f", [Mark(0.15, "blurred")]),
-        _histogram("Exposure", n["exposure"], Axis("mean luminance of the skin, linear", tenths), "Median {median:.2f}.", ".2f"),
-        _histogram("Landmark residual", n["landmark_residual"], Axis("landmarks against the fitted head, % of outer-eye distance (log)", percents), "Median {median:.2%} of the outer-eye distance; nine in ten have {high:.2%} or less.", ".2%"),
-    ]  # fmt: skip
+        _histogram(
+            "Sharpness",
+            n["sharpness"],
+            Axis("gradient energy; 1 is a crisp photograph", tenths),
+            "Median {median:.2f}.",
+            ".2f",
+            [Mark(0.15, "blurred")],
+        ),
+        _histogram(
+            "Exposure", n["exposure"], Axis("mean luminance of the skin, linear", tenths), "Median {median:.2f}.", ".2f"
+        ),
+        _histogram(
+            "Landmark residual",
+            n["landmark_residual"],
+            Axis("% of the outer-eye distance (log)", percents),
+            "Median {median:.2%} of the outer-eye distance; nine in ten have {high:.2%} or less.",
+            ".2%",
+        ),
+    ]
 
 
 def people(faces: FaceStatistics, thumbs: Mapping[str, str]) -> list[Card]:
@@ -82,9 +110,9 @@ def people(faces: FaceStatistics, thumbs: Mapping[str, str]) -> list[Card]:
     noun, nouns = ("identity", "identities") if faces.with_identity else ("track", "tracks")
     top = faces.most_seen(SHOWN_PEOPLE)
     rows = [
-        Bar(name, p.frames, f"{p.frames:,}", f"{name}: {p.frames:,} frames ({share(p.frames, faces.ok)})", face=thumbs.get(name, ""))
-        for name, p in top
-    ]  # fmt: skip
+        Bar(name, n, f"{n:,}", f"{name}: {n:,} frames ({share(n, faces.ok)})", face=thumbs.get(name, ""))
+        for name, n in ((name, person.frames) for name, person in top)
+    ]
     covered = share(sum(p.frames for _, p in top), faces.ok)
     caption = f"The {len(top)} most seen have {covered} of all faces." if len(faces.people) > len(top) else ""
     most_seen = _bars(f"{nouns.capitalize()} by number of frames", rows, caption, 30)
@@ -103,9 +131,15 @@ def throughput(inputs: InputStatistics) -> Card:
     """Working time by stage."""
     whole, frames = sum(inputs.seconds.values()), max(inputs.totals["frames"], 1)
     rows = [
-        Bar(stage, seconds, duration(seconds), f"{stage}: {seconds:,.1f} s ({share(seconds, whole)})", f"{1000 * seconds / frames:.3g} ms per frame")
+        Bar(
+            stage,
+            seconds,
+            duration(seconds),
+            f"{stage}: {seconds:,.1f} s ({share(seconds, whole)})",
+            f"{1000 * seconds / frames:.3g} ms per frame",
+        )
         for stage, seconds in inputs.seconds.most_common(10)
-    ]  # fmt: skip
+    ]
     caption = f"{duration(whole)} in all stages, {1000 * whole / frames:.3g} ms per sampled frame." if whole else ""
     return _bars("Time by stage", rows, caption, 36)
 

@@ -1,4 +1,5 @@
-"""Gallery of the inspect page: choose diverse faces and draw crop, landmarks, normals, shading, albedo, re-render, relit.
+"""Gallery of the inspect page: choose diverse faces and draw crop, landmarks, normals, shading, albedo,
+re-render, relit.
 
 Path: FaceStatistics.candidates -> choose -> fetch (reads the pictures) -> strips -> `document`.
 Without the head model the strips end after the mask, and the page says why.

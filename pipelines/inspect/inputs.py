@@ -17,7 +17,8 @@ TABLE_ROWS = 2000
 STATUSES = ("error", "partial", "no_face", "ok")  # the order of the table
 DISTINCT_TEXTS = 2  # a cause with more than one wording is shown with its numbers left out
 _COLUMNS = (
-    "uri", "kind", "status", "stage", "reason", "frames", "faces", "tracks", "duration_s", "width", "height", "bytes", "stage_seconds",
+    "uri", "kind", "status", "stage", "reason", "frames", "faces", "tracks", "duration_s", "width", "height", "bytes",
+    "stage_seconds",
 )  # fmt: skip
 
 

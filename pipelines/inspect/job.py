@@ -1,7 +1,8 @@
 """Inspection of a dataset of faces: one HTML page, `rigface inspect OUT`.
 
-Path: OUT/faces/**/*.parquet, OUT/inputs/*.parquet -> statistics (one pass, bounded memory) -> gallery (some dozens of rows
-with pictures) -> document -> OUT/inspect.html. Reads any file system of pyarrow; writes only the page.
+Path: OUT/faces/**/*.parquet, OUT/inputs/*.parquet -> statistics (one pass, bounded memory) -> gallery (some
+dozens of rows with pictures) -> document -> OUT/inspect.html. Reads any file system of pyarrow; writes only
+the page.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ _READERS = 8  # files read at once
 _AHEAD = 16  # files read ahead
 _AHEAD_ROWS = 50_000  # files with more rows are read batch by batch, when their turn comes
 _SHOWN = [
-    "uri", "frame_index", "time_s", "track", "identity", "confidence", "yaw_deg", "pitch_deg", "roll_deg", "face_size_px",
-    *FLAGS, "landmarks", "crop", "mask", *FaceParams.__dataclass_fields__,
+    "uri", "frame_index", "time_s", "track", "identity", "confidence", "yaw_deg", "pitch_deg", "roll_deg",
+    "face_size_px", *FLAGS, "landmarks", "crop", "mask", *FaceParams.__dataclass_fields__,
 ]  # fmt: skip
 
 
@@ -207,7 +208,8 @@ def _gallery(data: Dataset, faces: FaceStatistics, samples: int, head_folder: st
 
 
 def _rows(data: Dataset, positions: list[RowPosition], columns: list[str]) -> tuple[pa.Table, list[RowPosition]]:
-    """Rows with their pictures in the order of `positions`, and their positions; unreadable files are left out, with a notice."""
+    """Rows with their pictures in the order of `positions`, and their positions; unreadable files are left
+    out, with a notice."""
     found: dict[RowPosition, pa.Table] = {}
     for file in sorted({position.file for position in positions}):
         wanted = [position.row for position in positions if position.file == file]

@@ -1,8 +1,8 @@
 """Statistics of a dataset of faces in one pass: histograms, counts and a pool of rows for the gallery.
 
-Path: OUT/faces/**/*.parquet -> FaceStatistics -> `rigface inspect`. Number columns are read once, in batches; pictures are
-never read here. Memory: the histograms, a bounded pool of candidate rows, and one small entry per person (per track if
-identities are not computed).
+Path: OUT/faces/**/*.parquet -> FaceStatistics -> `rigface inspect`. Number columns are read once, in batches;
+pictures are never read here. Memory: the histograms, a bounded pool of candidate rows, and one small entry
+per person (per track if identities are not computed).
 
 Every number is counted over rows whose status is `ok`; null and NaN are skipped.
 """
@@ -31,7 +31,7 @@ LIGHT_RINGS_DEG = np.arange(
 )  # angle between light and camera axis; lights behind the head count in the last
 LIGHT_SECTORS = 24
 EXPRESSION_EDGES = np.linspace(-5, 5, 1001)
-# Individual typology angle: the classes of Chardon et al. 1991 with Del Bino's cut between brown and dark, dark to light.
+# Individual typology angle, dark to light: the classes of Chardon et al. 1991 with Del Bino's cut of brown and dark.
 ITA_EDGES = np.array([-180.0, -30, 10, 28, 41, 55, 180])
 NUMBER_EDGES = {
     "confidence": np.linspace(0, 1, 26),
@@ -254,7 +254,8 @@ class FaceStatistics:
     def _add_candidates(
         self, batch: pa.RecordBatch, features: np.ndarray, persons: Sequence[str], file: int, rows: np.ndarray
     ) -> None:
-        """Keep the rows with the lowest hash in each stratum: a random choice that does not depend on the file order."""
+        """Keep the rows with the lowest hash in each stratum: a random choice that does not depend on the
+        file order."""
         cells = _cells(features)
         priority = _hashes(batch, self.seed)
         for i in np.flatnonzero(priority < self._limits[cells]).tolist():
@@ -272,9 +273,10 @@ class FaceStatistics:
 def light_slope(light: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Slope and mean of the shading of a ball over the side that faces the camera.
 
-    The first-order coefficients alone do not give the direction of the light: the far side of a face is not visible, so a
-    fit may trade them against the second order. This is the plane a + b.n that fits the shading best over the disc the ball
-    shows (moments of the unit disc: E[x2 z] / E[x2] = 8/15, cov(z2, z) / var(z) = 6/5, E[z] = 2/3, E[z2] = 1/2).
+    The first-order coefficients alone do not give the direction of the light: the far side of a face is not
+    visible, so a fit may trade them against the second order. This is the plane a + b.n that fits the shading
+    best over the disc the ball shows (moments of the unit disc: E[x2 z] / E[x2] = 8/15, cov(z2, z) / var(z) =
+    6/5, E[z] = 2/3, E[z2] = 1/2).
 
     Args:
         light: (N, 9, 3) as in `FaceParams.light`.

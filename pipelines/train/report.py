@@ -24,7 +24,7 @@ MAX_GRIDS = 6  # shown, evenly over the run
 CURVES: tuple[tuple[str, tuple[str, ...]], ...] = (  # title, names of the logged numbers
     ("loss", ("loss",)),
     ("PSNR of held-out edits, dB", ("validation/psnr", "validation/preview_psnr", "validation/copy_psnr")),
-    ("distance of identity vectors to the true frame", ("validation/identity_distance", "validation/preview_identity_distance")),
+    ("identity distance to the true frame", ("validation/identity_distance", "validation/preview_identity_distance")),
     ("pose gain", ("validation/pose_gain", "validation/preview_pose_gain")),
     ("expression gain", ("validation/expression_gain", "validation/preview_expression_gain")),
     ("light gain", ("validation/light_gain", "validation/preview_light_gain")),

@@ -2,8 +2,9 @@
 
 Path: report_card.ReportCard -> `files`. The text of a cell is made once, in `tables`; the formats only lay it out.
 
-A cell reads `0.873 [0.86, 0.89] (0.85)`: the mean over what could be measured, its 95 % interval over source identities,
-and the mean with failures at their worst where there were any. `~` marks a gain that is no better than noise.
+A cell reads `0.873 [0.86, 0.89] (0.85)`: the mean over what could be measured, its 95 % interval over source
+identities, and the mean with failures at their worst where there were any. `~` marks a gain that is no better
+than noise.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ _BY_NAME = {m.name: m for m in METRICS}
 
 @dataclass(frozen=True)
 class Table:
-    """A table as words. A cell is its main text and, after a line feed, what is smaller beside it."""
+    """A table of text. A cell is its main text and, after a line feed, a smaller note."""
 
     title: str
     head: tuple[str, ...]
@@ -43,7 +44,7 @@ class Table:
 
 
 def tables(card: ReportCard) -> list[Table]:
-    """Everything a card says, as tables of words, the main one first."""
+    """All numbers of a card as tables of text, the main one first."""
     out = [_main(card), *_leakages(card)]
     if card.linearity:
         head = (
@@ -101,7 +102,7 @@ def _number(value: float, digits: int = 2) -> str:
 
 
 def shown(name: str, cell: Cell | None) -> str:
-    """One cell in words; a dash where nothing was measured."""
+    """Text of a cell; a dash if nothing was measured."""
     if cell is None:
         return "–"
     metric = _BY_NAME[name]
@@ -121,11 +122,14 @@ def _main(card: ReportCard) -> Table:
     head = (
         "model", "edit", "N", "fail %", "identity\ncosine", "p10", "same person\nFAR 1e-3", "same person\ndlib 0.6",
         "expression in loop\nRMSE x1e3", "expression indep.\nAED_mp52 x1e3", "pose in loop\n°", "pose indep.\nAPD_mp °",
-        "light\nRMSE x1e3", "light direction\n°", "shape\nRMSE x1e3", "largest leakage\nfloors", "gain in loop", "gain indep.",
-        "PSNR\ndB", "SSIM", "to true face", "face Fréchet", "background\ndB", "latency s\np50 / p95", "worst group\nidentity",
+        "light\nRMSE x1e3", "light direction\n°", "shape\nRMSE x1e3", "largest leakage\nfloors", "gain in loop",
+        "gain indep.", "PSNR\ndB", "SSIM", "to true face", "face Fréchet", "background\ndB", "latency s\np50 / p95",
+        "worst group\nidentity",
     )  # fmt: skip
     lines = [_line(row) for row in card.rows]
-    kept = [k for k in range(len(head)) if any(line[k] != "–" for line in lines)]  # what nobody measured is no column
+    kept = [
+        k for k in range(len(head)) if any(line[k] != "–" for line in lines)
+    ]  # columns without a number are left out
     body = tuple(tuple(line[k] for k in kept) for line in lines)
     muted = frozenset(k for k, row in enumerate(card.rows) if row.control)
     return Table(card.title, tuple(head[k] for k in kept), body, muted)
@@ -140,16 +144,15 @@ def _line(row: CardRow) -> tuple[str, ...]:
     group = "–" if row.worst_group is None else f"{_number(row.worst_group[2], 3)}\n{row.worst_group[1]}"
     return (
         row.model, row.edit, str(row.edits) + (f"\n{row.unusable} unusable" if row.unusable else ""),
-        _number(100 * row.fail_share, 1), at("identity"), _number(row.identity_p10, 3), at("same_person"), at("same_dlib"),
-        at("expression_rmse"), at("expression_mp"), at("pose_deg"), at("pose_mp"), at("light_rmse"), at("light_angle_deg"),
-        at("shape_rmse"), "\n".join(leaks) or "–", _gains(row, ""), _gains(row, "_mp"), at("psnr"), at("ssim"),
-        at("truth_distance"),
-        _number(row.frechet, 3), at("background_psnr"), latency, group,
+        _number(100 * row.fail_share, 1), at("identity"), _number(row.identity_p10, 3), at("same_person"),
+        at("same_dlib"), at("expression_rmse"), at("expression_mp"), at("pose_deg"), at("pose_mp"), at("light_rmse"),
+        at("light_angle_deg"), at("shape_rmse"), "\n".join(leaks) or "–", _gains(row, ""), _gains(row, "_mp"),
+        at("psnr"), at("ssim"), at("truth_distance"), _number(row.frechet, 3), at("background_psnr"), latency, group,
     )  # fmt: skip
 
 
 def _gains(row: CardRow, track: str) -> str:
-    """The gains of the edited traits; with one trait the cell alone, with several each with its name."""
+    """Gains of the edited traits; several are named."""
     found = []
     for trait in sorted(edited_traits(row.traits)):
         name = f"gain_{trait}{track}"
@@ -175,11 +178,11 @@ def _leakages(card: ReportCard) -> list[Table]:
     return out
 
 
-def _fair(one: Any) -> tuple[str, ...]:
-    metric = _BY_NAME[one.metric]
-    groups = [f"{g.name} {_number(g.mean * metric.scale, metric.digits)} (n={g.count})" for g in one.groups]
-    gap = _number(one.gap * metric.scale, metric.digits)
-    return one.model, f"{metric.label}\n{metric.unit}", one.by, groups[0], ", ".join(groups[1:]) or "–", gap
+def _fair(gap_row: Any) -> tuple[str, ...]:
+    metric = _BY_NAME[gap_row.metric]
+    groups = [f"{g.name} {_number(g.mean * metric.scale, metric.digits)} (n={g.count})" for g in gap_row.groups]
+    gap = _number(gap_row.gap * metric.scale, metric.digits)
+    return gap_row.model, f"{metric.label}\n{metric.unit}", gap_row.by, groups[0], ", ".join(groups[1:]) or "–", gap
 
 
 def _against(card: ReportCard) -> Table:
@@ -201,11 +204,11 @@ def _sources(card: ReportCard) -> list[str]:
     threshold = f"{card.threshold:.3f}" if math.isfinite(card.threshold) else "none"
     return [
         *(f"{name}: {text}" for name, text in card.extractors.items()),
-        f"identity threshold {threshold} (false-accept rate 1e-3 on {card.impostors} pairs of strangers in this test set, "
-        f"whose mean cosine is {_number(card.impostor_mean, 3)})",
-        "square brackets: 95 % interval over source identities; round ones: with failures at their worst value "
-        "(identity 0, an error its 95th percentile, a gain its 5th); ~: not above the gain of a trembling estimator",
-        f"{VERSION}; numbers of one run through this protocol are comparable with each other, not with printed ones",
+        f"identity threshold {threshold} (false-accept rate 1e-3 on {card.impostors} pairs of different people in this "
+        f"test set, whose mean cosine is {_number(card.impostor_mean, 3)})",
+        "square brackets: 95 % interval over source identities; parentheses: with failures at their worst value "
+        "(identity 0, an error its 95th percentile, a gain its 5th); ~: not above the noise of the estimator",
+        f"{VERSION}; compare numbers of one run with each other, not with published ones",
         *card.notes,
     ]
 
@@ -232,7 +235,7 @@ def to_html(card: ReportCard, top: str = "") -> str:
 
 
 def to_dict(card: ReportCard) -> dict[str, Any]:
-    """The card as plain JSON values; what is not a number is null."""
+    """The card as plain JSON values; NaN is null."""
     rows = []
     for row in card.rows:
         plain = {k: v for k, v in vars(row).items() if k != "cells"}
@@ -279,7 +282,7 @@ def to_json(card: ReportCard) -> str:
 
 
 def to_table(card: ReportCard) -> pa.Table:
-    """The card's cells in long form, one row per model, edit and metric, for Parquet: every row names its extractor."""
+    """The cells of a card for Parquet: a row per model, edit and metric, with its extractor."""
     found = [
         {"model": r.model, "edit": r.edit, "control": r.control, "edits": r.edits, "fail_share": r.fail_share,
          "metric": name, "unit": _BY_NAME[name].unit, "extractor": _extractor(card, name), **asdict(c)}
@@ -290,17 +293,17 @@ def to_table(card: ReportCard) -> pa.Table:
 
 
 def rows_table(rows: Sequence[Row], extractors: dict[str, str]) -> pa.Table:
-    """The rows of `measure` for Parquet: everything the card was made of, so that it can be made again."""
+    """The rows of `measure` for Parquet; the card can be computed from them again."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     table = pa.Table.from_pylist([{name: row.get(name) for name in names} for row in rows])
     return table.replace_schema_metadata({"rigface.schema": VERSION, "rigface.extractors": json.dumps(extractors)})
 
 
 def files(card: ReportCard, rows: Sequence[Row], top: str = "") -> dict[str, bytes]:
-    """Name -> content of everything that a card is written as.
+    """Name -> content of all files of a card.
 
     Args:
-        top: HTML that the page begins with.
+        top: Markup that the page begins with.
     """
     from pyarrow import parquet
 

@@ -1,7 +1,7 @@
 """Charts of all pages as inline SVG; colours come from `base.css`, so that dark and light both work.
 
-Each shape has a `<title>` with its exact numbers (shown on hover), each chart a name and a caption for screen readers. No
-style attributes: the pages' security policy forbids them.
+Each shape has a `<title>` with its exact numbers (shown on hover), each chart a name and a caption for screen
+readers. No style attributes: the pages' security policy forbids them.
 
 Conventions: user units are CSS px at the width of a card (`WIDTH`); x right, y down.
 """
@@ -331,8 +331,8 @@ def _wedge(x: float, y: float, inner: float, outer: float, start: float, stop: f
     (a, b), (c, d) = ((cos(radians(t)), -sin(radians(t))) for t in (start, stop))
     first = f"M{x + inner * a:.1f} {y + inner * b:.1f}L{x + outer * a:.1f} {y + outer * b:.1f}"
     arc = f"A{outer:.1f} {outer:.1f} 0 0 0 {x + outer * c:.1f} {y + outer * d:.1f}"
-    back = f"L{x + inner * c:.1f} {y + inner * d:.1f}A{inner:.1f} {inner:.1f} 0 0 1 {x + inner * a:.1f} {y + inner * b:.1f}Z"
-    return first + arc + back
+    back = f"L{x + inner * c:.1f} {y + inner * d:.1f}A{inner:.1f} {inner:.1f} 0 0 1"
+    return f"{first}{arc}{back} {x + inner * a:.1f} {y + inner * b:.1f}Z"
 
 
 def _thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

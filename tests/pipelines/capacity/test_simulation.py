@@ -83,7 +83,8 @@ def test_impossible_cluster_is_refused(stages, machines):
 
 
 def measured(run):
-    """The job of benchmarks/extract.py as a simulation: its stages at the clock they had, three processes on two cores."""
+    """The job of benchmarks/extract.py as a simulation: its stages at the clock they had, three processes on
+    two cores."""
     ms = run["stage_ms_per_frame"]
     look = sum(ms[name] for name in ("decode", "detect", "track", "align", "identity")) / 1e3
     return Stage("look", look, 0.5, 2, 2), Stage("finish", sum(ms.values()) / 1e3 - look, 0.5, 1, 1)
@@ -110,7 +111,8 @@ def test_smallest_run_predicts_largest_within_a_fifth():
 
 
 def test_measured_batching_is_simulated_within_a_fifth():
-    """Its step is taken from the runs with 1 and 16 callers; the run with 4 is foretold, within a fifth: that machine was busy."""
+    """Its step is taken from the runs with 1 and 16 callers; the run with 4 is foretold, within a fifth: that
+    machine was busy."""
     found = result("serve_load")["painter alone"]
     loads = {n: found[f"in flight, {n} callers"] for n in (1, 4, 16)}
     alone, crowd = ((loads[n]["edits_per_s"], loads[n]["mean_batch"]) for n in (1, 16))

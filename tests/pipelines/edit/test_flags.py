@@ -104,7 +104,10 @@ def test_environment_map_is_scaled_to_exposure_of_photograph(tmp_path):
         (["--strength", "3"], "--strength: want"),
         (["--expression", "jawOpen"], "--expression: want NAME=VALUE such as jawOpen=0.4, got 'jawOpen'"),
         (["--expression", "jawOpen=wide"], "--expression: want NAME=VALUE"),
-        (["--take", "soul", "--target", "x"], "--take: want some of pose, expression, light, shape, identity, got 'soul'"),
+        (
+            ["--take", "soul", "--target", "x"],
+            "--take: want some of pose, expression, light, shape, identity, got 'soul'",
+        ),
         (["--take", "pose"], "--take pose needs --target, an image to copy from"),
         (["--target", "x.jpg"], "--target needs --take"),
         (["--pose-from", "/no/such.jpg"], "/no/such.jpg: no such image"),
@@ -112,7 +115,7 @@ def test_environment_map_is_scaled_to_exposure_of_photograph(tmp_path):
         (["--hdr", "/no/such.hdr"], "--hdr /no/such.hdr: No such file"),
         (["--hdr", "x.hdr", "--light-ambient", "1"], "--light-ambient: --hdr sets all of the light"),
     ],
-)  # fmt: skip
+)
 def test_errors_name_the_flag(words, message):
     with pytest.raises(PlanError, match=message):
         parse_flags(flags(*words))
@@ -120,8 +123,12 @@ def test_errors_name_the_flag(words, message):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("{", "e.json: an edit is a JSON object"), ('{"yaw": 3}', "e.json: yaw: want one of take, yaw_deg"), ('{"light": {"lumen": 1}}', r"e.json: light\.lumen")],
-)  # fmt: skip
+    [
+        ("{", "e.json: an edit is a JSON object"),
+        ('{"yaw": 3}', "e.json: yaw: want one of take, yaw_deg"),
+        ('{"light": {"lumen": 1}}', r"e.json: light\.lumen"),
+    ],
+)
 def test_errors_name_the_file_and_its_field(tmp_path, text, message):
     (tmp_path / "e.json").write_text(text)
     with pytest.raises(PlanError, match=message):

@@ -256,17 +256,29 @@ def test_sliders_measures_flame(capsys, fixtures, tmp_path):
         ("edit {in}/photo.jpg {out}/o.png --expression jawOpn=1", "unknown name 'jawOpn'. Did you mean jawOpen"),
         ("edit {in}/photo.jpg {out}/o.png --yaw 3 --checkpoint {in}", "is no checkpoint"),
         ("edit {in}/photo.jpg {out}/o.png --yaw 3 --device cuda:7", "--device cuda:7: no usable CUDA device"),
-        ("edit {in}/photo.jpg {out}/o.png --prompt glasses --checkpoint preview", "--prompt: needs a model with a text encoder"),
-        ("edit {in}/photo.jpg {out}/o.png --prompt glasses --checkpoint tiny", "--prompt: this model has no text encoder"),
-        ("edit {in}/photo.jpg {out}/o.png --yaw 3 --steps 3 --checkpoint preview", "--steps needs a model; the preview does no sampling"),
-        ("edit {in}/photo.jpg {out}/o.png --yaw 3 --scheduler fast --checkpoint tiny", "--scheduler: 'fast' does not run"),
+        (
+            "edit {in}/photo.jpg {out}/o.png --prompt glasses --checkpoint preview",
+            "--prompt: needs a model with a text encoder",
+        ),
+        (
+            "edit {in}/photo.jpg {out}/o.png --prompt glasses --checkpoint tiny",
+            "--prompt: this model has no text encoder",
+        ),
+        (
+            "edit {in}/photo.jpg {out}/o.png --yaw 3 --steps 3 --checkpoint preview",
+            "--steps needs a model; the preview does no sampling",
+        ),
+        (
+            "edit {in}/photo.jpg {out}/o.png --yaw 3 --scheduler fast --checkpoint tiny",
+            "--scheduler: 'fast' does not run",
+        ),
         ("edit {in}/photo.jpg {out}/o.png --yaw 3 --steps 0 --checkpoint tiny", "--steps: want at least 1"),
         ("animate {in}/photo.jpg {in}/two.png {out}/o.mp4", "two.png: want a video to drive photo.jpg"),
         ("animate {in}/clip.mp4 {in}/clip.mp4 {out}/o.mp4", "want an image to animate"),
         ("animate {in}/wall.png {in}/clip.mp4 {out}/o.mp4", "wall.png: no face was found"),
         ("animate {in}/photo.jpg {in}/clip.mp4 {out}/o.mp4 --target {in}/two.png", "--target: the video is the target"),
     ],
-)  # fmt: skip
+)
 def test_errors_are_one_line_and_leave_no_file(folder, tmp_path, capsys, words, message):
     assert run(*words.format(**{"in": folder, "out": tmp_path}).split()) == 1
     text = capsys.readouterr().err

@@ -20,7 +20,8 @@ NUMBERS = [name for name in Quality.__dataclass_fields__ if name not in FLAGS]
 
 @pytest.fixture(scope="session")
 def make():
-    """`make.faces(count, **columns)`, `make.inputs(*rows)`, `make.dataset(folder, *tables)`, `make.statistics(*tables)`."""
+    """`make.faces(count, **columns)`, `make.inputs(*rows)`, `make.dataset(folder, *tables)`,
+    `make.statistics(*tables)`."""
     return SimpleNamespace(faces=faces, inputs=inputs, dataset=put, statistics=counted)
 
 
