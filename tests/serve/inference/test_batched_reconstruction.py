@@ -53,7 +53,7 @@ def crowd(inner, asks):
         return slow.sizes, [f.exception() or f.result() for f in (first, *rest)]
 
 
-def test_who_comes_while_a_fit_is_under_way_goes_with_the_next(faces):
+def test_requests_during_a_fit_share_the_next(faces):
     inner, one = FitReconstructor(), np.arange(1)
     alone = [inner(*face, one) for face in faces]
     two = ([faces[0][0][0], faces[1][0][0]], *(np.concatenate([faces[0][k], faces[1][k]]) for k in (1, 2)))
@@ -69,7 +69,7 @@ def test_who_comes_while_a_fit_is_under_way_goes_with_the_next(faces):
     assert found[3].params.head_rotation[1] == pytest.approx(alone[1].params.head_rotation[0], abs=1e-4)
 
 
-def test_what_one_does_wrong_is_told_to_that_one(faces):
+def test_bad_request_fails_alone(faces):
     good = (*faces[0], np.arange(1))
     bad = (faces[1][0], faces[1][1][:, :300], faces[1][2], np.arange(1))
     _, (a, b, c) = crowd(FitReconstructor(), [good, bad, good])
@@ -77,7 +77,7 @@ def test_what_one_does_wrong_is_told_to_that_one(faces):
     assert a.params.head_rotation == pytest.approx(c.params.head_rotation, abs=1e-5)
 
 
-def test_a_call_that_fails_together_is_made_one_by_one():
+def test_failed_batch_is_fitted_one_by_one():
     fake = FakeReconstructor()
 
     def fussy(crops, landmarks, blendshapes, tracks):
@@ -92,7 +92,7 @@ def test_a_call_that_fails_together_is_made_one_by_one():
     assert [fit.params.batch for fit in found] == [(1,)] * 3
 
 
-def test_a_detector_sees_one_picture_at_a_time():
+def test_detector_gets_one_image_at_a_time():
     inside, most = [], []
 
     class Counting(FakeDetector):
@@ -110,7 +110,7 @@ def test_a_detector_sees_one_picture_at_a_time():
     assert detector.spec == FakeDetector().spec
 
 
-def test_a_picture_that_hangs_in_its_thread_is_noticed_after_its_caller_has_left():
+def test_watchdog_detects_hanging_thread_after_caller_left():
     import asyncio
 
     from serve.inference.watchdog import WatchdogExecutor
@@ -132,7 +132,7 @@ def test_a_picture_that_hangs_in_its_thread_is_noticed_after_its_caller_has_left
     asyncio.run(ask())
 
 
-def test_eyes_with_a_thread_that_hangs_ask_to_be_replaced(face_worker, monkeypatch):
+def test_face_worker_with_hanging_thread_is_not_ready(face_worker, monkeypatch):
     import asyncio
 
     assert asyncio.run(face_worker.ready())

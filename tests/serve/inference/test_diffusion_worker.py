@@ -19,7 +19,7 @@ def conditions(seed: int) -> Conditions:
     return Conditions(a, b, c, np.random.default_rng(seed).normal(size=52).astype(np.float32))
 
 
-def test_a_picture_does_not_depend_on_who_is_painted_beside_it(diffusion_worker):
+def test_image_does_not_depend_on_batch(diffusion_worker):
     options = [
         SamplingOptions(seed=1, steps=4),
         SamplingOptions(seed=2, steps=7, scheduler="euler"),
@@ -40,7 +40,7 @@ def test_a_picture_does_not_depend_on_who_is_painted_beside_it(diffusion_worker)
         assert np.abs(alone.image.astype(int) - together[i].image).max() <= 1  # 1e-4 before rounding to 8 bits
 
 
-def test_steps_are_told_as_they_are_taken(diffusion_worker):
+def test_step_events_follow_steps(diffusion_worker):
     async def follow():
         async with aclosing(
             diffusion_worker.sample("tiny", conditions(0), SamplingOptions(steps=4), previews=2)
@@ -54,7 +54,7 @@ def test_steps_are_told_as_they_are_taken(diffusion_worker):
     assert isinstance(last, SampledImage)
 
 
-def test_a_bad_request_leaves_its_neighbours_alone(diffusion_worker):
+def test_bad_request_does_not_affect_batch(diffusion_worker):
     async def both():
         work = [
             diffusion_worker.sample_image("tiny", conditions(0), SamplingOptions(steps=3)),
@@ -69,7 +69,7 @@ def test_a_bad_request_leaves_its_neighbours_alone(diffusion_worker):
         run(diffusion_worker.sample_image("other", conditions(0), SamplingOptions()))
 
 
-def test_a_scheduler_that_breaks_on_the_way_leaves_its_neighbours_alone(monkeypatch):
+def test_failing_scheduler_does_not_affect_batch(monkeypatch):
     from rigface.model.sampling import SamplingState
 
     advance = SamplingState.advance
@@ -117,7 +117,7 @@ def slow_studio(**options) -> DiffusionWorker:
     return DiffusionWorker({"a": "tiny", "b": "tiny", "c": "tiny"}, load, **options)
 
 
-def test_leaving_gives_the_place_to_the_next():
+def test_abandoned_request_frees_its_rows():
     diffusion_worker = slow_studio(max_rows=1)
 
     async def scene():
@@ -133,7 +133,7 @@ def test_leaving_gives_the_place_to_the_next():
     diffusion_worker.close()
 
 
-def test_a_full_house_a_late_one_and_an_end():
+def test_full_queue_timeout_and_close():
     diffusion_worker = slow_studio(max_rows=1, max_waiting=1)
 
     async def scene():
@@ -155,7 +155,7 @@ def test_a_full_house_a_late_one_and_an_end():
     assert run(scene()).image.shape == (32, 32, 3)
 
 
-def test_models_beyond_memory_are_dropped_the_oldest_first():
+def test_least_recently_used_model_is_dropped():
     diffusion_worker = slow_studio(max_loaded=2)
     for name in ("a", "b", "a", "c"):
         run(diffusion_worker.sample_image(name, conditions(0), SamplingOptions(steps=1)))
@@ -164,7 +164,7 @@ def test_models_beyond_memory_are_dropped_the_oldest_first():
     diffusion_worker.close()
 
 
-def test_a_person_is_remembered_once(diffusion_worker):
+def test_reference_tokens_are_computed_once(diffusion_worker):
     calls = []
     room = diffusion_worker.pool.loaded["tiny"]
     inner = room.pipeline.encode_reference

@@ -105,7 +105,7 @@ def pool(service):
     serve.delete("pool")
 
 
-def test_an_edit_goes_to_the_painter_that_holds_its_model(pool):
+def test_request_goes_to_worker_with_its_model(pool):
     painters = pool[1]
     diffusion_worker = RemoteDiffusionWorker(painters, MODELS)
     asked = Conditions(*(np.zeros((32, 32, 3), np.uint8) for _ in range(3)), np.zeros(52, np.float32))
@@ -135,7 +135,7 @@ def test_an_edit_goes_to_the_painter_that_holds_its_model(pool):
     assert sum(len(places) for places, _ in read()) == sum(len(places) for places, _ in settled) + 1
 
 
-def test_an_edit_under_way_is_finished_when_the_application_is_taken_away(pool, png):
+def test_running_edit_survives_shutdown_of_application(pool, png):
     from ray import serve
 
     face_worker, name = RemoteFaceWorker(pool[0]), picture_id(png)

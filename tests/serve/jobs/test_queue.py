@@ -34,7 +34,7 @@ def wait(client, name, state, field="state"):
 
 
 @pytest.mark.parametrize("place", ["disk", "s3"])
-def test_a_job_is_done_and_its_results_can_be_fetched(serve_jobs, png, place, request, tmp_path):
+def test_job_runs_and_its_results_are_served(serve_jobs, png, place, request, tmp_path):
     uri = str(tmp_path / "queue") if place == "disk" else f"{request.getfixturevalue('bucket')}/{tmp_path.name}"
     served = serve_jobs(uri)
     answer = submit(served, png, [{"yaw_deg": v} for v in (0.5, 10, 20)])
@@ -55,7 +55,7 @@ def test_a_job_is_done_and_its_results_can_be_fetched(serve_jobs, png, place, re
     assert not list(Store(uri).paths("jobs"))
 
 
-def test_where_it_is_allowed_a_result_is_fetched_from_the_bucket_itself(serve_jobs, png, bucket, tmp_path):
+def test_result_redirects_to_bucket_if_links_are_on(serve_jobs, png, bucket, tmp_path):
     served = serve_jobs(f"{bucket}/{tmp_path.name}", result_link_s=60)
     name = submit(served, png, [{"yaw_deg": 20}]).json()["id"]
     wait(served, name, "done")
@@ -74,7 +74,7 @@ def test_where_it_is_allowed_a_result_is_fetched_from_the_bucket_itself(serve_jo
     assert disk.get(f"/v1/jobs/{name}/results/0", follow_redirects=False).status_code == 200
 
 
-def test_a_job_that_cannot_be_done_says_why_and_the_next_goes_on(serve_jobs, png, flat):
+def test_failed_job_gives_its_reason_and_next_runs(serve_jobs, png, flat):
     served = serve_jobs()
     bad = submit(served, flat, [{"yaw_deg": 1}]).json()["id"]
     good = submit(served, png, [{"yaw_deg": 1}]).json()["id"]
@@ -91,7 +91,7 @@ def settled(record, state="done"):
     return now
 
 
-def test_a_restart_goes_on_with_what_is_lacking(serve_jobs, png, tmp_path):
+def test_restart_runs_missing_edits_only(serve_jobs, png, tmp_path):
     client = serve_jobs()
     name = submit(client, png, [{"yaw_deg": v} for v in (1, 2, 3)]).json()["id"]
     wait(client, name, "done")
@@ -107,7 +107,7 @@ def test_a_restart_goes_on_with_what_is_lacking(serve_jobs, png, tmp_path):
     assert first.stat().st_mtime_ns == written
 
 
-def test_a_job_that_ends_the_service_each_time_is_given_up(serve_jobs, png, tmp_path):
+def test_job_that_kills_service_fails_after_three_starts(serve_jobs, png, tmp_path):
     client = serve_jobs()
     name = submit(client, png, [{"yaw_deg": 1}]).json()["id"]
     wait(client, name, "done")
@@ -118,7 +118,7 @@ def test_a_job_that_ends_the_service_each_time_is_given_up(serve_jobs, png, tmp_
     assert "3 times" in wait(client, name, "failed")["error"]["detail"]
 
 
-def test_a_job_can_be_stopped(serve_jobs, png):
+def test_job_can_be_cancelled(serve_jobs, png):
     served = serve_jobs()
     name = submit(served, png, [{"yaw_deg": v} for v in range(1, 60)]).json()["id"]
     assert served.post(f"/v1/jobs/{name}/cancel").json()["state"] == "cancelled"
@@ -129,7 +129,7 @@ def test_a_job_can_be_stopped(serve_jobs, png):
     assert served.delete(f"/v1/jobs/{name}").status_code == 204
 
 
-def test_the_queue_is_bounded_and_the_same_order_is_taken_once(serve_jobs, services, png, monkeypatch):
+def test_queue_is_bounded_and_idempotent(serve_jobs, services, png, monkeypatch):
     monkeypatch.setattr(JobQueue, "_do", lambda self, job: asyncio.Event().wait())  # works for ever
     served = serve_jobs(max_queued_jobs=3, max_queued_jobs_per_key=2)
     once = {"Idempotency-Key": "order-7"}
@@ -145,7 +145,7 @@ def test_the_queue_is_bounded_and_the_same_order_is_taken_once(serve_jobs, servi
     assert submit(served, png, [{"yaw_deg": 1}], once).json()["id"] == first  # what is known is no new job
 
 
-def test_what_is_under_way_is_taken_up_again_after_a_graceful_end(serve_jobs, services, png, tmp_path, monkeypatch):
+def test_running_job_resumes_after_graceful_stop(serve_jobs, services, png, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(JobQueue, "_do", lambda self, job: asyncio.Event().wait())
         served = serve_jobs()
@@ -159,7 +159,7 @@ def test_what_is_under_way_is_taken_up_again_after_a_graceful_end(serve_jobs, se
     wait(served, name, "done")
 
 
-def test_a_busy_or_broken_painter_is_asked_again(monkeypatch):
+def test_busy_or_failing_service_is_retried(monkeypatch):
     waits, fails = [], [ApiError("busy", retry_after_s=2), ConnectionError("a replica died"), ApiError("draining")]
 
     async def slept(seconds):
@@ -187,7 +187,7 @@ def test_a_busy_or_broken_painter_is_asked_again(monkeypatch):
         run(with_retries(wrong))
 
 
-def test_one_callers_many_jobs_do_not_keep_anothers_waiting(tmp_path):
+def test_owner_with_fewest_running_jobs_is_next(tmp_path):
     jobs = JobQueue(str(tmp_path), None, None)
     jobs._store = SimpleNamespace(all=lambda: queue)
     queue = [Job(str(i), owner, None, created=i) for i, owner in enumerate("aaab")]
@@ -208,7 +208,7 @@ def test_one_callers_many_jobs_do_not_keep_anothers_waiting(tmp_path):
         ({"kind": "animation", "edits": None}, "edits"),
     ],
 )
-def test_a_job_that_does_not_fit_is_refused_by_name(serve_jobs, png, more, says):
+def test_invalid_job_is_refused_with_field_name(serve_jobs, png, more, says):
     answer = submit(serve_jobs(), png, more.pop("edits", [{"yaw_deg": 1}]), **more)
     assert answer.status_code == 422
     assert says in answer.json()["detail"]
@@ -230,7 +230,7 @@ def away(monkeypatch):
 
 
 @pytest.mark.parametrize("what", ["/out/", "job.json"])
-def test_a_job_whose_shelf_is_away_waits_until_it_is_back(serve_jobs, png, away, tmp_path, what):
+def test_job_waits_while_its_store_is_away(serve_jobs, png, away, tmp_path, what):
     served = serve_jobs()
     assert served.get("/readyz").status_code == 200
     name = submit(served, png, [{"yaw_deg": 1}, {"yaw_deg": 2}]).json()["id"]
@@ -248,7 +248,7 @@ def test_a_job_whose_shelf_is_away_waits_until_it_is_back(serve_jobs, png, away,
     assert settled(record)["tries"] <= 1
 
 
-def test_a_stop_that_cannot_be_written_down_says_so_and_is_written_later(serve_jobs, png, away, monkeypatch, tmp_path):
+def test_cancellation_that_cannot_be_saved_is_busy_and_saved_later(serve_jobs, png, away, monkeypatch, tmp_path):
     monkeypatch.setattr(JobQueue, "_do", lambda self, job: asyncio.Event().wait())
     served = serve_jobs()
     name = submit(served, png, [{"yaw_deg": 1}]).json()["id"]
@@ -264,7 +264,7 @@ def test_a_stop_that_cannot_be_written_down_says_so_and_is_written_later(serve_j
     assert served.post(f"/v1/jobs/{name}/cancel").json()["state"] == "cancelled"
 
 
-def test_loops_survive_what_they_meet(serve_jobs, png, monkeypatch):
+def test_background_loops_survive_errors(serve_jobs, png, monkeypatch):
     from serve.jobs.store import JobStore
 
     rounds = []
@@ -300,7 +300,7 @@ class Told:
         return True
 
 
-def test_an_address_that_hangs_delays_no_other_message_and_a_job_that_was_removed_stays_away(
+def test_hanging_webhook_delays_no_other_and_removed_job_stays_removed(
     serve_jobs, png, monkeypatch, tmp_path
 ):
     monkeypatch.setattr("serve.jobs.queue.NOTIFY_S", 0.02)
@@ -319,7 +319,7 @@ def test_an_address_that_hangs_delays_no_other_message_and_a_job_that_was_remove
     assert not (tmp_path / "queue" / "jobs" / slow).exists()
 
 
-def test_nothing_is_written_after_its_job_was_removed(tmp_path):
+def test_nothing_is_written_for_removed_job(tmp_path):
     from serve.jobs.store import JobStore
 
     job_store = JobStore(str(tmp_path), 60)
@@ -336,7 +336,7 @@ def test_nothing_is_written_after_its_job_was_removed(tmp_path):
 
 
 @pytest.mark.parametrize("place", ["disk", "s3"])
-def test_a_second_process_waits_for_the_first_and_then_has_all_that_it_accepted(
+def test_second_process_takes_over_jobs_of_first(
     serve_jobs, services, png, place, request, tmp_path
 ):
     uri = str(tmp_path / "queue") if place == "disk" else f"{request.getfixturevalue('bucket')}/{tmp_path.name}"
@@ -355,7 +355,7 @@ def test_a_second_process_waits_for_the_first_and_then_has_all_that_it_accepted(
     wait(second, before, "done")
 
 
-def test_a_process_that_has_lost_its_shelf_writes_nothing_more_and_takes_it_again_when_it_can(
+def test_process_without_lock_writes_nothing_and_locks_again(
     serve_jobs, services, png, monkeypatch, tmp_path
 ):
     from rigface.errors import OutputBusy
@@ -381,7 +381,7 @@ def test_a_process_that_has_lost_its_shelf_writes_nothing_more_and_takes_it_agai
     wait(served, name, "done")
 
 
-def test_a_record_that_cannot_be_read_keeps_nobody_from_the_others(serve_jobs, png, tmp_path):
+def test_unreadable_job_record_is_skipped(serve_jobs, png, tmp_path):
     for name, text in (("a" * 32, "{"), ("b" * 32, json.dumps({"of": "the future"}))):
         (tmp_path / "queue" / "jobs" / name).mkdir(parents=True)
         (tmp_path / "queue" / "jobs" / name / "job.json").write_text(text)

@@ -66,7 +66,7 @@ def shown(client, name, tmp_path):
 
 
 @pytest.mark.parametrize("model", ["preview", "tiny"])
-def test_a_video_is_edited_frame_by_frame(served_clips, services, clip, tmp_path, model):
+def test_video_job_edits_every_frame(served_clips, services, clip, tmp_path, model):
     services.audit_log = (told := []).append
     served = served_clips()
     answer = submit(served, clip, edit={"yaw_deg": 15}, model=model, steps=1)
@@ -92,7 +92,7 @@ def test_a_video_is_edited_frame_by_frame(served_clips, services, clip, tmp_path
     assert (found.manifest, found.record["request"]) == ("trusted", done["id"])
 
 
-def test_a_picture_is_animated(served_clips, clip, png, tmp_path):
+def test_animation_job_animates_image(served_clips, clip, png, tmp_path):
     served = served_clips()
     files = {"picture": ("a.png", png)}
     name = submit(served, clip, "animation", files, edit={"yaw_deg": 20}, silent=True, model="preview").json()["id"]
@@ -119,7 +119,7 @@ def finished(served_clips, clip, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("pieces", [0, 2, 4])
-def test_a_killed_job_goes_on_and_is_what_it_would_have_been(served_clips, finished, tmp_path, monkeypatch, pieces):
+def test_resumed_video_equals_uninterrupted_one(served_clips, finished, tmp_path, monkeypatch, pieces):
     from rigface.editor import Editor
 
     name, first, expected, sound = finished
@@ -145,7 +145,7 @@ def test_a_killed_job_goes_on_and_is_what_it_would_have_been(served_clips, finis
     }
 
 
-def test_killed_before_it_was_logged_a_result_is_logged_as_it_was_published(served_clips, services, finished, tmp_path):
+def test_published_result_is_audited_after_restart(served_clips, services, finished, tmp_path):
     from serve.content_cache import picture_id
 
     name = finished[0]
@@ -161,7 +161,7 @@ def test_killed_before_it_was_logged_a_result_is_logged_as_it_was_published(serv
     assert served.get(f"/v1/jobs/{name}/results/0").content == published
 
 
-def test_a_clip_is_stopped_between_two_frames(served_clips, clip, monkeypatch):
+def test_video_job_is_cancelled_between_frames(served_clips, clip, monkeypatch):
     import time
 
     from rigface.editor import Editor
@@ -176,7 +176,7 @@ def test_a_clip_is_stopped_between_two_frames(served_clips, clip, monkeypatch):
     assert served.delete(f"/v1/jobs/{name}").status_code == 204
 
 
-def test_clips_that_cannot_be_used_are_refused_at_the_door(served_clips, clip, png, tmp_path):
+def test_unusable_videos_are_refused_at_submission(served_clips, clip, png, tmp_path):
     served = served_clips(max_clip_s=0.5)
     assert submit(served, clip).json()["type"].endswith("too-large")
     served = served_clips(max_clip_frames=10)
@@ -193,13 +193,13 @@ def test_clips_that_cannot_be_used_are_refused_at_the_door(served_clips, clip, p
     assert "picture" in submit(served, clip, files={"picture": ("a.png", png)}).json()["detail"]
 
 
-def test_a_clip_of_nobody_fails_and_says_so(served_clips, tmp_path):
+def test_video_without_faces_fails_with_reason(served_clips, tmp_path):
     served = served_clips()
     name = submit(served, film(tmp_path / "blank.mp4", 5, blank=True), edit={"yaw_deg": 3}).json()["id"]
     assert wait(served, name, "failed")["error"]["type"].endswith("no-face")
 
 
-def test_a_decoder_that_hangs_costs_its_job_and_the_process_asks_to_be_replaced(
+def test_hanging_decoder_fails_its_job_and_readiness(
     served_clips, services, clip, monkeypatch
 ):
     import threading
@@ -217,7 +217,7 @@ def test_a_decoder_that_hangs_costs_its_job_and_the_process_asks_to_be_replaced(
     end.set()
 
 
-def test_every_picture_of_a_clip_carries_the_mark_of_its_job(serve_jobs, clip, tmp_path, monkeypatch):
+def test_every_frame_has_watermark_of_job(serve_jobs, clip, tmp_path, monkeypatch):
     monkeypatch.setattr("serve.jobs.video.MAX_PIECE_FRAMES", 6)
     signer = C2paSigner(tmp_path / "signing")
     marks, inner = [], signer.mark
@@ -237,7 +237,7 @@ def trapped(monkeypatch):
     monkeypatch.setattr(sandbox, "WorkerProcess", lambda _, *rest: real("tests.traps:Trap", *rest))
 
 
-def test_a_clip_that_kills_its_decoder_costs_its_own_job_and_nothing_else(
+def test_video_that_kills_decoder_fails_its_job_only(
     served_clips, clip, png, monkeypatch, trapped
 ):
     from serve.jobs.queue import JobQueue
@@ -257,7 +257,7 @@ def test_a_clip_that_kills_its_decoder_costs_its_own_job_and_nothing_else(
     wait(served, submit_batch(served, png, [{"yaw_deg": 1}]).json()["id"], "done")
 
 
-def test_a_video_that_kills_its_decoder_or_is_too_large_is_refused_by_verify(clip, tmp_path, monkeypatch, trapped):
+def test_verify_refuses_large_and_decoder_killing_videos(clip, tmp_path, monkeypatch, trapped):
     from rigface.errors import BadVideo
     from serve.problems import ApiError
 

@@ -35,7 +35,7 @@ def signer(tmp_path_factory):
 
 
 @pytest.mark.parametrize("kind", ["png", "jpeg", "webp"])
-def test_what_was_sealed_here_is_known_and_says_how_it_was_made(signer, kind):
+def test_signed_image_verifies_with_its_record(signer, kind):
     signed = signer(textured(1), WISH, OutputOptions(kind, {"mark": f"{BITS:08x}", "seed": 7, "model": "tiny"}))
     found = signer.verify(signed)
     assert (found.made_here, found.manifest, found.watermark, found.mark) == (True, "trusted", True, f"{BITS:08x}")
@@ -44,7 +44,7 @@ def test_what_was_sealed_here_is_known_and_says_how_it_was_made(signer, kind):
     assert decode(signed).shape == (384, 384, 3)
 
 
-def test_another_services_picture_is_foreign_and_a_changed_one_invalid(signer, tmp_path):
+def test_other_signer_is_foreign_and_changed_file_invalid(signer, tmp_path):
     other = C2paSigner(tmp_path)
     signed = other(textured(2), WISH, OutputOptions("png", {"mark": "1"}))
     assert signer.verify(signed).manifest == "foreign"
@@ -58,14 +58,14 @@ def test_another_services_picture_is_foreign_and_a_changed_one_invalid(signer, t
     assert other.verify(bytes(jpeg)).manifest == "invalid"
 
 
-def test_the_mark_survives_jpeg_when_the_manifest_is_gone(signer):
+def test_watermark_survives_jpeg_without_manifest(signer):
     signed = signer(textured(3), WISH, OutputOptions("png", {"mark": f"{BITS:08x}"}))
     for quality in (90, 75):
         found = signer.verify(encode_jpeg(decode(signed), quality))
         assert (found.manifest, found.made_here, found.mark) == ("none", True, f"{BITS:08x}")
 
 
-def test_the_mark_is_not_seen_and_not_imagined():
+def test_watermark_is_invisible_and_has_no_false_positives():
     secret = b"secret"
     for seed in range(6):
         image = textured(seed)
@@ -78,7 +78,7 @@ def test_the_mark_is_not_seen_and_not_imagined():
     assert not watermark.read(np.zeros((4, 4, 3), np.uint8), secret).found
 
 
-def test_any_piece_of_a_clip_is_known_again(fixtures, signer, tmp_path):
+def test_watermark_is_read_from_any_piece_of_video(fixtures, signer, tmp_path):
     from rigface.video.decode import read_frames
     from rigface.video.writer import VideoWriter
 
@@ -106,7 +106,7 @@ def test_any_piece_of_a_clip_is_known_again(fixtures, signer, tmp_path):
     assert watermark.read_video([], signer._secret) == watermark.Mark(False, 0, 0.0)
 
 
-def test_two_replicas_share_a_seal(tmp_path):
+def test_replicas_share_signing_key(tmp_path):
     signed = C2paSigner(tmp_path)(textured(4), WISH, OutputOptions("jpeg", {"mark": "1"}))
     assert C2paSigner(tmp_path).verify(signed).manifest == "trusted"
     assert (tmp_path / "signing.pem").stat().st_mode & 0o077 == 0
@@ -130,7 +130,7 @@ def declared(data, kind):
         ("tiny", {}, "c2pa.transcoded", ""),
     ],
 )
-def test_an_edit_declares_what_was_opened_and_what_painted(signer, model, edit, second, made_by):
+def test_manifest_declares_actions_and_source_type(signer, model, edit, second, made_by):
     source = encode_png(textured(6))
     edit_input = EditInput("sha256:0", EditSpec.from_dict(edit), {"sha256:0": source})
     active, actions, _ = declared(
@@ -144,7 +144,7 @@ def test_an_edit_declares_what_was_opened_and_what_painted(signer, model, edit, 
 
 
 @pytest.mark.parametrize("harm", [False, True])
-def test_a_sources_own_manifest_is_kept_and_spoils_nothing(signer, tmp_path, harm):
+def test_manifest_of_source_is_kept_as_parent(signer, tmp_path, harm):
     source = bytearray(C2paSigner(tmp_path)(textured(8), WISH, OutputOptions("jpeg", {"mark": "1"})))
     if harm:
         source[source.index(b"yaw_deg")] ^= 1
@@ -158,7 +158,7 @@ def test_a_sources_own_manifest_is_kept_and_spoils_nothing(signer, tmp_path, har
     assert ("mismatch" in failures.lower()) == harm
 
 
-def test_an_animation_was_created_with_a_picture_in_it(signer, fixtures):
+def test_manifest_of_animation_has_placed_image(signer, fixtures):
     from serve.provenance.encoder import Origin
 
     clip = (fixtures / "clip.mp4").read_bytes()
@@ -171,7 +171,7 @@ def test_an_animation_was_created_with_a_picture_in_it(signer, fixtures):
     assert signer.verify(made).manifest == "trusted"
 
 
-def test_marks_are_read_after_the_certificate_was_exchanged(tmp_path, monkeypatch):
+def test_watermark_is_read_after_key_rotation(tmp_path, monkeypatch):
     signed = C2paSigner(tmp_path)(textured(4), WISH, OutputOptions("png", {"mark": f"{BITS:08x}"}))
     assert (tmp_path / "mark.key").stat().st_mode & 0o077 == 0
     (tmp_path / "signing.pem").unlink()
@@ -181,7 +181,7 @@ def test_marks_are_read_after_the_certificate_was_exchanged(tmp_path, monkeypatc
     assert not C2paSigner(tmp_path).verify(signed).watermark
 
 
-def test_where_no_secret_can_be_kept_the_signing_key_gives_one(tmp_path, monkeypatch, caplog):
+def test_watermark_secret_falls_back_to_signing_key(tmp_path, monkeypatch, caplog):
     C2paSigner(tmp_path)
     (tmp_path / "mark.key").unlink()
 
@@ -195,7 +195,7 @@ def test_where_no_secret_can_be_kept_the_signing_key_gives_one(tmp_path, monkeyp
 
 
 @pytest.mark.parametrize("kind", ["P-384", "RSA"])
-def test_any_key_that_c2pa_allows_signs(tmp_path, monkeypatch, kind):
+def test_all_c2pa_key_types_sign(tmp_path, monkeypatch, kind):
     from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
     curve = ec.generate_private_key
@@ -208,7 +208,7 @@ def test_any_key_that_c2pa_allows_signs(tmp_path, monkeypatch, kind):
     assert C2paSigner(tmp_path).verify(signed).manifest == "trusted"
 
 
-def test_a_key_that_is_none_is_said_so(tmp_path):
+def test_invalid_signing_key_is_refused(tmp_path):
     C2paSigner(tmp_path)
     text = (tmp_path / "signing.pem").read_text()
     (tmp_path / "signing.pem").write_text(text.replace(text[40:60], "A" * 20))
@@ -216,7 +216,7 @@ def test_a_key_that_is_none_is_said_so(tmp_path):
         C2paSigner(tmp_path)
 
 
-def test_over_http(services, signer, tmp_path):
+def test_edit_and_verify_over_http(services, signer, tmp_path):
     from starlette.testclient import TestClient
 
     from serve.api.routes import make_api
@@ -243,7 +243,7 @@ def test_over_http(services, signer, tmp_path):
     assert active["ingredients"][0]["format"] == "image/png"
 
 
-def test_previews_are_pictures_that_were_made_too(services, signer, tmp_path):
+def test_previews_are_signed_and_audited(services, signer, tmp_path):
     """Marked, with a manifest, and in the log: those that follow a slider, and those of a stream that its caller leaves early."""
     from starlette.testclient import TestClient
 
@@ -279,7 +279,7 @@ def test_previews_are_pictures_that_were_made_too(services, signer, tmp_path):
     assert check(log).lines == 2
 
 
-def test_a_stream_that_its_caller_leaves_is_in_the_log_with_the_last_picture_it_sent(services, signer, tmp_path):
+def test_abandoned_stream_is_audited_with_last_preview(services, signer, tmp_path):
     from serve.inference.edit_service import EditRunner
     from serve.inference.face_worker import FaceWorker
     from serve.messages import EditInput
@@ -306,7 +306,7 @@ def test_a_stream_that_its_caller_leaves_is_in_the_log_with_the_last_picture_it_
     assert (line["what"], line["step"], line["steps"], line["out"]) == ("progress", 1, 3, picture_id(last))
 
 
-def test_a_log_that_was_changed_is_noticed(tmp_path):
+def test_audit_check_finds_removed_line(tmp_path):
     path = tmp_path / "audit.jsonl"
     for number in range(3):
         AuditLog(path)({"edit": number})

@@ -15,7 +15,7 @@ def wrote(path, count, first=0):
         AuditLog(path)({"edit": number})
 
 
-def test_hosts_share_a_folder_and_the_replicas_of_one_its_file(tmp_path, monkeypatch, capsys):
+def test_hosts_share_folder_and_replicas_share_file(tmp_path, monkeypatch, capsys):
     folder = f"{tmp_path}/log/"
     with ThreadPoolExecutor(4) as replicas:
         list(replicas.map(lambda number: AuditLog(folder)({"edit": number}), range(20)))
@@ -29,7 +29,7 @@ def test_hosts_share_a_folder_and_the_replicas_of_one_its_file(tmp_path, monkeyp
 
 
 @pytest.mark.parametrize("change", ["changed", "removed", "put in", "first removed"])
-def test_the_command_names_the_line_after_a_change(tmp_path, capsys, change):
+def test_audit_check_names_line_after_change(tmp_path, capsys, change):
     path = tmp_path / "audit.jsonl"
     wrote(path, 4)
     lines = path.read_text().splitlines(keepends=True)
@@ -43,7 +43,7 @@ def test_the_command_names_the_line_after_a_change(tmp_path, capsys, change):
     assert f"the lines before line {after[change]} were changed" in capsys.readouterr().err
 
 
-def test_an_end_that_was_cut_off_shows_by_a_hash_that_was_kept(tmp_path, capsys):
+def test_audit_check_finds_truncation_by_stored_hash(tmp_path, capsys):
     path = tmp_path / "audit.jsonl"
     wrote(path, 3)
     kept = check(path).hash
@@ -55,7 +55,7 @@ def test_an_end_that_was_cut_off_shows_by_a_hash_that_was_kept(tmp_path, capsys)
     assert "an end was cut off" in capsys.readouterr().err
 
 
-def test_half_a_line_of_a_machine_that_failed_is_told_and_the_chain_goes_on(tmp_path, capsys):
+def test_partial_line_is_counted_and_chain_continues(tmp_path, capsys):
     path = tmp_path / "audit.jsonl"
     wrote(path, 2)
     with path.open("a") as file:
@@ -68,7 +68,7 @@ def test_half_a_line_of_a_machine_that_failed_is_told_and_the_chain_goes_on(tmp_
     assert "1 incomplete lines" in capsys.readouterr().out
 
 
-def test_a_log_that_is_not_there_is_said(tmp_path, capsys):
+def test_missing_audit_log_is_an_error(tmp_path, capsys):
     assert main(["audit", "check", str(tmp_path / "none.jsonl")]) == 1
     assert main(["audit", "check", str(tmp_path)]) == 1
     assert capsys.readouterr().err.count("there is no audit log") == 2

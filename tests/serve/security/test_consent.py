@@ -56,7 +56,7 @@ def judged(services, files):
     return policy
 
 
-def test_only_who_enrolled_is_edited_and_who_is_refused_never(judged, client):
+def test_consent_and_deny_lists_decide_edits(judged, client):
     edit = {"yaw_deg": 5}
     for to in ("/v1/edits", "/v1/preview"):
         assert send(client, ANNA, edit, to).status_code == 200
@@ -69,7 +69,7 @@ def test_only_who_enrolled_is_edited_and_who_is_refused_never(judged, client):
 
 
 @pytest.mark.parametrize(("take", "good"), [("pose", True), ("light", True), ("identity", False), ("shape", False)])
-def test_a_target_is_asked_only_where_its_identity_is_taken(judged, client, take, good):
+def test_target_is_checked_only_if_identity_is_taken(judged, client, take, good):
     files = {"picture": ("a.png", ANNA), f"target.{take}": ("b.png", BEN)}
     answer = client.post("/v1/preview", files=files)
     if good:
@@ -78,7 +78,7 @@ def test_a_target_is_asked_only_where_its_identity_is_taken(judged, client, take
         problem(answer, 403, "no-consent")
 
 
-def test_a_list_may_change_while_the_service_runs(judged, client, files):
+def test_changed_list_is_read_again(judged, client, files):
     problem(send(client, BEN, {"yaw_deg": 5}), 403, "no-consent")
     lists.enroll(lists.Path(files[0]), "ben", [vector(BEN)])
     assert send(client, BEN, {"yaw_deg": 5}).status_code == 200
@@ -86,7 +86,7 @@ def test_a_list_may_change_while_the_service_runs(judged, client, files):
     problem(send(client, BEN, {"yaw_deg": 5}), 403, "no-consent")
 
 
-def test_jobs_are_refused_too(judged, serve_jobs, tmp_path):
+def test_jobs_are_checked_by_lists(judged, serve_jobs, tmp_path):
     served = serve_jobs(policy=judged)
     batch = submit(served, BEN, [{"yaw_deg": 5}]).json()["id"]
     assert wait(served, batch, "failed")["error"]["type"].endswith("no-consent")
@@ -101,7 +101,7 @@ def test_jobs_are_refused_too(judged, serve_jobs, tmp_path):
     assert wait(served, other, "failed")["error"]["type"].endswith("refused")
 
 
-def test_a_clips_face_is_judged_by_all_its_looks(files):
+def test_video_track_is_checked_by_mean_vector(files):
     anna, ben, carl = (vector(p) for p in (ANNA, BEN, CARL))
 
     def passes(*looks):
@@ -121,7 +121,7 @@ def test_a_clips_face_is_judged_by_all_its_looks(files):
     assert Policy().monitor() is None
 
 
-def test_a_list_holds_no_pictures_and_is_its_owners(tmp_path):
+def test_list_holds_vectors_only_and_is_private(tmp_path):
     path = tmp_path / "list.jsonl"
     lists.enroll(path, "anna", [np.ones(128)])
     lists.enroll(path, "anna", [np.zeros(128)])
@@ -136,7 +136,7 @@ def test_a_list_holds_no_pictures_and_is_its_owners(tmp_path):
         Policy(deny=str(tmp_path / "none"))
 
 
-def test_enrolling_from_the_command_line(tmp_path, capsys, fixtures):
+def test_enroll_command_adds_person(tmp_path, capsys, fixtures):
     from rigface.video.decode import read_frames
     from serve.__main__ import main
 

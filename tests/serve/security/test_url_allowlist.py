@@ -64,7 +64,7 @@ def refused(places, address, most=1000, limit_s=5.0):
     return trouble.value
 
 
-def test_a_file_comes_from_where_it_may(outside, png):
+def test_get_allows_listed_prefixes_only(outside, png):
     places = UrlAllowlist([f"{outside.url}/in/"])
     assert run(places.get(f"{outside.url}/in/a.png?X-Amz-Signature=1", "picture.url", 10**6, 5)) == png
     assert outside.asked == [("/in/a.png?X-Amz-Signature=1", f"127.0.0.1:{outside.server_port}")]
@@ -89,7 +89,7 @@ def test_a_file_comes_from_where_it_may(outside, png):
     assert not outside.asked  # refused before anything was asked
 
 
-def test_what_a_store_should_not_send_is_not_taken(outside):
+def test_redirects_encodings_and_large_files_are_refused(outside):
     places = UrlAllowlist([f"{outside.url}/in/"])
     assert "answered 302" in refused(places, f"{outside.url}/in/moved").detail
     assert "answered 404" in refused(places, f"{outside.url}/in/none").detail
@@ -99,7 +99,7 @@ def test_what_a_store_should_not_send_is_not_taken(outside):
     assert len(outside.asked) == 5  # the redirect was not followed
 
 
-def test_private_addresses_need_to_be_listed(outside, monkeypatch, png):
+def test_private_addresses_are_refused_unless_listed(outside, monkeypatch, png):
     import asyncio
 
     host = f"http://store.test:{outside.server_port}"
@@ -121,7 +121,7 @@ def test_private_addresses_need_to_be_listed(outside, monkeypatch, png):
     assert outside.asked == [("/in/a.png", f"store.test:{outside.server_port}")]
 
 
-def test_tls_is_checked_against_the_name_though_the_address_is_pinned(outside, monkeypatch, png, tmp_path):
+def test_tls_certificate_is_checked_against_host_name(outside, monkeypatch, png, tmp_path):
     import asyncio
 
     (tmp_path / "tls.pem").write_text(certificate("store.test"))
@@ -169,12 +169,12 @@ def certificate(name: str) -> str:
 @pytest.mark.parametrize(
     "line", ["https://", "ftp://a/", "http://user@host/", "https://a/?b", "somewhere", "10.0.0.0/99"]
 )
-def test_a_list_that_is_none_is_refused(line):
+def test_invalid_allowlist_item_is_refused(line):
     with pytest.raises(ValueError):
         UrlAllowlist([line])
 
 
-def test_a_request_may_name_its_pictures_by_address(services, outside, png):
+def test_request_may_name_pictures_by_url(services, outside, png):
     from starlette.testclient import TestClient
 
     from serve.api.routes import make_api
