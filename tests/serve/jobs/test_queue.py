@@ -300,9 +300,7 @@ class Told:
         return True
 
 
-def test_hanging_webhook_delays_no_other_and_removed_job_stays_removed(
-    serve_jobs, png, monkeypatch, tmp_path
-):
+def test_hanging_webhook_delays_no_other_and_removed_job_stays_removed(serve_jobs, png, monkeypatch, tmp_path):
     monkeypatch.setattr("serve.jobs.queue.NOTIFY_S", 0.02)
     webhooks = Told()
     served = serve_jobs(webhooks=webhooks)
@@ -336,9 +334,7 @@ def test_nothing_is_written_for_removed_job(tmp_path):
 
 
 @pytest.mark.parametrize("place", ["disk", "s3"])
-def test_second_process_takes_over_jobs_of_first(
-    serve_jobs, services, png, place, request, tmp_path
-):
+def test_second_process_takes_over_jobs_of_first(serve_jobs, services, png, place, request, tmp_path):
     uri = str(tmp_path / "queue") if place == "disk" else f"{request.getfixturevalue('bucket')}/{tmp_path.name}"
     first = serve_jobs(uri)
     old = services.jobs
@@ -355,9 +351,7 @@ def test_second_process_takes_over_jobs_of_first(
     wait(second, before, "done")
 
 
-def test_process_without_lock_writes_nothing_and_locks_again(
-    serve_jobs, services, png, monkeypatch, tmp_path
-):
+def test_process_without_lock_writes_nothing_and_locks_again(serve_jobs, services, png, monkeypatch, tmp_path):
     from rigface.errors import OutputBusy
 
     monkeypatch.setattr("serve.jobs.queue.LOCK_CHECK_S", 0.02)

@@ -199,9 +199,7 @@ def test_video_without_faces_fails_with_reason(served_clips, tmp_path):
     assert wait(served, name, "failed")["error"]["type"].endswith("no-face")
 
 
-def test_hanging_decoder_fails_its_job_and_readiness(
-    served_clips, services, clip, monkeypatch
-):
+def test_hanging_decoder_fails_its_job_and_readiness(served_clips, services, clip, monkeypatch):
     import threading
 
     end = threading.Event()
@@ -237,9 +235,7 @@ def trapped(monkeypatch):
     monkeypatch.setattr(sandbox, "WorkerProcess", lambda _, *rest: real("tests.traps:Trap", *rest))
 
 
-def test_video_that_kills_decoder_fails_its_job_only(
-    served_clips, clip, png, monkeypatch, trapped
-):
+def test_video_that_kills_decoder_fails_its_job_only(served_clips, clip, png, monkeypatch, trapped):
     from serve.jobs.queue import JobQueue
     from tests.serve.jobs.test_queue import submit as submit_batch
 
