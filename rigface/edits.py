@@ -167,7 +167,8 @@ class EditSpec:
             out[f.name] = sorted(value) if f.name == "take" else dict(value) if f.name == "expression" else value
         if self.light is not None:
             out["light"] = {k: v for k, v in asdict(self.light).items() if v != getattr(LightEdit(), k)}
-        return json.loads(json.dumps(out))
+        plain: dict[str, Any] = json.loads(json.dumps(out))
+        return plain
 
     @classmethod
     def from_json(cls, text: str | bytes) -> EditSpec:
@@ -201,7 +202,7 @@ class EditSpec:
         return cls(**value)
 
 
-def _known(value: dict, cls: type, prefix: str) -> None:
+def _known(value: dict[str, Any], cls: type, prefix: str) -> None:
     names = [f.name for f in fields(cls)]
     unknown = sorted(set(value) - set(names))
     _expect(not unknown, f"{prefix}{unknown[0] if unknown else ''}", f"one of {', '.join(names)}", "an unknown field")

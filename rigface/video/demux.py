@@ -106,7 +106,7 @@ def refuse_size(width: int, height: int) -> None:
         raise BadVideo(f"frames too large: {width} x {height}, more than {MAX_FRAME_PIXELS / 1e6:.0f} megapixels")
 
 
-def _refuse_to_open(url: str, flags: int, options: dict) -> NoReturn:
+def _refuse_to_open(url: str, flags: int, options: dict[str, Any]) -> NoReturn:
     raise BadVideo("it refers to another file")
 
 

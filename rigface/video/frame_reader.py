@@ -90,7 +90,7 @@ class FrameReader:
     def _decoded(self) -> Iterator[av.VideoFrame]:
         import av
 
-        last: av.Packet | None = None
+        last: av.Packet[VideoStream] | None = None
         at_hole = False
         try:
             for packet in self.container.demux(self.stream):
@@ -108,13 +108,13 @@ class FrameReader:
         except av.FFmpegError:  # the container itself breaks off
             self._ends_early = True
 
-    def _check_start(self, packet: av.Packet) -> None:
+    def _check_start(self, packet: av.Packet[VideoStream]) -> None:
         """Without a key frame some decoders make up a picture, so nothing may be decoded from the wrong place."""
         wanted = self._must_start_by
         if wanted is not None and not (packet.is_keyframe and packet.pts is not None and packet.pts <= wanted):
             raise SeekMissed
 
-    def _is_cut_short(self, last: av.Packet | None) -> bool:
+    def _is_cut_short(self, last: av.Packet[VideoStream] | None) -> bool:
         """Whether the container promised more than it held, though every packet of it was good."""
         if last is None:
             return False
@@ -133,7 +133,7 @@ class FrameReader:
         return stream_seconds(last.pts, self.stream) + 1 < 3600 * h + 60 * m + s
 
 
-def _decode(packet: av.Packet) -> list[av.VideoFrame] | None:
+def _decode(packet: av.Packet[VideoStream]) -> list[av.VideoFrame] | None:
     """The frames that this packet completes; None when it is broken."""
     import av
 

@@ -68,7 +68,8 @@ class DecoderPool:
             BadVideo: nothing can be decoded.
         """
         with self._lent(None) as ask:
-            return ask("probe", file)
+            info: VideoInfo = ask("probe", file)
+            return info
 
     def frames(self, file: VideoFile, fps: float | None = None, limit_s: float | None = None) -> Iterator[Frame]:
         """As `video.frames`.

@@ -81,8 +81,8 @@ class VideoWriter:
             self._out = self._stack.enter_context(
                 av.open(str(self._beside), "w", format=SUFFIXES[self.path.suffix.lower()])
             )
-            self._packets: Iterator[av.Packet] = iter(())
-            self._waiting: av.Packet | None = None
+            self._packets: Iterator[av.Packet[Any]] = iter(())
+            self._waiting: av.Packet[Any] | None = None
             self._delay, clock = 0.0, CLOCK
             if self._sound is not None:
                 clock = self._take_sound(self._sound)
@@ -165,7 +165,7 @@ class VideoWriter:
         from av.stream import Discard
 
         container, pictures = self._stack.enter_context(open_video(name))
-        clock: Any = pictures.time_base or CLOCK
+        clock = Fraction(pictures.time_base or CLOCK)
         first = next(iter(container.decode(pictures)), None)
         picture_s = float((first.pts or 0) * clock) if first is not None else 0.0
         container, pictures = self._stack.enter_context(open_video(name))

@@ -120,7 +120,7 @@ def _motion(model: OpenHead, axis: int) -> np.ndarray:
     change = isolated_change(model.spec, {axis: 1.0})
     turn, shift = skull_motion(model.spec, change)
     moved = np.einsum("e,evi->vi", change.astype(np.float64), model.expression.astype(np.float64))
-    return moved - np.cross(turn, model.template) - shift
+    return np.asarray(moved - np.cross(turn, model.template) - shift)
 
 
 def _inner(head: Head) -> Callable[[torch.Tensor], torch.Tensor]:

@@ -90,7 +90,7 @@ def _control_skull(model: OpenHead) -> np.ndarray:
     """(6, 3 * 468): `to_skull` of the surface that `warp.py` moves, for moves of the control points."""
     weights, faces = model.subdivision(1)
     fit = skull_motion_matrix(weights @ model.template, boundary_loop(faces)).reshape(6, -1, 3)
-    return np.einsum("rvi,vc->rci", fit, weights).reshape(6, -1)
+    return np.asarray(np.einsum("rvi,vc->rci", fit, weights).reshape(6, -1))
 
 
 def soft_tissue(points: np.ndarray, rim: np.ndarray) -> np.ndarray:
@@ -102,7 +102,7 @@ def soft_tissue(points: np.ndarray, rim: np.ndarray) -> np.ndarray:
     from scipy.spatial import cKDTree
 
     away = cKDTree(points[rim]).query(points)[0]
-    return 1 - _rise(points[:, 1], JAW_TOP, JAW_TOP + 0.02) * (1 - np.clip(away / BONY, 0, 1))
+    return np.asarray(1 - _rise(points[:, 1], JAW_TOP, JAW_TOP + 0.02) * (1 - np.clip(away / BONY, 0, 1)))
 
 
 def skull_motion_matrix(points: np.ndarray, rim: np.ndarray) -> np.ndarray:
@@ -112,7 +112,7 @@ def skull_motion_matrix(points: np.ndarray, rim: np.ndarray) -> np.ndarray:
     """
     bone = (1 - soft_tissue(points, rim)) * _rise(points[:, 1], TEMPLES, TEMPLES + 0.02)
     rows = _motions(points) * bone[:, None, None]
-    return np.linalg.pinv(rows.reshape(-1, 6)) * np.repeat(bone, 3)
+    return np.asarray(np.linalg.pinv(rows.reshape(-1, 6)) * np.repeat(bone, 3))
 
 
 def region_weights(name: str, points: np.ndarray) -> np.ndarray:
@@ -129,13 +129,13 @@ def region_weights(name: str, points: np.ndarray) -> np.ndarray:
     if name.startswith("eye"):
         return 1 - _rise(np.hypot((side * x - EYE[0]) / 0.026, (y - EYE[1]) / 0.022), 0.9, 1.5)
     if name.startswith("brow"):
-        return half * _rise(y, 0.046, 0.058) * (1 - _rise(y, 0.085, 0.1))
+        return np.asarray(half * _rise(y, 0.046, 0.058) * (1 - _rise(y, 0.085, 0.1)))
     if name.startswith("mouth"):
-        return half * (1 - _rise(y, -0.008, 0.008)) * (1 - _rise(-y, 0.05, 0.075))
+        return np.asarray(half * (1 - _rise(y, -0.008, 0.008)) * (1 - _rise(-y, 0.05, 0.075)))
     if name.startswith("jaw"):
         return 1 - _rise(y, -0.014, 0.004)
     if name.startswith("cheek"):
-        return half * (1 - _rise(y, 0.03, 0.045))
+        return np.asarray(half * (1 - _rise(y, 0.03, 0.045)))
     return half
 
 
@@ -143,7 +143,7 @@ def rigid_motion(points: np.ndarray, moves: np.ndarray, weight: np.ndarray) -> n
     """(V, 3) the small rigid motion of all points that fits (V, 3) moves where the weight (V,) is, least squares."""
     rows, root = _motions(points), np.sqrt(np.maximum(weight, 0))[:, None]
     found = np.linalg.lstsq((rows * root[..., None]).reshape(-1, 6), (moves * root).reshape(-1), rcond=None)[0]
-    return rows @ found
+    return np.asarray(rows @ found)
 
 
 def _motions(points: np.ndarray) -> np.ndarray:

@@ -150,7 +150,7 @@ def _pose(rotation: np.ndarray, edit: EditSpec) -> np.ndarray:
     degrees = to_degrees(to_matrix(rotation[None]))[0]
     asked = (edit.yaw_deg, edit.pitch_deg, edit.roll_deg)
     new = [own if a is None else own + a if edit.relative else a for own, a in zip(degrees, asked)]
-    return to_axis_angle(from_degrees(np.array([new], np.float32)))[0].astype(np.float32)
+    return np.asarray(to_axis_angle(from_degrees(np.array([new], np.float32)))[0].astype(np.float32))
 
 
 def exposure(light: np.ndarray) -> float:
@@ -160,7 +160,7 @@ def exposure(light: np.ndarray) -> float:
 
 def white_point(light: np.ndarray) -> np.ndarray:
     """(3,) `exposure` by colour: what white paper facing the camera would look like in this light (9, 3)."""
-    return np.maximum(mean_shading(torch.from_numpy(np.asarray(light, np.float32))).numpy(), 1e-4)
+    return np.asarray(np.maximum(mean_shading(torch.from_numpy(np.asarray(light, np.float32))).numpy(), 1e-4))
 
 
 def light_coefficients(edit: LightEdit, unit: float | np.ndarray) -> np.ndarray:

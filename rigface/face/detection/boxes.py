@@ -66,4 +66,4 @@ def _starts(length: int, side: int) -> list[int]:
     if length <= side:
         return [0]
     count = int(np.ceil((length - side) / (0.75 * side))) + 1
-    return np.linspace(0, length - side, count).round().astype(int).tolist()
+    return [round(start) for start in np.linspace(0, length - side, count).tolist()]

@@ -139,7 +139,7 @@ class _Track:
 def _bell(size: int, spread: float) -> np.ndarray:
     away = (np.arange(size) - (size - 1) / 2) ** 2
     bell = np.exp(-(away[:, None] + away) / (2 * spread**2))[..., None]
-    return (bell / bell.sum()).astype(np.float32)
+    return np.asarray((bell / bell.sum()).astype(np.float32))
 
 
 _CENTRE = _bell(THUMB_PX, 5)  # the face counts more than the wall behind it
@@ -176,7 +176,7 @@ def is_cut(before: np.ndarray, after: np.ndarray) -> bool:
 def _evened(picture: np.ndarray) -> np.ndarray:
     """Its grey levels with mean 0 and spread about 1."""
     grey = picture.mean(-1) - picture.mean()
-    return grey / (grey.std() + 2)
+    return np.asarray(grey / (grey.std() + 2))
 
 
 def _shared_colours(before: np.ndarray, after: np.ndarray) -> float:

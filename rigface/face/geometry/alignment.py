@@ -125,7 +125,7 @@ def apply(affine: np.ndarray, points: np.ndarray) -> np.ndarray:
     if points.shape[-1] == 3:
         scale = np.sqrt(abs(np.linalg.det(affine[:, :2].astype(np.float64))))
         out = np.concatenate([out, points[..., 2:] * scale], axis=-1)
-    return out.astype(points.dtype, copy=False)
+    return np.asarray(out.astype(points.dtype, copy=False))
 
 
 def invert(affine: np.ndarray) -> np.ndarray:

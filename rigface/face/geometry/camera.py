@@ -45,7 +45,7 @@ def from_crop_px(px: Array, size: int = 512) -> Array:
     return (px - _like((size / 2, size / 2, 0)[: px.shape[-1]], px)) * flip / (size / 2)
 
 
-def _like(values: tuple, array: Array) -> Array:
+def _like(values: tuple[Any, ...], array: Array) -> Array:
     if hasattr(array, "new_tensor"):
         return array.new_tensor(values)
     import numpy as np

@@ -47,7 +47,7 @@ def to_matrix(axis_angle: Array) -> Array:
     """
     x, y, z = axis_angle.unbind(-1)
     zero = torch.zeros_like(x)
-    cross = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], -1).unflatten(-1, (3, 3))
+    cross = torch.unflatten(torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], -1), -1, (3, 3))
     square = axis_angle.square().sum(-1)[..., None, None]
     small = square < 1e-4  # the series below is then exact to 1e-10, and the root has no slope of infinity
     safe = torch.where(small, torch.ones_like(square), square)

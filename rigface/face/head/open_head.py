@@ -98,7 +98,7 @@ class OpenHead:
         weights, faces = self.subdivision(steps)
 
         def fine(basis: np.ndarray) -> np.ndarray:
-            return np.einsum("vc,kci->vik", weights, basis, optimize=True)
+            return np.asarray(np.einsum("vc,kci->vik", weights, basis, optimize=True))
 
         return Head.from_arrays(
             spec=self.spec,

@@ -64,7 +64,7 @@ class InertGlobal:
 class InertCall:
     """What the file would have made by a call: its kind, the arguments, and the state given to it later."""
 
-    def __init__(self, kind: str, args: tuple) -> None:
+    def __init__(self, kind: str, args: tuple[Any, ...]) -> None:
         self.kind, self.args, self.state = kind, args, UNSET
 
 
@@ -162,18 +162,18 @@ def _key(key: Any) -> Any:
     return key
 
 
-def _fill(target: dict, items: list[Any]) -> dict:
+def _fill(target: dict[Any, Any], items: list[Any]) -> dict[Any, Any]:
     target.update(zip(map(_key, items[::2]), items[1::2], strict=True))
     return target
 
 
-def _new(name: InertGlobal, args: tuple) -> InertCall:
+def _new(name: InertGlobal, args: tuple[Any, ...]) -> InertCall:
     if name.kind not in CONTAINERS or args:
         raise UnsafeFile(f"the file makes a {name.name} from {len(args)} arguments; it was not run")
     return InertCall(name.kind, ())
 
 
-def _reduce(name: InertGlobal, args: tuple) -> Any:
+def _reduce(name: InertGlobal, args: tuple[Any, ...]) -> Any:
     """What a call of an allowed name stands for. The call itself does not happen."""
     kind = name.kind
     if kind == "reconstructor" and len(args) == 3 and isinstance(args[0], InertGlobal) and args[2] is None:

@@ -69,7 +69,7 @@ class ArcFace:
         if not len(chips):
             return np.zeros((0, WIDTH), np.float32)
         out = np.concatenate([self._network.get_feat(np.ascontiguousarray(one[..., ::-1])) for one in chips])
-        return (out / np.maximum(np.linalg.norm(out, axis=1, keepdims=True), 1e-9)).astype(np.float32)
+        return np.asarray((out / np.maximum(np.linalg.norm(out, axis=1, keepdims=True), 1e-9)).astype(np.float32))
 
 
 def five_points(landmarks: np.ndarray) -> np.ndarray:

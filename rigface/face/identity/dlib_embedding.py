@@ -197,7 +197,7 @@ def embedding_worth(one: Detection) -> float:
 def _mean_face() -> np.ndarray:
     """(128,) mean of dlib's vectors over people; `scripts/build_identity_mean.py` makes it."""
     with resources.files("rigface").joinpath("data/dlib_identity_mean.npy").open("rb") as file:
-        return np.load(file)
+        return np.asarray(np.load(file))
 
 
 def unit_vectors(vectors: np.ndarray) -> np.ndarray:
@@ -212,7 +212,7 @@ def unit_vectors(vectors: np.ndarray) -> np.ndarray:
     vectors = np.asarray(vectors, np.float64)
     if vectors.shape[-1] == DLIB_WIDTH:
         vectors = vectors - _mean_face()
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-9)
+    return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-9))
 
 
 def cluster_identities(

@@ -51,7 +51,7 @@ def _filled(picture: np.ndarray, known: np.ndarray) -> np.ndarray:
         coarse = cv2.resize(out.reshape(*out.shape[:2], 3), weight.shape[::-1], interpolation=cv2.INTER_LINEAR)
         missing = (1 - np.minimum(weight * 4, 1))[..., None]  # a quarter of a cell known is enough to believe it
         out = colour / np.maximum(weight, 1e-6)[..., None] * (1 - missing) + coarse * missing
-    return out
+    return np.asarray(out)
 
 
 def _resized(picture: np.ndarray, size: int) -> np.ndarray:

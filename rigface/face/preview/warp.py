@@ -263,7 +263,7 @@ def _shown(facing: np.ndarray, mirror: np.ndarray) -> np.ndarray:
     clear = np.clip((before - SEEN[0]) / (SEEN[1] - SEEN[0]), 0, 1)
     no_worse = np.clip(1 - (after - before - 0.05) / 0.25, 0, 1)  # as grazing as it was: keep what the source has
     as_good = np.clip(1 - (clear[mirror] - clear - 0.05) / 0.4, 0, 1)  # the twin must be clearly better
-    return np.maximum(np.maximum(clear, no_worse), as_good)
+    return np.asarray(np.maximum(np.maximum(clear, no_worse), as_good))
 
 
 def _layers(
@@ -295,4 +295,4 @@ def _around(crop: np.ndarray, point: np.ndarray) -> np.ndarray:
     size = len(crop)
     reach = max(size // 128, 1)
     x, y = np.clip(point[:2].astype(int), reach, size - reach - 1)
-    return crop[y - reach : y + reach + 1, x - reach : x + reach + 1].mean((0, 1))
+    return np.asarray(crop[y - reach : y + reach + 1, x - reach : x + reach + 1].mean((0, 1)))

@@ -77,7 +77,7 @@ class AlbedoLightSolver:
     def surface(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Where colours are to be read: (N, V, 3) places and their unit normals, from (N, 468, 3) control points."""
         fine = self._weights @ points.transpose(0, 1).flatten(1)  # one product for the whole batch
-        fine = fine.unflatten(1, (-1, 3)).transpose(0, 1).contiguous()
+        fine = torch.unflatten(fine, 1, (-1, 3)).transpose(0, 1).contiguous()
         return fine[:, self._places], vertex_normals(fine, self._faces)[:, self._places]
 
     def __call__(self, colours: Tensor, normals: Tensor, inside: Tensor, tracks: Tensor) -> Appearance:
@@ -129,7 +129,8 @@ class AlbedoLightSolver:
         groups = int(members.max()) + 1 if count else 0
         total = torch.eye(size, device=colours.device).repeat(groups, 1, 1).index_add(0, members, normal)
         pull = colours.new_zeros(groups, size).index_add(0, members, right)
-        return torch.linalg.solve(total, pull)[members]
+        solved: Tensor = torch.linalg.solve(total, pull)
+        return solved[members]
 
 
 def _symmetric_sample(points: np.ndarray) -> np.ndarray:
@@ -158,9 +159,10 @@ def solve_light(colours: Tensor, basis: Tensor, albedo: Tensor, weight: Tensor, 
     """
     mean, precision = (colours.new_tensor(part) for part in light_prior())
     weighted = albedo * (weight / (NOISE**2 * CORRELATED))[..., None]  # (N, V, C)
-    normal = ((weighted * albedo).mT @ products).unflatten(-1, (9, 9)) + precision
+    normal = torch.unflatten((weighted * albedo).mT @ products, -1, (9, 9)) + precision
     right = (weighted * colours).mT @ basis + precision @ mean
-    return torch.linalg.solve(normal, right).mT
+    light: Tensor = torch.linalg.solve(normal, right)
+    return light.mT
 
 
 @cache

@@ -101,7 +101,7 @@ class GeometryFitter:
         shift = (seen[..., :2] - projected).mean(1)
         error = (seen[..., :2] - projected - shift[:, None]).square().sum(-1).mean(1).sqrt()
         eyes = (points[:, OUTER_EYES[0]] - points[:, OUTER_EYES[1]]).norm(dim=-1) * scale
-        shape, expression = coefficients.split([self.spec.shape, self.spec.expression], dim=1)
+        shape, expression = torch.split(coefficients, [self.spec.shape, self.spec.expression], dim=1)
         return Geometry(shape, expression, rotation, scale, shift, points, error / eyes)
 
     def _points(self, coefficients: Tensor) -> Tensor:
@@ -149,7 +149,7 @@ def refine_pose(points: Tensor, seen: Tensor, rotation: Tensor, scale: Tensor, s
         e = turned @ across - m  # sum of m (p - m)^T
         xx, yy, zz, xy, xz, yz = (m[:, i, j] for i, j in ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2)))
         zero = torch.zeros_like(xx)
-        normal = torch.stack(
+        normal = torch.unflatten(torch.stack(
             [
                 (xx + yy + d * zz) / scale**2, (d - 1) * yz / scale, (1 - d) * xz / scale, zero,
                 (d - 1) * yz / scale, zz + d * yy, -d * xy, -xz,
@@ -157,7 +157,7 @@ def refine_pose(points: Tensor, seen: Tensor, rotation: Tensor, scale: Tensor, s
                 zero, -xz, -yz, xx + yy,
             ],
             dim=-1,
-        ).unflatten(-1, (4, 4))  # fmt: skip
+        ), -1, (4, 4))  # fmt: skip
         right = torch.stack(
             [
                 (e[:, 0, 0] + e[:, 1, 1] + d * e[:, 2, 2]) / scale,

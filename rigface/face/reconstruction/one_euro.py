@@ -96,7 +96,7 @@ class OneEuroRotation:
         self._speed = self._speed + smoothing_factor(self._s.speed_cutoff_hz, step) * (turn / step - self._speed)
         share = smoothing_factor(self._s.cutoff_hz + self._s.beta * float(np.linalg.norm(self._speed)), step)
         self._value, self._time_s = to_matrix((share * turn)[None])[0] @ self._value, time_s
-        return to_axis_angle(self._value[None])[0]
+        return np.asarray(to_axis_angle(self._value[None])[0])
 
 
 def _step(before_s: float, now_s: float) -> float:

@@ -166,7 +166,7 @@ def skin_colour(crop: np.ndarray, landmarks: np.ndarray, mask: np.ndarray | None
     linear = _linear_of_8_bit()[chosen]
     order = np.argsort(linear @ LUMINANCE, kind="stable")
     middle = order[len(order) // 5 : len(order) - len(order) // 5]
-    return linear[middle].mean(0)
+    return np.asarray(linear[middle].mean(0))
 
 
 @cache
@@ -204,7 +204,7 @@ def is_suspect(
 
 def _over(value: float, limit: float, scale: float) -> float:
     """How many `scale`s of its logarithm a value lies above its limit; 0 below it or where it is missing."""
-    return max(np.log(max(_known(value), 1e-9) / limit) / scale, 0.0)
+    return max(float(np.log(max(_known(value), 1e-9) / limit)) / scale, 0.0)
 
 
 def _known(value: float) -> float:

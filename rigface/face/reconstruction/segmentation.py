@@ -18,7 +18,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -125,7 +125,7 @@ def _joined(person: np.ndarray, face: np.ndarray) -> np.ndarray:
     kept = np.zeros(count, bool)
     kept[islands[face]] = True
     kept[0] = True  # what is not the person is nothing to take away
-    return kept[islands]
+    return np.asarray(kept[islands])
 
 
 def _sketch(points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -221,7 +221,7 @@ def _person(small: np.ndarray, prior: np.ndarray, first: np.ndarray) -> np.ndarr
         likely = log_prior + CERTAIN * exponents
         belongs = np.exp(likely - likely.max(0))
         belongs /= belongs.sum(0)
-    return belongs[:2].sum(0).reshape(small.shape[:2])
+    return np.asarray(belongs[:2].sum(0).reshape(small.shape[:2]))
 
 
 def _exponents(moments: np.ndarray) -> np.ndarray:
@@ -293,8 +293,11 @@ class SegformerParser:
         if not (weights := path / "model.safetensors").is_file():
             raise MissingAsset(f"{path} has no model.safetensors; weights in another format are not read")
         self.version = f"segformer-{assets.fingerprint(weights)}"
-        logging.disable_progress_bar()  # of a second, in every worker, across our display
-        network = SegformerForSemanticSegmentation.from_pretrained(path, local_files_only=True, use_safetensors=True)
+        quiet: Any = logging.disable_progress_bar
+        quiet()  # a bar of a second, in every worker, across the progress display
+        network: Any = SegformerForSemanticSegmentation.from_pretrained(
+            path, local_files_only=True, use_safetensors=True
+        )
         self._network = network.eval().to(device)
         labels = self._network.config.id2label
         person = [int(k) for k, name in labels.items() if _PERSON.match(str(name).lower())]

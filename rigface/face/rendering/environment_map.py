@@ -101,4 +101,4 @@ def harmonics_of(panorama: np.ndarray, turn_deg: float = 0.0) -> np.ndarray:
     area = -np.diff(np.sin(edges)) * (2 * np.pi / width)  # solid angle of each pixel of a row
     basis = harmonics(torch.from_numpy(towards.reshape(-1, 3))).numpy() / _LOBE
     radiance = (panorama * area[:, None, None]).reshape(-1, 3).astype(np.float64)
-    return (basis.T @ radiance / _UNIT[:, None]).astype(np.float32)
+    return np.asarray((basis.T @ radiance / _UNIT[:, None]).astype(np.float32))

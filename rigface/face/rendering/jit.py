@@ -15,7 +15,9 @@ def compiled(loop: Callable[..., None], **options: Any) -> Callable[..., None]:
     """The loop as machine code: from the disk in milliseconds, or compiled in a few seconds. It lets other threads run."""
     from numba import njit
 
+    machine_code: Callable[..., None]
     try:
-        return njit(cache=True, nogil=True, error_model="numpy", **options)(loop)
+        machine_code = njit(cache=True, nogil=True, error_model="numpy", **options)(loop)
     except RuntimeError:  # neither beside the loop's file nor in the user's cache folder may be written
-        return njit(nogil=True, error_model="numpy", **options)(loop)
+        machine_code = njit(nogil=True, error_model="numpy", **options)(loop)
+    return machine_code

@@ -110,5 +110,6 @@ def light_direction(light: Tensor) -> Tensor:
         (..., 3) unit vector towards the light in the camera frame, by the luminance of the first band; zero where the
         light has no direction.
     """
-    first = light[..., 1:4, :] @ light.new_tensor(LUMINANCE)
-    return first / first.norm(dim=-1, keepdim=True).clamp(min=torch.finfo(first.dtype).tiny)
+    first: Tensor = light[..., 1:4, :] @ light.new_tensor(LUMINANCE)
+    length: Tensor = first.norm(dim=-1, keepdim=True)
+    return first / length.clamp(min=torch.finfo(first.dtype).tiny)

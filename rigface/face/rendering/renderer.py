@@ -95,7 +95,7 @@ class Pixels:
     def lit(self, normals: Tensor, light: Tensor) -> Tensor:
         """(P, 3) irradiance on normals (P, 3), each in the light (N, 9, 3) of its own image."""
         counts = torch.bincount(self.image, minlength=self.shape[0]).tolist()
-        by_image = zip(normals.split(counts), light)
+        by_image = zip(torch.split(normals, counts), light)
         return torch.cat([shade(own[None], its_light[None])[0] for own, its_light in by_image])
 
     def picture(self, values: Tensor, background: Tensor | None = None) -> Tensor:
@@ -105,7 +105,7 @@ class Pixels:
         if isinstance(background, Tensor):
             out = out + background[:, None]
         out = out.flatten(0, 1).index_copy(0, self.at, values)
-        return out.unflatten(0, (n, height, width)).permute(0, 3, 1, 2)
+        return torch.unflatten(out, 0, (n, height, width)).permute(0, 3, 1, 2)
 
 
 def render(
