@@ -96,20 +96,20 @@ class Composer:
         crop, mask = (_resized(a, self.size) for a in (source.crop, source.mask))
         preview = self.preview(crop, source.params, wanted, mask)
         assert preview.mask is not None  # a mask was given
-        picture = preview.image if self._head is None else self._drawn(wanted)
+        rendered = preview.image if self._head is None else self._rendered(wanted)
         conditions = Conditions(
             reference=crop,
             background=cut_out_person(crop, mask, preview.mask),
-            render=picture,
+            render=rendered,
             expression_code=np.asarray(code, np.float32),
         )
         return Composed(conditions, preview)
 
-    def _drawn(self, wanted: FaceParams) -> np.ndarray:
+    def _rendered(self, wanted: FaceParams) -> np.ndarray:
         assert self._head is not None
-        one = wanted.map(lambda a: torch.from_numpy(np.ascontiguousarray(a))[None])
-        made = render(self._head, one, size=self.size)
-        colours = made.image if self.style == "albedo" else made.alpha * made.shading * GREY_ALBEDO
+        batch = wanted.map(lambda a: torch.from_numpy(np.ascontiguousarray(a))[None])
+        rendered = render(self._head, batch, size=self.size)
+        colours = rendered.image if self.style == "albedo" else rendered.alpha * rendered.shading * GREY_ALBEDO
         return (linear_to_srgb(colours[0].permute(1, 2, 0).clamp(0, 1).numpy()) * 255 + 0.5).astype(np.uint8)
 
 

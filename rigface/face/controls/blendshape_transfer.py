@@ -37,7 +37,7 @@ SKIN = 0.25  # weight of a point of the skin; a landmark's is 1
 NEAR, OPENING = (
     0.008,
     0.006,
-)  # metres: farther from the other surface there is no counterpart; nearer to a slit it is uncertain
+)  # metres: farther from the other surface there is no counterpart; nearer to an opening it is uncertain
 STEPS = 3
 
 
@@ -107,9 +107,9 @@ def fit_named_axes(head: Head) -> NamedAxes:
         return torch.cat([here(surface), surface[:, vertices]], 1)
 
     found = _follow(posed, wanted, np.sqrt(weights), head.spec.expression + 3, fixed=head.jaw is None)
-    made = (posed(found) - posed(torch.zeros(1, found.shape[1]))).double().numpy()
+    motion = (posed(found) - posed(torch.zeros(1, found.shape[1]))).double().numpy()
     norm = np.sqrt((weights[:, None] * wanted**2).sum((1, 2)))
-    rest = np.sqrt((weights[:, None] * (made - wanted) ** 2).sum((1, 2)))
+    rest = np.sqrt((weights[:, None] * (motion - wanted) ** 2).sum((1, 2)))
     reached = np.where(norm > 1e-6, 1 - rest / np.maximum(norm, 1e-6), 0.0)
     x = found.numpy()
     return NamedAxes(model.spec.expression_names, x[:, :-3], x[:, -3:] * np.float32(JAW), reached)
@@ -145,9 +145,9 @@ def _counterparts(points: np.ndarray, vertices: np.ndarray, scale: float) -> tup
     """Control points of the open head with a vertex of the other beside them, and those vertices; none at lids and lips."""
     from scipy.spatial import cKDTree
 
-    slits = cKDTree(points[list(RIGHT_EYE + LEFT_EYE + LIPS)])
+    rims = cKDTree(points[list(RIGHT_EYE + LEFT_EYE + LIPS)])
     away, vertex = cKDTree(vertices).query(points)
-    skin = np.flatnonzero((away < NEAR * scale) & (slits.query(points)[0] > OPENING * scale))
+    skin = np.flatnonzero((away < NEAR * scale) & (rims.query(points)[0] > OPENING * scale))
     return skin, vertex[skin]
 
 
@@ -157,7 +157,7 @@ def _follow(
     """(K, size) Gauss-Newton: what moves the points (P, 3) as wanted (K, P, 3); `fixed` leaves the last three 0."""
     from torch.func import jacfwd, vmap
 
-    by_coefficient = jacfwd(lambda one: posed(one[None])[0])
+    by_coefficient = jacfwd(lambda x: posed(x[None])[0])
     x = torch.zeros(len(wanted), size)
     still = posed(x[:1])
     free = size - 3 if fixed else size

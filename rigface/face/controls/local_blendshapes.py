@@ -149,12 +149,12 @@ def rigid_motion(points: np.ndarray, moves: np.ndarray, weight: np.ndarray) -> n
 def _motions(points: np.ndarray) -> np.ndarray:
     """(V, 3, 6): how points (V, 3) move with the shift and the small turn of a rigid motion, shift + turn x point."""
     x, y, z = points.T.astype(np.float64)
-    one, zero = np.ones_like(x), np.zeros_like(x)
+    ones, zero = np.ones_like(x), np.zeros_like(x)
     return np.stack(
         [
-            np.stack([one, zero, zero, zero, z, -y], 1),
-            np.stack([zero, one, zero, -z, zero, x], 1),
-            np.stack([zero, zero, one, y, -x, zero], 1),
+            np.stack([ones, zero, zero, zero, z, -y], 1),
+            np.stack([zero, ones, zero, -z, zero, x], 1),
+            np.stack([zero, zero, ones, y, -x, zero], 1),
         ],
         axis=1,
     )

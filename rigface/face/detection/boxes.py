@@ -26,25 +26,25 @@ def iou(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     return np.where(shared > 0, shared / np.maximum(areas - shared, 1e-9), 0.0)
 
 
-def non_maximum_suppression(found: Sequence[Detection], shared: float = SAME_FACE) -> list[Detection]:
-    """Surest first, without those that overlap a surer one by more than `shared` (greedy non-maximum suppression)."""
+def non_maximum_suppression(found: Sequence[Detection], max_iou: float = SAME_FACE) -> list[Detection]:
+    """Surest first, without those that overlap a surer one by more than `max_iou` (greedy non-maximum suppression)."""
     kept: list[Detection] = []
-    for one in sorted(found, key=lambda d: (-d.score, *np.asarray(d.box).tolist())):
-        if not kept or iou(one.box, np.stack([k.box for k in kept])).max() <= shared:
-            kept.append(one)
+    for detection in sorted(found, key=lambda d: (-d.score, *np.asarray(d.box).tolist())):
+        if not kept or iou(detection.box, np.stack([k.box for k in kept])).max() <= max_iou:
+            kept.append(detection)
     return kept
 
 
-def overlaps_any(box: np.ndarray, found: Sequence[Detection], shared: float = SAME_FACE) -> bool:
+def overlaps_any(box: np.ndarray, found: Sequence[Detection], max_iou: float = SAME_FACE) -> bool:
     """Whether this face has been found already."""
-    return bool(found) and bool(iou(box, np.stack([f.box for f in found])).max() > shared)
+    return bool(found) and bool(iou(box, np.stack([f.box for f in found])).max() > max_iou)
 
 
-def tile_grid(height: int, width: int, finest: float, limit: int) -> list[tuple[int, int, int]]:
+def tile_grid(height: int, width: int, finest: float, max_tiles: int) -> list[tuple[int, int, int]]:
     """Square tiles (x, y, side) that cover a picture at one or more scales, large ones first; none for a small picture.
 
     Scales lie a factor of at most 4 apart, from the whole picture down to tiles of `finest` px (more where there would be
-    more than `limit` of them), and neighbours overlap by a quarter: a face cut by a tile's edge is whole in its neighbour
+    more than `max_tiles` of them), and neighbours overlap by a quarter: a face cut by a tile's edge is whole in its neighbour
     or in a larger tile.
     """
     longer = max(height, width)
@@ -56,7 +56,7 @@ def tile_grid(height: int, width: int, finest: float, limit: int) -> list[tuple[
         for k in range(1, steps + 1):
             side = round(longer * (finest / longer) ** (k / steps))
             out += [(x, y, side) for y in _starts(height, side) for x in _starts(width, side)]
-        if len(out) <= limit:
+        if len(out) <= max_tiles:
             return out
         finest *= 1.25
 

@@ -43,7 +43,7 @@ TILE_PX = 256
 GLIMPSE = 0.35  # BlazeFace on a tile: worth a closer look (24 px in 256 px scores 0.38-0.63)
 SURE = 0.6  # BlazeFace on the face's own square: a second look may only add faces that reach it
 ZOOM_PX = 256
-NEAR_PX = 512  # the same for a large face: it then has about as many pixels as the landmarker's mesh network sees
+CLOSE_PX = 512  # the same for a large face: it then has about as many pixels as the landmarker's mesh network sees
 SAME_PLACE = 0.2  # overlap with the box that was looked at
 ZOOM = 3.0  # side of the square around BlazeFace's box that is enlarged for the landmarker
 MAX_CLOSE_LOOKS = 100  # possible faces of one second look that are looked at closely; noise has hundreds
@@ -104,7 +104,7 @@ class MediapipeDetector:
                 )
             )
             self._glimpses(np.zeros((128, 128, 3), np.uint8))  # the graph finishes its set-up, and its chatter, here
-        self._met_a_face = False
+        self._has_met_face = False
         weakref.finalize(self, _close, self._landmarker, self._blaze)
 
     def __call__(
@@ -117,14 +117,14 @@ class MediapipeDetector:
         """
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
             raise ValueError(f"image: want (H, W, 3) uint8 RGB, got {image.shape} {image.dtype}")
-        found = non_maximum_suppression([self._scored(image, one, before) for one in self._plain(image)])
+        found = non_maximum_suppression([self._scored(image, face, before) for face in self._plain(image)])
         for lost in before:
             if not overlaps_any(lost.box, found):
                 found += self._zoomed(image, lost.box, found)
         wanted = self._small_faces or not found if second_look is None else second_look
         if wanted:
             for box in self._search(image)[:MAX_CLOSE_LOOKS]:
-                if not overlaps_any(box, found, shared=0.2):  # BlazeFace's box ends at the brows
+                if not overlaps_any(box, found, max_iou=0.2):  # BlazeFace's box ends at the brows
                     found += self._zoomed(image, box, found)
         return non_maximum_suppression(found)
 
@@ -137,17 +137,17 @@ class MediapipeDetector:
             return self._landmarks(image)
         size = max(round(width / shrink), 1), max(round(height / shrink), 1)
         small = cv2.resize(image, size, interpolation=cv2.INTER_AREA if shrink == int(shrink) else cv2.INTER_LINEAR)
-        return [_moved(one, width / size[0], height / size[1], 0, 0) for one in self._landmarks(small)]
+        return [_moved(face, width / size[0], height / size[1], 0, 0) for face in self._landmarks(small)]
 
     def _landmarks(self, image: np.ndarray) -> list[Detection]:
         """What the landmarker sees in one picture; scores are not known yet."""
         height, width = image.shape[:2]
-        with nullcontext() if self._met_a_face else _quiet():  # its last networks are set up with the first face
-            seen = self._landmarker.detect(_mediapipe_image(image))
-        self._met_a_face = self._met_a_face or bool(seen.face_landmarks)
+        with nullcontext() if self._has_met_face else _quiet():  # its last networks are set up with the first face
+            result = self._landmarker.detect(_mediapipe_image(image))
+        self._has_met_face = self._has_met_face or bool(result.face_landmarks)
         out = []
         for points, scores, matrix in zip(
-            seen.face_landmarks, seen.face_blendshapes, seen.facial_transformation_matrixes
+            result.face_landmarks, result.face_blendshapes, result.facial_transformation_matrixes
         ):
             landmarks = np.array([(p.x * width, p.y * height, p.z * width) for p in points], np.float32)
             out.append(
@@ -165,26 +165,26 @@ class MediapipeDetector:
         """BlazeFace's boxes, in px of this picture, and their scores."""
         # Where its first buffers lie is chance, and so is whether it complains of it: on the empty picture, or the first.
         with nullcontext() if self._glimpsed > 1 else _quiet():
-            seen = self._blaze.detect(_mediapipe_image(image)).detections
+            detections = self._blaze.detect(_mediapipe_image(image)).detections
         self._glimpsed += 1
         out = []
-        for one in seen:
-            b = one.bounding_box
+        for detection in detections:
+            b = detection.bounding_box
             box = np.array([b.origin_x, b.origin_y, b.origin_x + b.width, b.origin_y + b.height], np.float32)
-            out.append((box, float(one.categories[0].score)))
+            out.append((box, float(detection.categories[0].score)))
         return out
 
-    def _scored(self, image: np.ndarray, one: Detection, before: Sequence[Detection]) -> Detection:
+    def _scored(self, image: np.ndarray, face: Detection, before: Sequence[Detection]) -> Detection:
         """The same detection with a score: carried over from the frame before, or BlazeFace's on the face's square."""
         if before:
-            shared = iou(one.box, np.stack([b.box for b in before]))
+            shared = iou(face.box, np.stack([b.box for b in before]))
             if shared.max() > 0.5:
-                return _with_score(one, before[int(shared.argmax())].score)
-        square = alignment.crop(image, alignment.frame_to_crop(one.box, 128), 128)
+                return _with_score(face, before[int(shared.argmax())].score)
+        square = alignment.crop(image, alignment.frame_to_crop(face.box, 128), 128)
         near = [s for box, s in self._glimpses(square) if np.abs((box[:2] + box[2:]) / 2 - 64).max() < 32]
-        return _with_score(one, max(near, default=GLIMPSE))  # it is silent below GLIMPSE
+        return _with_score(face, max(near, default=GLIMPSE))  # it is silent below GLIMPSE
 
-    def look_at(self, image: np.ndarray, box: np.ndarray, before: Sequence[Detection] = ()) -> Detection | None:
+    def detect_at(self, image: np.ndarray, box: np.ndarray, before: Sequence[Detection] = ()) -> Detection | None:
         """The face whose box somebody else found, seen enlarged; None where the landmarker sees none there.
 
         Args:
@@ -192,8 +192,8 @@ class MediapipeDetector:
             box: (4,) frame px, about the face from chin to forehead.
             before: as for a call; the score is carried over.
         """
-        near = [(float(iou(one.box, box[None])[0]), one) for one in self._enlarged(image, box, NEAR_PX)]
-        shared, face = max(near, key=lambda pair: pair[0], default=(0.0, None))
+        candidates = [(float(iou(near.box, box[None])[0]), near) for near in self._enlarged(image, box, CLOSE_PX)]
+        shared, face = max(candidates, key=lambda pair: pair[0], default=(0.0, None))
         return self._scored(image, face, before) if face is not None and shared > SAME_PLACE else None
 
     def _zoomed(self, image: np.ndarray, box: np.ndarray, found: Sequence[Detection]) -> list[Detection]:
@@ -211,27 +211,29 @@ class MediapipeDetector:
         left, top = (box[0] + box[2] - side) / 2, (box[1] + box[3] - side) / 2
         scale = px / side
         square = alignment.crop(image, np.array([[scale, 0, -scale * left], [0, scale, -scale * top]]), px)
-        return [_moved(one, 1 / scale, 1 / scale, left, top) for one in self._landmarks(square)]
+        return [_moved(face, 1 / scale, 1 / scale, left, top) for face in self._landmarks(square)]
 
     def _search(self, image: np.ndarray) -> list[np.ndarray]:
         """Boxes of possible faces from all tiles, surest first, each place once; frame px."""
-        seen = []
+        glimpses = []
         for x, y, side in tile_grid(image.shape[0], image.shape[1], TILE_PX, self._tile_limit):
             tile = image[y : y + side, x : x + side]
             if np.ptp(tile[::8, ::8, 1]) >= FLAT:
                 shift = np.array([x, y, x, y], np.float32)
-                seen += [Detection(box=box + shift, landmarks=None, score=score) for box, score in self._glimpses(tile)]
-        return [one.box for one in non_maximum_suppression(seen, shared=0.3)]
+                glimpses += [
+                    Detection(box=box + shift, landmarks=None, score=score) for box, score in self._glimpses(tile)
+                ]
+        return [glimpse.box for glimpse in non_maximum_suppression(glimpses, max_iou=0.3)]
 
 
-def _moved(one: Detection, scale_x: float, scale_y: float, x: float, y: float) -> Detection:
+def _moved(face: Detection, scale_x: float, scale_y: float, x: float, y: float) -> Detection:
     """A detection of a part of a picture, in the picture's px. The matrix stays: it is about the camera of that part."""
-    landmarks = one.landmarks * np.array([scale_x, scale_y, scale_x], np.float32) + np.array([x, y, 0], np.float32)
-    return Detection(landmark_box(landmarks), landmarks, one.score, one.blendshapes, one.matrix)
+    landmarks = face.landmarks * np.array([scale_x, scale_y, scale_x], np.float32) + np.array([x, y, 0], np.float32)
+    return Detection(landmark_box(landmarks), landmarks, face.score, face.blendshapes, face.matrix)
 
 
-def _with_score(one: Detection, score: float) -> Detection:
-    return Detection(one.box, one.landmarks, score, one.blendshapes, one.matrix)
+def _with_score(face: Detection, score: float) -> Detection:
+    return Detection(face.box, face.landmarks, score, face.blendshapes, face.matrix)
 
 
 def _mediapipe_image(image: np.ndarray) -> Any:

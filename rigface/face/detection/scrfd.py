@@ -48,8 +48,8 @@ class ScrfdDetector:
         Raises:
             ValueError: the image is not (H, W, 3) uint8.
         """
-        seen = [
-            self._landmarker.look_at(image, one.box, before)
-            for one in self._finder(image, second_look=second_look, before=before)
+        faces = [
+            self._landmarker.detect_at(image, finding.box, before)
+            for finding in self._finder(image, second_look=second_look, before=before)
         ]
-        return non_maximum_suppression([face for face in seen if face is not None])
+        return non_maximum_suppression([face for face in faces if face is not None])

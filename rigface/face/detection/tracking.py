@@ -9,7 +9,7 @@ that 1 is a large change. Measured between consecutive sampled frames of 55 clip
 of 100 steps, between two people by more than 0.19 in 99 of 100 pairs. Refusing is cheap (two tracks that the identity
 pass calls one person), accepting wrongly is not, so the limit is strict.
 
-A cut ends every track. It is seen on a 48-pixel picture of the frame: nothing correlates, neither in place nor shifted,
+A cut ends every track. It is detected on a 48-pixel picture of the frame: nothing correlates, neither in place nor shifted,
 and the colours are others. Brightness plays no part, so a flash is no cut, and a picture that is all one grey (a flash, a
 fade through black) is not judged at all: the next one is compared with the last that was.
 """
@@ -57,31 +57,31 @@ class Tracker:
             One id per detection; the same id as on an earlier frame where it is the same face.
         """
         self._frame += 1
-        self._look_for_a_cut(image)
+        self._detect_cut(image)
         self._live = [t for t in self._live if self._frame - t.frame <= self._max_gap + 1]
-        seen = [_Sight(image, one) for one in detections]
-        ids = [-1] * len(seen)
-        for track, k in self._pairs(seen):
-            self._live[track].follow(seen[k], self._frame)
+        appearances = [_Appearance(image, detection) for detection in detections]
+        ids = [-1] * len(appearances)
+        for track, k in self._pairs(appearances):
+            self._live[track].follow(appearances[k], self._frame)
             ids[k] = self._live[track].id
-        for k, sight in enumerate(seen):
+        for k, appearance in enumerate(appearances):
             if ids[k] < 0:
-                self._live.append(_Track(self._next, sight, self._frame))
+                self._live.append(_Track(self._next, appearance, self._frame))
                 ids[k] = self._next
                 self._next += 1
         return ids
 
-    def _pairs(self, seen: list[_Sight]) -> list[tuple[int, int]]:
+    def _pairs(self, appearances: list[_Appearance]) -> list[tuple[int, int]]:
         from scipy.optimize import linear_sum_assignment
 
-        if not seen or not self._live:
+        if not appearances or not self._live:
             return []
-        costs = np.array([[t.cost(s, self._frame) for s in seen] for t in self._live])
+        costs = np.array([[t.cost(s, self._frame) for s in appearances] for t in self._live])
         # Anything over the limit is as good as no pair, so that it cannot push a good pair out of the optimum.
         tracks, sights = linear_sum_assignment(np.minimum(costs, MAX_COST))
         return [(int(t), int(s)) for t, s in zip(tracks, sights) if costs[t, s] < MAX_COST]
 
-    def _look_for_a_cut(self, image: np.ndarray) -> None:
+    def _detect_cut(self, image: np.ndarray) -> None:
         scene = _scene_of(image)
         if scene is None:
             return
@@ -91,14 +91,14 @@ class Tracker:
         self._scene = scene
 
 
-class _Sight:
+class _Appearance:
     """What is compared of one detection: where, how large, its landmarks' pattern, its colours."""
 
-    def __init__(self, image: np.ndarray, one: Detection) -> None:
-        box = np.asarray(one.box, np.float64)
+    def __init__(self, image: np.ndarray, detection: Detection) -> None:
+        box = np.asarray(detection.box, np.float64)
         self.size = max(float(max(box[2] - box[0], box[3] - box[1])), 1e-3)
         self.centre = (box[:2] + box[2:]) / 2
-        points = np.asarray(one.landmarks, np.float64)[:: max(len(one.landmarks) // 60, 1), :2]
+        points = np.asarray(detection.landmarks, np.float64)[:: max(len(detection.landmarks) // 60, 1), :2]
         points = points - points.mean(0)
         self.pattern = points / max(float(np.sqrt((points**2).sum(1).mean())), 1e-6)
         step = max(int(self.size / 64), 1)  # every pixel of a large face would be averaged away again
@@ -109,31 +109,31 @@ class _Sight:
 
 
 class _Track:
-    def __init__(self, number: int, sight: _Sight, frame: int) -> None:
+    def __init__(self, number: int, appearance: _Appearance, frame: int) -> None:
         self.id, self.frame = number, frame
-        self._last = sight
-        self._colours = sight.colours
+        self._last = appearance
+        self._colours = appearance.colours
         self._speed = np.zeros(2)  # px per frame
 
-    def cost(self, sight: _Sight, frame: int) -> float:
+    def cost(self, appearance: _Appearance, frame: int) -> float:
         gap = frame - self.frame
-        size = np.sqrt(self._last.size * sight.size)
-        way = np.linalg.norm(sight.centre - self._last.centre - self._speed * min(gap, 4)) / size
-        colour = float((np.abs(sight.colours - self._colours) * _CENTRE).sum()) / 3
-        shape = float(np.sqrt(((sight.pattern - self._last.pattern) ** 2).sum(1).mean()))
+        size = np.sqrt(self._last.size * appearance.size)
+        way = np.linalg.norm(appearance.centre - self._last.centre - self._speed * min(gap, 4)) / size
+        colour = float((np.abs(appearance.colours - self._colours) * _CENTRE).sum()) / 3
+        shape = float(np.sqrt(((appearance.pattern - self._last.pattern) ** 2).sum(1).mean()))
         patience = 1 + 0.2 * (gap - 1)  # the longer unseen, the more may have changed
         return float(
             2 * way / (way + WAY * patience)  # 1 at WAY and never more than 2: a jump alone does not forbid
             + colour / COLOUR
             + shape / (SHAPE * patience)
-            + abs(np.log(sight.size / self._last.size)) / (SIZE * patience)
+            + abs(np.log(appearance.size / self._last.size)) / (SIZE * patience)
         )
 
-    def follow(self, sight: _Sight, frame: int) -> None:
-        step = (sight.centre - self._last.centre) / (frame - self.frame)
+    def follow(self, appearance: _Appearance, frame: int) -> None:
+        step = (appearance.centre - self._last.centre) / (frame - self.frame)
         self._speed = 0.5 * self._speed + 0.5 * step
-        self._colours = 0.7 * self._colours + 0.3 * sight.colours
-        self._last, self.frame = sight, frame
+        self._colours = 0.7 * self._colours + 0.3 * appearance.colours
+        self._last, self.frame = appearance, frame
 
 
 def _bell(size: int, spread: float) -> np.ndarray:
@@ -162,7 +162,7 @@ def is_cut(before: np.ndarray, after: np.ndarray) -> bool:
     Measured on 55 clips at full and at a quarter of their frame rate: the three cuts among them reach at most 0.21 and
     1.09, other frames are at or above 0.3 or, in a fast pan, at 0.11 and 1.19.
     """
-    a, b = (_evened(p) for p in (before, after))
+    a, b = (_equalized(p) for p in (before, after))
     in_place = float((a * b).mean())
     if in_place >= 0.3:
         return False
@@ -173,7 +173,7 @@ def is_cut(before: np.ndarray, after: np.ndarray) -> bool:
     return _shared_colours(before, after) + shifted / 2 < 1.13
 
 
-def _evened(picture: np.ndarray) -> np.ndarray:
+def _equalized(picture: np.ndarray) -> np.ndarray:
     """Its grey levels with mean 0 and spread about 1."""
     grey = picture.mean(-1) - picture.mean()
     return np.asarray(grey / (grey.std() + 2))
@@ -226,7 +226,7 @@ def join_tracks(
 
     Args:
         left, right: the tracks of two neighbouring chunks of one input.
-        max_gap_s: longest time from the last sight to the next: one frame more than the tracker's `max_gap`.
+        max_gap_s: longest time from the last appearance to the next: one frame more than the tracker's `max_gap`.
         same_person: distance of identity vectors below which two are one person.
 
     Returns:
@@ -272,11 +272,11 @@ def number_tracks(
     for k, chunk in enumerate(chunks):
         joined = join_tracks(chunks[k - 1], chunk, max_gap_s, same_person) if k else {}
         ids = {}
-        for one in sorted(chunk, key=lambda t: (t.first_s, t.track)):
-            if one.track in joined:
-                ids[one.track] = out[k - 1][joined[one.track]]
+        for summary in sorted(chunk, key=lambda t: (t.first_s, t.track)):
+            if summary.track in joined:
+                ids[summary.track] = out[k - 1][joined[summary.track]]
             else:
-                ids[one.track] = count
+                ids[summary.track] = count
                 count += 1
         out.append(ids)
     return out

@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 
 
-def procrustes(points: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
-    """The rotation and scale that bring (N, V, 3) points closest to (N, V, 3) seen ones, shifts aside.
+def procrustes(points: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
+    """The rotation and scale that bring (N, V, 3) points closest to (N, V, 3) observed ones, shifts aside.
 
     Returns:
         (N, 3, 3) proper rotations and (N,) scales.
     """
-    p, q = seen - seen.mean(1, keepdim=True), points - points.mean(1, keepdim=True)
+    p, q = observed - observed.mean(1, keepdim=True), points - points.mean(1, keepdim=True)
     u, s, vh = torch.linalg.svd(p.mT @ q)
     sign = torch.ones_like(s)
     sign[:, 2] = torch.sign(torch.linalg.det(u @ vh))

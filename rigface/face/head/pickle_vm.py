@@ -134,10 +134,10 @@ def run_pickle(stream: io.BytesIO) -> Any:
             make = _reduce if op == "REDUCE" else _new
             stack.append(make(expect(name, InertGlobal, op), expect(args, tuple, op)))
         elif op == "BUILD":
-            state, made = stack.pop(), expect(stack[-1], InertCall, op)
-            if made.kind not in CONTAINERS | {"array", "dtype"} or made.state is not UNSET:
-                raise UnsafeFile(f"the file changes the inside of a {made.kind}; it was not run")
-            made.state = state
+            state, call = stack.pop(), expect(stack[-1], InertCall, op)
+            if call.kind not in CONTAINERS | {"array", "dtype"} or call.state is not UNSET:
+                raise UnsafeFile(f"the file changes the inside of a {call.kind}; it was not run")
+            call.state = state
         elif op == "BINPERSID":
             stack.append(InertCall("persistent", (stack.pop(),)))
         elif op == "STOP":

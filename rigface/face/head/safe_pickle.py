@@ -184,10 +184,10 @@ def _storage(node: InertCall) -> np.ndarray:
     if node.kind != "storage" or len(node.args) != 1:
         raise ValueError(f"a tensor on a {node.kind}")
     stream = io.BytesIO(expect(node.args[0], bytes, "storage"))
-    _magic, _version, _system, made, _keys = (run_pickle(stream) for _ in range(5))
-    if expect(made, InertCall, "storage").kind != "persistent" or not isinstance(made.args[0], tuple):
+    _magic, _version, _system, storage, _keys = (run_pickle(stream) for _ in range(5))
+    if expect(storage, InertCall, "storage").kind != "persistent" or not isinstance(storage.args[0], tuple):
         raise ValueError("a storage without its description")
-    kind = expect(made.args[0][1], InertGlobal, "storage").kind
+    kind = expect(storage.args[0][1], InertGlobal, "storage").kind
     if not kind.startswith("storage:"):
         raise ValueError(f"a storage of {kind}")
     dtype = np.dtype(kind.removeprefix("storage:"))

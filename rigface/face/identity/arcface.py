@@ -68,7 +68,7 @@ class ArcFace:
         """Identity vectors of chips: (N, 512) float32 of length 1."""
         if not len(chips):
             return np.zeros((0, WIDTH), np.float32)
-        out = np.concatenate([self._network.get_feat(np.ascontiguousarray(one[..., ::-1])) for one in chips])
+        out = np.concatenate([self._network.get_feat(np.ascontiguousarray(chip[..., ::-1])) for chip in chips])
         return np.asarray((out / np.maximum(np.linalg.norm(out, axis=1, keepdims=True), 1e-9)).astype(np.float32))
 
 

@@ -149,23 +149,22 @@ class FramePicker:
         self._per_track, self._apart, self._cut = per_track, apart, cut
         self._kept: dict[int, list[_Pick]] = {}
 
-    def offer(self, track: int, frame: int, image: np.ndarray, one: Detection, sharpness: float = 1.0) -> None:
+    def offer(self, track: int, frame: int, image: np.ndarray, detection: Detection) -> None:
         """Show the next frame of a track.
 
         Args:
             track: its id.
             frame: a running number; frames of one track come in order.
             image: (H, W, 3) uint8 RGB, a frame or a crop; the landmarks are in its px.
-            sharpness: [0, 1], as `quality.sharpness` gives it.
         """
-        worth = embedding_worth(one) * (0.3 + 0.7 * float(np.nan_to_num(sharpness)))
+        worth = embedding_worth(detection)
         kept = self._kept.setdefault(track, [])
         rival = next((k for k, pick in enumerate(kept) if abs(pick.frame - frame) < self._apart), None)
         if rival is None and len(kept) >= self._per_track:
             rival = min(range(len(kept)), key=lambda k: kept[k].worth)
         if rival is not None and worth <= 1.1 * kept[rival].worth:
             return
-        face = self._cut(image, one.landmarks)
+        face = self._cut(image, detection.landmarks)
         if face is None:
             return
         if rival is not None:
@@ -180,9 +179,9 @@ class FramePicker:
         }
 
 
-def embedding_worth(one: Detection) -> float:
+def embedding_worth(detection: Detection) -> float:
     """How much a detection promises an identity vector, in [0, 1]: large, frontal and sure is 1."""
-    points = np.asarray(one.landmarks, np.float64)[:, :2]
+    points = np.asarray(detection.landmarks, np.float64)[:, :2]
     five = points[list(layout_of(points).five)]
     eyes = (five[0] + five[1]) / 2 - (five[2] + five[3]) / 2
     apart = np.linalg.norm(eyes)
@@ -190,7 +189,7 @@ def embedding_worth(one: Detection) -> float:
         return 0.0
     # How far the base of the nose is off the middle line between the eyes; about 0.9 of the eyes' distance in profile.
     off = abs(np.dot(five[4] - five[:4].mean(0), eyes)) / apart**2
-    return float(min(apart / 60, 1.0) * max(1 - off / 0.9, 0.05) * one.score)
+    return float(min(apart / 60, 1.0) * max(1 - off / 0.9, 0.05) * detection.score)
 
 
 @cache

@@ -129,27 +129,27 @@ def find_openings(control_faces: np.ndarray, faces: np.ndarray, count: int, step
         first = int(np.flatnonzero(rim == loop[0])[0])
         rim = np.roll(rim, -first)
         half = len(rim) // 2  # both rims have as many vertices, so the other corner is half way round
-        one, other = rim[: half + 1], np.append(rim[half:], rim[0])[::-1]
-        upper, lower = (one, other) if loop[1] in one else (other, one)
+        first_rim, second_rim = rim[: half + 1], np.append(rim[half:], rim[0])[::-1]
+        upper, lower = (first_rim, second_rim) if loop[1] in first_rim else (second_rim, first_rim)
         out.append(Opening(upper, lower, np.flatnonzero(inside), loop is LIPS))
     return out
 
 
-def close_opening(slit: Opening, points: np.ndarray) -> np.ndarray:
+def close_opening(opening: Opening, points: np.ndarray) -> np.ndarray:
     """The mesh with rims that have crossed put onto each other: lids on the lower one, lips half way.
 
     Args:
         points: (V, 3) crop px, y down.
     """
-    upper, lower = points[slit.upper], points[slit.lower]
+    upper, lower = points[opening.upper], points[opening.lower]
     across = upper[-1, :2] - upper[0, :2]
     down = np.array([-across[1], across[0]]) / max(float(np.hypot(*across)), 1e-6)
     down = down if down[1] > 0 else -down
     crossed = np.minimum((lower - upper)[:, :2] @ down, 0)[:, None] * down
     if not crossed.any():
         return points
-    share = 0.5 if slit.is_mouth else 1.0
+    share = 0.5 if opening.is_mouth else 1.0
     out = points.copy()
-    out[slit.upper, :2] += share * crossed
-    out[slit.lower, :2] -= (1 - share) * crossed
+    out[opening.upper, :2] += share * crossed
+    out[opening.lower, :2] -= (1 - share) * crossed
     return out

@@ -80,9 +80,9 @@ def _paint(
             share = 1 - SETTLED_PX**2 / moved if moved > SETTLED_PX**2 else 0.0
             x, y = i + 0.5 + share * dx, j + 0.5 + share * dy
             place[j, i, 0], place[j, i, 1] = x, y
-            seen = w0 * at0[SEEN] + w1 * at1[SEEN] + w2 * at2[SEEN]
-            new = 1 - seen
-            mirrored = seen < 0.999
+            visible = w0 * at0[SEEN] + w1 * at1[SEEN] + w2 * at2[SEEN]
+            new = 1 - visible
+            mirrored = visible < 0.999
             a, b, p, q = corner(x, y)
             if mirrored:
                 ta, tb, tp, tq = corner(
@@ -93,8 +93,8 @@ def _paint(
             if masked:
                 person, level = grey(soft, a, b, p, q) / 255.0, grey(mask, a, b, p, q)
                 if mirrored:
-                    person = seen * person + (1 - seen) * grey(soft, ta, tb, tp, tq) / 255.0
-                    level = seen * level + (1 - seen) * grey(mask, ta, tb, tp, tq)
+                    person = visible * person + (1 - visible) * grey(soft, ta, tb, tp, tq) / 255.0
+                    level = visible * level + (1 - visible) * grey(mask, ta, tb, tp, tq)
                 new_mask[j, i] = np.uint8(level + 0.5)
             covered = 0.0
             if layered and person < 0.999:
@@ -112,7 +112,7 @@ def _paint(
                 if mirrored:
                     twin_lit = w0 * at0[TWIN_LIT + c] + w1 * at1[TWIN_LIT + c] + w2 * at2[TWIN_LIT + c]
                     twin_lit = 1 + person * (twin_lit - 1)
-                    value = seen * value + (1 - seen) * twin_lit * colour(ta, tb, tp, tq, c)
+                    value = visible * value + (1 - visible) * twin_lit * colour(ta, tb, tp, tq, c)
                 if dark > 0:
                     depth = inside[0, c] + tongue * tongue * (inside[1, c] - inside[0, c])
                     depth += teeth * (inside[2, c] - depth)

@@ -27,14 +27,14 @@ class Ring:
     Args:
         reach: radius in those of the rim, from the middle of the face.
         behind: metres behind the rim.
-        least: the least radius, in those of the rim as it lies in the picture.
+        min_reach: the smallest radius, in those of the rim as it lies in the picture.
         neck: by how much of the head's turn it turns where the neck is.
         normal: cosine of its surface to the axis of the face, for light: sides, and neck.
     """
 
     reach: float
     behind: float
-    least: float
+    min_reach: float
     neck: float
     normal: tuple[float, float]
 
@@ -56,13 +56,13 @@ class SurroundMesh:
     """The rings of one edit; K = 3 rings of R vertices, in order.
 
     Args:
-        here, there: (K R, 3) crop px before and after.
+        before, after: (K R, 3) crop px before and after.
         normals: (2, K R, 3) camera frame, before and after.
         neck: (R,) how much a place of the rim belongs to the neck, in [0, 1].
     """
 
-    here: np.ndarray
-    there: np.ndarray
+    before: np.ndarray
+    after: np.ndarray
     normals: torch.Tensor
     neck: np.ndarray
 
@@ -86,7 +86,7 @@ def surround_mesh(
     neck = (-outwards[:, 1:2] / outwards[:, 1:2].abs().amax()).clamp(0, 1)
     direction = outwards / outwards.norm(dim=1, keepdim=True)
     ahead = torch.tensor([0.0, 0.0, 1.0])
-    here, there, normals = [], [], []
+    all_before, all_after, normals = [], [], []
     for ring in RINGS:
         points = middle + outwards * (ring.reach - 0.12 * neck) + (straight - middle) * ahead - ring.behind * ahead
         turned = torch.stack([points, points @ lean.mT + shift]) @ turn.mT
@@ -97,22 +97,22 @@ def surround_mesh(
         normals.append(normal + held * (normal[:1] - normal))
         placed = to_crop_px(project(turned, both.camera), size)
         before, after = (placed + held * (placed[:1] - placed)).numpy()
-        beside = _beside(before, rim_px, ring.least)
-        here.append(beside)
-        there.append(after + (beside - before))
-    still = _still(here[-1], rim_px, size)
-    here.append(still)
-    there.append(still)
+        beside = _beside(before, rim_px, ring.min_reach)
+        all_before.append(beside)
+        all_after.append(after + (beside - before))
+    still = _still(all_before[-1], rim_px, size)
+    all_before.append(still)
+    all_after.append(still)
     normals.append(normals[-1][:1].expand(2, -1, -1))
     unit = torch.nn.functional.normalize(torch.cat(normals, 1), dim=-1)
-    return SurroundMesh(np.concatenate(here), np.concatenate(there), unit, neck[:, 0].numpy())
+    return SurroundMesh(np.concatenate(all_before), np.concatenate(all_after), unit, neck[:, 0].numpy())
 
 
-def _beside(ring: np.ndarray, rim: np.ndarray, least: float) -> np.ndarray:
-    """The ring, pushed outwards where it lies nearer to the middle than `least` rims."""
+def _beside(ring: np.ndarray, rim: np.ndarray, min_reach: float) -> np.ndarray:
+    """The ring, pushed outwards where it lies nearer to the middle than `min_reach` rims."""
     middle = rim[:, :2].mean(0)
     out, edge = ring[:, :2] - middle, rim[:, :2] - middle
-    reach, wanted = np.linalg.norm(out, axis=1), least * np.linalg.norm(edge, axis=1)
+    reach, wanted = np.linalg.norm(out, axis=1), min_reach * np.linalg.norm(edge, axis=1)
     along = np.where(
         (reach < wanted)[:, None], edge / np.linalg.norm(edge, axis=1, keepdims=True), out / reach[:, None]
     )

@@ -99,9 +99,9 @@ class Previewer:
         normals = vertex_normals(vertices, self._head.faces)
         shown = _shown(normals[..., 2].numpy(), mesh.mirror)
         lit, twin_lit = _ratios(shade(torch.cat([normals, around.normals], 1), both.light), mesh.mirror)
-        there, table = mesh.laid_out(points, around, shown, lit, twin_lit, eyes, mask is not None)
-        fragments = rasterize(torch.from_numpy(there)[None], mesh.triangles, size)
-        soft, back, hole = _layers(crop, mask, there, table)
+        drawn, table = mesh.laid_out(points, around, shown, lit, twin_lit, eyes, mask is not None)
+        fragments = rasterize(torch.from_numpy(drawn)[None], mesh.triangles, size)
+        soft, back, hole = _layers(crop, mask, drawn, table)
         image, invented = np.empty_like(crop), np.zeros((size, size), np.float32)
         hard = np.zeros((0, 0), np.uint8) if mask is None else np.ascontiguousarray(mask)
         new_mask = np.empty_like(hard)
@@ -154,14 +154,14 @@ class _Mesh:
             before, after = close_opening(opening, before), close_opening(opening, after)
         strips = [opening.strip(before, after, eyes) for opening in self.openings]
         rims = np.concatenate([opening.rims for opening in self.openings])
-        n = count + len(around.here) + len(rims)
+        n = count + len(around.before) + len(rims)
         table = np.zeros((n, pixel_kernel.WIDTH), np.float32)
-        mirrored = [k * ring + self.across for k in range(len(around.here) // ring)]
+        mirrored = [k * ring + self.across for k in range(len(around.before) // ring)]
         table[:, pixel_kernel.HERE : pixel_kernel.HERE + 2] = np.concatenate(
-            [before[:, :2], around.here[:, :2], *[s[0] for s in strips]]
+            [before[:, :2], around.before[:, :2], *[s[0] for s in strips]]
         )
         table[:, pixel_kernel.TWIN : pixel_kernel.TWIN + 2] = np.concatenate(
-            [before[self.mirror, :2], around.here[np.concatenate(mirrored), :2], *_twins(self.openings, strips)]
+            [before[self.mirror, :2], around.before[np.concatenate(mirrored), :2], *_twins(self.openings, strips)]
         )
         # What hangs around the face may be mirrored only where a mask keeps the background out of it.
         sides = np.ones((len(mirrored), ring))
@@ -169,7 +169,7 @@ class _Mesh:
             facing = around.normals[:, :ring, 2].numpy()
             sides[:-1] = np.maximum(_shown(facing, self.across), around.neck)
         table[:, pixel_kernel.SEEN] = np.concatenate([shown, sides.ravel(), shown[rims]])
-        table[count + len(around.here) :, pixel_kernel.DARK : pixel_kernel.TEETH + 1] = np.concatenate(
+        table[count + len(around.before) :, pixel_kernel.DARK : pixel_kernel.TEETH + 1] = np.concatenate(
             [s[2] for s in strips]
         )
         for column, ratio in ((pixel_kernel.LIT, lit), (pixel_kernel.TWIN_LIT, twin_lit)):
@@ -182,7 +182,7 @@ class _Mesh:
             )
             rings = 1 + (rings - 1) * np.concatenate(fade)[:, None]
             table[:, column : column + 3] = np.concatenate([ratio[:count], rings, ratio[rims]])
-        drawn = np.concatenate([after, around.there, *[s[1] for s in strips]]).astype(np.float32)
+        drawn = np.concatenate([after, around.after, *[s[1] for s in strips]]).astype(np.float32)
         return drawn, table
 
 
@@ -267,7 +267,7 @@ def _shown(facing: np.ndarray, mirror: np.ndarray) -> np.ndarray:
 
 
 def _layers(
-    crop: np.ndarray, mask: np.ndarray | None, there: np.ndarray, table: np.ndarray
+    crop: np.ndarray, mask: np.ndarray | None, drawn: np.ndarray, table: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The mask with soft edges, the picture behind the person, and where that was filled in; empty where not needed."""
     nothing = np.zeros((0, 0), np.uint8), np.zeros((0, 0, 3), np.uint8), np.zeros((0, 0), np.uint8)
@@ -276,7 +276,7 @@ def _layers(
     size = len(crop)
     width = 2 * round(SOFT_MASK * size) + 1
     soft = cv2.blur(mask, (width, width))
-    moved = np.abs(there[:, :2] - table[:, pixel_kernel.HERE : pixel_kernel.HERE + 2]).max()
+    moved = np.abs(drawn[:, :2] - table[:, pixel_kernel.HERE : pixel_kernel.HERE + 2]).max()
     if moved * 512 / size < pixel_kernel.STILL_PX:
         return soft, *nothing[1:]
     return soft, *inpaint_background(crop, mask)

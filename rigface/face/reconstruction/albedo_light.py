@@ -90,8 +90,8 @@ class AlbedoLightSolver:
             tracks: (N,) int64; faces of one number share their albedo.
         """
         members = torch.unique(tracks, return_inverse=True)[1]
-        seen = inside & (normals[..., 2] > GRAZING)
-        facing = seen * normals[..., 2]
+        visible = inside & (normals[..., 2] > GRAZING)
+        facing = visible * normals[..., 2]
         skin = facing * self._skin
         exposure = ((colours @ colours.new_tensor(LUMINANCE)) * skin).sum(1) / (skin.sum(1) * SKIN_LUMINANCE + 1e-6)
         exposure = exposure.clamp_min(1e-4)[:, None, None]

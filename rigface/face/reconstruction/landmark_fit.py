@@ -86,20 +86,20 @@ class GeometryFitter:
             raise ValueError(
                 f"want one score row and track per face, got {len(landmarks)}, {len(scores)}, {len(tracks)}"
             )
-        seen = to_crop_unit(landmarks)
+        observed = to_crop_unit(landmarks)
         members = torch.unique(tracks, return_inverse=True)[1]
         coefficients = torch.cat([scores.new_zeros(len(scores), self.spec.shape), scores], dim=1)
         mean = coefficients
         points = self._points(coefficients)
-        rotation, scale = procrustes(points, seen)
+        rotation, scale = procrustes(points, observed)
         for _ in range(ROUNDS):
-            rotation, scale = refine_pose(points, seen, rotation, scale)
-            coefficients = self._coefficients(seen, rotation, scale, mean, members)
+            rotation, scale = refine_pose(points, observed, rotation, scale)
+            coefficients = self._coefficients(observed, rotation, scale, mean, members)
             points = self._points(coefficients)
-        rotation, scale = refine_pose(points, seen, rotation, scale)
+        rotation, scale = refine_pose(points, observed, rotation, scale)
         projected = scale[:, None, None] * (points @ rotation.mT)[..., :2]
-        shift = (seen[..., :2] - projected).mean(1)
-        error = (seen[..., :2] - projected - shift[:, None]).square().sum(-1).mean(1).sqrt()
+        shift = (observed[..., :2] - projected).mean(1)
+        error = (observed[..., :2] - projected - shift[:, None]).square().sum(-1).mean(1).sqrt()
         eyes = (points[:, OUTER_EYES[0]] - points[:, OUTER_EYES[1]]).norm(dim=-1) * scale
         shape, expression = torch.split(coefficients, [self.spec.shape, self.spec.expression], dim=1)
         return Geometry(shape, expression, rotation, scale, shift, points, error / eyes)
@@ -107,11 +107,11 @@ class GeometryFitter:
     def _points(self, coefficients: Tensor) -> Tensor:
         return self._template + torch.einsum("nk,kvi->nvi", coefficients, self._basis)
 
-    def _coefficients(self, seen: Tensor, rotation: Tensor, scale: Tensor, mean: Tensor, members: Tensor) -> Tensor:
+    def _coefficients(self, observed: Tensor, rotation: Tensor, scale: Tensor, mean: Tensor, members: Tensor) -> Tensor:
         """Ridge regression for shape (per track) and expression (per face), the pose held."""
-        depth = seen.new_tensor([1.0, 1.0, DEPTH_WEIGHT])
+        depth = observed.new_tensor([1.0, 1.0, DEPTH_WEIGHT])
         metric = rotation.mT @ (depth[:, None] * rotation)  # G: (N, 3, 3)
-        camera = seen - seen.mean(1, keepdim=True)
+        camera = observed - observed.mean(1, keepdim=True)
         wanted = (camera @ rotation) / scale[:, None, None]  # R^T p / s
         gap = (wanted - (self._template - self._template.mean(0))) @ metric
         noise = LANDMARK_STD**-2
@@ -132,15 +132,17 @@ def frontality(rotation: Tensor) -> Tensor:
     return torch.exp(-((yaw / TRUSTED_YAW) ** 2)) + 0.05
 
 
-def refine_pose(points: Tensor, seen: Tensor, rotation: Tensor, scale: Tensor, steps: int = 3) -> tuple[Tensor, Tensor]:
+def refine_pose(
+    points: Tensor, observed: Tensor, rotation: Tensor, scale: Tensor, steps: int = 3
+) -> tuple[Tensor, Tensor]:
     """Gauss-Newton on rotation and scale with depth counted less, which Procrustes cannot do.
 
     All sums over points are second moments of the model and of model against picture, so a step is 3 x 3 algebra.
 
     Args:
-        points: (N, V, 3) head frame. seen: (N, V, 3) crop units. rotation: (N, 3, 3). scale: (N,).
+        points: (N, V, 3) head frame. observed: (N, V, 3) crop units. rotation: (N, 3, 3). scale: (N,).
     """
-    q, p = points - points.mean(1, keepdim=True), seen - seen.mean(1, keepdim=True)
+    q, p = points - points.mean(1, keepdim=True), observed - observed.mean(1, keepdim=True)
     own, across = q.mT @ q, q.mT @ p
     d = DEPTH_WEIGHT
     for _ in range(steps):

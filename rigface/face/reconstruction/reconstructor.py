@@ -40,10 +40,10 @@ def load_reconstructor(
     """
     if (name, head) != ("fit", "open"):
         raise ValueError(f"no reconstructor {name!r} for the head {head!r}; there is 'fit' for 'open'")
-    made = FitReconstructor(device)
+    reconstructor = FitReconstructor(device)
     if detector is not None:
-        made.check(detector)
-    return made
+        reconstructor.check(detector)
+    return reconstructor
 
 
 class FitReconstructor:
@@ -94,11 +94,11 @@ class FitReconstructor:
             part = slice(start, start + BATCH)
             places, normal = self._delight.surface(geometry.points[part])
             normals.append(normal @ geometry.rotation[part].mT)
-            seen = (
+            projected = (
                 geometry.scale[part, None, None] * (places @ geometry.rotation[part].mT)[..., :2]
                 + geometry.shift[part, None]
             )
-            colour, within = sample_colours(crops[part], seen.cpu().numpy())
+            colour, within = sample_colours(crops[part], projected.cpu().numpy())
             colours.append(torch.from_numpy(colour).to(device))
             inside.append(torch.from_numpy(within).to(device))
         look = self._delight(torch.cat(colours), torch.cat(normals), torch.cat(inside), members)

@@ -306,8 +306,8 @@ class SegformerParser:
         self._person = torch.tensor([k in person for k in range(len(labels))], device=device)
         mean, spread = _IMAGENET
         if (settings := path / "preprocessor_config.json").exists():
-            told = json.loads(settings.read_text())
-            mean, spread = told.get("image_mean", mean), told.get("image_std", spread)
+            preprocessor = json.loads(settings.read_text())
+            mean, spread = preprocessor.get("image_mean", mean), preprocessor.get("image_std", spread)
         self._mean, self._spread = (torch.tensor(v, device=device).view(3, 1, 1) for v in (mean, spread))
         self._size = size
 

@@ -87,16 +87,16 @@ def rasterize(
     draw = compiled(_draw)
     corners, triangles = points.double().contiguous().numpy(), faces.to(torch.int32).contiguous().numpy()
 
-    def one(n: int) -> None:
+    def draw_image(n: int) -> None:
         draw(corners[n], triangles, cull, out.face[n].numpy(), out.barycentrics[n].numpy(), out.depth[n].numpy())
 
     workers = min(threads or torch.get_num_threads(), len(points))
     if workers <= 1:
         for n in range(len(points)):
-            one(n)
+            draw_image(n)
     else:
         with ThreadPoolExecutor(workers) as pool:
-            list(pool.map(one, range(len(points))))
+            list(pool.map(draw_image, range(len(points))))
     return out
 
 
