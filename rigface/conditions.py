@@ -1,11 +1,11 @@
-"""Turn two faces and a wish into everything the model sees: the one place where seeing and imagining meet.
+"""Conditions of the model: reference, background, render and expression code of one edit.
 
 Path: source Face, wanted coefficients -> compose -> Conditions -> training (`pipelines/examples/pair.py`) and sampling
 (`editor.py`). There is no second preprocessing.
 
 Render styles, recorded in a checkpoint's config:
 
-* `texture`: the preview of `face/warp.py`: the source's own photograph, moved and lit. What is left to learn is the
+* `texture`: the preview of `face/preview/warp.py`: the source's own photograph, moved and lit. What is left to learn is the
   rim, the inside of the mouth, and what the source did not show. For the small model.
 * `albedo`: the head model's albedo under the wanted light on black, as the released RigFace weights expect it.
 * `shape`: a grey head under the wanted light on black: no photograph is read, so no colour of it can leak.
@@ -28,9 +28,9 @@ from rigface.types import Conditions, Face, FaceParams
 
 RenderStyle = Literal["texture", "albedo", "shape"]
 ExpressionField = Literal["expression", "bfm_expression"]
-HOLE_GREY = 127  # grey where the person was cut out of the background
+HOLE_GREY = 127  # grey where the person was removed from the background
 GREY_ALBEDO = 0.5  # reflectance of the grey head
-MASK_MARGIN = 0.03  # of the crop's side, by which the hole is wider than the person
+MASK_MARGIN = 0.03  # of the crop's side, by which the hole extends beyond the person
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +47,7 @@ class Composed:
 
 
 class Composer:
-    """Makes conditions of one style and size. Stateless between calls.
+    """Composes conditions of one style and size. Stateless between calls.
 
     Args:
         style: of the render condition; a checkpoint's `render_style`.
@@ -55,7 +55,7 @@ class Composer:
         model: the head.
         expression_field: which coefficients are the expression code; a checkpoint's `expression_field`.
         detail: the model changes the render and leaves its detail alone; a checkpoint's `detail`. Nothing here depends on
-            it: who pastes the result does.
+            it; pasting the result does.
     """
 
     def __init__(
@@ -81,8 +81,8 @@ class Composer:
         """Conditions for one edit.
 
         Args:
-            source: who the person is.
-            wanted: the coefficients after the edit, as `mix` makes them.
+            source: the face before the edit.
+            wanted: the coefficients after the edit, as `transfer` makes them.
 
         Raises:
             ValueError: the face lacks the expression code that is wanted.
@@ -114,7 +114,7 @@ class Composer:
 
 
 def cut_out_person(crop: np.ndarray, *masks: np.ndarray) -> np.ndarray:
-    """The crop with a grey hole where the person was or will be, a little wider than either.
+    """The crop with the person, before and after the edit, replaced by grey, with a margin.
 
     Args:
         crop: (S, S, 3) uint8. masks: (S, S) uint8, 255 person.

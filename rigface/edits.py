@@ -1,10 +1,10 @@
-"""What an edit is: a row of numbers, as a type that round-trips through JSON and rejects nonsense by name.
+"""EditSpec: an edit as a row of numbers that round-trips through JSON and names the field of a bad value.
 
-Path: a slider, a flag, a request -> EditSpec -> `face/mix.py` (numbers to coefficients) -> preview or model.
+Path: a slider, a flag, a request -> EditSpec -> `face/controls/transfer.py` (numbers to coefficients) -> preview or model.
 
 An edit has two halves. `take` names the traits copied from a target (another photograph, a dataset row); the numbers
 override them, one by one. What is not named stays the source's. "Smile like her, but look left" is
-`EditSpec(take={"expression"}, yaw_deg=20)`. Words are possible, too (`prompt`), for models that have a text encoder.
+`EditSpec(take={"expression"}, yaw_deg=20)`. A `prompt` is for models that have a text encoder.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any, Literal, get_args
 Trait = Literal["pose", "expression", "light", "shape", "identity"]
 Region = Literal["face", "eyes", "mouth"]
 
-# What people say for the open head's axes, and the axes that make it, at 1. An axis is what a detector scores, and faces
+# Everyday names for expressions, and the axes of the open head that make each in full. An axis is what a detector scores, and faces
 # move more than one: a mouth that smiles also lifts its lip. The shares are what it takes for the preview of a resting face to be
 # scored about 0.7 where 1 was asked.
 NAMED_EXPRESSIONS = MappingProxyType(
@@ -55,15 +55,15 @@ def _is_number(value: Any) -> bool:
 
 @dataclass(frozen=True)
 class LightEdit:
-    """A light as people describe one: a lamp over an even surround; or as nine harmonics.
+    """A lamp over an even surround, or a light as nine harmonics.
 
     Args:
-        azimuth_deg: where the lamp stands, 0 behind the camera, positive on the viewer's right, in [-180, 180].
+        azimuth_deg: direction of the lamp, 0 behind the camera, positive on the viewer's right, in [-180, 180].
         elevation_deg: how high, in [-90, 90].
         intensity: the lamp's share; 1 lights the side that faces it as much as `ambient` = 1 would.
         ambient: the surround's share, from everywhere.
         colour: linear RGB of the lamp, each in [0, 4]; (1, 1, 1) is white.
-        sh: nine RGB coefficients (see `face/lighting.py`), which replace everything above.
+        sh: nine RGB coefficients (see `face/rendering/lighting.py`), which replace everything above.
         relative: strengths are multiples of the source's own exposure (the default), not linear radiance.
 
     Raises:
@@ -95,17 +95,17 @@ class LightEdit:
 
 @dataclass(frozen=True)
 class EditSpec:
-    """Which traits the target gives, and the numbers that override them; everything else stays the source's.
+    """Traits copied from a target, and numbers that override them; everything else stays the source's.
 
     Args:
         take: traits copied from the target. `shape` and `identity` (shape and skin) are only for face swaps.
-        yaw_deg, pitch_deg, roll_deg: the pose wanted; None leaves it. Signs as in `face/rotation.py`.
+        yaw_deg, pitch_deg, roll_deg: the pose wanted; None leaves it. Signs as in `face/geometry/rotation.py`.
         relative: the three are turns added to the pose instead of the pose itself.
         expression: named expressions ("smile", or an axis such as "mouthSmileLeft") in [-1, 2]; 1 is in full.
         light: the light wanted; None leaves it.
         strength: 0 gives the source, 1 the edit; in between, in between. In [0, 1.5].
-        region: where the expression may change: the whole face, the eyes (with brows and cheeks) or the mouth (with the jaw).
-        prompt: what is said to the model besides, for one that has a text encoder; at most `MOST_WORDS` characters.
+        region: the part whose expression may change: the whole face, the eyes (with brows and cheeks) or the mouth (with the jaw).
+        prompt: text for a model that has a text encoder; at most `MAX_PROMPT_CHARS` characters.
 
     Raises:
         ValueError: an unknown trait or name, or a number out of its range; the message names the field.
@@ -141,12 +141,12 @@ class EditSpec:
 
     @property
     def needs_target(self) -> bool:
-        """Whether some trait has to be copied from somebody."""
+        """True if a trait is copied from a target."""
         return bool(self.take)
 
     @property
     def is_nothing(self) -> bool:
-        """Whether the result is the source."""
+        """True if the result is the source."""
         poses = (self.yaw_deg, self.pitch_deg, self.roll_deg)
         idle = not self.take and all(p is None for p in poses) and not self.expression and self.light is None
         idle = idle and not self.prompt

@@ -1,7 +1,7 @@
-"""See a picture: every face in it, cropped, reconstructed and masked.
+"""Analysis of one image: all its faces, cropped, reconstructed and masked.
 
-Path: picture -> FaceAnalyzer -> [Face] -> mix, preview, compose. For single pictures; the dataset job runs the same steps as
-stages over many frames (`pipelines/extract/frame_processor.py` and after).
+Path: image -> FaceAnalyzer -> [Face] -> transfer, preview, compose. The steps are those of `steps.py`, which the extract
+job runs as stages over many frames.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ FACE_CHOICES = ("largest", "left-most", "right-most", "all")
 
 
 class FaceAnalyzer:
-    """Detector, reconstructor and mask, loaded once. Stateless between calls, but the detector takes one at a time."""
+    """Detector, reconstructor and parser, loaded once. Stateless; not for several threads at once, as its detector."""
 
     def __init__(self, detector: Detector, reconstructor: Reconstructor, parser: Parser) -> None:
         self.detector, self.reconstructor, self.parser = detector, reconstructor, parser
 
     @classmethod
     def load(cls, device: str = "cpu", *, small_faces: bool = False) -> FaceAnalyzer:
-        """The default eyes: MediaPipe, closed-form fitting of the open head, and the mask by colours.
+        """The default: MediaPipe, closed-form fitting of the open head, and the mask by colours.
 
         Args:
-            small_faces: look for faces down to 24 px; several times slower.
+            small_faces: search for faces down to 24 px; several times slower.
         """
         detector = load_detector("mediapipe", small_faces=small_faces)
         return cls(detector, load_reconstructor(device=device), load_parser())
@@ -52,15 +52,15 @@ class FaceAnalyzer:
         """
         return self.faces(image, sorted(self.detector(image), key=lambda d: float(d.box[0])))
 
-    def faces(self, image: np.ndarray, found: Sequence[Detection]) -> list[Face]:
-        """The faces that a detector found, in its order; each is fitted by itself.
+    def faces(self, image: np.ndarray, detections: Sequence[Detection]) -> list[Face]:
+        """Analyse the detected faces, in their order; each is fitted by itself.
 
         Args:
             image: (H, W, 3) uint8.
         """
-        if not found:
+        if not detections:
             return []
-        faces = align([image] * len(found), found)
+        faces = align([image] * len(detections), detections)
         fit = reconstruct(self.reconstructor, faces)
         return [
             Face(
@@ -75,23 +75,23 @@ class FaceAnalyzer:
             for i, crop in enumerate(faces.crops)
         ]
 
-    def coefficients(self, image: np.ndarray, found: Sequence[Detection]) -> list[FaceParams]:
-        """Of the faces that a detector found, the coefficients alone: `faces` without the masks."""
-        if not found:
+    def coefficients(self, image: np.ndarray, detections: Sequence[Detection]) -> list[FaceParams]:
+        """Coefficients of the detected faces: `faces` without the masks."""
+        if not detections:
             return []
-        params = reconstruct(self.reconstructor, align([image] * len(found), found)).params
-        return [params.map(itemgetter(i)) for i in range(len(found))]
+        params = reconstruct(self.reconstructor, align([image] * len(detections), detections)).params
+        return [params.map(itemgetter(i)) for i in range(len(detections))]
 
 
 def choose_faces(faces: list[Face], which: str | int) -> list[Face]:
-    """The faces meant by `largest`, `left-most`, `right-most`, `all`, or a number counted from the left, from 0.
+    """Choose faces by `largest`, `left-most`, `right-most`, `all`, or a number counted from the left, from 0.
 
     Raises:
         NoFace: there is no such face.
-        ValueError: none of these words.
+        ValueError: `which` is none of these.
     """
     if not faces:
-        raise NoFace("no face was found in the picture", stage="detect")
+        raise NoFace("no face was found in the image", stage="detect")
     if which == "all":
         return faces
     if which == "largest":
@@ -103,7 +103,7 @@ def choose_faces(faces: list[Face], which: str | int) -> list[Face]:
     if str(which).isdigit():
         if int(which) >= len(faces):
             raise NoFace(
-                f"face {which} was asked for, and the picture has {len(faces)} (counted from the left, from 0)",
+                f"there is no face {which}: the image has {len(faces)}, counted from the left, from 0",
                 "detect",
             )
         return [faces[int(which)]]

@@ -1,7 +1,9 @@
-"""The open head's 52 names on a head whose expression axes have none: FLAME's are principal components, and its jaw is a joint.
+"""Named expressions for heads without named axes (FLAME): the open head's blendshapes, cloned onto the other head.
 
-Path: a FLAME folder -> `Head` -> `fit` -> NamedAxes -> `mix`, `rigface sliders --head`.
-Source: expression cloning (Noh and Neumann, SIGGRAPH 2001): motions are carried from one face to another at points that both have.
+FLAME's expression axes are principal components, and its jaw is a joint.
+
+Path: a FLAME folder -> `Head` -> `fit_named_axes` -> NamedAxes -> `transfer`, `rigface sliders --head`.
+Source: expression cloning (Noh and Neumann, SIGGRAPH 2001): motions are copied from one face to another at corresponding points.
 
 The two heads are laid over each other: a similarity at the 51 inner landmarks of the 68 that FLAME's embedding has (Sagonas et al.
 2013), then the other head's own shape at those. Each name's motion D_p of the open head is carried over, and the coefficients e and
@@ -34,16 +36,14 @@ INNER = (
 JAW = 0.2  # radians that count as much as one standard deviation of an axis
 SHAPE_DAMPING, DAMPING = 4e-3, 2.5e-3  # metres over all points that a unit of a coefficient must be worth
 SKIN = 0.25  # weight of a point of the skin; a landmark's is 1
-NEAR, OPENING = (
-    0.008,
-    0.006,
-)  # metres: farther from the other surface there is no counterpart; nearer to an opening it is uncertain
+NEAR = 0.008  # metres: farther from the other surface a point has no counterpart
+OPENING = 0.006  # metres: nearer to lids and lips the counterpart is uncertain
 STEPS = 3
 
 
 @dataclass(frozen=True, eq=False)
 class NamedAxes:
-    """How each name moves another head.
+    """The motion of another head for each name.
 
     Args:
         names: (K,) the open head's.
@@ -57,7 +57,7 @@ class NamedAxes:
     reached: np.ndarray
 
     def set(self, expression: np.ndarray, jaw: np.ndarray, asked: Mapping[str, float]) -> tuple[np.ndarray, np.ndarray]:
-        """Coefficients (E,) and jaw (3,) in which the names asked for have these values, and all else is as it was.
+        """Set named expressions: coefficients (E,) and jaw (3,) with these values, all else unchanged.
 
         A name's value in given coefficients is their share along its direction, by least squares for all that are asked for at
         once; so asking twice does what asking once does.

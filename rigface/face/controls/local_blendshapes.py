@@ -1,10 +1,10 @@
-"""Change one thing of a face: what else has to change in its coefficients when a name of the expression is set.
+"""Local blendshapes: change one named expression and keep the rest of the face still.
 
-Path: a named expression of an edit -> `mix.py` -> coefficients -> preview, render, model.
+Path: a named expression of an edit -> `transfer.py` -> coefficients -> preview, render, model.
 
 The open head's axes are learnt from faces as they move, and on faces things move together: its `eyeBlinkLeft` closes the
 other eye by two thirds and widens the jaw. That is right for fitting, and wrong for a slider. So each axis k gets a window
-W_k on the face where it may act; the coefficients asked for are set as asked, and the others f are chosen so that the face
+W_k on the face, the region it may move; the coefficients asked for are set as asked, and the others f are chosen so that the face
 moves there as the axes say, and elsewhere not at all:
 
     minimise over f   |B_asked a + B_rest f - sum_k a_k W_k (B_k - R_k)|^2 + d^2 |f|^2
@@ -26,14 +26,14 @@ from rigface.face.head.open_head import OpenHead
 from rigface.types import HeadSpec
 
 DAMPING = 8e-3  # metres: what a coefficient of 1 in a foreign axis must be worth
-FEATURES = 8.0  # weight of a vertex of eyes, lips or chin, which people look at; a cheek's is 1
+FEATURES = 8.0  # weight of a vertex of eyes, lips or chin, the parts that people notice; a cheek's is 1
 JAW = (172, 136, 150, 149, 176, 148, 152, 377, 400, 378, 379, 365, 397)  # the contour of the chin
 EYE = np.array([0.032, 0.0465])  # centre of the left eye in the head frame, metres
 BONY, JAW_TOP, TEMPLES = 0.03, -0.025, 0.01  # metres: width of the bony rim; heights of the jaw's and the temples' ends
 
 
 def isolated_change(head: HeadSpec, change: Mapping[int, float]) -> np.ndarray:
-    """What to add to an expression so that the axes named change by so much, and the rest of the face stays.
+    """Change of an expression that moves the given axes by the given amounts and nothing else of the face.
 
     Args:
         head: the head model; one whose surface is not known here gets its plain axes.
@@ -55,7 +55,7 @@ def isolated_change(head: HeadSpec, change: Mapping[int, float]) -> np.ndarray:
 
 
 def skull_motion(head: HeadSpec, expression: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What is left of the head's own motion in a change of expression: turn (3,) rad, and shift (3,) metres.
+    """Rigid motion of the skull left in a change of expression: turn (3,) rad, and shift (3,) metres.
 
     The axes were learnt from faces whose pose is known from the faces themselves, so an open jaw lifts the whole head a
     little. Taking the motion out of the pose holds the skull still; zero on a head that is not known here.
@@ -87,7 +87,7 @@ def _products(model: OpenHead) -> tuple[np.ndarray, np.ndarray]:
 
 @lru_cache(maxsize=2)
 def _control_skull(model: OpenHead) -> np.ndarray:
-    """(6, 3 * 468): `to_skull` of the surface that `warp.py` moves, for moves of the control points."""
+    """(6, 3 * 468): `skull_motion_matrix` of the surface that `warp.py` moves, for moves of the control points."""
     weights, faces = model.subdivision(1)
     fit = skull_motion_matrix(weights @ model.template, boundary_loop(faces)).reshape(6, -1, 3)
     return np.asarray(np.einsum("rvi,vc->rci", fit, weights).reshape(6, -1))
@@ -116,7 +116,7 @@ def skull_motion_matrix(points: np.ndarray, rim: np.ndarray) -> np.ndarray:
 
 
 def region_weights(name: str, points: np.ndarray) -> np.ndarray:
-    """(V,) in [0, 1]: where on the face an expression of this name acts.
+    """(V,) weights in [0, 1] of the region that an expression of this name moves.
 
     Args:
         name: a blendshape. points: (V, 3) head frame, metres; x to the person's left, y up.
@@ -140,7 +140,7 @@ def region_weights(name: str, points: np.ndarray) -> np.ndarray:
 
 
 def rigid_motion(points: np.ndarray, moves: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """(V, 3) the small rigid motion of all points that fits (V, 3) moves where the weight (V,) is, least squares."""
+    """(V, 3) small rigid motion of all points that fits (V, 3) moves by least squares with weights (V,)."""
     rows, root = _motions(points), np.sqrt(np.maximum(weight, 0))[:, None]
     found = np.linalg.lstsq((rows * root[..., None]).reshape(-1, 6), (moves * root).reshape(-1), rcond=None)[0]
     return np.asarray(rows @ found)

@@ -1,8 +1,8 @@
-"""Decide which face gives each coefficient, and turn an edit's numbers into coefficients.
+"""Transfer traits between faces, and turn an edit's numbers into coefficients.
 
-Path: reconstruct(source), reconstruct(target), EditSpec -> mix -> render, warp, compose.
+Path: reconstruct(source), reconstruct(target), EditSpec -> transfer -> render, warp, compose.
 Deviates: upstream's `compute_renders.py` swaps the light the wrong way round when the pose is kept (line 81) and lets the
-target's identity through when it is taken (line 63). Here `GIVEN_BY` says it all, and shape and albedo stay the
+target's identity through when it is taken (line 63). Here `TRAIT_FIELDS` lists the fields of each trait, and shape and albedo stay the
 source's unless they are asked for by name.
 """
 
@@ -30,7 +30,7 @@ TRAIT_FIELDS = {
     "shape": ("shape",),
     "identity": ("shape", "albedo"),
 }
-SOURCE_FIELDS = ("camera",)  # where the face is in the source's picture and how large: a pose is a turn, not a move
+SOURCE_FIELDS = ("camera",)  # position and size of the face in the source's image: a pose is a turn, not a move
 _EYES = ("eye", "brow", "cheek")
 
 
@@ -40,11 +40,11 @@ def transfer(
     """The source's face with the edit done, as coefficients.
 
     Args:
-        source: who the person is; one face, numpy.
+        source: the face before the edit; one face, numpy.
         edit: what to change.
         head: the head model of both.
-        target: whom to copy; needed where `edit.take` is not empty.
-        named: what the expressions' names do to a head whose axes have none, FLAME's (`named_axes.fit`).
+        target: the face to copy; needed if `edit.take` is not empty.
+        named: named expressions of a head whose axes have no names (`fit_named_axes`).
 
     Returns:
         New coefficients; no array is changed.
@@ -54,7 +54,7 @@ def transfer(
             asked for whose axes this head does not name.
     """
     if edit.needs_target and target is None:
-        raise ValueError(f"take: {', '.join(sorted(edit.take))} must be copied from somebody, and no target was given")
+        raise ValueError(f"take: {', '.join(sorted(edit.take))} must be copied from a target, and none was given")
     taken = {name: getattr(target, name) for trait in edit.take for name in TRAIT_FIELDS[trait]}
     inside = _inside(edit.region, head)
     wanted = _confined(source, replace(source, **taken), edit.region, inside)
@@ -68,10 +68,10 @@ def transfer(
 
 
 def targets_of(source: FaceParams, targets: Mapping[Trait, FaceParams]) -> FaceParams:
-    """Join several targets: each trait comes from its own target, the rest from the source.
+    """Merge several targets into one: each trait is its target's, the rest the source's.
 
-    A light comes at the source's own exposure. How bright a light is and how dark a skin one photograph does not tell
-    apart, so the brightness of another person's light would bring some of their skin along.
+    A light is scaled to the source's own exposure: one photograph does not tell a bright light from a bright skin, so the
+    brightness of another person's light would bring some of their skin along.
     """
     out = source
     for trait, target in targets.items():
@@ -83,7 +83,7 @@ def targets_of(source: FaceParams, targets: Mapping[Trait, FaceParams]) -> FaceP
 
 
 def axes_of(name: str, head: HeadSpec) -> dict[str, float]:
-    """The head's axes, and how much of each, that make an expression in full.
+    """Axes of the head, and the share of each, that make an expression in full.
 
     Raises:
         BadEdit: neither a named expression nor an axis of this head.
@@ -100,15 +100,12 @@ def _inside(region: str, head: HeadSpec) -> np.ndarray:
     if region == "face":
         return np.ones(head.expression, bool)
     if not head.expression_names:
-        raise BadEdit(
-            f"region: the axes of the head {head.name!r} have no names by which eyes and mouth are told apart"
-        )
+        raise BadEdit(f"region: the axes of the head {head.name!r} have no names that distinguish eyes and mouth")
     return np.array([name.startswith(_EYES) == (region == "eyes") for name in head.expression_names])
 
 
 def _confined(source: FaceParams, wanted: FaceParams, region: str, inside: np.ndarray) -> FaceParams:
-    """What was copied of an expression, inside the region alone: the jaw belongs to the mouth, and a code without names to the
-    whole face."""
+    """Limit a copied expression to the region. The jaw belongs to the mouth, a code without names to the whole face."""
     if region == "face":
         return wanted
     jaw = wanted.jaw_rotation if region == "mouth" else source.jaw_rotation
@@ -117,7 +114,7 @@ def _confined(source: FaceParams, wanted: FaceParams, region: str, inside: np.nd
 
 
 def _expressed(params: FaceParams, edit: EditSpec, head: HeadSpec, inside: np.ndarray) -> FaceParams:
-    """The coefficients with the named expressions set, as far as they lie in the region, and the skull held where it was."""
+    """The coefficients with the named expressions of the region set, and the skull held in place."""
     asked: dict[int, float] = {}
     for name, value in edit.expression.items():
         for axis, share in axes_of(name, head).items():
@@ -154,12 +151,12 @@ def _pose(rotation: np.ndarray, edit: EditSpec) -> np.ndarray:
 
 
 def exposure(light: np.ndarray) -> float:
-    """How bright a light is on what the camera sees, in white ambient lights of strength 1: (9, 3) -> number."""
+    """Brightness of a light (9, 3) as the camera sees it, in white ambient lights of strength 1."""
     return float(mean_shading(torch.tensor(np.asarray(light))).mean().clamp_min(1e-4))
 
 
 def white_point(light: np.ndarray) -> np.ndarray:
-    """(3,) `exposure` by colour: what white paper facing the camera would look like in this light (9, 3)."""
+    """(3,) `exposure` by colour: the colour of white paper that faces the camera in this light (9, 3)."""
     return np.asarray(np.maximum(mean_shading(torch.from_numpy(np.asarray(light, np.float32))).numpy(), 1e-4))
 
 
@@ -168,7 +165,7 @@ def light_coefficients(edit: LightEdit, unit: float | np.ndarray) -> np.ndarray:
 
     Args:
         edit: the light as described.
-        unit: linear radiance of strength 1, a number or by colour (3,): the source's `exposure` or `white`. Unused where
+        unit: linear radiance of strength 1, a number or by colour (3,): the source's `exposure` or `white_point`. Unused if
             the edit is not relative.
     """
     scale = unit if edit.relative else 1.0

@@ -118,7 +118,7 @@ def test_a_wrong_picture_is_refused(detector, wrong):
 
 def test_nothing_is_written_to_stderr():
     code = (
-        "import skimage.data; from rigface.face.detection.detector import load_detector; d = load_detector();"
+        "import skimage.data; from rigface.face.detection.factory import load_detector; d = load_detector();"
         "assert len(d(skimage.data.astronaut())) == 1; import os; os.write(2, b'heard')"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

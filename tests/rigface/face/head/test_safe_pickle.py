@@ -150,7 +150,7 @@ HOSTILE = {
     "INST (posix.system)": b"(X\x02\x00\x00\x00idiposix\nsystem\n.",
     "opcode EXT1": b"\x80\x02\x82\x01.",
     "opcode NEWOBJ_EX": b"\x80\x04cchumpy.ch\nCh\n)}\x92.",
-    "BUILD is applied to a Name": b"\x80\x02cchumpy.ch\nCh\n}X\x01\x00\x00\x00xK\x01sb.",
+    "BUILD is applied to a InertGlobal": b"\x80\x02cchumpy.ch\nCh\n}X\x01\x00\x00\x00xK\x01sb.",
     "REDUCE is applied to a str": b"\x80\x02X\x02\x00\x00\x00id)R.",
     "inside of a scalar": b"\x80\x02cnumpy.core.multiarray\nscalar\n)R}b.",
     "itself as a value": b"\x80\x02cnumpy\nndarray\n.",

@@ -130,10 +130,10 @@ def test_the_picker_keeps_the_best_frames_apart_from_each_other():
     assert picks[7][0][1].shape == (150, 150, 3)
 
 
-def test_a_blurred_frame_gives_way_to_a_sharp_one():
+def test_picker_replaces_a_poor_frame_by_a_better_one():
     picker = FramePicker(per_track=1)
-    for frame, sharpness in enumerate([0.1, 0.9, 0.2]):
-        picker.offer(0, frame, skimage.data.astronaut(), face(), sharpness)
+    for frame, score in enumerate([0.1, 0.9, 0.2]):
+        picker.offer(0, frame, skimage.data.astronaut(), face(score=score))
     assert [frame for frame, _ in picker.picks()[0]] == [1]
 
 
