@@ -5,8 +5,8 @@ Path: source Face, wanted coefficients -> compose -> Conditions -> training (`pi
 
 Render styles, recorded in a checkpoint's config:
 
-* `texture`: the preview of `face/preview/warp.py`: the source's own photograph, moved and lit. What is left to learn is the
-  rim, the inside of the mouth, and what the source did not show. For the small model.
+* `texture`: the preview of `face/preview/warp.py`: the source's own photograph, moved and lit. What is left to learn
+  is the rim, the inside of the mouth, and what the source did not show. For the small model.
 * `albedo`: the head model's albedo under the wanted light on black, as the released RigFace weights expect it.
 * `shape`: a grey head under the wanted light on black: no photograph is read, so no colour of it can leak.
 """
@@ -54,8 +54,8 @@ class Composer:
         size: of the pictures, px.
         model: the head.
         expression_field: which coefficients are the expression code; a checkpoint's `expression_field`.
-        detail: the model changes the render and leaves its detail alone; a checkpoint's `detail`. Nothing here depends on
-            it; pasting the result does.
+        detail: the model changes the render and leaves its detail alone; a checkpoint's `detail`. Nothing here
+            depends on it; pasting the result does.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Composer:
         code = getattr(wanted, self.expression_field)
         if code is None:
             raise ValueError(
-                f"expression code: these weights want `{self.expression_field}`, and the face was reconstructed without "
+                f"expression code: these weights want `{self.expression_field}`, and the face has been fitted without "
                 "it. Use a reconstructor that gives it, or weights trained on this head's own expressions"
             )
         crop, mask = (_resized(a, self.size) for a in (source.crop, source.mask))

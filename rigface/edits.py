@@ -1,6 +1,7 @@
 """EditSpec: an edit as a row of numbers that round-trips through JSON and names the field of a bad value.
 
-Path: a slider, a flag, a request -> EditSpec -> `face/controls/transfer.py` (numbers to coefficients) -> preview or model.
+Path: a slider, a flag, a request -> EditSpec -> `face/controls/transfer.py` (numbers to coefficients) -> preview or
+model.
 
 An edit has two halves. `take` names the traits copied from a target (another photograph, a dataset row); the numbers
 override them, one by one. What is not named stays the source's. "Smile like her, but look left" is
@@ -19,9 +20,9 @@ from typing import Any, Literal, get_args
 Trait = Literal["pose", "expression", "light", "shape", "identity"]
 Region = Literal["face", "eyes", "mouth"]
 
-# Everyday names for expressions, and the axes of the open head that make each in full. An axis is what a detector scores, and faces
-# move more than one: a mouth that smiles also lifts its lip. The shares are what it takes for the preview of a resting face to be
-# scored about 0.7 where 1 was asked.
+# Everyday names for expressions, and the axes of the open head that make each in full. An axis is what a detector
+# scores, and faces move more than one: a mouth that smiles also lifts its lip. The shares are what it takes for the
+# preview of a resting face to be scored about 0.7 where 1 was asked.
 NAMED_EXPRESSIONS = MappingProxyType(
     {
         "smile": {
@@ -104,7 +105,8 @@ class EditSpec:
         expression: named expressions ("smile", or an axis such as "mouthSmileLeft") in [-1, 2]; 1 is in full.
         light: the light wanted; None leaves it.
         strength: 0 gives the source, 1 the edit; in between, in between. In [0, 1.5].
-        region: the part whose expression may change: the whole face, the eyes (with brows and cheeks) or the mouth (with the jaw).
+        region: the part whose expression may change: the whole face, the eyes (with brows and cheeks) or the mouth
+            (with the jaw).
         prompt: text for a model that has a text encoder; at most `MAX_PROMPT_CHARS` characters.
 
     Raises:

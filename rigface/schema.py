@@ -1,10 +1,10 @@
-"""The dataset as a public contract: column names, Arrow types, units.
+"""Schema of the dataset, a public contract: column names, Arrow types, units.
 
 Derived from `types.py`, so that a field added there is a column here. `OUT/faces/` holds one row per face and sampled
 frame, `OUT/inputs/` one row per input. Name and version of the schema, the head model and the detector go into the
 metadata of every file: rows of two head models never mix.
 
-`python -m rigface.schema` prints the table that stands in the README.
+`python -m rigface.schema` prints the table of the docs.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ FACES_VERSION = "faces/1"
 INPUTS_VERSION = "inputs/1"
 _VECTORS = {
     "arcface": "ArcFace's 512 numbers, scaled to length 1: the larger their cosine, the more alike",
-    "dlib": "dlib's 128 numbers, as it gives them: two pictures show one person where their distance is below 0.6",
+    "dlib": "dlib's 128 numbers, as it gives them: two images show one person if their distance is below 0.6",
 }
 
 
@@ -50,8 +50,8 @@ def face_columns(head: HeadSpec, detector: DetectorSpec) -> list[Column]:
         Column("time_s", pa.float64(), "presentation time; the first shown frame is 0", "s"),
         Column("track", pa.int32(), "one person's uninterrupted run through one input"),
         Column("identity", pa.string(), "one person across all inputs (`rigface identities`)"),
-        Column("status", pa.string(), "`ok`, or `error` where a stage failed on this face; its columns are then null"),
-        Column("reason", pa.string(), "why, where status is not `ok`"),
+        Column("status", pa.string(), "`ok`, or `error` if a stage failed on this face; its columns are then null"),
+        Column("reason", pa.string(), "the reason, if status is not `ok`"),
     ]
     geometry = [
         Column("box", _numbers(4), "x0, y0, x1, y1 of the landmarks", "frame px"),
@@ -71,7 +71,8 @@ def face_columns(head: HeadSpec, detector: DetectorSpec) -> list[Column]:
         Column(
             "identity_vector",
             _numbers(detector.identity_width),
-            f"{_VECTORS.get(detector.identity.partition('-')[0], _VECTORS['dlib'])}; on a few frames per track, else null",
+            f"{_VECTORS.get(detector.identity.partition('-')[0], _VECTORS['dlib'])}; "
+            "on a few frames per track, else null",
         ),
     ]
     pictures = [
@@ -93,9 +94,9 @@ INPUT_COLUMNS = [
     Column("uri", pa.string(), "the input: its absolute path or s3:// address"),
     Column("kind", pa.string(), "`video` or `image`, by content, not by name"),
     Column("status", pa.string(), "`ok`, `partial` (some of it could be read), `no_face` or `error`"),
-    Column("stage", pa.string(), "the stage that stopped it, where status is `partial` or `error`"),
-    Column("reason", pa.string(), "why, in one sentence"),
-    Column("frames", pa.int32(), "frames sampled and looked at"),
+    Column("stage", pa.string(), "the stage that stopped it, if status is `partial` or `error`"),
+    Column("reason", pa.string(), "the reason, in one sentence"),
+    Column("frames", pa.int32(), "sampled frames"),
     Column("faces", pa.int32(), "rows in `faces/`"),
     Column("tracks", pa.int32(), "tracks in `faces/`"),
     Column("shown_frames", pa.int32(), "frames the input shows, sampled or not, as far as it was decoded"),
@@ -128,7 +129,7 @@ def head_of(schema: pa.Schema) -> HeadSpec:
     """The head model a file was written with.
 
     Raises:
-        ValueError: the file does not carry our metadata.
+        ValueError: the file has no RigFace metadata.
     """
     return HeadSpec(**_described(schema, b"rigface.head", "expression_names"))
 
@@ -137,7 +138,7 @@ def detector_of(schema: pa.Schema) -> DetectorSpec:
     """The detector a file was written with.
 
     Raises:
-        ValueError: the file does not carry our metadata.
+        ValueError: the file has no RigFace metadata.
     """
     return DetectorSpec(**_described(schema, b"rigface.detector", "blendshape_names"))
 
@@ -205,7 +206,7 @@ def params_of(table: pa.Table, head: HeadSpec | None = None) -> FaceParams:
 
 
 def markdown(columns: Sequence[Column]) -> str:
-    """The columns as a Markdown table, as it stands in the README."""
+    """The columns as a Markdown table, for the docs."""
     rows = [f"| `{c.name}` | {_type_name(c.type)} | {c.unit} | {c.doc.replace('|', chr(92) + '|')} |" for c in columns]
     return "\n".join(["| column | type | unit | meaning |", "|---|---|---|---|", *rows])
 

@@ -1,14 +1,14 @@
 """The data that travels between stages: faces as numbers, edits as words.
 
 This module is the vocabulary of the project and imports nothing heavier than the standard library. `schema.py`
-derives the Parquet columns from these classes, `fake.py` derives test data: add a field here and they follow.
+derives the Parquet columns from these classes, `testing/fakes.py` derives test data: add a field here and they follow.
 
 Frames of reference, used everywhere:
 
 * *frame px*: pixels of the decoded, upright frame. x right, y down, the frame spans [0, W] x [0, H], so the middle of
   the first pixel is (0.5, 0.5).
 * *crop px*: the same convention in the 512 px crop.
-* *crop unit*: the crop as [-1, 1] x [-1, 1], x right, **y up**; where `FaceParams.camera` projects to.
+* *crop unit*: the crop as [-1, 1] x [-1, 1], x right, **y up**; the frame that `FaceParams.camera` projects to.
 * *head*: the head model's own frame, in metres: x to the person's left, y up, z out of the face.
 """
 
@@ -39,7 +39,7 @@ def _number(doc: str, unit: str = "") -> Any:
 
 @dataclass(frozen=True)
 class HeadSpec:
-    """Which head model a set of coefficients belongs to, and how many it has of each kind.
+    """Name, version and coefficient counts of a head model.
 
     Rows of two head models never mix: name and version go into the metadata of every Parquet file.
     """
@@ -58,12 +58,12 @@ class HeadSpec:
 
 @dataclass(frozen=True)
 class DetectorSpec:
-    """Which detector found the faces, the layout of what it reports, and the other two networks that look at a face.
+    """Detector and its output layout, and the identity and segmentation networks.
 
     Args:
-        identity: network of the identity vectors, with its version; `none` where nobody was asked.
-        identity_width: how many numbers it gives.
-        parser: what drew the mask, with its version.
+        identity: network of the identity vectors, with its version; `none` if identities are off.
+        identity_width: length of its vectors.
+        parser: name of the segmentation, with its version.
     """
 
     name: str
@@ -92,14 +92,15 @@ class Frame:
 
 @dataclass(frozen=True, eq=False)
 class Detection:
-    """One face in one frame, before anything is known in 3D.
+    """One detected face in one frame.
 
     Args:
         box: (4,) float32 x0, y0, x1, y1 in frame px: the bounding box of the landmarks.
-        landmarks: (L, 3) float32 frame px; z has the scale of x and y, 0 at the head's centre, negative towards the camera.
+        landmarks: (L, 3) float32 frame px; z has the scale of x and y, 0 at the head's centre, negative towards the
+            camera.
         blendshapes: (B,) float32 in [0, 1], in the order of `DetectorSpec.blendshape_names`; None if not reported.
         matrix: (4, 4) float32 head-to-camera transform as the detector reports it; None if not reported.
-        score: in [0, 1], how sure the detector is that this is a face.
+        score: in [0, 1], the detector's confidence that this is a face.
     """
 
     box: Array
@@ -120,7 +121,7 @@ class FaceParams:
         ValueError: a field has the wrong trailing shape, or two fields disagree about the batch.
     """
 
-    shape: Array = _array("S", doc="who: shape coefficients of the head model", unit="standard deviations")
+    shape: Array = _array("S", doc="shape coefficients of the head model", unit="standard deviations")
     expression: Array = _array(
         "E",
         doc="expression coefficients; on the open head each has a blendshape's name",
@@ -133,16 +134,14 @@ class FaceParams:
     camera: Array = _array(
         3, doc="weak perspective (scale, x, y): crop unit = scale * (head point + (x, y))", unit="1/m, m, m"
     )
-    albedo: Array = _array("A", doc="skin: albedo coefficients of the head model", unit="standard deviations")
+    albedo: Array = _array("A", doc="albedo coefficients of the head model", unit="standard deviations")
     light: Array = _array(
         9,
         3,
         doc="second-order spherical harmonics, RGB, order 1 x y z xy xz yz x2-y2 3z2-1, camera frame",
         unit="linear radiance",
     )
-    bfm_expression: Array | None = _array(
-        64, doc="expression code of the Basel network, where it is present", optional=True
-    )
+    bfm_expression: Array | None = _array(64, doc="expression code of the Basel network, if present", optional=True)
 
     def __post_init__(self) -> None:
         batches = {}
@@ -164,14 +163,14 @@ class FaceParams:
         return tuple(self.head_rotation.shape[:-1])
 
     def map(self, fn: Callable[[Array], Array]) -> FaceParams:
-        """Apply `fn` to every field that is there: `params.map(torch.from_numpy)`, `params.map(lambda a: a[0])`."""
+        """Apply `fn` to every field that is not None: `params.map(torch.from_numpy)`, `params.map(lambda a: a[0])`."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         return FaceParams(**{name: None if value is None else fn(value) for name, value in values.items()})
 
 
 @dataclass(frozen=True, eq=False)
 class Face:
-    """One face of one picture, seen and understood: all that an edit needs of a source or a target.
+    """One analysed face of one image: all that an edit needs of a source or a target.
 
     Args:
         crop: (512, 512, 3) uint8.
@@ -194,13 +193,13 @@ class Face:
 
 @dataclass(frozen=True, eq=False)
 class Conditions:
-    """All the model ever sees of an edit, as pictures. Born in `compose`, read by the pipeline and by training.
+    """Input of the model for an edit, made by `Composer`, read by the pipeline and by training.
 
     Args:
-        reference: (*batch, S, S, 3) uint8: the picture the denoiser remembers, who the person is.
-        background: (*batch, S, S, 3) uint8: what stays as it was photographed, the person cut out.
-        render: (*batch, S, S, 3) uint8: the head as wanted, in the style that the checkpoint's config names.
-        expression_code: (*batch, E) float32: the expression wanted, in the space that the checkpoint's config names.
+        reference: (*batch, S, S, 3) uint8: the source, from which the denoiser takes the identity.
+        background: (*batch, S, S, 3) uint8: the photograph with the person cut out.
+        render: (*batch, S, S, 3) uint8: the edited head, in the style that the checkpoint's config names.
+        expression_code: (*batch, E) float32: the edited expression, in the space that the checkpoint's config names.
 
     Raises:
         ValueError: a picture is not (*batch, S, S, 3), or two fields disagree about batch or size.
@@ -237,7 +236,7 @@ class Conditions:
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """What training learns from: conditions, and the picture they should become.
+    """Training example: conditions, and the image they should become.
 
     Args:
         target: (*batch, S, S, 3) uint8.
@@ -249,9 +248,9 @@ class Example:
 
 @dataclass(frozen=True)
 class Quality:
-    """How far to trust a row. Nothing is dropped by these numbers; readers choose their thresholds."""
+    """Quality measures of a row. Nothing is dropped by them; readers choose their thresholds."""
 
-    confidence: float = _number("how far to trust this row as a whole", "[0, 1]")
+    confidence: float = _number("overall trust in this row", "[0, 1]")
     landmark_confidence: float = _number(
         "the detector's own score and the agreement of its landmarks with the fitted head", "[0, 1]"
     )

@@ -1,7 +1,7 @@
 """Analysis of one image: all its faces, cropped, reconstructed and masked.
 
-Path: image -> FaceAnalyzer -> [Face] -> transfer, preview, compose. The steps are those of `steps.py`, which the extract
-job runs as stages over many frames.
+Path: image -> FaceAnalyzer -> [Face] -> transfer, preview, compose. The steps are those of `steps.py`, which the
+extract job runs as stages over many frames.
 """
 
 from __future__ import annotations

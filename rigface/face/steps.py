@@ -1,7 +1,7 @@
 """Steps from detections to coefficients, masks and quality, over batches of faces.
 
-Path: image and its [Detection] -> align -> AlignedFaces -> reconstruct -> segment -> assess. `FaceAnalyzer` runs them on
-one image, the extract job as stages over many frames (`pipelines/extract/frame_processor.py`, `stages.py`).
+Path: image and its [Detection] -> align -> AlignedFaces -> reconstruct -> segment -> assess. `FaceAnalyzer` runs them
+on one image, the extract job as stages over many frames (`pipelines/extract/frame_processor.py`, `stages.py`).
 """
 
 from __future__ import annotations

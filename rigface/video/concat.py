@@ -1,7 +1,7 @@
-"""Join pieces of a film into one, packet by packet, with the sound of another file.
+"""Concatenation of video pieces, packet by packet, with the sound of another file.
 
-Path: pieces that `VideoWriter(reorder=False)` wrote, at different times or on different machines -> VideoConcatenator -> one video. Nothing is
-decoded, so the pictures are those of the pieces to the bit.
+Path: pieces that `VideoWriter(reorder=False)` wrote, at different times or on different machines -> VideoConcatenator
+-> one video. Nothing is decoded, so the pictures are those of the pieces to the bit.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class VideoConcatenator(VideoWriter):
         self._like = str(like)
 
     def append(self, piece: str | Path, times: Sequence[float]) -> None:
-        """The next piece.
+        """Append the next piece.
 
         Args:
             times: when each of its pictures is shown, in seconds since the first picture of the whole.
@@ -67,4 +67,4 @@ class VideoConcatenator(VideoWriter):
         return stream
 
     def _flush(self) -> None:
-        """Nothing waits in an encoder here."""
+        """Nothing to flush: packets are copied."""

@@ -1,7 +1,7 @@
-"""Frames from a video, with their true times, upright, one at a time.
+"""Video decoding: upright frames with exact times, sampling, and chunks.
 
-Path: plan (once per video) -> frames (once per chunk) -> detect. Below it `container.py` opens, `reader.py` decodes
-and keeps the time, `pixels.py` makes pictures.
+Path: plan_chunks (once per video) -> read_frames (once per chunk) -> detect. Below it `demux.py` opens,
+`frame_reader.py` decodes and keeps the time, `frame_convert.py` makes images.
 
 **Time** is the presentation stamp minus that of the first shown frame, never index / fps; AVI, which has no such
 stamps, counts. **Shown** frames are what a player shows: edit lists are respected. **Upright**: the display matrix is
@@ -9,9 +9,9 @@ applied, and pixels that are not square are made so, by enlarging one side.
 
 **Sampling.** slot(t) = floor(t * fps + 1e-6). A frame is a sample when its slot is larger than that of the shown frame
 before it; the first always is. Without fps every frame is one, and its slot is its index. The rule looks at times
-only, so it picks the same frames wherever reading starts: `plan` cuts a long video into chunks (ranges of slots), and
-reading the chunks one by one yields what reading the whole yields, pixel for pixel. For that `plan` walks the packets
-once, without decoding; where their stamps cannot be trusted it decodes instead, and chunks are then read from the
+only, so it picks the same frames from any start: `plan_chunks` cuts a long video into chunks (ranges of slots), and
+reading the chunks one by one yields what reading the whole yields, pixel for pixel. For that `plan_chunks` walks the
+packets once, without decoding; if their stamps cannot be trusted it decodes instead, and chunks are then read from the
 start of the file. Only in a video with damage in its middle may the index of later frames differ: chunks count the
 lost frames, too.
 """
@@ -35,13 +35,13 @@ __all__ = ["Chunk", "Truncated", "VideoInfo", "plan_chunks", "probe_video", "rea
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What a video says about itself; the number of frames that decode may still be smaller.
+    """Properties of a video from its header; the number of frames that decode may be smaller.
 
     Args:
         width, height: of the upright frame with square pixels.
-        fps: average; 0 if the container does not say.
-        duration_s: of what is shown; 0 if the container does not say.
-        shown_frames: from the container's index or, where `plan` walked the packets, counted; 0 if neither.
+        fps: average; 0 if unknown.
+        duration_s: of what is shown; 0 if unknown.
+        shown_frames: from the container's index or, if `plan_chunks` walked the packets, counted; 0 if neither.
         rotation_deg: how far the stored picture is turned clockwise to stand upright: 0, 90, 180 or 270.
     """
 
@@ -78,7 +78,7 @@ class Chunk:
 
 
 def probe_video(file: Source, fps: float | None = None) -> VideoInfo:
-    """What the header and the first frame say.
+    """Read the properties of a video from its header and first frame.
 
     Args:
         file: a path or a seekable binary file.
@@ -129,8 +129,8 @@ def read_frames(
 
     Args:
         file: a path or a seekable binary file.
-        fps: samples per second; None: every shown frame. The one that `plan` was given.
-        chunk: from `plan`; None: the whole video.
+        fps: samples per second; None: every shown frame. The value given to `plan_chunks`.
+        chunk: from `plan_chunks`; None: the whole video.
         threads: of the decoder.
 
     Raises:
@@ -230,7 +230,7 @@ def _read(file: Source, fps: float | None, chunk: Chunk, seek: bool, threads: in
 
 @dataclass(frozen=True)
 class _Stamps:
-    """Presentation stamps and times of the shown frames, and where decoding can start."""
+    """Presentation stamps and times of the shown frames, and the points at which decoding can start."""
 
     shown: list[tuple[int, float]]
     keys: list[tuple[int, float]]  # stamp of a key frame, time to seek to
@@ -243,7 +243,7 @@ class _Stamps:
 
 
 def _walk(file: Source, origin: int | None) -> _Stamps | None:
-    """Read every packet without decoding; None where the stamps cannot stand for the frames to come."""
+    """Read every packet without decoding; None if the stamps cannot be trusted."""
     import av
 
     shown, keys, last_dts = [], [], None
@@ -264,7 +264,7 @@ def _walk(file: Source, origin: int | None) -> _Stamps | None:
                     keys.append((packet.pts, float(at * stream.time_base)))
                 if not packet.is_discard and packet.pts >= origin:
                     shown.append(packet.pts)
-        except av.FFmpegError:  # the end of what there is; reading the last chunk will say so
+        except av.FFmpegError:  # the end of the data; reading the last chunk reports it
             pass
         shown.sort()
         if not shown or shown[0] != origin or any(a == b for a, b in pairwise(shown)):

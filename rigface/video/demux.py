@@ -1,12 +1,12 @@
-"""Open a video that nobody vouches for: content before name, header before decoding, no other file, bounded size.
+"""Opening of untrusted videos: content before name, header before decoding, no other file, bounded size.
 
-Path: a path or a byte stream -> `opened` -> `video.py`, which reads frames from what is opened here.
+Path: a path or a byte stream -> open_video -> `decode.py`, which reads frames from it.
 
 What an attacker could try, and why it fails: FFmpeg is given a byte stream and no name, so neither a name such as
 `%03d.png` nor its suffix can select a reader; only the containers listed here are probed, so a playlist (HLS, DASH,
 concat) that names other files or addresses is not a video; should a container still ask for another file, the
 callback that would open it refuses. Frames beyond `MAX_FRAME_PIXELS` are refused from the header, and by the decoder
-itself where the header lied.
+itself if the header lied.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Source = str | BinaryIO
 
 @contextmanager
 def open_video(file: Source, threads: int = 1) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """The container and its video stream, ready to be read from the start.
+    """Open the container and its video stream, at the start.
 
     Args:
         file: a path, or a seekable binary file, which is left open.
@@ -55,7 +55,7 @@ def _open(file: Any, threads: int) -> Iterator[tuple[InputContainer, VideoStream
     kind = _kind(file)
     try:
         container = av.open(
-            _Bytes(file),  # read, seek and tell are all PyAV wants
+            _Bytes(file),  # PyAV needs read, seek and tell alone
             options={"max_pixels": str(MAX_FRAME_PIXELS)},
             container_options={"format_whitelist": _CONTAINERS, "protocol_whitelist": "none"},
             metadata_errors="replace",

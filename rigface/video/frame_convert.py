@@ -1,8 +1,8 @@
-"""Decoded video frames as images: colour, depth, transparency, pixel shape and rotation.
+"""Conversion of decoded frames to images: colour, depth, transparency, pixel shape and rotation.
 
-Path: `video.py` decodes -> `Converter` -> `Frame.image`.
+Path: `decode.py` -> FrameConverter -> `Frame.image`.
 
-Colour follows the flags of the stream; where there are none, BT.709 from 1280 px wide or 577 px high, BT.601 below.
+Colour follows the flags of the stream; without flags, BT.709 from 1280 px wide or 577 px high, BT.601 below.
 Transparency is composited over white, as in `image.py`. HDR transfer functions are not mapped: such clips come out
 flat. Interlaced frames are taken as they are.
 
@@ -56,7 +56,7 @@ class FrameConverter:
             height=height,
             format="rgba" if has_alpha else "rgb24",
             src_colorspace=self._bt709 if guess_709 else None,
-            threads=1,  # with more, its slices race: at odd widths 4 % of frames had a wrong row where two slices meet
+            threads=1,  # with more, its slices race: at odd widths 4 % of frames had a wrong row between two slices
         ).to_ndarray()
         if has_alpha:
             colour, alpha = rgb[..., :3].astype(np.uint16), rgb[..., 3:].astype(np.uint16)

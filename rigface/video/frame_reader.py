@@ -1,10 +1,10 @@
-"""Decoded frames of one opened stream with their times, and an honest account of what was missing.
+"""Decoded frames of one stream with their times, and detection of missing data.
 
-Path: `container.opened` -> `Reader.shown` -> `video.py`, which picks the samples.
+Path: open_video -> FrameReader.shown -> `decode.py`, which picks the samples.
 
 A packet that cannot be decoded is left out and remembered. When the last one is broken, the file was cut there:
 frames that the decoder still holds back are not asked for, because they may refer to what is missing. Some containers
-end without a word when they are cut between packets; what they promised (MP4's index, Matroska's duration, AVI's
+end silently when they are cut between packets; what they promised (MP4's index, Matroska's duration, AVI's
 count) is then compared with what came.
 """
 
@@ -26,7 +26,7 @@ class Truncated(BadVideo):
 
 
 class SeekMissed(Exception):
-    """A seek did not lead to the frame that was wanted."""
+    """A seek did not lead to the requested frame."""
 
 
 def stream_seconds(ticks: int, stream: VideoStream) -> float:
@@ -115,7 +115,7 @@ class FrameReader:
             raise SeekMissed
 
     def _is_cut_short(self, last: av.Packet[VideoStream] | None) -> bool:
-        """Whether the container promised more than it held, though every packet of it was good."""
+        """True if the container promised more than it held, though every packet was good."""
         if last is None:
             return False
         if self.is_mov:

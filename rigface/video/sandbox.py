@@ -1,9 +1,9 @@
-"""Videos that nobody vouches for, read in processes of their own: as `video.py` and `splice.py` do, at the price of a copy.
+"""Decoding of untrusted videos in worker processes, like `decode.py` and `concat.py`, at the price of a copy.
 
-Path: clips of the service's callers -> `Decoders` -> `rigface/worker_process.py` -> here, in the child -> frames -> `clip.py`, `watermark.py`.
+Path: uploaded clips -> DecoderPool -> `rigface/worker_process.py` -> SandboxedDecoder in the worker -> frames.
 
-A file that crashes its decoder, makes it hang, or has it ask for too much memory, costs its reader an error and this machine a
-process of some megabytes. A frame goes from one process to the other as it is: 1920 x 1080 px in 7 ms.
+A file that crashes its decoder, makes it hang, or has it ask for too much memory, costs its reader an error and this
+machine a process of some megabytes. A frame goes from one process to the other as it is: 1920 x 1080 px in 7 ms.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from rigface.worker_process import WorkerDied, WorkerProcess
 
 VideoFile = str | bytes
 """A path, or the content."""
-MAX_IDLE = 2  # processes that wait for the next file
+MAX_IDLE = 2  # idle processes that are kept for the next file
 
 
 class DecoderDied(BadVideo):
-    """The process that read it crashed, or hung and was ended. The same file may do so again, or another time not."""
+    """The decoding process crashed, or hung and was ended. The same file may succeed another time."""
 
 
 class DecodeTimeout(BadVideo):
-    """The time that its reader had is over; what came before is good."""
+    """The time limit is over; the frames before it are good."""
 
 
 @dataclass(frozen=True)
 class JoinRequest:
-    """A video to be made of pieces, as `VideoConcatenator` has them: where, of what, with whose sound."""
+    """Arguments of a concatenation, see `VideoConcatenator`."""
 
     path: str
     size: tuple[int, int]
@@ -49,11 +49,11 @@ class JoinRequest:
 
 
 class DecoderPool:
-    """Reads videos in other processes, each lent to one reader at a time. For many threads.
+    """Pool of decoding processes, each lent to one reader at a time. For many threads.
 
     Args:
-        memory_mb: what a process may take beyond what it has at its start.
-        silence_s: until one that has no next frame is ended.
+        memory_mb: memory that a process may take beyond that of its start.
+        silence_s: time without a frame after which a process is ended.
     """
 
     def __init__(self, memory_mb: int = 2048, silence_s: float = 30.0) -> None:
@@ -62,7 +62,7 @@ class DecoderPool:
         self._lock = threading.Lock()
 
     def probe(self, file: VideoFile) -> VideoInfo:
-        """As `video.probe`.
+        """As `probe_video`.
 
         Raises:
             BadVideo: nothing can be decoded.
@@ -72,13 +72,13 @@ class DecoderPool:
             return info
 
     def frames(self, file: VideoFile, fps: float | None = None, limit_s: float | None = None) -> Iterator[Frame]:
-        """As `video.frames`.
+        """As `read_frames`.
 
         Args:
-            limit_s: for all of it, the reader's own time included.
+            limit_s: for the whole video, the caller's own time included.
 
         Raises:
-            BadVideo, Truncated: as there. DecoderDied. TakesTooLong.
+            BadVideo, Truncated: as there. DecoderDied. DecodeTimeout.
         """
         with self._lent(limit_s) as ask:
             ask("open", file, fps)
@@ -91,7 +91,7 @@ class DecoderPool:
             ask("join", what)
 
     def close(self) -> None:
-        """End those that wait."""
+        """End the idle processes."""
         with self._lock:
             for child in self._idle:
                 child.close()
@@ -133,14 +133,14 @@ class DecoderPool:
 
 
 class SandboxedDecoder:
-    """The child's side."""
+    """Decoder in the worker process."""
 
     def __init__(self, memory_mb: int) -> None:
-        import av  # counts as what it has at its start
+        import av  # counts as memory of the start
         import cv2  # noqa: F401
 
         av.logging.set_level(None)
-        with suppress(OSError):  # where there is no such file, memory has no limit
+        with suppress(OSError):  # without such a file, memory has no limit
             has = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
             resource.setrlimit(resource.RLIMIT_AS, (has + memory_mb * 2**20,) * 2)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

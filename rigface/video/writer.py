@@ -1,14 +1,15 @@
-"""Write a video: pictures with exact times, and the sound of another file, packet by packet, untouched.
+"""Video writing: frames with exact times, and the copied sound of another file.
 
-Path: edited frames -> VideoWriter -> .mp4, .mov or .mkv. The counterpart of `video.py`.
+Path: edited frames -> VideoWriter -> .mp4, .mov or .mkv. The counterpart of `decode.py`.
 
-**Times.** Frames keep the clock of the file the sound comes from: a time is rounded to its ticks, which is where it came
-from, so nothing shifts and a variable frame rate stays variable. Sound and picture keep their distance; where a file starts
+**Times.** Frames keep the clock of the file the sound comes from: a time is rounded to its ticks, from which it came,
+so nothing shifts and a variable frame rate stays variable. Sound and picture keep their distance; if a file starts
 late (MPEG-TS), both are moved to the beginning together.
 
-**Sound** is copied, not decoded: every packet of every audio stream, in step with the pictures, so that memory stays small.
+**Sound** is copied, not decoded: every packet of every audio stream, in step with the pictures, so that memory stays
+small.
 
-**Codec**: libx264 where PyAV brings it, else MPEG-4 part 2. The file appears whole or not at all: it is written beside its
+**Codec**: libx264 if PyAV has it, else MPEG-4 part 2. The file appears whole or not at all: it is written beside its
 name and renamed at the end.
 """
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     import av
 
 SUFFIXES = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
-CLOCK = Fraction(1, 90_000)  # where there is no other file's
+CLOCK = Fraction(1, 90_000)  # without another file's
 _SMALL_CLOCK = Fraction(1, 60_000)  # MPEG-4 part 2 holds at most 65,535 ticks a second; all usual rates divide this
 _BT709, _BT601 = 1, 6  # ISO/IEC 23091-2
 
@@ -44,12 +45,13 @@ class VideoWriter:
         size: width, height of the pictures, px.
         fps: average rate, a hint for the encoder; times are given with each picture.
         sound: a file whose audio is copied and whose clock is used; None: silent.
-        quality: of libx264, 0 (lossless) to 51; 18 is hard to tell from the original.
+        quality: of libx264, 0 (lossless) to 51; 18 looks like the original.
         codec: `libx264` or `mpeg4`; None: the first that is there.
-        reorder: False keeps packets in the order of pictures, a little larger, so that pieces can be joined (`splice.py`).
+        reorder: False keeps packets in the order of pictures, a little larger, so that pieces can be joined
+            (`concat.py`).
 
     Raises:
-        ValueError: the suffix is none of ours.
+        ValueError: the suffix is not one of `SUFFIXES`.
         BadVideo: the container cannot hold that sound.
     """
 
@@ -93,7 +95,7 @@ class VideoWriter:
         return self
 
     def write(self, image: np.ndarray, time_s: float) -> None:
-        """The next picture.
+        """Write the next frame.
 
         Args:
             image: (H, W, 3) uint8 RGB of the film's size.
@@ -154,7 +156,7 @@ class VideoWriter:
         is_odd = (width % 2 or height % 2) and self._codec == "libx264"
         stream.pix_fmt = "yuv444p" if is_odd else "yuv420p"
         stream.codec_context.time_base = stream.time_base = self._clock
-        # The matrix that `pixels.py`, and players, take for granted at this size; written down where the codec can.
+        # The matrix that `frame_convert.py`, and players, assume at this size; recorded if the codec can.
         self._matrix = _BT709 if width >= 1280 or height > 576 else _BT601
         stream.codec_context.colorspace = self._matrix
         stream.codec_context.color_range = 1  # 16-235

@@ -3,11 +3,13 @@
 FLAME's expression axes are principal components, and its jaw is a joint.
 
 Path: a FLAME folder -> `Head` -> `fit_named_axes` -> NamedAxes -> `transfer`, `rigface sliders --head`.
-Source: expression cloning (Noh and Neumann, SIGGRAPH 2001): motions are copied from one face to another at corresponding points.
+Source: expression cloning (Noh and Neumann, SIGGRAPH 2001): motions are copied from one face to another at
+corresponding points.
 
-The two heads are laid over each other: a similarity at the 51 inner landmarks of the 68 that FLAME's embedding has (Sagonas et al.
-2013), then the other head's own shape at those. Each name's motion D_p of the open head is carried over, and the coefficients e and
-jaw j are those that follow it best, with w_p the weight of a point and J its motion by coefficients, linearised anew at each step:
+The two heads are laid over each other: a similarity at the 51 inner landmarks of the 68 that FLAME's embedding has
+(Sagonas et al. 2013), then the other head's own shape at those. Each name's motion D_p of the open head is carried
+over, and the coefficients e and jaw j are those that follow it best, with w_p the weight of a point and J its motion
+by coefficients, linearised anew at each step:
 
     minimise over e, j   sum_p w_p |J_p(e, j) - s R D_p|^2 + d^2 (|e|^2 + |j / JAW|^2)
 """
@@ -27,7 +29,8 @@ from rigface.face.geometry.procrustes import procrustes
 from rigface.face.head.head_model import Head
 from rigface.face.head.open_head import OpenHead
 
-# The landmarker's points for points 18 to 68 of the 68: brows, bridge and base of the nose, eyes, lips outside and inside.
+# The landmarker's points for points 18 to 68 of the 68: brows, bridge and base of the nose, eyes, lips outside and
+# inside.
 INNER = (
     70, 63, 105, 66, 107, 336, 296, 334, 293, 300, 168, 6, 195, 4, 98, 97, 2, 326, 327,
     33, 160, 158, 133, 153, 144, 362, 385, 387, 263, 373, 380,
@@ -47,8 +50,10 @@ class NamedAxes:
 
     Args:
         names: (K,) the open head's.
-        expression, jaw: (K, E), (K, 3) what to add to coefficients and to the jaw's axis-angle, in radians, for the name in full.
-        reached: (K,) share of the open head's motion that it makes, 1 - |rest| / |motion|; 0 for a name that moves nothing.
+        expression, jaw: (K, E), (K, 3) what to add to coefficients and to the jaw's axis-angle, in radians, for the
+            name in full.
+        reached: (K,) share of the open head's motion that it makes, 1 - |rest| / |motion|; 0 for a name that moves
+            nothing.
     """
 
     names: tuple[str, ...]
@@ -59,8 +64,8 @@ class NamedAxes:
     def set(self, expression: np.ndarray, jaw: np.ndarray, asked: Mapping[str, float]) -> tuple[np.ndarray, np.ndarray]:
         """Set named expressions: coefficients (E,) and jaw (3,) with these values, all else unchanged.
 
-        A name's value in given coefficients is their share along its direction, by least squares for all that are asked for at
-        once; so asking twice does what asking once does.
+        A name's value in given coefficients is their share along its direction, by least squares for all that are
+        asked for at once; so asking twice does what asking once does.
 
         Raises:
             BadEdit: a name is none of these.
@@ -142,7 +147,9 @@ def _similarity(left: np.ndarray, right: np.ndarray) -> tuple[float, np.ndarray,
 
 
 def _counterparts(points: np.ndarray, vertices: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray]:
-    """Control points of the open head with a vertex of the other beside them, and those vertices; none at lids and lips."""
+    """Control points of the open head with a vertex of the other beside them, and those vertices; none at lids and
+    lips.
+    """
     from scipy.spatial import cKDTree
 
     rims = cKDTree(points[list(RIGHT_EYE + LEFT_EYE + LIPS)])

@@ -2,10 +2,10 @@
 
 Path: a named expression of an edit -> `transfer.py` -> coefficients -> preview, render, model.
 
-The open head's axes are learnt from faces as they move, and on faces things move together: its `eyeBlinkLeft` closes the
-other eye by two thirds and widens the jaw. That is right for fitting, and wrong for a slider. So each axis k gets a window
-W_k on the face, the region it may move; the coefficients asked for are set as asked, and the others f are chosen so that the face
-moves there as the axes say, and elsewhere not at all:
+The open head's axes are learnt from faces as they move, and on faces things move together: its `eyeBlinkLeft` closes
+the other eye by two thirds and widens the jaw. That is right for fitting, and wrong for a slider. So each axis k gets
+a window W_k on the face, the region it may move; the coefficients asked for are set as asked, and the others f are
+chosen so that the face moves there as the axes say, and elsewhere not at all:
 
     minimise over f   |B_asked a + B_rest f - sum_k a_k W_k (B_k - R_k)|^2 + d^2 |f|^2
 
@@ -94,7 +94,8 @@ def _control_skull(model: OpenHead) -> np.ndarray:
 
 
 def soft_tissue(points: np.ndarray, rim: np.ndarray) -> np.ndarray:
-    """(V,) how much an expression may move a vertex: 0 on the bony rim of forehead and temples, 1 inside and on the jaw.
+    """(V,) how much an expression may move a vertex: 0 on the bony rim of forehead and temples, 1 inside and on the
+    jaw.
 
     Args:
         points: (V, 3) head frame, metres. rim: (R,) vertices around the face.
@@ -106,7 +107,8 @@ def soft_tissue(points: np.ndarray, rim: np.ndarray) -> np.ndarray:
 
 
 def skull_motion_matrix(points: np.ndarray, rim: np.ndarray) -> np.ndarray:
-    """(6, 3 V): from moves of the vertices to the rigid motion of the skull that fits them best on forehead and temples.
+    """(6, 3 V): from moves of the vertices to the rigid motion of the skull that fits them best on forehead and
+    temples.
 
     The motion is a shift, metres, and a turn, rad; arguments as for `soft_tissue`.
     """

@@ -1,9 +1,9 @@
 """Transfer traits between faces, and turn an edit's numbers into coefficients.
 
 Path: reconstruct(source), reconstruct(target), EditSpec -> transfer -> render, warp, compose.
-Deviates: upstream's `compute_renders.py` swaps the light the wrong way round when the pose is kept (line 81) and lets the
-target's identity through when it is taken (line 63). Here `TRAIT_FIELDS` lists the fields of each trait, and shape and albedo stay the
-source's unless they are asked for by name.
+Deviates: upstream's `compute_renders.py` swaps the light the wrong way round when the pose is kept (line 81) and lets
+the target's identity through when it is taken (line 63). Here `TRAIT_FIELDS` lists the fields of each trait, and
+shape and albedo stay the source's unless they are asked for by name.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ def transfer(
         New coefficients; no array is changed.
 
     Raises:
-        ValueError: a trait is to be taken and there is no target. BadEdit: an expression's name is not the head's, or a region is
-            asked for whose axes this head does not name.
+        ValueError: a trait is to be taken and there is no target. BadEdit: an expression's name is not the head's, or
+            a region is asked for whose axes this head does not name.
     """
     if edit.needs_target and target is None:
         raise ValueError(f"take: {', '.join(sorted(edit.take))} must be copied from a target, and none was given")
@@ -70,8 +70,8 @@ def transfer(
 def targets_of(source: FaceParams, targets: Mapping[Trait, FaceParams]) -> FaceParams:
     """Merge several targets into one: each trait is its target's, the rest the source's.
 
-    A light is scaled to the source's own exposure: one photograph does not tell a bright light from a bright skin, so the
-    brightness of another person's light would bring some of their skin along.
+    A light is scaled to the source's own exposure: one photograph does not tell a bright light from a bright skin, so
+    the brightness of another person's light would bring some of their skin along.
     """
     out = source
     for trait, target in targets.items():
@@ -165,8 +165,8 @@ def light_coefficients(edit: LightEdit, unit: float | np.ndarray) -> np.ndarray:
 
     Args:
         edit: the light as described.
-        unit: linear radiance of strength 1, a number or by colour (3,): the source's `exposure` or `white_point`. Unused if
-            the edit is not relative.
+        unit: linear radiance of strength 1, a number or by colour (3,): the source's `exposure` or `white_point`.
+            Unused if the edit is not relative.
     """
     scale = unit if edit.relative else 1.0
     if edit.sh is not None:

@@ -1,4 +1,4 @@
-"""Boxes: overlap, non-maximum suppression and tiles."""
+"""Boxes: intersection over union, non-maximum suppression and tiles."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ def iou(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
 
 
 def non_maximum_suppression(found: Sequence[Detection], max_iou: float = SAME_FACE) -> list[Detection]:
-    """Surest first, without those that overlap a surer one by more than `max_iou` (greedy non-maximum suppression)."""
+    """Detections, surest first, without those that overlap a surer one by more than `max_iou` (greedy non-maximum
+    suppression).
+    """
     kept: list[Detection] = []
     for detection in sorted(found, key=lambda d: (-d.score, *np.asarray(d.box).tolist())):
         if not kept or iou(detection.box, np.stack([k.box for k in kept])).max() <= max_iou:
@@ -36,16 +38,16 @@ def non_maximum_suppression(found: Sequence[Detection], max_iou: float = SAME_FA
 
 
 def overlaps_any(box: np.ndarray, found: Sequence[Detection], max_iou: float = SAME_FACE) -> bool:
-    """Whether this face has been found already."""
+    """True if the box overlaps a detection by more than `max_iou`."""
     return bool(found) and bool(iou(box, np.stack([f.box for f in found])).max() > max_iou)
 
 
 def tile_grid(height: int, width: int, finest: float, max_tiles: int) -> list[tuple[int, int, int]]:
     """Square tiles (x, y, side) that cover a picture at one or more scales, large ones first; none for a small picture.
 
-    Scales lie a factor of at most 4 apart, from the whole picture down to tiles of `finest` px (more where there would be
-    more than `max_tiles` of them), and neighbours overlap by a quarter: a face cut by a tile's edge is whole in its neighbour
-    or in a larger tile.
+    Scales lie a factor of at most 4 apart, from the whole picture down to tiles of `finest` px (larger if there would
+    be more than `max_tiles` of them), and neighbours overlap by a quarter: a face cut by a tile's edge is whole in
+    its neighbour or in a larger tile.
     """
     longer = max(height, width)
     while True:
@@ -62,7 +64,7 @@ def tile_grid(height: int, width: int, finest: float, max_tiles: int) -> list[tu
 
 
 def _starts(length: int, side: int) -> list[int]:
-    """Where tiles begin along one axis: evenly spread, overlapping by a quarter or more, the last one ends at the end."""
+    """Starts of tiles along one axis: evenly spread, overlapping by a quarter or more, the last ends at the end."""
     if length <= side:
         return [0]
     count = int(np.ceil((length - side) / (0.75 * side))) + 1

@@ -1,7 +1,7 @@
-"""What a detector is, how to get one by name, and how to look at a run of frames without paying twice.
+"""The Detector interface, and KeyframeDetector for consecutive frames.
 
-Path: Frame.image -> Detector -> [Detection] -> Tracker and align. `mediapipe_detector.py`, `insightface_detector.py` and
-`scrfd_detector.py` implement the Protocol; everything behind it knows faces only as `Detection`.
+Path: Frame.image -> Detector -> [Detection] -> Tracker and align. `mediapipe.py`, `insightface.py` and `scrfd.py`
+implement the Protocol; everything behind it knows faces only as `Detection`.
 """
 
 from __future__ import annotations
@@ -15,33 +15,33 @@ from rigface.types import Detection, DetectorSpec
 
 
 class Detector(Protocol):
-    """Finds the faces of one picture. Has no memory: the same picture gives the same answer."""
+    """Detects the faces of one image. Stateless: the same image gives the same result."""
 
     spec: DetectorSpec
 
     def __call__(
         self, image: np.ndarray, *, second_look: bool | None = None, before: Sequence[Detection] = ()
     ) -> list[Detection]:
-        """The faces, surest first.
+        """Detect faces, surest first.
 
         Args:
             image: (H, W, 3) uint8 RGB.
-            second_look: whether to search for small faces piece by piece, which costs many times a plain look. None:
-                as the detector was built (`small_faces`), or else where the plain look shows nobody.
-            before: what the frame before showed. Faces lost since are looked for where they were, at little cost, and
-                scores of faces still there are carried over. Without it, every face is scored anew.
+            second_look: search for small faces tile by tile, which costs many times a plain look. None: if the detector
+                was built with `small_faces`, or if the plain look finds no face.
+            before: detections of the previous frame. Faces lost since are searched at their old places, at little cost,
+                and scores of faces that are still visible are kept. Without it, every face is scored anew.
         """
 
 
 class KeyframeDetector:
-    """Looks at consecutive frames of one chunk: a second look every n-th frame at most, and memory in between.
+    """Detects faces in consecutive frames of one chunk: a second look every n-th frame at most, memory in between.
 
-    One Watch per chunk, fed every frame in order, gives the same answer on every machine and every retry.
+    One instance per chunk, fed every frame in order, gives the same result on every machine and every retry.
 
     Args:
         detector: any Detector.
-        every: frames between two full looks. On the frames between, small faces and faces that drop out are looked for
-            only where they just were, and scores are carried over.
+        every: frames between two full looks. On the frames between, small faces and faces that drop out are searched
+            only at their last places, and scores are kept.
     """
 
     def __init__(self, detector: Detector, every: int = 15) -> None:
@@ -52,7 +52,7 @@ class KeyframeDetector:
         self._before: list[Detection] = []
 
     def __call__(self, image: np.ndarray) -> list[Detection]:
-        """The faces of the next frame, surest first."""
+        """Detect the faces of the next frame, surest first."""
         if self._count % self._every == 0:
             found = self._detector(image)
         else:

@@ -11,9 +11,10 @@ def load_detector(name: str = "mediapipe", **options: Any) -> Detector:
     """A detector by name, ready to use.
 
     Args:
-        name: `mediapipe` (478 points, 52 expression scores; the default), `insightface` (106 points; needs a model pack) or
-            `scrfd` (the pack's faces, MediaPipe's points and scores).
-        options: those of the class: `small_faces`, `faces`, `folder` ..., see `MediapipeDetector`, `InsightfaceDetector`.
+        name: `mediapipe` (478 points, 52 expression scores; the default), `insightface` (106 points; needs a model
+            pack) or `scrfd` (the pack's faces, MediaPipe's points and scores).
+        options: those of the class: `small_faces`, `faces`, `folder` ..., see `MediapipeDetector`,
+            `InsightfaceDetector`.
 
     Raises:
         MissingAsset: its weights are not on this machine.

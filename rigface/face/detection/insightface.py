@@ -1,16 +1,16 @@
-"""InsightFace's SCRFD and 106 landmarks as a Detector, for those who have a model pack.
+"""InsightFace's SCRFD and 106 landmarks as a Detector; needs a model pack.
 
-Path: Frame.image -> InsightfaceDetector -> [Detection]. `arcface.py` says who they are.
-Source: Guo et al., "Sample and Computation Redistribution for Efficient Face Detection" (SCRFD), ICLR 2022; run by the
-`insightface` library on onnxruntime, from a folder like `buffalo_l` (det_10g, 2d106det, w600k_r50). Nothing is downloaded:
-files are given to the library by path. The packs' weights are for non-commercial research only, so none ship here, and what
-is tested is everything around them.
+Path: Frame.image -> InsightfaceDetector -> [Detection]. `arcface.py` computes identity vectors.
+Source: Guo et al., "Sample and Computation Redistribution for Efficient Face Detection" (SCRFD), ICLR 2022; run by
+the `insightface` library on onnxruntime, from a folder like `buffalo_l` (det_10g, 2d106det, w600k_r50). Nothing is
+downloaded: files are given to the library by path. The packs' weights are for non-commercial research only, so none
+ship here, and the tests cover everything around them.
 
-Conventions: the library's landmarks come from OpenCV's warp, whose pixel centres are whole numbers; half a pixel is added.
-The 106 points end at the brows, where MediaPipe's end at the hairline; `box` is theirs together with SCRFD's own, which has
-the forehead, so that `align` frames the same head. There is no depth (z is 0) and there are no expression scores, which the
-open head is fitted to: for it `scrfd_detector.py` shows each face to MediaPipe's landmarker. By itself this detector serves
-tracking, identity and masks, or a reconstructor that needs neither.
+Conventions: the library's landmarks come from OpenCV's warp, whose pixel centres are whole numbers; half a pixel is
+added. The 106 points end at the brows, where MediaPipe's end at the hairline; `box` joins theirs with SCRFD's own,
+which has the forehead, so that `alignment` frames the same head. There is no depth (z is 0) and there are no
+expression scores, which the open head is fitted to: for it `scrfd.py` shows each face to MediaPipe's landmarker. By
+itself this detector serves tracking, identity and masks, or a reconstructor that needs neither.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ class InsightfaceDetector:
     Args:
         folder: the pack's folder, or an assets folder; None looks in `RIGFACE_ASSETS`.
         faces: at most this many per look, the largest and most central; 0: all.
-        small_faces: take the second look at every picture, not only where the plain look shows nobody.
-        tiles: most tiles of one second look.
-        size: side of the picture SCRFD sees, a multiple of 32; networks exported for one size keep theirs.
-        with_landmarks: False: boxes are SCRFD's own, `Detection.landmarks` is None, and 2d106det need not be there.
+        small_faces: take the second look at every image, not only if the plain look finds no face.
+        tiles: maximum number of tiles of one second look.
+        size: side of SCRFD's input, a multiple of 32; networks exported for one size keep theirs.
+        with_landmarks: False: boxes are SCRFD's own, `Detection.landmarks` is None, and 2d106det is not needed.
         device: `cpu` or `cuda`.
 
     Raises:
-        MissingAsset: there is no pack, or it lacks a network.
+        MissingAsset: no pack, or it lacks a network.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class InsightfaceDetector:
     def __call__(
         self, image: np.ndarray, *, second_look: bool | None = None, before: Sequence[Detection] = ()
     ) -> list[Detection]:
-        """The faces, surest first; see `Detector`. Scores are SCRFD's own and never carried over: they cost nothing.
+        """The faces, surest first; see `Detector`. Scores are SCRFD's own and always fresh: they cost nothing.
 
         Raises:
             ValueError: the image is not (H, W, 3) uint8.
@@ -100,7 +100,7 @@ class InsightfaceDetector:
         return self._look(bgr, left, top, side, side)
 
     def _look(self, bgr: np.ndarray, x: int, y: int, width: int, height: int) -> list[Detection]:
-        """The faces in a rectangle of the picture, in the picture's px."""
+        """Faces in a rectangle of the image, in px of the image."""
         from insightface.app.common import Face
 
         part = bgr[y : y + height, x : x + width]
@@ -121,7 +121,7 @@ class InsightfaceDetector:
 
 
 def load_pack(folder: Path, device: str, wanted: Sequence[str]) -> tuple[dict[str, Any], dict[str, Path]]:
-    """The networks of these tasks and their files, by task; those that are not there are left out."""
+    """Networks of these tasks and their files, by task; missing ones are left out."""
     import onnxruntime
     from insightface.model_zoo import get_model
 

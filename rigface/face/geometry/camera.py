@@ -1,6 +1,6 @@
 """The weak-perspective camera: head points to the crop, and the crop's two coordinate systems.
 
-Path: `head.Head.vertices` and FaceParams.camera -> project -> to_crop_px -> `raster.py`.
+Path: `Head.vertices` and FaceParams.camera -> project -> to_crop_px -> `rasterizer.py`.
 Source: DECA (Feng et al., SIGGRAPH 2021, section 3): x_2D = s * (Pi x_3D + t), Pi drops z, the crop spans [-1, 1].
 
 Two frames (see `rigface.types`): *crop unit*, x right, y up, z towards the viewer; and *crop px*, x right, y down, z

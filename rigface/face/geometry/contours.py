@@ -1,4 +1,4 @@
-"""Which of MediaPipe's 478 landmarks trace the face's outline, brows, eyes, irises and lips, for drawing only.
+"""Contours of outline, brows, eyes, irises and lips in MediaPipe's 478 landmarks, for drawing only.
 
 Source: the numbering of the canonical face model that Face Landmarker reports in; each line lists indices in order.
 """

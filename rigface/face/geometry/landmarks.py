@@ -1,8 +1,8 @@
-"""Which landmark is which, in each layout that a detector reports.
+"""Named landmarks in each layout that a detector reports.
 
-Path: read by identity, parse and quality, which need a few named points and not a face model. A layout is known by its
-number of points: 478 is MediaPipe's Face Mesh V2, 106 InsightFace's 2d106det markup (written down from its picture; not
-tried on its real weights, which may not ship).
+Path: identity, segmentation and quality read it; they need a few named points and not a face model. A layout is known
+by its number of points: 478 is MediaPipe's Face Mesh V2, 106 InsightFace's 2d106det markup (written down from its
+picture; not tried on its real weights, which may not ship).
 
 Right and left are the person's: the right eye is on the picture's left.
 """
@@ -20,7 +20,7 @@ class Layout:
 
     Args:
         eyes: outer and inner corner of the left eye, outer and inner corner of the right eye.
-        nose_base: where the septum meets the upper lip's skin.
+        nose_base: the point at which the septum meets the upper lip's skin.
         nose_tip: the point nearest to a camera in front.
         mouth: right and left corner of the mouth.
         sides: the outline of the face at the height of the ears, right and left.

@@ -1,6 +1,6 @@
-"""Rotations of a head: axis-angle as it is stored, matrices as they are used, degrees as people read them.
+"""Rotations of a head as axis-angle (stored), matrices (computed with) and degrees (shown).
 
-Path: FaceParams.head_rotation, jaw_rotation -> to_matrix -> `head.py`; to_degrees -> `quality.py`, the dataset.
+Path: FaceParams.head_rotation, jaw_rotation -> to_matrix -> `head_model.py`; to_degrees -> `quality.py`, the dataset.
 Source: Rodrigues' formula; Shepperd, "Quaternion from rotation matrix", 1978.
 
 Conventions: x to the person's left, y up, z out of the face; matrices act on columns, head to camera. A rotation is

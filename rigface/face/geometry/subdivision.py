@@ -1,6 +1,7 @@
-"""Turn a coarse triangle mesh into a smooth fine one that still passes through the coarse vertices.
+"""Loop subdivision of a triangle mesh that interpolates the coarse vertices.
 
-Path: the open head's 468 control points -> about 7,000 vertices. Linear in the points, so bases subdivide like points do.
+Path: the open head's 468 control points -> about 7,000 vertices. Linear in the points, so bases subdivide like points
+do.
 Source: Loop, "Smooth Subdivision Surfaces Based on Triangles", 1987; boundary rules of Hoppe et al., SIGGRAPH 1994.
 Deviates: plain Loop shrinks, so a landmark would no longer lie on its vertex. The control points are moved first such
 that after the last step the first V vertices are the given ones (the system is well conditioned: 4.2 for the face).

@@ -25,7 +25,7 @@ _NECK, _JAW, _EYES = 1, 2, (3, 4)  # the joints after the first, which turns the
 def load_flame(folder: str | PathLike[str], shape: int = 100, expression: int = 50) -> Head:
     """FLAME from `generic_model.pkl`, `landmark_embedding.npy` and `head_template.obj` in one folder.
 
-    The pickles are read as data and never executed (see `unpickle.py`).
+    The pickles are read as data and never executed (see `safe_pickle.py`).
 
     Args:
         shape, expression: how many of the file's coefficients to keep; at most 300 and 100.

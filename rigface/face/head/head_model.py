@@ -1,6 +1,6 @@
 """A head from numbers: shape, expression and pose to vertices and landmarks, in FLAME's layout.
 
-Path: FaceParams -> Head.vertices -> `camera.project` -> `render.py`; Head.landmarks3d -> `fit.py`.
+Path: FaceParams -> Head.vertices -> `camera.project` -> `renderer.py`; Head.landmarks3d -> `landmark_fit.py`.
 Source: FLAME (Li et al., "Learning a model of facial shape and expression from 4D scans", SIGGRAPH Asia 2017), eq. 1-5;
 linear blend skinning as in SMPL (Loper et al. 2015). Written from the papers and the file formats.
 
@@ -56,7 +56,7 @@ class Head:
         joint_regressor: (J, V) joints from unposed vertices.
         skinning: (V, J) shares of each joint in each vertex, rows sum to 1.
         pose_basis: (V, 3, 9 (J - 1)) correctives for the entries of R - I of all joints but the first, or None.
-        jaw, neck, eyes: which joints these are, where the model has them.
+        jaw, neck, eyes: indices of these joints; None if the model has no such joint.
         landmarks: the fixed points, L of them: FLAME's 68, or the landmarker's on the open head.
         inner, contour: FLAME's 51 inner points, and its table of 17 contour points by yaw (79, 17); or None.
         uv, uv_faces: (T, 2) texture coordinates in [0, 1], v up; (F, 3) int64; or None.
@@ -177,7 +177,9 @@ class Head:
         return self._pose(unposed, rotation.to_matrix(torch.stack(by_joint, 1)))
 
     def of(self, params: FaceParams) -> Tensor:
-        """`vertices` of coefficients that are torch tensors with one batch axis; a missing jaw's rotation is ignored."""
+        """`vertices` of coefficients that are torch tensors with one batch axis; a missing jaw's rotation is
+        ignored.
+        """
         jaw = params.jaw_rotation if self.jaw is not None else None
         return self.vertices(params.shape, params.expression, params.head_rotation, jaw)
 
@@ -234,8 +236,9 @@ class Head:
 def contour_row(turn: Tensor) -> Tensor:
     """The row of FLAME's contour table for each rotation matrix (N, 3, 3): (N,) int64.
 
-    The table is by the angle about y of the rotation taken apart as Rz Ry Rx, in whole degrees, positive where
-    the person turns to their own left (confirmed by the reference figures): rows 0..39 are 0..39 degrees, rows 40..78 are -1..-39.
+    The table is by the angle about y of the rotation taken apart as Rz Ry Rx, in whole degrees, positive if the
+    person turns to their own left (confirmed by the reference figures): rows 0..39 are 0..39 degrees, rows 40..78 are
+    -1..-39.
     """
     y = torch.atan2(-turn[:, 2, 0], torch.hypot(turn[:, 0, 0], turn[:, 1, 0]))
     degrees = y.detach().rad2deg().clamp(-_CONTOUR_DEGREES, _CONTOUR_DEGREES).round().long()

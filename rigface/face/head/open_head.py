@@ -1,8 +1,8 @@
-"""The open head: a face model anybody may use, in the layout of FLAME.
+"""The open head: an openly licensed face model in the layout of FLAME.
 
 Path: `data/open_head.npz` -> OpenHead -> fit (crops -> coefficients) and `Head` (coefficients -> vertices).
 Source: MediaPipe's canonical face mesh (Apache-2.0), 468 control points, subdivided to 7,257 vertices; the bases are
-learnt from openly licensed portraits and clips by `scripts/build_open_head.py`, which also says from which.
+learnt from openly licensed portraits and clips by `scripts/build_open_head.py`, which also lists them.
 
 What the axes mean:
 
@@ -11,7 +11,7 @@ What the axes mean:
 * `expression` (52): one axis per MediaPipe blendshape and of the same name, 1 = the expression in full. `_neutral` is
   among them because the detector reports it; its axis is zero.
 * `albedo`: principal components of de-lit skin per vertex, linear RGB, mirror symmetric. The mean skin luminance is
-  0.3 for everybody: one photograph cannot tell a dark face in bright light from a light one in dim light.
+  0.3 for every person: one photograph does not distinguish a dark face in bright light from a light one in dim light.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""The stack machine of a pickle, with every call left out.
+"""Interpreter of pickle opcodes that never calls anything.
 
-Path: a file -> `unpickle.load` -> run (here) -> inert objects -> arrays (`unpickle.py`).
+Path: a file -> `safe_pickle.load_pickle` -> run_pickle -> inert objects -> arrays (`safe_pickle.py`).
 Source: the opcodes as the standard library's `pickletools` documents them; no part of `pickle` runs here.
 
-A pickle is a program whose one dangerous step is calling what it names. Here a global becomes an inert `Name` when it
-is in ALLOWED, and the file is refused otherwise; a call becomes an inert `Made` that remembers its arguments. Nothing
+A pickle is a program whose one dangerous step is calling what it names. Here a global becomes an `InertGlobal` if it
+is in ALLOWED, and the file is refused otherwise; a call becomes an `InertCall` with its arguments. Nothing
 is imported, and no function or class that the file names is ever called.
 """
 
@@ -21,7 +21,7 @@ MAX_OPCODES = 1_000_000  # a head model needs some hundreds
 _SPARSE = ("csc_matrix", "csr_matrix", "coo_matrix")
 _STORAGE = dict(Float="f4", Double="f8", Half="f2", Long="i8", Int="i4", Short="i2", Char="i1", Byte="u1", Bool="?")
 
-# (module, name) -> what it is to us. Everything else is refused.
+# (module, name) -> kind. Everything else is refused.
 ALLOWED: dict[tuple[str, str], str] = {
     **{(f"numpy.{core}.multiarray", "_reconstruct"): "array" for core in ("core", "_core")},
     **{(f"numpy.{core}.multiarray", "scalar"): "scalar" for core in ("core", "_core")},
@@ -53,7 +53,7 @@ UNSET = object()
 
 
 class InertGlobal:
-    """A global that the file mentions. It stands for nothing but itself."""
+    """A global that the file mentions: its name alone, never imported."""
 
     def __init__(self, module: str, name: str) -> None:
         if (module, name) not in ALLOWED:
@@ -62,7 +62,7 @@ class InertGlobal:
 
 
 class InertCall:
-    """What the file would have made by a call: its kind, the arguments, and the state given to it later."""
+    """A call in the file, not executed: its kind, the arguments, and the state given to it later."""
 
     def __init__(self, kind: str, args: tuple[Any, ...]) -> None:
         self.kind, self.args, self.state = kind, args, UNSET
@@ -145,11 +145,11 @@ def run_pickle(stream: io.BytesIO) -> Any:
         elif op not in ("PROTO", "FRAME"):
             name = f" ({str(arg).replace(' ', '.')})" if op == "INST" else ""
             raise UnsafeFile(f"the file uses the opcode {op}{name}, which plain arrays do not need; it was not run")
-    raise ValueError("it has no end")
+    raise ValueError("it has no STOP opcode")
 
 
 def expect(value: Any, kind: Any, op: str) -> Any:
-    """`value`, if it is of that kind; `op` says in the refusal what needed it."""
+    """Return `value` if it is of that kind; else refuse the file, naming `op`."""
     if not isinstance(value, kind):
         want = getattr(kind, "__name__", str(kind)).strip("_")
         raise UnsafeFile(f"{op} is applied to a {type(value).__name__}, want {want}; it was not run")
@@ -174,7 +174,7 @@ def _new(name: InertGlobal, args: tuple[Any, ...]) -> InertCall:
 
 
 def _reduce(name: InertGlobal, args: tuple[Any, ...]) -> Any:
-    """What a call of an allowed name stands for. The call itself does not happen."""
+    """Stand-in for a call of an allowed name. The call itself does not happen."""
     kind = name.kind
     if kind == "reconstructor" and len(args) == 3 and isinstance(args[0], InertGlobal) and args[2] is None:
         return _new(args[0], ())

@@ -1,8 +1,9 @@
 """Read the pickles that FLAME ships as data, without executing them.
 
-Path: generic_model.pkl, landmark_embedding.npy -> load / load_npy -> `flame.load`.
-Source: `pickled.py` follows the file's opcodes and calls nothing; here its inert objects become arrays with all bounds
-checked: numpy arrays and scalars, scipy sparse matrices, chumpy containers (as the array they hold), CPU torch tensors.
+Path: generic_model.pkl, landmark_embedding.npy -> load_pickle / load_npy -> `load_flame`.
+Source: `pickle_vm.py` follows the file's opcodes and calls nothing; here its inert objects become arrays with all
+bounds checked: numpy arrays and scalars, scipy sparse matrices, chumpy containers (as the array they hold), CPU torch
+tensors.
 
 Deviates: protocol 0 (text) pickles whose arrays are escaped byte strings are refused as damaged; FLAME has none.
 """
@@ -53,10 +54,10 @@ def load_npy(source: str | os.PathLike[str] | bytes, *, max_bytes: int = MAX_BYT
     """The data in a .npy file, of numbers or of pickled objects (FLAME's landmark embedding is a pickled dict).
 
     Returns:
-        The array; for an array of one object, that object, as `load` gives it.
+        The array; for an array of one object, that object, as `load_pickle` gives it.
 
     Raises:
-        UnsafeFile: as `load`.
+        UnsafeFile: as `load_pickle`.
     """
     data = _read(source, max_bytes)
     stream = io.BytesIO(data)
@@ -88,11 +89,13 @@ def _read(source: Any, max_bytes: int) -> bytes:
 
 
 class _Values:
-    """Turns what `run` returns into arrays. Each object once, so shared references stay shared and cost nothing."""
+    """Turns the result of `run_pickle` into arrays. Each object once, so shared references stay shared and cost
+    nothing.
+    """
 
     def __init__(self, file_bytes: int) -> None:
         self._budget = MAX_GROWTH * file_bytes + 2**20
-        self._done: dict[int, Any] = {}  # id -> value; `_keep` holds the objects, so that ids stay theirs
+        self._done: dict[int, Any] = {}  # id -> value; `_keep` holds the objects, so that no id is used twice
         self._keep: list[Any] = []
 
     def of(self, node: Any) -> Any:

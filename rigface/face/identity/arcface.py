@@ -1,12 +1,12 @@
-"""ArcFace: 512 numbers that say who somebody is, by the network of an InsightFace model pack.
+"""ArcFace identity vectors (512 numbers), by the network of an InsightFace model pack.
 
-Path: a track's frames -> Picker(chip=ArcFace.chip) -> ArcFace.embed -> mean per track -> `identity.cluster`.
-Source: Deng et al., "ArcFace", CVPR 2019; the `insightface` library's alignment (a similarity to five points of a 112 px
-template) and its runner of the network on onnxruntime. The packs' weights are for non-commercial research only, so none ship
-here, and what is tested is everything around them.
+Path: a track's frames -> FramePicker(cut=ArcFace.chip) -> ArcFace.embed -> mean per track -> cluster_identities.
+Source: Deng et al., "ArcFace", CVPR 2019; the `insightface` library's alignment (a similarity to five points of a 112
+px template) and its runner of the network on onnxruntime. The packs' weights are for non-commercial research only, so
+none ship here, and the tests cover everything around them.
 
-Deviates: the eyes' points are the middles of their corners, in every layout of landmarks, where ArcFace was trained on points
-set by hand on the eyes; a gaze to the side does not turn the picture.
+Deviates: the eyes' points are the middles of their corners, in every layout of landmarks, while ArcFace was trained
+on points set by hand on the eyes; a gaze to the side does not turn the picture.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ class ArcFace:
         path = assets.find("insightface_pack", folder)
         models, files = load_pack(path, device, ("recognition",))
         found = models["recognition"].output_shape[-1] if "recognition" in models else 0
-        if isinstance(found, int) and found != WIDTH:  # a network exported for any batch may say a name instead
+        if isinstance(found, int) and found != WIDTH:  # a network exported for any batch may have a name instead
             raise MissingAsset(f"the pack in {path} has no recognition network of {WIDTH} numbers (w600k_r50.onnx)")
         self._network = models["recognition"]
         self.version = f"arcface-{files['recognition'].stem}-{assets.fingerprint(files['recognition'])}"
 
     def chip(self, image: np.ndarray, landmarks: np.ndarray) -> np.ndarray | None:
-        """The upright (112, 112, 3) uint8 picture that the network looks at; None where the landmarks have no extent.
+        """The upright (112, 112, 3) uint8 input of the network; None if the landmarks have no extent.
 
         Args:
             image: (H, W, 3) uint8 RGB.
@@ -73,7 +73,8 @@ class ArcFace:
 
 
 def five_points(landmarks: np.ndarray) -> np.ndarray:
-    """ArcFace's five points: middles of the right and the left eye, tip of the nose, right and left corner of the mouth.
+    """ArcFace's five points: middles of the right and the left eye, tip of the nose, right and left corner of the
+    mouth.
 
     Args:
         landmarks: (L, 2+) px, in a layout of `landmarks.LAYOUTS`.

@@ -1,15 +1,16 @@
-"""The same person across videos: clustering of identity vectors, so that ids stay when videos are added.
+"""Clustering of identity vectors across videos, incremental: ids stay when videos are added.
 
-Path: one mean identity vector per track -> `identity.cluster` -> cluster -> an id per track; People is kept beside the dataset for next time.
+Path: one mean identity vector per track -> cluster_identities -> cluster_vectors -> an id per track; IdentityClusters
+is kept beside the dataset for the next run.
 Source: average linkage (UPGMA; Sokal and Michener 1958) on squared distances, merged by reciprocal nearest neighbours
 (Murtagh 1983), which gives the same tree as merging the closest pair each time, in a few rounds of matrix products.
 
 The mean squared distance between two groups is |a - b|^2 + scatter(a) + scatter(b), with a, b their centroids: a
-group is its centroid, its weight and its scatter, and the vectors themselves are needed no more.
+group is its centroid, its weight and its scatter, and the vectors themselves are no longer needed.
 
-A merged group is never nearer to a third than the nearer of its two parts was. So only those look for their nearest again
-that were merged or whose nearest was, and whoever is too far from all stays so and is looked at no more: all pairs are
-compared once, not once a round.
+A merged group is never nearer to a third than the nearer of its two parts was. So only
+groups that were merged, or whose nearest was, search for their nearest again, and a group that is too far from all
+others is final: all pairs are compared once, not once a round.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ CELLS = 1 << 23  # distances held at a time: 64 MB
 
 @dataclass(frozen=True, eq=False)
 class IdentityClusters:
-    """Clusters of identity vectors, as much of them as it takes to add to them later.
+    """Clusters of identity vectors, reduced to what adding to them later needs.
 
     Args:
-        ids: (K,) int64, each one's label.
+        ids: (K,) int64 labels.
         centroid: (K, D) float64 weighted mean of its vectors.
         weight: (K,) float64 sum of their weights.
         scatter: (K,) float64 their weighted mean squared distance from the centroid.
@@ -47,21 +48,21 @@ def cluster_vectors(
     threshold: float,
     apart: Sequence[tuple[int, int]] = (),
 ) -> tuple[np.ndarray, IdentityClusters]:
-    """Say which vectors are one person's.
+    """Cluster vectors by person.
 
-    People known before take in new vectors and are never merged with each other: an id, once given, stays. The work
+    Known people take in new vectors and are never merged with each other: an id, once given, stays. The work
     grows with the square of the number of vectors, the memory with the number.
 
     Args:
-        vectors: (N, D), of tracks, say; `identity.cluster` prepares them and knows the threshold.
-        weights: (N,) how much each counts, frames for instance; None: all the same.
-        previous: people known from before; the new vectors do not repeat theirs.
+        vectors: (N, D), of tracks for instance; `cluster_identities` prepares them and knows the threshold.
+        weights: (N,) how much each counts, frames for instance; None: all equal.
+        previous: clusters of an earlier run; the new vectors do not repeat theirs.
         threshold: largest root mean square distance between two groups that are one person.
         apart: pairs of indices that are two people for certain, because one frame shows both.
 
     Returns:
-        labels (N,) int64, and all people, old and new, for next time. New labels count on from the largest old one, in
-        the order of the vectors.
+        labels (N,) int64, and all clusters, old and new, for the next run. New labels count on from the largest old
+        one, in the order of the vectors.
 
     Raises:
         ValueError: a vector is not finite, or the weights do not fit.
@@ -142,7 +143,9 @@ def _nearest(
 
 
 def _reciprocal(open_: np.ndarray, nearest: np.ndarray, distance: np.ndarray) -> np.ndarray:
-    """(P, 2) groups that are each other's nearest, (low, high); of those that are open at least one pair, if there are any."""
+    """(P, 2) groups that are each other's nearest, (low, high); of those that are open at least one pair, if there
+    are any.
+    """
     low = open_[(nearest[nearest[open_]] == open_) & (open_ < nearest[open_])]
     if not len(low) and len(open_):  # equal distances can lead in a circle
         low = open_[[distance[open_].argmin()]]

@@ -1,21 +1,22 @@
-"""Who is it: identity vectors of faces, the few frames of a track worth one, and which vectors are one person's.
+"""dlib identity vectors: picking frames of a track, embedding faces, and clustering the vectors by person.
 
-Path: a track's frames -> Picker (which) -> DlibIdentity (vectors) -> mean per track -> cluster -> `identity`.
-Source: King, "Dlib-ml: A Machine Learning Toolkit", JMLR 2009, and its ResNet face recognition model of 2017. Vectors are
-kept as dlib gives them, not scaled to length 1 (they are 1.27 to 1.69 long): dlib's rule is about their Euclidean
-distance, two pictures show one person where it is below 0.6.
+Path: a track's frames -> FramePicker -> DlibIdentity -> mean per track -> cluster_identities -> column `identity`.
+Source: King, "Dlib-ml: A Machine Learning Toolkit", JMLR 2009, and its ResNet face recognition model of 2017. Vectors
+are kept as dlib gives them, not scaled to length 1 (they are 1.27 to 1.69 long): dlib's rule is about their Euclidean
+distance, two images show one person if it is below 0.6.
 
-dlib wants its own landmarks; ours are put in their place, which saves the shape predictor. Measured on 161 portraits: all
-18 same-person pairs are below 0.52 and 0.8 % of 12,862 other pairs below 0.6 (children, mostly), the same as with
-dlib's predictor, which fails on a head that lies on its side where ours do not.
+dlib wants its own landmarks; the detector's are put in their place, which saves the shape predictor. Measured on 161
+portraits: all 18 same-person pairs are below 0.52 and 0.8 % of 12,862 other pairs below 0.6 (children, mostly), the
+same as with dlib's predictor, which fails on a head that lies on its side, and these do not.
 
-That rule is for two pictures. Among 200 people it calls 200 wrong pairs one person. dlib's vectors share most of their
-length, the mean of all faces, so `cluster` compares what is left of them without it, scaled to length 1: of 28 same-person
-pairs among 231 portraits and tracks 24 are joined, with 3 wrong ones; raw vectors join 26 with 36 wrong ones.
+That rule is for two pictures. Among 200 people it calls 200 wrong pairs one person. dlib's vectors share most of
+their length, the mean of all faces, so `cluster_identities` compares what is left of them without it, scaled to
+length 1: of 28 same-person pairs among 231 portraits and tracks 24 are joined, with 3 wrong ones; raw vectors join 26
+with 36 wrong ones.
 
 One vector takes 100 ms on a core, so a track gets two.
 
-ArcFace (`arcface.py`) is the other network. Which of the two a vector is from, and so how near is near, its width says.
+ArcFace (`arcface.py`) is the other network; the width of a vector tells the two apart, and so their thresholds.
 """
 
 from __future__ import annotations
@@ -39,15 +40,18 @@ CHIP_PX = 150
 
 
 def cluster_threshold(width: int) -> float:
-    """Root mean square distance of directions within a person, for `cluster`: by the width of the vectors.
+    """Root mean square distance of directions within a person, for `cluster_identities`: by the width of the vectors.
 
-    0.8 for dlib's 128 numbers (measured, see above); 1.1 for others (a cosine of 0.4, usual for ArcFace; not measured here).
+    0.8 for dlib's 128 numbers (measured, see above); 1.1 for others (a cosine of 0.4, usual for ArcFace; not measured
+    here).
     """
     return 0.8 if width == DLIB_WIDTH else 1.1
 
 
 def same_person_distance(width: int) -> float:
-    """Distance of two tracks' vectors below which they show one person: dlib's own rule, or a cosine of 0.4 for ArcFace."""
+    """Distance of two tracks' vectors below which they show one person: dlib's own rule, or a cosine of 0.4 for
+    ArcFace.
+    """
     return DLIB_SAME_PERSON if width == DLIB_WIDTH else 1.1
 
 
@@ -71,7 +75,7 @@ class DlibIdentity:
         self._network: Any = dlib.face_recognition_model_v1(str(path))
 
     def __call__(self, image: np.ndarray, detection: Detection) -> np.ndarray | None:
-        """(128,) float32 identity vector; None where the eyes are too close together to align the face.
+        """(128,) float32 identity vector; None if the eyes are too close together to align the face.
 
         Args:
             image: (H, W, 3) uint8 RGB, a frame or a crop; the detection's landmarks are in its px.
@@ -91,7 +95,7 @@ class DlibIdentity:
 
 
 def face_chip(image: np.ndarray, landmarks: np.ndarray) -> np.ndarray | None:
-    """The upright (150, 150, 3) uint8 picture that dlib's network looks at; None where the landmarks have no extent.
+    """The upright (150, 150, 3) uint8 input of dlib's network; None if the landmarks have no extent.
 
     Args:
         image: (H, W, 3) uint8 RGB.
@@ -106,7 +110,7 @@ def face_chip(image: np.ndarray, landmarks: np.ndarray) -> np.ndarray | None:
     apart = np.linalg.norm(points[0] - points[2])
     if not np.isfinite(points).all() or apart < 2:
         return None
-    # dlib copies what it is given and wants it contiguous: give it the face's surroundings, not the frame.
+    # dlib copies its input and wants it contiguous: pass the face's surroundings, not the frame.
     reach = 2 * apart + 4
     left, top = np.maximum(np.floor(points.min(0) - reach), 0).astype(int)
     right, bottom = np.ceil(points.max(0) + reach).astype(int)
@@ -128,16 +132,16 @@ class _Pick:
 
 
 class FramePicker:
-    """Chooses the frames of a track that are worth an identity vector, as they pass by; keeps only their chips.
+    """Picks the frames of a track that are worth an identity vector, online; keeps only their chips.
 
-    A frame is worth its face's size (up to the chip's), how frontal it is, how sharp and how sure. The chosen are at
+    A frame's worth is its face's size (up to the chip's) times how frontal and how sure it is. The chosen are at
     least `apart` frames from each other, so that they are not the same picture twice. A frame must be clearly better to
     take another's place, so a steady face costs one chip, not one per frame.
 
     Args:
         per_track: how many frames of each track.
         apart: frames between two chosen ones.
-        cut: image and landmarks -> what the network wants to see of a face, or None; by default dlib's.
+        cut: image and landmarks -> the network's input, or None; by default dlib's.
     """
 
     def __init__(
@@ -150,7 +154,7 @@ class FramePicker:
         self._kept: dict[int, list[_Pick]] = {}
 
     def offer(self, track: int, frame: int, image: np.ndarray, detection: Detection) -> None:
-        """Show the next frame of a track.
+        """Offer the next frame of a track.
 
         Args:
             track: its id.
@@ -180,7 +184,7 @@ class FramePicker:
 
 
 def embedding_worth(detection: Detection) -> float:
-    """How much a detection promises an identity vector, in [0, 1]: large, frontal and sure is 1."""
+    """Worth of a detection for an identity vector, in [0, 1]: large, frontal and sure is 1."""
     points = np.asarray(detection.landmarks, np.float64)[:, :2]
     five = points[list(layout_of(points).five)]
     eyes = (five[0] + five[1]) / 2 - (five[2] + five[3]) / 2
@@ -200,7 +204,8 @@ def _mean_face() -> np.ndarray:
 
 
 def unit_vectors(vectors: np.ndarray) -> np.ndarray:
-    """Identity vectors as unit vectors that `cluster` compares: for dlib's 128 numbers, less the mean of all faces.
+    """Identity vectors as unit vectors that `cluster_identities` compares: for dlib's 128 numbers, less the mean of
+    all faces.
 
     Args:
         vectors: (N, D); D = 128 are dlib's, others (ArcFace's 512) have no mean to speak of and are only scaled.
@@ -222,15 +227,15 @@ def cluster_identities(
     threshold: float | None = None,
     apart: Sequence[tuple[int, int]] = (),
 ) -> tuple[np.ndarray, IdentityClusters]:
-    """Say which identity vectors are one person's; `people.cluster` on their directions.
+    """Cluster identity vectors by person: `cluster_vectors` on their directions.
 
     Args:
         vectors: (N, D) as stored: dlib's raw 128 numbers, or another network's.
-        weights, previous, apart: see `people.cluster`.
-        threshold: root mean square distance of directions within a person; None: `usual_threshold`.
+        weights, previous, apart: see `cluster_vectors`.
+        threshold: root mean square distance of directions within a person; None: `cluster_threshold`.
 
     Returns:
-        labels (N,) int64 and the people for next time.
+        labels (N,) int64 and the clusters for the next run.
 
     Raises:
         ValueError: a vector is not finite, or the weights do not fit.

@@ -1,6 +1,6 @@
-"""Put an edited crop back into its picture, fading out towards the crop's border.
+"""Compositing of an edited crop into its image, fading out towards the crop's border.
 
-Path: edited crop -> paste -> the whole picture. The counterpart of `align.crop`.
+Path: edited crop -> paste_crop -> the whole image. The counterpart of `alignment.crop`.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def _blend(out: Any, patch: Any, ramp: Any, shown: Any, top: int, left: int) -> 
             most: Any = 0
             for c in range(3):
                 most = max(most, abs(np.int32(patch[j, i, c]) - np.int32(out[top + j, left + i, c])))
-            if most < 2:  # where the edit changed nothing, not even rounding may
+            if most < 2:  # an unchanged pixel may not change by rounding either
                 continue
             alpha = ramp[j] * ramp[i]
             if masked:

@@ -1,14 +1,14 @@
-"""Eyes and mouth as what they are: slits through which something behind them is seen.
+"""Openings of eyes and mouth, filled with strips that show eyeballs and teeth behind the mesh.
 
 Path: `warp.py` cuts these openings out of the fitted mesh and fills them with strips from here.
 
-A mesh whose eyes are part of the skin squashes the iris when the lids close, and stretches the teeth when the jaw drops.
-Here each opening is a strip between its two rims, upper and lower, with rows of its own:
+A mesh whose eyes are part of the skin squashes the iris when the lids close, and stretches the teeth when the jaw
+drops. Here each opening is a strip between its upper and lower rim, with rows of its own:
 
 * **eye**: the eyeball stays and the upper lid slides over it, so a strip that closes shows less of the source instead
   of all of it squashed. It hangs on the lower lid, which moves little.
 * **mouth**: the upper slab (teeth) hangs on the upper lip and the lower one on the lower lip, both at the source's own
-  scale; between them, where a wider mouth shows what the source did not, it is dark, redder towards the tongue, and in a
+  scale; between them a mouth that opens wider than in the source is dark, redder towards the tongue, and in a
   grin there is a hint of teeth.
 
 Lids and lips meet and do not pass through each other: a rim that would cross the other is put onto it (`closed`).
@@ -27,7 +27,7 @@ UPPER_TEETH = 0.72  # share of what a parted mouth shows that hangs on the upper
 SOFT = 0.035  # outer-eye distances over which the inside of a mouth gets dark
 NARROW, LASHES = 0.3, 0.8  # an eye narrower than this share of the source's is darkened so far by its lashes
 STRETCH = 1.15  # a slab may be that much longer before something dark is put behind it,
-FREE, PARTED = 2.0, (0.13, 0.2)  # and by that much more where the source's mouth, this far parted, shows one itself
+FREE, PARTED = 2.0, (0.13, 0.2)  # and by that much more if the source's mouth is parted this far
 TEETH, GRIN = 0.1, (1.03, 1.15)  # a mouth that gets this much wider as it opens is a grin, and shows so much of teeth
 LIPS_GIVE = 0.025  # lips that part by less are stretched
 
@@ -49,7 +49,7 @@ class Opening:
 
     @property
     def rows(self) -> int:
-        """How many rows of vertices its strip has."""
+        """Number of rows of vertices in its strip."""
         return 8 if self.is_mouth else 2
 
     def triangles(self, first: int) -> np.ndarray:
@@ -73,8 +73,8 @@ class Opening:
             eyes: outer-eye distance, px.
 
         Returns:
-            (rows * C, 2) where to read the source, (rows * C, 3) where to draw, and (rows * C, 3): how dark, how near the
-            tongue, and how much of teeth.
+            (rows * C, 2) source positions, (rows * C, 3) positions to draw at, and (rows * C, 3) shares of dark,
+            tongue and teeth.
         """
         upper, lower = source[self.upper, :2], source[self.lower, :2]
         top, bottom = wanted[self.upper], wanted[self.lower]

@@ -1,8 +1,8 @@
-"""Guess what is behind a person: fill a hole in a picture from its edges, in a millisecond or two.
+"""Inpainting of the background behind a person from the hole's edges, in a millisecond or two.
 
-Path: crop and mask -> behind -> the background that `warp.py` shows where the person was before the edit.
-Source: push-pull interpolation (Gortler et al., "The Lumigraph", SIGGRAPH 1996): averages of what is known, from coarse to
-fine. It invents no texture; a preview shows a narrow rim of it.
+Path: crop and mask -> inpaint_background -> the background that `warp.py` shows in place of the moved person.
+Source: push-pull interpolation (Gortler et al., "The Lumigraph", SIGGRAPH 1996): averages of what is known, from
+coarse to fine. It invents no texture; a preview shows a narrow rim of it.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ def inpaint_background(crop: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, 
         crop: (S, S, 3) uint8. mask: (S, S) uint8, 255 person.
 
     Returns:
-        (S, S, 3) uint8, a guess at what is behind the person, of use where the second is above 0: (S, S) uint8, 255 where
-        the person and their soft edges are.
+        (S, S, 3) uint8, the filled background, and (S, S) uint8, 255 on the person and their soft edges: the first is
+        valid if the second is above 0.
     """
     size = len(crop)
     work = min(size, WORK_PX)
@@ -40,7 +40,7 @@ def inpaint_background(crop: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, 
 
 
 def _filled(picture: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """(S, S, 3) float32: the picture where it is known (1), and averages of the known around the rest."""
+    """(S, S, 3) float32: known pixels (1) as they are, averages of the known around the rest."""
     colours, weights = [picture * known[..., None]], [known]
     while len(weights[-1]) > 1:
         half = (max(len(weights[-1]) // 2, 1),) * 2

@@ -1,9 +1,9 @@
-"""The preview's one loop over pixels: where each comes from, how it is lit, and what is behind it.
+"""Pixel loop of the preview: source position, light and background of each pixel.
 
-Path: `warp.py` lays out vertices and their attributes -> paint -> image, mask, and how much was invented.
+Path: `warp.py` lays out vertices and their attributes -> paint_pixels -> image, mask, and the invented share.
 
-Colours are handled as they are stored, in sRGB: a ratio of lights is raised to 1/2.2 beforehand, so it stays one product.
-Brightened colours bend below white instead of being cut off there.
+Colours are handled as they are stored, in sRGB: a ratio of lights is raised to 1/2.2 beforehand, so it stays one
+product. Brightened colours bend below white instead of being cut off there.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from rigface.face.rendering.jit import compiled
 # Columns of the vertex table.
 HERE, TWIN, SEEN, DARK, TONGUE, TEETH, LIT, TWIN_LIT, WIDTH = 0, 2, 4, 5, 6, 7, 8, 11, 14
 
-KNEE = 0.8  # of white, where brightened colours begin to bend
-SETTLED_PX = 0.35  # of 512: what would move by less stays where it is, and sharp
+KNEE = 0.8  # of white, from which brightened colours bend
+SETTLED_PX = 0.35  # of 512: a pixel that would move by less keeps its place, and stays sharp
 JUMP_PX = 4.0  # of 512: neighbours that come from places so far apart are of two pieces
 STILL_PX, MOVED_PX = 3.0, 14.0  # of 512: displacements between which the background stops moving with the person
 
@@ -29,8 +29,8 @@ def paint_pixels(*arrays: np.ndarray) -> None:
 
 
 def _paint(
-    face: Any, shares: Any, triangles: Any, table: Any, inside: Any, crop: Any, mask: Any, soft: Any, back: Any, hole: Any,
-    image: Any, new_mask: Any, invented: Any,
+    face: Any, shares: Any, triangles: Any, table: Any, inside: Any, crop: Any, mask: Any, soft: Any, back: Any,
+    hole: Any, image: Any, new_mask: Any, invented: Any,
 ) -> None:  # fmt: skip
     """Fill the preview. Compiled by numba.
 
@@ -38,7 +38,8 @@ def _paint(
         face, shares: (S, S) int32 and (S, S, 3): what `rasterize` found; triangles (F, 3).
         table: (V, WIDTH) float32, the columns named above. Places in px; lights as factors.
         inside: (3, 3) the dark of a mouth, and the colours of its tongue and teeth.
-        crop: (S, S, 3) uint8. mask: (S, S) uint8, and soft: the same with soft edges; or (0, 0). back, hole: from `infill.behind`, or (0, 0, 3) and (0, 0).
+        crop: (S, S, 3) uint8. mask: (S, S) uint8, and soft: the same with soft edges; or (0, 0). back, hole: from
+            `infill.behind`, or (0, 0, 3) and (0, 0).
         image, new_mask, invented: to be filled.
     """
     size = face.shape[0]
@@ -60,7 +61,7 @@ def _paint(
 
     masked, layered = mask.shape[0] > 0, back.shape[0] > 0
     unit = size / 512.0
-    place = np.empty((size, size, 2), np.float32)  # where each pixel came from
+    place = np.empty((size, size, 2), np.float32)  # the source position of each pixel
 
     for j in range(size):
         for i in range(size):
@@ -127,7 +128,8 @@ def _paint(
                 image[j, i, c] = np.uint8(min(255.0, value + 0.5))
             invented[j, i] = new
 
-    # Where one piece of the mesh hides another the picture jumps from pixel to pixel; half a pixel of blur hides the steps.
+    # Where one piece of the mesh hides another the picture jumps from pixel to pixel; half a pixel of blur hides the
+    # steps.
     sharp = image.copy()
     for j in range(1, size - 1):
         for i in range(1, size - 1):

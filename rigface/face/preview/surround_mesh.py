@@ -1,11 +1,11 @@
-"""What hangs around the fitted face when it moves: hair, ears and neck, on rings of vertices.
+"""Mesh around the fitted face for hair, ears and neck: rings of vertices that move with the head.
 
-Path: `warp.py` draws the face, the openings of `slits.py` and these rings as one mesh.
+Path: `warp.py` draws the face, the openings of `eye_mouth_openings.py` and these rings as one mesh.
 
-Three rings follow the rim of the face. The first two turn rigidly with the head, behind the face, the wider the further;
-below, where the neck is, they turn less and then not at all. The third stays, inside the crop's border, so that what is
-pasted back has no seam. On a head that was photographed from the side the far half of a ring lies hidden behind the face:
-it is pushed out beside the rim, before and after the edit by the same amount.
+Three rings follow the rim of the face. The first two turn rigidly with the head, behind the face, the wider the
+further; at the neck they turn less and then not at all. The third stays, inside the crop's border, so that what is
+pasted back has no seam. On a head that was photographed from the side the far half of a ring lies hidden behind the
+face: it is pushed out beside the rim, before and after the edit by the same amount.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Ring:
         reach: radius in those of the rim, from the middle of the face.
         behind: metres behind the rim.
         min_reach: the smallest radius, in those of the rim as it lies in the picture.
-        neck: by how much of the head's turn it turns where the neck is.
+        neck: share of the head's turn at the neck.
         normal: cosine of its surface to the axis of the face, for light: sides, and neck.
     """
 
@@ -77,7 +77,7 @@ def surround_mesh(
         rim_px: (R, 3) the rim in the source, crop px.
         both: source and wanted as a torch batch of two.
         size: of the crop, px.
-        skull: (6,) shift and turn of the skull that is hidden in the change of expression; see `sliders.py`.
+        skull: (6,) shift and turn of the skull in the change of expression; see `local_blendshapes.py`.
     """
     shift, lean = (torch.zeros(3), torch.eye(3)) if skull is None else (skull[:3], to_matrix(skull[None, 3:])[0])
     turn = to_matrix(both.head_rotation)
@@ -109,7 +109,7 @@ def surround_mesh(
 
 
 def _beside(ring: np.ndarray, rim: np.ndarray, min_reach: float) -> np.ndarray:
-    """The ring, pushed outwards where it lies nearer to the middle than `min_reach` rims."""
+    """The ring, pushed outwards to at least `min_reach` rims from the middle."""
     middle = rim[:, :2].mean(0)
     out, edge = ring[:, :2] - middle, rim[:, :2] - middle
     reach, wanted = np.linalg.norm(out, axis=1), min_reach * np.linalg.norm(edge, axis=1)
@@ -120,7 +120,7 @@ def _beside(ring: np.ndarray, rim: np.ndarray, min_reach: float) -> np.ndarray:
 
 
 def _still(ring: np.ndarray, rim: np.ndarray, size: int) -> np.ndarray:
-    """(R, 3) the ring that stays: beyond the last one, inside the crop where there is room, far behind everything."""
+    """(R, 3) the ring that stays: beyond the last one, inside the crop if there is room, far behind everything."""
     middle = rim[:, :2].mean(0)
     out = ring[:, :2] - middle
     border = BORDER * size

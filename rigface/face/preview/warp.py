@@ -3,14 +3,14 @@
 Path: source crop, its coefficients, the coefficients wanted -> preview -> what a slider shows, and the `texture` render
 condition of the small model.
 Source: image-based relighting by ratio images (Riklin-Raviv & Shashua 2001; Wen et al. 2003) and texture warping by a
-fitted mesh (Blanz & Vetter 1999), drawn backwards: each pixel asks where in the source it came from.
+fitted mesh (Blanz & Vetter 1999), drawn backwards: each pixel looks up its position in the source.
 
 * Inside the face a pixel reads the source where the same piece of skin was; skin the source did not show is read from
   the mirrored place on the other cheek. Eyes and mouth are openings of their own (`openings.py`).
 * Around the face rings carry hair, ears and neck along (`surround_mesh.py`).
 * Where a mask says who is the person, only the person moves, over a background that stays and is filled in where it
   was hidden (`infill.py`). Without a mask the surroundings are bent along.
-* Light is multiplied by the ratio of the two shadings (`paint.py`).
+* Light is multiplied by the ratio of the two shadings (`pixel_kernel.py`).
 
 With the source's own coefficients the result is the source, to rounding.
 """
@@ -62,7 +62,7 @@ class Preview:
     Args:
         image: (S, S, 3) uint8.
         mask: (S, S) uint8, the person after the edit; None if none was given.
-        invented: (S, S) float32 in [0, 1]: how little the source showed of what is here.
+        invented: (S, S) float32 in [0, 1]: the share that the source did not show.
     """
 
     image: np.ndarray
@@ -71,7 +71,7 @@ class Preview:
 
 
 class Previewer:
-    """The open head and what hangs around it, ready to be moved. Stateless between calls."""
+    """Draws previews with the open head and its surround. Stateless between calls."""
 
     def __init__(self, model: OpenHead | None = None) -> None:
         self._model = model or OpenHead.load()
@@ -107,7 +107,8 @@ class Previewer:
         new_mask = np.empty_like(hard)
         pixel_kernel.paint_pixels(
             fragments.face[0].numpy(), fragments.barycentrics[0].numpy(), mesh.triangles.numpy(), table,
-            _inside_of_mouth(crop, points[0]), np.ascontiguousarray(crop), hard, soft, back, hole, image, new_mask, invented,
+            _inside_of_mouth(crop, points[0]), np.ascontiguousarray(crop), hard, soft, back, hole, image,
+            new_mask, invented,
         )  # fmt: skip
         return Preview(image, None if mask is None else new_mask, invented)
 
@@ -147,7 +148,7 @@ class _Mesh:
         self, points: np.ndarray, around: SurroundMesh, shown: np.ndarray, lit: np.ndarray, twin_lit: np.ndarray,
         eyes: float, masked: bool,
     ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-        """Where each vertex is drawn, (N, 3) crop px, and what it carries, (N, paint.WIDTH)."""
+        """Positions (N, 3) to draw vertices at, crop px, and their attributes (N, pixel_kernel.WIDTH)."""
         count, ring = len(self.mirror), len(self.rim)
         before, after = points
         for opening in self.openings:
@@ -163,7 +164,7 @@ class _Mesh:
         table[:, pixel_kernel.TWIN : pixel_kernel.TWIN + 2] = np.concatenate(
             [before[self.mirror, :2], around.before[np.concatenate(mirrored), :2], *_twins(self.openings, strips)]
         )
-        # What hangs around the face may be mirrored only where a mask keeps the background out of it.
+        # The surround may be mirrored only if a mask keeps the background out of it.
         sides = np.ones((len(mirrored), ring))
         if masked:
             facing = around.normals[:, :ring, 2].numpy()
@@ -174,7 +175,8 @@ class _Mesh:
         )
         for column, ratio in ((pixel_kernel.LIT, lit), (pixel_kernel.TWIN_LIT, twin_lit)):
             rings = ratio[count:]
-            # Hair hangs less in the light of the face, a wrong mask shows less; without one, light would show on the wall.
+            # Hair hangs less in the light of the face, a wrong mask shows less; without one, light would show on the
+            # wall.
             fade = (
                 [np.maximum(f, around.neck) for f in (0.85, 0.6, 0.5)]
                 if masked
@@ -187,7 +189,7 @@ class _Mesh:
 
 
 def _twins(openings: list[Opening], strips: Sequence[tuple[np.ndarray, ...]]) -> list[np.ndarray]:
-    """Where each strip's vertices are mirrored: one eye in the other, the mouth in itself."""
+    """Mirror positions of each strip's vertices: one eye in the other, the mouth in itself."""
     right, left, mouth = (s[0] for s in strips)
     columns = len(openings[2].upper)
     return [left, right, mouth.reshape(-1, columns, 2)[:, ::-1].reshape(-1, 2)]
@@ -231,13 +233,14 @@ def _pair(source: FaceParams, wanted: FaceParams) -> FaceParams:
 def _ratios(shading: torch.Tensor, mirror: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """By what colours are multiplied in power-law space, at each vertex: read from itself, and from its twin.
 
-    Brightness follows the two lights. The colour of the change follows them in the mean, and from place to place only so
-    far: estimated lights are worth little in the colours of what they hardly light, and a green neck is worse than none.
+    Brightness follows the two lights. The colour of the change follows them in the mean, and from place to place only
+    so far: estimated lights are worth little in the colours of what they hardly light, and a green neck is worse than
+    none.
 
     Args:
         shading: (2, V + K R, 3) before and after; the face first, whose `mirror` is (V,).
     """
-    floor = DARKEST * shading[0].mean(0).clamp_min(1e-4)  # one for both: where neither is above it, nothing changes
+    floor = DARKEST * shading[0].mean(0).clamp_min(1e-4)  # one for both: if neither is above it, nothing changes
     before, after = torch.maximum(shading, floor)
     twin = before.clone()
     twin[: len(mirror)] = before[torch.from_numpy(mirror)]
@@ -269,7 +272,9 @@ def _shown(facing: np.ndarray, mirror: np.ndarray) -> np.ndarray:
 def _layers(
     crop: np.ndarray, mask: np.ndarray | None, drawn: np.ndarray, table: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The mask with soft edges, the picture behind the person, and where that was filled in; empty where not needed."""
+    """The mask with soft edges, the background behind the person, and the mask of its filled pixels; empty if not
+    needed.
+    """
     nothing = np.zeros((0, 0), np.uint8), np.zeros((0, 0, 3), np.uint8), np.zeros((0, 0), np.uint8)
     if mask is None:
         return nothing
@@ -283,7 +288,9 @@ def _layers(
 
 
 def _inside_of_mouth(crop: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """(3, 3) float32: the dark of this mouth and its tongue, from the colour of the lips; its teeth, from that of the cheeks."""
+    """(3, 3) float32: the dark of this mouth and its tongue, from the colour of the lips; its teeth, from that of the
+    cheeks.
+    """
     lips = np.mean([_around(crop, points[k]) for k in LIPS], axis=0)
     skin = np.mean([_around(crop, points[k]) for k in CHEEKS], axis=0)
     teeth = np.minimum(0.5 * skin + 0.5 * skin.max(), 255) * IVORY

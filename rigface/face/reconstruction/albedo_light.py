@@ -1,15 +1,16 @@
 """Split the colours of a face into skin and light: albedo and nine spherical-harmonic coefficients per colour.
 
-Path: linear colours at the fitted head's vertices, and its normals -> AlbedoLightSolver -> albedo (per track), light (per face).
+Path: linear colours at the fitted head's vertices, and its normals -> AlbedoLightSolver -> albedo (per track), light
+(per face).
 Source: Lambertian image formation I = rho(a) * (H L), H the harmonics of `lighting.py`; alternating ridge regression
 with Cauchy weights, as in Zhang & Samaras 2006 and Aldrian & Smith 2013, each half in closed form.
 
-What one photograph cannot tell is said by priors:
+Priors decide what one photograph leaves open:
 
 * overall exposure: colours are first divided by the mean luminance of the skin over `SKIN_LUMINANCE`, and the light is
   multiplied back. Halve the exposure, and the light halves exactly while the albedo stays.
 * the colour of the light against the colour of the skin: light is near white, skin near the mean.
-* light from the front against light from all around, which differ only on the side nobody sees: a light is a surround and
+* light from the front against light from all around, which differ only on the hidden side: a light is a surround and
   a lamp (`light_prior`), so its nine coefficients go together as a lamp's do.
 
 Shape suffixes: N faces, V places that are read, C = 3 colours, K = 9 harmonics, A albedo coefficients.
@@ -39,13 +40,13 @@ CORRELATED = 8.0  # neighbouring vertices see the same error: so many count as o
 AMBIENT_SHARE, LAMP_SHARE = (0.45, 0.25), (0.65, 0.5)  # mean and spread of the two parts of an ordinary light
 LAMP_TOWARDS = (0.0, 0.8, 1.2)  # lamps are more often above than below and in front than behind (von Mises-Fisher)
 LIGHT_SLACK = 0.06  # spread that no single lamp explains, per coefficient, in units of the ambient one
-GRAZING = 0.15  # cosine to the viewer below which a vertex is not looked at
+GRAZING = 0.15  # cosine to the viewer below which a vertex is ignored
 AMBIENT = 2 * np.sqrt(np.pi)  # the constant coefficient that shades white as 1 (DECA's factors, see lighting.py)
 
 
 @dataclass(frozen=True, eq=False)
 class Appearance:
-    """What the light and the skin were found to be, N faces.
+    """Light and skin of N faces.
 
     Args:
         albedo: (N, A); faces of one track agree.
@@ -75,7 +76,7 @@ class AlbedoLightSolver:
         self._skin = torch.from_numpy(head.skin[places]).to(device)
 
     def surface(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Where colours are to be read: (N, V, 3) places and their unit normals, from (N, 468, 3) control points."""
+        """Sample points on the surface (N, V, 3) and their unit normals, from (N, 468, 3) control points."""
         fine = self._weights @ points.transpose(0, 1).flatten(1)  # one product for the whole batch
         fine = torch.unflatten(fine, 1, (-1, 3)).transpose(0, 1).contiguous()
         return fine[:, self._places], vertex_normals(fine, self._faces)[:, self._places]
@@ -167,7 +168,7 @@ def solve_light(colours: Tensor, basis: Tensor, albedo: Tensor, weight: Tensor, 
 
 @cache
 def light_prior() -> tuple[np.ndarray, np.ndarray]:
-    """What lights are like at unit exposure: mean (9,) and precision (9, 9) of a Gaussian over the coefficients.
+    """Prior of the light at unit exposure: mean (9,) and precision (9, 9) of a Gaussian over the coefficients.
 
     The moments of `ambient + intensity * lamp(direction)` with ambient and intensity as `AMBIENT_SHARE` and
     `LAMP_SHARE` say, and directions spread over the sphere around `LAMP_TOWARDS`. Symmetric between left and right.

@@ -1,9 +1,10 @@
 """Fit the open head to landmarks: pose, shape and expression, in closed form and in batches.
 
 Path: landmarks of the 512 px crop and blendshape scores -> fit_geometry -> shape, expression, rotation, camera.
-Source: weighted orthogonal Procrustes (Arun 1987, with Umeyama's scale) for the first pose, then alternating Gauss-Newton
-steps on the pose and ridge regression on the coefficients. The ridge is a Gaussian prior: shape ~ N(0, 1), expression ~
-N(the detector's blendshape score, EXPRESSION_STD^2), which is what keeps the expression axes true to their names.
+Source: weighted orthogonal Procrustes (Arun 1987, with Umeyama's scale) for the first pose, then alternating
+Gauss-Newton steps on the pose and ridge regression on the coefficients. The ridge is a Gaussian prior: shape ~ N(0,
+1), expression ~ N(the detector's blendshape score, EXPRESSION_STD^2), which is what keeps the expression axes true to
+their names.
 
 One shape per track: the frames of a track share it, their expressions are their own, so the normal equations have an
 arrow shape and the expressions are eliminated first (Schur complement). Depth from the landmarker is less exact than
@@ -38,13 +39,13 @@ OUTER_EYES = (33, 263)  # the corners whose distance is the unit of every residu
 
 @dataclass(frozen=True, eq=False)
 class Geometry:
-    """What `fit_geometry` found for N faces, on the fitter's device.
+    """Fitted geometry of N faces, on the fitter's device.
 
     Args:
         shape: (N, S). expression: (N, E).
         rotation: (N, 3, 3) head to camera (x right, y up, z towards the viewer).
         scale: (N,) crop units per metre.
-        shift: (N, 2) crop units: where the head's origin lands.
+        shift: (N, 2) crop units: the projected origin of the head.
         points: (N, 468, 3) fitted control points in the head frame, metres.
         residual: (N,) RMS distance of landmarks and projection, in outer-eye distances.
     """

@@ -1,6 +1,6 @@
-"""Smooth coefficients over time, without the lag that hurts: a One-Euro filter for numbers and for rotations.
+"""One-Euro filter for coefficients and rotations over time.
 
-Path: coefficients of each frame of a track -> Smoother -> `mix.py`, for videos.
+Path: coefficients of each frame of a track -> Smoother -> `transfer.py`, for videos.
 Source: Casiez, Roussel and Vogel, "1 Euro Filter: A Simple Speed-based Low-pass Filter for Noisy Input in Interactive
 Systems", CHI 2012, algorithm 1: an exponential filter whose cutoff rises with the speed, so that a still face does not
 tremble and a fast one does not lag.
@@ -23,7 +23,7 @@ from rigface.types import FaceParams
 
 @dataclass(frozen=True)
 class OneEuroSettings:
-    """How to filter one kind of number.
+    """Settings of the filter for one kind of number.
 
     Args:
         cutoff_hz: of a value at rest; lower trembles less.
@@ -113,14 +113,14 @@ FIELD_SETTINGS = {
     "expression": OneEuroSettings(2.5, 1.5),  # 1/s: a blink reaches 8
     "bfm_expression": OneEuroSettings(2.5, 1.0),
     "light": OneEuroSettings(0.3, 0.05),  # lamps hardly move, and a flicker is what people see first
-    "shape": OneEuroSettings(0.05, 0.0),  # nobody's skull changes
+    "shape": OneEuroSettings(0.05, 0.0),  # a skull does not change
     "albedo": OneEuroSettings(0.05, 0.0),
 }
 _ROTATIONS = ("head_rotation", "jaw_rotation")
 
 
 class Smoother:
-    """One track's coefficients over time. A new track or a cut wants a new Smoother.
+    """One track's coefficients over time. A new track or a cut needs a new Smoother.
 
     Args:
         names: fields of FaceParams to filter; the others pass through.

@@ -1,6 +1,7 @@
 """Interface of a face reconstructor: crops and landmarks in, coefficients and residuals out.
 
-Path: AlignedFaces -> Reconstructor -> Fit -> the params columns. Free of torch, so that drivers and fakes can import it.
+Path: AlignedFaces -> Reconstructor -> Fit -> the params columns. Free of torch, so that drivers and fakes can import
+it.
 """
 
 from __future__ import annotations

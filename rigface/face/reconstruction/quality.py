@@ -1,24 +1,26 @@
-"""How far to trust a row: what the crop shows, what the fit left over, and one number for both.
+"""Quality of a row: measures of the crop, residuals of the fit, and one confidence for both.
 
-Path: crop, landmarks, mask and the reconstructor's residuals -> measure -> the quality columns. Nothing is dropped here;
-readers choose their thresholds.
+Path: crop, landmarks, mask and the reconstructor's residuals -> measure_quality -> the quality columns. Nothing is
+dropped here; readers choose their thresholds.
 
 Sharpness: the energy of the finest band of detail over that of the next coarser one, in the face, at a common scale
-(the face about 135 px high). A ratio of bands does not change with contrast, light or skin, so a soft face cannot pass for
-a sharp one by being well lit; one enlarged from few pixels counts as soft. Calibrated so that portraits tagged as blurred
-are at 0 to 0.16, the median of 179 portraits at 0.84, and a quarter of them at 1. Noise counts as detail.
+(the face about 135 px high). A ratio of bands does not change with contrast, light or skin, so a soft face cannot
+pass for a sharp one by being well lit; one enlarged from few pixels counts as soft. Calibrated so that portraits
+tagged as blurred are at 0 to 0.16, the median of 179 portraits at 0.84, and a quarter of them at 1. Noise counts as
+detail.
 
-Skin: cheeks and forehead by landmarks, the middle of their luminances (no highlights, no hair), averaged in linear light.
-Skin tone: ITA = atan((L* - 50) / b*), Chardon, Cretois and Hourseau 1991, in CIELAB for D65; as photographed, so light and
-colour cast are in it.
+Skin: cheeks and forehead by landmarks, the middle of their luminances (no highlights, no hair), averaged in linear
+light. Skin tone: ITA = atan((L* - 50) / b*), Chardon, Cretois and Hourseau 1991, in CIELAB for D65; as photographed,
+so light and colour cast are in it.
 
-Not a human face: the landmarker finds a face in anything with eyes. `is_suspect` asks for two witnesses: its detector is
-unsure (score below 0.8), and the fitted human head cannot explain the picture (colours, visible skin or landmarks). On 619
-faces of 179 portraits and 55 clips it flags 7: a dog, a sign on a wall and a phantom between two heads (all there were),
-a face in a broken JPEG, and 3 people (0.5 %), two masked and one in the dark. A painting passes.
+Not a human face: the landmarker finds a face in anything with eyes. `is_suspect` asks for two witnesses: its detector
+is unsure (score below 0.8), and the fitted human head cannot explain the picture (colours, visible skin or
+landmarks). On 619 faces of 179 portraits and 55 clips it flags 7: a dog, a sign on a wall and a phantom between two
+heads (all there were), a face in a broken JPEG, and 3 people (0.5 %), two masked and one in the dark. A painting
+passes.
 
-`confidence` is a product of terms in [0, 1], each 1 for a perfect portrait; a term whose number is missing (NaN) counts as
-half. On those faces its quartiles are 0.24, 0.60, 0.81; the dog has 0.01.
+`confidence` is a product of terms in [0, 1], each 1 for a perfect portrait; a term whose number is missing (NaN)
+counts as half. On those faces its quartiles are 0.24, 0.60, 0.81; the dog has 0.01.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ from rigface.colour import LUMINANCE, ita_deg
 from rigface.face.geometry.landmarks import LAYOUTS
 from rigface.types import Quality
 
-LOOK_PX = 256  # crops are looked at no larger than this; the measures below are calibrated there
+LOOK_PX = 256  # larger crops are shrunk to this; the measures below are calibrated there
 PROFILE_DEG, TINY_PX, BLURRED = 60, 48, 0.15
 GREY_CHROMA = (
     1.5  # spread of a*, b* that lightness does not explain; toned pictures 1.3, the palest colour pictures 1.8
@@ -57,13 +59,13 @@ def measure_quality(
     """The quality columns of one face.
 
     Args:
-        crop: (S, S, 3) uint8 RGB, as `align.crop` cuts it; 256 px are enough.
+        crop: (S, S, 3) uint8 RGB, as `alignment.crop` cuts it; 256 px are enough.
         landmarks: (L, 2+) px of this picture.
         box: (4,) of the landmarks, frame px.
         score: the detector's, in [0, 1].
-        mask: (M, M) uint8, of any size, 0 where the person is not; keeps what is outside the frame out of the skin.
+        mask: (M, M) uint8, of any size, 0 off the person; keeps what is outside the frame out of the skin.
         yaw_deg, pitch_deg, roll_deg: of the head; signs as in `types.Quality`.
-        landmark_residual, photometric_residual, occlusion: as the reconstructor reports them; None or NaN where the fit
+        landmark_residual, photometric_residual, occlusion: as the reconstructor reports them; None or NaN if the fit
             failed.
 
     Returns:
@@ -116,7 +118,7 @@ def measure_quality(
 
 
 def sharpness(crop: np.ndarray, landmarks: np.ndarray) -> float:
-    """How crisp the face is, in [0, 1]; see the module's text. 0 where the landmarks leave nothing to look at."""
+    """Sharpness of the face in [0, 1]; see the module's text. 0 if the landmarks enclose too few pixels."""
     import cv2
 
     face = np.asarray(landmarks, np.float32)[:, :2] * (256 / crop.shape[0])
@@ -144,7 +146,8 @@ def skin_colour(crop: np.ndarray, landmarks: np.ndarray, mask: np.ndarray | None
     """(3,) float64 mean linear RGB of the skin, in [0, 1].
 
     Args:
-        crop, landmarks, mask: as for `measure`. A layout without skin polygons gives the middle of the whole face.
+        crop, landmarks, mask: as for `measure_quality`. A layout without skin polygons gives the middle of the whole
+            face.
     """
     import cv2
 
@@ -177,7 +180,7 @@ def _linear_of_8_bit() -> np.ndarray:
 
 
 def is_grey(crop: np.ndarray) -> bool:
-    """Whether the picture has no colour of its own: grey, or toned (sepia), its hue a function of its lightness."""
+    """True if the image has no colour of its own: grey, or toned (sepia), its hue a function of its lightness."""
     import cv2
 
     small = cv2.resize(crop, (64, 64), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
@@ -192,7 +195,7 @@ def is_grey(crop: np.ndarray) -> bool:
 def is_suspect(
     score: float, landmark_residual: float, photometric_residual: float, occlusion: float, yaw_deg: float = 0.0
 ) -> bool:
-    """Whether this is probably no human face; see the module's text. A residual that is missing (NaN) is no witness."""
+    """True if this is probably no human face; see the module's text. A missing residual (NaN) is no witness."""
     limit = 0.018 if abs(yaw_deg) > 45 else 0.008  # profiles fit worse
     strangeness = (
         _over(photometric_residual, 0.075, 0.35)
@@ -203,7 +206,7 @@ def is_suspect(
 
 
 def _over(value: float, limit: float, scale: float) -> float:
-    """How many `scale`s of its logarithm a value lies above its limit; 0 below it or where it is missing."""
+    """Distance of a value above its limit, in `scale`s of its logarithm; 0 below it or if it is missing."""
     return max(float(np.log(max(_known(value), 1e-9) / limit)) / scale, 0.0)
 
 

@@ -1,9 +1,9 @@
-"""Crops to coefficients: the one place that knows which reconstructors there are.
+"""Reconstructors from crops to coefficients, and their loader.
 
 Path: 512 px crops, their landmarks, blendshape scores and tracks -> Reconstructor -> Fit -> the params columns.
 
-`fit` (here) is closed-form fitting of the open head: `fit.py` for the geometry, `delight.py` for skin and light. A
-network such as DECA is another implementation of the same Protocol; the loader is where it will be named.
+`fit` (here) is closed-form fitting of the open head: `landmark_fit.py` for the geometry, `albedo_light.py` for skin and
+light. A network such as DECA is another implementation of the same Protocol.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ EDGE = 0.99  # crop units; colours outside come from the replicated border
 def load_reconstructor(
     name: str = "fit", head: str = "open", device: str = "cpu", detector: DetectorSpec | None = None
 ) -> Reconstructor:
-    """The reconstructor of that name.
+    """Load a reconstructor by name.
 
     Args:
-        detector: whose landmarks and scores it will be given, where that is to be checked.
+        detector: checked for the landmarks and scores that the reconstructor needs; None: not checked.
 
     Raises:
         ValueError: no such reconstructor, or it cannot drive that head, or not from what this detector reports.
@@ -58,17 +58,18 @@ class FitReconstructor:
         self._points = len(head.template)
 
     def check(self, detector: DetectorSpec) -> None:
-        """See that there is enough to fit to.
+        """Check that a detector reports what the fit needs.
 
         Raises:
-            ValueError: there is not.
+            ValueError: it does not.
         """
         if detector.landmarks < self._points or len(detector.blendshape_names) != self.head_spec.expression:
             raise ValueError(self._needs(detector.landmarks, len(detector.blendshape_names)))
 
     def _needs(self, landmarks: int, scores: int) -> str:
         return (
-            f"the open head is fitted to MediaPipe's {self._points}+ landmarks and {self.head_spec.expression} blendshapes; "
+            f"the open head is fitted to MediaPipe's {self._points}+ landmarks and {self.head_spec.expression} "
+            "blendshapes; "
             f"this detector gives {landmarks} landmarks and {scores or 'no'} blendshapes. "
             "Use the mediapipe detector, or scrfd, with this head."
         )

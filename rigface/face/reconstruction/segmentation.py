@@ -1,16 +1,16 @@
 """Mask of the person (face, hair, neck) in a crop, from colours and a sketch of a head, in 3 ms and without a network.
 
-Path: crop and its landmarks -> person_mask -> the column `mask`, and the background of `compose`.
-Source: Gaussian colour models and soft segmentation by expectation maximisation, as in GrabCut (Rother, Kolmogorov and Blake,
-SIGGRAPH 2004) without the graph cut, which alone takes 6-25 ms at 64-96 px; edges by the guided filter (He, Sun and Tang,
-ECCV 2010) in its fast form, coefficients at a quarter of the size.
+Path: crop and its landmarks -> person_mask -> the column `mask`, and the background condition.
+Source: Gaussian colour models and soft segmentation by expectation maximisation, as in GrabCut (Rother, Kolmogorov
+and Blake, SIGGRAPH 2004) without the graph cut, which alone takes 6-25 ms at 64-96 px; edges by the guided filter
+(He, Sun and Tang, ECCV 2010) in its fast form, coefficients at a quarter of the size.
 
-A sketch drawn around the landmarks says where skin, hair, clothes and background (left, right, above) may be. Each gets
-one Gaussian of Lab colour; three rounds of expectation maximisation at 64 px let pixels change sides. Inside the landmarks'
-outline everything is the person: glasses, beard, a hand. Where the result is no head (too small, nearly everything, not a
-number), the sketch itself is the answer.
+A sketch drawn around the landmarks gives priors of skin, hair, clothes and background (left, right, above). Each gets
+one Gaussian of Lab colour; three rounds of expectation maximisation at 64 px let pixels change sides. Inside the
+landmarks' outline everything is the person: glasses, beard, a hand. If the result is no head (too small, nearly
+everything, not a number), the sketch itself is the result.
 
-What it cannot know: hair against a background of its own colour ends where the sketch ends. A network can: `load_parser`.
+Limit: hair against a background of its own colour ends at the edge of the sketch. A network does better: `load_parser`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SPREAD = 0.004  # each class is possible everywhere, a little
 
 
 class Parser(Protocol):
-    """Tells the person in a crop from the background."""
+    """Segments the person in a crop."""
 
     def __call__(
         self,
@@ -47,12 +47,12 @@ class Parser(Protocol):
 
 
 def load_parser(name: str = "colours", folder: str | Path | None = None, device: str = "cpu") -> Parser:
-    """A parser by name.
+    """Load a parser by name.
 
     Args:
         name: `colours` (this file; nothing to load) or `segformer` (a SegFormer trained for face parsing, on disk).
         folder: for `segformer`: its folder, or an assets folder; None looks in `RIGFACE_ASSETS`.
-        device: where a network runs.
+        device: of a network.
 
     Raises:
         MissingAsset: the network is not on this machine.
@@ -71,13 +71,13 @@ def person_mask(
     inside: tuple[float, float, float, float] | None = None,
     size: int | None = None,
 ) -> np.ndarray:
-    """Where the person is.
+    """Segment the person in a crop.
 
     Args:
-        crop: (H, H, 3) uint8 RGB, as `align.crop` cuts it, or smaller; 256 px are enough.
+        crop: (H, H, 3) uint8 RGB, as `alignment.crop` cuts it, or smaller; 256 px are enough.
         landmarks: (L, 2+) px of this picture, in any layout (eyes and nose of a known one make the sketch better).
-        inside: x0, y0, x1, y1 of the frame in px of this picture, where it is known: what lies outside repeats the
-            frame's border and is background.
+        inside: x0, y0, x1, y1 of the frame in px of this image, if known: pixels outside repeat the frame's border
+            and are background.
         size: side of the mask; None: H.
 
     Returns:
@@ -98,7 +98,7 @@ def person_mask(
     person = _person(small, sketch, first)
     person[face] = 1
     share = person.mean()
-    if not (face.mean() * 1.05 < share < 0.9):  # also where it is not a number
+    if not (face.mean() * 1.05 < share < 0.9):  # also if it is not a number
         person = sketch[:2].sum(0).reshape(SMALL_PX, SMALL_PX)
     person[~_joined(person, face)] = 0
     if inside is not None:
@@ -108,7 +108,7 @@ def person_mask(
 
 
 def _only(mask: np.ndarray, inside: tuple[float, float, float, float] | None) -> np.ndarray:
-    """The mask where the frame is, 0 beyond it; `inside` in px of the mask."""
+    """The mask, 0 beyond the frame; `inside` in px of the mask."""
     if inside is None:
         return mask
     x0, y0, x1, y1 = (round(float(np.clip(v, 0, len(mask)))) for v in inside)
@@ -129,15 +129,15 @@ def _joined(person: np.ndarray, face: np.ndarray) -> np.ndarray:
 
 
 def _sketch(points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Where things may be, before any colour is seen.
+    """Spatial priors of the classes, before any colour is read.
 
     Args:
         points: (L, 2) landmarks in px of the small picture.
 
     Returns:
-        face (S, S) bool, inside the landmarks' outline; prior (6, S * S) float32, summing to 1 over the classes skin, hair,
-        background left, right and above, clothes; and where to look at each class first: hair close to the face, or the
-        wall beside short hair would be taken for more of it.
+        face (S, S) bool, inside the landmarks' outline; prior (6, S * S) float32, summing to 1 over the classes skin,
+        hair, background left, right and above, clothes; and the initial prior of each class: hair close to the face,
+        or the wall beside short hair would be taken for more of it.
     """
     import cv2
 
@@ -193,7 +193,7 @@ def _sketch(points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _below(value: np.ndarray, limit: float, softness: float) -> np.ndarray:
-    """1 where value is well below the limit, 0 well above it."""
+    """1 well below the limit, 0 well above it."""
     return 0.5 - 0.5 * np.tanh((value - limit) / (2 * softness))
 
 
@@ -271,14 +271,14 @@ _IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 class SegformerParser:
     """A Parser with a SegFormer (Xie et al., NeurIPS 2021) trained for face parsing, as `transformers` saves it.
 
-    Which classes are the person is read from the labels' names, which the face parsers trained on CelebAMask-HQ share; a
-    network without such names is refused, since a guess would be wrong silently. Weights trained on that set are for
-    non-commercial research only; none ship with this project.
+    Which classes are the person is read from the labels' names, which the face parsers trained on CelebAMask-HQ
+    share; a network without such names is refused, since a guess could be wrong silently. Weights trained on that set
+    are for non-commercial research only; none ship with this project.
 
     Args:
         folder: the network's folder, or an assets folder; None looks in `RIGFACE_ASSETS`.
-        size: side of the picture the network sees.
-        device: where it runs.
+        size: side of the network's input.
+        device: of the network.
 
     Raises:
         MissingAsset: it is not on this machine, has no safetensors, or its labels are not those of a face parser.
@@ -318,7 +318,7 @@ class SegformerParser:
         inside: tuple[float, float, float, float] | None = None,
         size: int | None = None,
     ) -> np.ndarray:
-        """See `person_mask`; the landmarks are not looked at."""
+        """See `person_mask`; the landmarks are ignored."""
         import torch
         import torch.nn.functional as F
 

@@ -5,9 +5,9 @@ Source: Ramamoorthi & Hanrahan, "An Efficient Representation for Irradiance Envi
 (projection) and 13 (irradiance); the factors are those of `lighting.py`, so that a white surface in a uniformly white
 place is shaded 1.
 
-The panorama is what the face sees: **its middle is where the camera stands**, up is up, and it goes once around. The face
-looks at its middle, so what is right of the middle is on the person's right, the viewer's left. `turn_deg` turns the
-place around the person; positive moves every lamp to the viewer's right.
+The panorama is the view from the face: **its middle is the direction of the camera**, up is up, and it goes once
+around. The face looks at its middle, so what is right of the middle is on the person's right, the viewer's left.
+`turn_deg` turns the place around the person; positive moves every lamp to the viewer's right.
 
 A picture with 8 bits is taken as sRGB. Its lamps are cut off at white, so they come out too weak; an .hdr knows better.
 """
@@ -74,7 +74,7 @@ def harmonics_of(panorama: np.ndarray, turn_deg: float = 0.0) -> np.ndarray:
     """(9, 3) float32 coefficients of the light of a place, as in `FaceParams.light`.
 
     Args:
-        panorama: (H, 2 H, 3) float, linear radiance; see the module's text for which way it looks.
+        panorama: (H, 2 H, 3) float, linear radiance; see the module's text for its orientation.
         turn_deg: turns the place around the person.
 
     Raises:

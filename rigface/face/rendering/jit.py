@@ -1,6 +1,7 @@
-"""Loops over pixels as machine code, compiled by numba at the first call and kept on the disk for the next process.
+"""JIT compilation of pixel loops by numba, cached on disk.
 
-Path: `raster.py`, `paint.py` and `paste.py` -> here. Numba is imported at the first use, not with the module.
+Path: `rasterizer.py`, `pixel_kernel.py` and `compositing.py` -> here. Numba is imported at the first use, not with
+the module.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 
 @cache
 def compiled(loop: Callable[..., None], **options: Any) -> Callable[..., None]:
-    """The loop as machine code: from the disk in milliseconds, or compiled in a few seconds. It lets other threads run."""
+    """Compile a loop: from the disk in milliseconds, or in a few seconds. The result releases the GIL."""
     from numba import njit
 
     machine_code: Callable[..., None]

@@ -1,6 +1,6 @@
-"""Light a surface with nine spherical-harmonic coefficients per colour.
+"""Spherical-harmonic lighting: nine coefficients per colour.
 
-Path: FaceParams.light and the normals of `render.py` -> shade -> times the albedo -> the `render` condition.
+Path: FaceParams.light and the normals of `renderer.py` -> shade -> times the albedo -> the `render` condition.
 Source: Ramamoorthi & Hanrahan, "An Efficient Representation for Irradiance Environment Maps", SIGGRAPH 2001, the
 A_l factors of the irradiance series.
 Deviates: the paper has A_0 = pi; DECA's encoder was trained with 1, so its coefficients need 1 here.
@@ -59,7 +59,7 @@ def shade(normals: Tensor, light_NKC: Tensor) -> Tensor:
 
 
 def mean_shading(light: Tensor) -> Tensor:
-    """Mean shading of a ball as the camera sees it: what an exposure meter would say.
+    """Mean shading of a ball as the camera sees it, like the reading of an exposure meter.
 
     Averages of the harmonics over the disc are 1, 2/3 for z and 1/2 for 3z2-1, and 0 for the others.
 
@@ -101,13 +101,13 @@ def mirror_light(light: Tensor) -> Tensor:
 
 
 def light_direction(light: Tensor) -> Tensor:
-    """Where most of the light comes from.
+    """Main direction of a light.
 
     Args:
         light: (..., 9, 3).
 
     Returns:
-        (..., 3) unit vector towards the light in the camera frame, by the luminance of the first band; zero where the
+        (..., 3) unit vector towards the light in the camera frame, by the luminance of the first band; zero if the
         light has no direction.
     """
     first: Tensor = light[..., 1:4, :] @ light.new_tensor(LUMINANCE)

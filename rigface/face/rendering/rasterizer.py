@@ -1,7 +1,8 @@
-"""Triangles to pixels: which face each pixel shows, where on it, and how far away.
+"""Rasterizer: triangle, barycentric coordinates and depth of each pixel.
 
-Path: `camera.to_crop_px` -> rasterize -> `render.py`, `quality.py`, `parse.py`.
-Source: Pineda, "A Parallel Algorithm for Polygon Rasterization", SIGGRAPH 1988 (edge functions), on snapped coordinates.
+Path: `camera.to_crop_px` -> rasterize -> `renderer.py`, `warp.py`.
+Source: Pineda, "A Parallel Algorithm for Polygon Rasterization", SIGGRAPH 1988 (edge functions), on snapped
+coordinates.
 
 Rule: a pixel shows a triangle if its centre lies inside; on an edge, if the edge is a left or a top one. Corners are
 snapped to 2^-16 px and edges evaluated in integers, so triangles that share an edge leave no gap and share no pixel.
@@ -27,15 +28,15 @@ from torch import Tensor
 
 from rigface.face.rendering.jit import compiled
 
-_BITS = 16  # fraction bits of a snapped coordinate, where the picture is not so large that products overflow
+_BITS = 16  # fraction bits of a snapped coordinate, unless the image is so large that products overflow
 
 
 @dataclass(frozen=True, eq=False)
 class Fragments:
-    """What each pixel shows.
+    """Triangle, barycentrics and depth of each pixel.
 
     Args:
-        face: (N, H, W) int32 index of the triangle, -1 where there is none.
+        face: (N, H, W) int32 index of the triangle, -1 for none.
         barycentrics: (N, H, W, 3) float32 shares of the triangle's corners at the pixel's centre; zero outside.
         depth: (N, H, W) float32 z there; infinity outside.
     """
@@ -58,7 +59,7 @@ def rasterize(
     Args:
         points: (N, V, 3) float, crop px: x right, y down, the middle of the first pixel at (0.5, 0.5); a smaller z is
             nearer. Triangles with a corner that is not finite are left out.
-        faces: (F, 3) integers, anticlockwise where the viewer sees their outside.
+        faces: (F, 3) integers, anticlockwise if the viewer sees their outside.
         size: rows and columns; one number for a square.
         cull: leave out triangles seen from inside.
         threads: how many images to draw at once on the CPU; torch's own number if left out.

@@ -1,13 +1,13 @@
-"""A head, a camera and a light to pictures: alpha, albedo, normals, shading, and their product.
+"""Renderer of heads: alpha, albedo, normals, shading, and their product.
 
 Path: FaceParams -> render -> the `render` condition, the page of `inspect`, and photometric residuals.
 Source: the Lambertian model of DECA (Feng et al., SIGGRAPH 2021, eq. 3-5): colour = albedo * irradiance(normal).
 
 Colours are linear, not clamped, and not encoded for a screen. Normals are in the camera frame: x to the viewer's right,
-y up, z to the viewer. Where nothing is drawn every picture is zero except `shading`, which is the light on a normal of
+y up, z to the viewer. Undrawn pixels are zero in every picture except `shading`, which is the light on a normal of
 zero, as in the reference.
 
-Gradients: where an input asks for them, the barycentrics are computed again from the vertices, so they flow to the
+Gradients: if an input requires them, the barycentrics are computed again from the vertices, so they flow to the
 shape, pose, camera, light and albedo through everything but which triangle a pixel shows. Silhouettes do not move.
 
 Shape suffixes: N faces, V vertices, F triangles, P drawn pixels of the whole batch, H rows, W columns.
@@ -37,7 +37,7 @@ class Render:
 
     Args:
         image: (N, 3, H, W) albedo times shading, linear colour; zero outside.
-        alpha: (N, 1, H, W) 1 where a triangle is.
+        alpha: (N, 1, H, W) 1 on a triangle.
         albedo_image: (N, 3, H, W) zero outside.
         normal_image: (N, 3, H, W) interpolated vertex normals, a little shorter than 1; zero outside.
         shading: (N, 3, H, W) irradiance.
@@ -64,7 +64,7 @@ class Pixels:
             faces: (F, 3) int64.
         """
         self.shape = _, height, width = fragments.face.shape
-        self.at = (fragments.face.flatten() >= 0).nonzero()[:, 0]  # (P,) where in the flattened batch
+        self.at = (fragments.face.flatten() >= 0).nonzero()[:, 0]  # (P,) indices into the flattened batch
         self.image = self.at.div(height * width, rounding_mode="floor")
         self.face = fragments.face.flatten()[self.at].long()
         self.corners = faces[self.face]
@@ -133,7 +133,7 @@ def render(
 def render_vertices(
     head: Head, vertices: Tensor, camera: Tensor, light: Tensor, albedo: Tensor, *, size: int = 512, cull: bool = False
 ) -> Render:
-    """`render` from the step where vertices (N, V, 3), camera (N, 3), light (N, 9, 3) and albedo are known."""
+    """Render posed vertices (N, V, 3) with camera (N, 3), light (N, 9, 3) and albedo; see `render`."""
     points = cameras.to_crop_px(cameras.project(vertices, camera), size)
     fragments = rasterize(points, head.faces, size, cull=cull)
     pixels = Pixels(points, head.faces, fragments)
