@@ -1,4 +1,4 @@
-"""Conditions: one preprocessing for training and serving, in the style that the weights want."""
+"""Conditions in every style and size."""
 
 from dataclasses import replace
 
@@ -36,20 +36,20 @@ def wanted(face: Face, **asked) -> FaceParams:
 
 @pytest.mark.parametrize("style", ["texture", "albedo", "shape"])
 @pytest.mark.parametrize("size", [64, 256])
-def test_every_style_and_size_has_the_pictures_the_model_wants(face, style, size):
+def test_every_style_and_size_has_valid_conditions(face, style, size):
     made = Composer(style, size)(face, wanted(face, yaw_deg=15)).conditions
     assert made.reference.shape == made.background.shape == made.render.shape == (size, size, 3)
     assert made.expression_code.shape == (SPEC.expression,)
     assert made.render.dtype == np.uint8
 
 
-def test_texture_is_the_preview_and_asks_nothing_is_the_source(face):
+def test_texture_render_is_the_preview(face):
     composed = Composer("texture", 512)(face, face.params)
     assert np.array_equal(composed.conditions.render, face.crop)
     assert np.array_equal(composed.conditions.reference, face.crop)
 
 
-def test_a_drawn_head_stands_on_black_and_takes_no_colour_from_the_photograph(face):
+def test_rendered_head_is_on_black_and_free_of_photograph_colours(face):
     other = replace(face, crop=255 - face.crop)
     for style in ("albedo", "shape"):
         compose = Composer(style, 128)
@@ -61,18 +61,18 @@ def test_a_drawn_head_stands_on_black_and_takes_no_colour_from_the_photograph(fa
     assert np.ptp(shape.astype(int), axis=-1).max() <= 1  # grey under a white light
 
 
-def test_light_reaches_the_drawn_head(face):
+def test_light_changes_the_rendered_head(face):
     compose = Composer("albedo", 128)
     render = compose(face, wanted(face, light=LightEdit(azimuth_deg=80))).conditions.render.astype(int)
     assert render[60:70, 80:90].mean() > 1.3 * render[60:70, 38:48].mean()
 
 
-def test_the_expression_code_is_what_is_wanted_not_what_was(face):
+def test_expression_code_is_the_edited_one(face):
     code = Composer("texture", 64)(face, wanted(face, expression={"jaw_open": 0.7})).conditions.expression_code
     assert code[SPEC.expression_names.index("jawOpen")] == pytest.approx(0.7)
 
 
-def test_the_hole_covers_the_person_before_and_after(face):
+def test_hole_covers_the_person_before_and_after(face):
     made = Composer("texture", 256)(face, wanted(face, roll_deg=30))
     hole = (made.conditions.background == HOLE_GREY).all(-1)
     before = face.mask[::2, ::2] > 128
@@ -82,7 +82,7 @@ def test_the_hole_covers_the_person_before_and_after(face):
     assert np.array_equal(made.conditions.background[:10], made.conditions.reference[:10])
 
 
-def test_the_hole_is_a_little_wider_than_the_masks():
+def test_hole_has_a_margin_around_the_masks():
     crop = np.zeros((100, 100, 3), np.uint8)
     mask = np.zeros((100, 100), np.uint8)
     mask[40:60, 40:60] = 255
@@ -91,7 +91,7 @@ def test_the_hole_is_a_little_wider_than_the_masks():
     assert not hole[30:36].any()
 
 
-def test_weights_that_want_another_code_than_there_is_say_so(face):
+def test_missing_expression_code_is_refused(face):
     with pytest.raises(ValueError, match="bfm_expression"):
         Composer("albedo", 64, expression_field="bfm_expression")(face, face.params)
     with_code = replace(face.params, bfm_expression=np.ones(64, np.float32))
@@ -99,7 +99,7 @@ def test_weights_that_want_another_code_than_there_is_say_so(face):
     assert made.conditions.expression_code.shape == (64,)
 
 
-def test_unknown_words_are_refused():
+def test_unknown_style_or_field_is_refused():
     with pytest.raises(ValueError, match="render style: want one of texture, albedo, shape"):
         Composer("oil")
     with pytest.raises(ValueError, match="expression field"):

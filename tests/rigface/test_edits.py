@@ -1,4 +1,4 @@
-"""EditSpec: JSON there and back, and every kind of nonsense refused by the name of its field."""
+"""EditSpec: JSON round trip, and refusal of bad values by field name."""
 
 import json
 
@@ -25,11 +25,11 @@ edits = st.builds(
 
 
 @given(edits)
-def test_json_there_and_back(edit):
+def test_edit_round_trips_through_json(edit):
     assert EditSpec.from_json(edit.to_json()) == edit
 
 
-def test_defaults_are_left_out():
+def test_defaults_are_left_out_of_json():
     assert EditSpec().to_json() == "{}"
     assert json.loads(EditSpec(yaw_deg=15, light=LightEdit(azimuth_deg=40)).to_json()) == {
         "yaw_deg": 15,
@@ -61,12 +61,12 @@ def test_defaults_are_left_out():
         ("{", "JSON"),
     ],
 )
-def test_nonsense_is_refused_by_name(text, field):
+def test_bad_value_is_refused_by_field_name(text, field):
     with pytest.raises(ValueError, match=field):
         EditSpec.from_json(text)
 
 
-def test_an_edit_knows_whether_it_does_anything():
+def test_is_nothing_is_true_for_an_empty_edit():
     assert EditSpec().is_nothing
     assert EditSpec(yaw_deg=10, strength=0).is_nothing
     assert not EditSpec(yaw_deg=0).is_nothing

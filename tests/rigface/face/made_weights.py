@@ -2,8 +2,9 @@
 
 A model pack like InsightFace's, in ONNX, whose outputs are numbers, and a tiny SegFormer that says hair everywhere.
 
-SCRFD's nine outputs are constants, times the mean of the picture's red: so a red picture has a face and a blue one has none,
-which also tells whether colours arrive in the right order. `in_red=False` leaves that out: a face in every picture.
+SCRFD's nine outputs are constants, times the mean of the picture's red: so a red picture has a face and a blue one
+has none, which also tells whether colours arrive in the right order. `in_red=False` leaves that out: a face in every
+picture.
 """
 
 from pathlib import Path
@@ -18,7 +19,8 @@ ARCFACE = np.arange(1, 513, dtype=np.float32)
 
 
 def save(path, shape, outputs: dict[str, np.ndarray], scaled: set[str]) -> None:
-    """A network with one input (1, 3, H, W); outputs are constants, those in `scaled` times (mean of channel 0 + 1) / 2."""
+    """A network with one input (1, 3, H, W); outputs are constants, those in `scaled` times (mean of channel 0 + 1) /
+    2."""
     nodes = [
         helper.make_node("Slice", ["input", "zero", "one", "axis"], ["red"]),
         helper.make_node("ReduceMean", ["red"], ["bright"], keepdims=0),

@@ -1,4 +1,4 @@
-"""See: every face of a picture as numbers in its own crop, and the words that choose among them."""
+"""FaceAnalyzer: all faces of an image in their crops, and the choice among them."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ def see() -> FaceAnalyzer:
     return FaceAnalyzer(FakeDetector(), FakeReconstructor(), fake_mask)
 
 
-def test_faces_come_from_left_to_right_with_crops_of_their_own(see):
+def test_faces_are_sorted_from_left_to_right_with_their_crops(see):
     faces = see(picture([0.0, 0.33, 0.66], size=(120, 300)))
     assert [f.box[0] for f in faces] == sorted(f.box[0] for f in faces)
     assert len(faces) == 3
@@ -24,7 +24,7 @@ def test_faces_come_from_left_to_right_with_crops_of_their_own(see):
         assert (face.mask[250:290, 240:270] == 255).all()
 
 
-def test_landmarks_and_coefficients_are_in_crop_pixels_of_the_same_face(see):
+def test_landmarks_are_in_crop_pixels(see):
     (face,) = see(picture([0.0]))
     corners = np.array([[face.box[0], face.box[1]], [face.box[2], face.box[3]]])
     inside = corners @ face.frame_to_crop[:, :2].T + face.frame_to_crop[:, 2]
@@ -33,7 +33,7 @@ def test_landmarks_and_coefficients_are_in_crop_pixels_of_the_same_face(see):
     assert face.params.batch == ()
 
 
-def test_the_parser_is_told_where_the_frame_ends():
+def test_parser_receives_the_frame_in_crop_pixels():
     told = []
 
     def parser(crop, landmarks, inside, size):
@@ -48,7 +48,7 @@ def test_the_parser_is_told_where_the_frame_ends():
     assert y0 > 0  # the crop reaches beyond the frame above
 
 
-def test_nobody_is_an_empty_list(see):
+def test_image_without_faces_gives_no_faces(see):
     assert see(np.full((50, 50, 3), 60, np.uint8)) == []
     assert see.head == HEAD
 
@@ -64,11 +64,11 @@ THREE = faces((0, 0, 10, 10), (20, 0, 50, 30), (60, 0, 75, 15))
     ("which", "chosen"),
     [("largest", [1]), ("left-most", [0]), ("right-most", [2]), ("all", [0, 1, 2]), ("1", [1]), (2, [2])],
 )
-def test_words_choose_faces(which, chosen):
+def test_choose_faces_by_word(which, chosen):
     assert [f.box[0] for f in choose_faces(THREE, which)] == [THREE[k].box[0] for k in chosen]
 
 
-def test_who_is_not_there_is_said():
+def test_missing_face_is_named_in_the_error():
     with pytest.raises(NoFace, match="face 3 was asked for, and the picture has 3"):
         choose_faces(THREE, 3)
     with pytest.raises(NoFace, match="no face was found"):

@@ -1,4 +1,4 @@
-"""The shipped clip through the real detector and the real fit: what must hold on a photograph, not only on paper."""
+"""Real detector and real fit on the shipped clip."""
 
 import numpy as np
 import pytest
@@ -39,7 +39,7 @@ def rotations(params: FaceParams) -> np.ndarray:
     return to_matrix(params.head_rotation)
 
 
-def test_the_fitted_head_lies_on_the_landmarks(clip):
+def test_fitted_head_lies_on_the_landmarks(clip):
     import torch
 
     fit, landmarks = clip
@@ -52,7 +52,7 @@ def test_the_fitted_head_lies_on_the_landmarks(clip):
     assert (error / eyes).max() < 0.006
 
 
-def test_a_frame_and_its_neighbour_agree(clip):
+def test_neighbouring_frames_agree(clip):
     params = clip[0].params
     here, there = params.map(lambda a: a[::2]), params.map(lambda a: a[1::2])  # frames 0 1, 4 5, 8 9 ...
     turned = np.degrees(angle_between(rotations(here), rotations(there)))  # in 33 ms
@@ -63,14 +63,14 @@ def test_a_frame_and_its_neighbour_agree(clip):
     assert np.abs(here.light - there.light).mean() < 0.05
 
 
-def test_the_smile_of_the_clip_is_read_as_a_smile(clip):
+def test_smile_of_the_clip_is_measured(clip):
     names = OpenHead.load().spec.expression_names
     smile = clip[0].params.expression[:, [names.index("mouthSmileLeft"), names.index("mouthSmileRight")]].mean(1)
     assert smile[0] < 0.3  # neutral, broad smile, neutral
     assert smile.max() > 0.6
 
 
-def test_the_mirrored_picture_mirrors_pose_expression_and_light(pictures):
+def test_mirrored_clip_mirrors_pose_expression_and_light(pictures):
     one = pictures[len(pictures) // 2]
     fit, _ = seen([one, np.ascontiguousarray(one[:, ::-1])], one_track=False)
     names = OpenHead.load().spec.expression_names
@@ -82,7 +82,7 @@ def test_the_mirrored_picture_mirrors_pose_expression_and_light(pictures):
     assert np.abs(fit.params.light[0] * SWAP - fit.params.light[1]).mean() < 0.08
 
 
-def test_a_smaller_picture_gives_the_same_face(pictures):
+def test_smaller_image_gives_the_same_face(pictures):
     import cv2
 
     one = pictures[0]

@@ -32,7 +32,7 @@ def test_align_rejects_an_empty_box():
         align(IMAGES[:1], [replace(DETECTIONS[0], box=np.zeros(4, np.float32))])
 
 
-def test_reconstruct_takes_each_face_for_another_person_without_tracks():
+def test_reconstruct_shares_nothing_without_tracks():
     faces = align(IMAGES, DETECTIONS)
     shape = reconstruct(FakeReconstructor(), faces).params.shape
     assert shape.shape == (2, HEAD.shape)

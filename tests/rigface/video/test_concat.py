@@ -1,4 +1,4 @@
-"""Pieces joined: pictures of the pieces to the bit, times to the tick, sound to the packet."""
+"""Concatenation: exact frames, times and sound of the pieces."""
 
 from fractions import Fraction
 
@@ -48,7 +48,7 @@ def sound_of(path):
 
 
 @pytest.mark.parametrize("codec", ["libx264", "mpeg4"])
-def test_pieces_become_one(clip, tmp_path, codec):
+def test_concatenation_keeps_frames_times_and_sound(clip, tmp_path, codec):
     if codec not in (best_codec(), "mpeg4"):
         pytest.skip(f"PyAV was built without {codec}")
     shown = list(read_frames(str(clip)))
@@ -69,7 +69,7 @@ def test_pieces_become_one(clip, tmp_path, codec):
     assert sound_of(tmp_path / "whole.mp4") == sound_of(clip)
 
 
-def test_a_piece_that_does_not_fit_is_refused_and_leaves_no_file(tmp_path):
+def test_mismatched_piece_is_refused_and_leaves_no_file(tmp_path):
     for name, quality in (("a", 18), ("b", 40)):
         with VideoWriter(tmp_path / f"{name}.mp4", SIZE, 30, reorder=False, quality=quality) as film:
             for i, image in enumerate(pictures(3)):

@@ -1,4 +1,4 @@
-"""video.py: true times, upright pictures, chunks that add up to the whole, and a reason for whatever cannot be read."""
+"""Video decoding: exact times, upright images, chunks, and hostile files."""
 
 import gc
 import io
@@ -29,7 +29,7 @@ def test_times_come_from_the_stamps():
     assert levels == sorted(levels)
 
 
-def test_an_edit_list_hides_frames_and_time_starts_at_the_first_shown():
+def test_edit_list_hides_frames_and_sets_time_zero():
     data = clip(greys(30, step=8), stamps=range(-10, 20), muxer={"avoid_negative_ts": "disabled"})
     info, chunks = plan_chunks(io.BytesIO(data), None)
     got = read(data)
@@ -39,13 +39,13 @@ def test_an_edit_list_hides_frames_and_time_starts_at_the_first_shown():
     assert got[0].image.mean() == pytest.approx(20 + 10 * 8, abs=4)
 
 
-def test_ten_per_second_of_thirty_is_every_third():
+def test_ten_fps_of_thirty_is_every_third_frame():
     got = read(clip(greys(10)), fps=10)
     assert [f.index for f in got] == [0, 3, 6, 9]
     np.testing.assert_allclose([f.time_s for f in got], [0, 0.1, 0.2, 0.3], atol=1e-9)
 
 
-def test_more_per_second_than_there_are_gives_each_once():
+def test_higher_rate_than_the_video_gives_each_frame_once():
     assert [f.index for f in read(clip(greys(5)), fps=1000)] == [0, 1, 2, 3, 4]
 
 
@@ -55,7 +55,7 @@ def test_more_per_second_than_there_are_gives_each_once():
     fps=st.sampled_from([None, 0.7, 5, 12.5, 1000]),
     size=st.integers(1, 12),
 )
-def test_chunks_add_up_whatever_the_gaps(gaps, fps, size):
+def test_chunks_add_up_for_any_gaps(gaps, fps, size):
     data = clip(greys(len(gaps)), stamps=np.cumsum(gaps).tolist(), ticks=Fraction(1, 60))
     every, whole = read(data), read(data, fps)
     slots = [f.index if fps is None else floor(f.time_s * fps + 1e-6) for f in every]
@@ -83,7 +83,7 @@ def test_chunks_add_up_whatever_the_gaps(gaps, fps, size):
         ("mpeg", "mpeg2video", {"bf": "2", "g": "12"}, True),
     ],
 )
-def test_chunks_are_the_whole_pixel_for_pixel(kind, codec, options, seeks, fps):
+def test_chunks_equal_the_whole_video(kind, codec, options, seeks, fps):
     if codec not in av.codecs_available:
         pytest.skip(f"this FFmpeg cannot encode {codec}")
     data = clip(textures(80), kind, codec, options=options)
@@ -97,26 +97,26 @@ def test_chunks_are_the_whole_pixel_for_pixel(kind, codec, options, seeks, fps):
     assert whole[0].time_s == 0
 
 
-def test_a_seek_that_leads_astray_costs_time_not_frames():
+def test_wrong_seek_loses_no_frames():
     data = clip(textures(60), codec="libx264", options=H264)
     _, chunks = plan_chunks(io.BytesIO(data), None, 20)
     lost = Chunk(**{**vars(chunks[1]), "seek_s": 1.9})  # beyond what it should lead to
     same(read(data, None, lost), read(data, None, chunks[1]))
 
 
-def test_a_short_clip_is_one_chunk():
+def test_short_clip_is_one_chunk():
     assert plan_chunks(io.BytesIO(clip(greys(30))), 5)[1] == [Chunk(0, 0, None, None, 0)]
     assert plan_chunks(io.BytesIO(clip(greys(30))), 5, 5)[1] == [Chunk(0, 0, None, None, 0)]
 
 
-def test_a_single_frame_is_a_video():
+def test_single_frame_is_a_video():
     data = clip(greys(1))
     assert [(f.index, f.time_s) for f in read(data, 5)] == [(0, 0.0)]
     assert plan_chunks(io.BytesIO(data), 5)[0].shown_frames == 1
 
 
 @pytest.mark.parametrize("fps", [0, -1, float("nan")])
-def test_nonsense_rates_are_a_programmers_mistake(fps):
+def test_invalid_rate_raises_value_error(fps):
     for call in (probe_video, lambda file, fps: plan_chunks(file, fps), lambda file, fps: next(read_frames(file, fps))):
         with pytest.raises(ValueError, match="fps"):
             call(io.BytesIO(clip(greys(2))), fps)
@@ -135,7 +135,7 @@ def corners(height=48, width=64):
 
 @pytest.mark.parametrize("mirror", [False, True])
 @pytest.mark.parametrize("degrees", [0, 90, 180, 270])
-def test_the_display_matrix_is_undone(degrees, mirror):
+def test_display_matrix_is_applied(degrees, mirror):
     wanted = corners()
     stored = np.ascontiguousarray(np.rot90(wanted[:, ::-1] if mirror else wanted, -degrees // 90))
     data = clip([stored] * 2, codec="libx264", options={"qp": "4"}, pixels="yuv444p", rotate=(degrees, mirror))
@@ -149,7 +149,7 @@ def test_the_display_matrix_is_undone(degrees, mirror):
 
 @pytest.mark.parametrize("pixels", ["yuv420p", "yuv422p", "yuv444p", "yuv420p10le", "yuv444p10le"])
 @pytest.mark.parametrize("size", [(61, 35), (35, 173)])
-def test_odd_sizes_and_depths_to_the_last_column(size, pixels):
+def test_odd_sizes_and_depths_decode_to_the_last_column(size, pixels):
     height, width = size
     if pixels.startswith("yuv42"):  # libx264 wants even sizes where colour is halved
         height, width = height + 1, width + 1
@@ -160,7 +160,7 @@ def test_odd_sizes_and_depths_to_the_last_column(size, pixels):
     assert np.abs(got.astype(int) - wanted).max() <= 5
 
 
-def test_an_odd_size_with_halved_colour():
+def test_odd_size_with_subsampled_chroma_decodes():
     wanted = np.tile(np.linspace(20, 230, 173).astype(np.uint8)[None, :, None], (99, 1, 3))
     data = clip([wanted], "matroska", "ffv1", options={}, pixels="yuv420p")
     assert np.abs(read(data)[0].image.astype(int) - wanted).max() <= 5
@@ -194,7 +194,7 @@ def flat_yuv(rgb, matrix, full, size):
         ("709", False, False, (1280, 720)),
     ],
 )
-def test_colour_follows_the_flags(matrix, full, flagged, size):
+def test_colour_matrix_follows_the_flags(matrix, full, flagged, size):
     rgb = (200, 120, 60)
     frame, number = flat_yuv(rgb, matrix, full, size)
     out = io.BytesIO()
@@ -208,7 +208,7 @@ def test_colour_follows_the_flags(matrix, full, flagged, size):
     assert np.abs(read(out.getvalue())[0].image.astype(int) - rgb).max() <= 3
 
 
-def test_pixels_that_are_not_square_are_made_so():
+def test_non_square_pixels_are_made_square():
     def anamorphic(stream):
         stream.codec_context.sample_aspect_ratio = Fraction(4, 3)
 
@@ -217,14 +217,14 @@ def test_pixels_that_are_not_square_are_made_so():
     assert probe_video(io.BytesIO(data)).width == 85
 
 
-def test_an_image_may_be_written_to():
+def test_decoded_image_is_writable():
     for height, width in ((32, 32), (33, 35)):
         image = read(clip(greys(2, height, width), codec="libx264", pixels="yuv444p"))[0].image
         assert image.flags.writeable
         assert image.flags.c_contiguous
 
 
-def test_an_animated_gif_is_a_video_over_white():
+def test_animated_gif_is_composited_over_white():
     first = Image.new("RGBA", (40, 30), (0, 0, 0, 0))
     rest = [Image.new("RGBA", (40, 30), (60 * i, 0, 0, 255)) for i in (1, 2)]
     out = io.BytesIO()
@@ -248,7 +248,7 @@ class Counting(io.BytesIO):
         return data
 
 
-def test_frames_are_read_one_at_a_time_and_the_file_stays_open():
+def test_frames_are_read_lazily_and_the_file_stays_open():
     noise = [np.random.default_rng(i).integers(0, 256, (128, 128, 3), np.uint8) for i in range(60)]
     data = clip(noise, "matroska", "ffv1", options={})
     file = Counting(data)
@@ -282,7 +282,7 @@ def test_more_threads_give_the_same_frames():
     same(list(read_frames(io.BytesIO(data), threads=2)), read(data))
 
 
-def test_errors_survive_the_way_back_from_another_process():
+def test_errors_can_be_pickled():
     import pickle
 
     error = pickle.loads(pickle.dumps(Truncated("data ends early")))
@@ -290,7 +290,7 @@ def test_errors_survive_the_way_back_from_another_process():
     assert (error.reason, error.stage) == ("data ends early", "decode")
 
 
-def test_the_clip_that_ships(fixtures):
+def test_shipped_clip_decodes(fixtures):
     path = str(fixtures / "clip.mp4")
     info, chunks = plan_chunks(path, 10)
     got = list(read_frames(path, 10, chunks[0]))

@@ -1,4 +1,4 @@
-"""What is no video, what is one in part, and what a file may not make us do: reasons, good frames, nothing opened."""
+"""Damaged and hostile videos: reasons, good frames, and no other file opened."""
 
 import io
 import struct
@@ -48,7 +48,7 @@ def huge_gif() -> bytes:
     ],
     ids=["empty", "text", "no moov", "audio only", "huge", "picture"],
 )
-def test_what_is_no_video_is_refused_with_a_reason(data, reason):
+def test_non_video_is_refused_with_a_reason(data, reason):
     for call in (probe_video, lambda file: plan_chunks(file, None), lambda file: next(read_frames(file))):
         with pytest.raises(BadVideo, match=reason):
             call(io.BytesIO(data))
@@ -63,7 +63,7 @@ def test_large_frames_are_refused_from_the_header(monkeypatch):
         demux.refuse_size(96, 64)
 
 
-def test_a_video_without_a_good_packet_is_refused():
+def test_video_without_a_good_packet_is_refused():
     data = clip(greys(3))
     start = data.index(b"mdat") + 4
     with pytest.raises(BadVideo, match=r"no frame size can be read|nothing in it can be decoded"):
@@ -81,14 +81,14 @@ SECRET_NAMES = {
 
 
 @pytest.mark.parametrize("name", SECRET_NAMES)
-def test_a_text_that_names_another_file_opens_nothing(tmp_path, name):
+def test_playlist_opens_no_other_file(tmp_path, name):
     (tmp_path / "secret.mp4").write_bytes(clip(greys(3)))
     (tmp_path / name).write_text(SECRET_NAMES[name].format(tmp_path / "secret.mp4"))
     with pytest.raises(BadVideo, match="not a video"):
         next(read_frames(str(tmp_path / name)))
 
 
-def test_even_a_container_that_is_let_in_may_not_open_a_file(tmp_path, monkeypatch):
+def test_allowed_container_opens_no_other_file(tmp_path, monkeypatch):
     (tmp_path / "secret.ts").write_bytes(clip(greys(30), "mpegts", "libx264"))
     text = SECRET_NAMES["list.m3u8"].format(tmp_path / "secret.ts").encode()
     monkeypatch.setattr(demux, "_CONTAINERS", demux._CONTAINERS + ",hls")
@@ -96,18 +96,18 @@ def test_even_a_container_that_is_let_in_may_not_open_a_file(tmp_path, monkeypat
         next(read_frames(io.BytesIO(text)))
 
 
-def test_a_name_is_only_a_name(tmp_path):
+def test_file_name_is_not_interpreted(tmp_path):
     for name in ("%03d.png", "b21 ünïcode имя 顔 [copy] (1)*.mp4", "http:evil.mp4", "-i.mp4", "film.jpg", "x.m3u8"):
         (tmp_path / name).write_bytes(clip(greys(3)))
         assert len(list(read_frames(str(tmp_path / name)))) == 3
 
 
-def test_a_missing_file_is_the_systems_error_not_a_bad_video(tmp_path):
+def test_missing_file_raises_os_error(tmp_path):
     with pytest.raises(FileNotFoundError):
         probe_video(str(tmp_path / "none.mp4"))
 
 
-def test_a_broken_connection_is_not_a_bad_video():
+def test_broken_connection_raises_os_error():
     class Flaky(io.BytesIO):
         def read(self, size=-1):
             if self.tell() > 100_000:
@@ -129,8 +129,9 @@ def test_a_broken_connection_is_not_a_bad_video():
         ("avi", "mpeg4", {}),
     ],
 )
-def test_a_cut_video_gives_its_good_frames_and_says_so(kind, codec, muxer):
-    """Cut in the middle of any packet: an encoder's bytes, so what lies at 60 % of them, differ from machine to machine."""
+def test_truncated_video_gives_good_frames_then_truncated(kind, codec, muxer):
+    """Cut in the middle of any packet: an encoder's bytes, so what lies at 60 % of them, differ from machine to
+    machine."""
     whole = clip(textures(90), kind, codec, options=H264 if codec == "libx264" else FAST, muxer=muxer)
     good = read(whole)
     assert len(good) == 90
@@ -152,7 +153,7 @@ def test_a_cut_video_gives_its_good_frames_and_says_so(kind, codec, muxer):
         same([f for part, _ in parts for f in part], got)
 
 
-def test_a_cut_before_the_frames_in_between_loses_those_only():
+def test_cut_before_b_frames_loses_only_those():
     """A frame that others refer to is stored before them. Cut after it, it is shown at its own time, behind a hole."""
     whole = clip(textures(60), "mp4", "libx264", options=H264, muxer={"movflags": "faststart"})
     good = {f.time_s: f.image for f in read(whole)}
@@ -171,7 +172,7 @@ def test_a_cut_before_the_frames_in_between_loses_those_only():
         np.testing.assert_array_equal(frame.image, good[frame.time_s])
 
 
-def test_a_cut_between_two_packets_of_an_mp4_is_seen():
+def test_cut_between_packets_of_an_mp4_is_detected():
     data = clip(greys(30), muxer={"movflags": "faststart"})
     with av.open(io.BytesIO(data)) as file:
         at = [p.pos for p in file.demux(video=0) if p.size][18]
@@ -179,7 +180,7 @@ def test_a_cut_between_two_packets_of_an_mp4_is_seen():
     assert (len(got), reason) == (18, "data ends early")
 
 
-def test_a_hole_costs_its_frames_only():
+def test_damaged_packet_loses_only_its_frames():
     data = bytearray(clip(textures(60), codec="mpeg4"))
     with av.open(io.BytesIO(data)) as file:
         packet = [p for p in file.demux(video=0) if p.size][25]
@@ -190,7 +191,7 @@ def test_a_hole_costs_its_frames_only():
     assert got[-1].time_s == pytest.approx(59 / 30)
 
 
-def test_chunks_of_a_cut_video_end_without_the_lost():
+def test_chunks_of_a_truncated_video_end_with_truncated():
     """The index promises 90 frames; the chunk that would hold only lost ones must say so rather than be empty."""
     data = clip(textures(90), muxer={"movflags": "faststart"})
     _, chunks = plan_chunks(io.BytesIO(data), None, 30)

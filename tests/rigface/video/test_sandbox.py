@@ -1,4 +1,4 @@
-"""Videos read in another process: what comes is what would come, and what it dies of costs one file."""
+"""Decoding in worker processes: equal results, and crashes that fail one file."""
 
 import numpy as np
 import pytest
@@ -32,7 +32,7 @@ def trap(monkeypatch):
     made.close()
 
 
-def test_it_gives_what_is_given_here(decoders, clip, tmp_path):
+def test_sandbox_equals_direct_decoding(decoders, clip, tmp_path):
     assert decoders.probe(clip) == probe_video(clip)
     with open(clip, "rb") as file:
         data = file.read()
@@ -46,7 +46,7 @@ def test_it_gives_what_is_given_here(decoders, clip, tmp_path):
     assert len(list(decoders.frames(clip, 2))) == len(list(read_frames(clip, 2)))
 
 
-def test_pieces_are_joined_with_their_sound(decoders, tmp_path):
+def test_sandbox_joins_pieces_with_sound(decoders, tmp_path):
     import av
 
     from rigface.video.writer import VideoWriter
@@ -63,7 +63,7 @@ def test_pieces_are_joined_with_their_sound(decoders, tmp_path):
         assert sum(1 for _ in container.decode(video=0)) == 6
 
 
-def test_what_its_decoder_dies_of_costs_one_file(trap, clip):
+def test_decoder_crash_fails_one_file_only(trap, clip):
     for file, says in ((b"crash", "SIGSEGV"), (b"hang", "no progress")):
         with pytest.raises(DecoderDied, match=says):
             list(trap.frames(file))

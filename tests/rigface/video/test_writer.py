@@ -1,4 +1,4 @@
-"""Films: as many pictures as were given, at the times they were given, with the sound of the other file untouched."""
+"""Video writing: frame count, times and copied sound."""
 
 from pathlib import Path
 
@@ -64,7 +64,7 @@ def copied(source: Path, out: Path, **options) -> Path:
 
 @pytest.mark.parametrize("codec", CODECS)
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".mov"])
-def test_count_times_and_sound_are_those_of_the_source(tmp_path, codec, suffix):
+def test_written_video_keeps_count_times_and_sound(tmp_path, codec, suffix):
     source = clip(tmp_path / "a.mp4")
     out = copied(source, tmp_path / f"out{suffix}", codec=codec)
     was, now = list(read_frames(str(source))), list(read_frames(str(out)))
@@ -75,7 +75,7 @@ def test_count_times_and_sound_are_those_of_the_source(tmp_path, codec, suffix):
     assert np.allclose([t for t, _ in sound_of(out)], [t for t, _ in sound_of(source)], atol=1e-3)
 
 
-def test_the_real_clip_keeps_its_count_times_and_sound(tmp_path, fixtures):
+def test_real_clip_keeps_count_times_and_sound(tmp_path, fixtures):
     source = fixtures / "clip.mp4"
     out = copied(source, tmp_path / "out.mp4")
     was, now = list(read_frames(str(source))), list(read_frames(str(out)))
@@ -86,13 +86,13 @@ def test_the_real_clip_keeps_its_count_times_and_sound(tmp_path, fixtures):
     assert error < 2.5
 
 
-def test_a_picture_that_starts_after_the_sound_still_does(tmp_path):
+def test_delayed_video_start_is_kept(tmp_path):
     source = clip(tmp_path / "a.mkv", late=0.4)
     out = copied(source, tmp_path / "out.mp4")
     assert [t for t, _ in sound_of(out)] == pytest.approx([t for t, _ in sound_of(source)], abs=2e-3)
 
 
-def test_a_stream_that_starts_at_ten_hours_is_moved_to_the_beginning(tmp_path):
+def test_late_start_time_is_moved_to_zero(tmp_path):
     source = clip(tmp_path / "a.ts", audio="mp2")  # MPEG-TS starts at 1.4 s
     out = copied(source, tmp_path / "out.mp4")
     assert [t for t, _ in sound_of(out)] == pytest.approx([t for t, _ in sound_of(source)], abs=1e-3)
@@ -100,7 +100,7 @@ def test_a_stream_that_starts_at_ten_hours_is_moved_to_the_beginning(tmp_path):
         assert min(s.start_time * s.time_base for s in container.streams) < 0.2
 
 
-def test_uneven_times_stay_uneven(tmp_path):
+def test_uneven_times_are_kept(tmp_path):
     times = [0.0, 0.04, 0.2, 0.21, 0.7]
     with VideoWriter(tmp_path / "a.mp4", (64, 48), 25) as film:
         for image, time_s in zip(pictures(5), times):
@@ -110,7 +110,7 @@ def test_uneven_times_stay_uneven(tmp_path):
 
 @pytest.mark.parametrize("codec", CODECS)
 @pytest.mark.parametrize("size", [(64, 48), (63, 47), (1280, 720)])
-def test_colours_and_sizes_survive(tmp_path, codec, size):
+def test_colours_and_sizes_are_kept(tmp_path, codec, size):
     width, height = size
     image = np.zeros((height, width, 3), np.uint8)
     image[:, : width // 2], image[:, width // 2 :] = (200, 60, 40), (30, 90, 180)
@@ -123,20 +123,20 @@ def test_colours_and_sizes_survive(tmp_path, codec, size):
         assert np.abs(back[height // 2, x].astype(int) - image[height // 2, x]).max() <= 6
 
 
-def test_an_error_leaves_no_file(tmp_path):
+def test_error_leaves_no_file(tmp_path):
     film = VideoWriter(tmp_path / "a.mp4", (64, 48), 25)
     with pytest.raises(ValueError, match=r"want \(48, 64, 3\)"), film:
         film.write(np.zeros((3, 3, 3), np.uint8), 0.0)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_sound_that_does_not_fit_is_named_with_a_way_out(tmp_path):
+def test_unsupported_sound_is_named_with_a_remedy(tmp_path):
     source = clip(tmp_path / "a.avi", audio="adpcm_ms")
     with pytest.raises(BadVideo, match=r"adpcm_ms\) does not fit into \.mp4: try \.mkv"):
         copied(source, tmp_path / "out.mp4")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.avi"]
 
 
-def test_a_name_that_names_no_container_is_refused(tmp_path):
+def test_unknown_suffix_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"ends in \.mp4"):
         VideoWriter(tmp_path / "a.webp", (64, 48), 25)

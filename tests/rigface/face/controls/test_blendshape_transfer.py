@@ -1,4 +1,4 @@
-"""The open head's names on a head without names: one whose right answer is known, and FLAME's file format."""
+"""Named axes on a head without names: a head with a known solution, and FLAME's file format."""
 
 from dataclasses import replace
 
@@ -20,7 +20,8 @@ SIZE = 1.3
 
 @pytest.fixture(scope="module")
 def stranger() -> Head:
-    """The open head in disguise: larger, turned and moved, its vertices in another order, its axes mixed, and with a jaw."""
+    """The open head in disguise: larger, turned and moved, its vertices in another order, its axes mixed, and with a
+    jaw."""
     rng, model = np.random.default_rng(0), OpenHead.load()
     fine, weights = model.head(1), model.subdivision(1)[0]
     order = rng.permutation(len(fine.template))
@@ -49,7 +50,7 @@ def named(stranger):
     return fit_named_axes(stranger)
 
 
-def test_the_motions_of_the_open_head_are_found_again(named):
+def test_fit_named_axes_recovers_motions_of_the_open_head(named):
     moves = np.linalg.norm(OpenHead.load().expression, axis=2).max(1) > 0.003  # 3 mm
     assert moves.sum() > 20
     assert named.reached[moves].min() > 0.8
@@ -57,14 +58,14 @@ def test_the_motions_of_the_open_head_are_found_again(named):
     assert named.reached.max() <= 1
 
 
-def test_a_head_that_cannot_move_follows_nobody(stranger):
+def test_rigid_head_reaches_no_named_axis(stranger):
     stiff = replace(stranger, expression_basis=torch.zeros_like(stranger.expression_basis), jaw=None)
     found = fit_named_axes(stiff)
     assert np.abs(found.reached).max() < 1e-6
     assert not found.jaw.any()
 
 
-def test_a_value_is_set_and_not_added(named):
+def test_named_value_is_set_not_added(named):
     rng = np.random.default_rng(1)
     expression, jaw = rng.normal(size=52).astype(np.float32), np.array([0.1, 0, 0], np.float32)
     asked = {"jawOpen": 0.5, "mouthSmileLeft": 0.8}
@@ -78,7 +79,7 @@ def test_a_value_is_set_and_not_added(named):
         named.set(expression, jaw, {"grin": 1.0})
 
 
-def test_an_edit_by_name_moves_flame_as_it_moves_the_open_head(stranger, named):
+def test_named_edit_moves_flame_like_the_open_head(stranger, named):
     """A smile: both corners of the mouth go up and out, the eyes stay."""
     spec = stranger.spec
     zeros = {
@@ -106,7 +107,7 @@ def test_an_edit_by_name_moves_flame_as_it_moves_the_open_head(stranger, named):
         transfer(source, EditSpec(expression={"smile": 1.0}, region="mouth"), spec, named=named)
 
 
-def test_a_head_without_landmarks_to_lay_over_is_refused(stranger):
+def test_head_without_landmarks_is_refused(stranger):
     few = replace(stranger, landmarks=OpenHead.load().head(0).landmarks)
     with pytest.raises(ValueError, match="51 inner"):
         fit_named_axes(few)

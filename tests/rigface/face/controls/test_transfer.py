@@ -1,4 +1,4 @@
-"""mix: every coefficient has a target, and numbers mean what they say."""
+"""Transfer of traits and numbers of an edit to coefficients."""
 
 from dataclasses import fields, replace
 from itertools import chain, combinations
@@ -46,24 +46,24 @@ def face(value: float) -> FaceParams:
     return FaceParams(**{name: np.full(size, value, np.float32) for name, size in sizes.items()})
 
 
-def test_the_table_names_each_field():
+def test_trait_table_names_each_field():
     assert set(chain(SOURCE_FIELDS, *TRAIT_FIELDS.values())) == {f.name for f in fields(FaceParams)}
 
 
 @pytest.mark.parametrize("take", ALL_EDITS, ids=lambda t: "+".join(sorted(t)) or "none")
-def test_only_the_taken_traits_move(take):
+def test_only_taken_traits_change(take):
     out = transfer(face(0), EditSpec(take=take), HEAD, face(0.2))
     moved = {f.name for f in fields(out) if getattr(out, f.name).any()}
     assert moved == {name for trait in take for name in TRAIT_FIELDS[trait]}
 
 
-def test_nothing_asked_is_nothing_changed():
+def test_empty_edit_changes_nothing():
     source = face(0.3)
     out = transfer(source, EditSpec(), HEAD)
     assert all(np.array_equal(getattr(out, f.name), getattr(source, f.name)) for f in fields(out))
 
 
-def test_taking_needs_somebody_to_take_from():
+def test_taking_a_trait_needs_a_target():
     with pytest.raises(ValueError, match="take: pose"):
         transfer(face(0), EditSpec(take={"pose"}), HEAD)
 
@@ -72,20 +72,20 @@ def degrees(params: FaceParams) -> np.ndarray:
     return to_degrees(to_matrix(params.head_rotation[None]))[0]
 
 
-def test_angles_are_absolute_or_added():
+def test_angles_are_absolute_or_relative():
     turned = transfer(face(0), EditSpec(yaw_deg=20, roll_deg=-5), HEAD)
     assert np.allclose(degrees(turned), [20, 0, -5], atol=1e-3)
     assert np.allclose(degrees(transfer(turned, EditSpec(yaw_deg=5), HEAD)), [5, 0, -5], atol=1e-3)
     assert np.allclose(degrees(transfer(turned, EditSpec(yaw_deg=5, relative=True), HEAD)), [25, 0, -5], atol=1e-3)
 
 
-def test_numbers_override_what_was_taken():
+def test_numbers_override_taken_traits():
     out = transfer(face(0), EditSpec(take={"expression"}, expression={"jaw_open": 0.7}), HEAD, face(0.2))
     assert out.expression[0] == pytest.approx(0.7)
     assert np.allclose(out.expression[1:], 0.2)
 
 
-def test_named_expressions_set_their_axes():
+def test_named_expression_sets_its_axes():
     out = transfer(face(0.5), EditSpec(expression={"smile": 1.0, "blink_left": 0.25}), HEAD)
     want = (
         {name: 0.5 for name in NAMES}
@@ -95,19 +95,19 @@ def test_named_expressions_set_their_axes():
     assert np.allclose(out.expression, [want[name] for name in NAMES])
 
 
-def test_an_unknown_expression_is_named():
+def test_unknown_expression_is_named_in_the_error():
     with pytest.raises(ValueError, match=r"expression\.grin"):
         axes_of("grin", HEAD)
 
 
-def test_a_region_keeps_the_rest_of_the_face():
+def test_region_keeps_the_rest_of_the_face():
     out = transfer(face(0), EditSpec(take={"expression"}, region="mouth"), HEAD, face(0.2))
     assert np.allclose(out.expression, [0.2 if n.startswith(("mouth", "jaw")) else 0 for n in NAMES])
     assert np.allclose(out.jaw_rotation, 0.2)
     assert not out.bfm_expression.any()  # a code of the whole face, which has no mouth of its own
 
 
-def test_of_the_eyes_alone_the_jaw_stays_and_nothing_asked_of_the_mouth_is_done():
+def test_region_eyes_keeps_jaw_and_ignores_mouth():
     edit = EditSpec(take={"expression"}, expression={"jaw_open": 1.0, "blink_left": 0.8}, region="eyes")
     out = transfer(face(0), edit, HEAD, face(0.2))
     mouth = [n.startswith(("mouth", "jaw")) for n in NAMES]
@@ -122,19 +122,19 @@ def test_of_the_eyes_alone_the_jaw_stays_and_nothing_asked_of_the_mouth_is_done(
     assert all(np.array_equal(getattr(out, f.name), getattr(still, f.name)) for f in fields(FaceParams))
 
 
-def test_a_region_of_a_head_without_names_is_refused():
+def test_region_needs_a_head_with_named_axes():
     with pytest.raises(BadEdit, match=r"region: .*have no names"):
         transfer(face(0), EditSpec(yaw_deg=3, region="eyes"), replace(HEAD, expression_names=()))
 
 
-def test_strength_goes_along_the_way():
+def test_strength_interpolates_and_extrapolates():
     edit = EditSpec(take={"light"}, yaw_deg=40, strength=0.5)
     out = transfer(face(0), edit, HEAD, face(0.2))
     assert np.allclose(out.light, 0.1)
     assert np.allclose(degrees(out), [20, 0, 0], atol=1e-3)
 
 
-def test_a_lamp_lights_the_side_it_stands_on():
+def test_lamp_lights_its_own_side():
     light = torch.from_numpy(
         light_coefficients(LightEdit(azimuth_deg=90, elevation_deg=0, intensity=1, ambient=0.2), 1.0)
     )
@@ -144,19 +144,19 @@ def test_a_lamp_lights_the_side_it_stands_on():
     assert left - 0.05 < front < right
 
 
-def test_a_relative_light_keeps_the_exposure():
+def test_relative_light_keeps_the_exposure():
     dim = face(0)
     dim.light[0] = 0.5
     out = transfer(dim, EditSpec(light=LightEdit(intensity=0, ambient=1)), HEAD)
     assert exposure(out.light) == pytest.approx(exposure(dim.light), rel=1e-4)
 
 
-def test_a_light_can_be_given_as_harmonics():
+def test_light_can_be_given_as_harmonics():
     sh = np.arange(27, dtype=np.float32).reshape(9, 3) / 10
     assert np.allclose(light_coefficients(LightEdit(sh=sh.tolist(), relative=False), 7.0), sh)
 
 
-def test_an_open_jaw_does_not_nod_or_lift_the_head_and_a_pose_asked_stays_as_asked():
+def test_open_jaw_keeps_the_pose():
     from rigface.face.head.open_head import OpenHead
 
     head = OpenHead.load().spec
@@ -168,14 +168,14 @@ def test_an_open_jaw_does_not_nod_or_lift_the_head_and_a_pose_asked_stays_as_ask
     assert np.allclose(degrees(both), [10, 5, 0], atol=1e-3)
 
 
-def test_white_is_the_sources_own():
+def test_white_point_is_the_sources_own():
     warm = face(0)
     warm.light[0] = (3.0, 2.0, 1.0)
     out = transfer(warm, EditSpec(light=LightEdit(azimuth_deg=50)), HEAD)
     assert np.allclose(out.light / out.light[..., 1:2], warm.light[0] / 2.0, rtol=1e-4)
 
 
-def test_a_borrowed_light_comes_at_the_sources_exposure():
+def test_transferred_light_has_the_sources_exposure():
     bright, dim = face(0), face(0)
     bright.light[0], bright.light[1], dim.light[0] = 9.0, 3.0, 1.0
     out = targets_of(dim, {"light": bright})

@@ -1,4 +1,4 @@
-"""Detectors: what MediaPipe reports in our units, the second look, and what a Watch saves. Faces: NASA's astronaut."""
+"""MediaPipe detector: units, second look, tiles, and KeyframeDetector. Faces: NASA's astronaut."""
 
 import subprocess
 import sys
@@ -31,7 +31,7 @@ def face_at(x: float, y: float, side: float = 10, score: float = 0.9) -> Detecti
     return Detection(landmark_box(landmarks), landmarks, score)
 
 
-def test_a_face_in_frame_pixels(detector, astronaut):
+def test_face_is_reported_in_frame_pixels(detector, astronaut):
     (face,) = detector(astronaut)
     assert face.landmarks.shape == (478, 3)
     assert face.landmarks.dtype == np.float32
@@ -47,7 +47,7 @@ def test_a_face_in_frame_pixels(detector, astronaut):
     assert face.blendshapes[BLENDSHAPES.index("eyeBlinkLeft")] < 0.3  # with open eyes
 
 
-def test_the_spec_tells_one_model_from_another(detector):
+def test_spec_version_depends_on_the_model_file(detector):
     assert detector.spec.name == "mediapipe"
     assert detector.spec.landmarks == 478
     assert detector.spec.version == "face_landmarker-64184e229b26"
@@ -55,21 +55,21 @@ def test_the_spec_tells_one_model_from_another(detector):
     assert detector.spec.blendshape_names[0] == "_neutral"
 
 
-def test_our_names_are_the_models_names(detector, astronaut):
+def test_blendshape_names_are_the_models(detector, astronaut):
     from rigface.face.detection.mediapipe import _mediapipe_image
 
     reported = detector._landmarker.detect(_mediapipe_image(astronaut)).face_blendshapes[0]
     assert [b.category_name for b in reported] == list(BLENDSHAPES)
 
 
-def test_moving_the_picture_moves_the_face(detector, astronaut):
+def test_shifted_image_shifts_the_face(detector, astronaut):
     moved = np.zeros((560, 600, 3), np.uint8)
     moved[30:542, 50:562] = astronaut
     (here,), (there,) = detector(astronaut), detector(moved)
     assert np.abs(there.landmarks[:, :2] - here.landmarks[:, :2] - [50, 30]).mean() < 1.0
 
 
-def test_a_large_picture_is_found_where_it_is(detector, astronaut):
+def test_face_in_a_large_image_has_frame_coordinates(detector, astronaut):
     import cv2
 
     large = cv2.resize(astronaut, (2500, 2500), interpolation=cv2.INTER_LINEAR)
@@ -77,7 +77,7 @@ def test_a_large_picture_is_found_where_it_is(detector, astronaut):
     assert np.abs(there.landmarks / (2500 / 512) - here.landmarks).mean() < 1.0
 
 
-def test_the_second_look_finds_a_small_face(detector, astronaut):
+def test_second_look_finds_a_small_face(detector, astronaut):
     import cv2
 
     wall = np.random.default_rng(0).integers(90, 110, (900, 1400, 3)).astype(np.uint8)
@@ -90,7 +90,7 @@ def test_the_second_look_finds_a_small_face(detector, astronaut):
     assert face.score >= SURE
 
 
-def test_small_faces_are_searched_beside_large_ones_only_when_asked(detector, astronaut):
+def test_small_faces_beside_large_ones_need_the_option(detector, astronaut):
     import cv2
 
     scene = np.zeros((1024, 1400, 3), np.uint8)
@@ -101,22 +101,22 @@ def test_small_faces_are_searched_beside_large_ones_only_when_asked(detector, as
 
 
 @pytest.mark.parametrize("picture", ["coffee", "rocket"])
-def test_no_face_is_an_empty_list(detector, picture):
+def test_image_without_faces_gives_an_empty_list(detector, picture):
     assert detector(getattr(skimage.data, picture)()) == []
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 3), (2, 900, 3), (700, 3, 3)])
-def test_strange_shapes_are_survived(detector, shape):
+def test_detector_accepts_extreme_aspect_ratios(detector, shape):
     assert detector(np.full(shape, 127, np.uint8)) == []
 
 
 @pytest.mark.parametrize("wrong", [np.zeros((9, 9), np.uint8), np.zeros((9, 9, 3)), np.zeros((0, 9, 3), np.uint8)])
-def test_a_wrong_picture_is_refused(detector, wrong):
+def test_wrong_image_shape_or_dtype_is_refused(detector, wrong):
     with pytest.raises(ValueError, match=r"want \(H, W, 3\) uint8"):
         detector(wrong)
 
 
-def test_nothing_is_written_to_stderr():
+def test_detector_writes_nothing_to_stderr():
     code = (
         "import skimage.data; from rigface.face.detection.factory import load_detector; d = load_detector();"
         "assert len(d(skimage.data.astronaut())) == 1; import os; os.write(2, b'heard')"
@@ -125,13 +125,13 @@ def test_nothing_is_written_to_stderr():
     assert done.stderr == "heard"
 
 
-def test_an_error_while_loading_is_not_swallowed(tmp_path):
+def test_loading_error_is_not_swallowed(tmp_path):
     (tmp_path / "face_landmarker.task").write_bytes(b"not a model")
     with pytest.raises(Exception, match=r"(?i)zip|model|parse|open"):
         load_detector("mediapipe", folder=tmp_path)
 
 
-def test_an_unknown_name_lists_the_known():
+def test_unknown_detector_lists_the_known_names():
     with pytest.raises(ValueError, match="mediapipe, insightface"):
         load_detector("haar")
 
@@ -150,18 +150,18 @@ def test_every_small_face_is_whole_in_some_tile(height, width, x, y, size):
 
 
 @given(st.integers(1, 12_000), st.integers(1, 12_000), st.integers(30, 400))
-def test_the_number_of_tiles_is_bounded_and_they_begin_inside(height, width, limit):
+def test_tile_grid_is_bounded_and_starts_inside(height, width, limit):
     tiles = tile_grid(height, width, TILE_PX, limit)
     assert len(tiles) <= limit
     assert all(0 <= x < width and 0 <= y < height for x, y, _ in tiles)
 
 
-def test_overlap_by_hand():
+def test_iou_matches_hand_computed_values():
     boxes = np.array([[0, 0, 10, 10], [5, 0, 15, 10], [20, 20, 30, 30], [3, 3, 3, 3]])
     assert np.allclose(iou(np.array([0, 0, 10, 10]), boxes), [1, 1 / 3, 0, 0])
 
 
-def test_one_place_one_face():
+def test_overlapping_detections_are_merged():
     found = non_maximum_suppression([face_at(0, 0, score=0.7), face_at(1, 0, score=0.9), face_at(30, 0, score=0.8)])
     assert [f.score for f in found] == [0.9, 0.8]
 
@@ -177,7 +177,7 @@ class Counting:
         return [face_at(0, 0)]
 
 
-def test_a_watch_takes_a_full_look_every_n_frames_and_remembers_between():
+def test_keyframe_detector_takes_a_full_look_every_n_frames():
     detector = Counting()
     watch = KeyframeDetector(detector, every=3)
     for _ in range(7):
@@ -185,7 +185,7 @@ def test_a_watch_takes_a_full_look_every_n_frames_and_remembers_between():
     assert detector.asked == [(None, 0), (False, 1), (False, 1), (None, 0), (False, 1), (False, 1), (None, 0)]
 
 
-def test_a_watch_keeps_sight_of_a_small_face_that_the_plain_look_misses(detector, astronaut):
+def test_keyframe_detector_keeps_a_small_face_between_full_looks(detector, astronaut):
     import cv2
 
     small = cv2.resize(astronaut[:256, 100:356], (70, 70), interpolation=cv2.INTER_AREA)
@@ -198,14 +198,14 @@ def test_a_watch_keeps_sight_of_a_small_face_that_the_plain_look_misses(detector
     assert np.allclose(np.diff(centres), 3, atol=1)
 
 
-def test_scores_are_carried_over_and_not_computed_again(detector, astronaut):
+def test_scores_are_kept_between_frames(detector, astronaut):
     (face,) = detector(astronaut)
     known = Detection(face.box + 2, face.landmarks, 0.4321)
     (again,) = detector(astronaut, before=[known])
     assert again.score == 0.4321
 
 
-def test_the_tiny_face_in_a_4k_frame_is_found(detector, shared):
+def test_tiny_face_in_a_4k_frame_is_found(detector, shared):
     from PIL import Image
 
     (face,) = detector(np.asarray(Image.open(shared / "data/bad/b12_4k_tiny_face.jpg").convert("RGB")))
@@ -213,7 +213,7 @@ def test_the_tiny_face_in_a_4k_frame_is_found(detector, shared):
     assert max(face.box[2] - face.box[0], face.box[3] - face.box[1]) < 30
 
 
-def test_a_group_of_twenty_nine(detector, shared):
+def test_second_look_finds_a_group_of_twenty_nine(detector, shared):
     from PIL import Image
 
     found = detector(np.asarray(Image.open(shared / "data/images/hum_i02.jpg").convert("RGB")))

@@ -1,4 +1,4 @@
-"""The InsightFace adapter, through the real library, on networks made by hand whose outputs are known numbers."""
+"""InsightFace adapter through the real library, on handmade networks with known outputs."""
 
 import socket
 
@@ -54,12 +54,12 @@ def test_box_score_and_landmarks_are_decoded_exactly(pack):
     assert face.matrix is None
 
 
-def test_a_small_picture_is_scaled_back(pack):
+def test_small_image_coordinates_are_scaled_back(pack):
     (face,) = load_detector("insightface", folder=pack)(red(240, 320))  # shown to SCRFD twice as large
     assert np.allclose(face.landmarks[:, :2], expected_landmarks(56, 64, 120, 144), atol=1e-3)
 
 
-def test_all_three_strides_count_and_overlapping_boxes_are_one(pack):
+def test_all_strides_are_read_and_overlaps_merged(pack):
     faces = [
         (8, 10, 10, 0.7, (5, 5, 5, 5)),  # (80, 80)
         (8, 11, 10, 0.8, (5, 5, 5, 5)),  # the same face, surer
@@ -75,13 +75,13 @@ def test_all_three_strides_count_and_overlapping_boxes_are_one(pack):
     assert len(load_detector("insightface", folder=pack, faces=1)(red())) == 1
 
 
-def test_colours_arrive_in_the_right_order(pack):
+def test_network_receives_bgr(pack):
     detector = load_detector("insightface", folder=pack)
     assert len(detector(red())) == 1
     assert detector(np.ascontiguousarray(red()[..., ::-1])) == []  # a blue picture
 
 
-def test_the_second_look_goes_tile_by_tile(pack):
+def test_second_look_searches_tiles(pack):
     detector = load_detector("insightface", folder=pack)
     assert len(detector(red(2600, 2600), second_look=False)) == 1
     found = detector(red(2600, 2600), second_look=True)
@@ -90,7 +90,7 @@ def test_the_second_look_goes_tile_by_tile(pack):
     assert sizes[-1] == pytest.approx(2 * sizes[0], rel=0.05)
 
 
-def test_faces_lost_since_the_frame_before_are_looked_for(pack):
+def test_lost_faces_are_searched_at_their_last_place(pack):
     class Blind:
         """Sees nothing in whole frames."""
 
@@ -122,7 +122,7 @@ def test_arcface_gives_unit_vectors_of_512(pack):
     assert network.chip(red(), np.zeros((106, 3), np.float32)) is None
 
 
-def test_arcfaces_chip_is_upright_whatever_the_landmarks_layout(pack):
+def test_arcface_chip_is_upright_in_every_layout(pack):
     """Its template puts the eyes at rows 51.6 and columns 38.3 and 73.5 of 112."""
     network, photo = ArcFace(pack), skimage.data.astronaut()
     (face,) = load_detector()(photo)
@@ -136,7 +136,7 @@ def test_arcfaces_chip_is_upright_whatever_the_landmarks_layout(pack):
     assert np.abs(points - eyes).max() < 0.1 * np.linalg.norm(eyes[0] - eyes[1])
 
 
-def test_scrfds_faces_get_mediapipes_points_and_scores(tmp_path):
+def test_scrfd_detections_have_mediapipe_landmarks_and_scores(tmp_path):
     """Its box is about the astronaut's face, and about a piece of wall, where the landmarker sees nobody."""
     photo = skimage.data.astronaut()
     plain = load_detector()
@@ -158,7 +158,7 @@ def test_scrfds_faces_get_mediapipes_points_and_scores(tmp_path):
     assert again.score == face.score
 
 
-def test_five_points_are_middles_of_eyes_nose_and_corners_of_the_mouth():
+def test_five_points_are_eye_middles_nose_and_mouth_corners():
     landmarks = np.zeros((106, 3), np.float32)
     landmarks[35, :2], landmarks[39, :2] = (10, 20), (20, 22)
     landmarks[89, :2], landmarks[93, :2] = (40, 22), (50, 20)
@@ -166,21 +166,21 @@ def test_five_points_are_middles_of_eyes_nose_and_corners_of_the_mouth():
     assert five_points(landmarks).tolist() == [[15, 21], [45, 21], [30, 40], [20, 60], [41, 60]]
 
 
-def test_the_spec_names_both_files_and_their_hashes(pack):
+def test_spec_names_both_files_and_their_hashes(pack):
     spec = load_detector("insightface", folder=pack).spec
     assert (spec.name, spec.landmarks, spec.blendshape_names) == ("insightface", 106, ())
     assert spec.version.startswith("det_10g-")
     assert "+2d106det-" in spec.version
 
 
-def test_the_pack_is_found_by_the_environment(pack, monkeypatch, tmp_path):
+def test_pack_is_found_through_the_environment(pack, monkeypatch, tmp_path):
     (tmp_path / "assets").mkdir()
     (tmp_path / "assets" / "insightface").symlink_to(pack)
     monkeypatch.setenv("RIGFACE_ASSETS", str(tmp_path / "assets"))
     assert len(load_detector("insightface")(red())) == 1
 
 
-def test_what_a_pack_lacks_is_named(pack):
+def test_missing_network_of_a_pack_is_named(pack):
     (pack / "w600k_r50.onnx").unlink()
     with pytest.raises(MissingAsset, match="recognition"):
         ArcFace(pack)
@@ -193,12 +193,12 @@ def test_what_a_pack_lacks_is_named(pack):
         load_detector("scrfd", folder=pack)
 
 
-def test_a_wrong_picture_is_refused(pack):
+def test_wrong_image_shape_or_dtype_is_refused(pack):
     with pytest.raises(ValueError, match=r"want \(H, W, 3\) uint8"):
         load_detector("insightface", folder=pack)(np.zeros((9, 9), np.uint8))
 
 
-def test_boxes_of_landmarks_stay_inside_the_box_reported(pack):
+def test_landmark_boxes_stay_inside_the_reported_box(pack):
     (face,) = load_detector("insightface", folder=pack)(red())
     own = landmark_box(face.landmarks)
     assert (face.box[:2] <= own[:2]).all()

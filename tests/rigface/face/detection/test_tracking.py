@@ -1,4 +1,4 @@
-"""Tracks: who is who from frame to frame, cuts that are none, and chunk borders. Faces drawn by formula, and real clips."""
+"""Tracking: matching, cuts and chunk borders, on drawn faces and real clips."""
 
 import numpy as np
 import pytest
@@ -39,7 +39,7 @@ def stage(seed: int) -> np.ndarray:
     return np.clip(cv2.resize(small, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC), 0, 255).astype(np.uint8)
 
 
-def test_one_face_moving_is_one_track():
+def test_moving_face_is_one_track():
     tracker, actor = Tracker(), Actor(0)
     for step in range(20):
         frame = stage(0)
@@ -47,7 +47,7 @@ def test_one_face_moving_is_one_track():
 
 
 @pytest.mark.parametrize("hidden", [0, 4], ids=["both always seen", "one hides behind the other"])
-def test_two_people_cross_and_stay_themselves(hidden):
+def test_crossing_people_keep_their_tracks(hidden):
     tracker, ann, bob = Tracker(), Actor(1), Actor(2)
     ids = []
     for step in range(31):
@@ -62,7 +62,7 @@ def test_two_people_cross_and_stay_themselves(hidden):
     assert all(found.get("ann", 0) == 0 and found["bob"] == 1 for found in ids)
 
 
-def test_a_short_absence_is_bridged_and_a_long_one_is_not():
+def test_short_gap_is_bridged_and_a_long_one_is_not():
     for gap, expected in ((5, 0), (30, 1)):
         tracker, actor = Tracker(max_gap=12), Actor(0)
         frame = stage(0)
@@ -73,14 +73,14 @@ def test_a_short_absence_is_bridged_and_a_long_one_is_not():
         assert tracker.update(frame, [actor.enter(frame, 110, 100)]) == [expected]
 
 
-def test_somebody_else_in_the_same_place_is_a_new_track():
+def test_another_person_in_the_same_place_is_a_new_track():
     tracker = Tracker()
     for seed, expected in ((1, 0), (1, 0), (2, 1), (2, 1)):
         frame = stage(0)
         assert tracker.update(frame, [Actor(seed).enter(frame, 100, 100)]) == [expected]
 
 
-def test_a_cut_ends_the_track_even_of_the_same_person_in_the_same_place():
+def test_cut_ends_the_track_of_an_unmoved_face():
     tracker, actor, ids = Tracker(), Actor(0), []
     for step in range(12):
         frame = stage(step // 6)
@@ -108,14 +108,14 @@ def changed(kind: str, step: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("kind", ["white flash", "half flash", "black", "pan", "shake", "growing dark"])
-def test_what_is_not_a_cut(kind):
+def test_flashes_pans_and_noise_are_no_cut(kind):
     tracker = Tracker()
     for step in range(10):
         tracker.update(changed(kind, step), [])
     assert tracker.cuts == []
 
 
-def test_a_fade_through_black_to_another_set_is_a_cut():
+def test_fade_through_black_to_another_scene_is_a_cut():
     tracker = Tracker()
     for frame in (stage(0), np.zeros_like(stage(0)), np.zeros_like(stage(0)), stage(1)):
         tracker.update(frame, [])
@@ -124,7 +124,7 @@ def test_a_fade_through_black_to_another_set_is_a_cut():
 
 @settings(max_examples=25)
 @given(st.lists(st.integers(0, 5), max_size=5, unique=True), st.randoms(use_true_random=False))
-def test_every_face_gets_one_id_and_no_two_share_it(present, random):
+def test_track_ids_are_unique_within_a_frame(present, random):
     tracker = Tracker()
     actors = [Actor(k) for k in range(6)]
     for _ in range(6):
@@ -135,7 +135,7 @@ def test_every_face_gets_one_id_and_no_two_share_it(present, random):
         assert all(i >= 0 for i in ids)
 
 
-def test_one_pixel_frames_and_faces_outside_the_frame_are_survived():
+def test_tracker_accepts_tiny_frames_and_faces_outside():
     tracker = Tracker()
     landmarks = np.array([[-50, -50, 0], [-20, -10, 0]], np.float32)
     for _ in range(2):
@@ -156,7 +156,7 @@ def person(k: int, noise: float = 0.0) -> np.ndarray:
     return one / np.linalg.norm(one) * 1.4 + noise * other / np.linalg.norm(other)
 
 
-def test_the_same_person_in_the_same_place_is_joined():
+def test_same_person_in_the_same_place_is_joined():
     left = [summary(0, 0, 9.9, who=person(1)), summary(1, 0, 9.9, x0=300, who=person(2))]
     right = [summary(0, 10, 19, x0=310, who=person(2, 0.2)), summary(1, 10, 19, x0=95, who=person(1, 0.2))]
     assert join_tracks(left, right, max_gap_s=1) == {0: 1, 1: 0}
@@ -166,7 +166,7 @@ def test_identity_overrules_overlap():
     assert join_tracks([summary(0, 0, 9.9, who=person(1))], [summary(0, 10, 19, who=person(2))], 1) == {}
 
 
-def test_the_same_person_elsewhere_is_another_track():
+def test_same_person_elsewhere_is_another_track():
     assert join_tracks([summary(0, 0, 9.9, who=person(1))], [summary(0, 10, 19, x0=600, who=person(1))], 1) == {}
 
 
@@ -176,7 +176,7 @@ def test_without_identity_only_a_good_overlap_joins():
     assert join_tracks(left, [summary(3, 10, 19, x0=150)], 1) == {}
 
 
-def test_a_long_pause_is_not_bridged():
+def test_long_gap_between_chunks_is_not_bridged():
     assert join_tracks([summary(0, 0, 5)], [summary(0, 10, 19)], 1) == {}
 
 
@@ -187,7 +187,7 @@ def test_two_tracks_never_continue_one():
     assert len(joined) == 1
 
 
-def test_a_video_is_numbered_through():
+def test_number_tracks_numbers_a_whole_video():
     chunks = [
         [summary(0, 0, 9.9, who=person(1)), summary(1, 3, 5, x0=300, who=person(2))],
         [summary(0, 10, 12, x0=300, who=person(3)), summary(1, 10, 19.9, who=person(1, 0.1))],
@@ -198,7 +198,7 @@ def test_a_video_is_numbered_through():
 
 
 @pytest.mark.slow
-def test_the_three_cuts_of_a_real_clip_end_its_tracks(shared):
+def test_three_cuts_of_a_real_clip_end_its_tracks(shared):
     import av
 
     from rigface.face.detection.detector import KeyframeDetector

@@ -1,4 +1,4 @@
-"""The crop: where it cuts, that it lands on the sub-pixel it says, and that shrinking does not alias."""
+"""Crop alignment: rule, sub-pixel accuracy and antialiasing."""
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ def centre_of(image: np.ndarray) -> np.ndarray:
     return np.array([(weight * columns).sum(), (weight * rows).sum()]) / weight.sum()
 
 
-def test_the_rule():
+def test_crop_square_follows_the_rule():
     affine = frame_to_crop(np.array([100, 200, 180, 300]))  # 80 x 100
     square = apply(invert(affine), np.array([[0.0, 0.0], [CROP_PX, CROP_PX]]))
     assert np.allclose(square[1] - square[0], 190)  # 1.9 of the larger side
@@ -35,7 +35,7 @@ def test_the_rule():
 
 
 @given(st.floats(0, 4000), st.floats(0, 4000), st.floats(2, 3000), st.floats(2, 3000))
-def test_the_square_is_on_whole_pixels_and_near_the_rule(x, y, width, height):
+def test_crop_square_lies_on_whole_pixels(x, y, width, height):
     box = np.array([x, y, x + width, y + height])
     square = apply(invert(frame_to_crop(box).astype(np.float64)), np.array([[0.0, 0.0], [CROP_PX, CROP_PX]]))
     larger = max(box[2] - box[0], box[3] - box[1])
@@ -44,7 +44,7 @@ def test_the_square_is_on_whole_pixels_and_near_the_rule(x, y, width, height):
     assert np.abs(square.mean(0) - [(box[0] + box[2]) / 2, (box[1] + box[3]) / 2 - 0.1 * larger]).max() < 0.52
 
 
-def test_a_wide_box_is_not_cut():
+def test_wide_box_fits_into_the_crop():
     box = np.array([0.0, 0.0, 300.0, 100.0])
     inside = apply(frame_to_crop(box), box.reshape(2, 2))
     assert (inside > 0).all()
@@ -52,17 +52,17 @@ def test_a_wide_box_is_not_cut():
 
 
 @pytest.mark.parametrize("box", [[0, 0, 0, 10], [5, 5, 4, 9], [0, 0, np.nan, 1], [0, 0, np.inf, 1]])
-def test_an_empty_box_is_refused(box):
+def test_empty_box_is_refused(box):
     with pytest.raises(ValueError, match="x0 < x1"):
         frame_to_crop(np.array(box, np.float32))
 
 
-def test_the_identity_changes_no_pixel():
+def test_identity_affine_changes_no_pixel():
     image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     assert (crop(image, np.eye(2, 3, dtype=np.float32), 64) == image).all()
 
 
-def test_a_whole_shift_moves_pixels_whole_and_repeats_the_border():
+def test_integer_shift_moves_pixels_and_repeats_the_border():
     image = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
     moved = crop(image, np.array([[1, 0, 7], [0, 1, -3]], np.float32), 40)
     assert (moved[:37, 7:] == image[3:, :33]).all()
@@ -76,7 +76,7 @@ def test_a_whole_shift_moves_pixels_whole_and_repeats_the_border():
     y=st.floats(120, 180),
     turn=st.floats(-0.5, 0.5),
 )
-def test_a_spot_lands_where_the_affine_says(scale, x, y, turn):
+def test_spot_lands_at_its_affine_position(scale, x, y, turn):
     c, s = scale * np.cos(turn), scale * np.sin(turn)
     affine = np.array([[c, -s, 0], [s, c, 0]])
     affine[:, 2] = 128 - affine[:, :2] @ (200, 150)
@@ -89,7 +89,7 @@ def test_a_spot_lands_where_the_affine_says(scale, x, y, turn):
 
 @pytest.mark.parametrize("start", [0, 0.3], ids=["on whole pixels", "between them"])
 @pytest.mark.parametrize("side", [800, 1000, 1600])
-def test_shrinking_averages_instead_of_picking(side, start):
+def test_shrinking_is_antialiased(side, start):
     checks = ((np.indices((1700, 1700)).sum(0) % 2) * 255).astype(np.uint8)  # a pixel-sized chessboard
     scale = CROP_PX / side
     small = crop(checks, np.array([[scale, 0, -scale * start], [0, scale, -scale * start]], np.float32))[4:-4, 4:-4]
@@ -98,7 +98,7 @@ def test_shrinking_averages_instead_of_picking(side, start):
 
 
 @given(st.integers(-60, 60), st.integers(-60, 60), st.integers(3, 40))
-def test_the_quick_way_and_the_warp_agree(x, y, side):
+def test_slice_and_warp_agree(x, y, side):
     image = np.random.default_rng(0).integers(0, 256, (40, 30, 3), np.uint8)
     scale = 64 / side
     straight = np.array([[scale, 0, -scale * x], [0, scale, -scale * y]])
@@ -108,7 +108,7 @@ def test_the_quick_way_and_the_warp_agree(x, y, side):
     assert np.abs(difference[inside, inside]).max() <= 5  # OpenCV warps in steps of 1/32 px
 
 
-def test_shrinking_by_any_factor_keeps_the_place():
+def test_shrinking_by_any_factor_keeps_positions():
     image = ramp(1300, 1700)
     for box in ([300, 200, 900, 1000], [-200, -300, 500, 600], [1500, 1000, 1900, 1500]):
         affine = frame_to_crop(np.array(box, np.float32))
@@ -121,18 +121,18 @@ def test_shrinking_by_any_factor_keeps_the_place():
         assert np.abs(got[..., 1] - green).max() < 1.2
 
 
-def test_a_square_wholly_outside_the_frame_repeats_its_corner():
+def test_crop_outside_the_frame_repeats_its_corner():
     image = ramp(100, 100)
     far = crop(image, np.array([[0.2, 0, 1000], [0, 0.2, 1000]], np.float32), 32)
     assert (far == image[0, 0]).all()
 
 
-def test_masks_can_be_cropped_too():
+def test_masks_can_be_cropped():
     assert crop(np.full((90, 90), 7, np.uint8), np.eye(2, 3, dtype=np.float32) * 0.5, 32).shape == (32, 32)
 
 
 @given(st.lists(st.floats(-100, 100), min_size=4, max_size=4), st.floats(0.1, 10), st.floats(-3, 3))
-def test_there_and_back(numbers, scale, turn):
+def test_invert_undoes_an_affine(numbers, scale, turn):
     c, s = scale * np.cos(turn), scale * np.sin(turn)
     affine = np.array([[c, -s, numbers[0]], [s, c, numbers[1]]])
     points = np.array([[*numbers[2:], 1.5], [0, 0, -2]])

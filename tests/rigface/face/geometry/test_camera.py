@@ -1,4 +1,4 @@
-"""camera: the reference's projection, and where the corners of the crop are."""
+"""Weak-perspective camera: the reference's projection and the crop's coordinate systems."""
 
 import numpy as np
 import pytest
@@ -15,14 +15,14 @@ def figures(fixtures):
     return load_file(fixtures / "flame" / "io.safetensors")
 
 
-def test_projection_is_the_references(figures):
+def test_projection_matches_the_reference(figures):
     got = project(figures["vertices"], figures["cam"]) * DECA
     assert torch.allclose(got, figures["projected_vertices"], atol=1e-5)
     landmarks = project(figures["landmarks2d_model"], figures["cam"]) * DECA
     assert torch.allclose(landmarks[..., :2], figures["landmarks2d_projected"], atol=1e-5)
 
 
-def test_the_crop_has_y_up_and_its_pixels_have_y_down():
+def test_crop_unit_has_y_up_and_crop_px_y_down():
     corners = np.array([[-1, 1], [1, 1], [-1, -1], [0, 0]], np.float32)
     assert to_crop_px(corners, 512).tolist() == [[0, 0], [512, 0], [0, 512], [256, 256]]
     near, far = to_crop_px(np.array([[0, 0, 1], [0, 0, -1]], np.float32), 512)
@@ -31,12 +31,12 @@ def test_the_crop_has_y_up_and_its_pixels_have_y_down():
 
 @pytest.mark.parametrize("kind", [np.asarray, torch.as_tensor])
 @pytest.mark.parametrize("axes", [2, 3])
-def test_pixels_and_back(kind, axes):
+def test_from_crop_px_undoes_to_crop_px(kind, axes):
     unit = kind(np.random.default_rng(0).normal(size=(2, 5, axes)))
     assert abs(from_crop_px(to_crop_px(unit, 96), 96) - unit).max() < 1e-12
 
 
-def test_moving_the_camera_moves_the_picture_by_scale_times_metres():
+def test_camera_shift_moves_the_projection_by_scale_times_metres():
     points = np.zeros((1, 1, 3))
     got = project(points, np.array([[5.0, 0.02, -0.01]]))
     assert np.allclose(got, [[[0.1, -0.05, 0]]])

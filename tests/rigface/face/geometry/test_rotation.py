@@ -1,4 +1,4 @@
-"""rotation: signs as a person sees them, round trips, gradients where they are delicate."""
+"""Rotations: signs, round trips, and gradients near singular points."""
 
 import math
 
@@ -17,7 +17,7 @@ def degrees(yaw=0.0, pitch=0.0, roll=0.0):
     return from_degrees(torch.tensor([yaw, pitch, roll], dtype=torch.float64))
 
 
-def test_the_signs_are_those_of_the_dataset():
+def test_signs_of_degrees_match_the_dataset():
     nose, crown = torch.tensor([0.0, 0, 1]).double(), torch.tensor([0.0, 1, 0]).double()
     assert (degrees(yaw=30) @ nose)[0] > 0.4  # x is the person's left
     assert (degrees(pitch=30) @ nose)[1] < -0.4  # looks down
@@ -26,14 +26,14 @@ def test_the_signs_are_those_of_the_dataset():
 
 @settings(deadline=None)
 @given(st.floats(-179, 179), st.floats(-89, 89), st.floats(-179, 179))
-def test_degrees_survive_the_way_there_and_back(yaw, pitch, roll):
+def test_degrees_round_trip(yaw, pitch, roll):
     got = to_degrees(degrees(yaw, pitch, roll))
     assert torch.allclose(got, torch.tensor([yaw, pitch, roll]).double(), atol=1e-6)
 
 
 @settings(deadline=None)
 @given(UNIT, st.sampled_from([0.0, 1e-9, 1e-5, 0.009, 0.011, 1.0, 3.0, math.pi - 1e-7]))
-def test_axis_angles_survive_the_way_there_and_back(axis, angle):
+def test_axis_angles_round_trip(axis, angle):
     axis = torch.tensor(axis, dtype=torch.float64)
     vector = axis / axis.norm() * angle
     matrix = to_matrix(vector)
@@ -41,7 +41,7 @@ def test_axis_angles_survive_the_way_there_and_back(axis, angle):
     assert torch.allclose(to_axis_angle(matrix), vector, atol=1e-7)
 
 
-def test_a_long_way_round_is_the_short_way():
+def test_rotation_beyond_a_half_turn_becomes_the_short_one():
     assert torch.allclose(
         to_axis_angle(to_matrix(torch.tensor([0.0, 3 * math.pi / 2, 0]))), torch.tensor([0, -math.pi / 2, 0])
     )
@@ -55,14 +55,14 @@ def test_angle_between_is_the_angle_of_the_turn():
 
 
 @pytest.mark.parametrize("size", [0.0, 1e-12, 5e-3, 0.0100001, 1.0])
-def test_gradients_are_right_down_to_no_rotation_at_all(size):
+def test_gradients_are_finite_at_zero_rotation(size):
     vector = (torch.tensor([[0.3, -0.5, 0.8]], dtype=torch.float64) * size).requires_grad_()
     assert torch.autograd.gradcheck(to_matrix, vector)
     there_and_back = torch.autograd.functional.jacobian(lambda v: to_axis_angle(to_matrix(v)), vector[0])
     assert torch.allclose(there_and_back, torch.eye(3).double(), atol=1e-6)
 
 
-def test_numpy_in_is_numpy_out_of_the_same_type():
+def test_numpy_input_gives_numpy_of_the_same_dtype():
     vector = np.array([0.1, 0.2, 0.3], np.float32)
     matrix = to_matrix(vector)
     assert isinstance(matrix, np.ndarray)

@@ -1,4 +1,4 @@
-"""head: FLAME's figures reproduced, and what must hold for any head."""
+"""Head model: FLAME's reference figures, and properties of any head."""
 
 from dataclasses import replace
 
@@ -43,18 +43,18 @@ def posed(head, figures, **changes):
     return head.vertices(**arguments | dict(head_rotation=pose[:, :3], jaw_rotation=pose[:, 3:]) | changes)
 
 
-def test_vertices_are_flames(flame, figures):
+def test_vertices_match_flame(flame, figures):
     assert torch.allclose(posed(flame, figures), figures["vertices"], atol=1e-6)
 
 
-def test_landmarks_are_flames(flame, figures):
+def test_landmarks_match_flame(flame, figures):
     vertices = posed(flame, figures)
     assert torch.allclose(flame.landmarks3d(vertices), figures["landmarks3d_model"], atol=1e-6)
     moving = flame.landmarks2d(vertices, figures["pose"][:, :3])
     assert torch.allclose(moving, figures["landmarks2d_model"], atol=1e-6)
 
 
-def test_the_contour_row_follows_the_yaw_to_the_end_of_the_table():
+def test_contour_row_follows_the_yaw_within_the_table():
     yaw = torch.tensor([0.0, 0.4, 17.6, 39, 80, -1, -17.6, -39, -80])
     turn = from_degrees(torch.stack([yaw, 0 * yaw, 0 * yaw], -1))
     assert contour_row(turn).tolist() == [0, 0, 18, 39, 39, 40, 57, 78, 78]
@@ -70,7 +70,7 @@ def test_fewer_coefficients_are_the_first_ones(fixtures, flame, figures):
         load_flame(fixtures / "flame", shape=301)
 
 
-def test_the_neck_turns_like_the_head_where_they_meet(flame):
+def test_neck_turns_like_the_head_at_their_joint(flame):
     """Turning the neck joint is turning the head about the neck: same rotation of the jaw and eye region."""
     zero, turn = torch.zeros(1, 3), torch.tensor([[0.0, 0.4, 0.0]])
     common = dict(shape=torch.zeros(1, 100), expression=torch.zeros(1, 50))
@@ -83,7 +83,7 @@ def test_the_neck_turns_like_the_head_where_they_meet(flame):
     assert torch.allclose(apart, apart[:1].expand_as(apart), atol=1e-4)  # all moved by the same distance
 
 
-def test_eyes_turn_only_what_hangs_on_them(flame):
+def test_eye_rotation_moves_only_eye_vertices(flame):
     common = dict(shape=torch.zeros(1, 100), expression=torch.zeros(1, 50), head_rotation=torch.zeros(1, 3))
     bare = replace(flame, pose_basis=None)
     left = torch.tensor([[[0.0, 0.3, 0.0], [0, 0, 0]]])
@@ -92,19 +92,19 @@ def test_eyes_turn_only_what_hangs_on_them(flame):
     assert moved.any()
 
 
-def test_one_joint_turns_everything_about_the_origin(box):
+def test_single_joint_turns_all_vertices_about_the_origin(box):
     turn = to_axis_angle(from_degrees(torch.tensor([[90.0, 0, 0]])))
     got = box.vertices(torch.zeros(1, 1), torch.zeros(1, 2), turn)
     assert torch.allclose(got, box.template @ to_matrix(turn)[0].T, atol=1e-6)
     assert torch.allclose(box.landmarks3d(got), got[:, [2, 0]])
 
 
-def test_landmarks_may_be_points_between_vertices(box):
+def test_landmarks_may_lie_between_vertices(box):
     middle = replace(box, landmarks=Embedding(torch.tensor([[0, 1, 2]]), torch.tensor([[0.5, 0, 0.5]])))
     assert torch.allclose(middle.landmarks3d(box.template[None]), torch.zeros(1, 1, 3))
 
 
-def test_what_a_head_does_not_have_is_named(box, tmp_path):
+def test_missing_part_of_a_head_is_named(box, tmp_path):
     zero = torch.zeros(1, 3)
     with pytest.raises(ValueError, match="jaw rotation: the box head"):
         box.vertices(torch.zeros(1, 1), torch.zeros(1, 2), zero, jaw_rotation=zero)
@@ -118,7 +118,7 @@ def test_what_a_head_does_not_have_is_named(box, tmp_path):
         load_flame(tmp_path)
 
 
-def test_params_pose_a_head(flame, box, figures):
+def test_face_params_pose_a_head(flame, box, figures):
     def params(n, shape, expression):
         return FaceParams(
             shape=torch.ones(n, shape),

@@ -1,4 +1,4 @@
-"""The open head as an asset, and as a head like any other."""
+"""The open head as an asset and as a Head."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ def flip(points: np.ndarray, mirror: np.ndarray) -> np.ndarray:
     return points[..., mirror, :] * np.array([-1, 1, 1], np.float32)
 
 
-def test_sizes_are_those_of_its_spec(model):
+def test_array_sizes_match_the_spec(model):
     assert (model.spec.name, model.spec.shape, model.spec.expression) == ("open", 40, 52)
     assert len(model.spec.expression_names) == 52
     weights, faces = model.subdivision()
@@ -25,7 +25,7 @@ def test_sizes_are_those_of_its_spec(model):
     assert faces.shape == (14368, 3)
 
 
-def test_the_asset_is_small_and_holds_no_pickle(model):
+def test_asset_is_small_and_holds_no_pickle(model):
     from importlib.resources import files
 
     path = files("rigface") / "data" / "open_head.npz"
@@ -34,7 +34,7 @@ def test_the_asset_is_small_and_holds_no_pickle(model):
         assert not any(data[name].dtype == object for name in data.files)
 
 
-def test_everything_is_mirror_symmetric(model):
+def test_open_head_is_mirror_symmetric(model):
     assert np.abs(flip(model.template, model.mirror) - model.template).max() < 1e-5
     for axis in model.shape[:10]:  # each is symmetric or antisymmetric
         image = flip(axis, model.mirror)
@@ -49,7 +49,7 @@ def test_left_and_right_expressions_mirror_each_other(model, name):
     assert np.abs(flip(left, model.mirror) - right).max() < 1e-4
 
 
-def test_named_expressions_do_what_they_say(model):
+def test_named_expressions_move_their_parts(model):
     names, points = model.spec.expression_names, model.template
     chin, lower_lip, upper_lip = 152, 14, 13
     jaw = model.expression[names.index("jawOpen")]
@@ -65,7 +65,7 @@ def test_named_expressions_do_what_they_say(model):
     assert blink[upper_lid, 1] < -0.002
 
 
-def test_albedo_is_reflectance_with_the_stated_mean(model):
+def test_albedo_has_the_stated_mean_luminance(model):
     assert model.albedo_mean.min() >= 0
     assert model.albedo_mean.max() <= 1
     luminance = np.array([0.2126, 0.7152, 0.0722], np.float32)
@@ -73,7 +73,7 @@ def test_albedo_is_reflectance_with_the_stated_mean(model):
     assert np.abs((model.albedo[:, model.skin] @ luminance).mean(1)).max() < 0.01  # no axis is plain brightness
 
 
-def test_it_is_a_head_like_any_other(model):
+def test_open_head_works_as_a_head(model):
     head, spec = model.head(), model.spec
     quarter = to_axis_angle(from_degrees(torch.tensor([[90.0, 0.0, 0.0]])))
     points = head.vertices(torch.zeros(1, spec.shape), torch.zeros(1, spec.expression), quarter)[0]

@@ -1,4 +1,4 @@
-"""Identity vectors and people: the same person near, others far, ids that stay. Faces: NASA's astronaut and real pairs."""
+"""Identity vectors and clusters. Faces: NASA's astronaut and real pairs."""
 
 import numpy as np
 import pytest
@@ -39,14 +39,14 @@ def astronaut(detector):
     return picture, detector(picture)[0]
 
 
-def test_a_vector_as_dlib_gives_it(identity, astronaut):
+def test_vector_equals_dlibs_own(identity, astronaut):
     vector = identity(*astronaut)
     assert vector.shape == (128,)
     assert vector.dtype == np.float32
     assert 1.2 < np.linalg.norm(vector) < 1.75  # raw, not of length 1
 
 
-def test_scale_shift_and_light_do_not_change_who_it_is(identity, astronaut, detector):
+def test_identity_is_invariant_to_scale_shift_and_light(identity, astronaut, detector):
     import cv2
 
     picture, face = astronaut
@@ -55,7 +55,7 @@ def test_scale_shift_and_light_do_not_change_who_it_is(identity, astronaut, dete
     assert np.linalg.norm(identity(dark, detector(dark)[0]) - identity(picture, face)) < 0.4
 
 
-def test_a_crop_serves_as_well_as_the_frame(identity, astronaut):
+def test_crop_and_frame_give_similar_vectors(identity, astronaut):
     from rigface.face.geometry import alignment
 
     picture, face = astronaut
@@ -64,7 +64,7 @@ def test_a_crop_serves_as_well_as_the_frame(identity, astronaut):
     assert np.linalg.norm(identity(alignment.crop(picture, affine), inside) - identity(picture, face)) < 0.2
 
 
-def test_the_chip_is_upright_whatever_the_head_does(astronaut):
+def test_chip_is_upright_for_any_roll(astronaut):
     picture, face = astronaut
     turned = np.ascontiguousarray(np.rot90(picture))
     landmarks = face.landmarks.copy()
@@ -74,7 +74,7 @@ def test_the_chip_is_upright_whatever_the_head_does(astronaut):
     assert np.abs(straight.astype(int) - upright).mean() < 4
 
 
-def test_our_landmarks_serve_as_well_as_dlibs_own(identity, astronaut):
+def test_mediapipe_landmarks_match_dlibs_chip(identity, astronaut):
     import dlib
 
     from rigface import assets
@@ -87,18 +87,18 @@ def test_our_landmarks_serve_as_well_as_dlibs_own(identity, astronaut):
     assert np.linalg.norm(ours - same) < 0.25  # two pictures of one person differ by 0.45
 
 
-def test_no_extent_no_vector(identity, astronaut):
+def test_landmarks_without_extent_give_no_vector(identity, astronaut):
     picture, face = astronaut
     assert identity(picture, Detection(face.box, np.full((478, 3), 40.0, np.float32), 0.9)) is None
     assert identity(picture, Detection(face.box, face.landmarks + 5000, 0.9)) is None
 
 
-def test_an_unknown_layout_is_refused(astronaut):
+def test_unknown_landmark_layout_is_refused(astronaut):
     with pytest.raises(ValueError, match="no layout has 77 points"):
         face_chip(astronaut[0], np.zeros((77, 3)))
 
 
-def test_no_chips_no_vectors(identity):
+def test_no_chips_give_no_vectors(identity):
     assert identity.embed([]).shape == (0, 128)
 
 
@@ -117,7 +117,7 @@ def test_large_frontal_and_sure_faces_are_worth_more():
     assert embedding_worth(face(score=0.5)) == pytest.approx(embedding_worth(face()) / 2)
 
 
-def test_the_picker_keeps_the_best_frames_apart_from_each_other():
+def test_picker_keeps_the_best_frames_apart():
     picture = skimage.data.astronaut()
     picker = FramePicker(per_track=2, apart=5)
     turns = [0.8, 0.5, 0.3, 0.5, 0.8, 0.8, 0.6, 0.05, 0.6, 0.8, 0.2, 0.8]
@@ -145,7 +145,7 @@ def crowd(count: int, each: int, noise: float, seed: int = 0) -> tuple[np.ndarra
     return centres[who] + noise * rng.normal(size=(len(who), 128)) / np.sqrt(128), who
 
 
-def test_people_are_found():
+def test_cluster_finds_people():
     vectors, who = crowd(30, 6, 0.4)
     order = np.random.default_rng(1).permutation(len(who))
     labels, found = clustering.cluster_vectors(vectors[order], threshold=0.8)
@@ -168,7 +168,7 @@ def test_ids_stay_when_videos_are_added():
     assert both.weight.sum() == len(who) + len(new_who)
 
 
-def test_people_summarise_their_vectors_exactly():
+def test_cluster_summaries_are_exact():
     vectors, _ = crowd(6, 5, 0.5)
     weights = np.random.default_rng(2).uniform(0.5, 9, len(vectors))
     labels, found = clustering.cluster_vectors(vectors, weights, threshold=0.9)
@@ -181,7 +181,7 @@ def test_people_summarise_their_vectors_exactly():
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 1000), st.integers(1, 24), st.floats(0.2, 1.6))
-def test_the_same_as_average_linkage_by_the_book(seed, count, threshold):
+def test_cluster_equals_naive_average_linkage(seed, count, threshold):
     from scipy.cluster.hierarchy import fcluster, linkage
     from scipy.spatial.distance import pdist
 
@@ -193,7 +193,8 @@ def test_the_same_as_average_linkage_by_the_book(seed, count, threshold):
 
 
 def one_pair_at_a_time(vectors, known, apart, threshold):
-    """Labels by the definition: of all pairs of groups that may be one, merge the closest, until none is near enough."""
+    """Labels by the definition: of all pairs of groups that may be one, merge the closest, until none is near
+    enough."""
     groups = [[k] for k in range(len(vectors))]
     between = ((vectors[:, None] - vectors) ** 2).sum(-1)
     for a, b in apart:
@@ -213,7 +214,7 @@ def one_pair_at_a_time(vectors, known, apart, threshold):
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 1000), st.integers(1, 14), st.integers(0, 5), st.integers(0, 6), st.floats(0.2, 2.5))
-def test_known_people_and_people_of_one_frame_change_nothing_else(seed, count, known, frames, threshold):
+def test_known_people_and_apart_pairs_equal_naive_linkage(seed, count, known, frames, threshold):
     rng = np.random.default_rng(seed)
     vectors = rng.normal(size=(known + count, 3))
     apart = [(a, b) for a, b in rng.integers(0, count, (frames, 2)).tolist() if a != b]
@@ -224,7 +225,7 @@ def test_known_people_and_people_of_one_frame_change_nothing_else(seed, count, k
     assert len(found.ids) == want.max() + 1
 
 
-def test_all_pairs_are_compared_once_and_not_once_a_round(monkeypatch):
+def test_all_pairs_are_compared_once(monkeypatch):
     compared = []
 
     def counted(ask, others, *rest, really=clustering._nearest):
@@ -239,7 +240,7 @@ def test_all_pairs_are_compared_once_and_not_once_a_round(monkeypatch):
     assert sum(compared) < 2 * len(vectors) ** 2
 
 
-def test_two_people_in_one_frame_are_never_one():
+def test_people_of_one_frame_are_never_merged():
     vectors, _ = crowd(1, 6, 0.3)
     labels, _ = clustering.cluster_vectors(vectors, threshold=0.8, apart=[(0, 1), (3, 1)])
     assert labels[0] != labels[1] != labels[3]
@@ -254,7 +255,7 @@ def test_known_people_are_never_merged():
     assert set(labels) <= {0, 1}
 
 
-def test_nothing_and_nonsense():
+def test_empty_input_is_accepted_and_bad_input_refused():
     labels, found = clustering.cluster_vectors(np.zeros((0, 128)), threshold=0.8)
     assert len(labels) == len(found.ids) == 0
     with pytest.raises(ValueError, match="finite"):
@@ -263,7 +264,7 @@ def test_nothing_and_nonsense():
         clustering.cluster_vectors(np.zeros((2, 4)), np.zeros(2), threshold=0.8)
 
 
-def test_directions_are_units_and_wider_vectors_have_no_mean():
+def test_unit_vectors_subtract_the_mean_for_dlib_only():
     rng = np.random.default_rng(0)
     for width in (128, 512):
         assert np.allclose(np.linalg.norm(unit_vectors(rng.normal(size=(4, width))), axis=1), 1)
@@ -274,7 +275,7 @@ PAIRS = [["pm_i01.jpg", "pm_i02.jpg", "pm_i03.jpg"], ["rig_i01.png", "rig_i02.pn
 
 
 @pytest.mark.slow
-def test_real_people(identity, detector, shared):
+def test_real_people_are_clustered(identity, detector, shared):
     vectors, who = [], []
     for k, files in enumerate([*PAIRS, ["artk_i04.jpg"], ["lp_i05.jpg", "cf_i08.png"], ["fr_i06.png"]]):
         for name in files:

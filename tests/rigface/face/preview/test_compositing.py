@@ -1,4 +1,4 @@
-"""A crop back in its picture: it fades at its border, ends with the frame, and shows where it may."""
+"""Compositing: feathered border, clipping at the frame, and masks."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ def affine(side: int, left: int, top: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("size", [50, 200, 512])
-def test_pasting_fades_towards_the_border_of_the_crop(size):
+def test_paste_fades_towards_the_border(size):
     image = np.full((300, 400, 3), 100, np.uint8)
     out = paste_crop(image, np.full((size, size, 3), 200, np.uint8), affine(200, 50, 60))
     assert (out[60 + 30 : 260 - 30, 50 + 30 : 250 - 30] == 200).all()
@@ -24,13 +24,13 @@ def test_pasting_fades_towards_the_border_of_the_crop(size):
     assert (out[untouched] == 100).all()
 
 
-def test_pasting_beyond_the_frame_cuts_off():
+def test_paste_beyond_the_frame_is_clipped():
     image = np.full((100, 100, 3), 10, np.uint8)
     assert (paste_crop(image, np.full((64, 64, 3), 250, np.uint8), affine(60, 80, -30))[0, 99] > 200).all()
     assert np.array_equal(paste_crop(image, np.zeros((64, 64, 3), np.uint8), affine(60, 200, 0)), image)
 
 
-def test_pasting_where_a_mask_says():
+def test_paste_is_limited_by_a_mask():
     image = np.full((100, 100, 3), 10, np.uint8)
     where = np.zeros((64, 64), np.uint8)
     where[:, :32] = 255
@@ -39,7 +39,7 @@ def test_pasting_where_a_mask_says():
     assert (out[50, 80] == 10).all()
 
 
-def test_what_was_not_changed_stays_to_the_bit():
+def test_unchanged_pixels_stay_identical():
     picture = np.random.default_rng(0).integers(0, 256, (120, 120, 3), np.uint8)
     crop = picture[10:110, 10:110].copy()
     crop[40:60, 40:60] = 255 - crop[40:60, 40:60]

@@ -1,4 +1,4 @@
-"""Openings of the face: found whole, kept in order, and closed without crossing."""
+"""Openings of eyes and mouth: rims, closing, and strips."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ RIGHT, LEFT, MOUTH = find_openings(HEAD.control_faces, FACES, len(HEAD.template)
 
 
 @pytest.mark.parametrize(("slit", "loop"), [(RIGHT, RIGHT_EYE), (LEFT, LEFT_EYE), (MOUTH, LIPS)])
-def test_rims_run_from_corner_to_corner_and_the_upper_is_above(slit, loop):
+def test_rims_run_from_corner_to_corner(slit, loop):
     assert slit.upper[0] == slit.lower[0] == loop[0]
     assert slit.upper[-1] == slit.lower[-1]
     assert set(loop) <= {*slit.upper, *slit.lower}
@@ -25,7 +25,7 @@ def test_rims_run_from_corner_to_corner_and_the_upper_is_above(slit, loop):
     assert len(slit.faces) == 4 * (len(loop) - 2)
 
 
-def test_taking_the_openings_out_leaves_one_rim_each():
+def test_removed_openings_leave_one_rim_each():
     rest = np.delete(FACES, np.concatenate([s.faces for s in (RIGHT, LEFT, MOUTH)]), axis=0)
     directed = {(int(a), int(b)) for t in rest for a, b in ((t[0], t[1]), (t[1], t[2]), (t[2], t[0]))}
     open_edges = [(a, b) for a, b in directed if (b, a) not in directed]
@@ -41,7 +41,7 @@ def moved(slit, by: float) -> np.ndarray:
 
 
 @pytest.mark.parametrize("slit", [RIGHT, LEFT, MOUTH])
-def test_rims_that_cross_are_put_onto_each_other(slit):
+def test_crossing_rims_are_closed(slit):
     out = close_opening(slit, moved(slit, 60))
     assert (out[slit.lower, 1] - out[slit.upper, 1]).min() > -1
     if not slit.is_mouth:
@@ -49,7 +49,7 @@ def test_rims_that_cross_are_put_onto_each_other(slit):
     assert close_opening(slit, POINTS) is POINTS or np.allclose(close_opening(slit, POINTS), POINTS, atol=3)
 
 
-def test_an_eye_that_closes_shows_less_and_one_that_opens_stretches():
+def test_closing_eye_shows_less_and_opening_eye_stretches():
     here, there, inside = RIGHT.strip(POINTS, moved(RIGHT, 8), eyes=220)
     columns = len(RIGHT.upper)
     middle = columns // 2
@@ -67,7 +67,7 @@ def shut() -> np.ndarray:
     return out
 
 
-def test_a_shut_mouth_that_opens_is_dark_between_lips_of_their_own_size():
+def test_opened_mouth_is_dark_between_unstretched_lips():
     there = shut()
     there[MOUTH.lower, 1] += 40 * np.sin(np.linspace(0, np.pi, len(MOUTH.lower)))
     _, drawn, inside = MOUTH.strip(shut(), there, eyes=220)
@@ -83,7 +83,7 @@ def test_a_shut_mouth_that_opens_is_dark_between_lips_of_their_own_size():
     assert not same[2][:, [0, 2]].any()
 
 
-def test_a_grin_shows_teeth():
+def test_grin_shows_teeth():
     there = shut()
     middle = POINTS[[78, 308]].mean(0)
     rims = np.unique(np.concatenate([MOUTH.upper, MOUTH.lower]))

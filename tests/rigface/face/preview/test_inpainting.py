@@ -1,4 +1,4 @@
-"""What is behind a person: made of what is around, seamless, and only where the person was."""
+"""Inpainting of the background behind a person."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ def disc(size: int, radius: float) -> np.ndarray:
 
 
 @pytest.mark.parametrize("size", [100, 128, 512])
-def test_a_smooth_wall_goes_on_behind_the_person(size):
+def test_smooth_background_continues_behind_the_person(size):
     x = np.linspace(60, 180, size)
     wall = np.repeat(np.repeat(x[None, :, None], size, 0), 3, 2).astype(np.uint8)
     mask = disc(size, 0.25 * size)
@@ -23,14 +23,14 @@ def test_a_smooth_wall_goes_on_behind_the_person(size):
     assert (hole[mask > 0] > 250).mean() > 0.95
 
 
-def test_the_hole_is_the_person_and_a_little_more():
+def test_hole_is_slightly_larger_than_the_person():
     mask = disc(256, 60)
     _, hole = inpaint_background(np.zeros((256, 256, 3), np.uint8), mask)
     assert 1.0 < (hole > 127).sum() / (mask > 0).sum() < 1.25
     assert not hole[disc(256, 80) == 0].any()
 
 
-def test_nobody_and_nothing_but_somebody():
+def test_empty_and_full_masks_are_accepted():
     picture = np.full((64, 64, 3), 90, np.uint8)
     assert not inpaint_background(picture, np.zeros((64, 64), np.uint8))[1].any()
     filled, hole = inpaint_background(picture, np.full((64, 64), 255, np.uint8))

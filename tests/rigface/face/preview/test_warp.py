@@ -1,4 +1,4 @@
-"""The preview: the source when nothing is asked, and what was asked when something is."""
+"""Preview: identity for an empty edit, and the effect of each kind of edit."""
 
 import numpy as np
 import pytest
@@ -40,7 +40,7 @@ def edited(source: FaceParams, **asked) -> FaceParams:
     return transfer(source, EditSpec(**asked), OpenHead.load().spec)
 
 
-def test_nothing_asked_is_the_source_to_the_bit(preview, source, picture):
+def test_empty_edit_gives_the_source_exactly(preview, source, picture):
     out = preview(picture, source, source, mask=picture[..., 0])
     assert np.array_equal(out.image, picture)
     assert np.array_equal(out.mask, picture[..., 0])
@@ -48,20 +48,20 @@ def test_nothing_asked_is_the_source_to_the_bit(preview, source, picture):
 
 
 @pytest.mark.parametrize("degrees", [-30, 30])
-def test_turning_moves_the_middle_of_the_face_to_that_side(preview, source, picture, degrees):
+def test_yaw_moves_the_middle_of_the_face(preview, source, picture, degrees):
     out = preview(picture, source, edited(source, yaw_deg=degrees))
     # Red holds the column a pixel came from: what is now left of the middle came from the middle, or the reverse.
     came_from = out.image[120:140, 120:136, 0].mean()
     assert np.sign(128 - came_from) == np.sign(degrees)
 
 
-def test_the_far_background_stays(preview, source, picture):
+def test_distant_background_stays(preview, source, picture):
     out = preview(picture, source, edited(source, yaw_deg=30, expression={"jaw_open": 1.0}))
     for corner in (np.s_[:12, :12], np.s_[:12, -12:], np.s_[-12:, :12], np.s_[-12:, -12:]):
         assert np.array_equal(out.image[corner], picture[corner])
 
 
-def test_light_from_one_side_brightens_that_side(preview, source):
+def test_side_light_brightens_its_side(preview, source):
     grey = np.full((256, 256, 3), 110, np.uint8)
     mask = np.zeros((256, 256), np.uint8)
     mask[40:216, 40:216] = 255
@@ -71,7 +71,7 @@ def test_light_from_one_side_brightens_that_side(preview, source):
     assert np.array_equal(out.image[:30], grey[:30])  # light stays off the background
 
 
-def test_an_opening_mouth_is_dark_inside_and_said_to_be_invented(preview, source):
+def test_opening_mouth_is_dark_and_marked_invented(preview, source):
     grey = np.full((256, 256, 3), 150, np.uint8)
     out = preview(grey, source, edited(source, expression={"jaw_open": 1.0}))
     dark = out.image.mean(-1) < 100
@@ -80,18 +80,18 @@ def test_an_opening_mouth_is_dark_inside_and_said_to_be_invented(preview, source
     assert out.invented[dark].mean() > 0.8
 
 
-def test_any_size_will_do(preview, source):
+def test_preview_works_at_any_size(preview, source):
     small = np.full((128, 128, 3), 90, np.uint8)
     assert preview(small, source, edited(source, yaw_deg=20)).image.shape == (128, 128, 3)
 
 
-def test_no_edit_moves_a_flat_picture(preview, source):
+def test_edits_keep_a_flat_image_flat(preview, source):
     grey = np.full((256, 256, 3), 133, np.uint8)
     out = preview(grey, source, edited(source, yaw_deg=35, pitch_deg=10, expression={"brows_up": 1.0}))
     assert np.abs(out.image.astype(int) - 133).max() <= 1
 
 
-def test_with_a_mask_the_background_keeps_its_lines_when_the_head_turns(preview, source):
+def test_masked_background_keeps_its_lines_when_the_head_turns(preview, source):
     stripes = np.zeros((256, 256, 3), np.uint8)
     stripes[::8] = stripes[1::8] = 200
     mask = np.zeros((256, 256), np.uint8)
@@ -105,7 +105,7 @@ def test_with_a_mask_the_background_keeps_its_lines_when_the_head_turns(preview,
     assert change(masked) < change(bent) / 3
 
 
-def test_what_the_person_hid_is_filled_with_what_is_around_and_said_to_be_invented(preview, source):
+def test_uncovered_background_is_inpainted_and_marked_invented(preview, source):
     image = np.full((256, 256, 3), 40, np.uint8)
     mask = np.zeros((256, 256), np.uint8)
     mask[50:200, 60:196] = 255
@@ -117,7 +117,7 @@ def test_what_the_person_hid_is_filled_with_what_is_around_and_said_to_be_invent
     assert np.median(out.invented[left_behind]) > 0.9
 
 
-def test_eyes_close_over_the_eyeball_without_squashing_it(preview, source):
+def test_closing_eyes_do_not_squash_the_iris(preview, source):
     points = points_of(source)
     (x0, _), (x1, _) = points[[33, 133], :2]
     lower, upper = points[145, 1], points[159, 1]
@@ -145,7 +145,7 @@ def points_of(params: FaceParams) -> np.ndarray:
     return to_crop_px(project(head.of(one), one.camera), 256)[0].numpy()
 
 
-def test_an_expression_does_not_move_the_skull(preview, source):
+def test_expression_does_not_move_the_skull(preview, source):
     was, now = points_of(source), points_of(edited(source, expression={"jaw_open": 1.0}))
     forehead, chin = [10, 109, 338, 168], 17
     eyes = np.linalg.norm(was[33, :2] - was[263, :2])

@@ -1,4 +1,4 @@
-"""The geometric fit: what must be true of it, on landmarks whose coefficients are known."""
+"""Geometric fit on landmarks with known coefficients."""
 
 import numpy as np
 import pytest
@@ -45,7 +45,7 @@ def fitted(model, known, **changed):
     return GeometryFitter(model)(inputs["landmarks"], inputs["scores"], inputs["tracks"])
 
 
-def test_known_coefficients_come_back(model, known):
+def test_fit_recovers_known_coefficients(model, known):
     fit = fitted(model, known)
     assert torch.rad2deg(angle_between(fit.rotation, known["rotation"])).max() < 0.5
     assert (fit.scale - 6).abs().max() < 0.05
@@ -55,7 +55,7 @@ def test_known_coefficients_come_back(model, known):
     assert found.min() > 0.9
 
 
-def test_a_wrong_score_is_corrected_by_the_picture(model, known):
+def test_landmarks_correct_a_wrong_score(model, known):
     names = model.spec.expression_names
     jaw = names.index("jawOpen")
     scores = known["scores"].clone()
@@ -65,21 +65,21 @@ def test_a_wrong_score_is_corrected_by_the_picture(model, known):
     assert (fit.expression[wide, jaw] > 0.1).all()
 
 
-def test_a_track_has_one_shape_and_strangers_do_not_share_it(model, known):
+def test_shape_is_shared_within_a_track_only(model, known):
     fit = fitted(model, known)
     by_track = fit.shape.view(PEOPLE, FRAMES, -1)
     assert (by_track - by_track[:, :1]).abs().max() < 1e-4
     assert (by_track[0, 0] - by_track[1, 0]).abs().max() > 0.5
 
 
-def test_a_face_does_not_depend_on_the_rest_of_its_batch(model, known):
+def test_fit_is_independent_of_the_batch(model, known):
     alone = GeometryFitter(model)(known["landmarks"][:FRAMES], known["scores"][:FRAMES], known["tracks"][:FRAMES])
     crowd = fitted(model, known)
     assert (alone.shape - crowd.shape[:FRAMES]).abs().max() < 1e-2
     assert (alone.points - crowd.points[:FRAMES]).abs().max() < 1e-5
 
 
-def test_scale_and_shift_of_the_picture_move_the_camera_alone(model, known):
+def test_scale_and_shift_change_the_camera_only(model, known):
     landmarks = known["landmarks"] * 0.7
     landmarks[..., 0] += 40
     landmarks[..., 1] += 25
@@ -91,7 +91,7 @@ def test_scale_and_shift_of_the_picture_move_the_camera_alone(model, known):
     assert (moved.shape - plain.shape).abs().max() < 5e-2
 
 
-def test_the_mirrored_picture_gives_the_mirrored_face(model, known):
+def test_mirrored_landmarks_give_the_mirrored_face(model, known):
     names = model.spec.expression_names
     swap = [names.index(n.replace("Left", "#").replace("Right", "Left").replace("#", "Right")) for n in names]
     landmarks = known["landmarks"][:, torch.from_numpy(model.mirror).long()].clone()
@@ -104,14 +104,14 @@ def test_the_mirrored_picture_gives_the_mirrored_face(model, known):
     assert (image.points - expected).abs().max() < 2e-4  # metres
 
 
-def test_noise_on_the_landmarks_moves_the_answer_little(model, known):
+def test_fit_is_stable_under_landmark_noise(model, known):
     noise = torch.randn(known["landmarks"].shape, generator=torch.Generator().manual_seed(1))
     plain, noisy = fitted(model, known), fitted(model, known, landmarks=known["landmarks"] + 0.5 * noise)
     assert torch.rad2deg(angle_between(plain.rotation, noisy.rotation)).max() < 0.3
     assert (plain.expression - noisy.expression).abs().mean() < 0.03
 
 
-def test_arrow_solve_is_the_solution_of_the_whole_system():
+def test_arrow_solve_equals_the_dense_solution():
     random = torch.Generator().manual_seed(0)
     n, k, shared = 4, 5, 2
     half = torch.randn(n, k, k, generator=random, dtype=torch.double)
@@ -134,7 +134,7 @@ def test_arrow_solve_is_the_solution_of_the_whole_system():
     assert torch.allclose(found[:, shared:].reshape(-1), answer[shared:])
 
 
-def test_procrustes_finds_a_proper_rotation_of_a_flat_thing():
+def test_procrustes_of_flat_points_is_a_proper_rotation():
     flat = torch.randn(1, 30, 3, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 1.0, 1e-3])
     truth = from_degrees(torch.tensor([[30.0, 10.0, 5.0]]))
     rotation, scale = procrustes(flat, 2 * flat @ truth.mT)
@@ -143,7 +143,7 @@ def test_procrustes_finds_a_proper_rotation_of_a_flat_thing():
     assert torch.allclose(scale, torch.tensor([2.0]), atol=1e-3)
 
 
-def test_rows_that_do_not_match_are_refused(model, known):
+def test_mismatched_rows_are_refused(model, known):
     with pytest.raises(ValueError, match="one score row and track per face"):
         GeometryFitter(model)(known["landmarks"], known["scores"][:2], known["tracks"])
     assert np.isfinite(known["landmarks"].numpy()).all()

@@ -1,4 +1,4 @@
-"""The One-Euro filter: quiet at rest, quick in motion, and right about rotations."""
+"""One-Euro filter: damping at rest, lag in motion, and rotations."""
 
 from dataclasses import fields
 from itertools import pairwise
@@ -26,12 +26,12 @@ def run(one, values):
     return np.array([one(v, i / FPS) for i, v in enumerate(values)])
 
 
-def test_the_share_of_the_new_value_is_the_papers():
+def test_smoothing_factor_matches_the_paper():
     # Equation 5: alpha = 1 / (1 + tau / Te), tau = 1 / (2 pi fc)
     assert smoothing_factor(1.0, 0.1) == pytest.approx(1 / (1 + (1 / (2 * np.pi)) / 0.1))
 
 
-def test_a_constant_stays_to_the_bit():
+def test_constant_signal_is_unchanged():
     assert (run(OneEuro(OneEuroSettings(1, 1)), [np.array([0.1, -3.0])] * 20) == np.array([0.1, -3.0])).all()
 
 
@@ -40,13 +40,13 @@ def test_noise_at_rest_is_damped():
     assert run(OneEuro(OneEuroSettings(1.0, 0.0)), noise)[30:].std() < 0.4 * noise.std()
 
 
-def test_speed_buys_less_lag():
+def test_beta_reduces_lag():
     ramp = np.arange(60)[:, None] / FPS * 5
     lag = lambda beta: float((ramp - run(OneEuro(OneEuroSettings(1.0, beta)), ramp))[-1, 0])  # noqa: E731
     assert lag(1.0) < 0.3 * lag(0.0)
 
 
-def test_uneven_frame_times_are_taken_into_account():
+def test_uneven_frame_times_are_respected():
     one = OneEuro(OneEuroSettings(1.0, 0.0))
     one(np.zeros(1), 0.0)
     soon = OneEuro(OneEuroSettings(1.0, 0.0))
@@ -54,20 +54,20 @@ def test_uneven_frame_times_are_taken_into_account():
     assert one(np.ones(1), 1.0)[0] > 2 * soon(np.ones(1), 0.04)[0]
 
 
-def test_time_that_stands_still_is_refused():
+def test_non_increasing_time_is_refused():
     one = OneEuro(OneEuroSettings())
     one(np.zeros(1), 1.0)
     with pytest.raises(ValueError, match=r"after 1\.0"):
         one(np.zeros(1), 1.0)
 
 
-def test_settings_that_make_no_filter_are_refused():
+def test_invalid_settings_are_refused():
     with pytest.raises(ValueError, match="cutoffs above 0"):
         OneEuroSettings(0.0)
 
 
 @given(st.lists(st.floats(-3, 3), min_size=3, max_size=3), st.lists(st.floats(-3, 3), min_size=3, max_size=3))
-def test_a_rotation_goes_along_the_arc(a, b):
+def test_rotation_moves_along_the_arc(a, b):
     """The filtered rotation lies between the old and the new: the angles to both add up to the angle between them."""
     one = OneEuroRotation(OneEuroSettings(1.0, 0.5))
     one(np.array(a), 0.0)
@@ -76,7 +76,7 @@ def test_a_rotation_goes_along_the_arc(a, b):
     assert float(angle_between(start, now)) + float(angle_between(now, stop)) == pytest.approx(whole, abs=1e-5)
 
 
-def test_rotations_that_cross_the_half_turn_do_not_fly_around():
+def test_rotation_across_the_half_turn_stays_short():
     angles = np.linspace(3.0, 3.4, 30)  # axis-angle jumps from +pi to -pi on the way
     values = [np.array([0, a if a <= np.pi else a - 2 * np.pi, 0]) for a in angles]
     out = run(OneEuroRotation(OneEuroSettings(1.0, 0.0)), values)
@@ -92,7 +92,7 @@ def face(value: float) -> FaceParams:
     )  # fmt: skip
 
 
-def test_only_the_named_fields_are_filtered():
+def test_only_named_fields_are_filtered():
     smoother = Smoother(["light"])
     smoother(face(0.0), 0.0)
     out = smoother(face(1.0), 1 / FPS)
@@ -101,7 +101,7 @@ def test_only_the_named_fields_are_filtered():
     assert out.light.dtype == np.float32
 
 
-def test_every_field_has_a_setting_and_an_unknown_one_is_refused():
+def test_every_field_has_settings_and_unknown_fields_are_refused():
     assert set(FIELD_SETTINGS) == {f.name for f in fields(FaceParams)}
     with pytest.raises(ValueError, match="colour"):
         Smoother(["colour"])

@@ -1,4 +1,4 @@
-"""Quality: each number against something known, one number that falls with each of them, and the dog."""
+"""Quality measures against known values, confidence, and the suspect flag."""
 
 from dataclasses import fields
 
@@ -45,7 +45,7 @@ def woman(detector):
 BOX = np.array([10.0, 20.0, 150.0, 180.0])
 
 
-def test_a_good_face(woman):
+def test_good_face_has_high_quality(woman):
     q = measure_quality(*woman, BOX, 0.93, np.full((512, 512), 255, np.uint8), **GOOD)
     assert q.confidence > 0.6
     assert q.face_size_px == 160
@@ -69,7 +69,7 @@ def test_a_good_face(woman):
     ],
     ids=["profile", "pitch", "landmarks", "colours", "occlusion", "size", "score"],
 )
-def test_confidence_falls_with_each_number(woman, worse, size, score):
+def test_confidence_falls_with_each_defect(woman, worse, size, score):
     best = measure_quality(*woman, np.array([0, 0, 160, 160]), 0.93, **GOOD)
     q = measure_quality(*woman, np.array([0, 0, size, size]), score, **(GOOD | worse))
     assert q.confidence < 0.8 * best.confidence
@@ -77,7 +77,7 @@ def test_confidence_falls_with_each_number(woman, worse, size, score):
     assert q.is_tiny == (size == 40)
 
 
-def test_a_failed_fit_leaves_nan_and_half_the_trust(woman):
+def test_failed_fit_gives_nan_and_lower_confidence(woman):
     q = measure_quality(*woman, BOX, 0.93)
     assert np.isnan([q.landmark_residual, q.photometric_residual, q.occlusion, q.yaw_deg]).all()
     assert 0 < q.confidence < measure_quality(*woman, BOX, 0.93, **GOOD).confidence
@@ -95,7 +95,7 @@ def test_a_failed_fit_leaves_nan_and_half_the_trust(woman):
     st.floats(0, 1),
     st.sampled_from([None, np.nan, 0.0, 0.01, 5.0]),
 )
-def test_whatever_comes_numbers_stay_in_range(seed, shift, spread, score, residual):
+def test_quality_stays_in_range_for_any_input(seed, shift, spread, score, residual):
     rng = np.random.default_rng(seed)
     crop = rng.integers(0, 256, (512, 512, 3), np.uint8)
     landmarks = (rng.normal(0, spread, (478, 3)) + shift).astype(np.float32)
@@ -109,7 +109,7 @@ def test_whatever_comes_numbers_stay_in_range(seed, shift, spread, score, residu
         assert type(getattr(q, f.name)).__name__ == f.type  # Parquet and JSON want Python's own
 
 
-def test_landmarks_that_are_not_numbers_are_survived(woman):
+def test_nan_landmarks_are_accepted(woman):
     q = measure_quality(woman[0], np.full((478, 3), np.nan), BOX, 0.5)
     assert q.sharpness == 0
     assert np.isfinite(q.exposure)
@@ -125,7 +125,7 @@ def test_blur_lowers_sharpness_and_contrast_does_not(woman):
     assert sharpness(dim, landmarks) == pytest.approx(sharp[0], abs=0.12)
 
 
-def test_sharpness_is_about_the_face_and_not_the_background(woman):
+def test_sharpness_ignores_the_background(woman):
     crop, landmarks = woman
     hull = cv2.convexHull(landmarks[:, :2].astype(np.float32)).astype(np.int32)
     inside = cv2.fillConvexPoly(np.zeros((512, 512), np.uint8), hull, 1)[..., None] > 0
@@ -134,7 +134,7 @@ def test_sharpness_is_about_the_face_and_not_the_background(woman):
     assert sharpness(np.where(inside, soft, noise), landmarks) < 0.2
 
 
-def test_a_flat_picture_has_no_sharpness(woman):
+def test_flat_image_has_zero_sharpness(woman):
     assert sharpness(np.full((512, 512, 3), 90, np.uint8), woman[1]) == 0
 
 
@@ -150,7 +150,7 @@ def test_exposure_is_linear_luminance(woman, linear):
     assert skin_colour(painted(woman, linear), woman[1]) == pytest.approx(linear, rel=0.03)
 
 
-def test_halving_the_light_halves_the_exposure(woman):
+def test_halved_light_halves_the_exposure(woman):
     crop, landmarks = woman
     from rigface.image import srgb8_to_linear
 
@@ -159,7 +159,7 @@ def test_halving_the_light_halves_the_exposure(woman):
     assert measure_quality(half, landmarks, BOX, 0.9).exposure == pytest.approx(whole / 2, rel=0.02)
 
 
-def test_highlights_and_hair_do_not_move_the_skin(woman):
+def test_highlights_and_hair_do_not_change_the_skin_colour(woman):
     crop = painted(woman, (0.4, 0.25, 0.18))
     for row in range(0, 512, 96):  # an eighth of it each
         crop[row : row + 12] = 255
@@ -167,7 +167,7 @@ def test_highlights_and_hair_do_not_move_the_skin(woman):
     assert skin_colour(crop, woman[1]) == pytest.approx((0.4, 0.25, 0.18), rel=0.05)
 
 
-def test_what_the_mask_leaves_out_is_no_skin(woman):
+def test_masked_out_pixels_are_no_skin(woman):
     crop, mask = painted(woman, (0.4, 0.25, 0.18)), np.full((512, 512), 255, np.uint8)
     crop[:, 256:] = 255
     mask[:, 256:] = 0
@@ -175,13 +175,13 @@ def test_what_the_mask_leaves_out_is_no_skin(woman):
 
 
 @pytest.mark.parametrize("tone", [(1, 1, 1), (1.0, 0.85, 0.6)], ids=["grey", "sepia"])
-def test_a_picture_without_colour_of_its_own_is_grey(woman, tone):
+def test_toned_image_is_grey(woman, tone):
     grey = cv2.cvtColor(woman[0], cv2.COLOR_RGB2GRAY)[..., None] * np.array(tone)
     assert is_grey(grey.astype(np.uint8))
     assert not is_grey(woman[0])
 
 
-def test_one_witness_is_not_enough():
+def test_suspect_needs_two_witnesses():
     assert is_suspect(0.72, 0.004, 0.15, 0.2)
     assert is_suspect(0.72, 0.004, 0.03, 0.5)
     assert is_suspect(0.72, 0.015, 0.03, 0.1)
@@ -193,7 +193,7 @@ def test_one_witness_is_not_enough():
 
 
 @pytest.mark.slow
-def test_the_dog_is_suspect_and_the_painting_is_not(detector, shared):
+def test_dog_is_suspect_and_painting_is_not(detector, shared):
     from rigface.face.geometry.rotation import to_degrees, to_matrix
     from rigface.face.reconstruction.reconstructor import load_reconstructor
 
@@ -222,7 +222,7 @@ def test_the_dog_is_suspect_and_the_painting_is_not(detector, shared):
 
 
 @pytest.mark.slow
-def test_blurred_portraits_are_called_blurred(detector, shared):
+def test_blurred_portraits_are_flagged(detector, shared):
     def of(name):
         picture = decode((shared / "data/images" / name).read_bytes())
         return sharpness(*cut(picture, detector(picture)[0]))

@@ -1,4 +1,4 @@
-"""Crops to coefficients: pictures whose light and skin are known, and what must be true of any picture."""
+"""Reconstructor on images with known light and skin."""
 
 import numpy as np
 import pytest
@@ -80,7 +80,7 @@ def plain(model):
     return portrait(model, lit_from(0.9, 0.3, 0.5), np.zeros(model.spec.albedo))
 
 
-def test_known_coefficients_come_back(model, plain):
+def test_fit_recovers_known_coefficients(model, plain):
     skin = np.zeros(model.spec.albedo, np.float32)
     skin[:3] = (1.2, -0.8, 0.5)
     light = lit_from(-0.9, 0.4, 0.3)
@@ -106,7 +106,7 @@ def test_camera_projects_the_head_onto_the_landmarks(model, plain):
     assert np.linalg.norm(projected - plain[1][:, :2], axis=1).mean() < 0.006 * eyes
 
 
-def test_half_the_exposure_is_half_the_light_and_the_same_skin(model, plain):
+def test_half_exposure_gives_half_light_and_the_same_albedo(model, plain):
     half = linear_to_srgb(srgb8_to_linear(plain[0]) / 2)
     found = reconstruct(plain, ((half * 255).round().astype(np.uint8), *plain[1:])).params
     assert np.abs(found.albedo[0] - found.albedo[1]).max() < 0.1  # what 8-bit rounding of the darker picture stirs
@@ -114,7 +114,7 @@ def test_half_the_exposure_is_half_the_light_and_the_same_skin(model, plain):
     assert angle(found.light[0], found.light[1]) < 2
 
 
-def test_the_mirrored_picture_mirrors_the_light(model, plain):
+def test_mirrored_image_mirrors_the_light(model, plain):
     names = model.spec.expression_names
     swap = [names.index(n.replace("Left", "#").replace("Right", "Left").replace("#", "Right")) for n in names]
     crop, landmarks, scores = plain
@@ -126,7 +126,7 @@ def test_the_mirrored_picture_mirrors_the_light(model, plain):
     assert np.abs(found.expression[0, swap] - found.expression[1]).max() < 0.03
 
 
-def test_a_track_has_one_skin_and_each_frame_its_light(model):
+def test_albedo_is_shared_within_a_track_and_light_is_not(model):
     frames = [portrait(model, lit_from(x, 0.3, 0.4), np.zeros(model.spec.albedo)) for x in (-0.8, 0.8)]
     found = reconstruct(*frames, tracks=[7, 7]).params
     assert np.array_equal(found.albedo[0], found.albedo[1])
@@ -135,7 +135,7 @@ def test_a_track_has_one_skin_and_each_frame_its_light(model):
     assert found.light[1, 1].mean() > 0.4
 
 
-def test_a_grey_picture_is_no_trouble(plain):
+def test_grey_image_is_reconstructed(plain):
     crop, landmarks, scores = plain
     grey = np.repeat(crop.mean(-1, keepdims=True), 3, -1).astype(np.uint8)
     found = reconstruct((grey, landmarks, scores))
@@ -143,13 +143,13 @@ def test_a_grey_picture_is_no_trouble(plain):
 
 
 @pytest.mark.parametrize("value", [0, 255])
-def test_a_black_or_white_crop_gives_numbers(plain, value):
+def test_black_or_white_crop_gives_finite_numbers(plain, value):
     found = reconstruct((np.full((512, 512, 3), value, np.uint8), *plain[1:]))
     assert np.isfinite(found.params.light).all()
     assert np.isfinite(found.params.albedo).all()
 
 
-def test_what_covers_the_face_is_seen_as_occlusion(model, plain):
+def test_covered_face_raises_occlusion(model, plain):
     crop = plain[0].copy()
     crop[260:, :] = (20, 160, 40)
     free, covered = reconstruct(plain).occlusion[0], reconstruct((crop, *plain[1:])).occlusion[0]
@@ -157,24 +157,24 @@ def test_what_covers_the_face_is_seen_as_occlusion(model, plain):
     assert covered > 0.25
 
 
-def test_no_faces_is_an_empty_batch(model):
+def test_no_faces_give_an_empty_batch(model):
     found = FitReconstructor()([], np.zeros((0, 478, 3), np.float32), np.zeros((0, 52), np.float32), np.zeros(0, int))
     assert found.params.batch == (0,)
 
 
-def test_other_landmarks_are_refused_by_name():
+def test_other_landmark_layouts_are_refused():
     with pytest.raises(ValueError, match="Use the mediapipe detector"):
         FitReconstructor()(
             [np.zeros((512, 512, 3), np.uint8)], np.zeros((1, 106, 3), np.float32), None, np.zeros(1, int)
         )
 
 
-def test_unknown_reconstructors_are_named():
+def test_unknown_reconstructor_is_named_in_the_error():
     with pytest.raises(ValueError, match="no reconstructor 'magic'"):
         load_reconstructor("magic")
 
 
-def test_colours_are_read_where_they_are():
+def test_sample_colours_reads_the_given_points():
     crop = np.zeros((512, 512, 3), np.uint8)
     crop[:256, 256:] = 255  # the upper right quarter of the picture
     places = np.array([[[0.5, 0.5], [-0.5, 0.5], [0.5, -0.5], [2.0, 0.5]]], np.float32)

@@ -1,4 +1,4 @@
-"""The person's mask: against drawn heads with a known answer, on a real picture, and by a tiny SegFormer."""
+"""Person mask on drawn heads, on a photograph, and by a tiny SegFormer."""
 
 import json
 
@@ -61,7 +61,7 @@ def agreement(mask: np.ndarray, person: np.ndarray) -> float:
     ],
     ids=["brown hair", "dark skin", "fair hair", "grey hair"],
 )
-def test_a_drawn_head_is_found(colours):
+def test_drawn_head_is_segmented(colours):
     picture, person = drawn(*colours)
     mask = person_mask(picture, outline())
     assert mask.shape == (SIZE, SIZE)
@@ -71,13 +71,14 @@ def test_a_drawn_head_is_found(colours):
 
 
 @pytest.mark.parametrize("big", [1.2, 1.35, 1.55])
-def test_the_hair_ends_where_its_colour_ends(big):
-    """The same landmarks under short and big hair: a mask that followed the sketch alone would be the same each time."""
+def test_hair_mask_ends_at_the_colour_edge(big):
+    """The same landmarks under short and big hair: a mask that followed the sketch alone would be the same each
+    time."""
     picture, person = drawn((40, 30, 25), (220, 170, 150), (90, 130, 190), (30, 60, 30), big)
     assert agreement(person_mask(picture, outline()), person) > 0.93
 
 
-def test_all_of_the_face_is_the_person_whatever_its_colours():
+def test_whole_face_is_person_in_any_colour():
     picture, _ = drawn((40, 30, 25), (220, 170, 150), (90, 130, 190), (30, 60, 30))
     picture[270:330, 150:362] = (90, 130, 190)  # glasses that mirror the wall
     inner = oval(FACE[0], FACE[1] * 0.9)
@@ -85,7 +86,7 @@ def test_all_of_the_face_is_the_person_whatever_its_colours():
 
 
 @pytest.mark.parametrize("picture", ["grey", "noise", "black"])
-def test_where_colours_tell_nothing_the_sketch_answers(picture):
+def test_flat_colours_fall_back_to_the_sketch(picture):
     crop = {
         "grey": np.full((SIZE, SIZE, 3), 127, np.uint8),
         "black": np.zeros((SIZE, SIZE, 3), np.uint8),
@@ -104,7 +105,7 @@ def cut(photo: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return alignment.crop(photo, affine), alignment.apply(affine, face.landmarks)
 
 
-def test_a_real_picture_and_its_mirror_image_agree():
+def test_mirrored_photograph_gives_the_mirrored_mask():
     crop, landmarks = cut(skimage.data.astronaut())
     mask = person_mask(crop, landmarks)
     assert (mask[: SIZE // 4, :40] == 0).all()  # the wall
@@ -115,7 +116,7 @@ def test_a_real_picture_and_its_mirror_image_agree():
     assert agreement(mask, person_mask(mirrored, landmarks)[:, ::-1] > 0) > 0.95
 
 
-def test_what_lies_outside_the_frame_is_background():
+def test_pixels_outside_the_frame_are_background():
     picture, _ = drawn((40, 30, 25), (220, 170, 150), (90, 130, 190), (30, 60, 30))
     mask = person_mask(picture, outline(), inside=(0, 200, 300.4, 900))
     assert not mask[:200].any()
@@ -133,12 +134,12 @@ def test_other_sizes_work_and_wrong_shapes_are_refused():
             person_mask(wrong, outline())
 
 
-def test_landmarks_that_are_one_point_are_survived():
+def test_coincident_landmarks_are_accepted():
     picture, _ = drawn((40, 30, 25), (220, 170, 150), (90, 130, 190), (30, 60, 30))
     assert person_mask(picture, np.full((478, 3), 256.0)).shape == (SIZE, SIZE)
 
 
-def test_a_segformer_is_loaded_from_its_folder(tmp_path):
+def test_segformer_is_loaded_from_its_folder(tmp_path):
     tiny_segformer(tmp_path / "net", ["background", "skin", "l_eye", "eye_g", "hair", "cloth", "neck_l"])
     parser = load_parser("segformer", tmp_path / "net")
     crop = np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, 3), np.uint8)
@@ -150,7 +151,7 @@ def test_a_segformer_is_loaded_from_its_folder(tmp_path):
     assert (half == mask).all()
 
 
-def test_a_segformers_normalisation_is_read_from_its_folder(tmp_path):
+def test_segformer_normalisation_is_read_from_its_folder(tmp_path):
     tiny_segformer(tmp_path, ["background", "skin", "hair"])
     (tmp_path / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.1] * 3, "image_std": [2.0] * 3}))
     parser = load_parser("segformer", tmp_path)
@@ -158,20 +159,20 @@ def test_a_segformers_normalisation_is_read_from_its_folder(tmp_path):
     assert parser._spread.flatten().tolist() == [2.0] * 3
 
 
-def test_a_network_that_is_no_face_parser_is_refused(tmp_path):
+def test_network_without_face_labels_is_refused(tmp_path):
     tiny_segformer(tmp_path, ["road", "car", "sky"])
     with pytest.raises(MissingAsset, match=r"no face parser.*road"):
         load_parser("segformer", tmp_path)
 
 
-def test_weights_that_would_be_unpickled_are_refused(tmp_path):
+def test_pickled_weights_are_refused(tmp_path):
     tiny_segformer(tmp_path, ["background", "skin", "hair"])
     (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
     with pytest.raises(MissingAsset, match=r"no model\.safetensors"):
         load_parser("segformer", tmp_path)
 
 
-def test_parsers_by_name(tmp_path, monkeypatch):
+def test_load_parser_by_name(tmp_path, monkeypatch):
     monkeypatch.delenv("RIGFACE_ASSETS", raising=False)
     assert load_parser() is person_mask
     with pytest.raises(MissingAsset, match="SegFormer"):

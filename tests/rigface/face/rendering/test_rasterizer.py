@@ -1,4 +1,4 @@
-"""raster: the pixel rule, held exactly; and PyTorch3D's answers, with the difference counted."""
+"""Rasterizer: the pixel rule, and agreement with PyTorch3D."""
 
 import math
 
@@ -35,18 +35,18 @@ def heads(fixtures):
     return to_crop_px(unit, 96), torch.from_numpy(faces)
 
 
-def test_a_pixel_belongs_to_the_triangle_that_holds_its_centre():
+def test_pixel_shows_the_triangle_at_its_centre():
     assert drawn(rasterize(square(1.0, 1.0, 3.0, 2.0), SQUARE, (3, 4))) == [[0, 0, 0, 0], [0, 1, 1, 0], [0, 0, 0, 0]]
     assert drawn(rasterize(square(0.6, 0.6, 1.4, 1.4), SQUARE, 2)) == [[0, 0], [0, 0]]
 
 
-def test_centres_on_an_edge_go_to_the_left_and_top_edges():
+def test_edge_pixels_follow_the_top_left_rule():
     assert drawn(rasterize(square(0.5, 0.5, 2.5, 1.5), SQUARE, 3)) == [[1, 1, 0], [0, 0, 0], [0, 0, 0]]
 
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 10**6), st.booleans())
-def test_triangles_that_share_edges_leave_no_gap_and_share_no_pixel(seed, on_grid):
+def test_shared_edges_leave_no_gap_and_no_overlap(seed, on_grid):
     rng = np.random.default_rng(seed)
     inner = rng.uniform(0, 16, (12, 2))
     if on_grid:
@@ -59,7 +59,7 @@ def test_triangles_that_share_edges_leave_no_gap_and_share_no_pixel(seed, on_gri
     assert torch.equal(times, torch.ones(16, 16, dtype=torch.int32))
 
 
-def test_barycentrics_are_the_place_and_the_depth_of_the_pixel(heads):
+def test_barycentrics_reproduce_position_and_depth(heads):
     points, faces = heads
     out = rasterize(points, faces, 96)
     n, row, column = (out.face >= 0).nonzero(as_tuple=True)
@@ -74,7 +74,7 @@ def test_barycentrics_are_the_place_and_the_depth_of_the_pixel(heads):
     assert out.barycentrics[empty].eq(0).all()
 
 
-def test_the_nearest_wins_and_the_first_of_equals():
+def test_nearest_triangle_wins_and_first_of_equals():
     points = torch.cat([square(0, 0, 4, 4, z=2.0), square(0, 0, 2, 4, z=1.0), square(0, 0, 4, 4, z=2.0)], 1)
     out = rasterize(points, torch.cat([SQUARE, SQUARE + 4, SQUARE + 8]), 4)
     assert set(out.face[0, :, :2].flatten().tolist()) == {2, 3}
@@ -82,14 +82,14 @@ def test_the_nearest_wins_and_the_first_of_equals():
 
 
 @pytest.mark.parametrize("draw", [rasterize, rasterize_pytorch3d])
-def test_culling_leaves_out_what_is_seen_from_inside(draw):
+def test_culling_drops_back_faces(draw):
     points = torch.cat([square(0.1, 0.1, 3.9, 3.8, z=1.0), square(0.1, 0.1, 3.9, 3.8, z=2.0)], 1)
     faces = torch.cat([SQUARE.flip(1), SQUARE + 4])
     assert draw(points, faces, (4, 4)).face.max() < 2
     assert draw(points, faces, (4, 4), cull=True).face.min() >= 2
 
 
-def test_a_batch_is_its_images_on_any_number_of_threads(heads):
+def test_batch_equals_its_images_on_any_number_of_threads(heads):
     points, faces = heads
     whole = rasterize(points, faces, 96, threads=3)
     for n in range(len(points)):
@@ -98,7 +98,7 @@ def test_a_batch_is_its_images_on_any_number_of_threads(heads):
         assert torch.equal(alone.barycentrics[0], whole.barycentrics[n])
 
 
-def test_corners_that_are_not_numbers_or_far_away_hurt_nobody_else():
+def test_invalid_vertices_affect_only_their_triangles():
     bad = square(0, 0, 4, 4)
     bad[0, 1, 0] = math.nan  # only the first triangle has this corner
     assert (rasterize(bad, SQUARE, 4).face[0] >= 0).tolist() == (rasterize(bad, SQUARE[1:], 4).face[0] >= 0).tolist()
@@ -108,7 +108,7 @@ def test_corners_that_are_not_numbers_or_far_away_hurt_nobody_else():
     assert rasterize(torch.zeros(0, 4, 3), SQUARE, 4).face.shape == (0, 4, 4)
 
 
-def test_it_agrees_with_pytorch3d(heads):
+def test_rasterizer_agrees_with_pytorch3d(heads):
     """Over four heads, 96 px, 320 triangles: all pixels show the same triangle but those whose centre is on an edge."""
     points, faces = heads
     ours, theirs = rasterize(points, faces, 96), rasterize_pytorch3d(points, faces, (96, 96))
@@ -122,20 +122,20 @@ def test_it_agrees_with_pytorch3d(heads):
     assert (apart > 1e-4).float().mean() < 0.01
 
 
-def test_a_picture_that_is_not_square_agrees_too(heads):
+def test_rectangular_image_agrees_with_pytorch3d(heads):
     points, faces = heads
     ours, theirs = rasterize(points[:1], faces, (64, 90)), rasterize_pytorch3d(points[:1], faces, (64, 90))
     assert (ours.face != theirs.face).sum() <= 2
 
 
-def test_a_face_of_missing_vertices_is_refused():
+def test_face_index_out_of_range_is_refused():
     with pytest.raises(ValueError, match=r"vertices in 0\.\.3, got 0\.\.4"):
         rasterize(square(0, 0, 1, 1), torch.tensor([[0, 1, 4]]), 4)
     with pytest.raises(ValueError, match=r"got \(4, 3\)"):
         rasterize(square(0, 0, 1, 1)[0], SQUARE, 4)
 
 
-def test_a_disk_that_cannot_be_written_does_not_stop_it(monkeypatch):
+def test_unwritable_cache_is_tolerated(monkeypatch):
     monkeypatch.setattr("numba.core.caching.CacheImpl._locator_classes", [])
     kernel = compiled.__wrapped__(rasterizer._draw)
     out = torch.full((2, 2), -1, dtype=torch.int32)
@@ -152,7 +152,7 @@ def test_a_disk_that_cannot_be_written_does_not_stop_it(monkeypatch):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_the_gpu_gives_the_same_picture(heads):
+def test_gpu_matches_cpu(heads):
     points, faces = heads
     ours, theirs = rasterize(points, faces, 96), rasterize(points.cuda(), faces.cuda(), 96)
     assert (ours.face != theirs.face.cpu()).sum() <= 8

@@ -1,4 +1,4 @@
-"""render: the reference's pictures to 1e-4, and gradients against finite differences."""
+"""Renderer: the reference's pictures to 1e-4, and gradients against finite differences."""
 
 from dataclasses import replace
 
@@ -36,11 +36,11 @@ def params(figures):
     )
 
 
-def test_vertex_normals_are_the_references(flame, figures):
+def test_vertex_normals_match_the_reference(flame, figures):
     assert torch.allclose(vertex_normals(figures["vertices"], flame.faces), figures["vertex_normals"], atol=1e-6)
 
 
-def test_pictures_are_the_references(flame, figures, params):
+def test_renders_match_the_reference(flame, figures, params):
     """From coefficients to pixels within 1e-4. The few pixels beyond it are counted, and lie at silhouettes.
 
     There a triangle is seen nearly edge on, and the reference's single precision shows in where the noise texture is
@@ -56,7 +56,7 @@ def test_pictures_are_the_references(flame, figures, params):
         assert apart.max() < 2e-3, name
 
 
-def test_all_four_faces_match_where_the_reference_is_there(flame, params, shared):
+def test_all_reference_faces_match(flame, params, shared):
     figures = load_file(shared / "parity" / "flame" / "io.safetensors")
     out = render(flame, params, size=96, albedo=figures["albedo"])
     assert torch.equal(out.alpha, figures["alpha"])
@@ -68,7 +68,7 @@ def test_all_four_faces_match_where_the_reference_is_there(flame, params, shared
 @pytest.mark.parametrize(
     "name", ["shape", "expression", "head_rotation", "jaw_rotation", "camera", "light", "texture", "colours"]
 )
-def test_gradients_are_the_finite_differences_inside_triangles(name, flame, params, figures):
+def test_gradients_match_finite_differences(name, flame, params, figures):
     """On the pixels that show one triangle before and after the step: which triangle they show has no slope."""
     generator = torch.Generator().manual_seed(0)
     head, given = flame.to(dtype=torch.float64), params.map(lambda a: a[:1].double())
@@ -99,7 +99,7 @@ def test_gradients_are_the_finite_differences_inside_triangles(name, flame, para
     assert slope.abs().max() > 0
 
 
-def test_a_colour_per_vertex_is_interpolated_and_lit(flame, figures, params):
+def test_vertex_colours_are_interpolated_and_lit(flame, figures, params):
     red = torch.tensor([0.8, 0.1, 0.0]).expand(4, 162, 3)
     out = render(flame, params, size=48, albedo=red)
     drawn = out.alpha[:, 0] > 0
@@ -107,7 +107,7 @@ def test_a_colour_per_vertex_is_interpolated_and_lit(flame, figures, params):
     assert torch.allclose(out.image, out.albedo_image * out.shading)
 
 
-def test_a_heads_own_albedo_follows_its_coefficients(flame, params):
+def test_albedo_follows_its_coefficients(flame, params):
     basis = torch.zeros(162, 3, 2)
     basis[:, 2, 1] = 0.1  # the second coefficient makes it bluer
     spec = replace(flame.spec, albedo=2)
@@ -117,7 +117,7 @@ def test_a_heads_own_albedo_follows_its_coefficients(flame, params):
     assert torch.allclose(at_middle, torch.tensor([0.5, 0.5, 0.7]).expand(4, 3))
 
 
-def test_a_head_without_albedo_is_grey_clay(flame, params):
+def test_head_without_albedo_is_grey(flame, params):
     assert torch.allclose(render(flame, params, size=32).albedo_image[:, :, 16, 16], torch.full((4, 3), 0.5))
 
 
@@ -127,7 +127,7 @@ def test_visible_normals_face_the_viewer(flame, params):
     assert (z > 0).float().mean() > 0.95
 
 
-def test_nothing_in_the_picture_is_zero_and_has_zero_gradients(flame, params):
+def test_empty_image_is_zero_with_zero_gradients(flame, params):
     away = replace(params, camera=torch.tensor([[5.0, 9.0, 9.0]]).expand(4, 3).clone().requires_grad_())
     out = render(flame, away, size=16)
     assert out.image.abs().max() == 0
@@ -135,7 +135,7 @@ def test_nothing_in_the_picture_is_zero_and_has_zero_gradients(flame, params):
     assert torch.equal(slope, torch.zeros(4, 3))
 
 
-def test_albedo_that_does_not_fit_is_refused(flame, figures):
+def test_mismatched_albedo_is_refused(flame, figures):
     scene = (figures["vertices"], figures["cam"], figures["light"])
     with pytest.raises(ValueError, match=r"albedo: want \(N, 3, h, w\) or \(4, 162, 3\), got \(4, 3\)"):
         render_vertices(flame, *scene, torch.zeros(4, 3), size=8)
