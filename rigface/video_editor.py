@@ -99,7 +99,7 @@ class VideoSource:
     Args:
         file: a path or a seekable binary file.
         fps: its average rate, as `probe` has it.
-        read: as `video.frames`; another process's, where nobody vouches for the file.
+        read: as `read_frames`; another process's, where nobody vouches for the file.
 
     Raises:
         BadVideo: while iterating, where nothing decodes.

@@ -1,6 +1,6 @@
 """Identities across inputs: cluster the tracks' identity vectors and write the column `identity`.
 
-Path: identity_vector of every part -> a mean per track -> `identity.cluster` -> OUT/.rigface/identities.npz -> the
+Path: identity_vector of every part -> a mean per track -> `cluster_identities` -> OUT/.rigface/identities.npz -> the
 parts whose column differs, written again, whole.
 
 The state is written before any part, so a killed pass continues with the same result. Known people are passed to the

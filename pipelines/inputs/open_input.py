@@ -1,6 +1,6 @@
 """Open an input for the stages: an error while it is read becomes a row of that input.
 
-Path: uri -> `opened` -> video.frames or image.decode. A refusal of the file system is also recorded as a `crash`:
+Path: uri -> `opened` -> read_frames or image.decode. A refusal of the file system is also recorded as a `crash`:
 `extract` stops if most inputs fail so, because then the network is down and the videos are not bad.
 """
 

@@ -38,7 +38,7 @@ SHOWN = 0.1  # an expression axis asked for or seen beyond this is worth a line 
 
 
 class IdentityNetwork(Protocol):
-    """Turns a face into a vector; `face.identity.DlibIdentity` is one."""
+    """Turns a face into a vector; `DlibIdentity` is one."""
 
     version: str
 

@@ -27,9 +27,7 @@ def iou(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
 
 
 def non_maximum_suppression(found: Sequence[Detection], max_iou: float = SAME_FACE) -> list[Detection]:
-    """Detections, surest first, without those that overlap a surer one by more than `max_iou` (greedy non-maximum
-    suppression).
-    """
+    """Greedy non-maximum suppression: surest first, without overlaps of more than `max_iou` with a surer one."""
     kept: list[Detection] = []
     for detection in sorted(found, key=lambda d: (-d.score, *np.asarray(d.box).tolist())):
         if not kept or iou(detection.box, np.stack([k.box for k in kept])).max() <= max_iou:

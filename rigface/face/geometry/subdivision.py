@@ -74,14 +74,14 @@ def subdivide_interpolating(faces: np.ndarray, count: int, steps: int) -> tuple[
 
 
 def subdivide_linear(faces: np.ndarray, points: np.ndarray, steps: int) -> np.ndarray:
-    """The same vertices as `interpolating` makes, each new one the middle of its edge: for texture coordinates.
+    """The same vertices as `subdivide_interpolating`, each new one the middle of its edge: for texture coordinates.
 
     Args:
         faces: (F, 3) int.
         points: (V, D).
 
     Returns:
-        (V', D), in the order of `interpolating`.
+        (V', D), in the order of `subdivide_interpolating`.
     """
     fine = faces
     for _ in range(steps):

@@ -45,7 +45,7 @@ class Embedding:
 
 @dataclass(frozen=True, eq=False)
 class Head:
-    """A head model. Build one with `flame.load`, `OpenHead.load` or `from_arrays`.
+    """A head model. Build it with `load_flame`, `OpenHead.load` or `from_arrays`.
 
     Args:
         spec: which model this is, and its sizes.
@@ -177,9 +177,7 @@ class Head:
         return self._pose(unposed, rotation.to_matrix(torch.stack(by_joint, 1)))
 
     def of(self, params: FaceParams) -> Tensor:
-        """`vertices` of coefficients that are torch tensors with one batch axis; a missing jaw's rotation is
-        ignored.
-        """
+        """Posed vertices of torch coefficients with one batch axis; a missing jaw's rotation is ignored."""
         jaw = params.jaw_rotation if self.jaw is not None else None
         return self.vertices(params.shape, params.expression, params.head_rotation, jaw)
 

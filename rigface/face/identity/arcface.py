@@ -73,8 +73,7 @@ class ArcFace:
 
 
 def five_points(landmarks: np.ndarray) -> np.ndarray:
-    """ArcFace's five points: middles of the right and the left eye, tip of the nose, right and left corner of the
-    mouth.
+    """ArcFace's five points: middles of right and left eye, tip of the nose, right and left mouth corner.
 
     Args:
         landmarks: (L, 2+) px, in a layout of `landmarks.LAYOUTS`.

@@ -49,9 +49,7 @@ def cluster_threshold(width: int) -> float:
 
 
 def same_person_distance(width: int) -> float:
-    """Distance of two tracks' vectors below which they show one person: dlib's own rule, or a cosine of 0.4 for
-    ArcFace.
-    """
+    """Distance of vectors below which they show one person: dlib's own rule, or a cosine of 0.4 for ArcFace."""
     return DLIB_SAME_PERSON if width == DLIB_WIDTH else 1.1
 
 
@@ -88,7 +86,7 @@ class DlibIdentity:
         return face_chip(image, landmarks)
 
     def embed(self, chips: Sequence[np.ndarray]) -> np.ndarray:
-        """Identity vectors of chips from `chip` or a `Picker`: (N, 128) float32."""
+        """Identity vectors of chips from `chip` or a `FramePicker`: (N, 128) float32."""
         if not len(chips):
             return np.zeros((0, DLIB_WIDTH), np.float32)
         return np.array(self._network.compute_face_descriptor([np.ascontiguousarray(c) for c in chips]), np.float32)
@@ -204,8 +202,7 @@ def _mean_face() -> np.ndarray:
 
 
 def unit_vectors(vectors: np.ndarray) -> np.ndarray:
-    """Identity vectors as unit vectors that `cluster_identities` compares: for dlib's 128 numbers, less the mean of
-    all faces.
+    """Unit vectors that `cluster_identities` compares: dlib's 128 numbers less the mean of all faces.
 
     Args:
         vectors: (N, D); D = 128 are dlib's, others (ArcFace's 512) have no mean to speak of and are only scaled.

@@ -117,7 +117,8 @@ def test_region_eyes_keeps_jaw_and_ignores_mouth():
     )
     assert not out.jaw_rotation.any()
     open_head = OpenHead.load().spec
-    still = FaceParams(**{f.name: np.zeros([open_head.size(a) for a in f.metadata["shape"]], np.float32) for f in fields(FaceParams)})  # fmt: skip
+    shapes = {f.name: [open_head.size(a) for a in f.metadata["shape"]] for f in fields(FaceParams)}
+    still = FaceParams(**{name: np.zeros(shape, np.float32) for name, shape in shapes.items()})
     out = transfer(still, EditSpec(expression={"jaw_open": 1.0}, region="eyes"), open_head)
     assert all(np.array_equal(getattr(out, f.name), getattr(still, f.name)) for f in fields(FaceParams))
 

@@ -87,9 +87,8 @@ def test_rotation_across_the_half_turn_stays_short():
 
 
 def face(value: float) -> FaceParams:
-    return FaceParams(
-        **{f.name: np.full([3 if isinstance(n, str) else n for n in f.metadata["shape"]], value, np.float32) for f in fields(FaceParams)}
-    )  # fmt: skip
+    shapes = {f.name: [3 if isinstance(n, str) else n for n in f.metadata["shape"]] for f in fields(FaceParams)}
+    return FaceParams(**{name: np.full(shape, value, np.float32) for name, shape in shapes.items()})
 
 
 def test_only_named_fields_are_filtered():

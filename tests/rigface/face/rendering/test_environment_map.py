@@ -9,7 +9,10 @@ from rigface.face.rendering.environment_map import harmonics_of, read_environmen
 from rigface.face.rendering.lighting import lamp_harmonics, shade
 from rigface.image import encode_png
 
-DIRECTIONS = {"up": (0, 1, 0), "down": (0, -1, 0), "camera": (0, 0, 1), "back": (0, 0, -1), "right": (1, 0, 0), "left": (-1, 0, 0)}  # fmt: skip
+DIRECTIONS = {
+    "up": (0, 1, 0), "down": (0, -1, 0), "camera": (0, 0, 1),
+    "back": (0, 0, -1), "right": (1, 0, 0), "left": (-1, 0, 0),
+}  # fmt: skip
 
 
 def shades(light: np.ndarray, **directions) -> dict[str, float]:
