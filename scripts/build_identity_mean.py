@@ -1,7 +1,7 @@
 """Build `rigface/data/dlib_identity_mean.npy`: the mean of dlib's identity vector over people.
 
-Each person counts once, whatever the number of their pictures. Only pictures marked `ship = 1` in the manifest (permissive
-licence, no research-set origin) take part: 78 people.
+Each person counts once, whatever the number of their pictures. Only pictures marked `ship = 1` in the manifest
+(permissive licence, no research-set origin) take part: 78 people.
 
     python scripts/build_identity_mean.py ../shared/data
 """

@@ -2,12 +2,13 @@
 
     python scripts/build_open_head.py ../shared/data          # about five minutes on two cores
 
-`DATA/manifest.csv` names the files; only rows with `ship` = 1 (permissive licence, no research-set origin) are read, and
-of those only pictures of one person. What is learnt are averages and principal components over about eighty people; no
-picture, and no single face, is stored. The report at the end is measured on people left out of the build.
+`DATA/manifest.csv` names the files; only rows with `ship` = 1 (permissive licence, no research-set origin) are read,
+and of those only pictures of one person. The model holds averages and principal components over about eighty people;
+no picture, and no single face, is stored. The report at the end is measured on people left out of the build.
 
-Steps: look (landmarks, blendshapes) -> geometry (mean, shape PCA, expression ridge) -> paint (colours at the vertices)
--> albedo (de-light, symmetrise, PCA) -> save. Mirrored copies of every face make the model exactly symmetric.
+Steps: detect (landmarks, blendshapes) -> geometry (mean, shape PCA, expression ridge) -> paint (colours at the
+vertices) -> albedo (de-light, symmetrise, PCA) -> save. Mirrored copies of every face make the model exactly
+symmetric.
 """
 
 from __future__ import annotations
@@ -27,7 +28,6 @@ import torch
 from rigface import assets
 from rigface.colour import LUMINANCE
 from rigface.face.detection.factory import load_detector
-from rigface.face.geometry.alignment import apply, crop, frame_to_crop
 from rigface.face.geometry.procrustes import procrustes
 from rigface.face.head.open_head import SKIN_LUMINANCE, OpenHead
 from rigface.face.reconstruction import albedo_light
@@ -35,6 +35,7 @@ from rigface.face.reconstruction.landmark_fit import GeometryFitter, to_crop_uni
 from rigface.face.reconstruction.reconstructor import sample_colours
 from rigface.face.rendering.lighting import harmonics
 from rigface.face.rendering.renderer import vertex_normals
+from rigface.face.steps import align
 from rigface.image import decode
 from rigface.types import HeadSpec
 from rigface.video.decode import read_frames
@@ -44,12 +45,12 @@ FRAMES_PER_CLIP = 60
 FACES_PER_PERSON = 16  # for the albedo: more frames of one person add little
 UNPAINTABLE = ("greyscale", "glasses", "occlusion", "colour-cast", "old-photo", "mic", "makeup", "headwear")
 LIGHTS_SHARE = 0.7  # of a portrait's colour cast is taken for the light's, the rest for the skin's
-ORIGIN = (0.0, -0.02, -0.03)  # metres in the canonical mesh: between the ears, where a head turns; ours is there
+ORIGIN = (0.0, -0.02, -0.03)  # metres in the canonical mesh: between the ears, the centre of a head's rotation
 
 
 @dataclass(frozen=True, eq=False)
 class Faces:
-    """What was seen: N faces of one-person pictures."""
+    """N detected faces of images of one person."""
 
     landmarks: np.ndarray  # (N, 468, 3) crop px
     scores: np.ndarray  # (N, 52)
@@ -65,7 +66,8 @@ class Faces:
 
 
 def canonical_mesh() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Points (468, 3) in metres from ORIGIN, texture coordinates (468, 2), triangles (898, 3), from the landmarker's own bundle.
+    """Points (468, 3) in metres from ORIGIN, texture coordinates (468, 2), triangles (898, 3), from the landmarker's
+    own bundle.
 
     The bundle is a zip; its geometry metadata is a protocol buffer whose first field is the mesh: interleaved
     x y z u v as field 3, indices as field 4.
@@ -117,27 +119,25 @@ def feature_points(count: int) -> np.ndarray:
     return feature
 
 
-# ---------------------------------------------------------------- looking
+# ---------------------------------------------------------------- detection
 
 
-def look(data: Path, ship: str = "1") -> tuple[Faces, tuple[str, ...]]:
-    """Every usable face of the manifest's rows with that `ship`, and the blendshapes' names."""
+def detect_faces(data: Path, ship: str = "1") -> tuple[Faces, tuple[str, ...]]:
+    """Detect the usable faces of the manifest's rows with that `ship`; also the blendshapes' names."""
     detector = load_detector("mediapipe")
-    seen: list[tuple] = []
+    rows: list[tuple] = []
     for row in csv.DictReader((data / "manifest.csv").open()):
         if row["ship"] != ship or row["person"].startswith("g") or ";" in row["person"]:
             continue
         for image in _pictures(data / row["file"], int(row["frames"])):
             found = detector(image)
             if len(found) == 1:
-                affine = frame_to_crop(found[0].box)
-                points = np.concatenate(
-                    [apply(affine, found[0].landmarks[:, :2]), found[0].landmarks[:, 2:] * affine[0, 0]], 1
-                )
-                jpeg = cv2.imencode(".jpg", crop(image, affine)[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
-                seen.append((points[:468].astype(np.float32), found[0].blendshapes, row["person"], row["notes"], jpeg))
-        print(f"  {row['file']}: {len(seen)} faces", flush=True)
-    points, scores, person, notes, jpegs = zip(*seen)
+                face = align([image], found)
+                bgr = face.crops[0][..., ::-1]
+                jpeg = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
+                rows.append((face.landmarks[0, :468], found[0].blendshapes, row["person"], row["notes"], jpeg))
+        print(f"  {row['file']}: {len(rows)} faces", flush=True)
+    points, scores, person, notes, jpegs = zip(*rows)
     crops = np.empty(len(jpegs), object)
     crops[:] = jpegs
     return Faces(
@@ -191,13 +191,14 @@ def learn_geometry(faces: Faces, canonical: np.ndarray, mirror: np.ndarray, swap
     )
     shape = axes[:SHAPE] * (size[:SHAPE] / np.sqrt(2 * len(people)))[:, None]
     print(
-        f"  {len(people)} people, {len(member)} faces; {(size[:SHAPE] ** 2).sum() / (size**2).sum():.3f} of the variance in {SHAPE} axes"
+        f"  {len(people)} people, {len(member)} faces; "
+        f"{(size[:SHAPE] ** 2).sum() / (size**2).sum():.3f} of the variance in {SHAPE} axes"
     )
     return mean, shape.reshape(SHAPE, 468, 3), expression
 
 
 def _align(seen: torch.Tensor, predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Seen points brought into the head frame of their prediction, (N, 468, 3), and yaw in radians."""
+    """Detected points in the head frame of their prediction, (N, 468, 3), and yaw in radians."""
     points = torch.from_numpy(predicted)
     rotation, scale = procrustes(points, seen)
     centred = seen - seen.mean(1, keepdim=True)
@@ -209,7 +210,7 @@ def _align(seen: torch.Tensor, predicted: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 def paint(faces: Faces, head: OpenHead) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Linear colours (N, 7257, 3), camera-frame normals, and which vertices are seen (not hidden by the nose)."""
+    """Linear colours (N, 7257, 3), camera-frame normals, and a mask of visible vertices (not hidden by the nose)."""
     weights, triangles = (torch.from_numpy(a) for a in head.subdivision())
     colours, normals, seen = [], [], []
     for start in range(0, len(faces.person), 32):
@@ -313,7 +314,7 @@ def mirror_of(points: np.ndarray) -> np.ndarray:
 
 
 def assemble(faces: Faces, names: tuple[str, ...]) -> OpenHead:
-    """Learn everything but the albedo, which is flat afterwards."""
+    """Fit everything but the albedo, which is flat afterwards."""
     points, uv, triangles = canonical_mesh()
     mirror = mirror_of(points)
     swap = [names.index(n.replace("Left", "#").replace("Right", "Left").replace("#", "Right")) for n in names]
@@ -376,7 +377,7 @@ def main() -> None:
     parser.add_argument("--report", type=Path, default=Path("benchmarks/results/open_head.json"))
     options = parser.parse_args()
     print("looking")
-    faces, names = look(options.data)
+    faces, names = detect_faces(options.data)
     print("geometry")
     head = assemble(faces, names)
     print("albedo")
@@ -385,7 +386,7 @@ def main() -> None:
     save(replace(head, albedo_mean=mean, albedo=basis), options.out)
     print("people left out (four folds)")
     error = left_out(faces, names)
-    strangers, _ = look(options.data, ship="0")
+    strangers, _ = detect_faces(options.data, ship="0")
     unseen = landmark_error(strangers.take(~np.isin(strangers.person, faces.person)), head)
     report = {
         "unit": "mean landmark distance in % of the outer-eye distance, each face fitted by itself",

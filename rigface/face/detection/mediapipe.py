@@ -30,6 +30,7 @@ import weakref
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -183,10 +184,10 @@ class MediapipeDetector:
         if before:
             shared = iou(face.box, np.stack([b.box for b in before]))
             if shared.max() > 0.5:
-                return _with_score(face, before[int(shared.argmax())].score)
+                return replace(face, score=before[int(shared.argmax())].score)
         square = alignment.crop(image, alignment.frame_to_crop(face.box, 128), 128)
         near = [s for box, s in self._glimpses(square) if np.abs((box[:2] + box[2:]) / 2 - 64).max() < 32]
-        return _with_score(face, max(near, default=GLIMPSE))  # it is silent below GLIMPSE
+        return replace(face, score=max(near, default=GLIMPSE))  # it is silent below GLIMPSE
 
     def detect_at(self, image: np.ndarray, box: np.ndarray, before: Sequence[Detection] = ()) -> Detection | None:
         """Detect the face of a given box in an enlarged cut-out; None if the landmarker finds none.
@@ -233,11 +234,7 @@ class MediapipeDetector:
 def _moved(face: Detection, scale_x: float, scale_y: float, x: float, y: float) -> Detection:
     """A detection of a part of an image, in px of the image. The matrix stays: it is about the camera of that part."""
     landmarks = face.landmarks * np.array([scale_x, scale_y, scale_x], np.float32) + np.array([x, y, 0], np.float32)
-    return Detection(landmark_box(landmarks), landmarks, face.score, face.blendshapes, face.matrix)
-
-
-def _with_score(face: Detection, score: float) -> Detection:
-    return Detection(face.box, face.landmarks, score, face.blendshapes, face.matrix)
+    return replace(face, box=landmark_box(landmarks), landmarks=landmarks)
 
 
 def _mediapipe_image(image: np.ndarray) -> Any:

@@ -9,6 +9,7 @@ light. A network such as DECA is another implementation of the same Protocol.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 
 import cv2
 import numpy as np
@@ -117,19 +118,13 @@ class FitReconstructor:
         return Fit(params, _numpy(geometry.residual), _numpy(look.residual), _numpy(look.occlusion))
 
     def _nothing(self) -> Fit:
-        spec, none = self.head_spec, np.zeros(0, np.float32)
-        widths = {
-            "shape": spec.shape,
-            "expression": spec.expression,
-            "head_rotation": 3,
-            "jaw_rotation": 3,
-            "camera": 3,
-            "albedo": spec.albedo,
+        shapes = {
+            f.name: [self.head_spec.size(axis) for axis in f.metadata["shape"]]
+            for f in fields(FaceParams)
+            if not f.metadata["optional"]
         }
-        params = FaceParams(
-            **{name: np.zeros((0, width), np.float32) for name, width in widths.items()},
-            light=np.zeros((0, 9, 3), np.float32),
-        )
+        params = FaceParams(**{name: np.zeros((0, *shape), np.float32) for name, shape in shapes.items()})
+        none = np.zeros(0, np.float32)
         return Fit(params, none, none, none)
 
 
