@@ -123,7 +123,7 @@ def test_which_face(editor, two, photo, face, edited):
 
 
 def test_a_face_that_is_not_there(editor, two):
-    with pytest.raises(NoFace, match="face 4 was asked for, and the picture has 2"):
+    with pytest.raises(NoFace, match="there is no face 4: the image has 2"):
         editor.edit(two, EditSpec(yaw_deg=3), face="4")
     with pytest.raises(ValueError, match="face: want one of"):
         editor.edit(two, EditSpec(yaw_deg=3), face="prettiest")

@@ -69,7 +69,7 @@ def test_choose_faces_by_word(which, chosen):
 
 
 def test_missing_face_is_named_in_the_error():
-    with pytest.raises(NoFace, match="face 3 was asked for, and the picture has 3"):
+    with pytest.raises(NoFace, match="there is no face 3: the image has 3"):
         choose_faces(THREE, 3)
     with pytest.raises(NoFace, match="no face was found"):
         choose_faces([], "all")

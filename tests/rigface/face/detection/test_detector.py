@@ -145,7 +145,7 @@ def test_unknown_detector_lists_the_known_names():
 )
 def test_every_small_face_is_whole_in_some_tile(height, width, x, y, size):
     left, top = x * (width - size), y * (height - size)
-    tiles = tile_grid(height, width, TILE_PX, limit=10_000)
+    tiles = tile_grid(height, width, TILE_PX, max_tiles=10_000)
     assert any(a <= left and b <= top and left + size <= a + s and top + size <= b + s for a, b, s in tiles)
 
 

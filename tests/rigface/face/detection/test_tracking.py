@@ -122,7 +122,7 @@ def test_fade_through_black_to_another_scene_is_a_cut():
     assert tracker.cuts == [3]
 
 
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 @given(st.lists(st.integers(0, 5), max_size=5, unique=True), st.randoms(use_true_random=False))
 def test_track_ids_are_unique_within_a_frame(present, random):
     tracker = Tracker()
