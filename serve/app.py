@@ -23,7 +23,6 @@ from serve.config import ServiceConfig
 from serve.messages import (
     EditedImage,
     EditInput,
-    EditProgress,
     FinishedEdit,
     JobResult,
     JobSubmission,
@@ -38,7 +37,7 @@ from serve.problems import EXPECTED, ApiError
 from serve.protocols import MeshFormat
 from serve.remote import RemoteDiffusionWorker, RemoteFaceWorker, RemoteJobQueue
 from serve.replica import remote_method, stage_log
-from serve.schemas import JobState, ModelInfo, Reconstruction, Verified
+from serve.schemas import EditProgress, JobState, ModelInfo, Reconstruction, Verified
 from serve.telemetry import tracing
 from serve.telemetry.tracing import NO_CONTEXT, CallContext
 

@@ -1,6 +1,6 @@
-"""The service on this machine: a Ray cluster of its own, the application on it, and both gone at the end.
+"""Run the service on this machine: start a Ray cluster and the application, and stop both at the end.
 
-Path: `python -m serve`, tests, the load benchmark -> `serving`. A cluster that is there already is used, and stays.
+Path: `python -m serve`, tests, the load benchmark -> `serving`. A cluster that is connected already is used and kept.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from rigface.extras import extra
 from rigface.ray_auth import authenticate
 
 READY_S = 180.0
-CALM = {"log_level": "WARNING"}  # Serve's own lines; each request has one of ours
-SETTINGS = {  # of Ray, where the environment does not say
-    # Serve would kill its own proxy when it is not up within three times 5 s, which on a busy machine it never is.
+QUIET_SERVE = {"log_level": "WARNING"}  # of Serve itself; the service logs each request
+RAY_SETTINGS = {  # unless the environment has them
+    # By default Serve kills its proxy if it does not start within three times 5 s, which a busy machine may need.
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
     "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "30",
-    # Workers would run behind everything else on the machine (nice 15); these have people waiting for them.
+    # By default workers run at nice 15; these answer interactive requests.
     "RAY_worker_niceness": "0",
 }
 
 
 @contextlib.contextmanager
 def serving(host: str = "127.0.0.1", port: int = 8000, *, quiet: bool = False, **args: Any) -> Iterator[str]:
-    """Have the service while inside.
+    """Context manager that runs the service.
 
     Args:
         quiet: keep the log lines of the deployments to their files.
@@ -39,12 +39,12 @@ def serving(host: str = "127.0.0.1", port: int = 8000, *, quiet: bool = False, *
     Yields:
         Its address, such as "http://127.0.0.1:8000".
     """
-    for name, value in SETTINGS.items():
+    for name, value in RAY_SETTINGS.items():
         os.environ.setdefault(name, value)
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     loaded = sys.modules.get("ray")
     if loaded is None or not loaded.is_initialized():
-        authenticate(joining=False)  # Ray's ports are on the machine's address even where the service is on loopback
+        authenticate(joining=False)  # Ray's ports are on the machine's address even if the service is on loopback
     import ray
     from ray import serve
 
@@ -54,16 +54,16 @@ def serving(host: str = "127.0.0.1", port: int = 8000, *, quiet: bool = False, *
     own = not ray.is_initialized()
     if own:
         ray.init(
-            address="local",  # even where somebody else's cluster runs on this machine
-            num_cpus=max(4, os.cpu_count() or 1),  # logical: the deployments share what there is
+            address="local",  # even if another cluster runs on this machine
+            num_cpus=max(4, os.cpu_count() or 1),  # logical: the deployments share the real ones
             object_store_memory=300 * 2**20,
             include_dashboard=False,
             log_to_driver=not quiet,
             logging_level=logging.ERROR,
         )
     try:
-        serve.start(http_options={"host": host, "port": port}, logging_config=CALM)
-        serve.run(build(ServiceConfig(**args)), name="rigface", route_prefix="/", logging_config=CALM)
+        serve.start(http_options={"host": host, "port": port}, logging_config=QUIET_SERVE)
+        serve.run(build(ServiceConfig(**args)), name="rigface", route_prefix="/", logging_config=QUIET_SERVE)
         url = address(host, port)
         _wait(url)
         try:
@@ -77,30 +77,30 @@ def serving(host: str = "127.0.0.1", port: int = 8000, *, quiet: bool = False, *
 
 
 def drain(limit_s: float = 150.0) -> bool:
-    """Have every door finish what is under way and take nothing new; whether all of it ended.
+    """Drain all gateways: refuse new requests and finish the running ones; True if all of them ended.
 
-    Ray Serve lets each replica finish its own requests, but an eye that has none at the moment goes at once, and then the edit
-    that is with the painter has nobody to finish it. So the doors go first.
+    Ray Serve lets each replica finish its own requests, but stops an idle face worker at once, and an edit that is with a diffusion
+    worker then cannot be finished. So the gateways are drained first.
     """
     from ray import serve
 
     try:
         return all(serve.get_app_handle("rigface").broadcast("drain").results(timeout_s=limit_s))
-    except Exception as error:  # a service that is gone or broken has nothing to finish
+    except Exception as error:  # a stopped or broken service has nothing to finish
         logging.getLogger("rigface.serve").warning("not drained: %s", error)
         return False
 
 
 def address(host: str, port: int) -> str:
-    """The address of what listens there, such as "http://127.0.0.1:8000" or "http://[::1]:8000"."""
+    """The URL of a host and port, such as "http://127.0.0.1:8000" or "http://[::1]:8000"."""
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def free_port(host: str, port: int) -> int:
-    """The port, or any that is free for 0.
+    """The port if it is free, or any free port for 0.
 
     Raises:
-        ValueError: somebody listens there already.
+        ValueError: the port is in use.
     """
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as trial:
         trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -108,7 +108,7 @@ def free_port(host: str, port: int) -> int:
             trial.bind((host, port))
         except OSError as error:
             raise ValueError(
-                f"--port {port}: {host} cannot be listened on there ({error.strerror}); choose another"
+                f"--port {port}: cannot listen on {host} ({error.strerror}); choose another port"
             ) from None
         return int(trial.getsockname()[1])
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -131,26 +131,6 @@ class EditedImage:
 
     finished: FinishedEdit
     seconds: dict[str, float]
-
-
-@dataclass(frozen=True)
-class EditProgress:
-    """A progress event of an edit.
-
-    Args:
-        preview: base64 of a JPEG of the face so far.
-    """
-
-    phase: Literal["preview", "look", "paint"]
-    step: int
-    steps: int
-    face: int | None = None
-    faces: int | None = None
-    preview: str | None = None
-
-    def to_json(self) -> dict[str, str | int]:
-        """The fields that are set."""
-        return {name: value for name, value in vars(self).items() if value is not None}
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,6 @@ from rigface.types import Conditions
 from serve.messages import (
     EditedImage,
     EditInput,
-    EditProgress,
     FinishedEdit,
     JobResult,
     JobSubmission,
@@ -24,7 +23,7 @@ from serve.messages import (
     SamplingOptions,
     Step,
 )
-from serve.schemas import JobState, ModelInfo, Reconstruction, Verified
+from serve.schemas import EditProgress, JobState, ModelInfo, Reconstruction, Verified
 
 MeshFormat = Literal["glb", "obj"]
 

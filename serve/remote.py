@@ -22,7 +22,6 @@ from rigface.types import Conditions
 from serve.messages import (
     EditedImage,
     EditInput,
-    EditProgress,
     FinishedEdit,
     JobResult,
     JobSubmission,
@@ -35,7 +34,7 @@ from serve.messages import (
 )
 from serve.problems import ApiError
 from serve.protocols import DiffusionService, EditService, FaceService, JobService, MeshFormat
-from serve.schemas import JobState, ModelInfo, Reconstruction, Verified
+from serve.schemas import EditProgress, JobState, ModelInfo, Reconstruction, Verified
 from serve.telemetry import tracing
 
 LOST = (RayActorError, ReplicaUnavailableError)

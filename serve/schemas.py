@@ -1,6 +1,6 @@
-"""The types on the wire. Everything about an edit derives from `rigface.edits.EditSpec`: a field added there is here.
+"""Request and response types of the HTTP API. Edits derive from `rigface.edits.EditSpec`: a field added there is here.
 
-Path: JSON -> these -> `eye.py`, `painter.py`, `jobs.py` -> these -> JSON. No torch, no Ray, no pictures as arrays.
+Used by the gateway and by the client. No torch, no Ray, no pixels.
 
 A body is JSON, or multipart: the files are parts (`picture`, `clip`, `target`, `target.<trait>`), the rest is JSON in the part
 `request`. A file may also be named in the JSON instead, by `PictureRef` or `ClipRef`.
@@ -11,8 +11,8 @@ Jobs. `POST /v1/jobs` takes one of three, told apart by `kind`, and answers 202 
 * `video` (`VideoJob`): one edit on every frame of `clip`. Result 0 is the video, with the clip's times and sound.
 * `animation` (`AnimationJob`): the face of `picture` moves as the largest face of `clip` does. Result 0 is the video.
 
-`GET /v1/jobs` lists the caller's own, the newest first; `GET /v1/jobs/{id}` tells how far one is: `finished` of `total` edits
-or frames (`total` is 0 while nobody knows), and in `results` the numbers that `GET /v1/jobs/{id}/results/{n}` has. `POST
+`GET /v1/jobs` lists the caller's own, the newest first; `GET /v1/jobs/{id}` gives the progress of one: `finished` of `total` edits
+or frames (`total` is 0 while unknown), and in `results` the numbers that `GET /v1/jobs/{id}/results/{n}` has. `POST
 /v1/jobs/{id}/cancel` stops it, and what is finished of a batch stays; `DELETE /v1/jobs/{id}` stops and removes it with its files.
 """
 
@@ -27,12 +27,12 @@ from rigface.edits import MAX_DEGREES, MAX_PROMPT_CHARS, NAMED_EXPRESSIONS, Edit
 from serve.problems import KNOWN, PREFIX
 
 API_VERSION = "1"
-PREVIEW = "preview"  # the model that is always there: no network, the photograph itself moved and lit
+PREVIEW = "preview"  # the model that needs no network: warps and relights the photo
 PictureId = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$", description="content hash of a picture sent before")]
 Format = Literal["png", "jpeg", "webp"]
 Container = Literal["mp4", "mov"]  # those that a C2PA manifest can be written into
-Which = Literal["largest", "left-most", "right-most", "all"] | Annotated[int, Field(ge=0, le=999)]
-"""Which face of a picture; a number counts from the left."""
+FaceChoice = Literal["largest", "left-most", "right-most", "all"] | Annotated[int, Field(ge=0, le=999)]
+"""A face of a picture; a number counts from the left."""
 
 
 # In JSON a file has to be named; in multipart it may be a part of its own. So the models have it optional, the document not.
@@ -43,7 +43,7 @@ _EDIT: dict[str, Any] = {"yaw_deg": 15, "expression": {"smile": 0.6}, "light": {
 
 
 class _EditWire:
-    """Lets pydantic read an `EditSpec` with its own rules, and describes them in the OpenAPI document."""
+    """Pydantic adapter of `EditSpec`: its own validation, and its JSON schema."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:
         def read(value: Any) -> EditSpec:
@@ -97,7 +97,7 @@ Edit = Annotated[EditSpec, _EditWire()]
 
 
 class Strict(BaseModel):
-    """Nothing unknown, nothing infinite."""
+    """Base of requests: no unknown fields, no infinite numbers."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -133,7 +133,7 @@ class PictureRef(ClipRef):
 
 
 class Guidance(Strict):
-    """How much to exaggerate each condition; 1 is off, each other value costs one more row in the network."""
+    """Guidance scale of each condition; 1 is off, any other value costs one more row of the batch."""
 
     identity: float = Field(default=1.0, ge=0, le=5)
     attributes: float = Field(default=1.0, ge=0, le=5)
@@ -146,17 +146,19 @@ class PictureRequest(Strict):
     model_config = ConfigDict(json_schema_extra={"required": ["picture"], "examples": [{"picture": _PICTURE}]})
 
     picture: PictureRef | None = Field(None, description="the source; in multipart the file part `picture`")
-    face: Which = "largest"
+    face: FaceChoice = "largest"
 
 
 class PreviewRequest(PictureRequest):
-    """What to change."""
+    """A picture and an edit of it."""
 
     model_config = ConfigDict(
         json_schema_extra={"required": ["picture"], "examples": [{"picture": _ID, "edit": _EDIT, "max_side": 512}]}
     )
 
-    target: PictureRef | None = Field(None, description="whom to copy `edit.take` from; multipart: `target`")
+    target: PictureRef | None = Field(
+        None, description="picture to copy the traits of `edit.take` from; multipart: `target`"
+    )
     targets: dict[Trait, PictureRef] = Field(
         default_factory=dict, description="a picture for one trait, which is then taken; multipart: `target.<trait>`"
     )
@@ -164,19 +166,19 @@ class PreviewRequest(PictureRequest):
     max_side: int = Field(1024, ge=64, le=4096, description="longest side of a preview, px")
 
 
-class Painting(Strict):
-    """How a model paints."""
+class Sampling(Strict):
+    """Settings of the model and its sampler."""
 
-    model: str | None = Field(None, max_length=100, description="see /v1/models; the service's default where left out")
+    model: str | None = Field(None, max_length=100, description="a name of /v1/models; default: the service's default")
     seed: int = Field(0, ge=0, lt=2**63)
     steps: int | None = Field(None, ge=1, le=100)
     scheduler: str | None = Field(None, max_length=60)
     guidance: Guidance = Guidance()
-    strength: float = Field(1.0, gt=0, le=1, description="below 1 begins from the render, partly noised")
+    strength: float = Field(1.0, gt=0, le=1, description="below 1, sampling starts from the partly noised render")
 
 
-class EditRequest(PreviewRequest, Painting):
-    """A preview's fields, and how to paint."""
+class EditRequest(PreviewRequest, Sampling):
+    """The fields of a preview, and settings of the model."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -185,20 +187,22 @@ class EditRequest(PreviewRequest, Painting):
         }
     )
 
-    previews: int = Field(0, ge=0, le=100, description="in a stream: a picture after each so many steps; 0 sends none")
-    format: Format | None = Field(None, description="of the picture inside JSON or a stream; PNG where left out")
+    previews: int = Field(0, ge=0, le=100, description="in a stream: steps between preview images; 0 sends none")
+    format: Format | None = Field(None, description="of the image in JSON or a stream; default: png")
 
 
-class _Job(Painting):
-    """What all jobs may say."""
+class _Job(Sampling):
+    """Fields of all jobs."""
 
-    target: PictureRef | None = Field(None, description="whom to copy what an edit takes from; multipart: `target`")
+    target: PictureRef | None = Field(None, description="picture to copy the taken traits from; multipart: `target`")
     targets: dict[Trait, PictureRef] = Field(
         default_factory=dict, description="a picture for one trait, which is then taken; multipart: `target.<trait>`"
     )
-    face: Which = "largest"
+    face: FaceChoice = "largest"
     webhook: str | None = Field(
-        None, max_length=2048, description="an address on the operator's allow-list that is told when the job has ended"
+        None,
+        max_length=2048,
+        description="an address on the operator's allow-list that gets a message when the job has ended",
     )
 
 
@@ -219,7 +223,7 @@ class BatchJob(_Job):
 
 
 class VideoJob(_Job):
-    """The same edit on every frame of a clip. `face` holds as long as that face is followed."""
+    """The same edit on every frame of a video. `face` is chosen once and tracked."""
 
     model_config = ConfigDict(
         json_schema_extra={"required": ["kind", "clip"], "examples": [{"kind": "video", "clip": _CLIP, "edit": _EDIT}]}
@@ -229,11 +233,11 @@ class VideoJob(_Job):
     clip: ClipRef | None = Field(None, description="the video; in multipart the file part `clip`")
     edit: Edit = Field(default_factory=EditSpec)
     container: Container = "mp4"
-    silent: bool = Field(False, description="leave the clip's sound out")
+    silent: bool = Field(False, description="drop the sound")
 
 
 class AnimationJob(_Job):
-    """A picture whose face moves as the largest face of a clip does."""
+    """Animate a picture by the largest face of a driving video."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -243,27 +247,27 @@ class AnimationJob(_Job):
     )
 
     kind: Literal["animation"]
-    picture: PictureRef | None = Field(None, description="whom to animate; in multipart the file part `picture`")
+    picture: PictureRef | None = Field(None, description="the picture to animate; in multipart the file part `picture`")
     clip: ClipRef | None = Field(None, description="the driving video; in multipart the file part `clip`")
     take: set[Literal["pose", "expression", "light"]] = Field(
         default={"pose", "expression"},
         min_length=1,
-        description="what the clip gives; a target's trait is the target's",
+        description="traits taken from the video; traits of a target override them",
     )
-    edit: Edit = Field(default_factory=EditSpec, description="numbers that stand over what the clip gives")
-    absolute: bool = Field(False, description="the driver's pose and expression as they are, not what changes of them")
-    neutral: Literal["first", "calmest"] = Field("first", description="the frame that changes are counted from")
-    smooth: bool = Field(True, description="take the tremble out of the driver's coefficients")
+    edit: Edit = Field(default_factory=EditSpec, description="values that override the video's")
+    absolute: bool = Field(False, description="use the driver's absolute pose and expression, not its changes")
+    neutral: Literal["first", "calmest"] = Field("first", description="the reference frame of the changes")
+    smooth: bool = Field(True, description="smooth the driver's coefficients over time")
     max_side: int = Field(1280, ge=64, le=2048, description="longest side of the video, px")
     container: Container = "mp4"
-    silent: bool = Field(False, description="leave the clip's sound out")
+    silent: bool = Field(False, description="drop the sound")
 
 
 JobRequest = Annotated[BatchJob | VideoJob | AnimationJob, Field(discriminator="kind")]
 
 
 class ProblemDocument(BaseModel):
-    """RFC 9457."""
+    """Problem details (RFC 9457)."""
 
     type: str = Field(json_schema_extra={"enum": [PREFIX + slug for slug in KNOWN]})
     title: str
@@ -273,22 +277,24 @@ class ProblemDocument(BaseModel):
 
 
 class JobState(BaseModel):
-    """How far a job is."""
+    """State and progress of a job."""
 
     id: str
     kind: Literal["batch", "video", "animation"]
     state: Literal["queued", "running", "done", "failed", "cancelled"]
-    total: int = Field(description="edits, or frames of the clip; 0 while nobody knows")
-    finished: int = Field(description="of them")
-    results: list[int] = Field(description="n for which /v1/jobs/{id}/results/{n} is there")
+    total: int = Field(description="edits, or frames of the video; 0 while unknown")
+    finished: int = Field(description="edits or frames done")
+    results: list[int] = Field(description="n for which /v1/jobs/{id}/results/{n} exists")
     media_type: str = Field(description="of the results")
     created_at: str = Field(description="RFC 3339, like all times")
     started_at: str | None = None
     ended_at: str | None = None
     expires_at: str | None = Field(None, description="when the job and its results are removed")
-    asked: list[dict[str, float]] = Field(default=[], description="of a clip: one row per face followed")
-    achieved: list[dict[str, float] | None] = Field(default=[], description="likewise, of frames looked at again")
-    notes: list[str] = Field(default=[], description="what else is worth knowing, such as frames without a face")
+    asked: list[dict[str, float]] = Field(default=[], description="of a video: one row per tracked face")
+    achieved: list[dict[str, float] | None] = Field(
+        default=[], description="of a video: measured on sampled result frames"
+    )
+    notes: list[str] = Field(default=[], description="remarks, such as the number of frames without a face")
     error: ProblemDocument | None = None
     webhook: Literal["none", "waiting", "delivered", "given-up"] = "none"
 
@@ -304,8 +310,8 @@ class SeenFace(BaseModel):
 
     box: list[float] = Field(description="x0, y0, x1, y1 in px of the upright picture")
     landmarks: list[list[float]] = Field(description="x, y in px of the picture")
-    confidence: float = Field(description="how well the fitted head agrees with the landmarks, in [0, 1]")
-    numbers: dict[str, float] = Field(description="what the sliders say of this face: pose, named expressions, light")
+    confidence: float = Field(description="agreement of the fitted head with the landmarks, in [0, 1]")
+    numbers: dict[str, float] = Field(description="slider values of this face: pose, named expressions, light")
     coefficients: dict[str, Any] = Field(description="`FaceParams`, field by field")
 
 
@@ -319,68 +325,65 @@ class Reconstruction(BaseModel):
     faces: list[SeenFace]
     contours: list[list[int]] = Field(
         default=[],
-        description="for drawing: indices of landmarks along each outline, where the detector's layout has any",
+        description="for drawing: indices of landmarks along each outline, if the detector has outlines",
     )
 
 
 class EditResult(BaseModel):
-    """An edited picture and what was reached. As a picture, the same comes in `RigFace-*` headers."""
+    """An edited picture with measured values. Image responses have the same in `RigFace-*` headers."""
 
     image: str = Field(description="base64")
     media_type: str
     picture: PictureId = Field(description="content hash of the source")
     model: str
     seed: int
-    asked: list[dict[str, float]] = Field(description="one row per face edited")
-    achieved: list[dict[str, float] | None] = Field(description="measured on the result; null where no face is found")
+    asked: list[dict[str, float]] = Field(description="requested values, one row per edited face")
+    achieved: list[dict[str, float] | None] = Field(description="measured on the result; null if no face is found")
     seconds: dict[str, float]
 
 
 class EditProgress(BaseModel):
     """A `progress` event of a stream of an edit."""
 
-    phase: str
+    phase: Literal["preview", "look", "paint"]
     step: int
     steps: int
-    face: int | None = Field(None, description="of `faces`, from 0; of the steps of a model")
+    face: int | None = Field(default=None, description="of `faces`, from 0; of the steps of a model")
     faces: int | None = None
-    preview: str | None = Field(None, description="a JPEG, base64, if the request asks for previews")
+    preview: str | None = Field(default=None, description="a JPEG, base64, if the request asks for previews")
 
 
 class Verified(BaseModel):
-    """Whether this service made a picture."""
+    """Provenance of a picture or video."""
 
     made_here: bool = Field(description="a manifest signed by this service, or its watermark")
     manifest: Literal["trusted", "foreign", "invalid", "none"] = Field(
         description="signed here; signed by another and intact; broken; absent"
     )
-    record: dict[str, Any] | None = Field(None, description="what a trusted manifest says was done")
+    record: dict[str, Any] | None = Field(None, description="the edit, from a trusted manifest")
     watermark: bool
     mark: str | None = Field(
         None, description="the watermark's 32 bits, hex: the record's `mark`; of a poor copy a bit or two may be wrong"
     )
-    score: float = Field(description="of the watermark; about 32 by chance, found from 125")
+    score: float = Field(description="of the watermark: about 32 by chance; the threshold is 125")
 
 
 class ModelInfo(BaseModel):
-    """A model that can be asked for."""
+    """A model that an edit may name."""
 
     name: str
     kind: str = Field(description="`preview`, or the process of a diffusion model")
-    size: int = Field(description="side of the square that is painted, px")
-    steps: int = Field(description="network evaluations where a request does not say; 0 for the preview")
+    size: int = Field(description="side of the sampled square, px")
+    steps: int = Field(description="default number of steps; 0 for the preview")
     default: bool
     loaded: bool
-    about: str = Field(default="", description="what a person should know of it")
+    about: str = Field(default="", description="remarks for users")
 
 
 class Models(BaseModel):
-    """All of them, and what else a client has to know of this service."""
+    """All models, and the limits of the service."""
 
     models: list[ModelInfo]
-    body_bytes: int = Field(description="the largest request it takes")
-    clip_bytes: int = Field(description="the largest clip of a job")
-    jobs: bool = Field(description="whether it takes jobs")
-
-
-# What travels inside the service, between its deployments.
+    body_bytes: int = Field(description="size limit of a request")
+    clip_bytes: int = Field(description="size limit of a job's video")
+    jobs: bool = Field(description="if jobs are enabled")

@@ -1,6 +1,7 @@
-"""Whether the parts of the service answer: what /readyz says. It is open to everybody, so it must cost nearly nothing.
+"""Readiness of the workers, for /readyz.
 
-Path: `GET /readyz` -> `Readiness` -> `ready` of eye, painter and jobs, all at once, and once in `KEPT_S` whoever asks how often.
+Path: `GET /readyz` -> `Readiness` -> `ready` of the workers and the job queue, concurrently. Cached for `KEPT_S`, because the route
+needs no key.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ LIMIT_S, KEPT_S = 2.0, 1.0
 
 
 class Readiness:
-    """Asks for all who ask.
+    """Cached readiness of all parts.
 
     Args:
         parts: by name, each with a coroutine `ready`.
@@ -27,17 +28,17 @@ class Readiness:
         self._task: asyncio.Task[dict[str, str]] | None = None
 
     async def __call__(self) -> dict[str, str]:
-        """What each part says: "ok", or the name of what was raised."""
+        """Per part: "ok", or the name of the exception."""
         if self._task is None or (self._task.done() and self._now() > self._asked + KEPT_S):
             self._asked, self._task = self._now(), asyncio.ensure_future(self._ask())
         return await asyncio.shield(self._task)
 
     async def _ask(self) -> dict[str, str]:
         parts = self._parts()
-        return dict(zip(parts, await asyncio.gather(*(_said(part) for part in parts.values()))))
+        return dict(zip(parts, await asyncio.gather(*(_status(part) for part in parts.values()))))
 
 
-async def _said(part: Service) -> str:
+async def _status(part: Service) -> str:
     try:
         await asyncio.wait_for(part.ready(), LIMIT_S)
     except Exception as error:

@@ -1,8 +1,8 @@
-"""What every request passes first and every answer last: an id, limits, security headers, a log line, numbers.
+"""ASGI middleware: request id, body limits, security headers, access log, metrics.
 
-Path: ASGI server -> `GatewayMiddleware` -> the routes of `door.py`. Plain ASGI, so that streams stream and a caller's leaving is felt.
+Path: ASGI server -> `GatewayMiddleware` -> `routes.py`. Plain ASGI, so that responses stream and disconnects are noticed.
 
-A log line is JSON: who, what, how long, how it ended. Never a picture, a body, a query or a key.
+A log line is JSON: key name, route, seconds, status. Never a picture, a body, a query or a key.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from serve.problems import EXPECTED, ApiError, problem_of
 from serve.telemetry import metrics, tracing
 
 LOG = logging.getLogger("rigface.serve")
-FREE = ("/healthz", "/readyz", "/metrics")  # asked by machines, all the time
-GOOD_ID = re.compile(r"^[A-Za-z0-9._-]{8,64}$")
+UNLOGGED = ("/healthz", "/readyz", "/metrics")  # polled by machines
+REQUEST_ID = re.compile(r"^[A-Za-z0-9._-]{8,64}$")
 CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; media-src 'self' blob:; connect-src 'self'; "
     "font-src 'self'; manifest-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
@@ -44,33 +44,33 @@ Send = Callable[[Any], Awaitable[None]]
 
 
 class Gate:
-    """Whether a door takes requests, and how many are inside."""
+    """Admits requests to the gateway, and counts the running ones."""
 
     def __init__(self) -> None:
         self._concurrency_limiter = ConcurrencyLimiter()
         self.draining = False
 
-    def enter(self, most: int) -> None:
-        """Go in.
+    def enter(self, max_inside: int) -> None:
+        """Admit a request.
 
         Raises:
-            Trouble: `draining`, `busy`.
+            ApiError: `draining`, `busy`.
         """
         if self.draining:
             raise ApiError("draining", retry_after_s=5)
-        self._concurrency_limiter.enter("door", most, "busy")
+        self._concurrency_limiter.enter("gateway", max_inside, "busy")
 
     def leave(self) -> None:
-        """Come out."""
-        self._concurrency_limiter.leave("door")
+        """End a request."""
+        self._concurrency_limiter.leave("gateway")
 
     async def drain(self, limit_s: float) -> bool:
-        """Let nobody in any more, and wait for those inside; whether all have come out in time."""
+        """Refuse new requests and wait for the running ones; True if all ended in time."""
         self.draining = True
         end = time.monotonic() + limit_s
-        while self._concurrency_limiter.inside("door") and time.monotonic() < end:
+        while self._concurrency_limiter.inside("gateway") and time.monotonic() < end:
             await asyncio.sleep(0.05)
-        return not self._concurrency_limiter.inside("door")
+        return not self._concurrency_limiter.inside("gateway")
 
 
 class GatewayMiddleware:
@@ -84,7 +84,7 @@ class GatewayMiddleware:
             await self._app(scope, receive, send)
             return
         asked = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
-        request_id = asked if GOOD_ID.match(asked) else secrets.token_hex(8)
+        request_id = asked if REQUEST_ID.match(asked) else secrets.token_hex(8)
         state = scope.setdefault("state", {})
         state["request_id"] = request_id
         began, status, sent = time.monotonic(), 499, 0
@@ -102,14 +102,14 @@ class GatewayMiddleware:
 
         try:
             with tracing.request_span(scope["method"], scope["path"], dict(scope["headers"]), request_id) as span:
-                await self._let_in(scope, receive, out)
+                await self._admit(scope, receive, out)
                 route = getattr(scope.get("route"), "path", "") or "none"
                 span.set_attributes({tracing.HTTP_ROUTE: route, tracing.HTTP_STATUS: status})
         except Exception as error:
-            trouble = noted(error, scope)
-            if status != 499:  # the answer has begun: nothing can be said any more
+            problem = noted(error, scope)
+            if status != 499:  # the response has begun
                 raise
-            await answer(trouble, request_id, out)
+            await respond(problem, request_id, out)
         finally:
             route = getattr(scope.get("route"), "path", "") or "none"
             seconds = time.monotonic() - began
@@ -117,52 +117,58 @@ class GatewayMiddleware:
             self._numbers(metrics.REQUEST_SECONDS, seconds, route=route)
             if state.get("problem"):
                 self._numbers(metrics.PROBLEMS, type=state["problem"])
-            if inner(scope) not in FREE:
-                said = {"method": scope["method"], "route": route, "status": status, "seconds": seconds, "bytes": sent}
+            if inner(scope) not in UNLOGGED:
+                fields = {
+                    "method": scope["method"],
+                    "route": route,
+                    "status": status,
+                    "seconds": seconds,
+                    "bytes": sent,
+                }
                 who = {"key": state.get("key"), "problem": state.get("problem")}
-                LOG.info("request", extra=log_fields(request_id=request_id, **said, **who))
+                LOG.info("request", extra=log_fields(request_id=request_id, **fields, **who))
 
-    async def _let_in(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = inner(scope)
         if not path.startswith("/v1/"):
             await self._app(scope, receive, send)
             return
-        most = self._limits.max_body_bytes + (self._limits.max_clip_bytes if path == "/v1/jobs" else 0)
-        said = dict(scope["headers"]).get(b"content-length", b"0")
-        if said.isdigit() and int(said) > most:
-            raise ApiError("too-large", f"a request may have {most} bytes")
+        max_bytes = self._limits.max_body_bytes + (self._limits.max_clip_bytes if path == "/v1/jobs" else 0)
+        declared = dict(scope["headers"]).get(b"content-length", b"0")
+        if declared.isdigit() and int(declared) > max_bytes:
+            raise ApiError("too-large", f"the limit is {max_bytes} bytes")
         self._gate.enter(self._limits.max_concurrent_requests)
         self._numbers.change_in_flight(1)
         try:
-            await self._app(scope, bounded(receive, most), send)
+            await self._app(scope, bounded(receive, max_bytes), send)
         finally:
             self._gate.leave()
             self._numbers.change_in_flight(-1)
 
 
 def inner(scope: Scope) -> str:
-    """The path as the service knows it, whatever prefix an operator or a proxy has put before it."""
+    """The path without the prefix of an operator or a proxy."""
     return scope["path"].removeprefix(scope.get("root_path", "").rstrip("/"))
 
 
 def noted(error: Exception, scope: Scope) -> ApiError:
-    """What an error means to the caller, kept for the request's log line and numbers; the log has all of what nobody foresaw."""
-    trouble, state = problem_of(error), scope["state"]
-    state["problem"] = trouble.slug
+    """The problem for the caller, recorded for the log line and metrics; unexpected errors are logged with their traceback."""
+    problem, state = problem_of(error), scope["state"]
+    state["problem"] = problem.slug
     if not isinstance(error, (*EXPECTED, TimeoutError)):
         LOG.error("broken", exc_info=error, extra=log_fields(request_id=state.get("request_id")))
-    return trouble
+    return problem
 
 
-async def answer(trouble: ApiError, request_id: str, send: Send) -> None:
-    """A problem as the whole answer."""
-    body = json.dumps(trouble.document(request_id)).encode()
-    headers = {"Content-Type": "application/problem+json", "Content-Length": str(len(body)), **trouble.headers}
+async def respond(problem: ApiError, request_id: str, send: Send) -> None:
+    """Send a problem as the response."""
+    body = json.dumps(problem.document(request_id)).encode()
+    headers = {"Content-Type": "application/problem+json", "Content-Length": str(len(body)), **problem.headers}
     encoded = [(n.lower().encode(), v.encode()) for n, v in headers.items()]
-    await send({"type": "http.response.start", "status": trouble.status, "headers": encoded})
+    await send({"type": "http.response.start", "status": problem.status, "headers": encoded})
     await send({"type": "http.response.body", "body": body})
 
 
 def write_logs() -> None:
-    """Log lines to standard error, once a process."""
+    """Install JSON logging to standard error, once per process."""
     install_json_logging(LOG)

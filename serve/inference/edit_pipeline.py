@@ -23,7 +23,6 @@ from rigface.types import Conditions
 from serve.messages import (
     EditedImage,
     EditInput,
-    EditProgress,
     FinishedEdit,
     ModelInputSpec,
     OutputOptions,
@@ -32,6 +31,7 @@ from serve.messages import (
     Step,
 )
 from serve.protocols import DiffusionService, EditService
+from serve.schemas import EditProgress
 from serve.telemetry import tracing
 
 PREVIEW_QUALITY = 80
@@ -115,13 +115,13 @@ class EditPipeline(EditService):
     async def _progress(
         self, face: int, faces: int, step: Step, edit_input: EditInput, output_options: OutputOptions
     ) -> EditProgress:
-        progress = EditProgress("paint", step.step, step.steps, face, faces)
+        progress = EditProgress(phase="paint", step=step.step, steps=step.steps, face=face, faces=faces)
         if step.preview is None:
             return progress
         record = {**output_options.record, "step": step.step, "steps": step.steps}
         jpeg = OutputOptions("jpeg", record, PREVIEW_QUALITY)
         data = await self._face_worker.encode_progress(step.preview, edit_input, jpeg)
-        return replace(progress, preview=base64.b64encode(data).decode())
+        return progress.model_copy(update={"preview": base64.b64encode(data).decode()})
 
     async def _sample_faces(
         self,

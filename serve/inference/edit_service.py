@@ -20,10 +20,10 @@ from typing import Any, Protocol, TypeVar
 from rigface.telemetry.json_logging import log_fields
 from serve.content_cache import picture_id
 from serve.limits import Limits
-from serve.messages import EditedImage, EditInput, EditProgress, OutputOptions, Preview, SamplingOptions
+from serve.messages import EditedImage, EditInput, OutputOptions, Preview, SamplingOptions
 from serve.problems import ApiError
 from serve.protocols import DiffusionService, FaceService
-from serve.schemas import PREVIEW, EditRequest, EditResult, Painting
+from serve.schemas import PREVIEW, EditProgress, EditRequest, EditResult, Sampling
 from serve.security.api_keys import Key
 from serve.telemetry import metrics, tracing
 
@@ -144,7 +144,7 @@ class EditRunner:
                 if isinstance(event, CompletedEdit):
                     yield "result", event.result().model_dump()
                 else:
-                    yield "progress", event.to_json()
+                    yield "progress", event.model_dump(exclude_none=True)
 
     async def _run(self, plan: EditPlan, previews: int | None) -> AsyncGenerator[EditProgress | CompletedEdit, None]:
         face_worker, edit_input, asked = self._services.face_worker, plan.edit_input, plan.asked
@@ -157,11 +157,11 @@ class EditRunner:
         if model == PREVIEW and edit_input.edit.prompt:
             raise ApiError("bad-request", "edit.prompt: the preview has no text encoder; name a model that has one")
         if model == PREVIEW or edit_input.edit.is_nothing:  # an empty edit is the source to the bit, as in `Editor`
-            yield EditProgress("preview", 0, 1)
+            yield EditProgress(phase="preview", step=0, steps=1)
             with tracing.span("edit.preview"):
                 finished = await self.by_hash(edit_input, lambda i: face_worker.edit_without_model(i, output_options))
         else:
-            yield EditProgress("look", 0, asked.steps or 0)
+            yield EditProgress(phase="look", step=0, steps=asked.steps or 0)
             last_preview: EditProgress | None = None
             try:
                 async with aclosing(self._by_model(plan, model, previews)) as events:
@@ -219,7 +219,7 @@ class EditRunner:
                     raise
 
 
-def sampling_options(asked: Painting, seed: int, prompt: str | None) -> SamplingOptions:
+def sampling_options(asked: Sampling, seed: int, prompt: str | None) -> SamplingOptions:
     """Settings of the sampler from a request."""
     g = asked.guidance
     return SamplingOptions(

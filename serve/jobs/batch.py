@@ -15,7 +15,7 @@ from serve.inference.edit_service import CompletedEdit, EditRunner
 from serve.jobs.store import Job, JobStore, ResultInfo
 from serve.messages import EditInput
 from serve.problems import ApiError
-from serve.schemas import BatchJob, EditRequest, Painting
+from serve.schemas import BatchJob, EditRequest, Sampling
 from serve.security.api_keys import Key
 
 Result = TypeVar("Result")
@@ -34,7 +34,7 @@ async def run_batch(job: Job, asked: BatchJob, store: JobStore, edits: EditRunne
 
     async def run_edit(number: int) -> CompletedEdit:
         edit = asked.edits[number]
-        shared = {name: getattr(asked, name) for name in (*Painting.model_fields, "face", "format")}
+        shared = {name: getattr(asked, name) for name in (*Sampling.model_fields, "face", "format")}
         request = EditRequest(edit=edit, **shared)
         traits = {str(trait): job.traits[trait] for trait in edit.take}
         edit_input = EditInput(job.picture, edit, dict(files), traits, asked.face)
