@@ -1,6 +1,6 @@
 """The tables of docs/scaling.md, from figures in benchmarks/results and the simulation; written by scripts/docs.py
 
-Prices are inputs of November 2026, list prices of one region, rounded; none of them was asked of a provider's
+Prices are inputs of November 2026, list prices of one region, rounded; none of them is read from a provider's
 interface.
 """
 
@@ -49,7 +49,7 @@ def load_at(fps: float) -> Load:
 
 
 def prices() -> str:
-    """What is assumed to be paid."""
+    """Assumed prices."""
     rows = [
         ("a virtual CPU, on demand, per hour", f"${CPU_HOUR}"),
         ("the same on spot", f"${SPOT_HOUR}"),
@@ -62,9 +62,9 @@ def prices() -> str:
 
 
 def units() -> str:
-    """What one of each costs."""
-    core, found = load.core_seconds(), result("capacity")
-    per_face = found["dataset"]["columns_per_face"]
+    """Cost of one frame, unit, face and input."""
+    core, measured = load.core_seconds(), result("capacity")
+    per_face = measured["dataset"]["columns_per_face"]
     rows = [(f"{name}, a frame", f"{1e3 * s:.1f} ms of a core", "extract.json") for name, s in core.items()]
     rows += [
         ("all of these", f"{1e3 * sum(core.values()):.1f} ms of a core", "extract.json"),
@@ -75,18 +75,18 @@ def units() -> str:
         ),
         (
             "a face in `faces/`",
-            f"{found['dataset']['bytes_per_face'] / 1e3:.1f} kB, "
+            f"{measured['dataset']['bytes_per_face'] / 1e3:.1f} kB, "
             f"{per_face['crop'] / per_face['all']:.0%} of it the crop",
             "capacity.json",
         ),
         (
             "an input of its window, in the driver's memory",
-            f"{found['driver']['bytes_per_input_at_work'] / 1e3:.1f} kB",
+            f"{measured['driver']['bytes_per_input_at_work'] / 1e3:.1f} kB",
             "capacity.json",
         ),
         (
             "a name, in each of the driver's four sets",
-            f"{found['driver']['bytes_per_name_seen']:.0f} bytes",
+            f"{measured['driver']['bytes_per_name_seen']:.0f} bytes",
             "capacity.json",
         ),
     ]
@@ -160,10 +160,10 @@ def simulated() -> str:
 def objects() -> str:
     """Objects, prefixes and bytes of the dataset."""
     rows = []
-    found = result("capacity")["dataset"]
+    measured = result("capacity")["dataset"]
     for name, count in (("10 million clips, 1 frame a second", CLIPS), ("100 million clips", 10 * CLIPS)):
         faces = count * 10
-        size = faces * found["bytes_per_face"]
+        size = faces * measured["bytes_per_face"]
         lists = math.ceil(count / load.LIST_PAGE)
         rows.append(
             (
@@ -174,7 +174,7 @@ def objects() -> str:
                 f"${size / 1e9 * GB_MONTH:,.0f}",
                 f"${count / 1e3 * PUTS:,.0f}",
                 f"{lists:,} (${lists / 1e3 * LISTS:,.2f})",
-                f"{count * (found['bytes_per_plan'] + found['bytes_per_input_row']) / 1e9:,.1f} GB",
+                f"{count * (measured['bytes_per_plan'] + measured['bytes_per_input_row']) / 1e9:,.1f} GB",
             )
         )
     head = [
@@ -191,12 +191,11 @@ def objects() -> str:
 
 
 def driver() -> str:
-    """What the driver of one job holds and how long it takes. Its four sets: names found, wanted, units done,
-    rows there."""
-    found = result("capacity")["driver"]
+    """Memory and time of the driver of one job. Its four sets: listed names, wanted names, done units, written rows."""
+    measured = result("capacity")["driver"]
     rows = []
     for count in (10_000, 100_000, 1_000_000, 10_000_000):
-        at_work, seen = found["bytes_per_input_at_work"], found["bytes_per_name_seen"]
+        at_work, seen = measured["bytes_per_input_at_work"], measured["bytes_per_name_seen"]
         held = min(count, WINDOW) * at_work + NAMES * count * seen
         work = load_at(1.0).core_hours * 3600 * count / CLIPS
         rows.append((f"{count:,}", f"{held / 1e9:,.2f} GB", _time(count * load.DRIVER_S), _time(work / 64)))
@@ -209,11 +208,11 @@ def _time(seconds: float) -> str:
 
 def edits() -> str:
     """A thousand edits a second."""
-    found, small = result("capacity")["edit"], result("model_step")["small"]["ours"]
-    see = found["look_s"] + found["compose_s"] + found["finish_s"]
+    measured, small = result("capacity")["edit"], result("model_step")["small"]["ours"]
+    see = measured["look_s"] + measured["compose_s"] + measured["finish_s"]
     rows = [
-        _edits("preview of a picture that is known", found["preview_s"], 0, ""),
-        _edits("preview as the edit, new picture, measured, signed", found["look_s"] + found["finish_s"], 0, ""),
+        _edits("preview of a picture that is known", measured["preview_s"], 0, ""),
+        _edits("preview as the edit, new picture, measured, signed", measured["look_s"] + measured["finish_s"], 0, ""),
         _edits("36 M parameters, 1 step, on CPUs", see + small["once_s"] + small["step_s"], 0, ""),
         *(
             _edits(
@@ -243,5 +242,5 @@ def _edits(name: str, core_s: float, gpu_s: float, gpu: str) -> tuple[str, ...]:
 
 def parts() -> dict[str, str]:
     """Name of a part of the page -> its table."""
-    made = (prices, units, extract, simulated, objects, driver, edits)
-    return {make.__name__: make() for make in made}
+    tables = (prices, units, extract, simulated, objects, driver, edits)
+    return {make.__name__: make() for make in tables}

@@ -81,7 +81,7 @@ class Forecast:
         return Load(self.inputs, max(1, round(units)), frames, faces, size, steps)
 
     def _ran(self, units: float) -> str:
-        """How much of all that was, and whether it is what was asked for."""
+        """Share of all units that was run, and the requested one if it was larger."""
         share = len(self.cost) / max(units, 1)
         if share < 0.95 * self.share:
             return f"{100 * share:.2g} % of all; {100 * self.share:g} % was requested, but only surveyed inputs are run"

@@ -1,4 +1,4 @@
-"""Pictures of an evaluation: source, wanted result and what each model made of it, with numbers below.
+"""Pictures of an evaluation: source, wanted result and the result of each model, with numbers below.
 
 Path: rows with their pictures -> `groups` -> `templates/top.html`, the top of card.html. The plan alone
 decides which tasks are shown, never their results.
@@ -36,17 +36,17 @@ def groups(rows: Sequence[Row], shown: int) -> list[Group]:
     """Pictures of the first tasks of each edit; a sweep and a clip count as one."""
     rows = [row for row in rows if not row["seed"]]
     models = [m for m in dict.fromkeys(row["model"] for row in rows) if m not in CONTROLS]
-    found = []
+    edits = []
     for edit in dict.fromkeys(row["edit"] for row in rows):
         own = [row for row in rows if row["edit"] == edit]
         sequences = max(1, shown // 8)
         if own[0]["sweep"] is not None:
-            found.append(Group(edit, _sequences(own, models, "sweep", sequences, _asked_and_achieved), True))
+            edits.append(Group(edit, _sequences(own, models, "sweep", sequences, _asked_and_achieved), True))
         elif own[0]["clip"] is not None:
-            found.append(Group(edit, _sequences(own, models, "clip", sequences, _time), True))
+            edits.append(Group(edit, _sequences(own, models, "clip", sequences, _time), True))
         else:
-            found.append(Group(edit, _tasks(own, models, shown), False))
-    return found
+            edits.append(Group(edit, _tasks(own, models, shown), False))
+    return edits
 
 
 def _tasks(rows: Sequence[Row], models: Sequence[str], shown: int) -> list[list[Cell]]:

@@ -79,7 +79,7 @@ class Strip:
 def choose(
     candidates: Sequence[Candidate], count: int, *, without: set[RowPosition] | None = None
 ) -> list[RowPosition]:
-    """Farthest-first: start from the most trusted face, then always take the one least like those already taken.
+    """Farthest-first: start from the most trusted face, then repeatedly take the face that differs most from those taken.
 
     Args:
         candidates: the pool; its order does not matter.
@@ -106,7 +106,7 @@ def choose(
 def fetch(parquet: pq.ParquetFile, rows: Sequence[int], columns: Sequence[str]) -> dict[int, pa.Table]:
     """Some rows of a file, each a table of one row; other rows are in memory a few at a time."""
     present = [name for name in columns if name in parquet.schema_arrow.names]
-    found: dict[int, pa.Table] = {}
+    tables: dict[int, pa.Table] = {}
     first = 0
     for group in range(parquet.num_row_groups):
         stop = first + parquet.metadata.row_group(group).num_rows
@@ -115,10 +115,10 @@ def fetch(parquet: pq.ParquetFile, rows: Sequence[int], columns: Sequence[str]) 
                 for row in rows:
                     if first <= row < first + len(batch):
                         table = pa.Table.from_batches([batch]).slice(row - first, 1)
-                        found[row] = table.take([0])  # a copy: a slice would keep the whole batch alive
+                        tables[row] = table.take([0])  # a copy: a slice would keep the whole batch alive
                 first += len(batch)
         first = stop
-    return found
+    return tables
 
 
 def strips(rows: pa.Table, head: Any, spec: HeadSpec) -> list[Strip]:
@@ -184,7 +184,7 @@ def pictures(params: FaceParams, head: Any, px: int = RENDER_PX) -> dict[str, np
         px: side of the pictures.
 
     Returns:
-        RGBA uint8 (px, px, 4) by name: normals, shading, albedo, render, relit; transparent where there is no head.
+        RGBA uint8 (px, px, 4) by name: normals, shading, albedo, render, relit; transparent outside the head.
     """
     import torch
 

@@ -210,19 +210,19 @@ def _gallery(data: Dataset, faces: FaceStatistics, samples: int, head_folder: st
 def _rows(data: Dataset, positions: list[RowPosition], columns: list[str]) -> tuple[pa.Table, list[RowPosition]]:
     """Rows with their pictures in the order of `positions`, and their positions; unreadable files are left
     out, with a notice."""
-    found: dict[RowPosition, pa.Table] = {}
+    tables: dict[RowPosition, pa.Table] = {}
     for file in sorted({position.file for position in positions}):
         wanted = [position.row for position in positions if position.file == file]
         try:
             with data.open(data.files[file]) as parquet:
-                found |= {
+                tables |= {
                     RowPosition(file, row): table for row, table in gallery.fetch(parquet, wanted, columns).items()
                 }
         except (OSError, pa.ArrowException) as problem:
             data.leave_out(f"{data.files[file]} (pictures)", problem)
-    kept = [position for position in positions if position in found]
+    kept = [position for position in positions if position in tables]
     empty = pa.table({})
-    return pa.concat_tables([found[s] for s in kept], promote_options="default") if kept else empty, kept
+    return pa.concat_tables([tables[s] for s in kept], promote_options="default") if kept else empty, kept
 
 
 def _settings(store: Store) -> dict[str, Any]:

@@ -153,15 +153,15 @@ def _line(row: CardRow) -> tuple[str, ...]:
 
 def _gains(row: CardRow, track: str) -> str:
     """Gains of the edited traits; several are named."""
-    found = []
+    gains = []
     for trait in sorted(edited_traits(row.traits)):
         name = f"gain_{trait}{track}"
         if name in row.cells:
             noisy = "~" if name in row.noise else ""
-            found.append((trait, noisy + shown(name, row.cells[name])))
-    if len(found) == 1:
-        return found[0][1]
-    return " / ".join(f"{trait} {text.splitlines()[0]}" for trait, text in found) or "–"
+            gains.append((trait, noisy + shown(name, row.cells[name])))
+    if len(gains) == 1:
+        return gains[0][1]
+    return " / ".join(f"{trait} {text.splitlines()[0]}" for trait, text in gains) or "–"
 
 
 def _leakages(card: ReportCard) -> list[Table]:
@@ -187,8 +187,8 @@ def _fair(gap_row: Any) -> tuple[str, ...]:
 
 def _against(card: ReportCard) -> Table:
     body = []
-    for (model, edit), found in card.against.items():
-        for name, d in found.items():
+    for (model, edit), differences in card.against.items():
+        for name, d in differences.items():
             m = _BY_NAME[name]
             low, mean, high = (_number(v * m.scale, m.digits + 1) for v in (d.low, d.mean, d.high))
             clear = "unclear" if not d.low * d.high > 0 else "better" if (d.mean > 0) == m.higher else "worse"
@@ -283,13 +283,13 @@ def to_json(card: ReportCard) -> str:
 
 def to_table(card: ReportCard) -> pa.Table:
     """The cells of a card for Parquet: a row per model, edit and metric, with its extractor."""
-    found = [
+    cells = [
         {"model": r.model, "edit": r.edit, "control": r.control, "edits": r.edits, "fail_share": r.fail_share,
          "metric": name, "unit": _BY_NAME[name].unit, "extractor": _extractor(card, name), **asdict(c)}
         for r in card.rows for name, c in r.cells.items()
     ]  # fmt: skip
     metadata = {"rigface.schema": VERSION, "rigface.extractors": json.dumps(dict(card.extractors))}
-    return pa.Table.from_pylist(found).replace_schema_metadata(metadata)
+    return pa.Table.from_pylist(cells).replace_schema_metadata(metadata)
 
 
 def rows_table(rows: Sequence[Row], extractors: dict[str, str]) -> pa.Table:

@@ -22,10 +22,10 @@ def result(name):
 
 
 def test_figures_are_those_of_benchmark_results():
-    found = result("extract")
-    largest = max((name for name in found if name.startswith("x")), key=lambda name: int(name[1:]))
-    assert found[largest]["stage_ms_per_frame"] == load.STEP_MS
-    assert (found["fps"], found["cores"]) == (pytest.approx(load.FPS, rel=1e-4), load.CORES)
+    measured = result("extract")
+    largest = max((name for name in measured if name.startswith("x")), key=lambda name: int(name[1:]))
+    assert measured[largest]["stage_ms_per_frame"] == load.STEP_MS
+    assert (measured["fps"], measured["cores"]) == (pytest.approx(load.FPS, rel=1e-4), load.CORES)
     assert result("capacity")["dataset"]["bytes_per_face"] == pytest.approx(load.FACE_BYTES, rel=1e-3)
 
 
@@ -35,12 +35,14 @@ def test_core_seconds_sum_to_measured_throughput():
 
 def test_all_frames_are_decoded_and_some_sampled():
     ask = ClusterSpec(clips=1000, clip_s=10, clip_fps=25)
-    one, all_of_them = (estimate.load_of(ask, Settings(fps=fps)) for fps in (1, "all"))
-    assert (one.frames, one.units, one.faces) == (10_000, 1000, 10_000)
-    assert (all_of_them.frames, all_of_them.units) == (250_000, 1000)
-    assert one.seconds["decode"] * one.frames == pytest.approx(all_of_them.seconds["decode"] * all_of_them.frames)
-    assert one.seconds["detect"] == all_of_them.seconds["detect"]
-    assert one.core_hours < all_of_them.core_hours / 3
+    sampled, every_frame = (estimate.load_of(ask, Settings(fps=fps)) for fps in (1, "all"))
+    assert (sampled.frames, sampled.units, sampled.faces) == (10_000, 1000, 10_000)
+    assert (every_frame.frames, every_frame.units) == (250_000, 1000)
+    assert sampled.seconds["decode"] * sampled.frames == pytest.approx(
+        every_frame.seconds["decode"] * every_frame.frames
+    )
+    assert sampled.seconds["detect"] == every_frame.seconds["detect"]
+    assert sampled.core_hours < every_frame.core_hours / 3
     longer = estimate.load_of(replace(ask, clip_s=60), Settings(fps="all"))
     assert longer.units == 5000  # 1500 frames, 300 a unit
 

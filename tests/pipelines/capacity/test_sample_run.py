@@ -26,8 +26,8 @@ def test_totals_are_sample_scaled_to_all_inputs():
 
 
 def test_range_grows_with_spread_of_sample():
-    def width(one):
-        middle, low, high = one.totals()[:, 1]
+    def width(sample):
+        middle, low, high = sample.totals()[:, 1]
         return (high - low) / middle
 
     assert width(make()) == pytest.approx(0)
@@ -49,20 +49,20 @@ def test_twice_the_cpus_take_half_the_time_at_same_cost():
 
 
 def test_share_of_run_units_is_printed():
-    said = replace(make(inputs=1000), share=0.01).describe(10, 1, "EUR")  # 12 of 1,000 units
-    assert "12 units with" in said
-    assert "1.2 % of all\n" in said
-    said = replace(make(inputs=100_000), share=0.01).describe(10, 1, "EUR")
-    assert "0.012 % of all; 1 % was requested, but only surveyed inputs are run\n" in said
+    text = replace(make(inputs=1000), share=0.01).describe(10, 1, "EUR")  # 12 of 1,000 units
+    assert "12 units with" in text
+    assert "1.2 % of all\n" in text
+    text = replace(make(inputs=100_000), share=0.01).describe(10, 1, "EUR")
+    assert "0.012 % of all; 1 % was requested, but only surveyed inputs are run\n" in text
 
 
 @pytest.mark.slow
 def test_sample_is_run_and_leaves_no_output(ray_cluster, tmp_path):
     for i in range(4):
         fakes.video(tmp_path / f"{i}.mp4", (0.2,), frames=8, seed=i)
-    made = forecast(debug((str(tmp_path),), str(tmp_path / "out")), share=0.01, min_units=2)
-    assert (made.inputs, len(made.cost)) == (4, 2)
-    assert made.totals()[0][0] == 32
-    assert made.cost[:, 0].tolist() == [8, 8]
-    assert (made.cost[:, 1:] > 0).all()
+    result = forecast(debug((str(tmp_path),), str(tmp_path / "out")), share=0.01, min_units=2)
+    assert (result.inputs, len(result.cost)) == (4, 2)
+    assert result.totals()[0][0] == 32
+    assert result.cost[:, 0].tolist() == [8, 8]
+    assert (result.cost[:, 1:] > 0).all()
     assert not (tmp_path / "out").exists()

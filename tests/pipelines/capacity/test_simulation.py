@@ -93,33 +93,33 @@ def measured(run):
 @pytest.mark.parametrize("times", [1, 4, 16])
 def test_measured_runs_are_simulated_within_a_tenth(times):
     """Start and stages are taken from the run; how they add up to its end is the simulation's."""
-    found = result("extract")
-    run = found[f"x{times}"]
+    results = result("extract")
+    run = results[f"x{times}"]
     units = tuple(n for _ in range(times) for n in (218, 177, 177, 282, 199))  # of the four clips it names
     assert (len(units), sum(units)) == (run["units"], run["frames"])
-    done = simulate(Work(len(units), units, actor_s=found["start_s"]), measured(run), Machines(2))
+    done = simulate(Work(len(units), units, actor_s=results["start_s"]), measured(run), Machines(2))
     assert done.wall_s == pytest.approx(run["wall_s"], rel=0.10)
     assert done.bottleneck == "look"
 
 
 def test_smallest_run_predicts_largest_within_a_fifth():
-    """As somebody plans who measured a small run: start and stages of one, the clock of sixteen times as much."""
-    found = result("extract")
+    """Start and stages are those of the smallest run, the clock that of sixteen times as much."""
+    results = result("extract")
     units = tuple(n for _ in range(16) for n in (218, 177, 177, 282, 199))
-    done = simulate(Work(len(units), units, actor_s=found["start_s"]), measured(found["x1"]), Machines(2))
-    assert done.wall_s == pytest.approx(found["x16"]["wall_s"], rel=0.20)
+    done = simulate(Work(len(units), units, actor_s=results["start_s"]), measured(results["x1"]), Machines(2))
+    assert done.wall_s == pytest.approx(results["x16"]["wall_s"], rel=0.20)
 
 
 def test_measured_batching_is_simulated_within_a_fifth():
-    """Its step is taken from the runs with 1 and 16 callers; the run with 4 is foretold, within a fifth: that
+    """Its step is taken from the runs with 1 and 16 callers; the run with 4 is predicted, within a fifth: that
     machine was busy."""
-    found = result("serve_load")["painter alone"]
-    loads = {n: found[f"in flight, {n} callers"] for n in (1, 4, 16)}
+    results = result("serve_load")["painter alone"]
+    loads = {n: results[f"in flight, {n} callers"] for n in (1, 4, 16)}
     alone, crowd = ((loads[n]["edits_per_s"], loads[n]["mean_batch"]) for n in (1, 16))
     step = Step.from_loads(alone, crowd, steps=8)
     assert step.base_s > 0 < step.row_s
-    made = serving_simulation.simulate(step, 4, (4, 8, 12))
-    assert made.edits_per_s == pytest.approx(loads[4]["edits_per_s"], rel=0.2)
-    assert made.p95_s == pytest.approx(loads[4]["p95_s"], rel=0.2)
-    assert made.mean_batch == pytest.approx(loads[4]["mean_batch"], rel=0.2)
+    served = serving_simulation.simulate(step, 4, (4, 8, 12))
+    assert served.edits_per_s == pytest.approx(loads[4]["edits_per_s"], rel=0.2)
+    assert served.p95_s == pytest.approx(loads[4]["p95_s"], rel=0.2)
+    assert served.mean_batch == pytest.approx(loads[4]["mean_batch"], rel=0.2)
     assert serving_simulation.simulate(step, 1, (4, 8, 12)).edits_per_s == pytest.approx(alone[0], rel=0.02)

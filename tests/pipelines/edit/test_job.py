@@ -204,13 +204,13 @@ def test_model_edits_video(folder, tmp_path):
 
 
 def test_default_editor_is_named_in_hint(folder, tmp_path, capsys, mini, monkeypatch):
-    wish = ("edit", folder / "photo.jpg", tmp_path / "out.png", "--yaw", 5, "--quick")
-    assert run(*wish, "--checkpoint", "mini") == run(*wish, "--checkpoint", "preview") == 0
+    words = ("edit", folder / "photo.jpg", tmp_path / "out.png", "--yaw", 5, "--quick")
+    assert run(*words, "--checkpoint", "mini") == run(*words, "--checkpoint", "preview") == 0
     assert "edited by" not in capsys.readouterr().out
-    assert run(*wish) == 0
+    assert run(*words) == 0
     assert "edited by mini; --checkpoint preview is faster" in capsys.readouterr().out
     monkeypatch.delenv("RIGFACE_ASSETS")
-    assert run(*wish) == 0
+    assert run(*words) == 0
     assert "edited by the preview: the weights of mini are not installed" in capsys.readouterr().out
 
 

@@ -37,8 +37,13 @@ def test_single_face_is_chosen(make):
 def test_rows_are_fetched_from_any_row_group(make, tmp_path):
     make.dataset(tmp_path, make.faces(20, pictures=False))
     with pq.ParquetFile(tmp_path / "faces" / "00" / "part.parquet") as parquet:
-        found = gallery.fetch(parquet, [0, 7, 8, 19], ["frame_index", "not there"])
-    assert {row: table["frame_index"].to_pylist() for row, table in found.items()} == {0: [0], 7: [7], 8: [8], 19: [19]}
+        tables = gallery.fetch(parquet, [0, 7, 8, 19], ["frame_index", "not there"])
+    assert {row: table["frame_index"].to_pylist() for row, table in tables.items()} == {
+        0: [0],
+        7: [7],
+        8: [8],
+        19: [19],
+    }
 
 
 def test_tiles_shrink_to_the_budget(monkeypatch):

@@ -26,13 +26,13 @@ def test_statistics_do_not_depend_on_batch_size(make, batch_rows):
 
 
 def test_candidates_depend_only_on_seed(make):
-    one = make.faces(400, seed=1, pictures=False)
-    two = make.faces(400, seed=4, pictures=False, uri=["other.mp4"] * 400)
-    there, back = make.statistics(one, two, keep=2), make.statistics(two, one, keep=2, batch_rows=7)
-    hashes = {c.priority for c in there.candidates()}
-    assert hashes == {c.priority for c in back.candidates()}
+    first = make.faces(400, seed=1, pictures=False)
+    second = make.faces(400, seed=4, pictures=False, uri=["other.mp4"] * 400)
+    forward, backward = make.statistics(first, second, keep=2), make.statistics(second, first, keep=2, batch_rows=7)
+    hashes = {c.priority for c in forward.candidates()}
+    assert hashes == {c.priority for c in backward.candidates()}
     assert len(hashes) < 400
-    assert hashes != {c.priority for c in make.statistics(one, two, keep=2, seed=9).candidates()}
+    assert hashes != {c.priority for c in make.statistics(first, second, keep=2, seed=9).candidates()}
 
 
 def test_statistics_agree_with_numpy(make):
