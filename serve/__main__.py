@@ -264,7 +264,7 @@ def _vector_of(path: Path) -> Any:
     image = decode(path.read_bytes())
     faces = FaceAnalyzer.load()(image)
     if len(faces) != 1:
-        raise ValueError(f"{path}: want a picture of one person, this shows {len(faces) or 'nobody'}")
+        raise ValueError(f"{path}: want a picture of one person, got {len(faces) or 'no'} faces")
     vector = DlibEmbedding()(image, faces[0])
     if vector is None:
         raise ValueError(f"{path}: the face is too small to be recognised")

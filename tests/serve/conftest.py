@@ -1,4 +1,4 @@
-"""A service in this process: eyes that see one fitted head wherever a picture is not flat, and a toy model that paints."""
+"""Fixtures of a service in this process: a fake analyzer with one fitted head per picture, and a toy model."""
 
 import asyncio
 import contextlib
@@ -79,9 +79,9 @@ def face_worker():
 def diffusion_worker():
     from serve.inference.diffusion_worker import DiffusionWorker
 
-    made = DiffusionWorker.load({"tiny": "tiny"})
-    yield made
-    made.close()
+    worker = DiffusionWorker.load({"tiny": "tiny"})
+    yield worker
+    worker.close()
 
 
 @pytest.fixture
@@ -97,15 +97,15 @@ def client(services):
 
     from serve.api.routes import make_api
 
-    with TestClient(make_api(services), raise_server_exceptions=False) as made:
-        yield made
+    with TestClient(make_api(services), raise_server_exceptions=False) as client:
+        yield client
 
 
 @pytest.fixture
 def serve_jobs(services, tmp_path):
-    """A function that opens the service on a place, with the jobs that are there; each call is another life of it.
+    """A function that starts the service with a job store; each call restarts it on that store.
 
-    Two lives at a time have one place only where `beside` is said.
+    `beside` keeps the earlier service of the same store running.
     """
     from contextlib import ExitStack
     from dataclasses import fields, replace
@@ -116,12 +116,12 @@ def serve_jobs(services, tmp_path):
     from serve.jobs.queue import JobQueue
     from serve.limits import Limits
 
-    lives = {}
+    started = {}
     with ExitStack() as stack:
 
         def open_(uri=str(tmp_path / "queue"), beside=False, **more):
-            if uri in lives and not beside:
-                jobs, client = lives[uri]
+            if uri in started and not beside:
+                jobs, client = started[uri]
                 client.portal.call(jobs.close)
             services.limits = replace(Limits(), **{f.name: more.pop(f.name) for f in fields(Limits) if f.name in more})
             services.jobs = JobQueue(
@@ -135,7 +135,7 @@ def serve_jobs(services, tmp_path):
             )
             client = stack.enter_context(TestClient(make_api(replace(services)), raise_server_exceptions=False))
             stack.callback(lambda jobs=services.jobs: client.portal.call(jobs.close))
-            lives[uri] = services.jobs, client
+            started[uri] = services.jobs, client
             return client
 
         yield open_
@@ -143,7 +143,7 @@ def serve_jobs(services, tmp_path):
 
 @pytest.fixture(scope="session")
 def service(tmp_path_factory, ray_cluster):
-    """The address of the whole service on Ray Serve, with real eyes, a toy model and jobs; on the cluster of all tests."""
+    """Address of the whole service on Ray Serve, with a real analyzer, a toy model and jobs, on the cluster of all tests."""
     from serve.local import free_port, serving
 
     folders = {name: str(tmp_path_factory.mktemp(name)) for name in ("signing_folder", "jobs")}
@@ -158,13 +158,13 @@ def png() -> bytes:
 
 @pytest.fixture(scope="session")
 def flat() -> bytes:
-    """A picture of nobody."""
+    """An image without a face."""
     return encode_jpeg(np.full((64, 64, 3), 90, np.uint8))
 
 
 @contextlib.contextmanager
-def listening(services, doors=1):
-    """A house's address on loopback, served by this process, by one door after the other."""
+def listening(services, gateways=1):
+    """Address of services in this process, with requests to their gateways in turn."""
     import uvicorn
 
     from serve.api.routes import make_api
@@ -172,7 +172,7 @@ def listening(services, doors=1):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    turns = itertools.cycle([make_api(services) for _ in range(doors)])
+    turns = itertools.cycle([make_api(services) for _ in range(gateways)])
 
     async def app(scope, receive, send):
         await next(turns)(scope, receive, send)

@@ -30,10 +30,10 @@ def test_portrait_is_edited_by_three_deployments(faces, shared):
     seen = faces.reconstruct(portrait)
     assert len(seen.faces) == 1
     assert faces.preview(seen.picture, {"yaw_deg": 10}, max_side=256)
-    *steps, made = faces.stream(seen.picture, {"yaw_deg": 10}, steps=3, previews=1)
+    *steps, result = faces.stream(seen.picture, {"yaw_deg": 10}, steps=3, previews=1)
     assert [s.step for s in steps if s.phase == "paint"] == [1, 2, 3]
-    assert isinstance(made, ClientResult)
-    assert faces.verify(made.image).manifest == "trusted"
+    assert isinstance(result, ClientResult)
+    assert faces.verify(result.image).manifest == "trusted"
 
 
 def test_problems_keep_their_type_across_deployments(faces):
@@ -50,13 +50,13 @@ def test_every_metric_is_exported_by_the_node(faces):
     from skimage import data
 
     portrait = encode_png(data.astronaut()[:256, 96:352])
-    made = faces.edit(portrait, {"yaw_deg": 5}, steps=2)
+    result = faces.edit(portrait, {"yaw_deg": 5}, steps=2)
     with pytest.raises(Refused):
         faces.edit(b"no picture", {"yaw_deg": 3})
     text = scraped([m.series[-1] for m in metrics.ALL])
     assert total(text, "rigface_edits_total", model="tiny") >= 1
     assert total(text, "rigface_diffusion_rows_total") >= total(text, "rigface_diffusion_steps_total") >= 2
-    assert total(text, "rigface_faces_edited_total", model="tiny") >= len(made.asked) == 1
+    assert total(text, "rigface_faces_edited_total", model="tiny") >= len(result.asked) == 1
     assert total(text, "rigface_problems_total", type="bad-image") >= 1
     assert total(text, "rigface_cache_lookups_total", cache="layouts", result="hit") >= 1
     phases = {"look", "wait", "paint", "finish", "total"}
@@ -64,7 +64,7 @@ def test_every_metric_is_exported_by_the_node(faces):
 
 
 def test_request_id_is_in_the_logs_of_all_deployments(service):
-    """By its id: what door, eye and painter did for it, what the eye refused, and never what was in it."""
+    """Gateway, face worker and diffusion worker log the request and its problem, but none of its content."""
     from ray._private.worker import _global_node
     from skimage import data
 

@@ -19,12 +19,12 @@ def url(face_worker):
 
 
 def test_demo_edits_a_video_frame_and_reports_the_model(url, fixtures, tmp_path):
-    told = show(url, fixtures / "clip.mp4", tmp_path)
+    report = show(url, fixtures / "clip.mp4", tmp_path)
     assert decode((tmp_path / "edited.png").read_bytes()).shape == (360, 640, 3)
-    assert "by the instant preview" in told
-    assert "No trained model is loaded here; start the service with --checkpoint FOLDER" in told
-    assert told.endswith(f"The editor: {url}/")
-    assert "asked  achieved\n  turn                  14.0" in told
+    assert "by the instant preview" in report
+    assert "No trained model is loaded here; start the service with --checkpoint FOLDER" in report
+    assert report.endswith(f"The editor: {url}/")
+    assert "asked  achieved\n  turn                  14.0" in report
 
 
 def test_demo_of_an_image_without_a_face_is_refused(url, flat, tmp_path):

@@ -1,7 +1,7 @@
 """Faults of the service: lost replicas, overload, slow and disconnecting callers. No accepted work is lost.
 
-On real Ray Serve, with edits under way the whole time. The order matters a little: the controller dies first, so that what brings
-the other parts back is one that was itself restarted.
+On real Ray Serve, with edits under way the whole time. The order matters a little: the controller is killed first, so the
+other deployments are restarted by a restarted controller.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ STEPS = 6
 
 
 @pytest.fixture(scope="module")
-def somebody(fixtures):
+def portrait(fixtures):
     """A JPEG of a face."""
     from rigface.video.decode import read_frames
 
@@ -37,7 +37,7 @@ def somebody(fixtures):
 
 
 class Load:
-    """Callers who make one edit after the other until the end; each looks at its answers."""
+    """Callers that make edits in a loop and check the responses."""
 
     def __init__(self, url, picture, callers=3, tries=1):
         self.answers, self.refused, self.broken, self.slowest = 0, [], [], 0.0
@@ -111,17 +111,17 @@ def finished(url, job, seconds=LIMIT_S):
         time.sleep(0.2)
 
 
-def test_lost_controller_disturbs_no_request(service, somebody):
-    with Load(service, somebody) as load:
+def test_lost_controller_disturbs_no_request(service, portrait):
+    with Load(service, portrait) as load:
         kill("SERVE_CONTROLLER_ACTOR", restart=True)
         load.more(6)
     assert not load.refused
     assert not load.broken
 
 
-def test_lost_diffusion_worker_loses_no_edit_and_no_job(service, somebody):
-    with Load(service, somebody) as load:
-        job = submitted(service, somebody, 4)
+def test_lost_diffusion_worker_loses_no_edit_and_no_job(service, portrait):
+    with Load(service, portrait) as load:
+        job = submitted(service, portrait, 4)
         kill("DiffusionWorker")
         load.more(6)
     assert not load.broken
@@ -149,17 +149,17 @@ def test_lost_job_queue_loses_no_video(service, fixtures, tmp_path):
     assert [f.time_s for f in read_frames(str(tmp_path / "out.mp4"))] == [f.time_s for f in read_frames(str(clip))]
 
 
-def test_lost_face_worker_loses_no_edit(service, somebody):
-    with Load(service, somebody) as load:
+def test_lost_face_worker_loses_no_edit(service, portrait):
+    with Load(service, portrait) as load:
         kill("FaceWorker")
         load.more(4)
     assert not load.broken
     assert set(load.refused) <= {"busy"}
 
 
-def test_lost_gateway_is_replaced_and_retrying_clients_lose_nothing(service, somebody):
-    with Load(service, somebody, tries=8) as load:
-        job = submitted(service, somebody, 4)
+def test_lost_gateway_is_replaced_and_retrying_clients_lose_nothing(service, portrait):
+    with Load(service, portrait, tries=8) as load:
+        job = submitted(service, portrait, 4)
         kill("Gateway")
         load.more(6)
     assert not load.broken
@@ -168,11 +168,11 @@ def test_lost_gateway_is_replaced_and_retrying_clients_lose_nothing(service, som
     assert done["state"] == "done", done
 
 
-def test_excess_requests_get_retry_after(service, somebody):
+def test_excess_requests_get_retry_after(service, portrait):
     async def burst():
         pool = httpx.Limits(max_connections=120)
         async with httpx.AsyncClient(base_url=service, timeout=LIMIT_S, limits=pool) as client:
-            sent = await client.post("/v1/reconstruct", files={"picture": ("a.jpg", somebody)})
+            sent = await client.post("/v1/reconstruct", files={"picture": ("a.jpg", portrait)})
             body = {"picture": {"id": sent.json()["picture"]}, "edit": {"yaw_deg": 4}, "max_side": 128}
             return await asyncio.gather(*(client.post("/v1/preview", json=body) for _ in range(100)))
 
@@ -182,19 +182,19 @@ def test_excess_requests_get_retry_after(service, somebody):
     assert all(int(a.headers["retry-after"]) >= 1 for a in refused)
     assert all(a.headers["content-type"] == "application/problem+json" for a in refused)
     assert len(answers) - len(refused) >= 32
-    assert refused, "a hundred at once fitted in: the door has no limit"
+    assert refused, "all hundred requests were accepted: the gateway has no limit"
     with Client(service) as faces:
-        assert faces.preview(somebody, {"yaw_deg": 4}, max_side=128)
+        assert faces.preview(portrait, {"yaw_deg": 4}, max_side=128)
 
 
-def test_full_job_queue_refuses_jobs_and_finishes_accepted_ones(service, somebody):
+def test_full_job_queue_refuses_jobs_and_finishes_accepted_ones(service, portrait):
     def more(number):
         body = json.dumps({"kind": "batch", "edits": [{"yaw_deg": v} for v in range(30)], "steps": STEPS})
         return httpx.post(
-            f"{service}/v1/jobs", files={"picture": ("a.jpg", somebody), "request": (None, body)}, timeout=60
+            f"{service}/v1/jobs", files={"picture": ("a.jpg", portrait), "request": (None, body)}, timeout=60
         )
 
-    with Load(service, somebody, callers=1) as load:
+    with Load(service, portrait, callers=1) as load:
         with ThreadPoolExecutor(8) as pool:
             answers = list(pool.map(more, range(24)))
         taken = [a.json()["id"] for a in answers if a.status_code == 202]
@@ -209,7 +209,7 @@ def test_full_job_queue_refuses_jobs_and_finishes_accepted_ones(service, somebod
             removed = list(pool.map(lambda name: httpx.delete(f"{service}/v1/jobs/{name}", timeout=60), taken))
         assert {a.status_code for a in removed} == {204}
     assert not load.broken
-    assert finished(service, submitted(service, somebody, 1))["state"] == "done"
+    assert finished(service, submitted(service, portrait, 1))["state"] == "done"
 
 
 def half_a_request(url, path="/v1/preview"):
@@ -221,13 +221,13 @@ def half_a_request(url, path="/v1/preview"):
     return out
 
 
-def test_slow_callers_do_not_delay_others(service, somebody):
+def test_slow_callers_do_not_delay_others(service, portrait):
     slow = [half_a_request(service) for _ in range(24)]
     try:
         with Client(service, tries=1) as faces:
             began = time.monotonic()
             for _ in range(3):
-                faces.preview(somebody, {"yaw_deg": 4}, max_side=128)
+                faces.preview(portrait, {"yaw_deg": 4}, max_side=128)
             assert time.monotonic() - began < 15
     finally:
         for one in slow:
@@ -247,7 +247,7 @@ def test_slow_body_is_refused(face_worker, diffusion_worker, monkeypatch):
 
 
 def rows_sampled():
-    """All rows that painters have painted, once the number stands still."""
+    """Rows sampled by all diffusion workers, once the number is stable."""
     before, now = -1.0, 0.0
     while now != before:
         time.sleep(2.5)  # longer than numbers take to be seen
@@ -255,7 +255,7 @@ def rows_sampled():
     return now
 
 
-def test_disconnected_callers_are_sampled_no_more(service, somebody):
+def test_disconnected_callers_are_sampled_no_more(service, portrait):
     callers, steps = 12, 100
 
     async def leave(name):
@@ -272,7 +272,7 @@ def test_disconnected_callers_are_sampled_no_more(service, somebody):
             return await asyncio.gather(*(one() for _ in range(callers)))
 
     with Client(service) as faces:
-        name = faces.reconstruct(somebody).picture
+        name = faces.reconstruct(portrait).picture
         faces.edit(name, {"yaw_deg": 4}, steps=2)
         before = rows_sampled()
         assert max(asyncio.run(leave(name))) < steps

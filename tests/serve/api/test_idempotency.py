@@ -36,14 +36,14 @@ def test_concurrent_repeats_share_one_result_if_one_caller_disconnects():
 
 def test_work_without_callers_is_cancelled_and_restarted_by_a_repeat():
     async def story():
-        repeats, told = IdempotencyCache(len), []
+        repeats, calls = IdempotencyCache(len), []
 
         async def work():
-            told.append("began")
+            calls.append("began")
             try:
-                await asyncio.sleep(0.05 if len(told) > 2 else 30)
+                await asyncio.sleep(0.05 if len(calls) > 2 else 30)
             finally:
-                told.append("ended")
+                calls.append("ended")
             return b"picture"
 
         waits = [asyncio.ensure_future(repeats.once("key", b"a", work)) for _ in range(2)]
@@ -51,9 +51,9 @@ def test_work_without_callers_is_cancelled_and_restarted_by_a_repeat():
         for one in waits:
             one.cancel()
         await asyncio.gather(*waits, return_exceptions=True)
-        assert told == ["began", "ended"]  # before those who left are told: their places are free only then
+        assert calls == ["began", "ended"]  # before those who left are told: their places are free only then
         assert await repeats.once("key", b"a", work) == b"picture"
-        assert told == ["began", "ended"] * 2
+        assert calls == ["began", "ended"] * 2
 
     run(story())
 

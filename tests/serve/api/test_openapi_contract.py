@@ -137,7 +137,7 @@ def test_hostile_files_are_problems_or_images(served, services, real_eye, shared
         return {"request": (None, json.dumps({"edit": {"yaw_deg": 3, "light": {}}, **more}))}
 
     services.face_worker, good = real_eye, 0
-    somebody = encode_png(pictures.astronaut()[:256, 96:352])
+    portrait = encode_png(pictures.astronaut()[:256, 96:352])
     for path in sorted((shared / "data" / "bad").iterdir()):
         if path.stat().st_size > services.limits.max_body_bytes:
             continue
@@ -149,7 +149,7 @@ def test_hostile_files_are_problems_or_images(served, services, real_eye, shared
         as_picture = {"picture": (path.name, data)}
         preview = served.post("/v1/preview", files={**as_picture, **asked(max_side=256)})
         edited = served.post("/v1/edits", files={**as_picture, **asked(model="preview", format="jpeg")})
-        given = {"picture": ("her.png", somebody), "target.pose": (path.name, data)}
+        given = {"picture": ("her.png", portrait), "target.pose": (path.name, data)}
         copied = served.post("/v1/preview", files={**given, **asked(max_side=256)})
         if picture.status_code != 200 or not picture.json()["faces"]:
             assert {preview.status_code, edited.status_code, copied.status_code} == {422}, (path.name, copied.text)

@@ -297,12 +297,12 @@ def test_service_and_editor_give_the_same_image(client, services, diffusion_work
     )
     for edit in ({"yaw_deg": 12}, {"take": ["light"], "expression": {"smile": 0.5}}):
         spec, image = EditSpec.from_dict(edit), decode(png)
-        mine = editor.edit(image, spec, image[::-1].copy(), seed=3, measure=False).image
+        expected = editor.edit(image, spec, image[::-1].copy(), seed=3, measure=False).image
         target = {"target": ("b.png", encode_png(image[::-1].copy()))}
         body = {"request": (None, json.dumps({"edit": edit, "seed": 3, "model": "tiny"}))}
         answer = client.post(
             "/v1/edits", files={"picture": ("a.png", png), **target, **body}, headers={"Accept": "image/png"}
         )
-        assert np.abs(decode(answer.content).astype(int) - mine).max() <= 1
-        assert not np.array_equal(mine, image)
+        assert np.abs(decode(answer.content).astype(int) - expected).max() <= 1
+        assert not np.array_equal(expected, image)
     assert np.array_equal(decode(send(client, png, {}, model="tiny").content), decode(png))  # nothing asked

@@ -23,17 +23,17 @@ def through(client):
 
 @pytest.fixture
 def faces(client):
-    with through(client) as made:
-        yield made
+    with through(client) as result:
+        yield result
 
 
 def test_client_reconstructs_previews_edits_and_streams(faces, png):
     seen = faces.reconstruct(png)
     assert len(seen.faces) == 1
     assert decode(faces.preview(seen.picture, {"yaw_deg": 8})).shape == (96, 80, 3)
-    made = faces.edit(seen.picture, {"yaw_deg": 8}, model="tiny", steps=2, seed=5, targets={"light": png})
-    assert (made.model, made.seed) == ("tiny", 5)
-    assert decode(made.image).shape == (96, 80, 3)
+    result = faces.edit(seen.picture, {"yaw_deg": 8}, model="tiny", steps=2, seed=5, targets={"light": png})
+    assert (result.model, result.seed) == ("tiny", 5)
+    assert decode(result.image).shape == (96, 80, 3)
     *steps, last = faces.stream(png, {"yaw_deg": 8}, model="tiny", steps=2)
     assert [s.step for s in steps if s.phase == "paint"] == [1, 2]
     assert isinstance(last, ClientResult)
@@ -133,7 +133,7 @@ def test_stream_events_have_exactly_the_fields_of_edit_progress(client, png):
 
 
 def test_client_sends_an_unknown_picture_again(serve_jobs, png):
-    """Named by who sent it before, to a door that has just begun, or to another one than then."""
+    """The gateway has restarted, or is another one."""
     served = serve_jobs()
     kept, edit = served.app.state.api.picture_store.kept, {"take": ["light"]}
     with through(served) as faces:

@@ -6,6 +6,7 @@ import pytest
 
 from rigface.image import encode_png
 from serve.api.routes import Services
+from serve.messages import JobResult
 from tests.serve.conftest import listening, photo
 
 BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -24,7 +25,7 @@ class StillJobs:
         self.submission, self.now = submission, {"state": "queued", "total": 0, "finished": 0, "results": []}
         return self._state()
 
-    async def mine(self, owner):
+    async def jobs_of(self, owner):
         return [self._state()] if self.submission else []
 
     async def cancel(self, name, owner):
@@ -32,7 +33,7 @@ class StillJobs:
         return self._state()
 
     async def result(self, name, owner, number, through=False):
-        return self.clip, "video/mp4", {}
+        return JobResult(self.clip, "video/mp4")
 
     def _state(self):
         from serve.schemas import JobState

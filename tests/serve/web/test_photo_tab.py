@@ -141,7 +141,7 @@ def test_replica_without_the_photo_is_sent_its_bytes(browser, face_worker, diffu
 
     other = tmp_path / "other.png"
     other.write_bytes(encode_png(photo(5, (120, 100))))
-    with listening(Services(face_worker, diffusion_worker), doors=2) as url:
+    with listening(Services(face_worker, diffusion_worker), gateways=2) as url:
         page = Page(browser, f"{url}/")
         page.upload(portrait)
         page.wait_for_status("One face")
@@ -202,7 +202,7 @@ def test_busy_service_is_retried_and_lost_service_reconnected(page, portrait, fa
 
 
 def test_photo_is_edited_on_ray_serve_with_real_models(browser, service, fixtures, tmp_path):
-    """On Ray Serve: a photograph is seen, previewed, rendered by a model and measured, and nobody else is asked for anything."""
+    """The photo is analysed, previewed, rendered by a model and measured; all requests go to this service."""
     from selenium.webdriver.common.keys import Keys
 
     from rigface.video.decode import read_frames

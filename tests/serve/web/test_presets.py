@@ -67,7 +67,7 @@ WHOLE = {
 
 
 def test_preset_keeps_fields_without_a_control(page, portrait, face_worker, tmp_path, monkeypatch):
-    """What is loaded is what is asked for and what is saved again, to the number; what nobody knows is said."""
+    """Loaded values are requested and saved again exactly; unknown fields are reported."""
     from rigface.edits import EditSpec
 
     asked, real = [], face_worker.preview
