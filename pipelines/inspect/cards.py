@@ -1,6 +1,6 @@
 """Cards of the inspect page: a chart each, under a title and a sentence that says what the chart shows.
 
-Path: FaceStatistics, InputStatistics -> cards -> `document`.
+Path: FaceStatistics, InputStatistics -> cards -> `report.py`.
 """
 
 from __future__ import annotations

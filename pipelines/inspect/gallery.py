@@ -1,7 +1,7 @@
 """Gallery of the inspect page: choose diverse faces and draw crop, landmarks, normals, shading, albedo,
 re-render, relit.
 
-Path: FaceStatistics.candidates -> choose -> fetch (reads the pictures) -> strips -> `document`.
+Path: FaceStatistics.candidates -> choose -> fetch (reads the pictures) -> strips -> `report.py`.
 Without the head model the strips end after the mask, and the page says why.
 
 Conventions: pictures are RGBA uint8; what does not belong to the person is transparent, so that it takes the page's

@@ -1,7 +1,7 @@
 """Inspection of a dataset of faces: one HTML page, `rigface inspect OUT`.
 
 Path: OUT/faces/**/*.parquet, OUT/inputs/*.parquet -> statistics (one pass, bounded memory) -> gallery (some
-dozens of rows with pictures) -> document -> OUT/inspect.html. Reads any file system of pyarrow; writes only
+dozens of rows with pictures) -> report -> OUT/inspect.html. Reads any file system of pyarrow; writes only
 the page.
 """
 
@@ -22,8 +22,8 @@ from pipelines import run_info
 from pipelines.edit.config import STRIP_NAME
 from pipelines.inspect import gallery
 from pipelines.inspect.cards import SHOWN_PEOPLE
-from pipelines.inspect.document import DatasetFiles, Gallery, document
 from pipelines.inspect.inputs import InputStatistics
+from pipelines.inspect.report import DatasetFiles, Gallery, document
 from pipelines.inspect.statistics import BATCH_ROWS, FLAGS, FaceStatistics, RowPosition
 from rigface import schema
 from rigface.errors import BadInput
