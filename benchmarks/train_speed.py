@@ -41,7 +41,8 @@ def prepare(folder: Path, args: argparse.Namespace) -> None:
     """A checkpoint to start from, examples with pictures, and their latents."""
     import pyarrow.parquet as pq
 
-    from pipelines.examples.encode import EncodeConfig, encode
+    from pipelines.examples.config import EncodeConfig
+    from pipelines.examples.encode import encode
     from rigface.model import checkpoint
     from rigface.model.diffusion import Process
     from rigface.testing import fake_examples

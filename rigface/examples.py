@@ -1,11 +1,11 @@
-"""Training examples as a public contract: what `pair` writes, `encode` adds to and `train` reads.
+"""Schema of training examples: written by `pair`, extended by `encode`, read by `train`.
 
 One row is one `Example` (types.py): the conditions of an edit, and the photograph it should become. Two forms share all
 other columns: with pictures (`examples/1`), and with the pictures' latents beside or instead of them (`latents/1`). Style,
 size, head model and the meaning of the expression code are in the metadata of every file, so that rows of two kinds
 never mix.
 
-`python -m rigface.examples` prints the table that stands in the README.
+`python -m rigface.examples` prints the tables of the documentation.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ PICTURES = ("reference", "background", "render", "target")
 
 @dataclass(frozen=True)
 class ExampleSpec:
-    """What the rows of a file have in common; part of its metadata.
+    """Properties shared by the rows of a file; part of its metadata.
 
     Args:
-        style: what the render condition shows, as in a checkpoint's config.
+        style: of the render condition, as in a checkpoint's config.
         size: side of the pictures, px.
         head: head model of the coefficients behind the conditions.
         expression_field: the field of `FaceParams` that is the expression code.
-        expression_size: how many numbers it has.
+        expression_size: its number of coefficients.
     """
 
     style: str
@@ -54,7 +54,7 @@ class ExampleSpec:
         """The spec of a file.
 
         Raises:
-            ValueError: the file does not carry our metadata.
+            ValueError: the metadata has no spec.
         """
         if b"rigface.examples" not in (schema.metadata or {}):
             raise ValueError("not an examples file: its metadata has no rigface.examples")
@@ -66,11 +66,11 @@ class ExampleSpec:
 
 @dataclass(frozen=True)
 class LatentSpec:
-    """How latents were made; part of a file's metadata.
+    """Origin of latents; part of a file's metadata.
 
     Args:
         channels, height, width: of one picture's latents.
-        scale: what the target's were multiplied with.
+        scale: factor of the target's latents.
         autoencoder: hash of the autoencoder's weights and config.
     """
 
@@ -87,7 +87,7 @@ class LatentSpec:
 
     @staticmethod
     def of(schema: pa.Schema) -> LatentSpec | None:
-        """The spec of a file with latents; None where it has none."""
+        """The spec of a file with latents; None if it has none."""
         described = (schema.metadata or {}).get(b"rigface.latents")
         return None if described is None else LatentSpec(**json.loads(described))
 
@@ -133,7 +133,7 @@ def examples_schema(spec: ExampleSpec) -> pa.Schema:
 
 
 def latent_columns(numbers: int) -> list[Column]:
-    """What `encode` adds; see rigface/model/latents.py for what is scaled."""
+    """The columns that `encode` adds; see rigface/model/latents.py for the scaling."""
     return [
         Column(
             f"{name}_latents",
@@ -176,20 +176,20 @@ def numbers_of(table: pa.Table, name: str) -> np.ndarray:
     """A fixed-size-list column as (N, width), of the column's own float type."""
     values = table[name].combine_chunks()
     flat = values.flatten().to_numpy(zero_copy_only=False).reshape(len(table), values.type.list_size)
-    return flat.copy()  # Arrow's memory cannot be written to, which torch wants of what it is given
+    return np.array(flat)  # a copy: torch wants writable memory, Arrow's is not
 
 
 def mirrored_expression(names: Sequence[str]) -> np.ndarray:
     """The order of expression axes seen in a mirror: `code[mirrored_expression(names)]`.
 
     Args:
-        names: of the axes, with `Left` or `Right` in those that have a twin; ones without keep their place.
+        names: of the axes, with `Left` or `Right` in those that have a twin; the others keep their place.
 
     Raises:
         ValueError: an axis names a side and has no twin, or there are no names.
     """
     if not names:
-        raise ValueError("this head's expression axes have no names: nobody knows what a mirror does to them")
+        raise ValueError("this head's expression axes have no names, so they cannot be mirrored")
     other = {"Left": "Right", "Right": "Left", "_left": "_right", "_right": "_left"}
     order = []
     for name in names:

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Literal, get_args
 
 from tyro.conf import Suppress, arg
 
-from pipelines.cluster.actor_pool import Workers
+from pipelines.cluster.unit_job import Workers
 from rigface.errors import PlanError
 
-if TYPE_CHECKING:
-    pass
-
-
-KINDS = ("self", "cross", "sweep", "clip")
+TaskKind = Literal["self", "cross", "sweep", "clip"]
+TASK_KINDS: tuple[TaskKind, ...] = get_args(TaskKind)
 
 
 @dataclass(frozen=True)
@@ -24,9 +21,10 @@ class EvaluateConfig:
     data: Suppress[str]
     out: Suppress[str]
     models: tuple[str, ...] = ()
-    """`preview`, `mini`, folders of checkpoints (NAME=FOLDER names one); none: the preview, and `mini` where it is."""
-    tasks: tuple[str, ...] = ()
-    """Of self (two frames of one person), cross (a trait of another), sweep (one number), clip; none: all the data can give."""
+    """`preview`, `mini`, folders of checkpoints (NAME=FOLDER names one); none: the preview, and `mini` if installed."""
+    tasks: tuple[TaskKind, ...] = ()
+    """Of self (two frames of one person), cross (a trait of another person), sweep (one number), clip; none: all that the
+    data can give."""
     limit: int = 96
     """Self-edits, and as many cross-identity edits."""
     sweeps: int = 4
@@ -38,7 +36,7 @@ class EvaluateConfig:
     size: int = 0
     """Side of the pictures that are compared; 0: that of the smallest model."""
     all_people: bool = False
-    """Evaluate on all people, where no model learned from this dataset."""
+    """Evaluate on all people, if no model was trained on this dataset."""
     page_tasks: int = 24
     """Tasks on the page."""
     title: str = "Evaluation"
@@ -47,11 +45,11 @@ class EvaluateConfig:
     seed: int = 0
     """Of the choice of tasks."""
     dry_run: bool = False
-    """Say what would be done, and stop."""
+    """Print what would be done, and stop."""
     run: Annotated[Workers, arg(name="")] = field(default_factory=Workers)
 
     def __post_init__(self) -> None:
-        if unknown := sorted(set(self.tasks) - set(KINDS)):
-            raise PlanError(f"--tasks: want some of {', '.join(KINDS)}, got {', '.join(unknown)}")
+        if unknown := sorted(set(self.tasks) - set(TASK_KINDS)):
+            raise PlanError(f"--tasks: want some of {', '.join(TASK_KINDS)}, got {', '.join(unknown)}")
         if self.limit < 1 or self.seeds < 1:
             raise PlanError("--limit and --seeds: want at least 1")

@@ -15,10 +15,12 @@ import pyarrow.parquet as pq
 from markupsafe import Markup
 
 from pipelines.evaluate.gallery import groups
-from pipelines.evaluate.tasks import SELF_EDITS
+from pipelines.evaluate.info import EvaluationInfo
+from pipelines.evaluate.planned_task import SELF_EDITS
+from rigface.editor import PREVIEW
 from rigface.evaluation import report
 from rigface.evaluation.baselines import CONTROLS
-from rigface.evaluation.report_card import ReportCard, card
+from rigface.evaluation.report_card import ReportCard, make_card
 from rigface.evaluation.summary import headlines
 from rigface.pages.environment import environment
 from rigface.storage.store import Store, sharded
@@ -34,12 +36,12 @@ INVENTED = (SELF_EDITS["relit"], SELF_EDITS["posed"])
 TASK_COLUMNS = ("edit", "kind", "key", "person", "target_person", "source_sha256", "target_sha256")
 
 
-def finish(store: Store, units: Sequence[str], about: dict[str, Any], config: EvaluateConfig) -> ReportCard:
+def finish(store: Store, units: Sequence[str], info: EvaluationInfo, config: EvaluateConfig) -> ReportCard:
     """Write the card of the units that are done."""
     rows, extractors = _rows(store, units)
     notes = [
-        f"{len({r['person'] for r in rows})} people; pictures compared at {about['size']} px; {about['date']}, commit "
-        f"{about['commit'] or 'unknown'}.",
+        f"{len({r['person'] for r in rows})} people; pictures compared at {info.size} px; {info.date}, commit "
+        f"{info.commit or 'unknown'}.",
         "All people of the dataset: a model trained on it has seen them."
         if config.all_people
         else "People are held out by name (pipelines/examples/split.py): no model trained on it has seen them.",
@@ -49,9 +51,8 @@ def finish(store: Store, units: Sequence[str], about: dict[str, Any], config: Ev
             f"{' and '.join(INVENTED)}: the source, not the truth, was made by the preview from one photograph. The "
             "preview removes a light that it added nearly exactly, so compare it on edits of two photographs."
         )
-    names = list(about["models"])
-    baseline = "preview" if "preview" in names and len(names) > 1 else None
-    report_card = card(rows, extractors, title=config.title, baseline=baseline, notes=notes)
+    baseline = PREVIEW if PREVIEW in info.models and len(info.models) > 1 else None
+    report_card = make_card(rows, extractors, title=config.title, baseline=baseline, notes=notes)
     top = top_of_page(report_card, rows, config)
     plain = [{name: value for name, value in row.items() if name != PICTURE} for row in rows]
     for name, data in report.files(report_card, plain, top).items():
@@ -88,7 +89,7 @@ def top_of_page(report_card: ReportCard, rows: Sequence[dict[str, Any]], config:
     return Markup(top)
 
 
-def printed(report_card: ReportCard, console: Console | None = None) -> None:
+def print_tables(report_card: ReportCard, console: Console | None = None) -> None:
     """Print the short tables; of models, the best number of a column is bold."""
     from rich.console import Console
     from rich.table import Table

@@ -1,90 +1,89 @@
-"""The worker of `evaluate`: tasks in, judged edits of every model and every control out.
+"""The worker of `evaluate`: tasks in, measured edits of every model and every control out.
 
-Path: items of a unit -> `Task` -> each `Candidate` -> `measure` -> OUT/rows/<unit>.parquet, a row per edit and its picture.
+Path: a unit's `PlannedTask`s -> `Task` -> each `Candidate` -> `measure` -> OUT/rows/<unit>.parquet, a row per edit and
+its picture.
 """
 
 from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
+import cv2
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
 
-from pipelines.evaluate.tasks import Examples, Faces, Item, Style, Task
+from pipelines.evaluate.planned_task import PlannedTask
+from pipelines.evaluate.tasks import Style, Task, source_of
+from rigface.editor import PREVIEW, EditModel
 from rigface.evaluation import report
 from rigface.evaluation.baselines import controls
-from rigface.evaluation.estimator import FaceEstimator
-from rigface.evaluation.rows import measure
+from rigface.evaluation.estimator import Estimate, FaceEstimator
+from rigface.evaluation.rows import measure_edits
 from rigface.evaluation.samples import Edited
 from rigface.image import encode_jpeg, to_image, to_tensor
 from rigface.metrics.image import resized
+from rigface.model.latents import decode, encode_target
+from rigface.model.pipeline import RigFacePipeline
+from rigface.model_editor import ModelEditor, check_head
 from rigface.storage.store import Store, sharded
+from rigface.types import HeadSpec
 
-if TYPE_CHECKING:
-    from rigface.editor import EditModel
-    from rigface.model.pipeline import RigFacePipeline
-    from rigface.types import HeadSpec
-
-PREVIEW = "preview"
-ROWS = "rows"
-JPEG = 92
+ROWS = "rows"  # folder of the units' objects
+JPEG_QUALITY = 92
 
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """An editor that takes part.
+    """An editor that is evaluated.
 
     Args:
         name: in the card. style: of its conditions.
-        paint: conditions and a seed to a picture. seeds: how many it is asked with; 1 where chance plays no part.
+        paint: conditions and a seed to a picture. seeds: how many it is asked with; 1 if chance plays no part.
+        pipeline: None for the preview.
     """
 
     name: str
     style: Style
     paint: EditModel
     seeds: int = 1
+    pipeline: RigFacePipeline | None = None
 
 
-def contestant(name: str, place: str, seeds: int, device: str, size: int, head: HeadSpec) -> Candidate:
+def candidate(name: str, model: str, seeds: int, device: str, size: int, head: HeadSpec) -> Candidate:
     """The preview, or a checkpoint.
 
     Args:
-        place: `preview`, or what `RigFacePipeline.from_pretrained` takes.
+        model: `preview`, or what `RigFacePipeline.from_pretrained` takes.
         size: of the preview's pictures.
         head: of the faces.
 
     Raises:
-        MissingAsset, BadCheckpoint: the weights are not there, or were trained on another head.
+        MissingAsset, BadCheckpoint: the weights are missing, or were trained on another head.
     """
-    if place == PREVIEW:
-        return Candidate(name, ("texture", size, "expression"), lambda conditions, _: conditions.render)
-    from rigface.model.pipeline import RigFacePipeline
-    from rigface.model_editor import ModelEditor, check_head
-
-    pipe = RigFacePipeline.from_pretrained(place, device, autocast="auto")
-    check_head(pipe, head)
-    config, process = pipe.config, pipe.config.process
-    style = (config.render_style, config.size, config.expression_field)
-    certain = process.kind == "bridge" and not process.bridge_noise
-    return Candidate(name, style, ModelEditor(pipe), 1 if certain else seeds)
+    if model == PREVIEW:
+        return Candidate(name, Style("texture", size, "expression"), lambda conditions, _: conditions.render)
+    pipeline = RigFacePipeline.from_pretrained(model, device, autocast="auto")
+    check_head(pipeline, head)
+    config, process = pipeline.config, pipeline.config.process
+    style = Style(config.render_style, config.size, config.expression_field)
+    is_deterministic = process.kind == "bridge" and not process.bridge_noise
+    return Candidate(name, style, ModelEditor(pipeline), 1 if is_deterministic else seeds, pipeline)
 
 
-def round_trip(pipe: RigFacePipeline, size: int) -> Callable[[np.ndarray], np.ndarray]:
-    """A picture, reduced to `size`, through a model's autoencoder and back: what its latents can hold at best."""
-    import torch
+def round_trip(pipeline: RigFacePipeline, size: int) -> Callable[[np.ndarray], np.ndarray]:
+    """A picture, reduced to `size`, through a model's autoencoder and back: the best its latents can hold."""
 
-    from rigface.model.latents import decode, encode_target
+    @torch.no_grad()
+    def encode_and_decode(picture: np.ndarray) -> np.ndarray:
+        latents = encode_target(pipeline.vae, to_tensor(resized(picture, size))[None].to(pipeline.device))
+        return to_image(decode(pipeline.vae, latents).clamp(0, 1))[0]
 
-    def there_and_back(picture: np.ndarray) -> np.ndarray:
-        with torch.no_grad():
-            latents = encode_target(pipe.vae, to_tensor(resized(picture, size))[None].to(pipe.device))
-            return to_image(decode(pipe.vae, latents).clamp(0, 1))[0]
-
-    return there_and_back
+    return encode_and_decode
 
 
 class EvaluateUnit:
@@ -92,87 +91,81 @@ class EvaluateUnit:
 
     Args:
         data, out: uris.
-        places: name -> place of the contestants.
+        models: name in the card -> `preview` or checkpoint.
         size: side that pictures are compared at.
     """
 
     def __init__(
-        self, data: str, out: str, places: dict[str, str], seeds: int, size: int, device: str, threads: int = 0
+        self, data: str, out: str, models: Mapping[str, str], seeds: int, size: int, device: str, threads: int = 0
     ) -> None:
-        import cv2
-        import torch
-
         cv2.setNumThreads(1)
         if threads:
             torch.set_num_threads(threads)
         self._out, self._size = Store(out), size
         self._source = source_of(Store(data), size)
         head = self._source.head
-        self._contestants = [contestant(n, p, seeds, device, size, head) for n, p in places.items()]
-        models = [c.paint.pipe for c in self._contestants if hasattr(c.paint, "pipe")]
-        self._round_trip = round_trip(models[0], size) if models else None
-        self.judge = FaceEstimator.load()
-        self._known: dict[bytes, Any] = {}
+        self._candidates = [candidate(name, m, seeds, device, size, head) for name, m in models.items()]
+        pipelines = [c.pipeline for c in self._candidates if c.pipeline is not None]
+        self._round_trip = round_trip(pipelines[0], size) if pipelines else None
+        self._estimator = FaceEstimator.load()
+        self._estimates: dict[bytes, Estimate | None] = {}
 
-    def __call__(self, unit: str, plan: dict[str, Any]) -> dict[str, Any]:
-        """Do one unit; how many edits were judged, how many tasks could not be, and what judged them."""
-        items = [Item.of(values) for values in plan["items"]]
-        tasks = [task for item in items if (task := self._source.task(item)) is not None]
-        edits = [edit for task in tasks for edit in self._done(task)]
+    def __call__(self, unit: str, plan: Sequence[PlannedTask]) -> dict[str, int]:
+        """Do one unit; counts of edits measured, tasks done, and tasks refused."""
+        tasks = [task for planned in plan if (task := self._source.task(planned)) is not None]
+        edits = [edit for task in tasks for edit in self._edits(task)]
         edits += controls(edits, self._round_trip)
-        rows = measure(self.judge, edits, size=self._size, known=self._known)
-        by_key = {(task.item.name, task.item.key): task for task in tasks}
-        for row, one in zip(rows, edits):
-            task = by_key[one.name, one.key]
-            row["kind"] = task.item.kind
-            row["source_sha256"], row["target_sha256"] = _hash(task.source), _hash(task.target)
-            row["picture"] = None if one.output is None else encode_jpeg(resized(one.output, self._size), JPEG)
+        rows = measure_edits(self._estimator, edits, size=self._size, known=self._estimates)
+        by_key = {(task.planned.name, task.planned.key): task for task in tasks}
+        for row, edit in zip(rows, edits):
+            task = by_key[edit.name, edit.key]
+            row["kind"] = task.planned.kind
+            row["source_sha256"], row["target_sha256"] = _sha256(task.source), _sha256(task.target)
+            row["picture"] = (
+                None if edit.output is None else encode_jpeg(resized(edit.output, self._size), JPEG_QUALITY)
+            )
         if rows:
-            table = report.rows_table(rows, dict(self.judge.extractors))
-            self._out.publish(sharded(ROWS, unit, ".parquet"), _bytes(table), replace=False)
-        return {"edits": len(rows), "tasks": len(tasks), "refused": len(items) - len(tasks)}
+            table = report.rows_table(rows, dict(self._estimator.extractors))
+            self._out.publish(sharded(ROWS, unit, ".parquet"), _parquet(table), replace=False)
+        return {"edits": len(rows), "tasks": len(tasks), "refused": len(plan) - len(tasks)}
 
-    def _done(self, task: Task) -> list[Edited]:
-        """A task as every contestant does it."""
-        item, out = task.item, []
-        for one in self._contestants:
+    def _edits(self, task: Task) -> list[Edited]:
+        """A task as every candidate does it."""
+        planned, edits = task.planned, []
+        for editor in self._candidates:
             began = time.perf_counter()
-            conditions = task.conditions(one.style)
-            composed = time.perf_counter() - began
-            for seed in range(one.seeds):
+            conditions = task.conditions(editor.style)
+            composed_s = time.perf_counter() - began
+            for seed in range(editor.seeds):
                 began = time.perf_counter()
-                picture = one.paint(conditions, seed)
-                took = composed + time.perf_counter() - began
-                out.append(
+                picture = editor.paint(conditions, seed)
+                latency_s = composed_s + time.perf_counter() - began
+                edits.append(
                     Edited(
-                        model=one.name, name=item.name, key=item.key, person=item.person, source=task.source,
-                        output=picture, edit=task.edit, target=task.target, truth=task.truth,
-                        target_person=item.target_person, sweep=item.sweep, seed=seed,
-                        clip=None if item.clip is None else (item.clip, task.time_s),
-                        latency_s=None if item.example and one.name == PREVIEW else took,
+                        model=editor.name,
+                        name=planned.name,
+                        key=planned.key,
+                        person=planned.person,
+                        source=task.source,
+                        output=picture,
+                        edit=planned.edit,
+                        target=task.target,
+                        truth=task.truth,
+                        target_person=planned.target_person,
+                        sweep=planned.sweep,
+                        seed=seed,
+                        clip=None if planned.clip is None else (planned.clip, task.time_s),
+                        latency_s=None if planned.example and editor.pipeline is None else latency_s,
                     )
-                )  # fmt: skip
-        return out
+                )
+        return edits
 
 
-def source_of(data: Store, size: int = 0) -> Examples | Faces:
-    """Tasks of what lies there: examples, or faces.
-
-    Raises:
-        PlanError: neither.
-    """
-    if next(iter(data.paths("examples", ".parquet")), None):
-        return Examples(data)
-    return Faces(data, size)
-
-
-def _bytes(table: pa.Table) -> pa.Buffer:
-    import pyarrow.parquet as pq
-
+def _parquet(table: pa.Table) -> pa.Buffer:
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
     return sink.getvalue()
 
 
-def _hash(picture: np.ndarray | None) -> str | None:
+def _sha256(picture: np.ndarray | None) -> str | None:
     return None if picture is None else hashlib.sha256(picture.tobytes()).hexdigest()[:32]

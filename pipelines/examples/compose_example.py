@@ -1,14 +1,14 @@
-"""One training example from two rows of faces/: the target laid over the source, a light and a pose invented, a mirror held up.
+"""Composition of one training example from two rows of faces/: target laid over the source, source optionally staged.
 
-Path: two `Face`s -> `lay_over` -> mix -> Composer -> a row of examples/.
+Path: two `Face`s -> `lay_over` -> `transfer` -> `Composer` -> a row of examples/.
 
-The conditions come from `Composer`, as for every edit. What is special to training is the target picture: the head is not
-only turned in it, it has also moved, and its crop moved along. So the target's crop is laid into the source's crop, where
-the background then fits, and the coefficients' camera is moved with it: render, background and target agree pixel by pixel.
+The conditions come from `Composer`, as for every edit. In the target picture the head has also moved, and its crop with it.
+So the target's crop is laid into the source's crop, where the background fits, and the coefficients' camera is moved with
+it: render, background and target agree pixel by pixel.
 
 A staged source gives what clips hardly have: light pairs, and pairs of people of whom there is one photograph. The
 photograph under an invented light, or turned and with another's expression, is the source; the untouched photograph is the
-target. A mirror is held up after composing, so that left and right change everywhere at once.
+target. Mirroring is done after composing (`compose_worker.py`), so that left and right change everywhere at once.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from rigface.types import CROP_PX, Face, FaceParams, HeadSpec
 
 TAKE: frozenset[Trait] = frozenset({"pose", "expression", "light"})
 POSE_DEG = (13.0, 7.0, 5.0)  # yaw, pitch, roll: standard deviation of an invented turn
-MOST_DEG = (40.0, 25.0, 30.0)
+MAX_DEG = (40.0, 25.0, 30.0)
 
 
 @dataclass(frozen=True, eq=False)
 class ComposedExample:
-    """An example in the making.
+    """A composed example.
 
     Args:
         composed: the conditions.
         target: (S, S, 3) uint8. mask: (S, S) uint8, the person in it.
-        wanted: the coefficients asked for.
-        covered: share of the source's crop that the target's crop shows; the rest was filled from the preview.
+        wanted: the edited coefficients.
+        overlap: share of the source's crop that the target's crop shows; the rest was filled from the preview.
         background_change: mean absolute difference of source and target where neither shows the person, in [0, 1].
     """
 
@@ -46,26 +46,25 @@ class ComposedExample:
     target: np.ndarray
     mask: np.ndarray
     wanted: FaceParams
-    covered: float
+    overlap: float
     background_change: float
 
 
-def make(source: Face, target: Face, composer: Composer, head: HeadSpec) -> ComposedExample:
+def compose(source: Face, target: Face, composer: Composer, head: HeadSpec) -> ComposedExample:
     """An example that turns `source` into `target`; both from the same input.
 
-    Where the target's crop shows nothing of the source's, the target picture is filled from the preview: there the
-    model is asked to leave things alone.
+    Outside of the target's crop the target picture is filled from the preview: there the model should change nothing.
     """
-    picture, mask, there = lay_over(source, target)
-    change = background_change(source, picture, np.where(there, mask, 255).astype(np.uint8))
+    picture, mask, shown = lay_over(source, target)
+    change = background_change(source, picture, np.where(shown, mask, 255).astype(np.uint8))
     wanted = replace(transfer(source.params, EditSpec(TAKE), head, target.params), camera=moved(source, target))
     composed = composer(source, wanted)
-    small, small_mask, shown = (_shrunk(a, composer.size) for a in (picture, mask, there.astype(np.uint8) * 255))
+    small, small_mask, small_shown = (_shrunk(a, composer.size) for a in (picture, mask, shown.astype(np.uint8) * 255))
     preview_mask = small_mask if composed.preview.mask is None else composed.preview.mask
-    full = shown == 255
+    full = small_shown == 255
     small = np.where(full[..., None], small, composed.preview.image)
     small_mask = np.where(np.where(full, small_mask, preview_mask) > 127, 255, 0).astype(np.uint8)
-    return ComposedExample(composed, small, small_mask, wanted, float(there.mean()), change)
+    return ComposedExample(composed, small, small_mask, wanted, float(shown.mean()), change)
 
 
 def _shrunk(picture: np.ndarray, size: int) -> np.ndarray:
@@ -79,7 +78,7 @@ def between(source: Face, target: Face) -> np.ndarray:
 
 
 def lay_over(source: Face, target: Face) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The target's picture (512, 512, 3) and mask (512, 512) in the source's crop, and where they show anything (bool)."""
+    """The target's picture (512, 512, 3) and mask (512, 512) in the source's crop, and the pixels they cover (bool)."""
     size = (CROP_PX, CROP_PX)
     if np.allclose(source.frame_to_crop, target.frame_to_crop, atol=1e-3):
         return target.crop, target.mask, np.ones(size, bool)
@@ -105,7 +104,7 @@ def moved(source: Face, target: Face) -> np.ndarray:
 
 
 def background_change(source: Face, picture: np.ndarray, mask: np.ndarray) -> float:
-    """How much changed outside of both people: a cut, a moving camera, a passer-by."""
+    """Mean change outside of both people in [0, 1]: a cut, a moving camera, a passer-by."""
     small = (64, 64)
     a, b = (cv2.resize(p, small, interpolation=cv2.INTER_AREA).astype(np.float32) for p in (source.crop, picture))
     people = cv2.resize(np.maximum(source.mask, mask), small, interpolation=cv2.INTER_AREA)
@@ -113,10 +112,10 @@ def background_change(source: Face, picture: np.ndarray, mask: np.ndarray) -> fl
     return float(np.abs(a - b)[outside].mean() / 255) if outside.sum() > 40 else 0.0
 
 
-def staged(face: Face, params: FaceParams, composer: Composer) -> Face:
-    """The face as if photographed with other coefficients: what the preview makes of it."""
-    made = composer.preview(face.crop, face.params, params, face.mask)
-    return replace(face, crop=made.image, mask=face.mask if made.mask is None else made.mask, params=params)
+def stage(face: Face, params: FaceParams, composer: Composer) -> Face:
+    """The face as if photographed with other coefficients, by the preview."""
+    preview = composer.preview(face.crop, face.params, params, face.mask)
+    return replace(face, crop=preview.image, mask=face.mask if preview.mask is None else preview.mask, params=params)
 
 
 def invent_pose(own: FaceParams, others: np.ndarray, random: np.random.Generator) -> FaceParams:
@@ -128,9 +127,9 @@ def invent_pose(own: FaceParams, others: np.ndarray, random: np.random.Generator
         others: (N, E) expressions of other photographs.
     """
     degrees = to_degrees(to_matrix(own.head_rotation[None]))[0]
-    asked = degrees + random.normal(0, POSE_DEG).clip(-2 * np.array(POSE_DEG), 2 * np.array(POSE_DEG))
-    asked = np.where(np.abs(asked) < MOST_DEG, asked, degrees)
-    rotation = to_axis_angle(from_degrees(np.array([asked], np.float32)))[0].astype(np.float32)
+    wanted = degrees + random.normal(0, POSE_DEG).clip(-2 * np.array(POSE_DEG), 2 * np.array(POSE_DEG))
+    wanted = np.where(np.abs(wanted) < MAX_DEG, wanted, degrees)
+    rotation = to_axis_angle(from_degrees(np.array([wanted], np.float32)))[0].astype(np.float32)
     if len(others) and random.random() < 2 / 3:
         share = random.uniform(0.5, 1)
         expression = own.expression + share * (others[random.integers(len(others))] - own.expression)
@@ -142,7 +141,7 @@ def invent_light(own: np.ndarray, others: np.ndarray, random: np.random.Generato
     """(9, 3) a plausible light: every second time another photograph's, else a lamp over a surround.
 
     Args:
-        own: (9, 3) of the face to be re-lit; the invention has nearly its exposure, for cameras see to that.
+        own: (9, 3) of the face to be re-lit; the new light has nearly its exposure, as cameras adapt to it.
         others: (N, 9, 3) lights of other photographs.
     """
     brightness = random.uniform(0.7, 1.35)

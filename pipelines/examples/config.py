@@ -1,4 +1,4 @@
-"""The settings of pairing faces into training examples."""
+"""The settings of the jobs that make training examples: `pair`, `encode`, `autoencoder`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 from tyro.conf import Suppress, arg
 
-from pipelines.cluster.actor_pool import Workers
+from pipelines.cluster.unit_job import Workers
 from pipelines.examples.split import HELD_OUT
 
 
@@ -24,11 +24,11 @@ class PairSettings:
     relit: int = 5_000
     """Examples made of one frame and itself under an invented light, people in turns."""
     posed_fraction: float = 0.6
-    """Share of those whose source is turned, too, and has another's expression: for people of whom there is one picture."""
+    """Fraction of those whose source is also turned and has another's expression: for people with only one picture."""
     relit_pair_fraction: float = 0.25
-    """Share of the pairs whose source gets an invented light too."""
+    """Fraction of the pairs whose source gets an invented light too."""
     mirrored_fraction: float = 0.5
-    """Share of examples seen in a mirror."""
+    """Fraction of examples that are mirrored left to right."""
     min_confidence: float = 0.5
     min_sharpness: float = 0.1
     min_face_px: float = 80.0
@@ -36,16 +36,17 @@ class PairSettings:
     max_identity_distance: float = 0.0
     """Between the identity vectors of two tracks of one person; 0: the network's own rule (dlib 0.6, ArcFace 1.1)."""
     min_overlap: float = 0.7
-    """Share of the source's crop that the target's must show."""
+    """Fraction of the source's crop that the target's must show."""
     max_background_change: float = 0.12
     """Mean difference of the two backgrounds; beyond, the camera moved or the scene changed."""
     max_candidates: int = 2_000
-    """Candidates drawn per person and input."""
+    """Candidate pairs drawn per person and input."""
     held_out_fraction: float = HELD_OUT
-    """Share of people who are never trained on."""
+    """Fraction of people who are never trained on."""
     captions: str = ""
-    """What is said of the pictures: a .csv or .parquet with the columns uri, caption and, for words of one frame, frame_index. A
-    model with a text encoder learns to listen to them. Words of left and right are wrong in a mirror: then --mirrored-fraction 0."""
+    """Captions of the pictures: a .csv or .parquet with the columns uri, caption and, for captions of one frame,
+    frame_index. A model with a text encoder learns from them. Left and right are wrong in a mirrored picture: then set
+    --mirrored-fraction 0."""
     jpeg_quality: int = 0
     """Of the stored JPEGs; 0: PNG."""
     unit_size: int = 64
@@ -55,11 +56,43 @@ class PairSettings:
 
 @dataclass(frozen=True)
 class PairConfig:
-    """One run of the job."""
+    """One run of `pair`."""
 
     faces: Suppress[str]
     out: Suppress[str]
     settings: Annotated[PairSettings, arg(name="")] = field(default_factory=PairSettings)
     run: Annotated[Workers, arg(name="")] = field(default_factory=Workers)
     overwrite: bool = False
-    """Throw away what is in OUT and begin again."""
+    """Delete what is in OUT and begin again."""
+
+
+@dataclass(frozen=True)
+class EncodeConfig:
+    """One run of `encode`."""
+
+    examples: Suppress[str]
+    out: Suppress[str]
+    autoencoder: str = ""
+    """Folder or s3:// prefix of the autoencoder (diffusers' AutoencoderKL), or of a checkpoint or Stable Diffusion that
+    has one; or `mini`."""
+    batch: int = 16
+    """Examples encoded at once; four pictures each."""
+    keep_pictures: bool = False
+    """Keep the pictures of training rows, too."""
+    run: Annotated[Workers, arg(name="")] = field(default_factory=Workers)
+
+
+@dataclass(frozen=True)
+class AutoencoderConfig:
+    """The autoencoder to make."""
+
+    size: int = 128
+    """Side of the pictures in pixels."""
+    patch: int = 8
+    """Side in pixels of the patches; latents are smaller than pictures by this factor."""
+    channels: int = 48
+    """Components kept of each patch, a multiple of 4: 48 of the 192 numbers of 8 x 8 px reach 38 dB on faces."""
+    max_crops: int = 4_000
+    """Crops to learn from, evenly chosen."""
+    held_out_fraction: float = HELD_OUT
+    """Fraction of people used for measuring only; the split of `pair`."""

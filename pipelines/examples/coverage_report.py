@@ -1,36 +1,65 @@
-"""What pairs cover, as tables: how many candidates lay in each bin, and how many were taken."""
+"""Report of `pair`: candidate and chosen pairs by bin, counts of examples, refused pairs by reason."""
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass, field
 
 from rich.console import Console
 from rich.table import Table
 
-UNITS = {"pose": "turn between the two, degrees", "expression": "expression, RMS", "light": "light, share"}
+TITLES = {"pose": "turn between the two, degrees", "expression": "expression, RMS", "light": "light, share"}
 
 
-def printed(report: dict[str, Any], console: Console | None = None) -> None:
-    """Print a report of `pair`."""
+@dataclass(frozen=True)
+class PairReport:
+    """What the examples of an output cover.
+
+    Args:
+        candidates: number of possible pairs.
+        available, chosen: trait -> number of candidate and chosen pairs by bin. bins: trait -> names of the bins.
+        pairs, relit_alone: examples of two frames, and of one frame and itself.
+        relit, posed, mirrored, captions: examples with that property.
+        people, examples: by split.
+        refused: reason -> number of rows or pairs.
+        made: rows in the output, in all and by split and kind.
+    """
+
+    candidates: int
+    available: dict[str, list[int]]
+    chosen: dict[str, list[int]]
+    bins: dict[str, list[str]]
+    pairs: int
+    relit_alone: int
+    relit: int
+    posed: int
+    mirrored: int
+    captions: int
+    people: dict[str, int]
+    examples: dict[str, int]
+    refused: dict[str, int]
+    made: dict[str, int] = field(default_factory=dict)
+
+
+def print_report(report: PairReport, console: Console | None = None) -> None:
+    """Print a report as tables."""
     console = console or Console(soft_wrap=True)
-    for trait, title in UNITS.items():
+    for trait, title in TITLES.items():
         console.print(_table(report, trait, title))
-    made = report["made"]
-    people = report["people"]
+    kinds = ", ".join(f"{name} {count:,}" for name, count in report.made.items() if name != "rows")
     console.print(
-        f"{made['rows']:,} examples ({', '.join(f'{k} {v:,}' for k, v in made.items() if k != 'rows')}); "
-        f"{people['train']} people to learn from, {people['test']} held out",
+        f"{report.made['rows']:,} examples ({kinds}); {report.people['train']} people to learn from, "
+        f"{report.people['test']} held out",
         highlight=False,
     )
-    refused = ", ".join(f"{reason}: {count:,}" for reason, count in report["refused"].items())
+    refused = ", ".join(f"{reason}: {count:,}" for reason, count in report.refused.items())
     console.print(f"refused: {refused}", style="dim", highlight=False)
 
 
-def _table(report: dict[str, Any], trait: str, title: str) -> Table:
+def _table(report: PairReport, trait: str, title: str) -> Table:
     table = Table(title=title, title_justify="left")
     table.add_column("")
-    for name in report["bins"][trait]:
+    for name in report.bins[trait]:
         table.add_column(name, justify="right")
-    for row, label in (("available", "candidates"), ("chosen", "chosen")):
-        table.add_row(label, *(f"{n:,}" for n in report[row][trait]))
+    for label, counts in (("candidates", report.available), ("chosen", report.chosen)):
+        table.add_row(label, *(f"{count:,}" for count in counts[trait]))
     return table

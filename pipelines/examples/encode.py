@@ -1,51 +1,42 @@
 """Examples in, latents out: the autoencoder runs once here, and never in training.
 
 Path: OUT/examples of `pair` -> `encode_example` -> OUT/examples of another folder, same rows, four columns more.
-Training rows lose their pictures, rows held out keep them: validation shows pictures. `train` reads either form.
 
-A unit is a part of the input; its object's name is the hash of the part and of the autoencoder's weights, so that latents
-of two autoencoders never mix and a run that is stopped goes on.
+Training rows lose their pictures, held-out rows keep them: validation shows pictures. `train` reads either form. A unit is
+a part of the input; its name is the hash of the part's path and of the autoencoder's weights, so latents of two
+autoencoders never mix and a stopped run goes on.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Annotated, Any
+from functools import partial
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from tyro.conf import Suppress, arg
+import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from torch import Tensor
 
-from pipelines.cluster.actor_pool import Workers, over
-from pipelines.examples.layout import autoencoder_folder, autoencoder_hash, parts_of, spec_of
-from pipelines.run_info import git_commit, versions
+from pipelines import run_info
+from pipelines.cluster.unit_job import Unit, run_units, unit_name
+from pipelines.examples.config import EncodeConfig
+from pipelines.examples.layout import (
+    EXAMPLES,
+    autoencoder_folder,
+    autoencoder_hash,
+    parquet_bytes,
+    part_path,
+    parts_of,
+    spec_of,
+)
 from rigface import schema
 from rigface.errors import PlanError
 from rigface.examples import PICTURES, ExampleSpec, LatentSpec, examples_of, half_column, latents_schema
+from rigface.model.latents import encode_example
 from rigface.storage import lock
-from rigface.storage.store import Store, sharded
-
-ABOUT = "rigface.json"
-
-
-@dataclass(frozen=True)
-class EncodeConfig:
-    """One run of the job."""
-
-    examples: Suppress[str]
-    out: Suppress[str]
-    autoencoder: str = ""
-    """Folder or s3:// prefix of the autoencoder (diffusers' AutoencoderKL), or of a checkpoint or Stable Diffusion that has one; or
-    `mini`."""
-    batch: int = 16
-    """Examples encoded at once; four pictures each."""
-    keep_pictures: bool = False
-    """Keep the pictures of training rows, too."""
-    run: Annotated[Workers, arg(name="")] = field(default_factory=Workers)
+from rigface.storage.store import Store
 
 
 def encode(config: EncodeConfig, say: Callable[[str], None] = print) -> dict[str, int]:
@@ -53,53 +44,33 @@ def encode(config: EncodeConfig, say: Callable[[str], None] = print) -> dict[str
 
     Raises:
         PlanError: there are no examples, or the output holds latents of another autoencoder.
-        MissingAsset: there is no autoencoder where it was said to be.
+        MissingAsset: the autoencoder is missing.
         OutputBusy: another run writes to this output.
     """
     source, store = Store(config.examples), Store(config.out)
     parts = parts_of(source)
-    spec = spec_of(source, parts)
-    folder = autoencoder_folder(config.autoencoder)
+    autoencoder = autoencoder_hash(autoencoder_folder(config.autoencoder))
     with lock.hold(store) as check:
-        about = _about(store, source, spec, autoencoder_hash(folder))
-        done = store.ids("examples", ".parquet")
-        units = [(unit_name(part, about["autoencoder"]), {"part": part}) for part in parts]
-        todo = [(name, plan) for name, plan in units if name not in done]
-        say(f"{len(units):,} parts, {len(todo):,} to do")
-        counts: Counter[str] = Counter()
-        arguments = {"config": config, "autoencoder": about["autoencoder"]}
-        for k, record in enumerate(over(todo, EncodeUnit, arguments, config.run), 1):
-            counts.update(record)
-            check()
-            if k % 20 == 0 or k == len(todo):
-                say(f"{k:,}/{len(todo):,} parts, {counts['rows']:,} examples")
-    return dict(counts)
+        _claim(store, source, spec_of(source, parts), autoencoder)
+        units = [Unit(unit_name(part, autoencoder), part) for part in parts]
+        worker = partial(EncodeUnit, config, autoencoder)
+        return dict(run_units(units, worker, config.run, store, EXAMPLES, check, say))
 
 
-def unit_name(part: str, autoencoder: str) -> str:
-    """Name of the object that a part becomes."""
-    return hashlib.sha256(f"{part}\0{autoencoder}".encode()).hexdigest()[:24]
-
-
-def _about(store: Store, source: Store, spec: ExampleSpec, autoencoder: str) -> dict[str, Any]:
-    try:
-        about = json.loads(store.read(ABOUT))
-    except FileNotFoundError:
-        about = {"autoencoder": autoencoder, "spec": spec.to_json(), "examples": source.uri}
-        store.publish(ABOUT, json.dumps({**about, "commit": git_commit(), "packages": versions()}, indent=1).encode())
-        return about
-    if about.get("autoencoder") != autoencoder or about.get("spec") != spec.to_json():
+def _claim(store: Store, source: Store, spec: ExampleSpec, autoencoder: str) -> None:
+    """Write the run information of a new output, or check that of an old one."""
+    info = run_info.load(store)
+    if info is None:
+        info = {"autoencoder": autoencoder, "spec": spec.to_json(), "examples": source.uri}
+        run_info.write(store, info | run_info.software())
+    elif info.get("autoencoder") != autoencoder or info.get("spec") != spec.to_json():
         raise PlanError(f"{store.uri} holds latents of another autoencoder or of other examples; choose another OUT")
-    return about
 
 
 class EncodeUnit:
     """Encodes parts. One per actor."""
 
     def __init__(self, config: EncodeConfig, autoencoder: str) -> None:
-        import torch
-        from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-
         self._source, self._out, self._config = Store(config.examples), Store(config.out), config
         folder = autoencoder_folder(config.autoencoder)
         vae = AutoencoderKL.from_pretrained(folder, use_safetensors=True, local_files_only=True)
@@ -107,40 +78,30 @@ class EncodeUnit:
         self._vae = vae.eval().requires_grad_(False).to(config.run.device)
         self._autoencoder = autoencoder
 
-    def __call__(self, unit: str, plan: dict[str, Any]) -> dict[str, int]:
+    def __call__(self, unit: str, part: str) -> dict[str, int]:
         """Encode one part."""
-        from pipelines.examples.compose_worker import parquet_of
-
-        table = self._source.table(plan["part"])
-        latents, spec = self.latents(table)
+        table = self._source.table(part)
+        latents, spec = self._latents(table)
         columns = {name: table[name].combine_chunks() for name in table.column_names}
         if not self._config.keep_pictures:
-            held = pa.array([s != "train" for s in table["split"].to_pylist()])
+            held_out = pa.array([s != "train" for s in table["split"].to_pylist()])
             for name in (*PICTURES, "mask"):
-                columns[name] = pc.if_else(held, columns[name], pa.nulls(len(table), pa.binary()))
-        wanted = latents_schema(ExampleSpec.of(table.schema), spec)
-        self._out.publish(
-            sharded("examples", unit, ".parquet"),
-            parquet_of(schema.table_of({**columns, **latents}, wanted)),
-            replace=False,
-        )
+                columns[name] = pc.if_else(held_out, columns[name], pa.nulls(len(table), pa.binary()))
+        encoded = schema.table_of({**columns, **latents}, latents_schema(ExampleSpec.of(table.schema), spec))
+        self._out.publish(part_path(unit), parquet_bytes(encoded), replace=False)
         return {"rows": len(table), "units": 1}
 
-    def latents(self, table: pa.Table) -> tuple[dict[str, pa.Array], LatentSpec]:
+    @torch.inference_mode()
+    def _latents(self, table: pa.Table) -> tuple[dict[str, pa.Array], LatentSpec]:
         """The four columns of a table of examples."""
-        import numpy as np
-        import torch
-
-        from rigface.model.latents import encode_example
-
-        made: dict[str, list[np.ndarray]] = {name: [] for name in PICTURES}
-        with torch.inference_mode():
-            for start in range(0, len(table), self._config.batch):
-                example = encode_example(self._vae, examples_of(table.slice(start, self._config.batch)))
-                c = example.conditions
-                for name, values in zip(PICTURES, (c.reference, c.background, c.render, example.target)):
-                    made[name].append(values.float().cpu().numpy())  # type: ignore[union-attr]
-        whole = {name: np.concatenate(values) for name, values in made.items()}
-        channels, height, width = whole["target"].shape[1:]
+        batches: dict[str, list[np.ndarray]] = {name: [] for name in PICTURES}
+        for start in range(0, len(table), self._config.batch):
+            example = encode_example(self._vae, examples_of(table.slice(start, self._config.batch)))
+            c = example.conditions
+            for name, values in zip(PICTURES, (c.reference, c.background, c.render, example.target)):
+                assert isinstance(values, Tensor)
+                batches[name].append(values.float().cpu().numpy())
+        latents = {name: np.concatenate(values) for name, values in batches.items()}
+        channels, height, width = latents["target"].shape[1:]
         spec = LatentSpec(channels, height, width, self._vae.config["scaling_factor"], self._autoencoder)
-        return {f"{name}_latents": half_column(values) for name, values in whole.items()}, spec
+        return {f"{name}_latents": half_column(values) for name, values in latents.items()}, spec

@@ -1,7 +1,7 @@
-"""Rows of a dataset of faces read back as `Face`s: what making examples and evaluating start from, and whom an edit may copy.
+"""Rows of a dataset of faces read back as `Face`s, for pairing, evaluation and edits that copy a face.
 
-Path: OUT/faces -> (part, row) -> Face. Parts read lately stay in memory, for rows of one job lie close together. One row alone is
-named `FOLDER#INPUT:FRAME`, or with the track behind it where a frame shows several people.
+Path: OUT/faces -> (part, row) -> Face. Recent parts stay in memory, as rows of one job lie close together. A single row is named
+`FOLDER#INPUT:FRAME`, followed by `:TRACK` if the frame shows several people.
 """
 
 from __future__ import annotations
@@ -12,14 +12,17 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
 
+from pipelines.examples.layout import head_of
 from rigface import schema
 from rigface.errors import PlanError
 from rigface.image import decode, decode_mask
 from rigface.storage.store import Store
 from rigface.types import Face, HeadSpec
 
-PARTS_KEPT = 4  # parts of faces/ in memory
+MAX_PARTS = 4  # parts of faces/ in memory
 COLUMNS = ("uri", "frame_index", "track", "crop", "mask", "frame_to_crop", "box", "landmarks")
 
 _ROW = re.compile(r"(?P<folder>.+)#(?P<input>[^#]+?):(?P<frame>\d+)(:(?P<track>\d+))?")
@@ -37,9 +40,9 @@ class FaceReader:
         self._parts: dict[str, pa.Table] = {}
 
     def read(self, wanted: Iterable[str]) -> None:
-        """Have these parts in memory, and few others."""
+        """Load these parts; others are dropped beyond a few."""
         wanted = sorted(set(wanted))
-        for path in [p for p in self._parts if p not in wanted][: max(0, len(self._parts) - PARTS_KEPT)]:
+        for path in [p for p in self._parts if p not in wanted][: max(0, len(self._parts) - MAX_PARTS)]:
             del self._parts[path]
         for path in wanted:
             if path not in self._parts:
@@ -54,10 +57,10 @@ class FaceReader:
         return _face_of(self._parts[part].slice(row, 1), self._head)
 
 
-def _face_of(one: pa.Table, head: HeadSpec) -> Face:
+def _face_of(row: pa.Table, head: HeadSpec) -> Face:
     """A table of one row as a face."""
-    params = schema.params_of(one, head).map(lambda a: a[0].copy())  # writable, as torch wants it
-    cells = {name: one[name][0].as_py() for name in COLUMNS}
+    params = schema.params_of(row, head).map(lambda a: a[0].copy())  # writable, as torch wants it
+    cells = {name: row[name][0].as_py() for name in COLUMNS}
     return Face(
         crop=decode(cells["crop"]),
         frame_to_crop=np.float32(cells["frame_to_crop"]).reshape(2, 3),
@@ -70,7 +73,7 @@ def _face_of(one: pa.Table, head: HeadSpec) -> Face:
 
 
 def is_row(name: str) -> bool:
-    """Whether a name means a row of a dataset, not a file."""
+    """True if a name means a row of a dataset, not a file."""
     return _ROW.fullmatch(name) is not None
 
 
@@ -84,25 +87,20 @@ def face_at(name: str) -> tuple[Face, HeadSpec]:
     Raises:
         PlanError: no such dataset, no such row, or several.
     """
-    import pyarrow.compute as pc
-    import pyarrow.dataset as ds
-
-    from pipelines.examples.layout import head_of
-
-    found = _ROW.fullmatch(name)
-    if found is None:
+    match = _ROW.fullmatch(name)
+    if match is None:
         raise PlanError(f"{name}: want FOLDER#INPUT:FRAME, such as out/faces#clip.mp4:120")
-    store = Store(re.sub("^s3:/+", "s3://", found["folder"]))  # a path has one stroke where an address has two
+    store = Store(re.sub("^s3:/+", "s3://", match["folder"]))  # a path has one slash where an address has two
     head = head_of(store)
-    wanted = (pc.field("frame_index") == int(found["frame"])) & (pc.field("status") == "ok")
-    wanted &= pc.ends_with(pc.field("uri"), found["input"])
-    if found["track"]:
-        wanted &= pc.field("track") == int(found["track"])
+    wanted = (pc.field("frame_index") == int(match["frame"])) & (pc.field("status") == "ok")
+    wanted &= pc.ends_with(pc.field("uri"), match["input"])
+    if match["track"]:
+        wanted &= pc.field("track") == int(match["track"])
     rows = ds.dataset(store.at("faces"), filesystem=store.fs, format="parquet").to_table(filter=wanted)
     if len(rows) != 1:
         keys = rows.select(["uri", "frame_index", "track"]).slice(0, 3).to_pylist()
-        there = (
-            "; ".join(f"{k['uri']}:{k['frame_index']}:{k['track']}" for k in keys) or "no face of that input and frame"
+        names = "; ".join(f"{k['uri']}:{k['frame_index']}:{k['track']}" for k in keys)
+        raise PlanError(
+            f"{name}: want one row of {store.uri}, found {len(rows)}: {names or 'no face of that input and frame'}"
         )
-        raise PlanError(f"{name}: want one row of {store.uri}, there are {len(rows)}: {there}")
     return _face_of(rows, head), head

@@ -1,6 +1,6 @@
-"""The light columns of a dataset of faces, as numbers in memory: what choosing pairs needs, and no picture.
+"""The columns of a dataset of faces that pairing needs, in memory, without pictures.
 
-Path: OUT/faces -> `read_frames` -> `pairs.candidates`. About half a kilobyte a face.
+Path: OUT/faces -> `read_frames` -> `pair_sampling.candidates`. About half a kilobyte a face.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from rigface.storage.store import Store
 GATES = ("confidence", "sharpness", "face_size_px")
 
 
-def read_frames(source: Store, least: dict[str, float]) -> tuple[pair_sampling.Frames, np.ndarray]:
+def read_frames(source: Store, minima: dict[str, float]) -> tuple[pair_sampling.Frames, np.ndarray]:
     """The light columns of a dataset, and (N, 2) the part and row of each face: part as a path, row as a number.
 
     Args:
-        least: of each of `GATES`; rows below are not `good`.
+        minima: of each of `GATES`; rows below are not `good`.
 
     Raises:
         PlanError: there are no faces.
@@ -38,10 +38,10 @@ def read_frames(source: Store, least: dict[str, float]) -> tuple[pair_sampling.F
     text = {name: np.array([v or "" for v in whole[name].to_pylist()]) for name in ("uri", "identity", "status")}
     good = text["status"] == "ok"
     for name in GATES:
-        good &= np.nan_to_num(whole[name].to_numpy(zero_copy_only=False).astype(np.float64), nan=-1) >= least[name]
+        good &= np.nan_to_num(whole[name].to_numpy(zero_copy_only=False).astype(np.float64), nan=-1) >= minima[name]
     track = whole["track"].to_numpy()
-    nobody = text["identity"] == ""
-    text["identity"][nobody] = [f"{u}#{t}" for u, t in zip(text["uri"][nobody], track[nobody])]
+    unnamed = text["identity"] == ""
+    text["identity"][unnamed] = [f"{u}#{t}" for u, t in zip(text["uri"][unnamed], track[unnamed])]
     frames = pair_sampling.Frames(
         identity=text["identity"],
         uri=text["uri"],
@@ -58,29 +58,29 @@ def read_frames(source: Store, least: dict[str, float]) -> tuple[pair_sampling.F
 
 
 def people_in(source: Store) -> int:
-    """How many people a dataset of faces has, where `identify` has named them; else how many tracks."""
-    seen: set[tuple] = set()
+    """Number of people in a dataset of faces; a track without an identity counts as one."""
+    people: set[tuple[str, int | None]] = set()
     for path in source.paths("faces", ".parquet"):
-        table = source.table(path, ["uri", "track", "identity"])
-        seen |= {(who,) if who else (uri, track) for uri, track, who in zip(*(c.to_pylist() for c in table.columns))}
-    return len(seen)
+        rows = source.table(path, ["uri", "track", "identity"]).to_pylist()
+        people |= {(row["identity"], None) if row["identity"] else (row["uri"], row["track"]) for row in rows}
+    return len(people)
 
 
 def _wide(table: pa.Table, name: str) -> np.ndarray:
     """(N, width) float32 of a list column, NaN where null."""
     values = table[name].combine_chunks()
-    out = np.full((len(table), values.type.list_size), np.nan, np.float32)
-    there = ~values.is_null().to_numpy(zero_copy_only=False)
-    out[there] = values.drop_null().flatten().to_numpy(zero_copy_only=False).reshape(-1, values.type.list_size)
-    return out
+    wide = np.full((len(table), values.type.list_size), np.nan, np.float32)
+    valid = ~values.is_null().to_numpy(zero_copy_only=False)
+    wide[valid] = values.drop_null().flatten().to_numpy(zero_copy_only=False).reshape(-1, values.type.list_size)
+    return wide
 
 
 def _track_vectors(vectors: np.ndarray, uri: np.ndarray, track: np.ndarray) -> np.ndarray:
     """(N, D) the mean of the vectors of each row's track."""
     _, number = np.unique([f"{u}\0{t}" for u, t in zip(uri, track)], return_inverse=True)
-    there = ~np.isnan(vectors[:, 0])
+    valid = ~np.isnan(vectors[:, 0])
     sums = np.zeros((number.max() + 1, vectors.shape[1]))
-    np.add.at(sums, number[there], vectors[there])
-    counts = np.bincount(number[there], minlength=len(sums))[:, None]
+    np.add.at(sums, number[valid], vectors[valid])
+    counts = np.bincount(number[valid], minlength=len(sums))[:, None]
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(counts > 0, sums / counts, np.nan)[number]

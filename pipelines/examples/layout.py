@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rigface import schema
@@ -12,6 +13,8 @@ from rigface.errors import MissingAsset, PlanError
 from rigface.examples import ExampleSpec
 from rigface.storage.store import Store, sharded
 from rigface.types import HeadSpec
+
+EXAMPLES = "examples"  # folder of the training examples
 
 
 def head_of(faces: Store) -> HeadSpec:
@@ -28,8 +31,22 @@ def head_of(faces: Store) -> HeadSpec:
 
 
 def part_path(unit: str) -> str:
-    """Where a unit's examples are."""
-    return sharded("examples", unit, ".parquet")
+    """Path of a unit's examples."""
+    return sharded(EXAMPLES, unit, ".parquet")
+
+
+def has_examples(source: Store) -> bool:
+    """True if a folder holds training examples."""
+    return next(iter(source.paths(EXAMPLES, ".parquet")), None) is not None
+
+
+def parquet_bytes(table: pa.Table) -> pa.Buffer:
+    """An object of examples as bytes: pictures are compressed already, and rows are read one by one."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(
+        table, sink, row_group_size=len(table) or 1, compression="zstd", use_dictionary=["split", "identity"]
+    )
+    return sink.getvalue()
 
 
 def parts_of(source: Store) -> list[str]:
@@ -38,20 +55,20 @@ def parts_of(source: Store) -> list[str]:
     Raises:
         PlanError: there are none.
     """
-    parts = sorted(source.paths("examples", ".parquet"))
+    parts = sorted(source.paths(EXAMPLES, ".parquet"))
     if not parts:
         raise PlanError(f"{source.uri}: no examples/ here; make some with `rigface pair`")
     return parts
 
 
 def spec_of(source: Store, parts: list[str]) -> ExampleSpec:
-    """What all examples of a folder have in common."""
+    """The spec shared by all examples of a folder."""
     with source.open(parts[0]) as f:
         return ExampleSpec.of(pq.read_schema(f))
 
 
 def autoencoder_folder(name: str) -> Path:
-    """Where an autoencoder lies: the folder itself, or its `vae`; `mini` is that of the model that ships.
+    """The folder of an autoencoder: the folder itself, or its `vae`; `mini` is that of the model that ships.
 
     Raises:
         MissingAsset: neither holds one.
@@ -69,7 +86,7 @@ def autoencoder_folder(name: str) -> Path:
 
 
 def autoencoder_hash(folder: Path) -> str:
-    """A name for an autoencoder: of its weights' and config's bytes."""
+    """A hash of an autoencoder's config and weights."""
     digest = hashlib.sha256()
     for file in [folder / "config.json", *sorted(folder.glob("*.safetensors"))]:
         digest.update(file.read_bytes())

@@ -1,11 +1,11 @@
-"""Which two frames make an example: candidates of one person, measured, gated, and chosen for an even spread.
+"""Choice of frame pairs: candidates of one person, measured, gated, and sampled for an even spread.
 
 Path: the light columns of OUT/faces -> `candidates` -> `choose` -> the plan of `pair`.
 
-Frames of one person *in one input* only: there the background stays, and the target can be laid over the source pixel by
-pixel. Clips mostly hold frames that hardly differ, so candidates are sorted into cells (by turn, expression, light) and
-the cells are filled like cups under one tap: rare cells are taken whole, common ones share what is left. Within a cell
-people take turns, so that one long clip does not become the dataset.
+Pairs are of one person in one input: the background stays the same there, and the target can be laid over the source pixel
+by pixel. Most frames of a clip hardly differ, so candidates are sorted into cells (by turn, expression, light): rare cells
+are taken whole, common ones share the rest equally. Within a cell people take turns, so that one long clip does not
+dominate the dataset.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ EDGES: dict[str, tuple[float, ...]] = {
     "expression": (0.15, 0.3, 0.5),  # root mean square of the codes' difference
     "light": (0.08, 0.18, 0.35),  # as a share of the light's size
 }
-ZOOM = 1.5  # a target may be at most so much nearer or farther than its source
+ZOOM = 1.5  # largest ratio between the zooms of target and source
 
 
 @dataclass(frozen=True, eq=False)
 class Frames:
-    """What choosing needs to know of N rows of faces/; numpy.
+    """The light columns of N rows of faces/; numpy.
 
     Args:
         identity, uri: (N,) str.
@@ -60,7 +60,7 @@ class Candidates:
 
     Args:
         source, target: (P,) row numbers. person: (P,) number of the person.
-        deltas: name -> (P,) how far apart the two are.
+        deltas: trait -> (P,) distance of the two.
     """
 
     source: np.ndarray
@@ -74,24 +74,24 @@ class Candidates:
     @property
     def cell(self) -> np.ndarray:
         """(P,) number of each pair's cell."""
-        out = np.zeros(len(self), np.int64)
+        cell = np.zeros(len(self), np.int64)
         for name, edges in EDGES.items():
-            out = out * (len(edges) + 1) + np.digitize(self.deltas[name], edges)
-        return out
+            cell = cell * (len(edges) + 1) + np.digitize(self.deltas[name], edges)
+        return cell
 
     def take(self, rows: np.ndarray) -> Candidates:
-        """Some of them."""
+        """A subset."""
         deltas = {name: values[rows] for name, values in self.deltas.items()}
         return Candidates(self.source[rows], self.target[rows], self.person[rows], deltas)
 
 
 def normal_light(light: np.ndarray) -> np.ndarray:
-    """(N, 9, 3) lights at one exposure: brightness is the camera's business."""
+    """(N, 9, 3) lights at one exposure: brightness depends on the camera."""
     return light / np.maximum(light[:, :1].mean(-1, keepdims=True), 1e-4)
 
 
 def deltas(frames: Frames, source: np.ndarray, target: np.ndarray) -> dict[str, np.ndarray]:
-    """How far apart rows are, by trait: degrees, root mean square, share."""
+    """Distances of rows by trait: degrees, root mean square, share."""
     cosine = (np.einsum("pij,pij->p", frames.rotation[source], frames.rotation[target]) - 1) / 2
     lights = normal_light(frames.light).reshape(len(frames), -1)
     size = np.linalg.norm(lights[target], axis=1)
@@ -105,11 +105,11 @@ def deltas(frames: Frames, source: np.ndarray, target: np.ndarray) -> dict[str, 
 def candidates(
     frames: Frames, max_candidates: int, max_identity_distance: float, seed: int
 ) -> tuple[Candidates, dict[str, int]]:
-    """Possible pairs: up to `max_candidates` of each person in each input, and how many were refused why.
+    """Possible pairs, up to `max_candidates` of each person in each input, and refused rows and pairs by reason.
 
     Args:
-        max_identity_distance: between the identity vectors of the two tracks, where both have one; 0: the rule of
-            the network that they are from.
+        max_identity_distance: between the identity vectors of the two tracks, if both have one; 0: the rule of the
+            network that they are from.
     """
     _people, person = np.unique(frames.identity, return_inverse=True)
     groups: dict[tuple[str, str], list[int]] = {}
@@ -130,8 +130,8 @@ def candidates(
     empty = np.zeros(0, np.int64)
     source, target = (np.concatenate(parts) if parts else empty for parts in (sources, targets))
     apart = np.linalg.norm(frames.vectors[source] - frames.vectors[target], axis=1)
-    most = max_identity_distance or same_person_distance(frames.vectors.shape[1])
-    stranger = apart > most  # False where a vector is NaN: the tracks were clustered as one
+    limit = max_identity_distance or same_person_distance(frames.vectors.shape[1])
+    stranger = apart > limit  # False where a vector is NaN: the tracks were clustered as one
     ratio = frames.zoom[source] / frames.zoom[target]
     zoomed = (ratio > ZOOM) | (ratio < 1 / ZOOM)
     kept = ~stranger & ~zoomed
@@ -145,7 +145,7 @@ def candidates(
 
 
 def choose(pairs: Candidates, wanted: int, seed: int) -> np.ndarray:
-    """(K,) numbers of the chosen pairs, K <= wanted, in an order of their own: evenly over cells, then over people."""
+    """(K,) numbers of the chosen pairs, K <= wanted, evenly over cells, then over people."""
     if wanted >= len(pairs):
         return np.arange(len(pairs))
     random = np.random.default_rng([seed, 1])
@@ -153,20 +153,20 @@ def choose(pairs: Candidates, wanted: int, seed: int) -> np.ndarray:
     cell = pairs.cell
     for number in np.unique(cell):
         rows = random.permutation(np.flatnonzero(cell == number))
-        cells[int(number)] = rows[np.argsort(_turns(pairs.person[rows]), kind="stable")]
+        cells[int(number)] = rows[np.argsort(turns(pairs.person[rows]), kind="stable")]
     level = _level([len(rows) for rows in cells.values()], wanted)
     chosen = np.concatenate([rows[:level] for rows in cells.values()])
     spare = np.concatenate([rows[level : level + 1] for rows in cells.values()])
     return np.concatenate([chosen, spare[: wanted - len(chosen)]])
 
 
-def _turns(person: np.ndarray) -> np.ndarray:
-    """(P,) for each pair, how many of the same person come before it."""
-    seen: dict[int, int] = {}
-    out = np.empty(len(person), np.int64)
-    for i, one in enumerate(person.tolist()):
-        out[i] = seen[one] = seen.get(one, -1) + 1
-    return out
+def turns(person: np.ndarray) -> np.ndarray:
+    """(P,) for each pair, the number of pairs of the same person before it."""
+    last: dict[int, int] = {}
+    turn = np.empty(len(person), np.int64)
+    for i, number in enumerate(person.tolist()):
+        turn[i] = last[number] = last.get(number, -1) + 1
+    return turn
 
 
 def _level(sizes: Sequence[int], wanted: int) -> int:
@@ -182,7 +182,7 @@ def _level(sizes: Sequence[int], wanted: int) -> int:
 
 
 def coverage(pairs: Candidates) -> dict[str, list[int]]:
-    """How many pairs lie in each bin of each trait."""
+    """Number of pairs in each bin of each trait."""
     return {
         name: np.bincount(np.digitize(pairs.deltas[name], edges), minlength=len(edges) + 1).tolist()
         for name, edges in EDGES.items()

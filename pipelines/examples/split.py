@@ -1,7 +1,7 @@
-"""Who is learned from and who is only looked at: one rule for every stage, by person.
+"""Split into training and test people: one rule for every stage.
 
-The split is a function of the identity's name alone, so it needs no list, survives more videos, and two jobs that have
-never heard of each other agree. Names are those of the column `identity`; they stay when videos are added.
+The split is a function of the identity's name alone: it needs no list, stays when videos are added, and is the same in
+every job. Names are those of the column `identity`.
 """
 
 from __future__ import annotations

@@ -1,11 +1,10 @@
-"""The same example in other colours, a few pixels away: what makes few people last longer in training.
+"""Augmentation of examples by colour and by shift, for training on few people.
 
-Path: a batch of examples as pictures -> `augmented` -> latents (train_loop.py). Examples stored as latents stay as they are.
+Path: a batch of examples as pictures -> `augmented` -> latents (batches.py). Examples stored as latents are not augmented.
 
-All four pictures of an example change alike, so that what was asked of the model stays true: a warmer white balance, a darker
-exposure and another tone curve for source, background, render and target; and a shift by whole pixels, because a network on
-squares of pixels would otherwise meet every face on one grid. The grey hole in the background takes part: it is grey to the
-model, whatever grey that is.
+All four pictures of an example change alike, so that the edit stays the same: white balance, exposure and tone curve of
+source, background, render and target; and a shift by whole pixels, because a network on patches of pixels would otherwise
+see every face on one grid. The grey hole in the background changes with them.
 """
 
 from __future__ import annotations
@@ -17,11 +16,11 @@ import numpy as np
 from rigface.types import Example
 
 TINT, EXPOSURE, GAMMA = 0.06, 0.18, 0.15  # standard deviations of logarithms: of each colour, of all, of the tone curve
-SHIFT = 0.06  # of the side, at most
+MAX_SHIFT = 0.06  # of the side
 
 
 def augmented(example: Example, seed: tuple[int, ...]) -> Example:
-    """A batch of examples (N, S, S, 3) uint8, each changed in its own way; the same seed gives the same."""
+    """A batch of examples (N, S, S, 3) uint8, each changed independently; the same seed gives the same change."""
     random = np.random.default_rng(seed)
     c = example.conditions
     pictures = np.stack([c.reference, c.background, c.render, example.target], axis=1)  # (N, 4, S, S, 3)
@@ -33,7 +32,7 @@ def augmented(example: Example, seed: tuple[int, ...]) -> Example:
 
 
 def recoloured(pictures: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """(..., 3) uint8 under another white balance, exposure and tone curve, one for all of them."""
+    """(..., 3) uint8 under another white balance, exposure and tone curve, the same for all of them."""
     gain = np.exp(random.normal(0, EXPOSURE) + random.normal(0, TINT, 3))
     gamma = np.exp(random.normal(0, GAMMA))
     curve = (np.arange(256) / 255)[:, None] ** gamma * gain
@@ -44,7 +43,7 @@ def recoloured(pictures: np.ndarray, random: np.random.Generator) -> np.ndarray:
 def shifted(pictures: np.ndarray, random: np.random.Generator) -> np.ndarray:
     """(..., S, S, 3) moved by a few whole pixels; edges are repeated into what is uncovered."""
     side = pictures.shape[-2]
-    most = round(SHIFT * side)
-    down, right = random.integers(-most, most + 1, size=2)
+    max_shift = round(MAX_SHIFT * side)
+    down, right = random.integers(-max_shift, max_shift + 1, size=2)
     rows, columns = ((np.arange(side) + by).clip(0, side - 1) for by in (down, right))
     return pictures[..., rows[:, None], columns, :]

@@ -1,9 +1,9 @@
-"""What a training loop asks of the place it runs in: who am I, where was I, keep this. Two answers: Ray Train, and this process.
+"""Backends of the training loop: rank, device and checkpoints, in Ray Train or in this process.
 
 Path: loop -> `Backend.keep` -> OUT/checkpoints (this process) or OUT/ray (Ray Train) -> `Backend.latest` of the next run.
-A checkpoint is a folder that torch.distributed.checkpoint wrote; both places hold the same kind, and a run goes on from the
-newest, whichever place wrote it. Writing to the output happens behind the loop's back; a folder counts when it is whole: with
-OUT/checkpoints, when its `done` is there; with OUT/ray, when Ray Train's own list has it.
+A checkpoint is a folder written by torch.distributed.checkpoint; both backends write the same kind, and a run goes on from
+the newest of both. Upload is asynchronous. A folder counts when it is complete: in OUT/checkpoints, when it has `done`; in
+OUT/ray, when Ray Train's own list has it.
 """
 
 from __future__ import annotations
@@ -26,29 +26,29 @@ from rigface.storage.store import Store
 
 CHECKPOINTS = "checkpoints"
 RAY = "ray"
-LISTED = f"{RAY}/checkpoint_manager_snapshot.json"  # written by Ray Train after a checkpoint is whole
-AT_ONCE = 2**24  # bytes of a checkpoint in memory while it is fetched
-DONE = "done"  # written last: without it a folder is half a checkpoint
+SNAPSHOT = f"{RAY}/checkpoint_manager_snapshot.json"  # written by Ray Train after a checkpoint is complete
+COPY_BYTES = 2**24  # of a checkpoint in memory while it is fetched
+DONE = "done"  # written last: a folder without it is incomplete
 
 Write = Callable[[Path], None]
 
 
 class Backend(Protocol):
-    """The place a loop runs in."""
+    """Where a training loop runs."""
 
     rank: int
     world: int
 
     def device(self, gpu: bool) -> torch.device:
-        """What this worker computes on."""
+        """The device of this worker."""
         ...
 
     def latest(self) -> contextlib.AbstractContextManager[Path | None]:
-        """The newest checkpoint as a local folder, or None at the very beginning."""
+        """The newest checkpoint as a local folder, or None if there is none."""
         ...
 
     def keep(self, step: int, numbers: dict[str, Any], write: Write, last: bool) -> None:
-        """Keep a checkpoint; every worker calls it. `write` fills a folder; `last` waits until it is safe.
+        """Keep a checkpoint; every worker calls it. `write` fills a folder; `last` waits until it is stored.
 
         Raises:
             OutputBusy: as `check`.
@@ -56,7 +56,7 @@ class Backend(Protocol):
         ...
 
     def check(self) -> None:
-        """To be called before anything is written to the output.
+        """Check the lock of the output, before anything is written.
 
         Raises:
             OutputBusy: another run has taken the output over.
@@ -68,7 +68,7 @@ class LocalBackend:
     """This process, without Ray.
 
     Args:
-        keep: how many checkpoints stay.
+        keep: number of checkpoints kept.
         check: of the lock that is held.
     """
 
@@ -89,7 +89,7 @@ class LocalBackend:
             yield folder
 
     def names(self) -> list[str]:
-        """Whole checkpoints, oldest first."""
+        """Complete checkpoints, oldest first."""
         return sorted(p.split("/")[-2] for p in self._store.paths(CHECKPOINTS, f"/{DONE}"))
 
     def keep(self, step: int, numbers: dict[str, Any], write: Write, last: bool) -> None:
@@ -102,7 +102,7 @@ class LocalBackend:
             self.wait()
 
     def wait(self) -> None:
-        """Until what was kept is safe; raises what went wrong."""
+        """Wait until the last checkpoint is stored; raises its error."""
         if self._pending is not None:
             self._pending.result()
             self._pending = None
@@ -114,7 +114,7 @@ class LocalBackend:
             self.check()
             self._store.publish(f"{CHECKPOINTS}/{name}/{DONE}", b"")
             for old in self.names()[: -self._keep]:
-                self._store.delete(f"{CHECKPOINTS}/{old}/{DONE}")  # first, so that half a folder never counts
+                self._store.delete(f"{CHECKPOINTS}/{old}/{DONE}")  # first, so that a partly deleted folder never counts
                 self._store.delete_folder(f"{CHECKPOINTS}/{old}")
         finally:
             shutil.rmtree(folder, ignore_errors=True)
@@ -126,19 +126,19 @@ def _name(folder: str) -> str:
 
 
 def _of_ray(store: Store) -> list[str]:
-    """Folders below the root of the whole checkpoints that Ray Train wrote.
+    """Folders of the complete checkpoints that Ray Train wrote, below the root.
 
     Raises:
-        PlanError: Ray Train left a list that this version cannot read.
+        PlanError: this version cannot read Ray Train's list.
     """
     try:
-        listed = json.loads(store.read(LISTED))
-        return [f"{RAY}/{one['checkpoint_dir_name']}" for one in listed["checkpoint_results"]]
+        snapshot = json.loads(store.read(SNAPSHOT))
+        return [f"{RAY}/{result['checkpoint_dir_name']}" for result in snapshot["checkpoint_results"]]
     except FileNotFoundError:
         return []
     except (ValueError, KeyError, TypeError) as e:
         raise PlanError(
-            f"{store.uri}/{LISTED}: this is not the list of checkpoints that we know ({e!r}); go on with --workers 1 or more, "
+            f"{store.uri}/{SNAPSHOT}: unknown format of Ray Train's list of checkpoints ({e!r}); go on with --workers 1 or more "
             "and the version of Ray that began the run"
         ) from e
 
@@ -149,18 +149,18 @@ def _local(store: Store, folder: str | None) -> Iterator[Path | None]:
     if folder is None or not store.is_s3:
         yield None if folder is None else Path(store.at(folder))
         return
-    with tempfile.TemporaryDirectory(prefix="rigface-checkpoint-") as place:
+    with tempfile.TemporaryDirectory(prefix="rigface-checkpoint-") as local:
         for path in store.paths(folder):
-            with store.open(path) as source, open(Path(place) / path.rsplit("/", 1)[-1], "wb") as target:
-                shutil.copyfileobj(source, target, AT_ONCE)
-        yield Path(place)
+            with store.open(path) as source, open(Path(local) / path.rsplit("/", 1)[-1], "wb") as target:
+                shutil.copyfileobj(source, target, COPY_BYTES)
+        yield Path(local)
 
 
 class RayBackend:
-    """A worker of Ray Train. `report` is a barrier, and uploads behind the loop's back.
+    """A worker of Ray Train. `report` is a barrier, and uploads asynchronously.
 
     Args:
-        lease: whose the output was when the run began; see `lock.lease_of`.
+        lease: of the output when the run began; see `lock.lease_of`.
     """
 
     def __init__(self, out: str, lease: str = "") -> None:
@@ -173,23 +173,21 @@ class RayBackend:
     def device(self, gpu: bool) -> torch.device:
         from ray.train.torch import get_device
 
-        return (
-            get_device() if gpu else torch.device("cpu")
-        )  # a node's workers see all of its GPUs; Ray says whose is whose
+        # The workers of a node see all of its GPUs; Ray assigns them.
+        return get_device() if gpu else torch.device("cpu")
 
     @contextlib.contextmanager
     def latest(self) -> Iterator[Path | None]:
         import ray.train
 
         checkpoint = ray.train.get_checkpoint()
-        ours = "" if checkpoint is None else _name(checkpoint.path)
-        names = LocalBackend(self._store).names()  # of a run that began without Ray, or went on without it
-        if checkpoint is not None and ours >= max(names, default=""):
+        local = LocalBackend(self._store).names()  # of a run that began or went on without Ray
+        if checkpoint is not None and _name(checkpoint.path) >= max(local, default=""):
             with checkpoint.as_directory() as folder:
                 yield Path(folder)
             return
-        with _local(self._store, f"{CHECKPOINTS}/{names[-1]}" if names else None) as place:
-            yield place
+        with _local(self._store, f"{CHECKPOINTS}/{local[-1]}" if local else None) as folder:
+            yield folder
 
     def check(self) -> None:
         if self.rank == 0 and self._lease:

@@ -1,11 +1,11 @@
-"""Which example comes when: a deterministic order per (seed, epoch), and batches of it read ahead.
+"""Deterministic order of examples per (seed, epoch), and reading of its batches ahead of use.
 
 Path: parts of examples/ -> `BatchSampler` -> windows -> batches on the worker's device.
 
-Ray Data of 2.60 cannot resume in the middle of an epoch, so the order is ours: a function of (seed, epoch) alone. A step
+Ray Data 2.60 cannot resume in the middle of an epoch, so the order is a function of (seed, epoch) alone. A step
 has `micro_batches` batches; each micro-batch has its own stretch of the epoch, and workers share the micro-batches. So any number of workers
-sees the same batches in the same steps, a killed run goes on with the very next batch, and a worker that leaves changes
-nothing but the speed. Rows are shuffled within windows of so many steps; parts are shuffled over the epoch.
+sees the same batches in the same steps, a killed run goes on with the next batch, and a lost worker changes only the
+speed. Rows are shuffled within windows of so many steps; parts are shuffled over the epoch.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from rigface.errors import PlanError
 from rigface.examples import LatentSpec
 from rigface.storage.store import Store
 
-KEPT_BYTES = 2**30  # of parts already read, per process
+CACHE_BYTES = 2**30  # of parts already read, per process
 
 
 @dataclass(frozen=True)
 class ReadWindow:
-    """Some steps of an epoch, for some micro-batches: the unit of reading ahead.
+    """The rows of some steps of an epoch, for some micro-batches: the unit of reading ahead.
 
     Args:
-        first: step (from 0, over all epochs) it begins with. steps: how many.
-        parts: (R,) part numbers of its rows. rows: (R,) row numbers; in the order they are used: step by step, micro-batch
+        first: its first step, from 0 over all epochs. steps: their number.
+        parts: (R,) part numbers of its rows. rows: (R,) row numbers; in order of use: step by step, micro-batch
             by micro-batch.
     """
 
@@ -48,9 +48,9 @@ class BatchSampler:
     """The order of all examples over all epochs.
 
     Args:
-        rows: for each part, the numbers of the rows that may be used.
+        rows: for each part, the numbers of its usable rows.
         batch: examples per micro-batch and step. micro_batches: batches per step.
-        window: rows are shuffled within so many steps.
+        window: steps within which rows are shuffled.
 
     Raises:
         PlanError: there are no rows.
@@ -68,9 +68,9 @@ class BatchSampler:
 
     def micro_batch_rows(self, epoch: int, micro_batch: int) -> np.ndarray:
         """(steps_per_epoch * batch, 2) part and row of everything a micro-batch sees in an epoch, in order."""
-        every = _epoch(self, epoch)
+        all_rows = _epoch(self, epoch)
         length = self.steps_per_epoch * self.batch
-        stretch = np.take(every, np.arange(micro_batch * length, (micro_batch + 1) * length), axis=0, mode="wrap")
+        stretch = np.take(all_rows, np.arange(micro_batch * length, (micro_batch + 1) * length), axis=0, mode="wrap")
         random = np.random.default_rng([self.seed, epoch, micro_batch, 1])
         size = self.window * self.batch
         return np.concatenate([random.permutation(stretch[i : i + size]) for i in range(0, length, size)])
@@ -80,15 +80,15 @@ class BatchSampler:
         while True:
             epoch, within = divmod(start, self.steps_per_epoch)
             stop = min((within // self.window + 1) * self.window, self.steps_per_epoch)
-            mine = [
+            own = [
                 self.micro_batch_rows(epoch, micro_batch)[within * self.batch : stop * self.batch]
                 for micro_batch in micro_batches
             ]
-            by_step = np.stack([m.reshape(stop - within, self.batch, 2) for m in mine], axis=1).reshape(-1, 2)
+            by_step = np.stack([m.reshape(stop - within, self.batch, 2) for m in own], axis=1).reshape(-1, 2)
             yield ReadWindow(start, stop - within, by_step[:, 0], by_step[:, 1])
             start += stop - within
 
-    def everything(self, epoch: int) -> np.ndarray:
+    def epoch_rows(self, epoch: int) -> np.ndarray:
         """(N, 2) part and row of all examples, parts in this epoch's order."""
         random = np.random.default_rng([self.seed, epoch])
         return np.concatenate(
@@ -97,8 +97,8 @@ class BatchSampler:
 
 
 @lru_cache(maxsize=4)
-def _epoch(order: BatchSampler, epoch: int) -> np.ndarray:
-    return order.everything(epoch)
+def _epoch(sampler: BatchSampler, epoch: int) -> np.ndarray:
+    return sampler.epoch_rows(epoch)
 
 
 def usable_rows(store: Store, parts: Sequence[str], split: str) -> list[np.ndarray]:
@@ -112,24 +112,25 @@ def usable_rows(store: Store, parts: Sequence[str], split: str) -> list[np.ndarr
 
 
 class Reader:
-    """Reads windows; parts read lately stay in memory.
+    """Reads windows; recent parts stay in memory.
 
     Args:
-        parts: paths of the parts, as numbered in `BatchSampler`. columns: to read.
+        parts: paths of the parts, as numbered in `BatchSampler`. columns: to read. cache_bytes: of parts kept in memory.
     """
 
-    def __init__(self, store: Store, parts: Sequence[str], columns: Sequence[str], kept: int = KEPT_BYTES) -> None:
-        self._store, self._parts, self._columns, self._kept = store, list(parts), list(columns), kept
+    def __init__(
+        self, store: Store, parts: Sequence[str], columns: Sequence[str], cache_bytes: int = CACHE_BYTES
+    ) -> None:
+        self._store, self._parts, self._columns, self._cache_bytes = store, list(parts), list(columns), cache_bytes
         self._tables: OrderedDict[int, pa.Table] = OrderedDict()
         self._bytes = 0
 
     def __call__(self, window: ReadWindow) -> pa.Table:
         """The rows of a window, in its order."""
-        numbers, which = np.unique(window.parts, return_inverse=True)
+        numbers, position = np.unique(window.parts, return_inverse=True)
         tables = [self._part(int(n)) for n in numbers]
         starts = np.cumsum([0, *(len(t) for t in tables)])[:-1]
-        whole = pa.concat_tables(tables)
-        return whole.take(pa.array(starts[which] + window.rows)).combine_chunks()
+        return pa.concat_tables(tables).take(pa.array(starts[position] + window.rows)).combine_chunks()
 
     def _part(self, number: int) -> pa.Table:
         if number in self._tables:
@@ -138,7 +139,7 @@ class Reader:
         table = self._store.table(self._parts[number], self._columns)
         self._tables[number] = table
         self._bytes += table.nbytes
-        while self._bytes > self._kept and len(self._tables) > 1:
+        while self._bytes > self._cache_bytes and len(self._tables) > 1:
             self._bytes -= self._tables.popitem(last=False)[1].nbytes
         return table
 
@@ -146,7 +147,7 @@ class Reader:
 def read_ahead(
     windows: Iterator[ReadWindow], read: Callable[[ReadWindow], pa.Table], ahead: int = 1
 ) -> Iterator[tuple[ReadWindow, pa.Table]]:
-    """Windows with their rows, `ahead` of them read before they are asked for. Ends its thread when it is dropped."""
+    """Windows with their rows, `ahead` of them read before use. Its thread ends when it is dropped."""
     with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as pool:
         waiting = [(w, pool.submit(read, w)) for w in itertools.islice(windows, ahead)]
         while waiting:
@@ -158,6 +159,6 @@ def read_ahead(
 
 
 def latents_of(store: Store, part: str) -> LatentSpec | None:
-    """How the latents of a part were made; None where it has pictures only."""
+    """The spec of a part's latents; None if it has pictures only."""
     with store.open(part) as f:
         return LatentSpec.of(pq.read_schema(f))

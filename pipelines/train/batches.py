@@ -1,6 +1,6 @@
-"""The examples of each step as latents on the device, with what is said of them, read ahead.
+"""Examples of each step as latents on the device, with embeddings of their captions, read ahead.
 
-Path: `feed.Order` -> windows -> `feed.read_ahead` or `ingest.over_ray` -> `Batches` -> the loop (train_loop.py).
+Path: `BatchSampler` -> windows -> `read_ahead` or `read_with_ray` -> `Batches` -> loop.py.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from rigface.storage.store import Store
 if TYPE_CHECKING:
     from pipelines.train.trainer_state import TrainerState
 
-KEPT_PROMPTS = 4096  # embeddings: in clips one caption is said of many frames
+CACHED_CAPTIONS = 4096  # embeddings: in clips many frames share a caption
 
 
 class Batches:
-    """Steps' examples as latents on the device, and how long each was waited for."""
+    """Steps' examples as latents on the device, and the seconds spent waiting for each."""
 
     def __init__(
-        self, config: TrainConfig, source: Store, parts: list[str], trainee: TrainerState, micro_batches: list[int]
+        self, config: TrainConfig, source: Store, parts: list[str], state: TrainerState, micro_batches: list[int]
     ) -> None:
         rows = batch_sampler.usable_rows(source, parts, "train")
         self._order = batch_sampler.BatchSampler(
@@ -45,22 +45,22 @@ class Batches:
         self._latent = batch_sampler.latents_of(source, parts[0])
         if self._latent is not None and config.augment:
             raise PlanError(
-                f"{source.uri} holds latents, and augment changes pictures: give the folder that `pair` wrote, or --no-augment"
+                f"{source.uri} holds latents, but augment needs pictures: give the folder that `pair` wrote, or --no-augment"
             )
-        model_setup.check(trainee.loaded, trainee.spec, self._latent)
+        model_setup.check(state.loaded, state.spec, self._latent)
         names = [f"{name}_latents" if self._latent else name for name in PICTURES]
         columns = ["expression_code", *names]
-        self._listener = CaptionEncoder.of(trainee.loaded, source, parts[0], trainee.device)
-        if self._listener is not None:
+        self._caption_encoder = CaptionEncoder.of(state.loaded, source, parts[0], state.device)
+        if self._caption_encoder is not None:
             columns.append(CAPTION)
-        windows = self._order.windows(micro_batches, trainee.step)
+        windows = self._order.windows(micro_batches, state.step)
         if config.reader == "ray" and config.workers:
             from pipelines.train.ray_reader import read_with_ray
 
             self._windows = read_with_ray(windows, source, parts, columns)
         else:
             self._windows = batch_sampler.read_ahead(windows, batch_sampler.Reader(source, parts, columns))
-        self._trainee, self._micro_batches = trainee, micro_batches
+        self._state, self._micro_batches = state, micro_batches
 
     def __iter__(self) -> Iterator[tuple[int, list[LatentExample], float]]:
         size = self._order.batch
@@ -70,29 +70,29 @@ class Batches:
                 first = k * len(self._micro_batches) * size
                 step = window.first + k + 1
                 examples = [
-                    self._told(table.slice(first + i * size, size), step, micro_batch)
+                    self._with_captions(table.slice(first + i * size, size), step, micro_batch)
                     for i, micro_batch in enumerate(self._micro_batches)
                 ]
                 yield step, examples, time.perf_counter() - clock
                 clock = time.perf_counter()
 
-    def _told(self, table: pa.Table, step: int, micro_batch: int) -> LatentExample:
-        """The example, with what is said of it where the model can hear."""
+    def _with_captions(self, table: pa.Table, step: int, micro_batch: int) -> LatentExample:
+        """The example, with its captions if the model has a text encoder."""
         example = self._example(table, step, micro_batch)
-        if self._listener is None:
+        if self._caption_encoder is None:
             return example
-        text = self._listener(table[CAPTION].to_pylist())
+        text = self._caption_encoder(table[CAPTION].to_pylist())
         return replace(example, conditions=replace(example.conditions, text=text))
 
     def _example(self, table: pa.Table, step: int, micro_batch: int) -> LatentExample:
-        device, config = self._trainee.device, self._trainee.config
+        device, config = self._state.device, self._state.config
         if self._latent is None:
             example = examples_of(table)
             if config.augment:
                 example = augmented(example, (config.seed, step, micro_batch))
             with torch.inference_mode():
-                made = encode_example(self._trainee.loaded.vae, example)
-            return made.map(lambda t: t.half().float().clone())  # as if they had been stored
+                latents = encode_example(self._state.loaded.vae, example)
+            return latents.map(lambda t: t.half().float().clone())  # as precise as stored latents
         shape = (self._latent.channels, self._latent.height, self._latent.width)
         names = (f"{name}_latents" for name in PICTURES)
         reference, background, render, target = (
@@ -103,7 +103,7 @@ class Batches:
 
 
 class CaptionEncoder:
-    """Captions to embeddings; the model's default text where nothing is said.
+    """Captions to embeddings; the model's default text for missing captions.
 
     Args:
         encoder: on the device. default: (L, D).
@@ -111,24 +111,24 @@ class CaptionEncoder:
 
     def __init__(self, encoder: TextEncoder, default: Tensor) -> None:
         self._encoder, self._default = encoder, default
-        self._heard: OrderedDict[str, Tensor] = OrderedDict()
+        self._embeddings: OrderedDict[str, Tensor] = OrderedDict()
 
     @staticmethod
     def of(loaded: Checkpoint, source: Store, part: str, device: torch.device) -> CaptionEncoder | None:
-        """The ears of a model; None where it has no text encoder, or the examples no captions."""
+        """The caption encoder of a model; None if it has no text encoder, or the examples no captions."""
         with source.open(part) as f:
-            told = CAPTION in pq.read_schema(f).names
-        if loaded.text_encoder is None or not told:
+            has_captions = CAPTION in pq.read_schema(f).names
+        if loaded.text_encoder is None or not has_captions:
             return None
         loaded.text_encoder.model.to(device)
         return CaptionEncoder(loaded.text_encoder, loaded.model.default_text.to(device))
 
     def __call__(self, captions: Sequence[str | None]) -> Tensor:
         """(B, L, D) float32, without gradient."""
-        fresh = sorted({c for c in captions if c and c not in self._heard})
+        fresh = sorted({c for c in captions if c and c not in self._embeddings})
         if fresh:
-            self._heard.update(zip(fresh, self._encoder(fresh)))
-        rows = [self._heard[c] if c else self._default.float() for c in captions]
-        while len(self._heard) > KEPT_PROMPTS:
-            self._heard.popitem(last=False)
+            self._embeddings.update(zip(fresh, self._encoder(fresh)))
+        rows = [self._embeddings[c] if c else self._default.float() for c in captions]
+        while len(self._embeddings) > CACHED_CAPTIONS:
+            self._embeddings.popitem(last=False)
         return torch.stack(rows)

@@ -1,7 +1,7 @@
-"""What training can be told. A preset is a function that returns a whole config, one per machine.
+"""Settings of training. A preset is a function that returns a whole config, one per kind of machine.
 
 `rigface train one_gpu EXAMPLES OUT --steps 200` takes the preset `one_gpu` and changes one field. The string under a field
-is its help text. Where it runs (nodes, images, quotas) is not here: it is in infra/.
+is its help text. Nodes, images and quotas are in infra/.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from rigface.errors import PlanError
 
 @dataclass(frozen=True)
 class Networks:
-    """The networks of a model that is made from nothing (`start=scratch`)."""
+    """The networks of a model trained from scratch (`start=scratch`)."""
 
     channels: tuple[int, ...] = (96, 160)
     """Of the UNets' levels, both networks alike."""
@@ -25,37 +25,37 @@ class Networks:
     layers: int = 1
     groups: int = 32
     text: tuple[int, int] = (2, 64)
-    """Tokens and channels of the text embedding that stands for silence; there is no text encoder."""
+    """Tokens and channels of the constant text embedding; there is no text encoder."""
     kind: Literal["bridge", "epsilon", "v_prediction", "sample"] = "bridge"
-    """The process; `bridge` walks from the preview to the picture."""
+    """The process; `bridge` goes from the preview to the picture."""
     bridge_noise: float = 0.0
-    """Standard deviation of the noise on the preview's latents; 0: one preview has one completion, and nothing to denoise."""
+    """Standard deviation of the noise on the preview's latents; 0: the result is deterministic."""
     sampler: str = "euler"
     sampling_steps: int = 1
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Fine-tune both networks on examples, or make a model from nothing."""
+    """Fine-tune both networks on examples, or train a model from scratch."""
 
     examples: Suppress[str] = "EXAMPLES"
     """Folder or s3:// prefix that `pair` or `encode` wrote."""
     out: Suppress[str] = "OUT"
     """Where checkpoints, logs and the model go; a rerun with the same folder goes on."""
     start: str = "sd15:sd15"
-    """A checkpoint folder, `sd15:FOLDER` (Stable Diffusion 1.5), `tiny` (toys), or `scratch` (see networks)."""
+    """A checkpoint folder, `sd15:FOLDER` (Stable Diffusion 1.5), `tiny` (for tests), or `scratch` (see networks)."""
     autoencoder: str = ""
-    """For `scratch`: folder of the autoencoder, as `rigface autoencoder` made it."""
+    """For `scratch`: folder of the autoencoder, made by `rigface autoencoder`."""
     networks: Networks = field(default_factory=Networks)
     trainable: Literal["all", "attention", "lora"] = "all"
-    """What is trained: everything (the identity network's dead tail excepted), the attention layers, or a low-rank change."""
+    """Trained weights: all (except the identity network's unused tail), the attention layers, or a LoRA adapter."""
     lora_rank: int = 16
 
     steps: int = 70_000
     batch: int = 4
-    """Examples per pass of one worker."""
+    """Examples per micro-batch."""
     micro_batches: int = 1
-    """Passes per step, shared by the workers: batch x micro_batches examples make a step, however many workers there are."""
+    """Micro-batches per step, shared by the workers: a step has batch x micro_batches examples for any number of workers."""
     learning_rate: float = 1e-5
     warmup_steps: int = 500
     schedule: Literal["constant", "cosine"] = "constant"
@@ -65,69 +65,69 @@ class TrainConfig:
     min_snr_gamma: float = 5.0
     """Gamma of min-SNR weighting; 0: none. A bridge needs none."""
     start_step_fraction: float = 0.0
-    """Share of a bridge's examples that are asked at its very start, where sampling begins. Without noise on the start, anywhere
-    else the answer can be read off what is seen and the render: then this wants to be 1, and sampling one step."""
+    """Fraction of a bridge's examples trained at its first timestep, where sampling begins. Without bridge noise, later timesteps
+    give the answer away: then set this to 1, and sample in one step."""
     pixel_loss_weight: float = 0.0
-    """Weight of the error of decoded pictures beside that of latents; for small autoencoders, whose latents mislead."""
+    """Weight of the error of decoded pictures, added to that of latents; for small autoencoders, whose latents mislead."""
     augment: bool = False
-    """Show every example in other colours and a few pixels away each time. Needs examples as pictures, as `pair` writes them."""
+    """Change colours and shift each example by a few pixels each time. Needs examples as pictures, as `pair` writes them."""
     condition_dropout: float = 0.05
-    """How often each of identity, attributes, text, and all at once are withheld; guidance needs it."""
+    """Probability of dropping each of identity, attributes, text, and all at once; guidance needs it."""
     output_scale: float = 1.0
-    """Share of what a bridge learned that the saved model does about its start; its last layer is scaled. Below 1 where people are
-    few: what is learned of them is too sure of others."""
+    """Scale of the output layer in the exported model, in (0, 1]; for a bridge only. Below 1 if trained on few people, to
+    generalise to others."""
     ema_decay: float = 0.9999
-    """Of the average of weights that is validated and saved for use."""
+    """Decay of the weight average that is validated and exported."""
     seed: int = 0
 
     workers: int = 1
-    """Ray Train workers; 0: this process alone, without Ray."""
+    """Ray Train workers; 0: this process, without Ray."""
     max_workers: int = 0
-    """Elastic: as many as the cluster has, between `workers` and this; 0: exactly `workers`."""
+    """Elastic: as many workers as the cluster has room for, from `workers` to this; 0: exactly `workers`."""
     gpu: bool = True
     cpus: float = 1.0
     """Ray CPUs per worker."""
     threads: int = 0
     """CPU threads per worker; 0: torch's own choice."""
     sharding: Literal["ddp", "fsdp"] = "ddp"
-    """Every worker holds everything, or each holds a share (FSDP2)."""
+    """ddp: every worker holds the whole model; fsdp: each holds a share (FSDP2)."""
     bf16: bool = True
     """Compute in bfloat16; weights, optimizer and loss stay float32."""
     gradient_checkpointing: bool = False
-    """Compute activations twice instead of keeping them."""
+    """Recompute activations in the backward pass instead of storing them."""
     compile: bool = False
     reader: Literal["ray", "thread"] = "ray"
-    """Who reads ahead: Ray Data, on any node, or a thread of the worker."""
+    """Read examples ahead by Ray Data, on any node, or by a thread of the worker."""
     shuffle_window: int = 64
-    """Steps whose examples are shuffled among each other and read ahead at once."""
+    """Steps within which examples are shuffled; they are read ahead at once."""
     max_failures: int = 3
-    """Lost workers to survive."""
+    """Lost workers after which the run ends."""
     address: str = ""
     """Ray cluster to join; empty: the one in RAY_ADDRESS, else one is started here."""
 
     checkpoint_every: int = 1000
     keep_checkpoints: int = 3
-    """Checkpoints kept."""
+    """Number of latest checkpoints kept."""
     validate_every: int = 1000
     validation_examples: int = 32
     validate_faces: bool = True
-    """Look at validation's outputs with the detector and the identity network, too."""
+    """Also measure faces in validation outputs: pose, expression, light and identity."""
     log_every: int = 10
     log_format: Literal["text", "json"] = "text"
-    """json: the first worker also writes each logged step as a line to standard error, for whatever collects logs."""
+    """json: the first worker also writes each logged step as a line to standard error, for a log collector."""
     stop_after_s: float = 0.0
-    """Write a checkpoint and stop after so long; 0: when all steps are done."""
+    """Write a checkpoint and stop after this time; 0: when all steps are done."""
 
     def __post_init__(self) -> None:
-        least = {
+        counts = {
             name: getattr(self, name)
             for name in ("steps", "batch", "micro_batches", "shuffle_window", "checkpoint_every")
         }
-        if bad := [name for name, value in least.items() if value < 1]:
+        if bad := [name for name, value in counts.items() if value < 1]:
             raise PlanError(f"{', '.join(bad)}: want at least 1")
         if max(self.workers, self.max_workers) > self.micro_batches:
             raise PlanError(
-                f"{max(self.workers, self.max_workers)} workers share {self.micro_batches} micro_batches: some would have nothing to do; "
+                f"{max(self.workers, self.max_workers)} workers share {self.micro_batches} micro-batches: some would be idle; "
                 "set micro_batches to a multiple of the workers"
             )
         if not 0 < self.output_scale <= 1:
@@ -137,7 +137,7 @@ class TrainConfig:
 
 
 def debug() -> TrainConfig:
-    """Twenty steps of toy networks in this process: what CI runs."""
+    """Twenty steps of toy networks in this process, for CI."""
     return TrainConfig(
         start="tiny", workers=0, gpu=False, bf16=False, batch=2, steps=20, learning_rate=1e-3, warmup_steps=2, shuffle_window=4,
         checkpoint_every=20, validate_every=20, validation_examples=2, validate_faces=False, log_every=1, reader="thread",
@@ -146,7 +146,7 @@ def debug() -> TrainConfig:
 
 
 def mini_cpu() -> TrainConfig:
-    """The small model on one or two CPU cores, in this process; stop and start it at will."""
+    """The small model on one or two CPU cores, in this process; can be stopped and restarted at any time."""
     return TrainConfig(
         start="scratch", networks=Networks(channels=(64, 96)), workers=0, gpu=False, batch=32, steps=60, learning_rate=1e-3,
         warmup_steps=20, schedule="cosine", condition_dropout=0.02, pixel_loss_weight=20.0, start_step_fraction=1.0, augment=True, ema_decay=0.99,
@@ -166,7 +166,7 @@ def eight_gpus() -> TrainConfig:
 
 
 def cluster() -> TrainConfig:
-    """Several nodes: 8 to 32 GPUs, as many as there are; the batch stays the same."""
+    """Several nodes: 8 to 32 GPUs, elastic; the batch stays the same."""
     return replace(eight_gpus(), max_workers=32, micro_batches=32, address="auto", max_failures=20)
 
 

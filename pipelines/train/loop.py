@@ -1,10 +1,10 @@
-"""The loop of one worker: batch, loss, step, average, and now and then a checkpoint and a look at held-out edits.
+"""Training loop of one worker: batch, loss, optimizer step, weight average, checkpoints and validation.
 
-Path: session, config, feed -> `loop` -> checkpoints, logs, OUT/model.
+Path: backend, config, batches -> `loop` -> checkpoints, logs, OUT/model.
 
-Everything random in a step is a function of (seed, step, micro_batch): the order of examples, timesteps, noise, omissions. So there
-is no generator to save, a resumed run repeats what the first would have done, and the number of workers changes nothing
-but rounding. The position is the step.
+Everything random in a step is a function of (seed, step, micro-batch): the order of examples, timesteps, noise, dropout. So
+there is no generator to save, a resumed run repeats what the first would have done, and the number of workers changes
+only rounding.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ MODEL = "model"
 ADAPTER = "adapter"
 
 
-def loop(config: TrainConfig, session: Backend) -> dict[str, float]:
+def loop(config: TrainConfig, backend: Backend) -> dict[str, float]:
     """Train until `config.steps`; returns the last numbers.
 
     Raises:
@@ -46,96 +46,95 @@ def loop(config: TrainConfig, session: Backend) -> dict[str, float]:
     if config.threads:
         torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
-    device = session.device(config.gpu)
+    device = backend.device(config.gpu)
     if config.gpu:
         torch.cuda.set_device(device)
         torch.set_float32_matmul_precision("high")
     store, source = Store(config.out), Store(config.examples)
     parts = parts_of(source)
-    trainee = TrainerState(config, spec_of(source, parts), session, device)
-    with session.latest() as folder:
+    state = TrainerState(config, spec_of(source, parts), backend, device)
+    with backend.latest() as folder:
         if folder is not None:
-            trainee.load(folder)
-    session.check()  # before the diary forgets what came after the checkpoint
-    journal = MetricLog(store, session.rank == 0, trainee.step, config.log_format == "json")
-    micro_batches = list(range(session.rank, config.micro_batches, session.world))
-    passes = math.ceil(config.micro_batches / session.world)
-    batches = Batches(config, source, parts, trainee, micro_batches)
-    validation = Validation(config, source, session)
-    began, numbers = time.monotonic(), {"step": float(trainee.step)}
-    if trainee.step == 0 and trainee.step < config.steps:
-        numbers |= validation.look(trainee, journal)
+            state.load(folder)
+    backend.check()  # before the log drops entries after the checkpoint
+    log = MetricLog(store, backend.rank == 0, state.step, config.log_format == "json")
+    micro_batches = list(range(backend.rank, config.micro_batches, backend.world))
+    passes = math.ceil(config.micro_batches / backend.world)
+    batches = Batches(config, source, parts, state, micro_batches)
+    validation = Validation(config, source, backend)
+    began, numbers = time.monotonic(), {"step": float(state.step)}
+    if state.step == 0 and state.step < config.steps:
+        numbers |= validation.run(state, log)
     for step, examples, wait in batches:
         clock = time.perf_counter()
-        loss = _step(trainee, examples, micro_batches, passes, step)
+        loss = _step(state, examples, micro_batches, passes, step)
         took = time.perf_counter() - clock
         line = {"loss": loss, "wait_s": wait, "step_s": took, "wait_share": wait / (wait + took)}
         numbers |= {"step": step, **line}
-        metrics.step_of(session.rank, step, loss, took, wait, config.batch * len(micro_batches))
-        stop = step >= config.steps or _late(config, session, began, device)
-        journal.add({**line, "learning_rate": trainee.optimizer.param_groups[0]["lr"]}, step, config.log_every)
+        metrics.step_of(backend.rank, step, loss, took, wait, config.batch * len(micro_batches))
+        stop = step >= config.steps or _is_time_up(config, backend, began, device)
+        log.add({**line, "learning_rate": state.optimizer.param_groups[0]["lr"]}, step, config.log_every)
         if step % config.validate_every == 0 or step == config.steps:
-            with metrics.train_time(session.rank, "validation"):
-                numbers |= validation.look(trainee, journal)
-            metrics.validated(session.rank, numbers)
+            with metrics.train_time(backend.rank, "validation"):
+                numbers |= validation.run(state, log)
+            metrics.validated(backend.rank, numbers)
         if step % config.checkpoint_every == 0 or stop:
-            session.check()
-            journal.flush(board=True)
-            with metrics.train_time(session.rank, "checkpoint"):
-                session.keep(step, numbers, trainee.save, last=stop)
+            backend.check()
+            log.flush(board=True)
+            with metrics.train_time(backend.rank, "checkpoint"):
+                backend.keep(step, numbers, state.save, last=stop)
         if step % config.validate_every == 0 or stop:
-            export(trainee, store)
+            export(state, store)
         if stop:
             break
-    journal.close()
+    log.close()
     return {name: value for name, value in numbers.items() if isinstance(value, int | float)}
 
 
-def _late(config: TrainConfig, session: Backend, began: float, device: torch.device) -> bool:
-    """Whether the time is up; workers' clocks differ, so they agree on it."""
+def _is_time_up(config: TrainConfig, backend: Backend, began: float, device: torch.device) -> bool:
+    """True after `stop_after_s`, on all workers alike, as their clocks differ."""
     if not config.stop_after_s:
         return False
-    late = torch.tensor(float(time.monotonic() - began > config.stop_after_s), device=device)
-    if session.world > 1:
-        torch.distributed.all_reduce(late)
-    return bool(late > 0)
+    is_late = torch.tensor(float(time.monotonic() - began > config.stop_after_s), device=device)
+    if backend.world > 1:
+        torch.distributed.all_reduce(is_late)
+    return bool(is_late > 0)
 
 
 def _step(
-    trainee: TrainerState, examples: list[LatentExample], micro_batches: list[int], passes: int, step: int
+    state: TrainerState, examples: list[LatentExample], micro_batches: list[int], passes: int, step: int
 ) -> float:
-    """One step of the optimizer; the loss over all workers' micro_batches."""
-    config, total = trainee.config, torch.zeros((), device=trainee.device)
+    """One step of the optimizer; the loss over all workers' micro-batches."""
+    config, total = state.config, torch.zeros((), device=state.device)
     rate = learning_rate(config, step)
-    for group in trainee.optimizer.param_groups:
+    for group in state.optimizer.param_groups:
         group["lr"] = rate
     dropout = Dropout(*[config.condition_dropout] * 4)
-    process = trainee.loaded.config.process
+    process = state.loaded.config.process
     for k in range(passes):
         micro_batch = micro_batches[min(k, len(micro_batches) - 1)]
         weight = 1.0 if k < len(micro_batches) else 0.0  # an idle pass keeps the collectives in step
         generator = torch.Generator().manual_seed((config.seed * 1_000_003 + step) * 4099 + micro_batch)
-        with model_setup.synchronised(trainee.wrapped, k == passes - 1), trainee.autocast():
+        with model_setup.synchronised(state.wrapped, k == passes - 1), state.autocast():
             example = examples[min(k, len(examples) - 1)].map(lambda t: t.float())
             drawn = draw(process, example.target, dropout, generator)
-            start_step_fraction = (
-                math.ceil(config.start_step_fraction * len(drawn.timestep)) if process.kind == "bridge" else 0
-            )
-            drawn.timestep[:start_step_fraction] = process.train_timesteps
+            if process.kind == "bridge":
+                at_start = math.ceil(config.start_step_fraction * len(drawn.timestep))
+                drawn.timestep[:at_start] = process.train_timesteps
             if config.pixel_loss_weight:
-                shown, hidden = decoded_loss(trainee.wrapped, trainee.loaded.vae, example, process, drawn)
-                loss = config.pixel_loss_weight * shown + hidden
+                pixel_loss, latent_loss = decoded_loss(state.wrapped, state.loaded.vae, example, process, drawn)
+                loss = config.pixel_loss_weight * pixel_loss + latent_loss
             else:
-                loss = row_losses(trainee.wrapped, example, process, drawn, config.min_snr_gamma).mean()
+                loss = row_losses(state.wrapped, example, process, drawn, config.min_snr_gamma).mean()
             share = loss * (weight / config.micro_batches)
-            (share * trainee.session.world).backward()  # DDP and FSDP average over workers
+            (share * state.backend.world).backward()  # DDP and FSDP average over workers
         total += share.detach()
-    torch.nn.utils.clip_grad_norm_([p for p in trainee.inner.parameters() if p.requires_grad], config.max_grad_norm)
-    trainee.optimizer.step()
-    trainee.optimizer.zero_grad(set_to_none=True)
-    trainee.average.update()
-    trainee.step = step
-    if trainee.session.world > 1:
+    torch.nn.utils.clip_grad_norm_([p for p in state.inner.parameters() if p.requires_grad], config.max_grad_norm)
+    state.optimizer.step()
+    state.optimizer.zero_grad(set_to_none=True)
+    state.average.update()
+    state.step = step
+    if state.backend.world > 1:
         torch.distributed.all_reduce(total)
     return total.item()
 
@@ -149,30 +148,30 @@ def learning_rate(config: TrainConfig, step: int) -> float:
     return config.learning_rate * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
-def export(trainee: TrainerState, store: Store) -> None:
+def export(state: TrainerState, store: Store) -> None:
     """Write the averaged model as a checkpoint folder, and with LoRA its adapter beside it. Every worker calls it."""
     import tempfile
 
-    weights = trainee.averaged()
-    if trainee.session.rank:
+    weights = state.averaged()
+    if state.backend.rank:
         return
-    trainee.session.check()
+    state.backend.check()
     with tempfile.TemporaryDirectory() as folder:
         model, adapter = Path(folder, MODEL), Path(folder, ADAPTER)
-        if trainee.config.trainable == "lora":
-            merged = model_setup.load(trainee.config, trainee.spec)
-            finetuning.save_adapter(merged.model, weights, trainee.config.lora_rank, adapter)
+        if state.config.trainable == "lora":
+            merged = model_setup.load(state.config, state.spec)
+            finetuning.save_adapter(merged.model, weights, state.config.lora_rank, adapter)
             checkpoints.save(model, merged, dtype=torch.float16)
         else:
-            weights = _trusted(weights, trainee.config.output_scale)
-            checkpoints.save(model, trainee.loaded, weights=weights, dtype=torch.float16)
+            weights = _with_scaled_output(weights, state.config.output_scale)
+            checkpoints.save(model, state.loaded, weights=weights, dtype=torch.float16)
         files = sorted(p for p in Path(folder).rglob("*") if p.is_file())
         for file in sorted(files, key=lambda p: p == model / "config.json"):  # it makes the folder a checkpoint
             store.publish(str(file.relative_to(folder)), file.read_bytes())
 
 
-def _trusted(weights: dict[str, Tensor], output_scale: float) -> dict[str, Tensor]:
-    """The weights with the last layer scaled: a bridge's answer is the way from its start, and this shortens it."""
+def _with_scaled_output(weights: dict[str, Tensor], output_scale: float) -> dict[str, Tensor]:
+    """The weights with a scaled output layer: a bridge predicts the change from its start, and this reduces it."""
     if output_scale == 1:
         return weights
     return {name: w * output_scale if name.startswith("denoiser.conv_out.") else w for name, w in weights.items()}

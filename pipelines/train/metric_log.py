@@ -1,8 +1,8 @@
-"""The diary of a run: one JSON line per logged step, objects of a thousand steps, and TensorBoard.
+"""JSONL and TensorBoard logs of a training run, in objects of a thousand steps.
 
-Path: loop -> OUT/log/<first step>.jsonl, OUT/tensorboard -> `page`, a person.
+Path: loop -> OUT/log/<first step>.jsonl, OUT/tensorboard -> `report.py`.
 
-A run that resumes forgets what was written after its checkpoint, so that a curve never runs back on itself.
+On resume, entries after the restored checkpoint are dropped.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from rigface.extras import extra
 from rigface.storage.store import Store
 
 FOLDER = "log"
-STEPS = 1000  # per object
+STEPS_PER_OBJECT = 1000
 FLUSH_S = 15.0
 
 
@@ -26,13 +26,13 @@ class MetricLog:
     """Writes on the first worker, is silent on the others.
 
     Args:
-        step: where the run begins; later lines of an earlier run are dropped.
-        aloud: whether what is logged goes to standard error, too.
+        step: the first step of the run; later lines of an earlier run are dropped.
+        to_stderr: also log to standard error.
     """
 
-    def __init__(self, store: Store, writes: bool, step: int, aloud: bool = False) -> None:
+    def __init__(self, store: Store, writes: bool, step: int, to_stderr: bool = False) -> None:
         self._store, self._writes = store, writes
-        self._tell = log_events.training() if aloud and writes else None
+        self._emit = log_events.training() if to_stderr and writes else None
         self._open: dict[int, list[dict[str, Any]]] = {}
         self._flushed = time.monotonic()
         self._board: Any = None
@@ -53,13 +53,13 @@ class MetricLog:
         self._board = SummaryWriter(self._place, purge_step=step + 1)
 
     def add(self, numbers: dict[str, Any], step: int, every: int = 1) -> None:
-        """A line, if this is a step that is logged."""
+        """Log numbers, if this step is logged."""
         if not self._writes or (step % every and step != 1):
             return
         line = {**{name: _short(value) for name, value in numbers.items()}, "step": step, "time": round(time.time(), 1)}
         self._open.setdefault(_first(step), []).append(line)
-        if self._tell is not None:
-            self._tell("step" if "loss" in numbers else "validation", step, numbers)
+        if self._emit is not None:
+            self._emit("step" if "loss" in numbers else "validation", step, numbers)
         for name, value in line.items():
             if isinstance(value, int | float) and name not in ("step", "time"):
                 self._board.add_scalar(name, value, step)
@@ -76,7 +76,7 @@ class MetricLog:
         self._store.publish(f"{FOLDER}/pictures/{name}-{step:08d}.png", encode_png(image))
 
     def flush(self, board: bool = False) -> None:
-        """Make everything said so far visible.
+        """Publish everything logged so far.
 
         Args:
             board: on S3, TensorBoard's file as well, whole; with each checkpoint, so that a killed run leaves it.
@@ -93,7 +93,7 @@ class MetricLog:
                     self._store.publish(f"tensorboard/{file.name}", file.read_bytes())
 
     def close(self) -> None:
-        """The end of a run."""
+        """Flush and end."""
         self.flush(board=True)
         if self._board is not None:
             self._board.close()
@@ -105,9 +105,9 @@ class MetricLog:
 
 
 def lines(store: Store) -> list[dict[str, Any]]:
-    """Everything in the diary, by step."""
-    found = [line for path in store.paths(FOLDER, ".jsonl") for line in _lines(store, path)]
-    return sorted(found, key=lambda line: line["step"])
+    """All logged lines, by step."""
+    logged = [line for path in store.paths(FOLDER, ".jsonl") for line in _lines(store, path)]
+    return sorted(logged, key=lambda line: line["step"])
 
 
 def _lines(store: Store, path: str) -> list[dict[str, Any]]:
@@ -115,7 +115,7 @@ def _lines(store: Store, path: str) -> list[dict[str, Any]]:
 
 
 def _first(step: int) -> int:
-    return (step - 1) // STEPS * STEPS + 1 if step > 0 else 0
+    return (step - 1) // STEPS_PER_OBJECT * STEPS_PER_OBJECT + 1 if step > 0 else 0
 
 
 def _short(value: Any) -> Any:

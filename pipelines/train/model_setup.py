@@ -1,8 +1,8 @@
-"""Where training begins, and how a model is wrapped for several workers.
+"""Initial model of a training run, and its wrapping for several workers.
 
-Path: config -> `load` -> a whole model; -> `wrap` -> what the loss calls.
+Path: config -> `load` -> a whole model -> `wrap` -> the module that the loss calls.
 
-* nothing: one worker.
+* no wrapping: one worker.
 * DDP: every worker holds everything, gradients are averaged.
 * FSDP2 (`fully_shard`): every block of both networks is sharded on its own, so that one block's weights are whole at a time.
 """
@@ -16,6 +16,8 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
+from torch.nn.parallel import DistributedDataParallel
 
 from pipelines.examples.layout import autoencoder_folder
 from pipelines.train.config import TrainConfig
@@ -27,17 +29,17 @@ from rigface.model.diffusion import Process
 from rigface.model.latents import shrinkage
 from rigface.model.unets import RigFaceModel, build, network
 
-PLAIN = "sd15:"  # a start that has seen no faces: the examples say what it will mean
+PLAIN = "sd15:"  # a start that has seen no faces: the examples define its conditions
 
 
 def load(config: TrainConfig, spec: ExampleSpec | None = None) -> Checkpoint:
     """The model to start from, on the CPU.
 
     Args:
-        spec: of the examples; a model that starts from nothing, or from Stable Diffusion, is made for them.
+        spec: of the examples; a model from scratch, or from Stable Diffusion, is built for them.
 
     Raises:
-        MissingAsset, BadCheckpoint, UnsafeFile: what there is does not fit, or is not there.
+        MissingAsset, BadCheckpoint, UnsafeFile: the start is missing, does not fit, or is unsafe to load.
     """
     if config.start == "scratch":
         return _scratch(config, spec)
@@ -49,7 +51,7 @@ def load(config: TrainConfig, spec: ExampleSpec | None = None) -> Checkpoint:
     return loaded
 
 
-def _fitting(config: TrainConfig, spec: ExampleSpec | None) -> dict:
+def _fitting(config: TrainConfig, spec: ExampleSpec | None) -> dict[str, Any]:
     """Options for starts that are shaped by the data."""
     if spec is None:
         return {}
@@ -58,12 +60,12 @@ def _fitting(config: TrainConfig, spec: ExampleSpec | None) -> dict:
     if config.start.startswith(PLAIN):
         return {"expression": spec.expression_size}
     if checkpoints.is_released(config.start) and spec.expression_field == "expression":
-        return {"expression": spec.expression_size}  # nobody makes the codes it was trained on
+        return {"expression": spec.expression_size}  # the codes it was trained on cannot be computed here
     return {}
 
 
 def _described(config: ModelConfig, spec: ExampleSpec) -> ModelConfig:
-    """What a model that has seen no faces yet will mean: what the examples mean. Its networks take any size."""
+    """The config of a model that has seen no faces yet: that of the examples. Its networks take any size."""
     return replace(
         config, head=spec.head, render_style=spec.style, expression_field=spec.expression_field, size=spec.size
     )
@@ -76,42 +78,42 @@ def _scratch(config: TrainConfig, spec: ExampleSpec | None) -> Checkpoint:
     vae = (
         AutoencoderKL.from_pretrained(folder, use_safetensors=True, local_files_only=True).eval().requires_grad_(False)
     )
-    wanted = config.networks
+    networks = config.networks
     size = vae.config["sample_size"] if spec is None else spec.size
     shapes = network(
-        wanted.channels,
-        text_dim=wanted.text[1],
-        heads=wanted.heads,
-        layers=wanted.layers,
-        groups=wanted.groups,
+        networks.channels,
+        text_dim=networks.text[1],
+        heads=networks.heads,
+        layers=networks.layers,
+        groups=networks.groups,
         latent_channels=vae.config["latent_channels"],
         sample_size=size // shrinkage(vae),
     )
     expression = 52 if spec is None else spec.expression_size
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        model = build(*shapes, torch.zeros(wanted.text), expression)
+        model = build(*shapes, torch.zeros(networks.text), expression)
     for parameter in model.denoiser.conv_out.parameters():
-        nn.init.zeros_(parameter)  # before the first step a bridge gives the preview back, not noise
+        nn.init.zeros_(parameter)  # before the first step a bridge returns the preview, not noise
     process = Process(
-        kind=wanted.kind,
-        bridge_noise=wanted.bridge_noise,
+        kind=networks.kind,
+        bridge_noise=networks.bridge_noise,
         latent_scale=vae.config["scaling_factor"],
-        scheduler=wanted.sampler,
-        steps=wanted.sampling_steps,
+        scheduler=networks.sampler,
+        steps=networks.sampling_steps,
     )
-    described = ModelConfig(process, render_style="texture", size=size, detail=wanted.kind == "bridge")
+    model_config = ModelConfig(process, render_style="texture", size=size, detail=networks.kind == "bridge")
     if spec is not None:
-        described = _described(described, spec)
+        model_config = _described(model_config, spec)
     model.eval()
-    return Checkpoint(model, vae, described)
+    return Checkpoint(model, vae, model_config)
 
 
 def check(loaded: Checkpoint, spec: ExampleSpec, latents: LatentSpec | None) -> None:
-    """See that a model and examples mean the same.
+    """Check that a model and examples have the same conditions.
 
     Raises:
-        PlanError: they differ; the message says in what.
+        PlanError: they differ; the message names the differences.
     """
     own = loaded.config
     problems = []
@@ -142,13 +144,11 @@ def check(loaded: Checkpoint, spec: ExampleSpec, latents: LatentSpec | None) -> 
 
 
 def wrap(model: RigFaceModel, config: TrainConfig, world: int, device: torch.device) -> nn.Module:
-    """What the loss calls. FSDP changes the model in place."""
+    """The module that the loss calls. FSDP changes the model in place."""
     if config.sharding == "fsdp":
         return _sharded(model, config, world, device)
     if world == 1:
         return model
-    from torch.nn.parallel import DistributedDataParallel
-
     return DistributedDataParallel(
         model,
         device_ids=[device.index] if device.type == "cuda" and device.index is not None else None,
@@ -174,11 +174,10 @@ def _sharded(model: RigFaceModel, config: TrainConfig, world: int, device: torch
     return model
 
 
-def synchronised(wrapped: nn.Module, last: bool) -> AbstractContextManager:
-    """Gradients travel between workers in the last pass of a step only."""
-    any_kind: Any = wrapped
-    if hasattr(any_kind, "set_requires_gradient_sync"):
-        any_kind.set_requires_gradient_sync(last)
-    elif not last and hasattr(any_kind, "no_sync"):
-        return any_kind.no_sync()
+def synchronised(wrapped: nn.Module, last: bool) -> AbstractContextManager[None]:
+    """Synchronise gradients between workers in the last pass of a step only."""
+    if isinstance(wrapped, FSDPModule):
+        wrapped.set_requires_gradient_sync(last)
+    elif not last and isinstance(wrapped, DistributedDataParallel):
+        return wrapped.no_sync()
     return nullcontext()

@@ -1,4 +1,4 @@
-"""The state of a training run, saved and restored whole."""
+"""State of a training run: model, optimizer, weight average and step; saved and restored whole."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ class TrainerState:
     """A model in training, with all that a checkpoint holds.
 
     Args:
-        spec: of the examples. session: rank and world decide how it is wrapped.
+        spec: of the examples. backend: its rank and world size decide how the model is wrapped.
     """
 
-    def __init__(self, config: TrainConfig, spec: ExampleSpec, session: Backend, device: torch.device) -> None:
-        self.config, self.spec, self.session, self.device = config, spec, session, device
+    def __init__(self, config: TrainConfig, spec: ExampleSpec, backend: Backend, device: torch.device) -> None:
+        self.config, self.spec, self.backend, self.device = config, spec, backend, device
         self.loaded: Checkpoint = model_setup.load(config, spec)
         if config.output_scale != 1 and self.loaded.config.process.kind != "bridge":
             raise PlanError(
@@ -54,7 +54,7 @@ class TrainerState:
             self.inner.enable_gradient_checkpointing()
         self.inner.train().to(device)
         self.loaded.vae.to(device)  # type: ignore[arg-type]
-        self.wrapped = model_setup.wrap(self.inner, config, session.world, device)
+        self.wrapped = model_setup.wrap(self.inner, config, backend.world, device)
         learning = [p for p in self.inner.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
             learning,
@@ -69,23 +69,23 @@ class TrainerState:
             self.inner.denoiser.compile()
             self.inner.identity.compile()
 
-    def state(self) -> dict[str, Any]:
-        """What a checkpoint holds, as sharded as the model is."""
+    def state_dict(self) -> dict[str, Any]:
+        """The content of a checkpoint, sharded like the model."""
         model, optimizer = get_state_dict(self.inner, self.optimizer)
         return {"model": model, "optimizer": optimizer, "average": self.average.state(), "step": self.step}
 
     def save(self, folder: Path) -> None:
         """Fill a folder; every worker writes its share."""
         with _quiet():
-            dcp.save(self.state(), checkpoint_id=folder, no_dist=self.session.world == 1)
+            dcp.save(self.state_dict(), checkpoint_id=folder, no_dist=self.backend.world == 1)
 
     def load(self, folder: Path) -> None:
         """The inverse of `save`, whatever the number of workers and the sharding were then."""
         if not self.optimizer.state:
-            _make_room(self.optimizer)
-        state = self.state()
+            _allocate_state(self.optimizer)
+        state = self.state_dict()
         with _quiet():
-            dcp.load(state, checkpoint_id=folder, no_dist=self.session.world == 1)
+            dcp.load(state, checkpoint_id=folder, no_dist=self.backend.world == 1)
         set_state_dict(self.inner, self.optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
         self.average.load(state["average"])
         self.step = int(state["step"])
@@ -99,22 +99,22 @@ class TrainerState:
         return whole
 
     def autocast(self) -> AbstractContextManager:
-        """bfloat16, where the config wants it and FSDP does not see to it."""
+        """bfloat16 if the config wants it; with FSDP it is part of the sharding."""
         wanted = self.config.bf16 and self.config.sharding != "fsdp"
         return torch.autocast(self.device.type, torch.bfloat16) if wanted else contextlib.nullcontext()
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without torch's remark that one process is one process, and without its logger's 14 lines per checkpoint."""
+    """Silence torch's warning about a single process, and its 14 log lines per checkpoint."""
     logging.getLogger("c10d-NullHandler-dcp_logger").setLevel(logging.WARNING)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*torch.distributed is disabled.*")
         yield
 
 
-def _make_room(optimizer: torch.optim.Optimizer) -> None:
-    """Give a fresh optimizer its state, so that a checkpoint has somewhere to go; a step of size zero."""
+def _allocate_state(optimizer: torch.optim.Optimizer) -> None:
+    """Allocate a fresh optimizer's state for loading a checkpoint, by a step of size zero."""
     rates = [group["lr"] for group in optimizer.param_groups]
     for group in optimizer.param_groups:
         group["lr"] = 0.0

@@ -1,11 +1,11 @@
-"""The four editors that every table has: one does nothing, one steals, one only goes through the VAE, one only trembles.
+"""Four control editors for every table: copy source, copy target, VAE round trip, estimator floor.
 
-Path: the edits of a test set -> the same edits as a control would have done them -> `measure`, beside the models.
+Path: the edits of a test set -> the same edits by each control -> `measure_edits`, beside the models.
 
-* `copy source`, the lazy editor: perfect identity, no gain. What a metric calls good here, it does not measure.
-* `copy target`, the identity stealer: perfect pose, another person.
-* `VAE round trip` of the true picture: what a latent model could reach at best.
-* `estimator floor`: the source moved by 3 px, nothing asked. What is below it is noise.
+* `copy source`: perfect identity, no gain. A metric that is good here does not measure the edit.
+* `copy target`: perfect pose, another person.
+* `VAE round trip` of the true picture: the upper bound of a latent model.
+* `estimator floor`: the source moved by 3 px. Smaller differences are noise.
 """
 
 from __future__ import annotations
@@ -28,32 +28,32 @@ def controls(
     """The control rows of some edits; edits of several models or seeds on one pair give one control each.
 
     Args:
-        edits: as given to `measure`.
+        edits: as given to `measure_edits`.
         round_trip: picture (H, W, 3) uint8 -> the same through encoder and decoder; None leaves that row out.
         seed: of the directions in which pictures are moved.
 
     Returns:
-        What each control would have put out. Without a target or a true picture an edit has only the first and last.
+        The outputs of each control. Without a target or a true picture an edit has only the first and last.
     """
     random = np.random.default_rng(seed)
     out, done = [], set()
-    for one in edits:
-        if (one.name, one.key) in done:
+    for edit in edits:
+        if (edit.name, edit.key) in done:
             continue
-        done.add((one.name, one.key))
-        plain = replace(one, seed=0, latency_s=None)
-        out.append(replace(plain, model=COPY_SOURCE, output=one.source))
-        goal = one.truth if one.truth is not None else one.target
+        done.add((edit.name, edit.key))
+        plain = replace(edit, seed=0, latency_s=None)
+        out.append(replace(plain, model=COPY_SOURCE, output=edit.source))
+        goal = edit.truth if edit.truth is not None else edit.target
         if goal is not None:
             out.append(replace(plain, model=COPY_TARGET, output=goal))
             if round_trip is not None:
                 out.append(replace(plain, model=ROUND_TRIP, output=round_trip(goal)))
-        out.append(replace(plain, model=FLOOR, output=jittered(one.source, random)))
+        out.append(replace(plain, model=FLOOR, output=jittered(edit.source, random)))
     return out
 
 
 def jittered(picture: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """The picture moved by about 3 px (of 512) in some direction, by whole pixels: moved, not blurred. Its border is repeated."""
+    """The picture moved by about 3 px (of 512) in some direction, by whole pixels, so that it is not blurred. Its border is repeated."""
     distance = JITTER_PX * min(picture.shape[:2]) / 512
     angle = random.uniform(0, 2 * np.pi)
     right, down = round(distance * np.cos(angle)), round(distance * np.sin(angle))

@@ -1,13 +1,13 @@
-"""Look at a picture the way an edit is judged: coefficients, scores, pose matrix, identity, or no face at all.
+"""Estimate the face of a picture for evaluation: coefficients, scores, pose matrix, identity.
 
-Path: pictures (outputs, sources, targets) -> FaceEstimator -> [Estimate | None] -> `measure`, or `achieved` for one edit's printout.
+Path: pictures (outputs, sources, targets) -> FaceEstimator -> [Estimate | None] -> `measure_edits`, or `achieved`.
 
-One crop rule for every picture and every model: the picture's own landmarks are found anew, and the square around them
-is cut by `face/align.py`. Each picture is a track of its own, so that an output is not fitted with its source's shape.
+One crop rule for every picture and every model: landmarks are detected in each picture, and the square around them is cut by
+`face/geometry/alignment.py`. Each picture is a track of its own, so that an output is not fitted with its source's shape.
 
 Two tracks. *In loop* is the reconstructor. *Independent* are MediaPipe's blendshapes and matrix, and the identity network. With
-the default reconstructor that is half a truth: the open head is fitted to MediaPipe's landmarks and starts from its
-scores, so only the identity network is a stranger to it. The extractors' names are in every card; read them.
+the default reconstructor this holds in part: the open head is fitted to MediaPipe's landmarks and starts from its scores, so
+only the identity network is independent of it. Every card names its extractors.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from rigface.face.reconstruction.protocol import Reconstructor
 from rigface.face.steps import align, reconstruct
 from rigface.image import srgb8_to_linear
 from rigface.metrics.geometry import turn_of
-from rigface.metrics.light import described
+from rigface.metrics.light import describe_light
 from rigface.types import CROP_PX, Detection, FaceParams, HeadSpec
 
 CROP_RULE = (
     f"{CROP_PX} px square, {alignment.SIDE} x the landmark box, raised {alignment.RAISE}, found anew in each picture"
 )
-SHOWN = 0.1  # an expression axis asked for or seen beyond this is worth a line in a printout
+MIN_SHOWN = 0.1  # of an expression axis, asked or achieved, to be listed
 
 
 class IdentityNetwork(Protocol):
@@ -43,13 +43,13 @@ class IdentityNetwork(Protocol):
     version: str
 
     def __call__(self, image: np.ndarray, detection: Detection) -> np.ndarray | None:
-        """(D,) float32, or None where the face cannot be aligned."""
+        """(D,) float32, or None if the face cannot be aligned."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class Estimate:
-    """One face as the judge saw it.
+    """One estimated face.
 
     Args:
         params: coefficients, one face.
@@ -60,7 +60,7 @@ class Estimate:
         residual: the reconstructor's landmark residual, in outer-eye distances.
         blendshapes: (B,) the detector's scores, or None.
         turn: (3, 3) rotation in the detector's own matrix, or None.
-        identity: (D,) as the network gives it, or None where there is no network or no vector.
+        identity: (D,) as the network gives it, or None without a network or a vector.
     """
 
     params: FaceParams
@@ -75,14 +75,14 @@ class Estimate:
 
 
 class FaceEstimator:
-    """A detector, a reconstructor and an identity network, with one way of using them. Stateless between calls.
+    """A detector, a reconstructor and an identity network, applied alike to every picture. Stateless between calls.
 
     Args:
         detector: finds the face; its scores and matrix are the independent track.
         reconstructor: the in-loop estimator.
         identity: None leaves identity out.
-        mask: person mask of a 512 px crop, such as `face.parse.person_mask`; None: the outline of the landmarks, widened.
-        second_look: search outputs for small faces too. Slow where there is no face, and an edit's face is not small.
+        mask: person mask of a 512 px crop, such as `segmentation.person_mask`; None: the outline of the landmarks, widened.
+        second_look: search outputs for small faces too. Slow without a face, and an edit's face is not small.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class FaceEstimator:
         """MediaPipe, closed-form fitting of the open head, dlib's identity network, the mask by colours.
 
         Raises:
-            MissingAsset: a model file is not on this machine.
+            MissingAsset: a model file is missing.
         """
         from rigface.face.detection.factory import load_detector
         from rigface.face.reconstruction.reconstructor import load_reconstructor
@@ -126,29 +126,27 @@ class FaceEstimator:
 
     @property
     def extractors(self) -> dict[str, str]:
-        """What each kind of number comes from: name, version and crop rule, as the card prints them."""
-        eyes = f"{self._detector.spec.name} {self._detector.spec.version}"
-        fit = (
-            f"{type(self._reconstructor).__name__} of head {self.head.name} {self.head.version} on {eyes}; {CROP_RULE}"
-        )
+        """Source of each kind of number: name, version and crop rule, as the card prints them."""
+        detector = f"{self._detector.spec.name} {self._detector.spec.version}"
+        fit = f"{type(self._reconstructor).__name__} of head {self.head.name} {self.head.version} on {detector}; {CROP_RULE}"
         return {
             "in loop": fit,
-            "independent": f"{eyes}, whole picture",
-            "identity": "none" if self._identity is None else f"{self._identity.version}, aligned by {eyes}",
+            "independent": f"{detector}, whole picture",
+            "identity": "none" if self._identity is None else f"{self._identity.version}, aligned by {detector}",
             "mask": "landmark outline" if self._mask is None else getattr(self._mask, "__name__", "given"),
         }
 
     def __call__(
         self, pictures: Sequence[np.ndarray | None], near: Sequence[np.ndarray | None] | None = None
     ) -> list[Estimate | None]:
-        """Look at N pictures; all their faces are reconstructed in one batch.
+        """Estimate the faces of N pictures; they are reconstructed in one batch.
 
         Args:
-            pictures: (H, W, 3) uint8 each, of any size; None is a picture the model failed to make.
+            pictures: (H, W, 3) uint8 each, of any size; None for a failure of the model.
             near: the box (4,) where each face is expected, picture px; None: the largest face.
 
         Returns:
-            N faces; None where none was found.
+            N estimates; None without a face.
         """
         places = [None] * len(pictures) if near is None else list(near)
         found = [None if p is None else self._face(p, box) for p, box in zip(pictures, places)]
@@ -185,7 +183,7 @@ class FaceEstimator:
         return found[int(shared.argmax())] if shared.max() > 0 else None
 
     def person(self, picture: np.ndarray, seen: Estimate | None) -> np.ndarray:
-        """Where the person is: (H, W) bool, picture px; all False without a face."""
+        """Mask of the person: (H, W) bool, picture px; all False without a face."""
         import cv2
 
         height, width = picture.shape[:2]
@@ -199,7 +197,7 @@ class FaceEstimator:
         mask = self._mask(crop, alignment.apply(seen.frame_to_crop, seen.landmarks))
         back = alignment.invert(seen.frame_to_crop).astype(np.float64)
         back[:, 2] += back[:, :2] @ (0.5, 0.5) - 0.5  # OpenCV's pixel centres are whole numbers
-        return cv2.warpAffine(mask, back, (width, height), flags=cv2.INTER_LINEAR) > 127
+        return np.asarray(cv2.warpAffine(mask, back, (width, height), flags=cv2.INTER_LINEAR) > 127)
 
 
 def _one(params: FaceParams, k: int) -> FaceParams:
@@ -207,7 +205,7 @@ def _one(params: FaceParams, k: int) -> FaceParams:
 
 
 def skin_colour(picture: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
-    """(3,) median linear RGB within the outline of the landmarks: skin, since most of a face is. NaN outside the picture."""
+    """(3,) median linear RGB within the outline of the landmarks, which is mostly skin. NaN outside the picture."""
     inside = _outline(landmarks[:, :2], *picture.shape[:2])
     pixels = picture[inside]
     if not len(pixels):
@@ -226,7 +224,7 @@ def _outline(points: np.ndarray, height: int, width: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Number:
-    """One number of an edit: what was asked, what the output shows; `achieved` is NaN where no face was found."""
+    """One number of an edit, asked and achieved; `achieved` is NaN without a face."""
 
     asked: float
     achieved: float
@@ -236,14 +234,14 @@ class Number:
 def achieved(
     wanted: FaceParams, measured: FaceParams | None, head: HeadSpec, edit: EditSpec | None = None, unit: float = 1.0
 ) -> dict[str, Number]:
-    """Asked against achieved, number by number, in the names of `EditSpec`.
+    """Asked and achieved numbers, with the names of `EditSpec`.
 
     Args:
-        wanted: what `mix` made of the edit; one face.
+        wanted: coefficients by `transfer`; one face.
         measured: coefficients re-measured on the output (`Estimate.params`), or None.
         head: the head model of both.
-        edit: only the numbers it touches are listed, a copied trait with all of its own; None: all.
-        unit: linear radiance that a light of strength 1 has: `mix.exposure` of the source, unless the edit's light is absolute.
+        edit: only its numbers are listed, and all numbers of a copied trait; None: all.
+        unit: linear radiance of a light of strength 1: `transfer.exposure` of the source, unless the edit's light is absolute.
 
     Returns:
         `yaw_deg`, `pitch_deg`, `roll_deg`; `expression.smile` ...; `light.azimuth_deg`, `light.elevation_deg`,
@@ -264,8 +262,10 @@ def achieved(
         )
         out[f"expression.{name}"] = Number(asked, now, "1 = in full")
     if "light" in take or (edit is not None and edit.light is not None):
-        goal_light = described(wanted.light, unit)
-        got_light = dict.fromkeys(goal_light, float("nan")) if measured is None else described(measured.light, unit)
+        goal_light = describe_light(wanted.light, unit)
+        got_light = (
+            dict.fromkeys(goal_light, float("nan")) if measured is None else describe_light(measured.light, unit)
+        )
         for name, asked in goal_light.items():
             out[f"light.{name}"] = Number(asked, got_light[name], "degrees" if name.endswith("deg") else "strength")
     return out
@@ -278,11 +278,11 @@ def _degrees(params: FaceParams | None) -> np.ndarray:
 def _expressions(
     wanted: FaceParams, measured: FaceParams | None, head: HeadSpec, edit: EditSpec | None, copied: bool
 ) -> dict[str, dict[str, float]]:
-    """Names and their axes: those the edit names, and for a copied expression every axis that shows."""
+    """Names and their axes: those of the edit, and for a copied expression every axis above `MIN_SHOWN`."""
     out = {} if edit is None else {name: axes_of(name, head) for name in edit.expression}
     if copied:
         for k, name in enumerate(head.expression_names):
             shown = max(abs(float(p.expression[k])) for p in (wanted, measured) if p is not None)
-            if shown > SHOWN and name not in out:
+            if shown > MIN_SHOWN and name not in out:
                 out[name] = {name: 1.0}
     return out

@@ -1,9 +1,9 @@
-"""For whom does it work worse? Means by skin tone, pose and face size, the worst-served group first.
+"""Means by skin tone, pose and face size, the worst-served group first.
 
-Path: rows of `measure` -> fairness, turns, worst_group -> `card`.
+Path: rows of `measure_edits` -> fairness, turns, worst_group -> `make_card`.
 
-Groups are made by the source as the judge saw it. Its skin tone is read off one photograph: a class is a bin of what was
-photographed, light included, and says nothing of a person.
+Groups are made by the estimate of the source. Its skin tone is measured on one photograph, light included, so a class is no
+property of a person.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from rigface.evaluation.rows import Row
 
 FACE_PX_EDGES = (0.0, 64.0, 96.0, 128.0, 192.0, 256.0, 1e9)
-FAIR = ("identity", "pose_deg", "expression_rmse", "light_rmse")  # what the table is about
-LEAST = 5  # values a group needs before its mean is more than chance
+FAIR = ("identity", "pose_deg", "expression_rmse", "light_rmse")  # metrics of the table
+MIN_GROUP = 5  # values; the mean of fewer is chance
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +39,7 @@ class Fairness:
 
 
 def groupings(rows: Sequence[Row]) -> dict[str, list[str]]:
-    """The group of each row, by what people are grouped: skin tone (ITA), yaw and face size of the source."""
+    """The group of each row, by grouping: skin tone (ITA), yaw and face size of the source."""
     turned, sized = column(rows, "source_yaw_deg"), column(rows, "source_face_px")
     yaws, sizes = identity.bin_names(), identity.bin_names(FACE_PX_EDGES, " px")
     return {
@@ -61,7 +61,7 @@ def fairness(model: str, rows: Sequence[Row]) -> list[Fairness]:
     for metric in (m for m in METRICS if m.name in FAIR):
         values = all_in(metric, own)
         for by, groups in groupings(own).items():
-            table, gap = worst_first(values, groups, metric.higher, LEAST)
+            table, gap = worst_first(values, groups, metric.higher, MIN_GROUP)
             if table:
                 out.append(Fairness(model, metric.name, by, tuple(table), gap))
     return out
@@ -69,13 +69,13 @@ def fairness(model: str, rows: Sequence[Row]) -> list[Fairness]:
 
 def worst_group(rows: Sequence[Row]) -> tuple[str, str, float] | None:
     """The worst-served of all groups with enough values, by identity."""
-    values, found = all_in(METRICS[0], rows), []
+    values, worst = all_in(METRICS[0], rows), []
     for by, groups in groupings(rows).items():
-        table, _ = worst_first(values, groups, True, LEAST)
-        found += [(g.mean, by, g.name) for g in table[:1] if g.count >= LEAST and len(table) > 1]
-    if not found:
+        table, _ = worst_first(values, groups, True, MIN_GROUP)
+        worst += [(g.mean, by, g.name) for g in table[:1] if g.count >= MIN_GROUP and len(table) > 1]
+    if not worst:
         return None
-    mean, by, name = min(found)
+    mean, by, name = min(worst)
     return by, name, mean
 
 

@@ -1,15 +1,15 @@
-"""The numbers of a row: what each extractor says of source, output and what was wanted, side by side for N edits.
+"""Columns of a row: the numbers of each extractor for N edits.
 
-Path: [Case] -> named arrays (N,) -> `measure` puts them into rows.
+Path: [Case] -> named arrays (N,) -> `measure_edits` puts them into rows.
 
 Names: `<group>_rmse`, `<group>_mm`, `<angle>_error_deg` are errors; `before_`, `after_` distances of source and output from
-what was wanted (for gain); `change_` distances of output and source, `along_`, `asked_` the halves of achieved / asked (for
-leakage); `_mp` is the independent track; `source_` what groups are made by.
+the wanted coefficients (for gain); `change_` distances of output and source, `along_`, `asked_` the halves of achieved / asked (for
+leakage); `_mp` is the independent track; `source_` defines the groups.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,15 +26,15 @@ if TYPE_CHECKING:
     from rigface.face.head.head_model import Head
     from rigface.metrics.perceptual import Lpips
 
-MOST_DB = 100.0  # equal pictures have no PSNR; means need a number, and 8 bits cannot tell more than 48 dB apart anyway
+MAX_DB = 100.0  # equal pictures have infinite PSNR, and means need a number
 
 
 def numbers(
-    cases: Sequence[Case], judge: FaceEstimator, head: Head | None = None, lpips: Lpips | None = None
+    cases: Sequence[Case], estimator: FaceEstimator, head: Head | None = None, lpips: Lpips | None = None
 ) -> dict[str, Any]:
-    """Name -> (N,) values, or (N, D) identity vectors, of N edits; NaN where something could not be measured."""
-    out = {**_coefficients(cases, head), **_independent(cases, judge), **_identities(cases)}
-    return {**out, **_lights(cases), **_pictures(cases, judge, lpips), **_groups(cases), **_tracks(cases)}
+    """Name -> (N,) values, or (N, D) identity vectors, of N edits; NaN if not measured."""
+    out = {**_coefficients(cases, head), **_independent(cases, estimator), **_identities(cases)}
+    return {**out, **_lights(cases), **_pictures(cases, estimator, lpips), **_groups(cases), **_tracks(cases)}
 
 
 def _coefficients(cases: Sequence[Case], head: Head | None) -> dict[str, np.ndarray]:
@@ -57,8 +57,8 @@ def _coefficients(cases: Sequence[Case], head: Head | None) -> dict[str, np.ndar
     return {**out, "turn_yaw_deg": turn[:, 0]}
 
 
-def _independent(cases: Sequence[Case], judge: FaceEstimator) -> dict[str, np.ndarray]:
-    names = judge.score_names == judge.head.expression_names
+def _independent(cases: Sequence[Case], estimator: FaceEstimator) -> dict[str, np.ndarray]:
+    names = estimator.score_names == estimator.head.expression_names
     columns: dict[str, list[float]] = {}
     for case in cases:
         found = {"pose_mp": (float("nan"),) * 3, "expression_mp": (float("nan"),) * 3}
@@ -76,7 +76,13 @@ def _independent(cases: Sequence[Case], judge: FaceEstimator) -> dict[str, np.nd
     return {name: np.array(values) for name, values in columns.items()}
 
 
-def _three(distance: Any, own: np.ndarray | None, wanted: np.ndarray, source: np.ndarray, floor: bool) -> tuple:
+def _three(
+    distance: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    own: np.ndarray | None,
+    wanted: np.ndarray,
+    source: np.ndarray,
+    floor: bool,
+) -> tuple[float, float, float]:
     """Error, distance after, distance before."""
     before = float(distance(wanted[None], source[None])[0])
     if own is None:
@@ -86,7 +92,7 @@ def _three(distance: Any, own: np.ndarray | None, wanted: np.ndarray, source: np
 
 
 def _is_copy(edit: EditSpec, trait: str) -> bool:
-    """Whether a trait is the target's in full, so that the target's own picture says what is wanted."""
+    """True if a trait is the target's in full, so that the target's own picture shows the wanted one."""
     if trait not in edit.take or edit.strength != 1:
         return False
     if trait == "pose":
@@ -95,20 +101,20 @@ def _is_copy(edit: EditSpec, trait: str) -> bool:
 
 
 def _wanted_turn(case: Case) -> np.ndarray | None:
-    """What the detector's matrix should be: the target's, or the source's turned by as much as was asked."""
+    """The wanted matrix of the detector: the target's, or the source's turned by the edit."""
     if _is_copy(case.edited.edit, "pose") and case.target is not None:
         return case.target.turn
     if case.source.turn is None:
         return None
     goal, start = (to_matrix(p.head_rotation[None].astype(np.float64))[0] for p in (case.wanted, case.source.params))
-    return goal @ start.T @ case.source.turn
+    return np.asarray(goal @ start.T @ case.source.turn)
 
 
 def _wanted_scores(case: Case, same_names: bool) -> np.ndarray | None:
-    """What the detector's scores should be: the target's, or the source's with the asked steps, where axes are the scores'.
+    """The wanted scores of the detector: the target's, or the source's plus the edit, if the axes are the scores'.
 
-    The second assumes that scores add and do not pull each other along; they do (a smile widens the mouth), so for edits by
-    number the independent expression is judged harshly.
+    The second assumes that scores are independent; they are not (a smile widens the mouth), so the independent expression
+    error of edits by number is an upper estimate.
     """
     if _is_copy(case.edited.edit, "expression") and case.target is not None:
         return case.target.blendshapes
@@ -116,7 +122,7 @@ def _wanted_scores(case: Case, same_names: bool) -> np.ndarray | None:
         return case.source.blendshapes
     if case.source.blendshapes is None or not same_names:
         return None
-    return np.clip(case.source.blendshapes + case.wanted.expression - case.source.params.expression, 0, 1)
+    return np.asarray(np.clip(case.source.blendshapes + case.wanted.expression - case.source.params.expression, 0, 1))
 
 
 def _identities(cases: Sequence[Case]) -> dict[str, Any]:
@@ -155,7 +161,7 @@ def _lights(cases: Sequence[Case]) -> dict[str, np.ndarray]:
     gap = np.full(3, np.nan)
     skin = np.stack([c.output.skin if c.output else gap for c in cases])
     own_skin = np.stack([c.source.skin for c in cases])
-    hold = np.abs(ita_deg(light.delit(skin, output)) - ita_deg(light.delit(own_skin, source)))
+    hold = np.abs(ita_deg(light.remove_shading(skin, output)) - ita_deg(light.remove_shading(own_skin, source)))
     angle = light.direction_errors_deg(output, aim)
     skipped = np.isnan(angle) & np.isfinite(output).all((1, 2))
     return {
@@ -166,28 +172,32 @@ def _lights(cases: Sequence[Case]) -> dict[str, np.ndarray]:
     }
 
 
-def _pictures(cases: Sequence[Case], judge: FaceEstimator, lpips: Lpips | None) -> dict[str, np.ndarray]:
+def _pictures(cases: Sequence[Case], estimator: FaceEstimator, lpips: Lpips | None) -> dict[str, np.ndarray]:
     out: dict[str, list[float]] = {
         name: [] for name in ("psnr", "ssim", "lpips", "background_psnr", "change_background")
     }
     for case in cases:
-        one, row = case.edited, dict.fromkeys(out, float("nan"))
-        if one.output is not None and not case.is_floor:  # the floor's picture is moved: pixels say nothing of it
-            if one.truth is not None:
-                row["psnr"] = min(image.psnr(one.output, one.truth), MOST_DB)
-                row["ssim"] = image.ssim(one.output, one.truth)
-                row["lpips"] = float("nan") if lpips is None else lpips(one.output, one.truth)
+        edited, row = case.edited, dict.fromkeys(out, float("nan"))
+        if (
+            edited.output is not None and not case.is_floor
+        ):  # the floor's picture is moved: its pixels are not comparable
+            if edited.truth is not None:
+                row["psnr"] = min(image.psnr(edited.output, edited.truth), MAX_DB)
+                row["ssim"] = image.ssim(edited.output, edited.truth)
+                row["lpips"] = float("nan") if lpips is None else lpips(edited.output, edited.truth)
             # Without a face in the output its person is unknown; the source's mask then stands for both.
-            free = image.background(judge.person(one.source, case.source), judge.person(one.output, case.output))
-            row["background_psnr"] = min(image.psnr(one.output, one.source, free), MOST_DB)
-            row["change_background"] = np.sqrt(image.mean_square(one.output, one.source, free))
+            free = image.background(
+                estimator.person(edited.source, case.source), estimator.person(edited.output, case.output)
+            )
+            row["background_psnr"] = min(image.psnr(edited.output, edited.source, free), MAX_DB)
+            row["change_background"] = np.sqrt(image.mean_square(edited.output, edited.source, free))
         for name, value in row.items():
             out[name].append(value)
     return {name: np.array(values) for name, values in out.items()}
 
 
 def _groups(cases: Sequence[Case]) -> dict[str, Any]:
-    """What the fairness table groups by, of the source."""
+    """Properties of the source for the groups of the fairness table."""
     poses = to_degrees(to_matrix(np.stack([c.source.params.head_rotation for c in cases]).astype(np.float64)))
     return {
         "source_yaw_deg": poses[:, 0],
@@ -197,7 +207,7 @@ def _groups(cases: Sequence[Case]) -> dict[str, Any]:
 
 
 def _tracks(cases: Sequence[Case]) -> dict[str, Any]:
-    """What has to be smooth over a clip: coefficients of outputs and of the frames that drive them."""
+    """Coefficients of a clip's outputs and driving frames, for smoothness."""
     if all(c.edited.clip is None for c in cases):
         return {}
     like, out = cases[0].source.params, dict[str, Any]()
@@ -207,7 +217,7 @@ def _tracks(cases: Sequence[Case]) -> dict[str, Any]:
     return out
 
 
-def swept(case: Case, judge: FaceEstimator) -> dict[str, float]:
+def swept(case: Case, estimator: FaceEstimator) -> dict[str, float]:
     """The number swept, asked and achieved."""
     if case.edited.sweep is None:
         return {}
@@ -215,7 +225,7 @@ def swept(case: Case, judge: FaceEstimator) -> dict[str, float]:
     absolute = case.edited.edit.light is not None and not case.edited.edit.light.relative
     unit = 1.0 if absolute else exposure(case.source.params.light)
     own = None if case.output is None else case.output.params
-    found = achieved(case.wanted, own, judge.head, case.edited.edit, unit)
+    found = achieved(case.wanted, own, estimator.head, case.edited.edit, unit)
     if number not in found:
-        raise ValueError(f"sweep {case.edited.sweep[0]}: {number} is none of the edit's numbers, {', '.join(found)}")
+        raise ValueError(f"sweep {case.edited.sweep[0]}: {number} is not a number of the edit: {', '.join(found)}")
     return {"asked": found[number].asked, "achieved": found[number].achieved}

@@ -1,6 +1,6 @@
-"""Which numbers a card may hold: where each comes from, which way is better, what a failure costs.
+"""Metrics of a report card: extractor, direction, and cost of a failure.
 
-Path: rows of `measure` -> `values_of` a metric -> `cell` -> `card`.
+Path: rows of `measure_edits` -> `values_of` a metric -> `cell` -> `make_card`.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ class Metric:
 
     Args:
         name: in the JSON and Parquet forms; the rows' column, unless `values_of` derives it.
-        label, unit: for people.
-        extractor: a key of `Judge.extractors`, or what computes it.
-        higher: whether more is better.
-        worst: what a failure counts as.
-        rms: the mean is a root mean square, as the protocol wants it of coefficients.
+        label, unit: for display.
+        extractor: a key of `FaceEstimator.extractors`, or the computation.
+        higher: more is better.
+        worst: value of a failure.
+        rms: the mean is a root mean square, as usual for coefficients.
         scale: factor at printing.
         digits: after the point, at printing.
     """
@@ -80,9 +80,9 @@ class Cell:
     """One mean.
 
     Args:
-        value: over what could be measured; in the rows' own unit, not scaled.
+        value: over the measured outputs; in the rows' own unit, not scaled.
         low, high: 95 % interval over source identities; NaN with one person.
-        with_failures: the mean with failures at their worst; equal to `value` where there were none.
+        with_failures: the mean with failures at their worst; equal to `value` if there were none.
         count: values behind it.
         spread: standard deviation of the means of the seeds; NaN with one seed.
     """
@@ -96,13 +96,13 @@ class Cell:
 
 
 def column(rows: Sequence[Row], name: str) -> np.ndarray:
-    """A numeric column of the rows: (N,) float64, NaN where a row does not have it."""
+    """A numeric column of the rows: (N,) float64, NaN if a row lacks it."""
     values = [row.get(name) for row in rows]
     return np.array([np.nan if v is None else v for v in values], np.float64)
 
 
 def values_of(metric: str, rows: Sequence[Row], threshold: float = float("nan")) -> np.ndarray:
-    """(N,) values of a metric of N rows of one model and edit; NaN where not measured.
+    """(N,) values of a metric of N rows of one model and edit; NaN if not measured.
 
     Args:
         threshold: of identity, for `same_person`.
@@ -114,13 +114,13 @@ def values_of(metric: str, rows: Sequence[Row], threshold: float = float("nan"))
         own = column(rows, "identity_distance")
         return np.where(np.isfinite(own), own < DLIB_SAME_PERSON, np.nan)
     if metric.startswith("gain_"):
-        after, before = _ways(metric, rows)
+        after, before = _distances(metric, rows)
         return gain(after, before)
     return column(rows, metric)
 
 
-def _ways(metric: str, rows: Sequence[Row]) -> tuple[np.ndarray, np.ndarray]:
-    """Distances after and before of a gain; NaN where nobody asked for the trait, so that rounding is no edit."""
+def _distances(metric: str, rows: Sequence[Row]) -> tuple[np.ndarray, np.ndarray]:
+    """Distances after and before of a gain; NaN for traits that were not edited, so that rounding is no edit."""
     way = metric.removeprefix("gain_")
     asked = np.array([way.removesuffix("_mp") in edited_traits(row["traits"]) for row in rows], bool)
     after, before = (np.where(asked, column(rows, f"{when}_{way}"), np.nan) for when in ("after", "before"))
@@ -130,12 +130,12 @@ def _ways(metric: str, rows: Sequence[Row]) -> tuple[np.ndarray, np.ndarray]:
 def cell(
     metric: Metric, rows: Sequence[Row], values: np.ndarray, reference: np.ndarray | None = None, draws: int = 1000
 ) -> Cell | None:
-    """The mean of one metric with everything that belongs to it; None where nothing was measured.
+    """The mean of one metric with its interval and spread; None if nothing was measured.
 
     Args:
         rows: N rows of one model and edit; failures have `status` `no_face`.
         values: (N,) from `values_of`.
-        reference: values of all models, whose percentile a failure costs.
+        reference: values of all models, whose percentile is the value of a failure.
     """
     known = np.isfinite(values)
     if not known.any():
@@ -159,8 +159,8 @@ def cell(
 
 
 def _was_asked(metric: str, rows: Sequence[Row]) -> np.ndarray:
-    """Which rows a failure can cost a gain: those where something was to do, and not among the dropped tenth."""
+    """(N,) rows whose failure lowers a gain: those with a change asked, without the dropped tenth."""
     if not metric.startswith("gain_"):
         return np.ones(len(rows), bool)
-    _, before = _ways(metric, rows)
-    return np.isfinite(gain(np.zeros(len(rows)), before))
+    _, before = _distances(metric, rows)
+    return np.asarray(np.isfinite(gain(np.zeros(len(rows)), before)))

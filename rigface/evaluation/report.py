@@ -256,7 +256,8 @@ def to_dict(card: ReportCard) -> dict[str, Any]:
         for (m, e), x in card.against.items()
         for name, d in x.items()
     ]
-    return _plain(out)
+    plain: dict[str, Any] = _plain(out)
+    return plain
 
 
 def _extractor(card: ReportCard, name: str) -> str:

@@ -1,6 +1,6 @@
-"""The report card: one row per model and edit, the controls among them, and the tables that explain the rows.
+"""Report card: one row per model and edit, controls included, and tables that explain the rows.
 
-Path: rows of `measure` -> card -> `report` (Markdown, JSON, Parquet, HTML), or a few numbers for a training curve.
+Path: rows of `measure_edits` -> `make_card` -> `report` (Markdown, JSON, Parquet, HTML), or a few numbers for a training curve.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from rigface.evaluation.fairness import Fairness, fairness, turns, worst_group
 from rigface.evaluation.metric_registry import METRICS, Cell, cell, column, values_of
 from rigface.metrics import identity, image, leakage
 from rigface.metrics.gain import Linearity, linearity
-from rigface.metrics.statistics import DRAWS, Difference, paired, with_failures
+from rigface.metrics.statistics import DRAWS, Difference, paired_difference, with_failures
 from rigface.metrics.video import Smoothness, smoothness
 
 if TYPE_CHECKING:
@@ -25,18 +25,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class CardRow:
-    """One model's way with one edit.
+    """Results of one model on one edit.
 
     Args:
-        edits: how many were judged; `unusable`: how many could not be, for want of a face in source or target.
-        fail_share: share of the judged outputs without a face.
+        edits: number measured. unusable: number with no face in source or target.
+        fail_share: share of the outputs without a face.
         cells: metric -> its mean; only those that could be measured.
-        identity_p10: the identity nine in ten outputs reach, failures at 0.
+        identity_p10: the identity that nine in ten outputs reach, failures at 0.
         frechet: Fréchet distance of the face embeddings of outputs and true (or source) photographs; NaN with few.
-        latency_p: p50, p95, p99 in seconds; NaN where not given.
-        leaks: the unedited traits and by how many floors they changed, the largest first.
-        worst_group: by what, which, and its identity with failures.
-        noise: gains that are not above what the trembling estimator scores by itself.
+        latency_p: p50, p95, p99 in seconds; NaN if not given.
+        leaks: the unedited traits and their change in floors, the largest first.
+        worst_group: the grouping, the group, and its identity with failures.
+        noise: gains that are not above those of the estimator floor.
     """
 
     model: str
@@ -57,20 +57,20 @@ class CardRow:
 
 @dataclass(frozen=True, eq=False)
 class ReportCard:
-    """Everything that is said of some models on one test set, in one run.
+    """Results of models on one test set, in one run.
 
     Args:
         rows: models first, controls last.
-        extractors: what each number comes from: name, version, crop rule.
+        extractors: source of each kind of number: name, version, crop rule.
         threshold, impostors, impostor_mean: the identity threshold of this test set, the pairs of strangers behind it,
             and their mean cosine.
         leakage: model -> matrix.
-        linearity: (model, number swept) -> how it follows.
-        fairness: of every model that is no control.
+        linearity: (model, number swept) -> agreement with the asked values.
+        fairness: of every model except controls.
         turns: (model, bin of the yaw asked, edits, mean identity, mean pose error), failures at their worst.
-        clips: model -> how smooth its clips are beside those that drive them.
-        against: edit -> metric -> model minus baseline, where a baseline was named; keyed (model, edit).
-        notes: what a reader has to know.
+        clips: model -> smoothness of its clips beside their driving clips.
+        against: edit -> metric -> model minus baseline, if there is one; keyed (model, edit).
+        notes: for the reader.
     """
 
     title: str
@@ -92,23 +92,23 @@ class ReportCard:
         """One row.
 
         Raises:
-            KeyError: there is none of that model and edit.
+            KeyError: no row of that model and edit.
         """
-        for one in self.rows:
-            if (one.model, one.edit) == (model, edit):
-                return one
+        for row in self.rows:
+            if (row.model, row.edit) == (model, edit):
+                return row
         raise KeyError((model, edit))
 
     def flat(self) -> dict[str, float]:
-        """`model/edit/metric` -> mean with failures, and `.../fail_share`: what a training curve plots."""
+        """`model/edit/metric` -> mean with failures, and `.../fail_share`: for training curves."""
         out = {}
-        for one in self.rows:
-            out[f"{one.model}/{one.edit}/fail_share"] = one.fail_share
-            out |= {f"{one.model}/{one.edit}/{name}": c.with_failures for name, c in one.cells.items()}
+        for row in self.rows:
+            out[f"{row.model}/{row.edit}/fail_share"] = row.fail_share
+            out |= {f"{row.model}/{row.edit}/{name}": c.with_failures for name, c in row.cells.items()}
         return out
 
 
-def card(
+def make_card(
     rows: Sequence[Row],
     extractors: Mapping[str, str],
     *,
@@ -117,12 +117,12 @@ def card(
     draws: int = DRAWS,
     notes: Sequence[str] = (),
 ) -> ReportCard:
-    """Put rows together.
+    """Make a card of rows.
 
     Args:
-        rows: of `measure`, of any number of models, all judged by one judge at one size; with `controls` among them.
-        extractors: `Judge.extractors`.
-        baseline: the model every other is compared with, pair by pair.
+        rows: of `measure_edits`, of any number of models and the controls, from one estimator at one size.
+        extractors: `FaceEstimator.extractors`.
+        baseline: the model that every other is compared with, pair by pair.
         draws: of each bootstrap.
     """
     models = sorted(dict.fromkeys(r["model"] for r in rows), key=lambda m: m in CONTROLS)
@@ -163,17 +163,17 @@ def card(
 def compare(
     a: Sequence[Row], b: Sequence[Row], threshold: float = float("nan"), draws: int = DRAWS
 ) -> dict[str, Difference]:
-    """Two models on one edit: every metric's difference a - b on the pairs (key, seed) both were given and managed."""
-    theirs = {(r["key"], r["seed"]): r for r in _usable(b)}
-    pairs = [(r, theirs[r["key"], r["seed"]]) for r in _usable(a) if (r["key"], r["seed"]) in theirs]
+    """Two models on one edit: every metric's difference a - b on the pairs (key, seed) that both have."""
+    others = {(r["key"], r["seed"]): r for r in _usable(b)}
+    pairs = [(r, others[r["key"], r["seed"]]) for r in _usable(a) if (r["key"], r["seed"]) in others]
     if not pairs:
         return {}
-    mine, others = [p[0] for p in pairs], [p[1] for p in pairs]
+    rows_a, rows_b = [p[0] for p in pairs], [p[1] for p in pairs]
     out = {}
     for metric in METRICS:
-        x, y = values_of(metric.name, mine, threshold), values_of(metric.name, others, threshold)
+        x, y = values_of(metric.name, rows_a, threshold), values_of(metric.name, rows_b, threshold)
         if np.isfinite(x - y).any():
-            out[metric.name] = paired(x, y, [r["person"] for r in mine], draws)
+            out[metric.name] = paired_difference(x, y, [r["person"] for r in rows_a], draws)
     return out
 
 
@@ -195,8 +195,8 @@ def _row(
             continue
         cells[metric.name] = found
         if metric.name.startswith("gain_") and floor and model != FLOOR:
-            trembling = np.abs(values_of(metric.name, floor))
-            if np.isfinite(trembling).any() and found.value <= np.nanmean(trembling):
+            floor_gain = np.abs(values_of(metric.name, floor))
+            if np.isfinite(floor_gain).any() and found.value <= np.nanmean(floor_gain):
                 noise.add(metric.name)
     waits = column(rows, "latency_s")
     waits = waits[np.isfinite(waits)]
@@ -225,7 +225,7 @@ def _vectors(rows: Sequence[Row], name: str) -> np.ndarray:
 
 
 def _frechet(rows: Sequence[Row]) -> float:
-    """Of outputs and, for the same edits, the true frames; where there are none, the sources."""
+    """Fréchet distance of outputs and, for the same edits, the true frames, or else the sources."""
     done = [r for r in rows if r["status"] == "ok"]
     true = [r for r in done if np.isfinite(column([r], "truth_distance")).all()]
     return image.frechet(
@@ -262,22 +262,22 @@ def _leakage(rows: Sequence[Row], models: Sequence[str]) -> dict[str, leakage.Le
             changes, along, asked = (
                 {t: column(own, f"{half}_{t}") for t in leakage.TRAITS} for half in ("change", "along", "asked")
             )
-            out[model] = leakage.matrix([r["traits"] for r in own], changes, along, asked, floor)
+            out[model] = leakage.leakage_matrix([r["traits"] for r in own], changes, along, asked, floor)
     return out
 
 
 def _linearity(rows: Sequence[Row], threshold: float) -> dict[tuple[str, str], Linearity]:
-    sweeps: dict[tuple[str, str], dict[tuple, list[Row]]] = {}
+    sweeps: dict[tuple[str, str], dict[tuple[str, int], list[Row]]] = {}
     for row in _usable(rows):
         if row["sweep"] is not None and row["model"] != FLOOR:
-            one = sweeps.setdefault((row["model"], row["number"]), {})
-            one.setdefault((row["sweep"], row["seed"]), []).append(row)
+            by_seed = sweeps.setdefault((row["model"], row["number"]), {})
+            by_seed.setdefault((row["sweep"], row["seed"]), []).append(row)
     out = {}
-    for place, found in sweeps.items():
-        longest = max(map(len, found.values()))
+    for place, by_seed in sweeps.items():
+        longest = max(map(len, by_seed.values()))
         asked, got, same = (
             np.stack(
-                [np.pad(column(own, name), (0, longest - len(own)), constant_values=np.nan) for own in found.values()]
+                [np.pad(column(own, name), (0, longest - len(own)), constant_values=np.nan) for own in by_seed.values()]
             )
             for name in ("asked", "achieved", "identity")
         )
@@ -294,12 +294,12 @@ def _notes(rows: Sequence[Row], strangers: np.ndarray, extractors: Mapping[str, 
         )
     skipped = sum(bool(r.get("light_angle_skipped")) for r in rows)
     if skipped:
-        out.append(f"The direction of light was skipped on {skipped} outputs, where it has none to speak of.")
+        out.append(f"The direction of light was skipped on {skipped} outputs with no clear direction.")
     if not any(r["model"] == FLOOR for r in rows):
-        out.append("There are no estimator-floor rows, so leakage has no unit and gains are not held against noise.")
+        out.append("There are no estimator-floor rows, so leakage has no unit and gains are not compared with noise.")
     if "mediapipe" in extractors.get("in loop", "") and "mediapipe" in extractors.get("independent", ""):
         out.append(
-            "In loop and independent share MediaPipe's landmarker here: only the identity network is a stranger to the "
+            "In loop and independent share MediaPipe's landmarker here: only the identity network is independent of the "
             "estimator."
         )
     if not np.isfinite(column(rows, "lpips")).any():

@@ -1,6 +1,6 @@
-"""What is judged: an edit that somebody did, and the same with the faces the judge saw in it.
+"""Evaluated edits: with their pictures, and with the faces estimated in them.
 
-Path: models, controls and test sets make `Edited` -> `measure` -> `Case` -> `columns`.
+Path: models, controls and test sets make `Edited` -> `measure_edits` -> `Case` -> columns of `measurements.py`.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from rigface.types import FaceParams
 
 @dataclass(frozen=True, eq=False)
 class Edited:
-    """One edit that somebody did, to be judged.
+    """One edit to be evaluated.
 
     Args:
-        model: who did it: the row of the card.
+        model: name of the editor: the row of the card.
         name: the edit's name in the card: `pose`, `light`, `yaw sweep` ...
-        key: which pair this is; the same key and name under two models is the same task, and they are compared on it.
-        person: whose picture the source is; intervals are drawn over these.
+        key: name of the pair; models are compared on tasks of the same key and name.
+        person: of the source; intervals are drawn over these.
         source: (H, W, 3) uint8.
-        output: the same framing, any size; None where the model gave nothing.
-        edit: what was asked.
+        output: the same framing, any size; None if the model failed.
+        edit: the edit asked for.
         target: the picture traits were copied from.
         truth: the true picture of the wanted face in the source's framing, if there is one (two frames of one clip).
-        target_person: whose picture the target is; None: the source's person.
-        sweep: which sweep this is one value of (T3), and the number swept, as `judge.achieved` names it: `yaw_deg`.
-        clip: which clip this is a frame of (T4), and when it is shown, in seconds.
+        target_person: of the target; None: the source's person.
+        sweep: name of the sweep, and the number swept, as named by `estimator.achieved`: `yaw_deg`.
+        clip: name of the clip, and time of the frame in seconds.
         seed: of the sampler.
-        latency_s: how long it took.
+        latency_s: duration of the edit.
     """
 
     model: str
@@ -57,10 +57,10 @@ class Case:
 
     Args:
         edited: the edit, its pictures resized.
-        source, output, target: their faces; None where there is no picture or no face.
+        source, output, target: their faces; None without a picture or a face.
         goal: the face of the true picture, or else of the target.
         wanted: the source's coefficients with the edit mixed in.
-        is_floor: the source itself, moved: errors are then against the source, as nothing was done.
+        is_floor: the source itself, moved: errors are then against the source.
     """
 
     edited: Edited

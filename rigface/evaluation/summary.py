@@ -1,6 +1,6 @@
-"""The few numbers that say how good an editor is: one short table per task, for a terminal, the top of a page, a model card.
+"""Headline tables: the main numbers of each task, for a terminal, the top of a page, a model card.
 
-Path: card.ReportCard -> `headlines` -> rich table, HTML, Markdown. Everything else is in `report.tables`.
+Path: ReportCard -> `headlines` -> rich table, HTML, Markdown. Everything else is in `report.tables`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from rigface.evaluation.baselines import FLOOR
 from rigface.evaluation.report_card import CardRow, ReportCard
 
-# (metric, label, digits, factor, whether more is better); of these, a column is shown where somebody has it
+# (metric, label, digits, factor, more is better); a column is shown if some row has it
 COLUMNS: tuple[tuple[str, str, int, float, bool], ...] = (
     ("psnr", "PSNR\ndB", 2, 1, True),
     ("truth_distance", "to true face\ndlib distance", 3, 1, False),
@@ -23,7 +23,7 @@ COLUMNS: tuple[tuple[str, str, int, float, bool], ...] = (
 )
 
 
-SWEEP = " sweep"  # how the edits of sweeps are called
+SWEEP = " sweep"  # suffix of the names of sweeps
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Headline:
     """One task's table.
 
     Args:
-        edit: the task. edits: how many, seeds not counted.
+        edit: the task. edits: their number, seeds not counted.
         head: labels; a second line is smaller. body: words. best: (row, column) of the best model's cells.
         controls: rows that are controls.
     """
@@ -45,27 +45,27 @@ class Headline:
 
 
 def value_of(row: CardRow, metric: str) -> float:
-    """A headline's number: the mean with failures at their worst; NaN where nothing was measured."""
+    """A headline's number: the mean with failures at their worst; NaN if not measured."""
     cell = row.cells.get(metric)
     return float("nan") if cell is None else cell.with_failures
 
 
 def headlines(card: ReportCard) -> list[Headline]:
-    """One table per edit of a card. Left out are the estimator floor, which is no editor, and sweeps, which have their own."""
+    """One table per edit of a card. The estimator floor and sweeps are left out."""
     edits = [e for e in dict.fromkeys(row.edit for row in card.rows) if not e.endswith(SWEEP)]
     return [_headline(edit, [r for r in card.rows if r.edit == edit and r.model != FLOOR]) for edit in edits]
 
 
 def _headline(edit: str, rows: list[CardRow]) -> Headline:
     columns = [c for c in COLUMNS if any(math.isfinite(value_of(row, c[0])) for row in rows)]
-    found = [100 * (1 - row.fail_share) for row in rows]
-    body = [[row.model, _said(share, 1)] for row, share in zip(rows, found)]
+    found_share = [100 * (1 - row.fail_share) for row in rows]
+    body = [[row.model, _text(share, 1)] for row, share in zip(rows, found_share)]
     best = set()
     models = [k for k, row in enumerate(rows) if not row.control]
     for place, (metric, _, digits, factor, higher) in enumerate(columns, 2):
         values = [factor * value_of(row, metric) for row in rows]
         for line, value in zip(body, values):
-            line.append(_said(value, digits))
+            line.append(_text(value, digits))
         known = {k: values[k] for k in models if math.isfinite(values[k])}
         if len(known) > 1:
             top = (max if higher else min)(known.values())
@@ -75,5 +75,5 @@ def _headline(edit: str, rows: list[CardRow]) -> Headline:
     return Headline(edit, min(row.edits for row in rows), head, tuple(map(tuple, body)), frozenset(best), controls)
 
 
-def _said(value: float, digits: int) -> str:
+def _text(value: float, digits: int) -> str:
     return "–" if not math.isfinite(value) else f"{value:.{digits}f}"

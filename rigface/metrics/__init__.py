@@ -1,10 +1,9 @@
-"""How an edit is judged: pure functions of arrays, a judge that looks at pictures, and a report card.
+"""Metrics of edits: pure functions of arrays. `rigface/evaluation` applies them to pictures.
 
-Path: pictures -> `judge.Judge` -> `measure.measure` (a row per edit) -> `card.card` (a row per model and edit) ->
-`report` (Markdown, JSON, Parquet, HTML). The mathematics lies in `identity`, `geometry`, `light`, `image`, `gain`,
-`leakage`, `video` and `statistics`, and knows nothing of pictures' origin.
+Path: pictures -> `FaceEstimator` -> `measure_edits` (a row per edit) -> `make_card` (a row per model and edit) -> `report`
+(Markdown, JSON, Parquet, HTML).
 
-The rules every number here obeys:
+Rules of the evaluation protocol:
 
 * failures count: an output without a face is in the failure rate, and every mean is also given with failures at
   their worst value;

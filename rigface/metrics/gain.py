@@ -1,4 +1,4 @@
-"""Did the edit do anything, and does more asked give more done? The lazy-edit guard, and the slope of a sweep.
+"""Gain of an edit over doing nothing, and linearity of a sweep.
 
 Path: distances before and after an edit -> gain; one number swept over 7 to 11 values -> linearity.
 Source: Spearman 1904 for the rank correlation; the rest is this project's protocol.
@@ -10,12 +10,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-DROPPED = 10.0  # percent of the pairs, those in which there was least to do
+DROPPED = 10.0  # percent of the pairs: those with the smallest change asked
 GOOD_ORDER = 0.9
 
 
 def gain(after: np.ndarray, before: np.ndarray, drop: float = DROPPED) -> np.ndarray:
-    """1 - d(output, wanted) / d(source, wanted): 0 did nothing, 1 is perfect, below 0 is worse than nothing.
+    """1 - d(output, wanted) / d(source, wanted): 0 for no change, 1 for a perfect edit, below 0 if worse than no change.
 
     Args:
         after: (N,) distance of each output from what was wanted; NaN where it could not be measured.
@@ -23,7 +23,7 @@ def gain(after: np.ndarray, before: np.ndarray, drop: float = DROPPED) -> np.nda
         drop: pairs whose `before` is under this percentile of all are left out: a ratio to almost nothing is noise.
 
     Returns:
-        (N,); NaN where left out, where nothing was asked, or where `after` is NaN.
+        (N,); NaN if left out, if no change was asked, or if `after` is NaN.
     """
     after, before = np.asarray(after, np.float64), np.asarray(before, np.float64)
     known = before[np.isfinite(before)]
@@ -36,10 +36,10 @@ def gain(after: np.ndarray, before: np.ndarray, drop: float = DROPPED) -> np.nda
 
 @dataclass(frozen=True)
 class Linearity:
-    """How one number follows what was asked, over many sweeps.
+    """Agreement of one measured number with the asked one, over many sweeps.
 
     Args:
-        sweeps: how many were counted: at least three outputs measured, at different values asked.
+        sweeps: number of sweeps with at least three outputs measured, at different values asked.
         rho, rho_p10: median and 10th percentile of Spearman's rho.
         slope: median slope of measured against asked; 1 is right, 0 does nothing.
         share_ordered: share of sweeps with rho above 0.9.
@@ -61,11 +61,11 @@ def linearity(
     identity: np.ndarray | None = None,
     threshold: float | None = None,
 ) -> Linearity:
-    """Judge S sweeps of K values each.
+    """Linearity of S sweeps of K values each.
 
     Args:
         asked: (S, K) values asked; or (K,) for all sweeps.
-        measured: (S, K) values re-measured on the outputs; NaN where there was no face, and then not counted.
+        measured: (S, K) values re-measured on the outputs; NaN if there was no face; then not counted.
         identity: (S, K) similarity to the source; a failure (NaN) counts as below the threshold.
         threshold: similarity above which it is the same person.
     """
@@ -93,7 +93,7 @@ def linearity(
 
 
 def spearman(x: np.ndarray, y: np.ndarray) -> float:
-    """Rank correlation of two (N,) arrays, ties at their mean rank; 0 where either is constant: it follows nothing."""
+    """Rank correlation of two (N,) arrays, ties at their mean rank; 0 if either is constant."""
     a, b = _ranks(x), _ranks(y)
     scale = np.sqrt((a @ a) * (b @ b))
     return float(a @ b / scale) if scale > 0 else 0.0
@@ -106,7 +106,7 @@ def _ranks(values: np.ndarray) -> np.ndarray:
 
 
 def _reach(asked: np.ndarray, identity: np.ndarray, threshold: float) -> float:
-    """The width of the run of asked values around the best one in which the person is recognised; 0 where nowhere."""
+    """The width of the run of asked values around the best one in which the person is recognised; 0 if none."""
     order = np.argsort(asked)
     x, same = asked[order], np.nan_to_num(identity[order], nan=-np.inf) > threshold
     if not same.any():

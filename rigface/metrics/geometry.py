@@ -1,9 +1,9 @@
-"""How far a face's coefficients are from those wanted: as numbers, as millimetres, as degrees.
+"""Errors of measured face coefficients: as numbers, millimetres and degrees.
 
-Path: coefficients measured on an output, coefficients wanted (`mix`) -> errors per coefficient group.
+Path: coefficients measured on an output, coefficients wanted (`transfer`) -> errors per coefficient group.
 Source: the re-inference errors of DiffusionRig and RigFace ("V1", on parameters) and of vertex-based work ("V2", on the
 surface); average expression and pose distance (AED, APD) of the reenactment literature, here on MediaPipe's own
-scores and matrix, which is what `_mp` says.
+scores and matrix (suffix `_mp`).
 
 A face that could not be measured has NaN coefficients, and every error of it is NaN.
 """
@@ -32,14 +32,14 @@ GROUPS = {
 
 
 def stack(faces: Sequence[FaceParams | None], like: FaceParams | None = None) -> FaceParams:
-    """Single faces as one batch; a face that is not there becomes NaN.
+    """Single faces as one batch; a missing face becomes NaN.
 
     Args:
         faces: N faces, each of batch ().
-        like: gives the sizes where no face is there at all.
+        like: gives the sizes if all faces are missing.
 
     Raises:
-        ValueError: there is neither a face nor `like`.
+        ValueError: all faces are missing, and `like` is None.
     """
     first = next((f for f in faces if f is not None), like)
     if first is None:
@@ -85,7 +85,7 @@ def coefficient_errors(measured: FaceParams, wanted: FaceParams) -> dict[str, np
 
 
 def rms(values: np.ndarray) -> float:
-    """Root mean square of the finite values; NaN where there are none."""
+    """Root mean square of the finite values; NaN if there are none."""
     known = np.asarray(values, np.float64)
     known = known[np.isfinite(known)]
     return float(np.sqrt((known**2).mean())) if len(known) else float("nan")
@@ -109,8 +109,8 @@ def vertex_errors_mm(
     def vertices(params: FaceParams) -> np.ndarray:
         with torch.no_grad():
             tensors = params.map(lambda a: torch.from_numpy(np.ascontiguousarray(a, np.float32)))
-            all_of_them = head.of(tensors).numpy()
-        return all_of_them if where is None else all_of_them[:, where]
+            found: np.ndarray = head.of(tensors).numpy()
+        return found if where is None else found[:, where]
 
     ideal, out = vertices(wanted), {}
     for group in ("shape", "expression", "pose"):
@@ -122,17 +122,17 @@ def vertex_errors_mm(
 
 def rotation_errors_deg(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """The angle that turns one head into the other, arccos((tr(A^T B) - 1) / 2): axis-angle (N, 3) twice -> (N,)."""
-    return np.degrees(angle_between(_matrices(a), _matrices(b)))
+    return np.asarray(np.degrees(angle_between(_matrices(a), _matrices(b))))
 
 
 def angle_errors_deg(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """(N, 3) absolute differences of yaw, pitch and roll, each in [0, 180]; axis-angle (N, 3) twice."""
     gap = to_degrees(_matrices(a)) - to_degrees(_matrices(b))
-    return np.abs((gap + 180) % 360 - 180)
+    return np.asarray(np.abs((gap + 180) % 360 - 180))
 
 
 def _matrices(axis_angle: np.ndarray) -> np.ndarray:
-    return to_matrix(np.asarray(axis_angle, np.float64))
+    return np.asarray(to_matrix(np.asarray(axis_angle, np.float64)))
 
 
 def turn_of(matrix: np.ndarray) -> np.ndarray:
@@ -140,21 +140,21 @@ def turn_of(matrix: np.ndarray) -> np.ndarray:
     u, _, v = np.linalg.svd(np.asarray(matrix, np.float64)[..., :3, :3])
     sign = np.linalg.det(u @ v)
     u = u * np.stack([np.ones_like(sign), np.ones_like(sign), sign], -1)[..., None, :]
-    return u @ v
+    return np.asarray(u @ v)
 
 
 def aed_mp52(scores: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     """Mean absolute difference of blendshape scores (N, B), in [0, 1]: (N,)."""
-    return np.abs(np.asarray(scores, np.float64) - np.asarray(wanted, np.float64)).mean(-1)
+    return np.asarray(np.abs(np.asarray(scores, np.float64) - np.asarray(wanted, np.float64)).mean(-1))
 
 
 def apd_mp(turn: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     """Geodesic degrees between rotation matrices (N, 3, 3) of the detector: (N,). See `turn_of`."""
-    return np.degrees(angle_between(np.asarray(turn, np.float64), np.asarray(wanted, np.float64)))
+    return np.asarray(np.degrees(angle_between(np.asarray(turn, np.float64), np.asarray(wanted, np.float64))))
 
 
 def distances(a: FaceParams, b: FaceParams) -> dict[str, np.ndarray]:
-    """How different two faces are, trait by trait: what gain and leakage are made of.
+    """Distances of faces by trait, for gain and leakage.
 
     Returns:
         `shape`, `expression`, `light`, `albedo`: RMS of coefficients; `pose`: geodesic degrees. Each (N,).
@@ -163,11 +163,10 @@ def distances(a: FaceParams, b: FaceParams) -> dict[str, np.ndarray]:
 
 
 def moves(source: FaceParams, measured: FaceParams, wanted: FaceParams) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """How much of the way from source to wanted an output went, before the division: (along, asked) per trait.
+    """Move of an output from its source, projected on the wanted one: (along, asked) per trait, before the division.
 
-    `along` is the output's step projected on the wanted one, `asked` the wanted step squared: their ratio is 1 where
-    the edit was done in full, 0 where nothing moved that way. Summed over faces before dividing, small edits do not
-    explode. Steps of the pose are rotation vectors in degrees.
+    `along` is the output's step projected on the wanted one, `asked` the wanted step squared: their ratio is 1 if the edit
+    was done in full, 0 if nothing moved that way. Sum over faces before dividing: the ratio of a small edit is noise. Steps of the pose are rotation vectors in degrees.
     """
     out = {}
     for group in GROUPS:
@@ -187,6 +186,6 @@ def _turned(axis_angle: np.ndarray, origin: np.ndarray) -> np.ndarray:
     turns = _matrices(axis_angle) @ origin
     bad = ~np.isfinite(turns).all((-1, -2))
     turns[bad] = np.eye(3)
-    vectors = to_axis_angle(turns)
+    vectors: np.ndarray = to_axis_angle(turns)
     vectors[bad] = np.nan
     return vectors

@@ -1,6 +1,6 @@
-"""Is it still the same person? Similarity of identity vectors, and the threshold that a test set itself gives.
+"""Similarity of identity vectors, and the threshold that a test set gives.
 
-Path: `Judge` -> identity vectors (as the network gives them) -> `measure` -> the identity columns of the card.
+Path: `FaceEstimator` -> identity vectors (as the network gives them) -> `measure_edits` -> the identity columns of the card.
 Source: the false-accept-rate protocol of face verification (LFW, IJB); King, "Dlib-ml", JMLR 2009, for the 0.6 rule.
 
 A cosine means nothing by itself: dlib's vectors of two strangers have a cosine near 0.85. So the card prints the
@@ -23,12 +23,12 @@ def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     lengths = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.clip((a * b).sum(-1) / lengths, -1, 1)
+        return np.asarray(np.clip((a * b).sum(-1) / lengths, -1, 1))
 
 
 def distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Euclidean distance of raw identity vectors (..., D): what dlib's 0.6 rule is about."""
-    return np.linalg.norm(np.asarray(a, np.float64) - np.asarray(b, np.float64), axis=-1)
+    """Euclidean distance of raw identity vectors (..., D): the subject of dlib's 0.6 rule."""
+    return np.asarray(np.linalg.norm(np.asarray(a, np.float64) - np.asarray(b, np.float64), axis=-1))
 
 
 def impostor_cosines(vectors: np.ndarray, people: np.ndarray) -> np.ndarray:
@@ -47,7 +47,7 @@ def impostor_cosines(vectors: np.ndarray, people: np.ndarray) -> np.ndarray:
     directions = vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
     first, second = np.triu_indices(len(directions), 1)
     strangers = people[first] != people[second]
-    return np.clip((directions @ directions.T)[first[strangers], second[strangers]], -1, 1)
+    return np.asarray(np.clip((directions @ directions.T)[first[strangers], second[strangers]], -1, 1))
 
 
 def threshold_at(impostors: np.ndarray, rate: float = FALSE_ACCEPTS) -> float:
@@ -60,7 +60,7 @@ def threshold_at(impostors: np.ndarray, rate: float = FALSE_ACCEPTS) -> float:
         impostors: (M,) similarities of pairs of strangers.
 
     Returns:
-        A pair passes where its similarity is *above* this; NaN where there are no impostors.
+        A pair passes if its similarity is *above* this; NaN without impostors.
     """
     impostors = np.sort(np.asarray(impostors, np.float64))
     if not len(impostors):
@@ -70,7 +70,7 @@ def threshold_at(impostors: np.ndarray, rate: float = FALSE_ACCEPTS) -> float:
 
 
 def tenth_percentile(similarity: np.ndarray) -> float:
-    """The similarity that nine in ten edits reach; NaN where nothing was measured."""
+    """The similarity that nine in ten edits reach; NaN if none was measured."""
     known = np.asarray(similarity, np.float64)
     known = known[np.isfinite(known)]
     return float(np.percentile(known, 10)) if len(known) else float("nan")
@@ -83,7 +83,7 @@ def bin_names(edges: tuple[float, ...] = YAW_EDGES, unit: str = "°") -> list[st
 
 
 def bins_of(values: np.ndarray, edges: tuple[float, ...] = YAW_EDGES) -> np.ndarray:
-    """(N,) int64 bin of the absolute value of each number; -1 where it is not finite."""
+    """(N,) int64 bin of the absolute value of each number; -1 if it is not finite."""
     size = np.abs(np.asarray(values, np.float64))
     index = np.clip(np.searchsorted(edges, size, side="right") - 1, 0, len(edges) - 2)
     return np.where(np.isfinite(size), index, -1)

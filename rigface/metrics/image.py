@@ -1,4 +1,4 @@
-"""Are the pictures alike, pixel by pixel, and as crowds? PSNR, SSIM, the background, Fréchet and kernel distances.
+"""Image metrics: PSNR, SSIM, background, Fréchet and kernel distances.
 
 Path: an output and the true frame -> the picture columns; outputs and photographs as feature vectors -> Fréchet.
 Source: Wang et al., "Image quality assessment: from error visibility to structural similarity", 2004 (Gaussian window of 11
@@ -15,7 +15,7 @@ import numpy as np
 
 _WINDOW, _SIGMA = 11, 1.5
 _C1, _C2 = 0.01**2, 0.03**2
-CLEAR = 0.02  # share of a picture that must be left outside the masks for a background to be judged
+CLEAR = 0.02  # share of a picture that must be left outside the masks for a background to be measured
 DILATION = 0.03  # of the shorter side: hair's rim and the softness of a pasted edge
 
 
@@ -48,7 +48,7 @@ def psnr(a: np.ndarray, b: np.ndarray, where: np.ndarray | None = None) -> float
         where: (H, W) bool, the pixels that count; None: all.
 
     Returns:
-        NaN where no pixel counts.
+        NaN if no pixel counts.
     """
     error = mean_square(a, b, where)
     if not np.isfinite(error):
@@ -57,7 +57,7 @@ def psnr(a: np.ndarray, b: np.ndarray, where: np.ndarray | None = None) -> float
 
 
 def mean_square(a: np.ndarray, b: np.ndarray, where: np.ndarray | None = None) -> float:
-    """Mean squared difference over the pixels that count; NaN where none does."""
+    """Mean squared difference over the pixels that count; NaN if none does."""
     a, b = _pair(a, b)
     gap = (a - b) ** 2
     gap = gap if where is None else gap[np.asarray(where, bool)]
@@ -97,7 +97,7 @@ def background(mask_a: np.ndarray, mask_b: np.ndarray, dilation: float = DILATIO
         dilation: radius of the margin as a share of the shorter side.
 
     Returns:
-        (H, W) bool; all False where less than `CLEAR` of the picture is left.
+        (H, W) bool; all False if less than `CLEAR` of the picture is left.
     """
     import cv2
 
@@ -109,9 +109,9 @@ def background(mask_a: np.ndarray, mask_b: np.ndarray, dilation: float = DILATIO
 
 
 def frechet(a: np.ndarray, b: np.ndarray) -> float:
-    """Fréchet distance (squared, as everybody prints it) of two crowds of feature vectors (N, D) and (M, D), as Gaussians.
+    """Fréchet distance (squared, as usual) of two sets of feature vectors (N, D) and (M, D), as Gaussians.
 
-    With few more vectors than dimensions it is biased upwards: compare only at equal N and M.
+    With few vectors it is biased upwards: compare only at equal N and M.
     """
     a, b = (np.asarray(x, np.float64) for x in (a, b))
     if len(a) < 2 or len(b) < 2:
@@ -138,7 +138,7 @@ def kernel_distance(a: np.ndarray, b: np.ndarray) -> float:
         return float("nan")
 
     def kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        return (x @ y.T / x.shape[1] + 1) ** 3
+        return np.asarray((x @ y.T / x.shape[1] + 1) ** 3)
 
     own_a, own_b = kernel(a, a), kernel(b, b)
     within = (own_a.sum() - np.trace(own_a)) / (n * (n - 1)) + (own_b.sum() - np.trace(own_b)) / (m * (m - 1))

@@ -1,4 +1,4 @@
-"""How far one light is from another: as coefficients, as a lit ball, as a direction; and whether the skin held.
+"""Distances of lights as coefficients, lit ball and direction; change of the skin tone.
 
 Path: FaceParams.light of an output and as wanted -> the light columns; the skin's colour -> ITA.
 Source: Ramamoorthi & Hanrahan 2001 for the ball (`face/lighting.shade`); the scale-invariant error of Barron & Malik,
@@ -19,14 +19,14 @@ from rigface.face.reconstruction.albedo_light import AMBIENT
 from rigface.face.rendering.lighting import harmonics, mean_shading, shade
 
 BALL_PX = 48
-DIRECTED = 0.05  # a first band shorter than this share of the constant term has no direction to speak of
+DIRECTED = 0.05  # a first band shorter than this share of the constant term has no clear direction
 ITA_EDGES = ((55.0, "very light"), (41.0, "light"), (28.0, "intermediate"), (10.0, "tan"), (-30.0, "brown"))
 
 
 def sh_rmse(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Root mean square difference of the 27 coefficients: (N, 9, 3) twice -> (N,)."""
     gap = np.asarray(a, np.float64) - np.asarray(b, np.float64)
-    return np.sqrt((gap**2).mean((-1, -2)))
+    return np.asarray(np.sqrt((gap**2).mean((-1, -2))))
 
 
 @lru_cache(maxsize=4)
@@ -39,58 +39,58 @@ def _ball(size: int) -> torch.Tensor:
     return torch.from_numpy(np.stack([x, y, np.sqrt(1 - x**2 - y**2)], -1))
 
 
-def ball(light: np.ndarray, size: int = BALL_PX) -> np.ndarray:
+def lit_ball(light: np.ndarray, size: int = BALL_PX) -> np.ndarray:
     """A white ball in this light, as the pixels of its disc: (N, 9, 3) -> (N, P, 3) float64, linear, not below 0."""
     lights = torch.from_numpy(np.asarray(light, np.float64))
     normals = _ball(size).expand(len(lights), -1, 3)
-    return shade(normals, lights).clamp_min(0).numpy()
+    return np.asarray(shade(normals, lights).clamp_min(0).numpy())
 
 
 def ball_error(a: np.ndarray, b: np.ndarray, size: int = BALL_PX) -> np.ndarray:
     """Scale-invariant mean squared error of a white ball in both lights, relative to the ball's own mean square.
 
-    min over s of |s A - B|^2 / |B|^2 = 1 - <A, B>^2 / (|A|^2 |B|^2): symmetric, and blind to how bright either light is.
+    min over s of |s A - B|^2 / |B|^2 = 1 - <A, B>^2 / (|A|^2 |B|^2): symmetric, and independent of brightness.
 
     Args:
         a, b: (N, 9, 3).
 
     Returns:
-        (N,) in [0, 1]; NaN where a ball is black.
+        (N,) in [0, 1]; NaN if a ball is black.
     """
-    first, second = (ball(light, size).reshape(len(light), -1) for light in (a, b))
+    first, second = (lit_ball(light, size).reshape(len(light), -1) for light in (a, b))
     with np.errstate(invalid="ignore", divide="ignore"):
         share = (first * second).sum(1) ** 2 / ((first**2).sum(1) * (second**2).sum(1))
-    return np.clip(1 - share, 0, 1)
+    return np.asarray(np.clip(1 - share, 0, 1))
 
 
-def direction_errors_deg(a: np.ndarray, b: np.ndarray, least: float = DIRECTED) -> np.ndarray:
+def direction_errors_deg(a: np.ndarray, b: np.ndarray, min_share: float = DIRECTED) -> np.ndarray:
     """Angle between the first bands of two lights, averaged over RGB.
 
     Args:
         a, b: (N, 9, 3).
-        least: a light whose first band is shorter than this share of its constant term is skipped.
+        min_share: a light whose first band is shorter than this share of its constant term is skipped.
 
     Returns:
-        (N,) degrees in [0, 180]; NaN where either light was skipped. Count them: `np.isnan(...).sum()`.
+        (N,) degrees in [0, 180]; NaN if either light was skipped.
     """
     firsts, clear = [], np.ones(len(a), bool)
     for light in (np.asarray(a, np.float64), np.asarray(b, np.float64)):
         first, constant = light[:, 1:4].mean(-1), light[:, 0].mean(-1)
-        clear &= np.linalg.norm(first, axis=-1) >= least * np.abs(constant)
+        clear &= np.linalg.norm(first, axis=-1) >= min_share * np.abs(constant)
         clear &= np.linalg.norm(first, axis=-1) > 0
         firsts.append(first)
     crossed, along = np.linalg.norm(np.cross(*firsts), axis=-1), (firsts[0] * firsts[1]).sum(-1)
     return np.where(clear, np.degrees(np.arctan2(crossed, along)), np.nan)
 
 
-def described(light: np.ndarray, unit: float = 1.0) -> dict[str, float]:
-    """A light in the words of `edits.LightEdit`: the lamp and surround that have its constant term and first band.
+def describe_light(light: np.ndarray, unit: float = 1.0) -> dict[str, float]:
+    """A light in the terms of `edits.LightEdit`: the lamp and surround with its constant term and first band.
 
-    The inverse of `mix.light_of` for white lamps; the second band is not looked at.
+    The inverse of `transfer.light_coefficients` for white lamps; the second band is ignored.
 
     Args:
         light: (9, 3).
-        unit: linear radiance of strength 1: the source's `mix.exposure`, or 1 for absolute strengths.
+        unit: linear radiance of strength 1: the source's `transfer.exposure`, or 1 for absolute strengths.
 
     Returns:
         azimuth_deg, elevation_deg, intensity, ambient.
@@ -109,14 +109,14 @@ def described(light: np.ndarray, unit: float = 1.0) -> dict[str, float]:
     }
 
 
-def delit(colour: np.ndarray, light: np.ndarray) -> np.ndarray:
+def remove_shading(colour: np.ndarray, light: np.ndarray) -> np.ndarray:
     """A skin's mean colour (N, 3), linear, with its mean light (N, 9, 3) divided out.
 
-    How bright a skin is in itself one photograph does not tell; where the reconstructor settles it by a prior, as
-    the open head's does, what remains to compare is the hue.
+    One photograph does not determine the brightness of a skin; if the reconstructor sets it by a prior, as for the open
+    head, only the hue can be compared.
     """
     shading = np.maximum(mean_shading(torch.from_numpy(np.asarray(light, np.float64))).numpy(), 1e-4)
-    return np.asarray(colour, np.float64) / shading
+    return np.asarray(np.asarray(colour, np.float64) / shading)
 
 
 def ita_class(angle: float) -> str:

@@ -1,14 +1,14 @@
-"""Distances that need somebody else's trained network: LPIPS, and the features of FID. By path, or not at all.
+"""Distances by third-party networks: LPIPS, and the features of FID. Weights are given by path and never downloaded.
 
-Path: weights on this machine -> `Lpips`, `InceptionFeatures` -> `measure` and `image.frechet`. Nothing is downloaded; where
-the weights are not given, these columns are not in the card, and it says so.
+Path: weights on this machine -> `Lpips`, `InceptionFeatures` -> `measure_edits` and `image.frechet`. Without weights the card
+leaves these columns out, with a note.
 Source: Zhang et al., "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric", CVPR 2018, equation 1, its
 AlexNet version 0.1; Heusel et al. 2017 for FID. Written from the paper and the layout of the published weights.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,18 +28,19 @@ _LAYERS = (
     ("features.8", 1, 1, False),
     ("features.10", 1, 1, False),
 )
-# What the linear weights were trained with, of a picture in [-1, 1].
+# Normalisation of the linear weights' training, for a picture in [-1, 1].
 _SHIFT, _SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 
 
 def _existing(path: str | Path, what: str) -> Path:
     if not Path(path).is_file():
-        raise MissingAsset(f"{what} is not at {path}; it is never downloaded: give the path of a copy you have")
+        raise MissingAsset(f"{what} is not at {path}; it is never downloaded: give the path of your copy")
     return Path(path)
 
 
 def _state(path: Path) -> dict[str, Tensor]:
-    return torch.load(path, map_location="cpu", weights_only=True)  # tensors only; a pickle that wants more is refused
+    state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)  # refuses all but tensors
+    return state
 
 
 class Lpips:
@@ -50,7 +51,7 @@ class Lpips:
         linear: the `alex.pth` of the lpips package, its five linear layers.
 
     Raises:
-        MissingAsset: a file is not there.
+        MissingAsset: a file is missing.
     """
 
     def __init__(self, alexnet: str | Path, linear: str | Path) -> None:
@@ -88,16 +89,17 @@ class InceptionFeatures:
 
     Args:
         path: a module that takes (N, 3, H, W) uint8 and `return_features=True`, and gives (N, D). TorchScript is a program:
-            take it from where you trust.
+            use only a file you trust.
 
     Raises:
-        MissingAsset: the file is not there.
+        MissingAsset: the file is missing.
     """
 
     def __init__(self, path: str | Path) -> None:
         file = _existing(path, "the Inception network")
         self.version = f"inception-{fingerprint(file)}"
-        self._network = torch.jit.load(file, map_location="cpu").eval()
+        load: Callable[..., torch.jit.ScriptModule] = torch.jit.load
+        self._network = load(file, map_location="cpu").eval()
 
     @torch.inference_mode()
     def __call__(self, pictures: Sequence[np.ndarray], batch: int = 16) -> np.ndarray:

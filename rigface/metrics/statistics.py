@@ -1,4 +1,4 @@
-"""How sure is a mean? Bootstrap over people, failures at their worst, and the worst-served group first.
+"""Bootstrap intervals over people, means with failures at their worst, and groups sorted worst first.
 
 Path: one value per edit -> interval, mean with failures, groups -> the card.
 Source: Efron & Tibshirani, "An Introduction to the Bootstrap", 1993, the percentile interval; people are drawn, not pictures,
@@ -20,7 +20,7 @@ Worst = Literal["zero", "p95", "p5", "none"]
 
 def interval(
     values: np.ndarray,
-    people: Sequence,
+    people: Sequence[object],
     draws: int = DRAWS,
     level: float = LEVEL,
     seed: int = 0,
@@ -31,10 +31,10 @@ def interval(
     Args:
         values: (N,), one per edit; those that are not finite are left out.
         people: N labels of the source's person.
-        statistic: (n,) -> number; None: the mean, which is drawn a hundred times as fast.
+        statistic: (n,) -> number; None: the mean, a hundred times as fast.
 
     Returns:
-        Low and high; NaN where fewer than two people are left.
+        Low and high; NaN if fewer than two people are left.
     """
     values = np.asarray(values, np.float64)
     known = np.isfinite(values)
@@ -56,7 +56,7 @@ def interval(
 
 @dataclass(frozen=True)
 class Difference:
-    """Model a minus model b on the pairs both were given. It is clear where low and high have one sign."""
+    """Model a minus model b on the pairs both were given. Significant if low and high have the same sign."""
 
     mean: float
     low: float
@@ -64,8 +64,8 @@ class Difference:
     pairs: int
 
 
-def paired(
-    a: np.ndarray, b: np.ndarray, people: Sequence, draws: int = DRAWS, level: float = LEVEL, seed: int = 0
+def paired_difference(
+    a: np.ndarray, b: np.ndarray, people: Sequence[object], draws: int = DRAWS, level: float = LEVEL, seed: int = 0
 ) -> Difference:
     """The mean difference of two models on the same N edits, with its interval; pairs not measured for both are left out."""
     gap = np.asarray(a, np.float64) - np.asarray(b, np.float64)
@@ -83,8 +83,8 @@ def with_failures(
         values: (N,); NaN where not measured.
         failed: (N,) bool: no face in the output. A NaN that is no failure (nothing to measure) stays NaN.
         worst: `zero` for similarities, `p95` for errors, `p5` for gains, `none` to leave failures out.
-        reference: values whose percentile counts; None: the successes among `values`. Give all models' where several
-            are compared, so that a model is not helped by failing wherever it would have been bad.
+        reference: values whose percentile counts; None: the successes among `values`. Give all models' values
+            when comparing several, so that a model does not gain by failing on hard edits.
 
     Returns:
         (N,) float64.
@@ -118,14 +118,14 @@ class Group:
 
 
 def worst_first(
-    values: np.ndarray, groups: Sequence[str], higher_is_better: bool, least: int = 1
+    values: np.ndarray, groups: Sequence[str], higher_is_better: bool, min_count: int = 1
 ) -> tuple[list[Group], float]:
     """Means by group, the worst-served first, and the gap between worst and best.
 
     Args:
         values: (N,); those that are not finite are left out.
         groups: N names.
-        least: groups with fewer values are listed last and do not count for the gap: their mean is chance.
+        min_count: groups with fewer values are listed last and do not count for the gap.
     """
     values, names = np.asarray(values, np.float64), np.asarray(groups, object)
     out = []
@@ -133,6 +133,6 @@ def worst_first(
         own = values[(names == name) & np.isfinite(values)]
         if len(own):
             out.append(Group(str(name), len(own), float(own.mean())))
-    out.sort(key=lambda g: (g.count < least, g.mean if higher_is_better else -g.mean))
-    counted = [g.mean for g in out if g.count >= least]
+    out.sort(key=lambda g: (g.count < min_count, g.mean if higher_is_better else -g.mean))
+    counted = [g.mean for g in out if g.count >= min_count]
     return out, float(max(counted) - min(counted)) if len(counted) > 1 else float("nan")

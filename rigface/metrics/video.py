@@ -1,4 +1,4 @@
-"""Is an edited clip as smooth, as much one person, and as long as it should be?
+"""Metrics of edited clips: jitter, identity drift, and exact checks of frames, times and sound.
 
 Path: per-frame coefficients of an output clip and its driving clip -> jitter, drift; two files -> exact checks.
 Source: the second difference as a measure of jitter is common in reenactment; the checks of the file are this project's.
@@ -30,30 +30,30 @@ def jitter(values: np.ndarray) -> float:
 
 def pose_track(head_rotation: np.ndarray) -> np.ndarray:
     """Yaw, pitch and roll over time without jumps of 360 degrees: axis-angle (T, 3) -> (T, 3) degrees; NaN stays."""
-    degrees = to_degrees(to_matrix(np.asarray(head_rotation, np.float64)))
+    degrees: np.ndarray = to_degrees(to_matrix(np.asarray(head_rotation, np.float64)))
     good = np.isfinite(degrees).all(1)
     degrees[good] = np.unwrap(degrees[good], axis=0, period=360)
     return degrees
 
 
 def jitter_ratio(output: np.ndarray, driving: np.ndarray) -> float:
-    """How much more the output trembles than the clip that drives it: 1 is as smooth, 2 twice as restless. (T, D) both.
+    """Jitter of the output relative to its driving clip: 1 is as smooth, 2 twice as restless. (T, D) both.
 
-    NaN where the driving clip does not move at all and the output does; 1 where neither does.
+    NaN if only the output moves; 1 if neither moves.
     """
-    own, theirs = jitter(output), jitter(driving)
-    if theirs == 0:
+    own, reference = jitter(output), jitter(driving)
+    if reference == 0:
         return 1.0 if own == 0 else float("nan")
-    return own / theirs
+    return own / reference
 
 
 @dataclass(frozen=True)
 class Drift:
-    """Does the person wander off over time?
+    """Change of the similarity to the source over time.
 
     Args:
         mean: similarity to the source over all frames.
-        per_minute: slope of a least-squares line; negative is drifting away.
+        per_minute: slope of a least-squares line; negative if the similarity falls.
         last: mean over the last tenth of the frames, at least one.
         worst: lowest of all frames.
     """
@@ -78,10 +78,10 @@ def identity_drift(similarity: np.ndarray, time_s: np.ndarray) -> Drift:
 
 @dataclass(frozen=True)
 class Smoothness:
-    """How one model's clips compare with those that drive them: medians over clips.
+    """Smoothness of one model's clips beside their driving clips: medians over clips.
 
     Args:
-        clips: how many had three frames with faces in a row.
+        clips: number of clips with three frames with faces in a row.
         pose, expression: `jitter_ratio`; 1 is as smooth as the driving clip.
         identity: mean similarity to the source. drift: per minute. worst: lowest of all frames.
     """
@@ -95,46 +95,46 @@ class Smoothness:
 
 
 def smoothness(rows: Sequence[Mapping[str, Any]]) -> Smoothness | None:
-    """Of the rows of one model, those that are frames of clips; None where there are none.
+    """Smoothness of the rows of one model that are frames of clips; None if there are none.
 
     Args:
-        rows: of `measure`: `clip`, `time_s`, `seed`, and the coefficients of outputs and driving frames.
+        rows: of `measure_edits`: `clip`, `time_s`, `seed`, and the coefficients of outputs and driving frames.
     """
     clips: dict[tuple[str, int], list[Mapping[str, Any]]] = {}
     for row in rows:
         if row.get("clip") is not None and row.get("track_goal_rotation") is not None:
             clips.setdefault((row["clip"], row["seed"]), []).append(row)
-    found: list[tuple[float, ...]] = []
+    by_clip: list[tuple[float, ...]] = []
     for frames in clips.values():
         frames = sorted(frames, key=lambda r: r["time_s"])
         pose, expression = (
             jitter_ratio(*(read(np.array([r[f"track_{who}_{what}"] for r in frames])) for who in ("output", "goal")))
             for what, read in (("rotation", pose_track), ("expression", np.asarray))
         )
-        same = np.array([np.nan if r.get("identity") is None else r["identity"] for r in frames], np.float64)
-        drift = identity_drift(same, np.array([r["time_s"] for r in frames]))
-        found.append((pose, expression, drift.mean, drift.per_minute, drift.worst))
-    if not found:
+        similarity = np.array([np.nan if r.get("identity") is None else r["identity"] for r in frames], np.float64)
+        drift = identity_drift(similarity, np.array([r["time_s"] for r in frames]))
+        by_clip.append((pose, expression, drift.mean, drift.per_minute, drift.worst))
+    if not by_clip:
         return None
-    values = np.array(found, np.float64)
+    values = np.array(by_clip, np.float64)
     counted = np.isfinite(values[:, 0])
 
-    def middle(k: int) -> float:
+    def median(k: int) -> float:
         known = values[np.isfinite(values[:, k]), k]
         return float(np.median(known)) if len(known) else float("nan")
 
     return Smoothness(
-        int(counted.sum()), middle(0), middle(1), middle(2), middle(3), float(np.nanmin(values[:, 4], initial=np.inf))
+        int(counted.sum()), median(0), median(1), median(2), median(3), float(np.nanmin(values[:, 4], initial=np.inf))
     )
 
 
 @dataclass(frozen=True)
 class Clip:
-    """What must not change when a clip is edited: exact counts and hashes, nothing rounded.
+    """Properties that an edit must keep: exact counts and hashes.
 
     Args:
-        frames: shown frames, by decoding them all.
-        rate: average frame rate as the container says.
+        frames: number of shown frames, by decoding them all.
+        rate: average frame rate by the container.
         times: sha256 of the frames' presentation times, as fractions of a second from the first.
         audio: sha256 of the audio packets' bytes, in order; None without sound.
     """
@@ -150,35 +150,34 @@ def clip_of(file: Any) -> Clip:
     import av
 
     sound, times, count, rate = hashlib.sha256(), hashlib.sha256(), 0, None
-    heard, first = False, None
+    has_sound, first = False, None
     with av.open(file) as container:
         if container.streams.video:
             rate = container.streams.video[0].average_rate
-        wanted = [*container.streams.video[:1], *container.streams.audio[:1]]
-        for packet in container.demux(wanted):
+        for packet in container.demux([*container.streams.video[:1], *container.streams.audio[:1]]):
             if packet.stream.type == "audio":
-                heard = heard or packet.size > 0
+                has_sound = has_sound or packet.size > 0
                 sound.update(bytes(packet) if packet.size else b"")
                 continue
             for frame in packet.decode():
                 first = frame.pts if first is None else first
                 # microseconds: two containers may count in different ticks
-                when = round((frame.pts - first) * frame.time_base * 1_000_000) if frame.pts is not None else count
-                times.update(f"{when};".encode())
+                time_us = round((frame.pts - first) * frame.time_base * 1_000_000) if frame.pts is not None else count
+                times.update(f"{time_us};".encode())
                 count += 1
-    return Clip(count, rate, times.hexdigest(), sound.hexdigest() if heard else None)
+    return Clip(count, rate, times.hexdigest(), sound.hexdigest() if has_sound else None)
 
 
 def differences(output: Clip, driving: Clip) -> list[str]:
-    """What differs, as sentences; empty where frame count, frame rate, times and sound are the same."""
+    """Differences as sentences; empty if frame count, frame rate, times and sound are the same."""
     out = []
     if output.frames != driving.frames:
         out.append(f"{output.frames} frames instead of {driving.frames}")
     if output.rate != driving.rate:
         out.append(f"{output.rate} frames a second instead of {driving.rate}")
     if output.frames == driving.frames and output.times != driving.times:
-        out.append("frames are shown at other times")
+        out.append("frames have other times")
     if output.audio != driving.audio:
         missing = "is missing" if output.audio is None else "is not the same, byte for byte"
-        out.append("there is sound where there was none" if driving.audio is None else f"the sound {missing}")
+        out.append("sound was added" if driving.audio is None else f"the sound {missing}")
     return out

@@ -8,7 +8,8 @@ from dataclasses import replace
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.examples.encode import EncodeConfig, encode
+from pipelines.examples.config import EncodeConfig
+from pipelines.examples.encode import encode
 from pipelines.train import metric_log
 from pipelines.train.config import debug
 from pipelines.train.job import train

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import sys
 import threading
 import time
@@ -121,20 +122,21 @@ def test_kill_9_of_a_raylet(all_up, clips, tmp_path, nothing_lost):
 
 
 TRAIN = """
-import json, sys
-from pipelines.train.job import config_of, train
-train(config_of(json.load(open(sys.argv[1]))), print)
+import pickle, sys
+from pipelines.train.job import train
+train(pickle.load(open(sys.argv[1], "rb")), print)
 """
 
 
 @pytest.mark.drill
 def test_training_loses_a_host(all_up, tmp_path, results):
     """Two workers on two hosts, one powered off after a checkpoint: the steps and losses of an undisturbed run, once."""
-    from dataclasses import asdict, replace
+    from dataclasses import replace
 
     import pyarrow.parquet as pq
 
-    from pipelines.examples.encode import EncodeConfig, encode
+    from pipelines.examples.config import EncodeConfig
+    from pipelines.examples.encode import encode
     from pipelines.train import metric_log
     from pipelines.train.config import debug
     from pipelines.train.job import train
@@ -161,8 +163,8 @@ def test_training_loses_a_host(all_up, tmp_path, results):
 
     out, head = str(tmp_path / "two"), net.hosts[0]
     two = replace(config, out=out, workers=2, address=f"{head.address}:{hosts.PORT}", max_failures=3)
-    (tmp_path / "two.json").write_text(json.dumps(asdict(two)))
-    process = head.python(["-c", TRAIN, str(tmp_path / "two.json")], "train")
+    (tmp_path / "two.pickle").write_bytes(pickle.dumps(two))
+    process = head.python(["-c", TRAIN, str(tmp_path / "two.pickle")], "train")
     limit = time.monotonic() + 200
     while not (any(Path(out, "ray").glob("step-*/.metadata")) and len(losses(out)) >= 12):
         assert process.poll() is None, (net.folder / "train.log").read_text()

@@ -10,11 +10,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.evaluate import tasks as evaluate_tasks
+from pipelines.evaluate import task_sampler
 from pipelines.evaluate.config import EvaluateConfig
-from pipelines.evaluate.job import evaluate, fingerprint, places_of
-from pipelines.evaluate.report import printed
-from pipelines.evaluate.tasks import SWEEPS, Examples, Faces
+from pipelines.evaluate.info import fingerprint
+from pipelines.evaluate.job import evaluate, models_by_name
+from pipelines.evaluate.report import print_tables
+from pipelines.evaluate.task_sampler import SWEEPS
+from pipelines.evaluate.tasks import ExamplesSource, FacesSource
 from pipelines.examples.config import PairConfig, PairSettings
 from pipelines.examples.pair import pair
 from pipelines.examples.split import split_of
@@ -172,7 +174,7 @@ def test_a_dry_run_says_what_it_would_do_and_writes_nothing(place, tmp_path):
 
 def test_faces_give_all_four_kinds_and_a_model_of_any_style(place, tmp_path, capsys, monkeypatch):
     some = {name: SWEEPS[name][::2] for name in ("yaw_deg", "expression.smile", "light.azimuth_deg")}
-    monkeypatch.setattr(evaluate_tasks, "SWEEPS", some)
+    monkeypatch.setattr(task_sampler, "SWEEPS", some)
     save_model(tmp_path / "grey", 32, render_style="shape")
     config = config_of(
         place, tmp_path / "card", "faces", limit=3, sweeps=1, clips=1, clip_frames=4, all_people=True,
@@ -187,12 +189,13 @@ def test_faces_give_all_four_kinds_and_a_model_of_any_style(place, tmp_path, cap
     assert card.clips["grey"].clips == 1
     assert card.clips[COPY_TARGET].pose == pytest.approx(1)
     assert json.loads((tmp_path / "card" / "rigface.json").read_text())["size"] == 32
-    printed(card)
+    print_tables(card)
     assert "Sweeps: achieved against asked" in capsys.readouterr().out
 
 
 def test_of_faces_too_only_those_held_out_are_asked(place):
-    items = Faces(Store(str(place / "faces"))).plan(("self", "sweep", "clip"), 8, sweeps=3, clips=3)
+    config = config_of(place, "out", "faces", limit=8, sweeps=3, clips=3)
+    items = FacesSource(Store(config.data)).plan(("self", "sweep", "clip"), config)
     assert {item.person for item in items} == {HELD_OUT}
     assert len({(item.name, item.key) for item in items}) == len(items)
 
@@ -206,14 +209,15 @@ def test_what_cannot_be_is_said_with_a_way_out(place, tmp_path):
     with pytest.raises(PlanError, match="want some of self, cross, sweep, clip, got swep"):
         config_of(place, tmp_path / "out", tasks=("swep",))
     with pytest.raises(PlanError, match="two are called 'mine'"):
-        places_of(("runs/mine/model", "mine=elsewhere"))
+        models_by_name(("runs/mine/model", "mine=elsewhere"))
     dataset(tmp_path / "few", people=1, identity=LEARNT)
     with pytest.raises(PlanError, match="--all-people"):
         evaluate(config_of(place, tmp_path / "out", models=("preview",), data=str(tmp_path / "few")), quiet)
 
 
 def test_half_of_what_is_asked_of_examples_is_two_photographs(place):
-    items = Examples(Store(str(place / "pairs"))).plan(("self",), 8)
+    config = config_of(place, "out", limit=8)
+    items = ExamplesSource(Store(config.data)).plan(("self",), config)
     names = Counter(item.name for item in items)
     assert names["self-edit"] >= 4
     assert names["self-edit, re-lit"] >= 1

@@ -6,7 +6,8 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 
-from pipelines.examples.autoencoder import AutoencoderConfig, crops, make_autoencoder, measure
+from pipelines.examples.autoencoder import crops, make_autoencoder, measure
+from pipelines.examples.config import AutoencoderConfig
 from pipelines.examples.layout import autoencoder_folder
 from pipelines.examples.split import split_of
 from rigface.errors import PlanError
@@ -66,7 +67,7 @@ def test_made_twice_it_is_the_same(faces, tmp_path):
 
 
 @pytest.mark.parametrize(("config", "says"), [
-    (AutoencoderConfig(30, 4, 12), "no multiple of the squares"), (AutoencoderConfig(32, 4, 10), "multiple of 4"),
+    (AutoencoderConfig(30, 4, 12), "not a multiple of the patches"), (AutoencoderConfig(32, 4, 10), "multiple of 4"),
 ])  # fmt: skip
 def test_sizes_that_do_not_fit_are_said(faces, tmp_path, config, says):
     with pytest.raises(PlanError, match=says):

@@ -59,7 +59,7 @@ def test_words_of_a_frame_go_before_words_of_its_input(tmp_path):
         ("said.csv", f"uri,caption\na,{'b' * 2001}\n", "row 1 has 2,001 characters"),
         ("said.parquet", "uri,caption\na,b\n", "is not a Parquet file"),
         ("said.txt", "a b", "want a .parquet or .csv"),
-        ("none.csv", None, "there is no such file"),
+        ("none.csv", None, "no such file"),
     ],
 )
 def test_a_table_that_cannot_be_meant_is_refused_by_name(tmp_path, name, text, message):
@@ -87,7 +87,7 @@ def test_examples_carry_what_is_said_of_their_target(tmp_path):
     rows = [r for p in (tmp_path / "pairs" / "examples").rglob("*.parquet") for r in pq.read_table(p).to_pylist()]
     assert {r[CAPTION] for r in rows if r["target_uri"] == told} == {"a b"}
     assert {r[CAPTION] for r in rows if r["target_uri"] != told} == {None}
-    assert 0 < report["captions"] < len(rows)
+    assert 0 < report.captions < len(rows)
 
 
 @pytest.fixture

@@ -5,8 +5,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from pipelines.cluster.actor_pool import Workers
-from pipelines.examples.encode import EncodeConfig, encode
+from pipelines.cluster.unit_job import Workers
+from pipelines.examples.config import EncodeConfig
+from pipelines.examples.encode import encode
 from rigface.errors import MissingAsset, PlanError
 from rigface.examples import LatentSpec, examples_of, half_column, numbers_of
 from rigface.model import checkpoint

@@ -119,7 +119,7 @@ def test_split_is_by_person_and_a_larger_share_keeps_who_was_held_out():
 
 
 def test_target_is_laid_over_the_source_so_that_the_background_fits():
-    from pipelines.examples.compose_example import lay_over, make
+    from pipelines.examples.compose_example import compose, lay_over
 
     frame = scene()
     source = face_at(frame, (300, 200, 420, 350), params_of(0))
@@ -128,7 +128,7 @@ def test_target_is_laid_over_the_source_so_that_the_background_fits():
     apart = np.abs(picture.astype(int) - source.crop)[there]
     assert there.mean() > 0.6
     assert np.median(apart) <= 2
-    made = make(source, target, Composer("texture", 64), OpenHead.load().spec)
+    made = compose(source, target, Composer("texture", 64), OpenHead.load().spec)
     assert made.background_change < 0.02
     assert made.target.shape == (64, 64, 3)
 
@@ -180,7 +180,7 @@ def test_examples_are_complete_and_the_report_counts_them(paired):
         len(rows),
         52,
     )
-    assert report["made"]["rows"] == len(rows) > 10
+    assert report.made["rows"] == len(rows) > 10
     assert set(rows["kind"].to_pylist()) == {"pair", "relit", "posed"}
     assert ExampleSpec.of(rows.schema).style == "texture"
     by_split = {
@@ -189,7 +189,7 @@ def test_examples_are_complete_and_the_report_counts_them(paired):
     }
     assert not by_split["train"] & by_split["test"]
     assert by_split["train"]
-    assert sum(report["chosen"]["pose"]) == report["pairs"]
+    assert sum(report.chosen["pose"]) == report.pairs
     assert "error" not in rows["source_uri"].to_pylist()
     assert 5 not in rows["source_frame_index"].to_pylist()
 
@@ -239,7 +239,7 @@ def test_bins_have_names():
 
 
 def test_an_invented_pose_turns_a_little_and_keeps_who_it_is():
-    from pipelines.examples.compose_example import MOST_DEG, invent_pose
+    from pipelines.examples.compose_example import MAX_DEG, invent_pose
     from rigface.face.geometry.rotation import to_degrees, to_matrix
 
     random = np.random.default_rng(0)
@@ -248,7 +248,7 @@ def test_an_invented_pose_turns_a_little_and_keeps_who_it_is():
     made = [invent_pose(own, others, random) for _ in range(40)]
     turns = np.array([to_degrees(to_matrix(m.head_rotation[None]))[0] for m in made])
     assert turns[:, 0].std() > 5
-    assert (np.abs(turns) < np.array(MOST_DEG) + 1e-3).all()
+    assert (np.abs(turns) < np.array(MAX_DEG) + 1e-3).all()
     changed = [not np.array_equal(m.expression, own.expression) for m in made]
     assert 0.4 < np.mean(changed) < 0.9
     for name in ("shape", "albedo", "light", "camera"):

@@ -62,7 +62,7 @@ def test_training_logs_steps_and_validations(tmp_path, capfd):
     from pipelines.train.metric_log import MetricLog
 
     LOG.handlers.clear()
-    journal = MetricLog(Store(str(tmp_path)), True, 0, aloud=True)
+    journal = MetricLog(Store(str(tmp_path)), True, 0, to_stderr=True)
     journal.add({"loss": 0.123456789, "wait_s": 0.5}, 2, every=2)
     journal.add({"loss": 0.2}, 3, every=2)
     journal.add({"validation/psnr": 20.0}, 4)

@@ -134,7 +134,8 @@ def test_series_of_an_extract_job_are_at_the_endpoint(finished, tmp_path, s3_beh
 
 @pytest.mark.slow
 def test_series_of_a_training_are_at_the_endpoint(ray_cluster, tmp_path):
-    from pipelines.examples.encode import EncodeConfig, encode
+    from pipelines.examples.config import EncodeConfig
+    from pipelines.examples.encode import encode
     from pipelines.train.config import debug
     from pipelines.train.job import train
     from rigface.model import checkpoint

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from pipelines.train.augmentation import SHIFT, augmented, recoloured, shifted
+from pipelines.train.augmentation import MAX_SHIFT, augmented, recoloured, shifted
 from rigface.types import Conditions, Example
 
 
@@ -41,7 +41,7 @@ def test_a_shift_moves_every_pixel_by_the_same_few():
     for k in range(20):
         moved = shifted(place, np.random.default_rng(k)).astype(int)
         by = moved[side // 2, side // 2, :2] - side // 2
-        assert np.abs(by).max() <= SHIFT * side
+        assert np.abs(by).max() <= MAX_SHIFT * side
         inner = slice(5, -5)
         np.testing.assert_array_equal(moved[inner, inner, :2], place[inner, inner, :2].astype(int) + by)
         seen.add(tuple(by))

@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from pipelines.examples.encode import EncodeConfig, encode
+from pipelines.examples.config import EncodeConfig
+from pipelines.examples.encode import encode
 from pipelines.train import batch_sampler, metric_log, ray_reader
 from pipelines.train.backend import LocalBackend
 from pipelines.train.config import TrainConfig, debug

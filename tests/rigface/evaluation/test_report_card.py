@@ -11,8 +11,8 @@ from rigface.edits import EditSpec
 from rigface.evaluation import report
 from rigface.evaluation.baselines import COPY_SOURCE, COPY_TARGET, FLOOR, controls
 from rigface.evaluation.fairness import fairness
-from rigface.evaluation.report_card import card, compare
-from rigface.evaluation.rows import measure
+from rigface.evaluation.report_card import compare, make_card
+from rigface.evaluation.rows import measure_edits
 from rigface.evaluation.samples import Edited
 
 from .conftest import Painted, paint
@@ -51,12 +51,12 @@ def rows():
         *done("good"), *done("half", 0.5), *done("leaky", azimuth=25.0), *done("thief", thief=True),
         *done("frail", fails=3), *controls(asked(), round_trip=lambda p: p),
     ]  # fmt: skip
-    return measure(Painted(), made)
+    return measure_edits(Painted(), made)
 
 
 @pytest.fixture(scope="module")
 def made(rows):
-    return card(rows, Painted().extractors, title="Painted", baseline="half", draws=200)
+    return make_card(rows, Painted().extractors, title="Painted", baseline="half", draws=200)
 
 
 def test_models_first_controls_last(made):
@@ -134,7 +134,7 @@ def test_a_difference_needs_pairs(rows):
 def test_the_worst_group_comes_first():
     frontal, turned = done("biased")[:6], done("biased")[6:]
     turned = [replace(e, source=paint(int(e.person), yaw=-50), output=paint(int(e.person), yaw=-50)) for e in turned]
-    table = {(f.metric, f.by): f for f in fairness("biased", measure(Painted(), [*frontal, *turned]))}
+    table = {(f.metric, f.by): f for f in fairness("biased", measure_edits(Painted(), [*frontal, *turned]))}
     by_yaw = table["pose_deg", "yaw"]
     assert by_yaw.groups[0].name == "45-60°"
     assert by_yaw.gap == pytest.approx(by_yaw.groups[0].mean, abs=0.1)
@@ -150,9 +150,9 @@ def test_identity_is_binned_by_the_turn_with_the_pose_error_beside_it(made):
 
 def test_seeds_have_a_spread():
     twice = [*done("m"), *(replace(e, seed=1) for e in done("m", 0.9))]
-    got = card(measure(Painted(), twice), {}, draws=50).row("m", "pose").cells["gain_pose"]
+    got = make_card(measure_edits(Painted(), twice), {}, draws=50).row("m", "pose").cells["gain_pose"]
     assert got.spread == pytest.approx(0.1 / np.sqrt(2), abs=0.01)
-    assert any("estimator-floor" in n for n in card(measure(Painted(), twice), {}, draws=50).notes)
+    assert any("estimator-floor" in n for n in make_card(measure_edits(Painted(), twice), {}, draws=50).notes)
 
 
 def test_a_sweep_becomes_a_slope():
@@ -162,7 +162,7 @@ def test_a_sweep_becomes_a_slope():
                sweep=(str(p), "yaw_deg"))
         for p in (10, 40) for y in steps
     ]  # fmt: skip
-    got = card(measure(Painted(), made), {}, draws=50).linearity["m", "yaw_deg"]
+    got = make_card(measure_edits(Painted(), made), {}, draws=50).linearity["m", "yaw_deg"]
     assert (got.sweeps, got.slope, got.rho) == (2, pytest.approx(0.5, abs=0.01), pytest.approx(1))
     assert got.reach == pytest.approx(40)
 
@@ -197,7 +197,7 @@ def test_every_form_shows_every_row_and_where_numbers_come_from(made):
 
 def test_names_cannot_break_the_page():
     odd = [replace(e, model="<b>a|b</b>") for e in done("x")]
-    got = card(measure(Painted(), odd), {}, draws=20)
+    got = make_card(measure_edits(Painted(), odd), {}, draws=20)
     assert "<b>a" not in report.to_html(got)
     assert "a\\|b" in report.to_markdown(got)
 
@@ -206,7 +206,7 @@ def test_a_card_is_made_again_from_its_parquet(tmp_path, rows, made):
     report.save(made, rows, tmp_path)
     table = pq.read_table(tmp_path / "rows.parquet")
     assert table.schema.metadata[b"rigface.schema"] == report.VERSION.encode()
-    again = card(table.to_pylist(), Painted().extractors, title="Painted", baseline="half", draws=200)
+    again = make_card(table.to_pylist(), Painted().extractors, title="Painted", baseline="half", draws=200)
     assert report.to_json(again) == report.to_json(made) == (tmp_path / "card.json").read_text()
     long = pq.read_table(tmp_path / "card.parquet").to_pylist()
     assert {(r["model"], r["metric"]) for r in long} >= {("good", "gain_pose"), (FLOOR, "identity")}

@@ -5,7 +5,7 @@ import pytest
 
 from rigface.edits import EditSpec, LightEdit
 from rigface.evaluation.baselines import COPY_SOURCE, COPY_TARGET, FLOOR, ROUND_TRIP, controls, jittered
-from rigface.evaluation.rows import measure
+from rigface.evaluation.rows import measure_edits
 from rigface.evaluation.samples import Edited, traits_of
 
 from .conftest import paint, read
@@ -28,7 +28,7 @@ def test_the_painted_world_reads_what_was_painted():
 
 
 def test_a_perfect_edit_has_no_error_and_leaks_nothing(judge):
-    (row,) = measure(judge, [edited(paint(10, yaw=30))])
+    (row,) = measure_edits(judge, [edited(paint(10, yaw=30))])
     assert row["status"] == "ok"
     for name in (
         "pose_deg",
@@ -47,7 +47,7 @@ def test_a_perfect_edit_has_no_error_and_leaks_nothing(judge):
 
 
 def test_half_a_turn_is_half_the_error_and_half_achieved(judge):
-    (row,) = measure(judge, [edited(paint(10, yaw=10))])
+    (row,) = measure_edits(judge, [edited(paint(10, yaw=10))])
     assert row["pose_deg"] == pytest.approx(20, abs=1e-3)
     assert row["along_pose"] / row["asked_pose"] == pytest.approx(0.5, abs=1e-4)
     assert row["pose_mp"] == pytest.approx(20, abs=1e-3)
@@ -55,7 +55,7 @@ def test_half_a_turn_is_half_the_error_and_half_achieved(judge):
 
 def test_stealing_the_target_is_seen_in_identity_and_shape(judge):
     edit = edited(None)
-    (row,) = measure(judge, [edited(edit.target)])
+    (row,) = measure_edits(judge, [edited(edit.target)])
     assert row["pose_deg"] == pytest.approx(0, abs=1e-3)
     assert row["identity"] < 0.5
     assert row["shape_rmse"] == pytest.approx(0.1 / np.sqrt(2), rel=1e-3)
@@ -64,14 +64,14 @@ def test_stealing_the_target_is_seen_in_identity_and_shape(judge):
 
 def test_a_swap_wants_the_targets_face(judge):
     swap = EditSpec(take={"identity"})
-    (row,) = measure(judge, [edited(paint(20, yaw=-10), edit=swap, target=paint(20, yaw=5))])
+    (row,) = measure_edits(judge, [edited(paint(20, yaw=-10), edit=swap, target=paint(20, yaw=5))])
     assert row["identity"] == pytest.approx(1)
     assert row["shape_rmse"] == pytest.approx(0, abs=1e-6)
 
 
 def test_numbers_without_a_target_have_an_independent_track_too(judge):
     edit = EditSpec(yaw_deg=15, expression={"mouthSmileLeft": 0.6})
-    (row,) = measure(judge, [edited(paint(10, yaw=12, smile=0.5), edit=edit)])
+    (row,) = measure_edits(judge, [edited(paint(10, yaw=12, smile=0.5), edit=edit)])
     assert row["pose_mp"] == pytest.approx(3, abs=1e-3)
     assert row["expression_mp"] == pytest.approx(0.05, abs=1e-4)
     assert row["before_pose_mp"] == pytest.approx(25, abs=1e-3)
@@ -79,14 +79,14 @@ def test_numbers_without_a_target_have_an_independent_track_too(judge):
 
 
 def test_half_strength_wants_half_the_turn_on_both_tracks(judge):
-    (row,) = measure(judge, [edited(paint(10, yaw=10), edit=EditSpec(take={"pose"}, strength=0.5))])
+    (row,) = measure_edits(judge, [edited(paint(10, yaw=10), edit=EditSpec(take={"pose"}, strength=0.5))])
     assert row["pose_deg"] == pytest.approx(0, abs=1e-3)
     assert row["pose_mp"] == pytest.approx(0, abs=1e-3)
 
 
 def test_a_light_of_numbers_has_its_angle(judge):
     edit = EditSpec(light=LightEdit(azimuth_deg=30))
-    (row,) = measure(judge, [edited(paint(10, yaw=-10, azimuth=10), edit=edit)])
+    (row,) = measure_edits(judge, [edited(paint(10, yaw=-10, azimuth=10), edit=edit)])
     assert row["light_angle_deg"] == pytest.approx(18.8, abs=0.2)  # 20 degrees of azimuth at 20 of elevation
     assert row["light_ball"] > 0
     assert not row["light_angle_skipped"]
@@ -94,7 +94,7 @@ def test_a_light_of_numbers_has_its_angle(judge):
 
 @pytest.mark.parametrize("output", [None, np.zeros((64, 64, 3), np.uint8)])
 def test_no_face_is_a_failure_with_nothing_measured(judge, output):
-    (row,) = measure(judge, [edited(output)])
+    (row,) = measure_edits(judge, [edited(output)])
     assert row["status"] == "no_face"
     assert np.isnan([row["identity"], row["pose_deg"], row["light_rmse"], row["pose_mp"]]).all()
     assert row["before_pose"] == pytest.approx(40, abs=1e-3)  # what was asked is known all the same
@@ -102,7 +102,7 @@ def test_no_face_is_a_failure_with_nothing_measured(judge, output):
 
 def test_a_source_without_a_face_is_nobodys_failure(judge):
     black = np.zeros((64, 64, 3), np.uint8)
-    rows = measure(judge, [edited(paint(), source=black), edited(paint(), target=black), edited(paint())])
+    rows = measure_edits(judge, [edited(paint(), source=black), edited(paint(), target=black), edited(paint())])
     assert [r["status"] for r in rows] == ["unusable", "unusable", "ok"]
     assert "identity" not in rows[0]
 
@@ -111,7 +111,7 @@ def test_the_true_frame_gives_picture_numbers(judge):
     truth = paint(10, yaw=30)
     worse = truth.copy()
     worse[:, :16] ^= 8
-    good, bad = measure(judge, [edited(truth, truth=truth), edited(worse, truth=truth, key="1")])
+    good, bad = measure_edits(judge, [edited(truth, truth=truth), edited(worse, truth=truth, key="1")])
     assert (good["psnr"], good["ssim"]) == (100, pytest.approx(1))
     assert 20 < bad["psnr"] < 50
     assert bad["ssim"] < 1
@@ -124,7 +124,7 @@ def test_the_background_counts_outside_the_person_only(judge):
     touched[22:29, 36:44] = 200
     spoilt = source.copy()
     spoilt[:4, 40:] ^= 16
-    rows = measure(judge, [edited(p, source=source) for p in (touched, spoilt)])
+    rows = measure_edits(judge, [edited(p, source=source) for p in (touched, spoilt)])
     assert rows[0]["background_psnr"] == 100
     assert rows[1]["background_psnr"] < 50
     assert rows[1]["change_background"] > 0
@@ -132,25 +132,25 @@ def test_the_background_counts_outside_the_person_only(judge):
 
 def test_all_are_compared_at_the_lowest_resolution(judge):
     big, small = paint(10, yaw=30, size=64), paint(10, yaw=30, size=32)
-    rows = measure(judge, [edited(big, truth=big), edited(small, truth=big, key="1")])
+    rows = measure_edits(judge, [edited(big, truth=big), edited(small, truth=big, key="1")])
     assert rows[0]["psnr"] == 100  # both shrunk alike
     assert rows[0]["source_face_px"] == 8
     with pytest.raises(ValueError, match="framing"):
-        measure(judge, [edited(big[:, :40])])
+        measure_edits(judge, [edited(big[:, :40])])
 
 
 def test_pictures_seen_before_are_not_judged_again(judge):
     known = {}
-    measure(judge, [edited(paint(10, yaw=30)), edited(paint(10, yaw=20), key="1")], known=known)
+    measure_edits(judge, [edited(paint(10, yaw=30)), edited(paint(10, yaw=20), key="1")], known=known)
     assert judge.looked == 4  # one source, one target, two outputs
-    measure(judge, [edited(paint(10, yaw=25))], known=known)
+    measure_edits(judge, [edited(paint(10, yaw=25))], known=known)
     assert judge.looked == 5
     assert len(known) == 2
 
 
 def test_controls_do_what_they_are_called(judge):
     asked = [edited(None, key=str(k)) for k in range(3)]
-    rows = measure(judge, controls([*asked, *asked], round_trip=lambda p: p))
+    rows = measure_edits(judge, controls([*asked, *asked], round_trip=lambda p: p))
     assert len(rows) == 12  # four of each, and a pair given twice counts once
     by = {name: [r for r in rows if r["model"] == name] for name in (COPY_SOURCE, COPY_TARGET, ROUND_TRIP, FLOOR)}
     assert [r["control"] for r in rows] == [True] * 12
@@ -189,10 +189,10 @@ def test_a_sweep_knows_its_number(judge):
         edited(paint(10, yaw=y / 2), edit=EditSpec(yaw_deg=y), sweep=("s", "yaw_deg"), key=str(y))
         for y in (-20.0, 20.0)
     ]
-    rows = measure(judge, made)
+    rows = measure_edits(judge, made)
     assert [(r["asked"], r["achieved"]) for r in rows] == [pytest.approx((-20, -10)), pytest.approx((20, 10))]
     with pytest.raises(ValueError, match="none of the edit's numbers, yaw_deg"):
-        measure(judge, [edited(paint(), edit=EditSpec(yaw_deg=1), sweep=("s", "smile"))])
+        measure_edits(judge, [edited(paint(), edit=EditSpec(yaw_deg=1), sweep=("s", "smile"))])
 
 
 def test_traits_of_an_edit():
@@ -205,4 +205,4 @@ def test_traits_of_an_edit():
 
 
 def test_nothing_in_nothing_out(judge):
-    assert measure(judge, []) == []
+    assert measure_edits(judge, []) == []

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from rigface.metrics.leakage import TRAITS, edited_traits, matrix
+from rigface.metrics.leakage import TRAITS, edited_traits, leakage_matrix
 
 FLOOR = dict.fromkeys(TRAITS, 0.1)
 
@@ -16,7 +16,7 @@ def one(**changes: float):
 
 
 def test_noise_is_one_and_the_diagonal_is_achieved_over_asked():
-    got = matrix(["pose"] * 4, *one(), FLOOR)
+    got = leakage_matrix(["pose"] * 4, *one(), FLOOR)
     assert got.rows == ("pose",)
     row = dict(zip(got.columns, got.values[0]))
     assert row.pop("pose") == pytest.approx(0.75)
@@ -26,7 +26,7 @@ def test_noise_is_one_and_the_diagonal_is_achieved_over_asked():
 
 
 def test_the_trait_that_leaks_most_is_named_and_the_diagonal_is_no_leak():
-    got = matrix(["pose"] * 4, *one(light=0.7, pose=50.0), FLOOR)
+    got = leakage_matrix(["pose"] * 4, *one(light=0.7, pose=50.0), FLOOR)
     assert got.ranked("pose")[0] == ("light", pytest.approx(7.0))
     assert "pose" not in dict(got.ranked("pose"))
 
@@ -34,7 +34,7 @@ def test_the_trait_that_leaks_most_is_named_and_the_diagonal_is_no_leak():
 def test_each_edit_has_its_row_and_a_combination_its_own():
     values, along, asked = one()
     values["albedo"] = np.array([0.1, 0.1, 0.5, 0.5])
-    got = matrix(["pose", "pose", "expression+light", "expression+light"], values, along, asked, FLOOR)
+    got = leakage_matrix(["pose", "pose", "expression+light", "expression+light"], values, along, asked, FLOOR)
     assert got.rows == ("pose", "expression+light")
     assert got.values[:, TRAITS.index("albedo")] == pytest.approx([1, 5])
     assert got.edited.sum(1).tolist() == [1, 2]
@@ -45,12 +45,12 @@ def test_shares_are_of_sums_so_a_tiny_edit_does_not_explode():
     values, along, asked = one()
     asked["pose"] = np.array([1.0, 1.0, 1e-9, np.nan])
     along["pose"] = np.array([1.0, 1.0, 0.5, np.nan])
-    got = matrix(["pose"] * 4, values, along, asked, FLOOR)
+    got = leakage_matrix(["pose"] * 4, values, along, asked, FLOOR)
     assert got.values[0, TRAITS.index("pose")] == pytest.approx(1.25)
 
 
 def test_without_a_floor_there_is_no_number():
-    got = matrix(["pose"] * 4, *one(), {})
+    got = leakage_matrix(["pose"] * 4, *one(), {})
     assert np.isnan(np.delete(got.values[0], TRAITS.index("pose"))).all()
     assert got.ranked("pose") == []
 

@@ -33,7 +33,7 @@ def test_the_ball_sees_the_lamp_go_round():
 
 
 def test_the_ball_error_is_the_best_scaled_difference():
-    a, b = light.ball(lit(20))[0], light.ball(lit(80))[0]
+    a, b = light.lit_ball(lit(20))[0], light.lit_ball(lit(80))[0]
     scales = np.linspace(0, 2, 2001)
     brute = min(((s * a - b) ** 2).sum() / (b**2).sum() for s in scales)
     assert light.ball_error(lit(20), lit(80))[0] == pytest.approx(brute, abs=1e-5)
@@ -42,7 +42,7 @@ def test_the_ball_error_is_the_best_scaled_difference():
 def test_an_even_light_shades_an_even_ball():
     even = np.zeros((1, 9, 3))
     even[0, 0] = AMBIENT
-    assert light.ball(even) == pytest.approx(np.ones_like(light.ball(even)))
+    assert light.lit_ball(even) == pytest.approx(np.ones_like(light.lit_ball(even)))
 
 
 @pytest.mark.parametrize("angle", [0.0, 1.0, 45.0, 135.0])
@@ -61,7 +61,7 @@ def test_a_light_without_direction_is_skipped_and_can_be_counted():
 @pytest.mark.parametrize("elevation", [-30.0, 20.0])
 def test_described_finds_the_lamp_that_was_put_there(azimuth, elevation):
     made = lit(azimuth, elevation, intensity=0.7, ambient=0.3)[0]
-    got = light.described(3 * made, unit=3.0)
+    got = light.describe_light(3 * made, unit=3.0)
     want = dict(azimuth_deg=azimuth, elevation_deg=elevation, intensity=0.7, ambient=0.3)
     assert got == pytest.approx(want, abs=1e-3)
 
@@ -79,4 +79,4 @@ def test_a_skin_is_the_same_in_another_light():
     skin, coloured = np.array([[0.4, 0.25, 0.18]]), lit(0, ambient=0.8, intensity=0.0)
     coloured[0] *= (1.2, 1.0, 0.8)
     seen = skin * coloured[:, 0] / AMBIENT
-    assert light.delit(seen, coloured) == pytest.approx(skin)
+    assert light.remove_shading(seen, coloured) == pytest.approx(skin)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from rigface.metrics.statistics import interval, paired, with_failures, worst_first
+from rigface.metrics.statistics import interval, paired_difference, with_failures, worst_first
 
 
 def test_the_interval_covers_the_truth_about_as_often_as_it_says():
@@ -42,14 +42,14 @@ def test_pairs_see_a_difference_that_two_separate_intervals_hide():
     random = np.random.default_rng(3)
     hard = random.normal(size=50)
     a, b = hard + 0.1 + 0.05 * random.normal(size=50), hard + 0.05 * random.normal(size=50)
-    got = paired(a, b, np.arange(50))
+    got = paired_difference(a, b, np.arange(50))
     assert 0 < got.low < got.mean < got.high
     assert interval(a, np.arange(50))[0] < interval(b, np.arange(50))[1]
     assert got.pairs == 50
 
 
 def test_pairs_one_model_failed_on_are_left_out():
-    got = paired(np.array([1.0, np.nan, 3.0]), np.array([0.0, 0.0, np.nan]), np.arange(3))
+    got = paired_difference(np.array([1.0, np.nan, 3.0]), np.array([0.0, 0.0, np.nan]), np.arange(3))
     assert (got.mean, got.pairs) == (1.0, 1)
 
 
@@ -75,8 +75,8 @@ def test_failing_where_it_is_hard_does_not_pay():
 
 def test_the_worst_group_comes_first_whichever_way_is_better():
     values, groups = np.array([0.9, 0.9, 0.5, 0.5, 0.1]), ["light", "light", "dark", "dark", "lone"]
-    table, gap = worst_first(values, groups, higher_is_better=True, least=2)
+    table, gap = worst_first(values, groups, higher_is_better=True, min_count=2)
     assert [g.name for g in table] == ["dark", "light", "lone"]  # one value is chance, and comes last
     assert gap == pytest.approx(0.4)
-    assert worst_first(values, groups, higher_is_better=False, least=2)[0][0].name == "light"
+    assert worst_first(values, groups, higher_is_better=False, min_count=2)[0][0].name == "light"
     assert worst_first(values, groups, higher_is_better=True)[0][0].name == "lone"

@@ -1,0 +1,141 @@
+"""Resumable units of work over a pool of Ray actors, or in this process: the loop of `pair`, `encode` and `evaluate`.
+
+Path: planned units -> those whose object is not in the output yet -> a worker each -> counts.
+
+A worker does one unit and commits it whole under its deterministic name, so a unit done twice is a unit done once. An
+exception of a worker ends the job; data it cannot use is part of its counts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+import numpy as np
+
+from pipelines.cluster.session import connected
+from rigface.storage.store import Store
+
+PROGRESS_S = 5.0  # at least so long between two lines of progress
+
+Plan = TypeVar("Plan")
+PlanIn = TypeVar("PlanIn", contravariant=True)
+
+
+@dataclass(frozen=True)
+class Workers:
+    """The workers of a job."""
+
+    workers: int = 0
+    """Ray actors; 0: this process alone, without Ray."""
+    cpus: float = 1.0
+    """Ray CPUs each takes."""
+    gpus: float = 0.0
+    """Ray GPUs each takes. Above 0 it computes on CUDA."""
+    address: str = ""
+    """Ray cluster to join; empty: the one in RAY_ADDRESS, else one is started here."""
+
+    @property
+    def device(self) -> str:
+        return "cuda" if self.gpus else "cpu"
+
+
+@dataclass(frozen=True)
+class Unit(Generic[Plan]):
+    """A unit of work: what to do, and the name of the object it becomes."""
+
+    name: str
+    plan: Plan
+
+
+class Worker(Protocol[PlanIn]):
+    """Does one unit at a time; built once per actor."""
+
+    def __call__(self, unit: str, plan: PlanIn, /) -> Mapping[str, int]:
+        """Do a unit and commit it; returns what there was, by name."""
+        ...
+
+
+def unit_name(*parts: str) -> str:
+    """The name of a unit: a hash of all that decides its content."""
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
+
+
+def run_units(
+    units: Sequence[Unit[Plan]],
+    make_worker: Callable[[], Worker[Plan]],
+    workers: Workers,
+    store: Store,
+    folder: str,
+    check: Callable[[], None],
+    say: Callable[[str], None],
+) -> Counter[str]:
+    """Do the units that have no Parquet object below `folder` of the output yet, in any order.
+
+    Args:
+        make_worker: called once per actor; it is pickled.
+        check: of the output's lock; called after each unit.
+
+    Returns:
+        The summed counts of the units done now.
+    """
+    done = store.ids(folder, ".parquet")
+    todo = [unit for unit in units if unit.name not in done]
+    say(f"{len(units):,} units, {len(todo):,} to do")
+    counts: Counter[str] = Counter()
+    began = spoke = time.monotonic()
+    for k, unit_counts in enumerate(_results(todo, make_worker, workers), 1):
+        counts.update(unit_counts)
+        check()
+        now = time.monotonic()
+        if k == len(todo) or now - spoke >= PROGRESS_S:
+            spoke, left_s = now, (now - began) / k * (len(todo) - k)
+            summed = "".join(f", {count:,} {name}" for name, count in counts.items() if name != "units")
+            say(f"{k:,}/{len(todo):,} units{summed}, about {left_s:.0f} s left")
+    return counts
+
+
+def _results(
+    units: Sequence[Unit[Plan]], make_worker: Callable[[], Worker[Plan]], workers: Workers
+) -> Iterator[Mapping[str, int]]:
+    """The counts of each unit once it is committed."""
+    if not units:
+        return
+    if not workers.workers:
+        work = make_worker()
+        for unit in units:
+            yield work(unit.name, unit.plan)
+        return
+    with connected(workers.address, workers.workers * workers.cpus):
+        import ray.data
+        from ray.data import ActorPoolStrategy
+
+        ray.data.DataContext.get_current().max_errored_blocks = 0
+        dataset = ray.data.from_items(
+            [{"unit": pickle.dumps(unit)} for unit in units], override_num_blocks=len(units)
+        ).map_batches(
+            _Actor,
+            fn_constructor_args=(make_worker,),
+            batch_size=1,
+            compute=ActorPoolStrategy(size=workers.workers),
+            num_cpus=workers.cpus,
+            num_gpus=workers.gpus or None,
+        )
+        for row in dataset.iter_rows():
+            yield pickle.loads(row["counts"])
+
+
+class _Actor(Generic[Plan]):
+    """A worker behind Ray Data's batches of one row."""
+
+    def __init__(self, make_worker: Callable[[], Worker[Plan]]) -> None:
+        self._work = make_worker()
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[bytes]]:
+        unit: Unit[Plan] = pickle.loads(batch["unit"][0])
+        return {"counts": [pickle.dumps(dict(self._work(unit.name, unit.plan)))]}

@@ -1,0 +1,60 @@
+"""Run information of an evaluation: settings, models, commit, date."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pipelines import run_info
+from pipelines.evaluate.config import EvaluateConfig
+from rigface.editor import PREVIEW
+from rigface.model.checkpoint import folder_of
+
+HASHED_BYTES = 2**20  # of the beginning and the end of each file
+
+
+@dataclass(frozen=True)
+class EvaluatedModel:
+    """A model of an evaluation: `preview` or a checkpoint, and a hash of its content."""
+
+    place: str
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class EvaluationInfo:
+    """The run information of an evaluation, as in OUT/rigface.json."""
+
+    settings: dict[str, Any]
+    models: dict[str, EvaluatedModel]
+    size: int
+    commit: str
+    packages: dict[str, str]
+    date: str
+
+    @staticmethod
+    def of(config: EvaluateConfig, models: Mapping[str, str], size: int) -> EvaluationInfo:
+        """The run information of a run that begins now."""
+        settings = {name: value for name, value in asdict(config).items() if name not in ("run", "dry_run")}
+        evaluated = {name: EvaluatedModel(place, fingerprint(place)) for name, place in models.items()}
+        date = time.strftime("%Y-%m-%d", time.gmtime())
+        return EvaluationInfo(settings, evaluated, size, run_info.git_commit(), run_info.versions(), date)
+
+
+def fingerprint(model: str) -> str:
+    """A hash of a checkpoint: of its files' names, sizes, and first and last MiB."""
+    if model in (PREVIEW, "tiny"):
+        return model
+    digest = hashlib.sha256()
+    folder = folder_of(model)
+    for file in sorted(p for p in folder.rglob("*") if p.is_file()):
+        size = file.stat().st_size
+        digest.update(f"{file.relative_to(folder)}\0{size}\0".encode())
+        with file.open("rb") as f:
+            digest.update(f.read(HASHED_BYTES))
+            f.seek(max(0, size - HASHED_BYTES))
+            digest.update(f.read())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,47 @@
+"""Training examples for a run that is given a dataset of faces: pairs and latents in the run's folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pipelines.examples.config import EncodeConfig, PairConfig, PairSettings
+from pipelines.examples.encode import encode
+from pipelines.examples.frame_index import people_in
+from pipelines.examples.layout import autoencoder_folder, has_examples
+from pipelines.examples.pair import pair
+from pipelines.examples.split import HELD_OUT
+from pipelines.train.config import TrainConfig
+from rigface.model import checkpoint
+from rigface.storage.store import Store
+
+MIN_PEOPLE = 10  # to hold out one in ten of them
+MIN_PAIRS, MAX_PAIRS = 64, 20_000
+
+
+def prepare_examples(config: TrainConfig, say: Callable[[str], None]) -> str:
+    """The folder of examples: the given one, or one made from the faces in it."""
+    given = Store(config.examples)
+    if has_examples(given) or not next(iter(given.paths("faces", ".parquet")), None):
+        return config.examples
+    is_scratch = config.start == "scratch"
+    model = (
+        checkpoint.ModelConfig(size=128, render_style="texture") if is_scratch else checkpoint.config_of(config.start)
+    )
+    pairs, latents = f"{config.out.rstrip('/')}/pairs", f"{config.out.rstrip('/')}/latents"
+    count = min(MAX_PAIRS, max(MIN_PAIRS, 2 * config.steps * config.batch * config.micro_batches))
+    few_people = people_in(given) < MIN_PEOPLE
+    if few_people:
+        say(f"fewer than {MIN_PEOPLE} people: all are used for training, none for validation")
+    settings = PairSettings(
+        style=model.render_style,
+        size=model.size,
+        pairs=count,
+        relit=count // 3,
+        held_out_fraction=0.0 if few_people else HELD_OUT,
+    )
+    pair(PairConfig(config.examples, pairs, settings), say)
+    if config.augment or config.start == "tiny":
+        return pairs
+    autoencoder = autoencoder_folder(config.autoencoder or config.start.removeprefix("sd15:"))
+    encode(EncodeConfig(pairs, latents, str(autoencoder)), say)
+    return latents
