@@ -1,7 +1,7 @@
-"""Is this container well? Asks the address in RIGFACE_HEALTH_URL, by default the service's own; docker's HEALTHCHECK runs it.
+"""Health check of the container: requests RIGFACE_HEALTH_URL, by default the address of the service. Run by HEALTHCHECK.
 
-A container that does something else says what to ask (a Ray node: http://127.0.0.1:52365/api/healthz), or sets the variable
-empty where nothing listens, as in a job: then it is well as long as it runs. Kubernetes has probes of its own and does not use this.
+Other containers set the address (a Ray node: http://127.0.0.1:52365/api/healthz). A job, where nothing listens, sets the variable
+empty: it is healthy as long as it runs. Kubernetes has its own probes and does not use this file.
 """
 
 import os
@@ -13,13 +13,13 @@ SERVICE = "http://127.0.0.1:8000/healthz"
 
 
 def main() -> int:
-    """0 where it is well."""
+    """Return 0 if the container is healthy, else 1."""
     url = os.environ.get("RIGFACE_HEALTH_URL", SERVICE)
     if not url:
         return 0
     try:
-        with urllib.request.urlopen(url, timeout=4) as answer:
-            return int(answer.status != 200)
+        with urllib.request.urlopen(url, timeout=4) as response:
+            return int(response.status != 200)
     except (OSError, urllib.error.URLError, ValueError) as error:
         print(f"{url}: {error}", file=sys.stderr)
         return 1

@@ -149,7 +149,7 @@ resource "aws_iam_instance_profile" "worker" {
   role  = aws_iam_role.machine[0].name
 }
 
-# Machines reach each other on any port, people reach them by SSH from where they said, nobody else does.
+# Machines reach each other on any port, SSH is open to the named networks only.
 resource "aws_security_group" "ray" {
   count       = local.vm
   name        = "rigface-ray"
