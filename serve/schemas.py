@@ -149,19 +149,29 @@ class PictureRequest(Strict):
     face: FaceChoice = "largest"
 
 
-class PreviewRequest(PictureRequest):
+class Targets(Strict):
+    """Pictures that traits are copied from."""
+
+    target: PictureRef | None = Field(None, description="picture to copy the taken traits from; multipart: `target`")
+    targets: dict[Trait, PictureRef] = Field(
+        default_factory=dict, description="a picture for one trait, which is then taken; multipart: `target.<trait>`"
+    )
+
+
+class VideoOutput(Strict):
+    """Encoding of a result video."""
+
+    container: Container = "mp4"
+    silent: bool = Field(False, description="drop the sound")
+
+
+class PreviewRequest(PictureRequest, Targets):
     """A picture and an edit of it."""
 
     model_config = ConfigDict(
         json_schema_extra={"required": ["picture"], "examples": [{"picture": _ID, "edit": _EDIT, "max_side": 512}]}
     )
 
-    target: PictureRef | None = Field(
-        None, description="picture to copy the traits of `edit.take` from; multipart: `target`"
-    )
-    targets: dict[Trait, PictureRef] = Field(
-        default_factory=dict, description="a picture for one trait, which is then taken; multipart: `target.<trait>`"
-    )
     edit: Edit = Field(default_factory=EditSpec)
     max_side: int = Field(1024, ge=64, le=4096, description="longest side of a preview, px")
 
@@ -191,13 +201,9 @@ class EditRequest(PreviewRequest, Sampling):
     format: Format | None = Field(None, description="of the image in JSON or a stream; default: png")
 
 
-class _Job(Sampling):
+class _Job(Sampling, Targets):
     """Fields of all jobs."""
 
-    target: PictureRef | None = Field(None, description="picture to copy the taken traits from; multipart: `target`")
-    targets: dict[Trait, PictureRef] = Field(
-        default_factory=dict, description="a picture for one trait, which is then taken; multipart: `target.<trait>`"
-    )
     face: FaceChoice = "largest"
     webhook: str | None = Field(
         None,
@@ -222,7 +228,7 @@ class BatchJob(_Job):
     format: Format = "png"
 
 
-class VideoJob(_Job):
+class VideoJob(_Job, VideoOutput):
     """The same edit on every frame of a video. `face` is chosen once and tracked."""
 
     model_config = ConfigDict(
@@ -232,11 +238,9 @@ class VideoJob(_Job):
     kind: Literal["video"]
     clip: ClipRef | None = Field(None, description="the video; in multipart the file part `clip`")
     edit: Edit = Field(default_factory=EditSpec)
-    container: Container = "mp4"
-    silent: bool = Field(False, description="drop the sound")
 
 
-class AnimationJob(_Job):
+class AnimationJob(_Job, VideoOutput):
     """Animate a picture by the largest face of a driving video."""
 
     model_config = ConfigDict(
@@ -259,8 +263,6 @@ class AnimationJob(_Job):
     neutral: Literal["first", "calmest"] = Field("first", description="the reference frame of the changes")
     smooth: bool = Field(True, description="smooth the driver's coefficients over time")
     max_side: int = Field(1280, ge=64, le=2048, description="longest side of the video, px")
-    container: Container = "mp4"
-    silent: bool = Field(False, description="drop the sound")
 
 
 JobRequest = Annotated[BatchJob | VideoJob | AnimationJob, Field(discriminator="kind")]
