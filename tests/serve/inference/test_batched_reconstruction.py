@@ -1,4 +1,4 @@
-"""Eyes for many threads: the detector in turn, fits together, and nobody's faces in somebody else's answer."""
+"""Concurrent analysis: serialized detection, batched fits, results to their own callers."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -39,7 +39,7 @@ class Slow:
         return self._inner(crops, *rest)
 
 
-def crowd(inner, asks):
+def fit_concurrently(inner, asks):
     """The answers of all, where the first is under way while the others come."""
     slow = Slow(inner)
     together = BatchedReconstructor(slow)
@@ -54,25 +54,25 @@ def crowd(inner, asks):
 
 
 def test_requests_during_a_fit_share_the_next(faces):
-    inner, one = FitReconstructor(), np.arange(1)
-    alone = [inner(*face, one) for face in faces]
+    inner, track = FitReconstructor(), np.arange(1)
+    alone = [inner(*face, track) for face in faces]
     two = ([faces[0][0][0], faces[1][0][0]], *(np.concatenate([faces[0][k], faces[1][k]]) for k in (1, 2)))
-    asks = [(*face, one) for face in faces] + [(*two, np.array([7, 3]))]
-    sizes, found = crowd(inner, asks)
+    asks = [(*face, track) for face in faces] + [(*two, np.array([7, 3]))]
+    sizes, fits = fit_concurrently(inner, asks)
     assert sizes == [1, 4]
-    for fit, by_itself in zip(found, [*alone, None]):
+    for fit, by_itself in zip(fits, [*alone, None]):
         if by_itself is not None:
             for name in ("shape", "expression", "head_rotation", "camera", "albedo", "light"):
                 assert getattr(fit.params, name) == pytest.approx(getattr(by_itself.params, name), abs=1e-3), name
             assert fit.landmark_residual == pytest.approx(by_itself.landmark_residual, abs=1e-5)
-    assert found[3].params.batch == (2,)
-    assert found[3].params.head_rotation[1] == pytest.approx(alone[1].params.head_rotation[0], abs=1e-4)
+    assert fits[3].params.batch == (2,)
+    assert fits[3].params.head_rotation[1] == pytest.approx(alone[1].params.head_rotation[0], abs=1e-4)
 
 
 def test_bad_request_fails_alone(faces):
     good = (*faces[0], np.arange(1))
     bad = (faces[1][0], faces[1][1][:, :300], faces[1][2], np.arange(1))
-    _, (a, b, c) = crowd(FitReconstructor(), [good, bad, good])
+    _, (a, b, c) = fit_concurrently(FitReconstructor(), [good, bad, good])
     assert isinstance(b, ValueError)
     assert a.params.head_rotation == pytest.approx(c.params.head_rotation, abs=1e-5)
 
@@ -87,9 +87,9 @@ def test_failed_batch_is_fitted_one_by_one():
 
     fussy.head_spec = fake.head_spec
     ask = ([np.zeros((64, 64, 3), np.uint8)], np.zeros((1, 478, 3), np.float32), None, np.arange(1))
-    sizes, found = crowd(fussy, [ask] * 3)
+    sizes, fits = fit_concurrently(fussy, [ask] * 3)
     assert sizes == [1, 2, 1, 1]
-    assert [fit.params.batch for fit in found] == [(1,)] * 3
+    assert [fit.params.batch for fit in fits] == [(1,)] * 3
 
 
 def test_detector_gets_one_image_at_a_time():

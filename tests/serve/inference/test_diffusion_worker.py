@@ -1,4 +1,4 @@
-"""The studio: neighbours do not show, joins are in order, leaving is felt, trouble stays with its own."""
+"""Continuous batching: independent requests, order of admission, cancellation, isolated errors."""
 
 import asyncio
 import time
@@ -27,17 +27,17 @@ def test_image_does_not_depend_on_batch(diffusion_worker):
         SamplingOptions(seed=4, steps=5, scheduler="unipc"),
     ]
 
-    async def crowd():
+    async def all_at_once():
         return await asyncio.gather(
             *(diffusion_worker.sample_image("tiny", conditions(i), o) for i, o in enumerate(options))
         )
 
-    together = run(crowd())
-    assert max(p.batch_rows for p in together) > 1
+    batched = run(all_at_once())
+    assert max(p.batch_rows for p in batched) > 1
     for i, o in enumerate(options):
         alone = run(diffusion_worker.sample_image("tiny", conditions(i), o))
         assert alone.batch_rows == (2 if i == 2 else 1)
-        assert np.abs(alone.image.astype(int) - together[i].image).max() <= 1  # 1e-4 before rounding to 8 bits
+        assert np.abs(alone.image.astype(int) - batched[i].image).max() <= 1  # 1e-4 before rounding to 8 bits
 
 
 def test_step_events_follow_steps(diffusion_worker):
@@ -74,13 +74,13 @@ def test_failing_scheduler_does_not_affect_batch(monkeypatch):
 
     advance = SamplingState.advance
 
-    def breaks(walk, *answer):
-        if walk.steps == 7 and walk.index == 2:
+    def breaks(state, *answer):
+        if state.steps == 7 and state.index == 2:
             raise RuntimeError("no such step")
-        advance(walk, *answer)
+        advance(state, *answer)
 
     monkeypatch.setattr(SamplingState, "advance", breaks)
-    diffusion_worker = slow_studio()
+    diffusion_worker = slow_worker()
 
     async def three():
         work = [
@@ -89,16 +89,16 @@ def test_failing_scheduler_does_not_affect_batch(monkeypatch):
         return await asyncio.gather(*work, return_exceptions=True)
 
     try:
-        one, bad, other = run(three())
+        first, bad, other = run(three())
     finally:
         diffusion_worker.close()
-    assert isinstance(one, SampledImage)
+    assert isinstance(first, SampledImage)
     assert isinstance(other, SampledImage)
-    assert one.batch_rows > 1
+    assert first.batch_rows > 1
     assert isinstance(bad, RuntimeError)
 
 
-def slow_studio(**options) -> DiffusionWorker:
+def slow_worker(**options) -> DiffusionWorker:
     """One step at a time takes a while, so that things can happen between two."""
 
     def load(place):
@@ -118,7 +118,7 @@ def slow_studio(**options) -> DiffusionWorker:
 
 
 def test_abandoned_request_frees_its_rows():
-    diffusion_worker = slow_studio(max_rows=1)
+    diffusion_worker = slow_worker(max_rows=1)
 
     async def scene():
         first = diffusion_worker.sample("a", conditions(0), SamplingOptions(steps=100))
@@ -134,7 +134,7 @@ def test_abandoned_request_frees_its_rows():
 
 
 def test_full_queue_timeout_and_close():
-    diffusion_worker = slow_studio(max_rows=1, max_waiting=1)
+    diffusion_worker = slow_worker(max_rows=1, max_waiting=1)
 
     async def scene():
         first = asyncio.ensure_future(diffusion_worker.sample_image("a", conditions(0), SamplingOptions(steps=20)))
@@ -156,7 +156,7 @@ def test_full_queue_timeout_and_close():
 
 
 def test_least_recently_used_model_is_dropped():
-    diffusion_worker = slow_studio(max_loaded=2)
+    diffusion_worker = slow_worker(max_loaded=2)
     for name in ("a", "b", "a", "c"):
         run(diffusion_worker.sample_image(name, conditions(0), SamplingOptions(steps=1)))
     loaded = {m.name for m in run(diffusion_worker.models()) if m.loaded}
@@ -166,10 +166,10 @@ def test_least_recently_used_model_is_dropped():
 
 def test_reference_tokens_are_computed_once(diffusion_worker):
     calls = []
-    room = diffusion_worker.pool.loaded["tiny"]
-    inner = room.pipeline.encode_reference
-    room.pipeline.encode_reference = lambda picture: calls.append(1) or inner(picture)
+    model = diffusion_worker.pool.loaded["tiny"]
+    inner = model.pipeline.encode_reference
+    model.pipeline.encode_reference = lambda picture: calls.append(1) or inner(picture)
     for seed in range(3):
         run(diffusion_worker.sample_image("tiny", conditions(77), SamplingOptions(seed=seed, steps=1)))
-    del room.pipeline.encode_reference
+    del model.pipeline.encode_reference
     assert len(calls) == 1

@@ -28,7 +28,7 @@ STEP_S = 0.1
 
 
 class Colour:
-    """As `RigFacePipeline` for a studio: paints a picture of one grey, its place's; steps beyond the first take a while."""
+    """A pipeline that samples an image of one grey, its checkpoint's name; steps beyond the first take a while."""
 
     config = SimpleNamespace(
         render_style="texture", size=32, expression_field="expression", detail=False,
@@ -55,26 +55,26 @@ class Colour:
 
 class Batch:
     def __init__(self):
-        self._walks = []
+        self._states = []
 
-    def join(self, walk):
-        self._walks.append(walk)
+    def join(self, state):
+        self._states.append(state)
 
-    def leave(self, walk):
-        self._walks.remove(walk)
+    def leave(self, state):
+        self._states.remove(state)
 
     def step(self):
-        for walk in list(self._walks):
-            time.sleep(STEP_S if walk.steps > 1 else 0)
-            walk.index += 1
-            walk.done = walk.index == walk.steps
-            if walk.done:
-                self._walks.remove(walk)
+        for state in list(self._states):
+            time.sleep(STEP_S if state.steps > 1 else 0)
+            state.index += 1
+            state.done = state.index == state.steps
+            if state.done:
+                self._states.remove(state)
 
 
 @pytest.fixture(scope="module")
 def pool(service):
-    """The handles of an eye and of two painters with room for one model each, of three; they count what they read."""
+    """Handles of a face worker and two diffusion workers with room for one model each, of three; they count loads."""
     from ray import serve
 
     colour, see = Colour, StillSee
@@ -99,18 +99,18 @@ def pool(service):
             super().__init__(args, diffusion_worker)
 
     args, small = ServiceConfig(models=MODELS, max_loaded_models=1), {"ray_actor_options": {"num_cpus": 0.1}}
-    painters = serve.deployment(Counting, num_replicas=2, **small).bind(args)
-    face_worker = serve.deployment(Still, graceful_shutdown_timeout_s=60, **small).bind(args, painters)
+    workers = serve.deployment(Counting, num_replicas=2, **small).bind(args)
+    face_worker = serve.deployment(Still, graceful_shutdown_timeout_s=60, **small).bind(args, workers)
     yield serve.run(face_worker, name="pool", route_prefix=None), serve.get_deployment_handle("Counting", "pool")
     serve.delete("pool")
 
 
 def test_request_goes_to_worker_with_its_model(pool):
-    painters = pool[1]
-    diffusion_worker = RemoteDiffusionWorker(painters, MODELS)
+    workers = pool[1]
+    diffusion_worker = RemoteDiffusionWorker(workers, MODELS)
     asked = Conditions(*(np.zeros((32, 32, 3), np.uint8) for _ in range(3)), np.zeros(52, np.float32))
 
-    async def painted(*models):
+    async def sampled(*models):
         out = []
         for model in models:
             async for event in diffusion_worker.sample(model, asked, SamplingOptions(), None, 60.0):
@@ -118,20 +118,20 @@ def test_request_goes_to_worker_with_its_model(pool):
         return out
 
     def read():
-        """What each has read so far and holds now."""
-        return sorted(painters.broadcast("read").results(timeout_s=30), key=lambda found: found[1])
+        """The loads and the loaded models of each worker."""
+        return sorted(workers.broadcast("read").results(timeout_s=30), key=lambda counts: counts[1])
 
     both = ["first", "anna"]
     for _ in range(30):  # until whoever asks knows which of them holds what; by chance sixteen do not all come right
         settled = read()
-        assert run(painted(*both * 8)) == [1, 2] * 8
+        assert run(sampled(*both * 8)) == [1, 2] * 8
         if read() == settled:
             break
         time.sleep(0.1)
     assert [held for _, held in settled] == [["anna"], ["first"]]
-    assert run(painted(*both * 8)) == [1, 2] * 8
+    assert run(sampled(*both * 8)) == [1, 2] * 8
     assert read() == settled, "a model was read again"
-    assert run(painted("ben")) == [3]  # a third takes the place of one of them
+    assert run(sampled("ben")) == [3]  # a third replaces one of them
     assert sum(len(places) for places, _ in read()) == sum(len(places) for places, _ in settled) + 1
 
 
@@ -143,17 +143,17 @@ def test_running_edit_survives_shutdown_of_application(pool, png):
 
     async def edit(seed):
         edit_input = EditInput(name, EditSpec(yaw_deg=5 + seed), {name: png})
-        steps, made = 0, None
+        steps, result = 0, None
         options = SamplingOptions(seed=seed, steps=20)
         async with aclosing(face_worker.edit(edit_input, OutputOptions(), "first", options, 0, 60.0)) as events:
             async for event in events:
                 if isinstance(event, EditedImage):
-                    made = event
+                    result = event
                     continue
                 steps += 1
                 if steps == 2 and seed == 0:
                     away.start()
-        return steps, made.finished.asked[0]["yaw_deg"]
+        return steps, result.finished.asked[0]["yaw_deg"]
 
     async def several():
         return await asyncio.gather(*(edit(seed) for seed in range(2)))

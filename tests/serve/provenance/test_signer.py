@@ -1,4 +1,4 @@
-"""A picture made here is known again, by its manifest and by its pixels; the audit log shows what was done to it."""
+"""Signing, watermarks and verification of images and videos, and their lines in the audit log."""
 
 import base64
 import io
@@ -19,7 +19,7 @@ from serve.provenance.signer import C2paSigner
 from serve.security.audit_log import AuditLog, check
 from tests.serve.conftest import photo, run
 
-WISH = EditInput("sha256:" + "0" * 64, EditSpec(yaw_deg=5))
+EDIT_INPUT = EditInput("sha256:" + "0" * 64, EditSpec(yaw_deg=5))
 BITS = 0xC0FFEE11
 
 
@@ -36,33 +36,38 @@ def signer(tmp_path_factory):
 
 @pytest.mark.parametrize("kind", ["png", "jpeg", "webp"])
 def test_signed_image_verifies_with_its_record(signer, kind):
-    signed = signer(textured(1), WISH, OutputOptions(kind, {"mark": f"{BITS:08x}", "seed": 7, "model": "tiny"}))
-    found = signer.verify(signed)
-    assert (found.made_here, found.manifest, found.watermark, found.mark) == (True, "trusted", True, f"{BITS:08x}")
-    assert found.record["edit"] == {"yaw_deg": 5}
-    assert (found.record["seed"], found.record["source"]) == (7, WISH.picture)
+    signed = signer(textured(1), EDIT_INPUT, OutputOptions(kind, {"mark": f"{BITS:08x}", "seed": 7, "model": "tiny"}))
+    verified = signer.verify(signed)
+    assert (verified.made_here, verified.manifest, verified.watermark, verified.mark) == (
+        True,
+        "trusted",
+        True,
+        f"{BITS:08x}",
+    )
+    assert verified.record["edit"] == {"yaw_deg": 5}
+    assert (verified.record["seed"], verified.record["source"]) == (7, EDIT_INPUT.picture)
     assert decode(signed).shape == (384, 384, 3)
 
 
 def test_other_signer_is_foreign_and_changed_file_invalid(signer, tmp_path):
     other = C2paSigner(tmp_path)
-    signed = other(textured(2), WISH, OutputOptions("png", {"mark": "1"}))
+    signed = other(textured(2), EDIT_INPUT, OutputOptions("png", {"mark": "1"}))
     assert signer.verify(signed).manifest == "foreign"
     assert not signer.verify(signed).made_here
     record = signed.index(b'"yaw_deg"') if b'"yaw_deg"' in signed else signed.index(b"yaw_deg")
     changed = signed[: record + 1] + b"x" + signed[record + 2 :]
     with pytest.raises(Exception, match=r"."):  # a PNG whose chunk does not fit its checksum is no picture at all
         decode(changed)
-    jpeg = bytearray(other(textured(2), WISH, OutputOptions("jpeg", {"mark": "1"})))
+    jpeg = bytearray(other(textured(2), EDIT_INPUT, OutputOptions("jpeg", {"mark": "1"})))
     jpeg[jpeg.index(b"yaw_deg")] ^= 1
     assert other.verify(bytes(jpeg)).manifest == "invalid"
 
 
 def test_watermark_survives_jpeg_without_manifest(signer):
-    signed = signer(textured(3), WISH, OutputOptions("png", {"mark": f"{BITS:08x}"}))
+    signed = signer(textured(3), EDIT_INPUT, OutputOptions("png", {"mark": f"{BITS:08x}"}))
     for quality in (90, 75):
-        found = signer.verify(encode_jpeg(decode(signed), quality))
-        assert (found.manifest, found.made_here, found.mark) == ("none", True, f"{BITS:08x}")
+        verified = signer.verify(encode_jpeg(decode(signed), quality))
+        assert (verified.manifest, verified.made_here, verified.mark) == ("none", True, f"{BITS:08x}")
 
 
 def test_watermark_is_invisible_and_has_no_false_positives():
@@ -92,9 +97,9 @@ def test_watermark_is_read_from_any_piece_of_video(fixtures, signer, tmp_path):
     plain = [frame.image for frame in read_frames(str(fixtures / "clip.mp4"))][:48]
     marked = filmed([signer.mark(image, BITS) for image in plain], "marked.mp4", reorder=False)
     for begin in (0, 9, 31):
-        found = watermark.read_video(marked[begin : begin + 16], signer._secret)
-        assert found.found, (begin, found)
-        assert (found.bits ^ BITS).bit_count() <= 1, (begin, found)
+        verified = watermark.read_video(marked[begin : begin + 16], signer._secret)
+        assert verified.found, (begin, verified)
+        assert (verified.bits ^ BITS).bit_count() <= 1, (begin, verified)
     assert watermark.read_video(marked, signer._secret).bits == BITS
     filmed(marked[11:], "again.mp4")
     again = signer.verify((tmp_path / "again.mp4").read_bytes())
@@ -107,7 +112,7 @@ def test_watermark_is_read_from_any_piece_of_video(fixtures, signer, tmp_path):
 
 
 def test_replicas_share_signing_key(tmp_path):
-    signed = C2paSigner(tmp_path)(textured(4), WISH, OutputOptions("jpeg", {"mark": "1"}))
+    signed = C2paSigner(tmp_path)(textured(4), EDIT_INPUT, OutputOptions("jpeg", {"mark": "1"}))
     assert C2paSigner(tmp_path).verify(signed).manifest == "trusted"
     assert (tmp_path / "signing.pem").stat().st_mode & 0o077 == 0
 
@@ -145,13 +150,13 @@ def test_manifest_declares_actions_and_source_type(signer, model, edit, second, 
 
 @pytest.mark.parametrize("harm", [False, True])
 def test_manifest_of_source_is_kept_as_parent(signer, tmp_path, harm):
-    source = bytearray(C2paSigner(tmp_path)(textured(8), WISH, OutputOptions("jpeg", {"mark": "1"})))
+    source = bytearray(C2paSigner(tmp_path)(textured(8), EDIT_INPUT, OutputOptions("jpeg", {"mark": "1"})))
     if harm:
         source[source.index(b"yaw_deg")] ^= 1
     edit_input = EditInput("sha256:0", EditSpec(yaw_deg=3), {"sha256:0": bytes(source)})
     signed = signer(textured(9), edit_input, OutputOptions("webp", {"mark": "1"}))
-    found = signer.verify(signed)
-    assert (found.manifest, found.record["edit"]) == ("trusted", {"yaw_deg": 3})
+    verified = signer.verify(signed)
+    assert (verified.manifest, verified.record["edit"]) == ("trusted", {"yaw_deg": 3})
     active, _, manifests = declared(signed, "image/webp")
     assert len(manifests) == 2
     failures = json.dumps(active["ingredients"][0]["validation_results"]["activeManifest"]["failure"])
@@ -163,16 +168,16 @@ def test_manifest_of_animation_has_placed_image(signer, fixtures):
 
     clip = (fixtures / "clip.mp4").read_bytes()
     origins = [Origin(encode_png(textured(6)), "componentOf"), Origin(clip, "inputTo")]
-    made = signer.sign_file(clip, "video/mp4", {"model": "tiny", "edit": {"take": ["pose"]}}, origins)
-    active, actions, _ = declared(made, "video/mp4")
+    signed = signer.sign_file(clip, "video/mp4", {"model": "tiny", "edit": {"take": ["pose"]}}, origins)
+    active, actions, _ = declared(signed, "video/mp4")
     assert [a["action"] for a in actions] == ["c2pa.created", "c2pa.placed"]
     assert [i["relationship"] for i in active["ingredients"]] == ["componentOf", "inputTo"]
     assert actions[0]["digitalSourceType"].endswith("compositeWithTrainedAlgorithmicMedia")
-    assert signer.verify(made).manifest == "trusted"
+    assert signer.verify(signed).manifest == "trusted"
 
 
 def test_watermark_is_read_after_key_rotation(tmp_path, monkeypatch):
-    signed = C2paSigner(tmp_path)(textured(4), WISH, OutputOptions("png", {"mark": f"{BITS:08x}"}))
+    signed = C2paSigner(tmp_path)(textured(4), EDIT_INPUT, OutputOptions("png", {"mark": f"{BITS:08x}"}))
     assert (tmp_path / "mark.key").stat().st_mode & 0o077 == 0
     (tmp_path / "signing.pem").unlink()
     later = C2paSigner(tmp_path).verify(signed)
@@ -189,8 +194,8 @@ def test_watermark_secret_falls_back_to_signing_key(tmp_path, monkeypatch, caplo
         raise OSError(30, "Read-only file system")
 
     monkeypatch.setattr("serve.provenance.signer._write_once", refused)
-    one, two = C2paSigner(tmp_path), C2paSigner(tmp_path)
-    assert one._secret == two._secret
+    first, second = C2paSigner(tmp_path), C2paSigner(tmp_path)
+    assert first._secret == second._secret
     assert "Read-only file system" in caplog.text
 
 
@@ -204,7 +209,7 @@ def test_all_c2pa_key_types_sign(tmp_path, monkeypatch, kind):
         "RSA": lambda _: rsa.generate_private_key(65537, 2048),
     }[kind]
     monkeypatch.setattr(ec, "generate_private_key", make)
-    signed = C2paSigner(tmp_path)(textured(4), WISH, OutputOptions("jpeg", {"mark": "1"}))
+    signed = C2paSigner(tmp_path)(textured(4), EDIT_INPUT, OutputOptions("jpeg", {"mark": "1"}))
     assert C2paSigner(tmp_path).verify(signed).manifest == "trusted"
 
 
@@ -228,17 +233,17 @@ def test_edit_and_verify_over_http(services, signer, tmp_path):
     )
     client = TestClient(make_api(services))
     files = {"picture": ("a.png", encode_png(textured(5))), "request": (None, '{"edit": {"yaw_deg": 9}}')}
-    made = client.post("/v1/edits", files=files, headers={"Accept": "image/png"})
-    assert made.status_code == 200, made.text
-    found = client.post("/v1/verify", files={"picture": ("b.png", made.content)}).json()
+    edited = client.post("/v1/edits", files=files, headers={"Accept": "image/png"})
+    assert edited.status_code == 200, edited.text
+    verified = client.post("/v1/verify", files={"picture": ("b.png", edited.content)}).json()
     (line,) = (tmp_path / "audit.jsonl").read_text().splitlines()
-    assert found["made_here"]
-    assert json.loads(line)["mark"] == found["mark"] == found["record"]["mark"]
+    assert verified["made_here"]
+    assert json.loads(line)["mark"] == verified["mark"] == verified["record"]["mark"]
     assert json.loads(line)["edit"] == {"yaw_deg": 9}
     stranger = client.post("/v1/verify", files={"picture": files["picture"]}).json()
     assert (stranger["made_here"], stranger["manifest"]) == (False, "none")
-    assert Image.open(io.BytesIO(made.content)).size == (384, 384)
-    active, actions, _ = declared(made.content, "image/png")
+    assert Image.open(io.BytesIO(edited.content)).size == (384, 384)
+    active, actions, _ = declared(edited.content, "image/png")
     assert [a["action"] for a in actions] == ["c2pa.opened", "c2pa.edited"]
     assert active["ingredients"][0]["format"] == "image/png"
 
@@ -260,21 +265,21 @@ def test_previews_are_signed_and_audited(services, signer, tmp_path):
         return client.post(path, files=files, headers={"Accept": "text/event-stream, */*;q=0.5"})
 
     shown = ask("/v1/preview", edit={"yaw_deg": 9}, max_side=320)
-    found = signer.verify(shown.content)
+    verified = signer.verify(shown.content)
     (line,) = map(json.loads, log.read_text().splitlines())
     assert (shown.headers["content-type"], decode(shown.content).shape) == ("image/jpeg", (320, 320, 3))
-    assert (found.manifest, found.mark) == ("trusted", line["mark"])
-    assert (found.record["edit"], found.record["model"]) == ({"yaw_deg": 9}, "preview")
+    assert (verified.manifest, verified.mark) == ("trusted", line["mark"])
+    assert (verified.record["edit"], verified.record["model"]) == ({"yaw_deg": 9}, "preview")
     assert (line["what"], line["in"], line["out"]) == ("preview", picture_id(source), picture_id(shown.content))
     assert (line["edit"], line["max_side"]) == ({"yaw_deg": 9}, 320)
     assert line["request_id"] == shown.headers["x-request-id"]
 
     streamed = ask("/v1/edits", edit={"yaw_deg": 9}, model="tiny", steps=3, previews=1).text
-    events = [json.loads(one.split("data: ")[1]) for one in streamed.split("\n\n") if "data: " in one]
+    events = [json.loads(event.split("data: ")[1]) for event in streamed.split("\n\n") if "data: " in event]
     previews = [base64.b64decode(event["preview"]) for event in events if "preview" in event]
-    assert [signer.verify(one).record["step"] for one in previews] == [1, 2]
+    assert [signer.verify(preview).record["step"] for preview in previews] == [1, 2]
     result = signer.verify(base64.b64decode(events[-1]["image"]))
-    assert {signer.verify(one).record["mark"] for one in previews} == {result.mark}
+    assert {signer.verify(preview).record["mark"] for preview in previews} == {result.mark}
     assert [json.loads(entry).get("what") for entry in log.read_text().splitlines()] == ["preview", None]
     assert check(log).lines == 2
 

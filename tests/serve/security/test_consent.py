@@ -1,4 +1,4 @@
-"""Who may be edited: enrolled people where consent is asked for, nobody who is refused, and a face that cannot be told."""
+"""Consent and deny lists for images, targets, jobs and videos, and the command that fills them."""
 
 import json
 import stat
@@ -20,7 +20,7 @@ from tests.serve.jobs.test_video import submit as submit_clip
 
 
 def who(image, face):
-    """A stand-in for the network: a picture's overall colour is whose face it is; a dark one is nobody's."""
+    """A stand-in for the network: the mean colour of an image is its identity; dark faces are not recognised."""
     colour = image.reshape(-1, 3).mean(0) / 255
     return None if colour.max() < 0.2 else np.pad(colour * 10, (0, 125))
 
@@ -90,7 +90,7 @@ def test_jobs_are_checked_by_lists(judged, serve_jobs, tmp_path):
     served = serve_jobs(policy=judged)
     batch = submit(served, BEN, [{"yaw_deg": 5}]).json()["id"]
     assert wait(served, batch, "failed")["error"]["type"].endswith("no-consent")
-    clip = film(tmp_path / "clip.mp4", 4)  # grey is nobody who enrolled
+    clip = film(tmp_path / "clip.mp4", 4)  # grey: not enrolled
     video = submit_clip(served, clip, edit={"yaw_deg": 5}, model="preview").json()["id"]
     ended = wait(served, video, "failed")
     assert (ended["error"]["type"].rpartition(":")[2], ended["results"]) == ("no-consent", [])
@@ -151,7 +151,7 @@ def test_enroll_command_adds_person(tmp_path, capsys, fixtures):
     assert main(["enroll", "kim", str(tmp_path / "wall.png"), "--file", file]) == 1
     assert "shows nobody" in capsys.readouterr().err
 
-    # The same person on another picture, seen by the real eyes and network, is let through.
+    # Another image of the same person is accepted by the real analyzer and network.
     from rigface.face.analyzer import FaceAnalyzer
 
     policy = Policy(file)

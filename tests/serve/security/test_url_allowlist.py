@@ -1,4 +1,4 @@
-"""Files from an object store and messages to callers: only where the operator said, over a connection that was looked at."""
+"""Outgoing requests to listed addresses only, and signed webhooks."""
 
 import http.server
 import json
@@ -16,7 +16,7 @@ from tests.serve.conftest import run
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """An object store and a receiver of webhooks in one, with bad habits at some addresses."""
+    """An object store and a receiver of webhooks, with faults at some addresses."""
 
     def do_GET(self):
         self.server.asked.append((self.path, self.headers["Host"]))
@@ -37,7 +37,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def do_POST(self):
-        self.server.told.append((dict(self.headers), self.rfile.read(int(self.headers["Content-Length"]))))
+        self.server.messages.append((dict(self.headers), self.rfile.read(int(self.headers["Content-Length"]))))
         self.send_response(self.server.answers.pop(0) if self.server.answers else 204)
         self.send_header("Content-Length", "0")
         self.end_headers()
@@ -50,7 +50,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 def outside(png):
     """A server on loopback."""
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.files, server.asked, server.told, server.answers = {"a.png": png, "big": bytes(5000)}, [], [], []
+    server.files, server.asked, server.messages, server.answers = {"a.png": png, "big": bytes(5000)}, [], [], []
     server.url = f"http://127.0.0.1:{server.server_port}"
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
     yield server
@@ -154,7 +154,7 @@ def certificate(name: str) -> str:
     key = ec.generate_private_key(ec.SECP256R1())
     who = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
     now = datetime.datetime.now(datetime.UTC)
-    made = (
+    certificate = (
         x509.CertificateBuilder().subject_name(who).issuer_name(who).public_key(key.public_key()).serial_number(7)
         .not_valid_before(now - datetime.timedelta(hours=1)).not_valid_after(now + datetime.timedelta(hours=1))
         .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), False)
@@ -163,7 +163,7 @@ def certificate(name: str) -> str:
     )  # fmt: skip
     pem = serialization.Encoding.PEM
     secret = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    return secret.decode() + made.public_bytes(pem).decode()
+    return secret.decode() + certificate.public_bytes(pem).decode()
 
 
 @pytest.mark.parametrize(
@@ -197,13 +197,13 @@ def test_webhook_is_retried_and_verifies_by_standard_webhooks(outside, serve_job
     served = serve_jobs(webhooks=Webhooks(UrlAllowlist([f"{outside.url}/hook"]), "master"))
     name = submit(served, png, [{"yaw_deg": 1}], webhook=f"{outside.url}/hook").json()["id"]
     wait(served, name, "delivered", "webhook")
-    assert len(outside.told) == 3
-    headers, body = outside.told[-1]
+    assert len(outside.messages) == 3
+    headers, body = outside.messages[-1]
     secret = secret_of("open", "master")
     content = Webhook(secret).verify(body, headers)
     assert (content["type"], content["data"]["id"], content["data"]["results"]) == ("job.done", name, [0])
     assert content["timestamp"] == content["data"]["ended_at"]
-    assert {h["webhook-id"] for h, _ in outside.told} == {name}
+    assert {h["webhook-id"] for h, _ in outside.messages} == {name}
     for forged in ((body + b" ", headers, secret), (body, headers, secret_of("anna", "master")),
                    (body, {**headers, "webhook-timestamp": str(int(time.time()) + 5)}, secret)):  # fmt: skip
         with pytest.raises(WebhookVerificationError, match="No matching signature"):

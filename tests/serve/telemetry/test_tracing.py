@@ -75,18 +75,16 @@ def spans():
 
 
 @pytest.fixture
-def client(face_worker, diffusion_worker, monkeypatch):
-    monkeypatch.setattr(
-        DiffusionWorkerDeployment.func_or_class, "__del__", lambda self: None
-    )  # the worker is shared by all tests
+def client(face_worker, diffusion_worker):
     replicas = [
         kind.func_or_class.__new__(kind.func_or_class) for kind in (FaceWorkerDeployment, DiffusionWorkerDeployment)
     ]
     remote = RemoteDiffusionWorker(Handle(replicas[1]))
     replicas[0]._worker, replicas[0]._edits = face_worker, EditPipeline(face_worker, remote)
     replicas[1]._worker, replicas[1]._multiplexed = diffusion_worker, []
-    with TestClient(make_api(Services(RemoteFaceWorker(Handle(replicas[0])), remote))) as made:
-        yield made
+    with TestClient(make_api(Services(RemoteFaceWorker(Handle(replicas[0])), remote))) as client:
+        yield client
+    replicas[1]._worker = SimpleNamespace(close=lambda: None)  # the worker is shared by all tests
 
 
 def edit(client, png, **headers):
@@ -98,17 +96,17 @@ def test_edit_is_one_trace_across_processes(client, spans, png):
     caller = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     answer = edit(client, png, traceparent=caller, **{"X-Request-Id": "request-of-mine"})
     assert answer.status_code == 200
-    found = {span.name: span for span in spans()}
-    assert {f"{span.context.trace_id:032x}" for span in found.values()} == {caller.split("-")[1]}
-    ids = {span.context.span_id: name for name, span in found.items()}
-    parents = {name: ids.get(span.parent.span_id, "the caller") for name, span in found.items()}
+    by_name = {span.name: span for span in spans()}
+    assert {f"{span.context.trace_id:032x}" for span in by_name.values()} == {caller.split("-")[1]}
+    ids = {span.context.span_id: name for name, span in by_name.items()}
+    parents = {name: ids.get(span.parent.span_id, "the caller") for name, span in by_name.items()}
     wanted = {
         "POST": "the caller", "face_worker.edit": "POST", "edit.compose": "face_worker.edit",
         "edit.sample": "face_worker.edit", "diffusion_worker.sample": "edit.sample", "edit.finish": "face_worker.edit",
         "sign": "edit.finish",
     }  # fmt: skip
     assert {name: parents.get(name) for name in wanted} == wanted
-    request, sample = found["POST"], found["diffusion_worker.sample"]
+    request, sample = by_name["POST"], by_name["diffusion_worker.sample"]
     assert request.attributes["rigface.request.id"] == "request-of-mine"
     assert (request.attributes[HTTP_ROUTE], request.attributes[HTTP_RESPONSE_STATUS_CODE]) == ("/v1/edits", 200)
     assert (request.attributes[HTTP_REQUEST_METHOD], request.attributes[URL_PATH]) == ("POST", "/v1/edits")
