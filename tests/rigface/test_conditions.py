@@ -37,10 +37,10 @@ def wanted(face: Face, **asked) -> FaceParams:
 @pytest.mark.parametrize("style", ["texture", "albedo", "shape"])
 @pytest.mark.parametrize("size", [64, 256])
 def test_every_style_and_size_has_valid_conditions(face, style, size):
-    made = Composer(style, size)(face, wanted(face, yaw_deg=15)).conditions
-    assert made.reference.shape == made.background.shape == made.render.shape == (size, size, 3)
-    assert made.expression_code.shape == (SPEC.expression,)
-    assert made.render.dtype == np.uint8
+    conditions = Composer(style, size)(face, wanted(face, yaw_deg=15)).conditions
+    assert conditions.reference.shape == conditions.background.shape == conditions.render.shape == (size, size, 3)
+    assert conditions.expression_code.shape == (SPEC.expression,)
+    assert conditions.render.dtype == np.uint8
 
 
 def test_texture_render_is_the_preview(face):
@@ -73,13 +73,13 @@ def test_expression_code_is_the_edited_one(face):
 
 
 def test_hole_covers_the_person_before_and_after(face):
-    made = Composer("texture", 256)(face, wanted(face, roll_deg=30))
-    hole = (made.conditions.background == HOLE_GREY).all(-1)
+    composed = Composer("texture", 256)(face, wanted(face, roll_deg=30))
+    hole = (composed.conditions.background == HOLE_GREY).all(-1)
     before = face.mask[::2, ::2] > 128
     assert hole[before].all()
-    assert hole[made.preview.mask > 128].all()
+    assert hole[composed.preview.mask > 128].all()
     assert not hole[:10].any()
-    assert np.array_equal(made.conditions.background[:10], made.conditions.reference[:10])
+    assert np.array_equal(composed.conditions.background[:10], composed.conditions.reference[:10])
 
 
 def test_hole_has_a_margin_around_the_masks():
@@ -95,8 +95,8 @@ def test_missing_expression_code_is_refused(face):
     with pytest.raises(ValueError, match="bfm_expression"):
         Composer("albedo", 64, expression_field="bfm_expression")(face, face.params)
     with_code = replace(face.params, bfm_expression=np.ones(64, np.float32))
-    made = Composer("albedo", 64, expression_field="bfm_expression")(replace(face, params=with_code), with_code)
-    assert made.conditions.expression_code.shape == (64,)
+    composed = Composer("albedo", 64, expression_field="bfm_expression")(replace(face, params=with_code), with_code)
+    assert composed.conditions.expression_code.shape == (64,)
 
 
 def test_unknown_style_or_field_is_refused():

@@ -34,15 +34,15 @@ def test_landmarks_are_in_crop_pixels(see):
 
 
 def test_parser_receives_the_frame_in_crop_pixels():
-    told = []
+    frames = []
 
     def parser(crop, landmarks, inside, size):
-        told.append(inside)
+        frames.append(inside)
         return fake_mask(crop)
 
     image = picture([0.0], size=(60, 60), radius=20)
     (face,) = FaceAnalyzer(FakeDetector(), FakeReconstructor(), parser)(image)
-    x0, y0, x1, y1 = told[0]
+    x0, y0, x1, y1 = frames[0]
     scale = face.frame_to_crop[0, 0]
     assert (x1 - x0, y1 - y0) == pytest.approx((60 * scale, 60 * scale))
     assert y0 > 0  # the crop reaches beyond the frame above

@@ -16,9 +16,9 @@ def clip(fixtures):
 
 @pytest.fixture(scope="module")
 def decoders():
-    made = DecoderPool()
-    yield made
-    made.close()
+    pool = DecoderPool()
+    yield pool
+    pool.close()
 
 
 @pytest.fixture
@@ -27,9 +27,9 @@ def trap(monkeypatch):
     real = sandbox.WorkerProcess
     monkeypatch.setenv("TRAP_S", "0.05")
     monkeypatch.setattr(sandbox, "WorkerProcess", lambda _, *rest: real("tests.traps:Trap", *rest))
-    made = DecoderPool(memory_mb=1024, silence_s=0.5)
-    yield made
-    made.close()
+    pool = DecoderPool(memory_mb=1024, silence_s=0.5)
+    yield pool
+    pool.close()
 
 
 def test_sandbox_equals_direct_decoding(decoders, clip, tmp_path):

@@ -179,9 +179,9 @@ class Counting:
 
 def test_keyframe_detector_takes_a_full_look_every_n_frames():
     detector = Counting()
-    watch = KeyframeDetector(detector, every=3)
+    keyframe_detector = KeyframeDetector(detector, every=3)
     for _ in range(7):
-        watch(np.zeros((4, 4, 3), np.uint8))
+        keyframe_detector(np.zeros((4, 4, 3), np.uint8))
     assert detector.asked == [(None, 0), (False, 1), (False, 1), (None, 0), (False, 1), (False, 1), (None, 0)]
 
 
@@ -189,11 +189,11 @@ def test_keyframe_detector_keeps_a_small_face_between_full_looks(detector, astro
     import cv2
 
     small = cv2.resize(astronaut[:256, 100:356], (70, 70), interpolation=cv2.INTER_AREA)
-    watch, seen = KeyframeDetector(detector, every=100), []
+    keyframe_detector, seen = KeyframeDetector(detector, every=100), []
     for step in range(4):
         frame = np.full((700, 1300, 3), 100, np.uint8)
         frame[300:370, 600 + 3 * step : 670 + 3 * step] = small
-        seen.append(watch(frame))
+        seen.append(keyframe_detector(frame))
     centres = [float(f.box[0] + f.box[2]) / 2 for (f,) in seen]
     assert np.allclose(np.diff(centres), 3, atol=1)
 

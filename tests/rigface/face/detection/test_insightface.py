@@ -103,11 +103,11 @@ def test_lost_faces_are_searched_at_their_last_place(pack):
 
     detector = load_detector("insightface", folder=pack)
     detector._detection = Blind(detector._detection)
-    watch = KeyframeDetector(detector, every=100)
-    assert watch(red(1100, 1200)) == []
+    keyframe_detector = KeyframeDetector(detector, every=100)
+    assert keyframe_detector(red(1100, 1200)) == []
     (face,) = detector(red(900, 900), second_look=False)
-    watch._before = [face]
-    assert len(watch(red(1100, 1200))) == 1
+    keyframe_detector._before = [face]
+    assert len(keyframe_detector(red(1100, 1200))) == 1
 
 
 def test_arcface_gives_unit_vectors_of_512(pack):

@@ -204,13 +204,13 @@ def test_three_cuts_of_a_real_clip_end_its_tracks(shared):
     from rigface.face.detection.detector import KeyframeDetector
     from rigface.face.detection.factory import load_detector
 
-    watch, tracker = KeyframeDetector(load_detector()), Tracker()
+    keyframe_detector, tracker = KeyframeDetector(load_detector()), Tracker()
     shots: dict[int, set[int]] = {}
     with av.open(str(shared / "data/videos/fr_v01.mp4")) as container:
         for k, frame in enumerate(container.decode(video=0)):
             if k % 3 == 0:
                 image = frame.to_ndarray(format="rgb24")
-                for track in tracker.update(image, watch(image)):
+                for track in tracker.update(image, keyframe_detector(image)):
                     shots.setdefault(track, set()).add((k >= 20) + (k >= 82) + (k >= 211))  # by eye
     assert [3 * c for c in tracker.cuts] == [21, 84, 213]
     assert all(len(in_shots) == 1 for in_shots in shots.values())

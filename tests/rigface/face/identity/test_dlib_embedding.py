@@ -82,9 +82,9 @@ def test_mediapipe_landmarks_match_dlibs_chip(identity, astronaut):
     picture, face = astronaut
     predictor = dlib.shape_predictor(str(assets.find("dlib_five_points")))
     found = dlib.get_frontal_face_detector()(picture, 0)[0]
-    theirs = dlib.get_face_chip(picture, predictor(picture, found), 150)
-    ours, same = identity.embed([face_chip(picture, face.landmarks), theirs])
-    assert np.linalg.norm(ours - same) < 0.25  # two pictures of one person differ by 0.45
+    dlib_chip = dlib.get_face_chip(picture, predictor(picture, found), 150)
+    vector, dlib_vector = identity.embed([face_chip(picture, face.landmarks), dlib_chip])
+    assert np.linalg.norm(vector - dlib_vector) < 0.25  # two pictures of one person differ by 0.45
 
 
 def test_landmarks_without_extent_give_no_vector(identity, astronaut):

@@ -14,15 +14,15 @@ POINTS = (WEIGHTS @ HEAD.template) * [2500, -2500, -2500] + [256, 256, 0]  # px,
 RIGHT, LEFT, MOUTH = find_openings(HEAD.control_faces, FACES, len(HEAD.template), 1)
 
 
-@pytest.mark.parametrize(("slit", "loop"), [(RIGHT, RIGHT_EYE), (LEFT, LEFT_EYE), (MOUTH, LIPS)])
-def test_rims_run_from_corner_to_corner(slit, loop):
-    assert slit.upper[0] == slit.lower[0] == loop[0]
-    assert slit.upper[-1] == slit.lower[-1]
-    assert set(loop) <= {*slit.upper, *slit.lower}
-    assert len(slit.upper) == len(slit.lower) == len(loop) + 1
+@pytest.mark.parametrize(("opening", "loop"), [(RIGHT, RIGHT_EYE), (LEFT, LEFT_EYE), (MOUTH, LIPS)])
+def test_rims_run_from_corner_to_corner(opening, loop):
+    assert opening.upper[0] == opening.lower[0] == loop[0]
+    assert opening.upper[-1] == opening.lower[-1]
+    assert set(loop) <= {*opening.upper, *opening.lower}
+    assert len(opening.upper) == len(opening.lower) == len(loop) + 1
     inner = slice(2, -2)
-    assert (POINTS[slit.upper, 1] <= POINTS[slit.lower, 1] + 0.5)[inner].all()
-    assert len(slit.faces) == 4 * (len(loop) - 2)
+    assert (POINTS[opening.upper, 1] <= POINTS[opening.lower, 1] + 0.5)[inner].all()
+    assert len(opening.faces) == 4 * (len(loop) - 2)
 
 
 def test_removed_openings_leave_one_rim_each():
@@ -33,20 +33,20 @@ def test_removed_openings_leave_one_rim_each():
     assert len(open_edges) == rims
 
 
-def moved(slit, by: float) -> np.ndarray:
+def moved(opening, by: float) -> np.ndarray:
     """The mesh with the upper rim moved down by so many px, most in the middle."""
     out = POINTS.copy()
-    out[slit.upper, 1] += by * np.sin(np.linspace(0, np.pi, len(slit.upper)))
+    out[opening.upper, 1] += by * np.sin(np.linspace(0, np.pi, len(opening.upper)))
     return out
 
 
-@pytest.mark.parametrize("slit", [RIGHT, LEFT, MOUTH])
-def test_crossing_rims_are_closed(slit):
-    out = close_opening(slit, moved(slit, 60))
-    assert (out[slit.lower, 1] - out[slit.upper, 1]).min() > -1
-    if not slit.is_mouth:
-        assert np.allclose(out[slit.lower], POINTS[slit.lower])  # the lower lid stays
-    assert close_opening(slit, POINTS) is POINTS or np.allclose(close_opening(slit, POINTS), POINTS, atol=3)
+@pytest.mark.parametrize("opening", [RIGHT, LEFT, MOUTH])
+def test_crossing_rims_are_closed(opening):
+    out = close_opening(opening, moved(opening, 60))
+    assert (out[opening.lower, 1] - out[opening.upper, 1]).min() > -1
+    if not opening.is_mouth:
+        assert np.allclose(out[opening.lower], POINTS[opening.lower])  # the lower lid stays
+    assert close_opening(opening, POINTS) is POINTS or np.allclose(close_opening(opening, POINTS), POINTS, atol=3)
 
 
 def test_closing_eye_shows_less_and_opening_eye_stretches():

@@ -97,8 +97,8 @@ def test_mirrored_landmarks_give_the_mirrored_face(model, known):
     landmarks = known["landmarks"][:, torch.from_numpy(model.mirror).long()].clone()
     landmarks[..., 0] = 512 - landmarks[..., 0]
     plain, image = fitted(model, known), fitted(model, known, landmarks=landmarks, scores=known["scores"][:, swap])
-    ours, theirs = to_degrees(plain.rotation), to_degrees(image.rotation)
-    assert (ours * torch.tensor([-1.0, 1.0, -1.0]) - theirs).abs().max() < 0.1
+    degrees, mirrored_degrees = to_degrees(plain.rotation), to_degrees(image.rotation)
+    assert (degrees * torch.tensor([-1.0, 1.0, -1.0]) - mirrored_degrees).abs().max() < 0.1
     assert (image.expression - plain.expression[:, swap]).abs().max() < 2e-2
     expected = plain.points[:, torch.from_numpy(model.mirror).long()] * torch.tensor([-1.0, 1, 1])
     assert (image.points - expected).abs().max() < 2e-4  # metres

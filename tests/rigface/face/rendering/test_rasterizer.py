@@ -111,21 +111,21 @@ def test_invalid_vertices_affect_only_their_triangles():
 def test_rasterizer_agrees_with_pytorch3d(heads):
     """Over four heads, 96 px, 320 triangles: all pixels show the same triangle but those whose centre is on an edge."""
     points, faces = heads
-    ours, theirs = rasterize(points, faces, 96), rasterize_pytorch3d(points, faces, (96, 96))
-    same = ours.face == theirs.face
+    own, reference = rasterize(points, faces, 96), rasterize_pytorch3d(points, faces, (96, 96))
+    same = own.face == reference.face
     assert (~same).sum() <= 2  # 0 of 36,864 where this was written
-    drawn = same & (ours.face >= 0)
+    drawn = same & (own.face >= 0)
     assert drawn.sum() > 10_000
-    assert (ours.depth - theirs.depth)[drawn].abs().max() < 1e-2  # px, of a head 80 px deep
-    apart = (ours.barycentrics - theirs.barycentrics)[drawn].abs().amax(-1)
-    assert apart.max() < 2e-2  # theirs, on slivers of a tenth of a pixel
+    assert (own.depth - reference.depth)[drawn].abs().max() < 1e-2  # px, of a head 80 px deep
+    apart = (own.barycentrics - reference.barycentrics)[drawn].abs().amax(-1)
+    assert apart.max() < 2e-2  # PyTorch3D's, on slivers of a tenth of a pixel
     assert (apart > 1e-4).float().mean() < 0.01
 
 
 def test_rectangular_image_agrees_with_pytorch3d(heads):
     points, faces = heads
-    ours, theirs = rasterize(points[:1], faces, (64, 90)), rasterize_pytorch3d(points[:1], faces, (64, 90))
-    assert (ours.face != theirs.face).sum() <= 2
+    own, reference = rasterize(points[:1], faces, (64, 90)), rasterize_pytorch3d(points[:1], faces, (64, 90))
+    assert (own.face != reference.face).sum() <= 2
 
 
 def test_face_index_out_of_range_is_refused():
@@ -154,5 +154,5 @@ def test_unwritable_cache_is_tolerated(monkeypatch):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_gpu_matches_cpu(heads):
     points, faces = heads
-    ours, theirs = rasterize(points, faces, 96), rasterize(points.cuda(), faces.cuda(), 96)
-    assert (ours.face != theirs.face.cpu()).sum() <= 8
+    cpu, gpu = rasterize(points, faces, 96), rasterize(points.cuda(), faces.cuda(), 96)
+    assert (cpu.face != gpu.face.cpu()).sum() <= 8
