@@ -33,6 +33,12 @@ class Detector(Protocol):
         """
 
 
+def check_image(image: np.ndarray) -> None:
+    """Raise ValueError unless the image is (H, W, 3) uint8 and not empty."""
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+        raise ValueError(f"image: want (H, W, 3) uint8 RGB, got {image.shape} {image.dtype}")
+
+
 class KeyframeDetector:
     """Detects faces in consecutive frames of one chunk: a second look every n-th frame at most, memory in between.
 

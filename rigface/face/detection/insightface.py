@@ -24,6 +24,7 @@ import numpy as np
 from rigface import assets
 from rigface.errors import MissingAsset
 from rigface.face.detection.boxes import iou, landmark_box, non_maximum_suppression, overlaps_any, tile_grid
+from rigface.face.detection.detector import check_image
 from rigface.types import Detection, DetectorSpec
 
 TASKS = ("detection", "landmark_2d_106")
@@ -79,8 +80,7 @@ class InsightfaceDetector:
         Raises:
             ValueError: the image is not (H, W, 3) uint8.
         """
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-            raise ValueError(f"image: want (H, W, 3) uint8 RGB, got {image.shape} {image.dtype}")
+        check_image(image)
         bgr = np.ascontiguousarray(image[..., ::-1])
         height, width = image.shape[:2]
         found = self._look(bgr, 0, 0, width, height)

@@ -38,6 +38,7 @@ import numpy as np
 
 from rigface import assets
 from rigface.face.detection.boxes import iou, landmark_box, non_maximum_suppression, overlaps_any, tile_grid
+from rigface.face.detection.detector import check_image
 from rigface.face.geometry import alignment
 from rigface.types import Detection, DetectorSpec
 
@@ -120,8 +121,7 @@ class MediapipeDetector:
         Raises:
             ValueError: the image is not (H, W, 3) uint8.
         """
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-            raise ValueError(f"image: want (H, W, 3) uint8 RGB, got {image.shape} {image.dtype}")
+        check_image(image)
         found = non_maximum_suppression([self._scored(image, face, before) for face in self._plain(image)])
         for lost in before:
             if not overlaps_any(lost.box, found):

@@ -14,6 +14,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from rigface.types import CROP_PX
+
 Array = Any  # numpy.ndarray or torch.Tensor, the same in and out
 
 _FLIP = (1.0, -1.0, -1.0)
@@ -33,13 +35,13 @@ def project(points: Array, camera: Array) -> Array:
     return camera[..., None, :1] * (points + shift)
 
 
-def to_crop_px(unit: Array, size: int = 512) -> Array:
+def to_crop_px(unit: Array, size: int = CROP_PX) -> Array:
     """Crop unit (..., 2 or 3) to crop px: (-1, 1) is the upper left corner (0, 0), z turns away from the viewer."""
     flip = _like(_FLIP[: unit.shape[-1]], unit)
     return unit * flip * (size / 2) + _like((size / 2, size / 2, 0)[: unit.shape[-1]], unit)
 
 
-def from_crop_px(px: Array, size: int = 512) -> Array:
+def from_crop_px(px: Array, size: int = CROP_PX) -> Array:
     """The inverse of `to_crop_px`."""
     flip = _like(_FLIP[: px.shape[-1]], px)
     return (px - _like((size / 2, size / 2, 0)[: px.shape[-1]], px)) * flip / (size / 2)

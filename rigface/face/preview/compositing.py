@@ -12,6 +12,7 @@ import numpy as np
 
 from rigface.face.geometry import alignment
 from rigface.face.rendering.jit import compiled
+from rigface.types import CROP_PX
 
 FEATHER = 0.08  # of the crop's side, over which an edit fades into the frame around it
 
@@ -29,7 +30,7 @@ def paste_crop(
     """
     to_frame = alignment.invert(frame_to_crop).astype(np.float64)
     x0, y0 = to_frame[:, 2]
-    side = 512 * to_frame[0, 0]
+    side = CROP_PX * to_frame[0, 0]
     left, top, size = round(x0), round(y0), round(side)
     if size < 2 or min(top + size, len(image)) <= max(top, 0) or min(left + size, image.shape[1]) <= max(left, 0):
         return image

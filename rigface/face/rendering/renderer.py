@@ -26,7 +26,7 @@ from rigface.face.geometry import camera as cameras
 from rigface.face.head.head_model import Head
 from rigface.face.rendering.lighting import shade
 from rigface.face.rendering.rasterizer import Fragments, rasterize
-from rigface.types import FaceParams
+from rigface.types import CROP_PX, FaceParams
 
 _CLAY = 0.5  # the albedo of a head that comes without one
 
@@ -109,7 +109,7 @@ class Pixels:
 
 
 def render(
-    head: Head, params: FaceParams, *, size: int = 512, albedo: Tensor | None = None, cull: bool = False
+    head: Head, params: FaceParams, *, size: int = CROP_PX, albedo: Tensor | None = None, cull: bool = False
 ) -> Render:
     """Draw heads.
 
@@ -131,7 +131,14 @@ def render(
 
 
 def render_vertices(
-    head: Head, vertices: Tensor, camera: Tensor, light: Tensor, albedo: Tensor, *, size: int = 512, cull: bool = False
+    head: Head,
+    vertices: Tensor,
+    camera: Tensor,
+    light: Tensor,
+    albedo: Tensor,
+    *,
+    size: int = CROP_PX,
+    cull: bool = False,
 ) -> Render:
     """Render posed vertices (N, V, 3) with camera (N, 3), light (N, 9, 3) and albedo; see `render`."""
     points = cameras.to_crop_px(cameras.project(vertices, camera), size)
