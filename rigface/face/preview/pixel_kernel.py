@@ -39,7 +39,7 @@ def _paint(
         table: (V, WIDTH) float32, the columns named above. Places in px; lights as factors.
         inside: (3, 3) the dark of a mouth, and the colours of its tongue and teeth.
         crop: (S, S, 3) uint8. mask: (S, S) uint8, and soft: the same with soft edges; or (0, 0). back, hole: from
-            `infill.behind`, or (0, 0, 3) and (0, 0).
+            `inpaint_background`, or (0, 0, 3) and (0, 0).
         image, new_mask, invented: to be filled.
     """
     size = face.shape[0]

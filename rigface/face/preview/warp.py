@@ -6,10 +6,10 @@ Source: image-based relighting by ratio images (Riklin-Raviv & Shashua 2001; Wen
 fitted mesh (Blanz & Vetter 1999), drawn backwards: each pixel looks up its position in the source.
 
 * Inside the face a pixel reads the source where the same piece of skin was; skin the source did not show is read from
-  the mirrored place on the other cheek. Eyes and mouth are openings of their own (`openings.py`).
+  the mirrored place on the other cheek. Eyes and mouth are openings of their own (`eye_mouth_openings.py`).
 * Around the face rings carry hair, ears and neck along (`surround_mesh.py`).
 * Where a mask says who is the person, only the person moves, over a background that stays and is filled in where it
-  was hidden (`infill.py`). Without a mask the surroundings are bent along.
+  was hidden (`inpainting.py`). Without a mask the surroundings are bent along.
 * Light is multiplied by the ratio of the two shadings (`pixel_kernel.py`).
 
 With the source's own coefficients the result is the source, to rounding.

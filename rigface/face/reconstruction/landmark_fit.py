@@ -1,6 +1,6 @@
 """Fit the open head to landmarks: pose, shape and expression, in closed form and in batches.
 
-Path: landmarks of the 512 px crop and blendshape scores -> fit_geometry -> shape, expression, rotation, camera.
+Path: landmarks of the 512 px crop and blendshape scores -> GeometryFitter -> shape, expression, rotation, camera.
 Source: weighted orthogonal Procrustes (Arun 1987, with Umeyama's scale) for the first pose, then alternating
 Gauss-Newton steps on the pose and ridge regression on the coefficients. The ridge is a Gaussian prior: shape ~ N(0,
 1), expression ~ N(the detector's blendshape score, EXPRESSION_STD^2), which is what keeps the expression axes true to

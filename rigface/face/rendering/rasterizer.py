@@ -10,7 +10,7 @@ Of several triangles the nearest wins (smallest z, interpolated without perspect
 
 CPU: compiled with numba at the first call (kept on disk for the next process), the images of a batch over threads.
 CUDA: PyTorch3D's rasteriser. It leaves out pixel centres that lie exactly on an edge, and works in float32; elsewhere
-the two agree (`test_raster.py` counts).
+the two agree (`test_rasterizer.py` counts).
 
 Shape suffixes: N images, V vertices, F triangles, H rows, W columns.
 """
