@@ -13,11 +13,11 @@ model_card = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(model_card)
 
 
-def test_its_figures_are_those_that_were_measured():
+def test_figures_are_the_measured_ones():
     assert model_card.main(["--check"]) == 0
 
 
-def test_where_the_model_ships_it_is_small_and_the_card_has_figures():
+def test_shipped_model_is_small_and_its_card_has_figures():
     folder = ROOT / "rigface" / "data" / "mini"
     figures = json.loads((ROOT / "docs" / "mini.json").read_text())
     assert bool(figures) == (folder / "config.json").is_file()
@@ -54,7 +54,7 @@ def evaluation(**mini) -> dict:
      ({"psnr": 22.0, "truth_distance": 0.3}, ["PSNR", "distance"]),
      ({"same_dlib": 0.79}, ["recognised"])],
 )  # fmt: skip
-def test_a_bar_that_is_missed_is_marked(mini, short):
+def test_missed_goal_is_marked(mini, short):
     lines = model_card.blocks({"evaluation": evaluation(**mini)})["figures"].splitlines()
     missed = [line for line in lines if "**not reached**" in line]
     assert len(missed) == len(short)
@@ -62,14 +62,14 @@ def test_a_bar_that_is_missed_is_marked(mini, short):
     assert sum("| reached |" in line for line in lines) == len(model_card.WANTED) - len(short)
 
 
-def test_what_the_table_would_not_tell_is_said():
+def test_card_notes_small_gains_over_the_preview():
     text = model_card.blocks({"evaluation": evaluation(psnr=22.1, truth_distance=0.26)})["figures"]
     assert "PSNR is +0.10 dB beside the preview's" in text
     assert "Nearest to the true face is *copy source* (0.240)" in text
     assert "copy source* (" not in model_card.blocks({"evaluation": evaluation()})["figures"]
 
 
-def test_a_run_is_described_by_what_it_left(tmp_path):
+def test_trained_reads_the_files_of_a_run(tmp_path):
     import torch
 
     from rigface.model import checkpoint
@@ -92,7 +92,7 @@ def test_a_run_is_described_by_what_it_left(tmp_path):
     assert "1,200 train pair" in text
 
 
-def test_a_card_without_a_place_for_figures_is_refused():
+def test_card_without_markers_is_refused():
     with pytest.raises(SystemExit, match="no place for figures"):
         model_card.filled("# A card", {"figures": "1"})
     assert re.sub(r"\s", "", model_card.filled("<!-- a -->\nold\n<!-- /a -->", {"a": "new"})) == "<!--a-->new<!--/a-->"

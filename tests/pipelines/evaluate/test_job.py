@@ -1,4 +1,4 @@
-"""Evaluation: only people nobody learned from, every model and control on the same tasks, done once, and said where it cannot be."""
+"""Evaluation: held-out people only, the same tasks for all models and controls, resume, refusals."""
 
 import json
 from collections import Counter
@@ -38,7 +38,7 @@ HELD_OUT, LEARNT = "a1", "a0"  # by `split_of`, which a test below holds
 
 
 class Stand:
-    """A judge that reads a face off the colours of any picture, and none off a black one."""
+    """An estimator that reads a face off the colours of any picture, and none off a black one."""
 
     head = OpenHead.load().spec
     score_names = head.expression_names
@@ -117,11 +117,11 @@ def judged(place, tmp_path_factory):
         return out, evaluate(config_of(place, out), quiet)
 
 
-def test_the_names_that_these_tests_rely_on():
+def test_names_fall_into_the_expected_splits():
     assert (split_of(HELD_OUT), split_of(LEARNT)) == ("test", "train")
 
 
-def test_every_model_and_control_does_the_same_tasks_of_people_held_out(judged):
+def test_all_models_and_controls_do_the_same_held_out_tasks(judged):
     out, card = judged
     rows = pq.read_table(out / "rows.parquet").to_pylist()
     assert {row["person"] for row in rows} == {HELD_OUT}
@@ -131,7 +131,7 @@ def test_every_model_and_control_does_the_same_tasks_of_people_held_out(judged):
     assert card.baseline == "preview"
 
 
-def test_doing_nothing_gains_nothing_and_the_truth_is_the_truth(judged):
+def test_copy_source_has_no_gain_and_copy_target_has_full_psnr(judged):
     _, card = judged
     row = next(r for r in card.rows if r.model == COPY_SOURCE)
     assert {n: c.value for n, c in row.cells.items() if n.startswith("gain_")} == pytest.approx(
@@ -140,7 +140,7 @@ def test_doing_nothing_gains_nothing_and_the_truth_is_the_truth(judged):
     assert all(r.cells["psnr"].value == 100 for r in card.rows if r.model == COPY_TARGET)
 
 
-def test_the_card_is_written_in_every_form_with_pictures_and_the_test_set(judged):
+def test_card_is_written_in_every_form_with_pictures_and_test_set(judged):
     out, _ = judged
     page = (out / "card.html").read_text()
     assert page.count("data:image/jpeg") == 6 * 4  # source, truth, preview, model
@@ -153,7 +153,7 @@ def test_the_card_is_written_in_every_form_with_pictures_and_the_test_set(judged
     assert json.loads((out / "rigface.json").read_text())["models"]["small"]["fingerprint"]
 
 
-def test_what_is_done_is_not_done_again_and_another_model_is(judged, place, tmp_path):
+def test_rerun_skips_finished_units_and_evaluates_another_model(judged, place, tmp_path):
     out, card = judged
     before = Stand.looked
     again = evaluate(config_of(place, out), quiet)
@@ -165,14 +165,14 @@ def test_what_is_done_is_not_done_again_and_another_model_is(judged, place, tmp_
     assert Stand.looked > before
 
 
-def test_a_dry_run_says_what_it_would_do_and_writes_nothing(place, tmp_path):
+def test_dry_run_prints_the_plan_and_writes_nothing(place, tmp_path):
     said = []
     assert evaluate(config_of(place, tmp_path / "no", dry_run=True), said.append) is None
     assert "6 tasks of 1 people" in said[0]
     assert not (tmp_path / "no").exists()
 
 
-def test_faces_give_all_four_kinds_and_a_model_of_any_style(place, tmp_path, capsys, monkeypatch):
+def test_faces_give_all_task_kinds_for_a_model_of_any_style(place, tmp_path, capsys, monkeypatch):
     some = {name: SWEEPS[name][::2] for name in ("yaw_deg", "expression.smile", "light.azimuth_deg")}
     monkeypatch.setattr(task_sampler, "SWEEPS", some)
     save_model(tmp_path / "grey", 32, render_style="shape")
@@ -193,14 +193,14 @@ def test_faces_give_all_four_kinds_and_a_model_of_any_style(place, tmp_path, cap
     assert "Sweeps: achieved against asked" in capsys.readouterr().out
 
 
-def test_of_faces_too_only_those_held_out_are_asked(place):
+def test_faces_source_plans_held_out_people_only(place):
     config = config_of(place, "out", "faces", limit=8, sweeps=3, clips=3)
     items = FacesSource(Store(config.data)).plan(("self", "sweep", "clip"), config)
     assert {item.person for item in items} == {HELD_OUT}
     assert len({(item.name, item.key) for item in items}) == len(items)
 
 
-def test_what_cannot_be_is_said_with_a_way_out(place, tmp_path):
+def test_impossible_evaluations_are_refused_with_a_hint(place, tmp_path):
     save_model(tmp_path / "large", 128)
     with pytest.raises(PlanError, match="at 64 px, large wants 'texture' at 128; evaluate on the dataset of faces"):
         evaluate(config_of(place, tmp_path / "out", models=(str(tmp_path / "large"),)), quiet)
@@ -215,7 +215,7 @@ def test_what_cannot_be_is_said_with_a_way_out(place, tmp_path):
         evaluate(config_of(place, tmp_path / "out", models=("preview",), data=str(tmp_path / "few")), quiet)
 
 
-def test_half_of_what_is_asked_of_examples_is_two_photographs(place):
+def test_half_of_the_example_tasks_are_pairs_of_photographs(place):
     config = config_of(place, "out", limit=8)
     items = ExamplesSource(Store(config.data)).plan(("self",), config)
     names = Counter(item.name for item in items)

@@ -1,4 +1,4 @@
-"""The small autoencoder as a job: whom it learns from, what it writes, what it says where there is nothing to learn."""
+"""Making the small autoencoder: people learned from, written files, refusals."""
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -35,13 +35,13 @@ def faces(tmp_path_factory):
     return folder
 
 
-def test_people_held_out_are_not_learned_from(faces):
+def test_held_out_people_are_not_learned_from(faces):
     own, others = crops(str(faces), SMALL)
     assert own.shape == (30, 32, 32, 3)
     assert others.shape == (9, 32, 32, 3)  # one of the ten is an error
 
 
-def test_it_brings_people_back_whom_it_never_saw_and_its_latents_have_a_spread_of_one(faces, tmp_path):
+def test_autoencoder_reconstructs_held_out_people_with_latents_of_unit_spread(faces, tmp_path):
     words: list[str] = []
     vae = make_autoencoder(str(faces), str(tmp_path), SMALL, words.append)
     own, others = crops(str(faces), SMALL)
@@ -52,7 +52,7 @@ def test_it_brings_people_back_whom_it_never_saw_and_its_latents_have_a_spread_o
     assert encode_target(vae, pictures).std().item() == pytest.approx(1, rel=0.02)
 
 
-def test_what_is_written_is_what_was_made(faces, tmp_path):
+def test_written_autoencoder_equals_the_returned_one(faces, tmp_path):
     vae = make_autoencoder(str(faces), str(tmp_path), SMALL, lambda words: None)
     read = AutoencoderKL.from_pretrained(autoencoder_folder(str(tmp_path)), use_safetensors=True)
     assert read.config["scaling_factor"] == vae.config["scaling_factor"]
@@ -60,7 +60,7 @@ def test_what_is_written_is_what_was_made(faces, tmp_path):
         torch.testing.assert_close(one, other, rtol=0, atol=0, msg=name)
 
 
-def test_made_twice_it_is_the_same(faces, tmp_path):
+def test_same_crops_give_the_same_autoencoder(faces, tmp_path):
     one, other = (make_autoencoder(str(faces), str(tmp_path / n), SMALL, lambda words: None) for n in "ab")
     for (name, first), second in zip(one.state_dict().items(), other.state_dict().values()):
         torch.testing.assert_close(first, second, rtol=1e-5, atol=1e-6, msg=name)
@@ -69,11 +69,11 @@ def test_made_twice_it_is_the_same(faces, tmp_path):
 @pytest.mark.parametrize(("config", "says"), [
     (AutoencoderConfig(30, 4, 12), "not a multiple of the patches"), (AutoencoderConfig(32, 4, 10), "multiple of 4"),
 ])  # fmt: skip
-def test_sizes_that_do_not_fit_are_said(faces, tmp_path, config, says):
+def test_unfitting_sizes_are_refused(faces, tmp_path, config, says):
     with pytest.raises(PlanError, match=says):
         make_autoencoder(str(faces), str(tmp_path), config)
 
 
-def test_without_faces_it_says_so(tmp_path):
+def test_missing_faces_are_refused(tmp_path):
     with pytest.raises(PlanError, match="no faces"):
         make_autoencoder(str(tmp_path), str(tmp_path / "out"), SMALL)

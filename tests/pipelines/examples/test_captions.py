@@ -1,4 +1,4 @@
-"""Captions: words of frames before words of inputs, carried from a table to the text encoder, and heard in training."""
+"""Captions: precedence of frames over inputs, from the table to the text encoder."""
 
 from dataclasses import replace
 
@@ -24,7 +24,7 @@ from rigface.testing import fake_examples
 from tests.pipelines.made_faces import dataset
 
 
-def test_words_of_a_frame_go_before_words_of_its_input(tmp_path):
+def test_frame_caption_precedes_input_caption(tmp_path):
     (tmp_path / "said.csv").write_text('uri,frame_index,caption\na.mp4,3,she laughs\na.mp4,,"a woman, talking"\n')
     columns = {
         "uri": ["a.mp4", "a.mp4"],
@@ -62,7 +62,7 @@ def test_words_of_a_frame_go_before_words_of_its_input(tmp_path):
         ("none.csv", None, "no such file"),
     ],
 )
-def test_a_table_that_cannot_be_meant_is_refused_by_name(tmp_path, name, text, message):
+def test_invalid_caption_table_is_refused_with_its_name(tmp_path, name, text, message):
     if text is not None:
         (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(PlanError, match=message) as refused:
@@ -70,7 +70,7 @@ def test_a_table_that_cannot_be_meant_is_refused_by_name(tmp_path, name, text, m
     assert name in str(refused.value)
 
 
-def test_examples_carry_what_is_said_of_their_target(tmp_path):
+def test_examples_have_the_caption_of_their_target(tmp_path):
     dataset(tmp_path / "faces", people=2, frames=4)
     uris = {u for p in (tmp_path / "faces" / "faces").rglob("*.parquet") for u in pq.read_table(p)["uri"].to_pylist()}
     told = sorted(uris)[0]
@@ -108,7 +108,7 @@ def examples_that_say(folder, caption):
     return folder
 
 
-def test_training_hears_what_is_said_from_pictures_and_from_latents(tmp_path, talkative):
+def test_training_encodes_captions_of_pictures_and_of_latents(tmp_path, talkative):
     curves = {}
     for caption in (None, "a b", "c d"):
         source = examples_that_say(tmp_path / f"said {caption}", caption)
@@ -125,7 +125,7 @@ def test_training_hears_what_is_said_from_pictures_and_from_latents(tmp_path, ta
     assert len({round(x, 7) for x in first}) == 3
 
 
-def test_a_row_without_words_hears_the_models_own(tmp_path, talkative):
+def test_row_without_caption_gets_the_default_text(tmp_path, talkative):
     source = examples_that_say(tmp_path / "said", "a b")
     loaded = checkpoint.load(talkative)
     listener = CaptionEncoder.of(loaded, Store(str(source)), "examples/aa/part.parquet", torch.device("cpu"))

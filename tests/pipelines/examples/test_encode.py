@@ -1,4 +1,4 @@
-"""Latents: the same numbers training would have made itself, once, under the name of the autoencoder that made them."""
+"""Encoding examples: latents equal those of training, made once per autoencoder."""
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -27,7 +27,7 @@ def place(tmp_path_factory):
     return folder
 
 
-def test_latents_are_those_that_training_would_make(place):
+def test_latents_equal_those_made_in_training(place):
     out = place / "latents"
     counts = encode(EncodeConfig(str(place / "pairs"), str(out), str(place / "tiny"), batch=4), lambda words: None)
     assert counts == {"rows": 18, "units": 2}
@@ -60,7 +60,7 @@ def test_held_out_rows_keep_their_pictures_and_training_rows_do_not(place):
             examples_of(table)
 
 
-def test_what_is_there_stays_and_what_is_missing_is_made(place):
+def test_encode_makes_missing_parts_only(place):
     config = EncodeConfig(str(place / "pairs"), str(place / "again"), str(place / "tiny"))
     encode(config, lambda words: None)
     parts = sorted((place / "again" / "examples").glob("*/*.parquet"))
@@ -71,27 +71,27 @@ def test_what_is_there_stays_and_what_is_missing_is_made(place):
     assert parts[1].is_file()
 
 
-def test_another_autoencoder_needs_another_folder(place):
+def test_other_autoencoder_is_refused(place):
     encode(EncodeConfig(str(place / "pairs"), str(place / "one"), str(place / "tiny")), lambda words: None)
     checkpoint.save(place / "other", checkpoint.tiny(seed=1))
     with pytest.raises(PlanError, match="another autoencoder"):
         encode(EncodeConfig(str(place / "pairs"), str(place / "one"), str(place / "other")), lambda words: None)
 
 
-def test_missing_autoencoder_and_missing_examples_say_what_to_do(place, tmp_path):
+def test_missing_autoencoder_and_examples_are_refused_with_a_command(place, tmp_path):
     with pytest.raises(MissingAsset, match="rigface autoencoder"):
         encode(EncodeConfig(str(place / "pairs"), str(tmp_path), str(tmp_path)), lambda words: None)
     with pytest.raises(PlanError, match="rigface pair"):
         encode(EncodeConfig(str(tmp_path), str(tmp_path / "out"), str(place / "tiny")), lambda words: None)
 
 
-def test_what_float16_cannot_hold_is_refused():
+def test_values_beyond_float16_are_refused():
     with pytest.raises(ValueError, match="float16"):
         half_column(np.array([[1e6]]))
 
 
 @pytest.mark.slow
-def test_on_ray_the_same_objects_appear(place, ray_cluster):
+def test_encode_on_ray_gives_the_same_objects(place, ray_cluster):
     alone, spread = place / "alone", place / "spread"
     encode(EncodeConfig(str(place / "pairs"), str(alone), str(place / "tiny")), lambda words: None)
     run = Workers(workers=1, cpus=0.5)

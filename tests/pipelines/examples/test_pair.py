@@ -1,4 +1,4 @@
-"""Pairs: chosen evenly, composed so that render, background and target agree, split by person, made once."""
+"""Pairing: even sampling, aligned composition, split by person, resume."""
 
 import json
 from dataclasses import replace
@@ -67,7 +67,7 @@ def test_pairs_stay_within_a_person_and_an_input():
     assert (frames.uri[found.source] == frames.uri[found.target]).all()
 
 
-def test_two_people_under_one_name_are_refused_by_their_vectors():
+def test_pairs_of_distant_identity_vectors_are_refused():
     frames = frames_of([("a", "1", 4)], np.zeros(4))
     vectors = np.zeros((4, 3))
     vectors[2:] = (1.0, 0, 0)
@@ -76,7 +76,7 @@ def test_two_people_under_one_name_are_refused_by_their_vectors():
     assert refused["pair of two people by their vectors"] == 8
 
 
-def test_how_near_is_one_person_is_the_rule_of_the_network():
+def test_identity_distance_follows_the_network():
     frames = frames_of([("a", "1", 2)], np.zeros(2))
     for width, rule in ((128, 0.6), (512, 1.1)):
         for apart, count in ((rule - 0.05, 2), (rule + 0.05, 0)):
@@ -110,7 +110,7 @@ def test_choice_depends_on_the_seed_only():
     assert not np.array_equal(choose(found, 50, 3), choose(found, 50, 4))
 
 
-def test_split_is_by_person_and_a_larger_share_keeps_who_was_held_out():
+def test_split_is_by_person_and_a_larger_share_contains_the_smaller():
     names = [f"p{i:06}" for i in range(2000)]
     small = {n for n in names if split_of(n, 0.1) == "test"}
     large = {n for n in names if split_of(n, 0.3) == "test"}
@@ -171,7 +171,7 @@ def test_mirror_exchanges_left_and_right_and_twice_is_nothing():
         mirrored_expression(("eyeBlinkLeft",))
 
 
-def test_examples_are_complete_and_the_report_counts_them(paired):
+def test_examples_are_complete_and_counted_in_the_report(paired):
     folder, report = paired
     rows = rows_of(folder)
     example = examples_of(rows)
@@ -210,7 +210,7 @@ def test_mirrored_rows_are_mirrored_in_pictures_and_numbers(tmp_path):
     assert np.array_equal(straight.conditions.expression_code[:, left], mirror.conditions.expression_code[:, right])
 
 
-def test_stopped_and_run_again_it_makes_what_is_missing_and_nothing_twice(paired):
+def test_rerun_makes_missing_units_only(paired):
     folder, _ = paired
     parts = sorted((folder / "out" / "examples").glob("*/*.parquet"))
     before = {p: p.read_bytes() for p in parts}
@@ -222,13 +222,13 @@ def test_stopped_and_run_again_it_makes_what_is_missing_and_nothing_twice(paired
     assert json.loads((folder / "out" / "report.json").read_text())["made"]["rows"] == len(rows_of(folder))
 
 
-def test_other_settings_need_another_folder(paired):
+def test_other_settings_are_refused(paired):
     folder, _ = paired
     with pytest.raises(PlanError, match=r"other settings .*size"):
         pair(PairConfig(str(folder / "in"), str(folder / "out"), replace(SMALL, size=32)), lambda words: None)
 
 
-def test_nothing_to_pair_is_said(tmp_path):
+def test_missing_faces_are_refused(tmp_path):
     with pytest.raises(PlanError, match="no faces"):
         pair(PairConfig(str(tmp_path), str(tmp_path / "out"), SMALL), lambda words: None)
 
@@ -238,7 +238,7 @@ def test_bins_have_names():
     assert len(pair_sampling.bin_names("light")) == len(pair_sampling.EDGES["light"]) + 1
 
 
-def test_an_invented_pose_turns_a_little_and_keeps_who_it_is():
+def test_invented_pose_turns_a_little_and_keeps_identity():
     from pipelines.examples.compose_example import MAX_DEG, invent_pose
     from rigface.face.geometry.rotation import to_degrees, to_matrix
 
@@ -255,7 +255,7 @@ def test_an_invented_pose_turns_a_little_and_keeps_who_it_is():
         assert all(np.array_equal(getattr(m, name), getattr(own, name)) for m in made)
 
 
-def test_of_a_posed_example_the_truth_is_the_photograph_and_the_source_is_not(paired):
+def test_target_of_a_posed_example_is_the_photograph(paired):
     rows = rows_of(paired[0])
     posed = rows.filter(pc.equal(rows["kind"], "posed"))
     example = examples_of(posed)

@@ -1,4 +1,4 @@
-"""Augmentation changes all pictures of an example alike, each example in its own way, and repeatably."""
+"""Augmentation: alike within an example, independent between examples, repeatable."""
 
 import numpy as np
 
@@ -19,7 +19,7 @@ def test_all_pictures_of_an_example_change_alike():
     np.testing.assert_array_equal(out.target, out.conditions.reference)
 
 
-def test_examples_change_each_in_its_own_way_and_the_given_ones_stay():
+def test_examples_change_independently_and_inputs_stay():
     given = example()
     given.conditions.reference[:] = given.conditions.reference[0]
     before = given.conditions.reference.copy()
@@ -28,13 +28,13 @@ def test_examples_change_each_in_its_own_way_and_the_given_ones_stay():
     np.testing.assert_array_equal(given.conditions.reference, before)
 
 
-def test_the_same_seed_gives_the_same():
+def test_same_seed_gives_same_augmentation():
     one, again, other = (augmented(example(), seed).target for seed in ((1, 2), (1, 2), (1, 3)))
     np.testing.assert_array_equal(one, again)
     assert (one != other).any()
 
 
-def test_a_shift_moves_every_pixel_by_the_same_few():
+def test_shift_moves_all_pixels_alike():
     side = 50
     place = np.stack([*np.mgrid[:side, :side], np.zeros((side, side), int)], axis=-1).astype(np.uint8)
     seen = set()

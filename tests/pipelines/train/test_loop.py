@@ -1,4 +1,4 @@
-"""Training: the order is a function, a killed run goes on with the same curve, and workers change nothing but rounding."""
+"""Training: deterministic order, resume with the same losses, independence of the number of workers."""
 
 import json
 import pickle
@@ -65,7 +65,7 @@ def taken(order, micro_batches, start, steps):
     return out
 
 
-def test_an_epoch_shows_every_example_once_and_the_next_in_another_order():
+def test_epoch_shows_every_example_once_and_the_next_in_another_order():
     order = order_of([7, 4, 9], batch=2)
     epochs = [np.concatenate(taken(order, [0], e * 10, 10)).reshape(-1, 2) for e in range(2)]
     for epoch in epochs:
@@ -73,14 +73,14 @@ def test_an_epoch_shows_every_example_once_and_the_next_in_another_order():
     assert not np.array_equal(epochs[0], epochs[1])
 
 
-def test_beginning_in_the_middle_gives_what_would_have_come():
+def test_starting_in_the_middle_gives_the_same_batches():
     order = order_of([7, 4, 9])
     whole = taken(order, [0], 0, 25)
     for start in (1, 4, 9, 10, 13):
         assert np.array_equal(taken(order, [0], start, 5), whole[start : start + 5])
 
 
-def test_lanes_mean_the_same_however_many_workers_share_them():
+def test_micro_batches_are_the_same_for_any_number_of_workers():
     order = order_of([20, 13, 31], micro_batches=4)
     together = np.stack(taken(order, [0, 1, 2, 3], 0, 20))
     apart = [np.stack(taken(order, micro_batches, 0, 20)) for micro_batches in ([0, 2], [1, 3])]
@@ -90,13 +90,13 @@ def test_lanes_mean_the_same_however_many_workers_share_them():
     assert len(seen) == len(set(seen))
 
 
-def test_fewer_examples_than_a_batch_are_repeated_and_none_is_an_error():
+def test_fewer_examples_than_a_batch_are_repeated_and_none_is_refused():
     assert len(taken(order_of([1], batch=4), [0], 0, 3)) == 3
     with pytest.raises(PlanError, match="no examples"):
         order_of([0, 0])
 
 
-def test_rows_read_are_the_rows_asked_for(place):
+def test_reader_returns_the_rows_of_the_window(place):
     store = Store(str(place / "latents"))
     parts = sorted(store.paths("examples", ".parquet"))
     rows = batch_sampler.usable_rows(store, parts, "train")
@@ -118,7 +118,7 @@ def test_rows_read_are_the_rows_asked_for(place):
 # --- numbers
 
 
-def test_learning_rate_warms_up_and_comes_down():
+def test_learning_rate_warms_up_and_decays():
     config = replace(debug(), learning_rate=1.0, warmup_steps=10, steps=110, schedule="cosine")
     assert learning_rate(config, 5) == pytest.approx(0.5)
     assert learning_rate(config, 10) == pytest.approx(1.0)
@@ -127,7 +127,7 @@ def test_learning_rate_warms_up_and_comes_down():
     assert learning_rate(replace(config, schedule="constant"), 100) == 1.0
 
 
-def test_average_follows_and_swaps_back():
+def test_weight_average_follows_and_swaps_back():
     layer = torch.nn.Linear(2, 2)
     average = Average(layer, decay=0.5)
     before = layer.weight.detach().clone()
@@ -145,7 +145,7 @@ def test_average_follows_and_swaps_back():
 # --- runs
 
 
-def test_it_learns_one_batch_by_heart(place, tmp_path):
+def test_training_overfits_one_batch(place, tmp_path):
     config = toy(
         place, tmp_path, steps=36, batch=4, condition_dropout=0.0, learning_rate=1e-2, shuffle_window=1, log_every=1
     )
@@ -174,7 +174,7 @@ def test_pictures_and_latents_give_the_same_loss(place, tmp_path):
     assert pictures == pytest.approx(latents, rel=1e-3)
 
 
-def test_stopped_and_run_again_the_curve_goes_on(place, tmp_path):
+def test_rerun_continues_the_loss_curve(place, tmp_path):
     whole = toy(place, tmp_path / "whole", steps=8, checkpoint_every=3)
     train(whole, lambda words: None)
     parts = replace(whole, out=str(tmp_path / "parts"))
@@ -198,7 +198,7 @@ def test_stopped_and_run_again_the_curve_goes_on(place, tmp_path):
         torch.testing.assert_close(one[name], other[name], atol=2e-4, rtol=2e-3)  # stored as float16
 
 
-def test_lanes_are_gradient_accumulation(place, tmp_path):
+def test_micro_batches_equal_gradient_accumulation(place, tmp_path):
     wide = toy(place, tmp_path / "wide", micro_batches=2, batch=2, steps=4)
     train(wide, lambda words: None)
     assert len(losses(wide.out)) == 4
@@ -207,7 +207,7 @@ def test_lanes_are_gradient_accumulation(place, tmp_path):
     assert losses(halves.out) == pytest.approx(losses(wide.out), rel=1e-4)
 
 
-def test_what_comes_out_is_a_model_a_page_and_a_diary(place, tmp_path):
+def test_training_writes_model_page_and_log(place, tmp_path):
     config = toy(place, tmp_path, validation_examples=3, validate_every=3, steps=6, start=str(place / "tiny"))
     numbers = train(config, lambda words: None)
     assert {"loss", "wait_share", "validation/psnr", "validation/preview_psnr"} <= set(numbers)
@@ -221,7 +221,7 @@ def test_what_comes_out_is_a_model_a_page_and_a_diary(place, tmp_path):
     assert len(list((tmp_path / "checkpoints").iterdir())) <= config.keep_checkpoints
 
 
-def test_the_small_model_is_fine_tuned_on_faces_in_one_command(mini, tmp_path):
+def test_small_model_is_fine_tuned_on_faces_in_one_command(mini, tmp_path):
     from pipelines.cli.main import main
 
     dataset(tmp_path / "faces", people=2, frames=8)
@@ -245,7 +245,7 @@ def test_the_small_model_is_fine_tuned_on_faces_in_one_command(mini, tmp_path):
     assert not torch.equal(before, after)
 
 
-def test_half_the_trust_is_half_the_change(place, tmp_path):
+def test_half_output_scale_gives_half_the_change(place, tmp_path):
     """In one step, and whatever else the model does: the way from the start is scaled."""
     for output_scale in (1.0, 0.5):
         train(
@@ -266,13 +266,13 @@ def test_half_the_trust_is_half_the_change(place, tmp_path):
         replace(debug(), output_scale=1.5)
 
 
-def test_another_recipe_in_the_same_folder_is_refused(place, tmp_path):
+def test_other_config_in_the_same_folder_is_refused(place, tmp_path):
     train(toy(place, tmp_path, steps=2), lambda words: None)
     with pytest.raises(PlanError, match="began with other batch"):
         train(toy(place, tmp_path, steps=4, batch=3), lambda words: None)
 
 
-def test_examples_that_do_not_fit_the_model_are_refused_by_name(place, tmp_path):
+def test_unfitting_examples_are_refused_with_the_differences(place, tmp_path):
     part = tmp_path / "pairs" / "examples" / "00" / "part.parquet"
     part.parent.mkdir(parents=True)
     pq.write_table(fake_examples.table(8, style="texture"), part)
@@ -284,7 +284,7 @@ def test_examples_that_do_not_fit_the_model_are_refused_by_name(place, tmp_path)
         train(own, lambda words: None)
 
 
-def test_a_start_that_knows_no_faces_is_shaped_by_the_examples_and_released_weights_keep_their_size(clip_folder):
+def test_plain_start_takes_the_examples_config_and_released_weights_keep_theirs(clip_folder):
     toy = checkpoint.tiny(expression=64)
     checkpoint.save(clip_folder, toy)
     (clip_folder / "config.json").unlink()  # now it is in the released layout
@@ -302,7 +302,7 @@ def test_a_start_that_knows_no_faces_is_shaped_by_the_examples_and_released_weig
         starts.check(plain, fake_examples.spec(size=66, style="texture"), None)
 
 
-def test_presets_are_whole_and_travel_as_json():
+def test_presets_are_complete_and_serialisable():
     for preset in PRESETS.values():
         config = preset()
         assert pickle.loads(pickle.dumps(config)) == config

@@ -1,4 +1,4 @@
-"""Training on Ray Train with two workers on logical CPUs: the same curve as alone, whatever is lost on the way."""
+"""Training on Ray Train with two workers: the losses of a single process, through failures."""
 
 import contextlib
 import threading
@@ -69,7 +69,7 @@ def kill_a_worker(out: str, killed: list[int]) -> None:
         time.sleep(0.1)
 
 
-def test_a_killed_worker_costs_time_and_nothing_else(config, alone, ray_cluster, tmp_path, monkeypatch):
+def test_killed_worker_keeps_the_loss_curve(config, alone, ray_cluster, tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     run = replace(config, out=str(tmp_path), workers=2, reader="thread", validation_examples=0)
     killed: list[int] = []
@@ -84,7 +84,7 @@ def test_a_killed_worker_costs_time_and_nothing_else(config, alone, ray_cluster,
         torch.testing.assert_close(one[name], other[name], atol=2e-3, rtol=2e-2)
 
 
-def test_ray_data_hands_over_the_windows_in_order(config, ray_cluster):
+def test_ray_data_returns_windows_in_order(config, ray_cluster):
     store = Store(config.examples)
     parts = sorted(store.paths("examples", ".parquet"))
     order = batch_sampler.BatchSampler(
@@ -99,7 +99,7 @@ def test_ray_data_hands_over_the_windows_in_order(config, ray_cluster):
         assert ours[1]["example"].to_pylist() == theirs[1]["example"].to_pylist()
 
 
-def test_shares_of_the_weights_give_the_same_curve_and_the_run_goes_on_without_ray_and_with_it_again(
+def test_sharded_weights_keep_the_loss_curve_and_resume_with_and_without_ray(
     config, alone, ray_cluster, bucket, tmp_path, monkeypatch
 ):
     """On object storage, where Ray's checkpoints are written by pyarrow and read by us."""

@@ -1,4 +1,4 @@
-"""The whole way on object storage: pairs, two steps, a checkpoint, on again, and an edit by the model's s3:// name."""
+"""Training on object storage: pairs, steps, a checkpoint, resume, and an edit by the model's s3:// name."""
 
 import json
 import os
@@ -53,7 +53,7 @@ def sd15(tmp_path, clip_folder):
     return clip_folder
 
 
-def test_from_pairs_to_an_edit_on_object_storage(bucket, sd15, fixtures, tmp_path):
+def test_pairs_training_and_edit_on_object_storage(bucket, sd15, fixtures, tmp_path):
     root = f"{bucket}/{tmp_path.name}"
     dataset(tmp_path / "faces", people=2, frames=5)
     uploaded(tmp_path / "faces", f"{root}/faces")
@@ -87,7 +87,7 @@ def portrait(fixtures) -> bytes:
     return encode_png(next(iter(read_frames(str(fixtures / "clip.mp4")))).image)
 
 
-def test_a_folder_is_fetched_once_and_again_when_it_changed(bucket, tmp_path, monkeypatch):
+def test_folder_is_fetched_once_and_again_after_a_change(bucket, tmp_path, monkeypatch):
     checkpoint.save(tmp_path / "tiny", checkpoint.tiny(kind="bridge"))
     uri = f"{bucket}/{tmp_path.name}/model"
     store = uploaded(tmp_path / "tiny", uri)
@@ -111,7 +111,7 @@ def test_a_folder_is_fetched_once_and_again_when_it_changed(bucket, tmp_path, mo
         checkpoint.folder_of(uri)
 
 
-def test_copies_longest_unused_go_first_and_none_that_is_in_use(bucket, tmp_path, monkeypatch):
+def test_least_recently_used_copies_are_evicted_and_none_in_use(bucket, tmp_path, monkeypatch):
     store = Store(f"{bucket}/{tmp_path.name}")
     for name in ("a", "b", "c"):
         store.publish(f"{name}/config.json", b"{}")
@@ -125,7 +125,7 @@ def test_copies_longest_unused_go_first_and_none_that_is_in_use(bucket, tmp_path
     assert b.is_dir(), "used a moment ago"
 
 
-def test_a_training_whose_output_was_taken_over_writes_nothing_more(bucket, tmp_path, monkeypatch):
+def test_training_stops_writing_after_a_takeover_of_the_output(bucket, tmp_path, monkeypatch):
     """As after a night's sleep of the machine: another has made the lease its own."""
     part = tmp_path / "examples" / "00" / "00part.parquet"
     part.parent.mkdir(parents=True)
@@ -135,11 +135,11 @@ def test_a_training_whose_output_was_taken_over_writes_nothing_more(bucket, tmp_
     store, noticed = Store(run.out), threading.Event()
     step, renew = loop._step, lock._Lease.renew
 
-    def stepped(trainee, examples, micro_batches, passes, number):
+    def stepped(state, examples, micro_batches, passes, number):
         if number == 3:
             store.publish(".rigface/lease.json", json.dumps({"id": "another"}).encode())
             assert noticed.wait(20)
-        return step(trainee, examples, micro_batches, passes, number)
+        return step(state, examples, micro_batches, passes, number)
 
     def renewed(lease, patience):
         still_ours = renew(lease, patience)

@@ -1,7 +1,7 @@
-"""A world in which every picture says what it shows: errors that are put in must come out, and nothing else.
+"""Painted pictures whose values an estimator reads back, for exact errors.
 
 The person is a square in the middle, its upper half painted (person, yaw, smile), its lower half (light's azimuth, 0, 0); a
-white dot in the middle moves with the picture, and the stand-in judge trembles by how far it moved. Around it is grey.
+white dot in the middle moves with the picture, and the stand-in estimator trembles by how far it moved. Around it is grey.
 Black is a picture without a face.
 """
 
@@ -71,7 +71,7 @@ def read(picture: np.ndarray) -> Estimate | None:
 
 @dataclass
 class Painted:
-    """A judge of painted pictures; counts how many it looked at."""
+    """An estimator of painted pictures; counts its calls."""
 
     head = HEAD
     score_names = HEAD.expression_names
@@ -93,5 +93,5 @@ class Painted:
 
 
 @pytest.fixture
-def judge() -> Painted:
+def estimator() -> Painted:
     return Painted()

@@ -1,4 +1,4 @@
-"""The judge on coloured discs, achieved numbers by hand, and the real networks on one frame of the demo's clip."""
+"""FaceEstimator on coloured discs, achieved numbers by hand, and the real networks on one frame."""
 
 from dataclasses import replace
 
@@ -42,31 +42,31 @@ def disc(hue: float, radius: int = 14, at: float = 0.0) -> np.ndarray:
 
 
 @pytest.fixture
-def judge() -> FaceEstimator:
+def estimator() -> FaceEstimator:
     return FaceEstimator(Posed(), fakes.FakeReconstructor(), Hue())
 
 
-def test_no_picture_and_no_face_are_the_same_failure(judge):
+def test_missing_picture_and_missing_face_give_none(estimator):
     grey = np.full((96, 128, 3), fakes.GREY, np.uint8)
-    seen = judge([None, grey, disc(0.0)])
+    seen = estimator([None, grey, disc(0.0)])
     assert seen[:2] == [None, None]
     assert seen[2] is not None
-    assert judge([None, grey]) == [None, None]
+    assert estimator([None, grey]) == [None, None]
 
 
-def test_a_batch_is_what_one_by_one_gives(judge):
+def test_batch_equals_single_pictures(estimator):
     pictures = [disc(h, at=h) for h in (0.0, 0.3, 0.6)]
-    together = judge(pictures)
+    together = estimator(pictures)
     for picture, one in zip(pictures, together):
-        (alone,) = judge([picture])
+        (alone,) = estimator([picture])
         assert one.params.shape == pytest.approx(alone.params.shape)
         assert one.identity == pytest.approx(alone.identity)
     # No track is shared: an output is not fitted with its source's shape.
     assert not np.allclose(together[0].params.shape, together[1].params.shape)
 
 
-def test_everything_that_is_seen_is_in_place(judge):
-    (seen,) = judge([disc(0.0)])
+def test_estimate_has_all_fields(estimator):
+    (seen,) = estimator([disc(0.0)])
     assert seen.blendshapes.shape == (3,)
     assert np.linalg.det(seen.turn) == pytest.approx(1)
     assert np.degrees(np.arccos((np.trace(seen.turn) - 1) / 2)) == pytest.approx(20, abs=1e-3)
@@ -74,28 +74,28 @@ def test_everything_that_is_seen_is_in_place(judge):
     assert seen.params.batch == ()
 
 
-def test_the_largest_face_counts_unless_it_is_said_where_to_look(judge):
+def test_largest_face_is_estimated_without_a_near_box(estimator):
     picture = fakes.picture([0.0, 0.5], size=(96, 200), radius=12)
     small, large = fakes.picture([0.0], size=(96, 100), radius=8), fakes.picture([0.5], size=(96, 100), radius=20)
     both = np.concatenate([small, large], axis=1)
-    (seen,) = judge([both])
+    (seen,) = estimator([both])
     assert seen.box[0] > 100
-    (near,) = judge([both], near=[np.array([0, 0, 100, 96])])
+    (near,) = estimator([both], near=[np.array([0, 0, 100, 96])])
     assert near.box[2] < 100
-    assert judge([picture], near=[np.array([90, 0, 95, 2])]) == [None]
+    assert estimator([picture], near=[np.array([90, 0, 95, 2])]) == [None]
 
 
-def test_the_person_covers_the_face_and_nothing_without_one(judge):
+def test_person_mask_covers_the_face_and_is_empty_without_one(estimator):
     picture = disc(0.0)
-    (seen,) = judge([picture])
-    mask = judge.person(picture, seen)
+    (seen,) = estimator([picture])
+    mask = estimator.person(picture, seen)
     middle = seen.landmarks[:, :2].mean(0).astype(int)
     assert mask[middle[1], middle[0]]
     assert 0 < mask.mean() < 0.2
-    assert not judge.person(picture, None).any()
+    assert not estimator.person(picture, None).any()
 
 
-def test_a_mask_of_the_crop_comes_back_to_the_picture(judge):
+def test_mask_of_the_crop_comes_back_to_the_picture(estimator):
     with_mask = FaceEstimator(Posed(), fakes.FakeReconstructor(), mask=fakes.fake_mask)
     picture = disc(0.0)
     (seen,) = with_mask([picture])
@@ -104,8 +104,8 @@ def test_a_mask_of_the_crop_comes_back_to_the_picture(judge):
     assert agree.mean() > 0.99
 
 
-def test_extractors_say_name_version_and_crop(judge):
-    got = judge.extractors
+def test_extractors_name_version_and_crop(estimator):
+    got = estimator.extractors
     assert "FakeReconstructor of head fake 1" in got["in loop"]
     assert "512 px square" in got["in loop"]
     assert got["identity"].startswith("hue-1")
@@ -125,19 +125,19 @@ def face(yaw=0.0, pitch=0.0, roll=0.0, light=None, **axes) -> FaceParams:
     )
 
 
-def test_only_what_was_asked_is_listed():
+def test_achieved_lists_the_edited_numbers_only():
     got = achieved(face(yaw=15), face(yaw=12, pitch=3), HEAD, EditSpec(yaw_deg=15))
     assert list(got) == ["yaw_deg"]
     assert (got["yaw_deg"].asked, got["yaw_deg"].achieved) == (pytest.approx(15), pytest.approx(12))
 
 
-def test_a_copied_pose_lists_its_three_angles():
+def test_copied_pose_lists_its_three_angles():
     got = achieved(face(yaw=15, roll=-4), face(yaw=12), HEAD, EditSpec(take={"pose"}))
     assert list(got) == ["yaw_deg", "pitch_deg", "roll_deg"]
     assert got["roll_deg"].asked == pytest.approx(-4)
 
 
-def test_a_smile_is_measured_along_its_axes():
+def test_smile_is_measured_along_its_axes():
     axes = NAMED_EXPRESSIONS["smile"]
     head = replace(HEAD, expression=len(axes), expression_names=tuple(axes))
 
@@ -149,13 +149,13 @@ def test_a_smile_is_measured_along_its_axes():
     assert (got.asked, got.achieved) == (pytest.approx(0.6), pytest.approx(0.3))
 
 
-def test_a_copied_expression_lists_the_axes_that_show():
+def test_copied_expression_lists_the_axes_that_show():
     got = achieved(face(jawOpen=0.5), face(jawOpen=0.4, mouthSmileLeft=0.3), HEAD, EditSpec(take={"expression"}))
     assert set(got) == {"expression.jawOpen", "expression.mouthSmileLeft"}
     assert got["expression.mouthSmileLeft"].asked == 0
 
 
-def test_a_lamp_comes_back_in_its_own_words():
+def test_achieved_light_has_the_fields_of_the_edit():
     lamp = LightEdit(azimuth_deg=40, elevation_deg=10, intensity=0.8, ambient=0.4)
     wanted = replace(face(), light=light_coefficients(lamp, 1.7))
     got = achieved(wanted, wanted, HEAD, EditSpec(light=lamp), unit=1.7)
@@ -164,14 +164,14 @@ def test_a_lamp_comes_back_in_its_own_words():
         assert number.asked == number.achieved == pytest.approx(value, abs=1e-3)
 
 
-def test_no_face_achieves_nothing_and_without_an_edit_all_is_listed():
+def test_missing_face_achieves_nan_and_no_edit_lists_all():
     got = achieved(face(yaw=5, jawOpen=0.5), None, HEAD)
     assert {"yaw_deg", "expression.jawOpen", "light.azimuth_deg"} <= set(got)
     assert np.isnan([n.achieved for n in got.values()]).all()
 
 
 @pytest.mark.slow
-def test_the_real_judge_trembles_little_on_a_frame_of_the_clip(fixtures):
+def test_real_estimator_is_stable_on_a_frame_of_the_clip(fixtures):
     pytest.importorskip("mediapipe")
     pytest.importorskip("dlib")
     from rigface.errors import MissingAsset
@@ -182,13 +182,13 @@ def test_the_real_judge_trembles_little_on_a_frame_of_the_clip(fixtures):
     from rigface.video.decode import read_frames
 
     try:
-        judge = FaceEstimator.load()
+        estimator = FaceEstimator.load()
     except MissingAsset as missing:
         pytest.skip(str(missing))
     frame = next(iter(read_frames(str(fixtures / "clip.mp4"), None))).image
     moved = jittered(frame, np.random.default_rng(0))
     mirrored = np.ascontiguousarray(frame[:, ::-1])
-    one, same, twin = judge([frame, moved, mirrored])
+    one, same, twin = estimator([frame, moved, mirrored])
     assert rotation_errors_deg(one.params.head_rotation[None], same.params.head_rotation[None])[0] < 1.5
     assert apd_mp(one.turn[None], same.turn[None])[0] < 1.5
     assert distance(one.identity, same.identity) < 0.5 * DLIB_SAME_PERSON
@@ -197,7 +197,7 @@ def test_the_real_judge_trembles_little_on_a_frame_of_the_clip(fixtures):
         p[1] for p in (one.params.head_rotation - twin.params.head_rotation, _axis(one.turn) - _axis(twin.turn))
     )
     assert np.degrees(ours - theirs) == pytest.approx(0, abs=4)
-    mask = judge.person(frame, one)
+    mask = estimator.person(frame, one)
     middle = one.landmarks[:, :2].mean(0).astype(int)
     assert mask[middle[1], middle[0]]
     assert not mask[:, 0].any()

@@ -1,4 +1,4 @@
-"""The card on known editors: lazy gains nothing, stealers are found out, failures and leaks cost, worst comes first."""
+"""Report card on known editors: gains, identity, failures, leaks, groups."""
 
 import json
 from dataclasses import replace
@@ -65,14 +65,14 @@ def test_models_first_controls_last(made):
 
 
 @pytest.mark.parametrize(("model", "gain"), [("good", 1.0), ("half", 0.5), (COPY_SOURCE, 0.0), (COPY_TARGET, 1.0)])
-def test_gain_is_how_far_it_went_on_both_tracks(made, model, gain):
+def test_gain_is_the_achieved_share_on_both_tracks(made, model, gain):
     cells = made.row(model, "pose").cells
     assert cells["gain_pose"].value == pytest.approx(gain, abs=0.02)
     assert cells["gain_pose_mp"].value == pytest.approx(gain, abs=0.02)
     assert "gain_light" not in cells  # nobody asked for light
 
 
-def test_lazy_is_noise_and_stealing_is_another_person(made):
+def test_lazy_gain_is_noise_and_copied_target_is_another_person(made):
     assert "gain_pose" in made.row(COPY_SOURCE, "pose").noise
     assert not made.row("half", "pose").noise
     assert made.row(COPY_SOURCE, "pose").cells["same_person"].value == 1
@@ -80,7 +80,7 @@ def test_lazy_is_noise_and_stealing_is_another_person(made):
     assert made.row("thief", "pose").identity_p10 < made.threshold < made.row("good", "pose").identity_p10
 
 
-def test_the_threshold_comes_from_the_strangers_of_this_set(made):
+def test_threshold_comes_from_the_impostors_of_the_set(made):
     photographs = 2 * len(PEOPLE)
     assert made.impostors == photographs * (photographs - 1) // 2
     assert abs(made.impostor_mean) < 0.05
@@ -100,7 +100,7 @@ def test_failures_are_counted_and_cost(made):
     assert good.cells["identity"].with_failures == good.cells["identity"].value
 
 
-def test_what_leaks_is_named_in_floors(made):
+def test_leaks_are_listed_in_floors(made):
     assert made.row("leaky", "pose").leaks[0][0] == "light"
     assert made.row("leaky", "pose").leaks[0][1] > 5
     assert made.row("good", "pose").leaks[0][1] < 1
@@ -109,13 +109,13 @@ def test_what_leaks_is_named_in_floors(made):
     assert FLOOR not in made.leakage
 
 
-def test_the_floor_is_small_and_not_zero(made):
+def test_floor_is_small_and_not_zero(made):
     floor = made.row(FLOOR, "pose").cells
     assert 0 < floor["pose_deg"].value < 1
     assert 0.9 < floor["identity"].value < 1
 
 
-def test_frechet_of_a_thief_is_far(made):
+def test_frechet_of_copied_targets_is_large(made):
     assert made.row("good", "pose").frechet == pytest.approx(0, abs=1e-6)
     assert made.row("thief", "pose").frechet > 10
 
@@ -127,11 +127,11 @@ def test_better_and_worse_than_the_baseline_are_clear(made):
     assert made.against["frail", "pose"]["pose_deg"].pairs == 9
 
 
-def test_a_difference_needs_pairs(rows):
+def test_difference_needs_pairs(rows):
     assert compare(rows[:12], []) == {}
 
 
-def test_the_worst_group_comes_first():
+def test_worst_group_comes_first():
     frontal, turned = done("biased")[:6], done("biased")[6:]
     turned = [replace(e, source=paint(int(e.person), yaw=-50), output=paint(int(e.person), yaw=-50)) for e in turned]
     table = {(f.metric, f.by): f for f in fairness("biased", measure_edits(Painted(), [*frontal, *turned]))}
@@ -155,7 +155,7 @@ def test_seeds_have_a_spread():
     assert any("estimator-floor" in n for n in make_card(measure_edits(Painted(), twice), {}, draws=50).notes)
 
 
-def test_a_sweep_becomes_a_slope():
+def test_sweep_becomes_a_slope():
     steps = np.linspace(-20, 20, 9)
     made = [
         Edited("m", "yaw sweep", f"{p} {y}", str(p), paint(p), paint(p, yaw=y / 2), EditSpec(yaw_deg=float(y)),
@@ -182,7 +182,7 @@ def test_json_has_no_gaps_in_its_sources(made):
     assert "NaN" not in report.to_json(made)
 
 
-def test_every_form_shows_every_row_and_where_numbers_come_from(made):
+def test_every_form_has_every_row_and_the_extractors(made):
     text, page = report.to_markdown(made), report.to_html(made)
     for form in (text, page):
         for row in made.rows:
@@ -202,7 +202,7 @@ def test_names_cannot_break_the_page():
     assert "a\\|b" in report.to_markdown(got)
 
 
-def test_a_card_is_made_again_from_its_parquet(tmp_path, rows, made):
+def test_card_is_made_again_from_its_parquet(tmp_path, rows, made):
     report.save(made, rows, tmp_path)
     table = pq.read_table(tmp_path / "rows.parquet")
     assert table.schema.metadata[b"rigface.schema"] == report.VERSION.encode()

@@ -1,4 +1,4 @@
-"""Gain and linearity on editors whose score is known beforehand."""
+"""Gain and linearity on editors with a known score."""
 
 import numpy as np
 import pytest
@@ -6,34 +6,34 @@ import pytest
 from rigface.metrics.gain import gain, linearity, spearman
 
 
-def test_lazy_scores_nothing_perfect_scores_one_worse_scores_below():
+def test_gain_is_0_for_no_change_1_for_perfect_and_negative_for_worse():
     before = np.array([10.0, 20.0, 30.0, 40.0])
     assert gain(before, before, drop=0) == pytest.approx(np.zeros(4))
     assert gain(0 * before, before, drop=0) == pytest.approx(np.ones(4))
     assert gain(2 * before, before, drop=0) == pytest.approx(-np.ones(4))
 
 
-def test_pairs_with_least_to_do_are_left_out():
+def test_gain_drops_pairs_with_the_smallest_change():
     before = np.arange(1.0, 101.0)
     got = gain(before / 2, before)
     assert np.isnan(got[:10]).all()
     assert got[10:] == pytest.approx(np.full(90, 0.5))
 
 
-def test_nothing_asked_is_no_gain_and_a_failure_stays_unknown():
+def test_gain_is_nan_without_an_edit_and_for_a_failure():
     got = gain(np.array([0.0, 1.0, np.nan]), np.array([0.0, 2.0, 2.0]), drop=0)
     assert np.isnan(got[[0, 2]]).all()
     assert got[1] == 0.5
 
 
-def test_a_failure_does_not_change_which_pairs_count():
+def test_failure_does_not_change_which_pairs_count():
     before = np.linspace(1, 2, 20)
     after = before.copy()
     after[5] = np.nan
     assert np.isfinite(gain(before, before)).sum() - np.isfinite(gain(after, before)).sum() == 1
 
 
-def test_ranks_not_values():
+def test_spearman_depends_on_ranks_only():
     x = np.arange(7.0)
     assert spearman(x, np.exp(x)) == pytest.approx(1)
     assert spearman(x, -(x**3)) == pytest.approx(-1)
@@ -41,14 +41,14 @@ def test_ranks_not_values():
     assert spearman(np.array([1.0, 2, 2, 3]), np.array([1.0, 2, 2, 3])) == pytest.approx(1)
 
 
-def test_a_slider_that_does_half_of_what_is_asked():
+def test_half_responsive_slider_has_slope_one_half():
     asked = np.linspace(-30, 30, 7)
     got = linearity(asked, np.stack([0.5 * asked + 3, 0.5 * asked - 1]))
     assert (got.sweeps, got.rho, got.slope, got.share_ordered) == (2, pytest.approx(1), pytest.approx(0.5), 1.0)
     assert np.isnan(got.reach)
 
 
-def test_one_dead_slider_shows_in_the_share_and_the_percentile():
+def test_dead_slider_lowers_ordered_share_and_percentile():
     asked = np.linspace(0, 1, 9)
     got = linearity(asked, np.stack([asked] * 4 + [0 * asked]))
     assert got.share_ordered == pytest.approx(0.8)
@@ -56,7 +56,7 @@ def test_one_dead_slider_shows_in_the_share_and_the_percentile():
     assert got.rho_p10 < 0.9
 
 
-def test_the_range_before_the_person_is_lost():
+def test_reach_ends_where_identity_is_lost():
     asked = np.linspace(-40, 40, 9)
     same = 1 - np.abs(asked) / 50  # 0.4 or more up to 30 degrees either way
     got = linearity(asked, asked[None], same[None], threshold=0.39)
@@ -67,6 +67,6 @@ def test_the_range_before_the_person_is_lost():
     assert linearity(asked, asked[None], 0 * same[None], threshold=0.39).reach == 0
 
 
-def test_a_sweep_with_too_few_faces_is_not_counted():
+def test_sweep_with_too_few_faces_is_not_counted():
     measured = np.array([[1.0, np.nan, np.nan, 2.0], [1.0, 2.0, 3.0, np.nan]])
     assert linearity(np.arange(4.0), measured).sweeps == 1

@@ -45,7 +45,7 @@ def test_identical_faces_have_no_error(toy):
 
 
 @pytest.mark.parametrize(("group", "name"), [("shape", "shape"), ("expression", "expression"), ("light", "light")])
-def test_a_code_shifted_by_a_constant_has_that_error_and_no_other_group_has_any(group, name):
+def test_code_shifted_by_a_constant_has_that_error_and_no_other_group_has_any(group, name):
     wanted = faces()
     measured = replace(wanted, **{name: getattr(wanted, name) + np.float32(0.25)})
     errors = geometry.coefficient_errors(measured, wanted)
@@ -53,7 +53,7 @@ def test_a_code_shifted_by_a_constant_has_that_error_and_no_other_group_has_any(
     assert all(v.max() == 0 for v in errors.values())
 
 
-def test_an_absent_jaw_does_not_water_the_expression_down():
+def test_absent_jaw_does_not_lower_the_expression_error():
     wanted = faces()
     off = np.zeros_like(wanted.expression)
     off[:, 0] = 1
@@ -68,7 +68,7 @@ def test_an_absent_jaw_does_not_water_the_expression_down():
 
 
 @pytest.mark.parametrize("degrees", [0.0, 0.01, 1.0, 30.0, 179.0])
-def test_a_rotations_error_is_the_angle_put_in(degrees):
+def test_rotations_error_is_the_angle_put_in(degrees):
     start = to_axis_angle(from_degrees(np.array([[20.0, -10.0, 5.0]])))
     axis = np.array([1.0, 2.0, -2.0]) / 3
     turn = geometry.to_matrix((axis * np.radians(degrees))[None])
@@ -82,7 +82,7 @@ def test_yaw_pitch_roll_errors_go_the_short_way_round():
     assert geometry.angle_errors_deg(a, b)[0] == pytest.approx([20, 3, 2], abs=1e-4)
 
 
-def test_vertices_move_by_what_the_basis_says(toy):
+def test_vertex_errors_follow_the_basis(toy):
     wanted = faces(2)
     measured = replace(wanted, shape=wanted.shape + np.float32([0.5, 0]))
     errors = geometry.vertex_errors_mm(toy, measured, wanted)
@@ -94,7 +94,7 @@ def test_vertices_move_by_what_the_basis_says(toy):
     assert one == pytest.approx(1000 * np.linalg.norm(moved[1]), rel=1e-4)
 
 
-def test_a_failed_face_is_nan_everywhere(toy):
+def test_failed_face_is_nan_everywhere(toy):
     good = faces(1).map(lambda a: a[0])
     batch = geometry.stack([good, None])
     wanted = geometry.stack([good, good])
@@ -107,12 +107,12 @@ def test_a_failed_face_is_nan_everywhere(toy):
     assert np.isfinite(asked[1])
 
 
-def test_stack_needs_to_know_the_sizes():
+def test_stack_without_sizes_is_refused():
     with pytest.raises(ValueError, match="at least one face"):
         geometry.stack([None])
 
 
-def test_a_scaled_detector_matrix_gives_its_rotation():
+def test_scaled_detector_matrix_gives_its_rotation():
     turn = from_degrees(np.array([[25.0, -7.0, 3.0]]))[0]
     matrix = np.eye(4)
     matrix[:3, :3], matrix[:3, 3] = 1.7 * turn, (1, 2, 3)

@@ -1,4 +1,4 @@
-"""Identity: cosines, and a threshold that the test set gives itself."""
+"""Identity metrics: cosines, and the threshold of a test set."""
 
 import numpy as np
 import pytest
@@ -6,14 +6,14 @@ import pytest
 from rigface.metrics import identity
 
 
-def test_a_copy_is_the_same_person_and_length_does_not_matter():
+def test_copy_is_the_same_person_and_length_does_not_matter():
     vectors = np.random.default_rng(0).normal(size=(5, 128))
     assert identity.cosine(vectors, 3 * vectors) == pytest.approx(np.ones(5))
     assert identity.cosine(vectors, -vectors) == pytest.approx(-np.ones(5))
     assert identity.distance(vectors, vectors) == pytest.approx(np.zeros(5))
 
 
-def test_a_face_without_a_vector_is_not_a_number():
+def test_missing_vector_gives_nan():
     assert np.isnan(identity.cosine(np.full((1, 4), np.nan), np.ones((1, 4)))).all()
     assert np.isnan(identity.cosine(np.zeros((1, 4)), np.ones((1, 4)))).all()
 
@@ -32,7 +32,7 @@ def test_impostors_leave_out_what_was_not_measured():
 
 
 @pytest.mark.parametrize("rate", [1e-3, 1e-2, 0.25])
-def test_no_more_impostors_pass_than_allowed_and_not_one_fewer_than_could(rate):
+def test_threshold_passes_exactly_the_allowed_impostors(rate):
     impostors = np.random.default_rng(1).normal(size=4000)
     threshold = identity.threshold_at(impostors, rate)
     assert (impostors > threshold).mean() <= rate

@@ -22,7 +22,7 @@ def test_psnr_of_a_constant_difference():
     assert image.psnr(noise() * 0, noise() * 0 + 0.1) == pytest.approx(20)
 
 
-def test_psnr_counts_only_where_it_is_told():
+def test_psnr_counts_masked_pixels_only():
     a = np.zeros((8, 8, 3))
     b = a.copy()
     b[:4] = 1
@@ -111,14 +111,14 @@ def test_frechet_does_not_depend_on_the_axes():
     assert plain == pytest.approx(image.frechet_of_gaussians(zero, b, zero, a))
 
 
-def test_frechet_of_crowds_finds_a_shift_and_nothing_else():
+def test_frechet_of_sets_measures_a_shift_only():
     crowd = np.random.default_rng(6).normal(size=(500, 3))
     assert image.frechet(crowd, crowd) == pytest.approx(0, abs=1e-9)
     assert image.frechet(crowd, crowd + np.array([2, 0, 0])) == pytest.approx(4)
     assert np.isnan(image.frechet(crowd[:1], crowd))
 
 
-def test_kernel_distance_is_unbiased_and_sees_a_shift():
+def test_kernel_distance_is_unbiased_and_measures_a_shift():
     random = np.random.default_rng(7)
     same = [image.kernel_distance(random.normal(size=(60, 4)), random.normal(size=(60, 4))) for _ in range(60)]
     far = [image.kernel_distance(random.normal(size=(60, 4)), random.normal(size=(60, 4)) + 1) for _ in range(10)]

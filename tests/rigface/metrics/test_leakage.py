@@ -1,4 +1,4 @@
-"""The leakage matrix: noise is 1, an achieved edit is 1 on the diagonal, the worst offender is named."""
+"""Leakage matrix: noise is 1, an achieved edit is 1 on the diagonal, leaks sorted."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def test_noise_is_one_and_the_diagonal_is_achieved_over_asked():
     assert got.counts.tolist() == [4]
 
 
-def test_the_trait_that_leaks_most_is_named_and_the_diagonal_is_no_leak():
+def test_trait_that_leaks_most_is_named_and_the_diagonal_is_no_leak():
     got = leakage_matrix(["pose"] * 4, *one(light=0.7, pose=50.0), FLOOR)
     assert got.ranked("pose")[0] == ("light", pytest.approx(7.0))
     assert "pose" not in dict(got.ranked("pose"))
@@ -55,6 +55,6 @@ def test_without_a_floor_there_is_no_number():
     assert got.ranked("pose") == []
 
 
-def test_a_swap_takes_shape_and_skin_along():
+def test_swap_takes_shape_and_skin_along():
     assert edited_traits("identity+pose") == {"identity", "shape", "albedo", "pose"}
     assert edited_traits("") == frozenset()

@@ -1,4 +1,4 @@
-"""LPIPS and Inception features with random weights in the published layout; the real ones are not on this machine."""
+"""LPIPS and Inception features with random weights in the published layout."""
 
 import numpy as np
 import pytest
@@ -42,7 +42,7 @@ def test_lpips_is_bounded_by_its_weights(weights):
     assert 0 < Lpips(*weights)(black, white) <= sum(2 * float(w.max()) for w in heads.values())
 
 
-def test_missing_weights_say_where_they_should_be(tmp_path):
+def test_missing_weights_are_refused_with_their_path(tmp_path):
     with pytest.raises(MissingAsset, match=r"never downloaded.*path"):
         Lpips(tmp_path / "none.pth", tmp_path / "none.pth")
     with pytest.raises(MissingAsset, match="Inception"):

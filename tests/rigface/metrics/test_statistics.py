@@ -1,4 +1,4 @@
-"""The bootstrap covers, pairs help, failures cost, the worst group comes first."""
+"""Bootstrap coverage, paired differences, failures, groups."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import pytest
 from rigface.metrics.statistics import interval, paired_difference, with_failures, worst_first
 
 
-def test_the_interval_covers_the_truth_about_as_often_as_it_says():
+def test_interval_covers_the_truth_at_its_level():
     random = np.random.default_rng(0)
     hits, trials, people = 0, 200, 40
     for k in range(trials):
@@ -38,7 +38,7 @@ def test_one_person_gives_no_interval():
     assert np.isnan(interval(np.ones(5), np.zeros(5))).all()
 
 
-def test_pairs_see_a_difference_that_two_separate_intervals_hide():
+def test_paired_difference_is_clear_where_separate_intervals_overlap():
     random = np.random.default_rng(3)
     hard = random.normal(size=50)
     a, b = hard + 0.1 + 0.05 * random.normal(size=50), hard + 0.05 * random.normal(size=50)
@@ -54,7 +54,7 @@ def test_pairs_one_model_failed_on_are_left_out():
 
 
 @pytest.mark.parametrize(("worst", "want"), [("zero", 0.0), ("p95", 95.0), ("p5", 5.0), ("none", np.nan)])
-def test_a_failure_costs_the_worst_value(worst, want):
+def test_failure_costs_the_worst_value(worst, want):
     values, failed = np.append(np.arange(101.0), np.nan), np.append(np.zeros(101, bool), True)
     got = with_failures(values, failed, worst)
     assert got[-1] == pytest.approx(want, nan_ok=True)
@@ -66,14 +66,14 @@ def test_what_was_not_measured_is_no_failure():
     assert np.isnan(got[1])
 
 
-def test_failing_where_it_is_hard_does_not_pay():
+def test_failing_on_hard_edits_does_not_improve_the_mean():
     own, everybody = np.array([1.0, 1.0, np.nan]), np.array([1.0, 1.0, 1.0, 1.0, 9.0, 9.0])
     failed = np.array([False, False, True])
     assert with_failures(own, failed, "p95")[-1] == 1
     assert with_failures(own, failed, "p95", everybody)[-1] == 9
 
 
-def test_the_worst_group_comes_first_whichever_way_is_better():
+def test_worst_group_comes_first_whichever_way_is_better():
     values, groups = np.array([0.9, 0.9, 0.5, 0.5, 0.1]), ["light", "light", "dark", "dark", "lone"]
     table, gap = worst_first(values, groups, higher_is_better=True, min_count=2)
     assert [g.name for g in table] == ["dark", "light", "lone"]  # one value is chance, and comes last

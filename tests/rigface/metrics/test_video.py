@@ -1,4 +1,4 @@
-"""Clips: smoothness, drift, and exact counts on files made here."""
+"""Clip metrics: smoothness, drift, exact counts on files made here."""
 
 from fractions import Fraction
 
@@ -13,18 +13,18 @@ def test_steady_motion_has_no_jitter():
     assert jitter(np.linspace(0, 5, 20)[:, None] * (1, -2)) == pytest.approx(0, abs=1e-12)
 
 
-def test_a_zigzag_bends_by_four_each_frame():
+def test_zigzag_bends_by_four_each_frame():
     assert jitter((-1.0) ** np.arange(10)) == pytest.approx(4)
 
 
-def test_a_missing_frame_leaves_out_the_differences_it_is_in():
+def test_missing_frame_leaves_out_the_differences_it_is_in():
     track = (-1.0) ** np.arange(10)
     track[4] = np.nan
     assert jitter(track) == pytest.approx(4)
     assert np.isnan(jitter(np.array([1.0, np.nan, 1.0, 1.0])))
 
 
-def test_the_ratio_is_one_where_it_follows_exactly_and_grows_with_noise():
+def test_ratio_is_one_where_it_follows_exactly_and_grows_with_noise():
     random = np.random.default_rng(0)
     driving = np.cumsum(random.normal(size=(100, 3)), 0)
     assert jitter_ratio(driving, driving) == pytest.approx(1)
@@ -33,7 +33,7 @@ def test_the_ratio_is_one_where_it_follows_exactly_and_grows_with_noise():
     assert np.isnan(jitter_ratio((-1.0) ** np.arange(9), np.zeros(9)))
 
 
-def test_a_head_rolling_past_half_a_turn_does_not_jump():
+def test_head_rolling_past_half_a_turn_does_not_jump():
     roll = np.arange(150.0, 210.0, 5.0)
     degrees = np.stack([0 * roll, 0 * roll, roll], 1)
     track = pose_track(to_axis_angle(from_degrees(degrees)))
@@ -71,7 +71,7 @@ def clip(path, frames=6, rate=12, tone=440.0):
     return str(path)
 
 
-def test_a_clip_is_like_itself_and_its_counts_are_exact(tmp_path):
+def test_clip_is_like_itself_and_its_counts_are_exact(tmp_path):
     got = clip_of(clip(tmp_path / "a.mp4", frames=7))
     assert (got.frames, got.rate) == (7, Fraction(12))
     assert differences(got, clip_of(clip(tmp_path / "b.mp4", frames=7))) == []
@@ -86,6 +86,6 @@ def test_a_clip_is_like_itself_and_its_counts_are_exact(tmp_path):
         ({"tone": None}, "the sound is missing"),
     ],
 )
-def test_what_differs_is_said(tmp_path, changes, said):
+def test_differences_are_named(tmp_path, changes, said):
     driving = clip_of(clip(tmp_path / "driving.mp4"))
     assert said in differences(clip_of(clip(tmp_path / "output.mp4", **changes)), driving)
