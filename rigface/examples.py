@@ -1,9 +1,9 @@
 """Schema of training examples: written by `pair`, extended by `encode`, read by `train`.
 
 One row is one `Example` (types.py): the conditions of an edit, and the photograph it should become. Two forms share all
-other columns: with pictures (`examples/1`), and with the pictures' latents beside or instead of them (`latents/1`). Style,
-size, head model and the meaning of the expression code are in the metadata of every file, so that rows of two kinds
-never mix.
+other columns: with pictures (`examples/1`), and with the pictures' latents beside or instead of them (`latents/1`).
+Style, size, head model and the meaning of the expression code are in the metadata of every file, so that rows of two
+kinds never mix.
 
 `python -m rigface.examples` prints the tables of the documentation.
 """

@@ -2,7 +2,8 @@
 
     python scripts/model_card.py                            # write the figures of docs/mini.json into MODEL_CARD.md
     python scripts/model_card.py --check                    # say whether they are there, exit 1 where not
-    python scripts/model_card.py --card OUT --run RUN       # take them anew, from `rigface evaluate` and `rigface train`
+    python scripts/model_card.py --card OUT --run RUN       # take them anew, from `rigface evaluate` and `rigface
+    train`
 
 Figures stand between `<!-- NAME -->` and `<!-- /NAME -->`. Everything else in the card is written by hand.
 """

@@ -119,8 +119,8 @@ class TrainCommand:
 class EvaluateCommand:
     """Evaluate models on held-out people, beside the preview and four control editors, and write a report card.
 
-    DATA is a dataset of faces (all tasks, any model) or the output of `pair` (self-edits only, for models of its size and
-    style). Run the command again after a stop: it goes on.
+    DATA is a dataset of faces (all tasks, any model) or the output of `pair` (self-edits only, for models of its size
+    and style). Run the command again after a stop: it goes on.
 
       rigface evaluate out/faces out/card
       rigface evaluate out/pairs out/card --models preview mini --limit 24

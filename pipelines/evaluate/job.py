@@ -7,8 +7,8 @@
     OUT/rows/                results of the units of work, with pictures; a stopped run goes on with the next unit
     OUT/rigface.json         settings, models, commit
 
-The people of the test set are those that `split.py` holds out: models trained on the same dataset have not seen them. The
-rules of the protocol are in rigface/metrics.
+The people of the test set are those that `split.py` holds out: models trained on the same dataset have not seen them.
+The rules of the protocol are in rigface/metrics.
 """
 
 from __future__ import annotations

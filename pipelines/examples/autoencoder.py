@@ -1,10 +1,11 @@
 """A small autoencoder from the crops of a dataset, for models trained from scratch (`mini`).
 
-Path: OUT/faces of `extract` -> crops -> `pca_autoencoder.components` -> `AutoencoderKL` -> OUT/vae, which `encode` and `train` read.
-Models that start from Stable Diffusion have an autoencoder of their own.
+Path: OUT/faces of `extract` -> crops -> `pca_autoencoder.components` -> `AutoencoderKL` -> OUT/vae, which `encode` and
+`train` read. Models that start from Stable Diffusion have an autoencoder of their own.
 
-Nothing is trained: the network is the principal components of patches of the crops (`rigface/model/pca_autoencoder.py`),
-computed in one pass over at most `max_crops` of them. Held-out people are used for measuring only.
+Nothing is trained: the network is the principal components of patches of the crops
+(`rigface/model/pca_autoencoder.py`), computed in one pass over at most `max_crops` of them. Held-out people are used
+for measuring only.
 """
 
 from __future__ import annotations

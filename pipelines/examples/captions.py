@@ -2,8 +2,8 @@
 
 Path: `pair --captions FILE` -> `Captions` -> column `caption` of examples/ -> the text encoder in training.
 
-FILE is a .parquet or .csv with the columns `uri` and `caption`, and `frame_index` for captions of single frames. Those go
-first; a row whose `frame_index` is empty is about the whole input. Uris are those of faces/.
+FILE is a .parquet or .csv with the columns `uri` and `caption`, and `frame_index` for captions of single frames. Those
+go first; a row whose `frame_index` is empty is about the whole input. Uris are those of faces/.
 """
 
 from __future__ import annotations

@@ -2,13 +2,13 @@
 
 Path: two `Face`s -> `lay_over` -> `transfer` -> `Composer` -> a row of examples/.
 
-The conditions come from `Composer`, as for every edit. In the target picture the head has also moved, and its crop with it.
-So the target's crop is laid into the source's crop, where the background fits, and the coefficients' camera is moved with
-it: render, background and target agree pixel by pixel.
+The conditions come from `Composer`, as for every edit. In the target picture the head has also moved, and its crop with
+it. So the target's crop is laid into the source's crop, where the background fits, and the coefficients' camera is
+moved with it: render, background and target agree pixel by pixel.
 
 A staged source gives what clips hardly have: light pairs, and pairs of people of whom there is one photograph. The
-photograph under an invented light, or turned and with another's expression, is the source; the untouched photograph is the
-target. Mirroring is done after composing (`compose_worker.py`), so that left and right change everywhere at once.
+photograph under an invented light, or turned and with another's expression, is the source; the untouched photograph is
+the target. Mirroring is done after composing (`compose_worker.py`), so that left and right change everywhere at once.
 """
 
 from __future__ import annotations

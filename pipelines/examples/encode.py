@@ -2,8 +2,8 @@
 
 Path: OUT/examples of `pair` -> `encode_example` -> OUT/examples of another folder, same rows, four columns more.
 
-Training rows lose their pictures, held-out rows keep them: validation shows pictures. `train` reads either form. A unit is
-a part of the input; its name is the hash of the part's path and of the autoencoder's weights, so latents of two
+Training rows lose their pictures, held-out rows keep them: validation shows pictures. `train` reads either form. A unit
+is a part of the input; its name is the hash of the part's path and of the autoencoder's weights, so latents of two
 autoencoders never mix and a stopped run goes on.
 """
 

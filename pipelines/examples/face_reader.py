@@ -1,7 +1,7 @@
 """Rows of a dataset of faces read back as `Face`s, for pairing, evaluation and edits that copy a face.
 
-Path: OUT/faces -> (part, row) -> Face. Recent parts stay in memory, as rows of one job lie close together. A single row is named
-`FOLDER#INPUT:FRAME`, followed by `:TRACK` if the frame shows several people.
+Path: OUT/faces -> (part, row) -> Face. Recent parts stay in memory, as rows of one job lie close together. A single row
+is named `FOLDER#INPUT:FRAME`, followed by `:TRACK` if the frame shows several people.
 """
 
 from __future__ import annotations
@@ -81,8 +81,8 @@ def face_at(name: str) -> tuple[Face, HeadSpec]:
     """One row of a dataset, and the head model its coefficients belong to.
 
     Args:
-        name: `FOLDER#INPUT:FRAME` or `FOLDER#INPUT:FRAME:TRACK`: a folder or s3:// prefix, the end of an input's uri, and the row's
-            `frame_index` and `track`.
+        name: `FOLDER#INPUT:FRAME` or `FOLDER#INPUT:FRAME:TRACK`: a folder or s3:// prefix, the end of an input's uri,
+            and the row's `frame_index` and `track`.
 
     Raises:
         PlanError: no such dataset, no such row, or several.

@@ -2,10 +2,10 @@
 
 Path: the light columns of OUT/faces -> `candidates` -> `choose` -> the plan of `pair`.
 
-Pairs are of one person in one input: the background stays the same there, and the target can be laid over the source pixel
-by pixel. Most frames of a clip hardly differ, so candidates are sorted into cells (by turn, expression, light): rare cells
-are taken whole, common ones share the rest equally. Within a cell people take turns, so that one long clip does not
-dominate the dataset.
+Pairs are of one person in one input: the background stays the same there, and the target can be laid over the source
+pixel by pixel. Most frames of a clip hardly differ, so candidates are sorted into cells (by turn, expression, light):
+rare cells are taken whole, common ones share the rest equally. Within a cell people take turns, so that one long clip
+does not dominate the dataset.
 """
 
 from __future__ import annotations

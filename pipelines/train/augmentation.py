@@ -1,10 +1,11 @@
 """Augmentation of examples by colour and by shift, for training on few people.
 
-Path: a batch of examples as pictures -> `augmented` -> latents (batches.py). Examples stored as latents are not augmented.
+Path: a batch of examples as pictures -> `augmented` -> latents (batches.py). Examples stored as latents are not
+augmented.
 
 All four pictures of an example change alike, so that the edit stays the same: white balance, exposure and tone curve of
-source, background, render and target; and a shift by whole pixels, because a network on patches of pixels would otherwise
-see every face on one grid. The grey hole in the background changes with them.
+source, background, render and target; and a shift by whole pixels, because a network on patches of pixels would
+otherwise see every face on one grid. The grey hole in the background changes with them.
 """
 
 from __future__ import annotations

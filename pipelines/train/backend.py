@@ -1,9 +1,9 @@
 """Backends of the training loop: rank, device and checkpoints, in Ray Train or in this process.
 
-Path: loop -> `Backend.keep` -> OUT/checkpoints (this process) or OUT/ray (Ray Train) -> `Backend.latest` of the next run.
-A checkpoint is a folder written by torch.distributed.checkpoint; both backends write the same kind, and a run goes on from
-the newest of both. Upload is asynchronous. A folder counts when it is complete: in OUT/checkpoints, when it has `done`; in
-OUT/ray, when Ray Train's own list has it.
+Path: loop -> `Backend.keep` -> OUT/checkpoints (this process) or OUT/ray (Ray Train) -> `Backend.latest` of the next
+run. A checkpoint is a folder written by torch.distributed.checkpoint; both backends write the same kind, and a run goes
+on from the newest of both. Upload is asynchronous. A folder counts when it is complete: in OUT/checkpoints, when it has
+`done`; in OUT/ray, when Ray Train's own list has it.
 """
 
 from __future__ import annotations

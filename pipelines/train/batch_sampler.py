@@ -3,9 +3,9 @@
 Path: parts of examples/ -> `BatchSampler` -> windows -> batches on the worker's device.
 
 Ray Data 2.60 cannot resume in the middle of an epoch, so the order is a function of (seed, epoch) alone. A step
-has `micro_batches` batches; each micro-batch has its own stretch of the epoch, and workers share the micro-batches. So any number of workers
-sees the same batches in the same steps, a killed run goes on with the next batch, and a lost worker changes only the
-speed. Rows are shuffled within windows of so many steps; parts are shuffled over the epoch.
+has `micro_batches` batches; each micro-batch has its own stretch of the epoch, and workers share the micro-batches. So
+any number of workers sees the same batches in the same steps, a killed run goes on with the next batch, and a lost
+worker changes only the speed. Rows are shuffled within windows of so many steps; parts are shuffled over the epoch.
 """
 
 from __future__ import annotations
@@ -115,7 +115,8 @@ class Reader:
     """Reads windows; recent parts stay in memory.
 
     Args:
-        parts: paths of the parts, as numbered in `BatchSampler`. columns: to read. cache_bytes: of parts kept in memory.
+        parts: paths of the parts, as numbered in `BatchSampler`. columns: to read. cache_bytes: of parts kept in
+            memory.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """Settings of training. A preset is a function that returns a whole config, one per kind of machine.
 
-`rigface train one_gpu EXAMPLES OUT --steps 200` takes the preset `one_gpu` and changes one field. The string under a field
-is its help text. Nodes, images and quotas are in infra/.
+`rigface train one_gpu EXAMPLES OUT --steps 200` takes the preset `one_gpu` and changes one field. The string under a
+field is its help text. Nodes, images and quotas are in infra/.
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ class TrainConfig:
     batch: int = 4
     """Examples per micro-batch."""
     micro_batches: int = 1
-    """Micro-batches per step, shared by the workers: a step has batch x micro_batches examples for any number of workers."""
+    """Micro-batches per step, shared by the workers: a step has batch x micro_batches examples for any number of
+    workers."""
     learning_rate: float = 1e-5
     warmup_steps: int = 500
     schedule: Literal["constant", "cosine"] = "constant"
@@ -68,9 +69,11 @@ class TrainConfig:
     """Fraction of a bridge's examples trained at its first timestep, where sampling begins. Without bridge noise, later timesteps
     give the answer away: then set this to 1, and sample in one step."""
     pixel_loss_weight: float = 0.0
-    """Weight of the error of decoded pictures, added to that of latents; for small autoencoders, whose latents mislead."""
+    """Weight of the error of decoded pictures, added to that of latents; for small autoencoders, whose latents
+    mislead."""
     augment: bool = False
-    """Change colours and shift each example by a few pixels each time. Needs examples as pictures, as `pair` writes them."""
+    """Change colours and shift each example by a few pixels each time. Needs examples as pictures, as `pair` writes
+    them."""
     condition_dropout: float = 0.05
     """Probability of dropping each of identity, attributes, text, and all at once; guidance needs it."""
     output_scale: float = 1.0

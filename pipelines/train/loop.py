@@ -2,9 +2,9 @@
 
 Path: backend, config, batches -> `loop` -> checkpoints, logs, OUT/model.
 
-Everything random in a step is a function of (seed, step, micro-batch): the order of examples, timesteps, noise, dropout. So
-there is no generator to save, a resumed run repeats what the first would have done, and the number of workers changes
-only rounding.
+Everything random in a step is a function of (seed, step, micro-batch): the order of examples, timesteps, noise,
+dropout. So there is no generator to save, a resumed run repeats what the first would have done, and the number of
+workers changes only rounding.
 """
 
 from __future__ import annotations

@@ -4,7 +4,8 @@ Path: config -> `load` -> a whole model -> `wrap` -> the module that the loss ca
 
 * no wrapping: one worker.
 * DDP: every worker holds everything, gradients are averaged.
-* FSDP2 (`fully_shard`): every block of both networks is sharded on its own, so that one block's weights are whole at a time.
+* FSDP2 (`fully_shard`): every block of both networks is sharded on its own, so that one block's weights are whole at a
+  time.
 """
 
 from __future__ import annotations

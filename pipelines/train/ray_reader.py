@@ -1,6 +1,7 @@
 """Windows of examples read by Ray Data on any node with a free CPU, in the order of `BatchSampler`.
 
-Path: `BatchSampler.windows` -> Ray Data (one row a window, `preserve_order`) -> the same (window, rows) as `read_ahead`.
+Path: `BatchSampler.windows` -> Ray Data (one row a window, `preserve_order`) -> the same (window, rows) as
+`read_ahead`.
 
 Each worker runs its own dataset of its own windows. Ray's `get_dataset_shard` cannot resume inside an epoch, and its
 shards change with the number of workers.

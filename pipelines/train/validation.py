@@ -2,10 +2,10 @@
 
 Path: rows of split `test` -> the averaged model, sampled with its own process -> numbers and a grid of pictures -> log.
 
-Numbers, each as `validation/...`: PSNR of the edit and of the preview against the true frame; and, with `validate_faces`
-(rigface/metrics), the share of outputs with a face, the distance of pose, expression and light to the true frame's, their
-gain over *copy source*, and the distance of the identity vectors of edit and true frame, for the preview too. The people of
-these rows are never trained on. `rigface evaluate` is the whole evaluation.
+Numbers, each as `validation/...`: PSNR of the edit and of the preview against the true frame; and, with
+`validate_faces` (rigface/metrics), the share of outputs with a face, the distance of pose, expression and light to the
+true frame's, their gain over *copy source*, and the distance of the identity vectors of edit and true frame, for the
+preview too. The people of these rows are never trained on. `rigface evaluate` is the whole evaluation.
 """
 
 from __future__ import annotations
@@ -118,8 +118,8 @@ def _face_numbers(faces: Sequence[tuple[Estimate, Estimate, Estimate]]) -> dict[
 def _chosen(source: Store, count: int) -> pa.Table | None:
     """Rows of split `test`, people in turns, larger turns first; the same in every run. None if there are none.
 
-    Pairs of two photographs only, if there are any: the preview can undo its own staging of a source, which no model can
-    beat.
+    Pairs of two photographs only, if there are any: the preview can undo its own staging of a source, which no model
+    can beat.
     """
     if count < 1:
         return None

@@ -2,12 +2,13 @@
 
 Path: pictures (outputs, sources, targets) -> FaceEstimator -> [Estimate | None] -> `measure_edits`, or `achieved`.
 
-One crop rule for every picture and every model: landmarks are detected in each picture, and the square around them is cut by
-`face/geometry/alignment.py`. Each picture is a track of its own, so that an output is not fitted with its source's shape.
+One crop rule for every picture and every model: landmarks are detected in each picture, and the square around them is
+cut by `face/geometry/alignment.py`. Each picture is a track of its own, so that an output is not fitted with its
+source's shape.
 
-Two tracks. *In loop* is the reconstructor. *Independent* are MediaPipe's blendshapes and matrix, and the identity network. With
-the default reconstructor this holds in part: the open head is fitted to MediaPipe's landmarks and starts from its scores, so
-only the identity network is independent of it. Every card names its extractors.
+Two tracks. *In loop* is the reconstructor. *Independent* are MediaPipe's blendshapes and matrix, and the identity
+network. With the default reconstructor this holds in part: the open head is fitted to MediaPipe's landmarks and starts
+from its scores, so only the identity network is independent of it. Every card names its extractors.
 """
 
 from __future__ import annotations
@@ -81,7 +82,8 @@ class FaceEstimator:
         detector: finds the face; its scores and matrix are the independent track.
         reconstructor: the in-loop estimator.
         identity: None leaves identity out.
-        mask: person mask of a 512 px crop, such as `segmentation.person_mask`; None: the outline of the landmarks, widened.
+        mask: person mask of a 512 px crop, such as `segmentation.person_mask`; None: the outline of the landmarks,
+            widened.
         second_look: search outputs for small faces too. Slow without a face, and an edit's face is not small.
     """
 
@@ -241,7 +243,8 @@ def achieved(
         measured: coefficients re-measured on the output (`Estimate.params`), or None.
         head: the head model of both.
         edit: only its numbers are listed, and all numbers of a copied trait; None: all.
-        unit: linear radiance of a light of strength 1: `transfer.exposure` of the source, unless the edit's light is absolute.
+        unit: linear radiance of a light of strength 1: `transfer.exposure` of the source, unless the edit's light is
+            absolute.
 
     Returns:
         `yaw_deg`, `pitch_deg`, `roll_deg`; `expression.smile` ...; `light.azimuth_deg`, `light.elevation_deg`,

@@ -2,8 +2,8 @@
 
 Path: rows of `measure_edits` -> fairness, turns, worst_group -> `make_card`.
 
-Groups are made by the estimate of the source. Its skin tone is measured on one photograph, light included, so a class is no
-property of a person.
+Groups are made by the estimate of the source. Its skin tone is measured on one photograph, light included, so a class
+is no property of a person.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
 Path: [Case] -> named arrays (N,) -> `measure_edits` puts them into rows.
 
-Names: `<group>_rmse`, `<group>_mm`, `<angle>_error_deg` are errors; `before_`, `after_` distances of source and output from
-the wanted coefficients (for gain); `change_` distances of output and source, `along_`, `asked_` the halves of achieved / asked (for
-leakage); `_mp` is the independent track; `source_` defines the groups.
+Names: `<group>_rmse`, `<group>_mm`, `<angle>_error_deg` are errors; `before_`, `after_` distances of source and output
+from the wanted coefficients (for gain); `change_` distances of output and source, `along_`, `asked_` the halves of
+achieved / asked (for leakage); `_mp` is the independent track; `source_` defines the groups.
 """
 
 from __future__ import annotations
@@ -113,8 +113,8 @@ def _wanted_turn(case: Case) -> np.ndarray | None:
 def _wanted_scores(case: Case, same_names: bool) -> np.ndarray | None:
     """The wanted scores of the detector: the target's, or the source's plus the edit, if the axes are the scores'.
 
-    The second assumes that scores are independent; they are not (a smile widens the mouth), so the independent expression
-    error of edits by number is an upper estimate.
+    The second assumes that scores are independent; they are not (a smile widens the mouth), so the independent
+    expression error of edits by number is an upper estimate.
     """
     if _is_copy(case.edited.edit, "expression") and case.target is not None:
         return case.target.blendshapes

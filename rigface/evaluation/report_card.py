@@ -1,6 +1,7 @@
 """Report card: one row per model and edit, controls included, and tables that explain the rows.
 
-Path: rows of `measure_edits` -> `make_card` -> `report` (Markdown, JSON, Parquet, HTML), or a few numbers for a training curve.
+Path: rows of `measure_edits` -> `make_card` -> `report` (Markdown, JSON, Parquet, HTML), or a few numbers for a
+training curve.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
 Path: [Edited] of models and controls -> FaceEstimator -> rows (Parquet, or directly to `make_card`).
 
-The wanted coefficients are the source's with the edit applied, both estimated on the same pictures: shape and albedo of the
-source; edited pose, expression and light of the target, or as numbers. If the output shows no face, its errors are NaN and
-`status` is `no_face`; the card decides the cost of a failure.
+The wanted coefficients are the source's with the edit applied, both estimated on the same pictures: shape and albedo of
+the source; edited pose, expression and light of the target, or as numbers. If the output shows no face, its errors are
+NaN and `status` is `no_face`; the card decides the cost of a failure.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Metrics of edits: pure functions of arrays. `rigface/evaluation` applies them to pictures.
 
-Path: pictures -> `FaceEstimator` -> `measure_edits` (a row per edit) -> `make_card` (a row per model and edit) -> `report`
-(Markdown, JSON, Parquet, HTML).
+Path: pictures -> `FaceEstimator` -> `measure_edits` (a row per edit) -> `make_card` (a row per model and edit) ->
+`report` (Markdown, JSON, Parquet, HTML).
 
 Rules of the evaluation protocol:
 

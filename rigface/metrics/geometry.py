@@ -165,8 +165,9 @@ def distances(a: FaceParams, b: FaceParams) -> dict[str, np.ndarray]:
 def moves(source: FaceParams, measured: FaceParams, wanted: FaceParams) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Move of an output from its source, projected on the wanted one: (along, asked) per trait, before the division.
 
-    `along` is the output's step projected on the wanted one, `asked` the wanted step squared: their ratio is 1 if the edit
-    was done in full, 0 if nothing moved that way. Sum over faces before dividing: the ratio of a small edit is noise. Steps of the pose are rotation vectors in degrees.
+    `along` is the output's step projected on the wanted one, `asked` the wanted step squared: their ratio is 1 if the
+    edit was done in full, 0 if nothing moved that way. Sum over faces before dividing: the ratio of a small edit is
+    noise. Steps of the pose are rotation vectors in degrees.
     """
     out = {}
     for group in GROUPS:

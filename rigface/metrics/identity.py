@@ -1,7 +1,8 @@
 """Similarity of identity vectors, and the threshold that a test set gives.
 
-Path: `FaceEstimator` -> identity vectors (as the network gives them) -> `measure_edits` -> the identity columns of the card.
-Source: the false-accept-rate protocol of face verification (LFW, IJB); King, "Dlib-ml", JMLR 2009, for the 0.6 rule.
+Path: `FaceEstimator` -> identity vectors (as the network gives them) -> `measure_edits` -> the identity columns of the
+card. Source: the false-accept-rate protocol of face verification (LFW, IJB); King, "Dlib-ml", JMLR 2009, for the 0.6
+rule.
 
 A cosine means nothing by itself: dlib's vectors of two strangers have a cosine near 0.85. So the card prints the
 threshold and the mean of the impostor pairs of the same test set, and never identity without the pose error: copying

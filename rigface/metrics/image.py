@@ -1,9 +1,9 @@
 """Image metrics: PSNR, SSIM, background, Fréchet and kernel distances.
 
 Path: an output and the true frame -> the picture columns; outputs and photographs as feature vectors -> Fréchet.
-Source: Wang et al., "Image quality assessment: from error visibility to structural similarity", 2004 (Gaussian window of 11
-px, sigma 1.5, K = 0.01 and 0.03, the window always whole inside the picture); Heusel et al. 2017 (Fréchet distance);
-Bińkowski et al. 2018 (kernel distance).
+Source: Wang et al., "Image quality assessment: from error visibility to structural similarity", 2004 (Gaussian window
+of 11 px, sigma 1.5, K = 0.01 and 0.03, the window always whole inside the picture); Heusel et al. 2017 (Fréchet
+distance); Bińkowski et al. 2018 (kernel distance).
 
 Pictures are (H, W, 3) uint8, or float in [0, 1]; `data_range` is 1 everywhere. Distances that need a trained network
 (LPIPS, FID) are in `perceptual.py`.

@@ -3,8 +3,8 @@
 Path: changes of every trait between source and output, per edit -> matrix -> the card's largest leakage.
 Source: this project's protocol; the estimator floor is the change that three pixels of crop jitter make.
 
-Off the diagonal is the mean change of an unedited trait, divided by the floor: 1 is the estimator's noise. On the diagonal
-is achieved / asked: 1 for an edit done in full.
+Off the diagonal is the mean change of an unedited trait, divided by the floor: 1 is the estimator's noise. On the
+diagonal is achieved / asked: 1 for an edit done in full.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Distances by third-party networks: LPIPS, and the features of FID. Weights are given by path and never downloaded.
 
-Path: weights on this machine -> `Lpips`, `InceptionFeatures` -> `measure_edits` and `image.frechet`. Without weights the card
-leaves these columns out, with a note.
-Source: Zhang et al., "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric", CVPR 2018, equation 1, its
-AlexNet version 0.1; Heusel et al. 2017 for FID. Written from the paper and the layout of the published weights.
+Path: weights on this machine -> `Lpips`, `InceptionFeatures` -> `measure_edits` and `image.frechet`. Without weights
+the card leaves these columns out, with a note. Source: Zhang et al., "The Unreasonable Effectiveness of Deep Features
+as a Perceptual Metric", CVPR 2018, equation 1, its AlexNet version 0.1; Heusel et al. 2017 for FID. Written from the
+paper and the layout of the published weights.
 """
 
 from __future__ import annotations
@@ -88,8 +88,8 @@ class InceptionFeatures:
     """Pictures as the features that FID and KID compare, from a TorchScript file such as `inception-2015-12-05.pt`.
 
     Args:
-        path: a module that takes (N, 3, H, W) uint8 and `return_features=True`, and gives (N, D). TorchScript is a program:
-            use only a file you trust.
+        path: a module that takes (N, 3, H, W) uint8 and `return_features=True`, and gives (N, D). TorchScript is a
+            program: use only a file you trust.
 
     Raises:
         MissingAsset: the file is missing.

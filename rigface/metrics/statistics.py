@@ -1,8 +1,8 @@
 """Bootstrap intervals over people, means with failures at their worst, and groups sorted worst first.
 
 Path: one value per edit -> interval, mean with failures, groups -> the card.
-Source: Efron & Tibshirani, "An Introduction to the Bootstrap", 1993, the percentile interval; people are drawn, not pictures,
-because pictures of one person are not independent (the cluster bootstrap of Davison & Hinkley 1997).
+Source: Efron & Tibshirani, "An Introduction to the Bootstrap", 1993, the percentile interval; people are drawn, not
+pictures, because pictures of one person are not independent (the cluster bootstrap of Davison & Hinkley 1997).
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Metrics of edited clips: jitter, identity drift, and exact checks of frames, times and sound.
 
 Path: per-frame coefficients of an output clip and its driving clip -> jitter, drift; two files -> exact checks.
-Source: the second difference as a measure of jitter is common in reenactment; the checks of the file are this project's.
+Source: the second difference as a measure of jitter is common in reenactment; the checks of the file are this
+project's.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Painted pictures whose values an estimator reads back, for exact errors.
 
-The person is a square in the middle, its upper half painted (person, yaw, smile), its lower half (light's azimuth, 0, 0); a
-white dot in the middle moves with the picture, and the stand-in estimator trembles by how far it moved. Around it is grey.
-Black is a picture without a face.
+The person is a square in the middle, its upper half painted (person, yaw, smile), its lower half (light's azimuth, 0,
+0); a white dot in the middle moves with the picture, and the stand-in estimator trembles by how far it moved. Around it
+is grey. Black is a picture without a face.
 """
 
 from dataclasses import dataclass, field
