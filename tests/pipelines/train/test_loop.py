@@ -102,7 +102,7 @@ def test_reader_returns_the_rows_of_the_window(place):
     rows = batch_sampler.usable_rows(store, parts, "train")
     order = batch_sampler.BatchSampler(rows, batch=3, window=2, seed=1)
     read = batch_sampler.read_ahead(
-        order.windows([0]), batch_sampler.Reader(store, parts, ["example", "split"], kept=1)
+        order.windows([0]), batch_sampler.Reader(store, parts, ["example", "split"], cache_bytes=1)
     )
     following = 0
     for _, (window, table) in zip(range(4), read):
