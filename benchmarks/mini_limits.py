@@ -37,9 +37,9 @@ BATCH = 16
 
 
 def held_out_pairs(source: Store) -> Example:
-    """All pairs of two photographs of people nobody learned from; pictures (N, S, S, 3) uint8."""
-    rows = [r for r in held_out.rows_of(source, parts_of(source)) if r["kind"] == "pair"]
-    return examples_of(pa.concat_tables([source.table(r["part"]).slice(r["row"], 1) for r in rows]).combine_chunks())
+    """All pairs of two photographs of held-out people; pictures (N, S, S, 3) uint8."""
+    rows = [r for r in held_out.rows_of(source, parts_of(source)) if r.kind == "pair"]
+    return examples_of(pa.concat_tables([source.table(r.part).slice(r.row, 1) for r in rows]).combine_chunks())
 
 
 def blurred(pictures: np.ndarray, sigma: float) -> np.ndarray:
