@@ -1,1 +1,1 @@
-"""`rigface capacity`: estimate and simulate what a cluster needs."""
+"""Estimates and simulations of large extractions: `rigface forecast`."""

@@ -1,1 +1,1 @@
-"""`rigface edit|animate|sliders|strip`: edit pictures and videos from the command line."""
+"""Edit images and videos: `rigface edit`, `animate`, `strip`, `sliders`."""

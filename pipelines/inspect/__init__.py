@@ -1,2 +1,1 @@
-"""The page of `rigface inspect`: numbers (`statistics`, `inputs`), pictures (`gallery`), drawings (`charts`),
-and its text."""
+"""The page of `rigface inspect`: statistics, gallery, cards and their layout."""
