@@ -31,7 +31,8 @@ class EditCommand(EditConfig):
         from pipelines.edit.job import edit
         from pipelines.edit.report import show
 
-        return show(edit(self))
+        show(edit(self))
+        return 0
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,8 @@ class AnimateCommand(AnimateConfig):
         from pipelines.edit.job import animate
         from pipelines.edit.report import show
 
-        return show(animate(self))
+        show(animate(self))
+        return 0
 
 
 @dataclass(frozen=True)

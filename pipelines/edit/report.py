@@ -53,12 +53,8 @@ class EditReport:
     notes: tuple[str, ...] = ()
 
 
-def show(report: EditReport, console: Console | None = None) -> int:
-    """Print a report.
-
-    Returns:
-        0.
-    """
+def show(report: EditReport, console: Console | None = None) -> None:
+    """Print a report."""
     console = console or Console()
     for number, rows in enumerate(report.rows):
         if rows:
@@ -67,7 +63,6 @@ def show(report: EditReport, console: Console | None = None) -> int:
         console.print(note, style="dim", markup=False, highlight=False)
     frames = f"{report.frames} frames, " if report.frames > 1 else ""
     console.print(f"{report.out}  ({frames}{report.seconds:.1f} s)", markup=False, highlight=False, soft_wrap=True)
-    return 0
 
 
 def comparison_table(rows: list[ComparisonRow], title: str | None = None) -> Table:
