@@ -23,21 +23,16 @@ from serve.config import ServiceConfig
 from serve.messages import (
     EditedImage,
     EditInput,
-    FinishedEdit,
-    JobResult,
-    JobSubmission,
-    ModelInputSpec,
     OutputOptions,
-    Preview,
     SampledImage,
     SamplingOptions,
     Step,
 )
 from serve.problems import EXPECTED, ApiError
-from serve.protocols import MeshFormat
+from serve.protocols import DiffusionService, FaceService, JobService
 from serve.remote import RemoteDiffusionWorker, RemoteFaceWorker, RemoteJobQueue
-from serve.replica import remote_method, stage_log
-from serve.schemas import EditProgress, JobState, ModelInfo, Reconstruction, Verified
+from serve.replica import delegate, stage_log
+from serve.schemas import EditProgress
 from serve.telemetry import tracing
 from serve.telemetry.tracing import NO_CONTEXT, CallContext
 
@@ -67,35 +62,12 @@ class FaceWorkerDeployment:
         self._worker = FaceWorker.load(config.face_device, cache_mb=config.face_cache_mb, signer=signer, policy=policy)
         self._edits = EditPipeline(self._worker, RemoteDiffusionWorker(diffusion_worker, config.checkpoints()))
 
-    @remote_method("face_worker")
-    async def ready(self) -> bool:
-        """As `FaceService.ready`."""
-        return await self._worker.ready()
-
-    @remote_method("face_worker")
-    async def reconstruct(self, edit_input: EditInput) -> Reconstruction:
-        """As `FaceService.reconstruct`."""
-        return await self._worker.reconstruct(edit_input)
-
-    @remote_method("face_worker")
-    async def mesh(self, edit_input: EditInput, kind: MeshFormat) -> bytes:
-        """As `FaceService.mesh`."""
-        return await self._worker.mesh(edit_input, kind)
-
-    @remote_method("face_worker")
-    async def preview(self, edit_input: EditInput, output_options: OutputOptions) -> Preview:
-        """As `FaceService.preview`."""
-        return await self._worker.preview(edit_input, output_options)
-
-    @remote_method("face_worker")
-    async def edit_without_model(self, edit_input: EditInput, output_options: OutputOptions) -> FinishedEdit:
-        """As `FaceService.edit_without_model`."""
-        return await self._worker.edit_without_model(edit_input, output_options)
-
-    @remote_method("face_worker")
-    async def verify(self, data: bytes) -> Verified:
-        """As `FaceService.verify`."""
-        return await self._worker.verify(data)
+    ready = delegate("face_worker", FaceService.ready)
+    reconstruct = delegate("face_worker", FaceService.reconstruct)
+    mesh = delegate("face_worker", FaceService.mesh)
+    preview = delegate("face_worker", FaceService.preview)
+    edit_without_model = delegate("face_worker", FaceService.edit_without_model)
+    verify = delegate("face_worker", FaceService.verify)
 
     async def edit(
         self, edit_input: EditInput, output_options: OutputOptions, model: str, options: SamplingOptions,
@@ -144,20 +116,9 @@ class DiffusionWorkerDeployment:
         self._announced = False
         self._announce = serve.multiplexed(_loaded_model, max_num_models_per_replica=config.max_loaded_models)
 
-    @remote_method("diffusion_worker")
-    async def ready(self) -> bool:
-        """As `DiffusionService.ready`."""
-        return await self._worker.ready()
-
-    @remote_method("diffusion_worker")
-    async def models(self) -> list[ModelInfo]:
-        """As `DiffusionService.models`."""
-        return await self._worker.models()
-
-    @remote_method("diffusion_worker")
-    async def input_spec(self, model: str) -> ModelInputSpec:
-        """As `DiffusionService.input_spec`."""
-        return await self._worker.input_spec(model)
+    ready = delegate("diffusion_worker", DiffusionService.ready)
+    models = delegate("diffusion_worker", DiffusionService.models)
+    input_spec = delegate("diffusion_worker", DiffusionService.input_spec)
 
     async def sample(
         self, model: str, conditions: Conditions, options: SamplingOptions, previews: int | None, timeout_s: float,
@@ -228,53 +189,26 @@ class JobQueueDeployment:
 
         write_logs()
         tracing.start(config.traces, "job-queue")
-        self._jobs = JobQueue(
+        self._worker = JobQueue(
             config.jobs, RemoteFaceWorker(face_worker), RemoteDiffusionWorker(diffusion_worker, config.checkpoints()), config.limits(),
             audit_log=AuditLog(config.audit_log) if config.audit_log else None, signer=C2paSigner(config.signing_path()),
             webhooks=Webhooks(UrlAllowlist(config.webhook_urls)), policy=config.policy(),
         )  # fmt: skip
 
-    @remote_method("job_queue")
-    async def ready(self) -> bool:
-        """As `JobService.ready`."""
-        return await self._jobs.ready()
-
-    @remote_method("job_queue")
-    async def submit(self, submission: JobSubmission, owner: str, idempotency_key: str) -> JobState:
-        """As `JobService.submit`."""
-        return await self._jobs.submit(submission, owner, idempotency_key)
-
-    @remote_method("job_queue")
-    async def status(self, job_id: str, owner: str) -> JobState:
-        """As `JobService.status`."""
-        return await self._jobs.status(job_id, owner)
-
-    @remote_method("job_queue")
-    async def jobs_of(self, owner: str) -> list[JobState]:
-        """As `JobService.jobs_of`."""
-        return await self._jobs.jobs_of(owner)
-
-    @remote_method("job_queue")
-    async def cancel(self, job_id: str, owner: str) -> JobState:
-        """As `JobService.cancel`."""
-        return await self._jobs.cancel(job_id, owner)
-
-    @remote_method("job_queue")
-    async def remove(self, job_id: str, owner: str) -> None:
-        """As `JobService.remove`."""
-        await self._jobs.remove(job_id, owner)
-
-    @remote_method("job_queue")
-    async def result(self, job_id: str, owner: str, number: int, through: bool) -> JobResult:
-        """As `JobService.result`."""
-        return await self._jobs.result(job_id, owner, number, through)
+    ready = delegate("job_queue", JobService.ready)
+    submit = delegate("job_queue", JobService.submit)
+    status = delegate("job_queue", JobService.status)
+    jobs_of = delegate("job_queue", JobService.jobs_of)
+    cancel = delegate("job_queue", JobService.cancel)
+    remove = delegate("job_queue", JobService.remove)
+    result = delegate("job_queue", JobService.result)
 
     async def check_health(self) -> None:
         """Fail if a video hangs; the first check also resumes the jobs of the process before."""
-        await self._jobs.ready()
+        await self._worker.ready()
 
     async def __del__(self) -> None:
-        await self._jobs.close()
+        await self._worker.close()
 
 
 @serve.deployment(

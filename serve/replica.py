@@ -8,9 +8,9 @@ from __future__ import annotations
 import functools
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, TypeVar
 
 from rigface.telemetry.json_logging import log_fields
 from serve.problems import EXPECTED, ApiError, problem_of
@@ -18,33 +18,29 @@ from serve.telemetry import tracing
 from serve.telemetry.tracing import NO_CONTEXT, CallContext
 
 LOG = logging.getLogger("rigface.serve")
-Self = TypeVar("Self")
-Params = ParamSpec("Params")
 Result = TypeVar("Result")
-Method = Callable[Concatenate[Self, Params], Awaitable[Result]]
 
 
-def remote_method(part: str) -> Callable[[Method[Self, Params, Result]], Callable[..., Awaitable[Result | ApiError]]]:
-    """Decorate a deployment's coroutine so that it takes a `context` and returns expected errors.
+def delegate(
+    part: str, method: Callable[..., Awaitable[Result]]
+) -> Callable[..., Coroutine[Any, Any, Result | ApiError]]:
+    """A deployment's method that awaits the same method of its `_worker`. It takes a `context` and returns expected errors.
 
     Args:
         part: prefix of the span's name and the log line's stage, such as `face_worker`.
+        method: of a protocol in `serve.protocols`.
     """
+    name, stage = method.__name__, f"{part}.{method.__name__}"
 
-    def decorate(method: Method[Self, Params, Result]) -> Callable[..., Awaitable[Result | ApiError]]:
-        stage = f"{part}.{method.__name__}"
+    @functools.wraps(method)
+    async def call(self: Any, *args: object, context: CallContext = NO_CONTEXT) -> Result | ApiError:
+        with tracing.span_in(context, stage), stage_log(stage, context.request_id) as log:
+            try:
+                return await getattr(self._worker, name)(*args)
+            except EXPECTED as error:
+                return log.problem(error)
 
-        @functools.wraps(method)
-        async def call(self: Self, *args: Any, context: CallContext = NO_CONTEXT) -> Result | ApiError:
-            with tracing.span_in(context, stage), stage_log(stage, context.request_id) as log:
-                try:
-                    return await method(self, *args)  # type: ignore[call-arg]
-                except EXPECTED as error:
-                    return log.problem(error)
-
-        return call
-
-    return decorate
+    return call
 
 
 class StageLog:
