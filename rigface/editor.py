@@ -19,7 +19,7 @@ import torch
 
 from rigface import assets
 from rigface.conditions import MASK_MARGIN, Composed, Composer
-from rigface.edits import EditSpec, Trait
+from rigface.edits import PREVIEW, EditSpec, Trait
 from rigface.errors import BadEdit
 from rigface.face.analyzer import FaceAnalyzer, choose_faces
 from rigface.face.controls.transfer import axes_of, exposure, targets_of, transfer
@@ -31,7 +31,6 @@ from rigface.face.rendering.lighting import light_direction
 from rigface.model_editor import ModelEditor, check_codes, check_head
 from rigface.types import Detection, Face, FaceParams, HeadSpec
 
-PREVIEW = "preview"  # the name of the editor without a model, where a checkpoint may be named
 PREVIEW_PX = 2048  # a preview is made at the photograph's own resolution up to this crop
 
 EditModel = Callable[..., np.ndarray]

@@ -41,6 +41,7 @@ NAMED_EXPRESSIONS = MappingProxyType(
         "brows_down": {"browDownLeft": 1.6, "browDownRight": 1.6},
     }
 )  # fmt: skip
+PREVIEW = "preview"  # name of the editor without a model: warps and relights the photograph
 MAX_PROMPT_CHARS = 1000  # characters of a prompt; encoders cut far earlier
 MAX_DEGREES = {"yaw_deg": 90.0, "pitch_deg": 60.0, "roll_deg": 90.0}
 

@@ -24,7 +24,7 @@ CARD, FIGURES = ROOT / "MODEL_CARD.md", ROOT / "docs" / "mini.json"
 MODEL, BASELINE, MAIN = "mini", "preview", "self-edit"
 METRICS = ("psnr", "truth_distance", "same_dlib", "gain_pose", "gain_expression", "gain_light")
 BETTER, NO_LESS = "better than the preview", "no less than the preview"
-# (what, metric, the least that is wanted or how it is to compare with the preview, digits, factor, more is better)
+# (what, metric, the goal that is wanted or how it is to compare with the preview, digits, factor, more is better)
 WANTED: tuple[tuple[str, str, float | str, int, float, bool], ...] = (
     ("gain in pose", "gain_pose", 0.5, 2, 1, True),
     ("gain in light", "gain_light", 0.4, 2, 1, True),
@@ -125,12 +125,12 @@ def _figures(found: dict[str, Any] | None) -> str:
         return "Nothing is measured in docs/mini.json yet."
     rows = {row["model"]: row for row in found["edits"][MAIN]}
     out = ["| what, on people it never saw | wanted | mini | preview | copy source | |", "|---|---|---|---|---|---|"]
-    for what, metric, least, digits, factor, higher in WANTED:
-        own, theirs = rows[MODEL].get(metric), rows.get(BASELINE, {}).get(metric)
-        asked = least if isinstance(least, str) else f"{'at least ' if higher else 'at most '}{least * factor:g}"
-        cells = [_said(rows.get(m, {}).get(metric), digits, factor) for m in (MODEL, BASELINE, "copy source")]
-        out.append(f"| {what} | {asked} | {' | '.join(cells)} | {_verdict(own, theirs, least, higher)} |")
-    out += ["", f"Two photographs of one person, {rows[MODEL]['edits']} edits. {_doubts(rows)}Other tasks:", ""]
+    for what, metric, goal, digits, factor, higher in WANTED:
+        own, baseline = rows[MODEL].get(metric), rows.get(BASELINE, {}).get(metric)
+        asked = goal if isinstance(goal, str) else f"{'at least ' if higher else 'at most '}{goal * factor:g}"
+        cells = [_text(rows.get(m, {}).get(metric), digits, factor) for m in (MODEL, BASELINE, "copy source")]
+        out.append(f"| {what} | {asked} | {' | '.join(cells)} | {_verdict(own, baseline, goal, higher)} |")
+    out += ["", f"Two photographs of one person, {rows[MODEL]['edits']} edits. {_caveats(rows)}Other tasks:", ""]
     out += [
         "| task | editor | edits | face found % | PSNR | to true face | same person % | gain pose | expression | light |"
     ]
@@ -142,44 +142,46 @@ def _figures(found: dict[str, Any] | None) -> str:
             values = [(100 * row["face_found"], 1), (row.get("psnr"), 1), (row.get("truth_distance"), 3),
                       (None if row.get("same_dlib") is None else 100 * row["same_dlib"], 0),
                       *((row.get(f"gain_{t}"), 2) for t in ("pose", "expression", "light"))]  # fmt: skip
-            out.append(f"| {edit} | {row['model']} | {row['edits']} | {' | '.join(_said(v, d) for v, d in values)} |")
+            out.append(f"| {edit} | {row['model']} | {row['edits']} | {' | '.join(_text(v, d) for v, d in values)} |")
     out += ["", f"Measured on {found['date']} at {found['size']} px, commit {found['commit'] or 'unknown'}, by `rigface evaluate`; means"
             " with failures at their worst. " + " ".join(found["notes"])]  # fmt: skip
     return "\n".join(out)
 
 
-def _doubts(rows: dict[str, dict[str, Any]]) -> str:
-    """What the table alone would not tell: how sure the difference in PSNR is, and who is nearest to the true face."""
-    said = ""
+def _caveats(rows: dict[str, dict[str, Any]]) -> str:
+    """Caveats of the table: the intervals of the difference in PSNR, and the editor nearest to the true face."""
+    notes = ""
     both = [rows.get(name, {}) for name in (MODEL, BASELINE)]
     known = [row.get("intervals", {}).get("psnr") for row in both]
     if all(known):
-        (low, high), (least, most) = known
-        shared = max(0.0, min(high, most) - max(low, least)) / (max(high, most) - min(low, least) or 1.0)
-        said = (
+        (low, high), (base_low, base_high) = known
+        shared = max(0.0, min(high, base_high) - max(low, base_low)) / (
+            max(high, base_high) - min(low, base_low) or 1.0
+        )
+        notes = (
             f"PSNR is {both[0]['psnr'] - both[1]['psnr']:+.2f} dB beside the preview's, with intervals (95 %, bootstrap over people) of "
-            f"{low:.1f} to {high:.1f} and {least:.1f} to {most:.1f}, which share {100 * shared:.0f} % of their range: so few people "
+            f"{low:.1f} to {high:.1f} and {base_low:.1f} to {base_high:.1f}, which share {100 * shared:.0f} % of their range: so few people "
             "do not show that one is better. "
         )
     away = {name: row["truth_distance"] for name, row in rows.items() if name in (MODEL, BASELINE, "copy source") and
             row.get("truth_distance") is not None}  # fmt: skip
     if away and min(away, key=away.__getitem__) == "copy source":
-        said += (
-            f"Nearest to the true face is *copy source* ({away['copy source']:.3f}), who does nothing: any edit made here costs some "
+        notes += (
+            f"Nearest to the true face is *copy source* ({away['copy source']:.3f}), which changes nothing: any edit costs some "
             "likeness. "
         )
-    return said
+    return notes
 
 
-def _verdict(own: float | None, theirs: float | None, least: float | str, higher: bool) -> str:
-    bar = theirs if isinstance(least, str) else least
+def _verdict(own: float | None, baseline: float | None, goal: float | str, higher: bool) -> str:
+    bar = baseline if isinstance(goal, str) else goal
     if own is None or bar is None:
         return "not measured"
-    beats = own > bar if least == BETTER else own >= bar
+    beats = own > bar if goal == BETTER else own >= bar
     return "reached" if (beats if higher else own < bar) else "**not reached**"
 
 
-def _said(value: float | None, digits: int, factor: float = 1) -> str:
+def _text(value: float | None, digits: int, factor: float = 1) -> str:
     return "–" if value is None else f"{value * factor:.{digits}f}"
 
 
@@ -201,8 +203,8 @@ def main(argv: list[str] | None = None) -> int:
     """See the module."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--check", action="store_true")
-    parser.add_argument("--card", type=Path, help="what `rigface evaluate` wrote; a model of it is called mini")
-    parser.add_argument("--run", type=Path, help="what `rigface train` wrote")
+    parser.add_argument("--card", type=Path, help="output of `rigface evaluate` with a model named mini")
+    parser.add_argument("--run", type=Path, help="output of `rigface train`")
     args = parser.parse_args(argv)
     figures = json.loads(FIGURES.read_text()) if FIGURES.is_file() else {}
     if args.card:

@@ -24,9 +24,9 @@ import tyro
 from tyro.conf import Positional, arg
 
 from rigface import assets
+from rigface.edits import PREVIEW
 from rigface.errors import RigFaceError
 from rigface.terminal import exit_code
-from serve.schemas import PREVIEW
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 

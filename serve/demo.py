@@ -10,10 +10,11 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
+from rigface.edits import PREVIEW
 from rigface.errors import BadInput, PlanError
 from rigface.image import decode, encode_jpeg, sniff
 from serve.client.client import Client, ClientResult
-from serve.schemas import PREVIEW, ModelInfo
+from serve.schemas import ModelInfo
 
 FPS, MAX_FRAMES = 1.0, 20  # frames of a video that are searched for a face
 EDIT = {"yaw_deg": 14, "expression": {"smile": 0.7}, "light": {"azimuth_deg": 45, "elevation_deg": 25}}

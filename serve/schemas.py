@@ -27,7 +27,6 @@ from rigface.edits import MAX_DEGREES, MAX_PROMPT_CHARS, NAMED_EXPRESSIONS, Edit
 from serve.problems import KNOWN, PREFIX
 
 API_VERSION = "1"
-PREVIEW = "preview"  # the model that needs no network: warps and relights the photo
 PictureId = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$", description="content hash of a picture sent before")]
 Format = Literal["png", "jpeg", "webp"]
 Container = Literal["mp4", "mov"]  # those that a C2PA manifest can be written into

@@ -10,7 +10,7 @@ from typing import Any
 
 from pipelines import run_info
 from pipelines.evaluate.config import EvaluateConfig
-from rigface.editor import PREVIEW
+from rigface.edits import PREVIEW
 from rigface.model.checkpoint import folder_of
 
 HASHED_BYTES = 2**20  # of the beginning and the end of each file

@@ -30,7 +30,7 @@ from pipelines.evaluate.tasks import TaskSource, source_of
 from pipelines.evaluate.worker import ROWS, EvaluateUnit
 from pipelines.examples.layout import has_examples, parts_of, spec_of
 from rigface import assets
-from rigface.editor import PREVIEW
+from rigface.edits import PREVIEW
 from rigface.errors import PlanError
 from rigface.evaluation.report import VERSION
 from rigface.evaluation.report_card import ReportCard

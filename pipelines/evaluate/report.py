@@ -17,7 +17,7 @@ from markupsafe import Markup
 from pipelines.evaluate.gallery import groups
 from pipelines.evaluate.info import EvaluationInfo
 from pipelines.evaluate.planned_task import SELF_EDITS
-from rigface.editor import PREVIEW
+from rigface.edits import PREVIEW
 from rigface.evaluation import report
 from rigface.evaluation.baselines import CONTROLS
 from rigface.evaluation.report_card import ReportCard, make_card

@@ -19,7 +19,8 @@ import torch
 
 from pipelines.evaluate.planned_task import PlannedTask
 from pipelines.evaluate.tasks import Style, Task, source_of
-from rigface.editor import PREVIEW, EditModel
+from rigface.editor import EditModel
+from rigface.edits import PREVIEW
 from rigface.evaluation import report
 from rigface.evaluation.baselines import controls
 from rigface.evaluation.estimator import Estimate, FaceEstimator

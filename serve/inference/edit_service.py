@@ -17,13 +17,14 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
+from rigface.edits import PREVIEW
 from rigface.telemetry.json_logging import log_fields
 from serve.content_cache import picture_id
 from serve.limits import Limits
 from serve.messages import EditedImage, EditInput, OutputOptions, Preview, SamplingOptions
 from serve.problems import ApiError
 from serve.protocols import DiffusionService, FaceService
-from serve.schemas import PREVIEW, EditProgress, EditRequest, EditResult, Sampling
+from serve.schemas import EditProgress, EditRequest, EditResult, Sampling
 from serve.security.api_keys import Key
 from serve.telemetry import metrics, tracing
 

@@ -8,10 +8,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from rigface.edits import PREVIEW
 from rigface.types import Conditions
 from serve.messages import ModelInputSpec, SampledImage, SamplingOptions, Step
 from serve.problems import ApiError
-from serve.schemas import PREVIEW, ModelInfo
+from serve.schemas import ModelInfo
 
 if TYPE_CHECKING:
     from rigface.model.checkpoint import ModelConfig

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from rigface.editor import EditModel, Editor, numbers
-from rigface.edits import EditSpec
+from rigface.edits import PREVIEW, EditSpec
 from rigface.face.analyzer import FaceAnalyzer, choose_faces
 from rigface.image import decode
 from rigface.types import Conditions, Face
@@ -42,7 +42,7 @@ from serve.messages import ModelInputSpec, SampledImage, SamplingOptions
 from serve.problems import ApiError
 from serve.protocols import DiffusionService
 from serve.provenance.encoder import Origin, Signer
-from serve.schemas import PREVIEW, AnimationJob, VideoJob
+from serve.schemas import AnimationJob, VideoJob
 from serve.security.consent import TAKES_IDENTITY, Policy
 
 MAX_PIECE_FRAMES, MAX_PIECE_S = 100, 20.0

@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 
-from rigface.edits import EditSpec
+from rigface.edits import PREVIEW, EditSpec
 from rigface.errors import BadInput
 from rigface.extras import extra
 from rigface.image import decode, sniff
@@ -40,7 +40,7 @@ from serve.messages import EditInput, OutputOptions
 from serve.problems import ApiError
 from serve.provenance import watermark
 from serve.provenance.encoder import Origin, encode
-from serve.schemas import PREVIEW, Verified
+from serve.schemas import Verified
 
 LOG = logging.getLogger("rigface.serve")
 LABEL = "org.rigface.edit"
