@@ -9,10 +9,11 @@ limit. A job is submitted once only: the lost replica may have stored it, so the
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
-from collections.abc import AsyncGenerator, Collection
+from collections.abc import AsyncGenerator, Callable, Collection, Coroutine
 from contextlib import aclosing, suppress
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, ReplicaUnavailableError
@@ -22,21 +23,19 @@ from rigface.types import Conditions
 from serve.messages import (
     EditedImage,
     EditInput,
-    FinishedEdit,
-    JobResult,
-    JobSubmission,
     ModelInputSpec,
     OutputOptions,
-    Preview,
     SampledImage,
     SamplingOptions,
     Step,
 )
 from serve.problems import ApiError
-from serve.protocols import DiffusionService, EditService, FaceService, JobService, MeshFormat
-from serve.schemas import EditProgress, JobState, ModelInfo, Reconstruction, Verified
+from serve.protocols import DiffusionService, EditService, FaceService, JobService
+from serve.schemas import EditProgress, ModelInfo
 from serve.telemetry import tracing
 
+Params = ParamSpec("Params")
+Result = TypeVar("Result")
 LOST = (RayActorError, ReplicaUnavailableError)
 MAX_TRIES, RETRY_S = 4, 0.5
 MODELS_TTL_S = 5.0
@@ -52,11 +51,11 @@ class RemoteDeployment:
         """As the replica's own."""
         return await self._call(self._handle.ready)
 
-    async def _call(self, method: Any, *args: object, max_tries: int = MAX_TRIES) -> Any:
+    async def _call(self, method: Any, *args: object, max_tries: int = MAX_TRIES, **kwargs: object) -> Any:
         """The result of a handle's method."""
         for tries_left in reversed(range(max_tries)):
             try:
-                result = await method.remote(*args, context=tracing.current_context())
+                result = await method.remote(*args, context=tracing.current_context(), **kwargs)
             except Exception as error:
                 await _wait_or_raise(error, tries_left)
                 continue
@@ -79,6 +78,19 @@ class RemoteDeployment:
             finally:
                 with suppress(*LOST):
                     events.cancel()
+
+
+def remote(
+    method: Callable[Concatenate[Any, Params], Coroutine[Any, Any, Result]], max_tries: int = MAX_TRIES
+) -> Callable[Concatenate[Any, Params], Coroutine[Any, Any, Result]]:
+    """A protocol's method as a call of the handle's method of that name, repeated after a lost replica."""
+
+    @functools.wraps(method)
+    async def call(self: RemoteDeployment, *args: Params.args, **kwargs: Params.kwargs) -> Result:
+        handle_method = getattr(self._handle, method.__name__)
+        return await self._call(handle_method, *args, max_tries=max_tries, **kwargs)
+
+    return call
 
 
 class RemoteDiffusionWorker(RemoteDeployment, DiffusionService):
@@ -122,25 +134,11 @@ class RemoteDiffusionWorker(RemoteDeployment, DiffusionService):
 class RemoteFaceWorker(RemoteDeployment, FaceService, EditService):
     """A `FaceService` behind a handle; its replicas run whole edits, so it is an `EditService` too."""
 
-    async def reconstruct(self, edit_input: EditInput) -> Reconstruction:
-        """As `FaceService.reconstruct`."""
-        return await self._call(self._handle.reconstruct, edit_input)
-
-    async def mesh(self, edit_input: EditInput, kind: MeshFormat) -> bytes:
-        """As `FaceService.mesh`."""
-        return await self._call(self._handle.mesh, edit_input, kind)
-
-    async def preview(self, edit_input: EditInput, output_options: OutputOptions) -> Preview:
-        """As `FaceService.preview`."""
-        return await self._call(self._handle.preview, edit_input, output_options)
-
-    async def edit_without_model(self, edit_input: EditInput, output_options: OutputOptions) -> FinishedEdit:
-        """As `FaceService.edit_without_model`."""
-        return await self._call(self._handle.edit_without_model, edit_input, output_options)
-
-    async def verify(self, data: bytes) -> Verified:
-        """As `FaceService.verify`."""
-        return await self._call(self._handle.verify, data)
+    reconstruct = remote(FaceService.reconstruct)
+    mesh = remote(FaceService.mesh)
+    preview = remote(FaceService.preview)
+    edit_without_model = remote(FaceService.edit_without_model)
+    verify = remote(FaceService.verify)
 
     def edit_service(self, diffusion_worker: DiffusionService) -> EditService:
         """This handle: each replica has its own handle of the diffusion workers."""
@@ -166,29 +164,12 @@ class RemoteFaceWorker(RemoteDeployment, FaceService, EditService):
 class RemoteJobQueue(RemoteDeployment, JobService):
     """A `JobService` behind a handle."""
 
-    async def submit(self, submission: JobSubmission, owner: str, idempotency_key: str = "") -> JobState:
-        """As `JobService.submit`; not repeated after a lost replica."""
-        return await self._call(self._handle.submit, submission, owner, idempotency_key, max_tries=1)
-
-    async def status(self, job_id: str, owner: str) -> JobState:
-        """As `JobService.status`."""
-        return await self._call(self._handle.status, job_id, owner)
-
-    async def jobs_of(self, owner: str) -> list[JobState]:
-        """As `JobService.jobs_of`."""
-        return await self._call(self._handle.jobs_of, owner)
-
-    async def cancel(self, job_id: str, owner: str) -> JobState:
-        """As `JobService.cancel`."""
-        return await self._call(self._handle.cancel, job_id, owner)
-
-    async def remove(self, job_id: str, owner: str) -> None:
-        """As `JobService.remove`."""
-        await self._call(self._handle.remove, job_id, owner)
-
-    async def result(self, job_id: str, owner: str, number: int, through: bool = False) -> JobResult:
-        """As `JobService.result`."""
-        return await self._call(self._handle.result, job_id, owner, number, through)
+    submit = remote(JobService.submit, max_tries=1)
+    status = remote(JobService.status)
+    jobs_of = remote(JobService.jobs_of)
+    cancel = remote(JobService.cancel)
+    remove = remote(JobService.remove)
+    result = remote(JobService.result)
 
 
 async def _wait_or_raise(error: Exception, tries_left: int) -> None:

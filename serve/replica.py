@@ -33,10 +33,10 @@ def delegate(
     name, stage = method.__name__, f"{part}.{method.__name__}"
 
     @functools.wraps(method)
-    async def call(self: Any, *args: object, context: CallContext = NO_CONTEXT) -> Result | ApiError:
+    async def call(self: Any, *args: object, context: CallContext = NO_CONTEXT, **kwargs: object) -> Result | ApiError:
         with tracing.span_in(context, stage), stage_log(stage, context.request_id) as log:
             try:
-                return await getattr(self._worker, name)(*args)
+                return await getattr(self._worker, name)(*args, **kwargs)
             except EXPECTED as error:
                 return log.problem(error)
 
