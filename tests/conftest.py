@@ -27,13 +27,19 @@ os.environ.setdefault("RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S", "30")
 ROOT = Path(__file__).parent.parent
 SHARED = Path(os.environ.get("RIGFACE_SHARED", ROOT.parent / "shared"))
 SLOW_FIXTURES = {"ray_cluster", "s3_server", "s3_behind", "other_s3_server", "shared"}
+SLOW_PATHS = (
+    "tests/drills/", "tests/pipelines/train/", "tests/serve/jobs/", "tests/serve/web/", "tests/test_packaging.py",
+    "tests/pipelines/edit/test_job.py", "tests/pipelines/evaluate/test_job.py", "tests/pipelines/examples/test_captions.py",
+    "tests/pipelines/extract/test_brought_weights.py", "tests/rigface/face/controls/test_blendshape_transfer.py",
+    "tests/serve/api/test_openapi_contract.py",
+)  # fmt: skip
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests that start a cluster or a server, or read the shared data, as `slow`: `make test-fast` leaves them out."""
+    """Mark tests that start a cluster, a server, a browser or a training as `slow`: `make test-fast` leaves them out."""
     for item in items:
-        if SLOW_FIXTURES & set(getattr(item, "fixturenames", ())):
+        if SLOW_FIXTURES & set(getattr(item, "fixturenames", ())) or item.nodeid.startswith(SLOW_PATHS):
             item.add_marker(pytest.mark.slow)
 
 
