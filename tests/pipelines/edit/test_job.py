@@ -262,7 +262,7 @@ def test_sliders_measures_flame(capsys, fixtures, tmp_path):
         ),
         (
             "edit {in}/photo.jpg {out}/o.png --prompt glasses --checkpoint tiny",
-            "--prompt: this model has no text encoder",
+            "--prompt: needs a model with a text encoder; this one has none",
         ),
         (
             "edit {in}/photo.jpg {out}/o.png --yaw 3 --steps 3 --checkpoint preview",
