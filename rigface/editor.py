@@ -354,7 +354,8 @@ def refined(made: np.ndarray, preview: np.ndarray, fine: np.ndarray) -> np.ndarr
     size = fine.shape[:2]
     change = made.astype(np.float32) - preview
     change = cv2.resize(change, size, interpolation=cv2.INTER_CUBIC if len(fine) > len(made) else cv2.INTER_AREA)
-    return (fine + change + 0.5).clip(0, 255).astype(np.uint8)
+    result: np.ndarray = (fine + change + 0.5).clip(0, 255).astype(np.uint8)
+    return result
 
 
 def _widened(mask: np.ndarray) -> np.ndarray:

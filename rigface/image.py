@@ -125,7 +125,8 @@ def _read(data: bytes, formats: tuple[str, ...], max_pixels: int, convert: Any) 
         if (pixels := picture.width * picture.height) > max_pixels:
             raise BadImage(_too_large(pixels, max_pixels))
         picture.load()
-        return convert(picture)
+        result: np.ndarray = convert(picture)
+        return result
     except (BadImage, MemoryError):
         raise
     except Image.DecompressionBombError as e:  # Pillow saw it first
@@ -274,7 +275,8 @@ def srgb8_to_linear(image: np.ndarray) -> np.ndarray:
     """
     if image.dtype != np.uint8:
         raise ValueError(f"image: want uint8, got {image.dtype}")
-    return _linear_of_8_bit()[image]
+    result: np.ndarray = _linear_of_8_bit()[image]
+    return result
 
 
 @cache

@@ -59,7 +59,7 @@ class WorkerProcess:
     def __init__(self, target: str, kwargs: dict[str, Any], silence_s: float) -> None:
         self.silence_s = silence_s
         self._start = (target, kwargs)
-        self._process: subprocess.Popen | None = None
+        self._process: subprocess.Popen[bytes] | None = None
         self._pipe: Connection | None = None
         self._ready = False
 

@@ -77,4 +77,5 @@ def _unloaded(adapted: PeftModel) -> RigFaceModel:
     """The model as it was. peft alone would leave an adapter's whole modules, such as the class embedding, in it."""
     for name in list(adapted.peft_config):
         adapted.delete_adapter(name)
-    return adapted.unload()
+    result: RigFaceModel = adapted.unload()
+    return result

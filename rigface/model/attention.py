@@ -107,7 +107,9 @@ class RecordTokens:
     def __init__(self, block: str) -> None:
         self.block = block
 
-    def __call__(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]] | None:
+    def __call__(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[()], dict[str, Any]] | None:
         named = {**dict(zip(_BLOCK_ARGUMENTS, args)), **kwargs}
         extra = dict(named.get("cross_attention_kwargs") or {})
         recorder = extra.pop("recorder", None)
@@ -155,7 +157,8 @@ class ReferenceAttention:
             key, value = self._join(attn, reference_tokens, keep, key, value)
         query, key, value = (t.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for t in (query, key, value))
         out = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
-        return attn.to_out[1](attn.to_out[0](out))
+        result: Tensor = attn.to_out[1](attn.to_out[0](out))
+        return result
 
     def _join(
         self, attn: Attention, reference_tokens: ReferenceTokens, keep: Tensor | None, key: Tensor, value: Tensor

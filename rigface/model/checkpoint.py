@@ -342,4 +342,5 @@ def _vae(folder: Path) -> AutoencoderKL:
     )
     if odd := {k: v for k, v in info.items() if k in ("missing_keys", "unexpected_keys", "mismatched_keys") and v}:
         raise BadCheckpoint(f"{folder}: the VAE's weights do not fit its config: {odd}")
-    return vae
+    result: AutoencoderKL = vae
+    return result

@@ -83,17 +83,20 @@ def patch(vae: AutoencoderKL) -> int:
 
 def shrinkage(vae: AutoencoderKL) -> int:
     """How many times smaller than the picture its latents are, along a side."""
-    return patch(vae) * 2 ** (len(vae.config["block_out_channels"]) - 1)
+    result: int = patch(vae) * 2 ** (len(vae.config["block_out_channels"]) - 1)
+    return result
 
 
 def encode(vae: AutoencoderKL, pictures: Tensor) -> Tensor:
     """Condition latents (B, 4, h, w), unscaled, of pictures (B, 3, S, S) float in [0, 1]."""
-    return vae.encode(F.pixel_unshuffle(2 * pictures - 1, patch(vae))).latent_dist.mode()
+    result: Tensor = vae.encode(F.pixel_unshuffle(2 * pictures - 1, patch(vae))).latent_dist.mode()
+    return result
 
 
 def encode_target(vae: AutoencoderKL, pictures: Tensor) -> Tensor:
     """Target latents (B, 4, h, w), scaled, of pictures (B, 3, S, S) float in [0, 1]."""
-    return encode(vae, pictures) * vae.config["scaling_factor"]
+    result: Tensor = encode(vae, pictures) * vae.config["scaling_factor"]
+    return result
 
 
 def decode(vae: AutoencoderKL, latents: Tensor) -> Tensor:

@@ -128,7 +128,8 @@ def patch_autoencoder(found: Components, size: int) -> AutoencoderKL:
         vae.encoder.conv_out.bias[count:] = -30.0  # the log variance: its mode is all that is used
         _to_pairs(vae.decoder.conv_in, torch.eye(count), torch.zeros(count))
         _from_pairs(vae.decoder, (basis * root).T.contiguous(), mean)
-    return vae.eval().requires_grad_(False)
+    result: AutoencoderKL = vae.eval().requires_grad_(False)
+    return result
 
 
 def _places(count: int) -> tuple[Tensor, Tensor]:

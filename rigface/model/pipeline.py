@@ -32,9 +32,10 @@ from rigface.image import to_image, to_tensor
 from rigface.model import checkpoint as checkpoints
 from rigface.model.adapters import Adapters
 from rigface.model.attention import ReferenceTokens
-from rigface.model.checkpoint import Checkpoint, ModelConfig
+from rigface.model.checkpoint import Checkpoint
 from rigface.model.gathered_conv import gather
 from rigface.model.latents import LatentConditions, decode, encode, lost_detail, shrinkage
+from rigface.model.model_config import ModelConfig
 from rigface.model.sampling import Guidance, SamplingBatch, SamplingState, seeded
 from rigface.types import Conditions
 
@@ -254,7 +255,7 @@ class RigFacePipeline:
         return to_image(self._decode(latents, detail))
 
     def _decode(self, latents: Tensor, detail: Tensor | None) -> Tensor:
-        decoded = torch.cat([decode(self.vae, rows) for rows in latents.split(ENCODE_ROWS)])
+        decoded = torch.cat([decode(self.vae, rows) for rows in torch.split(latents, ENCODE_ROWS)])
         return (decoded if detail is None else decoded + detail).clamp(0, 1)
 
     @torch.no_grad()
@@ -316,19 +317,21 @@ class RigFacePipeline:
         images = self(
             None if "reference_tokens" in options else flat[0], flat[1], flat[2], code, output="np", **options
         ).images
-        return images.reshape(*c.batch, *images.shape[1:])
+        result: np.ndarray = images.reshape(*c.batch, *images.shape[1:])
+        return result
 
     def _predict(self, *args: Any, **kwargs: Any) -> Tensor:
         with self._amp():
-            return self.model(*args, **kwargs)
+            result: Tensor = self.model(*args, **kwargs)
+            return result
 
-    def _amp(self) -> AbstractContextManager:
+    def _amp(self) -> AbstractContextManager[Any]:
         return nullcontext() if self._dtype is None else torch.autocast(self.device.type, self._dtype)  # type: ignore[arg-type]
 
     def _encode(self, *pictures: Tensor) -> tuple[Tensor, ...]:
-        stacked = torch.cat(pictures).split(ENCODE_ROWS)
+        stacked = torch.split(torch.cat(pictures), ENCODE_ROWS)
         latents = torch.cat([encode(self.vae, rows.to(self.device)) for rows in stacked])
-        return latents.split([p.shape[0] for p in pictures])
+        return torch.split(latents, [p.shape[0] for p in pictures])
 
     def _text(self, prompt: str | Sequence[str] | None, embeds: Tensor | None) -> Tensor:
         if prompt is not None and embeds is not None:

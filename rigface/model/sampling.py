@@ -198,7 +198,8 @@ class SamplingState:
     @property
     def timestep(self) -> Tensor:
         """t of the step to come, a scalar."""
-        return self._scheduler.timesteps[self.index]
+        result: Tensor = self._scheduler.timesteps[self.index]
+        return result
 
     def model_inputs(self) -> tuple[Tensor, Tensor]:
         """The network's next inputs: latents (rows, 4, h, w) and timesteps (rows,)."""
@@ -207,7 +208,7 @@ class SamplingState:
 
     def advance(self, latents: Tensor, answer: Tensor) -> None:
         """Take one step with the network's answer (rows, 4, h, w) to `latents`."""
-        parts = answer.float().unflatten(0, (-1, self._batch))
+        parts = torch.unflatten(answer.float(), 0, (-1, self._batch))
         guided, asked = parts[0], latents[: self._batch]
         for (_, excess), without in zip(self._terms, parts[1:]):
             guided = guided + excess * (parts[0] - without)
@@ -241,11 +242,13 @@ class SamplingState:
         if self.process.kind == "bridge":
             return start(self.process, conditions, noise)
         if strength == 1:
-            return noise * self._scheduler.init_noise_sigma
+            result: Tensor = noise * self._scheduler.init_noise_sigma
+            return result
         if hasattr(self._scheduler, "set_begin_index"):
             self._scheduler.set_begin_index(self.index)
         at = self._scheduler.timesteps[self.index : self.index + 1].expand(noise.shape[0])
-        return self._scheduler.add_noise(self.process.latent_scale * conditions.render, noise, at)
+        result: Tensor = self._scheduler.add_noise(self.process.latent_scale * conditions.render, noise, at)
+        return result
 
 
 class SamplingBatch:
@@ -289,16 +292,19 @@ class SamplingBatch:
             self._joined = _join(self.states)
         conditions, reference_tokens, drop = self._joined
         latents, timesteps = zip(*(state.model_inputs() for state in self.states))
-        answers = self._predict(
-            torch.cat(latents),
-            torch.cat(timesteps),
-            conditions.background,
-            conditions.render,
-            conditions.expression_code,
-            text=conditions.text,
-            reference_tokens=reference_tokens,
-            drop=drop,
-        ).split([state.rows for state in self.states])
+        answers = torch.split(
+            self._predict(
+                torch.cat(latents),
+                torch.cat(timesteps),
+                conditions.background,
+                conditions.render,
+                conditions.expression_code,
+                text=conditions.text,
+                reference_tokens=reference_tokens,
+                drop=drop,
+            ),
+            [state.rows for state in self.states],
+        )
         for state, asked, answer in zip(self.states, latents, answers):
             try:
                 state.advance(asked, answer)
@@ -328,7 +334,7 @@ def _join(states: Sequence[SamplingState]) -> tuple[LatentConditions, ReferenceT
     return conditions, reference_tokens, torch.cat([n if w.drop is None else w.drop for w, n in zip(states, nothing)])
 
 
-def _shape(state: SamplingState) -> tuple:
+def _shape(state: SamplingState) -> tuple[Any, ...]:
     text = None if state.conditions.text is None else tuple(state.conditions.text.shape[1:])
     seen = (
         None

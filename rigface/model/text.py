@@ -63,7 +63,8 @@ class TextEncoder:
             truncation=True,
             return_tensors="pt",
         )
-        return self.model(tokens.input_ids.to(self.model.device)).last_hidden_state.float()
+        result: Tensor = self.model(tokens.input_ids.to(self.model.device)).last_hidden_state.float()
+        return result
 
 
 def has_text_encoder(folder: Path) -> bool:

@@ -69,17 +69,20 @@ class RigFaceModel(nn.Module):
     @property
     def expression_size(self) -> int:
         """E, how many numbers the expression code has."""
-        return self.denoiser.config["projection_class_embeddings_input_dim"]
+        result: int = self.denoiser.config["projection_class_embeddings_input_dim"]
+        return result
 
     @property
     def latent_channels(self) -> int:
         """Channels of a picture's latents."""
-        return self.identity.config["in_channels"]
+        result: int = self.identity.config["in_channels"]
+        return result
 
     @property
     def latent_multiple(self) -> int:
         """Latent height and width have to be multiples of this."""
-        return 2 ** (len(self.denoiser.config["block_out_channels"]) - 1)
+        result: int = 2 ** (len(self.denoiser.config["block_out_channels"]) - 1)
+        return result
 
     def enable_gradient_checkpointing(self) -> None:
         """Trade a second forward of each block for its activations, in both networks."""
@@ -129,7 +132,7 @@ class RigFaceModel(nn.Module):
             render = torch.where(attributes[:, None, None, None], 0.0, render)
             expression_code = torch.where(attributes[:, None], 0.0, expression_code)
             text = torch.where(silent[:, None, None], self._text(None, latents), text)
-        return self.denoiser(
+        result: Tensor = self.denoiser(
             torch.cat([latents, background, render], dim=1),
             timestep,
             encoder_hidden_states=text,
@@ -137,6 +140,7 @@ class RigFaceModel(nn.Module):
             cross_attention_kwargs={"reference_tokens": reference_tokens, "keep": keep},
             return_dict=False,
         )[0]
+        return result
 
     def _text(self, text: Tensor | None, like: Tensor) -> Tensor:
         text = self.default_text.expand(like.shape[0], -1, -1) if text is None else text

@@ -77,7 +77,8 @@ def read_json(file: Path) -> dict[str, Any]:
         BadCheckpoint: it is no JSON.
     """
     try:
-        return json.loads(file.read_text())
+        result: dict[str, Any] = json.loads(file.read_text())
+        return result
     except FileNotFoundError as error:
         raise MissingAsset(f"{file} is not there") from error
     except ValueError as error:

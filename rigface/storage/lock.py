@@ -24,6 +24,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from rigface.errors import OutputBusy, StorageGone
 from rigface.storage import objects, s3_client
@@ -53,7 +54,7 @@ def _machine() -> str:
         return ""
 
 
-def _named(owner: dict) -> str:
+def _named(owner: dict[str, Any]) -> str:
     return f"process {owner.get('pid', '?')} on {owner.get('host', '?')}, since {owner.get('since', '?')}"
 
 
@@ -143,7 +144,7 @@ class _Lease:
         self.where = store.bucket_and_key(f"{INTERNAL}/lease.json")
         self.owner = _me()
         self.tag = ""  # of the object, as we last knew it
-        self.owner_now: dict = {}
+        self.owner_now: dict[str, Any] = {}
         self.age_s = 0.0
 
     def look(self) -> bool:

@@ -230,7 +230,10 @@ def put(
     if len(view) > 2 * PART:
         return _put_parts(where, view, condition)
     body = bytes(view)
-    return call(lambda s3: s3.put_object(**where, Body=body, **condition), f"s3://{bucket}/{key}", patience)["ETag"]
+    result: str = call(lambda s3: s3.put_object(**where, Body=body, **condition), f"s3://{bucket}/{key}", patience)[
+        "ETag"
+    ]
+    return result
 
 
 def _put_parts(where: dict[str, str], view: memoryview, condition: dict[str, str]) -> str:
@@ -248,7 +251,8 @@ def _put_parts(where: dict[str, str], view: memoryview, condition: dict[str, str
             parts = list(pool.map(send, range(1, -(-len(view) // size) + 1)))
         whole = {"MultipartUpload": {"Parts": parts}}
         try:
-            return call(lambda s3: s3.complete_multipart_upload(**upload, **whole, **condition), what)["ETag"]
+            result: str = call(lambda s3: s3.complete_multipart_upload(**upload, **whole, **condition), what)["ETag"]
+            return result
         except FileNotFoundError:  # no such upload: an earlier try completed it, and its answer was lost
             there = head(where["Bucket"], where["Key"])
             if there.size != len(view):
@@ -289,7 +293,8 @@ def presigned(uri: str, method: Literal["GET", "PUT"] = "GET", seconds: int = 36
         raise ValueError(f"want 1 to 604800 seconds, got {seconds}")
     operation = {"GET": "get_object", "PUT": "put_object"}[method]
     wanted = {"Bucket": bucket, "Key": key} | ({"ResponseContentType": media_type} if media_type else {})
-    return client().generate_presigned_url(operation, Params=wanted, ExpiresIn=seconds)
+    result: str = client().generate_presigned_url(operation, Params=wanted, ExpiresIn=seconds)
+    return result
 
 
 def answers(bucket: str) -> bool:

@@ -220,11 +220,13 @@ class TooSlow(Exception):
 
 
 def _code(error: Any) -> str:
-    return error.response.get("Error", {}).get("Code", "")
+    result: str = error.response.get("Error", {}).get("Code", "")
+    return result
 
 
 def _status(error: Any) -> int:
-    return error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    result: int = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    return result
 
 
 def _said(error: Exception, what: str) -> Exception:

@@ -89,8 +89,11 @@ class MetricRecorder:
 
 def _record(library: Any, measure: Metric) -> Record:
     about = {"name": measure.name, "description": measure.meaning, "tag_keys": measure.labels}
+    record: Record
     if measure.kind == "counter":
-        return library.Counter(**about).inc
-    if measure.kind == "gauge":
-        return library.Gauge(**about).set
-    return library.Histogram(**about, boundaries=list(measure.buckets)).observe
+        record = library.Counter(**about).inc
+    elif measure.kind == "gauge":
+        record = library.Gauge(**about).set
+    else:
+        record = library.Histogram(**about, boundaries=list(measure.buckets)).observe
+    return record
