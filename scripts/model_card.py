@@ -59,7 +59,7 @@ def _time(hours: float) -> str:
 
 
 def trained(run: Path) -> dict[str, Any]:
-    """What a training run says of itself, its examples and its weights."""
+    """Facts of a training run, its examples and its weights, from its files."""
     about = json.loads((run / "rigface.json").read_text())
     lines = [json.loads(t) for file in sorted((run / "log").glob("*.jsonl")) for t in file.read_text().splitlines()]
     steps = max(line["step"] for line in lines)

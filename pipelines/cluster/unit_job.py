@@ -54,7 +54,7 @@ class Unit(Generic[Plan]):
 
 
 class Worker(Protocol[PlanIn]):
-    """Does one unit at a time; built once per actor."""
+    """A callable that does one unit; built once per actor."""
 
     def __call__(self, unit: str, plan: PlanIn, /) -> Mapping[str, int]:
         """Do a unit and commit it; returns what there was, by name."""

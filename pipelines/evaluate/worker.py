@@ -88,7 +88,7 @@ def round_trip(pipeline: RigFacePipeline, size: int) -> Callable[[np.ndarray], n
 
 
 class EvaluateUnit:
-    """Does units of tasks. One per actor.
+    """Worker for units of tasks. One per actor.
 
     Args:
         data, out: uris.

@@ -13,10 +13,10 @@ from pipelines.examples.split import HELD_OUT
 
 @dataclass(frozen=True)
 class PairSettings:
-    """What examples to make. An output has one of these."""
+    """Settings of the examples, fixed for an output."""
 
     style: str = "texture"
-    """What the render shows: `texture` (the preview) or `albedo`."""
+    """Style of the render: `texture` (the preview) or `albedo`."""
     size: int = 256
     """Side of the pictures in pixels."""
     pairs: int = 20_000

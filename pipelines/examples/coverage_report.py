@@ -12,7 +12,7 @@ TITLES = {"pose": "turn between the two, degrees", "expression": "expression, RM
 
 @dataclass(frozen=True)
 class PairReport:
-    """What the examples of an output cover.
+    """Coverage of the examples of an output.
 
     Args:
         candidates: number of possible pairs.

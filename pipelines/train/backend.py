@@ -34,7 +34,7 @@ Write = Callable[[Path], None]
 
 
 class Backend(Protocol):
-    """Where a training loop runs."""
+    """The environment of a training loop."""
 
     rank: int
     world: int

@@ -41,7 +41,7 @@ class TrainConfig:
     examples: Suppress[str] = "EXAMPLES"
     """Folder or s3:// prefix that `pair` or `encode` wrote."""
     out: Suppress[str] = "OUT"
-    """Where checkpoints, logs and the model go; a rerun with the same folder goes on."""
+    """Folder of checkpoints, logs and the model; a rerun with the same folder goes on."""
     start: str = "sd15:sd15"
     """A checkpoint folder, `sd15:FOLDER` (Stable Diffusion 1.5), `tiny` (for tests), or `scratch` (see networks)."""
     autoencoder: str = ""

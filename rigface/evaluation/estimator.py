@@ -152,36 +152,36 @@ class FaceEstimator:
         """
         places = [None] * len(pictures) if near is None else list(near)
         found = [None if p is None else self._face(p, box) for p, box in zip(pictures, places)]
-        good = [i for i, one in enumerate(found) if one is not None]
+        good = [i for i, face in enumerate(found) if face is not None]
         seen: list[Estimate | None] = [None] * len(found)
         if not good:
             return seen
         faces: list[tuple[np.ndarray, Detection]] = [(pictures[i], found[i]) for i in good]  # type: ignore[misc]
-        aligned = align([picture for picture, _ in faces], [one for _, one in faces])
+        aligned = align([picture for picture, _ in faces], [face for _, face in faces])
         fit = reconstruct(self._reconstructor, aligned)
         for k, i in enumerate(good):
-            picture, one = faces[k]
+            picture, face = faces[k]
             seen[i] = Estimate(
                 params=_one(fit.params, k),
-                box=np.asarray(one.box),
-                landmarks=one.landmarks,
+                box=np.asarray(face.box),
+                landmarks=face.landmarks,
                 frame_to_crop=aligned.frame_to_crop[k],
-                skin=skin_colour(picture, one.landmarks),
+                skin=skin_colour(picture, face.landmarks),
                 residual=float(fit.landmark_residual[k]),
-                blendshapes=one.blendshapes,
-                turn=None if one.matrix is None else turn_of(one.matrix),
-                identity=None if self._identity is None else self._identity(picture, one),
+                blendshapes=face.blendshapes,
+                turn=None if face.matrix is None else turn_of(face.matrix),
+                identity=None if self._identity is None else self._identity(picture, face),
             )
         return seen
 
     def _face(self, picture: np.ndarray, near: np.ndarray | None) -> Detection | None:
         found = self._detector(picture, second_look=self._second_look)
-        found = [one for one in found if np.isfinite(one.box).all() and (one.box[2:] > one.box[:2]).all()]
+        found = [face for face in found if np.isfinite(face.box).all() and (face.box[2:] > face.box[:2]).all()]
         if not found:
             return None
         if near is None:
-            return max(found, key=lambda one: float(np.prod(one.box[2:] - one.box[:2])))
-        shared = iou(np.asarray(near, np.float64), np.stack([one.box for one in found]))
+            return max(found, key=lambda face: float(np.prod(face.box[2:] - face.box[:2])))
+        shared = iou(np.asarray(near, np.float64), np.stack([face.box for face in found]))
         return found[int(shared.argmax())] if shared.max() > 0 else None
 
     def person(self, picture: np.ndarray, seen: Estimate | None) -> np.ndarray:

@@ -32,7 +32,7 @@ def paint(person: int = 10, yaw: float = 0.0, smile: float = 0.0, azimuth: float
 
 
 def read(picture: np.ndarray) -> Estimate | None:
-    """What the picture shows; the inverse of `paint`, with a tremor if the dot is off the middle."""
+    """Values of a picture; the inverse of `paint`, with noise if the dot is off the middle."""
     if not picture.any():
         return None
     size = len(picture)
