@@ -37,7 +37,7 @@ EditModel = Callable[..., np.ndarray]
 """Conditions and a seed to an (S, S, 3) uint8 picture: what a model is to the editor. Where an edit has a prompt it comes third."""
 
 Target = np.ndarray | Face
-"""Somebody to copy from: a picture, whose largest face is meant, or a face seen before."""
+"""A person to copy from: a picture, whose largest face is meant, or an analysed face."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -209,7 +209,7 @@ class Editor:
             target = {}
         named = target if isinstance(target, Mapping) else dict.fromkeys(edit.take, target)
         if missing := sorted(set(edit.take) - set(named)):
-            raise ValueError(f"take: {', '.join(missing)} must be copied from somebody, and no target was given")
+            raise ValueError(f"take: {', '.join(missing)} need a target to be copied from, and none was given")
         faces = {
             id(g): choose_faces(self.analyzer(g), "largest")[0] if isinstance(g, np.ndarray) else g
             for g in named.values()
@@ -225,7 +225,7 @@ class Editor:
         return self._composer(source, wanted)
 
     def check_prompt(self, edit: EditSpec) -> None:
-        """Complain about words where nobody can hear them.
+        """Refuse a prompt that no text encoder takes.
 
         Raises:
             BadEdit: the preview edits, or a model without a text encoder.

@@ -1,4 +1,4 @@
-"""A model as what paints an editor's crops, and whether its weights fit the eyes that see for it.
+"""A diffusion model for `Editor`, and checks that its weights fit the analyzer.
 
 Path: RigFacePipeline -> `check_codes`, `check_head` -> `ModelEditor` -> Editor, evaluation.
 """
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class ModelEditor:
-    """A pipeline as `EditModel`. What it remembers of a person is kept for the next edit of the same picture.
+    """A pipeline as `EditModel`. It keeps the reference tokens for the next edit of the same picture.
 
     Args:
         sampling: options of `RigFacePipeline.begin` for every picture.
@@ -50,7 +50,7 @@ class ModelEditor:
         """(S, S, 3) uint8; the same conditions, seed and words give the same picture.
 
         Raises:
-            BadEdit: words, and the model has no text encoder.
+            BadEdit: a prompt, and the model has no text encoder.
         """
         name = conditions.reference.tobytes()
         last = self._last  # read once: another thread may replace it
@@ -60,13 +60,13 @@ class ModelEditor:
 
 
 def check_codes(config: ModelConfig, own_reconstructor: bool = False) -> None:
-    """Complain about weights whose expression codes the default eyes do not make, before gigabytes of them are loaded.
+    """Refuse weights whose expression codes the analyzer does not make, before gigabytes of them are loaded.
 
     Args:
-        own_reconstructor: faces are reconstructed by somebody else's code, which may make them.
+        own_reconstructor: faces are reconstructed by other code, which may make them.
 
     Raises:
-        BadCheckpoint: the released RigFace weights, or others that listen to a Basel network.
+        BadCheckpoint: the released RigFace weights, or others that take a Basel network's codes.
     """
     if config.expression_field == "bfm_expression" and not own_reconstructor:
         raise BadCheckpoint(

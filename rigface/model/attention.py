@@ -1,4 +1,4 @@
-"""Let the denoiser look at the person: one pre-hook that records, one attention processor that reads.
+"""Reference attention: a pre-hook records the identity network's tokens, an attention processor reads them.
 
 Path: reference latents -> identity network -> recorded tokens -> `ReferenceTokens` -> each of the denoiser's self-attentions.
 Source: RigFace (arXiv 2502.02465), FaceFusion. The released code stores the tokens that *enter* each transformer block
@@ -38,7 +38,7 @@ _BLOCK_ARGUMENTS = (  # of BasicTransformerBlock.forward: gradient checkpointing
 
 @dataclass(frozen=True, eq=False)
 class ReferenceTokens:
-    """What the denoiser knows of a person, per transformer block.
+    """Tokens or keys and values of a person, per transformer block.
 
     Args:
         blocks: block name -> (tokens (B, S, D),) as recorded, for training, where each block projects them itself; or

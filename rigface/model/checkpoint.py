@@ -1,14 +1,14 @@
-"""Folders of weights: the released RigFace layout, Stable Diffusion 1.5 as a start, and our own.
+"""Checkpoint folders: this project's format, the released RigFace layout, and Stable Diffusion 1.5 as a start.
 
 Path: folder -> `Checkpoint` -> pipeline or training; training -> `save` -> folder.
-Our folder is the released layout with stock diffusers configs, and one file more:
+The own format is the released layout with stock diffusers configs, and one file more:
 
     config.json             what the weights mean (`model_config.ModelConfig`); written last
     unet_id/  unet_denoise/ vae/       config.json, diffusion_pytorch_model.safetensors: diffusers reads each on its own
-    default_text.safetensors           what the networks hear when nobody says anything
+    default_text.safetensors           text embedding when there is no prompt
     text_encoder/  tokenizer/          optional
 
-No pickle is ever executed: ours are safetensors only; a released `.bin` is read as bare tensors or refused.
+No pickle is ever executed: the own format is safetensors only; a released `.bin` is read as bare tensors or refused.
 """
 
 from __future__ import annotations
@@ -56,12 +56,12 @@ class Checkpoint:
 
 
 def start(name: str, **options: Any) -> Checkpoint:
-    """Where training or serving starts from.
+    """Load the checkpoint that training or serving starts from.
 
     Args:
-        name: `mini` (the model that ships), `sd15:FOLDER`, `tiny`, or a folder: ours or the released one. A folder may be
+        name: `mini` (the model that ships), `sd15:FOLDER`, `tiny`, or a folder in either layout. A folder may be
             an s3:// address. A name wins over a folder of that name; `./mini` is a folder.
-        options: handed to `from_sd15`, `tiny`, `load_upstream`; ours takes none.
+        options: handed to `from_sd15`, `tiny`, `load_upstream`; the own format takes none.
 
     Raises:
         MissingAsset, BadCheckpoint, UnsafeFile: see `load`. PlanError, StorageGone: see `folder_of`.
@@ -75,7 +75,7 @@ def start(name: str, **options: Any) -> Checkpoint:
 
 
 def is_released(name: str) -> bool:
-    """Whether a start's name means a folder in the released RigFace layout; raises as `folder_of`."""
+    """True if the name means a folder in the released RigFace layout; raises as `folder_of`."""
     return name != "tiny" and not name.startswith("sd15:") and _is_released(folder_of(name))
 
 
@@ -84,11 +84,11 @@ def _is_released(folder: Path) -> bool:
 
 
 def folder_of(name: str) -> Path:
-    """The folder that a start's name means; `mini` is where `rigface.assets` finds it, one on S3 is copied here once.
+    """Local folder of a checkpoint name: `mini` from `rigface.assets`, a folder on S3 copied here once.
 
     Raises:
         MissingAsset: it is not on this machine (`mini`), or there is no such folder of weights on S3.
-        PlanError, StorageGone: see `copies.fetched`.
+        PlanError, StorageGone: see `model_cache.fetched`.
     """
     if name == "mini":
         return assets.find(name)
@@ -97,10 +97,10 @@ def folder_of(name: str) -> Path:
 
 
 def config_of(name: str) -> ModelConfig:
-    """What a start's weights mean, without reading them; the released weights' where a folder says nothing.
+    """Config of a checkpoint, without reading its weights; that of the released weights if a folder has none.
 
     Raises:
-        MissingAsset, BadCheckpoint: it is not there, or its config.json is not ours.
+        MissingAsset, BadCheckpoint: it is not there, or its config.json is of another kind.
     """
     if name == "tiny":
         return _tiny_config()
@@ -115,7 +115,7 @@ def config_of(name: str) -> ModelConfig:
 
 
 def load(folder: str | Path) -> Checkpoint:
-    """A checkpoint in our own format, in float32.
+    """Load a checkpoint in the own format, in float32.
 
     Raises:
         MissingAsset: it is not there, or not complete.
@@ -140,11 +140,11 @@ def load_upstream(
     config: ModelConfig | None = None,
     expression: int | None = None,
 ) -> Checkpoint:
-    """The released RigFace weights, as diffusers wrote them.
+    """Load the released RigFace weights, as diffusers wrote them.
 
     They were trained on the expression codes of a Basel network, which nothing here makes of a photograph: their edits need
     `FaceParams.bfm_expression` from elsewhere. With `expression` they are a start for training on a head's own codes: the one layer
-    that listens to codes begins at zero (its bias stays), all else as released.
+    that takes codes begins at zero (its bias stays), all else as released.
 
     Args:
         folder: holds `unet_id/` and `unet_denoise/` (or `checkpoint-N/` below each).
@@ -284,7 +284,7 @@ def save(
 
 
 def _without_place(file: Path) -> None:
-    """Take out of a diffusers config where its network was once read from: a path of somebody's machine."""
+    """Remove the local path from a diffusers config that its network was read from."""
     content = read_json(file)
     if content.pop("_name_or_path", None) is not None:
         file.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")

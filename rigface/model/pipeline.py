@@ -1,4 +1,4 @@
-"""All of it behind one call: pictures and numbers in, picture out, as diffusers' users expect it.
+"""Editing pipeline: images and coefficients in, image out, in the manner of diffusers.
 
 Path: source, background, render, expression code -> encode -> sampling steps -> decode -> picture.
 
@@ -174,7 +174,7 @@ class RigFacePipeline:
 
     @torch.no_grad()
     def encode_reference(self, source: Pictures) -> ReferenceTokens:
-        """What the denoiser has to know of the person; depends on the picture alone, so cache it by its content."""
+        """Reference tokens of a person; they depend on the picture alone, so cache them by its content."""
         (latents,) = self._encode(_tensor(source))
         with self._amp():
             return self.model.encode_reference(latents)

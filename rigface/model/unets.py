@@ -8,7 +8,7 @@ Source: RigFace (arXiv 2502.02465). The released code forks `UNet2DConditionMode
     projection_class_embeddings_input_dim=E        (the released weights call it `au_aug_mlp`)
 
 and the identity network is an unchanged Stable Diffusion UNet. Its end is dead: what comes after the last recorded
-block reaches no output of ours. Those parameters are frozen here, so that DDP meets no unused parameter.
+block reaches no output. Those parameters are frozen here, so that DDP meets no unused parameter.
 
 Shape suffixes: B batch, (4, h, w) latents, L text tokens, D text channels, E expression codes.
 """
@@ -35,8 +35,8 @@ class RigFaceModel(nn.Module):
     Args:
         identity: UNet with `in_channels` of the latents.
         denoiser: UNet with three times as many, and a class embedding for the expression code.
-        default_text: (L, D) what both networks hear when nobody says anything: the embedding of a neutral prompt, or
-            zeros where there is no text encoder. The identity network hears nothing else, so that its tokens depend
+        default_text: (L, D) text of both networks when there is no prompt: the embedding of a neutral prompt, or
+            zeros where there is no text encoder. The identity network has no other text, so that its tokens depend
             on the picture alone.
 
     Raises:
@@ -90,7 +90,7 @@ class RigFaceModel(nn.Module):
         self.denoiser.enable_gradient_checkpointing()
 
     def encode_reference(self, reference: Tensor, text: Tensor | None = None) -> ReferenceTokens:
-        """What the denoiser has to know of a person, ready for any number of steps.
+        """Reference tokens of a person, projected for any number of steps.
 
         Args:
             reference: (B, 4, h, w) unscaled latents of the person's picture.
@@ -110,7 +110,7 @@ class RigFaceModel(nn.Module):
         reference_tokens: ReferenceTokens | None = None,
         drop: Tensor | None = None,
     ) -> Tensor:
-        """What the denoiser predicts, (B, 4, h, w): noise, velocity or picture, as the checkpoint's process says.
+        """Prediction of the denoiser, (B, 4, h, w): noise, velocity or picture, as the checkpoint's process says.
 
         Args:
             latents: (B, 4, h, w) noisy latents, at the scale the scheduler asks the network with.
