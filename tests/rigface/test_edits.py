@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rigface.edits import NAMED_EXPRESSIONS, EditSpec, LightEdit
@@ -24,6 +24,7 @@ edits = st.builds(
 )  # fmt: skip
 
 
+@settings(deadline=None)
 @given(edits)
 def test_edit_round_trips_through_json(edit):
     assert EditSpec.from_json(edit.to_json()) == edit

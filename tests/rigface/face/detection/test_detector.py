@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 import skimage.data
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rigface.face.detection.boxes import iou, landmark_box, non_maximum_suppression, tile_grid
@@ -136,6 +136,7 @@ def test_unknown_detector_lists_the_known_names():
         load_detector("haar")
 
 
+@settings(deadline=None)
 @given(
     height=st.integers(100, 4400),
     width=st.integers(400, 5000),
@@ -149,6 +150,7 @@ def test_every_small_face_is_whole_in_some_tile(height, width, x, y, size):
     assert any(a <= left and b <= top and left + size <= a + s and top + size <= b + s for a, b, s in tiles)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 12_000), st.integers(1, 12_000), st.integers(30, 400))
 def test_tile_grid_is_bounded_and_starts_inside(height, width, limit):
     tiles = tile_grid(height, width, TILE_PX, limit)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rigface.face.geometry.alignment import CROP_PX, apply, compose, crop, frame_to_crop, invert
@@ -34,6 +34,7 @@ def test_crop_square_follows_the_rule():
     assert np.allclose(square.mean(0), [140, 250 - 10])  # the middle, raised by a tenth of it
 
 
+@settings(deadline=None)
 @given(st.floats(0, 4000), st.floats(0, 4000), st.floats(2, 3000), st.floats(2, 3000))
 def test_crop_square_lies_on_whole_pixels(x, y, width, height):
     box = np.array([x, y, x + width, y + height])
@@ -70,6 +71,7 @@ def test_integer_shift_moves_pixels_and_repeats_the_border():
     assert (moved[37:, 7:] == image[-1:, :33]).all()
 
 
+@settings(deadline=None)
 @given(
     scale=st.floats(0.15, 4.0),
     x=st.floats(150, 250),
@@ -97,6 +99,7 @@ def test_shrinking_is_antialiased(side, start):
     assert small.std() < 2  # picked pixels would have 127
 
 
+@settings(deadline=None)
 @given(st.integers(-60, 60), st.integers(-60, 60), st.integers(3, 40))
 def test_slice_and_warp_agree(x, y, side):
     image = np.random.default_rng(0).integers(0, 256, (40, 30, 3), np.uint8)
@@ -131,6 +134,7 @@ def test_masks_can_be_cropped():
     assert crop(np.full((90, 90), 7, np.uint8), np.eye(2, 3, dtype=np.float32) * 0.5, 32).shape == (32, 32)
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(-100, 100), min_size=4, max_size=4), st.floats(0.1, 10), st.floats(-3, 3))
 def test_invert_undoes_an_affine(numbers, scale, turn):
     c, s = scale * np.cos(turn), scale * np.sin(turn)

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rigface.face.geometry.rotation import angle_between, to_matrix
@@ -66,6 +66,7 @@ def test_invalid_settings_are_refused():
         OneEuroSettings(0.0)
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(-3, 3), min_size=3, max_size=3), st.lists(st.floats(-3, 3), min_size=3, max_size=3))
 def test_rotation_moves_along_the_arc(a, b):
     """The filtered rotation lies between the old and the new: the angles to both add up to the angle between them."""
