@@ -22,14 +22,14 @@ def test_demo_edits_a_video_frame_and_reports_the_model(url, fixtures, tmp_path)
     report = show(url, fixtures / "clip.mp4", tmp_path)
     assert decode((tmp_path / "edited.png").read_bytes()).shape == (360, 640, 3)
     assert "by the instant preview" in report
-    assert "No trained model is loaded here; start the service with --checkpoint FOLDER" in report
+    assert "No trained model is loaded; start the service with --checkpoint FOLDER" in report
     assert report.endswith(f"The editor: {url}/")
     assert "asked  achieved\n  turn                  14.0" in report
 
 
 def test_demo_of_an_image_without_a_face_is_refused(url, flat, tmp_path):
     (tmp_path / "flat.jpg").write_bytes(flat)
-    with pytest.raises(PlanError, match="no face was found in it"):
+    with pytest.raises(PlanError, match="no face found"):
         show(url, tmp_path / "flat.jpg", tmp_path)
 
 

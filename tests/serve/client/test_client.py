@@ -120,7 +120,7 @@ def test_client_runs_jobs_of_all_kinds(serve_jobs, png, tmp_path):
         with pytest.raises(Refused) as refused:
             faces.job(video.id)
         assert refused.value.slug == "unknown-job"
-        with pytest.raises(Refused, match="talk"):
+        with pytest.raises(Refused, match="allow-list"):
             faces.edit_video("https://bucket.example.com/clip.mp4", {})
 
 
