@@ -78,7 +78,7 @@ class Page:
     def __getitem__(self, name):
         return self.browser.find_element("id", name)
 
-    def until(self, condition, seconds=20):
+    def until(self, condition, seconds=60):
         from selenium.webdriver.support.ui import WebDriverWait
 
         return WebDriverWait(self.browser, seconds, 0.05).until(lambda _: condition())
