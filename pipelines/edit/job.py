@@ -152,7 +152,7 @@ def check_spec(spec: EditSpec, editor: Editor) -> None:
     try:
         editor.check_prompt(spec)
     except ValueError as e:
-        raise PlanError(f"--{e}") from None
+        raise PlanError(f"--{e}".replace(": needs", " needs")) from None
     head = editor.analyzer.head
     for name in spec.expression:
         try:

@@ -118,9 +118,9 @@ def test_trait_is_copied_from_row_of_dataset(folder, tmp_path, capsys):
     assert run(*words, f"{tmp_path}/faces#clip1.mp4:3") == 0
     assert "18.0°" in capsys.readouterr().out  # that row's yaw, as asked
     for row, message in (
-        ("clip1.mp4:77", "there are 0: no face of that input and frame"),
-        (".mp4:3", "there are 2: /clip0.mp4:3:0; /clip1.mp4:3:0"),
-        ("clip1.mp4:5", "there are 0"),  # its status is error
+        ("clip1.mp4:77", "found 0: no face of that input and frame"),
+        (".mp4:3", "found 2: /clip0.mp4:3:0; /clip1.mp4:3:0"),
+        ("clip1.mp4:5", "found 0"),  # its status is error
     ):
         assert run(*words, f"{tmp_path}/faces#{row}") == 1
         assert message in capsys.readouterr().err
@@ -258,11 +258,11 @@ def test_sliders_measures_flame(capsys, fixtures, tmp_path):
         ("edit {in}/photo.jpg {out}/o.png --yaw 3 --device cuda:7", "--device cuda:7: no usable CUDA device"),
         (
             "edit {in}/photo.jpg {out}/o.png --prompt glasses --checkpoint preview",
-            "--prompt: needs a model with a text encoder",
+            "--prompt needs a model with a text encoder; the preview has none",
         ),
         (
             "edit {in}/photo.jpg {out}/o.png --prompt glasses --checkpoint tiny",
-            "--prompt: needs a model with a text encoder; this one has none",
+            "--prompt needs a model with a text encoder; this one has none",
         ),
         (
             "edit {in}/photo.jpg {out}/o.png --yaw 3 --steps 3 --checkpoint preview",
