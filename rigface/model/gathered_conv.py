@@ -1,4 +1,4 @@
-"""Wide convolutions over few pixels as one matrix product: what the depth of a large UNet is made of.
+"""Wide convolutions over few pixels as one matrix product, which is faster on a CPU in the depth of a large UNet.
 
 Path: `RigFacePipeline` on a CPU -> `gather(model)` -> the same layers, the same weights, the same numbers.
 
@@ -18,7 +18,7 @@ WEIGHTS_PER_PIXEL = 40_000
 """From here on gathering pixels is cheaper than rearranging weights, in float32 and bfloat16 (measured at 8 to 32 px, 1 and 2 rows)."""
 
 
-FEWEST_PIXELS = 64
+MIN_PIXELS = 64
 """8 x 8, the depth of a UNet at 512 px. Layers that would not gather even there are left alone: in channels-last order between others in
 the usual one the library took up to a seventh longer for them."""
 
@@ -42,7 +42,7 @@ class GatheredConv2d(nn.Conv2d):
 def gather(network: nn.Module) -> None:
     """Make the wide 3 x 3 convolutions of a network, in place, such as turn into products where that is cheaper."""
     for layer in network.modules():
-        if type(layer) is nn.Conv2d and _fits(layer) and layer.weight.numel() >= WEIGHTS_PER_PIXEL * FEWEST_PIXELS:
+        if type(layer) is nn.Conv2d and _fits(layer) and layer.weight.numel() >= WEIGHTS_PER_PIXEL * MIN_PIXELS:
             layer.weight.data = layer.weight.data.contiguous(memory_format=torch.channels_last)
             layer.__class__ = GatheredConv2d  # names, weights and hooks stay; so do checkpoints
 
