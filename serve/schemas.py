@@ -357,7 +357,7 @@ class EditProgress(BaseModel):
 class Verified(BaseModel):
     """Provenance of a picture or video."""
 
-    made_here: bool = Field(description="a manifest signed by this service, or its watermark")
+    made_here: bool = Field(description="a valid manifest signed by this service; the watermark alone is a hint")
     manifest: Literal["trusted", "foreign", "invalid", "none"] = Field(
         description="signed here; signed by another and intact; broken; absent"
     )
@@ -366,7 +366,7 @@ class Verified(BaseModel):
     mark: str | None = Field(
         None, description="the watermark's 32 bits, hex: the record's `mark`; of a poor copy a bit or two may be wrong"
     )
-    score: float = Field(description="of the watermark: about 32 by chance; the threshold is 125")
+    score: float = Field(description="of the watermark: at most about 105 by chance; the threshold is 130")
 
 
 class ModelInfo(BaseModel):

@@ -127,7 +127,7 @@ class C2paSigner:
             mark = watermark.read(decode(data, max_pixels=MAX_PIXELS), self._secret)
         state, record = self._manifest(data)
         return Verified(
-            made_here=state == "trusted" or mark.found,
+            made_here=state == "trusted",  # the mark alone is a hint: pixels can be copied, a signature cannot
             manifest=state,  # type: ignore[arg-type]
             record=record,
             watermark=mark.found,

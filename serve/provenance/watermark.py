@@ -1,165 +1,224 @@
-"""An invisible watermark in the pixels: 32 bits that survive JPEG, and identify a result without its manifest.
+"""An invisible watermark of 32 bits that survives JPEG, scaling, cropping and shifting.
 
 Path: edited image, or each frame of an edited video -> `embed` -> encode; any image -> `read`, any video -> `read_video`.
-Source: spread spectrum in the block DCT (Cox et al., "Secure spread spectrum watermarking for multimedia", IEEE TIP 1997;
-blind detection by correlation). Four low coefficients of each 8 x 8 block of brightness each carry one chip of one bit, in
-an order that only the holder of the secret knows.
+Source: spread spectrum (Cox et al., "Secure spread spectrum watermarking for multimedia", IEEE TIP 1997) in a periodic
+tile (Kutter, "Watermarking resistant to translation, rotation and scaling", SPIE 1998); blind detection by correlation.
 
-It survives re-encoding and changes of brightness. It does not survive scaling, rotation, or a crop that is not on the 8 px
-grid: then only the manifest is left. In a small image it is weaker (64 px a side: unreadable).
+* The tile repeats: all periods are added up, so a shift or a crop moves the sum in a circle and loses little of it.
+* The tile's size follows the image's shorter side: scaling the whole image changes nothing. A crop changes the ratio of
+  the two; `read` searches it, `CROPS` in steps of one percent.
+* The sign of the tile follows the image: it is multiplied by the local contrast of the content itself. The difference
+  of a marked and an unmarked image, added to another image, has the wrong sign in half of all places and is not found.
+  A mark is a hint that leads to the audit log. Only a valid manifest says that an image was made here.
+* The band of the tile is what scaling to one half and JPEG leave of an image. It is stronger in textured places.
 
-In a video every frame carries the same mark, so any piece of it does. One frame of a video codec holds little of it; the mean of
-many holds more, as moving content averages out and the mark stays. On videos of 360 px a side and more, encoded by this service, any
-16 frames show it (scores from 328), at 256 px any 64 (from 230); means of unmarked frames stay below 62. Encoded again at libx264's
-default quality (crf 23) it is found in videos from about 500 px, at crf 28 in none.
+Limits: not found after rotation, nor in images below about 200 px. docs/service.md has the rates measured.
+
+In a video each frame has the same mark, and what is correlated is added up over the frames.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import lru_cache
 from itertools import islice
-from typing import Any
 
 import cv2
 import numpy as np
 
-from rigface.face.rendering.jit import compiled
-
 BITS = 32
-COEFFICIENTS = ((0, 2), (2, 0), (1, 2), (2, 1))  # low enough to survive, high enough not to be seen
-MIN_STRENGTH, MAX_STRENGTH, PER_TEXTURE = 2.5, 7.0, 0.22  # amplitude of a chip, in coefficient units
-CLIP = 24.0  # a larger coefficient is an edge of the image
-READ_AFTER = (1, 16, 64)  # frames of a video after which the mark of their mean is read
-CONFIDENT = 3.0  # standard deviations: with a bit that is less certain, more frames are read
-THRESHOLD = 125.0  # of the sum of 32 squared scores; chance gives 32, and this once in 10^12 images
+TILE = 128  # px of a period at the nominal size
+NOMINAL = 512  # px of the shorter side at the nominal size
+MIN_SIDE = 384  # px; in smaller images the tile stays as large as at this size, or JPEG would remove its band
+BAND = (0.04, 0.20)  # cycles per px at the nominal size
+CONTENT = (5.0, 13.0)  # px at the nominal size; the content's contrast is the difference of these two Gaussians
+MIN_READ, MAX_ASPECT = 96, 4  # px of the shorter side; longer side by shorter. What is beyond is not looked at
+SOFT = 3.0  # grey levels; a contrast below it has no sure sign
+TEXTURE = 9  # px at the nominal size; a window of the local contrast that hides the mark
+MIN_AMPLITUDE, MAX_AMPLITUDE, PER_TEXTURE = 1.0, 6.0, 0.13  # grey levels; the latter per grey level of texture
+CROPS = tuple(round(float(crop), 4) for crop in np.exp(np.arange(-1.05, 0.06, 0.01)))  # shorter side by NOMINAL
+FRAMES = (1, 16, 64)  # frames of a video after which their sum is read
+THRESHOLD = 130.0  # of the sum of 32 squared scores, best of all offsets and crops; chance stays below 105
+CERTAIN = 200.0  # no other crop is looked at
 
 
 @dataclass(frozen=True)
 class Mark:
-    """A reading.
+    """A watermark as read.
 
     Args:
-        found: the image has the service's mark. bits: 32. score: sum of squares, about 32 by chance.
-        weakest: distance of the least certain bit from chance, in standard deviations.
+        found: whether the image has one.
+        bits: 32 of them.
+        score: sum of squared scores of the bits; at most about 105 by chance.
+        min_bit: score of the least sure bit, in standard deviations.
     """
 
     found: bool
     bits: int
     score: float
-    weakest: float = 0.0
+    min_bit: float = 0.0
 
 
-@cache
-def _basis() -> np.ndarray:
-    """(4, 64) orthonormal DCT patterns."""
-    n = np.arange(8)
-    rows = np.cos((2 * n[None] + 1) * n[:, None] * np.pi / 16) * np.where(n == 0, np.sqrt(1 / 8), 0.5)[:, None]
-    return np.stack([np.outer(rows[u], rows[v]).ravel() for u, v in COEFFICIENTS]).astype(np.float32)
+NO_MARK = Mark(False, 0, 0.0)
 
 
-@lru_cache(maxsize=8)
-def _chips(secret: bytes, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """(count, 4) signs, and the bit of each."""
-    random = np.random.default_rng(int.from_bytes(hashlib.sha256(b"watermark" + secret).digest()[:16], "little"))
-    signs = random.integers(0, 2, (count, 4), np.int8).astype(np.float32) * 2 - 1
-    return signs, random.integers(0, BITS, (count, 4), np.int8)
+@lru_cache(maxsize=4)
+def _tiles(secret: bytes) -> tuple[np.ndarray, np.ndarray]:
+    """(32, TILE, TILE) float32 of unit variance, one tile a bit, and their conjugate spectra."""
+    random = np.random.default_rng(int.from_bytes(hashlib.sha256(b"tiles" + secret).digest()[:16], "little"))
+    height, width = (np.fft.fftfreq(TILE)[:, None], np.fft.fftfreq(TILE)[None])
+    radius = np.hypot(height, width)
+    inside = (radius >= BAND[0]) & (radius <= BAND[1])
+    tiles = np.fft.ifft2(np.fft.fft2(random.standard_normal((BITS, TILE, TILE))) * inside).real
+    tiles /= np.sqrt((tiles**2).mean((1, 2), keepdims=True))
+    return tiles.astype(np.float32), np.conj(np.fft.rfft2(tiles)).astype(np.complex64)
 
 
-def _blocks(brightness: np.ndarray) -> np.ndarray:
-    """(rows * columns, 64) of an (H, W) array; incomplete blocks are left out."""
-    rows, columns = brightness.shape[0] // 8, brightness.shape[1] // 8
-    cut = brightness[: rows * 8, : columns * 8].reshape(rows, 8, columns, 8)
-    return cut.transpose(0, 2, 1, 3).reshape(-1, 64)
+@lru_cache(maxsize=1)
+def _radius() -> np.ndarray:
+    """(TILE, TILE // 2 + 1) frequency of each coefficient, cycles per px."""
+    return np.hypot(np.fft.fftfreq(TILE)[:, None], np.fft.rfftfreq(TILE)[None])
 
 
 def _brightness(image: np.ndarray) -> np.ndarray:
-    """(H, W) float32, whole numbers."""
+    """(H, W) float32 of an (H, W, 3) uint8 image."""
     return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
 
 
-@lru_cache(maxsize=8)
-def _pattern(secret: bytes, bits: int, count: int) -> np.ndarray:
-    """(count, 64) float32: the addition to each block at strength 1."""
-    signs, which = _chips(secret, count)
-    bit_signs = np.array([1.0 if bits >> i & 1 else -1.0 for i in range(BITS)], np.float32)
-    return (signs * bit_signs[which]) @ _basis()
+def _readable(image: np.ndarray) -> np.ndarray | None:
+    """Brightness of the part that is read: at most MAX_ASPECT times as long as wide; None: too small for a mark."""
+    short = min(image.shape[:2])
+    return None if short < MIN_READ else _brightness(image[: MAX_ASPECT * short, : MAX_ASPECT * short])
+
+
+def _scaled(brightness: np.ndarray, scale: float) -> np.ndarray:
+    height, width = (max(1, round(side * scale)) for side in brightness.shape)
+    return cv2.resize(brightness, (width, height), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+
+
+def _contrast(brightness: np.ndarray) -> np.ndarray:
+    """(H, W) in (-1, 1): the sign of the content's contrast, soft around zero. At the nominal size."""
+    half = _scaled(brightness, 0.5)
+    near, far = (cv2.GaussianBlur(half, (0, 0), sigma / 2) for sigma in CONTENT)
+    difference = near - far
+    sign = difference / np.sqrt(difference * difference + SOFT * SOFT)
+    return cv2.resize(sign, brightness.shape[::-1], interpolation=cv2.INTER_LINEAR)
 
 
 def embed(image: np.ndarray, bits: int, secret: bytes) -> np.ndarray:
-    """The image with a mark.
+    """Mark an image.
 
     Args:
         image: (H, W, 3) uint8.
         bits: in [0, 2^32).
+
+    Returns:
+        (H, W, 3) uint8.
     """
-    out = image.copy()
-    compiled(_add)(out, _pattern(secret, bits, (image.shape[0] // 8) * (image.shape[1] // 8)))
-    return out
-
-
-def _add(out: Any, pattern: Any) -> None:
-    """Add the pattern to the image, stronger in blocks with more texture. Compiled by numba.
-
-    Args:
-        out: (H, W, 3) uint8, changed. pattern: (blocks, 64) float32.
-    """
-    columns = out.shape[1] // 8
-    for n in range(len(pattern)):
-        top, left = 8 * (n // columns), 8 * (n % columns)
-        total: Any = 0.0
-        squares: Any = 0.0
-        for y in range(top, top + 8):
-            for x in range(left, left + 8):
-                grey = 0.299 * out[y, x, 0] + 0.587 * out[y, x, 1] + 0.114 * out[y, x, 2]
-                total += grey
-                squares += grey * grey
-        texture = np.sqrt(max(squares / 64 - (total / 64) ** 2, 0.0))
-        strength = min(max(PER_TEXTURE * texture, MIN_STRENGTH), MAX_STRENGTH)
-        for y in range(8):
-            for x in range(8):
-                more = strength * pattern[n, 8 * y + x] + 0.5
-                for c in range(3):
-                    out[top + y, left + x, c] = np.uint8(min(max(out[top + y, left + x, c] + more, 0.0), 255.0))
+    height, width = image.shape[:2]
+    nominal = _scaled(_brightness(image), NOMINAL / max(min(height, width), MIN_SIDE))
+    mean = cv2.blur(nominal, (TEXTURE, TEXTURE))
+    texture = np.sqrt(np.maximum(cv2.blur(nominal * nominal, (TEXTURE, TEXTURE)) - mean * mean, 0))
+    amplitude = np.clip(PER_TEXTURE * texture, MIN_AMPLITUDE, MAX_AMPLITUDE)
+    signs = np.array([1.0 if bits >> i & 1 else -1.0 for i in range(BITS)], np.float32)
+    tile = np.tensordot(signs, _tiles(secret)[0], 1) / np.float32(np.sqrt(BITS))
+    rows, columns = (-(-side // TILE) for side in nominal.shape)
+    pattern = np.tile(tile, (rows, columns))[: nominal.shape[0], : nominal.shape[1]]
+    change = amplitude * _contrast(nominal) * pattern
+    change = np.rint(cv2.resize(change, (width, height), interpolation=cv2.INTER_CUBIC)).astype(np.int16)
+    marked: np.ndarray = cv2.add(image, cv2.merge([change] * 3), dtype=cv2.CV_8U)
+    return marked
 
 
 def read(image: np.ndarray, secret: bytes) -> Mark:
-    """Read the mark of an image."""
-    return _detect(_brightness(image), secret)
+    """The mark of an image, or that it has none.
+
+    Args:
+        image: (H, W, 3) uint8.
+    """
+    brightness = _readable(image)
+    return NO_MARK if brightness is None else _best(_sums(brightness), secret)
 
 
 def read_video(images: Iterable[np.ndarray], secret: bytes) -> Mark:
-    """Read the mark of a video or a piece of one: of its first frame, or else of the mean of more and more.
+    """The mark of a video or of a piece of one.
 
     Args:
-        images: (H, W, 3) uint8 each, in order; at most the last of `READ_AFTER` are taken, and fewer if every bit is certain.
+        images: (H, W, 3) uint8 each, in order; at most 64 are taken.
     """
-    best, total = Mark(False, 0, 0.0), np.zeros(0, np.float32)
-    count = read_at = 0
-    for image in islice(images, READ_AFTER[-1]):
-        frame = _brightness(image)
-        if total.shape != frame.shape:  # the first, or the video changes its size
-            total, count = np.zeros_like(frame), 0
-        total += frame
+    best, first, whole, count = NO_MARK, None, np.zeros((2, TILE, TILE), np.float32), 0
+    for image in islice(images, FRAMES[-1]):
+        brightness = _readable(image)
+        if brightness is None:
+            continue
+        if first is None or brightness.shape != first.shape:  # the first frame, or a video that changes its size
+            first, whole, count = brightness, np.zeros_like(whole), 0
+        whole += np.stack([_sum(brightness, crop) for crop in _uncropped(first)])
         count += 1
-        if count in READ_AFTER:
-            best, read_at = max(best, _detect(total / count, secret), key=lambda mark: mark.score), count
-            if best.found and best.weakest > CONFIDENT:
+        if count in FRAMES:
+            best = max([best, *(_score(summed, secret) for summed in whole)], key=_by_score)
+            if best.score > CERTAIN:
                 return best
-    return best if count == read_at else max(best, _detect(total / count, secret), key=lambda mark: mark.score)
+    if first is None:
+        return NO_MARK
+    best = max([best, *(_score(summed, secret) for summed in whole)], key=_by_score)
+    return best if best.found else max(best, _best(_sums(first), secret), key=_by_score)
 
 
-def _detect(brightness: np.ndarray, secret: bytes) -> Mark:
-    blocks = _blocks(brightness)
-    if not len(blocks):
-        return Mark(False, 0, 0.0)
-    signs, which = _chips(secret, len(blocks))
-    chips = np.clip(blocks @ _basis().T, -CLIP, CLIP) * signs
-    total = np.bincount(which.ravel(), chips.ravel(), BITS)
-    noise = np.sqrt(np.bincount(which.ravel(), (chips**2).ravel(), BITS)) + 1e-6
-    scores = total / noise
-    bits = sum(1 << i for i in range(BITS) if scores[i] > 0)
-    score = float((scores**2).sum())
-    return Mark(score > THRESHOLD, bits, score, float(np.abs(scores).min()))
+def _by_score(mark: Mark) -> float:
+    return mark.score
+
+
+def _uncropped(brightness: np.ndarray) -> tuple[float, float]:
+    """Shorter side by NOMINAL of an uncropped image: at the size it was marked at, and if it was scaled down since."""
+    return min(1.0, min(brightness.shape) / MIN_SIDE), 1.0
+
+
+def _sums(brightness: np.ndarray) -> Iterator[np.ndarray]:
+    """The sums of `_sum` for each crop that may have been made, the likely ones first."""
+    for crop in dict.fromkeys((*_uncropped(brightness), *CROPS)):
+        yield _sum(brightness, crop)
+
+
+def _sum(brightness: np.ndarray, crop: float) -> np.ndarray:
+    """(TILE, TILE): all periods of the image added up, each pixel times the content's sign.
+
+    Args:
+        crop: nominal size of the shorter side by NOMINAL.
+    """
+    nominal = _scaled(brightness, NOMINAL * crop / min(brightness.shape))
+    detail = cv2.GaussianBlur(nominal, (0, 0), 0.7) - cv2.GaussianBlur(nominal, (0, 0), 4.0)
+    detail /= np.sqrt(cv2.blur(detail * detail, (17, 17)) + 1)
+    signed = np.clip(detail, -2.5, 2.5) * _contrast(nominal)
+    rows, columns = (-(-side // TILE) for side in nominal.shape)
+    periods = np.zeros((rows * TILE, columns * TILE), np.float32)
+    periods[: nominal.shape[0], : nominal.shape[1]] = signed
+    return periods.reshape(rows, TILE, columns, TILE).sum((0, 2))
+
+
+def _best(sums: Iterable[np.ndarray], secret: bytes) -> Mark:
+    best = NO_MARK
+    for summed in sums:
+        best = max(best, _score(summed, secret), key=_by_score)
+        if best.score > CERTAIN:
+            break
+    return best
+
+
+def _score(summed: np.ndarray, secret: bytes) -> Mark:
+    """The mark at the offset where the bits are surest."""
+    spectrum = np.fft.rfft2(summed)
+    ring = np.minimum((_radius() * TILE).astype(int), TILE // 2).ravel()
+    power = np.bincount(ring, np.abs(spectrum).ravel() ** 2) / np.maximum(np.bincount(ring), 1)
+    inside = (_radius() >= BAND[0]) & (_radius() <= BAND[1])
+    white = spectrum * inside / np.sqrt(power[ring].reshape(spectrum.shape) + 1e-9)
+    matches = np.fft.irfft2(white[None].astype(np.complex64) * _tiles(secret)[1], s=(TILE, TILE))
+    scores = matches / (matches.std((1, 2), keepdims=True) + 1e-9)
+    total = (scores * scores).sum(0)
+    at = np.unravel_index(total.argmax(), total.shape)
+    bit_scores = scores[:, at[0], at[1]]
+    bits = sum(1 << i for i in range(BITS) if bit_scores[i] > 0)
+    score = float(total[at])
+    return Mark(score > THRESHOLD, bits, score, float(np.abs(bit_scores).min()))
