@@ -1,7 +1,7 @@
 """What one of each costs, for the capacity plan: bytes of a face, memory of a plan, time of an edit, of identities.
 
     python benchmarks/capacity.py DATASET        a dataset that `rigface extract` wrote; a minute
-    python benchmarks/capacity.py                only what needs none: the clustering of identities; the rest stays as it was
+    python benchmarks/capacity.py                only what needs none: the clustering of identities
 
 Processor time of this process and its threads, not the clock's, so that a busy machine disturbs little. Writes
 benchmarks/results/capacity.json, which docs/scaling.md is made of.
@@ -129,7 +129,7 @@ def edits() -> dict[str, float]:
 
 
 def identities() -> dict[str, float]:
-    """Processor seconds to cluster so many tracks, three of each person: directions of 128 numbers, people far apart."""
+    """Processor seconds to cluster so many tracks, three of each person: 128 numbers, people far apart."""
     from rigface.face.identity.dlib_embedding import cluster_identities
 
     random = np.random.default_rng(0)

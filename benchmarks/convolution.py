@@ -2,8 +2,9 @@
 
     python benchmarks/convolution.py                half a minute
 
-Layers of Stable Diffusion's UNet at 256 and 512 px, one and two rows, float32 and bfloat16; medians of interleaved runs. A layer that
-gathers here but not at every size (640 channels at 16 px) shows what its channels-last weights cost or bring. Writes benchmarks/results/convolution.json.
+Layers of Stable Diffusion's UNet at 256 and 512 px, one and two rows, float32 and bfloat16; medians of interleaved
+runs. A layer that gathers here but not at every size (640 channels at 16 px) shows what its channels-last weights cost
+or bring. Writes benchmarks/results/convolution.json.
 """
 
 from __future__ import annotations

@@ -3,13 +3,14 @@
     python benchmarks/edit_latency.py small            under three minutes on two cores
     python benchmarks/edit_latency.py sd15             the size the released weights have, at 256 px; ten minutes, 16 GB
 
-The port does what the released pipeline does for one edit: encodes the three pictures, runs the identity network, takes 50
-UniPC steps of `benchmarks/model_step.py`'s step (doubled batch, joined queries, contiguous fp32), decodes. Ours is
+The port does what the released pipeline does for one edit: encodes the three pictures, runs the identity network, takes
+50 UniPC steps of `benchmarks/model_step.py`'s step (doubled batch, joined queries, contiguous fp32), decodes. Ours is
 `RigFacePipeline` with a checkpoint's default sampler and steps, under bfloat16 autocast where the processor has it.
 
-Pictures are compared twice. Ours with upstream's sampler, steps and type must give the port's picture: the arithmetic is the same.
-Ours as it ships takes other steps of the same path; how far its picture lies from the port's is reported. Weights are random,
-so that says how well few steps follow many on a path nobody trained, and nothing of how pictures look.
+Pictures are compared twice. Ours with upstream's sampler, steps and type must give the port's picture: the arithmetic
+is the same. Ours as it ships takes other steps of the same path; how far its picture lies from the port's is reported.
+Weights are random, so that says how well few steps follow many on a path nobody trained, and nothing of how pictures
+look.
 
 Rounds are interleaved; the ratio is the median over rounds of port / ours.
 """
@@ -106,12 +107,13 @@ def measure(name: str, threads: int, rounds: int = 0) -> dict[str, Any]:
     same = ours(plain, scheduler=PORT_SAMPLER, steps=PORT_STEPS)
     ratios = [a / b for a, b in zip(seconds["port"], seconds["ours"])]
     process = made.config.process
+    dtype = "bfloat16" if bfloat16_if_fast(torch.device("cpu")) else "float32"
     return {
         "px": size["px"],
         "rounds": len(ratios),
         "port_s": statistics.median(seconds["port"]),
         "ours_s": statistics.median(seconds["ours"]),
-        "ours_sampler": f"{process.scheduler}, {process.steps} steps, {'bfloat16' if bfloat16_if_fast(torch.device('cpu')) else 'float32'}",
+        "ours_sampler": f"{process.scheduler}, {process.steps} steps, {dtype}",
         "times_faster": statistics.median(ratios),
         "times_faster_range": [min(ratios), max(ratios)],
         "limit": LIMIT,

@@ -2,18 +2,18 @@
 
     python benchmarks/extract.py CLIPS... [--times 1 4 16] [--fps all] [--name extract]
 
-CLIPS are files or folders; without any, the shipped clip, eight times. A bare loop is PyAV and MediaPipe's landmarker in one
-process and nothing else; its clock starts when its models are loaded. It is run alone, and twice at once on halves of the files,
-so that it has both cores, as the job has. The job runs for every number of `--times` copies of the files (under other names).
-Writes benchmarks/results/extract.json:
+CLIPS are files or folders; without any, the shipped clip, eight times. A bare loop is PyAV and MediaPipe's landmarker
+in one process and nothing else; its clock starts when its models are loaded. It is run alone, and twice at once on
+halves of the files, so that it has both cores, as the job has. The job runs for every number of `--times` copies of the
+files (under other names). Writes benchmarks/results/extract.json:
 
 * of every size of the job: `wall_s`, `peak_memory_mb` of all its processes, `spilled_bytes` as Ray counts them.
-* `ms_per_further_frame`: how much longer the next size takes, over the frames it has more. Each is a measurement of its own; flat
-  is when they agree.
-* `fps`: the same from the smallest size to the largest, so that the start of Ray and of the actors drops out. `start_s`: what
-  that leaves of the smallest size.
-* `ratio_one_loop`: `fps` over the one loop alone, to which `limit_ratio` applies; `ratio_two_loops`: over the two at once.
-  `..._with_start`: of the largest size, start included.
+* `ms_per_further_frame`: how much longer the next size takes, over the frames it has more. Each is a measurement of its
+  own; flat is when they agree.
+* `fps`: the same from the smallest size to the largest, so that the start of Ray and of the actors drops out.
+  `start_s`: what that leaves of the smallest size.
+* `ratio_one_loop`: `fps` over the one loop alone, to which `limit_ratio` applies; `ratio_two_loops`: over the two at
+  once. `..._with_start`: of the largest size, start included.
 """
 
 from __future__ import annotations

@@ -2,9 +2,10 @@
 
     python benchmarks/mini_limits.py PAIRS [--model mini]        PAIRS: what `rigface pair` wrote; about two minutes
 
-On all pairs of two photographs whose people are held out: PSNR to the true frame, distance of the identity vectors to the true
-frame's, and gain in pose, expression and light, of the preview, of blurred pictures, of the preview with something of the true
-frame in it, and of the model, as it is and with its change doubled (what `--output-scale 0.5` left out). PSNR rewards blur; the rest punishes it.
+On all pairs of two photographs whose people are held out: PSNR to the true frame, distance of the identity vectors to
+the true frame's, and gain in pose, expression and light, of the preview, of blurred pictures, of the preview with
+something of the true frame in it, and of the model, as it is and with its change doubled (what `--output-scale 0.5`
+left out). PSNR rewards blur; the rest punishes it.
 
 Writes benchmarks/results/mini_limits.json.
 """

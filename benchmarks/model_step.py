@@ -1,7 +1,7 @@
 """One denoising step, ours against a straightforward port of upstream's arithmetic: same weights, same question.
 
     python benchmarks/model_step.py small            seconds; for a look
-    python benchmarks/model_step.py sd15             three minutes and 18 GB; the size the released weights have, at 256 px
+    python benchmarks/model_step.py sd15             three minutes, 18 GB; the size of the released weights, at 256 px
 
 The port does what the released pipeline does per step, on the same stock networks: the batch is doubled for a guidance
 whose halves are equal, the identity's tokens are joined before the norm so that they are queries too, their half of the
@@ -193,7 +193,7 @@ def measure(size: Size, threads: int) -> dict[str, Any]:
 
 
 def commit() -> str:
-    """The commit measured, marked if the tree differs from it; results of other benchmarks, which lie beside, do not count."""
+    """The commit measured, marked if the tree differs from it; files in benchmarks/results do not count."""
     git, code = ["git", "-C", str(Path(__file__).parent.parent)], [".", ":!benchmarks/results"]
     try:
         name = subprocess.check_output([*git, "rev-parse", "--short", "HEAD"], text=True).strip()
@@ -227,7 +227,8 @@ def main() -> None:
             r = result[name]
             print(
                 f"{name:10} step {r['step_s'] * 1e3:8.1f} ms   {r['times_faster']:.2f}x the port's speed "
-                f"({r['times_faster_range'][0]:.2f} to {r['times_faster_range'][1]:.2f}; cpu {r['times_less_cpu']:.2f}x)   "
+                f"({r['times_faster_range'][0]:.2f} to {r['times_faster_range'][1]:.2f}; "
+                f"cpu {r['times_less_cpu']:.2f}x)   "
                 f"once per edit {r['once_s'] * 1e3:8.1f} ms   differs by {r['difference_over_scale']:.1e} of the scale"
             )
     result |= {

@@ -2,10 +2,11 @@
 
     python benchmarks/preview.py [--rounds 20] [--data ../shared/data]
 
-Writes one line of JSON to benchmarks/results/preview.json. Costs are processor seconds of one thread, medians, on the face
-of tests/fixtures/clip.mp4, fitted beforehand. What is reached is re-measured on the output, on that face and, with --data,
-on one portrait of each of its people whose licence lets it ship: the share of the asked change that the reconstructor finds in the
-result (1: all of it; 0: nothing moved), as medians over people, and in how many results a face is found at all.
+Writes one line of JSON to benchmarks/results/preview.json. Costs are processor seconds of one thread, medians, on the
+face of tests/fixtures/clip.mp4, fitted beforehand. What is reached is re-measured on the output, on that face and, with
+--data, on one portrait of each of its people whose licence lets it ship: the share of the asked change that the
+reconstructor finds in the result (1: all of it; 0: nothing moved), as medians over people, and in how many results a
+face is found at all.
 """
 
 import argparse

@@ -1,11 +1,13 @@
-"""Callers of the service, in a process of their own: a closed loop, an open one, or a row of pings. Used by `serve_load.py`.
+"""Callers of the service, in a process of their own: a closed loop, an open one, or a row of pings.
+
+Used by `serve_load.py`.
 
     python benchmarks/serve_callers.py URL closed --callers 16 --seconds 6
     python benchmarks/serve_callers.py URL open --rate 2 --seconds 6
     python benchmarks/serve_callers.py URL ping --count 400
 
-Prints one JSON object. Edits are of one face, by hash, with 4, 8 and 12 steps in turn; in the open loop they arrive as a
-Poisson process, and what one waited counts from when it should have been sent.
+Prints one JSON object. Edits are of one face, by hash, with 4, 8 and 12 steps in turn; in the open loop they arrive as
+a Poisson process, and what one waited counts from when it should have been sent.
 """
 
 from __future__ import annotations

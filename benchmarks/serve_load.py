@@ -1,16 +1,19 @@
-"""The service under load: what batching in flight brings, what Ray Serve costs, how soon a second painter comes and goes.
+"""The service under load: gain of batching in flight, cost of Ray Serve, delay of a second diffusion worker.
 
     python benchmarks/serve_load.py [--model tiny] [--seconds 6]
 
 Writes benchmarks/results/serve_load.json; about five minutes on two cores. The callers are processes of their own
 (`serve_callers.py`), so are the services, one after the other:
 
-* `painter alone`: in one process, without eyes and HTTP: edits a second of `serve.inference.diffusion_worker` with one row at a time and with 16.
-* `service`, `one at a time`: the whole service over HTTP, with 16 rows to a batch and with one: closed loops of 1, 4 and 16
-  callers, an open loop at 0.7 of what the closed one reached. The medians of an edit's phases say where its time goes, and
-  `cpu_ms_per_edit` which processes' time the machine spends on it at 16.
-* `serve_overhead_ms`: `GET /healthz` through Ray Serve less the same through uvicorn, without and with HAProxy in front.
-* `scale`: seconds from the beginning of load to a second painter that runs, and from its end to one again, with the delays given.
+* `painter alone`: in one process, without eyes and HTTP: edits a second of `serve.inference.diffusion_worker` with one
+  row at a time and with 16.
+* `service`, `one at a time`: the whole service over HTTP, with 16 rows to a batch and with one: closed loops of 1, 4
+  and 16 callers, an open loop at 0.7 of what the closed one reached. The medians of an edit's phases say where its time
+  goes, and `cpu_ms_per_edit` which processes' time the machine spends on it at 16.
+* `serve_overhead_ms`: `GET /healthz` through Ray Serve less the same through uvicorn, without and with HAProxy in
+  front.
+* `scale`: seconds from the beginning of load to a second painter that runs, and from its end to one again, with the
+  delays given.
 * `cold_start_s`: from nothing to an answer of /readyz.
 """
 
@@ -200,7 +203,7 @@ def spent() -> dict[str, float]:
 
 
 def scale(url: str) -> dict[str, Any]:
-    """Seconds under load until a second painter is decided on, and until it runs; and after the load, until there is one again."""
+    """Seconds of load until a second diffusion worker is decided on and runs; without load, until one is left."""
     from ray import serve
 
     def painters(*states: str) -> int:
@@ -261,8 +264,9 @@ def main() -> None:
         return
     began = time.monotonic()
     results: dict[str, Any] = {
-        "benchmark": "serve_load", "model": Path(options.model).name, "cores": os.cpu_count(), "load_before": os.getloadavg()[0],
-        "commit": subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip(),
+        "benchmark": "serve_load", "model": Path(options.model).name,
+        "cores": os.cpu_count(), "load_before": os.getloadavg()[0],
+        "commit": subprocess.check_output(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, text=True).strip(),
     }  # fmt: skip
     results["painter alone"] = apart("painter_alone", options, OMP_NUM_THREADS="1")  # as Ray gives a replica of one CPU
     bare, default, haproxy = apart("plain", options), apart("overhead", options), apart("overhead", options, **HA_PROXY)

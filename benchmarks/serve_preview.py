@@ -1,11 +1,12 @@
-"""`POST /v1/preview` of a photograph by its content hash, over HTTP through Ray Serve: how long, and where the time goes.
+"""Time of `POST /v1/preview` of a photograph by its content hash, over HTTP through Ray Serve, by phase.
 
     python benchmarks/serve_preview.py [--photo FILE] [--rounds 40]
 
-Writes benchmarks/results/serve_preview.json. The service runs in processes of its own, the client here, one request after the
-other, each with another edit of pose, expression and light. The photograph is the first frame of tests/fixtures/clip.mp4,
-enlarged to each width; the face of it is a quarter of the width. `cropped` is the same face filling the picture, the dearest
-there is. Phases are the service's own `Server-Timing`; `rest` is what the client waited beyond it: HTTP, Ray Serve, the hash.
+Writes benchmarks/results/serve_preview.json. The service runs in processes of its own, the client here, one request
+after the other, each with another edit of pose, expression and light. The photograph is the first frame of
+tests/fixtures/clip.mp4, enlarged to each width; the face of it is a quarter of the width. `cropped` is the same face
+filling the picture, the dearest there is. Phases are the service's own `Server-Timing`; `rest` is what the client
+waited beyond it: HTTP, Ray Serve, the hash.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ def main() -> None:
     options = parser.parse_args()
     results: dict[str, object] = {
         "benchmark": "serve_preview", "limit_ms": LIMIT_MS, "cores": os.cpu_count(), "load_before": os.getloadavg()[0],
-        "commit": subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip(),
+        "commit": subprocess.check_output(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, text=True).strip(),
     }  # fmt: skip
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -3,9 +3,10 @@
     python benchmarks/train_speed.py                  under three minutes on two cores
     python benchmarks/train_speed.py --steps 8 --size 256 --batch 16      large enough for activations to count
 
-Networks of the small model's kind with a convolutional autoencoder in the shape of Stable Diffusion's, on invented examples;
-`pipelines.train.job` itself, one process per variant, so that each has a peak of memory of its own. From pictures, the autoencoder
-encodes four pictures per example in every step; from latents (`rigface encode`) it never runs.
+Networks of the small model's kind with a convolutional autoencoder in the shape of Stable Diffusion's, on invented
+examples; `pipelines.train.job` itself, one process per variant, so that each has a peak of memory of its own. From
+pictures, the autoencoder encodes four pictures per example in every step; from latents (`rigface encode`) it never
+runs.
 
 What is waited for is the time between two steps in which no batch was ready; its share of a step, from latents, is held
 against 5 %. From pictures the encoding falls into it.
@@ -48,7 +49,8 @@ def prepare(folder: Path, args: argparse.Namespace) -> None:
     from rigface.testing import fake_examples
 
     config = checkpoint.ModelConfig(
-        Process("bridge", bridge_noise=0.0, scheduler="euler", steps=1), head=fake_examples.HEAD, render_style="texture",
+        Process("bridge", bridge_noise=0.0, scheduler="euler", steps=1),
+        head=fake_examples.HEAD, render_style="texture",
         size=args.size,
     )  # fmt: skip
     made = checkpoint.fresh(
@@ -92,7 +94,7 @@ def child(folder: Path, name: str, args: argparse.Namespace) -> None:
 
 
 def peak_mb() -> int:
-    """The most memory this process has had at a time, MB; getrusage's figure begins with that of the process it came from."""
+    """Peak memory of this process, MB; getrusage's figure would begin with that of the process it came from."""
     return round(int(re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[0]) / 1024)
 
 

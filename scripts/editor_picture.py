@@ -1,9 +1,9 @@
-"""Make docs/editor.jpg: the editor page in a real browser, at work on the first frame of the clip that ships with the tests.
+"""Make docs/editor.jpg: the editor page in a real browser, with the first frame of the tests' clip.
 
     python scripts/editor_picture.py [--out docs/editor.jpg]
 
-Needs Debian's browser: apt-get install --yes chromium chromium-driver. The service runs in this process, without Ray; the
-small model that ships paints.
+Needs Debian's browser: apt-get install --yes chromium chromium-driver. The service runs in this process, without Ray;
+the small model that ships paints.
 """
 
 from __future__ import annotations

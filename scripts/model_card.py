@@ -110,9 +110,11 @@ def _training(found: dict[str, Any] | None) -> str:
         return "No run is recorded in docs/mini.json yet."
     people, examples = found.get("people") or {}, found.get("examples") or {}
     lines = [
-        f"- {people.get('train', 'an unknown number of')} people learned from, {people.get('test', 'an unknown number')} held out",
+        f"- {people.get('train', 'an unknown number of')} people learned from, "
+        f"{people.get('test', 'an unknown number')} held out",
         f"- examples: {', '.join(f'{count:,} {name}' for name, count in examples.items()) or 'not recorded'}",
-        f"- {found['steps']:,} steps, {found['examples_shown']:,} examples shown, {_time(found['hours'])} of one CPU core's work",
+        f"- {found['steps']:,} steps, {found['examples_shown']:,} examples shown, "
+        f"{_time(found['hours'])} of one CPU core's work",
         f"- numbers: {', '.join(f'{count / 1e6:.1f} M in {name}' for name, count in found['parameters'].items())}",
         f"- settings: {', '.join(f'{name} {value}' for name, value in found['settings'].items())}",
         f"- commit {found['commit'] or 'unknown'}",
@@ -132,7 +134,8 @@ def _figures(found: dict[str, Any] | None) -> str:
         out.append(f"| {what} | {asked} | {' | '.join(cells)} | {_verdict(own, baseline, goal, higher)} |")
     out += ["", f"Two photographs of one person, {rows[MODEL]['edits']} edits. {_caveats(rows)}Other tasks:", ""]
     out += [
-        "| task | editor | edits | face found % | PSNR | to true face | same person % | gain pose | expression | light |"
+        "| task | editor | edits | face found % | PSNR | to true face | same person % "
+        "| gain pose | expression | light |"
     ]
     out += ["|---" * 10 + "|"]
     for edit, group in found["edits"].items():
@@ -143,8 +146,8 @@ def _figures(found: dict[str, Any] | None) -> str:
                       (None if row.get("same_dlib") is None else 100 * row["same_dlib"], 0),
                       *((row.get(f"gain_{t}"), 2) for t in ("pose", "expression", "light"))]  # fmt: skip
             out.append(f"| {edit} | {row['model']} | {row['edits']} | {' | '.join(_text(v, d) for v, d in values)} |")
-    out += ["", f"Measured on {found['date']} at {found['size']} px, commit {found['commit'] or 'unknown'}, by `rigface evaluate`; means"
-            " with failures at their worst. " + " ".join(found["notes"])]  # fmt: skip
+    out += ["", f"Measured on {found['date']} at {found['size']} px, commit {found['commit'] or 'unknown'}, "
+            "by `rigface evaluate`; means with failures at their worst. " + " ".join(found["notes"])]  # fmt: skip
     return "\n".join(out)
 
 
@@ -159,16 +162,17 @@ def _caveats(rows: dict[str, dict[str, Any]]) -> str:
             max(high, base_high) - min(low, base_low) or 1.0
         )
         notes = (
-            f"PSNR is {both[0]['psnr'] - both[1]['psnr']:+.2f} dB beside the preview's, with intervals (95 %, bootstrap over people) of "
-            f"{low:.1f} to {high:.1f} and {base_low:.1f} to {base_high:.1f}, which share {100 * shared:.0f} % of their range: so few people "
-            "do not show that one is better. "
+            f"PSNR is {both[0]['psnr'] - both[1]['psnr']:+.2f} dB beside the preview's, "
+            f"with intervals (95 %, bootstrap over people) of {low:.1f} to {high:.1f} and {base_low:.1f} to {base_high:.1f}, "
+            f"which share {100 * shared:.0f} % of their range: "
+            "so few people do not show that one is better. "
         )
     away = {name: row["truth_distance"] for name, row in rows.items() if name in (MODEL, BASELINE, "copy source") and
             row.get("truth_distance") is not None}  # fmt: skip
     if away and min(away, key=away.__getitem__) == "copy source":
         notes += (
-            f"Nearest to the true face is *copy source* ({away['copy source']:.3f}), which changes nothing: any edit costs some "
-            "likeness. "
+            f"Nearest to the true face is *copy source* ({away['copy source']:.3f}), "
+            "which changes nothing: any edit costs some likeness. "
         )
     return notes
 

@@ -29,7 +29,8 @@ SHARED = Path(os.environ.get("RIGFACE_SHARED", ROOT.parent / "shared"))
 SLOW_FIXTURES = {"ray_cluster", "s3_server", "s3_behind", "other_s3_server", "shared"}
 SLOW_PATHS = (
     "tests/drills/", "tests/pipelines/train/", "tests/serve/jobs/", "tests/serve/web/", "tests/test_packaging.py",
-    "tests/pipelines/edit/test_job.py", "tests/pipelines/evaluate/test_job.py", "tests/pipelines/examples/test_captions.py",
+    "tests/pipelines/edit/test_job.py", "tests/pipelines/evaluate/test_job.py",
+    "tests/pipelines/examples/test_captions.py",
     "tests/pipelines/extract/test_brought_weights.py", "tests/rigface/face/controls/test_blendshape_transfer.py",
     "tests/serve/api/test_openapi_contract.py",
 )  # fmt: skip
@@ -37,7 +38,7 @@ SLOW_PATHS = (
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests that start a cluster, a server, a browser or a training as `slow`: `make test-fast` leaves them out."""
+    """Mark tests that start a cluster, a server, a browser or a training as `slow`, for `make test-fast`."""
     for item in items:
         if SLOW_FIXTURES & set(getattr(item, "fixturenames", ())) or item.nodeid.startswith(SLOW_PATHS):
             item.add_marker(pytest.mark.slow)
@@ -45,7 +46,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _mini_is_nowhere():
-    """Tests decide for themselves whether the small model is there; the one that ships would make them slow, and change them."""
+    """Hide the small model that ships, which would make tests slow and change them; a test asks for its own."""
     from rigface import assets
 
     with pytest.MonkeyPatch.context() as patch:
@@ -55,7 +56,7 @@ def _mini_is_nowhere():
 
 @pytest.fixture
 def mini(tmp_path_factory, monkeypatch) -> Path:
-    """An untrained `mini` of 64 px, which its name then means everywhere, in child processes too; it gives the preview back."""
+    """An untrained `mini` of 64 px, under that name in child processes too; it gives the preview back."""
     from rigface.face.head.open_head import OpenHead
     from rigface.model import checkpoint
     from rigface.model.diffusion import Process
@@ -87,7 +88,7 @@ def fixtures() -> Path:
 
 @pytest.fixture(scope="session")
 def clips(tmp_path_factory) -> Path:
-    """Some thirty units of work, for runs that are disturbed: cut videos, short ones, a picture, nobody, two bad files."""
+    """Some thirty units of work for disturbed runs: cut and short videos, a picture, nobody, two bad files."""
     from rigface.image import encode_jpeg
     from rigface.testing import fakes
 
@@ -171,7 +172,10 @@ def make_bucket(name: str) -> None:
 
 @pytest.fixture(scope="session")
 def ray_cluster(bucket):
-    """The address of a cluster of this process, whose workers know the bucket. Four logical CPUs, whatever the machine has."""
+    """The address of a cluster of this process, whose workers know the bucket.
+
+    Four logical CPUs, whatever the machine has.
+    """
     import logging
 
     import ray

@@ -1,7 +1,8 @@
 """Hosts that are network namespaces: each with an address, a link that can be cut, and processes that can be killed.
 
-A bridge on this machine is their switch; this machine is on it, too, under `Net.here`. They share its disk, as hosts share a
-file server, but for Ray's own folder. Needs the right to make namespaces, which containers often lack: `why_not()` says.
+A bridge on this machine is their switch; this machine is on it, too, under `Net.here`. They share its disk, as hosts
+share a file server, but for Ray's own folder. Needs the right to make namespaces, which containers often lack:
+`why_not()` says.
 """
 
 from __future__ import annotations

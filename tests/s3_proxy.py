@@ -25,9 +25,9 @@ class Proxy:
 
     Args:
         upstream: http://host:port of the real server.
-        share: of the requests that meet a fault. faults: of which kinds: `500`, `503` (SlowDown), `silent` (no answer for
-            `hold_s`), `slow` (the answer drips), `truncated` (half of the body, then the end), `reset` (TCP RST instead of
-            an answer), `lost` (done, but the answer is a RST).
+        share: of the requests that meet a fault. faults: of which kinds: `500`, `503` (SlowDown), `silent` (no answer
+            for `hold_s`), `slow` (the answer drips), `truncated` (half of the body, then the end), `reset` (TCP RST
+            instead of an answer), `lost` (done, but the answer is a RST).
         address: to listen on.
     """
 

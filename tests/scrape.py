@@ -9,7 +9,7 @@ PATIENCE_S = 30  # numbers reach the endpoint some seconds after they were told
 
 
 def scraped(want: Sequence[str] = (), until: Callable[[str], bool] = lambda text: True) -> str:
-    """The text of all nodes' endpoints, `ray_rigface_` made `rigface_`, once every series in `want` is there and `until` holds."""
+    """Text of all nodes' endpoints, `ray_rigface_` made `rigface_`, once it has the series `want` and `until` holds."""
     import ray
 
     end = time.monotonic() + PATIENCE_S

@@ -1,4 +1,4 @@
-"""The layers, checked against the import statements: who may know whom, how long a file may be, what an import costs."""
+"""Layers of the import statements, length of files, cost of imports."""
 
 import ast
 import subprocess

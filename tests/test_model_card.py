@@ -50,7 +50,8 @@ def evaluation(**mini) -> dict:
 
 @pytest.mark.parametrize(
     ("mini", "short"),
-    [({}, []), ({"gain_light": 0.39}, ["gain in light", "beside the preview's"]), ({"gain_pose": 0.6}, ["beside the preview's"]),
+    [({}, []), ({"gain_light": 0.39}, ["gain in light", "beside the preview's"]),
+     ({"gain_pose": 0.6}, ["beside the preview's"]),
      ({"psnr": 22.0, "truth_distance": 0.3}, ["PSNR", "distance"]),
      ({"same_dlib": 0.79}, ["recognised"])],
 )  # fmt: skip

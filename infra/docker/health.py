@@ -1,7 +1,8 @@
-"""Health check of the container: requests RIGFACE_HEALTH_URL, by default the address of the service. Run by HEALTHCHECK.
+"""Health check of the container: requests RIGFACE_HEALTH_URL, by default the address of the service.
 
-Other containers set the address (a Ray node: http://127.0.0.1:52365/api/healthz). A job, where nothing listens, sets the variable
-empty: it is healthy as long as it runs. Kubernetes has its own probes and does not use this file.
+Run by HEALTHCHECK. Other containers set the address (a Ray node: http://127.0.0.1:52365/api/healthz). A job, in which
+nothing listens, sets the variable empty: it is healthy as long as it runs. Kubernetes has its own probes and does not
+use this file.
 """
 
 import os

@@ -308,8 +308,9 @@ def test_aws_training_uses_efa():
 def test_overlay_holds_expected_objects(overlay):
     kinds = [d["kind"] for d in rendered(overlay)]
     counts = {kind: kinds.count(kind) for kind in kinds}
-    common = {"Namespace": 1, "ResourceQuota": 1, "LimitRange": 1, "ServiceAccount": 2, "PriorityClass": 2, "ConfigMap": 1,
-              "Service": 1, "StatefulSet": 1, "PodDisruptionBudget": 1, "NetworkPolicy": 10, "RayJob": 2, "RayService": 1}  # fmt: skip
+    common = {"Namespace": 1, "ResourceQuota": 1, "LimitRange": 1, "ServiceAccount": 2, "PriorityClass": 2,
+              "ConfigMap": 1, "Service": 1, "StatefulSet": 1, "PodDisruptionBudget": 1, "NetworkPolicy": 10,
+              "RayJob": 2, "RayService": 1}  # fmt: skip
     extra = {"kind": {"PersistentVolume": 1, "PersistentVolumeClaim": 1}, "aws-gpu": {},
              "gke-gpu": {"PersistentVolumeClaim": 1, "SecretProviderClass": 1}}  # fmt: skip
     assert counts == common | extra[overlay]

@@ -1,4 +1,4 @@
-"""Alert rules and dashboards: valid PromQL over exported metrics, a runbook for each alert, generated files up to date."""
+"""Alert rules and dashboards: valid PromQL over exported metrics, a runbook per alert, generated files up to date."""
 
 import importlib
 import json

@@ -1,4 +1,4 @@
-"""Every manifest against the schema of its kind, offline; the shortened schemas against the CRDs of KubeRay if present."""
+"""Every manifest against the schema of its kind, offline; the shortened schemas against KubeRay's CRDs if present."""
 
 import copy
 import subprocess

@@ -18,7 +18,7 @@ FILES = sorted((INFRA / "aws" / "terraform").glob("*.tf"))
 
 @functools.cache
 def parsed():
-    """(kind, type, name) -> body, such as ("resource", "aws_s3_bucket", "data"); variables as ("variable", "", name)."""
+    """(kind, type, name) -> body, as ("resource", "aws_s3_bucket", "data"); variables as ("variable", "", name)."""
     found = {}
     for path in FILES:
         with open(path) as file:
