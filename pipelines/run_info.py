@@ -18,18 +18,7 @@ from rigface.storage.store import Store
 RUN_INFO = "rigface.json"
 MAX_RUNS = 20  # latest runs that an output lists
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = (
-    "rigface",
-    "ray",
-    "torch",
-    "mediapipe",
-    "av",
-    "opencv-python",
-    "numpy",
-    "pyarrow",
-    "dlib-bin",
-    "insightface",
-)
+PACKAGES = ("ray", "torch", "mediapipe", "av", "opencv-python", "numpy", "pyarrow", "dlib-bin", "insightface")
 
 
 def load(store: Store) -> dict[str, Any] | None:
@@ -57,7 +46,7 @@ def software() -> dict[str, Any]:
 def versions() -> dict[str, str]:
     """Installed versions of the packages that decide an output."""
     installed = {}
-    for name in PACKAGES:
+    for name in ("rigface", *PACKAGES):
         try:
             installed[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
@@ -72,7 +61,8 @@ def git_commit() -> str:
     of another project: that commit is not returned.
     """
     try:
-        if ROOT.samefile(_git("rev-parse", "--show-toplevel")) and _is_project(ROOT):
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text()).get("project", {})
+        if ROOT.samefile(_git("rev-parse", "--show-toplevel")) and project.get("name") == "rigface":
             return _git("describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*")
     except (OSError, subprocess.SubprocessError):
         pass
@@ -82,8 +72,3 @@ def git_commit() -> str:
 def _git(*arguments: str) -> str:
     command = ["git", "-C", str(ROOT), *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-
-
-def _is_project(folder: Path) -> bool:
-    project = tomllib.loads((folder / "pyproject.toml").read_text()).get("project", {})
-    return project.get("name") == "rigface"

@@ -66,21 +66,15 @@ class Submission:
         """Ray's runtime environment: variables, and code if `upload`."""
         env = {name: os.environ[name] for name in self.env}
         env |= {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_S)}
-        if not self.upload:
-            return {"env_vars": env}
-        root = Path(__file__).parents[2]
-        modules = [str(root / name) for name in PACKAGES]
-        return {"env_vars": env, "py_modules": modules, "excludes": ["**/__pycache__"]}
+        modules = [str(Path(__file__).parents[2] / name) for name in PACKAGES]
+        code = {"py_modules": modules, "excludes": ["**/__pycache__"]} if self.upload else {}
+        return {"env_vars": env, **code}
 
 
 def prepare(
     job: Sequence[str], command: Any, meter: budget.CostMeter, upload: bool = False, env: Sequence[str] = ()
 ) -> Submission:
-    """A checked submission.
-
-    Args:
-        job: the arguments of the command line.
-        command: the parsed command; its paths are checked.
+    """A checked submission of the arguments of a command line; the paths of the parsed command are checked.
 
     Raises:
         PlanError: not a job for a cluster, paths the cluster cannot see, dollars without a price, variables that are
@@ -111,9 +105,7 @@ def prepare(
 def _paths(command: Any) -> list[str]:
     """Inputs and outputs of a command."""
     positional = list(getattr(command, "paths", ())) + list(getattr(command, "words", ()))[1:]
-    return positional + [
-        getattr(command, name) for name in ("faces", "examples", "data", "out") if hasattr(command, name)
-    ]
+    return positional + [getattr(command, n) for n in ("faces", "examples", "data", "out") if hasattr(command, n)]
 
 
 def describe(submission: Submission, cluster: str) -> str:
@@ -245,13 +237,10 @@ class JobServer:
 @contextlib.contextmanager
 def _job_server_address(url: str) -> Iterator[None]:
     """Make Ray's client use this address inside; it would prefer RAY_ADDRESS."""
-    name = "RAY_API_SERVER_ADDRESS"
-    before = os.environ.get(name)
-    os.environ[name] = url
+    before = os.environ.copy()
+    os.environ["RAY_API_SERVER_ADDRESS"] = url
     try:
         yield
     finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
+        os.environ.pop("RAY_API_SERVER_ADDRESS")
+        os.environ.update(before)

@@ -57,7 +57,7 @@ class Worker(Protocol[PlanIn]):
     """A callable that does one unit; built once per actor."""
 
     def __call__(self, unit: str, plan: PlanIn, /) -> Mapping[str, int]:
-        """Do a unit and commit it; returns what there was, by name."""
+        """Do a unit and commit it; returns counts by name."""
         ...
 
 

@@ -1,6 +1,7 @@
 """Factories of the detector, identity network, reconstructor and parser that `Settings` names, real or fake.
 
 Everything is imported on use: the driver, the detect_faces actors and the GPU actors each load only what they need.
+All raise MissingAsset if weights are not on this machine.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from pipelines.extract.config import Settings
+from pipelines.extract.config import MODELS, Settings
 from pipelines.telemetry.worker_process import WorkerProcess
 from rigface.errors import PlanError
 from rigface.types import DetectorSpec, HeadSpec, Quality
@@ -39,11 +40,7 @@ class Identity(Protocol):
 
 
 def detector(settings: Settings) -> Detector:
-    """The face detector.
-
-    Raises:
-        MissingAsset: its weights are not on this machine.
-    """
+    """The face detector."""
     if settings.detector == "fake":
         from rigface.testing.fakes import FakeDetector
 
@@ -56,11 +53,7 @@ def detector(settings: Settings) -> Detector:
 
 
 def identity(settings: Settings) -> Identity | None:
-    """The face recognition network, or None.
-
-    Raises:
-        MissingAsset: its weights are not on this machine.
-    """
+    """The face recognition network, or None."""
     if settings.identity == "none":
         return None
     if settings.identity == "fake":
@@ -84,7 +77,6 @@ def reconstructor(settings: Settings, device: str, detector: DetectorSpec | None
         detector: checked for the landmarks that it needs; None: no check.
 
     Raises:
-        MissingAsset: its weights are not on this machine.
         ValueError: the name is unknown, or it cannot work with that head or detector.
     """
     if settings.reconstructor == "fake":
@@ -97,11 +89,7 @@ def reconstructor(settings: Settings, device: str, detector: DetectorSpec | None
 
 
 def parser(settings: Settings, device: str) -> Parser:
-    """The segmentation of the person in a crop.
-
-    Raises:
-        MissingAsset: its weights are not on this machine.
-    """
+    """The segmentation of the person in a crop."""
     if settings.parser == "fake":
         from rigface.testing.fakes import fake_mask
 
@@ -132,21 +120,18 @@ class Specs:
         settings = self._settings
         spec = detector(settings).spec
         head = reconstructor(settings, "cpu", spec).head_spec
-        if (network := identity(settings)) is None:
-            spec = replace(spec, identity="none")
-        else:
-            spec = replace(spec, identity=network.version, identity_width=network.width)
-        return head, replace(spec, parser=getattr(parser(settings, "cpu"), "version", settings.parser))
+        network = identity(settings)
+        known = {"identity": network.version, "identity_width": network.width} if network else {"identity": "none"}
+        return head, replace(spec, **known, parser=getattr(parser(settings, "cpu"), "version", settings.parser))
 
 
 def specs(settings: Settings) -> tuple[HeadSpec, DetectorSpec]:
     """The head model and the detector, with the other networks, that these settings name.
 
     Raises:
-        MissingAsset: a model is not on this machine.
         PlanError: a name is unknown, or two models do not fit.
     """
-    if _models(settings) == _models(Settings()):
+    if all(getattr(settings, name) == getattr(Settings, name) for name in MODELS):
         return _default_specs()
     child = WorkerProcess("pipelines.extract.components:Specs", {"settings": settings}, silence_s=180)
     try:
@@ -155,10 +140,6 @@ def specs(settings: Settings) -> tuple[HeadSpec, DetectorSpec]:
         raise PlanError(str(e)) from e
     finally:
         child.close()
-
-
-def _models(settings: Settings) -> tuple[str, ...]:
-    return settings.detector, settings.reconstructor, settings.head, settings.identity, settings.parser
 
 
 def _default_specs() -> tuple[HeadSpec, DetectorSpec]:

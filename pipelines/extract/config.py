@@ -20,6 +20,7 @@ from rigface.errors import PlanError
 from rigface.types import DetectorSpec, HeadSpec
 
 STAGES = ("detect_faces", "reconstruct", "mask_and_score", "write")
+MODELS = ("detector", "identity", "parser", "reconstructor", "head")  # fields of `Settings`
 
 
 @dataclass(frozen=True)
@@ -89,15 +90,9 @@ class Pool:
 
     def __post_init__(self) -> None:
         if self.actors < 1 or (self.max_actors and self.max_actors < self.actors):
-            raise PlanError(
-                f"a pool needs actors >= 1 and max_actors = 0 or >= actors, got actors={self.actors}, "
-                f"max_actors={self.max_actors}"
-            )
+            raise PlanError(f"a pool needs actors >= 1 and max_actors = 0 or >= actors, got {self}")
         if self.cpus < 0 or self.gpus < 0 or self.memory_gb < 0:
-            raise PlanError(
-                "resources of a pool cannot be negative: "
-                f"cpus={self.cpus}, gpus={self.gpus}, memory_gb={self.memory_gb}"
-            )
+            raise PlanError(f"resources of a pool cannot be negative: {self}")
 
 
 @dataclass(frozen=True)
@@ -175,13 +170,7 @@ def debug(videos: tuple[str, ...] = (), out: str = "", workers: int = 0) -> Extr
         videos or ("VIDEOS",),
         out,
         settings=Settings(
-            fps="all",
-            detector="fake",
-            identity="fake",
-            reconstructor="fake",
-            head="fake",
-            parser="fake",
-            chunk_frames=8,
+            "all", False, "fake", identity="fake", parser="fake", reconstructor="fake", head="fake", chunk_frames=8
         ),
         detect_faces=Pool(actors=workers or 1, cpus=0.5),
         reconstruct=Pool(cpus=0.5),

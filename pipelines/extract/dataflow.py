@@ -25,9 +25,7 @@ from rigface.storage.store import INTERNAL, Store
 from rigface.types import DetectorSpec, HeadSpec
 
 MAX_BLOCKS = 4096  # units; more are read from a Parquet file, because a block each costs the driver 3.6 ms
-TASKS_IN_FLIGHT = (
-    2  # units an actor is given at a time: the next is there when it is done, which saves 50 to 150 ms a unit
-)
+TASKS_IN_FLIGHT = 2  # units given to an actor at a time: it need not wait for the next, which saves 50 to 150 ms a unit
 RAY_ADVICE = "\nFailed to apply UDF transform after"  # Ray appends this to the text of any exception of a stage
 
 StageArguments = dict[str, tuple[type, dict[str, Any]]]
@@ -122,7 +120,7 @@ def _expected_error(error: BaseException | None) -> RigFaceError | None:
     while error is not None and id(error) not in seen:
         if isinstance(error, RigFaceError) and not isinstance(
             error, RayTaskError
-        ):  # Ray's wrapper is both, with a page of text
+        ):  # Ray's wrapper is both, a page long
             error.args = (str(error).partition(RAY_ADVICE)[0],)
             return error
         seen.add(id(error))

@@ -60,8 +60,7 @@ class FaceDataset:
         """
         info = self.info()
         if info is None:
-            foreign = [f for f in ("faces", "inputs") if next(iter(self.store.paths(f)), None)]
-            if foreign:
+            if foreign := [f for f in ("faces", "inputs") if any(self.store.paths(f))]:
                 raise PlanError(
                     f"{self.store.uri} has {' and '.join(foreign)} but no {run_info.RUN_INFO}: it is not a RigFace "
                     "dataset, and nothing in it was changed. Choose another OUT."

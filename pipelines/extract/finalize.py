@@ -21,7 +21,7 @@ import pyarrow as pa
 from pipelines.extract.dataset import FaceDataset
 from pipelines.extract.layout import parquet, part_path, with_record
 from pipelines.extract.plan import Plan, units_of
-from pipelines.extract.summary import InputRow, InputStatus, add_seconds
+from pipelines.extract.summary import InputRow, InputStatus
 from pipelines.extract.unit import Record
 from rigface.storage.store import Store
 
@@ -82,32 +82,28 @@ def summarize_input(plan: Plan, records: list[Record], tracks: int | None = None
     """The row of one input.
 
     Args:
-        plan: of the input.
         records: one per unit; empty if the plan's status is `error`.
         tracks: their number after joining; None: that of the only unit.
     """
     records = sorted(records, key=lambda r: r.index)
     cause: Record | Plan = next((r for r in records if r.status != "ok"), plan)
-    frames, faces = sum(r.frames for r in records), sum(r.faces for r in records)
-    status: InputStatus
-    if plan.status == "error" or (records and all(r.status == "error" for r in records)):
+    faces = sum(r.faces for r in records)
+    status: InputStatus = "ok" if faces else "no_face"
+    if all([r.status == "error" for r in records] or [plan.status == "error"]):
         status = "error"
-    elif any(r.status != "ok" for r in records):
+    elif cause.status != "ok":
         status = "partial"
-    else:
-        status = "ok" if faces else "no_face"
     with_frames = [r for r in records if r.last_frame >= 0]
     last_frame = max((r.last_frame for r in with_frames), default=-1)
     is_whole = status in ("ok", "no_face")
-    seconds: dict[str, float] = {}
-    add_seconds(seconds, records)
+    steps = {step for r in records for step in r.seconds}
     return InputRow(
         uri=plan.uri,
         kind=plan.kind,
         status=status,
         stage=cause.stage,
         reason=cause.reason,
-        frames=frames,
+        frames=sum(r.frames for r in records),
         faces=faces,
         tracks=sum(r.tracks for r in records) if tracks is None else tracks,
         shown_frames=plan.shown_frames if is_whole and plan.shown_frames else last_frame + 1,
@@ -117,17 +113,12 @@ def summarize_input(plan: Plan, records: list[Record], tracks: int | None = None
         bytes=plan.bytes,
         sha256=plan.sha256 or None,
         chunks=len(plan.chunks),
-        stage_seconds=sorted(seconds.items()),
+        stage_seconds=[(step, sum(r.seconds.get(step, 0.0) for r in records)) for step in sorted(steps)],
     )
 
 
 def finalize_input(out: str, plan: Plan, config: str) -> InputRow:
-    """Join the tracks of an input whose units are all done; returns its row.
-
-    Args:
-        out: uri of the dataset.
-        config: name of the configuration.
-    """
+    """Join the tracks of an input whose units are all done; returns its row."""
     dataset = FaceDataset(Store(out))
     records = [dataset.record(unit.unit_id) for unit in units_of(plan, config)]
     tracks = join_tracks(dataset.store, plan.rate, records) if len(records) > 1 else None
@@ -135,15 +126,7 @@ def finalize_input(out: str, plan: Plan, config: str) -> InputRow:
 
 
 def join_tracks(store: Store, rate: float | None, records: list[Record]) -> int:
-    """Number the tracks of a cut video from its start to its end.
-
-    Args:
-        rate: sampled frames per second.
-        records: of its chunks, in order.
-
-    Returns:
-        The number of tracks.
-    """
+    """Number the tracks of a cut video, whose chunks have these records, from start to end; returns their number."""
     from rigface.face.detection.tracking import MAX_GAP, number_tracks
     from rigface.face.identity.dlib_embedding import same_person_distance
 

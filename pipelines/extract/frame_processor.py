@@ -35,11 +35,7 @@ T = TypeVar("T")
 
 
 class FrameProcessor:
-    """All work on whole frames. Built once per child process.
-
-    Args:
-        settings: what to compute.
-    """
+    """All work on whole frames. Built once per child process."""
 
     def __init__(self, settings: Settings) -> None:
         import av  # noqa: F401  (slow to import, as scipy.optimize: not in the first unit's times)
@@ -89,11 +85,12 @@ class FrameProcessor:
             record.crash = type(e).__name__ if isinstance(e, open_input.CannotRead) else None
         if self._identity is not None:
             with clock("identity"):
-                faces.embed(lambda: begin("identity"))
+                faces.embed(self._identity, lambda: begin("identity"))
         record.faces, record.tracks = len(faces), len(set(faces.tracks))
         record.seconds = clock.seconds
         record.cpu_seconds = time.process_time() - cpu
-        return record, ipc(faces.table()).to_pybytes() if len(faces) else None
+        width = DLIB_WIDTH if self._identity is None else self._identity.width
+        return record, ipc(faces.table(width)).to_pybytes() if len(faces) else None
 
     def _frames(self, plan: UnitPlan) -> Iterator[Frame]:
         with open_input.opened(plan.uri) as file:
@@ -138,7 +135,6 @@ class _FaceColumns:
 
     def __init__(self, identity: components.Identity | None) -> None:
         self.tracks: list[int] = []
-        self._identity = identity
         self.picker = FramePicker() if identity is None else FramePicker(cut=identity.chip)
         self._frames: list[tuple[int, float]] = []
         self._faces: list[AlignedFaces] = []  # one each, without the crop
@@ -157,19 +153,17 @@ class _FaceColumns:
         self._faces.append(replace(face, crops=[]))
         self._crops.append(encode_jpeg(face.crops[0], quality))
 
-    def embed(self, alive: Callable[[], None]) -> None:
+    def embed(self, identity: components.Identity, alive: Callable[[], None]) -> None:
         """Compute the identity vectors of the picked faces; `alive` is called before each track."""
-        assert self._identity is not None
         for track, picks in self.picker.picks().items():
             alive()
-            for (frame, _), vector in zip(picks, self._identity.embed([chip for _, chip in picks])):
+            for (frame, _), vector in zip(picks, identity.embed([chip for _, chip in picks])):
                 self._vectors[self._rows[track, frame]] = vector
 
-    def table(self) -> pa.Table:
-        """The columns of this stage, and `_score` for later stages."""
+    def table(self, width: int) -> pa.Table:
+        """The columns of this stage, and `_score` for later stages; `width` is that of the identity vectors."""
         count, faces = len(self), self._faces
         blendshapes = [face.blendshapes for face in faces]
-        width = DLIB_WIDTH if self._identity is None else self._identity.width
         return pa.table(
             {
                 "frame_index": pa.array([i for i, _ in self._frames], pa.int32()),

@@ -128,12 +128,9 @@ def _read(store: Store, path: str) -> _Part:
         frames[frame].add(track)
     with_vector = table.filter(table["identity_vector"].is_valid())
     for track, vector in zip(with_vector["track"].to_pylist(), with_vector["identity_vector"].to_pylist()):
-        part.vectors[track] = _plus(part.vectors.get(track), (np.array(vector), 1))
+        total, count = part.vectors.get(track, (0.0, 0))
+        part.vectors[track] = total + np.array(vector), count + 1
     return part
-
-
-def _plus(total: Sum | None, added: Sum) -> Sum:
-    return added if total is None else (total[0] + added[0], total[1] + added[1])
 
 
 def _tracks(parts: Iterable[_Part]) -> tuple[dict[Key, Sum], dict[Key, int]]:
@@ -144,7 +141,8 @@ def _tracks(parts: Iterable[_Part]) -> tuple[dict[Key, Sum], dict[Key, int]]:
         for track, count in part.faces.items():
             faces[part.uri, track] = faces.get((part.uri, track), 0) + count
         for track, vector in part.vectors.items():
-            vectors[part.uri, track] = _plus(vectors.get((part.uri, track)), vector)
+            total, count = vectors.get((part.uri, track), (0.0, 0))
+            vectors[part.uri, track] = total + vector[0], count + vector[1]
     return vectors, faces
 
 

@@ -80,9 +80,8 @@ def check_stages(config: ExtractConfig, head: HeadSpec, detector: DetectorSpec) 
         PlanError: a stage needs a column that no earlier stage adds.
     """
     arguments = dataflow.stage_arguments(config, head, detector)
-    stages.check_columns(
-        [arguments[name][0] for name in STAGES], (), {c.name for c in schema.face_columns(head, detector)}
-    )
+    columns = {column.name for column in schema.face_columns(head, detector)}
+    stages.check_columns([arguments[name][0] for name in STAGES], columns)
 
 
 class _Run:

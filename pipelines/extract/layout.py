@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import fields
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -39,23 +40,15 @@ def record_of(part: pa.Schema) -> Record:
 
 def parquet(table: pa.Table) -> pa.Buffer:
     """A part as bytes. Statistics and dictionaries only on columns they help: not on images and vectors."""
-    sink = pa.BufferOutputStream()
     texts = ["uri", "status", "reason", "identity"]
-    pq.write_table(
-        table,
-        sink,
-        row_group_size=ROW_GROUP,
-        compression="zstd",
-        use_dictionary=texts,
-        write_statistics=[*texts, "frame_index", "time_s", "track", *QUALITY_COLUMNS],
-    )
-    return sink.getvalue()
+    statistics = [*texts, "frame_index", "time_s", "track", *QUALITY_COLUMNS]
+    return plain_parquet(table, row_group_size=ROW_GROUP, use_dictionary=texts, write_statistics=statistics)
 
 
-def plain_parquet(table: pa.Table) -> pa.Buffer:
-    """A table of plans or inputs as bytes."""
+def plain_parquet(table: pa.Table, **options: Any) -> pa.Buffer:
+    """A table as bytes; options of `pyarrow.parquet.write_table`."""
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
+    pq.write_table(table, sink, compression="zstd", **options)
     return sink.getvalue()
 
 

@@ -73,7 +73,6 @@ class UnitPlan:
 
     unit_id: str
     uri: str
-    kind: Kind
     index: int
     chunks: int
     chunk: Chunk | None
@@ -92,16 +91,9 @@ def _chunk(fields: dict[str, Any] | None) -> Chunk | None:
     return None if fields is None else Chunk(**fields)
 
 
-def unit_id(plan: Plan, index: int, config: str) -> str:
-    """The name of a unit of work."""
-    chunk = plan.chunks[index]
-    described = json.dumps(chunk and asdict(chunk), sort_keys=True)
-    return hashlib.sha256("\0".join((plan.uri, plan.sha256, described, config)).encode()).hexdigest()[:24]
-
-
 def units_of(plan: Plan, config: str) -> Iterator[UnitPlan]:
     """The units of one input."""
     for index, (chunk, expected) in enumerate(zip(plan.chunks, plan.expected)):
-        assert plan.kind is not None
-        name = unit_id(plan, index, config)
-        yield UnitPlan(name, plan.uri, plan.kind, index, len(plan.chunks), chunk, expected)
+        described = json.dumps(chunk and asdict(chunk), sort_keys=True)
+        name = hashlib.sha256("\0".join((plan.uri, plan.sha256, described, config)).encode()).hexdigest()[:24]
+        yield UnitPlan(name, plan.uri, index, len(plan.chunks), chunk, expected)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from types import TracebackType
 from typing import get_args
 
 from rich.console import Console, Group
@@ -48,9 +47,7 @@ class Progress:
             self._live.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._live is not None:
             self._live.stop()
 
@@ -58,7 +55,10 @@ class Progress:
         """Show the current activity."""
         self._message = text
         if self._live is None:
-            self.console.print(f"[{_clock(time.monotonic() - self._began)}] {text}", markup=False, highlight=False)
+            self._print(text)
+
+    def _print(self, text: str) -> None:
+        self.console.print(f"[{_clock(time.monotonic() - self._began)}] {text}", markup=False, highlight=False)
 
     def expect(self, inputs: int, units: int, frames: int) -> None:
         """Add to the work to be done."""
@@ -87,7 +87,7 @@ class Progress:
     def _line(self) -> None:
         if self._live is None and time.monotonic() - self._printed > LOG_INTERVAL_S:
             self._printed = time.monotonic()
-            self.console.print(f"[{_clock(self._printed - self._began)}] {self.line()}", markup=False, highlight=False)
+            self._print(self.line())
 
     def line(self) -> str:
         """Counts, speed and time left, as one line."""
@@ -138,8 +138,7 @@ def report(summary: Summary, out: str, console: Console | None = None) -> None:
     console = console or Console(soft_wrap=True)
     console.print(outcome_table(summary.outcomes))
     if summary.done["units"]:
-        took = summary.wall_s
-        console.print(stage_table(summary.seconds, summary.done["frames"], summary.done["faces"], took))
+        console.print(stage_table(summary))
         console.print(f"{summary.start_s:.0f} s of it before the first unit of work was done", style="dim")
     else:
         console.print("nothing was left to do", style="dim")
@@ -152,13 +151,14 @@ _ORDER = get_args(InputStatus)
 _STYLE = {"ok": "green", "no_face": "yellow", "partial": "yellow", "error": "red"}
 
 
-def stage_table(seconds: dict[str, float], frames: int, faces: int, wall_s: float) -> Table:
+def stage_table(summary: Summary) -> Table:
     """Working time by step: share, cost per frame, and throughput of one worker."""
+    frames, faces, wall_s = summary.done["frames"], summary.done["faces"], summary.wall_s
     table = Table(title=f"time by step ({frames:,} frames, {faces:,} faces in {_clock(wall_s)})", title_justify="left")
     for name in ("step", "seconds", "share", "ms per frame", "frames per second of a worker"):
         table.add_column(name, justify="left" if name == "step" else "right")
-    whole = sum(seconds.values()) or 1.0
-    for name, value in seconds.items():
+    whole = sum(summary.seconds.values()) or 1.0
+    for name, value in summary.seconds.items():
         rate = f"{frames / value:,.0f}" if value else ""
         table.add_row(name, f"{value:.1f}", f"{value / whole:.0%}", f"{1000 * value / max(frames, 1):.1f}", rate)
     table.add_section()

@@ -137,13 +137,12 @@ class MaskAndScore:
         faces = _aligned(unit, rows)
         degrees = to_degrees(to_matrix(unit.numbers("head_rotation", rows)))
         residuals = np.concatenate([unit.numbers(name, rows) for name in _RESIDUALS], axis=1)
-        assert unit.record.height is not None
-        assert unit.record.width is not None
-        frame_size = unit.record.height, unit.record.width
+        height, width = unit.record.height, unit.record.width
+        assert height is not None and width is not None  # noqa: PT018
         for i, row in enumerate(rows.tolist()):
             try:
                 with unit.timed("parse"):
-                    mask = segment(self._parser, faces, i, frame_size)
+                    mask = segment(self._parser, faces, i, (height, width))
                     masks.append(encode_png(mask))
                 with unit.timed("quality"):
                     qualities.append(asdict(self._assess(faces, i, mask, degrees[i], residuals[i])))
@@ -247,18 +246,16 @@ def _failures(stage: str, unit: Unit) -> int:
     return len(unit.faces) - len(unit.good) if stage in (Reconstruct.name, MaskAndScore.name) else 0
 
 
-def check_columns(stages: Iterable[Any], start: Iterable[str], wanted: Iterable[str]) -> None:
+def check_columns(stages: Iterable[type[Stage]], wanted: Iterable[str]) -> None:
     """Check that every stage finds the columns it needs.
 
     Args:
-        stages: classes or objects with a name, `needs` and `adds`.
-        start: columns before the first stage.
-        wanted: columns required after the last.
+        wanted: columns required after the last stage.
 
     Raises:
         PlanError: a stage needs a column that no earlier stage adds, or a wanted column never appears.
     """
-    columns = set(start)
+    columns: set[str] = set()
     for stage in stages:
         if missing := set(stage.needs) - columns:
             raise PlanError(f"{stage.name} needs {sorted(missing)}; before it there are {sorted(columns)}")

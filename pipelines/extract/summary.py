@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -71,11 +70,5 @@ class Summary:
         """Count a unit of this run."""
         self.done.update(units=1, frames=record.frames, faces=record.faces, bytes=record.bytes)
         self.cpu_seconds += record.cpu_seconds
-        add_seconds(self.seconds, [record])
-
-
-def add_seconds(total: dict[str, float], records: Iterable[Record]) -> None:
-    """Add the seconds of each step."""
-    for record in records:
         for step, seconds in record.seconds.items():
-            total[step] = total.get(step, 0.0) + seconds
+            self.seconds[step] = self.seconds.get(step, 0.0) + seconds

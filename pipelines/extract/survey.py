@@ -27,11 +27,7 @@ TRIES = 2
 
 
 class Surveyor:
-    """Plans one input; runs in a child process.
-
-    Args:
-        settings: what to compute.
-    """
+    """Plans one input; runs in a child process."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings

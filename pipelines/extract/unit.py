@@ -22,13 +22,7 @@ import pyarrow as pa
 from pipelines.extract.plan import UnitPlan
 
 UnitStatus = Literal["ok", "partial", "error"]
-ROW = pa.schema(
-    [
-        ("plan", pa.string()),  # UnitPlan as JSON
-        ("record", pa.string()),  # Record as JSON
-        ("faces", pa.large_binary()),  # Arrow IPC stream
-    ]
-)
+ROW = pa.schema({"plan": pa.string(), "record": pa.string(), "faces": pa.large_binary()})  # JSON, JSON, Arrow IPC
 MAX_CACHED_CROPS = 320  # decoded crops kept for the next stage of the same actor: 63 MB
 
 
@@ -79,13 +73,7 @@ class Record:
 
 
 class Crops(Sequence[np.ndarray]):
-    """The crops of some faces, decoded on access and cached.
-
-    Args:
-        cells: JPEGs of all faces.
-        rows: the faces of this view.
-        cache: decoded crops by row; shared by all views of one unit.
-    """
+    """The crops of some faces (`rows` of all `cells`), decoded on access; the cache, by row, is shared by a unit."""
 
     def __init__(self, cells: pa.Array, rows: np.ndarray, cache: dict[int, np.ndarray]) -> None:
         self._cells, self._rows, self._cache = cells, rows.tolist(), cache
@@ -101,11 +89,11 @@ class Crops(Sequence[np.ndarray]):
         if isinstance(at, slice):
             return [self[i] for i in range(*at.indices(len(self)))]
         row = self._rows[at]
-        if row in self._cache:
-            return self._cache[row]
-        image = _decoded(self._cells[row].as_py())
-        if len(self._cache) < MAX_CACHED_CROPS:
-            self._cache[row] = image
+        image = self._cache.get(row)
+        if image is None:
+            image = _decoded(self._cells[row].as_py())
+            if len(self._cache) < MAX_CACHED_CROPS:
+                self._cache[row] = image
         return image
 
 

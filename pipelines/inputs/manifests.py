@@ -36,13 +36,9 @@ def entries(file: BinaryIO, suffix: str) -> Iterator[str]:
         PlanError: at once, if it has no column `uri` or is not of the format of its suffix.
     """
     if suffix == ".txt":
-        return _lines(file)
+        text = io.TextIOWrapper(file, "utf-8-sig", errors="surrogateescape", newline="\n")
+        return (line.rstrip("\r\n") for line in text if line.strip())
     return (row["uri"] for row in rows(file, suffix, ["uri"], f"a {suffix} list") if row["uri"])
-
-
-def _lines(file: BinaryIO) -> Iterator[str]:
-    text = io.TextIOWrapper(file, "utf-8-sig", errors="surrogateescape", newline="\n")
-    return (line for line in (raw.rstrip("\r\n") for raw in text) if line.strip())
 
 
 def rows(
@@ -100,9 +96,7 @@ def inventory(file: BinaryIO, open_uri: Callable[[str], BinaryIO]) -> Iterator[s
     except (ValueError, KeyError, TypeError, AttributeError) as e:
         raise PlanError(f"manifest.json is not that of an S3 Inventory: {type(e).__name__} {e}") from e
     if file_format not in ("CSV", "PARQUET"):
-        raise PlanError(
-            f"an inventory in the format {file_format} cannot be read; configure S3 Inventory to write Parquet or CSV"
-        )
+        raise PlanError(f"an inventory in the format {file_format} cannot be read; let it be written as Parquet or CSV")
     if file_format == "CSV" and "Key" not in columns:
         raise PlanError(f"an inventory needs the column Key; this one has {columns}")
     return (
@@ -122,7 +116,7 @@ def _inventory_keys(file: BinaryIO, file_format: str, columns: list[str], name: 
             for values in csv.reader(text):
                 if len(values) != len(columns):
                     raise PlanError(
-                        f"{name}: a row of {len(values)} values, but manifest.json names {len(columns)} columns"
+                        f"{name}: a row of {len(values)} values for the {len(columns)} columns in manifest.json"
                     )
                 flags = {key: values[at[key]].lower() for key in ("IsLatest", "IsDeleteMarker") if key in at}
                 if flags.get("IsLatest") != "false" and flags.get("IsDeleteMarker") != "true":

@@ -25,6 +25,7 @@ import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from pipelines.telemetry import metrics
@@ -119,7 +120,7 @@ class CachedObject:
                 os.truncate(part, self._size)  # from here on other processes count its full size
             starts = range(0, self._size, PIECE_BYTES)
             with ThreadPoolExecutor(FETCH_THREADS) as pool:
-                for at, data in zip(starts, pool.map(self._piece, starts)):
+                for at, data in zip(starts, pool.map(partial(self._remote.read_at, PIECE_BYTES), starts)):
                     os.pwrite(part, data, at)
             os.replace(aside, self._copy)
             self._ledger.unlink(missing_ok=True)
@@ -135,9 +136,6 @@ class CachedObject:
             if part >= 0:
                 os.close(part)  # releases the lock
         return True
-
-    def _piece(self, at: int) -> bytes:
-        return self._remote.read_at(PIECE_BYTES, at)
 
 
 @contextlib.contextmanager
@@ -205,11 +203,8 @@ def _make_room(max_bytes: int, own_part: Path) -> bool:
 
 def _removed_if_abandoned(part: str) -> bool:
     """Remove an unfinished copy whose process, and with it its lock, is gone."""
-    file = os.open(part, os.O_RDWR)
-    try:
-        if _locked(file):
+    with open(part, "rb+") as file:
+        is_abandoned = _locked(file.fileno())
+        if is_abandoned:
             os.unlink(part)
-            return True
-        return False
-    finally:
-        os.close(file)
+    return is_abandoned

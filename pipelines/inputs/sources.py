@@ -81,9 +81,7 @@ def _distinct(listed: Iterable[Listed]) -> Iterator[str]:
         if seen.add(os.fsencode(real)):
             yield uri
     if not len(seen):
-        raise PlanError(
-            "no input found: no file has the suffix of a video or an image; a file named directly may have any suffix"
-        )
+        raise PlanError("no input found: no file has a suffix of a video or image; one named directly may have any")
 
 
 def _expand(named: str) -> Iterator[Listed]:
@@ -146,14 +144,8 @@ def _expand_s3(named: str) -> Iterator[Listed]:
     if not any(_keys(bucket, key, limit=1)):
         hint = "; globs work on disks only, on S3 use a prefix" if glob.has_magic(key) else ""
         raise PlanError(f"no objects at {named}{hint}")
-    return _below(bucket, key)
-
-
-def _below(bucket: str, prefix: str) -> Iterator[Listed]:
-    for key in _keys(bucket, prefix):
-        if _is_media_key(key[len(prefix) :]):
-            uri = f"s3://{bucket}/{key}"
-            yield uri, uri
+    uris = (f"s3://{bucket}/{k}" for k in _keys(bucket, key) if _is_media_key(k[len(key) :]))
+    return ((uri, uri) for uri in uris)
 
 
 def _is_media_key(key: str) -> bool:
@@ -250,9 +242,7 @@ def read_image(file: BinaryIO) -> bytes:
     """
     size = file.seek(0, io.SEEK_END)
     if size > MAX_IMAGE_BYTES:
-        raise BadInput(
-            f"too large for an image: {size / 1e6:.0f} MB, more than the {MAX_IMAGE_BYTES / 1e6:.0f} allowed"
-        )
+        raise BadInput(f"too large for an image: {size / 1e6:.0f} MB; at most {MAX_IMAGE_BYTES / 1e6:.0f} are allowed")
     file.seek(0)
     return file.read()
 

@@ -188,7 +188,7 @@ def test_errors_stay_until_retry_errors(finished, zoo, silent, tmp_path):
     output.store.publish(error_path(unit), failed.to_json().encode())
     output.remove_inputs([uri])
     quarantine, crash = Quarantine(output.store), Crash("decode", "it crashed", "SIGSEGV")
-    crashed = [UnitPlan(f"unit {i}", uri, "video", i, 3, None, 1) for i in range(3)]
+    crashed = [UnitPlan(f"unit {i}", uri, i, 3, None, 1) for i in range(3)]
     for unit_plan in crashed[:2]:
         quarantine.add(unit_plan, crash)
 

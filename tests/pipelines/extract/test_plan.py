@@ -3,7 +3,7 @@
 import json
 from dataclasses import replace
 
-from pipelines.extract.plan import Plan, UnitPlan, unit_id, units_of
+from pipelines.extract.plan import Plan, UnitPlan, units_of
 from rigface.video.decode import Chunk
 
 PLAN = Plan(
@@ -16,6 +16,10 @@ PLAN = Plan(
     chunks=(Chunk(0, 0, 40, None, 0), Chunk(1, 40, None, 7.9, 200, 3, 1)),
     expected=(40, 2),
 )
+
+
+def unit_id(plan: Plan, index: int, config: str) -> str:
+    return list(units_of(plan, config))[index].unit_id
 
 
 def test_unit_name_depends_on_uri_content_chunk_and_config():

@@ -261,11 +261,11 @@ def test_crops_are_decoded_once_and_their_cache_is_bounded():
 
 def test_stages_that_lack_a_column_are_refused():
     columns = {c.name for c in schema.face_columns(fakes.HEAD, fakes.DETECTOR)}
-    stages.check_columns([DetectFaces, Reconstruct, MaskAndScore, Write], (), columns)
+    stages.check_columns([DetectFaces, Reconstruct, MaskAndScore, Write], columns)
     with pytest.raises(PlanError, match=r"mask_and_score needs .*'head_rotation'.*before it there are"):
-        stages.check_columns([DetectFaces, MaskAndScore, Write], (), columns)
+        stages.check_columns([DetectFaces, MaskAndScore, Write], columns)
     with pytest.raises(PlanError, match=r"no stage adds \['mask'"):
-        stages.check_columns([DetectFaces, Reconstruct, Write], (), {"mask"})
+        stages.check_columns([DetectFaces, Reconstruct, Write], {"mask"})
 
 
 @pytest.mark.slow
