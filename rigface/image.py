@@ -195,6 +195,19 @@ def encode_jpeg(image: np.ndarray, quality: int = 92) -> bytes:
     return _encode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
 
 
+def encode_image(image: np.ndarray, format: Literal["png", "jpeg", "webp"], quality: int = 94) -> bytes:
+    """(H, W, 3) uint8 RGB as a file; `quality` is for JPEG and WebP."""
+    if format == "png":
+        return encode_png(image)
+    if format == "jpeg":
+        return encode_jpeg(image, quality)
+    from PIL import Image
+
+    out = io.BytesIO()
+    Image.fromarray(image).save(out, "WEBP", quality=quality)
+    return out.getvalue()
+
+
 def encode_png(image: np.ndarray) -> bytes:
     """A PNG of (H, W, 3) uint8 RGB or (H, W) uint8; a mask of only 0 and 255 takes one bit per pixel.
 

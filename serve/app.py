@@ -54,11 +54,11 @@ class FaceWorkerDeployment:
     def __init__(self, config: ServiceConfig, diffusion_worker: DeploymentHandle) -> None:
         from serve.inference.edit_pipeline import EditPipeline
         from serve.inference.face_worker import FaceWorker
-        from serve.provenance.signer import C2paSigner
+        from serve.provenance.signer import ResultSigner
 
         tracing.start(config.traces, "face-worker")
         write_logs()
-        signer, policy = C2paSigner(config.signing_path()), config.policy()
+        signer, policy = ResultSigner(config.signing_path()), config.policy()
         self._worker = FaceWorker.load(config.face_device, cache_mb=config.face_cache_mb, signer=signer, policy=policy)
         self._edits = EditPipeline(self._worker, RemoteDiffusionWorker(diffusion_worker, config.checkpoints()))
 
@@ -183,7 +183,7 @@ class JobQueueDeployment:
     ) -> None:
         from serve.jobs.queue import JobQueue
         from serve.jobs.webhook import Webhooks
-        from serve.provenance.signer import C2paSigner
+        from serve.provenance.signer import ResultSigner
         from serve.security.audit_log import AuditLog
         from serve.security.url_allowlist import UrlAllowlist
 
@@ -191,7 +191,7 @@ class JobQueueDeployment:
         tracing.start(config.traces, "job-queue")
         self._worker = JobQueue(
             config.jobs, RemoteFaceWorker(face_worker), RemoteDiffusionWorker(diffusion_worker, config.checkpoints()), config.limits(),
-            audit_log=AuditLog(config.audit_log) if config.audit_log else None, signer=C2paSigner(config.signing_path()),
+            audit_log=AuditLog(config.audit_log) if config.audit_log else None, signer=ResultSigner(config.signing_path()),
             webhooks=Webhooks(UrlAllowlist(config.webhook_urls)), policy=config.policy(),
         )  # fmt: skip
 

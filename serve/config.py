@@ -9,6 +9,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
+from rigface.provenance.signer import default_folder
 from serve.limits import Limits
 from serve.security.consent import Policy
 
@@ -68,8 +69,7 @@ class ServiceConfig(BaseModel):
 
     def signing_path(self) -> Path:
         """Folder of the signing key."""
-        default = Path.home() / ".local" / "share" / "rigface" / "signing"
-        return Path(self.signing_folder) if self.signing_folder else default
+        return Path(self.signing_folder) if self.signing_folder else default_folder()
 
     def limits(self) -> Limits:
         """Limits on requests and jobs."""

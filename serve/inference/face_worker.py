@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import cv2
@@ -161,7 +161,7 @@ class FaceWorker(FaceService):
     async def verify(self, data: bytes) -> Verified:
         """The provenance of an image or a video."""
         threads = self._video_threads if sniff(data) == "video" else self._threads
-        return await threads(self._signer.verify, data)
+        return Verified(**asdict(await threads(self._signer.verify, data)))
 
     def edit_service(self, diffusion_worker: DiffusionService) -> EditService:
         """Edits by this worker and that one."""

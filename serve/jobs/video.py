@@ -27,6 +27,7 @@ from rigface.editor import EditModel, Editor, numbers
 from rigface.edits import PREVIEW, EditSpec
 from rigface.face.analyzer import FaceAnalyzer, choose_faces
 from rigface.image import decode
+from rigface.provenance.signer import Origin
 from rigface.types import Conditions, Face
 from rigface.video.decode import VideoInfo
 from rigface.video.sandbox import DecoderPool, JoinRequest
@@ -41,7 +42,7 @@ from serve.limits import MAX_PIXELS, Limits
 from serve.messages import ModelInputSpec, SampledImage, SamplingOptions
 from serve.problems import ApiError
 from serve.protocols import DiffusionService
-from serve.provenance.encoder import Origin, Signer
+from serve.provenance.encoder import Signer
 from serve.schemas import AnimationJob, VideoJob
 from serve.security.consent import TAKES_IDENTITY, Policy
 

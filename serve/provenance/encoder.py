@@ -5,24 +5,14 @@ Path: edited image, `EditInput`, `OutputOptions` -> `Signer` -> file. `NoSigner`
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
-from rigface.image import encode_jpeg, encode_png
+from rigface.image import encode_image
+from rigface.provenance.signer import Origin, Verification
 from serve.messages import EditInput, OutputOptions
-from serve.schemas import Verified
-
-
-@dataclass(frozen=True, eq=False)
-class Origin:
-    """A source file of a result, with its C2PA relationship: edited (parent), visible (component), or a driver (input)."""
-
-    data: bytes
-    role: Literal["parentOf", "componentOf", "inputTo"] = "parentOf"
 
 
 class Signer(Protocol):
@@ -37,7 +27,7 @@ class Signer(Protocol):
     def sign_file(self, data: bytes, media_type: str, record: dict[str, Any], origins: Sequence[Origin] = ()) -> bytes:
         """Add a signed manifest to an encoded image or video."""
 
-    def verify(self, data: bytes) -> Verified:
+    def verify(self, data: bytes) -> Verification:
         """The provenance of an image or a video."""
 
 
@@ -45,8 +35,8 @@ class NoSigner:
     """A signer that only encodes."""
 
     def __call__(self, image: np.ndarray, edit_input: EditInput, output_options: OutputOptions) -> bytes:
-        """As `encode`."""
-        return encode(image, output_options)
+        """Encode an (H, W, 3) uint8 image."""
+        return encode_image(image, output_options.format, output_options.quality)
 
     def mark(self, image: np.ndarray, bits: int) -> np.ndarray:
         """The image, unchanged."""
@@ -56,19 +46,6 @@ class NoSigner:
         """The file, unchanged."""
         return data
 
-    def verify(self, data: bytes) -> Verified:
+    def verify(self, data: bytes) -> Verification:
         """No manifest, no watermark."""
-        return Verified(made_here=False, manifest="none", record=None, watermark=False, mark=None, score=0.0)
-
-
-def encode(image: np.ndarray, output_options: OutputOptions) -> bytes:
-    """Encode an (H, W, 3) uint8 image."""
-    if output_options.format == "png":
-        return encode_png(image)
-    if output_options.format == "jpeg":
-        return encode_jpeg(image, output_options.quality)
-    from PIL import Image
-
-    out = io.BytesIO()
-    Image.fromarray(image).save(out, "WEBP", quality=output_options.quality)
-    return out.getvalue()
+        return Verification(made_here=False, manifest="none")

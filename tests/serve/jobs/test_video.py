@@ -10,7 +10,7 @@ import pytest
 from rigface.image import decode
 from rigface.video.decode import read_frames
 from rigface.video.writer import best_codec
-from serve.provenance.signer import C2paSigner
+from serve.provenance.signer import ResultSigner
 from tests.serve.conftest import photo
 from tests.serve.jobs.test_queue import wait
 
@@ -46,7 +46,7 @@ def clip(tmp_path_factory):
 def served_clips(serve_jobs, tmp_path, monkeypatch):
     """`serve_jobs` with a signer and pieces of six frames."""
     monkeypatch.setattr("serve.jobs.video.MAX_PIECE_FRAMES", 6)
-    signer = C2paSigner(tmp_path / "signing")
+    signer = ResultSigner(tmp_path / "signing")
     return lambda **limits: serve_jobs(signer=signer, **limits)
 
 
@@ -88,7 +88,7 @@ def test_video_job_edits_every_frame(served_clips, services, clip, tmp_path, mod
     assert not list((tmp_path / "queue" / "jobs" / done["id"] / "part").glob("*"))
     assert (told[0]["model"], told[0]["request_id"], told[0]["edit"]) == (model, done["id"], {"yaw_deg": 15})
     assert seen.status_code == 200
-    found = C2paSigner(tmp_path / "signing").verify(data)
+    found = ResultSigner(tmp_path / "signing").verify(data)
     assert (found.manifest, found.record["request"]) == ("trusted", done["id"])
 
 
@@ -217,7 +217,7 @@ def test_hanging_decoder_fails_its_job_and_readiness(served_clips, services, cli
 
 def test_every_frame_has_watermark_of_job(serve_jobs, clip, tmp_path, monkeypatch):
     monkeypatch.setattr("serve.jobs.video.MAX_PIECE_FRAMES", 6)
-    signer = C2paSigner(tmp_path / "signing")
+    signer = ResultSigner(tmp_path / "signing")
     marks, inner = [], signer.mark
     signer.mark = lambda image, bits: marks.append(bits) or inner(image, bits)
     served = serve_jobs(signer=signer)
@@ -257,7 +257,7 @@ def test_verify_refuses_large_and_decoder_killing_videos(clip, tmp_path, monkeyp
     from rigface.errors import BadVideo
     from serve.problems import ApiError
 
-    signer = C2paSigner(tmp_path / "signing")
+    signer = ResultSigner(tmp_path / "signing")
     monkeypatch.setenv("TRAP", "2")
     with pytest.raises(BadVideo, match="SIGSEGV"):
         signer.verify(clip)
@@ -265,10 +265,10 @@ def test_verify_refuses_large_and_decoder_killing_videos(clip, tmp_path, monkeyp
     signer._decoders.close()
     assert signer.verify(clip).manifest == "none"
     monkeypatch.setenv("TRAP_S", "0.2")
-    monkeypatch.setattr("serve.provenance.signer.VERIFY_S", 0.5)
+    monkeypatch.setattr("rigface.provenance.signer.VERIFY_S", 0.5)
     signer._decoders.close()
     assert not signer.verify(clip).watermark  # what came in time is what is looked at
-    monkeypatch.setattr("serve.provenance.signer.VERIFY_S", 0.01)
+    monkeypatch.setattr("rigface.provenance.signer.VERIFY_S", 0.01)
     with pytest.raises(BadVideo, match="takes more than"):
         signer.verify(clip)
     monkeypatch.setattr("serve.provenance.signer.CLIP_PIXELS", 1000)

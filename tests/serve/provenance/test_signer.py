@@ -12,10 +12,10 @@ from PIL import Image
 from rigface.edits import EditSpec
 from rigface.errors import BadInput
 from rigface.image import decode, encode_jpeg, encode_png
+from rigface.provenance import watermark
 from serve.content_cache import picture_id
 from serve.messages import EditInput, OutputOptions
-from serve.provenance import watermark
-from serve.provenance.signer import C2paSigner
+from serve.provenance.signer import ResultSigner
 from serve.security.audit_log import AuditLog, check
 from tests.serve.conftest import photo, run
 
@@ -31,7 +31,7 @@ def textured(seed: int, side: int = 384) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def signer(tmp_path_factory):
-    return C2paSigner(tmp_path_factory.mktemp("signing"))
+    return ResultSigner(tmp_path_factory.mktemp("signing"))
 
 
 @pytest.mark.parametrize("kind", ["png", "jpeg", "webp"])
@@ -50,7 +50,7 @@ def test_signed_image_verifies_with_its_record(signer, kind):
 
 
 def test_other_signer_is_foreign_and_changed_file_invalid(signer, tmp_path):
-    other = C2paSigner(tmp_path)
+    other = ResultSigner(tmp_path)
     signed = other(textured(2), EDIT_INPUT, OutputOptions("png", {"mark": "1"}))
     assert signer.verify(signed).manifest == "foreign"
     assert not signer.verify(signed).made_here
@@ -99,8 +99,8 @@ def test_watermark_is_read_from_any_piece_of_video(fixtures, signer, tmp_path):
 
 
 def test_replicas_share_signing_key(tmp_path):
-    signed = C2paSigner(tmp_path)(textured(4), EDIT_INPUT, OutputOptions("jpeg", {"mark": "1"}))
-    assert C2paSigner(tmp_path).verify(signed).manifest == "trusted"
+    signed = ResultSigner(tmp_path)(textured(4), EDIT_INPUT, OutputOptions("jpeg", {"mark": "1"}))
+    assert ResultSigner(tmp_path).verify(signed).manifest == "trusted"
     assert (tmp_path / "signing.pem").stat().st_mode & 0o077 == 0
 
 
@@ -128,7 +128,8 @@ def test_manifest_declares_actions_and_source_type(signer, model, edit, second, 
     active, actions, _ = declared(
         signer(textured(7), edit_input, OutputOptions("png", {"mark": "1", "model": model})), "image/png"
     )
-    assert [a["action"] for a in actions] == ["c2pa.opened", second]
+    watermarked = ["c2pa.watermarked"] if edit else []
+    assert [a["action"] for a in actions] == ["c2pa.opened", second, *watermarked]
     (parent,) = active["ingredients"]
     assert (parent["relationship"], parent["format"]) == ("parentOf", "image/png")
     assert actions[0]["parameters"]["ingredients"][0]["url"].endswith(parent["label"])
@@ -137,7 +138,7 @@ def test_manifest_declares_actions_and_source_type(signer, model, edit, second, 
 
 @pytest.mark.parametrize("harm", [False, True])
 def test_manifest_of_source_is_kept_as_parent(signer, tmp_path, harm):
-    source = bytearray(C2paSigner(tmp_path)(textured(8), EDIT_INPUT, OutputOptions("jpeg", {"mark": "1"})))
+    source = bytearray(ResultSigner(tmp_path)(textured(8), EDIT_INPUT, OutputOptions("jpeg", {"mark": "1"})))
     if harm:
         source[source.index(b"yaw_deg")] ^= 1
     edit_input = EditInput("sha256:0", EditSpec(yaw_deg=3), {"sha256:0": bytes(source)})
@@ -150,8 +151,21 @@ def test_manifest_of_source_is_kept_as_parent(signer, tmp_path, harm):
     assert ("mismatch" in failures.lower()) == harm
 
 
+def test_damaged_manifest_of_source_never_stops_an_edit(signer):
+    """Whatever bytes of it are broken: the source is an ingredient, with its manifest or without."""
+    intact = signer(textured(8, 96), EDIT_INPUT, OutputOptions("jpeg", {"mark": "1"}))
+    begin = intact.index(b"jumb")
+    random = np.random.default_rng(0)
+    for at in random.integers(begin, begin + 6000, 24):
+        source = bytearray(intact)
+        source[at : at + 3] = random.bytes(3)
+        edit_input = EditInput("sha256:0", EditSpec(yaw_deg=3), {"sha256:0": bytes(source)})
+        signed = signer(textured(9, 96), edit_input, OutputOptions("png", {"mark": "1"}))
+        assert signer._manifest(signed)[0] == "trusted", at
+
+
 def test_manifest_of_animation_has_placed_image(signer, fixtures):
-    from serve.provenance.encoder import Origin
+    from rigface.provenance.signer import Origin
 
     clip = (fixtures / "clip.mp4").read_bytes()
     origins = [Origin(encode_png(textured(6)), "componentOf"), Origin(clip, "inputTo")]
@@ -164,24 +178,24 @@ def test_manifest_of_animation_has_placed_image(signer, fixtures):
 
 
 def test_watermark_is_read_after_key_rotation(tmp_path, monkeypatch):
-    signed = C2paSigner(tmp_path)(textured(4), EDIT_INPUT, OutputOptions("png", {"mark": f"{BITS:08x}"}))
+    signed = ResultSigner(tmp_path)(textured(4), EDIT_INPUT, OutputOptions("png", {"mark": f"{BITS:08x}"}))
     assert (tmp_path / "mark.key").stat().st_mode & 0o077 == 0
     (tmp_path / "signing.pem").unlink()
-    later = C2paSigner(tmp_path).verify(signed)
+    later = ResultSigner(tmp_path).verify(signed)
     assert (later.manifest, later.mark) == ("foreign", f"{BITS:08x}")
     monkeypatch.setenv("RIGFACE_MARK_SECRET", "of the environment")
-    assert not C2paSigner(tmp_path).verify(signed).watermark
+    assert not ResultSigner(tmp_path).verify(signed).watermark
 
 
 def test_watermark_secret_falls_back_to_signing_key(tmp_path, monkeypatch, caplog):
-    C2paSigner(tmp_path)
+    ResultSigner(tmp_path)
     (tmp_path / "mark.key").unlink()
 
     def refused(path, text):
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr("serve.provenance.signer._write_once", refused)
-    first, second = C2paSigner(tmp_path), C2paSigner(tmp_path)
+    monkeypatch.setattr("rigface.provenance.signer._write_once", refused)
+    first, second = ResultSigner(tmp_path), ResultSigner(tmp_path)
     assert first._secret == second._secret
     assert "Read-only file system" in caplog.text
 
@@ -196,16 +210,16 @@ def test_all_c2pa_key_types_sign(tmp_path, monkeypatch, kind):
         "RSA": lambda _: rsa.generate_private_key(65537, 2048),
     }[kind]
     monkeypatch.setattr(ec, "generate_private_key", make)
-    signed = C2paSigner(tmp_path)(textured(4), EDIT_INPUT, OutputOptions("jpeg", {"mark": "1"}))
-    assert C2paSigner(tmp_path).verify(signed).manifest == "trusted"
+    signed = ResultSigner(tmp_path)(textured(4), EDIT_INPUT, OutputOptions("jpeg", {"mark": "1"}))
+    assert ResultSigner(tmp_path).verify(signed).manifest == "trusted"
 
 
 def test_invalid_signing_key_is_refused(tmp_path):
-    C2paSigner(tmp_path)
+    ResultSigner(tmp_path)
     text = (tmp_path / "signing.pem").read_text()
     (tmp_path / "signing.pem").write_text(text.replace(text[40:60], "A" * 20))
     with pytest.raises(BadInput, match="cannot be read"):
-        C2paSigner(tmp_path)
+        ResultSigner(tmp_path)
 
 
 def test_edit_and_verify_over_http(services, signer, tmp_path):
@@ -231,7 +245,7 @@ def test_edit_and_verify_over_http(services, signer, tmp_path):
     assert (stranger["made_here"], stranger["manifest"]) == (False, "none")
     assert Image.open(io.BytesIO(edited.content)).size == (384, 384)
     active, actions, _ = declared(edited.content, "image/png")
-    assert [a["action"] for a in actions] == ["c2pa.opened", "c2pa.edited"]
+    assert [a["action"] for a in actions] == ["c2pa.opened", "c2pa.edited", "c2pa.watermarked"]
     assert active["ingredients"][0]["format"] == "image/png"
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from rigface.image import decode, encode_jpeg
-from serve.provenance import watermark
+from rigface.provenance import watermark
 
 BITS = 0xC0FFEE11
 SECRET = b"secret"

@@ -1,0 +1,1 @@
+"""Watermark, sign and verify edited images and videos."""
