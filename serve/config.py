@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
-from rigface.provenance.signer import default_folder
+from rigface.provenance.signing_keys import default_folder
 from serve.limits import Limits
 from serve.security.consent import Policy
 

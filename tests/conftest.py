@@ -45,6 +45,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def _signing_key(tmp_path_factory):
+    """A signing key of the tests: none is made in the user's home, not even by child processes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RIGFACE_SIGNING_FOLDER", str(tmp_path_factory.mktemp("signing")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def _mini_is_nowhere():
     """Hide the small model that ships, which would make tests slow and change them; a test asks for its own."""
     from rigface import assets

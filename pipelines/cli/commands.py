@@ -8,6 +8,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "animate": ("editing", "Drive the face of an image by a video"),
         "strip": ("editing", "Show what editing does to a face, as one image"),
         "sliders": ("editing", "List the numbers an edit can have"),
+        "verify": ("editing", "Tell if images and videos were made here, and by which edit"),
         "serve": ("", "Edit faces in the browser, over HTTP"),
     },
     "Datasets of faces": {

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from tyro.conf import arg
+from tyro.conf import Positional, arg
 
 from pipelines.edit.config import AnimateConfig, EditConfig, StripConfig
 
@@ -15,8 +15,8 @@ from pipelines.edit.config import AnimateConfig, EditConfig, StripConfig
 class EditCommand(EditConfig):
     """Change pose, expression or light of a face in an image or a video, and keep the person.
 
-    Only the face and what moves with it changes; all other pixels stay as they are. A video keeps its frames,
-    their times and its sound.
+    Only the face and what moves with it changes, apart from an invisible watermark. A video keeps its frames,
+    their times and its sound. The result has a signed manifest (C2PA), which `rigface verify` reads.
 
       rigface edit photo.jpg out.png --yaw 15 --smile 0.6 --light-azimuth 40
       rigface edit photo.jpg out.png --pose-from a.jpg --expression-from b.jpg --light-from c.jpg --strength 0.7
@@ -98,4 +98,33 @@ class SlidersCommand:
         return 0
 
 
-COMMANDS = {"edit": EditCommand, "animate": AnimateCommand, "strip": StripCommand, "sliders": SlidersCommand}
+@dataclass(frozen=True)
+class VerifyCommand:
+    """Tell if images and videos were made here: the signed manifest (C2PA) of the file, and the watermark of its pixels.
+
+    Only a valid manifest says that a file was made here. The watermark alone is a hint: it survives what removes a
+    manifest (saving as JPEG, scaling, cropping), and its 32 bits find the edit in an audit log.
+
+      rigface verify out.png clip.mp4
+
+    Exit status: 0 if all files were made here, 1 if not.
+    """
+
+    files: Annotated[Positional[tuple[Path, ...]], arg(metavar="FILE...")]
+    """Images and videos."""
+    signing_folder: str = ""
+    """Folder of the signing key; by default RIGFACE_SIGNING_FOLDER, else the user's own."""
+
+    def run(self) -> int:
+        from pipelines.edit.verify import verify
+
+        return verify(self.files, self.signing_folder)
+
+
+COMMANDS = {
+    "edit": EditCommand,
+    "animate": AnimateCommand,
+    "strip": StripCommand,
+    "sliders": SlidersCommand,
+    "verify": VerifyCommand,
+}

@@ -70,6 +70,8 @@ class EditConfig:
     """Face to edit: largest, left-most, right-most, all, or a number counted from the left, from 0."""
     silent: bool = False
     """Leave out the sound of the video."""
+    no_sign: bool = False
+    """Leave out the watermark and the signed manifest (C2PA) that say that the result is an edit."""
     engine: Annotated[Engine, arg(name="")] = field(default_factory=Engine)
 
 
@@ -94,6 +96,8 @@ class AnimateConfig:
     """Do not smooth the driver's coefficients; by default a One-Euro filter removes their jitter."""
     silent: bool = False
     """Leave out the sound of the video."""
+    no_sign: bool = False
+    """Leave out the watermark and the signed manifest (C2PA) that say that the result is an edit."""
     max_side: int = 1280
     """Longer side of the output at most, px; a larger image is reduced."""
     engine: Annotated[Engine, arg(name="")] = field(default_factory=Engine)

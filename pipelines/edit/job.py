@@ -8,7 +8,6 @@ are edited here, videos in `video.py`.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -21,6 +20,7 @@ from pipelines.edit.config import SAMPLING, AnimateConfig, EditConfig, Engine
 from pipelines.edit.flags import parse_flags, parse_traits, save_edit
 from pipelines.edit.inputs import IMAGE_SUFFIXES, kind_of, read_image
 from pipelines.edit.report import SMALL_FACES_HINT, EditReport, comparison_rows, hints
+from pipelines.edit.signing import EditSigner
 from pipelines.edit.video import animate_image, edit_video
 from pipelines.examples.face_reader import face_at, is_row
 from rigface.editor import Editor
@@ -28,7 +28,7 @@ from rigface.edits import NAMED_EXPRESSIONS, EditSpec, Trait
 from rigface.errors import NoFace, PlanError
 from rigface.face.analyzer import FACE_CHOICES, FaceAnalyzer, choose_faces
 from rigface.face.controls.transfer import axes_of
-from rigface.image import encode_jpeg, encode_png
+from rigface.provenance.signer import Origin
 from rigface.types import Face
 from rigface.video.writer import SUFFIXES as VIDEO_SUFFIXES
 
@@ -80,6 +80,7 @@ def _prepare(
 def _edit_image(config: EditConfig, spec: EditSpec, editor: Editor, targets: Mapping[Trait, Face]) -> EditReport:
     began = time.monotonic()
     image = read_image(config.source)
+    signer = EditSigner(config, spec, editor.has_model, [Origin(config.source)])
     is_measured = not config.engine.quick
     try:
         edited = editor.edit(image, spec, targets, face=config.face, seed=config.engine.seed, measure=is_measured)
@@ -87,11 +88,7 @@ def _edit_image(config: EditConfig, spec: EditSpec, editor: Editor, targets: Map
         raise PlanError(f"{config.source}: {e.reason}{SMALL_FACES_HINT}") from e
     except ValueError as e:
         raise PlanError(str(e)) from e
-    is_png = config.out.suffix.lower() == ".png"
-    config.out.parent.mkdir(parents=True, exist_ok=True)
-    part = config.out.with_name(f".{config.out.name}.{os.getpid()}")
-    part.write_bytes(encode_png(edited.image) if is_png else encode_jpeg(edited.image, 95))
-    os.replace(part, config.out)
+    signer.write_image(edited.image, config.out)
     faces = zip(edited.sources, edited.wanted, edited.found) if is_measured else ()
     rows = [comparison_rows(source.params, wanted, found, spec, editor) for source, wanted, found in faces]
     return EditReport(config.out, rows, seconds=time.monotonic() - began, notes=hints(config.engine, editor))

@@ -18,11 +18,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from pipelines.edit.config import AnimateConfig, EditConfig
 from pipelines.edit.inputs import read_image
 from pipelines.edit.report import SMALL_FACES_HINT, ComparisonRow, EditReport, comparison_rows, hints
+from pipelines.edit.signing import EditSigner
 from rigface.editor import Editor
 from rigface.edits import EditSpec, Trait
 from rigface.errors import BadVideo, NoFace, PlanError
 from rigface.evaluation.estimator import Number
 from rigface.face.analyzer import choose_faces
+from rigface.provenance.signer import Origin
 from rigface.types import Face
 from rigface.video.decode import VideoInfo, probe_video
 from rigface.video.writer import VideoWriter
@@ -72,17 +74,25 @@ def _write(
 ) -> EditReport:
     began = time.monotonic()
     samples = Samples(editor, info.shown_frames)
+    is_animation = isinstance(config, AnimateConfig)
+    origins = [Origin(config.source, "componentOf"), Origin(video, "inputTo")] if is_animation else [Origin(video)]
+    signer = EditSigner(config, spec, editor.has_model, origins)
+    marked = signer.frame_marker()
     with (
         _progress(label, info.shown_frames) as step,
         VideoWriter(config.out, size, info.fps, sound=None if config.silent else str(video)) as writer,
     ):
         for frame in frames:
             assert frame.image is not None  # no frame is skipped here
-            writer.write(frame.image, frame.time_s)
+            writer.write(marked(frame.image), frame.time_s)
             if not (config.engine.quick or spec.is_nothing):
                 samples.take(frame)
             step(writer.frames)
-    notes = (*(f"{video.name}: {note}" for note in source.notes()), *hints(config.engine, editor))
+    notes = (
+        *signer.sign_video(config.out),
+        *(f"{video.name}: {note}" for note in source.notes()),
+        *hints(config.engine, editor),
+    )
     seconds = time.monotonic() - began
     return EditReport(config.out, mean_rows(samples, spec, editor), writer.frames, seconds, notes)
 

@@ -256,8 +256,7 @@ def to_dict(card: ReportCard) -> dict[str, Any]:
         for (m, e), x in card.against.items()
         for name, d in x.items()
     ]
-    plain: dict[str, Any] = _plain(out)
-    return plain
+    return dict(_plain(out))
 
 
 def _extractor(card: ReportCard, name: str) -> str:

@@ -241,13 +241,14 @@ class SamplingState:
     def _start(self, conditions: LatentConditions, noise: Tensor, strength: float) -> Tensor:
         if self.process.kind == "bridge":
             return start(self.process, conditions, noise)
+        result: Tensor
         if strength == 1:
-            result: Tensor = noise * self._scheduler.init_noise_sigma
+            result = noise * self._scheduler.init_noise_sigma
             return result
         if hasattr(self._scheduler, "set_begin_index"):
             self._scheduler.set_begin_index(self.index)
         at = self._scheduler.timesteps[self.index : self.index + 1].expand(noise.shape[0])
-        result: Tensor = self._scheduler.add_noise(self.process.latent_scale * conditions.render, noise, at)
+        result = self._scheduler.add_noise(self.process.latent_scale * conditions.render, noise, at)
         return result
 
 

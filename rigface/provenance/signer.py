@@ -4,11 +4,7 @@ Path: edited image -> `C2paSigner.sign_image` -> PNG, JPEG, WebP; edited video -
 `verify`. The service, the command line and `Edited.save` share it.
 Source: C2PA Technical Specification 2.x, through `c2pa-python`; it needs no network.
 
-`signing.pem` has a private key, its certificate and the root that signed it, made at first use. The certificates are
-self-made, so other tools show the signer as unknown until they trust the root, the last certificate in the file; a bought
-certificate in its place is trusted everywhere. Watermarks have a secret of their own, so they stay readable after the
-certificate is replaced: RIGFACE_MARK_SECRET, or `mark.key` in the same folder, made at first use. All replicas must share
-both. RIGFACE_TIMESTAMP_URL names a time stamp authority (RFC 3161) that is asked for each signature; by default none is.
+The keys are those of `signing_keys.py`. RIGFACE_TIMESTAMP_URL names a time stamp authority (RFC 3161) that is asked for each signature; by default none is.
 
 Declared actions (specification 2.x, `c2pa.actions`): an edited image or video was *opened*, with the source as its parent,
 whose own manifest is kept if it is intact, *edited*, and *watermarked* (its bits are the `c2pa.soft-binding`); an
@@ -18,16 +14,11 @@ composite for the preview, which warps and relights the photograph.
 
 from __future__ import annotations
 
-import contextlib
-import datetime
-import hmac
 import importlib.metadata
 import io
 import json
 import logging
 import os
-import secrets
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,30 +27,22 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 
 from rigface.edits import PREVIEW, EditSpec
-from rigface.errors import BadInput
 from rigface.image import decode as decode_image
 from rigface.image import encode_image, sniff
 from rigface.provenance import watermark
+from rigface.provenance.signing_keys import END, algorithm_of, default_folder, read_or_make_key, watermark_secret
 from rigface.video.sandbox import DecoderPool, DecodeTimeout
 
 LOG = logging.getLogger("rigface.provenance")
 LABEL = "org.rigface.edit"
 SOURCE_TYPE_PREFIX = "http://cv.iptc.org/newscodes/digitalsourcetype/"
-MARK_VARIABLE = "RIGFACE_MARK_SECRET"
 TIMESTAMP_VARIABLE = "RIGFACE_TIMESTAMP_URL"
 WATERMARK_ALGORITHM = "org.rigface.tile"
-END = "-----END CERTIFICATE-----\n"
-YEARS = 10
 VERIFY_S = 15.0  # to read the frames of a video; less than a caller waits
 
 
 Role = Literal["parentOf", "componentOf", "inputTo"]
 ManifestState = Literal["trusted", "foreign", "invalid", "none"]
-
-
-def default_folder() -> Path:
-    """The user's own folder of the signing key."""
-    return Path.home() / ".local" / "share" / "rigface" / "signing"
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +52,7 @@ class Origin:
     data: bytes | Path
     role: Role = "parentOf"
 
-    def open(self) -> BinaryIO:
+    def open(self) -> io.BytesIO | io.BufferedReader:
         """The file's bytes as a stream."""
         return io.BytesIO(self.data) if isinstance(self.data, bytes) else self.data.open("rb")
 
@@ -106,7 +89,7 @@ class C2paSigner:
     def __init__(self, folder: str | os.PathLike[str] = "", max_pixels: int = 100_000_000) -> None:
         folder = Path(folder) if str(folder) else default_folder()
         key, _, certificates = read_or_make_key(folder).partition("-----BEGIN CERTIFICATE-----")
-        self._key, self._algorithm = key, _algorithm(key)
+        self._key, self._algorithm = key, algorithm_of(key)
         self._chain = "-----BEGIN CERTIFICATE-----" + certificates
         self._root = self._chain.rsplit(END, 2)[-2] + END
         self._secret = watermark_secret(folder, key)
@@ -305,103 +288,3 @@ def _media_type(data: bytes) -> str | None:
     if data[:4] == b"RIFF":
         return {b"WEBP": "image/webp", b"AVI ": "video/avi"}.get(data[8:12])
     return {b"\x89P": "image/png", b"\xff\xd8": "image/jpeg"}.get(data[:2])
-
-
-def _algorithm(key: str) -> str:
-    """The signature algorithm of a private key.
-
-    Raises:
-        BadInput: C2PA does not allow the key.
-    """
-    from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-    from cryptography.hazmat.primitives.serialization import load_pem_private_key
-
-    try:
-        private = load_pem_private_key(key.encode(), None)
-    except (ValueError, TypeError) as error:
-        raise BadInput(f"signing.pem: its private key cannot be read: {error}", "signing_folder") from None
-    if isinstance(private, ec.EllipticCurvePrivateKey):
-        name = {256: "es256", 384: "es384", 521: "es512"}.get(private.curve.key_size, "")
-    else:
-        name = "ed25519" if isinstance(private, ed25519.Ed25519PrivateKey) else ""
-        name = "ps256" if isinstance(private, rsa.RSAPrivateKey) else name
-    if not name:
-        raise BadInput("signing.pem: want a private key of P-256, P-384, P-521, Ed25519 or RSA", "signing_folder")
-    return name
-
-
-def watermark_secret(folder: Path, key: str) -> bytes:
-    """Secret of watermarks: the environment's, else that of `mark.key`, made if possible, else derived from the signing key."""
-    if secret := os.environ.get(MARK_VARIABLE):
-        return secret.encode()
-    path = folder / "mark.key"
-    try:
-        if not path.exists():
-            _write_once(path, secrets.token_hex(32))
-        return path.read_text().strip().encode()
-    except OSError as error:
-        message = "%s: %s. Watermarks become unreadable when the signing key is replaced; set a secret in %s"
-        LOG.warning(message, path, error.strerror, MARK_VARIABLE)
-        return hmac.new(key.encode(), b"mark", "sha256").hexdigest().encode()
-
-
-def read_or_make_key(folder: Path) -> str:
-    """The text of `signing.pem`, made by the first process that needs it."""
-    path = folder / "signing.pem"
-    if not path.exists():
-        _write_once(path, _new_key())
-    text = path.read_text()
-    if text.count(END) < 2 or "PRIVATE KEY" not in text:
-        raise BadInput(f"{path}: want a private key, its certificate and the root's", "signing_folder")
-    return text
-
-
-def _write_once(path: Path, text: str) -> None:
-    """Write a file that only its owner can read, unless another process has made it meanwhile."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as temporary:
-        temporary.write(text)
-    with contextlib.suppress(FileExistsError):
-        os.link(temporary.name, path)
-    os.unlink(temporary.name)
-
-
-def _new_key() -> str:
-    """Private key, certificate and root certificate, PEM."""
-    from cryptography.hazmat.primitives import serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    root, leaf = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
-    key = leaf.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    return key.decode() + _certificate("signer", leaf, root, False) + _certificate("root", root, root, True)
-
-
-def _certificate(name: str, key: Any, signer: Any, is_root: bool) -> str:
-    """An X.509 certificate with the extensions that C2PA requires."""
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-
-    def x509_name(common_name: str) -> x509.Name:
-        parts = {NameOID.ORGANIZATION_NAME: "RigFace service", NameOID.COMMON_NAME: f"RigFace {common_name}"}
-        return x509.Name([x509.NameAttribute(kind, value) for kind, value in parts.items()])
-
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(x509_name(name))
-        .issuer_name(x509_name("root"))
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=365 * YEARS))
-        .add_extension(x509.BasicConstraints(is_root, None), True)
-        .add_extension(x509.KeyUsage(True, False, False, False, False, is_root, is_root, False, False), True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False)
-        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), False)
-    )
-    if not is_root:
-        certificate = certificate.add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.EMAIL_PROTECTION]), False)
-    return certificate.sign(signer, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()

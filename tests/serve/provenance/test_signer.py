@@ -194,7 +194,7 @@ def test_watermark_secret_falls_back_to_signing_key(tmp_path, monkeypatch, caplo
     def refused(path, text):
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr("rigface.provenance.signer._write_once", refused)
+    monkeypatch.setattr("rigface.provenance.signing_keys._write_once", refused)
     first, second = ResultSigner(tmp_path), ResultSigner(tmp_path)
     assert first._secret == second._secret
     assert "Read-only file system" in caplog.text

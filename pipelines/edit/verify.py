@@ -1,0 +1,49 @@
+"""Verify the provenance of files: the job of `rigface verify`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from rigface.errors import BadInput, PlanError
+from rigface.provenance.signer import C2paSigner
+
+MAX_BYTES = 1 << 30  # of a file; it is read whole
+MANIFESTS = {
+    "trusted": "signed with this key",
+    "foreign": "signed with another key",
+    "invalid": "damaged or changed",
+    "none": "none",
+}
+
+
+def verify(files: Sequence[Path], signing_folder: str = "") -> int:
+    """Print the provenance of each file.
+
+    Returns:
+        0 if all files were made here, else 1.
+
+    Raises:
+        PlanError: a file that cannot be read.
+    """
+    signer = C2paSigner(signing_folder)
+    all_ours = True
+    for path in files:
+        try:
+            if path.stat().st_size > MAX_BYTES:
+                raise PlanError(f"{path}: larger than {MAX_BYTES >> 20} MiB, more than `rigface verify` reads")
+            found = signer.verify(path.read_bytes())
+        except OSError as error:
+            raise PlanError(f"{path}: {error.strerror or error}") from error
+        except BadInput as error:
+            raise PlanError(f"{path}: {error.reason}") from error
+        rows = {
+            "made here": "yes" if found.made_here else "no",
+            "manifest": MANIFESTS[found.manifest],
+            "watermark": found.mark or "none",
+            **({"edit": json.dumps(found.record.get("edit", {}))} if found.record else {}),
+        }
+        print(path, *(f"  {name:10} {value}" for name, value in rows.items()), sep="\n")
+        all_ours = all_ours and found.made_here
+    return 0 if all_ours else 1
