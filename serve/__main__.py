@@ -82,12 +82,9 @@ class Start:
         return 0
 
     def _args(self, port: int) -> dict[str, Any]:
-        names = ("device", "keys", "edit_timeout_s", "audit_log", "consent", "deny", "traces")
         jobs = str(Path.home() / ".local" / "share" / "rigface" / f"jobs-{port}") if self.jobs is None else self.jobs
-        lists = {"fetch_urls": list(self.fetch_urls), "webhook_urls": list(self.webhook_urls)}
-        return (
-            {name: getattr(self, name) for name in names} | lists | {"jobs": jobs, "model": model_of(self.checkpoint)}
-        )
+        same = {name: value for name, value in vars(self).items() if name not in ("checkpoint", "host", "port")}
+        return same | {"jobs": jobs, "model": model_of(self.checkpoint)}
 
 
 @dataclass(frozen=True)
@@ -119,9 +116,8 @@ class Demo:
                 print("Open it in a browser. Ctrl-C stops the service.", flush=True)
                 stay()
             else:
-                again = f"{Path(sys.executable).parent / 'rigface'} serve" + (
-                    f" --checkpoint {self.checkpoint}" if self.checkpoint else ""
-                )
+                again = f"{Path(sys.executable).parent / 'rigface'} serve"
+                again += f" --checkpoint {self.checkpoint}" * bool(self.checkpoint)
                 print(f"Not a terminal: stopping the service. To start it again:\n  {again}", flush=True)
         return 0
 
@@ -164,11 +160,8 @@ class KeyCommand:
 
         if self.action == "add":
             burst = {"burst": self.burst} if self.burst else {}
-            print(
-                api_keys.add(
-                    self.file, self.name, self.scopes, rate=self.rate, max_concurrent=self.max_concurrent, **burst
-                )
-            )
+            limits = {"rate": self.rate, "max_concurrent": self.max_concurrent, **burst}
+            print(api_keys.add(self.file, self.name, self.scopes, **limits))
         elif self.action == "remove":
             if not api_keys.remove(self.file, self.name):
                 print(f"rigface serve: no key {self.name!r}", file=sys.stderr)
@@ -181,8 +174,8 @@ class KeyCommand:
             print(secret_of(self.name, os.environ[SECRET_VARIABLE]))
         else:
             for key in api_keys.read(self.file):
-                limits = f"{key.rate:g}/s\t{key.burst:g} burst\t{key.max_concurrent} concurrent"
-                print(f"{key.name}\t{','.join(key.scopes)}\t{limits}")
+                rates = f"{key.rate:g}/s\t{key.burst:g} burst\t{key.max_concurrent} concurrent"
+                print(f"{key.name}\t{','.join(key.scopes)}\t{rates}")
         return 0
 
 
@@ -250,9 +243,8 @@ class AuditCommand:
             print(f"{path}: {result.lines} intact lines, the last of {result.last}, hash {result.hash}{broken}")
             found = found or result.holds
         if not found:
-            raise ValueError(
-                f"{self.path}: no line has the hash {self.contains}: the log was truncated, removed or rewritten"
-            )
+            lost = "the log was truncated, removed or rewritten"
+            raise ValueError(f"{self.path}: no line has the hash {self.contains}: {lost}")
         return 0
 
 

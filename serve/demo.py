@@ -25,15 +25,7 @@ NAMES = {
 
 
 def show(url: str, source: Path, out: Path) -> str:
-    """Make one edit through the service and write it.
-
-    Args:
-        url: of a service that is ready.
-        source: a video or an image with a face.
-        out: folder for `photo.jpg` and `edited.png`.
-
-    Returns:
-        The text to print.
+    """Make one edit through a service that is ready, write it to the folder `out`, and return the text to print.
 
     Raises:
         PlanError: the source shows no face.
@@ -83,8 +75,7 @@ def _report(url: str, out: Path, result: ClientResult, model: ModelInfo) -> list
         "",
         f"One edit through the service, by {painted_by}: {out / 'edited.png'}",
         *rows,
-        *([f"  {model.about}"] if model.about else []),
-        "",
+        f"  {model.about}\n" * bool(model.about),
         "The same from a shell:",
         f'  curl -F picture=@{out / "photo.jpg"} -F \'request={{"edit": {{"yaw_deg": 14}}}}\' {url}/v1/edits -o edited.png',
         "",

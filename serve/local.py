@@ -25,6 +25,7 @@ RAY_SETTINGS = {  # unless the environment has them
     "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "30",
     # By default workers run at nice 15; these answer interactive requests.
     "RAY_worker_niceness": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 
 
@@ -41,7 +42,6 @@ def serving(host: str = "127.0.0.1", port: int = 8000, *, quiet: bool = False, *
     """
     for name, value in RAY_SETTINGS.items():
         os.environ.setdefault(name, value)
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     loaded = sys.modules.get("ray")
     if loaded is None or not loaded.is_initialized():
         authenticate(joining=False)  # Ray's ports are on the machine's address even if the service is on loopback
@@ -107,9 +107,8 @@ def free_port(host: str, port: int) -> int:
         try:
             trial.bind((host, port))
         except OSError as error:
-            raise ValueError(
-                f"--port {port}: cannot listen on {host} ({error.strerror}); choose another port"
-            ) from None
+            reason = f"cannot listen on {host} ({error.strerror}); choose another port"
+            raise ValueError(f"--port {port}: {reason}") from None
         return int(trial.getsockname()[1])
 
 

@@ -97,12 +97,9 @@ def problem_of(error: BaseException) -> ApiError:
     """The error for the caller; an unexpected exception is `internal`, without a detail."""
     if isinstance(error, ApiError):
         return error
-    if isinstance(error, NoFace):
-        return ApiError("no-face", error.reason)
-    if isinstance(error, BadVideo):
-        return ApiError("bad-clip", error.reason)
     if isinstance(error, BadInput):
-        return ApiError("bad-image", error.reason)
+        slug = "no-face" if isinstance(error, NoFace) else "bad-clip" if isinstance(error, BadVideo) else "bad-image"
+        return ApiError(slug, error.reason)
     if isinstance(error, BadEdit):
         return ApiError("bad-request", str(error))
     if isinstance(error, StorageGone):

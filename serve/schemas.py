@@ -5,23 +5,15 @@ Used by the gateway and by the client. No torch, no Ray, no pixels.
 A body is JSON, or multipart: the files are parts (`picture`, `clip`, `target`, `target.<trait>`), the rest is JSON in the part
 `request`. A file may also be named in the JSON instead, by `PictureRef` or `ClipRef`.
 
-Jobs. `POST /v1/jobs` takes one of three, told apart by `kind`, and answers 202 with a `JobState`:
-
-* `batch` (`BatchJob`): many edits of one picture. Result n, from 0, is the picture of edit n.
-* `video` (`VideoJob`): one edit on every frame of `clip`. Result 0 is the video, with the clip's times and sound.
-* `animation` (`AnimationJob`): the face of `picture` moves as the largest face of `clip` does. Result 0 is the video.
-
-`GET /v1/jobs` lists the caller's own, the newest first; `GET /v1/jobs/{id}` gives the progress of one: `finished` of `total` edits
-or frames (`total` is 0 while unknown), and in `results` the numbers that `GET /v1/jobs/{id}/results/{n}` has. `POST
-/v1/jobs/{id}/cancel` stops it, and what is finished of a batch stays; `DELETE /v1/jobs/{id}` stops and removes it with its files.
+In JSON a file has to be named, in multipart it may be a part; so the models have files optional, and the document requires them.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
-from pydantic_core import core_schema
+import pydantic
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from rigface.edits import MAX_DEGREES, MAX_PROMPT_CHARS, NAMED_EXPRESSIONS, EditSpec, LightEdit, Trait
 from serve.problems import KNOWN, PREFIX
@@ -29,36 +21,29 @@ from serve.problems import KNOWN, PREFIX
 API_VERSION = "1"
 PictureId = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$", description="content hash of a picture sent before")]
 Format = Literal["png", "jpeg", "webp"]
-Container = Literal["mp4", "mov"]  # those that a C2PA manifest can be written into
+Values = dict[str, float]
 FaceChoice = Literal["largest", "left-most", "right-most", "all"] | Annotated[int, Field(ge=0, le=999)]
 """A face of a picture; a number counts from the left."""
 
 
-# In JSON a file has to be named; in multipart it may be a part of its own. So the models have it optional, the document not.
 _ID: dict[str, Any] = {"id": "sha256:" + "5f" * 32}
-_PICTURE: dict[str, Any] = {"base64": "iVBORw0KGgo="}
 _CLIP: dict[str, Any] = {"url": "https://bucket.example.com/clip.mp4?signed"}
 _EDIT: dict[str, Any] = {"yaw_deg": 15, "expression": {"smile": 0.6}, "light": {"azimuth_deg": 50}}
 
 
-class _EditWire:
-    """Pydantic adapter of `EditSpec`: its own validation, and its JSON schema."""
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:
-        def read(value: Any) -> EditSpec:
-            try:
-                return value if isinstance(value, EditSpec) else EditSpec.from_dict(value)
-            except OverflowError as error:
-                raise ValueError(str(error)) from None
-
-        written = core_schema.plain_serializer_function_ser_schema(EditSpec.to_dict)
-        return core_schema.no_info_plain_validator_function(read, serialization=written)
-
-    def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
-        return edit_schema()
+def _documented(*required: str, **example: Any) -> ConfigDict:
+    """Required fields and an example for the JSON schema."""
+    return ConfigDict(json_schema_extra={"required": list(required), "examples": [example]})
 
 
-def edit_schema() -> dict[str, Any]:
+def _read_edit(value: Any) -> EditSpec:
+    try:
+        return value if isinstance(value, EditSpec) else EditSpec.from_dict(value)
+    except OverflowError as error:
+        raise ValueError(str(error)) from None
+
+
+def _edit_schema() -> dict[str, Any]:
     """JSON Schema of an edit, from the dataclass, with the bounds that it checks."""
     whole, light = (TypeAdapter(kind).json_schema() for kind in (EditSpec, LightEdit))
     whole.pop("$defs", None)
@@ -68,23 +53,19 @@ def edit_schema() -> dict[str, Any]:
     }.items():  # fmt: skip
         light["properties"][name] |= {"minimum": low, "maximum": high}
     light["properties"]["colour"] = _numbers(3, minimum=0, maximum=4) | {"default": [1, 1, 1]}
-    light["properties"]["sh"] = {
-        "anyOf": [{"type": "array", "minItems": 9, "maxItems": 9, "items": _numbers(3)}, {"type": "null"}]
-    }
-    properties = whole["properties"]
+    null, properties = {"type": "null"}, whole["properties"]
+    rows = {"type": "array", "minItems": 9, "maxItems": 9, "items": _numbers(3)}
+    light["properties"]["sh"] = {"anyOf": [rows, null]}
     for name, limit in MAX_DEGREES.items():
-        bounded = {"type": "number", "minimum": -limit, "maximum": limit}
-        properties[name] |= {"anyOf": [bounded, {"type": "null"}]}
-    properties["light"] = {"anyOf": [light, {"type": "null"}], "default": None}
+        properties[name] |= {"anyOf": [{"type": "number", "minimum": -limit, "maximum": limit}, null]}
+    properties["light"] = {"anyOf": [light, null], "default": None}
     properties["strength"] |= {"minimum": 0, "maximum": 1.5}
     properties["prompt"]["maxLength"] = MAX_PROMPT_CHARS
     properties["expression"] = {
-        "type": "object",
-        "default": {},
-        "propertyNames": {"pattern": "^[A-Za-z_0-9]{1,40}$"},
+        "type": "object", "default": {}, "propertyNames": {"pattern": "^[A-Za-z_0-9]{1,40}$"},
         "additionalProperties": {"type": "number", "minimum": -1, "maximum": 2},
         "description": f"{', '.join(NAMED_EXPRESSIONS)}, or an axis of the head model",
-    }
+    }  # fmt: skip
     return whole
 
 
@@ -92,7 +73,12 @@ def _numbers(count: int, **bounds: float) -> dict[str, Any]:
     return {"type": "array", "minItems": count, "maxItems": count, "items": {"type": "number", **bounds}}
 
 
-Edit = Annotated[EditSpec, _EditWire()]
+Edit = Annotated[
+    EditSpec,
+    pydantic.PlainValidator(_read_edit),
+    pydantic.PlainSerializer(EditSpec.to_dict),
+    pydantic.WithJsonSchema(_edit_schema()),
+]
 
 
 class Strict(BaseModel):
@@ -117,7 +103,7 @@ class ClipRef(Strict):
     base64: str | None = Field(None, description="the file, base64")
     url: str | None = Field(None, max_length=4096, description="a pre-signed address on the operator's allow-list")
 
-    @model_validator(mode="after")
+    @pydantic.model_validator(mode="after")
     def _given_once(self) -> Self:
         fields = type(self).model_fields
         if sum(getattr(self, name) is not None for name in fields) != 1:
@@ -131,20 +117,25 @@ class PictureRef(ClipRef):
     id: PictureId | None = None
 
 
+Picture = Annotated[PictureRef | None, Field(description="the source; in multipart the file part `picture`")]
+Clip = Annotated[ClipRef | None, Field(description="the source or driving video; in multipart the file part `clip`")]
+Scale = Annotated[float, Field(ge=0, le=5)]
+
+
 class Guidance(Strict):
     """Guidance scale of each condition; 1 is off, any other value costs one more row of the batch."""
 
-    identity: float = Field(default=1.0, ge=0, le=5)
-    attributes: float = Field(default=1.0, ge=0, le=5)
-    text: float = Field(default=1.0, ge=0, le=5)
+    identity: Scale = 1.0
+    attributes: Scale = 1.0
+    text: Scale = 1.0
 
 
 class PictureRequest(Strict):
     """A picture. In a multipart request the pictures are parts and this is the part `request`."""
 
-    model_config = ConfigDict(json_schema_extra={"required": ["picture"], "examples": [{"picture": _PICTURE}]})
+    model_config = _documented("picture", picture={"base64": "iVBORw0KGgo="})
 
-    picture: PictureRef | None = Field(None, description="the source; in multipart the file part `picture`")
+    picture: Picture = None
     face: FaceChoice = "largest"
 
 
@@ -160,16 +151,14 @@ class Targets(Strict):
 class VideoOutput(Strict):
     """Encoding of a result video."""
 
-    container: Container = "mp4"
+    container: Literal["mp4", "mov"] = "mp4"  # those that a C2PA manifest can be written into
     silent: bool = Field(False, description="drop the sound")
 
 
 class PreviewRequest(PictureRequest, Targets):
     """A picture and an edit of it."""
 
-    model_config = ConfigDict(
-        json_schema_extra={"required": ["picture"], "examples": [{"picture": _ID, "edit": _EDIT, "max_side": 512}]}
-    )
+    model_config = _documented("picture", picture=_ID, edit=_EDIT, max_side=512)
 
     edit: Edit = Field(default_factory=EditSpec)
     max_side: int = Field(1024, ge=64, le=4096, description="longest side of a preview, px")
@@ -189,12 +178,7 @@ class Sampling(Strict):
 class EditRequest(PreviewRequest, Sampling):
     """The fields of a preview, and settings of the model."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "required": ["picture"],
-            "examples": [{"picture": _ID, "edit": _EDIT, "seed": 7, "format": "jpeg"}],
-        }
-    )
+    model_config = _documented("picture", picture=_ID, edit=_EDIT, seed=7, format="jpeg")
 
     previews: int = Field(0, ge=0, le=100, description="in a stream: steps between preview images; 0 sends none")
     format: Format | None = Field(None, description="of the image in JSON or a stream; default: png")
@@ -207,22 +191,19 @@ class _Job(Sampling, Targets):
     webhook: str | None = Field(
         None,
         max_length=2048,
-        description="an address on the operator's allow-list that gets a message when the job has ended",
+        description="an address on the operator's allow-list; gets a message when the job has ended",
     )
 
 
 class BatchJob(_Job):
     """Many edits of one picture."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "required": ["kind", "picture", "edits"],
-            "examples": [{"kind": "batch", "picture": _ID, "edits": [{"yaw_deg": -20}, {"yaw_deg": 20}]}],
-        }
+    model_config = _documented(
+        "kind", "picture", "edits", kind="batch", picture=_ID, edits=[{"yaw_deg": -20}, {"yaw_deg": 20}]
     )
 
     kind: Literal["batch"]
-    picture: PictureRef | None = Field(None, description="the source; in multipart the file part `picture`")
+    picture: Picture = None
     edits: list[Edit] = Field(min_length=1, max_length=1000)
     format: Format = "png"
 
@@ -230,30 +211,25 @@ class BatchJob(_Job):
 class VideoJob(_Job, VideoOutput):
     """The same edit on every frame of a video. `face` is chosen once and tracked."""
 
-    model_config = ConfigDict(
-        json_schema_extra={"required": ["kind", "clip"], "examples": [{"kind": "video", "clip": _CLIP, "edit": _EDIT}]}
-    )
+    model_config = _documented("kind", "clip", kind="video", clip=_CLIP, edit=_EDIT)
 
     kind: Literal["video"]
-    clip: ClipRef | None = Field(None, description="the video; in multipart the file part `clip`")
+    clip: Clip = None
     edit: Edit = Field(default_factory=EditSpec)
 
 
 class AnimationJob(_Job, VideoOutput):
     """Animate a picture by the largest face of a driving video."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "required": ["kind", "picture", "clip"],
-            "examples": [{"kind": "animation", "picture": _ID, "clip": _CLIP, "take": ["pose", "expression"]}],
-        }
+    model_config = _documented(
+        "kind", "picture", "clip", kind="animation", picture=_ID, clip=_CLIP, take=["pose", "expression"]
     )
 
     kind: Literal["animation"]
-    picture: PictureRef | None = Field(None, description="the picture to animate; in multipart the file part `picture`")
-    clip: ClipRef | None = Field(None, description="the driving video; in multipart the file part `clip`")
+    picture: Picture = None
+    clip: Clip = None
     take: set[Literal["pose", "expression", "light"]] = Field(
-        default={"pose", "expression"},
+        {"pose", "expression"},
         min_length=1,
         description="traits taken from the video; traits of a target override them",
     )
@@ -291,10 +267,8 @@ class JobState(BaseModel):
     started_at: str | None = None
     ended_at: str | None = None
     expires_at: str | None = Field(None, description="when the job and its results are removed")
-    asked: list[dict[str, float]] = Field(default=[], description="of a video: one row per tracked face")
-    achieved: list[dict[str, float] | None] = Field(
-        default=[], description="of a video: measured on sampled result frames"
-    )
+    asked: list[Values] = Field([], description="of a video: one row per tracked face")
+    achieved: list[Values | None] = Field([], description="of a video: measured on sampled result frames")
     notes: list[str] = Field(default=[], description="remarks, such as the number of frames without a face")
     error: ProblemDocument | None = None
     webhook: Literal["none", "waiting", "delivered", "given-up"] = "none"
@@ -325,8 +299,7 @@ class Reconstruction(BaseModel):
     head: str
     faces: list[SeenFace]
     contours: list[list[int]] = Field(
-        default=[],
-        description="for drawing: indices of landmarks along each outline, if the detector has outlines",
+        [], description="for drawing: indices of landmarks along each outline, if the detector has outlines"
     )
 
 
@@ -338,8 +311,8 @@ class EditResult(BaseModel):
     picture: PictureId = Field(description="content hash of the source")
     model: str
     seed: int
-    asked: list[dict[str, float]] = Field(description="requested values, one row per edited face")
-    achieved: list[dict[str, float] | None] = Field(description="measured on the result; null if no face is found")
+    asked: list[Values] = Field(description="requested values, one row per edited face")
+    achieved: list[Values | None] = Field(description="measured on the result; null if no face is found")
     seconds: dict[str, float]
 
 

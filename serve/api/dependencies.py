@@ -11,26 +11,22 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Request, Security
-from fastapi.security import HTTPBearer
+from fastapi.security import HTTPBearer, SecurityScopes
 
 from serve.api.health import Readiness
 from serve.api.idempotency import IdempotencyCache
 from serve.api.middleware import Gate
 from serve.api.rate_limit import ConcurrencyLimiter, TokenBucket
-from serve.api.request_parser import PictureStore, read
-from serve.content_cache import LruCache
+from serve.api.request_parser import RequestParser
 from serve.inference.edit_service import AuditSink, EditRunner
 from serve.limits import Limits
-from serve.messages import EditInput
 from serve.problems import ApiError
 from serve.protocols import DiffusionService, FaceService, JobService, Service
-from serve.schemas import PictureRequest
 from serve.security.api_keys import Key, KeyRing
 from serve.security.url_allowlist import UrlAllowlist
 from serve.telemetry.metrics import GatewayMetrics
 
 Result = TypeVar("Result")
-Asked = TypeVar("Asked", bound=PictureRequest)
 BEARER = HTTPBearer(scheme_name="key", auto_error=False, description="an API key, rf_...; an open service needs none")
 
 
@@ -54,6 +50,11 @@ class Services:
     jobs: JobService | None = None
     gate: Gate = field(default_factory=Gate)
 
+    def parts(self) -> dict[str, Service]:
+        """The workers and the job queue by name."""
+        jobs: dict[str, Service] = {} if self.jobs is None else {"jobs": self.jobs}
+        return {"face_worker": self.face_worker, "diffusion_worker": self.diffusion_worker, **jobs}
+
 
 class ApiState:
     """State that the requests of one application share."""
@@ -61,26 +62,16 @@ class ApiState:
     def __init__(self, services: Services, numbers: GatewayMetrics) -> None:
         self.services, self.numbers = services, numbers
         self.rate_limiter, self.concurrency_limiter = TokenBucket(), ConcurrencyLimiter()
-        cache = LruCache(services.limits.picture_store_mb * 2**20, len, "pictures")
-        self.picture_store = PictureStore(cache, services.url_allowlist)
+        self.parser = RequestParser(services.limits, services.url_allowlist)
         self.editing = EditRunner(services, numbers)
         self.idempotency = IdempotencyCache(lambda done: len(done.data))
-        self.readiness = Readiness(self._parts)
+        self.readiness = Readiness(services.parts)
 
     @property
     def jobs(self) -> JobService:
         """The job queue; without one the job routes are absent."""
         assert self.services.jobs is not None
         return self.services.jobs
-
-    def _parts(self) -> dict[str, Service]:
-        found = self.services
-        jobs: dict[str, Service] = {} if found.jobs is None else {"jobs": found.jobs}
-        return {"face_worker": found.face_worker, "diffusion_worker": found.diffusion_worker, **jobs}
-
-    async def read(self, request: Request, kind: type[Asked], key: Key) -> tuple[Asked, EditInput]:
-        """Parse a request about one picture; see `request_parser.read`."""
-        return await read(request, kind, self.picture_store, key.name, self.services.limits.max_body_bytes)
 
     async def soon(self, request: Request, work: Awaitable[Result]) -> Result:
         """The result of work that takes as long as a preview at most; see `within`."""
@@ -95,25 +86,27 @@ def state_of(request: Request) -> ApiState:
 State = Annotated[ApiState, Depends(state_of)]
 
 
-def _caller(scope: str) -> Any:
-    async def admit(request: Request, api: State, _: Annotated[Any, Security(BEARER)]) -> AsyncIterator[Key]:
-        key = api.services.keys.find(request.headers.get("authorization"))
-        request.state.key = key.name
+async def admit(
+    request: Request, api: State, scopes: SecurityScopes, _: Annotated[Any, Security(BEARER)]
+) -> AsyncIterator[Key]:
+    """The caller's key, until the response was sent, of a stream too.
+
+    Raises:
+        ApiError: `unauthorized`, `forbidden`, `rate-limited`.
+    """
+    key = api.services.keys.find(request.headers.get("authorization"))
+    request.state.key = key.name
+    for scope in scopes.scopes:
         key.need(scope)
-        api.rate_limiter.take(key.name, key.rate, key.burst)
-        api.concurrency_limiter.enter(key.name, key.max_concurrent)
-        try:
-            yield key
-        finally:  # after the response was sent, of a stream too
-            api.concurrency_limiter.leave(key.name)
-
-    return Depends(admit)
+    api.rate_limiter.take(key.name, key.rate, key.burst)
+    with api.concurrency_limiter.admit(key.name, key.max_concurrent):
+        yield key
 
 
-EditKey = Annotated[Key, _caller("edit")]
-JobsKey = Annotated[Key, _caller("jobs")]
-VerifyKey = Annotated[Key, _caller("verify")]
-MetricsKey = Annotated[Key, _caller("metrics")]
+EditKey = Annotated[Key, Security(admit, scopes=["edit"])]
+JobsKey = Annotated[Key, Security(admit, scopes=["jobs"])]
+VerifyKey = Annotated[Key, Security(admit, scopes=["verify"])]
+MetricsKey = Annotated[Key, Security(admit, scopes=["metrics"])]
 
 
 async def within(request: Request, work: Awaitable[Result], limit_s: float) -> Result:

@@ -22,15 +22,14 @@ class Readiness:
         parts: by name, each with a coroutine `ready`.
     """
 
-    def __init__(self, parts: Callable[[], Mapping[str, Service]], now: Callable[[], float] = time.monotonic) -> None:
-        self._parts, self._now = parts, now
-        self._asked = 0.0
+    def __init__(self, parts: Callable[[], Mapping[str, Service]]) -> None:
+        self._parts, self._asked = parts, 0.0
         self._task: asyncio.Task[dict[str, str]] | None = None
 
     async def __call__(self) -> dict[str, str]:
         """Per part: "ok", or the name of the exception."""
-        if self._task is None or (self._task.done() and self._now() > self._asked + KEPT_S):
-            self._asked, self._task = self._now(), asyncio.ensure_future(self._ask())
+        if self._task is None or (self._task.done() and time.monotonic() > self._asked + KEPT_S):
+            self._asked, self._task = time.monotonic(), asyncio.ensure_future(self._ask())
         return await asyncio.shield(self._task)
 
     async def _ask(self) -> dict[str, str]:

@@ -63,29 +63,22 @@ class IdempotencyCache:
             known = self._known[key] = _Work(digest, asyncio.ensure_future(work()))
         known.waiting += 1
         try:
-            result = await asyncio.shield(known.task)
-        except BaseException:
+            return await asyncio.shield(known.task)
+        finally:
             known.waiting -= 1
-            if not known.waiting:
-                await self._drop(key, known)
-            raise
-        known.waiting -= 1
-        if known.ended is None:
-            self._end(key, known, result)
-        return result
+            await self._left(key, known)
 
-    def _end(self, key: Any, work: _Work, result: Any) -> None:
-        work.ended, work.size = self._now(), self._size_of(result)
-        if self._known.get(key) is work:
-            self._known.move_to_end(key)
-            self._forget()
-            asyncio.get_running_loop().call_later(KEEP_S + 1, self._forget)
-
-    async def _drop(self, key: Any, work: _Work) -> None:
-        """Remove work that failed, or whose last caller disconnected."""
-        if self._known.get(key) is work:
-            del self._known[key]
-        if not work.task.done():
+    async def _left(self, key: Any, work: _Work) -> None:
+        """Keep the result of work that is done; remove work that failed, or whose last caller disconnected."""
+        if work.task.done() and not work.task.cancelled() and work.task.exception() is None:
+            if work.ended is None and self._known.get(key) is work:
+                work.ended, work.size = self._now(), self._size_of(work.task.result())
+                self._known.move_to_end(key)
+                self._forget()
+                asyncio.get_running_loop().call_later(KEEP_S + 1, self._forget)
+        elif not work.waiting:
+            if self._known.get(key) is work:
+                del self._known[key]
             work.task.cancel()
             await asyncio.gather(work.task, return_exceptions=True)
 

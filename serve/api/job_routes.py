@@ -8,7 +8,6 @@ from fastapi import APIRouter, Request, Response
 
 from serve.api.dependencies import JobsKey, State, within
 from serve.api.openapi import BODY, COMMON, KEY_OF_REQUEST, binary, body, responses
-from serve.api.request_parser import read_job
 from serve.jobs.store import TYPES
 from serve.schemas import AnimationJob, BatchJob, JobList, JobState, VideoJob
 
@@ -26,9 +25,9 @@ async def submit(
     request: Request, key: JobsKey, api: State, idempotency_key: Annotated[str, KEY_OF_REQUEST] = ""
 ) -> JobState:
     """Queue a batch of edits, a video edit or an animation."""
-    limits = api.services.limits
-    submission = await read_job(request, api.picture_store, key.name, limits.max_clip_bytes)
-    return await within(request, api.jobs.submit(submission, key.name, idempotency_key), limits.edit_timeout_s)
+    submission = await api.parser.read_job(request, key.name)
+    work = api.jobs.submit(submission, key.name, idempotency_key)
+    return await within(request, work, api.services.limits.edit_timeout_s)
 
 
 @router.get("", responses=responses(*COMMON))

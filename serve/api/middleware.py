@@ -8,13 +8,16 @@ A log line is JSON: key name, route, seconds, status. Never a picture, a body, a
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import re
 import secrets
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rigface.telemetry.json_logging import install_json_logging, log_fields
 from serve.api.rate_limit import ConcurrencyLimiter, bounded
@@ -38,95 +41,73 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
 }
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Any]]
-Send = Callable[[Any], Awaitable[None]]
 
 
 class Gate:
     """Admits requests to the gateway, and counts the running ones."""
 
     def __init__(self) -> None:
-        self._concurrency_limiter = ConcurrencyLimiter()
+        self._limiter = ConcurrencyLimiter()
         self.draining = False
 
-    def enter(self, max_inside: int) -> None:
-        """Admit a request.
+    @contextmanager
+    def admit(self, max_inside: int) -> Iterator[None]:
+        """Count a request until the context ends.
 
         Raises:
             ApiError: `draining`, `busy`.
         """
         if self.draining:
             raise ApiError("draining", retry_after_s=5)
-        self._concurrency_limiter.enter("gateway", max_inside, "busy")
-
-    def leave(self) -> None:
-        """End a request."""
-        self._concurrency_limiter.leave("gateway")
+        with self._limiter.admit("gateway", max_inside, "busy"):
+            yield
 
     async def drain(self, limit_s: float) -> bool:
         """Refuse new requests and wait for the running ones; True if all ended in time."""
         self.draining = True
         end = time.monotonic() + limit_s
-        while self._concurrency_limiter.inside("gateway") and time.monotonic() < end:
+        while self._limiter.inside["gateway"] and time.monotonic() < end:
             await asyncio.sleep(0.05)
-        return not self._concurrency_limiter.inside("gateway")
+        return not self._limiter.inside["gateway"]
 
 
 class GatewayMiddleware:
     """ASGI middleware."""
 
-    def __init__(self, app: Any, limits: Limits, numbers: metrics.GatewayMetrics, gate: Gate) -> None:
+    def __init__(self, app: ASGIApp, limits: Limits, numbers: metrics.GatewayMetrics, gate: Gate) -> None:
         self._app, self._limits, self._numbers, self._gate = app, limits, numbers, gate
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        asked = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
+        asked = Headers(scope=scope).get("x-request-id", "")
         request_id = asked if REQUEST_ID.match(asked) else secrets.token_hex(8)
-        state = scope.setdefault("state", {})
-        state["request_id"] = request_id
+        scope.setdefault("state", {})["request_id"] = request_id
         began, status, sent = time.monotonic(), 499, 0
 
-        async def out(message: Any) -> None:
+        async def out(message: Message) -> None:
             nonlocal status, sent
             if message["type"] == "http.response.start":
                 status = message["status"]
-                names = {name.lower() for name, _ in message["headers"]}
-                extra = {**HEADERS, "X-Request-Id": request_id}
-                more = [(n.lower().encode(), v.encode()) for n, v in extra.items() if n.lower().encode() not in names]
-                message = {**message, "headers": [*message["headers"], *more]}
+                headers = MutableHeaders(scope=message)
+                for name, value in {**HEADERS, "X-Request-Id": request_id}.items():
+                    headers.setdefault(name, value)
             sent += len(message.get("body", b""))
             await send(message)
 
-        try:
-            with tracing.request_span(scope["method"], scope["path"], dict(scope["headers"]), request_id) as span:
+        with tracing.request_span(scope["method"], scope["path"], dict(scope["headers"]), request_id) as span:
+            try:
                 await self._admit(scope, receive, out)
+            except Exception as error:
+                problem = noted(error, scope)
+                if status != 499:  # the response has begun
+                    raise
+                await problem_response(problem, request_id)(scope, receive, out)
+            finally:
                 route = getattr(scope.get("route"), "path", "") or "none"
                 span.set_attributes({tracing.HTTP_ROUTE: route, tracing.HTTP_STATUS: status})
-        except Exception as error:
-            problem = noted(error, scope)
-            if status != 499:  # the response has begun
-                raise
-            await respond(problem, request_id, out)
-        finally:
-            route = getattr(scope.get("route"), "path", "") or "none"
-            seconds = time.monotonic() - began
-            self._numbers(metrics.REQUESTS, route=route, status=str(status))
-            self._numbers(metrics.REQUEST_SECONDS, seconds, route=route)
-            if state.get("problem"):
-                self._numbers(metrics.PROBLEMS, type=state["problem"])
-            if inner(scope) not in UNLOGGED:
-                fields = {
-                    "method": scope["method"],
-                    "route": route,
-                    "status": status,
-                    "seconds": seconds,
-                    "bytes": sent,
-                }
-                who = {"key": state.get("key"), "problem": state.get("problem")}
-                LOG.info("request", extra=log_fields(request_id=request_id, **fields, **who))
+                self._record(scope, route, status, time.monotonic() - began, sent)
 
     async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = inner(scope)
@@ -134,16 +115,26 @@ class GatewayMiddleware:
             await self._app(scope, receive, send)
             return
         max_bytes = self._limits.max_body_bytes + (self._limits.max_clip_bytes if path == "/v1/jobs" else 0)
-        declared = dict(scope["headers"]).get(b"content-length", b"0")
+        declared = Headers(scope=scope).get("content-length", "0")
         if declared.isdigit() and int(declared) > max_bytes:
             raise ApiError("too-large", f"the limit is {max_bytes} bytes")
-        self._gate.enter(self._limits.max_concurrent_requests)
-        self._numbers.change_in_flight(1)
-        try:
-            await self._app(scope, bounded(receive, max_bytes), send)
-        finally:
-            self._gate.leave()
-            self._numbers.change_in_flight(-1)
+        with self._gate.admit(self._limits.max_concurrent_requests):
+            self._numbers.change_in_flight(1)
+            try:
+                await self._app(scope, bounded(receive, max_bytes), send)
+            finally:
+                self._numbers.change_in_flight(-1)
+
+    def _record(self, scope: Scope, route: str, status: int, seconds: float, sent: int) -> None:
+        state = scope["state"]
+        self._numbers(metrics.REQUESTS, route=route, status=str(status))
+        self._numbers(metrics.REQUEST_SECONDS, seconds, route=route)
+        if state.get("problem"):
+            self._numbers(metrics.PROBLEMS, type=state["problem"])
+        if inner(scope) not in UNLOGGED:
+            fields = {"method": scope["method"], "route": route, "status": status, "seconds": seconds, "bytes": sent}
+            fields |= {name: state.get(name) for name in ("request_id", "key", "problem")}
+            LOG.info("request", extra=log_fields(**fields))
 
 
 def inner(scope: Scope) -> str:
@@ -160,13 +151,9 @@ def noted(error: Exception, scope: Scope) -> ApiError:
     return problem
 
 
-async def respond(problem: ApiError, request_id: str, send: Send) -> None:
-    """Send a problem as the response."""
-    body = json.dumps(problem.document(request_id)).encode()
-    headers = {"Content-Type": "application/problem+json", "Content-Length": str(len(body)), **problem.headers}
-    encoded = [(n.lower().encode(), v.encode()) for n, v in headers.items()]
-    await send({"type": "http.response.start", "status": problem.status, "headers": encoded})
-    await send({"type": "http.response.body", "body": body})
+def problem_response(problem: ApiError, request_id: str) -> JSONResponse:
+    """A problem as a response."""
+    return JSONResponse(problem.document(request_id), problem.status, problem.headers, "application/problem+json")
 
 
 def write_logs() -> None:

@@ -13,15 +13,7 @@ from pydantic.json_schema import models_json_schema
 
 from rigface.edits import Trait
 from serve.problems import KNOWN
-from serve.schemas import (
-    AnimationJob,
-    BatchJob,
-    EditRequest,
-    PictureRequest,
-    PreviewRequest,
-    ProblemDocument,
-    VideoJob,
-)
+from serve.schemas import AnimationJob, BatchJob, EditRequest, PictureRequest, PreviewRequest, ProblemDocument, VideoJob
 
 REF = "#/components/schemas/{model}"
 FILE = {"type": "string", "format": "binary"}
@@ -69,17 +61,12 @@ def body(*kinds: type[BaseModel]) -> dict[str, Any]:
     fields = set().union(*(kind.model_fields for kind in kinds))
     targets = ["target", *(f"target.{trait}" for trait in get_args(Trait))] if "targets" in fields else []
     files = [name for name in ("picture", "clip") if name in fields] + targets
-    request = {
-        "type": "string",
-        "contentMediaType": "application/json",
-        "description": "the fields that are not files, as JSON",
-    }
+    about = "the fields that are not files, as JSON"
+    request = {"type": "string", "contentMediaType": "application/json", "description": about}
     multipart = {
-        "type": "object",
-        "properties": {name: FILE for name in files} | {"request": request},
-        "required": ["request"] if "clip" in fields else ["picture"],
-        "additionalProperties": False,
-    }
+        "type": "object", "properties": {name: FILE for name in files} | {"request": request},
+        "required": ["request"] if "clip" in fields else ["picture"], "additionalProperties": False,
+    }  # fmt: skip
     mapping = {get_args(kind.model_fields["kind"].annotation)[0]: ref["$ref"] for kind, ref in zip(kinds, schemas)
                if "kind" in kind.model_fields}  # fmt: skip
     union = {"oneOf": schemas, "discriminator": {"propertyName": "kind", "mapping": mapping}}

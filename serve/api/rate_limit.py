@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections import Counter, OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from starlette.types import Message, Receive
 
 from serve.problems import ApiError
 
@@ -16,8 +18,7 @@ BODY_GRACE_S, MIN_BYTES_PER_S = 15.0, 16 * 1024  # for a body to arrive
 class TokenBucket:
     """A token bucket per key: `rate` a second on average, `burst` at once; keeps the latest 10,000 keys."""
 
-    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
-        self._now = now
+    def __init__(self) -> None:
         self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def take(self, key: str, rate: float, burst: float) -> None:
@@ -26,50 +27,40 @@ class TokenBucket:
         Raises:
             ApiError: `rate-limited`, with the time until the next token.
         """
-        now = self._now()
+        now = time.monotonic()
         left, then = self._left.pop(key, (burst, now))
         left = min(burst, left + (now - then) * rate)
-        if left >= 1:
-            self._left[key] = (left - 1, now)
-        else:
-            self._left[key] = (left, now)
-            raise ApiError("rate-limited", f"limit of this key: {rate:g} requests a second", (1 - left) / rate)
-        while len(self._left) > 10_000:
+        self._left[key] = (left - 1 if left >= 1 else left, now)
+        if len(self._left) > 10_000:
             self._left.popitem(last=False)
+        if left < 1:
+            raise ApiError("rate-limited", f"limit of this key: {rate:g} requests a second", (1 - left) / rate)
 
 
 class ConcurrencyLimiter:
     """Counts concurrent requests per name, up to a maximum."""
 
     def __init__(self) -> None:
-        self._inside: dict[str, int] = {}
+        self.inside: Counter[str] = Counter()
 
-    def enter(self, name: str, max_inside: int, slug: str = "rate-limited") -> None:
-        """Count a request.
+    @contextmanager
+    def admit(self, name: str, max_inside: int, slug: str = "rate-limited") -> Iterator[None]:
+        """Count a request until the context ends.
 
         Raises:
             ApiError: `slug`, if `max_inside` requests are inside.
         """
-        if self._inside.get(name, 0) >= max_inside:
+        if self.inside[name] >= max_inside:
             raise ApiError(slug, f"{max_inside} requests are already in progress", 1)
-        self._inside[name] = self._inside.get(name, 0) + 1
-
-    def leave(self, name: str) -> None:
-        """End a request."""
-        left = self._inside.get(name, 0) - 1
-        self._inside[name] = left
-        if left <= 0:
-            self._inside.pop(name, None)
-
-    def inside(self, name: str) -> int:
-        """Number of requests inside."""
-        return self._inside.get(name, 0)
+        self.inside[name] += 1
+        try:
+            yield
+        finally:
+            self.inside[name] -= 1
+            self.inside += Counter()  # drops names at zero
 
 
-Message = dict[str, Any]
-
-
-def bounded(receive: Callable[[], Awaitable[Message]], max_bytes: int) -> Callable[[], Awaitable[Message]]:
+def bounded(receive: Receive, max_bytes: int) -> Receive:
     """An ASGI `receive` that refuses bodies above `max_bytes`, whatever their header says, and bodies that arrive too slowly.
 
     Without the second, a few callers that send a byte a second would use up all concurrent requests.
@@ -84,9 +75,8 @@ def bounded(receive: Callable[[], Awaitable[Message]], max_bytes: int) -> Callab
             async with asyncio.timeout(max(0.0, began + BODY_GRACE_S + got / MIN_BYTES_PER_S - time.monotonic())):
                 message = await receive()
         except TimeoutError:
-            raise ApiError(
-                "too-slow", f"the limit is {BODY_GRACE_S:g} s plus a second for each {MIN_BYTES_PER_S} bytes"
-            ) from None
+            limit = f"the limit is {BODY_GRACE_S:g} s plus a second for each {MIN_BYTES_PER_S} bytes"
+            raise ApiError("too-slow", limit) from None
         got += len(message.get("body", b""))
         complete = not message.get("more_body", False)
         if got > max_bytes:

@@ -1,6 +1,6 @@
 """Parse request bodies (multipart or JSON) into typed requests with their pictures by content hash.
 
-Path: HTTP body -> `read` -> `EditInput`, or `read_job` -> `JobSubmission`.
+Path: HTTP body -> `RequestParser.read` -> `EditInput`, or `read_job` -> `JobSubmission`.
 
 Multipart is for people and scripts (files as parts, the rest as JSON in the part `request`), JSON for programs. A picture
 that was sent once can be named by its hash while this gateway has it in memory. Addresses are fetched only if the operator
@@ -15,7 +15,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, TypeVar, get_args
 
 from pydantic import TypeAdapter, ValidationError
@@ -25,124 +25,114 @@ from starlette.requests import ClientDisconnect, Request
 
 from rigface.edits import EditSpec, Trait
 from serve.content_cache import LruCache, picture_id
-from serve.limits import MAX_PART_FILES
+from serve.limits import MAX_PART_FILES, Limits
 from serve.messages import EditInput, JobSubmission
 from serve.problems import ApiError
-from serve.schemas import (
-    AnimationJob,
-    BatchJob,
-    ClipRef,
-    JobRequest,
-    PictureRef,
-    PictureRequest,
-    PreviewRequest,
-    VideoJob,
-)
+from serve.schemas import BatchJob, ClipRef, JobRequest, PictureRef, PictureRequest, PreviewRequest
 from serve.security.url_allowlist import UrlAllowlist
 
 Asked = TypeVar("Asked", bound=PictureRequest)
 TRAITS = get_args(Trait)
 PARTS = ("picture", "target", *(f"target.{trait}" for trait in TRAITS))
-JOB: TypeAdapter[BatchJob | VideoJob | AnimationJob] = TypeAdapter(JobRequest)
+JOB: TypeAdapter[JobRequest] = TypeAdapter(JobRequest)
 FETCH_S, CLIP_S = 10.0, 60.0  # until a file has come from an object store
 Files = dict[str, tuple[str, bytes]]
 """By part name: content hash and bytes."""
 
 
-@dataclass(frozen=True)
-class PictureStore:
-    """Sources of pictures: the memory of this gateway, and the addresses that it may fetch.
+class RequestParser:
+    """Parses requests; keeps their pictures in memory, so that callers may name them by hash.
 
     Args:
-        kept: (owner, hash) -> bytes.
+        limits: of files that are fetched; bodies have their limits already.
     """
 
-    kept: LruCache
-    url_allowlist: UrlAllowlist
+    def __init__(self, limits: Limits, url_allowlist: UrlAllowlist) -> None:
+        self.kept = LruCache(limits.picture_store_mb * 2**20, len, "pictures")  # (owner, hash) -> bytes
+        self._limits, self._url_allowlist = limits, url_allowlist
 
+    async def read(self, request: Request, kind: type[Asked], owner: str) -> tuple[Asked, EditInput]:
+        """Parse a request about one picture.
 
-async def read(
-    request: Request, kind: type[Asked], store: PictureStore, owner: str, max_bytes: int
-) -> tuple[Asked, EditInput]:
-    """Parse a request about one picture.
+        Raises:
+            ApiError: `bad-request`, `unsupported-type`, `too-large`, `unknown-picture`.
+        """
+        parts = PARTS if issubclass(kind, PreviewRequest) else PARTS[:1]
+        asked, files = await self._read(request, kind.model_validate_json, owner, self._limits.max_body_bytes, parts)
+        if "picture" not in files:
+            raise ApiError("bad-request", "picture: missing; send it as the part `picture` or in the request")
+        name, data = files["picture"]
+        edit_input = EditInput(name, EditSpec(), {name: data}, face=asked.face)
+        if isinstance(asked, PreviewRequest):
+            edit = replace(asked.edit, take=asked.edit.take | _own_traits(files))
+            traits = _traits(files, edit.take, "edit.take")
+            pictures = {key: data for key, data in files.values() if key in {name, *traits.values()}}
+            edit_input = EditInput(name, edit, dict(pictures), traits, asked.face, asked.max_side)
+        return asked, edit_input
 
-    Args:
-        max_bytes: of a file that is fetched; the body has its limit already.
+    async def read_job(self, request: Request, owner: str) -> JobSubmission:
+        """Parse a job with its files; raises as `read`."""
+        parts = (*PARTS, "clip")
+        asked, files = await self._read(request, JOB.validate_json, owner, self._limits.max_clip_bytes, parts)
+        fields = type(asked).model_fields
+        for name in ("picture", "clip"):
+            if (name in fields) != (name in files):
+                needed = "needs a" if name in fields else "takes no"
+                raise ApiError("bad-request", f"{name}: a job of kind {asked.kind} {needed} {name}")
+        edits = asked.edits if isinstance(asked, BatchJob) else [asked.edit]
+        own = _own_traits(files)
+        where = "edits.take" if len(edits) > 1 else "edit.take"
+        traits = _traits(files, own.union(*(edit.take for edit in edits)), where)
+        edits = [replace(edit, take=edit.take | own) for edit in edits]
+        bare: dict[str, Any] = {"picture": None, "clip": None, "target": None, "targets": {}}
+        bare = {name: value for name, value in bare.items() if name in fields}
+        bare |= {"edits": edits} if isinstance(asked, BatchJob) else {"edit": edits[0]}
+        picture, clip = (files.get(name, ("", b""))[0] for name in ("picture", "clip"))
+        data = {key: data for key, data in files.values() if key in {picture, clip, *traits.values()}}
+        return JobSubmission(asked.model_copy(update=bare), data, picture, clip, traits)
 
-    Raises:
-        ApiError: `bad-request`, `unsupported-type`, `too-large`, `unknown-picture`.
-    """
-    parts = PARTS if issubclass(kind, PreviewRequest) else PARTS[:1]
-    asked, files = await _read(request, kind.model_validate_json, store, owner, max_bytes, parts)
-    return asked, _edit_input(asked, files)
+    async def _read(
+        self, request: Request, parse: Callable[[bytes], Any], owner: str, max_bytes: int, known: Sequence[str]
+    ) -> tuple[Any, Files]:
+        media = request.headers.get("content-type", "").split(";")[0].strip().lower()
+        try:
+            if media == "multipart/form-data":
+                body, parts = await _multipart(request, known)
+            elif media == "application/json":
+                body, parts = await request.body(), {}
+            else:
+                raise ApiError("unsupported-type", f"want multipart/form-data or application/json, got {media[:60]!r}")
+        except ClientDisconnect:
+            raise ApiError("bad-request", "the request ended early") from None
+        asked = _parsed(parse, body or b"{}")
+        refs: dict[str, Any] = {name: getattr(asked, name, None) for name in ("picture", "clip", "target")}
+        refs |= {f"target.{trait}": ref for trait, ref in getattr(asked, "targets", {}).items()}
+        files: Files = {name: (picture_id(data), data) for name, data in parts.items()}
+        for name, ref in refs.items():
+            if name in parts and ref is not None:
+                raise ApiError("bad-request", f"{name}: given twice, as a part and in the request")
+            if ref is not None:
+                files[name] = await self._fetched(ref, name, owner, max_bytes)
+        for name, (key, data) in files.items():
+            if name != "clip":
+                self.kept.put((owner, key), data)
+        return asked, files
 
-
-async def read_job(request: Request, store: PictureStore, owner: str, max_bytes: int) -> JobSubmission:
-    """Parse a job with its files; raises as `read`."""
-    asked, files = await _read(request, JOB.validate_json, store, owner, max_bytes, (*PARTS, "clip"))
-    fields = type(asked).model_fields
-    for name in ("picture", "clip"):
-        if (name in fields) != (name in files):
-            needed = "needs a" if name in fields else "takes no"
-            raise ApiError("bad-request", f"{name}: a job of kind {asked.kind} {needed} {name}")
-    edits = asked.edits if isinstance(asked, BatchJob) else [asked.edit]
-    own = _own_traits(files)
-    where = "edits.take" if len(edits) > 1 else "edit.take"
-    traits = _traits(files, own.union(*(edit.take for edit in edits)), where)
-    edits = [replace(edit, take=edit.take | own) for edit in edits]
-    bare: dict[str, Any] = {"picture": None, "clip": None, "target": None, "targets": {}}
-    bare = {name: value for name, value in bare.items() if name in fields}
-    bare |= {"edits": edits} if isinstance(asked, BatchJob) else {"edit": edits[0]}
-    picture, clip = (files.get(name, ("", b""))[0] for name in ("picture", "clip"))
-    used = {picture, clip, *traits.values()} - {""}
-    data = {key: data for key, data in files.values() if key in used}
-    return JobSubmission(asked.model_copy(update=bare), data, picture, clip, traits)
-
-
-async def _read(
-    request: Request,
-    parse: Callable[[bytes], Any],
-    store: PictureStore,
-    owner: str,
-    max_bytes: int,
-    known: Sequence[str],
-) -> tuple[Any, Files]:
-    media = request.headers.get("content-type", "").split(";")[0].strip().lower()
-    try:
-        if media == "multipart/form-data":
-            body, parts = await _multipart(request, known)
-        elif media == "application/json":
-            body, parts = await request.body(), {}
+    async def _fetched(self, ref: ClipRef, name: str, owner: str, max_bytes: int) -> tuple[str, bytes]:
+        if isinstance(ref, PictureRef) and ref.id is not None:
+            data = self.kept.get((owner, ref.id))
+            if data is None:
+                raise ApiError("unknown-picture", more={"picture": ref.id})
+            return ref.id, data
+        if ref.base64 is not None:
+            try:
+                data = base64.b64decode(ref.base64, validate=True)
+            except (binascii.Error, ValueError):
+                raise ApiError("bad-request", f"{name}.base64: not base64") from None
         else:
-            raise ApiError("unsupported-type", f"want multipart/form-data or application/json, got {media[:60]!r}")
-    except ClientDisconnect:
-        raise ApiError("bad-request", "the request ended early") from None
-    asked = _parsed(parse, body or b"{}")
-    refs: dict[str, Any] = {name: getattr(asked, name, None) for name in ("picture", "clip", "target")}
-    refs |= {f"target.{trait}": ref for trait, ref in getattr(asked, "targets", {}).items()}
-    files: Files = {}
-    for name, ref in refs.items():
-        if name in parts and ref is not None:
-            raise ApiError("bad-request", f"{name}: given twice, as a part and in the request")
-        if ref is not None:
-            files[name] = await _fetched(ref, name, store, owner, max_bytes)
-    files |= {name: (picture_id(data), data) for name, data in parts.items()}
-    for name, (key, data) in files.items():
-        if name != "clip":
-            store.kept.put((owner, key), data)
-    return asked, files
-
-
-def _edit_input(asked: PictureRequest, files: Files) -> EditInput:
-    if "picture" not in files:
-        raise ApiError("bad-request", "picture: missing; send it as the part `picture` or in the request")
-    name, data = files["picture"]
-    if not isinstance(asked, PreviewRequest):
-        return EditInput(name, EditSpec(), {name: data}, face=asked.face)
-    taken = asked.edit.take | _own_traits(files)
-    traits = _traits(files, taken, "edit.take")
-    pictures: dict[str, bytes | None] = {key: data for key, data in files.values() if key in {name, *traits.values()}}
-    return EditInput(name, replace(asked.edit, take=taken), pictures, traits, asked.face, asked.max_side)
+            limit_s = FETCH_S if isinstance(ref, PictureRef) else CLIP_S
+            data = await self._url_allowlist.get(str(ref.url), f"{name}.url", max_bytes, limit_s)
+        return picture_id(data), data
 
 
 def _own_traits(files: Files) -> frozenset[Trait]:
@@ -189,20 +179,3 @@ def _parsed(parse: Callable[[bytes], Any], body: bytes) -> Any:
         ]
         first = f"{errors[0]['at']}: {errors[0]['reason']}" if errors[0]["at"] else errors[0]["reason"]
         raise ApiError("bad-request", first, more={"errors": errors}) from None
-
-
-async def _fetched(ref: ClipRef, name: str, store: PictureStore, owner: str, max_bytes: int) -> tuple[str, bytes]:
-    if isinstance(ref, PictureRef) and ref.id is not None:
-        data = store.kept.get((owner, ref.id))
-        if data is None:
-            raise ApiError("unknown-picture", more={"picture": ref.id})
-        return ref.id, data
-    if ref.base64 is not None:
-        try:
-            data = base64.b64decode(ref.base64, validate=True)
-        except (binascii.Error, ValueError):
-            raise ApiError("bad-request", f"{name}.base64: not base64") from None
-        return picture_id(data), data
-    limit_s = FETCH_S if isinstance(ref, PictureRef) else CLIP_S
-    data = await store.url_allowlist.get(str(ref.url), f"{name}.url", max_bytes, limit_s)
-    return picture_id(data), data

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import mimetypes
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -18,32 +17,24 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
+from serve import schemas
 from serve.api import job_routes
 from serve.api.dependencies import ApiState, EditKey, MetricsKey, Services, State, VerifyKey, within
-from serve.api.middleware import GatewayMiddleware, noted
+from serve.api.middleware import GatewayMiddleware, noted, problem_response
 from serve.api.openapi import BODY, COMMON, EDIT_HEADERS, KEY_OF_REQUEST, binary, body, describe, responses
 from serve.inference.edit_service import MEDIA, EditPlan, server_timing, sse, wanted_type
-from serve.problems import EXPECTED, ApiError, problem_of
-from serve.schemas import (
-    API_VERSION,
-    EditRequest,
-    EditResult,
-    Models,
-    PictureRequest,
-    PreviewRequest,
-    Reconstruction,
-    Verified,
-)
+from serve.problems import ApiError
+from serve.schemas import EditRequest, PictureRequest, PreviewRequest
 from serve.telemetry.metrics import GatewayMetrics
 
 WEB = Path(__file__).parent.parent / "web"
 MESHES = {"glb": "model/gltf-binary", "obj": "application/zip"}
-EVENTS = {"text/event-stream": {"schema": {"type": "string"}}}
+EDIT_CONTENT = binary(*MEDIA.values()) | {"text/event-stream": {"schema": {"type": "string"}}}
 
 router = APIRouter(prefix="/v1")
 operations = APIRouter(include_in_schema=False)
@@ -53,7 +44,7 @@ def make_api(services: Services) -> FastAPI:
     """The application: OpenAPI at /openapi.json, the editor page at /."""
     numbers = GatewayMetrics()
     api = FastAPI(
-        title="RigFace", version=API_VERSION, docs_url=None, redoc_url=None,
+        title="RigFace", version=schemas.API_VERSION, docs_url=None, redoc_url=None,
         description="Change the pose, expression and light of a face and keep the person.",
     )  # fmt: skip
     api.include_router(router)
@@ -69,7 +60,7 @@ def make_api(services: Services) -> FastAPI:
 
 @router.post(
     "/reconstruct",
-    response_model=Reconstruction,
+    response_model=schemas.Reconstruction,
     openapi_extra=body(PictureRequest),
     responses=responses(*COMMON, *BODY, content=binary(*MESHES.values())),
 )
@@ -80,7 +71,7 @@ async def reconstruct(
     mesh: Annotated[Literal["glb", "obj"] | None, Query(description="the textured head")] = None,
 ) -> Response:
     """Faces of a picture: coefficients, box, landmarks, confidence; with `?mesh=` the textured head instead."""
-    _, edit_input = await api.read(request, PictureRequest, key)
+    _, edit_input = await api.parser.read(request, PictureRequest, key.name)
     worker = api.services.face_worker
     if mesh is not None:
         data = await api.soon(request, api.editing.by_hash(edit_input, lambda given: worker.mesh(given, mesh)))
@@ -98,7 +89,7 @@ async def reconstruct(
 async def preview(request: Request, key: EditKey, api: State) -> Response:
     """Instant preview of an edit, a JPEG. The picture may be named by its content hash."""
     began = time.monotonic()
-    _, edit_input = await api.read(request, PreviewRequest, key)
+    _, edit_input = await api.parser.read(request, PreviewRequest, key.name)
     result = await api.soon(request, api.editing.preview(edit_input, key, request.state.request_id))
     headers = {
         "RigFace-Asked": json.dumps([{name: round(value, 4) for name, value in row.items()} for row in result.asked]),
@@ -111,18 +102,16 @@ async def preview(request: Request, key: EditKey, api: State) -> Response:
 
 @router.post(
     "/edits",
-    response_model=EditResult,
+    response_model=schemas.EditResult,
     openapi_extra=body(EditRequest),
-    responses=responses(
-        *COMMON, *BODY, "not-acceptable", "conflict", content=binary(*MEDIA.values()) | EVENTS, headers=EDIT_HEADERS
-    ),
+    responses=responses(*COMMON, *BODY, "not-acceptable", "conflict", content=EDIT_CONTENT, headers=EDIT_HEADERS),
 )
 async def edit(
     request: Request, key: EditKey, api: State, idempotency_key: Annotated[str, KEY_OF_REQUEST] = ""
 ) -> Response:
     """Edit a picture. `Accept` chooses an image, JSON with the asked and achieved numbers, or a stream of progress."""
     kind = wanted_type(request.headers.get("accept", "*/*"))
-    asked, edit_input = await api.read(request, EditRequest, key)
+    asked, edit_input = await api.parser.read(request, EditRequest, key.name)
     plan = api.editing.plan(asked, edit_input, kind, key, request.state.request_id)
     if kind == "text/event-stream":
         return _EventStream(_events(api, plan, request.scope))
@@ -160,18 +149,18 @@ class _EventStream(StreamingResponse):
 
 
 @router.post("/verify", openapi_extra=body(PictureRequest), responses=responses(*COMMON, *BODY))
-async def verify(request: Request, key: VerifyKey, api: State) -> Verified:
+async def verify(request: Request, key: VerifyKey, api: State) -> schemas.Verified:
     """Check if this service made a picture, by the manifest of the file and the watermark of the pixels."""
-    _, edit_input = await api.read(request, PictureRequest, key)
+    _, edit_input = await api.parser.read(request, PictureRequest, key.name)
     return await api.soon(request, api.services.face_worker.verify(edit_input.pictures[edit_input.picture] or b""))
 
 
 @router.get("/models", responses=responses(*COMMON))
-async def models(request: Request, key: EditKey, api: State) -> Models:
+async def models(request: Request, key: EditKey, api: State) -> schemas.Models:
     """The models that an edit may ask for, and the limits of the service."""
     found, limits = await api.soon(request, api.services.diffusion_worker.models()), api.services.limits
     jobs = api.services.jobs is not None
-    return Models(models=found, body_bytes=limits.max_body_bytes, clip_bytes=limits.max_clip_bytes, jobs=jobs)
+    return schemas.Models(models=found, body_bytes=limits.max_body_bytes, clip_bytes=limits.max_clip_bytes, jobs=jobs)
 
 
 @operations.get("/healthz")
@@ -208,30 +197,21 @@ async def asset(name: str) -> Response:
     path = WEB / name
     if path.parent != WEB or not path.is_file():
         raise ApiError("not-found")
-    kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
-    return Response(path.read_bytes(), media_type=kind, headers={"Cache-Control": "no-cache"})
+    return FileResponse(path, headers={"Cache-Control": "no-cache"})
 
 
 def _handle_errors(api: FastAPI) -> None:
-    def reply(request: Request, error: ApiError) -> JSONResponse:
-        request.state.problem = error.slug
-        document = error.document(getattr(request.state, "request_id", ""))
-        return JSONResponse(document, error.status, error.headers, "application/problem+json")
+    """Turn errors of the framework into problems; those of the service pass on to the middleware."""
 
     @api.exception_handler(RequestValidationError)
-    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+    async def invalid(_: Request, error: RequestValidationError) -> None:
         first = error.errors()[0]
-        return reply(request, ApiError("bad-request", f"{'.'.join(map(str, first['loc']))}: {first['msg']}"))
+        raise ApiError("bad-request", f"{'.'.join(map(str, first['loc']))}: {first['msg']}")
 
     @api.exception_handler(HTTPException)
-    async def http(request: Request, error: HTTPException) -> JSONResponse:
-        slug = {404: "not-found", 405: "method-not-allowed"}.get(error.status_code, "bad-request")
-        response = reply(request, ApiError(slug))
+    async def http(request: Request, error: HTTPException) -> Response:
+        problem = ApiError({404: "not-found", 405: "method-not-allowed"}.get(error.status_code, "bad-request"))
+        request.state.problem = problem.slug
+        response = problem_response(problem, request.state.request_id)
         response.headers.update(error.headers or {})
         return response
-
-    async def expected(request: Request, error: Exception) -> JSONResponse:
-        return reply(request, problem_of(error))
-
-    for kind in (*EXPECTED, TimeoutError):
-        api.add_exception_handler(kind, expected)

@@ -38,6 +38,7 @@ with extra("client"):
 RETRIED = (429, 502, 503)
 PROBLEM = "application/problem+json"
 ENDED = ("done", "failed", "cancelled")
+FILES = ("picture", "clip", "target", "targets")
 Picture = bytes | str
 """Bytes of a picture, the hash ("sha256:...") of one that was sent before, or a pre-signed address that the service allows."""
 Clip = bytes | str
@@ -105,11 +106,11 @@ class Client:
 
     def reconstruct(self, picture: Picture) -> Reconstruction:
         """Faces from left to right, and the hash of the picture for later calls."""
-        return Reconstruction.model_validate_json(self._send("/v1/reconstruct", picture, {}).content)
+        return Reconstruction.model_validate_json(self._send("/v1/reconstruct", {"picture": picture}).content)
 
     def preview(self, picture: Picture, edit: Mapping[str, Any], **options: Any) -> bytes:
         """Instant preview of an edit, a JPEG. Options: the other fields of the request, such as `face`, `max_side`."""
-        return self._send("/v1/preview", picture, {"edit": edit, **options}).content
+        return self._send("/v1/preview", {"picture": picture, "edit": edit, **options}).content
 
     def edit(self, picture: Picture, edit: Mapping[str, Any], **options: Any) -> ClientResult:
         """Edit a picture. Options: `target` and `targets` (pictures), `model`, `seed`, `steps`, `format` and so on.
@@ -118,22 +119,22 @@ class Client:
             Refused: with the problem.
         """
         headers = {"Accept": "application/json", "Idempotency-Key": uuid.uuid4().hex}
-        return _result(self._send("/v1/edits", picture, {"edit": edit, **options}, headers).content)
+        return _result(self._send("/v1/edits", {"picture": picture, "edit": edit, **options}, headers).content)
 
     def stream(
         self, picture: Picture, edit: Mapping[str, Any], **options: Any
     ) -> Iterator[EditProgress | ClientResult]:
         """Edit a picture and yield its progress, then the result. Not retried, unless a picture has to be sent again."""
-        rest = {"edit": edit, **options}
+        fields = {"picture": picture, "edit": edit, **options}
         try:
-            yield from self._streamed(self._body(picture, rest))
+            yield from self._streamed(self._form(fields))
         except Refused as refused:  # an unknown picture is refused before the first event
             if not self._has(refused):
                 raise
-            yield from self._streamed(self._body(picture, rest, whole=True))
+            yield from self._streamed(self._form(fields, whole=True))
 
-    def _streamed(self, body: dict[str, Any]) -> Iterator[EditProgress | ClientResult]:
-        with self._http.stream("POST", "/v1/edits", json=body, headers={"Accept": "text/event-stream"}) as answer:
+    def _streamed(self, form: dict[str, Any]) -> Iterator[EditProgress | ClientResult]:
+        with self._http.stream("POST", "/v1/edits", files=form, headers={"Accept": "text/event-stream"}) as answer:
             if answer.status_code != 200:
                 answer.read()
                 raise _refused(answer)
@@ -149,19 +150,19 @@ class Client:
 
     def verify(self, picture: bytes) -> Verified:
         """Check if the service made this picture."""
-        return Verified.model_validate_json(self._send("/v1/verify", picture, {}).content)
+        return Verified.model_validate_json(self._send("/v1/verify", {"picture": picture}).content)
 
     def edit_many(self, picture: Picture, edits: Sequence[Mapping[str, Any]], **options: Any) -> JobState:
         """Queue many edits of one picture; result n is that of edit n. Options as of `edit`, and `webhook`."""
-        return self._submit({"kind": "batch", "edits": list(edits), **options}, picture=picture)
+        return self._submit({"kind": "batch", "picture": picture, "edits": list(edits), **options})
 
     def edit_video(self, clip: Clip, edit: Mapping[str, Any], **options: Any) -> JobState:
         """Queue the same edit for every frame of a video. Options also: `container`, `silent`."""
-        return self._submit({"kind": "video", "edit": edit, **options}, clip=clip)
+        return self._submit({"kind": "video", "clip": clip, "edit": edit, **options})
 
     def animate(self, picture: Picture, clip: Clip, edit: Mapping[str, Any] | None = None, **options: Any) -> JobState:
         """Queue a video of the picture whose face moves as the clip's does. Options also: `take`, `absolute`, `neutral`."""
-        return self._submit({"kind": "animation", "edit": edit or {}, **options}, picture=picture, clip=clip)
+        return self._submit({"kind": "animation", "picture": picture, "clip": clip, "edit": edit or {}, **options})
 
     def job(self, name: str) -> JobState:
         """Progress of a job."""
@@ -208,58 +209,40 @@ class Client:
         """Stop a job and remove it with its files."""
         self._request("DELETE", f"/v1/jobs/{name}")
 
-    def _submit(self, rest: Mapping[str, Any], **files: bytes | str) -> JobState:
-        """Send bytes as parts, which is a third smaller than base64; the rest as JSON."""
+    def _submit(self, fields: Mapping[str, Any]) -> JobState:
+        return _job(self._send("/v1/jobs", fields, {"Idempotency-Key": uuid.uuid4().hex}))
 
-        def options(whole: bool) -> dict[str, Any]:
-            given = {
-                name: self._sent.get(file, file) if whole and isinstance(file, str) else file
-                for name, file in files.items()
-            }
-            parts: dict[str, Any] = {name: (name, data) for name, data in given.items() if isinstance(data, bytes)}
-            named = {name: self._ref(address) for name, address in given.items() if isinstance(address, str)}
-            return {"files": {**parts, "request": (None, json.dumps({**named, **self._refs(rest, whole)}))}}
-
-        return _job(self._post("/v1/jobs", options, {"Idempotency-Key": uuid.uuid4().hex}))
-
-    def _send(
-        self, path: str, picture: Picture, rest: Mapping[str, Any], headers: Mapping[str, str] | None = None
-    ) -> httpx.Response:
-        return self._post(path, lambda whole: {"json": self._body(picture, rest, whole)}, headers)
-
-    def _post(
-        self, path: str, options: Callable[[bool], dict[str, Any]], headers: Mapping[str, str] | None
-    ) -> httpx.Response:
+    def _send(self, path: str, fields: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> httpx.Response:
         """POST with pictures by hash; if the service does not have one of them, again with their bytes."""
         try:
-            return self._request("POST", path, headers=headers, **options(False))
+            return self._request("POST", path, headers=headers, files=self._form(fields))
         except Refused as refused:
             if not self._has(refused):
                 raise
-        return self._request("POST", path, headers=headers, **options(True))
+        return self._request("POST", path, headers=headers, files=self._form(fields, whole=True))
 
     def _has(self, refused: Refused) -> bool:
         """True if the service lacks a picture that this client has."""
         return refused.slug == "unknown-picture" and refused.document.get("picture") in self._sent
 
-    def _body(self, picture: Picture, rest: Mapping[str, Any], whole: bool = False) -> dict[str, Any]:
-        return {"picture": self._ref(picture, whole), **self._refs(rest, whole)}
-
-    def _refs(self, options: Mapping[str, Any], whole: bool) -> dict[str, Any]:
-        out = dict(options)
-        if "target" in out:
-            out["target"] = self._ref(out["target"], whole)
-        if "targets" in out:
-            out["targets"] = {trait: self._ref(picture, whole) for trait, picture in out["targets"].items()}
-        return out
-
-    def _ref(self, picture: Picture, whole: bool = False) -> dict[str, str]:
-        data = self._sent.get(picture) if whole and isinstance(picture, str) else picture
-        if isinstance(data, bytes):
-            self._remember(data)
-            return {"base64": base64.b64encode(data).decode()}
-        named = str(picture)
-        return {"id": named} if named.startswith("sha256:") else {"url": named}
+    def _form(self, fields: Mapping[str, Any], whole: bool = False) -> dict[str, Any]:
+        """A form: bytes as parts, a third smaller than base64; the rest as JSON. `whole`: also pictures that were sent before."""
+        rest, parts = {name: value for name, value in fields.items() if name not in FILES}, {}
+        files = {name: fields[name] for name in FILES[:3] if name in fields}
+        files |= {f"target.{trait}": picture for trait, picture in fields.get("targets", {}).items()}
+        for name, file in files.items():
+            data = self._sent.get(file) if whole and isinstance(file, str) else file
+            if isinstance(data, bytes):
+                parts[name] = (name, data)
+                if name != "clip":
+                    self._remember(data)
+                continue
+            ref = {"id" if file.startswith("sha256:") else "url": file}
+            if name.startswith("target."):
+                rest.setdefault("targets", {})[name.removeprefix("target.")] = ref
+            else:
+                rest[name] = ref
+        return {**parts, "request": (None, json.dumps(rest))}
 
     def _remember(self, data: bytes) -> None:
         name = f"sha256:{hashlib.sha256(data).hexdigest()}"

@@ -135,7 +135,7 @@ def test_stream_events_have_exactly_the_fields_of_edit_progress(client, png):
 def test_client_sends_an_unknown_picture_again(serve_jobs, png):
     """The gateway has restarted, or is another one."""
     served = serve_jobs()
-    kept, edit = served.app.state.api.picture_store.kept, {"take": ["light"]}
+    kept, edit = served.app.state.api.parser.kept, {"take": ["light"]}
     with through(served) as faces:
         name = faces.reconstruct(png).picture
         other = faces.reconstruct(encode_png(decode(png)[::-1].copy())).picture
@@ -158,7 +158,7 @@ def test_client_sends_an_unknown_picture_again(serve_jobs, png):
 def test_pictures_kept_by_the_client_are_bounded():
     with Client("http://x", keep_mb=1) as faces:
         for number in range(5):
-            faces._ref(bytes([number]) * 400_000)
+            faces._remember(bytes([number]) * 400_000)
         assert len(faces._sent) == 2
-        faces._ref(bytes(2 * 2**20))
+        faces._remember(bytes(2 * 2**20))
         assert not faces._sent
