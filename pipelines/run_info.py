@@ -57,8 +57,8 @@ def versions() -> dict[str, str]:
 def git_commit() -> str:
     """The git commit of this project's checkout, with `+` if files were changed.
 
-    Without a checkout it is RIGFACE_COMMIT (set in images), or empty. An installed package may lie inside the repository
-    of another project: that commit is not returned.
+    Without a checkout it is RIGFACE_COMMIT (set in images), or empty. An installed package may lie inside the
+    repository of another project: that commit is not returned.
     """
     try:
         project = tomllib.loads((ROOT / "pyproject.toml").read_text()).get("project", {})

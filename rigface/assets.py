@@ -89,7 +89,8 @@ ASSETS = {
     "flame": Asset(
         path="flame",
         licence="FLAME licence: non-commercial research, registration at the FLAME site",
-        how="register at the FLAME site and put `generic_model.pkl` and its landmark and texture files into this folder",
+        how="register at the FLAME site and put `generic_model.pkl` and its landmark and texture files "
+        "into this folder",
         holds="generic_model.pkl",
     ),
     "mini": Asset(

@@ -1,6 +1,7 @@
 """The whole project in one object: a picture and a wish in, a picture out, with the numbers it reached.
 
-Path: picture -> FaceAnalyzer -> mix -> compose -> model (or the preview, where there is none) -> pasted back -> seen again.
+Path: picture -> FaceAnalyzer -> mix -> compose -> model (or the preview, where there is none) -> pasted back -> seen
+again.
 
     editor = Editor.load()                                  # or Editor.load("runs/mine/model")
     result = editor.edit(picture, EditSpec(yaw_deg=15, expression={"smile": 0.6}))
@@ -34,7 +35,10 @@ from rigface.types import Detection, Face, FaceParams, HeadSpec
 PREVIEW_PX = 2048  # a preview is made at the photograph's own resolution up to this crop
 
 EditModel = Callable[..., np.ndarray]
-"""Conditions and a seed to an (S, S, 3) uint8 picture: what a model is to the editor. Where an edit has a prompt it comes third."""
+"""Conditions and a seed to an (S, S, 3) uint8 picture: what a model is to the editor.
+
+Where an edit has a prompt it comes third.
+"""
 
 Target = np.ndarray | Face
 """A person to copy from: a picture, whose largest face is meant, or an analysed face."""
@@ -109,7 +113,8 @@ class Editor:
             analyzer: another than the default.
             compile: compile the denoiser at its first use: tens of seconds, then faster steps.
             adapter: see `use_adapter`.
-            sampling: how the model paints, as in a call of `RigFacePipeline`: `steps`, `scheduler`, `identity_scale` ...
+            sampling: how the model paints, as in a call of `RigFacePipeline`: `steps`, `scheduler`, `identity_scale`
+                ...
 
         Raises:
             MissingAsset, BadCheckpoint: the weights are not there, or belong to another head.
@@ -274,7 +279,9 @@ class Editor:
     def _fitting(
         self, image: np.ndarray, source: Face, wanted: FaceParams, composed: Composed, crop: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """A model's picture as it goes back: with the photograph's detail where it keeps that, and where it may show."""
+        """A model's picture as it goes back: with the photograph's detail where it keeps that, and where it may
+        show.
+        """
         size = self._composer.size
         people = [source.mask, *([] if composed.preview.mask is None else [composed.preview.mask])]
         both = np.maximum.reduce([cv2.resize(m, (size, size), interpolation=cv2.INTER_AREA) for m in people])
@@ -298,7 +305,8 @@ class Editor:
     def measured(self, image: np.ndarray, sources: list[Face]) -> list[FaceParams | None]:
         """Coefficients of the faces that are now where the sources were; None where there is none.
 
-        Only there is looked, and nothing is made but coefficients: faces elsewhere are not fitted, and no mask is drawn.
+        Only there is looked, and nothing is made but coefficients: faces elsewhere are not fitted, and no mask is
+        drawn.
         """
         before = [Detection(source.box, None, 1.0) for source in sources]
         seen = self.analyzer.detector(image, second_look=False, before=before)

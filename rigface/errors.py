@@ -6,7 +6,7 @@ RigFaceError
 │   ├── BadVideo        not a container, no video stream, nothing decodes
 │   │   └── Truncated   good frames came, then the data ended (`face/reader.py`)
 │   └── NoFace          a picture in which nobody was found
-├── BadEdit             an edit, or how it is to be painted, asks for what this head or model does not have (a ValueError, too)
+├── BadEdit             an edit or its sampling asks for what this head or model does not have (a ValueError, too)
 ├── MissingAsset        a weight or licensed file is not on this machine; the message says how to get it
 ├── MissingExtra        an optional package is not installed; the message names the extra (an ImportError, too)
 ├── UnsafeFile          a file asks to execute code while it is read; refused, nothing was run
@@ -55,7 +55,10 @@ class NoFace(BadInput):
 
 
 class BadEdit(RigFaceError, ValueError):
-    """What is asked for is not there on this head or in this model: an expression, a scheduler. The message names the field."""
+    """What is asked for is not there on this head or in this model: an expression, a scheduler.
+
+    The message names the field.
+    """
 
 
 class MissingAsset(RigFaceError):
@@ -87,7 +90,9 @@ class NoCluster(RigFaceError):
 
 
 class StorageGone(RigFaceError):
-    """A storage that did not answer for longer than we are patient, does not accept this machine, or has no room left."""
+    """A storage that did not answer for longer than we are patient, does not accept this machine, or has no room
+    left.
+    """
 
 
 class JobBroken(RigFaceError):

@@ -104,7 +104,8 @@ def example_columns(expression_size: int) -> list[Column]:
         Column("example", pa.string(), "name of the example: hash of all that decides what is in it"),
         Column("split", pa.string(), "`train` or `test`, by person (`pipelines/examples/split.py`)"),
         Column("identity", pa.string(), "the person"),
-        Column("kind", pa.string(), "`pair` of two frames; `relit`: the source is under an invented light; `posed`: it was turned, too, by the preview"),
+        Column("kind", pa.string(), "`pair` of two frames; `relit`: the source is under an invented light; "
+           "`posed`: it was turned, too, by the preview"),
         Column("mirrored", pa.bool_(), "left and right are exchanged in all pictures and numbers"),
         Column("take", pa.string(), "the traits that differ, as `EditSpec.take`, joined by commas"),
         *(Column(f"{who}_{what}", kind, doc, unit) for who in ("source", "target") for what, kind, doc, unit in (

@@ -70,8 +70,10 @@ def check_codes(config: ModelConfig, own_reconstructor: bool = False) -> None:
     """
     if config.expression_field == "bfm_expression" and not own_reconstructor:
         raise BadCheckpoint(
-            "these weights listen to the 64 expression codes of a Basel network (`FaceParams.bfm_expression`), which nothing here "
-            "makes of a photograph. Train them on the head's own expressions first (`rigface train ... --start FOLDER`), or edit from "
+            "these weights listen to the 64 expression codes of a Basel network (`FaceParams.bfm_expression`), which "
+            "nothing here "
+            "makes of a photograph. Train them on the head's own expressions first (`rigface train ... --start "
+            "FOLDER`), or edit from "
             "Python with a reconstructor of yours that gives the codes (docs/weights.md)"
         )
 

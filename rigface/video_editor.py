@@ -1,14 +1,14 @@
 """Whatever moves: the same edit on every frame of a clip, and a picture driven by a clip.
 
-Path: video -> `VideoSource` -> faces by track -> coefficients, smoothed where the edit needs it -> Editor -> `EditedFrame` -> Film. The
-command line and the service both write what comes out of here.
+Path: video -> `VideoSource` -> faces by track -> coefficients, smoothed where the edit needs it -> Editor ->
+`EditedFrame` -> Film. The command line and the service both write what comes out of here.
 
-One frame is in memory at a time, or as many as are painted at once. Faces are followed by `face/track.py`, so that an edit
-stays with a person, and a filter with a track; a cut starts both anew. Only what the edit uses is smoothed: a number that is
-replaced shows the tremble of what it replaces, one that is left alone shows nothing.
+One frame is in memory at a time, or as many as are painted at once. Faces are followed by `face/track.py`, so that an
+edit stays with a person, and a filter with a track; a cut starts both anew. Only what the edit uses is smoothed: a
+number that is replaced shows the tremble of what it replaces, one that is left alone shows nothing.
 
-A job that goes on where it was stopped looks at the frames before that again, without painting them: what is followed and
-filtered is then what it would have been.
+A job that goes on where it was stopped looks at the frames before that again, without painting them: what is followed
+and filtered is then what it would have been.
 """
 
 from __future__ import annotations
@@ -76,8 +76,8 @@ class VideoOptions:
         seed: of the model's noise.
         begin: frames before this one are looked at only.
         at_once: frames painted at a time; a model that others share fills its batch with them.
-        hold_boxes: filter the boxes of the clip's faces as well, so that crops do not tremble: for a model, which paints at a
-            resolution of its own.
+        hold_boxes: filter the boxes of the clip's faces as well, so that crops do not tremble: for a model, which
+            paints at a resolution of its own.
         smooth: take the tremble out of what a driving clip gives.
         absolute: take the driver's pose and expression as they are, not what changes of them.
         neutral: the frame that changes are counted from: the `first` with a face, or the `calmest`.
@@ -262,8 +262,8 @@ class TrackedFaces:
     """The faces that are meant, frame by frame, with smoothed coefficients.
 
     Args:
-        face: `largest`, `left-most`, `right-most`, `all`, or a number counted from the left. A choice holds as long as its
-            track does; then it is made anew.
+        face: `largest`, `left-most`, `right-most`, `all`, or a number counted from the left. A choice holds as long as
+            its track does; then it is made anew.
         smooth: fields to filter.
         boxes: filter the boxes as well.
     """
@@ -321,8 +321,8 @@ class TrackedFaces:
 def carried(source: FaceParams, now: FaceParams, rest: FaceParams | None) -> FaceParams:
     """The source's coefficients, changed as the driver's changed since they rested.
 
-    The turn of the head is carried over as a rotation of the camera's frame, expressions as differences, and the light as the
-    change of its shape: added, at the source's exposure.
+    The turn of the head is carried over as a rotation of the camera's frame, expressions as differences, and the light
+    as the change of its shape: added, at the source's exposure.
     """
     if rest is None:
         return source

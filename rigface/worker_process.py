@@ -1,11 +1,13 @@
 """Run native code that may crash or hang in a child process.
 
-Path: a stage, or `video/sandbox.py` -> `WorkerProcess(...)(argument)` -> the same call in a child process. A decoder that takes its
-process down on a hostile file takes down the child; the parent gets `WorkerDied` (how, and at which step) and starts a new child.
+Path: a stage, or `video/sandbox.py` -> `WorkerProcess(...)(argument)` -> the same call in a child process. A decoder
+that takes its process down on a hostile file takes down the child; the parent gets `WorkerDied` (how, and at which
+step) and starts a new child.
 
-`concurrent.futures` does not do: its children import the parent's main module, which in a Ray worker is Ray itself (a second
-and 100 MB each), and its timeout is for the whole call. Here the child reports when it begins a step, so that
-a long video passes and a silent child is stopped. `pipelines/telemetry/worker_process.py` has one that also sends its metrics.
+`concurrent.futures` does not do: its children import the parent's main module, which in a Ray worker is Ray itself (a
+second and 100 MB each), and its timeout is for the whole call. Here the child reports when it begins a step, so that a
+long video passes and a silent child is stopped. `pipelines/telemetry/worker_process.py` has one that also sends its
+metrics.
 
 The child ends when its parent does, however that ends.
 """

@@ -163,7 +163,8 @@ def _caveats(rows: dict[str, dict[str, Any]]) -> str:
         )
         notes = (
             f"PSNR is {both[0]['psnr'] - both[1]['psnr']:+.2f} dB beside the preview's, "
-            f"with intervals (95 %, bootstrap over people) of {low:.1f} to {high:.1f} and {base_low:.1f} to {base_high:.1f}, "
+            f"with intervals (95 %, bootstrap over people) of {low:.1f} to {high:.1f} and {base_low:.1f} to "
+            f"{base_high:.1f}, "
             f"which share {100 * shared:.0f} % of their range: "
             "so few people do not show that one is better. "
         )

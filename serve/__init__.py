@@ -5,5 +5,6 @@
     door      HTTP in, HTTP out; no torch                                      eye       sees, previews, pastes; caches
     painter   the model; requests join and leave between denoising steps       app       the three as Ray deployments
 
-Inside this package the bare name `serve` means Ray's; our own modules are reached as `serve.schemas`, in `from` imports only.
+Inside this package the bare name `serve` means Ray's; our own modules are reached as `serve.schemas`, in `from` imports
+only.
 """

@@ -39,7 +39,10 @@ class Start:
     """
 
     checkpoint: Annotated[str, arg(metavar="NAME", aliases=("--model",))] = ""
-    """`mini` (the small model that ships), a folder or s3:// prefix of weights, or `preview`. Default: mini if installed, else preview."""
+    """`mini` (the small model that ships), a folder or s3:// prefix of weights, or `preview`.
+
+    Default: mini if installed, else preview.
+    """
     host: str = "127.0.0.1"
     port: int = 8000
     """0: any free port."""
@@ -48,14 +51,19 @@ class Start:
     keys: str = ""
     """File of API keys (`rigface serve key add`); required if the host is not loopback."""
     fetch_urls: tuple[str, ...] = ()
-    """URL prefixes that requests may name files from, such as https://bucket.s3.amazonaws.com/ ; with networks such as 10.0.0.0/8
-    if those have private addresses."""
+    """URL prefixes that requests may name files from, such as https://bucket.s3.amazonaws.com/ ; with networks such
+    as 10.0.0.0/8 if those have private addresses."""
     jobs: str | None = None
-    """Folder or s3://bucket/prefix of the job queue, which videos need. Default: a folder of the user for this port; '': no jobs."""
+    """Folder or s3://bucket/prefix of the job queue, which videos need.
+
+    Default: a folder of the user for this port; '': no jobs.
+    """
     webhook_urls: tuple[str, ...] = ()
     """URL prefixes that webhooks about ended jobs may be sent to; needs RIGFACE_WEBHOOK_SECRET in the environment."""
     audit_log: str = ""
-    """File of the audit log, one line per edit and preview; or a folder (with a trailing slash) that several machines share."""
+    """File of the audit log, one line per edit and preview; or a folder (with a trailing slash) that several machines
+    share.
+    """
     consent: str = ""
     """List of people (`rigface serve enroll`): only their faces are edited. Empty: everyone's."""
     deny: str = ""
@@ -91,7 +99,8 @@ class Start:
 class Demo:
     """Start the service, make one edit of a video or an image through HTTP, and print the address of the editor page.
 
-    At a terminal the service runs until Ctrl-C. Elsewhere, as in CI, it stops and prints the command that starts it again.
+    At a terminal the service runs until Ctrl-C. Elsewhere, as in CI, it stops and prints the command that starts it
+    again.
     """
 
     source: Positional[Path]
@@ -187,8 +196,8 @@ class EnrollCommand:
       rigface serve enroll anna --remove --file consent.jsonl
       rigface serve enroll --file consent.jsonl                               list the people
 
-    Each picture shows one person; two or three, taken on different days, are better than one. Vectors are biometric data: get
-    the person's permission, and keep the file private (only its owner may read it).
+    Each picture shows one person; two or three, taken on different days, are better than one. Vectors are biometric
+    data: get the person's permission, and keep the file private (only its owner may read it).
     """
 
     name: Positional[str] = ""
@@ -223,8 +232,8 @@ class AuditCommand:
       rigface serve audit check audit.jsonl                    or a folder with a file per host
       rigface serve audit check audit.jsonl --contains HASH    and that a line with this hash is still there
 
-    Each line has the hash of the one before it. This does not detect a truncated end, a removed file, or a log that was rewritten
-    as a whole: keep the printed hash elsewhere and give it to --contains the next time.
+    Each line has the hash of the one before it. This does not detect a truncated end, a removed file, or a log that was
+    rewritten as a whole: keep the printed hash elsewhere and give it to --contains the next time.
     """
 
     action: Positional[Literal["check"]]

@@ -4,8 +4,8 @@
     serve run serve.app:build model=weights/mini     the same, by Ray's own command
     serve deploy infra/serve.yaml                    on a cluster, with replicas and devices per deployment
 
-`ServiceConfig` says what to compute; the YAML says where it runs (replicas, autoscaling, devices) and overrides the decorators here.
-Gateway has no torch; the workers import it in their constructors, so the head node needs none.
+`ServiceConfig` says what to compute; the YAML says where it runs (replicas, autoscaling, devices) and overrides the
+decorators here. Gateway has no torch; the workers import it in their constructors, so the head node needs none.
 """
 
 from __future__ import annotations
@@ -101,7 +101,8 @@ class FaceWorkerDeployment:
 class DiffusionWorkerDeployment:
     """`DiffusionWorker` on one device. An unreadable checkpoint stops the deployment, not a request.
 
-    With several models, Ray Serve knows which of them a replica has loaded, and routes a request to a replica that has its model.
+    With several models, Ray Serve knows which of them a replica has loaded, and routes a request to a replica that has
+    its model.
     """
 
     def __init__(self, config: ServiceConfig) -> None:
@@ -157,7 +158,10 @@ class DiffusionWorkerDeployment:
                 span.end()
 
     async def check_health(self) -> None:
-        """Fail if the device failed, so that Ray Serve replaces the replica. The first check precedes the first request."""
+        """Fail if the device failed, so that Ray Serve replaces the replica.
+
+        The first check precedes the first request.
+        """
         await self._worker.ready()
         if self._multiplexed and not self._announced:
             self._announced = True
@@ -168,7 +172,9 @@ class DiffusionWorkerDeployment:
 
 
 async def _loaded_model(model: str) -> str:
-    """Loader for Ray Serve's multiplexing, which only counts: the worker loads the model, and drops its oldest likewise."""
+    """Loader for Ray Serve's multiplexing, which only counts: the worker loads the model, and drops its oldest
+    likewise.
+    """
     return model
 
 
@@ -190,8 +196,10 @@ class JobQueueDeployment:
         write_logs()
         tracing.start(config.traces, "job-queue")
         self._worker = JobQueue(
-            config.jobs, RemoteFaceWorker(face_worker), RemoteDiffusionWorker(diffusion_worker, config.checkpoints()), config.limits(),
-            audit_log=AuditLog(config.audit_log) if config.audit_log else None, signer=ResultSigner(config.signing_path()),
+            config.jobs, RemoteFaceWorker(face_worker), RemoteDiffusionWorker(diffusion_worker, config.checkpoints()),
+            config.limits(),
+            audit_log=AuditLog(config.audit_log) if config.audit_log else None,
+            signer=ResultSigner(config.signing_path()),
             webhooks=Webhooks(UrlAllowlist(config.webhook_urls)), policy=config.policy(),
         )  # fmt: skip
 

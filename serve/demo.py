@@ -1,7 +1,7 @@
 """Last step of `make demo`: one edit through the HTTP API of a running service, and the address of its page.
 
-Path: a video or an image -> a frame with a face -> `POST /v1/reconstruct`, `POST /v1/edits` -> OUT/photo.jpg, OUT/edited.png and
-the text to print. It is a client like any other: no torch, no Ray.
+Path: a video or an image -> a frame with a face -> `POST /v1/reconstruct`, `POST /v1/edits` -> OUT/photo.jpg,
+OUT/edited.png and the text to print. It is a client like any other: no torch, no Ray.
 """
 
 from __future__ import annotations
@@ -77,7 +77,8 @@ def _report(url: str, out: Path, result: ClientResult, model: ModelInfo) -> list
         *rows,
         f"  {model.about}\n" * bool(model.about),
         "The same from a shell:",
-        f'  curl -F picture=@{out / "photo.jpg"} -F \'request={{"edit": {{"yaw_deg": 14}}}}\' {url}/v1/edits -o edited.png',
+        f'  curl -F picture=@{out / "photo.jpg"} -F \'request={{"edit": {{"yaw_deg": 14}}}}\' {url}/v1/edits -o '
+        "edited.png",
         "",
         f"The editor: {url}/",
     ]

@@ -79,8 +79,8 @@ def serving(host: str = "127.0.0.1", port: int = 8000, *, quiet: bool = False, *
 def drain(limit_s: float = 150.0) -> bool:
     """Drain all gateways: refuse new requests and finish the running ones; True if all of them ended.
 
-    Ray Serve lets each replica finish its own requests, but stops an idle face worker at once, and an edit that is with a diffusion
-    worker then cannot be finished. So the gateways are drained first.
+    Ray Serve lets each replica finish its own requests, but stops an idle face worker at once, and an edit that is with
+    a diffusion worker then cannot be finished. So the gateways are drained first.
     """
     from ray import serve
 

@@ -1,12 +1,13 @@
 """Errors for callers: problem details (RFC 9457) with stable types.
 
-Path: an exception anywhere in the service -> `problem_of` -> `application/problem+json`, or the `error` event of a stream.
+Path: an exception anywhere in the service -> `problem_of` -> `application/problem+json`, or the `error` event of a
+stream.
 
-Only the errors in `EXPECTED` are described to callers. Any other, a `ValueError` of a library included, is an internal error: 500,
-logged with its traceback, and without a detail, because its text may contain anything.
+Only the errors in `EXPECTED` are described to callers. Any other, a `ValueError` of a library included, is an internal
+error: 500, logged with its traceback, and without a detail, because its text may contain anything.
 
-`type` is `urn:rigface:problem:<slug>`: a name that need not be resolved. Slugs never change; texts may. A document never has a
-file's path, a traceback or a picture.
+`type` is `urn:rigface:problem:<slug>`: a name that need not be resolved. Slugs never change; texts may. A document
+never has a file's path, a traceback or a picture.
 """
 
 from __future__ import annotations

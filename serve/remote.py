@@ -2,8 +2,9 @@
 
 Path: `serve.api`, `serve.jobs` -> here -> a replica of FaceWorker, DiffusionWorker or JobQueue (`serve/app.py`).
 
-Face and diffusion workers are deterministic, so a call whose replica died is repeated on another replica, within the caller's time
-limit. A job is submitted once only: the lost replica may have stored it, so the caller is asked to check and try again.
+Face and diffusion workers are deterministic, so a call whose replica died is repeated on another replica, within the
+caller's time limit. A job is submitted once only: the lost replica may have stored it, so the caller is asked to check
+and try again.
 """
 
 from __future__ import annotations
@@ -97,7 +98,8 @@ class RemoteDiffusionWorker(RemoteDeployment, DiffusionService):
     """A `DiffusionService` behind a handle. The models and their input specs are cached for `MODELS_TTL_S`.
 
     Args:
-        models: names that can be asked for. If there are several, a request prefers a replica that has its model loaded.
+        models: names that can be asked for. If there are several, a request prefers a replica that has its model
+            loaded.
     """
 
     def __init__(self, handle: DeploymentHandle, models: Collection[str] = ()) -> None:

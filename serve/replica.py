@@ -1,6 +1,7 @@
 """Replica side of a call between deployments: trace span, log line, and expected errors returned as values.
 
-An expected error is returned, not raised: Ray Serve would log a traceback for what is a caller's mistake. `serve.remote` raises it again.
+An expected error is returned, not raised: Ray Serve would log a traceback for what is a caller's mistake.
+`serve.remote` raises it again.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ Result = TypeVar("Result")
 def delegate(
     part: str, method: Callable[..., Awaitable[Result]]
 ) -> Callable[..., Coroutine[Any, Any, Result | ApiError]]:
-    """A deployment's method that awaits the same method of its `_worker`. It takes a `context` and returns expected errors.
+    """A deployment's method that awaits the same method of its `_worker`.
+
+    It takes a `context` and returns expected errors.
 
     Args:
         part: prefix of the span's name and the log line's stage, such as `face_worker`.
@@ -62,7 +65,10 @@ class StageLog:
 
 @contextmanager
 def stage_log(stage: str, request_id: str, model: str = "") -> Iterator[StageLog]:
-    """Log what a part did for a request or a job, and an unexpected error with its traceback. No line for a caller who left early."""
+    """Log what a part did for a request or a job, and an unexpected error with its traceback.
+
+    No line for a caller who left early.
+    """
     began, log = time.monotonic(), StageLog(stage, request_id, model)
     try:
         yield log

@@ -100,7 +100,8 @@ class SlidersCommand:
 
 @dataclass(frozen=True)
 class VerifyCommand:
-    """Tell if images and videos were made here: the signed manifest (C2PA) of the file, and the watermark of its pixels.
+    """Tell if images and videos were made here: the signed manifest (C2PA) of the file, and the watermark of its
+    pixels.
 
     Only a valid manifest says that a file was made here. The watermark alone is a hint: it survives what removes a
     manifest (saving as JPEG, scaling, cropping), and its 32 bits find the edit in an audit log.

@@ -100,8 +100,8 @@ class TrainCommand:
     """
 
     words: Annotated[Positional[tuple[str, ...]], arg(metavar="PRESET EXAMPLES OUT")] = ()
-    """A preset for the defaults of the options (debug, mini_cpu, one_gpu, eight_gpus, cluster), the folder or s3:// prefix
-    of examples or faces, and that of the run."""
+    """A preset for the defaults of the options (debug, mini_cpu, one_gpu, eight_gpus, cluster), the folder or s3://
+    prefix of examples or faces, and that of the run."""
     job: Annotated[TrainConfig, arg(name="")] = mini_cpu()
 
     def run(self) -> int:

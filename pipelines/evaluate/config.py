@@ -23,8 +23,8 @@ class EvaluateConfig:
     models: tuple[str, ...] = ()
     """`preview`, `mini`, folders of checkpoints (NAME=FOLDER names one); none: the preview, and `mini` if installed."""
     tasks: tuple[TaskKind, ...] = ()
-    """Of self (two frames of one person), cross (a trait of another person), sweep (one number), clip; none: all that the
-    data can give."""
+    """Of self (two frames of one person), cross (a trait of another person), sweep (one number), clip; none: all
+    that the data can give."""
     limit: int = 96
     """Self-edits, and as many cross-identity edits."""
     sweeps: int = 4

@@ -101,7 +101,8 @@ def _smallest(models: Mapping[str, str], data: Store) -> int:
         if (config.render_style, config.size) != (spec.style, spec.size):
             raise PlanError(
                 f"{data.uri}: these examples have renders in the style {spec.style!r} at {spec.size} px, {name} wants "
-                f"{config.render_style!r} at {config.size}; evaluate on the dataset of faces, from which any are composed"
+                f"{config.render_style!r} at {config.size}; evaluate on the dataset of faces, from which any are "
+                "composed"
             )
     return spec.size
 

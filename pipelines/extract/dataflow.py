@@ -89,7 +89,8 @@ def run_units(config: ExtractConfig, head: HeadSpec, detector: DetectorSpec, uni
                 yield Record.from_json(text)
     except ExecutionTimeoutError as e:
         raise JobBroken(
-            f"no unit of work finished for {config.stall_s:.0f} s. Either the cluster lacks the resources of the pools, "
+            f"no unit of work finished for {config.stall_s:.0f} s. Either the cluster lacks the resources of the "
+            "pools, "
             f"or an actor crashes again and again: see Ray's logs. Run the same command to continue. ({e})"
         ) from e
     except RayError as e:

@@ -79,7 +79,8 @@ class Strip:
 def choose(
     candidates: Sequence[Candidate], count: int, *, without: set[RowPosition] | None = None
 ) -> list[RowPosition]:
-    """Farthest-first: start from the most trusted face, then repeatedly take the face that differs most from those taken.
+    """Farthest-first: start from the most trusted face, then repeatedly take the face that differs most from those
+    taken.
 
     Args:
         candidates: the pool; its order does not matter.

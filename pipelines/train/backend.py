@@ -138,7 +138,8 @@ def _of_ray(store: Store) -> list[str]:
         return []
     except (ValueError, KeyError, TypeError) as e:
         raise PlanError(
-            f"{store.uri}/{SNAPSHOT}: unknown format of Ray Train's list of checkpoints ({e!r}); go on with --workers 1 or more "
+            f"{store.uri}/{SNAPSHOT}: unknown format of Ray Train's list of checkpoints ({e!r}); go on with --workers "
+            "1 or more "
             "and the version of Ray that began the run"
         ) from e
 

@@ -45,7 +45,8 @@ class Batches:
         self._latent = batch_sampler.latents_of(source, parts[0])
         if self._latent is not None and config.augment:
             raise PlanError(
-                f"{source.uri} holds latents, but augment needs pictures: give the folder that `pair` wrote, or --no-augment"
+                f"{source.uri} holds latents, but augment needs pictures: give the folder that `pair` wrote, or "
+                "--no-augment"
             )
         model_setup.check(state.loaded, state.spec, self._latent)
         names = [f"{name}_latents" if self._latent else name for name in PICTURES]

@@ -66,8 +66,9 @@ class TrainConfig:
     min_snr_gamma: float = 5.0
     """Gamma of min-SNR weighting; 0: none. A bridge needs none."""
     start_step_fraction: float = 0.0
-    """Fraction of a bridge's examples trained at its first timestep, where sampling begins. Without bridge noise, later timesteps
-    give the answer away: then set this to 1, and sample in one step."""
+    """Fraction of a bridge's examples trained at its first timestep, where sampling begins.
+
+    Without bridge noise, later timesteps give the answer away: then set this to 1, and sample in one step."""
     pixel_loss_weight: float = 0.0
     """Weight of the error of decoded pictures, added to that of latents; for small autoencoders, whose latents
     mislead."""
@@ -77,8 +78,9 @@ class TrainConfig:
     condition_dropout: float = 0.05
     """Probability of dropping each of identity, attributes, text, and all at once; guidance needs it."""
     output_scale: float = 1.0
-    """Scale of the output layer in the exported model, in (0, 1]; for a bridge only. Below 1 if trained on few people, to
-    generalise to others."""
+    """Scale of the output layer in the exported model, in (0, 1]; for a bridge only.
+
+    Below 1 if trained on few people, to generalise to others."""
     ema_decay: float = 0.9999
     """Decay of the weight average that is validated and exported."""
     seed: int = 0
@@ -130,7 +132,8 @@ class TrainConfig:
             raise PlanError(f"{', '.join(bad)}: want at least 1")
         if max(self.workers, self.max_workers) > self.micro_batches:
             raise PlanError(
-                f"{max(self.workers, self.max_workers)} workers share {self.micro_batches} micro-batches: some would be idle; "
+                f"{max(self.workers, self.max_workers)} workers share {self.micro_batches} micro-batches: some would "
+                "be idle; "
                 "set micro_batches to a multiple of the workers"
             )
         if not 0 < self.output_scale <= 1:
@@ -142,8 +145,10 @@ class TrainConfig:
 def debug() -> TrainConfig:
     """Twenty steps of toy networks in this process, for CI."""
     return TrainConfig(
-        start="tiny", workers=0, gpu=False, bf16=False, batch=2, steps=20, learning_rate=1e-3, warmup_steps=2, shuffle_window=4,
-        checkpoint_every=20, validate_every=20, validation_examples=2, validate_faces=False, log_every=1, reader="thread",
+        start="tiny", workers=0, gpu=False, bf16=False, batch=2, steps=20, learning_rate=1e-3, warmup_steps=2,
+        shuffle_window=4,
+        checkpoint_every=20, validate_every=20, validation_examples=2, validate_faces=False, log_every=1,
+        reader="thread",
         ema_decay=0.9, threads=1,
     )  # fmt: skip
 
@@ -151,8 +156,10 @@ def debug() -> TrainConfig:
 def mini_cpu() -> TrainConfig:
     """The small model on one or two CPU cores, in this process; can be stopped and restarted at any time."""
     return TrainConfig(
-        start="scratch", networks=Networks(channels=(64, 96)), workers=0, gpu=False, batch=32, steps=60, learning_rate=1e-3,
-        warmup_steps=20, schedule="cosine", condition_dropout=0.02, pixel_loss_weight=20.0, start_step_fraction=1.0, augment=True, ema_decay=0.99,
+        start="scratch", networks=Networks(channels=(64, 96)), workers=0, gpu=False, batch=32, steps=60,
+        learning_rate=1e-3,
+        warmup_steps=20, schedule="cosine", condition_dropout=0.02, pixel_loss_weight=20.0, start_step_fraction=1.0,
+        augment=True, ema_decay=0.99,
         weight_decay=1e-3, checkpoint_every=20, validate_every=30, validation_examples=24,
         shuffle_window=128, reader="thread", threads=1, keep_checkpoints=2,
     )  # fmt: skip

@@ -53,7 +53,10 @@ def controls(
 
 
 def jittered(picture: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """The picture moved by about 3 px (of 512) in some direction, by whole pixels, so that it is not blurred. Its border is repeated."""
+    """The picture moved by about 3 px (of 512) in some direction, by whole pixels, so that it is not blurred.
+
+    Its border is repeated.
+    """
     distance = JITTER_PX * min(picture.shape[:2]) / 512
     angle = random.uniform(0, 2 * np.pi)
     right, down = round(distance * np.cos(angle)), round(distance * np.sin(angle))

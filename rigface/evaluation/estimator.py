@@ -130,7 +130,8 @@ class FaceEstimator:
     def extractors(self) -> dict[str, str]:
         """Source of each kind of number: name, version and crop rule, as the card prints them."""
         detector = f"{self._detector.spec.name} {self._detector.spec.version}"
-        fit = f"{type(self._reconstructor).__name__} of head {self.head.name} {self.head.version} on {detector}; {CROP_RULE}"
+        head = f"head {self.head.name} {self.head.version}"
+        fit = f"{type(self._reconstructor).__name__} of {head} on {detector}; {CROP_RULE}"
         return {
             "in loop": fit,
             "independent": f"{detector}, whole picture",

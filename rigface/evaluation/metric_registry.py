@@ -50,7 +50,8 @@ _PICTURE = "pixels, data range 1"
 METRICS = (
     Metric("identity", "identity", "cosine", "identity", higher=True, worst="zero", digits=3),
     Metric("same_person", "same person", "share above the threshold", "identity", higher=True, worst="zero"),
-    Metric("same_dlib", f"same person ({DLIB_SAME_PERSON})", f"share nearer than {DLIB_SAME_PERSON}", "identity", higher=True, worst="zero"),
+    Metric("same_dlib", f"same person ({DLIB_SAME_PERSON})", f"share nearer than {DLIB_SAME_PERSON}", "identity",
+           higher=True, worst="zero"),
     Metric("truth_distance", "to true face", "distance of raw vectors", "identity", digits=3),
     *(Metric(f"{g}_rmse", g, "RMSE of coefficients x 1e3", "in loop", rms=True, scale=1e3, digits=0)
       for g in ("expression", "shape", "pose", "light", "albedo")),

@@ -290,7 +290,8 @@ def _notes(rows: Sequence[Row], strangers: np.ndarray, extractors: Mapping[str, 
     out = []
     if 0 < len(strangers) < 1 / identity.FALSE_ACCEPTS:
         out.append(
-            f"Only {len(strangers)} pairs of strangers: a false-accept rate of {identity.FALSE_ACCEPTS:g} cannot be told apart "
+            f"Only {len(strangers)} pairs of strangers: a false-accept rate of {identity.FALSE_ACCEPTS:g} cannot be "
+            "told apart "
             f"from anything below {3 / len(strangers):.1g}; the threshold is the largest of them."
         )
     skipped = sum(bool(r.get("light_angle_skipped")) for r in rows)
@@ -300,7 +301,8 @@ def _notes(rows: Sequence[Row], strangers: np.ndarray, extractors: Mapping[str, 
         out.append("There are no estimator-floor rows, so leakage has no unit and gains are not compared with noise.")
     if "mediapipe" in extractors.get("in loop", "") and "mediapipe" in extractors.get("independent", ""):
         out.append(
-            "In loop and independent share MediaPipe's landmarker here: only the identity network is independent of the "
+            "In loop and independent share MediaPipe's landmarker here: only the identity network is independent of "
+            "the "
             "estimator."
         )
     if not np.isfinite(column(rows, "lpips")).any():

@@ -91,7 +91,8 @@ def _words(edited: Edited, status: str) -> Row:
     return {
         "model": edited.model, "edit": edited.name, "key": edited.key, "person": edited.person, "seed": edited.seed,
         "status": status, "control": edited.model in CONTROLS, "traits": "+".join(traits_of(edited.edit)),
-        "target_person": edited.target_person or edited.person, "sweep": sweep, "number": number, "latency_s": edited.latency_s,
+        "target_person": edited.target_person or edited.person, "sweep": sweep, "number": number,
+        "latency_s": edited.latency_s,
         "clip": clip, "time_s": time_s,
     }  # fmt: skip
 

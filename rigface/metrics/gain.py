@@ -15,7 +15,8 @@ GOOD_ORDER = 0.9
 
 
 def gain(after: np.ndarray, before: np.ndarray, drop: float = DROPPED) -> np.ndarray:
-    """1 - d(output, wanted) / d(source, wanted): 0 for no change, 1 for a perfect edit, below 0 if worse than no change.
+    """1 - d(output, wanted) / d(source, wanted): 0 for no change, 1 for a perfect edit, below 0 if worse than no
+    change.
 
     Args:
         after: (N,) distance of each output from what was wanted; NaN where it could not be measured.

@@ -31,7 +31,9 @@ def _pair(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def resized(image: np.ndarray, shorter: int) -> np.ndarray:
-    """The picture with its shorter side at `shorter` px, never enlarged; every pixel is the mean of those it replaces."""
+    """The picture with its shorter side at `shorter` px, never enlarged; every pixel is the mean of those it
+    replaces.
+    """
     import cv2
 
     height, width = image.shape[:2]

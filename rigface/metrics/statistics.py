@@ -67,7 +67,9 @@ class Difference:
 def paired_difference(
     a: np.ndarray, b: np.ndarray, people: Sequence[object], draws: int = DRAWS, level: float = LEVEL, seed: int = 0
 ) -> Difference:
-    """The mean difference of two models on the same N edits, with its interval; pairs not measured for both are left out."""
+    """The mean difference of two models on the same N edits, with its interval; pairs not measured for both are left
+    out.
+    """
     gap = np.asarray(a, np.float64) - np.asarray(b, np.float64)
     known = np.isfinite(gap)
     mean = float(gap[known].mean()) if known.any() else float("nan")

@@ -19,7 +19,8 @@ from rigface.face.geometry.rotation import to_degrees, to_matrix
 
 
 def jitter(values: np.ndarray) -> float:
-    """Mean |p[t+1] - 2 p[t] + p[t-1]| of a track (T, D), length of the vector; NaN with fewer than three frames in a row.
+    """Mean |p[t+1] - 2 p[t] + p[t-1]| of a track (T, D), length of the vector; NaN with fewer than three frames in a
+    row.
 
     Frames that are NaN (no face) leave out the three differences they take part in.
     """

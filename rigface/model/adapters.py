@@ -1,6 +1,7 @@
 """Load LoRA adapters beside a model and switch between them.
 
-Path: folder in peft's layout (adapter_config.json, adapter_model.safetensors) -> `Adapters.use` -> the same model, changed.
+Path: folder in peft's layout (adapter_config.json, adapter_model.safetensors) -> `Adapters.use` -> the same model,
+changed.
 """
 
 from __future__ import annotations

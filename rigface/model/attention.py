@@ -1,13 +1,15 @@
 """Reference attention: a pre-hook records the identity network's tokens, an attention processor reads them.
 
-Path: reference latents -> identity network -> recorded tokens -> `ReferenceTokens` -> each of the denoiser's self-attentions.
+Path: reference latents -> identity network -> recorded tokens -> `ReferenceTokens` -> each of the denoiser's
+self-attentions.
 Source: RigFace (arXiv 2502.02465), FaceFusion. The released code stores the tokens that *enter* each transformer block
 of the identity network, joins them with the denoiser's tokens before the norm and drops their half of the output.
 LayerNorm works token by token and queries do not see each other, so joining keys and values alone gives the same
 numbers for less work, and what the identity gives to them is constant over all steps of an edit.
 
-Reference tokens travel as an argument (`cross_attention_kwargs={"reference_tokens": ...}`), and so does the recorder: nothing is kept
-on a module, so threads may share one model, and gradient checkpointing recomputes with what it saw the first time.
+Reference tokens travel as an argument (`cross_attention_kwargs={"reference_tokens": ...}`), and so does the recorder:
+nothing is kept on a module, so threads may share one model, and gradient checkpointing recomputes with what it saw the
+first time.
 
 Shape suffixes: B batch, T latent pixels, S reference pixels, D channels.
 """
@@ -86,7 +88,8 @@ class Recorder:
     """Collects the tokens of one run; pass it as `cross_attention_kwargs={"recorder": ...}`.
 
     Neither dict nor dataclass on purpose: FSDP hands each block copies of those, and what a block wrote into its copy
-    would be lost. (`ReferenceTokens` is only read, and should be seen by FSDP: a block's gradients wait for its tokens'.)
+    would be lost. (`ReferenceTokens` is only read, and should be seen by FSDP: a block's gradients wait for its
+    tokens'.)
     """
 
     def __init__(self) -> None:

@@ -142,9 +142,9 @@ def load_upstream(
 ) -> Checkpoint:
     """Load the released RigFace weights, as diffusers wrote them.
 
-    They were trained on the expression codes of a Basel network, which nothing here makes of a photograph: their edits need
-    `FaceParams.bfm_expression` from elsewhere. With `expression` they are a start for training on a head's own codes: the one layer
-    that takes codes begins at zero (its bias stays), all else as released.
+    They were trained on the expression codes of a Basel network, which nothing here makes of a photograph: their edits
+    need `FaceParams.bfm_expression` from elsewhere. With `expression` they are a start for training on a head's own
+    codes: the one layer that takes codes begins at zero (its bias stays), all else as released.
 
     Args:
         folder: holds `unet_id/` and `unet_denoise/` (or `checkpoint-N/` below each).

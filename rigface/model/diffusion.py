@@ -14,8 +14,9 @@ A process is a straight or curved line between the clean latents x0 and a start 
   spirit of I2SB, arXiv 2302.05872). The noise lets one preview have several completions. The preview is the render
   condition, so a bridge wants a render style that is a whole picture (`texture`).
 
-Losses are weighted by min-SNR (Hang et al. 2023, arXiv 2303.09556). A bridge's error is counted as that of x0: near x0 its
-answer is only the render less what is seen, and unweighted, that easy end is most of the loss while sampling begins at the other.
+Losses are weighted by min-SNR (Hang et al. 2023, arXiv 2303.09556). A bridge's error is counted as that of x0: near x0
+its answer is only the render less what is seen, and unweighted, that easy end is most of the loss while sampling begins
+at the other.
 """
 
 from __future__ import annotations
@@ -132,7 +133,9 @@ def velocity(process: Process, noisy: Tensor, answer: Tensor, timestep: Tensor) 
 
 
 def loss_weight(process: Process, timestep: Tensor, gamma: float) -> Tensor:
-    """(B,) weight of the squared error of this process's answer: min-SNR, for a bridge 3 b(t)^2; ones where gamma is 0."""
+    """(B,) weight of the squared error of this process's answer: min-SNR, for a bridge 3 b(t)^2; ones where gamma is
+    0.
+    """
     if gamma <= 0:
         return torch.ones(timestep.shape[0], device=timestep.device)
     a, b = (c.flatten() for c in process.coefficients(timestep))
@@ -180,7 +183,8 @@ def draw(
     """Timesteps, noise and omissions for latents `like` (B, 4, h, w).
 
     Timesteps are stratified over the batch (Kingma et al. 2021, VDM): one uniform number, shifted by 1/B per row.
-    Numbers come from the generator's device and move to that of `like`, so that a CPU generator repeats itself anywhere.
+    Numbers come from the generator's device and move to that of `like`, so that a CPU generator repeats itself
+    anywhere.
     """
     batch, where = like.shape[0], generator.device if generator is not None else torch.device("cpu")
     uniform = torch.rand((), generator=generator, device=where) + torch.arange(batch, device=where) / batch

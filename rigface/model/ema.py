@@ -1,8 +1,9 @@
-"""A running average of weights: what is validated, saved for use and shipped, while training goes on with the weights themselves.
+"""A running average of weights: what is validated, saved for use and shipped, while training goes on with the weights
+themselves.
 
 Path: optimizer step -> `Average.update` -> validation and checkpoints use `swapped` or `state`.
-Source: Polyak averaging as diffusion training uses it (Song et al. 2020); the decay grows with the number of updates, so
-that a short run is not an average of its random beginning: min(decay, (1 + n) / (10 + n)).
+Source: Polyak averaging as diffusion training uses it (Song et al. 2020); the decay grows with the number of updates,
+so that a short run is not an average of its random beginning: min(decay, (1 + n) / (10 + n)).
 
 Works on plain parameters and on FSDP2's sharded ones: each process averages what it holds.
 """

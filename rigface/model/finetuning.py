@@ -56,7 +56,8 @@ def select(model: RigFaceModel, trainable: str = "all", rank: int = 16) -> int:
 def add_lora(model: RigFaceModel, rank: int) -> PeftModel:
     """Add a fresh adapter to the attention layers, in place; all else is frozen.
 
-    The class embedding is trained whole and saved with the adapter: it is small, and the only input of expression codes.
+    The class embedding is trained whole and saved with the adapter: it is small, and the only input of expression
+    codes.
     """
     from peft import LoraConfig, get_peft_model
 

@@ -2,10 +2,11 @@
 
 Path: `RigFacePipeline` on a CPU -> `gather(model)` -> the same layers, the same weights, the same numbers.
 
-At 8 x 8 latent pixels a layer of 1280 to 1280 channels has 230,000 weights per pixel: what it costs is bringing them in, and the
-library's convolution rearranges all of them at every call. Nine shifted copies of the few pixels beside each other need no
-rearranging of weights: in channels-last order a weight tensor is the matrix already. Measured by benchmarks/convolution.py; the whole
-step by benchmarks/model_step.py. At 32 x 32 pixels the library's convolution is faster and stays.
+At 8 x 8 latent pixels a layer of 1280 to 1280 channels has 230,000 weights per pixel: what it costs is bringing them
+in, and the library's convolution rearranges all of them at every call. Nine shifted copies of the few pixels beside
+each other need no rearranging of weights: in channels-last order a weight tensor is the matrix already. Measured by
+benchmarks/convolution.py; the whole step by benchmarks/model_step.py. At 32 x 32 pixels the library's convolution is
+faster and stays.
 """
 
 from __future__ import annotations
@@ -15,12 +16,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 WEIGHTS_PER_PIXEL = 40_000
-"""From here on gathering pixels is cheaper than rearranging weights, in float32 and bfloat16 (measured at 8 to 32 px, 1 and 2 rows)."""
+"""From here on gathering pixels is cheaper than rearranging weights, in float32 and bfloat16 (measured at 8 to 32 px, 1
+and 2 rows).
+"""
 
 
 MIN_PIXELS = 64
-"""8 x 8, the depth of a UNet at 512 px. Layers that would not gather even there are left alone: in channels-last order between others in
-the usual one the library took up to a seventh longer for them."""
+"""8 x 8, the depth of a UNet at 512 px.
+
+Layers that would not gather even there are left alone: in channels-last order between others in the usual one the
+library took up to a seventh longer for them."""
 
 
 class GatheredConv2d(nn.Conv2d):

@@ -6,7 +6,8 @@ Conventions, as the released weights were trained (arXiv 2502.02465, released co
 * conditions (reference, background, render) are the *mode* of the encoder's distribution, **unscaled**;
 * what is denoised, and so the training target, is scaled: `scaling_factor * mode`; the decoder divides by it;
 * pictures enter the VAE in [-1, 1] and leave it there;
-* a VAE with 3 p^2 input channels sees p x p squares of them folded into channels (`patches.py`); Stable Diffusion's has p = 1.
+* a VAE with 3 p^2 input channels sees p x p squares of them folded into channels (`patches.py`); Stable Diffusion's has
+  p = 1.
 
 Deviates: the target is the mode and not a sample, so that latents can be computed once and stored.
 """

@@ -28,8 +28,8 @@ class ModelConfig:
         render_style: what the render condition shows, one of `RENDER_STYLES`.
         expression_field: the field of `FaceParams` that is its expression code, one of `EXPRESSION_FIELDS`.
         size: of the pictures, in pixels.
-        detail: what the autoencoder loses of the render is added to every picture decoded (`latents.lost_detail`); for a
-            bridge, whose render is nearly the answer.
+        detail: what the autoencoder loses of the render is added to every picture decoded (`latents.lost_detail`); for
+            a bridge, whose render is nearly the answer.
         prompt: the words behind the default text embedding; "" where there are none.
 
     Raises:

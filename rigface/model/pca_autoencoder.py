@@ -1,17 +1,17 @@
 """A small autoencoder that need not be trained: the principal components of 8 x 8 px squares, as an `AutoencoderKL`.
 
-Path: pictures -> `components` -> `patch_autoencoder` -> vae/ of a small checkpoint, which everything else reads as it reads
-Stable Diffusion's.
+Path: pictures -> `components` -> `patch_autoencoder` -> vae/ of a small checkpoint, which everything else reads as it
+reads Stable Diffusion's.
 
 A model that walks from one picture to another (a bridge from the preview) wants latents in which small differences are
-small, and pictures that come back sharp. Principal components of squares do both: 48 of 192 numbers bring a face back at 38 dB
-(a convolutional autoencoder of 2.8 M numbers reached 18 dB after ten minutes of training). They are a fixed linear map,
-exact in a moment, and decode as fast as they are read.
+small, and pictures that come back sharp. Principal components of squares do both: 48 of 192 numbers bring a face back
+at 38 dB (a convolutional autoencoder of 2.8 M numbers reached 18 dB after ten minutes of training). They are a fixed
+linear map, exact in a moment, and decode as fast as they are read.
 
-The picture is folded before the network (`latents.fold`), so the network has `3 p^2` channels and no level of its own that halves.
-An `AutoencoderKL` ends in GroupNorm and SiLU, which are not linear. Two things make them so here: in every group two
-channels hold +-`ANCHOR`, far larger than anything else, so that the norm divides by a constant; and every component is
-there with both signs, since silu(x) - silu(-x) = x.
+The picture is folded before the network (`latents.fold`), so the network has `3 p^2` channels and no level of its own
+that halves. An `AutoencoderKL` ends in GroupNorm and SiLU, which are not linear. Two things make them so here: in every
+group two channels hold +-`ANCHOR`, far larger than anything else, so that the norm divides by a constant; and every
+component is there with both signs, since silu(x) - silu(-x) = x.
 """
 
 from __future__ import annotations
@@ -88,8 +88,8 @@ def components(pictures: Iterable[np.ndarray], patch: int, count: int) -> Compon
 def patch_autoencoder(found: Components, size: int) -> AutoencoderKL:
     """The components as a network. Latents are (B, L, S/p, S/p): components over the root of their spread.
 
-    Over the root: with the spread left in, a denoiser sees nothing but brightness; divided out, it sees noise as large as
-    faces.
+    Over the root: with the spread left in, a denoiser sees nothing but brightness; divided out, it sees noise as large
+    as faces.
 
     Args:
         size: side of the pictures it is meant for, px; any multiple of the squares' side works.
@@ -133,7 +133,9 @@ def patch_autoencoder(found: Components, size: int) -> AutoencoderKL:
 
 
 def _places(count: int) -> tuple[Tensor, Tensor]:
-    """Channels of the positive twins (count,) and of the positive anchors (GROUPS,); the negative ones come right after."""
+    """Channels of the positive twins (count,) and of the positive anchors (GROUPS,); the negative ones come right
+    after.
+    """
     each = count // GROUPS
     length = 2 * each + 2
     place = torch.arange(count)

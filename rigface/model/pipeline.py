@@ -5,11 +5,12 @@ Path: source, background, render, expression code -> encode -> sampling steps ->
     pipe = RigFacePipeline.from_pretrained("weights/mini")
     image = pipe(source, background, render, code, seed=1).images[0]
 
-As in diffusers: `from_pretrained`, `save_pretrained`, a call that takes pictures, arrays or tensors, `prompt` and `prompt_embeds`,
-`generator`, any scheduler by name, and gives an output with `.images` (a list of PIL, or by `output`: np, pt, latent). Its folders hold
-stock diffusers networks, each of which diffusers reads on its own. Not as there: it is no `DiffusionPipeline` (no hub, no
-`model_index.json`, no `.to`: the device is said when it is loaded); steps are `steps`, guidance is three scales and a scheduler is named per call and
-never set on the pipeline; progress is `on_step` instead of `callback_on_step_end`.
+As in diffusers: `from_pretrained`, `save_pretrained`, a call that takes pictures, arrays or tensors, `prompt` and
+`prompt_embeds`, `generator`, any scheduler by name, and gives an output with `.images` (a list of PIL, or by `output`:
+np, pt, latent). Its folders hold stock diffusers networks, each of which diffusers reads on its own. Not as there: it
+is no `DiffusionPipeline` (no hub, no `model_index.json`, no `.to`: the device is said when it is loaded); steps are
+`steps`, guidance is three scales and a scheduler is named per call and never set on the pipeline; progress is `on_step`
+instead of `callback_on_step_end`.
 
 A pipeline keeps nothing between calls, so threads may share one. A service that batches uses the three parts
 of a call itself: `begin` (a state), `sampling_batch` (steps for many states), `pictures` (decode).
@@ -42,7 +43,9 @@ from rigface.types import Conditions
 ENCODE_ROWS = 8  # pictures the VAE takes at once; bounds its RAM, changes nothing else
 
 Pictures = Any
-"""(H, W, 3) or (B, H, W, 3) uint8 array; (3, H, W) or (B, 3, H, W) float tensor in [0, 1]; a PIL image; a list of them."""
+"""(H, W, 3) or (B, H, W, 3) uint8 array; (3, H, W) or (B, 3, H, W) float tensor in [0, 1]; a PIL image; a list of
+them.
+"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,8 +84,8 @@ class RigFacePipeline:
         device: where to put it.
         autocast: run the networks in this type, usually `torch.bfloat16`; "auto" takes bfloat16 where the device
             computes in it; None stays in float32. Samplers and VAE always compute in float32.
-        half_weights: keep the weights of linear and convolution layers in the autocast type as well. The same numbers as
-            autocast alone, which converts them anew at each step; but the checkpoint given is changed in place, and
+        half_weights: keep the weights of linear and convolution layers in the autocast type as well. The same numbers
+            as autocast alone, which converts them anew at each step; but the checkpoint given is changed in place, and
             what is saved from here is rounded. `from_pretrained` turns it on.
         channels_last: keep convolution weights in the layout that some devices prefer.
         compile: compile the denoiser at its first use (tens of seconds, then faster steps).
@@ -124,8 +127,8 @@ class RigFacePipeline:
         """Load a checkpoint: a folder of ours or upstream's, `sd15:FOLDER`, or `tiny`.
 
         Args:
-            options: `autocast`, `half_weights` (on here), `channels_last` (on here for CUDA, whose convolutions want it), `compile` as
-                above; the rest goes to `checkpoint.start`.
+            options: `autocast`, `half_weights` (on here), `channels_last` (on here for CUDA, whose convolutions want
+                it), `compile` as above; the rest goes to `checkpoint.start`.
         """
         ours = ("autocast", "half_weights", "channels_last", "compile")
         on_cuda = torch.device(device).type == "cuda"
@@ -141,7 +144,8 @@ class RigFacePipeline:
         checkpoints.save(folder, replace(self._checkpoint, model=self._adapters.merged()), dtype=dtype)
 
     def use_adapter(self, name: str | Path | None) -> None:
-        """Switch to a LoRA adapter (a folder or s3:// prefix in peft's layout), read at first use; None: to the model alone.
+        """Switch to a LoRA adapter (a folder or s3:// prefix in peft's layout), read at first use; None: to the model
+        alone.
 
         It changes the model for all threads, and reference tokens made before do not fit: switch between edits.
 
@@ -280,8 +284,8 @@ class RigFacePipeline:
             reference_tokens: from `encode_reference`.
             steps, scheduler: the checkpoint's own where None; names in `sampling.NOISE_SCHEDULERS`.
             seed: one for all rows, or one per row. A row's output depends on its own seed and on no other row.
-            generator, noise: instead of seeds; noise is (B, 4, h, w). One generator for several rows ties them together.
-            identity_scale, attribute_scale, text_scale: guidance (see sampling.py); 1 is off.
+            generator, noise: instead of seeds; noise is (B, 4, h, w). One generator for several rows ties them
+            together. identity_scale, attribute_scale, text_scale: guidance (see sampling.py); 1 is off.
             strength: below 1 begins from the render, partly noised.
             on_step: called after each step; what it raises ends the edit.
             output: "pil", "np", "pt" or "latent".

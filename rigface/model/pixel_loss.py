@@ -2,9 +2,9 @@
 
 Path: the model's answer -> x0 as it implies -> decoder -> difference of pictures, beside the loss on latents.
 
-Latents of a small autoencoder are no fair ruler: an answer may lie nearer to the truth in latents and decode to something
-worse (measured: 8 % less error in latents, 4 dB less PSNR). Truth is the decoded target, so that training needs latents
-alone.
+Latents of a small autoencoder are no fair ruler: an answer may lie nearer to the truth in latents and decode to
+something worse (measured: 8 % less error in latents, 4 dB less PSNR). Truth is the decoded target, so that training
+needs latents alone.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ from rigface.model.diffusion import Draw, Predict, Process, clean_estimate, mix,
 from rigface.model.latents import LatentExample, decode
 
 SMALL = 0.1
-"""Of the range of a picture. Errors below it count with their square, larger ones as they are (Huber): a preview is right
-almost everywhere, and absolute error pulls as hard at the many pixels that are nearly right as at the few that are wrong."""
+"""Of the range of a picture.
+
+Errors below it count with their square, larger ones as they are (Huber): a preview is right almost everywhere, and
+absolute error pulls as hard at the many pixels that are nearly right as at the few that are wrong."""
 
 
 def picture_loss(made: Tensor, wanted: Tensor, levels: int = 3) -> Tensor:

@@ -1,10 +1,11 @@
 """From start to picture: any diffusers scheduler by name, guidance, and batches of edits.
 
-Path: `LatentConditions`, `ReferenceTokens` -> `SamplingState` -> `SamplingBatch.step` until done -> final latents -> decode.
+Path: `LatentConditions`, `ReferenceTokens` -> `SamplingState` -> `SamplingBatch.step` until done -> final latents ->
+decode.
 
-A `SamplingState` is one edit under way. A scheduler is stateful (UniPC keeps past answers), so each state has its own, and
-its own noise, steps and guidance. A `SamplingBatch` asks the network for all of its states in one batch; states join and leave
-between steps, and no row of a batch changes another, so an output does not depend on its neighbours.
+A `SamplingState` is one edit under way. A scheduler is stateful (UniPC keeps past answers), so each state has its own,
+and its own noise, steps and guidance. A `SamplingBatch` asks the network for all of its states in one batch; states
+join and leave between steps, and no row of a batch changes another, so an output does not depend on its neighbours.
 
 Guidance: with conditions c in {identity, attributes, text} and scales s_c,
 
@@ -111,7 +112,9 @@ def make_scheduler(process: Process, name: str, steps: int, device: torch.device
 
 
 def _steps_alone(kind: Any) -> bool:
-    """Whether a scheduler's step needs nothing but the model's output, the time and the sample, as all but a video one do."""
+    """Whether a scheduler's step needs nothing but the model's output, the time and the sample, as all but a video one
+    do.
+    """
     needed = [p for p in inspect.signature(kind.step).parameters.values() if p.default is p.empty]
     return len([p for p in needed if p.kind is p.POSITIONAL_OR_KEYWORD]) == 4  # self is the first
 
@@ -284,8 +287,8 @@ class SamplingBatch:
     def step(self) -> list[SamplingState]:
         """One network evaluation for all states; returns and drops those that are done now.
 
-        A state whose own scheduler fails leaves with the error in `failed`, and the others go on; if none is left, it is
-        raised.
+        A state whose own scheduler fails leaves with the error in `failed`, and the others go on; if none is left, it
+        is raised.
         """
         if not self.states:
             return []

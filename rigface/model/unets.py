@@ -1,7 +1,8 @@
 """Two stock diffusers UNets as one module: the identity network and the denoiser with the attribute rigger.
 
 Path: config -> `RigFaceModel` -> prediction; the loss and the samplers call the same `forward`.
-Source: RigFace (arXiv 2502.02465). The released code forks `UNet2DConditionModel` twice; on stock classes the denoiser is
+Source: RigFace (arXiv 2502.02465). The released code forks `UNet2DConditionModel` twice; on stock classes the denoiser
+is
 
     in_channels=12                                 noisy, background and render latents, in this order, into `conv_in`
     class_embed_type="simple_projection"           a linear layer on the expression code, added to the time embedding
@@ -119,8 +120,8 @@ class RigFaceModel(nn.Module):
             expression_code: (B, E).
             text: (B, L, D), or None for the default.
             reference: (B, 4, h, w) unscaled latents of the person; runs the identity network (training).
-            reference_tokens: from `encode_reference`; the identity network does not run (sampling). Without reference and reference tokens the
-                denoiser sees no person at all.
+            reference_tokens: from `encode_reference`; the identity network does not run (sampling). Without reference
+                and reference tokens the denoiser sees no person at all.
             drop: (B, 3) bool, what each row is not told, in the order of `DROPPABLE`.
         """
         text = self._text(text, latents)

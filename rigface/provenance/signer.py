@@ -4,11 +4,12 @@ Path: edited image -> `C2paSigner.sign_image` -> PNG, JPEG, WebP; edited video -
 `verify`. The service, the command line and `Edited.save` share it.
 Source: C2PA Technical Specification 2.x, through `c2pa-python`; it needs no network.
 
-The keys are those of `signing_keys.py`. RIGFACE_TIMESTAMP_URL names a time stamp authority (RFC 3161) that is asked for each signature; by default none is.
+The keys are those of `signing_keys.py`. RIGFACE_TIMESTAMP_URL names a time stamp authority (RFC 3161) that is asked for
+each signature; by default none is.
 
-Declared actions (specification 2.x, `c2pa.actions`): an edited image or video was *opened*, with the source as its parent,
-whose own manifest is kept if it is intact, *edited*, and *watermarked* (its bits are the `c2pa.soft-binding`); an
-animation, which is new, was *created*, with the image *placed* in it. `digitalSourceType` is a trained model, or a
+Declared actions (specification 2.x, `c2pa.actions`): an edited image or video was *opened*, with the source as its
+parent, whose own manifest is kept if it is intact, *edited*, and *watermarked* (its bits are the `c2pa.soft-binding`);
+an animation, which is new, was *created*, with the image *placed* in it. `digitalSourceType` is a trained model, or a
 composite for the preview, which warps and relights the photograph.
 """
 
@@ -47,7 +48,9 @@ ManifestState = Literal["trusted", "foreign", "invalid", "none"]
 
 @dataclass(frozen=True, eq=False)
 class Origin:
-    """A source file of a result, with its C2PA relationship: edited (parent), visible (component), or a driver (input)."""
+    """A source file of a result, with its C2PA relationship: edited (parent), visible (component), or a driver
+    (input).
+    """
 
     data: bytes | Path
     role: Role = "parentOf"
@@ -109,8 +112,8 @@ class C2paSigner:
 
         Args:
             image: (H, W, 3) uint8.
-            record: of the edit: `edit` as `EditSpec.to_dict`, `model`, and `mark`, the watermark's bits in hex. An edit that
-                changes nothing gets no watermark.
+            record: of the edit: `edit` as `EditSpec.to_dict`, `model`, and `mark`, the watermark's bits in hex. An edit
+                that changes nothing gets no watermark.
         """
         marked = self.mark(image, int(record["mark"], 16)) if _has_mark(record, origins) else image
         return self.sign_file(encode_image(marked, format, quality), f"image/{format}", record, origins)

@@ -1,9 +1,9 @@
 """Keys of signatures and watermarks: read from a folder, made at first use.
 
-`signing.pem` has a private key, its certificate and the root that signed it. The certificates are self-made, so other tools
-show the signer as unknown until they trust the root, the last certificate in the file; a bought certificate in its place is
-trusted everywhere. Watermarks have a secret of their own, so they stay readable after the certificate is replaced:
-RIGFACE_MARK_SECRET, or `mark.key` in the same folder. All replicas must share both.
+`signing.pem` has a private key, its certificate and the root that signed it. The certificates are self-made, so other
+tools show the signer as unknown until they trust the root, the last certificate in the file; a bought certificate in
+its place is trusted everywhere. Watermarks have a secret of their own, so they stay readable after the certificate is
+replaced: RIGFACE_MARK_SECRET, or `mark.key` in the same folder. All replicas must share both.
 """
 
 from __future__ import annotations
@@ -57,7 +57,9 @@ def algorithm_of(key: str) -> str:
 
 
 def watermark_secret(folder: Path, key: str) -> bytes:
-    """Secret of watermarks: the environment's, else that of `mark.key`, made if possible, else derived from the signing key."""
+    """Secret of watermarks: the environment's, else that of `mark.key`, made if possible, else derived from the signing
+    key.
+    """
     if secret := os.environ.get(MARK_VARIABLE):
         return secret.encode()
     path = folder / "mark.key"

@@ -1,6 +1,7 @@
 """An invisible watermark of 32 bits that survives JPEG, scaling, cropping and shifting.
 
-Path: edited image, or each frame of an edited video -> `embed` -> encode; any image -> `read`, any video -> `read_video`.
+Path: edited image, or each frame of an edited video -> `embed` -> encode; any image -> `read`, any video ->
+`read_video`.
 Source: spread spectrum (Cox et al., "Secure spread spectrum watermarking for multimedia", IEEE TIP 1997) in a periodic
 tile (Kutter, "Watermarking resistant to translation, rotation and scaling", SPIE 1998); blind detection by correlation.
 

@@ -1,14 +1,14 @@
 """One writer per output, and one keeper per queue of jobs.
 
 * Disk: `flock` on OUT/.rigface/lock. The kernel drops it with the process, SIGKILL included, so it never goes stale.
-* S3: a lease object, OUT/.rigface/lease.json, made with `If-None-Match: *` and renewed with `If-Match` every 10 s. One that
-  was not renewed for 60 s is over, **by the storage's clock**: the age of the object when it was asked for. No machine's own
-  clock is looked at, so it may be wrong by days. After a killed run the next one says how long to wait, and waits for
-  nothing if the owner was a process of this machine that is gone.
+* S3: a lease object, OUT/.rigface/lease.json, made with `If-None-Match: *` and renewed with `If-Match` every 10 s. One
+  that was not renewed for 60 s is over, **by the storage's clock**: the age of the object when it was asked for. No
+  machine's own clock is looked at, so it may be wrong by days. After a killed run the next one says how long to wait,
+  and waits for nothing if the owner was a process of this machine that is gone.
 
-A put whose answer was lost may have been done: when a condition fails, who is in the lease decides, not the answer. A storage
-that is away for longer than a lease lasts takes it from nobody: `check()` renews first, and stops only where another has
-taken over. Units of work are deterministic and published whole, so the overlap that is left does no harm.
+A put whose answer was lost may have been done: when a condition fails, who is in the lease decides, not the answer. A
+storage that is away for longer than a lease lasts takes it from nobody: `check()` renews first, and stops only where
+another has taken over. Units of work are deterministic and published whole, so the overlap that is left does no harm.
 """
 
 from __future__ import annotations
@@ -46,7 +46,9 @@ def _me() -> dict[str, str | int]:
 
 
 def _machine() -> str:
-    """This boot of this machine and what its process numbers mean: two containers may share a name, and have a process 7 each."""
+    """This boot of this machine and what its process numbers mean: two containers may share a name, and have a process
+    7 each.
+    """
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"
@@ -84,7 +86,8 @@ def _flocked(store: Store) -> Iterator[Callable[[], None]]:
             text = f.read()
             owner = json.loads(text) if text else {}
             raise OutputBusy(
-                f"{store.uri} is being written by another run ({_named(owner)}). Wait for it, stop it, or choose another OUT."
+                f"{store.uri} is being written by another run ({_named(owner)}). Wait for it, stop it, or choose "
+                "another OUT."
             ) from None
         f.truncate(0)
         with contextlib.suppress(OSError):  # a full disk: the lock holds without a name in it
@@ -208,7 +211,8 @@ def _leased(store: Store) -> Iterator[Callable[[], None]]:
     lease = _Lease(store)
     if not lease.take():
         raise OutputBusy(
-            f"{store.uri} is being written by another run ({_named(lease.owner_now)}). Wait for it or choose another OUT. "
+            f"{store.uri} is being written by another run ({_named(lease.owner_now)}). Wait for it or choose another "
+            "OUT. "
             f"If that run was killed, its lease ends in {lease.left_s():.0f} s."
         )
     stop, lost, one_at_a_time = threading.Event(), threading.Event(), threading.Lock()

@@ -2,11 +2,11 @@
 
 Path: `--checkpoint s3://bucket/runs/mine/model` -> `model/checkpoint.folder_of` -> `fetched` -> a folder of this disk.
 
-Copies lie in a folder of mode 700 per user, in RIGFACE_CACHE (default: the temporary folder): whoever could write there could
-choose what is painted with. Videos have RIGFACE_CACHE_GB (8) of it (`pipelines/inputs/object_cache.py`), folders of weights as much again, in
-`models/`; those longest unused go first. A folder is named by its
-address and the entity tags of its files, so a model that was trained on is another folder; one that is being replaced while it is
-fetched is fetched again. Only what a folder of weights is made of is fetched, so a name that is too short fetches no bucket.
+Copies lie in a folder of mode 700 per user, in RIGFACE_CACHE (default: the temporary folder): whoever could write there
+could choose what is painted with. Videos have RIGFACE_CACHE_GB (8) of it (`pipelines/inputs/object_cache.py`), folders
+of weights as much again, in `models/`; those longest unused go first. A folder is named by its address and the entity
+tags of its files, so a model that was trained on is another folder; one that is being replaced while it is fetched is
+fetched again. Only what a folder of weights is made of is fetched, so a name that is too short fetches no bucket.
 """
 
 from __future__ import annotations
@@ -148,7 +148,8 @@ def _fetch(store: Store, files: dict[str, objects.About], place: Path) -> None:
     size = sum(about.size for about in files.values())
     if size > room():
         raise PlanError(
-            f"{store.uri} has {size / 1e9:.1f} GB of weights, and copies may take {room() / 1e9:g} GB: set RIGFACE_CACHE_GB higher"
+            f"{store.uri} has {size / 1e9:.1f} GB of weights, and copies may take {room() / 1e9:g} GB: set "
+            "RIGFACE_CACHE_GB higher"
         )
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -169,7 +170,8 @@ def _fetch(store: Store, files: dict[str, objects.About], place: Path) -> None:
         if e.errno is None:  # the storage's, not the disk's
             raise
         raise StorageGone(
-            f"{place.parent}: {(e.strerror or 'cannot be written').lower()}; {store.uri} needs {size / 1e9:.1f} GB there. "
+            f"{place.parent}: {(e.strerror or 'cannot be written').lower()}; {store.uri} needs {size / 1e9:.1f} GB "
+            "there. "
             "Make room, or name another folder in RIGFACE_CACHE"
         ) from e
 

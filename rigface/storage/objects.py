@@ -221,7 +221,8 @@ def put(
         if_none: only where there is none. if_match: only over this one.
 
     Raises:
-        FileExistsError: the condition does not hold. After a try whose answer was lost, that may be because of ourselves.
+        FileExistsError: the condition does not hold. After a try whose answer was lost, that may be because of
+            ourselves.
         FileNotFoundError: no such bucket; with `if_match`, no such object. And the others of `call`.
     """
     view = memoryview(data).cast("B")

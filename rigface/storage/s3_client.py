@@ -2,19 +2,20 @@
 
 Path: `objects` -> `call` -> boto3 -> S3, or whatever answers like it.
 
-* **Tried again**: no connection, a connection cut, an answer that ends early, is silent for 20 s (RIGFACE_S3_SILENT_S) or slower than
-  `objects.SLOW_BYTES_S`; 500, 502, 503, 504, 429; SlowDown and its kin; a conflict of two conditional writes (409).
+* **Tried again**: no connection, a connection cut, an answer that ends early, is silent for 20 s (RIGFACE_S3_SILENT_S)
+  or slower than `objects.SLOW_BYTES_S`; 500, 502, 503, 504, 429; SlowDown and its kin; a conflict of two conditional
+  writes (409).
 * **Not**: what no second try would change: not there (404), not allowed (403), a condition that does not hold (412).
-* **How long**: until `patience_s()` is over, 300 s unless RIGFACE_S3_PATIENCE_S says otherwise. Pauses double from 0.1 s to
-  10 s, each a random share of that ("full jitter"; AWS Architecture Blog, "Exponential Backoff And Jitter", 2015).
+* **How long**: until `patience_s()` is over, 300 s unless RIGFACE_S3_PATIENCE_S says otherwise. Pauses double from 0.1
+  s to 10 s, each a random share of that ("full jitter"; AWS Architecture Blog, "Exponential Backoff And Jitter", 2015).
 * **Budget**: all threads of a process together try again `BUDGET_PER_S` times a second at most, after a burst of
   `BUDGET_BURST`, so that many waiters do not keep down a storage that is getting up.
 
 Then it is `StorageGone`, which ends a job: a storage that is away makes no bad videos.
 
-Told by the environment, as every AWS tool is: AWS_ENDPOINT_URL (or AWS_ENDPOINT_URL_S3), AWS_REGION, AWS_PROFILE, keys, web
-identity, the instance's role. With an endpoint of one's own, buckets stand in the path; RIGFACE_S3_ADDRESSING=virtual puts
-them into the host's name.
+Told by the environment, as every AWS tool is: AWS_ENDPOINT_URL (or AWS_ENDPOINT_URL_S3), AWS_REGION, AWS_PROFILE, keys,
+web identity, the instance's role. With an endpoint of one's own, buckets stand in the path;
+RIGFACE_S3_ADDRESSING=virtual puts them into the host's name.
 """
 
 from __future__ import annotations
@@ -68,7 +69,12 @@ _OURS = frozenset(
 counts: Counter[str] = Counter()  # of this process: requests, retries, gone
 sign_of_life: Callable[[], None] = lambda: None  # called before each pause; a child that is watched sets it  # noqa: E731
 
-RETRIES = Metric("rigface_storage_retries", "counter", "requests to S3 that were tried again: what was asked, and why", ("operation", "reason"))  # fmt: skip
+RETRIES = Metric(
+    "rigface_storage_retries",
+    "counter",
+    "requests to S3 that were tried again, by request and reason",
+    ("operation", "reason"),
+)
 tell: Callable[..., None] = lambda measure, value=1.0, **labels: None  # set by those who export metrics  # noqa: E731
 _asking = threading.local()  # `operation`: what this thread asked last
 
@@ -119,12 +125,17 @@ def region() -> str:
 
 
 def addressing() -> str:
-    """`path` or `virtual`: whether buckets stand in the path of an address or in the host's name; `auto`: as AWS has it."""
+    """`path` or `virtual`: whether buckets stand in the path of an address or in the host's name; `auto`: as AWS has
+    it.
+    """
     return os.environ.get("RIGFACE_S3_ADDRESSING") or ("path" if endpoint() else "auto")
 
 
 def client() -> Any:
-    """boto3's client for the storage that the environment tells of now. It is thread-safe, and does not retry: `call` does."""
+    """boto3's client for the storage that the environment tells of now.
+
+    It is thread-safe, and does not retry: `call` does.
+    """
     return _client(tuple(sorted((k, v) for k, v in os.environ.items() if k.startswith(("AWS_", "RIGFACE_S3_")))))
 
 
@@ -151,8 +162,8 @@ def call(ask: Callable[[Any], T], what: str, patience: float | None = None) -> T
     """Ask the storage something, again and again while it is only passing trouble that comes back.
 
     Args:
-        ask: is given the client. What it does with it must come to the same when it is done twice; bodies are read inside,
-            so that one that ends early is fetched again.
+        ask: is given the client. What it does with it must come to the same when it is done twice; bodies are read
+            inside, so that one that ends early is fetched again.
         what: `s3://bucket/key`, for messages.
         patience: seconds; None: `patience_s()`.
 
@@ -235,7 +246,8 @@ def _said(error: Exception, what: str) -> Exception:
 
     if isinstance(error, NoCredentialsError):
         return PlanError(
-            f"{what}: no credentials. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or give this machine a role"
+            f"{what}: no credentials. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or give this "
+            "machine a role"
         )
     if isinstance(error, ClientError):
         code, status = _code(error), _status(error)
@@ -253,7 +265,8 @@ def _said(error: Exception, what: str) -> Exception:
 
 
 def arrow(bucket: str) -> Any:
-    """pyarrow's file system for those who want one (Ray Train's checkpoints, scans of whole datasets): same place, same keys.
+    """pyarrow's file system for those who want one (Ray Train's checkpoints, scans of whole datasets): same place, same
+    keys.
 
     It has its own client, whose retries (AWS's "standard" mode: jitter, a quota of 500 tokens) are set here.
     """

@@ -1,12 +1,14 @@
 """A folder that only ever shows whole objects, on a disk or on S3.
 
-Path: stages, and jobs of the service -> `Store.publish` -> a reader sees the old object, the new one or none, never a part.
+Path: stages, and jobs of the service -> `Store.publish` -> a reader sees the old object, the new one or none, never a
+part.
 
 * Disk: write aside in OUT/.rigface/tmp, fsync, then link (refuses to replace) or rename (replaces).
-* S3: `objects.put` of a complete buffer, with `If-None-Match: *` where it must not replace. pyarrow's output stream is not
-  used to write: an exception inside its `with` publishes the truncated object.
+* S3: `objects.put` of a complete buffer, with `If-None-Match: *` where it must not replace. pyarrow's output stream is
+  not used to write: an exception inside its `with` publishes the truncated object.
 
-How S3 is spoken to, and what is tried again, is in `rigface.storage.s3_client`. A Store travels to other processes as its uri.
+How S3 is spoken to, and what is tried again, is in `rigface.storage.s3_client`. A Store travels to other processes as
+its uri.
 """
 
 from __future__ import annotations
@@ -52,7 +54,9 @@ class Store:
 
     @property
     def fs(self) -> pafs.FileSystem:
-        """For scans of whole folders, and for Ray: `pyarrow.dataset.dataset(store.at("faces"), filesystem=store.fs)`."""
+        """For scans of whole folders, and for Ray: `pyarrow.dataset.dataset(store.at("faces"),
+        filesystem=store.fs)`.
+        """
         return s3_client.arrow(self.root.split("/")[0]) if self.is_s3 else pafs.LocalFileSystem()
 
     def at(self, path: str) -> str:
@@ -128,7 +132,8 @@ class Store:
                 os.unlink(aside)
             if e.errno in NO_ROOM:
                 raise StorageGone(
-                    f"{self.uri}: {(e.strerror or 'no room').lower()}. What is finished is kept; make room and run the same command again."
+                    f"{self.uri}: {(e.strerror or 'no room').lower()}. What is finished is kept; make room and run the "
+                    "same command again."
                 ) from e
             raise
         if replace:

@@ -1,11 +1,13 @@
 """What is counted while work goes on: metrics under stable names, told to whoever exports them.
 
-Path: a job or the service -> `MetricRecorder` -> classes like those of `ray.util.metrics`, which the caller brings, or none.
+Path: a job or the service -> `MetricRecorder` -> classes like those of `ray.util.metrics`, which the caller brings, or
+none.
 
-The names are a contract: alerts, dashboards and runbooks use them. `pipelines/telemetry/metrics.py` and `serve/telemetry/metrics.py` each hold a
-list of theirs. A label has few values (a stage, a status), never a name of an input, a person or a request.
-Two habits of Ray 2.60's exporter shape this: a histogram's `_sum` is made of middles of buckets, so times that are averaged are
-counters of seconds; and a gauge that nobody sets again is gone after 20 s, so the last value of each is said again and again.
+The names are a contract: alerts, dashboards and runbooks use them. `pipelines/telemetry/metrics.py` and
+`serve/telemetry/metrics.py` each hold a list of theirs. A label has few values (a stage, a status), never a name of an
+input, a person or a request. Two habits of Ray 2.60's exporter shape this: a histogram's `_sum` is made of middles of
+buckets, so times that are averaged are counters of seconds; and a gauge that nobody sets again is gone after 20 s, so
+the last value of each is said again and again.
 """
 
 from __future__ import annotations
@@ -51,7 +53,8 @@ class MetricRecorder:
     """Takes the numbers of this process.
 
     Args:
-        library: has Counter, Gauge and Histogram as `ray.util.metrics` does; asked at each number, None: nobody listens.
+        library: has Counter, Gauge and Histogram as `ray.util.metrics` does; asked at each number, None: nobody
+            listens.
     """
 
     def __init__(self, library: Callable[[], Any]) -> None:

@@ -2,8 +2,8 @@
 
 Path: `LOG.info("unit", extra=keys(video=...))` -> `JsonLines` -> standard error -> whatever collects logs.
 
-A line says who, what, how long and how it ended. Never a picture, a body of a request, an edit's content or a secret: a value that
-is no number, no short text and no small table of those is replaced by its size.
+A line says who, what, how long and how it ended. Never a picture, a body of a request, an edit's content or a secret: a
+value that is no number, no short text and no small table of those is replaced by its size.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from typing import Any, TextIO
 KEYS = {
     "time": "when, RFC 3339, UTC",
     "level": "`info`, `warning` or `error`",
-    "event": "what happened: `start`, `progress`, `unit`, `input`, `end` of `extract`; `step`, `validation`, `end` of `train`; "
+    "event": "what happened: `start`, `progress`, `unit`, `input`, `end` of `extract`; `step`, `validation`, "
+    "`end` of `train`; "
     "`failed` of any command; `request`, `stage`, `edit`, `job` of the service, `message` of anything else",
     "job": "the run: the id it was submitted under, else one made for it; in the service the id of a job of edits",
     "unit": "a unit of work: the name of its object in `faces/`",
@@ -24,7 +25,8 @@ KEYS = {
     "request_id": "a request to the service, as `X-Request-Id` has it; in lines of `stage` also the id of a job",
     "key": "the name of a caller's API key",
     "status": "how it ended: `ok`, `partial`, `error` of a unit, HTTP's of a request, the state of a job",
-    "stage": "the stage that stopped it; of a `stage` event, what was done: `face_worker.edit`, `diffusion_worker.sample`",
+    "stage": "the stage that stopped it; of a `stage` event, what was done: "
+    "`face_worker.edit`, `diffusion_worker.sample`",
     "reason": "why, in one sentence",
     "problem": "the type of a problem document",
     "route": "of a request",

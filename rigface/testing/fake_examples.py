@@ -1,7 +1,7 @@
 """Examples without faces: the fake of what `pair` makes, for tests of `encode` and `train`.
 
-A "person" is a colour, a "pose" the place of a disc: the target is the reference's colour at the render's place, so that
-there is something to learn. Everything is a pure function of the seed.
+A "person" is a colour, a "pose" the place of a disc: the target is the reference's colour at the render's place, so
+that there is something to learn. Everything is a pure function of the seed.
 """
 
 from __future__ import annotations

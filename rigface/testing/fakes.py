@@ -1,8 +1,9 @@
 """A fake at every boundary of the face path: the whole job in seconds, without a model.
 
 The people here are coloured discs on grey. `video` and `picture` draw them, `FakeDetector` finds them by their colour,
-`FakeIdentity` knows them by their hue, `FakeReconstructor` reads coefficients off the crop. Everything is a pure function
-of the pixels, so a run can be compared with another row by row. Reachable from the preset `debug`; tests use nothing else.
+`FakeIdentity` knows them by their hue, `FakeReconstructor` reads coefficients off the crop. Everything is a pure
+function of the pixels, so a run can be compared with another row by row. Reachable from the preset `debug`; tests use
+nothing else.
 """
 
 from __future__ import annotations
@@ -115,7 +116,10 @@ class FakeDetector:
 
 
 class FakeIdentity:
-    """Knows people by their hue: near hues have near vectors. Stands in for `rigface.face.identity.dlib_embedding.DlibIdentity`."""
+    """Knows people by their hue: near hues have near vectors.
+
+    Stands in for `rigface.face.identity.dlib_embedding.DlibIdentity`.
+    """
 
     version, width = "fake", DLIB_WIDTH
 
@@ -169,7 +173,10 @@ def fake_mask(
     inside: tuple[float, float, float, float] | None = None,
     size: int | None = None,
 ) -> np.ndarray:
-    """(size, size) uint8, 255 where the crop is coloured. Stands in for `face.reconstruction.segmentation.person_mask`."""
+    """(size, size) uint8, 255 where the crop is coloured.
+
+    Stands in for `face.reconstruction.segmentation.person_mask`.
+    """
     mask = np.where(_spread(crop) > COLOURED, 255, 0).astype(np.uint8)
     times = (size or CROP_PX) // len(crop)
     return mask.repeat(times, 0).repeat(times, 1)

@@ -1,7 +1,7 @@
 """Readiness of the workers, for /readyz.
 
-Path: `GET /readyz` -> `Readiness` -> `ready` of the workers and the job queue, concurrently. Cached for `KEPT_S`, because the route
-needs no key.
+Path: `GET /readyz` -> `Readiness` -> `ready` of the workers and the job queue, concurrently. Cached for `KEPT_S`,
+because the route needs no key.
 """
 
 from __future__ import annotations

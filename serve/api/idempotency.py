@@ -1,11 +1,11 @@
 """Idempotency keys: a request that is sent twice is done once and answered twice.
 
-Path: `Idempotency-Key` of an edit -> `IdempotencyCache.once` -> one piece of work and its result. A client that lost a response
-sends the request again and gets the same picture; another request under the same key is a conflict.
-In memory of one gateway: a repeat that reaches another gateway is done again, with the same seed and so the same picture.
+Path: `Idempotency-Key` of an edit -> `IdempotencyCache.once` -> one piece of work and its result. A client that lost a
+response sends the request again and gets the same picture; another request under the same key is a conflict. In memory
+of one gateway: a repeat that reaches another gateway is done again, with the same seed and so the same picture.
 
-Work without waiting callers is cancelled, because a caller that disconnected does not count as a concurrent request any more. A
-repeat starts it again.
+Work without waiting callers is cancelled, because a caller that disconnected does not count as a concurrent request any
+more. A repeat starts it again.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class IdempotencyCache:
     """Recent requests by key, with their results.
 
     Args:
-        size_of: bytes that a result keeps alive. Results are kept for `KEEP_S`, and the oldest go beyond `max_bytes`; running work is
-            always kept, and its callers count as concurrent requests.
+        size_of: bytes that a result keeps alive. Results are kept for `KEEP_S`, and the oldest go beyond `max_bytes`;
+            running work is always kept, and its callers count as concurrent requests.
     """
 
     def __init__(

@@ -1,6 +1,7 @@
 """ASGI middleware: request id, body limits, security headers, access log, metrics.
 
-Path: ASGI server -> `GatewayMiddleware` -> `routes.py`. Plain ASGI, so that responses stream and disconnects are noticed.
+Path: ASGI server -> `GatewayMiddleware` -> `routes.py`. Plain ASGI, so that responses stream and disconnects are
+noticed.
 
 A log line is JSON: key name, route, seconds, status. Never a picture, a body, a query or a key.
 """
@@ -29,7 +30,8 @@ LOG = logging.getLogger("rigface.serve")
 UNLOGGED = ("/healthz", "/readyz", "/metrics")  # polled by machines
 REQUEST_ID = re.compile(r"^[A-Za-z0-9._-]{8,64}$")
 CSP = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; media-src 'self' blob:; connect-src 'self'; "
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; media-src 'self' blob:; "
+    "connect-src 'self'; "
     "font-src 'self'; manifest-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
     "require-trusted-types-for 'script'"
 )
@@ -143,7 +145,9 @@ def inner(scope: Scope) -> str:
 
 
 def noted(error: Exception, scope: Scope) -> ApiError:
-    """The problem for the caller, recorded for the log line and metrics; unexpected errors are logged with their traceback."""
+    """The problem for the caller, recorded for the log line and metrics; unexpected errors are logged with their
+    traceback.
+    """
     problem, state = problem_of(error), scope["state"]
     state["problem"] = problem.slug
     if not isinstance(error, (*EXPECTED, TimeoutError)):

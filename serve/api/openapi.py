@@ -1,6 +1,7 @@
 """What FastAPI cannot say of a route in the OpenAPI document: bodies that are JSON or multipart, and problem responses.
 
-Path: `openapi_extra=body(...)` and `responses=responses(...)` of a route -> /openapi.json; `describe` adds the body types.
+Path: `openapi_extra=body(...)` and `responses=responses(...)` of a route -> /openapi.json; `describe` adds the body
+types.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ KEY_OF_REQUEST = Header(
 REQUEST_ID = {"X-Request-Id": {"schema": {"type": "string"}, "description": "id of the request in the log"}}
 RETRY = {"Retry-After": {"schema": {"type": "integer", "minimum": 1}, "description": "seconds"}}
 EDIT_HEADERS = {name: {"schema": {"type": "string"}} for name in (
-    "RigFace-Asked", "RigFace-Achieved", "RigFace-Seed", "RigFace-Model", "RigFace-Picture", "Server-Timing")}  # fmt: skip
+    "RigFace-Asked", "RigFace-Achieved", "RigFace-Seed", "RigFace-Model", "RigFace-Picture",
+    "Server-Timing")}  # fmt: skip
 
 
 def binary(*types: str) -> dict[str, Any]:

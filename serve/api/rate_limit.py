@@ -61,7 +61,8 @@ class ConcurrencyLimiter:
 
 
 def bounded(receive: Receive, max_bytes: int) -> Receive:
-    """An ASGI `receive` that refuses bodies above `max_bytes`, whatever their header says, and bodies that arrive too slowly.
+    """An ASGI `receive` that refuses bodies above `max_bytes`, whatever their header says, and bodies that arrive too
+    slowly.
 
     Without the second, a few callers that send a byte a second would use up all concurrent requests.
     """

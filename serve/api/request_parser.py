@@ -2,12 +2,12 @@
 
 Path: HTTP body -> `RequestParser.read` -> `EditInput`, or `read_job` -> `JobSubmission`.
 
-Multipart is for people and scripts (files as parts, the rest as JSON in the part `request`), JSON for programs. A picture
-that was sent once can be named by its hash while this gateway has it in memory. Addresses are fetched only if the operator
-allows them; see `serve/security/url_allowlist.py`.
+Multipart is for people and scripts (files as parts, the rest as JSON in the part `request`), JSON for programs. A
+picture that was sent once can be named by its hash while this gateway has it in memory. Addresses are fetched only if
+the operator allows them; see `serve/security/url_allowlist.py`.
 
-The bodies are not parameters of the routes: FastAPI takes one media type a route, and reads a body before the dependencies that
-check the key, so callers without a key could have it buffered.
+The bodies are not parameters of the routes: FastAPI takes one media type a route, and reads a body before the
+dependencies that check the key, so callers without a key could have it buffered.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """HTTP routes of pictures, edits and operations. No torch, no model code, no pixels.
 
-Path: request -> `middleware.py` -> `dependencies.py` (key, limits) -> `request_parser.py` -> face and diffusion workers -> response.
-`make_api` takes deployments (`serve/app.py`) or workers of the same process (tests).
+Path: request -> `middleware.py` -> `dependencies.py` (key, limits) -> `request_parser.py` -> face and diffusion workers
+-> response. `make_api` takes deployments (`serve/app.py`) or workers of the same process (tests).
 """
 
 from __future__ import annotations

@@ -9,8 +9,8 @@
         open("out.mp4", "wb").write(client.results(client.wait(job.id))[0])
 
 Retries broken connections, and requests refused for their rate or for lack of capacity. Edits and jobs carry an
-Idempotency-Key, so a request that is sent twice is done once. A picture that was sent through this client may be named by its
-hash afterwards; the client sends it again if the service does not have it any more.
+Idempotency-Key, so a request that is sent twice is done once. A picture that was sent through this client may be named
+by its hash afterwards; the client sends it again if the service does not have it any more.
 
 Responses are the models of `serve/schemas.py`.
 """
@@ -40,7 +40,9 @@ PROBLEM = "application/problem+json"
 ENDED = ("done", "failed", "cancelled")
 FILES = ("picture", "clip", "target", "targets")
 Picture = bytes | str
-"""Bytes of a picture, the hash ("sha256:...") of one that was sent before, or a pre-signed address that the service allows."""
+"""Bytes of a picture, the hash ("sha256:...") of one that was sent before, or a pre-signed address that the service
+allows.
+"""
 Clip = bytes | str
 """Bytes of a video, or a pre-signed address that the service allows."""
 
@@ -124,7 +126,10 @@ class Client:
     def stream(
         self, picture: Picture, edit: Mapping[str, Any], **options: Any
     ) -> Iterator[EditProgress | ClientResult]:
-        """Edit a picture and yield its progress, then the result. Not retried, unless a picture has to be sent again."""
+        """Edit a picture and yield its progress, then the result.
+
+        Not retried, unless a picture has to be sent again.
+        """
         fields = {"picture": picture, "edit": edit, **options}
         try:
             yield from self._streamed(self._form(fields))
@@ -161,7 +166,10 @@ class Client:
         return self._submit({"kind": "video", "clip": clip, "edit": edit, **options})
 
     def animate(self, picture: Picture, clip: Clip, edit: Mapping[str, Any] | None = None, **options: Any) -> JobState:
-        """Queue a video of the picture whose face moves as the clip's does. Options also: `take`, `absolute`, `neutral`."""
+        """Queue a video of the picture whose face moves as the clip's does.
+
+        Options also: `take`, `absolute`, `neutral`.
+        """
         return self._submit({"kind": "animation", "picture": picture, "clip": clip, "edit": edit or {}, **options})
 
     def job(self, name: str) -> JobState:
@@ -226,7 +234,10 @@ class Client:
         return refused.slug == "unknown-picture" and refused.document.get("picture") in self._sent
 
     def _form(self, fields: Mapping[str, Any], whole: bool = False) -> dict[str, Any]:
-        """A form: bytes as parts, a third smaller than base64; the rest as JSON. `whole`: also pictures that were sent before."""
+        """A form: bytes as parts, a third smaller than base64; the rest as JSON.
+
+        `whole`: also pictures that were sent before.
+        """
         rest, parts = {name: value for name, value in fields.items() if name not in FILES}, {}
         files = {name: fields[name] for name in FILES[:3] if name in fields}
         files |= {f"target.{trait}": picture for trait, picture in fields.get("targets", {}).items()}

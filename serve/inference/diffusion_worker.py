@@ -1,11 +1,12 @@
 """Continuous batching of diffusion sampling: requests join and leave the batch between two denoising steps.
 
-Path: `Conditions`, `SamplingOptions` -> `DiffusionWorker.sample` -> events: `Step` (with a preview on request), `SampledImage`.
+Path: `Conditions`, `SamplingOptions` -> `DiffusionWorker.sample` -> events: `Step` (with a preview on request),
+`SampledImage`.
 
-One thread owns the networks. Between two steps it admits waiting requests in order of arrival, drops those whose caller has left or
-whose time is up, and emits finished images. A single request never waits for others. Each has its own scheduler, seed, steps and
-guidance (`rigface.model.sampling.SamplingState`), and no row changes another. Reference tokens are cached by the content of the
-reference image. Independent of HTTP and Ray.
+One thread owns the networks. Between two steps it admits waiting requests in order of arrival, drops those whose caller
+has left or whose time is up, and emits finished images. A single request never waits for others. Each has its own
+scheduler, seed, steps and guidance (`rigface.model.sampling.SamplingState`), and no row changes another. Reference
+tokens are cached by the content of the reference image. Independent of HTTP and Ray.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ class DiffusionWorker(DiffusionService):
     """A `DiffusionService` in this process: a pool of models and the thread that samples.
 
     Args:
-        models: name -> checkpoint folder, or a name that `RigFacePipeline.from_pretrained` takes; the first is the default.
+        models: name -> checkpoint folder, or a name that `RigFacePipeline.from_pretrained` takes; the first is the
+            default.
         max_loaded: models in memory at a time.
         max_rows: rows in a batch; a request with more rows is sampled alone.
         max_waiting: requests that wait for admission; further ones are refused as `busy`.

@@ -1,10 +1,11 @@
 """One edit by a model, from the analysis of its source to the measured result.
 
-Path: `serve.inference.edit_service` -> `EditPipeline.edit` -> face_worker.compose -> diffusion_worker.sample (each face a request of
-its own, so that they share steps) -> face_worker.finish -> `EditedImage`.
+Path: `serve.inference.edit_service` -> `EditPipeline.edit` -> face_worker.compose -> diffusion_worker.sample (each face
+a request of its own, so that they share steps) -> face_worker.finish -> `EditedImage`.
 
-It runs in the process of the face worker (`serve/app.py`): conditions and crops bypass the gateway, the worker that read the source
-also finishes the edit, and the worker has a request under way while diffusion runs, so Ray Serve waits before it stops a replica.
+It runs in the process of the face worker (`serve/app.py`): conditions and crops bypass the gateway, the worker that
+read the source also finishes the edit, and the worker has a request under way while diffusion runs, so Ray Serve waits
+before it stops a replica.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Run one edit from its request to its result, and record it.
 
-Path: `EditRequest`, `EditInput` -> `EditRunner` -> `EditService.edit` of a face worker -> `CompletedEdit`, a line of the audit log.
-Without a model, the face worker's preview is the edit.
+Path: `EditRequest`, `EditInput` -> `EditRunner` -> `EditService.edit` of a face worker -> `CompletedEdit`, a line of
+the audit log. Without a model, the face worker's preview is the edit.
 """
 
 from __future__ import annotations
@@ -80,7 +80,8 @@ class CompletedEdit:
     def result(self) -> EditResult:
         """As a JSON response."""
         return EditResult(
-            image=base64.b64encode(self.data).decode(), media_type=self.media_type, picture=self.plan.edit_input.picture,
+            image=base64.b64encode(self.data).decode(), media_type=self.media_type,
+            picture=self.plan.edit_input.picture,
             model=self.model, seed=self.plan.asked.seed, asked=_rounded(self.asked), achieved=_rounded(self.achieved),
             seconds={name: round(value, 4) for name, value in self.seconds.items()},
         )  # fmt: skip

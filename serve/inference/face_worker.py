@@ -1,7 +1,7 @@
 """Analyses images, previews and composites edits: all of an edit but the diffusion. Independent of HTTP and Ray.
 
-Path: `EditInput` -> `FaceCache` (decode, detect, reconstruct, mask; by content hash) -> preview, or compose -> diffusion worker ->
-finish (composite, measure).
+Path: `EditInput` -> `FaceCache` (decode, detect, reconstruct, mask; by content hash) -> preview, or compose ->
+diffusion worker -> finish (composite, measure).
 """
 
 from __future__ import annotations
@@ -283,7 +283,9 @@ def _with_source(edit_input: EditInput, analysis: FaceAnalysis) -> EditInput:
 
 
 def _without_images(edit_input: EditInput) -> EditInput:
-    """The input without bytes, for intermediate images: reading the source's own manifests again costs up to 40 ms an image."""
+    """The input without bytes, for intermediate images: reading the source's own manifests again costs up to 40 ms an
+    image.
+    """
     return replace(edit_input, pictures={})
 
 

@@ -65,7 +65,8 @@ class ModelPool:
     """Checkpoints by name. `get` and `loaded` belong to the thread that samples.
 
     Args:
-        checkpoints: name -> checkpoint folder, or a name that `RigFacePipeline.from_pretrained` takes; the first is the default.
+        checkpoints: name -> checkpoint folder, or a name that `RigFacePipeline.from_pretrained` takes; the first is the
+            default.
         max_loaded: models in memory at a time; a model with active requests is never dropped.
     """
 
@@ -122,7 +123,10 @@ class ModelPool:
         return [*infos, preview]
 
     def input_spec(self, name: str) -> ModelInputSpec:
-        """The style and size of a model's conditions; its weights are not loaded. Blocks at the first call for a model."""
+        """The style and size of a model's conditions; its weights are not loaded.
+
+        Blocks at the first call for a model.
+        """
         config = self._configs.get(name)
         if config is None:
             config = self._configs[name] = self._read_config(name)

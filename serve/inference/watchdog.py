@@ -1,7 +1,7 @@
 """Work in threads with detection of threads that hang, which nothing in a process can end.
 
-Path: a coroutine of a face worker or the job queue -> `WatchdogExecutor` -> the work; a health check asks `is_stuck`, and Ray Serve
-replaces the process.
+Path: a coroutine of a face worker or the job queue -> `WatchdogExecutor` -> the work; a health check asks `is_stuck`,
+and Ray Serve replaces the process.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class WatchdogExecutor:
 
     Args:
         stuck_s: work that takes longer hangs.
-        max_threads: size of an own pool. Further work waits. Work whose caller leaves while it waits is never started; work that
-            was started holds its thread to the end, so callers who leave cannot use more threads.
+        max_threads: size of an own pool. Further work waits. Work whose caller leaves while it waits is never started;
+            work that was started holds its thread to the end, so callers who leave cannot use more threads.
     """
 
     def __init__(self, stuck_s: float = STUCK_S, max_threads: int | None = None) -> None:

@@ -1,14 +1,16 @@
 """Durable storage of jobs on a disk or S3: a service that was killed resumes from it.
 
-Path: `serve.jobs.queue`, `batch`, `video` -> `JobStore` -> `rigface.storage.store.Store` -> objects that are whole or absent:
+Path: `serve.jobs.queue`, `batch`, `video` -> `JobStore` -> `rigface.storage.store.Store` -> objects that are whole or
+absent:
 
     jobs/<id>/in/<sha256>          the input files
-    jobs/<id>/job.json             the record; the job is accepted once it exists, and it is replaced whole at each change
+    jobs/<id>/job.json             the record: exists once the job is accepted, is replaced whole at each change
     jobs/<id>/part/<n>.<suffix>    finished pieces of a video
     jobs/<id>/out/<n>.<suffix>     results; each is published once and never replaced
 
-One process at a time holds the lock of a store (`rigface/storage/lock.py`), with the records in memory. A second one, as in a
-rollout, gets `busy` until the first has ended, and then finds all accepted jobs. Everything here blocks, so call it in a thread.
+One process at a time holds the lock of a store (`rigface/storage/lock.py`), with the records in memory. A second one,
+as in a rollout, gets `busy` until the first has ended, and then finds all accepted jobs. Everything here blocks, so
+call it in a thread.
 """
 
 from __future__ import annotations
@@ -189,7 +191,10 @@ class JobStore:
         self._jobs[job.id] = job
 
     def check(self) -> bool:
-        """True if this process still has the lock. It is lost if the process was cut off for long; then nothing is written any more."""
+        """True if this process still has the lock.
+
+        It is lost if the process was cut off for long; then nothing is written any more.
+        """
         try:
             self._check_lock()
         except OutputBusy:
@@ -315,7 +320,8 @@ class JobStore:
         """A result, or its address.
 
         Args:
-            links_s: lifetime of a pre-signed address that is returned instead of the bytes if the store is on S3; 0: bytes.
+            links_s: lifetime of a pre-signed address that is returned instead of the bytes if the store is on S3; 0:
+                bytes.
 
         Raises:
             ApiError: `not-found`.

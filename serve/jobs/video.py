@@ -1,10 +1,12 @@
 """Run a job that edits a video or animates an image, a piece at a time, so that it resumes after a restart.
 
-Path: a `Job` of the kind `video` or `animation` -> `rigface.video_editor`, with decoders in processes of their own, an analyzer of this
-process and shared diffusion workers -> pieces of some seconds in the store -> joined, with the video's sound -> signed -> the result.
+Path: a `Job` of the kind `video` or `animation` -> `rigface.video_editor`, with decoders in processes of their own, an
+analyzer of this process and shared diffusion workers -> pieces of some seconds in the store -> joined, with the video's
+sound -> signed -> the result.
 
-A piece is finished when its record (`part/<n>.json`) exists: the times of its frames, and the values measured on them. After a
-restart, frames of finished pieces are analysed again, so that tracking continues as before, but not sampled again.
+A piece is finished when its record (`part/<n>.json`) exists: the times of its frames, and the values measured on them.
+After a restart, frames of finished pieces are analysed again, so that tracking continues as before, but not sampled
+again.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Encode an edited image (PNG, JPEG, WebP), optionally signed.
 
-Path: edited image, `EditInput`, `OutputOptions` -> `Signer` -> file. `NoSigner` only encodes; `serve.provenance.signer` signs.
+Path: edited image, `EditInput`, `OutputOptions` -> `Signer` -> file. `NoSigner` only encodes; `serve.provenance.signer`
+signs.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
 """Consent and deny lists: check the identity of faces before they are edited.
 
-Path: the faces of an image, or those of a video frame by frame -> identity vectors -> `Policy.check` -> nothing, or `no-consent` or
-`refused`. Checked are the source, and a target whose identity or shape is taken.
+Path: the faces of an image, or those of a video frame by frame -> identity vectors -> `Policy.check` -> nothing, or
+`no-consent` or `refused`. Checked are the source, and a target whose identity or shape is taken.
 
-A list is a file of JSON lines, one person each: a name and a few identity vectors, never an image (`rigface serve enroll`). It is
-read again when it changes. Vectors are biometric data, so only the file's owner can read it.
+A list is a file of JSON lines, one person each: a name and a few identity vectors, never an image (`rigface serve
+enroll`). It is read again when it changes. Vectors are biometric data, so only the file's owner can read it.
 
 Two images show the same person if dlib's vectors are nearer than 0.6, which is also true of 0.8 % of pairs of strangers
-(`rigface/face/identity/dlib_embedding.py`): the consent list prevents mistakes, and does not replace asking. A face that
-cannot be recognised is refused with either list.
+(`rigface/face/identity/dlib_embedding.py`): the consent list prevents mistakes, and does not replace asking. A face
+that cannot be recognised is refused with either list.
 """
 
 from __future__ import annotations

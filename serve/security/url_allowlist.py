@@ -2,10 +2,11 @@
 
 Path: a URL in a request -> `UrlAllowlist.get` (bytes) or `UrlAllowlist.post` (a status).
 
-The operator lists URL prefixes, such as `https://bucket.s3.amazonaws.com/photos/`. All else is refused: another host, port or folder, a
-user name, a redirect. A host name is resolved once, its addresses are checked, and the connection goes to a checked address, so
-the name cannot resolve to another one in between. Private addresses (loopback, cloud metadata, the cluster itself) are refused
-unless a prefix names one itself, or a network of the list, such as `10.0.0.0/8`, contains it.
+The operator lists URL prefixes, such as `https://bucket.s3.amazonaws.com/photos/`. All else is refused: another host,
+port or folder, a user name, a redirect. A host name is resolved once, its addresses are checked, and the connection
+goes to a checked address, so the name cannot resolve to another one in between. Private addresses (loopback, cloud
+metadata, the cluster itself) are refused unless a prefix names one itself, or a network of the list, such as
+`10.0.0.0/8`, contains it.
 """
 
 from __future__ import annotations

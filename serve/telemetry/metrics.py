@@ -1,8 +1,8 @@
 """All metrics of the service, by name.
 
-Path: gateway, workers, job queue -> `record` -> Ray -> the Prometheus endpoint of the node, as `ray_<name>` -> infra/observability.
-A gateway's own metrics are also at its /metrics, for a service on one machine. Scrape either that or Ray's endpoints: with both,
-requests are counted twice.
+Path: gateway, workers, job queue -> `record` -> Ray -> the Prometheus endpoint of the node, as `ray_<name>` ->
+infra/observability. A gateway's own metrics are also at its /metrics, for a service on one machine. Scrape either that
+or Ray's endpoints: with both, requests are counted twice.
 """
 
 from __future__ import annotations
@@ -20,12 +20,20 @@ _STEP_SECONDS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 _ROWS = (1.0, 2.0, 4.0, 8.0, 12.0, 16.0, 24.0, 32.0)
 
 REQUESTS = Metric("rigface_requests", "counter", "responses", ("route", "status"))
-REQUEST_SECONDS = Metric("rigface_request_seconds", "histogram", "time to the end of a response, s", ("route",), _SECONDS)  # fmt: skip
+REQUEST_SECONDS = Metric(
+    "rigface_request_seconds", "histogram", "time to the end of a response, s", ("route",), _SECONDS
+)
 IN_FLIGHT = Metric("rigface_requests_in_flight", "gauge", "requests under way in a gateway")
 PROBLEMS = Metric("rigface_problems", "counter", "responses that are problems", ("type",))
 EDITS = Metric("rigface_edits", "counter", "edits finished", ("model",))
 FACES_EDITED = Metric("rigface_faces_edited", "counter", "faces edited", ("model",))
-EDIT_SECONDS = Metric("rigface_edit_seconds", "histogram", "time of a finished edit; phase: look, wait (in the diffusion queue), paint (sampling), finish, total; s", ("phase",), _SECONDS)  # fmt: skip
+EDIT_SECONDS = Metric(
+    "rigface_edit_seconds",
+    "histogram",
+    "time of a finished edit; phase: look, wait (in the diffusion queue), paint (sampling), finish, total; s",
+    ("phase",),
+    _SECONDS,
+)
 
 DIFFUSION_WAITING = Metric(
     "rigface_diffusion_waiting", "gauge", "requests that wait for admission to a diffusion batch"
@@ -34,7 +42,13 @@ DIFFUSION_ROWS = Metric("rigface_diffusion_rows", "counter", "rows sampled; divi
 DIFFUSION_STEPS = Metric("rigface_diffusion_steps", "counter", "denoising steps of whole batches")
 DIFFUSION_BATCH_ROWS = Metric("rigface_diffusion_batch_rows", "histogram", "rows in a step", (), _ROWS)
 DIFFUSION_STEP_SECONDS = Metric("rigface_diffusion_step_seconds", "histogram", "time of a step, s", (), _STEP_SECONDS)
-CACHE_LOOKUPS = Metric("rigface_cache_lookups", "counter", "lookups in memory; cache: pictures, analyses, resized, layouts, reference-tokens, identity-vectors; result: hit, miss", ("cache", "result"))  # fmt: skip
+CACHE_LOOKUPS = Metric(
+    "rigface_cache_lookups",
+    "counter",
+    "lookups in memory; cache: pictures, analyses, resized, layouts, reference-tokens, "
+    "identity-vectors; result: hit, miss",
+    ("cache", "result"),
+)
 
 JOBS = Metric("rigface_jobs", "gauge", "jobs in the queue by state", ("state",))
 
@@ -77,7 +91,10 @@ _VERBS = {"counter": "inc", "gauge": "set", "histogram": "observe"}
 
 
 class GatewayMetrics:
-    """Metrics of one gateway, sent to Ray and kept for its /metrics. Each has a registry, so several fit in one process."""
+    """Metrics of one gateway, sent to Ray and kept for its /metrics.
+
+    Each has a registry, so several fit in one process.
+    """
 
     def __init__(self) -> None:
         import prometheus_client

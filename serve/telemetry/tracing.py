@@ -1,7 +1,8 @@
 """OpenTelemetry spans of a request across all processes of the service, and the request id that log lines carry.
 
-Path: `serve.api.middleware` (a span per request, below a caller's `traceparent`) -> `CallContext` in each call between deployments
--> spans of FaceWorker, DiffusionWorker and JobQueue -> an exporter. Off by default: nothing of OpenTelemetry is imported then.
+Path: `serve.api.middleware` (a span per request, below a caller's `traceparent`) -> `CallContext` in each call between
+deployments -> spans of FaceWorker, DiffusionWorker and JobQueue -> an exporter. Off by default: nothing of
+OpenTelemetry is imported then.
 
 Attributes follow OpenTelemetry's semantic conventions; own ones begin with `rigface.`. Never an image or an edit.
 """
@@ -145,7 +146,9 @@ def span_in(context: CallContext, name: str) -> Iterator[Span]:
 
 @contextmanager
 def request_span(method: str, path: str, headers: Mapping[bytes, bytes], request_id: str) -> Iterator[Span]:
-    """The span of an API request, below the caller's span if the headers name one; calls made inside carry the request id."""
+    """The span of an API request, below the caller's span if the headers name one; calls made inside carry the request
+    id.
+    """
     set_request_id(request_id)
     if _tracer is None or not path.startswith("/v1/"):
         yield NO_SPAN
@@ -164,7 +167,9 @@ def request_span(method: str, path: str, headers: Mapping[bytes, bytes], request
 async def traced_events(
     context: CallContext, name: str, events: AsyncGenerator[Event, None]
 ) -> AsyncGenerator[Event, None]:
-    """A generator's events; its work runs in a task below a span of the calling process, which is current in that task only."""
+    """A generator's events; its work runs in a task below a span of the calling process, which is current in that task
+    only.
+    """
     queue: asyncio.Queue[tuple[Event | None, Exception | None]] = asyncio.Queue()
 
     async def work() -> None:

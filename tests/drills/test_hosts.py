@@ -130,7 +130,9 @@ train(pickle.load(open(sys.argv[1], "rb")), print)
 
 @pytest.mark.drill
 def test_training_loses_a_host(all_up, tmp_path, results):
-    """Two workers on two hosts, one powered off after a checkpoint: the steps and losses of an undisturbed run, once."""
+    """Two workers on two hosts, one powered off after a checkpoint: the steps and losses of an undisturbed run,
+    once.
+    """
     from dataclasses import replace
 
     import pyarrow.parquet as pq
@@ -203,7 +205,8 @@ while True: time.sleep(1)
 
 @pytest.mark.drill
 def test_serving_loses_a_host(all_up, fixtures, tmp_path, results):
-    """A gateway, a face worker and a diffusion worker on each of two hosts; four callers change the host after a failure.
+    """A gateway, a face worker and a diffusion worker on each of two hosts; four callers change the host after a
+    failure.
 
     Every second request is an edit with one of four seeds; equal requests must get equal answers from both hosts.
     """

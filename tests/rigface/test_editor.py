@@ -114,7 +114,10 @@ def test_a_trait_from_nobody_is_refused_by_name(editor, photo):
         editor.edit(photo, EditSpec(take={"pose", "light"}), {"pose": photo})
 
 
-@pytest.mark.parametrize(("face", "edited"), [("largest", [1]), ("left-most", [0]), ("right-most", [1]), ("0", [0]), (1, [1]), ("all", [0, 1])])  # fmt: skip
+@pytest.mark.parametrize(
+    ("face", "edited"),
+    [("largest", [1]), ("left-most", [0]), ("right-most", [1]), ("0", [0]), (1, [1]), ("all", [0, 1])],
+)
 def test_which_face(editor, two, photo, face, edited):
     out = editor.edit(two, EditSpec(light=LightEdit(azimuth_deg=70)), face=face, measure=False)
     border = two.shape[1] - photo.shape[1]
@@ -171,7 +174,9 @@ def test_weights_for_another_head_are_refused(analyzer, tmp_path):
 
 
 def test_weights_that_listen_to_a_basel_network_ask_for_eyes_that_make_its_codes(analyzer, photo, tmp_path):
-    """As the released ones; the same refusal before gigabytes are loaded, and the seam for those who have such a network."""
+    """As the released ones; the same refusal before gigabytes are loaded, and the seam for those who have such a
+    network.
+    """
     made = checkpoint.tiny(expression=64)
     made.config = replace(made.config, head=None, expression_field="bfm_expression")
     checkpoint.save(tmp_path / "w", made)
@@ -242,7 +247,9 @@ def test_where_nobody_says_the_small_model_paints_and_else_the_preview(analyzer,
 
 
 def test_what_a_small_model_leaves_alone_keeps_the_photographs_detail(analyzer, photo, mini):
-    """Before it has learned anything it gives the preview back, and the edit is the preview at full size, not 64 px of it."""
+    """Before it has learned anything it gives the preview back, and the edit is the preview at full size, not 64 px of
+    it.
+    """
     spec = EditSpec(yaw_deg=10, light=LightEdit(azimuth_deg=40))
     painted = Editor.load("mini", analyzer=analyzer).edit(photo, spec, measure=False).crops[0]
     preview = Editor(analyzer).edit(photo, spec, measure=False).crops[0]

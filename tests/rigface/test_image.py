@@ -272,7 +272,8 @@ def test_the_table_agrees_with_the_function():
     np.testing.assert_array_equal(np.round(linear_to_srgb(srgb8_to_linear(levels)) * 255), levels)
 
 
-# What the shared hostile inputs must do here; the other files of that folder are videos (tests/rigface/video/test_decode.py).
+# What the shared hostile inputs must do here; the other files of that folder are videos
+# (tests/rigface/video/test_decode.py).
 SHARED = {
     "b04_mp4_named_jpg.jpg": "its content is a video",
     "b05_text_named_mp4.mp4": "not a picture",

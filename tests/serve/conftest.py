@@ -143,7 +143,9 @@ def serve_jobs(services, tmp_path):
 
 @pytest.fixture(scope="session")
 def service(tmp_path_factory, ray_cluster):
-    """Address of the whole service on Ray Serve, with a real analyzer, a toy model and jobs, on the cluster of all tests."""
+    """Address of the whole service on Ray Serve, with a real analyzer, a toy model and jobs, on the cluster of all
+    tests.
+    """
     from serve.local import free_port, serving
 
     folders = {name: str(tmp_path_factory.mktemp(name)) for name in ("signing_folder", "jobs")}

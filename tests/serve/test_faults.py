@@ -1,7 +1,7 @@
 """Faults of the service: lost replicas, overload, slow and disconnecting callers. No accepted work is lost.
 
-On real Ray Serve, with edits under way the whole time. The order matters a little: the controller is killed first, so the
-other deployments are restarted by a restarted controller.
+On real Ray Serve, with edits under way the whole time. The order matters a little: the controller is killed first, so
+the other deployments are restarted by a restarted controller.
 """
 
 import asyncio

@@ -64,7 +64,8 @@ class Stand:
         )
         size = len(picture)
         return Estimate(
-            params, np.float32([0.2, 0.2, 0.8, 0.8]) * size, np.zeros((5, 3), np.float32), np.eye(2, 3, dtype=np.float32),
+            params, np.float32([0.2, 0.2, 0.8, 0.8]) * size, np.zeros((5, 3), np.float32),
+            np.eye(2, 3, dtype=np.float32),
             small.mean((0, 1)), 0.0, np.resize(values, len(self.score_names)), turn[0], np.resize(values, 128),
         )  # fmt: skip
 

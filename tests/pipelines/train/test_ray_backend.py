@@ -35,8 +35,10 @@ def config(tmp_path_factory) -> TrainConfig:
     checkpoint.save(folder / "tiny", checkpoint.tiny(kind="bridge"))
     encode(EncodeConfig(str(folder / "pairs"), str(folder / "latents"), str(folder / "tiny")), lambda words: None)
     return replace(
-        debug(), examples=str(folder / "latents"), out=str(folder / "alone"), start=str(folder / "tiny"), micro_batches=2, batch=2,
-        steps=20, checkpoint_every=3, validate_every=20, validation_examples=2, learning_rate=1e-3, cpus=0.5, shuffle_window=4,
+        debug(), examples=str(folder / "latents"), out=str(folder / "alone"), start=str(folder / "tiny"),
+        micro_batches=2, batch=2,
+        steps=20, checkpoint_every=3, validate_every=20, validation_examples=2, learning_rate=1e-3, cpus=0.5,
+        shuffle_window=4,
     )  # fmt: skip
 
 

@@ -1,4 +1,6 @@
-"""Gathered convolutions: the library's numbers, where there is little to gather from and elsewhere, and plain ones in training."""
+"""Gathered convolutions: the library's numbers, where there is little to gather from and elsewhere, and plain ones in
+training.
+"""
 
 import copy
 
@@ -40,7 +42,8 @@ def _counted(calls, forward):
 
 def test_other_layers_stay_what_they_are():
     layers = nn.Sequential(
-        nn.Conv2d(512, 576, 3, padding=1, stride=2), nn.Conv2d(1664, 1664, 1), nn.Conv2d(1024, 576, 3, padding=1, groups=2),
+        nn.Conv2d(512, 576, 3, padding=1, stride=2), nn.Conv2d(1664, 1664, 1),
+        nn.Conv2d(1024, 576, 3, padding=1, groups=2),
         nn.Conv2d(320, 320, 3, padding=1), nn.Conv2d(512, 576, 3),
     )  # fmt: skip
     gather(layers)

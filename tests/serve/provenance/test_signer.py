@@ -250,7 +250,9 @@ def test_edit_and_verify_over_http(services, signer, tmp_path):
 
 
 def test_previews_are_signed_and_audited(services, signer, tmp_path):
-    """Marked, with a manifest, and in the log: those that follow a slider, and those of a stream that its caller leaves early."""
+    """Marked, with a manifest, and in the log: those that follow a slider, and those of a stream that its caller leaves
+    early.
+    """
     from starlette.testclient import TestClient
 
     from serve.api.routes import make_api

@@ -34,7 +34,8 @@ def test_audit_check_names_line_after_change(tmp_path, capsys, change):
     wrote(path, 4)
     lines = path.read_text().splitlines(keepends=True)
     changed = {
-        "changed": [lines[0], lines[1].replace('"edit": 1', '"edit": 9'), *lines[2:]], "removed": [lines[0], *lines[2:]],
+        "changed": [lines[0], lines[1].replace('"edit": 1', '"edit": 9'), *lines[2:]],
+        "removed": [lines[0], *lines[2:]],
         "put in": [*lines[:2], lines[1], *lines[2:]], "first removed": lines[1:],
     }  # fmt: skip
     path.write_text("".join(changed[change]))

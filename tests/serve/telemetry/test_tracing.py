@@ -28,7 +28,9 @@ from tests.conftest import ROOT
 
 
 class Handle:
-    """A handle to a replica in this process: arguments are pickled, and context variables stay behind, as between processes."""
+    """A handle to a replica in this process: arguments are pickled, and context variables stay behind, as between
+    processes.
+    """
 
     def __init__(self, replica, stream=False):
         self._replica, self._stream = replica, stream
@@ -126,7 +128,8 @@ def test_attributes_hold_no_images_and_no_edits(client, spans, png):
 def test_tracing_that_is_off_imports_nothing_and_passes_no_context(client, png):
     assert tracing.current_context() == tracing.NO_CONTEXT
     assert edit(client, png).status_code == 200
-    code = "import sys, serve.telemetry.tracing, serve.api.middleware, serve.inference.edit_service; print([m for m in sys.modules if 'opentelemetry' in m])"
+    code = "import sys, serve.telemetry.tracing, serve.api.middleware, serve.inference.edit_service\n"
+    code += "print([m for m in sys.modules if 'opentelemetry' in m])"
     assert subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True).strip() == "[]"
 
 

@@ -96,7 +96,8 @@ def test_every_control_has_an_accessible_name(page, portrait):
     page.wait_for_status("One face")
     nameless = page.browser.execute_script("""
         return [...document.querySelectorAll('button, input, select, [role=slider], [role=button]')]
-          .filter(e => !(e.getAttribute('aria-label') || e.labels?.length || e.textContent.trim())).map(e => e.outerHTML)""")
+          .filter(e => !(e.getAttribute('aria-label') || e.labels?.length || e.textContent.trim()))
+          .map(e => e.outerHTML)""")
     assert not nameless
 
 
