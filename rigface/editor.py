@@ -1,7 +1,6 @@
-"""The whole project in one object: a picture and a wish in, a picture out, with the numbers it reached.
+"""Face editor: analyse an image, edit its faces with a model or the preview, and measure the result.
 
-Path: picture -> FaceAnalyzer -> mix -> compose -> model (or the preview, where there is none) -> pasted back -> seen
-again.
+Path: image -> FaceAnalyzer -> `transfer` -> Composer -> model, or the preview without one -> paste -> measure.
 
     editor = Editor.load()                                  # or Editor.load("runs/mine/model")
     result = editor.edit(picture, EditSpec(yaw_deg=15, expression={"smile": 0.6}))
@@ -32,16 +31,13 @@ from rigface.face.rendering.lighting import light_direction
 from rigface.model_editor import ModelEditor, check_codes, check_head
 from rigface.types import Detection, Face, FaceParams, HeadSpec
 
-PREVIEW_PX = 2048  # a preview is made at the photograph's own resolution up to this crop
+PREVIEW_PX = 2048  # maximum side of a preview's crop, which else has the photograph's own resolution
 
 EditModel = Callable[..., np.ndarray]
-"""Conditions and a seed to an (S, S, 3) uint8 picture: what a model is to the editor.
-
-Where an edit has a prompt it comes third.
-"""
+"""A model: (conditions, seed[, prompt]) -> (S, S, 3) uint8; an edit without a prompt passes none."""
 
 Target = np.ndarray | Face
-"""A person to copy from: a picture, whose largest face is meant, or an analysed face."""
+"""A person to copy from: a picture, of which the largest face is used, or an analysed face."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,10 +48,10 @@ class Edited:
         image: (H, W, 3) uint8, the whole picture.
         crops: the edited crops, one per face edited, (S, S, 3) uint8.
         asked: one row of numbers per face: what the edit asked for, by name.
-        achieved: the same numbers measured on the result; None where no face was found in it.
-        sources: the faces as they were.
-        wanted: their coefficients as asked for.
-        found: their coefficients measured on the result; None where no face was found in it.
+        achieved: the same numbers measured on the result; None if there is no face now.
+        sources: the faces before the edit.
+        asked_params: their coefficients as the edit asks for.
+        achieved_params: their coefficients measured on the result; None if there is no face now.
     """
 
     image: np.ndarray
@@ -63,18 +59,18 @@ class Edited:
     asked: list[dict[str, float]]
     achieved: list[dict[str, float] | None]
     sources: list[Face]
-    wanted: list[FaceParams]
-    found: list[FaceParams | None]
+    asked_params: list[FaceParams]
+    achieved_params: list[FaceParams | None]
 
 
 class Editor:
-    """Edits faces. Without a model it shows the preview, which is an edit too.
+    """Edits faces with a model, or without one as previews.
 
     Args:
         analyzer: detects and reconstructs faces.
         model: edits crops; None: the preview is the result.
-        composer: makes what the model sees, in the style it was trained with.
-        max_px: a preview's crop is made at the photograph's own resolution up to this side; None: `PREVIEW_PX`.
+        composer: makes the model's conditions, in the style it was trained with.
+        max_px: maximum side of a preview's crop; None: `PREVIEW_PX`.
     """
 
     def __init__(
@@ -90,7 +86,7 @@ class Editor:
 
     @property
     def has_model(self) -> bool:
-        """Whether a model paints; else edits are previews."""
+        """True if a model edits; else edits are previews."""
         return self._model is not None
 
     @classmethod
@@ -104,17 +100,16 @@ class Editor:
         adapter: str | None = None,
         **sampling: Any,
     ) -> Editor:
-        """The default eyes, and a model.
+        """Load an editor with the default analyzer and a model.
 
         Args:
-            checkpoint: `mini`, a folder of weights (ours, or the released layout), `tiny`, `sd15:FOLDER`; `preview`: no
-                model. None: `usual_checkpoint()`.
+            checkpoint: `mini`, a folder of weights (own or released layout), `tiny`, `sd15:FOLDER`; `preview`: no model.
+                None: `usual_checkpoint()`.
             device: of the model.
-            analyzer: another than the default.
+            analyzer: instead of the default.
             compile: compile the denoiser at its first use: tens of seconds, then faster steps.
             adapter: see `use_adapter`.
-            sampling: how the model paints, as in a call of `RigFacePipeline`: `steps`, `scheduler`, `identity_scale`
-                ...
+            sampling: arguments of a call of `RigFacePipeline`: `steps`, `scheduler`, `identity_scale` ...
 
         Raises:
             MissingAsset, BadCheckpoint: the weights are not there, or belong to another head.
@@ -169,10 +164,10 @@ class Editor:
         Args:
             image: (H, W, 3) uint8.
             edit: what to change.
-            target: whom to copy, where the edit takes a trait; a mapping says whom for each trait.
-            face: which face or faces; see `analyzer.choose`.
+            target: the person to copy the edit's `take` from, or one for each trait.
+            face: the face or faces to edit; see `analyzer.choose_faces`.
             seed: of the model's noise.
-            measure: look at the result again for the achieved numbers.
+            measure: analyse the result for the achieved numbers.
 
         Raises:
             NoFace: the picture, or the target's, shows no such face.
@@ -181,37 +176,23 @@ class Editor:
         self.check_prompt(edit)
         targets = self.target_params(target, edit)
         sources = choose_faces(self.analyzer(image), face)
-        wanted = [self.wanted(source.params, edit, targets) for source in sources]
-        out, crops = image.copy(), []
-        for source, params in zip(sources, wanted):
-            if edit.is_nothing:
-                crops.append(source.crop)
-                continue
-            out, crop = self.apply(out, source, params, seed, edit.prompt)
-            crops.append(crop)
-        found: list[FaceParams | None] = [None] * len(sources)
-        if measure:
-            found = self.measured(out, sources)
+        asked = [self.edited_params(source.params, edit, targets) for source in sources]
+        out, crops = image.copy(), [source.crop for source in sources]
+        for k, source in enumerate(sources if not edit.is_nothing else ()):
+            out, crops[k] = self.apply(out, source, asked[k], seed, edit.prompt)
+        achieved = self.measure(out, sources) if measure else [None] * len(sources)
         head = self.analyzer.head
-        return Edited(
-            out,
-            crops,
-            [numbers(p, edit, head) for p in wanted],
-            [None if p is None else numbers(p, edit, head) for p in found],
-            sources,
-            wanted,
-            found,
-        )
+        achieved_numbers = [None if params is None else numbers(params, edit, head) for params in achieved]
+        return Edited(out, crops, [numbers(p, edit, head) for p in asked], achieved_numbers, sources, asked, achieved)
 
     def target_params(self, target: Target | Mapping[Trait, Target] | None, edit: EditSpec) -> dict[Trait, FaceParams]:
-        """Whose coefficients each trait that is taken has; a picture is looked at once.
+        """Coefficients to copy for each trait that the edit takes; a picture is analysed once.
 
         Raises:
-            ValueError: a trait is taken from nobody.
-            NoFace: a picture to copy from shows nobody.
+            ValueError: a trait has no target.
+            NoFace: a picture to copy from shows no face.
         """
-        if target is None:
-            target = {}
+        target = {} if target is None else target
         named = target if isinstance(target, Mapping) else dict.fromkeys(edit.take, target)
         if missing := sorted(set(edit.take) - set(named)):
             raise ValueError(f"take: {', '.join(missing)} need a target to be copied from, and none was given")
@@ -221,20 +202,16 @@ class Editor:
         }
         return {trait: faces[id(named[trait])].params for trait in sorted(edit.take)}
 
-    def wanted(self, source: FaceParams, edit: EditSpec, targets: Mapping[Trait, FaceParams]) -> FaceParams:
-        """A face's coefficients after the edit; see `transfer.mix` and `transfer.borrowed`."""
+    def edited_params(self, source: FaceParams, edit: EditSpec, targets: Mapping[Trait, FaceParams]) -> FaceParams:
+        """A face's coefficients after the edit; see `transfer.transfer` and `transfer.targets_of`."""
         return transfer(source, edit, self.analyzer.head, targets_of(source, targets) if edit.needs_target else None)
 
     def compose(self, source: Face, wanted: FaceParams) -> Composed:
-        """What the model is given."""
+        """Conditions of the model."""
         return self._composer(source, wanted)
 
     def check_prompt(self, edit: EditSpec) -> None:
-        """Refuse a prompt that no text encoder takes.
-
-        Raises:
-            BadEdit: the preview edits, or a model without a text encoder.
-        """
+        """Raise BadEdit for a prompt if there is no model, or one without a text encoder."""
         if edit.prompt and self._model is None:
             raise BadEdit("prompt: needs a model with a text encoder; the preview has none")
         if edit.prompt and not getattr(self._model, "has_text_encoder", True):
@@ -243,89 +220,76 @@ class Editor:
     def apply(
         self, image: np.ndarray, source: Face, wanted: FaceParams, seed: int = 0, prompt: str = ""
     ) -> tuple[np.ndarray, np.ndarray]:
-        """One face edited and pasted back.
+        """Edit one face and paste it.
 
         Args:
-            image: (H, W, 3) uint8, in which the source was seen.
+            image: (H, W, 3) uint8, in which the source was detected.
             prompt: of the edit.
 
         Returns:
             The whole picture, and the crop (S, S, 3), both uint8.
         """
-        crop, where = self._edited_crop(image, source, wanted, seed, prompt)
-        return paste_crop(image, crop, source.frame_to_crop, where), crop
-
-    def _edited_crop(
-        self, image: np.ndarray, source: Face, wanted: FaceParams, seed: int, prompt: str
-    ) -> tuple[np.ndarray, np.ndarray | None]:
-        """The crop, and where it may show: for a model, on the person before and after."""
         if self._model is None:
-            return self._previewed(image, source, wanted)
+            crop, mask = self._preview(image, source, wanted)
+            return paste_crop(image, crop, source.frame_to_crop, mask), crop
         composed = self._composer(source, wanted)
         crop = self._model(composed.conditions, seed, *([prompt] if prompt else []))
-        return self._fitting(image, source, wanted, composed, crop)
+        return self.paste(image, source, wanted, composed, crop)
 
-    def put_back(
-        self, image: np.ndarray, source: Face, wanted: FaceParams, composed: Composed, crop: np.ndarray
-    ) -> np.ndarray:
-        """The whole picture with what a model made of `composed`, pasted where it differs; (H, W, 3) uint8.
-
-        Args:
-            crop: (S, S, 3) uint8, the model's picture.
-        """
-        crop, where = self._fitting(image, source, wanted, composed, crop)
-        return paste_crop(image, crop, source.frame_to_crop, where)
-
-    def _fitting(
+    def paste(
         self, image: np.ndarray, source: Face, wanted: FaceParams, composed: Composed, crop: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """A model's picture as it goes back: with the photograph's detail where it keeps that, and where it may
-        show.
+        """Paste a model's output on the person before and after, with the photograph's detail if the model keeps it.
+
+        Args:
+            crop: (S, S, 3) uint8, the model's output for `composed`.
+
+        Returns:
+            The whole picture, and the crop as pasted (T, T, 3), both uint8.
         """
         size = self._composer.size
         people = [source.mask, *([] if composed.preview.mask is None else [composed.preview.mask])]
         both = np.maximum.reduce([cv2.resize(m, (size, size), interpolation=cv2.INTER_AREA) for m in people])
         if self._composer.detail:
-            crop = refined(crop, composed.conditions.render, self._previewed(image, source, wanted)[0])
-        return crop, _widened(both)
+            crop = refined(crop, composed.conditions.render, self._preview(image, source, wanted)[0])
+        return paste_crop(image, crop, source.frame_to_crop, _widened(both)), crop
 
-    def _previewed(self, image: np.ndarray, source: Face, wanted: FaceParams) -> tuple[np.ndarray, np.ndarray | None]:
-        """The preview at the photograph's own resolution, and where it may show; None: everywhere."""
+    def _preview(self, image: np.ndarray, source: Face, wanted: FaceParams) -> tuple[np.ndarray, np.ndarray | None]:
+        """The preview at the photograph's own resolution, and the mask to paste it with; None: all of it."""
         side = round(512 / float(source.frame_to_crop[0, 0]))
         size = min(max(side, 64), self._max_px or PREVIEW_PX)
         crop = alignment.crop(image, source.frame_to_crop * (size / len(source.crop)), size)
         mask = cv2.resize(source.mask, (size, size), interpolation=cv2.INTER_LINEAR)
-        made = self._composer.preview(crop, source.params, wanted, mask).image
+        preview = self._composer.preview(crop, source.params, wanted, mask).image
         if size == side:
-            return made, None
-        red, green, blue = cv2.split(cv2.absdiff(made, crop))
+            return preview, None
+        red, green, blue = cv2.split(cv2.absdiff(preview, crop))
         changed = cv2.max(cv2.max(red, green), blue) > 1  # elsewhere the photograph's own pixels are finer
-        return made, _widened(changed.astype(np.uint8) * 255)
+        return preview, _widened(changed.astype(np.uint8) * 255)
 
-    def measured(self, image: np.ndarray, sources: list[Face]) -> list[FaceParams | None]:
-        """Coefficients of the faces that are now where the sources were; None where there is none.
+    def measure(self, image: np.ndarray, sources: list[Face]) -> list[FaceParams | None]:
+        """Coefficients of the faces at the places of the sources; None if there is none.
 
-        Only there is looked, and nothing is made but coefficients: faces elsewhere are not fitted, and no mask is
-        drawn.
+        Faces elsewhere are not fitted, and no mask is made.
         """
         before = [Detection(source.box, None, 1.0) for source in sources]
-        seen = self.analyzer.detector(image, second_look=False, before=before)
-        there: list[Detection | None] = []
+        detections = self.analyzer.detector(image, second_look=False, before=before)
+        nearest: list[Detection | None] = []
         for source in sources:
             middle = (source.box[:2] + source.box[2:]) / 2
-            near = [d for d in seen if (d.box[:2] < middle).all() and (middle < d.box[2:]).all()]
-            there.append(min(near, key=lambda d: float(np.abs(d.box - source.box).sum()), default=None))
-        fitted = iter(self.analyzer.coefficients(image, [d for d in there if d is not None]))
-        return [None if d is None else next(fitted) for d in there]
+            around = [d for d in detections if (d.box[:2] < middle).all() and (middle < d.box[2:]).all()]
+            nearest.append(min(around, key=lambda d: float(np.abs(d.box - source.box).sum()), default=None))
+        fitted = iter(self.analyzer.coefficients(image, [d for d in nearest if d is not None]))
+        return [None if d is None else next(fitted) for d in nearest]
 
 
 def usual_checkpoint() -> str:
-    """What edits where nobody says: `mini` where it is, else `preview`."""
+    """Default checkpoint: `mini` if it is installed, else `preview`."""
     return "mini" if assets.is_here("mini") else PREVIEW
 
 
 def numbers(params: FaceParams, edit: EditSpec, head: HeadSpec) -> dict[str, float]:
-    """The numbers of a face that an edit is about: pose where it asks for a pose, and so on; all, where it takes.
+    """Numbers of a face that an edit changes: the pose if it asks for one or takes it, and so on.
 
     Args:
         params: one face, numpy.
@@ -347,27 +311,27 @@ def numbers(params: FaceParams, edit: EditSpec, head: HeadSpec) -> dict[str, flo
     return out
 
 
-def refined(made: np.ndarray, preview: np.ndarray, fine: np.ndarray) -> np.ndarray:
-    """What a model changed about a small preview, done to the same preview at a higher resolution.
+def refined(output: np.ndarray, preview: np.ndarray, fine: np.ndarray) -> np.ndarray:
+    """Add a model's change of a small preview to the same preview at a higher resolution.
 
-    Hair and skin stay as sharp as the photograph; only what the model did is as coarse as its pixels.
+    Hair and skin stay as sharp as the photograph; only the model's change is as coarse as its pixels.
 
     Args:
-        made, preview: (S, S, 3) uint8, the model's picture and the preview it began at.
+        output, preview: (S, S, 3) uint8, the model's picture and the preview it began at.
         fine: (T, T, 3) uint8, the preview at another size.
 
     Returns:
         (T, T, 3) uint8.
     """
     size = fine.shape[:2]
-    change = made.astype(np.float32) - preview
-    change = cv2.resize(change, size, interpolation=cv2.INTER_CUBIC if len(fine) > len(made) else cv2.INTER_AREA)
+    change = output.astype(np.float32) - preview
+    change = cv2.resize(change, size, interpolation=cv2.INTER_CUBIC if len(fine) > len(output) else cv2.INTER_AREA)
     result: np.ndarray = (fine + change + 0.5).clip(0, 255).astype(np.uint8)
     return result
 
 
 def _widened(mask: np.ndarray) -> np.ndarray:
-    """(S, S) uint8: a mask grown by a margin, over which it fades."""
+    """(S, S) uint8: a mask grown by a margin over which it fades."""
     width = 2 * max(1, round(MASK_MARGIN * len(mask))) + 1
     grown = cv2.dilate(mask, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (width, width)))
     return cv2.blur(grown, (width, width))

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class ModelEditor:
-    """A pipeline as `EditModel`. It keeps the reference tokens for the next edit of the same picture.
+    """A pipeline as `EditModel`; caches the reference tokens of the last picture.
 
     Args:
         sampling: options of `RigFacePipeline.begin` for every picture.
@@ -47,7 +47,7 @@ class ModelEditor:
         self._last = None
 
     def __call__(self, conditions: Conditions, seed: int, prompt: str = "") -> np.ndarray:
-        """(S, S, 3) uint8; the same conditions, seed and words give the same picture.
+        """(S, S, 3) uint8; the same conditions, seed and prompt give the same picture.
 
         Raises:
             BadEdit: a prompt, and the model has no text encoder.
@@ -60,26 +60,24 @@ class ModelEditor:
 
 
 def check_codes(config: ModelConfig, own_reconstructor: bool = False) -> None:
-    """Refuse weights whose expression codes the analyzer does not make, before gigabytes of them are loaded.
+    """Refuse weights whose expression codes the analyzer does not compute, before gigabytes of them are loaded.
 
     Args:
-        own_reconstructor: faces are reconstructed by other code, which may make them.
+        own_reconstructor: faces are reconstructed by other code, which may compute them.
 
     Raises:
         BadCheckpoint: the released RigFace weights, or others that take a Basel network's codes.
     """
     if config.expression_field == "bfm_expression" and not own_reconstructor:
         raise BadCheckpoint(
-            "these weights listen to the 64 expression codes of a Basel network (`FaceParams.bfm_expression`), which "
-            "nothing here "
-            "makes of a photograph. Train them on the head's own expressions first (`rigface train ... --start "
-            "FOLDER`), or edit from "
-            "Python with a reconstructor of yours that gives the codes (docs/weights.md)"
+            "these weights need the 64 expression codes of a Basel network (`FaceParams.bfm_expression`), which no reconstructor "
+            "here computes. Train them on the head's own expressions first (`rigface train ... --start FOLDER`), or edit from "
+            "Python with your own reconstructor that computes the codes (docs/weights.md)"
         )
 
 
 def check_head(pipe: RigFacePipeline, head: HeadSpec) -> None:
-    """Compare the head a model was trained with and the one its conditions will show.
+    """Check that a model was trained with the head that its conditions will show.
 
     Raises:
         BadCheckpoint: another head, or other expression codes.

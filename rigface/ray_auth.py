@@ -1,12 +1,10 @@
-"""Who may run code on a Ray cluster: the token that it asks for, as the environment tells it to Ray.
+"""Token authentication of Ray clusters, through the environment variables that Ray reads.
 
-Path: before `import ray` in `pipelines/cluster/session.py` and `serve/local.py`; nothing here knows Ray, which reads
-these variables.
+Path: before `import ray` in `pipelines/cluster/session.py` and `serve/local.py`.
 
-Ray 2.60 lets anyone who reaches a cluster's ports run code on it unless a token is asked for, and a local cluster
-listens on the machine's address, whatever address a service on it listens on. So a cluster of our own gets a token that
-lives as long as the run, and one that is joined is joined with the token that is lying around, if one is.
-RAY_AUTH_MODE, when set, is left alone: tests use `disabled`.
+Without a token Ray 2.60 lets anyone who reaches a cluster's ports run code on it, and a local cluster listens on the machine's
+address, whatever address a service on it listens on. So a cluster that is started gets a token for as long as the run lasts,
+and one that is joined is joined with this user's token, if there is one. A RAY_AUTH_MODE that is set stays: tests use `disabled`.
 """
 
 from __future__ import annotations
@@ -22,6 +20,6 @@ def authenticate(joining: bool) -> None:
         return
     if not joining:
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-    there = "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ
-    there = there or (Path.home() / ".ray" / "auth_token").exists()
-    os.environ["RAY_AUTH_MODE"] = "token" if there else "disabled"
+    has_token = bool({"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys())
+    has_token = has_token or (Path.home() / ".ray" / "auth_token").exists()
+    os.environ["RAY_AUTH_MODE"] = "token" if has_token else "disabled"

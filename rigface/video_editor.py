@@ -1,18 +1,18 @@
-"""Whatever moves: the same edit on every frame of a clip, and a picture driven by a clip.
+"""Edit every frame of a video, or animate an image from a driving video.
 
-Path: video -> `VideoSource` -> faces by track -> coefficients, smoothed where the edit needs it -> Editor ->
-`EditedFrame` -> Film. The command line and the service both write what comes out of here.
+Path: video -> `VideoSource` -> faces by track -> coefficients, smoothed if the edit needs it -> Editor -> `EditedFrame` ->
+VideoWriter, of the command line or the service.
 
-One frame is in memory at a time, or as many as are painted at once. Faces are followed by `face/track.py`, so that an
-edit stays with a person, and a filter with a track; a cut starts both anew. Only what the edit uses is smoothed: a
-number that is replaced shows the tremble of what it replaces, one that is left alone shows nothing.
+One frame is in memory at a time, or as many as are edited at once. Faces are tracked (`face/detection/tracking.py`), so that an
+edit stays with a person, and a filter with a track; a cut starts both anew. Only coefficients that the edit replaces, and those
+it needs held still, are smoothed.
 
-A job that goes on where it was stopped looks at the frames before that again, without painting them: what is followed
-and filtered is then what it would have been.
+A resumed job analyses the frames before that point again without editing them, so that tracks and filters are the same.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -36,11 +36,11 @@ from rigface.types import Detection, Face, FaceParams, Frame
 from rigface.video.decode import Truncated, read_frames
 from rigface.video.demux import Source
 
-MEASURED = 8  # frames of a clip that are looked at again
-CALM_FPS = 3.0  # frames looked at per second in search of a calm one, over the first CALM_S
+MAX_SAMPLES = 8  # frames of a video that are measured
+CALM_FPS = 3.0  # frames analysed per second in search of the calmest, in the first CALM_S
 CALM_S = 40.0
 
-# What the edit replaces -> what of the source has to hold still for it.
+# Trait that the edit replaces -> fields of the source that have to hold still for it.
 NEEDS: Mapping[Trait, tuple[str, ...]] = {
     "pose": ("head_rotation", "shape"),
     "expression": ("expression", "jaw_rotation", "bfm_expression"),
@@ -48,18 +48,14 @@ NEEDS: Mapping[Trait, tuple[str, ...]] = {
 }
 
 Faces = list[tuple[int, Face, FaceParams]]
-"""Of one frame: track, the face as it was, and its coefficients as asked for."""
-Met = Callable[[Frame, list[tuple[int, Face]]], None]
-"""Told whom each frame shows, before anything is done to them; may raise."""
+"""Faces of a frame: track, face before the edit, coefficients that the edit asks for."""
+FaceMonitor = Callable[[Frame, list[tuple[int, Face]]], None]
+"""Called with the faces of each frame before they are edited; may raise."""
 
 
 @dataclass(frozen=True, eq=False)
 class EditedFrame:
-    """A frame that is done.
-
-    Args:
-        image: (H, W, 3) uint8; None where it was only looked at.
-    """
+    """An edited frame; `image` is (H, W, 3) uint8, or None if the frame was only analysed."""
 
     index: int
     time_s: float
@@ -69,18 +65,17 @@ class EditedFrame:
 
 @dataclass(frozen=True)
 class VideoOptions:
-    """What is the same for every frame.
+    """Options that are the same for every frame.
 
     Args:
-        face: of an edited clip: `largest`, `left-most`, `right-most`, `all`, or a number counted from the left.
+        face: of an edited video: `largest`, `left-most`, `right-most`, `all`, or a number counted from the left.
         seed: of the model's noise.
-        begin: frames before this one are looked at only.
-        at_once: frames painted at a time; a model that others share fills its batch with them.
-        hold_boxes: filter the boxes of the clip's faces as well, so that crops do not tremble: for a model, which
-            paints at a resolution of its own.
-        smooth: take the tremble out of what a driving clip gives.
-        absolute: take the driver's pose and expression as they are, not what changes of them.
-        neutral: the frame that changes are counted from: the `first` with a face, or the `calmest`.
+        begin: frames before this one are only analysed.
+        at_once: frames edited at a time, which fill the batch of a shared model.
+        hold_boxes: filter the boxes of faces as well, so that crops do not tremble: for a model, which has its own resolution.
+        smooth: filter the coefficients of a driving video.
+        absolute: copy the driver's pose and expression themselves, not their changes.
+        neutral: the frame that changes are relative to: the `first` with a face, or the `calmest`.
     """
 
     face: str = "largest"
@@ -94,15 +89,15 @@ class VideoOptions:
 
 
 class VideoSource:
-    """The frames of a clip, and an account of it for the end. A clip that breaks off ends early.
+    """The frames of a video, which end early if it breaks off, and notes for the end.
 
     Args:
         file: a path or a seekable binary file.
         fps: its average rate, as `probe` has it.
-        read: as `read_frames`; another process's, where nobody vouches for the file.
+        read: `read_frames`, or that of another process for untrusted files.
 
     Raises:
-        BadVideo: while iterating, where nothing decodes.
+        BadVideo: while iterating, if nothing decodes.
     """
 
     def __init__(
@@ -118,19 +113,17 @@ class VideoSource:
         except Truncated as e:
             self.broke_off = e.reason
 
-    def saw(self, somebody: bool) -> None:
+    def count(self, has_face: bool) -> None:
         """Count a frame."""
         self.frames += 1
-        self.frames_with_faces += somebody
+        self.frames_with_faces += has_face
 
     def notes(self) -> list[str]:
-        """What was wrong with it, in words."""
-        out = []
-        if self.broke_off:
-            out.append(f"{self.broke_off}; the {self.frames} frames before it are done")
+        """Problems of the video, as sentences."""
+        notes = [f"{self.broke_off}; the {self.frames} frames before it are done"] if self.broke_off else []
         if self.frames_with_faces < self.frames:
-            out.append(f"{self.frames - self.frames_with_faces} of {self.frames} frames show no face")
-        return out
+            notes.append(f"{self.frames - self.frames_with_faces} of {self.frames} frames show no face")
+        return notes
 
 
 def edited(
@@ -138,27 +131,27 @@ def edited(
     clip: VideoSource,
     spec: EditSpec,
     targets: Mapping[Trait, Face],
-    how: VideoOptions,
-    met: Met | None = None,
+    options: VideoOptions,
+    monitor: FaceMonitor | None = None,
 ) -> Iterator[EditedFrame]:
-    """The same edit on every frame of a clip.
+    """Apply the same edit to every frame of a video.
 
     Raises:
         BadVideo: nothing decodes. NoFace: no frame shows such a face.
     """
     editor.check_prompt(spec)
     fixed = editor.target_params(targets, spec)
-    follow = TrackedFaces(editor, how.face, needed(spec), clip.fps, how.hold_boxes)
+    track = TrackedFaces(editor, options.face, smoothed_fields(spec), clip.fps, options.hold_boxes)
 
     def plans() -> Iterator[tuple[Frame, np.ndarray, Faces]]:
         for frame in clip:
-            seen = follow(frame)
-            clip.saw(bool(seen))
-            if met is not None:
-                met(frame, seen)
-            yield frame, frame.image, [(t, face, editor.wanted(face.params, spec, fixed)) for t, face in seen]
+            seen = track(frame)
+            clip.count(bool(seen))
+            if monitor is not None:
+                monitor(frame, seen)
+            yield frame, frame.image, [(t, face, editor.edited_params(face.params, spec, fixed)) for t, face in seen]
 
-    yield from _painted(editor, plans(), how, spec.prompt, spec.is_nothing)
+    yield from _edit_frames(editor, plans(), options, spec.prompt, spec.is_nothing)
     if not clip.frames_with_faces:
         raise NoFace("no face was found in any frame", "detect")
 
@@ -171,85 +164,83 @@ def animated(
     spec: EditSpec,
     targets: Mapping[Trait, Face],
     taken: frozenset[Trait],
-    how: VideoOptions,
-    met: Met | None = None,
+    options: VideoOptions,
+    monitor: FaceMonitor | None = None,
 ) -> Iterator[EditedFrame]:
-    """A picture's face, moved as the largest face of a clip moves.
+    """Animate a picture's faces with the largest face of a driving video.
 
     Args:
         image: (H, W, 3) uint8, the picture.
-        sources: its faces that are meant.
-        spec: `take` includes what the clip gives.
-        taken: what the clip gives.
+        sources: its faces to animate.
+        spec: `take` includes `taken`.
+        taken: traits that come from the video.
 
     Raises:
-        BadVideo: nothing decodes. NoFace: the clip shows nobody.
+        BadVideo: nothing decodes. NoFace: the video shows no face.
     """
     editor.check_prompt(spec)
-    rest = _calmest(clip, editor) if how.neutral == "calmest" and not how.absolute else None
-    smooth = tuple(name for trait in NEEDS if trait in taken for name in NEEDS[trait]) if how.smooth else ()
-    follow = TrackedFaces(editor, "largest", smooth, clip.fps)
+    rest = _calmest(clip, editor) if options.neutral == "calmest" and not options.absolute else None
+    smooth = tuple(name for trait in NEEDS if trait in taken for name in NEEDS[trait]) if options.smooth else ()
+    track = TrackedFaces(editor, "largest", smooth, clip.fps)
     fixed = {trait: face.params for trait, face in targets.items()}
 
     def plans() -> Iterator[tuple[Frame, np.ndarray, Faces]]:
-        driver, still = None, rest
+        driver, neutral = None, rest
         for frame in clip:
-            seen = follow(frame)
-            clip.saw(bool(seen))
-            if met is not None:
-                met(frame, seen)
+            seen = track(frame)
+            clip.count(bool(seen))
+            if monitor is not None:
+                monitor(frame, seen)
             if seen:
                 driver = seen[0][1].params
-                still = still or driver
+                neutral = neutral or driver
             faces = []
             for k, source in enumerate(sources):
                 moved = source.params
                 if driver is not None:
-                    moved = driver if how.absolute else carried(source.params, driver, still)
+                    moved = driver if options.absolute else retargeted(source.params, driver, neutral)
                 people = {**fixed, **{trait: moved for trait in taken}}
                 faces.append(
                     (k, source, transfer(source.params, spec, editor.analyzer.head, targets_of(source.params, people)))
                 )
             yield frame, image, faces
 
-    yield from _painted(editor, plans(), how, spec.prompt, nothing=False)
+    yield from _edit_frames(editor, plans(), options, spec.prompt, nothing=False)
     if not clip.frames_with_faces:
-        raise NoFace("no face was found in any frame, so there is nobody to follow", "detect")
+        raise NoFace("no face was found in any frame, so there is no motion to copy", "detect")
 
 
-def _painted(
-    editor: Editor, plans: Iterator[tuple[Frame, np.ndarray, Faces]], how: VideoOptions, prompt: str, nothing: bool
+def _edit_frames(
+    editor: Editor, plans: Iterator[tuple[Frame, np.ndarray, Faces]], options: VideoOptions, prompt: str, nothing: bool
 ) -> Iterator[EditedFrame]:
-    """Frames in their order, a few painted at a time."""
+    """Frames in their order, `at_once` edited at a time."""
 
-    def one(frame: Frame, image: np.ndarray, faces: Faces) -> EditedFrame:
+    def edit(frame: Frame, image: np.ndarray, faces: Faces) -> EditedFrame:
         for _, face, wanted in faces if not nothing else ():
-            image, _ = editor.apply(image, face, wanted, how.seed, prompt)
+            image, _ = editor.apply(image, face, wanted, options.seed, prompt)
         return EditedFrame(frame.index, frame.time_s, image, faces)
 
-    if how.at_once == 1:
-        for number, plan in enumerate(plans):
-            yield one(*plan) if number >= how.begin else EditedFrame(plan[0].index, plan[0].time_s, None, plan[2])
-        return
-    due: deque[Future[EditedFrame]] = deque()
-    with ThreadPoolExecutor(how.at_once) as pool:
+    pending: deque[Future[EditedFrame]] = deque()
+    with ThreadPoolExecutor(options.at_once) as pool:
         try:
             for number, plan in enumerate(plans):
-                if number < how.begin:
+                if number < options.begin:
                     yield EditedFrame(plan[0].index, plan[0].time_s, None, plan[2])
-                    continue
-                due.append(pool.submit(one, *plan))
-                if len(due) >= how.at_once:
-                    yield due.popleft().result()
-            while due:
-                yield due.popleft().result()
+                elif options.at_once == 1:
+                    yield edit(*plan)
+                else:
+                    pending.append(pool.submit(edit, *plan))
+                    if len(pending) >= options.at_once:
+                        yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
         finally:
-            for late in due:
-                late.cancel()
+            for future in pending:
+                future.cancel()
 
 
-def needed(spec: EditSpec) -> tuple[str, ...]:
-    """The fields of a clip's own coefficients that an edit builds on."""
+def smoothed_fields(spec: EditSpec) -> tuple[str, ...]:
+    """Fields of a video's own coefficients that an edit builds on, and that are smoothed for it."""
     used: set[Trait] = set(spec.take) & set(NEEDS)
     if any(v is not None for v in (spec.yaw_deg, spec.pitch_deg, spec.roll_deg)):
         used.add("pose")
@@ -259,58 +250,56 @@ def needed(spec: EditSpec) -> tuple[str, ...]:
 
 
 class TrackedFaces:
-    """The faces that are meant, frame by frame, with smoothed coefficients.
+    """The chosen faces of each frame, with smoothed coefficients.
 
     Args:
-        face: `largest`, `left-most`, `right-most`, `all`, or a number counted from the left. A choice holds as long as
-            its track does; then it is made anew.
+        face: `largest`, `left-most`, `right-most`, `all`, or a number counted from the left. A choice lasts as long as its track.
         smooth: fields to filter.
         boxes: filter the boxes as well.
     """
 
     def __init__(self, editor: Editor, face: str, smooth: tuple[str, ...], fps: float, boxes: bool = False) -> None:
-        self._see, self._face, self._smooth, self._boxes = editor.analyzer, face, smooth, boxes
-        self._watch = KeyframeDetector(editor.analyzer.detector)
+        self._analyzer, self._face, self._smooth, self._boxes = editor.analyzer, face, smooth, boxes
+        self._detector = KeyframeDetector(editor.analyzer.detector)
         self._tracker = Tracker(max_gap=ceil(fps or 25))
         self._chosen: int | None = None
         self._filters: dict[int, Smoother] = {}
         self._box_filters: dict[int, OneEuro] = {}
 
     def __call__(self, frame: Frame) -> list[tuple[int, Face]]:
-        """Track and face of each face that is meant, from left to right; none where nobody is."""
-        found = sorted(self._watch(frame.image), key=lambda d: float(d.box[0]))
-        tracks = self._tracker.update(frame.image, found)
-        picked = self._pick(found, tracks)
-        sights = [self._held(found[k], tracks[k], frame.time_s) for k in picked]
-        faces = self._see.faces(frame.image, sights)
+        """Track and face of each chosen face, from left to right."""
+        detections = sorted(self._detector(frame.image), key=lambda d: float(d.box[0]))
+        tracks = self._tracker.update(frame.image, detections)
+        picked = self._pick(detections, tracks)
+        steady = [self._with_steady_box(detections[k], tracks[k], frame.time_s) for k in picked]
+        faces = self._analyzer.faces(frame.image, steady)
         return [
             (tracks[k], replace(face, params=self._filtered(tracks[k], face.params, frame.time_s)))
             for k, face in zip(picked, faces)
         ]
 
-    def _pick(self, found: list[Detection], tracks: list[int]) -> list[int]:
-        if self._face == "all" or not found:
-            return list(range(len(found)))
+    def _pick(self, detections: list[Detection], tracks: list[int]) -> list[int]:
+        if self._face == "all" or not detections:
+            return list(range(len(detections)))
         if self._chosen in tracks:
             return [tracks.index(self._chosen)]
         if self._face.isdigit():
             k = int(self._face)
-            if k >= len(found):
+            if k >= len(detections):
                 return []
         else:
-            area = [float(np.prod(d.box[2:] - d.box[:2])) for d in found]
-            k = {"largest": int(np.argmax(area)), "left-most": 0, "right-most": len(found) - 1}[self._face]
+            area = [float(np.prod(d.box[2:] - d.box[:2])) for d in detections]
+            k = {"largest": int(np.argmax(area)), "left-most": 0, "right-most": len(detections) - 1}[self._face]
         self._chosen = tracks[k]
         return [k]
 
-    def _held(self, one: Detection, track: int, time_s: float) -> Detection:
+    def _with_steady_box(self, detection: Detection, track: int, time_s: float) -> Detection:
         if not self._boxes:
-            return one
-        size = float(np.max(one.box[2:] - one.box[:2]))
-        hold = self._box_filters.setdefault(
-            track, OneEuro(OneEuroSettings(1.0, 4.0 / size))
-        )  # a face's width a second: 5 Hz
-        return replace(one, box=hold(one.box, time_s).astype(np.float32))
+            return detection
+        size = float(np.max(detection.box[2:] - detection.box[:2]))
+        settings = OneEuroSettings(1.0, 4.0 / size)  # at a face's width a second: 5 Hz
+        box = self._box_filters.setdefault(track, OneEuro(settings))(detection.box, time_s)
+        return replace(detection, box=box.astype(np.float32))
 
     def _filtered(self, track: int, params: FaceParams, time_s: float) -> FaceParams:
         if not self._smooth:
@@ -318,11 +307,11 @@ class TrackedFaces:
         return self._filters.setdefault(track, Smoother(self._smooth))(params, time_s)
 
 
-def carried(source: FaceParams, now: FaceParams, rest: FaceParams | None) -> FaceParams:
-    """The source's coefficients, changed as the driver's changed since they rested.
+def retargeted(source: FaceParams, now: FaceParams, rest: FaceParams | None) -> FaceParams:
+    """The source's coefficients plus the driver's change since its neutral frame.
 
-    The turn of the head is carried over as a rotation of the camera's frame, expressions as differences, and the light
-    as the change of its shape: added, at the source's exposure.
+    The turn of the head is transferred as a rotation of the camera's frame, expressions as differences, and the light as the
+    change of its shape, at the source's exposure.
     """
     if rest is None:
         return source
@@ -330,8 +319,10 @@ def carried(source: FaceParams, now: FaceParams, rest: FaceParams | None) -> Fac
     gain = exposure(source.light) / exposure(rest.light)
     changes: dict[str, Any] = {
         "head_rotation": to_axis_angle((new @ was.T @ own)[None])[0].astype(np.float32),
-        "expression": source.expression + (now.expression - rest.expression),
-        "jaw_rotation": source.jaw_rotation + (now.jaw_rotation - rest.jaw_rotation),
+        **{
+            name: getattr(source, name) + (getattr(now, name) - getattr(rest, name))
+            for name in ("expression", "jaw_rotation")
+        },
         "light": (source.light + gain * (now.light - rest.light)).astype(np.float32),
     }
     codes = [p.bfm_expression for p in (source, now, rest) if p.bfm_expression is not None]
@@ -341,9 +332,9 @@ def carried(source: FaceParams, now: FaceParams, rest: FaceParams | None) -> Fac
 
 
 def _calmest(clip: VideoSource, editor: Editor) -> FaceParams | None:
-    """The driver's coefficients on the frame with the least expression that looks at the camera."""
+    """The driver's coefficients on the frame with the least expression and the most frontal pose."""
     best: tuple[float, FaceParams] | None = None
-    try:
+    with contextlib.suppress(BadInput):  # a video that breaks off; reading it once more will say so
         for frame in clip.read(clip.file, CALM_FPS):
             if frame.time_s > CALM_S:
                 break
@@ -355,18 +346,16 @@ def _calmest(clip: VideoSource, editor: Editor) -> FaceParams | None:
             unrest = float(np.abs(params.expression).sum()) + 6 * (1 - forward)
             if best is None or unrest < best[0]:
                 best = unrest, params
-    except BadInput:  # a clip that breaks off; reading it once more will say so
-        pass
     return None if best is None else best[1]
 
 
 @dataclass
 class Samples:
-    """Looks at some of the frames again: what was, what was asked, and what is there now.
+    """Measures some of the frames: coefficients before the edit, as asked for, and as achieved.
 
     Args:
-        frames: how many there will be; 0 if nobody knows.
-        kept: by track, the coefficients of a face as it was, as asked for, and as found; None where nobody was.
+        frames: count of frames of the video; 0 if unknown.
+        kept: by track, the coefficients before, asked for, and achieved; None if no face is there now.
     """
 
     editor: Editor
@@ -374,17 +363,17 @@ class Samples:
     kept: dict[int, list[tuple[FaceParams, FaceParams, FaceParams | None]]] = field(default_factory=dict)
 
     def take(self, shown: EditedFrame) -> None:
-        """The next frame."""
-        every = max(self.frames // MEASURED, 1) if self.frames else 50
+        """Measure the next frame if it is its turn."""
+        every = max(self.frames // MAX_SAMPLES, 1) if self.frames else 50
         if shown.image is None or not shown.faces or shown.index % every != every // 2:
             return
-        found = self.editor.measured(shown.image, [face for _, face, _ in shown.faces])
-        for (track, face, wanted), now in zip(shown.faces, found):
+        achieved = self.editor.measure(shown.image, [face for _, face, _ in shown.faces])
+        for (track, face, wanted), now in zip(shown.faces, achieved):
             self.kept.setdefault(track, []).append((face.params, wanted, now))
 
 
 def reduced(image: np.ndarray, max_side: int) -> np.ndarray:
-    """The picture, smaller where its longer side is longer than that."""
+    """The picture, scaled down if its longer side exceeds `max_side`."""
     side = max(image.shape[:2])
     if side <= max_side:
         return image

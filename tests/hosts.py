@@ -1,4 +1,4 @@
-"""Hosts that are network namespaces: each with an address, a link that can be cut, and processes that can be killed.
+"""Simulated hosts in network namespaces: each has an address, a link that can be cut, and processes that can be killed.
 
 A bridge on this machine is their switch; this machine is on it, too, under `Net.here`. They share its disk, as hosts
 share a file server, but for Ray's own folder. Needs the right to make namespaces, which containers often lack:
@@ -39,7 +39,7 @@ def ip(*words: str) -> None:
 
 
 def why_not() -> str:
-    """Why there can be no such hosts here; empty: there can."""
+    """Reason for which there can be no such hosts here; empty if there can."""
     name = f"rftry{os.getpid()}"
     try:
         ip("netns", "add", name)
@@ -56,7 +56,7 @@ def why_not() -> str:
 
 
 class Host:
-    """One of them."""
+    """A simulated host."""
 
     def __init__(self, net: Net, name: str, address: str) -> None:
         self.net, self.name, self.address = net, name, address
@@ -65,7 +65,7 @@ class Host:
             folder.mkdir(parents=True, exist_ok=True)
 
     def run(self, command: list[str], log: str, env: dict[str, str] | None = None) -> subprocess.Popen:
-        """Start a process there; its output goes to a file."""
+        """Start a process on the host; its output goes to a file."""
         with open(self.net.folder / f"{log}.log", "ab") as out:
             return subprocess.Popen(
                 ["ip", "netns", "exec", self.name, "sh", "-c", OWN_DISK, str(self.folder), *command],
@@ -78,11 +78,11 @@ class Host:
             )
 
     def python(self, words: list[str], log: str, env: dict[str, str] | None = None) -> subprocess.Popen:
-        """Start our Python there."""
+        """Start this Python on the host."""
         return self.run([sys.executable, *words], log, env)
 
     def ray(self, head: Host | None, cpus: float, store_mb: int = 100) -> None:
-        """Be a node of a Ray cluster: its head, or one that joins."""
+        """Start a node of a Ray cluster: its head, or one that joins."""
         words = ["--head", f"--port={PORT}", "--include-dashboard=false"]
         if head is not None:
             words = [f"--address={head.address}:{PORT}"]
@@ -97,7 +97,7 @@ class Host:
         return [int(pid) for pid in found.stdout.split()]
 
     def kill(self) -> None:
-        """Power off: SIGKILL to all that runs there, the oldest last so that nothing is started again."""
+        """Power off: SIGKILL to all processes, the oldest last so that none is started again."""
         limit = time.monotonic() + 10
         while (pids := self.pids()) and time.monotonic() < limit:
             for pid in reversed(pids):
@@ -106,11 +106,11 @@ class Host:
             time.sleep(0.05)
 
     def cut(self) -> None:
-        """Pull the plug out."""
+        """Cut the link."""
         ip("-n", self.name, "link", "set", "eth0", "down")
 
     def heal(self) -> None:
-        """Put it in again."""
+        """Restore the link."""
         ip("-n", self.name, "link", "set", "eth0", "up")
 
 
@@ -136,7 +136,7 @@ class Net:
         return self
 
     def add(self, name: str) -> Host:
-        """Another host."""
+        """Add a host."""
         number = len(self.hosts) + 11
         host = Host(self, f"rf{self._tag}{name}", f"10.211.{self._third}.{number}")
         outside = f"rfv{self._tag}{number}"
@@ -159,7 +159,7 @@ class Net:
 
 
 def start_cluster(net: Net, workers: int, cpus: float) -> None:
-    """A head without work and some workers, each on a host of its own, all of them known to the head.
+    """Start a head without work and some workers, each on its own host, all known to the head.
 
     What `net.env` says by then is what their processes know.
     """
@@ -172,7 +172,7 @@ def start_cluster(net: Net, workers: int, cpus: float) -> None:
 
 
 def alive(net: Net) -> int:
-    """How many nodes the head believes in."""
+    """Count of nodes that are alive for the head."""
     head = net.hosts[0]
     done = subprocess.run(
         ["ip", "netns", "exec", head.name, sys.executable, "-c", NODES_BY_GCS.format(head.address, PORT)],
@@ -190,7 +190,7 @@ print(sum(node.state == 0 for node in nodes.values()))
 
 
 def wait_for_nodes(net: Net, wanted: int, seconds: float = 240) -> None:
-    """Until the head believes in so many nodes.
+    """Wait until so many nodes are alive for the head.
 
     Raises:
         TimeoutError: it does not.

@@ -1,4 +1,4 @@
-"""Read what the nodes of the cluster in this process show to Prometheus, the way infra/observability relabels it."""
+"""Scrape the metrics of the cluster in this process, relabelled as by infra/observability."""
 
 import re
 import time
@@ -30,6 +30,6 @@ def scraped(want: Sequence[str] = (), until: Callable[[str], bool] = lambda text
 
 
 def total(text: str, series: str, **labels: str) -> float:
-    """The sum over all rows of a series that carry these labels."""
+    """Sum over all rows of a series with these labels."""
     rows = re.findall(rf"^{series}(\{{[^}}]*\}})? (\S+)$", text, re.M)
     return sum(float(value) for found, value in rows if all(f'{k}="{v}"' in found for k, v in labels.items()))

@@ -1,4 +1,4 @@
-"""A decoder that some files are too much for: by their content, or at the frame that the environment's TRAP names."""
+"""Decoder that crashes or hangs on some files: by content, or at the frame that the environment variable TRAP names."""
 
 import os
 import signal
@@ -10,7 +10,7 @@ from rigface.video.sandbox import SandboxedDecoder
 
 
 class Trap(SandboxedDecoder):
-    """Runs as the child."""
+    """Decoder of the child process."""
 
     count = 0
 

@@ -28,6 +28,8 @@ class Engine:
     """`mini` (the small model that ships), a folder or s3:// prefix of weights, or `preview` (warps and
     relights the photograph, without a model). Default: `mini` if its weights are installed, else the
     preview."""
+    adapter: Annotated[str | None, arg(metavar="FOLDER", help_behavior_hint="")] = None
+    """LoRA adapter of the model: a folder or s3:// prefix in peft's layout, such as OUT/adapter of `rigface train`."""
     device: str = "cpu"
     """Device of the model: cpu, cuda, cuda:1 ..."""
     compile: bool = False

@@ -89,7 +89,7 @@ def _edit_image(config: EditConfig, spec: EditSpec, editor: Editor, targets: Map
     except ValueError as e:
         raise PlanError(str(e)) from e
     signer.write_image(edited.image, config.out)
-    faces = zip(edited.sources, edited.wanted, edited.found) if is_measured else ()
+    faces = zip(edited.sources, edited.asked_params, edited.achieved_params) if is_measured else ()
     rows = [comparison_rows(source.params, wanted, found, spec, editor) for source, wanted, found in faces]
     return EditReport(config.out, rows, seconds=time.monotonic() - began, notes=hints(config.engine, editor))
 
@@ -100,7 +100,8 @@ def load_editor(engine: Engine) -> Editor:
         raise PlanError(f"--device {engine.device}: no usable CUDA device; leave the flag out to compute on the CPU")
     analyzer, sampling = FaceAnalyzer.load(small_faces=engine.small_faces), engine.sampling()
     try:
-        editor = Editor.load(engine.checkpoint, engine.device, analyzer, compile=engine.compile, **sampling)
+        options = {"compile": engine.compile, "adapter": engine.adapter}
+        editor = Editor.load(engine.checkpoint, engine.device, analyzer, **options, **sampling)
     except ValueError as e:
         raise PlanError(f"--{e}") from e
     if sampling and not editor.has_model:

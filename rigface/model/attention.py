@@ -5,11 +5,10 @@ self-attentions.
 Source: RigFace (arXiv 2502.02465), FaceFusion. The released code stores the tokens that *enter* each transformer block
 of the identity network, joins them with the denoiser's tokens before the norm and drops their half of the output.
 LayerNorm works token by token and queries do not see each other, so joining keys and values alone gives the same
-numbers for less work, and what the identity gives to them is constant over all steps of an edit.
+numbers for less work, and the keys and values of the identity are constant over all steps of an edit.
 
-Reference tokens travel as an argument (`cross_attention_kwargs={"reference_tokens": ...}`), and so does the recorder:
-nothing is kept on a module, so threads may share one model, and gradient checkpointing recomputes with what it saw the
-first time.
+Reference tokens travel as an argument (`cross_attention_kwargs={"reference_tokens": ...}`), and so does the recorder: nothing is kept
+on a module, so threads may share one model, and gradient checkpointing recomputes with the same tokens.
 
 Shape suffixes: B batch, T latent pixels, S reference pixels, D channels.
 """
@@ -87,9 +86,8 @@ class ReferenceTokens:
 class Recorder:
     """Collects the tokens of one run; pass it as `cross_attention_kwargs={"recorder": ...}`.
 
-    Neither dict nor dataclass on purpose: FSDP hands each block copies of those, and what a block wrote into its copy
-    would be lost. (`ReferenceTokens` is only read, and should be seen by FSDP: a block's gradients wait for its
-    tokens'.)
+    Neither dict nor dataclass on purpose: FSDP passes copies of those to each block, and tokens written into a copy would be
+    lost. (`ReferenceTokens` is only read, and should be seen by FSDP: a block's gradients wait for its tokens'.)
     """
 
     def __init__(self) -> None:
@@ -102,9 +100,9 @@ def blocks(unet: nn.Module) -> Iterator[tuple[str, BasicTransformerBlock]]:
 
 
 class RecordTokens:
-    """Forward pre-hook of one block of the identity network: hands what enters it to the recorder, if there is one.
+    """Forward pre-hook of a block of the identity network: passes the tokens that enter it to the recorder, if any.
 
-    A pre-hook and not a processor: the processor sees the tokens after `norm1`, and they are wanted before.
+    A processor would see the tokens only after `norm1`.
     """
 
     def __init__(self, block: str) -> None:
@@ -167,9 +165,9 @@ class ReferenceAttention:
         self, attn: Attention, reference_tokens: ReferenceTokens, keep: Tensor | None, key: Tensor, value: Tensor
     ) -> tuple[Tensor, Tensor]:
         seen = reference_tokens.blocks[self.block]
-        theirs = self.project(attn, seen[0]) if len(seen) == 1 else (seen[0], seen[1])
+        reference = self.project(attn, seen[0]) if len(seen) == 1 else (seen[0], seen[1])
         joined = []
-        for own, other in zip((key, value), theirs):
+        for own, other in zip((key, value), reference):
             other = other.to(own.dtype).expand(own.shape[0], -1, -1)
             if keep is not None:
                 # Each own key twice weighs each of them half, twice: plain self-attention, without a mask that would
@@ -185,9 +183,8 @@ def install(identity: UNet2DConditionModel, denoiser: UNet2DConditionModel) -> N
     Raises:
         ValueError: the networks do not have the same transformer blocks.
     """
-    theirs, ours = [{name: b.norm1.normalized_shape for name, b in blocks(unet)} for unet in (identity, denoiser)]
-    if theirs != ours:
-        odd = sorted(set(theirs.items()) ^ set(ours.items()))
+    shapes = [{name: b.norm1.normalized_shape for name, b in blocks(unet)} for unet in (identity, denoiser)]
+    if odd := sorted(set(shapes[0].items()) ^ set(shapes[1].items())):
         raise ValueError(f"identity network and denoiser must have the same transformer blocks; they differ in {odd}")
     for name, block in blocks(identity):
         block.register_forward_pre_hook(RecordTokens(name), with_kwargs=True)

@@ -1,22 +1,20 @@
-"""What is noise, what is picture, and what the network is asked for: pure functions of tensors, and the loss.
+"""Diffusion processes and the training loss, as pure functions of tensors.
 
-Path: target latents -> `mix` with noise -> model -> `row_losses`; the samplers (sampling.py) ask the same model the
-same way and read its answer with the same functions.
+Path: target latents -> `mix` with noise -> model -> `row_losses`; the samplers (sampling.py) use the same functions.
 
 A process is a straight or curved line between the clean latents x0 and a start s:
 
     x_t = a(t) x0 + b(t) s
 
 * `epsilon`, `v_prediction`, `sample`: s is noise; a = sqrt(abar), b = sqrt(1 - abar) of the scaled-linear schedule of
-  Stable Diffusion (Ho et al. 2020; Rombach et al. 2022). Asked for: s, or a s - b x0 (Salimans and Ho 2022), or x0.
-* `bridge`: s is the *preview's* latents plus a little noise; a = 1 - t/T, b = t/T. Asked for: s - x0, the constant
+  Stable Diffusion (Ho et al. 2020; Rombach et al. 2022). The network predicts s, or a s - b x0 (Salimans and Ho 2022), or x0.
+* `bridge`: s is the *preview's* latents plus a little noise; a = 1 - t/T, b = t/T. It predicts s - x0, the constant
   velocity of the line (rectified flow between two pictures: Liu et al. 2022, arXiv 2209.03003; image-to-image in the
   spirit of I2SB, arXiv 2302.05872). The noise lets one preview have several completions. The preview is the render
   condition, so a bridge wants a render style that is a whole picture (`texture`).
 
-Losses are weighted by min-SNR (Hang et al. 2023, arXiv 2303.09556). A bridge's error is counted as that of x0: near x0
-its answer is only the render less what is seen, and unweighted, that easy end is most of the loss while sampling begins
-at the other.
+Losses are weighted by min-SNR (Hang et al. 2023, arXiv 2303.09556). A bridge's error is weighted as that of x0: near x0 its
+answer is only the render less its input, and unweighted that easy end is most of the loss, while sampling begins at the other.
 """
 
 from __future__ import annotations
@@ -39,15 +37,15 @@ Predict = Callable[..., Tensor]
 
 @dataclass(frozen=True)
 class Process:
-    """What the network was trained to undo; part of a checkpoint's config.
+    """The process that the network was trained to reverse; part of a checkpoint's config.
 
     Args:
         kind: one of `KINDS`.
         train_timesteps: T; the network is told t in [0, T].
         beta_start, beta_end: of the scaled-linear schedule; unused by the bridge.
         bridge_noise: standard deviation of the noise on the bridge's start, in scaled latent units.
-        latent_scale: the VAE's scaling factor, which takes condition latents to the scale of what is denoised.
-        scheduler, steps: how to sample where nobody says otherwise.
+        latent_scale: the VAE's scaling factor, from condition latents to the denoised ones.
+        scheduler, steps: defaults of sampling.
 
     Raises:
         ValueError: unknown kind, or a number out of range.
@@ -102,8 +100,8 @@ def mix(process: Process, clean: Tensor, begin: Tensor, timestep: Tensor) -> Ten
     return a * clean + b * begin
 
 
-def wanted(process: Process, clean: Tensor, begin: Tensor, timestep: Tensor) -> Tensor:
-    """What the network should answer at x_t."""
+def prediction_target(process: Process, clean: Tensor, begin: Tensor, timestep: Tensor) -> Tensor:
+    """The network's training target at x_t."""
     if process.kind == "epsilon":
         return begin
     if process.kind == "sample":
@@ -115,7 +113,7 @@ def wanted(process: Process, clean: Tensor, begin: Tensor, timestep: Tensor) -> 
 
 
 def clean_estimate(process: Process, noisy: Tensor, answer: Tensor, timestep: Tensor) -> Tensor:
-    """x0 as the network's answer at x_t implies it; what a preview of an unfinished edit shows."""
+    """x0 as implied by the network's answer at x_t; the preview of an unfinished edit."""
     a, b = process.coefficients(timestep)
     if process.kind == "epsilon":
         return (noisy - b * answer) / a
@@ -127,15 +125,13 @@ def clean_estimate(process: Process, noisy: Tensor, answer: Tensor, timestep: Te
 
 
 def velocity(process: Process, noisy: Tensor, answer: Tensor, timestep: Tensor) -> Tensor:
-    """a s - b x0 from an x0 answer: what every scheduler understands, while few understand `sample`."""
+    """a s - b x0 from an x0 answer, as every scheduler supports it, while few support `sample`."""
     a, b = process.coefficients(timestep)
     return (a * noisy - answer) / b
 
 
 def loss_weight(process: Process, timestep: Tensor, gamma: float) -> Tensor:
-    """(B,) weight of the squared error of this process's answer: min-SNR, for a bridge 3 b(t)^2; ones where gamma is
-    0.
-    """
+    """(B,) weight of the squared error of this process's answer: min-SNR, for a bridge 3 b(t)^2; ones if gamma is 0."""
     if gamma <= 0:
         return torch.ones(timestep.shape[0], device=timestep.device)
     a, b = (c.flatten() for c in process.coefficients(timestep))
@@ -148,9 +144,9 @@ def loss_weight(process: Process, timestep: Tensor, gamma: float) -> Tensor:
 
 @dataclass(frozen=True)
 class Dropout:
-    """How often each condition is withheld in training, so that guidance has something to contrast with.
+    """Probabilities with which conditions are dropped in training, for guidance.
 
-    Each is drawn on its own; `everything` withholds all three at once.
+    Each is drawn independently; `everything` drops all three at once.
     """
 
     identity: float = 0.05
@@ -164,7 +160,7 @@ NO_DROPOUT = Dropout(0.0, 0.0, 0.0, 0.0)
 
 @dataclass(frozen=True, eq=False)
 class Draw:
-    """The random part of one loss; keep one to see the same loss fall.
+    """The random part of one loss; the same draw gives comparable losses.
 
     Args:
         timestep: (B,) int64: integers, since FSDP's mixed precision would round floats to bfloat16.
@@ -180,23 +176,23 @@ class Draw:
 def draw(
     process: Process, like: Tensor, dropout: Dropout = NO_DROPOUT, generator: torch.Generator | None = None
 ) -> Draw:
-    """Timesteps, noise and omissions for latents `like` (B, 4, h, w).
+    """Draw timesteps, noise and dropped conditions for latents `like` (B, 4, h, w).
 
     Timesteps are stratified over the batch (Kingma et al. 2021, VDM): one uniform number, shifted by 1/B per row.
     Numbers come from the generator's device and move to that of `like`, so that a CPU generator repeats itself
     anywhere.
     """
-    batch, where = like.shape[0], generator.device if generator is not None else torch.device("cpu")
-    uniform = torch.rand((), generator=generator, device=where) + torch.arange(batch, device=where) / batch
-    uniform = (uniform % 1)[torch.randperm(batch, generator=generator, device=where)]
+    batch, device = like.shape[0], generator.device if generator is not None else torch.device("cpu")
+    uniform = torch.rand((), generator=generator, device=device) + torch.arange(batch, device=device) / batch
+    uniform = (uniform % 1)[torch.randperm(batch, generator=generator, device=device)]
     timestep = (uniform * process.train_timesteps).long().clamp(max=process.train_timesteps - 1)
     if process.kind == "bridge":
-        timestep += 1  # in 1 ... T: at 0 nothing is asked
-    noise = torch.randn(like.shape, generator=generator, device=where)
+        timestep += 1  # in 1 ... T: at 0 there is nothing to predict
+    noise = torch.randn(like.shape, generator=generator, device=device)
     drop = None
     if dropout != NO_DROPOUT:
-        rates = torch.tensor([getattr(dropout, name) for name in DROPPABLE] + [dropout.everything], device=where)
-        lost = torch.rand(batch, 4, generator=generator, device=where) < rates
+        rates = torch.tensor([getattr(dropout, name) for name in DROPPABLE] + [dropout.everything], device=device)
+        lost = torch.rand(batch, 4, generator=generator, device=device) < rates
         drop = (lost[:, :3] | lost[:, 3:]).to(like.device)
     return Draw(timestep.to(like.device), noise.to(like.device), drop)
 
@@ -215,7 +211,7 @@ def row_losses(model: Predict, example: LatentExample, process: Process, drawn: 
         reference=c.reference,
         drop=drawn.drop,
     )
-    error = (answer.float() - wanted(process, clean, begin, drawn.timestep)).square().mean(dim=(1, 2, 3))
+    error = (answer.float() - prediction_target(process, clean, begin, drawn.timestep)).square().mean(dim=(1, 2, 3))
     return error * loss_weight(process, drawn.timestep, min_snr)
 
 
@@ -228,12 +224,12 @@ def denoising_loss(
     min_snr: float = 5.0,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """The training loss, a scalar: draw, mix, ask, compare.
+    """The training loss, a scalar.
 
     Args:
         model: `RigFaceModel`, or DDP or FSDP around it.
-        example: latents on the model's device; float16 from storage is welcome.
-        generator: for a repeatable loss; torch's own generator where None.
+        example: latents on the model's device, of any floating-point type.
+        generator: for a repeatable loss; None: torch's own.
     """
     example = example.map(lambda t: t.float())
     return row_losses(model, example, process, draw(process, example.target, dropout, generator), min_snr).mean()

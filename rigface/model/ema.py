@@ -1,5 +1,4 @@
-"""A running average of weights: what is validated, saved for use and shipped, while training goes on with the weights
-themselves.
+"""Exponential moving average (EMA) of weights, for validation and export.
 
 Path: optimizer step -> `Average.update` -> validation and checkpoints use `swapped` or `state`.
 Source: Polyak averaging as diffusion training uses it (Song et al. 2020); the decay grows with the number of updates,
@@ -19,11 +18,11 @@ from torch import Tensor, nn
 
 
 class Average:
-    """The average of a module's trainable parameters, by their names. What is frozen has no average.
+    """Average of a module's trainable parameters, by name.
 
     Args:
-        module: whose weights; keep its parameters' `requires_grad` as it is from now on.
-        decay: of the average once it is old; 0 makes it the weights themselves.
+        module: its parameters' `requires_grad` must not change from now on.
+        decay: in the long run; 0 makes the average the weights themselves.
 
     Raises:
         ValueError: decay is not in [0, 1).
@@ -39,14 +38,14 @@ class Average:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take the module's present weights in."""
+        """Add the module's present weights to the average."""
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         torch._foreach_lerp_(list(self.weights.values()), [p.detach() for p in self._live.values()], 1 - decay)
 
     @contextmanager
     def swapped(self) -> Iterator[None]:
-        """Inside, the module computes with the average."""
+        """Let the module compute with the average inside."""
         self._exchange()
         try:
             yield
@@ -61,7 +60,7 @@ class Average:
             self.weights[name].copy_(kept)
 
     def state(self) -> dict[str, Any]:
-        """For a checkpoint."""
+        """Content for a checkpoint."""
         return {"updates": self.updates, "weights": self.weights}
 
     @torch.no_grad()

@@ -3,7 +3,7 @@
 Path: `RigFaceModel` -> `select` -> optimizer; with LoRA, trained weights -> `save_adapter` -> a folder in peft's layout
 (`adapters.py` reads it) and a model with the adapter merged, under diffusers' stock names.
 Source: LoRA (Hu et al. 2021): W + (alpha / r) B A with B = 0 at the start, so that step 0 is the model that was loaded.
-The method demands `all`; the other two are for cards on which that does not fit.
+The paper's method trains `all`; the other two are for GPUs on which that does not fit.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _ADAPTED = r".*\.attn[12]\.(to_q|to_k|to_v|to_out\.0)"
 
 
 def select(model: RigFaceModel, trainable: str = "all", rank: int = 16) -> int:
-    """Freeze what is not to be trained; with `lora`, add what is.
+    """Freeze all weights but those to train; with `lora`, add an adapter.
 
     Args:
         rank: of the adapter, which is scaled by alpha / rank with alpha = rank, that is, by one.

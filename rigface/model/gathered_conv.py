@@ -2,11 +2,10 @@
 
 Path: `RigFacePipeline` on a CPU -> `gather(model)` -> the same layers, the same weights, the same numbers.
 
-At 8 x 8 latent pixels a layer of 1280 to 1280 channels has 230,000 weights per pixel: what it costs is bringing them
-in, and the library's convolution rearranges all of them at every call. Nine shifted copies of the few pixels beside
-each other need no rearranging of weights: in channels-last order a weight tensor is the matrix already. Measured by
-benchmarks/convolution.py; the whole step by benchmarks/model_step.py. At 32 x 32 pixels the library's convolution is
-faster and stays.
+At 8 x 8 latent pixels a layer of 1280 to 1280 channels has 230,000 weights per pixel: loading them is the cost, and torch's
+convolution rearranges all of them at every call. Nine shifted copies of the few pixels need no rearranging of weights: in
+channels-last order a weight tensor is the matrix already. Measured by benchmarks/convolution.py; the whole step by
+benchmarks/model_step.py. At 32 x 32 pixels torch's convolution is faster and stays.
 """
 
 from __future__ import annotations
@@ -16,20 +15,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 WEIGHTS_PER_PIXEL = 40_000
-"""From here on gathering pixels is cheaper than rearranging weights, in float32 and bfloat16 (measured at 8 to 32 px, 1
-and 2 rows).
-"""
-
+"""Threshold from which gathering pixels is cheaper than rearranging weights, in float32 and bfloat16 (8 to 32 px, 1 and 2 rows)."""
 
 MIN_PIXELS = 64
-"""8 x 8, the depth of a UNet at 512 px.
-
-Layers that would not gather even there are left alone: in channels-last order between others in the usual one the
-library took up to a seventh longer for them."""
+"""8 x 8, the depth of a UNet at 512 px. Layers that would not gather even there stay as they are: single layers in channels-last
+order took up to a seventh longer."""
 
 
 class GatheredConv2d(nn.Conv2d):
-    """A 3 x 3 convolution that turns into a matrix product where its input is small."""
+    """A 3 x 3 convolution that is a matrix product if its input is small."""
 
     def forward(self, input: Tensor) -> Tensor:
         """(B, C, h, w) -> (B, D, h, w), as `nn.Conv2d` would."""
@@ -45,7 +39,7 @@ class GatheredConv2d(nn.Conv2d):
 
 
 def gather(network: nn.Module) -> None:
-    """Make the wide 3 x 3 convolutions of a network, in place, such as turn into products where that is cheaper."""
+    """Replace the wide 3 x 3 convolutions of a network by `GatheredConv2d`, in place."""
     for layer in network.modules():
         if type(layer) is nn.Conv2d and _fits(layer) and layer.weight.numel() >= WEIGHTS_PER_PIXEL * MIN_PIXELS:
             layer.weight.data = layer.weight.data.contiguous(memory_format=torch.channels_last)
@@ -53,6 +47,6 @@ def gather(network: nn.Module) -> None:
 
 
 def _fits(layer: nn.Conv2d) -> bool:
-    """Whether nine shifted copies are what a convolution sees."""
+    """True for a plain 3 x 3 convolution."""
     shape = (layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.groups)
     return shape == ((3, 3), (1, 1), (1, 1), (1, 1), 1)

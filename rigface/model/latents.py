@@ -1,13 +1,12 @@
-"""Pictures to latents and back: the one place that knows which latents carry the VAE's scaling factor.
+"""Encode pictures to latents and decode them; only here the VAE's scaling factor is applied.
 
 Path: `Conditions` -> encode -> `LatentConditions` -> denoiser; final latents -> decode -> picture.
 Conventions, as the released weights were trained (arXiv 2502.02465, released code):
 
 * conditions (reference, background, render) are the *mode* of the encoder's distribution, **unscaled**;
-* what is denoised, and so the training target, is scaled: `scaling_factor * mode`; the decoder divides by it;
+* denoised latents, and so the training target, are scaled: `scaling_factor * mode`; the decoder divides by it;
 * pictures enter the VAE in [-1, 1] and leave it there;
-* a VAE with 3 p^2 input channels sees p x p squares of them folded into channels (`patches.py`); Stable Diffusion's has
-  p = 1.
+* a VAE with 3 p^2 input channels sees p x p squares of them folded into channels (`pca_autoencoder.py`); Stable Diffusion's has p = 1.
 
 Deviates: the target is the mode and not a sample, so that latents can be computed once and stored.
 """
@@ -29,10 +28,10 @@ from rigface.types import Array, Conditions, Example
 
 @dataclass(frozen=True, eq=False)
 class LatentConditions:
-    """`Conditions` as the networks want them.
+    """`Conditions` as latents.
 
     Args:
-        background, render, reference: (B, 4, h, w) unscaled; no reference where a memory is given instead.
+        background, render, reference: (B, 4, h, w) unscaled; no reference if there are reference tokens.
         expression_code: (B, E).
         text: (B, L, D) prompt embedding, or None for the model's default.
     """
@@ -45,29 +44,24 @@ class LatentConditions:
 
     @property
     def batch(self) -> int:
-        """How many rows."""
+        """Number of rows."""
         return self.background.shape[0]
 
     def map(self, fn: Callable[[Tensor], Tensor]) -> LatentConditions:
-        """Apply `fn` to every field that is there."""
+        """Apply `fn` to every field that is not None."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        there = {name: fn(value) for name, value in values.items() if value is not None}
-        return LatentConditions(**there)
+        return LatentConditions(**{name: fn(value) for name, value in values.items() if value is not None})
 
     @staticmethod
     def cat(parts: Sequence[LatentConditions]) -> LatentConditions:
-        """The rows of several, which must agree about what is there."""
+        """Join rows; all must have the same fields."""
         columns = {f.name: [getattr(p, f.name) for p in parts] for f in fields(LatentConditions)}
         return LatentConditions(**{name: torch.cat(c) for name, c in columns.items() if c[0] is not None})
 
 
 @dataclass(frozen=True, eq=False)
 class LatentExample:
-    """`Example` as training wants it.
-
-    Args:
-        target: (B, 4, h, w), *scaled*.
-    """
+    """`Example` as latents; the target is (B, 4, h, w), *scaled*."""
 
     conditions: LatentConditions
     target: Tensor
@@ -78,12 +72,12 @@ class LatentExample:
 
 
 def patch(vae: AutoencoderKL) -> int:
-    """Side of the squares, px, that a VAE wants folded into channels; 1: none."""
+    """Side of the squares, px, that are folded into channels for a VAE; 1: none."""
     return math.isqrt(vae.config["in_channels"] // 3)
 
 
 def shrinkage(vae: AutoencoderKL) -> int:
-    """How many times smaller than the picture its latents are, along a side."""
+    """Factor by which latents are smaller than their picture, along a side."""
     result: int = patch(vae) * 2 ** (len(vae.config["block_out_channels"]) - 1)
     return result
 
@@ -96,8 +90,7 @@ def encode(vae: AutoencoderKL, pictures: Tensor) -> Tensor:
 
 def encode_target(vae: AutoencoderKL, pictures: Tensor) -> Tensor:
     """Target latents (B, 4, h, w), scaled, of pictures (B, 3, S, S) float in [0, 1]."""
-    result: Tensor = encode(vae, pictures) * vae.config["scaling_factor"]
-    return result
+    return encode(vae, pictures) * float(vae.config["scaling_factor"])
 
 
 def decode(vae: AutoencoderKL, latents: Tensor) -> Tensor:
@@ -106,24 +99,24 @@ def decode(vae: AutoencoderKL, latents: Tensor) -> Tensor:
 
 
 def lost_detail(vae: AutoencoderKL, pictures: Tensor, latents: Tensor | None = None) -> Tensor:
-    """What the autoencoder does not bring back of pictures (B, 3, S, S) in [0, 1]: their difference to the round trip.
+    """Difference between pictures (B, 3, S, S) in [0, 1] and their round trip through the autoencoder.
 
-    Where a model's answer begins at a picture (a bridge from the preview), this is added to what is decoded: whatever
-    the model leaves alone then comes out as sharp as it went in, however small the autoencoder.
+    It is added to the decoded output of a model that begins at a picture (a bridge from the preview): parts that the model
+    leaves alone then stay as sharp as they were, however small the autoencoder.
 
     Args:
-        latents: (B, 4, h, w) of the pictures, unscaled, where they are known already.
+        latents: (B, 4, h, w) of the pictures, unscaled, if they are known already.
     """
     latents = encode(vae, pictures) if latents is None else latents
     return pictures - decode(vae, latents * vae.config["scaling_factor"])
 
 
 def encode_conditions(vae: AutoencoderKL, conditions: Conditions, reference: bool = True) -> LatentConditions:
-    """One run of the encoder over all pictures of a batch of conditions.
+    """Encode the pictures of a batch of conditions in one run of the encoder.
 
     Args:
         conditions: with a batch axis: pictures (B, S, S, 3) uint8, expression code (B, E).
-        reference: False leaves the person's picture out, for when a memory is at hand.
+        reference: False leaves the person's picture out.
     """
     names = ("background", "render", "reference")[: 3 if reference else 2]
     latents = _encode_uint8(vae, [getattr(conditions, name) for name in names])
@@ -132,7 +125,7 @@ def encode_conditions(vae: AutoencoderKL, conditions: Conditions, reference: boo
 
 
 def encode_example(vae: AutoencoderKL, example: Example) -> LatentExample:
-    """A batch of examples as latents: the form that is precomputed, stored and trained on."""
+    """Encode a batch of examples, as they are stored and trained on."""
     c = example.conditions
     background, render, reference, target = _encode_uint8(vae, [c.background, c.render, c.reference, example.target])
     code = torch.as_tensor(c.expression_code, dtype=torch.float32, device=vae.device)

@@ -1,6 +1,6 @@
-"""What a checkpoint's weights mean: the content of its `config.json`.
+"""Configuration of a checkpoint, the content of its `config.json`.
 
-Path: `checkpoint.save` -> config.json -> `ModelConfig` -> whoever composes for the model, samples it or trains on.
+Path: `checkpoint.save` -> config.json -> `ModelConfig` -> Composer, pipeline, training.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ EXPRESSION_FIELDS = ("expression", "bfm_expression")
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """What a checkpoint's weights mean; `compose` and the pipeline read it, so that nobody has to remember it.
+    """Settings that the weights of a checkpoint were trained with.
 
     Args:
-        process: what the denoiser undoes, and how it is sampled by default.
-        head: the head model whose renders and codes it was trained with; None where that is not recorded.
-        render_style: what the render condition shows, one of `RENDER_STYLES`.
+        process: the process that the denoiser reverses, and its default sampling.
+        head: the head model of its renders and codes; None if it is not recorded.
+        render_style: content of the render condition, one of `RENDER_STYLES`.
         expression_field: the field of `FaceParams` that is its expression code, one of `EXPRESSION_FIELDS`.
         size: of the pictures, in pixels.
-        detail: what the autoencoder loses of the render is added to every picture decoded (`latents.lost_detail`); for
+        detail: add the detail of the render that the autoencoder loses to every decoded picture (`latents.lost_detail`); for
             a bridge, whose render is nearly the answer.
-        prompt: the words behind the default text embedding; "" where there are none.
+        prompt: text of the default text embedding; "" if there is none.
 
     Raises:
         ValueError: an unknown style or field.
@@ -61,7 +61,7 @@ class ModelConfig:
         """The inverse of `to_json`.
 
         Raises:
-            BadCheckpoint: not ours, from a newer version, or with settings this version does not know.
+            BadCheckpoint: another format, a newer version, or unknown settings.
         """
         values = dict(content)
         if values.pop("format", None) != FORMAT:

@@ -1,17 +1,15 @@
-"""A small autoencoder that need not be trained: the principal components of 8 x 8 px squares, as an `AutoencoderKL`.
+"""PCA autoencoder: the principal components of 8 x 8 px squares as an `AutoencoderKL`, without training.
 
-Path: pictures -> `components` -> `patch_autoencoder` -> vae/ of a small checkpoint, which everything else reads as it
-reads Stable Diffusion's.
+Path: pictures -> `components` -> `patch_autoencoder` -> vae/ of a small checkpoint, in the format of Stable Diffusion's.
 
-A model that walks from one picture to another (a bridge from the preview) wants latents in which small differences are
-small, and pictures that come back sharp. Principal components of squares do both: 48 of 192 numbers bring a face back
-at 38 dB (a convolutional autoencoder of 2.8 M numbers reached 18 dB after ten minutes of training). They are a fixed
-linear map, exact in a moment, and decode as fast as they are read.
+A bridge from the preview to the picture needs latents in which small differences are small, and a sharp reconstruction.
+Principal components of squares give both: 48 of 192 numbers reconstruct a face at 38 dB (a convolutional autoencoder of 2.8 M
+numbers reached 18 dB after ten minutes of training). They are a fixed linear map, found and decoded in a moment.
 
-The picture is folded before the network (`latents.fold`), so the network has `3 p^2` channels and no level of its own
-that halves. An `AutoencoderKL` ends in GroupNorm and SiLU, which are not linear. Two things make them so here: in every
-group two channels hold +-`ANCHOR`, far larger than anything else, so that the norm divides by a constant; and every
-component is there with both signs, since silu(x) - silu(-x) = x.
+The picture is folded before the network (`latents.patch`), so the network has `3 p^2` channels and no downsampling level.
+An `AutoencoderKL` ends in GroupNorm and SiLU, which are not linear. Two things make them linear here: in every group two
+channels hold +-`ANCHOR`, far larger than all others, so that the norm divides by a constant; and every component exists with
+both signs, since silu(x) - silu(-x) = x.
 """
 
 from __future__ import annotations
@@ -41,7 +39,7 @@ class Components:
         mean: (P,) the mean square, P = 3 p^2, in the order of `torch.nn.functional.pixel_unshuffle`.
         basis: (L, P) orthonormal rows, largest spread first.
         spread: (L,) standard deviation along each.
-        lost: mean square of what the other P - L directions hold.
+        lost: mean square along the other P - L directions.
     """
 
     mean: np.ndarray
@@ -54,8 +52,8 @@ def components(pictures: Iterable[np.ndarray], patch: int, count: int) -> Compon
     """Principal components of all squares of pictures (H, W, 3) uint8 and of their mirror images.
 
     Args:
-        patch: side of the squares, px; has to divide the sides of the pictures.
-        count: how many components to keep.
+        patch: side of the squares, px; divides the sides of the pictures.
+        count: number of components to keep.
 
     Raises:
         ValueError: there is no picture, or more components are wanted than a square has numbers.
@@ -85,19 +83,18 @@ def components(pictures: Iterable[np.ndarray], patch: int, count: int) -> Compon
     )
 
 
-def patch_autoencoder(found: Components, size: int) -> AutoencoderKL:
-    """The components as a network. Latents are (B, L, S/p, S/p): components over the root of their spread.
+def patch_autoencoder(parts: Components, size: int) -> AutoencoderKL:
+    """The components as a network. Latents are (B, L, S/p, S/p): components divided by the root of their spread.
 
-    Over the root: with the spread left in, a denoiser sees nothing but brightness; divided out, it sees noise as large
-    as faces.
+    With the whole spread, brightness dominates the latents; with none, noise is as large as faces.
 
     Args:
-        size: side of the pictures it is meant for, px; any multiple of the squares' side works.
+        size: side of the pictures, px; any multiple of the squares' side works.
 
     Raises:
         ValueError: the number of components is no multiple of `GROUPS`.
     """
-    count, width = found.basis.shape
+    count, width = parts.basis.shape
     if count % GROUPS:
         raise ValueError(f"components: want a multiple of {GROUPS}, got {count}")
     vae = AutoencoderKL(
@@ -120,8 +117,8 @@ def patch_autoencoder(found: Components, size: int) -> AutoencoderKL:
             for layer in (block.conv1, block.conv2):
                 nn.init.zeros_(layer.weight)
                 nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
-    basis, mean = torch.from_numpy(found.basis), torch.from_numpy(found.mean)
-    root = torch.from_numpy(found.spread).sqrt()[:, None]
+    basis, mean = torch.from_numpy(parts.basis), torch.from_numpy(parts.mean)
+    root = torch.from_numpy(parts.spread).sqrt()[:, None]
     with torch.no_grad():
         _to_pairs(vae.encoder.conv_in, basis / root, -(basis / root) @ mean)
         _from_pairs(vae.encoder, torch.cat([torch.eye(count), torch.zeros(count, count)]))
@@ -143,7 +140,7 @@ def _places(count: int) -> tuple[Tensor, Tensor]:
 
 
 def _to_pairs(conv: nn.Conv2d, rows: Tensor, bias: Tensor) -> None:
-    """Let a 3 x 3 convolution give `rows @ x + bias` (L,) with both signs, and the anchors."""
+    """Set a 3 x 3 convolution to `rows @ x + bias` (L,) with both signs, and the anchors."""
     twins, anchors = _places(len(rows))
     conv.weight.zero_()
     conv.bias.zero_()  # type: ignore[union-attr]
@@ -154,7 +151,7 @@ def _to_pairs(conv: nn.Conv2d, rows: Tensor, bias: Tensor) -> None:
 
 
 def _from_pairs(half: Any, rows: Tensor, bias: Tensor | None = None) -> None:
-    """Let norm, SiLU and last convolution of an encoder or decoder give `rows @ x + bias` of the pairs' x."""
+    """Set norm, SiLU and last convolution of an encoder or decoder to `rows @ x + bias` of the pairs' x."""
     twins, anchors = _places(rows.shape[1])
     length = len(half.conv_norm_out.weight) // GROUPS
     half.conv_norm_out.weight.fill_(ANCHOR * math.sqrt(2 / length))

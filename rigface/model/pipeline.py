@@ -6,14 +6,13 @@ Path: source, background, render, expression code -> encode -> sampling steps ->
     image = pipe(source, background, render, code, seed=1).images[0]
 
 As in diffusers: `from_pretrained`, `save_pretrained`, a call that takes pictures, arrays or tensors, `prompt` and
-`prompt_embeds`, `generator`, any scheduler by name, and gives an output with `.images` (a list of PIL, or by `output`:
-np, pt, latent). Its folders hold stock diffusers networks, each of which diffusers reads on its own. Not as there: it
-is no `DiffusionPipeline` (no hub, no `model_index.json`, no `.to`: the device is said when it is loaded); steps are
-`steps`, guidance is three scales and a scheduler is named per call and never set on the pipeline; progress is `on_step`
-instead of `callback_on_step_end`.
+`prompt_embeds`, `generator`, any scheduler by name, and returns an output with `.images` (a list of PIL, or by `output`: np, pt,
+latent). Its folders hold stock diffusers networks. Unlike there: it is no `DiffusionPipeline` (no hub, no `model_index.json`, no
+`.to`: the device is an argument of loading); steps are `steps`, guidance is three scales, a scheduler is named per call, and
+progress is `on_step` instead of `callback_on_step_end`.
 
-A pipeline keeps nothing between calls, so threads may share one. A service that batches uses the three parts
-of a call itself: `begin` (a state), `sampling_batch` (steps for many states), `pictures` (decode).
+A pipeline keeps no state between calls, so threads may share one. A service that batches calls the three parts itself: `begin`
+(a state), `sampling_batch` (steps for many states), `pictures` (decode).
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ from rigface.model.model_config import ModelConfig
 from rigface.model.sampling import Guidance, SamplingBatch, SamplingState, seeded
 from rigface.types import Conditions
 
-ENCODE_ROWS = 8  # pictures the VAE takes at once; bounds its RAM, changes nothing else
+ENCODE_ROWS = 8  # pictures the VAE takes at once; bounds its memory
 
 Pictures = Any
 """(H, W, 3) or (B, H, W, 3) uint8 array; (3, H, W) or (B, 3, H, W) float tensor in [0, 1]; a PIL image; a list of
@@ -50,11 +49,11 @@ them.
 
 @dataclass(frozen=True, eq=False)
 class Progress:
-    """How far an edit is.
+    """Progress of an edit.
 
     Args:
-        step: steps done, from 1. steps: all of them.
-        preview: call it for (B, H, W, 3) uint8, what the edit would be if it ended here; costs a decoding.
+        step: steps done, from 1, of `steps`.
+        preview: returns (B, H, W, 3) uint8, the edit if it ended here; costs a decoding.
     """
 
     step: int
@@ -64,7 +63,7 @@ class Progress:
 
 @dataclass(frozen=True, eq=False)
 class RigFaceOutput:
-    """What a call gives.
+    """Output of a call.
 
     Args:
         images: list of PIL images ("pil"), (B, H, W, 3) uint8 ("np"), (B, 3, H, W) float in [0, 1] ("pt"), or the
@@ -124,19 +123,15 @@ class RigFacePipeline:
 
     @classmethod
     def from_pretrained(cls, name: str | Path, device: torch.device | str = "cpu", **options: Any) -> RigFacePipeline:
-        """Load a checkpoint: a folder of ours or upstream's, `sd15:FOLDER`, or `tiny`.
+        """Load a checkpoint: a folder in the own or the released layout, `sd15:FOLDER`, or `tiny`.
 
         Args:
-            options: `autocast`, `half_weights` (on here), `channels_last` (on here for CUDA, whose convolutions want
-                it), `compile` as above; the rest goes to `checkpoint.start`.
+            options: `autocast`, `half_weights` (default here: True), `channels_last` (default here: on CUDA, where it is faster)
+                and `compile` as above; the others go to `checkpoint.start`.
         """
-        ours = ("autocast", "half_weights", "channels_last", "compile")
-        on_cuda = torch.device(device).type == "cuda"
-        speed: dict[str, Any] = {
-            "half_weights": True,
-            "channels_last": on_cuda,
-            **{key: options.pop(key) for key in ours if key in options},
-        }
+        speed: dict[str, Any] = {"half_weights": True, "channels_last": torch.device(device).type == "cuda"}
+        own = ("autocast", "half_weights", "channels_last", "compile")
+        speed |= {key: options.pop(key) for key in own if key in options}
         return cls(checkpoints.start(str(name), **options), device, **speed)
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
@@ -157,7 +152,7 @@ class RigFacePipeline:
 
     @property
     def config(self) -> ModelConfig:
-        """What the weights mean: process, head, render style, size."""
+        """Settings of the weights: process, head, render style, size."""
         return self._checkpoint.config
 
     @property
@@ -178,13 +173,13 @@ class RigFacePipeline:
 
     @torch.no_grad()
     def encode_reference(self, source: Pictures) -> ReferenceTokens:
-        """Reference tokens of a person; they depend on the picture alone, so cache them by its content."""
+        """Reference tokens of a person; they depend on the picture alone, and may be cached by its content."""
         (latents,) = self._encode(_tensor(source))
         with self._amp():
             return self.model.encode_reference(latents)
 
     def sampling_batch(self) -> SamplingBatch:
-        """An empty batch, for states from `begin`."""
+        """An empty batch for states from `begin`."""
         return SamplingBatch(self._predict)
 
     @torch.no_grad()
@@ -208,7 +203,7 @@ class RigFacePipeline:
         text_scale: float = 1.0,
         strength: float = 1.0,
     ) -> SamplingState:
-        """Everything before the first step. Arguments as for a call."""
+        """Prepare an edit up to its first step; arguments as for a call."""
         if (source is None) == (reference_tokens is None):
             raise ValueError("give either source or reference_tokens: the person's picture, or its `encode_reference`")
         pictures = [_tensor(p) for p in (background, render) + (() if source is None else (source,))]
@@ -277,17 +272,17 @@ class RigFacePipeline:
         """Edit.
 
         Args:
-            source: the person; may be None where `reference_tokens` is given. One person serves a batch of the others.
-            background, render: conditions as pictures of the same size; `compose` makes them.
+            source: the person, or None with `reference_tokens`. One person serves a batch of the others.
+            background, render: conditions as pictures of the same size, from a `Composer`.
             expression_code: (E,) or (B, E) floats, array or tensor.
-            prompt, prompt_embeds: words, or (L, D) / (B, L, D); the checkpoint's default text where neither is given.
+            prompt, prompt_embeds: text, or (L, D) / (B, L, D); default: the checkpoint's default text.
             reference_tokens: from `encode_reference`.
-            steps, scheduler: the checkpoint's own where None; names in `sampling.NOISE_SCHEDULERS`.
+            steps, scheduler: default: the checkpoint's own; names in `sampling.NOISE_SCHEDULERS`.
             seed: one for all rows, or one per row. A row's output depends on its own seed and on no other row.
             generator, noise: instead of seeds; noise is (B, 4, h, w). One generator for several rows ties them
             together. identity_scale, attribute_scale, text_scale: guidance (see sampling.py); 1 is off.
             strength: below 1 begins from the render, partly noised.
-            on_step: called after each step; what it raises ends the edit.
+            on_step: called after each step; an exception ends the edit.
             output: "pil", "np", "pt" or "latent".
 
         Raises:
@@ -368,7 +363,7 @@ class RigFacePipeline:
 
 
 def bfloat16_if_fast(device: torch.device) -> torch.dtype | None:
-    """bfloat16 where the device multiplies in it, else None: without hardware for it, it is slower than float32."""
+    """bfloat16 if the device multiplies in it, else None: without hardware support it is slower than float32."""
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else None
     known = torch.cpu.get_capabilities() if device.type == "cpu" and hasattr(torch.cpu, "get_capabilities") else {}
@@ -376,7 +371,7 @@ def bfloat16_if_fast(device: torch.device) -> torch.dtype | None:
 
 
 def _tensor(pictures: Pictures) -> Tensor:
-    """(B, 3, H, W) float32 in [0, 1] of whatever people have."""
+    """Convert `Pictures` to (B, 3, H, W) float32 in [0, 1]."""
     if isinstance(pictures, list | tuple):
         return torch.cat([_tensor(p) for p in pictures])
     if isinstance(pictures, Tensor) and pictures.is_floating_point():

@@ -1,10 +1,9 @@
-"""Judge latents by the pictures they decode to: what a small autoencoder's latents need.
+"""Pixel loss: compare latents by their decoded pictures, for small autoencoders.
 
-Path: the model's answer -> x0 as it implies -> decoder -> difference of pictures, beside the loss on latents.
+Path: the model's answer -> implied x0 -> decoder -> difference of pictures, beside the loss on latents.
 
-Latents of a small autoencoder are no fair ruler: an answer may lie nearer to the truth in latents and decode to
-something worse (measured: 8 % less error in latents, 4 dB less PSNR). Truth is the decoded target, so that training
-needs latents alone.
+With a small autoencoder an answer may be nearer to the target in latents and worse as a picture (measured: 8 % less error in
+latents, 4 dB less PSNR). The target is decoded, too, so that training needs latents alone.
 """
 
 from __future__ import annotations
@@ -18,27 +17,24 @@ from rigface.model.diffusion import Draw, Predict, Process, clean_estimate, mix,
 from rigface.model.latents import LatentExample, decode
 
 SMALL = 0.1
-"""Of the range of a picture.
-
-Errors below it count with their square, larger ones as they are (Huber): a preview is right almost everywhere, and
-absolute error pulls as hard at the many pixels that are nearly right as at the few that are wrong."""
+"""Threshold of the Huber error, of a picture's range. A preview is right almost everywhere, and absolute error would weigh the
+many pixels that are nearly right as much as the few that are wrong."""
 
 
-def picture_loss(made: Tensor, wanted: Tensor, levels: int = 3) -> Tensor:
+def picture_loss(output: Tensor, target: Tensor, levels: int = 3) -> Tensor:
     """Huber error of (B, 3, w, w) pictures in [0, 1], and of their Laplacian pyramids: edges count as much as areas."""
-    loss = F.smooth_l1_loss(made, wanted, beta=SMALL)
+    loss, pair = F.smooth_l1_loss(output, target, beta=SMALL), [output, target]
     for _ in range(levels):
-        smaller = [F.avg_pool2d(p, 2) for p in (made, wanted)]
-        one, other = (p - F.interpolate(s, scale_factor=2.0, mode="bilinear") for p, s in zip((made, wanted), smaller))
-        loss = loss + F.smooth_l1_loss(one, other, beta=SMALL)
-        made, wanted = smaller
+        smaller = [F.avg_pool2d(p, 2) for p in pair]
+        edges = [p - F.interpolate(s, scale_factor=2.0, mode="bilinear") for p, s in zip(pair, smaller)]
+        loss, pair = loss + F.smooth_l1_loss(edges[0], edges[1], beta=SMALL), smaller
     return loss
 
 
 def decoded_loss(
     model: Predict, vae: AutoencoderKL, example: LatentExample, process: Process, drawn: Draw
 ) -> tuple[Tensor, Tensor]:
-    """Loss of the pictures and, from the same answer, of the latents; both scalars.
+    """Loss of the pictures and, from the same answer, loss of the latents; both scalars.
 
     Args:
         example: latents, float32, on the model's device. vae: frozen.
@@ -57,6 +53,5 @@ def decoded_loss(
     ).float()
     estimate = clean_estimate(process, noisy, answer, drawn.timestep)
     with torch.no_grad():
-        truth = decode(vae, clean)
-    made = decode(vae, estimate)
-    return picture_loss(made.float(), truth.float()), (estimate - clean).square().mean()
+        target = decode(vae, clean).float()
+    return picture_loss(decode(vae, estimate).float(), target), (estimate - clean).square().mean()

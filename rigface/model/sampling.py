@@ -1,18 +1,18 @@
-"""From start to picture: any diffusers scheduler by name, guidance, and batches of edits.
+"""Sampling: any diffusers scheduler by name, guidance, and continuous batching of edits.
 
 Path: `LatentConditions`, `ReferenceTokens` -> `SamplingState` -> `SamplingBatch.step` until done -> final latents ->
 decode.
 
-A `SamplingState` is one edit under way. A scheduler is stateful (UniPC keeps past answers), so each state has its own,
-and its own noise, steps and guidance. A `SamplingBatch` asks the network for all of its states in one batch; states
-join and leave between steps, and no row of a batch changes another, so an output does not depend on its neighbours.
+A `SamplingState` is an edit in progress. A scheduler is stateful (UniPC keeps past answers), so each state has its own, and
+its own noise, steps and guidance. A `SamplingBatch` asks the network for all of its states in one batch; states join and leave
+between steps, and no row of a batch changes another, so an output does not depend on its neighbours.
 
 Guidance: with conditions c in {identity, attributes, text} and scales s_c,
 
     answer = f(all) + sum over c of (s_c - 1) (f(all) - f(all but c))
 
 which is classifier-free guidance (Ho and Salimans 2022) for one c, adds up for several, and is f(all) alone, one
-network evaluation, where every scale is 1. A scale below 1 weakens its condition; 0 ignores it.
+network evaluation, if every scale is 1. A scale below 1 weakens its condition; 0 ignores it.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ FLOW_SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
 
 @dataclass(frozen=True)
 class Guidance:
-    """How much to exaggerate each condition; 1 is off and free, each other value costs one more row per edit."""
+    """Guidance scale of each condition; 1 is off and free, each other value costs one more row per edit."""
 
     identity: float = 1.0
     attributes: float = 1.0
@@ -76,14 +76,14 @@ def make_scheduler(process: Process, name: str, steps: int, device: torch.device
             diffusers scheduler class.
 
     Raises:
-        BadEdit: no scheduler of this name runs this process, or not in so many steps; the message says what does.
+        BadEdit: no scheduler of this name runs this process, or not in so many steps; the message names those that do.
     """
     if steps < 1:
         raise BadEdit(f"steps: want at least 1, got {steps}")
     known = FLOW_SCHEDULERS if process.kind == "bridge" else NOISE_SCHEDULERS
     class_name, settings = known.get(name, (name, {}))
-    made = getattr(diffusers, class_name, None) if class_name.endswith("Scheduler") else None
-    accepted = set(inspect.signature(made.__init__).parameters) if made is not None else set()
+    scheduler = getattr(diffusers, class_name, None) if class_name.endswith("Scheduler") else None
+    accepted = set(inspect.signature(scheduler.__init__).parameters) if scheduler is not None else set()
     if process.kind == "bridge":
         base: dict[str, Any] = {"num_train_timesteps": process.train_timesteps}
         fits = name in known
@@ -95,14 +95,14 @@ def make_scheduler(process: Process, name: str, steps: int, device: torch.device
             "beta_schedule": "scaled_linear",
             "prediction_type": "epsilon" if process.kind == "epsilon" else "v_prediction",
         }
-        fits = accepted >= set(base) and _steps_alone(made)
-    if made is None or not fits:
+        fits = accepted >= set(base) and _has_plain_step(scheduler)
+    if scheduler is None or not fits:
         names = ", ".join(known) + ("" if process.kind == "bridge" else ", or a diffusers scheduler class with betas")
         raise BadEdit(f"scheduler: {name!r} does not run the process {process.kind!r}; there are {names}")
-    fresh = made(**base, **settings)
+    fresh = scheduler(**base, **settings)
     try:
         if process.kind == "bridge" and name == "euler":
-            # By default the last of the steps would go from sigma 0.001 to 0: a network evaluation for nothing.
+            # By default the last of the steps would go from sigma 0.001 to 0: a wasted network evaluation.
             fresh.set_timesteps(sigmas=[1 - i / steps for i in range(steps)], device=device)
         else:
             fresh.set_timesteps(steps, device=device)
@@ -111,22 +111,20 @@ def make_scheduler(process: Process, name: str, steps: int, device: torch.device
     return fresh
 
 
-def _steps_alone(kind: Any) -> bool:
-    """Whether a scheduler's step needs nothing but the model's output, the time and the sample, as all but a video one
-    do.
-    """
+def _has_plain_step(kind: Any) -> bool:
+    """True if a scheduler's step needs only the model's output, the time and the sample; one for video needs more."""
     needed = [p for p in inspect.signature(kind.step).parameters.values() if p.default is p.empty]
     return len([p for p in needed if p.kind is p.POSITIONAL_OR_KEYWORD]) == 4  # self is the first
 
 
 class SamplingState:
-    """One edit, or a batch that shares its steps, on its way from start to clean latents.
+    """An edit in progress, or a batch that shares its steps.
 
     Args:
         conditions: B rows; `reference` is not read, the person comes as `reference_tokens`.
         noise: (B, 4, h, w) standard normal.
         reference_tokens: of 1 or B people; None: no person.
-        scheduler: name; the process's own where None. `steps` likewise.
+        scheduler: name; None: the process's own. `steps` likewise.
         strength: in (0, 1]; below 1 a noise process begins at the render's latents, noised that far, and runs only
             the last part of its steps. A bridge always begins there.
         generators: one per row, for schedulers that add noise on the way.
@@ -167,13 +165,10 @@ class SamplingState:
         self.conditions = LatentConditions(
             conditions.background, conditions.render, conditions.expression_code, text=conditions.text
         ).map(lambda t: t.repeat(rows, *[1] * (t.ndim - 1)))
-        self.detail: Tensor | None = None  # (B, 3, S, S) for the decoder, where the checkpoint's config wants it
+        self.detail: Tensor | None = None  # (B, 3, S, S) for the decoder, if the checkpoint's config says so
+        if reference_tokens is not None and reference_tokens.batch != 1:
+            reference_tokens = ReferenceTokens.cat([reference_tokens.expand(self._batch)] * rows)
         self.reference_tokens = reference_tokens
-        if reference_tokens is not None:
-            reference_tokens = reference_tokens.expand(self._batch) if reference_tokens.batch != 1 else reference_tokens
-            self.reference_tokens = (
-                ReferenceTokens.cat([reference_tokens] * rows) if reference_tokens.batch != 1 else reference_tokens
-            )
         self.drop: Tensor | None = None
         if self._terms:
             self.drop = torch.zeros(rows, self._batch, 3, dtype=torch.bool, device=noise.device)
@@ -181,7 +176,7 @@ class SamplingState:
                 self.drop[row, :, column] = True
             self.drop = self.drop.flatten(0, 1)
         self._last: tuple[Tensor, Tensor, Tensor] | None = None
-        self.failed: Exception | None = None  # what its own scheduler broke at, in a batch that went on
+        self.failed: Exception | None = None  # error of its own scheduler, in a batch that went on
 
     @property
     def steps(self) -> int:
@@ -223,7 +218,7 @@ class SamplingState:
         self.index += 1
 
     def preview(self) -> Tensor:
-        """(B, 4, h, w) clean latents as far as the last step could tell.
+        """(B, 4, h, w) clean latents as estimated by the last step.
 
         Raises:
             ValueError: no step was taken yet.
@@ -326,7 +321,7 @@ class SamplingBatch:
 
 
 def _join(states: Sequence[SamplingState]) -> tuple[LatentConditions, ReferenceTokens | None, Tensor | None]:
-    """Conditions, reference tokens and omissions of all states, row by row; copied only when the batch changes."""
+    """Conditions, reference tokens and dropped conditions of all states, row by row."""
     conditions = LatentConditions.cat([state.conditions for state in states])
     parts = [state.reference_tokens for state in states if state.reference_tokens is not None]
     reference_tokens = parts[0] if len(states) == 1 and parts else None
@@ -340,12 +335,8 @@ def _join(states: Sequence[SamplingState]) -> tuple[LatentConditions, ReferenceT
 
 def _shape(state: SamplingState) -> tuple[Any, ...]:
     text = None if state.conditions.text is None else tuple(state.conditions.text.shape[1:])
-    seen = (
-        None
-        if state.reference_tokens is None
-        else [tuple(t.shape[1:]) for ts in state.reference_tokens.blocks.values() for t in ts]
-    )
-    return tuple(state.latents.shape[1:]), text, seen
+    blocks = {} if state.reference_tokens is None else state.reference_tokens.blocks
+    return tuple(state.latents.shape[1:]), text, [tuple(t.shape[1:]) for tensors in blocks.values() for t in tensors]
 
 
 def seeded(seeds: Sequence[int], shape: tuple[int, ...]) -> tuple[Tensor, list[torch.Generator]]:

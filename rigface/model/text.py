@@ -1,4 +1,4 @@
-"""Prompts to embeddings, where a CLIP text model is at hand. The rest of the model works without one.
+"""CLIP text encoder: prompts to embeddings. Optional; the rest of the model works without it.
 
 Path: prompt -> `TextEncoder` -> (L, D) embedding -> cross-attention of the denoiser.
 Source: Stable Diffusion 1.5 and the released RigFace code: CLIP ViT-L/14, padded to the model's own length, last
@@ -32,10 +32,10 @@ class TextEncoder:
 
     @staticmethod
     def load(folder: str | Path) -> TextEncoder:
-        """From a folder with `text_encoder/` and `tokenizer/`, as every Stable Diffusion folder has them.
+        """Load from a folder with `text_encoder/` and `tokenizer/`, such as a Stable Diffusion folder.
 
         Raises:
-            MissingAsset: one of the two is not there. Pickled weights count as not there.
+            MissingAsset: one of the two is missing. Pickled weights count as missing.
         """
         folder = Path(folder)
         if not has_text_encoder(folder):
@@ -50,13 +50,13 @@ class TextEncoder:
         return TextEncoder(model, CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True))
 
     def save(self, folder: str | Path) -> None:
-        """Write both so that `load` finds them."""
+        """Write both, for `load`."""
         self.model.save_pretrained(Path(folder) / "text_encoder", safe_serialization=True)
         self.tokenizer.save_pretrained(Path(folder) / "tokenizer")
 
     @torch.no_grad()
     def __call__(self, prompts: Sequence[str]) -> Tensor:
-        """Embeddings (B, L, D), float32, on the model's device; too long a prompt is cut."""
+        """Embeddings (B, L, D), float32, on the model's device; a long prompt is truncated."""
         tokens = self.tokenizer(
             list(prompts),
             padding="max_length",
@@ -69,6 +69,6 @@ class TextEncoder:
 
 
 def has_text_encoder(folder: Path) -> bool:
-    """Whether a folder brings a text model we would read."""
+    """True if a folder has a text encoder in safetensors and a tokenizer."""
     text = folder / "text_encoder"
     return (text / "config.json").is_file() and any(text.glob("*.safetensors")) and (folder / "tokenizer").is_dir()

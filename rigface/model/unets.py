@@ -8,8 +8,8 @@ is
     class_embed_type="simple_projection"           a linear layer on the expression code, added to the time embedding
     projection_class_embeddings_input_dim=E        (the released weights call it `au_aug_mlp`)
 
-and the identity network is an unchanged Stable Diffusion UNet. Its end is dead: what comes after the last recorded
-block reaches no output. Those parameters are frozen here, so that DDP meets no unused parameter.
+and the identity network is an unchanged Stable Diffusion UNet. Layers after its last recorded block reach no output. Their
+parameters are frozen here, so that DDP meets no unused parameter.
 
 Shape suffixes: B batch, (4, h, w) latents, L text tokens, D text channels, E expression codes.
 """
@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from rigface.model.attention import ReferenceTokens, blocks, install, project, record
 
 DROPPABLE = ("identity", "attributes", "text")
-"""The columns of `drop`: attributes are render and expression code; the background is no attribute and always stays."""
+"""Columns of `drop`. Attributes are render and expression code; the background always stays."""
 
 
 class RigFaceModel(nn.Module):
@@ -37,7 +37,7 @@ class RigFaceModel(nn.Module):
         identity: UNet with `in_channels` of the latents.
         denoiser: UNet with three times as many, and a class embedding for the expression code.
         default_text: (L, D) text of both networks when there is no prompt: the embedding of a neutral prompt, or
-            zeros where there is no text encoder. The identity network has no other text, so that its tokens depend
+            zeros without a text encoder. The identity network has no other text, so that its tokens depend
             on the picture alone.
 
     Raises:
@@ -69,7 +69,7 @@ class RigFaceModel(nn.Module):
 
     @property
     def expression_size(self) -> int:
-        """E, how many numbers the expression code has."""
+        """E, the length of the expression code."""
         result: int = self.denoiser.config["projection_class_embeddings_input_dim"]
         return result
 
@@ -95,7 +95,7 @@ class RigFaceModel(nn.Module):
 
         Args:
             reference: (B, 4, h, w) unscaled latents of the person's picture.
-            text: (B, L, D); the default text where None, so that the result may be cached by the picture alone.
+            text: (B, L, D); None: the default text, so that the result may be cached by the picture alone.
         """
         return project(self.denoiser, record(self.identity, reference, self._text(text, reference)))
 
@@ -120,9 +120,9 @@ class RigFaceModel(nn.Module):
             expression_code: (B, E).
             text: (B, L, D), or None for the default.
             reference: (B, 4, h, w) unscaled latents of the person; runs the identity network (training).
-            reference_tokens: from `encode_reference`; the identity network does not run (sampling). Without reference
-                and reference tokens the denoiser sees no person at all.
-            drop: (B, 3) bool, what each row is not told, in the order of `DROPPABLE`.
+            reference_tokens: from `encode_reference`; the identity network does not run (sampling). Without both, the denoiser
+                gets no person at all.
+            drop: (B, 3) bool, conditions dropped in each row, in the order of `DROPPABLE`.
         """
         text = self._text(text, latents)
         if reference is not None and reference_tokens is None:
@@ -145,17 +145,17 @@ class RigFaceModel(nn.Module):
 
     def _text(self, text: Tensor | None, like: Tensor) -> Tensor:
         text = self.default_text.expand(like.shape[0], -1, -1) if text is None else text
-        return text.to(like.dtype)  # where a wrapper has cast the inputs, buffers stayed what they were
+        return text.to(like.dtype)  # a wrapper may have cast the inputs, but not buffers
 
 
 def build(identity: dict[str, Any], denoiser: dict[str, Any], default_text: Tensor, expression: int) -> RigFaceModel:
-    """Both networks with random weights from two diffusers configs, upstream's or ours (`stock`)."""
+    """Both networks with random weights from two diffusers configs, released or own (`stock`)."""
     networks = UNet2DConditionModel(**stock(identity)), UNet2DConditionModel(**stock(denoiser, expression))
     return RigFaceModel(networks[0], networks[1], default_text)
 
 
 def stock(config: dict[str, Any], expression: int | None = None) -> dict[str, Any]:
-    """The arguments of a stock `UNet2DConditionModel` for a config of the released code, or for one of our own.
+    """The arguments of a stock `UNet2DConditionModel` for a config of the released code, or an own one.
 
     Args:
         config: as `save_config` wrote it, for `UNetID2DConditionModel`, `UNetDenoise2DConditionModel` or stock.
@@ -163,10 +163,7 @@ def stock(config: dict[str, Any], expression: int | None = None) -> dict[str, An
     """
     arguments = {name: value for name, value in config.items() if not name.startswith("_")}
     if expression is not None:
-        arguments |= {
-            "class_embed_type": "simple_projection",
-            "projection_class_embeddings_input_dim": expression,
-        }
+        arguments |= {"class_embed_type": "simple_projection", "projection_class_embeddings_input_dim": expression}
     return arguments
 
 
@@ -184,7 +181,7 @@ def network(
 
     Args:
         channels: of each level; all but the deepest have attention. SD 1.5 is (320, 640, 1280, 1280).
-        heads: of attention, in all levels or level by level. Few: on a CPU the softmax of each head is what costs.
+        heads: of attention, in all levels or level by level. On a CPU few are fast, as each head's softmax is costly.
     """
     attended = len(channels) - 1
     shared = {
@@ -195,9 +192,8 @@ def network(
         "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * attended,
         "layers_per_block": layers,
         "cross_attention_dim": text_dim,
-        "attention_head_dim": heads
-        if isinstance(heads, int)
-        else list(heads),  # diffusers' historical name: for these models it is the number of heads
+        # diffusers' historical name: for these models it is the number of heads
+        "attention_head_dim": heads if isinstance(heads, int) else list(heads),
         "norm_num_groups": groups,
     }
     return {**shared, "in_channels": latent_channels}, {**shared, "in_channels": 3 * latent_channels}
@@ -214,7 +210,7 @@ def dead_tail(identity: UNet2DConditionModel) -> Iterator[nn.Parameter]:
     """The parameters of the identity network that run after its last recorded block.
 
     Raises:
-        ValueError: there is no transformer block on the way up, where every Stable Diffusion network ends with one.
+        ValueError: there is no transformer block in the up blocks.
     """
     up_names = [name for name, _ in blocks(identity) if name.startswith("up_blocks.")]
     if not up_names:

@@ -1,4 +1,4 @@
-"""Tensors from files and into modules: nothing is executed, nothing is missing, nothing is left over.
+"""Read and write weights: no code is executed, and names and shapes fit exactly.
 
 Path: safetensors (or a released `.bin`, read as bare tensors) -> names and tensors -> a module they fit exactly.
 """
@@ -66,7 +66,9 @@ def read_safetensors(file: Path) -> dict[str, Tensor]:
 def write_safetensors(file: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> None:
     """One file; `dtype` to store as, or each tensor's own."""
     save_file({n: t.detach().to("cpu", dtype or t.dtype).contiguous() for n, t in tensors.items()}, file)
-    file.chmod(file.parent.stat().st_mode & 0o666)  # whoever may look into the folder; the library lets its writer only
+    file.chmod(
+        file.parent.stat().st_mode & 0o666
+    )  # readable for all who can read the folder; the library makes it private
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -86,7 +88,7 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def fill(module: nn.Module, weights: Mapping[str, Tensor], what: str) -> None:
-    """Make the tensors the module's own, without a copy; they may come to a module on the meta device.
+    """Assign tensors to a module, without a copy; it may be on the meta device.
 
     Raises:
         BadCheckpoint: see `compare`.
@@ -99,7 +101,7 @@ def compare(module: nn.Module, weights: Mapping[str, Tensor], what: str) -> None
     """Check names and shapes.
 
     Args:
-        what: where the weights come from, for the message.
+        what: source of the weights, for the message.
 
     Raises:
         BadCheckpoint: naming what is missing, unexpected or of another shape.

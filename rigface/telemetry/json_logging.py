@@ -1,9 +1,9 @@
-"""What happens, as lines for machines: one JSON object a line, with the same keys in jobs and service.
+"""JSON logging: one object a line, with the same keys in jobs and service.
 
-Path: `LOG.info("unit", extra=keys(video=...))` -> `JsonLines` -> standard error -> whatever collects logs.
+Path: `LOG.info("unit", extra=log_fields(video=...))` -> `JsonLines` -> standard error -> log collector.
 
-A line says who, what, how long and how it ended. Never a picture, a body of a request, an edit's content or a secret: a
-value that is no number, no short text and no small table of those is replaced by its size.
+No line holds a picture, a body of a request, an edit's content or a secret: a value that is no number, no short text and no
+small table of those is replaced by its size.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import Any, TextIO
 
 KEYS = {
-    "time": "when, RFC 3339, UTC",
+    "time": "RFC 3339, UTC",
     "level": "`info`, `warning` or `error`",
     "event": "what happened: `start`, `progress`, `unit`, `input`, `end` of `extract`; `step`, `validation`, "
     "`end` of `train`; "
@@ -43,13 +43,13 @@ KEYS = {
     "message": "words for people",
     "error": "a traceback",
 }
-"""Every key a line can have, and what it means."""
-LONG = 2000  # characters of a text, or values of a table
+"""Every key of a line, with its meaning."""
+MAX_LENGTH = 2000  # characters of a text, or values of a table
 LOG = logging.getLogger("rigface.jobs")
 
 
 def log_fields(**values: Any) -> dict[str, Any]:
-    """The `extra` of a log call: what the line says beside its event; empty and missing values are left out.
+    """The `extra` argument of a log call; empty and missing values are left out.
 
     Raises:
         ValueError: a key that `KEYS` does not explain.
@@ -60,10 +60,9 @@ def log_fields(**values: Any) -> dict[str, Any]:
 
 
 class JsonLines(logging.Formatter):
-    """Log records as JSON lines. A record without keys, of some library, is the event `message`."""
+    """Log records as JSON lines. A library's record, which has no fields, is the event `message`."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line."""
         own = getattr(record, "log_fields", None)
         line = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
@@ -76,7 +75,7 @@ class JsonLines(logging.Formatter):
 
 
 def install_json_logging(log: logging.Logger, to: TextIO | None = None) -> None:
-    """Have a logger's lines on standard error (or `to`), once a process."""
+    """Write a logger's lines to standard error (or `to`); later calls in a process do nothing."""
     if not log.handlers:
         handler = logging.StreamHandler(to)
         handler.setFormatter(JsonLines())
@@ -88,10 +87,10 @@ def install_json_logging(log: logging.Logger, to: TextIO | None = None) -> None:
 def _short(value: Any) -> Any:
     if isinstance(value, float):
         return float(f"{value:.6g}")
-    if isinstance(value, dict) and len(value) <= LONG:
+    if isinstance(value, dict) and len(value) <= MAX_LENGTH:
         return {str(name): _short(inner) for name, inner in value.items()}
-    if isinstance(value, str) and len(value) > LONG:
-        return value[:LONG] + f" ... ({len(value)} characters)"
+    if isinstance(value, str) and len(value) > MAX_LENGTH:
+        return value[:MAX_LENGTH] + f" ... ({len(value)} characters)"
     if value is None or isinstance(value, bool | int | str):
         return value
     return f"({type(value).__name__} of {len(value) if hasattr(value, '__len__') else 1})"

@@ -1,6 +1,6 @@
-"""Examples without faces: the fake of what `pair` makes, for tests of `encode` and `train`.
+"""Fake examples in the layout of `pair`, for tests of `encode` and `train`.
 
-A "person" is a colour, a "pose" the place of a disc: the target is the reference's colour at the render's place, so
+A "person" is a colour, a "pose" the position of a disc: the target is the reference's colour at the render's position, so
 that there is something to learn. Everything is a pure function of the seed.
 """
 
@@ -16,32 +16,27 @@ from rigface.image import encode_png
 from rigface.schema import table_of
 from rigface.types import HeadSpec
 
-HEAD = HeadSpec("fake", "0", shape=4, expression=52, albedo=3)  # that of the checkpoint `tiny`
+HEAD = HeadSpec("fake", "0", shape=4, expression=52, albedo=3)  # as in the checkpoint `tiny`
 
 
 def spec(size: int = 32, style: str = "albedo") -> ExampleSpec:
-    """What fake examples have in common; the checkpoint `tiny` is made for them."""
+    """Settings of fake examples, which fit the checkpoint `tiny`."""
     return ExampleSpec(style, size, HEAD, "expression", HEAD.expression)
 
 
 def table(rows: int, seed: int = 0, size: int = 32, style: str = "albedo", people: int = 8) -> pa.Table:
-    """Some rows of examples/; people of odd number are held out.
-
-    Args:
-        people: among how many the rows are shared.
-    """
+    """Rows of examples/ of `people` people; people of odd number are held out."""
     random = np.random.default_rng(seed)
-    wanted = spec(size, style)
     cells: dict[str, list[bytes]] = {name: [] for name in (*PICTURES, "mask")}
     person = random.integers(people, size=rows)
-    for one in person:
+    for number in person:
         before, after = random.uniform(0.3, 0.7, (2, 2)) * size
         grey = np.full((size, size, 3), 90, np.uint8)
         pictures = {
-            "reference": _disc(grey, before, one / people),
+            "reference": _disc(grey, before, number / people),
             "background": grey,
             "render": _disc(grey, after, None),
-            "target": _disc(grey, after, one / people),
+            "target": _disc(grey, after, number / people),
         }
         for name, picture in pictures.items():
             cells[name].append(encode_png(picture))
@@ -49,19 +44,19 @@ def table(rows: int, seed: int = 0, size: int = 32, style: str = "albedo", peopl
     columns = {
         **cells,
         "example": [f"{seed:04x}{k:08x}" for k in range(rows)],
-        "split": ["test" if one % 2 else "train" for one in person],
-        "identity": [f"p{one:06}" for one in person],
+        "split": ["test" if number % 2 else "train" for number in person],
+        "identity": [f"p{number:06}" for number in person],
         "kind": ["pair"] * rows,
         "mirrored": [False] * rows,
         "take": ["pose"] * rows,
-        **{f"{who}_uri": ["fake"] * rows for who in ("source", "target")},
-        **{f"{who}_{what}": [0] * rows for who in ("source", "target") for what in ("frame_index", "track")},
-        **{f"delta_{what}": [10.0] * rows for what in ("yaw_deg", "pose_deg", "expression", "light")},
+        **{f"{role}_uri": ["fake"] * rows for role in ("source", "target")},
+        **{f"{role}_{name}": [0] * rows for role in ("source", "target") for name in ("frame_index", "track")},
+        **{f"delta_{name}": [10.0] * rows for name in ("yaw_deg", "pose_deg", "expression", "light")},
         **{f"{angle}_deg": [0.0] * rows for angle in ("yaw", "pitch", "roll")},
         CAPTION: [None] * rows,
         "expression_code": code_column(random.normal(size=(rows, HEAD.expression)).astype(np.float32)),
     }
-    return table_of(columns, examples_schema(wanted))
+    return table_of(columns, examples_schema(spec(size, style)))
 
 
 def _disc(ground: np.ndarray, place: np.ndarray, hue: float | None) -> np.ndarray:

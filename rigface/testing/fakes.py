@@ -1,15 +1,15 @@
-"""A fake at every boundary of the face path: the whole job in seconds, without a model.
+"""Fakes of detector, identity, reconstructor, mask and quality: the whole job in seconds, without a model.
 
-The people here are coloured discs on grey. `video` and `picture` draw them, `FakeDetector` finds them by their colour,
-`FakeIdentity` knows them by their hue, `FakeReconstructor` reads coefficients off the crop. Everything is a pure
-function of the pixels, so a run can be compared with another row by row. Reachable from the preset `debug`; tests use
-nothing else.
+People are coloured discs on grey. `video` and `picture` draw them, `FakeDetector` finds them by their colour, `FakeIdentity`
+recognises them by their hue, `FakeReconstructor` derives coefficients from the crop. Everything is a pure function of the
+pixels, so that runs can be compared row by row. The preset `debug` uses these.
 """
 
 from __future__ import annotations
 
 import colorsys
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from rigface.face.steps import AlignedFaces
 from rigface.types import CROP_PX, DLIB_WIDTH, Detection, DetectorSpec, FaceParams, HeadSpec, Quality
 
 GREY = 60
-COLOURED = 70  # a pixel whose strongest and weakest colour differ by more belongs to somebody
+COLOURED = 70  # a pixel whose strongest and weakest channel differ by more belongs to a disc
 
 DETECTOR = DetectorSpec(
     "fake", "1", landmarks=478, blendshape_names=("bright", "red", "blue"), identity="fake", parser="fake"
@@ -41,16 +41,13 @@ def _points() -> np.ndarray:
 def picture(
     people: Sequence[float], size: tuple[int, int] = (96, 128), at: float = 0.0, seed: int = 0, radius: int = 14
 ) -> np.ndarray:
-    """People as discs that wander with `at`.
+    """People as discs that move with `at`: (H, W, 3) uint8.
 
     Args:
         people: a hue in [0, 1] each.
         size: height, width.
-        at: where on their way they are, in [0, 1].
-        seed: other ways to go.
-
-    Returns:
-        (H, W, 3) uint8.
+        at: position on their path, in [0, 1].
+        seed: of the path.
     """
     height, width = size
     image = np.full((height, width, 3), GREY, np.uint8)
@@ -101,7 +98,7 @@ class FakeDetector:
 
         mask = (_spread(image) > COLOURED).astype(np.uint8)
         count, labels, stats, _ = cv2.connectedComponentsWithStats(mask)
-        found = []
+        detections = []
         for i in range(1, count):
             x, y, width, height, area = stats[i]
             if area < 40:
@@ -111,20 +108,16 @@ class FakeDetector:
             flat = box[:2] + _points() * (box[2:] - box[:2])
             shapes = np.array([colour.mean(), colour[0], colour[2]], np.float32)
             landmarks = np.concatenate([flat, np.zeros((len(flat), 1), np.float32)], axis=1)
-            found.append(Detection(box, landmarks, score=float(area / (width * height)), blendshapes=shapes))
-        return sorted(found, key=lambda d: float(d.box[0]))
+            detections.append(Detection(box, landmarks, score=float(area / (width * height)), blendshapes=shapes))
+        return sorted(detections, key=lambda d: float(d.box[0]))
 
 
 class FakeIdentity:
-    """Knows people by their hue: near hues have near vectors.
-
-    Stands in for `rigface.face.identity.dlib_embedding.DlibIdentity`.
-    """
+    """Embeds the hue: near hues have near vectors. Replaces `rigface.face.identity.dlib_embedding.DlibIdentity`."""
 
     version, width = "fake", DLIB_WIDTH
 
     def chip(self, image: np.ndarray, landmarks: np.ndarray) -> np.ndarray | None:
-        """As dlib's."""
         from rigface.face.identity.dlib_embedding import face_chip
 
         return face_chip(image, landmarks)
@@ -134,15 +127,12 @@ class FakeIdentity:
         vectors = np.zeros((len(chips), DLIB_WIDTH), np.float32)
         for vector, chip in zip(vectors, chips):
             turn = 2 * np.pi * colorsys.rgb_to_hsv(*_skin(chip))[0]
-            vector[:2] = (
-                4 * np.cos(turn),
-                4 * np.sin(turn),
-            )  # long beside the mean face that dlib's vectors have in common
+            vector[:2] = 4 * np.cos(turn), 4 * np.sin(turn)  # longer than the mean face in all of dlib's vectors
         return vectors
 
 
 class FakeReconstructor:
-    """Reads coefficients off the colours. Implements `rigface.face.reconstruction.reconstructor.Reconstructor`."""
+    """Derives coefficients from the colours. Implements `rigface.face.reconstruction.reconstructor.Reconstructor`."""
 
     head_spec = HEAD
 
@@ -173,10 +163,7 @@ def fake_mask(
     inside: tuple[float, float, float, float] | None = None,
     size: int | None = None,
 ) -> np.ndarray:
-    """(size, size) uint8, 255 where the crop is coloured.
-
-    Stands in for `face.reconstruction.segmentation.person_mask`.
-    """
+    """(size, size) uint8, 255 where the crop is coloured. Replaces `face.reconstruction.segmentation.person_mask`."""
     mask = np.where(_spread(crop) > COLOURED, 255, 0).astype(np.uint8)
     times = (size or CROP_PX) // len(crop)
     return mask.repeat(times, 0).repeat(times, 1)
@@ -185,32 +172,17 @@ def fake_mask(
 def fake_quality(
     faces: AlignedFaces, i: int, mask: np.ndarray, rotation_deg: np.ndarray, residuals: np.ndarray
 ) -> Quality:
-    """Every number from box and score. Stands in for `rigface.face.steps.assess`."""
+    """Quality from box and score. Replaces `rigface.face.steps.assess`."""
     box, score = faces.boxes[i], float(faces.scores[i])
     size = float(max(box[2] - box[0], box[3] - box[1]))
-    return Quality(
-        confidence=score,
-        landmark_confidence=score,
-        photometric_residual=0.0,
-        landmark_residual=0.0,
-        face_size_px=size,
-        sharpness=1.0,
-        exposure=0.5,
-        occlusion=0.0,
-        yaw_deg=0.0,
-        pitch_deg=0.0,
-        roll_deg=0.0,
-        skin_tone_ita_deg=0.0,
-        is_profile=False,
-        is_tiny=size < 48,
-        is_blurred=False,
-        is_grey=False,
-        is_suspect=False,
-    )
+    flags = {f.name: size < 48 if f.name == "is_tiny" else False for f in fields(Quality) if f.name.startswith("is_")}
+    zeros = dict.fromkeys((f.name for f in fields(Quality) if not f.name.startswith("is_")), 0.0)
+    known = {"confidence": score, "landmark_confidence": score, "face_size_px": size, "sharpness": 1.0, "exposure": 0.5}
+    return Quality(**{**zeros, **known, **flags})
 
 
 def _spread(image: np.ndarray) -> np.ndarray:
-    """(H, W) uint8: the strongest less the weakest colour."""
+    """(H, W) uint8: the strongest less the weakest channel."""
     red, green, blue = image[..., 0], image[..., 1], image[..., 2]  # ten times as fast as np.ptp over the last axis
     result: np.ndarray = np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue)
     return result

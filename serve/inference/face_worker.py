@@ -178,7 +178,7 @@ class FaceWorker(FaceService):
         sources = {n: choose_faces(self._faces.analyze(edit_input, n).faces, "largest")[0].params for n in names}
         traits: dict[Any, FaceParams] = {trait: sources[name] for trait, name in edit_input.traits.items()}
         chosen = choose_faces(faces, edit_input.face)
-        return [(face, self._editor.wanted(face.params, edit_input.edit, traits)) for face in chosen]
+        return [(face, self._editor.edited_params(face.params, edit_input.edit, traits)) for face in chosen]
 
     def _warped(
         self, editor: Editor, edit_input: EditInput, analysis: FaceAnalysis
@@ -234,7 +234,7 @@ class FaceWorker(FaceService):
         image = layout.analysis.image
         editor = Editor(self.analyzer, composer=self._composer(input_spec))
         for (face, target), composed, crop in zip(layout.edits, layout.composed, crops):
-            image = editor.put_back(image, face, target, composed, crop)
+            image, _ = editor.paste(image, face, target, composed, crop)
         return self._finished(_with_source(edit_input, layout.analysis), image, layout.edits, output_options)
 
     def _composer(self, input_spec: ModelInputSpec) -> Composer:
@@ -253,7 +253,7 @@ class FaceWorker(FaceService):
         output_options: OutputOptions,
     ) -> FinishedEdit:
         with tracing.span("face_worker.measure"):
-            measured = self._measuring_editor.measured(image, [face for face, _ in edits])
+            measured = self._measuring_editor.measure(image, [face for face, _ in edits])
         achieved = [None if p is None else numbers(p, edit_input.edit, self.analyzer.head) for p in measured]
         with tracing.span("sign", {tracing.FORMAT: output_options.format}):
             data = self._signer(image, edit_input, output_options)

@@ -139,7 +139,7 @@ class ConsentMonitor:
         self._checked_at: dict[int, float] = {}
 
     def __call__(self, frame: Frame, faces: list[tuple[int, Face]]) -> None:
-        """As `rigface.video_editor.Met`.
+        """A `rigface.video_editor.FaceMonitor`.
 
         Raises:
             ApiError: as soon as it is certain that the video may not be edited.

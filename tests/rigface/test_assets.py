@@ -1,4 +1,4 @@
-"""Where weights are looked for, and what a person reads when one is missing."""
+"""Assets: search order, and the message for a missing one."""
 
 import hashlib
 import subprocess
@@ -18,11 +18,11 @@ def no_folder(monkeypatch):
 
 
 @pytest.mark.parametrize("name", IN_WHEELS)
-def test_the_wheels_ship_the_version_we_measured(name):
+def test_wheels_ship_the_measured_versions(name):
     assert hashlib.sha256(assets.find(name).read_bytes()).hexdigest() == assets.ASSETS[name].sha256
 
 
-def test_finding_imports_none_of_the_wheels():
+def test_find_imports_no_wheel():
     code = (
         "import sys; from rigface import assets;"
         "[assets.find(n) for n, a in assets.ASSETS.items() if a.sha256];"
@@ -31,7 +31,7 @@ def test_finding_imports_none_of_the_wheels():
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
 
 
-def test_the_callers_folder_wins_over_the_environment_and_that_over_the_wheel(tmp_path, monkeypatch):
+def test_folder_argument_precedes_environment_and_wheel(tmp_path, monkeypatch):
     path = assets.ASSETS["dlib_identity"].path
     for name in ("mine", "everyones"):
         (tmp_path / name / path).parent.mkdir(parents=True)
@@ -43,7 +43,7 @@ def test_the_callers_folder_wins_over_the_environment_and_that_over_the_wheel(tm
     assert assets.find("dlib_identity", tmp_path / "empty").stat().st_size > 1_000_000
 
 
-def test_the_asset_itself_may_be_named(tmp_path):
+def test_folder_argument_may_be_the_asset_itself(tmp_path):
     (tmp_path / "flame").mkdir()
     with pytest.raises(MissingAsset):  # an empty folder is not a head model
         assets.find("flame", tmp_path)
@@ -52,7 +52,7 @@ def test_the_asset_itself_may_be_named(tmp_path):
     assert assets.find("flame", tmp_path) == tmp_path / "flame"
 
 
-def test_a_missing_file_says_where_it_was_looked_for_and_how_to_get_it(tmp_path, monkeypatch):
+def test_missing_asset_names_searched_places_and_remedy(tmp_path, monkeypatch):
     monkeypatch.setenv(assets.FOLDER_VARIABLE, str(tmp_path))
     with pytest.raises(MissingAsset, match=r"(?s)flame.*register at the FLAME site.*non-commercial") as caught:
         assets.find("flame", tmp_path / "given")
@@ -63,17 +63,17 @@ def test_a_missing_file_says_where_it_was_looked_for_and_how_to_get_it(tmp_path,
         assets.find("flame")
 
 
-def test_an_unknown_name_is_a_programmers_mistake():
+def test_unknown_name_is_a_value_error():
     with pytest.raises(ValueError, match="face_landmarker"):
         assets.find("landmarks")
 
 
-def test_a_fingerprint_tells_two_versions_apart(tmp_path):
+def test_fingerprints_of_two_versions_differ(tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).write_text(name)
     assert assets.fingerprint(tmp_path / "a") != assets.fingerprint(tmp_path / "b")
     assert assets.fingerprint(tmp_path / "a") == hashlib.sha256(b"a").hexdigest()[:12]
 
 
-def test_the_report_names_every_asset():
+def test_report_names_every_asset():
     assert all(name in assets.report() for name in assets.ASSETS)

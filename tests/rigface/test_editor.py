@@ -1,4 +1,4 @@
-"""The editor: what it leaves alone, what it changes, whom it copies, and what it says about it."""
+"""Editor: unchanged pixels, edits, targets, models and measured numbers."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +10,7 @@ import pytest
 from rigface.conditions import Composer
 from rigface.editor import Editor
 from rigface.edits import EditSpec, LightEdit
-from rigface.errors import BadCheckpoint, MissingAsset, NoFace
+from rigface.errors import BadCheckpoint, BadEdit, MissingAsset, NoFace
 from rigface.face.analyzer import FaceAnalyzer
 from rigface.face.controls.transfer import exposure
 from rigface.model import checkpoint
@@ -43,18 +43,18 @@ def two(photo: np.ndarray) -> np.ndarray:
     return canvas
 
 
-def test_nothing_asked_changes_nothing(editor, photo):
+def test_empty_edit_changes_nothing(editor, photo):
     out = editor.edit(photo, EditSpec(), measure=False)
     assert np.array_equal(out.image, photo)
     assert out.asked == [{}]
 
 
-def test_strength_zero_is_the_source_to_the_bit(editor, photo):
+def test_zero_strength_gives_the_source(editor, photo):
     out = editor.edit(photo, EditSpec(yaw_deg=20, light=LightEdit(azimuth_deg=60), strength=0), measure=False)
     assert np.array_equal(out.image, photo)
 
 
-def test_the_numbers_asked_are_approached_and_measured(editor, photo):
+def test_asked_numbers_are_approached_and_measured(editor, photo):
     out = editor.edit(photo, EditSpec(yaw_deg=15, expression={"jaw_open": 0.6}))
     before = editor.analyzer(photo)[0]
     assert out.asked[0]["yaw_deg"] == pytest.approx(15, abs=0.1)
@@ -64,14 +64,14 @@ def test_the_numbers_asked_are_approached_and_measured(editor, photo):
     assert out.achieved[0]["jaw_open"] > float(before.params.expression[jaw]) + 0.25
 
 
-def test_a_light_is_approached(editor, photo):
+def test_asked_light_is_approached(editor, photo):
     out = editor.edit(photo, EditSpec(light=LightEdit(azimuth_deg=60)))
     assert out.achieved[0]["light_azimuth_deg"] > 20
     other = editor.edit(photo, EditSpec(light=LightEdit(azimuth_deg=-60)))
     assert other.achieved[0]["light_azimuth_deg"] < -20
 
 
-def test_pixels_outside_the_crop_and_unchanged_ones_inside_stay_to_the_bit(editor, photo):
+def test_unchanged_pixels_keep_their_values(editor, photo):
     out = editor.edit(photo, EditSpec(expression={"smile": 1.0}), measure=False)
     changed = (out.image != photo).any(-1)
     face = out.sources[0]
@@ -82,7 +82,7 @@ def test_pixels_outside_the_crop_and_unchanged_ones_inside_stay_to_the_bit(edito
     assert not outside.any()
 
 
-def test_a_large_photograph_keeps_its_own_pixels_where_nothing_moved(editor, photo, monkeypatch):
+def test_large_photograph_keeps_pixels_outside_the_change(editor, photo, monkeypatch):
     monkeypatch.setattr("rigface.editor.PREVIEW_PX", 300)
     large = cv2.resize(photo, None, fx=2, fy=2, interpolation=cv2.INTER_LINEAR)
     noise = np.random.default_rng(0).integers(-20, 20, large.shape, np.int16)
@@ -95,37 +95,34 @@ def test_a_large_photograph_keeps_its_own_pixels_where_nothing_moved(editor, pho
     assert same[y0 + (y1 - y0) * 2 // 3 : y1, x0 + 40 : x1 - 40].mean() < 0.3  # mouth and chin
 
 
-def test_each_trait_may_come_from_somebody_else(editor, photo):
+def test_each_trait_can_have_its_own_target(editor, photo):
     turned = editor.edit(photo, EditSpec(yaw_deg=25, expression={"jaw_open": 0.9}), measure=False).image
     lit = editor.edit(photo, EditSpec(light=LightEdit(azimuth_deg=80, intensity=1.5)), measure=False).image
     targets = {"pose": turned, "light": lit}
     out = editor.edit(photo, EditSpec(take={"pose", "light"}), targets, measure=False)
     pose, light = editor.analyzer(turned)[0].params, editor.analyzer(lit)[0].params
     own = out.sources[0].params
-    assert np.array_equal(out.wanted[0].head_rotation, pose.head_rotation)
-    assert np.array_equal(out.wanted[0].expression, own.expression)
-    assert exposure(out.wanted[0].light) == pytest.approx(exposure(own.light), rel=1e-3)
+    assert np.array_equal(out.asked_params[0].head_rotation, pose.head_rotation)
+    assert np.array_equal(out.asked_params[0].expression, own.expression)
+    assert exposure(out.asked_params[0].light) == pytest.approx(exposure(own.light), rel=1e-3)
     shape = lambda a: a / np.linalg.norm(a)  # noqa: E731
-    assert np.allclose(shape(out.wanted[0].light), shape(light.light), atol=1e-4)
+    assert np.allclose(shape(out.asked_params[0].light), shape(light.light), atol=1e-4)
 
 
-def test_a_trait_from_nobody_is_refused_by_name(editor, photo):
+def test_trait_without_target_is_refused_by_name(editor, photo):
     with pytest.raises(ValueError, match="take: light"):
         editor.edit(photo, EditSpec(take={"pose", "light"}), {"pose": photo})
 
 
-@pytest.mark.parametrize(
-    ("face", "edited"),
-    [("largest", [1]), ("left-most", [0]), ("right-most", [1]), ("0", [0]), (1, [1]), ("all", [0, 1])],
-)
-def test_which_face(editor, two, photo, face, edited):
+@pytest.mark.parametrize(("face", "edited"), [("largest", [1]), ("left-most", [0]), ("right-most", [1]), ("0", [0]), (1, [1]), ("all", [0, 1])])  # fmt: skip
+def test_face_argument_chooses_faces(editor, two, photo, face, edited):
     out = editor.edit(two, EditSpec(light=LightEdit(azimuth_deg=70)), face=face, measure=False)
     border = two.shape[1] - photo.shape[1]
     changed = (out.image != two).any(-1)
     assert [k for k, part in enumerate((changed[:, :border], changed[:, border:])) if part.sum() > 500] == edited
 
 
-def test_a_face_that_is_not_there(editor, two):
+def test_missing_face_is_refused(editor, two):
     with pytest.raises(NoFace, match="there is no face 4: the image has 2"):
         editor.edit(two, EditSpec(yaw_deg=3), face="4")
     with pytest.raises(ValueError, match="face: want one of"):
@@ -134,7 +131,7 @@ def test_a_face_that_is_not_there(editor, two):
         editor.edit(np.zeros((200, 200, 3), np.uint8), EditSpec(yaw_deg=3))
 
 
-def test_a_model_paints_on_the_person_and_nowhere_else(analyzer, photo):
+def test_model_output_is_pasted_on_the_person_only(analyzer, photo):
     """Random weights: noise inside the mask, the photograph outside; the same seed gives the same picture."""
     editor = Editor.load("tiny", analyzer=analyzer)
     first = editor.edit(photo, EditSpec(yaw_deg=10), seed=3, measure=False)
@@ -148,7 +145,7 @@ def test_a_model_paints_on_the_person_and_nowhere_else(analyzer, photo):
     assert (first.image != photo)[y0:y1, x0:x1].mean() > 0.9
 
 
-def test_the_conditions_are_of_the_style_the_checkpoint_names(analyzer, tmp_path):
+def test_conditions_have_render_style_of_checkpoint(analyzer, tmp_path):
     made = checkpoint.tiny()
     for style in ("albedo", "texture", "shape"):
         made.config = type(made.config)(made.config.process, analyzer.head, style, size=32)
@@ -173,10 +170,8 @@ def test_weights_for_another_head_are_refused(analyzer, tmp_path):
         Editor.load(str(tmp_path / "old"), analyzer=analyzer)
 
 
-def test_weights_that_listen_to_a_basel_network_ask_for_eyes_that_make_its_codes(analyzer, photo, tmp_path):
-    """As the released ones; the same refusal before gigabytes are loaded, and the seam for those who have such a
-    network.
-    """
+def test_weights_with_basel_codes_need_own_reconstructor(analyzer, photo, tmp_path):
+    """As the released ones; the same refusal before gigabytes are loaded, and the seam for those who have such a network."""
     made = checkpoint.tiny(expression=64)
     made.config = replace(made.config, head=None, expression_field="bfm_expression")
     checkpoint.save(tmp_path / "w", made)
@@ -200,7 +195,7 @@ def test_weights_that_listen_to_a_basel_network_ask_for_eyes_that_make_its_codes
     assert not np.array_equal(out.image, photo)
 
 
-def test_words_reach_a_model_that_has_ears_and_are_refused_where_nobody_hears(analyzer, photo, clip_folder, tmp_path):
+def test_prompt_needs_a_text_encoder(analyzer, photo, clip_folder, tmp_path):
     made = checkpoint.tiny()
     made.text_encoder = TextEncoder.load(clip_folder)
     checkpoint.save(tmp_path / "text", made)
@@ -219,7 +214,7 @@ def test_words_reach_a_model_that_has_ears_and_are_refused_where_nobody_hears(an
         Editor.load("tiny", analyzer=analyzer, scheduler="fast")
 
 
-def test_a_model_that_changes_the_preview_leaves_it_as_sharp_as_the_photograph(analyzer, photo):
+def test_detail_keeps_sharpness_of_photograph(analyzer, photo):
     """Painting the small preview back is no change at all; painting it darker darkens the fine one."""
     size = 64
     composer = Composer("texture", size, detail=True)
@@ -237,7 +232,7 @@ def test_a_model_that_changes_the_preview_leaves_it_as_sharp_as_the_photograph(a
     assert cv2.Laplacian(here, cv2.CV_64F).std() == pytest.approx(cv2.Laplacian(there, cv2.CV_64F).std(), rel=0.1)
 
 
-def test_where_nobody_says_the_small_model_paints_and_else_the_preview(analyzer, mini, monkeypatch):
+def test_default_checkpoint_is_mini_or_else_the_preview(analyzer, mini, monkeypatch):
     assert Editor.load(analyzer=analyzer).has_model
     assert not Editor.load("preview", analyzer=analyzer).has_model
     monkeypatch.delenv("RIGFACE_ASSETS")
@@ -246,13 +241,18 @@ def test_where_nobody_says_the_small_model_paints_and_else_the_preview(analyzer,
         Editor.load("mini", analyzer=analyzer)
 
 
-def test_what_a_small_model_leaves_alone_keeps_the_photographs_detail(analyzer, photo, mini):
-    """Before it has learned anything it gives the preview back, and the edit is the preview at full size, not 64 px of
-    it.
-    """
+def test_small_model_keeps_detail_of_unchanged_parts(analyzer, photo, mini):
+    """Before it has learned anything it gives the preview back, and the edit is the preview at full size, not 64 px of it."""
     spec = EditSpec(yaw_deg=10, light=LightEdit(azimuth_deg=40))
     painted = Editor.load("mini", analyzer=analyzer).edit(photo, spec, measure=False).crops[0]
     preview = Editor(analyzer).edit(photo, spec, measure=False).crops[0]
     assert painted.shape == preview.shape
     assert len(painted) > 64
     assert np.abs(painted.astype(int) - preview).mean() < 1
+
+
+def test_adapter_without_a_model_is_refused(analyzer, tmp_path):
+    with pytest.raises(BadEdit, match="adapter: the preview has no model to adapt"):
+        Editor.load("preview", analyzer=analyzer, adapter=str(tmp_path))
+    with pytest.raises(BadEdit, match="no model to adapt"):
+        Editor(analyzer).use_adapter(str(tmp_path))

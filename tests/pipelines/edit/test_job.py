@@ -17,7 +17,7 @@ from rigface.errors import PlanError
 from rigface.image import decode
 from rigface.types import Frame
 from rigface.video.decode import read_frames
-from rigface.video_editor import TrackedFaces, carried, needed
+from rigface.video_editor import TrackedFaces, retargeted, smoothed_fields
 from tests.pipelines.made_faces import dataset
 
 
@@ -275,10 +275,14 @@ def test_video_without_face_leaves_no_file(tmp_path):
 
 
 def test_only_coefficients_of_the_edit_are_smoothed():
-    assert needed(EditSpec()) == ()
-    assert "head_rotation" in needed(EditSpec(yaw_deg=3))
-    assert "light" not in needed(EditSpec(yaw_deg=3))
-    assert set(needed(EditSpec(light=LightEdit(), take={"expression"}))) >= {"light", "expression", "jaw_rotation"}
+    assert smoothed_fields(EditSpec()) == ()
+    assert "head_rotation" in smoothed_fields(EditSpec(yaw_deg=3))
+    assert "light" not in smoothed_fields(EditSpec(yaw_deg=3))
+    assert set(smoothed_fields(EditSpec(light=LightEdit(), take={"expression"}))) >= {
+        "light",
+        "expression",
+        "jaw_rotation",
+    }
 
 
 def test_chosen_face_stays_with_its_track(folder, editor):
@@ -298,11 +302,11 @@ def test_driver_at_rest_changes_nothing_and_its_turn_is_copied(folder, editor):
     from rigface.face.geometry.rotation import to_degrees, to_matrix
 
     source, rest = (editor.analyzer(decode((folder / n).read_bytes()))[0].params for n in ("smiling.png", "photo.jpg"))
-    same = carried(source, rest, rest)
+    same = retargeted(source, rest, rest)
     assert np.allclose(same.head_rotation, source.head_rotation, atol=1e-6)
     assert np.allclose(same.expression, source.expression, atol=1e-6)
-    turned = editor.wanted(rest, EditSpec(yaw_deg=20, relative=True, expression={"jaw_open": 0.7}), {})
-    moved = carried(source, turned, rest)
+    turned = editor.edited_params(rest, EditSpec(yaw_deg=20, relative=True, expression={"jaw_open": 0.7}), {})
+    moved = retargeted(source, turned, rest)
     yaw = lambda p: to_degrees(to_matrix(p.head_rotation[None]))[0][0]  # noqa: E731
     assert yaw(moved) - yaw(source) == pytest.approx(20, abs=1.5)
     jaw = editor.analyzer.head.expression_names.index("jawOpen")

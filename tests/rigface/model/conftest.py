@@ -1,4 +1,4 @@
-"""Reference figures with their weights, and toy checkpoints."""
+"""Fixtures: figures of the released code with their weights, and toy checkpoints."""
 
 import copy
 import json
@@ -63,7 +63,7 @@ def tiny(tiny_once) -> checkpoint.Checkpoint:
 
 @pytest.fixture
 def asked():
-    """What a toy model is asked, without a person: keyword arguments of `RigFaceModel.forward`."""
+    """Keyword arguments of `RigFaceModel.forward` for a toy model, without a reference."""
 
     def make(batch: int = 2, side: int = 8, seed: int = 0) -> dict[str, torch.Tensor]:
         random = torch.Generator().manual_seed(seed)
@@ -81,7 +81,7 @@ def asked():
 
 @pytest.fixture
 def person():
-    """Latents of somebody for a toy model."""
+    """Latents of a reference picture for a toy model."""
 
     def make(batch: int = 2, side: int = 8, seed: int = 1) -> torch.Tensor:
         return torch.randn(batch, 4, side, side, generator=torch.Generator().manual_seed(seed))

@@ -1,4 +1,4 @@
-"""FaceFusion: what is remembered, who reads it, and that nothing stays behind on a module."""
+"""FaceFusion: recorded tokens, reference attention, and no state on modules."""
 
 import copy
 import io
@@ -13,7 +13,7 @@ from rigface.model.unets import network
 
 
 @torch.no_grad()
-def test_without_a_person_the_denoiser_is_a_stock_network(tiny, asked):
+def test_denoiser_without_reference_equals_stock_network(tiny, asked):
     stock = UNet2DConditionModel.from_config(tiny.model.denoiser.config)
     stock.load_state_dict(tiny.model.denoiser.state_dict())
     q = asked()
@@ -27,7 +27,7 @@ def test_without_a_person_the_denoiser_is_a_stock_network(tiny, asked):
 
 
 @torch.no_grad()
-def test_projected_ahead_or_on_the_way_is_the_same(tiny, asked, person):
+def test_projected_tokens_give_same_prediction_as_recorded_ones(tiny, asked, person):
     q, reference = asked(), person()
     ahead = tiny.model(**q, reference_tokens=tiny.model.encode_reference(reference))
     torch.testing.assert_close(ahead, tiny.model(**q, reference=reference), atol=1e-6, rtol=0)
@@ -35,7 +35,7 @@ def test_projected_ahead_or_on_the_way_is_the_same(tiny, asked, person):
 
 
 @torch.no_grad()
-def test_dropped_rows_see_nobody_and_leave_their_neighbours_alone(tiny, asked, person):
+def test_dropped_rows_ignore_reference_and_do_not_change_other_rows(tiny, asked, person):
     q, reference_tokens = asked(), tiny.model.encode_reference(person())
     drop = torch.tensor([[True, False, False], [False, False, False]])
     mixed, alone, full = (
@@ -48,7 +48,7 @@ def test_dropped_rows_see_nobody_and_leave_their_neighbours_alone(tiny, asked, p
 
 
 @torch.no_grad()
-def test_one_person_serves_a_batch(tiny, asked, person):
+def test_single_reference_serves_whole_batch(tiny, asked, person):
     q, one = asked(3), tiny.model.encode_reference(person(1))
     assert one.batch == 1
     torch.testing.assert_close(
@@ -59,7 +59,7 @@ def test_one_person_serves_a_batch(tiny, asked, person):
 
 
 @torch.no_grad()
-def test_threads_that_share_a_model_do_not_mix_people(tiny, person):
+def test_threads_sharing_a_model_keep_references_apart(tiny, person):
     people = [person(1, seed=i) for i in range(8)]
     alone = [tiny.model.encode_reference(p) for p in people]
     with ThreadPoolExecutor(4) as pool:
@@ -69,7 +69,7 @@ def test_threads_that_share_a_model_do_not_mix_people(tiny, person):
             assert torch.equal(a.blocks[name][0], b.blocks[name][0])
 
 
-def test_gradient_checkpointing_changes_no_gradient(tiny, asked, person):
+def test_gradient_checkpointing_keeps_gradients(tiny, asked, person):
     model, q, reference = tiny.model.train(), asked(), person()
     drop = torch.tensor([[True, False, True], [False, True, False]])
 
@@ -86,7 +86,7 @@ def test_gradient_checkpointing_changes_no_gradient(tiny, asked, person):
         torch.testing.assert_close(again[name], gradient, atol=1e-7, rtol=1e-5, msg=name)
 
 
-def test_memory_holds_the_tokens_before_the_norm(tiny, person):
+def test_recorded_tokens_are_those_before_the_norm(tiny, person):
     recorded = record(tiny.model.identity, person(), tiny.model.default_text.expand(2, -1, -1))
     names = dict(blocks(tiny.model.identity))
     assert recorded.blocks.keys() == names.keys()
@@ -95,8 +95,8 @@ def test_memory_holds_the_tokens_before_the_norm(tiny, person):
         assert (tokens - normed).abs().max() > 0.1, name
 
 
-def test_a_copy_normalises_with_its_own_weights(tiny, asked, person):
-    """An average of weights is a deep copy: its processors must not look into the original."""
+def test_deep_copy_uses_its_own_norm(tiny, asked, person):
+    """An average of weights is a deep copy: its processors must not refer to the original."""
     twin = copy.deepcopy(tiny.model)
     q, reference = asked(), person()
     with torch.no_grad():
@@ -107,7 +107,7 @@ def test_a_copy_normalises_with_its_own_weights(tiny, asked, person):
         assert not torch.allclose(tiny.model(**q, reference=reference), before, atol=1e-3)
 
 
-def test_a_model_travels_between_processes(tiny, asked, person):
+def test_model_can_be_pickled(tiny, asked, person):
     file = io.BytesIO()
     torch.save(tiny.model, file)
     file.seek(0)
@@ -117,21 +117,21 @@ def test_a_model_travels_between_processes(tiny, asked, person):
         torch.testing.assert_close(twin(**q, reference=reference), tiny.model(**q, reference=reference))
 
 
-def test_memory_counts_its_bytes(tiny, person):
+def test_reference_tokens_count_their_bytes(tiny, person):
     reference_tokens = tiny.model.encode_reference(person(1))
     tokens = {"down_blocks.0": 64 * 16, "mid_block": 16 * 32, "up_blocks.1": 64 * 16}
     values = sum(tokens[name.split(".attentions")[0]] for name in reference_tokens.blocks)
     assert reference_tokens.nbytes == 4 * 2 * values
 
 
-def test_networks_that_do_not_match_are_refused():
+def test_networks_with_other_blocks_are_refused():
     narrow, _ = network((16, 32), text_dim=24, heads=4, layers=1, groups=4)
     _, wide = network((32, 64), text_dim=24, heads=4, layers=1, groups=4)
     with pytest.raises(ValueError, match="same transformer blocks"):
         install(UNet2DConditionModel(**narrow), UNet2DConditionModel(**wide))
 
 
-def test_attention_masks_are_refused(tiny, asked):
+def test_attention_mask_is_refused(tiny, asked):
     q = asked()
     with pytest.raises(ValueError, match="masks are not supported"):
         tiny.model.denoiser(
@@ -143,6 +143,6 @@ def test_attention_masks_are_refused(tiny, asked):
         )
 
 
-def test_nobody_records_without_a_recorder(tiny):
+def test_forward_without_recorder_records_nothing(tiny):
     _, block = next(blocks(tiny.model.identity))
     assert RecordTokens("b")(block, (torch.zeros(1, 2, 16),), {}) is None

@@ -1,4 +1,4 @@
-"""Folders of weights: what comes back, what is refused, and what the message says."""
+"""Checkpoint folders: save, load, refusals and their messages."""
 
 import json
 import os
@@ -30,7 +30,7 @@ def saved_once(tiny_once, tmp_path_factory):
 
 @pytest.fixture
 def saved(saved_once, tmp_path):
-    """A checkpoint of ours that a test may damage."""
+    """A saved checkpoint that a test may damage."""
     return shutil.copytree(saved_once, tmp_path / "ours")
 
 
@@ -40,7 +40,7 @@ def same_answers(one, two, asked, person) -> bool:
     return torch.equal(one(**q, reference=reference), two(**q, reference=reference))
 
 
-def test_ours_comes_back_whole(tiny, tmp_path, asked, person):
+def test_saved_checkpoint_loads_with_same_answers(tiny, tmp_path, asked, person):
     tiny.config = ModelConfig(Process("bridge", bridge_noise=0.1, steps=5), HEAD, "texture", size=256, prompt="a face")
     tiny.model.default_text.fill_(0.5)
     checkpoint.save(tmp_path / "ours", tiny)
@@ -53,13 +53,13 @@ def test_ours_comes_back_whole(tiny, tmp_path, asked, person):
     assert frozen == {n for n, p in back.model.named_parameters() if not p.requires_grad}
 
 
-def test_other_tools_read_it_as_stock_diffusers(saved, tiny):
+def test_diffusers_reads_saved_networks(saved, tiny):
     unet = UNet2DConditionModel.from_pretrained(saved, subfolder="unet_denoise", local_files_only=True)
     assert unet.config.class_embed_type == "simple_projection"
     assert torch.equal(unet.conv_in.weight, tiny.model.denoiser.conv_in.weight)
 
 
-def test_halves_take_half_the_space(saved, tiny, tmp_path):
+def test_float16_halves_file_size(saved, tiny, tmp_path):
     checkpoint.save(tmp_path / "half", tiny, dtype=torch.float16)
     sizes = [sum(f.stat().st_size for f in folder.rglob("*.safetensors")) for folder in (saved, tmp_path / "half")]
     assert sizes[1] < 0.6 * sizes[0]
@@ -68,7 +68,7 @@ def test_halves_take_half_the_space(saved, tiny, tmp_path):
     torch.testing.assert_close(back, tiny.model.denoiser.conv_in.weight, atol=1e-3, rtol=1e-3)
 
 
-def test_an_average_can_be_saved_in_place_of_the_weights(tiny, tmp_path):
+def test_save_writes_given_weights_instead_of_own(tiny, tmp_path):
     average = {name: tensor / 2 for name, tensor in tiny.model.state_dict().items()}
     checkpoint.save(tmp_path / "ema", tiny, weights=average)
     back = checkpoint.load(tmp_path / "ema").model.state_dict()
@@ -80,7 +80,7 @@ def test_an_average_can_be_saved_in_place_of_the_weights(tiny, tmp_path):
         checkpoint.load(tmp_path / "ema")  # half written is not written
 
 
-def test_upstream_in_its_other_shapes(upstream_folder, tmp_path, figures, upstream, asked, person):
+def test_released_layout_loads_in_all_variants(upstream_folder, tmp_path, figures, upstream, asked, person):
     """As released: below `checkpoint-N`, the newest counts; `.bin` of bare tensors; VAE in a folder of its own."""
     for network in ("unet_id", "unet_denoise"):
         for number in ("9000", "70000"):
@@ -96,7 +96,7 @@ def test_upstream_in_its_other_shapes(upstream_folder, tmp_path, figures, upstre
     assert loaded.config.expression_field == "bfm_expression"
 
 
-def test_released_weights_learn_the_codes_of_another_head(upstream_folder, upstream, figures, asked):
+def test_released_weights_start_with_codes_of_another_head(upstream_folder, upstream, figures, asked):
     start = checkpoint.load_upstream(upstream_folder, default_text=figures["text"][0], expression=52)
     theirs, ours = upstream.model.state_dict(), start.model.state_dict()
     assert {n for n in theirs if theirs[n].shape != ours[n].shape or not torch.equal(theirs[n], ours[n])} == {
@@ -107,7 +107,7 @@ def test_released_weights_learn_the_codes_of_another_head(upstream_folder, upstr
     assert start.model(**asked()).isfinite().all()
 
 
-def test_shards_are_one(upstream_folder, tmp_path):
+def test_sharded_weights_load_as_one(upstream_folder, tmp_path):
     whole = load_file(upstream_folder / "unet_id" / f"{WEIGHTS}.safetensors")
     names = sorted(whole)
     for i, part in enumerate((names[:50], names[50:]), start=1):
@@ -123,7 +123,7 @@ def test_shards_are_one(upstream_folder, tmp_path):
         (lambda w: w.update({"conv_in.bias": torch.zeros(3)}), r"conv_in\.bias: want \(16,\), got \(3,\)"),
     ],
 )
-def test_weights_that_do_not_fit_are_named(saved, change, message):
+def test_weights_not_fitting_config_are_refused_by_name(saved, change, message):
     file = saved / "unet_id" / f"{WEIGHTS}.safetensors"
     weights = load_file(file)
     change(weights)
@@ -133,7 +133,7 @@ def test_weights_that_do_not_fit_are_named(saved, change, message):
 
 
 class Boom:
-    """What a hostile checkpoint looks like."""
+    """An object whose unpickling runs code."""
 
     def __init__(self, trace):
         self.trace = str(trace)
@@ -142,7 +142,7 @@ class Boom:
         return os.mkdir, (self.trace,)
 
 
-def test_pickles_are_refused_and_nothing_runs(saved, tmp_path, upstream_folder, figures):
+def test_pickles_are_refused_without_running_code(saved, tmp_path, upstream_folder, figures):
     trace = tmp_path / "executed"
     with open(saved / "vae" / "notes.bin", "wb") as file:
         pickle.dump(Boom(trace), file)
@@ -167,7 +167,7 @@ def test_pickles_are_refused_and_nothing_runs(saved, tmp_path, upstream_folder, 
         ({"process": {"latent_scale": 1.0}}, "latent_scale is 1.0, but the VAE's"),
     ],
 )
-def test_configs_that_make_no_sense_are_named(saved, change, message):
+def test_invalid_config_is_refused_by_name(saved, change, message):
     content = json.loads((saved / "config.json").read_text())
     (saved / "config.json").write_text(json.dumps({**content, **change}))
     with pytest.raises(BadCheckpoint, match=message):
@@ -177,13 +177,13 @@ def test_configs_that_make_no_sense_are_named(saved, change, message):
 @pytest.mark.parametrize(
     "lost", ["config.json", "unet_id/config.json", "default_text.safetensors", f"vae/{WEIGHTS}.safetensors"]
 )
-def test_what_is_not_there_is_named(saved, lost):
+def test_missing_file_is_named(saved, lost):
     (saved / lost).unlink()
     with pytest.raises(MissingAsset, match=lost.split("/")[-1].replace(".", r"\.")):
         checkpoint.load(saved)
 
 
-def test_damaged_weights_are_named(saved):
+def test_damaged_weights_are_refused_by_name(saved):
     (saved / "unet_id" / f"{WEIGHTS}.safetensors").write_bytes(b"no tensors here")
     with pytest.raises(BadCheckpoint, match=r"unet_id.*no safetensors file"):
         checkpoint.load(saved)
@@ -191,7 +191,7 @@ def test_damaged_weights_are_named(saved):
 
 @pytest.fixture
 def sd15(tmp_path, tiny):
-    """A folder in the layout of Stable Diffusion 1.5, with the same widths as the toys."""
+    """A folder in the layout of Stable Diffusion 1.5, with the widths of the toy models."""
     config = {k: v for k, v in tiny.model.identity.config.items() if not k.startswith("_")}
     torch.manual_seed(5)
     UNet2DConditionModel(**config).save_pretrained(tmp_path / "sd" / "unet")
@@ -200,7 +200,7 @@ def sd15(tmp_path, tiny):
 
 
 @torch.no_grad()
-def test_before_the_first_step_it_is_stable_diffusion(sd15, asked):
+def test_untrained_denoiser_equals_stable_diffusion(sd15, asked):
     words = torch.randn(7, 24)
     start = checkpoint.start(f"sd15:{sd15}", expression=52, default_text=words)
     unet = UNet2DConditionModel.from_pretrained(sd15 / "unet", local_files_only=True)
@@ -209,7 +209,7 @@ def test_before_the_first_step_it_is_stable_diffusion(sd15, asked):
     torch.testing.assert_close(start.model(**q), theirs, atol=1e-5, rtol=0)
 
 
-def test_both_networks_start_there_and_part(sd15, asked, person):
+def test_both_networks_start_as_separate_copies(sd15, asked, person):
     model = checkpoint.start(f"sd15:{sd15}", default_text=torch.zeros(7, 24)).model.train()
     a, b = model.identity.conv_out.weight, model.denoiser.conv_out.weight
     assert torch.equal(a, b)
@@ -219,12 +219,12 @@ def test_both_networks_start_there_and_part(sd15, asked, person):
     assert model.denoiser.conv_in.weight.grad[:, 4:].abs().sum() > 0
 
 
-def test_without_a_text_encoder_one_is_asked_for(sd15):
+def test_missing_text_encoder_is_named(sd15):
     with pytest.raises(MissingAsset, match="text_encoder/"):
         checkpoint.start(f"sd15:{sd15}")
 
 
-def test_toys_are_repeatable_and_leave_the_global_generator_alone(tiny, asked, person):
+def test_tiny_checkpoint_repeats_and_keeps_global_generator(tiny, asked, person):
     before = torch.get_rng_state()
     assert same_answers(checkpoint.start("tiny").model, tiny.model, asked, person)
     assert not same_answers(checkpoint.tiny(seed=1).model, tiny.model, asked, person)
@@ -237,14 +237,14 @@ def test_config_survives_json():
     assert ModelConfig.from_json(json.loads(json.dumps(replace(config, head=None).to_json()))).head is None
 
 
-def test_what_is_saved_does_not_say_where_its_autoencoder_once_lay(tmp_path):
+def test_saved_vae_config_has_no_local_path(tmp_path):
     checkpoint.save(tmp_path / "first", checkpoint.tiny())
     checkpoint.save(tmp_path / "second", checkpoint.load(tmp_path / "first"))
     assert "first" not in (tmp_path / "second" / "vae" / "config.json").read_text()
     assert checkpoint.load(tmp_path / "second").vae.config["scaling_factor"] == pytest.approx(0.18215)
 
 
-def test_whoever_may_look_into_the_folder_may_read_the_weights(tmp_path, tiny):
+def test_saved_weights_have_permissions_of_folder(tmp_path, tiny):
     folder = tmp_path / "open"
     folder.mkdir(mode=0o755)
     checkpoint.save(folder, tiny)

@@ -1,4 +1,4 @@
-"""Processes: one line between picture and start, four questions about it; and the loss."""
+"""Diffusion processes with their four predictions, and the loss."""
 
 import pytest
 import torch
@@ -17,10 +17,10 @@ from rigface.model.diffusion import (
     draw,
     loss_weight,
     mix,
+    prediction_target,
     row_losses,
     start,
     velocity,
-    wanted,
 )
 from rigface.model.latents import LatentConditions, LatentExample
 
@@ -38,29 +38,29 @@ def example() -> LatentExample:
 @pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=25, deadline=None)
 @given(time=st.floats(1, 998))
-def test_the_right_answer_gives_the_picture_back(kind, time):
+def test_clean_estimate_of_right_answer_is_clean(kind, time):
     process, t = Process(kind), torch.tensor([time, time])
     clean, begin = torch.randn(2, *SHAPE, generator=torch.Generator().manual_seed(0))
     noisy = mix(process, clean, begin, t)
-    answer = wanted(process, clean, begin, t)
+    answer = prediction_target(process, clean, begin, t)
     torch.testing.assert_close(clean_estimate(process, noisy, answer, t), clean, atol=1e-4, rtol=0)
 
 
-def test_schedule_is_stable_diffusions():
+def test_schedule_equals_stable_diffusion():
     from diffusers import DDIMScheduler
 
     theirs = DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
     clean, noise = torch.randn(2, 3, 4, 8, 8)
     t = torch.tensor([0, 500, 999])
     torch.testing.assert_close(mix(Process(), clean, noise, t), theirs.add_noise(clean, noise, t), atol=1e-5, rtol=0)
-    v = wanted(Process("v_prediction"), clean, noise, t)
+    v = prediction_target(Process("v_prediction"), clean, noise, t)
     torch.testing.assert_close(v, theirs.get_velocity(clean, noise, t), atol=1e-5, rtol=0)
     t = t[1:]  # at 0 there is hardly any noise, and a velocity from a picture is ill-conditioned
     noisy = mix(Process(), clean[1:], noise[1:], t)
     torch.testing.assert_close(velocity(Process("sample"), noisy, clean[1:], t), v[1:], atol=1e-4, rtol=0)
 
 
-def test_a_bridge_leads_from_the_preview_to_the_picture(example):
+def test_bridge_runs_from_preview_to_picture(example):
     process = Process("bridge", bridge_noise=0.5)
     noise = torch.randn(SHAPE)
     begin = start(process, example.conditions, noise)
@@ -71,11 +71,11 @@ def test_a_bridge_leads_from_the_preview_to_the_picture(example):
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
-def test_min_snr_weighs_the_same_mistake_alike_however_it_is_asked(kind):
+def test_min_snr_weight_of_same_error_is_equal_for_all_predictions(kind):
     """An error of the implied picture costs min(snr, gamma) times its square, whatever the network answers with."""
     process, t = Process(kind), torch.tensor([30.0, 400.0, 950.0])
     clean, begin = torch.randn(2, 3, 4, 8, 8)
-    noisy, right = mix(process, clean, begin, t), wanted(process, clean, begin, t)
+    noisy, right = mix(process, clean, begin, t), prediction_target(process, clean, begin, t)
     wrong = right + 0.1
     cost = loss_weight(process, t, 5.0) * (wrong - right).square().mean((1, 2, 3))
     picture = (clean_estimate(process, noisy, wrong, t) - clean).square().mean((1, 2, 3))
@@ -84,7 +84,7 @@ def test_min_snr_weighs_the_same_mistake_alike_however_it_is_asked(kind):
     assert loss_weight(process, t, 0).tolist() == [1, 1, 1]
 
 
-def test_draws_repeat_and_cover_the_timesteps():
+def test_draws_repeat_and_cover_timesteps():
     like = torch.zeros(8, 4, 2, 2)
     one, two = (draw(Process(), like, Dropout(), torch.Generator().manual_seed(5)) for _ in range(2))
     assert torch.equal(one.timestep, two.timestep)
@@ -98,7 +98,7 @@ def test_draws_repeat_and_cover_the_timesteps():
     assert (bridge <= 1000).all()
 
 
-def test_conditions_are_dropped_as_often_as_said():
+def test_conditions_are_dropped_at_given_rates():
     like, random = torch.zeros(4000, 1, 1, 1), torch.Generator().manual_seed(0)
     drop = draw(Process(), like, Dropout(identity=0.1, attributes=0.2, text=0.3, everything=0.05), random).drop
     rates = drop.float().mean(0)
@@ -107,7 +107,7 @@ def test_conditions_are_dropped_as_often_as_said():
     assert drop.all(1).float().mean() == pytest.approx(0.05 + 0.95 * 0.006, abs=0.015)
 
 
-def test_who_is_dropped_teaches_the_identity_network_nothing(tiny, example):
+def test_dropped_identity_gives_identity_network_no_gradient(tiny, example):
     everybody = Draw(torch.tensor([10.0, 900.0]), torch.randn(SHAPE), torch.tensor([[True, False, False]] * 2))
     row_losses(tiny.model, example, Process(), everybody).sum().backward()
     gradients = [p.grad for p in tiny.model.identity.parameters() if p.requires_grad]
@@ -116,8 +116,8 @@ def test_who_is_dropped_teaches_the_identity_network_nothing(tiny, example):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_loss_of_one_batch_falls(kind, example):
-    """The whole way, gradients included: a few steps on one batch with one draw."""
+def test_loss_of_one_batch_falls(kind, example):
+    """Gradients included: a few steps on one batch with one draw."""
     model, process = checkpoint.tiny(kind=kind).model.train(), Process(kind)
     drawn = draw(process, example.target, Dropout(), torch.Generator().manual_seed(0))
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=3e-3)
@@ -131,7 +131,7 @@ def test_the_loss_of_one_batch_falls(kind, example):
     assert losses[-1] < 0.8 * losses[0]
 
 
-def test_the_loss_repeats_with_its_generator_and_takes_stored_halves(tiny, example):
+def test_loss_repeats_with_generator_and_accepts_float16(tiny, example):
     stored = example.map(lambda t: t.half())
     with torch.no_grad():
         losses = [
@@ -141,7 +141,7 @@ def test_the_loss_repeats_with_its_generator_and_takes_stored_halves(tiny, examp
     assert losses[0].dtype == torch.float32
 
 
-def test_without_dropout_nothing_is_dropped(tiny, example):
+def test_zero_dropout_drops_nothing(tiny, example):
     seen = []
 
     def spy(*args, drop, **kwargs):
@@ -156,6 +156,6 @@ def test_without_dropout_nothing_is_dropped(tiny, example):
 
 
 @pytest.mark.parametrize("wrong", [{"kind": "noise"}, {"steps": 0}, {"latent_scale": 0.0}, {"bridge_noise": -1.0}])
-def test_processes_that_make_no_sense_are_refused(wrong):
+def test_invalid_process_is_refused(wrong):
     with pytest.raises(ValueError, match="Process"):
         Process(**wrong)

@@ -1,4 +1,4 @@
-"""Choosing what is trained, and LoRA adapters in peft's layout: saved, merged, loaded and switched."""
+"""Trainable weights, and LoRA adapters in peft's layout: saved, merged, loaded and switched."""
 
 import copy
 from pathlib import Path

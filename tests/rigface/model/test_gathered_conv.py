@@ -1,6 +1,4 @@
-"""Gathered convolutions: the library's numbers, where there is little to gather from and elsewhere, and plain ones in
-training.
-"""
+"""Gathered convolutions: equal to torch's at all sizes, and plain in training."""
 
 import copy
 
@@ -15,7 +13,7 @@ from rigface.model.pipeline import RigFacePipeline
 
 @pytest.mark.parametrize(("rows", "height", "width"), [(1, 4, 4), (2, 3, 5), (1, 40, 40)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_same_numbers_as_the_library(rows, height, width, dtype, monkeypatch):
+def test_gathered_convolution_equals_torch(rows, height, width, dtype, monkeypatch):
     torch.manual_seed(0)
     plain = nn.Conv2d(512, 576, 3, padding=1).to(dtype)
     gathered = copy.deepcopy(plain)
@@ -40,7 +38,7 @@ def _counted(calls, forward):
     return counted
 
 
-def test_other_layers_stay_what_they_are():
+def test_other_layers_are_not_replaced():
     layers = nn.Sequential(
         nn.Conv2d(512, 576, 3, padding=1, stride=2), nn.Conv2d(1664, 1664, 1),
         nn.Conv2d(1024, 576, 3, padding=1, groups=2),
@@ -50,7 +48,7 @@ def test_other_layers_stay_what_they_are():
     assert {type(layer) for layer in layers} == {nn.Conv2d}
 
 
-def test_a_model_edits_trains_and_is_saved_as_before(tmp_path, monkeypatch):
+def test_gathered_model_edits_trains_and_saves_as_before(tmp_path, monkeypatch):
     monkeypatch.setattr(gathered_conv, "WEIGHTS_PER_PIXEL", 1)  # so that the toy gathers somewhere
     toy, same = checkpoint.tiny(), checkpoint.tiny()
     gather(toy.model)

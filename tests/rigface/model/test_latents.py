@@ -1,4 +1,4 @@
-"""Which latents are scaled, and that pictures come back."""
+"""Latents: scaling, and the round trip of pictures."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ def example() -> Example:
 
 
 @torch.no_grad()
-def test_conditions_are_the_unscaled_mode_and_the_target_is_scaled(tiny, example):
+def test_condition_latents_are_unscaled_mode_and_target_is_scaled(tiny, example):
     pictures = torch.from_numpy(example.target).permute(0, 3, 1, 2) / 255
     mode = tiny.vae.encode(2 * pictures - 1).latent_dist.mode()
     torch.testing.assert_close(encode(tiny.vae, pictures), mode)
@@ -31,7 +31,7 @@ def test_conditions_are_the_unscaled_mode_and_the_target_is_scaled(tiny, example
 
 
 @torch.no_grad()
-def test_an_example_is_encoded_as_its_parts_are(tiny, example):
+def test_example_is_encoded_like_its_parts(tiny, example):
     latents = encode_example(tiny.vae, example)
     parts = encode_conditions(tiny.vae, example.conditions)
     for name in ("reference", "background", "render", "expression_code"):
@@ -42,13 +42,13 @@ def test_an_example_is_encoded_as_its_parts_are(tiny, example):
 
 
 @torch.no_grad()
-def test_only_the_decoder_divides(tiny):
+def test_decode_divides_by_scaling_factor(tiny):
     latents = torch.randn(1, 4, 16, 16)
     theirs = tiny.vae.decode(latents / 0.18215).sample
     torch.testing.assert_close(decode(tiny.vae, latents), theirs / 2 + 0.5)
 
 
-def test_rows_join(tiny):
+def test_cat_joins_rows(tiny):
     one = LatentConditions(torch.zeros(1, 4, 2, 2), torch.zeros(1, 4, 2, 2), torch.zeros(1, 3))
     two = LatentConditions.cat([one, one.map(lambda t: t + 1)])
     assert two.batch == 2
@@ -64,7 +64,7 @@ def test_rows_join(tiny):
         ("expression_code", np.zeros(52, np.float32), "Conditions.expression_code"),
     ],
 )
-def test_conditions_that_disagree_are_refused(example, field, value, message):
+def test_conditions_of_different_size_are_refused(example, field, value, message):
     good = {f: getattr(example.conditions, f) for f in ("reference", "background", "render", "expression_code")}
     with pytest.raises(ValueError, match=message):
         Conditions(**{**good, field: value})

@@ -1,4 +1,4 @@
-"""Against the released RigFace code: random weights, its own inputs, its own outputs (tests/fixtures/rigface)."""
+"""Parity with the released RigFace code: random weights, its own inputs, its own outputs (tests/fixtures/rigface)."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ def apart(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 @torch.no_grad()
-def test_identity_network_records_what_the_reference_records(upstream, figures):
+def test_identity_network_records_same_tokens_as_released_code(upstream, figures):
     recorded = record(upstream.model.identity, figures["source"], figures["text"]).blocks
     assert len(recorded) == 4
     for i, (tokens,) in enumerate(recorded.values()):  # in the order they run
@@ -23,14 +23,14 @@ def test_identity_network_records_what_the_reference_records(upstream, figures):
 
 
 @torch.no_grad()
-def test_identity_network_is_a_stock_network(upstream, figures):
+def test_identity_network_equals_stock_network(upstream, figures):
     out = upstream.model.identity(figures["source"], 0, encoder_hidden_states=figures["text"]).sample
     assert apart(out, figures["id_out"]) < 1e-5
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("time", TIMES)
-def test_denoiser_predicts_the_references_noise(upstream, figures, time):
+def test_denoiser_predicts_same_noise_as_released_code(upstream, figures, time):
     reference_tokens = upstream.model.encode_reference(figures["source"], figures["text"])
     out = upstream.model(
         figures["noisy"],
@@ -45,7 +45,7 @@ def test_denoiser_predicts_the_references_noise(upstream, figures, time):
 
 
 @torch.no_grad()
-def test_one_forward_is_remember_and_predict(upstream, figures):
+def test_forward_equals_encode_reference_and_predict(upstream, figures):
     """Training's forward, with the default text, gives the reference's first row too."""
     row = {name: figures[name][:1] for name in ("noisy", "bg", "render", "expression", "source")}
     out = upstream.model(
@@ -55,7 +55,7 @@ def test_one_forward_is_remember_and_predict(upstream, figures):
 
 
 @pytest.mark.parametrize("scheduler", ["ddim", "unipc"])
-def test_six_steps_from_pictures_to_picture(upstream, figures, scheduler):
+def test_six_sampling_steps_equal_released_code(upstream, figures, scheduler):
     pipe = RigFacePipeline(upstream)
     out = pipe(
         *(figures[f"{scheduler}_{name}"] for name in ("source", "bg", "render")),
@@ -71,8 +71,8 @@ def test_six_steps_from_pictures_to_picture(upstream, figures, scheduler):
     assert apart(image, figures[f"{scheduler}_image"]) < 1e-4
 
 
-def test_later_final_sigma_would_not_agree(upstream, figures):
-    """Why the table of schedulers says `sigma_min`: diffusers' default of today is another picture."""
+def test_later_final_sigma_differs_from_released_code(upstream, figures):
+    """The reason for `sigma_min` in the table of schedulers: today's default of diffusers gives another picture."""
     out = RigFacePipeline(upstream)(
         *(figures[f"unipc_{name}"] for name in ("source", "bg", "render")),
         figures["expression"][:1],

@@ -1,4 +1,4 @@
-"""Principal components as an AutoencoderKL: linear where the class is not, exact where all components are kept."""
+"""PCA autoencoder: linear, and exact with all components."""
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ def vae(pictures):
     return patch_autoencoder(components(pictures, 4, 12), size=32)
 
 
-def test_components_are_those_of_the_squares_and_of_their_mirror_images(pictures):
+def test_components_cover_squares_and_mirror_images(pictures):
     found = components(pictures, 4, 48)
     np.testing.assert_allclose(found.basis @ found.basis.T, np.eye(48), atol=1e-4)
     assert (np.diff(found.spread) <= 1e-6).all()
@@ -39,14 +39,14 @@ def test_components_are_those_of_the_squares_and_of_their_mirror_images(pictures
     np.testing.assert_allclose(((squares - found.mean) @ found.basis.T).std(0), found.spread, rtol=1e-2)
 
 
-def test_all_components_bring_the_picture_back(pictures):
+def test_all_components_reconstruct_the_picture(pictures):
     whole = patch_autoencoder(components(pictures, 4, 48), size=32)
     wanted = tensor(pictures)
     with torch.no_grad():
         torch.testing.assert_close(decode(whole, encode(whole, wanted)), wanted, atol=2e-3, rtol=0)
 
 
-def test_the_error_is_that_of_the_components_left_out(pictures, vae):
+def test_reconstruction_error_equals_lost_components(pictures, vae):
     wanted, found = 2 * tensor(pictures) - 1, components(pictures, 4, 12)
     with torch.no_grad():
         made = 2 * decode(vae, encode(vae, (wanted + 1) / 2)) - 1
@@ -60,7 +60,7 @@ def test_latents_are_linear_in_the_picture(pictures, vae):
         torch.testing.assert_close(between, 0.3 * encode(vae, a) + 0.7 * encode(vae, b), atol=2e-3, rtol=0)
 
 
-def test_half_precision_and_bfloat16_give_nearly_the_same(pictures, vae):
+def test_half_precision_gives_nearly_the_same(pictures, vae):
     wanted = tensor(pictures)
     with torch.no_grad():
         made = decode(vae, encode(vae, wanted))
@@ -69,15 +69,15 @@ def test_half_precision_and_bfloat16_give_nearly_the_same(pictures, vae):
     assert (coarse - made).abs().mean() < 4e-3
 
 
-def test_a_window_decodes_like_the_whole(pictures, vae):
-    """Training looks at windows: nothing may leak in from outside of them."""
+def test_window_decodes_like_the_whole(pictures, vae):
+    """For losses on windows: no pixel outside has an effect."""
     with torch.no_grad():
         latents = encode(vae, tensor(pictures))
         inside = decode(vae, latents[..., 2:6, 2:6])
         torch.testing.assert_close(decode(vae, latents)[..., 8:24, 8:24], inside, atol=1e-3, rtol=0)
 
 
-def test_sizes_are_said_and_a_wrong_picture_is_refused(vae):
+def test_patch_and_shrinkage_are_reported_and_wrong_size_is_refused(vae):
     assert (patch(vae), shrinkage(vae)) == (4, 4)
     with pytest.raises(RuntimeError):
         encode(vae, torch.zeros(1, 3, 30, 30))
@@ -89,16 +89,16 @@ def test_more_components_than_numbers_are_refused(pictures, count):
         components(pictures, 4, count)
 
 
-def test_components_come_in_groups(pictures):
+def test_component_count_not_multiple_of_groups_is_refused(pictures):
     with pytest.raises(ValueError, match=f"multiple of {GROUPS}"):
         patch_autoencoder(components(pictures, 4, 10), size=32)
 
 
-def test_no_picture_is_an_error():
+def test_no_picture_is_refused():
     with pytest.raises(ValueError, match="at least one"):
         components([], 4, 8)
 
 
-def test_a_plain_autoencoder_folds_nothing():
+def test_plain_autoencoder_has_patch_one():
     tiny = RigFacePipeline.from_pretrained("tiny").vae
     assert patch(tiny) == 1

@@ -1,4 +1,4 @@
-"""The pipeline as people use it: pictures in, pictures out, and nothing depends on the neighbours."""
+"""Pipeline: arguments, outputs, batches, and independence of rows."""
 
 import dataclasses
 
@@ -29,7 +29,7 @@ def row(inputs: dict, i: int) -> dict:
     return {name: value[i] for name, value in inputs.items()}
 
 
-def test_a_picture_comes_out(pipe, inputs):
+def test_call_returns_pictures(pipe, inputs):
     out = pipe(**row(inputs, 0), seed=1)
     assert isinstance(out.images[0], Image.Image)
     assert out.images[0].size == (32, 32)
@@ -39,7 +39,7 @@ def test_a_picture_comes_out(pipe, inputs):
     assert np.array_equal(array[0], np.asarray(out.images[0]))
 
 
-def test_every_form_of_a_picture_is_the_same_picture(pipe, inputs):
+def test_all_picture_types_give_same_output(pipe, inputs):
     one = row(inputs, 0)
     names = ("source", "background", "render")
     as_pil = {**one, **{n: Image.fromarray(one[n]) for n in names}}
@@ -51,7 +51,7 @@ def test_every_form_of_a_picture_is_the_same_picture(pipe, inputs):
 
 
 @pytest.mark.parametrize("scheduler", ["dpm++", "euler_a"])
-def test_alone_or_in_a_crowd(pipe, inputs, scheduler):
+def test_row_output_does_not_depend_on_batch(pipe, inputs, scheduler):
     together = pipe(**inputs, seed=[5, 6, 7], scheduler=scheduler, output="latent").latents
     for i in range(3):
         alone = pipe(**row(inputs, i), seed=5 + i, scheduler=scheduler, output="latent").latents
@@ -59,7 +59,7 @@ def test_alone_or_in_a_crowd(pipe, inputs, scheduler):
     assert not torch.allclose(pipe(**row(inputs, 0), seed=6, output="latent").latents, together[:1], atol=1e-2)
 
 
-def test_memory_stands_for_the_source(pipe, inputs):
+def test_reference_tokens_replace_source(pipe, inputs):
     one = row(inputs, 0)
     whole = pipe(**one, output="latent").latents
     reference_tokens = pipe.encode_reference(one.pop("source"))
@@ -68,14 +68,14 @@ def test_memory_stands_for_the_source(pipe, inputs):
     )
 
 
-def test_one_source_for_a_whole_clip(pipe, inputs):
+def test_single_source_serves_batch(pipe, inputs):
     clip = {**inputs, "source": inputs["source"][0]}
     latents = pipe(**clip, seed=2, output="latent").latents
     frame = pipe(**{**row(inputs, 1), "source": inputs["source"][0]}, seed=2, output="latent").latents
     torch.testing.assert_close(latents[1:2], frame, atol=1e-4, rtol=0)
 
 
-def test_a_service_joins_edits_as_they_come(pipe, inputs):
+def test_states_join_batch_between_steps(pipe, inputs):
     """The three parts of a call, for two requests of which the second comes a step later."""
     wishes = [{**row(inputs, i), "seed": i, "steps": 3 + i} for i in range(2)]
     batch, states = pipe.sampling_batch(), [pipe.begin(**wish) for wish in wishes]
@@ -90,7 +90,7 @@ def test_a_service_joins_edits_as_they_come(pipe, inputs):
         assert np.abs(pipe.pictures(state.latents).astype(int) - alone.images).max() <= 1
 
 
-def test_progress_and_previews(pipe, inputs):
+def test_on_step_gets_progress_and_previews(pipe, inputs):
     seen = []
     out = pipe(
         **row(inputs, 0), steps=4, scheduler="ddim", output="np", on_step=lambda p: seen.append((p, p.preview()))
@@ -101,7 +101,7 @@ def test_progress_and_previews(pipe, inputs):
     assert distance[-1] < distance[0]
 
 
-def test_a_callback_can_end_it(pipe, inputs):
+def test_exception_in_callback_ends_edit(pipe, inputs):
     def stop(progress):
         raise InterruptedError
 
@@ -109,7 +109,7 @@ def test_a_callback_can_end_it(pipe, inputs):
         pipe(**row(inputs, 0), on_step=stop)
 
 
-def test_conditions_keep_their_batch_axes(pipe, inputs):
+def test_edit_keeps_batch_axes_of_conditions(pipe, inputs):
     c = Conditions(inputs["source"], inputs["background"], inputs["render"], inputs["expression_code"])
     flat = pipe.edit(c)
     nested = pipe.edit(c.map(lambda a: a.reshape(1, 3, *a.shape[1:])))
@@ -121,7 +121,7 @@ def test_conditions_keep_their_batch_axes(pipe, inputs):
     assert np.abs(single.astype(int) - flat[0]).max() <= 1
 
 
-def test_saved_and_loaded_it_edits_the_same(pipe, inputs, tmp_path):
+def test_saved_pipeline_gives_same_output(pipe, inputs, tmp_path):
     pipe.save_pretrained(tmp_path / "p")
     again = RigFacePipeline.from_pretrained(tmp_path / "p", channels_last=True)
     a, b = (p(**row(inputs, 0), output="latent").latents for p in (pipe, again))
@@ -129,7 +129,7 @@ def test_saved_and_loaded_it_edits_the_same(pipe, inputs, tmp_path):
     assert again.config == pipe.config
 
 
-def test_bfloat16_is_close_and_its_stored_weights_are_what_autocast_computes_with(inputs):
+def test_bfloat16_output_is_close_and_equal_with_stored_weights(inputs):
     half = RigFacePipeline.from_pretrained("tiny", autocast=torch.bfloat16)
     assert half.model.denoiser.conv_in.weight.dtype == torch.bfloat16
     converting = RigFacePipeline.from_pretrained("tiny", autocast=torch.bfloat16, half_weights=False)
@@ -144,21 +144,21 @@ def test_bfloat16_is_close_and_its_stored_weights_are_what_autocast_computes_wit
     assert bfloat16_if_fast(torch.device("meta")) is None
 
 
-def test_a_compiled_denoiser_answers_the_same(pipe, inputs):
+def test_compiled_denoiser_gives_same_output(pipe, inputs):
     graph = RigFacePipeline.from_pretrained("tiny")
     graph.model.denoiser.compile(backend="eager", fullgraph=True)  # what `compile=True` does, without its compiler
     a, b = (p(**row(inputs, 0), steps=2, identity_scale=2.0, output="latent").latents for p in (pipe, graph))
     torch.testing.assert_close(a, b, atol=1e-4, rtol=0)
 
 
-def test_a_bridge_edits_too(inputs):
+def test_bridge_checkpoint_edits(inputs):
     out = RigFacePipeline.from_pretrained("tiny", kind="bridge")(**inputs, seed=[0, 1, 2], output="pt").images
     assert out.shape == (3, 3, 32, 32)
     assert out.min() >= 0
     assert out.max() <= 1
 
 
-def test_words_are_heard_where_there_is_a_text_encoder(inputs, clip_folder, tmp_path):
+def test_prompt_changes_output_with_text_encoder(inputs, clip_folder, tmp_path):
     toy = checkpoint.tiny()
     toy.text_encoder = TextEncoder.load(clip_folder)
     RigFacePipeline(toy).save_pretrained(tmp_path / "p")
@@ -190,12 +190,12 @@ def test_words_are_heard_where_there_is_a_text_encoder(inputs, clip_folder, tmp_
         ({"scheduler": "fast"}, "scheduler: 'fast'"),
     ],
 )
-def test_what_does_not_fit_is_named(pipe, inputs, change, message):
+def test_invalid_argument_is_refused_by_name(pipe, inputs, change, message):
     with pytest.raises(ValueError, match=message):
         pipe(**{**row(inputs, 0), **change})
 
 
-def test_with_detail_what_the_model_leaves_alone_comes_out_as_it_went_in():
+def test_detail_keeps_parts_that_model_leaves_alone():
     made = checkpoint.tiny(kind="bridge", bridge_noise=0.0)
     for parameter in made.model.denoiser.conv_out.parameters():
         torch.nn.init.zeros_(parameter)  # a bridge that does nothing: its answer is the render's latents

@@ -1,4 +1,4 @@
-"""The loss on decoded pictures: zero for the truth, and only for the truth; the autoencoder learns nothing from it."""
+"""Pixel loss: zero only for the right answer, and without gradients of the autoencoder."""
 
 import pytest
 import torch
@@ -17,12 +17,12 @@ def example() -> LatentExample:
 
 
 def knows(example: LatentExample, process: Process, drawn: Draw, error: float | torch.Tensor = 0.0):
-    """A model whose answer is the velocity of the line, and as wrong as told."""
+    """A model that answers the velocity of the line plus an error."""
     begin = start(process, example.conditions, drawn.noise)
     return lambda latents, timestep, *_, **__: begin - example.target + error
 
 
-def test_the_right_answer_costs_nothing_and_a_wrong_one_does(example):
+def test_decoded_loss_is_zero_only_for_right_answer(example):
     process, vae = Process("bridge", latent_scale=0.18215), checkpoint.tiny().vae
     drawn = draw(process, example.target, NO_DROPOUT, torch.Generator().manual_seed(1))
     right = decoded_loss(knows(example, process, drawn), vae, example, process, drawn)
@@ -31,7 +31,7 @@ def test_the_right_answer_costs_nothing_and_a_wrong_one_does(example):
     assert all(loss.item() > 1e-3 for loss in wrong)
 
 
-def test_it_trains_the_networks_and_not_the_autoencoder(example):
+def test_decoded_loss_trains_networks_but_not_autoencoder(example):
     made = checkpoint.tiny(kind="bridge")
     process = made.config.process
     drawn = draw(process, example.target, NO_DROPOUT, torch.Generator().manual_seed(1))
@@ -42,7 +42,7 @@ def test_it_trains_the_networks_and_not_the_autoencoder(example):
     assert all(p.grad is None for p in made.vae.parameters())
 
 
-def test_loss_is_zero_for_the_same_picture_and_counts_edges():
+def test_picture_loss_is_zero_for_same_picture_and_counts_edges():
     picture = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     assert picture_loss(picture, picture) == 0
     for shift, counted in ((0.02, 0.02**2 / 0.2), (0.1, 0.05), (0.3, 0.25)):  # no edge has changed

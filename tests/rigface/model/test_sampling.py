@@ -1,10 +1,10 @@
-"""Walks and crowds: every scheduler finds the way, guidance costs what it says, neighbours do not matter."""
+"""Sampling: schedulers, guidance, and batches whose rows are independent."""
 
 import pytest
 import torch
 
 from rigface.model.attention import ReferenceTokens
-from rigface.model.diffusion import KINDS, Process, clean_estimate, mix, wanted
+from rigface.model.diffusion import KINDS, Process, clean_estimate, mix, prediction_target
 from rigface.model.latents import LatentConditions
 from rigface.model.sampling import (
     FLOW_SCHEDULERS,
@@ -35,11 +35,11 @@ def finish(predict, *states: SamplingState) -> list[torch.Tensor]:
 
 
 def oracle(process: Process, clean: torch.Tensor):
-    """A network that knows the picture: it answers what leads from x_t to it."""
+    """A network that knows the picture and predicts accordingly."""
 
     def predict(latents, timestep, *_, **__):
         a, b = process.coefficients(timestep)
-        return wanted(process, clean.expand_as(latents), (latents - a * clean) / b, timestep)
+        return prediction_target(process, clean.expand_as(latents), (latents - a * clean) / b, timestep)
 
     return predict
 
@@ -49,7 +49,7 @@ def oracle(process: Process, clean: torch.Tensor):
     [(k, n) for k in KINDS if k != "bridge" for n in (*NOISE_SCHEDULERS, "PNDMScheduler")]
     + [("bridge", n) for n in FLOW_SCHEDULERS],
 )
-def test_every_scheduler_finds_the_picture(kind, name):
+def test_every_scheduler_reaches_the_picture(kind, name):
     process, clean = Process(kind), torch.randn(1, *SHAPE, generator=torch.Generator().manual_seed(9))
     noise, generators = seeded([0], SHAPE)
     state = SamplingState(process, conditions(), noise, scheduler=name, steps=8, generators=generators)
@@ -60,7 +60,7 @@ def test_every_scheduler_finds_the_picture(kind, name):
 
 @pytest.mark.parametrize("kind", ["epsilon", "bridge"])
 @pytest.mark.parametrize("steps", [1, 4, 7])
-def test_one_evaluation_a_step_and_no_row_more(tiny, kind, steps):
+def test_unguided_step_evaluates_network_once_per_row(tiny, kind, steps):
     calls = []
 
     def count(latents, *args, **kwargs):
@@ -73,7 +73,7 @@ def test_one_evaluation_a_step_and_no_row_more(tiny, kind, steps):
 
 
 @torch.no_grad()
-def test_guidance_is_the_formula_it_says(tiny, person):
+def test_guidance_equals_its_formula(tiny, person):
     tiny.model.default_text.normal_(generator=torch.Generator().manual_seed(0))
     process, c, noise = Process(), conditions(2), torch.randn(2, *SHAPE)
     c = LatentConditions(c.background, c.render, c.expression_code, text=torch.randn(2, 7, 24))
@@ -106,7 +106,7 @@ def test_guidance_is_the_formula_it_says(tiny, person):
 
 
 @torch.no_grad()
-def test_classifier_free_guidance_is_the_case_of_one(tiny, person):
+def test_single_guidance_equals_classifier_free_guidance(tiny, person):
     """scale * with + (1 - scale) * without, and 0 means without."""
     reference_tokens, noise = tiny.model.encode_reference(person(1)), torch.randn(1, *SHAPE)
     state = {
@@ -120,8 +120,8 @@ def test_classifier_free_guidance_is_the_case_of_one(tiny, person):
 
 
 @torch.no_grad()
-def test_an_edit_does_not_depend_on_its_neighbours(tiny, person):
-    """Other schedulers, steps, guidance and people, who join late and leave early."""
+def test_edit_does_not_depend_on_batch(tiny, person):
+    """Other schedulers, steps, guidance and references join late and leave early."""
 
     def mine() -> SamplingState:
         noise, generators = seeded([7], SHAPE)
@@ -160,7 +160,7 @@ def test_an_edit_does_not_depend_on_its_neighbours(tiny, person):
 
 
 @torch.no_grad()
-def test_finished_walks_are_handed_back_once(tiny):
+def test_finished_states_are_returned_once(tiny):
     batch = SamplingBatch(tiny.model)
     short, long = (SamplingState(Process(), conditions(), torch.randn(1, *SHAPE), steps=n) for n in (1, 2))
     for state in (short, long):
@@ -171,7 +171,7 @@ def test_finished_walks_are_handed_back_once(tiny):
 
 
 @torch.no_grad()
-def test_a_scheduler_that_breaks_takes_only_its_own_walk_along(tiny, monkeypatch):
+def test_failing_scheduler_ends_only_its_own_state(tiny, monkeypatch):
     batch = SamplingBatch(tiny.model)
     good, bad = (SamplingState(Process(), conditions(), torch.randn(1, *SHAPE), steps=2) for _ in range(2))
     for state in (good, bad):
@@ -189,14 +189,14 @@ def test_a_scheduler_that_breaks_takes_only_its_own_walk_along(tiny, monkeypatch
 
 
 @torch.no_grad()
-def test_walks_of_another_shape_are_not_batched(tiny, person):
+def test_state_of_another_shape_is_refused(tiny, person):
     batch, noise = SamplingBatch(tiny.model), torch.randn(1, *SHAPE)
     batch.join(SamplingState(Process(), conditions(), noise, steps=1))
     with pytest.raises(ValueError, match="cannot batch"):
         batch.join(SamplingState(Process(), conditions(), noise, tiny.model.encode_reference(person(1)), steps=1))
 
 
-def test_strength_begins_at_the_render():
+def test_strength_below_one_begins_at_render():
     process, c, noise = Process("v_prediction"), conditions(), torch.randn(1, *SHAPE)
     state = SamplingState(process, c, noise, scheduler="ddim", steps=10, strength=0.3)
     assert state.steps - state.index == 3
@@ -205,7 +205,7 @@ def test_strength_begins_at_the_render():
 
 
 @pytest.mark.parametrize("name", ["unipc", "dpm++", "euler", "ddim", "lcm"])
-def test_from_half_way_the_picture_is_found_too(name):
+def test_half_strength_reaches_the_picture(name):
     process, clean = Process("v_prediction"), torch.randn(1, *SHAPE, generator=torch.Generator().manual_seed(9))
     noise, generators = seeded([0], SHAPE)
     state = SamplingState(process, conditions(), noise, scheduler=name, steps=8, strength=0.5, generators=generators)
@@ -213,7 +213,7 @@ def test_from_half_way_the_picture_is_found_too(name):
     torch.testing.assert_close(found, clean, atol=0.15, rtol=0)
 
 
-def test_each_walk_has_a_scheduler_of_its_own():
+def test_each_state_has_its_own_scheduler():
     one, two = (make_scheduler(Process(), "unipc", 4) for _ in range(2))
     assert one is not two
 
@@ -228,7 +228,7 @@ def test_each_walk_has_a_scheduler_of_its_own():
         ("epsilon", "CogVideoXDPMScheduler"),  # would break at its first step, with all that share the batch
     ],
 )
-def test_schedulers_that_cannot_run_a_process_are_named(kind, name):
+def test_unsuitable_scheduler_is_refused_by_name(kind, name):
     with pytest.raises(ValueError, match=f"{name}.*there are .*unipc"):
         make_scheduler(Process(kind), name, 4)
 
@@ -237,18 +237,18 @@ def test_schedulers_that_cannot_run_a_process_are_named(kind, name):
     ("options", "message"),
     [({"steps": 0}, "steps: want at least 1"), ({"strength": 0.0}, "strength"), ({"strength": 1.5}, "strength")],
 )
-def test_numbers_out_of_range_are_named(options, message):
+def test_number_out_of_range_is_refused_by_name(options, message):
     with pytest.raises(ValueError, match=message):
         SamplingState(Process(), conditions(), torch.randn(1, *SHAPE), **options)
 
 
-def test_seeds_are_rows():
+def test_noise_of_each_row_follows_its_seed():
     both, _ = seeded([3, 4], SHAPE)
     alone, _ = seeded([4], SHAPE)
     assert torch.equal(both[1:], alone)
 
 
-def test_memories_join_by_row(tiny, person):
+def test_reference_tokens_join_by_row(tiny, person):
     with torch.no_grad():
         one, two = (tiny.model.encode_reference(person(1, seed=s)) for s in (1, 2))
     joined = ReferenceTokens.cat([one, two])

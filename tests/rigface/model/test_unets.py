@@ -1,4 +1,4 @@
-"""Both networks in one module: what is trained, what is not, and how it starts."""
+"""Both networks in one module: trained and frozen parameters, and initial weights."""
 
 import copy
 
@@ -18,7 +18,7 @@ SHAPES = {
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_exactly_the_parameters_without_effect_are_frozen(shape, asked, person):
+def test_only_parameters_without_effect_are_frozen(shape, asked, person):
     configs = network(**{"heads": 4, **SHAPES[shape]}, text_dim=24, groups=4)
     model = build(*configs, torch.randn(7, 24), expression=52)
     dead = {id(p) for p in dead_tail(model.identity)}
@@ -37,7 +37,7 @@ def process_group(tmp_path):
     torch.distributed.destroy_process_group()
 
 
-def test_ddp_meets_no_unused_parameter(tiny, asked, person, process_group):
+def test_ddp_finds_no_unused_parameter(tiny, asked, person, process_group):
     """DDP complains at the second step about parameters the first did not reach; dropped rows must still reach."""
     wrapped = torch.nn.parallel.DistributedDataParallel(tiny.model.train())
     drop = torch.ones(2, 3, dtype=torch.bool)
@@ -47,7 +47,7 @@ def test_ddp_meets_no_unused_parameter(tiny, asked, person, process_group):
 
 
 @pytest.mark.parametrize("half", [False, True], ids=["float32", "bfloat16"])
-def test_fsdp_gives_the_same_gradients(tiny, asked, person, process_group, half):
+def test_fsdp_gives_same_gradients(tiny, asked, person, process_group, half):
     """Blocks sharded on their own: norm1 and the projections are only whole inside their block's forward.
 
     In bfloat16 with recomputation as well: there FSDP casts the inputs of the forward, and not those of its repetition.
@@ -71,7 +71,7 @@ def test_fsdp_gives_the_same_gradients(tiny, asked, person, process_group, half)
             assert apart < (0.1 if half else 1e-3), name
 
 
-def test_added_channels_start_without_effect():
+def test_widened_channels_start_without_effect():
     narrow = torch.nn.Conv2d(4, 8, 3, padding=1, bias=False)
     wide = torch.nn.Conv2d(12, 8, 3, padding=1, bias=False)
     wide.weight.data = widen(narrow.weight.data, 12)
@@ -83,7 +83,7 @@ def test_added_channels_start_without_effect():
 @pytest.mark.parametrize(
     ("column", "changed"), [(1, ("render", "expression_code")), (2, ("text",))], ids=["attributes", "text"]
 )
-def test_what_is_dropped_is_not_heard(tiny, asked, column, changed):
+def test_dropped_condition_has_no_effect(tiny, asked, column, changed):
     tiny.model.default_text.normal_(generator=torch.Generator().manual_seed(0))
     drop = torch.zeros(2, 3, dtype=torch.bool)
     drop[:, column] = True
@@ -95,7 +95,7 @@ def test_what_is_dropped_is_not_heard(tiny, asked, column, changed):
     assert not torch.allclose(tiny.model(**q, drop=drop), tiny.model(**moved, drop=drop), atol=1e-4)
 
 
-def test_upstream_names_become_stock(upstream):
+def test_released_config_becomes_stock(upstream):
     assert type(upstream.model.denoiser) is type(upstream.model.identity) is UNet2DConditionModel
     assert upstream.model.expression_size == 64
     kept = stock({"_class_name": "UNetDenoise2DConditionModel", "in_channels": 12}, expression=64)
@@ -110,13 +110,13 @@ def test_upstream_names_become_stock(upstream):
         ({"class_embed_type": None, "projection_class_embeddings_input_dim": None}, "simple_projection"),
     ],
 )
-def test_denoisers_that_cannot_rig_are_refused(change, message):
+def test_denoiser_without_expression_input_is_refused(change, message):
     identity, denoiser = network((16, 32), text_dim=24, heads=4, layers=1, groups=4)
     networks = UNet2DConditionModel(**identity), UNet2DConditionModel(**{**stock(denoiser, 52), **change})
     with pytest.raises(ValueError, match=message):
         RigFaceModel(*networks, default_text=torch.zeros(7, 24))
 
 
-def test_text_of_another_width_is_refused():
+def test_default_text_of_another_width_is_refused():
     with pytest.raises(ValueError, match=r"default_text: want \(L, 24\)"):
         build(*network((16, 32), text_dim=24, heads=4, layers=1, groups=4), torch.zeros(7, 25), expression=52)

@@ -1,4 +1,4 @@
-"""Metrics: told under stable names, with the labels that were declared, or not at all; and what telling costs."""
+"""Metrics: names, declared labels, repeated gauges, and the cost of recording."""
 
 import time
 
@@ -28,7 +28,7 @@ class Library:
         return make
 
 
-def test_numbers_arrive_and_a_metric_is_made_once():
+def test_values_are_recorded_and_each_metric_is_made_once():
     library = Library()
     tell = MetricRecorder(lambda: library)
     tell(COUNT, kind="a")
@@ -46,8 +46,8 @@ def test_numbers_arrive_and_a_metric_is_made_once():
     ]
 
 
-def test_the_last_value_of_a_gauge_is_said_again(monkeypatch):
-    monkeypatch.setattr("rigface.telemetry.instruments.AGAIN_S", 0.01)
+def test_last_value_of_gauge_is_repeated(monkeypatch):
+    monkeypatch.setattr("rigface.telemetry.instruments.REPEAT_S", 0.01)
     library = Library()
     tell = MetricRecorder(lambda: library)
     tell(COUNT, kind="a")
@@ -60,20 +60,20 @@ def test_the_last_value_of_a_gauge_is_said_again(monkeypatch):
     assert [library.told.count((COUNT.name, 1.0, {"kind": "a"})), library.told.count((LEVEL.name, 3, {}))] == [1, 1]
 
 
-def test_nothing_is_added_to_a_counter_by_nothing():
+def test_counter_ignores_zero():
     library = Library()
     MetricRecorder(lambda: library)(COUNT, 0, kind="a")
     assert library.told == []
 
 
-def test_where_nobody_listens_wrong_labels_are_still_wrong():
+def test_wrong_labels_are_refused_without_a_library():
     tell = MetricRecorder(lambda: None)
     tell(COUNT, kind="a")
     with pytest.raises(ValueError, match=r"want labels \['kind'\], got \['king'\]"):
         tell(COUNT, king="a")
 
 
-def test_names_and_kinds_are_checked_at_once():
+def test_metric_definition_is_checked():
     with pytest.raises(ValueError, match="without _total"):
         Metric("rigface_things_total", "counter", "things")
     with pytest.raises(ValueError, match="histograms alone"):
@@ -81,7 +81,7 @@ def test_names_and_kinds_are_checked_at_once():
     assert TIMES.series == ("rigface_seconds_bucket", "rigface_seconds_count", "rigface_seconds_sum")
 
 
-def test_both_lists_are_sound_and_share_no_name():
+def test_metrics_of_jobs_and_service_share_no_name():
     from pipelines.telemetry import metrics as jobs
     from serve.telemetry import metrics as service
 
@@ -94,7 +94,7 @@ def test_both_lists_are_sound_and_share_no_name():
     assert not any(private & set(m.labels) for m in both)
 
 
-def test_telling_costs_next_to_nothing():
+def test_recording_is_cheap():
     tell = MetricRecorder(lambda: None)
     began = time.process_time()
     for _ in range(10_000):

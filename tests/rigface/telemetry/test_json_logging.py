@@ -1,4 +1,4 @@
-"""Lines for machines: JSON, one a line, under keys that are explained, and never with a picture in it."""
+"""JSON logging: one object a line, explained keys, and no large values."""
 
 import io
 import json
@@ -22,7 +22,7 @@ def log(request):
     made.handlers.clear()
 
 
-def test_an_event_has_its_keys_and_nothing_empty(log):
+def test_line_has_its_fields_and_no_empty_ones(log):
     logger, lines = log
     logger.warning(
         "unit", extra=log_fields(job="run-1", unit="u", video="s3://b/ü.mp4", status="error", reason=None, stage="")
@@ -34,7 +34,7 @@ def test_an_event_has_its_keys_and_nothing_empty(log):
     }  # fmt: skip
 
 
-def test_a_traceback_and_new_lines_stay_in_one_line(log):
+def test_traceback_stays_in_one_line(log):
     logger, lines = log
     try:
         raise RuntimeError("two\nlines")
@@ -45,7 +45,7 @@ def test_a_traceback_and_new_lines_stay_in_one_line(log):
     assert "RuntimeError: two\nlines" in line["error"]
 
 
-def test_what_some_library_says_becomes_a_message():
+def test_record_of_a_library_is_the_event_message():
     record = logging.LogRecord("urllib3", logging.WARNING, __file__, 1, 'retry %s {"a": 1}', ("x",), None)
     line = json.loads(JsonLines().format(record))
     assert (line["event"], line["message"]) == ("message", 'retry x {"a": 1}')
@@ -54,7 +54,7 @@ def test_what_some_library_says_becomes_a_message():
 @pytest.mark.parametrize(
     "value", [b"\xff\xd8\xff" * 1000, bytearray(10), [1] * 10_000, object(), "x" * 100_000], ids=type
 )
-def test_pictures_and_other_heaps_leave_only_their_size(log, value):
+def test_large_values_are_replaced_by_their_size(log, value):
     logger, lines = log
     logger.info("unit", extra=log_fields(reason=value, numbers={"inner": value}))
     (line,) = lines()
@@ -62,12 +62,12 @@ def test_pictures_and_other_heaps_leave_only_their_size(log, value):
     assert type(value).__name__ in line["reason"] or "100000 characters" in line["reason"]
 
 
-def test_a_key_that_nobody_explained_is_refused():
+def test_unexplained_key_is_refused():
     with pytest.raises(ValueError, match=r"\['embedding'\]: explain them"):
         log_fields(embedding=[0.1])
 
 
-def test_the_manual_explains_every_key():
+def test_docs_explain_every_key():
     done = subprocess.run([sys.executable, "scripts/docs.py", "--check"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     manual = (ROOT / "docs" / "operations.md").read_text()
