@@ -1,20 +1,20 @@
-"""Every error this project raises on purpose, drawn as a tree.
+"""Errors that this project raises on purpose, as a tree.
 
 RigFaceError
-├── BadInput            something a user gave us cannot be used; always a row or a 4xx, never the end of a job
+├── BadInput            a user's input cannot be used; always a row or a 4xx, never the end of a job
 │   ├── BadImage        not a picture, truncated, too many pixels
 │   ├── BadVideo        not a container, no video stream, nothing decodes
-│   │   └── Truncated   good frames came, then the data ended (`face/reader.py`)
-│   └── NoFace          a picture in which nobody was found
-├── BadEdit             an edit or its sampling asks for what this head or model does not have (a ValueError, too)
+│   │   └── Truncated   good frames came, then the data ended (`video/decode.py`)
+│   └── NoFace          a picture or video without a face
+├── BadEdit             an edit, or its sampling, needs what this head or model does not have (a ValueError, too)
 ├── MissingAsset        a weight or licensed file is not on this machine; the message says how to get it
 ├── MissingExtra        an optional package is not installed; the message names the extra (an ImportError, too)
-├── UnsafeFile          a file asks to execute code while it is read; refused, nothing was run
+├── UnsafeFile          a file would execute code while it is read, or be written outside its folder; refused
 ├── BadCheckpoint       a folder of weights does not fit the network its config describes; the message names the keys
 ├── PlanError           stages or settings that do not fit together, found before any work was done
 ├── OutputBusy          another run is writing to the same output
-├── NoCluster           no Ray cluster answers at an address, or it does not let us in
-├── StorageGone         where things are kept is away, full, or does not know us; no input is to blame
+├── NoCluster           no Ray cluster answers at an address, or it refuses the token
+├── StorageGone         a storage is away, full, or rejects the credentials; no input is to blame
 └── JobBroken           the job stops because it is at fault itself, not its inputs; finished work is kept
 
 `ValueError` stays what it is in Python: a programmer's mistake.
@@ -22,14 +22,14 @@ RigFaceError
 
 
 class RigFaceError(Exception):
-    """Base of all errors raised on purpose. Its text says what was wanted, what came, and what to do."""
+    """Base of all errors raised on purpose. The text names what was expected, what came, and what to do."""
 
 
 class BadInput(RigFaceError):
     """An input that cannot be used.
 
     Args:
-        reason: one sentence for a person, without the input's name; it ends up in the `reason` column.
+        reason: one sentence without the input's name, for the `reason` column.
         stage: the stage that refused it, for the `stage` column.
     """
 
@@ -43,22 +43,19 @@ class BadInput(RigFaceError):
 
 
 class BadImage(BadInput):
-    """Not a picture we can decode, or one that is too large to be let in."""
+    """Not a picture that can be decoded, or one that is too large."""
 
 
 class BadVideo(BadInput):
-    """Not a video we can decode."""
+    """Not a video that can be decoded."""
 
 
 class NoFace(BadInput):
-    """Nobody was found in the picture."""
+    """No face was found in the picture or video."""
 
 
 class BadEdit(RigFaceError, ValueError):
-    """What is asked for is not there on this head or in this model: an expression, a scheduler.
-
-    The message names the field.
-    """
+    """This head or model has no such expression, scheduler ... The message names the field."""
 
 
 class MissingAsset(RigFaceError):
@@ -70,11 +67,11 @@ class MissingExtra(RigFaceError, ImportError):
 
 
 class UnsafeFile(RigFaceError):
-    """Reading the file would execute code from it."""
+    """A file would execute code while it is read, or be written outside its folder."""
 
 
 class BadCheckpoint(RigFaceError):
-    """A folder that is no checkpoint of ours, or whose weights do not fit its own config."""
+    """Not a checkpoint folder, or its weights do not fit its own config."""
 
 
 class PlanError(RigFaceError):
@@ -86,14 +83,12 @@ class OutputBusy(RigFaceError):
 
 
 class NoCluster(RigFaceError):
-    """Nobody answers where a Ray cluster should be, or we are not let in."""
+    """No Ray cluster answers at an address, or it refuses the token."""
 
 
 class StorageGone(RigFaceError):
-    """A storage that did not answer for longer than we are patient, does not accept this machine, or has no room
-    left.
-    """
+    """A storage did not answer for too long, rejects this machine's credentials, or has no room left."""
 
 
 class JobBroken(RigFaceError):
-    """The job cannot go on: its units crash one like the other, or nothing moves. What is finished is kept."""
+    """The job cannot go on: all of its units crash, or nothing moves. What is finished is kept."""

@@ -19,6 +19,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from rigface.storage.versions import newest_version
+
 ROOT = Path(__file__).resolve().parent.parent
 CARD, FIGURES = ROOT / "MODEL_CARD.md", ROOT / "docs" / "mini.json"
 MODEL, BASELINE, MAIN = "mini", "preview", "self-edit"
@@ -78,6 +80,7 @@ def trained(run: Path) -> dict[str, Any]:
         "ema_decay",
         "seed",
     )
+    model = Path(newest_version(str(run / "model")))
     return {
         "steps": steps,
         "hours": round(steps * sum(took) / len(took) / 3600, 2),
@@ -85,7 +88,7 @@ def trained(run: Path) -> dict[str, Any]:
         "settings": {name: about["config"][name] for name in names if name in about["config"]},
         "people": pairs.get("people"),
         "examples": pairs.get("made"),
-        "parameters": {name: parameters(run / "model" / name) for name in ("unet_id", "unet_denoise", "vae")},
+        "parameters": {name: parameters(model / name) for name in ("unet_id", "unet_denoise", "vae")},
         "commit": about["runs"][-1].get("commit"),
     }
 

@@ -1,6 +1,6 @@
-"""A small HTTP proxy before an S3 server that breaks things by a seeded schedule, or is away altogether.
+"""HTTP proxy before an S3 server that injects faults by a seeded schedule, or is unreachable.
 
-Each request draws one fault or none. What the storage is asked and what it answers pass through unread.
+Each request draws one fault or none. Requests and answers pass through unread.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ XML = '<?xml version="1.0" encoding="UTF-8"?><Error><Code>{0}</Code><Message>mad
 
 
 class Proxy:
-    """Listens on a port of its own as long as it is entered.
+    """Proxy on its own port; a context manager.
 
     Args:
         upstream: http://host:port of the real server.

@@ -31,6 +31,7 @@ from rigface.metrics.image import resized
 from rigface.model.latents import decode, encode_target
 from rigface.model.pipeline import RigFacePipeline
 from rigface.model_editor import ModelEditor, check_head
+from rigface.storage import lock
 from rigface.storage.store import Store, sharded
 from rigface.types import HeadSpec
 
@@ -102,7 +103,7 @@ class EvaluateUnit:
         cv2.setNumThreads(1)
         if threads:
             torch.set_num_threads(threads)
-        self._out, self._size = Store(out), size
+        self._out, self._size = lock.follow(Store(out)), size
         self._source = source_of(Store(data), size)
         head = self._source.head
         self._candidates = [candidate(name, m, seeds, device, size, head) for name, m in models.items()]

@@ -22,6 +22,7 @@ from rigface.conditions import Composer
 from rigface.examples import ExampleSpec, examples_schema, mirrored_expression
 from rigface.face.geometry.rotation import to_degrees, to_matrix
 from rigface.image import encode_jpeg, encode_png
+from rigface.storage import lock
 from rigface.storage.store import Store
 from rigface.types import Face
 
@@ -44,7 +45,7 @@ class ComposeUnit:
         cv2.setNumThreads(1)  # the actors are the parallelism
         # Tensors of a few thousand numbers: on a busy machine threads made it 2.5 times slower.
         torch.set_num_threads(1)
-        self._out, self._settings = Store(out), settings
+        self._out, self._settings = lock.follow(Store(out)), settings
         self.spec, self._bank = spec, bank
         self._composer = Composer(settings.style, settings.size)  # type: ignore[arg-type]
         self._faces = FaceReader(Store(faces), spec.head)

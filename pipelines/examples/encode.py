@@ -71,7 +71,7 @@ class EncodeUnit:
     """Encodes parts. One per actor."""
 
     def __init__(self, config: EncodeConfig, autoencoder: str) -> None:
-        self._source, self._out, self._config = Store(config.examples), Store(config.out), config
+        self._source, self._out, self._config = Store(config.examples), lock.follow(Store(config.out)), config
         folder = autoencoder_folder(config.autoencoder)
         vae = AutoencoderKL.from_pretrained(folder, use_safetensors=True, local_files_only=True)
         vae.to(memory_format=torch.channels_last)  # twice as fast on a CPU

@@ -23,6 +23,7 @@ from pipelines.extract.layout import parquet, part_path, with_record
 from pipelines.extract.plan import Plan, units_of
 from pipelines.extract.summary import InputRow, InputStatus
 from pipelines.extract.unit import Record
+from rigface.storage import lock
 from rigface.storage.store import Store
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ def summarize_input(plan: Plan, records: list[Record], tracks: int | None = None
 
 def finalize_input(out: str, plan: Plan, config: str) -> InputRow:
     """Join the tracks of an input whose units are all done; returns its row."""
-    dataset = FaceDataset(Store(out))
+    dataset = FaceDataset(lock.follow(Store(out)))
     records = [dataset.record(unit.unit_id) for unit in units_of(plan, config)]
     tracks = join_tracks(dataset.store, plan.rate, records) if len(records) > 1 else None
     return summarize_input(plan, records, tracks)

@@ -29,6 +29,7 @@ from rigface import schema
 from rigface.errors import BadInput, PlanError
 from rigface.face.steps import AlignedFaces, reconstruct, segment
 from rigface.image import encode_png
+from rigface.storage import lock
 from rigface.storage.store import Store
 from rigface.types import DetectorSpec, FaceParams, HeadSpec, Quality
 
@@ -180,7 +181,7 @@ class Write:
     adds = ("uri", "identity")
 
     def __init__(self, out: str, head: HeadSpec, detector: DetectorSpec) -> None:
-        self._store = Store(out)
+        self._store = lock.follow(Store(out))
         self._schema = schema.faces_schema(head, detector)
 
     def __call__(self, unit: Unit) -> None:

@@ -22,7 +22,7 @@ import torch
 
 from rigface.errors import PlanError
 from rigface.storage import lock
-from rigface.storage.store import Store
+from rigface.storage.store import Store, local_path
 
 CHECKPOINTS = "checkpoints"
 RAY = "ray"
@@ -152,7 +152,8 @@ def _local(store: Store, folder: str | None) -> Iterator[Path | None]:
         return
     with tempfile.TemporaryDirectory(prefix="rigface-checkpoint-") as local:
         for path in store.paths(folder):
-            with store.open(path) as source, open(Path(local) / path.rsplit("/", 1)[-1], "wb") as target:
+            name = path.removeprefix(f"{folder}/")
+            with store.open(path) as source, open(local_path(Path(local), name, store.uri), "wb") as target:
                 shutil.copyfileobj(source, target, COPY_BYTES)
         yield Path(local)
 
@@ -161,15 +162,15 @@ class RayBackend:
     """A worker of Ray Train. `report` is a barrier, and uploads asynchronously.
 
     Args:
-        lease: of the output when the run began; see `lock.lease_of`.
+        holder: id of the run; see `lock.holder`.
     """
 
-    def __init__(self, out: str, lease: str = "") -> None:
+    def __init__(self, out: str, holder: str = "") -> None:
         import ray.train
 
         context = ray.train.get_context()
         self.rank, self.world = context.get_world_rank(), context.get_world_size()
-        self._store, self._lease = Store(out), lease
+        self._store, self._holder = Store(out), holder
 
     def device(self, gpu: bool) -> torch.device:
         from ray.train.torch import get_device
@@ -191,8 +192,8 @@ class RayBackend:
             yield folder
 
     def check(self) -> None:
-        if self.rank == 0 and self._lease:
-            lock.must_be(self._store, self._lease)
+        if self.rank == 0:
+            lock.check_holder(self._store, self._holder)
 
     def keep(self, step: int, numbers: dict[str, Any], write: Write, last: bool) -> None:
         import ray.train

@@ -73,13 +73,13 @@ def _in_process(config: TrainConfig, store: Store, check: Callable[[], None]) ->
         backend.wait()
 
 
-def _work(config: TrainConfig, lease: str) -> None:
+def _work(config: TrainConfig, holder: str) -> None:
     """The loop of one Ray Train worker.
 
     Args:
-        lease: of the output; see `lock.lease_of`.
+        holder: id of the run; see `lock.holder`.
     """
-    loop(config, RayBackend(config.out, lease))
+    loop(config, RayBackend(config.out, holder))
 
 
 def _on_ray(config: TrainConfig, store: Store) -> dict[str, float]:
@@ -91,7 +91,7 @@ def _on_ray(config: TrainConfig, store: Store) -> dict[str, float]:
         from ray.train.torch import TorchConfig, TorchTrainer
 
         trainer = TorchTrainer(
-            partial(_work, config, lock.lease_of(store)),
+            partial(_work, config, lock.holder(store)),
             torch_config=TorchConfig(backend="nccl" if config.gpu else "gloo"),
             scaling_config=ScalingConfig(
                 num_workers=workers,  # type: ignore[arg-type]  # of Train v2, which typing does not see

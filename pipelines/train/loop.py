@@ -31,6 +31,7 @@ from rigface.model.diffusion import Dropout, draw, row_losses
 from rigface.model.latents import LatentExample
 from rigface.model.pixel_loss import decoded_loss
 from rigface.storage.store import Store
+from rigface.storage.versions import publish_version
 
 MODEL = "model"
 ADAPTER = "adapter"
@@ -51,6 +52,7 @@ def loop(config: TrainConfig, backend: Backend) -> dict[str, float]:
         torch.cuda.set_device(device)
         torch.set_float32_matmul_precision("high")
     store, source = Store(config.out), Store(config.examples)
+    store.before_publish = backend.check
     parts = parts_of(source)
     state = TrainerState(config, spec_of(source, parts), backend, device)
     with backend.latest() as folder:
@@ -149,13 +151,12 @@ def learning_rate(config: TrainConfig, step: int) -> float:
 
 
 def export(state: TrainerState, store: Store) -> None:
-    """Write the averaged model as a checkpoint folder, and with LoRA its adapter beside it. Every worker calls it."""
+    """Publish the averaged model as a version of OUT/model, with LoRA also OUT/adapter. Every worker calls it."""
     import tempfile
 
     weights = state.averaged()
     if state.backend.rank:
         return
-    state.backend.check()
     with tempfile.TemporaryDirectory() as folder:
         model, adapter = Path(folder, MODEL), Path(folder, ADAPTER)
         if state.config.trainable == "lora":
@@ -165,9 +166,8 @@ def export(state: TrainerState, store: Store) -> None:
         else:
             weights = _with_scaled_output(weights, state.config.output_scale)
             checkpoints.save(model, state.loaded, weights=weights, dtype=torch.float16)
-        files = sorted(p for p in Path(folder).rglob("*") if p.is_file())
-        for file in sorted(files, key=lambda p: p == model / "config.json"):  # it makes the folder a checkpoint
-            store.publish(str(file.relative_to(folder)), file.read_bytes())
+        for local in Path(folder).iterdir():
+            publish_version(store, local.name, f"step-{state.step:08d}", local)
 
 
 def _with_scaled_output(weights: dict[str, Tensor], output_scale: float) -> dict[str, Tensor]:

@@ -40,6 +40,7 @@ from rigface.model.weights import (
     write_safetensors,
 )
 from rigface.storage.model_cache import fetched
+from rigface.storage.versions import newest_version
 from rigface.types import HeadSpec
 
 UPSTREAM_EXPRESSION = 64  # the Basel network's expression codes
@@ -47,7 +48,7 @@ UPSTREAM_EXPRESSION = 64  # the Basel network's expression codes
 
 @dataclass(eq=False)
 class Checkpoint:
-    """A model with everything it needs to be used."""
+    """A model with its VAE, configuration and text encoder."""
 
     model: RigFaceModel
     vae: AutoencoderKL
@@ -56,7 +57,7 @@ class Checkpoint:
 
 
 def start(name: str, **options: Any) -> Checkpoint:
-    """Load the checkpoint that training or serving starts from.
+    """Load a checkpoint by name, for training, editing or serving.
 
     Args:
         name: `mini` (the model that ships), `sd15:FOLDER`, `tiny`, or a folder in either layout. A folder may be
@@ -84,7 +85,7 @@ def _is_released(folder: Path) -> bool:
 
 
 def folder_of(name: str) -> Path:
-    """Local folder of a checkpoint name: `mini` from `rigface.assets`, a folder on S3 copied here once.
+    """Local folder of a checkpoint name: `mini` from `rigface.assets`, a folder on S3 copied once, its newest version.
 
     Raises:
         MissingAsset: it is not on this machine (`mini`), or there is no such folder of weights on S3.
@@ -93,7 +94,7 @@ def folder_of(name: str) -> Path:
     if name == "mini":
         return assets.find(name)
     place = name.removeprefix("sd15:")
-    return fetched(place) if place.startswith("s3://") else Path(place)
+    return fetched(place) if place.startswith("s3://") else Path(newest_version(place))
 
 
 def config_of(name: str) -> ModelConfig:
@@ -142,15 +143,15 @@ def load_upstream(
 ) -> Checkpoint:
     """Load the released RigFace weights, as diffusers wrote them.
 
-    They were trained on the expression codes of a Basel network, which nothing here makes of a photograph: their edits
-    need `FaceParams.bfm_expression` from elsewhere. With `expression` they are a start for training on a head's own
-    codes: the one layer that takes codes begins at zero (its bias stays), all else as released.
+    They were trained on the expression codes of a Basel network, which no reconstructor here computes: their edits need
+    `FaceParams.bfm_expression` from elsewhere. With `expression` they are a start for training on a head's own codes: the
+    layer that takes codes begins at zero (its bias stays), all others as released.
 
     Args:
         folder: holds `unet_id/` and `unet_denoise/` (or `checkpoint-N/` below each).
         sd15: where `vae/`, `text_encoder/` and `tokenizer/` are, if not in `folder`: a Stable Diffusion 1.5 folder.
         default_text: (L, D), for use without a text encoder.
-        config: what else to record; that of the released weights where None.
+        config: to record; None: that of the released weights.
         expression: size of the expression codes of another head; None: those it was trained on.
 
     Raises:
@@ -173,10 +174,10 @@ def from_sd15(
     default_text: Tensor | None = None,
     config: ModelConfig | None = None,
 ) -> Checkpoint:
-    """Both networks start as the UNet of Stable Diffusion 1.5.
+    """Initialise both networks as the UNet of Stable Diffusion 1.5.
 
-    What is new starts at zero (the added channels of `conv_in`, the class embedding), so that before the first
-    training step the denoiser without a person in its memory *is* Stable Diffusion.
+    The added weights start at zero (channels of `conv_in`, the class embedding), so that before the first training step the
+    denoiser without reference tokens *is* Stable Diffusion.
 
     Args:
         folder: holds `unet/`, `vae/` and, unless `default_text` is given, `text_encoder/` and `tokenizer/`.
@@ -262,7 +263,7 @@ def save(
 
     Args:
         weights: a full state dict of the model to write instead of its own: an average, or one gathered from shards.
-        dtype: to store floats as, such as `torch.float16`; their own where None.
+        dtype: to store floats as, such as `torch.float16`; None: their own.
     """
     folder, model = Path(folder), checkpoint.model
     folder.mkdir(parents=True, exist_ok=True)
@@ -291,9 +292,9 @@ def _without_place(file: Path) -> None:
 
 
 def _checked(checkpoint: Checkpoint) -> Checkpoint:
-    scale, said = checkpoint.vae.config["scaling_factor"], checkpoint.config.process.latent_scale
-    if abs(scale - said) > 1e-6 * abs(scale):
-        raise BadCheckpoint(f"process.latent_scale is {said}, but the VAE's scaling_factor is {scale}")
+    scale, recorded = checkpoint.vae.config["scaling_factor"], checkpoint.config.process.latent_scale
+    if abs(scale - recorded) > 1e-6 * abs(scale):
+        raise BadCheckpoint(f"process.latent_scale is {recorded}, but the VAE's scaling_factor is {scale}")
     checkpoint.model.eval()
     checkpoint.vae.eval().requires_grad_(False)
     return checkpoint
@@ -327,7 +328,7 @@ def _network_folder(folder: Path, name: str) -> Path:
 def _text(folder: Path, prompt: str, given: Tensor | None) -> tuple[TextEncoder | None, Tensor]:
     if given is not None:
         return TextEncoder.load(folder) if has_text_encoder(folder) else None, given.float()
-    encoder = TextEncoder.load(folder)  # where it is missing, this says so
+    encoder = TextEncoder.load(folder)  # raises if it is missing
     return encoder, encoder([prompt])[0]
 
 

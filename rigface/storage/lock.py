@@ -1,14 +1,16 @@
-"""One writer per output, and one keeper per queue of jobs.
+"""One writer per output: a file lock on a disk, a lease on S3.
 
-* Disk: `flock` on OUT/.rigface/lock. The kernel drops it with the process, SIGKILL included, so it never goes stale.
-* S3: a lease object, OUT/.rigface/lease.json, made with `If-None-Match: *` and renewed with `If-Match` every 10 s. One
-  that was not renewed for 60 s is over, **by the storage's clock**: the age of the object when it was asked for. No
-  machine's own clock is looked at, so it may be wrong by days. After a killed run the next one says how long to wait,
-  and waits for nothing if the owner was a process of this machine that is gone.
+* Disk: `flock` on OUT/.rigface/lock, which the kernel releases with the process, SIGKILL included. A network file system may
+  release it before or after that; so the file names its holder, and `check()` reads the name.
+* S3: a lease object, OUT/.rigface/lease.json, made with `If-None-Match: *` and renewed with `If-Match` every 10 s. One that
+  was not renewed for 60 s has expired, **by the storage's clock**: the object's age in its own answers. The holder counts the
+  same 60 s by a clock that goes on while the machine sleeps, so wall clocks may be wrong by days. The lease of a process of
+  this machine that is gone is taken at once; another killed run's is waited for, and the message says how long.
 
-A put whose answer was lost may have been done: when a condition fails, who is in the lease decides, not the answer. A
-storage that is away for longer than a lease lasts takes it from nobody: `check()` renews first, and stops only where
-another has taken over. Units of work are deterministic and published whole, so the overlap that is left does no harm.
+A put whose answer was lost may have been done: when a condition fails, the owner in the lease decides, not the answer. A
+storage that is away for longer than a lease lasts takes it from nobody: `check()` renews first, and raises only if another run
+has taken over. Every publication of the holder and of its workers (`follow`) is checked just before it. One that is under way
+while its machine sleeps may still land later: units of work are deterministic and published whole, so it does no harm.
 """
 
 from __future__ import annotations
@@ -32,23 +34,84 @@ from rigface.storage.store import INTERNAL, Store
 
 RENEW_S = 10.0
 EXPIRE_S = 60.0
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # CLOCK_MONOTONIC stands still while a machine sleeps
 
 
-def _me() -> dict[str, str | int]:
-    started = datetime.now(UTC).isoformat(timespec="seconds")
-    return {
-        "host": socket.gethostname(),
-        "machine": _machine(),
-        "pid": os.getpid(),
-        "since": started,
-        "id": uuid.uuid4().hex,
-    }
+def now_s() -> float:
+    """Seconds by a clock that goes on while the machine sleeps, if the system has one."""
+    return time.clock_gettime(_CLOCK)
+
+
+@contextlib.contextmanager
+def hold(store: Store) -> Iterator[Callable[[], None]]:
+    """Be the only writer of this output inside; each publication through `store` is checked.
+
+    Yields:
+        `check()`, which raises once the lock has been lost.
+
+    Raises:
+        OutputBusy: another run holds it; the message names that run.
+    """
+    with _hold_lease(store) if store.is_s3 else _hold_file(store) as check:
+        store.before_publish = check
+        try:
+            yield check
+        finally:
+            store.before_publish = None
+
+
+def held(store: Store) -> str:
+    """Description of the run that is writing this output now; empty if there is none."""
+    if store.is_s3:
+        lease = _Lease(store)
+        return _describe(lease.owner) if lease.read() and not lease.is_over() else ""
+    try:
+        with open(_lock_file(store)) as f:
+            fcntl.flock(f, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return ""
+    except BlockingIOError:
+        return _describe(_owner_of(store))
+    return ""
+
+
+def holder(store: Store) -> str:
+    """Id of the run that holds the output, for the other processes of that run; empty if there is none."""
+    return str(_owner_of(store).get("id", ""))
+
+
+def check_holder(store: Store, run: str) -> None:
+    """`check()` for the processes of a run that do not hold its lock themselves; one small read.
+
+    Args:
+        run: from `holder`, when the run began; empty: nothing is checked.
+
+    Raises:
+        OutputBusy: another run has taken over.
+    """
+    if run and holder(store) != run:
+        raise OutputBusy(_taken(store))
+
+
+def follow(store: Store) -> Store:
+    """Let each publication through `store` check that the run which holds the output now still does; for workers."""
+    run = holder(store)
+    store.before_publish = lambda: check_holder(store, run)
+    return store
+
+
+def _taken(store: Store) -> str:
+    return f"{store.uri}: this run was cut off for so long that another has taken over. Run it again when that is done."
+
+
+def _new_owner() -> dict[str, str | int]:
+    since = datetime.now(UTC).isoformat(timespec="seconds")
+    identity = {"machine": _machine(), "pid": os.getpid(), "since": since, "id": uuid.uuid4().hex}
+    return {"host": socket.gethostname(), **identity}
 
 
 def _machine() -> str:
-    """This boot of this machine and what its process numbers mean: two containers may share a name, and have a process
-    7 each.
-    """
+    """Boot and process namespace: two containers may share a name, and have a process 7 each."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"
@@ -56,139 +119,96 @@ def _machine() -> str:
         return ""
 
 
-def _named(owner: dict[str, Any]) -> str:
+def _describe(owner: dict[str, Any]) -> str:
     return f"process {owner.get('pid', '?')} on {owner.get('host', '?')}, since {owner.get('since', '?')}"
 
 
+def _owner_of(store: Store) -> dict[str, Any]:
+    if store.is_s3:
+        lease = _Lease(store)
+        return lease.owner if lease.read() else {}
+    with contextlib.suppress(FileNotFoundError, ValueError):  # not there, or without a name: the disk was full
+        owner: dict[str, Any] = json.loads(_lock_file(store).read_text())
+        return owner
+    return {}
+
+
+def _lock_file(store: Store) -> Path:
+    return Path(store.at(f"{INTERNAL}/lock"))
+
+
 @contextlib.contextmanager
-def hold(store: Store) -> Iterator[Callable[[], None]]:
-    """Be the only writer of this output while inside.
-
-    Yields:
-        `check()`, to be called now and then: it raises once the lock has been lost.
-
-    Raises:
-        OutputBusy: another run holds it; the message says who.
-    """
-    with _leased(store) if store.is_s3 else _flocked(store) as check:
-        yield check
-
-
-@contextlib.contextmanager
-def _flocked(store: Store) -> Iterator[Callable[[], None]]:
-    path = Path(store.at(f"{INTERNAL}/lock"))
+def _hold_file(store: Store) -> Iterator[Callable[[], None]]:
+    path, me = _lock_file(store), _new_owner()
     path.parent.mkdir(parents=True, exist_ok=True)
+
+    def is_ours() -> bool:
+        return _owner_of(store).get("id", me["id"]) == me["id"]
+
+    def check() -> None:
+        if not is_ours():
+            raise OutputBusy(_taken(store))
+
     with open(path, "a+") as f:
         try:
             fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            f.seek(0)
-            text = f.read()
-            owner = json.loads(text) if text else {}
             raise OutputBusy(
-                f"{store.uri} is being written by another run ({_named(owner)}). Wait for it, stop it, or choose "
-                "another OUT."
+                f"{store.uri} is being written by another run ({_describe(_owner_of(store))}). "
+                "Wait for it, stop it, or choose another OUT."
             ) from None
         f.truncate(0)
         with contextlib.suppress(OSError):  # a full disk: the lock holds without a name in it
-            os.write(f.fileno(), json.dumps(_me()).encode())
+            os.write(f.fileno(), json.dumps(me).encode())
         try:
-            yield lambda: None
+            yield check
         finally:
-            f.truncate(0)
-
-
-def held(store: Store) -> str:
-    """Who is writing this output now, as words; empty if nobody."""
-    if store.is_s3:
-        lease = _Lease(store)
-        return _named(lease.owner_now) if lease.look() and not lease.is_over() else ""
-    try:
-        with open(store.at(f"{INTERNAL}/lock")) as f:
-            fcntl.flock(f, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return ""
-    except BlockingIOError:
-        text = Path(store.at(f"{INTERNAL}/lock")).read_text()
-        return _named(json.loads(text) if text else {})
-    return ""
-
-
-def lease_of(store: Store) -> str:
-    """The id in the lease, for other processes of the run that holds it; empty on a disk, where there is none."""
-    if not store.is_s3:
-        return ""
-    lease = _Lease(store)
-    return str(lease.owner_now["id"]) if lease.look() else ""
-
-
-def must_be(store: Store, owner: str) -> None:
-    """What `check()` is to the process that holds the output, for the others of its run; one request.
-
-    Args:
-        owner: from `lease_of`, when the run began.
-
-    Raises:
-        OutputBusy: another run has taken over.
-    """
-    lease = _Lease(store)
-    if not lease.look() or lease.owner_now.get("id") != owner:
-        raise OutputBusy(_taken(store))
-
-
-def _taken(store: Store) -> str:
-    return f"{store.uri}: this run was cut off for so long that another has taken over. Run it again when that is done."
+            if is_ours():
+                f.truncate(0)
 
 
 class _Lease:
-    """The lease object: who we are, and who was in it when it was last looked at."""
+    """The lease object: the owner that this process would be, and the owner at the last read."""
 
     def __init__(self, store: Store) -> None:
         self.where = store.bucket_and_key(f"{INTERNAL}/lease.json")
-        self.owner = _me()
-        self.tag = ""  # of the object, as we last knew it
-        self.owner_now: dict[str, Any] = {}
+        self.me = _new_owner()
+        self.owner: dict[str, Any] = {}
+        self.tag = ""  # entity tag at the last read or write
         self.age_s = 0.0
 
-    def look(self) -> bool:
-        """Read who owns it now; False where there is no lease."""
+    def read(self) -> bool:
+        """Read the present owner; False if there is no lease."""
         try:
             data, about = objects.get(*self.where, patience=EXPIRE_S)
         except FileNotFoundError:
             return False
-        self.owner_now, self.tag, self.age_s = json.loads(data), about.etag, about.age_s
+        self.owner, self.tag, self.age_s = json.loads(data), about.etag, about.age_s
         return True
 
     def is_ours(self) -> bool:
-        return self.owner_now.get("id") == self.owner["id"]
+        return self.owner.get("id") == self.me["id"]
 
     def is_over(self) -> bool:
-        """Whether its owner, as last looked at, has let it run out or is known to be gone."""
-        gone = self.owner_now.get("machine") == self.owner["machine"] != "" and not _alive(self.owner_now["pid"])
+        """True if the owner at the last read has let it expire, or is a process of this machine that is gone."""
+        gone = self.owner.get("machine") == self.me["machine"] != "" and not _alive(self.owner["pid"])
         return gone or self.age_s > EXPIRE_S
 
-    def left_s(self) -> float:
-        return max(EXPIRE_S - self.age_s, 0.0)
-
     def take(self) -> bool:
-        """Become its owner where there is none, or where the one there is over; False where another is."""
-        for _ in range(2):  # a second time where it vanished, or where an earlier try of ours had got through
+        """Become the owner if there is no lease or an expired one; False if another run is."""
+        for _ in range(2):  # again if it vanished, or if an earlier try had got through
             if self._put(if_none=True):
                 return True
-            if self.look():
+            if self.read():
                 return self.is_ours() or (self.is_over() and self.renew(EXPIRE_S))
         return False
 
     def renew(self, patience: float) -> bool:
-        """Write ourselves over what we last knew; False where another has taken over."""
-        if self._put(if_match=self.tag, patience=patience):
-            return True
-        return self.look() and self.is_ours()
+        """Replace the lease as last known; False if another run has taken over."""
+        return self._put(if_match=self.tag, patience=patience) or (self.read() and self.is_ours())
 
     def _put(self, if_none: bool = False, if_match: str = "", patience: float = EXPIRE_S) -> bool:
-        body = json.dumps(
-            {**self.owner, "renewed": uuid.uuid4().hex}
-        ).encode()  # a content of its own, so a tag of its own
+        body = json.dumps({**self.me, "renewed": uuid.uuid4().hex}).encode()  # new content has a new tag
         try:
             self.tag = objects.put(*self.where, body, if_none=if_none, if_match=if_match, patience=patience)
         except (FileExistsError, FileNotFoundError):
@@ -202,29 +222,29 @@ def _alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     except PermissionError:
-        return True
+        pass
     return True
 
 
 @contextlib.contextmanager
-def _leased(store: Store) -> Iterator[Callable[[], None]]:
+def _hold_lease(store: Store) -> Iterator[Callable[[], None]]:
     lease = _Lease(store)
+    renewed = now_s()  # before the request: the storage dates the lease later
     if not lease.take():
         raise OutputBusy(
-            f"{store.uri} is being written by another run ({_named(lease.owner_now)}). Wait for it or choose another "
-            "OUT. "
-            f"If that run was killed, its lease ends in {lease.left_s():.0f} s."
+            f"{store.uri} is being written by another run ({_describe(lease.owner)}). Wait for it or choose another OUT. "
+            f"If that run was killed, its lease ends in {max(EXPIRE_S - lease.age_s, 0):.0f} s."
         )
     stop, lost, one_at_a_time = threading.Event(), threading.Event(), threading.Lock()
-    renewed = time.monotonic()
 
     def renew(patience: float) -> None:
         nonlocal renewed
         with one_at_a_time:
             if lost.is_set():
                 return
+            began = now_s()
             if lease.renew(patience):
-                renewed = time.monotonic()
+                renewed = began
             else:
                 lost.set()
 
@@ -234,7 +254,7 @@ def _leased(store: Store) -> Iterator[Callable[[], None]]:
                 renew(RENEW_S)
 
     def check() -> None:
-        if time.monotonic() - renewed > EXPIRE_S:
+        if now_s() - renewed > EXPIRE_S / 2:  # so that what follows has half a lease to be done in
             renew(s3_client.patience_s())
         if lost.is_set():
             raise OutputBusy(_taken(store))
@@ -247,6 +267,6 @@ def _leased(store: Store) -> Iterator[Callable[[], None]]:
         stop.set()
         thread.join()
         if not lost.is_set():
-            with contextlib.suppress(StorageGone, OSError):  # it runs out by itself
-                if lease.look() and lease.is_ours():
+            with contextlib.suppress(StorageGone, OSError):  # it expires by itself
+                if lease.read() and lease.is_ours():
                     objects.delete(lease.where[0], [lease.where[1]])

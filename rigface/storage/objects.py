@@ -1,6 +1,6 @@
-"""Objects on S3: read whole or in part, listed, put whole, handed out by address. Every request goes through `s3.call`.
+"""Objects on S3: get, range reads, listings, atomic puts, deletes and presigned addresses.
 
-Path: `storage.Store`, `sources`, `lock` -> here -> `s3.call`. A key is as it is, nothing escaped.
+Path: `store.Store`, inputs, `lock` -> here -> `s3_client.call`. Keys are not escaped.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Any, Literal
 from rigface.errors import PlanError, StorageGone
 from rigface.storage.s3_client import TooSlow, call, client, silent_s
 
-PAGE = 1000  # keys per request; what S3 gives at most
-PART = 16 * 2**20  # bytes of a part; what is larger than two goes up in parts
+PAGE = 1000  # keys per request, S3's maximum
+PART = 16 * 2**20  # bytes of a part; objects larger than two are uploaded in parts
 PARTS = 10_000  # S3's limit
 SLOW_BYTES_S = 20_000.0  # an answer that is slower after `silent_s()` is given up
 LISTERS = 16  # threads
@@ -26,19 +26,15 @@ LISTERS = 16  # threads
 
 @dataclass(frozen=True)
 class About:
-    """What a storage says of an object."""
+    """Metadata of an object."""
 
     size: int
     etag: str
-    age_s: float  # by the storage's own clock; for objects that were asked for with `get`
+    age_s: float  # by the storage's own clock
 
 
 def head(bucket: str, key: str) -> About:
-    """Size and entity tag of an object.
-
-    Raises:
-        FileNotFoundError and the others of `call`.
-    """
+    """Size and entity tag of an object; raises as `call`."""
     answer = call(lambda s3: s3.head_object(Bucket=bucket, Key=key), f"s3://{bucket}/{key}")
     return About(answer["ContentLength"], answer["ETag"], _age(answer))
 
@@ -46,23 +42,23 @@ def head(bucket: str, key: str) -> About:
 def get(
     bucket: str, key: str, start: int = 0, count: int | None = None, etag: str = "", patience: float | None = None
 ) -> tuple[bytes, About]:
-    """An object or a part of it, whole or not at all; `About.size` is the size of all of it.
+    """An object or a range of it, complete or not at all; `About.size` is the size of the whole object.
 
     Args:
         start: below 0: so many bytes from the end.
-        etag: it must still be this one.
+        etag: the entity tag that the object must still have.
 
     Raises:
-        FileExistsError: it is another one by now. And the others of `call`.
+        FileExistsError: it has another tag by now. And the errors of `call`.
     """
-    wanted: dict[str, str] = {"IfMatch": etag} if etag else {}
+    options: dict[str, str] = {"IfMatch": etag} if etag else {}
     if start < 0:
-        wanted["Range"] = f"bytes={start}"
+        options["Range"] = f"bytes={start}"
     elif count is not None:
-        wanted["Range"] = f"bytes={start}-{start + count - 1}"
+        options["Range"] = f"bytes={start}-{start + count - 1}"
 
     def ask(s3: Any) -> tuple[bytes, About]:
-        answer = s3.get_object(Bucket=bucket, Key=key, **wanted)
+        answer = s3.get_object(Bucket=bucket, Key=key, **options)
         data = _body(answer["Body"], answer["ContentLength"])
         size = int(answer["ContentRange"].rpartition("/")[2]) if "ContentRange" in answer else len(data)
         return data, About(size, answer["ETag"], _age(answer))
@@ -73,7 +69,7 @@ def get(
 def _body(body: Any, size: int) -> bytes:
     began, parts, got = time.monotonic(), [], 0
     try:
-        for part in body.iter_chunks(256 * 1024):  # raises where it ends early
+        for part in body.iter_chunks(256 * 1024):  # raises if it ends early
             parts.append(part)
             got += len(part)
             took = time.monotonic() - began
@@ -92,15 +88,12 @@ def _age(answer: dict[str, Any]) -> float:
 
 
 class Remote:
-    """An object as something with `size()`, `read_at(count, offset)` and `close()`, for `ReadAhead`.
+    """An object with `size()`, `read_at(count, offset)` and `close()`, for `ReadAhead`; raises as `call`.
 
-    Some bytes come with the size, in one request. Every later one is of the same object or fails.
+    The first request brings the size and some bytes. Every later one is of the same version of the object, or fails.
 
     Args:
-        at_once: how many bytes to fetch at once; below 0: the last ones, where Parquet keeps its index.
-
-    Raises:
-        FileNotFoundError and the others of `call`.
+        at_once: count of bytes to fetch at once; below 0: the last ones, where Parquet keeps its index.
     """
 
     def __init__(self, bucket: str, key: str, at_once: int = 256 * 1024) -> None:
@@ -110,7 +103,7 @@ class Remote:
         except OSError as e:
             if "InvalidRange" not in str(e):
                 raise
-            self._known, self.about = b"", head(bucket, key)  # there is no first byte: it is empty
+            self._known, self.about = b"", head(bucket, key)  # an empty object
         self._known_at = self.about.size - len(self._known) if at_once < 0 else 0
         self.fetched = len(self._known)
 
@@ -143,23 +136,20 @@ def pages(bucket: str, prefix: str, limit: int = 0, folders: bool = False) -> It
     """Keys in the order of their bytes, a page at a time: (keys, with `folders` the prefixes up to the next /).
 
     Args:
-        limit: keys at most, in one page; 0: all.
-
-    Raises:
-        as `call`.
+        limit: maximum count of keys, in one page; 0: all.
     """
-    wanted: dict[str, Any] = {"Bucket": bucket, "Prefix": prefix, "MaxKeys": limit or PAGE}
+    options: dict[str, Any] = {"Bucket": bucket, "Prefix": prefix, "MaxKeys": limit or PAGE}
     if folders:
-        wanted["Delimiter"] = "/"
+        options["Delimiter"] = "/"
     while True:
-        answer = call(lambda s3: s3.list_objects_v2(**wanted), f"s3://{bucket}/{prefix}")
+        answer = call(lambda s3: s3.list_objects_v2(**options), f"s3://{bucket}/{prefix}")
         yield (
             [entry["Key"] for entry in answer.get("Contents", ())],
             [entry["Prefix"] for entry in answer.get("CommonPrefixes", ())],
         )
         if limit or not answer.get("IsTruncated"):
             return
-        wanted["ContinuationToken"] = answer["NextContinuationToken"]
+        options["ContinuationToken"] = answer["NextContinuationToken"]
 
 
 def keys(bucket: str, prefix: str, limit: int = 0) -> Iterator[str]:
@@ -169,10 +159,7 @@ def keys(bucket: str, prefix: str, limit: int = 0) -> Iterator[str]:
 
 
 def keys_unordered(bucket: str, prefix: str) -> Iterator[str]:
-    """Keys in no order: what lies in sub-folders is listed side by side, because a listing is a chain of pages.
-
-    In memory are some pages and the names of the sub-folders.
-    """
+    """Keys in no order, faster: sub-folders are listed in parallel. In memory are some pages and the sub-folders' names."""
     below: list[str] = []
     for found, folders in pages(bucket, prefix, folders=True):
         yield from found
@@ -206,7 +193,7 @@ def keys_unordered(bucket: str, prefix: str) -> Iterator[str]:
             yield from some
     finally:
         left.set()
-        while thread.is_alive():  # let those go who wait with a page in their hands
+        while thread.is_alive():  # release workers that wait to hand over a page
             with contextlib.suppress(Exception):
                 ready.get(timeout=0.05)
 
@@ -214,16 +201,15 @@ def keys_unordered(bucket: str, prefix: str) -> Iterator[str]:
 def put(
     bucket: str, key: str, data: Any, if_none: bool = False, patience: float | None = None, if_match: str = ""
 ) -> str:
-    """Make an object appear whole, in parts where it is large; returns its entity tag.
+    """Write an object atomically, in parts if it is large; returns its entity tag.
 
     Args:
-        data: bytes or anything with a buffer.
-        if_none: only where there is none. if_match: only over this one.
+        data: bytes or a buffer.
+        if_none: only if there is none. if_match: only over the object with this entity tag.
 
     Raises:
-        FileExistsError: the condition does not hold. After a try whose answer was lost, that may be because of
-            ourselves.
-        FileNotFoundError: no such bucket; with `if_match`, no such object. And the others of `call`.
+        FileExistsError: the condition does not hold, perhaps because of an earlier try whose answer was lost.
+        FileNotFoundError: no such bucket; with `if_match`, no such object. And the errors of `call`.
     """
     view = memoryview(data).cast("B")
     condition = {"IfNoneMatch": "*"} if if_none else {"IfMatch": if_match} if if_match else {}
@@ -231,10 +217,8 @@ def put(
     if len(view) > 2 * PART:
         return _put_parts(where, view, condition)
     body = bytes(view)
-    result: str = call(lambda s3: s3.put_object(**where, Body=body, **condition), f"s3://{bucket}/{key}", patience)[
-        "ETag"
-    ]
-    return result
+    answer = call(lambda s3: s3.put_object(**where, Body=body, **condition), f"s3://{bucket}/{key}", patience)
+    return str(answer["ETag"])
 
 
 def _put_parts(where: dict[str, str], view: memoryview, condition: dict[str, str]) -> str:
@@ -252,40 +236,40 @@ def _put_parts(where: dict[str, str], view: memoryview, condition: dict[str, str
             parts = list(pool.map(send, range(1, -(-len(view) // size) + 1)))
         whole = {"MultipartUpload": {"Parts": parts}}
         try:
-            result: str = call(lambda s3: s3.complete_multipart_upload(**upload, **whole, **condition), what)["ETag"]
-            return result
+            answer = call(lambda s3: s3.complete_multipart_upload(**upload, **whole, **condition), what)
+            return str(answer["ETag"])
         except FileNotFoundError:  # no such upload: an earlier try completed it, and its answer was lost
-            there = head(where["Bucket"], where["Key"])
-            if there.size != len(view):
+            about = head(where["Bucket"], where["Key"])
+            if about.size != len(view):
                 raise
-            return there.etag
+            return about.etag
     except BaseException:
-        with contextlib.suppress(Exception):  # else parts stay, and are paid for, until a lifecycle rule takes them
+        with contextlib.suppress(Exception):  # else its parts stay, and cost money, until a lifecycle rule removes them
             call(lambda s3: s3.abort_multipart_upload(**upload), what, patience=10)
         raise
 
 
 def delete(bucket: str, names: Iterable[str]) -> None:
-    """Remove objects; it is fine if there are none. One by one, because not every look-alike knows how to do many."""
+    """Remove objects; missing ones are ignored. Key by key, because not every S3 server can delete many at once."""
 
-    def one(key: str) -> None:
+    def delete_key(key: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             call(lambda s3: s3.delete_object(Bucket=bucket, Key=key), f"s3://{bucket}/{key}")
 
     with ThreadPoolExecutor(LISTERS) as pool:
-        for _ in pool.map(one, names):
+        for _ in pool.map(delete_key, names):
             pass
 
 
 def presigned(uri: str, method: Literal["GET", "PUT"] = "GET", seconds: int = 3600, media_type: str = "") -> str:
-    """An address with which anybody may fetch, or put, this one object for a while, without keys.
+    """An address that lets anybody get, or put, this object for a while without credentials.
 
     Args:
         uri: s3://bucket/key.
         media_type: of the answer to a GET; empty: as it was put.
 
     Raises:
-        ValueError: not such an address, or longer than a week, which S3 does not allow.
+        ValueError: not such an address, or longer than S3's limit of a week.
     """
     bucket, _, key = uri.removeprefix("s3://").partition("/")
     if not uri.startswith("s3://") or not bucket or not key:
@@ -293,17 +277,16 @@ def presigned(uri: str, method: Literal["GET", "PUT"] = "GET", seconds: int = 36
     if not 0 < seconds <= 7 * 86400:
         raise ValueError(f"want 1 to 604800 seconds, got {seconds}")
     operation = {"GET": "get_object", "PUT": "put_object"}[method]
-    wanted = {"Bucket": bucket, "Key": key} | ({"ResponseContentType": media_type} if media_type else {})
-    result: str = client().generate_presigned_url(operation, Params=wanted, ExpiresIn=seconds)
-    return result
+    params = {"Bucket": bucket, "Key": key} | ({"ResponseContentType": media_type} if media_type else {})
+    return str(client().generate_presigned_url(operation, Params=params, ExpiresIn=seconds))
 
 
 def answers(bucket: str) -> bool:
-    """Whether the storage is there at all, asked once; a refusal is an answer."""
+    """True if the storage answers at all, asked once; a refusal is an answer."""
     try:
         call(lambda s3: s3.head_bucket(Bucket=bucket), f"s3://{bucket}", patience=0)
     except StorageGone:
         return False
     except (OSError, PlanError):
-        return True
+        pass
     return True

@@ -1,10 +1,10 @@
-"""A remote object as a seekable file that is cheap to read in small steps.
+"""Read-ahead buffer: a remote object as a seekable file that is cheap to read in small steps.
 
 Path: `objects.Remote` -> ReadAhead -> a decoder that asks for 64 kB at a time, or a reader of Parquet.
 
-Each read of S3 costs a round trip of some 30 ms, so what is fetched is more than what was asked for: 256 kB where
-reading jumps, doubling up to 8 MiB while it goes straight on. The last few windows are kept, because MP4 jumps between
-its index and its data. At most `KEPT` windows are in memory, 32 MiB, however long the object is.
+Each read of S3 costs a round trip of about 30 ms, so more is fetched than is asked for: 256 kB after a seek, doubling up to
+8 MiB while reading is sequential. The last `KEPT` windows (at most 32 MiB) stay in memory, because MP4 jumps between its index
+and its data.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import io
 from typing import Any
 
-FIRST, LARGEST = 256 * 1024, 8 * 1024 * 1024
+FIRST_WINDOW, MAX_WINDOW = 256 * 1024, 8 * 1024 * 1024  # bytes
 KEPT = 4
 
 
@@ -54,14 +54,14 @@ class ReadAhead(io.RawIOBase):
             self._at += len(part)
         return done
 
-    def _window(self, wanted: int) -> tuple[int, bytes]:
-        """The window that holds the current position, fetched if need be: as much as is wanted, or more."""
+    def _window(self, count: int) -> tuple[int, bytes]:
+        """The window that holds the current position, fetched if need be: `count` bytes or more."""
         for i, (start, content) in enumerate(self._windows):
             if start <= self._at < start + len(content):
                 self._windows.insert(0, self._windows.pop(i))
                 return self._windows[0]
-        goes_on = [content for start, content in self._windows if start + len(content) == self._at]
-        count = min(max(2 * len(goes_on[0]) if goes_on else FIRST, wanted), LARGEST)
+        previous = [content for start, content in self._windows if start + len(content) == self._at]
+        count = min(max(2 * len(previous[0]) if previous else FIRST_WINDOW, count), MAX_WINDOW)
         content = self._file.read_at(min(count, self._size - self._at), self._at)
         if not content:
             raise OSError(f"the object ended at {self._at} of {self._size} bytes; was it replaced while it was read?")

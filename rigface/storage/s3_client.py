@@ -1,21 +1,18 @@
-"""How S3 is spoken to: one client, and one place that decides what is tried again.
+"""S3 client with retries: one boto3 client, and one place that decides what is tried again.
 
 Path: `objects` -> `call` -> boto3 -> S3, or whatever answers like it.
 
-* **Tried again**: no connection, a connection cut, an answer that ends early, is silent for 20 s (RIGFACE_S3_SILENT_S)
-  or slower than `objects.SLOW_BYTES_S`; 500, 502, 503, 504, 429; SlowDown and its kin; a conflict of two conditional
-  writes (409).
-* **Not**: what no second try would change: not there (404), not allowed (403), a condition that does not hold (412).
-* **How long**: until `patience_s()` is over, 300 s unless RIGFACE_S3_PATIENCE_S says otherwise. Pauses double from 0.1
-  s to 10 s, each a random share of that ("full jitter"; AWS Architecture Blog, "Exponential Backoff And Jitter", 2015).
+* **Tried again**: no connection or a broken one; an answer that ends early, is silent for 20 s (RIGFACE_S3_SILENT_S) or slower
+  than `objects.SLOW_BYTES_S`; 500, 502, 503, 504, 429; SlowDown and the like; a conflict of two conditional writes (409).
+* **Not tried again**: a missing object (404), a missing permission (403), a condition that does not hold (412).
+* **Patience**: 300 s (RIGFACE_S3_PATIENCE_S), then `StorageGone`, which ends a job and blames no input. Pauses double from 0.1 s
+  to 10 s, each a random share of that ("full jitter"; AWS Architecture Blog, "Exponential Backoff And Jitter", 2015).
 * **Budget**: all threads of a process together try again `BUDGET_PER_S` times a second at most, after a burst of
-  `BUDGET_BURST`, so that many waiters do not keep down a storage that is getting up.
+  `BUDGET_BURST`, so that many waiters do not overload a storage that is starting again.
 
-Then it is `StorageGone`, which ends a job: a storage that is away makes no bad videos.
-
-Told by the environment, as every AWS tool is: AWS_ENDPOINT_URL (or AWS_ENDPOINT_URL_S3), AWS_REGION, AWS_PROFILE, keys,
-web identity, the instance's role. With an endpoint of one's own, buckets stand in the path;
-RIGFACE_S3_ADDRESSING=virtual puts them into the host's name.
+Configured by the environment like every AWS tool: AWS_ENDPOINT_URL (or AWS_ENDPOINT_URL_S3), AWS_REGION, AWS_PROFILE, keys, web
+identity, the instance's role. With an endpoint, buckets stand in the path; RIGFACE_S3_ADDRESSING=virtual puts them into the
+host's name.
 """
 
 from __future__ import annotations
@@ -40,34 +37,18 @@ BUDGET_PER_S, BUDGET_BURST = 5.0, 50
 CONNECT_S = 5.0
 SILENT_S = 20.0  # RIGFACE_S3_SILENT_S
 
-_AGAIN = frozenset(
-    [
-        "SlowDown",
-        "InternalError",
-        "ServiceUnavailable",
-        "RequestTimeout",
-        "RequestTimeoutException",
-        "Throttling",
-        "ThrottlingException",
-        "RequestLimitExceeded",
-        "BandwidthLimitExceeded",
-        "ConditionalRequestConflict",
-        "OperationAborted",
-    ]
-)
-_OURS = frozenset(
-    [
-        "RequestTimeTooSkewed",
-        "InvalidAccessKeyId",
-        "SignatureDoesNotMatch",
-        "ExpiredToken",
-        "InvalidToken",
-        "TokenRefreshRequired",
-    ]
-)
+_RETRIED_CODES = {
+    "SlowDown", "InternalError", "ServiceUnavailable", "RequestTimeout", "RequestTimeoutException", "Throttling",
+    "ThrottlingException", "RequestLimitExceeded", "BandwidthLimitExceeded", "ConditionalRequestConflict",
+    "OperationAborted",
+}  # fmt: skip
+_CREDENTIAL_CODES = {
+    "RequestTimeTooSkewed", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken",
+    "TokenRefreshRequired",
+}  # fmt: skip
 
 counts: Counter[str] = Counter()  # of this process: requests, retries, gone
-sign_of_life: Callable[[], None] = lambda: None  # called before each pause; a child that is watched sets it  # noqa: E731
+sign_of_life: Callable[[], None] = lambda: None  # called before each pause; a watched child process sets it  # noqa: E731
 
 RETRIES = Metric(
     "rigface_storage_retries",
@@ -75,17 +56,12 @@ RETRIES = Metric(
     "requests to S3 that were tried again, by request and reason",
     ("operation", "reason"),
 )
-tell: Callable[..., None] = lambda measure, value=1.0, **labels: None  # set by those who export metrics  # noqa: E731
-_asking = threading.local()  # `operation`: what this thread asked last
+record_metric: Callable[..., None] = lambda metric, value=1.0, **labels: None  # set by exporters  # noqa: E731
+_request = threading.local()  # `operation`: this thread's last request
 
 
 class Budget:
-    """How often a process may try again.
-
-    Args:
-        per_s: in the long run. burst: at once, after a quiet time.
-        clock: for tests.
-    """
+    """Limit on the retries of a process: `per_s` in the long run, `burst` at once after a quiet time."""
 
     def __init__(self, per_s: float, burst: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._gap, self._span, self._clock = 1 / per_s, burst / per_s, clock
@@ -104,12 +80,12 @@ budget = Budget(BUDGET_PER_S, BUDGET_BURST)
 
 
 def patience_s() -> float:
-    """How long one call is tried."""
+    """Seconds for which one call is tried."""
     return float(os.environ.get("RIGFACE_S3_PATIENCE_S") or PATIENCE_S)
 
 
 def silent_s() -> float:
-    """How long the storage may say nothing in the middle of an answer."""
+    """Seconds for which the storage may send nothing in the middle of an answer."""
     return float(os.environ.get("RIGFACE_S3_SILENT_S") or SILENT_S)
 
 
@@ -119,28 +95,22 @@ def endpoint() -> str:
 
 
 def region() -> str:
-    """The region, where one is told or none is needed; else empty."""
-    told = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or ""
-    return told or ("us-east-1" if endpoint() else "")
+    """The region, if one is set or none is needed; else empty."""
+    return os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or ("us-east-1" if endpoint() else "")
 
 
 def addressing() -> str:
-    """`path` or `virtual`: whether buckets stand in the path of an address or in the host's name; `auto`: as AWS has
-    it.
-    """
+    """Place of the bucket in an address: `path`, `virtual` (in the host's name), or `auto`, AWS's own choice."""
     return os.environ.get("RIGFACE_S3_ADDRESSING") or ("path" if endpoint() else "auto")
 
 
 def client() -> Any:
-    """boto3's client for the storage that the environment tells of now.
-
-    It is thread-safe, and does not retry: `call` does.
-    """
+    """boto3's client for the storage that the environment names now. Thread-safe; it does not retry, `call` does."""
     return _client(tuple(sorted((k, v) for k, v in os.environ.items() if k.startswith(("AWS_", "RIGFACE_S3_")))))
 
 
 @functools.lru_cache(maxsize=8)
-def _client(told: tuple[tuple[str, str], ...]) -> Any:
+def _client(environment: tuple[tuple[str, str], ...]) -> Any:
     import boto3
     from botocore.config import Config
 
@@ -153,58 +123,58 @@ def _client(told: tuple[tuple[str, str], ...]) -> Any:
         signature_version="s3v4",
         s3={"addressing_style": addressing()},
     )
-    made = boto3.session.Session().client("s3", region_name=region() or None, config=config)
-    made.meta.events.register("before-call.s3", lambda model, **_: setattr(_asking, "operation", model.name))
-    return made
+    s3 = boto3.session.Session().client("s3", region_name=region() or None, config=config)
+    s3.meta.events.register("before-call.s3", lambda model, **_: setattr(_request, "operation", model.name))
+    return s3
 
 
 def call(ask: Callable[[Any], T], what: str, patience: float | None = None) -> T:
-    """Ask the storage something, again and again while it is only passing trouble that comes back.
+    """Make a request, and repeat it as long as it fails for a reason that may pass.
 
     Args:
-        ask: is given the client. What it does with it must come to the same when it is done twice; bodies are read
-            inside, so that one that ends early is fetched again.
+        ask: is given the client; idempotent. It reads bodies, so that one that ends early is fetched again.
         what: `s3://bucket/key`, for messages.
         patience: seconds; None: `patience_s()`.
 
     Raises:
         FileNotFoundError, PermissionError: as their names say.
         FileExistsError: a condition does not hold (412).
-        StorageGone: it never answered properly, or does not accept who we are.
-        PlanError: nobody told us who we are.
-        OSError: anything else it said.
+        StorageGone: it never answered properly, or rejects the credentials or the clock.
+        PlanError: there are no credentials.
+        OSError: any other error it reports.
     """
-    limit = time.monotonic() + (patience_s() if patience is None else patience)
+    patience = patience_s() if patience is None else patience
+    limit = time.monotonic() + patience
     pause = FIRST_PAUSE_S
     while True:
         counts["requests"] += 1
         try:
             return ask(client())
-        except Exception as e:  # sorted below; what is not the storage's is raised as it is
-            if not _passing(e):
-                raise _said(e, what) from e
-            trouble = e
+        except Exception as e:
+            if not _is_transient(e):
+                raise _translated(e, what) from e
+            error = e
         wait = random.uniform(0, pause) + budget.take()
         if time.monotonic() + wait > limit:
             counts["gone"] += 1
             raise StorageGone(
-                f"{what}: the storage did not answer properly for {patience_s() if patience is None else patience:g} s "
-                f"({trouble}). What is finished is kept; run the same command again when it is back."
-            ) from trouble
+                f"{what}: the storage did not answer properly for {patience:g} s "
+                f"({error}). What is finished is kept; run the same command again when it is back."
+            ) from error
         counts["retries"] += 1
-        tell(RETRIES, operation=getattr(_asking, "operation", ""), reason=_reason(trouble))
+        record_metric(RETRIES, operation=getattr(_request, "operation", ""), reason=_reason(error))
         sign_of_life()
         time.sleep(wait)
         pause = min(2 * pause, LONGEST_PAUSE_S)
 
 
-def _passing(error: Exception) -> bool:
+def _is_transient(error: Exception) -> bool:
     from botocore.exceptions import ClientError, HTTPClientError, IncompleteReadError
     from botocore.exceptions import ConnectionError as NoConnection  # of another family than HTTPClientError
     from botocore.parsers import ResponseParserError
 
     if isinstance(error, ClientError):
-        return _code(error) in _AGAIN or _status(error) in (408, 429, 500, 502, 503, 504)
+        return _code(error) in _RETRIED_CODES or _status(error) in (408, 429, 500, 502, 503, 504)
     if isinstance(error, HTTPClientError) and "CERTIFICATE" in str(error):
         return False
     passing = (HTTPClientError, NoConnection, IncompleteReadError, ResponseParserError, ConnectionError, TooSlow)
@@ -212,12 +182,12 @@ def _passing(error: Exception) -> bool:
 
 
 def _reason(error: Exception) -> str:
-    """Passing trouble as a label, of which there are few."""
+    """A transient error as a label, of which there are few."""
     from botocore.exceptions import ClientError, ConnectTimeoutError, IncompleteReadError, ReadTimeoutError
     from botocore.parsers import ResponseParserError
 
     if isinstance(error, ClientError):
-        return code if (code := _code(error)) in _AGAIN else str(_status(error))
+        return code if (code := _code(error)) in _RETRIED_CODES else str(_status(error))
     kinds: dict[str, tuple[type[Exception], ...]] = {
         "slow": (TooSlow,),
         "silent": (ConnectTimeoutError, ReadTimeoutError),
@@ -227,7 +197,7 @@ def _reason(error: Exception) -> str:
 
 
 class TooSlow(Exception):
-    """An answer that only drips; raised inside of `call`, which asks again."""
+    """An answer below `objects.SLOW_BYTES_S`; raised inside `call`, which asks again."""
 
 
 def _code(error: Any) -> str:
@@ -240,19 +210,19 @@ def _status(error: Any) -> int:
     return result
 
 
-def _said(error: Exception, what: str) -> Exception:
-    """The error as Python names such things; one that is not the storage's stays as it is."""
+def _translated(error: Exception, what: str) -> Exception:
+    """The error as one of Python's own or of this project; one that is not botocore's stays as it is."""
     from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, ParamValidationError
 
     if isinstance(error, NoCredentialsError):
         return PlanError(
-            f"{what}: no credentials. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or give this "
+            f"{what}: no credentials. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or give this "
             "machine a role"
         )
     if isinstance(error, ClientError):
         code, status = _code(error), _status(error)
         text = f"{what}: {error.response.get('Error', {}).get('Message') or code}"
-        if code in _OURS:
+        if code in _CREDENTIAL_CODES:
             return StorageGone(f"{text} ({code}). That is about this machine's keys or clock, not about the object.")
         if status == 404 or code in ("NoSuchKey", "NoSuchBucket", "NoSuchUpload"):
             return FileNotFoundError(text)
@@ -265,16 +235,15 @@ def _said(error: Exception, what: str) -> Exception:
 
 
 def arrow(bucket: str) -> Any:
-    """pyarrow's file system for those who want one (Ray Train's checkpoints, scans of whole datasets): same place, same
-    keys.
+    """pyarrow's file system of the same storage, for Ray Train's checkpoints and scans of whole datasets.
 
-    It has its own client, whose retries (AWS's "standard" mode: jitter, a quota of 500 tokens) are set here.
+    It has its own client with its own retries (AWS's "standard" mode: jitter, a quota of 500 tokens).
     """
     return _arrow(endpoint(), region(), addressing(), bucket if not region() else "")
 
 
 @functools.lru_cache(maxsize=8)
-def _arrow(address: str, where: str, style: str, bucket: str) -> Any:
+def _arrow(address: str, region: str, style: str, bucket: str) -> Any:
     import pyarrow.fs as pafs
 
     options: dict[str, Any] = {"retry_strategy": pafs.AwsStandardS3RetryStrategy(max_attempts=10)}
@@ -282,5 +251,8 @@ def _arrow(address: str, where: str, style: str, bucket: str) -> Any:
         options["scheme"], options["endpoint_override"] = address.split("://", 1)
         options["force_virtual_addressing"] = style == "virtual"
     return pafs.S3FileSystem(
-        region=where or pafs.resolve_s3_region(bucket), connect_timeout=CONNECT_S, request_timeout=silent_s(), **options
+        region=region or pafs.resolve_s3_region(bucket),
+        connect_timeout=CONNECT_S,
+        request_timeout=silent_s(),
+        **options,
     )

@@ -1,14 +1,12 @@
-"""A folder that only ever shows whole objects, on a disk or on S3.
+"""Atomic object store, a folder on a disk or a prefix on S3: readers see the old object, the new one or none, never a part.
 
-Path: stages, and jobs of the service -> `Store.publish` -> a reader sees the old object, the new one or none, never a
-part.
+Path: stages, and jobs of the service -> `Store.publish` -> disk or S3.
 
-* Disk: write aside in OUT/.rigface/tmp, fsync, then link (refuses to replace) or rename (replaces).
-* S3: `objects.put` of a complete buffer, with `If-None-Match: *` where it must not replace. pyarrow's output stream is
-  not used to write: an exception inside its `with` publishes the truncated object.
+* Disk: write to a temporary file in OUT/.rigface/tmp, fsync, then link (refuses to replace) or rename (replaces).
+* S3: `objects.put` of a complete buffer, with `If-None-Match: *` if it must not replace. pyarrow's output stream would publish
+  a truncated object after an exception inside its `with`.
 
-How S3 is spoken to, and what is tried again, is in `rigface.storage.s3_client`. A Store travels to other processes as
-its uri.
+Retries of requests to S3 are in `rigface.storage.s3_client`. A Store is pickled as its uri.
 """
 
 from __future__ import annotations
@@ -19,20 +17,21 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import BinaryIO, cast
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from rigface.errors import StorageGone
+from rigface.errors import StorageGone, UnsafeFile
 from rigface.storage import objects, s3_client
 from rigface.storage.read_ahead import ReadAhead
 
 INTERNAL = ".rigface"
 TMP = f"{INTERNAL}/tmp"
-TAIL = 64 * 1024  # bytes fetched when an object is opened: the index of most of our Parquet
+TAIL = 64 * 1024  # bytes fetched when an object is opened: the index of most Parquet files here
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 IDENTITIES = f"{INTERNAL}/identities.npz"
 
@@ -48,6 +47,7 @@ class Store:
         self.is_s3 = uri.startswith("s3://")
         self.uri = uri.rstrip("/") if self.is_s3 else os.path.abspath(os.path.expanduser(uri))
         self.root = self.uri.removeprefix("s3://")
+        self.before_publish: Callable[[], None] | None = None  # set by `rigface.storage.lock`; may raise
 
     def __reduce__(self) -> tuple[type, tuple[str]]:
         return Store, (self.uri,)
@@ -60,11 +60,17 @@ class Store:
         return s3_client.arrow(self.root.split("/")[0]) if self.is_s3 else pafs.LocalFileSystem()
 
     def at(self, path: str) -> str:
-        """A path below the root, as `fs` wants it."""
+        """A path below the root, as `fs` wants it.
+
+        Raises:
+            UnsafeFile: the path leads out of the root.
+        """
+        if path.startswith("/") or ".." in path.split("/"):
+            raise UnsafeFile(f"{self.uri}: {path!r} leads out of it")
         return f"{self.root}/{path}"
 
     def bucket_and_key(self, path: str) -> tuple[str, str]:
-        """Where an object is on S3."""
+        """Bucket and key of an object on S3."""
         bucket, _, key = self.at(path).partition("/")
         return bucket, key
 
@@ -78,32 +84,20 @@ class Store:
         return True
 
     def open(self, path: str) -> BinaryIO:
-        """The object as a seekable file; on S3 what is read is fetched, and little more.
-
-        Raises:
-            FileNotFoundError: there is none.
-        """
+        """The object as a seekable file, fetched as it is read; FileNotFoundError if there is none."""
         if not self.is_s3:
             return open(self.at(path), "rb")
         return cast(BinaryIO, ReadAhead(objects.Remote(*self.bucket_and_key(path), at_once=-TAIL)))
 
     def read(self, path: str) -> bytes:
-        """The whole object.
-
-        Raises:
-            FileNotFoundError: there is none.
-        """
+        """The whole object; FileNotFoundError if there is none."""
         if self.is_s3:
             return objects.get(*self.bucket_and_key(path))[0]
         with open(self.at(path), "rb") as f:
             return f.read()
 
     def table(self, path: str, columns: list[str] | None = None) -> pa.Table:
-        """A Parquet object, or some of its columns; only those are fetched.
-
-        Raises:
-            FileNotFoundError: there is none.
-        """
+        """A Parquet object, or some of its columns, fetched alone; FileNotFoundError if there is none."""
         with self.open(path) as f:
             return pq.ParquetFile(f).read(columns=columns)
 
@@ -114,50 +108,54 @@ class Store:
             replace: False leaves an object that is already there as it is.
 
         Returns:
-            False where an object was there and stayed.
+            False if an object was there and stayed.
+
+        Raises:
+            OutputBusy: another run has taken the output over; see `lock.hold` and `lock.follow`.
         """
-        return self._publish_s3(path, data, replace) if self.is_s3 else self._publish_file(path, data, replace)
+        if self.before_publish is not None:
+            self.before_publish()
+        if not self.is_s3:
+            return self._publish_file(path, data, replace)
+        try:
+            objects.put(*self.bucket_and_key(path), data, if_none=not replace)
+        except FileExistsError:
+            return False
+        return True
 
     def _publish_file(self, path: str, data: bytes | pa.Buffer, replace: bool) -> bool:
-        target, aside = self.at(path), self.at(f"{TMP}/{uuid.uuid4().hex}")
+        target, temporary = self.at(path), self.at(f"{TMP}/{uuid.uuid4().hex}")
         try:
-            for name in (target, aside):
+            for name in (target, temporary):
                 os.makedirs(os.path.dirname(name), exist_ok=True)
-            with open(aside, "wb") as f:
+            with open(temporary, "wb") as f:
                 f.write(data)
                 f.flush()
                 os.fsync(f.fileno())
         except OSError as e:
             with contextlib.suppress(OSError):
-                os.unlink(aside)
+                os.unlink(temporary)
             if e.errno in NO_ROOM:
                 raise StorageGone(
-                    f"{self.uri}: {(e.strerror or 'no room').lower()}. What is finished is kept; make room and run the "
-                    "same command again."
+                    f"{self.uri}: {(e.strerror or 'no room').lower()}. What is finished is kept; "
+                    "make room and run the same command again."
                 ) from e
             raise
         if replace:
-            os.replace(aside, target)
+            os.replace(temporary, target)
             return True
         try:
-            os.link(aside, target)
+            os.link(temporary, target)
         except FileExistsError:
             return False
-        except OSError:  # a file system without hard links: the gap between the two calls is the price
+        except OSError:  # a file system without hard links: here two writers can both succeed
             if os.path.exists(target):
                 return False
-            os.replace(aside, target)
+            os.replace(temporary, target)
             return True
         finally:
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(aside)
-        return True
-
-    def _publish_s3(self, path: str, data: bytes | pa.Buffer, replace: bool) -> bool:
-        try:
-            objects.put(*self.bucket_and_key(path), data, if_none=not replace)
-        except FileExistsError:
-            return False
+                os.unlink(temporary)
         return True
 
     def delete(self, path: str) -> None:
@@ -200,11 +198,11 @@ class Store:
         return (path.rsplit("/", 1)[-1].removesuffix(suffix) for path in self.paths(folder, suffix))
 
     def ids(self, folder: str, suffix: str) -> set[str]:
-        """The same, all of them."""
+        """`names` as a set."""
         return set(self.names(folder, suffix))
 
     def sweep(self, older_than_s: float = 3600) -> None:
-        """Remove what killed runs left aside. On S3 there is nothing: an unfinished PUT leaves no trace."""
+        """Remove temporary files of killed runs. On S3 there are none: an unfinished PUT leaves no trace."""
         if self.is_s3 or not os.path.isdir(self.at(TMP)):
             return
         for entry in os.scandir(self.at(TMP)):
@@ -213,6 +211,19 @@ class Store:
                     os.unlink(entry.path)
 
 
+def local_path(folder: Path, name: str, origin: str) -> Path:
+    """Path below a local folder for a name that comes from elsewhere, such as the key of an object.
+
+    Raises:
+        UnsafeFile: the name is empty, absolute, has an empty, `.` or `..` segment, or leads out through a link.
+    """
+    path = folder / name
+    is_plain = "\0" not in name and not {"", ".", ".."} & set(name.split("/"))
+    if not is_plain or not path.resolve().is_relative_to(folder.resolve()):
+        raise UnsafeFile(f"{origin}: {name!r} is no name of a file below it; nothing was written. Remove that object")
+    return path
+
+
 def sharded(folder: str, name: str, suffix: str) -> str:
-    """Where an object lies below the root: spread over 256 sub-folders by the first two letters of its name."""
+    """Path of an object below the root, spread over 256 sub-folders by the first two letters of its name."""
     return f"{folder}/{name[:2]}/{name}{suffix}"

@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rigface.errors import StorageGone
+from rigface.errors import OutputBusy, StorageGone
 from rigface.storage.store import NO_ROOM
 from rigface.telemetry.json_logging import log_fields
 from rigface.video.sandbox import DecoderDied
@@ -273,6 +273,8 @@ class JobQueue(JobService):
                 raise
             job.tries += 1
             return 0.0
+        except OutputBusy:  # the lock is lost, which `JobStore.check` finds soon
+            return RETRY_STORE_S
         except (StorageGone, OSError) as error:
             if not _is_storage_away(error):
                 raise

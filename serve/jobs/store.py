@@ -184,6 +184,8 @@ class JobStore:
     def _load(self, path: str) -> None:
         try:
             job = Job.from_json(self.store.read(path))
+            if path != f"jobs/{job.id}/job.json":
+                raise ValueError(f"the record of the job {job.id!r}")
             job.results = set(self._numbers(job))
         except (ValueError, TypeError, KeyError):  # left in place
             LOG.exception("unreadable job record: %s", path, extra=log_fields())

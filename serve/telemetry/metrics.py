@@ -69,7 +69,7 @@ def _ray_metrics() -> Any:
 record = MetricRecorder(_ray_metrics)
 """Record a value: `record(DIFFUSION_WAITING, 3)`."""
 
-s3_client.tell = record
+s3_client.record_metric = record
 
 
 def record_step(rows: int, seconds: float) -> None:

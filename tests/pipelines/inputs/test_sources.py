@@ -242,8 +242,8 @@ def test_read_ahead_equals_a_plain_file(steps):
     data = np.random.default_rng(0).bytes(100)
     plain = io.BytesIO(data)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(read_ahead, "FIRST", 7)
-        patch.setattr(read_ahead, "LARGEST", 20)
+        patch.setattr(read_ahead, "FIRST_WINDOW", 7)
+        patch.setattr(read_ahead, "MAX_WINDOW", 20)
         ahead = read_ahead.ReadAhead(Remote(data))
         for whence, offset, count in steps:
             if offset + (0, plain.tell(), 100)[whence] < 0:

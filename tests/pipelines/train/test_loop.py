@@ -211,7 +211,7 @@ def test_training_writes_model_page_and_log(place, tmp_path):
     config = toy(place, tmp_path, validation_examples=3, validate_every=3, steps=6, start=str(place / "tiny"))
     numbers = train(config, lambda words: None)
     assert {"loss", "wait_share", "validation/psnr", "validation/preview_psnr"} <= set(numbers)
-    made = checkpoint.load(tmp_path / "model")
+    made = checkpoint.start(str(tmp_path / "model"))
     assert made.config.process.kind == "bridge"
     page = (tmp_path / "index.html").read_text()
     assert "PSNR of held-out edits" in page
@@ -239,7 +239,7 @@ def test_small_model_is_fine_tuned_on_faces_in_one_command(mini, tmp_path):
     ]
     words += ["--checkpoint-every", 2, "--validate-every", 2]
     assert main(["train", *map(str, words)]) == 0
-    made = checkpoint.load(tmp_path / "run" / "model")
+    made = checkpoint.start(str(tmp_path / "run" / "model"))
     assert (made.config.size, made.config.render_style) == (64, "texture")
     before, after = (m.model.denoiser.conv_out.weight for m in (checkpoint.load(mini), made))
     assert not torch.equal(before, after)
@@ -252,7 +252,7 @@ def test_half_output_scale_gives_half_the_change(place, tmp_path):
             toy(place, tmp_path / f"{output_scale}", start=str(place / "tiny"), output_scale=output_scale),
             lambda words: None,
         )
-    whole, half = (checkpoint.load(tmp_path / f"{output_scale}" / "model").model for output_scale in (1.0, 0.5))
+    whole, half = (checkpoint.start(str(tmp_path / f"{output_scale}" / "model")).model for output_scale in (1.0, 0.5))
     shape = (2, whole.latent_channels, 16, 16)
     random = torch.Generator().manual_seed(0)
     q = {name: torch.randn(shape, generator=random) for name in ("latents", "background", "render", "reference")}

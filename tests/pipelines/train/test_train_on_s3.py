@@ -25,6 +25,7 @@ from rigface.image import encode_png
 from rigface.model import checkpoint
 from rigface.storage import lock, model_cache
 from rigface.storage.store import Store
+from rigface.storage.versions import newest_version
 from rigface.testing import fake_examples
 from rigface.video.decode import read_frames
 from tests.pipelines.made_faces import dataset
@@ -75,8 +76,8 @@ def test_pairs_training_and_edit_on_object_storage(bucket, sd15, fixtures, tmp_p
     assert set(after) == {1, 2, 3}
     assert any("events" in path for path in store.paths("tensorboard"))
 
-    said = json.loads(store.read("model/config.json"))
-    assert (said["size"], said["render_style"], said["head"]["name"]) == (64, "texture", "open")
+    about = json.loads(Store(newest_version(f"{run.out}/model")).read("config.json"))
+    assert (about["size"], about["render_style"], about["head"]["name"]) == (64, "texture", "open")
     (tmp_path / "photo.png").write_bytes(portrait(fixtures))
     words = [tmp_path / "photo.png", tmp_path / "out.png", "--checkpoint", f"{run.out}/model", "--yaw", 10]
     assert main(["edit", *map(str, words)]) == 0
@@ -154,6 +155,6 @@ def test_training_stops_writing_after_a_takeover_of_the_output(bucket, tmp_path,
         train(run, lambda words: None)
     assert LocalBackend(store).names() == ["step-00000002"]
     assert any("events" in path for path in store.paths("tensorboard"))  # of a run that never came to its end
-    lock.must_be(store, "another")
+    lock.check_holder(store, "another")
     with pytest.raises(OutputBusy, match="another has taken over"):
-        lock.must_be(store, "somebody else")
+        lock.check_holder(store, "a third")

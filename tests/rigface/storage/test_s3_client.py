@@ -1,4 +1,4 @@
-"""s3.py and objects.py against real HTTP servers, and against a proxy that breaks things."""
+"""s3_client.py and objects.py against real HTTP servers, and a proxy that injects faults."""
 
 import random
 import urllib.request
@@ -13,7 +13,7 @@ from tests.s3_proxy import FAULTS, Proxy
 
 @pytest.fixture(params=["moto", "localbucket"])
 def there(request, s3_server, monkeypatch):
-    """A bucket on each of two servers that have nothing in common but the protocol."""
+    """A bucket on each of two independent servers."""
     if request.param == "localbucket":
         monkeypatch.setenv("AWS_ENDPOINT_URL", request.getfixturevalue("other_s3_server"))
     make_bucket("things")
@@ -22,7 +22,7 @@ def there(request, s3_server, monkeypatch):
 
 @pytest.fixture
 def through(s3_server, bucket, monkeypatch):
-    """Makes a proxy that the client is told of, and gives it patience of seconds instead of minutes."""
+    """Start a proxy for the client, whose patience is seconds instead of minutes."""
     entered = []
 
     def make(share=0.0, faults=FAULTS, seed=0, patience=30.0, **more):
@@ -43,7 +43,7 @@ def through(s3_server, bucket, monkeypatch):
 # ---- whichever server it is
 
 
-def test_an_object_is_put_read_listed_and_removed(there):
+def test_object_is_put_read_listed_and_deleted(there):
     tag = objects.put(there, "a/b c+d%/ü.bin", b"0123456789")
     assert objects.get(there, "a/b c+d%/ü.bin") == (b"0123456789", objects.About(10, tag, pytest.approx(0, abs=3)))
     assert objects.get(there, "a/b c+d%/ü.bin", 2, 3)[0] == b"234"
@@ -56,14 +56,14 @@ def test_an_object_is_put_read_listed_and_removed(there):
         objects.get(there, "a/none")
 
 
-def test_the_first_put_wins_where_it_must_not_replace(there):
+def test_conditional_put_does_not_replace(there):
     objects.put(there, "once", b"first", if_none=True)
     with pytest.raises(FileExistsError):
         objects.put(there, "once", b"second", if_none=True)
     assert objects.get(there, "once")[0] == b"first"
 
 
-def test_large_objects_go_up_in_parts_and_appear_whole(there, monkeypatch):
+def test_large_object_is_uploaded_in_parts(there, monkeypatch):
     monkeypatch.setattr(objects, "PART", 5 * 2**20)  # S3's least
     data = random.Random(0).randbytes(13 * 2**20)
     objects.put(there, "large", data)
@@ -75,7 +75,7 @@ def test_large_objects_go_up_in_parts_and_appear_whole(there, monkeypatch):
     assert remote.read_at(100, len(data) - 5) == data[-5:]
 
 
-def test_a_remote_object_knows_its_size_with_its_first_or_last_bytes(there):
+def test_remote_gets_size_with_first_or_last_bytes(there):
     for size in (0, 1, 100, 1000):
         data = bytes(i % 256 for i in range(size))
         objects.put(there, f"sized/{size}", data)
@@ -86,7 +86,7 @@ def test_a_remote_object_knows_its_size_with_its_first_or_last_bytes(there):
             assert remote.read_at(10, size - 3 if size > 3 else 0) == data[-3 if size > 3 else 0 :][:10]
 
 
-def test_very_many_keys_come_as_pages(there, monkeypatch):
+def test_listing_follows_pages(there, monkeypatch):
     monkeypatch.setattr(objects, "PAGE", 7)
     names = {f"many/{i % 5}/{i:03}" for i in range(40)} | {"many/top"}
     for name in names:
@@ -98,7 +98,7 @@ def test_very_many_keys_come_as_pages(there, monkeypatch):
     some.close()  # leaving early leaves no thread behind
 
 
-def test_anybody_may_fetch_with_a_presigned_address(there):
+def test_presigned_address_needs_no_credentials(there):
     objects.put(there, "for you", b"hello")
     with urllib.request.urlopen(objects.presigned(f"s3://{there}/for you", seconds=60), timeout=10) as answer:
         assert answer.read() == b"hello"
@@ -115,8 +115,8 @@ def test_anybody_may_fetch_with_a_presigned_address(there):
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_each_kind_of_trouble_passes_and_nothing_is_lost_or_torn(through, fault):
-    """Half of all requests break. What is read is what was written."""
+def test_each_transient_fault_is_retried_without_loss(through, fault):
+    """Half of all requests fail; all data is read as written."""
     proxy = through(0.5, (fault,), seed=3, hold_s=0.5)
     data = random.Random(1).randbytes(300_000)
     for i in range(5):
@@ -129,7 +129,7 @@ def test_each_kind_of_trouble_passes_and_nothing_is_lost_or_torn(through, fault)
     assert proxy.made[fault] >= 3
 
 
-def test_a_lost_answer_to_a_finished_upload_is_no_failure(through, monkeypatch):
+def test_lost_answer_to_completed_upload_is_no_error(through, monkeypatch):
     monkeypatch.setattr(objects, "PART", 5 * 2**20)
     proxy = through()
     asked = iter(["", "", "", "", "lost"])  # begin, three parts, the end
@@ -140,7 +140,7 @@ def test_a_lost_answer_to_a_finished_upload_is_no_failure(through, monkeypatch):
     assert next(asked, None) is None
 
 
-def test_a_drip_is_given_up_and_fetched_anew(through, monkeypatch):
+def test_too_slow_answer_is_fetched_again(through, monkeypatch):
     proxy = through(patience=60)
     objects.put("faces", "dripping", bytes(4_000_000))
     monkeypatch.setattr(objects, "SLOW_BYTES_S", 1e9)  # whatever comes is too slow, after half a second
@@ -152,9 +152,11 @@ def test_a_drip_is_given_up_and_fetched_anew(through, monkeypatch):
     assert s3_client.counts["retries"] - before == 1
 
 
-def test_what_is_tried_again_is_counted_by_what_was_asked_and_why(through, monkeypatch):
+def test_retries_are_counted_by_operation_and_reason(through, monkeypatch):
     proxy, told = through(hold_s=1), []
-    monkeypatch.setattr(s3_client, "tell", lambda measure, **labels: told.append((measure.name, *labels.values())))
+    monkeypatch.setattr(
+        s3_client, "record_metric", lambda measure, **labels: told.append((measure.name, *labels.values()))
+    )
     faults = iter(["500", "503", "silent", "", "truncated", "reset"])
     monkeypatch.setattr(proxy, "draw", lambda: next(faults, ""))
     objects.put("faces", "counted", b"1234")
@@ -164,7 +166,7 @@ def test_what_is_tried_again_is_counted_by_what_was_asked_and_why(through, monke
     assert told == [("rigface_storage_retries", *one) for one in [*wanted, ("GetObject", "connection")]]
 
 
-def test_a_storage_that_is_away_is_nobody_elses_fault(through):
+def test_unavailable_storage_raises_storage_gone_after_patience(through):
     proxy = through(patience=2)
     proxy.down = True
     signs = []
@@ -181,7 +183,7 @@ def test_a_storage_that_is_away_is_nobody_elses_fault(through):
     assert objects.answers("no-such-bucket")
 
 
-def test_nobody_at_the_address_is_a_storage_that_is_away(s3_server, monkeypatch):
+def test_refused_connection_raises_storage_gone(s3_server, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("RIGFACE_S3_PATIENCE_S", "0.5")
     with pytest.raises(StorageGone, match="Could not connect"):
@@ -200,7 +202,7 @@ def test_nobody_at_the_address_is_a_storage_that_is_away(s3_server, monkeypatch)
         (400, "EntityTooLarge", OSError),
     ],
 )
-def test_what_no_second_try_would_change_is_not_tried_again(status, code, error):
+def test_permanent_error_is_not_retried(status, code, error):
     from botocore.exceptions import ClientError
 
     asked = []
@@ -214,7 +216,7 @@ def test_what_no_second_try_would_change_is_not_tried_again(status, code, error)
     assert len(asked) == 1
 
 
-def test_who_we_are_must_be_told(s3_server, monkeypatch):
+def test_missing_credentials_are_named(s3_server, monkeypatch):
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")
@@ -223,7 +225,7 @@ def test_who_we_are_must_be_told(s3_server, monkeypatch):
         objects.head("faces", "x")
 
 
-def test_many_waiters_share_one_budget():
+def test_threads_share_one_retry_budget():
     now = [0.0]
     budget = s3_client.Budget(per_s=5, burst=10, clock=lambda: now[0])
     waits = [budget.take() for _ in range(20)]
@@ -233,7 +235,7 @@ def test_many_waiters_share_one_budget():
     assert [budget.take() for _ in range(11)] == pytest.approx([*[0.0] * 10, 0.2])
 
 
-def test_where_buckets_stand_is_up_to_the_endpoint(monkeypatch):
+def test_addressing_follows_endpoint(monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://s3.example.org")
     assert objects.presigned("s3://clips/a b").startswith("http://s3.example.org/clips/a%20b?")
     monkeypatch.setenv("RIGFACE_S3_ADDRESSING", "virtual")
@@ -244,7 +246,7 @@ def test_where_buckets_stand_is_up_to_the_endpoint(monkeypatch):
     assert "clips.s3." in objects.presigned("s3://clips/a")
 
 
-def test_an_object_that_is_replaced_while_it_is_read_is_said(bucket):
+def test_object_replaced_while_read_is_an_error(bucket):
     objects.put("faces", "moving", bytes(2 * 2**20))
     remote = objects.Remote("faces", "moving")
     objects.put("faces", "moving", bytes(3 * 2**20))
@@ -252,6 +254,6 @@ def test_an_object_that_is_replaced_while_it_is_read_is_said(bucket):
         remote.read_at(100, 2**20)
 
 
-def test_the_proxy_draws_the_same_faults_again():
+def test_proxy_repeats_faults_of_its_seed():
     one, two = (Proxy("http://nowhere", 0.5, seed=5) for _ in range(2))
     assert [one.draw() for _ in range(50)] == [two.draw() for _ in range(50)]

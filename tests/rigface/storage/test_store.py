@@ -1,4 +1,4 @@
-"""Whole objects or none, and one writer."""
+"""Store: atomic publication, listings, and the lock of one writer."""
 
 import json
 import multiprocessing
@@ -27,7 +27,7 @@ def store(request, tmp_path, monkeypatch):
     return Store(f"{request.getfixturevalue('bucket')}/{tmp_path.name}")
 
 
-def test_published_objects_are_found_read_and_removed(store):
+def test_published_objects_are_listed_read_and_deleted(store):
     store.publish("faces/ab/abc.parquet", b"one")
     store.publish("faces/cd/cde.parquet", b"two")
     store.publish("faces/note.txt", b"not ours")
@@ -50,7 +50,7 @@ def test_first_commit_wins_and_replace_replaces(store):
     assert store.read("a/x") == b"rewritten"
 
 
-def test_of_a_table_only_what_is_wanted_is_fetched(store):
+def test_table_fetches_only_named_columns(store):
     sink = pa.BufferOutputStream()
     table = pa.table({"a": range(1000), "large": [os.urandom(2000) for _ in range(1000)]})
     pq.write_table(table, sink)
@@ -79,7 +79,7 @@ def test_second_writer_is_refused_with_the_name_of_the_first(store):
         pass
 
 
-def test_nothing_is_left_aside_after_publishing(tmp_path):
+def test_publish_leaves_no_temporary_file(tmp_path):
     store = Store(str(tmp_path))
     store.publish("faces/ab/x", b"1", replace=False)
     store.publish("faces/ab/x", b"1", replace=False)
@@ -87,7 +87,7 @@ def test_nothing_is_left_aside_after_publishing(tmp_path):
     assert os.listdir(store.at(".rigface/tmp")) == []
 
 
-def test_sweep_takes_only_what_is_old(tmp_path):
+def test_sweep_removes_only_old_files(tmp_path):
     store = Store(str(tmp_path))
     os.makedirs(store.at(".rigface/tmp"))
     for name, age in (("old", 7200), ("new", 1)):
@@ -99,7 +99,7 @@ def test_sweep_takes_only_what_is_old(tmp_path):
     assert os.listdir(store.at(".rigface/tmp")) == ["new"]
 
 
-def test_work_left_aside_is_invisible_to_readers(tmp_path):
+def test_temporary_files_are_not_listed(tmp_path):
     store = Store(str(tmp_path))
     store.publish("faces/ab/x.parquet", b"1")
     assert set(store.paths("faces")) == {"faces/ab/x.parquet"}
@@ -111,7 +111,7 @@ def _hold_forever(uri, ready):
         time.sleep(60)
 
 
-def test_lock_of_a_killed_process_is_gone(tmp_path):
+def test_lock_of_killed_process_is_released(tmp_path):
     context = multiprocessing.get_context("spawn")
     ready = context.Event()
     process = context.Process(target=_hold_forever, args=(str(tmp_path), ready))
@@ -125,7 +125,7 @@ def test_lock_of_a_killed_process_is_gone(tmp_path):
         pass
 
 
-def test_expired_lease_is_taken_over_and_the_loser_notices(bucket, monkeypatch):
+def test_expired_lease_is_taken_over_and_check_raises(bucket, monkeypatch):
     store = Store(f"{bucket}/lease")
     monkeypatch.setattr(lock, "EXPIRE_S", 1.0)  # the storage's clock shows whole seconds
     monkeypatch.setattr(lock, "RENEW_S", 60)
@@ -148,7 +148,7 @@ def test_lease_is_renewed_while_held(bucket, monkeypatch):
             pass
 
 
-def test_a_lease_that_ran_out_while_the_storage_was_away_is_renewed_where_nobody_took_it(bucket, monkeypatch):
+def test_expired_lease_is_renewed_if_no_other_run_took_it(bucket, monkeypatch):
     monkeypatch.setattr(lock, "EXPIRE_S", 0.3)
     monkeypatch.setattr(lock, "RENEW_S", 60)
     with lock.hold(Store(f"{bucket}/away")) as check:
@@ -157,8 +157,8 @@ def test_a_lease_that_ran_out_while_the_storage_was_away_is_renewed_where_nobody
 
 
 @pytest.mark.parametrize("days", [-2, 2])
-def test_no_clock_but_the_storages_decides(other_s3_server, monkeypatch, days):
-    """A machine whose clock is wrong by days neither takes a lease that is alive nor waits for one that is over."""
+def test_lease_expires_by_the_clock_of_the_storage(other_s3_server, monkeypatch, days):
+    """A machine whose clock is wrong by days neither takes a valid lease nor waits for an expired one."""
     monkeypatch.setenv("AWS_ENDPOINT_URL", other_s3_server)  # a process of its own, with a clock of its own
     for name, value in S3_ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
@@ -176,8 +176,8 @@ def test_no_clock_but_the_storages_decides(other_s3_server, monkeypatch, days):
             pass
 
 
-def test_a_lease_whose_answer_was_lost_is_ours(s3_server, bucket, monkeypatch):
-    """The put got through, its answer did not: the next try finds the condition broken, by ourselves."""
+def test_lease_is_held_after_lost_answer(s3_server, bucket, monkeypatch):
+    """The put got through, its answer did not: the next try finds the condition broken by the first."""
     monkeypatch.setattr(lock, "RENEW_S", 0.1)
     with Proxy(s3_server) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
@@ -196,31 +196,65 @@ def test_a_lease_whose_answer_was_lost_is_ours(s3_server, bucket, monkeypatch):
                 pass
 
 
-def test_a_process_of_another_container_is_not_taken_for_gone(bucket, monkeypatch):
-    """Same host name, other process numbers: that ours has no such process says nothing."""
+def test_lease_of_process_in_another_container_is_kept(bucket, monkeypatch):
+    """Same host name, other process numbers: a missing process here proves nothing."""
     store = Store(f"{bucket}/container")
-    real = lock._me()
-    monkeypatch.setattr(lock, "_me", lambda: {**real, "machine": "another", "pid": 2**22 + 1})
+    real = lock._new_owner()
+    monkeypatch.setattr(lock, "_new_owner", lambda: {**real, "machine": "another", "pid": 2**22 + 1})
     with lock.hold(store):
-        monkeypatch.setattr(lock, "_me", lambda: {**real, "id": "other"})
+        monkeypatch.setattr(lock, "_new_owner", lambda: {**real, "id": "other"})
         with pytest.raises(OutputBusy), lock.hold(store):
             pass
 
 
-def test_a_lease_of_a_dead_process_of_this_machine_is_free_at_once(bucket):
+def test_lease_of_dead_process_of_this_machine_is_free_at_once(bucket):
     store = Store(f"{bucket}/dead")
-    dead = {**lock._me(), "pid": 2**22 + 1}
+    dead = {**lock._new_owner(), "pid": 2**22 + 1}
     store.publish(".rigface/lease.json", json.dumps(dead).encode())
     assert lock.held(store) == ""
     with lock.hold(store):
         pass
 
 
-def test_objects_spread_over_folders():
+def test_publication_after_a_sleep_is_refused_if_another_run_took_over(bucket, monkeypatch):
+    """A suspended machine: no thread has renewed the lease, and CLOCK_MONOTONIC has not moved."""
+    monkeypatch.setattr(lock, "RENEW_S", 60)
+    store, awake = Store(f"{bucket}/slept"), lock.now_s
+    with lock.hold(store):
+        worker = lock.follow(Store(store.uri))
+        worker.publish("before", b"")
+        Store(store.uri).publish(".rigface/lease.json", json.dumps({"id": "another"}).encode())
+        monkeypatch.setattr(lock, "now_s", lambda: awake() + lock.EXPIRE_S)
+        for publisher in (store, worker):
+            with pytest.raises(OutputBusy, match="another has taken over"):
+                publisher.publish("after", b"")
+    assert store.exists("before")
+    assert not store.exists("after")
+
+
+def test_publication_is_refused_if_the_lock_file_names_another_run(tmp_path):
+    """As on a network file system whose server gave the lock away."""
+    store = Store(str(tmp_path))
+    with lock.hold(store):
+        worker = lock.follow(Store(store.uri))
+        worker.publish("before", b"")
+        (tmp_path / ".rigface" / "lock").write_text(json.dumps({"id": "another"}))
+        for publisher in (store, worker):
+            with pytest.raises(OutputBusy, match="another has taken over"):
+                publisher.publish("after", b"")
+    assert lock.holder(store) == "another"
+    assert not store.exists("after")
+
+
+def test_clock_of_the_lease_goes_on_while_the_machine_sleeps():
+    assert lock.now_s() == pytest.approx(time.clock_gettime(time.CLOCK_BOOTTIME), abs=1)
+
+
+def test_sharded_spreads_objects_over_folders():
     assert sharded("faces", "ab12", ".parquet") == "faces/ab/ab12.parquet"
 
 
-def test_a_store_is_the_same_in_another_process(tmp_path):
+def test_store_can_be_pickled(tmp_path):
     import pickle
 
     store = Store(str(tmp_path))
