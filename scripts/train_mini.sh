@@ -4,7 +4,7 @@
 #   scripts/train_mini.sh LIST RUN      LIST: a .txt of files, one a line (or a folder). RUN: where everything goes.
 #
 # Every stage goes on where it was: stop this at will (Ctrl-C, kill, a reboot) and run the same line again. It takes one
-# or two cores; `nice` leaves them to others first. The model is in RUN/run/model, the page in RUN/run/index.html.
+# or two cores; `nice` leaves them to others first. The model is the newest version in RUN/run/model, the page in RUN/run/index.html.
 # Numbers below may be set from outside: STEPS=500 scripts/train_mini.sh ...
 set -euo pipefail
 

@@ -1,8 +1,8 @@
 """Fine-tune RigFace, or train a small model from scratch: examples in, a model folder out.
 
     OUT/rigface.json     the config, the commit, the data
-    OUT/model            the averaged weights as a checkpoint folder, for `edit`, `serve` and `evaluate`
-    OUT/adapter          with LoRA: the adapter alone
+    OUT/model            versions of the averaged weights as checkpoint folders, for `edit`, `serve` and `evaluate`
+    OUT/adapter          with LoRA: versions of the adapter alone
     OUT/checkpoints      to go on from, written without Ray; OUT/ray with it; the newest of both counts
     OUT/log              a JSON line per logged step, grids of held-out edits; OUT/tensorboard; OUT/index.html
 
