@@ -1,4 +1,4 @@
-"""What one of each costs, for the capacity plan: bytes of a face, memory of a plan, time of an edit, of identities.
+"""Unit costs for the capacity plan: bytes of a face, memory of a plan, time of an edit and of identities.
 
     python benchmarks/capacity.py DATASET        a dataset that `rigface extract` wrote; a minute
     python benchmarks/capacity.py                only what needs none: the clustering of identities
@@ -11,10 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import platform
 import statistics
-import subprocess
 import sys
 import time
 import tracemalloc
@@ -22,11 +19,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import harness
 import numpy as np
 import pyarrow.parquet as pq
 
-ROOT = Path(__file__).parent.parent
-RESULTS = Path(__file__).parent / "results" / "capacity.json"
 PLANS = 20_000
 MARKS = 1_000_000
 TRACKS = (10_000, 20_000, 100_000)
@@ -158,17 +154,15 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(1)
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
-    result: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
+    result = harness.read("capacity")
     if len(sys.argv) > 1:
         result = {
             "benchmark": "capacity", "dataset": dataset(Path(sys.argv[1])), "driver": memory(), "edit": edits(),
-            "machine": platform.machine(), "cores": os.cpu_count(), "commit": commit.strip(),
+            **harness.environment(),
         }  # fmt: skip
-    result["identities"] = {**identities(), "commit": commit.strip()}
-    text = json.dumps(result, indent=1)
-    RESULTS.write_text(text + "\n")
-    print(text)
+    result["identities"] = {**identities(), "commit": harness.commit()}
+    harness.write("capacity", result)
+    print(json.dumps(result, indent=1))
 
 
 if __name__ == "__main__":

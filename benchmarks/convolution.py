@@ -1,4 +1,4 @@
-"""Wide convolutions over few pixels: gathered into one matrix product, against the library's, on one core.
+"""Speed of wide convolutions over few pixels as one matrix product, relative to torch's, on one core.
 
     python benchmarks/convolution.py                half a minute
 
@@ -10,18 +10,15 @@ or bring. Writes benchmarks/results/convolution.json.
 from __future__ import annotations
 
 import copy
-import json
 import statistics
 import time
-from pathlib import Path
 
+import harness
 import torch
-from model_step import commit, machine
 from torch import nn
 
 from rigface.model.gathered_conv import GatheredConv2d, gather
 
-RESULTS = Path(__file__).parent / "results" / "convolution.json"
 LAYERS = (
     (640, 640, 16),
     (1280, 1280, 16),
@@ -68,7 +65,7 @@ def main() -> None:
                 name = f"{channels} to {out}, {px} px, {rows} rows, {str(dtype).removeprefix('torch.')}"
                 found[name] = measure(channels, out, px, rows, dtype)
                 print(f"{name:44} {found[name]}", flush=True)
-    RESULTS.write_text(json.dumps({**found, "machine": machine(), "commit": commit()}, indent=1) + "\n")
+    harness.write("convolution", {**found, **harness.environment()})
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A whole edit, ours against a straightforward port of upstream's arithmetic: same weights, same pictures, one process.
+"""Latency of a whole edit, relative to a direct port of the released code: same weights, same pictures, one process.
 
     python benchmarks/edit_latency.py small            under three minutes on two cores
     python benchmarks/edit_latency.py sd15             the size the released weights have, at 256 px; ten minutes, 16 GB
@@ -22,19 +22,18 @@ import copy
 import json
 import statistics
 import time
-from pathlib import Path
 from typing import Any
 
+import harness
 import numpy as np
 import torch
-from model_step import Port, commit, machine
+from model_step import Port
 
 from rigface.metrics.image import psnr
 from rigface.model.checkpoint import Checkpoint, ModelConfig, fresh
 from rigface.model.pipeline import RigFacePipeline, bfloat16_if_fast
 from rigface.model.sampling import make_scheduler
 
-RESULTS = Path(__file__).parent / "results" / "edit_latency.json"
 LIMIT = 6.0  # times the port's speed
 PORT_STEPS, PORT_SAMPLER = 50, "unipc"
 SIZES: dict[str, dict[str, Any]] = {
@@ -136,10 +135,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=0, help="how often each is timed")
     args = parser.parse_args()
     result = measure(args.size, args.threads, args.rounds)
-    result |= {"machine": machine(), "threads": args.threads, "torch": torch.__version__, "commit": commit()}
+    result |= {"threads": args.threads, "torch": torch.__version__, **harness.environment()}
     print(json.dumps(result, indent=1))
-    kept = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
-    RESULTS.write_text(json.dumps({**kept, args.size: result}, indent=2) + "\n")
+    harness.write("edit_latency", {**harness.read("edit_latency"), args.size: result})
     if result["same_steps_largest_difference"] > 1:
         raise SystemExit("with the same sampler and steps, ours and the port do not make the same picture")
 

@@ -1,4 +1,4 @@
-"""The whole job against a bare loop of decode + landmarker over the same files, in one run.
+"""Speed of `rigface extract`, relative to a bare loop of decode and landmarker over the same files.
 
     python benchmarks/extract.py CLIPS... [--times 1 4 16] [--fps all] [--name extract]
 
@@ -22,7 +22,6 @@ import argparse
 import itertools
 import json
 import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -31,8 +30,8 @@ import threading
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
-CLIP = ROOT / "tests" / "fixtures" / "clip.mp4"
+from harness import CLIP, ROOT, environment, write
+
 BARE = """
 import sys, time, os
 import av, numpy as np, mediapipe as mp
@@ -201,11 +200,9 @@ def main() -> None:
     result["bare_fps_runs"] = [before["fps"], after["fps"]]
     result["bare_one_process_fps"] = one["fps"]
     result |= compared(result, options.times)
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
-    result |= {"machine": platform.machine(), "cores": os.cpu_count(), "commit": commit.strip()}
-    text = json.dumps(result, indent=1, default=float)
-    (ROOT / f"benchmarks/results/{options.name}.json").write_text(text + "\n")
-    print(text)
+    result |= environment()
+    write(options.name, result)
+    print(json.dumps(result, indent=1, default=float))
 
 
 if __name__ == "__main__":

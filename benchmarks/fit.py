@@ -9,14 +9,12 @@ track and as strangers. The limit is 3 ms a face on one core.
 import argparse
 import json
 import os
-import platform
-import subprocess
 import time
-from pathlib import Path
 from statistics import median
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch reads it
 
+import harness
 import numpy as np
 import torch
 
@@ -25,8 +23,6 @@ from rigface.face.reconstruction.reconstructor import FitReconstructor
 from rigface.face.steps import align, reconstruct
 from rigface.video.decode import read_frames
 
-ROOT = Path(__file__).parent.parent
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -34,11 +30,7 @@ def main() -> None:
     rounds = parser.parse_args().rounds
     torch.set_num_threads(1)
     detector = load_detector("mediapipe")
-    pairs = [
-        (frame.image, face)
-        for frame in read_frames(str(ROOT / "tests/fixtures/clip.mp4"), None)
-        for face in detector(frame.image)
-    ]
+    pairs = [(frame.image, face) for frame in read_frames(str(harness.CLIP), None) for face in detector(frame.image)]
     faces = align([image for image, _ in pairs], [face for _, face in pairs])
     fit = FitReconstructor()
     count = len(faces)
@@ -51,9 +43,8 @@ def main() -> None:
             times.append((time.process_time() - start) / count)
         result[name] = {"ms_per_face": round(1e3 * median(times[1:]), 3), "best_ms": round(1e3 * min(times[1:]), 3)}
         result[name]["faces_per_s"] = round(1 / median(times[1:]), 1)
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
-    result |= {"machine": platform.processor() or platform.machine(), "cores": os.cpu_count(), "commit": commit.strip()}
-    (ROOT / "benchmarks/results/fit.json").write_text(json.dumps(result) + "\n")
+    result |= harness.environment()
+    harness.write("fit", result)
     print(json.dumps(result, indent=1))
 
 

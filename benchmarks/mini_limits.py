@@ -1,4 +1,4 @@
-"""What a small model's figures are held back by: pictures that no model made, judged on the same pairs as the model.
+"""Limits of a small model's figures: pictures without a model, evaluated on the same pairs as the model.
 
     python benchmarks/mini_limits.py PAIRS [--model mini]        PAIRS: what `rigface pair` wrote; about two minutes
 
@@ -13,14 +13,12 @@ Writes benchmarks/results/mini_limits.json.
 from __future__ import annotations
 
 import argparse
-import json
-from pathlib import Path
 from typing import Any
 
 import cv2
+import harness
 import numpy as np
 import pyarrow as pa
-from model_step import commit
 
 from pipelines.examples import held_out
 from pipelines.examples.layout import parts_of
@@ -33,7 +31,6 @@ from rigface.model.pipeline import RigFacePipeline
 from rigface.storage.store import Store
 from rigface.types import Example
 
-RESULTS = Path(__file__).parent / "results" / "mini_limits.json"
 BATCH = 16
 
 
@@ -98,7 +95,7 @@ def main() -> None:
     args = parser.parse_args()
     example = held_out_pairs(Store(args.pairs))
     figures = measure(example, args.model)
-    RESULTS.write_text(json.dumps({**figures, "size": example.target.shape[1], "commit": commit()}, indent=2) + "\n")
+    harness.write("mini_limits", {**figures, "size": example.target.shape[1], **harness.environment()})
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""One denoising step, ours against a straightforward port of upstream's arithmetic: same weights, same question.
+"""Speed of a denoising step, relative to a direct port of the released code with the same weights and inputs.
 
     python benchmarks/model_step.py small            seconds; for a look
     python benchmarks/model_step.py sd15             three minutes, 18 GB; the size of the released weights, at 256 px
@@ -19,17 +19,14 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
-import platform
 import statistics
-import subprocess
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+import harness
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -38,8 +35,6 @@ from rigface.model.attention import blocks, record
 from rigface.model.checkpoint import ModelConfig, fresh
 from rigface.model.pipeline import RigFacePipeline, bfloat16_if_fast
 from rigface.model.unets import RigFaceModel
-
-RESULTS = Path(__file__).parent / "results" / "model_step.json"
 
 
 @dataclass(frozen=True)
@@ -192,26 +187,6 @@ def measure(size: Size, threads: int) -> dict[str, Any]:
     return result
 
 
-def commit() -> str:
-    """The commit measured, marked if the tree differs from it; files in benchmarks/results do not count."""
-    git, code = ["git", "-C", str(Path(__file__).parent.parent)], [".", ":!benchmarks/results"]
-    try:
-        name = subprocess.check_output([*git, "rev-parse", "--short", "HEAD"], text=True).strip()
-        changed = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", *code], check=False).returncode
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return f"{name}-dirty" if changed else name
-
-
-def machine() -> str:
-    """The processor's name."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor()
-
-
 def main() -> None:
     """Measure one size, print it, and put it into the results file beside the others."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -233,14 +208,11 @@ def main() -> None:
             )
     result |= {
         "limits": LIMITS,
-        "machine": machine(),
         "threads": args.threads,
         "torch": torch.__version__,
-        "commit": commit(),
+        **harness.environment(),
     }
-    kept = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    RESULTS.write_text(json.dumps({**kept, args.size: result}, indent=2) + "\n")
+    harness.write("model_step", {**harness.read("model_step"), args.size: result})
     if result["ours"]["difference_over_scale"] > 1e-4:
         raise SystemExit("ours and the port do not agree to 1e-4")
 

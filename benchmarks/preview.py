@@ -1,4 +1,4 @@
-"""The instant preview: what it costs on one core, and how much of what is asked it reaches.
+"""Cost of the preview on one core, and the share of the asked change that it achieves.
 
     python benchmarks/preview.py [--rounds 20] [--data ../shared/data]
 
@@ -13,8 +13,6 @@ import argparse
 import csv
 import json
 import os
-import platform
-import subprocess
 import time
 from collections.abc import Iterator
 from itertools import chain
@@ -24,6 +22,7 @@ from statistics import median
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch reads it
 
 import cv2
+import harness
 import numpy as np
 import torch
 
@@ -34,7 +33,6 @@ from rigface.face.geometry.alignment import crop
 from rigface.image import decode
 from rigface.video.decode import read_frames
 
-ROOT = Path(__file__).parent.parent
 EVERYTHING = EditSpec(yaw_deg=15, relative=True, expression={"smile": 0.6}, light=LightEdit(azimuth_deg=-50))
 EDITS = {
     "yaw_deg": [EditSpec(yaw_deg=v, relative=True) for v in (-15, 15)],
@@ -121,21 +119,15 @@ def main() -> None:
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     editor = Editor(FaceAnalyzer.load())
-    image = next(read_frames(str(ROOT / "tests" / "fixtures" / "clip.mp4"))).image
+    image = next(read_frames(str(harness.CLIP))).image
     pictures = chain([image], portraits(options.data, options.people) if options.data else ())
     result = {
         "benchmark": "preview",
         **costs(editor, image, options.rounds),
         **reached(editor, pictures),
-        "cores": os.cpu_count(),
-        "machine": platform.processor() or platform.machine(),
-        "commit": subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
-        ).stdout.strip(),
+        **harness.environment(),
     }
-    out = ROOT / "benchmarks" / "results" / "preview.json"
-    out.parent.mkdir(exist_ok=True)
-    out.write_text(json.dumps(result) + "\n")
+    harness.write("preview", result)
     print(json.dumps(result, indent=1))
 
 

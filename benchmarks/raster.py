@@ -1,4 +1,4 @@
-"""Our CPU rasteriser against PyTorch3D's on one head-sized mesh: 14,000 triangles at 512 px, one core.
+"""Speed of the CPU rasteriser, relative to PyTorch3D's on one head-sized mesh: 14,000 triangles at 512 px, one core.
 
     python benchmarks/raster.py [--rounds 20]
 
@@ -7,23 +7,19 @@ timed in processor seconds of one thread, so that a busy machine does not count;
 """
 
 import argparse
-import json
 import os
-import platform
-import subprocess
 import time
-from pathlib import Path
 from statistics import median
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch reads it
 
+import harness
 import numpy as np
 import torch
 
 from rigface.face.rendering.rasterizer import rasterize, rasterize_pytorch3d
 
 SIZE, AROUND, DOWN = 512, 100, 71
-ROOT = Path(__file__).parent.parent
 
 
 def ellipsoid() -> tuple[torch.Tensor, torch.Tensor]:
@@ -67,16 +63,10 @@ def main() -> None:
         "pytorch3d_s": round(theirs, 2),
         "ratio": round(theirs / median(ours)),
         "pixels_that_differ": int((fragments.face != reference.face).sum()),
-        "cores": os.cpu_count(),
-        "machine": platform.processor() or platform.machine(),
+        **harness.environment(),
         "torch": torch.__version__,
-        "commit": subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
-        ).stdout.strip(),
     }
-    out = ROOT / "benchmarks" / "results" / "raster.json"
-    out.parent.mkdir(exist_ok=True)
-    out.write_text(json.dumps(result) + "\n")
+    harness.write("raster", result)
     print(
         f"ours {result['ours_ms']} ms, PyTorch3D {result['pytorch3d_s']} s: {result['ratio']} times as fast on one core"
     )

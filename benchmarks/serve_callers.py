@@ -1,4 +1,4 @@
-"""Callers of the service, in a process of their own: a closed loop, an open one, or a row of pings.
+"""Load generator of the service, in its own process: a closed loop, an open loop, or pings.
 
 Used by `serve_load.py`.
 

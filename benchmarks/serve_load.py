@@ -33,10 +33,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import harness
 import numpy as np
 
-ROOT = Path(__file__).parent.parent
-OUT = Path(__file__).parent / "results" / "serve_load.json"
 STEPS = (4, 8, 12)
 DELAYS = {"upscale_delay_s": 2.0, "downscale_delay_s": 5.0, "look_back_period_s": 2.0, "metrics_interval_s": 0.5}
 HA_PROXY = {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}
@@ -46,7 +45,7 @@ def callers(url: str, *words: Any) -> dict[str, Any]:
     """What a process of callers found."""
     command = [sys.executable, str(Path(__file__).with_name("serve_callers.py")), url, *map(str, words)]
     done = subprocess.run(
-        command, capture_output=True, text=True, check=False, env=os.environ | {"PYTHONPATH": str(ROOT)}
+        command, capture_output=True, text=True, check=False, env=os.environ | {"PYTHONPATH": str(harness.ROOT)}
     )
     if done.returncode:
         raise RuntimeError(f"the callers failed: {done.stderr[-800:]}")
@@ -243,7 +242,11 @@ def apart(name: str, options: argparse.Namespace, **environment: str) -> dict[st
     """One of the above in its own process."""
     words = [sys.executable, __file__, "--part", name, "--model", options.model, "--seconds", str(options.seconds)]
     done = subprocess.run(
-        words, capture_output=True, text=True, check=False, env=os.environ | environment | {"PYTHONPATH": str(ROOT)}
+        words,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | environment | {"PYTHONPATH": str(harness.ROOT)},
     )
     if done.returncode:
         raise SystemExit(f"{name} failed:\n{done.stdout[-1500:]}\n{done.stderr[-3000:]}")
@@ -265,8 +268,7 @@ def main() -> None:
     began = time.monotonic()
     results: dict[str, Any] = {
         "benchmark": "serve_load", "model": Path(options.model).name,
-        "cores": os.cpu_count(), "load_before": os.getloadavg()[0],
-        "commit": subprocess.check_output(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, text=True).strip(),
+        "load_before": os.getloadavg()[0], **harness.environment(),
     }  # fmt: skip
     results["painter alone"] = apart("painter_alone", options, OMP_NUM_THREADS="1")  # as Ray gives a replica of one CPU
     bare, default, haproxy = apart("plain", options), apart("overhead", options), apart("overhead", options, **HA_PROXY)
@@ -281,7 +283,7 @@ def main() -> None:
     }
     results |= apart("loads", options)
     results["took_s"] = round(time.monotonic() - began)
-    OUT.write_text(json.dumps(results, indent=1) + "\n")
+    harness.write("serve_load", results)
 
 
 if __name__ == "__main__":

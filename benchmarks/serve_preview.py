@@ -12,16 +12,15 @@ waited beyond it: HTTP, Ray Serve, the hash.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import socket
 import statistics
-import subprocess
 import tempfile
 import time
 from pathlib import Path
 
 import cv2
+import harness
 import httpx
 import numpy as np
 
@@ -29,8 +28,6 @@ from rigface.image import decode, encode_jpeg
 from rigface.video.decode import read_frames
 from serve.local import serving
 
-ROOT = Path(__file__).parent.parent
-OUT = Path(__file__).parent / "results" / "serve_preview.json"
 LIMIT_MS = 150.0
 SIDES = (704, 1024)  # what the editor page asks for on a laptop, and the default of the API
 
@@ -39,7 +36,7 @@ def pictures(photo: Path | None) -> dict[str, np.ndarray]:
     """Name -> (H, W, 3) uint8."""
     if photo is not None:
         return {photo.stem: decode(photo.read_bytes())}
-    frame = next(read_frames(str(ROOT / "tests" / "fixtures" / "clip.mp4"))).image
+    frame = next(read_frames(str(harness.CLIP))).image
     sized = {f"{width} px": _wide(frame, width) for width in (1024, 1920, 2560)}
     return {**sized, "cropped": _wide(frame[60:320, 170:420], 1280)}
 
@@ -80,8 +77,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=40)
     options = parser.parse_args()
     results: dict[str, object] = {
-        "benchmark": "serve_preview", "limit_ms": LIMIT_MS, "cores": os.cpu_count(), "load_before": os.getloadavg()[0],
-        "commit": subprocess.check_output(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, text=True).strip(),
+        "benchmark": "serve_preview", "limit_ms": LIMIT_MS, "load_before": os.getloadavg()[0],
+        **harness.environment(),
     }  # fmt: skip
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -96,7 +93,7 @@ def main() -> None:
                 found = measure(client, image, side, options.rounds)
                 results[f"{name}, max_side {side}"] = found
                 print(f"{name:>10}, max_side {side:4}  " + "  ".join(f"{k} {v}" for k, v in found.items()), flush=True)
-    OUT.write_text(json.dumps(results, indent=1) + "\n")
+    harness.write("serve_preview", results)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Training: examples a second from pictures and from latents, how long a step waits for data, what checkpointing saves.
+"""Training speed from pictures and latents, share of waiting for data, and memory saved by checkpointing.
 
     python benchmarks/train_speed.py                  under three minutes on two cores
     python benchmarks/train_speed.py --steps 8 --size 256 --batch 16      large enough for activations to count
@@ -25,10 +25,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import harness
 import torch
-from model_step import commit, machine
 
-RESULTS = Path(__file__).parent / "results" / "train_speed.json"
 LIMIT = 0.05  # share of a step that may be spent waiting for data
 WARM = 4  # steps that are not counted
 VARIANTS = {
@@ -127,11 +126,10 @@ def main() -> None:
         "wait_share_limit": LIMIT,
         "checkpointing_memory_share": round(third["peak_memory_mb"] / second["peak_memory_mb"], 2),
         "steps": args.steps, "batch": args.batch, "size": args.size, "channels": args.channels, "bf16": args.bf16,
-        "threads": args.threads, "machine": machine(), "torch": torch.__version__, "commit": commit(),
+        "threads": args.threads, "torch": torch.__version__, **harness.environment(),
     }  # fmt: skip
     name = f"{args.size} px, batch {args.batch}, channels {' '.join(map(str, args.channels))}"
-    before = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
-    RESULTS.write_text(json.dumps({**before, name: result}, indent=2) + "\n")
+    harness.write("train_speed", {**harness.read("train_speed"), name: result})
     print(json.dumps({k: v for k, v in result.items() if k not in VARIANTS}))
 
 
