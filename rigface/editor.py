@@ -103,7 +103,8 @@ class Editor:
         """Load an editor with the default analyzer and a model.
 
         Args:
-            checkpoint: `mini`, a folder of weights (own or released layout), `tiny`, `sd15:FOLDER`; `preview`: no model.
+            checkpoint: `mini`, a folder of weights (own or released layout), `tiny`, `sd15:FOLDER`; `preview`: no
+                model.
                 None: `usual_checkpoint()`.
             device: of the model.
             analyzer: instead of the default.

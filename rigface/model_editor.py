@@ -70,9 +70,9 @@ def check_codes(config: ModelConfig, own_reconstructor: bool = False) -> None:
     """
     if config.expression_field == "bfm_expression" and not own_reconstructor:
         raise BadCheckpoint(
-            "these weights need the 64 expression codes of a Basel network (`FaceParams.bfm_expression`), which no reconstructor "
-            "here computes. Train them on the head's own expressions first (`rigface train ... --start FOLDER`), or edit from "
-            "Python with your own reconstructor that computes the codes (docs/weights.md)"
+            "these weights need the 64 expression codes of a Basel network (`FaceParams.bfm_expression`), which no "
+            "reconstructor here computes. Train them on the head's own expressions first (`rigface train ... --start "
+            "FOLDER`), or edit from Python with your own reconstructor that computes the codes (docs/weights.md)"
         )
 
 

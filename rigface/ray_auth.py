@@ -2,9 +2,10 @@
 
 Path: before `import ray` in `pipelines/cluster/session.py` and `serve/local.py`.
 
-Without a token Ray 2.60 lets anyone who reaches a cluster's ports run code on it, and a local cluster listens on the machine's
-address, whatever address a service on it listens on. So a cluster that is started gets a token for as long as the run lasts,
-and one that is joined is joined with this user's token, if there is one. A RAY_AUTH_MODE that is set stays: tests use `disabled`.
+Without a token Ray 2.60 lets anyone who reaches a cluster's ports run code on it, and a local cluster listens on the
+machine's address, whatever address a service on it listens on. So a cluster that is started gets a token for as long as
+the run lasts, and one that is joined is joined with this user's token, if there is one. A RAY_AUTH_MODE that is set
+stays: tests use `disabled`.
 """
 
 from __future__ import annotations

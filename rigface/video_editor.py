@@ -1,11 +1,11 @@
 """Edit every frame of a video, or animate an image from a driving video.
 
-Path: video -> `VideoSource` -> faces by track -> coefficients, smoothed if the edit needs it -> Editor -> `EditedFrame` ->
-VideoWriter, of the command line or the service.
+Path: video -> `VideoSource` -> faces by track -> coefficients, smoothed if the edit needs it -> Editor -> `EditedFrame`
+-> VideoWriter, of the command line or the service.
 
-One frame is in memory at a time, or as many as are edited at once. Faces are tracked (`face/detection/tracking.py`), so that an
-edit stays with a person, and a filter with a track; a cut starts both anew. Only coefficients that the edit replaces, and those
-it needs held still, are smoothed.
+One frame is in memory at a time, or as many as are edited at once. Faces are tracked (`face/detection/tracking.py`), so
+that an edit stays with a person, and a filter with a track; a cut starts both anew. Only coefficients that the edit
+replaces, and those it needs held still, are smoothed.
 
 A resumed job analyses the frames before that point again without editing them, so that tracks and filters are the same.
 """
@@ -72,7 +72,8 @@ class VideoOptions:
         seed: of the model's noise.
         begin: frames before this one are only analysed.
         at_once: frames edited at a time, which fill the batch of a shared model.
-        hold_boxes: filter the boxes of faces as well, so that crops do not tremble: for a model, which has its own resolution.
+        hold_boxes: filter the boxes of faces as well, so that crops do not tremble: for a model, which has its own
+            resolution.
         smooth: filter the coefficients of a driving video.
         absolute: copy the driver's pose and expression themselves, not their changes.
         neutral: the frame that changes are relative to: the `first` with a face, or the `calmest`.
@@ -253,7 +254,8 @@ class TrackedFaces:
     """The chosen faces of each frame, with smoothed coefficients.
 
     Args:
-        face: `largest`, `left-most`, `right-most`, `all`, or a number counted from the left. A choice lasts as long as its track.
+        face: `largest`, `left-most`, `right-most`, `all`, or a number counted from the left. A choice lasts as long as
+            its track.
         smooth: fields to filter.
         boxes: filter the boxes as well.
     """
@@ -310,8 +312,8 @@ class TrackedFaces:
 def retargeted(source: FaceParams, now: FaceParams, rest: FaceParams | None) -> FaceParams:
     """The source's coefficients plus the driver's change since its neutral frame.
 
-    The turn of the head is transferred as a rotation of the camera's frame, expressions as differences, and the light as the
-    change of its shape, at the source's exposure.
+    The turn of the head is transferred as a rotation of the camera's frame, expressions as differences, and the light
+    as the change of its shape, at the source's exposure.
     """
     if rest is None:
         return source

@@ -7,8 +7,8 @@ of the identity network, joins them with the denoiser's tokens before the norm a
 LayerNorm works token by token and queries do not see each other, so joining keys and values alone gives the same
 numbers for less work, and the keys and values of the identity are constant over all steps of an edit.
 
-Reference tokens travel as an argument (`cross_attention_kwargs={"reference_tokens": ...}`), and so does the recorder: nothing is kept
-on a module, so threads may share one model, and gradient checkpointing recomputes with the same tokens.
+Reference tokens travel as an argument (`cross_attention_kwargs={"reference_tokens": ...}`), and so does the recorder:
+nothing is kept on a module, so threads may share one model, and gradient checkpointing recomputes with the same tokens.
 
 Shape suffixes: B batch, T latent pixels, S reference pixels, D channels.
 """
@@ -86,8 +86,9 @@ class ReferenceTokens:
 class Recorder:
     """Collects the tokens of one run; pass it as `cross_attention_kwargs={"recorder": ...}`.
 
-    Neither dict nor dataclass on purpose: FSDP passes copies of those to each block, and tokens written into a copy would be
-    lost. (`ReferenceTokens` is only read, and should be seen by FSDP: a block's gradients wait for its tokens'.)
+    Neither dict nor dataclass on purpose: FSDP passes copies of those to each block, and tokens written into a copy
+    would be lost. (`ReferenceTokens` is only read, and should be seen by FSDP: a block's gradients wait for its
+    tokens'.)
     """
 
     def __init__(self) -> None:

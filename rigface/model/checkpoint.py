@@ -144,8 +144,8 @@ def load_upstream(
     """Load the released RigFace weights, as diffusers wrote them.
 
     They were trained on the expression codes of a Basel network, which no reconstructor here computes: their edits need
-    `FaceParams.bfm_expression` from elsewhere. With `expression` they are a start for training on a head's own codes: the
-    layer that takes codes begins at zero (its bias stays), all others as released.
+    `FaceParams.bfm_expression` from elsewhere. With `expression` they are a start for training on a head's own codes:
+    the layer that takes codes begins at zero (its bias stays), all others as released.
 
     Args:
         folder: holds `unet_id/` and `unet_denoise/` (or `checkpoint-N/` below each).
@@ -176,8 +176,8 @@ def from_sd15(
 ) -> Checkpoint:
     """Initialise both networks as the UNet of Stable Diffusion 1.5.
 
-    The added weights start at zero (channels of `conv_in`, the class embedding), so that before the first training step the
-    denoiser without reference tokens *is* Stable Diffusion.
+    The added weights start at zero (channels of `conv_in`, the class embedding), so that before the first training step
+    the denoiser without reference tokens *is* Stable Diffusion.
 
     Args:
         folder: holds `unet/`, `vae/` and, unless `default_text` is given, `text_encoder/` and `tokenizer/`.

@@ -7,14 +7,16 @@ A process is a straight or curved line between the clean latents x0 and a start 
     x_t = a(t) x0 + b(t) s
 
 * `epsilon`, `v_prediction`, `sample`: s is noise; a = sqrt(abar), b = sqrt(1 - abar) of the scaled-linear schedule of
-  Stable Diffusion (Ho et al. 2020; Rombach et al. 2022). The network predicts s, or a s - b x0 (Salimans and Ho 2022), or x0.
+  Stable Diffusion (Ho et al. 2020; Rombach et al. 2022). The network predicts s, or a s - b x0 (Salimans and Ho 2022),
+  or x0.
 * `bridge`: s is the *preview's* latents plus a little noise; a = 1 - t/T, b = t/T. It predicts s - x0, the constant
   velocity of the line (rectified flow between two pictures: Liu et al. 2022, arXiv 2209.03003; image-to-image in the
   spirit of I2SB, arXiv 2302.05872). The noise lets one preview have several completions. The preview is the render
   condition, so a bridge wants a render style that is a whole picture (`texture`).
 
-Losses are weighted by min-SNR (Hang et al. 2023, arXiv 2303.09556). A bridge's error is weighted as that of x0: near x0 its
-answer is only the render less its input, and unweighted that easy end is most of the loss, while sampling begins at the other.
+Losses are weighted by min-SNR (Hang et al. 2023, arXiv 2303.09556). A bridge's error is weighted as that of x0: near x0
+its answer is only the render less its input, and unweighted that easy end is most of the loss, while sampling begins at
+the other.
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 
 Path: `RigFacePipeline` on a CPU -> `gather(model)` -> the same layers, the same weights, the same numbers.
 
-At 8 x 8 latent pixels a layer of 1280 to 1280 channels has 230,000 weights per pixel: loading them is the cost, and torch's
-convolution rearranges all of them at every call. Nine shifted copies of the few pixels need no rearranging of weights: in
-channels-last order a weight tensor is the matrix already. Measured by benchmarks/convolution.py; the whole step by
-benchmarks/model_step.py. At 32 x 32 pixels torch's convolution is faster and stays.
+At 8 x 8 latent pixels a layer of 1280 to 1280 channels has 230,000 weights per pixel: loading them is the cost, and
+torch's convolution rearranges all of them at every call. Nine shifted copies of the few pixels need no rearranging of
+weights: in channels-last order a weight tensor is the matrix already. Measured by benchmarks/convolution.py; the whole
+step by benchmarks/model_step.py. At 32 x 32 pixels torch's convolution is faster and stays.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 WEIGHTS_PER_PIXEL = 40_000
-"""Threshold from which gathering pixels is cheaper than rearranging weights, in float32 and bfloat16 (8 to 32 px, 1 and 2 rows)."""
+"""From here on gathering pixels is cheaper than rearranging weights (float32, bfloat16; 8 to 32 px; 1 and 2 rows)."""
 
 MIN_PIXELS = 64
-"""8 x 8, the depth of a UNet at 512 px. Layers that would not gather even there stay as they are: single layers in channels-last
-order took up to a seventh longer."""
+"""8 x 8, the depth of a UNet at 512 px. Layers that would not gather even there stay as they are: single layers in
+channels-last order took up to a seventh longer."""
 
 
 class GatheredConv2d(nn.Conv2d):

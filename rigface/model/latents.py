@@ -6,7 +6,8 @@ Conventions, as the released weights were trained (arXiv 2502.02465, released co
 * conditions (reference, background, render) are the *mode* of the encoder's distribution, **unscaled**;
 * denoised latents, and so the training target, are scaled: `scaling_factor * mode`; the decoder divides by it;
 * pictures enter the VAE in [-1, 1] and leave it there;
-* a VAE with 3 p^2 input channels sees p x p squares of them folded into channels (`pca_autoencoder.py`); Stable Diffusion's has p = 1.
+* a VAE with 3 p^2 input channels sees p x p squares of them folded into channels (`pca_autoencoder.py`); Stable
+  Diffusion's has p = 1.
 
 Deviates: the target is the mode and not a sample, so that latents can be computed once and stored.
 """
@@ -101,8 +102,8 @@ def decode(vae: AutoencoderKL, latents: Tensor) -> Tensor:
 def lost_detail(vae: AutoencoderKL, pictures: Tensor, latents: Tensor | None = None) -> Tensor:
     """Difference between pictures (B, 3, S, S) in [0, 1] and their round trip through the autoencoder.
 
-    It is added to the decoded output of a model that begins at a picture (a bridge from the preview): parts that the model
-    leaves alone then stay as sharp as they were, however small the autoencoder.
+    It is added to the decoded output of a model that begins at a picture (a bridge from the preview): parts that the
+    model leaves alone then stay as sharp as they were, however small the autoencoder.
 
     Args:
         latents: (B, 4, h, w) of the pictures, unscaled, if they are known already.

@@ -28,8 +28,8 @@ class ModelConfig:
         render_style: content of the render condition, one of `RENDER_STYLES`.
         expression_field: the field of `FaceParams` that is its expression code, one of `EXPRESSION_FIELDS`.
         size: of the pictures, in pixels.
-        detail: add the detail of the render that the autoencoder loses to every decoded picture (`latents.lost_detail`); for
-            a bridge, whose render is nearly the answer.
+        detail: add the detail of the render that the autoencoder loses to every decoded picture
+            (`latents.lost_detail`); for a bridge, whose render is nearly the answer.
         prompt: text of the default text embedding; "" if there is none.
 
     Raises:

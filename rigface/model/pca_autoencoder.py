@@ -1,15 +1,16 @@
 """PCA autoencoder: the principal components of 8 x 8 px squares as an `AutoencoderKL`, without training.
 
-Path: pictures -> `components` -> `patch_autoencoder` -> vae/ of a small checkpoint, in the format of Stable Diffusion's.
+Path: pictures -> `components` -> `patch_autoencoder` -> vae/ of a small checkpoint, in the format of Stable
+Diffusion's.
 
 A bridge from the preview to the picture needs latents in which small differences are small, and a sharp reconstruction.
-Principal components of squares give both: 48 of 192 numbers reconstruct a face at 38 dB (a convolutional autoencoder of 2.8 M
-numbers reached 18 dB after ten minutes of training). They are a fixed linear map, found and decoded in a moment.
+Principal components of squares give both: 48 of 192 numbers reconstruct a face at 38 dB (a convolutional autoencoder of
+2.8 M numbers reached 18 dB after ten minutes of training). They are a fixed linear map, found and decoded in a moment.
 
-The picture is folded before the network (`latents.patch`), so the network has `3 p^2` channels and no downsampling level.
-An `AutoencoderKL` ends in GroupNorm and SiLU, which are not linear. Two things make them linear here: in every group two
-channels hold +-`ANCHOR`, far larger than all others, so that the norm divides by a constant; and every component exists with
-both signs, since silu(x) - silu(-x) = x.
+The picture is folded before the network (`latents.patch`), so the network has `3 p^2` channels and no downsampling
+level. An `AutoencoderKL` ends in GroupNorm and SiLU, which are not linear. Two things make them linear here: in every
+group two channels hold +-`ANCHOR`, far larger than all others, so that the norm divides by a constant; and every
+component exists with both signs, since silu(x) - silu(-x) = x.
 """
 
 from __future__ import annotations

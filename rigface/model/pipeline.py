@@ -6,13 +6,13 @@ Path: source, background, render, expression code -> encode -> sampling steps ->
     image = pipe(source, background, render, code, seed=1).images[0]
 
 As in diffusers: `from_pretrained`, `save_pretrained`, a call that takes pictures, arrays or tensors, `prompt` and
-`prompt_embeds`, `generator`, any scheduler by name, and returns an output with `.images` (a list of PIL, or by `output`: np, pt,
-latent). Its folders hold stock diffusers networks. Unlike there: it is no `DiffusionPipeline` (no hub, no `model_index.json`, no
-`.to`: the device is an argument of loading); steps are `steps`, guidance is three scales, a scheduler is named per call, and
-progress is `on_step` instead of `callback_on_step_end`.
+`prompt_embeds`, `generator`, any scheduler by name, and returns an output with `.images` (a list of PIL, or by
+`output`: np, pt, latent). Its folders hold stock diffusers networks. Unlike there: it is no `DiffusionPipeline` (no
+hub, no `model_index.json`, no `.to`: the device is an argument of loading); steps are `steps`, guidance is three
+scales, a scheduler is named per call, and progress is `on_step` instead of `callback_on_step_end`.
 
-A pipeline keeps no state between calls, so threads may share one. A service that batches calls the three parts itself: `begin`
-(a state), `sampling_batch` (steps for many states), `pictures` (decode).
+A pipeline keeps no state between calls, so threads may share one. A service that batches calls the three parts itself:
+`begin` (a state), `sampling_batch` (steps for many states), `pictures` (decode).
 """
 
 from __future__ import annotations
@@ -126,8 +126,8 @@ class RigFacePipeline:
         """Load a checkpoint: a folder in the own or the released layout, `sd15:FOLDER`, or `tiny`.
 
         Args:
-            options: `autocast`, `half_weights` (default here: True), `channels_last` (default here: on CUDA, where it is faster)
-                and `compile` as above; the others go to `checkpoint.start`.
+            options: `autocast`, `half_weights` (default here: True), `channels_last` (default here: on CUDA, where it
+                is faster) and `compile` as above; the others go to `checkpoint.start`.
         """
         speed: dict[str, Any] = {"half_weights": True, "channels_last": torch.device(device).type == "cuda"}
         own = ("autocast", "half_weights", "channels_last", "compile")

@@ -2,8 +2,8 @@
 
 Path: the model's answer -> implied x0 -> decoder -> difference of pictures, beside the loss on latents.
 
-With a small autoencoder an answer may be nearer to the target in latents and worse as a picture (measured: 8 % less error in
-latents, 4 dB less PSNR). The target is decoded, too, so that training needs latents alone.
+With a small autoencoder an answer may be nearer to the target in latents and worse as a picture (measured: 8 % less
+error in latents, 4 dB less PSNR). The target is decoded, too, so that training needs latents alone.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from rigface.model.diffusion import Draw, Predict, Process, clean_estimate, mix,
 from rigface.model.latents import LatentExample, decode
 
 SMALL = 0.1
-"""Threshold of the Huber error, of a picture's range. A preview is right almost everywhere, and absolute error would weigh the
-many pixels that are nearly right as much as the few that are wrong."""
+"""Threshold of the Huber error, of a picture's range. A preview is right almost everywhere, and absolute error would
+weigh the many pixels that are nearly right as much as the few that are wrong."""
 
 
 def picture_loss(output: Tensor, target: Tensor, levels: int = 3) -> Tensor:

@@ -3,9 +3,9 @@
 Path: `LatentConditions`, `ReferenceTokens` -> `SamplingState` -> `SamplingBatch.step` until done -> final latents ->
 decode.
 
-A `SamplingState` is an edit in progress. A scheduler is stateful (UniPC keeps past answers), so each state has its own, and
-its own noise, steps and guidance. A `SamplingBatch` asks the network for all of its states in one batch; states join and leave
-between steps, and no row of a batch changes another, so an output does not depend on its neighbours.
+A `SamplingState` is an edit in progress. A scheduler is stateful (UniPC keeps past answers), so each state has its own,
+and its own noise, steps and guidance. A `SamplingBatch` asks the network for all of its states in one batch; states
+join and leave between steps, and no row of a batch changes another, so an output does not depend on its neighbours.
 
 Guidance: with conditions c in {identity, attributes, text} and scales s_c,
 

@@ -8,8 +8,8 @@ is
     class_embed_type="simple_projection"           a linear layer on the expression code, added to the time embedding
     projection_class_embeddings_input_dim=E        (the released weights call it `au_aug_mlp`)
 
-and the identity network is an unchanged Stable Diffusion UNet. Layers after its last recorded block reach no output. Their
-parameters are frozen here, so that DDP meets no unused parameter.
+and the identity network is an unchanged Stable Diffusion UNet. Layers after its last recorded block reach no output.
+Their parameters are frozen here, so that DDP meets no unused parameter.
 
 Shape suffixes: B batch, (4, h, w) latents, L text tokens, D text channels, E expression codes.
 """
@@ -120,8 +120,8 @@ class RigFaceModel(nn.Module):
             expression_code: (B, E).
             text: (B, L, D), or None for the default.
             reference: (B, 4, h, w) unscaled latents of the person; runs the identity network (training).
-            reference_tokens: from `encode_reference`; the identity network does not run (sampling). Without both, the denoiser
-                gets no person at all.
+            reference_tokens: from `encode_reference`; the identity network does not run (sampling). Without both, the
+                denoiser gets no person at all.
             drop: (B, 3) bool, conditions dropped in each row, in the order of `DROPPABLE`.
         """
         text = self._text(text, latents)

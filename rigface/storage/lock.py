@@ -1,15 +1,17 @@
 """One writer per output: a file lock on a disk, a lease on S3.
 
-* Disk: `flock` on OUT/.rigface/lock, which the kernel releases with the process, SIGKILL included. A network file system may
-  release it before or after that; so the file names its holder, and `check()` reads the name.
-* S3: a lease object, OUT/.rigface/lease.json, made with `If-None-Match: *` and renewed with `If-Match` every 10 s. One that
-  was not renewed for 60 s has expired, **by the storage's clock**: the object's age in its own answers. The holder counts the
-  same 60 s by a clock that goes on while the machine sleeps, so wall clocks may be wrong by days. The lease of a process of
-  this machine that is gone is taken at once; another killed run's is waited for, and the message says how long.
+* Disk: `flock` on OUT/.rigface/lock, which the kernel releases with the process, SIGKILL included. A network file
+  system may release it before or after that; so the file names its holder, and `check()` reads the name.
+* S3: a lease object, OUT/.rigface/lease.json, made with `If-None-Match: *` and renewed with `If-Match` every 10 s. One
+  that was not renewed for 60 s has expired, **by the storage's clock**: the object's age in its own answers. The holder
+  counts the same 60 s by a clock that goes on while the machine sleeps, so wall clocks may be wrong by days. The lease
+  of a process of this machine that is gone is taken at once; another killed run's is waited for, and the message says
+  how long.
 
-A put whose answer was lost may have been done: when a condition fails, the owner in the lease decides, not the answer. A
-storage that is away for longer than a lease lasts takes it from nobody: `check()` renews first, and raises only if another run
-has taken over. Every publication of the holder and of its workers (`follow`) is checked just before it. One that is under way
+A put whose answer was lost may have been done: when a condition fails, the owner in the lease decides, not the answer.
+A storage that is away for longer than a lease lasts takes it from nobody: `check()` renews first, and raises only if
+another run has taken over. Every publication of the holder and of its workers (`follow`) is checked just before it. One
+that is under way
 while its machine sleeps may still land later: units of work are deterministic and published whole, so it does no harm.
 """
 
@@ -232,7 +234,8 @@ def _hold_lease(store: Store) -> Iterator[Callable[[], None]]:
     renewed = now_s()  # before the request: the storage dates the lease later
     if not lease.take():
         raise OutputBusy(
-            f"{store.uri} is being written by another run ({_describe(lease.owner)}). Wait for it or choose another OUT. "
+            f"{store.uri} is being written by another run ({_describe(lease.owner)}). "
+            "Wait for it or choose another OUT. "
             f"If that run was killed, its lease ends in {max(EXPIRE_S - lease.age_s, 0):.0f} s."
         )
     stop, lost, one_at_a_time = threading.Event(), threading.Event(), threading.Lock()

@@ -2,11 +2,11 @@
 
 Path: `--checkpoint s3://bucket/runs/mine/model` -> `model/checkpoint.folder_of` -> `fetched` -> a folder of this disk.
 
-Copies lie in a folder of mode 700 per user, in RIGFACE_CACHE (default: the temporary folder): another user who could write there
-could choose the weights. Videos take up to RIGFACE_CACHE_GB (8) (`pipelines/inputs/object_cache.py`), folders of weights as much
-again, in `models/`; the least recently used go first. A copy is named by the address and the entity tags of its files, so a
-changed model is another copy; one that is replaced while it is fetched is fetched again. Only files of known names are
-fetched, so too short an address does not fetch a bucket.
+Copies lie in a folder of mode 700 per user, in RIGFACE_CACHE (default: the temporary folder): another user who could
+write there could choose the weights. Videos take up to RIGFACE_CACHE_GB (8) (`pipelines/inputs/object_cache.py`),
+folders of weights as much again, in `models/`; the least recently used go first. A copy is named by the address and the
+entity tags of its files, so a changed model is another copy; one that is replaced while it is fetched is fetched again.
+Only files of known names are fetched, so too short an address does not fetch a bucket.
 """
 
 from __future__ import annotations

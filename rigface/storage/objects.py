@@ -159,7 +159,7 @@ def keys(bucket: str, prefix: str, limit: int = 0) -> Iterator[str]:
 
 
 def keys_unordered(bucket: str, prefix: str) -> Iterator[str]:
-    """Keys in no order, faster: sub-folders are listed in parallel. In memory are some pages and the sub-folders' names."""
+    """Keys in no order: sub-folders are listed in parallel. In memory are some pages and the sub-folders' names."""
     below: list[str] = []
     for found, folders in pages(bucket, prefix, folders=True):
         yield from found

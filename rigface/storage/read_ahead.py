@@ -2,9 +2,9 @@
 
 Path: `objects.Remote` -> ReadAhead -> a decoder that asks for 64 kB at a time, or a reader of Parquet.
 
-Each read of S3 costs a round trip of about 30 ms, so more is fetched than is asked for: 256 kB after a seek, doubling up to
-8 MiB while reading is sequential. The last `KEPT` windows (at most 32 MiB) stay in memory, because MP4 jumps between its index
-and its data.
+Each read of S3 costs a round trip of about 30 ms, so more is fetched than is asked for: 256 kB after a seek, doubling
+up to 8 MiB while reading is sequential. The last `KEPT` windows (at most 32 MiB) stay in memory, because MP4 jumps
+between its index and its data.
 """
 
 from __future__ import annotations

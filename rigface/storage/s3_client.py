@@ -2,17 +2,19 @@
 
 Path: `objects` -> `call` -> boto3 -> S3, or whatever answers like it.
 
-* **Tried again**: no connection or a broken one; an answer that ends early, is silent for 20 s (RIGFACE_S3_SILENT_S) or slower
-  than `objects.SLOW_BYTES_S`; 500, 502, 503, 504, 429; SlowDown and the like; a conflict of two conditional writes (409).
+* **Tried again**: no connection or a broken one; an answer that ends early, is silent for 20 s (RIGFACE_S3_SILENT_S) or
+  slower than `objects.SLOW_BYTES_S`; 500, 502, 503, 504, 429; SlowDown and the like; a conflict of two conditional
+  writes (409).
 * **Not tried again**: a missing object (404), a missing permission (403), a condition that does not hold (412).
-* **Patience**: 300 s (RIGFACE_S3_PATIENCE_S), then `StorageGone`, which ends a job and blames no input. Pauses double from 0.1 s
-  to 10 s, each a random share of that ("full jitter"; AWS Architecture Blog, "Exponential Backoff And Jitter", 2015).
+* **Patience**: 300 s (RIGFACE_S3_PATIENCE_S), then `StorageGone`, which ends a job and blames no input. Pauses double
+  from 0.1 s to 10 s, each a random share of that ("full jitter"; AWS Architecture Blog, "Exponential Backoff And
+  Jitter", 2015).
 * **Budget**: all threads of a process together try again `BUDGET_PER_S` times a second at most, after a burst of
   `BUDGET_BURST`, so that many waiters do not overload a storage that is starting again.
 
-Configured by the environment like every AWS tool: AWS_ENDPOINT_URL (or AWS_ENDPOINT_URL_S3), AWS_REGION, AWS_PROFILE, keys, web
-identity, the instance's role. With an endpoint, buckets stand in the path; RIGFACE_S3_ADDRESSING=virtual puts them into the
-host's name.
+Configured by the environment like every AWS tool: AWS_ENDPOINT_URL (or AWS_ENDPOINT_URL_S3), AWS_REGION, AWS_PROFILE,
+keys, web identity, the instance's role. With an endpoint, buckets stand in the path; RIGFACE_S3_ADDRESSING=virtual puts
+them into the host's name.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Atomic object store, a folder on a disk or a prefix on S3: readers see the old object, the new one or none, never a part.
+"""Atomic object store on a disk or on S3: readers see the old object, the new one or none, never a part.
 
 Path: stages, and jobs of the service -> `Store.publish` -> disk or S3.
 
 * Disk: write to a temporary file in OUT/.rigface/tmp, fsync, then link (refuses to replace) or rename (replaces).
-* S3: `objects.put` of a complete buffer, with `If-None-Match: *` if it must not replace. pyarrow's output stream would publish
-  a truncated object after an exception inside its `with`.
+* S3: `objects.put` of a complete buffer, with `If-None-Match: *` if it must not replace. pyarrow's output stream would
+  publish a truncated object after an exception inside its `with`.
 
 Retries of requests to S3 are in `rigface.storage.s3_client`. A Store is pickled as its uri.
 """

@@ -3,9 +3,10 @@
 Path: a job or the service -> `MetricRecorder` -> classes like those of `ray.util.metrics`, or none.
 
 The names are a contract: alerts, dashboards and runbooks use them; `pipelines/telemetry/metrics.py` and
-`serve/telemetry/metrics.py` list them. A label has few values (a stage, a status), never a name of an input, a person or a
-request. Two properties of Ray 2.60's exporter shape this: a histogram's `_sum` is made of middles of buckets, so times that
-are averaged are counters of seconds; and a gauge disappears 20 s after it was set, so the last value of each is repeated.
+`serve/telemetry/metrics.py` list them. A label has few values (a stage, a status), never a name of an input, a person
+or a request. Two properties of Ray 2.60's exporter shape this: a histogram's `_sum` is made of middles of buckets, so
+times that are averaged are counters of seconds; and a gauge disappears 20 s after it was set, so the last value of each
+is repeated.
 """
 
 from __future__ import annotations
@@ -51,7 +52,8 @@ class MetricRecorder:
     """Records the metrics of this process.
 
     Args:
-        library: returns something with Counter, Gauge and Histogram like `ray.util.metrics`, or None: nothing is recorded.
+        library: returns something with Counter, Gauge and Histogram like `ray.util.metrics`, or None: nothing is
+            recorded.
     """
 
     def __init__(self, library: Callable[[], Any]) -> None:

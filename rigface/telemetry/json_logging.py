@@ -2,8 +2,8 @@
 
 Path: `LOG.info("unit", extra=log_fields(video=...))` -> `JsonLines` -> standard error -> log collector.
 
-No line holds a picture, a body of a request, an edit's content or a secret: a value that is no number, no short text and no
-small table of those is replaced by its size.
+No line holds a picture, a body of a request, an edit's content or a secret: a value that is no number, no short text
+and no small table of those is replaced by its size.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Fake examples in the layout of `pair`, for tests of `encode` and `train`.
 
-A "person" is a colour, a "pose" the position of a disc: the target is the reference's colour at the render's position, so
-that there is something to learn. Everything is a pure function of the seed.
+A "person" is a colour, a "pose" the position of a disc: the target is the reference's colour at the render's position,
+so that there is something to learn. Everything is a pure function of the seed.
 """
 
 from __future__ import annotations

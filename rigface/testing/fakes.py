@@ -1,8 +1,8 @@
 """Fakes of detector, identity, reconstructor, mask and quality: the whole job in seconds, without a model.
 
-People are coloured discs on grey. `video` and `picture` draw them, `FakeDetector` finds them by their colour, `FakeIdentity`
-recognises them by their hue, `FakeReconstructor` derives coefficients from the crop. Everything is a pure function of the
-pixels, so that runs can be compared row by row. The preset `debug` uses these.
+People are coloured discs on grey. `video` and `picture` draw them, `FakeDetector` finds them by their colour,
+`FakeIdentity` recognises them by their hue, `FakeReconstructor` derives coefficients from the crop. Everything is a
+pure function of the pixels, so that runs can be compared row by row. The preset `debug` uses these.
 """
 
 from __future__ import annotations

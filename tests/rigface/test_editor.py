@@ -114,7 +114,10 @@ def test_trait_without_target_is_refused_by_name(editor, photo):
         editor.edit(photo, EditSpec(take={"pose", "light"}), {"pose": photo})
 
 
-@pytest.mark.parametrize(("face", "edited"), [("largest", [1]), ("left-most", [0]), ("right-most", [1]), ("0", [0]), (1, [1]), ("all", [0, 1])])  # fmt: skip
+@pytest.mark.parametrize(
+    ("face", "edited"),
+    [("largest", [1]), ("left-most", [0]), ("right-most", [1]), ("0", [0]), (1, [1]), ("all", [0, 1])],
+)
 def test_face_argument_chooses_faces(editor, two, photo, face, edited):
     out = editor.edit(two, EditSpec(light=LightEdit(azimuth_deg=70)), face=face, measure=False)
     border = two.shape[1] - photo.shape[1]
@@ -171,7 +174,7 @@ def test_weights_for_another_head_are_refused(analyzer, tmp_path):
 
 
 def test_weights_with_basel_codes_need_own_reconstructor(analyzer, photo, tmp_path):
-    """As the released ones; the same refusal before gigabytes are loaded, and the seam for those who have such a network."""
+    """Like the released ones: refused before gigabytes are loaded, but accepted with an own reconstructor."""
     made = checkpoint.tiny(expression=64)
     made.config = replace(made.config, head=None, expression_field="bfm_expression")
     checkpoint.save(tmp_path / "w", made)
@@ -242,7 +245,7 @@ def test_default_checkpoint_is_mini_or_else_the_preview(analyzer, mini, monkeypa
 
 
 def test_small_model_keeps_detail_of_unchanged_parts(analyzer, photo, mini):
-    """Before it has learned anything it gives the preview back, and the edit is the preview at full size, not 64 px of it."""
+    """An untrained model returns the preview, and the edit is the preview at full size, not at 64 px."""
     spec = EditSpec(yaw_deg=10, light=LightEdit(azimuth_deg=40))
     painted = Editor.load("mini", analyzer=analyzer).edit(photo, spec, measure=False).crops[0]
     preview = Editor(analyzer).edit(photo, spec, measure=False).crops[0]
