@@ -23,7 +23,7 @@ import torch
 from rigface.face.head.open_head import OpenHead
 from rigface.face.preview.warp import Preview, Previewer
 from rigface.face.rendering.renderer import render
-from rigface.image import linear_to_srgb
+from rigface.image import linear_to_srgb, resized
 from rigface.types import Conditions, Face, FaceParams
 
 RenderStyle = Literal["texture", "albedo", "shape"]
@@ -93,7 +93,7 @@ class Composer:
                 f"expression code: these weights want `{self.expression_field}`, and the face has been fitted without "
                 "it. Use a reconstructor that gives it, or weights trained on this head's own expressions"
             )
-        crop, mask = (_resized(a, self.size) for a in (source.crop, source.mask))
+        crop, mask = (resized(a, self.size) for a in (source.crop, source.mask))
         preview = self.preview(crop, source.params, wanted, mask)
         assert preview.mask is not None  # a mask was given
         rendered = preview.image if self._head is None else self._rendered(wanted)
@@ -114,17 +114,11 @@ class Composer:
 
 
 def cut_out_person(crop: np.ndarray, *masks: np.ndarray) -> np.ndarray:
-    """The crop with the person, before and after the edit, replaced by grey, with a margin.
-
-    Args:
-        crop: (S, S, 3) uint8. masks: (S, S) uint8, 255 person.
+    """The crop (S, S, 3) uint8 with the person, 255 in the masks (S, S) before and after the edit, replaced by grey,
+    with a margin.
     """
     size = len(crop)
     width = 2 * max(1, round(MASK_MARGIN * size)) + 1
     brush = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (width, width))
     person = cv2.dilate(np.maximum.reduce(list(masks)), brush) >= 128
     return np.where(person[..., None], np.uint8(HOLE_GREY), crop)
-
-
-def _resized(picture: np.ndarray, size: int) -> np.ndarray:
-    return picture if len(picture) == size else cv2.resize(picture, (size, size), interpolation=cv2.INTER_AREA)

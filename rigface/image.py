@@ -38,12 +38,9 @@ _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 
 
 def sniff(data: bytes) -> Literal["video", "image", "unknown"]:
-    """What the content is, from its first bytes.
+    """What the content is, from the beginning of a file: `SNIFF_BYTES` of it, or all there is.
 
     A GIF with more than one frame is a video. Animated WebP and PNG are images: their first picture counts.
-
-    Args:
-        data: the beginning of a file, `SNIFF_BYTES` of it or all there is.
     """
     if data[:4] == b"GIF8":
         return "video" if _is_animated_gif(data) else "image"
@@ -109,11 +106,7 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
 
 
 def decode_mask(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """A mask written by `encode_png`: (H, W) uint8.
-
-    Raises:
-        BadImage: as `decode`.
-    """
+    """A mask written by `encode_png`, (H, W) uint8; refuses as `decode` does."""
     return _read(data, ("PNG",), max_pixels, lambda picture: np.array(picture.convert("L")))
 
 
@@ -184,11 +177,7 @@ def _upright(image: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def encode_jpeg(image: np.ndarray, quality: int = 92) -> bytes:
-    """A JPEG (4:2:0) of (H, W, 3) uint8 RGB.
-
-    Raises:
-        ValueError: another shape or dtype.
-    """
+    """A JPEG (4:2:0) of (H, W, 3) uint8 RGB; ValueError for another shape or dtype."""
     import cv2
 
     _check(image, 3)
@@ -211,8 +200,7 @@ def encode_image(image: np.ndarray, format: Literal["png", "jpeg", "webp"], qual
 def encode_png(image: np.ndarray) -> bytes:
     """A PNG of (H, W, 3) uint8 RGB or (H, W) uint8; a mask of only 0 and 255 takes one bit per pixel.
 
-    Raises:
-        ValueError: another shape or dtype.
+    ValueError for another shape or dtype.
     """
     import cv2
 
@@ -242,11 +230,7 @@ def _check(image: np.ndarray, axes: int) -> None:
 
 
 def to_tensor(image: np.ndarray) -> Tensor:
-    """(..., H, W, 3) uint8 as a (..., 3, H, W) float32 tensor in [0, 1], on the CPU.
-
-    Raises:
-        ValueError: another dtype, or the last axis is not 3.
-    """
+    """(..., H, W, 3) uint8 as a (..., 3, H, W) float32 tensor in [0, 1], on the CPU; ValueError for another input."""
     import torch
 
     if image.dtype != np.uint8 or image.ndim < 3 or image.shape[-1] != 3:
@@ -255,17 +239,20 @@ def to_tensor(image: np.ndarray) -> Tensor:
 
 
 def to_image(tensor: Tensor) -> np.ndarray:
-    """(..., 3, H, W) floats as a (..., H, W, 3) uint8 array: clipped to [0, 1], rounded to the nearest of 256.
-
-    Raises:
-        ValueError: the third axis from the end is not 3.
-    """
+    """(..., 3, H, W) floats as a (..., H, W, 3) uint8 array: clipped to [0, 1], rounded to the nearest of 256."""
     import torch
 
     if tensor.ndim < 3 or tensor.shape[-3] != 3:
         raise ValueError(f"tensor: want (..., 3, H, W), got {tuple(tensor.shape)}")
     levels = tensor.detach().to(torch.float32).clamp(0, 1).mul(255).round_().to(torch.uint8)
     return levels.movedim(-3, -1).contiguous().cpu().numpy()
+
+
+def resized(picture: np.ndarray, size: int) -> np.ndarray:
+    """The square picture (S, S) or (S, S, C) at `size` px, by averages over areas; itself if it has that size."""
+    import cv2
+
+    return picture if len(picture) == size else cv2.resize(picture, (size, size), interpolation=cv2.INTER_AREA)
 
 
 def srgb_to_linear(values: np.ndarray) -> np.ndarray:
@@ -281,11 +268,7 @@ def linear_to_srgb(values: np.ndarray) -> np.ndarray:
 
 
 def srgb8_to_linear(image: np.ndarray) -> np.ndarray:
-    """uint8 sRGB of any shape as linear light in [0, 1], float32, by table.
-
-    Raises:
-        ValueError: not uint8.
-    """
+    """uint8 sRGB of any shape as linear light in [0, 1], float32, by table; ValueError if it is not uint8."""
     if image.dtype != np.uint8:
         raise ValueError(f"image: want uint8, got {image.dtype}")
     result: np.ndarray = _linear_of_8_bit()[image]

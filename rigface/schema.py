@@ -126,20 +126,12 @@ def inputs_schema() -> pa.Schema:
 
 
 def head_of(schema: pa.Schema) -> HeadSpec:
-    """The head model a file was written with.
-
-    Raises:
-        ValueError: the file has no RigFace metadata.
-    """
+    """The head model a file was written with; ValueError if the file has no RigFace metadata."""
     return HeadSpec(**_described(schema, b"rigface.head", "expression_names"))
 
 
 def detector_of(schema: pa.Schema) -> DetectorSpec:
-    """The detector a file was written with.
-
-    Raises:
-        ValueError: the file has no RigFace metadata.
-    """
+    """The detector a file was written with; ValueError if the file has no RigFace metadata."""
     return DetectorSpec(**_described(schema, b"rigface.detector", "blendshape_names"))
 
 
@@ -151,14 +143,9 @@ def _described(schema: pa.Schema, key: bytes, names: str) -> dict[str, Any]:
 
 
 def column(values: Sequence[np.ndarray | None] | np.ndarray, width: int) -> pa.FixedSizeListArray:
-    """Float32 vectors as one fixed-size-list column; None becomes null.
+    """N float32 vectors of any shape, or one (N, ...) array, as one column of fixed-size lists; None becomes null.
 
-    Args:
-        values: N arrays whose size is `width` (any shape: they are flattened), or one (N, ...) array.
-        width: floats per row.
-
-    Raises:
-        ValueError: a row has another size.
+    ValueError if a row has not `width` numbers.
     """
     mask = np.array([v is None for v in values], dtype=bool)
     flat = np.zeros((len(values), width), np.float32)
@@ -183,13 +170,8 @@ def params_columns(params: FaceParams, head: HeadSpec) -> dict[str, pa.Array]:
 
 
 def params_of(table: pa.Table, head: HeadSpec | None = None) -> FaceParams:
-    """The coefficients of N rows as one batch; rows must have status `ok`.
-
-    Returns:
-        FaceParams with batch (N,), numpy float32.
-
-    Raises:
-        ValueError: a coefficient is null in some row.
+    """The coefficients of N rows as one batch (N,), numpy float32; ValueError if one is null: rows must have status
+    `ok`.
     """
     head = head or head_of(table.schema)
     out: dict[str, Any] = {}

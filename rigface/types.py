@@ -20,9 +20,7 @@ from typing import Any
 
 CROP_PX = 512  # side of every stored crop
 DLIB_WIDTH = 128  # numbers of a dlib identity vector
-DLIB_SAME_PERSON = (
-    0.6  # Euclidean distance of dlib's raw vectors below which two images show one person (its author's rule)
-)
+DLIB_SAME_PERSON = 0.6  # distance of dlib's raw vectors below which two images show one person (its author's rule)
 
 Array = Any  # numpy at rest (Parquet, HTTP), torch on a device; one object never holds both
 

@@ -199,10 +199,8 @@ def _leave_with(parent: int) -> None:
 
 
 def run(listen: Callable[[Callable[[Any], None]], None] | None = None) -> None:
-    """Be the child that the command line asks for.
-
-    Args:
-        listen: takes a function that sends the parent a message at any time.
+    """Be the child that the command line asks for; `listen` takes a function that sends the parent a message at any
+    time.
     """
     threading.Thread(target=_leave_with, args=(int(sys.argv[2]),), daemon=True).start()
     with contextlib.suppress(

@@ -23,6 +23,7 @@ from rigface.edits import EditSpec, LightEdit, Trait
 from rigface.face.controls.transfer import exposure, light_coefficients, transfer
 from rigface.face.geometry import alignment
 from rigface.face.geometry.rotation import from_degrees, to_axis_angle, to_degrees, to_matrix
+from rigface.image import resized
 from rigface.types import CROP_PX, Face, FaceParams, HeadSpec
 
 TAKE: frozenset[Trait] = frozenset({"pose", "expression", "light"})
@@ -59,16 +60,12 @@ def compose(source: Face, target: Face, composer: Composer, head: HeadSpec) -> C
     change = background_change(source, picture, np.where(shown, mask, 255).astype(np.uint8))
     wanted = replace(transfer(source.params, EditSpec(TAKE), head, target.params), camera=moved(source, target))
     composed = composer(source, wanted)
-    small, small_mask, small_shown = (_shrunk(a, composer.size) for a in (picture, mask, shown.astype(np.uint8) * 255))
+    small, small_mask, small_shown = (resized(a, composer.size) for a in (picture, mask, shown.astype(np.uint8) * 255))
     preview_mask = small_mask if composed.preview.mask is None else composed.preview.mask
     full = small_shown == 255
     small = np.where(full[..., None], small, composed.preview.image)
     small_mask = np.where(np.where(full, small_mask, preview_mask) > 127, 255, 0).astype(np.uint8)
     return ComposedExample(composed, small, small_mask, wanted, float(shown.mean()), change)
-
-
-def _shrunk(picture: np.ndarray, size: int) -> np.ndarray:
-    return picture if len(picture) == size else cv2.resize(picture, (size, size), interpolation=cv2.INTER_AREA)
 
 
 def between(source: Face, target: Face) -> np.ndarray:

@@ -33,8 +33,7 @@ class FaceAnalyzer:
     def load(cls, device: str = "cpu", *, small_faces: bool = False) -> FaceAnalyzer:
         """The default: MediaPipe, closed-form fitting of the open head, and the mask by colours.
 
-        Args:
-            small_faces: search for faces down to 24 px; several times slower.
+        `small_faces` searches for faces down to 24 px, which is several times slower.
         """
         detector = load_detector("mediapipe", small_faces=small_faces)
         return cls(detector, load_reconstructor(device=device), load_parser())
@@ -45,19 +44,11 @@ class FaceAnalyzer:
         return self.reconstructor.head_spec
 
     def __call__(self, image: np.ndarray) -> list[Face]:
-        """All faces, from left to right.
-
-        Args:
-            image: (H, W, 3) uint8.
-        """
+        """All faces of an image (H, W, 3) uint8, from left to right."""
         return self.faces(image, sorted(self.detector(image), key=lambda d: float(d.box[0])))
 
     def faces(self, image: np.ndarray, detections: Sequence[Detection]) -> list[Face]:
-        """Analyse the detected faces, in their order; each is fitted by itself.
-
-        Args:
-            image: (H, W, 3) uint8.
-        """
+        """Analyse the detected faces of an image (H, W, 3) uint8, in their order; each is fitted by itself."""
         if not detections:
             return []
         faces = align([image] * len(detections), detections)
@@ -86,9 +77,7 @@ class FaceAnalyzer:
 def choose_faces(faces: list[Face], which: str | int) -> list[Face]:
     """Choose faces by `largest`, `left-most`, `right-most`, `all`, or a number counted from the left, from 0.
 
-    Raises:
-        NoFace: there is no such face.
-        ValueError: `which` is none of these.
+    NoFace if there is no such face, ValueError if `which` is none of these.
     """
     if not faces:
         raise NoFace("no face was found in the image", stage="detect")
@@ -103,8 +92,7 @@ def choose_faces(faces: list[Face], which: str | int) -> list[Face]:
     if str(which).isdigit():
         if int(which) >= len(faces):
             raise NoFace(
-                f"there is no face {which}: the image has {len(faces)}, counted from the left, from 0",
-                "detect",
+                f"there is no face {which}: the image has {len(faces)}, counted from the left, from 0", "detect"
             )
         return [faces[int(which)]]
     raise ValueError(f"face: want one of {', '.join(FACE_CHOICES)} or a number, got {which!r}")

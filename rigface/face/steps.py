@@ -43,13 +43,9 @@ class AlignedFaces:
 
 
 def align(images: Sequence[np.ndarray], detections: Sequence[Detection]) -> AlignedFaces:
-    """Cut the crop of each detection from its image; at least one.
+    """Cut the crop of each detection, at least one, from its image (H, W, 3) uint8 RGB, which may repeat.
 
-    Args:
-        images: N images (H, W, 3) uint8 RGB, of any sizes; the same one again for each of its faces.
-
-    Raises:
-        ValueError: a box is empty or not finite.
+    ValueError if a box is empty or not finite.
     """
     affines = [alignment.frame_to_crop(detection.box) for detection in detections]
     blendshapes = [d.blendshapes for d in detections if d.blendshapes is not None]
@@ -64,21 +60,13 @@ def align(images: Sequence[np.ndarray], detections: Sequence[Detection]) -> Alig
 
 
 def reconstruct(reconstructor: Reconstructor, faces: AlignedFaces, tracks: np.ndarray | None = None) -> Fit:
-    """Fit the head model to all faces in one call.
-
-    Args:
-        tracks: (N,) int; faces with the same number are one person. None: each face is a person of its own.
-    """
+    """Fit the head model to all faces in one call; faces with the same number in `tracks` (N,) are one person."""
     tracks = np.arange(len(faces)) if tracks is None else tracks
     return reconstructor(faces.crops, faces.landmarks, faces.blendshapes, tracks)
 
 
 def segment(parser: Parser, faces: AlignedFaces, i: int, frame_size: tuple[int, int]) -> np.ndarray:
-    """(512, 512) uint8 person mask of face i: 255 person, 0 background and outside the frame.
-
-    Args:
-        frame_size: height and width of the frame, px.
-    """
+    """(512, 512) uint8 person mask of face i: 255 person, 0 background and outside the frame of (height, width) px."""
     crop, (height, width) = faces.crops[i], frame_size
     scale = len(crop) / CROP_PX
     frame = alignment.apply(faces.frame_to_crop[i], np.array([[0, 0], [width, height]], np.float32)).ravel()

@@ -33,13 +33,9 @@ class VideoConcatenator(VideoWriter):
         self._like = str(like)
 
     def append(self, piece: str | Path, times: Sequence[float]) -> None:
-        """Append the next piece.
+        """Append the next piece, with the times of its pictures in seconds since the first picture of the whole.
 
-        Args:
-            times: when each of its pictures is shown, in seconds since the first picture of the whole.
-
-        Raises:
-            ValueError: it has another number of pictures, or was written with other settings.
+        ValueError if it has another number of pictures, or was written with other settings.
         """
         with open_video(str(piece)) as (container, pictures):
             if bytes(pictures.codec_context.extradata or b"") != self._header:

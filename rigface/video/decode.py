@@ -78,14 +78,9 @@ class Chunk:
 
 
 def probe_video(file: Source, fps: float | None = None) -> VideoInfo:
-    """Read the properties of a video from its header and first frame.
+    """Read the properties of a video, a path or a seekable binary file, from its header and first frame.
 
-    Args:
-        file: a path or a seekable binary file.
-        fps: only checked.
-
-    Raises:
-        BadVideo: nothing can be decoded.
+    BadVideo if nothing can be decoded; `fps` is only checked.
     """
     _check(fps)
     return _look(file)[0]
@@ -94,9 +89,7 @@ def probe_video(file: Source, fps: float | None = None) -> VideoInfo:
 def plan_chunks(file: Source, fps: float | None, chunk_frames: int = 300) -> tuple[VideoInfo, list[Chunk]]:
     """Cut a video into chunks of at most `chunk_frames` samples, of even size; a short one is a single chunk.
 
-    Raises:
-        BadVideo: nothing can be decoded.
-        ValueError: fps or chunk_frames is not positive.
+    BadVideo if nothing can be decoded, ValueError if fps or chunk_frames is not positive.
     """
     _check(fps)
     if chunk_frames < 1:

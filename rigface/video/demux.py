@@ -12,7 +12,7 @@ itself if the header lied.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, cast
 
 from rigface.errors import BadVideo
@@ -42,31 +42,24 @@ def open_video(file: Source, threads: int = 1) -> Iterator[tuple[InputContainer,
         BadVideo: empty, not a video, unreadable, without a picture, or with frames too large to be let in.
         OSError: the file itself cannot be read.
     """
-    if isinstance(file, str):
-        with open(file, "rb", buffering=0) as handle:
-            yield from _open(handle, threads)
-    else:
-        yield from _open(file, threads)
-
-
-def _open(file: Any, threads: int) -> Iterator[tuple[InputContainer, VideoStream]]:
     import av
 
-    kind = _kind(file)
-    try:
-        container = av.open(
-            _Bytes(file),  # PyAV needs read, seek and tell alone
-            options={"max_pixels": str(MAX_FRAME_PIXELS)},
-            container_options={"format_whitelist": _CONTAINERS, "protocol_whitelist": "none"},
-            metadata_errors="replace",
-            buffer_size=_READ_BYTES,
-            io_open=_refuse_to_open,
-        )
-    except av.FFmpegError as e:
-        raise BadVideo("unreadable container" if kind == "video" else "not a video") from e
-    with container:
-        reading = cast("InputContainer", container)
-        yield reading, _video_stream(reading, threads)
+    with open(file, "rb", buffering=0) if isinstance(file, str) else nullcontext(file) as handle:
+        kind = _kind(handle)
+        try:
+            container = av.open(
+                _Bytes(handle),  # PyAV needs read, seek and tell alone
+                options={"max_pixels": str(MAX_FRAME_PIXELS)},
+                container_options={"format_whitelist": _CONTAINERS, "protocol_whitelist": "none"},
+                metadata_errors="replace",
+                buffer_size=_READ_BYTES,
+                io_open=_refuse_to_open,
+            )
+        except av.FFmpegError as e:
+            raise BadVideo("unreadable container" if kind == "video" else "not a video") from e
+        with container:
+            reading = cast("InputContainer", container)
+            yield reading, _video_stream(reading, threads)
 
 
 def _kind(file: Any) -> str:

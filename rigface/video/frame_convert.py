@@ -40,11 +40,7 @@ class FrameConverter:
         self._known = (_ONE, 0, 0, _ONE)
 
     def __call__(self, frame: av.VideoFrame) -> np.ndarray:
-        """(H, W, 3) uint8 RGB, upright, with square pixels.
-
-        Raises:
-            BadVideo: the frame is larger than is let in.
-        """
+        """(H, W, 3) uint8 RGB, upright, with square pixels; BadVideo if the frame is larger than is let in."""
         refuse_size(frame.width, frame.height)
         width, height = self._square(frame)
         has_alpha = any(c.is_alpha for c in frame.format.components)

@@ -48,8 +48,7 @@ class FrameReader:
     def seek(self, seek_s: float, start_pts: int) -> None:
         """Go to the key frame at `seek_s`, from which the frame stamped `start_pts` can be reached.
 
-        Raises:
-            Missed: the container cannot; or later, from `shown`, it led to the wrong place.
+        SeekMissed if the container cannot; or later, from `shown`, if it led to the wrong place.
         """
         import av
 

@@ -62,11 +62,7 @@ class DecoderPool:
         self._lock = threading.Lock()
 
     def probe(self, file: VideoFile) -> VideoInfo:
-        """As `probe_video`.
-
-        Raises:
-            BadVideo: nothing can be decoded.
-        """
+        """As `probe_video`."""
         with self._lent(None) as ask:
             info: VideoInfo = ask("probe", file)
             return info

@@ -95,23 +95,19 @@ class VideoWriter:
         return self
 
     def write(self, image: np.ndarray, time_s: float) -> None:
-        """Write the next frame.
-
-        Args:
-            image: (H, W, 3) uint8 RGB of the film's size.
-            time_s: since the first picture; later than the one before.
-
-        Raises:
-            ValueError: another size.
+        """Write the next frame, (H, W, 3) uint8 RGB of the video's size, `time_s` after the first picture and later
+        than the one before; ValueError for another size.
         """
         import av
+        from av.video.reformatter import Colorspace
 
         width, height = self._size
         if image.shape != (height, width, 3):
             raise ValueError(f"image: want ({height}, {width}, 3), got {image.shape}")
         self._copy_sound(until_s=time_s + self._delay)
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
-        frame = frame.reformat(format=self._stream.pix_fmt, dst_colorspace=_swscale(self._matrix))
+        matrix = Colorspace.ITU709 if self._matrix == _BT709 else Colorspace.ITU601
+        frame = frame.reformat(format=self._stream.pix_fmt, dst_colorspace=matrix)
         frame.pts = round((time_s + self._delay) / self._clock)
         frame.time_base = self._clock
         self._out.mux(self._stream.encode(frame))
@@ -231,9 +227,3 @@ def best_codec() -> str:
     except av.codec.codec.UnknownCodecError:
         return "mpeg4"
     return "libx264"
-
-
-def _swscale(matrix: int) -> Any:
-    from av.video.reformatter import Colorspace
-
-    return Colorspace.ITU709 if matrix == _BT709 else Colorspace.ITU601

@@ -82,13 +82,10 @@ class NamedAxes:
 
 
 def fit_named_axes(head: Head) -> NamedAxes:
-    """Find the coefficients of a head that move it as the open head's names move that.
+    """Find the coefficients of a head that move it as the open head's names move that; takes some seconds.
 
-    Args:
-        head: FLAME, or another with the 68 landmarks or 51 inner ones, and no names of its own. Some seconds.
-
-    Raises:
-        ValueError: it has neither.
+    The head is FLAME, or another with the 68 landmarks or 51 inner ones and no names of its own; ValueError if it has
+    neither.
     """
     model = OpenHead.load()
     points, here = model.template.astype(np.float64), _inner(head)

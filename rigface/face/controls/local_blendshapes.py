@@ -55,13 +55,10 @@ def isolated_change(head: HeadSpec, change: Mapping[int, float]) -> np.ndarray:
 
 
 def skull_motion(head: HeadSpec, expression: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rigid motion of the skull left in a change of expression: turn (3,) rad, and shift (3,) metres.
+    """Rigid motion of the skull left in a change of expression (E,): turn (3,) rad, and shift (3,) metres.
 
     The axes were learnt from faces whose pose is known from the faces themselves, so an open jaw lifts the whole head a
     little. Taking the motion out of the pose holds the skull still; zero on a head that is not known here.
-
-    Args:
-        expression: (E,) the change.
     """
     model = OpenHead.load()
     if head != model.spec or not expression.any():
@@ -97,8 +94,7 @@ def soft_tissue(points: np.ndarray, rim: np.ndarray) -> np.ndarray:
     """(V,) how much an expression may move a vertex: 0 on the bony rim of forehead and temples, 1 inside and on the
     jaw.
 
-    Args:
-        points: (V, 3) head frame, metres. rim: (R,) vertices around the face.
+    `points` (V, 3) are in the head frame, metres; `rim` (R,) are the vertices around the face.
     """
     from scipy.spatial import cKDTree
 
@@ -118,10 +114,8 @@ def skull_motion_matrix(points: np.ndarray, rim: np.ndarray) -> np.ndarray:
 
 
 def region_weights(name: str, points: np.ndarray) -> np.ndarray:
-    """(V,) weights in [0, 1] of the region that an expression of this name moves.
-
-    Args:
-        name: a blendshape. points: (V, 3) head frame, metres; x to the person's left, y up.
+    """(V,) weights in [0, 1] of the region that the blendshape of this name moves, at points (V, 3): head frame,
+    metres, x to the person's left, y up.
     """
     x, y = points[:, 0].astype(np.float64), points[:, 1].astype(np.float64)
     side = 1.0 if name.endswith("Left") else -1.0 if name.endswith("Right") else 0.0

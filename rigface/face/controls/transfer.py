@@ -23,14 +23,13 @@ from rigface.face.reconstruction.albedo_light import AMBIENT
 from rigface.face.rendering.lighting import lamp_harmonics, mean_shading
 from rigface.types import FaceParams, HeadSpec
 
-TRAIT_FIELDS = {
+TRAIT_FIELDS = {  # the camera is of no trait: a pose is a turn of the face, not a move within the source's image
     "pose": ("head_rotation",),
     "expression": ("expression", "jaw_rotation", "bfm_expression"),
     "light": ("light",),
     "shape": ("shape",),
     "identity": ("shape", "albedo"),
 }
-SOURCE_FIELDS = ("camera",)  # position and size of the face in the source's image: a pose is a turn, not a move
 _EYES = ("eye", "brow", "cheek")
 
 
@@ -83,11 +82,7 @@ def targets_of(source: FaceParams, targets: Mapping[Trait, FaceParams]) -> FaceP
 
 
 def axes_of(name: str, head: HeadSpec) -> dict[str, float]:
-    """Axes of the head, and the share of each, that make an expression in full.
-
-    Raises:
-        BadEdit: neither a named expression nor an axis of this head.
-    """
+    """Axes of the head, and the share of each, that make an expression in full; BadEdit for an unknown name."""
     axes = NAMED_EXPRESSIONS.get(name, {name: 1.0})
     if missing := sorted(set(axes) - set(head.expression_names)):
         known = ", ".join([*NAMED_EXPRESSIONS, *head.expression_names])
@@ -163,10 +158,8 @@ def white_point(light: np.ndarray) -> np.ndarray:
 def light_coefficients(edit: LightEdit, unit: float | np.ndarray) -> np.ndarray:
     """(9, 3) float32 coefficients of a lamp over a surround.
 
-    Args:
-        edit: the light as described.
-        unit: linear radiance of strength 1, a number or by colour (3,): the source's `exposure` or `white_point`.
-            Unused if the edit is not relative.
+    Strengths of a relative edit are multiples of `unit`, a linear radiance as one number or by colour (3,): the
+    source's `exposure` or `white_point`.
     """
     scale = unit if edit.relative else 1.0
     if edit.sh is not None:

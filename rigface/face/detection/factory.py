@@ -8,17 +8,10 @@ from rigface.face.detection.detector import Detector
 
 
 def load_detector(name: str = "mediapipe", **options: Any) -> Detector:
-    """A detector by name, ready to use.
+    """A detector by name, with the options of its class; MissingAsset if its weights are not on this machine.
 
-    Args:
-        name: `mediapipe` (478 points, 52 expression scores; the default), `insightface` (106 points; needs a model
-            pack) or `scrfd` (the pack's faces, MediaPipe's points and scores).
-        options: those of the class: `small_faces`, `faces`, `folder` ..., see `MediapipeDetector`,
-            `InsightfaceDetector`.
-
-    Raises:
-        MissingAsset: its weights are not on this machine.
-        ValueError: no detector has this name.
+    `mediapipe` is the default (478 points, 52 expression scores); `insightface` has 106 points and needs a model pack;
+    `scrfd` has the pack's faces and MediaPipe's points and scores.
     """
     if name == "mediapipe":
         from rigface.face.detection.mediapipe import MediapipeDetector

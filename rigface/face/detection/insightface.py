@@ -75,11 +75,7 @@ class InsightfaceDetector:
     def __call__(
         self, image: np.ndarray, *, second_look: bool | None = None, before: Sequence[Detection] = ()
     ) -> list[Detection]:
-        """The faces, surest first; see `Detector`. Scores are SCRFD's own and always fresh: they cost nothing.
-
-        Raises:
-            ValueError: the image is not (H, W, 3) uint8.
-        """
+        """See `Detector`. Scores are SCRFD's own and always fresh: they cost nothing."""
         check_image(image)
         bgr = np.ascontiguousarray(image[..., ::-1])
         height, width = image.shape[:2]

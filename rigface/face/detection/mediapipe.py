@@ -116,11 +116,7 @@ class MediapipeDetector:
     def __call__(
         self, image: np.ndarray, *, second_look: bool | None = None, before: Sequence[Detection] = ()
     ) -> list[Detection]:
-        """The faces, surest first; see `Detector`.
-
-        Raises:
-            ValueError: the image is not (H, W, 3) uint8.
-        """
+        """See `Detector`."""
         check_image(image)
         found = non_maximum_suppression([self._scored(image, face, before) for face in self._plain(image)])
         for lost in before:
@@ -192,10 +188,8 @@ class MediapipeDetector:
     def detect_at(self, image: np.ndarray, box: np.ndarray, before: Sequence[Detection] = ()) -> Detection | None:
         """Detect the face of a given box in an enlarged cut-out; None if the landmarker finds none.
 
-        Args:
-            image: (H, W, 3) uint8 RGB.
-            box: (4,) frame px, about the face from chin to forehead.
-            before: as for a call; the score is kept.
+        The image is (H, W, 3) uint8 RGB, the box (4,) frame px about the face from chin to forehead; `before` as for a
+        call: the score is kept.
         """
         candidates = [(float(iou(near.box, box[None])[0]), near) for near in self._enlarged(image, box, CLOSE_PX)]
         shared, face = max(candidates, key=lambda pair: pair[0], default=(0.0, None))

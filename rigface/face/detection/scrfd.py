@@ -43,11 +43,7 @@ class ScrfdDetector:
     def __call__(
         self, image: np.ndarray, *, second_look: bool | None = None, before: Sequence[Detection] = ()
     ) -> list[Detection]:
-        """The faces, surest first; see `Detector`.
-
-        Raises:
-            ValueError: the image is not (H, W, 3) uint8.
-        """
+        """See `Detector`."""
         faces = [
             self._landmarker.detect_at(image, finding.box, before)
             for finding in self._finder(image, second_look=second_look, before=before)

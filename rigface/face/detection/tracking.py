@@ -48,17 +48,13 @@ class Tracker:
         self.cuts: list[int] = []  # the positions, among the frames given, of the first frame after each cut
 
     def update(self, image: np.ndarray, detections: Sequence[Detection]) -> list[int]:
-        """Take the next frame.
-
-        Args:
-            image: (H, W, 3) uint8 RGB.
-            detections: what a Detector found in it.
-
-        Returns:
-            One id per detection; the same id as on an earlier frame if it is the same face.
-        """
+        """Track ids of the detections in the next frame, (H, W, 3) uint8 RGB; a face keeps the id of earlier frames."""
         self._frame += 1
-        self._detect_cut(image)
+        if (scene := _scene_of(image)) is not None:
+            before, self._scene = self._scene, scene
+            if before is not None and before.shape == scene.shape and is_cut(before, scene):
+                self._live = []
+                self.cuts.append(self._frame)
         self._live = [t for t in self._live if self._frame - t.frame <= self._max_gap + 1]
         appearances = [_Appearance(image, detection) for detection in detections]
         ids = [-1] * len(appearances)
@@ -81,15 +77,6 @@ class Tracker:
         # Anything over the limit is as good as no pair, so that it cannot push a good pair out of the optimum.
         tracks, sights = linear_sum_assignment(np.minimum(costs, MAX_COST))
         return [(int(t), int(s)) for t, s in zip(tracks, sights) if costs[t, s] < MAX_COST]
-
-    def _detect_cut(self, image: np.ndarray) -> None:
-        scene = _scene_of(image)
-        if scene is None:
-            return
-        if self._scene is not None and self._scene.shape == scene.shape and is_cut(self._scene, scene):
-            self._live = []
-            self.cuts.append(self._frame)
-        self._scene = scene
 
 
 class _Appearance:
@@ -214,10 +201,7 @@ class TrackSummary:
 
 
 def join_tracks(
-    left: Sequence[TrackSummary],
-    right: Sequence[TrackSummary],
-    max_gap_s: float,
-    same_person: float = DLIB_SAME_PERSON,
+    left: Sequence[TrackSummary], right: Sequence[TrackSummary], max_gap_s: float, same_person: float = DLIB_SAME_PERSON
 ) -> dict[int, int]:
     """Match tracks of a chunk with tracks of the chunk before it.
 
@@ -264,9 +248,7 @@ def number_tracks(
 ) -> list[dict[int, int]]:
     """Track ids for a whole video: chunk by chunk, chunk's id -> video's id, counted from 0 in order of appearance.
 
-    Args:
-        chunks: the tracks of each chunk, in the video's order.
-        max_gap_s, same_person: as for `join_tracks`.
+    `chunks` are the tracks of each chunk in the video's order; the other arguments are those of `join_tracks`.
     """
     out: list[dict[int, int]] = []
     count = 0

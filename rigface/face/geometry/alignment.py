@@ -25,17 +25,10 @@ HALVE_FROM = 1.5  # shrinking by more is halved by averaging first; below it bil
 
 
 def frame_to_crop(box: np.ndarray, size: int = CROP_PX) -> np.ndarray:
-    """The affine that takes frame px to crop px.
+    """The affine (2, 3) float32 from frame px to crop px: one scale for x and y, a shift, no rotation.
 
-    Args:
-        box: (4,) x0, y0, x1, y1 of the landmarks, frame px.
-        size: side of the crop, px.
-
-    Returns:
-        (2, 3) float32; one scale for x and y, a shift, no rotation.
-
-    Raises:
-        ValueError: the box is empty or not finite.
+    `box` (4,) is x0, y0, x1, y1 of the landmarks, frame px; `size` is the side of the crop, px. ValueError if the box
+    is empty or not finite.
     """
     x0, y0, x1, y1 = np.asarray(box, np.float64)
     if not (np.isfinite([x0, y0, x1, y1]).all() and x1 > x0 and y1 > y0):
@@ -50,15 +43,11 @@ def frame_to_crop(box: np.ndarray, size: int = CROP_PX) -> np.ndarray:
 
 
 def crop(image: np.ndarray, frame_to_crop: np.ndarray, size: int = CROP_PX) -> np.ndarray:
-    """The picture seen through the affine. Outside the frame its border is repeated.
+    """The picture seen through the affine, (size, size, 3) or (size, size) uint8; outside the frame its border is
+    repeated.
 
-    Args:
-        image: (H, W, 3) or (H, W) uint8.
-        frame_to_crop: (2, 3), as `frame_to_crop()` returns it; any other similarity works and takes the slower warp.
-        size: side of the crop, px.
-
-    Returns:
-        (size, size, 3) or (size, size) uint8. Shrinking is antialiased, enlarging is bilinear.
+    The image is (H, W, 3) or (H, W) uint8. Another similarity than `frame_to_crop()` returns takes the slower warp.
+    Shrinking is antialiased, enlarging is bilinear.
     """
     import cv2
 
@@ -111,14 +100,9 @@ def _cut(image: np.ndarray, x0: int, y0: int, x1: int, y1: int) -> np.ndarray:
 
 
 def apply(affine: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Points through the affine.
+    """Points through the affine (2, 3), in their own shape and dtype.
 
-    Args:
-        affine: (2, 3).
-        points: (..., 2) x, y, or (..., 3) x, y, z: then z is scaled as x and y are and not shifted.
-
-    Returns:
-        An array of the shape and dtype of `points`.
+    Points are (..., 2) x, y, or (..., 3) x, y, z: then z is scaled as x and y are and not shifted.
     """
     affine, points = np.asarray(affine), np.asarray(points)
     out = points[..., :2] @ affine[:, :2].T + affine[:, 2]
@@ -129,11 +113,7 @@ def apply(affine: np.ndarray, points: np.ndarray) -> np.ndarray:
 
 
 def invert(affine: np.ndarray) -> np.ndarray:
-    """The affine that leads back, (2, 3), in the dtype it came in.
-
-    Raises:
-        numpy.linalg.LinAlgError: the affine is singular.
-    """
+    """The affine that leads back, (2, 3), in the dtype it came in; LinAlgError if it is singular."""
     affine = np.asarray(affine)
     linear = np.linalg.inv(affine[:, :2].astype(np.float64))
     return np.concatenate([linear, -linear @ affine[:, 2:].astype(np.float64)], axis=1).astype(affine.dtype)

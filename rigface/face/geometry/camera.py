@@ -18,18 +18,12 @@ from rigface.types import CROP_PX
 
 Array = Any  # numpy.ndarray or torch.Tensor, the same in and out
 
-_FLIP = (1.0, -1.0, -1.0)
-
 
 def project(points: Array, camera: Array) -> Array:
-    """Head points in the crop.
+    """Head points (..., V, 3) in the crop: crop unit of the same shape; z is scaled like x and y and not shifted.
 
-    Args:
-        points: (..., V, 3) metres, in the camera frame (a posed head): x to the person's left, y up, z to the viewer.
-        camera: (..., 3) scale in 1/m, then x and y in metres.
-
-    Returns:
-        (..., V, 3) crop unit. z is scaled like x and y and not shifted.
+    Points are in metres, in the camera frame (a posed head): x to the person's left, y up, z to the viewer. The camera
+    (..., 3) is scale in 1/m, then x and y in metres.
     """
     shift = camera[..., None, 1:] @ _like(((1, 0, 0), (0, 1, 0)), camera)
     return camera[..., None, :1] * (points + shift)
@@ -37,14 +31,8 @@ def project(points: Array, camera: Array) -> Array:
 
 def to_crop_px(unit: Array, size: int = CROP_PX) -> Array:
     """Crop unit (..., 2 or 3) to crop px: (-1, 1) is the upper left corner (0, 0), z turns away from the viewer."""
-    flip = _like(_FLIP[: unit.shape[-1]], unit)
-    return unit * flip * (size / 2) + _like((size / 2, size / 2, 0)[: unit.shape[-1]], unit)
-
-
-def from_crop_px(px: Array, size: int = CROP_PX) -> Array:
-    """The inverse of `to_crop_px`."""
-    flip = _like(_FLIP[: px.shape[-1]], px)
-    return (px - _like((size / 2, size / 2, 0)[: px.shape[-1]], px)) * flip / (size / 2)
+    axes = unit.shape[-1]
+    return unit * _like((1, -1, -1)[:axes], unit) * (size / 2) + _like((size / 2, size / 2, 0)[:axes], unit)
 
 
 def _like(values: tuple[Any, ...], array: Array) -> Array:

@@ -58,11 +58,7 @@ LAYOUTS = {
 
 
 def layout_of(landmarks: np.ndarray) -> Layout:
-    """The layout of (L, 2+) landmarks.
-
-    Raises:
-        ValueError: no layout has this many points.
-    """
+    """The layout of (L, 2+) landmarks; ValueError if none has this many points."""
     if len(landmarks) not in LAYOUTS:
         raise ValueError(f"landmarks: no layout has {len(landmarks)} points; there are {sorted(LAYOUTS)}")
     return LAYOUTS[len(landmarks)]
@@ -70,9 +66,5 @@ def layout_of(landmarks: np.ndarray) -> Layout:
 
 # Loops of MediaPipe's canonical mesh: the upper rim from one corner to the other, and back along the lower.
 RIGHT_EYE = (33, 246, 161, 160, 159, 158, 157, 173, 133, 155, 154, 153, 145, 144, 163, 7)
-
-
 LEFT_EYE = (263, 466, 388, 387, 386, 385, 384, 398, 362, 382, 381, 380, 374, 373, 390, 249)
-
-
 LIPS = (78, 191, 80, 81, 82, 13, 312, 311, 310, 415, 308, 324, 318, 402, 317, 14, 87, 178, 88, 95)

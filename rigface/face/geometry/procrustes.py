@@ -7,10 +7,8 @@ from torch import Tensor
 
 
 def procrustes(points: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
-    """The rotation and scale that bring (N, V, 3) points closest to (N, V, 3) observed ones, shifts aside.
-
-    Returns:
-        (N, 3, 3) proper rotations and (N,) scales.
+    """Rotations (N, 3, 3), proper, and scales (N,) that bring (N, V, 3) points closest to (N, V, 3) observed, shifts
+    aside.
     """
     p, q = observed - observed.mean(1, keepdim=True), points - points.mean(1, keepdim=True)
     u, s, vh = torch.linalg.svd(p.mT @ q)

@@ -37,14 +37,7 @@ def _numpy_too(fn: Callable[..., Tensor]) -> Callable[..., Any]:
 
 @_numpy_too
 def to_matrix(axis_angle: Array) -> Array:
-    """Matrices of axis-angle vectors.
-
-    Args:
-        axis_angle: (..., 3) radians; any length, zero included.
-
-    Returns:
-        (..., 3, 3).
-    """
+    """Matrices (..., 3, 3) of axis-angle vectors (..., 3) in radians, of any length, zero included."""
     x, y, z = axis_angle.unbind(-1)
     zero = torch.zeros_like(x)
     cross = torch.unflatten(torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], -1), -1, (3, 3))
@@ -59,14 +52,7 @@ def to_matrix(axis_angle: Array) -> Array:
 
 @_numpy_too
 def to_axis_angle(matrix: Array) -> Array:
-    """Axis-angle vectors of rotation matrices.
-
-    Args:
-        matrix: (..., 3, 3).
-
-    Returns:
-        (..., 3) radians, of length at most pi.
-    """
+    """Axis-angle vectors (..., 3) in radians, of length at most pi, of rotation matrices (..., 3, 3)."""
     r = [[matrix[..., i, j] for j in range(3)] for i in range(3)]
     xx, yy, zz = r[0][0], r[1][1], r[2][2]
     a, b, c = r[2][1] - r[1][2], r[0][2] - r[2][0], r[1][0] - r[0][1]
@@ -91,13 +77,9 @@ def to_axis_angle(matrix: Array) -> Array:
 
 @_numpy_too
 def to_degrees(matrix: Array) -> Array:
-    """Yaw, pitch and roll of rotation matrices, in degrees.
+    """Degrees (..., 3) of rotation matrices (..., 3, 3), head to camera.
 
-    Args:
-        matrix: (..., 3, 3), head to camera.
-
-    Returns:
-        (..., 3): yaw in (-180, 180], pitch in [-90, 90], roll in (-180, 180]; signs as in the module's text.
+    Yaw in (-180, 180], pitch in [-90, 90], roll in (-180, 180]; signs as in the module's text.
     """
     yaw = torch.atan2(matrix[..., 0, 2], matrix[..., 2, 2])
     pitch = torch.atan2(-matrix[..., 1, 2], torch.hypot(matrix[..., 1, 0], matrix[..., 1, 1]))

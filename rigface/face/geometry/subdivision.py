@@ -12,15 +12,11 @@ import scipy.sparse as sparse
 
 
 def loop_step(faces: np.ndarray, count: int) -> tuple[sparse.csr_matrix, np.ndarray]:
-    """One step: every triangle becomes four.
+    """One step on a mesh of `count` vertices V: every triangle becomes four.
 
-    Args:
-        faces: (F, 3) int vertex indices, consistently oriented; the mesh may have a boundary.
-        count: number of vertices V.
-
-    Returns:
-        (V + E, V) weights, old vertices first, then one vertex per edge; and the (4 F, 3) new faces, with the four
-        children of face f at rows 4 f .. 4 f + 3.
+    Faces (F, 3) are consistently oriented; the mesh may have a boundary. Returns (V + E, V) weights, old vertices
+    first, then one vertex per edge; and the (4 F, 3) new faces, with the four children of face f at rows 4 f .. 4 f +
+    3.
     """
     corner = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
     opposite = np.concatenate([faces[:, 2], faces[:, 0], faces[:, 1]])
@@ -55,15 +51,9 @@ def loop_step(faces: np.ndarray, count: int) -> tuple[sparse.csr_matrix, np.ndar
 
 
 def subdivide_interpolating(faces: np.ndarray, count: int, steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """Loop subdivision that keeps the given points.
+    """Loop subdivision, `steps` times, that keeps the `count` given points V of faces (F, 3).
 
-    Args:
-        faces: (F, 3) int.
-        count: number of control points V.
-        steps: how often to split.
-
-    Returns:
-        (V', V) float64 weights whose first V rows are the identity, and (F 4^steps, 3) faces.
+    Returns (V', V) float64 weights whose first V rows are the identity, and (F 4^steps, 3) faces.
     """
     weights, fine, size = sparse.identity(count, format="csr"), faces, count
     for _ in range(steps):
@@ -74,14 +64,8 @@ def subdivide_interpolating(faces: np.ndarray, count: int, steps: int) -> tuple[
 
 
 def subdivide_linear(faces: np.ndarray, points: np.ndarray, steps: int) -> np.ndarray:
-    """The same vertices as `subdivide_interpolating`, each new one the middle of its edge: for texture coordinates.
-
-    Args:
-        faces: (F, 3) int.
-        points: (V, D).
-
-    Returns:
-        (V', D), in the order of `subdivide_interpolating`.
+    """(V', D) the same vertices as `subdivide_interpolating`, in its order, each new one the middle of its edge: for
+    texture coordinates (V, D).
     """
     fine = faces
     for _ in range(steps):

@@ -1,6 +1,6 @@
 """A head from numbers: shape, expression and pose to vertices and landmarks, in FLAME's layout.
 
-Path: FaceParams -> Head.vertices -> `camera.project` -> `renderer.py`; Head.landmarks3d -> `landmark_fit.py`.
+Path: FaceParams -> Head.vertices -> `camera.project` -> `renderer.py`; Head.landmarks -> `landmark_fit.py`.
 Source: FLAME (Li et al., "Learning a model of facial shape and expression from 4D scans", SIGGRAPH Asia 2017), eq. 1-5;
 linear blend skinning as in SMPL (Loper et al. 2015). Written from the papers and the file formats.
 
@@ -204,24 +204,14 @@ class Head:
         blend = torch.einsum("vj,njab->nvab", self.skinning, turn_NJ33)
         return (blend @ unposed[..., None])[..., 0] + self.skinning @ shift_NJ3
 
-    def landmarks3d(self, vertices: Tensor) -> Tensor:
-        """(N, L, 3) the fixed landmarks on vertices (N, V, 3), in their frame: FLAME's 68, or the landmarker's."""
-        return self.landmarks.points(vertices)
-
     def landmarks2d(self, vertices: Tensor, head_rotation: Tensor, neck_rotation: Tensor | None = None) -> Tensor:
-        """The 68 landmarks as a detector marks them in a picture: the jaw line follows the visible contour.
+        """(N, 68, 3) landmarks as a detector marks them in a picture: the jaw line follows the visible contour.
 
-        Args:
-            vertices: (N, V, 3); head_rotation, neck_rotation: (N, 3) as given to `vertices`.
-
-        Returns:
-            (N, 68, 3) in the frame of the vertices: 17 of the contour for this yaw, then 51 inner points.
-
-        Raises:
-            ValueError: this head has no contour table.
+        17 of the contour for this yaw, then 51 inner points, in the frame of the vertices (N, V, 3). Head and neck
+        rotations (N, 3) as given to `vertices`. ValueError if this head has no contour table.
         """
         if self.contour is None or self.inner is None:
-            raise ValueError(f"the {self.spec.name} head has no contour table; use landmarks3d")
+            raise ValueError(f"the {self.spec.name} head has no contour table; use landmarks.points")
         turn = rotation.to_matrix(head_rotation)
         if neck_rotation is not None:
             turn = turn @ rotation.to_matrix(neck_rotation)

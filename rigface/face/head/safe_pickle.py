@@ -53,11 +53,7 @@ def load_pickle(source: str | os.PathLike[str] | bytes | BinaryIO, *, max_bytes:
 def load_npy(source: str | os.PathLike[str] | bytes, *, max_bytes: int = MAX_BYTES) -> Any:
     """The data in a .npy file, of numbers or of pickled objects (FLAME's landmark embedding is a pickled dict).
 
-    Returns:
-        The array; for an array of one object, that object, as `load_pickle` gives it.
-
-    Raises:
-        UnsafeFile: as `load_pickle`.
+    An array of one object gives that object, as `load_pickle` would; it also refuses as that does.
     """
     data = _read(source, max_bytes)
     stream = io.BytesIO(data)

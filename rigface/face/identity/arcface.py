@@ -50,12 +50,7 @@ class ArcFace:
     def chip(self, image: np.ndarray, landmarks: np.ndarray) -> np.ndarray | None:
         """The upright (112, 112, 3) uint8 input of the network; None if the landmarks have no extent.
 
-        Args:
-            image: (H, W, 3) uint8 RGB.
-            landmarks: (L, 2+) px of this image, in a layout of `landmarks.LAYOUTS`.
-
-        Raises:
-            ValueError: no layout has this many points.
+        The image is (H, W, 3) uint8 RGB, the landmarks (L, 2+) are in its px, in a layout of `landmarks.LAYOUTS`.
         """
         from insightface.utils.face_align import norm_crop
 
@@ -73,13 +68,8 @@ class ArcFace:
 
 
 def five_points(landmarks: np.ndarray) -> np.ndarray:
-    """ArcFace's five points: middles of right and left eye, tip of the nose, right and left mouth corner.
-
-    Args:
-        landmarks: (L, 2+) px, in a layout of `landmarks.LAYOUTS`.
-
-    Returns:
-        (5, 2) float32 px.
+    """ArcFace's five points (5, 2) float32 px of landmarks (L, 2+): middles of right and left eye, tip of the nose,
+    right and left mouth corner.
     """
     flat, layout = np.asarray(landmarks, np.float32)[:, :2], layout_of(landmarks)
     left, right = flat[list(layout.eyes[:2])].mean(0), flat[list(layout.eyes[2:])].mean(0)

@@ -53,6 +53,31 @@ def same_person_distance(width: int) -> float:
     return DLIB_SAME_PERSON if width == DLIB_WIDTH else 1.1
 
 
+def face_chip(image: np.ndarray, landmarks: np.ndarray) -> np.ndarray | None:
+    """The upright (150, 150, 3) uint8 input of dlib's network; None if the landmarks have no extent.
+
+    The image is (H, W, 3) uint8 RGB, the landmarks (L, 2+) are in its px, in a layout of `landmarks.LAYOUTS`.
+    """
+    import dlib
+
+    points = np.asarray(landmarks, np.float64)[list(layout_of(landmarks).five), :2]
+    apart = np.linalg.norm(points[0] - points[2])
+    if not np.isfinite(points).all() or apart < 2:
+        return None
+    # dlib copies its input and wants it contiguous: pass the face's surroundings, not the frame.
+    reach = 2 * apart + 4
+    left, top = np.maximum(np.floor(points.min(0) - reach), 0).astype(int)
+    right, bottom = np.ceil(points.max(0) + reach).astype(int)
+    part = np.ascontiguousarray(image[top:bottom, left:right])
+    if part.size == 0:
+        return None
+    local = np.rint(points - (left, top) - 0.5).astype(int)  # dlib's pixel centres are whole numbers
+    shape = dlib.full_object_detection(
+        dlib.rectangle(0, 0, part.shape[1] - 1, part.shape[0] - 1), [dlib.point(int(x), int(y)) for x, y in local]
+    )
+    return np.asarray(dlib.get_face_chip(part, shape, CHIP_PX))
+
+
 class DlibIdentity:
     """dlib's 128 numbers per face.
 
@@ -75,51 +100,18 @@ class DlibIdentity:
     def __call__(self, image: np.ndarray, detection: Detection) -> np.ndarray | None:
         """(128,) float32 identity vector; None if the eyes are too close together to align the face.
 
-        Args:
-            image: (H, W, 3) uint8 RGB, a frame or a crop; the detection's landmarks are in its px.
+        The image is (H, W, 3) uint8 RGB, a frame or a crop; the detection's landmarks are in its px.
         """
         face = face_chip(image, detection.landmarks)
         return None if face is None else self.embed([face])[0]
 
-    def chip(self, image: np.ndarray, landmarks: np.ndarray) -> np.ndarray | None:
-        """See `chip`."""
-        return face_chip(image, landmarks)
+    chip = staticmethod(face_chip)
 
     def embed(self, chips: Sequence[np.ndarray]) -> np.ndarray:
         """Identity vectors of chips from `chip` or a `FramePicker`: (N, 128) float32."""
         if not len(chips):
             return np.zeros((0, DLIB_WIDTH), np.float32)
         return np.array(self._network.compute_face_descriptor([np.ascontiguousarray(c) for c in chips]), np.float32)
-
-
-def face_chip(image: np.ndarray, landmarks: np.ndarray) -> np.ndarray | None:
-    """The upright (150, 150, 3) uint8 input of dlib's network; None if the landmarks have no extent.
-
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        landmarks: (L, 2+) px of this image, in a layout of `landmarks.LAYOUTS`.
-
-    Raises:
-        ValueError: no layout has this many points.
-    """
-    import dlib
-
-    points = np.asarray(landmarks, np.float64)[list(layout_of(landmarks).five), :2]
-    apart = np.linalg.norm(points[0] - points[2])
-    if not np.isfinite(points).all() or apart < 2:
-        return None
-    # dlib copies its input and wants it contiguous: pass the face's surroundings, not the frame.
-    reach = 2 * apart + 4
-    left, top = np.maximum(np.floor(points.min(0) - reach), 0).astype(int)
-    right, bottom = np.ceil(points.max(0) + reach).astype(int)
-    part = np.ascontiguousarray(image[top:bottom, left:right])
-    if part.size == 0:
-        return None
-    local = np.rint(points - (left, top) - 0.5).astype(int)  # dlib's pixel centres are whole numbers
-    shape = dlib.full_object_detection(
-        dlib.rectangle(0, 0, part.shape[1] - 1, part.shape[0] - 1), [dlib.point(int(x), int(y)) for x, y in local]
-    )
-    return np.asarray(dlib.get_face_chip(part, shape, CHIP_PX))
 
 
 @dataclass
@@ -143,21 +135,14 @@ class FramePicker:
     """
 
     def __init__(
-        self,
-        per_track: int = 2,
-        apart: int = 8,
-        cut: Callable[[np.ndarray, np.ndarray], np.ndarray | None] = face_chip,
+        self, per_track: int = 2, apart: int = 8, cut: Callable[[np.ndarray, np.ndarray], np.ndarray | None] = face_chip
     ) -> None:
         self._per_track, self._apart, self._cut = per_track, apart, cut
         self._kept: dict[int, list[_Pick]] = {}
 
     def offer(self, track: int, frame: int, image: np.ndarray, detection: Detection) -> None:
-        """Offer the next frame of a track.
-
-        Args:
-            track: its id.
-            frame: a running number; frames of one track come in order.
-            image: (H, W, 3) uint8 RGB, a frame or a crop; the landmarks are in its px.
+        """Offer the next frame of a track, numbered in order: (H, W, 3) uint8 RGB, a frame or a crop with landmarks in
+        its px.
         """
         worth = embedding_worth(detection)
         kept = self._kept.setdefault(track, [])
@@ -202,13 +187,10 @@ def _mean_face() -> np.ndarray:
 
 
 def unit_vectors(vectors: np.ndarray) -> np.ndarray:
-    """Unit vectors that `cluster_identities` compares: dlib's 128 numbers less the mean of all faces.
+    """Directions (N, D) float64 that `cluster_identities` compares, of length 1.
 
-    Args:
-        vectors: (N, D); D = 128 are dlib's, others (ArcFace's 512) have no mean to speak of and are only scaled.
-
-    Returns:
-        (N, D) float64 of length 1.
+    dlib's 128 numbers lose the mean of all faces first; others (ArcFace's 512) have no mean to speak of and are only
+    scaled.
     """
     vectors = np.asarray(vectors, np.float64)
     if vectors.shape[-1] == DLIB_WIDTH:
@@ -224,18 +206,10 @@ def cluster_identities(
     threshold: float | None = None,
     apart: Sequence[tuple[int, int]] = (),
 ) -> tuple[np.ndarray, IdentityClusters]:
-    """Cluster identity vectors by person: `cluster_vectors` on their directions.
+    """Cluster identity vectors (N, D), as stored, by person: `cluster_vectors` on their directions.
 
-    Args:
-        vectors: (N, D) as stored: dlib's raw 128 numbers, or another network's.
-        weights, previous, apart: see `cluster_vectors`.
-        threshold: root mean square distance of directions within a person; None: `cluster_threshold`.
-
-    Returns:
-        labels (N,) int64 and the clusters for the next run.
-
-    Raises:
-        ValueError: a vector is not finite, or the weights do not fit.
+    `threshold` is the root mean square distance of directions within a person, by default that of `cluster_threshold`;
+    the other arguments and the result are those of `cluster_vectors`.
     """
     vectors = np.asarray(vectors, np.float64)
     if threshold is None:

@@ -48,11 +48,9 @@ def paste_crop(
 
 
 def _blend(out: Any, patch: Any, ramp: Any, shown: Any, top: int, left: int) -> None:
-    """`patch` into `out` at `top`, `left`, which may lie outside. Compiled by numba.
+    """`patch` (S, S, 3) uint8 into `out` (H, W, 3) uint8 at `top`, `left`, which may lie outside. Compiled by numba.
 
-    Args:
-        out: (H, W, 3) uint8, changed. patch: (S, S, 3) uint8. ramp: (S,) float32, how much of a row or column shows.
-        shown: (S, S) uint8, how much of each pixel shows, or (0, 0).
+    `ramp` (S,) float32 says how much of a row or column shows, `shown` (S, S) uint8 of each pixel; or it is (0, 0).
     """
     size = len(patch)
     masked = len(shown) > 0

@@ -116,9 +116,8 @@ class Opening:
 def find_openings(control_faces: np.ndarray, faces: np.ndarray, count: int, steps: int) -> list[Opening]:
     """The three openings of the canonical mesh after `steps` subdivisions.
 
-    Args:
-        control_faces: (F, 3) of the 468 control points. faces: (4^steps F, 3), in the same order.
-        count: of the control points.
+    Of its `count` = 468 control points `control_faces` (F, 3) are the triangles; `faces` (4^steps F, 3) are in the same
+    order.
     """
     out = []
     for loop in (RIGHT_EYE, LEFT_EYE, LIPS):
@@ -136,11 +135,7 @@ def find_openings(control_faces: np.ndarray, faces: np.ndarray, count: int, step
 
 
 def close_opening(opening: Opening, points: np.ndarray) -> np.ndarray:
-    """The mesh with rims that have crossed put onto each other: lids on the lower one, lips half way.
-
-    Args:
-        points: (V, 3) crop px, y down.
-    """
+    """The mesh (V, 3), crop px, with rims that have crossed put onto each other: lids on the lower one, lips half way."""
     upper, lower = points[opening.upper], points[opening.lower]
     across = upper[-1, :2] - upper[0, :2]
     down = np.array([-across[1], across[0]]) / max(float(np.hypot(*across)), 1e-6)

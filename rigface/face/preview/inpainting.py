@@ -10,28 +10,26 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from rigface.image import resized
+
 GROW = 0.016  # of the side, by which the hole is wider than the person: hair and soft edges lie outside a mask
 WORK_PX = 128  # what is filled in is smooth, so this resolution is enough
 
 
 def inpaint_background(crop: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The picture without the person.
+    """The picture (S, S, 3) uint8 without the person, who is 255 in the mask (S, S) uint8.
 
-    Args:
-        crop: (S, S, 3) uint8. mask: (S, S) uint8, 255 person.
-
-    Returns:
-        (S, S, 3) uint8, the filled background, and (S, S) uint8, 255 on the person and their soft edges: the first is
-        valid if the second is above 0.
+    Returns the filled background, valid where the second is above 0: (S, S) uint8, 255 on the person and their soft
+    edges.
     """
     size = len(crop)
     work = min(size, WORK_PX)
-    person = _resized(mask, work)
+    person = resized(mask, work)
     width = 2 * max(1, round(GROW * work)) + 1
     person = cv2.dilate(person, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (width, width)))
     hole: np.ndarray = cv2.blur(person, (3, 3))
     known = (person < 8).astype(np.float32)
-    smooth = _filled(_resized(crop, work).astype(np.float32), known)
+    smooth = _filled(resized(crop, work).astype(np.float32), known)
     filled: np.ndarray = (smooth + 0.5).clip(0, 255).astype(np.uint8)
     if work < size:
         filled = cv2.resize(filled, (size, size), interpolation=cv2.INTER_LINEAR)
@@ -43,16 +41,12 @@ def _filled(picture: np.ndarray, known: np.ndarray) -> np.ndarray:
     """(S, S, 3) float32: known pixels (1) as they are, averages of the known around the rest."""
     colours, weights = [picture * known[..., None]], [known]
     while len(weights[-1]) > 1:
-        half = (max(len(weights[-1]) // 2, 1),) * 2
-        colours.append(cv2.resize(colours[-1], half, interpolation=cv2.INTER_AREA))
-        weights.append(cv2.resize(weights[-1], half, interpolation=cv2.INTER_AREA))
+        half = max(len(weights[-1]) // 2, 1)
+        colours.append(resized(colours[-1], half))
+        weights.append(resized(weights[-1], half))
     out = colours[-1].reshape(1, 1, 3) / max(float(weights[-1].max()), 1e-6)
     for colour, weight in zip(colours[-2::-1], weights[-2::-1]):
         coarse = cv2.resize(out.reshape(*out.shape[:2], 3), weight.shape[::-1], interpolation=cv2.INTER_LINEAR)
         missing = (1 - np.minimum(weight * 4, 1))[..., None]  # a quarter of a cell known is enough to believe it
         out = colour / np.maximum(weight, 1e-6)[..., None] * (1 - missing) + coarse * missing
     return np.asarray(out)
-
-
-def _resized(picture: np.ndarray, size: int) -> np.ndarray:
-    return picture if len(picture) == size else cv2.resize(picture, (size, size), interpolation=cv2.INTER_AREA)

@@ -70,14 +70,10 @@ class SurroundMesh:
 def surround_mesh(
     straight: torch.Tensor, rim_px: np.ndarray, both: FaceParams, size: int, skull: torch.Tensor | None = None
 ) -> SurroundMesh:
-    """The rings around a face.
+    """The rings around a face in a crop of `size` px, before and after: `both` is a torch batch of source and wanted.
 
-    Args:
-        straight: (R, 3) the rim of the neutral, unturned source head, metres.
-        rim_px: (R, 3) the rim in the source, crop px.
-        both: source and wanted as a torch batch of two.
-        size: of the crop, px.
-        skull: (6,) shift and turn of the skull in the change of expression; see `local_blendshapes.py`.
+    The rim (R, 3) is given twice: of the neutral, unturned source head in metres, and in the source in crop px. `skull`
+    (6,) is its shift and turn in the change of expression; see `local_blendshapes.py`.
     """
     shift, lean = (torch.zeros(3), torch.eye(3)) if skull is None else (skull[:3], to_matrix(skull[None, 3:])[0])
     turn = to_matrix(both.head_rotation)

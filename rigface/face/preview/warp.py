@@ -81,13 +81,9 @@ class Previewer:
     def __call__(
         self, crop: np.ndarray, source: FaceParams, wanted: FaceParams, mask: np.ndarray | None = None
     ) -> Preview:
-        """Preview one edit.
+        """Preview one edit of a crop (S, S, 3) uint8, from its coefficients to those wanted; one face, numpy.
 
-        Args:
-            crop: (S, S, 3) uint8, the source's crop at any size.
-            source: its coefficients; one face, numpy.
-            wanted: the coefficients wanted.
-            mask: (S, S) uint8, the person in the crop, 255.
+        The mask (S, S) uint8 is 255 on the person in the crop.
         """
         size, mesh = len(crop), self._mesh
         both = _pair(source, wanted)
@@ -95,7 +91,8 @@ class Previewer:
         vertices = unposed @ to_matrix(both.head_rotation).mT
         points = to_crop_px(project(vertices, both.camera), size).numpy()
         eyes = float(np.linalg.norm(points[0, OUTER_EYES[0]] - points[0, OUTER_EYES[1]]))
-        around = surround_mesh(self._straight_rim(both), points[0, mesh.rim], both, size, skull)
+        straight_rim = self._head.neutral(both.shape[:1], torch.zeros_like(both.expression[:1]))[0, mesh.rim]
+        around = surround_mesh(straight_rim, points[0, mesh.rim], both, size, skull)
         normals = vertex_normals(vertices, self._head.faces)
         shown = _shown(normals[..., 2].numpy(), mesh.mirror)
         lit, twin_lit = _ratios(shade(torch.cat([normals, around.normals], 1), both.light), mesh.mirror)
@@ -126,10 +123,6 @@ class Previewer:
             rigid = still @ to_matrix(skull[None, 3:])[0].mT + skull[:3]
             out[1] += (1 - self._mesh.soft_tissue[:, None]) * (rigid - out[1])
         return out, skull
-
-    def _straight_rim(self, both: FaceParams) -> torch.Tensor:
-        """(R, 3) the rim of the source's own neutral head."""
-        return self._head.neutral(both.shape[:1], torch.zeros_like(both.expression[:1]))[0, self._mesh.rim]
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,12 +170,9 @@ class _Mesh:
             rings = ratio[count:]
             # Hair hangs less in the light of the face, a wrong mask shows less; without one, light would show on the
             # wall.
-            fade = (
-                [np.maximum(f, around.neck) for f in (0.85, 0.6, 0.5)]
-                if masked
-                else np.repeat([[0.4], [0], [0]], ring, 1)
-            )
-            rings = 1 + (rings - 1) * np.concatenate(fade)[:, None]
+            faded = [np.maximum(f, around.neck) for f in (0.85, 0.6, 0.5)]
+            fade = np.concatenate(faded) if masked else np.repeat([0.4, 0, 0], ring)
+            rings = 1 + (rings - 1) * fade[:, None]
             table[:, column : column + 3] = np.concatenate([ratio[:count], rings, ratio[rims]])
         drawn = np.concatenate([after, around.after, *[s[1] for s in strips]]).astype(np.float32)
         return drawn, table
@@ -233,19 +223,15 @@ def _pair(source: FaceParams, wanted: FaceParams) -> FaceParams:
 def _ratios(shading: torch.Tensor, mirror: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """By what colours are multiplied in power-law space, at each vertex: read from itself, and from its twin.
 
-    Brightness follows the two lights. The colour of the change follows them in the mean, and from place to place only
-    so far: estimated lights are worth little in the colours of what they hardly light, and a green neck is worse than
-    none.
-
-    Args:
-        shading: (2, V + K R, 3) before and after; the face first, whose `mirror` is (V,).
+    Brightness follows the two lights (2, V + K R, 3), the face first. The colour of the change follows them in the
+    mean, and from place to place only so far: estimated lights are worth little in the colours of what they hardly
+    light, and a green neck is worse than none.
     """
     floor = DARKEST * shading[0].mean(0).clamp_min(1e-4)  # one for both: if neither is above it, nothing changes
     before, after = torch.maximum(shading, floor)
     twin = before.clone()
     twin[: len(mirror)] = before[torch.from_numpy(mirror)]
-    own_ratio, twin_ratio = _tempered(after / before, before), _tempered(after / twin, before)
-    return own_ratio, twin_ratio
+    return _tempered(after / before, before), _tempered(after / twin, before)
 
 
 def _tempered(ratio: torch.Tensor, weight: torch.Tensor) -> np.ndarray:
@@ -257,10 +243,9 @@ def _tempered(ratio: torch.Tensor, weight: torch.Tensor) -> np.ndarray:
 
 
 def _shown(facing: np.ndarray, mirror: np.ndarray) -> np.ndarray:
-    """(V,) how well the source shows what the edit wants to see of each vertex, against its mirror image.
+    """(V,) how well the source shows what the edit wants to see of each vertex, against its mirror image (V,).
 
-    Args:
-        facing: (2, V) cosine to the viewer, before and after. mirror: (V,).
+    `facing` (2, V) is the cosine to the viewer, before and after.
     """
     before, after = facing
     clear = np.clip((before - SEEN[0]) / (SEEN[1] - SEEN[0]), 0, 1)

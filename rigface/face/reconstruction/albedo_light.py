@@ -149,14 +149,11 @@ def light_products(basis: Tensor) -> Tensor:
 
 
 def solve_light(colours: Tensor, basis: Tensor, albedo: Tensor, weight: Tensor, products: Tensor) -> Tensor:
-    """Ridge regression of the light, the albedo held; colours at unit exposure.
+    """Ridge regression of the light (N, 9, 3), the albedo held; colours at unit exposure.
 
     Args:
         colours: (N, V, 3). basis: (N, V, 9). albedo: (N, V, 3) or broadcastable. weight: (N, V).
         products: (N, V, 81), `light_products(basis)`.
-
-    Returns:
-        (N, 9, 3).
     """
     mean, precision = (colours.new_tensor(part) for part in light_prior())
     weighted = albedo * (weight / (NOISE**2 * CORRELATED))[..., None]  # (N, V, C)

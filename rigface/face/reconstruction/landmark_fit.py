@@ -136,12 +136,10 @@ def frontality(rotation: Tensor) -> Tensor:
 def refine_pose(
     points: Tensor, observed: Tensor, rotation: Tensor, scale: Tensor, steps: int = 3
 ) -> tuple[Tensor, Tensor]:
-    """Gauss-Newton on rotation and scale with depth counted less, which Procrustes cannot do.
+    """Gauss-Newton on rotation (N, 3, 3) and scale (N,) with depth counted less, which Procrustes cannot do.
 
-    All sums over points are second moments of the model and of model against picture, so a step is 3 x 3 algebra.
-
-    Args:
-        points: (N, V, 3) head frame. observed: (N, V, 3) crop units. rotation: (N, 3, 3). scale: (N,).
+    Points (N, V, 3) are in the head frame, observed (N, V, 3) in crop units. All sums over points are second moments of
+    the model and of model against picture, so a step is 3 x 3 algebra.
     """
     q, p = points - points.mean(1, keepdim=True), observed - observed.mean(1, keepdim=True)
     own, across = q.mT @ q, q.mT @ p

@@ -55,54 +55,41 @@ class OneEuro:
         self._speed: np.ndarray | float = 0.0
 
     def __call__(self, value: np.ndarray, time_s: float) -> np.ndarray:
-        """The filtered value at this time; the first is itself.
-
-        Args:
-            value: any shape, the same at each call.
-            time_s: later than at the call before.
-
-        Raises:
-            ValueError: time stands still or goes back.
-        """
+        """The filtered value, of any shape, at a time later than that of the call before; the first is itself."""
         value = np.asarray(value, np.float64)
         if self._value is None:
             self._value, self._time_s = value, time_s
             return value
-        step = _step(self._time_s, time_s)
-        speed = (value - self._value) / step
-        self._speed = self._speed + smoothing_factor(self._s.speed_cutoff_hz, step) * (speed - self._speed)
-        share = smoothing_factor(self._s.cutoff_hz + self._s.beta * np.abs(self._speed), step)
-        self._value, self._time_s = self._value + share * (value - self._value), time_s
+        step = time_s - self._time_s
+        if not step > 0:
+            raise ValueError(f"time_s: want a time after {self._time_s:.6f}, got {time_s:.6f}")
+        change = self._change(self._value, value)
+        self._speed = self._speed + smoothing_factor(self._s.speed_cutoff_hz, step) * (change / step - self._speed)
+        share = smoothing_factor(self._s.cutoff_hz + self._s.beta * self._pace(self._speed), step)
+        self._value, self._time_s = self._moved(self._value, share * change), time_s
         return self._value
 
+    def _change(self, before: np.ndarray, after: np.ndarray) -> np.ndarray:
+        return after - before
 
-class OneEuroRotation:
+    def _moved(self, value: np.ndarray, change: np.ndarray) -> np.ndarray:
+        return value + change
+
+    def _pace(self, speed: np.ndarray | float) -> np.ndarray | float:
+        return np.abs(speed)
+
+
+class OneEuroRotation(OneEuro):
     """The filter for rotations, as axis-angle (3,) in radians; speeds are in radians per second."""
 
-    def __init__(self, settings: OneEuroSettings) -> None:
-        self._s = settings
-        self._time_s = 0.0
-        self._value: np.ndarray | None = None  # (3, 3)
-        self._speed = np.zeros(3)
+    def _change(self, before: np.ndarray, after: np.ndarray) -> np.ndarray:
+        return np.asarray(to_axis_angle(to_matrix(after[None]) @ to_matrix(before[None]).swapaxes(1, 2))[0])
 
-    def __call__(self, axis_angle: np.ndarray, time_s: float) -> np.ndarray:
-        """The filtered rotation; see `OneEuro`."""
-        value = to_matrix(np.asarray(axis_angle, np.float64)[None])[0]
-        if self._value is None:
-            self._value, self._time_s = value, time_s
-            return np.asarray(axis_angle, np.float64)
-        step = _step(self._time_s, time_s)
-        turn = to_axis_angle((value @ self._value.T)[None])[0]
-        self._speed = self._speed + smoothing_factor(self._s.speed_cutoff_hz, step) * (turn / step - self._speed)
-        share = smoothing_factor(self._s.cutoff_hz + self._s.beta * float(np.linalg.norm(self._speed)), step)
-        self._value, self._time_s = to_matrix((share * turn)[None])[0] @ self._value, time_s
-        return np.asarray(to_axis_angle(self._value[None])[0])
+    def _moved(self, value: np.ndarray, change: np.ndarray) -> np.ndarray:
+        return np.asarray(to_axis_angle(to_matrix(change[None]) @ to_matrix(value[None]))[0])
 
-
-def _step(before_s: float, now_s: float) -> float:
-    if not now_s > before_s:
-        raise ValueError(f"time_s: want a time after {before_s:.6f}, got {now_s:.6f}")
-    return now_s - before_s
+    def _pace(self, speed: np.ndarray | float) -> np.ndarray | float:
+        return float(np.linalg.norm(speed))
 
 
 # By kind of number: what trembles in the coefficients of real clips, and how fast faces move.

@@ -25,19 +25,17 @@ counts as half. On those faces its quartiles are 0.24, 0.60, 0.81; the dog has 0
 
 from __future__ import annotations
 
-from functools import cache
-
 import numpy as np
 
 from rigface.colour import LUMINANCE, ita_deg
 from rigface.face.geometry.landmarks import LAYOUTS
+from rigface.image import resized, srgb8_to_linear
 from rigface.types import Quality
 
 LOOK_PX = 256  # larger crops are shrunk to this; the measures below are calibrated there
 PROFILE_DEG, TINY_PX, BLURRED = 60, 48, 0.15
-GREY_CHROMA = (
-    1.5  # spread of a*, b* that lightness does not explain; toned pictures 1.3, the palest colour pictures 1.8
-)
+# Spread of a*, b* that lightness does not explain; toned pictures have 1.3, the palest colour pictures 1.8.
+GREY_CHROMA = 1.5
 UNSURE, NO_FACE = 0.8, 0.6  # detector scores
 STRANGE = 0.9
 
@@ -71,14 +69,12 @@ def measure_quality(
     Returns:
         Finite numbers wherever the picture allows it; what was not given is NaN. Never raises for a bad picture.
     """
-    import cv2
-
     x0, y0, x1, y1 = (float(v) for v in box)
     size = max(x1 - x0, y1 - y0)
     landmark_residual, photometric_residual, occlusion = (
         np.nan if v is None else float(v) for v in (landmark_residual, photometric_residual, occlusion)
     )
-    half = crop if len(crop) <= LOOK_PX else cv2.resize(crop, (LOOK_PX, LOOK_PX), interpolation=cv2.INTER_AREA)
+    half = resized(crop, min(len(crop), LOOK_PX))
     points = np.asarray(landmarks, np.float32)[:, :2] * (len(half) / len(crop))
     crisp = sharpness(half, points)
     skin = skin_colour(half, points, mask)
@@ -128,9 +124,7 @@ def sharpness(crop: np.ndarray, landmarks: np.ndarray) -> float:
     x1, y1 = np.clip(np.ceil(face.max(0)).astype(int) + 8, 1, 256)
     if x1 - x0 < 16 or y1 - y0 < 16:
         return 0.0
-    whole = crop if len(crop) == 256 else cv2.resize(crop, (256, 256), interpolation=cv2.INTER_AREA)
-    scaled = whole[y0:y1, x0:x1]
-    grey = cv2.cvtColor(scaled, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    grey = cv2.cvtColor(resized(crop, 256)[y0:y1, x0:x1], cv2.COLOR_RGB2GRAY).astype(np.float32)
     outline = np.zeros(grey.shape, np.uint8)
     cv2.fillConvexPoly(outline, np.rint(cv2.convexHull(face - np.array([x0, y0], np.float32))).astype(np.int32), 255)
     inside = cv2.erode(outline, np.ones((7, 7), np.uint8))
@@ -143,17 +137,15 @@ def sharpness(crop: np.ndarray, landmarks: np.ndarray) -> float:
 
 
 def skin_colour(crop: np.ndarray, landmarks: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
-    """(3,) float64 mean linear RGB of the skin, in [0, 1].
+    """(3,) float64 mean linear RGB of the skin, in [0, 1]; arguments as for `measure_quality`.
 
-    Args:
-        crop, landmarks, mask: as for `measure_quality`. A layout without skin polygons gives the middle of the whole
-            face.
+    A layout without skin polygons gives the middle of the whole face.
     """
     import cv2
 
     size = 128
     points = np.nan_to_num(np.asarray(landmarks, np.float32)[:, :2]) * (size / crop.shape[0])
-    small = cv2.resize(crop, (size, size), interpolation=cv2.INTER_AREA)
+    small = resized(crop, size)
     skin = np.zeros((size, size), np.uint8)
     layout = LAYOUTS.get(len(points))
     polygons = [points[list(p)] for p in layout.skin] if layout else []
@@ -166,24 +158,17 @@ def skin_colour(crop: np.ndarray, landmarks: np.ndarray, mask: np.ndarray | None
     chosen = small[skin > 0]
     if len(chosen) == 0:  # the face is outside the crop
         chosen = small.reshape(-1, 3)
-    linear = _linear_of_8_bit()[chosen]
+    linear = srgb8_to_linear(chosen).astype(np.float64)
     order = np.argsort(linear @ LUMINANCE, kind="stable")
     middle = order[len(order) // 5 : len(order) - len(order) // 5]
     return np.asarray(linear[middle].mean(0))
-
-
-@cache
-def _linear_of_8_bit() -> np.ndarray:
-    from rigface.image import srgb_to_linear
-
-    return np.asarray(srgb_to_linear(np.arange(256, dtype=np.float32) / 255), np.float64)
 
 
 def is_grey(crop: np.ndarray) -> bool:
     """True if the image has no colour of its own: grey, or toned (sepia), its hue a function of its lightness."""
     import cv2
 
-    small = cv2.resize(crop, (64, 64), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
+    small = resized(crop, 64).astype(np.float32) / 255
     l, a, b = cv2.cvtColor(small, cv2.COLOR_RGB2LAB).reshape(-1, 3).astype(np.float64).T  # noqa: E741
     l = (l - l.mean()) / (l.std() + 1e-6)  # noqa: E741
     curve = np.stack([np.ones_like(l), l, l * l], axis=1)

@@ -9,7 +9,6 @@ light. A network such as DECA is another implementation of the same Protocol.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
 
 import cv2
 import numpy as np
@@ -20,7 +19,7 @@ from rigface.face.head.open_head import OpenHead
 from rigface.face.reconstruction.albedo_light import AlbedoLightSolver
 from rigface.face.reconstruction.landmark_fit import GeometryFitter
 from rigface.face.reconstruction.protocol import Fit, Reconstructor
-from rigface.image import srgb_to_linear
+from rigface.image import resized, srgb_to_linear
 from rigface.types import DetectorSpec, FaceParams
 
 BATCH = 64  # faces whose colours are in memory at once
@@ -31,13 +30,9 @@ EDGE = 0.99  # crop units; colours outside come from the replicated border
 def load_reconstructor(
     name: str = "fit", head: str = "open", device: str = "cpu", detector: DetectorSpec | None = None
 ) -> Reconstructor:
-    """Load a reconstructor by name.
+    """Load a reconstructor by name, and check, if a detector is given, that it reports what the reconstructor needs.
 
-    Args:
-        detector: checked for the landmarks and scores that the reconstructor needs; None: not checked.
-
-    Raises:
-        ValueError: no such reconstructor, or it cannot drive that head, or not from what this detector reports.
+    ValueError if there is none, or it cannot drive that head, or not from what this detector reports.
     """
     if (name, head) != ("fit", "open"):
         raise ValueError(f"no reconstructor {name!r} for the head {head!r}; there is 'fit' for 'open'")
@@ -59,11 +54,7 @@ class FitReconstructor:
         self._points = len(head.template)
 
     def check(self, detector: DetectorSpec) -> None:
-        """Check that a detector reports what the fit needs.
-
-        Raises:
-            ValueError: it does not.
-        """
+        """Raise ValueError unless a detector reports what the fit needs."""
         if detector.landmarks < self._points or len(detector.blendshape_names) != self.head_spec.expression:
             raise ValueError(self._needs(detector.landmarks, len(detector.blendshape_names)))
 
@@ -78,28 +69,20 @@ class FitReconstructor:
     def __call__(
         self, crops: Sequence[np.ndarray], landmarks: np.ndarray, blendshapes: np.ndarray | None, tracks: np.ndarray
     ) -> Fit:
-        """See `Reconstructor`.
-
-        Raises:
-            ValueError: the landmarks are not MediaPipe's, or their scores are missing.
-        """
+        """See `Reconstructor`; ValueError if the landmarks are not MediaPipe's, or their scores are missing."""
         if blendshapes is None or landmarks.shape[1] < self._points:
             raise ValueError(self._needs(landmarks.shape[1], 0 if blendshapes is None else blendshapes.shape[1]))
-        if not len(crops):
-            return self._nothing()
         device = self._device
         members = torch.from_numpy(np.array(tracks, np.int64)).to(device)
         points = torch.from_numpy(np.array(landmarks[:, : self._points], np.float32)).to(device)
         geometry = self._geometry(points, torch.from_numpy(np.array(blendshapes, np.float32)).to(device), members)
         colours, normals, inside = [], [], []
-        for start in range(0, len(crops), BATCH):
+        for start in range(0, max(len(crops), 1), BATCH):
             part = slice(start, start + BATCH)
             places, normal = self._delight.surface(geometry.points[part])
             normals.append(normal @ geometry.rotation[part].mT)
-            projected = (
-                geometry.scale[part, None, None] * (places @ geometry.rotation[part].mT)[..., :2]
-                + geometry.shift[part, None]
-            )
+            seen = (places @ geometry.rotation[part].mT)[..., :2]
+            projected = geometry.scale[part, None, None] * seen + geometry.shift[part, None]
             colour, within = sample_colours(crops[part], projected.cpu().numpy())
             colours.append(torch.from_numpy(colour).to(device))
             inside.append(torch.from_numpy(within).to(device))
@@ -117,34 +100,18 @@ class FitReconstructor:
         ).map(_numpy)
         return Fit(params, _numpy(geometry.residual), _numpy(look.residual), _numpy(look.occlusion))
 
-    def _nothing(self) -> Fit:
-        shapes = {
-            f.name: [self.head_spec.size(axis) for axis in f.metadata["shape"]]
-            for f in fields(FaceParams)
-            if not f.metadata["optional"]
-        }
-        params = FaceParams(**{name: np.zeros((0, *shape), np.float32) for name, shape in shapes.items()})
-        none = np.zeros(0, np.float32)
-        return Fit(params, none, none, none)
-
 
 def sample_colours(crops: Sequence[np.ndarray], places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Read linear colours at points of N crops, bilinearly at half resolution.
+    """Read linear colours at points of N crops (S, S, 3) uint8 sRGB, bilinearly at half resolution.
 
-    Args:
-        crops: N pictures (S, S, 3) uint8 sRGB.
-        places: (N, V, 2) crop units, y up.
-
-    Returns:
-        (N, V, 3) float32 linear in [0, 1], and (N, V) bool: the point is inside the crop.
+    Places (N, V, 2) are crop units, y up. Returns (N, V, 3) float32 linear in [0, 1], and (N, V) bool: the point is
+    inside the crop.
     """
     inside = (np.abs(places) < EDGE).all(-1)
     pixel = ((places * (1, -1) + 1) * (SAMPLING_PX / 2) - 0.5).astype(np.float32)
     out = np.empty((*places.shape[:2], 3), np.float32)
     for i, picture in enumerate(crops):
-        if len(picture) != SAMPLING_PX:
-            picture = cv2.resize(picture, (SAMPLING_PX, SAMPLING_PX), interpolation=cv2.INTER_AREA)
-        small = picture.astype(np.float32)
+        small = resized(picture, SAMPLING_PX).astype(np.float32)
         out[i] = cv2.remap(
             small, pixel[i, None, :, 0], pixel[i, None, :, 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
         )[0]

@@ -25,7 +25,9 @@ import numpy as np
 from rigface import assets
 from rigface.errors import MissingAsset
 from rigface.face.geometry.landmarks import LAYOUTS
+from rigface.image import resized, to_tensor
 
+Box = tuple[float, float, float, float]  # x0, y0, x1, y1
 SMALL_PX = 64
 ROUNDS = 3
 CERTAIN = 0.7  # neighbouring pixels are not independent witnesses: their log-likelihoods are damped by this
@@ -37,26 +39,17 @@ class Parser(Protocol):
     """Segments the person in a crop."""
 
     def __call__(
-        self,
-        crop: np.ndarray,
-        landmarks: np.ndarray,
-        inside: tuple[float, float, float, float] | None = None,
-        size: int | None = None,
+        self, crop: np.ndarray, landmarks: np.ndarray, inside: Box | None = None, size: int | None = None
     ) -> np.ndarray:
         """See `person_mask`."""
 
 
 def load_parser(name: str = "colours", folder: str | Path | None = None, device: str = "cpu") -> Parser:
-    """Load a parser by name.
+    """Load a parser by name: `colours` (this file; nothing to load) or `segformer` (a SegFormer trained for face
+    parsing).
 
-    Args:
-        name: `colours` (this file; nothing to load) or `segformer` (a SegFormer trained for face parsing, on disk).
-        folder: for `segformer`: its folder, or an assets folder; None looks in `RIGFACE_ASSETS`.
-        device: of a network.
-
-    Raises:
-        MissingAsset: the network is not on this machine.
-        ValueError: no parser has this name.
+    The network is read from its folder, or an assets folder, by default `RIGFACE_ASSETS`; MissingAsset if it is not
+    there.
     """
     if name == "colours":
         return person_mask
@@ -66,10 +59,7 @@ def load_parser(name: str = "colours", folder: str | Path | None = None, device:
 
 
 def person_mask(
-    crop: np.ndarray,
-    landmarks: np.ndarray,
-    inside: tuple[float, float, float, float] | None = None,
-    size: int | None = None,
+    crop: np.ndarray, landmarks: np.ndarray, inside: Box | None = None, size: int | None = None
 ) -> np.ndarray:
     """Segment the person in a crop.
 
@@ -88,12 +78,10 @@ def person_mask(
     """
     if crop.dtype != np.uint8 or crop.ndim != 3 or crop.shape[2] != 3 or crop.shape[0] != crop.shape[1]:
         raise ValueError(f"crop: want (H, H, 3) uint8, got {crop.shape} {crop.dtype}")
-    import cv2
-
     points = np.asarray(landmarks, np.float64)[:, :2] * (SMALL_PX / crop.shape[0])
     size = size or len(crop)
-    half = crop if 2 * len(crop) == size else cv2.resize(crop, (max(size // 2, 1),) * 2, interpolation=cv2.INTER_AREA)
-    small = cv2.resize(half, (SMALL_PX, SMALL_PX), interpolation=cv2.INTER_AREA)
+    half = resized(crop, max(size // 2, 1))
+    small = resized(half, SMALL_PX)
     face, sketch, first = _sketch(points)
     person = _person(small, sketch, first)
     person[face] = 1
@@ -101,17 +89,14 @@ def person_mask(
     if not (face.mean() * 1.05 < share < 0.9):  # also if it is not a number
         person = sketch[:2].sum(0).reshape(SMALL_PX, SMALL_PX)
     person[~_joined(person, face)] = 0
-    if inside is not None:
-        x0, y0, x1, y1 = (v * size / len(crop) for v in inside)
-        inside = (x0, y0, x1, y1)
-    return _only(_sharpened(person.astype(np.float32), half, size), inside)
+    return _only(_sharpened(person.astype(np.float32), half, size), inside, size / len(crop))
 
 
-def _only(mask: np.ndarray, inside: tuple[float, float, float, float] | None) -> np.ndarray:
-    """The mask, 0 beyond the frame; `inside` in px of the mask."""
+def _only(mask: np.ndarray, inside: Box | None, scale: float) -> np.ndarray:
+    """The mask, 0 beyond the frame, which `inside` times `scale` is in px of the mask."""
     if inside is None:
         return mask
-    x0, y0, x1, y1 = (round(float(np.clip(v, 0, len(mask)))) for v in inside)
+    x0, y0, x1, y1 = (round(float(np.clip(v * scale, 0, len(mask)))) for v in inside)
     kept = np.zeros_like(mask)
     kept[y0:y1, x0:x1] = mask[y0:y1, x0:x1]
     return kept
@@ -250,7 +235,7 @@ def _sharpened(person: np.ndarray, picture: np.ndarray, size: int) -> np.ndarray
         return cv2.resize(values, (to, to), interpolation=cv2.INTER_LINEAR)
 
     grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY).astype(np.float32)
-    guide = cv2.resize(grey, (coarse, coarse), interpolation=cv2.INTER_AREA)
+    guide = resized(grey, coarse)
     soft = enlarged(person, coarse)
     guide_mean, soft_mean = mean(guide), mean(soft)
     slope = (mean(guide * soft) - guide_mean * soft_mean) / (mean(guide * guide) - guide_mean**2 + 0.003 * 255**2)
@@ -312,26 +297,17 @@ class SegformerParser:
         self._size = size
 
     def __call__(
-        self,
-        crop: np.ndarray,
-        landmarks: np.ndarray,
-        inside: tuple[float, float, float, float] | None = None,
-        size: int | None = None,
+        self, crop: np.ndarray, landmarks: np.ndarray, inside: Box | None = None, size: int | None = None
     ) -> np.ndarray:
         """See `person_mask`; the landmarks are ignored."""
         import torch
         import torch.nn.functional as F
 
-        from rigface.image import to_tensor
-
         size = size or len(crop)
-        if inside is not None:
-            x0, y0, x1, y1 = (v * size / len(crop) for v in inside)
-            inside = (x0, y0, x1, y1)
         with torch.inference_mode():
             x = to_tensor(crop)[None].to(self._mean.device)
             x = F.interpolate(x, (self._size, self._size), mode="bilinear", antialias=True, align_corners=False)
             logits = self._network((x - self._mean) / self._spread).logits
             share = logits.softmax(1)[:, self._person].sum(1, keepdim=True)
             share = F.interpolate(share, (size, size), mode="bilinear", align_corners=False)[0, 0]
-        return _only((share > 0.5).cpu().numpy().astype(np.uint8) * 255, inside)
+        return _only((share > 0.5).cpu().numpy().astype(np.uint8) * 255, inside, size / len(crop))

@@ -32,9 +32,7 @@ _UNIT = np.array([1.0, *[np.pi] * 8])  # of its coefficients: A_0 is 1 there and
 def read_environment_map(path: str | Path) -> np.ndarray:
     """A panorama from a file: (H, 2 H, 3) float32 RGB, linear; an .hdr (Radiance RGBE), or what `image.decode` reads.
 
-    Raises:
-        BadImage: not a picture, or not twice as wide as high.
-        OSError: the file cannot be read.
+    BadImage if it is no picture, or not twice as wide as high.
     """
     path = Path(path)
     data = path.read_bytes()
@@ -52,8 +50,10 @@ def read_environment_map(path: str | Path) -> np.ndarray:
 def _radiance(data: bytes) -> np.ndarray:
     import cv2
 
-    size = _radiance_size(data)
-    if size is None or size[0] * size[1] > MAX_PIXELS:
+    head = data[: 64 * 1024].split(b"\n\n", 1)  # height and width stand there, before anything is decoded
+    words = head[1].split(b"\n", 1)[0].split() if len(head) == 2 else []
+    is_sized = len(words) == 4 and words[0] in (b"-Y", b"+Y") and words[1].isdigit() and words[3].isdigit()
+    if not is_sized or int(words[1]) * int(words[3]) > MAX_PIXELS:
         raise BadImage("a Radiance picture without a size, or too large")
     picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if picture is None or picture.ndim != 3 or not np.isfinite(picture).all():
@@ -61,24 +61,11 @@ def _radiance(data: bytes) -> np.ndarray:
     return np.ascontiguousarray(picture[..., ::-1].astype(np.float32))
 
 
-def _radiance_size(data: bytes) -> tuple[int, int] | None:
-    """Height and width from the header, before anything is decoded."""
-    head = data[: 64 * 1024].split(b"\n\n", 1)
-    words = head[1].split(b"\n", 1)[0].split() if len(head) == 2 else []
-    if len(words) != 4 or words[0] not in (b"-Y", b"+Y") or not (words[1].isdigit() and words[3].isdigit()):
-        return None
-    return int(words[1]), int(words[3])
-
-
 def harmonics_of(panorama: np.ndarray, turn_deg: float = 0.0) -> np.ndarray:
     """(9, 3) float32 coefficients of the light of a place, as in `FaceParams.light`.
 
-    Args:
-        panorama: (H, 2 H, 3) float, linear radiance; see the module's text for its orientation.
-        turn_deg: turns the place around the person.
-
-    Raises:
-        ValueError: another shape, or numbers that are no radiance.
+    The panorama (H, 2 H, 3) is linear radiance, oriented as the module's text says; `turn_deg` turns the place around
+    the person. ValueError for another shape, or numbers that are no radiance.
     """
     panorama = np.asarray(panorama, np.float32)
     if panorama.ndim != 3 or panorama.shape[2] != 3:

@@ -24,33 +24,20 @@ _GAIN = (
     _BAND[2] * sqrt(15 / (16 * pi)),
     _BAND[2] * sqrt(5 / (16 * pi)),
 )
-_MIRROR = (1, -1, 1, 1, -1, -1, 1, 1, 1)  # the harmonics that are odd in x change sign
 
 
 def harmonics(normals: Tensor) -> Tensor:
-    """Evaluate the nine real harmonics, each with its factor of the irradiance series.
-
-    Args:
-        normals: (..., 3) unit vectors in the camera frame.
-
-    Returns:
-        (..., 9) in the order 1, x, y, z, xy, xz, yz, x2-y2, 3z2-1.
+    """The nine real harmonics (..., 9), each with its factor of the irradiance series, at unit normals (..., 3) in the
+    camera frame; in the order 1, x, y, z, xy, xz, yz, x2-y2, 3z2-1.
     """
     return _monomials(normals) * normals.new_tensor(_GAIN)
 
 
 def shade(normals: Tensor, light_NKC: Tensor) -> Tensor:
-    """Irradiance at each normal.
+    """Irradiance (N, ..., 3) at each normal, linear, not clamped; multiply by albedo in [0, 1] for a colour.
 
-    Args:
-        normals: (N, ..., 3) unit normals in the camera frame: per pixel (N, H, W, 3), or per vertex (N, V, 3).
-        light_NKC: (N, 9, 3) coefficients, as in `FaceParams.light`.
-
-    Returns:
-        (N, ..., 3), linear, not clamped; multiply by albedo in [0, 1] for a colour.
-
-    Raises:
-        ValueError: the light is not (N, 9, 3) for the same N.
+    Normals are unit, in the camera frame: per pixel (N, H, W, 3), or per vertex (N, V, 3); the light (N, 9, 3) is as in
+    `FaceParams.light`. ValueError if the light is not of the same N.
     """
     if light_NKC.shape != (normals.shape[0], 9, 3):
         raise ValueError(f"light: want ({normals.shape[0]}, 9, 3), got {tuple(light_NKC.shape)}")
@@ -59,31 +46,20 @@ def shade(normals: Tensor, light_NKC: Tensor) -> Tensor:
 
 
 def mean_shading(light: Tensor) -> Tensor:
-    """Mean shading of a ball as the camera sees it, like the reading of an exposure meter.
+    """Mean shading (..., 3), linear, of a ball as the camera sees it in a light (..., 9, 3), like the reading of an
+    exposure meter; white ambient light of strength 1 gives 1.
 
     Averages of the harmonics over the disc are 1, 2/3 for z and 1/2 for 3z2-1, and 0 for the others.
-
-    Args:
-        light: (..., 9, 3).
-
-    Returns:
-        (..., 3), linear; white ambient light of strength 1 gives 1.
     """
     shares = light.new_tensor([1, 0, 0, 2 / 3, 0, 0, 0, 0, 1 / 2]) * light.new_tensor(_GAIN)
     return torch.einsum("...kc,k->...c", light, shares)
 
 
 def lamp_harmonics(towards: Tensor) -> Tensor:
-    """Coefficients of a distant white lamp that shades a surface by max(0, cosine of the angle to it).
+    """Coefficients (..., 9) of a distant white lamp that shades a surface by max(0, cosine of the angle to it).
 
-    The Legendre series of the clamped cosine, 1/4 + 1/2 P1 + 5/16 P2, in this module's basis; it is exact to 0.1 of
-    the lamp's strength, and slightly negative behind.
-
-    Args:
-        towards: (..., 3) unit vectors towards the lamp, camera frame.
-
-    Returns:
-        (..., 9).
+    Unit vectors (..., 3) point towards the lamp, camera frame. The Legendre series of the clamped cosine, 1/4 + 1/2 P1
+    + 5/16 P2, in this module's basis; it is exact to 0.1 of the lamp's strength, and slightly negative behind.
     """
     waves = _monomials(towards)
     shares = towards.new_tensor([1 / 4, *[1 / 2] * 3, *[15 / 16] * 3, 15 / 64, 5 / 64])
@@ -95,20 +71,9 @@ def _monomials(normals: Tensor) -> Tensor:
     return torch.stack([torch.ones_like(x), x, y, z, x * y, x * z, y * z, x * x - y * y, 3 * z * z - 1], dim=-1)
 
 
-def mirror_light(light: Tensor) -> Tensor:
-    """The light (..., 9, 3) of the mirrored picture: left and right change places."""
-    return light * light.new_tensor(_MIRROR)[:, None]
-
-
 def light_direction(light: Tensor) -> Tensor:
-    """Main direction of a light.
-
-    Args:
-        light: (..., 9, 3).
-
-    Returns:
-        (..., 3) unit vector towards the light in the camera frame, by the luminance of the first band; zero if the
-        light has no direction.
+    """Main direction of a light (..., 9, 3): unit vector (..., 3) towards it in the camera frame, by the luminance of
+    the first band; zero if the light has no direction.
     """
     first: Tensor = light[..., 1:4, :] @ light.new_tensor(LUMINANCE)
     length: Tensor = first.norm(dim=-1, keepdim=True)

@@ -47,12 +47,7 @@ class Fragments:
 
 
 def rasterize(
-    points: Tensor,
-    faces: Tensor,
-    size: int | tuple[int, int],
-    *,
-    cull: bool = False,
-    threads: int | None = None,
+    points: Tensor, faces: Tensor, size: int | tuple[int, int], *, cull: bool = False, threads: int | None = None
 ) -> Fragments:
     """Draw a batch of meshes that share their triangles.
 
@@ -165,29 +160,22 @@ def _draw(points: Any, faces: Any, cull: bool, face: Any, barycentrics: Any, dep
         if left > right or top > bottom:
             continue
         # Twice the area of (edge, pixel centre), for the edge opposite each corner; positive inside.
-        ax, ay, bx, by, cx, cy = (
-            xs[c] - xs[b],
-            ys[c] - ys[b],
-            xs[a] - xs[c],
-            ys[a] - ys[c],
-            xs[b] - xs[a],
-            ys[b] - ys[a],
-        )
+        ax, bx, cx = xs[c] - xs[b], xs[a] - xs[c], xs[b] - xs[a]
+        ay, by, cy = ys[c] - ys[b], ys[a] - ys[c], ys[b] - ys[a]
         px, py = left * one + half, top * one + half
         row_a = ax * (py - ys[b]) - ay * (px - xs[b])
         row_b = bx * (py - ys[c]) - by * (px - xs[c])
         row_c = cx * (py - ys[a]) - cy * (px - xs[a])
-        least_a = (
-            0 if ay < 0 or (ay == 0 and ax > 0) else 1
-        )  # an edge that goes up is a left one, to the right a top one
-        least_b = 0 if by < 0 or (by == 0 and bx > 0) else 1
-        least_c = 0 if cy < 0 or (cy == 0 and cx > 0) else 1
+        # An edge that goes up is a left one, to the right a top one.
+        min_a = 0 if ay < 0 or (ay == 0 and ax > 0) else 1
+        min_b = 0 if by < 0 or (by == 0 and bx > 0) else 1
+        min_c = 0 if cy < 0 or (cy == 0 and cx > 0) else 1
         za, zb, zc, share = points[a, 2], points[b, 2], points[c, 2], 1.0 / area
         for j in range(top, bottom + 1):
             at_a, at_b, at_c = row_a, row_b, row_c
             was_inside = False
             for i in range(left, right + 1):
-                if at_a >= least_a and at_b >= least_b and at_c >= least_c:
+                if at_a >= min_a and at_b >= min_b and at_c >= min_c:
                     was_inside = True
                     wa, wb = at_a * share, at_b * share
                     wc = 1.0 - wa - wb

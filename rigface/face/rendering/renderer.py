@@ -58,10 +58,8 @@ class Pixels:
     """The drawn pixels of a batch: for each the three vertices it lies between, and their shares."""
 
     def __init__(self, points: Tensor, faces: Tensor, fragments: Fragments) -> None:
-        """
-        Args:
-            points: (N, V, 3) crop px, as given to `rasterize`; with gradients if the shares are to have them.
-            faces: (F, 3) int64.
+        """`points` (N, V, 3) crop px as given to `rasterize`, with gradients if the shares are to have them; `faces`
+        (F, 3) int64.
         """
         self.shape = _, height, width = fragments.face.shape
         self.at = (fragments.face.flatten() >= 0).nonzero()[:, 0]  # (P,) indices into the flattened batch
@@ -165,13 +163,10 @@ def render_vertices(
 
 
 def vertex_normals(vertices: Tensor, faces: Tensor) -> Tensor:
-    """Unit normals of a closed surface, each the sum of its triangles' normals weighted by their areas.
+    """Unit normals (N, V, 3) of a closed surface, each the sum of its triangles' normals weighted by their areas.
 
-    Args:
-        vertices: (N, V, 3) in any right-handed frame; faces: (F, 3) int64, anticlockwise seen from outside.
-
-    Returns:
-        (N, V, 3) in the same frame, pointing out; zero for a vertex without triangles.
+    Vertices (N, V, 3) are in any right-handed frame, faces (F, 3) int64 anticlockwise seen from outside. Normals point
+    out; zero for a vertex without triangles.
     """
     rows = vertices.transpose(0, 1).contiguous()  # vertices first: whole rows are read and added, four times as fast
     a, b, c = (rows.index_select(0, faces[:, corner]) for corner in range(3))

@@ -5,7 +5,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rigface.face.geometry.camera import from_crop_px, project, to_crop_px
+from rigface.face.geometry.camera import project, to_crop_px
 
 DECA = torch.tensor([1.0, -1.0, -1.0])  # the reference returns y and z flipped
 
@@ -31,9 +31,10 @@ def test_crop_unit_has_y_up_and_crop_px_y_down():
 
 @pytest.mark.parametrize("kind", [np.asarray, torch.as_tensor])
 @pytest.mark.parametrize("axes", [2, 3])
-def test_from_crop_px_undoes_to_crop_px(kind, axes):
+def test_to_crop_px_takes_arrays_and_tensors_of_two_and_three_axes(kind, axes):
     unit = kind(np.random.default_rng(0).normal(size=(2, 5, axes)))
-    assert abs(from_crop_px(to_crop_px(unit, 96), 96) - unit).max() < 1e-12
+    want = unit * kind([48.0, -48.0, -48.0][:axes]) + kind([48.0, 48.0, 0.0][:axes])
+    assert abs(to_crop_px(unit, 96) - want).max() < 1e-12
 
 
 def test_camera_shift_moves_the_projection_by_scale_times_metres():

@@ -49,7 +49,7 @@ def test_vertices_match_flame(flame, figures):
 
 def test_landmarks_match_flame(flame, figures):
     vertices = posed(flame, figures)
-    assert torch.allclose(flame.landmarks3d(vertices), figures["landmarks3d_model"], atol=1e-6)
+    assert torch.allclose(flame.landmarks.points(vertices), figures["landmarks3d_model"], atol=1e-6)
     moving = flame.landmarks2d(vertices, figures["pose"][:, :3])
     assert torch.allclose(moving, figures["landmarks2d_model"], atol=1e-6)
 

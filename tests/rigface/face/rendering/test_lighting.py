@@ -11,7 +11,6 @@ from rigface.face.rendering.lighting import (
     lamp_harmonics,
     light_direction,
     mean_shading,
-    mirror_light,
     shade,
 )
 
@@ -56,13 +55,6 @@ def test_shading_matches_the_reference(fixtures):
     normals = figures["normal_image"].permute(0, 2, 3, 1)
     got = shade(normals, figures["light"][[0, 3]]).permute(0, 3, 1, 2)
     assert torch.allclose(got, figures["shading"], atol=1e-5)
-
-
-def test_mirrored_light_shades_the_mirrored_surface():
-    light = torch.randn(2, 9, 3, generator=torch.Generator().manual_seed(0))
-    normals = random_normals(2, 10)
-    flipped = normals * torch.tensor([-1.0, 1, 1])
-    assert torch.allclose(shade(normals, light), shade(flipped, mirror_light(light)), atol=1e-6)
 
 
 def test_light_direction_is_the_brightest_normal():
