@@ -124,9 +124,9 @@ class AlbedoLightSolver:
         root = (weight[..., None] / (NOISE**2 * CORRELATED)).sqrt()
         scaled = shading * root
         gap = colours * root - self._mean * scaled
-        design = self._basis * scaled.reshape(count, 1, -1)  # (N, A, 3 V)
+        design = self._basis * scaled.flatten(1)[:, None]  # (N, A, 3 V)
         normal = design @ design.mT
-        right = (design @ gap.reshape(count, -1, 1))[..., 0]
+        right = (design @ gap.flatten(1)[..., None])[..., 0]
         groups = int(members.max()) + 1 if count else 0
         total = torch.eye(size, device=colours.device).repeat(groups, 1, 1).index_add(0, members, normal)
         pull = colours.new_zeros(groups, size).index_add(0, members, right)

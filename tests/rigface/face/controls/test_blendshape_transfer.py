@@ -97,7 +97,7 @@ def test_named_edit_moves_flame_like_the_open_head(stranger, named):
     def inner(params: FaceParams) -> np.ndarray:
         names = ("shape", "expression", "head_rotation", "jaw_rotation")
         surface = stranger.vertices(*(torch.from_numpy(getattr(params, name))[None] for name in names))
-        return stranger.landmarks3d(surface)[0, 17:].numpy()
+        return stranger.landmarks.points(surface)[0, 17:].numpy()
 
     moved = np.linalg.norm(inner(out) - inner(source), axis=1) / SIZE
     corners, eyes = [INNER.index(61), INNER.index(291)], [INNER.index(i) for i in (33, 133, 362, 263)]

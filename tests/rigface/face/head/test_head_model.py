@@ -96,12 +96,12 @@ def test_single_joint_turns_all_vertices_about_the_origin(box):
     turn = to_axis_angle(from_degrees(torch.tensor([[90.0, 0, 0]])))
     got = box.vertices(torch.zeros(1, 1), torch.zeros(1, 2), turn)
     assert torch.allclose(got, box.template @ to_matrix(turn)[0].T, atol=1e-6)
-    assert torch.allclose(box.landmarks3d(got), got[:, [2, 0]])
+    assert torch.allclose(box.landmarks.points(got), got[:, [2, 0]])
 
 
 def test_landmarks_may_lie_between_vertices(box):
     middle = replace(box, landmarks=Embedding(torch.tensor([[0, 1, 2]]), torch.tensor([[0.5, 0, 0.5]])))
-    assert torch.allclose(middle.landmarks3d(box.template[None]), torch.zeros(1, 1, 3))
+    assert torch.allclose(middle.landmarks.points(box.template[None]), torch.zeros(1, 1, 3))
 
 
 def test_missing_part_of_a_head_is_named(box, tmp_path):
