@@ -8,8 +8,9 @@ Path: first and last on every path. Bytes of unknown origin are judged by their 
 
 Rules of `decode`, where formats leave a choice: EXIF orientation is applied; transparency is composited over white, in
 sRGB values as a browser does; 16-bit samples are scaled to 8, not cut; grey, palette and CMYK become RGB; of a
-file with several pictures the first is taken (an animated GIF is a video: `sniff` says so). Embedded colour profiles
-are ignored: the values are read as sRGB. A truncated file is refused, never returned half grey.
+file with several pictures the first is taken (an animated GIF is a video: `sniff` says so). Colours with an embedded
+profile (Display P3, Adobe RGB, CMYK) are converted to sRGB; a damaged profile counts as none. A truncated file is
+refused, never returned half grey.
 
 Source of the transfer functions: IEC 61966-2-1:1999.
 """
@@ -30,11 +31,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MAX_PIXELS = 100_000_000
-SNIFF_BYTES = 64 * 1024  # enough for `sniff`; it never needs the whole file
+SNIFF_BYTES = 2**20  # enough for `sniff`; the first picture of a GIF or a motion JPEG may be some 100 kB
 
 # The only decoders of Pillow that bytes from outside can reach. None of them runs anything or opens another file
 # (EPS, for one, would start Ghostscript).
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF")
+_HEIC = (b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1")  # brands of ISO base media files that hold pictures
 
 
 def sniff(data: bytes) -> Literal["video", "image", "unknown"]:
@@ -45,15 +47,20 @@ def sniff(data: bytes) -> Literal["video", "image", "unknown"]:
     if data[:4] == b"GIF8":
         return "video" if _is_animated_gif(data) else "image"
     if data[4:8] == b"ftyp":
-        return "image" if data[8:12] in (b"avif", b"avis", b"heic", b"heix", b"mif1", b"msf1") else "video"
+        return "image" if data[8:12] in (b"avif", b"avis", *_HEIC) else "video"
     if data[:4] == b"RIFF":
         return {b"WEBP": "image", b"AVI ": "video"}.get(data[8:12], "unknown")  # type: ignore[return-value]
+    if data.startswith(b"\xff\xd8\xff"):
+        return "video" if _is_motion_jpeg(data) else "image"
     is_bitmap = data[:2] == b"BM" and data[6:10] == bytes(4)
-    if is_bitmap or data.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
+    if is_bitmap or data.startswith((b"\x89PNG\r\n\x1a\n", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
         return "image"
     is_quicktime = data[:1] == b"\0" and data[4:8] in (b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
     is_transport = any(data[at : at + 2 * size + 1 : size] == b"GGG" for at, size in ((0, 188), (4, 192)))
-    if is_quicktime or is_transport:
+    if not is_transport:  # it may begin inside a packet, as a recording that was cut does
+        places = ((at, size) for size in (188, 192, 204) for at in range(size))
+        is_transport = any(data[at : at + 4 * size + 1 : size] == b"GGGGG" for at, size in places)
+    if is_quicktime or is_transport or _is_bare_stream(data):
         return "video"
     matroska, mpeg, asf = b"\x1a\x45\xdf\xa3", (b"\0\0\1\xba", b"\0\0\1\xb3"), b"\x30\x26\xb2\x75\x8e\x66\xcf\x11"
     return "video" if data.startswith((matroska, *mpeg, asf, b"FLV\1", b"OggS")) else "unknown"
@@ -82,6 +89,24 @@ def _is_animated_gif(data: bytes) -> bool:
     return frames == 1 and at < len(data) and data[at] == 0x2C
 
 
+def _is_motion_jpeg(data: bytes) -> bool:
+    """True if another JPEG of the same kind follows the first; a multi-picture file (MPF) is one photograph."""
+    at = 2
+    while data[at : at + 1] == b"\xff" and data[at + 1 : at + 2] != b"\xda":  # segments, up to the start of the scan
+        if data[at + 1 : at + 2] == b"\xe2" and data[at + 4 : at + 8] == b"MPF\0":
+            return False
+        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    end = data.find(b"\xff\xd9", at)
+    return end > 0 and data[end + 2 : end + 6] == data[:4]
+
+
+def _is_bare_stream(data: bytes) -> bool:
+    """True for H.264 or HEVC without a container: it begins with a delimiter or a set of parameters."""
+    if data[:4] != b"\0\0\0\1" or len(data) < 6:
+        return False
+    return (data[4] & 0x9F) in (7, 9) or (data[4] in (0x40, 0x42, 0x46) and data[5] == 1)
+
+
 def _colour_table(flags: int) -> int:
     return 3 << (1 + (flags & 7)) if flags & 0x80 else 0
 
@@ -102,7 +127,17 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         raise BadImage("empty file")
     if (kind := sniff(data[:SNIFF_BYTES])) != "image":
         raise BadImage("not a picture: its content is a video" if kind == "video" else "not a picture")
-    return _read(data, _FORMATS, max_pixels, _to_rgb)
+    return _read(data, _heif() if data[4:8] == b"ftyp" and data[8:12] in _HEIC else _FORMATS, max_pixels, _to_rgb)
+
+
+def _heif() -> tuple[str, ...]:
+    """Teach Pillow to read HEIC; BadImage without the package that does."""
+    try:
+        import pillow_heif
+    except ModuleNotFoundError:
+        raise BadImage("HEIC picture: run `pip install 'rigface[heic]'`, or save it as JPEG") from None
+    pillow_heif.register_heif_opener()
+    return ("HEIF",)
 
 
 def decode_mask(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
@@ -137,6 +172,7 @@ def _too_large(pixels: int, limit: int) -> str:
 
 def _to_rgb(picture: Image.Image) -> np.ndarray:
     """A loaded picture of any mode as an upright image, by the rules of this module."""
+    orientation, picture = _orientation(picture), _in_srgb(picture)
     if picture.mode.startswith("I"):
         grey = _to_8_bit(np.asarray(picture))
         image = np.stack([grey] * 3, axis=-1)
@@ -149,7 +185,26 @@ def _to_rgb(picture: Image.Image) -> np.ndarray:
         image = np.asarray(Image.alpha_composite(Image.new("RGBA", seen.size, "white"), seen))[..., :3]
     else:
         image = np.array(picture.convert("RGB"))
-    return _upright(image, _orientation(picture))
+    return _upright(image, orientation)
+
+
+def _in_srgb(picture: Image.Image) -> Image.Image:
+    """The picture, its colours converted from the profile that it carries."""
+    from PIL import ImageCms
+
+    profile = picture.info.get("icc_profile")
+    if not profile or picture.mode not in ("RGB", "RGBA", "CMYK", "P"):
+        return picture
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if "sRGB" in ImageCms.getProfileDescription(source):
+            return picture
+        mode = "RGBA" if picture.has_transparency_data else "RGB"
+        colours = picture if picture.mode == "CMYK" else picture.convert(mode)
+        converted = ImageCms.profileToProfile(colours, source, ImageCms.createProfile("sRGB"), outputMode=mode)
+    except (ImageCms.PyCMSError, OSError):
+        return picture
+    return converted or picture
 
 
 def _to_8_bit(grey: np.ndarray) -> np.ndarray:

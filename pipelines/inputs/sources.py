@@ -43,9 +43,10 @@ from rigface.storage.read_ahead import ReadAhead
 
 _VIDEOS = frozenset((".mp4", ".m4v", ".mov", ".qt", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".m2v", ".vob", ".ts"))
 _MORE_VIDEOS = frozenset((".m2ts", ".mts", ".wmv", ".asf", ".flv", ".f4v", ".ogv", ".ogg", ".3gp", ".3g2", ".gif"))
-_IMAGES = frozenset((".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff"))
-_UNREADABLE = frozenset((".heic", ".heif", ".avif"))  # listed, so that they become a row with a reason
-MEDIA = _VIDEOS | _MORE_VIDEOS | _IMAGES | _UNREADABLE
+_BARE_STREAMS = frozenset((".mjpeg", ".mjpg", ".h264", ".264", ".avc", ".h265", ".265", ".hevc", ".m1v"))
+_IMAGES = frozenset((".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".avif"))
+_HEIC = frozenset((".heic", ".heif"))  # read by an extra; without it they become a row with a reason
+MEDIA = _VIDEOS | _MORE_VIDEOS | _BARE_STREAMS | _IMAGES | _HEIC
 MAX_IMAGE_BYTES = 2**30
 
 Listed = tuple[str, str]  # uri, and the real path, by which duplicates are found

@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 
 MAX_FRAME_PIXELS = 8192 * 8192
 
-_CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,gif"
+_CONTAINERS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,gif"
+    ",mjpeg,h264,hevc"  # bare streams
+)
 _READ_BYTES = 64 * 1024  # one call back into Python per read; the larger, the more is thrown away at a seek
 
 Source = str | BinaryIO

@@ -154,7 +154,7 @@ def test_the_limit_is_the_callers():
         (b"hello, I am text " * 100, "not a picture"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a picture"),
         (b"\0\0\0\x20ftypisom" + bytes(64), "its content is a video"),
-        (b"\0\0\0\x20ftypheic" + bytes(64), "unreadable picture; can read JPEG"),
+        (b"\0\0\0\x20ftypheic" + bytes(64), "HEIC picture: run .pip install"),
         (b"\xff\xd8\xff" + bytes(64), "unreadable picture"),
         (png_header(0, 10), "picture"),
     ],
