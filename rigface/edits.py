@@ -175,7 +175,7 @@ class EditSpec:
 
     @classmethod
     def from_json(cls, text: str | bytes) -> EditSpec:
-        """The inverse of `to_json`; ValueError if it is not JSON, or names the unknown field or the value out of range."""
+        """The inverse of `to_json`; ValueError if it is not JSON, or names the bad field."""
         try:
             value = json.loads(text)
         except json.JSONDecodeError as error:

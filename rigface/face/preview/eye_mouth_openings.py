@@ -135,7 +135,7 @@ def find_openings(control_faces: np.ndarray, faces: np.ndarray, count: int, step
 
 
 def close_opening(opening: Opening, points: np.ndarray) -> np.ndarray:
-    """The mesh (V, 3), crop px, with rims that have crossed put onto each other: lids on the lower one, lips half way."""
+    """The mesh (V, 3), crop px, its crossed rims put onto each other: lids on the lower one, lips half way."""
     upper, lower = points[opening.upper], points[opening.lower]
     across = upper[-1, :2] - upper[0, :2]
     down = np.array([-across[1], across[0]]) / max(float(np.hypot(*across)), 1e-6)
