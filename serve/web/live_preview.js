@@ -1,7 +1,7 @@
 // Live preview of the sliders: one request at a time, then the latest state.
 
 import * as api from "./api.js";
-import { withRetries, setStatus, showError, onReconnect } from "./notice.js";
+import { claimStatus, withRetries, setPreviewStatus, showError, onReconnect } from "./notice.js";
 
 const MAX_SIDE = 1024;
 
@@ -28,6 +28,7 @@ export class LivePreview {
 
   async changed() {
     if (!this.subject || this.held) return;
+    claimStatus();
     this.again = true;
     if (this.following) return;
     this.following = true;
@@ -35,12 +36,12 @@ export class LivePreview {
       while (this.again) {
         this.again = false;
         const { subject } = this;
-        if (this.panel.nothing) { this.viewer.show(subject.url, ""); setStatus("As photographed."); continue; }
+        if (this.panel.nothing) { this.viewer.show(subject.url, ""); setPreviewStatus("As photographed."); continue; }
         const began = performance.now(), body = { ...this.body(), max_side: this.side() };
-        const { image } = await withRetries(() => this.sending((files) => api.preview(body, files)));
+        const { image } = await withRetries(() => this.sending((files) => api.preview(body, files)), setPreviewStatus);
         if (this.held || subject !== this.subject) continue;
         this.replace(image);
-        setStatus(`Preview in ${Math.round(performance.now() - began)} ms.`);
+        setPreviewStatus(`Preview in ${Math.round(performance.now() - began)} ms.`);
       }
     } catch (error) { showError(error); } finally { this.following = false; }
   }

@@ -18,7 +18,12 @@ export function write(element, text) {
   }));
 }
 
-export function setStatus(text) { get("status").textContent = text; }
+let previewing = false; // true if the latest status is of the live preview
+export function setStatus(text) { previewing = false; get("status").textContent = text; }
+
+// The status of the live preview, from the change of a control until another part of the page writes a status.
+export function claimStatus() { previewing = true; }
+export function setPreviewStatus(text) { if (previewing) get("status").textContent = text; }
 
 export function showError(error) {
   const away = error.slug === "unreachable";
@@ -41,12 +46,12 @@ export function tooLarge(file, max, advice) {
 }
 
 // Run `work`, and retry while the service is busy.
-export async function withRetries(work) {
+export async function withRetries(work, status = setStatus) {
   for (let tried = 1; ; tried++) {
     try { return await work(); } catch (error) {
       if (!error.passing || error.slug === "unreachable" || tried === MAX_TRIES) throw error;
       const seconds = Math.min(30, error.retryAfter ?? tried);
-      setStatus(`The service is busy. Trying again in ${Math.round(seconds)} s.`);
+      status(`The service is busy. Trying again in ${Math.round(seconds)} s.`);
       await pause(seconds * (0.9 + 0.3 * Math.random()));
     }
   }

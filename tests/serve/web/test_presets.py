@@ -1,6 +1,8 @@
 """Presets of the editor page in a real browser."""
 
+import asyncio
 import json
+import time
 
 import pytest
 
@@ -95,3 +97,28 @@ def test_preset_keeps_fields_without_a_control(page, portrait, face_worker, tmp_
     page["reset"].click()
     page.wait_for_status("As photographed")
     assert not page["extra-group"].is_displayed()
+
+
+def test_late_preview_keeps_a_later_status(page, portrait, face_worker, tmp_path, monkeypatch):
+    from selenium.webdriver.common.keys import Keys
+
+    ended, real = [], face_worker.preview
+
+    async def slow(edit_input, *more):
+        await asyncio.sleep(0.5)
+        result = await real(edit_input, *more)
+        ended.append(edit_input.edit.yaw_deg)
+        return result
+
+    page.upload(portrait)
+    page.wait_for_status("One face")
+    monkeypatch.setattr(face_worker, "preview", slow)
+    given = tmp_path / "given.json"
+    given.write_text(json.dumps({"yaw_deg": 5, "take": ["pose"]}))
+    page["s-yaw_deg"].send_keys(Keys.ARROW_RIGHT)
+    page["preset-file"].send_keys(str(given))
+    page.wait_for_status("This preset copies pose")
+    page.until(lambda: 5 in ended)
+    page.until(lambda: page["tag"].text == "preview")
+    time.sleep(0.3)  # until the page has shown it
+    assert "This preset copies pose" in page["status"].text
