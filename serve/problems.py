@@ -31,6 +31,7 @@ KNOWN = {  # slug -> status, title
     "not-acceptable": (406, "None of the accepted media types is available"),
     "too-slow": (408, "The request body arrived too slowly"),
     "too-large": (413, "The request is too large"),
+    "bad-range": (416, "No such range in the result"),
     "unsupported-type": (415, "The content type is not supported"),
     "unauthorized": (401, "A valid API key is required"),
     "forbidden": (403, "The API key lacks permission"),
