@@ -28,8 +28,6 @@ from rigface.edits import PREVIEW
 from rigface.errors import RigFaceError
 from rigface.terminal import exit_code
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
-
 
 @dataclass(frozen=True)
 class Start:
@@ -73,11 +71,8 @@ class Start:
     traces: Literal["", "otlp", "console"] = ""
     """Send OpenTelemetry spans: `otlp` to OTEL_EXPORTER_OTLP_ENDPOINT, `console` to standard error."""
 
-    def run(self) -> int:
+    def run(self) -> None:
         """Serve until stopped."""
-        if not self.keys and self.host not in LOOPBACK:
-            print("rigface serve: --host is not loopback: name a file of API keys with --keys", file=sys.stderr)
-            return 1
         from serve.local import free_port, serving
         from serve.security import api_keys
 
@@ -87,7 +82,6 @@ class Start:
         with serving(self.host, port, **self._args(port)) as url:
             print(f"Editor: {url}/   API: {url}/openapi.json   stop: Ctrl-C", flush=True)
             stay()
-        return 0
 
     def _args(self, port: int) -> dict[str, Any]:
         jobs = str(Path.home() / ".local" / "share" / "rigface" / f"jobs-{port}") if self.jobs is None else self.jobs
@@ -112,7 +106,7 @@ class Demo:
     port: int = 0
     """0: any free port."""
 
-    def run(self) -> int:
+    def run(self) -> None:
         """Run the demo."""
         from serve.demo import show
         from serve.local import free_port, serving
@@ -128,7 +122,6 @@ class Demo:
                 again = f"{Path(sys.executable).parent / 'rigface'} serve"
                 again += f" --checkpoint {self.checkpoint}" * bool(self.checkpoint)
                 print(f"Not a terminal: stopping the service. To start it again:\n  {again}", flush=True)
-        return 0
 
 
 def model_of(checkpoint: str) -> str:
@@ -150,8 +143,8 @@ def stay() -> None:
 class KeyCommand:
     """Manage API keys. The file has hashes only, and may be changed while the service runs."""
 
-    action: Positional[Literal["add", "remove", "list", "secret"]]
-    """`secret` prints the secret that signs webhooks about this key's jobs."""
+    action: Positional[Literal["add", "rotate", "remove", "list", "secret"]]
+    """`rotate` replaces the key and keeps its jobs; `secret` prints the secret that signs webhooks about them."""
     name: Positional[str] = ""
     file: Path = Path("keys.jsonl")
     scopes: tuple[str, ...] = field(default=("edit", "jobs", "verify"))
@@ -163,7 +156,7 @@ class KeyCommand:
     max_concurrent: int = 16
     """Concurrent requests."""
 
-    def run(self) -> int:
+    def run(self) -> None:
         """Run the command."""
         from serve.security import api_keys
 
@@ -171,21 +164,20 @@ class KeyCommand:
             burst = {"burst": self.burst} if self.burst else {}
             limits = {"rate": self.rate, "max_concurrent": self.max_concurrent, **burst}
             print(api_keys.add(self.file, self.name, self.scopes, **limits))
+        elif self.action == "rotate":
+            print(api_keys.rotate(self.file, self.name))
         elif self.action == "remove":
-            if not api_keys.remove(self.file, self.name):
-                print(f"rigface serve: no key {self.name!r}", file=sys.stderr)
-                return 1
+            api_keys.remove(self.file, self.name)
         elif self.action == "secret":
             from serve.jobs.webhook import SECRET_VARIABLE, secret_of
 
             if not os.environ.get(SECRET_VARIABLE):
                 raise ValueError(f"{SECRET_VARIABLE} is not set in the environment")
-            print(secret_of(self.name, os.environ[SECRET_VARIABLE]))
+            print(secret_of(api_keys.named(self.file, self.name).id, os.environ[SECRET_VARIABLE]))
         else:
             for key in api_keys.read(self.file):
                 rates = f"{key.rate:g}/s\t{key.burst:g} burst\t{key.max_concurrent} concurrent"
                 print(f"{key.name}\t{','.join(key.scopes)}\t{rates}")
-        return 0
 
 
 @dataclass(frozen=True)
@@ -206,23 +198,22 @@ class EnrollCommand:
     remove: bool = False
     """Remove the person from the list."""
 
-    def run(self) -> int:
+    def run(self) -> None:
         """Run the command."""
         from serve.security import consent
 
         if not self.name:
             for person in consent.read(self.file):
                 print(f"{person.name}\t{len(person.vectors)} vectors")
-            return 0
+            return
         if self.remove:
             if not consent.remove(self.file, self.name):
                 raise ValueError(f"{self.file}: no {self.name!r}")
-            return 0
+            return
         if not self.pictures:
             raise ValueError(f"give at least one picture of {self.name}")
         consent.enroll(self.file, self.name, [_vector_of(path) for path in self.pictures])
         print(f"{self.file}: added {len(self.pictures)} vectors of {self.name}.")
-        return 0
 
 
 @dataclass(frozen=True)
@@ -241,7 +232,7 @@ class AuditCommand:
     contains: str = ""
     """Hash printed by an earlier check; in a folder, one file must contain it."""
 
-    def run(self) -> int:
+    def run(self) -> None:
         """Run the command."""
         from serve.security import audit_log
 
@@ -254,7 +245,6 @@ class AuditCommand:
         if not found:
             lost = "the log was truncated, removed or rewritten"
             raise ValueError(f"{self.path}: no line has the hash {self.contains}: {lost}")
-        return 0
 
 
 def _vector_of(path: Path) -> Any:
@@ -288,10 +278,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     prog = "rigface serve" if kind is Start else f"rigface serve {words.pop(0)}"
     try:
         about = inspect.cleandoc(__doc__ if kind is Start else kind.__doc__)
-        return tyro.cli(kind, prog=prog, description=_shown(about), args=words).run()
+        tyro.cli(kind, prog=prog, description=_shown(about), args=words).run()
     except (RigFaceError, ValueError, FileNotFoundError) as error:
         print(f"rigface serve: {error}", file=sys.stderr)
         return 1
+    return 0
 
 
 if __name__ == "__main__":

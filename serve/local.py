@@ -16,6 +16,7 @@ from typing import Any
 
 from rigface.extras import extra
 from rigface.ray_auth import authenticate
+from serve.security.loopback import LOOPBACK
 
 READY_S = 180.0
 QUIET_SERVE = {"log_level": "WARNING"}  # of Serve itself; the service logs each request
@@ -39,7 +40,12 @@ def serving(host: str = "127.0.0.1", port: int = 8000, *, quiet: bool = False, *
 
     Yields:
         Its address, such as "http://127.0.0.1:8000".
+
+    Raises:
+        ValueError: callers elsewhere could reach it without a key.
     """
+    if not args.get("keys") and host not in LOOPBACK:
+        raise ValueError(f"--host {host} is not loopback: name a file of API keys with --keys")
     for name, value in RAY_SETTINGS.items():
         os.environ.setdefault(name, value)
     loaded = sys.modules.get("ray")

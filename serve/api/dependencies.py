@@ -23,6 +23,7 @@ from serve.limits import Limits
 from serve.problems import ApiError
 from serve.protocols import DiffusionService, FaceService, JobService, Service
 from serve.security.api_keys import Key, KeyRing
+from serve.security.loopback import LOOPBACK, check
 from serve.security.url_allowlist import UrlAllowlist
 from serve.telemetry.metrics import GatewayMetrics
 
@@ -39,6 +40,7 @@ class Services:
         audit_log: called after each edit.
         jobs: None: the job routes are absent.
         gate: closed to drain the gateway.
+        loopback_names: names and addresses of this machine, for a service without keys.
     """
 
     face_worker: FaceService
@@ -49,6 +51,7 @@ class Services:
     audit_log: AuditSink | None = None
     jobs: JobService | None = None
     gate: Gate = field(default_factory=Gate)
+    loopback_names: frozenset[str] = LOOPBACK
 
     def parts(self) -> dict[str, Service]:
         """The workers and the job queue by name."""
@@ -94,12 +97,14 @@ async def admit(
     Raises:
         ApiError: `unauthorized`, `forbidden`, `rate-limited`.
     """
+    if api.services.keys.is_open:
+        check(request, api.services.loopback_names)
     key = api.services.keys.find(request.headers.get("authorization"))
     request.state.key = key.name
     for scope in scopes.scopes:
         key.need(scope)
-    api.rate_limiter.take(key.name, key.rate, key.burst)
-    with api.concurrency_limiter.admit(key.name, key.max_concurrent):
+    api.rate_limiter.take(key.id, key.rate, key.burst)
+    with api.concurrency_limiter.admit(key.id, key.max_concurrent):
         yield key
 
 

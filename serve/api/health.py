@@ -34,12 +34,7 @@ class Readiness:
 
     async def _ask(self) -> dict[str, str]:
         parts = self._parts()
-        return dict(zip(parts, await asyncio.gather(*(_status(part) for part in parts.values()))))
-
-
-async def _status(part: Service) -> str:
-    try:
-        await asyncio.wait_for(part.ready(), LIMIT_S)
-    except Exception as error:
-        return type(error).__name__
-    return "ok"
+        checks = (asyncio.wait_for(part.ready(), LIMIT_S) for part in parts.values())
+        results = await asyncio.gather(*checks, return_exceptions=True)
+        names = [type(result).__name__ if isinstance(result, Exception) else "ok" for result in results]
+        return dict(zip(parts, names))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -12,14 +12,14 @@ from starlette.types import Message, Receive
 
 from serve.problems import ApiError
 
-BODY_GRACE_S, MIN_BYTES_PER_S = 15.0, 16 * 1024  # for a body to arrive
+BODY_GRACE_S, MIN_BYTES_PER_S = 15.0, 128 * 1024  # for a body to arrive
 
 
 class TokenBucket:
-    """A token bucket per key: `rate` a second on average, `burst` at once; keeps the latest 10,000 keys."""
+    """A token bucket per key: `rate` a second on average, `burst` at once."""
 
     def __init__(self) -> None:
-        self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
+        self._left: dict[str, tuple[float, float]] = {}
 
     def take(self, key: str, rate: float, burst: float) -> None:
         """Take one token.
@@ -28,11 +28,9 @@ class TokenBucket:
             ApiError: `rate-limited`, with the time until the next token.
         """
         now = time.monotonic()
-        left, then = self._left.pop(key, (burst, now))
+        left, then = self._left.get(key, (burst, now))
         left = min(burst, left + (now - then) * rate)
         self._left[key] = (left - 1 if left >= 1 else left, now)
-        if len(self._left) > 10_000:
-            self._left.popitem(last=False)
         if left < 1:
             raise ApiError("rate-limited", f"limit of this key: {rate:g} requests a second", (1 - left) / rate)
 
@@ -57,7 +55,6 @@ class ConcurrencyLimiter:
             yield
         finally:
             self.inside[name] -= 1
-            self.inside += Counter()  # drops names at zero
 
 
 def bounded(receive: Receive, max_bytes: int) -> Receive:

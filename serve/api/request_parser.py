@@ -12,6 +12,7 @@ dependencies that check the key, so callers without a key could have it buffered
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 from collections.abc import Callable, Sequence
@@ -25,7 +26,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from rigface.edits import EditSpec, Trait
 from serve.content_cache import LruCache, picture_id
-from serve.limits import MAX_PART_FILES, Limits
+from serve.limits import MAX_JSON_VALUES, MAX_PART_FILES, Limits
 from serve.messages import EditInput, JobSubmission
 from serve.problems import ApiError
 from serve.schemas import BatchJob, ClipRef, JobRequest, PictureRef, PictureRequest, PreviewRequest
@@ -104,10 +105,15 @@ class RequestParser:
                 raise ApiError("unsupported-type", f"want multipart/form-data or application/json, got {media[:60]!r}")
         except ClientDisconnect:
             raise ApiError("bad-request", "the request ended early") from None
+        if (
+            len(body) > self._limits.max_body_bytes or body.count(b",") > MAX_JSON_VALUES
+        ):  # parsing blocks the event loop
+            limits = f"{self._limits.max_body_bytes} bytes and {MAX_JSON_VALUES} values"
+            raise ApiError("too-large", f"the limit of JSON is {limits}; send files as parts of a form")
         asked = _parsed(parse, body or b"{}")
         refs: dict[str, Any] = {name: getattr(asked, name, None) for name in ("picture", "clip", "target")}
         refs |= {f"target.{trait}": ref for trait, ref in getattr(asked, "targets", {}).items()}
-        files: Files = {name: (picture_id(data), data) for name, data in parts.items()}
+        files: Files = {name: (await asyncio.to_thread(picture_id, data), data) for name, data in parts.items()}
         for name, ref in refs.items():
             if name in parts and ref is not None:
                 raise ApiError("bad-request", f"{name}: given twice, as a part and in the request")
@@ -132,7 +138,7 @@ class RequestParser:
         else:
             limit_s = FETCH_S if isinstance(ref, PictureRef) else CLIP_S
             data = await self._url_allowlist.get(str(ref.url), f"{name}.url", max_bytes, limit_s)
-        return picture_id(data), data
+        return await asyncio.to_thread(picture_id, data), data
 
 
 def _own_traits(files: Files) -> frozenset[Trait]:

@@ -33,6 +33,7 @@ from serve.schemas import EditRequest, PictureRequest, PreviewRequest
 from serve.telemetry.metrics import GatewayMetrics
 
 WEB = Path(__file__).parent.parent / "web"
+HEARTBEAT_S = 15.0
 MESHES = {"glb": "model/gltf-binary", "obj": "application/zip"}
 EDIT_CONTENT = binary(*MEDIA.values()) | {"text/event-stream": {"schema": {"type": "string"}}}
 
@@ -71,7 +72,7 @@ async def reconstruct(
     mesh: Annotated[Literal["glb", "obj"] | None, Query(description="the textured head")] = None,
 ) -> Response:
     """Faces of a picture: coefficients, box, landmarks, confidence; with `?mesh=` the textured head instead."""
-    _, edit_input = await api.parser.read(request, PictureRequest, key.name)
+    _, edit_input = await api.parser.read(request, PictureRequest, key.id)
     worker = api.services.face_worker
     if mesh is not None:
         data = await api.soon(request, api.editing.by_hash(edit_input, lambda given: worker.mesh(given, mesh)))
@@ -89,7 +90,7 @@ async def reconstruct(
 async def preview(request: Request, key: EditKey, api: State) -> Response:
     """Instant preview of an edit, a JPEG. The picture may be named by its content hash."""
     began = time.monotonic()
-    _, edit_input = await api.parser.read(request, PreviewRequest, key.name)
+    _, edit_input = await api.parser.read(request, PreviewRequest, key.id)
     result = await api.soon(request, api.editing.preview(edit_input, key, request.state.request_id))
     headers = {
         "RigFace-Asked": json.dumps([{name: round(value, 4) for name, value in row.items()} for row in result.asked]),
@@ -111,14 +112,14 @@ async def edit(
 ) -> Response:
     """Edit a picture. `Accept` chooses an image, JSON with the asked and achieved numbers, or a stream of progress."""
     kind = wanted_type(request.headers.get("accept", "*/*"))
-    asked, edit_input = await api.parser.read(request, EditRequest, key.name)
+    asked, edit_input = await api.parser.read(request, EditRequest, key.id)
     plan = api.editing.plan(asked, edit_input, kind, key, request.state.request_id)
     if kind == "text/event-stream":
         return _EventStream(_events(api, plan, request.scope))
     if idempotency_key:
         same = plan.asked, edit_input.picture, sorted(edit_input.traits.items()), kind
         digest = hashlib.sha256(repr(same).encode()).digest()
-        work = api.idempotency.once((key.name, idempotency_key), digest, lambda: api.editing.run(plan))
+        work = api.idempotency.once((key.id, idempotency_key), digest, lambda: api.editing.run(plan))
     else:
         work = api.editing.run(plan)
     done = await within(request, work, api.services.limits.edit_timeout_s)
@@ -137,21 +138,47 @@ async def _events(api: ApiState, plan: EditPlan, scope: Scope) -> AsyncGenerator
 
 
 class _EventStream(StreamingResponse):
-    """Server-sent events; their source is closed at the end, also if the caller left before the first."""
+    """Server-sent events, with comments while there are none, so that no proxy closes the connection as idle.
+
+    Their source is closed at the end, also if the caller left before the first.
+    """
 
     def __init__(self, events: AsyncGenerator[bytes, None]) -> None:
-        super().__init__(events, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
-        self._events = events
+        super().__init__(self._with_heartbeats(), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+        self._events, self._queue = events, asyncio.Queue[bytes | None]()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with aclosing(self._events):
+        task = asyncio.create_task(self._collect())
+        try:
             await super().__call__(scope, receive, send)
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def _collect(self) -> None:
+        try:
+            async with aclosing(self._events):
+                async for event in self._events:
+                    self._queue.put_nowait(event)
+        finally:
+            self._queue.put_nowait(None)
+
+    async def _with_heartbeats(self) -> AsyncGenerator[bytes, None]:
+        while True:
+            try:
+                async with asyncio.timeout(HEARTBEAT_S):
+                    event = await self._queue.get()
+            except TimeoutError:
+                event = b": waiting\n\n"
+            if event is None:
+                return
+            yield event
 
 
 @router.post("/verify", openapi_extra=body(PictureRequest), responses=responses(*COMMON, *BODY))
 async def verify(request: Request, key: VerifyKey, api: State) -> schemas.Verified:
     """Check if this service made a picture, by the manifest of the file and the watermark of the pixels."""
-    _, edit_input = await api.parser.read(request, PictureRequest, key.name)
+    _, edit_input = await api.parser.read(request, PictureRequest, key.id)
     return await api.soon(request, api.services.face_worker.verify(edit_input.pictures[edit_input.picture] or b""))
 
 

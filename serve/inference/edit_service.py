@@ -238,7 +238,7 @@ def _entry(key: Key, edit_input: EditInput, data: bytes, record: dict[str, Any])
     """A line of the audit log."""
     more = {("request_id" if name == "request" else name): value for name, value in record.items()}
     hashes = {"in": edit_input.picture, "out": picture_id(data), "from": edit_input.traits}
-    return {"key": key.name, **hashes, "edit": edit_input.edit.to_dict(), **more}
+    return {"key": key.id, **hashes, "edit": edit_input.edit.to_dict(), **more}
 
 
 def server_timing(seconds: dict[str, float]) -> str:

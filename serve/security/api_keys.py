@@ -14,7 +14,7 @@ import hmac
 import json
 import os
 import secrets
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from serve.problems import ApiError
@@ -29,8 +29,10 @@ class Key:
     """A caller.
 
     Args:
-        name: public, in logs and in the audit log.
+        name: public, in logs.
         digest: SHA-256 of the secret, hex.
+        id: owner of jobs and pictures, and the key in the audit log; kept when the secret is rotated, new for a name
+            that is used again. Keys of files without ids have their name.
         scopes: some of `SCOPES`.
         rate: requests per second on average. burst: at once. max_concurrent: concurrent requests.
 
@@ -44,8 +46,10 @@ class Key:
     rate: float = 20.0
     burst: float = 60.0
     max_concurrent: int = 16
+    id: str = ""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "id", self.id or self.name)
         if unknown := sorted(set(self.scopes) - set(SCOPES)):
             raise ValueError(f"scopes: want some of {', '.join(SCOPES)}, got {unknown}")
         if not (self.rate > 0 and self.burst >= 1 and self.max_concurrent >= 1):
@@ -69,7 +73,8 @@ class KeyRing:
     """The keys of a file; without a file the service is open."""
 
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
-        self._path = None if not path else Path(path)
+        self._path = Path(path) if path else None
+        self.is_open = not path
         self._read_at = -1
         self._keys: dict[str, Key] = {}
 
@@ -138,16 +143,34 @@ def add(path: Path, name: str, scopes: tuple[str, ...] = SCOPES, **limits: float
     old = read(path) if path.exists() else []
     if any(k.name == name for k in old):
         raise ValueError(f"there is a key named {name!r}")
-    secret = PREFIX + secrets.token_urlsafe(32)
-    _write(path, [*old, Key(name, digest_of(secret), tuple(scopes), **limits)])  # type: ignore[arg-type]
+    secret, key_id = PREFIX + secrets.token_urlsafe(32), f"{name}#{secrets.token_hex(4)}"
+    _write(path, [*old, Key(name, digest_of(secret), tuple(scopes), id=key_id, **limits)])  # type: ignore[arg-type]
     return secret
 
 
-def remove(path: Path, name: str) -> bool:
-    """Revoke a key; False if there is none of that name."""
-    old = read(path)
-    _write(path, [k for k in old if k.name != name])
-    return any(k.name == name for k in old)
+def rotate(path: Path, name: str) -> str:
+    """Replace the secret of a key, which keeps its jobs; returns the new secret."""
+    key, secret = named(path, name), PREFIX + secrets.token_urlsafe(32)
+    _write(path, [replace(k, digest=digest_of(secret)) if k == key else k for k in read(path)])
+    return secret
+
+
+def named(path: Path, name: str) -> Key:
+    """The key of this name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    key = next((k for k in read(path) if k.name == name), None)
+    if key is None:
+        raise ValueError(f"{path}: no key {name!r}")
+    return key
+
+
+def remove(path: Path, name: str) -> None:
+    """Revoke a key; raises as `named`."""
+    key = named(path, name)
+    _write(path, [k for k in read(path) if k != key])
 
 
 def _write(path: Path, keys: list[Key]) -> None:

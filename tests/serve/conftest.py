@@ -12,6 +12,9 @@ import numpy as np
 import pytest
 
 from rigface.image import encode_jpeg, encode_png
+from serve.security.loopback import LOOPBACK
+
+TEST_NAMES = LOOPBACK | {"testserver", "testclient"}  # of Starlette's test client
 
 
 class StillSee:
@@ -88,7 +91,7 @@ def diffusion_worker():
 def services(face_worker, diffusion_worker):
     from serve.api.routes import Services
 
-    return Services(face_worker, diffusion_worker)
+    return Services(face_worker, diffusion_worker, loopback_names=TEST_NAMES)
 
 
 @pytest.fixture

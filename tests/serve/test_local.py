@@ -29,13 +29,18 @@ def test_own_cluster_needs_a_token_on_every_host(monkeypatch, host):
     monkeypatch.setattr(ray, "init", init)
     for _ in range(2):
         monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
-        with pytest.raises(Started), serving(host):
+        with pytest.raises(Started), serving(host, keys="keys.jsonl"):
             pass
     (one, first, where), (two, second, _) = asked
     assert one == two == "token"
     assert len(first) == len(second) == 64
     assert first != second
     assert where == "local"
+
+
+def test_service_for_other_machines_needs_keys():
+    with pytest.raises(ValueError, match="is not loopback: name a file of API keys"), serving("0.0.0.0"):
+        pass
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1"])

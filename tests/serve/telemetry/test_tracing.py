@@ -25,6 +25,7 @@ from serve.inference.edit_pipeline import EditPipeline
 from serve.remote import RemoteDiffusionWorker, RemoteFaceWorker
 from serve.telemetry import tracing
 from tests.conftest import ROOT
+from tests.serve.conftest import TEST_NAMES
 
 
 class Handle:
@@ -84,7 +85,9 @@ def client(face_worker, diffusion_worker):
     remote = RemoteDiffusionWorker(Handle(replicas[1]))
     replicas[0]._worker, replicas[0]._edits = face_worker, EditPipeline(face_worker, remote)
     replicas[1]._worker, replicas[1]._multiplexed = diffusion_worker, []
-    with TestClient(make_api(Services(RemoteFaceWorker(Handle(replicas[0])), remote))) as client:
+    with TestClient(
+        make_api(Services(RemoteFaceWorker(Handle(replicas[0])), remote, loopback_names=TEST_NAMES))
+    ) as client:
         yield client
     replicas[1]._worker = SimpleNamespace(close=lambda: None)  # the worker is shared by all tests
 
