@@ -1,6 +1,7 @@
 """Clips as jobs: edited and animated, piece by piece, and the same after a kill as without one."""
 
 import json
+import time
 from fractions import Fraction
 
 import av
@@ -92,6 +93,13 @@ def test_video_job_edits_every_frame(served_clips, services, clip, tmp_path, mod
     assert (found.manifest, found.record["request"]) == ("trusted", done["id"])
 
 
+def wait_until(condition):
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
 def test_animation_job_animates_image(served_clips, clip, png, tmp_path):
     served = served_clips()
     files = {"picture": ("a.png", png)}
@@ -115,6 +123,8 @@ def finished(served_clips, clip, tmp_path, monkeypatch):
         patch.setattr(Store, "delete_folder", lambda self, path: None)
         name = submit(served, clip, edit={"yaw_deg": 15}, model="preview").json()["id"]
         done = wait(served, name, "done")
+        record = tmp_path / "queue" / "jobs" / name / "job.json"
+        wait_until(lambda: json.loads(record.read_text())["state"] == "done")  # saved after it is shown
     return name, done, *shown(served, name, tmp_path)[:2]
 
 
