@@ -10,14 +10,18 @@ import json
 import os
 import subprocess
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rigface.errors import PlanError
 from rigface.storage.store import Store
 
 RUN_INFO = "rigface.json"
 MAX_RUNS = 20  # latest runs that an output lists
 ROOT = Path(__file__).resolve().parents[1]
+# Command -> a field that only its run information has; `runs` only if none of the others is there.
+FIELDS = {"extract": "detector", "pair": "faces", "encode": "autoencoder", "evaluate": "models", "train": "runs"}
 PACKAGES = ("ray", "torch", "mediapipe", "av", "opencv-python", "numpy", "pyarrow", "dlib-bin", "insightface")
 
 
@@ -31,6 +35,30 @@ def load(store: Store) -> dict[str, Any] | None:
         return json.loads(store.read(RUN_INFO))
     except FileNotFoundError:
         return None
+
+
+def load_own(store: Store, command: str, folders: Sequence[str]) -> dict[str, Any] | None:
+    """The run information of an output of this command, or None if the folder is no output yet.
+
+    Args:
+        folders: those that the command writes; a folder that is no output must not have them.
+
+    Raises:
+        PlanError: the folder is the output of another command, or holds other data.
+    """
+    info = load(store)
+    if info is None:
+        if foreign := [folder for folder in folders if any(store.paths(folder))]:
+            raise PlanError(
+                f"{store.uri} has {' and '.join(foreign)} but no {RUN_INFO}: it is not an output of `rigface "
+                f"{command}`, and nothing in it was changed. Choose another OUT."
+            )
+    elif (maker := next((name for name, field in FIELDS.items() if field in info), "another program")) != command:
+        raise PlanError(
+            f"{store.uri} is an output of `{maker}`, not of `{command}`, and nothing in it was changed. "
+            "Choose another OUT."
+        )
+    return info
 
 
 def write(store: Store, info: dict[str, Any]) -> None:

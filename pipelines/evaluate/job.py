@@ -46,7 +46,7 @@ def evaluate(config: EvaluateConfig, say: Callable[[str], None] = print) -> Repo
     """Run it; the card, or None for a dry run.
 
     Raises:
-        PlanError: no person is held out, this data has no such task, or OUT holds another evaluation.
+        PlanError: no person is held out, this data has no such task, or OUT is no evaluation.
         MissingAsset, BadCheckpoint: a model is missing, or does not fit.
         OutputBusy: another run writes to this output.
     """
@@ -59,6 +59,7 @@ def evaluate(config: EvaluateConfig, say: Callable[[str], None] = print) -> Repo
         return None
     store = Store(config.out)
     with lock.hold(store) as check:
+        run_info.load_own(store, "evaluate", (ROWS,))
         info = EvaluationInfo.of(config, models, size)
         run_info.write(store, asdict(info))
         worker = partial(

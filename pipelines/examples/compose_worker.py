@@ -16,7 +16,7 @@ from pipelines.examples.compose_example import ComposedExample, compose, invent_
 from pipelines.examples.config import PairSettings
 from pipelines.examples.face_reader import FaceReader
 from pipelines.examples.layout import parquet_bytes, part_path
-from pipelines.examples.pair_plan import PlannedExample, StagingBank
+from pipelines.examples.pair_plan import PlannedExample, StagingBank, parts_behind
 from rigface import schema
 from rigface.conditions import Composer
 from rigface.examples import ExampleSpec, examples_schema, mirrored_expression
@@ -53,7 +53,7 @@ class ComposeUnit:
     def __call__(self, unit: str, plan: Sequence[PlannedExample]) -> dict[str, int]:
         """Do one unit; counts of examples made and refused."""
         rows: dict[str, list[Any]] = {name: [] for name in examples_schema(self.spec).names}
-        self._faces.read({part for planned in plan for part in (planned.source_part, planned.target_part)})
+        self._faces.read(parts_behind(plan))
         for planned in plan:
             source, target = self._staged(planned, self._faces.face(*planned.source)), self._faces.face(*planned.target)
             composed = compose(source, target, self._composer, self.spec.head)

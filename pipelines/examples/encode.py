@@ -3,8 +3,8 @@
 Path: OUT/examples of `pair` -> `encode_example` -> OUT/examples of another folder, same rows, four columns more.
 
 Training rows lose their pictures, held-out rows keep them: validation shows pictures. `train` reads either form. A unit
-is a part of the input; its name is the hash of the part's path and of the autoencoder's weights, so latents of two
-autoencoders never mix and a stopped run goes on.
+is a part of the input; its name is the hash of the part's path and of the autoencoder's weights. An output has the
+latents of one autoencoder and of one plan of `pair`; a stopped run goes on.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from pipelines.examples.layout import (
     parquet_bytes,
     part_path,
     parts_of,
+    plan_hash,
     spec_of,
 )
 from rigface import schema
@@ -43,28 +44,32 @@ def encode(config: EncodeConfig, say: Callable[[str], None] = print) -> dict[str
     """Run the job; counts of units and rows done now.
 
     Raises:
-        PlanError: there are no examples, or the output holds latents of another autoencoder.
+        PlanError: there are no examples, or the output holds other latents or other data.
         MissingAsset: the autoencoder is missing.
         OutputBusy: another run writes to this output.
     """
     source, store = Store(config.examples), Store(config.out)
     parts = parts_of(source)
     autoencoder = autoencoder_hash(autoencoder_folder(config.autoencoder))
+    origin = {
+        "autoencoder": autoencoder,
+        "spec": spec_of(source, parts).to_json(),
+        "plan": plan_hash(source),
+    }
+    units = [Unit(unit_name(part, autoencoder), part) for part in parts]
     with lock.hold(store) as check:
-        _claim(store, source, spec_of(source, parts), autoencoder)
-        units = [Unit(unit_name(part, autoencoder), part) for part in parts]
+        info = run_info.load_own(store, "encode", (EXAMPLES,))
+        if info is None:
+            run_info.write(store, origin | {"examples": source.uri} | run_info.software())
+        elif any(info.get(name, value) != value for name, value in origin.items()) or (
+            store.ids(EXAMPLES, ".parquet") - {unit.name for unit in units}
+        ):
+            raise PlanError(
+                f"{store.uri} holds latents of another autoencoder or of other examples (those of {info['examples']}); "
+                "choose another OUT"
+            )
         worker = partial(EncodeUnit, config, autoencoder)
         return dict(run_units(units, worker, config.run, store, EXAMPLES, check, say))
-
-
-def _claim(store: Store, source: Store, spec: ExampleSpec, autoencoder: str) -> None:
-    """Write the run information of a new output, or check that of an old one."""
-    info = run_info.load(store)
-    if info is None:
-        info = {"autoencoder": autoencoder, "spec": spec.to_json(), "examples": source.uri}
-        run_info.write(store, info | run_info.software())
-    elif info.get("autoencoder") != autoencoder or info.get("spec") != spec.to_json():
-        raise PlanError(f"{store.uri} holds latents of another autoencoder or of other examples; choose another OUT")
 
 
 class EncodeUnit:

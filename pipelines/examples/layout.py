@@ -15,6 +15,7 @@ from rigface.storage.store import Store, sharded
 from rigface.types import HeadSpec
 
 EXAMPLES = "examples"  # folder of the training examples
+PLAN = "pairs.parquet"
 
 
 def head_of(faces: Store) -> HeadSpec:
@@ -65,6 +66,14 @@ def spec_of(source: Store, parts: list[str]) -> ExampleSpec:
     """The spec shared by all examples of a folder."""
     with source.open(parts[0]) as f:
         return ExampleSpec.of(pq.read_schema(f))
+
+
+def plan_hash(source: Store) -> str:
+    """A hash of the plan behind a folder of examples; empty if it has none."""
+    try:
+        return hashlib.sha256(source.read(PLAN)).hexdigest()[:16]
+    except FileNotFoundError:
+        return ""
 
 
 def autoencoder_folder(name: str) -> Path:

@@ -6,6 +6,7 @@
     OUT/report.json            coverage of the pairs, refused pairs by reason
 
 The plan is made once and kept, so a stopped run goes on with the same pairs; a unit is done when its object exists.
+`--overwrite` deletes an earlier output of `pair` alone, once the new plan is made.
 """
 
 from __future__ import annotations
@@ -26,14 +27,13 @@ from pipelines.examples.compose_worker import ComposeUnit
 from pipelines.examples.config import PairConfig, PairSettings
 from pipelines.examples.coverage_report import PairReport
 from pipelines.examples.frame_index import GATES, read_frames
-from pipelines.examples.layout import EXAMPLES, head_of
-from pipelines.examples.pair_plan import PairPlan, plan_pairs
+from pipelines.examples.layout import EXAMPLES, PLAN, head_of
+from pipelines.examples.pair_plan import PairPlan, parts_behind, plan_pairs
 from rigface.errors import PlanError
 from rigface.examples import ExampleSpec
 from rigface.storage import lock
 from rigface.storage.store import Store
 
-PLAN = "pairs.parquet"
 REPORT = "report.json"
 
 
@@ -41,50 +41,52 @@ def pair(config: PairConfig, say: Callable[[str], None] = print) -> PairReport:
     """Run the job.
 
     Raises:
-        PlanError: there are no faces or no pairs, or the output was made with other settings.
+        PlanError: there are no faces or no pairs, or the output was made with other settings, from
+            other faces, or by another command.
         OutputBusy: another run writes to this output.
     """
-    source, store = Store(config.faces), Store(config.out)
+    settings, source, store = config.settings, Store(config.faces), Store(config.out)
     with lock.hold(store) as check:
-        if config.overwrite:
-            for path in (run_info.RUN_INFO, PLAN, REPORT):
+        info = run_info.load_own(store, "pair", (EXAMPLES,))
+        head = head_of(source)
+        spec = ExampleSpec(settings.style, settings.size, head, "expression", head.expression)
+        values = asdict(settings)
+        text = json.dumps([values, json.loads(spec.to_json())], sort_keys=True)
+        settings_hash = hashlib.sha256(text.encode()).hexdigest()[:16]
+        if info and not config.overwrite and info["config"] != settings_hash:
+            changed = [k for k, v in values.items() if info["settings"].get(k) != v] or ["head model"]
+            raise PlanError(
+                f"{store.uri} was made with other settings ({', '.join(changed)}); choose another OUT or --overwrite"
+            )
+        if info and not config.overwrite and store.exists(PLAN):
+            plan = PairPlan.from_arrow(store.table(PLAN))
+        else:
+            plan = _new_plan(settings, source, say)
+            # Only now is the earlier output deleted. The plan comes last: a run killed before it plans again.
+            for path in (PLAN, REPORT):
                 store.delete(path)
             store.delete_folder(EXAMPLES)
-        head = head_of(source)
-        spec = ExampleSpec(config.settings.style, config.settings.size, head, "expression", head.expression)
-        settings_hash = _claim(config, store, source, spec)
-        plan = _plan(config.settings, source, store, say)
-        worker = partial(ComposeUnit, config.faces, config.out, config.settings, spec, plan.bank)
-        units = plan.units(settings_hash, config.settings.unit_size)
+            info = {"config": settings_hash, "settings": values, "spec": spec.to_json(), "faces": source.uri}
+            run_info.write(store, info | run_info.software())
+            sink = io.BytesIO()
+            pq.write_table(plan.to_arrow(), sink, compression="zstd")
+            store.publish(PLAN, sink.getvalue())
+        units = plan.units(settings_hash, settings.unit_size)
+        done = store.ids(EXAMPLES, ".parquet") if info["faces"] == source.uri else ()
+        parts = {part for unit in units if unit.name not in done for part in parts_behind(unit.plan)}
+        if not parts.issubset(source.paths("faces", ".parquet")):
+            raise PlanError(
+                f"{store.uri} was planned from faces of {info['faces']} that {source.uri} does not have; "
+                "choose another OUT or --overwrite"
+            )
+        worker = partial(ComposeUnit, config.faces, config.out, settings, spec, plan.bank)
         run_units(units, worker, config.run, store, EXAMPLES, check, say)
         report = replace(plan.report, made=_count_rows(store))
         store.publish(REPORT, json.dumps(asdict(report), indent=1).encode())
     return report
 
 
-def _claim(config: PairConfig, store: Store, source: Store, spec: ExampleSpec) -> str:
-    """Write the run information of a new output, or check that of an old one; returns the hash of the settings."""
-    settings = asdict(config.settings)
-    text = json.dumps([settings, json.loads(spec.to_json())], sort_keys=True)
-    settings_hash = hashlib.sha256(text.encode()).hexdigest()[:16]
-    info = run_info.load(store)
-    if info is None:
-        info = {"config": settings_hash, "settings": settings, "spec": spec.to_json(), "faces": source.uri}
-        run_info.write(store, info | run_info.software())
-    elif info.get("config") != settings_hash:
-        changed = [k for k, v in settings.items() if info.get("settings", {}).get(k) != v] or ["head model"]
-        raise PlanError(
-            f"{store.uri} was made with other settings ({', '.join(changed)}); choose another OUT or --overwrite"
-        )
-    return settings_hash
-
-
-def _plan(settings: PairSettings, source: Store, store: Store, say: Callable[[str], None]) -> PairPlan:
-    """The kept plan, or a new one."""
-    try:
-        return PairPlan.from_arrow(store.table(PLAN))
-    except FileNotFoundError:
-        pass
+def _new_plan(settings: PairSettings, source: Store, say: Callable[[str], None]) -> PairPlan:
     gates = (settings.min_confidence, settings.min_sharpness, settings.min_face_px)
     frames, places = read_frames(source, dict(zip(GATES, gates)))
     say(f"{len(frames):,} faces of {len(set(frames.identity)):,} people, {int(frames.good.sum()):,} pass the gates")
@@ -92,9 +94,6 @@ def _plan(settings: PairSettings, source: Store, store: Store, say: Callable[[st
     if not plan.examples:
         raise PlanError(f"{source.uri}: no examples can be made of these faces; {plan.report.refused}")
     say(f"{len(plan.examples):,} examples planned")
-    sink = io.BytesIO()
-    pq.write_table(plan.to_arrow(), sink, compression="zstd")
-    store.publish(PLAN, sink.getvalue())
     return plan
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 
 import numpy as np
@@ -54,6 +55,11 @@ class PlannedExample:
     def target(self) -> tuple[str, int]:
         """Part and row."""
         return self.target_part, self.target_row
+
+
+def parts_behind(examples: Iterable[PlannedExample]) -> set[str]:
+    """The objects of faces/ that these examples are made of."""
+    return {part for planned in examples for part in (planned.source_part, planned.target_part)}
 
 
 @dataclass(frozen=True, eq=False)

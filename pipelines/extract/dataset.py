@@ -58,13 +58,8 @@ class FaceDataset:
         Raises:
             PlanError: the dataset was made with other settings, or the folder holds other data.
         """
-        info = self.info()
+        info = run_info.load_own(self.store, "extract", ("faces", "inputs"))
         if info is None:
-            if foreign := [f for f in ("faces", "inputs") if any(self.store.paths(f))]:
-                raise PlanError(
-                    f"{self.store.uri} has {' and '.join(foreign)} but no {run_info.RUN_INFO}: it is not a RigFace "
-                    "dataset, and nothing in it was changed. Choose another OUT."
-                )
             return
         if overwrite or info["config"] == config_hash(settings, head, detector):
             return

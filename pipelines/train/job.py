@@ -55,7 +55,7 @@ def train(config: TrainConfig, say: Callable[[str], None] = print) -> dict[str, 
 def _claim(store: Store, config: TrainConfig) -> None:
     """Write the run information, after checking that a run of this output may go on with this config."""
     settings = json.loads(json.dumps(asdict(config)))
-    before = run_info.load(store) or {"config": settings, "runs": []}
+    before = run_info.load_own(store, "train", ("model", "checkpoints")) or {"config": settings, "runs": []}
     changed = [name for name in FIXED if before["config"].get(name) != settings[name]]
     if changed:
         raise PlanError(

@@ -1,5 +1,7 @@
 """Encoding examples: latents equal those of training, made once per autoencoder."""
 
+import shutil
+
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -76,6 +78,29 @@ def test_other_autoencoder_is_refused(place):
     checkpoint.save(place / "other", checkpoint.tiny(seed=1))
     with pytest.raises(PlanError, match="another autoencoder"):
         encode(EncodeConfig(str(place / "pairs"), str(place / "one"), str(place / "other")), lambda words: None)
+
+
+def test_other_examples_are_refused(place, tmp_path):
+    shutil.copytree(place / "pairs", tmp_path / "pairs")
+    config = EncodeConfig(str(tmp_path / "pairs"), str(tmp_path / "out"), str(place / "tiny"))
+    (tmp_path / "pairs" / "pairs.parquet").write_bytes(b"a plan")
+    encode(config, lambda words: None)
+    encode(config, lambda words: None)
+    (tmp_path / "pairs" / "pairs.parquet").write_bytes(b"another plan")
+    with pytest.raises(PlanError, match="of other examples"):
+        encode(config, lambda words: None)
+    (tmp_path / "pairs" / "pairs.parquet").write_bytes(b"a plan")
+    part = next((tmp_path / "pairs" / "examples").glob("*/*.parquet"))
+    part.rename(part.with_stem("another"))
+    with pytest.raises(PlanError, match="of other examples"):
+        encode(config, lambda words: None)
+
+
+def test_folder_of_another_command_is_refused(place, tmp_path):
+    config = EncodeConfig(str(place / "pairs"), str(tmp_path), str(place / "tiny"))
+    (tmp_path / "rigface.json").write_text('{"config": "", "faces": "x"}')
+    with pytest.raises(PlanError, match="an output of `pair`"):
+        encode(config, lambda words: None)
 
 
 def test_missing_autoencoder_and_examples_are_refused_with_a_command(place, tmp_path):

@@ -228,6 +228,51 @@ def test_other_settings_are_refused(paired):
         pair(PairConfig(str(folder / "in"), str(folder / "out"), replace(SMALL, size=32)), lambda words: None)
 
 
+def files(folder) -> dict[str, bytes]:
+    return {str(p): p.read_bytes() for p in folder.rglob("*") if p.is_file() and ".rigface" not in p.parts}
+
+
+def test_overwrite_keeps_folders_that_are_no_output_of_pair(paired, tmp_path):
+    folder, _ = paired
+    (tmp_path / "own" / "examples").mkdir(parents=True)
+    (tmp_path / "own" / "examples" / "notes.txt").write_text("mine")
+    (tmp_path / "dataset").mkdir()
+    (tmp_path / "dataset" / "rigface.json").write_text('{"config": "", "detector": {}, "runs": []}')
+    before = files(tmp_path)
+    for name, reason in (("own", "no rigface.json"), ("dataset", "an output of `extract`")):
+        with pytest.raises(PlanError, match=reason):
+            pair(PairConfig(str(folder / "in"), str(tmp_path / name), SMALL, overwrite=True), lambda words: None)
+    assert files(tmp_path) == before
+
+
+def test_overwrite_keeps_an_output_until_the_new_plan_is_made(paired, tmp_path):
+    folder, _ = paired
+    before = files(folder / "out")
+    impossible = replace(SMALL, min_face_px=1e6)
+    for faces, settings in ((tmp_path, SMALL), (folder / "in", impossible)):
+        with pytest.raises(PlanError):
+            pair(PairConfig(str(faces), str(folder / "out"), settings, overwrite=True), lambda words: None)
+    assert files(folder / "out") == before
+
+
+def test_overwrite_replaces_plan_and_examples(tmp_path):
+    dataset(tmp_path / "in", people=1, frames=3)
+    for pairs in (4, 1):
+        settings = replace(SMALL, pairs=pairs, relit=0)
+        report = pair(
+            PairConfig(str(tmp_path / "in"), str(tmp_path / "out"), settings, overwrite=True), lambda words: None
+        )
+    assert report.made["rows"] == len(rows_of(tmp_path)) == 1
+    assert json.loads((tmp_path / "out" / "rigface.json").read_text())["settings"]["pairs"] == 1
+
+
+def test_plan_of_other_faces_is_refused(paired, tmp_path):
+    folder, _ = paired
+    dataset(tmp_path / "other", people=1)
+    with pytest.raises(PlanError, match="was planned from faces of"):
+        pair(PairConfig(str(tmp_path / "other"), str(folder / "out"), SMALL), lambda words: None)
+
+
 def test_missing_faces_are_refused(tmp_path):
     with pytest.raises(PlanError, match="no faces"):
         pair(PairConfig(str(tmp_path), str(tmp_path / "out"), SMALL), lambda words: None)

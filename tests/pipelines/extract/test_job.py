@@ -211,7 +211,7 @@ def test_run_with_other_settings_is_refused_by_name(finished, zoo, silent):
 def test_folder_with_other_files_is_refused_and_not_changed(zoo, silent, tmp_path):
     (tmp_path / "faces").mkdir()
     (tmp_path / "faces" / "holiday.jpg").write_bytes(b"dear")
-    with pytest.raises(PlanError, match="not a RigFace dataset"):
+    with pytest.raises(PlanError, match="not an output of `rigface extract`"):
         extract(replace(debug((str(zoo),), str(tmp_path)), overwrite=True), silent)
     assert (tmp_path / "faces" / "holiday.jpg").read_bytes() == b"dear"
 
