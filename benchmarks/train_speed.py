@@ -45,9 +45,10 @@ def prepare(folder: Path, args: argparse.Namespace) -> None:
     from pipelines.examples.encode import encode
     from rigface.model import checkpoint
     from rigface.model.diffusion import Process
+    from rigface.model.model_config import ModelConfig
     from rigface.testing import fake_examples
 
-    config = checkpoint.ModelConfig(
+    config = ModelConfig(
         Process("bridge", bridge_noise=0.0, scheduler="euler", steps=1),
         head=fake_examples.HEAD, render_style="texture",
         size=args.size,

@@ -181,7 +181,9 @@ class Editor:
         out, crops = image.copy(), [source.crop for source in sources]
         for k, source in enumerate(sources if not edit.is_nothing else ()):
             out, crops[k] = self.apply(out, source, asked[k], seed, edit.prompt)
-        achieved = self.measure(out, sources) if measure else [None] * len(sources)
+        achieved: list[FaceParams | None] = [None] * len(sources)
+        if measure:
+            achieved = self.measure(out, sources)
         head = self.analyzer.head
         achieved_numbers = [None if params is None else numbers(params, edit, head) for params in achieved]
         return Edited(out, crops, [numbers(p, edit, head) for p in asked], achieved_numbers, sources, asked, achieved)

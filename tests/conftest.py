@@ -68,10 +68,11 @@ def mini(tmp_path_factory, monkeypatch) -> Path:
     from rigface.face.head.open_head import OpenHead
     from rigface.model import checkpoint
     from rigface.model.diffusion import Process
+    from rigface.model.model_config import ModelConfig
 
     folder = tmp_path_factory.mktemp("assets")
     process = Process("bridge", bridge_noise=0.0, scheduler="euler", steps=1)
-    config = checkpoint.ModelConfig(process, head=OpenHead.load().spec, render_style="texture", size=64, detail=True)
+    config = ModelConfig(process, head=OpenHead.load().spec, render_style="texture", size=64, detail=True)
     made = checkpoint.fresh(config, (16, 32), (8, 16), expression=52, text=(2, 24), heads=4, layers=1, groups=4)
     for parameter in made.model.denoiser.conv_out.parameters():
         parameter.data.zero_()  # as before the first step of training: the preview comes back

@@ -100,8 +100,9 @@ def load_editor(engine: Engine) -> Editor:
         raise PlanError(f"--device {engine.device}: no usable CUDA device; leave the flag out to compute on the CPU")
     analyzer, sampling = FaceAnalyzer.load(small_faces=engine.small_faces), engine.sampling()
     try:
-        options = {"compile": engine.compile, "adapter": engine.adapter}
-        editor = Editor.load(engine.checkpoint, engine.device, analyzer, **options, **sampling)
+        editor = Editor.load(
+            engine.checkpoint, engine.device, analyzer, compile=engine.compile, adapter=engine.adapter, **sampling
+        )
     except ValueError as e:
         raise PlanError(f"--{e}") from e
     if sampling and not editor.has_model:

@@ -25,9 +25,10 @@ from pipelines.train.config import TrainConfig
 from rigface.errors import PlanError
 from rigface.examples import ExampleSpec, LatentSpec
 from rigface.model import checkpoint as checkpoints
-from rigface.model.checkpoint import Checkpoint, ModelConfig
+from rigface.model.checkpoint import Checkpoint
 from rigface.model.diffusion import Process
 from rigface.model.latents import shrinkage
+from rigface.model.model_config import ModelConfig
 from rigface.model.unets import RigFaceModel, build, network
 
 PLAIN = "sd15:"  # a start that has seen no faces: the examples define its conditions

@@ -213,7 +213,7 @@ def skin_colour(picture: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
     pixels = picture[inside]
     if not len(pixels):
         return np.full(3, np.nan)
-    return srgb8_to_linear(np.median(pixels, axis=0).round().astype(np.uint8)[None, None])[0, 0]
+    return np.asarray(srgb8_to_linear(np.median(pixels, axis=0).round().astype(np.uint8)[None, None])[0, 0])
 
 
 def _outline(points: np.ndarray, height: int, width: int) -> np.ndarray:

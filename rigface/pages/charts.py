@@ -358,7 +358,7 @@ def _opacity(part: float) -> str:
 
 def _round_step(rough: float) -> float:
     """The round number (1, 2 or 5 times a power of ten) next above `rough`."""
-    power = 10 ** floor(log10(rough))
+    power = 10.0 ** floor(log10(rough))
     return next(m * power for m in (1, 2, 5, 10) if m * power >= rough * 0.999)
 
 

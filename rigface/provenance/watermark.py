@@ -80,7 +80,7 @@ def _tiles(secret: bytes) -> tuple[np.ndarray, np.ndarray]:
 @lru_cache(maxsize=1)
 def _radius() -> np.ndarray:
     """(TILE, TILE // 2 + 1) frequency of each coefficient, cycles per px."""
-    return np.hypot(np.fft.fftfreq(TILE)[:, None], np.fft.rfftfreq(TILE)[None])
+    return np.asarray(np.hypot(np.fft.fftfreq(TILE)[:, None], np.fft.rfftfreq(TILE)[None]))
 
 
 def _brightness(image: np.ndarray) -> np.ndarray:
@@ -196,7 +196,7 @@ def _sum(brightness: np.ndarray, crop: float) -> np.ndarray:
     rows, columns = (-(-side // TILE) for side in nominal.shape)
     periods = np.zeros((rows * TILE, columns * TILE), np.float32)
     periods[: nominal.shape[0], : nominal.shape[1]] = signed
-    return periods.reshape(rows, TILE, columns, TILE).sum((0, 2))
+    return np.asarray(periods.reshape(rows, TILE, columns, TILE).sum((0, 2)))
 
 
 def _best(sums: Iterable[np.ndarray], secret: bytes) -> Mark:

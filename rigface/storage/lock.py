@@ -108,8 +108,8 @@ def _taken(store: Store) -> str:
 
 def _new_owner() -> dict[str, str | int]:
     since = datetime.now(UTC).isoformat(timespec="seconds")
-    identity = {"machine": _machine(), "pid": os.getpid(), "since": since, "id": uuid.uuid4().hex}
-    return {"host": socket.gethostname(), **identity}
+    identity = {"machine": _machine(), "since": since, "id": uuid.uuid4().hex}
+    return {"host": socket.gethostname(), "pid": os.getpid(), **identity}
 
 
 def _machine() -> str:
@@ -145,7 +145,7 @@ def _hold_file(store: Store) -> Iterator[Callable[[], None]]:
     path.parent.mkdir(parents=True, exist_ok=True)
 
     def is_ours() -> bool:
-        return _owner_of(store).get("id", me["id"]) == me["id"]
+        return bool(_owner_of(store).get("id", me["id"]) == me["id"])
 
     def check() -> None:
         if not is_ours():

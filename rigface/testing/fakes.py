@@ -178,7 +178,7 @@ def fake_quality(
     flags = {f.name: size < 48 if f.name == "is_tiny" else False for f in fields(Quality) if f.name.startswith("is_")}
     zeros = dict.fromkeys((f.name for f in fields(Quality) if not f.name.startswith("is_")), 0.0)
     known = {"confidence": score, "landmark_confidence": score, "face_size_px": size, "sharpness": 1.0, "exposure": 0.5}
-    return Quality(**{**zeros, **known, **flags})
+    return Quality(**{**zeros, **known, **flags})  # type: ignore[arg-type]  # flags are bool, numbers float
 
 
 def _spread(image: np.ndarray) -> np.ndarray:

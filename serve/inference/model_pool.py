@@ -15,7 +15,7 @@ from serve.problems import ApiError
 from serve.schemas import ModelInfo
 
 if TYPE_CHECKING:
-    from rigface.model.checkpoint import ModelConfig
+    from rigface.model.model_config import ModelConfig
     from rigface.model.pipeline import RigFacePipeline
     from rigface.model.sampling import SamplingBatch, SamplingState
 
@@ -133,7 +133,8 @@ class ModelPool:
         return ModelInputSpec(config.render_style, config.size, config.expression_field, config.detail)
 
     def _read_config(self, name: str) -> ModelConfig:
-        from rigface.model.checkpoint import ModelConfig, folder_of
+        from rigface.model.checkpoint import folder_of
+        from rigface.model.model_config import ModelConfig
         from rigface.model.weights import read_json
 
         path = folder_of(self._checkpoints[name]) / "config.json"

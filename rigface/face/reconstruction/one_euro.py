@@ -70,10 +70,10 @@ class OneEuro:
         return self._value
 
     def _change(self, before: np.ndarray, after: np.ndarray) -> np.ndarray:
-        return after - before
+        return np.asarray(after - before)
 
     def _moved(self, value: np.ndarray, change: np.ndarray) -> np.ndarray:
-        return value + change
+        return np.asarray(value + change)
 
     def _pace(self, speed: np.ndarray | float) -> np.ndarray | float:
         return np.abs(speed)

@@ -29,6 +29,7 @@ from rigface.face.geometry.rotation import from_degrees, to_axis_angle
 from rigface.face.head.open_head import OpenHead
 from rigface.model import checkpoint
 from rigface.model.diffusion import Process
+from rigface.model.model_config import ModelConfig
 from rigface.storage.store import Store
 from rigface.types import FaceParams
 from tests.pipelines.made_faces import dataset
@@ -90,7 +91,7 @@ def place(tmp_path_factory):
 
 
 def save_model(folder, size, seed=0, **settings):
-    config = checkpoint.ModelConfig(
+    config = ModelConfig(
         Process("bridge", bridge_noise=0.0, scheduler="euler", steps=1), head=OpenHead.load().spec,
         **{"render_style": "texture", "size": size, **settings},
     )  # fmt: skip
