@@ -30,8 +30,7 @@ class ServiceConfig(BaseModel):
         jobs: folder or s3:// of the queue, by default the environment's RIGFACE_JOBS; empty accepts no jobs.
         max_running_jobs: jobs that run at a time. max_edits_per_job: edits or frames of one job sampled at a time; each
             is a row of a batch (`max_batch_rows`) that jobs share with interactive requests.
-        result_link_s: lifetime of a pre-signed address of a job's result in the bucket; 0 sends results through the
-            gateway.
+        result_link_s: lifetime of a pre-signed address of a job's result in the bucket; 0: results through the gateway.
         max_loaded_models: models that a diffusion worker keeps in memory.
         traces: exporter of spans (`serve.telemetry.tracing`).
     """

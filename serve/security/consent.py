@@ -6,9 +6,9 @@ Path: the faces of an image, or those of a video frame by frame -> identity vect
 A list is a file of JSON lines, one person each: a name and a few identity vectors, never an image (`rigface serve
 enroll`). It is read again when it changes. Vectors are biometric data, so only the file's owner can read it.
 
-Two images show the same person if dlib's vectors are nearer than 0.6, which is also true of 0.8 % of pairs of strangers
-(`rigface/face/identity/dlib_embedding.py`): the consent list prevents mistakes, and does not replace asking. A face
-that cannot be recognised is refused with either list.
+Two images show the same person if dlib's vectors are nearer than 0.6, which is also true of 0.8 % of pairs of
+strangers (`rigface/face/identity/dlib_embedding.py`): the consent list prevents mistakes, and does not replace
+asking. A face that cannot be recognised is refused with either list.
 """
 
 from __future__ import annotations
