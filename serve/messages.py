@@ -160,7 +160,7 @@ class Preview:
 
 @dataclass(frozen=True, eq=False)
 class FinishedEdit:
-    """An encoded edit with the requested and the measured values per edited face; None if the face is not found again."""
+    """An encoded edit with the requested and measured values per edited face; None if the face is not found again."""
 
     data: bytes
     asked: list[dict[str, float]]
