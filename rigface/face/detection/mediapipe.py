@@ -15,7 +15,8 @@ The plain look finds faces from about an eighth of the longer side of the frame:
 px. The second look searches overlapping tiles, the smallest of 256 px, where BlazeFace finds faces from 24 px; a find
 counts if it scores on its own zoomed square and the landmarker agrees. Flat tiles are skipped, and at most `tiles`
 are searched (about 2 ms each). If a frame would need more, the tiles are larger and so is the smallest face that is
-found.
+found. If there is no face, or none that is tilted by less than 45 degrees, the picture is looked at turned by 90, 180
+and 270 degrees, too.
 
 It works on one core: the graph's threads wait for each other, so two detectors in two processes fill two cores.
 """
@@ -51,6 +52,7 @@ CLOSE_PX = 512  # the same for a large face: it then has about as many pixels as
 SAME_PLACE = 0.2  # overlap with the searched box
 ZOOM = 3.0  # side of the square around BlazeFace's box that is enlarged for the landmarker
 MAX_CLOSE_LOOKS = 100  # candidates of one second look that are examined closely; noise has hundreds
+TILTED = 45  # degrees; a face turned further is looked for in the turned picture
 FLAT = 12  # a tile whose grey levels span less than this shows no face
 
 _NAMES = (
@@ -127,7 +129,18 @@ class MediapipeDetector:
             for box in self._search(image)[:MAX_CLOSE_LOOKS]:
                 if not overlaps_any(box, found, max_iou=0.2):  # BlazeFace's box ends at the brows
                     found += self._zoomed(image, box, found)
+        if second_look is not False and all(abs(_tilt(face)) > TILTED for face in found):
+            found += self._turned(image)
         return non_maximum_suppression(found)
+
+    def _turned(self, image: np.ndarray) -> list[Detection]:
+        """Faces on their side or upside down: those that stand in the picture turned by 90, 180 or 270 degrees."""
+        out = []
+        for quarters in (1, 2, 3):
+            turned = np.ascontiguousarray(np.rot90(image, quarters))
+            faces = [self._scored(turned, face, ()) for face in self._plain(turned) if abs(_tilt(face)) < TILTED]
+            out += [_turned_back(face, image.shape[:2], quarters) for face in faces if face.score >= SURE]
+        return out
 
     def _plain(self, image: np.ndarray) -> list[Detection]:
         import cv2
@@ -229,6 +242,25 @@ def _moved(face: Detection, scale_x: float, scale_y: float, x: float, y: float) 
     """A detection of a part of an image, in px of the image. The matrix stays: it is about the camera of that part."""
     landmarks = face.landmarks * np.array([scale_x, scale_y, scale_x], np.float32) + np.array([x, y, 0], np.float32)
     return replace(face, box=landmark_box(landmarks), landmarks=landmarks)
+
+
+def _tilt(face: Detection) -> float:
+    """Angle in degrees by which the line of the eyes is turned in the picture: 0 for an upright face."""
+    right, left = face.landmarks[33], face.landmarks[263]
+    return float(np.degrees(np.arctan2(left[1] - right[1], left[0] - right[0])))
+
+
+def _turned_back(face: Detection, size: tuple[int, int], quarters: int) -> Detection:
+    """A detection in a picture turned anticlockwise, in px of the picture itself, whose height and width is `size`."""
+    landmarks, matrix = face.landmarks.copy(), face.matrix
+    for k in range(quarters):
+        width = size[(quarters - k) % 2]  # of the picture with a turn less
+        landmarks[:, :2] = np.stack([width - landmarks[:, 1], landmarks[:, 0]], 1)
+    if matrix is not None:
+        cosine, sine = np.round(np.cos(np.pi / 2 * quarters)), np.round(np.sin(np.pi / 2 * quarters))
+        matrix = matrix.copy()
+        matrix[:2] = np.array([[cosine, sine], [-sine, cosine]], np.float32) @ matrix[:2]
+    return replace(face, box=landmark_box(landmarks), landmarks=landmarks, matrix=matrix)
 
 
 def _mediapipe_image(image: np.ndarray) -> Any:

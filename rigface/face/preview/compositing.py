@@ -22,7 +22,7 @@ def paste_crop(
 ) -> np.ndarray:
     """The picture with an edited crop back in its place.
 
-    A pixel that the edit did not change stays what it was to the bit.
+    A pixel that the edit did not change stays what it was to the bit, and a picture without colour stays without.
 
     Args:
         image: (H, W, 3) uint8. crop: (S, S, 3) uint8, any S. frame_to_crop: (2, 3), for a crop of 512 px.
@@ -37,6 +37,9 @@ def paste_crop(
     patch: np.ndarray = crop
     if size != len(crop):
         patch = cv2.resize(crop, (size, size), interpolation=cv2.INTER_AREA if size < len(crop) else cv2.INTER_CUBIC)
+    around = image[max(top, 0) : top + size, max(left, 0) : left + size]
+    if np.ptp(around, axis=2).max() == 0:
+        patch = cv2.cvtColor(cv2.cvtColor(patch, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
     edge = np.minimum(np.arange(size) + 0.5, size - np.arange(size) - 0.5) / (FEATHER * size)
     ramp = np.clip(edge, 0, 1).astype(np.float32)
     shown: np.ndarray = np.zeros((0, 0), np.uint8)

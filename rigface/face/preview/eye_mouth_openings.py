@@ -29,6 +29,7 @@ NARROW, LASHES = 0.3, 0.8  # an eye narrower than this share of the source's is 
 STRETCH = 1.15  # a slab may be that much longer before something dark is put behind it,
 FREE, PARTED = 2.0, (0.13, 0.2)  # and by that much more if the source's mouth is parted this far
 TEETH, GRIN = 0.1, (1.03, 1.15)  # a mouth that gets this much wider as it opens is a grin, and shows so much of teeth
+FOREHEAD, CHIN = 10, 152  # vertices that say which way the face stands in the picture
 LIPS_GIVE = 0.025  # lips that part by less are stretched
 
 
@@ -139,7 +140,7 @@ def close_opening(opening: Opening, points: np.ndarray) -> np.ndarray:
     upper, lower = points[opening.upper], points[opening.lower]
     across = upper[-1, :2] - upper[0, :2]
     down = np.array([-across[1], across[0]]) / max(float(np.hypot(*across)), 1e-6)
-    down = down if down[1] > 0 else -down
+    down = down if down @ (points[CHIN, :2] - points[FOREHEAD, :2]) > 0 else -down
     crossed = np.minimum((lower - upper)[:, :2] @ down, 0)[:, None] * down
     if not crossed.any():
         return points

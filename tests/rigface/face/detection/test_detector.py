@@ -47,6 +47,18 @@ def test_face_is_reported_in_frame_pixels(detector, astronaut):
     assert face.blendshapes[BLENDSHAPES.index("eyeBlinkLeft")] < 0.3  # with open eyes
 
 
+@pytest.mark.parametrize("quarters", [1, 2, 3])
+def test_face_on_its_side_is_found_where_it_lies(detector, astronaut, quarters):
+    (upright,) = detector(astronaut)
+    (face,) = detector(np.ascontiguousarray(np.rot90(astronaut, quarters)))
+    x, y = upright.landmarks[1, :2]  # the picture is a square of 512 px
+    nose = {1: (y, 512 - x), 2: (512 - x, 512 - y), 3: (512 - y, x)}[quarters]
+    assert np.allclose(face.landmarks[1, :2], nose, atol=3)
+    assert np.allclose(face.blendshapes, upright.blendshapes, atol=0.1)
+    turn = face.matrix[:3, :3] @ upright.matrix[:3, :3].T
+    assert np.degrees(np.arctan2(turn[1, 0], turn[0, 0])) % 360 == pytest.approx(90 * quarters, abs=5)
+
+
 def test_spec_version_depends_on_the_model_file(detector):
     assert detector.spec.name == "mediapipe"
     assert detector.spec.landmarks == 478

@@ -48,3 +48,10 @@ def test_unchanged_pixels_stay_identical():
     assert changed[52:68, 52:68].mean() > 0.9
     changed[50:70, 50:70] = False
     assert not changed.any()
+
+
+def test_picture_without_colour_stays_without():
+    grey = np.random.default_rng(0).integers(0, 256, (120, 120, 1), np.uint8).repeat(3, 2)
+    out = paste_crop(grey, np.full((64, 64, 3), (250, 120, 30), np.uint8), affine(100, 10, 10))
+    assert np.ptp(out, axis=2).max() == 0
+    assert (out != grey).any()

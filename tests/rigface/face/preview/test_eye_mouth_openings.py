@@ -49,6 +49,13 @@ def test_crossing_rims_are_closed(opening):
     assert close_opening(opening, POINTS) is POINTS or np.allclose(close_opening(opening, POINTS), POINTS, atol=3)
 
 
+@pytest.mark.parametrize("opening", [RIGHT, LEFT, MOUTH])
+def test_rims_of_a_face_upside_down_close_alike(opening):
+    half_turn = np.array([-1, -1, 1])
+    upright = close_opening(opening, moved(opening, 60))
+    assert np.allclose(close_opening(opening, moved(opening, 60) * half_turn), upright * half_turn, atol=1e-3)
+
+
 def test_closing_eye_shows_less_and_opening_eye_stretches():
     here, there, inside = RIGHT.strip(POINTS, moved(RIGHT, 8), eyes=220)
     columns = len(RIGHT.upper)
