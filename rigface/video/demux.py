@@ -67,7 +67,9 @@ def open_video(file: Source, threads: int = 1) -> Iterator[tuple[InputContainer,
 
 def _kind(file: Any) -> str:
     file.seek(0)
-    head = file.read(SNIFF_BYTES)
+    head = file.read(_READ_BYTES)
+    if head.startswith((b"GIF8", b"\xff\xd8")):  # one picture or many: the second may be far
+        head += file.read(SNIFF_BYTES - len(head))
     if not head:
         raise BadVideo("empty file")
     if (kind := sniff(head)) == "image":

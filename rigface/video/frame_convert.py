@@ -3,8 +3,8 @@
 Path: `decode.py` -> FrameConverter -> `Frame.image`.
 
 Colour follows the flags of the stream; without flags, BT.709 from 1280 px wide or 577 px high, BT.601 below.
-Transparency is composited over white, as in `image.py`. HDR transfer functions are not mapped: such clips come out
-flat. Interlaced frames are taken as they are.
+Transparency is composited over white, as in `image.py`. HDR (HLG, PQ) is tone-mapped (`tone_mapping.py`). Interlaced
+frames are taken as they are.
 
 swscale converts. Its fast path rounds down, which makes 4:2:0 pictures about one level of 255 too dark (measured: -1.2
 on average); its exact path takes twelve times as long and is not worth it here.
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rigface.video.demux import MAX_FRAME_PIXELS, refuse_size
+from rigface.video.tone_mapping import is_hdr, tone_mapped
 
 if TYPE_CHECKING:
     import av
@@ -46,15 +47,18 @@ class FrameConverter:
         has_alpha = any(c.is_alpha for c in frame.format.components)
         is_hd = frame.width >= 1280 or frame.height > 576
         guess_709 = frame.colorspace == _UNSPECIFIED and is_hd and not frame.format.is_rgb
+        hdr = is_hdr(frame)
         rgb = self._reformatter.reformat(
             frame,
             width=width,
             height=height,
-            format="rgba" if has_alpha else "rgb24",
+            format="rgb48le" if hdr else "rgba" if has_alpha else "rgb24",
             src_colorspace=self._bt709 if guess_709 else None,
             threads=1,  # with more, its slices race: at odd widths 4 % of frames had a wrong row between two slices
         ).to_ndarray()
-        if has_alpha:
+        if hdr:
+            rgb = tone_mapped(rgb, frame.color_trc)
+        elif has_alpha:
             colour, alpha = rgb[..., :3].astype(np.uint16), rgb[..., 3:].astype(np.uint16)
             rgb = ((colour * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
         return np.ascontiguousarray(_turn(rgb, self._matrix(frame)))

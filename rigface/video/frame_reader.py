@@ -4,16 +4,18 @@ Path: open_video -> FrameReader.shown -> `decode.py`, which picks the samples.
 
 A packet that cannot be decoded is left out and remembered. When the last one is broken, the file was cut there:
 frames that the decoder still holds back are not asked for, because they may refer to what is missing. Some containers
-end silently when they are cut between packets; what they promised (MP4's index, Matroska's duration, AVI's
+end silently when they are cut between packets; what they promised (MP4's index, Matroska's size or duration, AVI's
 count) is then compared with what came.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from rigface.errors import BadVideo
+from rigface.video.demux import MAX_FRAME_PIXELS
 
 if TYPE_CHECKING:
     import av
@@ -40,7 +42,9 @@ class FrameReader:
     def __init__(self, container: InputContainer, stream: VideoStream) -> None:
         self.container, self.stream = container, stream
         self.is_mov = container.format.name.startswith("mov")
-        self.counts = container.format.name == "avi"  # which stores no presentation stamps
+        self.counts = container.format.name == "avi"  # which numbers its frames, dropped ones too, and has no stamps
+        self._numbers: deque[int] = deque()  # of the packets decoded so far whose frames were not given out
+        self._decoder = _alpha_decoder(stream)
         self.step = float(1 / (stream.average_rate or stream.guessed_rate or 25))
         self._must_start_by: int | None = None
         self._damaged = self._ends_early = False
@@ -68,13 +72,16 @@ class FrameReader:
         """
         count, last = 0, -self.step
         for frame in self._decoded():
-            origin = frame.pts if origin is None else origin
-            if self.counts or frame.pts is None or origin is None:
-                time_s = last + self.step
-            else:
-                time_s = stream_seconds(frame.pts - origin, self.stream)
-                if time_s <= last and count:  # two frames with one stamp, or a clock that was set back
-                    time_s = last + self.step
+            stamp = frame.pts
+            if self.counts:  # frames come in the order they are shown in, and so do the numbers
+                stamp = self._numbers.popleft() if self._numbers else None
+                origin = origin if count else stamp
+            origin = stamp if origin is None else origin
+            time_s = last + self.step
+            if stamp is not None and origin is not None:
+                own_s = stream_seconds(stamp - origin, self.stream)
+                if own_s > last or not count:  # else two frames have one stamp, or a clock was set back
+                    time_s = own_s
             last, count = time_s, count + 1
             yield frame, time_s
         if not count:
@@ -100,8 +107,10 @@ class FrameReader:
                 elif last is None:
                     self._check_start(packet)
                 last = packet if packet.size else last
-                decoded = _decode(packet)
+                decoded = self._decode(packet)
                 at_hole = decoded is None
+                if packet.size and packet.dts is not None and not at_hole:
+                    self._numbers.append(packet.dts)
                 self._damaged |= at_hole
                 yield from decoded or ()
         except av.FFmpegError:  # the container itself breaks off
@@ -122,6 +131,8 @@ class FrameReader:
             return len(index) > 0 and last.dts is not None and last.dts < index[-1].timestamp
         if self.counts:
             return last.dts is not None and last.dts + 3 < self.stream.frames
+        if (end := _segment_end(self.container)) is not None:
+            return self.container.size < end
         promised = self.stream.metadata.get("DURATION", "")  # Matroska, "00:00:03.000000000"
         if last.pts is None or promised.count(":") != 2:
             return False
@@ -131,14 +142,42 @@ class FrameReader:
             return False
         return stream_seconds(last.pts, self.stream) + 1 < 3600 * h + 60 * m + s
 
+    def _decode(self, packet: av.Packet[VideoStream]) -> list[av.VideoFrame] | None:
+        """The frames that this packet completes; None when it is broken."""
+        import av
 
-def _decode(packet: av.Packet[VideoStream]) -> list[av.VideoFrame] | None:
-    """The frames that this packet completes; None when it is broken."""
+        if packet.is_corrupt:  # the container knows that part is missing; some decoders would paint over it
+            return None
+        try:
+            return packet.decode() if self._decoder is None else self._decoder.decode(packet if packet.size else None)
+        except av.FFmpegError:
+            return None
+
+
+def _segment_end(container: InputContainer) -> int | None:
+    """Bytes that a Matroska file must have by its header; None for another container, or one written to a pipe."""
+    file = cast("Any", container).file.file
+    here = file.tell()
+    file.seek(0)
+    head = file.read(4096)
+    file.seek(here)
+    at = head.find(b"\x18\x53\x80\x67") + 4  # the segment, which holds everything after the first header
+    if "matroska" not in container.format.name or at < 4 or not head[at : at + 1]:
+        return None
+    width = 9 - head[at].bit_length()  # of the number that follows, in bytes; all ones: not known
+    size = int.from_bytes(head[at : at + width], "big") - (1 << 7 * width)
+    return None if size == (1 << 7 * width) - 1 else at + width + size
+
+
+def _alpha_decoder(stream: VideoStream) -> Any:
+    """A decoder that reads the transparency of VP8 and VP9, which FFmpeg's own leave out; None for other streams."""
     import av
 
-    if packet.is_corrupt:  # the container knows that part is missing; some decoders would paint over it
+    name = {"vp8": "libvpx", "vp9": "libvpx-vp9"}.get(stream.codec_context.name)
+    is_transparent = {key.lower(): value for key, value in stream.metadata.items()}.get("alpha_mode") == "1"
+    if name is None or not is_transparent or name not in av.codecs_available:
         return None
-    try:
-        return packet.decode()
-    except av.FFmpegError:
-        return None
+    decoder = cast("Any", av.CodecContext.create(name, "r"))
+    decoder.options = {"max_pixels": str(MAX_FRAME_PIXELS)}
+    decoder.thread_count = stream.codec_context.thread_count
+    return decoder
