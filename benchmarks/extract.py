@@ -159,7 +159,7 @@ def files_of(named: list[str], copies: int) -> list[Path]:
 
 
 def compared(result: dict, times: list[int]) -> dict:
-    """What follows from the runs: `x1`, `x4` ... and the bare loops of `result`."""
+    """Ratios and costs from the runs: `x1`, `x4` ... and the bare loops of `result`."""
     runs = {f"x{k}": result[f"x{k}"] for k in sorted(times)}
     small, large = (list(runs.values())[k] for k in (0, -1))
     fps = 1e3 / _further(small, large)

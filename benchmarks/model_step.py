@@ -91,7 +91,7 @@ class Port:
         self.tokens: dict[str, Tensor] = {}
 
     def encode_reference(self, reference: Tensor, text: Tensor) -> None:
-        """What upstream runs once per edit: the identity network, nothing projected."""
+        """The part that upstream runs once per edit: the identity network, nothing projected."""
         self.tokens = {name: seen[0] for name, seen in record(self.model.identity, reference, text).blocks.items()}
 
     @contextmanager

@@ -31,7 +31,7 @@ CLIP = Path(__file__).parent.parent / "tests" / "fixtures" / "clip.mp4"
 
 
 class Callers:
-    """What was answered, refused, and how the time of an edit divides."""
+    """Counts of answers and refusals, and the parts of an edit's time."""
 
     def __init__(self, client: httpx.AsyncClient) -> None:
         self._client = client

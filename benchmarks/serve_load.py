@@ -42,7 +42,7 @@ HA_PROXY = {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_THROUGHPUT_OPTIMIZED": 
 
 
 def callers(url: str, *words: Any) -> dict[str, Any]:
-    """What a process of callers found."""
+    """Figures of one process of callers."""
     command = [sys.executable, str(Path(__file__).with_name("serve_callers.py")), url, *map(str, words)]
     done = subprocess.run(
         command, capture_output=True, text=True, check=False, env=os.environ | {"PYTHONPATH": str(harness.ROOT)}

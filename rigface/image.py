@@ -40,7 +40,7 @@ _HEIC = (b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1")  # brands of ISO 
 
 
 def sniff(data: bytes) -> Literal["video", "image", "unknown"]:
-    """What the content is, from the beginning of a file: `SNIFF_BYTES` of it, or all there is.
+    """Kind of a file, from its beginning: `SNIFF_BYTES` of it, or all there is.
 
     A GIF with more than one frame is a video. Animated WebP and PNG are images: their first picture counts.
     """
@@ -112,7 +112,7 @@ def _colour_table(flags: int) -> int:
 
 
 def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """A picture from bytes that nobody vouches for.
+    """Decode a picture from untrusted bytes.
 
     The size is read from the header and judged before a pixel is decoded, so a small file that unpacks to gigabytes
     costs no memory. Pillow's own limit of 179 megapixels stays, whatever `max_pixels` says.

@@ -28,7 +28,7 @@ ROOT = Path(__file__).parent.parent
 SIZE = (1280, 860)
 PATIENCE_S = 120.0
 RESULTS = [("Look right", {"s-smile": 55}), ("Surprise", {}), ("Side light", {"s-smile": 40})]
-"""What is rendered: a preset, and the sliders that are moved by so many steps after it."""
+"""The edit that is rendered: a preset, and the sliders that are moved by so many steps after it."""
 
 
 def service() -> str:

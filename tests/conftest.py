@@ -1,4 +1,4 @@
-"""What every test may ask for. Tests pass without the shared data; those that need it say so and skip."""
+"""Fixtures for all tests. Tests pass without the shared data; those that need it skip."""
 
 import contextlib
 import io

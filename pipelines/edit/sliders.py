@@ -53,7 +53,7 @@ def slider_tables() -> list[Table]:
 
 
 def flame_table(folder: Path) -> Table:
-    """How closely FLAME follows each axis of the open head.
+    """Table of how closely FLAME follows each axis of the open head.
 
     Raises:
         PlanError: the files are not FLAME's, or do not fit each other.

@@ -43,7 +43,7 @@ _request_id: ContextVar[str] = ContextVar("request_id", default="")
 
 @dataclass(frozen=True)
 class CallContext:
-    """What a call to another process carries: the id of its request or job, and W3C trace headers if tracing is on."""
+    """Context of a call to another process: the id of its request or job, and W3C trace headers if tracing is on."""
 
     request_id: str = ""
     trace: Mapping[str, str] = field(default_factory=dict)

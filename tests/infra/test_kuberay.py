@@ -277,7 +277,7 @@ def test_jobs_and_service_have_separate_cloud_identities(overlay, annotation, id
 
 
 def test_gke_video_key_is_file_of_extract_only():
-    """Where the environment tells boto3 and pyarrow to look, from a secret that the pod's identity opens."""
+    """The endpoint that the environment gives boto3 and pyarrow, from a secret that the pod's identity opens."""
     documents = rendered("gke-gpu")
     provider = find_object(documents, "SecretProviderClass", "videos")["spec"]
     (secret,) = yaml.safe_load(provider["parameters"]["secrets"])

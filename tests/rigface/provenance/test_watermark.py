@@ -44,7 +44,7 @@ def test_mark_is_found_after(attack):
 
 
 def test_change_of_one_image_added_to_another_is_not_found():
-    """Who has a source and its marked edit cannot mark other images with the difference."""
+    """A source and its marked edit are not enough to mark other images."""
     first = scene(0)
     change = watermark.embed(first, BITS, SECRET).astype(int) - first
     for seed in range(1, 4):

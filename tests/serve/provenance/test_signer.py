@@ -152,7 +152,7 @@ def test_manifest_of_source_is_kept_as_parent(signer, tmp_path, harm):
 
 
 def test_damaged_manifest_of_source_never_stops_an_edit(signer):
-    """Whatever bytes of it are broken: the source is an ingredient, with its manifest or without."""
+    """The source is an ingredient, with its manifest or without."""
     intact = signer(textured(8, 96), EDIT_INPUT, OutputOptions("jpeg", {"mark": "1"}))
     begin = intact.index(b"jumb")
     random = np.random.default_rng(0)

@@ -90,7 +90,7 @@ def test_cut_ends_the_track_of_an_unmoved_face():
 
 
 def changed(kind: str, step: int) -> np.ndarray:
-    """What is not a cut: the same set under a flash, through black, panned, growing dark, shaking."""
+    """Changes that are not cuts: the same set under a flash, through black, panned, growing dark, shaking."""
     wide = np.concatenate([stage(0), stage(0)[:, ::-1]], axis=1)
     if kind == "pan":
         return wide[:, 40 * step : 40 * step + WIDTH]
