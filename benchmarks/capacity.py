@@ -62,7 +62,7 @@ def _columns(parts: list[Path]) -> dict[str, float]:
 
 
 def memory() -> dict[str, float]:
-    """Memory that the driver of `extract` holds for one input of one unit in its window, and for one name that it has seen."""
+    """Memory that the driver of `extract` holds for one input in its window, and for one known name."""
     from pipelines.extract.plan import Plan, units_of
     from pipelines.inputs.compact_set import CompactSet
     from rigface.video.decode import Chunk

@@ -1,4 +1,4 @@
-"""Additions to the OpenAPI document that FastAPI does not generate: bodies that are JSON or multipart, and problem responses.
+"""Additions to the OpenAPI document: bodies that are JSON or multipart, and problem responses.
 
 Path: `openapi_extra=body(...)` and `responses=responses(...)` of a route -> /openapi.json; `describe` adds the body
 types.

@@ -127,7 +127,7 @@ def test_chumpy_containers_become_arrays(chumpy):
 
 
 def test_python_2_strings_become_array_bytes():
-    """A pickle as cPickle of Python 2 wrote it: BINSTRING bytes, __builtin__, copy_reg, the old numpy and scipy names."""
+    """Pickle of Python 2: BINSTRING bytes, __builtin__, copy_reg, the old numpy and scipy names."""
     raw = np.array([1.5, -2.5]).tobytes()
     text = (
         b"\x80\x02cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\nK\x00\x85U\x01btR(K\x01K\x02\x85"
