@@ -110,7 +110,8 @@ def _cells(store: Store, parts: list[str], columns: list[str]) -> Iterator[dict[
 
 
 def _publish(store: Store, vae: AutoencoderKL) -> None:
-    """The folder diffusers reads; weights first, so that a folder with a config is complete."""
+    """Publish the folder for diffusers. Its config is removed first and written last: with it the folder is whole."""
+    store.delete("vae/config.json")
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / f"{WEIGHTS}.safetensors"
         write_safetensors(file, vae.state_dict())

@@ -66,7 +66,7 @@ class DetectFaces:
             "pipelines.extract.frame_processor:FrameProcessor", {"settings": settings}, silence_s
         )
         self._child.start()
-        self._quarantine = Quarantine(Store(out))
+        self._quarantine = Quarantine(lock.follow(Store(out)))
 
     def __call__(self, unit: Unit) -> None:
         if earlier := self._quarantine.verdict(unit.plan):

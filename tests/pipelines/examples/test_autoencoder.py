@@ -6,13 +6,15 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 
-from pipelines.examples.autoencoder import crops, make_autoencoder, measure
+from pipelines.examples.autoencoder import _publish, crops, make_autoencoder, measure
 from pipelines.examples.config import AutoencoderConfig
 from pipelines.examples.layout import autoencoder_folder
 from pipelines.examples.split import split_of
-from rigface.errors import PlanError
+from rigface.errors import MissingAsset, PlanError
 from rigface.image import encode_jpeg
+from rigface.model import checkpoint
 from rigface.model.latents import encode_target
+from rigface.storage.store import Store
 from rigface.testing import fakes
 
 SMALL = AutoencoderConfig(size=32, patch=4, channels=12)
@@ -77,3 +79,21 @@ def test_unfitting_sizes_are_refused(faces, tmp_path, config, says):
 def test_missing_faces_are_refused(tmp_path):
     with pytest.raises(PlanError, match="no faces"):
         make_autoencoder(str(tmp_path), str(tmp_path / "out"), SMALL)
+
+
+def test_killed_export_leaves_no_mixture_of_weights_and_config(tmp_path, monkeypatch):
+    store, publish = Store(str(tmp_path)), Store.publish
+    vae = checkpoint.tiny().vae
+    _publish(store, vae)
+    assert autoencoder_folder(str(tmp_path)) == tmp_path / "vae"
+
+    def killed(self, path, data, **options):
+        if path.endswith("config.json"):
+            raise KeyboardInterrupt
+        return publish(self, path, data, **options)
+
+    monkeypatch.setattr(Store, "publish", killed)
+    with pytest.raises(KeyboardInterrupt):
+        _publish(store, vae)
+    with pytest.raises(MissingAsset, match="want a folder with config"):
+        autoencoder_folder(str(tmp_path))
