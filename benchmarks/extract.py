@@ -66,9 +66,9 @@ def bare(files: list[Path], processes: int) -> dict[str, float]:
         for share in shares
         if share
     ]
-    said = [process.communicate()[0].split() for process in running]
-    frames = sum(int(s[0]) for s in said)
-    wall = max(float(s[2]) for s in said) - min(float(s[1]) for s in said)
+    outputs = [process.communicate()[0].split() for process in running]
+    frames = sum(int(s[0]) for s in outputs)
+    wall = max(float(s[2]) for s in outputs) - min(float(s[1]) for s in outputs)
     return {"processes": len(running), "frames": frames, "fps": frames / wall}
 
 

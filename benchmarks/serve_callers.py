@@ -61,9 +61,9 @@ class Callers:
         if answer.status_code in (429, 503):
             self.refused += 1
             return
-        said = answer.raise_for_status().json()
+        body = answer.raise_for_status().json()
         self.waited.append(time.perf_counter() - since)
-        for phase, value in said["seconds"].items():
+        for phase, value in body["seconds"].items():
             self.phases.setdefault(phase, []).append(value)
 
     async def closed(self, callers: int, seconds: float) -> float:
@@ -99,7 +99,7 @@ class Callers:
         return {f"p{q}_ms": round(float(np.percentile(took[20:], q)), 3) for q in (50, 95)}
 
     def found(self, took: float) -> dict[str, Any]:
-        """Edits a second, percentiles, and the median seconds of each phase as the service told them."""
+        """Edits a second, percentiles, and the median seconds of each phase as the service reports them."""
         out: dict[str, Any] = {"edits": len(self.waited), "refused": self.refused}
         if self.waited:
             out["edits_per_s"] = round(len(self.waited) / took, 3)

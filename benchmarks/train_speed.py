@@ -118,8 +118,8 @@ def main() -> None:
         prepare(Path(folder), args)
         for name in VARIANTS:
             words = [sys.executable, __file__, *sys.argv[1:], "--variant", name, "--folder", folder]
-            said = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True).stdout
-            result[name] = json.loads(said.strip().splitlines()[-1])
+            output = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True).stdout
+            result[name] = json.loads(output.strip().splitlines()[-1])
             print(f"{name:24} {result[name]}", flush=True)
     first, second, third = (result[name] for name in VARIANTS)
     result |= {

@@ -21,13 +21,13 @@ def one_thread():
 
 def weights_of(described: dict) -> dict[str, torch.Tensor]:
     """The reference's random weights, from their seed: README.md of the fixture folder."""
-    random, made = np.random.RandomState(described["seed"]), {}
+    random, weights = np.random.RandomState(described["seed"]), {}
     for name in sorted(described["shapes"]):
         shape = described["shapes"][name]
         x = random.standard_normal(shape).astype(np.float32)
         x = 0.05 * x if name.endswith(".bias") else 1 + 0.1 * x if len(shape) == 1 else x / np.sqrt(np.prod(shape[1:]))
-        made[name] = torch.from_numpy(np.asarray(x, np.float32))
-    return made
+        weights[name] = torch.from_numpy(np.asarray(x, np.float32))
+    return weights
 
 
 @pytest.fixture(scope="session")

@@ -17,13 +17,13 @@ def test_denoiser_without_reference_equals_stock_network(tiny, asked):
     stock = UNet2DConditionModel.from_config(tiny.model.denoiser.config)
     stock.load_state_dict(tiny.model.denoiser.state_dict())
     q = asked()
-    theirs = stock(
+    expected = stock(
         torch.cat([q["latents"], q["background"], q["render"]], dim=1),
         q["timestep"],
         tiny.model.default_text.expand(2, -1, -1),
         class_labels=q["expression_code"],
     ).sample
-    torch.testing.assert_close(tiny.model(**q), theirs, atol=1e-5, rtol=0)
+    torch.testing.assert_close(tiny.model(**q), expected, atol=1e-5, rtol=0)
 
 
 @torch.no_grad()
@@ -49,13 +49,13 @@ def test_dropped_rows_ignore_reference_and_do_not_change_other_rows(tiny, asked,
 
 @torch.no_grad()
 def test_single_reference_serves_whole_batch(tiny, asked, person):
-    q, one = asked(3), tiny.model.encode_reference(person(1))
-    assert one.batch == 1
+    q, single = asked(3), tiny.model.encode_reference(person(1))
+    assert single.batch == 1
     torch.testing.assert_close(
-        tiny.model(**q, reference_tokens=one), tiny.model(**q, reference_tokens=one.expand(3)), atol=1e-6, rtol=0
+        tiny.model(**q, reference_tokens=single), tiny.model(**q, reference_tokens=single.expand(3)), atol=1e-6, rtol=0
     )
     with pytest.raises(ValueError, match="reference tokens of 2 people, but 3 rows"):
-        ReferenceTokens.cat([one, one]).expand(3)
+        ReferenceTokens.cat([single, single]).expand(3)
 
 
 @torch.no_grad()

@@ -35,9 +35,9 @@ def saved(saved_once, tmp_path):
 
 
 @torch.no_grad()
-def same_answers(one, two, asked, person) -> bool:
+def same_answers(first, second, asked, person) -> bool:
     q, reference = asked(), person()
-    return torch.equal(one(**q, reference=reference), two(**q, reference=reference))
+    return torch.equal(first(**q, reference=reference), second(**q, reference=reference))
 
 
 def test_saved_checkpoint_loads_with_same_answers(tiny, tmp_path, asked, person):
@@ -98,11 +98,11 @@ def test_released_layout_loads_in_all_variants(upstream_folder, tmp_path, figure
 
 def test_released_weights_start_with_codes_of_another_head(upstream_folder, upstream, figures, asked):
     start = checkpoint.load_upstream(upstream_folder, default_text=figures["text"][0], expression=52)
-    theirs, ours = upstream.model.state_dict(), start.model.state_dict()
-    assert {n for n in theirs if theirs[n].shape != ours[n].shape or not torch.equal(theirs[n], ours[n])} == {
+    expected, actual = upstream.model.state_dict(), start.model.state_dict()
+    assert {n for n in expected if expected[n].shape != actual[n].shape or not torch.equal(expected[n], actual[n])} == {
         "denoiser.class_embedding.weight"
     }
-    assert not ours["denoiser.class_embedding.weight"].any()
+    assert not actual["denoiser.class_embedding.weight"].any()
     assert start.config.expression_field == "expression"
     assert start.model(**asked()).isfinite().all()
 
@@ -205,8 +205,8 @@ def test_untrained_denoiser_equals_stable_diffusion(sd15, asked):
     start = checkpoint.start(f"sd15:{sd15}", expression=52, default_text=words)
     unet = UNet2DConditionModel.from_pretrained(sd15 / "unet", local_files_only=True)
     q = asked()
-    theirs = unet(q["latents"], q["timestep"], words.expand(2, -1, -1)).sample
-    torch.testing.assert_close(start.model(**q), theirs, atol=1e-5, rtol=0)
+    expected = unet(q["latents"], q["timestep"], words.expand(2, -1, -1)).sample
+    torch.testing.assert_close(start.model(**q), expected, atol=1e-5, rtol=0)
 
 
 def test_both_networks_start_as_separate_copies(sd15, asked, person):

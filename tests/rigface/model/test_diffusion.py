@@ -49,12 +49,12 @@ def test_clean_estimate_of_right_answer_is_clean(kind, time):
 def test_schedule_equals_stable_diffusion():
     from diffusers import DDIMScheduler
 
-    theirs = DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+    stock = DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
     clean, noise = torch.randn(2, 3, 4, 8, 8)
     t = torch.tensor([0, 500, 999])
-    torch.testing.assert_close(mix(Process(), clean, noise, t), theirs.add_noise(clean, noise, t), atol=1e-5, rtol=0)
+    torch.testing.assert_close(mix(Process(), clean, noise, t), stock.add_noise(clean, noise, t), atol=1e-5, rtol=0)
     v = prediction_target(Process("v_prediction"), clean, noise, t)
-    torch.testing.assert_close(v, theirs.get_velocity(clean, noise, t), atol=1e-5, rtol=0)
+    torch.testing.assert_close(v, stock.get_velocity(clean, noise, t), atol=1e-5, rtol=0)
     t = t[1:]  # at 0 there is hardly any noise, and a velocity from a picture is ill-conditioned
     noisy = mix(Process(), clean[1:], noise[1:], t)
     torch.testing.assert_close(velocity(Process("sample"), noisy, clean[1:], t), v[1:], atol=1e-4, rtol=0)
@@ -86,11 +86,11 @@ def test_min_snr_weight_of_same_error_is_equal_for_all_predictions(kind):
 
 def test_draws_repeat_and_cover_timesteps():
     like = torch.zeros(8, 4, 2, 2)
-    one, two = (draw(Process(), like, Dropout(), torch.Generator().manual_seed(5)) for _ in range(2))
-    assert torch.equal(one.timestep, two.timestep)
-    assert torch.equal(one.noise, two.noise)
-    assert torch.equal(one.drop, two.drop)
-    eighths = (one.timestep / 125).floor().long()
+    first, second = (draw(Process(), like, Dropout(), torch.Generator().manual_seed(5)) for _ in range(2))
+    assert torch.equal(first.timestep, second.timestep)
+    assert torch.equal(first.noise, second.noise)
+    assert torch.equal(first.drop, second.drop)
+    eighths = (first.timestep / 125).floor().long()
     assert sorted(eighths.tolist()) == list(range(8)), "one timestep in each eighth"
     assert draw(Process(), like).drop is None
     bridge = draw(Process("bridge"), like).timestep

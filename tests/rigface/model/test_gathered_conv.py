@@ -23,11 +23,11 @@ def test_gathered_convolution_equals_torch(rows, height, width, dtype, monkeypat
     monkeypatch.setattr(nn.Conv2d, "_conv_forward", _counted(calls, nn.Conv2d._conv_forward))
     x = torch.randn(rows, 512, height, width, dtype=dtype)
     with torch.inference_mode():
-        wanted = plain(x)
+        expected = plain(x)
         alone = len(calls)
         got = gathered(x)
     assert (len(calls) - alone == 0) == (rows * height * width <= 66)
-    torch.testing.assert_close(got, wanted, atol=2e-5 if dtype is torch.float32 else 2e-2, rtol=1e-2)
+    torch.testing.assert_close(got, expected, atol=2e-5 if dtype is torch.float32 else 2e-2, rtol=1e-2)
 
 
 def _counted(calls, forward):

@@ -44,16 +44,16 @@ def test_example_is_encoded_like_its_parts(tiny, example):
 @torch.no_grad()
 def test_decode_divides_by_scaling_factor(tiny):
     latents = torch.randn(1, 4, 16, 16)
-    theirs = tiny.vae.decode(latents / 0.18215).sample
-    torch.testing.assert_close(decode(tiny.vae, latents), theirs / 2 + 0.5)
+    expected = tiny.vae.decode(latents / 0.18215).sample
+    torch.testing.assert_close(decode(tiny.vae, latents), expected / 2 + 0.5)
 
 
 def test_cat_joins_rows(tiny):
-    one = LatentConditions(torch.zeros(1, 4, 2, 2), torch.zeros(1, 4, 2, 2), torch.zeros(1, 3))
-    two = LatentConditions.cat([one, one.map(lambda t: t + 1)])
-    assert two.batch == 2
-    assert two.text is None
-    assert two.expression_code[1].tolist() == [1, 1, 1]
+    single = LatentConditions(torch.zeros(1, 4, 2, 2), torch.zeros(1, 4, 2, 2), torch.zeros(1, 3))
+    pair = LatentConditions.cat([single, single.map(lambda t: t + 1)])
+    assert pair.batch == 2
+    assert pair.text is None
+    assert pair.expression_code[1].tolist() == [1, 1, 1]
 
 
 @pytest.mark.parametrize(

@@ -28,29 +28,29 @@ def vae(pictures):
 
 
 def test_components_cover_squares_and_mirror_images(pictures):
-    found = components(pictures, 4, 48)
-    np.testing.assert_allclose(found.basis @ found.basis.T, np.eye(48), atol=1e-4)
-    assert (np.diff(found.spread) <= 1e-6).all()
-    assert found.lost == 0
+    parts = components(pictures, 4, 48)
+    np.testing.assert_allclose(parts.basis @ parts.basis.T, np.eye(48), atol=1e-4)
+    assert (np.diff(parts.spread) <= 1e-6).all()
+    assert parts.lost == 0
     folded = torch.nn.functional.pixel_unshuffle(2 * tensor(pictures) - 1, 4).permute(0, 2, 3, 1).reshape(-1, 48)
     mirrored = torch.nn.functional.pixel_unshuffle(2 * tensor(pictures).flip(-1) - 1, 4).permute(0, 2, 3, 1)
     squares = torch.cat([folded, mirrored.reshape(-1, 48)]).numpy()
-    np.testing.assert_allclose(found.mean, squares.mean(0), atol=1e-4)
-    np.testing.assert_allclose(((squares - found.mean) @ found.basis.T).std(0), found.spread, rtol=1e-2)
+    np.testing.assert_allclose(parts.mean, squares.mean(0), atol=1e-4)
+    np.testing.assert_allclose(((squares - parts.mean) @ parts.basis.T).std(0), parts.spread, rtol=1e-2)
 
 
 def test_all_components_reconstruct_the_picture(pictures):
     whole = patch_autoencoder(components(pictures, 4, 48), size=32)
-    wanted = tensor(pictures)
+    expected = tensor(pictures)
     with torch.no_grad():
-        torch.testing.assert_close(decode(whole, encode(whole, wanted)), wanted, atol=2e-3, rtol=0)
+        torch.testing.assert_close(decode(whole, encode(whole, expected)), expected, atol=2e-3, rtol=0)
 
 
 def test_reconstruction_error_equals_lost_components(pictures, vae):
-    wanted, found = 2 * tensor(pictures) - 1, components(pictures, 4, 12)
+    expected, parts = 2 * tensor(pictures) - 1, components(pictures, 4, 12)
     with torch.no_grad():
-        made = 2 * decode(vae, encode(vae, (wanted + 1) / 2)) - 1
-    assert (made - wanted).square().mean().item() == pytest.approx(found.lost, rel=0.1)
+        restored = 2 * decode(vae, encode(vae, (expected + 1) / 2)) - 1
+    assert (restored - expected).square().mean().item() == pytest.approx(parts.lost, rel=0.1)
 
 
 def test_latents_are_linear_in_the_picture(pictures, vae):
@@ -61,12 +61,12 @@ def test_latents_are_linear_in_the_picture(pictures, vae):
 
 
 def test_half_precision_gives_nearly_the_same(pictures, vae):
-    wanted = tensor(pictures)
+    expected = tensor(pictures)
     with torch.no_grad():
-        made = decode(vae, encode(vae, wanted))
+        restored = decode(vae, encode(vae, expected))
         with torch.autocast("cpu", torch.bfloat16):
-            coarse = decode(vae, encode(vae, wanted)).float()
-    assert (coarse - made).abs().mean() < 4e-3
+            coarse = decode(vae, encode(vae, expected)).float()
+    assert (coarse - restored).abs().mean() < 4e-3
 
 
 def test_window_decodes_like_the_whole(pictures, vae):

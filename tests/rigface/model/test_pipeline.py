@@ -164,12 +164,12 @@ def test_prompt_changes_output_with_text_encoder(inputs, clip_folder, tmp_path):
     RigFacePipeline(toy).save_pretrained(tmp_path / "p")
     pipe = RigFacePipeline.from_pretrained(tmp_path / "p")
     one = row(inputs, 0)
-    said = {p: pipe(**one, prompt=p, output="latent").latents for p in ("a b", "c d e f g h i j a b")}
+    prompted = {p: pipe(**one, prompt=p, output="latent").latents for p in ("a b", "c d e f g h i j a b")}
     embedded = pipe(**one, prompt_embeds=pipe.encode_prompt("a b"), output="latent").latents
-    assert torch.equal(said["a b"], embedded)
-    assert not torch.allclose(*said.values(), atol=1e-4)
+    assert torch.equal(prompted["a b"], embedded)
+    assert not torch.allclose(*prompted.values(), atol=1e-4)
     louder = pipe(**one, prompt="a b", text_scale=3.0, output="latent").latents
-    assert not torch.allclose(louder, said["a b"], atol=1e-4)
+    assert not torch.allclose(louder, prompted["a b"], atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -196,11 +196,11 @@ def test_invalid_argument_is_refused_by_name(pipe, inputs, change, message):
 
 
 def test_detail_keeps_parts_that_model_leaves_alone():
-    made = checkpoint.tiny(kind="bridge", bridge_noise=0.0)
-    for parameter in made.model.denoiser.conv_out.parameters():
+    bridge = checkpoint.tiny(kind="bridge", bridge_noise=0.0)
+    for parameter in bridge.model.denoiser.conv_out.parameters():
         torch.nn.init.zeros_(parameter)  # a bridge that does nothing: its answer is the render's latents
-    made.config = dataclasses.replace(made.config, detail=True)
-    pipe = RigFacePipeline(made)
+    bridge.config = dataclasses.replace(bridge.config, detail=True)
+    pipe = RigFacePipeline(bridge)
     random = np.random.default_rng(0)
     source, background, render = random.integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
     image = pipe(source, background, render, np.zeros(52, np.float32), output="np").images[0]

@@ -32,14 +32,14 @@ def test_decoded_loss_is_zero_only_for_right_answer(example):
 
 
 def test_decoded_loss_trains_networks_but_not_autoencoder(example):
-    made = checkpoint.tiny(kind="bridge")
-    process = made.config.process
+    bridge = checkpoint.tiny(kind="bridge")
+    process = bridge.config.process
     drawn = draw(process, example.target, NO_DROPOUT, torch.Generator().manual_seed(1))
-    pictures, latents = decoded_loss(made.model.train(), made.vae, example, process, drawn)
+    pictures, latents = decoded_loss(bridge.model.train(), bridge.vae, example, process, drawn)
     (pictures + latents).backward()
-    assert made.model.denoiser.conv_out.weight.grad.abs().sum() > 0
-    assert made.model.identity.conv_in.weight.grad.abs().sum() > 0
-    assert all(p.grad is None for p in made.vae.parameters())
+    assert bridge.model.denoiser.conv_out.weight.grad.abs().sum() > 0
+    assert bridge.model.identity.conv_in.weight.grad.abs().sum() > 0
+    assert all(p.grad is None for p in bridge.vae.parameters())
 
 
 def test_picture_loss_is_zero_for_same_picture_and_counts_edges():

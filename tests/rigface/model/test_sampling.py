@@ -53,8 +53,8 @@ def test_every_scheduler_reaches_the_picture(kind, name):
     process, clean = Process(kind), torch.randn(1, *SHAPE, generator=torch.Generator().manual_seed(9))
     noise, generators = seeded([0], SHAPE)
     state = SamplingState(process, conditions(), noise, scheduler=name, steps=8, generators=generators)
-    (found,) = finish(oracle(process, clean), state)
-    torch.testing.assert_close(found, clean, atol=0.15, rtol=0)  # some stop at the last sigma above zero, 0.03
+    (result,) = finish(oracle(process, clean), state)
+    torch.testing.assert_close(result, clean, atol=0.15, rtol=0)  # some stop at the last sigma above zero, 0.03
     torch.testing.assert_close(state.preview(), clean, atol=5e-3, rtol=0)
 
 
@@ -113,10 +113,10 @@ def test_single_guidance_equals_classifier_free_guidance(tiny, person):
         s: SamplingState(Process(), conditions(), noise, m, scheduler="ddim", steps=2, guidance=Guidance(identity=s))
         for s, m in ((0.0, reference_tokens), (1.0, reference_tokens))
     }
-    nobody = SamplingState(Process(), conditions(), noise, None, scheduler="ddim", steps=2)
-    zero, one, without = (finish(tiny.model, w)[0] for w in (state[0.0], state[1.0], nobody))
+    unconditioned = SamplingState(Process(), conditions(), noise, None, scheduler="ddim", steps=2)
+    zero, first, without = (finish(tiny.model, w)[0] for w in (state[0.0], state[1.0], unconditioned))
     torch.testing.assert_close(zero, without, atol=1e-4, rtol=0)
-    assert not torch.allclose(one, without, atol=1e-3)
+    assert not torch.allclose(first, without, atol=1e-3)
 
 
 @torch.no_grad()
@@ -209,13 +209,13 @@ def test_half_strength_reaches_the_picture(name):
     process, clean = Process("v_prediction"), torch.randn(1, *SHAPE, generator=torch.Generator().manual_seed(9))
     noise, generators = seeded([0], SHAPE)
     state = SamplingState(process, conditions(), noise, scheduler=name, steps=8, strength=0.5, generators=generators)
-    (found,) = finish(oracle(process, clean), state)
-    torch.testing.assert_close(found, clean, atol=0.15, rtol=0)
+    (result,) = finish(oracle(process, clean), state)
+    torch.testing.assert_close(result, clean, atol=0.15, rtol=0)
 
 
 def test_each_state_has_its_own_scheduler():
-    one, two = (make_scheduler(Process(), "unipc", 4) for _ in range(2))
-    assert one is not two
+    first, second = (make_scheduler(Process(), "unipc", 4) for _ in range(2))
+    assert first is not second
 
 
 @pytest.mark.parametrize(
@@ -250,8 +250,8 @@ def test_noise_of_each_row_follows_its_seed():
 
 def test_reference_tokens_join_by_row(tiny, person):
     with torch.no_grad():
-        one, two = (tiny.model.encode_reference(person(1, seed=s)) for s in (1, 2))
-    joined = ReferenceTokens.cat([one, two])
+        first, second = (tiny.model.encode_reference(person(1, seed=s)) for s in (1, 2))
+    joined = ReferenceTokens.cat([first, second])
     name = next(iter(joined.blocks))
     assert joined.batch == 2
-    assert torch.equal(joined.blocks[name][1][1:], two.blocks[name][1])
+    assert torch.equal(joined.blocks[name][1][1:], second.blocks[name][1])

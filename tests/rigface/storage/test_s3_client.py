@@ -12,7 +12,7 @@ from tests.s3_proxy import FAULTS, Proxy
 
 
 @pytest.fixture(params=["moto", "localbucket"])
-def there(request, s3_server, monkeypatch):
+def either_bucket(request, s3_server, monkeypatch):
     """A bucket on each of two independent servers."""
     if request.param == "localbucket":
         monkeypatch.setenv("AWS_ENDPOINT_URL", request.getfixturevalue("other_s3_server"))
@@ -43,70 +43,80 @@ def through(s3_server, bucket, monkeypatch):
 # ---- whichever server it is
 
 
-def test_object_is_put_read_listed_and_deleted(there):
-    tag = objects.put(there, "a/b c+d%/ü.bin", b"0123456789")
-    assert objects.get(there, "a/b c+d%/ü.bin") == (b"0123456789", objects.About(10, tag, pytest.approx(0, abs=3)))
-    assert objects.get(there, "a/b c+d%/ü.bin", 2, 3)[0] == b"234"
-    assert objects.get(there, "a/b c+d%/ü.bin", -4)[0] == b"6789"
-    assert objects.head(there, "a/b c+d%/ü.bin").size == 10
-    assert list(objects.keys(there, "a/")) == list(objects.keys_unordered(there, "a/")) == ["a/b c+d%/ü.bin"]
-    objects.delete(there, ["a/b c+d%/ü.bin", "a/none"])
-    assert list(objects.keys(there, "a/")) == []
+def test_object_is_put_read_listed_and_deleted(either_bucket):
+    tag = objects.put(either_bucket, "a/b c+d%/ü.bin", b"0123456789")
+    assert objects.get(either_bucket, "a/b c+d%/ü.bin") == (
+        b"0123456789",
+        objects.About(10, tag, pytest.approx(0, abs=3)),
+    )
+    assert objects.get(either_bucket, "a/b c+d%/ü.bin", 2, 3)[0] == b"234"
+    assert objects.get(either_bucket, "a/b c+d%/ü.bin", -4)[0] == b"6789"
+    assert objects.head(either_bucket, "a/b c+d%/ü.bin").size == 10
+    assert (
+        list(objects.keys(either_bucket, "a/"))
+        == list(objects.keys_unordered(either_bucket, "a/"))
+        == ["a/b c+d%/ü.bin"]
+    )
+    objects.delete(either_bucket, ["a/b c+d%/ü.bin", "a/none"])
+    assert list(objects.keys(either_bucket, "a/")) == []
     with pytest.raises(FileNotFoundError, match="s3://things/a/none"):
-        objects.get(there, "a/none")
+        objects.get(either_bucket, "a/none")
 
 
-def test_conditional_put_does_not_replace(there):
-    objects.put(there, "once", b"first", if_none=True)
+def test_conditional_put_does_not_replace(either_bucket):
+    objects.put(either_bucket, "once", b"first", if_none=True)
     with pytest.raises(FileExistsError):
-        objects.put(there, "once", b"second", if_none=True)
-    assert objects.get(there, "once")[0] == b"first"
+        objects.put(either_bucket, "once", b"second", if_none=True)
+    assert objects.get(either_bucket, "once")[0] == b"first"
 
 
-def test_large_object_is_uploaded_in_parts(there, monkeypatch):
+def test_large_object_is_uploaded_in_parts(either_bucket, monkeypatch):
     monkeypatch.setattr(objects, "PART", 5 * 2**20)  # S3's least
     data = random.Random(0).randbytes(13 * 2**20)
-    objects.put(there, "large", data)
-    assert objects.get(there, "large")[0] == data
+    objects.put(either_bucket, "large", data)
+    assert objects.get(either_bucket, "large")[0] == data
     with pytest.raises(FileExistsError):
-        objects.put(there, "large", data[:-1], if_none=True)
-    remote = objects.Remote(there, "large")
+        objects.put(either_bucket, "large", data[:-1], if_none=True)
+    remote = objects.Remote(either_bucket, "large")
     assert remote.read_at(100, 6 * 2**20) == data[6 * 2**20 : 6 * 2**20 + 100]
     assert remote.read_at(100, len(data) - 5) == data[-5:]
 
 
-def test_remote_gets_size_with_first_or_last_bytes(there):
+def test_remote_gets_size_with_first_or_last_bytes(either_bucket):
     for size in (0, 1, 100, 1000):
         data = bytes(i % 256 for i in range(size))
-        objects.put(there, f"sized/{size}", data)
+        objects.put(either_bucket, f"sized/{size}", data)
         for at_once in (100, -100):
-            remote = objects.Remote(there, f"sized/{size}", at_once)
+            remote = objects.Remote(either_bucket, f"sized/{size}", at_once)
             assert remote.size() == size
             assert remote.read_at(10**6, 0) == data
             assert remote.read_at(10, size - 3 if size > 3 else 0) == data[-3 if size > 3 else 0 :][:10]
 
 
-def test_listing_follows_pages(there, monkeypatch):
+def test_listing_follows_pages(either_bucket, monkeypatch):
     monkeypatch.setattr(objects, "PAGE", 7)
     names = {f"many/{i % 5}/{i:03}" for i in range(40)} | {"many/top"}
     for name in names:
-        objects.put(there, name, b"")
-    assert list(objects.keys(there, "many/")) == sorted(names)
-    assert sorted(objects.keys_unordered(there, "many/")) == sorted(names)
-    some = objects.keys_unordered(there, "many/")
+        objects.put(either_bucket, name, b"")
+    assert list(objects.keys(either_bucket, "many/")) == sorted(names)
+    assert sorted(objects.keys_unordered(either_bucket, "many/")) == sorted(names)
+    some = objects.keys_unordered(either_bucket, "many/")
     next(some)
     some.close()  # leaving early leaves no thread behind
 
 
-def test_presigned_address_needs_no_credentials(there):
-    objects.put(there, "for you", b"hello")
-    with urllib.request.urlopen(objects.presigned(f"s3://{there}/for you", seconds=60), timeout=10) as answer:
+def test_presigned_address_needs_no_credentials(either_bucket):
+    objects.put(either_bucket, "for you", b"hello")
+    with urllib.request.urlopen(objects.presigned(f"s3://{either_bucket}/for you", seconds=60), timeout=10) as answer:
         assert answer.read() == b"hello"
-    address, kind = objects.presigned(f"s3://{there}/from you", "PUT"), {"Content-Type": "application/octet-stream"}
+    address, kind = (
+        objects.presigned(f"s3://{either_bucket}/from you", "PUT"),
+        {"Content-Type": "application/octet-stream"},
+    )
     put = urllib.request.Request(address, b"thanks", kind, method="PUT")
     urllib.request.urlopen(put, timeout=10).close()
-    assert objects.get(there, "from you")[0] == b"thanks"
-    for uri, seconds in (("/a/path", 60), (f"s3://{there}", 60), (f"s3://{there}/x", 10**6)):
+    assert objects.get(either_bucket, "from you")[0] == b"thanks"
+    for uri, seconds in (("/a/path", 60), (f"s3://{either_bucket}", 60), (f"s3://{either_bucket}/x", 10**6)):
         with pytest.raises(ValueError, match="want"):
             objects.presigned(uri, seconds=seconds)
 
@@ -153,17 +163,22 @@ def test_too_slow_answer_is_fetched_again(through, monkeypatch):
 
 
 def test_retries_are_counted_by_operation_and_reason(through, monkeypatch):
-    proxy, told = through(hold_s=1), []
+    proxy, recorded = through(hold_s=1), []
     monkeypatch.setattr(
-        s3_client, "record_metric", lambda measure, **labels: told.append((measure.name, *labels.values()))
+        s3_client, "record_metric", lambda measure, **labels: recorded.append((measure.name, *labels.values()))
     )
     faults = iter(["500", "503", "silent", "", "truncated", "reset"])
     monkeypatch.setattr(proxy, "draw", lambda: next(faults, ""))
     objects.put("faces", "counted", b"1234")
     assert objects.get("faces", "counted")[0] == b"1234"
     assert list(objects.keys("faces", "counted")) == ["counted"]
-    wanted = [("PutObject", "InternalError"), ("PutObject", "SlowDown"), ("PutObject", "silent"), ("GetObject", "torn")]
-    assert told == [("rigface_storage_retries", *one) for one in [*wanted, ("GetObject", "connection")]]
+    expected = [
+        ("PutObject", "InternalError"),
+        ("PutObject", "SlowDown"),
+        ("PutObject", "silent"),
+        ("GetObject", "torn"),
+    ]
+    assert recorded == [("rigface_storage_retries", *first) for first in [*expected, ("GetObject", "connection")]]
 
 
 def test_unavailable_storage_raises_storage_gone_after_patience(through):
@@ -255,5 +270,5 @@ def test_object_replaced_while_read_is_an_error(bucket):
 
 
 def test_proxy_repeats_faults_of_its_seed():
-    one, two = (Proxy("http://nowhere", 0.5, seed=5) for _ in range(2))
-    assert [one.draw() for _ in range(50)] == [two.draw() for _ in range(50)]
+    first, second = (Proxy("http://nowhere", 0.5, seed=5) for _ in range(2))
+    assert [first.draw() for _ in range(50)] == [second.draw() for _ in range(50)]

@@ -181,16 +181,16 @@ def test_lease_is_held_after_lost_answer(s3_server, bucket, monkeypatch):
     monkeypatch.setattr(lock, "RENEW_S", 0.1)
     with Proxy(s3_server) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
-        taken, asked = iter(["lost"]), []
+        taken, requests = iter(["lost"]), []
 
         def draw() -> str:
-            asked.append(1)
-            return next(taken, "lost" if len(asked) == 4 else "")  # taking it; later, a renewal
+            requests.append(1)
+            return next(taken, "lost" if len(requests) == 4 else "")  # taking it; later, a renewal
 
         monkeypatch.setattr(proxy, "draw", draw)
         with lock.hold(Store(f"{bucket}/lost")) as check:
             time.sleep(1.0)
-            assert len(asked) > 5
+            assert len(requests) > 5
             check()
             with pytest.raises(OutputBusy), lock.hold(Store(f"{bucket}/lost")):
                 pass
