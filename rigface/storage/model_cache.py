@@ -145,7 +145,7 @@ def _is_weights(path: str) -> bool:
     network, _, rest = path.partition("/")
     if not rest:
         return path in AT_THE_TOP or (path.startswith(WEIGHTS) and path.endswith((SAFE, PICKLED)))
-    return network == "tokenizer" or path.endswith((".json", SAFE, PICKLED))
+    return path.endswith((".json", SAFE, PICKLED)) or (network == "tokenizer" and not path.endswith("/"))
 
 
 def _fetch(store: Store, files: dict[str, objects.About], place: Path) -> None:
