@@ -149,7 +149,7 @@ def load_upstream(
 
     Args:
         folder: holds `unet_id/` and `unet_denoise/` (or `checkpoint-N/` below each).
-        sd15: where `vae/`, `text_encoder/` and `tokenizer/` are, if not in `folder`: a Stable Diffusion 1.5 folder.
+        sd15: folder of `vae/`, `text_encoder/` and `tokenizer/`, if not `folder`: a Stable Diffusion 1.5 folder.
         default_text: (L, D), for use without a text encoder.
         config: to record; None: that of the released weights.
         expression: size of the expression codes of another head; None: those it was trained on.

@@ -80,8 +80,8 @@ class RigFacePipeline:
 
     Args:
         checkpoint: what `rigface.model.checkpoint` loads or makes.
-        device: where to put it.
-        autocast: run the networks in this type, usually `torch.bfloat16`; "auto" takes bfloat16 where the device
+        device: of the networks.
+        autocast: run the networks in this type, usually `torch.bfloat16`; "auto" takes bfloat16 if the device
             computes in it; None stays in float32. Samplers and VAE always compute in float32.
         half_weights: keep the weights of linear and convolution layers in the autocast type as well. The same numbers
             as autocast alone, which converts them anew at each step; but the checkpoint given is changed in place, and

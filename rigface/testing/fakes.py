@@ -28,7 +28,7 @@ HEAD = HeadSpec("fake", "1", shape=2, expression=3, albedo=2, expression_names=(
 
 
 def _points() -> np.ndarray:
-    """(478, 2) landmarks in the unit box: MediaPipe's named ones where they are on a face, the rest spread evenly."""
+    """(478, 2) landmarks in the unit box: MediaPipe's named ones at their place on a face, the rest spread evenly."""
     turn = np.arange(478) * (3 - 5**0.5) * np.pi
     reach = 0.49 * np.sqrt((np.arange(478) + 0.5) / 478)
     points = 0.5 + np.stack([reach * np.cos(turn), reach * np.sin(turn)], axis=1)
