@@ -8,9 +8,11 @@ One pass over the frames with one decoded frame in memory. Which faces get an id
 
 from __future__ import annotations
 
+import resource
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -32,6 +34,7 @@ from rigface.types import DLIB_WIDTH, Frame
 from rigface.video.decode import Truncated, read_frames
 
 T = TypeVar("T")
+MEMORY_GB = 4  # for frames, beside the models; an 8K video takes 2
 
 
 class FrameProcessor:
@@ -56,6 +59,8 @@ class FrameProcessor:
         Returns:
             The record, filled, and the faces as an Arrow IPC stream, or None if there are none.
         """
+        import cv2
+
         from rigface.face.detection.tracking import Tracker
 
         record = Record.of(plan)
@@ -83,6 +88,11 @@ class FrameProcessor:
             record.status = "partial" if record.frames or isinstance(e, Truncated) else "error"
             record.stage, record.reason = e.stage, e.reason
             record.crash = type(e).__name__ if isinstance(e, open_input.CannotRead) else None
+        except (MemoryError, cv2.error) as e:
+            if isinstance(e, cv2.error) and e.code != cv2.Error.StsNoMem:
+                raise
+            record.status, record.stage, record.crash = "partial" if record.frames else "error", "decode", "MemoryError"
+            record.reason = f"it needs more than {MEMORY_GB} GB of memory"
         if self._identity is not None:
             with clock("identity"):
                 faces.embed(self._identity, lambda: begin("identity"))
@@ -98,6 +108,14 @@ class FrameProcessor:
                 yield Frame(decode(sources.read_image(file)), 0, 0.0)
             else:
                 yield from read_frames(file, self._settings.rate, plan.chunk)
+
+
+def limited(settings: Settings) -> FrameProcessor:
+    """A frame processor whose process may take `MEMORY_GB` beside the models."""
+    processor = FrameProcessor(settings)
+    data = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_DATA, (data + MEMORY_GB * 2**30, resource.RLIM_INFINITY))
+    return processor
 
 
 class Clock:

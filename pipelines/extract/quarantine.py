@@ -1,7 +1,9 @@
-"""Quarantine: after two crashed units of an input, its remaining units are skipped until `--retry-errors`.
+"""Quarantine: inputs and units that are not tried again until `--retry-errors`.
 
-Path: the stage `detect_faces` gives a unit up -> `add` -> the same stage, on any node, at another unit of that input
--> `verdict`.
+* After two crashed units of an input, its remaining units are skipped. Path: the stage `detect_faces` gives a unit up
+  -> `add` -> the same stage, on any node, at another unit of that input -> `verdict`.
+* A unit that takes its actor or node down can give nothing up. Its attempts are counted before they begin (`attempt`)
+  and deleted when it is committed (`end`). Killed jobs count, too, hence the high limit.
 
 A video of two hours is 120 units at five frames a second. If each were tried until it is given up, the video would
 cost 240 crashes, or four minutes of waiting for every unit that hangs. Units that were processed before keep their
@@ -19,6 +21,7 @@ from rigface.storage.store import INTERNAL, Store
 
 FOLDER = f"{INTERNAL}/deaths"
 MAX_CRASHED = 2  # units of one input
+MAX_ATTEMPTS = 10  # of a unit; each ended with its actor, its node or the job
 
 
 @dataclass(frozen=True)
@@ -50,9 +53,30 @@ class Quarantine:
         if unit.chunks > MAX_CRASHED:
             self._store.publish(f"{_folder(unit.uri)}/{unit.unit_id}.json", json.dumps(asdict(crash)).encode())
 
+    def attempt(self, unit: UnitPlan) -> Crash | None:
+        """Count an attempt at a unit, durably; the verdict of earlier ones if there were too many."""
+        path = _attempts(unit)
+        try:
+            count = int(self._store.read(path))
+        except FileNotFoundError:
+            count = 0
+        if count >= MAX_ATTEMPTS:
+            reason = f"{count} attempts at it ended with their process or node; it may need more memory than there is"
+            return Crash("detect_faces", reason, "lost actor")
+        self._store.publish(path, str(count + 1).encode())
+        return None
+
+    def end(self, unit: UnitPlan) -> None:
+        """Forget the attempts at a unit that is committed."""
+        self._store.delete(_attempts(unit))
+
     def forget(self, uri: str) -> None:
         """Release an input."""
         self._store.delete_folder(_folder(uri))
+
+
+def _attempts(unit: UnitPlan) -> str:
+    return f"{_folder(unit.uri)}/{unit.unit_id}.attempts"
 
 
 def _folder(uri: str) -> str:

@@ -62,15 +62,16 @@ class DetectFaces:
     )
 
     def __init__(self, settings: Settings, silence_s: float, out: str) -> None:
-        self._child = WorkerProcess(
-            "pipelines.extract.frame_processor:FrameProcessor", {"settings": settings}, silence_s
-        )
+        self._child = WorkerProcess("pipelines.extract.frame_processor:limited", {"settings": settings}, silence_s)
         self._child.start()
         self._quarantine = Quarantine(lock.follow(Store(out)))
 
     def __call__(self, unit: Unit) -> None:
         if earlier := self._quarantine.verdict(unit.plan):
             self._fail(unit, earlier, f"not tried, because of other parts of it: {earlier.reason}")
+            return
+        if lost := self._quarantine.attempt(unit.plan):
+            self._fail(unit, lost, lost.reason)
             return
         for tries_left in reversed(range(TRIES)):
             try:
@@ -182,6 +183,7 @@ class Write:
 
     def __init__(self, out: str, head: HeadSpec, detector: DetectorSpec) -> None:
         self._store = lock.follow(Store(out))
+        self._quarantine = Quarantine(self._store)
         self._schema = schema.faces_schema(head, detector)
 
     def __call__(self, unit: Unit) -> None:
@@ -191,6 +193,7 @@ class Write:
             else:
                 path, data = part_path(unit.unit_id), parquet(self._table(unit))
             self._store.publish(path, data, replace=False)
+            self._quarantine.end(unit.plan)
         unit.record.bytes = len(data)
         unit.set_faces(None)
 

@@ -3,17 +3,19 @@
 import ctypes
 import os
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.extract import stages
+from pipelines.extract import frame_processor, stages
 from pipelines.extract.config import debug
 from pipelines.extract.frame_processor import FrameProcessor
 from pipelines.extract.layout import error_path, part_path, record_of
-from pipelines.extract.plan import units_of
+from pipelines.extract.plan import UnitPlan, units_of
+from pipelines.extract.quarantine import MAX_ATTEMPTS, Quarantine
 from pipelines.extract.stages import DetectFaces, MaskAndScore, Reconstruct, StageActor, Write
 from pipelines.extract.survey import Surveyor
 from pipelines.extract.unit import MAX_CACHED_CROPS, Crops, Record, Unit
@@ -21,6 +23,7 @@ from pipelines.telemetry.worker_process import WorkerProcess
 from rigface import schema
 from rigface.errors import BadInput, PlanError
 from rigface.image import encode_jpeg
+from rigface.storage.store import Store
 from rigface.testing import fakes
 
 SETTINGS = replace(debug().settings, chunk_frames=100)
@@ -67,6 +70,33 @@ def crashing_stage(out, name: str = "poison.mp4"):
     stage._child.close()
     stage._child = WorkerProcess("test_stages:CrashesOn", {"name": name}, silence_s=5)
     return stage
+
+
+def test_unit_that_takes_its_actor_down_ends_as_a_row(tmp_path, monkeypatch):
+    monkeypatch.setattr(stages, "WorkerProcess", lambda *_: SimpleNamespace(start=lambda: None))  # never called
+    stage, plan = DetectFaces(SETTINGS, 5, str(tmp_path)), UnitPlan("unit", "/a.mp4", 0, 1, None, 1)
+    quarantine = Quarantine(Store(str(tmp_path)))
+    assert [quarantine.attempt(plan) for _ in range(MAX_ATTEMPTS)] == [None] * MAX_ATTEMPTS
+    unit = Unit(plan)
+    stage(unit)
+    assert (unit.record.status, unit.record.stage, unit.record.crash) == ("error", "detect_faces", "lost actor")
+    assert unit.record.reason.startswith("10 attempts at it ended with their process or node")
+    write = Write(str(tmp_path), fakes.HEAD, fakes.DETECTOR)
+    write(unit)
+    assert quarantine.attempt(plan) is None  # a commit ends the count
+
+
+def test_memory_that_runs_out_becomes_a_row(tmp_path, monkeypatch):
+    def exhausted(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(frame_processor, "decode", exhausted)
+    (tmp_path / "a.jpg").write_bytes(b"")
+    record, faces = FrameProcessor(SETTINGS)(
+        UnitPlan("unit", str(tmp_path / "a.jpg"), 0, 1, None, 1), lambda step: None
+    )
+    assert (record.status, record.crash, faces) == ("error", "MemoryError", None)
+    assert record.reason == "it needs more than 4 GB of memory"
 
 
 def test_frame_processor_fills_record_and_faces(unit):
