@@ -15,6 +15,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "extract": ("datasets", "Turn videos and images into a dataset of faces"),
         "status": ("datasets", "Show how far a dataset is"),
         "inspect": ("datasets", "Make an HTML page of a dataset: faces, distributions, failures"),
+        "forget": ("datasets", "Remove inputs from a dataset, whose sources are gone for good"),
         "identities": ("datasets", "Cluster the faces of a dataset into persons"),
         "forecast": ("datasets", "Estimate time, bytes and cost of an extraction"),
     },

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
@@ -74,6 +75,33 @@ class StatusCommand:
         from pipelines.extract.dry_run import status
 
         print(status(self.out))
+        return 0
+
+
+@dataclass(frozen=True)
+class ForgetCommand:
+    """Remove inputs from a dataset: their faces, rows and plans.
+
+    `extract` never removes an input whose source is away; this command does, for sources that are gone for good.
+    """
+
+    paths: Annotated[Positional[tuple[str, ...]], arg(metavar="OUT INPUT...")] = ()
+    """The dataset, and the inputs as its column `uri` names them; paths may be relative."""
+
+    def run(self) -> int:
+        from pipelines.extract.dataset import FaceDataset
+        from rigface.storage import lock
+        from rigface.storage.store import Store
+
+        if len(self.paths) < 2:
+            raise PlanError("want OUT INPUT...: the dataset, then its inputs to remove")
+        uris = [path if "://" in path else os.path.abspath(path) for path in self.paths[1:]]
+        store = Store(self.paths[0])
+        if FaceDataset(store).info() is None:
+            raise PlanError(f"{store.uri} is not a RigFace dataset")
+        with lock.hold(store):
+            FaceDataset(store).forget(uris)
+        print(f"{len(uris):,} inputs removed")
         return 0
 
 
@@ -173,6 +201,7 @@ class ForecastCommand:
 COMMANDS = {
     "extract": ExtractCommand,
     "status": StatusCommand,
+    "forget": ForgetCommand,
     "inspect": InspectCommand,
     "identities": IdentitiesCommand,
     "forecast": ForecastCommand,

@@ -11,8 +11,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import asdict, dataclass, field
-from typing import Annotated, Literal
+from dataclasses import asdict, dataclass, field, fields
+from typing import Annotated, Any, Literal
 
 from tyro.conf import Suppress, arg
 
@@ -20,6 +20,7 @@ from rigface.errors import PlanError
 from rigface.types import DetectorSpec, HeadSpec
 
 STAGES = ("detect_faces", "reconstruct", "mask_and_score", "write")
+FOLDERS = ("detector_folder", "identity_folder", "parser_folder")  # fields of `Settings`: places, not content
 MODELS = ("detector", "identity", "parser", "reconstructor", "head")  # fields of `Settings`
 
 
@@ -198,15 +199,25 @@ PRESETS = {preset.__name__: preset for preset in (laptop, debug, cluster)}
 
 
 def config_hash(settings: Settings, head: HeadSpec, detector: DetectorSpec) -> str:
-    """Hash of all that decides the content of a row: settings, head model, detector."""
-    described = json.dumps([asdict(settings), asdict(head), asdict(detector)], sort_keys=True)
+    """Hash of all that decides the content of a row: settings, head model, detector.
+
+    Folders are left out, because the versions of the models name their content. A field that is added to one of these
+    classes (at its end) is left out at its default. So neither a remount nor an upgrade changes the hash.
+    """
+    described = json.dumps([_hashed(settings, 12), _hashed(head, 6), _hashed(detector, 7)], sort_keys=True)
     return hashlib.sha256(described.encode()).hexdigest()[:16]
 
 
+def _hashed(value: Settings | HeadSpec | DetectorSpec, first: int) -> dict[str, Any]:
+    later = [f.name for f in fields(value)[first:] if getattr(value, f.name) == f.default]
+    everything = {name: "" if name in FOLDERS else v for name, v in asdict(value).items()}
+    return {name: v for name, v in everything.items() if name not in later}
+
+
 def differences(now: dict, before: dict) -> list[str]:
-    """Changed values between two settings (as dicts, one level deep), as `fps: 5.0 -> 2.0`."""
+    """Changed values between two settings (as dicts, one level deep), as `fps: 5.0 -> 2.0`; folders do not count."""
     return [
         f"{name}: {before.get(name)!r} -> {now.get(name)!r}"
-        for name in sorted({*now, *before})
+        for name in sorted({*now, *before} - set(FOLDERS))
         if now.get(name) != before.get(name)
     ]

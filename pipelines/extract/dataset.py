@@ -12,21 +12,21 @@ except for units, whose objects appear whole and whose first commit wins.
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from itertools import chain
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines import run_info
 from pipelines.extract import identities, quarantine
 from pipelines.extract.config import Settings, config_hash, differences
-from pipelines.extract.layout import error_path, parquet, part_path, plain_parquet, publish_by_hash, record_of
+from pipelines.extract.layout import error_path, parquet, part_path, publish_by_hash, record_of, remove_rows
 from pipelines.extract.plan import Plan, units_of
 from pipelines.extract.plan_store import PLANS, PlanStore
 from pipelines.extract.quarantine import Quarantine
@@ -52,35 +52,41 @@ class FaceDataset:
         """The run information, or None if there is none."""
         return run_info.load(self.store)
 
-    def check(self, settings: Settings, head: HeadSpec, detector: DetectorSpec, overwrite: bool) -> None:
+    def check(self, settings: Settings, head: HeadSpec, detector: DetectorSpec, overwrite: bool) -> str:
         """Check that a run with these settings may write here.
+
+        Returns:
+            The name of the configuration, part of every unit's name. A dataset keeps its own.
 
         Raises:
             PlanError: the dataset was made with other settings, or the folder holds other data.
         """
-        info = run_info.load_own(self.store, "extract", ("faces", "inputs"))
-        if info is None:
-            return
-        if overwrite or info["config"] == config_hash(settings, head, detector):
-            return
+        info, name = (
+            run_info.load_own(self.store, "extract", ("faces", "inputs")),
+            config_hash(settings, head, detector),
+        )
+        if info is None or overwrite or info["config"] == name:
+            return name
         now = {**asdict(settings), "head model": asdict(head), "detector model": asdict(detector)}
-        before = {**info["settings"], "head model": info["head"], "detector model": info["detector"]}
-        changed = differences(json.loads(json.dumps(now)), before) or ["schema of another version"]
+        before = {
+            **_with_defaults(Settings, info["settings"]),
+            "head model": _with_defaults(HeadSpec, info["head"]),
+            "detector model": _with_defaults(DetectorSpec, info["detector"]),
+        }
+        changed = differences(json.loads(json.dumps(now)), json.loads(json.dumps(before)))
+        if not changed:
+            return info["config"]
         raise PlanError(
             f"{self.store.uri} was made with other settings ({'; '.join(changed)}). A dataset has one set of settings: "
             "choose another OUT, go back to those settings, or delete the dataset with --overwrite."
         )
 
     def begin_run(self, settings: Settings, head: HeadSpec, detector: DetectorSpec, overwrite: bool) -> str:
-        """Prepare the dataset for a run that passed `check`.
-
-        Returns:
-            The name of the configuration, part of every unit's name.
-        """
+        """Prepare the dataset for a run that passed `check`; returns the name of the configuration."""
+        config = self.check(settings, head, detector, overwrite)
         if overwrite and self.info() is not None:
             self._clear()
         info = self.info() or {}
-        config = config_hash(settings, head, detector)
         now = datetime.now(UTC).isoformat(timespec="seconds")
         run = {"started": now, **run_info.software()}
         info = {
@@ -111,28 +117,66 @@ class FaceDataset:
     # --- inputs that changed
 
     def add_plans(self, plans: list[Plan], before: dict[str, Plan], config: str) -> int:
-        """Keep new plans. Rows and units of an earlier content of the same input are removed first.
+        """Keep new plans. Rows and units of an input's earlier content, or of other chunks, are removed first.
 
         Returns:
-            The number of inputs whose content has changed.
+            The number of inputs that lost their rows and units.
         """
-        changed = [before[p.uri] for p in plans if p.uri in before and before[p.uri].sha256 != p.sha256]
-        self._forget(changed, config)
+        earlier = [(before[p.uri], p) for p in plans if p.uri in before]
+        changed = [old for old, new in earlier if (old.sha256, old.chunks) != (new.sha256, new.chunks)]
+        self._remove(changed, config)
         self.plans.add(plans)
         return len(changed)
 
-    def _forget(self, plans: list[Plan], config: str) -> None:
+    def forget(self, uris: Iterable[str]) -> None:
+        """Remove all of some inputs, whose sources are gone for good.
+
+        Raises:
+            PlanError: an input is not in the dataset.
+        """
+        plans = self.plans.load(uris)
+        if unknown := sorted(set(uris) - plans.keys()):
+            raise PlanError(f"{unknown[0]} is not an input of {self.store.uri}: name it as the column `uri` does")
+        self._remove(list(plans.values()), (self.info() or {})["config"])
+        remove_rows(self.store, PLANS, plans)  # last: a killed command can be run again
+
+    def _remove(self, plans: list[Plan], config: str) -> None:
         """Remove the rows and the units of some inputs."""
-        if not plans:
-            return
-        uris = {p.uri for p in plans}
-        self.remove_inputs(uris)
-        identities.forget_inputs(self.store, uris)
+        self.reopen([plan.uri for plan in plans])
         for plan in plans:
             Quarantine(self.store).forget(plan.uri)
             for unit in units_of(plan, config):
                 self.store.delete(part_path(unit.unit_id))
                 self.store.delete(error_path(unit.unit_id))
+
+    def reopen(self, uris: Collection[str]) -> None:
+        """Remove the rows of some inputs, and the remembered identities of their tracks, which are numbered anew."""
+        if uris:
+            identities.forget_inputs(self.store, set(uris))
+            remove_rows(self.store, "inputs", uris)
+
+    def retry(self, plans: list[Plan], config: str) -> None:
+        """Undo failures of some inputs: rows, records of units without faces, parts that were not read to the end."""
+        self.reopen([plan.uri for plan in plans])
+        for plan in plans:
+            Quarantine(self.store).forget(plan.uri)
+            for unit in units_of(plan, config):
+                with contextlib.suppress(FileNotFoundError):
+                    if self.record(unit.unit_id).crash is not None:
+                        self.store.delete(part_path(unit.unit_id))
+                self.store.delete(error_path(unit.unit_id))
+
+    def sweep_orphans(self, config: str) -> None:
+        """Remove units of known inputs that are not in their latest plans: left by a kill, or committed late."""
+        uris, units = CompactSet(), CompactSet()
+        for plan in self.plans.latest():
+            uris.add(plan.uri)
+            for unit in units_of(plan, config):
+                units.add(unit.unit_id)
+        for names, path in zip(self.parts(), (part_path, error_path)):
+            for name in names:
+                if name not in units and self.record(name).uri in uris:
+                    self.store.delete(path(name))
 
     # --- units
 
@@ -176,15 +220,7 @@ class FaceDataset:
             table = schema.table_of({n: [getattr(row, n) for row in rows] for n in columns.names}, columns)
             publish_by_hash(self.store, "inputs", table)
 
-    def remove_inputs(self, uris: Iterable[str]) -> None:
-        """Remove the rows of some inputs."""
-        removed = pa.array(sorted(uris), pa.string())
-        if not len(removed):
-            return
-        for path in self.store.paths("inputs", ".parquet"):
-            table = self.store.table(path)
-            kept = table.filter(pc.invert(pc.is_in(table["uri"], removed)))
-            if not len(kept):
-                self.store.delete(path)
-            elif len(kept) < len(table):
-                self.store.publish(path, plain_parquet(kept))
+
+def _with_defaults(kind: type, stored: dict[str, Any]) -> dict[str, Any]:
+    """Stored fields; what an older version did not store has its default."""
+    return {f.name: f.default for f in fields(kind)} | stored

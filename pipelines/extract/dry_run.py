@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from itertools import islice
 
 from pipelines.extract import components
-from pipelines.extract.config import ExtractConfig, config_hash
+from pipelines.extract.config import ExtractConfig
 from pipelines.extract.dataset import FaceDataset
-from pipelines.extract.job import WINDOW, check_stages
+from pipelines.extract.job import WINDOW, check_reachable, check_stages
 from pipelines.extract.plan import units_of
 from pipelines.extract.survey import survey
 from pipelines.inputs import open_input, sources
@@ -34,21 +34,21 @@ def preview(config: ExtractConfig) -> str:
     head, detector = components.specs(config.settings)
     check_stages(config, head, detector)
     dataset = FaceDataset(Store(config.out))
-    dataset.check(config.settings, head, detector, config.overwrite)
+    name = dataset.check(config.settings, head, detector, config.overwrite)
     uris = sources.find_all(config.videos)
     info, fresh = dataset.info(), config.overwrite
     done = CompactSet() if fresh else dataset.done()
-    name = config_hash(config.settings, head, detector)
     left: Counter[str] = Counter()
 
     def new_inputs() -> Iterator[str]:
         """Inputs that are new or changed, a window at a time; the open work of the others is counted on the way."""
         while window := list(islice(uris, WINDOW)):
             known = {} if fresh else dataset.plans.load(window)
-            changed = open_input.changed(window, {uri: plan.stamp for uri, plan in known.items()})
+            changed, unreachable = open_input.changed(window, {uri: plan.stamp for uri, plan in known.items()})
+            check_reachable(unreachable, known)
             yield from changed
-            left["inputs"] += len(window)
-            for uri in known.keys() - set(changed):
+            left.update(inputs=len(window), unreachable=len(unreachable))
+            for uri in known.keys() - unreachable - set(changed):
                 missing = [unit for unit in units_of(known[uri], name) if unit.unit_id not in done]
                 left.update(units=len(missing), frames=sum(unit.expected for unit in missing))
 
@@ -63,6 +63,7 @@ def preview(config: ExtractConfig) -> str:
     lines = [
         f"{left['inputs']:,} inputs -> {dataset.store.uri} ({state})",
         f"{count:,} of them new or changed; of {len(plans):,} surveyed, {refused:,} cannot be read",
+        f"{left['unreachable']:,} known inputs cannot be read now and keep their rows",
         f"{about}{units:,.0f} units of work with {about}{frames:,.0f} sampled frames",
         f"head {head.name} {head.version}, detector {detector.name} {detector.version}, configuration {name}",
     ]

@@ -24,6 +24,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.extract.layout import parquet
+from pipelines.inputs.compact_set import CompactSet
 from rigface.face.identity.clustering import IdentityClusters
 from rigface.face.identity.dlib_embedding import cluster_identities, cluster_threshold
 from rigface.storage.store import IDENTITIES, Store
@@ -71,17 +72,23 @@ class _Part:
 def identify(store: Store, threshold: float | None = None) -> IdentityReport:
     """Give every track that has an identity vector the name of a person.
 
+    Inputs without a row in OUT/inputs are left out: the numbers of their tracks will change when they are finished.
+
     Args:
         threshold: maximum root mean square distance within a person; None: the default of the network that made the
             vectors. A threshold other than in the last pass clusters everything anew, and names change.
     """
     paths = sorted(p for p in store.paths("faces", ".parquet") if not p.endswith("/schema.parquet"))
+    finished = CompactSet(
+        u for p in store.paths("inputs", ".parquet") for u in store.table(p, ["uri"])["uri"].to_pylist()
+    )
     with ThreadPoolExecutor(READ_THREADS) as pool:
-        parts = list(pool.map(lambda path: _read(store, path), paths))
+        parts = [part for part in pool.map(lambda path: _read(store, path), paths) if part.uri in finished]
     vectors, faces = _tracks(parts)
     width = len(next(iter(vectors.values()))[0]) if vectors else DLIB_WIDTH
     threshold = threshold or cluster_threshold(width)
     known, people = load_state(store, threshold)
+    known = {key: label for key, label in known.items() if key[0] in finished}
     new = sorted(vectors.keys() - known.keys())
     if new:
         at = {key: i for i, key in enumerate(new)}
@@ -201,7 +208,7 @@ def save_state(store: Store, threshold: float, known: dict[Key, int], people: Id
 
 
 def forget_inputs(store: Store, uris: set[str]) -> None:
-    """Drop the tracks of inputs whose content has changed; the people stay."""
+    """Drop the tracks of inputs that are removed or numbered anew; the people stay."""
     try:
         threshold = float(np.load(io.BytesIO(store.read(IDENTITIES)), allow_pickle=False)["threshold"])
     except FileNotFoundError:

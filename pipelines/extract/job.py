@@ -16,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from itertools import chain, islice
 
 from pipelines.cluster import session
@@ -25,11 +25,9 @@ from pipelines.extract.config import STAGES, ExtractConfig
 from pipelines.extract.dataset import FaceDataset
 from pipelines.extract.finalize import FLUSH_ROWS, FLUSH_S, InputFinalizer
 from pipelines.extract.identities import identify
-from pipelines.extract.layout import error_path
 from pipelines.extract.plan import Plan, UnitPlan, units_of
 from pipelines.extract.progress import Progress
-from pipelines.extract.quarantine import Quarantine
-from pipelines.extract.summary import StatusCount, Summary
+from pipelines.extract.summary import Summary
 from pipelines.extract.survey import survey
 from pipelines.extract.unit import Record
 from pipelines.inputs import open_input, sources
@@ -100,6 +98,8 @@ class _Run:
         self.config, self.dataset, self.specs, self.progress = config, dataset, specs, progress
         self._check_lock, self._stack, self._on_unit, self._on_ray = check_lock, stack, on_unit, False
         self._existing: tuple[CompactSet, CompactSet] | None = None  # units and rows; read again after a removal
+        self._known = 0  # units of the present plans among the existing ones
+        self._unreachable: set[str] = set()  # known inputs that cannot be read now; they keep all they have
         self.summary = Summary()
         self.name = dataset.begin_run(config.settings, *specs, config.overwrite)
         self._finalizer = stack.enter_context(InputFinalizer(dataset, self.name, progress.input_done))
@@ -112,6 +112,8 @@ class _Run:
             for uri in window:
                 wanted.add(uri)
             self._process(self._plans(window))
+        if self._existing and len(self._existing[0]) > self._known:
+            self.dataset.sweep_orphans(self.name)
         if self.config.identities:
             self._identities()
         self._count_inputs(wanted)
@@ -119,12 +121,18 @@ class _Run:
         return self.summary
 
     def _count_inputs(self, wanted: CompactSet) -> None:
-        outcomes = self.summary.outcomes
+        count = self.summary.count_input
         for table in self.dataset.inputs_by_part(["uri", "status", "stage", "reason", "frames", "faces"]):
             for row in table.to_pylist():
-                if row["uri"] in wanted:
-                    count = outcomes.setdefault((row["status"], row["stage"] or ""), StatusCount())
-                    count.add(row["uri"], row["reason"], row["frames"], row["faces"])
+                if row["uri"] in self._unreachable:
+                    self._unreachable.remove(row["uri"])
+                    count(
+                        row | {"status": "unreachable", "stage": "", "reason": "cannot be read now; its rows are kept"}
+                    )
+                elif row["uri"] in wanted:
+                    count(row)
+        for uri in self._unreachable:
+            count({"uri": uri, "status": "unreachable", "reason": "cannot be read now"})
 
     def _connect(self) -> None:
         if not self._on_ray:
@@ -138,35 +146,34 @@ class _Run:
 
     def _plans(self, uris: list[str]) -> dict[str, Plan]:
         known = self.dataset.plans.load(uris)
-        if self.config.retry_errors:
-            self._forget_errors(known)
         self.progress.message(f"{len(uris):,} inputs, {len(known):,} known; checking which have changed")
-        new = open_input.changed(uris, {uri: known[uri].stamp for uri in uris if uri in known})
-        if new:
-            self._survey(new, known)
-        return {uri: known[uri] for uri in uris}
+        new, unreachable = open_input.changed(uris, {uri: known[uri].stamp for uri in uris if uri in known})
+        check_reachable(unreachable, known)
+        if self.config.retry_errors:
+            new += self._forget_errors({uri: known[uri] for uri in known.keys() - unreachable - set(new)})
+        unreachable |= self._survey(new, known)
+        self._unreachable |= unreachable
+        return {uri: known[uri] for uri in uris if uri not in unreachable}
 
-    def _forget_errors(self, known: dict[str, Plan]) -> None:
-        """Undo earlier failures: refused plans, units that left an error, and the rows of their inputs."""
+    def _forget_errors(self, known: dict[str, Plan]) -> list[str]:
+        """Undo earlier failures of unchanged inputs; returns those that must be surveyed again."""
         rows = (row for table in self.dataset.inputs_by_part(["uri", "status"]) for row in table.to_pylist())
         failed = {row["uri"] for row in rows if row["status"] in ("error", "partial") and row["uri"] in known}
-        for uri in failed:
-            Quarantine(self.dataset.store).forget(uri)
-            for unit in units_of(known[uri], self.name):
-                self.dataset.store.delete(error_path(unit.unit_id))
-            if known[uri].status == "error":
-                del known[uri]
-        self.dataset.remove_inputs(failed)
         if failed:
+            self.dataset.retry([known[uri] for uri in failed], self.name)
             self._existing = None
+        return [uri for uri in failed if known[uri].status == "error"]
 
-    def _survey(self, uris: list[str], known: dict[str, Plan]) -> None:
-        """Survey new inputs and keep their plans."""
+    def _survey(self, uris: list[str], known: dict[str, Plan]) -> set[str]:
+        """Survey new inputs and keep their plans; returns known inputs whose content could not be read."""
         batches = [uris[i : i + SURVEY_BATCH] for i in range(0, len(uris), SURVEY_BATCH)]
         new: list[Plan] = []
+        unreachable: set[str] = set()
         count, flushed = 0, time.monotonic()
         for plans in self._surveyed(batches):
-            new += plans
+            lost = {p.uri for p in plans if not p.sha256 and p.uri in known and known[p.uri].sha256}
+            unreachable |= lost
+            new += [p for p in plans if p.uri not in lost]
             count += len(plans)
             self.progress.message(f"surveying new inputs: {count:,} of {len(uris):,}")
             if count == len(uris) or len(new) >= FLUSH_ROWS or time.monotonic() - flushed > FLUSH_S:
@@ -174,6 +181,7 @@ class _Run:
                     self._existing = None
                 known.update({p.uri: p for p in new})
                 new, flushed = [], time.monotonic()
+        return unreachable
 
     def _surveyed(self, batches: list[list[str]]) -> Iterator[list[Plan]]:
         """A few batches in this process, many in Ray tasks."""
@@ -201,10 +209,11 @@ class _Run:
         waiting: dict[str, set[str]] = {}
         for plan in plans.values():
             missing = [unit for unit in units_of(plan, self.name) if unit.unit_id not in done]
+            self._known += len(plan.chunks) - len(missing)
             if missing:
                 waiting[plan.uri] = {unit.unit_id for unit in missing}
                 units += missing
-        self.dataset.remove_inputs([uri for uri in waiting if uri in has_row])  # parts of a finished input were deleted
+        self.dataset.reopen([uri for uri in waiting if uri in has_row])  # parts of a finished input were deleted
         complete = [plan for uri, plan in plans.items() if uri not in waiting and uri not in has_row]
         self.progress.expect(len(waiting) + len(complete), len(units), sum(unit.expected for unit in units))
         if units:
@@ -244,6 +253,20 @@ class _Run:
         self.progress.message("clustering identities")
         self.summary.identities = str(identify(self.dataset.store))
         self.progress.message(self.summary.identities)
+
+
+def check_reachable(unreachable: set[str], known: Collection[str]) -> None:
+    """Check that most known inputs can be read.
+
+    Raises:
+        JobBroken: more than half cannot: the disk, network or credentials are at fault, not the inputs.
+    """
+    if 2 * len(unreachable) > len(known):
+        raise JobBroken(
+            f"{len(unreachable):,} of {len(known):,} known inputs cannot be read, such as {min(unreachable)}. Nothing "
+            "was changed: mount the disk or renew the credentials, then run again. Inputs that are gone for good are "
+            "removed by `rigface forget OUT INPUT...`."
+        )
 
 
 def check_crashes(crashes: deque[str | None]) -> None:

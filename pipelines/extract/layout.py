@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.extract.unit import Record
@@ -14,7 +16,7 @@ from rigface.storage.store import INTERNAL, Store, sharded
 from rigface.types import Quality
 
 ROW_GROUP = 128  # faces: 5 to 10 MB of crops and masks
-RECORD_KEY = "rigface.unit"
+RECORD_KEY = b"rigface.unit"
 QUALITY_COLUMNS = tuple(f.name for f in fields(Quality))
 
 
@@ -35,7 +37,7 @@ def with_record(table: pa.Table, record: Record) -> pa.Table:
 
 def record_of(part: pa.Schema) -> Record:
     """A unit's record, from its part's schema."""
-    return Record.from_json(part.metadata[RECORD_KEY.encode()].decode())
+    return Record.from_json(part.metadata[RECORD_KEY].decode())
 
 
 def parquet(table: pa.Table) -> pa.Buffer:
@@ -50,6 +52,18 @@ def plain_parquet(table: pa.Table, **options: Any) -> pa.Buffer:
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd", **options)
     return sink.getvalue()
+
+
+def remove_rows(store: Store, folder: str, uris: Iterable[str]) -> None:
+    """Remove the rows of some inputs from the tables of a folder."""
+    removed = pa.array(sorted(uris), pa.string())
+    for path in store.paths(folder, ".parquet") if len(removed) else ():
+        table = store.table(path)
+        kept = table.filter(pc.invert(pc.is_in(table["uri"], removed)))
+        if not len(kept):
+            store.delete(path)
+        elif len(kept) < len(table):
+            store.publish(path, plain_parquet(kept))
 
 
 def publish_by_hash(store: Store, folder: str, table: pa.Table) -> None:

@@ -7,17 +7,15 @@ The latest plan of an input counts.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
-import numpy as np
 import pyarrow as pa
 
 from pipelines.extract.layout import publish_by_hash
 from pipelines.extract.plan import Plan
+from pipelines.inputs.compact_set import CompactSet
 from rigface.storage.store import INTERNAL, Store
 
 PLANS = f"{INTERNAL}/plans"
@@ -54,18 +52,22 @@ class PlanStore:
         return {uri: Plan.from_json(text) for uri, (_, text) in latest.items()}
 
     def count(self) -> tuple[int, int]:
-        """The numbers of planned inputs and of units in their latest plans; takes 20 bytes of memory a plan."""
-        names, times, units = array("Q"), array("d"), array("L")
-        for path in self._store.paths(PLANS, ".parquet"):
-            table = self._store.table(path)
-            times.extend(table["planned"].to_pylist())
-            units.extend(len(json.loads(text)["chunks"]) for text in table["plan"].to_pylist())
-            for uri in table["uri"].to_pylist():
-                names.append(int.from_bytes(hashlib.blake2b(uri.encode(), digest_size=8).digest()))
-        order = np.lexsort((times, names))
-        sorted_names = np.asarray(names)[order]
-        latest = np.append(sorted_names[1:] != sorted_names[:-1], np.ones(min(len(names), 1), bool))
-        return int(latest.sum()), int(np.asarray(units)[order][latest].sum())
+        """The numbers of planned inputs and of units in their latest plans."""
+        units = array("L", (len(plan.chunks) for plan in self.latest()))
+        return len(units), sum(units)
+
+    def latest(self) -> Iterator[Plan]:
+        """The latest plan of every input; takes 12 bytes of memory a plan. All plans of a part have one time."""
+        paths = self._store.paths(PLANS, ".parquet")
+        times = sorted(
+            ((self._store.table(path, ["planned"])["planned"][0].as_py(), path) for path in paths), reverse=True
+        )
+        seen = CompactSet()
+        for _, path in times:
+            table = self._store.table(path, ["uri", "plan"])
+            for uri, text in zip(table["uri"].to_pylist(), table["plan"].to_pylist()):
+                if seen.add(uri):
+                    yield Plan.from_json(text)
 
     def add(self, plans: list[Plan]) -> None:
         """Publish new plans."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from typing import get_args
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -17,7 +16,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from pipelines.extract.summary import InputRow, InputStatus, StatusCount, Summary
+from pipelines.extract.summary import InputRow, StatusCount, Summary
 from pipelines.extract.unit import Record
 from pipelines.telemetry import metrics
 
@@ -147,8 +146,8 @@ def report(summary: Summary, out: str, console: Console | None = None) -> None:
     console.print(f"dataset: {out}   page: rigface inspect {out}", markup=False, highlight=False)
 
 
-_ORDER = get_args(InputStatus)
-_STYLE = {"ok": "green", "no_face": "yellow", "partial": "yellow", "error": "red"}
+_STYLE = {"ok": "green", "no_face": "yellow", "partial": "yellow", "error": "red", "unreachable": "red"}
+_ORDER = list(_STYLE)
 
 
 def stage_table(summary: Summary) -> Table:

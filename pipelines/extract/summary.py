@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from pipelines.extract.unit import Record
 
@@ -65,6 +65,11 @@ class Summary:
     def inputs(self) -> int:
         """Number of inputs of the job."""
         return sum(outcome.inputs for outcome in self.outcomes.values())
+
+    def count_input(self, row: dict[str, Any]) -> None:
+        """Count an input by some columns of its row."""
+        count = self.outcomes.setdefault((row["status"], row.get("stage") or ""), StatusCount())
+        count.add(row["uri"], row["reason"], row.get("frames", 0), row.get("faces", 0))
 
     def add(self, record: Record) -> None:
         """Count a unit of this run."""

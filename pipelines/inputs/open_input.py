@@ -48,13 +48,15 @@ def stamp(uri: str) -> str:
         return ""
 
 
-def changed(uris: list[str], known: dict[str, str]) -> list[str]:
-    """The inputs whose stamp differs from the known one, in their order.
+def changed(uris: list[str], known: dict[str, str]) -> tuple[list[str], set[str]]:
+    """The new and changed inputs, in their order, and the known ones that cannot be read now.
 
     Args:
-        known: uri -> stamp at its survey.
+        known: uri -> stamp at its survey; empty if it could not be read then.
     """
     old = [uri for uri in uris if uri in known]
     with ThreadPoolExecutor(STAMP_THREADS) as pool:
-        same = {uri for uri, now in zip(old, pool.map(stamp, old)) if now and now == known[uri]}
-    return [uri for uri in uris if uri not in same]
+        now = dict(zip(old, pool.map(stamp, old)))
+    unreachable = {uri for uri in old if known[uri] and not now[uri]}
+    same = {uri for uri in old if known[uri] and known[uri] == now[uri]}
+    return [uri for uri in uris if uri not in same | unreachable], unreachable

@@ -79,7 +79,8 @@ def patch(vae: AutoencoderKL) -> int:
 
 def shrinkage(vae: AutoencoderKL) -> int:
     """Factor by which latents are smaller than their picture, along a side."""
-    return int(patch(vae) * 2 ** (len(vae.config["block_out_channels"]) - 1))
+    result: int = patch(vae) * 2 ** (len(vae.config["block_out_channels"]) - 1)
+    return result
 
 
 def encode(vae: AutoencoderKL, pictures: Tensor) -> Tensor:

@@ -70,17 +70,20 @@ class RigFaceModel(nn.Module):
     @property
     def expression_size(self) -> int:
         """E, the length of the expression code."""
-        return int(self.denoiser.config["projection_class_embeddings_input_dim"])
+        result: int = self.denoiser.config["projection_class_embeddings_input_dim"]
+        return result
 
     @property
     def latent_channels(self) -> int:
         """Channels of a picture's latents."""
-        return int(self.identity.config["in_channels"])
+        result: int = self.identity.config["in_channels"]
+        return result
 
     @property
     def latent_multiple(self) -> int:
         """Latent height and width have to be multiples of this."""
-        return int(2 ** (len(self.denoiser.config["block_out_channels"]) - 1))
+        result: int = 2 ** (len(self.denoiser.config["block_out_channels"]) - 1)
+        return result
 
     def enable_gradient_checkpointing(self) -> None:
         """Trade a second forward of each block for its activations, in both networks."""

@@ -203,11 +203,13 @@ class TooSlow(Exception):
 
 
 def _code(error: Any) -> str:
-    return str(error.response.get("Error", {}).get("Code", ""))
+    result: str = error.response.get("Error", {}).get("Code", "")
+    return result
 
 
 def _status(error: Any) -> int:
-    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+    result: int = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    return result
 
 
 def _translated(error: Exception, what: str) -> Exception:

@@ -3,10 +3,10 @@
 Path: `Conditions`, `SamplingOptions` -> `DiffusionWorker.sample` -> events: `Step` (with a preview on request),
 `SampledImage`.
 
-One thread owns the networks. Between two steps it admits waiting requests in order of arrival, drops those whose
-caller has left or whose time is up, and emits finished images. A single request never waits for others. Each has its
-own scheduler, seed, steps and guidance (`rigface.model.sampling.SamplingState`), and no row changes another.
-Reference tokens are cached by the content of the reference image. Independent of HTTP and Ray.
+One thread owns the networks. Between two steps it admits waiting requests in order of arrival, drops those whose caller
+has left or whose time is up, and emits finished images. A single request never waits for others. Each has its own
+scheduler, seed, steps and guidance (`rigface.model.sampling.SamplingState`), and no row changes another. Reference
+tokens are cached by the content of the reference image. Independent of HTTP and Ray.
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from rigface.types import Conditions
 from serve.content_cache import LruCache
 from serve.inference.model_pool import LoadedModel, LoadPipeline, ModelPool, QueuedRequest
-from serve.messages import ModelInputSpec, SampledImage, SampleRequest, Step
+from serve.messages import ModelInputSpec, SampledImage, SamplingOptions, Step
 from serve.problems import ApiError
 from serve.protocols import DiffusionService
 from serve.schemas import ModelInfo
@@ -38,16 +40,24 @@ class DiffusionWorker(DiffusionService):
     """A `DiffusionService` in this process: a pool of models and the thread that samples.
 
     Args:
-        models, load_pipeline, max_loaded: as in `ModelPool`.
+        models: name -> checkpoint folder, or a name that `RigFacePipeline.from_pretrained` takes; the first is the
+            default.
+        max_loaded: models in memory at a time.
         max_rows: rows in a batch; a request with more rows is sampled alone.
         max_waiting: requests that wait for admission; further ones are refused as `busy`.
         cache_mb: of reference tokens.
     """
 
     def __init__(
-        self, models: Mapping[str, str], load_pipeline: LoadPipeline, *,
-        max_loaded: int = 2, max_rows: int = 16, max_waiting: int = 64, cache_mb: int = 512,
-    ) -> None:  # fmt: skip
+        self,
+        models: Mapping[str, str],
+        load_pipeline: LoadPipeline,
+        *,
+        max_loaded: int = 2,
+        max_rows: int = 16,
+        max_waiting: int = 64,
+        cache_mb: int = 512,
+    ) -> None:
         self.pool = ModelPool(models, load_pipeline, max_loaded)
         self._max_rows, self._max_waiting = max_rows, max_waiting
         self._reference_tokens = LruCache(cache_mb * 2**20, _size_of, "reference-tokens")
@@ -81,9 +91,15 @@ class DiffusionWorker(DiffusionService):
         return cls(models, load_pipeline, max_loaded=max_loaded, max_rows=max_rows)
 
     async def models(self) -> list[ModelInfo]:
+        """The models that an edit may name; the preview comes last, or alone."""
         return self.pool.infos()
 
     async def input_spec(self, model: str) -> ModelInputSpec:
+        """The style and size of a model's conditions.
+
+        Raises:
+            ApiError: `unknown-model`.
+        """
         self.pool.check(model)
         return await asyncio.to_thread(self.pool.input_spec, model)
 
@@ -93,8 +109,18 @@ class DiffusionWorker(DiffusionService):
             raise RuntimeError(self._device_error)
         return True
 
-    async def sample(self, request: SampleRequest) -> AsyncGenerator[Step | SampledImage, None]:
+    async def sample(
+        self,
+        model: str,
+        conditions: Conditions,
+        options: SamplingOptions,
+        previews: int | None = 0,
+        timeout_s: float = 120.0,
+    ) -> AsyncGenerator[Step | SampledImage, None]:
         """Sample one image. Closing the iterator takes the request out of the batch.
+
+        Args:
+            previews: steps between two previews; 0 or None for none. None also says that no caller wants `Step` events.
 
         Raises:
             ApiError: `busy`, `draining`, `timeout`, `unknown-model`.
@@ -106,8 +132,8 @@ class DiffusionWorker(DiffusionService):
             if not loop.is_closed():
                 loop.call_soon_threadsafe(events.put_nowait, event)
 
-        queued = QueuedRequest(request, time.monotonic() + request.timeout_s, emit)
-        self._enqueue(queued)
+        request = QueuedRequest(model, conditions, options, previews, time.monotonic() + timeout_s, emit)
+        self._enqueue(request)
         try:
             while True:
                 event = await events.get()
@@ -117,7 +143,17 @@ class DiffusionWorker(DiffusionService):
                 if isinstance(event, SampledImage):
                     return
         finally:
-            queued.abandoned = True
+            request.abandoned = True
+
+    async def sample_image(
+        self, model: str, conditions: Conditions, options: SamplingOptions, timeout_s: float = 120.0
+    ) -> SampledImage:
+        """`sample` without the steps."""
+        async with aclosing(self.sample(model, conditions, options, None, timeout_s)) as events:
+            async for event in events:
+                if isinstance(event, SampledImage):
+                    return event
+        raise RuntimeError("DiffusionWorker.sample ended without an image")
 
     def close(self) -> None:
         """Refuse new requests; finish the others and end the thread."""
@@ -125,14 +161,14 @@ class DiffusionWorker(DiffusionService):
             self._open = False
             self._wake.notify()
 
-    def _enqueue(self, queued: QueuedRequest) -> None:
-        self.pool.check(queued.request.model)
+    def _enqueue(self, request: QueuedRequest) -> None:
+        self.pool.check(request.model)
         with self._wake:
             if not self._open:
                 raise ApiError("draining", retry_after_s=5)
             if len(self._waiting) >= self._max_waiting:
                 raise ApiError("busy", f"{len(self._waiting)} edits are waiting", retry_after_s=2)
-            self._waiting.append(queued)
+            self._waiting.append(request)
             metrics.record(metrics.DIFFUSION_WAITING, len(self._waiting))
             self._wake.notify()
 
@@ -156,87 +192,93 @@ class DiffusionWorker(DiffusionService):
             with self._wake:
                 if not self._waiting:
                     return
-                queued = self._waiting[0]
-                o = queued.request.options
-                rows = 1 + sum(scale != 1 for scale in (o.identity_scale, o.attribute_scale, o.text_scale))
-                model = self.pool.loaded.get(queued.request.model)
+                request = self._waiting[0]
+                rows = 1 + sum(scale != 1 for scale in _guidance_scales(request.options))
+                model = self.pool.loaded.get(request.model)
                 if model is not None and model.active and model.rows + rows > self._max_rows:
                     return
                 self._waiting.popleft()
                 metrics.record(metrics.DIFFUSION_WAITING, len(self._waiting))
-            if queued.abandoned or self._expired(queued):
+            if request.abandoned or self._expired(request):
                 continue
             try:
-                self._start(queued)
+                self._start(request)
             except Exception as error:  # of this request alone
-                queued.emit(error)
+                request.emit(error)
 
-    def _start(self, queued: QueuedRequest) -> None:
-        queued.started_at = time.monotonic()
-        request, conditions = queued.request, queued.request.conditions
-        model = self.pool.get(request.model)
+    def _start(self, request: QueuedRequest) -> None:
+        request.started_at = time.monotonic()
+        model, conditions = self.pool.get(request.model), request.conditions
         key = request.model, hashlib.sha256(conditions.reference.tobytes()).digest()
         tokens = self._reference_tokens.get(key)
         if tokens is None:
             tokens = model.pipeline.encode_reference(conditions.reference)
             self._reference_tokens.put(key, tokens)
         state = model.pipeline.begin(
-            None, conditions.background, conditions.render, conditions.expression_code,
-            reference_tokens=tokens, **asdict(request.options),
-        )  # fmt: skip
+            None,
+            conditions.background,
+            conditions.render,
+            conditions.expression_code,
+            reference_tokens=tokens,
+            **asdict(request.options),
+        )
         model.batch.join(state)
-        model.active.append((queued, state))
+        model.active.append((request, state))
 
     def _step(self, model: LoadedModel) -> None:
-        for queued, state in list(model.active):
-            if queued.abandoned or self._expired(queued):
+        for request, state in list(model.active):
+            if request.abandoned or self._expired(request):
                 model.batch.leave(state)
-                model.active.remove((queued, state))
+                model.active.remove((request, state))
         if not model.active:
             return
         rows = model.rows
-        for queued, _ in model.active:
-            queued.batch_rows = max(queued.batch_rows, rows)
+        for request, _ in model.active:
+            request.batch_rows = max(request.batch_rows, rows)
         began = time.perf_counter()
         try:
             model.batch.step()
         except Exception as error:  # of the device or the network, so the whole batch fails
             self._device_error = f"{type(error).__name__}: {error}" if "CUDA" in str(error) else ""
-            for queued, state in model.active:
+            for request, state in model.active:
                 model.batch.leave(state)
-                queued.emit(error)
+                request.emit(error)
             model.active.clear()
             return
         self.steps_taken += 1
         self.rows_sampled += rows
         metrics.record_step(rows, time.perf_counter() - began)
-        for queued, state in list(model.active):
-            if self._emit_step(model, queued, state):
-                model.active.remove((queued, state))
+        for request, state in list(model.active):
+            if self._emit_step(model, request, state):
+                model.active.remove((request, state))
 
-    def _emit_step(self, model: LoadedModel, queued: QueuedRequest, state: SamplingState) -> bool:
+    def _emit_step(self, model: LoadedModel, request: QueuedRequest, state: SamplingState) -> bool:
         """Emit the events of a step; True if the request has ended."""
-        with_preview = queued.request.previews and not state.done and state.index % queued.request.previews == 0
+        with_preview = request.previews and not state.done and state.index % request.previews == 0
         try:
             if state.failed is not None:
                 raise state.failed
             preview = model.pipeline.pictures(state.preview(), state.detail)[0] if with_preview else None
-            queued.emit(Step(state.index, state.steps, preview))
+            request.emit(Step(state.index, state.steps, preview))
             if state.done:
                 image = model.pipeline.pictures(state.latents, state.detail)[0]
-                queue_s, sampling_s = queued.started_at - queued.queued_at, time.monotonic() - queued.started_at
-                queued.emit(SampledImage(image, queue_s, sampling_s, queued.batch_rows))
+                queue_s, sampling_s = request.started_at - request.queued_at, time.monotonic() - request.started_at
+                request.emit(SampledImage(image, queue_s, sampling_s, request.batch_rows))
             return state.done
         except Exception as error:
-            queued.emit(error)
+            request.emit(error)
             model.batch.leave(state)
             return True
 
-    def _expired(self, queued: QueuedRequest) -> bool:
-        if time.monotonic() < queued.deadline:
+    def _expired(self, request: QueuedRequest) -> bool:
+        if time.monotonic() < request.deadline:
             return False
-        queued.emit(ApiError("timeout", "the edit exceeded its time limit", retry_after_s=5))
+        request.emit(ApiError("timeout", "the edit exceeded its time limit", retry_after_s=5))
         return True
+
+
+def _guidance_scales(options: SamplingOptions) -> tuple[float, float, float]:
+    return options.identity_scale, options.attribute_scale, options.text_scale
 
 
 def _size_of(tokens: ReferenceTokens) -> int:

@@ -1,4 +1,4 @@
-"""Drill: an input that crashes its decoder costs two tries and no other input."""
+"""Drills: inputs that crash their decoder, and sources that are away."""
 
 import shutil
 from collections import Counter
@@ -9,6 +9,7 @@ import pytest
 from pipelines.extract import dataflow
 from pipelines.extract.config import debug
 from pipelines.extract.job import extract
+from rigface.errors import JobBroken
 from rigface.testing import fakes
 from tests.drills.count import inputs
 from tests.drills.poison import poisoned
@@ -37,10 +38,28 @@ def test_poisoned_inputs(ray_cluster, clips, silent, nothing_lost, tmp_path, mon
     nothing_lost(str(out), quarantined=len(quarantined))
 
 
+def test_sources_that_are_away(ray_cluster, clips, silent, nothing_lost, tmp_path):
+    """All sources away stop the job; some away are reported; both times every row stays."""
+    folder, away, out = tmp_path / "clips", tmp_path / "away", tmp_path / "out"
+    shutil.copytree(clips, folder)
+    paths = sorted(folder.iterdir())
+    (tmp_path / "list.txt").write_text("\n".join(map(str, paths)))
+    config = debug((str(tmp_path / "list.txt"),), str(out), workers=2)
+    extract(config, silent)
+    folder.rename(away)
+    with pytest.raises(JobBroken, match="mount the disk"):
+        extract(config, silent)
+    away.rename(folder)
+    paths[0].unlink()
+    summary = extract(config, silent)
+    assert (summary.done["units"], summary.outcomes["unreachable", ""].inputs) == (0, 1)
+    nothing_lost(str(out), unreachable=1)
+
+
 def without(out: Path, word: str) -> None:
     """Remove the rows of some inputs from inputs/, to compare the others."""
     from pipelines.extract.dataset import FaceDataset
     from rigface.storage.store import Store
 
     output = FaceDataset(Store(str(out)))
-    output.remove_inputs([uri for uri in output.inputs()["uri"].to_pylist() if word in uri.rpartition("/")[2]])
+    output.reopen([uri for uri in output.inputs()["uri"].to_pylist() if word in uri.rpartition("/")[2]])

@@ -1,6 +1,6 @@
 """Configuration of the extract job: presets, settings hash, refused values."""
 
-from dataclasses import asdict, replace
+from dataclasses import asdict, astuple, dataclass, replace
 
 import pytest
 
@@ -44,6 +44,24 @@ def test_workers_is_the_number_of_detect_faces_actors():
 )
 def test_every_setting_changes_the_hash(change):
     assert config_hash(Settings(**change), HEAD, DETECTOR) != config_hash(Settings(), HEAD, DETECTOR)
+
+
+def test_hash_of_stored_datasets_does_not_change():
+    assert config_hash(Settings(), HEAD, DETECTOR) == "de64fcbf4ea562da"
+
+
+def test_folders_of_models_do_not_change_the_hash():
+    mounted = Settings(detector_folder="/a", identity_folder="/b", parser_folder="/c")
+    assert config_hash(mounted, HEAD, DETECTOR) == config_hash(Settings(), HEAD, DETECTOR)
+
+
+def test_field_added_later_does_not_change_the_hash_at_its_default():
+    @dataclass(frozen=True)
+    class Later(HeadSpec):
+        teeth: int = 0
+
+    assert config_hash(Settings(), Later(*astuple(HEAD)), DETECTOR) == config_hash(Settings(), HEAD, DETECTOR)
+    assert config_hash(Settings(), Later(*astuple(HEAD), 2), DETECTOR) != config_hash(Settings(), HEAD, DETECTOR)
 
 
 def test_head_and_detector_versions_change_the_hash():

@@ -186,7 +186,7 @@ def test_errors_stay_until_retry_errors(finished, zoo, silent, tmp_path):
     failed = replace(output.record(unit), status="error", stage="decode", reason="no such file", frames=0, faces=0)
     output.store.delete(part)  # as after a run that could not read this file
     output.store.publish(error_path(unit), failed.to_json().encode())
-    output.remove_inputs([uri])
+    output.reopen([uri])
     quarantine, crash = Quarantine(output.store), Crash("decode", "it crashed", "SIGSEGV")
     crashed = [UnitPlan(f"unit {i}", uri, i, 3, None, 1) for i in range(3)]
     for unit_plan in crashed[:2]:
