@@ -33,7 +33,7 @@ from rigface.terminal import exit_code
 class Start:
     """Start the editing service and its page on this machine. Ctrl-C stops it after running requests end.
 
-    It listens on loopback. Without --keys, everyone who reaches it may use it.
+    It listens on loopback. Without --keys it answers requests from this machine only.
     """
 
     checkpoint: Annotated[str, arg(metavar="NAME", aliases=("--model",))] = ""
@@ -59,9 +59,7 @@ class Start:
     webhook_urls: tuple[str, ...] = ()
     """URL prefixes that webhooks about ended jobs may be sent to; needs RIGFACE_WEBHOOK_SECRET in the environment."""
     audit_log: str = ""
-    """File of the audit log, one line per edit and preview; or a folder (with a trailing slash) that several machines
-    share.
-    """
+    """File of the audit log, a line per edit and preview; or a folder (`logs/`) that several machines share."""
     consent: str = ""
     """List of people (`rigface serve enroll`): only their faces are edited. Empty: everyone's."""
     deny: str = ""
@@ -93,8 +91,7 @@ class Start:
 class Demo:
     """Start the service, make one edit of a video or an image through HTTP, and print the address of the editor page.
 
-    At a terminal the service runs until Ctrl-C. Elsewhere, as in CI, it stops and prints the command that starts it
-    again.
+    At a terminal the service runs until Ctrl-C. Elsewhere, as in CI, it stops.
     """
 
     source: Positional[Path]

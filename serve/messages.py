@@ -105,11 +105,7 @@ class SampledImage:
 
 @dataclass(frozen=True, eq=False)
 class Preview:
-    """An encoded preview.
-
-    Args:
-        asked: requested values per edited face. seconds: by phase.
-    """
+    """An encoded preview; requested values per edited face, and seconds by phase."""
 
     data: bytes
     asked: list[dict[str, float]]

@@ -6,8 +6,8 @@ stream.
 Only the errors in `EXPECTED` are described to callers. Any other, a `ValueError` of a library included, is an internal
 error: 500, logged with its traceback, and without a detail, because its text may contain anything.
 
-`type` is `urn:rigface:problem:<slug>`: a name that need not be resolved. Slugs never change; texts may. A document
-never has a file's path, a traceback or a picture.
+`type` is `urn:rigface:problem:<slug>`: a name, not an address. Slugs never change; texts may. A document never has a
+file's path, a traceback or a picture.
 """
 
 from __future__ import annotations

@@ -5,8 +5,7 @@ Used by the gateway and by the client. No torch, no Ray, no pixels.
 A body is JSON, or multipart: the files are parts (`picture`, `clip`, `target`, `target.<trait>`), the rest is JSON in
 the part `request`. A file may also be named in the JSON instead, by `PictureRef` or `ClipRef`.
 
-In JSON a file has to be named, in multipart it may be a part; so the models have files optional, and the document
-requires them.
+Files are required in the document and optional in the models, because they may be parts of the form.
 """
 
 from __future__ import annotations

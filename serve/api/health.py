@@ -16,11 +16,7 @@ LIMIT_S, KEPT_S = 2.0, 1.0
 
 
 class Readiness:
-    """Cached readiness of all parts.
-
-    Args:
-        parts: by name, each with a coroutine `ready`.
-    """
+    """Cached readiness of all parts, by name."""
 
     def __init__(self, parts: Callable[[], Mapping[str, Service]]) -> None:
         self._parts, self._asked = parts, 0.0

@@ -145,9 +145,7 @@ def inner(scope: Scope) -> str:
 
 
 def noted(error: Exception, scope: Scope) -> ApiError:
-    """The problem for the caller, recorded for the log line and metrics; unexpected errors are logged with their
-    traceback.
-    """
+    """The problem for the caller, recorded for log line and metrics; unexpected errors are logged in full."""
     problem, state = problem_of(error), scope["state"]
     state["problem"] = problem.slug
     if not isinstance(error, (*EXPECTED, TimeoutError)):

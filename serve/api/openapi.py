@@ -1,7 +1,6 @@
 """Additions to the OpenAPI document: bodies that are JSON or multipart, and problem responses.
 
-Path: `openapi_extra=body(...)` and `responses=responses(...)` of a route -> /openapi.json; `describe` adds the body
-types.
+Path: `openapi_extra=body(...)` and `responses=responses(...)` of a route -> /openapi.json; `describe` adds types.
 """
 
 from __future__ import annotations

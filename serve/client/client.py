@@ -40,11 +40,9 @@ PROBLEM = "application/problem+json"
 ENDED = ("done", "failed", "cancelled")
 FILES = ("picture", "clip", "target", "targets")
 Picture = bytes | str
-"""Bytes of a picture, the hash ("sha256:...") of one that was sent before, or a pre-signed address that the service
-allows.
-"""
+"""Bytes of a picture, the hash ("sha256:...") of one sent before, or a pre-signed address that is allowed."""
 Clip = bytes | str
-"""Bytes of a video, or a pre-signed address that the service allows."""
+"""Bytes of a video, or a pre-signed address that is allowed."""
 
 
 class Refused(Exception):
@@ -126,10 +124,7 @@ class Client:
     def stream(
         self, picture: Picture, edit: Mapping[str, Any], **options: Any
     ) -> Iterator[EditProgress | ClientResult]:
-        """Edit a picture and yield its progress, then the result.
-
-        Not retried, unless a picture has to be sent again.
-        """
+        """Edit a picture: its progress, then the result. Retried only if a picture has to be sent again."""
         fields = {"picture": picture, "edit": edit, **options}
         try:
             yield from self._streamed(self._form(fields))
@@ -166,10 +161,7 @@ class Client:
         return self._submit({"kind": "video", "clip": clip, "edit": edit, **options})
 
     def animate(self, picture: Picture, clip: Clip, edit: Mapping[str, Any] | None = None, **options: Any) -> JobState:
-        """Queue a video of the picture whose face moves as the clip's does.
-
-        Options also: `take`, `absolute`, `neutral`.
-        """
+        """Queue a video of the picture that moves as the clip does. Options also: `take`, `absolute`, `neutral`."""
         return self._submit({"kind": "animation", "picture": picture, "clip": clip, "edit": edit or {}, **options})
 
     def job(self, name: str) -> JobState:
@@ -234,10 +226,7 @@ class Client:
         return refused.slug == "unknown-picture" and refused.document.get("picture") in self._sent
 
     def _form(self, fields: Mapping[str, Any], whole: bool = False) -> dict[str, Any]:
-        """A form: bytes as parts, a third smaller than base64; the rest as JSON.
-
-        `whole`: also pictures that were sent before.
-        """
+        """A form: bytes as parts, the rest as JSON; `whole`: pictures that were sent before as parts too."""
         rest, parts = {name: value for name, value in fields.items() if name not in FILES}, {}
         files = {name: fields[name] for name in FILES[:3] if name in fields}
         files |= {f"target.{trait}": picture for trait, picture in fields.get("targets", {}).items()}
