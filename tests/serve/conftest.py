@@ -56,9 +56,10 @@ class StillSee:
             camera=np.float32([7.5, 0, 0]), albedo=np.zeros(albedo, np.float32), light=light,
         )  # fmt: skip
         landmarks, mask = np.full((478, 3), 256, np.float32), np.full((512, 512), 255, np.uint8)
-        affines = [alignment.frame_to_crop(one.box) for one in found]
+        affines = [alignment.frame_to_crop(detection.box) for detection in found]
         return [
-            Face(alignment.crop(image, a), a, one.box, landmarks, params, mask, 0.01) for one, a in zip(found, affines)
+            Face(alignment.crop(image, a), a, detection.box, landmarks, params, mask, 0.01)
+            for detection, a in zip(found, affines)
         ]
 
 

@@ -69,8 +69,8 @@ class Load:
             while not self._end.is_set():
                 began = time.monotonic()
                 try:
-                    made = faces.edit(self._picture, {"yaw_deg": 5}, steps=STEPS, seed=100 * number + turn)
-                    assert made.image
+                    edited = faces.edit(self._picture, {"yaw_deg": 5}, steps=STEPS, seed=100 * number + turn)
+                    assert edited.image
                     self.answers += 1
                 except Refused as error:
                     self.refused.append(error.slug or error.status)
@@ -230,8 +230,8 @@ def test_slow_callers_do_not_delay_others(service, portrait):
                 faces.preview(portrait, {"yaw_deg": 4}, max_side=128)
             assert time.monotonic() - began < 15
     finally:
-        for one in slow:
-            one.close()
+        for connection in slow:
+            connection.close()
 
 
 def test_slow_body_is_refused(face_worker, diffusion_worker, monkeypatch):

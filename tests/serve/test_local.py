@@ -31,8 +31,8 @@ def test_own_cluster_needs_a_token_on_every_host(monkeypatch, host):
         monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
         with pytest.raises(Started), serving(host, keys="keys.jsonl"):
             pass
-    (one, first, where), (two, second, _) = asked
-    assert one == two == "token"
+    (first_mode, first, where), (second_mode, second, _) = asked
+    assert first_mode == second_mode == "token"
     assert len(first) == len(second) == 64
     assert first != second
     assert where == "local"

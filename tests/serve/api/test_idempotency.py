@@ -48,8 +48,8 @@ def test_work_without_callers_is_cancelled_and_restarted_by_a_repeat():
 
         waits = [asyncio.ensure_future(repeats.once("key", b"a", work)) for _ in range(2)]
         await asyncio.sleep(0.01)
-        for one in waits:
-            one.cancel()
+        for wait in waits:
+            wait.cancel()
         await asyncio.gather(*waits, return_exceptions=True)
         assert calls == ["began", "ended"]  # before those who left are told: their places are free only then
         assert await repeats.once("key", b"a", work) == b"picture"

@@ -23,9 +23,9 @@ def test_metrics_need_the_metrics_scope_and_health_needs_no_key(services, tmp_pa
     client = TestClient(make_api(services), raise_server_exceptions=False)
     problem(client.get("/metrics"), 401, "unauthorized")
     problem(client.get("/metrics", headers={"Authorization": f"Bearer {alice}"}), 403, "forbidden")
-    seen = client.get("/metrics", headers={"Authorization": f"Bearer {scraper}"})
-    assert seen.status_code == 200
-    assert 'rigface_problems_total{type="unauthorized"} 1.0' in seen.text
+    metrics = client.get("/metrics", headers={"Authorization": f"Bearer {scraper}"})
+    assert metrics.status_code == 200
+    assert 'rigface_problems_total{type="unauthorized"} 1.0' in metrics.text
     assert client.get("/healthz").status_code == client.get("/readyz").status_code == 200
 
 
@@ -137,15 +137,15 @@ def test_stream_counts_as_a_concurrent_request_until_it_ends(services, png, tmp_
     key = {"Authorization": f"Bearer {add(file, 'alice', max_concurrent=1)}"}
     services.face_worker = SimpleNamespace(edit_without_model=slow)
     with TestClient(make_api(services), headers=key) as client, ThreadPoolExecutor(1) as pool:
-        one = {"edit": {"yaw_deg": 3}, "model": "preview", "accept": "text/event-stream"}
-        first = pool.submit(send, client, png, **one)
+        request = {"edit": {"yaw_deg": 3}, "model": "preview", "accept": "text/event-stream"}
+        first = pool.submit(send, client, png, **request)
         assert began.wait(10)
-        problem(send(client, png, **one), 429, "rate-limited")
+        problem(send(client, png, **request), 429, "rate-limited")
         may_end.set()
         assert "event: result" in first.result().text
-        assert "event: result" in send(client, png, **one).text
+        assert "event: result" in send(client, png, **request).text
         services.face_worker = SimpleNamespace()  # breaks the stream
-        assert "event: error" in send(client, png, **one).text
+        assert "event: error" in send(client, png, **request).text
         assert client.get("/v1/models").status_code == 200
 
 

@@ -43,16 +43,16 @@ def test_openapi_lists_all_operations(served):
 def test_generated_requests_never_break_the_service(served, png, operation):
     document = schemathesis.openapi.from_dict(served.get("/openapi.json").json())
     method, path = operation.split()
-    one = document[path][method]
+    described = document[path][method]
     real = {"base64": base64.b64encode(png).decode()}
 
     @settings(
         max_examples=EXAMPLES, deadline=None, derandomize=True, database=None, phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
     )  # fmt: skip
-    @given(case=one.as_strategy(), seen=st.booleans())
-    def ask(case, seen):
-        if seen and isinstance(case.body, dict) and case.media_type == "application/json":
+    @given(case=described.as_strategy(), valid_picture=st.booleans())
+    def ask(case, valid_picture):
+        if valid_picture and isinstance(case.body, dict) and case.media_type == "application/json":
             case.body["picture"] = real  # most of what is made up is no picture; some requests should get further
             case.body.pop("targets", None)
         sent = case.as_transport_kwargs(base_url="http://testserver")
@@ -122,21 +122,21 @@ def test_each_problem_has_a_status_and_a_title():
 
 
 @pytest.fixture(scope="module")
-def real_eye():
+def real_face_worker():
     from rigface.face.analyzer import FaceAnalyzer
     from serve.inference.face_worker import FaceWorker
 
     return FaceWorker(FaceAnalyzer.load())
 
 
-def test_hostile_files_are_problems_or_images(served, services, real_eye, shared):
+def test_hostile_files_are_problems_or_images(served, services, real_face_worker, shared):
     """Every file of the collection of bad inputs, as a picture, as whom to copy from, and as a clip."""
     from skimage import data as pictures
 
     def asked(**more):
         return {"request": (None, json.dumps({"edit": {"yaw_deg": 3, "light": {}}, **more}))}
 
-    services.face_worker, good = real_eye, 0
+    services.face_worker, good = real_face_worker, 0
     portrait = encode_png(pictures.astronaut()[:256, 96:352])
     for path in sorted((shared / "data" / "bad").iterdir()):
         if path.stat().st_size > services.limits.max_body_bytes:
@@ -149,8 +149,8 @@ def test_hostile_files_are_problems_or_images(served, services, real_eye, shared
         as_picture = {"picture": (path.name, data)}
         preview = served.post("/v1/preview", files={**as_picture, **asked(max_side=256)})
         edited = served.post("/v1/edits", files={**as_picture, **asked(model="preview", format="jpeg")})
-        given = {"picture": ("her.png", portrait), "target.pose": (path.name, data)}
-        copied = served.post("/v1/preview", files={**given, **asked(max_side=256)})
+        parts = {"picture": ("her.png", portrait), "target.pose": (path.name, data)}
+        copied = served.post("/v1/preview", files={**parts, **asked(max_side=256)})
         if picture.status_code != 200 or not picture.json()["faces"]:
             assert {preview.status_code, edited.status_code, copied.status_code} == {422}, (path.name, copied.text)
         else:

@@ -46,11 +46,11 @@ def test_edit_has_the_accepted_media_type(client, png, kind):
 
 
 def test_same_seed_gives_same_image(client, png):
-    one, same, other = (
+    first, same, other = (
         base64.b64decode(send(client, png, {"yaw_deg": 5}, accept="application/json", seed=s).json()["image"])
         for s in (1, 1, 2)
     )
-    assert one == same != other
+    assert first == same != other
 
 
 def test_stream_has_each_step_and_ends_with_the_result(client, png):
