@@ -21,7 +21,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rigface.telemetry.json_logging import install_json_logging, log_fields
-from serve.api.rate_limit import ConcurrencyLimiter, bounded
+from serve.api.rate_limit import bounded
 from serve.limits import Limits
 from serve.problems import EXPECTED, ApiError, problem_of
 from serve.telemetry import metrics, tracing
@@ -49,11 +49,10 @@ class Gate:
     """Admits requests to the gateway, and counts the running ones."""
 
     def __init__(self) -> None:
-        self._limiter = ConcurrencyLimiter()
-        self.draining = False
+        self.running, self.draining = 0, False
 
     @contextmanager
-    def admit(self, max_inside: int) -> Iterator[None]:
+    def admit(self, max_running: int) -> Iterator[None]:
         """Count a request until the context ends.
 
         Raises:
@@ -61,16 +60,21 @@ class Gate:
         """
         if self.draining:
             raise ApiError("draining", retry_after_s=5)
-        with self._limiter.admit("gateway", max_inside, "busy"):
+        if self.running >= max_running:
+            raise ApiError("busy", f"{max_running} requests are already in progress", 1)
+        self.running += 1
+        try:
             yield
+        finally:
+            self.running -= 1
 
     async def drain(self, limit_s: float) -> bool:
         """Refuse new requests and wait for the running ones; True if all ended in time."""
         self.draining = True
         end = time.monotonic() + limit_s
-        while self._limiter.inside["gateway"] and time.monotonic() < end:
+        while self.running and time.monotonic() < end:
             await asyncio.sleep(0.05)
-        return not self._limiter.inside["gateway"]
+        return not self.running
 
 
 class GatewayMiddleware:

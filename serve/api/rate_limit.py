@@ -36,25 +36,25 @@ class TokenBucket:
 
 
 class ConcurrencyLimiter:
-    """Counts concurrent requests per name, up to a maximum."""
+    """Counts concurrent requests per key, up to a maximum."""
 
     def __init__(self) -> None:
-        self.inside: Counter[str] = Counter()
+        self._running: Counter[str] = Counter()
 
     @contextmanager
-    def admit(self, name: str, max_inside: int, slug: str = "rate-limited") -> Iterator[None]:
+    def admit(self, key: str, max_running: int) -> Iterator[None]:
         """Count a request until the context ends.
 
         Raises:
-            ApiError: `slug`, if `max_inside` requests are inside.
+            ApiError: `rate-limited`, if `max_running` requests are running.
         """
-        if self.inside[name] >= max_inside:
-            raise ApiError(slug, f"{max_inside} requests are already in progress", 1)
-        self.inside[name] += 1
+        if self._running[key] >= max_running:
+            raise ApiError("rate-limited", f"{max_running} requests are already in progress", 1)
+        self._running[key] += 1
         try:
             yield
         finally:
-            self.inside[name] -= 1
+            self._running[key] -= 1
 
 
 def bounded(receive: Receive, max_bytes: int) -> Receive:

@@ -225,10 +225,9 @@ def test_draining_gateway_refuses_new_requests_and_finishes_running_ones(service
         return await face_worker.preview(edit_input, output_options)
 
     services.face_worker = SimpleNamespace(preview=slow)
-    inside = lambda: services.gate._concurrency_limiter.inside("gateway")  # noqa: E731
     with TestClient(make_api(services), raise_server_exceptions=False) as client, ThreadPoolExecutor(3) as pool:
         answers = [pool.submit(send, client, png, to="/v1/preview") for _ in range(2)]
-        until(lambda: inside() == 2)
+        until(lambda: services.gate.running == 2)
         assert run(services.gate.drain(0.1)) is False
         drained = pool.submit(run, services.gate.drain(20))
         refused = client.get("/v1/models")
