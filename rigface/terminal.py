@@ -6,6 +6,7 @@ import os
 import select
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 
 CLOSED_PIPE = 141  # 128 + SIGPIPE, as a shell reports it
 INTERRUPTED = 130  # 128 + SIGINT
@@ -19,7 +20,10 @@ def exit_code(main: Callable[[], int], on_interrupt: str = "") -> int:
     Args:
         on_interrupt: a line for standard error after Ctrl-C.
     """
-    copies = {number: os.dup(number) for number in (1, 2) if _is_open(number)}
+    copies = {}
+    for number in (1, 2):
+        with suppress(OSError):  # the output is closed
+            copies[number] = os.dup(number)
     try:
         try:
             return main()
@@ -39,14 +43,6 @@ def exit_code(main: Callable[[], int], on_interrupt: str = "") -> int:
             os.dup2(null, number)
         for number in (null, *copies.values()):
             os.close(number)
-
-
-def _is_open(number: int) -> bool:
-    try:
-        os.fstat(number)
-    except OSError:
-        return False
-    return True
 
 
 def _closed(copies: Mapping[int, int]) -> list[int]:

@@ -80,22 +80,18 @@ class Forecast:
         steps = {name: value / clock * per_frame for name, value in self.seconds.items()}
         return Load(self.inputs, max(1, round(units)), frames, faces, size, steps)
 
-    def _ran(self, units: float) -> str:
-        """Share of all units that was run, and the requested one if it was larger."""
-        share = len(self.cost) / max(units, 1)
-        if share < 0.95 * self.share:
-            return f"{100 * share:.2g} % of all; {100 * self.share:g} % was requested, but only surveyed inputs are run"
-        return f"{100 * share:.2g} % of all"
-
     def describe(self, cpus: int, price: float, currency: str) -> str:
         """The forecast as text, for a cluster of `cpus` CPUs at `price` per CPU hour."""
         frames, seconds, size, faces, units = self.totals().T
-        ran = self.cost.sum(0)
+        share = len(self.cost) / max(units[0], 1)
+        short = f"; {100 * self.share:g} % was requested, but only surveyed inputs are run"
         return "\n".join(
             [
                 f"{self.inputs:,} inputs: {_about(frames, rounded)} frames, {_about(units, rounded)} units of work",
-                f"sample: {len(self.frames):,} surveyed inputs, {len(self.cost):,} units with {ran[0]:,.0f} frames run "
-                f"here in {duration(self.wall_s)}, {self._ran(units[0])}",
+                f"sample: {len(self.frames):,} surveyed inputs, {len(self.cost):,} units with {self.cost[:, 0].sum():,.0f} "
+                f"frames run here in {duration(self.wall_s)}, {100 * share:.2g} % of all"
+                + short
+                * (share < 0.95 * self.share),
                 f"on {cpus:,} CPUs: {_about(seconds / cpus, duration)}",
                 f"cost: {_about(seconds / 3600 * price, money)} {currency} at {price:g} per CPU hour "
                 f"({_about(seconds / 3600, money)} CPU hours)",

@@ -105,10 +105,10 @@ class JobsCommand:
         name = self.name or (jobs[-1].submission_id if jobs else "")
         if not name:
             raise PlanError("there are no RigFace jobs on this cluster")
+        if self.action == "logs" and self.follow:
+            return _followed(cluster, name)
         if self.action == "cancel":
             print(f"{name}: {'stopping' if cluster.stop(name) else 'has already ended'}")
-        elif self.action == "logs" and self.follow:
-            return _followed(cluster, name)
         elif self.action == "logs":
             print(cluster.logs(name), end="")
         else:
@@ -121,9 +121,8 @@ def _followed(cluster: Any, name: str) -> int:
     try:
         status = cluster.follow(name)
     except KeyboardInterrupt:
-        print(
-            f"\n{name} keeps running. `rigface jobs logs -f {name}` follows it, `rigface jobs cancel {name}` stops it."
-        )
+        jobs = "rigface jobs"
+        print(f"\n{name} keeps running. `{jobs} logs -f {name}` follows it, `{jobs} cancel {name}` stops it.")
         return 0
     info = cluster.info(name)
     print(_line(info), file=sys.stderr)

@@ -6,16 +6,19 @@ Path: an image, or a video's first frame with a face -> Editor -> OUT.png. `rigf
 
 from __future__ import annotations
 
+from contextlib import suppress
+from itertools import islice
+
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from pipelines.edit.config import StripConfig
-from pipelines.edit.inputs import kind_of, read_image
+from pipelines.edit.inputs import errors_named, kind_of, read_image
 from pipelines.edit.job import load_editor
 from pipelines.edit.report import hints
 from rigface.editor import Editor
 from rigface.edits import EditSpec, LightEdit
-from rigface.errors import BadInput, NoFace, PlanError
+from rigface.errors import NoFace, PlanError
 from rigface.face.analyzer import choose_faces
 from rigface.face.geometry import alignment
 from rigface.face.geometry.rotation import to_degrees, to_matrix
@@ -76,19 +79,12 @@ def _first_face(config: StripConfig, editor: Editor) -> tuple[np.ndarray, Face]:
         PlanError: there is none.
     """
     source = config.source
-    try:
-        if kind_of(source) == "image":
-            images = iter([read_image(source)])
-        else:
-            frames = read_frames(str(source), SEARCH_FPS)
-            images = (frame.image for frame, _ in zip(frames, range(MAX_FRAMES)))
-        for image in images:
-            try:
+    is_image = kind_of(source) == "image"
+    with errors_named(source):
+        frames = islice(read_frames(str(source), SEARCH_FPS), MAX_FRAMES)
+        for image in [read_image(source)] if is_image else (frame.image for frame in frames):
+            with suppress(NoFace):
                 return image, choose_faces(editor.analyzer(image), "largest")[0]
-            except NoFace:
-                continue
-    except BadInput as e:
-        raise PlanError(f"{source}: {e.reason}") from e
     raise PlanError(f"{source}: no face was found")
 
 

@@ -15,8 +15,9 @@ from typing import Annotated, Any, TypeVar, get_args
 
 from tyro.conf import arg
 
+from pipelines.edit.inputs import errors_named
 from rigface.edits import NAMED_EXPRESSIONS, EditSpec, LightEdit, Region, Trait
-from rigface.errors import BadInput, PlanError
+from rigface.errors import PlanError
 
 
 def _optional(metavar: str) -> Any:
@@ -129,10 +130,9 @@ def parse_flags(flags: EditFlags) -> tuple[EditSpec, dict[Trait, Path]]:
     for name in ("yaw", "pitch", "roll"):
         if (value := getattr(flags, name)) is not None:
             changes[f"{name}_deg"] = value
-    changes |= {"relative": True} if flags.relative else {}
-    changes |= {"strength": flags.strength} if flags.strength != 1.0 else {}
-    changes |= {"region": flags.region} if flags.region != "face" else {}
-    changes |= {"prompt": flags.prompt} if flags.prompt else {}
+    for name in ("relative", "strength", "region", "prompt"):
+        if (value := getattr(flags, name)) != getattr(EditFlags, name):
+            changes[name] = value
     changes["expression"] = {**spec.expression, **dict(_expressions(flags))}
     light = _light(flags, spec.light)
     if light is not None:
@@ -150,9 +150,8 @@ def _from_file(path: Path | None) -> EditSpec:
     if path is None:
         return EditSpec()
     try:
-        return EditSpec.from_json(path.read_bytes())
-    except OSError as e:
-        raise PlanError(f"{path}: {e.strerror or e}") from e
+        with errors_named(path):
+            return EditSpec.from_json(path.read_bytes())
     except (ValueError, TypeError) as e:
         raise PlanError(f"{path}: {e}") from e
 
@@ -193,12 +192,8 @@ def _light(flags: EditFlags, before: LightEdit | None) -> LightEdit | None:
     from rigface.face.controls.transfer import exposure
     from rigface.face.rendering.environment_map import harmonics_of, read_environment_map
 
-    try:
+    with errors_named(flags.hdr, "--hdr "):
         light = harmonics_of(read_environment_map(flags.hdr), flags.hdr_turn)
-    except BadInput as e:
-        raise PlanError(f"--hdr {flags.hdr}: {e.reason}") from e
-    except OSError as e:
-        raise PlanError(f"--hdr {flags.hdr}: {e.strerror or e}") from e
     light = light / exposure(light)  # as bright on average as the photograph
     return LightEdit(sh=light.astype(float).round(5).tolist())
 

@@ -1,16 +1,31 @@
-"""Inputs of the editing jobs: read an image, tell images from videos."""
+"""Inputs of the editing jobs: read an image, tell images from videos, name a file in its errors."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from rigface.errors import BadInput, PlanError
+from rigface.errors import BadInput, NoFace, PlanError
 from rigface.image import SNIFF_BYTES, decode, sniff
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+SMALL_FACES_HINT = ". If it is small or seen from behind, try --small-faces"
+
+
+@contextmanager
+def errors_named(path: Path, flag: str = "") -> Iterator[None]:
+    """Turn errors about a file into a PlanError with its name, after the flag that gave it."""
+    try:
+        yield
+    except BadInput as e:
+        hint = SMALL_FACES_HINT if isinstance(e, NoFace) else ""
+        raise PlanError(f"{flag}{path}: {e.reason}{hint}") from e
+    except OSError as e:
+        raise PlanError(f"{flag}{e.filename or path}: {e.strerror or e}") from e
 
 
 def read_image(path: Path) -> np.ndarray:
@@ -19,12 +34,8 @@ def read_image(path: Path) -> np.ndarray:
     Raises:
         PlanError: it is missing, or not an image.
     """
-    try:
+    with errors_named(path):
         return decode(path.read_bytes())
-    except OSError as e:
-        raise PlanError(f"{path}: {e.strerror or e}") from e
-    except BadInput as e:
-        raise PlanError(f"{path}: {e.reason}") from e
 
 
 def kind_of(path: Path) -> Literal["image", "video"]:
@@ -33,11 +44,8 @@ def kind_of(path: Path) -> Literal["image", "video"]:
     Raises:
         PlanError: it is missing, or neither.
     """
-    try:
-        with path.open("rb") as file:
-            kind = sniff(file.read(SNIFF_BYTES))
-    except OSError as e:
-        raise PlanError(f"{path}: {e.strerror or e}") from e
+    with errors_named(path), path.open("rb") as file:
+        kind = sniff(file.read(SNIFF_BYTES))
     if kind == "unknown":
         raise PlanError(f"{path}: neither an image nor a video")
     return kind

@@ -18,14 +18,14 @@ import torch
 
 from pipelines.edit.config import SAMPLING, AnimateConfig, EditConfig, Engine
 from pipelines.edit.flags import parse_flags, parse_traits, save_edit
-from pipelines.edit.inputs import IMAGE_SUFFIXES, kind_of, read_image
-from pipelines.edit.report import SMALL_FACES_HINT, EditReport, comparison_rows, hints
+from pipelines.edit.inputs import IMAGE_SUFFIXES, errors_named, kind_of, read_image
+from pipelines.edit.report import EditReport, comparison_rows, hints
 from pipelines.edit.signing import EditSigner
 from pipelines.edit.video import animate_image, edit_video
 from pipelines.examples.face_reader import face_at, is_row
 from rigface.editor import Editor
 from rigface.edits import NAMED_EXPRESSIONS, EditSpec, Trait
-from rigface.errors import NoFace, PlanError
+from rigface.errors import PlanError
 from rigface.face.analyzer import FACE_CHOICES, FaceAnalyzer, choose_faces
 from rigface.face.controls.transfer import axes_of
 from rigface.provenance.signer import Origin
@@ -83,9 +83,8 @@ def _edit_image(config: EditConfig, spec: EditSpec, editor: Editor, targets: Map
     signer = EditSigner(config, spec, editor.has_model, [Origin(config.source)])
     is_measured = not config.engine.quick
     try:
-        edited = editor.edit(image, spec, targets, face=config.face, seed=config.engine.seed, measure=is_measured)
-    except NoFace as e:
-        raise PlanError(f"{config.source}: {e.reason}{SMALL_FACES_HINT}") from e
+        with errors_named(config.source):
+            edited = editor.edit(image, spec, targets, face=config.face, seed=config.engine.seed, measure=is_measured)
     except ValueError as e:
         raise PlanError(str(e)) from e
     signer.write_image(edited.image, config.out)
@@ -127,10 +126,8 @@ def load_targets(paths: Mapping[Trait, Path], editor: Editor) -> dict[Trait, Fac
                     f"{path}: its head model is {spec.name} {spec.version}, edits need {head.name} {head.version}"
                 )
         else:
-            try:
+            with errors_named(path):
                 faces[path] = choose_faces(editor.analyzer(read_image(path)), "largest")[0]
-            except NoFace as e:
-                raise PlanError(f"{path}: {e.reason}{SMALL_FACES_HINT}") from e
     return {trait: faces[path] for trait, path in paths.items()}
 
 

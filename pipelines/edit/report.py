@@ -23,7 +23,6 @@ from rigface.face.controls.transfer import axes_of, exposure
 from rigface.types import FaceParams
 
 MAX_COPIED = 8  # axes of a copied expression that the table shows
-SMALL_FACES_HINT = ". If it is small or seen from behind, try --small-faces"
 
 
 class ComparisonRow(NamedTuple):

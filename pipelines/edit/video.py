@@ -16,12 +16,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pipelines.edit.config import AnimateConfig, EditConfig
-from pipelines.edit.inputs import read_image
-from pipelines.edit.report import SMALL_FACES_HINT, ComparisonRow, EditReport, comparison_rows, hints
+from pipelines.edit.inputs import errors_named, read_image
+from pipelines.edit.report import ComparisonRow, EditReport, comparison_rows, hints
 from pipelines.edit.signing import EditSigner
 from rigface.editor import Editor
 from rigface.edits import EditSpec, Trait
-from rigface.errors import BadVideo, NoFace, PlanError
 from rigface.evaluation.estimator import Number
 from rigface.face.analyzer import choose_faces
 from rigface.provenance.signer import Origin
@@ -33,22 +32,23 @@ from rigface.video_editor import EditedFrame, Samples, VideoOptions, VideoSource
 
 def edit_video(config: EditConfig, spec: EditSpec, editor: Editor, targets: Mapping[Trait, Face]) -> EditReport:
     """The same edit on every frame of a video."""
-    info = _probe(config.source)
+    with errors_named(config.source):
+        info = probe_video(str(config.source))
     source = VideoSource(str(config.source), info.fps)
     options = VideoOptions(config.face, config.engine.seed, hold_boxes=editor.has_model)
     frames = edited(editor, source, spec, targets, options)
-    label = f"{config.source.name} -> {config.out.name}"
-    with _errors_named(config.source, SMALL_FACES_HINT):
-        return _write(config, config.source, frames, source, (info.width, info.height), info, spec, editor, label)
+    with errors_named(config.source):
+        return _write(config, frames, source, (info.width, info.height), info, spec, editor)
 
 
 def animate_image(
     config: AnimateConfig, spec: EditSpec, editor: Editor, targets: Mapping[Trait, Face], taken: frozenset[Trait]
 ) -> EditReport:
     """The face of an image, moved as the face of a video moves."""
-    info = _probe(config.driving)
+    with errors_named(config.driving):
+        info = probe_video(str(config.driving))
     image = reduced(read_image(config.source), config.max_side)
-    with _errors_named(config.source):
+    with errors_named(config.source):
         faces = choose_faces(editor.analyzer(image), config.face)
     source = VideoSource(str(config.driving), info.fps)
     options = VideoOptions(
@@ -56,30 +56,27 @@ def animate_image(
     )
     frames = animated(editor, image, faces, source, spec, targets, taken, options)
     size = (image.shape[1], image.shape[0])
-    label = f"{config.driving.name} drives {config.source.name}"
-    with _errors_named(config.driving):
-        return _write(config, config.driving, frames, source, size, info, spec, editor, label)
+    with errors_named(config.driving):
+        return _write(config, frames, source, size, info, spec, editor)
 
 
 def _write(
     config: EditConfig | AnimateConfig,
-    video: Path,
     frames: Iterator[EditedFrame],
     source: VideoSource,
     size: tuple[int, int],
     info: VideoInfo,
     spec: EditSpec,
     editor: Editor,
-    label: str,
 ) -> EditReport:
-    began = time.monotonic()
+    began, video = time.monotonic(), Path(str(source.file))
     samples = Samples(editor, info.shown_frames)
     is_animation = isinstance(config, AnimateConfig)
     origins = [Origin(config.source, "componentOf"), Origin(video, "inputTo")] if is_animation else [Origin(video)]
     signer = EditSigner(config, spec, editor.has_model, origins)
     marked = signer.frame_marker()
     with (
-        _progress(label, info.shown_frames) as step,
+        _progress(f"{video.name} -> {config.out.name}", info.shown_frames) as step,
         VideoWriter(config.out, size, info.fps, sound=None if config.silent else str(video)) as writer,
     ):
         for frame in frames:
@@ -116,22 +113,6 @@ def _mean(rows: Sequence[ComparisonRow]) -> ComparisonRow:
     sums = np.where(known, values, 0).sum(0)
     before, asked, achieved = (float(s / n) if n else float("nan") for s, n in zip(sums, known.sum(0)))
     return ComparisonRow(rows[0].name, before, Number(asked, achieved, rows[0].number.unit))
-
-
-@contextmanager
-def _errors_named(path: Path, hint: str = "") -> Iterator[None]:
-    """Errors about a file, with its name."""
-    try:
-        yield
-    except NoFace as e:
-        raise PlanError(f"{path}: {e.reason}{hint}") from e
-    except BadVideo as e:
-        raise PlanError(f"{path}: {e.reason}") from e
-
-
-def _probe(path: Path) -> VideoInfo:
-    with _errors_named(path):
-        return probe_video(str(path))
 
 
 @contextmanager

@@ -65,41 +65,37 @@ def finish(store: Store, units: Sequence[str], info: EvaluationInfo, config: Eva
 
 
 def _rows(store: Store, units: Sequence[str]) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    done, tables = store.ids("rows", ".parquet"), []
-    for unit in units:
-        if unit in done:
-            tables.append(store.table(sharded("rows", unit, ".parquet")))
+    done = store.ids("rows", ".parquet")
+    tables = [store.table(sharded("rows", unit, ".parquet")) for unit in units if unit in done]
     extractors = json.loads(tables[0].schema.metadata[b"rigface.extractors"])
     return [row for table in tables for row in table.to_pylist()], extractors
 
 
 def top_of_page(report_card: ReportCard, rows: Sequence[dict[str, Any]], config: EvaluateConfig) -> Markup:
     """The first part of the page: the short tables, and pictures."""
-    top = (
-        environment("pipelines.evaluate")
-        .get_template("top.html")
-        .render(
-            people=len({row["person"] for row in rows}),
-            all_people=config.all_people,
-            headlines=headlines(report_card),
-            same_person=DLIB_SAME_PERSON,
-            groups=groups(rows, config.page_tasks),
-        )
-    )
-    return Markup(top)
+    text = environment("pipelines.evaluate").get_template("top.html").render(
+        people=len({row["person"] for row in rows}),
+        all_people=config.all_people,
+        headlines=headlines(report_card),
+        same_person=DLIB_SAME_PERSON,
+        groups=groups(rows, config.page_tasks),
+    )  # fmt: skip
+    return Markup(text)
 
 
 def print_tables(report_card: ReportCard, console: Console | None = None) -> None:
     """Print the short tables; of models, the best number of a column is bold."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
     from rich.text import Text
 
     console = console or Console()
     for headline in headlines(report_card):
-        table = Table(title=f"{headline.edit} ({headline.edits} edits)", title_justify="left")
-        for name in headline.head:
-            table.add_column(name.partition("\n")[0], justify="right" if name else "left", no_wrap=not name)
+        columns = [
+            Column(name.partition("\n")[0], justify="right" if name else "left", no_wrap=not name)
+            for name in headline.head
+        ]
+        table = Table(*columns, title=f"{headline.edit} ({headline.edits} edits)", title_justify="left")
         for k, line in enumerate(headline.body):
             style = "dim" if k in headline.controls else ""
             cells = (Text(c, style="bold green" if (k, j) in headline.best else style) for j, c in enumerate(line))
@@ -107,9 +103,8 @@ def print_tables(report_card: ReportCard, console: Console | None = None) -> Non
         console.print(table)
     for more in report.tables(report_card):
         if more.title in (report.LINEAR, report.CLIPS):
-            table = Table(title=more.title, title_justify="left")
-            for name in more.head:
-                table.add_column(name.replace("\n", " "), no_wrap=name in ("model", "number"))
+            columns = [Column(name.replace("\n", " "), no_wrap=name in ("model", "number")) for name in more.head]
+            table = Table(*columns, title=more.title, title_justify="left")
             for line in more.body:
                 if line[0] not in CONTROLS:
                     table.add_row(*line)

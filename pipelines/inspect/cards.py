@@ -66,41 +66,35 @@ def quality(faces: FaceStatistics) -> list[Card]:
     tenths = [(v / 10, f"{v / 10:g}") for v in range(0, 11, 2)]
     sizes = [(2.0**p, f"{2**p}") for p in range(3, 12)]
     percents = [(v / 100, f"{v:g}") for v in (0.1, 0.2, 0.5, 1, 2, 5, 10)]
-    n = faces.numbers
+
+    def card(title: str, axis: Axis, caption: str, mark: Mark | None = None, column: str = "") -> Card:
+        return _histogram(title, faces.numbers[column or title.lower().replace(" ", "_")], axis, caption, mark)
+
     return [
-        _histogram(
+        card(
             "Confidence",
-            n["confidence"],
             Axis("how far to trust the row as a whole", tenths),
             "Median {median:.2f}; nine in ten have {low:.2f} or more.",
-            ".2f",
         ),
-        _histogram(
+        card(
             "Face size",
-            n["face_size_px"],
             Axis("larger side of the landmark box, frame px (log)", sizes),
             "Median {median:.0f} px; nine in ten have {low:.0f} px or more.",
-            ".0f",
-            [Mark(48, "tiny")],
+            Mark(48, "tiny"),
+            "face_size_px",
         ),
         _flags(faces),
-        _histogram(
+        card(
             "Sharpness",
-            n["sharpness"],
             Axis("gradient energy; 1 is a crisp photograph", tenths),
             "Median {median:.2f}.",
-            ".2f",
-            [Mark(0.15, "blurred")],
+            Mark(0.15, "blurred"),
         ),
-        _histogram(
-            "Exposure", n["exposure"], Axis("mean luminance of the skin, linear", tenths), "Median {median:.2f}.", ".2f"
-        ),
-        _histogram(
+        card("Exposure", Axis("mean luminance of the skin, linear", tenths), "Median {median:.2f}."),
+        card(
             "Landmark residual",
-            n["landmark_residual"],
             Axis("% of the outer-eye distance (log)", percents),
             "Median {median:.2%} of the outer-eye distance; nine in ten have {high:.2%} or less.",
-            ".2%",
         ),
     ]
 
@@ -109,11 +103,12 @@ def people(faces: FaceStatistics, thumbs: Mapping[str, str]) -> list[Card]:
     """Frames by person, the expressions that vary most, frames per person."""
     noun, nouns = ("identity", "identities") if faces.with_identity else ("track", "tracks")
     top = faces.most_seen(SHOWN_PEOPLE)
+    counts = [(name, person.frames) for name, person in top]
     rows = [
         Bar(name, n, f"{n:,}", f"{name}: {n:,} frames ({share(n, faces.ok)})", face=thumbs.get(name, ""))
-        for name, n in ((name, person.frames) for name, person in top)
+        for name, n in counts
     ]
-    covered = share(sum(p.frames for _, p in top), faces.ok)
+    covered = share(sum(n for _, n in counts), faces.ok)
     caption = f"The {len(top)} most seen have {covered} of all faces." if len(faces.people) > len(top) else ""
     most_seen = _bars(f"{nouns.capitalize()} by number of frames", rows, caption, 30)
     frames = np.array([p.frames for p in faces.people.values()], float)
@@ -209,15 +204,16 @@ def quantiles(counts: np.ndarray) -> list[float]:
     return [histogram.quantile(q) if histogram.total else 0.0 for q in (0.05, 0.25, 0.5, 0.75, 0.95)]
 
 
-def _histogram(
-    name: str, counts: Histogram, axis: Axis, caption: str, fmt: str, marks: list[Mark] | None = None
-) -> Card:
+def _histogram(title: str, counts: Histogram, axis: Axis, caption: str, mark: Mark | None) -> Card:
+    """A card of one number; bins are written in the format that the caption has for the median."""
     if not counts.total:
-        return Card(name, "", "")
+        return Card(title, "", "")
     low, median, high = (counts.quantile(q) for q in (0.1, 0.5, 0.9))
     text = caption.format(median=median, low=low, high=high).replace("%", " %")
-    chart = charts.histogram(name, counts.edges, counts.counts, axis, text, median=median, marks=marks or (), fmt=fmt)
-    return Card(name, text, chart)
+    fmt = caption.partition("{median:")[2].partition("}")[0]
+    marks = [] if mark is None else [mark]
+    chart = charts.histogram(title, counts.edges, counts.counts, axis, text, median=median, marks=marks, fmt=fmt)
+    return Card(title, text, chart)
 
 
 def _bars(title: str, rows: list[Bar], caption: str, row_px: int) -> Card:

@@ -13,11 +13,11 @@ from __future__ import annotations
 import io
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,7 @@ from rigface.types import CROP_PX, FaceParams, HeadSpec
 SIZES = ((320, 80), (256, 76), (192, 70), (128, 60))
 # All tiles but the crop itself show this square of it, (x, y, side) in shares of the crop: the face and some hair.
 WINDOW = (0.1, 0.13, 0.8)
+VIEW_BOX = "{0:g} {1:g} {2:g} {2:g}".format(*(share * CROP_PX for share in WINDOW))  # of landmarks over a tile
 RENDER_PX = 720  # of the whole crop; tiles are reduced when they are encoded, which smooths outlines
 BUDGET = 4_200_000
 THUMB_PX = 72
@@ -43,6 +44,8 @@ THUMB_PX = 72
 _FEATURE_SCALE = np.array([1 / 35, 1 / 25, 0.8, 0.8, 0.8, 1.6])
 _SAME_PERSON = 0.3  # weight of the distance between two pictures of one person
 _DIM = 0.4
+# Linear colour to sRGB in 4096 steps, each under one level of the result.
+_SRGB = np.round(linear_to_srgb(np.linspace(0, 1, 4096, dtype=np.float32)) * 255).astype(np.uint8)
 _BACKDROP = 56  # alpha of what the mask calls background
 RELIT = "key light from above, on the side that was darker"
 LABELS = {
@@ -59,11 +62,10 @@ LABELS = {
 
 @dataclass(frozen=True)
 class Picture:
-    """One tile of a strip: RGBA pixels and whether the landmarks are drawn over them."""
+    """One tile of a strip, RGBA; the page draws the landmarks over the one of that name."""
 
     name: str
     image: np.ndarray
-    landmarks: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,13 +81,9 @@ class Strip:
 def choose(
     candidates: Sequence[Candidate], count: int, *, without: set[RowPosition] | None = None
 ) -> list[RowPosition]:
-    """Farthest-first: start from the most trusted face, then repeatedly take the face that differs most from those
-    taken.
+    """Farthest-first: from the most trusted face on, repeatedly take the face that differs most from those taken.
 
-    Args:
-        candidates: the pool; its order does not matter.
-        count: how many to take, at most.
-        without: rows to leave out.
+    The order of the candidates does not matter; at most `count` are taken, none of `without`.
     """
     pool = sorted(c for c in candidates if c.position not in (without or set()))
     if not pool:
@@ -123,20 +121,13 @@ def fetch(parquet: pq.ParquetFile, rows: Sequence[int], columns: Sequence[str]) 
 
 
 def strips(rows: pa.Table, head: Any, spec: HeadSpec) -> list[Strip]:
-    """Draw the faces of some rows.
+    """Draw the faces of some rows with their head model, or without one.
 
     Args:
-        rows: faces with pictures and coefficients, as `fetch` returns them.
-        head: the head model that `load_head` found, or None.
-        spec: the head model the coefficients belong to.
+        spec: the head model of the coefficients.
     """
-    heavy = {
-        "crop",
-        "mask",
-        "landmarks",
-        *(name for name in rows.column_names if pa.types.is_fixed_size_list(rows[name].type)),
-    }
-    facts = rows.select([name for name in rows.column_names if name not in heavy]).to_pylist()
+    vectors = {name for name in rows.column_names if pa.types.is_fixed_size_list(rows[name].type)}
+    facts = rows.drop_columns(sorted(vectors | ({"crop", "mask", "landmarks"} & {*rows.column_names}))).to_pylist()
     out = []
     for i, fact in enumerate(facts):
         row = rows.slice(i, 1)
@@ -148,17 +139,13 @@ def strips(rows: pa.Table, head: Any, spec: HeadSpec) -> list[Strip]:
         else:
             person = np.zeros_like(crop[..., 0]) if mask is None else mask
             drawn["mask"] = _window(np.dstack([np.full_like(crop, 128), person]))
-        tiles = [Picture(name, reduced(image, SIZES[0][0]), name == "landmarks") for name, image in drawn.items()]
-        out.append(Strip(defaultdict(lambda: None, fact), tiles, *_drawn(_points(row))))
+        tiles = [Picture(name, reduced(image, SIZES[0][0])) for name, image in drawn.items()]
+        out.append(Strip(defaultdict(lambda: None, fact), tiles, *_contours(row)))
     return out
 
 
 def load_head(spec: HeadSpec, folder: str | None = None) -> tuple[Any, str]:
-    """The head model of a dataset, or None and the reason.
-
-    Args:
-        folder: of FLAME, besides the assets folder.
-    """
+    """The head model of a dataset, or None and the reason; FLAME is searched in `folder` and the assets folder."""
     from rigface.face.head import flame
     from rigface.face.head.open_head import OpenHead
 
@@ -181,8 +168,6 @@ def pictures(params: FaceParams, head: Any, px: int = RENDER_PX) -> dict[str, np
 
     Args:
         params: one row, batch (1,), numpy.
-        head: the head model of these coefficients.
-        px: side of the pictures.
 
     Returns:
         RGBA uint8 (px, px, 4) by name: normals, shading, albedo, render, relit; transparent outside the head.
@@ -200,19 +185,18 @@ def pictures(params: FaceParams, head: Any, px: int = RENDER_PX) -> dict[str, np
         relight = torch.tensor(relit(batch.light[0].numpy()), dtype=torch.float32)
         relit_shading = shade(seen[0][None], relight[None])[0].numpy()
     normals, albedo, shading = (part.numpy() for part in seen)
+    shading_scale = 1.0
     if len(shading):  # the mean brightness is kept, unless it is too low to see anything
         relit_shading *= max(shading.mean(), _DIM) / max(relit_shading.mean(), 1e-6)
         shading_scale = 0.7 / max(float(np.quantile(shading, 0.98)), 1e-6)
-    else:
-        shading_scale = 1.0
-    encode = _encode_table()
-    return {
-        "normals": _placed((np.clip(normals * 0.5 + 0.5, 0, 1) * 255).round(), inside),
-        "shading": _placed(encode(shading * shading_scale), inside),
-        "albedo": _placed(encode(albedo), inside),
-        "render": _placed(encode(albedo * shading), inside),
-        "relit": _placed(encode(albedo * relit_shading), inside),
+    colours = {
+        "normals": (np.clip(normals * 0.5 + 0.5, 0, 1) * 255).round(),
+        "shading": _srgb8(shading * shading_scale),
+        "albedo": _srgb8(albedo),
+        "render": _srgb8(albedo * shading),
+        "relit": _srgb8(albedo * relit_shading),
     }
+    return {name: _placed(colour, inside) for name, colour in colours.items()}
 
 
 @contextmanager
@@ -251,11 +235,8 @@ def relit(light: np.ndarray) -> np.ndarray:
     return np.repeat(np.linalg.lstsq(basis, wanted, rcond=None)[0][:, None], 3, axis=1)
 
 
-@cache
-def _encode_table() -> Callable[[np.ndarray], np.ndarray]:
-    """Linear colour to sRGB uint8 by a table of 4096 steps, each under one level of the result."""
-    table = np.round(linear_to_srgb(np.linspace(0, 1, 4096, dtype=np.float32)) * 255).astype(np.uint8)
-    return lambda linear: table[(np.clip(linear, 0, 1) * 4095).astype(np.int16)]
+def _srgb8(linear: np.ndarray) -> np.ndarray:
+    return _SRGB[(np.clip(linear, 0, 1) * 4095).astype(np.int16)]
 
 
 def _placed(colour: np.ndarray, inside: np.ndarray) -> np.ndarray:
@@ -317,16 +298,8 @@ def _pixels(row: pa.Table) -> tuple[np.ndarray, np.ndarray | None]:
     return pixels, person if person is not None and person.shape == pixels.shape[:2] else None
 
 
-def _points(row: pa.Table) -> np.ndarray:
-    """Landmarks of one row as (L, 2), crop px; L is 0 if the row has none."""
-    values = row["landmarks"][0].as_py() if "landmarks" in row.column_names else None
-    return np.zeros((0, 2)) if values is None else np.array(values, float).reshape(-1, 3)[:, :2]
-
-
 def _rgba(crop: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
-    alpha = np.full(crop.shape[:2], 255, np.uint8)
-    if mask is not None:
-        alpha = np.maximum(mask, np.uint8(_BACKDROP))
+    alpha = np.full(crop.shape[:2], 255, np.uint8) if mask is None else np.maximum(mask, np.uint8(_BACKDROP))
     return np.dstack([crop, alpha])
 
 
@@ -335,16 +308,12 @@ def _window(image: np.ndarray) -> np.ndarray:
     return image[y : y + side, x : x + side]
 
 
-def view_box() -> str:
-    """The window as an SVG viewBox in crop px, for landmarks drawn over a tile."""
-    x, y, side = (share * CROP_PX for share in WINDOW)
-    return f"{x:g} {y:g} {side:g} {side:g}"
-
-
-def _drawn(points: np.ndarray) -> tuple[str, str]:
-    """Landmarks as SVG path data: dots, and contours if the layout is the 478-point one."""
+def _contours(row: pa.Table) -> tuple[str, str]:
+    """Landmarks of one row as SVG path data, crop px: dots, and contours if the layout is the 478-point one."""
     from rigface.face.geometry.contours import CONTOURS, POINTS
 
+    values = row["landmarks"][0].as_py() if "landmarks" in row.column_names else None
+    points = np.array(values or [], float).reshape(-1, 3)[:, :2]
     positions = np.clip(np.nan_to_num(points), -9999, 9999).round().astype(int)
     dots = "".join(f"M{x} {y}h0" for x, y in positions)
     if len(positions) != POINTS:

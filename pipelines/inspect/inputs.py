@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -16,27 +17,11 @@ import pyarrow as pa
 TABLE_ROWS = 2000
 STATUSES = ("error", "partial", "no_face", "ok")  # the order of the table
 DISTINCT_TEXTS = 2  # a cause with more than one wording is shown with its numbers left out
-_COLUMNS = (
+# Columns that are read; a file may lack any but `uri` and `status`.
+COLUMNS = [
     "uri", "kind", "status", "stage", "reason", "frames", "faces", "tracks", "duration_s", "width", "height", "bytes",
     "stage_seconds",
-)  # fmt: skip
-
-
-class InputRow(NamedTuple):
-    """One line of the table; sorts failures first, then by name."""
-
-    rank: int
-    uri: str
-    status: str
-    kind: str
-    stage: str
-    reason: str
-    frames: int | None
-    faces: int | None
-    tracks: int | None
-    duration_s: float | None
-    width: int | None
-    height: int | None
+]  # fmt: skip
 
 
 class Cause(NamedTuple):
@@ -57,12 +42,7 @@ class InputStatistics:
     causes: Counter[Cause] = field(default_factory=Counter)
     duration_s: float = 0.0
     _texts: dict[Cause, set[str]] = field(default_factory=lambda: defaultdict(set))
-    _rows: list[InputRow] = field(default_factory=list)
-
-    @staticmethod
-    def columns() -> list[str]:
-        """Columns that `add` reads; a file may lack any but `uri` and `status`."""
-        return list(_COLUMNS)
+    _rows: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def count(self) -> int:
@@ -76,43 +56,40 @@ class InputStatistics:
     def add(self, batch: pa.RecordBatch) -> None:
         """Count one batch of inputs."""
         for row in batch.to_pylist():
-            status = row["status"] or "error"
+            row = dict.fromkeys(COLUMNS) | row
+            status = row["status"] = row["status"] or "error"
             self.status[status] += 1
             for name in ("frames", "faces", "tracks", "bytes"):
-                self.totals[name] += row.get(name) or 0
-            self.duration_s += row.get("duration_s") or 0.0
-            for stage, seconds in row.get("stage_seconds") or ():
+                self.totals[name] += row[name] or 0
+            self.duration_s += row["duration_s"] or 0.0
+            for stage, seconds in row.pop("stage_seconds") or ():
                 self.seconds[stage] += seconds
             if status != "ok":
-                self._add_cause(status, row.get("stage") or "", row.get("reason") or "")
-            named: dict[str, Any] = {name: row.get(name) or "" for name in ("kind", "stage", "reason")}
-            named |= {name: row.get(name) for name in InputRow._fields[6:]}
-            self._rows.append(InputRow(rank=_rank(status), uri=row["uri"], status=status, **named))
+                self._add_cause(status, row["stage"] or "", row["reason"])
+            self._rows.append(row | {"rank": _rank(status)})
         if len(self._rows) > 2 * TABLE_ROWS:
             self._rows = self.rows()
 
-    def rows(self) -> list[InputRow]:
+    def rows(self) -> list[dict[str, Any]]:
         """The lines of the table, errors first, then by name; at most `TABLE_ROWS`."""
-        return sorted(self._rows, key=lambda row: row[:2])[:TABLE_ROWS]
+        return sorted(self._rows, key=lambda row: (row["rank"], row["uri"]))[:TABLE_ROWS]
 
-    def reasons(self) -> list[tuple[Cause, int]]:
+    def reasons(self) -> Iterator[tuple[Cause, int]]:
         """Reasons of failed inputs with their counts, errors first, most frequent first.
 
         A reason with a single wording keeps its numbers.
         """
         ordered = sorted(self.causes.items(), key=lambda item: (_rank(item[0].status), -item[1], item[0]))
-        return [(cause._replace(text=self._wording(cause)), count) for cause, count in ordered]
+        for cause, count in ordered:
+            texts = self._texts[cause]
+            yield cause._replace(text=next(iter(texts))) if len(texts) == 1 else cause, count
 
-    def _add_cause(self, status: str, stage: str, reason: str) -> None:
+    def _add_cause(self, status: str, stage: str, reason: str | None) -> None:
         text = reason or ("no face was found" if status == "no_face" else "no reason was recorded")
         cause = Cause(status, stage, re.sub(r"\d[\d.,]*", "…", text))
         self.causes[cause] += 1
         if len(self._texts[cause]) < DISTINCT_TEXTS:
             self._texts[cause].add(text)
-
-    def _wording(self, cause: Cause) -> str:
-        texts = self._texts[cause]
-        return next(iter(texts)) if len(texts) == 1 else cause.text
 
 
 def _rank(status: str) -> int:

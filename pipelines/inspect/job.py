@@ -7,12 +7,11 @@ the page.
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any
 
 import pyarrow as pa
@@ -22,7 +21,7 @@ from pipelines import run_info
 from pipelines.edit.config import STRIP_NAME
 from pipelines.inspect import gallery
 from pipelines.inspect.cards import SHOWN_PEOPLE
-from pipelines.inspect.inputs import InputStatistics
+from pipelines.inspect.inputs import COLUMNS, InputStatistics
 from pipelines.inspect.report import DatasetFiles, Gallery, document
 from pipelines.inspect.statistics import BATCH_ROWS, FLAGS, FaceStatistics, RowPosition
 from rigface import schema
@@ -99,39 +98,29 @@ class Dataset:
             self.leave_out(path, problem, kept)
 
 
-def write(out: str, *, page: str | None = None, samples: int = 24, seed: int = 0) -> str:
-    """Write the page of a dataset.
-
-    Args:
-        out: the dataset: a folder or s3://bucket/prefix.
-        page: local path of the page; by default `inspect.html` beside the dataset's folders.
-        samples: faces in the gallery.
-        seed: of their choice.
+def write(out: str, samples: int = 24) -> str:
+    """Write the page of a dataset, with so many faces in its gallery, beside the dataset's folders.
 
     Returns:
         Address of the page.
 
     Raises:
         BadInput: there is no dataset at `out`.
-        ValueError: `samples` is below 1.
     """
-    if samples < 1:
-        raise ValueError(f"samples: want at least 1, got {samples}")
     data = Dataset(Store(out))
     face_files, input_files = (sorted(data.store.paths(part, ".parquet")) for part in ("faces", "inputs"))
     if not face_files and not input_files:
-        raise BadInput(
-            f"no dataset at {out}: want Parquet files in faces/ and inputs/; run `rigface extract` first", "inspect"
-        )
+        reason = f"no dataset at {out}: want Parquet files in faces/ and inputs/; run `rigface extract` first"
+        raise BadInput(reason, "inspect")
     inputs = _count_inputs(data, input_files)
-    faces, schema_name = _count_faces(data, face_files, samples, seed)
+    faces, schema_name = _count_faces(data, face_files, samples)
     settings = _settings(data.store)
     shown, thumbs = _gallery(data, faces, samples, str(settings.get("head") or ""))
-    sizes, times = _sizes_and_times(data.store, face_files + input_files)
+    infos = data.store.fs.get_file_info([data.store.at(path) for path in face_files + input_files])
     about = DatasetFiles(
         place=data.store.uri,
-        written=max(times, default=None),
-        file_bytes=sum(sizes),
+        written=max((info.mtime for info in infos if info.mtime), default=None),
+        file_bytes=sum(info.size or 0 for info in infos),
         face_files=len(data.files),
         schema=schema_name,
         settings=settings,
@@ -139,21 +128,19 @@ def write(out: str, *, page: str | None = None, samples: int = 24, seed: int = 0
     )
     edits = data.store.read(STRIP_NAME) if data.store.exists(STRIP_NAME) else None
     body = document(faces, inputs, shown, about, thumbs, edits).encode("utf-8", "replace")
-    if page is None:
-        data.store.publish(PAGE_NAME, body)
-        return f"{data.store.uri}/{PAGE_NAME}"
-    return _save(os.path.abspath(os.path.expanduser(page)), body)
+    data.store.publish(PAGE_NAME, body)
+    return f"{data.store.uri}/{PAGE_NAME}"
 
 
 def _count_inputs(data: Dataset, paths: list[str]) -> InputStatistics:
     statistics = InputStatistics()
-    for _, _, batches in data.tables(paths, statistics.columns()):
+    for _, _, batches in data.tables(paths, COLUMNS):
         for batch in batches:
             statistics.add(batch)
     return statistics
 
 
-def _count_faces(data: Dataset, paths: list[str], samples: int, seed: int) -> tuple[FaceStatistics, str]:
+def _count_faces(data: Dataset, paths: list[str], samples: int) -> tuple[FaceStatistics, str]:
     """One pass over the number columns, and the schema's name. Files of another head model than the first file's are
     left out, with a notice."""
     statistics: FaceStatistics | None = None
@@ -165,7 +152,7 @@ def _count_faces(data: Dataset, paths: list[str], samples: int, seed: int) -> tu
             data.leave_out(path, problem)
             continue
         if statistics is None:
-            statistics = FaceStatistics(head, detector, keep=max(samples, 8), seed=seed)
+            statistics = FaceStatistics(head, detector, keep=max(samples, 8))
             name = (described.metadata or {}).get(b"rigface.schema", b"").decode("utf-8", "replace")
         if (head.name, head.version) != (statistics.head.name, statistics.head.version):
             expected = f"{statistics.head.name} {statistics.head.version}"
@@ -178,11 +165,6 @@ def _count_faces(data: Dataset, paths: list[str], samples: int, seed: int) -> tu
         if row:
             data.files.append(path)
     return statistics or FaceStatistics(HeadSpec("–", "", 0, 0, 0), DetectorSpec("–", "", 0)), name
-
-
-def _sizes_and_times(store: Store, paths: list[str]) -> tuple[list[int], list[datetime]]:
-    infos = store.fs.get_file_info([store.at(path) for path in paths])
-    return [info.size or 0 for info in infos], [info.mtime for info in infos if info.mtime]
 
 
 def _gallery(data: Dataset, faces: FaceStatistics, samples: int, head_folder: str) -> tuple[Gallery, dict[str, str]]:
@@ -215,34 +197,23 @@ def _rows(data: Dataset, positions: list[RowPosition], columns: list[str]) -> tu
         wanted = [position.row for position in positions if position.file == file]
         try:
             with data.open(data.files[file]) as parquet:
-                tables |= {
-                    RowPosition(file, row): table for row, table in gallery.fetch(parquet, wanted, columns).items()
-                }
+                for row, table in gallery.fetch(parquet, wanted, columns).items():
+                    tables[RowPosition(file, row)] = table
         except (OSError, pa.ArrowException) as problem:
             data.leave_out(f"{data.files[file]} (pictures)", problem)
     kept = [position for position in positions if position in tables]
-    empty = pa.table({})
-    return pa.concat_tables([tables[s] for s in kept], promote_options="default") if kept else empty, kept
+    rows = [tables[position] for position in kept] or [pa.table({})]
+    return pa.concat_tables(rows, promote_options="default"), kept
 
 
 def _settings(store: Store) -> dict[str, Any]:
     """Settings of the extraction as flat pairs; empty if there is no record of them."""
-    try:
+    about = None
+    with suppress(ValueError):
         about = run_info.load(store)
-    except ValueError:
-        about = None
     if about is None:
         return {}
     pairs = dict(about.get("settings", {}))
     pairs |= {name: about[name] for name in ("config", "created", "commit") if about.get(name)}
     pairs["runs"] = len(about.get("runs", []))
     return pairs | about.get("packages", {})
-
-
-def _save(path: str, body: bytes) -> str:
-    """Write a part file and rename it, so that a reader never sees half a page."""
-    part = f"{path}.{os.getpid()}.part"
-    with open(part, "wb") as file:
-        file.write(body)
-    os.replace(part, path)
-    return path

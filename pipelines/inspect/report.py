@@ -9,11 +9,12 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any
 
 from pipelines.formatting import bytes_text, clock, duration
 from pipelines.inspect import cards
-from pipelines.inspect.gallery import LABELS, RELIT, Strip, view_box
+from pipelines.inspect.gallery import LABELS, RELIT, VIEW_BOX, Strip
 from pipelines.inspect.inputs import STATUSES, Cause, InputStatistics
 from pipelines.inspect.statistics import FaceStatistics
 from rigface.pages.charts import share, sliver
@@ -55,12 +56,8 @@ def document(
     thumbs: Mapping[str, str],
     edits: bytes | None = None,
 ) -> str:
-    """The inspect page as HTML.
-
-    Args:
-        thumbs: a small face as a data URI for each of the most seen persons.
-        edits: the PNG of `rigface strip`, if there is one.
-    """
+    """The inspect page as HTML, with a small face (a data URI) for each of the most seen persons and the PNG of
+    `rigface strip`, if there is one."""
     strips = list(zip(gallery.varied + gallery.least_trusted, gallery.uris))
     causes = _causes(inputs, faces)
     return page(
@@ -92,7 +89,7 @@ def document(
         status_labels=STATUS_LABELS,
         flags={flag: label for flag, (label, _) in cards.FLAG_MEANING.items()},
         now=datetime.now(UTC),
-        view_box=view_box(),
+        view_box=VIEW_BOX,
         clock=clock,
         degrees=_degrees,
         sliver=sliver,
@@ -136,6 +133,6 @@ def _degrees(value: float | None) -> str:
 
 def _causes(inputs: InputStatistics, faces: FaceStatistics) -> list[tuple[Cause, int, str]]:
     """Reasons of failed inputs and of failed faces: cause, count, unit."""
-    reasons = [(cause, count, "input") for cause, count in inputs.reasons()[:_CAUSES_SHOWN]]
+    reasons = [(cause, count, "input") for cause, count in islice(inputs.reasons(), _CAUSES_SHOWN)]
     reasons += [(Cause("error", "", text), n, "face") for text, n in faces.reasons.most_common(_CAUSES_SHOWN)]
     return [(cause, count, unit + "s" * (count > 1)) for cause, count, unit in reasons]

@@ -26,34 +26,24 @@ from rigface.types import DetectorSpec, HeadSpec
 BATCH_ROWS = 8192
 YAW_EDGES = np.arange(-90, 91, 5.0)
 PITCH_EDGES = np.arange(-60, 61, 5.0)
-LIGHT_RINGS_DEG = np.arange(
-    0, 91, 15.0
-)  # angle between light and camera axis; lights behind the head count in the last
+LIGHT_RINGS_DEG = np.arange(0, 91, 15.0)  # from the camera axis; lights behind the head count in the last
 LIGHT_SECTORS = 24
 EXPRESSION_EDGES = np.linspace(-5, 5, 1001)
 # Individual typology angle, dark to light: the classes of Chardon et al. 1991 with Del Bino's cut of brown and dark.
 ITA_EDGES = np.array([-180.0, -30, 10, 28, 41, 55, 180])
 NUMBER_EDGES = {
     "confidence": np.linspace(0, 1, 26),
-    "landmark_confidence": np.linspace(0, 1, 26),
-    "photometric_residual": np.linspace(0, 0.25, 26),
     "landmark_residual": 0.001 * 10 ** np.linspace(0, 2, 25),
     "face_size_px": 2.0 ** np.arange(3, 11.26, 0.25),
     "sharpness": np.linspace(0, 1, 26),
     "exposure": np.linspace(0, 1, 26),
-    "occlusion": np.linspace(0, 1, 26),
-    "roll_deg": np.linspace(-90, 90, 37),
 }
 FLAGS = ("is_profile", "is_tiny", "is_blurred", "is_grey", "is_suspect")
 FLAT_CONTRAST = 0.1  # directed over even light; below this the light has no direction
 
 # Gains of the harmonics 1, x, xz, 3z2-1 in `rigface.face.rendering.lighting`, which needs torch.
-_EVEN, _FIRST, _MIXED, _ZONAL = (
-    sqrt(1 / (4 * pi)),
-    sqrt(pi / 3),
-    pi / 4 * sqrt(15 / (4 * pi)),
-    pi / 4 * sqrt(5 / (16 * pi)),
-)
+_EVEN, _FIRST = sqrt(1 / (4 * pi)), sqrt(pi / 3)
+_MIXED, _ZONAL = pi / 4 * sqrt(15 / (4 * pi)), pi / 4 * sqrt(5 / (16 * pi))
 _CELLS = (7, 6, 3)  # yaw, light, confidence: strata of the candidate pool
 _MAX_LOWEST = 256
 
@@ -113,9 +103,7 @@ class FaceStatistics:
     """Counts over `faces/`.
 
     Args:
-        head: the head model the coefficients belong to.
-        detector: the detector that found the faces.
-        keep: how many candidate rows to keep per stratum.
+        keep: candidate rows per stratum.
         seed: of the choice of candidates.
     """
 
@@ -129,7 +117,6 @@ class FaceStatistics:
     flags: Counter[str] = field(default_factory=Counter)
     numbers: dict[str, Histogram] = field(default_factory=lambda: {n: Histogram(e) for n, e in NUMBER_EDGES.items()})
     yaw: Histogram = field(default_factory=lambda: Histogram(YAW_EDGES))
-    pitch: Histogram = field(default_factory=lambda: Histogram(PITCH_EDGES))
     pose: np.ndarray = field(default_factory=lambda: np.zeros((len(PITCH_EDGES) - 1, len(YAW_EDGES) - 1), np.int64))
     light: np.ndarray = field(default_factory=lambda: np.zeros((len(LIGHT_RINGS_DEG) - 1, LIGHT_SECTORS), np.int64))
     light_flat: int = 0
@@ -153,21 +140,14 @@ class FaceStatistics:
         return [*key, "yaw_deg", "pitch_deg", "skin_tone_ita_deg", *NUMBER_EDGES, *FLAGS]
 
     def add(self, batch: pa.RecordBatch, file: int, first_row: int) -> None:
-        """Count one batch of rows.
-
-        Args:
-            batch: rows of one file, in its order.
-            file: the file's position in the listing.
-            first_row: the batch's first row within the file.
-        """
+        """Count a batch of rows of one file: its number in the listing, and the batch's first row in it."""
         good = pc.fill_null(pc.equal(batch["status"], "ok"), False).to_numpy(zero_copy_only=False)
         rows = np.flatnonzero(good)
         self.rows += len(good)
         self.ok += len(rows)
         if len(rows) < len(good):
-            failed = batch.filter(pa.array(~good))
-            texts = failed["reason"].to_pylist() if "reason" in batch.schema.names else [None] * len(failed)
-            self.reasons.update(text or "no reason was recorded" for text in texts)
+            failed = _texts(batch.filter(pa.array(~good)), "reason")
+            self.reasons.update(text or "no reason was recorded" for text in failed)
             batch = batch.filter(pa.array(good))
         if not len(rows):
             return
@@ -201,7 +181,6 @@ class FaceStatistics:
         known = np.isfinite(yaw) & np.isfinite(pitch)
         yaw, pitch = yaw[known], pitch[known]
         self.yaw.add(yaw)
-        self.pitch.add(pitch)
         grid = np.histogram2d(_clipped(pitch, PITCH_EDGES), _clipped(yaw, YAW_EDGES), (PITCH_EDGES, YAW_EDGES))[0]
         self.pose += grid.astype(np.int64)
 
@@ -232,20 +211,16 @@ class FaceStatistics:
         return toward
 
     def _add_people(self, batch: pa.RecordBatch, confidence: np.ndarray, file: int, rows: np.ndarray) -> list[str]:
-        identities = batch["identity"].to_pylist() if "identity" in batch.schema.names else [None] * len(batch)
-        tracks = batch["track"].to_pylist()
-        persons = []
-        for i, (identity, uri, track) in enumerate(zip(identities, batch["uri"].to_pylist(), tracks)):
-            name = identity or f"{uri} · track {track}"
-            person = self.people.setdefault(name, Person())
+        identities = _texts(batch, "identity")
+        keys = zip(identities, batch["uri"].to_pylist(), batch["track"].to_pylist())
+        persons = [identity or f"{uri} · track {track}" for identity, uri, track in keys]
+        for name, trust, row in zip(persons, confidence.tolist(), rows.tolist()):
+            person, position = self.people.setdefault(name, Person()), RowPosition(file, row)
             person.frames += 1
-            position = RowPosition(file, int(rows[i]))
-            if confidence[i] > person.confidence:
-                person.confidence, person.position = float(confidence[i]), position
-            lowest = self._lowest.get(name)
-            if lowest is None or confidence[i] < lowest[0]:
-                self._lowest[name] = (float(confidence[i]), position)
-            persons.append(name)
+            if trust > person.confidence:
+                person.confidence, person.position = trust, position
+            if name not in self._lowest or trust < self._lowest[name][0]:
+                self._lowest[name] = (trust, position)
         self.with_identity += sum(identity is not None for identity in identities)
         if len(self._lowest) > _MAX_LOWEST:
             self._lowest = dict(sorted(self._lowest.items(), key=lambda item: item[1])[: _MAX_LOWEST // 2])
@@ -261,9 +236,8 @@ class FaceStatistics:
         for i in np.flatnonzero(priority < self._limits[cells]).tolist():
             cell = int(cells[i])
             pool = self._pool.setdefault(cell, [])
-            pool.append(
-                Candidate(int(priority[i]), RowPosition(file, int(rows[i])), tuple(features[i].tolist()), persons[i])
-            )
+            position = RowPosition(file, int(rows[i]))
+            pool.append(Candidate(int(priority[i]), position, tuple(features[i].tolist()), persons[i]))
             if len(pool) >= 2 * self.keep:
                 pool.sort()
                 del pool[self.keep :]
@@ -309,6 +283,11 @@ def _bools(batch: pa.RecordBatch, name: str) -> np.ndarray:
     return pc.fill_null(batch[name], False).to_numpy(zero_copy_only=False).astype(bool)
 
 
+def _texts(batch: pa.RecordBatch, name: str) -> list[str | None]:
+    """A text column; absent is None."""
+    return batch[name].to_pylist() if name in batch.schema.names else [None] * len(batch)
+
+
 def _vectors(batch: pa.RecordBatch, name: str, width: int) -> np.ndarray:
     """A fixed-size-list column as (N, width) float64; null or absent rows are NaN."""
     out = np.full((len(batch), width), np.nan)
@@ -330,22 +309,7 @@ def _cells(features: np.ndarray) -> np.ndarray:
 
 
 def _hashes(batch: pa.RecordBatch, seed: int) -> np.ndarray:
-    """A 64-bit number per row, from its key and the seed alone (splitmix64 over a hash of the input's name)."""
-    names = batch["uri"].dictionary_encode()
-    digests = [
-        hashlib.blake2b(str(n).encode("utf-8", "replace"), digest_size=8).digest() for n in names.dictionary.to_pylist()
-    ]
-    table = np.array([int.from_bytes(d, "little") for d in digests], np.uint64)
-    index = pc.fill_null(names.indices, 0).to_numpy(zero_copy_only=False)
-    frame = np.nan_to_num(_floats(batch, "frame_index"), nan=-1).astype(np.int64).astype(np.uint64)
-    track = np.nan_to_num(_floats(batch, "track"), nan=-1).astype(np.int64).astype(np.uint64)
-    with np.errstate(over="ignore"):
-        x = (
-            table[index]
-            ^ (frame * np.uint64(0x9E3779B97F4A7C15))
-            ^ (track * np.uint64(0xD1B54A32D192ED03))
-            ^ np.uint64(seed & 0xFFFFFFFFFFFFFFFF)
-        )
-        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return x ^ (x >> np.uint64(31))
+    """A 64-bit number per row, from its key and the seed alone."""
+    keys = zip(*(batch[name].to_pylist() for name in ("uri", "frame_index", "track")))
+    texts = (f"{seed} {key}".encode("utf-8", "replace") for key in keys)
+    return np.frombuffer(b"".join(hashlib.blake2b(text, digest_size=8).digest() for text in texts), np.uint64)

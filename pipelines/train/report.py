@@ -9,6 +9,7 @@ import io
 import json
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -39,9 +40,8 @@ def write(store: Store) -> None:
     lines = metric_log.lines(store)
     if lines:
         names = sorted({name for line in lines for name in line})
-        table = pa.table({name: pa.array([line.get(name) for line in lines]) for name in names})
         sink = io.BytesIO()
-        pq.write_table(table, sink, compression="zstd")
+        pq.write_table(pa.table({n: [line.get(n) for line in lines] for n in names}), sink, compression="zstd")
         store.publish(TABLE, sink.getvalue())
     store.publish(PAGE, document(store, lines).encode())
 
@@ -79,9 +79,5 @@ def _series(names: tuple[str, ...], lines: list[dict[str, Any]]) -> dict[str, li
 def _grids(store: Store) -> list[tuple[int, bytes]]:
     """Step and PNG of some grids, the last one first."""
     paths = sorted(store.paths(f"{metric_log.FOLDER}/pictures", ".png"))
-    count = min(MAX_GRIDS, len(paths))
-    keep = {round(i * (len(paths) - 1) / max(1, count - 1)) for i in range(count)}
-    return [
-        (int(paths[i].rsplit("-", 1)[-1].removesuffix(".png")), store.read(paths[i]))
-        for i in sorted(keep, reverse=True)
-    ]
+    shown = np.linspace(len(paths) - 1, 0, min(MAX_GRIDS, len(paths))).round().astype(int)
+    return [(int(paths[i].rsplit("-", 1)[-1].removesuffix(".png")), store.read(paths[i])) for i in shown]

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from math import ceil, cos, floor, log10, radians, sin, sqrt
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from markupsafe import Markup
@@ -100,7 +100,7 @@ def histogram(
         parts.append(_line(across(mark.value), top - 4, across(mark.value), top + height, "mark"))
         parts.append(_text(across(mark.value) - 4, top + 5, mark.text, "tick end"))
     arrow = f"M{across(median):.1f} {top + height + 1}l4 6h-8z"
-    parts.append(_shape("path", hint=f"median {median:{fmt}}", class_="median", d=arrow))
+    parts.append(_element("path", hint=f"median {median:{fmt}}", class_="median", d=arrow))
     parts += [_text(across(value), top + height + 20, text, "tick middle") for value, text in axis.ticks]
     parts.append(_text((_LEFT + WIDTH - _RIGHT) / 2, top + height + 38, axis.title, "title middle"))
     return _svg(name, caption, top + height + 44, parts)
@@ -117,7 +117,7 @@ def pose(grid: np.ndarray, pitch_edges: np.ndarray, yaw_edges: np.ndarray, capti
     cell = (WIDTH - left - margin - 6) / columns
     top = margin + 6
     wide, high, whole, peak = cell * columns, cell * rows, max(int(grid.sum()), 1), max(int(grid.max(initial=0)), 1)
-    parts = [_shape("rect", class_="plate", x=left, y=top, width=wide, height=high, rx=3)]
+    parts = [_element("rect", class_="plate", x=left, y=top, width=wide, height=high, rx=3)]
     for value in (-60, -30, 0, 30, 60):
         x = left + cell * float(np.interp(value, yaw_edges, np.arange(columns + 1)))
         parts.append(_line(x, top, x, top + high, "grid" if value else "axis"))
@@ -135,19 +135,16 @@ def pose(grid: np.ndarray, pitch_edges: np.ndarray, yaw_edges: np.ndarray, capti
     for r, c in zip(*np.nonzero(grid)):
         words, ink = hint(f"{yaws[c]}, {pitches[r]}", int(grid[r, c])), _opacity(int(grid[r, c]) / peak)
         parts.append(_rect(left + c * cell, top + r * cell, cell, cell, "heat", words, ink))
-    by_yaw, by_pitch = grid.sum(axis=0), grid.sum(axis=1)
-    for c in np.flatnonzero(by_yaw):
-        tall = max((margin - 2) * by_yaw[c] / by_yaw.max(), 1)
-        words = hint(yaws[c], by_yaw[c])
-        parts.append(_rect(left + c * cell + 0.4, top - 4 - tall, cell - 0.8, tall, "bar", words))
-    for r in np.flatnonzero(by_pitch):
-        tall = max((margin - 2) * by_pitch[r] / by_pitch.max(), 1)
-        words = hint(pitches[r], by_pitch[r])
-        parts.append(_rect(left + wide + 4, top + r * cell + 0.4, tall, cell - 0.8, "bar", words))
+    for names, sums in ((yaws, grid.sum(axis=0)), (pitches, grid.sum(axis=1))):
+        for k in np.flatnonzero(sums):
+            tall, along = max((margin - 2) * sums[k] / sums.max(), 1), k * cell + 0.4
+            box = (left + along, top - 4 - tall, cell - 0.8, tall)
+            if names is pitches:
+                box = (left + wide + 4, top + along, tall, cell - 0.8)
+            parts.append(_rect(*box, "bar", hint(names[k], sums[k])))
     parts.append(_text(left + wide / 2, top + high + 33, "yaw: to the left ← → right of the picture", "title middle"))
-    middle = top + high / 2
-    turn = f"rotate(-90 11 {middle:.1f})"
-    parts.append(_text(11, middle, "pitch: down ← → up", "title middle", transform=turn))
+    turn = f"rotate(-90 11 {top + high / 2:.1f})"
+    parts.append(_text(11, top + high / 2, "pitch: down ← → up", "title middle", transform=turn))
     return _svg("Head pose", caption, top + high + 40, parts)
 
 
@@ -165,11 +162,11 @@ def light(cells: np.ndarray, rings_deg: np.ndarray, caption: str) -> Markup:
     density = cells / area
     density[0] = cells[0].sum() / sectors / area[0]
     peak = max(float(density.max(initial=0)), 1e-9)
-    parts = [_shape("circle", class_="plate", cx=x0, cy=y0, r=radius)]
+    parts = [_element("circle", class_="plate", cx=x0, cy=y0, r=radius)]
     if inner := int(cells[0].sum()):
         hint = f"within {rings_deg[1]:.0f}° of the camera: {inner:,} ({share(inner, whole)})"
         ink = _opacity(float(density[0, 0]) / peak)
-        parts.append(_shape("circle", hint=hint, class_="heat", cx=x0, cy=y0, r=rings[1], fill_opacity=ink))
+        parts.append(_element("circle", hint=hint, class_="heat", cx=x0, cy=y0, r=rings[1], fill_opacity=ink))
     for ring, sector in zip(*np.nonzero(cells)):
         if ring:
             start, stop = 360 / sectors * sector, 360 / sectors * (sector + 1)
@@ -177,10 +174,10 @@ def light(cells: np.ndarray, rings_deg: np.ndarray, caption: str) -> Markup:
             span = f"{rings_deg[ring]:.0f} to {rings_deg[ring + 1]:.0f}° off the camera"
             hint = f"{_compass((start + stop) / 2)}, {span}: {count:,} ({share(count, whole)})"
             path, ink = _wedge(x0, y0, rings[ring], rings[ring + 1], start, stop), density[ring, sector] / peak
-            parts.append(_shape("path", hint=hint, class_="heat", d=path, fill_opacity=_opacity(float(ink))))
+            parts.append(_element("path", hint=hint, class_="heat", d=path, fill_opacity=_opacity(float(ink))))
     for degrees in (30, 60, 90):
         r = degrees / rings_deg[-1] * radius
-        parts.append(_shape("circle", class_="axis" if degrees == 90 else "grid", cx=x0, cy=y0, r=r))
+        parts.append(_element("circle", class_="axis" if degrees == 90 else "grid", cx=x0, cy=y0, r=r))
         parts.append(_text(x0 + r * cos(radians(45)) + 3, y0 + r * sin(radians(45)) + 8, f"{degrees}°", "tick"))
     parts.append(_line(x0 - radius, y0, x0 + radius, y0, "grid"))
     parts.append(_line(x0, y0 - radius, x0, y0 + radius, "grid"))
@@ -201,13 +198,13 @@ def bars(name: str, rows: Sequence[Bar], caption: str, *, row_px: int = 26) -> M
         middle = row_px * i + row_px / 2
         x = 26 if row.swatch else row_px + 6 if row.face else 0
         if row.swatch:
-            parts.append(_shape("circle", class_="swatch", cx=8, cy=middle, r=8, fill=row.swatch))
+            parts.append(_element("circle", class_="swatch", cx=8, cy=middle, r=8, fill=row.swatch))
         if row.face:
             side, top = row_px - 2, middle - row_px / 2 + 1
-            parts.append(_shape("image", href=row.face, x=0, y=top, width=side, height=side))
+            parts.append(_element("image", href=row.face, x=0, y=top, width=side, height=side))
         shown = _shortened(row.label, (_LABEL - x - 8) / 6.3)
-        hint = row.label if shown != row.label else ""
-        parts.append(_text(x, middle + (-2 if row.note else 4), shown, "name", hint=hint))
+        hidden = row.label if shown != row.label else ""
+        parts.append(_text(x, middle + (-2 if row.note else 4), shown, "name", hint=hidden))
         if row.note:
             parts.append(_text(x, middle + 11, row.note, "tick"))
         parts.append(_rect(_LABEL, middle - 5, room, 10, "plate round"))
@@ -244,13 +241,12 @@ def ranges(name: str, rows: Sequence[tuple[str, Sequence[float]]], unit: str, ca
         hint = f"{label}: median {p50:.2f}, half within {p25:.2f} to {p75:.2f}, 90 % within {p5:.2f} to {p95:.2f}"
         parts.append(_text(0, y + 4, _shortened(label, 19), "name"))
         shapes = [
-            _element("title", printable(hint)),
             _rect(left, y - row_px / 2, room, row_px, "catch"),
             _line(across(p5), y, across(p95), y, "whisker"),
             _rect(across(p25), y - 4, max(across(p75) - across(p25), 2), 8, "bar"),
-            _shape("circle", class_="dot", cx=across(p50), cy=y, r=3),
+            _element("circle", class_="dot", cx=across(p50), cy=y, r=3),
         ]
-        parts.append(_element("g", Markup("").join(shapes), class_="range"))
+        parts.append(_element("g", *shapes, hint=hint, class_="range"))
     parts.append(_text(left + room / 2, bottom + 33, unit, "title middle"))
     return _svg(name, caption, bottom + 40, parts)
 
@@ -276,7 +272,7 @@ def lines(name: str, series: Mapping[str, Sequence[tuple[float, float]]]) -> Mar
         parts.append(_text(left - 4, down(value) + 4, f"{value:.3g}", "tick end"))
     for k, points in enumerate(series.values()):
         places = (f"{left + (WIDTH - left - _RIGHT) * x / max(last, 1):.1f},{down(y):.1f}" for x, y in _thinned(points))
-        parts.append(_shape("polyline", class_=f"curve series-{k}", points=" ".join(places)))
+        parts.append(_element("polyline", class_=f"curve series-{k}", points=" ".join(places)))
     parts.append(_text(left, height + 16, "0", "tick"))
     parts.append(_text(WIDTH - _RIGHT, height + 16, f"step {last:,}", "tick end"))
     return _svg(name, "", height + 20, parts)
@@ -285,45 +281,43 @@ def lines(name: str, series: Mapping[str, Sequence[tuple[float, float]]]) -> Mar
 def sliver(part: float, whole: float) -> Markup:
     """A bar for a table cell; hidden from screen readers, as the number stands beside it."""
     wide = max(100 * part / whole if whole else 0, 0.6)
-    plate, bar = (_shape("rect", class_=kind, width=w, height=8) for kind, w in (("plate", 100), ("bar", wide)))
+    plate, bar = (_element("rect", class_=kind, width=w, height=8) for kind, w in (("plate", 100), ("bar", wide)))
     box = {"viewBox": "0 0 100 8", "preserveAspectRatio": "none", "aria_hidden": "true"}
-    return _element("svg", plate + bar, class_="sliver", **box)
+    return _element("svg", plate, bar, class_="sliver", **box)
 
 
-def _element(tag: str, content: str = "", **attributes: object) -> Markup:
-    """An SVG element; plain text is escaped, `class_` is `class`, `fill_opacity` is `fill-opacity`."""
+def _element(tag: str, *content: str, hint: str = "", **attributes: object) -> Markup:
+    """An SVG element; plain text is escaped, `class_` is `class`, `fill_opacity` is `fill-opacity`, None is left out."""
     named = [
         Markup(' {}="{}"').format(
             name.rstrip("_").replace("_", "-"), f"{value:.1f}" if isinstance(value, float) else printable(value)
         )
         for name, value in attributes.items()
+        if value is not None
     ]
-    start = Markup("<" + tag) + Markup("").join(named)
-    return start + Markup(">") + content + Markup(f"</{tag}>") if content else start + Markup("/>")
-
-
-def _shape(tag: str, *, hint: str = "", **attributes: object) -> Markup:
-    return _element(tag, _element("title", printable(hint)) if hint else "", **attributes)
+    start, end = Markup("<" + tag) + Markup("").join(named), Markup(f"</{tag}>")
+    inside = Markup("").join(printable(part) for part in content)
+    if hint:
+        inside = _element("title", hint) + inside
+    return start + Markup(">") + inside + end if inside else start + Markup("/>")
 
 
 def _svg(name: str, caption: str, height: float, parts: Sequence[Markup]) -> Markup:
     label = f"{name}. {caption}" if caption else name
     box = {"viewBox": f"0 0 {WIDTH} {height:.0f}", "role": "img", "aria_label": label}
-    return _element("svg", Markup("").join(parts), class_="chart", **box)
+    return _element("svg", *parts, class_="chart", **box)
 
 
-def _text(x: float, y: float, text: str, kind: str, *, hint: str = "", **attributes: object) -> Markup:
-    title = _element("title", printable(hint)) if hint else Markup("")
-    return _element("text", title + printable(text), class_=kind.strip(), x=float(x), y=float(y), **attributes)
+def _text(x: float, y: float, text: str, kind: str, **attributes: Any) -> Markup:
+    return _element("text", text, class_=kind.strip(), x=x, y=y, **attributes)
 
 
-def _rect(x: float, y: float, width: float, height: float, kind: str, hint: str = "", ink: str = "") -> Markup:
-    box = {"x": float(x), "y": float(y), "width": float(width), "height": float(height)}
-    return _shape("rect", hint=hint, class_=kind, **box, **({"fill_opacity": ink} if ink else {}))
+def _rect(x: float, y: float, width: float, height: float, kind: str, hint: str = "", ink: str | None = None) -> Markup:
+    return _element("rect", hint=hint, class_=kind, x=x, y=y, width=width, height=height, fill_opacity=ink)
 
 
 def _line(x1: float, y1: float, x2: float, y2: float, kind: str) -> Markup:
-    return _element("line", class_=kind, x1=float(x1), y1=float(y1), x2=float(x2), y2=float(y2))
+    return _element("line", class_=kind, x1=x1, y1=y1, x2=x2, y2=y2)
 
 
 def _wedge(x: float, y: float, inner: float, outer: float, start: float, stop: float) -> str:

@@ -5,8 +5,6 @@ from dataclasses import replace
 
 import pytest
 
-from pipelines.capacity import serving_simulation
-from pipelines.capacity.serving_simulation import Step
 from pipelines.capacity.simulation import Machines, Stage, Work, simulate
 from rigface.errors import PlanError
 from tests.conftest import ROOT
@@ -108,18 +106,3 @@ def test_smallest_run_predicts_largest_within_a_fifth():
     units = tuple(n for _ in range(16) for n in (218, 177, 177, 282, 199))
     done = simulate(Work(len(units), units, actor_s=results["start_s"]), measured(results["x1"]), Machines(2))
     assert done.wall_s == pytest.approx(results["x16"]["wall_s"], rel=0.20)
-
-
-def test_measured_batching_is_simulated_within_a_fifth():
-    """Its step is taken from the runs with 1 and 16 callers; the run with 4 is predicted, within a fifth: that
-    machine was busy."""
-    results = result("serve_load")["painter alone"]
-    loads = {n: results[f"in flight, {n} callers"] for n in (1, 4, 16)}
-    alone, crowd = ((loads[n]["edits_per_s"], loads[n]["mean_batch"]) for n in (1, 16))
-    step = Step.from_loads(alone, crowd, steps=8)
-    assert step.base_s > 0 < step.row_s
-    served = serving_simulation.simulate(step, 4, (4, 8, 12))
-    assert served.edits_per_s == pytest.approx(loads[4]["edits_per_s"], rel=0.2)
-    assert served.p95_s == pytest.approx(loads[4]["p95_s"], rel=0.2)
-    assert served.mean_batch == pytest.approx(loads[4]["mean_batch"], rel=0.2)
-    assert serving_simulation.simulate(step, 1, (4, 8, 12)).edits_per_s == pytest.approx(alone[0], rel=0.02)

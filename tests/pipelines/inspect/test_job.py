@@ -158,13 +158,6 @@ def test_missing_dataset_is_refused(tmp_path):
         job.write(str(tmp_path))
 
 
-def test_page_is_written_to_given_path(make, tmp_path):
-    out = make.dataset(tmp_path / "data", make.faces(1))
-    target = tmp_path / "elsewhere.html"
-    assert job.write(out, page=str(target), samples=1) == str(target)
-    assert [path.name for path in sorted(tmp_path.iterdir())] == ["data", "elsewhere.html"]
-
-
 def test_tracks_are_counted_without_identities(make, tmp_path):
     out = make.dataset(tmp_path, make.faces(10, identity=pa.nulls(10, pa.string())))
     text = Page(job.write(out, samples=1)).text

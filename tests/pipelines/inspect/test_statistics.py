@@ -103,8 +103,8 @@ def test_table_keeps_failed_inputs(make):
         statistics.add(make.inputs(*rows[at : at + 500]).to_batches()[0])
     kept = statistics.rows()
     assert len(kept) == TABLE_ROWS
-    assert sum(row.status == "error" for row in kept) == 60
-    assert [row.status for row in kept[:60]] == ["error"] * 60
+    assert sum(row["status"] == "error" for row in kept) == 60
+    assert [row["status"] for row in kept[:60]] == ["error"] * 60
     assert statistics.count == 3 * TABLE_ROWS
 
 
