@@ -285,7 +285,7 @@ class TrackedFaces:
             return list(range(len(detections)))
         if self._chosen in tracks:
             return [tracks.index(self._chosen)]
-        if self._face.isdigit():
+        if self._face.isdecimal():
             k = int(self._face)
             if k >= len(detections):
                 return []

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pipelines.capacity.load import DRIVER_S, FACE_BYTES, PREFIXES, Load, core_seconds
 from pipelines.capacity.simulation import Machines, SimulationResult, Stage, Work, simulate
 from pipelines.extract.config import Settings
-from rigface.errors import PlanError
+from rigface.ranges import in_range
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,9 @@ class ClusterSpec:
     """Jobs that share the clips, each with its own driver and OUT."""
 
     def __post_init__(self) -> None:
-        if self.clips < 0 or self.nodes < 0 or self.node_cpus < 1 or self.jobs < 1:
-            raise PlanError("--clips and --nodes: want at least 0; --node-cpus and --jobs: want at least 1")
-        if self.clip_s <= 0 or self.clip_fps <= 0:
-            raise PlanError("--clip-s and --clip-fps: want more than 0")
+        in_range(self, "[0, inf)", "clips", "nodes", "start_s", "spot_hours")
+        in_range(self, "[1, inf)", "node_cpus", "jobs")
+        in_range(self, "(0, inf)", "clip_s", "clip_fps")
 
 
 def load_of(cluster: ClusterSpec, settings: Settings) -> Load:

@@ -84,14 +84,14 @@ class Forecast:
         """The forecast as text, for a cluster of `cpus` CPUs at `price` per CPU hour."""
         frames, seconds, size, faces, units = self.totals().T
         share = len(self.cost) / max(units[0], 1)
-        short = f"; {100 * self.share:g} % was requested, but only surveyed inputs are run"
+        ran = f"{100 * share:.2g} % of all"
+        if share < 0.95 * self.share:
+            ran += f"; {100 * self.share:g} % was requested, but only surveyed inputs are run"
         return "\n".join(
             [
                 f"{self.inputs:,} inputs: {_about(frames, rounded)} frames, {_about(units, rounded)} units of work",
                 f"sample: {len(self.frames):,} surveyed inputs, {len(self.cost):,} units with {self.cost[:, 0].sum():,.0f} "
-                f"frames run here in {duration(self.wall_s)}, {100 * share:.2g} % of all"
-                + short
-                * (share < 0.95 * self.share),
+                f"frames run here in {duration(self.wall_s)}, {ran}",
                 f"on {cpus:,} CPUs: {_about(seconds / cpus, duration)}",
                 f"cost: {_about(seconds / 3600 * price, money)} {currency} at {price:g} per CPU hour "
                 f"({_about(seconds / 3600, money)} CPU hours)",

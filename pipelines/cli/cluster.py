@@ -17,6 +17,7 @@ from tyro.conf import Positional, Suppress, UseAppendAction, arg
 
 from pipelines.cluster.budget import SPENT
 from rigface.errors import PlanError
+from rigface.ranges import in_range
 
 EXIT_STATUS = {"SUCCEEDED": 0, "FAILED": 1, "STOPPED": 130}
 
@@ -58,6 +59,9 @@ class SubmitCommand:
     """Do not follow the job."""
     dry_run: bool = False
     """Print the submission and stop."""
+
+    def __post_init__(self) -> None:
+        in_range(self, "[0, inf)", "hours", "dollars", "price", "gpu_price")
 
     def run(self) -> int:
         from pipelines.cluster import submit

@@ -13,6 +13,7 @@ from tyro.conf import Positional, arg
 from pipelines.capacity.estimate import ClusterSpec
 from pipelines.extract.config import PRESETS, ExtractConfig, laptop
 from rigface.errors import PlanError
+from rigface.ranges import in_range
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,9 @@ class ExtractCommand:
     log_format: Literal["text", "json"] = "text"
     """json: one line per event on standard error, for log collectors, instead of the display and the tables."""
     job: Annotated[ExtractConfig, arg(name="")] = laptop()
+
+    def __post_init__(self) -> None:
+        in_range(self, "[0, inf)", "workers")
 
     def run(self) -> int:
         from pipelines.extract.job import extract
@@ -132,6 +136,9 @@ class IdentitiesCommand:
     """Maximum distance of two vectors of one person; 0: 0.8 for dlib, 1.1 for ArcFace. Smaller splits
     persons, larger merges them."""
 
+    def __post_init__(self) -> None:
+        in_range(self, "[0, inf)", "threshold")
+
     def run(self) -> int:
         from pipelines.extract.identities import identify
         from rigface.storage import lock
@@ -176,6 +183,11 @@ class ForecastCommand:
     """Simulate the cluster event by event, too."""
     cluster: Annotated[ClusterSpec, arg(name="")] = ClusterSpec()
     job: Annotated[ExtractConfig, arg(name="")] = laptop()
+
+    def __post_init__(self) -> None:
+        in_range(self, "(0, 1]", "share")
+        in_range(self, "[1, inf)", "cpus", "min_units")
+        in_range(self, "[0, inf)", "price", "workers")
 
     def run(self) -> int:
         from pipelines.capacity import estimate

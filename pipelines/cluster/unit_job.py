@@ -19,6 +19,7 @@ from typing import Generic, Protocol, TypeVar
 import numpy as np
 
 from pipelines.cluster.session import connected
+from rigface.ranges import in_range
 from rigface.storage.store import Store
 
 PROGRESS_S = 5.0  # at least so long between two lines of progress
@@ -39,6 +40,9 @@ class Workers:
     """Ray GPUs each takes. Above 0 it computes on CUDA."""
     address: str = ""
     """Ray cluster to join; empty: the one in RAY_ADDRESS, else one is started here."""
+
+    def __post_init__(self) -> None:
+        in_range(self, "[0, inf)", "workers", "cpus", "gpus")
 
     @property
     def device(self) -> str:

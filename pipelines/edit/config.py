@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from tyro.conf import Positional, arg
 
 from pipelines.edit.flags import EditFlags
+from rigface.ranges import SEED, in_range
 
 STRIP_NAME = "edits.png"  # a contact sheet of this name in a dataset is shown by `rigface inspect`
 SAMPLING = {  # flags of `Engine` -> options of `RigFacePipeline`
@@ -52,6 +53,11 @@ class Engine:
     """Detect faces down to 24 px; several times slower."""
     quick: bool = False
     """Do not measure the result; prints no table of asked against achieved."""
+
+    def __post_init__(self) -> None:
+        in_range(self, SEED, "seed")
+        in_range(self, "[1, 1000]", "steps")
+        in_range(self, "[0, 100]", "guidance_identity", "guidance_attributes", "guidance_text")
 
     def sampling(self) -> dict[str, Any]:
         """The options of `RigFacePipeline` that differ from their defaults."""
@@ -103,6 +109,9 @@ class AnimateConfig:
     max_side: int = 1280
     """Longer side of the output at most, px; a larger image is reduced."""
     engine: Annotated[Engine, arg(name="")] = field(default_factory=Engine)
+
+    def __post_init__(self) -> None:
+        in_range(self, "[16, 16384]", "max_side")
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from tyro.conf import arg
 from pipelines.edit.inputs import errors_named
 from rigface.edits import NAMED_EXPRESSIONS, EditSpec, LightEdit, Region, Trait
 from rigface.errors import PlanError
+from rigface.ranges import in_range
 
 
 def _optional(metavar: str) -> Any:
@@ -100,6 +101,9 @@ class EditFlags:
     """Start from the edit in this JSON file."""
     save_edit: File = None
     """Write the edit as JSON, for --edit."""
+
+    def __post_init__(self) -> None:
+        in_range(self, "[-360, 360]", "hdr_turn")
 
 
 def parse_flags(flags: EditFlags) -> tuple[EditSpec, dict[Trait, Path]]:

@@ -139,7 +139,7 @@ def check_output(out: Path, source: Path, is_video: bool, face: str) -> None:
         raise PlanError(f"{out}: {source.name} is {kind}; choose a name that ends in {', '.join(suffixes)}")
     if out.exists() and out.resolve() == source.resolve():
         raise PlanError(f"{out} is the source itself; choose another name")
-    if face not in FACE_CHOICES and not face.isdigit():
+    if face not in FACE_CHOICES and not (face.isascii() and face.isdigit()):
         raise PlanError(f"--face: want {', '.join(FACE_CHOICES)} or a number counted from the left, got {face!r}")
 
 

@@ -9,6 +9,7 @@ from tyro.conf import Suppress, arg
 
 from pipelines.cluster.unit_job import Workers
 from rigface.errors import PlanError
+from rigface.ranges import SEED, in_range
 
 TaskKind = Literal["self", "cross", "sweep", "clip"]
 TASK_KINDS: tuple[TaskKind, ...] = get_args(TaskKind)
@@ -51,5 +52,6 @@ class EvaluateConfig:
     def __post_init__(self) -> None:
         if unknown := sorted(set(self.tasks) - set(TASK_KINDS)):
             raise PlanError(f"--tasks: want some of {', '.join(TASK_KINDS)}, got {', '.join(unknown)}")
-        if self.limit < 1 or self.seeds < 1:
-            raise PlanError("--limit and --seeds: want at least 1")
+        in_range(self, "[1, inf)", "limit", "seeds", "clip_frames")
+        in_range(self, "[0, inf)", "sweeps", "clips", "size", "page_tasks", "threads")
+        in_range(self, SEED, "seed")

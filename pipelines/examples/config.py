@@ -9,6 +9,7 @@ from tyro.conf import Suppress, arg
 
 from pipelines.cluster.unit_job import Workers
 from pipelines.examples.split import HELD_OUT
+from rigface.ranges import SEED, in_range
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,15 @@ class PairSettings:
     """Examples per unit of work."""
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        in_range(self, "[8, 4096]", "size")
+        in_range(self, "[0, inf)", "pairs", "relit", "min_face_px", "max_identity_distance", "max_background_change")
+        in_range(self, "[0, 1]", "posed_fraction", "relit_pair_fraction", "mirrored_fraction", "held_out_fraction")
+        in_range(self, "[0, 1]", "min_confidence", "min_sharpness", "min_overlap")
+        in_range(self, "[1, inf)", "max_candidates", "unit_size")
+        in_range(self, "[0, 100]", "jpeg_quality")
+        in_range(self, SEED, "seed")
+
 
 @dataclass(frozen=True)
 class PairConfig:
@@ -81,6 +91,9 @@ class EncodeConfig:
     """Keep the pictures of training rows, too."""
     run: Annotated[Workers, arg(name="")] = field(default_factory=Workers)
 
+    def __post_init__(self) -> None:
+        in_range(self, "[1, inf)", "batch")
+
 
 @dataclass(frozen=True)
 class AutoencoderConfig:
@@ -96,3 +109,8 @@ class AutoencoderConfig:
     """Crops to learn from, evenly chosen."""
     held_out_fraction: float = HELD_OUT
     """Fraction of people used for measuring only; the split of `pair`."""
+
+    def __post_init__(self) -> None:
+        in_range(self, "[1, 4096]", "size", "patch", "channels")
+        in_range(self, "[1, inf)", "max_crops")
+        in_range(self, "[0, 1]", "held_out_fraction")

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 from tyro.conf import Suppress, arg
 
 from rigface.errors import PlanError
+from rigface.ranges import in_range
 from rigface.types import DetectorSpec, HeadSpec
 
 STAGES = ("detect_faces", "reconstruct", "mask_and_score", "write")
@@ -61,10 +62,8 @@ class Settings:
             if not 0 < float(self.fps) <= 1000:
                 raise PlanError(f"fps: want a number above 0 (at most 1000) or `all`, got {self.fps}")
             object.__setattr__(self, "fps", float(self.fps))  # 5 and 5.0 are one setting and one hash
-        if self.chunk_frames < 1:
-            raise PlanError(f"chunk_frames: want at least 1, got {self.chunk_frames}")
-        if not 1 <= self.jpeg_quality <= 100:
-            raise PlanError(f"jpeg_quality: want 1 to 100, got {self.jpeg_quality}")
+        in_range(self, "[1, inf)", "chunk_frames")
+        in_range(self, "[1, 100]", "jpeg_quality")
 
     @property
     def rate(self) -> float | None:
@@ -92,8 +91,7 @@ class Pool:
     def __post_init__(self) -> None:
         if self.actors < 1 or (self.max_actors and self.max_actors < self.actors):
             raise PlanError(f"a pool needs actors >= 1 and max_actors = 0 or >= actors, got {self}")
-        if self.cpus < 0 or self.gpus < 0 or self.memory_gb < 0:
-            raise PlanError(f"resources of a pool cannot be negative: {self}")
+        in_range(self, "[0, inf)", "cpus", "gpus", "memory_gb", "max_actors")
 
 
 @dataclass(frozen=True)
@@ -131,8 +129,8 @@ class ExtractConfig:
             raise PlanError("detect_faces is the first stage: there are no earlier actors to share")
         if self.detect_faces.gpus:
             raise PlanError("detect_faces runs on CPUs (decoder and landmarker): set detect_faces.gpus to 0")
-        if self.silence_s <= 0 or self.stall_s <= 0 or self.object_store_mb < 80:
-            raise PlanError("silence_s and stall_s must be above 0, object_store_mb at least 80")
+        in_range(self, "(0, inf)", "silence_s", "stall_s")
+        in_range(self, "[80, inf)", "object_store_mb")
 
     @property
     def pools(self) -> list[tuple[tuple[str, ...], Pool]]:

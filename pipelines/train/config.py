@@ -12,6 +12,7 @@ from typing import Literal
 from tyro.conf import Suppress
 
 from rigface.errors import PlanError
+from rigface.ranges import in_range
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,10 @@ class Networks:
     """Standard deviation of the noise on the preview's latents; 0: the result is deterministic."""
     sampler: str = "euler"
     sampling_steps: int = 1
+
+    def __post_init__(self) -> None:
+        in_range(self, "[1, inf)", "channels", "heads", "layers", "groups", "text", "sampling_steps")
+        in_range(self, "[0, inf)", "bridge_noise")
 
 
 @dataclass(frozen=True)
@@ -124,20 +129,22 @@ class TrainConfig:
     """Write a checkpoint and stop after this time; 0: when all steps are done."""
 
     def __post_init__(self) -> None:
-        counts = {
-            name: getattr(self, name)
-            for name in ("steps", "batch", "micro_batches", "shuffle_window", "checkpoint_every")
-        }
-        if bad := [name for name, value in counts.items() if value < 1]:
-            raise PlanError(f"{', '.join(bad)}: want at least 1")
+        in_range(self, "[1, inf)", "steps", "batch", "micro_batches", "lora_rank", "shuffle_window", "log_every")
+        in_range(self, "[1, inf)", "checkpoint_every", "keep_checkpoints", "validate_every")
+        in_range(self, "[0, inf)", "warmup_steps", "weight_decay", "min_snr_gamma", "pixel_loss_weight")
+        in_range(self, "[0, inf)", "workers", "max_workers", "cpus", "threads", "validation_examples")
+        in_range(self, "[0, inf)", "max_failures", "stop_after_s")
+        in_range(self, "(0, inf)", "learning_rate", "max_grad_norm")
+        in_range(self, "[0, 1]", "start_step_fraction", "condition_dropout")
+        in_range(self, "[0, 1)", "ema_decay")
+        in_range(self, "(0, 1]", "output_scale")
+        in_range(self, "[0, 4294967296)", "seed")  # the generators' seeds are products of it with 64 bits
         if max(self.workers, self.max_workers) > self.micro_batches:
             raise PlanError(
                 f"{max(self.workers, self.max_workers)} workers share {self.micro_batches} micro-batches: some would "
                 "be idle; "
                 "set micro_batches to a multiple of the workers"
             )
-        if not 0 < self.output_scale <= 1:
-            raise PlanError(f"output_scale: want above 0 and at most 1, got {self.output_scale:g}")
         if self.sharding == "fsdp" and not self.workers:
             raise PlanError("sharding fsdp needs workers: set workers to 1 or more")
 

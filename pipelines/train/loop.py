@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,6 +26,7 @@ from pipelines.train.config import TrainConfig
 from pipelines.train.metric_log import MetricLog
 from pipelines.train.trainer_state import TrainerState
 from pipelines.train.validation import Validation
+from rigface.errors import JobBroken
 from rigface.model import checkpoint as checkpoints
 from rigface.model import finetuning
 from rigface.model.diffusion import Dropout, draw, row_losses
@@ -33,6 +35,7 @@ from rigface.model.pixel_loss import decoded_loss
 from rigface.storage.store import Store
 from rigface.storage.versions import publish_version
 
+MAX_SKIPPED = 10  # steps in a row whose loss or gradient is not finite; then the run ends
 MODEL = "model"
 ADAPTER = "adapter"
 
@@ -43,6 +46,7 @@ def loop(config: TrainConfig, backend: Backend) -> dict[str, float]:
     Raises:
         PlanError, MissingAsset, BadCheckpoint: something to start from is missing or does not fit.
         OutputBusy: another run has taken the output over.
+        JobBroken: the loss or the gradient was not finite for `MAX_SKIPPED` steps in a row, or in the last step.
     """
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -65,6 +69,7 @@ def loop(config: TrainConfig, backend: Backend) -> dict[str, float]:
     batches = Batches(config, source, parts, state, micro_batches)
     validation = Validation(config, source, backend)
     began, numbers = time.monotonic(), {"step": float(state.step)}
+    skipped = in_a_row = 0
     if state.step == 0 and state.step < config.steps:
         numbers |= validation.run(state, log)
     for step, examples, wait in batches:
@@ -72,10 +77,25 @@ def loop(config: TrainConfig, backend: Backend) -> dict[str, float]:
         loss = _step(state, examples, micro_batches, passes, step)
         took = time.perf_counter() - clock
         line = {"loss": loss, "wait_s": wait, "step_s": took, "wait_share": wait / (wait + took)}
+        in_a_row = 0 if math.isfinite(loss) else in_a_row + 1
+        skipped += in_a_row > 0
+        if in_a_row:
+            line |= {"loss": None}
+        if skipped:
+            line |= {"skipped_steps": skipped}
         numbers |= {"step": step, **line}
         metrics.step_of(backend.rank, step, loss, took, wait, config.batch * len(micro_batches))
         stop = step >= config.steps or _is_time_up(config, backend, began, device)
         log.add({**line, "learning_rate": state.optimizer.param_groups[0]["lr"]}, step, config.log_every)
+        if in_a_row >= MAX_SKIPPED or (in_a_row and stop):
+            log.close()
+            raise JobBroken(
+                f"the loss or gradient of {in_a_row} steps in a row, up to step {step}, was not finite; they changed "
+                "nothing, and the last checkpoint is from before. Use a lower --learning-rate or --no-bf16, or look "
+                "at the examples; the same command goes on from the checkpoint"
+            )
+        if in_a_row:
+            continue
         if step % config.validate_every == 0 or step == config.steps:
             with metrics.train_time(backend.rank, "validation"):
                 numbers |= validation.run(state, log)
@@ -106,7 +126,10 @@ def _is_time_up(config: TrainConfig, backend: Backend, began: float, device: tor
 def _step(
     state: TrainerState, examples: list[LatentExample], micro_batches: list[int], passes: int, step: int
 ) -> float:
-    """One step of the optimizer; the loss over all workers' micro-batches."""
+    """One step of the optimizer; the loss over all workers' micro-batches.
+
+    A loss or gradient that is not finite skips the optimizer's step, on all workers alike; the loss is NaN then.
+    """
     config, total = state.config, torch.zeros((), device=state.device)
     rate = learning_rate(config, step)
     for group in state.optimizer.param_groups:
@@ -131,14 +154,18 @@ def _step(
             share = loss * (weight / config.micro_batches)
             (share * state.backend.world).backward()  # DDP and FSDP average over workers
         total += share.detach()
-    torch.nn.utils.clip_grad_norm_([p for p in state.inner.parameters() if p.requires_grad], config.max_grad_norm)
-    state.optimizer.step()
-    state.optimizer.zero_grad(set_to_none=True)
-    state.average.update()
-    state.step = step
+    learning = [p for p in state.inner.parameters() if p.requires_grad]
+    norm: Any = torch.nn.utils.clip_grad_norm_(learning, config.max_grad_norm)
     if state.backend.world > 1:
         torch.distributed.all_reduce(total)
-    return total.item()
+    norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # of FSDP
+    loss = total.item() if norm.isfinite() else math.nan
+    if math.isfinite(loss):
+        state.optimizer.step()
+        state.average.update()
+    state.optimizer.zero_grad(set_to_none=True)
+    state.step = step
+    return loss
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:

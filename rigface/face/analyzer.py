@@ -89,7 +89,7 @@ def choose_faces(faces: list[Face], which: str | int) -> list[Face]:
         return faces[:1]
     if which == "right-most":
         return faces[-1:]
-    if str(which).isdigit():
+    if str(which).isdecimal():
         if int(which) >= len(faces):
             raise NoFace(
                 f"there is no face {which}: the image has {len(faces)}, counted from the left, from 0", "detect"

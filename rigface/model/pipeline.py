@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rigface.errors import BadEdit
+from rigface.errors import BadCheckpoint, BadEdit
 from rigface.image import to_image, to_tensor
 from rigface.model import checkpoint as checkpoints
 from rigface.model.adapters import Adapters
@@ -250,11 +250,19 @@ class RigFacePipeline:
 
         Args:
             detail: of the state that made them (`SamplingState.detail`).
+
+        Raises:
+            BadCheckpoint: they are not finite.
         """
         return to_image(self._decode(latents, detail))
 
     def _decode(self, latents: Tensor, detail: Tensor | None) -> Tensor:
         decoded = torch.cat([decode(self.vae, rows) for rows in torch.split(latents, ENCODE_ROWS)])
+        if not decoded.isfinite().all():
+            raise BadCheckpoint(
+                "the model's output is not finite, so there is no picture: its weights are damaged or its training "
+                "diverged; use an earlier checkpoint"
+            )
         return (decoded if detail is None else decoded + detail).clamp(0, 1)
 
     @torch.no_grad()

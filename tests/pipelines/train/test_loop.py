@@ -12,12 +12,13 @@ import torch
 from pipelines.examples.config import EncodeConfig
 from pipelines.examples.encode import encode
 from pipelines.train import batch_sampler, metric_log
+from pipelines.train import loop as loops
 from pipelines.train import model_setup as starts
 from pipelines.train.backend import LocalBackend
 from pipelines.train.config import PRESETS, Networks, TrainConfig, debug
 from pipelines.train.job import train
 from pipelines.train.loop import learning_rate, loop
-from rigface.errors import PlanError
+from rigface.errors import JobBroken, PlanError
 from rigface.examples import LatentSpec
 from rigface.model import checkpoint
 from rigface.model.ema import Average
@@ -243,6 +244,31 @@ def test_small_model_is_fine_tuned_on_faces_in_one_command(mini, tmp_path):
     assert (made.config.size, made.config.render_style) == (64, "texture")
     before, after = (m.model.denoiser.conv_out.weight for m in (checkpoint.load(mini), made))
     assert not torch.equal(before, after)
+
+
+def losses_not_finite_at(monkeypatch, *steps):
+    """Let the loss of these steps be infinite."""
+    real, calls = loops.row_losses, iter(range(1, 10**6))
+    monkeypatch.setattr(loops, "row_losses", lambda *a: real(*a) * (torch.inf if next(calls) in steps else 1))
+
+
+def test_step_without_finite_loss_is_skipped_and_counted(place, tmp_path, monkeypatch):
+    losses_not_finite_at(monkeypatch, 3)
+    numbers = train(toy(place, tmp_path, checkpoint_every=3), lambda words: None)
+    assert numbers["skipped_steps"] == 1
+    assert [step for step, loss in losses(tmp_path).items() if loss is None] == [3]
+    assert all(weight.isfinite().all() for weight in checkpoint.load(tmp_path / "model").model.state_dict().values())
+    assert LocalBackend(Store(str(tmp_path))).names() == ["step-00000006"]  # none of step 3
+
+
+def test_run_without_finite_losses_ends_with_error_and_keeps_the_last_checkpoint(place, tmp_path, monkeypatch):
+    losses_not_finite_at(monkeypatch, *range(4, 100))
+    config = toy(place, tmp_path, steps=40, checkpoint_every=1, keep_checkpoints=1)
+    with pytest.raises(JobBroken, match="10 steps in a row, up to step 13, was not finite"):
+        train(config, lambda words: None)
+    assert LocalBackend(Store(str(tmp_path))).names() == ["step-00000003"]
+    with pytest.raises(JobBroken, match="up to step 4"):
+        train(replace(config, steps=4), lambda words: None)
 
 
 def test_half_output_scale_gives_half_the_change(place, tmp_path):

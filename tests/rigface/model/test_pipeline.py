@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from rigface.errors import BadCheckpoint
 from rigface.model import checkpoint
 from rigface.model.pipeline import RigFacePipeline, bfloat16_if_fast
 from rigface.model.text import TextEncoder
@@ -37,6 +38,13 @@ def test_call_returns_pictures(pipe, inputs):
     assert array.shape == (1, 32, 32, 3)
     assert array.dtype == np.uint8
     assert np.array_equal(array[0], np.asarray(out.images[0]))
+
+
+def test_output_that_is_not_finite_is_no_picture(pipe):
+    latents = torch.zeros(1, 4, 4, 4)
+    assert pipe.pictures(latents).dtype == np.uint8
+    with pytest.raises(BadCheckpoint, match="not finite"):
+        pipe.pictures(latents * torch.nan)
 
 
 def test_all_picture_types_give_same_output(pipe, inputs):
