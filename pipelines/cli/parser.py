@@ -40,6 +40,6 @@ def parse(argv: Sequence[str]) -> Command:
         module.COMMANDS[name],
         prog=f"rigface {name}",
         args=words,
-        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.HelptextFromCommentsOff),
+        config=(tyro.conf.HelptextFromCommentsOff,),
         **default,
     )

@@ -15,11 +15,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pipelines.edit.config import Engine
+from pipelines.edit.config import AnimateConfig, EditConfig, Engine
 from rigface.editor import Editor
 from rigface.edits import EditSpec
 from rigface.evaluation.estimator import Number, achieved
 from rigface.face.controls.transfer import axes_of, exposure
+from rigface.face.detection.mediapipe import MAX_FACES
 from rigface.types import FaceParams
 
 MAX_COPIED = 8  # axes of a copied expression that the table shows
@@ -91,6 +92,13 @@ def hints(engine: Engine, editor: Editor) -> tuple[str, ...]:
     if editor.has_model:
         return ("edited by mini; --checkpoint preview is faster, --checkpoint FOLDER uses other weights",)
     return ("edited by the preview: the weights of mini are not installed; --checkpoint FOLDER uses a model",)
+
+
+def limit_note(config: EditConfig | AnimateConfig, faces: int) -> tuple[str, ...]:
+    """A hint that the image may show more faces than the detector returns at once."""
+    if config.face != "all" or config.engine.small_faces or faces < MAX_FACES:
+        return ()
+    return (f"edited {faces} faces, the most that are found at once; --small-faces searches for more",)
 
 
 def comparison_rows(

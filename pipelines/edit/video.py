@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from pipelines.edit.config import AnimateConfig, EditConfig
 from pipelines.edit.inputs import errors_named, read_image
-from pipelines.edit.report import ComparisonRow, EditReport, comparison_rows, hints
+from pipelines.edit.report import ComparisonRow, EditReport, comparison_rows, hints, limit_note
 from pipelines.edit.signing import EditSigner
 from rigface.editor import Editor
 from rigface.edits import EditSpec, Trait
@@ -69,7 +69,7 @@ def _write(
     spec: EditSpec,
     editor: Editor,
 ) -> EditReport:
-    began, video = time.monotonic(), Path(str(source.file))
+    began, video, most_faces = time.monotonic(), Path(str(source.file)), 0
     samples = Samples(editor, info.shown_frames)
     is_animation = isinstance(config, AnimateConfig)
     origins = [Origin(config.source, "componentOf"), Origin(video, "inputTo")] if is_animation else [Origin(video)]
@@ -84,10 +84,12 @@ def _write(
             writer.write(marked(frame.image), frame.time_s)
             if not (config.engine.quick or spec.is_nothing):
                 samples.take(frame)
+            most_faces = max(most_faces, len(frame.faces))
             step(writer.frames)
     notes = (
         *signer.sign_video(config.out),
         *(f"{video.name}: {note}" for note in source.notes()),
+        *limit_note(config, most_faces),
         *hints(config.engine, editor),
     )
     seconds = time.monotonic() - began

@@ -76,7 +76,7 @@ def loop(config: TrainConfig, backend: Backend) -> dict[str, float]:
         clock = time.perf_counter()
         loss = _step(state, examples, micro_batches, passes, step)
         took = time.perf_counter() - clock
-        line = {"loss": loss, "wait_s": wait, "step_s": took, "wait_share": wait / (wait + took)}
+        line: dict[str, Any] = {"loss": loss, "wait_s": wait, "step_s": took, "wait_share": wait / (wait + took)}
         in_a_row = 0 if math.isfinite(loss) else in_a_row + 1
         skipped += in_a_row > 0
         if in_a_row:
@@ -159,13 +159,13 @@ def _step(
     if state.backend.world > 1:
         torch.distributed.all_reduce(total)
     norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # of FSDP
-    loss = total.item() if norm.isfinite() else math.nan
-    if math.isfinite(loss):
+    whole = total.item() if norm.isfinite() else math.nan
+    if math.isfinite(whole):
         state.optimizer.step()
         state.average.update()
     state.optimizer.zero_grad(set_to_none=True)
     state.step = step
-    return loss
+    return whole
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:

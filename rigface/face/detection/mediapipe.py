@@ -44,6 +44,7 @@ from rigface.face.geometry import alignment
 from rigface.types import Detection, DetectorSpec
 
 WHOLE_PX = 1920  # longer side for the plain look; the faces it can find keep more pixels than the landmarker uses
+MAX_FACES = 5  # of the plain look
 TILE_PX = 256
 GLIMPSE = 0.35  # BlazeFace on a tile: worth a closer look (24 px in 256 px scores 0.38-0.63)
 SURE = 0.6  # BlazeFace on the face's own square: a second look may only add faces that reach it
@@ -87,7 +88,7 @@ class MediapipeDetector:
     """
 
     def __init__(
-        self, folder: str | Path | None = None, *, faces: int = 5, small_faces: bool = False, tiles: int = 300
+        self, folder: str | Path | None = None, *, faces: int = MAX_FACES, small_faces: bool = False, tiles: int = 300
     ) -> None:
         path = assets.find("face_landmarker", folder)
         self.spec = DetectorSpec("mediapipe", f"face_landmarker-{assets.fingerprint(path)}", 478, BLENDSHAPES)

@@ -13,7 +13,7 @@ from rigface.errors import PlanError
 from rigface.face.controls.transfer import exposure
 from rigface.image import encode_png
 
-CONFIG = (tyro.conf.FlagCreatePairsOff, tyro.conf.HelptextFromCommentsOff)
+CONFIG = (tyro.conf.HelptextFromCommentsOff,)
 
 
 def flags(*words: str) -> EditFlags:

@@ -12,8 +12,10 @@ from pipelines.edit.config import EditConfig, Engine
 from pipelines.edit.contact_sheet import GAP_PX, PANEL_PX
 from pipelines.edit.flags import EditFlags
 from pipelines.edit.job import edit
+from pipelines.edit.report import limit_note
 from rigface.edits import EditSpec, LightEdit
 from rigface.errors import PlanError
+from rigface.face.detection.mediapipe import MAX_FACES
 from rigface.image import decode
 from rigface.types import Frame
 from rigface.video.decode import read_frames
@@ -54,6 +56,21 @@ def test_edit_writes_image_and_prints_comparison(folder, tmp_path, capsys):
     for word in ("was", "asked", "achieved", "yaw", "15.0°", "expression.jaw_open", "0.60", "light.azimuth", "-40.0°"):
         assert word in text
     assert list(tmp_path.iterdir()) == [tmp_path / "out.png"]
+
+
+def test_edit_that_asks_for_nothing_writes_nothing(folder, tmp_path, capsys):
+    assert run("edit", folder / "photo.jpg", tmp_path / "out.png") == 1
+    assert "nothing to change, so nothing is written" in capsys.readouterr().err
+    assert run("edit", folder / "photo.jpg", tmp_path / "out.png", "--relative", "--silent") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_limit_of_faces_is_reported(tmp_path):
+    config = EditConfig(tmp_path, tmp_path, face="all")
+    assert not limit_note(config, MAX_FACES - 1)
+    assert "edited 5 faces" in limit_note(config, MAX_FACES)[0]
+    assert not limit_note(EditConfig(tmp_path, tmp_path), MAX_FACES)
+    assert not limit_note(EditConfig(tmp_path, tmp_path, face="all", engine=Engine(small_faces=True)), MAX_FACES)
 
 
 def test_quick_prints_no_comparison(folder, tmp_path, capsys):
