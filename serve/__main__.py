@@ -26,6 +26,7 @@ from tyro.conf import Positional, arg
 from rigface import assets
 from rigface.edits import PREVIEW
 from rigface.errors import RigFaceError
+from rigface.ranges import in_range
 from rigface.terminal import exit_code
 
 
@@ -69,6 +70,10 @@ class Start:
     traces: Literal["", "otlp", "console"] = ""
     """Send OpenTelemetry spans: `otlp` to OTEL_EXPORTER_OTLP_ENDPOINT, `console` to standard error."""
 
+    def __post_init__(self) -> None:
+        in_range(self, "[0, 65535]", "port")
+        in_range(self, "(0, inf)", "edit_timeout_s")
+
     def run(self) -> None:
         """Serve until stopped."""
         from serve.local import free_port, serving
@@ -102,6 +107,9 @@ class Demo:
     """As for `rigface serve`."""
     port: int = 0
     """0: any free port."""
+
+    def __post_init__(self) -> None:
+        in_range(self, "[0, 65535]", "port")
 
     def run(self) -> None:
         """Run the demo."""
@@ -152,6 +160,11 @@ class KeyCommand:
     """Requests at once after a pause; 0: three seconds of the rate."""
     max_concurrent: int = 16
     """Concurrent requests."""
+
+    def __post_init__(self) -> None:
+        in_range(self, "(0, inf)", "rate")
+        in_range(self, "[0, inf)", "burst")
+        in_range(self, "[1, inf)", "max_concurrent")
 
     def run(self) -> None:
         """Run the command."""

@@ -36,7 +36,7 @@ class ServiceConfig(BaseModel):
         traces: exporter of spans (`serve.telemetry.tracing`).
     """
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     model: str = ""
     models: dict[str, str] = {}

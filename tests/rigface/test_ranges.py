@@ -13,6 +13,7 @@ from pipelines.cli.commands import MODULES
 from pipelines.edit.flags import EditFlags, parse_flags
 from rigface.errors import PlanError
 from rigface.ranges import in_range
+from serve import __main__ as serve_main
 
 
 @pytest.mark.parametrize(
@@ -52,6 +53,7 @@ def _parts(hint):
 
 COMMANDS = [command for module in set(MODULES.values()) - {""} for command in
             import_module(f"pipelines.cli.{module}").COMMANDS.values()]  # fmt: skip
+COMMANDS += [serve_main.Start, *serve_main.COMMANDS.values()]
 NUMBERS = sorted({number for command in COMMANDS for number in _numbers(command)}, key=lambda n: (n[0].__name__, n[1]))
 
 

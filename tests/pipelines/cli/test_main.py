@@ -34,6 +34,12 @@ def test_default_preset_is_laptop_at_five_frames_per_second():
     assert parse(["extract", "clips", "out", "--fps", "all"]).job.settings.fps == "all"
 
 
+def test_help_shows_both_forms_of_a_switch(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "one_gpu", "--help"])
+    assert "--bf16, --no-bf16" in capsys.readouterr().out
+
+
 def test_switches_set_boolean_fields():
     job = parse(["extract", "a", "b", "--overwrite", "--retry-errors", "--no-identities", "--small-faces"]).job
     assert (job.overwrite, job.retry_errors, job.identities, job.settings.small_faces) == (True, True, False, True)
