@@ -90,8 +90,8 @@ class Forecast:
         return "\n".join(
             [
                 f"{self.inputs:,} inputs: {_about(frames, rounded)} frames, {_about(units, rounded)} units of work",
-                f"sample: {len(self.frames):,} surveyed inputs, {len(self.cost):,} units with {self.cost[:, 0].sum():,.0f} "
-                f"frames run here in {duration(self.wall_s)}, {ran}",
+                f"sample: {len(self.frames):,} surveyed inputs, {len(self.cost):,} units with "
+                f"{self.cost[:, 0].sum():,.0f} frames run here in {duration(self.wall_s)}, {ran}",
                 f"on {cpus:,} CPUs: {_about(seconds / cpus, duration)}",
                 f"cost: {_about(seconds / 3600 * price, money)} {currency} at {price:g} per CPU hour "
                 f"({_about(seconds / 3600, money)} CPU hours)",

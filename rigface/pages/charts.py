@@ -287,7 +287,7 @@ def sliver(part: float, whole: float) -> Markup:
 
 
 def _element(tag: str, *content: str, hint: str = "", **attributes: object) -> Markup:
-    """An SVG element; plain text is escaped, `class_` is `class`, `fill_opacity` is `fill-opacity`, None is left out."""
+    """An SVG element; text is escaped, `class_` is `class`, `fill_opacity` is `fill-opacity`, None is left out."""
     named = [
         Markup(' {}="{}"').format(
             name.rstrip("_").replace("_", "-"), f"{value:.1f}" if isinstance(value, float) else printable(value)
