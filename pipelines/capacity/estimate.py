@@ -56,11 +56,7 @@ def load_of(cluster: ClusterSpec, settings: Settings) -> Load:
 
 
 def run(load: Load, cluster: ClusterSpec, nodes: int, price: float, seed: int = 0) -> SimulationResult:
-    """Simulate the job on a cluster that begins with one machine and grows.
-
-    Args:
-        price: of a CPU hour.
-    """
+    """Simulate the job on a cluster that begins with one machine and grows; the price is that of a CPU hour."""
     max_actors = nodes * cluster.node_cpus
     stages = tuple(Stage(name, seconds, 1.0, 1, max_actors) for name, seconds in load.stages.items())
     machines = Machines(

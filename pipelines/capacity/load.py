@@ -30,21 +30,14 @@ def core_seconds() -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Load:
-    """An extraction in numbers.
-
-    Args:
-        units: of work.
-        frames: sampled, in all.
-        faces, bytes: written, in all.
-        seconds: of a core, per sampled frame, by step; decoding of skipped frames included.
-    """
+    """An extraction in numbers: sampled frames, written faces and bytes, in all."""
 
     clips: float
     units: int
     frames: float
     faces: float
     bytes: float
-    seconds: Mapping[str, float]
+    seconds: Mapping[str, float]  # of a core, per sampled frame, by step; decoding of skipped frames included
 
     @property
     def core_hours(self) -> float:

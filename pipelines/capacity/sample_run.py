@@ -38,23 +38,15 @@ RANGE = (5, 95)  # percentiles
 
 @dataclass(frozen=True)
 class Forecast:
-    """A sample, ready to be scaled.
+    """A sample, ready to be scaled."""
 
-    Args:
-        inputs: number of all inputs.
-        frames: (P,) expected frames of each surveyed input; units: (P,) its units.
-        cost: (U, 4) of each unit run: frames, CPU seconds, bytes, faces.
-        wall_s: of the sample. seconds: by step of a stage, of all units run.
-        share: requested share of all units.
-    """
-
-    inputs: int
-    frames: np.ndarray
-    units: np.ndarray
-    cost: np.ndarray
+    inputs: int  # all of them
+    frames: np.ndarray  # (P,) expected of each surveyed input
+    units: np.ndarray  # (P,) of each surveyed input
+    cost: np.ndarray  # (U, 4) of each unit run: frames, CPU seconds, bytes, faces
     wall_s: float
-    share: float = 0.0
-    seconds: Mapping[str, float] = field(default_factory=dict)
+    share: float = 0.0  # of all units, as requested
+    seconds: Mapping[str, float] = field(default_factory=dict)  # by step of a stage, of all units run
 
     def totals(self) -> np.ndarray:
         """(3, 5): estimate, low and high of frames, CPU seconds, bytes, faces, units for all inputs."""
@@ -102,12 +94,7 @@ class Forecast:
 
 
 def forecast(config: ExtractConfig, share: float = 0.01, min_units: int = 8) -> Forecast:
-    """Run a sample.
-
-    Args:
-        config: its `out` is not written to.
-        share: of all units to run.
-        min_units: minimum of units to run, if there are so many.
+    """Run a share of all units, at least `min_units` if there are so many; `out` is not written to.
 
     Raises:
         PlanError: no input of the sample can be read.

@@ -33,62 +33,39 @@ AHEAD = 2  # units that wait before an actor, as in `flow.IN_FLIGHT`
 
 @dataclass(frozen=True)
 class Stage:
-    """One pool of actors.
-
-    Args:
-        seconds: of one actor for one frame. cpus: of each actor.
-        actors: at the start.
-        max_actors: it may grow to.
-    """
+    """One pool of actors."""
 
     name: str
-    seconds: float
-    cpus: float = 1.0
-    actors: int = 1
+    seconds: float  # of one actor for one frame
+    cpus: float = 1.0  # of each actor
+    actors: int = 1  # at the start
     max_actors: int = 1
 
 
 @dataclass(frozen=True)
 class Machines:
-    """The machines of the cluster.
+    """The machines of the cluster."""
 
-    Args:
-        cpus: of one machine.
-        nodes, max_nodes: at the start, and at most.
-        price: of one machine, per hour.
-        start_s: from the request of a machine until it works.
-        spot_hours: mean time until a machine is reclaimed; 0: never.
-        idle_s: a machine without work stops after this time.
-    """
-
-    cpus: float
-    nodes: int = 1
+    cpus: float  # of one machine
+    nodes: int = 1  # at the start
     max_nodes: int = 1
-    price: float = 0.0
-    start_s: float = 180.0
-    spot_hours: float = 0.0
-    idle_s: float = 120.0
+    price: float = 0.0  # of one machine, per hour
+    start_s: float = 180.0  # from the request of a machine until it works
+    spot_hours: float = 0.0  # mean time until a machine is reclaimed; 0: never
+    idle_s: float = 120.0  # a machine without work stops after this time
 
 
 @dataclass(frozen=True)
 class Work:
-    """The work of the job.
-
-    Args:
-        units: of work. frames: of one unit, or of each.
-        spread: of the time a unit takes, standard deviation over mean.
-        unit_s: of an actor for each unit, besides its frames.
-        driver_s: of a driver for each unit.
-        jobs: drivers that share the units.
-    """
+    """The work of the job."""
 
     units: int
-    frames: float | tuple[int, ...] = 10.0
-    spread: float = 0.2
-    unit_s: float = 0.0
-    driver_s: float = 0.02
-    jobs: int = 1
-    actor_s: float = 10.0
+    frames: float | tuple[int, ...] = 10.0  # of one unit, or of each
+    spread: float = 0.2  # of the time a unit takes, standard deviation over mean
+    unit_s: float = 0.0  # of an actor for each unit, besides its frames
+    driver_s: float = 0.02  # of a driver for each unit
+    jobs: int = 1  # drivers that share the units
+    actor_s: float = 10.0  # start of an actor
 
 
 @dataclass
@@ -300,12 +277,8 @@ class _Simulation:
     def _is_congested(self, index: int) -> bool:
         """True if the queue is full while all actors of the stage work, and the next stage keeps up."""
         keeps_up = index + 1 == len(self.stages) or self._room(index + 1)
-        return (
-            keeps_up
-            and not self._room(index)
-            and self._idle(index) is None
-            and all(a.ready for a in self.actors[index])
-        )
+        is_busy = self._idle(index) is None and all(a.ready for a in self.actors[index])
+        return keeps_up and is_busy and not self._room(index)
 
     def _shrink(self) -> None:
         for index, stage in enumerate(self.stages):

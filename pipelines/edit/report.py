@@ -36,21 +36,13 @@ class ComparisonRow(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class EditReport:
-    """Result of an editing job.
-
-    Args:
-        out: the file written.
-        rows: one list per face.
-        frames: written; 1 for an image.
-        seconds: duration of the job.
-        notes: hints for the user.
-    """
+    """Result of an editing job."""
 
     out: Path
-    rows: list[list[ComparisonRow]]
+    rows: list[list[ComparisonRow]]  # a list per face
     frames: int = 1
     seconds: float = 0.0
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # hints for the user
 
 
 def show(report: EditReport, console: Console | None = None) -> None:

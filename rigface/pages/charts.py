@@ -71,11 +71,9 @@ def histogram(
     marks: Sequence[Mark] = (),
     fmt: str = "g",
 ) -> Markup:
-    """Columns of one number. All bins are equally wide on the page, so logarithmic edges give a logarithmic axis.
+    """Columns of one number, with thresholds; `fmt` is that of the edges in the hints.
 
-    Args:
-        marks: thresholds to draw.
-        fmt: format of a bin's edges in its hint.
+    All bins are equally wide on the page, so logarithmic edges give a logarithmic axis.
     """
     top, height, bins, whole = 12, 116, len(counts), max(int(counts.sum()), 1)
     high = 100 * counts.max(initial=0) / whole
@@ -107,11 +105,7 @@ def histogram(
 
 
 def pose(grid: np.ndarray, pitch_edges: np.ndarray, yaw_edges: np.ndarray, caption: str) -> Markup:
-    """Head directions as seen in the picture: yaw across, pitch down, with the sums along the edges.
-
-    Args:
-        grid: (pitch bins, yaw bins) counts.
-    """
+    """Head directions as seen in the picture: (pitch, yaw) counts, yaw across, pitch down, sums along the edges."""
     rows, columns = grid.shape
     margin, left = 34, _LEFT + 16
     cell = (WIDTH - left - margin - 6) / columns
@@ -151,9 +145,7 @@ def pose(grid: np.ndarray, pitch_edges: np.ndarray, yaw_edges: np.ndarray, capti
 def light(cells: np.ndarray, rings_deg: np.ndarray, caption: str) -> Markup:
     """Light directions: the centre is the camera, the rim the side (90 degrees), up is above.
 
-    Args:
-        cells: (rings, sectors) counts; sectors run counter-clockwise from the right of the picture.
-        rings_deg: edges of the rings.
+    `cells` are (rings, sectors) counts; sectors run counter-clockwise from the right of the picture.
     """
     radius, x0, y0 = 106.0, WIDTH / 2, 132.0
     sectors, whole = cells.shape[1], max(int(cells.sum()), 1)
@@ -215,12 +207,7 @@ def bars(name: str, rows: Sequence[Bar], caption: str, *, row_px: int = 26) -> M
 
 
 def ranges(name: str, rows: Sequence[tuple[str, Sequence[float]]], unit: str, caption: str) -> Markup:
-    """Per named number the middle half (thick), 5 to 95 % (thin) and the median (dot).
-
-    Args:
-        rows: name and its 5, 25, 50, 75 and 95 % quantiles.
-        unit: title of the axis.
-    """
+    """Per name and its 5, 25, 50, 75, 95 % quantiles: the middle half (thick), 5 to 95 % (thin), the median (dot)."""
     values = [value for _, quantiles in rows for value in quantiles]
     low, high = min([0.0, *values]), max([0.1, *values])
     step = _round_step((high - low) / 4)
@@ -252,11 +239,7 @@ def ranges(name: str, rows: Sequence[tuple[str, Sequence[float]]], unit: str, ca
 
 
 def lines(name: str, series: Mapping[str, Sequence[tuple[float, float]]]) -> Markup:
-    """Curves over steps, one colour each; the axis covers the values of all.
-
-    Args:
-        series: (step, value) points by name, at most three series, none empty.
-    """
+    """Curves of (step, value) points by name, at most three, none empty; the axis covers the values of all."""
     height, left = 150.0, 46
     values = [value for points in series.values() for _, value in points]
     low, high = min(values), max(values)

@@ -15,11 +15,9 @@ from markupsafe import Markup
 
 
 def page(package: str, name: str, /, **values: Any) -> str:
-    """Render `name.html`, with `name.css` and `name.js` if the package has them.
+    """Render `name.html`, with `name.css` and `name.js` if the package has them in `templates/`.
 
-    Args:
-        package: its folder `templates/` is searched before the one of this package.
-        values: escaped unless they are Markup.
+    Values are escaped unless they are Markup.
     """
     own = environment(package)
     style, script = _source(own, "base.css") + _source(own, f"{name}.css"), _source(own, f"{name}.js")
