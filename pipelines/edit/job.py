@@ -43,8 +43,6 @@ def edit(config: EditConfig) -> EditReport:
     spec, paths = parse_flags(config.flags)
     is_video = kind_of(config.source) == "video"
     check_output(config.out, config.source, is_video, config.face)
-    if replace(spec, strength=1.0).is_nothing:
-        raise PlanError("nothing to change, so nothing is written: ask for an edit, such as --yaw 15 or --smile 0.6")
     editor, targets = _prepare(config, spec, paths)
     if is_video:
         return edit_video(config, spec, editor, targets)
@@ -72,6 +70,8 @@ def _prepare(
     config: EditConfig | AnimateConfig, spec: EditSpec, paths: Mapping[Trait, Path]
 ) -> tuple[Editor, dict[Trait, Face]]:
     """Save the edit if asked, load the editor, check the edit against it, and read the targets."""
+    if replace(spec, strength=1.0).is_nothing:
+        raise PlanError("nothing to change, so nothing is written: ask for an edit, such as --yaw 15 or --smile 0.6")
     if config.flags.save_edit is not None:
         save_edit(config.flags.save_edit, spec)
     editor = load_editor(config.engine)

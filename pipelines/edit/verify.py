@@ -6,7 +6,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from rigface.errors import BadInput, PlanError
+from pipelines.edit.inputs import errors_named
+from rigface.errors import PlanError
 from rigface.provenance.signer import C2paSigner
 
 MAX_BYTES = 1 << 30  # of a file; it is read whole
@@ -30,14 +31,10 @@ def verify(files: Sequence[Path], signing_folder: str = "") -> int:
     signer = C2paSigner(signing_folder)
     all_ours = True
     for path in files:
-        try:
+        with errors_named(path):
             if path.stat().st_size > MAX_BYTES:
                 raise PlanError(f"{path}: larger than {MAX_BYTES >> 20} MiB, more than `rigface verify` reads")
             found = signer.verify(path.read_bytes())
-        except OSError as error:
-            raise PlanError(f"{path}: {error.strerror or error}") from error
-        except BadInput as error:
-            raise PlanError(f"{path}: {error.reason}") from error
         rows = {
             "made here": "yes" if found.made_here else "no",
             "manifest": MANIFESTS[found.manifest],

@@ -100,17 +100,12 @@ class Histogram:
 
 @dataclass
 class FaceStatistics:
-    """Counts over `faces/`.
-
-    Args:
-        keep: candidate rows per stratum.
-        seed: of the choice of candidates.
-    """
+    """Counts over `faces/`."""
 
     head: HeadSpec
     detector: DetectorSpec
-    keep: int = 24
-    seed: int = 0
+    keep: int = 24  # candidate rows per stratum
+    seed: int = 0  # of the choice of candidates
     rows: int = 0
     ok: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
