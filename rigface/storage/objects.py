@@ -6,12 +6,11 @@ Path: `store.Store`, inputs, `lock` -> here -> `s3_client.call`. Keys are not es
 from __future__ import annotations
 
 import contextlib
-import threading
 import time
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from queue import Queue
+from itertools import islice
 from typing import Any, Literal
 
 from rigface.errors import PlanError, StorageGone
@@ -22,6 +21,9 @@ PART = 16 * 2**20  # bytes of a part; objects larger than two are uploaded in pa
 PARTS = 10_000  # S3's limit
 SLOW_BYTES_S = 20_000.0  # an answer that is slower after `silent_s()` is given up
 LISTERS = 16  # threads
+
+Pages = Iterator[tuple[list[str], list[str]]]
+"""Keys and prefixes of each page of a listing."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,7 @@ class Remote:
         self._known = b""
 
 
-def pages(bucket: str, prefix: str, limit: int = 0, folders: bool = False) -> Iterator[tuple[list[str], list[str]]]:
+def pages(bucket: str, prefix: str, limit: int = 0, folders: bool = False) -> Pages:
     """Keys in the order of their bytes, a page at a time: (keys, with `folders` the prefixes up to the next /).
 
     Args:
@@ -160,42 +162,27 @@ def keys(bucket: str, prefix: str, limit: int = 0) -> Iterator[str]:
 
 def keys_unordered(bucket: str, prefix: str) -> Iterator[str]:
     """Keys in no order: sub-folders are listed in parallel. In memory are some pages and the sub-folders' names."""
-    below: list[str] = []
-    for found, folders in pages(bucket, prefix, folders=True):
-        yield from found
-        below += folders
-    ready: Queue[list[str] | BaseException | None] = Queue(2 * LISTERS)
-    left = threading.Event()
+    folders: list[str] = []
+    for names, subfolders in pages(bucket, prefix, folders=True):
+        yield from names
+        folders += subfolders
+    unlisted = iter(folders)
 
-    def walk(folder: str) -> None:
-        if left.is_set():
-            return
-        for found, _ in pages(bucket, folder):
-            ready.put(found)
-            if left.is_set():
-                return
+    def next_page(listing: Pages) -> tuple[Pages | None, list[str]]:
+        page = next(listing, None)
+        return (None, []) if page is None else (listing, page[0])
 
-    def walk_all() -> None:
-        try:
-            with ThreadPoolExecutor(LISTERS) as pool:
-                for _ in pool.map(walk, below):
-                    pass
-            ready.put(None)
-        except BaseException as e:
-            ready.put(e)
-
-    thread = threading.Thread(target=walk_all, daemon=True)
-    thread.start()
-    try:
-        while (some := ready.get()) is not None:
-            if isinstance(some, BaseException):
-                raise some
-            yield from some
-    finally:
-        left.set()
-        while thread.is_alive():  # release workers that wait to hand over a page
-            with contextlib.suppress(Exception):
-                ready.get(timeout=0.05)
+    with ThreadPoolExecutor(LISTERS) as pool:
+        running = {pool.submit(next_page, pages(bucket, folder)) for folder in islice(unlisted, LISTERS)}
+        while running:
+            done, running = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                listing, names = future.result()
+                yield from names
+                if listing is None and (folder := next(unlisted, None)) is not None:
+                    listing = pages(bucket, folder)
+                if listing is not None:
+                    running.add(pool.submit(next_page, listing))
 
 
 def put(
