@@ -16,7 +16,7 @@ from fastapi.security import HTTPBearer, SecurityScopes
 from serve.api.health import Readiness
 from serve.api.idempotency import IdempotencyCache
 from serve.api.middleware import Gate
-from serve.api.rate_limit import ConcurrencyLimiter, TokenBucket
+from serve.api.rate_limit import KeyLimiter
 from serve.api.request_parser import RequestParser
 from serve.inference.edit_service import AuditSink, EditRunner
 from serve.limits import Limits
@@ -64,7 +64,7 @@ class ApiState:
 
     def __init__(self, services: Services, numbers: GatewayMetrics) -> None:
         self.services, self.numbers = services, numbers
-        self.rate_limiter, self.concurrency_limiter = TokenBucket(), ConcurrencyLimiter()
+        self.key_limiter = KeyLimiter()
         self.parser = RequestParser(services.limits, services.url_allowlist)
         self.editing = EditRunner(services, numbers)
         self.idempotency = IdempotencyCache(lambda done: len(done.data))
@@ -103,8 +103,7 @@ async def admit(
     request.state.key = key.name
     for scope in scopes.scopes:
         key.need(scope)
-    api.rate_limiter.take(key.id, key.rate, key.burst)
-    with api.concurrency_limiter.admit(key.id, key.max_concurrent):
+    with api.key_limiter.admit(key):
         yield key
 
 

@@ -11,50 +11,39 @@ from contextlib import contextmanager
 from starlette.types import Message, Receive
 
 from serve.problems import ApiError
+from serve.security.api_keys import Key
 
 BODY_GRACE_S, MIN_BYTES_PER_S = 15.0, 128 * 1024  # for a body to arrive
 
 
-class TokenBucket:
-    """A token bucket per key: `rate` a second on average, `burst` at once."""
+class KeyLimiter:
+    """Limits of each key: a token bucket (`rate` a second on average, `burst` at once), and concurrent requests."""
 
     def __init__(self) -> None:
-        self._left: dict[str, tuple[float, float]] = {}
+        self._tokens: dict[str, tuple[float, float]] = {}  # left, and when
+        self._running: Counter[str] = Counter()
 
-    def take(self, key: str, rate: float, burst: float) -> None:
-        """Take one token.
+    @contextmanager
+    def admit(self, key: Key) -> Iterator[None]:
+        """Count a request until the context ends.
 
         Raises:
             ApiError: `rate-limited`, with the time until the next token.
         """
         now = time.monotonic()
-        left, then = self._left.get(key, (burst, now))
-        left = min(burst, left + (now - then) * rate)
-        self._left[key] = (left - 1 if left >= 1 else left, now)
+        left, then = self._tokens.get(key.id, (key.burst, now))
+        left = min(key.burst, left + (now - then) * key.rate)
+        self._tokens[key.id] = (left - 1 if left >= 1 else left, now)
         if left < 1:
-            raise ApiError("rate-limited", f"limit of this key: {rate:g} requests a second", (1 - left) / rate)
-
-
-class ConcurrencyLimiter:
-    """Counts concurrent requests per key, up to a maximum."""
-
-    def __init__(self) -> None:
-        self._running: Counter[str] = Counter()
-
-    @contextmanager
-    def admit(self, key: str, max_running: int) -> Iterator[None]:
-        """Count a request until the context ends.
-
-        Raises:
-            ApiError: `rate-limited`, if `max_running` requests are running.
-        """
-        if self._running[key] >= max_running:
-            raise ApiError("rate-limited", f"{max_running} requests are already in progress", 1)
-        self._running[key] += 1
+            reason = f"limit of this key: {key.rate:g} requests a second"
+            raise ApiError("rate-limited", reason, (1 - left) / key.rate)
+        if self._running[key.id] >= key.max_concurrent:
+            raise ApiError("rate-limited", f"{key.max_concurrent} requests are already in progress", 1)
+        self._running[key.id] += 1
         try:
             yield
         finally:
-            self._running[key] -= 1
+            self._running[key.id] -= 1
 
 
 def bounded(receive: Receive, max_bytes: int) -> Receive:
