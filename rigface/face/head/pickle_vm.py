@@ -16,7 +16,7 @@ from typing import Any
 
 from rigface.errors import UnsafeFile
 
-MAX_OPCODES = 1_000_000  # a head model needs some hundreds
+MAX_OPCODES = 100_000  # a head model needs some hundreds; one opcode of a byte makes an object of up to 216 bytes
 
 _SPARSE = ("csc_matrix", "csr_matrix", "coo_matrix")
 _STORAGE = dict(Float="f4", Double="f8", Half="f2", Long="i8", Int="i4", Short="i2", Char="i1", Byte="u1", Bool="?")
@@ -70,6 +70,7 @@ class InertCall:
 
 def run_pickle(stream: io.BytesIO) -> Any:
     """Follow one pickle to its STOP, and leave the stream behind it."""
+    encodable = stream.getbuffer().nbytes  # what `_codecs.encode` may make in all: a text can be named many times
     stack: list[Any] = []
     marks: list[int] = []
     memo: dict[int, Any] = {}
@@ -132,7 +133,11 @@ def run_pickle(stream: io.BytesIO) -> Any:
         elif op in ("REDUCE", "NEWOBJ"):
             args, name = stack.pop(), stack.pop()
             make = _reduce if op == "REDUCE" else _new
-            stack.append(make(expect(name, InertGlobal, op), expect(args, tuple, op)))
+            value = make(expect(name, InertGlobal, op), expect(args, tuple, op))
+            encodable -= len(value) if isinstance(value, bytes) else 0
+            if encodable < 0:
+                raise UnsafeFile("the texts would take more memory than the file; a head model's do not")
+            stack.append(value)
         elif op == "BUILD":
             state, call = stack.pop(), expect(stack[-1], InertCall, op)
             if call.kind not in CONTAINERS | {"array", "dtype"} or call.state is not UNSET:
@@ -162,6 +167,12 @@ def _key(key: Any) -> Any:
     return key
 
 
+def _pair(pair: Any) -> Any:
+    if len(expect(pair, list | tuple, "OrderedDict")) != 2:
+        raise ValueError(f"a key and a value of {len(pair)} items")
+    return pair
+
+
 def _fill(target: dict[Any, Any], items: list[Any]) -> dict[Any, Any]:
     target.update(zip(map(_key, items[::2]), items[1::2], strict=True))
     return target
@@ -184,7 +195,7 @@ def _reduce(name: InertGlobal, args: tuple[Any, ...]) -> Any:
         return set(map(_key, expect(args[0], list, "set"))) if args else set()
     if kind == "dict" and len(args) <= 1:
         pairs = expect(args[0], list, "OrderedDict") if args else []
-        return _fill({}, [x for pair in pairs for x in pair])
+        return _fill({}, [x for pair in pairs for x in _pair(pair)])
     if kind in ("array", "frombuffer", "dtype", "scalar", "tensor", "storage"):
         return InertCall(kind, args)
     raise UnsafeFile(

@@ -25,7 +25,7 @@ from rigface.face.head.pickle_vm import CONTAINERS, UNSET, InertCall, InertGloba
 
 MAX_BYTES = 256 * 2**20  # the released generic_model.pkl has 53 MB
 MAX_GROWTH = 16  # arrays may take this many times the bytes of the file; shared memory would allow any number
-MAX_DENSE = 10**8  # entries of a sparse matrix once dense
+SPARE_BYTES = 2**18  # and this much more, whatever the file's size
 _CODE = re.compile(r"[biuf][1248]|c8|c16|[SU]\d{1,4}|O8?|\?")
 
 
@@ -57,15 +57,17 @@ def load_npy(source: str | os.PathLike[str] | bytes, *, max_bytes: int = MAX_BYT
     """
     data = _read(source, max_bytes)
     stream = io.BytesIO(data)
-    try:
+    try:  # not `np.load`: it allocates what the header says before it reads
         version = np.lib.format.read_magic(stream)
         read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[
             version
         ]
-        _, _, dtype = read_header(stream)
+        shape, fortran, dtype = read_header(stream)
         if not dtype.hasobject:
-            return np.load(io.BytesIO(data), allow_pickle=False)
-    except (ValueError, LookupError, OSError) as e:
+            count = math.prod(map(_size, shape))
+            flat = np.frombuffer(data, dtype, count, stream.tell()) if count else np.empty(0, dtype)
+            return flat.reshape(shape, order="F" if fortran else "C").copy(order="K")
+    except Exception as e:  # numpy's parser of headers raises errors of any kind
         raise UnsafeFile(f"this is not a .npy file, or it is damaged: {e}") from e
     value = load_pickle(data[stream.tell() :])
     return value.item() if isinstance(value, np.ndarray) and value.shape == () else value
@@ -90,7 +92,7 @@ class _Values:
     """
 
     def __init__(self, file_bytes: int) -> None:
-        self._budget = MAX_GROWTH * file_bytes + 2**20
+        self._budget = MAX_GROWTH * file_bytes + SPARE_BYTES
         self._done: dict[int, Any] = {}  # id -> value; `_keep` holds the objects, so that no id is used twice
         self._keep: list[Any] = []
 
@@ -116,7 +118,7 @@ class _Values:
 
     def _made(self, node: InertCall) -> Any:
         if node.kind in CONTAINERS:
-            return _container(node.kind, {k: self.of(v) for k, v in expect(node.state, dict, "BUILD").items()})
+            return self._container(node.kind, {k: self.of(v) for k, v in expect(node.state, dict, "BUILD").items()})
         if node.kind == "dtype":
             return _dtype(node)
         if node.kind == "array":
@@ -162,10 +164,52 @@ class _Values:
         view = np.lib.stride_tricks.as_strided(flat[offset:], shape, [s * flat.itemsize for s in strides])
         return view.copy()
 
+    def _container(self, kind: str, state: dict[str, Any]) -> Any:
+        """The array that a chumpy or scipy object holds, from its attributes."""
+        if kind == "Ch":
+            return _array_of(state["x"])
+        if kind == "Select":  # some elements of another array, in a new shape
+            source, indices = _array_of(state["a"]), _array_of(state["idxs"])
+            self._spend((source.size + indices.size) * source.itemsize)  # `ravel` may copy
+            picked = np.ravel(source)[indices]
+            shape = state.get("preferred_shape")
+            return picked if shape is None else picked.reshape(shape)
+        if kind == "Reshape":
+            source = _array_of(state["a"])
+            self._spend(source.nbytes)
+            return np.reshape(source, state["newshape"])
+        from scipy import sparse
+
+        shape = tuple(map(int, state["_shape"]))
+        parts = [_array_of(part) for part in _sparse_parts(kind, state)]
+        if len(shape) != 2 or min(shape) < 0 or any(part.ndim != 1 or part.dtype.kind not in "biuf" for part in parts):
+            raise ValueError(f"a sparse matrix of shape {shape}")
+        self._spend(math.prod(shape) * parts[0].itemsize)  # as if it were dense: it is going to be
+        self._spend(2 * sum(part.nbytes for part in parts) + 8 * shape[0])  # scipy may copy and widen indices
+        if kind == "coo":
+            return sparse.coo_matrix((parts[0], (parts[1], parts[2])), shape)  # checks its indices itself
+        matrix = getattr(sparse, f"{kind}_matrix")(tuple(parts), shape)
+        matrix.check_format(full_check=True)  # an index out of range would read foreign memory when made dense
+        return matrix
+
+
+def _array_of(value: Any) -> np.ndarray:
+    """An array or a number. Lists are refused: numpy would write out each list that is named many times."""
+    if not isinstance(value, np.ndarray | np.generic | int | float):
+        raise ValueError(f"a {type(value).__name__} in place of an array")
+    return np.asarray(value)
+
+
+def _sparse_parts(kind: str, state: dict[str, Any]) -> tuple[Any, Any, Any]:
+    """The numbers and the two arrays of indices."""
+    if kind == "coo":
+        return state["data"], *(state["coords"] if "coords" in state else (state["row"], state["col"]))
+    return state["data"], state["indices"], state["indptr"]
+
 
 def _size(n: Any) -> int:
-    if type(n) is not int or n < 0:
-        raise ValueError(f"{n!r} as a size")
+    if type(n) is not int or not 0 <= n < 2**63:
+        raise ValueError(f"{n!r:.40} as a size")
     return n
 
 
@@ -192,26 +236,3 @@ def _storage(node: InertCall) -> np.ndarray:
     dtype = np.dtype(kind.removeprefix("storage:"))
     (count,) = struct.unpack("<q", stream.read(8))
     return np.frombuffer(stream.read(_size(count) * dtype.itemsize), dtype, _size(count))
-
-
-def _container(kind: str, state: dict[str, Any]) -> Any:
-    """The array that a chumpy or scipy object holds, from its attributes."""
-    if kind == "Ch":
-        return np.asarray(state["x"])
-    if kind == "Select":  # some elements of another array, in a new shape
-        picked = np.ravel(state["a"])[np.asarray(state["idxs"])]
-        shape = state.get("preferred_shape")
-        return picked if shape is None else picked.reshape(shape)
-    if kind == "Reshape":
-        return np.reshape(state["a"], state["newshape"])
-    from scipy import sparse
-
-    shape = tuple(int(n) for n in state["_shape"])
-    if len(shape) != 2 or min(shape) < 0 or math.prod(shape) > MAX_DENSE:
-        raise ValueError(f"a sparse matrix of shape {shape}")
-    if kind == "coo":
-        row, column = state["coords"] if "coords" in state else (state["row"], state["col"])
-        return sparse.coo_matrix((state["data"], (row, column)), shape)  # checks its indices itself
-    matrix = getattr(sparse, f"{kind}_matrix")((state["data"], state["indices"], state["indptr"]), shape)
-    matrix.check_format(full_check=True)  # an index out of range would read foreign memory when made dense
-    return matrix

@@ -7,6 +7,7 @@ import os
 import pickle
 import struct
 import sys
+import tracemalloc
 import types
 from collections import OrderedDict
 from pathlib import Path
@@ -193,6 +194,77 @@ def test_excessive_memory_is_refused():
     assert len(load_pickle(shared + 4 * again + b"t.")) == 4
     with pytest.raises(UnsafeFile, match="far more memory"):
         load_pickle(shared + 40 * again + b"t.")
+
+
+def peak_mb(read, data):
+    """Memory that a refused reading took at a time, MB."""
+    tracemalloc.start()
+    try:
+        with pytest.raises(UnsafeFile):
+            read(data)
+        return tracemalloc.get_traced_memory()[1] / 2**20
+    finally:
+        tracemalloc.stop()
+
+
+def expanded_tensor(count):
+    """The pickle of a torch tensor of `count` int8 that are one byte of the file."""
+    inner = (
+        b"\x80\x02I1\n.\x80\x02I1\n.\x80\x02}.\x80\x02(X\x07\x00\x00\x00storagectorch\nCharStorage\n"
+        b"X\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x01NtQ.\x80\x02].\x01\x00\x00\x00\x00\x00\x00\x00\x00"
+    )
+    storage = b"ctorch.storage\n_load_from_bytes\nB" + struct.pack("<I", len(inner)) + inner + b"\x85R"
+    return (
+        b"ctorch._utils\n_rebuild_tensor_v2\n("
+        + storage
+        + b"K\x00J"
+        + struct.pack("<i", count)
+        + b"\x85K\x00\x85\x89}tR"
+    )
+
+
+def float_array(count):
+    return pickle.dumps(np.zeros(count), 4)[11:-1]  # without PROTO, FRAME and STOP
+
+
+MEMORY_BOMBS = {
+    "select of expanded indices": b"\x80\x04cchumpy.reordering\nSelect\n)\x81}(X\x01\x00\x00\x00a"
+    + float_array(1) + b"X\x04\x00\x00\x00idxs" + expanded_tensor(2**18) + b"ub.",
+    "text encoded many times": b"\x80\x02X" + struct.pack("<I", 2**16) + b"a" * 2**16 + b"q\x000("
+    + 400 * b"c_codecs\nencode\nh\x00X\x06\x00\x00\x00latin1\x86R" + b"t.",
+    "text as pairs of a dict": b"\x80\x02X" + struct.pack("<I", 2**16) + b"a" * 2**16 + b"q\x000"
+    b"ccollections\nOrderedDict\n](" + 200 * b"h\x00" + b"e\x85R.",
+    "lists of one list": b"\x80\x02cchumpy.ch\nCh\n)\x81}X\x01\x00\x00\x00x(" + 8 * b"K\x01" + b"lq\x000"
+    + b"".join(b"(" + 8 * (b"h%c" % i) + b"lq%c0" % (i + 1) for i in range(6)) + b"h\x06sb.",
+    "sparse matrix, large when dense": pickle.dumps(sparse.coo_matrix(([1.0], ([0], [0])), (4000, 4000)), 2),
+    "sparse matrix of objects": pickle.dumps(sparse.csc_matrix(np.eye(2)), 2).replace(b"f8", b"O8"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MEMORY_BOMBS)
+def test_small_file_cannot_take_much_memory(name):
+    assert peak_mb(load_pickle, MEMORY_BOMBS[name]) < 3
+
+
+@pytest.mark.parametrize(
+    "shape", ["(1099511627776,)", "(4611686018427387904, 4)", "(1, -1)", "(" * 500, "(9" + "0" * 5000 + ",)"]
+)
+def test_npy_header_cannot_take_much_memory(shape):
+    header = f"{{'descr': '<f8', 'fortran_order': False, 'shape': {shape}}}\n".encode()
+    data = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + bytes(8)
+    assert peak_mb(load_npy, data) < 3
+
+
+@pytest.mark.parametrize(
+    "array",
+    [np.arange(6.0).reshape(2, 3), np.asfortranarray(np.arange(6).reshape(2, 3)), np.zeros((0, 3)), np.float32(1)],
+)
+def test_npy_equals_numpy_load(array):
+    file = io.BytesIO()
+    np.save(file, array)
+    got = load_npy(file.getvalue())
+    assert (got.dtype, got.shape) == (array.dtype, array.shape)
+    assert np.array_equal(got, array)
 
 
 def test_too_large_file_is_refused_unread(tmp_path):
