@@ -10,7 +10,9 @@ from pipelines.cli.parser import parse
 from tests.infra.conftest import OVERLAYS, ROOT, cluster_of, find_object, pinned, pods, project, quantity, rendered
 
 # Secrets that a person makes; docs/clusters.md says how.
-BY_HAND = {"rigface-redis", "rigface-keys", "rigface-signing"}
+BY_HAND = {"rigface-redis", "rigface-keys", "rigface-signing", "rigface-lists", "rigface-webhook"}
+CLUSTER_WIDE = {"Namespace", "PriorityClass", "PersistentVolume", "ValidatingAdmissionPolicy",
+                "ValidatingAdmissionPolicyBinding"}  # fmt: skip
 CLOUDS = ("aws-gpu", "gke-gpu")
 overlays = pytest.mark.parametrize("overlay", OVERLAYS)
 
@@ -99,9 +101,11 @@ def test_images_have_project_version_and_target(overlay):
     targets = set(re.findall(r"^FROM \S+ AS (\w+)$", (ROOT / "infra/docker/Dockerfile").read_text(), re.M))
     for pod in pods(rendered(overlay)):
         for container in pod.containers:
-            name, _, tag = container["image"].rpartition(":")
+            image, _, digest = container["image"].partition("@")
+            assert re.fullmatch(r"sha256:[0-9a-f]{64}", digest) or overlay == "kind", "a tag can be moved"
+            name, _, tag = image.rpartition(":")
             if pod.owner == "StatefulSet/redis":
-                assert re.fullmatch(r"redis:\d+\.\d+\.\d+-alpine", container["image"])
+                assert re.fullmatch(r"redis:\d+\.\d+\.\d+-alpine", image)
                 continue
             version, _, target = tag.rpartition("-")
             assert (name.rpartition("/")[2], version) == ("rigface", project()["version"]), container["image"]
@@ -276,6 +280,21 @@ def test_jobs_and_service_have_separate_cloud_identities(overlay, annotation, id
             assert pod.spec["serviceAccountName"] == wanted
 
 
+@overlays
+def test_heads_change_only_clusters_and_pods_of_own_account(overlay):
+    """KubeRay's role for a head is good for all clusters and pods of the namespace; jobs have more rights."""
+    documents = rendered(overlay)
+    for name, kind in (("rigface-own-clusters", "rayclusters"), ("rigface-own-pods", "pods")):
+        policy = find_object(documents, "ValidatingAdmissionPolicy", name)["spec"]
+        binding = find_object(documents, "ValidatingAdmissionPolicyBinding", name)["spec"]
+        assert (binding["policyName"], binding["validationActions"]) == (name, ["Deny"])
+        (rule,) = policy["matchConstraints"]["resourceRules"]
+        assert (rule["resources"], rule["operations"], policy["failurePolicy"]) == ([kind], ["UPDATE"], "Fail")
+        (condition,) = policy["matchConditions"]
+        assert "'system:serviceaccount:rigface:'" in condition["expression"]
+        assert policy["validations"][0]["expression"].count("serviceAccountName == variables.own") >= 1
+
+
 def test_gke_video_key_is_file_of_extract_only():
     """The endpoint that the environment gives boto3 and pyarrow, from a secret that the pod's identity opens."""
     documents = rendered("gke-gpu")
@@ -298,7 +317,7 @@ def test_aws_training_uses_efa():
     env = {v["name"]: v["value"] for v in worker.main["env"]}
     assert (env["FI_PROVIDER"], env["NCCL_SOCKET_IFNAME"]) == ("efa", "^lo,docker")
     assert {"vpc.amazonaws.com/efa", "hugepages-2Mi"} <= worker.main["resources"]["limits"].keys()
-    assert worker.main["image"].endswith("-efa")
+    assert worker.main["image"].partition("@")[0].endswith("-efa")
     zones = worker.spec["affinity"]["podAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
     assert zones[0]["topologyKey"] == "topology.kubernetes.io/zone"
     assert zones[0]["labelSelector"]["matchLabels"].items() <= worker.labels.items()
@@ -309,12 +328,13 @@ def test_overlay_holds_expected_objects(overlay):
     kinds = [d["kind"] for d in rendered(overlay)]
     counts = {kind: kinds.count(kind) for kind in kinds}
     common = {"Namespace": 1, "ResourceQuota": 1, "LimitRange": 1, "ServiceAccount": 2, "PriorityClass": 2,
-              "ConfigMap": 1, "Service": 1, "StatefulSet": 1, "PodDisruptionBudget": 1, "NetworkPolicy": 10,
+              "ConfigMap": 1, "Service": 1, "StatefulSet": 1, "PodDisruptionBudget": 1, "NetworkPolicy": 11,
+              "ValidatingAdmissionPolicy": 2, "ValidatingAdmissionPolicyBinding": 2,
               "RayJob": 2, "RayService": 1}  # fmt: skip
-    extra = {"kind": {"PersistentVolume": 1, "PersistentVolumeClaim": 1}, "aws-gpu": {},
+    extra = {"kind": {"PersistentVolume": 1, "PersistentVolumeClaim": 1}, "aws-gpu": {"PersistentVolumeClaim": 1},
              "gke-gpu": {"PersistentVolumeClaim": 1, "SecretProviderClass": 1}}  # fmt: skip
     assert counts == common | extra[overlay]
-    namespaced = [d for d in rendered(overlay) if d["kind"] not in ("Namespace", "PriorityClass", "PersistentVolume")]
+    namespaced = [d for d in rendered(overlay) if d["kind"] not in CLUSTER_WIDE]
     assert {d["metadata"]["namespace"] for d in namespaced} == {"rigface"}
 
 

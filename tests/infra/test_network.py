@@ -1,10 +1,12 @@
 """Connections that the network policies allow, evaluated as Kubernetes does."""
 
+import ipaddress
 from dataclasses import dataclass, field
 
 import pytest
+import yaml
 
-from tests.infra.conftest import OVERLAYS, pods, rendered
+from tests.infra.conftest import INFRA, OVERLAYS, pods, rendered
 
 NAMESPACE = "rigface"
 
@@ -14,6 +16,7 @@ class Peer:
     """A pod, by its labels and its namespace."""
 
     labels: dict = field(hash=False)
+    address: str = ""
     namespace: str = NAMESPACE
     namespace_labels: dict = field(default_factory=dict, hash=False)
 
@@ -52,6 +55,9 @@ def _lets(rule, side, other, port):
         return False
     for peer in rule[side]:
         if "ipBlock" in peer:
+            block = peer["ipBlock"]
+            if other.address and _within(other.address, block["cidr"]):
+                return not any(_within(other.address, hole) for hole in block.get("except", []))
             continue
         same = (
             other.namespace == NAMESPACE
@@ -63,15 +69,27 @@ def _lets(rule, side, other, port):
     return False
 
 
-def component(name):
-    return Peer({"app.kubernetes.io/component": name})
+def _within(address, cidr):
+    return ipaddress.ip_address(address) in ipaddress.ip_network(cidr)
 
 
-OPERATOR = Peer({}, "kuberay-system")
-PROMETHEUS = Peer({}, "monitoring")
-INGRESS = Peer({}, "ingress", {"rigface/callers": "true"})
-STRANGER = Peer({}, "elsewhere")
-DNS = Peer({}, "kube-system")
+def component(name, role="worker"):
+    return Peer({"app.kubernetes.io/component": name, "ray.io/node-type": role})
+
+
+def at(address):
+    """A machine outside of the cluster."""
+    return Peer({}, address, namespace="")
+
+
+OPERATOR = Peer({}, namespace="kuberay-system")
+PROMETHEUS = Peer({}, namespace="monitoring")
+INGRESS = Peer({}, namespace="ingress", namespace_labels={"rigface/callers": "true"})
+STRANGER = Peer({}, namespace="elsewhere")
+DNS = Peer({}, namespace="kube-system")
+INTERNET, METADATA = at("93.184.215.14"), at("169.254.169.254")
+# overlay -> an address of its storage (none on one machine), one of its Kubernetes API
+OUTSIDE = {"aws-gpu": ("10.0.7.20", "10.0.9.1"), "gke-gpu": ("199.36.153.9", "172.16.0.2"), "kind": ("", "172.18.0.2")}
 
 
 @pytest.mark.parametrize(
@@ -108,15 +126,31 @@ def test_pods_have_component_and_no_metadata_service(overlay):
     policies = [d for d in rendered(overlay) if d["kind"] == "NetworkPolicy"]
     for pod in pods(rendered(overlay)):
         assert pod.labels["app.kubernetes.io/component"] in ("extract", "train", "serve", "redis"), pod
-    blocks = [
-        peer["ipBlock"]
-        for p in policies
-        for rule in p["spec"].get("egress", [])
-        for peer in rule["to"]
-        if "ipBlock" in peer
-    ]
-    assert blocks
-    assert all("169.254.0.0/16" in block["except"] for block in blocks)
+        if pod.role == "other":
+            continue
+        for place in (INTERNET, METADATA):
+            assert not any(allowed(policies, Peer(pod.labels), place, port) for port in (80, 443, 6443)), pod
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_egress_is_to_storage_and_from_heads_to_kubernetes_api(overlay):
+    policies = [d for d in rendered(overlay) if d["kind"] == "NetworkPolicy"]
+    storage, api = OUTSIDE[overlay]
+    for name in ("extract", "train", "serve"):
+        assert not storage or allowed(policies, component(name), at(storage), 443)
+        assert not storage or not allowed(policies, component(name), at(storage), 22)
+        assert not allowed(policies, component(name), at(api), 6443)
+        assert allowed(policies, component(name, "head"), at(api), 6443) == (name != "train")
+
+
+def test_webhooks_component_opens_public_addresses_to_serving_workers():
+    policies = [d for d in rendered("aws-gpu") if d["kind"] == "NetworkPolicy"]
+    policies += list(yaml.safe_load_all((INFRA / "kuberay/components/webhooks/network.yaml").read_text()))
+    assert allowed(policies, component("serve"), INTERNET, 443)
+    assert not allowed(policies, component("serve", "head"), INTERNET, 443)
+    assert not allowed(policies, component("extract"), INTERNET, 443)
+    for private in ("169.254.169.254", "10.2.0.1", "172.18.0.2"):
+        assert not allowed(policies, component("serve"), at(private), 443)
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)

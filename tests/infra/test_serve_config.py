@@ -82,6 +82,21 @@ def test_config_names_application_and_deployments(config):
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
+def test_service_has_audit_log_lists_and_webhook_secret(overlay):
+    """On mounts of the pods: the log on a disk that outlives them, the lists and the secret from Secrets."""
+    args = ServiceConfig(**configuration(overlay)["applications"][0]["args"])
+    (group,) = find_object(rendered(overlay), "RayService", "serve")["spec"]["rayClusterConfig"]["workerGroupSpecs"]
+    pod = group["template"]["spec"]
+    volumes = {v["name"]: v for v in pod["volumes"]}
+    mounts = {m["mountPath"]: volumes[m["name"]] for m in pod["containers"][0]["volumeMounts"]}
+    assert "persistentVolumeClaim" in mounts[args.audit_log.rstrip("/")]
+    for file in (args.consent, args.deny):
+        assert mounts[file.rpartition("/")[0]]["secret"]["secretName"] == "rigface-lists"
+    env = {v["name"]: v for v in pod["containers"][0]["env"]}
+    assert env["RIGFACE_WEBHOOK_SECRET"]["valueFrom"]["secretKeyRef"]["name"] == "rigface-webhook"
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
 def test_job_store_outlives_pod(overlay):
     """A bucket, or a folder that each node of the service mounts from the shared disk."""
     place = find_object(rendered(overlay), "ConfigMap", "rigface-settings")["data"]["RIGFACE_JOBS"]

@@ -28,7 +28,7 @@ variable "vm_cluster" {
 }
 
 variable "vpc_id" {
-  description = "Of the machines of `ray up`."
+  description = "Of the machines of `ray up`, and of the EKS cluster."
   type        = string
   default     = ""
 }
