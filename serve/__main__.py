@@ -26,6 +26,7 @@ from tyro.conf import Positional, arg
 from rigface import assets
 from rigface.edits import PREVIEW
 from rigface.errors import RigFaceError
+from rigface.host_environment import repair_environment
 from rigface.ranges import in_range
 from rigface.terminal import exit_code
 
@@ -283,6 +284,7 @@ COMMANDS = {"key": KeyCommand, "enroll": EnrollCommand, "audit": AuditCommand, "
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns 0, or 1 after an error."""
+    repair_environment()
     words = list(sys.argv[1:] if argv is None else argv)
     kind: Any = COMMANDS.get(words[0] if words else "", Start)
     prog = "rigface serve" if kind is Start else f"rigface serve {words.pop(0)}"

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from rigface.extras import extra
+from rigface.host_environment import repair_environment
 from rigface.ray_auth import authenticate
 from serve.security.loopback import LOOPBACK
 
@@ -46,6 +47,7 @@ def serving(host: str = "127.0.0.1", port: int = 8000, *, quiet: bool = False, *
     """
     if not args.get("keys") and host not in LOOPBACK:
         raise ValueError(f"--host {host} is not loopback: name a file of API keys with --keys")
+    repair_environment()
     for name, value in RAY_SETTINGS.items():
         os.environ.setdefault(name, value)
     loaded = sys.modules.get("ray")
@@ -125,7 +127,7 @@ def _wait(url: str) -> None:
     end = time.monotonic() + READY_S
     while True:
         with contextlib.suppress(httpx.HTTPError):
-            if httpx.get(f"{url}/readyz", timeout=5).status_code == 200:
+            if httpx.get(f"{url}/readyz", timeout=5, trust_env=False).status_code == 200:
                 return
         if time.monotonic() > end:
             raise TimeoutError(f"{url} was not ready within {READY_S:g} s")

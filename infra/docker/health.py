@@ -19,7 +19,8 @@ def main() -> int:
     if not url:
         return 0
     try:
-        with urllib.request.urlopen(url, timeout=4) as response:
+        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # the container asks itself
+        with direct.open(url, timeout=4) as response:
             return int(response.status != 200)
     except (OSError, urllib.error.URLError, ValueError) as error:
         print(f"{url}: {error}", file=sys.stderr)

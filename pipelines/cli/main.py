@@ -13,6 +13,7 @@ from difflib import get_close_matches
 import rigface
 from pipelines.cli.commands import MODULES, overview
 from rigface.errors import RigFaceError
+from rigface.host_environment import repair_environment
 from rigface.terminal import exit_code
 
 RESUMABLE = ("extract", "pair", "encode", "train", "evaluate")
@@ -25,6 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         Exit code: 1 after an error, 2 for an unknown command, 130 after Ctrl-C, 141 if the output has no reader.
     """
+    repair_environment()
     words = list(sys.argv[1:] if argv is None else argv)
     return exit_code(lambda: _run(words), INTERRUPTED if words and words[0] in RESUMABLE else "")
 

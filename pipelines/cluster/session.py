@@ -9,15 +9,15 @@ import contextlib
 import logging
 import math
 import os
-import re
-import sys
-import threading
+import socket
 from collections.abc import Iterator
 
+from rigface.errors import NoCluster
+from rigface.host_environment import repair_environment
 from rigface.ray_auth import authenticate
+from rigface.terminal import without_core_lines
 
-# [2026-11-22 09:46:42,182 E 22258 22258] core_worker.cc:
-CORE_LINE = re.compile(rb"\[\d{4}-\d\d-\d\d [\d:,]+ [IWE] \d+ \d+\] \S+\.cc:")
+CONNECT_S = 5.0
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
@@ -34,8 +34,10 @@ def connected(address: str = "", cpus: float = 0, object_store_mb: int = 500) ->
         cpus: minimum of a private cluster.
         object_store_mb: memory of its object store, in MiB.
     """
+    repair_environment()
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
+    named = f"--address {address}" if address else f"RAY_ADDRESS={os.environ.get('RAY_ADDRESS', '')}"
     address = address or os.environ.get("RAY_ADDRESS", "")
     authenticate(joining=bool(address))
     import ray
@@ -44,9 +46,13 @@ def connected(address: str = "", cpus: float = 0, object_store_mb: int = 500) ->
         _quiet()
         yield
         return
-    with _filtered_stderr():
+    with without_core_lines():
         if address:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+            _check_answer(address, named)
+            try:
+                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+            except (ConnectionError, RuntimeError) as e:
+                raise NoCluster(f"{named}: {str(e).splitlines()[0]}") from e
         else:
             ray.init(
                 address="local",  # even if another cluster runs on this machine
@@ -63,33 +69,24 @@ def connected(address: str = "", cpus: float = 0, object_store_mb: int = 500) ->
             ray.shutdown()
 
 
-@contextlib.contextmanager
-def _filtered_stderr() -> Iterator[None]:
-    """Filter the lines of Ray's C++ core from standard error inside, except fatal ones.
+def _check_answer(address: str, named: str) -> None:
+    """Connect to the port of an address; Ray itself would try for a quarter of an hour.
 
-    It logs every pool of actors as an error (Ray issue 53727, harmless here), and the only setting against that makes
-    every process print a line about the setting.
+    Raises:
+        NoCluster: nothing answers, or the address is a dashboard's.
     """
-    sys.stderr.flush()
-    real = os.dup(2)
-    out, into = os.pipe()
-    os.dup2(into, 2)
-    os.close(into)
-
-    def forward() -> None:
-        with open(out, "rb") as lines:
-            for line in lines:
-                if not CORE_LINE.match(line):
-                    os.write(real, line)
-
-    thread = threading.Thread(target=forward, daemon=True)
-    thread.start()
+    if address.startswith("http"):
+        raise NoCluster(f"{named} is a dashboard: give host:port of the head (10.0.0.1:6379), or use `rigface submit`")
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():  # `auto`
+        return
     try:
-        yield
-    finally:
-        sys.stderr.flush()
-        os.dup2(real, 2)  # closes the pipe, unless a child has it, too
-        thread.join(1)
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_S).close()
+    except (OSError, OverflowError) as e:
+        hint = "; or unset RAY_ADDRESS to work on this machine" if named.startswith("RAY") else ""
+        raise NoCluster(
+            f"{named}: no Ray cluster answers there ({e}). Start it, or give another address{hint}."
+        ) from None
 
 
 def _quiet() -> None:

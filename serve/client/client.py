@@ -30,6 +30,7 @@ from types import TracebackType
 from typing import Any
 
 from rigface.extras import extra
+from rigface.host_environment import is_loopback
 from serve.schemas import EditProgress, EditResult, JobList, JobState, ModelInfo, Models, Reconstruction, Verified
 
 with extra("client"):
@@ -86,7 +87,10 @@ class Client:
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout_s, transport=transport)
+        by_proxy = not is_loopback(httpx.URL(url).host)  # as the environment says
+        self._http = httpx.Client(
+            base_url=url, headers=headers, timeout=timeout_s, transport=transport, trust_env=by_proxy
+        )
         self._tries, self._keep = tries, keep_mb * 2**20
         self._sent: OrderedDict[str, bytes] = OrderedDict()
 

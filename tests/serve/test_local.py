@@ -1,10 +1,14 @@
 """Local service: token of its cluster, address."""
 
+import http.server
 import os
+import threading
 
 import httpx
 import pytest
 
+from serve import local
+from serve.client.client import Client
 from serve.local import address, serving
 
 
@@ -46,3 +50,25 @@ def test_service_for_other_machines_needs_keys():
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1"])
 def test_address_is_a_valid_url(host):
     assert httpx.URL(address(host, 8000)).host == host
+
+
+def test_readiness_and_client_ask_loopback_without_proxy(monkeypatch):
+    class Answer(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b'{"models": [], "body_bytes": 1, "clip_bytes": 1, "jobs": false}')
+
+        def log_message(self, *args):
+            pass
+
+    for name in ("http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.setattr(local, "READY_S", 1.0)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = address("127.0.0.1", server.server_port)
+        local._wait(url)
+        with Client(url, tries=1) as client:
+            assert client.models() == []
+        server.shutdown()
