@@ -27,6 +27,8 @@ RAY_SETTINGS = {  # unless the environment has them
     "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "30",
     # By default workers run at nice 15; these answer interactive requests.
     "RAY_worker_niceness": "0",
+    # Stopping Serve kills its controller, and each request to it that was under way would print these words.
+    "RAY_DEDUP_LOGS_SKIP_REGEX": "infinite retries remaining",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 

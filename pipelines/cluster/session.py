@@ -9,15 +9,19 @@ import contextlib
 import logging
 import math
 import os
+import re
 import socket
+import sys
+import threading
 from collections.abc import Iterator
 
 from rigface.errors import NoCluster
 from rigface.host_environment import repair_environment
 from rigface.ray_auth import authenticate
-from rigface.terminal import without_core_lines
 
 CONNECT_S = 5.0
+# [2026-11-22 09:46:42,182 E 22258 22258] core_worker.cc:
+CORE_LINE = re.compile(rb"\[\d{4}-\d\d-\d\d [\d:,]+ [IWE] \d+ \d+\] \S+\.cc:")
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
@@ -46,7 +50,7 @@ def connected(address: str = "", cpus: float = 0, object_store_mb: int = 500) ->
         _quiet()
         yield
         return
-    with without_core_lines():
+    with _filtered_stderr():
         if address:
             _check_answer(address, named)
             try:
@@ -67,6 +71,35 @@ def connected(address: str = "", cpus: float = 0, object_store_mb: int = 500) ->
             yield
         finally:
             ray.shutdown()
+
+
+@contextlib.contextmanager
+def _filtered_stderr() -> Iterator[None]:
+    """Filter the lines of Ray's C++ core from standard error inside, except fatal ones.
+
+    It logs every pool of actors as an error (Ray issue 53727, harmless here), and the only setting against that makes
+    every process print a line about the setting.
+    """
+    sys.stderr.flush()
+    real = os.dup(2)
+    out, into = os.pipe()
+    os.dup2(into, 2)
+    os.close(into)
+
+    def forward() -> None:
+        with open(out, "rb") as lines:
+            for line in lines:
+                if not CORE_LINE.match(line):
+                    os.write(real, line)
+
+    thread = threading.Thread(target=forward, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(real, 2)  # closes the pipe, unless a child has it, too
+        thread.join(1)
 
 
 def _check_answer(address: str, named: str) -> None:
