@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MAX_PIXELS = 100_000_000
+MAX_SCANS = 100  # of a JPEG; encoders write ten, and each costs a pass over the picture
 SNIFF_BYTES = 2**20  # enough for `sniff`; the first picture of a GIF or a motion JPEG may be some 100 kB
 
 # The only decoders of Pillow that bytes from outside can reach. None of them runs anything or opens another file
@@ -121,12 +122,14 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         (H, W, 3) uint8 RGB, upright, contiguous and writable.
 
     Raises:
-        BadImage: empty, not a picture, truncated, damaged, or more than `max_pixels`.
+        BadImage: empty, not a picture, truncated, damaged, or more than `max_pixels` or `MAX_SCANS`.
     """
     if not data:
         raise BadImage("empty file")
     if (kind := sniff(data[:SNIFF_BYTES])) != "image":
         raise BadImage("not a picture: its content is a video" if kind == "video" else "not a picture")
+    if data.startswith(b"\xff\xd8") and (scans := data.count(b"\xff\xda")) > MAX_SCANS:
+        raise BadImage(f"a JPEG with {scans:,} scans, more than the {MAX_SCANS} allowed")
     return _read(data, _heif() if data[4:8] == b"ftyp" and data[8:12] in _HEIC else _FORMATS, max_pixels, _to_rgb)
 
 
@@ -138,6 +141,17 @@ def _heif() -> tuple[str, ...]:
         raise BadImage("HEIC picture: run `pip install 'rigface[heic]'`, or save it as JPEG") from None
     pillow_heif.register_heif_opener()
     return ("HEIF",)
+
+
+def pixels_of(data: bytes) -> int:
+    """Pixels of a picture by its header; 0 if it has none that can be read."""
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as picture:
+            return int(picture.width * picture.height)
+    except Exception:  # on hostile bytes Pillow's readers raise almost anything; `decode` says what is wrong
+        return 0
 
 
 def decode_mask(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:

@@ -9,13 +9,16 @@ second and 100 MB each), and its timeout is for the whole call. Here the child r
 long video passes and a silent child is stopped. `pipelines/telemetry/worker_process.py` has one that also sends its
 metrics.
 
-The child ends when its parent does, however that ends.
+The child ends when its parent does, however that ends. It does not get the parent's secrets: of the environment it sees
+`WorkerProcess.kept` alone. Nor is it believed: what it sends is numbers, texts, arrays, and the dataclasses and
+exceptions of this project; anything else that a hostile file might make it send is refused unread.
 """
 
 from __future__ import annotations
 
 import contextlib
 import importlib
+import io
 import os
 import pickle
 import signal
@@ -26,10 +29,14 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import is_dataclass
+from enum import Enum
 from multiprocessing.connection import Connection
 from typing import Any
 
 START_S = 180.0
+_PACKAGES = ("rigface", "pipelines", "serve")
+_ARRAYS = {"_reconstruct", "_frombuffer", "scalar", "ndarray", "dtype"}  # names of numpy that arrays are made of
 
 
 class WorkerDied(Exception):
@@ -57,6 +64,10 @@ class WorkerProcess:
     """
 
     module = "rigface.worker_process"  # runs as the child
+    kept: tuple[str, ...] = (
+        *("PATH", "HOME", "LANG", "LC_", "TZ", "TMPDIR", "LD_", "PYTHON", "MALLOC_", "CUDA_", "NVIDIA_", "NUMBA_"),
+        *("RIGFACE_ASSETS", "RIGFACE_CACHE"),
+    )  # beginnings of the names of environment variables that the child gets
 
     def __init__(self, target: str, kwargs: dict[str, Any], silence_s: float) -> None:
         self.silence_s = silence_s
@@ -70,7 +81,8 @@ class WorkerProcess:
         if self._process is not None:
             return
         parent_end, child_end = socket.socketpair()
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
+        environment = {name: value for name, value in os.environ.items() if name.startswith(self.kept)}
+        environment |= {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
         with child_end:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", self.module, str(child_end.fileno()), str(os.getpid())],
@@ -130,9 +142,13 @@ class WorkerProcess:
             try:
                 if not self._pipe.poll(silence_s):
                     raise self._died(step, f"no progress for {silence_s:g} s")
-                kind, value = self._pipe.recv()
+                message = self._pipe.recv_bytes()
             except (EOFError, ConnectionResetError):
                 raise self._died(step, None) from None
+            try:
+                kind, value = _PlainReader(io.BytesIO(message)).load()
+            except Exception as e:  # a message that is not as `_serve` writes it may raise anything
+                raise self._died(step, f"unreadable answer ({e})") from None
             if kind == "step":
                 step = value
             elif kind == "message":
@@ -154,6 +170,28 @@ class WorkerProcess:
             how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
         self.close()
         return WorkerDied(how, step)
+
+
+class _PlainReader(pickle.Unpickler):
+    """Reads messages of a child that may have been taken over by the file it reads."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """The class of a value, if it is one of those that a child may send."""
+        if module.partition(".")[0] == "numpy" and name in _ARRAYS:
+            return super().find_class(module, name)
+        found = super().find_class(module, name) if module.partition(".")[0] in (*_PACKAGES, "builtins") else None
+        if not _is_plain(found):
+            raise pickle.UnpicklingError(f"{module}.{name} is no data")
+        return found
+
+
+def _is_plain(kind: Any) -> bool:
+    """True for classes without effects: those of data and exceptions, of this project or Python itself."""
+    if not isinstance(kind, type) or kind.__module__.partition(".")[0] not in (*_PACKAGES, "builtins"):
+        return False
+    return (
+        kind in (set, frozenset, bytearray, complex) or is_dataclass(kind) or issubclass(kind, Exception | Enum | tuple)
+    )
 
 
 def _serve(pipe: Connection, listen: Callable[[Callable[[Any], None]], None] | None) -> None:
@@ -184,12 +222,16 @@ def _serve(pipe: Connection, listen: Callable[[Callable[[Any], None]], None] | N
 
 
 def _portable(error: Exception) -> tuple[Exception, str]:
-    """An exception that survives pickling, and its traceback."""
+    """An exception that the parent reads, of the nearest class that it knows, and its traceback."""
+    text = "".join(traceback.format_exception(error))
+    kind = next(kind for kind in type(error).__mro__ if _is_plain(kind))
+    if kind is not type(error):
+        error = (kind if kind is not Exception else RuntimeError)(f"{type(error).__name__}: {error}")
     try:
-        pickle.loads(pickle.dumps(error))
+        _PlainReader(io.BytesIO(pickle.dumps(error))).load()
     except Exception:  # a class that cannot be pickled: any error may come out of that
-        error = RuntimeError(f"{type(error).__name__}: {error}").with_traceback(error.__traceback__)
-    return error, "".join(traceback.format_exception(error))
+        error = RuntimeError(f"{type(error).__name__}: {error}")
+    return error, text
 
 
 def _leave_with(parent: int) -> None:

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import socket
+import subprocess
 import time
 
 import numpy as np
@@ -19,10 +21,21 @@ class Trap(SandboxedDecoder):
             os.kill(os.getpid(), signal.SIGSEGV)
         if file == b"hang":
             time.sleep(60)
+        if file == b"connect":
+            socket.create_connection(("127.0.0.1", 9))
+        if file == b"start":
+            subprocess.run(["true"])
         if file == b"greedy":
             np.ones(2**29)
         self.count = 0
         super()._open(file, fps)
+
+    def _picture(self, data, max_pixels):
+        if data == b"crash":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        if data == b"hang":
+            time.sleep(60)
+        return super()._picture(data, max_pixels)
 
     def _next(self):
         self.count += 1

@@ -19,6 +19,20 @@ class WorkerProcess(worker_process.WorkerProcess):
     """A `rigface.worker_process.WorkerProcess` that records the metrics of its child."""
 
     module = "pipelines.telemetry.worker_process"
+    kept = (
+        *worker_process.WorkerProcess.kept,  # and what reading from storage needs
+        *(
+            "AWS_",
+            "RIGFACE_S3_",
+            "HTTP_PROXY",
+            "HTTPS_PROXY",
+            "NO_PROXY",
+            "http_proxy",
+            "https_proxy",
+            "no_proxy",
+            "SSL_",
+        ),
+    )
 
     def on_message(self, message: Any) -> None:
         """Record a metric of the child."""

@@ -1,9 +1,10 @@
-"""Decoding of untrusted videos in worker processes, like `decode.py` and `concat.py`, at the price of a copy.
+"""Decoding of untrusted videos and pictures in worker processes, like `decode.py` and `concat.py`, at a copy's price.
 
 Path: uploaded clips -> DecoderPool -> `rigface/worker_process.py` -> SandboxedDecoder in the worker -> frames.
 
 A file that crashes its decoder, makes it hang, or has it ask for too much memory, costs its reader an error and this
-machine a process of some megabytes. A frame goes from one process to the other as it is: 1920 x 1080 px in 7 ms.
+machine a process of some megabytes. The process has no credentials (`worker_process.py`) and no network, and starts no
+programs (`confinement.py`). A frame goes from one process to the other as it is: 1920 x 1080 px in 7 ms.
 """
 
 from __future__ import annotations
@@ -18,13 +19,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rigface.errors import BadVideo
+import numpy as np
+
+from rigface.errors import BadImage, BadVideo
+from rigface.image import decode, pixels_of
 from rigface.types import Frame
+from rigface.video.confinement import confine_process
 from rigface.video.decode import VideoInfo, probe_video, read_frames
 from rigface.worker_process import WorkerDied, WorkerProcess
 
 VideoFile = str | bytes
 """A path, or the content."""
+PICTURE_S = 20.0  # time that a picture may take
+PICTURE_PIXELS = 80_000_000  # of all pictures that a pool decodes at a time; each takes some 20 bytes for a moment
 MAX_IDLE = 2  # idle processes that are kept for the next file
 
 
@@ -60,6 +67,7 @@ class DecoderPool:
         self._memory_mb, self._silence_s = memory_mb, silence_s
         self._idle: list[WorkerProcess] = []
         self._lock = threading.Lock()
+        self._room, self._pixels = threading.Condition(), 0  # of the pictures that are being decoded
 
     def probe(self, file: VideoFile) -> VideoInfo:
         """As `probe_video`."""
@@ -80,6 +88,27 @@ class DecoderPool:
             ask("open", file, fps)
             while (frame := ask("next")) is not None:
                 yield frame
+
+    def picture(self, data: bytes, max_pixels: int, limit_s: float = PICTURE_S) -> np.ndarray:
+        """As `image.decode`, when the pictures that are being decoded leave room for its pixels.
+
+        Raises:
+            BadImage: as there, or its decoder crashed, or took too long or too much memory.
+        """
+        pixels = min(pixels_of(data), PICTURE_PIXELS)
+        with self._room:
+            self._room.wait_for(lambda: self._pixels + pixels <= PICTURE_PIXELS)
+            self._pixels += pixels
+        try:
+            with self._lent(limit_s) as ask:
+                image: np.ndarray = ask("picture", data, max_pixels)
+                return image
+        except BadVideo as e:
+            raise BadImage(e.reason) from e
+        finally:
+            with self._room:
+                self._pixels -= pixels
+                self._room.notify_all()
 
     def join(self, what: JoinRequest) -> None:
         """Make a video with `VideoConcatenator`."""
@@ -140,6 +169,7 @@ class SandboxedDecoder:
             has = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
             resource.setrlimit(resource.RLIMIT_AS, (has + memory_mb * 2**20,) * 2)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        confine_process()
         self._frames: Iterator[Frame] = iter(())
 
     def __call__(self, words: tuple[Any, ...], begin: Callable[[str], None]) -> Any:
@@ -153,6 +183,9 @@ class SandboxedDecoder:
 
     def _probe(self, file: VideoFile) -> VideoInfo:
         return probe_video(_source(file))
+
+    def _picture(self, data: bytes, max_pixels: int) -> np.ndarray:
+        return decode(data, max_pixels=max_pixels)
 
     def _open(self, file: VideoFile, fps: float | None) -> None:
         self._frames = read_frames(_source(file), fps)

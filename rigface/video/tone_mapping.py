@@ -43,7 +43,7 @@ def tone_mapped(picture: np.ndarray, transfer: int) -> np.ndarray:
     light = np.maximum(light @ _TO_709, 0)
     bent = 1 - (1 - KNEE) * np.exp((KNEE - light) / (1 - KNEE))
     light = np.where(light > KNEE, bent, light)
-    return _encoded()[(light * (_LEVELS - 1) + 0.5).astype(np.uint16)]
+    return np.asarray(_encoded()[(light * (_LEVELS - 1) + 0.5).astype(np.uint16)])
 
 
 @cache

@@ -13,8 +13,8 @@ import cv2
 import numpy as np
 
 from rigface.face.analyzer import FaceAnalyzer, choose_faces
-from rigface.image import decode
 from rigface.types import Face
+from rigface.video.sandbox import DecoderPool
 from serve.content_cache import LruCache
 from serve.limits import MAX_PIXELS
 from serve.messages import EditInput
@@ -46,7 +46,7 @@ class FaceCache:
     """Analyses of images, whole and resized, and identity vectors of their faces. Safe for threads."""
 
     def __init__(self, analyzer: FaceAnalyzer, policy: Policy, cache_mb: int) -> None:
-        self._analyzer, self._policy = analyzer, policy
+        self._analyzer, self._policy, self.decoders = analyzer, policy, DecoderPool()
         self._analyses = LruCache(cache_mb * 2**20, lambda analysis: analysis.size, "analyses")
         self._resized = LruCache(cache_mb * 2**18, lambda analysis: analysis.size, "resized")
         self._vectors = LruCache(10_000, lambda vector: 1, "identity-vectors")
@@ -66,7 +66,7 @@ class FaceCache:
             with self._locks[hash(name) % len(self._locks)], tracing.span("face_worker.analyze"):
                 analysis = self._analyses.get(name)
                 if analysis is None:
-                    image = decode(data, max_pixels=MAX_PIXELS)
+                    image = self.decoders.picture(data, MAX_PIXELS)
                     analysis = FaceAnalysis(image, self._analyzer(image), data)
                     self._analyses.put(name, analysis)
         return analysis

@@ -25,7 +25,7 @@ from rigface.face.geometry.contours import CONTOURS, POINTS
 from rigface.face.preview.compositing import paste_crop
 from rigface.face.reconstruction.albedo_light import AMBIENT
 from rigface.face.rendering.lighting import lamp_harmonics, light_direction
-from rigface.image import sniff
+from rigface.image import encode_png, sniff
 from rigface.types import Conditions, Face, FaceParams
 from serve.content_cache import LruCache
 from serve.inference.batched_reconstruction import with_batched_reconstructor, with_serialized_detector
@@ -65,8 +65,8 @@ class _Layout:
 
     @property
     def size(self) -> int:
-        """Bytes, without the analysis."""
-        return sum(c.preview.invented.nbytes + 4 * c.preview.image.nbytes for c in self.composed)
+        """Bytes, with those of the analysis, which may be in no other cache any more."""
+        return self.analysis.size + sum(c.preview.invented.nbytes + 4 * c.preview.image.nbytes for c in self.composed)
 
 
 class FaceWorker(FaceService):
@@ -84,7 +84,7 @@ class FaceWorker(FaceService):
     ) -> None:  # fmt: skip
         self.analyzer, self._signer = analyzer, signer or NoSigner()
         self._faces = FaceCache(analyzer, policy or Policy(), cache_mb)
-        self._layouts = LruCache(cache_mb * 2**18, lambda layout: layout.size, "layouts")
+        self._layouts = LruCache(cache_mb * 2**20, lambda layout: layout.size, "layouts")
         self._editor, self._preview_editor = Editor(analyzer), Editor(analyzer, max_px=PREVIEW_CROP_PX)
         self._measuring_editor = Editor(measuring or analyzer)
         self._composers: dict[ModelInputSpec, Composer] = {}
@@ -112,6 +112,7 @@ class FaceWorker(FaceService):
         warped = self._editor._composer.preview(grey, params, params, grey[..., 0]).image
         paste_crop(grey, warped, np.array([[8.0, 0, 0], [0, 8.0, 0]], np.float32))
         self._signer.mark(grey, 0)
+        self._faces.decoders.picture(encode_png(grey), grey.size)
         self.analyzer(np.full((128, 128, 3), 128, np.uint8))
 
     async def ready(self) -> bool:

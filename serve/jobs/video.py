@@ -28,7 +28,6 @@ import numpy as np
 from rigface.editor import EditModel, Editor, numbers
 from rigface.edits import PREVIEW, EditSpec
 from rigface.face.analyzer import FaceAnalyzer, choose_faces
-from rigface.image import decode
 from rigface.provenance.signer import Origin
 from rigface.types import Conditions, Face
 from rigface.video.decode import VideoInfo
@@ -220,7 +219,7 @@ class _VideoRun:
         return {trait: self._target(editor, files[name], trait) for trait, name in self.job.traits.items()}
 
     def _target(self, editor: Editor, data: bytes, trait: str) -> Face:
-        image = decode(data, max_pixels=MAX_PIXELS)
+        image = self.runner.decoders.picture(data, MAX_PIXELS)
         faces = choose_faces(editor.analyzer(image), "largest")
         if trait in TAKES_IDENTITY:
             self.runner.policy.check_faces(image, faces)
@@ -230,7 +229,7 @@ class _VideoRun:
         self, editor: Editor, video: VideoSource, asked: AnimationJob, options: VideoOptions
     ) -> tuple[EditSpec, tuple[int, int], Iterator[EditedFrame]]:
         """The edit of an animation, the size of its frames, and the frames."""
-        image = decode(self.store.files(self.job)[self.job.picture], max_pixels=MAX_PIXELS)
+        image = self.runner.decoders.picture(self.store.files(self.job)[self.job.picture], MAX_PIXELS)
         image = reduced(image, asked.max_side)
         sources = choose_faces(editor.analyzer(image), asked.face)
         self.runner.policy.check_faces(image, sources)

@@ -101,3 +101,13 @@ def test_avif_is_read():
 def test_heic_without_its_package_names_the_way_out():
     with pytest.raises(BadImage, match=r"rigface\[heic\]"):
         decode(b"\0\0\0\x18ftypheic" + bytes(100))
+
+
+def test_jpeg_of_thousands_of_scans_is_refused_at_once():
+    buffer = io.BytesIO()
+    Image.fromarray(noise(64, 64)).save(buffer, "JPEG", progressive=True)
+    data = buffer.getvalue()
+    assert decode(data).shape == (64, 64, 3)
+    last = data.rindex(b"\xff\xda")
+    with pytest.raises(BadImage, match="scans"):
+        decode(data[:-2] + data[last:-2] * 5000 + data[-2:])

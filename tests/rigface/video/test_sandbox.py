@@ -1,9 +1,13 @@
-"""Decoding in worker processes: equal results, and crashes that fail one file."""
+"""Decoding in worker processes: equal results, crashes that fail one file, and room for pictures."""
+
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
 
-from rigface.errors import BadVideo
+from rigface.errors import BadImage, BadVideo
+from rigface.image import encode_png
 from rigface.video import sandbox
 from rigface.video.decode import probe_video, read_frames
 from rigface.video.sandbox import DecoderDied, DecoderPool, JoinRequest
@@ -25,6 +29,7 @@ def decoders():
 def trap(monkeypatch):
     """Decoders whose processes are `Trap`s."""
     real = sandbox.WorkerProcess
+    monkeypatch.setattr(real, "kept", (*real.kept, "TRAP"))
     monkeypatch.setenv("TRAP_S", "0.05")
     monkeypatch.setattr(sandbox, "WorkerProcess", lambda _, *rest: real("tests.traps:Trap", *rest))
     pool = DecoderPool(memory_mb=1024, silence_s=0.5)
@@ -72,3 +77,46 @@ def test_decoder_crash_fails_one_file_only(trap, clip):
     with pytest.raises(BadVideo, match=r"more than 0\.2 s"):
         list(trap.frames(clip, None, 0.2))
     assert len(list(trap.frames(clip, 2))) == len(list(read_frames(clip, 2)))
+
+
+def test_decoder_has_no_network_and_starts_no_programs(trap):
+    for file in (b"connect", b"start"):
+        with pytest.raises(PermissionError):
+            list(trap.frames(file))
+
+
+def test_picture_is_decoded_in_the_sandbox(decoders):
+    image = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+    assert np.array_equal(decoders.picture(encode_png(image), 10_000), image)
+    with pytest.raises(BadImage, match="too large"):
+        decoders.picture(encode_png(image), 1000)
+    with pytest.raises(BadImage, match="not a picture"):
+        decoders.picture(b"nothing of the kind", 1000)
+
+
+def test_picture_that_kills_its_decoder_is_a_bad_image(trap):
+    for data, says in ((b"crash", "SIGSEGV"), (b"hang", "no progress")):
+        with pytest.raises(BadImage, match=says):
+            trap.picture(data, 1000)
+    with pytest.raises(BadImage, match=r"more than 0\.1 s"):
+        trap.picture(b"hang", 1000, limit_s=0.1)
+
+
+def test_pictures_wait_for_room(decoders, monkeypatch):
+    monkeypatch.setattr(sandbox, "PICTURE_PIXELS", 3000)
+    data, running, most = encode_png(np.zeros((40, 60, 3), np.uint8)), 0, []
+    lent = decoders._lent
+
+    @contextmanager
+    def counted(limit_s):
+        nonlocal running
+        running += 1
+        most.append(running)
+        with lent(limit_s) as ask:
+            yield ask
+        running -= 1
+
+    monkeypatch.setattr(decoders, "_lent", counted)
+    with ThreadPoolExecutor(3) as threads:
+        list(threads.map(lambda _: decoders.picture(data, 10_000), range(6)))
+    assert most == [1] * 6

@@ -242,6 +242,7 @@ def trapped(monkeypatch):
     from rigface.video import sandbox
 
     real = sandbox.WorkerProcess
+    monkeypatch.setattr(real, "kept", (*real.kept, "TRAP"))
     monkeypatch.setattr(sandbox, "WorkerProcess", lambda _, *rest: real("tests.traps:Trap", *rest))
 
 
