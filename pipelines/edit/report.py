@@ -6,6 +6,7 @@ Path: `job.py`, `video.py` -> EditReport -> `show`.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -21,8 +22,10 @@ from rigface.edits import EditSpec
 from rigface.evaluation.estimator import Number, achieved
 from rigface.face.controls.transfer import axes_of, exposure
 from rigface.face.detection.mediapipe import MAX_FACES
-from rigface.types import FaceParams
+from rigface.face.geometry.rotation import to_degrees, to_matrix
+from rigface.types import Face, FaceParams
 
+MAX_RESIDUAL = 0.018  # of landmarks and fitted head; faces of people are below it, profiles included
 MAX_COPIED = 8  # axes of a copied expression that the table shows
 
 
@@ -91,6 +94,20 @@ def limit_note(config: EditConfig | AnimateConfig, faces: int) -> tuple[str, ...
     if config.face != "all" or config.engine.small_faces or faces < MAX_FACES:
         return ()
     return (f"edited {faces} faces, the most that are found at once; --small-faces searches for more",)
+
+
+def fit_notes(faces: Sequence[Face]) -> tuple[str, ...]:
+    """Hints at faces that lie on their side, and at those that the head model fits badly."""
+    notes = []
+    for number, face in enumerate(faces):
+        name = f"face {number}" if len(faces) > 1 else "the face"
+        roll = float(to_degrees(to_matrix(face.params.head_rotation[None]))[0, 2])
+        if abs(roll) > 45:
+            notes.append(f"{name} is rolled by {roll:.0f} degrees; turn the picture if it lies wrong")
+        if face.residual > MAX_RESIDUAL:
+            off = f"landmarks are off by {face.residual:.1%} of the eyes' distance"
+            notes.append(f"{name} is fitted badly ({off}): the edit may be distorted")
+    return tuple(notes)
 
 
 def comparison_rows(

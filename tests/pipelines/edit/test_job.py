@@ -1,6 +1,7 @@
 """Editing jobs: `rigface edit`, `animate`, `strip`, `sliders` on files, their output and errors."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import cv2
@@ -12,7 +13,7 @@ from pipelines.edit.config import EditConfig, Engine
 from pipelines.edit.contact_sheet import GAP_PX, PANEL_PX
 from pipelines.edit.flags import EditFlags
 from pipelines.edit.job import edit
-from pipelines.edit.report import limit_note
+from pipelines.edit.report import fit_notes, limit_note
 from rigface.edits import EditSpec, LightEdit
 from rigface.errors import PlanError
 from rigface.face.detection.mediapipe import MAX_FACES
@@ -71,6 +72,18 @@ def test_limit_of_faces_is_reported(tmp_path):
     assert "edited 5 faces" in limit_note(config, MAX_FACES)[0]
     assert not limit_note(EditConfig(tmp_path, tmp_path), MAX_FACES)
     assert not limit_note(EditConfig(tmp_path, tmp_path, face="all", engine=Engine(small_faces=True)), MAX_FACES)
+
+
+def test_face_on_its_side_or_fitted_badly_is_reported():
+    def face(roll_deg, residual):
+        return SimpleNamespace(
+            params=SimpleNamespace(head_rotation=np.radians([0, 0, roll_deg], dtype=np.float32)), residual=residual
+        )
+
+    assert not fit_notes([face(10, 0.002)])
+    (side, bad) = fit_notes([face(90, 0.002), face(0, 0.05)])
+    assert "face 0 is rolled by -90 degrees" in side
+    assert "face 1 is fitted badly (landmarks are off by 5.0%" in bad
 
 
 def test_quick_prints_no_comparison(folder, tmp_path, capsys):
