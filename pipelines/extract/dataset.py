@@ -140,13 +140,19 @@ class FaceDataset:
         self._remove(list(plans.values()), (self.info() or {})["config"])
         remove_rows(self.store, PLANS, plans)  # last: a killed command can be run again
 
-    def _remove(self, plans: list[Plan], config: str) -> None:
+    def retry(self, plans: list[Plan], config: str) -> None:
+        """Undo failures of some inputs: rows, records of units without faces, parts that were not read to the end."""
+        self._remove(plans, config, only_failed=True)
+
+    def _remove(self, plans: list[Plan], config: str, only_failed: bool = False) -> None:
         """Remove the rows and the units of some inputs."""
         self.reopen([plan.uri for plan in plans])
         for plan in plans:
             Quarantine(self.store).forget(plan.uri)
             for unit in units_of(plan, config):
-                self.store.delete(part_path(unit.unit_id))
+                with contextlib.suppress(FileNotFoundError):  # not done
+                    if not only_failed or self.record(unit.unit_id).crash is not None:
+                        self.store.delete(part_path(unit.unit_id))
                 self.store.delete(error_path(unit.unit_id))
 
     def reopen(self, uris: Collection[str]) -> None:
@@ -154,17 +160,6 @@ class FaceDataset:
         if uris:
             identities.forget_inputs(self.store, set(uris))
             remove_rows(self.store, "inputs", uris)
-
-    def retry(self, plans: list[Plan], config: str) -> None:
-        """Undo failures of some inputs: rows, records of units without faces, parts that were not read to the end."""
-        self.reopen([plan.uri for plan in plans])
-        for plan in plans:
-            Quarantine(self.store).forget(plan.uri)
-            for unit in units_of(plan, config):
-                with contextlib.suppress(FileNotFoundError):
-                    if self.record(unit.unit_id).crash is not None:
-                        self.store.delete(part_path(unit.unit_id))
-                self.store.delete(error_path(unit.unit_id))
 
     def sweep_orphans(self, config: str) -> None:
         """Remove units of known inputs that are not in their latest plans: left by a kill, or committed late."""
