@@ -17,17 +17,9 @@ from typing import Any, cast
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
-from rigface.types import Conditions
 from serve.api.middleware import write_logs
 from serve.config import ServiceConfig
-from serve.messages import (
-    EditedImage,
-    EditInput,
-    OutputOptions,
-    SampledImage,
-    SamplingOptions,
-    Step,
-)
+from serve.messages import EditedImage, ModelEdit, SampledImage, SampleRequest, Step
 from serve.problems import EXPECTED, ApiError
 from serve.protocols import DiffusionService, FaceService, JobService
 from serve.remote import RemoteDiffusionWorker, RemoteFaceWorker, RemoteJobQueue
@@ -48,6 +40,7 @@ AUTOSCALING = {"min_replicas": 1, "max_replicas": 4, "upscale_delay_s": 10, "dow
     health_check_timeout_s=60,
     graceful_shutdown_timeout_s=130,
 )
+@delegate("face_worker", FaceService)
 class FaceWorkerDeployment:
     """`FaceWorker` on one device with an `EditPipeline`: an edit is one of its requests until the edit ends."""
 
@@ -62,20 +55,12 @@ class FaceWorkerDeployment:
         self._worker = FaceWorker.load(config.face_device, cache_mb=config.face_cache_mb, signer=signer, policy=policy)
         self._edits = EditPipeline(self._worker, RemoteDiffusionWorker(diffusion_worker, config.checkpoints()))
 
-    ready = delegate("face_worker", FaceService.ready)
-    reconstruct = delegate("face_worker", FaceService.reconstruct)
-    mesh = delegate("face_worker", FaceService.mesh)
-    preview = delegate("face_worker", FaceService.preview)
-    edit_without_model = delegate("face_worker", FaceService.edit_without_model)
-    verify = delegate("face_worker", FaceService.verify)
-
     async def edit(
-        self, edit_input: EditInput, output_options: OutputOptions, model: str, options: SamplingOptions,
-        previews: int | None, limit_s: float, context: CallContext = NO_CONTEXT,
-    ) -> AsyncGenerator[EditProgress | EditedImage | ApiError, None]:  # fmt: skip
+        self, edit: ModelEdit, context: CallContext = NO_CONTEXT
+    ) -> AsyncGenerator[EditProgress | EditedImage | ApiError, None]:
         """As `EditService.edit`; cancelling the stream ends the edit."""
         tracing.set_request_id(context.request_id)
-        stream = self._edits.edit(edit_input, output_options, model, options, previews, limit_s)
+        stream = self._edits.edit(edit)
         with stage_log("face_worker.edit", context.request_id) as log:
             try:
                 async with aclosing(tracing.traced_events(context, "face_worker.edit", stream)) as events:
@@ -98,11 +83,11 @@ class FaceWorkerDeployment:
     health_check_timeout_s=60,
     graceful_shutdown_timeout_s=120,
 )
+@delegate("diffusion_worker", DiffusionService)
 class DiffusionWorkerDeployment:
     """`DiffusionWorker` on one device. An unreadable checkpoint stops the deployment, not a request.
 
-    With several models, Ray Serve knows which of them a replica has loaded, and routes a request to a replica that has
-    its model.
+    With several models, Ray Serve routes a request to a replica that has loaded its model.
     """
 
     def __init__(self, config: ServiceConfig) -> None:
@@ -117,38 +102,28 @@ class DiffusionWorkerDeployment:
         self._announced = False
         self._announce = serve.multiplexed(_loaded_model, max_num_models_per_replica=config.max_loaded_models)
 
-    ready = delegate("diffusion_worker", DiffusionService.ready)
-    models = delegate("diffusion_worker", DiffusionService.models)
-    input_spec = delegate("diffusion_worker", DiffusionService.input_spec)
-
     async def sample(
-        self, model: str, conditions: Conditions, options: SamplingOptions, previews: int | None, timeout_s: float,
-        context: CallContext = NO_CONTEXT,
-    ) -> AsyncGenerator[Step | SampledImage | ApiError, None]:  # fmt: skip
+        self, request: SampleRequest, context: CallContext = NO_CONTEXT
+    ) -> AsyncGenerator[Step | SampledImage | ApiError, None]:
         """As `DiffusionService.sample`; cancelling the stream takes the request out of the batch.
 
         Steps are sent only if `previews` is not None: each costs both sides a few milliseconds.
         """
-        attributes: dict[str, tracing.Attribute] = {tracing.MODEL: model, tracing.SEED: options.seed}
+        attributes: dict[str, tracing.Attribute] = {tracing.MODEL: request.model, tracing.SEED: request.options.seed}
         span = tracing.detached_span(context, "diffusion_worker.sample", attributes)
-        with stage_log("diffusion_worker.sample", context.request_id, model) as log:
+        with stage_log("diffusion_worker.sample", context.request_id, request.model) as log:
             try:
-                if model in self._multiplexed:
-                    await self._announce(model)
-                async with aclosing(self._worker.sample(model, conditions, options, previews, timeout_s)) as events:
+                if request.model in self._multiplexed:
+                    await self._announce(request.model)
+                async with aclosing(self._worker.sample(request)) as events:
                     async for event in events:
                         if isinstance(event, SampledImage):
                             log.fields["seconds"] = {"queue": event.queue_s, "sampling": event.sampling_s}
-                            span.set_attributes(
-                                {
-                                    tracing.QUEUE_S: event.queue_s,
-                                    tracing.SAMPLING_S: event.sampling_s,
-                                    tracing.BATCH_ROWS: event.batch_rows,
-                                }
-                            )
+                            times = {tracing.QUEUE_S: event.queue_s, tracing.SAMPLING_S: event.sampling_s}
+                            span.set_attributes({**times, tracing.BATCH_ROWS: event.batch_rows})
                         else:
                             span.add_event("step", {tracing.STEP: event.step, tracing.STEPS: event.steps})
-                        if previews is not None or isinstance(event, SampledImage):
+                        if request.previews is not None or isinstance(event, SampledImage):
                             yield event
             except EXPECTED as error:
                 problem = log.problem(error)
@@ -158,10 +133,7 @@ class DiffusionWorkerDeployment:
                 span.end()
 
     async def check_health(self) -> None:
-        """Fail if the device failed, so that Ray Serve replaces the replica.
-
-        The first check precedes the first request.
-        """
+        """Fail if the device failed, so that Ray Serve replaces the replica. The first check precedes all requests."""
         await self._worker.ready()
         if self._multiplexed and not self._announced:
             self._announced = True
@@ -172,15 +144,14 @@ class DiffusionWorkerDeployment:
 
 
 async def _loaded_model(model: str) -> str:
-    """Loader for Ray Serve's multiplexing, which only counts: the worker loads the model, and drops its oldest
-    likewise.
-    """
+    """Loader for Ray Serve's multiplexing, which only counts: the worker itself loads models and drops its oldest."""
     return model
 
 
 @serve.deployment(
     name="JobQueue", ray_actor_options={"num_cpus": 0.5}, max_ongoing_requests=64, graceful_shutdown_timeout_s=60
 )
+@delegate("job_queue", JobService)
 class JobQueueDeployment:
     """`serve.jobs.queue.JobQueue`. One replica, because one process at a time works on a folder of jobs."""
 
@@ -197,19 +168,10 @@ class JobQueueDeployment:
         tracing.start(config.traces, "job-queue")
         self._worker = JobQueue(
             config.jobs, RemoteFaceWorker(face_worker), RemoteDiffusionWorker(diffusion_worker, config.checkpoints()),
-            config.limits(),
-            audit_log=AuditLog(config.audit_log) if config.audit_log else None,
-            signer=ResultSigner(config.signing_path()),
-            webhooks=Webhooks(UrlAllowlist(config.webhook_urls)), policy=config.policy(),
+            config.limits(), audit_log=AuditLog(config.audit_log) if config.audit_log else None,
+            signer=ResultSigner(config.signing_path()), webhooks=Webhooks(UrlAllowlist(config.webhook_urls)),
+            policy=config.policy(),
         )  # fmt: skip
-
-    ready = delegate("job_queue", JobService.ready)
-    submit = delegate("job_queue", JobService.submit)
-    status = delegate("job_queue", JobService.status)
-    jobs_of = delegate("job_queue", JobService.jobs_of)
-    cancel = delegate("job_queue", JobService.cancel)
-    remove = delegate("job_queue", JobService.remove)
-    result = delegate("job_queue", JobService.result)
 
     async def check_health(self) -> None:
         """Fail if a video hangs; the first check also resumes the jobs of the process before."""

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFlo
 
 from rigface.provenance.signing_keys import default_folder
 from serve.limits import Limits
-from serve.security.consent import Policy
+from serve.security.consent import FALSE_ACCEPT_RATE, MAX_DISTANCE, Policy
 
 
 class ServiceConfig(BaseModel):
@@ -24,14 +24,14 @@ class ServiceConfig(BaseModel):
         fetch_urls: URL prefixes that files may be fetched from, and networks (`serve.security.url_allowlist`).
         webhook_urls: likewise, for messages about ended jobs, signed with the environment's RIGFACE_WEBHOOK_SECRET.
         consent, deny: lists of people (`serve.security.consent`).
-        same_person_distance: distance of identity vectors below which two faces are of one person.
+        same_person_distance: distance of identity vectors below which two faces are of one person, at most.
+        false_accept_rate: chance that a stranger passes the consent list; a longer list wants closer matches for it.
         signing_folder: of the signing key, shared by all replicas; empty is a folder of the user.
         audit_log: file that each edit adds a line to, or a folder with a file per host.
         jobs: folder or s3:// of the queue, by default the environment's RIGFACE_JOBS; empty accepts no jobs.
         max_running_jobs: jobs that run at a time. max_edits_per_job: edits or frames of one job sampled at a time; each
             is a row of a batch (`max_batch_rows`) that jobs share with interactive requests.
-        result_link_s: lifetime of a pre-signed address of a job's result in the bucket; 0 sends results through the
-            gateway.
+        result_link_s: lifetime of a pre-signed address of a job's result in the bucket; 0: results through the gateway.
         max_loaded_models: models that a diffusion worker keeps in memory.
         traces: exporter of spans (`serve.telemetry.tracing`).
     """
@@ -47,7 +47,8 @@ class ServiceConfig(BaseModel):
     webhook_urls: list[str] = []
     consent: str = ""
     deny: str = ""
-    same_person_distance: PositiveFloat = 0.6
+    same_person_distance: PositiveFloat = MAX_DISTANCE
+    false_accept_rate: float = Field(FALSE_ACCEPT_RATE, gt=0, lt=1)
     signing_folder: str = ""
     audit_log: str = ""
     jobs: str = Field(default_factory=lambda: os.environ.get("RIGFACE_JOBS", ""))
@@ -80,7 +81,8 @@ class ServiceConfig(BaseModel):
 
     def policy(self) -> Policy:
         """Lists of the people who may or may not be edited."""
-        return Policy(self.consent, self.deny, max_distance=self.same_person_distance)
+        rate = self.false_accept_rate
+        return Policy(self.consent, self.deny, max_distance=self.same_person_distance, false_accept_rate=rate)
 
     def checkpoints(self) -> dict[str, str]:
         """Checkpoints by name, the default first."""

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from rigface.edits import EditSpec
+from rigface.types import Conditions
 from serve.schemas import AnimationJob, BatchJob, Format, VideoJob
 
 
@@ -80,6 +81,47 @@ class OutputOptions:
 
 
 @dataclass(frozen=True, eq=False)
+class SampleRequest:
+    """An image to sample.
+
+    Args:
+        previews: steps between two previews, 0 for none; None also for no `Step` events.
+    """
+
+    model: str
+    conditions: Conditions
+    options: SamplingOptions = SamplingOptions()
+    previews: int | None = None
+    timeout_s: float = 120.0
+
+
+@dataclass(frozen=True, eq=False)
+class ModelEdit:
+    """An edit by a model.
+
+    Args:
+        options: of the first face; each further face has the next seed.
+        previews: steps between two previews, 0 for none; None also for no progress events.
+        timeout_s: of the sampling of each face.
+    """
+
+    edit_input: EditInput
+    output_options: OutputOptions
+    model: str
+    options: SamplingOptions = SamplingOptions()
+    previews: int | None = None
+    timeout_s: float = 120.0
+
+
+@dataclass(frozen=True, eq=False)
+class ComposedEdit:
+    """The model's conditions of each edited face, in the order of `asked`."""
+
+    conditions: list[Conditions]
+    asked: list[dict[str, float]]
+
+
+@dataclass(frozen=True, eq=False)
 class Step:
     """`step` of `steps` are done; `preview` (S, S, 3) uint8 is the image denoised so far, if it was requested."""
 
@@ -114,9 +156,7 @@ class Preview:
 
 @dataclass(frozen=True, eq=False)
 class FinishedEdit:
-    """An encoded edit with the requested and the measured values per edited face; None if the face is not found
-    again.
-    """
+    """An encoded edit with the requested and measured values per edited face; None if the face is not found again."""
 
     data: bytes
     asked: list[dict[str, float]]

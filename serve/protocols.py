@@ -7,20 +7,21 @@ In process: `serve.inference.face_worker.FaceWorker`, `serve.inference.diffusion
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Literal, Protocol
 
-from rigface.types import Conditions
 from serve.messages import (
     EditedImage,
     EditInput,
     FinishedEdit,
     JobResult,
     JobSubmission,
+    ModelEdit,
     ModelInputSpec,
     OutputOptions,
     Preview,
     SampledImage,
-    SamplingOptions,
+    SampleRequest,
     Step,
 )
 from serve.schemas import EditProgress, JobState, ModelInfo, Reconstruction, Verified
@@ -44,24 +45,23 @@ class DiffusionService(Service, Protocol):
     async def input_spec(self, model: str) -> ModelInputSpec:
         """The style and size of a model's conditions."""
 
-    def sample(
-        self, model: str, conditions: Conditions, options: SamplingOptions, previews: int | None, timeout_s: float
-    ) -> AsyncGenerator[Step | SampledImage, None]:
+    def sample(self, request: SampleRequest) -> AsyncGenerator[Step | SampledImage, None]:
         """Sample one image. Closing the iterator takes the request out of the batch."""
+
+
+async def sample_image(service: DiffusionService, request: SampleRequest) -> SampledImage:
+    """The image of a request, without the steps."""
+    async with aclosing(service.sample(request)) as events:
+        async for event in events:
+            if isinstance(event, SampledImage):
+                return event
+    raise RuntimeError("the sampling ended without an image")
 
 
 class EditService(Protocol):
     """Runs whole edits by a model."""
 
-    def edit(
-        self,
-        edit_input: EditInput,
-        output_options: OutputOptions,
-        model: str,
-        options: SamplingOptions,
-        previews: int | None,
-        limit_s: float,
-    ) -> AsyncGenerator[EditProgress | EditedImage, None]:
+    def edit(self, edit: ModelEdit) -> AsyncGenerator[EditProgress | EditedImage, None]:
         """Progress events, then `EditedImage`. Closing the iterator ends the edit."""
 
 

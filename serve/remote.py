@@ -3,8 +3,8 @@
 Path: `serve.api`, `serve.jobs` -> here -> a replica of FaceWorker, DiffusionWorker or JobQueue (`serve/app.py`).
 
 Face and diffusion workers are deterministic, so a call whose replica died is repeated on another replica, within the
-caller's time limit. A job is submitted once only: the lost replica may have stored it, so the caller is asked to check
-and try again.
+caller's time limit. A job is submitted once only: the lost replica may have stored it, so the caller is asked to
+check and try again.
 """
 
 from __future__ import annotations
@@ -13,61 +13,59 @@ import asyncio
 import functools
 import time
 from collections.abc import AsyncGenerator, Callable, Collection, Coroutine
-from contextlib import aclosing, suppress
+from contextlib import suppress
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, ReplicaUnavailableError
 from ray.serve.handle import DeploymentHandle
 
-from rigface.types import Conditions
-from serve.messages import (
-    EditedImage,
-    EditInput,
-    ModelInputSpec,
-    OutputOptions,
-    SampledImage,
-    SamplingOptions,
-    Step,
-)
 from serve.problems import ApiError
-from serve.protocols import DiffusionService, EditService, FaceService, JobService
-from serve.schemas import EditProgress, ModelInfo
+from serve.protocols import DiffusionService, EditService, FaceService, JobService, Service
 from serve.telemetry import tracing
 
 Params = ParamSpec("Params")
 Result = TypeVar("Result")
+Event = TypeVar("Event")
 LOST = (RayActorError, ReplicaUnavailableError)
 MAX_TRIES, RETRY_S = 4, 0.5
 MODELS_TTL_S = 5.0
 
 
-class RemoteDeployment:
-    """Calls to the replicas of one deployment."""
+def remote(
+    method: Callable[Concatenate[Any, Params], Coroutine[Any, Any, Result]], max_tries: int = MAX_TRIES
+) -> Callable[Concatenate[Any, Params], Coroutine[Any, Any, Result]]:
+    """A protocol's method as a call of the handle's method of that name, repeated after a lost replica."""
 
-    def __init__(self, handle: DeploymentHandle) -> None:
-        self._handle = handle
-
-    async def ready(self) -> bool:
-        """As the replica's own."""
-        return await self._call(self._handle.ready)
-
-    async def _call(self, method: Any, *args: object, max_tries: int = MAX_TRIES, **kwargs: object) -> Any:
-        """The result of a handle's method."""
+    @functools.wraps(method)
+    async def call(self: RemoteDeployment, *args: Params.args, **kwargs: Params.kwargs) -> Result:
+        handle_method = getattr(self._handle, method.__name__)
         for tries_left in reversed(range(max_tries)):
             try:
-                result = await method.remote(*args, context=tracing.current_context(), **kwargs)
+                result = await handle_method.remote(*args, context=tracing.current_context(), **kwargs)
             except Exception as error:
                 await _wait_or_raise(error, tries_left)
                 continue
             if isinstance(result, ApiError):
                 raise result
             return result
+        raise AssertionError  # the last try returns or raises
 
-    async def _stream(self, method: Any, *args: object) -> AsyncGenerator[Any, None]:
-        """The events of a handle's generator; after a lost replica they start again."""
+    return call
+
+
+def remote_stream(
+    method: Callable[Concatenate[Any, Params], AsyncGenerator[Event, None]],
+) -> Callable[Concatenate[Any, Params], AsyncGenerator[Event, None]]:
+    """A protocol's generator as the handle's of that name; after a lost replica the events start again."""
+
+    @functools.wraps(method)
+    async def stream(
+        self: RemoteDeployment, *args: Params.args, **kwargs: Params.kwargs
+    ) -> AsyncGenerator[Event, None]:
+        handle_method = getattr(self._handle.options(stream=True, **self._routing(args[0])), method.__name__)
         for tries_left in reversed(range(MAX_TRIES)):
-            events = method.remote(*args, context=tracing.current_context())
+            events = handle_method.remote(*args, context=tracing.current_context(), **kwargs)
             try:
                 async for event in events:
                     if isinstance(event, ApiError):
@@ -80,57 +78,50 @@ class RemoteDeployment:
                 with suppress(*LOST):
                     events.cancel()
 
+    return stream
 
-def remote(
-    method: Callable[Concatenate[Any, Params], Coroutine[Any, Any, Result]], max_tries: int = MAX_TRIES
+
+def cached(
+    method: Callable[Concatenate[Any, Params], Coroutine[Any, Any, Result]],
 ) -> Callable[Concatenate[Any, Params], Coroutine[Any, Any, Result]]:
-    """A protocol's method as a call of the handle's method of that name, repeated after a lost replica."""
+    """A remote method whose results are kept for `MODELS_TTL_S`."""
 
     @functools.wraps(method)
     async def call(self: RemoteDeployment, *args: Params.args, **kwargs: Params.kwargs) -> Result:
-        handle_method = getattr(self._handle, method.__name__)
-        return await self._call(handle_method, *args, max_tries=max_tries, **kwargs)
+        key = method.__name__, *args
+        cached_at, result = self._cache.get(key, (-MODELS_TTL_S, None))
+        if time.monotonic() > cached_at + MODELS_TTL_S:
+            result = await method(self, *args, **kwargs)
+            self._cache[key] = time.monotonic(), result
+        return result
 
     return call
 
 
-class RemoteDiffusionWorker(RemoteDeployment, DiffusionService):
-    """A `DiffusionService` behind a handle. The models and their input specs are cached for `MODELS_TTL_S`.
+class RemoteDeployment:
+    """Calls to the replicas of one deployment.
 
     Args:
-        models: names that can be asked for. If there are several, a request prefers a replica that has its model
-            loaded.
+        models: names that can be asked for. If there are several, a request prefers a replica that has its model.
     """
 
     def __init__(self, handle: DeploymentHandle, models: Collection[str] = ()) -> None:
-        super().__init__(handle)
-        self._multiplexed = frozenset(models) if len(models) > 1 else frozenset()
-        self._cache: dict[tuple[str, ...], tuple[float, Any]] = {}
+        self._handle, self._models = handle, frozenset(models)
+        self._cache: dict[tuple[object, ...], tuple[float, Any]] = {}
 
-    async def models(self) -> list[ModelInfo]:
-        """As `DiffusionService.models`."""
-        return await self._cached("models")
+    ready = remote(Service.ready)
 
-    async def input_spec(self, model: str) -> ModelInputSpec:
-        """As `DiffusionService.input_spec`."""
-        return await self._cached("input_spec", model)
+    def _routing(self, request: Any) -> dict[str, Any]:
+        several = len(self._models) > 1 and request.model in self._models
+        return {"multiplexed_model_id": request.model} if several else {}
 
-    async def _cached(self, method: str, *args: str) -> Any:
-        cached_at, result = self._cache.get((method, *args), (-MODELS_TTL_S, None))
-        if time.monotonic() > cached_at + MODELS_TTL_S:
-            result = await self._call(getattr(self._handle, method), *args)
-            self._cache[method, *args] = time.monotonic(), result
-        return result
 
-    async def sample(
-        self, model: str, conditions: Conditions, options: SamplingOptions, previews: int | None, timeout_s: float
-    ) -> AsyncGenerator[Step | SampledImage, None]:
-        """As `DiffusionService.sample`."""
-        routing: dict[str, Any] = {"multiplexed_model_id": model} if model in self._multiplexed else {}
-        method = self._handle.options(stream=True, **routing).sample
-        async with aclosing(self._stream(method, model, conditions, options, previews, timeout_s)) as events:
-            async for event in events:
-                yield event
+class RemoteDiffusionWorker(RemoteDeployment, DiffusionService):
+    """A `DiffusionService` behind a handle."""
+
+    models = cached(remote(DiffusionService.models))
+    input_spec = cached(remote(DiffusionService.input_spec))
+    sample = remote_stream(DiffusionService.sample)
 
 
 class RemoteFaceWorker(RemoteDeployment, FaceService, EditService):
@@ -141,26 +132,11 @@ class RemoteFaceWorker(RemoteDeployment, FaceService, EditService):
     preview = remote(FaceService.preview)
     edit_without_model = remote(FaceService.edit_without_model)
     verify = remote(FaceService.verify)
+    edit = remote_stream(EditService.edit)
 
     def edit_service(self, diffusion_worker: DiffusionService) -> EditService:
         """This handle: each replica has its own handle of the diffusion workers."""
         return self
-
-    async def edit(
-        self,
-        edit_input: EditInput,
-        output_options: OutputOptions,
-        model: str,
-        options: SamplingOptions,
-        previews: int | None,
-        limit_s: float,
-    ) -> AsyncGenerator[EditProgress | EditedImage, None]:
-        """As `EditService.edit`."""
-        method = self._handle.options(stream=True).edit
-        stream = self._stream(method, edit_input, output_options, model, options, previews, limit_s)
-        async with aclosing(stream) as events:
-            async for event in events:
-                yield event
 
 
 class RemoteJobQueue(RemoteDeployment, JobService):

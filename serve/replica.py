@@ -7,9 +7,10 @@ An expected error is returned, not raised: Ray Serve would log a traceback for w
 from __future__ import annotations
 
 import functools
+import inspect
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -19,24 +20,26 @@ from serve.telemetry import tracing
 from serve.telemetry.tracing import NO_CONTEXT, CallContext
 
 LOG = logging.getLogger("rigface.serve")
-Result = TypeVar("Result")
+Deployment = TypeVar("Deployment")
 
 
-def delegate(
-    part: str, method: Callable[..., Awaitable[Result]]
-) -> Callable[..., Coroutine[Any, Any, Result | ApiError]]:
-    """A deployment's method that awaits the same method of its `_worker`.
-
-    It takes a `context` and returns expected errors.
+def delegate(part: str, service: type) -> Callable[[type[Deployment]], type[Deployment]]:
+    """Give a deployment the coroutines of a protocol: each awaits that of `_worker` and returns expected errors.
 
     Args:
-        part: prefix of the span's name and the log line's stage, such as `face_worker`.
-        method: of a protocol in `serve.protocols`.
+        part: prefix of the spans' names and the log lines' stages, such as `face_worker`.
     """
-    name, stage = method.__name__, f"{part}.{method.__name__}"
 
-    @functools.wraps(method)
-    async def call(self: Any, *args: object, context: CallContext = NO_CONTEXT, **kwargs: object) -> Result | ApiError:
+    def decorated(deployment: type[Deployment]) -> type[Deployment]:
+        for name, method in inspect.getmembers(service, inspect.iscoroutinefunction):
+            setattr(deployment, name, functools.wraps(method)(_delegated(name, f"{part}.{name}")))
+        return deployment
+
+    return decorated
+
+
+def _delegated(name: str, stage: str) -> Callable[..., Coroutine[Any, Any, object]]:
+    async def call(self: Any, *args: object, context: CallContext = NO_CONTEXT, **kwargs: object) -> object:
         with tracing.span_in(context, stage), stage_log(stage, context.request_id) as log:
             try:
                 return await getattr(self._worker, name)(*args, **kwargs)
@@ -50,11 +53,9 @@ class StageLog:
     """Fields of one log line."""
 
     def __init__(self, stage: str, request_id: str, model: str = "") -> None:
-        self.fields: dict[str, object] = {
-            "request_id": request_id,
-            "stage": stage,
-            **({"model": model} if model else {}),
-        }
+        self.fields: dict[str, object] = {"request_id": request_id, "stage": stage}
+        if model:
+            self.fields["model"] = model
 
     def problem(self, error: Exception) -> ApiError:
         """The error as a value to return; its slug is logged."""
@@ -65,10 +66,7 @@ class StageLog:
 
 @contextmanager
 def stage_log(stage: str, request_id: str, model: str = "") -> Iterator[StageLog]:
-    """Log what a part did for a request or a job, and an unexpected error with its traceback.
-
-    No line for a caller who left early.
-    """
+    """Log a stage of a request or a job, or an unexpected error with its traceback; nothing if the caller left."""
     began, log = time.monotonic(), StageLog(stage, request_id, model)
     try:
         yield log

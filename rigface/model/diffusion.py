@@ -199,39 +199,18 @@ def draw(
     return Draw(timestep.to(like.device), noise.to(like.device), drop)
 
 
+def predict(model: Predict, example: LatentExample, process: Process, drawn: Draw) -> tuple[Tensor, Tensor, Tensor]:
+    """Ask the model for a draw: x_t, the start and the answer, each (B, 4, h, w) float32."""
+    c = example.conditions
+    begin = start(process, c, drawn.noise)
+    noisy = mix(process, example.target.float(), begin, drawn.timestep)
+    conditions = c.background, c.render, c.expression_code
+    answer = model(noisy, drawn.timestep, *conditions, text=c.text, reference=c.reference, drop=drawn.drop)
+    return noisy, begin, answer.float()
+
+
 def row_losses(model: Predict, example: LatentExample, process: Process, drawn: Draw, min_snr: float = 5.0) -> Tensor:
     """(B,) float32 weighted squared error of the model's answers, one per example."""
-    c, clean = example.conditions, example.target.float()
-    begin = start(process, c, drawn.noise)
-    answer = model(
-        mix(process, clean, begin, drawn.timestep),
-        drawn.timestep,
-        c.background,
-        c.render,
-        c.expression_code,
-        text=c.text,
-        reference=c.reference,
-        drop=drawn.drop,
-    )
-    error = (answer.float() - prediction_target(process, clean, begin, drawn.timestep)).square().mean(dim=(1, 2, 3))
-    return error * loss_weight(process, drawn.timestep, min_snr)
-
-
-def denoising_loss(
-    model: Predict,
-    example: LatentExample,
-    process: Process,
-    *,
-    dropout: Dropout = Dropout(),
-    min_snr: float = 5.0,
-    generator: torch.Generator | None = None,
-) -> Tensor:
-    """The training loss, a scalar.
-
-    Args:
-        model: `RigFaceModel`, or DDP or FSDP around it.
-        example: latents on the model's device, of any floating-point type.
-        generator: for a repeatable loss; None: torch's own.
-    """
-    example = example.map(lambda t: t.float())
-    return row_losses(model, example, process, draw(process, example.target, dropout, generator), min_snr).mean()
+    _, begin, answer = predict(model, example, process, drawn)
+    error = answer - prediction_target(process, example.target.float(), begin, drawn.timestep)
+    return error.square().mean(dim=(1, 2, 3)) * loss_weight(process, drawn.timestep, min_snr)

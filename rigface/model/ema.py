@@ -65,11 +65,7 @@ class Average:
 
     @torch.no_grad()
     def load(self, state: dict[str, Any]) -> None:
-        """The inverse of `state`, in place.
-
-        Raises:
-            ValueError: it is the average of another module.
-        """
+        """The inverse of `state`, in place; ValueError if it belongs to another module."""
         if odd := sorted(set(state["weights"]) ^ set(self.weights)):
             raise ValueError(f"an average of other weights: {', '.join(odd[:4])}{' ...' if len(odd) > 4 else ''}")
         self.updates = int(state["updates"])

@@ -79,8 +79,7 @@ def patch(vae: AutoencoderKL) -> int:
 
 def shrinkage(vae: AutoencoderKL) -> int:
     """Factor by which latents are smaller than their picture, along a side."""
-    result: int = patch(vae) * 2 ** (len(vae.config["block_out_channels"]) - 1)
-    return result
+    return int(patch(vae) * 2 ** (len(vae.config["block_out_channels"]) - 1))
 
 
 def encode(vae: AutoencoderKL, pictures: Tensor) -> Tensor:

@@ -58,11 +58,7 @@ class ModelConfig:
 
     @staticmethod
     def from_json(content: dict[str, Any]) -> ModelConfig:
-        """The inverse of `to_json`.
-
-        Raises:
-            BadCheckpoint: another format, a newer version, or unknown settings.
-        """
+        """The inverse of `to_json`; BadCheckpoint for another format, a newer version or unknown settings."""
         values = dict(content)
         if values.pop("format", None) != FORMAT:
             raise BadCheckpoint(f"config.json: want format {FORMAT!r}")

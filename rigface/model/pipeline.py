@@ -162,11 +162,7 @@ class RigFacePipeline:
 
     @torch.no_grad()
     def encode_prompt(self, prompts: str | Sequence[str]) -> Tensor:
-        """Embeddings (B, L, D) of prompts, for `prompt_embeds`.
-
-        Raises:
-            BadEdit: this checkpoint has no text encoder.
-        """
+        """Embeddings (B, L, D) of prompts, for `prompt_embeds`; BadEdit if the checkpoint has no text encoder."""
         if self._checkpoint.text_encoder is None:
             raise BadEdit("prompt: this checkpoint has no text encoder; leave it out, or give prompt_embeds")
         return self._checkpoint.text_encoder([prompts] if isinstance(prompts, str) else list(prompts))

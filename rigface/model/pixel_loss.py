@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor
 
-from rigface.model.diffusion import Draw, Predict, Process, clean_estimate, mix, start
+from rigface.model.diffusion import Draw, Predict, Process, clean_estimate, predict
 from rigface.model.latents import LatentExample, decode
 
 SMALL = 0.1
@@ -39,19 +39,8 @@ def decoded_loss(
     Args:
         example: latents, float32, on the model's device. vae: frozen.
     """
-    c, clean = example.conditions, example.target
-    noisy = mix(process, clean, start(process, c, drawn.noise), drawn.timestep)
-    answer = model(
-        noisy,
-        drawn.timestep,
-        c.background,
-        c.render,
-        c.expression_code,
-        text=c.text,
-        reference=c.reference,
-        drop=drawn.drop,
-    ).float()
+    noisy, _, answer = predict(model, example, process, drawn)
     estimate = clean_estimate(process, noisy, answer, drawn.timestep)
     with torch.no_grad():
-        target = decode(vae, clean).float()
-    return picture_loss(decode(vae, estimate).float(), target), (estimate - clean).square().mean()
+        target = decode(vae, example.target).float()
+    return picture_loss(decode(vae, estimate).float(), target), (estimate - example.target).square().mean()

@@ -157,7 +157,7 @@ class SamplingState:
             self._stochastic = {"generator": list(generators)}
         times = self._scheduler.timesteps
         self._time_type = torch.int64 if torch.equal(times, times.round()) else torch.float32
-        self.index = self._first_step(strength)
+        self.index = 0 if strength == 1 else len(times) - max(1, round(len(times) * strength))
         self.latents = self._start(conditions, noise, strength)
         self._terms = guidance.terms
         self._batch = conditions.batch
@@ -201,7 +201,9 @@ class SamplingState:
 
     def model_inputs(self) -> tuple[Tensor, Tensor]:
         """The network's next inputs: latents (rows, 4, h, w) and timesteps (rows,)."""
-        scaled = self._scheduler.scale_model_input(self.latents, self.timestep) if self._scales else self.latents
+        scaled = self.latents
+        if hasattr(self._scheduler, "scale_model_input"):  # flow schedulers have none: nothing to scale
+            scaled = self._scheduler.scale_model_input(scaled, self.timestep)
         return scaled.repeat(self.rows // self._batch, 1, 1, 1), self.timestep.to(self._time_type).expand(self.rows)
 
     def advance(self, latents: Tensor, answer: Tensor) -> None:
@@ -218,23 +220,11 @@ class SamplingState:
         self.index += 1
 
     def preview(self) -> Tensor:
-        """(B, 4, h, w) clean latents as estimated by the last step.
-
-        Raises:
-            ValueError: no step was taken yet.
-        """
+        """(B, 4, h, w) clean latents as estimated by the last step; ValueError before the first step."""
         if self._last is None:
             raise ValueError("SamplingState.preview: no step was taken yet")
         asked, answer, timestep = self._last
         return clean_estimate(self.process, asked, answer, timestep)
-
-    @property
-    def _scales(self) -> bool:
-        return hasattr(self._scheduler, "scale_model_input")  # flow schedulers have none: nothing to scale
-
-    def _first_step(self, strength: float) -> int:
-        whole = len(self._scheduler.timesteps)
-        return 0 if strength == 1 else min(whole - 1, whole - max(1, round(whole * strength)))
 
     def _start(self, conditions: LatentConditions, noise: Tensor, strength: float) -> Tensor:
         if self.process.kind == "bridge":

@@ -70,20 +70,17 @@ class RigFaceModel(nn.Module):
     @property
     def expression_size(self) -> int:
         """E, the length of the expression code."""
-        result: int = self.denoiser.config["projection_class_embeddings_input_dim"]
-        return result
+        return int(self.denoiser.config["projection_class_embeddings_input_dim"])
 
     @property
     def latent_channels(self) -> int:
         """Channels of a picture's latents."""
-        result: int = self.identity.config["in_channels"]
-        return result
+        return int(self.identity.config["in_channels"])
 
     @property
     def latent_multiple(self) -> int:
         """Latent height and width have to be multiples of this."""
-        result: int = 2 ** (len(self.denoiser.config["block_out_channels"]) - 1)
-        return result
+        return int(2 ** (len(self.denoiser.config["block_out_channels"]) - 1))
 
     def enable_gradient_checkpointing(self) -> None:
         """Trade a second forward of each block for its activations, in both networks."""

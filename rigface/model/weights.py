@@ -49,12 +49,7 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
 
 
 def read_safetensors(file: Path) -> dict[str, Tensor]:
-    """Names and tensors of one file.
-
-    Raises:
-        MissingAsset: it is not there.
-        BadCheckpoint: it is damaged.
-    """
+    """Names and tensors of one file; MissingAsset if it is not there, BadCheckpoint if it is damaged."""
     try:
         return load_file(file)
     except FileNotFoundError as error:
@@ -72,12 +67,7 @@ def write_safetensors(file: Path, tensors: Mapping[str, Tensor], dtype: torch.dt
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """One JSON object.
-
-    Raises:
-        MissingAsset: it is not there.
-        BadCheckpoint: it is no JSON.
-    """
+    """One JSON object; MissingAsset if it is not there, BadCheckpoint if it is no JSON."""
     try:
         result: dict[str, Any] = json.loads(file.read_text())
         return result
@@ -88,11 +78,7 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def fill(module: nn.Module, weights: Mapping[str, Tensor], what: str) -> None:
-    """Assign tensors to a module, without a copy; it may be on the meta device.
-
-    Raises:
-        BadCheckpoint: see `compare`.
-    """
+    """Assign tensors to a module, without a copy; it may be on the meta device. Raises as `compare`."""
     compare(module, weights, what)
     module.load_state_dict(weights, assign=True)
 

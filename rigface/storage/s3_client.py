@@ -203,13 +203,11 @@ class TooSlow(Exception):
 
 
 def _code(error: Any) -> str:
-    result: str = error.response.get("Error", {}).get("Code", "")
-    return result
+    return str(error.response.get("Error", {}).get("Code", ""))
 
 
 def _status(error: Any) -> int:
-    result: int = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-    return result
+    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
 
 
 def _translated(error: Exception, what: str) -> Exception:

@@ -60,11 +60,7 @@ class Store:
         return s3_client.arrow(self.root.split("/")[0]) if self.is_s3 else pafs.LocalFileSystem()
 
     def at(self, path: str) -> str:
-        """A path below the root, as `fs` wants it.
-
-        Raises:
-            UnsafeFile: the path leads out of the root.
-        """
+        """A path below the root, as `fs` wants it; UnsafeFile if it leads out of the root."""
         if path.startswith("/") or ".." in path.split("/"):
             raise UnsafeFile(f"{self.uri}: {path!r} leads out of it")
         return f"{self.root}/{path}"

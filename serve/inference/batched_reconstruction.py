@@ -4,8 +4,8 @@ Path: `serve.inference.face_worker` -> `with_serialized_detector`, for sources; 
 results.
 
 MediaPipe takes one image at a time. A fit of one face costs 11 ms on a core and of sixteen 29 ms, most of it the
-overhead of small operations. So a fit that finds another under way waits for its end, and then runs with all that wait;
-a single one never waits. Faces of different callers share nothing but the call: each has a track of its own.
+overhead of small operations. So a fit that finds another under way waits for its end, and then runs with all that
+wait; a single one never waits. Faces of different callers share nothing but the call: each has a track of its own.
 
 In a batch a shape differs by up to 0.0003 standard deviations from one fitted alone, by rounding. So only results are
 measured in batches; a source is fitted alone, and an edit does not depend on concurrent ones.
@@ -112,9 +112,7 @@ class BatchedReconstructor:
                 request.done.set()
 
 
-def _joined(
-    requests: list[_Request],
-) -> tuple[Sequence[np.ndarray], np.ndarray, np.ndarray | None, np.ndarray]:
+def _joined(requests: list[_Request]) -> tuple[Sequence[np.ndarray], np.ndarray, np.ndarray | None, np.ndarray]:
     """The arguments of one call for all requests, with distinct tracks."""
     if len(requests) == 1:
         only = requests[0]

@@ -3,10 +3,10 @@
 Path: `Conditions`, `SamplingOptions` -> `DiffusionWorker.sample` -> events: `Step` (with a preview on request),
 `SampledImage`.
 
-One thread owns the networks. Between two steps it admits waiting requests in order of arrival, drops those whose caller
-has left or whose time is up, and emits finished images. A single request never waits for others. Each has its own
-scheduler, seed, steps and guidance (`rigface.model.sampling.SamplingState`), and no row changes another. Reference
-tokens are cached by the content of the reference image. Independent of HTTP and Ray.
+One thread owns the networks. Between two steps it admits waiting requests in order of arrival, drops those whose
+caller has left or whose time is up, and emits finished images. A single request never waits for others. Each has its
+own scheduler, seed, steps and guidance (`rigface.model.sampling.SamplingState`), and no row changes another.
+Reference tokens are cached by the content of the reference image. Independent of HTTP and Ray.
 """
 
 from __future__ import annotations
@@ -17,14 +17,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from rigface.types import Conditions
 from serve.content_cache import LruCache
 from serve.inference.model_pool import LoadedModel, LoadPipeline, ModelPool, QueuedRequest
-from serve.messages import ModelInputSpec, SampledImage, SamplingOptions, Step
+from serve.messages import ModelInputSpec, SampledImage, SampleRequest, Step
 from serve.problems import ApiError
 from serve.protocols import DiffusionService
 from serve.schemas import ModelInfo
@@ -40,24 +38,16 @@ class DiffusionWorker(DiffusionService):
     """A `DiffusionService` in this process: a pool of models and the thread that samples.
 
     Args:
-        models: name -> checkpoint folder, or a name that `RigFacePipeline.from_pretrained` takes; the first is the
-            default.
-        max_loaded: models in memory at a time.
+        models, load_pipeline, max_loaded: as in `ModelPool`.
         max_rows: rows in a batch; a request with more rows is sampled alone.
         max_waiting: requests that wait for admission; further ones are refused as `busy`.
         cache_mb: of reference tokens.
     """
 
     def __init__(
-        self,
-        models: Mapping[str, str],
-        load_pipeline: LoadPipeline,
-        *,
-        max_loaded: int = 2,
-        max_rows: int = 16,
-        max_waiting: int = 64,
-        cache_mb: int = 512,
-    ) -> None:
+        self, models: Mapping[str, str], load_pipeline: LoadPipeline, *,
+        max_loaded: int = 2, max_rows: int = 16, max_waiting: int = 64, cache_mb: int = 512,
+    ) -> None:  # fmt: skip
         self.pool = ModelPool(models, load_pipeline, max_loaded)
         self._max_rows, self._max_waiting = max_rows, max_waiting
         self._reference_tokens = LruCache(cache_mb * 2**20, _size_of, "reference-tokens")
@@ -91,15 +81,9 @@ class DiffusionWorker(DiffusionService):
         return cls(models, load_pipeline, max_loaded=max_loaded, max_rows=max_rows)
 
     async def models(self) -> list[ModelInfo]:
-        """The models that an edit may name; the preview comes last, or alone."""
         return self.pool.infos()
 
     async def input_spec(self, model: str) -> ModelInputSpec:
-        """The style and size of a model's conditions.
-
-        Raises:
-            ApiError: `unknown-model`.
-        """
         self.pool.check(model)
         return await asyncio.to_thread(self.pool.input_spec, model)
 
@@ -109,18 +93,8 @@ class DiffusionWorker(DiffusionService):
             raise RuntimeError(self._device_error)
         return True
 
-    async def sample(
-        self,
-        model: str,
-        conditions: Conditions,
-        options: SamplingOptions,
-        previews: int | None = 0,
-        timeout_s: float = 120.0,
-    ) -> AsyncGenerator[Step | SampledImage, None]:
+    async def sample(self, request: SampleRequest) -> AsyncGenerator[Step | SampledImage, None]:
         """Sample one image. Closing the iterator takes the request out of the batch.
-
-        Args:
-            previews: steps between two previews; 0 or None for none. None also says that no caller wants `Step` events.
 
         Raises:
             ApiError: `busy`, `draining`, `timeout`, `unknown-model`.
@@ -132,8 +106,8 @@ class DiffusionWorker(DiffusionService):
             if not loop.is_closed():
                 loop.call_soon_threadsafe(events.put_nowait, event)
 
-        request = QueuedRequest(model, conditions, options, previews, time.monotonic() + timeout_s, emit)
-        self._enqueue(request)
+        queued = QueuedRequest(request, time.monotonic() + request.timeout_s, emit)
+        self._enqueue(queued)
         try:
             while True:
                 event = await events.get()
@@ -143,17 +117,7 @@ class DiffusionWorker(DiffusionService):
                 if isinstance(event, SampledImage):
                     return
         finally:
-            request.abandoned = True
-
-    async def sample_image(
-        self, model: str, conditions: Conditions, options: SamplingOptions, timeout_s: float = 120.0
-    ) -> SampledImage:
-        """`sample` without the steps."""
-        async with aclosing(self.sample(model, conditions, options, None, timeout_s)) as events:
-            async for event in events:
-                if isinstance(event, SampledImage):
-                    return event
-        raise RuntimeError("DiffusionWorker.sample ended without an image")
+            queued.abandoned = True
 
     def close(self) -> None:
         """Refuse new requests; finish the others and end the thread."""
@@ -161,14 +125,14 @@ class DiffusionWorker(DiffusionService):
             self._open = False
             self._wake.notify()
 
-    def _enqueue(self, request: QueuedRequest) -> None:
-        self.pool.check(request.model)
+    def _enqueue(self, queued: QueuedRequest) -> None:
+        self.pool.check(queued.request.model)
         with self._wake:
             if not self._open:
                 raise ApiError("draining", retry_after_s=5)
             if len(self._waiting) >= self._max_waiting:
                 raise ApiError("busy", f"{len(self._waiting)} edits are waiting", retry_after_s=2)
-            self._waiting.append(request)
+            self._waiting.append(queued)
             metrics.record(metrics.DIFFUSION_WAITING, len(self._waiting))
             self._wake.notify()
 
@@ -192,93 +156,87 @@ class DiffusionWorker(DiffusionService):
             with self._wake:
                 if not self._waiting:
                     return
-                request = self._waiting[0]
-                rows = 1 + sum(scale != 1 for scale in _guidance_scales(request.options))
-                model = self.pool.loaded.get(request.model)
+                queued = self._waiting[0]
+                o = queued.request.options
+                rows = 1 + sum(scale != 1 for scale in (o.identity_scale, o.attribute_scale, o.text_scale))
+                model = self.pool.loaded.get(queued.request.model)
                 if model is not None and model.active and model.rows + rows > self._max_rows:
                     return
                 self._waiting.popleft()
                 metrics.record(metrics.DIFFUSION_WAITING, len(self._waiting))
-            if request.abandoned or self._expired(request):
+            if queued.abandoned or self._expired(queued):
                 continue
             try:
-                self._start(request)
+                self._start(queued)
             except Exception as error:  # of this request alone
-                request.emit(error)
+                queued.emit(error)
 
-    def _start(self, request: QueuedRequest) -> None:
-        request.started_at = time.monotonic()
-        model, conditions = self.pool.get(request.model), request.conditions
+    def _start(self, queued: QueuedRequest) -> None:
+        queued.started_at = time.monotonic()
+        request, conditions = queued.request, queued.request.conditions
+        model = self.pool.get(request.model)
         key = request.model, hashlib.sha256(conditions.reference.tobytes()).digest()
         tokens = self._reference_tokens.get(key)
         if tokens is None:
             tokens = model.pipeline.encode_reference(conditions.reference)
             self._reference_tokens.put(key, tokens)
         state = model.pipeline.begin(
-            None,
-            conditions.background,
-            conditions.render,
-            conditions.expression_code,
-            reference_tokens=tokens,
-            **asdict(request.options),
-        )
+            None, conditions.background, conditions.render, conditions.expression_code,
+            reference_tokens=tokens, **asdict(request.options),
+        )  # fmt: skip
         model.batch.join(state)
-        model.active.append((request, state))
+        model.active.append((queued, state))
 
     def _step(self, model: LoadedModel) -> None:
-        for request, state in list(model.active):
-            if request.abandoned or self._expired(request):
+        for queued, state in list(model.active):
+            if queued.abandoned or self._expired(queued):
                 model.batch.leave(state)
-                model.active.remove((request, state))
+                model.active.remove((queued, state))
         if not model.active:
             return
         rows = model.rows
-        for request, _ in model.active:
-            request.batch_rows = max(request.batch_rows, rows)
+        for queued, _ in model.active:
+            queued.batch_rows = max(queued.batch_rows, rows)
         began = time.perf_counter()
         try:
             model.batch.step()
         except Exception as error:  # of the device or the network, so the whole batch fails
             self._device_error = f"{type(error).__name__}: {error}" if "CUDA" in str(error) else ""
-            for request, state in model.active:
+            for queued, state in model.active:
                 model.batch.leave(state)
-                request.emit(error)
+                queued.emit(error)
             model.active.clear()
             return
         self.steps_taken += 1
         self.rows_sampled += rows
         metrics.record_step(rows, time.perf_counter() - began)
-        for request, state in list(model.active):
-            if self._emit_step(model, request, state):
-                model.active.remove((request, state))
+        for queued, state in list(model.active):
+            if self._emit_step(model, queued, state):
+                model.active.remove((queued, state))
 
-    def _emit_step(self, model: LoadedModel, request: QueuedRequest, state: SamplingState) -> bool:
+    def _emit_step(self, model: LoadedModel, queued: QueuedRequest, state: SamplingState) -> bool:
         """Emit the events of a step; True if the request has ended."""
-        with_preview = request.previews and not state.done and state.index % request.previews == 0
+        with_preview = queued.request.previews and not state.done and state.index % queued.request.previews == 0
         try:
             if state.failed is not None:
                 raise state.failed
             preview = model.pipeline.pictures(state.preview(), state.detail)[0] if with_preview else None
-            request.emit(Step(state.index, state.steps, preview))
+            queued.emit(Step(state.index, state.steps, preview))
             if state.done:
                 image = model.pipeline.pictures(state.latents, state.detail)[0]
-                queue_s, sampling_s = request.started_at - request.queued_at, time.monotonic() - request.started_at
-                request.emit(SampledImage(image, queue_s, sampling_s, request.batch_rows))
+                queue_s, sampling_s = queued.started_at - queued.queued_at, time.monotonic() - queued.started_at
+                queued.emit(SampledImage(image, queue_s, sampling_s, queued.batch_rows))
             return state.done
         except Exception as error:
-            request.emit(error)
+            queued.emit(error)
             model.batch.leave(state)
             return True
 
-    def _expired(self, request: QueuedRequest) -> bool:
-        if time.monotonic() < request.deadline:
+    def _expired(self, queued: QueuedRequest) -> bool:
+        if time.monotonic() < queued.deadline:
             return False
-        request.emit(ApiError("timeout", "the edit exceeded its time limit", retry_after_s=5))
+        queued.emit(ApiError("timeout", "the edit exceeded its time limit", retry_after_s=5))
         return True
-
-
-def _guidance_scales(options: SamplingOptions) -> tuple[float, float, float]:
-    return options.identity_scale, options.attribute_scale, options.text_scale
 
 
 def _size_of(tokens: ReferenceTokens) -> int:

@@ -1,11 +1,11 @@
 """One edit by a model, from the analysis of its source to the measured result.
 
-Path: `serve.inference.edit_service` -> `EditPipeline.edit` -> face_worker.compose -> diffusion_worker.sample (each face
-a request of its own, so that they share steps) -> face_worker.finish -> `EditedImage`.
+Path: `serve.inference.edit_service` -> `EditPipeline.edit` -> face_worker.compose -> diffusion_worker.sample (each
+face a request of its own, so that they share steps) -> face_worker.finish -> `EditedImage`.
 
 It runs in the process of the face worker (`serve/app.py`): conditions and crops bypass the gateway, the worker that
-read the source also finishes the edit, and the worker has a request under way while diffusion runs, so Ray Serve waits
-before it stops a replica.
+read the source also finishes the edit, and the worker has a request under way while diffusion runs, so Ray Serve
+waits before it stops a replica.
 """
 
 from __future__ import annotations
@@ -22,13 +22,15 @@ import numpy as np
 
 from rigface.types import Conditions
 from serve.messages import (
+    ComposedEdit,
     EditedImage,
     EditInput,
     FinishedEdit,
+    ModelEdit,
     ModelInputSpec,
     OutputOptions,
     SampledImage,
-    SamplingOptions,
+    SampleRequest,
     Step,
 )
 from serve.protocols import DiffusionService, EditService
@@ -38,31 +40,19 @@ from serve.telemetry import tracing
 PREVIEW_QUALITY = 80
 
 
-class ComposedFaces(Protocol):
-    """As `serve.inference.face_worker.ComposedEdit`."""
-
-    @property
-    def conditions(self) -> list[Conditions]:
-        """Of each edited face."""
-
-
 class FaceComposer(Protocol):
     """The part of `serve.inference.face_worker.FaceWorker` that an edit by a model needs."""
 
-    async def compose(self, edit_input: EditInput, input_spec: ModelInputSpec) -> ComposedFaces:
+    async def compose(self, edit_input: EditInput, input_spec: ModelInputSpec) -> ComposedEdit:
         """The model's conditions, per face."""
 
     async def encode_progress(self, image: np.ndarray, edit_input: EditInput, output_options: OutputOptions) -> bytes:
         """An image between two sampling steps, signed."""
 
     async def finish(
-        self,
-        edit_input: EditInput,
-        input_spec: ModelInputSpec,
-        crops: list[np.ndarray],
-        output_options: OutputOptions,
+        self, edit_input: EditInput, input_spec: ModelInputSpec, crops: list[np.ndarray], output_options: OutputOptions
     ) -> FinishedEdit:
-        """The sampled crops composited into the image."""
+        """The sampled crops composited into the image; measured and signed."""
 
 
 class EditPipeline(EditService):
@@ -71,76 +61,54 @@ class EditPipeline(EditService):
     def __init__(self, face_worker: FaceComposer, diffusion_worker: DiffusionService) -> None:
         self._face_worker, self._diffusion_worker = face_worker, diffusion_worker
 
-    async def edit(
-        self,
-        edit_input: EditInput,
-        output_options: OutputOptions,
-        model: str,
-        options: SamplingOptions,
-        previews: int | None,
-        limit_s: float,
-    ) -> AsyncGenerator[EditProgress | EditedImage, None]:
+    async def edit(self, edit: ModelEdit) -> AsyncGenerator[EditProgress | EditedImage, None]:
         """Progress events, then `EditedImage`. Closing the iterator takes all faces out of the batch.
-
-        Args:
-            options: of the first face; each further face has the next seed.
-            previews: steps between two previews, 0 for none; None also for no progress events.
 
         Raises:
             ApiError, BadInput, BadEdit: it cannot be done.
         """
         began = time.monotonic()
-        input_spec = await self._diffusion_worker.input_spec(model)
+        input_spec = await self._diffusion_worker.input_spec(edit.model)
         with tracing.span("edit.compose"):
-            composed = await self._face_worker.compose(edit_input, input_spec)
+            composed = await self._face_worker.compose(edit.edit_input, input_spec)
         seconds = {"look": time.monotonic() - began}
         faces = len(composed.conditions)
         sampled: dict[int, SampledImage] = {}
-        stream = self._sample_faces(model, composed.conditions, options, previews, limit_s)
-        async with aclosing(stream) as events:
+        async with aclosing(self._sample_faces(edit, composed.conditions)) as events:
             async for face, event in events:
                 if isinstance(event, SampledImage):
                     sampled[face] = event
-                elif previews is not None:
-                    yield await self._progress(face, faces, event, edit_input, output_options)
-        seconds |= {
-            "wait": max(s.queue_s for s in sampled.values()),
-            "paint": max(s.sampling_s for s in sampled.values()),
-        }
+                elif edit.previews is not None:
+                    yield await self._progress(edit, face, faces, event)
+        seconds["wait"] = max(s.queue_s for s in sampled.values())
+        seconds["paint"] = max(s.sampling_s for s in sampled.values())
         finish_began = time.monotonic()
         with tracing.span("edit.finish"):
             crops = [sampled[face].image for face in range(faces)]
-            finished = await self._face_worker.finish(edit_input, input_spec, crops, output_options)
+            finished = await self._face_worker.finish(edit.edit_input, input_spec, crops, edit.output_options)
         yield EditedImage(finished, seconds | {"finish": time.monotonic() - finish_began})
 
-    async def _progress(
-        self, face: int, faces: int, step: Step, edit_input: EditInput, output_options: OutputOptions
-    ) -> EditProgress:
+    async def _progress(self, edit: ModelEdit, face: int, faces: int, step: Step) -> EditProgress:
         progress = EditProgress(phase="paint", step=step.step, steps=step.steps, face=face, faces=faces)
         if step.preview is None:
             return progress
-        record = {**output_options.record, "step": step.step, "steps": step.steps}
+        record = {**edit.output_options.record, "step": step.step, "steps": step.steps}
         jpeg = OutputOptions("jpeg", record, PREVIEW_QUALITY)
-        data = await self._face_worker.encode_progress(step.preview, edit_input, jpeg)
+        data = await self._face_worker.encode_progress(step.preview, edit.edit_input, jpeg)
         return progress.model_copy(update={"preview": base64.b64encode(data).decode()})
 
     async def _sample_faces(
-        self,
-        model: str,
-        conditions: list[Conditions],
-        options: SamplingOptions,
-        previews: int | None,
-        limit_s: float,
+        self, edit: ModelEdit, conditions: list[Conditions]
     ) -> AsyncGenerator[tuple[int, Step | SampledImage], None]:
         """All faces at once; events as (face, event)."""
         queue: asyncio.Queue[tuple[int, Step | SampledImage] | Exception | None] = asyncio.Queue()
 
         async def sample_face(face: int) -> None:
             try:
-                with tracing.span("edit.sample", {tracing.FACE: face, tracing.MODEL: model}):
-                    face_options = replace(options, seed=(options.seed + face) % 2**63)
-                    stream = self._diffusion_worker.sample(model, conditions[face], face_options, previews, limit_s)
-                    async with aclosing(stream) as events:
+                with tracing.span("edit.sample", {tracing.FACE: face, tracing.MODEL: edit.model}):
+                    options = replace(edit.options, seed=(edit.options.seed + face) % 2**63)
+                    request = SampleRequest(edit.model, conditions[face], options, edit.previews, edit.timeout_s)
+                    async with aclosing(self._diffusion_worker.sample(request)) as events:
                         async for event in events:
                             queue.put_nowait((face, event))
                 queue.put_nowait(None)

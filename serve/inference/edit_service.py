@@ -21,7 +21,7 @@ from rigface.edits import PREVIEW
 from rigface.telemetry.json_logging import log_fields
 from serve.content_cache import picture_id
 from serve.limits import Limits
-from serve.messages import EditedImage, EditInput, OutputOptions, Preview, SamplingOptions
+from serve.messages import EditedImage, EditInput, ModelEdit, OutputOptions, Preview, SamplingOptions
 from serve.problems import ApiError
 from serve.protocols import DiffusionService, FaceService
 from serve.schemas import EditProgress, EditRequest, EditResult, Sampling
@@ -81,8 +81,8 @@ class CompletedEdit:
         """As a JSON response."""
         return EditResult(
             image=base64.b64encode(self.data).decode(), media_type=self.media_type,
-            picture=self.plan.edit_input.picture,
-            model=self.model, seed=self.plan.asked.seed, asked=_rounded(self.asked), achieved=_rounded(self.achieved),
+            picture=self.plan.edit_input.picture, model=self.model, seed=self.plan.asked.seed,
+            asked=_rounded(self.asked), achieved=_rounded(self.achieved),
             seconds={name: round(value, 4) for name, value in self.seconds.items()},
         )  # fmt: skip
 
@@ -166,7 +166,10 @@ class EditRunner:
             yield EditProgress(phase="look", step=0, steps=asked.steps or 0)
             last_preview: EditProgress | None = None
             try:
-                async with aclosing(self._by_model(plan, model, previews)) as events:
+                options = sampling_options(asked, asked.seed, edit_input.edit.prompt)
+                limit_s = self._services.limits.edit_timeout_s
+                edit = ModelEdit(edit_input, output_options, model, options, previews, limit_s)
+                async with aclosing(self._by_model(edit)) as events:
                     async for event in events:
                         if isinstance(event, EditedImage):
                             finished, completed.seconds = event.finished, event.seconds
@@ -200,24 +203,17 @@ class EditRunner:
             "edit", extra=log_fields(request_id=plan.request_id, key=plan.key.name, model=completed.model, **numbers)
         )
 
-    async def _by_model(
-        self, plan: EditPlan, model: str, previews: int | None
-    ) -> AsyncGenerator[EditProgress | EditedImage, None]:
+    async def _by_model(self, edit: ModelEdit) -> AsyncGenerator[EditProgress | EditedImage, None]:
         """As `EditService.edit`, without the images' bytes; again with them if the worker has not cached them."""
         service = self._services.face_worker.edit_service(self._services.diffusion_worker)
-        options, limit_s = (
-            sampling_options(plan.asked, plan.asked.seed, plan.asked.edit.prompt),
-            self._services.limits.edit_timeout_s,
-        )
-        for edit_input in (replace(plan.edit_input, pictures={}), plan.edit_input):
-            stream = service.edit(edit_input, plan.output_options, model, options, previews, limit_s)
+        for attempt in (replace(edit, edit_input=replace(edit.edit_input, pictures={})), edit):
             try:
-                async with aclosing(stream) as events:
+                async with aclosing(service.edit(attempt)) as events:
                     async for event in events:
                         yield event
                 return
             except ApiError as problem:
-                if problem.slug != "unknown-picture" or edit_input is plan.edit_input:
+                if problem.slug != "unknown-picture" or attempt is edit:
                     raise
 
 

@@ -1,7 +1,7 @@
 """Analysed images by content hash, with the consent check of their faces.
 
-Requests name images by hash and may come without bytes, which saves megabytes at each move of a slider. If an image is
-not cached any more, `unknown-picture` is raised and the caller sends the bytes.
+Requests name images by hash and may come without bytes, which saves megabytes at each move of a slider. If an image
+is not cached any more, `unknown-picture` is raised and the caller sends the bytes.
 """
 
 from __future__ import annotations

@@ -26,14 +26,14 @@ from rigface.face.preview.compositing import paste_crop
 from rigface.face.reconstruction.albedo_light import AMBIENT
 from rigface.face.rendering.lighting import lamp_harmonics, light_direction
 from rigface.image import encode_png, sniff
-from rigface.types import Conditions, Face, FaceParams
+from rigface.types import Face, FaceParams
 from serve.content_cache import LruCache
 from serve.inference.batched_reconstruction import with_batched_reconstructor, with_serialized_detector
 from serve.inference.edit_pipeline import EditPipeline
 from serve.inference.face_cache import FaceAnalysis, FaceCache
 from serve.inference.mesh_export import export_mesh
 from serve.inference.watchdog import WatchdogExecutor
-from serve.messages import EditInput, FinishedEdit, ModelInputSpec, OutputOptions, Preview
+from serve.messages import ComposedEdit, EditInput, FinishedEdit, ModelInputSpec, OutputOptions, Preview
 from serve.protocols import DiffusionService, EditService, FaceService, MeshFormat
 from serve.provenance.encoder import NoSigner, Signer
 from serve.schemas import Reconstruction, SeenFace, Verified
@@ -45,14 +45,6 @@ PREVIEW_CROP_PX = 768
 RESIDUAL_SCALE = 0.08  # residual, in outer-eye distances, at which confidence is 1/e
 MAX_VIDEO_CHECKS = 2  # videos verified at a time; each has a decoder process
 _SLIDERS = EditSpec(yaw_deg=0, expression=dict.fromkeys(NAMED_EXPRESSIONS, 0.0), light=LightEdit())
-
-
-@dataclass(frozen=True, eq=False)
-class ComposedEdit:
-    """Conditions of each edited face, in the order of `asked`."""
-
-    conditions: list[Conditions]
-    asked: list[dict[str, float]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,15 +118,12 @@ class FaceWorker(FaceService):
         return True
 
     async def reconstruct(self, edit_input: EditInput) -> Reconstruction:
-        """All faces of the image."""
         return await self._threads(self._reconstruct, edit_input)
 
     async def mesh(self, edit_input: EditInput, kind: MeshFormat) -> bytes:
-        """The head of the chosen face, textured with its photograph: `glb`, or a zip of `obj`."""
         return await self._threads(self._mesh, edit_input, kind)
 
     async def preview(self, edit_input: EditInput, output_options: OutputOptions) -> Preview:
-        """The edit without a model, at most `max_side` px, signed as every result."""
         return await self._threads(self._preview, edit_input, output_options)
 
     async def encode_progress(self, image: np.ndarray, edit_input: EditInput, output_options: OutputOptions) -> bytes:
@@ -142,7 +131,6 @@ class FaceWorker(FaceService):
         return await self._threads(self._signer, image, _without_images(edit_input), output_options)
 
     async def edit_without_model(self, edit_input: EditInput, output_options: OutputOptions) -> FinishedEdit:
-        """The preview at the image's own resolution, measured."""
         return await self._threads(self._edit, edit_input, output_options)
 
     async def compose(self, edit_input: EditInput, input_spec: ModelInputSpec) -> ComposedEdit:
@@ -150,22 +138,16 @@ class FaceWorker(FaceService):
         return await self._threads(self._compose, edit_input, input_spec)
 
     async def finish(
-        self,
-        edit_input: EditInput,
-        input_spec: ModelInputSpec,
-        crops: list[np.ndarray],
-        output_options: OutputOptions,
+        self, edit_input: EditInput, input_spec: ModelInputSpec, crops: list[np.ndarray], output_options: OutputOptions
     ) -> FinishedEdit:
         """The sampled crops composited into the image; measured and signed."""
         return await self._threads(self._finish, edit_input, input_spec, crops, output_options)
 
     async def verify(self, data: bytes) -> Verified:
-        """The provenance of an image or a video."""
         threads = self._video_threads if sniff(data) == "video" else self._threads
         return Verified(**asdict(await threads(self._signer.verify, data)))
 
     def edit_service(self, diffusion_worker: DiffusionService) -> EditService:
-        """Edits by this worker and that one."""
         return EditPipeline(self, diffusion_worker)
 
     def _mesh(self, edit_input: EditInput, kind: MeshFormat) -> bytes:
@@ -225,11 +207,7 @@ class FaceWorker(FaceService):
         return layout
 
     def _finish(
-        self,
-        edit_input: EditInput,
-        input_spec: ModelInputSpec,
-        crops: list[np.ndarray],
-        output_options: OutputOptions,
+        self, edit_input: EditInput, input_spec: ModelInputSpec, crops: list[np.ndarray], output_options: OutputOptions
     ) -> FinishedEdit:
         layout = self._layout(edit_input, input_spec)
         image = layout.analysis.image
@@ -284,9 +262,7 @@ def _with_source(edit_input: EditInput, analysis: FaceAnalysis) -> EditInput:
 
 
 def _without_images(edit_input: EditInput) -> EditInput:
-    """The input without bytes, for intermediate images: reading the source's own manifests again costs up to 40 ms an
-    image.
-    """
+    """The input without bytes, for intermediate images: reading the source's manifests again costs up to 40 ms each."""
     return replace(edit_input, pictures={})
 
 

@@ -1,8 +1,8 @@
 """Export the textured head as GLB (one binary, opens anywhere) or OBJ (a zip of OBJ, MTL and JPEG).
 
 Path: a reconstructed face -> fitted vertices -> GLB / OBJ. The texture is the crop; each vertex's coordinate is its
-projection: right for surfaces in view, stretched for those that turn away from the camera.
-Source: glTF 2.0 specification, sections 3.6 and 4.4. Metres; x to the person's left, y up, z out of the face.
+projection: right for surfaces in view, stretched for those that turn away from the camera. Source: glTF 2.0
+specification, sections 3.6 and 4.4. Metres; x to the person's left, y up, z out of the face.
 """
 
 from __future__ import annotations

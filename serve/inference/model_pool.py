@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from rigface.edits import PREVIEW
-from rigface.types import Conditions
-from serve.messages import ModelInputSpec, SampledImage, SamplingOptions, Step
+from serve.messages import ModelInputSpec, SampledImage, SampleRequest, Step
 from serve.problems import ApiError
 from serve.schemas import ModelInfo
 
@@ -28,17 +27,14 @@ NO_MODEL = "No trained model is loaded; start the service with --checkpoint FOLD
 
 @dataclass(eq=False)
 class QueuedRequest:
-    """A request of a diffusion worker.
+    """A request in the queue or the batch of a diffusion worker.
 
     Args:
         emit: passes an event, or the exception that ends the request, to its caller.
         abandoned: its caller has left. batch_rows: the largest number of rows in one of its steps.
     """
 
-    model: str
-    conditions: Conditions
-    options: SamplingOptions
-    previews: int | None
+    request: SampleRequest
     deadline: float
     emit: Callable[[Step | SampledImage | BaseException], None]
     queued_at: float = field(default_factory=time.monotonic)
@@ -65,8 +61,7 @@ class ModelPool:
     """Checkpoints by name. `get` and `loaded` belong to the thread that samples.
 
     Args:
-        checkpoints: name -> checkpoint folder, or a name that `RigFacePipeline.from_pretrained` takes; the first is the
-            default.
+        checkpoints: name -> folder, or a name that `RigFacePipeline.from_pretrained` takes; the first is the default.
         max_loaded: models in memory at a time; a model with active requests is never dropped.
     """
 
@@ -123,10 +118,7 @@ class ModelPool:
         return [*infos, preview]
 
     def input_spec(self, name: str) -> ModelInputSpec:
-        """The style and size of a model's conditions; its weights are not loaded.
-
-        Blocks at the first call for a model.
-        """
+        """The style and size of a model's conditions; loads no weights. Blocks at the first call for a model."""
         config = self._configs.get(name)
         if config is None:
             config = self._configs[name] = self._read_config(name)

@@ -3,8 +3,8 @@
 Path: `POST /v1/jobs` -> `JobQueue.submit` -> `JobStore` (a disk or S3) -> workers -> `serve.jobs.batch` or
 `serve.jobs.video` -> results, and a webhook (`serve.jobs.notifier`).
 
-The queue is bounded, in all and for each key. Next is the oldest job of the owner with the fewest running jobs, so the
-hundred jobs of one caller do not delay the single one of another. A job that was running when the service stopped
+The queue is bounded, in all and for each key. Next is the oldest job of the owner with the fewest running jobs, so
+the hundred jobs of one caller do not delay the single one of another. A job that was running when the service stopped
 resumes with its first missing part; after three starts that each ended the process, it fails. While the store is away
 or full, its jobs wait.
 """

@@ -4,7 +4,7 @@ Path: `serve.jobs.queue`, `batch`, `video` -> `JobStore` -> `rigface.storage.sto
 absent:
 
     jobs/<id>/in/<sha256>          the input files
-    jobs/<id>/job.json             the record: exists once the job is accepted, is replaced whole at each change
+    jobs/<id>/job.json             the record; the job is accepted once it exists; replaced whole at each change
     jobs/<id>/part/<n>.<suffix>    finished pieces of a video
     jobs/<id>/out/<n>.<suffix>     results; each is published once and never replaced
 
@@ -48,7 +48,6 @@ TYPES = {
 State = Literal["queued", "running", "done", "failed", "cancelled"]
 DeliveryState = Literal["none", "waiting", "delivered", "given-up"]
 Values = dict[str, float]
-_REQUEST: TypeAdapter[JobRequest] = TypeAdapter(JobRequest)
 
 
 @dataclass(frozen=True)
@@ -125,35 +124,8 @@ class Job:
             error=self.error, webhook=self.delivery.state,
         )  # fmt: skip
 
-    def to_json(self) -> str:
-        """The record, without what the store itself knows."""
-        fields = {name: value for name, value in vars(self).items() if name != "results"}
-        return json.dumps(
-            fields
-            | {
-                "asked": self.asked.model_dump(mode="json"),
-                "error": self.error and self.error.model_dump(exclude_none=True),
-                "delivery": asdict(self.delivery),
-            }
-        )
 
-    @classmethod
-    def from_json(cls, text: bytes) -> Job:
-        """A record of `to_json`.
-
-        Raises:
-            ValueError, TypeError, KeyError: it is damaged, or of another version.
-        """
-        record = json.loads(text)
-        return cls(
-            **record
-            | {
-                "asked": _REQUEST.validate_python(record["asked"]),
-                "rows": [tuple(row) for row in record["rows"]],
-                "error": record["error"] and ProblemDocument(**record["error"]),
-                "delivery": Delivery(**record["delivery"]),
-            }
-        )
+_RECORD = TypeAdapter(Job)  # what is in job.json, but for the results, which the store itself knows
 
 
 class JobStore:
@@ -183,20 +155,17 @@ class JobStore:
 
     def _load(self, path: str) -> None:
         try:
-            job = Job.from_json(self.store.read(path))
+            job = _read_record(self.store.read(path))
             if path != f"jobs/{job.id}/job.json":
                 raise ValueError(f"the record of the job {job.id!r}")
             job.results = set(self._numbers(job))
-        except (ValueError, TypeError, KeyError):  # left in place
+        except (ValueError, TypeError, KeyError):  # of another version, or damaged: left in place
             LOG.exception("unreadable job record: %s", path, extra=log_fields())
             return
         self._jobs[job.id] = job
 
     def check(self) -> bool:
-        """True if this process still has the lock.
-
-        It is lost if the process was cut off for long; then nothing is written any more.
-        """
+        """True if this process still has the lock; without it, after being cut off for long, it writes nothing."""
         try:
             self._check_lock()
         except OutputBusy:
@@ -261,9 +230,8 @@ class JobStore:
 
     def _first(self, job: Job, idempotency_key: str) -> Job | None:
         """The earlier job with this key; None if this is the first."""
-        request = json.dumps([job.asked.model_dump(mode="json"), job.picture, job.clip, job.traits], sort_keys=True)
         job.key = hashlib.sha256(f"{job.owner} {idempotency_key}".encode()).hexdigest()
-        job.fingerprint = hashlib.sha256(request.encode()).hexdigest()
+        job.fingerprint = _fingerprint(job)
         first = next((j for j in self.all() if j.key == job.key), None)
         if first is not None and first.fingerprint != job.fingerprint:
             raise ApiError("conflict", "this Idempotency-Key came with another job before")
@@ -276,7 +244,7 @@ class JobStore:
                 self._write(job)
 
     def _write(self, job: Job) -> None:
-        self.store.publish(f"jobs/{job.id}/job.json", job.to_json().encode())
+        self.store.publish(f"jobs/{job.id}/job.json", _RECORD.dump_json(job, exclude={"results"}))
 
     def remove(self, job: Job) -> None:
         """Delete the job and its files; the record last, so that a removal resumes after a crash."""
@@ -322,8 +290,7 @@ class JobStore:
         """A result, or its address.
 
         Args:
-            links_s: lifetime of a pre-signed address that is returned instead of the bytes if the store is on S3; 0:
-                bytes.
+            result_link_s: lifetime of a pre-signed address, returned instead of the bytes by a store on S3; 0: bytes.
 
         Raises:
             ApiError: `not-found`.
@@ -351,6 +318,23 @@ class JobStore:
 
     def _numbers(self, job: Job) -> list[int]:
         return [int(name) for name in self.store.ids(f"jobs/{job.id}/out", f".{job.suffix}")]
+
+
+def _fingerprint(job: Job) -> str:
+    request = json.dumps([job.asked.model_dump(mode="json"), job.picture, job.clip, job.traits], sort_keys=True)
+    return hashlib.sha256(request.encode()).hexdigest()
+
+
+def _read_record(text: bytes) -> Job:
+    """A record, also of the first layout, whose `hook` is now `delivery` and whose `what` is now `fingerprint`."""
+    record = json.loads(text)
+    if "hook" not in record:
+        return _RECORD.validate_python(record)
+    hook = {"state": "none", "tries": 0, "next": 0.0} | record["hook"]
+    delivery = Delivery(hook["state"], hook["tries"], hook["next"])
+    job = _RECORD.validate_python({**record, "delivery": delivery})
+    job.fingerprint = job.key and _fingerprint(job)
+    return job
 
 
 def _rfc3339(seconds: float) -> str | None:

@@ -1,12 +1,12 @@
 """Run a job that edits a video or animates an image, a piece at a time, so that it resumes after a restart.
 
-Path: a `Job` of the kind `video` or `animation` -> `rigface.video_editor`, with decoders in processes of their own, an
-analyzer of this process and shared diffusion workers -> pieces of some seconds in the store -> joined, with the video's
-sound -> signed -> the result.
+Path: a `Job` of the kind `video` or `animation` -> `rigface.video_editor`, with decoders in processes of their own,
+an analyzer of this process and shared diffusion workers -> pieces of some seconds in the store -> joined, with the
+video's sound -> signed -> the result.
 
-A piece is finished when its record (`part/<n>.json`) exists: the times of its frames, and the values measured on them.
-After a restart, frames of finished pieces are analysed again, so that tracking continues as before, but not sampled
-again.
+A piece is finished when its record (`part/<n>.json`) exists: the times of its frames, and the values measured on
+them. After a restart, frames of finished pieces are analysed again, so that tracking continues as before, but not
+sampled again.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, aclosing
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -40,9 +40,9 @@ from serve.inference.face_worker import composer_of
 from serve.jobs.batch import with_retries
 from serve.jobs.store import Job, JobStore, Values
 from serve.limits import MAX_PIXELS, Limits
-from serve.messages import ModelInputSpec, SampledImage, SamplingOptions
+from serve.messages import ModelInputSpec, SampleRequest
 from serve.problems import ApiError
-from serve.protocols import DiffusionService
+from serve.protocols import DiffusionService, sample_image
 from serve.provenance.encoder import Signer
 from serve.schemas import AnimationJob, VideoJob
 from serve.security.consent import TAKES_IDENTITY, Policy
@@ -121,15 +121,16 @@ class VideoRunner:
         stop, loop = threading.Event(), asyncio.get_running_loop()
 
         def paint(conditions: Conditions, seed: int, _prompt: str = "") -> np.ndarray:  # the options have the prompt
-            options = sampling_options(asked, seed, asked.edit.prompt)
-            work = with_retries(lambda: self._sample(model, conditions, options))
+            options, limit_s = sampling_options(asked, seed, asked.edit.prompt), self.limits.edit_timeout_s
+            request = SampleRequest(model, conditions, options, timeout_s=limit_s)
+            work = with_retries(lambda: sample_image(self.diffusion_worker, request))
             image = asyncio.run_coroutine_threadsafe(work, loop)
             while not image.done() and not stop.wait(0.02):
                 pass
             if stop.is_set():
                 image.cancel()
                 raise Stopped
-            return image.result()
+            return image.result().image
 
         run = _VideoRun(self, job, store, asked, model, input_spec, paint if input_spec else None, stop)
         thread = asyncio.ensure_future(asyncio.to_thread(run))
@@ -140,14 +141,6 @@ class VideoRunner:
             stop.set()
             await asyncio.wait({thread}, timeout=STUCK_S)
             self.is_stuck = self.is_stuck or not thread.done()
-
-    async def _sample(self, model: str, conditions: Conditions, options: SamplingOptions) -> np.ndarray:
-        stream = self.diffusion_worker.sample(model, conditions, options, None, self.limits.edit_timeout_s)
-        async with aclosing(stream) as events:
-            async for event in events:
-                if isinstance(event, SampledImage):
-                    return event.image
-        raise RuntimeError("DiffusionService.sample ended without an image")
 
 
 @dataclass

@@ -4,8 +4,8 @@ Path: an ended job -> `Webhooks.send` -> POST with the headers `webhook-id` (the
 `webhook-timestamp` and `webhook-signature`.
 
 The service's secret is the environment's RIGFACE_WEBHOOK_SECRET; the secret of each API key is derived from it
-(`rigface serve key secret NAME`), so a caller cannot sign as the service to another. A message may arrive twice, if the
-service was killed before it recorded the delivery: receivers deduplicate by `webhook-id`.
+(`rigface serve key secret NAME`), so a caller cannot sign as the service to another. A message may arrive twice, if
+the service was killed before it recorded the delivery: receivers deduplicate by `webhook-id`.
 """
 
 from __future__ import annotations

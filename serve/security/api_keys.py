@@ -2,9 +2,9 @@
 
 Path: `Authorization: Bearer rf_...` -> `KeyRing.find` -> `Key` -> limits, scopes, logs.
 
-A key is 256 random bits, so one round of SHA-256 is enough; slow hashes are for passwords. The file has one JSON object
-a line and is read again when it changes, so a key can be revoked while the service runs. Without a file the service is
-open, which is meant for loopback: all callers have the key `open`.
+A key is 256 random bits, so one round of SHA-256 is enough; slow hashes are for passwords. The file has one JSON
+object a line and is read again when it changes, so a key can be revoked while the service runs. Without a file the
+service is open, which is meant for loopback: all callers have the key `open`.
 """
 
 from __future__ import annotations

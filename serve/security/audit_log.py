@@ -6,9 +6,9 @@ Path: `serve.inference.edit_service`, `serve.jobs.video` -> `AuditLog` -> a file
 Several machines write to a folder, which may be shared: each host has a file of its own in it, and the replicas of a
 host lock it.
 
-Each line carries the hash of the line before it, so `check` finds lines that were removed, inserted or changed. It does
-not find a truncated end, or a file rewritten as a whole. Against both, store the hash of the last line elsewhere, and
-have `check` look for it.
+Each line carries the hash of the line before it, so `check` finds lines that were removed, inserted or changed. It
+does not find a truncated end, or a file rewritten as a whole. Against both, store the hash of the last line
+elsewhere, and have `check` look for it.
 """
 
 from __future__ import annotations

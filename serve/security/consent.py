@@ -6,20 +6,25 @@ Path: the faces of an image, or those of a video frame by frame -> identity vect
 A list is a file of JSON lines, one person each: a name and a few identity vectors, never an image (`rigface serve
 enroll`). It is read again when it changes. Vectors are biometric data, so only the file's owner can read it.
 
-Two images show the same person if dlib's vectors are nearer than 0.6, which is also true of 0.8 % of pairs of strangers
-(`rigface/face/identity/dlib_embedding.py`): the consent list prevents mistakes, and does not replace asking. A face
-that cannot be recognised is refused with either list.
+A list of N vectors compares a stranger N times, so the distance that counts as a match shrinks as a consent list
+grows: `match_distance` keeps a stranger's chance to match any of them at `false_accept_rate`. A deny list keeps the
+distance of two pictures, because there the error that counts is a person who is missed. Both are logged when a list is
+read. A consent list prevents mistakes, and does not replace asking. A face that cannot be recognised is refused.
 """
 
 from __future__ import annotations
 
 import datetime
 import json
+import logging
+import math
 import os
+import random
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,9 +34,11 @@ from serve.problems import ApiError
 if TYPE_CHECKING:
     from rigface.types import Face, Frame
 
+LOG = logging.getLogger("rigface.serve")
 MAX_DISTANCE = 0.6
-CHECK_EVERY_S, MAX_VECTORS = 1.0, 8  # of each track of a video
-MIN_VECTORS = 5  # of a track before it can be refused for want of consent; at the end of the video one is enough
+STRANGERS_MEAN, STRANGERS_SD = 0.83, 0.095  # of the distances of two strangers' dlib vectors; 0.8 % are below 0.6
+CHECK_EVERY_S, MAX_UNCHECKED_S = 1.0, 2.0  # of each track of a video: between two looks; between two that recognise it
+FALSE_ACCEPT_RATE = 0.01
 TAKES_IDENTITY = ("identity", "shape")
 
 EmbedFace = Callable[[np.ndarray, "Face"], np.ndarray | None]
@@ -77,16 +84,20 @@ class Policy:
         consent: people who may be edited; empty allows all. deny: people who may not.
         embed: makes identity vectors; None: dlib's network.
         max_distance: between two vectors of the same person.
+        false_accept_rate: chance that a stranger passes the consent list with one picture.
 
     Raises:
         FileNotFoundError, ValueError: a list is missing or invalid.
     """
 
     def __init__(
-        self, consent: str = "", deny: str = "", embed: EmbedFace | None = None, max_distance: float = MAX_DISTANCE
-    ) -> None:
-        self._consent, self._deny = (_PersonList(Path(path)) if path else None for path in (consent, deny))
-        self._embed, self._max_distance = embed or DlibEmbedding(), max_distance
+        self, consent: str = "", deny: str = "", embed: EmbedFace | None = None, max_distance: float = MAX_DISTANCE,
+        false_accept_rate: float = FALSE_ACCEPT_RATE,
+    ) -> None:  # fmt: skip
+        by_size = lambda vectors: match_distance(vectors, false_accept_rate, max_distance)  # noqa: E731
+        self._consent = _PersonList(Path(consent), "consent", by_size) if consent else None
+        self._deny = _PersonList(Path(deny), "deny", lambda vectors: max_distance) if deny else None
+        self._embed = embed or DlibEmbedding()
 
     @property
     def is_active(self) -> bool:
@@ -103,22 +114,12 @@ class Policy:
         Raises:
             ApiError: `refused`, `no-consent`.
         """
-        for vector in vectors:
-            self.check_denied(vector)
-        consent, limit = self._consent, self._max_distance
-        if consent is not None and any(consent.distance(vector) >= limit for vector in vectors):
-            raise ApiError("no-consent", "no enrolled person matches a face in this image")
-
-    def check_denied(self, vector: np.ndarray | None) -> None:
-        """Refuse an unrecognised face, and one on the deny list.
-
-        Raises:
-            ApiError: `refused`.
-        """
-        if self.is_active and vector is None:
+        if self.is_active and any(vector is None for vector in vectors):
             raise ApiError("refused", "a face cannot be recognised; this service edits recognised faces only")
-        if self._deny is not None and self._deny.distance(vector) < self._max_distance:
+        if self._deny is not None and any(self._deny.matches(vector) for vector in vectors):
             raise ApiError("refused", "a face in this image is on the deny list")
+        if self._consent is not None and not all(self._consent.matches(vector) for vector in vectors):
+            raise ApiError("no-consent", "no enrolled person matches a face in this image")
 
     def check_faces(self, image: np.ndarray, faces: Sequence[Face]) -> None:
         """`check` of the faces of an image."""
@@ -131,59 +132,100 @@ class Policy:
 
 
 class ConsentMonitor:
-    """Checks the faces of one video: each vector against the deny list, the mean vector of each track against both."""
+    """Checks the faces of one video, as long as each track lives.
+
+    Each track is checked at its first frame, then at random times at most `CHECK_EVERY_S` apart, and at its last frame.
+    A check that fails refuses the whole video, so each edited frame lies between two checks that passed. A face may be
+    hidden between them for `MAX_UNCHECKED_S`.
+    """
 
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
-        self._vectors: dict[int, list[np.ndarray]] = {}
-        self._checked_at: dict[int, float] = {}
+        self._tracks: dict[int, _CheckedTrack] = {}
 
     def __call__(self, frame: Frame, faces: list[tuple[int, Face]]) -> None:
         """A `rigface.video_editor.FaceMonitor`.
 
         Raises:
-            ApiError: as soon as it is certain that the video may not be edited.
+            ApiError: the video may not be edited.
         """
         for track, face in faces:
-            vectors = self._vectors.setdefault(track, [])
-            since = frame.time_s - self._checked_at.get(track, -CHECK_EVERY_S)
-            if len(vectors) >= MAX_VECTORS or since < CHECK_EVERY_S:
-                continue
-            self._checked_at[track] = frame.time_s
-            vector = self._policy.vector(frame.image, face)
-            if vector is None:
-                continue  # for now; `end` refuses a track that was never recognised
-            self._policy.check_denied(vector)
-            vectors.append(vector)
-            if len(vectors) >= MIN_VECTORS:
-                self._policy.check([np.mean(vectors, axis=0)])
+            state = self._tracks.setdefault(track, _CheckedTrack(frame.time_s))
+            state.frame, state.face = frame, face
+            if frame.time_s >= state.due_s:
+                self._check(state)
+        for track in self._tracks.keys() - {track for track, _ in faces}:
+            self._check(self._tracks.pop(track), is_last=True)
 
     def end(self) -> None:
-        """Check all tracks at the end of the video.
+        """Check the last frame of each track that lives at the end of the video.
 
         Raises:
-            ApiError: it may not be edited.
+            ApiError: the video may not be edited.
         """
-        for vectors in self._vectors.values():
-            self._policy.check([np.mean(vectors, axis=0) if vectors else None])
+        for state in self._tracks.values():
+            self._check(state, is_last=True)
+
+    def _check(self, state: _CheckedTrack, is_last: bool = False) -> None:
+        frame = state.frame
+        if frame is None or frame.time_s == state.passed_s:
+            return
+        vector = None if state.face is None else self._policy.vector(frame.image, state.face)
+        unchecked_s = frame.time_s - (state.began_s if state.passed_s is None else state.passed_s)
+        if vector is None and unchecked_s < MAX_UNCHECKED_S and not (is_last and state.passed_s is None):
+            return  # hidden for a moment; the next frame is checked
+        self._policy.check([vector])
+        state.passed_s, state.due_s = frame.time_s, frame.time_s + CHECK_EVERY_S * random.uniform(0.5, 1.0)
+
+
+@dataclass
+class _CheckedTrack:
+    """A track of a video: its latest frame and face, and the times of its last passed check and of the next."""
+
+    began_s: float
+    due_s: float = -math.inf
+    passed_s: float | None = None
+    frame: Frame | None = None
+    face: Face | None = None
 
 
 class _PersonList:
-    def __init__(self, path: Path) -> None:
-        self._path, self._read_at = path, -1
-        self._vectors = np.zeros((0, 0))
-        self.distance(None)  # reads the file
+    """A list in a file, read again when it changes.
 
-    def distance(self, vector: np.ndarray | None) -> float:
-        """Distance to the nearest vector of the list; infinite without one."""
-        changed = self._path.stat().st_mtime_ns
-        if changed != self._read_at:
-            people = read(self._path)
-            self._vectors = np.concatenate([p.vectors for p in people]) if people else np.zeros((0, 0))
-            self._read_at = changed
+    Args:
+        limit_of: number of vectors -> distance below which a vector matches.
+    """
+
+    def __init__(self, path: Path, name: str, limit_of: Callable[[int], float]) -> None:
+        self._path, self._name, self._limit_of, self._read_at = path, name, limit_of, -1
+        self._vectors, self._limit = np.zeros((0, 0)), 0.0
+        self._refresh()
+
+    def matches(self, vector: np.ndarray | None) -> bool:
+        """True if the vector is near one of the list."""
+        self._refresh()
         if vector is None or not len(self._vectors):
-            return float("inf")
-        return float(np.linalg.norm(self._vectors - np.asarray(vector, np.float64), axis=1).min())
+            return False
+        distances = np.linalg.norm(self._vectors - np.asarray(vector, np.float64), axis=1)
+        return bool(distances.min() < self._limit)
+
+    def _refresh(self) -> None:
+        changed = self._path.stat().st_mtime_ns
+        if changed == self._read_at:
+            return
+        people = read(self._path)
+        self._vectors = np.concatenate([p.vectors for p in people]) if people else np.zeros((0, 0))
+        self._limit, self._read_at = self._limit_of(len(self._vectors)), changed
+        LOG.info("%s list: %d people; a match is nearer than %.3f", self._name, len(people), self._limit)
+
+
+def match_distance(vectors: int, false_accept_rate: float, max_distance: float = MAX_DISTANCE) -> float:
+    """Distance below which a vector matches a list of so many, if a stranger may match any of them that often.
+
+    Distances of strangers are taken as normally distributed, which is measured down to 0.8 % and extrapolated below.
+    """
+    of_each = 1 - (1 - false_accept_rate) ** (1 / max(1, vectors))
+    return min(max_distance, NormalDist(STRANGERS_MEAN, STRANGERS_SD).inv_cdf(of_each))
 
 
 def read(path: Path) -> list[Person]:

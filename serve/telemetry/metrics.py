@@ -1,8 +1,8 @@
 """All metrics of the service, by name.
 
 Path: gateway, workers, job queue -> `record` -> Ray -> the Prometheus endpoint of the node, as `ray_<name>` ->
-infra/observability. A gateway's own metrics are also at its /metrics, for a service on one machine. Scrape either that
-or Ray's endpoints: with both, requests are counted twice.
+infra/observability. A gateway's own metrics are also at its /metrics, for a service on one machine. Scrape either
+that or Ray's endpoints: with both, requests are counted twice.
 """
 
 from __future__ import annotations
@@ -28,12 +28,10 @@ PROBLEMS = Metric("rigface_problems", "counter", "responses that are problems", 
 EDITS = Metric("rigface_edits", "counter", "edits finished", ("model",))
 FACES_EDITED = Metric("rigface_faces_edited", "counter", "faces edited", ("model",))
 EDIT_SECONDS = Metric(
-    "rigface_edit_seconds",
-    "histogram",
+    "rigface_edit_seconds", "histogram",
     "time of a finished edit; phase: look, wait (in the diffusion queue), paint (sampling), finish, total; s",
-    ("phase",),
-    _SECONDS,
-)
+    ("phase",), _SECONDS,
+)  # fmt: skip
 
 DIFFUSION_WAITING = Metric(
     "rigface_diffusion_waiting", "gauge", "requests that wait for admission to a diffusion batch"
@@ -43,12 +41,11 @@ DIFFUSION_STEPS = Metric("rigface_diffusion_steps", "counter", "denoising steps 
 DIFFUSION_BATCH_ROWS = Metric("rigface_diffusion_batch_rows", "histogram", "rows in a step", (), _ROWS)
 DIFFUSION_STEP_SECONDS = Metric("rigface_diffusion_step_seconds", "histogram", "time of a step, s", (), _STEP_SECONDS)
 CACHE_LOOKUPS = Metric(
-    "rigface_cache_lookups",
-    "counter",
-    "lookups in memory; cache: pictures, analyses, resized, layouts, reference-tokens, "
-    "identity-vectors; result: hit, miss",
+    "rigface_cache_lookups", "counter",
+    "lookups in memory; cache: pictures, analyses, resized, layouts, reference-tokens, identity-vectors; "
+    "result: hit, miss",
     ("cache", "result"),
-)
+)  # fmt: skip
 
 JOBS = Metric("rigface_jobs", "gauge", "jobs in the queue by state", ("state",))
 
@@ -91,10 +88,7 @@ _VERBS = {"counter": "inc", "gauge": "set", "histogram": "observe"}
 
 
 class GatewayMetrics:
-    """Metrics of one gateway, sent to Ray and kept for its /metrics.
-
-    Each has a registry, so several fit in one process.
-    """
+    """Metrics of one gateway, sent to Ray and kept for its /metrics. Each has its own registry."""
 
     def __init__(self) -> None:
         import prometheus_client

@@ -1,7 +1,7 @@
 """OpenTelemetry spans of a request across all processes of the service, and the request id that log lines carry.
 
-Path: `serve.api.middleware` (a span per request, below a caller's `traceparent`) -> `CallContext` in each call between
-deployments -> spans of FaceWorker, DiffusionWorker and JobQueue -> an exporter. Off by default: nothing of
+Path: `serve.api.middleware` (a span per request, below a caller's `traceparent`) -> `CallContext` in each call
+between deployments -> spans of FaceWorker, DiffusionWorker and JobQueue -> an exporter. Off by default: nothing of
 OpenTelemetry is imported then.
 
 Attributes follow OpenTelemetry's semantic conventions; own ones begin with `rigface.`. Never an image or an edit.
@@ -15,7 +15,7 @@ from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from rigface.extras import extra
 
@@ -52,8 +52,8 @@ class CallContext:
 NO_CONTEXT = CallContext()
 
 
-class Span(Protocol):
-    """The part of OpenTelemetry's span that is used here."""
+class Span:
+    """The part of OpenTelemetry's span that is used here; without traces it does nothing."""
 
     def add_event(self, name: str, attributes: Mapping[str, Attribute] | None = None) -> None:
         """Add a timestamped event."""
@@ -65,20 +65,7 @@ class Span(Protocol):
         """End the span."""
 
 
-class _NoSpan:
-    """The span of a process that keeps no traces."""
-
-    def add_event(self, name: str, attributes: Mapping[str, Attribute] | None = None) -> None:
-        """Do nothing."""
-
-    def set_attributes(self, attributes: Mapping[str, Attribute]) -> None:
-        """Do nothing."""
-
-    def end(self) -> None:
-        """Do nothing."""
-
-
-NO_SPAN = _NoSpan()
+NO_SPAN = Span()
 
 
 def start(exporter: str, service: str) -> None:
@@ -146,9 +133,7 @@ def span_in(context: CallContext, name: str) -> Iterator[Span]:
 
 @contextmanager
 def request_span(method: str, path: str, headers: Mapping[bytes, bytes], request_id: str) -> Iterator[Span]:
-    """The span of an API request, below the caller's span if the headers name one; calls made inside carry the request
-    id.
-    """
+    """The span of an API request, below the caller's if the headers name it; calls made inside carry the request id."""
     set_request_id(request_id)
     if _tracer is None or not path.startswith("/v1/"):
         yield NO_SPAN
@@ -167,9 +152,7 @@ def request_span(method: str, path: str, headers: Mapping[bytes, bytes], request
 async def traced_events(
     context: CallContext, name: str, events: AsyncGenerator[Event, None]
 ) -> AsyncGenerator[Event, None]:
-    """A generator's events; its work runs in a task below a span of the calling process, which is current in that task
-    only.
-    """
+    """A generator's events; it runs in a task below a span of the calling process, current in that task only."""
     queue: asyncio.Queue[tuple[Event | None, Exception | None]] = asyncio.Queue()
 
     async def work() -> None:

@@ -7,6 +7,7 @@ import threading
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from pipelines.extract.config import debug
@@ -153,6 +154,29 @@ def test_clock_skew(clips_on_s3, bucket, command, nothing_lost, tmp_path):
     last = host(-2)
     assert last.wait(200) == 0, last.log.read_text()
     nothing_lost(out, skew_days=4)
+
+
+@pytest.mark.drill
+def test_suspended_run(clips_on_s3, bucket, command, nothing_lost):
+    """All processes of a run stop, as if its machine slept; another run takes over and finishes; the first wakes up."""
+    out = f"{bucket}/drills/suspended"
+    first = command(clips_on_s3, out)
+    while not objects_under(out):
+        time.sleep(0.2)
+        assert first.poll() is None, first.log.read_text()
+    processes = [psutil.Process(first.pid), *psutil.Process(first.pid).children(recursive=True)]
+    for process in processes:
+        process.suspend()
+    try:
+        time.sleep(62)
+        second = command(clips_on_s3, out)
+        assert second.wait(200) == 0, second.log.read_text()
+    finally:
+        for process in processes:
+            process.resume()
+    assert first.wait(100) == 1
+    assert "another has taken over" in first.log.read_text()
+    nothing_lost(out, suspended_s=62)
 
 
 def objects_under(out: str) -> int:

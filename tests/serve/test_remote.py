@@ -5,7 +5,7 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
 from serve import remote
-from serve.messages import OutputOptions, SamplingOptions
+from serve.messages import OutputOptions, SampleRequest
 from serve.problems import ApiError
 from serve.remote import RemoteDiffusionWorker, RemoteFaceWorker, RemoteJobQueue
 from tests.serve.conftest import run
@@ -98,9 +98,12 @@ def test_error_of_replica_is_raised_to_caller():
         preview(Handle(ApiError("no-face")))
 
 
+REQUEST = SampleRequest("tiny", "conditions")
+
+
 def sampled(handle, models=()):
     async def collect():
-        stream = RemoteDiffusionWorker(handle, models).sample("tiny", "conditions", SamplingOptions(), None, 60.0)
+        stream = RemoteDiffusionWorker(handle, models).sample(REQUEST)
         return [event async for event in stream]
 
     return run(collect())
@@ -109,7 +112,7 @@ def sampled(handle, models=()):
 def test_stream_starts_again_after_lost_replica():
     handle = Handle([1, 2, ActorDiedError()], [1, 2, 3])
     assert sampled(handle) == [1, 2, 1, 2, 3]
-    assert handle.calls == [("sample", "tiny", "conditions", SamplingOptions(), None, 60.0)] * 2
+    assert handle.calls == [("sample", REQUEST)] * 2
     assert handle.cancelled == 2
 
 

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from rigface.model import checkpoint
+from rigface.model.diffusion import Dropout, draw, row_losses
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -87,3 +88,12 @@ def person():
         return torch.randn(batch, 4, side, side, generator=torch.Generator().manual_seed(seed))
 
     return make
+
+
+DROPOUT = Dropout()
+
+
+def denoising_loss(model, example, process, dropout=DROPOUT, generator=None):
+    """The training loss, a scalar: draw, predict, compare."""
+    example = example.map(lambda t: t.float())
+    return row_losses(model, example, process, draw(process, example.target, dropout, generator)).mean()

@@ -13,7 +13,6 @@ from rigface.model.diffusion import (
     Dropout,
     Process,
     clean_estimate,
-    denoising_loss,
     draw,
     loss_weight,
     mix,
@@ -23,6 +22,7 @@ from rigface.model.diffusion import (
     velocity,
 )
 from rigface.model.latents import LatentConditions, LatentExample
+from tests.rigface.model.conftest import denoising_loss
 
 SHAPE = (2, 4, 8, 8)
 

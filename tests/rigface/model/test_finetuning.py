@@ -10,10 +10,11 @@ from peft import PeftModel
 
 from rigface.errors import BadCheckpoint, MissingAsset
 from rigface.model import checkpoint, finetuning
-from rigface.model.diffusion import Dropout, Process, denoising_loss
+from rigface.model.diffusion import Dropout, Process
 from rigface.model.latents import LatentConditions, LatentExample
 from rigface.model.pipeline import RigFacePipeline
 from rigface.model.unets import RigFaceModel
+from tests.rigface.model.conftest import denoising_loss
 
 
 def trained(model: RigFaceModel, seed: int, steps: int = 2) -> RigFaceModel:

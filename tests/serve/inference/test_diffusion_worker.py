@@ -9,14 +9,19 @@ import pytest
 
 from rigface.types import Conditions
 from serve.inference.diffusion_worker import DiffusionWorker, SampledImage, Step
-from serve.messages import SamplingOptions
+from serve.messages import SampleRequest, SamplingOptions
 from serve.problems import ApiError
+from serve.protocols import sample_image
 from tests.serve.conftest import photo, run
 
 
 def conditions(seed: int) -> Conditions:
     a, b, c = (photo(3 * seed + i, (32, 32)) for i in range(3))
     return Conditions(a, b, c, np.random.default_rng(seed).normal(size=52).astype(np.float32))
+
+
+async def sampled(diffusion_worker, model, conditions, options, timeout_s=120.0):
+    return await sample_image(diffusion_worker, SampleRequest(model, conditions, options, timeout_s=timeout_s))
 
 
 def test_image_does_not_depend_on_batch(diffusion_worker):
@@ -29,13 +34,13 @@ def test_image_does_not_depend_on_batch(diffusion_worker):
 
     async def all_at_once():
         return await asyncio.gather(
-            *(diffusion_worker.sample_image("tiny", conditions(i), o) for i, o in enumerate(options))
+            *(sampled(diffusion_worker, "tiny", conditions(i), o) for i, o in enumerate(options))
         )
 
     batched = run(all_at_once())
     assert max(p.batch_rows for p in batched) > 1
     for i, o in enumerate(options):
-        alone = run(diffusion_worker.sample_image("tiny", conditions(i), o))
+        alone = run(sampled(diffusion_worker, "tiny", conditions(i), o))
         assert alone.batch_rows == (2 if i == 2 else 1)
         assert np.abs(alone.image.astype(int) - batched[i].image).max() <= 1  # 1e-4 before rounding to 8 bits
 
@@ -43,7 +48,7 @@ def test_image_does_not_depend_on_batch(diffusion_worker):
 def test_step_events_follow_steps(diffusion_worker):
     async def follow():
         async with aclosing(
-            diffusion_worker.sample("tiny", conditions(0), SamplingOptions(steps=4), previews=2)
+            diffusion_worker.sample(SampleRequest("tiny", conditions(0), SamplingOptions(steps=4), 2))
         ) as events:
             return [event async for event in events]
 
@@ -57,8 +62,8 @@ def test_step_events_follow_steps(diffusion_worker):
 def test_bad_request_does_not_affect_batch(diffusion_worker):
     async def both():
         work = [
-            diffusion_worker.sample_image("tiny", conditions(0), SamplingOptions(steps=3)),
-            diffusion_worker.sample_image("tiny", conditions(1), SamplingOptions(scheduler="nope")),
+            sampled(diffusion_worker, "tiny", conditions(0), SamplingOptions(steps=3)),
+            sampled(diffusion_worker, "tiny", conditions(1), SamplingOptions(scheduler="nope")),
         ]
         return await asyncio.gather(*work, return_exceptions=True)
 
@@ -66,7 +71,7 @@ def test_bad_request_does_not_affect_batch(diffusion_worker):
     assert isinstance(good, SampledImage)
     assert isinstance(bad, ValueError)
     with pytest.raises(ApiError, match="unknown-model"):
-        run(diffusion_worker.sample_image("other", conditions(0), SamplingOptions()))
+        run(sampled(diffusion_worker, "other", conditions(0), SamplingOptions()))
 
 
 def test_failing_scheduler_does_not_affect_batch(monkeypatch):
@@ -84,7 +89,7 @@ def test_failing_scheduler_does_not_affect_batch(monkeypatch):
 
     async def three():
         work = [
-            diffusion_worker.sample_image("a", conditions(i), SamplingOptions(steps=n)) for i, n in enumerate((6, 7, 8))
+            sampled(diffusion_worker, "a", conditions(i), SamplingOptions(steps=n)) for i, n in enumerate((6, 7, 8))
         ]
         return await asyncio.gather(*work, return_exceptions=True)
 
@@ -121,9 +126,9 @@ def test_abandoned_request_frees_its_rows():
     diffusion_worker = slow_worker(max_rows=1)
 
     async def scene():
-        first = diffusion_worker.sample("a", conditions(0), SamplingOptions(steps=100))
+        first = diffusion_worker.sample(SampleRequest("a", conditions(0), SamplingOptions(steps=100)))
         assert isinstance(await anext(first), Step)
-        second = asyncio.ensure_future(diffusion_worker.sample_image("a", conditions(1), SamplingOptions(steps=2)))
+        second = asyncio.ensure_future(sampled(diffusion_worker, "a", conditions(1), SamplingOptions(steps=2)))
         await asyncio.sleep(0.1)
         assert not second.done()  # one row, and it is taken
         await first.aclose()
@@ -137,19 +142,17 @@ def test_full_queue_timeout_and_close():
     diffusion_worker = slow_worker(max_rows=1, max_waiting=1)
 
     async def scene():
-        first = asyncio.ensure_future(diffusion_worker.sample_image("a", conditions(0), SamplingOptions(steps=20)))
+        first = asyncio.ensure_future(sampled(diffusion_worker, "a", conditions(0), SamplingOptions(steps=20)))
         await asyncio.sleep(0.1)
-        late = asyncio.ensure_future(
-            diffusion_worker.sample_image("a", conditions(1), SamplingOptions(steps=100), 0.01)
-        )
+        late = asyncio.ensure_future(sampled(diffusion_worker, "a", conditions(1), SamplingOptions(steps=100), 0.01))
         await asyncio.sleep(0.01)
         with pytest.raises(ApiError, match="busy"):
-            await diffusion_worker.sample_image("a", conditions(2), SamplingOptions())
+            await sampled(diffusion_worker, "a", conditions(2), SamplingOptions())
         with pytest.raises(ApiError, match="timeout"):
             await late
         diffusion_worker.close()
         with pytest.raises(ApiError, match="draining"):
-            await diffusion_worker.sample_image("a", conditions(3), SamplingOptions())
+            await sampled(diffusion_worker, "a", conditions(3), SamplingOptions())
         return await first  # what was under way is finished
 
     assert run(scene()).image.shape == (32, 32, 3)
@@ -158,7 +161,7 @@ def test_full_queue_timeout_and_close():
 def test_least_recently_used_model_is_dropped():
     diffusion_worker = slow_worker(max_loaded=2)
     for name in ("a", "b", "a", "c"):
-        run(diffusion_worker.sample_image(name, conditions(0), SamplingOptions(steps=1)))
+        run(sampled(diffusion_worker, name, conditions(0), SamplingOptions(steps=1)))
     loaded = {m.name for m in run(diffusion_worker.models()) if m.loaded}
     assert loaded == {"a", "c", "preview"}
     diffusion_worker.close()
@@ -170,6 +173,6 @@ def test_reference_tokens_are_computed_once(diffusion_worker):
     inner = model.pipeline.encode_reference
     model.pipeline.encode_reference = lambda picture: calls.append(1) or inner(picture)
     for seed in range(3):
-        run(diffusion_worker.sample_image("tiny", conditions(77), SamplingOptions(seed=seed, steps=1)))
+        run(sampled(diffusion_worker, "tiny", conditions(77), SamplingOptions(seed=seed, steps=1)))
     del model.pipeline.encode_reference
     assert len(calls) == 1

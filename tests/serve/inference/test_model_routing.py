@@ -17,8 +17,7 @@ from rigface.types import Conditions
 from serve.app import DiffusionWorkerDeployment, FaceWorkerDeployment
 from serve.config import ServiceConfig
 from serve.content_cache import picture_id
-from serve.inference.edit_pipeline import EditedImage
-from serve.messages import EditInput, OutputOptions, SamplingOptions
+from serve.messages import EditedImage, EditInput, ModelEdit, OutputOptions, SampleRequest, SamplingOptions
 from serve.remote import RemoteDiffusionWorker, RemoteFaceWorker
 from tests.serve.conftest import StillSee, run
 
@@ -113,7 +112,7 @@ def test_request_goes_to_worker_with_its_model(pool):
     async def sampled(*models):
         out = []
         for model in models:
-            async for event in diffusion_worker.sample(model, asked, SamplingOptions(), None, 60.0):
+            async for event in diffusion_worker.sample(SampleRequest(model, asked, timeout_s=60.0)):
                 out.append(int(event.image[0, 0, 0]))
         return out
 
@@ -145,7 +144,8 @@ def test_running_edit_survives_shutdown_of_application(pool, png):
         edit_input = EditInput(name, EditSpec(yaw_deg=5 + seed), {name: png})
         steps, result = 0, None
         options = SamplingOptions(seed=seed, steps=20)
-        async with aclosing(face_worker.edit(edit_input, OutputOptions(), "first", options, 0, 60.0)) as events:
+        edit = ModelEdit(edit_input, OutputOptions(), "first", options, previews=0, timeout_s=60.0)
+        async with aclosing(face_worker.edit(edit)) as events:
             async for event in events:
                 if isinstance(event, EditedImage):
                     result = event

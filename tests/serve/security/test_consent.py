@@ -2,6 +2,7 @@
 
 import json
 import stat
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -30,6 +31,7 @@ def person(*colour):
     return encode_png(np.clip(photo(1).astype(int) // 4 + np.array(colour), 0, 255).astype(np.uint8))
 
 
+GONE = object()
 ANNA, BEN, CARL, NOBODY = person(180, 30, 30), person(30, 180, 30), person(30, 30, 180), person(0, 0, 0)
 
 
@@ -101,24 +103,53 @@ def test_jobs_are_checked_by_lists(judged, serve_jobs, tmp_path):
     assert wait(served, other, "failed")["error"]["type"].endswith("refused")
 
 
-def test_video_track_is_checked_by_mean_vector(files):
+def test_video_track_is_checked_as_long_as_it_lives(files):
     anna, ben, carl = (vector(p) for p in (ANNA, BEN, CARL))
+    mixed = (anna + carl) / 2
 
-    def passes(*looks):
-        shown = iter(looks)
-        watch = Policy(*files, embed=lambda image, face: next(shown)).monitor()
-        for i in range(len(looks)):
-            watch(Frame(None, i, 1.01 * i), [(0, None)])
+    def passes(*looks, every_s=1.01):
+        watch = Policy(*files, embed=lambda image, face: image).monitor()
+        for i, look in enumerate(looks):
+            watch(Frame(look, i, every_s * i), [(0, "a face")] if look is not GONE else [])
         watch.end()
 
     passes(anna, anna, None)  # hidden for a moment
     passes(*[anna] * 3, anna + 0.02)
+    passes(*[anna] * 200, every_s=0.04)
+    passes(anna, GONE, anna)
+    with pytest.raises(ApiError, match="refused"):
+        passes(*[anna] * 12, carl)  # later than eight checks
+    with pytest.raises(ApiError, match="no-consent"):
+        passes(*[anna] * 12, mixed, *[anna] * 12)  # though the mean is near
+    for end in ((), (GONE,)):
+        with pytest.raises(ApiError, match="refused"):
+            passes(*[anna] * 5, carl, *end, every_s=0.04)  # the last frame of a track
+    with pytest.raises(ApiError, match="refused"):
+        passes(anna, *[None] * 60, anna, every_s=0.04)  # hidden for too long
     for looks, slug in (((anna, carl), "refused"), ((ben,) * 3, "no-consent"), ((None,), "refused")):
         with pytest.raises(ApiError, match=slug):
             passes(*looks)
-    with pytest.raises(ApiError, match="no-consent"):
-        passes(*[ben] * 5, "never looked at: it was clear by then")
     assert Policy().monitor() is None
+
+
+def test_longer_consent_list_wants_closer_matches(tmp_path, caplog):
+    limits = [lists.match_distance(people, 0.01) for people in (1, 10, 100, 1000)]
+    assert limits == sorted(limits, reverse=True)
+    assert limits[0] == 0.6
+    each = NormalDist(lists.STRANGERS_MEAN, lists.STRANGERS_SD).cdf(limits[2])
+    assert 1 - (1 - each) ** 100 == pytest.approx(0.01)  # at 0.6 more than half of the strangers pass
+    path = tmp_path / "many.jsonl"
+    for number in range(20):
+        lists.enroll(path, f"p{number}", [np.eye(128)[number]])
+    near = np.eye(128)[3] + np.pad([0.55], (0, 127))
+    with caplog.at_level("INFO", "rigface.serve"):
+        Policy(deny=str(path)).monitor()
+        with pytest.raises(ApiError, match="refused"):
+            Policy(deny=str(path)).check([near])
+        with pytest.raises(ApiError, match="no-consent"):
+            Policy(str(path)).check([near])
+        Policy(str(path), false_accept_rate=0.3).check([near])
+    assert "consent list: 20 people; a match is nearer than 0.519" in [r.getMessage() for r in caplog.records]
 
 
 def test_list_holds_vectors_only_and_is_private(tmp_path):
