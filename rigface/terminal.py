@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import select
 import sys
@@ -20,6 +22,9 @@ def exit_code(main: Callable[[], int], on_interrupt: str = "") -> int:
     Args:
         on_interrupt: a line for standard error after Ctrl-C.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that is not UTF-8 has no `°`
     copies = {}
     for number in (1, 2):
         with suppress(OSError):  # the output is closed
@@ -43,6 +48,19 @@ def exit_code(main: Callable[[], int], on_interrupt: str = "") -> int:
             os.dup2(null, number)
         for number in (null, *copies.values()):
             os.close(number)
+
+
+def os_error_sentence(error: OSError) -> str:
+    """One sentence that names the file, what the system said, and what to do."""
+    advice = {
+        errno.ENOSPC: "make room and run the same command again",
+        errno.EACCES: "change its rights, or choose another place",
+        errno.EROFS: "choose another place",
+        errno.ENAMETOOLONG: "choose a shorter name",
+        errno.ENOTDIR: "a part of its path is a file; choose another place",
+    }.get(error.errno or 0, "")
+    what = f"{error.filename}: " if error.filename else ""
+    return f"{what}{error.strerror or error}{f'; {advice}' * bool(advice)}"
 
 
 def _closed(copies: Mapping[int, int]) -> list[int]:

@@ -28,7 +28,7 @@ from rigface.edits import PREVIEW
 from rigface.errors import RigFaceError
 from rigface.host_environment import repair_environment
 from rigface.ranges import in_range
-from rigface.terminal import exit_code
+from rigface.terminal import exit_code, os_error_sentence
 
 
 @dataclass(frozen=True)
@@ -291,8 +291,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         about = inspect.cleandoc(__doc__ if kind is Start else kind.__doc__)
         tyro.cli(kind, prog=prog, description=_shown(about), args=words).run()
-    except (RigFaceError, ValueError, FileNotFoundError) as error:
-        print(f"rigface serve: {error}", file=sys.stderr)
+    except (RigFaceError, ValueError, OSError) as error:
+        if isinstance(error, BrokenPipeError):
+            raise
+        print(f"rigface serve: {os_error_sentence(error) if isinstance(error, OSError) else error}", file=sys.stderr)
         return 1
     return 0
 

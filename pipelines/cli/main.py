@@ -12,9 +12,9 @@ from difflib import get_close_matches
 
 import rigface
 from pipelines.cli.commands import MODULES, overview
-from rigface.errors import RigFaceError
+from rigface.errors import RigFaceError, StorageGone
 from rigface.host_environment import repair_environment
-from rigface.terminal import exit_code
+from rigface.terminal import exit_code, os_error_sentence
 
 RESUMABLE = ("extract", "pair", "encode", "train", "evaluate")
 INTERRUPTED = "rigface: stopped. Finished work is kept; run the same command again to continue."
@@ -50,11 +50,14 @@ def _run(words: list[str]) -> int:
 
     try:
         return parse(words).run()
-    except RigFaceError as e:
+    except (RigFaceError, OSError) as e:
+        if isinstance(e, BrokenPipeError):
+            raise
+        error = e if isinstance(e, RigFaceError) else StorageGone(os_error_sentence(e))
         if "--log-format=json" in "=".join(words):  # as two words or as one
             from pipelines.telemetry import log_events
 
-            log_events.failed(e)
+            log_events.failed(error)
         else:
-            print(f"rigface: {e}", file=sys.stderr)
+            print(f"rigface: {error}", file=sys.stderr)
         return 1

@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 from pipelines.edit.config import StripConfig
 from pipelines.edit.inputs import errors_named, kind_of, read_image
 from pipelines.edit.job import load_editor
+from pipelines.edit.outputs import check_writable, write_whole
 from pipelines.edit.report import hints
 from rigface.editor import Editor
 from rigface.edits import EditSpec, LightEdit
@@ -42,10 +43,10 @@ def write_strip(config: StripConfig) -> tuple[str, ...]:
     """
     if config.out.suffix.lower() != ".png":
         raise PlanError(f"{config.out}: choose a name that ends in .png")
+    check_writable(config.out)
     editor = load_editor(config.engine)
     image, face = _first_face(config, editor)
-    config.out.parent.mkdir(parents=True, exist_ok=True)
-    config.out.write_bytes(encode_png(strip(editor, image, face, config.engine.seed)))
+    write_whole(config.out, encode_png(strip(editor, image, face, config.engine.seed)))
     return hints(config.engine, editor)
 
 

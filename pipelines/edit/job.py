@@ -19,6 +19,7 @@ import torch
 from pipelines.edit.config import SAMPLING, AnimateConfig, EditConfig, Engine
 from pipelines.edit.flags import parse_flags, parse_traits, save_edit
 from pipelines.edit.inputs import IMAGE_SUFFIXES, errors_named, kind_of, read_image
+from pipelines.edit.outputs import check_writable
 from pipelines.edit.report import EditReport, comparison_rows, fit_notes, hints, limit_note
 from pipelines.edit.signing import EditSigner
 from pipelines.edit.video import animate_image, edit_video
@@ -73,6 +74,7 @@ def _prepare(
     if replace(spec, strength=1.0).is_nothing:
         raise PlanError("nothing to change, so nothing is written: ask for an edit, such as --yaw 15 or --smile 0.6")
     if config.flags.save_edit is not None:
+        check_writable(config.flags.save_edit)
         save_edit(config.flags.save_edit, spec)
     editor = load_editor(config.engine)
     check_spec(spec, editor)
@@ -140,6 +142,7 @@ def check_output(out: Path, source: Path, is_video: bool, face: str) -> None:
     if out.suffix.lower() not in suffixes:
         kind = "a video" if is_video else "an image"
         raise PlanError(f"{out}: {source.name} is {kind}; choose a name that ends in {', '.join(suffixes)}")
+    check_writable(out)
     if out.exists() and out.resolve() == source.resolve():
         raise PlanError(f"{out} is the source itself; choose another name")
     if face not in FACE_CHOICES and not (face.isascii() and face.isdigit()):

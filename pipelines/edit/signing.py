@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from pipelines.edit.config import AnimateConfig, EditConfig
+from pipelines.edit.outputs import write_whole
 from rigface.edits import PREVIEW, EditSpec
 from rigface.errors import BadInput, PlanError
 from rigface.image import encode_image
@@ -62,10 +62,7 @@ class EditSigner:
             data = encode_image(image, kind, 95)  # type: ignore[arg-type]
         else:
             data = self._signer.sign_image(image, self._record, self._origins, kind, 95)  # type: ignore[arg-type]
-        out.parent.mkdir(parents=True, exist_ok=True)
-        part = out.with_name(f".{out.name}.{os.getpid()}")
-        part.write_bytes(data)
-        os.replace(part, out)
+        write_whole(out, data)
 
     def frame_marker(self) -> Callable[[np.ndarray], np.ndarray]:
         """A function that puts the watermark into each (H, W, 3) uint8 frame."""

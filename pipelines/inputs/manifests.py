@@ -9,6 +9,7 @@ after another; its inventory is a few files. Superseded versions and delete mark
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
 import io
@@ -36,7 +37,7 @@ def entries(file: BinaryIO, suffix: str) -> Iterator[str]:
         PlanError: at once, if it has no column `uri` or is not of the format of its suffix.
     """
     if suffix == ".txt":
-        text = io.TextIOWrapper(file, "utf-8-sig", errors="surrogateescape", newline="\n")
+        text = _text(file, "\n")
         return (line.rstrip("\r\n") for line in text if line.strip())
     return (row["uri"] for row in rows(file, suffix, ["uri"], f"a {suffix} list") if row["uri"])
 
@@ -55,7 +56,7 @@ def rows(
         PlanError: at once, if it is not such a table or lacks a column.
     """
     if kind == ".csv":
-        reader = csv.DictReader(io.TextIOWrapper(file, "utf-8-sig", errors="surrogateescape", newline=""))
+        reader = csv.DictReader(_text(file, ""))
         _check(reader.fieldnames or [], columns, label)
         return iter(reader)
     import pyarrow as pa
@@ -69,6 +70,15 @@ def rows(
     _check(names, columns, label)
     wanted = [*columns, *(name for name in optional if name in names)]
     return (row for batch in table.iter_batches(4096, columns=wanted) for row in batch.to_pylist())
+
+
+def _text(file: BinaryIO, newline: str) -> io.TextIOWrapper:
+    """The text of a file: UTF-8, or UTF-16 with its mark, as PowerShell saves it."""
+    buffered = io.BufferedReader(file)  # type: ignore[type-var]
+    is_utf16 = buffered.peek(2)[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    if is_utf16:
+        return io.TextIOWrapper(buffered, "utf-16", errors="replace", newline=newline)
+    return io.TextIOWrapper(buffered, "utf-8-sig", errors="surrogateescape", newline=newline)
 
 
 def _check(names: Sequence[str], columns: Sequence[str], label: str) -> None:

@@ -20,6 +20,7 @@ import io
 import json
 import logging
 import os
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,7 +144,7 @@ class C2paSigner:
             media_type = _media_type(source.read(16))
         if media_type is None:
             return False
-        signed = path.with_name(f".{path.name}.{os.getpid()}")
+        signed = path.with_name(f".rigface-{os.getpid()}-{zlib.crc32(os.fsencode(path.name)):08x}")
         try:
             with path.open("rb") as source, signed.open("w+b") as out:
                 self._sign(source, out, media_type, record, origins)

@@ -6,8 +6,8 @@ Path: edited frames -> VideoWriter -> .mp4, .mov or .mkv. The counterpart of `de
 so nothing shifts and a variable frame rate stays variable. Sound and picture keep their distance; if a file starts
 late (MPEG-TS), both are moved to the beginning together.
 
-**Sound** is copied, not decoded: every packet of every audio stream, in step with the pictures, so that memory stays
-small.
+**Sound** is copied packet by packet, in step with the pictures, so that memory stays small. A stream that the container
+does not hold is encoded again (`sound.py`); that is decided before the first picture.
 
 **Codec**: libx264 if PyAV has it, else MPEG-4 part 2. The file appears whole or not at all: it is written beside its
 name and renamed at the end.
@@ -16,6 +16,7 @@ name and renamed at the end.
 from __future__ import annotations
 
 import os
+import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack
 from fractions import Fraction
@@ -27,6 +28,7 @@ import numpy as np
 
 from rigface.errors import BadVideo
 from rigface.video.demux import open_video
+from rigface.video.sound import CopiedTrack, EncodedTrack, fits
 
 if TYPE_CHECKING:
     import av
@@ -52,7 +54,7 @@ class VideoWriter:
 
     Raises:
         ValueError: the suffix is not one of `SUFFIXES`.
-        BadVideo: the container cannot hold that sound.
+        BadVideo: the sound can neither be copied nor encoded again.
     """
 
     def __init__(
@@ -71,7 +73,8 @@ class VideoWriter:
             raise ValueError(f"{self.path.name}: want a name that ends in {', '.join(SUFFIXES)}")
         self._size, self._fps, self._sound, self._quality = size, fps or 25.0, sound, quality
         self._codec, self._reorder = codec or best_codec(), reorder
-        self._beside = self.path.with_name(f".{self.path.name}.{os.getpid()}{self.path.suffix}")
+        short = zlib.crc32(os.fsencode(self.path.name))  # with the name itself it could be too long
+        self._beside = self.path.with_name(f".rigface-{os.getpid()}-{short:08x}{self.path.suffix}")
         self._stack = ExitStack()
         self.frames = 0
 
@@ -85,6 +88,7 @@ class VideoWriter:
             )
             self._packets: Iterator[av.Packet[Any]] = iter(())
             self._waiting: av.Packet[Any] | None = None
+            self._tracks: dict[int, CopiedTrack | EncodedTrack] = {}
             self._delay, clock = 0.0, CLOCK
             if self._sound is not None:
                 clock = self._take_sound(self._sound)
@@ -95,15 +99,16 @@ class VideoWriter:
         return self
 
     def write(self, image: np.ndarray, time_s: float) -> None:
-        """Write the next frame, (H, W, 3) uint8 RGB of the video's size, `time_s` after the first picture and later
-        than the one before; ValueError for another size.
+        """Write the next frame, (H, W, 3) uint8 RGB, `time_s` after the first picture and later than the one before.
+
+        A frame of another size than the video's, as of a shared screen that was turned, is scaled into it on black.
         """
         import av
         from av.video.reformatter import Colorspace
 
         width, height = self._size
         if image.shape != (height, width, 3):
-            raise ValueError(f"image: want ({height}, {width}, 3), got {image.shape}")
+            image = _fitted(image, width, height)
         self._copy_sound(until_s=time_s + self._delay)
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
         matrix = Colorspace.ITU709 if self._matrix == _BT709 else Colorspace.ITU601
@@ -160,6 +165,7 @@ class VideoWriter:
 
     def _take_sound(self, name: str) -> Fraction:
         """Open the other file; its clock, and how late its first picture is against the new beginning."""
+        import av
         from av.stream import Discard
 
         container, pictures = self._stack.enter_context(open_video(name))
@@ -177,11 +183,11 @@ class VideoWriter:
         ]
         self._begin_s = max(0.0, min([picture_s, *starts]))
         self._delay = picture_s - self._begin_s
-        self._tracks = {}
         for index, stream in streams.items():
             try:
-                self._tracks[index] = self._out.add_stream_from_template(stream)
-            except ValueError as e:
+                copied = fits(name, index, SUFFIXES[self.path.suffix.lower()])
+                self._tracks[index] = (CopiedTrack if copied else EncodedTrack)(self._out, stream)
+            except (av.FFmpegError, ValueError) as e:
                 raise self._unfit(stream.codec_context.name) from e
         if streams:
             self._packets = container.demux(list(streams.values()))
@@ -195,6 +201,8 @@ class VideoWriter:
             packet = self._waiting or next(self._packets, None)
             self._waiting = None
             if packet is None:
+                for track in self._tracks.values():
+                    track.finish()
                 return
             if packet.dts is None or packet.time_base is None:  # the end of a stream
                 continue
@@ -205,17 +213,28 @@ class VideoWriter:
             packet.dts -= shift
             if packet.pts is not None:
                 packet.pts -= shift
-            track = self._tracks[packet.stream.index]
-            packet.stream = track
+            stream = packet.stream
             try:
-                self._out.mux(packet)
+                self._tracks[stream.index].write(packet)
             except av.FFmpegError as e:
-                raise self._unfit(track.codec_context.name) from e
+                raise self._unfit(stream.codec_context.name) from e
 
     def _unfit(self, codec: str) -> BadVideo:
         return BadVideo(
-            f"its sound ({codec}) does not fit into {self.path.suffix}: try .mkv, which holds most kinds, or go silent"
+            f"its sound ({codec}) does not fit into {self.path.suffix}: try .mkv, which holds most kinds, or --silent"
         )
+
+
+def _fitted(image: np.ndarray, width: int, height: int) -> np.ndarray:
+    """(height, width, 3) uint8: an image of another size, scaled as large as it fits, in the middle of black."""
+    import cv2
+
+    scale = min(width / image.shape[1], height / image.shape[0])
+    w, h = (max(1, round(side * scale)) for side in (image.shape[1], image.shape[0]))
+    top, left = (height - h) // 2, (width - w) // 2
+    out = np.zeros((height, width, 3), np.uint8)
+    out[top : top + h, left : left + w] = cv2.resize(image, (w, h), interpolation=cv2.INTER_AREA)
+    return out
 
 
 def best_codec() -> str:

@@ -120,3 +120,10 @@ def test_compact_set_ignores_a_match_across_two_neighbours():
     bucket = bytearray(b"0123456789abcdefghij")
     assert _has(bucket, b"abcdefghij")
     assert not _has(bucket, b"56789abcde")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])  # the last is what PowerShell saves
+@pytest.mark.parametrize("suffix", [".txt", ".csv"])
+def test_list_of_any_usual_encoding_is_read(encoding, suffix):
+    text = "uri\r\n" * (suffix == ".csv") + "/clips/a.mp4\r\n/clips/顔.mp4\r\n"
+    assert list(manifests.entries(io.BytesIO(text.encode(encoding)), suffix)) == ["/clips/a.mp4", "/clips/顔.mp4"]

@@ -125,16 +125,53 @@ def test_colours_and_sizes_are_kept(tmp_path, codec, size):
 
 def test_error_leaves_no_file(tmp_path):
     film = VideoWriter(tmp_path / "a.mp4", (64, 48), 25)
-    with pytest.raises(ValueError, match=r"want \(48, 64, 3\)"), film:
-        film.write(np.zeros((3, 3, 3), np.uint8), 0.0)
+    with pytest.raises(ValueError, match="broadcast"), film:
+        film.write(np.zeros((3, 3), np.uint8), 0.0)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_unsupported_sound_is_named_with_a_remedy(tmp_path):
+@pytest.mark.parametrize(
+    ("audio", "suffix", "kept"),
+    [("adpcm_ms", ".mp4", False), ("pcm_s16le", ".mp4", True), ("pcm_s16le", ".mkv", True)],
+)
+def test_sound_is_copied_if_it_fits_and_else_encoded_again(tmp_path, audio, suffix, kept):
+    source, out = clip(tmp_path / "a.avi", audio=audio), tmp_path / f"out{suffix}"
+    copied(source, out)
+    before, after = samples_and_codec(source), samples_and_codec(out)
+    assert after[1] == (before[1] if kept else "aac")
+    assert after[0] == pytest.approx(before[0], abs=3 * 1024)  # AAC fills its last block
+
+
+def samples_and_codec(path):
+    """Samples and codec of the first audio stream."""
+    with av.open(str(path)) as container:
+        samples = sum(frame.samples for frame in container.decode(audio=0))
+        return samples, container.streams.audio[0].codec_context.name
+
+
+def test_sound_that_cannot_be_kept_is_refused_before_the_first_picture(tmp_path, monkeypatch):
     source = clip(tmp_path / "a.avi", audio="adpcm_ms")
-    with pytest.raises(BadVideo, match=r"adpcm_ms\) does not fit into \.mp4: try \.mkv"):
-        copied(source, tmp_path / "out.mp4")
+    monkeypatch.setattr("rigface.video.writer.EncodedTrack", lambda out, stream: int("no encoder"))
+    with pytest.raises(BadVideo, match=r"adpcm_ms\) does not fit into \.mp4: try \.mkv, .* or --silent"):
+        VideoWriter(tmp_path / "out.mp4", (64, 48), 25, sound=str(source)).__enter__()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.avi"]
+
+
+def test_picture_of_another_size_is_fitted(tmp_path):
+    with VideoWriter(tmp_path / "a.mp4", (64, 48), 25) as film:
+        film.write(np.full((48, 64, 3), 200, np.uint8), 0.0)
+        film.write(np.full((24, 24, 3), 200, np.uint8), 0.04)
+    first, second = (f.image for f in read_frames(str(tmp_path / "a.mp4")))
+    assert first.shape == second.shape
+    assert abs(int(second[24, 32, 0]) - 200) < 6
+    assert second[24, 2, 0] < 6
+
+
+def test_longest_name_is_written(tmp_path):
+    path = tmp_path / ("n" * 251 + ".mp4")
+    with VideoWriter(path, (64, 48), 25) as film:
+        film.write(pictures(1)[0], 0.0)
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
 def test_unknown_suffix_is_refused(tmp_path):
