@@ -12,6 +12,7 @@ or full, its jobs wait.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -26,7 +27,7 @@ from serve.inference.edit_service import AuditSink, EditRunner
 from serve.inference.watchdog import WatchdogExecutor
 from serve.jobs.batch import run_batch
 from serve.jobs.notifier import WebhookNotifier
-from serve.jobs.store import OPEN, Job, JobStore, State
+from serve.jobs.store import OPEN, Job, JobStore, PieceReplaced, State
 from serve.jobs.webhook import Webhooks
 from serve.limits import Limits
 from serve.messages import JobResult, JobSubmission
@@ -136,6 +137,7 @@ class JobQueue(JobService):
         if job.state in OPEN:
             await self._end(job, "cancelled")
             await self._stop(job)
+            await self._delete_files(job)
         if job.id in self._unsaved:
             raise ApiError(
                 "busy", "the job is stopped, but its storage is away or full, so it may start again", RETRY_STORE_S
@@ -243,7 +245,8 @@ class JobQueue(JobService):
 
     async def _run(self, job: Job) -> None:
         tracing.set_request_id(job.id)
-        job.state, job.started, job.tries = "running", job.started or time.time(), job.tries + 1
+        job.state, job.started = "running", job.started or time.time()
+        job.count_start()
         try:
             while (pause_s := await self._try(job)) is not None:
                 await asyncio.sleep(pause_s)
@@ -259,6 +262,7 @@ class JobQueue(JobService):
             await self._end(job, "failed", problem)
         else:
             await self._end(job, "done")
+        await self._delete_files(job)
 
     async def _try(self, job: Job) -> float | None:
         """Run the missing parts of a job; None at its end, or the seconds after which to try again."""
@@ -269,9 +273,11 @@ class JobQueue(JobService):
             async with asyncio.timeout(self._limits.job_timeout_s):
                 await self._do(job)
         except DecoderDied:  # a new decoder may succeed
-            if job.tries >= MAX_STARTS:
+            job.count_start()
+            if job.tries > MAX_STARTS:
                 raise
-            job.tries += 1
+            return 0.0
+        except PieceReplaced:
             return 0.0
         except OutputBusy:  # the lock is lost, which `JobStore.check` finds soon
             return RETRY_STORE_S
@@ -308,6 +314,12 @@ class JobQueue(JobService):
         LOG.info("job", extra=log_fields(job=job.id, key=job.owner, **end))
         await self._record(job)
 
+    async def _delete_files(self, job: Job) -> None:
+        """Delete the faces that an ended job was given; `_sweep` does it if the storage is away now."""
+        if self._store is not None and job.id not in self._unsaved:
+            with contextlib.suppress(StorageGone, OSError):
+                await asyncio.to_thread(self._store.delete_files, job)
+
     async def _stop(self, job: Job) -> None:
         task = self._running.get(job.id)
         if task is not None:
@@ -334,6 +346,7 @@ class JobQueue(JobService):
         for job in [j for j in self._store.all() if j.id in self._unsaved]:
             await self._record(job)
         self._unsaved &= {j.id for j in self._store.all()}
+        await asyncio.to_thread(self._store.delete_doubtful)
 
     async def _sweep(self) -> None:
         assert self._store is not None

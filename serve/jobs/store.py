@@ -3,9 +3,9 @@
 Path: `serve.jobs.queue`, `batch`, `video` -> `JobStore` -> `rigface.storage.store.Store` -> objects that are whole or
 absent:
 
-    jobs/<id>/in/<sha256>          the input files
+    jobs/<id>/in/<sha256>          the input files, until the job has ended
     jobs/<id>/job.json             the record; the job is accepted once it exists; replaced whole at each change
-    jobs/<id>/part/<n>.<suffix>    finished pieces of a video
+    jobs/<id>/part/<n>.json        finished pieces of a video, each with the name of its file beside it
     jobs/<id>/out/<n>.<suffix>     results; each is published once and never replaced
 
 One process at a time holds the lock of a store (`rigface/storage/lock.py`), with the records in memory. A second one,
@@ -23,6 +23,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from typing import Literal
@@ -40,6 +41,7 @@ from serve.schemas import BatchJob, JobRequest, JobState, ProblemDocument
 
 LOG = logging.getLogger("rigface.serve")
 OPEN = ("queued", "running")
+LOADERS = 32  # records read at a time when a store is opened
 LOCKED = "another process of the service still has these jobs; this one resumes them when it has ended"
 TYPES = {
     "png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp",
@@ -75,9 +77,11 @@ class Job:
     Args:
         asked: the request without its files.
         picture, clip, traits: as in `JobSubmission`.
-        tries: starts since a part of it was last finished.
+        tries: starts since a part of it was last finished. parts: finished parts at its last start.
+        has_files: its input files and pieces are stored; they are deleted when it has ended.
         rows: requested and achieved values of each face of a video.
         delivery: of the message to `asked.webhook`.
+        results, pieces: numbers of the stored results, and number of the stored pieces of a video; not in the record.
         key, fingerprint: hashes of its Idempotency-Key and of its request; empty without a key.
     """
 
@@ -94,6 +98,8 @@ class Job:
     started: float = 0.0
     ended: float = 0.0
     tries: int = 0
+    parts: int = 0
+    has_files: bool = True
     rows: list[tuple[Values, Values | None]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     error: ProblemDocument | None = None
@@ -101,6 +107,7 @@ class Job:
     key: str = ""
     fingerprint: str = ""
     results: set[int] = field(default_factory=set)
+    pieces: int = 0
 
     @property
     def suffix(self) -> str:
@@ -111,6 +118,12 @@ class Job:
     def media_type(self) -> str:
         """Media type of its results."""
         return TYPES[self.suffix]
+
+    def count_start(self) -> None:
+        """Count a start; the count begins anew if a part was finished since the last one, even by a killed process."""
+        parts = len(self.results) + self.pieces
+        self.tries = 1 if parts > self.parts else self.tries + 1
+        self.parts = parts
 
     def wire_state(self, keep_s: float) -> JobState:
         """The state that callers see."""
@@ -125,7 +138,11 @@ class Job:
         )  # fmt: skip
 
 
-_RECORD = TypeAdapter(Job)  # what is in job.json, but for the results, which the store itself knows
+_RECORD = TypeAdapter(Job)
+
+
+class PieceReplaced(Exception):
+    """Another process has published this piece of a video; the job continues from the stored pieces."""
 
 
 class JobStore:
@@ -144,13 +161,14 @@ class JobStore:
         self._lock, self._adding = threading.Lock(), threading.Lock()
         self._writing: dict[str, threading.Lock] = {}  # by job: one record at a time, none after its removal
         self._jobs: dict[str, Job] = {}
+        self._doubtful: set[str] = set()  # ids of refused jobs whose record may be stored all the same
         with ExitStack() as stack:
             try:
                 self._check_lock = stack.enter_context(lock.hold(self.store))
             except OutputBusy:
                 raise ApiError("busy", LOCKED, 5) from None
-            for path in self.store.paths("jobs", "/job.json"):
-                self._load(path)
+            with ThreadPoolExecutor(LOADERS) as pool:
+                list(pool.map(self._load, self.store.paths("jobs", "/job.json")))
             self._exit_stack = stack.pop_all()
 
     def _load(self, path: str) -> None:
@@ -158,7 +176,9 @@ class JobStore:
             job = _read_record(self.store.read(path))
             if path != f"jobs/{job.id}/job.json":
                 raise ValueError(f"the record of the job {job.id!r}")
-            job.results = set(self._numbers(job))
+            job.results = {int(name) for name in self.store.ids(f"jobs/{job.id}/out", f".{job.suffix}")}
+            if job.state in OPEN and job.clip:
+                job.pieces = len(self.store.ids(f"jobs/{job.id}/part", ".json"))
         except (ValueError, TypeError, KeyError):  # of another version, or damaged: left in place
             LOG.exception("unreadable job record: %s", path, extra=log_fields())
             return
@@ -221,12 +241,23 @@ class JobStore:
             if idempotency_key and (first := self._first(job, idempotency_key)) is not None:
                 return first
             check_room()
-            for key, data in submission.files.items():
-                self.store.publish(self._file(job, key), data)
-            self._write(job)
+            self.delete_doubtful()
+            try:
+                for key, data in submission.files.items():
+                    self.store.publish(self._file(job, key), data)
+                self._write(job)
+            except Exception:  # a write whose answer was lost may have happened: the caller will submit the job again
+                self._doubtful.add(job.id)
+                raise
             with self._lock:
                 self._jobs[job.id] = job
         return job
+
+    def delete_doubtful(self) -> None:
+        """Delete what is stored of jobs that were refused while the storage was away, so that they never run."""
+        for job_id in sorted(self._doubtful):
+            self.store.delete_folder(f"jobs/{job_id}")
+            self._doubtful.discard(job_id)
 
     def _first(self, job: Job, idempotency_key: str) -> Job | None:
         """The earlier job with this key; None if this is the first."""
@@ -244,7 +275,15 @@ class JobStore:
                 self._write(job)
 
     def _write(self, job: Job) -> None:
-        self.store.publish(f"jobs/{job.id}/job.json", _RECORD.dump_json(job, exclude={"results"}))
+        self.store.publish(f"jobs/{job.id}/job.json", _RECORD.dump_json(job, exclude={"results", "pieces"}))
+
+    def delete_files(self, job: Job) -> None:
+        """Delete the input files and the pieces of an ended job; its results stay."""
+        if self.check():  # else another process may be working on it
+            for folder in ("in", "part"):
+                self.store.delete_folder(f"jobs/{job.id}/{folder}")
+            job.has_files = False
+            self.save(job)
 
     def remove(self, job: Job) -> None:
         """Delete the job and its files; the record last, so that a removal resumes after a crash."""
@@ -261,6 +300,9 @@ class JobStore:
         old = [j for j in self.all() if j.ended and time.time() > j.ended + self.keep_s]
         for job in old:
             self.remove(job)
+        for job in self.all():
+            if job.ended and job.has_files:
+                self.delete_files(job)
         self.store.sweep()
         return len(old)
 
@@ -283,7 +325,6 @@ class JobStore:
         if job.id not in self._jobs:  # removed meanwhile
             self.store.delete_folder(f"jobs/{job.id}")
         job.results.add(number)
-        job.tries = 0
         return data
 
     def result(self, job: Job, number: int, result_link_s: float = 0.0) -> JobResult:
@@ -306,18 +347,15 @@ class JobStore:
             return JobResult(b"", job.media_type, info.headers, link)
         return JobResult(self.store.read(path), job.media_type, info.headers)
 
-    def part(self, job: Job, number: int, suffix: str) -> str:
-        """Path of a piece of a video in the store."""
-        return f"jobs/{job.id}/part/{number:06d}.{suffix}"
+    def part(self, job: Job, name: str) -> str:
+        """Path of a file of a piece of a video in the store."""
+        return f"jobs/{job.id}/part/{name}"
 
     def _out(self, job: Job, number: int, suffix: str) -> str:
         return f"jobs/{job.id}/out/{number:06d}.{suffix}"
 
     def _file(self, job: Job, name: str) -> str:
         return f"jobs/{job.id}/in/{name.removeprefix('sha256:')}"
-
-    def _numbers(self, job: Job) -> list[int]:
-        return [int(name) for name in self.store.ids(f"jobs/{job.id}/out", f".{job.suffix}")]
 
 
 def _fingerprint(job: Job) -> str:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import secrets
 import tempfile
 import threading
 import time
@@ -38,7 +39,7 @@ from serve.content_cache import picture_id
 from serve.inference.edit_service import AuditSink, sampling_options
 from serve.inference.face_worker import composer_of
 from serve.jobs.batch import with_retries
-from serve.jobs.store import Job, JobStore, Values
+from serve.jobs.store import Job, JobStore, PieceReplaced, Values
 from serve.limits import MAX_PIXELS, Limits
 from serve.messages import ModelInputSpec, SampleRequest
 from serve.problems import ApiError
@@ -60,10 +61,15 @@ class Stopped(Exception):
 
 @dataclass(frozen=True)
 class Piece:
-    """Record of a finished piece: the time of each frame, and rows of values by track."""
+    """Record of a finished piece: the time of each frame, rows of values by track, and its file.
+
+    The file's name is of one attempt, and the first record of a number stays: a late write of a process that was cut
+    off replaces neither.
+    """
 
     times: list[float]
     rows: dict[str, list[Row]]
+    file: str
 
 
 @dataclass
@@ -189,11 +195,13 @@ class _VideoRun:
         for times, data in self._encoded_pieces(frames, folder, size, info.fps, samples, marked=not edit.is_nothing):
             rows = {str(track): _rows(kept, edit, editor) for track, kept in samples.kept.items()}
             samples.kept.clear()
-            piece = Piece(times, rows)
-            self.store.store.publish(self.store.part(job, len(pieces), "mp4"), data)
-            self.store.store.publish(self.store.part(job, len(pieces), "json"), json.dumps(asdict(piece)).encode())
+            piece = Piece(times, rows, f"{len(pieces):06d}-{secrets.token_hex(4)}.mp4")
+            self.store.store.publish(self.store.part(job, piece.file), data)
+            record = self.store.part(job, f"{len(pieces):06d}.json")
+            if not self.store.store.publish(record, json.dumps(asdict(piece)).encode(), replace=False):
+                raise PieceReplaced
             pieces.append(piece)
-            job.tries = 0
+            job.pieces = len(pieces)
         if monitor is not None:
             monitor.end()
         job.notes, job.rows, job.total = video.notes(), _mean_rows(pieces), job.finished
@@ -202,8 +210,8 @@ class _VideoRun:
     def _finished_pieces(self) -> list[Piece]:
         """The finished pieces from the first on, without a gap."""
         pieces: list[Piece] = []
-        while self.store.store.exists(name := self.store.part(self.job, len(pieces), "json")):
-            pieces.append(Piece(**json.loads(self.store.store.read(name))))
+        while self.store.store.exists(name := self.store.part(self.job, f"{len(pieces):06d}.json")):
+            pieces.append(Piece(**{"file": f"{len(pieces):06d}.mp4", **json.loads(self.store.store.read(name))}))
         return pieces
 
     def _targets(self, editor: Editor) -> dict[Any, Face]:
@@ -277,9 +285,9 @@ class _VideoRun:
         job, store = self.job, self.store.store
         out = folder / f"out.{job.suffix}"
         files = []
-        for number in range(len(pieces)):
-            files.append(folder / f"{number}.mp4")
-            files[-1].write_bytes(store.read(self.store.part(job, number, "mp4")))
+        for piece in pieces:
+            files.append(folder / piece.file)
+            files[-1].write_bytes(store.read(self.store.part(job, piece.file)))
         times = [piece.times for piece in pieces]
         self.runner.decoders.join(JoinRequest(str(out), size, fps, list(map(str, files)), times, sound))
         is_video = isinstance(self.asked, VideoJob)
@@ -297,7 +305,6 @@ class _VideoRun:
         if self.runner.audit_log is not None:
             entry = {**record, "key": job.owner, "request_id": job.id, "in": record["source"], "out": picture_id(data)}
             self.runner.audit_log({name: value for name, value in entry.items() if name not in ("source", "request")})
-        store.delete_folder(f"jobs/{job.id}/part")
 
     @property
     def _mark(self) -> int:

@@ -14,7 +14,8 @@ from rigface.image import decode
 from rigface.storage.store import Store
 from serve.jobs.batch import with_retries
 from serve.jobs.queue import JobQueue
-from serve.jobs.store import Job, ResultInfo
+from serve.jobs.store import _RECORD, Delivery, Job, JobStore, ResultInfo, _fingerprint, _read_record
+from serve.messages import JobSubmission
 from serve.problems import ApiError
 from serve.schemas import BatchJob
 from tests.serve.conftest import run
@@ -85,7 +86,7 @@ def test_failed_job_gives_its_reason_and_next_runs(serve_jobs, png, flat):
 def settled(record, state="done"):
     """The record of a job that is so far, when the service has written it down."""
     end = time.monotonic() + 60
-    while (now := json.loads(record.read_text()))["state"] != state:
+    while (now := json.loads(record.read_text()))["state"] != state or (now["ended"] and now["has_files"]):
         assert time.monotonic() < end, now
         time.sleep(0.02)
     return now
@@ -112,10 +113,98 @@ def test_job_that_kills_service_fails_after_three_starts(serve_jobs, png, tmp_pa
     name = submit(client, png, [{"yaw_deg": 1}]).json()["id"]
     wait(client, name, "done")
     record = tmp_path / "queue" / "jobs" / name / "job.json"
-    record.write_text(json.dumps({**settled(record), "state": "running", "tries": 3}))
+    record.write_text(json.dumps({**settled(record), "state": "running", "tries": 3, "parts": 1}))
     client = serve_jobs()
     client.get("/readyz")
     assert "3 times" in wait(client, name, "failed")["error"]["detail"]
+
+
+def test_job_that_got_further_before_each_kill_is_continued(serve_jobs, png, tmp_path, monkeypatch):
+    monkeypatch.setattr(JobStore, "delete_files", lambda self, job: None)
+    client = serve_jobs()
+    name = submit(client, png, [{"yaw_deg": v} for v in range(1, 6)]).json()["id"]
+    wait(client, name, "done")
+    job = tmp_path / "queue" / "jobs" / name
+    stored = {path: path.read_bytes() for path in sorted((job / "out").iterdir())}
+    for path in stored:
+        path.unlink()
+    record = json.loads((job / "job.json").read_text()) | {"state": "running", "ended": 0, "parts": 0, "tries": 1}
+    for kills, (path, data) in enumerate(list(stored.items())[:4], start=1):
+        path.write_bytes(data)  # a killed service leaves a finished part, and no word of it in the record
+        restarted = _read_record(json.dumps(record).encode())
+        restarted.results = set(range(kills))
+        restarted.count_start()
+        record |= {"tries": restarted.tries, "parts": restarted.parts}
+    assert (record["tries"], record["parts"]) == (1, 4)
+    for tries in (2, 3, 4):
+        restarted.count_start()
+        assert restarted.tries == tries
+
+
+def test_refused_submission_that_was_stored_never_runs(tmp_path, monkeypatch):
+    publish, lost = Store.publish, [True]
+
+    def publish_and_lose_the_answer(self, path, *args, **more):
+        publish(self, path, *args, **more)
+        if path.endswith("job.json") and lost:
+            raise StorageGone("the answer was lost")
+
+    monkeypatch.setattr(Store, "publish", publish_and_lose_the_answer)
+    submission = JobSubmission(BatchJob(kind="batch", edits=[EditSpec()]), {"sha256:aa": b"png"}, "sha256:aa")
+    store = JobStore(str(tmp_path), 60)
+    with pytest.raises(StorageGone):
+        store.add(submission, "anna", 1, "", lambda: None)
+    lost.clear()
+    second = store.add(submission, "anna", 1, "", lambda: None)
+    store.close()
+    again = JobStore(str(tmp_path), 60)
+    assert [job.id for job in again.all()] == [second.id]
+    again.close()
+
+
+def test_store_reads_records_concurrently(tmp_path, monkeypatch):
+    store = JobStore(str(tmp_path), 60)
+    submission = JobSubmission(BatchJob(kind="batch", edits=[EditSpec()]), {"sha256:aa": b"png"}, "sha256:aa")
+    for _ in range(20):
+        store.add(submission, "anna", 1, "", lambda: None)
+    store.close()
+    read, at_once, most = Store.read, [], []
+
+    def slow_read(self, path):
+        at_once.append(path)
+        most.append(len(at_once))
+        time.sleep(0.02)
+        at_once.remove(path)
+        return read(self, path)
+
+    monkeypatch.setattr(Store, "read", slow_read)
+    again = JobStore(str(tmp_path), 60)
+    assert len(again.all()) == 20
+    assert max(most) > 5
+    again.close()
+
+
+def test_ended_job_keeps_no_images_it_was_given(serve_jobs, png, flat, tmp_path):
+    served = serve_jobs()
+    for picture, state in ((png, "done"), (flat, "failed")):
+        name = submit(served, picture, [{"yaw_deg": 1}]).json()["id"]
+        wait(served, name, state)
+        job = tmp_path / "queue" / "jobs" / name
+        settled(job / "job.json", state)
+        assert not (job / "in").exists()
+        assert (job / "out").exists() == (state == "done")
+
+
+def test_record_of_first_layout_is_read():
+    job = Job("a" * 32, "me", BatchJob(kind="batch", edits=[EditSpec(yaw_deg=3)], webhook="https://me.example.com/"))
+    record = json.loads(_RECORD.dump_json(job, exclude={"results", "pieces", "parts", "has_files"}))
+    del record["delivery"], record["fingerprint"]
+    record |= {"kind": "batch", "hook": {"state": "waiting", "tries": 2, "next": 5.0}, "what": "hash", "key": "k"}
+    for name in ("picture", "target", "targets"):
+        del record["asked"][name]
+    read = _read_record(json.dumps(record).encode())
+    assert (read.asked, read.delivery) == (job.asked, Delivery("waiting", 2, 5.0))
+    assert read.fingerprint == _fingerprint(job)
 
 
 def test_job_can_be_cancelled(serve_jobs, png):
