@@ -24,6 +24,7 @@ from serve.messages import (
     SampleRequest,
     Step,
 )
+from serve.problems import ApiError
 from serve.schemas import EditProgress, JobState, ModelInfo, Reconstruction, Verified
 
 MeshFormat = Literal["glb", "obj"]
@@ -47,6 +48,20 @@ class DiffusionService(Service, Protocol):
 
     def sample(self, request: SampleRequest) -> AsyncGenerator[Step | SampledImage, None]:
         """Sample one image. Closing the iterator takes the request out of the batch."""
+
+
+async def chosen_model(service: DiffusionService, name: str | None) -> str:
+    """The name of a model that exists; without a name the default's.
+
+    Raises:
+        ApiError: `unknown-model`.
+    """
+    models = await service.models()
+    if name is None:
+        return next(m.name for m in models if m.default)
+    if name not in {m.name for m in models}:
+        raise ApiError("unknown-model", f"{name!r}; there are {', '.join(m.name for m in models)}")
+    return name
 
 
 async def sample_image(service: DiffusionService, request: SampleRequest) -> SampledImage:

@@ -16,6 +16,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
+from urllib.parse import quote
 
 from rigface.edits import PREVIEW
 from rigface.telemetry.json_logging import log_fields
@@ -23,13 +24,14 @@ from serve.content_cache import picture_id
 from serve.limits import Limits
 from serve.messages import EditedImage, EditInput, ModelEdit, OutputOptions, Preview, SamplingOptions
 from serve.problems import ApiError
-from serve.protocols import DiffusionService, FaceService
+from serve.protocols import DiffusionService, FaceService, chosen_model
 from serve.schemas import EditProgress, EditRequest, EditResult, Sampling
 from serve.security.api_keys import Key
 from serve.telemetry import metrics, tracing
 
 MEDIA = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 PREVIEW_QUALITY = 82
+_HEADER_SAFE = " !#$&'()*+,/:;<=>?@[]^`{|}"
 TYPES = ("image/png", "image/jpeg", "image/webp", "application/json", "text/event-stream")
 LOG = logging.getLogger("rigface.serve")
 Answer = TypeVar("Answer")
@@ -92,7 +94,7 @@ class CompletedEdit:
             "RigFace-Asked": json.dumps(_rounded(self.asked)),
             "RigFace-Achieved": json.dumps(_rounded(self.achieved)),
             "RigFace-Seed": str(self.plan.asked.seed),
-            "RigFace-Model": self.model,
+            "RigFace-Model": quote(self.model, safe=_HEADER_SAFE),  # headers are Latin-1
             "RigFace-Picture": self.plan.edit_input.picture,
             "Server-Timing": server_timing(self.seconds),
             "Cache-Control": "no-store",
@@ -151,7 +153,7 @@ class EditRunner:
     async def _run(self, plan: EditPlan, previews: int | None) -> AsyncGenerator[EditProgress | CompletedEdit, None]:
         face_worker, edit_input, asked = self._services.face_worker, plan.edit_input, plan.asked
         began = time.monotonic()
-        model = asked.model or next(m.name for m in await self._services.diffusion_worker.models() if m.default)
+        model = await chosen_model(self._services.diffusion_worker, asked.model)
         output_options = replace(plan.output_options, record={**plan.output_options.record, "model": model})
         plan = replace(plan, output_options=output_options)
         # The completed edit may be cached, so it goes without the source's bytes.

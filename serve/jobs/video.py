@@ -43,7 +43,7 @@ from serve.jobs.store import Job, JobStore, PieceReplaced, Values
 from serve.limits import MAX_PIXELS, Limits
 from serve.messages import ModelInputSpec, SampleRequest
 from serve.problems import ApiError
-from serve.protocols import DiffusionService, sample_image
+from serve.protocols import DiffusionService, chosen_model, sample_image
 from serve.provenance.encoder import Signer
 from serve.schemas import AnimationJob, VideoJob
 from serve.security.consent import TAKES_IDENTITY, Policy
@@ -122,7 +122,7 @@ class VideoRunner:
         Raises:
             ApiError, BadInput, ValueError: it cannot be done.
         """
-        model = asked.model or next(m.name for m in await self.diffusion_worker.models() if m.default)
+        model = await chosen_model(self.diffusion_worker, asked.model)
         input_spec = None if model == PREVIEW else await self.diffusion_worker.input_spec(model)
         stop, loop = threading.Event(), asyncio.get_running_loop()
 
