@@ -28,9 +28,7 @@ class NamedModels:
 @pytest.fixture
 def named(services):
     services.diffusion_worker = NamedModels()
-    with TestClient(
-        make_api(services), "http://localhost", raise_server_exceptions=False, client=("127.0.0.1", 5000)
-    ) as client:
+    with TestClient(make_api(services), raise_server_exceptions=False) as client:
         yield client
 
 
