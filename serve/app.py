@@ -161,14 +161,13 @@ class JobQueueDeployment:
         from serve.jobs.queue import JobQueue
         from serve.jobs.webhook import Webhooks
         from serve.provenance.signer import ResultSigner
-        from serve.security.audit_log import AuditLog
         from serve.security.url_allowlist import UrlAllowlist
 
         write_logs()
         tracing.start(config.traces, "job-queue")
         self._worker = JobQueue(
             config.jobs, RemoteFaceWorker(face_worker), RemoteDiffusionWorker(diffusion_worker, config.checkpoints()),
-            config.limits(), audit_log=AuditLog(config.audit_log) if config.audit_log else None,
+            config.limits(), audit_log=config.open_audit_log(),
             signer=ResultSigner(config.signing_path()), webhooks=Webhooks(UrlAllowlist(config.webhook_urls)),
             policy=config.policy(),
         )  # fmt: skip
@@ -192,27 +191,19 @@ class Gateway:
     """The HTTP API of `serve.api.routes`."""
 
     def __init__(
-        self,
-        config: ServiceConfig,
-        face_worker: DeploymentHandle,
-        diffusion_worker: DeploymentHandle,
+        self, config: ServiceConfig, face_worker: DeploymentHandle, diffusion_worker: DeploymentHandle,
         jobs: DeploymentHandle | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         from serve.api.dependencies import Services
         from serve.security.api_keys import KeyRing
-        from serve.security.audit_log import AuditLog
         from serve.security.url_allowlist import UrlAllowlist
 
         self._traces = config.traces
         self._services = Services(
-            RemoteFaceWorker(face_worker),
-            RemoteDiffusionWorker(diffusion_worker, config.checkpoints()),
-            KeyRing(config.keys),
-            config.limits(),
-            UrlAllowlist(config.fetch_urls),
-            AuditLog(config.audit_log) if config.audit_log else None,
+            RemoteFaceWorker(face_worker), RemoteDiffusionWorker(diffusion_worker, config.checkpoints()),
+            config.limits(), config.open_audit_log(), KeyRing(config.keys), UrlAllowlist(config.fetch_urls),
             RemoteJobQueue(jobs) if jobs is not None else None,
-        )
+        )  # fmt: skip
 
     async def drain(self) -> bool:
         """Refuse new requests and wait for those under way; False if some did not end in time."""

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFlo
 
 from rigface.provenance.signing_keys import default_folder
 from serve.limits import Limits
+from serve.security.audit_log import AuditLog
 from serve.security.consent import FALSE_ACCEPT_RATE, MAX_DISTANCE, Policy
 
 
@@ -83,6 +84,10 @@ class ServiceConfig(BaseModel):
         """Lists of the people who may or may not be edited."""
         rate = self.false_accept_rate
         return Policy(self.consent, self.deny, max_distance=self.same_person_distance, false_accept_rate=rate)
+
+    def open_audit_log(self) -> AuditLog | None:
+        """The audit log, if there is one."""
+        return AuditLog(self.audit_log) if self.audit_log else None
 
     def checkpoints(self) -> dict[str, str]:
         """Checkpoints by name, the default first."""

@@ -109,7 +109,7 @@ class JobService(Service, Protocol):
         """Queue a job; it is durable when this returns."""
 
     async def status(self, job_id: str, owner: str) -> JobState:
-        """The state of an owner's job."""
+        """The state of an owner's job; `unknown-job` for another owner's, here and below."""
 
     async def jobs_of(self, owner: str) -> list[JobState]:
         """An owner's jobs, the newest first."""

@@ -18,10 +18,9 @@ from serve.api.idempotency import IdempotencyCache
 from serve.api.middleware import Gate
 from serve.api.rate_limit import KeyLimiter
 from serve.api.request_parser import RequestParser
-from serve.inference.edit_service import AuditSink, EditRunner
-from serve.limits import Limits
+from serve.inference.edit_service import EditRunner, EditServices
 from serve.problems import ApiError
-from serve.protocols import DiffusionService, FaceService, JobService, Service
+from serve.protocols import JobService, Service
 from serve.security.api_keys import Key, KeyRing
 from serve.security.loopback import LOOPBACK, check
 from serve.security.url_allowlist import UrlAllowlist
@@ -32,23 +31,18 @@ BEARER = HTTPBearer(scheme_name="key", auto_error=False, description="an API key
 
 
 @dataclass
-class Services:
+class Services(EditServices):
     """The parts of the service that the routes call.
 
     Args:
         url_allowlist: addresses that pictures and clips may be fetched from.
-        audit_log: called after each edit.
         jobs: None: the job routes are absent.
         gate: closed to drain the gateway.
         loopback_names: names and addresses of this machine, for a service without keys.
     """
 
-    face_worker: FaceService
-    diffusion_worker: DiffusionService
     keys: KeyRing = field(default_factory=KeyRing)
-    limits: Limits = field(default_factory=Limits)
     url_allowlist: UrlAllowlist = field(default_factory=UrlAllowlist)
-    audit_log: AuditSink | None = None
     jobs: JobService | None = None
     gate: Gate = field(default_factory=Gate)
     loopback_names: frozenset[str] = LOOPBACK

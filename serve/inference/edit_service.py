@@ -15,7 +15,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 from rigface.edits import PREVIEW
@@ -38,13 +38,14 @@ Answer = TypeVar("Answer")
 AuditSink = Callable[[dict[str, Any]], None]
 
 
-class EditServices(Protocol):
-    """Services and settings that edits need."""
+@dataclass
+class EditServices:
+    """Services and settings that edits need. `audit_log` is called after each edit."""
 
     face_worker: FaceService
     diffusion_worker: DiffusionService
-    limits: Limits
-    audit_log: AuditSink | None
+    limits: Limits = field(default_factory=Limits)
+    audit_log: AuditSink | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,14 +16,13 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rigface.errors import OutputBusy, StorageGone
 from rigface.storage.store import NO_ROOM
 from rigface.telemetry.json_logging import log_fields
 from rigface.video.sandbox import DecoderDied
-from serve.inference.edit_service import AuditSink, EditRunner
+from serve.inference.edit_service import AuditSink, EditRunner, EditServices
 from serve.inference.watchdog import WatchdogExecutor
 from serve.jobs.batch import run_batch
 from serve.jobs.notifier import WebhookNotifier
@@ -53,14 +52,6 @@ LOCK_CHECK_S = 5.0
 RETRY_STORE_S = 15.0  # until a store that was away or full is tried again
 
 
-@dataclass
-class _Services:
-    face_worker: FaceService
-    diffusion_worker: DiffusionService
-    limits: Limits
-    audit_log: AuditSink | None
-
-
 class JobQueue(JobService):
     """A `JobService` in this process: the queue of one store, and its workers. One process at a time works on a store.
 
@@ -86,7 +77,7 @@ class JobQueue(JobService):
         policy: Policy | None = None,
     ) -> None:
         self._uri, self._limits = uri, limits or Limits()
-        self._services = _Services(face_worker, diffusion_worker, self._limits, audit_log)
+        self._services = EditServices(face_worker, diffusion_worker, self._limits, audit_log)
         self._load_analyzer, self._signer, self._policy = load_analyzer, signer or NoSigner(), policy or Policy()
         self._edits = EditRunner(self._services, GatewayMetrics())
         self._videos: VideoRunner | None = None
@@ -124,15 +115,12 @@ class JobQueue(JobService):
         return self._wire_state(job)
 
     async def status(self, job_id: str, owner: str) -> JobState:
-        """The state of a job; `unknown-job` for another owner's."""
         return self._wire_state((await self.start()).find(job_id, owner))
 
     async def jobs_of(self, owner: str) -> list[JobState]:
-        """An owner's jobs, the newest first."""
         return [self._wire_state(j) for j in reversed((await self.start()).all()) if j.owner == owner]
 
     async def cancel(self, job_id: str, owner: str) -> JobState:
-        """Remove a job from the queue, or stop it; its results stay."""
         job = (await self.start()).find(job_id, owner)
         if job.state in OPEN:
             await self._end(job, "cancelled")
@@ -145,7 +133,6 @@ class JobQueue(JobService):
         return self._wire_state(job)
 
     async def remove(self, job_id: str, owner: str) -> None:
-        """Stop a job and delete its files."""
         store = await self.start()
         await self.cancel(job_id, owner)
         job = store.find(job_id, owner)
@@ -153,7 +140,6 @@ class JobQueue(JobService):
         await asyncio.to_thread(store.remove, job)
 
     async def result(self, job_id: str, owner: str, number: int, through: bool = False) -> JobResult:
-        """A result's bytes, or its address in the bucket unless `through` is set."""
         store = await self.start()
         result_link_s = 0.0 if through else self._limits.result_link_s
         return await asyncio.to_thread(store.result, store.find(job_id, owner), number, result_link_s)
