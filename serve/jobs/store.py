@@ -255,6 +255,8 @@ class JobStore:
 
     def delete_doubtful(self) -> None:
         """Delete what is stored of jobs that were refused while the storage was away, so that they never run."""
+        if not self._doubtful or not self.check():
+            return
         for job_id in sorted(self._doubtful):
             self.store.delete_folder(f"jobs/{job_id}")
             self._doubtful.discard(job_id)
