@@ -331,6 +331,8 @@ class JobQueue(JobService):
         assert self._store is not None
         for job in [j for j in self._store.all() if j.id in self._unsaved]:
             await self._record(job)
+            if job.ended:
+                await self._delete_files(job)
         self._unsaved &= {j.id for j in self._store.all()}
         await asyncio.to_thread(self._store.delete_doubtful)
 

@@ -92,7 +92,18 @@ def settled(record, state="done"):
     return now
 
 
-def test_restart_runs_missing_edits_only(serve_jobs, png, tmp_path):
+@pytest.fixture
+def kept_files(monkeypatch):
+    """Ended jobs keep their input files, so that a test can continue them."""
+
+    def keep(self, job):
+        job.has_files = False
+        self.save(job)
+
+    monkeypatch.setattr(JobStore, "delete_files", keep)
+
+
+def test_restart_runs_missing_edits_only(serve_jobs, kept_files, png, tmp_path):
     client = serve_jobs()
     name = submit(client, png, [{"yaw_deg": v} for v in (1, 2, 3)]).json()["id"]
     wait(client, name, "done")

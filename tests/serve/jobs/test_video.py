@@ -87,6 +87,7 @@ def test_video_job_edits_every_frame(served_clips, services, clip, tmp_path, mod
         assert sound == [bytes(p) for p in container.demux(audio=0) if p.size]
     assert min(np.abs(a.image.astype(int) - b.image).mean() for a, b in zip(now, was)) > 1
     seen = served.post("/v1/verify", files={"picture": ("a.mp4", data)})
+    settled(tmp_path / "queue" / "jobs" / done["id"] / "job.json")
     assert not list((tmp_path / "queue" / "jobs" / done["id"] / "part").glob("*"))
     assert (told[0]["model"], told[0]["request_id"], told[0]["edit"]) == (model, done["id"], {"yaw_deg": 15})
     assert seen.status_code == 200
