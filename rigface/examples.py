@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from rigface.image import decode
-from rigface.schema import Column, column, markdown
+from rigface.schema import Column, markdown
 from rigface.types import Conditions, Example, HeadSpec
 
 EXAMPLES_VERSION = "examples/1"
@@ -199,11 +199,6 @@ def mirrored_expression(names: Sequence[str]) -> np.ndarray:
             raise ValueError(f"expression axis {name!r} has no twin {twin!r}")
         order.append(list(names).index(twin))
     return np.array(order)
-
-
-def code_column(codes: np.ndarray) -> pa.Array:
-    """(N, E) float expression codes as a column."""
-    return column(codes, codes.shape[1])
 
 
 def half_column(values: np.ndarray) -> pa.Array:

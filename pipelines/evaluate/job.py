@@ -24,7 +24,7 @@ from pipelines import run_info
 from pipelines.cluster.unit_job import Unit, run_units, unit_name
 from pipelines.evaluate import report
 from pipelines.evaluate.config import EvaluateConfig
-from pipelines.evaluate.info import EvaluationInfo, fingerprint
+from pipelines.evaluate.info import EvaluationInfo
 from pipelines.evaluate.planned_task import PlannedTask
 from pipelines.evaluate.tasks import TaskSource, source_of
 from pipelines.evaluate.worker import ROWS, EvaluateUnit
@@ -53,8 +53,9 @@ def evaluate(config: EvaluateConfig, say: Callable[[str], None] = print) -> Repo
     data, models = Store(config.data), models_by_name(config.models)
     size = config.size or _smallest(models, data)
     tasks = _plan(source_of(data, size), config)
-    units = _units(tasks, config, models, size)
-    _say_plan(tasks, models, config, size, say)
+    people, names = len({task.person for task in tasks}), Counter(task.name for task in tasks)
+    say(f"{len(tasks)} tasks of {people} people: " + ", ".join(f"{count} {name}" for name, count in names.items()))
+    say(f"{', '.join(models)} and the controls, compared at {size} px, up to {config.seeds} seeds each")
     if config.dry_run:
         return None
     store = Store(config.out)
@@ -62,6 +63,13 @@ def evaluate(config: EvaluateConfig, say: Callable[[str], None] = print) -> Repo
         run_info.load_own(store, "evaluate", (ROWS,))
         info = EvaluationInfo.of(config, models, size)
         run_info.write(store, asdict(info))
+        # A unit's name: its tasks, and everything else that decides their results.
+        fixed = [VERSION, sorted((n, m.place, m.fingerprint) for n, m in info.models.items()), config.seeds, size]
+        groups = [tasks[first : first + UNIT_SIZE] for first in range(0, len(tasks), UNIT_SIZE)]
+        units = [
+            Unit(unit_name(json.dumps([[*fixed, config.data], [t.to_dict() for t in g]], sort_keys=True)), g)
+            for g in groups
+        ]
         worker = partial(
             EvaluateUnit, config.data, config.out, models, config.seeds, size, config.run.device, config.threads
         )
@@ -118,26 +126,3 @@ def _plan(source: TaskSource, config: EvaluateConfig) -> list[PlannedTask]:
     if not tasks:
         raise PlanError(f"{config.data}: no task of {', '.join(kinds)} can be made of the people held out here")
     return tasks
-
-
-def _units(
-    tasks: list[PlannedTask], config: EvaluateConfig, models: Mapping[str, str], size: int
-) -> list[Unit[list[PlannedTask]]]:
-    """Tasks in units, named by the tasks and everything else that decides their results."""
-    hashes = sorted((name, place, fingerprint(place)) for name, place in models.items())
-    fixed = [VERSION, hashes, config.seeds, size, config.data]
-    groups = [tasks[first : first + UNIT_SIZE] for first in range(0, len(tasks), UNIT_SIZE)]
-    return [Unit(unit_name(json.dumps([fixed, [t.to_dict() for t in g]], sort_keys=True)), g) for g in groups]
-
-
-def _say_plan(
-    tasks: Sequence[PlannedTask],
-    models: Mapping[str, str],
-    config: EvaluateConfig,
-    size: int,
-    say: Callable[[str], None],
-) -> None:
-    people = len({task.person for task in tasks})
-    names = Counter(task.name for task in tasks)
-    say(f"{len(tasks)} tasks of {people} people: " + ", ".join(f"{count} {name}" for name, count in names.items()))
-    say(f"{', '.join(models)} and the controls, compared at {size} px, up to {config.seeds} seeds each")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -85,10 +86,12 @@ class TaskSampler:
             source = int(rows[np.argmax(ahead[rows])])
             for number, values in SWEEPS.items():
                 label = number.removeprefix("expression.").removesuffix("_deg").replace("light.", "light ")
+                group, _, key = number.rpartition(".")  # the names of `estimator.achieved`
                 sweep = (f"{self.frames.uri[source]} {self.frames.index[source]} {number}", number)
                 for value in values:
                     name = f"{label.replace('_', ' ')} sweep"
-                    yield self._task("sweep", name, source, _edit_of(number, value), sweep=sweep)
+                    edit = EditSpec.from_dict({group: {key: value}} if group else {key: value})
+                    yield self._task("sweep", name, source, edit, sweep=sweep)
 
     def _clips(self) -> Iterator[PlannedTask]:
         """Runs of evenly spaced frames, the longest of each person."""
@@ -122,17 +125,7 @@ class TaskSampler:
         return in_turns[:count]
 
     def _task(
-        self,
-        kind: TaskKind,
-        name: str,
-        source: int,
-        edit: EditSpec,
-        target: int | None = None,
-        *,
-        truth: bool = False,
-        relit: bool = False,
-        sweep: tuple[str, str] | None = None,
-        clip: str | None = None,
+        self, kind: TaskKind, name: str, source: int, edit: EditSpec, target: int | None = None, **more: Any
     ) -> PlannedTask:
         frames = self.frames
         rows = [source] if target is None else [source, target]
@@ -148,14 +141,5 @@ class TaskSampler:
             source=places[0],
             target=None if target is None else places[1],
             target_person=None if target is None else str(frames.identity[target]),
-            truth=truth,
-            relit=relit,
-            sweep=sweep,
-            clip=clip,
+            **more,
         )
-
-
-def _edit_of(number: str, value: float) -> EditSpec:
-    """An edit of one number, with the names of `estimator.achieved`."""
-    group, _, name = number.rpartition(".")
-    return EditSpec.from_dict({group: {name: value}} if group else {name: value})

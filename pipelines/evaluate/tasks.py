@@ -74,11 +74,7 @@ class TaskSource(Protocol):
     """A folder that tasks are made of."""
 
     kinds: tuple[TaskKind, ...]
-
-    @property
-    def head(self) -> HeadSpec:
-        """The head model of the faces."""
-        ...
+    head: HeadSpec
 
     def plan(self, kinds: Sequence[TaskKind], config: EvaluateConfig) -> list[PlannedTask]:
         """The tasks of these kinds.
@@ -112,12 +108,8 @@ class ExamplesSource:
 
     def __init__(self, source: Store) -> None:
         self._source, self._parts = source, parts_of(source)
-        self._spec = spec_of(source, self._parts)
+        self.head = spec_of(source, self._parts).head
         self._tables: dict[str, pa.Table] = {}
-
-    @property
-    def head(self) -> HeadSpec:
-        return self._spec.head
 
     def plan(self, kinds: Sequence[TaskKind], config: EvaluateConfig) -> list[PlannedTask]:
         """Self-edits, people in turns, in no order within a person (names are hashes)."""
@@ -169,13 +161,9 @@ class FacesSource:
     kinds = TASK_KINDS
 
     def __init__(self, source: Store, size: int = 0) -> None:
-        self._source, self._size, self._head = source, size, head_of(source)
-        self._reader = FaceReader(source, self._head)
+        self._source, self._size, self.head = source, size, head_of(source)
+        self._reader = FaceReader(source, self.head)
         self._composer = cache(_composer)
-
-    @property
-    def head(self) -> HeadSpec:
-        return self._head
 
     def plan(self, kinds: Sequence[TaskKind], config: EvaluateConfig) -> list[PlannedTask]:
         settings = PairSettings()
@@ -197,7 +185,7 @@ class FacesSource:
             return self._with_truth(planned, source, target, time_s)
         traits = {} if target is None else {trait: target.params for trait in planned.edit.take}
         targets = targets_of(source.params, traits) if traits else None
-        wanted = transfer(source.params, planned.edit, self._head, targets)
+        wanted = transfer(source.params, planned.edit, self.head, targets)
 
         def conditions(style: Style) -> Conditions:
             return self._composer(style)(source, wanted).conditions
@@ -211,12 +199,12 @@ class FacesSource:
             random = np.random.default_rng(int(hashlib.sha256(planned.key.encode()).hexdigest()[:12], 16))
             light = invent_light(source.params.light, np.zeros((0, 9, 3), np.float32), random)
             source = stage(source, replace(source.params, light=light.astype(np.float32)), own)
-        example = compose(source, target, own, self._head)
+        example = compose(source, target, own, self.head)
         if example.background_change > settings.max_background_change or example.overlap < settings.min_overlap:
             return None
 
         def conditions(style: Style) -> Conditions:
-            return compose(source, target, self._composer(style), self._head).composed.conditions
+            return compose(source, target, self._composer(style), self.head).composed.conditions
 
         reference = example.composed.conditions.reference
         return Task(planned, reference, example.target, example.target, conditions, time_s)

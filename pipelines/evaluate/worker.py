@@ -13,12 +13,11 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
 from pipelines.evaluate.planned_task import PlannedTask
 from pipelines.evaluate.tasks import Style, Task, source_of
+from pipelines.examples.layout import parquet_bytes
 from rigface.editor import EditModel
 from rigface.edits import PREVIEW
 from rigface.evaluation import report
@@ -128,7 +127,7 @@ class EvaluateUnit:
             )
         if rows:
             table = report.rows_table(rows, dict(self._estimator.extractors))
-            self._out.publish(sharded(ROWS, unit, ".parquet"), _parquet(table), replace=False)
+            self._out.publish(sharded(ROWS, unit, ".parquet"), parquet_bytes(table), replace=False)
         return {"edits": len(rows), "tasks": len(tasks), "refused": len(plan) - len(tasks)}
 
     def _edits(self, task: Task) -> list[Edited]:
@@ -161,12 +160,6 @@ class EvaluateUnit:
                     )
                 )
         return edits
-
-
-def _parquet(table: pa.Table) -> pa.Buffer:
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
-    return sink.getvalue()
 
 
 def _sha256(picture: np.ndarray | None) -> str | None:

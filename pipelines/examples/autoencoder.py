@@ -21,6 +21,7 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor
 
 from pipelines.examples.config import AutoencoderConfig
+from pipelines.examples.layout import face_parts
 from pipelines.examples.split import split_of
 from rigface.errors import PlanError
 from rigface.image import decode as decode_picture
@@ -69,9 +70,7 @@ def crops(faces: str, config: AutoencoderConfig) -> tuple[np.ndarray, np.ndarray
     import cv2
 
     store = Store(faces)
-    parts = sorted(p for p in store.paths("faces", ".parquet") if not p.endswith("schema.parquet"))
-    if not parts:
-        raise PlanError(f"{store.uri}: no faces here; make some with `rigface extract`")
+    parts = face_parts(store)
     learned: list[np.ndarray] = []
     held_out: list[np.ndarray] = []
     total = sum(1 for _ in _cells(store, parts, ["status"]))

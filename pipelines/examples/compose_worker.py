@@ -57,7 +57,10 @@ class ComposeUnit:
         for planned in plan:
             source, target = self._staged(planned, self._faces.face(*planned.source)), self._faces.face(*planned.target)
             composed = compose(source, target, self._composer, self.spec.head)
-            if self._is_refused(composed):
+            if (
+                composed.overlap < self._settings.min_overlap
+                or composed.background_change > self._settings.max_background_change
+            ):
                 continue
             for name, value in self._row(planned, source, target, composed).items():
                 rows[name].append(value)
@@ -74,10 +77,6 @@ class ComposeUnit:
         if planned.posed:
             params = invent_pose(params, self._bank.expressions, random)
         return face if params is face.params else stage(face, params, self._composer)
-
-    def _is_refused(self, composed: ComposedExample) -> bool:
-        settings = self._settings
-        return composed.overlap < settings.min_overlap or composed.background_change > settings.max_background_change
 
     def _row(self, planned: PlannedExample, source: Face, target: Face, composed: ComposedExample) -> dict[str, Any]:
         conditions = composed.composed.conditions
@@ -96,10 +95,10 @@ class ComposeUnit:
             pictures = {name: np.ascontiguousarray(p[:, ::-1]) for name, p in pictures.items()}
             code = code[mirrored_expression(self.spec.head.expression_names)]
             wanted, turn = wanted * (-1, 1, -1), -turn
-        mask = encode_png(pictures.pop("mask"))
+        mask, quality = encode_png(pictures.pop("mask")), self._settings.jpeg_quality
         source_key, target_key = self._faces.key(*planned.source), self._faces.key(*planned.target)
         return {
-            **{name: self._encoded(p) for name, p in pictures.items()},
+            **{name: encode_jpeg(p, quality) if quality else encode_png(p) for name, p in pictures.items()},
             **{f"source_{name}": source_key[name] for name in KEY},
             **{f"target_{name}": target_key[name] for name in KEY},
             "example": planned.example,
@@ -119,10 +118,6 @@ class ComposeUnit:
             "expression_code": code.astype(np.float32),
             "caption": planned.caption,
         }
-
-    def _encoded(self, picture: np.ndarray) -> bytes:
-        quality = self._settings.jpeg_quality
-        return encode_jpeg(picture, quality) if quality else encode_png(picture)
 
 
 def _deltas(source: Face, target: Face) -> dict[str, float]:

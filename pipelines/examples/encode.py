@@ -51,11 +51,7 @@ def encode(config: EncodeConfig, say: Callable[[str], None] = print) -> dict[str
     source, store = Store(config.examples), Store(config.out)
     parts = parts_of(source)
     autoencoder = autoencoder_hash(autoencoder_folder(config.autoencoder))
-    origin = {
-        "autoencoder": autoencoder,
-        "spec": spec_of(source, parts).to_json(),
-        "plan": plan_hash(source),
-    }
+    origin = {"autoencoder": autoencoder, "spec": spec_of(source, parts).to_json(), "plan": plan_hash(source)}
     units = [Unit(unit_name(part, autoencoder), part) for part in parts]
     with lock.hold(store) as check:
         info = run_info.load_own(store, "encode", (EXAMPLES,))

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.examples import pair_sampling
+from pipelines.examples.layout import face_parts
 from rigface.errors import PlanError
 from rigface.face.geometry.rotation import to_matrix
 from rigface.storage.store import Store
@@ -28,13 +29,13 @@ def read_frames(source: Store, minima: dict[str, float]) -> tuple[pair_sampling.
     columns = ["uri", "frame_index", "track", "identity", "status", *GATES]
     columns += ["head_rotation", "expression", "light", "frame_to_crop", "identity_vector"]
     tables, places = [], []
-    for path in sorted(p for p in source.paths("faces", ".parquet") if not p.endswith("/schema.parquet")):
+    for path in face_parts(source):
         table = source.table(path, columns)
         tables.append(table)
         places += [(path, i) for i in range(len(table))]
-    whole = pa.concat_tables(tables).combine_chunks() if tables else None
-    if whole is None or not len(whole):
-        raise PlanError(f"{source.uri}: no faces/ here; make some with `rigface extract`")
+    whole = pa.concat_tables(tables).combine_chunks()
+    if not len(whole):
+        raise PlanError(f"{source.uri}: no faces in this dataset")
     text = {name: np.array([v or "" for v in whole[name].to_pylist()]) for name in ("uri", "identity", "status")}
     good = text["status"] == "ok"
     for name in GATES:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -18,17 +19,25 @@ EXAMPLES = "examples"  # folder of the training examples
 PLAN = "pairs.parquet"
 
 
+def face_parts(faces: Store) -> list[str]:
+    """The objects of a dataset of faces.
+
+    Raises:
+        PlanError: there are none.
+    """
+    parts = sorted(path for path in faces.paths("faces", ".parquet") if not path.endswith("/schema.parquet"))
+    if not parts:
+        raise PlanError(f"{faces.uri}: no faces/ here; make some with `rigface extract`")
+    return parts
+
+
 def head_of(faces: Store) -> HeadSpec:
     """The head model of a dataset of faces.
 
     Raises:
         PlanError: there is no dataset.
     """
-    part = next(iter(sorted(faces.paths("faces", ".parquet"))), None)
-    if part is None:
-        raise PlanError(f"{faces.uri}: no faces/ here; make some with `rigface extract`")
-    with faces.open(part) as f:
-        return schema.head_of(pq.read_schema(f))
+    return schema.head_of(schema_of(faces, face_parts(faces)))
 
 
 def part_path(unit: str) -> str:
@@ -42,7 +51,7 @@ def has_examples(source: Store) -> bool:
 
 
 def parquet_bytes(table: pa.Table) -> pa.Buffer:
-    """An object of examples as bytes: pictures are compressed already, and rows are read one by one."""
+    """A table as bytes: pictures are compressed already, and rows are read one by one."""
     sink = pa.BufferOutputStream()
     pq.write_table(
         table, sink, row_group_size=len(table) or 1, compression="zstd", use_dictionary=["split", "identity"]
@@ -62,10 +71,15 @@ def parts_of(source: Store) -> list[str]:
     return parts
 
 
-def spec_of(source: Store, parts: list[str]) -> ExampleSpec:
-    """The spec shared by all examples of a folder."""
+def schema_of(source: Store, parts: Sequence[str]) -> pa.Schema:
+    """The schema shared by all objects of a folder."""
     with source.open(parts[0]) as f:
-        return ExampleSpec.of(pq.read_schema(f))
+        return pq.read_schema(f)
+
+
+def spec_of(source: Store, parts: Sequence[str]) -> ExampleSpec:
+    """The spec shared by all examples of a folder."""
+    return ExampleSpec.of(schema_of(source, parts))
 
 
 def plan_hash(source: Store) -> str:

@@ -12,14 +12,11 @@ The plan is made once and kept, so a stopped run goes on with the same pairs; a 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
-
-import pyarrow.parquet as pq
 
 from pipelines import run_info
 from pipelines.cluster.unit_job import run_units
@@ -27,7 +24,7 @@ from pipelines.examples.compose_worker import ComposeUnit
 from pipelines.examples.config import PairConfig, PairSettings
 from pipelines.examples.coverage_report import PairReport
 from pipelines.examples.frame_index import GATES, read_frames
-from pipelines.examples.layout import EXAMPLES, PLAN, head_of
+from pipelines.examples.layout import EXAMPLES, PLAN, head_of, parquet_bytes
 from pipelines.examples.pair_plan import PairPlan, parts_behind, plan_pairs
 from rigface.errors import PlanError
 from rigface.examples import ExampleSpec
@@ -68,9 +65,7 @@ def pair(config: PairConfig, say: Callable[[str], None] = print) -> PairReport:
             store.delete_folder(EXAMPLES)
             info = {"config": settings_hash, "settings": values, "spec": spec.to_json(), "faces": source.uri}
             run_info.write(store, info | run_info.software())
-            sink = io.BytesIO()
-            pq.write_table(plan.to_arrow(), sink, compression="zstd")
-            store.publish(PLAN, sink.getvalue())
+            store.publish(PLAN, parquet_bytes(plan.to_arrow()))
         units = plan.units(settings_hash, settings.unit_size)
         done = store.ids(EXAMPLES, ".parquet") if info["faces"] == source.uri else ()
         parts = {part for unit in units if unit.name not in done for part in parts_behind(unit.plan)}

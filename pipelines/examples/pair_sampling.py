@@ -10,8 +10,8 @@ does not dominate the dataset.
 
 from __future__ import annotations
 
+import bisect
 import itertools
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -85,15 +85,11 @@ class Candidates:
         return Candidates(self.source[rows], self.target[rows], self.person[rows], deltas)
 
 
-def normal_light(light: np.ndarray) -> np.ndarray:
-    """(N, 9, 3) lights at one exposure: brightness depends on the camera."""
-    return light / np.maximum(light[:, :1].mean(-1, keepdims=True), 1e-4)
-
-
 def deltas(frames: Frames, source: np.ndarray, target: np.ndarray) -> dict[str, np.ndarray]:
     """Distances of rows by trait: degrees, root mean square, share."""
     cosine = (np.einsum("pij,pij->p", frames.rotation[source], frames.rotation[target]) - 1) / 2
-    lights = normal_light(frames.light).reshape(len(frames), -1)
+    # At one exposure: brightness depends on the camera.
+    lights = (frames.light / np.maximum(frames.light[:, :1].mean(-1, keepdims=True), 1e-4)).reshape(len(frames), -1)
     size = np.linalg.norm(lights[target], axis=1)
     return {
         "pose": np.degrees(np.arccos(np.clip(cosine, -1, 1))),
@@ -154,7 +150,9 @@ def choose(pairs: Candidates, wanted: int, seed: int) -> np.ndarray:
     for number in np.unique(cell):
         rows = random.permutation(np.flatnonzero(cell == number))
         cells[int(number)] = rows[np.argsort(turns(pairs.person[rows]), kind="stable")]
-    level = _level([len(rows) for rows in cells.values()], wanted)
+    sizes = np.array([len(rows) for rows in cells.values()])
+    # The largest level at which min(size, level) summed over the cells is at most `wanted`.
+    level = bisect.bisect(range(max(sizes)), wanted, key=lambda level: np.minimum(sizes, level).sum()) - 1
     chosen = np.concatenate([rows[:level] for rows in cells.values()])
     spare = np.concatenate([rows[level : level + 1] for rows in cells.values()])
     return np.concatenate([chosen, spare[: wanted - len(chosen)]])
@@ -167,18 +165,6 @@ def turns(person: np.ndarray) -> np.ndarray:
     for i, number in enumerate(person.tolist()):
         turn[i] = last[number] = last.get(number, -1) + 1
     return turn
-
-
-def _level(sizes: Sequence[int], wanted: int) -> int:
-    """The largest level at which min(size, level) summed over the cells is at most `wanted`."""
-    low, high = 0, max(sizes, default=0)
-    while low < high:
-        middle = (low + high + 1) // 2
-        if sum(min(size, middle) for size in sizes) <= wanted:
-            low = middle
-        else:
-            high = middle - 1
-    return low
 
 
 def coverage(pairs: Candidates) -> dict[str, list[int]]:

@@ -19,10 +19,8 @@ from functools import lru_cache
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from rigface.errors import PlanError
-from rigface.examples import LatentSpec
 from rigface.storage.store import Store
 
 CACHE_BYTES = 2**30  # of parts already read, per process
@@ -60,8 +58,8 @@ class BatchSampler:
         self, rows: Sequence[np.ndarray], batch: int, micro_batches: int = 1, window: int = 64, seed: int = 0
     ) -> None:
         self.batch, self.micro_batches, self.window, self.seed = batch, micro_batches, window, seed
-        self._rows = [np.asarray(r, np.int64) for r in rows]
-        total = sum(map(len, self._rows))
+        self.rows = [np.asarray(r, np.int64) for r in rows]
+        total = sum(map(len, self.rows))
         if not total:
             raise PlanError("no examples to learn from")
         self.steps_per_epoch = max(1, total // (batch * micro_batches))
@@ -88,17 +86,12 @@ class BatchSampler:
             yield ReadWindow(start, stop - within, by_step[:, 0], by_step[:, 1])
             start += stop - within
 
-    def epoch_rows(self, epoch: int) -> np.ndarray:
-        """(N, 2) part and row of all examples, parts in this epoch's order."""
-        random = np.random.default_rng([self.seed, epoch])
-        return np.concatenate(
-            [np.stack([np.full(len(self._rows[p]), p), self._rows[p]], 1) for p in random.permutation(len(self._rows))]
-        )
-
 
 @lru_cache(maxsize=4)
 def _epoch(sampler: BatchSampler, epoch: int) -> np.ndarray:
-    return sampler.epoch_rows(epoch)
+    """(N, 2) part and row of all examples, parts in this epoch's order."""
+    order = np.random.default_rng([sampler.seed, epoch]).permutation(len(sampler.rows))
+    return np.concatenate([np.stack([np.full(len(sampler.rows[p]), p), sampler.rows[p]], 1) for p in order])
 
 
 def usable_rows(store: Store, parts: Sequence[str], split: str) -> list[np.ndarray]:
@@ -157,9 +150,3 @@ def read_ahead(
             if following is not None:
                 waiting.append((following, pool.submit(read, following)))
             yield window, future.result()
-
-
-def latents_of(store: Store, part: str) -> LatentSpec | None:
-    """The spec of a part's latents; None if it has pictures only."""
-    with store.open(part) as f:
-        return LatentSpec.of(pq.read_schema(f))

@@ -12,15 +12,15 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from pipelines.examples.layout import schema_of
 from pipelines.train import batch_sampler, model_setup
 from pipelines.train.augmentation import augmented
 from pipelines.train.config import TrainConfig
 from rigface.errors import PlanError
-from rigface.examples import CAPTION, PICTURES, examples_of, numbers_of
+from rigface.examples import CAPTION, PICTURES, LatentSpec, examples_of, numbers_of
 from rigface.model.checkpoint import Checkpoint
 from rigface.model.latents import LatentConditions, LatentExample, encode_example
 from rigface.model.text import TextEncoder
@@ -42,16 +42,16 @@ class Batches:
         self._order = batch_sampler.BatchSampler(
             rows, config.batch, config.micro_batches, config.shuffle_window, config.seed
         )
-        self._latent = batch_sampler.latents_of(source, parts[0])
+        schema = schema_of(source, parts)
+        self._latent = LatentSpec.of(schema)
         if self._latent is not None and config.augment:
             raise PlanError(
                 f"{source.uri} holds latents, but augment needs pictures: give the folder that `pair` wrote, or "
                 "--no-augment"
             )
         model_setup.check(state.loaded, state.spec, self._latent)
-        names = [f"{name}_latents" if self._latent else name for name in PICTURES]
-        columns = ["expression_code", *names]
-        self._caption_encoder = CaptionEncoder.of(state.loaded, source, parts[0], state.device)
+        columns = ["expression_code", *(f"{name}_latents" if self._latent else name for name in PICTURES)]
+        self._caption_encoder = CaptionEncoder.of(state.loaded, schema, state.device)
         if self._caption_encoder is not None:
             columns.append(CAPTION)
         windows = self._order.windows(micro_batches, state.step)
@@ -115,11 +115,9 @@ class CaptionEncoder:
         self._embeddings: OrderedDict[str, Tensor] = OrderedDict()
 
     @staticmethod
-    def of(loaded: Checkpoint, source: Store, part: str, device: torch.device) -> CaptionEncoder | None:
+    def of(loaded: Checkpoint, schema: pa.Schema, device: torch.device) -> CaptionEncoder | None:
         """The caption encoder of a model; None if it has no text encoder, or the examples no captions."""
-        with source.open(part) as f:
-            has_captions = CAPTION in pq.read_schema(f).names
-        if loaded.text_encoder is None or not has_captions:
+        if loaded.text_encoder is None or CAPTION not in schema.names:
             return None
         loaded.text_encoder.model.to(device)
         return CaptionEncoder(loaded.text_encoder, loaded.model.default_text.to(device))

@@ -59,10 +59,11 @@ def _fitting(config: TrainConfig, spec: ExampleSpec | None) -> dict[str, Any]:
         return {}
     if config.start == "tiny":
         return {"expression": spec.expression_size, "size": spec.size, "kind": config.networks.kind}
-    if config.start.startswith(PLAIN):
+    # The codes that a released model was trained on cannot be computed here.
+    if config.start.startswith(PLAIN) or (
+        checkpoints.is_released(config.start) and spec.expression_field == "expression"
+    ):
         return {"expression": spec.expression_size}
-    if checkpoints.is_released(config.start) and spec.expression_field == "expression":
-        return {"expression": spec.expression_size}  # the codes it was trained on cannot be computed here
     return {}
 
 

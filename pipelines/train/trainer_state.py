@@ -81,9 +81,7 @@ class TrainerState:
 
     def load(self, folder: Path) -> None:
         """The inverse of `save`, whatever the number of workers and the sharding were then."""
-        if not self.optimizer.state:
-            _allocate_state(self.optimizer)
-        state = self.state_dict()
+        state = self.state_dict()  # allocates the state of a fresh optimizer
         with _quiet():
             dcp.load(state, checkpoint_id=folder, no_dist=self.backend.world == 1)
         set_state_dict(self.inner, self.optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
@@ -111,16 +109,3 @@ def _quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*torch.distributed is disabled.*")
         yield
-
-
-def _allocate_state(optimizer: torch.optim.Optimizer) -> None:
-    """Allocate a fresh optimizer's state for loading a checkpoint, by a step of size zero."""
-    rates = [group["lr"] for group in optimizer.param_groups]
-    for group in optimizer.param_groups:
-        group["lr"] = 0.0
-        for parameter in group["params"]:
-            parameter.grad = torch.zeros_like(parameter)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    for group, rate in zip(optimizer.param_groups, rates):
-        group["lr"] = rate

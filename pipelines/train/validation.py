@@ -127,12 +127,8 @@ def _chosen(source: Store, count: int) -> pa.Table | None:
     if not rows:
         return None
     rows = [row for row in rows if row.kind == "pair"] or rows
-    chosen = held_out.in_turns(rows, _largest_turn_first)[:count]
+    chosen = held_out.in_turns(rows, lambda row: (-min(row.delta_pose_deg, MAX_TURN_DEG), row.example))[:count]
     return pa.concat_tables([source.table(r.part, list(COLUMNS)).slice(r.row, 1) for r in chosen]).combine_chunks()
-
-
-def _largest_turn_first(row: held_out.ExampleRow) -> tuple[float, str]:
-    return -min(row.delta_pose_deg, MAX_TURN_DEG), row.example
 
 
 def sample(state: TrainerState, example: Example, seed: int) -> np.ndarray:

@@ -163,7 +163,7 @@ class FaceEstimator:
         for k, i in enumerate(good):
             picture, face = faces[k]
             seen[i] = Estimate(
-                params=_one(fit.params, k),
+                params=fit.params.map(lambda a, k=k: np.asarray(a[k])),
                 box=np.asarray(face.box),
                 landmarks=face.landmarks,
                 frame_to_crop=aligned.frame_to_crop[k],
@@ -201,10 +201,6 @@ class FaceEstimator:
         back = alignment.invert(seen.frame_to_crop).astype(np.float64)
         back[:, 2] += back[:, :2] @ (0.5, 0.5) - 0.5  # OpenCV's pixel centres are whole numbers
         return np.asarray(cv2.warpAffine(mask, back, (width, height), flags=cv2.INTER_LINEAR) > 127)
-
-
-def _one(params: FaceParams, k: int) -> FaceParams:
-    return params.map(lambda a: np.asarray(a[k]))
 
 
 def skin_colour(picture: np.ndarray, landmarks: np.ndarray) -> np.ndarray:

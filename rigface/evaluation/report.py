@@ -13,8 +13,6 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from os import PathLike
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -314,11 +312,3 @@ def files(card: ReportCard, rows: Sequence[Row], top: str = "") -> dict[str, byt
         parquet.write_table(table, sink)
         data[name] = sink.getvalue().to_pybytes()
     return data
-
-
-def save(card: ReportCard, rows: Sequence[Row], folder: str | PathLike[str]) -> None:
-    """Write `card.md`, `card.json`, `card.html`, `card.parquet` and `rows.parquet` into a folder on this machine."""
-    place = Path(folder)
-    place.mkdir(parents=True, exist_ok=True)
-    for name, data in files(card, rows).items():
-        (place / name).write_bytes(data)

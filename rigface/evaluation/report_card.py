@@ -100,14 +100,6 @@ class ReportCard:
                 return row
         raise KeyError((model, edit))
 
-    def flat(self) -> dict[str, float]:
-        """`model/edit/metric` -> mean with failures, and `.../fail_share`: for training curves."""
-        out = {}
-        for row in self.rows:
-            out[f"{row.model}/{row.edit}/fail_share"] = row.fail_share
-            out |= {f"{row.model}/{row.edit}/{name}": c.with_failures for name, c in row.cells.items()}
-        return out
-
 
 def make_card(
     rows: Sequence[Row],

@@ -57,10 +57,7 @@ class Linearity:
 
 
 def linearity(
-    asked: np.ndarray,
-    measured: np.ndarray,
-    identity: np.ndarray | None = None,
-    threshold: float | None = None,
+    asked: np.ndarray, measured: np.ndarray, identity: np.ndarray | None = None, threshold: float | None = None
 ) -> Linearity:
     """Linearity of S sweeps of K values each.
 

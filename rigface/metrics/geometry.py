@@ -75,20 +75,13 @@ def coefficient_errors(measured: FaceParams, wanted: FaceParams) -> dict[str, np
         measured, wanted: batches of N faces.
 
     Returns:
-        group -> (N,). `rms` of these over the faces is the protocol's RMSE, since all faces have equally many.
+        group -> (N,). Their root mean square over the faces is the protocol's RMSE, as all faces have equally many.
     """
     out = {}
     for group in GROUPS:
         a, b = _both(measured, wanted, group)
         out[group] = np.sqrt(((a - b) ** 2).mean(1)) if a.shape[1] else np.zeros(len(a))
     return out
-
-
-def rms(values: np.ndarray) -> float:
-    """Root mean square of the finite values; NaN if there are none."""
-    known = np.asarray(values, np.float64)
-    known = known[np.isfinite(known)]
-    return float(np.sqrt((known**2).mean())) if len(known) else float("nan")
 
 
 def vertex_errors_mm(

@@ -23,12 +23,6 @@ DIRECTED = 0.05  # a first band shorter than this share of the constant term has
 ITA_EDGES = ((55.0, "very light"), (41.0, "light"), (28.0, "intermediate"), (10.0, "tan"), (-30.0, "brown"))
 
 
-def sh_rmse(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Root mean square difference of the 27 coefficients: (N, 9, 3) twice -> (N,)."""
-    gap = np.asarray(a, np.float64) - np.asarray(b, np.float64)
-    return np.asarray(np.sqrt((gap**2).mean((-1, -2))))
-
-
 @lru_cache(maxsize=4)
 def _ball(size: int) -> torch.Tensor:
     """(P, 3) unit normals of a ball seen from the camera, one per pixel of its disc."""

@@ -11,9 +11,9 @@ import colorsys
 import numpy as np
 import pyarrow as pa
 
-from rigface.examples import CAPTION, PICTURES, ExampleSpec, code_column, examples_schema
+from rigface.examples import CAPTION, PICTURES, ExampleSpec, examples_schema
 from rigface.image import encode_png
-from rigface.schema import table_of
+from rigface.schema import column, table_of
 from rigface.types import HeadSpec
 
 HEAD = HeadSpec("fake", "0", shape=4, expression=52, albedo=3)  # as in the checkpoint `tiny`
@@ -54,7 +54,7 @@ def table(rows: int, seed: int = 0, size: int = 32, style: str = "albedo", peopl
         **{f"delta_{name}": [10.0] * rows for name in ("yaw_deg", "pose_deg", "expression", "light")},
         **{f"{angle}_deg": [0.0] * rows for angle in ("yaw", "pitch", "roll")},
         CAPTION: [None] * rows,
-        "expression_code": code_column(random.normal(size=(rows, HEAD.expression)).astype(np.float32)),
+        "expression_code": column(random.normal(size=(rows, HEAD.expression)).astype(np.float32), HEAD.expression),
     }
     return table_of(columns, examples_schema(spec(size, style)))
 

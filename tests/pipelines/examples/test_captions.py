@@ -10,6 +10,7 @@ import torch
 from pipelines.examples.captions import Captions
 from pipelines.examples.config import PairConfig, PairSettings
 from pipelines.examples.encode import EncodeConfig, encode
+from pipelines.examples.layout import schema_of
 from pipelines.examples.pair import pair
 from pipelines.train import metric_log
 from pipelines.train.batches import CaptionEncoder
@@ -126,14 +127,11 @@ def test_training_encodes_captions_of_pictures_and_of_latents(tmp_path, talkativ
 
 
 def test_row_without_caption_gets_the_default_text(tmp_path, talkative):
-    source = examples_that_say(tmp_path / "said", "a b")
+    schema = schema_of(Store(str(examples_that_say(tmp_path / "said", "a b"))), ["examples/aa/part.parquet"])
     loaded = checkpoint.load(talkative)
-    listener = CaptionEncoder.of(loaded, Store(str(source)), "examples/aa/part.parquet", torch.device("cpu"))
+    listener = CaptionEncoder.of(loaded, schema, torch.device("cpu"))
     text = listener(["a b", None, "a b"])
     torch.testing.assert_close(text[0], loaded.text_encoder(["a b"])[0])
     torch.testing.assert_close(text[1], loaded.model.default_text)
     assert torch.equal(text[0], text[2])
-    assert (
-        CaptionEncoder.of(checkpoint.tiny(), Store(str(source)), "examples/aa/part.parquet", torch.device("cpu"))
-        is None
-    )
+    assert CaptionEncoder.of(checkpoint.tiny(), schema, torch.device("cpu")) is None

@@ -11,6 +11,7 @@ import torch
 
 from pipelines.examples.config import EncodeConfig
 from pipelines.examples.encode import encode
+from pipelines.examples.layout import parts_of, schema_of
 from pipelines.train import batch_sampler, metric_log
 from pipelines.train import loop as loops
 from pipelines.train import model_setup as starts
@@ -339,6 +340,6 @@ def test_presets_are_complete_and_serialisable():
 
 def test_latent_spec_is_read_back(place):
     store = Store(str(place / "latents"))
-    spec = batch_sampler.latents_of(store, next(iter(store.paths("examples", ".parquet"))))
+    spec = LatentSpec.of(schema_of(store, parts_of(store)))
     assert isinstance(spec, LatentSpec)
     assert (spec.channels, spec.height) == (4, 16)
