@@ -27,7 +27,7 @@ def _say(text: str) -> None:
 
 
 @dataclass(frozen=True)
-class PairCommand:
+class PairCommand(PairConfig):
     """Make training examples from a dataset of faces: two frames of one person, and the conditions of the edit between.
 
     Pairs are spread evenly over turns, expressions and lights, people in turns; every tenth person is held out. The two
@@ -37,37 +37,25 @@ class PairCommand:
       rigface pair s3://bucket/faces s3://bucket/pairs --size 512 --pairs 2000000 --workers 64
     """
 
-    faces: Positional[str]
-    """The dataset of faces."""
-    out: Positional[str]
-    """Folder or s3:// prefix to write to."""
-    job: Annotated[PairConfig, arg(name="")] = PairConfig("", "")
-
     def run(self) -> int:
         from pipelines.examples.coverage_report import print_report
         from pipelines.examples.pair import pair
 
-        print_report(pair(replace(self.job, faces=self.faces, out=self.out), _say))
+        print_report(pair(self, _say))
         return 0
 
 
 @dataclass(frozen=True)
-class EncodeCommand:
+class EncodeCommand(EncodeConfig):
     """Encode training examples as latents, so that training runs no autoencoder.
 
     rigface encode out/pairs out/latents --autoencoder runs/mini/autoencoder
     """
 
-    examples: Positional[str]
-    """The output of `pair`."""
-    out: Positional[str]
-    """Folder or s3:// prefix to write to."""
-    job: Annotated[EncodeConfig, arg(name="")] = EncodeConfig("", "")
-
     def run(self) -> int:
         from pipelines.examples.encode import encode
 
-        encode(replace(self.job, examples=self.examples, out=self.out), _say)
+        encode(self, _say)
         return 0
 
 
@@ -116,7 +104,7 @@ class TrainCommand:
 
 
 @dataclass(frozen=True)
-class EvaluateCommand:
+class EvaluateCommand(EvaluateConfig):
     """Evaluate models on held-out people, beside the preview and four control editors, and write a report card.
 
     DATA is a dataset of faces (all tasks, any model) or the output of `pair` (self-edits only, for models of its size
@@ -127,16 +115,10 @@ class EvaluateCommand:
       rigface evaluate out/faces out/card --models preview mini mine=runs/mine/model --tasks self sweep
     """
 
-    data: Annotated[Positional[str], arg(metavar="DATA")]
-    """The dataset of faces, or the folder of examples."""
-    out: Positional[str]
-    """Folder or s3:// prefix to write to."""
-    job: Annotated[EvaluateConfig, arg(name="")] = EvaluateConfig("", "")
-
     def run(self) -> int:
         from pipelines.evaluate.job import evaluate
 
-        card = evaluate(replace(self.job, data=self.data, out=self.out), _say)
+        card = evaluate(self, _say)
         if card is not None:
             from pipelines.evaluate.report import print_tables
 

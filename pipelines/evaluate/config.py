@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Literal, get_args
 
-from tyro.conf import Suppress, arg
+from tyro.conf import Positional, arg
 
 from pipelines.cluster.unit_job import Workers
 from rigface.errors import PlanError
@@ -19,8 +19,10 @@ TASK_KINDS: tuple[TaskKind, ...] = get_args(TaskKind)
 class EvaluateConfig:
     """One evaluation."""
 
-    data: Suppress[str]
-    out: Suppress[str]
+    data: Annotated[Positional[str], arg(metavar="DATA")]
+    """The dataset of faces, or the folder of examples."""
+    out: Positional[str]
+    """Folder or s3:// prefix to write to."""
     models: tuple[str, ...] = ()
     """`preview`, `mini`, folders of checkpoints (NAME=FOLDER names one); none: the preview, and `mini` if installed."""
     tasks: tuple[TaskKind, ...] = ()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from tyro.conf import Suppress, arg
+from tyro.conf import Positional, arg
 
 from pipelines.cluster.unit_job import Workers
 from pipelines.examples.split import HELD_OUT
@@ -68,20 +68,24 @@ class PairSettings:
 class PairConfig:
     """One run of `pair`."""
 
-    faces: Suppress[str]
-    out: Suppress[str]
+    faces: Positional[str]
+    """The dataset of faces."""
+    out: Positional[str]
+    """Folder or s3:// prefix to write to."""
     settings: Annotated[PairSettings, arg(name="")] = field(default_factory=PairSettings)
     run: Annotated[Workers, arg(name="")] = field(default_factory=Workers)
     overwrite: bool = False
-    """Delete what is in OUT and begin again."""
+    """Delete an earlier output of `pair` in OUT once the new plan is made, and begin again."""
 
 
 @dataclass(frozen=True)
 class EncodeConfig:
     """One run of `encode`."""
 
-    examples: Suppress[str]
-    out: Suppress[str]
+    examples: Positional[str]
+    """The output of `pair`."""
+    out: Positional[str]
+    """Folder or s3:// prefix to write to."""
     autoencoder: str = ""
     """Folder or s3:// prefix of the autoencoder (diffusers' AutoencoderKL), or of a checkpoint or Stable Diffusion that
     has one; or `mini`."""
