@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from rigface.storage.store import Store
@@ -27,7 +27,7 @@ class ExampleRow:
     delta_pose_deg: float
 
 
-COLUMNS = ("example", "split", "identity", "kind", "take", "delta_pose_deg")
+COLUMNS = [field.name for field in fields(ExampleRow)[2:]]
 
 
 def rows_of(source: Store, parts: Sequence[str], split: str | None = "test") -> list[ExampleRow]:
@@ -38,7 +38,7 @@ def rows_of(source: Store, parts: Sequence[str], split: str | None = "test") -> 
     """
 
     def read(part: str) -> list[ExampleRow]:
-        rows = source.table(part, list(COLUMNS)).to_pylist()
+        rows = source.table(part, COLUMNS).to_pylist()
         return [ExampleRow(part, k, **row) for k, row in enumerate(rows) if split in (None, row["split"])]
 
     with ThreadPoolExecutor(16) as pool:

@@ -10,12 +10,12 @@ workers changes only rounding.
 from __future__ import annotations
 
 import math
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from pipelines.examples.layout import parts_of, spec_of
 from pipelines.telemetry import metrics
@@ -179,8 +179,6 @@ def learning_rate(config: TrainConfig, step: int) -> float:
 
 def export(state: TrainerState, store: Store) -> None:
     """Publish the averaged model as a version of OUT/model, with LoRA also OUT/adapter. Every worker calls it."""
-    import tempfile
-
     weights = state.averaged()
     if state.backend.rank:
         return
@@ -191,14 +189,9 @@ def export(state: TrainerState, store: Store) -> None:
             finetuning.save_adapter(merged.model, weights, state.config.lora_rank, adapter)
             checkpoints.save(model, merged, dtype=torch.float16)
         else:
-            weights = _with_scaled_output(weights, state.config.output_scale)
+            # A bridge predicts the change from its start, which a smaller output layer reduces.
+            output = (name for name in weights if name.startswith("denoiser.conv_out."))
+            weights |= {name: weights[name] * state.config.output_scale for name in output}
             checkpoints.save(model, state.loaded, weights=weights, dtype=torch.float16)
         for local in Path(folder).iterdir():
             publish_version(store, local.name, f"step-{state.step:08d}", local)
-
-
-def _with_scaled_output(weights: dict[str, Tensor], output_scale: float) -> dict[str, Tensor]:
-    """The weights with a scaled output layer: a bridge predicts the change from its start, and this reduces it."""
-    if output_scale == 1:
-        return weights
-    return {name: w * output_scale if name.startswith("denoiser.conv_out.") else w for name, w in weights.items()}

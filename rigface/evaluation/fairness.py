@@ -17,7 +17,7 @@ import numpy as np
 from rigface.evaluation.metric_registry import METRICS, Metric, column, values_of
 from rigface.metrics import identity
 from rigface.metrics.light import ita_class
-from rigface.metrics.statistics import Group, with_failures, worst_first
+from rigface.metrics.statistics import Group, of_finite, with_failures, worst_first
 
 if TYPE_CHECKING:
     from rigface.evaluation.rows import Row
@@ -89,14 +89,6 @@ def turns(model: str, rows: Sequence[Row]) -> list[tuple[str, str, int, float, f
     for k, name in enumerate(identity.bin_names()):
         here = (place == k) & np.isfinite(pose)
         if here.any():
-            known = same[here & np.isfinite(same)]
-            out.append(
-                (
-                    model,
-                    name,
-                    int(here.sum()),
-                    float(known.mean()) if len(known) else float("nan"),
-                    float(pose[here].mean()),
-                )
-            )
+            likeness = of_finite(np.mean, same[here])
+            out.append((model, name, int(here.sum()), likeness, float(pose[here].mean())))
     return out

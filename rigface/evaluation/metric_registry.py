@@ -13,7 +13,7 @@ import numpy as np
 
 from rigface.metrics.gain import gain
 from rigface.metrics.leakage import edited_traits
-from rigface.metrics.statistics import Worst, interval, with_failures
+from rigface.metrics.statistics import Worst, interval, of_finite, with_failures
 from rigface.types import DLIB_SAME_PERSON
 
 if TYPE_CHECKING:
@@ -145,8 +145,7 @@ def cell(
     people = [row["person"] for row in rows]
 
     def mean(x: np.ndarray) -> float:
-        x = x[np.isfinite(x)]
-        return float(np.sqrt((x**2).mean()) if metric.rms else x.mean())
+        return of_finite(lambda known: np.sqrt((known**2).mean()) if metric.rms else known.mean(), x)
 
     low, high = interval(values**2 if metric.rms else values, people, draws)
     if metric.rms:

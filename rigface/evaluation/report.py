@@ -45,43 +45,22 @@ def tables(card: ReportCard) -> list[Table]:
     """All numbers of a card as tables of text, the main one first."""
     out = [_main(card), *_leakages(card)]
     if card.linearity:
-        head = (
-            "model",
-            "number",
-            "sweeps",
-            "rho\nmedian",
-            "rho\np10",
-            "slope",
-            "rho > 0.9",
-            "range kept\nas one person",
-        )
+        rho = ("rho\nmedian", "rho\np10", "slope", "rho > 0.9")
         swept = [
             (m, n, str(x.sweeps), *(_number(v) for v in (x.rho, x.rho_p10, x.slope, x.share_ordered, x.reach)))
             for (m, n), x in card.linearity.items()
         ]
-        out.append(Table(LINEAR, head, tuple(swept)))
+        out.append(Table(LINEAR, ("model", "number", "sweeps", *rho, "range kept\nas one person"), tuple(swept)))
     if card.clips:
-        heads = (
-            "model",
-            "clips",
-            "jitter pose\ntimes the driving clip's",
-            "jitter expression",
-            "identity\ncosine",
-            "drift\nper minute",
-            "worst frame",
-        )
+        jitter, likeness = ("jitter pose\ntimes the driving clip's", "jitter expression"), "identity\ncosine"
         lines = [
             (
-                m,
-                str(x.clips),
-                _number(x.pose),
-                _number(x.expression),
-                _number(x.identity, 3),
-                _number(x.drift, 3),
-                _number(x.worst, 3),
+                *(m, str(x.clips), _number(x.pose), _number(x.expression)),
+                *(_number(v, 3) for v in (x.identity, x.drift, x.worst)),
             )
             for m, x in card.clips.items()
         ]
+        heads = ("model", "clips", *jitter, likeness, "drift\nper minute", "worst frame")
         out.append(Table(CLIPS, heads, tuple(lines)))
     if card.turns:
         columns = ("model", "turn asked", "edits", "identity", "pose error\ndegrees")
@@ -125,9 +104,8 @@ def _main(card: ReportCard) -> Table:
         "worst group\nidentity",
     )  # fmt: skip
     lines = [_line(row) for row in card.rows]
-    kept = [
-        k for k in range(len(head)) if any(line[k] != "–" for line in lines)
-    ]  # columns without a number are left out
+    # Columns without a number are left out.
+    kept = [k for k in range(len(head)) if any(line[k] != "–" for line in lines)]
     body = tuple(tuple(line[k] for k in kept) for line in lines)
     muted = frozenset(k for k, row in enumerate(card.rows) if row.control)
     return Table(card.title, tuple(head[k] for k in kept), body, muted)

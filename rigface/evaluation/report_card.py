@@ -17,7 +17,7 @@ from rigface.evaluation.fairness import Fairness, fairness, turns, worst_group
 from rigface.evaluation.metric_registry import METRICS, Cell, cell, column, values_of
 from rigface.metrics import identity, image, leakage
 from rigface.metrics.gain import Linearity, linearity
-from rigface.metrics.statistics import DRAWS, Difference, paired_difference, with_failures
+from rigface.metrics.statistics import DRAWS, Difference, of_finite, paired_difference, with_failures
 from rigface.metrics.video import Smoothness, smoothness
 
 if TYPE_CHECKING:
@@ -203,7 +203,9 @@ def _row(
         unusable=len(rows) - len(own),
         fail_share=float(failed.mean()) if len(own) else float("nan"),
         cells=cells,
-        identity_p10=identity.tenth_percentile(with_failures(column(own, "identity"), failed, "zero")),
+        identity_p10=of_finite(
+            lambda known: np.percentile(known, 10), with_failures(column(own, "identity"), failed, "zero")
+        ),
         frechet=_frechet(own),
         latency_p=tuple(np.percentile(waits, (50, 95, 99)).tolist()) if len(waits) else (float("nan"),) * 3,
         leaks=() if matrix is None or traits not in matrix.rows else tuple(matrix.ranked(traits)),

@@ -70,13 +70,6 @@ def threshold_at(impostors: np.ndarray, rate: float = FALSE_ACCEPTS) -> float:
     return float(impostors[len(impostors) - 1 - may_pass])
 
 
-def tenth_percentile(similarity: np.ndarray) -> float:
-    """The similarity that nine in ten edits reach; NaN if none was measured."""
-    known = np.asarray(similarity, np.float64)
-    known = known[np.isfinite(known)]
-    return float(np.percentile(known, 10)) if len(known) else float("nan")
-
-
 def bin_names(edges: tuple[float, ...] = YAW_EDGES, unit: str = "°") -> list[str]:
     """Readable names of the bins between edges, the last one open: `0-10°`, ..., `60°+`."""
     inner = [f"{low:g}-{high:g}{unit}" for low, high in pairwise(edges[:-1])]

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rigface.metrics.statistics import of_finite
+
 TRAITS = ("shape", "expression", "pose", "light", "albedo", "identity", "background")
 BACKGROUND_FLOOR = 1 / 255  # a shifted crop says nothing about a background; one grey level is the precision of 8 bits
 
@@ -79,7 +81,7 @@ def leakage_matrix(
                 if trait in along:
                     values[r, c] = _share(along[trait][own], asked[trait][own])
             elif trait in changes and floor.get(trait, 0) > 0:
-                values[r, c] = _mean(changes[trait][own]) / floor[trait]
+                values[r, c] = of_finite(np.mean, changes[trait][own]) / floor[trait]
     counts = np.array([list(edited).count(row) for row in rows])
     return Leakage(rows, TRAITS, values, is_edited, counts)
 
@@ -88,8 +90,3 @@ def _share(along: np.ndarray, asked: np.ndarray) -> float:
     known = np.isfinite(along) & np.isfinite(asked)
     total = asked[known].sum()
     return float(along[known].sum() / total) if total > 0 else float("nan")
-
-
-def _mean(values: np.ndarray) -> float:
-    known = values[np.isfinite(values)]
-    return float(known.mean()) if len(known) else float("nan")

@@ -9,13 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 DRAWS = 1000
 LEVEL = 0.95
 Worst = Literal["zero", "p95", "p5", "none"]
+
+
+def of_finite(reduce: Callable[[np.ndarray], Any], values: np.ndarray) -> float:
+    """A statistic of the finite values; NaN if there are none."""
+    known = np.asarray(values, np.float64)
+    known = known[np.isfinite(known)]
+    return float(reduce(known)) if len(known) else float("nan")
 
 
 def interval(
@@ -71,9 +78,7 @@ def paired_difference(
     out.
     """
     gap = np.asarray(a, np.float64) - np.asarray(b, np.float64)
-    known = np.isfinite(gap)
-    mean = float(gap[known].mean()) if known.any() else float("nan")
-    return Difference(mean, *interval(gap, people, draws, level, seed), int(known.sum()))
+    return Difference(of_finite(np.mean, gap), *interval(gap, people, draws, level, seed), int(np.isfinite(gap).sum()))
 
 
 def with_failures(

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from rigface.face.geometry.rotation import to_degrees, to_matrix
+from rigface.metrics.statistics import of_finite
 
 
 def jitter(values: np.ndarray) -> float:
@@ -26,8 +27,7 @@ def jitter(values: np.ndarray) -> float:
     """
     values = np.asarray(values, np.float64).reshape(len(values), -1)
     bends = np.linalg.norm(values[2:] - 2 * values[1:-1] + values[:-2], axis=-1)
-    bends = bends[np.isfinite(bends)]
-    return float(bends.mean()) if len(bends) else float("nan")
+    return of_finite(np.mean, bends)
 
 
 def pose_track(head_rotation: np.ndarray) -> np.ndarray:
@@ -119,15 +119,8 @@ def smoothness(rows: Sequence[Mapping[str, Any]]) -> Smoothness | None:
     if not by_clip:
         return None
     values = np.array(by_clip, np.float64)
-    counted = np.isfinite(values[:, 0])
-
-    def median(k: int) -> float:
-        known = values[np.isfinite(values[:, k]), k]
-        return float(np.median(known)) if len(known) else float("nan")
-
-    return Smoothness(
-        int(counted.sum()), median(0), median(1), median(2), median(3), float(np.nanmin(values[:, 4], initial=np.inf))
-    )
+    medians = (of_finite(np.median, values[:, k]) for k in range(4))
+    return Smoothness(int(np.isfinite(values[:, 0]).sum()), *medians, float(np.nanmin(values[:, 4], initial=np.inf)))
 
 
 @dataclass(frozen=True)

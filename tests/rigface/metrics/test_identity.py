@@ -44,10 +44,6 @@ def test_with_few_pairs_no_impostor_passes():
     assert np.isnan(identity.threshold_at(np.zeros(0)))
 
 
-def test_tenth_percentile_of_a_ramp():
-    assert identity.tenth_percentile(np.append(np.linspace(0, 1, 11), np.nan)) == pytest.approx(0.1)
-
-
 def test_bins_are_by_size_of_the_turn():
     got = identity.bins_of(np.array([0, -9.99, 10, -75, 180, np.nan]))
     names = identity.bin_names()

@@ -3,7 +3,13 @@
 import numpy as np
 import pytest
 
-from rigface.metrics.statistics import interval, paired_difference, with_failures, worst_first
+from rigface.metrics.statistics import interval, of_finite, paired_difference, with_failures, worst_first
+
+
+def test_statistic_of_finite_values_ignores_nan_and_is_nan_without_any():
+    ramp = np.append(np.linspace(0, 1, 11), np.nan)
+    assert of_finite(lambda known: np.percentile(known, 10), ramp) == pytest.approx(0.1)
+    assert np.isnan(of_finite(np.mean, np.full(3, np.nan)))
 
 
 def test_interval_covers_the_truth_at_its_level():
