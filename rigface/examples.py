@@ -46,7 +46,6 @@ class ExampleSpec:
     expression_size: int
 
     def to_json(self) -> str:
-        """For the metadata."""
         return json.dumps(asdict(self))
 
     @staticmethod

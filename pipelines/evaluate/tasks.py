@@ -82,11 +82,9 @@ class TaskSource(Protocol):
         Raises:
             PlanError: no person is held out.
         """
-        ...
 
     def task(self, planned: PlannedTask) -> Task | None:
         """Read the pictures of a task; None if its two frames do not lie over each other (the camera moved, a cut)."""
-        ...
 
 
 def source_of(data: Store, size: int = 0) -> TaskSource:

@@ -59,9 +59,7 @@ def candidate(name: str, model: str, seeds: int, device: str, size: int, head: H
     """The preview, or a checkpoint.
 
     Args:
-        model: `preview`, or what `RigFacePipeline.from_pretrained` takes.
-        size: of the preview's pictures.
-        head: of the faces.
+        model: `preview`, or what `RigFacePipeline.from_pretrained` takes. size: of the preview's pictures.
 
     Raises:
         MissingAsset, BadCheckpoint: the weights are missing, or were trained on another head.
@@ -91,9 +89,7 @@ class EvaluateUnit:
     """Worker for units of tasks. One per actor.
 
     Args:
-        data, out: uris.
-        models: name in the card -> `preview` or checkpoint.
-        size: side that pictures are compared at.
+        models: name in the card -> `preview` or checkpoint. size: side that pictures are compared at.
     """
 
     def __init__(

@@ -30,13 +30,7 @@ KEY = ("uri", "frame_index", "track")
 
 
 class ComposeUnit:
-    """Composes units of examples. One per actor.
-
-    Args:
-        faces, out: uris.
-        spec: of the examples.
-        bank: what invented sources borrow.
-    """
+    """Composes units of examples. One per actor. `bank` is what invented sources borrow."""
 
     def __init__(self, faces: str, out: str, settings: PairSettings, spec: ExampleSpec, bank: StagingBank) -> None:
         import cv2

@@ -29,11 +29,7 @@ _ROW = re.compile(r"(?P<folder>.+)#(?P<input>[^#]+?):(?P<frame>\d+)(:(?P<track>\
 
 
 class FaceReader:
-    """Reads faces by part and row.
-
-    Args:
-        head: the head model of the dataset.
-    """
+    """Reads faces by part and row."""
 
     def __init__(self, faces: Store, head: HeadSpec) -> None:
         self._faces, self._head = faces, head

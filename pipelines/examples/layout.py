@@ -32,11 +32,7 @@ def face_parts(faces: Store) -> list[str]:
 
 
 def head_of(faces: Store) -> HeadSpec:
-    """The head model of a dataset of faces.
-
-    Raises:
-        PlanError: there is no dataset.
-    """
+    """The head model of a dataset of faces; raises as `face_parts`."""
     return schema.head_of(schema_of(faces, face_parts(faces)))
 
 

@@ -41,11 +41,9 @@ class Backend(Protocol):
 
     def device(self, gpu: bool) -> torch.device:
         """The device of this worker."""
-        ...
 
     def latest(self) -> contextlib.AbstractContextManager[Path | None]:
         """The newest checkpoint as a local folder, or None if there is none."""
-        ...
 
     def keep(self, step: int, numbers: dict[str, Any], write: Write, last: bool) -> None:
         """Keep a checkpoint; every worker calls it. `write` fills a folder; `last` waits until it is stored.
@@ -53,7 +51,6 @@ class Backend(Protocol):
         Raises:
             OutputBusy: as `check`.
         """
-        ...
 
     def check(self) -> None:
         """Check the lock of the output, before anything is written.
@@ -61,16 +58,10 @@ class Backend(Protocol):
         Raises:
             OutputBusy: another run has taken the output over.
         """
-        ...
 
 
 class LocalBackend:
-    """This process, without Ray.
-
-    Args:
-        keep: number of checkpoints kept.
-        check: of the lock that is held.
-    """
+    """This process, without Ray. `keep` is the number of checkpoints kept, `check` that of the lock that is held."""
 
     rank, world = 0, 1
 
@@ -159,11 +150,7 @@ def _local(store: Store, folder: str | None) -> Iterator[Path | None]:
 
 
 class RayBackend:
-    """A worker of Ray Train. `report` is a barrier, and uploads asynchronously.
-
-    Args:
-        holder: id of the run; see `lock.holder`.
-    """
+    """A worker of Ray Train. `report` is a barrier, and uploads asynchronously. `holder`: see `lock.holder`."""
 
     def __init__(self, out: str, holder: str = "") -> None:
         import ray.train

@@ -45,7 +45,6 @@ class IdentityNetwork(Protocol):
 
     def __call__(self, image: np.ndarray, detection: Detection) -> np.ndarray | None:
         """(D,) float32, or None if the face cannot be aligned."""
-        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,8 +78,7 @@ class FaceEstimator:
     """A detector, a reconstructor and an identity network, applied alike to every picture. Stateless between calls.
 
     Args:
-        detector: finds the face; its scores and matrix are the independent track.
-        reconstructor: the in-loop estimator.
+        detector: its scores and matrix are the independent track. reconstructor: the in-loop estimator.
         identity: None leaves identity out.
         mask: person mask of a 512 px crop, such as `segmentation.person_mask`; None: the outline of the landmarks,
             widened.
@@ -118,7 +116,6 @@ class FaceEstimator:
 
     @property
     def head(self) -> HeadSpec:
-        """The head model of the coefficients."""
         return self._reconstructor.head_spec
 
     @property
@@ -236,9 +233,7 @@ def achieved(
     """Asked and achieved numbers, with the names of `EditSpec`.
 
     Args:
-        wanted: coefficients by `transfer`; one face.
-        measured: coefficients re-measured on the output (`Estimate.params`), or None.
-        head: the head model of both.
+        wanted, measured: coefficients of one face, by `transfer` and re-measured on the output (or None).
         edit: only its numbers are listed, and all numbers of a copied trait; None: all.
         unit: linear radiance of a light of strength 1: `transfer.exposure` of the source, unless the edit's light is
             absolute.

@@ -276,11 +276,7 @@ def rows_table(rows: Sequence[Row], extractors: dict[str, str]) -> pa.Table:
 
 
 def files(card: ReportCard, rows: Sequence[Row], top: str = "") -> dict[str, bytes]:
-    """Name -> content of all files of a card.
-
-    Args:
-        top: Markup that the page begins with.
-    """
+    """Name -> content of all files of a card; `top` as in `to_html`."""
     from pyarrow import parquet
 
     out = {"card.md": to_markdown(card), "card.json": to_json(card), "card.html": to_html(card, top)}

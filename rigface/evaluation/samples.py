@@ -57,7 +57,7 @@ class Case:
 
     Args:
         edited: the edit, its pictures resized.
-        source, output, target: their faces; None without a picture or a face.
+        source, output, target: None without a picture or a face.
         goal: the face of the true picture, or else of the target.
         wanted: the source's coefficients with the edit mixed in.
         is_floor: the source itself, moved: errors are then against the source.

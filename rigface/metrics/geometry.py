@@ -71,9 +71,6 @@ def _both(a: FaceParams, b: FaceParams, group: str) -> tuple[np.ndarray, np.ndar
 def coefficient_errors(measured: FaceParams, wanted: FaceParams) -> dict[str, np.ndarray]:
     """V1, one face at a time: root mean square over a group's coefficients.
 
-    Args:
-        measured, wanted: batches of N faces.
-
     Returns:
         group -> (N,). Their root mean square over the faces is the protocol's RMSE, as all faces have equally many.
     """
@@ -90,7 +87,6 @@ def vertex_errors_mm(
     """V2: the wanted face with only one group replaced by what was measured, against the wanted face.
 
     Args:
-        head: the head model of both.
         measured, wanted: batches of N faces, numpy.
         where: vertices that count, as indices or a mask (V,); None: all of the head's.
 

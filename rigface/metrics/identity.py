@@ -33,14 +33,10 @@ def distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def impostor_cosines(vectors: np.ndarray, people: np.ndarray) -> np.ndarray:
-    """Cosines of all pairs of pictures of two different people.
+    """(M,) cosines of all pairs of pictures of two different people, each pair once.
 
     Args:
-        vectors: (N, D), one per picture; rows that are not finite are left out.
-        people: (N,) labels of any kind.
-
-    Returns:
-        (M,), each pair once.
+        vectors: (N, D), one per picture; rows that are not finite are left out. people: (N,) labels of any kind.
     """
     vectors, people = np.asarray(vectors, np.float64), np.asarray(people)
     good = np.isfinite(vectors).all(-1) & (np.linalg.norm(vectors, axis=-1) > 0)
@@ -57,11 +53,7 @@ def threshold_at(impostors: np.ndarray, rate: float = FALSE_ACCEPTS) -> float:
     With fewer than 1 / rate pairs that is the largest of them: no pair may pass, and the true rate may be anything up
     to 3 / pairs.
 
-    Args:
-        impostors: (M,) similarities of pairs of strangers.
-
-    Returns:
-        A pair passes if its similarity is *above* this; NaN without impostors.
+    A pair passes if its similarity is *above* this. NaN without impostors.
     """
     impostors = np.sort(np.asarray(impostors, np.float64))
     if not len(impostors):

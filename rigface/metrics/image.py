@@ -47,10 +47,7 @@ def psnr(a: np.ndarray, b: np.ndarray, where: np.ndarray | None = None) -> float
     """Peak signal-to-noise ratio in dB, data range 1; infinite for equal pictures.
 
     Args:
-        where: (H, W) bool, the pixels that count; None: all.
-
-    Returns:
-        NaN if no pixel counts.
+        where: (H, W) bool, the pixels that count; None: all. NaN if none does.
     """
     error = mean_square(a, b, where)
     if not np.isfinite(error):

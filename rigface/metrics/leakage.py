@@ -25,8 +25,7 @@ class Leakage:
     """One matrix.
 
     Args:
-        rows: the edited trait, or several joined by `+`.
-        columns: `TRAITS`.
+        rows: the edited trait, or several joined by `+`. columns: `TRAITS`.
         values: (R, C) changes in units of the floor; achieved / asked for edited traits; NaN if unknown.
         edited: (R, C) bool, which entries are achieved / asked.
         counts: (R,) outputs behind each row.

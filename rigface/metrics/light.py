@@ -45,11 +45,8 @@ def ball_error(a: np.ndarray, b: np.ndarray, size: int = BALL_PX) -> np.ndarray:
 
     min over s of |s A - B|^2 / |B|^2 = 1 - <A, B>^2 / (|A|^2 |B|^2): symmetric, and independent of brightness.
 
-    Args:
-        a, b: (N, 9, 3).
-
     Returns:
-        (N,) in [0, 1]; NaN if a ball is black.
+        (N,) in [0, 1], of (N, 9, 3) twice; NaN if a ball is black.
     """
     first, second = (lit_ball(light, size).reshape(len(light), -1) for light in (a, b))
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -58,14 +55,10 @@ def ball_error(a: np.ndarray, b: np.ndarray, size: int = BALL_PX) -> np.ndarray:
 
 
 def direction_errors_deg(a: np.ndarray, b: np.ndarray, min_share: float = DIRECTED) -> np.ndarray:
-    """Angle between the first bands of two lights, averaged over RGB.
+    """(N,) degrees in [0, 180] between the first bands of two lights (N, 9, 3), averaged over RGB.
 
     Args:
-        a, b: (N, 9, 3).
-        min_share: a light whose first band is shorter than this share of its constant term is skipped.
-
-    Returns:
-        (N,) degrees in [0, 180]; NaN if either light was skipped.
+        min_share: a light whose first band is shorter than this share of its constant term is skipped: NaN.
     """
     firsts, clear = [], np.ones(len(a), bool)
     for light in (np.asarray(a, np.float64), np.asarray(b, np.float64)):

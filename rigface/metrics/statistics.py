@@ -114,9 +114,7 @@ class Group:
     """One group's mean.
 
     Args:
-        name: of the group.
-        count: values behind the mean.
-        mean: failures at their worst value included, if the values were made so.
+        count: values behind the mean. mean: failures at their worst value included, if the values were made so.
     """
 
     name: str
@@ -131,7 +129,6 @@ def worst_first(
 
     Args:
         values: (N,); those that are not finite are left out.
-        groups: N names.
         min_count: groups with fewer values are listed last and do not count for the gap.
     """
     values, names = np.asarray(values, np.float64), np.asarray(groups, object)
