@@ -84,16 +84,12 @@ class Validation:
             views = {"source": c.reference, "preview": c.render, "target": example.target}
             self._estimates = {name: self._estimator(list(pictures)) for name, pictures in views.items()}
         estimates = {**self._estimates, "edit": self._estimator(list(edits))}
-        usable = [
-            source is not None and target is not None
-            for source, target in zip(estimates["source"], estimates["target"])
-        ]
+        usable = sum(bool(source and target) for source, target in zip(estimates["source"], estimates["target"]))
         numbers: dict[str, float] = {}
-        for name in ("edit", "preview"):
-            rows = zip(usable, estimates[name], estimates["source"], estimates["target"])
-            faces = [(own, source, target) for ok, own, source, target in rows if ok and own and source and target]
-            prefix = "" if name == "edit" else "preview_"
-            numbers[f"{prefix}face_found"] = len(faces) / max(sum(usable), 1)
+        for name, prefix in (("edit", ""), ("preview", "preview_")):
+            rows = zip(estimates[name], estimates["source"], estimates["target"])
+            faces = [(own, source, target) for own, source, target in rows if own and source and target]
+            numbers[f"{prefix}face_found"] = len(faces) / max(usable, 1)
             if faces:
                 numbers |= {f"{prefix}{key}": value for key, value in _face_numbers(faces).items()}
         return numbers

@@ -82,7 +82,6 @@ class FaceEstimator:
         identity: None leaves identity out.
         mask: person mask of a 512 px crop, such as `segmentation.person_mask`; None: the outline of the landmarks,
             widened.
-        second_look: search outputs for small faces too. Slow without a face, and an edit's face is not small.
     """
 
     def __init__(
@@ -91,28 +90,23 @@ class FaceEstimator:
         reconstructor: Reconstructor,
         identity: IdentityNetwork | None = None,
         mask: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
-        second_look: bool = False,
     ) -> None:
         self._detector, self._reconstructor, self._identity = detector, reconstructor, identity
-        self._mask, self._second_look = mask, second_look
+        self._mask = mask
 
     @classmethod
-    def load(cls, device: str = "cpu", identity: bool = True) -> FaceEstimator:
+    def load(cls) -> FaceEstimator:
         """MediaPipe, closed-form fitting of the open head, dlib's identity network, the mask by colours.
 
         Raises:
             MissingAsset: a model file is missing.
         """
         from rigface.face.detection.factory import load_detector
+        from rigface.face.identity.dlib_embedding import DlibIdentity
         from rigface.face.reconstruction.reconstructor import load_reconstructor
         from rigface.face.reconstruction.segmentation import person_mask
 
-        network = None
-        if identity:
-            from rigface.face.identity.dlib_embedding import DlibIdentity
-
-            network = DlibIdentity()
-        return cls(load_detector(), load_reconstructor(device=device), network, person_mask)
+        return cls(load_detector(), load_reconstructor(device="cpu"), DlibIdentity(), person_mask)
 
     @property
     def head(self) -> HeadSpec:
@@ -173,7 +167,8 @@ class FaceEstimator:
         return seen
 
     def _face(self, picture: np.ndarray, near: np.ndarray | None) -> Detection | None:
-        found = self._detector(picture, second_look=self._second_look)
+        # No second look for small faces: slow without a face, and an edit's face is not small.
+        found = self._detector(picture, second_look=False)
         found = [face for face in found if np.isfinite(face.box).all() and (face.box[2:] > face.box[:2]).all()]
         if not found:
             return None
@@ -228,13 +223,13 @@ class Number:
 
 
 def achieved(
-    wanted: FaceParams, measured: FaceParams | None, head: HeadSpec, edit: EditSpec | None = None, unit: float = 1.0
+    wanted: FaceParams, measured: FaceParams | None, head: HeadSpec, edit: EditSpec, unit: float = 1.0
 ) -> dict[str, Number]:
     """Asked and achieved numbers, with the names of `EditSpec`.
 
     Args:
         wanted, measured: coefficients of one face, by `transfer` and re-measured on the output (or None).
-        edit: only its numbers are listed, and all numbers of a copied trait; None: all.
+        edit: only its numbers are listed, and all numbers of a copied trait.
         unit: linear radiance of a light of strength 1: `transfer.exposure` of the source, unless the edit's light is
             absolute.
 
@@ -242,13 +237,18 @@ def achieved(
         `yaw_deg`, `pitch_deg`, `roll_deg`; `expression.smile` ...; `light.azimuth_deg`, `light.elevation_deg`,
         `light.intensity`, `light.ambient`.
     """
-    take = frozenset({"pose", "expression", "light"}) if edit is None else edit.take
     out: dict[str, Number] = {}
     goal, got = _degrees(wanted), _degrees(measured)
     for name, asked, now in zip(("yaw_deg", "pitch_deg", "roll_deg"), goal, got):
-        if "pose" in take or (edit is not None and getattr(edit, name) is not None):
+        if "pose" in edit.take or getattr(edit, name) is not None:
             out[name] = Number(float(asked), float(now), "degrees")
-    for name, axes in _expressions(wanted, measured, head, edit, "expression" in take).items():
+    named = {name: axes_of(name, head) for name in edit.expression}
+    if "expression" in edit.take:  # every axis above `MIN_SHOWN`
+        for k, name in enumerate(head.expression_names):
+            shown = max(abs(float(p.expression[k])) for p in (wanted, measured) if p is not None)
+            if shown > MIN_SHOWN and name not in named:
+                named[name] = {name: 1.0}
+    for name, axes in named.items():
         weights = np.array(list(axes.values()))
         at = [head.expression_names.index(axis) for axis in axes]
         asked, now = (
@@ -256,7 +256,7 @@ def achieved(
             for p in (wanted, measured)
         )
         out[f"expression.{name}"] = Number(asked, now, "1 = in full")
-    if "light" in take or (edit is not None and edit.light is not None):
+    if "light" in edit.take or edit.light is not None:
         goal_light = describe_light(wanted.light, unit)
         got_light = (
             dict.fromkeys(goal_light, float("nan")) if measured is None else describe_light(measured.light, unit)
@@ -268,16 +268,3 @@ def achieved(
 
 def _degrees(params: FaceParams | None) -> np.ndarray:
     return np.full(3, np.nan) if params is None else to_degrees(to_matrix(params.head_rotation[None]))[0]
-
-
-def _expressions(
-    wanted: FaceParams, measured: FaceParams | None, head: HeadSpec, edit: EditSpec | None, copied: bool
-) -> dict[str, dict[str, float]]:
-    """Names and their axes: those of the edit, and for a copied expression every axis above `MIN_SHOWN`."""
-    out = {} if edit is None else {name: axes_of(name, head) for name in edit.expression}
-    if copied:
-        for k, name in enumerate(head.expression_names):
-            shown = max(abs(float(p.expression[k])) for p in (wanted, measured) if p is not None)
-            if shown > MIN_SHOWN and name not in out:
-                out[name] = {name: 1.0}
-    return out

@@ -165,7 +165,7 @@ def test_achieved_light_has_the_fields_of_the_edit():
 
 
 def test_missing_face_achieves_nan_and_no_edit_lists_all():
-    got = achieved(face(yaw=5, jawOpen=0.5), None, HEAD)
+    got = achieved(face(yaw=5, jawOpen=0.5), None, HEAD, EditSpec(take={"pose", "expression", "light"}))
     assert {"yaw_deg", "expression.jawOpen", "light.azimuth_deg"} <= set(got)
     assert np.isnan([n.achieved for n in got.values()]).all()
 
