@@ -119,8 +119,9 @@ def smoothness(rows: Sequence[Mapping[str, Any]]) -> Smoothness | None:
     if not by_clip:
         return None
     values = np.array(by_clip, np.float64)
-    medians = (of_finite(np.median, values[:, k]) for k in range(4))
-    return Smoothness(int(np.isfinite(values[:, 0]).sum()), *medians, float(np.nanmin(values[:, 4], initial=np.inf)))
+    pose, expression, same, drift_per_minute = (of_finite(np.median, values[:, k]) for k in range(4))
+    counted, worst = int(np.isfinite(values[:, 0]).sum()), float(np.nanmin(values[:, 4], initial=np.inf))
+    return Smoothness(counted, pose, expression, same, drift_per_minute, worst)
 
 
 @dataclass(frozen=True)
