@@ -49,7 +49,7 @@ class EvaluateConfig:
     """Of the choice of tasks."""
     dry_run: bool = False
     """Print what would be done, and stop."""
-    run: Annotated[Workers, arg(name="")] = field(default_factory=Workers)
+    pool: Annotated[Workers, arg(name="")] = field(default_factory=Workers)
 
     def __post_init__(self) -> None:
         if unknown := sorted(set(self.tasks) - set(TASK_KINDS)):

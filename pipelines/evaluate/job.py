@@ -71,9 +71,9 @@ def evaluate(config: EvaluateConfig, say: Callable[[str], None] = print) -> Repo
             for g in groups
         ]
         worker = partial(
-            EvaluateUnit, config.data, config.out, models, config.seeds, size, config.run.device, config.threads
+            EvaluateUnit, config.data, config.out, models, config.seeds, size, config.pool.device, config.threads
         )
-        run_units(units, worker, config.run, store, ROWS, check, say)
+        run_units(units, worker, config.pool, store, ROWS, check, say)
         return report.finish(store, [unit.name for unit in units], info, config)
 
 

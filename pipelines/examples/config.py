@@ -73,7 +73,7 @@ class PairConfig:
     out: Positional[str]
     """Folder or s3:// prefix to write to."""
     settings: Annotated[PairSettings, arg(name="")] = field(default_factory=PairSettings)
-    run: Annotated[Workers, arg(name="")] = field(default_factory=Workers)
+    pool: Annotated[Workers, arg(name="")] = field(default_factory=Workers)
     overwrite: bool = False
     """Delete an earlier output of `pair` in OUT once the new plan is made, and begin again."""
 
@@ -93,7 +93,7 @@ class EncodeConfig:
     """Examples encoded at once; four pictures each."""
     keep_pictures: bool = False
     """Keep the pictures of training rows, too."""
-    run: Annotated[Workers, arg(name="")] = field(default_factory=Workers)
+    pool: Annotated[Workers, arg(name="")] = field(default_factory=Workers)
 
     def __post_init__(self) -> None:
         in_range(self, "[1, inf)", "batch")

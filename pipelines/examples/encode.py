@@ -65,7 +65,7 @@ def encode(config: EncodeConfig, say: Callable[[str], None] = print) -> dict[str
                 "choose another OUT"
             )
         worker = partial(EncodeUnit, config, autoencoder)
-        return dict(run_units(units, worker, config.run, store, EXAMPLES, check, say))
+        return dict(run_units(units, worker, config.pool, store, EXAMPLES, check, say))
 
 
 class EncodeUnit:
@@ -76,7 +76,7 @@ class EncodeUnit:
         folder = autoencoder_folder(config.autoencoder)
         vae = AutoencoderKL.from_pretrained(folder, use_safetensors=True, local_files_only=True)
         vae.to(memory_format=torch.channels_last)  # twice as fast on a CPU
-        self._vae = vae.eval().requires_grad_(False).to(config.run.device)
+        self._vae = vae.eval().requires_grad_(False).to(config.pool.device)
         self._autoencoder = autoencoder
 
     def __call__(self, unit: str, part: str) -> dict[str, int]:

@@ -75,7 +75,7 @@ def pair(config: PairConfig, say: Callable[[str], None] = print) -> PairReport:
                 "choose another OUT or --overwrite"
             )
         worker = partial(ComposeUnit, config.faces, config.out, settings, spec, plan.bank)
-        run_units(units, worker, config.run, store, EXAMPLES, check, say)
+        run_units(units, worker, config.pool, store, EXAMPLES, check, say)
         report = replace(plan.report, made=_count_rows(store))
         store.publish(REPORT, json.dumps(asdict(report), indent=1).encode())
     return report

@@ -154,7 +154,7 @@ class FaceEstimator:
         for k, i in enumerate(good):
             picture, face = faces[k]
             seen[i] = Estimate(
-                params=fit.params.map(lambda a, k=k: np.asarray(a[k])),
+                params=_row_of(fit.params, k),
                 box=np.asarray(face.box),
                 landmarks=face.landmarks,
                 frame_to_crop=aligned.frame_to_crop[k],
@@ -268,3 +268,8 @@ def achieved(
 
 def _degrees(params: FaceParams | None) -> np.ndarray:
     return np.full(3, np.nan) if params is None else to_degrees(to_matrix(params.head_rotation[None]))[0]
+
+
+def _row_of(params: FaceParams, k: int) -> FaceParams:
+    """One face of a batch."""
+    return params.map(lambda values: np.asarray(values[k]))

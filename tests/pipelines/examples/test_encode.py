@@ -120,7 +120,7 @@ def test_encode_on_ray_gives_the_same_objects(place, ray_cluster):
     alone, spread = place / "alone", place / "spread"
     encode(EncodeConfig(str(place / "pairs"), str(alone), str(place / "tiny")), lambda words: None)
     run = Workers(workers=1, cpus=0.5)
-    encode(EncodeConfig(str(place / "pairs"), str(spread), str(place / "tiny"), run=run), lambda words: None)
+    encode(EncodeConfig(str(place / "pairs"), str(spread), str(place / "tiny"), pool=run), lambda words: None)
     names = [sorted(p.name for p in (f / "examples").glob("*/*.parquet")) for f in (alone, spread)]
     assert names[0] == names[1]
     for name in names[0]:
