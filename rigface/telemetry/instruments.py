@@ -72,6 +72,8 @@ class MetricRecorder:
         library = self._library()
         if library is None or (metric.kind == "counter" and value <= 0):
             return
+        # Ray takes ASCII alone.
+        labels = {name: text.encode("ascii", "backslashreplace").decode() for name, text in labels.items()}
         record = self._records.get(metric.name)
         if record is None:
             record = self._records[metric.name] = _record(library, metric)

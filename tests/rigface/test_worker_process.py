@@ -40,12 +40,10 @@ class Worker:
 @pytest.fixture(scope="module")
 def child():
     child = WorkerProcess("tests.rigface.test_worker_process:Worker", {}, 60)
-    os.environ |= {"AWS_SECRET_ACCESS_KEY": "secret", "RAY_AUTH_TOKEN": "secret", "RIGFACE_WEBHOOK_SECRET": "secret"}
-    try:
-        child.wait_ready()
-    finally:
+    with pytest.MonkeyPatch.context() as patch:  # which restores what other tests have set
         for name in ("AWS_SECRET_ACCESS_KEY", "RAY_AUTH_TOKEN", "RIGFACE_WEBHOOK_SECRET"):
-            del os.environ[name]
+            patch.setenv(name, "secret")
+        child.wait_ready()
     yield child
     child.close()
 

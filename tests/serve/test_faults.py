@@ -216,7 +216,8 @@ def half_a_request(url, path="/v1/preview"):
     """A connection whose body never ends."""
     place = urlsplit(url)
     out = socket.create_connection((place.hostname, place.port), timeout=30)
-    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n"
+    head = f"POST {path} HTTP/1.1\r\nHost: {place.netloc}\r\n"
+    head += "Content-Type: application/json\r\nContent-Length: 1000\r\n\r\n"
     out.sendall(head.encode() + b'{"picture"')
     return out
 
@@ -237,8 +238,8 @@ def test_slow_callers_do_not_delay_others(service, portrait):
 def test_slow_body_is_refused(face_worker, diffusion_worker, monkeypatch):
     monkeypatch.setattr(rate_limit, "BODY_GRACE_S", 0.3)
     with listening(Services(face_worker, diffusion_worker)) as url:
-        slow = half_a_request(url)
         began = time.monotonic()
+        slow = half_a_request(url)
         answer = slow.recv(65536).decode()
         assert 0.25 < time.monotonic() - began < 10
         assert answer.startswith("HTTP/1.1 408")

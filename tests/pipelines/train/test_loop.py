@@ -17,7 +17,7 @@ from pipelines.train import loop as loops
 from pipelines.train import model_setup as starts
 from pipelines.train.backend import LocalBackend
 from pipelines.train.config import PRESETS, Networks, TrainConfig, debug
-from pipelines.train.job import train
+from pipelines.train.job import _claim, train
 from pipelines.train.loop import learning_rate, loop
 from rigface.errors import JobBroken, PlanError
 from rigface.examples import LatentSpec
@@ -176,6 +176,11 @@ def test_pictures_and_latents_give_the_same_loss(place, tmp_path):
     assert pictures == pytest.approx(latents, rel=1e-3)
 
 
+def weights_of(out):
+    """Weights of the newest model of a run."""
+    return checkpoint.load(checkpoint.folder_of(f"{out}/model")).model.state_dict()
+
+
 def test_rerun_continues_the_loss_curve(place, tmp_path):
     whole = toy(place, tmp_path / "whole", steps=8, checkpoint_every=3)
     train(whole, lambda words: None)
@@ -191,11 +196,12 @@ def test_rerun_continues_the_loss_curve(place, tmp_path):
             if step == 3:
                 raise Killed
 
+    _claim(Store(parts.out), parts)
     with pytest.raises(Killed):
         loop(parts, Dying(Store(parts.out)))
     train(parts, lambda words: None)
     assert losses(parts.out) == pytest.approx(losses(whole.out), rel=1e-5)
-    one, other = (checkpoint.load(f"{out}/model").model.state_dict() for out in (whole.out, parts.out))
+    one, other = (weights_of(out) for out in (whole.out, parts.out))
     for name in one:
         torch.testing.assert_close(one[name], other[name], atol=2e-4, rtol=2e-3)  # stored as float16
 
@@ -258,7 +264,7 @@ def test_step_without_finite_loss_is_skipped_and_counted(place, tmp_path, monkey
     numbers = train(toy(place, tmp_path, checkpoint_every=3), lambda words: None)
     assert numbers["skipped_steps"] == 1
     assert [step for step, loss in losses(tmp_path).items() if loss is None] == [3]
-    assert all(weight.isfinite().all() for weight in checkpoint.load(tmp_path / "model").model.state_dict().values())
+    assert all(weight.isfinite().all() for weight in weights_of(tmp_path).values())
     assert LocalBackend(Store(str(tmp_path))).names() == ["step-00000006"]  # none of step 3
 
 

@@ -81,7 +81,8 @@ def test_killed_worker_keeps_the_loss_curve(config, alone, ray_cluster, tmp_path
     watcher.join(1)
     assert killed
     assert losses(run.out) == pytest.approx(alone, rel=2e-3)
-    one, other = (checkpoint.load(f"{out}/model").model.state_dict() for out in (config.out, run.out))
+    folders = [checkpoint.folder_of(f"{out}/model") for out in (config.out, run.out)]
+    one, other = (checkpoint.load(folder).model.state_dict() for folder in folders)
     for name in one:
         torch.testing.assert_close(one[name], other[name], atol=2e-3, rtol=2e-2)
 

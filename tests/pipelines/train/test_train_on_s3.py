@@ -12,7 +12,7 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from pipelines.cli.main import main
-from pipelines.evaluate.job import fingerprint
+from pipelines.evaluate.info import fingerprint
 from pipelines.examples.config import PairConfig, PairSettings
 from pipelines.examples.layout import autoencoder_folder
 from pipelines.examples.pair import pair
