@@ -18,10 +18,10 @@ demo: env  ## extract the faces of a clip, show them, and open the editor in the
 	$(BIN)/rigface serve demo $(VIDEO) $(OUT)
 
 test: env  ## run all tests, without a GPU and without network
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-fast: env  ## run the tests that start no cluster, server, browser or training
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not drill"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not drill"
 
 lint: env  ## check style, format and types
 	$(BIN)/ruff check .
