@@ -13,7 +13,8 @@ tile (Kutter, "Watermarking resistant to translation, rotation and scaling", SPI
   A mark is a hint that leads to the audit log. Only a valid manifest says that an image was made here.
 * The band of the tile is what scaling to one half and JPEG leave of an image. It is stronger in textured places.
 
-Limits: not found after rotation, nor in images below about 200 px. docs/service.md has the rates measured.
+Limits: not found after rotation, rarely in images below about 200 px, never below MIN_READ. `benchmarks/watermark.py`
+measures the rates; docs/service.md names them.
 
 In a video each frame has the same mark, and what is correlated is added up over the frames.
 """
