@@ -1,0 +1,1 @@
+"""Stand-ins for the official downloads: their layouts, key names, shapes and quirks with seeded numbers of our own."""
