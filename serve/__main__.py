@@ -44,12 +44,9 @@ class Start:
     Default: mini if installed, else preview.
     """
     host: str = "127.0.0.1"
-    port: int = 8000
-    """0: any free port."""
-    device: str = "cpu"
-    """Device of the model, such as cpu or cuda."""
-    keys: str = ""
-    """File of API keys (`rigface serve key add`); required if the host is not loopback."""
+    port: int = 8000  # 0: any free port.
+    device: str = "cpu"  # Device of the model, such as cpu or cuda.
+    keys: str = ""  # File of API keys (`rigface serve key add`); required if the host is not loopback.
     fetch_urls: tuple[str, ...] = ()
     """URL prefixes that requests may name files from, such as https://bucket.s3.amazonaws.com/ ; with networks such
     as 10.0.0.0/8 if those have private addresses."""
@@ -62,12 +59,9 @@ class Start:
     """URL prefixes that webhooks about ended jobs may be sent to; needs RIGFACE_WEBHOOK_SECRET in the environment."""
     audit_log: str = ""
     """File of the audit log, a line per edit and preview; or a folder (`logs/`) that several machines share."""
-    consent: str = ""
-    """List of people (`rigface serve enroll`): only their faces are edited. Empty: everyone's."""
-    deny: str = ""
-    """List of people whose faces are refused."""
-    edit_timeout_s: float = 120.0
-    """Time limit of an edit, seconds."""
+    consent: str = ""  # List of people (`rigface serve enroll`): only their faces are edited. Empty: everyone's.
+    deny: str = ""  # List of people whose faces are refused.
+    edit_timeout_s: float = 120.0  # Time limit of an edit, seconds.
     traces: Literal["", "otlp", "console"] = ""
     """Send OpenTelemetry spans: `otlp` to OTEL_EXPORTER_OTLP_ENDPOINT, `console` to standard error."""
 
@@ -100,14 +94,10 @@ class Demo:
     At a terminal the service runs until Ctrl-C. Elsewhere, as in CI, it stops.
     """
 
-    source: Positional[Path]
-    """A video or an image that shows a face."""
-    out: Positional[Path] = Path("out/demo")
-    """Folder for the results."""
-    checkpoint: Annotated[str, arg(metavar="NAME", aliases=("--model",))] = ""
-    """As for `rigface serve`."""
-    port: int = 0
-    """0: any free port."""
+    source: Positional[Path]  # A video or an image that shows a face.
+    out: Positional[Path] = Path("out/demo")  # Folder for the results.
+    checkpoint: Annotated[str, arg(metavar="NAME", aliases=("--model",))] = ""  # As for `rigface serve`.
+    port: int = 0  # 0: any free port.
 
     def __post_init__(self) -> None:
         in_range(self, "[0, 65535]", "port")
@@ -155,12 +145,9 @@ class KeyCommand:
     file: Path = Path("keys.jsonl")
     scopes: tuple[str, ...] = field(default=("edit", "jobs", "verify"))
     """Any of edit, jobs, verify, and metrics (for Prometheus)."""
-    rate: float = 20.0
-    """Requests a second, on average."""
-    burst: float = 0.0
-    """Requests at once after a pause; 0: three seconds of the rate."""
-    max_concurrent: int = 16
-    """Concurrent requests."""
+    rate: float = 20.0  # Requests a second, on average.
+    burst: float = 0.0  # Requests at once after a pause; 0: three seconds of the rate.
+    max_concurrent: int = 16  # Concurrent requests.
 
     def __post_init__(self) -> None:
         in_range(self, "(0, inf)", "rate")
@@ -206,8 +193,7 @@ class EnrollCommand:
     name: Positional[str] = ""
     pictures: Positional[tuple[Path, ...]] = ()
     file: Path = Path("consent.jsonl")
-    remove: bool = False
-    """Remove the person from the list."""
+    remove: bool = False  # Remove the person from the list.
 
     def run(self) -> None:
         """Run the command."""
@@ -240,8 +226,7 @@ class AuditCommand:
 
     action: Positional[Literal["check"]]
     path: Positional[Path]
-    contains: str = ""
-    """Hash printed by an earlier check; in a folder, one file must contain it."""
+    contains: str = ""  # Hash printed by an earlier check; in a folder, one file must contain it.
 
     def run(self) -> None:
         """Run the command."""

@@ -23,20 +23,13 @@ class ClusterSpec:
 
     clips: float = 0
     """Forecast this many clips from figures measured on two cores, without reading any; 0: sample VIDEOS."""
-    clip_s: float = 10.0
-    """Length of a clip, seconds."""
-    clip_fps: float = 25.0
-    """Frames per second of a clip. All are decoded, --fps of them are sampled."""
-    nodes: int = 0
-    """Machines at most; 0: --cpus / --node-cpus."""
-    node_cpus: int = 16
-    """CPUs of a machine."""
-    start_s: float = 180.0
-    """Seconds from the request of a machine until it works."""
-    spot_hours: float = 0.0
-    """Mean hours until a spot machine is reclaimed; 0: never."""
-    jobs: int = 1
-    """Jobs that share the clips, each with its own driver and OUT."""
+    clip_s: float = 10.0  # Length of a clip, seconds.
+    clip_fps: float = 25.0  # Frames per second of a clip. All are decoded, --fps of them are sampled.
+    nodes: int = 0  # Machines at most; 0: --cpus / --node-cpus.
+    node_cpus: int = 16  # CPUs of a machine.
+    start_s: float = 180.0  # Seconds from the request of a machine until it works.
+    spot_hours: float = 0.0  # Mean hours until a spot machine is reclaimed; 0: never.
+    jobs: int = 1  # Jobs that share the clips, each with its own driver and OUT.
 
     def __post_init__(self) -> None:
         in_range(self, "[0, inf)", "clips", "nodes", "start_s", "spot_hours")

@@ -43,22 +43,15 @@ class SubmitCommand:
     cluster: str = ""
     """Address of the cluster's dashboard; empty: RIGFACE_CLUSTER, else http://127.0.0.1:8265 (a tunnel). Its
     token is read from RAY_AUTH_TOKEN or ~/.ray/auth_token."""
-    hours: float = 0.0
-    """Stop after so many hours; the same command continues. 0: no limit."""
-    dollars: float = 0.0
-    """Stop when the nodes have cost so much since the start; needs --price. 0: no limit."""
-    price: float = 0.0
-    """Dollars per hour of a node; all nodes of the cluster count."""
-    gpu_price: float = 0.0
-    """Dollars per hour of a node with GPUs; 0: as --price."""
-    upload: bool = False
-    """Upload the local code."""
+    hours: float = 0.0  # Stop after so many hours; the same command continues. 0: no limit.
+    dollars: float = 0.0  # Stop when the nodes have cost so much since the start; needs --price. 0: no limit.
+    price: float = 0.0  # Dollars per hour of a node; all nodes of the cluster count.
+    gpu_price: float = 0.0  # Dollars per hour of a node with GPUs; 0: as --price.
+    upload: bool = False  # Upload the local code.
     env: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="NAME")] = ()
     """Environment variable whose local value is sent, such as AWS_REGION; may be repeated. No secrets."""
-    detach: bool = False
-    """Do not follow the job."""
-    dry_run: bool = False
-    """Print the submission and stop."""
+    detach: bool = False  # Do not follow the job.
+    dry_run: bool = False  # Print the submission and stop.
 
     def __post_init__(self) -> None:
         in_range(self, "[0, inf)", "hours", "dollars", "price", "gpu_price")
@@ -91,12 +84,9 @@ class JobsCommand:
     """
 
     action: Positional[Literal["list", "status", "logs", "cancel"]]
-    name: Positional[str] = ""
-    """Id of a submission; empty: the latest."""
-    cluster: str = ""
-    """Address of the cluster's dashboard, as for `submit`."""
-    follow: Annotated[bool, arg(aliases=["-f"])] = False
-    """`logs`: follow the output until the job ends."""
+    name: Positional[str] = ""  # Id of a submission; empty: the latest.
+    cluster: str = ""  # Address of the cluster's dashboard, as for `submit`.
+    follow: Annotated[bool, arg(aliases=["-f"])] = False  # `logs`: follow the output until the job ends.
 
     def run(self) -> int:
         from pipelines.cluster.submit import JobServer

@@ -36,10 +36,8 @@ class ExtractCommand:
     prefix to write."""
     preset: Literal["laptop", "cluster", "debug"] = "laptop"
     """Defaults of the other flags: for this machine, for a Ray cluster that grows, or with fake models."""
-    workers: int = 0
-    """Actors that detect faces, and the other pools in proportion; 0: the number of the preset."""
-    dry_run: bool = False
-    """Print the plan and stop."""
+    workers: int = 0  # Actors that detect faces, and the other pools in proportion; 0: the number of the preset.
+    dry_run: bool = False  # Print the plan and stop.
     log_format: Literal["text", "json"] = "text"
     """json: one line per event on standard error, for log collectors, instead of the display and the tables."""
     job: Annotated[ExtractConfig, arg(name="")] = laptop()
@@ -72,8 +70,7 @@ class ExtractCommand:
 class StatusCommand:
     """Show how far a dataset is: inputs by status, units of work, and the job that is writing."""
 
-    out: Positional[str]
-    """The dataset."""
+    out: Positional[str]  # The dataset.
 
     def run(self) -> int:
         from pipelines.extract.dry_run import status
@@ -113,8 +110,7 @@ class ForgetCommand:
 class InspectCommand:
     """Make an HTML page of a dataset: faces with their fitted heads, distributions, failures, time by stage."""
 
-    out: Positional[str]
-    """The dataset."""
+    out: Positional[str]  # The dataset.
 
     def run(self) -> int:
         from pipelines.inspect import job as inspect
@@ -130,8 +126,7 @@ class IdentitiesCommand:
     `extract` does it at its end. Persons keep their names when videos are added later.
     """
 
-    out: Positional[str]
-    """The dataset."""
+    out: Positional[str]  # The dataset.
     threshold: float = 0.0
     """Maximum distance of two vectors of one person; 0: 0.8 for dlib, 1.1 for ArcFace. Smaller splits
     persons, larger merges them."""
@@ -164,23 +159,16 @@ class ForecastCommand:
       rigface forecast --clips 10e6 --fps 1 --nodes 200 --jobs 16
     """
 
-    videos: Positional[tuple[str, ...]] = ()
-    """As for `extract`."""
+    videos: Positional[tuple[str, ...]] = ()  # As for `extract`.
     preset: Literal["laptop", "cluster", "debug"] = "laptop"
     """As for `extract`; of the sample run, not of the cluster of the forecast."""
-    workers: int = 0
-    """As for `extract`."""
-    share: float = 0.01
-    """Share of the units of work to run, if the surveyed inputs have as many."""
-    min_units: int = 8
-    """Units of work to run at least."""
-    cpus: int = 64
-    """CPUs of the cluster of the forecast."""
-    price: float = 0.05
-    """Price of a CPU hour."""
+    workers: int = 0  # As for `extract`.
+    share: float = 0.01  # Share of the units of work to run, if the surveyed inputs have as many.
+    min_units: int = 8  # Units of work to run at least.
+    cpus: int = 64  # CPUs of the cluster of the forecast.
+    price: float = 0.05  # Price of a CPU hour.
     currency: str = "USD"
-    simulate: bool = False
-    """Simulate the cluster event by event, too."""
+    simulate: bool = False  # Simulate the cluster event by event, too.
     cluster: Annotated[ClusterSpec, arg(name="")] = ClusterSpec()
     job: Annotated[ExtractConfig, arg(name="")] = laptop()
 

@@ -84,8 +84,7 @@ class SlidersCommand:
     With --head: how closely FLAME follows the same names, by the map that is fitted to it.
     """
 
-    head: Annotated[Path | None, arg(metavar="FOLDER")] = None
-    """Folder of FLAME's released files."""
+    head: Annotated[Path | None, arg(metavar="FOLDER")] = None  # Folder of FLAME's released files.
 
     def run(self) -> int:
         from rich.console import Console
@@ -111,10 +110,8 @@ class VerifyCommand:
     Exit status: 0 if all files were made here, 1 if not.
     """
 
-    files: Annotated[Positional[tuple[Path, ...]], arg(metavar="FILE...")]
-    """Images and videos."""
-    signing_folder: str = ""
-    """Folder of the signing key; by default RIGFACE_SIGNING_FOLDER, else the user's own."""
+    files: Annotated[Positional[tuple[Path, ...]], arg(metavar="FILE...")]  # Images and videos.
+    signing_folder: str = ""  # Folder of the signing key; by default RIGFACE_SIGNING_FOLDER, else the user's own.
 
     def run(self) -> int:
         from pipelines.edit.verify import verify

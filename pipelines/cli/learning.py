@@ -63,10 +63,8 @@ class EncodeCommand(EncodeConfig):
 class AutoencoderCommand:
     """Make a small autoencoder from the crops of a dataset, for a model trained from scratch; seconds, not hours."""
 
-    faces: Positional[str]
-    """The dataset of faces."""
-    out: Positional[str]
-    """Folder to write to."""
+    faces: Positional[str]  # The dataset of faces.
+    out: Positional[str]  # Folder to write to.
     job: Annotated[AutoencoderConfig, arg(name="")] = AutoencoderConfig()
 
     def run(self) -> int:

@@ -36,10 +36,4 @@ def parse(argv: Sequence[str]) -> Command:
         words, job = module.split(words)
         inner = parse(job) if job and job[0] in JOBS else None
         default = {"default": module.SubmitCommand(job=tuple(job), command=inner)}
-    return tyro.cli(
-        module.COMMANDS[name],
-        prog=f"rigface {name}",
-        args=words,
-        config=(tyro.conf.HelptextFromCommentsOff,),
-        **default,
-    )
+    return tyro.cli(module.COMMANDS[name], prog=f"rigface {name}", args=words, **default)

@@ -32,14 +32,10 @@ PlanIn = TypeVar("PlanIn", contravariant=True)
 class Workers:
     """The workers of a job."""
 
-    workers: int = 0
-    """Ray actors; 0: this process alone, without Ray."""
-    cpus: float = 1.0
-    """Ray CPUs each takes."""
-    gpus: float = 0.0
-    """Ray GPUs each takes. Above 0 it computes on CUDA."""
-    address: str = ""
-    """Ray cluster to join; empty: the one in RAY_ADDRESS, else one is started here."""
+    workers: int = 0  # Ray actors; 0: this process alone, without Ray.
+    cpus: float = 1.0  # Ray CPUs each takes.
+    gpus: float = 0.0  # Ray GPUs each takes. Above 0 it computes on CUDA.
+    address: str = ""  # Ray cluster to join; empty: the one in RAY_ADDRESS, else one is started here.
 
     def __post_init__(self) -> None:
         in_range(self, "[0, inf)", "workers", "cpus", "gpus")

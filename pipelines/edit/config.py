@@ -31,13 +31,11 @@ class Engine:
     preview."""
     adapter: Annotated[str | None, arg(metavar="FOLDER", help_behavior_hint="")] = None
     """LoRA adapter of the model: a folder or s3:// prefix in peft's layout, such as OUT/adapter of `rigface train`."""
-    device: str = "cpu"
-    """Device of the model: cpu, cuda, cuda:1 ..."""
+    device: str = "cpu"  # Device of the model: cpu, cuda, cuda:1 ...
     compile: bool = False
     """Compile the denoiser (torch.compile): tens of seconds before the first frame, then faster ones. For
     long videos."""
-    seed: int = 0
-    """Seed of the model's noise; the same for every frame of a video."""
+    seed: int = 0  # Seed of the model's noise; the same for every frame of a video.
     steps: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None
     """Network evaluations per image. Default: the number in the checkpoint."""
     scheduler: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")] = None
@@ -45,14 +43,10 @@ class Engine:
     the checkpoint."""
     guidance_identity: Annotated[float, arg(metavar="SCALE")] = 1.0
     """Guidance scale of the person's identity, for weights trained with dropout: 1 is off, 0 ignores the identity."""
-    guidance_attributes: Annotated[float, arg(metavar="SCALE")] = 1.0
-    """Guidance scale of pose, expression and light."""
-    guidance_text: Annotated[float, arg(metavar="SCALE")] = 1.0
-    """Guidance scale of --prompt."""
-    small_faces: bool = False
-    """Detect faces down to 24 px; several times slower."""
-    quick: bool = False
-    """Do not measure the result; prints no table of asked against achieved."""
+    guidance_attributes: Annotated[float, arg(metavar="SCALE")] = 1.0  # Guidance scale of pose, expression and light.
+    guidance_text: Annotated[float, arg(metavar="SCALE")] = 1.0  # Guidance scale of --prompt.
+    small_faces: bool = False  # Detect faces down to 24 px; several times slower.
+    quick: bool = False  # Do not measure the result; prints no table of asked against achieved.
 
     def __post_init__(self) -> None:
         in_range(self, SEED, "seed")
@@ -69,17 +63,14 @@ class Engine:
 class EditConfig:
     """One edit of an image or a video."""
 
-    source: Annotated[Positional[Path], arg(metavar="IN")]
-    """An image or a video; recognised by its content."""
+    source: Annotated[Positional[Path], arg(metavar="IN")]  # An image or a video; recognised by its content.
     out: Annotated[Positional[Path], arg(metavar="OUT")]
     """File to write: .png or .jpg for an image, .mp4, .mov or .mkv for a video."""
     flags: Annotated[EditFlags, arg(name="")] = field(default_factory=EditFlags)
     face: Annotated[str, arg(metavar="WHICH")] = "largest"
     """Face to edit: largest, left-most, right-most, all, or a number counted from the left, from 0."""
-    silent: bool = False
-    """Leave out the sound of the video."""
-    no_sign: bool = False
-    """Leave out the watermark and the signed manifest (C2PA) that say that the result is an edit."""
+    silent: bool = False  # Leave out the sound of the video.
+    no_sign: bool = False  # Leave out the watermark and the signed manifest (C2PA) that say that the result is an edit.
     engine: Annotated[Engine, arg(name="")] = field(default_factory=Engine)
 
 
@@ -87,12 +78,9 @@ class EditConfig:
 class AnimateConfig:
     """One image that is driven by a video."""
 
-    source: Annotated[Positional[Path], arg(metavar="IMAGE")]
-    """Image of the person to animate."""
-    driving: Annotated[Positional[Path], arg(metavar="VIDEO")]
-    """Video whose largest face drives the image."""
-    out: Annotated[Positional[Path], arg(metavar="OUT")]
-    """Video to write: .mp4, .mov or .mkv."""
+    source: Annotated[Positional[Path], arg(metavar="IMAGE")]  # Image of the person to animate.
+    driving: Annotated[Positional[Path], arg(metavar="VIDEO")]  # Video whose largest face drives the image.
+    out: Annotated[Positional[Path], arg(metavar="OUT")]  # Video to write: .mp4, .mov or .mkv.
     flags: Annotated[EditFlags, arg(name="")] = field(default_factory=lambda: EditFlags(take="pose,expression"))
     absolute: bool = False
     """Copy the driver's pose and expression as they are, instead of their change from the reference frame."""
@@ -100,14 +88,10 @@ class AnimateConfig:
     """Reference frame: the first with a face, or the one with the least expression (needs a pass over the video)."""
     face: Annotated[str, arg(metavar="WHICH")] = "largest"
     """Face to animate: largest, left-most, right-most, all, or a number counted from the left, from 0."""
-    raw: bool = False
-    """Do not smooth the driver's coefficients; by default a One-Euro filter removes their jitter."""
-    silent: bool = False
-    """Leave out the sound of the video."""
-    no_sign: bool = False
-    """Leave out the watermark and the signed manifest (C2PA) that say that the result is an edit."""
-    max_side: int = 1280
-    """Longer side of the output at most, px; a larger image is reduced."""
+    raw: bool = False  # Do not smooth the driver's coefficients; by default a One-Euro filter removes their jitter.
+    silent: bool = False  # Leave out the sound of the video.
+    no_sign: bool = False  # Leave out the watermark and the signed manifest (C2PA) that say that the result is an edit.
+    max_side: int = 1280  # Longer side of the output at most, px; a larger image is reduced.
     engine: Annotated[Engine, arg(name="")] = field(default_factory=Engine)
 
     def __post_init__(self) -> None:
@@ -118,8 +102,6 @@ class AnimateConfig:
 class StripConfig:
     """One contact sheet of edits."""
 
-    source: Annotated[Positional[Path], arg(metavar="IN")]
-    """An image, or a video: its first frame with a face."""
-    out: Annotated[Positional[Path], arg(metavar="OUT")]
-    """Image to write: .png."""
+    source: Annotated[Positional[Path], arg(metavar="IN")]  # An image, or a video: its first frame with a face.
+    out: Annotated[Positional[Path], arg(metavar="OUT")]  # Image to write: .png.
     engine: Annotated[Engine, arg(name="")] = field(default_factory=Engine)

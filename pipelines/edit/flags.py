@@ -38,23 +38,17 @@ LAMP = ("azimuth_deg", "elevation_deg", "intensity", "ambient", "colour")
 class EditFlags:
     """An edit: numbers, and images to copy traits from. Traits that are not named do not change."""
 
-    yaw: Degrees = None
-    """Turn of the head, degrees within 90: positive is the viewer's right (the person's left)."""
-    pitch: Degrees = None
-    """Degrees within 60: positive looks down."""
-    roll: Degrees = None
-    """Degrees within 90: positive tilts clockwise as you see it."""
-    relative: bool = False
-    """Add yaw, pitch and roll to the present pose instead of replacing it."""
+    yaw: Degrees = None  # Turn of the head, degrees within 90: positive is the viewer's right (the person's left).
+    pitch: Degrees = None  # Degrees within 60: positive looks down.
+    roll: Degrees = None  # Degrees within 90: positive tilts clockwise as you see it.
+    relative: bool = False  # Add yaw, pitch and roll to the present pose instead of replacing it.
 
-    smile: Amount = None
-    """Expressions run from 0 (none) to 1 (full); -1 to 2 is allowed, for caricatures."""
+    smile: Amount = None  # Expressions run from 0 (none) to 1 (full); -1 to 2 is allowed, for caricatures.
     frown: Amount = None
     jaw_open: Amount = None
     pucker: Amount = None
     blink: Amount = None
-    blink_left: Amount = None
-    """The person's left."""
+    blink_left: Amount = None  # The person's left.
     blink_right: Amount = None
     eyes_wide: Amount = None
     squint: Amount = None
@@ -68,12 +62,9 @@ class EditFlags:
 
     light_azimuth: Degrees = None
     """Add a lamp: its azimuth in degrees, 0 behind the camera, positive on the viewer's right."""
-    light_elevation: Degrees = None
-    """Elevation of the lamp, degrees (default: 20)."""
-    light_intensity: Strength = None
-    """Strength of the lamp, as a multiple of the present light (default: 0.8)."""
-    light_ambient: Strength = None
-    """Even light around the lamp (default: 0.4)."""
+    light_elevation: Degrees = None  # Elevation of the lamp, degrees (default: 20).
+    light_intensity: Strength = None  # Strength of the lamp, as a multiple of the present light (default: 0.8).
+    light_ambient: Strength = None  # Even light around the lamp (default: 0.4).
     light_colour: Annotated[tuple[float, float, float] | None, _optional("R G B")] = None
     """Linear red, green, blue of the lamp; 1 1 1 is the white of the present light."""
     hdr: File = None
@@ -85,22 +76,17 @@ class EditFlags:
     """Traits to copy from --target, separated by commas: pose, expression, light; shape or identity for a face swap."""
     target: File = None
     """Image to copy from (its largest face), or a row of a dataset: FOLDER#INPUT:FRAME or FOLDER#INPUT:FRAME:TRACK."""
-    pose_from: File = None
-    """Copy the pose from this image or row."""
-    expression_from: File = None
-    """Copy the expression from this image or row."""
-    light_from: File = None
-    """Copy the light from this image or row."""
+    pose_from: File = None  # Copy the pose from this image or row.
+    expression_from: File = None  # Copy the expression from this image or row.
+    light_from: File = None  # Copy the light from this image or row.
 
     prompt: Annotated[str, _optional("WORDS")] = ""
     """Text prompt, for checkpoints that have a text encoder and were trained with captions."""
 
     strength: Annotated[float, arg(metavar="0..1.5")] = 1.0
     """Strength of the edit: 0 is the source, 1 the edit, up to 1.5 exaggerates."""
-    edit: File = None
-    """Start from the edit in this JSON file."""
-    save_edit: File = None
-    """Write the edit as JSON, for --edit."""
+    edit: File = None  # Start from the edit in this JSON file.
+    save_edit: File = None  # Write the edit as JSON, for --edit.
 
     def __post_init__(self) -> None:
         in_range(self, "[-360, 360]", "hdr_turn")

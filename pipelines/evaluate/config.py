@@ -19,36 +19,25 @@ TASK_KINDS: tuple[TaskKind, ...] = get_args(TaskKind)
 class EvaluateConfig:
     """One evaluation."""
 
-    data: Annotated[Positional[str], arg(metavar="DATA")]
-    """The dataset of faces, or the folder of examples."""
-    out: Positional[str]
-    """Folder or s3:// prefix to write to."""
+    data: Annotated[Positional[str], arg(metavar="DATA")]  # The dataset of faces, or the folder of examples.
+    out: Positional[str]  # Folder or s3:// prefix to write to.
     models: tuple[str, ...] = ()
     """`preview`, `mini`, folders of checkpoints (NAME=FOLDER names one); none: the preview, and `mini` if installed."""
     tasks: tuple[TaskKind, ...] = ()
     """Of self (two frames of one person), cross (a trait of another person), sweep (one number), clip; none: all
     that the data can give."""
-    limit: int = 96
-    """Self-edits, and as many cross-identity edits."""
-    sweeps: int = 4
-    """People whose numbers are swept."""
+    limit: int = 96  # Self-edits, and as many cross-identity edits.
+    sweeps: int = 4  # People whose numbers are swept.
     clips: int = 4
     clip_frames: int = 12
-    seeds: int = 3
-    """Of each model whose result depends on chance."""
-    size: int = 0
-    """Side of the pictures that are compared; 0: that of the smallest model."""
-    all_people: bool = False
-    """Evaluate on all people, if no model was trained on this dataset."""
-    page_tasks: int = 24
-    """Tasks on the page."""
+    seeds: int = 3  # Of each model whose result depends on chance.
+    size: int = 0  # Side of the pictures that are compared; 0: that of the smallest model.
+    all_people: bool = False  # Evaluate on all people, if no model was trained on this dataset.
+    page_tasks: int = 24  # Tasks on the page.
     title: str = "Evaluation"
-    threads: int = 0
-    """CPU threads per worker; 0: torch's own choice."""
-    seed: int = 0
-    """Of the choice of tasks."""
-    dry_run: bool = False
-    """Print what would be done, and stop."""
+    threads: int = 0  # CPU threads per worker; 0: torch's own choice.
+    seed: int = 0  # Of the choice of tasks.
+    dry_run: bool = False  # Print what would be done, and stop.
     pool: Annotated[Workers, arg(name="")] = field(default_factory=Workers)
 
     def __post_init__(self) -> None:

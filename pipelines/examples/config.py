@@ -16,42 +16,30 @@ from rigface.ranges import SEED, in_range
 class PairSettings:
     """Settings of the examples, fixed for an output."""
 
-    style: str = "texture"
-    """Style of the render: `texture` (the preview) or `albedo`."""
-    size: int = 256
-    """Side of the pictures in pixels."""
-    pairs: int = 20_000
-    """Pairs of two frames, at most."""
-    relit: int = 5_000
-    """Examples made of one frame and itself under an invented light, people in turns."""
+    style: str = "texture"  # Style of the render: `texture` (the preview) or `albedo`.
+    size: int = 256  # Side of the pictures in pixels.
+    pairs: int = 20_000  # Pairs of two frames, at most.
+    relit: int = 5_000  # Examples made of one frame and itself under an invented light, people in turns.
     posed_fraction: float = 0.6
     """Fraction of those whose source is also turned and has another's expression: for people with only one picture."""
-    relit_pair_fraction: float = 0.25
-    """Fraction of the pairs whose source gets an invented light too."""
-    mirrored_fraction: float = 0.5
-    """Fraction of examples that are mirrored left to right."""
+    relit_pair_fraction: float = 0.25  # Fraction of the pairs whose source gets an invented light too.
+    mirrored_fraction: float = 0.5  # Fraction of examples that are mirrored left to right.
     min_confidence: float = 0.5
     min_sharpness: float = 0.1
-    min_face_px: float = 80.0
-    """Smaller faces teach blur."""
+    min_face_px: float = 80.0  # Smaller faces teach blur.
     max_identity_distance: float = 0.0
     """Between the identity vectors of two tracks of one person; 0: the network's own rule (dlib 0.6, ArcFace 1.1)."""
-    min_overlap: float = 0.7
-    """Fraction of the source's crop that the target's must show."""
+    min_overlap: float = 0.7  # Fraction of the source's crop that the target's must show.
     max_background_change: float = 0.12
     """Mean difference of the two backgrounds; beyond, the camera moved or the scene changed."""
-    max_candidates: int = 2_000
-    """Candidate pairs drawn per person and input."""
-    held_out_fraction: float = HELD_OUT
-    """Fraction of people who are never trained on."""
+    max_candidates: int = 2_000  # Candidate pairs drawn per person and input.
+    held_out_fraction: float = HELD_OUT  # Fraction of people who are never trained on.
     captions: str = ""
     """Captions of the pictures: a .csv or .parquet with the columns uri, caption and, for captions of one frame,
     frame_index. A model with a text encoder learns from them. Left and right are wrong in a mirrored picture: then set
     --mirrored-fraction 0."""
-    jpeg_quality: int = 0
-    """Of the stored JPEGs; 0: PNG."""
-    unit_size: int = 64
-    """Examples per unit of work."""
+    jpeg_quality: int = 0  # Of the stored JPEGs; 0: PNG.
+    unit_size: int = 64  # Examples per unit of work.
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -68,31 +56,24 @@ class PairSettings:
 class PairConfig:
     """One run of `pair`."""
 
-    faces: Positional[str]
-    """The dataset of faces."""
-    out: Positional[str]
-    """Folder or s3:// prefix to write to."""
+    faces: Positional[str]  # The dataset of faces.
+    out: Positional[str]  # Folder or s3:// prefix to write to.
     settings: Annotated[PairSettings, arg(name="")] = field(default_factory=PairSettings)
     pool: Annotated[Workers, arg(name="")] = field(default_factory=Workers)
-    overwrite: bool = False
-    """Delete an earlier output of `pair` in OUT once the new plan is made, and begin again."""
+    overwrite: bool = False  # Delete an earlier output of `pair` in OUT once the new plan is made, and begin again.
 
 
 @dataclass(frozen=True)
 class EncodeConfig:
     """One run of `encode`."""
 
-    examples: Positional[str]
-    """The output of `pair`."""
-    out: Positional[str]
-    """Folder or s3:// prefix to write to."""
+    examples: Positional[str]  # The output of `pair`.
+    out: Positional[str]  # Folder or s3:// prefix to write to.
     autoencoder: str = ""
     """Folder or s3:// prefix of the autoencoder (diffusers' AutoencoderKL), or of a checkpoint or Stable Diffusion that
     has one; or `mini`."""
-    batch: int = 16
-    """Examples encoded at once; four pictures each."""
-    keep_pictures: bool = False
-    """Keep the pictures of training rows, too."""
+    batch: int = 16  # Examples encoded at once; four pictures each.
+    keep_pictures: bool = False  # Keep the pictures of training rows, too.
     pool: Annotated[Workers, arg(name="")] = field(default_factory=Workers)
 
     def __post_init__(self) -> None:
@@ -103,16 +84,12 @@ class EncodeConfig:
 class AutoencoderConfig:
     """The autoencoder to make."""
 
-    size: int = 128
-    """Side of the pictures in pixels."""
-    patch: int = 8
-    """Side in pixels of the patches; latents are smaller than pictures by this factor."""
+    size: int = 128  # Side of the pictures in pixels.
+    patch: int = 8  # Side in pixels of the patches; latents are smaller than pictures by this factor.
     channels: int = 48
     """Components kept of each patch, a multiple of 4: 48 of the 192 numbers of 8 x 8 px reach 38 dB on faces."""
-    max_crops: int = 4_000
-    """Crops to learn from, evenly chosen."""
-    held_out_fraction: float = HELD_OUT
-    """Fraction of people used for measuring only; the split of `pair`."""
+    max_crops: int = 4_000  # Crops to learn from, evenly chosen.
+    held_out_fraction: float = HELD_OUT  # Fraction of people used for measuring only; the split of `pair`.
 
     def __post_init__(self) -> None:
         in_range(self, "[1, 4096]", "size", "patch", "channels")

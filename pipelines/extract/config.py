@@ -1,9 +1,9 @@
 """Configuration of the extract job: frozen dataclasses, and presets as functions that return a whole config.
 
 `rigface extract VIDEOS OUT --preset cluster --workers 64 --fps 2` takes the preset `cluster` and changes single fields.
-The string under a field is its help text. `Settings` is *what to compute*: it is hashed into every unit of work, and a
-dataset has one. Everything else is *how*, and may change from run to run on the same dataset. Nodes, images and quotas
-are configured in infra/.
+The text beside or under a field is its help. `Settings` is *what to compute*: it is hashed into every unit of work, and
+a dataset has one. Everything else is *how*, and may change from run to run on the same dataset. Nodes and quotas are
+configured in infra/.
 """
 
 from __future__ import annotations
@@ -36,8 +36,7 @@ class Settings:
     detector: Literal["mediapipe", "insightface", "fake"] = "mediapipe"
     """Face detector. `insightface`: the SCRFD of a model pack that you provide; MediaPipe's landmarker then runs on
     each face, since the head is fitted to its 478 points."""
-    detector_folder: str = ""
-    """Model pack of the detector `insightface`; empty: searched for in $RIGFACE_ASSETS."""
+    detector_folder: str = ""  # Model pack of the detector `insightface`; empty: searched for in $RIGFACE_ASSETS.
     identity: Literal["dlib", "arcface", "none", "fake"] = "dlib"
     """Face recognition network, run on a few frames of each track: dlib (128 numbers), or the ArcFace of a model pack
     that you provide (512)."""
@@ -48,14 +47,12 @@ class Settings:
     one core for the size b0, 3 s for b5)."""
     parser_folder: str = ""
     """Folder of the SegFormer (config.json, model.safetensors); empty: searched for in $RIGFACE_ASSETS."""
-    reconstructor: str = "fit"
-    """Method that turns crops into coefficients: `fit`, closed-form fitting."""
+    reconstructor: str = "fit"  # Method that turns crops into coefficients: `fit`, closed-form fitting.
     head: str = "open"
     """Head model to fit: `open`. FLAME can be loaded and rendered (`rigface.face.head.flame`), but not fitted."""
     chunk_frames: int = 300
     """Maximum of sampled frames per unit of work. Longer videos are cut, and their tracks joined again at the end."""
-    jpeg_quality: int = 92
-    """JPEG quality of the stored crops."""
+    jpeg_quality: int = 92  # JPEG quality of the stored crops.
 
     def __post_init__(self) -> None:
         if self.fps != "all":
@@ -75,16 +72,11 @@ class Settings:
 class Pool:
     """The actors of one stage."""
 
-    actors: int = 1
-    """Number of actors at the start."""
-    max_actors: int = 0
-    """Limit of autoscaling while the queue is long; 0: no autoscaling."""
-    cpus: float = 1.0
-    """Ray CPUs of each actor; may be a fraction."""
-    gpus: float = 0.0
-    """Ray GPUs of each actor. Above 0 the stage runs on CUDA."""
-    memory_gb: float = 0.0
-    """Memory that Ray reserves for each actor; 0: none."""
+    actors: int = 1  # Number of actors at the start.
+    max_actors: int = 0  # Limit of autoscaling while the queue is long; 0: no autoscaling.
+    cpus: float = 1.0  # Ray CPUs of each actor; may be a fraction.
+    gpus: float = 0.0  # Ray GPUs of each actor. Above 0 the stage runs on CUDA.
+    memory_gb: float = 0.0  # Memory that Ray reserves for each actor; 0: none.
     shared: bool = False
     """Run in the actors of the stage before: nothing is copied between the two, and crops are decoded once."""
 
@@ -100,8 +92,7 @@ class ExtractConfig:
 
     videos: Suppress[tuple[str, ...]]
     """Folders, globs, list files (.txt, one path a line), single files, or s3:// prefixes."""
-    out: Suppress[str]
-    """Folder or s3:// prefix of the dataset. A run on an existing dataset continues it."""
+    out: Suppress[str]  # Folder or s3:// prefix of the dataset. A run on an existing dataset continues it.
     settings: Annotated[Settings, arg(name="")] = field(default_factory=Settings)
     detect_faces: Pool = field(default_factory=Pool)
     reconstruct: Pool = field(default_factory=Pool)
@@ -109,18 +100,12 @@ class ExtractConfig:
     write: Pool = field(default_factory=Pool)
     address: str = ""
     """Ray cluster to join (`auto` or host:port). Empty: that of RAY_ADDRESS, else a local cluster is started."""
-    object_store_mb: int = 500
-    """Shared memory of a local cluster."""
-    overwrite: bool = False
-    """Delete the dataset in OUT and start again."""
-    retry_errors: bool = False
-    """Retry inputs that ended as an error in an earlier run."""
-    identities: bool = True
-    """Cluster identities across inputs at the end."""
-    silence_s: float = 120.0
-    """Stop a decoder that makes no progress for so long."""
-    stall_s: float = 1800.0
-    """End the job if no unit of work finishes for so long."""
+    object_store_mb: int = 500  # Shared memory of a local cluster.
+    overwrite: bool = False  # Delete the dataset in OUT and start again.
+    retry_errors: bool = False  # Retry inputs that ended as an error in an earlier run.
+    identities: bool = True  # Cluster identities across inputs at the end.
+    silence_s: float = 120.0  # Stop a decoder that makes no progress for so long.
+    stall_s: float = 1800.0  # End the job if no unit of work finishes for so long.
 
     def __post_init__(self) -> None:
         if not self.videos:

@@ -1,7 +1,7 @@
 """Settings of training. A preset is a function that returns a whole config, one per kind of machine.
 
-`rigface train one_gpu EXAMPLES OUT --steps 200` takes the preset `one_gpu` and changes one field. The string under a
-field is its help text. Nodes, images and quotas are in infra/.
+`rigface train one_gpu EXAMPLES OUT --steps 200` takes the preset `one_gpu` and changes one field. The text beside or
+under a field is its help. Nodes, images and quotas are in infra/.
 """
 
 from __future__ import annotations
@@ -19,14 +19,11 @@ from rigface.ranges import in_range
 class Networks:
     """The networks of a model trained from scratch (`start=scratch`)."""
 
-    channels: tuple[int, ...] = (96, 160)
-    """Of the UNets' levels, both networks alike."""
-    heads: tuple[int, ...] = (4, 4)
-    """Of attention, level by level."""
+    channels: tuple[int, ...] = (96, 160)  # Of the UNets' levels, both networks alike.
+    heads: tuple[int, ...] = (4, 4)  # Of attention, level by level.
     layers: int = 1
     groups: int = 32
-    text: tuple[int, int] = (2, 64)
-    """Tokens and channels of the constant text embedding; there is no text encoder."""
+    text: tuple[int, int] = (2, 64)  # Tokens and channels of the constant text embedding; there is no text encoder.
     kind: Literal["bridge", "epsilon", "v_prediction", "sample"] = "bridge"
     """The process; `bridge` goes from the preview to the picture."""
     bridge_noise: float = 0.0
@@ -43,22 +40,18 @@ class Networks:
 class TrainConfig:
     """Fine-tune both networks on examples, or train a model from scratch."""
 
-    examples: Suppress[str] = "EXAMPLES"
-    """Folder or s3:// prefix that `pair` or `encode` wrote."""
-    out: Suppress[str] = "OUT"
-    """Folder of checkpoints, logs and the model; a rerun with the same folder goes on."""
+    examples: Suppress[str] = "EXAMPLES"  # Folder or s3:// prefix that `pair` or `encode` wrote.
+    out: Suppress[str] = "OUT"  # Folder of checkpoints, logs and the model; a rerun with the same folder goes on.
     start: str = "sd15:sd15"
     """A checkpoint folder, `sd15:FOLDER` (Stable Diffusion 1.5), `tiny` (for tests), or `scratch` (see networks)."""
-    autoencoder: str = ""
-    """For `scratch`: folder of the autoencoder, made by `rigface autoencoder`."""
+    autoencoder: str = ""  # For `scratch`: folder of the autoencoder, made by `rigface autoencoder`.
     networks: Networks = field(default_factory=Networks)
     trainable: Literal["all", "attention", "lora"] = "all"
     """Trained weights: all (except the identity network's unused tail), the attention layers, or a LoRA adapter."""
     lora_rank: int = 16
 
     steps: int = 70_000
-    batch: int = 4
-    """Examples per micro-batch."""
+    batch: int = 4  # Examples per micro-batch.
     micro_batches: int = 1
     """Micro-batches per step, shared by the workers: a step has batch x micro_batches examples for any number of
     workers."""
@@ -66,10 +59,8 @@ class TrainConfig:
     warmup_steps: int = 500
     schedule: Literal["constant", "cosine"] = "constant"
     weight_decay: float = 1e-2
-    max_grad_norm: float = 1.0
-    """Largest norm of the gradient."""
-    min_snr_gamma: float = 5.0
-    """Gamma of min-SNR weighting; 0: none. A bridge needs none."""
+    max_grad_norm: float = 1.0  # Largest norm of the gradient.
+    min_snr_gamma: float = 5.0  # Gamma of min-SNR weighting; 0: none. A bridge needs none.
     start_step_fraction: float = 0.0
     """Fraction of a bridge's examples trained at its first timestep, where sampling begins.
 
@@ -86,47 +77,35 @@ class TrainConfig:
     """Scale of the output layer in the exported model, in (0, 1]; for a bridge only.
 
     Below 1 if trained on few people, to generalise to others."""
-    ema_decay: float = 0.9999
-    """Decay of the weight average that is validated and exported."""
+    ema_decay: float = 0.9999  # Decay of the weight average that is validated and exported.
     seed: int = 0
 
-    workers: int = 1
-    """Ray Train workers; 0: this process, without Ray."""
+    workers: int = 1  # Ray Train workers; 0: this process, without Ray.
     max_workers: int = 0
     """Elastic: as many workers as the cluster has room for, from `workers` to this; 0: exactly `workers`."""
     gpu: bool = True
-    cpus: float = 1.0
-    """Ray CPUs per worker."""
-    threads: int = 0
-    """CPU threads per worker; 0: torch's own choice."""
+    cpus: float = 1.0  # Ray CPUs per worker.
+    threads: int = 0  # CPU threads per worker; 0: torch's own choice.
     sharding: Literal["ddp", "fsdp"] = "ddp"
     """ddp: every worker holds the whole model; fsdp: each holds a share (FSDP2)."""
-    bf16: bool = True
-    """Compute in bfloat16; weights, optimizer and loss stay float32."""
-    gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass instead of storing them."""
+    bf16: bool = True  # Compute in bfloat16; weights, optimizer and loss stay float32.
+    gradient_checkpointing: bool = False  # Recompute activations in the backward pass instead of storing them.
     compile: bool = False
     reader: Literal["ray", "thread"] = "ray"
     """Read examples ahead by Ray Data, on any node, or by a thread of the worker."""
-    shuffle_window: int = 64
-    """Steps within which examples are shuffled; they are read ahead at once."""
-    max_failures: int = 3
-    """Lost workers after which the run ends."""
-    address: str = ""
-    """Ray cluster to join; empty: the one in RAY_ADDRESS, else one is started here."""
+    shuffle_window: int = 64  # Steps within which examples are shuffled; they are read ahead at once.
+    max_failures: int = 3  # Lost workers after which the run ends.
+    address: str = ""  # Ray cluster to join; empty: the one in RAY_ADDRESS, else one is started here.
 
     checkpoint_every: int = 1000
-    keep_checkpoints: int = 3
-    """Number of latest checkpoints kept."""
+    keep_checkpoints: int = 3  # Number of latest checkpoints kept.
     validate_every: int = 1000
     validation_examples: int = 32
-    validate_faces: bool = True
-    """Also measure faces in validation outputs: pose, expression, light and identity."""
+    validate_faces: bool = True  # Also measure faces in validation outputs: pose, expression, light and identity.
     log_every: int = 10
     log_format: Literal["text", "json"] = "text"
     """json: the first worker also writes each logged step as a line to standard error, for a log collector."""
-    stop_after_s: float = 0.0
-    """Write a checkpoint and stop after this time; 0: when all steps are done."""
+    stop_after_s: float = 0.0  # Write a checkpoint and stop after this time; 0: when all steps are done.
 
     def __post_init__(self) -> None:
         in_range(self, "[1, inf)", "steps", "batch", "micro_batches", "lora_rank", "shuffle_window", "log_every")

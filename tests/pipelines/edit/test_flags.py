@@ -13,11 +13,9 @@ from rigface.errors import PlanError
 from rigface.face.controls.transfer import exposure
 from rigface.image import encode_png
 
-CONFIG = (tyro.conf.HelptextFromCommentsOff,)
-
 
 def flags(*words: str) -> EditFlags:
-    return tyro.cli(EditFlags, args=list(words), config=CONFIG)
+    return tyro.cli(EditFlags, args=list(words))
 
 
 @pytest.fixture
