@@ -33,7 +33,8 @@ from torch import Tensor, nn
 
 from rigface.model.attention import blocks, record
 from rigface.model.checkpoint import ModelConfig, fresh
-from rigface.model.pipeline import RigFacePipeline, bfloat16_if_fast
+from rigface.model.number_format import autocast_dtype
+from rigface.model.pipeline import RigFacePipeline
 from rigface.model.unets import RigFaceModel
 
 
@@ -133,7 +134,7 @@ def measure(size: Size, threads: int) -> dict[str, Any]:
     q = {name: torch.randn(shape, generator=random) for name in ("latents", "background", "render")}
     q |= {"timestep": torch.tensor([500]), "expression_code": torch.randn(1, size.expression, generator=random)}
     q |= {"text": model.default_text[None].clone()}
-    port, half = Port(model), bfloat16_if_fast(torch.device("cpu"))
+    port, half = Port(model), autocast_dtype("auto", torch.device("cpu"))
     reference_tokens: dict[str, Any] = {}
 
     def ours(network: RigFaceModel, name: str, once: bool) -> Callable[[], Any]:

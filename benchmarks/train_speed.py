@@ -75,8 +75,9 @@ def child(folder: Path, name: str, args: argparse.Namespace) -> None:
     changes: dict[str, Any] = dict(VARIANTS[name])
     changes["examples"] = str(folder / changes["examples"])
     config = replace(
-        debug(), out=str(out), start=str(folder / "start"), batch=args.batch, steps=args.steps, bf16=args.bf16,
-        threads=args.threads, shuffle_window=16, validation_examples=0, checkpoint_every=10**6, log_every=1, **changes,
+        debug(), out=str(out), start=str(folder / "start"), batch=args.batch, steps=args.steps,
+        number_format=args.number_format, threads=args.threads, shuffle_window=16, validation_examples=0,
+        checkpoint_every=10**6, log_every=1, **changes,
     )  # fmt: skip
     train(config, lambda words: None)
     lines = [line for line in metric_log.lines(Store(str(out))) if "step_s" in line and line["step"] > WARM]
@@ -106,7 +107,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=128, help="of the pictures, px")
     parser.add_argument("--channels", type=int, nargs="+", default=[96, 160], help="of the UNets' levels")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--bf16", action="store_true", help="compute in bfloat16")
+    parser.add_argument("--number-format", choices=("auto", "bfloat16", "float32"), default="float32")
     parser.add_argument("--variant", choices=VARIANTS, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -126,8 +127,9 @@ def main() -> None:
         "latents_times_faster": round(second["examples_per_s"] / first["examples_per_s"], 2),
         "wait_share_limit": LIMIT,
         "checkpointing_memory_share": round(third["peak_memory_mb"] / second["peak_memory_mb"], 2),
-        "steps": args.steps, "batch": args.batch, "size": args.size, "channels": args.channels, "bf16": args.bf16,
-        "threads": args.threads, "torch": torch.__version__, **harness.environment(),
+        "steps": args.steps, "batch": args.batch, "size": args.size, "channels": args.channels,
+        "number_format": args.number_format, "threads": args.threads,
+        "torch": torch.__version__, **harness.environment(),
     }  # fmt: skip
     name = f"{args.size} px, batch {args.batch}, channels {' '.join(map(str, args.channels))}"
     harness.write("train_speed", {**harness.read("train_speed"), name: result})

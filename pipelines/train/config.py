@@ -88,7 +88,9 @@ class TrainConfig:
     threads: int = 0  # CPU threads per worker; 0: torch's own choice.
     sharding: Literal["ddp", "fsdp"] = "ddp"
     """ddp: every worker holds the whole model; fsdp: each holds a share (FSDP2)."""
-    bf16: bool = True  # Compute in bfloat16; weights, optimizer and loss stay float32.
+    number_format: Literal["auto", "bfloat16", "float32"] = "auto"
+    """Of the networks' arithmetic; weights, optimizer and loss stay float32. auto: bfloat16 if the device has hardware
+    for it."""
     gradient_checkpointing: bool = False  # Recompute activations in the backward pass instead of storing them.
     compile: bool = False
     reader: Literal["ray", "thread"] = "ray"
@@ -131,8 +133,8 @@ class TrainConfig:
 def debug() -> TrainConfig:
     """Twenty steps of toy networks in this process, for CI."""
     return TrainConfig(
-        start="tiny", workers=0, gpu=False, bf16=False, batch=2, steps=20, learning_rate=1e-3, warmup_steps=2,
-        shuffle_window=4,
+        start="tiny", workers=0, gpu=False, number_format="float32", batch=2, steps=20, learning_rate=1e-3,
+        warmup_steps=2, shuffle_window=4,
         checkpoint_every=20, validate_every=20, validation_examples=2, validate_faces=False, log_every=1,
         reader="thread",
         ema_decay=0.9, threads=1,

@@ -91,8 +91,9 @@ def loop(config: TrainConfig, backend: Backend) -> dict[str, float]:
             log.close()
             raise JobBroken(
                 f"the loss or gradient of {in_a_row} steps in a row, up to step {step}, was not finite; they changed "
-                "nothing, and the last checkpoint is from before. Use a lower --learning-rate or --no-bf16, or look "
-                "at the examples. The same command goes on from the checkpoint; if that is damaged, delete it first"
+                "nothing, and the last checkpoint is from before. Use a lower --learning-rate or --number-format "
+                "float32, or look at the examples. The same command goes on from the checkpoint; if that is "
+                "damaged, delete it first"
             )
         if in_a_row:
             continue

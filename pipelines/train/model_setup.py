@@ -29,6 +29,7 @@ from rigface.model.checkpoint import Checkpoint
 from rigface.model.diffusion import Process
 from rigface.model.latents import shrinkage
 from rigface.model.model_config import ModelConfig
+from rigface.model.number_format import autocast_dtype
 from rigface.model.unets import RigFaceModel, build, network
 
 PLAIN = "sd15:"  # a start that has seen no faces: the examples define its conditions
@@ -165,8 +166,10 @@ def _sharded(model: RigFaceModel, config: TrainConfig, world: int, device: torch
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
     mesh = init_device_mesh(device.type, (world,))
-    half = torch.bfloat16 if config.bf16 else torch.float32
-    policy = MixedPrecisionPolicy(param_dtype=half, reduce_dtype=torch.float32, cast_forward_inputs=config.bf16)
+    half = autocast_dtype(config.number_format, device)
+    policy = MixedPrecisionPolicy(
+        param_dtype=half or torch.float32, reduce_dtype=torch.float32, cast_forward_inputs=half is not None
+    )
     for unet in (model.identity, model.denoiser):
         for group in (unet.down_blocks, [unet.mid_block], unet.up_blocks):
             for block in group:

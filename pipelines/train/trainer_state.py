@@ -25,7 +25,7 @@ from pipelines.train.backend import Backend
 from pipelines.train.config import TrainConfig
 from rigface.errors import PlanError
 from rigface.examples import ExampleSpec
-from rigface.model import finetuning
+from rigface.model import finetuning, number_format
 from rigface.model.checkpoint import Checkpoint
 from rigface.model.ema import Average
 
@@ -97,9 +97,10 @@ class TrainerState:
         return whole
 
     def autocast(self) -> AbstractContextManager:
-        """bfloat16 if the config wants it; with FSDP it is part of the sharding."""
-        wanted = self.config.bf16 and self.config.sharding != "fsdp"
-        return torch.autocast(self.device.type, torch.bfloat16) if wanted else contextlib.nullcontext()
+        """The config's number format; with FSDP it is part of the sharding."""
+        if self.config.sharding == "fsdp":
+            return contextlib.nullcontext()
+        return number_format.autocast(number_format.autocast_dtype(self.config.number_format, self.device), self.device)
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ A pipeline keeps no state between calls, so threads may share one. A service tha
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from rigface.errors import BadCheckpoint, BadEdit
 from rigface.image import to_image, to_tensor
 from rigface.model import checkpoint as checkpoints
+from rigface.model import number_format
 from rigface.model.adapters import Adapters
 from rigface.model.attention import ReferenceTokens
 from rigface.model.checkpoint import Checkpoint
@@ -111,7 +112,7 @@ class RigFacePipeline:
             checkpoint.text_encoder.model.to(device)
         self.device = torch.device(device)
         self._adapters = Adapters(self.model)
-        self._dtype = bfloat16_if_fast(self.device) if autocast == "auto" else autocast
+        self._dtype = number_format.autocast_dtype("auto", self.device) if autocast == "auto" else autocast
         if half_weights and self._dtype is not None:
             for layer in self.model.modules():
                 if isinstance(layer, nn.Linear | nn.Conv2d):  # the layers that autocast runs in its type
@@ -329,7 +330,7 @@ class RigFacePipeline:
             return result
 
     def _amp(self) -> AbstractContextManager[Any]:
-        return nullcontext() if self._dtype is None else torch.autocast(self.device.type, self._dtype)  # type: ignore[arg-type]
+        return number_format.autocast(self._dtype, self.device)  # type: ignore[arg-type]
 
     def _encode(self, *pictures: Tensor) -> tuple[Tensor, ...]:
         stacked = torch.split(torch.cat(pictures), ENCODE_ROWS)
@@ -364,14 +365,6 @@ class RigFacePipeline:
             raise ValueError(f"pictures: want sides that are multiples of {factor} px, got {width} x {height}")
         if code.ndim != 2 or code.shape[1] != self.model.expression_size:
             raise ValueError(f"expression_code: want (B, {self.model.expression_size}), got {tuple(code.shape)}")
-
-
-def bfloat16_if_fast(device: torch.device) -> torch.dtype | None:
-    """bfloat16 if the device multiplies in it, else None: without hardware support it is slower than float32."""
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else None
-    known = torch.cpu.get_capabilities() if device.type == "cpu" and hasattr(torch.cpu, "get_capabilities") else {}
-    return torch.bfloat16 if known.get("avx512_bf16") or known.get("amx_bf16") or known.get("bf16") else None
 
 
 def _tensor(pictures: Pictures) -> Tensor:

@@ -37,7 +37,7 @@ def test_default_preset_is_laptop_at_five_frames_per_second():
 def test_help_shows_both_forms_of_a_switch(capsys):
     with pytest.raises(SystemExit):
         main(["train", "one_gpu", "--help"])
-    assert "--bf16, --no-bf16" in capsys.readouterr().out
+    assert "--gpu, --no-gpu" in capsys.readouterr().out
 
 
 def test_switches_set_boolean_fields():

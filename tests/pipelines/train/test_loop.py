@@ -243,7 +243,6 @@ def test_small_model_is_fine_tuned_on_faces_in_one_command(mini, tmp_path):
         2,
         "--batch",
         2,
-        "--no-bf16",
     ]
     words += ["--checkpoint-every", 2, "--validate-every", 2]
     assert main(["train", *map(str, words)]) == 0
