@@ -16,43 +16,24 @@ from serve.security.consent import FALSE_ACCEPT_RATE, MAX_DISTANCE, Policy
 
 
 class ServiceConfig(BaseModel):
-    """Settings of all deployments.
-
-    Args:
-        model: a checkpoint; none at all serves the preview only. models: checkpoints by name; the first is the default.
-        device: of the diffusion workers. face_device: of the face workers.
-        keys: file of API keys; empty leaves the service open.
-        fetch_urls: URL prefixes that files may be fetched from, and networks (`serve.security.url_allowlist`).
-        webhook_urls: likewise, for messages about ended jobs, signed with the environment's RIGFACE_WEBHOOK_SECRET.
-        consent, deny: lists of people (`serve.security.consent`).
-        same_person_distance: distance of identity vectors below which two faces are of one person, at most.
-        false_accept_rate: chance that a stranger passes the consent list; a longer list wants closer matches for it.
-        signing_folder: of the signing key, shared by all replicas; empty is a folder of the user.
-        audit_log: file that each edit adds a line to, or a folder with a file per host.
-        jobs: folder or s3:// of the queue, by default the environment's RIGFACE_JOBS; empty accepts no jobs.
-        max_running_jobs: jobs that run at a time. max_edits_per_job: edits or frames of one job sampled at a time; each
-            is a row of a batch (`max_batch_rows`) that jobs share with interactive requests.
-        result_link_s: lifetime of a pre-signed address of a job's result in the bucket; 0: results through the gateway.
-        max_loaded_models: models that a diffusion worker keeps in memory.
-        traces: exporter of spans (`serve.telemetry.tracing`).
-    """
+    """Settings of all deployments."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-    model: str = ""
-    models: dict[str, str] = {}
-    device: str = "cpu"
-    face_device: str = "cpu"
-    keys: str = ""
-    fetch_urls: list[str] = []
-    webhook_urls: list[str] = []
-    consent: str = ""
-    deny: str = ""
-    same_person_distance: PositiveFloat = MAX_DISTANCE
-    false_accept_rate: float = Field(FALSE_ACCEPT_RATE, gt=0, lt=1)
-    signing_folder: str = ""
-    audit_log: str = ""
-    jobs: str = Field(default_factory=lambda: os.environ.get("RIGFACE_JOBS", ""))
+    model: str = ""  # a checkpoint; without any the service has the preview only
+    models: dict[str, str] = {}  # checkpoints by name; the first is the default
+    device: str = "cpu"  # of the diffusion workers
+    face_device: str = "cpu"  # of the face workers
+    keys: str = ""  # file of API keys; empty leaves the service open
+    fetch_urls: list[str] = []  # URL prefixes of files to fetch, and networks (`serve.security.url_allowlist`)
+    webhook_urls: list[str] = []  # likewise of webhooks, signed with the environment's RIGFACE_WEBHOOK_SECRET
+    consent: str = ""  # list of people (`serve.security.consent`)
+    deny: str = ""  # list of people
+    same_person_distance: PositiveFloat = MAX_DISTANCE  # maximum between two identity vectors of one person
+    false_accept_rate: float = Field(FALSE_ACCEPT_RATE, gt=0, lt=1)  # chance that a stranger passes the consent list
+    signing_folder: str = ""  # of the signing key, shared by all replicas; empty is a folder of the user
+    audit_log: str = ""  # file that each edit adds a line to, or a folder with a file per host
+    jobs: str = Field(default_factory=lambda: os.environ.get("RIGFACE_JOBS", ""))  # folder or s3://; empty: no jobs
     edit_timeout_s: PositiveFloat = 120.0
     max_body_mb: PositiveInt = 32
     max_clip_mb: PositiveInt = 64
@@ -63,12 +44,12 @@ class ServiceConfig(BaseModel):
     max_queued_jobs: PositiveInt = 64
     max_queued_jobs_per_key: PositiveInt = 16
     max_running_jobs: PositiveInt = 2
-    max_edits_per_job: PositiveInt = 4
-    result_link_s: NonNegativeFloat = 0.0
-    max_batch_rows: PositiveInt = 16
-    max_loaded_models: PositiveInt = 2
+    max_edits_per_job: PositiveInt = 4  # edits or frames sampled at a time, each a row of a batch
+    result_link_s: NonNegativeFloat = 0.0  # lifetime of a pre-signed address of a result; 0: through the gateway
+    max_batch_rows: PositiveInt = 16  # shared by jobs and interactive requests
+    max_loaded_models: PositiveInt = 2  # per diffusion worker
     face_cache_mb: PositiveInt = 384
-    traces: Literal["", "otlp", "console"] = ""
+    traces: Literal["", "otlp", "console"] = ""  # exporter of spans (`serve.telemetry.tracing`)
 
     def signing_path(self) -> Path:
         """Folder of the signing key."""

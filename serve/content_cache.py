@@ -19,8 +19,7 @@ def picture_id(data: bytes) -> str:
 class LruCache:
     """Least-recently-used cache with a limit on the total size. Safe for threads; values must not change.
 
-    Args:
-        name: label of its lookups in the metrics.
+    `name` labels its lookups in the metrics.
     """
 
     def __init__(self, limit: int, size_of: Callable[[Any], int], name: str) -> None:

@@ -14,37 +14,25 @@ from serve.schemas import AnimationJob, BatchJob, Format, VideoJob
 
 @dataclass(frozen=True)
 class EditInput:
-    """An edit with its images by content hash.
-
-    Args:
-        pictures: hash -> bytes; None if the receiver should still have it cached.
-        traits: trait -> hash of the picture it is copied from.
-    """
+    """An edit with its images by content hash."""
 
     picture: str
     edit: EditSpec
-    pictures: dict[str, bytes | None] = field(default_factory=dict)
-    traits: dict[str, str] = field(default_factory=dict)
+    pictures: dict[str, bytes | None] = field(default_factory=dict)  # by hash; None: the receiver has it cached
+    traits: dict[str, str] = field(default_factory=dict)  # trait -> hash of the picture it is copied from
     face: str | int = "largest"
     max_side: int = 1024
 
 
 @dataclass(frozen=True)
 class JobSubmission:
-    """A job with its files by content hash.
+    """A job with its files by content hash."""
 
-    Args:
-        asked: the request without its files.
-        files: hash -> bytes.
-        picture, clip: hashes; empty if the kind of job has none.
-        traits: trait -> hash of the picture it is copied from.
-    """
-
-    asked: BatchJob | VideoJob | AnimationJob
-    files: dict[str, bytes]
-    picture: str = ""
-    clip: str = ""
-    traits: dict[str, str] = field(default_factory=dict)
+    asked: BatchJob | VideoJob | AnimationJob  # the request without its files
+    files: dict[str, bytes]  # by hash
+    picture: str = ""  # hash; empty if the kind of job has none
+    clip: str = ""  # likewise
+    traits: dict[str, str] = field(default_factory=dict)  # trait -> hash of the picture it is copied from
 
 
 @dataclass(frozen=True)
@@ -82,35 +70,25 @@ class OutputOptions:
 
 @dataclass(frozen=True, eq=False)
 class SampleRequest:
-    """An image to sample.
-
-    Args:
-        previews: steps between two previews, 0 for none; None also for no `Step` events.
-    """
+    """An image to sample."""
 
     model: str
     conditions: Conditions
     options: SamplingOptions = SamplingOptions()
-    previews: int | None = None
+    previews: int | None = None  # steps between two previews, 0 for none; None also for no `Step` events
     timeout_s: float = 120.0
 
 
 @dataclass(frozen=True, eq=False)
 class ModelEdit:
-    """An edit by a model.
-
-    Args:
-        options: of the first face; each further face has the next seed.
-        previews: steps between two previews, 0 for none; None also for no progress events.
-        timeout_s: of the sampling of each face.
-    """
+    """An edit by a model."""
 
     edit_input: EditInput
     output_options: OutputOptions
     model: str
-    options: SamplingOptions = SamplingOptions()
-    previews: int | None = None
-    timeout_s: float = 120.0
+    options: SamplingOptions = SamplingOptions()  # of the first face; each further face has the next seed
+    previews: int | None = None  # steps between two previews, 0 for none; None also for no progress events
+    timeout_s: float = 120.0  # of the sampling of each face
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,17 +110,12 @@ class Step:
 
 @dataclass(frozen=True, eq=False)
 class SampledImage:
-    """A sampled image, (S, S, 3) uint8.
-
-    Args:
-        queue_s: seconds before sampling began. sampling_s: seconds of sampling.
-        batch_rows: the largest number of rows in a step of its batch, its own included.
-    """
+    """A sampled image, (S, S, 3) uint8."""
 
     image: np.ndarray
-    queue_s: float
+    queue_s: float  # before sampling began
     sampling_s: float
-    batch_rows: int
+    batch_rows: int  # the largest number of rows in a step of its batch, its own included
 
 
 @dataclass(frozen=True, eq=False)

@@ -48,19 +48,12 @@ KNOWN = {  # slug -> status, title
 
 @dataclass
 class ApiError(Exception):
-    """An error with a stable name.
+    """An error with a stable name."""
 
-    Args:
-        slug: a key of `KNOWN`.
-        detail: one sentence about this occurrence.
-        retry_after_s: becomes the header `Retry-After`.
-        more: further members of the document.
-    """
-
-    slug: str
-    detail: str = ""
-    retry_after_s: float | None = None
-    more: dict[str, Any] = field(default_factory=dict)
+    slug: str  # a key of `KNOWN`
+    detail: str = ""  # one sentence about this occurrence
+    retry_after_s: float | None = None  # becomes the header `Retry-After`
+    more: dict[str, Any] = field(default_factory=dict)  # further members of the document
 
     def __post_init__(self) -> None:
         super().__init__(self.slug, self.detail, self.retry_after_s, self.more)

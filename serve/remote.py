@@ -99,11 +99,7 @@ def cached(
 
 
 class RemoteDeployment:
-    """Calls to the replicas of one deployment.
-
-    Args:
-        models: names that can be asked for. If there are several, a request prefers a replica that has its model.
-    """
+    """Calls to the replicas of one deployment; of several `models`, a request prefers a replica that has its own."""
 
     def __init__(self, handle: DeploymentHandle, models: Collection[str] = ()) -> None:
         self._handle, self._models = handle, frozenset(models)

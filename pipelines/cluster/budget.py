@@ -29,17 +29,12 @@ CountNodes = Callable[[], tuple[int, int]]
 
 @dataclass
 class CostMeter:
-    """Time and money spent by a job, and their limits.
+    """Time and money spent by a job, and their limits."""
 
-    Args:
-        hours, dollars: limits; 0: none.
-        price, gpu_price: dollars per hour of a node without and with GPUs.
-    """
-
-    hours: float = 0.0
-    dollars: float = 0.0
-    price: float = 0.0
-    gpu_price: float = 0.0
+    hours: float = 0.0  # limit; 0: none
+    dollars: float = 0.0  # limit; 0: none
+    price: float = 0.0  # dollars per hour of a node without GPUs
+    gpu_price: float = 0.0  # of one with GPUs; 0: as `price`
     spent_hours: float = 0.0
     spent_dollars: float = 0.0
 

@@ -36,18 +36,12 @@ STOP_S = 90  # Ray kills a job that runs on for longer after a stop
 
 @dataclass(frozen=True)
 class Submission:
-    """A job to submit.
+    """A job to submit."""
 
-    Args:
-        job: the arguments of a `rigface` command.
-        upload: send this checkout's code; else the cluster's own is used.
-        env: names of environment variables whose local values are sent.
-    """
-
-    job: tuple[str, ...]
+    job: tuple[str, ...]  # the arguments of a `rigface` command
     meter: budget.CostMeter
-    upload: bool = False
-    env: tuple[str, ...] = ()
+    upload: bool = False  # send this checkout's code; else the cluster's own is used
+    env: tuple[str, ...] = ()  # names of environment variables whose local values are sent
 
     @property
     def name(self) -> str:

@@ -32,10 +32,7 @@ def _bits_of(origins: Sequence[Origin], spec: EditSpec, seed: int) -> int:
 
 
 class EditSigner:
-    """Signs one result, or nothing after `--no-sign`.
-
-    Args:
-        origins: files that the result was made of.
+    """Signs one result, made of the files `origins`; nothing after `--no-sign`.
 
     Raises:
         PlanError: there is no signing key and none can be made.

@@ -18,30 +18,21 @@ SELF_EDITS = {  # kind of example -> row of the card; in all but the first the s
 
 @dataclass(frozen=True)
 class PlannedTask:
-    """A task without its pictures.
-
-    Args:
-        name: row of the card. key: name of the pair, equal for all models.
-        person: of the source. target_person: of the target.
-        source, target: rows; with `truth`, the target is the source's person in the source's input.
-        relit: the source is given an invented light first.
-        sweep: name of the sweep, and its number. clip: name of the clip.
-        example: the row is one of examples/, which holds everything.
-    """
+    """A task without its pictures."""
 
     kind: TaskKind
-    name: str
-    key: str
-    person: str
+    name: str  # row of the card
+    key: str  # name of the pair, equal for all models
+    person: str  # of the source
     edit: EditSpec
     source: Place
     target: Place | None = None
     target_person: str | None = None
-    truth: bool = False
-    relit: bool = False
-    sweep: tuple[str, str] | None = None
-    clip: str | None = None
-    example: bool = False
+    truth: bool = False  # the target is the source's person in the source's input
+    relit: bool = False  # the source is given an invented light first
+    sweep: tuple[str, str] | None = None  # its name, and its number
+    clip: str | None = None  # its name
+    example: bool = False  # the row is one of examples/, which holds everything
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""

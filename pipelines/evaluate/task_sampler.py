@@ -31,11 +31,7 @@ MIN_CLIP_FRAMES = 5  # frames in a row; jitter of shorter clips is not measured
 
 
 class TaskSampler:
-    """Chooses rows of faces for tasks.
-
-    Args:
-        places: (N, 2) part and row of each of the frames.
-    """
+    """Chooses rows of faces for tasks; `places` (N, 2) are part and row of each of the frames."""
 
     def __init__(self, frames: pair_sampling.Frames, places: np.ndarray, config: EvaluateConfig) -> None:
         self.frames, self._places, self._config = frames, places, config

@@ -54,20 +54,14 @@ class Style(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """A task with its pictures.
-
-    Args:
-        source, target, truth: (S, S, 3) uint8, the truth in the source's framing.
-        conditions: the task for a model of a style.
-        time_s: of the driving frame.
-    """
+    """A task with its pictures, (S, S, 3) uint8."""
 
     planned: PlannedTask
     source: np.ndarray
     target: np.ndarray | None
-    truth: np.ndarray | None
-    conditions: Callable[[Style], Conditions]
-    time_s: float = 0.0
+    truth: np.ndarray | None  # in the source's framing
+    conditions: Callable[[Style], Conditions]  # the task for a model of a style
+    time_s: float = 0.0  # of the driving frame
 
 
 class TaskSource(Protocol):
@@ -150,11 +144,7 @@ def _balanced(rows: list[held_out.ExampleRow], limit: int) -> list[held_out.Exam
 
 
 class FacesSource:
-    """Tasks of a dataset of faces, of all kinds; conditions are composed in each model's style.
-
-    Args:
-        size: of the true pictures; 0: the crops' own.
-    """
+    """Tasks of a dataset of faces, of all kinds; conditions are composed in each model's style."""
 
     kinds = TASK_KINDS
 

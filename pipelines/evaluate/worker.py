@@ -40,26 +40,17 @@ JPEG_QUALITY = 92
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """An editor that is evaluated.
+    """An editor that is evaluated."""
 
-    Args:
-        name: in the card. style: of its conditions.
-        paint: conditions and a seed to a picture. seeds: how many it is asked with; 1 if chance plays no part.
-        pipeline: None for the preview.
-    """
-
-    name: str
-    style: Style
-    paint: EditModel
-    seeds: int = 1
-    pipeline: RigFacePipeline | None = None
+    name: str  # in the card
+    style: Style  # of its conditions
+    paint: EditModel  # conditions and a seed to a picture
+    seeds: int = 1  # how many it is asked with; 1 if chance plays no part
+    pipeline: RigFacePipeline | None = None  # None for the preview
 
 
 def candidate(name: str, model: str, seeds: int, device: str, size: int, head: HeadSpec) -> Candidate:
-    """The preview, or a checkpoint.
-
-    Args:
-        model: `preview`, or what `RigFacePipeline.from_pretrained` takes. size: of the preview's pictures.
+    """The preview with pictures of `size` px, or a checkpoint by what `RigFacePipeline.from_pretrained` takes.
 
     Raises:
         MissingAsset, BadCheckpoint: the weights are missing, or were trained on another head.
@@ -86,11 +77,7 @@ def round_trip(pipeline: RigFacePipeline, size: int) -> Callable[[np.ndarray], n
 
 
 class EvaluateUnit:
-    """Worker for units of tasks. One per actor.
-
-    Args:
-        models: name in the card -> `preview` or checkpoint. size: side that pictures are compared at.
-    """
+    """Worker for units of tasks, one per actor: `models` by name in the card, pictures compared at `size` px."""
 
     def __init__(
         self, data: str, out: str, models: Mapping[str, str], seeds: int, size: int, device: str, threads: int = 0

@@ -21,11 +21,7 @@ _KINDS = (".csv", ".parquet")
 
 
 class Captions:
-    """Captions by input and frame.
-
-    Args:
-        captions: (uri, frame index, or None for all frames) -> caption.
-    """
+    """Captions by uri and frame index, or None for all frames."""
 
     def __init__(self, captions: dict[tuple[str, int | None], str]) -> None:
         self._captions = captions

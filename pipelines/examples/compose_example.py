@@ -33,22 +33,14 @@ MAX_DEG = (40.0, 25.0, 30.0)
 
 @dataclass(frozen=True, eq=False)
 class ComposedExample:
-    """A composed example.
+    """A composed example."""
 
-    Args:
-        composed: the conditions.
-        target: (S, S, 3) uint8. mask: (S, S) uint8, the person in it.
-        wanted: the edited coefficients.
-        overlap: share of the source's crop that the target's crop shows; the rest was filled from the preview.
-        background_change: mean absolute difference of source and target where neither shows the person, in [0, 1].
-    """
-
-    composed: Composed
-    target: np.ndarray
-    mask: np.ndarray
-    wanted: FaceParams
-    overlap: float
-    background_change: float
+    composed: Composed  # the conditions
+    target: np.ndarray  # (S, S, 3) uint8
+    mask: np.ndarray  # (S, S) uint8, the person in the target
+    wanted: FaceParams  # the edited coefficients
+    overlap: float  # share of the source's crop that the target's crop shows; the rest was filled from the preview
+    background_change: float  # mean absolute difference where neither picture shows the person, in [0, 1]
 
 
 def compose(source: Face, target: Face, composer: Composer, head: HeadSpec) -> ComposedExample:

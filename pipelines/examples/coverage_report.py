@@ -12,32 +12,22 @@ TITLES = {"pose": "turn between the two, degrees", "expression": "expression, RM
 
 @dataclass(frozen=True)
 class PairReport:
-    """Coverage of the examples of an output.
+    """Coverage of the examples of an output."""
 
-    Args:
-        candidates: number of possible pairs.
-        available, chosen: trait -> number of candidate and chosen pairs by bin. bins: trait -> names of the bins.
-        pairs, relit_alone: examples of two frames, and of one frame and itself.
-        relit, posed, mirrored, captions: examples with that property.
-        people, examples: by split.
-        refused: reason -> number of rows or pairs.
-        made: rows in the output, in all and by split and kind.
-    """
-
-    candidates: int
-    available: dict[str, list[int]]
-    chosen: dict[str, list[int]]
-    bins: dict[str, list[str]]
-    pairs: int
-    relit_alone: int
-    relit: int
+    candidates: int  # possible pairs
+    available: dict[str, list[int]]  # trait -> candidate pairs by bin
+    chosen: dict[str, list[int]]  # trait -> chosen pairs by bin
+    bins: dict[str, list[str]]  # trait -> names of the bins
+    pairs: int  # examples of two frames
+    relit_alone: int  # examples of one frame and itself
+    relit: int  # examples with that property, as the next three
     posed: int
     mirrored: int
     captions: int
-    people: dict[str, int]
-    examples: dict[str, int]
-    refused: dict[str, int]
-    made: dict[str, int] = field(default_factory=dict)
+    people: dict[str, int]  # by split
+    examples: dict[str, int]  # by split
+    refused: dict[str, int]  # reason -> number of rows or pairs
+    made: dict[str, int] = field(default_factory=dict)  # rows in the output, in all and by split and kind
 
 
 def print_report(report: PairReport, console: Console | None = None) -> None:

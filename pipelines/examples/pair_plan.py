@@ -26,22 +26,16 @@ MAX_STAGED = 8  # examples made of one frame alone
 
 @dataclass(frozen=True)
 class PlannedExample:
-    """One example to be made.
+    """One example to be made."""
 
-    Args:
-        example: its name, a hash of all that decides its content.
-        relit, posed: the source gets an invented light; an invented pose.
-        source_part, source_row, target_part, target_row: objects of faces/ and rows in them.
-    """
-
-    example: str
+    example: str  # its name, a hash of all that decides its content
     identity: str
     split: Split
-    relit: bool
-    posed: bool
+    relit: bool  # the source gets an invented light
+    posed: bool  # the source gets an invented pose
     mirrored: bool
     caption: str | None
-    source_part: str
+    source_part: str  # object of faces/
     source_row: int
     target_part: str
     target_row: int

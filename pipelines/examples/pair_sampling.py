@@ -28,27 +28,18 @@ ZOOM = 1.5  # largest ratio between the zooms of target and source
 
 @dataclass(frozen=True, eq=False)
 class Frames:
-    """The light columns of N rows of faces/; numpy.
+    """The light columns of N rows of faces/."""
 
-    Args:
-        identity, uri: (N,) str.
-        track, index: (N,) int, track and frame.
-        rotation: (N, 3, 3). expression: (N, E). light: (N, 9, 3).
-        zoom: (N,) crop px per frame px.
-        good: (N,) bool, passes the gates on single rows.
-        vectors: (N, D) identity vector of the row's track, NaN where there is none.
-    """
-
-    identity: np.ndarray
-    uri: np.ndarray
-    track: np.ndarray
-    index: np.ndarray
-    rotation: np.ndarray
-    expression: np.ndarray
-    light: np.ndarray
-    zoom: np.ndarray
-    good: np.ndarray
-    vectors: np.ndarray
+    identity: np.ndarray  # (N,) str
+    uri: np.ndarray  # (N,) str
+    track: np.ndarray  # (N,) int
+    index: np.ndarray  # (N,) int, of the frame
+    rotation: np.ndarray  # (N, 3, 3)
+    expression: np.ndarray  # (N, E)
+    light: np.ndarray  # (N, 9, 3)
+    zoom: np.ndarray  # (N,) crop px per frame px
+    good: np.ndarray  # (N,) bool, passes the gates on single rows
+    vectors: np.ndarray  # (N, D) identity vector of the row's track, NaN where there is none
 
     def __len__(self) -> int:
         return len(self.identity)
@@ -56,17 +47,12 @@ class Frames:
 
 @dataclass(frozen=True, eq=False)
 class Candidates:
-    """P possible pairs.
+    """P possible pairs."""
 
-    Args:
-        source, target: (P,) row numbers. person: (P,) number of the person.
-        deltas: trait -> (P,) distance of the two.
-    """
-
-    source: np.ndarray
-    target: np.ndarray
-    person: np.ndarray
-    deltas: dict[str, np.ndarray]
+    source: np.ndarray  # (P,) row numbers
+    target: np.ndarray  # (P,) row numbers
+    person: np.ndarray  # (P,) number of the person
+    deltas: dict[str, np.ndarray]  # trait -> (P,) distance of the two
 
     def __len__(self) -> int:
         return len(self.source)

@@ -36,9 +36,7 @@ THREADS = 8  # reading a few columns of the parts of a long video is mostly wait
 class InputFinalizer:
     """Finalizes the inputs of a run, on threads, and publishes their rows in batches.
 
-    Args:
-        config: name of the configuration.
-        on_done: called with each row, on the caller's thread.
+    `on_done` is called with each row, on the caller's thread.
     """
 
     def __init__(self, dataset: FaceDataset, config: str, on_done: Callable[[InputRow], None]) -> None:

@@ -21,32 +21,23 @@ Kind = Literal["image", "video"]
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The work that one input needs.
-
-    Args:
-        stamp: size and date when the input was surveyed; empty: unknown.
-        status: `error` if the input cannot be used; then it has no chunks.
-        sha256: of its first MiB and its size.
-        rate: sampled frames per second.
-        chunks: one per unit; None: an image.
-        expected: sampled frames of each chunk, an estimate for progress and forecasts.
-    """
+    """The work that one input needs."""
 
     uri: str
-    stamp: str = ""
+    stamp: str = ""  # size and date when the input was surveyed; empty: unknown
     kind: Kind | None = None
-    status: Literal["ok", "error"] = "ok"
+    status: Literal["ok", "error"] = "ok"  # `error` if the input cannot be used; then it has no chunks
     stage: str | None = None
     reason: str | None = None
     bytes: int | None = None
-    sha256: str = ""
+    sha256: str = ""  # of its first MiB and its size
     width: int | None = None
     height: int | None = None
     duration_s: float | None = None
     shown_frames: int | None = None
-    rate: float | None = None
-    chunks: tuple[Chunk | None, ...] = ()
-    expected: tuple[int, ...] = ()
+    rate: float | None = None  # sampled frames per second
+    chunks: tuple[Chunk | None, ...] = ()  # one per unit; None: an image
+    expected: tuple[int, ...] = ()  # sampled frames of each chunk, an estimate for progress and forecasts
 
     def refused(self, stage: str, reason: str) -> Plan:
         """The plan of the same input if it cannot be used."""
@@ -64,19 +55,14 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class UnitPlan:
-    """One unit of work: a chunk of a video, or an image.
-
-    Args:
-        index, chunks: its place among the units of its input, and how many there are.
-        expected: sampled frames, an estimate.
-    """
+    """One unit of work: a chunk of a video, or an image."""
 
     unit_id: str
     uri: str
-    index: int
-    chunks: int
+    index: int  # its place among the units of its input
+    chunks: int  # number of these units
     chunk: Chunk | None
-    expected: int
+    expected: int  # sampled frames, an estimate
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))

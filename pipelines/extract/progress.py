@@ -25,11 +25,7 @@ MIN_ESTIMATE_S = 3.0  # no remaining time is estimated before
 
 
 class Progress:
-    """The display of one run.
-
-    Args:
-        console: None: standard error, so that standard output stays for results.
-    """
+    """The display of one run; on standard error by default, so that standard output stays for results."""
 
     def __init__(self, console: Console | None = None) -> None:
         # A handle of its own, because standard error is filtered while Ray runs (cluster/session.py).

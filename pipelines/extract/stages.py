@@ -204,11 +204,7 @@ class Write:
 
 
 class StageActor:
-    """Neighbouring stages in one Ray actor; passes whole units on.
-
-    Args:
-        stages: (class, arguments) in order.
-    """
+    """Neighbouring stages in one Ray actor, each as (class, arguments); passes whole units on."""
 
     def __init__(self, stages: list[tuple[Callable[..., Stage], dict[str, Any]]]) -> None:
         import cv2

@@ -28,13 +28,7 @@ MAX_CACHED_CROPS = 320  # decoded crops kept for the next stage of the same acto
 
 @dataclass
 class Record:
-    """The outcome of a unit, stored beside its rows.
-
-    Args:
-        crash: a failure that may not be the input's fault: how a child died, or a refusal of the file system.
-        seconds: wall clock by step.
-        numbered: (track number in the chunk, in the input) once they differ; see finalize.py.
-    """
+    """The outcome of a unit, stored beside its rows."""
 
     unit_id: str
     uri: str
@@ -42,7 +36,7 @@ class Record:
     status: UnitStatus = "ok"
     stage: str | None = None
     reason: str | None = None
-    crash: str | None = None
+    crash: str | None = None  # a failure that may be no fault of the input: how a child died, what the disk refused
     frames: int = 0
     faces: int = 0
     tracks: int = 0
@@ -51,9 +45,9 @@ class Record:
     width: int | None = None
     height: int | None = None
     bytes: int = 0
-    seconds: dict[str, float] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)  # wall clock by step
     cpu_seconds: float = 0.0
-    numbered: list[tuple[int, int]] = field(default_factory=list)
+    numbered: list[tuple[int, int]] = field(default_factory=list)  # tracks (in chunk, in input) once they differ
 
     @classmethod
     def of(cls, plan: UnitPlan) -> Record:

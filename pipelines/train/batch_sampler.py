@@ -30,16 +30,13 @@ CACHE_BYTES = 2**30  # of parts already read, per process
 class ReadWindow:
     """The rows of some steps of an epoch, for some micro-batches: the unit of reading ahead.
 
-    Args:
-        first: its first step, from 0 over all epochs. steps: their number.
-        parts: (R,) part numbers of its rows. rows: (R,) row numbers; in order of use: step by step, micro-batch
-            by micro-batch.
+    Rows are in order of use: step by step, micro-batch by micro-batch.
     """
 
-    first: int
+    first: int  # its first step, from 0 over all epochs
     steps: int
-    parts: np.ndarray
-    rows: np.ndarray
+    parts: np.ndarray  # (R,) part numbers of its rows
+    rows: np.ndarray  # (R,) row numbers
 
 
 class BatchSampler:
@@ -105,12 +102,7 @@ def usable_rows(store: Store, parts: Sequence[str], split: str) -> list[np.ndarr
 
 
 class Reader:
-    """Reads windows; recent parts stay in memory.
-
-    Args:
-        parts: paths of the parts, as numbered in `BatchSampler`. columns: to read. cache_bytes: of parts kept in
-            memory.
-    """
+    """Reads windows of parts numbered as in `BatchSampler`; recent parts stay in memory, up to `cache_bytes`."""
 
     def __init__(
         self, store: Store, parts: Sequence[str], columns: Sequence[str], cache_bytes: int = CACHE_BYTES

@@ -104,11 +104,7 @@ class Batches:
 
 
 class CaptionEncoder:
-    """Captions to embeddings; the model's default text for missing captions.
-
-    Args:
-        encoder: on the device. default: (L, D).
-    """
+    """Captions to embeddings; the model's default text (L, D) for missing captions."""
 
     def __init__(self, encoder: TextEncoder, default: Tensor) -> None:
         self._encoder, self._default = encoder, default

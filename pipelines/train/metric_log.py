@@ -23,12 +23,7 @@ FLUSH_S = 15.0
 
 
 class MetricLog:
-    """Writes on the first worker, is silent on the others.
-
-    Args:
-        step: the first step of the run; later lines of an earlier run are dropped.
-        to_stderr: also log to standard error.
-    """
+    """Writes on the first worker, is silent on the others; lines of an earlier run after `step` are dropped."""
 
     def __init__(self, store: Store, writes: bool, step: int, to_stderr: bool = False) -> None:
         self._store, self._writes = store, writes

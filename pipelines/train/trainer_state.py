@@ -31,11 +31,7 @@ from rigface.model.ema import Average
 
 
 class TrainerState:
-    """A model in training, with all that a checkpoint holds.
-
-    Args:
-        spec: of the examples. backend: its rank and world size decide how the model is wrapped.
-    """
+    """A model in training, with all that a checkpoint holds."""
 
     def __init__(self, config: TrainConfig, spec: ExampleSpec, backend: Backend, device: torch.device) -> None:
         self.config, self.spec, self.backend, self.device = config, spec, backend, device

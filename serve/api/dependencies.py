@@ -32,20 +32,13 @@ BEARER = HTTPBearer(scheme_name="key", auto_error=False, description="an API key
 
 @dataclass
 class Services(EditServices):
-    """The parts of the service that the routes call.
-
-    Args:
-        url_allowlist: addresses that pictures and clips may be fetched from.
-        jobs: None: the job routes are absent.
-        gate: closed to drain the gateway.
-        loopback_names: names and addresses of this machine, for a service without keys.
-    """
+    """The parts of the service that the routes call."""
 
     keys: KeyRing = field(default_factory=KeyRing)
-    url_allowlist: UrlAllowlist = field(default_factory=UrlAllowlist)
-    jobs: JobService | None = None
-    gate: Gate = field(default_factory=Gate)
-    loopback_names: frozenset[str] = LOOPBACK
+    url_allowlist: UrlAllowlist = field(default_factory=UrlAllowlist)  # of pictures and clips that are fetched
+    jobs: JobService | None = None  # None: the job routes are absent
+    gate: Gate = field(default_factory=Gate)  # closed to drain the gateway
+    loopback_names: frozenset[str] = LOOPBACK  # names and addresses of this machine, for a service without keys
 
     def parts(self) -> dict[str, Service]:
         """The workers and the job queue by name."""

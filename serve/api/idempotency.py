@@ -35,9 +35,8 @@ class _Work:
 class IdempotencyCache:
     """Recent requests by key, with their results.
 
-    Args:
-        size_of: bytes that a result keeps alive. Results are kept for `KEEP_S`, and the oldest go beyond `max_bytes`;
-            running work is always kept, and its callers count as concurrent requests.
+    Results are kept for `KEEP_S`, and the oldest go beyond `max_bytes`; running work is always kept, and its callers
+    count as concurrent requests.
     """
 
     def __init__(

@@ -42,11 +42,7 @@ Files = dict[str, tuple[str, bytes]]
 
 
 class RequestParser:
-    """Parses requests; keeps their pictures in memory, so that callers may name them by hash.
-
-    Args:
-        limits: of files that are fetched; bodies have their limits already.
-    """
+    """Parses requests; keeps their pictures in memory, so that callers may name them by hash."""
 
     def __init__(self, limits: Limits, url_allowlist: UrlAllowlist) -> None:
         self.kept = LruCache(limits.picture_store_mb * 2**20, len, "pictures")  # (owner, hash) -> bytes

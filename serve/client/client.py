@@ -77,15 +77,9 @@ class Client:
     """
 
     def __init__(
-        self,
-        url: str,
-        key: str = "",
-        *,
-        timeout_s: float = 150.0,
-        tries: int = 4,
-        keep_mb: int = 64,
+        self, url: str, key: str = "", *, timeout_s: float = 150.0, tries: int = 4, keep_mb: int = 64,
         transport: httpx.BaseTransport | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         by_proxy = not is_loopback(httpx.URL(url).host)  # as the environment says
         self._http = httpx.Client(

@@ -61,19 +61,14 @@ class EditPlan:
 
 @dataclass(eq=False)
 class CompletedEdit:
-    """An edit with its result.
-
-    Args:
-        data: the encoded image.
-        seconds: by phase.
-    """
+    """An edit with its result."""
 
     plan: EditPlan
     model: str
-    data: bytes = b""
+    data: bytes = b""  # the encoded image
     asked: list[dict[str, float]] = field(default_factory=list)
     achieved: list[dict[str, float] | None] = field(default_factory=list)
-    seconds: dict[str, float] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)  # by phase
 
     @property
     def media_type(self) -> str:

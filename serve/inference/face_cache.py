@@ -25,16 +25,11 @@ from serve.telemetry import tracing
 
 @dataclass(frozen=True, eq=False)
 class FaceAnalysis:
-    """An image and its faces.
+    """An image and its faces."""
 
-    Args:
-        image: (H, W, 3) uint8.
-        data: the file, which results name as their source; empty if the image was resized.
-    """
-
-    image: np.ndarray
+    image: np.ndarray  # (H, W, 3) uint8
     faces: list[Face]
-    data: bytes = b""
+    data: bytes = b""  # the file, which results name as their source; empty if the image was resized
 
     @property
     def size(self) -> int:

@@ -64,10 +64,7 @@ class _Layout:
 class FaceWorker(FaceService):
     """A `FaceService` in this process. Methods are coroutines that work in threads.
 
-    Analyses are cached by content hash, and layouts until the sampled images come back.
-
-    Args:
-        measuring: analyzer of results; None: that of the sources.
+    Analyses are cached by content hash, and layouts until the sampled images come back. `measuring` analyses results.
     """
 
     def __init__(

@@ -27,20 +27,15 @@ NO_MODEL = "No trained model is loaded; start the service with --checkpoint FOLD
 
 @dataclass(eq=False)
 class QueuedRequest:
-    """A request in the queue or the batch of a diffusion worker.
-
-    Args:
-        emit: passes an event, or the exception that ends the request, to its caller.
-        abandoned: its caller has left. batch_rows: the largest number of rows in one of its steps.
-    """
+    """A request in the queue or the batch of a diffusion worker."""
 
     request: SampleRequest
     deadline: float
-    emit: Callable[[Step | SampledImage | BaseException], None]
+    emit: Callable[[Step | SampledImage | BaseException], None]  # to its caller; an exception ends the request
     queued_at: float = field(default_factory=time.monotonic)
     started_at: float = 0.0
-    abandoned: bool = False
-    batch_rows: int = 0
+    abandoned: bool = False  # its caller has left
+    batch_rows: int = 0  # the largest number of rows in one of its steps
 
 
 @dataclass(eq=False)

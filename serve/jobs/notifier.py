@@ -18,12 +18,7 @@ MAX_MESSAGES, MAX_MESSAGES_PER_KEY = 64, 4  # under way: an address that hangs d
 
 
 class WebhookNotifier:
-    """Messages under way.
-
-    Args:
-        wire_state: a job as callers see it.
-        save: stores a job after an attempt.
-    """
+    """Messages under way: each has the job as callers see it (`wire_state`); `save` stores a job after an attempt."""
 
     def __init__(
         self, webhooks: Webhooks, wire_state: Callable[[Job], JobState], save: Callable[[Job], Awaitable[None]]

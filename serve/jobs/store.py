@@ -72,23 +72,12 @@ class ResultInfo:
 
 @dataclass
 class Job:
-    """A job's record; times are seconds since 1970.
-
-    Args:
-        asked: the request without its files.
-        picture, clip, traits: as in `JobSubmission`.
-        tries: starts since a part of it was last finished. parts: finished parts at its last start.
-        has_files: its input files and pieces are stored; they are deleted when it has ended.
-        rows: requested and achieved values of each face of a video.
-        delivery: of the message to `asked.webhook`.
-        results, pieces: numbers of the stored results, and number of the stored pieces of a video; not in the record.
-        key, fingerprint: hashes of its Idempotency-Key and of its request; empty without a key.
-    """
+    """A job's record; times are seconds since 1970."""
 
     id: str
     owner: str
-    asked: JobRequest
-    picture: str = ""
+    asked: JobRequest  # the request without its files
+    picture: str = ""  # as in `JobSubmission`, with the next two
     clip: str = ""
     traits: dict[str, str] = field(default_factory=dict)
     state: State = "queued"
@@ -97,17 +86,17 @@ class Job:
     created: float = 0.0
     started: float = 0.0
     ended: float = 0.0
-    tries: int = 0
-    parts: int = 0
-    has_files: bool = True
-    rows: list[tuple[Values, Values | None]] = field(default_factory=list)
+    tries: int = 0  # starts since a part of it was last finished
+    parts: int = 0  # finished parts at its last start
+    has_files: bool = True  # its input files and pieces are stored; they are deleted when it has ended
+    rows: list[tuple[Values, Values | None]] = field(default_factory=list)  # asked and achieved, by face of a video
     notes: list[str] = field(default_factory=list)
     error: ProblemDocument | None = None
-    delivery: Delivery = Delivery()
-    key: str = ""
-    fingerprint: str = ""
-    results: set[int] = field(default_factory=set)
-    pieces: int = 0
+    delivery: Delivery = Delivery()  # of the message to `asked.webhook`
+    key: str = ""  # hash of its Idempotency-Key, if it has one
+    fingerprint: str = ""  # hash of its request, if it has a key
+    results: set[int] = field(default_factory=set)  # numbers of the stored results; not in the record
+    pieces: int = 0  # stored pieces of a video; not in the record
 
     @property
     def suffix(self) -> str:
@@ -146,11 +135,7 @@ class PieceReplaced(Exception):
 
 
 class JobStore:
-    """All jobs of one store; close it.
-
-    Args:
-        uri: a folder, or s3://bucket/prefix.
-        keep_s: how long an ended job is kept.
+    """All jobs of one store, a folder or s3://bucket/prefix; ended ones are kept for `keep_s`. Close it.
 
     Raises:
         ApiError: `busy`: another process has the lock.

@@ -74,22 +74,16 @@ class Piece:
 
 @dataclass
 class VideoRunner:
-    """Runs video jobs in threads.
+    """Runs video jobs in threads."""
 
-    Args:
-        load: makes an analyzer, which one job at a time uses.
-        policy: whose faces may be edited.
-        is_stuck: a thread did not stop when it had to; the process should be replaced.
-    """
-
-    load: Callable[[], FaceAnalyzer]
+    load: Callable[[], FaceAnalyzer]  # makes an analyzer, which one job at a time uses
     diffusion_worker: DiffusionService
     limits: Limits
     signer: Signer
     audit_log: AuditSink | None = None
     policy: Policy = field(default_factory=Policy)
     decoders: DecoderPool = field(default_factory=DecoderPool)
-    is_stuck: bool = False
+    is_stuck: bool = False  # a thread did not stop when it had to; the process should be replaced
     idle_analyzers: list[FaceAnalyzer] = field(default_factory=list)
 
     def probe(self, file: str | bytes) -> VideoInfo:

@@ -40,11 +40,8 @@ def retry_s(tries: int) -> float:
 
 
 class Webhooks:
-    """Messages to the addresses that the operator allows.
-
-    Args:
-        url_allowlist: of webhooks.
-        master: the service's secret; None: the environment's.
+    """Messages to the addresses that the operator allows; `master` is the service's secret, by default that of the
+    environment.
     """
 
     def __init__(self, url_allowlist: UrlAllowlist, master: str | None = None) -> None:

@@ -26,27 +26,19 @@ BURST_S = 3.0
 
 @dataclass(frozen=True)
 class Key:
-    """A caller.
-
-    Args:
-        name: public, in logs.
-        digest: SHA-256 of the secret, hex.
-        id: owner of jobs and pictures, and the key in the audit log; kept when the secret is rotated, new for a name
-            that is used again. Keys of files without ids have their name.
-        scopes: some of `SCOPES`.
-        rate: requests per second on average. burst: at once. max_concurrent: concurrent requests.
+    """A caller. The id is kept when the secret is rotated, and new for a name that is used again.
 
     Raises:
         ValueError: a scope is unknown, or a limit allows no request.
     """
 
-    name: str
-    digest: str = ""
+    name: str  # public, in logs
+    digest: str = ""  # SHA-256 of the secret, hex
     scopes: tuple[str, ...] = SCOPES
-    rate: float = 20.0
-    burst: float = 60.0
+    rate: float = 20.0  # requests per second on average
+    burst: float = 60.0  # requests at once
     max_concurrent: int = 16
-    id: str = ""
+    id: str = ""  # owner of jobs and pictures, and the key in the audit log; the name in files without ids
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "id", self.id or self.name)

@@ -29,11 +29,7 @@ TAIL_BYTES = (2**14, 2**20)  # of a file, searched for its last line; a line has
 
 
 class AuditLog:
-    """An append-only log.
-
-    Args:
-        path: a file; or a folder, if it exists or the path ends with a slash.
-    """
+    """An append-only log: a file; or a folder, if it exists or the path ends with a slash."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = file_of(path)
@@ -53,19 +49,13 @@ class AuditLog:
 
 @dataclass(frozen=True)
 class AuditCheck:
-    """Result of `check`.
+    """Result of `check`."""
 
-    Args:
-        lines: intact ones. last: time of the last. hash: of the last.
-        broken: lines that are no entries, such as a partial one after a crash.
-        holds: a line has the hash that was looked for.
-    """
-
-    lines: int
-    last: str
-    hash: str
-    broken: int
-    holds: bool
+    lines: int  # intact ones
+    last: str  # time of the last
+    hash: str  # of the last
+    broken: int  # lines that are no entries, such as a partial one after a crash
+    holds: bool  # a line has the hash that was looked for
 
 
 def check(path: str | os.PathLike[str], holds: str = "") -> AuditCheck:

@@ -190,11 +190,7 @@ class _CheckedTrack:
 
 
 class _PersonList:
-    """A list in a file, read again when it changes.
-
-    Args:
-        limit_of: number of vectors -> distance below which a vector matches.
-    """
+    """A list in a file, read again when it changes; `limit_of` so many vectors a vector matches below this distance."""
 
     def __init__(self, path: Path, name: str, limit_of: Callable[[int], float]) -> None:
         self._path, self._name, self._limit_of, self._read_at = path, name, limit_of, -1
