@@ -9,17 +9,19 @@ import struct
 import sys
 import tracemalloc
 import types
+import zipfile
 from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
 from rigface.errors import UnsafeFile
-from rigface.face.head.safe_pickle import load_npy, load_pickle
+from rigface.face.head.safe_pickle import load_npy, load_pickle, load_torch_zip
 
 MODEL = Path(__file__).parents[3] / "fixtures" / "flame" / "generic_model.pkl"
 EMBEDDING = MODEL.with_name("landmark_embedding.npy")
@@ -151,12 +153,14 @@ HOSTILE = {
     "INST (posix.system)": b"(X\x02\x00\x00\x00idiposix\nsystem\n.",
     "opcode EXT1": b"\x80\x02\x82\x01.",
     "opcode NEWOBJ_EX": b"\x80\x04cchumpy.ch\nCh\n)}\x92.",
-    "BUILD is applied to a InertGlobal": b"\x80\x02cchumpy.ch\nCh\n}X\x01\x00\x00\x00xK\x01sb.",
-    "REDUCE is applied to a str": b"\x80\x02X\x02\x00\x00\x00id)R.",
+    "inside of a Ch": b"\x80\x02cchumpy.ch\nCh\n}X\x01\x00\x00\x00xK\x01sb.",
+    "a tuple as a key": b"\x80\x02}K\x01\x85q\x000"  # of 2^60 leaves: no hash may be taken
+    + b"".join(b"h%ch%c\x86q%c0" % (i, i, i + 1) for i in range(60)) + b"h\x3cK\x01s.",
+    "'str' object has no": b"\x80\x02X\x02\x00\x00\x00id)R.",
     "inside of a scalar": b"\x80\x02cnumpy.core.multiarray\nscalar\n)R}b.",
     "itself as a value": b"\x80\x02cnumpy\nndarray\n.",
     "_codecs.encode": b"\x80\x02c_codecs\nencode\nX\x01\x00\x00\x00xX\x03\x00\x00\x00zip\x86R.",
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -194,6 +198,51 @@ def test_excessive_memory_is_refused():
     assert len(load_pickle(shared + 4 * again + b"t.")) == 4
     with pytest.raises(UnsafeFile, match="far more memory"):
         load_pickle(shared + 40 * again + b"t.")
+
+
+class Settings(list):
+    """A foreign object of a Lightning checkpoint, filled by BUILD, APPENDS and calls."""
+
+    def __init__(self):
+        super().__init__([1, {"a": 2}])
+        self.parent = types.SimpleNamespace(child=OrderedDict(b={3}))
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    weights = torch.arange(12.0).reshape(3, 4)
+    state = OrderedDict(whole=weights, column=weights[:, 1], half=weights.half(), count=torch.tensor(7))
+    state["bare"] = torch.nn.Parameter(weights.T)
+    content = {"state_dict": state, "hyper_parameters": Settings(), "epoch": 3, "unsafe": Calls(os.system, "true")}
+    torch.save(content, tmp_path / "a.ckpt")
+    return tmp_path / "a.ckpt", state
+
+
+def test_state_dict_of_lightning_checkpoint_is_read_without_its_foreign_objects(checkpoint):
+    path, state = checkpoint
+    got = load_torch_zip(path)
+    assert list(got) == list(state)
+    for name, want in state.items():
+        assert got[name].dtype == want.detach().numpy().dtype
+        assert np.array_equal(got[name], want.detach().numpy())
+
+
+@pytest.mark.parametrize(("entry", "message"), [
+    ("hyper_parameters", "foreign object"), ("unsafe", "foreign object"), ("weights", "no entry 'weights'")
+])  # fmt: skip
+def test_foreign_or_missing_entry_of_checkpoint_is_refused(checkpoint, entry, message):
+    with pytest.raises(UnsafeFile, match=message):
+        load_torch_zip(checkpoint[0], entry)
+
+
+def test_damaged_or_compressed_checkpoint_is_refused(checkpoint, tmp_path):
+    data = checkpoint[0].read_bytes()
+    (tmp_path / "cut.ckpt").write_bytes(data[: len(data) // 2])
+    with zipfile.ZipFile(tmp_path / "packed.ckpt", "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("a/data.pkl", pickle.dumps({"state_dict": {}}))
+    for name in ("cut", "packed"):
+        with pytest.raises(UnsafeFile, match=r"not a file of torch\.save"):
+            load_torch_zip(tmp_path / f"{name}.ckpt")
 
 
 def peak_mb(read, data):
