@@ -58,9 +58,7 @@ class ExampleSpec:
         if b"rigface.examples" not in (schema.metadata or {}):
             raise ValueError("not an examples file: its metadata has no rigface.examples")
         described = json.loads(schema.metadata[b"rigface.examples"])
-        head = described.pop("head")
-        head = HeadSpec(**{**head, "expression_names": tuple(head["expression_names"])})
-        return ExampleSpec(**described, head=head)
+        return ExampleSpec(**{**described, "head": HeadSpec(**described["head"])})
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import Field, asdict, dataclass, fields
 from math import prod
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from rigface.types import CROP_PX, DetectorSpec, FaceParams, HeadSpec, Quality
+from rigface.types import CROP_PX, EXTRAS, DetectorSpec, FaceParams, HeadSpec, Quality
 
 FACES_VERSION = "faces/1"
 INPUTS_VERSION = "inputs/1"
@@ -36,6 +36,11 @@ class Column:
     type: pa.DataType
     doc: str
     unit: str = ""
+
+
+def _params_fields(head: HeadSpec) -> list[Field[Any]]:
+    """The fields of `FaceParams` that are columns for this head."""
+    return [f for f in fields(FaceParams) if f.name not in EXTRAS or f.name in head.extras]
 
 
 def _numbers(width: int) -> pa.DataType:
@@ -81,7 +86,7 @@ def face_columns(head: HeadSpec, detector: DetectorSpec) -> list[Column]:
     ]
     params = [
         Column(f.name, _numbers(prod(head.size(a) for a in f.metadata["shape"])), f.metadata["doc"], f.metadata["unit"])
-        for f in fields(FaceParams)
+        for f in _params_fields(head)
     ]
     quality = [
         Column(f.name, pa.bool_() if f.type == "bool" else pa.float32(), f.metadata["doc"], f.metadata["unit"])
@@ -127,19 +132,20 @@ def inputs_schema() -> pa.Schema:
 
 def head_of(schema: pa.Schema) -> HeadSpec:
     """The head model a file was written with; ValueError if the file has no RigFace metadata."""
-    return HeadSpec(**_described(schema, b"rigface.head", "expression_names"))
+    return HeadSpec(**_described(schema, b"rigface.head"))
 
 
 def detector_of(schema: pa.Schema) -> DetectorSpec:
     """The detector a file was written with; ValueError if the file has no RigFace metadata."""
-    return DetectorSpec(**_described(schema, b"rigface.detector", "blendshape_names"))
+    described = _described(schema, b"rigface.detector")
+    return DetectorSpec(**{**described, "blendshape_names": tuple(described["blendshape_names"])})
 
 
-def _described(schema: pa.Schema, key: bytes, names: str) -> dict[str, Any]:
+def _described(schema: pa.Schema, key: bytes) -> dict[str, Any]:
     if key not in (schema.metadata or {}):
         raise ValueError(f"not a faces file: its metadata has no {key.decode()}; was it rewritten by another tool?")
-    described = json.loads(schema.metadata[key])
-    return {**described, names: tuple(described[names])}
+    described: dict[str, Any] = json.loads(schema.metadata[key])
+    return described
 
 
 def column(values: Sequence[np.ndarray | None] | np.ndarray, width: int) -> pa.FixedSizeListArray:
@@ -165,7 +171,7 @@ def params_columns(params: FaceParams, head: HeadSpec) -> dict[str, pa.Array]:
             [None] * count if getattr(params, f.name) is None else getattr(params, f.name),
             prod(head.size(a) for a in f.metadata["shape"]),
         )
-        for f in fields(FaceParams)
+        for f in _params_fields(head)
     }
 
 
@@ -175,7 +181,7 @@ def params_of(table: pa.Table, head: HeadSpec | None = None) -> FaceParams:
     """
     head = head or head_of(table.schema)
     out: dict[str, Any] = {}
-    for f in fields(FaceParams):
+    for f in _params_fields(head):
         values = table[f.name].combine_chunks()
         if values.null_count:
             if not f.metadata["optional"]:

@@ -16,9 +16,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, Literal
 
 CROP_PX = 512  # side of every stored crop
+EXTRAS = ("neck_rotation", "eye_rotations", "eyelids")  # fields of `FaceParams` that only some heads have
 DLIB_WIDTH = 128  # numbers of a dlib identity vector
 DLIB_SAME_PERSON = 0.6  # distance of dlib's raw vectors below which two images show one person (its author's rule)
 
@@ -43,11 +44,29 @@ class HeadSpec:
     """
 
     name: str
-    version: str
+    version: str  # of the model's own file: its hash, or the open head's version
     shape: int
     expression: int
     albedo: int
     expression_names: tuple[str, ...] = ()
+    albedo_source: str = ""  # kind and hash of the file that the albedo comes from, if it is not the model's own
+    colours: Literal["linear", "display"] = "linear"  # of albedo and light; display: albedo times shading is sRGB
+    extras: tuple[str, ...] = ()  # optional fields of `FaceParams` that a fit to this head fills
+    licence: str = ""  # of the model's files, in one line, as their folder states it
+
+    def __post_init__(self) -> None:
+        for name in ("expression_names", "extras"):  # JSON has lists
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+
+    def misfit(self, installed: HeadSpec) -> str:
+        """The reason why coefficients of this head do not describe an installed one, a sentence; empty if they do."""
+        ours, theirs = (f"{spec.name} {spec.version}" for spec in (self, installed))
+        if ours != theirs:
+            return f"the coefficients are of {ours}, and {theirs} is installed; use that model's own file"
+        if self.albedo and self.albedo_source != installed.albedo_source:
+            ours, theirs = (spec.albedo_source or "none" for spec in (self, installed))
+            return f"the albedo is of the texture {ours}, and {theirs} is installed; use that texture's own file"
+        return ""
 
     def size(self, axis: int | str) -> int:
         """The length of an axis of a `FaceParams` field: a number is itself, "S", "E", "A" are this head's."""
@@ -140,6 +159,16 @@ class FaceParams:
         unit="linear radiance",
     )
     bfm_expression: Array | None = _array(64, doc="expression code of the Basel network, if present", optional=True)
+    neck_rotation: Array | None = _array(
+        3, doc="rotation of the neck, axis-angle, relative to the head's first joint", unit="rad", optional=True
+    )
+    eye_rotations: Array | None = _array(
+        2, 3, doc="rotations of the left and the right eyeball, axis-angle, relative to the head", unit="rad",
+        optional=True,
+    )  # fmt: skip
+    eyelids: Array | None = _array(
+        2, doc="how far the left and the right eyelid are closed", unit="[0, 1]", optional=True
+    )
 
     def __post_init__(self) -> None:
         batches = {}

@@ -67,7 +67,7 @@ class ModelConfig:
         try:
             head = values.pop("head", None)
             if head is not None:
-                head = HeadSpec(**{**head, "expression_names": tuple(head.get("expression_names", ()))})
+                head = HeadSpec(**head)
             return ModelConfig(**{**values, "process": Process(**values.get("process", {}))}, head=head)
         except (TypeError, ValueError) as error:
             raise BadCheckpoint(f"config.json: {error}") from error

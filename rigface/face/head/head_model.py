@@ -23,6 +23,7 @@ from torch import Tensor
 from rigface.face.geometry import rotation
 from rigface.types import FaceParams, HeadSpec
 
+_INTEGERS = ("faces", "uv_faces", "mediapipe_points")
 _CONTOUR_DEGREES = 39  # the contour table has a row per degree up to here: 0..39, then -1..-39
 
 
@@ -60,7 +61,11 @@ class Head:
         landmarks: the fixed points, L of them: FLAME's 68, or the landmarker's on the open head.
         inner, contour: FLAME's 51 inner points, and its table of 17 contour points by yaw (79, 17); or None.
         uv, uv_faces: (T, 2) texture coordinates in [0, 1], v up; (F, 3) int64; or None.
-        albedo_mean, albedo_basis: (V, 3), (V, 3, A) albedo per vertex, linear colour; or None.
+        albedo_mean, albedo_basis: (V, 3), (V, 3, A) albedo per vertex, in the colours that `spec` names; or None.
+        texture_mean, texture_basis: (T, T, 3), (T, T, 3, A) the same per texel, first row at v = 1; or None. A head has
+            one of the two at most.
+        eyelids: (V, 3, 2) metres that close the left and the right lid, added after posing; or None.
+        mediapipe, mediapipe_points: M points on the surface, and (M,) int64 their numbers among MediaPipe's; or None.
     """
 
     spec: HeadSpec
@@ -82,6 +87,11 @@ class Head:
     uv_faces: Tensor | None = None
     albedo_mean: Tensor | None = None
     albedo_basis: Tensor | None = None
+    texture_mean: Tensor | None = None
+    texture_basis: Tensor | None = None
+    eyelids: Tensor | None = None
+    mediapipe: Embedding | None = None
+    mediapipe_points: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.parents[0] != -1 or any(not 0 <= p < child for child, p in enumerate(self.parents) if child):
@@ -90,7 +100,10 @@ class Head:
         f, s, e, a = len(self.faces), self.spec.shape, self.spec.expression, self.spec.albedo
         wanted = dict(template=(v, 3), shape_basis=(v, 3, s), expression_basis=(v, 3, e), faces=(f, 3))
         wanted |= dict(joint_regressor=(j, v), skinning=(v, j), pose_basis=(v, 3, 9 * (j - 1)), uv_faces=(f, 3))
-        wanted |= dict(albedo_mean=(v, 3), albedo_basis=(v, 3, a))
+        wanted |= dict(albedo_mean=(v, 3), albedo_basis=(v, 3, a), eyelids=(v, 3, 2))
+        if self.texture_mean is not None:
+            side = len(self.texture_mean)
+            wanted |= dict(texture_mean=(side, side, 3), texture_basis=(side, side, 3, a))
         for name, shape in wanted.items():
             if (array := getattr(self, name)) is not None and tuple(array.shape) != shape:
                 raise ValueError(f"Head.{name}: want {shape}, got {tuple(array.shape)}")
@@ -116,12 +129,12 @@ class Head:
             arrays.setdefault("skinning", np.ones((vertices, 1), np.float32))
         tensors: dict[str, Any] = {"landmarks": _embedding(landmarks)}
         for name, value in arrays.items():
-            if name in ("inner", "contour"):
+            if name in ("inner", "contour", "mediapipe"):
                 tensors[name] = None if value is None else _embedding(value)
             elif value is None or name in ("jaw", "neck", "eyes"):
                 tensors[name] = value
             else:
-                tensors[name] = _tensor(value, torch.int64 if name in ("faces", "uv_faces") else torch.float32)
+                tensors[name] = _tensor(value, torch.int64 if name in _INTEGERS else torch.float32)
         return cls(spec=spec, parents=tuple(int(p) for p in parents), **tensors)
 
     def to(self, device: Any = None, dtype: torch.dtype | None = None) -> Head:
@@ -149,6 +162,7 @@ class Head:
         jaw_rotation: Tensor | None = None,
         neck_rotation: Tensor | None = None,
         eye_rotations: Tensor | None = None,
+        eyelids: Tensor | None = None,
     ) -> Tensor:
         """Posed vertices, differentiable in every argument.
 
@@ -157,12 +171,13 @@ class Head:
             head_rotation: (N, 3) axis-angle in radians, about the first joint.
             jaw_rotation, neck_rotation: (N, 3) relative to the parent joint; zero if left out.
             eye_rotations: (N, 2, 3) left, right; zero if left out.
+            eyelids: (N, 2) left, right; 0 leaves them, 1 closes them. The lids move in the camera frame, as in SMIRK.
 
         Returns:
             (N, V, 3) metres, camera frame.
 
         Raises:
-            ValueError: a rotation is given for a joint the model does not have.
+            ValueError: a rotation is given for a joint, or a number for lids, that the model does not have.
         """
         unposed = self.neutral(shape, expression)
         eyes = eye_rotations.unbind(1) if eye_rotations is not None else (None, None)
@@ -174,18 +189,54 @@ class Head:
                 raise ValueError(f"{name} rotation: the {self.spec.name} head has no such joint, leave it out")
             if value is not None and joint is not None:
                 by_joint[joint] = value
-        return self._pose(unposed, rotation.to_matrix(torch.stack(by_joint, 1)))
+        posed = self._pose(unposed, rotation.to_matrix(torch.stack(by_joint, 1)))
+        if eyelids is None:
+            return posed
+        if self.eyelids is None:
+            raise ValueError(f"eyelids: the {self.spec.name} head has no files for its lids, leave them out")
+        return posed + torch.einsum("nl,vcl->nvc", eyelids, self.eyelids)
 
     def of(self, params: FaceParams) -> Tensor:
-        """Posed vertices of torch coefficients with one batch axis; a missing jaw's rotation is ignored."""
-        jaw = params.jaw_rotation if self.jaw is not None else None
-        return self.vertices(params.shape, params.expression, params.head_rotation, jaw)
+        """Posed vertices of torch coefficients with one batch axis; what this head has no joint or lids for is
+        ignored.
+        """
+        return self.vertices(
+            params.shape,
+            params.expression,
+            params.head_rotation,
+            params.jaw_rotation if self.jaw is not None else None,
+            params.neck_rotation if self.neck is not None else None,
+            params.eye_rotations if self.eyes else None,
+            params.eyelids if self.eyelids is not None else None,
+        )
 
     def albedo(self, coefficients_NA: Tensor) -> Tensor | None:
-        """(N, V, 3) albedo per vertex, linear and not clamped; None if this head has no basis for it."""
+        """The albedo as `renderer.render` takes it, not clamped, in the colours that `spec` names: a texture
+        (N, 3, T, T), or (N, V, 3) per vertex; None if this head has no basis for either. Fewer coefficients than the
+        basis has are its first.
+        """
+        count = coefficients_NA.shape[1]
+        if self.texture_mean is not None and self.texture_basis is not None:
+            basis = self.texture_basis[..., :count]
+            texture = self.texture_mean + torch.einsum("na,uvca->nuvc", coefficients_NA, basis)
+            return texture.permute(0, 3, 1, 2)
         if self.albedo_mean is None or self.albedo_basis is None:
             return None
-        return self.albedo_mean + torch.einsum("na,vca->nvc", coefficients_NA, self.albedo_basis)
+        return self.albedo_mean + torch.einsum("na,vca->nvc", coefficients_NA, self.albedo_basis[..., :count])
+
+    def centre(self, vertices: Tensor) -> Tensor:
+        """(N, 3) the point of posed vertices (N, V, 3) that RigFace keeps in its place: the middle of the eyes, a tenth
+        of the way to the middle of the mouth's corners.
+
+        An edit keeps the face in its place if its vertices are moved by `centre(before) - centre(after)` (RigFace's
+        `align_ffhq`). ValueError if this head has no inner landmarks.
+        """
+        if self.inner is None:
+            raise ValueError(f"the {self.spec.name} head has no inner landmarks to find its centre by")
+        points = self.inner.points(vertices)  # points 18 to 68 of the 68
+        eyes = (points[:, 19:25].mean(1) + points[:, 25:31].mean(1)) / 2
+        mouth = (points[:, 31] + points[:, 37]) / 2
+        return eyes + 0.1 * (mouth - eyes)
 
     def _pose(self, unposed: Tensor, turns_NJ33: Tensor) -> Tensor:
         """Pose correctives and linear blend skinning (FLAME eq. 1 and 2)."""
@@ -219,6 +270,11 @@ class Head:
         points = vertices[torch.arange(len(vertices), device=row.device)[:, None, None], self.contour.vertices[row]]
         contour = (points * self.contour.weights[row][..., None]).sum(-2)
         return torch.cat([contour, self.inner.points(vertices)], 1)
+
+
+def align_centre(head: Head, before: FaceParams, after: FaceParams) -> Tensor:
+    """(N, 3) shift of the vertices of `after` that keeps the face's centre in the place it has in `before`."""
+    return head.centre(head.of(before)) - head.centre(head.of(after))
 
 
 def contour_row(turn: Tensor) -> Tensor:

@@ -115,7 +115,7 @@ def render(
         params: torch tensors with one batch axis, on the head's device.
         size: rows and columns of the square picture; the crop fills it.
         albedo: (N, 3, h, w) textures for a head with texture coordinates, or (N, V, 3) a colour per vertex; left out,
-            the head's own albedo basis with `params.albedo`, or grey if it has none.
+            the head's own albedo or texture basis with `params.albedo`, or grey if it has none.
         cull: leave out triangles seen from inside.
 
     Raises:
@@ -162,8 +162,9 @@ def render_vertices(
     )
 
 
-def vertex_normals(vertices: Tensor, faces: Tensor) -> Tensor:
-    """Unit normals (N, V, 3) of a closed surface, each the sum of its triangles' normals weighted by their areas.
+def vertex_normals(vertices: Tensor, faces: Tensor, *, by_area: bool = True) -> Tensor:
+    """Unit normals (N, V, 3) of a closed surface, each the sum of its triangles' normals, weighted by their areas or
+    (as for the Basel model) evenly.
 
     Vertices (N, V, 3) are in any right-handed frame, faces (F, 3) int64 anticlockwise seen from outside. Normals point
     out; zero for a vertex without triangles.
@@ -171,6 +172,8 @@ def vertex_normals(vertices: Tensor, faces: Tensor) -> Tensor:
     rows = vertices.transpose(0, 1).contiguous()  # vertices first: whole rows are read and added, four times as fast
     a, b, c = (rows.index_select(0, faces[:, corner]) for corner in range(3))
     across = torch.linalg.cross(b - a, c - a)
+    if not by_area:
+        across = F.normalize(across, dim=-1, eps=torch.finfo(across.dtype).tiny)
     total = torch.zeros_like(rows)
     for corner in range(3):
         total = total.index_add(0, faces[:, corner], across)

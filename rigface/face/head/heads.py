@@ -1,0 +1,67 @@
+"""The head of a name or of a spec: open, FLAME or Basel.
+
+Path: `--head`, a dataset's or a checkpoint's HeadSpec -> load_head -> `Head`.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from os import PathLike
+from pathlib import Path
+
+from rigface.assets import find, fingerprint
+from rigface.errors import MissingAsset
+from rigface.face.head import basel, flame
+from rigface.face.head.head_model import Head
+from rigface.face.head.open_head import OpenHead
+from rigface.face.head.overlay import with_open_albedo
+from rigface.types import HeadSpec
+
+NAMES = ("open", "flame", "basel")
+
+
+def load_head(head: HeadSpec | str = "open", folder: str | PathLike[str] | None = None) -> Head:
+    """A head model by name (with DECA's 100 shape and 50 expression coefficients for FLAME), or the one of a spec.
+
+    FLAME without a texture of its own gets the open head's albedo. Loaded once per process; do not write into it.
+
+    Args:
+        folder: an assets folder to search first, or the model's own.
+
+    Raises:
+        MissingAsset: its files are not on this machine, or they are of another model than the spec's.
+        ValueError: there is no such head.
+    """
+    spec = HeadSpec(head, "", 100, 50, 0) if isinstance(head, str) else head
+    if spec.name == "open":
+        loaded = _open()
+    elif spec.name == "basel":
+        loaded = _basel(find("basel", folder))
+    elif spec.name == "flame":
+        path = find("flame", folder)
+        of_hash = [p for p in flame.models_in(path) if f"sha256:{fingerprint(p)}" == spec.version]
+        kind = spec.albedo_source.partition(":")[0]
+        loaded = _flame(of_hash[0] if of_hash else path, spec.shape, spec.expression, kind)
+    else:
+        raise ValueError(f"head: want one of {', '.join(NAMES)}, got {spec.name!r}")
+    if isinstance(head, HeadSpec) and (misfit := head.misfit(loaded.spec)):
+        raise MissingAsset(misfit)
+    return loaded
+
+
+@lru_cache(maxsize=1)
+def _open() -> Head:
+    return OpenHead.load().head()
+
+
+@lru_cache(maxsize=1)
+def _basel(path: Path) -> Head:
+    return basel.load_basel(path)
+
+
+@lru_cache(maxsize=2)
+def _flame(path: Path, shape: int, expression: int, source: str) -> Head:
+    kinds: dict[str, flame.Texture] = {"open": "none", "flame": "flame", "basel": "basel"}
+    texture = kinds.get(source, "any")
+    head = flame.load_flame(path, shape, expression, texture=texture)
+    return head if head.spec.albedo else with_open_albedo(head)
