@@ -136,9 +136,9 @@ def loads(model: str, seconds: float) -> dict[str, Any]:
     import ray
 
     from serve import app
-    from serve.local import SETTINGS, free_port, serving
+    from serve.local import RAY_SETTINGS, free_port, serving
 
-    for name, value in {**SETTINGS, "RAY_AUTH_MODE": "disabled"}.items():
+    for name, value in {**RAY_SETTINGS, "RAY_AUTH_MODE": "disabled"}.items():
         os.environ.setdefault(name, value)
     ray.init(address="local", num_cpus=8, object_store_memory=300 * 2**20, include_dashboard=False, log_to_driver=False)
     out: dict[str, Any] = {}

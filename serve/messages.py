@@ -144,11 +144,22 @@ class EditedImage:
     seconds: dict[str, float]
 
 
+@dataclass(frozen=True)
+class ResultRequest:
+    """A request for a result of a job."""
+
+    number: int
+    through: bool = False  # bytes, even if the operator allows redirects to the bucket
+    byte_range: str = ""  # a Range header of HTTP
+    with_data: bool = True  # False: for HEAD
+
+
 @dataclass(frozen=True, eq=False)
 class JobResult:
-    """A result of a job: its bytes, or the `location` where they can be fetched."""
+    """A result of a job: the bytes asked for, or the `location` where they can be fetched."""
 
     data: bytes
     media_type: str
     headers: dict[str, str] = field(default_factory=dict)
+    part: tuple[int, int, int] = (0, 0, 0)  # start, end and size of the whole, bytes
     location: str = ""

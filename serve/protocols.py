@@ -20,6 +20,7 @@ from serve.messages import (
     ModelInputSpec,
     OutputOptions,
     Preview,
+    ResultRequest,
     SampledImage,
     SampleRequest,
     Step,
@@ -120,5 +121,5 @@ class JobService(Service, Protocol):
     async def remove(self, job_id: str, owner: str) -> None:
         """Stop a job and delete its files."""
 
-    async def result(self, job_id: str, owner: str, number: int, through: bool = False) -> JobResult:
-        """A result's bytes, or its address in the bucket unless `through` is set."""
+    async def result(self, job_id: str, owner: str, request: ResultRequest) -> JobResult:
+        """A result's bytes, or its address in the bucket."""

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pipelines.extract.plan import UnitPlan
 from rigface.storage.store import INTERNAL, Store
 
-FOLDER = f"{INTERNAL}/deaths"
+FOLDER = f"{INTERNAL}/quarantine"
 MAX_CRASHED = 2  # units of one input
 MAX_ATTEMPTS = 10  # of a unit; each ended with its actor, its node or the job
 

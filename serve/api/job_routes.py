@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Request, Response
@@ -10,12 +9,11 @@ from fastapi import APIRouter, Header, Request, Response
 from serve.api.dependencies import JobsKey, State, within
 from serve.api.openapi import BODY, COMMON, KEY_OF_REQUEST, binary, body, responses
 from serve.jobs.store import TYPES
-from serve.problems import ApiError
+from serve.messages import ResultRequest
 from serve.schemas import AnimationJob, BatchJob, JobList, JobState, VideoJob
 
 router = APIRouter(prefix="/v1/jobs")
 RESULT = binary(*TYPES.values())
-RANGE = re.compile(r"bytes=(?=.*\d)(\d{0,18})-(\d{0,18})")
 ONE_JOB = responses(*COMMON, "unknown-job")
 
 
@@ -70,30 +68,13 @@ async def job_result(
     range_: Annotated[str, Header(alias="Range", description="of bytes, such as `bytes=0-1023`")] = "",
 ) -> Response:  # fmt: skip
     """An image of a batch, or the video (number 0); a redirect to the bucket if the operator allows that."""
-    result = await api.soon(request, api.jobs.result(name, key.id, number, through))
+    wanted = ResultRequest(number, through, range_, with_data=request.method != "HEAD")
+    result = await api.soon(request, api.jobs.result(name, key.id, wanted))
     headers = {"Cache-Control": "no-store", "Accept-Ranges": "bytes", **result.headers}
     if result.location:
         return Response(status_code=307, headers={**headers, "Location": result.location})
-    start, end = requested_range(range_, len(result.data))
-    part = (start, end) != (0, len(result.data))
-    headers |= {"Content-Range": f"bytes {start}-{end - 1}/{len(result.data)}"} if part else {}
-    data = b"" if request.method == "HEAD" else result.data[start:end]
+    start, end, size = result.part
+    is_part = (start, end) != (0, size)
+    headers |= {"Content-Range": f"bytes {start}-{end - 1}/{size}"} if is_part else {}
     headers["Content-Length"] = str(end - start)
-    return Response(data, 206 if part else 200, headers, result.media_type)
-
-
-def requested_range(text: str, size: int) -> tuple[int, int]:
-    """Start and end of the bytes that a Range header asks for; all of them for no range, several, or another unit.
-
-    Raises:
-        ApiError: `bad-range`, if no byte is in the range.
-    """
-    match = RANGE.fullmatch(text.strip())
-    if match is None:
-        return 0, size
-    first, last = match.groups()
-    start = int(first) if first else max(0, size - int(last))
-    end = min(size, int(last) + 1) if first and last else size
-    if start >= end:
-        raise ApiError("bad-range", f"the result has {size} bytes")
-    return start, end
+    return Response(result.data, 206 if is_part else 200, headers, result.media_type)

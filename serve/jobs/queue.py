@@ -29,7 +29,7 @@ from serve.jobs.notifier import WebhookNotifier
 from serve.jobs.store import OPEN, Job, JobStore, PieceReplaced, State
 from serve.jobs.webhook import Webhooks
 from serve.limits import Limits
-from serve.messages import JobResult, JobSubmission
+from serve.messages import JobResult, JobSubmission, ResultRequest
 from serve.problems import ApiError, problem_of
 from serve.protocols import DiffusionService, FaceService, JobService
 from serve.provenance.encoder import NoSigner, Signer
@@ -139,10 +139,9 @@ class JobQueue(JobService):
         self._notifier.cancel(job.id)
         await asyncio.to_thread(store.remove, job)
 
-    async def result(self, job_id: str, owner: str, number: int, through: bool = False) -> JobResult:
+    async def result(self, job_id: str, owner: str, request: ResultRequest) -> JobResult:
         store = await self.start()
-        result_link_s = 0.0 if through else self._limits.result_link_s
-        return await asyncio.to_thread(store.result, store.find(job_id, owner), number, result_link_s)
+        return await asyncio.to_thread(store.result, store.find(job_id, owner), request, self._limits.result_link_s)
 
     async def ready(self) -> bool:
         """True; also resumes the jobs of the process before, once that has ended.

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import io
 import json
 import logging
 import secrets
@@ -35,7 +36,8 @@ from rigface.storage import lock
 from rigface.storage.objects import presigned
 from rigface.storage.store import Store
 from rigface.telemetry.json_logging import log_fields
-from serve.messages import JobResult, JobSubmission
+from serve.jobs.byte_range import requested_range
+from serve.messages import JobResult, JobSubmission, ResultRequest
 from serve.problems import ApiError
 from serve.schemas import BatchJob, JobRequest, JobState, ProblemDocument
 
@@ -314,25 +316,34 @@ class JobStore:
         job.results.add(number)
         return data
 
-    def result(self, job: Job, number: int, result_link_s: float = 0.0) -> JobResult:
-        """A result, or its address.
+    def result(self, job: Job, request: ResultRequest, result_link_s: float = 0.0) -> JobResult:
+        """A result, or its address. Only the bytes asked for are read.
 
         Args:
             result_link_s: lifetime of a pre-signed address, returned instead of the bytes by a store on S3; 0: bytes.
 
         Raises:
-            ApiError: `not-found`.
+            ApiError: `not-found`, `bad-range`.
         """
+        number = request.number
         if number not in job.results:
             raise ApiError("not-found", f"result {number} is not there (yet)")
         info = ResultInfo()
         if job.asked.kind == "batch":
             info = ResultInfo(**json.loads(self.store.read(self._out(job, number, "json"))))
         path = self._out(job, number, job.suffix)
-        if result_link_s and self.store.is_s3:
+        if result_link_s and self.store.is_s3 and not request.through:
             link = presigned(f"s3://{self.store.at(path)}", seconds=int(result_link_s), media_type=job.media_type)
-            return JobResult(b"", job.media_type, info.headers, link)
-        return JobResult(self.store.read(path), job.media_type, info.headers)
+            return JobResult(b"", job.media_type, info.headers, location=link)
+        if request.with_data and not request.byte_range:
+            data = self.store.read(path)
+            return JobResult(data, job.media_type, info.headers, (0, len(data), len(data)))
+        with self.store.open(path) as file:
+            size = file.seek(0, io.SEEK_END)
+            start, end = requested_range(request.byte_range, size)
+            file.seek(start)
+            data = file.read(end - start) if request.with_data else b""
+        return JobResult(data, job.media_type, info.headers, (start, end, size))
 
     def part(self, job: Job, name: str) -> str:
         """Path of a file of a piece of a video in the store."""

@@ -5,12 +5,13 @@ import time
 
 import pytest
 
-from serve.api.job_routes import requested_range
+from rigface.storage.store import Store
+from serve.jobs.byte_range import requested_range
 from serve.problems import ApiError
 from tests.serve.conftest import problem
 
 
-def test_results_answer_head_and_ranges(serve_jobs, png):
+def test_results_answer_head_and_ranges(serve_jobs, png, monkeypatch):
     client = serve_jobs()
     request = {"kind": "batch", "edits": [{"yaw_deg": 3}], "model": "preview"}
     files = {"request": (None, json.dumps(request)), "picture": ("a.png", png)}
@@ -18,6 +19,13 @@ def test_results_answer_head_and_ranges(serve_jobs, png):
     while client.get(url).json()["state"] in ("queued", "running"):
         time.sleep(0.02)
     whole = client.get(f"{url}/results/0")
+    read = Store.read
+
+    def read_no_result(self, path):
+        assert "/out/" not in path or path.endswith(".json"), "the whole result is read"
+        return read(self, path)
+
+    monkeypatch.setattr(Store, "read", read_no_result)
     head = client.head(f"{url}/results/0")
     size = len(whole.content)
     assert (head.status_code, head.content, head.headers["content-length"]) == (200, b"", str(size))
