@@ -127,13 +127,11 @@ class _FlameArrays:
         }
 
     def _directions(self) -> np.ndarray:
-        """(V, 3, 400): shape, then expression as principal components, each with its largest entry positive."""
-        shape, expression = self.head.shape, self.head.expression
-        _, size, axes = np.linalg.svd(expression.reshape(len(expression), -1).astype(float), full_matrices=False)
-        axes *= np.sign(axes[np.arange(len(axes)), np.abs(axes).argmax(1)])[:, None]
+        """(V, 3, 400): shape, then expression."""
         points = np.zeros((SHAPES + EXPRESSIONS, 468, 3))
-        points[: len(shape)] = shape
-        points[SHAPES : SHAPES + len(axes)] = (_SPREAD * size[:, None] * axes).reshape(-1, 468, 3)
+        expression = principal_blendshapes(self.head)
+        points[: len(self.head.shape)] = self.head.shape
+        points[SHAPES : SHAPES + len(expression)] = expression
         return np.ascontiguousarray(np.einsum("vc,dci->vid", self.up, points, optimize=True))
 
     def on_surface(self, points: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
@@ -159,6 +157,17 @@ class _FlameArrays:
         lines += [f"vt {u:.6f} {v:.6f}" for u, v in self.uv]
         lines += ["f " + " ".join(f"{i}/{i}" for i in face) for face in (self.faces + 1).tolist()]
         return "\n".join(lines) + "\n"
+
+
+def principal_blendshapes(head: OpenHead) -> np.ndarray:
+    """(52, 468, 3) principal components of the blendshapes, metres per standard deviation, float64.
+
+    The largest entry of each is positive, so that they are the same on every machine.
+    """
+    basis = head.expression.reshape(len(head.expression), -1).astype(float)
+    _, size, axes = np.linalg.svd(basis, full_matrices=False)
+    axes *= np.sign(axes[np.arange(len(axes)), np.abs(axes).argmax(1)])[:, None]
+    return np.asarray((_SPREAD * size[:, None] * axes).reshape(-1, 468, 3))
 
 
 @lru_cache(maxsize=1)

@@ -1,0 +1,110 @@
+"""Stand-ins for the diffusion models' files: Stable Diffusion 1.5 and the released RigFace networks.
+
+Path: write_sd15, write_rigface -> folders as published -> `checkpoint.start`.
+Source: the layouts of diffusers and of the released RigFace code. The topology is the released one, with 8 to 16
+channels, and the numbers are seeded.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from rigface.model.unets import network, stock
+from rigface.model.weights import WEIGHTS, write_safetensors
+
+CHANNELS, VAE_CHANNELS, TEXT_CHANNELS, CODES = (8, 16, 16, 16), (8, 8, 16, 16), 16, 64
+_UNETS = network(CHANNELS, text_dim=TEXT_CHANNELS, heads=4, groups=4)
+_PIPELINE = {
+    "unet": ("diffusers", "UNet2DConditionModel"),
+    "vae": ("diffusers", "AutoencoderKL"),
+    "text_encoder": ("transformers", "CLIPTextModel"),
+    "tokenizer": ("transformers", "CLIPTokenizer"),
+    "scheduler": ("diffusers", "PNDMScheduler"),
+}
+_SCHEDULE = {
+    "_class_name": "PNDMScheduler",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "num_train_timesteps": 1000,
+    "skip_prk_steps": True,
+    "steps_offset": 1,
+}
+
+
+def write_sd15(folder: str | Path) -> Path:
+    """Write Stable Diffusion 1.5 as a folder in the layout of diffusers; returns the folder."""
+    folder = Path(folder)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        UNet2DConditionModel(**stock(_UNETS[0])).save_pretrained(folder / "unet")
+        vae().save_pretrained(folder / "vae")
+        text_encoder().save_pretrained(folder / "text_encoder")
+    _write_tokenizer(folder / "tokenizer")
+    _write_json(folder / "scheduler" / "scheduler_config.json", _SCHEDULE)
+    _write_json(folder / "model_index.json", {"_class_name": "StableDiffusionPipeline", **_PIPELINE})
+    return folder
+
+
+def write_rigface(folder: str | Path) -> Path:
+    """Write both released networks: `unet_id/` and `unet_denoise/`, which fit `write_sd15`; returns the folder."""
+    folder = Path(folder)
+    for name, config, own_class in zip(
+        ("unet_id", "unet_denoise"), _UNETS, ("UNetID2DConditionModel", "UNetDenoise2DConditionModel"), strict=True
+    ):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(1)
+            model = UNet2DConditionModel(**stock(config, CODES if name == "unet_denoise" else None))
+        state = {key.replace("class_embedding.", "au_aug_mlp."): value for key, value in model.state_dict().items()}
+        plain = {key: value for key, value in model.config.items() if not key.startswith("_")}
+        plain |= {"class_embed_type": None, "projection_class_embeddings_input_dim": None}  # its class adds the layer
+        _write_json(folder / name / "config.json", {"_class_name": own_class, "_diffusers_version": "0.22.0", **plain})
+        write_safetensors(folder / name / f"{WEIGHTS}.safetensors", state)
+    return folder
+
+
+def vae() -> AutoencoderKL:
+    """Stable Diffusion's autoencoder at toy width, with random weights."""
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=VAE_CHANNELS,
+        layers_per_block=2,
+        norm_num_groups=4,
+        sample_size=512,
+    )
+
+
+def text_encoder() -> CLIPTextModel:
+    """CLIP's text model at toy width, for the tokenizer of `write_sd15`."""
+    shape = {"hidden_size": TEXT_CHANNELS, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    start, end = len(_pieces()) - 2, len(_pieces()) - 1
+    ends: dict[str, Any] = {"bos_token_id": start, "eos_token_id": end, "pad_token_id": end}
+    return CLIPTextModel(CLIPTextConfig(vocab_size=len(_pieces()), max_position_embeddings=77, **shape, **ends))
+
+
+def _pieces() -> list[str]:
+    letters = "abcdefghijklmnopqrstuvwxyz.,"
+    return [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+
+
+def _write_tokenizer(folder: Path) -> None:
+    _write_json(folder / "vocab.json", {piece: place for place, piece in enumerate(_pieces())})
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    ends = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>"}
+    ends |= {"unk_token": "<|endoftext|>", "pad_token": "<|endoftext|>"}
+    _write_json(folder / "special_tokens_map.json", ends)
+    settings = {"model_max_length": 77, "tokenizer_class": "CLIPTokenizer", "do_lower_case": True}
+    _write_json(folder / "tokenizer_config.json", {**settings, **ends})
+
+
+def _write_json(file: Path, content: dict[str, Any]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(content, indent=2) + "\n")
