@@ -19,7 +19,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from scipy import sparse
@@ -153,7 +153,8 @@ class _Inert:
 
     def called(self, args: Any) -> _Inert:
         if self.kind == "reconstructor" and len(args) == 3 and args[2] is None:
-            return args[0].called(())  # how Python 2 writes an object: class, base class, nothing
+            cls: _Inert = args[0]  # Python 2 writes an object as its class, the base class, and nothing
+            return cls.called(())
         wrong = not isinstance(args, tuple) or self.args is not None or self.kind in ("type", "reconstructor")
         if wrong or (self.kind in _OBJECTS and args):
             raise UnsafeFile(f"the file calls {self.name} with {len(args)} arguments, as no array does; it was not run")
@@ -195,7 +196,7 @@ class _Reader(pickle._Unpickler):
         args, name = self.stack.pop(), self.stack.pop()
         self.stack.append(name.called(args))
 
-    dispatch = {  # noqa: RUF012 the base class has it so
+    dispatch: ClassVar[dict[int, Any]] = {
         **pickle._Unpickler.dispatch,
         pickle.REDUCE[0]: load_call,
         pickle.NEWOBJ[0]: load_call,
@@ -332,9 +333,9 @@ class _Arrays:
             self._spend(source.nbytes)
             return np.reshape(source, state["newshape"])
         shape = tuple(map(int, state["_shape"]))
-        indices = ("indices", "indptr") if kind != "coo" else ("row", "col")
-        names = [state[name] for name in indices] if "coords" not in state else state["coords"]
-        parts = [_array_of(part) for part in (state["data"], *names)]
+        names = ("row", "col") if kind == "coo" else ("indices", "indptr")
+        columns = state["coords"] if "coords" in state else [state[name] for name in names]
+        parts = [_array_of(part) for part in (state["data"], *columns)]
         if len(shape) != 2 or min(shape) < 0 or any(part.ndim != 1 or part.dtype.kind not in "biuf" for part in parts):
             raise ValueError(f"a sparse matrix of shape {shape}")
         self._spend(math.prod(shape) * parts[0].itemsize)  # as if it were dense: it is going to be
