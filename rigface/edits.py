@@ -59,26 +59,17 @@ def _is_number(value: Any) -> bool:
 class LightEdit:
     """A lamp over an even surround, or a light as nine harmonics.
 
-    Args:
-        azimuth_deg: direction of the lamp, 0 behind the camera, positive on the viewer's right, in [-180, 180].
-        elevation_deg: how high, in [-90, 90].
-        intensity: the lamp's share; 1 lights the side that faces it as much as `ambient` = 1 would.
-        ambient: the surround's share, from everywhere.
-        colour: linear RGB of the lamp, each in [0, 4]; (1, 1, 1) is white.
-        sh: nine RGB coefficients (see `face/rendering/lighting.py`), which replace everything above.
-        relative: strengths are multiples of the source's own exposure (the default), not linear radiance.
-
     Raises:
         ValueError: a number out of its range; the message names the field.
     """
 
-    azimuth_deg: float = 0.0
-    elevation_deg: float = 20.0
-    intensity: float = 0.8
-    ambient: float = 0.4
-    colour: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    sh: tuple[tuple[float, float, float], ...] | None = None
-    relative: bool = True
+    azimuth_deg: float = 0.0  # of the lamp: 0 behind the camera, positive on the viewer's right, in [-180, 180]
+    elevation_deg: float = 20.0  # in [-90, 90]
+    intensity: float = 0.8  # the lamp's share; 1 lights the side that faces it as much as `ambient` = 1 would
+    ambient: float = 0.4  # the surround's share, from everywhere
+    colour: tuple[float, float, float] = (1.0, 1.0, 1.0)  # linear RGB of the lamp, each in [0, 4]; (1, 1, 1) is white
+    sh: tuple[tuple[float, float, float], ...] | None = None  # (9, 3), `face/rendering/lighting.py`: replaces all above
+    relative: bool = True  # strengths are multiples of the source's own exposure, not linear radiance
 
     def __post_init__(self) -> None:
         for name, low, high in (
@@ -99,31 +90,20 @@ class LightEdit:
 class EditSpec:
     """Traits copied from a target, and numbers that override them; everything else stays the source's.
 
-    Args:
-        take: traits copied from the target. `shape` and `identity` (shape and skin) are only for face swaps.
-        yaw_deg, pitch_deg, roll_deg: the pose wanted; None leaves it. Signs as in `face/geometry/rotation.py`.
-        relative: the three are turns added to the pose instead of the pose itself.
-        expression: named expressions ("smile", or an axis such as "mouthSmileLeft") in [-1, 2]; 1 is in full.
-        light: the light wanted; None leaves it.
-        strength: 0 gives the source, 1 the edit; in between, in between. In [0, 1.5].
-        region: the part whose expression may change: the whole face, the eyes (with brows and cheeks) or the mouth
-            (with the jaw).
-        prompt: text for a model that has a text encoder; at most `MAX_PROMPT_CHARS` characters.
-
     Raises:
         ValueError: an unknown trait or name, or a number out of its range; the message names the field.
     """
 
-    take: frozenset[Trait] = frozenset()
-    yaw_deg: float | None = None
+    take: frozenset[Trait] = frozenset()  # copied from the target; `shape` and `identity` only for face swaps
+    yaw_deg: float | None = None  # the pose wanted; None leaves it; signs as in `face/geometry/rotation.py`.
     pitch_deg: float | None = None
     roll_deg: float | None = None
-    relative: bool = False
-    expression: Mapping[str, float] = field(default_factory=dict)
-    light: LightEdit | None = None
-    strength: float = 1.0
-    region: Region = "face"
-    prompt: str = ""
+    relative: bool = False  # the three are turns added to the pose instead of the pose itself
+    expression: Mapping[str, float] = field(default_factory=dict)  # "smile" or "mouthSmileLeft" -> [-1, 2]; 1 is full
+    light: LightEdit | None = None  # the light wanted; None leaves it
+    strength: float = 1.0  # 0 gives the source, 1 the edit; in [0, 1.5]
+    region: Region = "face"  # whose expression may change; eyes include brows and cheeks, mouth the jaw
+    prompt: str = ""  # text for a model that has a text encoder; at most `MAX_PROMPT_CHARS` characters
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "take", frozenset(self.take))

@@ -29,21 +29,13 @@ PICTURES = ("reference", "background", "render", "target")
 
 @dataclass(frozen=True)
 class ExampleSpec:
-    """Properties shared by the rows of a file; part of its metadata.
+    """Properties shared by the rows of a file; part of its metadata."""
 
-    Args:
-        style: of the render condition, as in a checkpoint's config.
-        size: side of the pictures, px.
-        head: head model of the coefficients behind the conditions.
-        expression_field: the field of `FaceParams` that is the expression code.
-        expression_size: its number of coefficients.
-    """
-
-    style: str
-    size: int
-    head: HeadSpec
-    expression_field: str
-    expression_size: int
+    style: str  # of the render condition, as in a checkpoint's config
+    size: int  # side of the pictures, px
+    head: HeadSpec  # head model of the coefficients behind the conditions
+    expression_field: str  # the field of `FaceParams` that is the expression code
+    expression_size: int  # its number of coefficients
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -63,19 +55,13 @@ class ExampleSpec:
 
 @dataclass(frozen=True)
 class LatentSpec:
-    """Origin of latents; part of a file's metadata.
+    """Origin of latents; part of a file's metadata."""
 
-    Args:
-        channels, height, width: of one picture's latents.
-        scale: factor of the target's latents.
-        autoencoder: hash of the autoencoder's weights and config.
-    """
-
-    channels: int
+    channels: int  # of one picture's latents
     height: int
     width: int
-    scale: float
-    autoencoder: str
+    scale: float  # factor of the target's latents
+    autoencoder: str  # hash of the autoencoder's weights and config
 
     @property
     def numbers(self) -> int:

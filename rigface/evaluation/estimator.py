@@ -49,29 +49,17 @@ class IdentityNetwork(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Estimate:
-    """One estimated face.
+    """One estimated face."""
 
-    Args:
-        params: coefficients, one face.
-        box: (4,) of the landmarks, picture px.
-        landmarks: (L, 3) picture px.
-        frame_to_crop: (2, 3) affine to the 512 px crop that was reconstructed.
-        skin: (3,) median linear RGB within the landmarks' outline.
-        residual: the reconstructor's landmark residual, in outer-eye distances.
-        blendshapes: (B,) the detector's scores, or None.
-        turn: (3, 3) rotation in the detector's own matrix, or None.
-        identity: (D,) as the network gives it, or None without a network or a vector.
-    """
-
-    params: FaceParams
-    box: np.ndarray
-    landmarks: np.ndarray
-    frame_to_crop: np.ndarray
-    skin: np.ndarray
-    residual: float
-    blendshapes: np.ndarray | None = None
-    turn: np.ndarray | None = None
-    identity: np.ndarray | None = None
+    params: FaceParams  # coefficients, one face
+    box: np.ndarray  # (4,) of the landmarks, picture px
+    landmarks: np.ndarray  # (L, 3) picture px
+    frame_to_crop: np.ndarray  # (2, 3) affine to the 512 px crop that was reconstructed
+    skin: np.ndarray  # (3,) median linear RGB within the landmarks' outline
+    residual: float  # the reconstructor's landmark residual, in outer-eye distances
+    blendshapes: np.ndarray | None = None  # (B,) the detector's scores, or None
+    turn: np.ndarray | None = None  # (3, 3) rotation in the detector's own matrix, or None
+    identity: np.ndarray | None = None  # (D,) as the network gives it, or None without a network or a vector
 
 
 class FaceEstimator:

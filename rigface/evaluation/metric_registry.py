@@ -22,28 +22,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Metric:
-    """One number of the card.
+    """One number of the card."""
 
-    Args:
-        name: in the JSON and Parquet forms; the rows' column, unless `values_of` derives it.
-        label, unit: for display.
-        extractor: a key of `FaceEstimator.extractors`, or the computation.
-        higher: more is better.
-        worst: value of a failure.
-        rms: the mean is a root mean square, as usual for coefficients.
-        scale: factor at printing.
-        digits: after the point, at printing.
-    """
-
-    name: str
-    label: str
+    name: str  # in the JSON and Parquet forms; the rows' column, unless `values_of` derives it
+    label: str  # for display
     unit: str
-    extractor: str
-    higher: bool = False
-    worst: Worst = "p95"
-    rms: bool = False
-    scale: float = 1.0
-    digits: int = 2
+    extractor: str  # a key of `FaceEstimator.extractors`, or the computation
+    higher: bool = False  # more is better
+    worst: Worst = "p95"  # value of a failure
+    rms: bool = False  # the mean is a root mean square, as usual for coefficients
+    scale: float = 1.0  # factor at printing
+    digits: int = 2  # after the point, at printing
 
 
 _PICTURE = "pixels, data range 1"
@@ -78,22 +67,14 @@ METRICS = (
 
 @dataclass(frozen=True)
 class Cell:
-    """One mean.
+    """One mean."""
 
-    Args:
-        value: over the measured outputs; in the rows' own unit, not scaled.
-        low, high: 95 % interval over source identities; NaN with one person.
-        with_failures: the mean with failures at their worst; equal to `value` if there were none.
-        count: values behind it.
-        spread: standard deviation of the means of the seeds; NaN with one seed.
-    """
-
-    value: float
-    low: float
+    value: float  # over the measured outputs; in the rows' own unit, not scaled
+    low: float  # 95 % interval over source identities; NaN with one person
     high: float
-    with_failures: float
-    count: int
-    spread: float
+    with_failures: float  # the mean with failures at their worst; equal to `value` if there were none
+    count: int  # values behind it
+    spread: float  # standard deviation of the means of the seeds; NaN with one seed
 
 
 def column(rows: Sequence[Row], name: str) -> np.ndarray:

@@ -26,68 +26,43 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class CardRow:
-    """Results of one model on one edit.
-
-    Args:
-        edits: number measured. unusable: number with no face in source or target.
-        fail_share: share of the outputs without a face.
-        cells: metric -> its mean; only those that could be measured.
-        identity_p10: the identity that nine in ten outputs reach, failures at 0.
-        frechet: Fréchet distance of the face embeddings of outputs and true (or source) photographs; NaN with few.
-        latency_p: p50, p95, p99 in seconds; NaN if not given.
-        leaks: the unedited traits and their change in floors, the largest first.
-        worst_group: the grouping, the group, and its identity with failures.
-        noise: gains that are not above those of the estimator floor.
-    """
+    """Results of one model on one edit."""
 
     model: str
     edit: str
     traits: str
     control: bool
-    edits: int
-    unusable: int
-    fail_share: float
-    cells: Mapping[str, Cell]
-    identity_p10: float
-    frechet: float
-    latency_p: tuple[float, float, float]
-    leaks: tuple[tuple[str, float], ...]
-    worst_group: tuple[str, str, float] | None
-    noise: frozenset[str]
+    edits: int  # number measured
+    unusable: int  # number with no face in source or target
+    fail_share: float  # share of the outputs without a face
+    cells: Mapping[str, Cell]  # metric -> its mean; only those that could be measured
+    identity_p10: float  # the identity that nine in ten outputs reach, failures at 0
+    frechet: float  # Fréchet distance of the face embeddings of outputs and true (or source) photographs; NaN with few
+    latency_p: tuple[float, float, float]  # p50, p95, p99 in seconds; NaN if not given
+    leaks: tuple[tuple[str, float], ...]  # the unedited traits and their change in floors, the largest first
+    worst_group: tuple[str, str, float] | None  # the grouping, the group, and its identity with failures
+    noise: frozenset[str]  # gains that are not above those of the estimator floor
 
 
 @dataclass(frozen=True, eq=False)
 class ReportCard:
-    """Results of models on one test set, in one run.
-
-    Args:
-        rows: models first, controls last.
-        extractors: source of each kind of number: name, version, crop rule.
-        threshold, impostors, impostor_mean: the identity threshold of this test set, the pairs of strangers behind it,
-            and their mean cosine.
-        leakage: model -> matrix.
-        linearity: (model, number swept) -> agreement with the asked values.
-        fairness: of every model except controls.
-        turns: (model, bin of the yaw asked, edits, mean identity, mean pose error), failures at their worst.
-        clips: model -> smoothness of its clips beside their driving clips.
-        against: edit -> metric -> model minus baseline, if there is one; keyed (model, edit).
-        notes: for the reader.
-    """
+    """Results of models on one test set, in one run."""
 
     title: str
-    rows: tuple[CardRow, ...]
-    extractors: Mapping[str, str]
-    threshold: float
-    impostors: int
-    impostor_mean: float
-    leakage: Mapping[str, leakage.Leakage]
-    linearity: Mapping[tuple[str, str], Linearity]
-    fairness: tuple[Fairness, ...]
-    turns: tuple[tuple[str, str, int, float, float], ...]
-    clips: Mapping[str, Smoothness] = field(default_factory=dict)
+    rows: tuple[CardRow, ...]  # models first, controls last
+    extractors: Mapping[str, str]  # source of each kind of number: name, version, crop rule
+    threshold: float  # of identity, for this test set
+    impostors: int  # pairs of strangers behind the threshold
+    impostor_mean: float  # their mean cosine
+    leakage: Mapping[str, leakage.Leakage]  # model -> matrix
+    linearity: Mapping[tuple[str, str], Linearity]  # (model, number swept) -> agreement with the asked values
+    fairness: tuple[Fairness, ...]  # of every model except controls
+    turns: tuple[tuple[str, str, int, float, float], ...]  # (model, bin of yaw, edits, mean identity, mean pose error)
+    clips: Mapping[str, Smoothness] = field(default_factory=dict)  # by model
     baseline: str | None = None
+    # (model, edit) -> metric -> model minus baseline, if there is one
     against: Mapping[tuple[str, str], Mapping[str, Difference]] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # for the reader
 
     def row(self, model: str, edit: str) -> CardRow:
         """One row.

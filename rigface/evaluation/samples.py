@@ -16,60 +16,35 @@ from rigface.types import FaceParams
 
 @dataclass(frozen=True, eq=False)
 class Edited:
-    """One edit to be evaluated.
+    """One edit to be evaluated."""
 
-    Args:
-        model: name of the editor: the row of the card.
-        name: the edit's name in the card: `pose`, `light`, `yaw sweep` ...
-        key: name of the pair; models are compared on tasks of the same key and name.
-        person: of the source; intervals are drawn over these.
-        source: (H, W, 3) uint8.
-        output: the same framing, any size; None if the model failed.
-        edit: the edit asked for.
-        target: the picture traits were copied from.
-        truth: the true picture of the wanted face in the source's framing, if there is one (two frames of one clip).
-        target_person: of the target; None: the source's person.
-        sweep: name of the sweep, and the number swept, as named by `estimator.achieved`: `yaw_deg`.
-        clip: name of the clip, and time of the frame in seconds.
-        seed: of the sampler.
-        latency_s: duration of the edit.
-    """
-
-    model: str
-    name: str
-    key: str
-    person: str
-    source: np.ndarray
-    output: np.ndarray | None
-    edit: EditSpec
-    target: np.ndarray | None = None
-    truth: np.ndarray | None = None
-    target_person: str | None = None
-    sweep: tuple[str, str] | None = None
-    clip: tuple[str, float] | None = None
-    seed: int = 0
-    latency_s: float | None = None
+    model: str  # name of the editor: the row of the card
+    name: str  # the edit's name in the card: `pose`, `light`, `yaw sweep`
+    key: str  # name of the pair; models are compared on tasks of the same key and name
+    person: str  # of the source; intervals are drawn over these
+    source: np.ndarray  # (H, W, 3) uint8
+    output: np.ndarray | None  # the same framing, any size; None if the model failed
+    edit: EditSpec  # the edit asked for
+    target: np.ndarray | None = None  # the picture traits were copied from
+    truth: np.ndarray | None = None  # true picture of the wanted face in the source's framing, if there is one
+    target_person: str | None = None  # of the target; None: the source's person
+    sweep: tuple[str, str] | None = None  # its name, and the number swept as in `estimator.achieved`: `yaw_deg`
+    clip: tuple[str, float] | None = None  # name of the clip, and time of the frame in seconds
+    seed: int = 0  # of the sampler
+    latency_s: float | None = None  # duration of the edit
 
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """An edit with its faces, at one size.
+    """An edit with its faces, at one size."""
 
-    Args:
-        edited: the edit, its pictures resized.
-        source, output, target: None without a picture or a face.
-        goal: the face of the true picture, or else of the target.
-        wanted: the source's coefficients with the edit mixed in.
-        is_floor: the source itself, moved: errors are then against the source.
-    """
-
-    edited: Edited
-    source: Estimate
+    edited: Edited  # the edit, its pictures resized
+    source: Estimate  # None without a picture or a face
     output: Estimate | None
     target: Estimate | None
-    goal: Estimate | None
-    wanted: FaceParams
-    is_floor: bool
+    goal: Estimate | None  # the face of the true picture, or else of the target
+    wanted: FaceParams  # the source's coefficients with the edit mixed in
+    is_floor: bool  # the source itself, moved: errors are then against the source
 
 
 def traits_of(edit: EditSpec) -> list[str]:

@@ -28,20 +28,14 @@ SWEEP = " sweep"  # suffix of the names of sweeps
 
 @dataclass(frozen=True)
 class Headline:
-    """One task's table.
+    """One task's table."""
 
-    Args:
-        edit: the task. edits: their number, seeds not counted.
-        head: labels; a second line is smaller. body: words. best: (row, column) of the best model's cells.
-        controls: rows that are controls.
-    """
-
-    edit: str
-    edits: int
-    head: tuple[str, ...]
-    body: tuple[tuple[str, ...], ...]
-    best: frozenset[tuple[int, int]]
-    controls: frozenset[int]
+    edit: str  # the task
+    edits: int  # their number, seeds not counted
+    head: tuple[str, ...]  # labels; a second line is smaller
+    body: tuple[tuple[str, ...], ...]  # words
+    best: frozenset[tuple[int, int]]  # (row, column) of the best model's cells
+    controls: frozenset[int]  # rows that are controls
 
 
 def value_of(row: CardRow, metric: str) -> float:

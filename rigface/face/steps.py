@@ -20,23 +20,14 @@ from rigface.types import CROP_PX, Detection, Quality
 
 @dataclass(frozen=True, eq=False)
 class AlignedFaces:
-    """N detected faces in their crops.
+    """N detected faces in their crops."""
 
-    Args:
-        crops: N images (S, S, 3) uint8 RGB: the 512 px crops, or smaller copies of them.
-        frame_to_crop: (N, 2, 3) float32 affines to the 512 px crop.
-        boxes: (N, 4) float32 x0, y0, x1, y1 of the landmarks, frame px.
-        landmarks: (N, L, 3) float32 crop px (of the 512 px crop), z negative towards the camera.
-        scores: (N,) the detector's, in [0, 1].
-        blendshapes: (N, B) float32 in [0, 1]; None if they are missing for any face.
-    """
-
-    crops: Sequence[np.ndarray]
-    frame_to_crop: np.ndarray
-    boxes: np.ndarray
-    landmarks: np.ndarray
-    scores: np.ndarray
-    blendshapes: np.ndarray | None
+    crops: Sequence[np.ndarray]  # N images (S, S, 3) uint8 RGB: the 512 px crops, or smaller copies of them
+    frame_to_crop: np.ndarray  # (N, 2, 3) float32 affines to the 512 px crop
+    boxes: np.ndarray  # (N, 4) float32 x0, y0, x1, y1 of the landmarks, frame px
+    landmarks: np.ndarray  # (N, L, 3) float32 crop px (of the 512 px crop), z negative towards the camera
+    scores: np.ndarray  # (N,) the detector's, in [0, 1]
+    blendshapes: np.ndarray | None  # (N, B) float32 in [0, 1]; None if they are missing for any face
 
     def __len__(self) -> int:
         return len(self.crops)

@@ -37,23 +37,14 @@ def gain(after: np.ndarray, before: np.ndarray, drop: float = DROPPED) -> np.nda
 
 @dataclass(frozen=True)
 class Linearity:
-    """Agreement of one measured number with the asked one, over many sweeps.
+    """Agreement of one measured number with the asked one, over many sweeps."""
 
-    Args:
-        sweeps: number of sweeps with at least three outputs measured, at different values asked.
-        rho, rho_p10: median and 10th percentile of Spearman's rho.
-        slope: median slope of measured against asked; 1 is right, 0 does nothing.
-        share_ordered: share of sweeps with rho above 0.9.
-        reach: median over sweeps of the range asked, around the value where identity is highest, in which identity
-            stays above the threshold; NaN without a threshold.
-    """
-
-    sweeps: int
-    rho: float
-    rho_p10: float
-    slope: float
-    share_ordered: float
-    reach: float
+    sweeps: int  # number of sweeps with at least three outputs measured, at different values asked
+    rho: float  # median of Spearman's rho
+    rho_p10: float  # its 10th percentile
+    slope: float  # median slope of measured against asked; 1 is right, 0 does nothing
+    share_ordered: float  # share of sweeps with rho above 0.9
+    reach: float  # median width of the range asked in which identity stays above the threshold; NaN without one
 
 
 def linearity(

@@ -22,20 +22,13 @@ BACKGROUND_FLOOR = 1 / 255  # a shifted crop says nothing about a background; on
 
 @dataclass(frozen=True, eq=False)
 class Leakage:
-    """One matrix.
+    """One matrix."""
 
-    Args:
-        rows: the edited trait, or several joined by `+`. columns: `TRAITS`.
-        values: (R, C) changes in units of the floor; achieved / asked for edited traits; NaN if unknown.
-        edited: (R, C) bool, which entries are achieved / asked.
-        counts: (R,) outputs behind each row.
-    """
-
-    rows: tuple[str, ...]
-    columns: tuple[str, ...]
-    values: np.ndarray
-    edited: np.ndarray
-    counts: np.ndarray
+    rows: tuple[str, ...]  # the edited trait, or several joined by `+`
+    columns: tuple[str, ...]  # `TRAITS`
+    values: np.ndarray  # (R, C) changes in units of the floor; achieved / asked for edited traits; NaN if unknown
+    edited: np.ndarray  # (R, C) bool, which entries are achieved / asked
+    counts: np.ndarray  # (R,) outputs behind each row
 
     def ranked(self, row: str) -> list[tuple[str, float]]:
         """The unedited traits of one row and their change in floors, the largest first; unknown ones left out.

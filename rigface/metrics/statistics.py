@@ -111,15 +111,11 @@ def with_failures(
 
 @dataclass(frozen=True)
 class Group:
-    """One group's mean.
-
-    Args:
-        count: values behind the mean. mean: failures at their worst value included, if the values were made so.
-    """
+    """One group's mean."""
 
     name: str
-    count: int
-    mean: float
+    count: int  # values behind the mean
+    mean: float  # failures at their worst value included, if the values were made so
 
 
 def worst_first(

@@ -51,19 +51,12 @@ def jitter_ratio(output: np.ndarray, driving: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class Drift:
-    """Change of the similarity to the source over time.
+    """Change of the similarity to the source over time."""
 
-    Args:
-        mean: similarity to the source over all frames.
-        per_minute: slope of a least-squares line; negative if the similarity falls.
-        last: mean over the last tenth of the frames, at least one.
-        worst: lowest of all frames.
-    """
-
-    mean: float
-    per_minute: float
-    last: float
-    worst: float
+    mean: float  # similarity to the source over all frames
+    per_minute: float  # slope of a least-squares line; negative if the similarity falls
+    last: float  # mean over the last tenth of the frames, at least one
+    worst: float  # lowest of all frames
 
 
 def identity_drift(similarity: np.ndarray, time_s: np.ndarray) -> Drift:
@@ -80,20 +73,14 @@ def identity_drift(similarity: np.ndarray, time_s: np.ndarray) -> Drift:
 
 @dataclass(frozen=True)
 class Smoothness:
-    """Smoothness of one model's clips beside their driving clips: medians over clips.
+    """Smoothness of one model's clips beside their driving clips: medians over clips."""
 
-    Args:
-        clips: number of clips with three frames with faces in a row.
-        pose, expression: `jitter_ratio`; 1 is as smooth as the driving clip.
-        identity: mean similarity to the source. drift: per minute. worst: lowest of all frames.
-    """
-
-    clips: int
-    pose: float
+    clips: int  # number of clips with three frames with faces in a row
+    pose: float  # `jitter_ratio`; 1 is as smooth as the driving clip
     expression: float
-    identity: float
-    drift: float
-    worst: float
+    identity: float  # mean similarity to the source
+    drift: float  # of the similarity, per minute
+    worst: float  # lowest of all frames
 
 
 def smoothness(rows: Sequence[Mapping[str, Any]]) -> Smoothness | None:
@@ -126,19 +113,12 @@ def smoothness(rows: Sequence[Mapping[str, Any]]) -> Smoothness | None:
 
 @dataclass(frozen=True)
 class Clip:
-    """Properties that an edit must keep: exact counts and hashes.
+    """Properties that an edit must keep: exact counts and hashes."""
 
-    Args:
-        frames: number of shown frames, by decoding them all.
-        rate: average frame rate by the container.
-        times: sha256 of the frames' presentation times, as fractions of a second from the first.
-        audio: sha256 of the audio packets' bytes, in order; None without sound.
-    """
-
-    frames: int
-    rate: Fraction | None
-    times: str
-    audio: str | None
+    frames: int  # number of shown frames, by decoding them all
+    rate: Fraction | None  # average frame rate by the container
+    times: str  # sha256 of the frames' presentation times, as fractions of a second from the first
+    audio: str | None  # sha256 of the audio packets' bytes, in order; None without sound
 
 
 def clip_of(file: Any) -> Clip:

@@ -39,13 +39,10 @@ _BLOCK_ARGUMENTS = (  # of BasicTransformerBlock.forward: gradient checkpointing
 
 @dataclass(frozen=True, eq=False)
 class ReferenceTokens:
-    """Tokens or keys and values of a person, per transformer block.
+    """Tokens or keys and values of a person, per transformer block."""
 
-    Args:
-        blocks: block name -> (tokens (B, S, D),) as recorded, for training, where each block projects them itself; or
-            -> (keys (B, S, D), values (B, S, D)), already projected, for sampling. One row serves any batch.
-    """
-
+    # block name -> (tokens (B, S, D),) as recorded, for training, where each block projects them itself;
+    # or (keys (B, S, D), values (B, S, D)), already projected, for sampling. One row serves any batch.
     blocks: dict[str, tuple[Tensor, ...]]
 
     @property

@@ -41,26 +41,18 @@ Predict = Callable[..., Tensor]
 class Process:
     """The process that the network was trained to reverse; part of a checkpoint's config.
 
-    Args:
-        kind: one of `KINDS`.
-        train_timesteps: T; the network is told t in [0, T].
-        beta_start, beta_end: of the scaled-linear schedule; unused by the bridge.
-        bridge_noise: standard deviation of the noise on the bridge's start, in scaled latent units.
-        latent_scale: the VAE's scaling factor, from condition latents to the denoised ones.
-        scheduler, steps: defaults of sampling.
-
     Raises:
         ValueError: unknown kind, or a number out of range.
     """
 
-    kind: str = "epsilon"
-    train_timesteps: int = 1000
-    beta_start: float = 0.00085
+    kind: str = "epsilon"  # one of `KINDS`
+    train_timesteps: int = 1000  # T; the network is told t in [0, T]
+    beta_start: float = 0.00085  # of the scaled-linear schedule; unused by the bridge
     beta_end: float = 0.012
-    bridge_noise: float = 0.3
-    latent_scale: float = 0.18215
-    scheduler: str = "dpm++"
-    steps: int = 16
+    bridge_noise: float = 0.3  # standard deviation of the noise on the bridge's start, in scaled latent units
+    latent_scale: float = 0.18215  # the VAE's scaling factor, from condition latents to the denoised ones
+    scheduler: str = "dpm++"  # default of sampling
+    steps: int = 16  # default of sampling
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -162,17 +154,11 @@ NO_DROPOUT = Dropout(0.0, 0.0, 0.0, 0.0)
 
 @dataclass(frozen=True, eq=False)
 class Draw:
-    """The random part of one loss; the same draw gives comparable losses.
+    """The random part of one loss; the same draw gives comparable losses."""
 
-    Args:
-        timestep: (B,) int64: integers, since FSDP's mixed precision would round floats to bfloat16.
-        noise: (B, 4, h, w).
-        drop: (B, 3) bool in the order of `DROPPABLE`, or None.
-    """
-
-    timestep: Tensor
-    noise: Tensor
-    drop: Tensor | None
+    timestep: Tensor  # (B,) int64: integers, since FSDP's mixed precision would round floats to bfloat16
+    noise: Tensor  # (B, 4, h, w)
+    drop: Tensor | None  # (B, 3) bool in the order of `DROPPABLE`, or None
 
 
 def draw(

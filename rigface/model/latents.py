@@ -29,19 +29,13 @@ from rigface.types import Array, Conditions, Example
 
 @dataclass(frozen=True, eq=False)
 class LatentConditions:
-    """`Conditions` as latents.
+    """`Conditions` as latents."""
 
-    Args:
-        background, render, reference: (B, 4, h, w) unscaled; no reference if there are reference tokens.
-        expression_code: (B, E).
-        text: (B, L, D) prompt embedding, or None for the model's default.
-    """
-
-    background: Tensor
-    render: Tensor
-    expression_code: Tensor
-    reference: Tensor | None = None
-    text: Tensor | None = None
+    background: Tensor  # (B, 4, h, w) unscaled
+    render: Tensor  # (B, 4, h, w) unscaled
+    expression_code: Tensor  # (B, E)
+    reference: Tensor | None = None  # (B, 4, h, w) unscaled; None if there are reference tokens
+    text: Tensor | None = None  # (B, L, D) prompt embedding, or None for the model's default
 
     @property
     def batch(self) -> int:

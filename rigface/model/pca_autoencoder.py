@@ -34,19 +34,12 @@ GROUPS = 4
 
 @dataclass(frozen=True, eq=False)
 class Components:
-    """Principal components of squares of pictures in [-1, 1].
+    """Principal components of squares of pictures in [-1, 1]."""
 
-    Args:
-        mean: (P,) the mean square, P = 3 p^2, in the order of `torch.nn.functional.pixel_unshuffle`.
-        basis: (L, P) orthonormal rows, largest spread first.
-        spread: (L,) standard deviation along each.
-        lost: mean square along the other P - L directions.
-    """
-
-    mean: np.ndarray
-    basis: np.ndarray
-    spread: np.ndarray
-    lost: float
+    mean: np.ndarray  # (P,) the mean square, P = 3 p^2, in the order of `torch.nn.functional.pixel_unshuffle`
+    basis: np.ndarray  # (L, P) orthonormal rows, largest spread first
+    spread: np.ndarray  # (L,) standard deviation along each
+    lost: float  # mean square along the other P - L directions
 
 
 def components(pictures: Iterable[np.ndarray], patch: int, count: int) -> Components:

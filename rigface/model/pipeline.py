@@ -50,30 +50,19 @@ them.
 
 @dataclass(frozen=True, eq=False)
 class Progress:
-    """Progress of an edit.
+    """Progress of an edit."""
 
-    Args:
-        step: steps done, from 1, of `steps`.
-        preview: returns (B, H, W, 3) uint8, the edit if it ended here; costs a decoding.
-    """
-
-    step: int
-    steps: int
-    preview: Callable[[], np.ndarray]
+    step: int  # steps done, from 1
+    steps: int  # in all
+    preview: Callable[[], np.ndarray]  # returns (B, H, W, 3) uint8, the edit if it ended here; costs a decoding
 
 
 @dataclass(frozen=True, eq=False)
 class RigFaceOutput:
-    """Output of a call.
+    """Output of a call."""
 
-    Args:
-        images: list of PIL images ("pil"), (B, H, W, 3) uint8 ("np"), (B, 3, H, W) float in [0, 1] ("pt"), or the
-            latents ("latent").
-        latents: (B, 4, h, w) float32, scaled.
-    """
-
-    images: Any
-    latents: Tensor
+    images: Any  # PIL images, (B, H, W, 3) uint8 ("np"), (B, 3, H, W) float in [0, 1] ("pt"), or the latents
+    latents: Tensor  # (B, 4, h, w) float32, scaled
 
 
 class RigFacePipeline:

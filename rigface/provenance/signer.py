@@ -63,23 +63,14 @@ class Origin:
 
 @dataclass(frozen=True)
 class Verification:
-    """The provenance of a file.
+    """The provenance of a file."""
 
-    Args:
-        made_here: a valid manifest signed by this key. The watermark alone is a hint.
-        manifest: signed by this key; by another and intact; broken; absent.
-        record: the edit, from a trusted manifest.
-        watermark: whether the pixels have one.
-        mark: its 32 bits, hex.
-        score: of the watermark; the threshold is `watermark.THRESHOLD`.
-    """
-
-    made_here: bool
-    manifest: ManifestState
-    record: dict[str, Any] | None = None
-    watermark: bool = False
-    mark: str | None = None
-    score: float = 0.0
+    made_here: bool  # a valid manifest signed by this key. The watermark alone is a hint.
+    manifest: ManifestState  # signed by this key; by another and intact; broken; absent
+    record: dict[str, Any] | None = None  # the edit, from a trusted manifest
+    watermark: bool = False  # the pixels have one
+    mark: str | None = None  # its 32 bits, hex
+    score: float = 0.0  # of the watermark; the threshold is `watermark.THRESHOLD`
 
 
 class C2paSigner:

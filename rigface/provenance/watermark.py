@@ -48,19 +48,12 @@ CERTAIN = 200.0  # no other crop is looked at
 
 @dataclass(frozen=True)
 class Mark:
-    """A watermark as read.
+    """A watermark as read."""
 
-    Args:
-        found: whether the image has one.
-        bits: 32 of them.
-        score: sum of squared scores of the bits; at most about 105 by chance.
-        min_bit: score of the least sure bit, in standard deviations.
-    """
-
-    found: bool
-    bits: int
-    score: float
-    min_bit: float = 0.0
+    found: bool  # the image has one
+    bits: int  # 32 of them
+    score: float  # sum of squared scores of the bits; at most about 105 by chance
+    min_bit: float = 0.0  # score of the least sure bit, in standard deviations
 
 
 NO_MARK = Mark(False, 0, 0.0)

@@ -23,19 +23,13 @@ REPEAT_S = 2.0
 
 @dataclass(frozen=True)
 class Metric:
-    """One metric.
+    """One metric."""
 
-    Args:
-        name: without the `_total` that exporters append to counters.
-        meaning: description in one line, with the unit.
-        buckets: upper bounds of a histogram.
-    """
-
-    name: str
+    name: str  # without the `_total` that exporters append to counters
     kind: Literal["counter", "gauge", "histogram"]
-    meaning: str
+    meaning: str  # description in one line, with the unit
     labels: tuple[str, ...] = ()
-    buckets: tuple[float, ...] = ()
+    buckets: tuple[float, ...] = ()  # upper bounds of a histogram
 
     def __post_init__(self) -> None:
         if self.name.endswith("_total") or (self.kind == "histogram") != bool(self.buckets):

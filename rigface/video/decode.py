@@ -35,46 +35,29 @@ __all__ = ["Chunk", "Truncated", "VideoInfo", "plan_chunks", "probe_video", "rea
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """Properties of a video from its header; the number of frames that decode may be smaller.
+    """Properties of a video from its header; the number of frames that decode may be smaller."""
 
-    Args:
-        width, height: of the upright frame with square pixels.
-        fps: average; 0 if unknown.
-        duration_s: of what is shown; 0 if unknown.
-        shown_frames: from the container's index or, if `plan_chunks` walked the packets, counted; 0 if neither.
-        rotation_deg: how far the stored picture is turned clockwise to stand upright: 0, 90, 180 or 270.
-    """
-
-    width: int
+    width: int  # of the upright frame with square pixels
     height: int
-    fps: float
-    duration_s: float
-    shown_frames: int
+    fps: float  # average; 0 if unknown
+    duration_s: float  # of what is shown; 0 if unknown
+    shown_frames: int  # from the container's index or, if `plan_chunks` walked the packets, counted; 0 if neither
     codec: str
     pixel_format: str
-    rotation_deg: int
+    rotation_deg: int  # how far the stored picture is turned clockwise to stand upright: 0, 90, 180 or 270
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """The samples of one range of slots; plain numbers, so that it travels as a row.
+    """The samples of one range of slots; plain numbers, so that it travels as a row."""
 
-    Args:
-        index: position among the chunks, from 0.
-        start_slot, stop_slot: the range, its end excluded; None: to the end of the video.
-        seek_s: stamp of the packet to start decoding at; None: the start of the file.
-        start_frame: index of its first frame.
-        start_pts: stamp of its first frame, in ticks of the stream; None: find it by counting from the start.
-        origin_pts: stamp of the video's first shown frame.
-    """
-
-    index: int
+    index: int  # position among the chunks, from 0
     start_slot: int
-    stop_slot: int | None
-    seek_s: float | None
-    start_frame: int
-    start_pts: int | None = None
-    origin_pts: int | None = None
+    stop_slot: int | None  # excluded; None: to the end of the video
+    seek_s: float | None  # stamp of the packet to start decoding at; None: the start of the file
+    start_frame: int  # index of its first frame
+    start_pts: int | None = None  # its stamp, in ticks of the stream; None: find it by counting from the start
+    origin_pts: int | None = None  # stamp of the video's first shown frame
 
 
 def probe_video(file: Source, fps: float | None = None) -> VideoInfo:

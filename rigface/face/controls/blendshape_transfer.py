@@ -46,20 +46,12 @@ STEPS = 3
 
 @dataclass(frozen=True, eq=False)
 class NamedAxes:
-    """The motion of another head for each name.
+    """The motion of another head for each name."""
 
-    Args:
-        names: (K,) the open head's.
-        expression, jaw: (K, E), (K, 3) what to add to coefficients and to the jaw's axis-angle, in radians, for the
-            name in full.
-        reached: (K,) share of the open head's motion that it makes, 1 - |rest| / |motion|; 0 for a name that moves
-            nothing.
-    """
-
-    names: tuple[str, ...]
-    expression: np.ndarray
-    jaw: np.ndarray
-    reached: np.ndarray
+    names: tuple[str, ...]  # (K,) the open head's
+    expression: np.ndarray  # (K, E) to add to the coefficients for the name in full
+    jaw: np.ndarray  # (K, 3) to add to the jaw's axis-angle, radians
+    reached: np.ndarray  # (K,) share of the open head's motion made, 1 - |rest| / |motion|; 0 if that moves nothing
 
     def set(self, expression: np.ndarray, jaw: np.ndarray, asked: Mapping[str, float]) -> tuple[np.ndarray, np.ndarray]:
         """Set named expressions: coefficients (E,) and jaw (3,) with these values, all else unchanged.

@@ -183,21 +183,14 @@ def _shared_colours(before: np.ndarray, after: np.ndarray) -> float:
 
 @dataclass(frozen=True, eq=False)
 class TrackSummary:
-    """Summary of one track of one chunk, for the closing pass.
+    """Summary of one track of one chunk, for the closing pass."""
 
-    Args:
-        track: its id in the chunk.
-        first_s, last_s: presentation times of its first and last sampled frame.
-        first_box, last_box: (4,) frame px, on those frames.
-        identity: (D,) mean identity vector; None if none was computed.
-    """
-
-    track: int
-    first_s: float
-    last_s: float
-    first_box: np.ndarray
-    last_box: np.ndarray
-    identity: np.ndarray | None = None
+    track: int  # its id in the chunk
+    first_s: float  # presentation time of its first sampled frame
+    last_s: float  # of its last
+    first_box: np.ndarray  # (4,) frame px, on the first frame
+    last_box: np.ndarray  # (4,) frame px, on the last
+    identity: np.ndarray | None = None  # (D,) mean identity vector; None if none was computed
 
 
 def join_tracks(

@@ -16,23 +16,14 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Layout:
-    """Indices of named points.
+    """Indices of named points."""
 
-    Args:
-        eyes: outer and inner corner of the left eye, outer and inner corner of the right eye.
-        nose_base: the point at which the septum meets the upper lip's skin.
-        nose_tip: the point nearest to a camera in front.
-        mouth: right and left corner of the mouth.
-        sides: the outline of the face at the height of the ears, right and left.
-        skin: polygons on cheeks and forehead that beards, brows and glasses mostly leave free; empty if none are known.
-    """
-
-    eyes: tuple[int, int, int, int]
-    nose_base: int
-    nose_tip: int
-    mouth: tuple[int, int]
-    sides: tuple[int, int]
-    skin: tuple[tuple[int, ...], ...] = ()
+    eyes: tuple[int, int, int, int]  # outer and inner corner of the left eye, then of the right eye
+    nose_base: int  # the point at which the septum meets the upper lip's skin
+    nose_tip: int  # the point nearest to a camera in front
+    mouth: tuple[int, int]  # right and left corner of the mouth
+    sides: tuple[int, int]  # the outline of the face at the height of the ears, right and left
+    skin: tuple[tuple[int, ...], ...] = ()  # polygons on cheeks and forehead, mostly free of beards, brows, glasses
 
     @property
     def five(self) -> tuple[int, ...]:

@@ -35,31 +35,18 @@ SKIN_LUMINANCE = 0.3  # mean over the skin of every albedo, by definition (see a
 
 @dataclass(frozen=True, eq=False)
 class OpenHead:
-    """The arrays of the open head; lengths in metres, head frame (see `types.py`), whose origin the head turns about.
+    """Arrays of the open head; lengths in metres, head frame (see `types.py`), whose origin the head turns about."""
 
-    Args:
-        template: (468, 3) float32 mean neutral face.
-        shape: (S, 468, 3) float32 metres per standard deviation.
-        expression: (E, 468, 3) float32 metres for the expression in full.
-        control_faces: (898, 3) int32 triangles of the control points.
-        control_uv: (468, 2) float32 texture coordinates in [0, 1], v up.
-        albedo_mean: (7257, 3) float32 linear reflectance.
-        albedo: (A, 7257, 3) float32 per standard deviation.
-        skin: (7257,) bool, vertices that are skin: not eyes, lips, brows.
-        mirror: (468,) int32, the control point on the other side.
-        spec: names and sizes.
-    """
-
-    template: np.ndarray
-    shape: np.ndarray
-    expression: np.ndarray
-    control_faces: np.ndarray
-    control_uv: np.ndarray
-    albedo_mean: np.ndarray
-    albedo: np.ndarray
-    skin: np.ndarray
-    mirror: np.ndarray
-    spec: HeadSpec
+    template: np.ndarray  # (468, 3) float32 mean neutral face
+    shape: np.ndarray  # (S, 468, 3) float32 metres per standard deviation
+    expression: np.ndarray  # (E, 468, 3) float32 metres for the expression in full
+    control_faces: np.ndarray  # (898, 3) int32 triangles of the control points
+    control_uv: np.ndarray  # (468, 2) float32 texture coordinates in [0, 1], v up
+    albedo_mean: np.ndarray  # (7257, 3) float32 linear reflectance
+    albedo: np.ndarray  # (A, 7257, 3) float32 per standard deviation
+    skin: np.ndarray  # (7257,) bool, vertices that are skin: not eyes, lips, brows
+    mirror: np.ndarray  # (468,) int32, the control point on the other side
+    spec: HeadSpec  # names and sizes
 
     @staticmethod
     @lru_cache(maxsize=1)

@@ -25,19 +25,12 @@ CELLS = 1 << 23  # distances held at a time: 64 MB
 
 @dataclass(frozen=True, eq=False)
 class IdentityClusters:
-    """Clusters of identity vectors, reduced to what adding to them later needs.
+    """Clusters of identity vectors, reduced to what adding to them later needs."""
 
-    Args:
-        ids: (K,) int64 labels.
-        centroid: (K, D) float64 weighted mean of its vectors.
-        weight: (K,) float64 sum of their weights.
-        scatter: (K,) float64 their weighted mean squared distance from the centroid.
-    """
-
-    ids: np.ndarray
-    centroid: np.ndarray
-    weight: np.ndarray
-    scatter: np.ndarray
+    ids: np.ndarray  # (K,) int64 labels
+    centroid: np.ndarray  # (K, D) float64 weighted mean of its vectors
+    weight: np.ndarray  # (K,) float64 sum of their weights
+    scatter: np.ndarray  # (K,) float64 their weighted mean squared distance from the centroid
 
 
 def cluster_vectors(

@@ -35,18 +35,12 @@ LIPS_GIVE = 0.025  # lips that part by less are stretched
 
 @dataclass(frozen=True, eq=False)
 class Opening:
-    """One opening.
+    """One opening."""
 
-    Args:
-        upper, lower: (C,) vertices of the two rims, corner to corner; the corners are in both.
-        faces: (F,) the mesh's triangles that filled it.
-        is_mouth: whether it has an inside.
-    """
-
-    upper: np.ndarray
-    lower: np.ndarray
-    faces: np.ndarray
-    is_mouth: bool
+    upper: np.ndarray  # (C,) vertices of the upper rim, both corners included
+    lower: np.ndarray  # (C,) of the lower rim, from the same corner
+    faces: np.ndarray  # (F,) the mesh's triangles that filled it
+    is_mouth: bool  # it has an inside
 
     @property
     def rows(self) -> int:

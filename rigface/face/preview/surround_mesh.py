@@ -22,21 +22,13 @@ from rigface.types import FaceParams
 
 @dataclass(frozen=True)
 class Ring:
-    """A ring that turns with the head.
+    """A ring that turns with the head."""
 
-    Args:
-        reach: radius in those of the rim, from the middle of the face.
-        behind: metres behind the rim.
-        min_reach: the smallest radius, in those of the rim as it lies in the picture.
-        neck: share of the head's turn at the neck.
-        normal: cosine of its surface to the axis of the face, for light: sides, and neck.
-    """
-
-    reach: float
-    behind: float
-    min_reach: float
-    neck: float
-    normal: tuple[float, float]
+    reach: float  # radius in those of the rim, from the middle of the face
+    behind: float  # metres behind the rim
+    min_reach: float  # the smallest radius, in those of the rim as it lies in the picture
+    neck: float  # share of the head's turn at the neck
+    normal: tuple[float, float]  # cosine of its surface to the axis of the face, for light: sides, and neck
 
 
 RINGS = (Ring(1.3, 0.03, 1.12, 0.4, (0.55, 0.9)), Ring(1.72, 0.08, 1.3, 0.0, (0.45, 0.95)))
@@ -53,18 +45,12 @@ def ring_triangles(inner: np.ndarray, outer: np.ndarray) -> list[np.ndarray]:
 
 @dataclass(frozen=True, eq=False)
 class SurroundMesh:
-    """The rings of one edit; K = 3 rings of R vertices, in order.
+    """The rings of one edit; K = 3 rings of R vertices, in order."""
 
-    Args:
-        before, after: (K R, 3) crop px before and after.
-        normals: (2, K R, 3) camera frame, before and after.
-        neck: (R,) how much a place of the rim belongs to the neck, in [0, 1].
-    """
-
-    before: np.ndarray
-    after: np.ndarray
-    normals: torch.Tensor
-    neck: np.ndarray
+    before: np.ndarray  # (K R, 3) crop px before the edit
+    after: np.ndarray  # (K R, 3) crop px after it
+    normals: torch.Tensor  # (2, K R, 3) camera frame, before and after
+    neck: np.ndarray  # (R,) how much a place of the rim belongs to the neck, in [0, 1]
 
 
 def surround_mesh(

@@ -57,17 +57,11 @@ THROAT, TONGUE = 0.2, 0.55  # as dark as these shares of the lips
 
 @dataclass(frozen=True, eq=False)
 class Preview:
-    """A preview of one edit.
+    """A preview of one edit."""
 
-    Args:
-        image: (S, S, 3) uint8.
-        mask: (S, S) uint8, the person after the edit; None if none was given.
-        invented: (S, S) float32 in [0, 1]: the share that the source did not show.
-    """
-
-    image: np.ndarray
-    mask: np.ndarray | None
-    invented: np.ndarray
+    image: np.ndarray  # (S, S, 3) uint8
+    mask: np.ndarray | None  # (S, S) uint8, the person after the edit; None if none was given
+    invented: np.ndarray  # (S, S) float32 in [0, 1]: the share that the source did not show
 
 
 class Previewer:

@@ -46,19 +46,12 @@ AMBIENT = 2 * np.sqrt(np.pi)  # the constant coefficient that shades white as 1 
 
 @dataclass(frozen=True, eq=False)
 class Appearance:
-    """Light and skin of N faces.
+    """Light and skin of N faces."""
 
-    Args:
-        albedo: (N, A); faces of one track agree.
-        light: (N, 9, 3), camera frame, linear radiance: a crop's colour in [0, 1] is albedo times shading.
-        residual: (N,) median absolute difference of picture and model on visible skin, sRGB in [0, 1].
-        occlusion: (N,) share of the visible skin that does not look like skin in this light.
-    """
-
-    albedo: Tensor
-    light: Tensor
-    residual: Tensor
-    occlusion: Tensor
+    albedo: Tensor  # (N, A); faces of one track agree
+    light: Tensor  # (N, 9, 3), camera frame, linear radiance: a crop's colour in [0, 1] is albedo times shading
+    residual: Tensor  # (N,) median absolute difference of picture and model on visible skin, sRGB in [0, 1]
+    occlusion: Tensor  # (N,) share of the visible skin that does not look like skin in this light
 
 
 class AlbedoLightSolver:

@@ -39,24 +39,15 @@ OUTER_EYES = (33, 263)  # the corners whose distance is the unit of every residu
 
 @dataclass(frozen=True, eq=False)
 class Geometry:
-    """Fitted geometry of N faces, on the fitter's device.
+    """Fitted geometry of N faces, on the fitter's device."""
 
-    Args:
-        shape: (N, S). expression: (N, E).
-        rotation: (N, 3, 3) head to camera (x right, y up, z towards the viewer).
-        scale: (N,) crop units per metre.
-        shift: (N, 2) crop units: the projected origin of the head.
-        points: (N, 468, 3) fitted control points in the head frame, metres.
-        residual: (N,) RMS distance of landmarks and projection, in outer-eye distances.
-    """
-
-    shape: Tensor
-    expression: Tensor
-    rotation: Tensor
-    scale: Tensor
-    shift: Tensor
-    points: Tensor
-    residual: Tensor
+    shape: Tensor  # (N, S)
+    expression: Tensor  # (N, E)
+    rotation: Tensor  # (N, 3, 3) head to camera (x right, y up, z towards the viewer)
+    scale: Tensor  # (N,) crop units per metre
+    shift: Tensor  # (N, 2) crop units: the projected origin of the head
+    points: Tensor  # (N, 468, 3) fitted control points in the head frame, metres
+    residual: Tensor  # (N,) RMS distance of landmarks and projection, in outer-eye distances
 
 
 class GeometryFitter:

@@ -23,17 +23,11 @@ from rigface.types import FaceParams
 
 @dataclass(frozen=True)
 class OneEuroSettings:
-    """Settings of the filter for one kind of number.
+    """Settings of the filter for one kind of number."""
 
-    Args:
-        cutoff_hz: of a value at rest; lower trembles less.
-        beta: by how many Hz the cutoff rises per unit of speed; higher lags less.
-        speed_cutoff_hz: of the filter of the speed itself.
-    """
-
-    cutoff_hz: float = 1.0
-    beta: float = 0.0
-    speed_cutoff_hz: float = 1.0
+    cutoff_hz: float = 1.0  # of a value at rest; lower trembles less
+    beta: float = 0.0  # by how many Hz the cutoff rises per unit of speed; higher lags less
+    speed_cutoff_hz: float = 1.0  # of the filter of the speed itself
 
     def __post_init__(self) -> None:
         if not (self.cutoff_hz > 0 and self.beta >= 0 and self.speed_cutoff_hz > 0):

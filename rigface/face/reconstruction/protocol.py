@@ -17,19 +17,12 @@ from rigface.types import FaceParams, HeadSpec
 
 @dataclass(frozen=True, eq=False)
 class Fit:
-    """N reconstructed faces, numpy float32.
+    """N reconstructed faces, numpy float32."""
 
-    Args:
-        params: coefficients, batch (N,).
-        landmark_residual: (N,) RMS distance of landmarks and fitted head, in outer-eye distances.
-        photometric_residual: (N,) median absolute difference of crop and model on visible skin, sRGB in [0, 1].
-        occlusion: (N,) share of the visible skin that does not look like skin in this light.
-    """
-
-    params: FaceParams
-    landmark_residual: np.ndarray
-    photometric_residual: np.ndarray
-    occlusion: np.ndarray
+    params: FaceParams  # coefficients, batch (N,)
+    landmark_residual: np.ndarray  # (N,) RMS distance of landmarks and fitted head, in outer-eye distances
+    photometric_residual: np.ndarray  # (N,) median absolute difference of crop and model on visible skin, sRGB [0, 1]
+    occlusion: np.ndarray  # (N,) share of the visible skin that does not look like skin in this light
 
 
 class Reconstructor(Protocol):

@@ -33,17 +33,11 @@ _BITS = 16  # fraction bits of a snapped coordinate, unless the image is so larg
 
 @dataclass(frozen=True, eq=False)
 class Fragments:
-    """Triangle, barycentrics and depth of each pixel.
+    """Triangle, barycentrics and depth of each pixel."""
 
-    Args:
-        face: (N, H, W) int32 index of the triangle, -1 for none.
-        barycentrics: (N, H, W, 3) float32 shares of the triangle's corners at the pixel's centre; zero outside.
-        depth: (N, H, W) float32 z there; infinity outside.
-    """
-
-    face: Tensor
-    barycentrics: Tensor
-    depth: Tensor
+    face: Tensor  # (N, H, W) int32 index of the triangle, -1 for none
+    barycentrics: Tensor  # (N, H, W, 3) float32 shares of the triangle's corners at the pixel's centre; zero outside
+    depth: Tensor  # (N, H, W) float32 z there; infinity outside
 
 
 def rasterize(

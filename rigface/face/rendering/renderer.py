@@ -33,25 +33,15 @@ _CLAY = 0.5  # the albedo of a head that comes without one
 
 @dataclass(frozen=True, eq=False)
 class Render:
-    """Pictures of a batch of heads, float32.
+    """Pictures of a batch of heads, float32."""
 
-    Args:
-        image: (N, 3, H, W) albedo times shading, linear colour; zero outside.
-        alpha: (N, 1, H, W) 1 on a triangle.
-        albedo_image: (N, 3, H, W) zero outside.
-        normal_image: (N, 3, H, W) interpolated vertex normals, a little shorter than 1; zero outside.
-        shading: (N, 3, H, W) irradiance.
-        points: (N, V, 3) the vertices in crop px of this picture.
-        fragments: which triangle each pixel shows.
-    """
-
-    image: Tensor
-    alpha: Tensor
-    albedo_image: Tensor
-    normal_image: Tensor
-    shading: Tensor
-    points: Tensor
-    fragments: Fragments
+    image: Tensor  # (N, 3, H, W) albedo times shading, linear colour; zero outside
+    alpha: Tensor  # (N, 1, H, W) 1 on a triangle
+    albedo_image: Tensor  # (N, 3, H, W) zero outside
+    normal_image: Tensor  # (N, 3, H, W) interpolated vertex normals, a little shorter than 1; zero outside
+    shading: Tensor  # (N, 3, H, W) irradiance
+    points: Tensor  # (N, V, 3) the vertices in crop px of this picture
+    fragments: Fragments  # which triangle each pixel shows
 
 
 class Pixels:
