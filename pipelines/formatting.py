@@ -1,7 +1,5 @@
 """Numbers as text: bytes, durations, times in a clip, money, counts."""
 
-from __future__ import annotations
-
 
 def bytes_text(count: float) -> str:
     """`512 bytes`, `3.4 MB`, `120 GB` (powers of 1000)."""

@@ -3,8 +3,6 @@
 Path: extract, pair, encode, train, evaluate -> `write` -> OUT/rigface.json -> `load` -> the next run, and the pages.
 """
 
-from __future__ import annotations
-
 import importlib.metadata
 import json
 import os

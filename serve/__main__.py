@@ -8,8 +8,6 @@ rigface serve enroll anna anna1.jpg anna2.jpg --file consent.jsonl
 rigface serve audit check audit.jsonl        check that no line of the audit log was changed or removed
 """
 
-from __future__ import annotations
-
 import inspect
 import os
 import signal

@@ -8,8 +8,6 @@
 decorators here. Gateway has no torch; the workers import it in their constructors, so the head node needs none.
 """
 
-from __future__ import annotations
-
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any, cast

@@ -1,7 +1,5 @@
 """Settings of the service that an operator may set: Ray Serve checks the `args` of its YAML against them."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import fields
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Content hashes, and a cache of the latest values by key."""
 
-from __future__ import annotations
-
 import hashlib
 import threading
 from collections import OrderedDict

@@ -4,8 +4,6 @@ Path: a video or an image -> a frame with a face -> `POST /v1/reconstruct`, `POS
 OUT/edited.png and the text to print. It is a client like any other: no torch, no Ray.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path

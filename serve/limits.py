@@ -1,7 +1,5 @@
 """Limits on requests and jobs: bytes, pixels, frames, seconds, counts."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 MAX_PIXELS = 40_000_000

@@ -3,8 +3,6 @@
 Path: `python -m serve`, tests, the load benchmark -> `serving`. A cluster that is connected already is used and kept.
 """
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import os

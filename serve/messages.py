@@ -1,7 +1,5 @@
 """Messages between the gateway, the workers and the job queue."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Any
 

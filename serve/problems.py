@@ -10,8 +10,6 @@ error: 500, logged with its traceback, and without a detail, because its text ma
 file's path, a traceback or a picture.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Any
 

@@ -4,8 +4,6 @@ In process: `serve.inference.face_worker.FaceWorker`, `serve.inference.diffusion
 `serve.jobs.queue.JobQueue`. Behind handles: `serve.remote`. Callers hold either.
 """
 
-from __future__ import annotations
-
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Literal, Protocol

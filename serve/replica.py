@@ -4,8 +4,6 @@ An expected error is returned, not raised: Ray Serve would log a traceback for w
 `serve.remote` raises it again.
 """
 
-from __future__ import annotations
-
 import functools
 import inspect
 import logging

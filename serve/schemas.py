@@ -8,8 +8,6 @@ the part `request`. A file may also be named in the JSON instead, by `PictureRef
 Files are required in the document and optional in the models, because they may be parts of the form.
 """
 
-from __future__ import annotations
-
 from typing import Annotated, Any, Literal, Self
 
 import pydantic

@@ -6,8 +6,6 @@ docs/scaling.md.
 A core is one of the measured machine: a virtual CPU of a busy AMD EPYC host. Measure on yours before you buy.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

@@ -3,8 +3,6 @@
 The figures are those of benchmarks/results, repeated here as an installation has no benchmarks; a test compares them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 

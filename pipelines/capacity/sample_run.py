@@ -11,8 +11,6 @@ At most `MAX_SURVEYED` inputs are surveyed, and only their units are run: of mor
 one percent. The result says how much was run, and the ranges show its precision.
 """
 
-from __future__ import annotations
-
 import tempfile
 import time
 from collections.abc import Callable, Mapping

@@ -1,7 +1,5 @@
 """All commands by task: name, module and the line of `rigface --help`."""
 
-from __future__ import annotations
-
 GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     "Edit": {
         "edit": ("editing", "Change pose, expression or light of a face in an image or a video"),

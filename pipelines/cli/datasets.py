@@ -1,7 +1,5 @@
 """Commands of datasets of faces: `extract`, `status`, `inspect`, `identities`, `forecast`."""
 
-from __future__ import annotations
-
 import argparse
 import os
 from collections.abc import Sequence

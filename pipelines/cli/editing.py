@@ -1,7 +1,5 @@
 """Commands that edit: `edit`, `animate`, `strip`, `sliders`."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated

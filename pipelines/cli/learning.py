@@ -7,8 +7,6 @@ rigface train one_gpu out/latents runs/mine --start sd15:sd15
 rigface evaluate out/faces out/card --models preview runs/mine/model
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

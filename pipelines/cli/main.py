@@ -3,8 +3,6 @@
 A command's module is imported when it is chosen, so `rigface --help` is immediate.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Sequence

@@ -4,8 +4,6 @@ Presets come first: `--preset` and `--workers` choose a whole configuration, who
 all other flags.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Protocol

@@ -10,8 +10,6 @@ The same command continues it. `rigface jobs cancel` does the same: Ray sends SI
 A SIGTERM is passed on as SIGINT.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import signal

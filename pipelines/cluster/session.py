@@ -3,8 +3,6 @@
 A private cluster refuses other users: `rigface/ray_auth.py`.
 """
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import math

@@ -8,8 +8,6 @@ The token comes from the environment (RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH, ~/.ra
 job's environment: names of secrets are refused, the cluster has its own credentials for the storage.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import hashlib

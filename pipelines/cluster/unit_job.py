@@ -6,8 +6,6 @@ A worker does one unit and commits it whole under its deterministic name, so a u
 exception of a worker ends the job; data it cannot use is part of its counts.
 """
 
-from __future__ import annotations
-
 import hashlib
 import pickle
 import time

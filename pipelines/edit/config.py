@@ -1,7 +1,5 @@
 """Settings of the editing jobs: one dataclass per job."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal

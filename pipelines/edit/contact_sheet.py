@@ -4,8 +4,6 @@ Path: an image, or a video's first frame with a face -> Editor -> OUT.png. `rigf
 `edits.png`.
 """
 
-from __future__ import annotations
-
 from contextlib import suppress
 from itertools import islice
 

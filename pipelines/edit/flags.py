@@ -6,8 +6,6 @@ Precedence: a file (`--edit`) first, then copied traits (`--take`, `--pose-from`
 flag. An error names the flag, or the file and its field.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Inputs of the editing jobs: read an image, tell images from videos, name a file in its errors."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path

@@ -6,8 +6,6 @@ One machine, one process, no Ray: an image takes a second, a video runs at about
 are edited here, videos in `video.py`.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping
 from dataclasses import replace

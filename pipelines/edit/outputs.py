@@ -1,7 +1,5 @@
 """Outputs of the editing jobs: refuse an impossible one before work begins, write a small one whole."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -3,8 +3,6 @@
 Path: `job.py`, `video.py` -> EditReport -> `show`.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 Path: edited image -> `write_image`; edited frames -> `frame_marker`, and the finished video -> `sign_video`.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Callable, Sequence

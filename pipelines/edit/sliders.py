@@ -1,7 +1,5 @@
 """Tables of `rigface sliders`: the numbers an edit can have, and how closely FLAME follows them."""
 
-from __future__ import annotations
-
 import math
 from itertools import zip_longest
 from pathlib import Path

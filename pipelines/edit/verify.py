@@ -1,7 +1,5 @@
 """Verify the provenance of files: the job of `rigface verify`."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path

@@ -3,8 +3,6 @@
 Path: `job.py` -> `rigface.video_editor` -> VideoWriter, a progress bar, and an EditReport.
 """
 
-from __future__ import annotations
-
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence

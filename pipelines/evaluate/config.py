@@ -1,7 +1,5 @@
 """The settings of an evaluation."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Annotated, Literal, get_args
 

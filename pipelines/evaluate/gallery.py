@@ -4,8 +4,6 @@ Path: rows with their pictures -> `groups` -> `templates/top.html`, the top of c
 decides which tasks are shown, never their results.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple

@@ -11,8 +11,6 @@ The people of the test set are those that `split.py` holds out: models trained o
 The rules of the protocol are in rigface/metrics.
 """
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Evaluation tasks before their pictures are read: small values that are sent to workers."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, fields
 from typing import Any
 

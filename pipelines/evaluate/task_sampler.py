@@ -3,8 +3,6 @@
 Path: `Frames` of OUT/faces -> `TaskSampler` -> `PlannedTask`s.
 """
 
-from __future__ import annotations
-
 import hashlib
 import itertools
 from collections.abc import Iterator

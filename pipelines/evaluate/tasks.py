@@ -9,8 +9,6 @@ Path: OUT/examples or OUT/faces -> `ExamplesSource.plan`, `FacesSource.plan` -> 
 * clip: the frames of one track drive its first frame; each frame is the truth.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace

@@ -4,8 +4,6 @@ Path: a unit's `PlannedTask`s -> `Task` -> each `Candidate` -> `measure` -> OUT/
 its picture.
 """
 
-from __future__ import annotations
-
 import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence

@@ -8,8 +8,6 @@ Nothing is trained: the network is the principal components of patches of the cr
 for measuring only.
 """
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path

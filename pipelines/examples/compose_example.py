@@ -11,8 +11,6 @@ photograph under an invented light, or turned and with another's expression, is 
 the target. Mirroring is done after composing (`compose_worker.py`), so that left and right change everywhere at once.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 
 import cv2

@@ -3,8 +3,6 @@
 Path: a unit of the plan -> rows read back as `Face`s -> `compose` -> OUT/examples/<unit>.parquet.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any

@@ -1,7 +1,5 @@
 """The settings of the jobs that make training examples: `pair`, `encode`, `autoencoder`."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """Report of `pair`: candidate and chosen pairs by bin, counts of examples, refused pairs by reason."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 from rich.console import Console

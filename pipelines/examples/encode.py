@@ -7,8 +7,6 @@ is a part of the input; its name is the hash of the part's path and of the autoe
 latents of one autoencoder and of one plan of `pair`; a stopped run goes on.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 

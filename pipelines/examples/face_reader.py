@@ -4,8 +4,6 @@ Path: OUT/faces -> (part, row) -> Face. Recent parts stay in memory, as rows of 
 is named `FOLDER#INPUT:FRAME`, followed by `:TRACK` if the frame shows several people.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 from typing import Any

@@ -3,8 +3,6 @@
 Path: OUT/faces -> `read_frames` -> `pair_sampling.candidates`. About half a kilobyte a face.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import pyarrow as pa
 

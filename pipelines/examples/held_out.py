@@ -3,8 +3,6 @@
 Path: OUT/examples -> `rows_of` -> `in_turns` -> validation inside training, and `rigface evaluate`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields

@@ -1,7 +1,5 @@
 """Paths and metadata of a folder of training examples."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path

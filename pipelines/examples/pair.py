@@ -9,8 +9,6 @@ The plan is made once and kept, so a stopped run goes on with the same pairs; a 
 `--overwrite` deletes an earlier output of `pair` alone, once the new plan is made.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections import Counter

@@ -4,8 +4,6 @@ The split is a function of the identity's name alone: it needs no list, stays wh
 every job. Names are those of the column `identity`.
 """
 
-from __future__ import annotations
-
 import hashlib
 from typing import Literal
 

@@ -6,8 +6,6 @@ a dataset has one. Everything else is *how*, and may change from run to run on t
 configured in infra/.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

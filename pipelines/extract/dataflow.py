@@ -7,8 +7,6 @@ raises stops the job (network failures are retried below, in `rigface.storage.s3
 actor again and again ends in `stall_s` without progress.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Iterator
 from typing import Any

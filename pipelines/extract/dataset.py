@@ -10,8 +10,6 @@ A unit is done when its object exists; an input is done when its row does. Only 
 except for units, whose objects appear whole and whose first commit wins.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 from collections.abc import Collection, Iterable, Iterator

@@ -3,8 +3,6 @@
 Nothing is written and no cluster is started. In memory are the plans of one window of inputs.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator
 from itertools import islice

@@ -10,8 +10,6 @@ One process holds the sum of each track's vectors, and compares all new tracks w
 tracks, time with their square (docs/scaling.md).
 """
 
-from __future__ import annotations
-
 import io
 import json
 import sys

@@ -11,8 +11,6 @@ However many inputs there are, the driver holds the plans of `WINDOW` of them, a
 plans and processes a window before it lists the next.
 """
 
-from __future__ import annotations
-
 import contextlib
 import time
 from collections import Counter, deque

@@ -1,7 +1,5 @@
 """Progress of an extract job as one JSON line per event."""
 
-from __future__ import annotations
-
 import io
 import logging
 

@@ -1,7 +1,5 @@
 """Paths and Parquet encoding of a dataset's objects."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterable
 from dataclasses import fields

@@ -5,8 +5,6 @@ Path: survey -> `add` -> one Parquet object per batch (columns uri, planned, pla
 The latest plan of an input counts.
 """
 
-from __future__ import annotations
-
 import time
 from array import array
 from collections.abc import Iterable, Iterator

@@ -10,8 +10,6 @@ cost 240 crashes, or four minutes of waiting for every unit that hangs. Units th
 rows.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from dataclasses import asdict, dataclass

@@ -7,8 +7,6 @@ Only data errors become rows (`BadInput`, a singular matrix, numbers that are no
 and stops the job. `needs` and `adds` are checked by `check_columns` before a cluster is touched.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager

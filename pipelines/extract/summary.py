@@ -1,7 +1,5 @@
 """Outcome of an extract job: a row per input, and counts by status."""
 
-from __future__ import annotations
-
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, Literal

@@ -4,8 +4,6 @@ Path: uris -> `survey` (Ray tasks; one child process each, because a header can 
 input. A later run reads the kept plans and surveys only inputs whose size or date has changed.
 """
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import os

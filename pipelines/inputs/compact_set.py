@@ -6,8 +6,6 @@ Among 100 million names the chance that any two share a hash is 6e-14. The hashe
 first two bytes; a lookup scans one of these: 3 kB at 20 million names.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from hashlib import blake2b
 

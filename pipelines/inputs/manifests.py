@@ -7,8 +7,6 @@ An S3 Inventory is a manifest.json and the data files it names, CSV (gzip, keys 
 after another; its inventory is a few files. Superseded versions and delete markers are left out.
 """
 
-from __future__ import annotations
-
 import codecs
 import csv
 import gzip

@@ -16,8 +16,6 @@ RIGFACE_CACHE_GB (8); the least recently read are deleted first. If the disk is 
 Lookups, bytes and evictions are recorded (`metrics.VIDEO_CACHE_...`).
 """
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import hashlib

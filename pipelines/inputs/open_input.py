@@ -4,8 +4,6 @@ Path: uri -> `opened` -> read_frames or image.decode. A refusal of the file syst
 `extract` stops if most inputs fail so, because then the network is down and the videos are not bad.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager

@@ -18,8 +18,6 @@ An existing name is never treated as a glob. The order is the order given, and a
 Suffixes only decide what is *listed*; the type of a file is decided by its content.
 """
 
-from __future__ import annotations
-
 import errno
 import glob
 import hashlib

@@ -3,8 +3,6 @@
 Path: FaceStatistics, InputStatistics -> cards -> `report.py`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from itertools import pairwise
 from typing import NamedTuple

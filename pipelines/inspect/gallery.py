@@ -8,8 +8,6 @@ Conventions: pictures are RGBA uint8; what does not belong to the person is tran
 colour in dark and light.
 """
 
-from __future__ import annotations
-
 import io
 import os
 from collections import defaultdict

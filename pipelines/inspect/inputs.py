@@ -4,8 +4,6 @@ Path: OUT/inputs/*.parquet -> InputStatistics. Memory is bounded: at most `TABLE
 first.
 """
 
-from __future__ import annotations
-
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator

@@ -5,8 +5,6 @@ dozens of rows with pictures) -> report -> OUT/inspect.html. Reads any file syst
 the page.
 """
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor

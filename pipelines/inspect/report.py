@@ -3,8 +3,6 @@
 Path: FaceStatistics, InputStatistics, strips -> `document` -> `templates/inspect.html` -> one HTML file.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

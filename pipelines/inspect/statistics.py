@@ -7,8 +7,6 @@ per person (per track if identities are not computed).
 Every number is counted over rows whose status is `ok`; null and NaN are skipped.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections import Counter
 from collections.abc import Sequence

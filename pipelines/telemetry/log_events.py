@@ -3,8 +3,6 @@
 Path: JsonProgress (extract), the metric log (train), a failed command -> one JSON line per event on standard error.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import secrets

@@ -5,8 +5,6 @@ Path: stages, the driver of `extract`, the training loop -> `record` -> Ray -> :
 Outside a Ray process (a training without workers, a unit test of a stage) nothing is recorded.
 """
 
-from __future__ import annotations
-
 import math
 import sys
 import time

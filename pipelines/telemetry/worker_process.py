@@ -3,8 +3,6 @@
 Path: a stage -> `WorkerProcess(...)(argument)` -> the call in the child; there `metrics.record` -> here -> Ray.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

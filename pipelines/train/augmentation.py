@@ -8,8 +8,6 @@ source, background, render and target; and a shift by whole pixels, because a ne
 otherwise see every face on one grid. The grey hole in the background changes with them.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

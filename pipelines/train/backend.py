@@ -6,8 +6,6 @@ on from the newest of both. Upload is asynchronous. A folder counts when it is c
 `done`; in OUT/ray, when Ray Train's own list has it.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import shutil

@@ -8,8 +8,6 @@ any number of workers sees the same batches in the same steps, a killed run goes
 worker changes only the speed. Rows are shuffled within windows of so many steps; parts are shuffled over the epoch.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence

@@ -4,8 +4,6 @@
 under a field is its help. Nodes, images and quotas are in infra/.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field, replace
 from typing import Literal
 

@@ -9,8 +9,6 @@
 A stopped or killed run goes on with the next batch when the same command is run again, and so do its logs.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from dataclasses import asdict

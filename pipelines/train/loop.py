@@ -7,8 +7,6 @@ dropout. So there is no generator to save, a resumed run repeats what the first 
 workers changes only rounding.
 """
 
-from __future__ import annotations
-
 import math
 import tempfile
 import time

@@ -5,8 +5,6 @@ Path: loop -> OUT/log/<first step>.jsonl, OUT/tensorboard -> `report.py`.
 On resume, entries after the restored checkpoint are dropped.
 """
 
-from __future__ import annotations
-
 import json
 import tempfile
 import time

@@ -8,8 +8,6 @@ Path: config -> `load` -> a whole model -> `wrap` -> the module that the loss ca
   time.
 """
 
-from __future__ import annotations
-
 import math
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace

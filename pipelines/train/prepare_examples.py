@@ -1,7 +1,5 @@
 """Training examples for a run that is given a dataset of faces: pairs and latents in the run's folder."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from pipelines.examples.config import EncodeConfig, PairConfig, PairSettings

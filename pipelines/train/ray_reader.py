@@ -7,8 +7,6 @@ Each worker runs its own dataset of its own windows. Ray's `get_dataset_shard` c
 shards change with the number of workers.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterator, Sequence
 

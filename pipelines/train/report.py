@@ -3,8 +3,6 @@
 Path: OUT/log, OUT/rigface.json -> OUT/index.html, and the logged numbers as OUT/log.parquet.
 """
 
-from __future__ import annotations
-
 import io
 import json
 from typing import Any

@@ -1,7 +1,5 @@
 """State of a training run: model, optimizer, weight average and step; saved and restored whole."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import warnings

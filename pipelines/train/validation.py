@@ -8,8 +8,6 @@ true frame's, their gain over *copy source*, and the distance of the identity ve
 preview too. The people of these rows are never trained on. `rigface evaluate` is the whole evaluation.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from operator import itemgetter
 from typing import Any

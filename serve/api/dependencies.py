@@ -3,8 +3,6 @@
 The key is checked and its limits are applied before a body is read.
 """
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import AsyncIterator, Awaitable
 from dataclasses import dataclass, field

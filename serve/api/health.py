@@ -4,8 +4,6 @@ Path: `GET /readyz` -> `Readiness` -> `ready` of the workers and the job queue, 
 because the route needs no key.
 """
 
-from __future__ import annotations
-
 import asyncio
 import time
 from collections.abc import Callable, Mapping

@@ -8,8 +8,6 @@ Work without waiting callers is cancelled, because a caller that disconnected do
 more. A repeat starts it again.
 """
 
-from __future__ import annotations
-
 import asyncio
 import time
 from collections import OrderedDict

@@ -1,7 +1,5 @@
 """Routes of jobs: submit, list, follow, cancel, remove, fetch results."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Request, Response

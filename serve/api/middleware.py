@@ -6,8 +6,6 @@ noticed.
 A log line is JSON: key name, route, seconds, status. Never a picture, a body, a query or a key.
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import re

@@ -3,8 +3,6 @@
 Path: `openapi_extra=body(...)` and `responses=responses(...)` of a route -> /openapi.json; `describe` adds types.
 """
 
-from __future__ import annotations
-
 from typing import Any, get_args
 
 from fastapi import FastAPI, Header

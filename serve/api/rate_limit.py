@@ -1,7 +1,5 @@
 """Limits of rate, concurrency and body size."""
 
-from __future__ import annotations
-
 import asyncio
 import time
 from collections import Counter

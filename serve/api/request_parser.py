@@ -10,8 +10,6 @@ The bodies are not parameters of the routes: FastAPI takes one media type a rout
 dependencies that check the key, so callers without a key could have it buffered.
 """
 
-from __future__ import annotations
-
 import asyncio
 import base64
 import binascii

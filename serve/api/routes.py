@@ -4,8 +4,6 @@ Path: request -> `middleware.py` -> `dependencies.py` (key, limits) -> `request_
 -> response. `make_api` takes deployments (`serve/app.py`) or workers of the same process (tests).
 """
 
-from __future__ import annotations
-
 import asyncio
 import hashlib
 import json

@@ -11,8 +11,6 @@ In a batch a shape differs by up to 0.0003 standard deviations from one fitted a
 measured in batches; a source is fitted alone, and an edit does not depend on concurrent ones.
 """
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field

@@ -8,8 +8,6 @@ read the source also finishes the edit, and the worker has a request under way w
 waits before it stops a replica.
 """
 
-from __future__ import annotations
-
 import asyncio
 import base64
 import time

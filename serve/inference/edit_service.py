@@ -4,8 +4,6 @@ Path: `EditRequest`, `EditInput` -> `EditRunner` -> `EditService.edit` of a face
 the audit log. Without a model, the face worker's preview is the edit.
 """
 
-from __future__ import annotations
-
 import asyncio
 import base64
 import json

@@ -4,8 +4,6 @@ Requests name images by hash and may come without bytes, which saves megabytes a
 is not cached any more, `unknown-picture` is raised and the caller sends the bytes.
 """
 
-from __future__ import annotations
-
 import threading
 from dataclasses import dataclass, replace
 

@@ -5,8 +5,6 @@ projection: right for surfaces in view, stretched for those that turn away from 
 specification, sections 3.6 and 4.4. Metres; x to the person's left, y up, z out of the face.
 """
 
-from __future__ import annotations
-
 import io
 import json
 import struct

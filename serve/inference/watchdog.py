@@ -4,8 +4,6 @@ Path: a coroutine of a face worker or the job queue -> `WatchdogExecutor` -> the
 and Ray Serve replaces the process.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextvars
 import itertools

@@ -3,8 +3,6 @@
 Path: a `Job` of the kind `batch` -> `run_batch` -> `EditRunner`, as for any other edit -> results in the store.
 """
 
-from __future__ import annotations
-
 import asyncio
 import random
 from collections.abc import Awaitable, Callable

@@ -1,7 +1,5 @@
 """Range header of HTTP (RFC 9110, section 14.2): the part of a result that a caller asks for."""
 
-from __future__ import annotations
-
 import re
 
 from serve.problems import ApiError

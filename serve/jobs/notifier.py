@@ -1,7 +1,5 @@
 """Deliver the webhooks of ended jobs, with retries and limits on concurrent messages."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import time

@@ -13,8 +13,6 @@ as in a rollout, gets `busy` until the first has ended, and then finds all accep
 call it in a thread.
 """
 
-from __future__ import annotations
-
 import datetime
 import hashlib
 import io

@@ -9,8 +9,6 @@ them. After a restart, frames of finished pieces are analysed again, so that tra
 sampled again.
 """
 
-from __future__ import annotations
-
 import asyncio
 import json
 import math

@@ -8,8 +8,6 @@ The service's secret is the environment's RIGFACE_WEBHOOK_SECRET; the secret of 
 the service was killed before it recorded the delivery: receivers deduplicate by `webhook-id`.
 """
 
-from __future__ import annotations
-
 import base64
 import datetime
 import hashlib

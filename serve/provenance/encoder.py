@@ -4,8 +4,6 @@ Path: edited image, `EditInput`, `OutputOptions` -> `Signer` -> file. `NoSigner`
 signs.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, Protocol
 

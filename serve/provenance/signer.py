@@ -4,8 +4,6 @@ Path: edited image, `EditInput`, `OutputOptions` -> `ResultSigner` -> file. Keys
 `rigface.provenance.signer`.
 """
 
-from __future__ import annotations
-
 import os
 
 import numpy as np

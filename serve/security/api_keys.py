@@ -7,8 +7,6 @@ object a line and is read again when it changes, so a key can be revoked while t
 service is open, which is meant for loopback: all callers have the key `open`.
 """
 
-from __future__ import annotations
-
 import hashlib
 import hmac
 import json

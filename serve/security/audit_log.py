@@ -11,8 +11,6 @@ does not find a truncated end, or a file rewritten as a whole. Against both, sto
 elsewhere, and have `check` look for it.
 """
 
-from __future__ import annotations
-
 import datetime
 import fcntl
 import hashlib

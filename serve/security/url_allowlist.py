@@ -9,8 +9,6 @@ metadata, the cluster itself) are refused unless a prefix names one itself, or a
 `10.0.0.0/8`, contains it.
 """
 
-from __future__ import annotations
-
 import asyncio
 import ipaddress
 import socket

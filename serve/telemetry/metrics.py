@@ -5,8 +5,6 @@ infra/observability. A gateway's own metrics are also at its /metrics, for a ser
 that or Ray's endpoints: with both, requests are counted twice.
 """
 
-from __future__ import annotations
-
 import sys
 from collections import Counter
 from collections.abc import Iterable

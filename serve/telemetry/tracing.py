@@ -7,8 +7,6 @@ OpenTelemetry is imported then.
 Attributes follow OpenTelemetry's semantic conventions; own ones begin with `rigface.`. Never an image or an edit.
 """
 
-from __future__ import annotations
-
 import asyncio
 import sys
 from collections.abc import AsyncGenerator, Iterator, Mapping
