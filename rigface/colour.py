@@ -3,8 +3,6 @@
 Source: IEC 61966-2-1:1999 for the primaries and D65; Chardon, Cretois and Hourseau 1991 for the angle.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 LUMINANCE = (0.2126, 0.7152, 0.0722)  # of linear sRGB, Rec. 709

@@ -3,8 +3,6 @@
 Path: the entry points of `rigface`, `pipelines/cluster/session.py`, `serve/local.py` -> `repair_environment`.
 """
 
-from __future__ import annotations
-
 import ipaddress
 import os
 import pwd

@@ -1,7 +1,5 @@
 """Ranges of numbers in configurations, checked when a configuration is made."""
 
-from __future__ import annotations
-
 from rigface.errors import PlanError
 
 SEED = "[0, 9223372036854775808)"

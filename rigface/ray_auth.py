@@ -8,8 +8,6 @@ the run lasts, and one that is joined is joined with this user's token, if there
 stays: tests use `disabled`.
 """
 
-from __future__ import annotations
-
 import os
 import secrets
 from pathlib import Path

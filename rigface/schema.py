@@ -7,8 +7,6 @@ metadata of every file: rows of two head models never mix.
 `python -m rigface.schema` prints the table of the docs.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import Field, asdict, dataclass, fields

@@ -1,7 +1,5 @@
 """Exit codes of command-line programs: a closed pipe and Ctrl-C end them quietly."""
 
-from __future__ import annotations
-
 import errno
 import io
 import os

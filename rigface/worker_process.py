@@ -14,8 +14,6 @@ The child ends when its parent does, however that ends. It does not get the pare
 exceptions of this project; anything else that a hostile file might make it send is refused unread.
 """
 
-from __future__ import annotations
-
 import contextlib
 import importlib
 import io

@@ -8,8 +8,6 @@ Path: the edits of a test set -> the same edits by each control -> `measure_edit
 * `estimator floor`: the source moved by 3 px. Smaller differences are noise.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 

@@ -3,8 +3,6 @@
 Path: models, controls and test sets make `Edited` -> `measure_edits` -> `Case` -> columns of `measurements.py`.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

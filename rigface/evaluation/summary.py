@@ -3,8 +3,6 @@
 Path: ReportCard -> `headlines` -> rich table, HTML, Markdown. Everything else is in `report.tables`.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

@@ -4,8 +4,6 @@ Path: image and its [Detection] -> align -> AlignedFaces -> reconstruct -> segme
 on one image, the extract job as stages over many frames (`pipelines/extract/frame_processor.py`, `stages.py`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

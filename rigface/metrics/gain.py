@@ -4,8 +4,6 @@ Path: distances before and after an edit -> gain; one number swept over 7 to 11 
 Source: Spearman 1904 for the rank correlation; the rest is this project's protocol.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -9,8 +9,6 @@ threshold and the mean of the impostor pairs of the same test set, and never ide
 the source's pose scores high.
 """
 
-from __future__ import annotations
-
 from itertools import pairwise
 
 import numpy as np

@@ -9,8 +9,6 @@ Pictures are (H, W, 3) uint8, or float in [0, 1]; `data_range` is 1 everywhere. 
 (LPIPS, FID) are in `perceptual.py`.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 _WINDOW, _SIGMA = 11, 1.5

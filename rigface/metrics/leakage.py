@@ -7,8 +7,6 @@ Off the diagonal is the mean change of an unedited trait, divided by the floor: 
 diagonal is achieved / asked: 1 for an edit done in full.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 

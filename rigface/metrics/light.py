@@ -8,8 +8,6 @@ its usual six classes.
 Colours are linear, lights (N, 9, 3) in the camera frame.
 """
 
-from __future__ import annotations
-
 from functools import lru_cache
 
 import numpy as np

@@ -6,8 +6,6 @@ as a Perceptual Metric", CVPR 2018, equation 1, its AlexNet version 0.1; Heusel 
 paper and the layout of the published weights.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from pathlib import Path
 

@@ -5,8 +5,6 @@ Source: Efron & Tibshirani, "An Introduction to the Bootstrap", 1993, the percen
 pictures, because pictures of one person are not independent (the cluster bootstrap of Davison & Hinkley 1997).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal

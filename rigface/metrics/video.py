@@ -5,8 +5,6 @@ Source: the second difference as a measure of jitter is common in reenactment; t
 project's.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -19,8 +19,6 @@ its answer is only the render less its input, and unweighted that easy end is mo
 the other.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache

@@ -7,8 +7,6 @@ so that a short run is not an average of its random beginning: min(decay, (1 + n
 Works on plain parameters and on FSDP2's sharded ones: each process averages what it holds.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any

@@ -8,8 +8,6 @@ weights: in channels-last order a weight tensor is the matrix already. Measured 
 step by benchmarks/model_step.py. At 32 x 32 pixels torch's convolution is faster and stays.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

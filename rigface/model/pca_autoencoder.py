@@ -13,8 +13,6 @@ group two channels hold +-`ANCHOR`, far larger than all others, so that the norm
 component exists with both signs, since silu(x) - silu(-x) = x.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -6,8 +6,6 @@ With a small autoencoder an answer may be nearer to the target in latents and wo
 error in latents, 4 dB less PSNR). The target is decoded, too, so that training needs latents alone.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL

@@ -15,8 +15,6 @@ which is classifier-free guidance (Ho and Salimans 2022) for one c, adds up for 
 network evaluation, if every scale is 1. A scale below 1 weakens its condition; 0 ignores it.
 """
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass

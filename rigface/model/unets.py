@@ -14,8 +14,6 @@ Their parameters are frozen here, so that DDP meets no unused parameter.
 Shape suffixes: B batch, (4, h, w) latents, L text tokens, D text channels, E expression codes.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from typing import Any

@@ -6,8 +6,6 @@ readers. No style attributes: the pages' security policy forbids them.
 Conventions: user units are CSS px at the width of a card (`WIDTH`); x right, y down.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from math import ceil, cos, floor, log10, radians, sin, sqrt

@@ -3,8 +3,6 @@
 Path: templates of a package + values -> `page` -> one HTML file that loads nothing from elsewhere.
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 from functools import cache

@@ -13,8 +13,6 @@ an animation, which is new, was *created*, with the image *placed* in it. `digit
 composite for the preview, which warps and relights the photograph.
 """
 
-from __future__ import annotations
-
 import importlib.metadata
 import io
 import json

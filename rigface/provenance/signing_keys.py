@@ -6,8 +6,6 @@ its place is trusted everywhere. Watermarks have a secret of their own, so they 
 replaced: RIGFACE_MARK_SECRET, or `mark.key` in the same folder. All replicas must share both.
 """
 
-from __future__ import annotations
-
 import contextlib
 import datetime
 import hmac

@@ -19,8 +19,6 @@ measures the rates; docs/service.md names them.
 In a video each frame has the same mark, and what is correlated is added up over the frames.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass

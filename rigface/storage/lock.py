@@ -15,8 +15,6 @@ that is under way
 while its machine sleeps may still land later: units of work are deterministic and published whole, so it does no harm.
 """
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import json

@@ -9,8 +9,6 @@ entity tags of its files, so a changed model is another copy; one that is replac
 Only files of known names are fetched, so too short an address does not fetch a bucket.
 """
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import functools

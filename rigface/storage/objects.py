@@ -3,8 +3,6 @@
 Path: `store.Store`, inputs, `lock` -> here -> `s3_client.call`. Keys are not escaped.
 """
 
-from __future__ import annotations
-
 import contextlib
 import time
 from collections.abc import Iterable, Iterator

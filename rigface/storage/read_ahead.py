@@ -7,8 +7,6 @@ up to 8 MiB while reading is sequential. The last `KEPT` windows (at most 32 MiB
 between its index and its data.
 """
 
-from __future__ import annotations
-
 import io
 from typing import Any
 

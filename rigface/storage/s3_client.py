@@ -17,8 +17,6 @@ keys, web identity, the instance's role. With an endpoint, buckets stand in the 
 them into the host's name.
 """
 
-from __future__ import annotations
-
 import functools
 import os
 import random

@@ -9,8 +9,6 @@ Path: stages, and jobs of the service -> `Store.publish` -> disk or S3.
 Retries of requests to S3 are in `rigface.storage.s3_client`. A Store is pickled as its uri.
 """
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import os

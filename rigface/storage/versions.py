@@ -6,8 +6,6 @@ A run killed while it publishes leaves the old version in place, and a reader ne
 version before is kept for readers that have begun with it.
 """
 
-from __future__ import annotations
-
 import re
 import uuid
 from pathlib import Path

@@ -9,8 +9,6 @@ times that are averaged are counters of seconds; and a gauge disappears 20 s aft
 is repeated.
 """
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Callable

@@ -6,8 +6,6 @@ No line holds a picture, a body of a request, an edit's content or a secret: a v
 and no small table of those is replaced by its size.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 from datetime import UTC, datetime

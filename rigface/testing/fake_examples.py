@@ -4,8 +4,6 @@ A "person" is a colour, a "pose" the position of a disc: the target is the refer
 so that there is something to learn. Everything is a pure function of the seed.
 """
 
-from __future__ import annotations
-
 import colorsys
 
 import numpy as np

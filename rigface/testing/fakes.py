@@ -5,8 +5,6 @@ People are coloured discs on grey. `video` and `picture` draw them, `FakeDetecto
 pure function of the pixels, so that runs can be compared row by row. The preset `debug` uses these.
 """
 
-from __future__ import annotations
-
 import colorsys
 from collections.abc import Sequence
 from dataclasses import fields

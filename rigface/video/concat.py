@@ -4,8 +4,6 @@ Path: pieces that `VideoWriter(reorder=False)` wrote, at different times or on d
 -> one video. Nothing is decoded, so the pictures are those of the pieces to the bit.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path

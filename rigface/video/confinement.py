@@ -5,8 +5,6 @@ Source: seccomp (Linux, `man 2 seccomp`), a filter of the kernel that no code in
 hostile file makes the decoder do. Files stay readable as for its user.
 """
 
-from __future__ import annotations
-
 import ctypes
 import errno
 import platform

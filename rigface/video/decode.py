@@ -16,8 +16,6 @@ start of the file. Only in a video with damage in its middle may the index of la
 lost frames, too.
 """
 
-from __future__ import annotations
-
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, replace

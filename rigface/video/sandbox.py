@@ -7,8 +7,6 @@ machine a process of some megabytes. The process has no credentials (`worker_pro
 programs (`confinement.py`). A frame goes from one process to the other as it is: 1920 x 1080 px in 7 ms.
 """
 
-from __future__ import annotations
-
 import io
 import resource
 import threading

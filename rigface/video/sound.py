@@ -3,8 +3,6 @@
 Path: packets of another file -> `VideoWriter` -> `CopiedTrack` or `EncodedTrack` -> the container.
 """
 
-from __future__ import annotations
-
 import io
 from typing import Any
 

@@ -13,8 +13,6 @@ B the expression basis, a the changes asked, R_k the rigid motion of the face ar
 skull). A ridge regression, in closed form, 0.3 ms. What it leaves of a motion of the skull is `skull_motion`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from functools import lru_cache
 

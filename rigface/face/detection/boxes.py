@@ -1,7 +1,5 @@
 """Boxes: intersection over union, non-maximum suppression and tiles."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -4,8 +4,6 @@ Path: Frame.image -> Detector -> [Detection] -> Tracker and align. `mediapipe.py
 implement the Protocol; everything behind it knows faces only as `Detection`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Protocol
 

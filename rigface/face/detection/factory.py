@@ -1,7 +1,5 @@
 """Load a detector by name."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from rigface.face.detection.detector import Detector

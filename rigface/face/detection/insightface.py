@@ -13,8 +13,6 @@ expression scores, which the open head is fitted to: for it `scrfd.py` shows eac
 itself this detector serves tracking, identity and masks, or a reconstructor that needs neither.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

@@ -21,8 +21,6 @@ and 270 degrees, too.
 It works on one core: the graph's threads wait for each other, so two detectors in two processes fill two cores.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import sys

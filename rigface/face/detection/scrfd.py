@@ -10,8 +10,6 @@ A face that SCRFD finds and the landmarker does not see, enlarged as it is, has 
 out, as in MediaPipe's own second look.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

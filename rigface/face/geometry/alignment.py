@@ -13,8 +13,6 @@ Conventions: pixel coordinates are continuous, the middle of the first pixel is 
 Only `crop` uses OpenCV's integer-centred coordinates. An affine is (2, 3) float32: out = A[:, :2] @ (x, y) + A[:, 2].
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from rigface.types import CROP_PX

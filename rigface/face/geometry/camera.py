@@ -10,8 +10,6 @@ Deviates: DECA's own functions return y and z flipped, still in [-1, 1]; that is
 Every function takes numpy arrays or torch tensors and returns the same.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from rigface.types import CROP_PX

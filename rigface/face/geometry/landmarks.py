@@ -7,8 +7,6 @@ picture; not tried on its real weights, which may not ship).
 Right and left are the person's: the right eye is on the picture's left.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Procrustes alignment of point sets."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -12,8 +12,6 @@ Every function takes numpy arrays or torch tensors and returns the same; with to
 except at half turns (`to_axis_angle`) and at equal rotations (`angle_between`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import wraps
 from typing import Any

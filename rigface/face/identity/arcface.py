@@ -9,8 +9,6 @@ Deviates: the eyes' points are the middles of their corners, in every layout of 
 on points set by hand on the eyes; a gaze to the side does not turn the picture.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

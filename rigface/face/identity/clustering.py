@@ -13,8 +13,6 @@ groups that were merged, or whose nearest was, search for their nearest again, a
 others is final: all pairs are compared once, not once a round.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -19,8 +19,6 @@ One vector takes 100 ms on a core, so a track gets two.
 ArcFace (`arcface.py`) is the other network; the width of a vector tells the two apart, and so their thresholds.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache

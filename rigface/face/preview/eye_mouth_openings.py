@@ -14,8 +14,6 @@ drops. Here each opening is a strip between its upper and lower rim, with rows o
 Lids and lips meet and do not pass through each other: a rim that would cross the other is put onto it (`closed`).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -5,8 +5,6 @@ Source: push-pull interpolation (Gortler et al., "The Lumigraph", SIGGRAPH 1996)
 coarse to fine. It invents no texture; a preview shows a narrow rim of it.
 """
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 

@@ -8,8 +8,6 @@ pasted back has no seam. On a head that was photographed from the side the far h
 face: it is pushed out beside the rim, before and after the edit by the same amount.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

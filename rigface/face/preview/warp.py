@@ -15,8 +15,6 @@ fitted mesh (Blanz & Vetter 1999), drawn backwards: each pixel looks up its posi
 With the source's own coefficients the result is the source, to rounding.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache

@@ -16,8 +16,6 @@ Priors decide what one photograph leaves open:
 Shape suffixes: N faces, V places that are read, C = 3 colours, K = 9 harmonics, A albedo coefficients.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cache
 

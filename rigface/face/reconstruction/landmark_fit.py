@@ -16,8 +16,6 @@ costs six small scaled sums instead of a 1,404 x 92 product.
 Shape suffixes: N faces, T tracks, V = 468 control points, S shape, E expression, K = S + E.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -9,8 +9,6 @@ Rotations are filtered as rotations: the speed is an angular velocity, and a ste
 averaged as vectors would fly around at half turns.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Collection
 from dataclasses import dataclass, fields, replace

@@ -4,8 +4,6 @@ Path: AlignedFaces -> Reconstructor -> Fit -> the params columns. Free of torch,
 it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol

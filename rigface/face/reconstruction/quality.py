@@ -23,8 +23,6 @@ passes.
 counts as half. On those faces its quartiles are 0.24, 0.60, 0.81; the dog has 0.01.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from rigface.colour import LUMINANCE, ita_deg

@@ -12,8 +12,6 @@ around. The face looks at its middle, so what is right of the middle is on the p
 A picture with 8 bits is taken as sRGB. Its lamps are cut off at white, so they come out too weak; an .hdr knows better.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

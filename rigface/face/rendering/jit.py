@@ -4,8 +4,6 @@ Path: `rasterizer.py`, `pixel_kernel.py` and `compositing.py` -> here. Numba is 
 the module.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import cache
 from typing import Any

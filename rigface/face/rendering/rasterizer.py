@@ -15,8 +15,6 @@ the two agree (`test_rasterizer.py` counts).
 Shape suffixes: N images, V vertices, F triangles, H rows, W columns.
 """
 
-from __future__ import annotations
-
 import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass

@@ -13,8 +13,6 @@ shape, pose, camera, light and albedo through everything but which triangle a pi
 Shape suffixes: N faces, V vertices, F triangles, P drawn pixels of the whole batch, H rows, W columns.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 
