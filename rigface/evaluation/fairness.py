@@ -6,21 +6,15 @@ Groups are made by the estimate of the source. Its skin tone is measured on one 
 is no property of a person.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rigface.evaluation.metric_registry import METRICS, Metric, column, values_of
+from rigface.evaluation.metric_registry import METRICS, Metric, Row, column, values_of
 from rigface.metrics import identity
 from rigface.metrics.light import ita_class
 from rigface.metrics.statistics import Group, of_finite, with_failures, worst_first
-
-if TYPE_CHECKING:
-    from rigface.evaluation.rows import Row
 
 FACE_PX_EDGES = (0.0, 64.0, 96.0, 128.0, 192.0, 256.0, 1e9)
 FAIR = ("identity", "pose_deg", "expression_rmse", "light_rmse")  # metrics of the table

@@ -3,11 +3,9 @@
 Path: rows of `measure_edits` -> `values_of` a metric -> `cell` -> `make_card`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
@@ -16,8 +14,7 @@ from rigface.metrics.leakage import edited_traits
 from rigface.metrics.statistics import Worst, interval, of_finite, with_failures
 from rigface.types import DLIB_SAME_PERSON
 
-if TYPE_CHECKING:
-    from rigface.evaluation.rows import Row
+Row = dict[str, Any]  # the columns of one edit, by `rows.measure_edits`
 
 
 @dataclass(frozen=True)

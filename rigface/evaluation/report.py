@@ -7,24 +7,19 @@ identities, and the mean with failures at their worst where there were any. `~` 
 than noise.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from rigface.evaluation.metric_registry import METRICS, Cell
+from rigface.evaluation.metric_registry import METRICS, Cell, Row
 from rigface.evaluation.report_card import CardRow, ReportCard
 from rigface.metrics.leakage import edited_traits
 from rigface.pages.environment import page
-
-if TYPE_CHECKING:
-    from rigface.evaluation.rows import Row
 
 VERSION = "evaluation/1"
 LINEAR, CLIPS = "Sweeps: achieved against asked", "Clips: smoothness and identity"

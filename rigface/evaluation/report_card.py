@@ -4,24 +4,18 @@ Path: rows of `measure_edits` -> `make_card` -> `report` (Markdown, JSON, Parque
 training curve.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from rigface.evaluation.baselines import CONTROLS, FLOOR
 from rigface.evaluation.fairness import Fairness, fairness, turns, worst_group
-from rigface.evaluation.metric_registry import METRICS, Cell, cell, column, values_of
+from rigface.evaluation.metric_registry import METRICS, Cell, Row, cell, column, values_of
 from rigface.metrics import identity, image, leakage
 from rigface.metrics.gain import Linearity, linearity
 from rigface.metrics.statistics import DRAWS, Difference, of_finite, paired_difference, with_failures
 from rigface.metrics.video import Smoothness, smoothness
-
-if TYPE_CHECKING:
-    from rigface.evaluation.rows import Row
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,6 +19,7 @@ import numpy as np
 from rigface.evaluation import measurements
 from rigface.evaluation.baselines import CONTROLS, FLOOR
 from rigface.evaluation.estimator import Estimate, FaceEstimator
+from rigface.evaluation.metric_registry import Row
 from rigface.evaluation.samples import Case, Edited, traits_of
 from rigface.face.controls.transfer import transfer
 from rigface.metrics import image
@@ -26,8 +27,6 @@ from rigface.metrics import image
 if TYPE_CHECKING:
     from rigface.face.head.head_model import Head
     from rigface.metrics.perceptual import Lpips
-
-Row = dict[str, Any]
 
 
 def measure_edits(
