@@ -1,0 +1,1 @@
+"""Networks of published face models, to be filled with their authors' weights."""
