@@ -9,8 +9,6 @@ Affines are (2, 3), source to crop. Only `rigface_photo` and `rigface_frame_to_c
 `rigface.types`.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass

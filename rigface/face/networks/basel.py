@@ -6,8 +6,6 @@ of `d3dfr_res50_nofc.pth`, with which RigFace was trained, and of `epoch_20.pth`
 convolution on ResNet-50's average; d3dfr's file spells their name `fianl_layers`.
 """
 
-from __future__ import annotations
-
 import os
 from functools import partial
 

@@ -6,8 +6,6 @@ ResNet-18 and without the spatial path, as in `79999_iter.pth` (trained on Celeb
 heads serve training and are not read.
 """
 
-from __future__ import annotations
-
 import os
 
 import torch

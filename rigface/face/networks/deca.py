@@ -5,8 +5,6 @@ Source: Feng et al., "Learning an animatable detailed 3D face model from in-the-
 of `deca_model.tar`, of which `E_flame` alone is read.
 """
 
-from __future__ import annotations
-
 import os
 
 import torch

@@ -6,8 +6,6 @@ in its Lightning checkpoint. The second encoder's 50 numbers replace the express
 replace the jaw's rotation, as `exp_deca_jaw_pose` in `cfg.yaml` says.
 """
 
-from __future__ import annotations
-
 import os
 from dataclasses import replace
 from functools import partial

@@ -1,7 +1,5 @@
 """Numbers that an encoder reads off a crop, in the layout of FLAME."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from torch import Tensor

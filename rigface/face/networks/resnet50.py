@@ -5,8 +5,6 @@ Source: He et al., "Deep residual learning for image recognition", CVPR 2016; th
 ("ResNet v1.5"), as in the files of all of these models.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

@@ -4,8 +4,6 @@ Path: `.pth`, `.tar`, `.pt` -> read_weights -> tensors by name -> build -> a net
 restricted unpickler reads the files; for a Lightning checkpoint see `emoca.py`.
 """
 
-from __future__ import annotations
-
 import os
 import pickle
 import re
