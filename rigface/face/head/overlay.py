@@ -10,6 +10,7 @@ Shape suffixes: V vertices and F triangles of the other head, P counterparts of 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -36,8 +37,9 @@ class Overlay:
     embedding: Embedding  # (P, 3) their places on the other surface
 
 
+@lru_cache(maxsize=2)
 def lay_over(head: Head) -> Overlay:
-    """Lay the open head over a head with 51 inner landmarks; ValueError if it has none."""
+    """Lay the open head over a head with 51 inner landmarks, on the CPU; ValueError if it has none."""
     if head.inner is None or head.inner.vertices.shape[-2] != len(INNER):
         raise ValueError(f"the {head.spec.name} head has no 51 inner landmarks to lay the open head over")
     from scipy.spatial import cKDTree

@@ -1,6 +1,6 @@
 """Split the colours of a face into skin and light: albedo and nine spherical-harmonic coefficients per colour.
 
-Path: linear colours at the fitted head's vertices, and its normals -> AlbedoLightSolver -> albedo (per track), light
+Path: colours and normals at the places that `appearance.py` reads -> AlbedoLightSolver -> albedo (per track), light
 (per face).
 Source: Lambertian image formation I = rho(a) * (H L), H the harmonics of `lighting.py`; alternating ridge regression
 with Cauchy weights, as in Zhang & Samaras 2006 and Aldrian & Smith 2013, each half in closed form.
@@ -24,13 +24,10 @@ import torch
 from torch import Tensor
 
 from rigface.colour import LUMINANCE
-from rigface.face.head.open_head import SKIN_LUMINANCE, OpenHead
+from rigface.face.head.open_head import SKIN_LUMINANCE
 from rigface.face.rendering.lighting import harmonics, lamp_harmonics
-from rigface.face.rendering.renderer import vertex_normals
 
-STEPS = 1  # subdivision: normals of 1,833 vertices are smooth enough
 ROUNDS = 2
-EVERY = 5  # light and skin are read at every fifth vertex and its mirror image: both are smooth
 RESIDUAL_SCALE = 0.05  # Cauchy scale, linear, at mean skin luminance 0.3
 OUTLIER = 2.5 * RESIDUAL_SCALE  # beyond this a piece of skin counts as covered by something else
 NOISE = 0.04
@@ -53,40 +50,32 @@ class Appearance:
 
 
 class AlbedoLightSolver:
-    """The open head's albedo basis on a device. Stateless between calls."""
+    """An albedo basis at the places that are read, on its device. Stateless between calls.
 
-    def __init__(self, head: OpenHead, device: str = "cpu") -> None:
-        weights, faces = head.subdivision(STEPS)
-        places = _symmetric_sample(weights @ head.template)
-        self._weights = torch.from_numpy(weights).to(device)
-        self._faces = torch.from_numpy(faces.astype(np.int64)).to(device)
-        self._places = torch.from_numpy(places).to(device)
-        # Vertices of fewer steps come first, so one numbering serves the fine albedo and the coarse surface.
-        self._mean = torch.from_numpy(head.albedo_mean[places]).to(device)
-        self._basis = torch.from_numpy(head.albedo[:, places].reshape(len(head.albedo), -1)).to(device)
-        self._skin = torch.from_numpy(head.skin[places]).to(device)
+    The model's units are such that its mean skin has `SKIN_LUMINANCE`, to which the constants of this module belong.
 
-    def surface(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Sample points on the surface (N, V, 3) and their unit normals, from (N, 468, 3) control points."""
-        fine = self._weights @ points.transpose(0, 1).flatten(1)  # one product for the whole batch
-        fine = torch.unflatten(fine, 1, (-1, 3)).transpose(0, 1).contiguous()
-        return fine[:, self._places], vertex_normals(fine, self._faces)[:, self._places]
+    Args:
+        mean: (V, 3) albedo. basis: (A, V, 3) per standard deviation. skin: (V,) bool.
+        display: albedo times shading is a colour as a screen shows it (FLAME's texture) and not linear.
+    """
+
+    def __init__(self, mean: Tensor, basis: Tensor, skin: Tensor, *, display: bool = False) -> None:
+        luminance = float((mean[skin] @ mean.new_tensor(LUMINANCE)).mean()) if display else SKIN_LUMINANCE
+        self._unit = SKIN_LUMINANCE / luminance
+        self._mean, self._basis, self._skin = mean * self._unit, basis.flatten(1) * self._unit, skin
+        self._display = (lambda colours: colours.clamp(0, 1)) if display else _display
 
     def __call__(self, colours: Tensor, normals: Tensor, inside: Tensor, tracks: Tensor) -> Appearance:
         """Fit N faces.
 
         Args:
-            colours: (N, V, 3) linear, in [0, 1].
+            colours: (N, V, 3) in [0, 1], linear or as the picture has them.
             normals: (N, V, 3) unit, camera frame.
             inside: (N, V) bool, the vertex is inside the crop.
             tracks: (N,) int64; faces of one number share their albedo.
         """
         members = torch.unique(tracks, return_inverse=True)[1]
-        visible = inside & (normals[..., 2] > GRAZING)
-        facing = visible * normals[..., 2]
-        skin = facing * self._skin
-        exposure = ((colours @ colours.new_tensor(LUMINANCE)) * skin).sum(1) / (skin.sum(1) * SKIN_LUMINANCE + 1e-6)
-        exposure = exposure.clamp_min(1e-4)[:, None, None]
+        facing, skin, exposure = self._seen(colours, normals, inside)
         colours = colours / exposure
         basis = harmonics(normals)
         products = light_products(basis)
@@ -100,14 +89,37 @@ class AlbedoLightSolver:
                 shading = basis @ light
                 weight = facing * cauchy(colours - albedo * shading)
             coefficients = self._albedo(colours, shading, weight, members)
-            albedo = (self._mean + (coefficients @ self._basis).view_as(colours)).clamp(0.01, 1)
+            albedo = self._skin_of(coefficients)
         light = solve_light(colours, basis, albedo, weight, products)
-        model = albedo * (basis @ light)
+        misfit = self._misfit(colours, albedo * (basis @ light), skin, exposure)
+        return Appearance(coefficients, light * exposure * self._unit, *misfit)
+
+    def explain(
+        self, colours: Tensor, normals: Tensor, inside: Tensor, coefficients: Tensor, light: Tensor
+    ) -> Appearance:
+        """The misfit of a given albedo (N, A) and light (N, 9, 3); the other arguments are as of a fit."""
+        _, skin, exposure = self._seen(colours, normals, inside)
+        model = self._skin_of(coefficients) * (harmonics(normals) @ (light / (exposure * self._unit)))
+        return Appearance(coefficients, light, *self._misfit(colours / exposure, model, skin, exposure))
+
+    def _skin_of(self, coefficients: Tensor) -> Tensor:
+        flat = self._mean.flatten() + coefficients @ self._basis[: coefficients.shape[1]]
+        return torch.unflatten(flat, 1, (-1, 3)).clamp(0.01, 1)
+
+    def _seen(self, colours: Tensor, normals: Tensor, inside: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Weights (N, V) of all that faces the camera and of the skin in it, and the exposure (N, 1, 1)."""
+        facing = (inside & (normals[..., 2] > GRAZING)) * normals[..., 2]
+        skin = facing * self._skin
+        luminance = ((colours @ colours.new_tensor(LUMINANCE)) * skin).sum(1)
+        exposure = (luminance / (skin.sum(1) * SKIN_LUMINANCE + 1e-6)).clamp_min(1e-4)
+        return facing, skin, exposure[:, None, None]
+
+    def _misfit(self, colours: Tensor, model: Tensor, skin: Tensor, exposure: Tensor) -> tuple[Tensor, Tensor]:
+        """Residual and occlusion (N,), as in `Appearance`, of colours and model at unit exposure."""
         off = (colours - model).abs().mean(-1)
         occlusion = (skin * (off > OUTLIER)).sum(1) / (skin.sum(1) + 1e-6)
-        difference = (_display(colours * exposure) - _display(model * exposure)).abs().mean(-1)
-        residual = difference.masked_fill(skin <= 0, torch.nan).nanmedian(1).values
-        return Appearance(coefficients, light * exposure, residual, occlusion)
+        difference = (self._display(colours * exposure) - self._display(model * exposure)).abs().mean(-1)
+        return difference.masked_fill(skin <= 0, torch.nan).nanmedian(1).values, occlusion
 
     def _albedo(self, colours: Tensor, shading: Tensor, weight: Tensor, members: Tensor) -> Tensor:
         """Ridge regression of the albedo coefficients, one set per track, prior N(0, 1)."""
@@ -123,15 +135,6 @@ class AlbedoLightSolver:
         pull = colours.new_zeros(groups, size).index_add(0, members, right)
         solved: Tensor = torch.linalg.solve(total, pull)
         return solved[members]
-
-
-def _symmetric_sample(points: np.ndarray) -> np.ndarray:
-    """Sorted vertex indices: every `EVERY`-th, and the vertex nearest to its mirror image."""
-    from scipy.spatial import cKDTree
-
-    mirror = cKDTree(points).query(points * [-1, 1, 1])[1]
-    chosen = np.arange(0, len(points), EVERY)
-    return np.union1d(chosen, mirror[chosen])
 
 
 def light_products(basis: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 Path: 512 px crops, their landmarks, blendshape scores and tracks -> Reconstructor -> Fit -> the params columns.
 
-`fit` (here) is closed-form fitting of the open head: `landmark_fit.py` for the geometry, `albedo_light.py` for skin and
+`fit` (here) is closed-form fitting of the open head: `landmark_fit.py` for the geometry, `appearance.py` for skin and
 light. A network such as DECA is another implementation of the same Protocol.
 """
 
@@ -10,21 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import cv2
 import numpy as np
 import torch
 
 from rigface.face.geometry.rotation import to_axis_angle
 from rigface.face.head.open_head import OpenHead
-from rigface.face.reconstruction.albedo_light import AlbedoLightSolver
+from rigface.face.reconstruction.appearance import OpenHeadAppearance
 from rigface.face.reconstruction.landmark_fit import GeometryFitter
 from rigface.face.reconstruction.protocol import Fit, Reconstructor
-from rigface.image import resized, srgb_to_linear
 from rigface.types import DetectorSpec, FaceParams
-
-BATCH = 64  # faces whose colours are in memory at once
-SAMPLING_PX = 256  # colours are read from crops of this size: half resolution averages noise away
-EDGE = 0.99  # crop units; colours outside come from the replicated border
 
 
 def load_reconstructor(
@@ -50,7 +44,7 @@ class FitReconstructor:
         self.head_spec = head.spec
         self._device = device
         self._geometry = GeometryFitter(head, device)
-        self._delight = AlbedoLightSolver(head, device)
+        self._delight = OpenHeadAppearance(head, device)
         self._points = len(head.template)
 
     def check(self, detector: DetectorSpec) -> None:
@@ -76,18 +70,8 @@ class FitReconstructor:
         members = torch.from_numpy(np.array(tracks, np.int64)).to(device)
         points = torch.from_numpy(np.array(landmarks[:, : self._points], np.float32)).to(device)
         geometry = self._geometry(points, torch.from_numpy(np.array(blendshapes, np.float32)).to(device), members)
-        colours, normals, inside = [], [], []
-        for start in range(0, max(len(crops), 1), BATCH):
-            part = slice(start, start + BATCH)
-            places, normal = self._delight.surface(geometry.points[part])
-            normals.append(normal @ geometry.rotation[part].mT)
-            seen = (places @ geometry.rotation[part].mT)[..., :2]
-            projected = geometry.scale[part, None, None] * seen + geometry.shift[part, None]
-            colour, within = sample_colours(crops[part], projected.cpu().numpy())
-            colours.append(torch.from_numpy(colour).to(device))
-            inside.append(torch.from_numpy(within).to(device))
-        look = self._delight(torch.cat(colours), torch.cat(normals), torch.cat(inside), members)
         camera = torch.cat([geometry.scale[:, None], geometry.shift / geometry.scale[:, None]], dim=1)
+        look = self._delight.fit(crops, geometry.points, geometry.rotation, camera, members)
         rotation = to_axis_angle(geometry.rotation)
         params = FaceParams(
             shape=geometry.shape,
@@ -99,23 +83,6 @@ class FitReconstructor:
             light=look.light,
         ).map(_numpy)
         return Fit(params, _numpy(geometry.residual), _numpy(look.residual), _numpy(look.occlusion))
-
-
-def sample_colours(crops: Sequence[np.ndarray], places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Read linear colours at points of N crops (S, S, 3) uint8 sRGB, bilinearly at half resolution.
-
-    Places (N, V, 2) are crop units, y up. Returns (N, V, 3) float32 linear in [0, 1], and (N, V) bool: the point is
-    inside the crop.
-    """
-    inside = (np.abs(places) < EDGE).all(-1)
-    pixel = ((places * (1, -1) + 1) * (SAMPLING_PX / 2) - 0.5).astype(np.float32)
-    out = np.empty((*places.shape[:2], 3), np.float32)
-    for i, picture in enumerate(crops):
-        small = resized(picture, SAMPLING_PX).astype(np.float32)
-        out[i] = cv2.remap(
-            small, pixel[i, None, :, 0], pixel[i, None, :, 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
-        )[0]
-    return srgb_to_linear(out / 255), inside
 
 
 def _numpy(tensor: torch.Tensor) -> np.ndarray:

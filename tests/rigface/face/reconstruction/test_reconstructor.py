@@ -6,8 +6,9 @@ import torch
 
 from rigface.face.geometry.rotation import from_degrees, to_degrees, to_matrix
 from rigface.face.head.open_head import OpenHead
+from rigface.face.reconstruction.appearance import sample_colours
 from rigface.face.reconstruction.landmark_fit import OUTER_EYES
-from rigface.face.reconstruction.reconstructor import FitReconstructor, load_reconstructor, sample_colours
+from rigface.face.reconstruction.reconstructor import FitReconstructor, load_reconstructor
 from rigface.face.rendering.lighting import harmonics
 from rigface.image import linear_to_srgb, srgb8_to_linear
 
