@@ -20,9 +20,7 @@ def ita_deg(linear: np.ndarray, min_yellow: float = -np.inf) -> np.ndarray:
     """Individual typology angle of colours (..., 3) linear sRGB: (...,) degrees, light skin high.
 
     atan2(L* - 50, b*); above 55 very light, below -30 dark. Of a photograph it depends on exposure and colour cast.
-
-    Args:
-        min_yellow: smaller b* count as this. Skin is yellowish (b* > 0); light or a grey image can make it bluish.
+    Smaller b* count as `min_yellow`: skin is yellowish (b* > 0), and light or a grey image can make it bluish.
     """
     lightness, _, yellow = np.moveaxis(lab(linear), -1, 0)
     return np.asarray(np.degrees(np.arctan2(lightness - 50, np.maximum(yellow, min_yellow))))

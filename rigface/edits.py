@@ -57,11 +57,7 @@ def _is_number(value: Any) -> bool:
 
 @dataclass(frozen=True)
 class LightEdit:
-    """A lamp over an even surround, or a light as nine harmonics.
-
-    Raises:
-        ValueError: a number out of its range; the message names the field.
-    """
+    """A lamp over an even surround, or a light as nine harmonics; ValueError names a field that is out of its range."""
 
     azimuth_deg: float = 0.0  # of the lamp: 0 behind the camera, positive on the viewer's right, in [-180, 180]
     elevation_deg: float = 20.0  # in [-90, 90]
@@ -90,8 +86,7 @@ class LightEdit:
 class EditSpec:
     """Traits copied from a target, and numbers that override them; everything else stays the source's.
 
-    Raises:
-        ValueError: an unknown trait or name, or a number out of its range; the message names the field.
+    ValueError names the field of an unknown trait or name, or of a number out of its range.
     """
 
     take: frozenset[Trait] = frozenset()  # copied from the target; `shape` and `identity` only for face swaps

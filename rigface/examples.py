@@ -42,11 +42,7 @@ class ExampleSpec:
 
     @staticmethod
     def of(schema: pa.Schema) -> ExampleSpec:
-        """The spec of a file.
-
-        Raises:
-            ValueError: the metadata has no spec.
-        """
+        """The spec of a file; ValueError if its metadata has none."""
         if b"rigface.examples" not in (schema.metadata or {}):
             raise ValueError("not an examples file: its metadata has no rigface.examples")
         described = json.loads(schema.metadata[b"rigface.examples"])
@@ -140,14 +136,7 @@ def latents_schema(spec: ExampleSpec, latents: LatentSpec) -> pa.Schema:
 
 
 def examples_of(table: pa.Table) -> Example:
-    """The rows of a table of the picture form as one batch.
-
-    Returns:
-        Example with batch (N,), numpy: pictures (N, S, S, 3) uint8, expression code (N, E) float32.
-
-    Raises:
-        ValueError: a picture is null, as in training rows of the latent form.
-    """
+    """The rows of a table of the picture form as one batch (N,), numpy; ValueError if a picture is null."""
     for name in PICTURES:
         if table[name].null_count:
             raise ValueError(f"{name}: {table[name].null_count} rows have no picture; read the latents instead")
@@ -166,11 +155,7 @@ def numbers_of(table: pa.Table, name: str) -> np.ndarray:
 def mirrored_expression(names: Sequence[str]) -> np.ndarray:
     """The order of expression axes seen in a mirror: `code[mirrored_expression(names)]`.
 
-    Args:
-        names: of the axes, with `Left` or `Right` in those that have a twin; the others keep their place.
-
-    Raises:
-        ValueError: an axis names a side and has no twin, or there are no names.
+    Axes with `Left` or `Right` in their names change places with their twin, ValueError if there is none; others stay.
     """
     if not names:
         raise ValueError("this head's expression axes have no names, so they cannot be mirrored")
@@ -185,11 +170,7 @@ def mirrored_expression(names: Sequence[str]) -> np.ndarray:
 
 
 def half_column(values: np.ndarray) -> pa.Array:
-    """(N, ...) floats as a fixed-size-list column of float16.
-
-    Raises:
-        ValueError: a value does not fit into float16.
-    """
+    """(N, ...) floats as a fixed-size-list column of float16; ValueError if a value does not fit."""
     with np.errstate(over="ignore"):
         half = np.ascontiguousarray(values.reshape(len(values), -1), np.float16)
     if not np.isfinite(half).all():

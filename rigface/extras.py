@@ -8,11 +8,7 @@ from rigface.errors import MissingExtra
 
 @contextmanager
 def extra(name: str) -> Iterator[None]:
-    """Import packages of an extra of pyproject.toml: `with extra("serve"): import httpx`.
-
-    Raises:
-        MissingExtra: a package is not installed; the message has the command that installs it.
-    """
+    """Import packages of an extra of pyproject.toml, `with extra("serve"): import httpx`, or say how to install it."""
     try:
         yield
     except ModuleNotFoundError as error:

@@ -6,14 +6,9 @@ SEED = "[0, 9223372036854775808)"
 
 
 def in_range(config: object, interval: str, *names: str) -> None:
-    """Refuse numbers outside of an interval, and those that are not finite.
+    """Refuse attributes (numbers, tuples of them, or None) outside of an interval, or not finite, by a PlanError.
 
-    Args:
-        interval: such as `[0, 1]`, `(0, inf)` or `[1, 5)`; a round bracket leaves its bound out.
-        names: of attributes that are a number, a tuple of numbers, or None.
-
-    Raises:
-        PlanError: names the attribute as a flag, and the range.
+    The interval is such as `[0, 1]`, `(0, inf)` or `[1, 5)`; a round bracket leaves its bound out.
     """
     low, high = (float(bound) for bound in interval[1:-1].split(","))
     for name in names:

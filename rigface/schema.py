@@ -174,9 +174,7 @@ def params_columns(params: FaceParams, head: HeadSpec) -> dict[str, pa.Array]:
 
 
 def params_of(table: pa.Table, head: HeadSpec | None = None) -> FaceParams:
-    """The coefficients of N rows as one batch (N,), numpy float32; ValueError if one is null: rows must have status
-    `ok`.
-    """
+    """The coefficients of N rows as one batch (N,), numpy float32; ValueError if one is null: rows must be `ok`."""
     head = head or head_of(table.schema)
     out: dict[str, Any] = {}
     for f in _params_fields(head):

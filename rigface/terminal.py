@@ -15,10 +15,8 @@ INTERRUPTED = 130  # 128 + SIGINT
 def exit_code(main: Callable[[], int], on_interrupt: str = "") -> int:
     """Run a program and return its exit code.
 
-    A reader that is gone (`rigface --help | head -1`) ends it with 141, Ctrl-C with 130, both without a traceback.
-
-    Args:
-        on_interrupt: a line for standard error after Ctrl-C.
+    A reader that is gone (`rigface --help | head -1`) ends it with 141, Ctrl-C with 130 and the line `on_interrupt` on
+    standard error, both without a traceback.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

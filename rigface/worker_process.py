@@ -40,9 +40,7 @@ _ARRAYS = {"_reconstruct", "_frombuffer", "scalar", "ndarray", "dtype"}  # names
 class WorkerDied(Exception):
     """The child crashed or was stopped because it hung.
 
-    Args:
-        how: `SIGSEGV`, `exit code 1`, or `no progress for 120 s`.
-        step: the last one it reported.
+    `how` is `SIGSEGV`, `exit code 1`, or `no progress for 120 s`, `step` the last one it reported.
     """
 
     def __init__(self, how: str, step: str) -> None:
@@ -92,11 +90,9 @@ class WorkerProcess:
         self._pipe.send(self._start)
 
     def wait_ready(self) -> None:
-        """Wait until the class is built.
+        """Wait until the class is built; raises what its constructor raised.
 
-        Raises:
-            Exception: whatever its constructor raised.
-            RuntimeError: it died or hung in its constructor, before any input.
+        RuntimeError if it died or hung there, before any input.
         """
         self.start()
         if not self._ready:
@@ -107,11 +103,8 @@ class WorkerProcess:
             self._ready = True
 
     def __call__(self, argument: Any) -> Any:
-        """The result of the call in the child.
-
-        Raises:
-            WorkerDied: it crashed or hung; the next call starts a new one.
-            Exception: whatever the call raised there.
+        """The result of the call in the child, or what it raised; WorkerDied if it crashed or hung, until the next
+        call.
         """
         self.wait_ready()
         assert self._pipe is not None
@@ -239,9 +232,7 @@ def _leave_with(parent: int) -> None:
 
 
 def run(listen: Callable[[Callable[[Any], None]], None] | None = None) -> None:
-    """Be the child that the command line asks for; `listen` takes a function that sends the parent a message at any
-    time.
-    """
+    """Be the child that the command line asks for; `listen` gets a function that sends the parent a message."""
     threading.Thread(target=_leave_with, args=(int(sys.argv[2]),), daemon=True).start()
     with contextlib.suppress(
         EOFError, ConnectionResetError, BrokenPipeError

@@ -84,10 +84,8 @@ class FaceEstimator:
 
     @classmethod
     def load(cls) -> FaceEstimator:
-        """MediaPipe, closed-form fitting of the open head, dlib's identity network, the mask by colours.
-
-        Raises:
-            MissingAsset: a model file is missing.
+        """MediaPipe, the closed-form fit of the open head, dlib's identity network, the mask by colours; or
+        MissingAsset.
         """
         from rigface.face.detection.factory import load_detector
         from rigface.face.identity.dlib_embedding import DlibIdentity

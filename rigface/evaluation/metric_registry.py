@@ -81,11 +81,7 @@ def column(rows: Sequence[Row], name: str) -> np.ndarray:
 
 
 def values_of(metric: str, rows: Sequence[Row], threshold: float = float("nan")) -> np.ndarray:
-    """(N,) values of a metric of N rows of one model and edit; NaN if not measured.
-
-    Args:
-        threshold: of identity, for `same_person`.
-    """
+    """(N,) values of a metric of N rows of a model and an edit, NaN if unknown; `threshold` is for `same_person`."""
     if metric == "same_person":
         own = column(rows, "identity")
         return np.where(np.isfinite(own) & np.isfinite(threshold), own > threshold, np.nan)

@@ -59,11 +59,7 @@ class ReportCard:
     notes: tuple[str, ...] = ()  # for the reader
 
     def row(self, model: str, edit: str) -> CardRow:
-        """One row.
-
-        Raises:
-            KeyError: no row of that model and edit.
-        """
+        """The row of a model and an edit; KeyError if there is none."""
         for row in self.rows:
             if (row.model, row.edit) == (model, edit):
                 return row

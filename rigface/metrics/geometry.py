@@ -32,14 +32,9 @@ GROUPS = {
 
 
 def stack(faces: Sequence[FaceParams | None], like: FaceParams | None = None) -> FaceParams:
-    """Single faces as one batch; a missing face becomes NaN.
+    """Single faces (batch ()) as one batch; a missing face becomes NaN.
 
-    Args:
-        faces: N faces, each of batch ().
-        like: gives the sizes if all faces are missing.
-
-    Raises:
-        ValueError: all faces are missing, and `like` is None.
+    `like` gives the sizes if all faces are missing; ValueError without it.
     """
     first = next((f for f in faces if f is not None), like)
     if first is None:
@@ -69,10 +64,9 @@ def _both(a: FaceParams, b: FaceParams, group: str) -> tuple[np.ndarray, np.ndar
 
 
 def coefficient_errors(measured: FaceParams, wanted: FaceParams) -> dict[str, np.ndarray]:
-    """V1, one face at a time: root mean square over a group's coefficients.
+    """V1: group -> (N,) root mean square over the group's coefficients, one face at a time.
 
-    Returns:
-        group -> (N,). Their root mean square over the faces is the protocol's RMSE, as all faces have equally many.
+    Their root mean square over the faces is the protocol's RMSE, as all faces have equally many.
     """
     out = {}
     for group in GROUPS:
@@ -143,11 +137,7 @@ def apd_mp(turn: np.ndarray, wanted: np.ndarray) -> np.ndarray:
 
 
 def distances(a: FaceParams, b: FaceParams) -> dict[str, np.ndarray]:
-    """Distances of faces by trait, for gain and leakage.
-
-    Returns:
-        `shape`, `expression`, `light`, `albedo`: RMS of coefficients; `pose`: geodesic degrees. Each (N,).
-    """
+    """(N,) distances of faces by trait, for gain and leakage: RMS of coefficients, for `pose` geodesic degrees."""
     return {**coefficient_errors(a, b), "pose": rotation_errors_deg(a.head_rotation, b.head_rotation)}
 
 

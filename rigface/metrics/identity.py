@@ -33,8 +33,7 @@ def distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def impostor_cosines(vectors: np.ndarray, people: np.ndarray) -> np.ndarray:
     """(M,) cosines of all pairs of pictures of two different people, each pair once.
 
-    Args:
-        vectors: (N, D), one per picture; rows that are not finite are left out. people: (N,) labels of any kind.
+    Rows of `vectors` (N, D) that are not finite are left out; `people` (N,) are labels of any kind.
     """
     vectors, people = np.asarray(vectors, np.float64), np.asarray(people)
     good = np.isfinite(vectors).all(-1) & (np.linalg.norm(vectors, axis=-1) > 0)

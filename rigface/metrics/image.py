@@ -29,9 +29,7 @@ def _pair(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def resized(image: np.ndarray, shorter: int) -> np.ndarray:
-    """The picture with its shorter side at `shorter` px, never enlarged; every pixel is the mean of those it
-    replaces.
-    """
+    """The picture with its shorter side at `shorter` px, never enlarged, by means of the pixels that are replaced."""
     import cv2
 
     height, width = image.shape[:2]
@@ -42,11 +40,7 @@ def resized(image: np.ndarray, shorter: int) -> np.ndarray:
 
 
 def psnr(a: np.ndarray, b: np.ndarray, where: np.ndarray | None = None) -> float:
-    """Peak signal-to-noise ratio in dB, data range 1; infinite for equal pictures.
-
-    Args:
-        where: (H, W) bool, the pixels that count; None: all. NaN if none does.
-    """
+    """Peak signal-to-noise ratio in dB, data range 1, of the pixels in `where` (H, W) bool; infinite if equal."""
     error = mean_square(a, b, where)
     if not np.isfinite(error):
         return float("nan")
@@ -62,11 +56,7 @@ def mean_square(a: np.ndarray, b: np.ndarray, where: np.ndarray | None = None) -
 
 
 def ssim(a: np.ndarray, b: np.ndarray) -> float:
-    """Structural similarity, the mean over pixels and colours; in [-1, 1], 1 for equal pictures.
-
-    Raises:
-        ValueError: a picture is smaller than the window of 11 px, or the two differ in size.
-    """
+    """Structural similarity, the mean over pixels and colours, in [-1, 1]; ValueError below 11 px or for two sizes."""
     import cv2
 
     a, b = _pair(a, b)
@@ -87,14 +77,9 @@ def ssim(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def background(mask_a: np.ndarray, mask_b: np.ndarray, dilation: float = DILATION) -> np.ndarray:
-    """The pixels that neither picture's person covers, with a margin.
+    """(H, W) bool: the pixels that neither picture's person covers, with a margin; all False if few are left (`CLEAR`).
 
-    Args:
-        mask_a, mask_b: (H, W) bool or uint8, the person in source and output.
-        dilation: radius of the margin as a share of the shorter side.
-
-    Returns:
-        (H, W) bool; all False if less than `CLEAR` of the picture is left.
+    The masks (H, W) are bool or uint8; `dilation` is the margin as a share of the shorter side.
     """
     import cv2
 

@@ -39,12 +39,10 @@ def lit_ball(light: np.ndarray, size: int = BALL_PX) -> np.ndarray:
 
 
 def ball_error(a: np.ndarray, b: np.ndarray, size: int = BALL_PX) -> np.ndarray:
-    """Scale-invariant mean squared error of a white ball in both lights, relative to the ball's own mean square.
+    """(N,) scale-invariant mean squared error in [0, 1] of a white ball in two lights (N, 9, 3); NaN if a ball is
+    black.
 
     min over s of |s A - B|^2 / |B|^2 = 1 - <A, B>^2 / (|A|^2 |B|^2): symmetric, and independent of brightness.
-
-    Returns:
-        (N,) in [0, 1], of (N, 9, 3) twice; NaN if a ball is black.
     """
     first, second = (lit_ball(light, size).reshape(len(light), -1) for light in (a, b))
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -55,8 +53,7 @@ def ball_error(a: np.ndarray, b: np.ndarray, size: int = BALL_PX) -> np.ndarray:
 def direction_errors_deg(a: np.ndarray, b: np.ndarray, min_share: float = DIRECTED) -> np.ndarray:
     """(N,) degrees in [0, 180] between the first bands of two lights (N, 9, 3), averaged over RGB.
 
-    Args:
-        min_share: a light whose first band is shorter than this share of its constant term is skipped: NaN.
+    NaN for a light whose first band is shorter than `min_share` of its constant term.
     """
     firsts, clear = [], np.ones(len(a), bool)
     for light in (np.asarray(a, np.float64), np.asarray(b, np.float64)):
@@ -69,16 +66,10 @@ def direction_errors_deg(a: np.ndarray, b: np.ndarray, min_share: float = DIRECT
 
 
 def describe_light(light: np.ndarray, unit: float = 1.0) -> dict[str, float]:
-    """A light in the terms of `edits.LightEdit`: the lamp and surround with its constant term and first band.
+    """A light (9, 3) in the terms of `edits.LightEdit`: lamp and surround with its constant term and first band.
 
-    The inverse of `transfer.light_coefficients` for white lamps; the second band is ignored.
-
-    Args:
-        light: (9, 3).
-        unit: linear radiance of strength 1: the source's `transfer.exposure`, or 1 for absolute strengths.
-
-    Returns:
-        azimuth_deg, elevation_deg, intensity, ambient.
+    The inverse of `transfer.light_coefficients` for white lamps. `unit` is the linear radiance of strength 1: the
+    source's `transfer.exposure`, or 1 for absolute strengths.
     """
     grey = np.asarray(light, np.float64).mean(-1)
     gain = harmonics(torch.tensor([[1.0, 0.0, 0.0]], dtype=torch.float64))[0].numpy()  # of the constant and of x

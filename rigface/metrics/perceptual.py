@@ -42,14 +42,9 @@ def _state(path: Path) -> dict[str, Tensor]:
 
 
 class Lpips:
-    """LPIPS 0.1 on AlexNet.
+    """LPIPS 0.1 on AlexNet; MissingAsset if a file is not there.
 
-    Args:
-        alexnet: torchvision's `alexnet-owt-*.pth`.
-        linear: the `alex.pth` of the lpips package, its five linear layers.
-
-    Raises:
-        MissingAsset: a file is missing.
+    `alexnet` is torchvision's `alexnet-owt-*.pth`, `linear` the lpips package's `alex.pth`, its five linear layers.
     """
 
     def __init__(self, alexnet: str | Path, linear: str | Path) -> None:

@@ -72,9 +72,7 @@ class Difference:
 def paired_difference(
     a: np.ndarray, b: np.ndarray, people: Sequence[object], draws: int = DRAWS, level: float = LEVEL, seed: int = 0
 ) -> Difference:
-    """The mean difference of two models on the same N edits, with its interval; pairs not measured for both are left
-    out.
-    """
+    """The mean difference of two models on the same N edits, of pairs measured for both, with its interval."""
     gap = np.asarray(a, np.float64) - np.asarray(b, np.float64)
     return Difference(of_finite(np.mean, gap), *interval(gap, people, draws, level, seed), int(np.isfinite(gap).sum()))
 
@@ -119,11 +117,9 @@ class Group:
 def worst_first(
     values: np.ndarray, groups: Sequence[str], higher_is_better: bool, min_count: int = 1
 ) -> tuple[list[Group], float]:
-    """Means by group, the worst-served first, and the gap between worst and best.
+    """Means by group, the worst-served first, and the gap between worst and best, of the finite values (N,).
 
-    Args:
-        values: (N,); those that are not finite are left out.
-        min_count: groups with fewer values are listed last and do not count for the gap.
+    Groups of fewer than `min_count` values are listed last and do not count for the gap.
     """
     values, names = np.asarray(values, np.float64), np.asarray(groups, object)
     out = []

@@ -82,11 +82,7 @@ class Smoothness:
 
 
 def smoothness(rows: Sequence[Mapping[str, Any]]) -> Smoothness | None:
-    """Smoothness of the rows of one model that are frames of clips; None if there are none.
-
-    Args:
-        rows: of `measure_edits`: `clip`, `time_s`, `seed`, and the coefficients of outputs and driving frames.
-    """
+    """Smoothness of one model's rows of `measure_edits` that are frames of clips; None if there are none."""
     clips: dict[tuple[str, int], list[Mapping[str, Any]]] = {}
     for row in rows:
         if row.get("clip") is not None and row.get("track_goal_rotation") is not None:

@@ -31,9 +31,7 @@ class Adapters:
     def use(self, folder: Path | None) -> None:
         """Switch to an adapter; None: to the model itself. Not while another thread samples.
 
-        Raises:
-            MissingAsset: the folder holds no adapter.
-            BadCheckpoint: the adapter belongs to another model, or is no LoRA.
+        MissingAsset if the folder holds no adapter, BadCheckpoint if it belongs to another model or is no LoRA.
         """
         if folder is None:
             if self._adapted is not None:

@@ -60,11 +60,7 @@ class ReferenceTokens:
         return ReferenceTokens({name: tuple(fn(t) for t in tensors) for name, tensors in self.blocks.items()})
 
     def expand(self, batch: int) -> ReferenceTokens:
-        """The same for `batch` rows. Costs nothing: a single row is repeated as a view.
-
-        Raises:
-            ValueError: several rows that are not `batch`.
-        """
+        """The same for `batch` rows, as a view of a single one; ValueError if there are several, but not `batch`."""
         if self.batch == batch:
             return self
         if self.batch != 1:
@@ -176,10 +172,9 @@ class ReferenceAttention:
 
 
 def install(identity: UNet2DConditionModel, denoiser: UNet2DConditionModel) -> None:
-    """Hook a pair of stock networks: one records reference tokens, one reads them. Call it once, after both are built.
+    """Hook a pair of stock networks, once: one records reference tokens, one reads them.
 
-    Raises:
-        ValueError: the networks do not have the same transformer blocks.
+    ValueError if they do not have the same transformer blocks.
     """
     shapes = [{name: b.norm1.normalized_shape for name, b in blocks(unet)} for unet in (identity, denoiser)]
     if odd := sorted(set(shapes[0].items()) ^ set(shapes[1].items())):
@@ -194,12 +189,7 @@ def install(identity: UNet2DConditionModel, denoiser: UNet2DConditionModel) -> N
 
 
 def record(identity: UNet2DConditionModel, latents: Tensor, text: Tensor) -> ReferenceTokens:
-    """Run the identity network once, at t = 0, and keep the tokens that enter its blocks.
-
-    Args:
-        latents: (B, 4, h, w) encoding of the person, *unscaled* (see latents.py).
-        text: (B, L, D) prompt embedding.
-    """
+    """Run the identity network once, at t = 0, on *unscaled* latents (B, 4, h, w), and keep what enters its blocks."""
     recorder = Recorder()
     identity(latents, 0, encoder_hidden_states=text, cross_attention_kwargs={"recorder": recorder}, return_dict=False)
     return ReferenceTokens({name: (tokens,) for name, tokens in recorder.tokens.items()})

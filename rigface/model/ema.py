@@ -16,14 +16,9 @@ from torch import Tensor, nn
 
 
 class Average:
-    """Average of a module's trainable parameters, by name.
+    """Average of a module's trainable parameters, by name; their `requires_grad` must not change from now on.
 
-    Args:
-        module: its parameters' `requires_grad` must not change from now on.
-        decay: in the long run; 0 makes the average the weights themselves.
-
-    Raises:
-        ValueError: decay is not in [0, 1).
+    `decay` is that in the long run, in [0, 1), or ValueError; 0 makes the average the weights themselves.
     """
 
     def __init__(self, module: nn.Module, decay: float = 0.999) -> None:

@@ -26,16 +26,9 @@ _ADAPTED = r".*\.attn[12]\.(to_q|to_k|to_v|to_out\.0)"
 
 
 def select(model: RigFaceModel, trainable: str = "all", rank: int = 16) -> int:
-    """Freeze all weights but those to train; with `lora`, add an adapter.
+    """Freeze all weights but those to train, and count these; with `lora`, add an adapter. ValueError if unknown.
 
-    Args:
-        rank: of the adapter, which is scaled by alpha / rank with alpha = rank, that is, by one.
-
-    Returns:
-        The count of trained numbers.
-
-    Raises:
-        ValueError: an unknown choice.
+    The adapter is scaled by alpha / rank with alpha = rank, that is, by one.
     """
     if trainable not in TRAINABLE:
         raise ValueError(f"trainable: want one of {', '.join(TRAINABLE)}, got {trainable!r}")

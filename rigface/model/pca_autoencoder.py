@@ -41,14 +41,10 @@ class Components:
 
 
 def components(pictures: Iterable[np.ndarray], patch: int, count: int) -> Components:
-    """Principal components of all squares of pictures (H, W, 3) uint8 and of their mirror images.
+    """The first `count` principal components of all squares of pictures (H, W, 3) uint8 and of their mirror images.
 
-    Args:
-        patch: side of the squares, px; divides the sides of the pictures.
-        count: number of components to keep.
-
-    Raises:
-        ValueError: there is no picture, or more components are wanted than a square has numbers.
+    `patch` px, the side of the squares, divides the sides of the pictures. ValueError if there is no picture, or more
+    components are wanted than a square has numbers.
     """
     width = 3 * patch * patch
     if not 0 < count <= width:
@@ -78,13 +74,8 @@ def components(pictures: Iterable[np.ndarray], patch: int, count: int) -> Compon
 def patch_autoencoder(parts: Components, size: int) -> AutoencoderKL:
     """The components as a network. Latents are (B, L, S/p, S/p): components divided by the root of their spread.
 
-    With the whole spread, brightness dominates the latents; with none, noise is as large as faces.
-
-    Args:
-        size: side of the pictures, px; any multiple of the squares' side works.
-
-    Raises:
-        ValueError: the number of components is no multiple of `GROUPS`.
+    With the whole spread, brightness dominates the latents; with none, noise is as large as faces. Pictures may have
+    any side S that is a multiple of the squares'. ValueError if the components are no multiple of `GROUPS`.
     """
     count, width = parts.basis.shape
     if count % GROUPS:
@@ -122,9 +113,7 @@ def patch_autoencoder(parts: Components, size: int) -> AutoencoderKL:
 
 
 def _places(count: int) -> tuple[Tensor, Tensor]:
-    """Channels of the positive twins (count,) and of the positive anchors (GROUPS,); the negative ones come right
-    after.
-    """
+    """Channels of the positive twins (count,) and anchors (GROUPS,); the negative ones come right after."""
     each = count // GROUPS
     length = 2 * each + 2
     place = torch.arange(count)

@@ -232,14 +232,7 @@ class RigFacePipeline:
 
     @torch.no_grad()
     def pictures(self, latents: Tensor, detail: Tensor | None = None) -> np.ndarray:
-        """(B, H, W, 3) uint8 pictures of scaled latents (B, 4, h, w).
-
-        Args:
-            detail: of the state that made them (`SamplingState.detail`).
-
-        Raises:
-            BadCheckpoint: they are not finite.
-        """
+        """(B, H, W, 3) uint8 of scaled latents (B, 4, h, w) and their state's `detail`; BadCheckpoint if not finite."""
         return to_image(self._decode(latents, detail))
 
     def _decode(self, latents: Tensor, detail: Tensor | None) -> Tensor:

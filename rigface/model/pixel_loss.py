@@ -32,11 +32,7 @@ def picture_loss(output: Tensor, target: Tensor, levels: int = 3) -> Tensor:
 def decoded_loss(
     model: Predict, vae: AutoencoderKL, example: LatentExample, process: Process, drawn: Draw
 ) -> tuple[Tensor, Tensor]:
-    """Loss of the pictures and, from the same answer, loss of the latents; both scalars.
-
-    Args:
-        example: latents, float32, on the model's device. vae: frozen.
-    """
+    """Loss of the pictures and, from the same answer, loss of the latents; both scalars. The VAE is frozen."""
     noisy, _, answer = predict(model, example, process, drawn)
     estimate = clean_estimate(process, noisy, answer, drawn.timestep)
     with torch.no_grad():

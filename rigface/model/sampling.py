@@ -239,11 +239,7 @@ class SamplingState:
 
 
 class SamplingBatch:
-    """States that share the network's batch; they may join and leave between steps.
-
-    Args:
-        predict: `RigFaceModel`, or anything that is called like its `forward`.
-    """
+    """States that share the network's batch, a `RigFaceModel` or its like; they may join and leave between steps."""
 
     def __init__(self, predict: Predict) -> None:
         self._predict = predict
@@ -251,11 +247,7 @@ class SamplingBatch:
         self._joined: tuple[LatentConditions, ReferenceTokens | None, Tensor | None] | None = None
 
     def join(self, state: SamplingState) -> None:
-        """From the next step on, `state` is part of the batch.
-
-        Raises:
-            ValueError: its latents, text or reference tokens have another shape than those under way.
-        """
+        """Add a state from the next step on; ValueError if its latents, text or tokens are of another shape."""
         if self.states and _shape(state) != _shape(self.states[0]):
             raise ValueError(f"SamplingBatch: cannot batch {_shape(state)} with {_shape(self.states[0])}")
         self.states.append(state)

@@ -20,11 +20,7 @@ UPSTREAM_PROMPT = "A close up of a person."
 
 
 class TextEncoder:
-    """A CLIP text model and its tokenizer.
-
-    Args:
-        model, tokenizer: as transformers loads them.
-    """
+    """A CLIP text model and its tokenizer, as transformers loads them."""
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
         self.model = model.eval().requires_grad_(False)
@@ -34,8 +30,7 @@ class TextEncoder:
     def load(folder: str | Path) -> TextEncoder:
         """Load from a folder with `text_encoder/` and `tokenizer/`, such as a Stable Diffusion folder.
 
-        Raises:
-            MissingAsset: one of the two is missing. Pickled weights count as missing.
+        MissingAsset if one of the two is missing; pickled weights count as missing.
         """
         folder = Path(folder)
         if not has_text_encoder(folder):

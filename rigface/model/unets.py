@@ -86,11 +86,9 @@ class RigFaceModel(nn.Module):
         self.denoiser.enable_gradient_checkpointing()
 
     def encode_reference(self, reference: Tensor, text: Tensor | None = None) -> ReferenceTokens:
-        """Reference tokens of a person, projected for any number of steps.
+        """Reference tokens of a person, projected for any number of steps, of unscaled latents (B, 4, h, w).
 
-        Args:
-            reference: (B, 4, h, w) unscaled latents of the person's picture.
-            text: (B, L, D); None: the default text, so that the result may be cached by the picture alone.
+        With the default text the result may be cached by the picture alone.
         """
         return project(self.denoiser, record(self.identity, reference, self._text(text, reference)))
 
@@ -202,11 +200,7 @@ def widen(conv_in: Tensor, channels: int) -> Tensor:
 
 
 def dead_tail(identity: UNet2DConditionModel) -> Iterator[nn.Parameter]:
-    """The parameters of the identity network that run after its last recorded block.
-
-    Raises:
-        ValueError: there is no transformer block in the up blocks.
-    """
+    """Parameters of the identity network that run after its last recorded block; ValueError if there is none."""
     up_names = [name for name, _ in blocks(identity) if name.startswith("up_blocks.")]
     if not up_names:
         raise ValueError("identity network: want transformer blocks in up_blocks, there are none")

@@ -47,9 +47,7 @@ ManifestState = Literal["trusted", "foreign", "invalid", "none"]
 
 @dataclass(frozen=True, eq=False)
 class Origin:
-    """A source file of a result, with its C2PA relationship: edited (parent), visible (component), or a driver
-    (input).
-    """
+    """A source file of a result, with its C2PA relationship: edited (parent), visible (component), driver (input)."""
 
     data: bytes | Path
     role: Role = "parentOf"
@@ -72,12 +70,7 @@ class Verification:
 
 
 class C2paSigner:
-    """Signs and verifies with the key of a folder, which is made if it does not exist.
-
-    Args:
-        folder: of the key; by default the user's own.
-        max_pixels: of an image to verify.
-    """
+    """Signs and verifies with the key of a folder (by default the user's own), which is made if it does not exist."""
 
     def __init__(self, folder: str | os.PathLike[str] = "", max_pixels: int = 100_000_000) -> None:
         folder = Path(folder) if str(folder) else default_folder()
@@ -98,12 +91,10 @@ class C2paSigner:
         format: Literal["png", "jpeg", "webp"] = "png",
         quality: int = 94,
     ) -> bytes:
-        """Watermark, encode and sign an image.
+        """Watermark, encode and sign an image (H, W, 3) uint8.
 
-        Args:
-            image: (H, W, 3) uint8.
-            record: of the edit: `edit` as `EditSpec.to_dict`, `model`, and `mark`, the watermark's bits in hex. An edit
-                that changes nothing gets no watermark.
+        The record of the edit has `edit` as `EditSpec.to_dict`, `model`, and `mark`, the watermark's bits in hex. An
+        edit that changes nothing gets no watermark.
         """
         marked = self.mark(image, int(record["mark"], 16)) if _has_mark(record, origins) else image
         return self.sign_file(encode_image(marked, format, quality), f"image/{format}", record, origins)
@@ -115,20 +106,15 @@ class C2paSigner:
     def sign_file(self, data: bytes, media_type: str, record: dict[str, Any], origins: Sequence[Origin] = ()) -> bytes:
         """Add a signed manifest to an encoded image or video.
 
-        Args:
-            record: of the edit, with its `model`.
-            origins: the edited file, or the sources of a new one; none: not known any more.
+        The record has the edit's `model`. `origins` are the edited file, or the sources of a new one; none if not
+        known.
         """
         out = io.BytesIO()
         self._sign(io.BytesIO(data), out, media_type, record, origins)
         return out.getvalue()
 
     def sign_path(self, path: Path, record: dict[str, Any], origins: Sequence[Origin] = ()) -> bool:
-        """Add a signed manifest to a video file, in place.
-
-        Returns:
-            False if files of this kind cannot hold a manifest (Matroska).
-        """
+        """Add a signed manifest to a video file, in place; False if files of this kind cannot hold one (Matroska)."""
         with path.open("rb") as source:
             media_type = _media_type(source.read(16))
         if media_type is None:
@@ -176,8 +162,7 @@ class C2paSigner:
     def verify(self, data: bytes) -> Verification:
         """Check the manifest and the watermark; of a video, its first few seconds, which another process decodes.
 
-        Raises:
-            BadImage, BadVideo: neither an image nor a video, or reading it takes too long.
+        BadImage or BadVideo if it is neither an image nor a video, or reading it takes too long.
         """
         if sniff(data) == "video":
             info = self._decoders.probe(data)

@@ -32,11 +32,7 @@ def default_folder() -> Path:
 
 
 def algorithm_of(key: str) -> str:
-    """The signature algorithm of a private key.
-
-    Raises:
-        BadInput: C2PA does not allow the key.
-    """
+    """The signature algorithm of a private key; BadInput if C2PA does not allow the key."""
     from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
@@ -55,9 +51,7 @@ def algorithm_of(key: str) -> str:
 
 
 def watermark_secret(folder: Path, key: str) -> bytes:
-    """Secret of watermarks: the environment's, else that of `mark.key`, made if possible, else derived from the signing
-    key.
-    """
+    """Secret of watermarks: the environment's, else that of `mark.key`, else derived from the signing key."""
     if secret := os.environ.get(MARK_VARIABLE):
         return secret.encode()
     path = folder / "mark.key"

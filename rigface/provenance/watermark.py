@@ -101,15 +101,7 @@ def _contrast(brightness: np.ndarray) -> np.ndarray:
 
 
 def embed(image: np.ndarray, bits: int, secret: bytes) -> np.ndarray:
-    """Mark an image.
-
-    Args:
-        image: (H, W, 3) uint8.
-        bits: in [0, 2^32).
-
-    Returns:
-        (H, W, 3) uint8.
-    """
+    """The image (H, W, 3) uint8 with the mark `bits`, in [0, 2^32)."""
     height, width = image.shape[:2]
     nominal = _scaled(_brightness(image), NOMINAL / max(min(height, width), MIN_SIDE))
     mean = cv2.blur(nominal, (TEXTURE, TEXTURE))
@@ -126,21 +118,13 @@ def embed(image: np.ndarray, bits: int, secret: bytes) -> np.ndarray:
 
 
 def read(image: np.ndarray, secret: bytes) -> Mark:
-    """The mark of an image, or that it has none.
-
-    Args:
-        image: (H, W, 3) uint8.
-    """
+    """The mark of an image (H, W, 3) uint8, or that it has none."""
     brightness = _readable(image)
     return NO_MARK if brightness is None else _best(_sums(brightness), secret)
 
 
 def read_video(images: Iterable[np.ndarray], secret: bytes) -> Mark:
-    """The mark of a video or of a piece of one.
-
-    Args:
-        images: (H, W, 3) uint8 each, in order; at most 64 are taken.
-    """
+    """The mark of a video or of a piece of one, from at most 64 of its images (H, W, 3) uint8, in order."""
     best, first, whole, count = NO_MARK, None, np.zeros((2, TILE, TILE), np.float32), 0
     for image in islice(images, FRAMES[-1]):
         brightness = _readable(image)
@@ -176,11 +160,7 @@ def _sums(brightness: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def _sum(brightness: np.ndarray, crop: float) -> np.ndarray:
-    """(TILE, TILE): all periods of the image added up, each pixel times the content's sign.
-
-    Args:
-        crop: nominal size of the shorter side by NOMINAL.
-    """
+    """(TILE, TILE): all periods added up, times the content's sign; `crop` is the shorter side by NOMINAL."""
     nominal = _scaled(brightness, NOMINAL * crop / min(brightness.shape))
     detail = cv2.GaussianBlur(nominal, (0, 0), 0.7) - cv2.GaussianBlur(nominal, (0, 0), 4.0)
     detail /= np.sqrt(cv2.blur(detail * detail, (17, 17)) + 1)

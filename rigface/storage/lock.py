@@ -46,11 +46,7 @@ def now_s() -> float:
 def hold(store: Store) -> Iterator[Callable[[], None]]:
     """Be the only writer of this output inside; each publication through `store` is checked.
 
-    Yields:
-        `check()`, which raises once the lock has been lost.
-
-    Raises:
-        OutputBusy: another run holds it; the message names that run.
+    Yields `check()`, which raises once the lock has been lost. OutputBusy names the run that holds it.
     """
     with _hold_lease(store) if store.is_s3 else _hold_file(store) as check:
         store.before_publish = check
@@ -83,11 +79,7 @@ def holder(store: Store) -> str:
 def check_holder(store: Store, run: str) -> None:
     """`check()` for the processes of a run that do not hold its lock themselves; one small read.
 
-    Args:
-        run: from `holder`, when the run began; empty: nothing is checked.
-
-    Raises:
-        OutputBusy: another run has taken over.
+    `run` is from `holder`, when the run began; empty: nothing is checked. OutputBusy if another run has taken over.
     """
     if run and holder(store) != run:
         raise OutputBusy(_taken(store))

@@ -44,12 +44,8 @@ def get(
 ) -> tuple[bytes, About]:
     """An object or a range of it, complete or not at all; `About.size` is the size of the whole object.
 
-    Args:
-        start: below 0: so many bytes from the end.
-        etag: the entity tag that the object must still have.
-
-    Raises:
-        FileExistsError: it has another tag by now. And the errors of `call`.
+    `start` below 0 means so many bytes from the end. FileExistsError if it has another tag than `etag` by now; and the
+    errors of `call`.
     """
     options: dict[str, str] = {"IfMatch": etag} if etag else {}
     if start < 0:
@@ -90,10 +86,8 @@ def _age(answer: dict[str, Any]) -> float:
 class Remote:
     """An object with `size()`, `read_at(count, offset)` and `close()`, for `ReadAhead`; raises as `call`.
 
-    The first request brings the size and some bytes. Every later one is of the same version of the object, or fails.
-
-    Args:
-        at_once: count of bytes to fetch at once; below 0: the last ones, where Parquet keeps its index.
+    The first request brings the size and the first `at_once` bytes, or below 0 the last ones, where Parquet keeps its
+    index. Every later one is of the same version of the object, or fails.
     """
 
     def __init__(self, bucket: str, key: str, at_once: int = 256 * 1024) -> None:
@@ -111,11 +105,7 @@ class Remote:
         return self.about.size
 
     def read_at(self, count: int, offset: int) -> bytes:
-        """`count` bytes from `offset` on, fewer at the end.
-
-        Raises:
-            OSError: the object was replaced since it was opened. And the others of `call`.
-        """
+        """`count` bytes from `offset` on, fewer at the end; OSError if the object was replaced since it was opened."""
         count = min(count, self.about.size - offset)
         if count <= 0:
             return b""
@@ -135,8 +125,7 @@ class Remote:
 def pages(bucket: str, prefix: str, limit: int = 0, folders: bool = False) -> Pages:
     """Keys in the order of their bytes, a page at a time: (keys, with `folders` the prefixes up to the next /).
 
-    Args:
-        limit: maximum count of keys, in one page; 0: all.
+    With a `limit`, at most so many keys in one page.
     """
     options: dict[str, Any] = {"Bucket": bucket, "Prefix": prefix, "MaxKeys": limit or PAGE}
     if folders:
@@ -247,14 +236,9 @@ def delete(bucket: str, names: Iterable[str]) -> None:
 
 
 def presigned(uri: str, method: Literal["GET", "PUT"] = "GET", seconds: int = 3600, media_type: str = "") -> str:
-    """An address that lets anybody get, or put, this object for a while without credentials.
+    """An address that lets anybody get, or put, s3://bucket/key for a while without credentials.
 
-    Args:
-        uri: s3://bucket/key.
-        media_type: of the answer to a GET; empty: as it was put.
-
-    Raises:
-        ValueError: not such an address, or longer than S3's limit of a week.
+    `media_type` is that of the answer to a GET; empty: as it was put. ValueError for another address, or over a week.
     """
     bucket, _, key = uri.removeprefix("s3://").partition("/")
     if not uri.startswith("s3://") or not bucket or not key:

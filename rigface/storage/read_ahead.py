@@ -15,11 +15,7 @@ KEPT = 4
 
 
 class ReadAhead(io.RawIOBase):
-    """Read-only.
-
-    Args:
-        file: has `size()`, `read_at(count, offset)` and `close()`, as pyarrow's random-access files do.
-    """
+    """Read-only file over one with `size()`, `read_at(count, offset)` and `close()`, such as pyarrow's."""
 
     def __init__(self, file: Any) -> None:
         self._file, self._size, self._at = file, file.size(), 0

@@ -35,11 +35,7 @@ IDENTITIES = f"{INTERNAL}/identities.npz"
 
 
 class Store:
-    """One output folder.
-
-    Args:
-        uri: a path, or s3://bucket/prefix.
-    """
+    """One output folder, by a path or s3://bucket/prefix."""
 
     def __init__(self, uri: str) -> None:
         self.is_s3 = uri.startswith("s3://")
@@ -52,9 +48,7 @@ class Store:
 
     @property
     def fs(self) -> pafs.FileSystem:
-        """For scans of whole folders, and for Ray: `pyarrow.dataset.dataset(store.at("faces"),
-        filesystem=store.fs)`.
-        """
+        """For scans of whole folders, and for Ray: `pyarrow.dataset.dataset(store.at("faces"), filesystem=store.fs)`"""
         return s3_client.arrow(self.root.split("/")[0]) if self.is_s3 else pafs.LocalFileSystem()
 
     def at(self, path: str) -> str:
@@ -96,16 +90,9 @@ class Store:
             return pq.ParquetFile(f).read(columns=columns)
 
     def publish(self, path: str, data: bytes | pa.Buffer, *, replace: bool = True) -> bool:
-        """Make an object appear whole.
+        """Make an object appear whole; without `replace`, False if one is there, which stays.
 
-        Args:
-            replace: False leaves an object that is already there as it is.
-
-        Returns:
-            False if an object was there and stayed.
-
-        Raises:
-            OutputBusy: another run has taken the output over; see `lock.hold` and `lock.follow`.
+        OutputBusy if another run has taken the output over; see `lock.hold` and `lock.follow`.
         """
         if self.before_publish is not None:
             self.before_publish()
@@ -208,8 +195,7 @@ class Store:
 def local_path(folder: Path, name: str, origin: str) -> Path:
     """Path below a local folder for a name that comes from elsewhere, such as the key of an object.
 
-    Raises:
-        UnsafeFile: the name is empty, absolute, has an empty, `.` or `..` segment, or leads out through a link.
+    UnsafeFile if it is empty, absolute, has an empty, `.` or `..` segment, or leads out through a link.
     """
     path = folder / name
     is_plain = "\0" not in name and not {"", ".", ".."} & set(name.split("/"))

@@ -19,8 +19,7 @@ POINTER = "latest_version"
 def publish_version(store: Store, folder: str, label: str, local: Path) -> None:
     """Publish the files below a local folder as the newest version of `folder` (a name), and remove older ones.
 
-    Args:
-        label: begins the version's name. A suffix makes it unique, as a resumed run may publish the same step again.
+    Its name begins with `label`. A suffix makes it unique, as a resumed run may publish the same step again.
     """
     version = f"{label}-{uuid.uuid4().hex[:8]}"
     try:
@@ -39,11 +38,7 @@ def publish_version(store: Store, folder: str, label: str, local: Path) -> None:
 
 
 def newest_version(uri: str) -> str:
-    """Address of the newest version in a versioned folder; of the folder itself if it has no versions.
-
-    Raises:
-        BadCheckpoint: the pointer does not name a version.
-    """
+    """Address of the newest version in a versioned folder, or of the folder itself; BadCheckpoint for a bad pointer."""
     try:
         name = Store(uri).read(POINTER).decode(errors="replace")
     except (FileNotFoundError, NotADirectoryError):

@@ -41,12 +41,7 @@ class Metric:
 
 
 class MetricRecorder:
-    """Records the metrics of this process.
-
-    Args:
-        library: returns something with Counter, Gauge and Histogram like `ray.util.metrics`, or None: nothing is
-            recorded.
-    """
+    """Records the metrics of this process through a library like `ray.util.metrics`; nothing if `library()` is None."""
 
     def __init__(self, library: Callable[[], Any]) -> None:
         self._library = library
@@ -54,11 +49,7 @@ class MetricRecorder:
         self._gauges: dict[tuple[str, ...], tuple[Record, float, dict[str, str]]] = {}
 
     def __call__(self, metric: Metric, value: float = 1.0, **labels: str) -> None:
-        """Add to a counter, set a gauge, or observe a value of a histogram.
-
-        Raises:
-            ValueError: the labels are not those of the metric.
-        """
+        """Add to a counter, set a gauge, or observe a value of a histogram; ValueError for other labels."""
         if len(labels) != len(metric.labels) or any(name not in labels for name in metric.labels):
             raise ValueError(f"{metric.name}: want labels {list(metric.labels)}, got {sorted(labels)}")
         library = self._library()

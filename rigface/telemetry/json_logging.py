@@ -47,11 +47,7 @@ LOG = logging.getLogger("rigface.jobs")
 
 
 def log_fields(**values: Any) -> dict[str, Any]:
-    """The `extra` argument of a log call; empty and missing values are left out.
-
-    Raises:
-        ValueError: a key that `KEYS` does not explain.
-    """
+    """The `extra` of a log call, without empty and missing values; ValueError for a key that is not in `KEYS`."""
     if unknown := values.keys() - KEYS.keys():
         raise ValueError(f"log keys {sorted(unknown)}: explain them in rigface.telemetry.json_logging.KEYS")
     return {"log_fields": {name: value for name, value in values.items() if value not in (None, "")}}

@@ -74,14 +74,7 @@ class DecoderPool:
             return info
 
     def frames(self, file: VideoFile, fps: float | None = None, limit_s: float | None = None) -> Iterator[Frame]:
-        """As `read_frames`.
-
-        Args:
-            limit_s: for the whole video, the caller's own time included.
-
-        Raises:
-            BadVideo, Truncated: as there. DecoderDied. DecodeTimeout.
-        """
+        """As `read_frames`, or DecoderDied, DecodeTimeout; `limit_s` includes the caller's own time."""
         with self._lent(limit_s) as ask:
             ask("open", file, fps)
             while (frame := ask("next")) is not None:
@@ -90,8 +83,7 @@ class DecoderPool:
     def picture(self, data: bytes, max_pixels: int, limit_s: float = PICTURE_S) -> np.ndarray:
         """As `image.decode`, when the pictures that are being decoded leave room for its pixels.
 
-        Raises:
-            BadImage: as there, or its decoder crashed, or took too long or too much memory.
+        BadImage, too, if its decoder crashed, or took too long or too much memory.
         """
         pixels = min(pixels_of(data), PICTURE_PIXELS)
         with self._room:

@@ -32,11 +32,7 @@ def fits(name: str, index: int, container: str) -> bool:
 
 
 class CopiedTrack:
-    """An audio track whose packets are those of the source.
-
-    Args:
-        out: the container that is written. source: the stream.
-    """
+    """An audio track in the container `out` whose packets are those of the stream `source`."""
 
     def __init__(self, out: Any, source: Any) -> None:
         self._out, self._track = out, out.add_stream_from_template(source)

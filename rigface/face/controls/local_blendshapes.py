@@ -31,14 +31,9 @@ BONY, JAW_TOP, TEMPLES = 0.03, -0.025, 0.01  # metres: width of the bony rim; he
 
 
 def isolated_change(head: HeadSpec, change: Mapping[int, float]) -> np.ndarray:
-    """Change of an expression that moves the given axes by the given amounts and nothing else of the face.
+    """Change (E,) float32 of an expression that moves the given axes by these amounts and nothing else of the face.
 
-    Args:
-        head: the head model; one whose surface is not known here gets its plain axes.
-        change: axis -> change of its coefficient.
-
-    Returns:
-        (E,) float32; at the axes named it is the change to the last bit.
+    At the axes named it is the change to the last bit. A head whose surface is not known here gets its plain axes.
     """
     out = np.zeros(head.expression, np.float64)
     axes = np.array(sorted(change), int)
@@ -112,9 +107,7 @@ def skull_motion_matrix(points: np.ndarray, rim: np.ndarray) -> np.ndarray:
 
 
 def region_weights(name: str, points: np.ndarray) -> np.ndarray:
-    """(V,) weights in [0, 1] of the region that the blendshape of this name moves, at points (V, 3): head frame,
-    metres, x to the person's left, y up.
-    """
+    """(V,) weights in [0, 1] of the region that a blendshape moves, at points (V, 3): head frame, metres."""
     x, y = points[:, 0].astype(np.float64), points[:, 1].astype(np.float64)
     side = 1.0 if name.endswith("Left") else -1.0 if name.endswith("Right") else 0.0
     if name in ("mouthLeft", "mouthRight", "jawLeft", "jawRight"):  # directions, not sides

@@ -35,8 +35,7 @@ MAX_GAP = 12  # frames a face may be unseen and still continue its track, within
 class Tracker:
     """Gives consecutive frames' detections track ids, from 0. One Tracker per chunk, fed every sampled frame in order.
 
-    Args:
-        max_gap: frames a face may be unseen and still continue its track; about a second's worth is a good choice.
+    A face may be unseen for `max_gap` frames and still continue its track; about a second's worth is a good choice.
     """
 
     def __init__(self, max_gap: int = MAX_GAP) -> None:

@@ -5,9 +5,7 @@ from torch import Tensor
 
 
 def procrustes(points: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
-    """Rotations (N, 3, 3), proper, and scales (N,) that bring (N, V, 3) points closest to (N, V, 3) observed, shifts
-    aside.
-    """
+    """Rotations (N, 3, 3), proper, and scales (N,) that bring points (N, V, 3) closest to others, shifts aside."""
     p, q = observed - observed.mean(1, keepdim=True), points - points.mean(1, keepdim=True)
     u, s, vh = torch.linalg.svd(p.mT @ q)
     sign = torch.ones_like(s)

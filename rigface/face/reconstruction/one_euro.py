@@ -99,11 +99,7 @@ _ROTATIONS = ("head_rotation", "jaw_rotation")
 
 
 class Smoother:
-    """One track's coefficients over time. A new track or a cut needs a new Smoother.
-
-    Args:
-        names: fields of FaceParams to filter; the others pass through.
-    """
+    """One track's coefficients over time, those in `names` filtered. A new track or a cut needs a new Smoother."""
 
     def __init__(self, names: Collection[str] = tuple(FIELD_SETTINGS)) -> None:
         if unknown := sorted(set(names) - set(FIELD_SETTINGS)):

@@ -27,9 +27,7 @@ _GAIN = (
 
 
 def harmonics(normals: Tensor) -> Tensor:
-    """The nine real harmonics (..., 9), each with its factor of the irradiance series, at unit normals (..., 3) in the
-    camera frame; in the order 1, x, y, z, xy, xz, yz, x2-y2, 3z2-1.
-    """
+    """The nine real harmonics (..., 9) at unit normals (..., 3), each with its factor of the irradiance series."""
     return _monomials(normals) * normals.new_tensor(_GAIN)
 
 
@@ -72,9 +70,7 @@ def _monomials(normals: Tensor) -> Tensor:
 
 
 def light_direction(light: Tensor) -> Tensor:
-    """Main direction of a light (..., 9, 3): unit vector (..., 3) towards it in the camera frame, by the luminance of
-    the first band; zero if the light has no direction.
-    """
+    """Unit vector (..., 3) to the main direction of a light (..., 9, 3), by its first band; zero if it has none."""
     first: Tensor = light[..., 1:4, :] @ light.new_tensor(LUMINANCE)
     length: Tensor = first.norm(dim=-1, keepdim=True)
     return first / length.clamp(min=torch.finfo(first.dtype).tiny)

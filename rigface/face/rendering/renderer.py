@@ -46,9 +46,7 @@ class Pixels:
     """The drawn pixels of a batch: for each the three vertices it lies between, and their shares."""
 
     def __init__(self, points: Tensor, faces: Tensor, fragments: Fragments) -> None:
-        """`points` (N, V, 3) crop px as given to `rasterize`, with gradients if the shares are to have them; `faces`
-        (F, 3) int64.
-        """
+        """`points` (N, V, 3) crop px as given to `rasterize`, with gradients if the shares are to have them."""
         self.shape = _, height, width = fragments.face.shape
         self.at = (fragments.face.flatten() >= 0).nonzero()[:, 0]  # (P,) indices into the flattened batch
         self.image = self.at.div(height * width, rounding_mode="floor")
