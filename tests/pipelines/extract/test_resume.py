@@ -1,4 +1,4 @@
-"""A job killed at random points six times gives the rows of an undisturbed run."""
+"""A job killed at random points gives the rows of an undisturbed run. The drill `kill_9_of_the_driver` kills more."""
 
 import os
 import random
@@ -16,7 +16,7 @@ from pipelines.extract.job import extract
 from rigface.storage.store import Store
 from tests.pipelines.conftest import faces_of, inputs_of
 
-KILLS = 6
+KILLS = 3  # during the survey, during the units with its actors, while finalizing
 
 
 def children_of(parent: int) -> dict[int, str]:
@@ -85,18 +85,17 @@ def test_killed_runs_resume_to_the_same_rows(ray_cluster, clips, silent, tmp_pat
     killed = 0
     for i in range(KILLS):
         process = start(clips, out, ray_cluster)
-        # Early kills hit the survey and the first units, late ones finalizing and identities.
-        wanted = objects(out) + chance.choice([1, 1, 2, 3]) if i < KILLS - 2 else total - 1
+        wanted = total - 1 if i == KILLS - 1 else objects(out) + (1, 6)[i]
         if kill_at(process, out, wanted, chance.uniform(0, 0.3)):
             killed += 1
-            if i % 2:  # and its actors
+            if i == 1:  # and its actors
                 for pid, name in children_of(os.getpid()).items():
                     if "StageActor" in name or "pipelines.telemetry.worker_process" in name:
                         os.kill(pid, signal.SIGKILL)
     last = start(clips, out, ray_cluster)
     text = last.communicate()[0]
     assert last.returncode == 0, text
-    assert killed >= KILLS - 2, "the job was too fast to be killed"
+    assert killed >= KILLS - 1, "the job was too fast to be killed"
 
     assert faces_of(out).equals(faces_of(whole))
     assert inputs_of(out).equals(inputs_of(whole))

@@ -37,7 +37,7 @@ def config(tmp_path_factory) -> TrainConfig:
     return replace(
         debug(), examples=str(folder / "latents"), out=str(folder / "alone"), start=str(folder / "tiny"),
         micro_batches=2, batch=2,
-        steps=20, checkpoint_every=3, validate_every=20, validation_examples=2, learning_rate=1e-3, cpus=0.5,
+        steps=12, checkpoint_every=3, validate_every=12, validation_examples=2, learning_rate=1e-3, cpus=0.5,
         shuffle_window=4,
     )  # fmt: skip
 
@@ -61,7 +61,7 @@ def kill_a_worker(out: str, killed: list[int]) -> None:
     """Wait for a checkpoint of the run, then kill one of its workers."""
     deadline = time.monotonic() + 250
     while time.monotonic() < deadline:
-        if any(Path(out, "ray").glob("step-*/.metadata")) and len(losses(out)) >= 7:
+        if any(Path(out, "ray").glob("step-*/.metadata")) and len(losses(out)) >= 8:
             for process in psutil.Process().children(recursive=True):
                 with contextlib.suppress(psutil.Error):
                     if "RayTrainWorker" in " ".join(process.cmdline()):
@@ -71,11 +71,12 @@ def kill_a_worker(out: str, killed: list[int]) -> None:
         time.sleep(0.1)
 
 
-def test_killed_worker_keeps_the_loss_curve(config, alone, ray_cluster, tmp_path, monkeypatch):
+def test_run_continued_on_ray_keeps_the_loss_curve_through_a_killed_worker(config, alone, ray_cluster, tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     run = replace(config, out=str(tmp_path), workers=2, reader="thread", validation_examples=0)
     killed: list[int] = []
     watcher = threading.Thread(target=kill_a_worker, args=(run.out, killed), daemon=True)
+    train(replace(run, workers=0, steps=3), lambda words: None)  # a checkpoint that Ray did not write
     watcher.start()
     train(run, lambda words: None)
     watcher.join(1)
@@ -102,7 +103,7 @@ def test_ray_data_returns_windows_in_order(config, ray_cluster):
         assert ours[1]["example"].to_pylist() == theirs[1]["example"].to_pylist()
 
 
-def test_sharded_weights_keep_the_loss_curve_and_resume_with_and_without_ray(
+def test_sharded_weights_keep_the_loss_curve_and_resume_without_ray(
     config, alone, ray_cluster, bucket, tmp_path, monkeypatch
 ):
     """On object storage, where Ray's checkpoints are written by pyarrow and read by us."""
@@ -120,10 +121,8 @@ def test_sharded_weights_keep_the_loss_curve_and_resume_with_and_without_ray(
     assert losses(run.out) == pytest.approx({s: v for s, v in alone.items() if s <= 6}, rel=2e-3)
     assert numbers["step"] == 6
     assert checkpoint.start(f"{run.out}/model").config.process.kind == "bridge"
-    times = when(run.out)
-    for workers, steps in ((0, 10), (1, 13)):
-        train(replace(run, workers=workers, sharding="ddp", steps=steps), lambda words: None)
-        assert losses(run.out) == pytest.approx({s: v for s, v in alone.items() if s <= steps}, rel=2e-3)
-        before, times = times, when(run.out)
-        assert before.items() <= times.items()  # what was done is not done again, and the diary keeps it
+    before = when(run.out)
+    train(replace(run, workers=0, sharding="ddp", steps=10), lambda words: None)
+    assert losses(run.out) == pytest.approx({s: v for s, v in alone.items() if s <= 10}, rel=2e-3)
+    assert before.items() <= when(run.out).items()  # finished steps are not repeated, and the log keeps them
     assert LocalBackend(Store(run.out)).names() == ["step-00000009", "step-00000010"]
