@@ -7,6 +7,7 @@ the other deployments are restarted by a restarted controller.
 import asyncio
 import contextlib
 import json
+import select
 import socket
 import threading
 import time
@@ -226,10 +227,9 @@ def test_slow_callers_do_not_delay_others(service, portrait):
     slow = [half_a_request(service) for _ in range(24)]
     try:
         with Client(service, tries=1) as faces:
-            began = time.monotonic()
-            for _ in range(3):
-                faces.preview(portrait, {"yaw_deg": 4}, max_side=128)
-            assert time.monotonic() - began < 15
+            faces.preview(portrait, {"yaw_deg": 4}, max_side=128)
+            answered = select.select(slow, [], [], 0)[0]
+            assert len(answered) < len(slow), "the preview waited until the slow bodies were refused"
     finally:
         for connection in slow:
             connection.close()
@@ -239,9 +239,9 @@ def test_slow_body_is_refused(face_worker, diffusion_worker, monkeypatch):
     monkeypatch.setattr(rate_limit, "BODY_GRACE_S", 0.3)
     with listening(Services(face_worker, diffusion_worker)) as url:
         began = time.monotonic()
-        slow = half_a_request(url)
+        slow = half_a_request(url)  # reading from it has a limit of 30 s
         answer = slow.recv(65536).decode()
-        assert 0.25 < time.monotonic() - began < 10
+        assert time.monotonic() - began > 0.25
         assert answer.startswith("HTTP/1.1 408")
         assert "urn:rigface:problem:too-slow" in answer + slow.recv(65536).decode()
         slow.close()

@@ -71,7 +71,7 @@ def kill_a_worker(out: str, killed: list[int]) -> None:
         time.sleep(0.1)
 
 
-def test_run_continued_on_ray_keeps_the_loss_curve_through_a_killed_worker(config, alone, ray_cluster, tmp_path, monkeypatch):
+def test_run_resumed_on_ray_keeps_the_loss_curve_after_a_kill(config, alone, ray_cluster, tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     run = replace(config, out=str(tmp_path), workers=2, reader="thread", validation_examples=0)
     killed: list[int] = []

@@ -164,4 +164,4 @@ def test_running_edit_survives_shutdown_of_application(pool, png):
     assert [yaw for _, yaw in done] == pytest.approx([5, 6], abs=0.01)
     away.join(30)
     assert "pool" not in serve.status().applications
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < 60  # of the graceful shutdown, after which edits are cut off
