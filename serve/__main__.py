@@ -25,8 +25,11 @@ from rigface import assets
 from rigface.edits import PREVIEW
 from rigface.errors import RigFaceError
 from rigface.host_environment import repair_environment
+from rigface.image import decode
 from rigface.ranges import in_range
 from rigface.terminal import exit_code, os_error_sentence
+from serve.local import free_port, serving
+from serve.security import api_keys, audit_log, consent
 
 
 @dataclass(frozen=True)
@@ -69,9 +72,6 @@ class Start:
 
     def run(self) -> None:
         """Serve until stopped."""
-        from serve.local import free_port, serving
-        from serve.security import api_keys
-
         if self.keys:
             api_keys.read(Path(self.keys))  # report an unreadable file here, not in the log of a replica
         port = free_port(self.host, self.port)
@@ -103,7 +103,6 @@ class Demo:
     def run(self) -> None:
         """Run the demo."""
         from serve.demo import show
-        from serve.local import free_port, serving
 
         port = free_port("127.0.0.1", self.port)
         print("Starting the editing service; the first start takes about half a minute.", flush=True)
@@ -154,8 +153,6 @@ class KeyCommand:
 
     def run(self) -> None:
         """Run the command."""
-        from serve.security import api_keys
-
         if self.action == "add":
             burst = {"burst": self.burst} if self.burst else {}
             limits = {"rate": self.rate, "max_concurrent": self.max_concurrent, **burst}
@@ -195,8 +192,6 @@ class EnrollCommand:
 
     def run(self) -> None:
         """Run the command."""
-        from serve.security import consent
-
         if not self.name:
             for person in consent.read(self.file):
                 print(f"{person.name}\t{len(person.vectors)} vectors")
@@ -228,8 +223,6 @@ class AuditCommand:
 
     def run(self) -> None:
         """Run the command."""
-        from serve.security import audit_log
-
         files, found = audit_log.files_of(self.path), not self.contains
         for path in files:
             result = audit_log.check(path, self.contains)
@@ -243,14 +236,12 @@ class AuditCommand:
 
 def _vector_of(path: Path) -> Any:
     from rigface.face.analyzer import FaceAnalyzer
-    from rigface.image import decode
-    from serve.security.consent import DlibEmbedding
 
     image = decode(path.read_bytes())
     faces = FaceAnalyzer.load()(image)
     if len(faces) != 1:
         raise ValueError(f"{path}: want a picture of one person, got {len(faces) or 'no'} faces")
-    vector = DlibEmbedding()(image, faces[0])
+    vector = consent.DlibEmbedding()(image, faces[0])
     if vector is None:
         raise ValueError(f"{path}: the face is too small to be recognised")
     return vector

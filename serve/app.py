@@ -15,14 +15,20 @@ from typing import Any, cast
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
-from serve.api.middleware import write_logs
+from serve.api.dependencies import Services
+from serve.api.routes import make_api
 from serve.config import ServiceConfig
+from serve.jobs.queue import JobQueue
+from serve.jobs.webhook import Webhooks
 from serve.messages import EditedImage, ModelEdit, SampledImage, SampleRequest, Step
 from serve.problems import EXPECTED, ApiError
 from serve.protocols import DiffusionService, FaceService, JobService
+from serve.provenance.signer import ResultSigner
 from serve.remote import RemoteDiffusionWorker, RemoteFaceWorker, RemoteJobQueue
-from serve.replica import delegate, stage_log
+from serve.replica import delegate, stage_log, start_telemetry
 from serve.schemas import EditProgress
+from serve.security.api_keys import KeyRing
+from serve.security.url_allowlist import UrlAllowlist
 from serve.telemetry import tracing
 from serve.telemetry.tracing import NO_CONTEXT, CallContext
 
@@ -45,10 +51,8 @@ class FaceWorkerDeployment:
     def __init__(self, config: ServiceConfig, diffusion_worker: DeploymentHandle) -> None:
         from serve.inference.edit_pipeline import EditPipeline
         from serve.inference.face_worker import FaceWorker
-        from serve.provenance.signer import ResultSigner
 
-        tracing.start(config.traces, "face-worker")
-        write_logs()
+        start_telemetry(config.traces, "face-worker")
         signer, policy = ResultSigner(config.signing_path()), config.policy()
         self._worker = FaceWorker.load(config.face_device, cache_mb=config.face_cache_mb, signer=signer, policy=policy)
         self._edits = EditPipeline(self._worker, RemoteDiffusionWorker(diffusion_worker, config.checkpoints()))
@@ -91,8 +95,7 @@ class DiffusionWorkerDeployment:
     def __init__(self, config: ServiceConfig) -> None:
         from serve.inference.diffusion_worker import DiffusionWorker
 
-        tracing.start(config.traces, "diffusion-worker")
-        write_logs()
+        start_telemetry(config.traces, "diffusion-worker")
         self._multiplexed = list(config.checkpoints()) if len(config.checkpoints()) > 1 else []
         self._worker = DiffusionWorker.load(
             config.checkpoints(), config.device, max_rows=config.max_batch_rows, max_loaded=config.max_loaded_models
@@ -156,13 +159,7 @@ class JobQueueDeployment:
     def __init__(
         self, config: ServiceConfig, face_worker: DeploymentHandle, diffusion_worker: DeploymentHandle
     ) -> None:
-        from serve.jobs.queue import JobQueue
-        from serve.jobs.webhook import Webhooks
-        from serve.provenance.signer import ResultSigner
-        from serve.security.url_allowlist import UrlAllowlist
-
-        write_logs()
-        tracing.start(config.traces, "job-queue")
+        start_telemetry(config.traces, "job-queue")
         self._worker = JobQueue(
             config.jobs, RemoteFaceWorker(face_worker), RemoteDiffusionWorker(diffusion_worker, config.checkpoints()),
             config.limits(), audit_log=config.open_audit_log(),
@@ -192,10 +189,6 @@ class Gateway:
         self, config: ServiceConfig, face_worker: DeploymentHandle, diffusion_worker: DeploymentHandle,
         jobs: DeploymentHandle | None = None,
     ) -> None:  # fmt: skip
-        from serve.api.dependencies import Services
-        from serve.security.api_keys import KeyRing
-        from serve.security.url_allowlist import UrlAllowlist
-
         self._traces = config.traces
         self._services = Services(
             RemoteFaceWorker(face_worker), RemoteDiffusionWorker(diffusion_worker, config.checkpoints()),
@@ -209,10 +202,7 @@ class Gateway:
 
     def __serve_build_asgi_app__(self) -> Any:
         """The ASGI application that Ray Serve runs."""
-        from serve.api.routes import make_api
-
-        write_logs()
-        tracing.start(self._traces, "gateway")
+        start_telemetry(self._traces, "gateway")
         return make_api(self._services)
 
 

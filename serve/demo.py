@@ -11,6 +11,7 @@ from pathlib import Path
 from rigface.edits import PREVIEW
 from rigface.errors import BadInput, PlanError
 from rigface.image import decode, encode_jpeg, sniff
+from rigface.video.decode import read_frames
 from serve.client.client import Client, ClientResult
 from serve.schemas import ModelInfo
 
@@ -52,8 +53,6 @@ def _images(source: Path) -> Iterator[bytes]:
     if sniff(data) != "video":
         yield encode_jpeg(decode(data), 95)
         return
-    from rigface.video.decode import read_frames
-
     try:
         for frame in islice(read_frames(str(source), FPS), MAX_FRAMES):
             yield encode_jpeg(frame.image, 95)

@@ -12,13 +12,19 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from rigface.telemetry.json_logging import log_fields
+from rigface.telemetry.json_logging import install_json_logging, log_fields
 from serve.problems import EXPECTED, ApiError, problem_of
 from serve.telemetry import tracing
 from serve.telemetry.tracing import NO_CONTEXT, CallContext
 
 LOG = logging.getLogger("rigface.serve")
 Deployment = TypeVar("Deployment")
+
+
+def start_telemetry(traces: str, part: str) -> None:
+    """Log JSON lines to standard error, and export spans by `traces`, of a part of the application in this process."""
+    install_json_logging(LOG)
+    tracing.start(traces, part)
 
 
 def delegate(part: str, service: type) -> Callable[[type[Deployment]], type[Deployment]]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pipelines.capacity.load import DRIVER_S, FACE_BYTES, PREFIXES, Load, core_seconds
 from pipelines.capacity.simulation import Machines, SimulationResult, Stage, Work, simulate
 from pipelines.extract.config import Settings
+from pipelines.formatting import bytes_text, duration, money, rounded
 from rigface.ranges import in_range
 
 
@@ -60,8 +61,6 @@ def run(load: Load, cluster: ClusterSpec, nodes: int, price: float, seed: int = 
 
 def describe(load: Load, cluster: ClusterSpec, nodes: int, price: float, currency: str) -> str:
     """The estimate as text for a terminal."""
-    from pipelines.formatting import bytes_text, duration, money, rounded
-
     result = run(load, cluster, nodes, price)
     best = load.core_hours / (nodes * cluster.node_cpus)
     spot = f", {result.lost_nodes} of them reclaimed" if cluster.spot_hours else ""

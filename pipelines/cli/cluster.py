@@ -15,7 +15,8 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, Suppress, UseAppendAction, arg
 
-from pipelines.cluster.budget import SPENT
+from pipelines.cluster import submit
+from pipelines.cluster.budget import SPENT, CostMeter
 from rigface.errors import PlanError
 from rigface.ranges import in_range
 
@@ -57,9 +58,6 @@ class SubmitCommand:
         in_range(self, "[0, inf)", "hours", "dollars", "price", "gpu_price")
 
     def run(self) -> int:
-        from pipelines.cluster import submit
-        from pipelines.cluster.budget import CostMeter
-
         url = self.cluster or _default_cluster()
         meter = CostMeter(self.hours, self.dollars, self.price, self.gpu_price)
         submission = submit.prepare(self.job, self.command, meter, self.upload, self.env)
@@ -89,9 +87,7 @@ class JobsCommand:
     follow: Annotated[bool, arg(aliases=["-f"])] = False  # `logs`: follow the output until the job ends.
 
     def run(self) -> int:
-        from pipelines.cluster.submit import JobServer
-
-        cluster = JobServer(self.cluster or _default_cluster())
+        cluster = submit.JobServer(self.cluster or _default_cluster())
         jobs = cluster.jobs()
         if self.action == "list":
             print("\n".join(_line(job) for job in jobs) or "no RigFace jobs")

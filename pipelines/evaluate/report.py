@@ -3,17 +3,19 @@
 Path: OUT/rows/ -> `finish` -> OUT/card.*, rows.parquet, tasks.parquet.
 """
 
-from __future__ import annotations
-
 import io
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from markupsafe import Markup
+from rich.console import Console
+from rich.table import Column, Table
+from rich.text import Text
 
+from pipelines.evaluate.config import EvaluateConfig
 from pipelines.evaluate.gallery import groups
 from pipelines.evaluate.info import EvaluationInfo
 from pipelines.evaluate.planned_task import SELF_EDITS
@@ -25,11 +27,6 @@ from rigface.evaluation.summary import headlines
 from rigface.pages.environment import environment
 from rigface.storage.store import Store, sharded
 from rigface.types import DLIB_SAME_PERSON
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from pipelines.evaluate.config import EvaluateConfig
 
 PICTURE = "picture"
 INVENTED = (SELF_EDITS["relit"], SELF_EDITS["posed"])
@@ -85,10 +82,6 @@ def top_of_page(report_card: ReportCard, rows: Sequence[dict[str, Any]], config:
 
 def print_tables(report_card: ReportCard, console: Console | None = None) -> None:
     """Print the short tables; of models, the best number of a column is bold."""
-    from rich.console import Console
-    from rich.table import Column, Table
-    from rich.text import Text
-
     console = console or Console()
     for headline in headlines(report_card):
         columns = [

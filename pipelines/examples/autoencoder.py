@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -65,8 +66,6 @@ def crops(faces: str, config: AutoencoderConfig) -> tuple[np.ndarray, np.ndarray
     Raises:
         PlanError: there are none to learn from.
     """
-    import cv2
-
     store = Store(faces)
     parts = face_parts(store)
     learned: list[np.ndarray] = []

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import cv2
 import numpy as np
+import torch
 
 from pipelines.examples import pair_sampling
 from pipelines.examples.compose_example import ComposedExample, compose, invent_light, invent_pose, stage
@@ -31,9 +33,6 @@ class ComposeUnit:
     """Composes units of examples. One per actor. `bank` is what invented sources borrow."""
 
     def __init__(self, faces: str, out: str, settings: PairSettings, spec: ExampleSpec, bank: StagingBank) -> None:
-        import cv2
-        import torch
-
         cv2.setNumThreads(1)  # the actors are the parallelism
         # Tensors of a few thousand numbers: on a busy machine threads made it 2.5 times slower.
         torch.set_num_threads(1)

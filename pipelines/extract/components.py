@@ -1,27 +1,29 @@
 """Factories of the detector, identity network, reconstructor and parser that `Settings` names, real or fake.
 
-Everything is imported on use: the driver, the detect_faces actors and the GPU actors each load only what they need.
-All raise MissingAsset if weights are not on this machine.
+Networks are loaded on use: the driver, the detect_faces actors and the GPU actors each load only what they need. All
+raise MissingAsset if weights are not on this machine.
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from pipelines.extract.config import MODELS, Settings
 from pipelines.telemetry.worker_process import WorkerProcess
+from rigface import assets
 from rigface.errors import PlanError
+from rigface.face import steps
+from rigface.face.detection.detector import Detector
+from rigface.face.detection.factory import load_detector
+from rigface.face.detection.mediapipe import BLENDSHAPES
+from rigface.face.identity.arcface import ArcFace
+from rigface.face.identity.dlib_embedding import DlibIdentity
+from rigface.face.reconstruction.protocol import Reconstructor
+from rigface.face.reconstruction.segmentation import Parser, load_parser
+from rigface.testing import fakes
 from rigface.types import DetectorSpec, HeadSpec, Quality
-
-if TYPE_CHECKING:
-    from rigface.face.detection.detector import Detector
-    from rigface.face.reconstruction.protocol import Reconstructor
-    from rigface.face.reconstruction.segmentation import Parser
-    from rigface.face.steps import AlignedFaces
 
 
 class Identity(Protocol):
@@ -42,11 +44,7 @@ class Identity(Protocol):
 def detector(settings: Settings) -> Detector:
     """The face detector."""
     if settings.detector == "fake":
-        from rigface.testing.fakes import FakeDetector
-
-        return FakeDetector()
-    from rigface.face.detection.factory import load_detector
-
+        return fakes.FakeDetector()
     if settings.detector == "insightface":  # the pack's own landmarks fit no reconstructor
         return load_detector("scrfd", small_faces=settings.small_faces, folder=settings.detector_folder or None)
     return load_detector(settings.detector, small_faces=settings.small_faces)
@@ -57,33 +55,21 @@ def identity(settings: Settings) -> Identity | None:
     if settings.identity == "none":
         return None
     if settings.identity == "fake":
-        from rigface.testing.fakes import FakeIdentity
-
-        return FakeIdentity()
+        return fakes.FakeIdentity()
     if settings.identity == "arcface":
-        from rigface.face.identity.arcface import ArcFace
-
         return ArcFace(settings.identity_folder or settings.detector_folder or None)
-    from rigface.face.identity.dlib_embedding import DlibIdentity
-
     return DlibIdentity()
 
 
 def reconstructor(settings: Settings, device: str, detector: DetectorSpec | None = None) -> Reconstructor:
-    """The network or solver that turns crops into coefficients.
-
-    Args:
-        device: `cpu` or `cuda`.
-        detector: checked for the landmarks that it needs; None: no check.
+    """The network or solver that turns crops into coefficients; a detector is checked for the landmarks it needs.
 
     Raises:
         ValueError: the name is unknown, or it cannot work with that head or detector.
     """
     if settings.reconstructor == "fake":
-        from rigface.testing.fakes import FakeReconstructor
-
-        return FakeReconstructor()
-    from rigface.face.reconstruction.reconstructor import load_reconstructor
+        return fakes.FakeReconstructor()
+    from rigface.face.reconstruction.reconstructor import load_reconstructor  # imports torch
 
     return load_reconstructor(settings.reconstructor, head=settings.head, device=device, detector=detector)
 
@@ -91,23 +77,13 @@ def reconstructor(settings: Settings, device: str, detector: DetectorSpec | None
 def parser(settings: Settings, device: str) -> Parser:
     """The segmentation of the person in a crop."""
     if settings.parser == "fake":
-        from rigface.testing.fakes import fake_mask
-
-        return fake_mask
-    from rigface.face.reconstruction.segmentation import load_parser
-
+        return fakes.fake_mask
     return load_parser(settings.parser, settings.parser_folder or None, device)
 
 
-def assess(settings: Settings) -> Callable[[AlignedFaces, int, np.ndarray, np.ndarray, np.ndarray], Quality]:
+def assess(settings: Settings) -> Callable[[steps.AlignedFaces, int, np.ndarray, np.ndarray, np.ndarray], Quality]:
     """The measure of quality, see `rigface.face.steps.assess`; a fake one beside a fake reconstructor."""
-    if settings.reconstructor == "fake":
-        from rigface.testing.fakes import fake_quality
-
-        return fake_quality
-    from rigface.face import steps
-
-    return steps.assess
+    return fakes.fake_quality if settings.reconstructor == "fake" else steps.assess
 
 
 class Specs:
@@ -144,9 +120,7 @@ def specs(settings: Settings) -> tuple[HeadSpec, DetectorSpec]:
 
 def _default_specs() -> tuple[HeadSpec, DetectorSpec]:
     """The specs of the default models without loading them, which takes seconds. A test compares the two."""
-    from rigface import assets
-    from rigface.face.detection.mediapipe import BLENDSHAPES
-    from rigface.face.head.open_head import OpenHead
+    from rigface.face.head.open_head import OpenHead  # imports scipy
 
     version = f"face_landmarker-{assets.fingerprint(assets.find('face_landmarker'))}"
     identity = f"dlib-{assets.fingerprint(assets.find('dlib_identity'))}"

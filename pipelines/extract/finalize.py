@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -23,11 +22,10 @@ from pipelines.extract.layout import parquet, part_path, with_record
 from pipelines.extract.plan import Plan, units_of
 from pipelines.extract.summary import InputRow, InputStatus
 from pipelines.extract.unit import Record
+from rigface.face.detection.tracking import MAX_GAP, TrackSummary, number_tracks
+from rigface.face.identity.dlib_embedding import same_person_distance
 from rigface.storage import lock
 from rigface.storage.store import Store
-
-if TYPE_CHECKING:
-    from rigface.face.detection.tracking import TrackSummary
 
 FLUSH_S, FLUSH_ROWS = 20.0, 1000  # rows are published this often; what a kill loses is made again
 THREADS = 8  # reading a few columns of the parts of a long video is mostly waiting
@@ -126,9 +124,6 @@ def finalize_input(out: str, plan: Plan, config: str) -> InputRow:
 
 def join_tracks(store: Store, rate: float | None, records: list[Record]) -> int:
     """Number the tracks of a cut video, whose chunks have these records, from start to end; returns their number."""
-    from rigface.face.detection.tracking import MAX_GAP, number_tracks
-    from rigface.face.identity.dlib_embedding import same_person_distance
-
     chunks = [_summaries(store, record) if record.faces else [] for record in records]
     # Unseen for MAX_GAP frames is seen again one later; half a frame more, because frame times jitter.
     widths = {len(track.identity) for chunk in chunks for track in chunk if track.identity is not None} or {0}
@@ -146,8 +141,6 @@ def _numbered(record: Record, local: Iterable[int]) -> list[tuple[int, int]]:
 
 def _summaries(store: Store, record: Record) -> list[TrackSummary]:
     """The tracks of one part, under the numbers they have in their chunk."""
-    from rigface.face.detection.tracking import TrackSummary
-
     columns = ["track", "time_s", "box", "identity_vector"]
     part = store.table(part_path(record.unit_id), columns)
     tracks, times = (part[name].to_numpy() for name in ("track", "time_s"))

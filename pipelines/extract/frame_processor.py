@@ -15,8 +15,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
+import av  # noqa: F401  (slow to import, as scipy.optimize: not in the first unit's times)
+import cv2
 import numpy as np
 import pyarrow as pa
+import scipy.optimize  # noqa: F401
 
 from pipelines.extract import components
 from pipelines.extract.config import Settings
@@ -26,6 +29,7 @@ from pipelines.inputs import open_input, sources
 from rigface import schema
 from rigface.errors import BadInput
 from rigface.face.detection.detector import KeyframeDetector
+from rigface.face.detection.tracking import Tracker
 from rigface.face.identity.dlib_embedding import FramePicker
 from rigface.face.steps import AlignedFaces, align
 from rigface.image import decode, encode_jpeg
@@ -41,10 +45,6 @@ class FrameProcessor:
     """All work on whole frames. Built once per child process."""
 
     def __init__(self, settings: Settings) -> None:
-        import av  # noqa: F401  (slow to import, as scipy.optimize: not in the first unit's times)
-        import cv2
-        import scipy.optimize  # noqa: F401
-
         cv2.setNumThreads(1)  # there are as many processes as cores
         self._settings = settings
         self._detector = components.detector(settings)
@@ -59,10 +59,6 @@ class FrameProcessor:
         Returns:
             The record, filled, and the faces as an Arrow IPC stream, or None if there are none.
         """
-        import cv2
-
-        from rigface.face.detection.tracking import Tracker
-
         record = Record.of(plan)
         clock, cpu = Clock(begin), time.process_time()
         s3_client.sign_of_life = lambda: begin("decode")  # waiting for a storage is not hanging

@@ -17,6 +17,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, BinaryIO
 from urllib.parse import unquote_plus
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from rigface.errors import PlanError
 
 INVENTORY = "/manifest.json"
@@ -57,9 +60,6 @@ def rows(
         reader = csv.DictReader(_text(file, ""))
         _check(reader.fieldnames or [], columns, label)
         return iter(reader)
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     try:
         table = pq.ParquetFile(file)
     except pa.ArrowInvalid as e:

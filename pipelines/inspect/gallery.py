@@ -21,11 +21,18 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
+from PIL import Image
 
 from pipelines.inspect.statistics import Candidate, RowPosition, light_slope
 from rigface import schema
 from rigface.assets import find
 from rigface.errors import RigFaceError
+from rigface.face.geometry.contours import CONTOURS, POINTS
+from rigface.face.head import flame
+from rigface.face.head.open_head import OpenHead
+from rigface.face.rendering.lighting import harmonics, shade
+from rigface.face.rendering.renderer import render
 from rigface.image import decode, decode_mask, linear_to_srgb
 from rigface.pages.environment import data_uri
 from rigface.types import CROP_PX, FaceParams, HeadSpec
@@ -144,9 +151,6 @@ def strips(rows: pa.Table, head: Any, spec: HeadSpec) -> list[Strip]:
 
 def load_head(spec: HeadSpec, folder: str | None = None) -> tuple[Any, str]:
     """The head model of a dataset, or None and the reason; FLAME is searched in `folder` and the assets folder."""
-    from rigface.face.head import flame
-    from rigface.face.head.open_head import OpenHead
-
     try:
         if spec.name == "open":
             head = OpenHead.load().head()
@@ -170,11 +174,6 @@ def pictures(params: FaceParams, head: Any, px: int = RENDER_PX) -> dict[str, np
     Returns:
         RGBA uint8 (px, px, 4) by name: normals, shading, albedo, render, relit; transparent outside the head.
     """
-    import torch
-
-    from rigface.face.rendering.lighting import shade
-    from rigface.face.rendering.renderer import render
-
     with _one_thread(), torch.inference_mode():
         batch = params.map(lambda values: torch.tensor(values, dtype=torch.float32))
         drawn = render(head, batch, size=px, cull=True)
@@ -200,8 +199,6 @@ def pictures(params: FaceParams, head: Any, px: int = RENDER_PX) -> dict[str, np
 @contextmanager
 def _one_thread() -> Iterator[None]:
     """Torch on one thread: for pictures of one face, threads cost more than they save on a busy machine."""
-    import torch
-
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -219,10 +216,6 @@ def relit(light: np.ndarray) -> np.ndarray:
     Returns:
         (9, 3) such that `lighting.shade` gives 0.25 + max(0, n.d) for a normal n, as well as nine numbers can.
     """
-    import torch
-
-    from rigface.face.rendering.lighting import harmonics
-
     side = -1.0 if light_slope(light[None])[0][0, 0] > 0 else 1.0
     toward = np.array([0.8 * side, 0.5, 0.45])
     toward /= np.linalg.norm(toward)
@@ -259,8 +252,6 @@ def encoded(strips: Sequence[Strip]) -> list[list[str]]:
 
 def reduced(image: np.ndarray, px: int) -> np.ndarray:
     """An RGBA picture no larger than `px`; what is transparent does not bleed into what is not."""
-    from PIL import Image
-
     picture = Image.fromarray(image)
     picture.thumbnail((px, px), Image.Resampling.LANCZOS)
     return np.asarray(picture)
@@ -268,8 +259,6 @@ def reduced(image: np.ndarray, px: int) -> np.ndarray:
 
 def webp(image: np.ndarray, px: int, quality: int = 80) -> str:
     """A picture as a data URI, no larger than `px`."""
-    from PIL import Image
-
     out = io.BytesIO()
     Image.fromarray(reduced(image, px)).save(out, "WEBP", quality=quality, method=2)
     return data_uri(out.getvalue(), "webp")
@@ -308,8 +297,6 @@ def _window(image: np.ndarray) -> np.ndarray:
 
 def _contours(row: pa.Table) -> tuple[str, str]:
     """Landmarks of one row as SVG path data, crop px: dots, and contours if the layout is the 478-point one."""
-    from rigface.face.geometry.contours import CONTOURS, POINTS
-
     values = row["landmarks"][0].as_py() if "landmarks" in row.column_names else None
     points = np.array(values or [], float).reshape(-1, 3)[:, :2]
     positions = np.clip(np.nan_to_num(points), -9999, 9999).round().astype(int)

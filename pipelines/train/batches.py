@@ -19,6 +19,7 @@ from pipelines.examples.layout import schema_of
 from pipelines.train import batch_sampler, model_setup
 from pipelines.train.augmentation import augmented
 from pipelines.train.config import TrainConfig
+from pipelines.train.ray_reader import read_with_ray
 from rigface.errors import PlanError
 from rigface.examples import CAPTION, PICTURES, LatentSpec, examples_of, numbers_of
 from rigface.model.checkpoint import Checkpoint
@@ -56,8 +57,6 @@ class Batches:
             columns.append(CAPTION)
         windows = self._order.windows(micro_batches, state.step)
         if config.reader == "ray" and config.workers:
-            from pipelines.train.ray_reader import read_with_ray
-
             self._windows = read_with_ray(windows, source, parts, columns)
         else:
             self._windows = batch_sampler.read_ahead(windows, batch_sampler.Reader(source, parts, columns))

@@ -13,6 +13,7 @@ from typing import Any
 
 from pipelines.telemetry import log_events
 from rigface.extras import extra
+from rigface.image import encode_png
 from rigface.storage.store import Store
 
 FOLDER = "log"
@@ -63,8 +64,6 @@ class MetricLog:
         """A picture (H, W, 3) uint8 for TensorBoard and OUT/log/pictures."""
         if not self._writes:
             return
-        from rigface.image import encode_png
-
         self._board.add_image(name, image, step, dataformats="HWC")
         self._store.publish(f"{FOLDER}/pictures/{name}-{step:08d}.png", encode_png(image))
 

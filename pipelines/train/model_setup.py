@@ -14,8 +14,10 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import nn
-from torch.distributed.fsdp import FSDPModule
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from pipelines.examples.layout import autoencoder_folder
@@ -74,8 +76,6 @@ def _described(config: ModelConfig, spec: ExampleSpec) -> ModelConfig:
 
 
 def _scratch(config: TrainConfig, spec: ExampleSpec | None) -> Checkpoint:
-    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-
     folder = autoencoder_folder(config.autoencoder)
     vae = (
         AutoencoderKL.from_pretrained(folder, use_safetensors=True, local_files_only=True).eval().requires_grad_(False)
@@ -160,9 +160,6 @@ def wrap(model: RigFaceModel, config: TrainConfig, world: int, device: torch.dev
 
 
 def _sharded(model: RigFaceModel, config: TrainConfig, world: int, device: torch.device) -> nn.Module:
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-
     mesh = init_device_mesh(device.type, (world,))
     half = autocast_dtype(config.number_format, device)
     policy = MixedPrecisionPolicy(

@@ -18,7 +18,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from rigface.telemetry.json_logging import install_json_logging, log_fields
+from rigface.telemetry.json_logging import log_fields
 from serve.api.rate_limit import bounded
 from serve.limits import Limits
 from serve.problems import EXPECTED, ApiError, problem_of
@@ -158,8 +158,3 @@ def noted(error: Exception, scope: Scope) -> ApiError:
 def problem_response(problem: ApiError, request_id: str) -> JSONResponse:
     """A problem as a response."""
     return JSONResponse(problem.document(request_id), problem.status, problem.headers, "application/problem+json")
-
-
-def write_logs() -> None:
-    """Install JSON logging to standard error, once per process."""
-    install_json_logging(LOG)

@@ -18,8 +18,13 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import asdict
-from typing import TYPE_CHECKING
 
+from rigface.face.head.open_head import OpenHead
+from rigface.model.attention import ReferenceTokens
+from rigface.model.checkpoint import config_of
+from rigface.model.pipeline import RigFacePipeline
+from rigface.model.sampling import SamplingState
+from rigface.model_editor import check_codes, check_head
 from serve.content_cache import LruCache
 from serve.inference.model_pool import LoadedModel, LoadPipeline, ModelPool, QueuedRequest
 from serve.messages import ModelInputSpec, SampledImage, SampleRequest, Step
@@ -27,11 +32,6 @@ from serve.problems import ApiError
 from serve.protocols import DiffusionService
 from serve.schemas import ModelInfo
 from serve.telemetry import metrics
-
-if TYPE_CHECKING:
-    from rigface.model.attention import ReferenceTokens
-    from rigface.model.pipeline import RigFacePipeline
-    from rigface.model.sampling import SamplingState
 
 
 class DiffusionWorker(DiffusionService):
@@ -68,11 +68,6 @@ class DiffusionWorker(DiffusionService):
         """A worker with checkpoints from disk."""
 
         def load_pipeline(checkpoint: str) -> RigFacePipeline:
-            from rigface.face.head.open_head import OpenHead
-            from rigface.model.checkpoint import config_of
-            from rigface.model.pipeline import RigFacePipeline
-            from rigface.model_editor import check_codes, check_head
-
             check_codes(config_of(checkpoint))
             pipeline = RigFacePipeline.from_pretrained(checkpoint, device, autocast="auto")
             check_head(pipeline, OpenHead.load().head().spec)

@@ -6,19 +6,18 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from rigface.edits import PREVIEW
+from rigface.model.checkpoint import folder_of
+from rigface.model.model_config import ModelConfig
+from rigface.model.pipeline import RigFacePipeline
+from rigface.model.sampling import SamplingBatch, SamplingState
+from rigface.model.weights import read_json
 from serve.messages import ModelInputSpec, SampledImage, SampleRequest, Step
 from serve.problems import ApiError
 from serve.schemas import ModelInfo
 
-if TYPE_CHECKING:
-    from rigface.model.model_config import ModelConfig
-    from rigface.model.pipeline import RigFacePipeline
-    from rigface.model.sampling import SamplingBatch, SamplingState
-
-LoadPipeline = Callable[[str], "RigFacePipeline"]
+LoadPipeline = Callable[[str], RigFacePipeline]
 """Checkpoint folder or name -> pipeline."""
 
 ABOUT_PREVIEW = "The instant preview warps and relights the photograph itself; no network is used."
@@ -120,10 +119,6 @@ class ModelPool:
         return ModelInputSpec(config.render_style, config.size, config.expression_field, config.detail)
 
     def _read_config(self, name: str) -> ModelConfig:
-        from rigface.model.checkpoint import folder_of
-        from rigface.model.model_config import ModelConfig
-        from rigface.model.weights import read_json
-
         path = folder_of(self._checkpoints[name]) / "config.json"
         if path.is_file():
             return ModelConfig.from_json(read_json(path))

@@ -24,14 +24,14 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from rigface.face.geometry import alignment
+from rigface.face.identity.dlib_embedding import DlibIdentity, face_chip
+from rigface.types import Face, Frame
 from serve.problems import ApiError
-
-if TYPE_CHECKING:
-    from rigface.types import Face, Frame
 
 LOG = logging.getLogger("rigface.serve")
 MAX_DISTANCE = 0.6
@@ -41,7 +41,7 @@ STRANGERS = ((1e-6, 1e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2), (0.306, 0.428, 0.466, 0
 CHECK_EVERY_S, MAX_UNCHECKED_S = 1.0, 2.0  # of each track of a video: between two looks; between two that recognise it
 TAKES_IDENTITY = ("identity", "shape")
 
-EmbedFace = Callable[[np.ndarray, "Face"], np.ndarray | None]
+EmbedFace = Callable[[np.ndarray, Face], np.ndarray | None]
 """An image and one of its faces -> identity vector; None if it cannot be recognised."""
 
 
@@ -62,17 +62,12 @@ class DlibEmbedding:
 
     def __call__(self, image: np.ndarray, face: Face) -> np.ndarray | None:
         """As `EmbedFace`."""
-        from rigface.face.geometry import alignment
-        from rigface.face.identity.dlib_embedding import face_chip
-
         points = alignment.apply(alignment.invert(face.frame_to_crop), face.landmarks[:, :2])
         chip = face_chip(image, points)
         if chip is None:
             return None
         with self._lock:
             if self._network is None:
-                from rigface.face.identity.dlib_embedding import DlibIdentity
-
                 self._network = DlibIdentity()
             return self._network.embed([chip])[0]
 

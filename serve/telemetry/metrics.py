@@ -10,6 +10,8 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
+import prometheus_client
+
 from rigface.storage import s3_client
 from rigface.telemetry.instruments import Metric, MetricRecorder
 
@@ -89,8 +91,6 @@ class GatewayMetrics:
     """Metrics of one gateway, sent to Ray and kept for its /metrics. Each has its own registry."""
 
     def __init__(self) -> None:
-        import prometheus_client
-
         self._registry, self._in_flight = prometheus_client.CollectorRegistry(), 0
         self._collectors: dict[str, Any] = {}
         for metric in OF_GATEWAY:
@@ -113,6 +113,4 @@ class GatewayMetrics:
 
     def text(self) -> bytes:
         """All metrics in Prometheus' text format."""
-        from prometheus_client import generate_latest
-
-        return generate_latest(self._registry)
+        return prometheus_client.generate_latest(self._registry)
