@@ -93,6 +93,36 @@ ASSETS = {
         "into this folder",
         holds="generic_model.pkl",
     ),
+    "deca": Asset(
+        path="deca/deca_model.tar",
+        licence="MPI licence: non-commercial research",
+        how="download `deca_model.tar` as DECA's page says",
+    ),
+    "emoca": Asset(
+        path="emoca",
+        licence="MPI licence: non-commercial research, registration at the EMOCA site",
+        how="put the folder of an EMOCA model (cfg.yaml, its .ckpt) here",
+        holds="**/*.ckpt",
+    ),
+    "smirk": Asset(path="smirk/SMIRK_em1.pt", licence="that of SMIRK's page", how="download it as SMIRK's page says"),
+    "d3dfr": Asset(
+        path="d3dfr/d3dfr_res50_nofc.pth",
+        licence="that of Face-Adapter's page",
+        how="download `third_party/d3dfr_res50_nofc.pth` of Face-Adapter's or RigFace's weights",
+    ),
+    "basel": Asset(
+        path="basel/BFM_model_front.mat",
+        licence="Basel Face Model 2009: non-commercial research, registration at its site",
+        how="make it as Deep3DFaceRecon's page says, or take RigFace's download",
+    ),
+    "deep3d": Asset(
+        path="deep3d/epoch_20.pth", licence="that of Deep3DFaceRecon's page", how="download it as that page says"
+    ),
+    "bisenet": Asset(
+        path="bisenet/79999_iter.pth",
+        licence="trained on CelebAMask-HQ: non-commercial research",
+        how="download it as the page of face-parsing.PyTorch says",
+    ),
     "mini": Asset(
         path="mini",
         licence="Apache-2.0, as this project; what it was trained on is in MODEL_CARD.md",

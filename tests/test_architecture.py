@@ -24,7 +24,7 @@ FORBIDDEN = {  # folder -> modules that nothing in it may import
     "serve": {"pipelines"},
 }
 # A face parser is a transformers network where its weights are on disk; nothing else in `face/` may need the package.
-ALLOWED = {("rigface/face/reconstruction/segmentation.py", "transformers")}
+ALLOWED = {("rigface/face/reconstruction/parsers.py", "transformers")}
 REMOVED_NAMES = {"utils", "common", "helpers", "core", "manager"}
 
 

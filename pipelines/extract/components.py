@@ -21,7 +21,7 @@ from rigface.face.detection.mediapipe import BLENDSHAPES
 from rigface.face.identity.arcface import ArcFace
 from rigface.face.identity.dlib_embedding import DlibIdentity
 from rigface.face.reconstruction.protocol import Reconstructor
-from rigface.face.reconstruction.segmentation import Parser, load_parser
+from rigface.face.reconstruction.segmentation import Parser
 from rigface.testing import fakes
 from rigface.types import DetectorSpec, HeadSpec, Quality
 
@@ -78,6 +78,8 @@ def parser(settings: Settings, device: str) -> Parser:
     """The segmentation of the person in a crop."""
     if settings.parser == "fake":
         return fakes.fake_mask
+    from rigface.face.reconstruction.parsers import load_parser  # imports torch
+
     return load_parser(settings.parser, settings.parser_folder or None, device)
 
 

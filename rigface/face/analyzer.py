@@ -14,9 +14,10 @@ import numpy as np
 from rigface.errors import NoFace
 from rigface.face.detection.detector import Detector
 from rigface.face.detection.factory import load_detector
+from rigface.face.reconstruction.parsers import load_parser
 from rigface.face.reconstruction.protocol import Reconstructor
 from rigface.face.reconstruction.reconstructor import load_reconstructor
-from rigface.face.reconstruction.segmentation import Parser, load_parser
+from rigface.face.reconstruction.segmentation import Parser
 from rigface.face.steps import align, reconstruct, segment
 from rigface.types import Detection, Face, FaceParams, HeadSpec
 

@@ -77,6 +77,13 @@ def layout_of(landmarks: np.ndarray) -> Layout:
     return LAYOUTS[count]
 
 
+def five_points(landmarks: np.ndarray) -> np.ndarray:
+    """ArcFace's five points (5, 2) float32 px of landmarks (L, 2+): right and left eye, nose's tip, mouth corners."""
+    flat, layout = np.asarray(landmarks, np.float32)[:, :2], layout_of(landmarks)
+    left, right = flat[list(layout.eyes[:2])].mean(0), flat[list(layout.eyes[2:])].mean(0)
+    return np.stack([right, left, flat[layout.nose_tip], *flat[list(layout.mouth)]])
+
+
 def sixty_eight(landmarks: np.ndarray) -> np.ndarray:
     """iBUG's 68 points (..., 68, C) of landmarks (..., L, C); ValueError if no layout has L points."""
     return np.asarray(landmarks[..., list(layout_of(landmarks).sixty_eight), :])

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from rigface.errors import BadCheckpoint
+from rigface.errors import BadCheckpoint, MissingAsset
 from rigface.types import CROP_PX
 
 FLAME_PX = 224  # side of the crops of DECA, EMOCA, SMIRK and Deep3DFaceRecon
@@ -134,11 +134,14 @@ def deep3d_model_points(file: str | os.PathLike[str]) -> np.ndarray:
     """The five 3D points (5, 3) float64 that Deep3DFaceRecon aligns to, from `similarity_Lm3D_all.mat`.
 
     Raises:
-        BadCheckpoint: the file is no MATLAB file with `lm` (68, 3).
+        MissingAsset: there is no such file.
+        BadCheckpoint: it is no MATLAB file with `lm` (68, 3).
     """
     from scipy.io import loadmat
     from scipy.io.matlab import MatReadError
 
+    if not os.path.isfile(file):
+        raise MissingAsset(f"{file} is not there; it lies beside BFM_model_front.mat in Deep3DFaceRecon's BFM folder")
     try:
         points = np.asarray(loadmat(file, variable_names=["lm"])["lm"], np.float64)
     except (KeyError, ValueError, NotImplementedError, TypeError, MatReadError) as error:

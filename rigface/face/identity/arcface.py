@@ -17,7 +17,7 @@ import numpy as np
 from rigface import assets
 from rigface.errors import MissingAsset
 from rigface.face.detection.insightface import load_pack
-from rigface.face.geometry.landmarks import layout_of
+from rigface.face.geometry.landmarks import five_points
 
 CHIP_PX = 112
 WIDTH = 512
@@ -63,10 +63,3 @@ class ArcFace:
             return np.zeros((0, WIDTH), np.float32)
         out = np.concatenate([self._network.get_feat(np.ascontiguousarray(chip[..., ::-1])) for chip in chips])
         return np.asarray((out / np.maximum(np.linalg.norm(out, axis=1, keepdims=True), 1e-9)).astype(np.float32))
-
-
-def five_points(landmarks: np.ndarray) -> np.ndarray:
-    """ArcFace's five points (5, 2) float32 px of landmarks (L, 2+): right and left eye, nose's tip, mouth corners."""
-    flat, layout = np.asarray(landmarks, np.float32)[:, :2], layout_of(landmarks)
-    left, right = flat[list(layout.eyes[:2])].mean(0), flat[list(layout.eyes[2:])].mean(0)
-    return np.stack([right, left, flat[layout.nose_tip], *flat[list(layout.mouth)]])

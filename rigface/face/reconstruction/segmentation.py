@@ -10,22 +10,17 @@ one Gaussian of Lab colour; three rounds of expectation maximisation at 64 px le
 landmarks' outline everything is the person: glasses, beard, a hand. If the result is no head (too small, nearly
 everything, not a number), the sketch itself is the result.
 
-Limit: hair against a background of its own colour ends at the edge of the sketch. A network does better: `load_parser`.
+Limit: hair against a background of its own colour ends at the edge of the sketch. A network does better: `parsers.py`.
 """
 
 from __future__ import annotations
 
-import json
-import re
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
-from rigface import assets
-from rigface.errors import MissingAsset
 from rigface.face.geometry.landmarks import LAYOUTS
-from rigface.image import resized, to_tensor
+from rigface.image import resized
 
 Box = tuple[float, float, float, float]  # x0, y0, x1, y1
 SMALL_PX = 64
@@ -42,20 +37,6 @@ class Parser(Protocol):
         self, crop: np.ndarray, landmarks: np.ndarray, inside: Box | None = None, size: int | None = None
     ) -> np.ndarray:
         """See `person_mask`."""
-
-
-def load_parser(name: str = "colours", folder: str | Path | None = None, device: str = "cpu") -> Parser:
-    """Load a parser by name: `colours` (this file; nothing to load) or `segformer` (a SegFormer trained for face
-    parsing).
-
-    The network is read from its folder, or an assets folder, by default `RIGFACE_ASSETS`; MissingAsset if it is not
-    there.
-    """
-    if name == "colours":
-        return person_mask
-    if name == "segformer":
-        return SegformerParser(folder, device=device)
-    raise ValueError(f"no parser is called {name!r}; there are colours, segformer")
 
 
 def person_mask(
@@ -89,10 +70,10 @@ def person_mask(
     if not (face.mean() * 1.05 < share < 0.9):  # also if it is not a number
         person = sketch[:2].sum(0).reshape(SMALL_PX, SMALL_PX)
     person[~_joined(person, face)] = 0
-    return _only(_sharpened(person.astype(np.float32), half, size), inside, size / len(crop))
+    return within_frame(_sharpened(person.astype(np.float32), half, size), inside, size / len(crop))
 
 
-def _only(mask: np.ndarray, inside: Box | None, scale: float) -> np.ndarray:
+def within_frame(mask: np.ndarray, inside: Box | None, scale: float) -> np.ndarray:
     """The mask, 0 beyond the frame, which `inside` times `scale` is in px of the mask."""
     if inside is None:
         return mask
@@ -243,71 +224,3 @@ def _sharpened(person: np.ndarray, picture: np.ndarray, size: int) -> np.ndarray
     edged = enlarged(mean(slope), side) * grey + enlarged(offset, side)
     edged = cv2.convertScaleAbs(np.maximum(edged, 0), alpha=255)  # bytes from here on: a quarter of the memory to touch
     return cv2.threshold(enlarged(edged, size), 127, 255, cv2.THRESH_BINARY)[1]
-
-
-# Face, hair, neck and what is worn on them. Not clothes: they are background here.
-_PERSON = re.compile(
-    r"^(skin|face|nose|(l|r|left|right)?_?(eye|brow|eyebrow|ear)s?(_g|_r)?|eye_?glass(es)?|glasses|mouth|(u|l|upper|lower)_?lip"
-    r"|hair|hat|neck|neck_?(l|lace)|necklace|earring)$"
-)
-_IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
-
-
-class SegformerParser:
-    """A Parser with a SegFormer (Xie et al., NeurIPS 2021) trained for face parsing, as `transformers` saves it.
-
-    Which classes are the person is read from the labels' names, which the face parsers trained on CelebAMask-HQ
-    share; a network without such names is refused, since a guess could be wrong silently. Weights trained on that set
-    are for non-commercial research only; none ship with this project.
-
-    Args:
-        folder: the network's folder, or an assets folder; None looks in `RIGFACE_ASSETS`.
-        size: side of the network's input.
-        device: of the network.
-
-    Raises:
-        MissingAsset: it is not on this machine, has no safetensors, or its labels are not those of a face parser.
-    """
-
-    def __init__(self, folder: str | Path | None = None, *, size: int = 512, device: str = "cpu") -> None:
-        import torch
-        from transformers import SegformerForSemanticSegmentation
-        from transformers.utils import logging
-
-        path = assets.find("segformer_face_parsing", folder)
-        if not (weights := path / "model.safetensors").is_file():
-            raise MissingAsset(f"{path} has no model.safetensors; weights in another format are not read")
-        self.version = f"segformer-{assets.fingerprint(weights)}"
-        quiet: Any = logging.disable_progress_bar
-        quiet()  # a bar of a second, in every worker, across the progress display
-        network: Any = SegformerForSemanticSegmentation.from_pretrained(
-            path, local_files_only=True, use_safetensors=True
-        )
-        self._network = network.eval().to(device)
-        labels = self._network.config.id2label
-        person = [int(k) for k, name in labels.items() if _PERSON.match(str(name).lower())]
-        if not person or len(person) == len(labels):
-            raise MissingAsset(f"{path} is no face parser: which of {list(labels.values())} are a person's head?")
-        self._person = torch.tensor([k in person for k in range(len(labels))], device=device)
-        mean, spread = _IMAGENET
-        if (settings := path / "preprocessor_config.json").exists():
-            preprocessor = json.loads(settings.read_text())
-            mean, spread = preprocessor.get("image_mean", mean), preprocessor.get("image_std", spread)
-        self._mean, self._spread = (torch.tensor(v, device=device).view(3, 1, 1) for v in (mean, spread))
-        self._size = size
-
-    def __call__(
-        self, crop: np.ndarray, landmarks: np.ndarray, inside: Box | None = None, size: int | None = None
-    ) -> np.ndarray:
-        """See `person_mask`; the landmarks are ignored."""
-        import torch
-        import torch.nn.functional as F
-
-        size = size or len(crop)
-        with torch.inference_mode():
-            x = to_tensor(crop)[None].to(self._mean.device)
-            x = F.interpolate(x, (self._size, self._size), mode="bilinear", antialias=True, align_corners=False)
-            logits = self._network((x - self._mean) / self._spread).logits
-            share = logits.softmax(1)[:, self._person].sum(1, keepdim=True)
-            share = F.interpolate(share, (size, size), mode="bilinear", align_corners=False)[0, 0]
-        return _only((share > 0.5).cpu().numpy().astype(np.uint8) * 255, inside, size / len(crop))

@@ -10,7 +10,8 @@ from rigface.errors import MissingAsset
 from rigface.face.detection.boxes import landmark_box
 from rigface.face.detection.detector import KeyframeDetector
 from rigface.face.detection.factory import load_detector
-from rigface.face.identity.arcface import ArcFace, five_points
+from rigface.face.geometry.landmarks import five_points
+from rigface.face.identity.arcface import ArcFace
 from tests.rigface.face import made_weights
 from tests.rigface.face.made_weights import ARCFACE, LANDMARKS, SIZE, scrfd
 

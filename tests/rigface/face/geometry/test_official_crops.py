@@ -5,17 +5,12 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from rigface.errors import BadCheckpoint
+from rigface.errors import BadCheckpoint, MissingAsset
 from rigface.face.geometry import official_crops as crops
 from rigface.face.geometry.landmarks import LAYOUTS, sixty_eight
 from rigface.types import CROP_PX
 
 RULES = {"deca_125": crops.DECA, "emoca_125": crops.DECA, "rigface_130": crops.RIGFACE_DECA, "smirk_140": crops.SMIRK}
-
-
-@pytest.fixture(scope="module")
-def figures(fixtures):
-    return lambda name: dict(np.load(fixtures / "official" / f"{name}.npz"))
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +115,8 @@ def test_deep3d_model_points_are_read_from_the_matlab_file(figures, tmp_path):
     savemat(tmp_path / "b.mat", {"lm": points[:5]})
     with pytest.raises(BadCheckpoint, match=r"want `lm` \(68, 3\), got \(5, 3\)"):
         crops.deep3d_model_points(tmp_path / "b.mat")
+    with pytest.raises(MissingAsset, match=r"d\.mat is not there"):
+        crops.deep3d_model_points(tmp_path / "d.mat")
     (tmp_path / "c.mat").write_text("no matlab file")
     with pytest.raises(BadCheckpoint, match="want a MATLAB file"):
         crops.deep3d_model_points(tmp_path / "c.mat")

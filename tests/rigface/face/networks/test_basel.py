@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from rigface.face.networks.basel import EXPRESSION, load_d3dfr, load_deep3d
-from tests.rigface.face.networks.figures import as_input, loaded
+from tests.rigface.face.official_figures import as_input, loaded
 
 
 @pytest.mark.slow

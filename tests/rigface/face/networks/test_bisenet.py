@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from rigface.face.networks.bisenet import load_bisenet
-from tests.rigface.face.networks.figures import as_input, loaded
+from tests.rigface.face.official_figures import as_input, loaded
 
 
 @pytest.mark.slow

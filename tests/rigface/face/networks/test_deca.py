@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from rigface.face.networks.deca import CoarseEncoder, flame_codes, load_deca
-from tests.rigface.face.networks.figures import as_input, loaded
+from tests.rigface.face.official_figures import as_input, loaded
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import torch
 
 from rigface.errors import BadCheckpoint, MissingAsset, UnsafeFile
 from rigface.face.networks.emoca import load_emoca
-from tests.rigface.face.networks.figures import as_input, loaded
+from tests.rigface.face.official_figures import as_input, loaded
 
 
 class Settings:

@@ -1,17 +1,13 @@
-"""Person mask on drawn heads, on a photograph, and by a tiny SegFormer."""
-
-import json
+"""Person mask on drawn heads and on a photograph."""
 
 import cv2
 import numpy as np
 import pytest
 import skimage.data
 
-from rigface.errors import MissingAsset
 from rigface.face.detection.factory import load_detector
 from rigface.face.geometry import alignment
-from rigface.face.reconstruction.segmentation import load_parser, person_mask
-from tests.rigface.face.made_weights import tiny_segformer
+from rigface.face.reconstruction.segmentation import person_mask
 
 SIZE = 512
 FACE = np.array([256, 307]), np.array([108, 135])  # middle and half axes of the landmarks' outline
@@ -137,45 +133,3 @@ def test_other_sizes_work_and_wrong_shapes_are_refused():
 def test_coincident_landmarks_are_accepted():
     picture, _ = drawn((40, 30, 25), (220, 170, 150), (90, 130, 190), (30, 60, 30))
     assert person_mask(picture, np.full((478, 3), 256.0)).shape == (SIZE, SIZE)
-
-
-def test_segformer_is_loaded_from_its_folder(tmp_path):
-    tiny_segformer(tmp_path / "net", ["background", "skin", "l_eye", "eye_g", "hair", "cloth", "neck_l"])
-    parser = load_parser("segformer", tmp_path / "net")
-    crop = np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, 3), np.uint8)
-    mask = parser(crop, outline(), inside=(0, 0, 512, 300))
-    assert mask.shape == (SIZE, SIZE)
-    assert (mask[:300] == 255).all()  # its bias says hair everywhere, and hair is the person
-    assert not mask[300:].any()
-    half = parser(crop[::2, ::2], outline() / 2, inside=(0, 0, 256, 150), size=SIZE)
-    assert (half == mask).all()
-
-
-def test_segformer_normalisation_is_read_from_its_folder(tmp_path):
-    tiny_segformer(tmp_path, ["background", "skin", "hair"])
-    (tmp_path / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.1] * 3, "image_std": [2.0] * 3}))
-    parser = load_parser("segformer", tmp_path)
-    assert parser._mean.flatten().tolist() == pytest.approx([0.1] * 3)
-    assert parser._spread.flatten().tolist() == [2.0] * 3
-
-
-def test_network_without_face_labels_is_refused(tmp_path):
-    tiny_segformer(tmp_path, ["road", "car", "sky"])
-    with pytest.raises(MissingAsset, match=r"no face parser.*road"):
-        load_parser("segformer", tmp_path)
-
-
-def test_pickled_weights_are_refused(tmp_path):
-    tiny_segformer(tmp_path, ["background", "skin", "hair"])
-    (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
-    with pytest.raises(MissingAsset, match=r"no model\.safetensors"):
-        load_parser("segformer", tmp_path)
-
-
-def test_load_parser_by_name(tmp_path, monkeypatch):
-    monkeypatch.delenv("RIGFACE_ASSETS", raising=False)
-    assert load_parser() is person_mask
-    with pytest.raises(MissingAsset, match="SegFormer"):
-        load_parser("segformer", tmp_path)
-    with pytest.raises(ValueError, match="colours, segformer"):
-        load_parser("magic")

@@ -1,4 +1,4 @@
-"""Reference figures of the official networks, and their made-up weights."""
+"""Reference figures of the official networks, and their made-up weights (tests/fixtures/official)."""
 
 import json
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.rigface.face.networks.figures import drawn
+from tests.rigface.face.official_figures import drawn
 
 
 @pytest.fixture(scope="session")
