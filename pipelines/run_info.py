@@ -24,11 +24,7 @@ PACKAGES = ("ray", "torch", "mediapipe", "av", "opencv-python", "numpy", "pyarro
 
 
 def load(store: Store) -> dict[str, Any] | None:
-    """The run information of an output, or None if it has none.
-
-    Raises:
-        ValueError: it is not JSON.
-    """
+    """The run information of an output, or None if it has none; ValueError if it is not JSON."""
     try:
         return json.loads(store.read(RUN_INFO))
     except FileNotFoundError:
@@ -36,13 +32,9 @@ def load(store: Store) -> dict[str, Any] | None:
 
 
 def load_own(store: Store, command: str, folders: Sequence[str]) -> dict[str, Any] | None:
-    """The run information of an output of this command, or None if the folder is no output yet.
+    """The run information of an output of this command, or None if the folder has none of its `folders` yet.
 
-    Args:
-        folders: those that the command writes; a folder that is no output must not have them.
-
-    Raises:
-        PlanError: the folder is the output of another command, or holds other data.
+    PlanError if the folder is the output of another command, or holds other data.
     """
     info = load(store)
     if info is None:

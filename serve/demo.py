@@ -24,10 +24,9 @@ NAMES = {
 
 
 def show(url: str, source: Path, out: Path) -> str:
-    """Make one edit through a service that is ready, write it to the folder `out`, and return the text to print.
+    """Make one edit through a service that is ready, write it to `out`, and return the text to print.
 
-    Raises:
-        PlanError: the source shows no face.
+    PlanError if the source shows no face.
     """
     with Client(url) as client:
         photo, name = _face_image(source, client)

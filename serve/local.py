@@ -33,17 +33,10 @@ RAY_SETTINGS = {  # unless the environment has them
 
 @contextlib.contextmanager
 def serving(host: str = "127.0.0.1", port: int = 8000, *, quiet: bool = False, **args: Any) -> Iterator[str]:
-    """Context manager that runs the service.
+    """Run the service inside; its address, such as "http://127.0.0.1:8000". `args` are those of `ServiceConfig`.
 
-    Args:
-        quiet: keep the log lines of the deployments to their files.
-        args: of `serve.config.ServiceConfig`.
-
-    Yields:
-        Its address, such as "http://127.0.0.1:8000".
-
-    Raises:
-        ValueError: callers elsewhere could reach it without a key.
+    ValueError if callers elsewhere could reach it without a key. `quiet` keeps the log lines of the deployments to
+    their files.
     """
     if not args.get("keys") and host not in LOOPBACK:
         raise ValueError(f"--host {host} is not loopback: name a file of API keys with --keys")
@@ -105,11 +98,7 @@ def address(host: str, port: int) -> str:
 
 
 def free_port(host: str, port: int) -> int:
-    """The port if it is free, or any free port for 0.
-
-    Raises:
-        ValueError: the port is in use.
-    """
+    """The port if it is free, or any free port for 0; ValueError if it is in use."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as trial:
         trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -50,11 +50,7 @@ class DiffusionService(Service, Protocol):
 
 
 async def chosen_model(service: DiffusionService, name: str | None) -> str:
-    """The name of a model that exists; without a name the default's.
-
-    Raises:
-        ApiError: `unknown-model`.
-    """
+    """The name of a model that exists, by default the default's; else ApiError `unknown-model`."""
     models = await service.models()
     if name is None:
         return next(m.name for m in models if m.default)

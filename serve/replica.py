@@ -30,8 +30,7 @@ def start_telemetry(traces: str, part: str) -> None:
 def delegate(part: str, service: type) -> Callable[[type[Deployment]], type[Deployment]]:
     """Give a deployment the coroutines of a protocol: each awaits that of `_worker` and returns expected errors.
 
-    Args:
-        part: prefix of the spans' names and the log lines' stages, such as `face_worker`.
+    Spans and log lines are called `<part>.<method>`.
     """
 
     def decorated(deployment: type[Deployment]) -> type[Deployment]:

@@ -92,10 +92,9 @@ class Forecast:
 
 
 def forecast(config: ExtractConfig, share: float = 0.01, min_units: int = 8) -> Forecast:
-    """Run a share of all units, at least `min_units` if there are so many; `out` is not written to.
+    """Run a share of all units, at least `min_units` if there are so many; PlanError if no input can be read.
 
-    Raises:
-        PlanError: no input of the sample can be read.
+    `out` is not written to.
     """
     head, detector = components.specs(config.settings)
     uris, inputs = sources.sample(sources.find_all(config.videos), MAX_SURVEYED)

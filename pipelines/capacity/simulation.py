@@ -109,11 +109,7 @@ class _Actor:
 
 
 def simulate(work: Work, stages: tuple[Stage, ...], machines: Machines, seed: int = 0) -> SimulationResult:
-    """Simulate a job.
-
-    Raises:
-        PlanError: the first actors do not fit on the machines, or a machine is smaller than an actor.
-    """
+    """Simulate a job; PlanError if a machine is smaller than an actor, or the first actors do not fit."""
     return _Simulation(work, stages, machines, seed).run()
 
 

@@ -19,11 +19,7 @@ INTERRUPTED = "rigface: stopped. Finished work is kept; run the same command aga
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command line.
-
-    Returns:
-        Exit code: 1 after an error, 2 for an unknown command, 130 after Ctrl-C, 141 if the output has no reader.
-    """
+    """Run a command line; 1 after an error, 2 for an unknown command, 130 after Ctrl-C, 141 if the output is closed."""
     repair_environment()
     words = list(sys.argv[1:] if argv is None else argv)
     return exit_code(lambda: _run(words), INTERRUPTED if words and words[0] in RESUMABLE else "")

@@ -22,11 +22,7 @@ class Command(Protocol):
 
 
 def parse(argv: Sequence[str]) -> Command:
-    """A command from its words; the first is its name.
-
-    Raises:
-        SystemExit: help was asked for, or the words are wrong; the text is printed.
-    """
+    """A command from its words, its name first; SystemExit after --help or wrong words, whose text is printed."""
     name, *words = argv
     module = import_module(f"pipelines.cli.{MODULES[name]}")
     default = module.default_of(name, words) if MODULES[name] in ("datasets", "learning") else {}

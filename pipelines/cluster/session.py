@@ -31,10 +31,8 @@ QUIET = {
 def connected(address: str = "", cpus: float = 0, object_store_mb: int = 500) -> Iterator[None]:
     """Be connected to a cluster inside; an existing connection is used and stays.
 
-    Args:
-        address: of a cluster to join; empty: RAY_ADDRESS, else a private cluster on this machine.
-        cpus: minimum of a private cluster.
-        object_store_mb: memory of its object store, in MiB.
+    Without an address it is that of RAY_ADDRESS, else a private cluster on this machine, with at least `cpus` CPUs and
+    an object store of so many MiB.
     """
     repair_environment()
     for name, value in QUIET.items():
@@ -101,11 +99,7 @@ def _filtered_stderr() -> Iterator[None]:
 
 
 def _check_answer(address: str, named: str) -> None:
-    """Connect to the port of an address; Ray itself would try for a quarter of an hour.
-
-    Raises:
-        NoCluster: nothing answers, or the address is a dashboard's.
-    """
+    """Connect to the port of an address, or NoCluster; Ray itself would try for a quarter of an hour."""
     if address.startswith("http"):
         raise NoCluster(f"{named} is a dashboard: give host:port of the head (10.0.0.1:6379), or use `rigface submit`")
     host, _, port = address.removeprefix("ray://").rpartition(":")

@@ -116,11 +116,7 @@ def describe(submission: Submission, cluster: str) -> str:
 
 
 class JobServer:
-    """A cluster's job server.
-
-    Raises:
-        NoCluster: no dashboard answers there, or it refuses the token.
-    """
+    """A cluster's job server; NoCluster if none answers there, or if it refuses the token."""
 
     def __init__(self, url: str) -> None:
         if not re.match(r"https?://", url):
@@ -156,11 +152,7 @@ class JobServer:
         return sorted(jobs, key=lambda j: j.start_time or 0)
 
     def send(self, submission: Submission) -> tuple[str, bool]:
-        """Submit a job, unless it is running already.
-
-        Returns:
-            Its id, and True if it is new.
-        """
+        """Submit a job, unless it is running already; its id, and True if it is new."""
         earlier = self.jobs(rf"{submission.name}-\d+$")
         for job in earlier:
             if not job.status.is_terminal():
@@ -198,11 +190,7 @@ class JobServer:
             return self._client.stop_job(name)
 
     def follow(self, name: str) -> str:
-        """Print the output of a submission until it ends; a broken connection is made again.
-
-        Returns:
-            SUCCEEDED, FAILED or STOPPED.
-        """
+        """Print the output of a submission until it ends, over broken connections; SUCCEEDED, FAILED or STOPPED."""
         shown = 0
         while True:
             shown = asyncio.run(self._tail(name, shown))

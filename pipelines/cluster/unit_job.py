@@ -73,14 +73,9 @@ def run_units(
     check: Callable[[], None],
     say: Callable[[str], None],
 ) -> Counter[str]:
-    """Do the units that have no Parquet object below `folder` of the output yet, in any order.
+    """Do the units that have no Parquet object below `folder` of the output yet, in any order; their summed counts.
 
-    Args:
-        make_worker: called once per actor; it is pickled.
-        check: of the output's lock; called after each unit.
-
-    Returns:
-        The summed counts of the units done now.
+    `make_worker` is pickled and called once per actor, `check` (of the output's lock) after each unit.
     """
     done = store.ids(folder, ".parquet")
     todo = [unit for unit in units if unit.name not in done]

@@ -31,14 +31,7 @@ TURN_DEG = 18.0
 
 
 def write_strip(config: StripConfig) -> tuple[str, ...]:
-    """Make the contact sheet and write it.
-
-    Returns:
-        Hints for the user.
-
-    Raises:
-        PlanError: OUT is no .png; IN is missing, or has no face.
-    """
+    """Make the contact sheet and write it; hints for the user. PlanError if OUT is no .png, or IN shows no face."""
     if config.out.suffix.lower() != ".png":
         raise PlanError(f"{config.out}: choose a name that ends in .png")
     check_writable(config.out)
@@ -49,11 +42,7 @@ def write_strip(config: StripConfig) -> tuple[str, ...]:
 
 
 def strip(editor: Editor, image: np.ndarray, face: Face, seed: int = 0) -> np.ndarray:
-    """(H, W, 3) uint8: up to five panels with their asked and achieved numbers below.
-
-    Args:
-        image: (H, W, 3) uint8, in which the face was found.
-    """
+    """(H, W, 3) uint8: up to five panels of a face in an image, their asked and achieved numbers below."""
     yaw = float(to_degrees(to_matrix(face.params.head_rotation[None]))[0, 0])
     turned = EditSpec(yaw_deg=TURN_DEG if yaw <= 0 else -TURN_DEG)
     edits = [
@@ -72,11 +61,7 @@ def strip(editor: Editor, image: np.ndarray, face: Face, seed: int = 0) -> np.nd
 
 
 def _first_face(config: StripConfig, editor: Editor) -> tuple[np.ndarray, Face]:
-    """An image and its largest face; of a video the first frame with a face.
-
-    Raises:
-        PlanError: there is none.
-    """
+    """An image and its largest face, of a video the first frame with a face; PlanError if there is none."""
     source = config.source
     is_image = kind_of(source) == "image"
     with errors_named(source):

@@ -91,11 +91,7 @@ class EditFlags:
 
 
 def parse_flags(flags: EditFlags) -> tuple[EditSpec, dict[Trait, Path]]:
-    """The edit that flags ask for, and the image that each copied trait comes from.
-
-    Raises:
-        PlanError: invalid flags; the message names the flag or the file.
-    """
+    """The edit that flags ask for, and the image of each copied trait; PlanError names an invalid flag or file."""
     from pipelines.examples.face_reader import is_row  # imports pyarrow
 
     spec = _from_file(flags.edit)
@@ -145,11 +141,7 @@ def _from_file(path: Path | None) -> EditSpec:
 
 
 def parse_traits(text: str) -> list[Trait]:
-    """The traits of `--take`, which are separated by commas.
-
-    Raises:
-        PlanError: an unknown trait.
-    """
+    """The traits of `--take`, separated by commas; PlanError if one is unknown."""
     known = get_args(Trait)
     traits = [w.strip() for w in text.split(",") if w.strip()]
     if unknown := [t for t in traits if t not in known]:

@@ -27,21 +27,13 @@ def errors_named(path: Path, flag: str = "") -> Iterator[None]:
 
 
 def read_image(path: Path) -> np.ndarray:
-    """(H, W, 3) uint8 from a file.
-
-    Raises:
-        PlanError: it is missing, or not an image.
-    """
+    """(H, W, 3) uint8 from a file; PlanError if it is missing, or not an image."""
     with errors_named(path):
         return decode(path.read_bytes())
 
 
 def kind_of(path: Path) -> Literal["image", "video"]:
-    """Image or video, by its content.
-
-    Raises:
-        PlanError: it is missing, or neither.
-    """
+    """Image or video, by its content; PlanError if it is missing, or neither."""
     with errors_named(path), path.open("rb") as file:
         kind = sniff(file.read(SNIFF_BYTES))
     if kind == "unknown":

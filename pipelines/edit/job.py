@@ -114,10 +114,9 @@ def load_editor(engine: Engine) -> Editor:
 
 
 def load_targets(paths: Mapping[Trait, Path], editor: Editor) -> dict[Trait, Face]:
-    """The face that gives each trait; an image that gives several is analysed once, a row of a dataset is read.
+    """The face that gives each trait: of an image, analysed once, or a row of a dataset.
 
-    Raises:
-        PlanError: not an image, or no face in it; no such row, or one of another head model.
+    PlanError if there is no such face, or it has another head model.
     """
     faces: dict[Path, Face] = {}
     head = editor.analyzer.head

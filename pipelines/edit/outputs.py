@@ -9,11 +9,7 @@ MAX_NAME = 255  # bytes of a file's name, on all usual disks
 
 
 def check_writable(out: Path) -> None:
-    """Refuse a file that cannot be made.
-
-    Raises:
-        PlanError: it is a folder, its name is too long, or its folder is a file or cannot be written to.
-    """
+    """Refuse, by a PlanError, a file that cannot be made: a folder, too long a name, no writable folder."""
     for part in out.parts:
         if len(os.fsencode(part)) > MAX_NAME:
             raise PlanError(f"{out}: a name has {len(os.fsencode(part))} bytes; choose one of at most {MAX_NAME}")

@@ -30,11 +30,7 @@ def _bits_of(origins: Sequence[Origin], spec: EditSpec, seed: int) -> int:
 
 
 class EditSigner:
-    """Signs one result, made of the files `origins`; nothing after `--no-sign`.
-
-    Raises:
-        PlanError: there is no signing key and none can be made.
-    """
+    """Signs one result, made of the files `origins`, or nothing after `--no-sign`; PlanError without a key."""
 
     def __init__(
         self, config: EditConfig | AnimateConfig, spec: EditSpec, has_model: bool, origins: Sequence[Origin]

@@ -51,12 +51,7 @@ def slider_tables() -> list[Table]:
 
 
 def flame_table(folder: Path) -> Table:
-    """Table of how closely FLAME follows each axis of the open head.
-
-    Raises:
-        PlanError: the files are not FLAME's, or do not fit each other.
-        MissingAsset, UnsafeFile: as `load_flame`.
-    """
+    """Table of how closely FLAME follows each axis of the open head; raises PlanError, or as `load_flame`."""
     try:
         named = fit_named_axes(load_flame(folder))
     except ValueError as e:

@@ -18,14 +18,7 @@ MANIFESTS = {
 
 
 def verify(files: Sequence[Path], signing_folder: str = "") -> int:
-    """Print the provenance of each file.
-
-    Returns:
-        0 if all files were made here, else 1.
-
-    Raises:
-        PlanError: a file that cannot be read.
-    """
+    """Print the provenance of each file; 0 if all were made here, else 1. PlanError if one cannot be read."""
     signer = C2paSigner(signing_folder)
     all_ours = True
     for path in files:

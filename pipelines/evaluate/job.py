@@ -76,11 +76,7 @@ def evaluate(config: EvaluateConfig, say: Callable[[str], None] = print) -> Repo
 
 
 def models_by_name(models: Sequence[str]) -> dict[str, str]:
-    """Name in the card -> `preview` or checkpoint, in the order given.
-
-    Raises:
-        PlanError: two models of one name.
-    """
+    """Name in the card -> `preview` or checkpoint, in the order given; PlanError if two share a name."""
     models = models or ((PREVIEW, "mini") if assets.is_here("mini") else (PREVIEW,))
     by_name: dict[str, str] = {}
     for model in models:
@@ -95,11 +91,7 @@ def models_by_name(models: Sequence[str]) -> dict[str, str]:
 
 
 def _smallest(models: Mapping[str, str], data: Store) -> int:
-    """The smallest of the models' sizes.
-
-    Raises:
-        PlanError: the data are examples, and a model wants others.
-    """
+    """The smallest of the models' sizes; PlanError if the data are examples that a model cannot take."""
     configs = {name: config_of(place) for name, place in models.items() if place != PREVIEW}
     if not has_examples(data):
         return min([config.size for config in configs.values()], default=PREVIEW_PX)

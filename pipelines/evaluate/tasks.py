@@ -69,25 +69,14 @@ class TaskSource(Protocol):
     head: HeadSpec
 
     def plan(self, kinds: Sequence[TaskKind], config: EvaluateConfig) -> list[PlannedTask]:
-        """The tasks of these kinds.
-
-        Raises:
-            PlanError: no person is held out.
-        """
+        """The tasks of these kinds; PlanError if no person is held out."""
 
     def task(self, planned: PlannedTask) -> Task | None:
         """Read the pictures of a task; None if its two frames do not lie over each other (the camera moved, a cut)."""
 
 
 def source_of(data: Store, size: int = 0) -> TaskSource:
-    """The tasks of a folder: of its examples, or else of its faces.
-
-    Args:
-        size: of the true pictures; 0: the crops' own.
-
-    Raises:
-        PlanError: the folder has neither.
-    """
+    """The tasks of a folder: of its examples, or else of its faces, with true pictures of `size` px (0: the crops')."""
     return ExamplesSource(data) if has_examples(data) else FacesSource(data, size)
 
 

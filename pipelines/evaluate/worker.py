@@ -48,10 +48,9 @@ class Candidate:
 
 
 def candidate(name: str, model: str, seeds: int, device: str, size: int, head: HeadSpec) -> Candidate:
-    """The preview with pictures of `size` px, or a checkpoint by what `RigFacePipeline.from_pretrained` takes.
+    """The preview with pictures of `size` px, or a checkpoint by a name of `RigFacePipeline.from_pretrained`.
 
-    Raises:
-        MissingAsset, BadCheckpoint: the weights are missing, or were trained on another head.
+    MissingAsset or BadCheckpoint if there are no weights, or those of another head.
     """
     if model == PREVIEW:
         return Candidate(name, Style("texture", size, "expression"), lambda conditions, _: conditions.render)

@@ -35,13 +35,9 @@ MAX_HELD_OUT = 32  # pictures of held-out people to measure on
 def make_autoencoder(
     faces: str, out: str, config: AutoencoderConfig, say: Callable[[str], None] = print
 ) -> AutoencoderKL:
-    """Make the autoencoder and write it to the folder `vae` below `out`.
+    """Make an autoencoder from a dataset of faces and write it to the folder `vae` below `out`.
 
-    Args:
-        faces: a dataset of `extract`. out: folder or s3:// prefix.
-
-    Raises:
-        PlanError: there are no faces, or `size` is not a multiple of `patch`.
+    PlanError if there are no faces, or `size` is not a multiple of `patch`.
     """
     if config.size % config.patch:
         raise PlanError(f"size {config.size} px is not a multiple of the patches' {config.patch} px")
@@ -61,11 +57,7 @@ def make_autoencoder(
 
 
 def crops(faces: str, config: AutoencoderConfig) -> tuple[np.ndarray, np.ndarray]:
-    """(N, S, S, 3) uint8 crops to learn from, and up to 32 of held-out people.
-
-    Raises:
-        PlanError: there are none to learn from.
-    """
+    """(N, S, S, 3) uint8 crops to learn from, and up to 32 of held-out people; PlanError if N is 0."""
     store = Store(faces)
     parts = face_parts(store)
     learned: list[np.ndarray] = []

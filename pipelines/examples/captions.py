@@ -31,11 +31,7 @@ class Captions:
 
     @staticmethod
     def load(file: str) -> Captions:
-        """Read a table of captions; none for an empty name.
-
-        Raises:
-            PlanError: the file is missing, lacks a column, or has an invalid row.
-        """
+        """Read a table of captions, none for an empty name; PlanError if it is missing, or not such a table."""
         if not file:
             return Captions({})
         folder, name = os.path.split(file)

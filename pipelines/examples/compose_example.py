@@ -106,12 +106,9 @@ def stage(face: Face, params: FaceParams, composer: Composer) -> Face:
 
 
 def invent_pose(own: FaceParams, others: np.ndarray, random: np.random.Generator) -> FaceParams:
-    """The coefficients turned a little, and two times of three with another photograph's expression.
+    """The coefficients turned a little, and two times of three with an expression of `others` (N, E).
 
     Turned by no more than the preview can do without inventing half a face, and never beyond half a profile.
-
-    Args:
-        others: (N, E) expressions of other photographs.
     """
     degrees = to_degrees(to_matrix(own.head_rotation[None]))[0]
     wanted = degrees + random.normal(0, POSE_DEG).clip(-2 * np.array(POSE_DEG), 2 * np.array(POSE_DEG))
@@ -125,11 +122,9 @@ def invent_pose(own: FaceParams, others: np.ndarray, random: np.random.Generator
 
 
 def invent_light(own: np.ndarray, others: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """(9, 3) a plausible light: every second time another photograph's, else a lamp over a surround.
+    """(9, 3) a plausible light: every second time one of `others` (N, 9, 3), else a lamp over a surround.
 
-    Args:
-        own: (9, 3) of the face to be re-lit; the new light has nearly its exposure, as cameras adapt to it.
-        others: (N, 9, 3) lights of other photographs.
+    It has nearly the exposure of the face's own light, as cameras adapt to it.
     """
     brightness = random.uniform(0.7, 1.35)
     if random.random() < 0.5 and len(others):

@@ -72,14 +72,9 @@ def is_row(name: str) -> bool:
 
 
 def face_at(name: str) -> tuple[Face, HeadSpec]:
-    """One row of a dataset, and the head model its coefficients belong to.
+    """A row by `FOLDER#INPUT:FRAME` or `FOLDER#INPUT:FRAME:TRACK`, and the head model of its coefficients.
 
-    Args:
-        name: `FOLDER#INPUT:FRAME` or `FOLDER#INPUT:FRAME:TRACK`: a folder or s3:// prefix, the end of an input's uri,
-            and the row's `frame_index` and `track`.
-
-    Raises:
-        PlanError: no such dataset, no such row, or several.
+    INPUT is the end of an input's uri. PlanError if there is no such dataset or row, or several rows.
     """
     match = _ROW.fullmatch(name)
     if match is None:

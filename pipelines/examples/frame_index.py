@@ -16,13 +16,9 @@ GATES = ("confidence", "sharpness", "face_size_px")
 
 
 def read_frames(source: Store, minima: dict[str, float]) -> tuple[pair_sampling.Frames, np.ndarray]:
-    """The light columns of a dataset, and (N, 2) the part and row of each face: part as a path, row as a number.
+    """The light columns of a dataset, and (N, 2) the part (path) and row (number) of each face; PlanError if N is 0.
 
-    Args:
-        minima: of each of `GATES`; rows below are not `good`.
-
-    Raises:
-        PlanError: there are no faces.
+    Rows below one of the `minima` of `GATES` are not `good`.
     """
     columns = ["uri", "frame_index", "track", "identity", "status", *GATES]
     columns += ["head_rotation", "expression", "light", "frame_to_crop", "identity_vector"]

@@ -29,11 +29,7 @@ COLUMNS = [field.name for field in fields(ExampleRow)[2:]]
 
 
 def rows_of(source: Store, parts: Sequence[str], split: str | None = "test") -> list[ExampleRow]:
-    """The rows of one split.
-
-    Args:
-        split: None: every row.
-    """
+    """The rows of one split; None: of all."""
 
     def read(part: str) -> list[ExampleRow]:
         rows = source.table(part, COLUMNS).to_pylist()

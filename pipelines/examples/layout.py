@@ -18,11 +18,7 @@ PLAN = "pairs.parquet"
 
 
 def face_parts(faces: Store) -> list[str]:
-    """The objects of a dataset of faces.
-
-    Raises:
-        PlanError: there are none.
-    """
+    """The objects of a dataset of faces; PlanError if there are none."""
     parts = sorted(path for path in faces.paths("faces", ".parquet") if not path.endswith("/schema.parquet"))
     if not parts:
         raise PlanError(f"{faces.uri}: no faces/ here; make some with `rigface extract`")
@@ -54,11 +50,7 @@ def parquet_bytes(table: pa.Table) -> pa.Buffer:
 
 
 def parts_of(source: Store) -> list[str]:
-    """The objects of an examples folder.
-
-    Raises:
-        PlanError: there are none.
-    """
+    """The objects of an examples folder; PlanError if there are none."""
     parts = sorted(source.paths(EXAMPLES, ".parquet"))
     if not parts:
         raise PlanError(f"{source.uri}: no examples/ here; make some with `rigface pair`")
@@ -85,11 +77,7 @@ def plan_hash(source: Store) -> str:
 
 
 def autoencoder_folder(name: str) -> Path:
-    """The folder of an autoencoder: the folder itself, or its `vae`; `mini` is that of the model that ships.
-
-    Raises:
-        MissingAsset: neither holds one.
-    """
+    """The folder of an autoencoder, or its `vae`; `mini` is that of the model that ships. Else MissingAsset."""
     from rigface.model.checkpoint import folder_of
 
     folder = folder_of(name)

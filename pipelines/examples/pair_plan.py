@@ -101,11 +101,7 @@ class PairPlan:
 
 
 def plan_pairs(frames: pair_sampling.Frames, places: np.ndarray, settings: PairSettings) -> PairPlan:
-    """Plan every example.
-
-    Args:
-        places: (N, 2) part and row of each of the frames.
-    """
+    """Plan every example; `places` (N, 2) are part and row of each of the frames."""
     pairs, refused = pair_sampling.candidates(
         frames, settings.max_candidates, settings.max_identity_distance, settings.seed
     )

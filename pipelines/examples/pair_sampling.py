@@ -89,9 +89,7 @@ def candidates(
 ) -> tuple[Candidates, dict[str, int]]:
     """Possible pairs, up to `max_candidates` of each person in each input, and refused rows and pairs by reason.
 
-    Args:
-        max_identity_distance: between the identity vectors of the two tracks, if both have one; 0: the rule of the
-            network that they are from.
+    The limit of distance is between the identity vectors of two tracks; 0: the rule of their network.
     """
     _people, person = np.unique(frames.identity, return_inverse=True)
     groups: dict[tuple[str, str], list[int]] = {}

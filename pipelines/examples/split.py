@@ -13,11 +13,6 @@ HELD_OUT = 0.1
 
 
 def split_of(identity: str, held_out: float = HELD_OUT) -> Split:
-    """`test` for about `held_out` of all people, `train` for the others.
-
-    Args:
-        identity: a person's name in the dataset.
-        held_out: share of people, in [0, 1]; a larger share holds out the same people and more.
-    """
+    """`test` for about a share `held_out` of people, else `train`, by name; a larger share adds people."""
     draw = int.from_bytes(hashlib.sha256(f"rigface split {identity}".encode()).digest()[:8], "big") / 2**64
     return "test" if draw < held_out else "train"

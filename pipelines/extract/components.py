@@ -62,11 +62,7 @@ def identity(settings: Settings) -> Identity | None:
 
 
 def reconstructor(settings: Settings, device: str, detector: DetectorSpec | None = None) -> Reconstructor:
-    """The network or solver that turns crops into coefficients; a detector is checked for the landmarks it needs.
-
-    Raises:
-        ValueError: the name is unknown, or it cannot work with that head or detector.
-    """
+    """The network or solver that turns crops into coefficients; ValueError if it fits no such head or detector."""
     if settings.reconstructor == "fake":
         return fakes.FakeReconstructor()
     from rigface.face.reconstruction.reconstructor import load_reconstructor  # imports torch
@@ -104,11 +100,7 @@ class Specs:
 
 
 def specs(settings: Settings) -> tuple[HeadSpec, DetectorSpec]:
-    """The head model and the detector, with the other networks, that these settings name.
-
-    Raises:
-        PlanError: a name is unknown, or two models do not fit.
-    """
+    """The head model and the detector, with the other networks, of these settings; PlanError if they do not fit."""
     if all(getattr(settings, name) == getattr(Settings, name) for name in MODELS):
         return _default_specs()
     child = WorkerProcess("pipelines.extract.components:Specs", {"settings": settings}, silence_s=180)

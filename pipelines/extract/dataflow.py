@@ -42,15 +42,10 @@ def stage_arguments(config: ExtractConfig, head: HeadSpec, detector: DetectorSpe
 
 
 def run_units(config: ExtractConfig, head: HeadSpec, detector: DetectorSpec, units: list[UnitPlan]) -> Iterator[Record]:
-    """Run the units, in any order.
+    """Run the units, in any order; the record of each once it is committed.
 
-    Yields:
-        The record of each unit once it is committed.
-
-    Raises:
-        RigFaceError: an expected error of a stage, such as MissingAsset.
-        JobBroken: no unit finished for `stall_s`.
-        ray.exceptions.RayError: a stage has a bug; its traceback is inside.
+    RigFaceError is an expected error of a stage, such as MissingAsset; JobBroken, that no unit finished for `stall_s`;
+    RayError, a bug of a stage, with its traceback inside.
     """
     import ray.data
     from ray.data import ActorPoolStrategy

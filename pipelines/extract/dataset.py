@@ -51,13 +51,9 @@ class FaceDataset:
         return run_info.load(self.store)
 
     def check(self, settings: Settings, head: HeadSpec, detector: DetectorSpec, overwrite: bool) -> str:
-        """Check that a run with these settings may write here.
+        """The name of the configuration, part of every unit's name, if a run with these settings may write here.
 
-        Returns:
-            The name of the configuration, part of every unit's name. A dataset keeps its own.
-
-        Raises:
-            PlanError: the dataset was made with other settings, or the folder holds other data.
+        PlanError if the dataset was made with other settings, or the folder holds other data.
         """
         info, name = (
             run_info.load_own(self.store, "extract", ("faces", "inputs")),
@@ -115,11 +111,7 @@ class FaceDataset:
     # --- inputs that changed
 
     def add_plans(self, plans: list[Plan], before: dict[str, Plan], config: str) -> int:
-        """Keep new plans. Rows and units of an input's earlier content, or of other chunks, are removed first.
-
-        Returns:
-            The number of inputs that lost their rows and units.
-        """
+        """Keep new plans; the number of inputs that lost the rows and units of an earlier content or other chunks."""
         earlier = [(before[p.uri], p) for p in plans if p.uri in before]
         changed = [old for old, new in earlier if (old.sha256, old.chunks) != (new.sha256, new.chunks)]
         self._remove(changed, config)
@@ -127,11 +119,7 @@ class FaceDataset:
         return len(changed)
 
     def forget(self, uris: Iterable[str]) -> None:
-        """Remove all of some inputs, whose sources are gone for good.
-
-        Raises:
-            PlanError: an input is not in the dataset.
-        """
+        """Remove all of some inputs, whose sources are gone for good; PlanError if one is not in the dataset."""
         plans = self.plans.load(uris)
         if unknown := sorted(set(uris) - plans.keys()):
             raise PlanError(f"{unknown[0]} is not an input of {self.store.uri}: name it as the column `uri` does")
@@ -184,11 +172,7 @@ class FaceDataset:
         return (unit for unit in with_faces if unit != "schema"), self.store.names(f"{INTERNAL}/units", ".json")
 
     def record(self, unit: str) -> Record:
-        """The record of a finished unit.
-
-        Raises:
-            FileNotFoundError: the unit is not finished.
-        """
+        """The record of a finished unit, else FileNotFoundError."""
         try:
             with self.store.open(part_path(unit)) as f:
                 return record_of(pq.read_schema(f))

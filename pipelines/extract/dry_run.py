@@ -24,11 +24,7 @@ MAX_SURVEYED = 50  # new inputs; the estimate scales them up
 
 
 def preview(config: ExtractConfig) -> str:
-    """The work that `extract` would do with this configuration.
-
-    Raises:
-        PlanError, MissingAsset: the error that would stop it at once.
-    """
+    """The work that `extract` would do with this configuration, or the error that would stop it at once."""
     head, detector = components.specs(config.settings)
     check_stages(config, head, detector)
     dataset = FaceDataset(Store(config.out))
@@ -73,11 +69,7 @@ def preview(config: ExtractConfig) -> str:
 
 
 def status(out: str) -> str:
-    """The progress of a dataset.
-
-    Raises:
-        PlanError: there is no dataset.
-    """
+    """The progress of a dataset; PlanError if there is none."""
     dataset = FaceDataset(Store(out))
     info = dataset.info()
     if info is None:

@@ -76,12 +76,7 @@ class InputFinalizer:
 
 
 def summarize_input(plan: Plan, records: list[Record], tracks: int | None = None) -> InputRow:
-    """The row of one input.
-
-    Args:
-        records: one per unit; empty if the plan's status is `error`.
-        tracks: their number after joining; None: that of the only unit.
-    """
+    """The row of one input from the records of its units, none of an error; `tracks`: their number after joining."""
     records = sorted(records, key=lambda r: r.index)
     cause: Record | Plan = next((r for r in records if r.status != "ok"), plan)
     faces = sum(r.faces for r in records)

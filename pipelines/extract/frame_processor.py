@@ -51,13 +51,9 @@ class FrameProcessor:
         self._identity = components.identity(settings)
 
     def __call__(self, plan: UnitPlan, begin: Callable[[str], None]) -> tuple[Record, bytes | None]:
-        """Process the frames of one unit.
+        """The record of one unit, filled, and its faces as an Arrow IPC stream, None if it has none.
 
-        Args:
-            begin: called with the name of each step as it begins.
-
-        Returns:
-            The record, filled, and the faces as an Arrow IPC stream, or None if there are none.
+        `begin` is called with the name of each step as it begins.
         """
         record = Record.of(plan)
         clock, cpu = Clock(begin), time.process_time()

@@ -70,11 +70,9 @@ class _Part:
 def identify(store: Store, threshold: float | None = None) -> IdentityReport:
     """Give every track that has an identity vector the name of a person.
 
-    Inputs without a row in OUT/inputs are left out: the numbers of their tracks will change when they are finished.
-
-    Args:
-        threshold: maximum root mean square distance within a person; None: the default of the network that made the
-            vectors. A threshold other than in the last pass clusters everything anew, and names change.
+    Inputs without a row in OUT/inputs are left out: the numbers of their tracks will change when they are finished. The
+    threshold is the maximum root mean square distance within a person, by default that of the network; another one than
+    in the last pass clusters everything anew, and names change.
     """
     paths = sorted(p for p in store.paths("faces", ".parquet") if not p.endswith("/schema.parquet"))
     finished = CompactSet(

@@ -70,11 +70,7 @@ def extract(
 
 
 def check_stages(config: ExtractConfig, head: HeadSpec, detector: DetectorSpec) -> None:
-    """Check that every stage finds the columns it needs.
-
-    Raises:
-        PlanError: a stage needs a column that no earlier stage adds.
-    """
+    """Check that every stage finds the columns it needs, else PlanError."""
     arguments = dataflow.stage_arguments(config, head, detector)
     columns = {column.name for column in schema.face_columns(head, detector)}
     stages.check_columns([arguments[name][0] for name in STAGES], columns)
@@ -256,8 +252,7 @@ class _Run:
 def check_reachable(unreachable: set[str], known: Collection[str]) -> None:
     """Check that most known inputs can be read.
 
-    Raises:
-        JobBroken: more than half cannot: the disk, network or credentials are at fault, not the inputs.
+    JobBroken if not: the disk, network or credentials are at fault, not the inputs.
     """
     if 2 * len(unreachable) > len(known):
         raise JobBroken(
@@ -268,13 +263,9 @@ def check_reachable(unreachable: set[str], known: Collection[str]) -> None:
 
 
 def check_crashes(crashes: deque[str | None]) -> None:
-    """Check that the latest units did not mostly crash in one and the same way.
+    """Check that the latest units, at most one of each crashing input, did not mostly crash in one and the same way.
 
-    Args:
-        crashes: of the latest units, at most one of each crashing input; None: no crash.
-
-    Raises:
-        JobBroken: they did: the fault is the installation's or the machine's, not the inputs'.
+    JobBroken if they did: the fault is the installation's or the machine's, not the inputs'.
     """
     if len(crashes) == crashes.maxlen:
         how, count = Counter(crashes).most_common(1)[0]

@@ -245,13 +245,9 @@ def _failures(stage: str, unit: Unit) -> int:
 
 
 def check_columns(stages: Iterable[type[Stage]], wanted: Iterable[str]) -> None:
-    """Check that every stage finds the columns it needs.
+    """Check that every stage finds the columns it needs, and that all wanted ones are there at the end.
 
-    Args:
-        wanted: columns required after the last stage.
-
-    Raises:
-        PlanError: a stage needs a column that no earlier stage adds, or a wanted column never appears.
+    PlanError names a column that no earlier stage adds.
     """
     columns: set[str] = set()
     for stage in stages:

@@ -92,12 +92,9 @@ class Crops(Sequence[np.ndarray]):
 
 
 class Unit:
-    """One unit of work.
+    """One unit of work: its plan, the outcome so far, and its faces, an Arrow IPC stream or None.
 
-    Args:
-        record: the outcome so far; None: no stage has seen the unit.
-        blob: the faces as an Arrow IPC stream, or None. It is parsed on first access, and passed on as it is if
-            unchanged.
+    The stream is parsed on first access, and passed on as it is if unchanged.
     """
 
     def __init__(self, plan: UnitPlan, record: Record | None = None, blob: pa.Buffer | None = None) -> None:
@@ -120,11 +117,7 @@ class Unit:
 
     @property
     def faces(self) -> pa.Table:
-        """One row per face.
-
-        Raises:
-            ValueError: there are none.
-        """
+        """One row per face; ValueError if there are none."""
         if self._table is None:
             if self._blob is None:
                 raise ValueError(f"unit {self.unit_id} has no faces")

@@ -32,11 +32,7 @@ def is_list(name: str) -> bool:
 
 
 def entries(file: BinaryIO, suffix: str) -> Iterator[str]:
-    """The entries of a list, unchanged.
-
-    Raises:
-        PlanError: at once, if it has no column `uri` or is not of the format of its suffix.
-    """
+    """The entries of a list, unchanged; PlanError, at once, if it is not of its suffix's format or lacks `uri`."""
     if suffix == ".txt":
         text = _text(file, "\n")
         return (line.rstrip("\r\n") for line in text if line.strip())
@@ -46,15 +42,9 @@ def entries(file: BinaryIO, suffix: str) -> Iterator[str]:
 def rows(
     file: BinaryIO, kind: str, columns: Sequence[str], label: str, optional: Sequence[str] = ()
 ) -> Iterator[dict[str, Any]]:
-    """Rows of a table, read lazily; in a .csv every value is text.
+    """Rows of a .csv or .parquet table, read lazily; PlanError, at once, if it is none or lacks a column.
 
-    Args:
-        kind: `.csv` or `.parquet`.
-        columns: required columns; `optional`: read if they exist.
-        label: of the table, for the error.
-
-    Raises:
-        PlanError: at once, if it is not such a table or lacks a column.
+    Optional columns are read if they exist; in a .csv every value is text. `label` names the table in the error.
     """
     if kind == ".csv":
         reader = csv.DictReader(_text(file, ""))
@@ -85,15 +75,10 @@ def _check(names: Sequence[str], columns: Sequence[str], label: str) -> None:
 
 
 def inventory(file: BinaryIO, open_uri: Callable[[str], BinaryIO]) -> Iterator[str]:
-    """Uris of the objects that an S3 Inventory lists, `s3://bucket/key`.
+    """Uris `s3://bucket/key` of the objects that an S3 Inventory lists, by its manifest.json.
 
-    Args:
-        file: its manifest.json.
-        open_uri: opens the data files, which lie in the inventory's destination bucket.
-
-    Raises:
-        PlanError: at once, if it is not an inventory, or one in another format or without the key column; later, if a
-            data file is broken.
+    `open_uri` opens the data files, in the inventory's destination bucket. PlanError at once if it is no inventory that
+    can be read; later, if a data file is broken.
     """
     try:
         manifest = json.loads(file.read())

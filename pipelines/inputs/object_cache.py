@@ -171,10 +171,9 @@ def _locked(file: int) -> bool:
 
 
 def _make_room(max_bytes: int, own_part: Path) -> bool:
-    """Evict the least recently read copies until the rest takes at most `max_bytes`; remove abandoned files.
+    """Evict the least recently read copies until the rest takes at most `max_bytes`; True on success.
 
-    Returns:
-        True on success. Copies in progress of other processes stay, and count with their final size.
+    Abandoned files are removed; copies in progress of other processes stay, and count with their final size.
     """
     copies, left = [], 0
     for entry in os.scandir(folder()):

@@ -21,12 +21,7 @@ class CannotRead(BadInput):
 
 @contextmanager
 def opened(uri: str) -> Iterator[BinaryIO]:
-    """The input as a seekable binary file.
-
-    Raises:
-        CannotRead: any OSError while it is open.
-        BadInput: it is not a file.
-    """
+    """The input as a seekable binary file; BadInput if it is none, CannotRead for any OSError while it is open."""
     try:
         with sources.open_uri(uri) as file:
             yield file
@@ -47,11 +42,7 @@ def stamp(uri: str) -> str:
 
 
 def changed(uris: list[str], known: dict[str, str]) -> tuple[list[str], set[str]]:
-    """The new and changed inputs, in their order, and the known ones that cannot be read now.
-
-    Args:
-        known: uri -> stamp at its survey; empty if it could not be read then.
-    """
+    """The new and changed inputs, in their order, and the known ones (uri -> stamp) that cannot be read now."""
     old = [uri for uri in uris if uri in known]
     with ThreadPoolExecutor(STAMP_THREADS) as pool:
         now = dict(zip(old, pool.map(stamp, old)))

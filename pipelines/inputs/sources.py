@@ -212,11 +212,7 @@ def _stat(path: str) -> os.stat_result:
 
 
 def stamp(uri: str) -> str:
-    """Size and modification time (on S3: entity tag): a cheap check if an input has changed.
-
-    Raises:
-        FileNotFoundError, PermissionError, BadInput, OSError: as `open_uri`.
-    """
+    """Size and modification time (on S3: entity tag), to see if an input has changed; raises as `open_uri`."""
     if uri.startswith("s3://"):
         about = objects.head(*_bucket_and_key(uri))
         return f"{about.size}-{about.etag}"
@@ -234,11 +230,7 @@ def read_head(file: BinaryIO, count: int) -> tuple[bytes, int]:
 
 
 def read_image(file: BinaryIO) -> bytes:
-    """The content of an image file.
-
-    Raises:
-        BadInput: it is larger than `MAX_IMAGE_BYTES`.
-    """
+    """The content of an image file; BadInput if it is larger than `MAX_IMAGE_BYTES`."""
     size = file.seek(0, io.SEEK_END)
     if size > MAX_IMAGE_BYTES:
         raise BadInput(f"too large for an image: {size / 1e6:.0f} MB; at most {MAX_IMAGE_BYTES / 1e6:.0f} are allowed")

@@ -126,11 +126,7 @@ def fetch(parquet: pq.ParquetFile, rows: Sequence[int], columns: Sequence[str]) 
 
 
 def strips(rows: pa.Table, head: Any, spec: HeadSpec) -> list[Strip]:
-    """Draw the faces of some rows with their head model, or without one.
-
-    Args:
-        spec: the head model of the coefficients.
-    """
+    """Draw the faces of some rows with their head model, or without one; `spec` is that of the coefficients."""
     vectors = {name for name in rows.column_names if pa.types.is_fixed_size_list(rows[name].type)}
     facts = rows.drop_columns(sorted(vectors | ({"crop", "mask", "landmarks"} & {*rows.column_names}))).to_pylist()
     out = []
@@ -166,13 +162,9 @@ def load_head(spec: HeadSpec, folder: str | None = None) -> tuple[Any, str]:
 
 
 def pictures(params: FaceParams, head: Any, px: int = RENDER_PX) -> dict[str, np.ndarray]:
-    """Render the coefficients of one face.
+    """Render the coefficients of one face (batch (1,), numpy): normals, shading, albedo, render, relit.
 
-    Args:
-        params: one row, batch (1,), numpy.
-
-    Returns:
-        RGBA uint8 (px, px, 4) by name: normals, shading, albedo, render, relit; transparent outside the head.
+    Each is RGBA uint8 (px, px, 4), transparent outside the head.
     """
     with _one_thread(), torch.inference_mode():
         batch = params.map(lambda values: torch.tensor(values, dtype=torch.float32))
@@ -208,13 +200,9 @@ def _one_thread() -> Iterator[None]:
 
 
 def relit(light: np.ndarray) -> np.ndarray:
-    """A white key light from above, on the side that was darker, over some even light.
+    """A white key light from above, on the side that was darker in `light` (9, 3), over some even light.
 
-    Args:
-        light: (9, 3) the light to differ from.
-
-    Returns:
-        (9, 3) such that `lighting.shade` gives 0.25 + max(0, n.d) for a normal n, as well as nine numbers can.
+    (9, 3) such that `lighting.shade` gives 0.25 + max(0, n.d) for a normal n, as well as nine numbers can.
     """
     side = -1.0 if light_slope(light[None])[0][0, 0] > 0 else 1.0
     toward = np.array([0.8 * side, 0.5, 0.45])

@@ -97,13 +97,9 @@ class Dataset:
 
 
 def write(out: str, samples: int = 24) -> str:
-    """Write the page of a dataset, with so many faces in its gallery, beside the dataset's folders.
+    """Write the page of a dataset, `samples` faces in its gallery, into its folder; the page's address.
 
-    Returns:
-        Address of the page.
-
-    Raises:
-        BadInput: there is no dataset at `out`.
+    BadInput if there is no dataset.
     """
     data = Dataset(Store(out))
     face_files, input_files = (sorted(data.store.paths(part, ".parquet")) for part in ("faces", "inputs"))

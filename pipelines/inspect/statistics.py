@@ -238,18 +238,12 @@ class FaceStatistics:
 
 
 def light_slope(light: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Slope and mean of the shading of a ball over the side that faces the camera.
+    """Slope b (N, 3), towards the light, and mean (N,) luminance of a ball's shading by `light` (N, 9, 3).
 
-    The first-order coefficients alone do not give the direction of the light: the far side of a face is not
-    visible, so a fit may trade them against the second order. This is the plane a + b.n that fits the shading
-    best over the disc the ball shows (moments of the unit disc: E[x2 z] / E[x2] = 8/15, cov(z2, z) / var(z) =
-    6/5, E[z] = 2/3, E[z2] = 1/2).
-
-    Args:
-        light: (N, 9, 3) as in `FaceParams.light`.
-
-    Returns:
-        b (N, 3), towards the light in the camera frame, and the mean (N,); luminance.
+    The first-order coefficients alone do not give the direction of the light: the far side of a face is not visible, so
+    a fit may trade them against the second order. This is the plane a + b.n that fits the shading best over the disc
+    the ball shows to the camera (moments of the unit disc: E[x2 z] / E[x2] = 8/15, cov(z2, z) / var(z) = 6/5, E[z] =
+    2/3, E[z2] = 1/2).
     """
     even, x, y, z, _, xz, yz, _, zonal = np.moveaxis(light @ LUMINANCE, -1, 0)
     slope = np.stack(

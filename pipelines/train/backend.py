@@ -44,18 +44,10 @@ class Backend(Protocol):
         """The newest checkpoint as a local folder, or None if there is none."""
 
     def keep(self, step: int, numbers: dict[str, Any], write: Write, last: bool) -> None:
-        """Keep a checkpoint; every worker calls it. `write` fills a folder; `last` waits until it is stored.
-
-        Raises:
-            OutputBusy: as `check`.
-        """
+        """Keep a checkpoint; every worker calls it. `write` fills a folder; `last` waits until it is stored."""
 
     def check(self) -> None:
-        """Check the lock of the output, before anything is written.
-
-        Raises:
-            OutputBusy: another run has taken the output over.
-        """
+        """Check the lock of the output before anything is written; OutputBusy if another run has taken it."""
 
 
 class LocalBackend:
@@ -115,11 +107,7 @@ def _name(folder: str) -> str:
 
 
 def _of_ray(store: Store) -> list[str]:
-    """Folders of the complete checkpoints that Ray Train wrote, below the root.
-
-    Raises:
-        PlanError: this version cannot read Ray Train's list.
-    """
+    """Folders of the complete checkpoints that Ray Train wrote; PlanError if its list cannot be read."""
     try:
         snapshot = json.loads(store.read(SNAPSHOT))
         return [f"{RAY}/{result['checkpoint_dir_name']}" for result in snapshot["checkpoint_results"]]

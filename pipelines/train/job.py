@@ -72,11 +72,7 @@ def _in_process(config: TrainConfig, store: Store, check: Callable[[], None]) ->
 
 
 def _work(config: TrainConfig, holder: str) -> None:
-    """The loop of one Ray Train worker.
-
-    Args:
-        holder: id of the run; see `lock.holder`.
-    """
+    """The loop of one Ray Train worker; `holder`: see `lock.holder`."""
     loop(config, RayBackend(config.out, holder))
 
 

@@ -68,11 +68,7 @@ class MetricLog:
         self._store.publish(f"{FOLDER}/pictures/{name}-{step:08d}.png", encode_png(image))
 
     def flush(self, board: bool = False) -> None:
-        """Publish everything logged so far.
-
-        Args:
-            board: on S3, TensorBoard's file as well, whole; with each checkpoint, so that a killed run leaves it.
-        """
+        """Publish everything logged so far; `board`: TensorBoard's file too, whole, if it is not on this disk."""
         for first in list(self._open):
             self._publish(first)
         newest = max(self._open, default=0)

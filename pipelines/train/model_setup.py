@@ -36,13 +36,9 @@ PLAIN = "sd15:"  # a start that has seen no faces: the examples define its condi
 
 
 def load(config: TrainConfig, spec: ExampleSpec | None = None) -> Checkpoint:
-    """The model to start from, on the CPU.
+    """The model to start from, on the CPU; from scratch or Stable Diffusion it is built for examples of a spec.
 
-    Args:
-        spec: of the examples; a model from scratch, or from Stable Diffusion, is built for them.
-
-    Raises:
-        MissingAsset, BadCheckpoint, UnsafeFile: the start is missing, does not fit, or is unsafe to load.
+    MissingAsset, BadCheckpoint, UnsafeFile: the start is missing, does not fit, or is unsafe to load.
     """
     if config.start == "scratch":
         return _scratch(config, spec)
@@ -112,11 +108,7 @@ def _scratch(config: TrainConfig, spec: ExampleSpec | None) -> Checkpoint:
 
 
 def check(loaded: Checkpoint, spec: ExampleSpec, latents: LatentSpec | None) -> None:
-    """Check that a model and examples have the same conditions.
-
-    Raises:
-        PlanError: they differ; the message names the differences.
-    """
+    """Check that a model and examples have the same conditions; PlanError names the differences."""
     own = loaded.config
     problems = []
     if spec.style != own.render_style:

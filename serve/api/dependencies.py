@@ -77,11 +77,7 @@ State = Annotated[ApiState, Depends(state_of)]
 async def admit(
     request: Request, api: State, scopes: SecurityScopes, _: Annotated[Any, Security(BEARER)]
 ) -> AsyncIterator[Key]:
-    """The caller's key, until the response was sent, of a stream too.
-
-    Raises:
-        ApiError: `unauthorized`, `forbidden`, `rate-limited`.
-    """
+    """The caller's key, until the response was sent; ApiError `unauthorized`, `forbidden`, `rate-limited`."""
     if api.services.keys.is_open:
         check(request, api.services.loopback_names)
     key = api.services.keys.find(request.headers.get("authorization"))
@@ -99,11 +95,7 @@ MetricsKey = Annotated[Key, Security(admit, scopes=["metrics"])]
 
 
 async def within(request: Request, work: Awaitable[Result], limit_s: float) -> Result:
-    """The result; the work is cancelled at the time limit, and when the caller disconnects.
-
-    Raises:
-        ApiError: `timeout`.
-    """
+    """The result, or ApiError `timeout`; the work is cancelled then, and when the caller disconnects."""
     task = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(_disconnected(request))
     try:

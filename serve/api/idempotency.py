@@ -44,14 +44,7 @@ class IdempotencyCache:
         self._known: OrderedDict[Any, _Work] = OrderedDict()  # ended ones in the order in which they ended
 
     async def once(self, key: Any, digest: bytes, work: Callable[[], Awaitable[Any]]) -> Any:
-        """The result of the work, done now or before.
-
-        Args:
-            digest: of the request.
-
-        Raises:
-            ApiError: `conflict`, if the key was used for a different request.
-        """
+        """The result of the work, done now or before; `conflict` if the key came with another request's digest."""
         self._forget()
         known = self._known.get(key)
         if known is not None and known.digest != digest:

@@ -51,11 +51,7 @@ class Gate:
 
     @contextmanager
     def admit(self, max_running: int) -> Iterator[None]:
-        """Count a request until the context ends.
-
-        Raises:
-            ApiError: `draining`, `busy`.
-        """
+        """Count a request until the context ends, or refuse it as `draining` or `busy`."""
         if self.draining:
             raise ApiError("draining", retry_after_s=5)
         if self.running >= max_running:

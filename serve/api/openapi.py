@@ -37,12 +37,9 @@ def binary(*types: str) -> dict[str, Any]:
 def responses(
     *slugs: str, status: int = 200, content: dict[str, Any] | None = None, headers: dict[str, Any] | None = None
 ) -> dict[int | str, dict[str, Any]]:
-    """`responses=` of a route: its success and its problems.
+    """`responses=` of a route: its success, and problems by the slugs of `serve.problems.KNOWN`.
 
-    Args:
-        slugs: of `serve.problems.KNOWN`.
-        content: of the success, by media type, beside the route's own model.
-        headers: of the success.
+    The success has its `content` by media type, beside the route's own model, and `headers`.
     """
     success: dict[str, Any] = {"headers": REQUEST_ID | (headers or {})}
     out: dict[int | str, dict[str, Any]] = {status: success | ({"content": content} if content else {})}

@@ -23,11 +23,7 @@ class KeyLimiter:
 
     @contextmanager
     def admit(self, key: Key) -> Iterator[None]:
-        """Count a request until the context ends.
-
-        Raises:
-            ApiError: `rate-limited`, with the time until the next token.
-        """
+        """Count a request until the context ends, or refuse it as `rate-limited` until the next token."""
         now = time.monotonic()
         left, then = self._tokens.get(key.id, (key.burst, now))
         left = min(key.burst, left + (now - then) * key.rate)

@@ -47,11 +47,7 @@ class RequestParser:
         self._limits, self._url_allowlist = limits, url_allowlist
 
     async def read(self, request: Request, kind: type[Asked], owner: str) -> tuple[Asked, EditInput]:
-        """Parse a request about one picture.
-
-        Raises:
-            ApiError: `bad-request`, `unsupported-type`, `too-large`, `unknown-picture`.
-        """
+        """A request about one picture; ApiError `bad-request`, `unsupported-type`, `too-large`, `unknown-picture`."""
         parts = PARTS if issubclass(kind, PreviewRequest) else PARTS[:1]
         asked, files = await self._read(request, kind.model_validate_json, owner, self._limits.max_body_bytes, parts)
         if "picture" not in files:

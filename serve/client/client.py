@@ -71,9 +71,7 @@ class ClientResult:
 class Client:
     """Connection to one service; close it, or use it in a `with`.
 
-    Args:
-        tries: of each request, the first included.
-        keep_mb: memory for pictures that were sent, to send them again if the service does not have them any more.
+    A request is tried `tries` times. `keep_mb` of pictures are kept, to send them again if the service has lost them.
     """
 
     def __init__(
@@ -111,11 +109,7 @@ class Client:
         return self._send("/v1/preview", {"picture": picture, "edit": edit, **options}).content
 
     def edit(self, picture: Picture, edit: Mapping[str, Any], **options: Any) -> ClientResult:
-        """Edit a picture. Options: `target` and `targets` (pictures), `model`, `seed`, `steps`, `format` and so on.
-
-        Raises:
-            Refused: with the problem.
-        """
+        """Edit a picture, or raise Refused. Options: `target`, `targets` (pictures), `model`, `seed`, `steps` ..."""
         headers = {"Accept": "application/json", "Idempotency-Key": uuid.uuid4().hex}
         return _result(self._send("/v1/edits", {"picture": picture, "edit": edit, **options}, headers).content)
 

@@ -37,11 +37,8 @@ from serve.telemetry import metrics
 class DiffusionWorker(DiffusionService):
     """A `DiffusionService` in this process: a pool of models and the thread that samples.
 
-    Args:
-        models, load_pipeline, max_loaded: as in `ModelPool`.
-        max_rows: rows in a batch; a request with more rows is sampled alone.
-        max_waiting: requests that wait for admission; further ones are refused as `busy`.
-        cache_mb: of reference tokens.
+    A batch has `max_rows`; a request with more is sampled alone. Beyond `max_waiting`, requests are refused as `busy`.
+    `cache_mb` is of reference tokens.
     """
 
     def __init__(
@@ -89,12 +86,7 @@ class DiffusionWorker(DiffusionService):
         return True
 
     async def sample(self, request: SampleRequest) -> AsyncGenerator[Step | SampledImage, None]:
-        """Sample one image. Closing the iterator takes the request out of the batch.
-
-        Raises:
-            ApiError: `busy`, `draining`, `timeout`, `unknown-model`.
-            ValueError: the options do not fit the model.
-        """
+        """Sample one image, or raise ApiError or ValueError; closed, the request leaves the batch."""
         loop, events = asyncio.get_running_loop(), asyncio.Queue[Step | SampledImage | BaseException]()
 
         def emit(event: Step | SampledImage | BaseException) -> None:

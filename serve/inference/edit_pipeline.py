@@ -60,11 +60,7 @@ class EditPipeline(EditService):
         self._face_worker, self._diffusion_worker = face_worker, diffusion_worker
 
     async def edit(self, edit: ModelEdit) -> AsyncGenerator[EditProgress | EditedImage, None]:
-        """Progress events, then `EditedImage`. Closing the iterator takes all faces out of the batch.
-
-        Raises:
-            ApiError, BadInput, BadEdit: it cannot be done.
-        """
+        """Progress events, then `EditedImage`, or an expected error; closed, all faces leave the batch."""
         began = time.monotonic()
         input_spec = await self._diffusion_worker.input_spec(edit.model)
         with tracing.span("edit.compose"):

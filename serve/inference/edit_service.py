@@ -244,11 +244,7 @@ def sse(name: str, content: dict[str, Any]) -> bytes:
 
 
 def wanted_type(accept: str) -> str:
-    """The best of `TYPES` for an Accept header; PNG for any type.
-
-    Raises:
-        ApiError: `not-acceptable`.
-    """
+    """The best of `TYPES` for an Accept header, PNG for any type; else ApiError `not-acceptable`."""
     best = ("", 0.0)
     for part in accept.split(","):
         media, *parameters = (p.strip().lower() for p in part.split(";"))

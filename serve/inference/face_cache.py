@@ -46,11 +46,7 @@ class FaceCache:
         self._locks = [threading.Lock() for _ in range(16)]  # by image, so that concurrent requests analyse it once
 
     def analyze(self, edit_input: EditInput, name: str) -> FaceAnalysis:
-        """The faces of an image of the input.
-
-        Raises:
-            ApiError: `unknown-picture`: not cached, and the input has no bytes of it.
-        """
+        """The faces of an image of the input; ApiError `unknown-picture` if it is not cached and has no bytes here."""
         analysis = self._analyses.get(name)
         if analysis is None:
             data = edit_input.pictures.get(name)
@@ -83,11 +79,7 @@ class FaceCache:
         return resized
 
     def check_consent(self, edit_input: EditInput) -> None:
-        """Refuse an edit if the policy forbids one of the edited faces, or a face whose identity is taken.
-
-        Raises:
-            ApiError: `refused`, `no-consent`.
-        """
+        """Refuse an edit of a face, or by a taken identity, that the policy forbids: `refused`, `no-consent`."""
         if not self._policy.is_active:
             return
         targets = {edit_input.traits[trait]: "largest" for trait in TAKES_IDENTITY if trait in edit_input.traits}

@@ -105,11 +105,7 @@ class FaceWorker(FaceService):
         self.analyzer(np.full((128, 128, 3), 128, np.uint8))
 
     async def ready(self) -> bool:
-        """True.
-
-        Raises:
-            RuntimeError: a thread of this process hangs, so it has to be replaced.
-        """
+        """True; RuntimeError if a thread of this process hangs, so it has to be replaced."""
         if self._threads.is_stuck or self._video_threads.is_stuck:
             raise RuntimeError("a thread hangs with an image or a video")
         return True

@@ -52,11 +52,9 @@ class LoadedModel:
 
 
 class ModelPool:
-    """Checkpoints by name. `get` and `loaded` belong to the thread that samples.
+    """Checkpoints by name, the first is the default. `get` and `loaded` belong to the thread that samples.
 
-    Args:
-        checkpoints: name -> folder, or a name that `RigFacePipeline.from_pretrained` takes; the first is the default.
-        max_loaded: models in memory at a time; a model with active requests is never dropped.
+    At most `max_loaded` are in memory; a model with active requests is never dropped.
     """
 
     def __init__(self, checkpoints: Mapping[str, str], load_pipeline: LoadPipeline, max_loaded: int) -> None:
@@ -75,11 +73,7 @@ class ModelPool:
         return not any(model.active for model in self.loaded.values())
 
     def check(self, name: str) -> None:
-        """Refuse an unknown name.
-
-        Raises:
-            ApiError: `unknown-model`.
-        """
+        """Refuse an unknown name by an ApiError."""
         if name not in self._checkpoints:
             raise ApiError("unknown-model", f"{name!r}; there are {', '.join([*self._checkpoints, PREVIEW])}")
 

@@ -19,12 +19,10 @@ STUCK_S = 300.0  # the slowest image takes seconds; a queue of them for one dete
 
 
 class WatchdogExecutor:
-    """The threads of asyncio, or a pool of its own, with a time limit.
+    """The threads of asyncio, or `max_threads` of its own, where work that takes longer than `stuck_s` hangs.
 
-    Args:
-        stuck_s: work that takes longer hangs.
-        max_threads: size of an own pool. Further work waits. Work whose caller leaves while it waits is never started;
-            work that was started holds its thread to the end, so callers who leave cannot use more threads.
+    Work of an own pool waits, and is never started if its caller leaves meanwhile. Work that was started holds its
+    thread to the end, so callers who leave cannot use more threads.
     """
 
     def __init__(self, stuck_s: float = STUCK_S, max_threads: int | None = None) -> None:

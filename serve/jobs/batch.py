@@ -22,11 +22,7 @@ MAX_WAIT_S = 30.0
 
 
 async def run_batch(job: Job, asked: BatchJob, store: JobStore, edits: EditRunner, concurrency: int) -> None:
-    """Run the edits that have no result yet.
-
-    Raises:
-        ApiError, BadInput, ValueError: an edit cannot be done; the results of the others stay.
-    """
+    """Run the edits that have no result yet; raises if an edit cannot be done, and the results of the others stay."""
     files = await asyncio.to_thread(store.files, job)
     missing = iter([n for n in range(job.total) if n not in job.results])
 
@@ -55,11 +51,7 @@ async def run_batch(job: Job, asked: BatchJob, store: JobStore, edits: EditRunne
 
 
 async def with_retries(work: Callable[[], Awaitable[Result]]) -> Result:
-    """Run a part of a job: again as long as the service is busy, and a few times after other failures.
-
-    Raises:
-        ApiError, BadInput, ValueError: it cannot be done.
-    """
+    """Run a part of a job: again as long as the service is busy, and a few times after other failures."""
     failures = 0
     while True:
         try:

@@ -8,11 +8,7 @@ RANGE = re.compile(r"bytes=(?=.*\d)(\d{0,18})-(\d{0,18})")
 
 
 def requested_range(text: str, size: int) -> tuple[int, int]:
-    """Start and end of the bytes that a Range header asks for; all of them for no range, several, or another unit.
-
-    Raises:
-        ApiError: `bad-range`, if no byte is in the range.
-    """
+    """Start and end of the bytes of a Range header: all for none, several or another unit; or `bad-range`."""
     match = RANGE.fullmatch(text.strip())
     if match is None:
         return 0, size

@@ -95,9 +95,8 @@ class JobQueue(JobService):
     async def submit(self, submission: JobSubmission, owner: str, idempotency_key: str = "") -> JobState:
         """Queue a job; it is durable when this returns.
 
-        Raises:
-            ApiError: `busy` or `rate-limited`: the queue or the owner's share of it is full; `draining`, `conflict`;
-                `too-large` or `bad-clip` for a video.
+        ApiError `busy` or `rate-limited` if the queue or the owner's share is full; also `draining`, `conflict`,
+        `too-large`, `bad-clip`.
         """
         store = await self.start()
         if not self._open:
@@ -144,11 +143,7 @@ class JobQueue(JobService):
         return await asyncio.to_thread(store.result, store.find(job_id, owner), request, self._limits.result_link_s)
 
     async def ready(self) -> bool:
-        """True; also resumes the jobs of the process before, once that has ended.
-
-        Raises:
-            RuntimeError: a video hangs in this process, which has to be replaced.
-        """
+        """True; also resumes the jobs of the process before, once it has ended. RuntimeError if a video hangs."""
         try:
             await self.start()
         except ApiError as problem:
@@ -159,11 +154,7 @@ class JobQueue(JobService):
         return True
 
     async def start(self) -> JobStore:
-        """Open the store and start the workers, once.
-
-        Raises:
-            ApiError: `busy`: another process still has the store. `draining`.
-        """
+        """Open the store and start the workers, once; `busy` if another process still has the store."""
         self._starting = self._starting or asyncio.Lock()
         async with self._starting:
             if self._store is None:

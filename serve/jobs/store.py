@@ -137,8 +137,7 @@ class PieceReplaced(Exception):
 class JobStore:
     """All jobs of one store, a folder or s3://bucket/prefix; ended ones are kept for `keep_s`. Close it.
 
-    Raises:
-        ApiError: `busy`: another process has the lock.
+    ApiError `busy` if another process has the lock.
     """
 
     def __init__(self, uri: str, keep_s: float) -> None:
@@ -188,11 +187,7 @@ class JobStore:
             return sorted(self._jobs.values(), key=lambda j: (j.created, j.id))
 
     def find(self, job_id: str, owner: str) -> Job:
-        """A caller's own job.
-
-        Raises:
-            ApiError: `unknown-job`, also for another owner's.
-        """
+        """A caller's own job; ApiError `unknown-job` for another owner's, too."""
         job = self._jobs.get(job_id)
         if job is None or job.owner != owner:
             raise ApiError("unknown-job")
@@ -201,14 +196,9 @@ class JobStore:
     def add(
         self, submission: JobSubmission, owner: str, total: int, idempotency_key: str, check_room: Callable[[], None]
     ) -> Job:
-        """Store a job; it is durable when this returns.
+        """Store a job, durably; a repeated Idempotency-Key returns the first job. `check_room` may refuse it.
 
-        Args:
-            idempotency_key: the caller's; a repeated one returns the first job.
-            check_room: raises if there is no room for a new job.
-
-        Raises:
-            ApiError: `conflict`: the key came with another job before; `busy`: the lock is lost.
+        ApiError: `conflict`: the key came with another job before; `busy`: the lock is lost.
         """
         files: dict[str, object] = {"picture": None, "clip": None, "target": None, "targets": {}}
         asked = submission.asked.model_copy(

@@ -85,12 +85,7 @@ class VideoRunner:
     idle_analyzers: list[FaceAnalyzer] = field(default_factory=list)
 
     def probe(self, file: str | bytes) -> VideoInfo:
-        """The properties of a video.
-
-        Raises:
-            BadVideo: it cannot be read.
-            ApiError: `too-large`.
-        """
+        """The properties of a video; BadVideo if it cannot be read, ApiError `too-large`."""
         info, max_pixels = self.decoders.probe(file), self.limits.max_clip_pixels
         if info.width * info.height > max_pixels:
             raise ApiError("too-large", f"clip: {info.width} x {info.height} px; a frame may have {max_pixels} px")
@@ -98,22 +93,14 @@ class VideoRunner:
         return info
 
     def check_length(self, frames: int, seconds: float) -> None:
-        """Refuse a video that is too long.
-
-        Raises:
-            ApiError: `too-large`.
-        """
+        """Refuse a video that is too long, by an ApiError `too-large`."""
         limits = self.limits
         if frames > limits.max_clip_frames or seconds > limits.max_clip_s:
             limit = f"it may have {limits.max_clip_frames} and {limits.max_clip_s:g} s"
             raise ApiError("too-large", f"clip: {frames} frames, {seconds:.1f} s; {limit}")
 
     async def __call__(self, job: Job, asked: VideoJob | AnimationJob, store: JobStore) -> None:
-        """Run a job to its result.
-
-        Raises:
-            ApiError, BadInput, ValueError: it cannot be done.
-        """
+        """Run a job to its result, or raise ApiError, BadInput or ValueError if it cannot be done."""
         model = await chosen_model(self.diffusion_worker, asked.model)
         input_spec = None if model == PREVIEW else await self.diffusion_worker.input_spec(model)
         stop, loop = threading.Event(), asyncio.get_running_loop()

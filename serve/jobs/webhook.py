@@ -47,11 +47,7 @@ class Webhooks:
         self._master = os.environ.get(SECRET_VARIABLE, "") if master is None else master
 
     def check(self, address: str) -> None:
-        """Refuse an address that would get no message.
-
-        Raises:
-            ApiError: `bad-request`.
-        """
+        """Refuse an address that would get no message, by an ApiError `bad-request`."""
         if not self._master:
             raise ApiError("bad-request", f"webhook: this service has no secret to sign with ({SECRET_VARIABLE})")
         self._url_allowlist.check(address, "webhook")

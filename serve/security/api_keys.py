@@ -24,10 +24,9 @@ BURST_S = 3.0
 
 @dataclass(frozen=True)
 class Key:
-    """A caller. The id is kept when the secret is rotated, and new for a name that is used again.
+    """A caller; ValueError for an unknown scope, or a limit that allows no request.
 
-    Raises:
-        ValueError: a scope is unknown, or a limit allows no request.
+    The id is kept when the secret is rotated, and new for a name that is used again.
     """
 
     name: str  # public, in logs
@@ -47,11 +46,7 @@ class Key:
             raise ValueError(f"want rate > 0, burst >= 1 and max_concurrent >= 1, got {got}")
 
     def need(self, scope: str) -> None:
-        """Refuse a key that lacks a scope.
-
-        Raises:
-            ApiError: `forbidden`.
-        """
+        """Refuse a key that lacks a scope, by an ApiError `forbidden`."""
         if scope not in self.scopes:
             raise ApiError("forbidden", f"the key {self.name!r} lacks the scope {scope!r}")
 
@@ -69,11 +64,7 @@ class KeyRing:
         self._keys: dict[str, Key] = {}
 
     def find(self, authorization: str | None) -> Key:
-        """The caller's key.
-
-        Raises:
-            ApiError: `unauthorized`.
-        """
+        """The caller's key; ApiError `unauthorized` if it is none of the file."""
         if self._path is None:
             return OPEN
         scheme, _, secret = (authorization or "").partition(" ")
@@ -97,11 +88,7 @@ def digest_of(secret: str) -> str:
 
 
 def read(path: Path) -> list[Key]:
-    """All keys of a file.
-
-    Raises:
-        ValueError: a line is invalid; the message names it.
-    """
+    """All keys of a file; ValueError names an invalid line."""
     out = []
     for number, line in enumerate(path.read_text().splitlines(), start=1):
         if line.strip():
@@ -116,16 +103,9 @@ def read(path: Path) -> list[Key]:
 
 
 def add(path: Path, name: str, scopes: tuple[str, ...] = SCOPES, **limits: float) -> str:
-    """Make a key and store its hash.
+    """Make a key, store its hash, and return the secret; without a burst, it gets `BURST_S` seconds of the rate.
 
-    Args:
-        limits: `rate`, `burst`, `max_concurrent` of `Key`; without a burst, `BURST_S` seconds of the rate.
-
-    Returns:
-        The secret; it is not stored.
-
-    Raises:
-        ValueError: the name is empty or taken, a scope unknown, or a limit allows no request.
+    ValueError if the name is empty or taken, a scope unknown, or a limit allows no request.
     """
     if not name:
         raise ValueError("a key needs a name")
@@ -146,11 +126,7 @@ def rotate(path: Path, name: str) -> str:
 
 
 def named(path: Path, name: str) -> Key:
-    """The key of this name.
-
-    Raises:
-        ValueError: there is none.
-    """
+    """The key of this name; ValueError if there is none."""
     key = next((k for k in read(path) if k.name == name), None)
     if key is None:
         raise ValueError(f"{path}: no key {name!r}")

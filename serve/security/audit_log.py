@@ -57,13 +57,9 @@ class AuditCheck:
 
 
 def check(path: str | os.PathLike[str], holds: str = "") -> AuditCheck:
-    """Verify the hash chain of a file.
+    """Verify the hash chain of a file, and look for a line that had the hash `holds` at an earlier time.
 
-    Args:
-        holds: a hash to look for, of the last line at an earlier time.
-
-    Raises:
-        ValueError: a line was changed, inserted or removed; the message names the line after it.
+    ValueError names the line after one that was changed, inserted or removed.
     """
     before, last, lines, broken, found = START, "", 0, 0, False
     with open(path, "rb") as file:
@@ -88,11 +84,7 @@ def file_of(path: str | os.PathLike[str]) -> Path:
 
 
 def files_of(path: str | os.PathLike[str]) -> list[Path]:
-    """The file, or all files of a folder.
-
-    Raises:
-        FileNotFoundError: there are none.
-    """
+    """The file, or all files of a folder; FileNotFoundError if there are none."""
     place = Path(path)
     found = sorted(place.glob("*.jsonl")) if place.is_dir() else [place]
     if not found or not found[0].is_file():

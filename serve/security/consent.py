@@ -73,16 +73,10 @@ class DlibEmbedding:
 
 
 class Policy:
-    """The lists of a service.
+    """The lists of a service: people who may be edited (empty: all), and people who may not.
 
-    Args:
-        consent: people who may be edited; empty allows all. deny: people who may not.
-        embed: makes identity vectors; None: dlib's network.
-        max_distance: between two vectors of the same person.
-        false_accept_rate: chance that a stranger passes the consent list with one picture.
-
-    Raises:
-        FileNotFoundError, ValueError: a list is missing or invalid.
+    Two vectors of a person are nearer than `max_distance`; a stranger passes the consent list with one picture at
+    `false_accept_rate`. FileNotFoundError or ValueError if a list is missing or invalid.
     """
 
     def __init__(
@@ -104,11 +98,7 @@ class Policy:
         return self._embed(image, face)
 
     def check(self, vectors: Sequence[np.ndarray | None]) -> None:
-        """Refuse identity vectors that may not be edited.
-
-        Raises:
-            ApiError: `refused`, `no-consent`.
-        """
+        """Refuse identity vectors that may not be edited, by an ApiError `refused` or `no-consent`."""
         if self.is_active and any(vector is None for vector in vectors):
             raise ApiError("refused", "a face cannot be recognised; this service edits recognised faces only")
         if self._deny is not None and any(self._deny.matches(vector) for vector in vectors):
@@ -139,11 +129,7 @@ class ConsentMonitor:
         self._tracks: dict[int, _CheckedTrack] = {}
 
     def __call__(self, frame: Frame, faces: list[tuple[int, Face]]) -> None:
-        """A `rigface.video_editor.FaceMonitor`.
-
-        Raises:
-            ApiError: the video may not be edited.
-        """
+        """A `rigface.video_editor.FaceMonitor`; ApiError if the video may not be edited."""
         for track, face in faces:
             state = self._tracks.setdefault(track, _CheckedTrack(frame.time_s))
             state.frame, state.face = frame, face
@@ -153,11 +139,7 @@ class ConsentMonitor:
             self._check(self._tracks.pop(track), is_last=True)
 
     def end(self) -> None:
-        """Check the last frame of each track that lives at the end of the video.
-
-        Raises:
-            ApiError: the video may not be edited.
-        """
+        """Check the last frame of each track that lives at the end of the video; raises as a call."""
         for state in self._tracks.values():
             self._check(state, is_last=True)
 
@@ -218,11 +200,7 @@ def match_distance(vectors: int, false_accept_rate: float, max_distance: float =
 
 
 def read(path: Path) -> list[Person]:
-    """The people on a list.
-
-    Raises:
-        ValueError: a line is invalid; the message names it.
-    """
+    """The people on a list; ValueError names an invalid line."""
     out = []
     for number, line in enumerate(path.read_text().splitlines(), start=1):
         try:

@@ -18,14 +18,7 @@ LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
 def check(request: HTTPConnection, names: frozenset[str] = LOOPBACK) -> None:
-    """Refuse a request that may come from elsewhere.
-
-    Args:
-        names: hosts that the service is addressed by, and addresses of clients.
-
-    Raises:
-        ApiError: `forbidden`.
-    """
+    """Refuse, as `forbidden`, a request from or to a host that is none of `names`, or from another site's page."""
     host = request.headers.get("host", "").lower()
     if (request.client and request.client.host not in names) or _hostname(host) not in names:
         reason = (

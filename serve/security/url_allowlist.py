@@ -29,14 +29,9 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 class UrlAllowlist:
-    """A list for one purpose.
+    """A list of URL prefixes and networks for one purpose; ValueError if an item is neither.
 
-    Args:
-        allowed: URL prefixes and networks.
-        trust: TLS context; None: the certificates of the system.
-
-    Raises:
-        ValueError: an item is neither.
+    `trust`: TLS context; None: the certificates of the system.
     """
 
     def __init__(self, allowed: Sequence[str] = (), trust: ssl.SSLContext | None = None) -> None:
@@ -53,11 +48,7 @@ class UrlAllowlist:
             self._prefixes.append(prefix)
 
     def check(self, address: str, field: str) -> httpx.URL:
-        """Parse an address and check it against the list.
-
-        Raises:
-            ApiError: `bad-request`: it is not on the list. Nothing was resolved or connected to.
-        """
+        """An address of the list as a URL, else ApiError `bad-request`. Nothing is resolved or connected to."""
         try:
             url = httpx.URL(address)
         except (httpx.InvalidURL, ValueError):
@@ -69,11 +60,7 @@ class UrlAllowlist:
         return url
 
     async def get(self, address: str, field: str, most: int, limit_s: float) -> bytes:
-        """A file.
-
-        Raises:
-            ApiError: `bad-request`: not allowed, or the store refuses it; `too-large`.
-        """
+        """A file; ApiError `bad-request` if it is not allowed or the store refuses it, `too-large`."""
         chunks, size = [], 0
         async with self._answered("GET", address, field, limit_s) as answer:
             if answer.status_code != 200:
@@ -88,11 +75,7 @@ class UrlAllowlist:
         return b"".join(chunks)
 
     async def post(self, address: str, field: str, body: bytes, headers: Mapping[str, str], limit_s: float) -> int:
-        """POST a body; the status of the response, which is not read.
-
-        Raises:
-            ApiError: `bad-request`: not allowed, or no response.
-        """
+        """POST a body; the status of the response, which is not read. ApiError `bad-request` without one."""
         async with self._answered("POST", address, field, limit_s, body, headers) as answer:
             return answer.status_code
 

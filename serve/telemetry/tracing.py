@@ -67,15 +67,10 @@ NO_SPAN = Span()
 
 
 def start(exporter: str, service: str) -> None:
-    """Export the spans of this process from now on.
+    """Export the spans of this process, a part of the application such as `gateway` or `job-queue`, from now on.
 
-    Args:
-        exporter: `otlp` (to OTEL_EXPORTER_OTLP_ENDPOINT), `console` (standard error), or empty for none.
-        service: the part of the application that runs here: `gateway`, `face-worker`, `diffusion-worker`, `job-queue`.
-
-    Raises:
-        ValueError: the exporter is unknown.
-        MissingExtra: its package is not installed.
+    The exporter is `otlp` (to OTEL_EXPORTER_OTLP_ENDPOINT), `console` (standard error), or empty for none; ValueError
+    for another, MissingExtra if its package is not installed.
     """
     if exporter not in EXPORTERS:
         raise ValueError(f"traces: want one of {', '.join(map(repr, EXPORTERS))}, got {exporter!r}")
