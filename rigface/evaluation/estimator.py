@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import cv2
 import numpy as np
 
 from rigface.edits import EditSpec
@@ -165,8 +166,6 @@ class FaceEstimator:
 
     def person(self, picture: np.ndarray, seen: Estimate | None) -> np.ndarray:
         """Mask of the person: (H, W) bool, picture px; all False without a face."""
-        import cv2
-
         height, width = picture.shape[:2]
         if seen is None:
             return np.zeros((height, width), bool)
@@ -191,8 +190,6 @@ def skin_colour(picture: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
 
 
 def _outline(points: np.ndarray, height: int, width: int) -> np.ndarray:
-    import cv2
-
     canvas = np.zeros((height, width), np.uint8)
     hull = cv2.convexHull((points - 0.5).astype(np.float32))
     cv2.fillConvexPoly(canvas, np.round(hull).astype(np.int32), 1)
