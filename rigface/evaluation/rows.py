@@ -7,10 +7,12 @@ the source; edited pose, expression and light of the target, or as numbers. If t
 NaN and `status` is `no_face`; the card decides the cost of a failure.
 """
 
+from __future__ import annotations
+
 import hashlib
 from collections.abc import MutableMapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,9 +22,11 @@ from rigface.evaluation.estimator import Estimate, FaceEstimator
 from rigface.evaluation.metric_registry import Row
 from rigface.evaluation.samples import Case, Edited, traits_of
 from rigface.face.controls.transfer import transfer
-from rigface.face.head.head_model import Head
 from rigface.metrics import image
-from rigface.metrics.perceptual import Lpips
+
+if TYPE_CHECKING:
+    from rigface.face.head.head_model import Head
+    from rigface.metrics.perceptual import Lpips
 
 
 def measure_edits(

@@ -73,7 +73,8 @@ def load_flame(
 
     uv, uv_faces = _texture_coordinates(template_file)
     arrays = _texture(folder, texture) | _eyelids(folder) | _mediapipe(folder, faces)
-    extras = ("eye_rotations", "eyelids") if "eyelids" in arrays else ("eye_rotations",)
+    has_eyes = bool((np.asarray(model["weights"])[:, _EYES] > 0.5).any())
+    extras = tuple(n for n, there in (("eye_rotations", has_eyes), ("eyelids", "eyelids" in arrays)) if there)
     has_texture = "texture_mean" in arrays
     spec = HeadSpec(
         "flame",

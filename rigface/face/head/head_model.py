@@ -272,6 +272,33 @@ class Head:
         return torch.cat([contour, self.inner.points(vertices)], 1)
 
 
+def part_of(head: Head, vertices: Tensor) -> Head:
+    """A head of some vertices (U,) int64 alone, first and in this order, and of those that its joints depend on.
+
+    It poses as the whole head does, in less time; it has no triangles, landmarks or albedo.
+    """
+    needed = head.joint_regressor.any(0).nonzero()[:, 0]
+    rest = needed[~torch.isin(needed, vertices)]
+    kept = torch.cat([vertices, rest])
+    empty = Embedding(torch.zeros(0, 3, dtype=torch.int64), torch.zeros(0, 3))
+    return Head(
+        spec=head.spec,
+        template=head.template[kept],
+        shape_basis=head.shape_basis[kept],
+        expression_basis=head.expression_basis[kept],
+        faces=head.faces[:0],
+        parents=head.parents,
+        joint_regressor=head.joint_regressor[:, kept],
+        skinning=head.skinning[kept],
+        landmarks=empty,
+        pose_basis=None if head.pose_basis is None else head.pose_basis[kept],
+        jaw=head.jaw,
+        neck=head.neck,
+        eyes=head.eyes,
+        eyelids=None if head.eyelids is None else head.eyelids[kept],
+    )
+
+
 def align_centre(head: Head, before: FaceParams, after: FaceParams) -> Tensor:
     """(N, 3) shift of the vertices of `after` that keeps the face's centre in the place it has in `before`."""
     return head.centre(head.of(before)) - head.centre(head.of(after))

@@ -15,31 +15,32 @@ from rigface.face.head import basel, flame
 from rigface.face.head.head_model import Head
 from rigface.face.head.open_head import OpenHead
 from rigface.face.head.overlay import with_open_albedo
-from rigface.profile import FaceProfile
 from rigface.types import HeadSpec
 
 NAMES = ("open", "flame", "basel")
 
 
-def load_head(head: HeadSpec | str = "open", folder: str | PathLike[str] | None = None) -> Head:
-    """A head model by name (with DECA's 100 shape and 50 expression coefficients for FLAME), or the one of a spec.
+def load_head(
+    head: HeadSpec | str = "open", folder: str | PathLike[str] | None = None, shape: int = 100, expression: int = 50
+) -> Head:
+    """A head model by name, for FLAME with so many coefficients (those of DECA if left out), or the one of a spec.
 
     FLAME without a texture of its own gets the open head's albedo. Loaded once per process; do not write into it.
 
     Args:
-        folder: an assets folder to search first, or the model's own.
+        folder: an assets folder to search first, the model's own, or for FLAME its .pkl file.
 
     Raises:
         MissingAsset: its files are not on this machine, or they are of another model than the spec's.
         ValueError: there is no such head.
     """
-    spec = HeadSpec(head, "", 100, 50, 0) if isinstance(head, str) else head
+    spec = HeadSpec(head, "", shape, expression, 0) if isinstance(head, str) else head
     if spec.name == "open":
         loaded = _open()
     elif spec.name == "basel":
         loaded = _basel(find("basel", folder))
     elif spec.name == "flame":
-        path = find("flame", folder)
+        path = Path(folder) if folder is not None and flame.models_in(folder) else find("flame", folder)
         of_hash = [p for p in flame.models_in(path) if f"sha256:{fingerprint(p)}" == spec.version]
         kind = spec.albedo_source.partition(":")[0]
         loaded = _flame(of_hash[0] if of_hash else path, spec.shape, spec.expression, kind)
@@ -48,17 +49,6 @@ def load_head(head: HeadSpec | str = "open", folder: str | PathLike[str] | None 
     if isinstance(head, HeadSpec) and (misfit := head.misfit(loaded.spec)):
         raise MissingAsset(misfit)
     return loaded
-
-
-def profile_head(profile: FaceProfile) -> Head:
-    """The head of a profile, with the profile's texture.
-
-    Raises:
-        MissingAsset: its files, or the texture's, are not on this machine.
-    """
-    if profile.head != "flame" or profile.texture == "none":
-        return load_head(profile.head)
-    return _flame(find("flame"), 100, 50, profile.texture)
 
 
 @lru_cache(maxsize=1)

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rigface.face.geometry.procrustes import procrustes
+from rigface.face.geometry.procrustes import centred, procrustes
 from rigface.face.geometry.rotation import to_matrix
 from rigface.face.head.open_head import OpenHead
 from rigface.types import CROP_PX
@@ -123,14 +123,14 @@ def frontality(rotation: Tensor) -> Tensor:
 
 
 def refine_pose(
-    points: Tensor, observed: Tensor, rotation: Tensor, scale: Tensor, steps: int = 3
+    points: Tensor, observed: Tensor, rotation: Tensor, scale: Tensor, steps: int = 3, weights: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Gauss-Newton on rotation (N, 3, 3) and scale (N,) with depth counted less, which Procrustes cannot do.
 
     Points (N, V, 3) are in the head frame, observed (N, V, 3) in crop units. All sums over points are second moments of
-    the model and of model against picture, so a step is 3 x 3 algebra.
+    the model and of model against picture, so a step is 3 x 3 algebra. `weights` (V,) are as of `procrustes`.
     """
-    q, p = points - points.mean(1, keepdim=True), observed - observed.mean(1, keepdim=True)
+    q, p = centred(points, weights), centred(observed, weights)
     own, across = q.mT @ q, q.mT @ p
     d = DEPTH_WEIGHT
     for _ in range(steps):
@@ -176,17 +176,34 @@ def arrow_solve(normal: Tensor, right: Tensor, shared: int, members: Tensor, tru
     Returns:
         (N, K); rows of one group agree in the first `shared` columns.
     """
+    return solve_shared(*eliminate(normal, right, shared), members, trust)
+
+
+def eliminate(normal: Tensor, right: Tensor, shared: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The first half of `arrow_solve`: what remains of each system once its own unknowns are eliminated.
+
+    Returns:
+        (N, S, S) matrix and (N, S) right side of the common unknowns; (N, K - S, S) and (N, K - S), which give the own
+        ones as the second less the first times the common.
+    """
     ss, se, ee = normal[:, :shared, :shared], normal[:, :shared, shared:], normal[:, shared:, shared:]
     factor = torch.linalg.cholesky(ee)
     both = torch.cholesky_solve(torch.cat([se.mT, right[:, shared:, None]], dim=2), factor)
     reduced, own = both[..., :shared], both[..., shared]
     schur = ss - se @ reduced
-    gradient = right[:, :shared] - (se @ own[..., None])[..., 0]
+    return schur, right[:, :shared] - (se @ own[..., None])[..., 0], reduced, own
+
+
+def solve_shared(
+    schur: Tensor, gradient: Tensor, reduced: Tensor, own: Tensor, members: Tensor, trust: Tensor
+) -> Tensor:
+    """The second half of `arrow_solve`, from what `eliminate` returns."""
+    shared = schur.shape[1]
     groups = int(members.max()) + 1 if len(members) else 0
-    eye = torch.eye(shared, dtype=normal.dtype, device=normal.device)
+    eye = torch.eye(shared, dtype=schur.dtype, device=schur.device)
     # Each system carries the prior once; a group shall have it once in all, so it is taken out and added back.
     total = eye.repeat(groups, 1, 1).index_add(0, members, trust[:, None, None] * (schur - eye))
-    pull = normal.new_zeros(groups, shared).index_add(0, members, trust[:, None] * gradient)
+    pull = schur.new_zeros(groups, shared).index_add(0, members, trust[:, None] * gradient)
     common = torch.linalg.solve(total, pull)[members]
     rest = own - (reduced @ common[..., None])[..., 0]
     return torch.cat([common, rest], dim=1)

@@ -14,23 +14,42 @@ import numpy as np
 import torch
 
 from rigface.face.geometry.rotation import to_axis_angle
+from rigface.face.head.heads import load_head
 from rigface.face.head.open_head import OpenHead
 from rigface.face.reconstruction.appearance import OpenHeadAppearance
+from rigface.face.reconstruction.flame_reconstructor import FlameFit
 from rigface.face.reconstruction.landmark_fit import GeometryFitter
 from rigface.face.reconstruction.protocol import Fit, Reconstructor
 from rigface.types import DetectorSpec, FaceParams
 
 
 def load_reconstructor(
-    name: str = "fit", head: str = "open", device: str = "cpu", detector: DetectorSpec | None = None
+    name: str = "fit",
+    head: str = "open",
+    device: str = "cpu",
+    detector: DetectorSpec | None = None,
+    *,
+    folder: str | None = None,
+    shape: int = 100,
+    expression: int = 50,
 ) -> Reconstructor:
     """Load a reconstructor by name, and check, if a detector is given, that it reports what the reconstructor needs.
 
-    ValueError if there is none, or it cannot drive that head, or not from what this detector reports.
+    Args:
+        folder: an assets folder to search for FLAME first, or FLAME's own.
+        shape, expression: how many of FLAME's coefficients to fit.
+
+    Raises:
+        ValueError: there is none, or it cannot drive that head, or not from what this detector reports.
+        MissingAsset: files of the head are not on this machine.
     """
-    if (name, head) != ("fit", "open"):
-        raise ValueError(f"no reconstructor {name!r} for the head {head!r}; there is 'fit' for 'open'")
-    reconstructor = FitReconstructor(device)
+    reconstructor: FitReconstructor | FlameFit
+    if (name, head) == ("fit", "open"):
+        reconstructor = FitReconstructor(device)
+    elif (name, head) == ("fit", "flame"):
+        reconstructor = FlameFit(load_head("flame", folder, shape, expression), device)
+    else:
+        raise ValueError(f"no reconstructor {name!r} for the head {head!r}; there is 'fit' for 'open' and 'flame'")
     if detector is not None:
         reconstructor.check(detector)
     return reconstructor

@@ -7,8 +7,9 @@ from rigface.face.detection.factory import load_detector
 from rigface.face.geometry.rotation import angle_between, to_degrees, to_matrix
 from rigface.face.head.open_head import OpenHead
 from rigface.face.reconstruction.landmark_fit import OUTER_EYES
-from rigface.face.reconstruction.reconstructor import Fit, FitReconstructor
-from rigface.face.steps import align, reconstruct
+from rigface.face.reconstruction.reconstructor import Fit, FitReconstructor, load_reconstructor
+from rigface.face.steps import AlignedFaces, align, reconstruct
+from rigface.testing.official.flame import write_flame
 from rigface.types import FaceParams
 from rigface.video.decode import read_frames
 
@@ -21,18 +22,21 @@ def pictures(fixtures) -> list[np.ndarray]:
     return [frame.image for frame in read_frames(str(fixtures / "clip.mp4")) if frame.index % EVERY < 2]
 
 
-def seen(images: list[np.ndarray], one_track: bool = True) -> tuple[Fit, np.ndarray]:
-    """The fit of one-face pictures, and the landmarks in crop px."""
+def aligned(images: list[np.ndarray]) -> AlignedFaces:
+    """The faces of one-face pictures."""
     detector = load_detector("mediapipe")
-    found = [detector(image)[0] for image in images]
-    faces = align(images, found)
-    tracks = np.zeros(len(images), int) if one_track else None
-    return reconstruct(FitReconstructor(), faces, tracks), faces.landmarks
+    return align(images, [detector(image)[0] for image in images])
 
 
 @pytest.fixture(scope="module")
-def clip(pictures) -> tuple[Fit, np.ndarray]:
-    return seen(pictures)
+def faces(pictures) -> AlignedFaces:
+    return aligned(pictures)
+
+
+@pytest.fixture(scope="module")
+def clip(faces) -> tuple[Fit, np.ndarray]:
+    """The fit of the clip as one track, and the landmarks in crop px."""
+    return reconstruct(FitReconstructor(), faces, np.zeros(len(faces), int)), faces.landmarks
 
 
 def rotations(params: FaceParams) -> np.ndarray:
@@ -50,6 +54,20 @@ def test_fitted_head_lies_on_the_landmarks(clip):
     error = np.linalg.norm(projected - landmarks[:, :468, :2], axis=-1).mean(1)
     eyes = np.linalg.norm(landmarks[:, OUTER_EYES[0], :2] - landmarks[:, OUTER_EYES[1], :2], axis=-1)
     assert (error / eyes).max() < 0.006
+
+
+def test_flame_fits_the_landmarks_as_closely_as_the_open_head(clip, faces, tmp_path):
+    """The open head in FLAME's files has the same faces, so the path through FLAME is judged alone."""
+    write_flame(tmp_path / "flame", texture=False)
+    flame = load_reconstructor("fit", "flame", folder=str(tmp_path))
+    fit = reconstruct(flame, faces, np.zeros(len(faces), int))
+    assert fit.landmark_residual.mean() < clip[0].landmark_residual.mean() + 0.0005  # of the outer-eye distance
+    assert fit.photometric_residual.mean() < clip[0].photometric_residual.mean() + 0.002
+    assert np.degrees(angle_between(rotations(fit.params), rotations(clip[0].params))).max() < 2
+    assert np.abs(fit.params.light - clip[0].params.light).mean() < 0.05
+    assert fit.params.shape.shape == (len(faces), 100)
+    assert fit.params.expression.shape == (len(faces), 50)
+    assert fit.params.eyelids.shape == (len(faces), 2)
 
 
 def test_neighbouring_frames_agree(clip):
@@ -72,7 +90,7 @@ def test_smile_of_the_clip_is_measured(clip):
 
 def test_mirrored_clip_mirrors_pose_expression_and_light(pictures):
     one = pictures[len(pictures) // 2]
-    fit, _ = seen([one, np.ascontiguousarray(one[:, ::-1])], one_track=False)
+    fit = reconstruct(FitReconstructor(), aligned([one, np.ascontiguousarray(one[:, ::-1])]))
     names = OpenHead.load().spec.expression_names
     swap = [names.index(n.replace("Left", "#").replace("Right", "Left").replace("#", "Right")) for n in names]
     degrees = to_degrees(rotations(fit.params))
@@ -87,7 +105,7 @@ def test_smaller_image_gives_the_same_face(pictures):
 
     one = pictures[0]
     small = cv2.resize(one, None, fx=0.7, fy=0.7, interpolation=cv2.INTER_AREA)
-    fit, _ = seen([one, small], one_track=False)
+    fit = reconstruct(FitReconstructor(), aligned([one, small]))
     assert np.degrees(angle_between(*rotations(fit.params))) < 1.0
     assert np.abs(np.diff(fit.params.expression, axis=0)).mean() < 0.03
     assert np.abs(np.diff(fit.params.light, axis=0)).mean() < 0.06

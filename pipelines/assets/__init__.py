@@ -1,1 +1,0 @@
-"""Recognise, link, list and check the weights and licensed files that users bring."""
