@@ -7,118 +7,133 @@ Render styles, recorded in a checkpoint's config:
 
 * `texture`: the preview of `face/preview/warp.py`: the source's own photograph, moved and lit. What is left to learn
   is the rim, the inside of the mouth, and what the source did not show. For the small model.
-* `albedo`: the head model's albedo under the wanted light on black, as the released RigFace weights expect it.
+* `albedo`: the head model's albedo under the wanted light on black. The released RigFace weights want it of FLAME.
 * `shape`: a grey head under the wanted light on black: no photograph is read, so no colour of it can leak.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from typing import Literal, get_args
+from functools import cached_property
 
 import cv2
 import numpy as np
-import torch
 
-from rigface.face.head.open_head import OpenHead
-from rigface.face.preview.warp import Preview, Previewer
-from rigface.face.rendering.renderer import render
+from rigface.face.head.head_model import align_centre
+from rigface.face.head.heads import profile_head
+from rigface.face.preview.relight import one_row, relit
+from rigface.face.preview.warp import Previewer
+from rigface.face.rendering.renderer import Render, render
 from rigface.image import linear_to_srgb, resized
+from rigface.profile import ConditionSpec
 from rigface.types import Conditions, Face, FaceParams
 
-RenderStyle = Literal["texture", "albedo", "shape"]
-ExpressionField = Literal["expression", "bfm_expression"]
 HOLE_GREY = 127  # grey where the person was removed from the background
 GREY_ALBEDO = 0.5  # reflectance of the grey head
-MASK_MARGIN = 0.03  # of the crop's side, by which the hole extends beyond the person
 
 
 @dataclass(frozen=True, eq=False)
 class Composed:
-    """Conditions, and the preview they were made from.
+    """Conditions, and what is known of their result."""
 
-    Args:
-        conditions: what the model sees; pictures (S, S, 3) uint8.
-        preview: the edit without a model, at the same size.
-    """
-
-    conditions: Conditions
-    preview: Preview
+    conditions: Conditions  # what the model sees; pictures (S, S, 3) uint8
+    image: np.ndarray  # (S, S, 3) uint8, the edit without a model: the preview, or the crop on heads that have none
+    mask: np.ndarray  # (S, S) uint8, 255: the person after the edit
 
 
 class Composer:
-    """Composes conditions of one style and size. Stateless between calls.
+    """Composes the conditions of a model. Stateless between calls.
 
-    Args:
-        style: of the render condition; a checkpoint's `render_style`.
-        size: of the pictures, px.
-        model: the head.
-        expression_field: which coefficients are the expression code; a checkpoint's `expression_field`.
-        detail: the model changes the render and leaves its detail alone; a checkpoint's `detail`. Nothing here
-            depends on it; pasting the result does.
+    The open head has a face only, so the preview moves the photograph's hair and neck with it. Heads with a scalp and
+    a neck (FLAME) are rendered whole, and the person after the edit is the rendered head.
+
+    Raises:
+        ValueError: the style `texture` on a head without a preview.
+        MissingAsset: the profile's head is not on this machine.
     """
 
-    def __init__(
-        self,
-        style: RenderStyle = "texture",
-        size: int = 256,
-        model: OpenHead | None = None,
-        expression_field: ExpressionField = "expression",
-        detail: bool = False,
-    ) -> None:
-        if style not in get_args(RenderStyle):
-            raise ValueError(f"render style: want one of {', '.join(get_args(RenderStyle))}, got {style!r}")
-        if expression_field not in get_args(ExpressionField):
-            raise ValueError(
-                f"expression field: want one of {', '.join(get_args(ExpressionField))}, got {expression_field!r}"
-            )
-        self.style, self.size, self.expression_field, self.detail = style, size, expression_field, detail
-        model = model or OpenHead.load()
-        self.preview = Previewer(model)
-        self._head = None if style == "texture" else model.head()
+    def __init__(self, spec: ConditionSpec) -> None:
+        self.spec, self._has_preview = spec, spec.profile.head == "open"
+        if spec.render_style == "texture" and not self._has_preview:
+            raise ValueError(f"render style: the head {spec.profile.head!r} has no preview, so no style 'texture'")
+        self._head = None if spec.render_style == "texture" else profile_head(spec.profile)
 
-    def __call__(self, source: Face, wanted: FaceParams) -> Composed:
+    @cached_property
+    def preview(self) -> Previewer:
+        """The preview of coefficients of the open head."""
+        return Previewer()
+
+    def __call__(self, source: Face, wanted: FaceParams, moved: np.ndarray | None = None) -> Composed:
         """Conditions for one edit.
 
         Args:
             source: the face before the edit.
             wanted: the coefficients after the edit, as `transfer` makes them.
+            moved: (512, 512) uint8, 255: the person after the edit, if a photograph shows it; on heads without a
+                preview.
 
         Raises:
             ValueError: the face lacks the expression code that is wanted.
         """
-        code = getattr(wanted, self.expression_field)
+        code = getattr(wanted, self.spec.expression_field)
         if code is None:
             raise ValueError(
-                f"expression code: these weights want `{self.expression_field}`, and the face has been fitted without "
-                "it. Use a reconstructor that gives it, or weights trained on this head's own expressions"
+                f"expression code: these weights want `{self.spec.expression_field}`, and the face has been fitted "
+                "without it. Use a reconstructor that gives it, or weights trained on this head's own expressions"
             )
-        crop, mask = (resized(a, self.size) for a in (source.crop, source.mask))
-        preview = self.preview(crop, source.params, wanted, mask)
-        assert preview.mask is not None  # a mask was given
-        rendered = preview.image if self._head is None else self._rendered(wanted)
+        crop, mask = (resized(a, self.spec.size) for a in (source.crop, source.mask))
+        image, after = crop, mask
+        rendered = None if self._head is None else self._render(source.params, wanted)
+        if self._has_preview:
+            preview = self.preview(crop, source.params, wanted, mask)
+            assert preview.mask is not None  # a mask was given
+            image, after = preview.image, preview.mask
+        elif moved is not None:
+            after = resized(moved, self.spec.size)
+        elif rendered is not None and _is_moved(source.params, wanted):
+            after = (rendered.alpha[0, 0].numpy() * 255).astype(np.uint8)
         conditions = Conditions(
             reference=crop,
-            background=cut_out_person(crop, mask, preview.mask),
-            render=rendered,
+            background=cut_out_person(crop, mask, after, margin=self.spec.profile.margin),
+            render=image if rendered is None else self._picture(rendered),
             expression_code=np.asarray(code, np.float32),
         )
-        return Composed(conditions, preview)
+        return Composed(conditions, image, after)
 
-    def _rendered(self, wanted: FaceParams) -> np.ndarray:
+    def staged(self, face: Face, params: FaceParams) -> tuple[np.ndarray, np.ndarray]:
+        """The crop (512, 512, 3) and mask (512, 512) of a face as if photographed with other coefficients; on heads
+        without a preview only the light may differ.
+        """
+        if not self._has_preview:
+            assert self._head is not None
+            return relit(self._head, face.crop, face.params, params.light), face.mask
+        preview = self.preview(face.crop, face.params, params, face.mask)
+        assert preview.mask is not None  # a mask was given
+        return preview.image, preview.mask
+
+    def _render(self, source: FaceParams, wanted: FaceParams) -> Render:
         assert self._head is not None
-        batch = wanted.map(lambda a: torch.from_numpy(np.ascontiguousarray(a))[None])
-        rendered = render(self._head, batch, size=self.size)
-        colours = rendered.image if self.style == "albedo" else rendered.alpha * rendered.shading * GREY_ALBEDO
-        return (linear_to_srgb(colours[0].permute(1, 2, 0).clamp(0, 1).numpy()) * 255 + 0.5).astype(np.uint8)
+        before, after = (params.map(one_row) for params in (source, wanted))
+        shift = align_centre(self._head, before, after) if self.spec.profile.align_centre else None
+        return render(self._head, after, size=self.spec.size, shift=shift)
+
+    def _picture(self, rendered: Render) -> np.ndarray:
+        """(S, S, 3) uint8 in the style and the encoding of the spec."""
+        is_grey = self.spec.render_style == "shape"
+        colours = rendered.alpha * rendered.shading * GREY_ALBEDO if is_grey else rendered.image
+        values = colours[0].permute(1, 2, 0).clamp(0, 1).numpy()
+        encoded = linear_to_srgb(values) if self.spec.profile.colours == "srgb" else values
+        return np.asarray((encoded * 255 + 0.5).astype(np.uint8))
 
 
-def cut_out_person(crop: np.ndarray, *masks: np.ndarray) -> np.ndarray:
-    """The crop (S, S, 3) uint8 with the person, 255 in the masks (S, S) before and after the edit, replaced by grey,
-    with a margin.
+def _is_moved(source: FaceParams, wanted: FaceParams) -> bool:
+    return any(not np.array_equal(getattr(source, n), getattr(wanted, n)) for n in ("head_rotation", "camera"))
+
+
+def cut_out_person(crop: np.ndarray, *masks: np.ndarray, margin: float) -> np.ndarray:
+    """The crop (S, S, 3) uint8 with the person, 255 in the masks (S, S) before and after the edit, replaced by grey;
+    the hole exceeds the masks by `margin`, a share of the side.
     """
-    size = len(crop)
-    width = 2 * max(1, round(MASK_MARGIN * size)) + 1
-    brush = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (width, width))
-    person = cv2.dilate(np.maximum.reduce(list(masks)), brush) >= 128
-    return np.where(person[..., None], np.uint8(HOLE_GREY), crop)
+    person = np.maximum.reduce(list(masks))
+    if margin:
+        width = 2 * max(1, round(margin * len(crop))) + 1
+        person = cv2.dilate(person, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (width, width)))
+    return np.where((person >= 128)[..., None], np.uint8(HOLE_GREY), crop)

@@ -18,19 +18,20 @@ import numpy as np
 import torch
 
 from rigface import assets
-from rigface.conditions import MASK_MARGIN, Composed, Composer
+from rigface.conditions import Composed, Composer
 from rigface.edits import PREVIEW, EditSpec, Trait
 from rigface.errors import BadEdit
 from rigface.face.analyzer import FaceAnalyzer, choose_faces
-from rigface.face.controls.transfer import axes_of, exposure, targets_of, transfer
+from rigface.face.controls.transfer import exposure, expression_amount, targets_of, transfer
 from rigface.face.geometry import alignment
 from rigface.face.geometry.rotation import to_degrees, to_matrix
 from rigface.face.preview.compositing import paste_crop
-from rigface.face.reconstruction.reconstructor import FitReconstructor
 from rigface.face.rendering.lighting import light_direction
-from rigface.model_editor import ModelEditor, check_codes, check_head
+from rigface.model_editor import ModelEditor, check_head
+from rigface.profile import OWN, ConditionSpec, FaceProfile
 from rigface.types import Detection, Face, FaceParams, HeadSpec
 
+PASTE_MARGIN = 0.03  # of the crop's side, over which a pasted person fades into the photograph
 PREVIEW_PX = 2048  # maximum side of a preview's crop, which else has the photograph's own resolution
 
 EditModel = Callable[..., np.ndarray]
@@ -82,7 +83,7 @@ class Editor:
     ) -> None:
         self.analyzer, self._max_px = analyzer, max_px
         self._model = model
-        self._composer = composer or Composer("texture", 512)
+        self._composer = composer or Composer(ConditionSpec(size=512))
 
     @property
     def has_model(self) -> bool:
@@ -96,18 +97,19 @@ class Editor:
         device: str = "cpu",
         analyzer: FaceAnalyzer | None = None,
         *,
+        autocast: str | None = "auto",
         compile: bool = False,
         adapter: str | None = None,
         **sampling: Any,
     ) -> Editor:
-        """Load an editor with the default analyzer and a model.
+        """Load an editor with a model and the analyzer of the model's profile.
 
         Args:
-            checkpoint: `mini`, a folder of weights (own or released layout), `tiny`, `sd15:FOLDER`; `preview`: no
-                model.
-                None: `usual_checkpoint()`.
+            checkpoint: `mini`, `rigface`, a folder of weights (own or released layout), `tiny`, `sd15:FOLDER`;
+                `preview`: no model. None: `usual_checkpoint()`.
             device: of the model.
-            analyzer: instead of the default.
+            analyzer: instead of the profile's.
+            autocast: type that the networks run in, see `RigFacePipeline`.
             compile: compile the denoiser at its first use: tens of seconds, then faster steps.
             adapter: see `use_adapter`.
             sampling: arguments of a call of `RigFacePipeline`: `steps`, `scheduler`, `identity_scale` ...
@@ -116,25 +118,17 @@ class Editor:
             MissingAsset, BadCheckpoint: the weights are not there, or belong to another head.
             BadEdit: sampling that this model cannot do; the message names the option.
         """
-        analyzer = analyzer or FaceAnalyzer.load()
         checkpoint = usual_checkpoint() if checkpoint is None else checkpoint
+        analyzer = analyzer or FaceAnalyzer.load(profile_of(checkpoint))
         if checkpoint == PREVIEW:
             if adapter is not None:
                 raise BadEdit("adapter: the preview has no model to adapt; name a checkpoint")
             return cls(analyzer)
-        from rigface.model.checkpoint import config_of
         from rigface.model.pipeline import RigFacePipeline
 
-        check_codes(config_of(checkpoint), own_reconstructor=not isinstance(analyzer.reconstructor, FitReconstructor))
-        pipe = RigFacePipeline.from_pretrained(checkpoint, device, autocast="auto", compile=compile)
+        pipe = RigFacePipeline.from_pretrained(checkpoint, device, autocast=autocast, compile=compile)
         check_head(pipe, analyzer.head)
-        config = pipe.config
-        composer = Composer(
-            config.render_style,  # type: ignore[arg-type]
-            config.size,
-            expression_field=config.expression_field,  # type: ignore[arg-type]
-            detail=config.detail,
-        )
+        composer = Composer(pipe.config.conditions)
         if adapter is not None:
             pipe.use_adapter(adapter)
         return cls(analyzer, ModelEditor(pipe, **sampling), composer)
@@ -250,10 +244,9 @@ class Editor:
         Returns:
             The whole picture, and the crop as pasted (T, T, 3), both uint8.
         """
-        size = self._composer.size
-        people = [source.mask, *([] if composed.preview.mask is None else [composed.preview.mask])]
-        both = np.maximum.reduce([cv2.resize(m, (size, size), interpolation=cv2.INTER_AREA) for m in people])
-        if self._composer.detail:
+        size = self._composer.spec.size
+        both = np.maximum(cv2.resize(source.mask, (size, size), interpolation=cv2.INTER_AREA), composed.mask)
+        if self._composer.spec.detail:
             crop = refined(crop, composed.conditions.render, self._preview(image, source, wanted)[0])
         return paste_crop(image, crop, source.frame_to_crop, _widened(both)), crop
 
@@ -291,6 +284,15 @@ def usual_checkpoint() -> str:
     return "mini" if assets.is_here("mini") else PREVIEW
 
 
+def profile_of(checkpoint: str) -> FaceProfile:
+    """The profile that a checkpoint, or the preview, wants faces to be analysed with; raises as `config_of`."""
+    if checkpoint == PREVIEW:
+        return OWN
+    from rigface.model.checkpoint import config_of
+
+    return config_of(checkpoint).profile
+
+
 def numbers(params: FaceParams, edit: EditSpec, head: HeadSpec) -> dict[str, float]:
     """Numbers of a face that an edit changes: the pose if it asks for one or takes it, and so on.
 
@@ -302,10 +304,7 @@ def numbers(params: FaceParams, edit: EditSpec, head: HeadSpec) -> dict[str, flo
         degrees = to_degrees(to_matrix(np.asarray(params.head_rotation)[None]))[0]
         out |= {f"{name}_deg": float(value) for name, value in zip(("yaw", "pitch", "roll"), degrees)}
     for name in edit.expression:
-        axes = axes_of(name, head)
-        shares = np.array(list(axes.values()))
-        values = params.expression[[head.expression_names.index(axis) for axis in axes]]
-        out[name] = float(values @ shares / (shares @ shares))
+        out[name] = expression_amount(params, name, head)
     if "light" in edit.take or edit.light is not None:
         x, y, z = light_direction(torch.from_numpy(np.asarray(params.light, np.float32))).tolist()
         out["light_azimuth_deg"] = float(np.degrees(np.arctan2(x, z)))
@@ -335,6 +334,6 @@ def refined(output: np.ndarray, preview: np.ndarray, fine: np.ndarray) -> np.nda
 
 def _widened(mask: np.ndarray) -> np.ndarray:
     """(S, S) uint8: a mask grown by a margin over which it fades."""
-    width = 2 * max(1, round(MASK_MARGIN * len(mask))) + 1
+    width = 2 * max(1, round(PASTE_MARGIN * len(mask))) + 1
     grown = cv2.dilate(mask, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (width, width)))
     return cv2.blur(grown, (width, width))

@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from rigface.image import decode
+from rigface.profile import OWN, ConditionSpec, ExpressionField, FaceProfile, RenderStyle
 from rigface.schema import Column, markdown
 from rigface.types import Conditions, Example, HeadSpec
 
@@ -31,14 +32,23 @@ PICTURES = ("reference", "background", "render", "target")
 class ExampleSpec:
     """Properties shared by the rows of a file; part of its metadata."""
 
-    style: str  # of the render condition, as in a checkpoint's config
+    style: RenderStyle  # of the render condition, as in a checkpoint's config
     size: int  # side of the pictures, px
     head: HeadSpec  # head model of the coefficients behind the conditions
-    expression_field: str  # the field of `FaceParams` that is the expression code
+    expression_field: ExpressionField  # the field of `FaceParams` that is the expression code
     expression_size: int  # its number of coefficients
+    profile: FaceProfile = OWN  # how the faces were analysed and drawn
+
+    @property
+    def conditions(self) -> ConditionSpec:
+        """The conditions of the rows."""
+        return ConditionSpec(self.style, self.size, self.expression_field, profile=self.profile)
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self))
+        described = asdict(self)
+        if self.profile == OWN:
+            del described["profile"]
+        return json.dumps(described)
 
     @staticmethod
     def of(schema: pa.Schema) -> ExampleSpec:
@@ -46,7 +56,8 @@ class ExampleSpec:
         if b"rigface.examples" not in (schema.metadata or {}):
             raise ValueError("not an examples file: its metadata has no rigface.examples")
         described = json.loads(schema.metadata[b"rigface.examples"])
-        return ExampleSpec(**{**described, "head": HeadSpec(**described["head"])})
+        profile = FaceProfile(**described.pop("profile", {}))
+        return ExampleSpec(**{**described, "head": HeadSpec(**described["head"])}, profile=profile)
 
 
 @dataclass(frozen=True)

@@ -22,12 +22,13 @@ import re
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
+import cv2
 import numpy as np
+from PIL import Image, ImageCms, UnidentifiedImageError
 
 from rigface.errors import BadImage
 
 if TYPE_CHECKING:
-    from PIL import Image
     from torch import Tensor
 
 MAX_PIXELS = 100_000_000
@@ -145,8 +146,6 @@ def _heif() -> tuple[str, ...]:
 
 def pixels_of(data: bytes) -> int:
     """Pixels of a picture by its header; 0 if it has none that can be read."""
-    from PIL import Image
-
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as picture:
             return int(picture.width * picture.height)
@@ -160,8 +159,6 @@ def decode_mask(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
 
 
 def _read(data: bytes, formats: tuple[str, ...], max_pixels: int, convert: Any) -> np.ndarray:
-    from PIL import Image, UnidentifiedImageError
-
     try:
         picture = Image.open(io.BytesIO(data), formats=formats)  # reads the header only
         if (pixels := picture.width * picture.height) > max_pixels:
@@ -193,8 +190,6 @@ def _to_rgb(picture: Image.Image) -> np.ndarray:
     elif picture.mode == "F":
         raise BadImage("32-bit float picture: its range is not known; save it with 8 or 16 bits")
     elif picture.has_transparency_data:
-        from PIL import Image
-
         seen = picture.convert("RGBA")
         image = np.asarray(Image.alpha_composite(Image.new("RGBA", seen.size, "white"), seen))[..., :3]
     else:
@@ -204,8 +199,6 @@ def _to_rgb(picture: Image.Image) -> np.ndarray:
 
 def _in_srgb(picture: Image.Image) -> Image.Image:
     """The picture, its colours converted from the profile that it carries."""
-    from PIL import ImageCms
-
     profile = picture.info.get("icc_profile")
     if not profile or picture.mode not in ("RGB", "RGBA", "CMYK", "P"):
         return picture
@@ -247,8 +240,6 @@ def _upright(image: np.ndarray, orientation: int) -> np.ndarray:
 
 def encode_jpeg(image: np.ndarray, quality: int = 92) -> bytes:
     """A JPEG (4:2:0) of (H, W, 3) uint8 RGB; ValueError for another shape or dtype."""
-    import cv2
-
     _check(image, 3)
     return _encode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
 
@@ -259,8 +250,6 @@ def encode_image(image: np.ndarray, format: Literal["png", "jpeg", "webp"], qual
         return encode_png(image)
     if format == "jpeg":
         return encode_jpeg(image, quality)
-    from PIL import Image
-
     out = io.BytesIO()
     Image.fromarray(image).save(out, "WEBP", quality=quality)
     return out.getvalue()
@@ -271,8 +260,6 @@ def encode_png(image: np.ndarray) -> bytes:
 
     ValueError for another shape or dtype.
     """
-    import cv2
-
     if image.ndim == 3:
         _check(image, 3)
         return _encode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [])
@@ -283,8 +270,6 @@ def encode_png(image: np.ndarray) -> bytes:
 
 
 def _encode(suffix: str, image: np.ndarray, options: list[int]) -> bytes:
-    import cv2
-
     done, data = cv2.imencode(suffix, image, options)
     if not done:
         raise ValueError(f"{suffix}: OpenCV could not encode a picture of shape {image.shape}")
@@ -319,8 +304,6 @@ def to_image(tensor: Tensor) -> np.ndarray:
 
 def resized(picture: np.ndarray, size: int) -> np.ndarray:
     """The square picture (S, S) or (S, S, C) at `size` px, by averages over areas; itself if it has that size."""
-    import cv2
-
     return picture if len(picture) == size else cv2.resize(picture, (size, size), interpolation=cv2.INTER_AREA)
 
 

@@ -1,6 +1,6 @@
 """A diffusion model for `Editor`, and checks that its weights fit the analyzer.
 
-Path: RigFacePipeline -> `check_codes`, `check_head` -> `ModelEditor` -> Editor, evaluation.
+Path: RigFacePipeline -> `check_head` -> `ModelEditor` -> Editor, evaluation.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from rigface.errors import BadCheckpoint
 from rigface.types import Conditions, HeadSpec
 
 if TYPE_CHECKING:
-    from rigface.model.model_config import ModelConfig
     from rigface.model.pipeline import RigFacePipeline
 
 
@@ -59,23 +58,6 @@ class ModelEditor:
         return self.pipe.edit(conditions, seed=seed, prompt=prompt or None, reference_tokens=last[1], **self._sampling)
 
 
-def check_codes(config: ModelConfig, own_reconstructor: bool = False) -> None:
-    """Refuse weights whose expression codes the analyzer does not compute, before gigabytes of them are loaded.
-
-    Args:
-        own_reconstructor: faces are reconstructed by other code, which may compute them.
-
-    Raises:
-        BadCheckpoint: the released RigFace weights, or others that take a Basel network's codes.
-    """
-    if config.expression_field == "bfm_expression" and not own_reconstructor:
-        raise BadCheckpoint(
-            "these weights need the 64 expression codes of a Basel network (`FaceParams.bfm_expression`), which no "
-            "reconstructor here computes. Train them on the head's own expressions first (`rigface train ... --start "
-            "FOLDER`), or edit from Python with your own reconstructor that computes the codes (docs/weights.md)"
-        )
-
-
 def check_head(pipe: RigFacePipeline, head: HeadSpec) -> None:
     """Check that a model was trained with the head that its conditions will show.
 
@@ -87,6 +69,10 @@ def check_head(pipe: RigFacePipeline, head: HeadSpec) -> None:
         raise BadCheckpoint(
             f"these weights take {pipe.model.expression_size} expression coefficients, the head {head.name!r} has "
             f"{head.expression}. Use weights trained on this head"
+        )
+    if trained is None and config.profile.head not in ("open", head.name):  # the released weights record no head
+        raise BadCheckpoint(
+            f"these weights were trained on the head {config.profile.head!r}, and faces are fitted with {head.name!r}"
         )
     if trained is None or trained.name == "fake":  # not recorded, or random weights for a test
         return

@@ -21,6 +21,7 @@ from typing import Any, Literal
 CROP_PX = 512  # side of every stored crop
 EXTRAS = ("neck_rotation", "eye_rotations", "eyelids")  # fields of `FaceParams` that only some heads have
 DLIB_WIDTH = 128  # numbers of a dlib identity vector
+BFM_EXPRESSION = 64  # numbers of an expression code of the Basel networks
 DLIB_SAME_PERSON = 0.6  # distance of dlib's raw vectors below which two images show one person (its author's rule)
 
 Array = Any  # numpy at rest (Parquet, HTTP), torch on a device; one object never holds both
@@ -158,7 +159,9 @@ class FaceParams:
         doc="second-order spherical harmonics, RGB, order 1 x y z xy xz yz x2-y2 3z2-1, camera frame",
         unit="linear radiance",
     )
-    bfm_expression: Array | None = _array(64, doc="expression code of the Basel network, if present", optional=True)
+    bfm_expression: Array | None = _array(
+        BFM_EXPRESSION, doc="expression code of the Basel network, if present", optional=True
+    )
     neck_rotation: Array | None = _array(
         3, doc="rotation of the neck, axis-angle, relative to the head's first joint", unit="rad", optional=True
     )

@@ -27,7 +27,7 @@ from rigface.editor import Editor
 from rigface.edits import EditSpec, Trait
 from rigface.errors import BadInput, NoFace
 from rigface.face.analyzer import choose_faces
-from rigface.face.controls.transfer import exposure, targets_of, transfer
+from rigface.face.controls.transfer import TRAIT_FIELDS, exposure, targets_of, transfer
 from rigface.face.detection.detector import KeyframeDetector
 from rigface.face.detection.tracking import Tracker
 from rigface.face.geometry.rotation import to_axis_angle, to_matrix
@@ -43,7 +43,7 @@ CALM_S = 40.0
 # Trait that the edit replaces -> fields of the source that have to hold still for it.
 NEEDS: Mapping[Trait, tuple[str, ...]] = {
     "pose": ("head_rotation", "shape"),
-    "expression": ("expression", "jaw_rotation", "bfm_expression"),
+    "expression": TRAIT_FIELDS["expression"],
     "light": ("light", "albedo"),
 }
 
@@ -321,15 +321,12 @@ def retargeted(source: FaceParams, now: FaceParams, rest: FaceParams | None) -> 
     gain = exposure(source.light) / exposure(rest.light)
     changes: dict[str, Any] = {
         "head_rotation": to_axis_angle((new @ was.T @ own)[None])[0].astype(np.float32),
-        **{
-            name: getattr(source, name) + (getattr(now, name) - getattr(rest, name))
-            for name in ("expression", "jaw_rotation")
-        },
         "light": (source.light + gain * (now.light - rest.light)).astype(np.float32),
     }
-    codes = [p.bfm_expression for p in (source, now, rest) if p.bfm_expression is not None]
-    if len(codes) == 3:
-        changes["bfm_expression"] = codes[0] + (codes[1] - codes[2])
+    for name in TRAIT_FIELDS["expression"]:
+        values = [getattr(params, name) for params in (source, now, rest)]
+        if all(value is not None for value in values):
+            changes[name] = values[0] + (values[1] - values[2])
     return replace(source, **changes)
 
 

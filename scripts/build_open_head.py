@@ -62,9 +62,6 @@ class Faces:
         return Faces(**{name: getattr(self, name)[rows] for name in self.__dataclass_fields__})
 
 
-# ---------------------------------------------------------------- the canonical mesh
-
-
 def canonical_mesh() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Points (468, 3) in metres from ORIGIN, texture coordinates (468, 2), triangles (898, 3), from the landmarker's
     own bundle.
@@ -119,9 +116,6 @@ def feature_points(count: int) -> np.ndarray:
     return feature
 
 
-# ---------------------------------------------------------------- detection
-
-
 def detect_faces(data: Path, ship: str = "1") -> tuple[Faces, tuple[str, ...]]:
     """Detect the usable faces of the manifest's rows with that `ship`; also the blendshapes' names."""
     detector = load_detector("mediapipe")
@@ -151,9 +145,6 @@ def _pictures(path: Path, count: int):
         return
     step = max(5, count // FRAMES_PER_CLIP)
     yield from (frame.image for frame in read_frames(str(path), None) if frame.index % step == 0)
-
-
-# ---------------------------------------------------------------- geometry
 
 
 def learn_geometry(faces: Faces, canonical: np.ndarray, mirror: np.ndarray, swap: list[int], rounds: int = 8):
@@ -204,9 +195,6 @@ def _align(seen: torch.Tensor, predicted: np.ndarray) -> tuple[np.ndarray, np.nd
     centred = seen - seen.mean(1, keepdim=True)
     aligned = (centred @ rotation) / scale[:, None, None] + points.mean(1, keepdim=True)
     return aligned.numpy(), torch.atan2(rotation[:, 0, 2], rotation[:, 2, 2]).numpy()
-
-
-# ---------------------------------------------------------------- albedo
 
 
 def paint(faces: Faces, head: OpenHead) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -295,9 +283,6 @@ def _paintable(faces: Faces, head: OpenHead) -> np.ndarray:
         for p in np.unique(faces.person)
     ]
     return np.sort(np.concatenate(kept))
-
-
-# ---------------------------------------------------------------- the whole
 
 
 def mirror_of(points: np.ndarray) -> np.ndarray:

@@ -54,7 +54,10 @@ class FaceWorkerDeployment:
 
         start_telemetry(config.traces, "face-worker")
         signer, policy = ResultSigner(config.signing_path()), config.policy()
-        self._worker = FaceWorker.load(config.face_device, cache_mb=config.face_cache_mb, signer=signer, policy=policy)
+        self._worker = FaceWorker.load(
+            config.face_device, config.checkpoints().values(),
+            cache_mb=config.face_cache_mb, signer=signer, policy=policy,
+        )  # fmt: skip
         self._edits = EditPipeline(self._worker, RemoteDiffusionWorker(diffusion_worker, config.checkpoints()))
 
     async def edit(

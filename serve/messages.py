@@ -48,16 +48,6 @@ class SamplingOptions:
 
 
 @dataclass(frozen=True)
-class ModelInputSpec:
-    """Style and size of the conditions of a model, from its checkpoint's config."""
-
-    style: str
-    size: int
-    expression_field: str = "expression"
-    detail: bool = False
-
-
-@dataclass(frozen=True)
 class OutputOptions:
     """Encoding of a result, and the record that its manifest gets. `quality` is for JPEG and WebP."""
 

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Literal, Protocol
 
+from rigface.profile import ConditionSpec
 from serve.messages import (
     EditedImage,
     EditInput,
@@ -15,7 +16,6 @@ from serve.messages import (
     JobResult,
     JobSubmission,
     ModelEdit,
-    ModelInputSpec,
     OutputOptions,
     Preview,
     ResultRequest,
@@ -42,8 +42,8 @@ class DiffusionService(Service, Protocol):
     async def models(self) -> list[ModelInfo]:
         """The models that an edit may name; the preview comes last, or alone."""
 
-    async def input_spec(self, model: str) -> ModelInputSpec:
-        """The style and size of a model's conditions."""
+    async def input_spec(self, model: str) -> ConditionSpec:
+        """The conditions that a model takes."""
 
     def sample(self, request: SampleRequest) -> AsyncGenerator[Step | SampledImage, None]:
         """Sample one image. Closing the iterator takes the request out of the batch."""

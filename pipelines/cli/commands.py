@@ -24,6 +24,9 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "train": ("learning", "Fine-tune a model, or train a small one from scratch"),
         "evaluate": ("learning", "Compare models on held-out people in a report card"),
     },
+    "Weights": {
+        "assets": ("assets", "Link, list and check weights and licensed files that you downloaded"),
+    },
     "Clusters": {
         "submit": ("cluster", "Run one of these jobs on a Ray cluster"),
         "jobs": ("cluster", "List, follow and cancel jobs on a Ray cluster"),

@@ -1,12 +1,13 @@
 """Settings of the editing jobs: one dataclass per job."""
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
 from pipelines.edit.flags import EditFlags
+from rigface.profile import FaceProfile
 from rigface.ranges import SEED, in_range
 
 STRIP_NAME = "edits.png"  # a contact sheet of this name in a dataset is shown by `rigface inspect`
@@ -17,6 +18,7 @@ SAMPLING = {  # flags of `Engine` -> options of `RigFacePipeline`
     "guidance_attributes": "attribute_scale",
     "guidance_text": "text_scale",
 }
+PRECISE = {"scheduler": "unipc", "steps": 50}  # the sampling of the released RigFace code
 
 
 @dataclass(frozen=True)
@@ -24,9 +26,9 @@ class Engine:
     """The model that edits, and its sampling."""
 
     checkpoint: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")] = None
-    """`mini` (the small model that ships), a folder or s3:// prefix of weights, or `preview` (warps and
-    relights the photograph, without a model). Default: `mini` if its weights are installed, else the
-    preview."""
+    """`mini` (the small model that ships), `rigface` (the released weights, after `rigface assets adopt`), a folder or
+    s3:// prefix of weights, or `preview` (warps and relights the photograph, without a model). Default: `mini` if its
+    weights are installed, else the preview."""
     adapter: Annotated[str | None, arg(metavar="FOLDER", help_behavior_hint="")] = None
     """LoRA adapter of the model: a folder or s3:// prefix in peft's layout, such as OUT/adapter of `rigface train`."""
     device: str = "cpu"  # Device of the model: cpu, cuda, cuda:1 ...
@@ -43,6 +45,13 @@ class Engine:
     """Guidance scale of the person's identity, for weights trained with dropout: 1 is off, 0 ignores the identity."""
     guidance_attributes: Annotated[float, arg(metavar="SCALE")] = 1.0  # Guidance scale of pose, expression and light.
     guidance_text: Annotated[float, arg(metavar="SCALE")] = 1.0  # Guidance scale of --prompt.
+    precise: bool = False
+    """Sample as the released RigFace code does: UniPC, 50 steps, float32. Default: the few steps of the checkpoint, in
+    bfloat16 on devices that multiply in it."""
+    detector: Annotated[Literal["mediapipe", "insightface"] | None, arg(help_behavior_hint="")] = None
+    """Face detector: mediapipe, or the SCRFD of an InsightFace pack that you provide. Default: that of the model."""
+    parser: Annotated[Literal["colours", "segformer", "bisenet"] | None, arg(help_behavior_hint="")] = None
+    """Segmentation of the person: colours, or a network that you provide. Default: that of the model."""
     small_faces: bool = False  # Detect faces down to 24 px; several times slower.
     quick: bool = False  # Do not measure the result; prints no table of asked against achieved.
 
@@ -54,7 +63,13 @@ class Engine:
     def sampling(self) -> dict[str, Any]:
         """The options of `RigFacePipeline` that differ from their defaults."""
         changed = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
-        return {option: changed[name] for name, option in SAMPLING.items() if name in changed}
+        chosen = {option: changed[name] for name, option in SAMPLING.items() if name in changed}
+        return PRECISE | chosen if self.precise else chosen
+
+    def adjusted(self, profile: FaceProfile) -> FaceProfile:
+        """A model's profile with the detector and the parser asked for."""
+        detector, parser = self.detector or profile.detector, self.parser or profile.parser
+        return replace(profile, detector=detector, parser=parser)
 
 
 @dataclass(frozen=True)

@@ -22,11 +22,11 @@ from pipelines.edit.report import EditReport, comparison_rows, fit_notes, hints,
 from pipelines.edit.signing import EditSigner
 from pipelines.edit.video import animate_image, edit_video
 from pipelines.examples.face_reader import face_at, is_row
-from rigface.editor import Editor
-from rigface.edits import NAMED_EXPRESSIONS, EditSpec, Trait
+from rigface.editor import Editor, profile_of, usual_checkpoint
+from rigface.edits import NAMED_EXPRESSIONS, PREVIEW, EditSpec, Trait
 from rigface.errors import PlanError
 from rigface.face.analyzer import FACE_CHOICES, FaceAnalyzer, choose_faces
-from rigface.face.controls.transfer import axes_of
+from rigface.face.controls.transfer import axes_of, axis_names
 from rigface.provenance.signer import Origin
 from rigface.types import Face
 from rigface.video.writer import SUFFIXES as VIDEO_SUFFIXES
@@ -100,17 +100,21 @@ def load_editor(engine: Engine) -> Editor:
     """The editor with its face analyzer and, unless it is the preview, its model."""
     if engine.device.startswith("cuda") and not torch.cuda.is_available():
         raise PlanError(f"--device {engine.device}: no usable CUDA device; leave the flag out to compute on the CPU")
-    analyzer, sampling = FaceAnalyzer.load(small_faces=engine.small_faces), engine.sampling()
+    checkpoint, sampling = engine.checkpoint or usual_checkpoint(), engine.sampling()
+    if sampling and checkpoint == PREVIEW:
+        flags = ["precise"] * engine.precise + [name for name, option in SAMPLING.items() if option in sampling]
+        flag = flags[0].replace("_", "-")
+        raise PlanError(f"--{flag} needs a model; the preview does no sampling. Name a model with --checkpoint")
+    profile = engine.adjusted(profile_of(checkpoint))
+    device = "cpu" if profile.reconstructor == "fit" else engine.device  # a fit of one face gains nothing on a GPU
     try:
-        editor = Editor.load(
-            engine.checkpoint, engine.device, analyzer, compile=engine.compile, adapter=engine.adapter, **sampling
-        )
+        analyzer = FaceAnalyzer.load(profile, device, small_faces=engine.small_faces)
+        return Editor.load(
+            checkpoint, engine.device, analyzer, autocast=None if engine.precise else "auto", compile=engine.compile,
+            adapter=engine.adapter, **sampling,
+        )  # fmt: skip
     except ValueError as e:
         raise PlanError(f"--{e}") from e
-    if sampling and not editor.has_model:
-        flag = next(name for name, option in SAMPLING.items() if option in sampling).replace("_", "-")
-        raise PlanError(f"--{flag} needs a model; the preview does no sampling. Name a model with --checkpoint")
-    return editor
 
 
 def load_targets(paths: Mapping[Trait, Path], editor: Editor) -> dict[Trait, Face]:
@@ -157,6 +161,6 @@ def check_spec(spec: EditSpec, editor: Editor) -> None:
         try:
             axes_of(name, head)
         except ValueError:
-            near = get_close_matches(name, [*NAMED_EXPRESSIONS, *head.expression_names], n=3, cutoff=0.5)
+            near = get_close_matches(name, [*NAMED_EXPRESSIONS, *axis_names(head)], n=3, cutoff=0.5)
             hint = f" Did you mean {' or '.join(near)}?" if near else ""
             raise PlanError(f"--expression: unknown name {name!r}.{hint} `rigface sliders` lists all") from None

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -18,7 +17,7 @@ from pipelines.edit.config import AnimateConfig, EditConfig, Engine
 from rigface.editor import Editor
 from rigface.edits import EditSpec
 from rigface.evaluation.estimator import Number, achieved
-from rigface.face.controls.transfer import axes_of, exposure
+from rigface.face.controls.transfer import exposure, expression_amount
 from rigface.face.detection.mediapipe import MAX_FACES
 from rigface.face.geometry.rotation import to_degrees, to_matrix
 from rigface.types import Face, FaceParams
@@ -120,10 +119,7 @@ def comparison_rows(
     for name, number in achieved(wanted, found, head, spec, unit).items():
         before = was.get(name)
         if before is None:
-            axes = axes_of(name.removeprefix("expression."), head)
-            weights = np.array(list(axes.values()))
-            values = source.expression[[head.expression_names.index(axis) for axis in axes]]
-            before = float(values @ weights / (weights @ weights))
+            before = expression_amount(source, name.removeprefix("expression."), head)
         rows.append(ComparisonRow(name, before, number))
     asked = {f"expression.{name}" for name in spec.expression}
     copied = [row for row in rows if row.name.startswith("expression.") and row.name not in asked]

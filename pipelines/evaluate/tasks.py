@@ -13,26 +13,28 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
 
 from pipelines.evaluate.config import TASK_KINDS, EvaluateConfig, TaskKind
 from pipelines.evaluate.planned_task import SELF_EDITS, PlannedTask
+from pipelines.evaluate.profile_faces import ProfileFaces, plain_conditions
 from pipelines.evaluate.task_sampler import TaskSampler
 from pipelines.examples import held_out
 from pipelines.examples.compose_example import compose, invent_light, stage
 from pipelines.examples.config import PairSettings
 from pipelines.examples.face_reader import FaceReader
 from pipelines.examples.frame_index import GATES, read_frames
-from pipelines.examples.layout import has_examples, head_of, parts_of, spec_of
+from pipelines.examples.layout import detector_of, has_examples, head_of, parts_of, spec_of
 from pipelines.examples.split import split_of
 from rigface.conditions import Composer
 from rigface.edits import EditSpec
 from rigface.errors import PlanError
 from rigface.examples import examples_of
 from rigface.face.controls.transfer import targets_of, transfer
+from rigface.profile import ConditionSpec
 from rigface.storage.store import Store
 from rigface.types import Conditions, Face, HeadSpec
 
@@ -40,14 +42,6 @@ NO_HELD_OUT = (
     "no person is held out here (every tenth is, by name), so there is nothing to evaluate on. Add people, or use "
     "--all-people if no model was trained on these"
 )
-
-
-class Style(NamedTuple):
-    """The conditions that a model wants."""
-
-    render: str
-    size: int
-    expression_field: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +52,7 @@ class Task:
     source: np.ndarray
     target: np.ndarray | None
     truth: np.ndarray | None  # in the source's framing
-    conditions: Callable[[Style], Conditions]  # the task for a model of a style
+    conditions: Callable[[ConditionSpec], Conditions]  # the task for a model that takes these
     time_s: float = 0.0  # of the driving frame
 
 
@@ -117,7 +111,7 @@ class ExamplesSource:
             self._tables = {part: self._source.table(part)}
         example = examples_of(self._tables[part].slice(number, 1))
         conditions, truth = example.conditions.map(lambda a: a[0]), example.target[0]
-        return Task(planned, conditions.reference, truth, truth, lambda style: conditions)
+        return Task(planned, conditions.reference, truth, truth, lambda spec: conditions)
 
 
 def _balanced(rows: list[held_out.ExampleRow], limit: int) -> list[held_out.ExampleRow]:
@@ -137,8 +131,8 @@ class FacesSource:
 
     def __init__(self, source: Store, size: int = 0) -> None:
         self._source, self._size, self.head = source, size, head_of(source)
-        self._reader = FaceReader(source, self.head)
-        self._composer = cache(_composer)
+        self._reader, self._seen = FaceReader(source, self.head), ProfileFaces(self.head, detector_of(source).parser)
+        self._composer = cache(Composer)
 
     def plan(self, kinds: Sequence[TaskKind], config: EvaluateConfig) -> list[PlannedTask]:
         settings = PairSettings()
@@ -158,18 +152,18 @@ class FacesSource:
         if planned.truth and planned.target is not None and target is not None:
             time_s = float(self._reader.key(*planned.target)["time_s"])
             return self._with_truth(planned, source, target, time_s)
-        traits = {} if target is None else {trait: target.params for trait in planned.edit.take}
-        targets = targets_of(source.params, traits) if traits else None
-        wanted = transfer(source.params, planned.edit, self.head, targets)
 
-        def conditions(style: Style) -> Conditions:
-            return self._composer(style)(source, wanted).conditions
+        def conditions(spec: ConditionSpec) -> Conditions:
+            own, head = self._seen(source, spec.profile)
+            given = None if target is None else self._seen(target, spec.profile)[0].params
+            targets = None if given is None else targets_of(own.params, dict.fromkeys(planned.edit.take, given))
+            return self._composer(spec)(own, transfer(own.params, planned.edit, head, targets)).conditions
 
         return Task(planned, source.crop, None if target is None else target.crop, None, conditions)
 
     def _with_truth(self, planned: PlannedTask, source: Face, target: Face, time_s: float) -> Task | None:
-        settings = PairSettings()
-        own = self._composer(Style("texture", self._size or len(source.crop), "expression"))
+        settings, size = PairSettings(), self._size or len(source.crop)
+        own = self._composer(plain_conditions(self.head, size))
         if planned.relit:
             random = np.random.default_rng(int(hashlib.sha256(planned.key.encode()).hexdigest()[:12], 16))
             light = invent_light(source.params.light, np.zeros((0, 9, 3), np.float32), random)
@@ -178,12 +172,9 @@ class FacesSource:
         if example.background_change > settings.max_background_change or example.overlap < settings.min_overlap:
             return None
 
-        def conditions(style: Style) -> Conditions:
-            return compose(source, target, self._composer(style), self.head).composed.conditions
+        def conditions(spec: ConditionSpec) -> Conditions:
+            (before, head), (after, _) = (self._seen(face, spec.profile) for face in (source, target))
+            return compose(before, after, self._composer(spec), head).composed.conditions
 
         reference = example.composed.conditions.reference
         return Task(planned, reference, example.target, example.target, conditions, time_s)
-
-
-def _composer(style: Style) -> Composer:
-    return Composer(style.render, style.size, expression_field=style.expression_field)  # type: ignore[arg-type]

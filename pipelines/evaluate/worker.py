@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from pipelines.evaluate.planned_task import PlannedTask
-from pipelines.evaluate.tasks import Style, Task, source_of
+from pipelines.evaluate.tasks import Task, source_of
 from pipelines.examples.layout import parquet_bytes
 from rigface.editor import EditModel
 from rigface.edits import PREVIEW
@@ -23,14 +23,15 @@ from rigface.evaluation.baselines import controls
 from rigface.evaluation.estimator import Estimate, FaceEstimator
 from rigface.evaluation.rows import measure_edits
 from rigface.evaluation.samples import Edited
+from rigface.face.head.heads import load_head
 from rigface.image import encode_jpeg, to_image, to_tensor
 from rigface.metrics.image import resized
 from rigface.model.latents import decode, encode_target
 from rigface.model.pipeline import RigFacePipeline
 from rigface.model_editor import ModelEditor, check_head
+from rigface.profile import OWN, ConditionSpec
 from rigface.storage import lock
 from rigface.storage.store import Store, sharded
-from rigface.types import HeadSpec
 
 ROWS = "rows"  # folder of the units' objects
 JPEG_QUALITY = 92
@@ -41,25 +42,24 @@ class Candidate:
     """An editor that is evaluated."""
 
     name: str  # in the card
-    style: Style  # of its conditions
+    spec: ConditionSpec  # of its conditions
     paint: EditModel  # conditions and a seed to a picture
     seeds: int = 1  # how many it is asked with; 1 if chance plays no part
     pipeline: RigFacePipeline | None = None  # None for the preview
 
 
-def candidate(name: str, model: str, seeds: int, device: str, size: int, head: HeadSpec) -> Candidate:
+def candidate(name: str, model: str, seeds: int, device: str, size: int) -> Candidate:
     """The preview with pictures of `size` px, or a checkpoint by a name of `RigFacePipeline.from_pretrained`.
 
     MissingAsset or BadCheckpoint if there are no weights, or those of another head.
     """
     if model == PREVIEW:
-        return Candidate(name, Style("texture", size, "expression"), lambda conditions, _: conditions.render)
+        return Candidate(name, ConditionSpec("texture", size), lambda conditions, _: conditions.render)
     pipeline = RigFacePipeline.from_pretrained(model, device, autocast="auto")
-    check_head(pipeline, head)
     config, process = pipeline.config, pipeline.config.process
-    style = Style(config.render_style, config.size, config.expression_field)
+    check_head(pipeline, load_head(config.profile.head).spec)
     is_deterministic = process.kind == "bridge" and not process.bridge_noise
-    return Candidate(name, style, ModelEditor(pipeline), 1 if is_deterministic else seeds, pipeline)
+    return Candidate(name, config.conditions, ModelEditor(pipeline), 1 if is_deterministic else seeds, pipeline)
 
 
 def round_trip(pipeline: RigFacePipeline, size: int) -> Callable[[np.ndarray], np.ndarray]:
@@ -84,11 +84,11 @@ class EvaluateUnit:
             torch.set_num_threads(threads)
         self._out, self._size = lock.follow(Store(out)), size
         self._source = source_of(Store(data), size)
-        head = self._source.head
-        self._candidates = [candidate(name, m, seeds, device, size, head) for name, m in models.items()]
+        self._candidates = [candidate(name, model, seeds, device, size) for name, model in models.items()]
         pipelines = [c.pipeline for c in self._candidates if c.pipeline is not None]
         self._round_trip = round_trip(pipelines[0], size) if pipelines else None
-        self._estimator = FaceEstimator.load()
+        profiles = {c.spec.profile for c in self._candidates if c.pipeline is not None}
+        self._estimator = FaceEstimator.load(profiles.pop() if len(profiles) == 1 else OWN)
         self._estimates: dict[bytes, Estimate | None] = {}
 
     def __call__(self, unit: str, plan: Sequence[PlannedTask]) -> dict[str, int]:
@@ -115,7 +115,7 @@ class EvaluateUnit:
         planned, edits = task.planned, []
         for editor in self._candidates:
             began = time.perf_counter()
-            conditions = task.conditions(editor.style)
+            conditions = task.conditions(editor.spec)
             composed_s = time.perf_counter() - began
             for seed in range(editor.seeds):
                 began = time.perf_counter()

@@ -49,12 +49,11 @@ def compose(source: Face, target: Face, composer: Composer, head: HeadSpec) -> C
     picture, mask, shown = lay_over(source, target)
     change = background_change(source, picture, np.where(shown, mask, 255).astype(np.uint8))
     wanted = replace(transfer(source.params, EditSpec(TAKE), head, target.params), camera=moved(source, target))
-    composed = composer(source, wanted)
-    small, small_mask, small_shown = (resized(a, composer.size) for a in (picture, mask, shown.astype(np.uint8) * 255))
-    preview_mask = small_mask if composed.preview.mask is None else composed.preview.mask
+    composed, size = composer(source, wanted, mask), composer.spec.size
+    small, small_mask, small_shown = (resized(a, size) for a in (picture, mask, shown.astype(np.uint8) * 255))
     full = small_shown == 255
-    small = np.where(full[..., None], small, composed.preview.image)
-    small_mask = np.where(np.where(full, small_mask, preview_mask) > 127, 255, 0).astype(np.uint8)
+    small = np.where(full[..., None], small, composed.image)
+    small_mask = np.where(np.where(full, small_mask, composed.mask) > 127, 255, 0).astype(np.uint8)
     return ComposedExample(composed, small, small_mask, wanted, float(shown.mean()), change)
 
 
@@ -100,9 +99,11 @@ def background_change(source: Face, picture: np.ndarray, mask: np.ndarray) -> fl
 
 
 def stage(face: Face, params: FaceParams, composer: Composer) -> Face:
-    """The face as if photographed with other coefficients, by the preview."""
-    preview = composer.preview(face.crop, face.params, params, face.mask)
-    return replace(face, crop=preview.image, mask=face.mask if preview.mask is None else preview.mask, params=params)
+    """The face as if photographed with other coefficients, by the preview; on heads without one only the light may
+    differ.
+    """
+    crop, mask = composer.staged(face, params)
+    return replace(face, crop=crop, mask=mask, params=params)
 
 
 def invent_pose(own: FaceParams, others: np.ndarray, random: np.random.Generator) -> FaceParams:

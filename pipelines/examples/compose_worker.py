@@ -19,7 +19,8 @@ from pipelines.examples.layout import parquet_bytes, part_path
 from pipelines.examples.pair_plan import PlannedExample, StagingBank, parts_behind
 from rigface import schema
 from rigface.conditions import Composer
-from rigface.examples import ExampleSpec, examples_schema, mirrored_expression
+from rigface.examples import ExampleSpec, examples_schema
+from rigface.face.controls.mirror import code_mirror
 from rigface.face.geometry.rotation import to_degrees, to_matrix
 from rigface.image import encode_jpeg, encode_png
 from rigface.storage import lock
@@ -38,7 +39,8 @@ class ComposeUnit:
         torch.set_num_threads(1)
         self._out, self._settings = lock.follow(Store(out)), settings
         self.spec, self._bank = spec, bank
-        self._composer = Composer(settings.style, settings.size)  # type: ignore[arg-type]
+        self._composer = Composer(spec.conditions)
+        self._mirror = code_mirror(spec.expression_field, spec.head) if settings.mirrored_fraction else None
         self._faces = FaceReader(Store(faces), spec.head)
 
     def __call__(self, unit: str, plan: Sequence[PlannedExample]) -> dict[str, int]:
@@ -84,7 +86,7 @@ class ComposeUnit:
         deltas = _deltas(source, target)
         if planned.mirrored:
             pictures = {name: np.ascontiguousarray(p[:, ::-1]) for name, p in pictures.items()}
-            code = code[mirrored_expression(self.spec.head.expression_names)]
+            code = self._mirror(code)
             wanted, turn = wanted * (-1, 1, -1), -turn
         mask, quality = encode_png(pictures.pop("mask")), self._settings.jpeg_quality
         source_key, target_key = self._faces.key(*planned.source), self._faces.key(*planned.target)

@@ -1,7 +1,7 @@
 """The settings of the jobs that make training examples: `pair`, `encode`, `autoencoder`."""
 
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
@@ -14,8 +14,13 @@ from rigface.ranges import SEED, in_range
 class PairSettings:
     """Settings of the examples, fixed for an output."""
 
-    style: str = "texture"  # Style of the render: `texture` (the preview) or `albedo`.
-    size: int = 256  # Side of the pictures in pixels.
+    profile: Literal["own", "rigface"] = "own"
+    """Conditions of the examples: this project's own, or those of the released RigFace weights, for faces that were
+    extracted with --profile rigface."""
+    style: Literal["", "texture", "albedo", "shape"] = ""
+    """Style of the render: `texture` (the preview), `albedo` or `shape`. Default: that of the profile."""
+    size: int = 0
+    """Side of the pictures in pixels; 0: that of the profile, 256 or 512."""
     pairs: int = 20_000  # Pairs of two frames, at most.
     relit: int = 5_000  # Examples made of one frame and itself under an invented light, people in turns.
     posed_fraction: float = 0.6
@@ -41,6 +46,9 @@ class PairSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        style, size = ("texture", 256) if self.profile == "own" else ("albedo", 512)
+        object.__setattr__(self, "style", self.style or style)
+        object.__setattr__(self, "size", self.size or size)
         in_range(self, "[8, 4096]", "size")
         in_range(self, "[0, inf)", "pairs", "relit", "min_face_px", "max_identity_distance", "max_background_change")
         in_range(self, "[0, 1]", "posed_fraction", "relit_pair_fraction", "mirrored_fraction", "held_out_fraction")

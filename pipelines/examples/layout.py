@@ -11,7 +11,7 @@ from rigface import schema
 from rigface.errors import MissingAsset, PlanError
 from rigface.examples import ExampleSpec
 from rigface.storage.store import Store, sharded
-from rigface.types import HeadSpec
+from rigface.types import DetectorSpec, HeadSpec
 
 EXAMPLES = "examples"  # folder of the training examples
 PLAN = "pairs.parquet"
@@ -28,6 +28,11 @@ def face_parts(faces: Store) -> list[str]:
 def head_of(faces: Store) -> HeadSpec:
     """The head model of a dataset of faces; raises as `face_parts`."""
     return schema.head_of(schema_of(faces, face_parts(faces)))
+
+
+def detector_of(faces: Store) -> DetectorSpec:
+    """The detector of a dataset of faces, with its other networks; raises as `face_parts`."""
+    return schema.detector_of(schema_of(faces, face_parts(faces)))
 
 
 def part_path(unit: str) -> str:

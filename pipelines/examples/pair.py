@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
+from typing import cast
 
 from pipelines import run_info
 from pipelines.cluster.unit_job import run_units
@@ -26,8 +27,10 @@ from pipelines.examples.layout import EXAMPLES, PLAN, head_of, parquet_bytes
 from pipelines.examples.pair_plan import PairPlan, parts_behind, plan_pairs
 from rigface.errors import PlanError
 from rigface.examples import ExampleSpec
+from rigface.profile import PROFILES, RenderStyle
 from rigface.storage import lock
 from rigface.storage.store import Store
+from rigface.types import BFM_EXPRESSION, HeadSpec
 
 REPORT = "report.json"
 
@@ -43,9 +46,10 @@ def pair(config: PairConfig, say: Callable[[str], None] = print) -> PairReport:
     settings, source, store = config.settings, Store(config.faces), Store(config.out)
     with lock.hold(store) as check:
         info = run_info.load_own(store, "pair", (EXAMPLES,))
-        head = head_of(source)
-        spec = ExampleSpec(settings.style, settings.size, head, "expression", head.expression)
+        spec = _spec(settings, head_of(source))
         values = asdict(settings)
+        if settings.profile == "own":
+            del values["profile"]  # as in outputs from before there were profiles
         text = json.dumps([values, json.loads(spec.to_json())], sort_keys=True)
         settings_hash = hashlib.sha256(text.encode()).hexdigest()[:16]
         if info and not config.overwrite and info["config"] != settings_hash:
@@ -79,10 +83,29 @@ def pair(config: PairConfig, say: Callable[[str], None] = print) -> PairReport:
     return report
 
 
+def _spec(settings: PairSettings, head: HeadSpec) -> ExampleSpec:
+    """What the examples of faces with a head model have in common.
+
+    Raises:
+        PlanError: the profile wants another head model.
+    """
+    profile, style = PROFILES[settings.profile], cast(RenderStyle, settings.style)
+    if head.name not in (profile.head, "fake"):
+        raise PlanError(
+            f"--profile {settings.profile} makes examples of the head {profile.head!r}, and these faces have the head "
+            f"{head.name!r}; extract them with --profile {settings.profile}"
+        )
+    if profile.expression_codes == "none":
+        return ExampleSpec(style, settings.size, head, "expression", head.expression, profile)
+    return ExampleSpec(style, settings.size, head, "bfm_expression", BFM_EXPRESSION, profile)
+
+
 def _new_plan(settings: PairSettings, source: Store, say: Callable[[str], None]) -> PairPlan:
     gates = (settings.min_confidence, settings.min_sharpness, settings.min_face_px)
     frames, places = read_frames(source, dict(zip(GATES, gates)))
     say(f"{len(frames):,} faces of {len(set(frames.identity)):,} people, {int(frames.good.sum()):,} pass the gates")
+    if head_of(source).name not in ("open", "fake"):
+        settings = replace(settings, posed_fraction=0.0)  # the preview, which turns a photograph, is of the open head
     plan = plan_pairs(frames, places, settings)
     if not plan.examples:
         raise PlanError(f"{source.uri}: no examples can be made of these faces; {plan.report.refused}")

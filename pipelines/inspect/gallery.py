@@ -26,11 +26,10 @@ from PIL import Image
 
 from pipelines.inspect.statistics import Candidate, RowPosition, light_slope
 from rigface import schema
-from rigface.assets import find
 from rigface.errors import RigFaceError
 from rigface.face.geometry.contours import CONTOURS, POINTS
-from rigface.face.head import flame
-from rigface.face.head.open_head import OpenHead
+from rigface.face.head import heads
+from rigface.face.head.head_model import Head
 from rigface.face.rendering.lighting import harmonics, shade
 from rigface.face.rendering.renderer import render
 from rigface.image import decode, decode_mask, linear_to_srgb
@@ -125,7 +124,7 @@ def fetch(parquet: pq.ParquetFile, rows: Sequence[int], columns: Sequence[str]) 
     return tables
 
 
-def strips(rows: pa.Table, head: Any, spec: HeadSpec) -> list[Strip]:
+def strips(rows: pa.Table, head: Head | None, spec: HeadSpec) -> list[Strip]:
     """Draw the faces of some rows with their head model, or without one; `spec` is that of the coefficients."""
     vectors = {name for name in rows.column_names if pa.types.is_fixed_size_list(rows[name].type)}
     facts = rows.drop_columns(sorted(vectors | ({"crop", "mask", "landmarks"} & {*rows.column_names}))).to_pylist()
@@ -145,23 +144,15 @@ def strips(rows: pa.Table, head: Any, spec: HeadSpec) -> list[Strip]:
     return out
 
 
-def load_head(spec: HeadSpec, folder: str | None = None) -> tuple[Any, str]:
-    """The head model of a dataset, or None and the reason; FLAME is searched in `folder` and the assets folder."""
+def load_head(spec: HeadSpec, folder: str | None = None) -> tuple[Head | None, str]:
+    """The head model of a dataset, or None and the reason; its files are searched in `folder` and the assets folder."""
     try:
-        if spec.name == "open":
-            head = OpenHead.load().head()
-        elif spec.name == "flame":
-            head = flame.load_flame(find("flame", folder), spec.shape, spec.expression)
-        else:
-            return None, f"the head model {spec.name} is not supported"
+        return heads.load_head(spec, folder), ""
     except (RigFaceError, OSError, ValueError) as problem:
-        return None, f"the head model {spec.name} is not installed ({problem})"
-    if head.spec.version != spec.version:
-        return None, f"the coefficients are of {spec.name} {spec.version}, but {head.spec.version} is installed"
-    return head, ""
+        return None, f"the head model {spec.name} is not there to be drawn ({problem})"
 
 
-def pictures(params: FaceParams, head: Any, px: int = RENDER_PX) -> dict[str, np.ndarray]:
+def pictures(params: FaceParams, head: Head, px: int = RENDER_PX) -> dict[str, np.ndarray]:
     """Render the coefficients of one face (batch (1,), numpy): normals, shading, albedo, render, relit.
 
     Each is RGBA uint8 (px, px, 4), transparent outside the head.
@@ -174,16 +165,16 @@ def pictures(params: FaceParams, head: Any, px: int = RENDER_PX) -> dict[str, np
         relight = torch.tensor(relit(batch.light[0].numpy()), dtype=torch.float32)
         relit_shading = shade(seen[0][None], relight[None])[0].numpy()
     normals, albedo, shading = (part.numpy() for part in seen)
-    shading_scale = 1.0
+    encode, shading_scale = _srgb8 if head.spec.colours == "linear" else _plain8, 1.0
     if len(shading):  # the mean brightness is kept, unless it is too low to see anything
         relit_shading *= max(shading.mean(), _DIM) / max(relit_shading.mean(), 1e-6)
         shading_scale = 0.7 / max(float(np.quantile(shading, 0.98)), 1e-6)
     colours = {
         "normals": (np.clip(normals * 0.5 + 0.5, 0, 1) * 255).round(),
         "shading": _srgb8(shading * shading_scale),
-        "albedo": _srgb8(albedo),
-        "render": _srgb8(albedo * shading),
-        "relit": _srgb8(albedo * relit_shading),
+        "albedo": encode(albedo),
+        "render": encode(albedo * shading),
+        "relit": encode(albedo * relit_shading),
     }
     return {name: _placed(colour, inside) for name, colour in colours.items()}
 
@@ -216,6 +207,10 @@ def relit(light: np.ndarray) -> np.ndarray:
 
 def _srgb8(linear: np.ndarray) -> np.ndarray:
     return _SRGB[(np.clip(linear, 0, 1) * 4095).astype(np.int16)]
+
+
+def _plain8(encoded: np.ndarray) -> np.ndarray:
+    return (np.clip(encoded, 0, 1) * 255 + 0.5).astype(np.uint8)
 
 
 def _placed(colour: np.ndarray, inside: np.ndarray) -> np.ndarray:

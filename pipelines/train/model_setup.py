@@ -10,7 +10,7 @@ Path: config -> `load` -> a whole model -> `wrap` -> the module that the loss ca
 
 import math
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
@@ -31,6 +31,7 @@ from rigface.model.latents import shrinkage
 from rigface.model.model_config import ModelConfig
 from rigface.model.number_format import autocast_dtype
 from rigface.model.unets import RigFaceModel, build, network
+from rigface.profile import FaceProfile
 
 PLAIN = "sd15:"  # a start that has seen no faces: the examples define its conditions
 
@@ -56,7 +57,7 @@ def _fitting(config: TrainConfig, spec: ExampleSpec | None) -> dict[str, Any]:
         return {}
     if config.start == "tiny":
         return {"expression": spec.expression_size, "size": spec.size, "kind": config.networks.kind}
-    # The codes that a released model was trained on cannot be computed here.
+    # A released model keeps the layer of its own codes; on a head's own expressions it begins at zero.
     if config.start.startswith(PLAIN) or (
         checkpoints.is_released(config.start) and spec.expression_field == "expression"
     ):
@@ -67,7 +68,12 @@ def _fitting(config: TrainConfig, spec: ExampleSpec | None) -> dict[str, Any]:
 def _described(config: ModelConfig, spec: ExampleSpec) -> ModelConfig:
     """The config of a model that has seen no faces yet: that of the examples. Its networks take any size."""
     return replace(
-        config, head=spec.head, render_style=spec.style, expression_field=spec.expression_field, size=spec.size
+        config,
+        head=spec.head,
+        render_style=spec.style,
+        expression_field=spec.expression_field,
+        size=spec.size,
+        profile=spec.profile,
     )
 
 
@@ -115,6 +121,9 @@ def check(loaded: Checkpoint, spec: ExampleSpec, latents: LatentSpec | None) -> 
         problems.append(f"renders in the style {spec.style!r}, the model knows {own.render_style!r}")
     if spec.expression_field != own.expression_field:
         problems.append(f"{spec.expression_field!r} as the expression code, the model takes {own.expression_field!r}")
+    if spec.profile != own.profile:
+        differ = [f.name for f in fields(FaceProfile) if getattr(spec.profile, f.name) != getattr(own.profile, f.name)]
+        problems.append(f"faces of another profile ({', '.join(differ)} differ)")
     if spec.size != own.size:
         problems.append(f"pictures of {spec.size} px, the model makes {own.size} px")
     multiple = shrinkage(loaded.vae) * loaded.model.latent_multiple

@@ -9,8 +9,10 @@ from pipelines.examples.layout import autoencoder_folder, has_examples
 from pipelines.examples.pair import pair
 from pipelines.examples.split import HELD_OUT
 from pipelines.train.config import TrainConfig
+from rigface.errors import PlanError
 from rigface.model import checkpoint
 from rigface.model.model_config import ModelConfig
+from rigface.profile import PROFILES
 from rigface.storage.store import Store
 
 MIN_PEOPLE = 10  # to hold out one in ten of them
@@ -29,7 +31,11 @@ def prepare_examples(config: TrainConfig, say: Callable[[str], None]) -> str:
     few_people = people_in(given) < MIN_PEOPLE
     if few_people:
         say(f"fewer than {MIN_PEOPLE} people: all are used for training, none for validation")
+    profile = next((name for name, known in PROFILES.items() if known == model.profile), None)
+    if profile is None:
+        raise PlanError(f"{config.start}: no profile of `rigface pair` has the conditions of this model")
     settings = PairSettings(
+        profile=profile,  # type: ignore[arg-type]
         style=model.render_style,
         size=model.size,
         pairs=count,

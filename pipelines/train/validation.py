@@ -29,6 +29,7 @@ from rigface.metrics.gain import gain
 from rigface.metrics.geometry import distances, stack
 from rigface.model.latents import decode, encode_conditions, lost_detail
 from rigface.model.sampling import SamplingBatch, SamplingState, seeded
+from rigface.profile import OWN, FaceProfile
 from rigface.storage.store import Store
 from rigface.types import DLIB_SAME_PERSON, Example
 
@@ -39,10 +40,10 @@ COLUMNS = ("reference", "background", "render", "target", "expression_code", "ex
 
 
 class Validation:
-    """The validation of one run."""
+    """The validation of one run; `profile` is the model's, with which faces are measured."""
 
-    def __init__(self, config: TrainConfig, source: Store, backend: Backend) -> None:
-        self._config, self._backend = config, backend
+    def __init__(self, config: TrainConfig, source: Store, backend: Backend, profile: FaceProfile = OWN) -> None:
+        self._config, self._backend, self._profile = config, backend, profile
         self._table = _chosen(source, config.validation_examples)
         self._estimator: FaceEstimator | None = None
         self._estimates: dict[str, list[Estimate | None]] = {}
@@ -77,7 +78,7 @@ class Validation:
 
     def _measure_faces(self, example: Example, edits: np.ndarray) -> dict[str, float]:
         if self._estimator is None:
-            self._estimator = FaceEstimator.load()
+            self._estimator = FaceEstimator.load(self._profile)
             c = example.conditions
             views = {"source": c.reference, "preview": c.render, "target": example.target}
             self._estimates = {name: self._estimator(list(pictures)) for name, pictures in views.items()}

@@ -17,10 +17,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import cv2
 import numpy as np
 
 from rigface.edits import EditSpec
-from rigface.face.controls.transfer import axes_of
+from rigface.face.controls.transfer import expression_amount
 from rigface.face.detection.boxes import iou
 from rigface.face.detection.detector import Detector
 from rigface.face.geometry import alignment
@@ -30,6 +31,7 @@ from rigface.face.steps import align, reconstruct
 from rigface.image import srgb8_to_linear
 from rigface.metrics.geometry import turn_of
 from rigface.metrics.light import describe_light
+from rigface.profile import OWN, FaceProfile
 from rigface.types import CROP_PX, Detection, FaceParams, HeadSpec
 
 CROP_RULE = (
@@ -83,16 +85,19 @@ class FaceEstimator:
         self._mask = mask
 
     @classmethod
-    def load(cls) -> FaceEstimator:
-        """MediaPipe, the closed-form fit of the open head, dlib's identity network, the mask by colours; or
-        MissingAsset.
+    def load(cls, profile: FaceProfile = OWN) -> FaceEstimator:
+        """The estimator of a profile, with dlib's identity network; or MissingAsset. By default MediaPipe, the
+        closed-form fit of the open head, the mask by colours.
         """
-        from rigface.face.detection.factory import load_detector
         from rigface.face.identity.dlib_embedding import DlibIdentity
-        from rigface.face.reconstruction.reconstructor import load_reconstructor
-        from rigface.face.reconstruction.segmentation import person_mask
+        from rigface.face.profile_networks import (
+            load_profile_detector,
+            load_profile_parser,
+            load_profile_reconstructor,
+        )
 
-        return cls(load_detector(), load_reconstructor(device="cpu"), DlibIdentity(), person_mask)
+        reconstructor = load_profile_reconstructor(profile, with_codes=False)
+        return cls(load_profile_detector(profile), reconstructor, DlibIdentity(), load_profile_parser(profile))
 
     @property
     def head(self) -> HeadSpec:
@@ -165,8 +170,6 @@ class FaceEstimator:
 
     def person(self, picture: np.ndarray, seen: Estimate | None) -> np.ndarray:
         """Mask of the person: (H, W) bool, picture px; all False without a face."""
-        import cv2
-
         height, width = picture.shape[:2]
         if seen is None:
             return np.zeros((height, width), bool)
@@ -191,8 +194,6 @@ def skin_colour(picture: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
 
 
 def _outline(points: np.ndarray, height: int, width: int) -> np.ndarray:
-    import cv2
-
     canvas = np.zeros((height, width), np.uint8)
     hull = cv2.convexHull((points - 0.5).astype(np.float32))
     cv2.fillConvexPoly(canvas, np.round(hull).astype(np.int32), 1)
@@ -228,19 +229,14 @@ def achieved(
     for name, asked, now in zip(("yaw_deg", "pitch_deg", "roll_deg"), goal, got):
         if "pose" in edit.take or getattr(edit, name) is not None:
             out[name] = Number(float(asked), float(now), "degrees")
-    named = {name: axes_of(name, head) for name in edit.expression}
+    named = list(edit.expression)
     if "expression" in edit.take:  # every axis above `MIN_SHOWN`
         for k, name in enumerate(head.expression_names):
             shown = max(abs(float(p.expression[k])) for p in (wanted, measured) if p is not None)
             if shown > MIN_SHOWN and name not in named:
-                named[name] = {name: 1.0}
-    for name, axes in named.items():
-        weights = np.array(list(axes.values()))
-        at = [head.expression_names.index(axis) for axis in axes]
-        asked, now = (
-            float("nan") if p is None else float(p.expression[at] @ weights / (weights @ weights))
-            for p in (wanted, measured)
-        )
+                named.append(name)
+    for name in named:
+        asked, now = (float("nan") if p is None else expression_amount(p, name, head) for p in (wanted, measured))
         out[f"expression.{name}"] = Number(asked, now, "1 = in full")
     if "light" in edit.take or edit.light is not None:
         goal_light = describe_light(wanted.light, unit)

@@ -7,10 +7,8 @@ from the wanted coefficients (for gain); `change_` distances of output and sourc
 achieved / asked (for leakage); `_mp` is the independent track; `source_` defines the groups.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -20,11 +18,9 @@ from rigface.evaluation.estimator import Estimate, FaceEstimator, achieved
 from rigface.evaluation.samples import Case, traits_of
 from rigface.face.controls.transfer import exposure
 from rigface.face.geometry.rotation import to_degrees, to_matrix
+from rigface.face.head.head_model import Head
 from rigface.metrics import geometry, identity, image, light
-
-if TYPE_CHECKING:
-    from rigface.face.head.head_model import Head
-    from rigface.metrics.perceptual import Lpips
+from rigface.metrics.perceptual import Lpips
 
 MAX_DB = 100.0  # equal pictures have infinite PSNR, and means need a number
 

@@ -7,12 +7,10 @@ the source; edited pose, expression and light of the target, or as numbers. If t
 NaN and `status` is `no_face`; the card decides the cost of a failure.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import MutableMapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -22,11 +20,9 @@ from rigface.evaluation.estimator import Estimate, FaceEstimator
 from rigface.evaluation.metric_registry import Row
 from rigface.evaluation.samples import Case, Edited, traits_of
 from rigface.face.controls.transfer import transfer
+from rigface.face.head.head_model import Head
 from rigface.metrics import image
-
-if TYPE_CHECKING:
-    from rigface.face.head.head_model import Head
-    from rigface.metrics.perceptual import Lpips
+from rigface.metrics.perceptual import Lpips
 
 
 def measure_edits(

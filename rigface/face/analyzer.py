@@ -7,19 +7,25 @@ extract job runs as stages over many frames.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from operator import itemgetter
 
 import numpy as np
 
 from rigface.errors import NoFace
+from rigface.face.detection.boxes import iou, landmark_box
 from rigface.face.detection.detector import Detector
-from rigface.face.detection.factory import load_detector
-from rigface.face.reconstruction.parsers import load_parser
+from rigface.face.profile_networks import (
+    load_profile_detector,
+    load_profile_parser,
+    load_profile_reconstructor,
+    without_codes,
+)
 from rigface.face.reconstruction.protocol import Reconstructor
-from rigface.face.reconstruction.reconstructor import load_reconstructor
 from rigface.face.reconstruction.segmentation import Parser
-from rigface.face.steps import align, reconstruct, segment
-from rigface.types import Detection, Face, FaceParams, HeadSpec
+from rigface.face.steps import AlignedFaces, align, reconstruct, segment
+from rigface.profile import OWN, FaceProfile
+from rigface.types import CROP_PX, Detection, Face, FaceParams, HeadSpec
 
 FACE_CHOICES = ("largest", "left-most", "right-most", "all")
 
@@ -31,13 +37,19 @@ class FaceAnalyzer:
         self.detector, self.reconstructor, self.parser = detector, reconstructor, parser
 
     @classmethod
-    def load(cls, device: str = "cpu", *, small_faces: bool = False) -> FaceAnalyzer:
-        """The default: MediaPipe, closed-form fitting of the open head, and the mask by colours.
+    def load(cls, profile: FaceProfile = OWN, device: str = "cpu", *, small_faces: bool = False) -> FaceAnalyzer:
+        """The analyzer of a profile; by default MediaPipe, closed-form fitting of the open head, the mask by colours.
 
         `small_faces` searches for faces down to 24 px, which is several times slower.
+
+        Raises:
+            MissingAsset: a network of the profile is not on this machine.
         """
-        detector = load_detector("mediapipe", small_faces=small_faces)
-        return cls(detector, load_reconstructor(device=device), load_parser())
+        return cls(
+            load_profile_detector(profile, small_faces=small_faces),
+            load_profile_reconstructor(profile, device),
+            load_profile_parser(profile, device),
+        )
 
     @property
     def head(self) -> HeadSpec:
@@ -52,7 +64,26 @@ class FaceAnalyzer:
         """Analyse the detected faces of an image (H, W, 3) uint8, in their order; each is fitted by itself."""
         if not detections:
             return []
-        faces = align([image] * len(detections), detections)
+        return self._analyzed(align([image] * len(detections), detections), image.shape[:2])
+
+    def again(self, face: Face) -> Face:
+        """A face of another analyzer, analysed anew in its own crop: coefficients, landmarks, mask, residual."""
+        scores = np.zeros(len(self.detector.spec.blendshape_names), np.float32)
+        known = Detection(landmark_box(face.landmarks), face.landmarks, 0.0, scores)
+        found = max(
+            self.detector(face.crop, second_look=False), key=lambda d: iou(d.box, known.box[None])[0], default=known
+        )
+        crop = AlignedFaces(
+            crops=[face.crop],
+            frame_to_crop=np.eye(2, 3, dtype=np.float32)[None],
+            boxes=found.box[None],
+            landmarks=found.landmarks[None],
+            scores=np.array([found.score]),
+            blendshapes=None if found.blendshapes is None else found.blendshapes[None],
+        )
+        return replace(self._analyzed(crop, (CROP_PX, CROP_PX))[0], frame_to_crop=face.frame_to_crop, box=face.box)
+
+    def _analyzed(self, faces: AlignedFaces, frame_size: tuple[int, int]) -> list[Face]:
         fit = reconstruct(self.reconstructor, faces)
         return [
             Face(
@@ -61,17 +92,17 @@ class FaceAnalyzer:
                 box=faces.boxes[i],
                 landmarks=faces.landmarks[i],
                 params=fit.params.map(itemgetter(i)),
-                mask=segment(self.parser, faces, i, image.shape[:2]),
+                mask=segment(self.parser, faces, i, frame_size),
                 residual=float(fit.landmark_residual[i]),
             )
             for i, crop in enumerate(faces.crops)
         ]
 
     def coefficients(self, image: np.ndarray, detections: Sequence[Detection]) -> list[FaceParams]:
-        """Coefficients of the detected faces: `faces` without the masks."""
+        """Coefficients of the detected faces: `faces` without the masks and expression codes."""
         if not detections:
             return []
-        params = reconstruct(self.reconstructor, align([image] * len(detections), detections)).params
+        params = reconstruct(without_codes(self.reconstructor), align([image] * len(detections), detections)).params
         return [params.map(itemgetter(i)) for i in range(len(detections))]
 
 

@@ -8,19 +8,15 @@ scores and matrix (suffix `_mp`).
 A face that could not be measured has NaN coefficients, and every error of it is NaN.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import fields, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from rigface.face.geometry.rotation import angle_between, to_axis_angle, to_degrees, to_matrix
+from rigface.face.head.head_model import Head
 from rigface.types import FaceParams
-
-if TYPE_CHECKING:
-    from rigface.face.head.head_model import Head
 
 GROUPS = {
     "shape": ("shape",),
@@ -87,7 +83,6 @@ def vertex_errors_mm(
     Returns:
         `shape`, `expression`, `pose` -> (N,) root mean square distance of vertices in mm.
     """
-    import torch
 
     def vertices(params: FaceParams) -> np.ndarray:
         with torch.no_grad():

@@ -9,6 +9,7 @@ Pictures are (H, W, 3) uint8, or float in [0, 1]; `data_range` is 1 everywhere. 
 (LPIPS, FID) are in `perceptual.py`.
 """
 
+import cv2
 import numpy as np
 
 _WINDOW, _SIGMA = 11, 1.5
@@ -30,8 +31,6 @@ def _pair(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def resized(image: np.ndarray, shorter: int) -> np.ndarray:
     """The picture with its shorter side at `shorter` px, never enlarged, by means of the pixels that are replaced."""
-    import cv2
-
     height, width = image.shape[:2]
     scale = shorter / min(height, width)
     if scale >= 1:
@@ -57,8 +56,6 @@ def mean_square(a: np.ndarray, b: np.ndarray, where: np.ndarray | None = None) -
 
 def ssim(a: np.ndarray, b: np.ndarray) -> float:
     """Structural similarity, the mean over pixels and colours, in [-1, 1]; ValueError below 11 px or for two sizes."""
-    import cv2
-
     a, b = _pair(a, b)
     if min(a.shape[:2]) < _WINDOW:
         raise ValueError(f"ssim: want at least {_WINDOW} px a side, got {a.shape[:2]}")
@@ -81,8 +78,6 @@ def background(mask_a: np.ndarray, mask_b: np.ndarray, dilation: float = DILATIO
 
     The masks (H, W) are bool or uint8; `dilation` is the margin as a share of the shorter side.
     """
-    import cv2
-
     covered = ((np.asarray(mask_a) > 0) | (np.asarray(mask_b) > 0)).astype(np.uint8)
     radius = max(round(dilation * min(covered.shape)), 1)
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
+import av
 import numpy as np
 
 from rigface.face.geometry.rotation import to_degrees, to_matrix
@@ -117,8 +118,6 @@ class Clip:
 
 def clip_of(file: Any) -> Clip:
     """Read a clip, a path or a seekable binary file, to its end."""
-    import av
-
     sound, times, count, rate = hashlib.sha256(), hashlib.sha256(), 0, None
     has_sound, first = False, None
     with av.open(file) as container:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +39,17 @@ from rigface.model.weights import (
     read_weights,
     write_safetensors,
 )
+from rigface.profile import OWN, PROFILES
 from rigface.storage.model_cache import fetched
 from rigface.storage.versions import newest_version
-from rigface.types import HeadSpec
+from rigface.types import BFM_EXPRESSION, HeadSpec
 
-UPSTREAM_EXPRESSION = 64  # the Basel network's expression codes
+RELEASED = ModelConfig(  # of the released RigFace weights; their authors' sampler is UniPC with 50 steps
+    Process(scheduler="dpm++", steps=10),
+    expression_field="bfm_expression",
+    prompt=UPSTREAM_PROMPT,
+    profile=PROFILES["rigface"],
+)
 
 
 @dataclass(eq=False)
@@ -60,8 +66,9 @@ def start(name: str, **options: Any) -> Checkpoint:
     """Load a checkpoint by name, for training, editing or serving.
 
     Args:
-        name: `mini` (the model that ships), `sd15:FOLDER`, `tiny`, or a folder in either layout. A folder may be
-            an s3:// address. A name wins over a folder of that name; `./mini` is a folder.
+        name: `mini` (the model that ships), `rigface` (the released weights, adopted), `sd15:FOLDER`, `tiny`, or a
+            folder in either layout. A folder may be an s3:// address. A name wins over a folder of that name; `./mini`
+            is a folder.
         options: handed to `from_sd15`, `tiny`, `load_upstream`; the own format takes none.
 
     Raises:
@@ -81,17 +88,19 @@ def is_released(name: str) -> bool:
 
 
 def _is_released(folder: Path) -> bool:
-    return (folder / "unet_id").is_dir() and not (folder / "config.json").is_file()
+    """The own layout has a default text; a config.json beside released weights only says what they mean."""
+    return (folder / "unet_id").is_dir() and not (folder / "default_text.safetensors").is_file()
 
 
 def folder_of(name: str) -> Path:
-    """Local folder of a checkpoint name: `mini` from `rigface.assets`, a folder on S3 copied once, its newest version.
+    """Local folder of a checkpoint name: `mini` and `rigface` from `rigface.assets`, a folder on S3 copied once, its
+    newest version.
 
     Raises:
-        MissingAsset: it is not on this machine (`mini`), or there is no such folder of weights on S3.
+        MissingAsset: it is not on this machine (`mini`, `rigface`), or there is no such folder of weights on S3.
         PlanError, StorageGone: see `model_cache.fetched`.
     """
-    if name == "mini":
+    if name in ("mini", "rigface"):
         return assets.find(name)
     place = name.removeprefix("sd15:")
     return fetched(place) if place.startswith("s3://") else Path(newest_version(place))
@@ -111,7 +120,7 @@ def config_of(name: str) -> ModelConfig:
     if (folder / "config.json").is_file():
         return ModelConfig.from_json(read_json(folder / "config.json"))
     if _is_released(folder):
-        return ModelConfig(expression_field="bfm_expression", prompt=UPSTREAM_PROMPT)
+        return RELEASED
     raise MissingAsset(f"{folder} is no checkpoint: it has neither config.json nor unet_id/")
 
 
@@ -143,28 +152,32 @@ def load_upstream(
 ) -> Checkpoint:
     """Load the released RigFace weights, as diffusers wrote them.
 
-    They were trained on the expression codes of a Basel network, which no reconstructor here computes: their edits need
-    `FaceParams.bfm_expression` from elsewhere. With `expression` they are a start for training on a head's own codes:
-    the layer that takes codes begins at zero (its bias stays), all others as released.
+    They were trained on the expression codes of a Basel network (`FaceParams.bfm_expression`). With `expression` they
+    are a start for training on a head's own codes: the layer that takes codes begins at zero (its bias stays), all
+    others as released.
 
     Args:
         folder: holds `unet_id/` and `unet_denoise/` (or `checkpoint-N/` below each).
-        sd15: folder of `vae/`, `text_encoder/` and `tokenizer/`, if not `folder`: a Stable Diffusion 1.5 folder.
+        sd15: Stable Diffusion 1.5 with `vae/`, `text_encoder/` and `tokenizer/`; None: those in `folder`, or the asset
+            `sd15`.
         default_text: (L, D), for use without a text encoder.
-        config: to record; None: that of the released weights.
+        config: to record; None: that of the folder, or `RELEASED`.
         expression: size of the expression codes of another head; None: those it was trained on.
 
     Raises:
         MissingAsset, UnsafeFile, BadCheckpoint: as for `load`.
     """
     folder = Path(folder)
-    rest = Path(sd15) if sd15 is not None else folder
+    if sd15 is None:
+        sd15 = folder if (folder / "vae").is_dir() else assets.find("sd15")
+    rest = Path(sd15)
     encoder, default_text = _text(rest, UPSTREAM_PROMPT, default_text)
     vae = _vae(rest / "vae")
     if config is None:
-        process = Process(latent_scale=vae.config["scaling_factor"])
-        codes = "bfm_expression" if expression is None else "expression"
-        config = ModelConfig(process, expression_field=codes, prompt=UPSTREAM_PROMPT)
+        config = config_of(str(folder))
+        config = replace(config, process=replace(config.process, latent_scale=vae.config["scaling_factor"]))
+        if expression is not None:
+            config = replace(config, expression_field="expression", profile=OWN)
     return _checked(Checkpoint(_model(folder, default_text, expression), vae, config, encoder))
 
 
@@ -308,7 +321,7 @@ def _model(folder: Path, default_text: Tensor, new_expression: int | None = None
     linear = denoiser.get("class_embedding.weight")
     if new_expression is not None and linear is not None:
         linear = denoiser["class_embedding.weight"] = torch.zeros(len(linear), new_expression)
-    expression = UPSTREAM_EXPRESSION if linear is None else linear.shape[1]  # if it lacks, `fill` says so
+    expression = BFM_EXPRESSION if linear is None else linear.shape[1]  # if it lacks, `fill` says so
     try:
         with torch.device("meta"):
             model = build(configs["unet_id"], configs["unet_denoise"], default_text.to("meta"), expression)

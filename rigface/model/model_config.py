@@ -10,12 +10,11 @@ from typing import Any
 
 from rigface.errors import BadCheckpoint
 from rigface.model.diffusion import Process
+from rigface.profile import OWN, ConditionSpec, ExpressionField, FaceProfile, RenderStyle
 from rigface.types import HeadSpec
 
 FORMAT = "rigface-model"
 VERSION = 1
-RENDER_STYLES = ("albedo", "texture", "shape")
-EXPRESSION_FIELDS = ("expression", "bfm_expression")
 
 
 @dataclass(frozen=True)
@@ -25,12 +24,13 @@ class ModelConfig:
     Args:
         process: the process that the denoiser reverses, and its default sampling.
         head: the head model of its renders and codes; None if it is not recorded.
-        render_style: content of the render condition, one of `RENDER_STYLES`.
-        expression_field: the field of `FaceParams` that is its expression code, one of `EXPRESSION_FIELDS`.
+        render_style: content of the render condition (`ConditionSpec`).
+        expression_field: the field of `FaceParams` that is its expression code.
         size: of the pictures, in pixels.
         detail: add the detail of the render that the autoencoder loses to every decoded picture
             (`latents.lost_detail`); for a bridge, whose render is nearly the answer.
         prompt: text of the default text embedding; "" if there is none.
+        profile: how the faces were analysed and drawn; a config without one means this project's own way.
 
     Raises:
         ValueError: an unknown style or field.
@@ -38,23 +38,27 @@ class ModelConfig:
 
     process: Process = field(default_factory=Process)
     head: HeadSpec | None = None
-    render_style: str = "albedo"
-    expression_field: str = "expression"
+    render_style: RenderStyle = "albedo"
+    expression_field: ExpressionField = "expression"
     size: int = 512
     detail: bool = False
     prompt: str = ""
+    profile: FaceProfile = OWN
 
     def __post_init__(self) -> None:
-        if self.render_style not in RENDER_STYLES:
-            raise ValueError(f"ModelConfig.render_style: want one of {RENDER_STYLES}, got {self.render_style!r}")
-        if self.expression_field not in EXPRESSION_FIELDS:
-            raise ValueError(
-                f"ModelConfig.expression_field: want one of {EXPRESSION_FIELDS}, got {self.expression_field!r}"
-            )
+        _ = self.conditions  # raises for an unknown style or field
+
+    @property
+    def conditions(self) -> ConditionSpec:
+        """The conditions that the model takes."""
+        return ConditionSpec(self.render_style, self.size, self.expression_field, self.detail, self.profile)
 
     def to_json(self) -> dict[str, Any]:
         """The content of `config.json`."""
-        return {"format": FORMAT, "version": VERSION, **asdict(self)}
+        content = {"format": FORMAT, "version": VERSION, **asdict(self)}
+        if self.profile == OWN:
+            del content["profile"]
+        return content
 
     @staticmethod
     def from_json(content: dict[str, Any]) -> ModelConfig:
@@ -68,6 +72,7 @@ class ModelConfig:
             head = values.pop("head", None)
             if head is not None:
                 head = HeadSpec(**head)
-            return ModelConfig(**{**values, "process": Process(**values.get("process", {}))}, head=head)
+            process, profile = Process(**values.pop("process", {})), FaceProfile(**values.pop("profile", {}))
+            return ModelConfig(process, head, **values, profile=profile)
         except (TypeError, ValueError) as error:
             raise BadCheckpoint(f"config.json: {error}") from error

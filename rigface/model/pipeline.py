@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from rigface.errors import BadCheckpoint, BadEdit
@@ -290,8 +291,6 @@ class RigFacePipeline:
             return RigFaceOutput(self._decode(state.latents, state.detail), state.latents)
         images: Any = self.pictures(state.latents, state.detail)
         if output == "pil":
-            from PIL import Image
-
             images = [Image.fromarray(image) for image in images]
         return RigFaceOutput(images, state.latents)
 

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
+import av
+import cv2
 import numpy as np
 
 from rigface.face.reconstruction.protocol import Fit
@@ -68,8 +70,6 @@ def video(
     seed: int = 0,
 ) -> Path:
     """Write an MP4 of `picture`s; the same arguments give the same pixels."""
-    import av
-
     path = Path(path)
     with av.open(str(path), "w", format="mp4") as container:
         stream = container.add_stream("mpeg4", rate=fps)
@@ -92,8 +92,6 @@ class FakeDetector:
         self, image: np.ndarray, *, second_look: bool | None = None, before: Sequence[Detection] = ()
     ) -> list[Detection]:
         """One detection per disc, from left to right."""
-        import cv2
-
         mask = (_spread(image) > COLOURED).astype(np.uint8)
         count, labels, stats, _ = cv2.connectedComponentsWithStats(mask)
         detections = []

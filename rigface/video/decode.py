@@ -22,6 +22,8 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import ceil, floor
 
+import av
+
 from rigface.errors import BadVideo
 from rigface.types import Frame
 from rigface.video.demux import Source, open_video
@@ -218,8 +220,6 @@ class _Stamps:
 
 def _walk(file: Source, origin: int | None) -> _Stamps | None:
     """Read every packet without decoding; None if the stamps cannot be trusted."""
-    import av
-
     shown, keys, last_dts = [], [], None
     with open_video(file) as (container, stream):
         hides_frames = stream.codec_context.name == "vp8"  # some of its packets are never shown, and do not say so

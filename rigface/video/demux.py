@@ -9,18 +9,17 @@ callback that would open it refuses. Frames beyond `MAX_FRAME_PIXELS` are refuse
 itself if the header lied.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, cast
+from typing import Any, BinaryIO, NoReturn, cast
+
+import av
+from av.container import InputContainer
+from av.stream import Discard, Disposition
+from av.video.stream import VideoStream
 
 from rigface.errors import BadVideo
 from rigface.image import SNIFF_BYTES, sniff
-
-if TYPE_CHECKING:
-    from av.container import InputContainer
-    from av.video.stream import VideoStream
 
 MAX_FRAME_PIXELS = 8192 * 8192
 
@@ -45,8 +44,6 @@ def open_video(file: Source, threads: int = 1) -> Iterator[tuple[InputContainer,
         BadVideo: empty, not a video, unreadable, without a picture, or with frames too large to be let in.
         OSError: the file itself cannot be read.
     """
-    import av
-
     with open(file, "rb", buffering=0) if isinstance(file, str) else nullcontext(file) as handle:
         kind = _kind(handle)
         try:
@@ -79,8 +76,6 @@ def _kind(file: Any) -> str:
 
 
 def _video_stream(container: InputContainer, threads: int) -> VideoStream:
-    from av.stream import Discard, Disposition
-
     stream = cast("VideoStream | None", container.streams.best("video"))
     if stream is None or stream.disposition & Disposition.attached_pic:  # the cover of a song is no video
         raise BadVideo("no video stream")

@@ -10,20 +10,17 @@ swscale converts. Its fast path rounds down, which makes 4:2:0 pictures about on
 on average); its exact path takes twelve times as long and is not worth it here.
 """
 
-from __future__ import annotations
-
 from fractions import Fraction
 from math import cos, radians, sin
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import av
 import numpy as np
+from av.video.reformatter import Colorspace, VideoReformatter
+from av.video.stream import VideoStream
 
 from rigface.video.demux import MAX_FRAME_PIXELS, refuse_size
 from rigface.video.tone_mapping import is_hdr, tone_mapped
-
-if TYPE_CHECKING:
-    import av
-    from av.video.stream import VideoStream
 
 _UNSPECIFIED = 2  # AVCOL_SPC_UNSPECIFIED, ISO/IEC 23091-2
 _ONE = 1 << 16  # 1.0 in the fixed point of a display matrix
@@ -33,8 +30,6 @@ class FrameConverter:
     """Makes images of the frames of one stream. Keeps the scaler: setting it up costs more than a frame."""
 
     def __init__(self, stream: VideoStream) -> None:
-        from av.video.reformatter import Colorspace, VideoReformatter
-
         self._reformatter, self._bt709 = VideoReformatter(), Colorspace.ITU709
         self._aspect = Fraction(stream.sample_aspect_ratio or 1)
         self._rotation: int | None = None  # that `_known` belongs to

@@ -12,15 +12,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
+
+import av
+from av.container import InputContainer
+from av.video.stream import VideoStream
 
 from rigface.errors import BadVideo
 from rigface.video.demux import MAX_FRAME_PIXELS
-
-if TYPE_CHECKING:
-    import av
-    from av.container import InputContainer
-    from av.video.stream import VideoStream
 
 
 class Truncated(BadVideo):
@@ -54,8 +53,6 @@ class FrameReader:
 
         SeekMissed if the container cannot; or later, from `shown`, if it led to the wrong place.
         """
-        import av
-
         assert self.stream.time_base is not None
         try:
             self.container.seek(round(seek_s / self.stream.time_base), stream=self.stream)
@@ -94,8 +91,6 @@ class FrameReader:
             raise Truncated("data ends early" if self._ends_early else "data is damaged")
 
     def _decoded(self) -> Iterator[av.VideoFrame]:
-        import av
-
         last: av.Packet[VideoStream] | None = None
         at_hole = False
         try:
@@ -144,8 +139,6 @@ class FrameReader:
 
     def _decode(self, packet: av.Packet[VideoStream]) -> list[av.VideoFrame] | None:
         """The frames that this packet completes; None when it is broken."""
-        import av
-
         if packet.is_corrupt:  # the container knows that part is missing; some decoders would paint over it
             return None
         try:
@@ -171,8 +164,6 @@ def _segment_end(container: InputContainer) -> int | None:
 
 def _alpha_decoder(stream: VideoStream) -> Any:
     """A decoder that reads the transparency of VP8 and VP9, which FFmpeg's own leave out; None for other streams."""
-    import av
-
     name = {"vp8": "libvpx", "vp9": "libvpx-vp9"}.get(stream.codec_context.name)
     is_transparent = {key.lower(): value for key, value in stream.metadata.items()}.get("alpha_mode") == "1"
     if name is None or not is_transparent or name not in av.codecs_available:

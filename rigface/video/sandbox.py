@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 
 from rigface.errors import BadImage, BadVideo
@@ -151,9 +152,6 @@ class SandboxedDecoder:
     """Decoder in the worker process."""
 
     def __init__(self, memory_mb: int) -> None:
-        import av  # counts as memory of the start
-        import cv2  # noqa: F401
-
         av.logging.set_level(None)
         with suppress(OSError):  # without such a file, memory has no limit
             has = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()

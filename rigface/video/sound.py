@@ -6,6 +6,8 @@ Path: packets of another file -> `VideoWriter` -> `CopiedTrack` or `EncodedTrack
 import io
 from typing import Any
 
+import av
+
 from rigface.video.demux import open_video
 
 TRIED_PACKETS = 3
@@ -14,8 +16,6 @@ LAYOUTS = {1: "mono", 2: "stereo"}  # of streams whose container does not name t
 
 def fits(name: str, index: int, container: str) -> bool:
     """Try to copy the first packets of an audio stream into a container; some are refused only when written."""
-    import av
-
     with open_video(name) as (source, _):
         stream = source.streams[index]
         try:
@@ -50,8 +50,6 @@ class EncodedTrack:
     """An audio track that is decoded and encoded as AAC; as `CopiedTrack`."""
 
     def __init__(self, out: Any, source: Any) -> None:
-        import av
-
         context = source.codec_context
         layout = LAYOUTS.get(context.channels, "stereo")
         self._out = out

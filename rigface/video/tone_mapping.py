@@ -8,17 +8,12 @@ White becomes 1, so that skin has the colour and brightness that it has in an SD
 bends towards 1 from `KNEE` on instead of being cut off.
 """
 
-from __future__ import annotations
-
 from functools import cache
-from typing import TYPE_CHECKING
 
+import av
 import numpy as np
 
 from rigface.image import linear_to_srgb
-
-if TYPE_CHECKING:
-    import av
 
 _PQ, _HLG = 16, 18  # transfer characteristics of ISO/IEC 23091-2
 WHITE, PEAK = 203.0, 1000.0  # cd/m2

@@ -13,8 +13,6 @@ does not hold is encoded again (`sound.py`); that is decided before the first pi
 name and renamed at the end.
 """
 
-from __future__ import annotations
-
 import os
 import zlib
 from collections.abc import Iterator
@@ -22,16 +20,17 @@ from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
+import av
+import cv2
 import numpy as np
+from av.stream import Discard
+from av.video.reformatter import Colorspace
 
 from rigface.errors import BadVideo
 from rigface.video.demux import open_video
 from rigface.video.sound import CopiedTrack, EncodedTrack, fits
-
-if TYPE_CHECKING:
-    import av
 
 SUFFIXES = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
 CLOCK = Fraction(1, 90_000)  # without another file's
@@ -79,8 +78,6 @@ class VideoWriter:
         self.frames = 0
 
     def __enter__(self) -> Self:
-        import av
-
         self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
             self._out = self._stack.enter_context(
@@ -103,9 +100,6 @@ class VideoWriter:
 
         A frame of another size than the video's, as of a shared screen that was turned, is scaled into it on black.
         """
-        import av
-        from av.video.reformatter import Colorspace
-
         width, height = self._size
         if image.shape != (height, width, 3):
             image = _fitted(image, width, height)
@@ -165,9 +159,6 @@ class VideoWriter:
 
     def _take_sound(self, name: str) -> Fraction:
         """Open the other file; its clock, and how late its first picture is against the new beginning."""
-        import av
-        from av.stream import Discard
-
         container, pictures = self._stack.enter_context(open_video(name))
         clock = Fraction(pictures.time_base or CLOCK)
         first = next(iter(container.decode(pictures)), None)
@@ -195,8 +186,6 @@ class VideoWriter:
 
     def _copy_sound(self, until_s: float | None) -> None:
         """Move packets over, up to a time; None: all."""
-        import av
-
         while True:
             packet = self._waiting or next(self._packets, None)
             self._waiting = None
@@ -227,8 +216,6 @@ class VideoWriter:
 
 def _fitted(image: np.ndarray, width: int, height: int) -> np.ndarray:
     """(height, width, 3) uint8: an image of another size, scaled as large as it fits, in the middle of black."""
-    import cv2
-
     scale = min(width / image.shape[1], height / image.shape[0])
     w, h = (max(1, round(side * scale)) for side in (image.shape[1], image.shape[0]))
     top, left = (height - h) // 2, (width - w) // 2
@@ -239,8 +226,6 @@ def _fitted(image: np.ndarray, width: int, height: int) -> np.ndarray:
 
 def best_codec() -> str:
     """libx264 if PyAV was built with it, else mpeg4."""
-    import av
-
     try:
         av.codec.Codec("libx264", "w")
     except av.codec.codec.UnknownCodecError:

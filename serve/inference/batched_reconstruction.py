@@ -19,6 +19,7 @@ import numpy as np
 
 from rigface.face.analyzer import FaceAnalyzer
 from rigface.face.detection.detector import Detector
+from rigface.face.profile_networks import without_codes
 from rigface.face.reconstruction.protocol import Fit, Reconstructor
 from rigface.types import Detection
 
@@ -31,8 +32,8 @@ def with_serialized_detector(analyzer: FaceAnalyzer) -> FaceAnalyzer:
 
 
 def with_batched_reconstructor(analyzer: FaceAnalyzer) -> FaceAnalyzer:
-    """The analyzer with fits in batches."""
-    return FaceAnalyzer(analyzer.detector, BatchedReconstructor(analyzer.reconstructor), analyzer.parser)
+    """The analyzer with fits in batches, and without expression codes, which are not measured."""
+    return FaceAnalyzer(analyzer.detector, BatchedReconstructor(without_codes(analyzer.reconstructor)), analyzer.parser)
 
 
 class SerializedDetector:

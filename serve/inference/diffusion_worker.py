@@ -19,15 +19,15 @@ from collections import deque
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import asdict
 
-from rigface.face.head.open_head import OpenHead
+from rigface.face.head.heads import load_head
 from rigface.model.attention import ReferenceTokens
-from rigface.model.checkpoint import config_of
 from rigface.model.pipeline import RigFacePipeline
 from rigface.model.sampling import SamplingState
-from rigface.model_editor import check_codes, check_head
+from rigface.model_editor import check_head
+from rigface.profile import ConditionSpec
 from serve.content_cache import LruCache
 from serve.inference.model_pool import LoadedModel, LoadPipeline, ModelPool, QueuedRequest
-from serve.messages import ModelInputSpec, SampledImage, SampleRequest, Step
+from serve.messages import SampledImage, SampleRequest, Step
 from serve.problems import ApiError
 from serve.protocols import DiffusionService
 from serve.schemas import ModelInfo
@@ -65,9 +65,8 @@ class DiffusionWorker(DiffusionService):
         """A worker with checkpoints from disk."""
 
         def load_pipeline(checkpoint: str) -> RigFacePipeline:
-            check_codes(config_of(checkpoint))
             pipeline = RigFacePipeline.from_pretrained(checkpoint, device, autocast="auto")
-            check_head(pipeline, OpenHead.load().head().spec)
+            check_head(pipeline, load_head(pipeline.config.profile.head).spec)
             return pipeline
 
         return cls(models, load_pipeline, max_loaded=max_loaded, max_rows=max_rows)
@@ -75,7 +74,7 @@ class DiffusionWorker(DiffusionService):
     async def models(self) -> list[ModelInfo]:
         return self.pool.infos()
 
-    async def input_spec(self, model: str) -> ModelInputSpec:
+    async def input_spec(self, model: str) -> ConditionSpec:
         self.pool.check(model)
         return await asyncio.to_thread(self.pool.input_spec, model)
 

@@ -18,6 +18,7 @@ from typing import Protocol
 
 import numpy as np
 
+from rigface.profile import ConditionSpec
 from rigface.types import Conditions
 from serve.messages import (
     ComposedEdit,
@@ -25,7 +26,6 @@ from serve.messages import (
     EditInput,
     FinishedEdit,
     ModelEdit,
-    ModelInputSpec,
     OutputOptions,
     SampledImage,
     SampleRequest,
@@ -41,14 +41,14 @@ PREVIEW_QUALITY = 80
 class FaceComposer(Protocol):
     """The part of `serve.inference.face_worker.FaceWorker` that an edit by a model needs."""
 
-    async def compose(self, edit_input: EditInput, input_spec: ModelInputSpec) -> ComposedEdit:
+    async def compose(self, edit_input: EditInput, input_spec: ConditionSpec) -> ComposedEdit:
         """The model's conditions, per face."""
 
     async def encode_progress(self, image: np.ndarray, edit_input: EditInput, output_options: OutputOptions) -> bytes:
         """An image between two sampling steps, signed."""
 
     async def finish(
-        self, edit_input: EditInput, input_spec: ModelInputSpec, crops: list[np.ndarray], output_options: OutputOptions
+        self, edit_input: EditInput, input_spec: ConditionSpec, crops: list[np.ndarray], output_options: OutputOptions
     ) -> FinishedEdit:
         """The sampled crops composited into the image; measured and signed."""
 

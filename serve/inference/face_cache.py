@@ -5,12 +5,14 @@ is not cached any more, `unknown-picture` is raised and the caller sends the byt
 """
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 
 from rigface.face.analyzer import FaceAnalyzer, choose_faces
+from rigface.profile import OWN, FaceProfile
 from rigface.types import Face
 from rigface.video.sandbox import DecoderPool
 from serve.content_cache import LruCache
@@ -36,28 +38,35 @@ class FaceAnalysis:
 
 
 class FaceCache:
-    """Analyses of images, whole and resized, and identity vectors of their faces. Safe for threads."""
+    """Analyses of images, whole and resized, and identity vectors of their faces. Safe for threads.
 
-    def __init__(self, analyzer: FaceAnalyzer, policy: Policy, cache_mb: int) -> None:
-        self._analyzer, self._policy, self.decoders = analyzer, policy, DecoderPool()
+    Args:
+        analyzer_of: the analyzer of a profile.
+    """
+
+    def __init__(self, analyzer_of: Callable[[FaceProfile], FaceAnalyzer], policy: Policy, cache_mb: int) -> None:
+        self._analyzer_of, self._policy, self.decoders = analyzer_of, policy, DecoderPool()
         self._analyses = LruCache(cache_mb * 2**20, lambda analysis: analysis.size, "analyses")
         self._resized = LruCache(cache_mb * 2**18, lambda analysis: analysis.size, "resized")
         self._vectors = LruCache(10_000, lambda vector: 1, "identity-vectors")
         self._locks = [threading.Lock() for _ in range(16)]  # by image, so that concurrent requests analyse it once
 
-    def analyze(self, edit_input: EditInput, name: str) -> FaceAnalysis:
-        """The faces of an image of the input; ApiError `unknown-picture` if it is not cached and has no bytes here."""
-        analysis = self._analyses.get(name)
+    def analyze(self, edit_input: EditInput, name: str, profile: FaceProfile = OWN) -> FaceAnalysis:
+        """The faces of an image of the input, analysed with a profile; ApiError `unknown-picture` if it is not cached
+        and has no bytes here.
+        """
+        key = name, profile
+        analysis = self._analyses.get(key)
         if analysis is None:
             data = edit_input.pictures.get(name)
             if data is None:
                 raise ApiError("unknown-picture", more={"picture": name})
-            with self._locks[hash(name) % len(self._locks)], tracing.span("face_worker.analyze"):
-                analysis = self._analyses.get(name)
+            with self._locks[hash(key) % len(self._locks)], tracing.span("face_worker.analyze"):
+                analysis = self._analyses.get(key)
                 if analysis is None:
                     image = self.decoders.picture(data, MAX_PIXELS)
-                    analysis = FaceAnalysis(image, self._analyzer(image), data)
-                    self._analyses.put(name, analysis)
+                    analysis = FaceAnalysis(image, self._analyzer_of(profile)(image), data)
+                    self._analyses.put(key, analysis)
         return analysis
 
     def resized(self, edit_input: EditInput) -> FaceAnalysis:
@@ -78,13 +87,15 @@ class FaceCache:
             self._resized.put(key, resized)
         return resized
 
-    def check_consent(self, edit_input: EditInput) -> None:
-        """Refuse an edit of a face, or by a taken identity, that the policy forbids: `refused`, `no-consent`."""
+    def check_consent(self, edit_input: EditInput, profile: FaceProfile = OWN) -> None:
+        """Refuse an edit of a face, or by a taken identity, that the policy forbids: `refused`, `no-consent`. Faces
+        are those that the edit's own profile finds.
+        """
         if not self._policy.is_active:
             return
         targets = {edit_input.traits[trait]: "largest" for trait in TAKES_IDENTITY if trait in edit_input.traits}
         for name, which in ((edit_input.picture, edit_input.face), *targets.items()):
-            analysis = self.analyze(edit_input, name)
+            analysis = self.analyze(edit_input, name, profile)
             self._policy.check([self._vector(name, analysis, face) for face in choose_faces(analysis.faces, which)])
 
     def _vector(self, name: str, analysis: FaceAnalysis, face: Face) -> np.ndarray | None:

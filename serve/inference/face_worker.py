@@ -7,7 +7,9 @@ diffusion worker -> finish (composite, measure).
 from __future__ import annotations
 
 import json
+import threading
 import time
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
@@ -17,7 +19,7 @@ import torch
 
 from rigface.conditions import Composed as ComposedFace
 from rigface.conditions import Composer
-from rigface.editor import Editor, numbers
+from rigface.editor import Editor, numbers, profile_of
 from rigface.edits import NAMED_EXPRESSIONS, EditSpec, LightEdit
 from rigface.face.analyzer import FaceAnalyzer, choose_faces
 from rigface.face.controls.transfer import exposure
@@ -26,14 +28,16 @@ from rigface.face.preview.compositing import paste_crop
 from rigface.face.reconstruction.albedo_light import AMBIENT
 from rigface.face.rendering.lighting import lamp_harmonics, light_direction
 from rigface.image import encode_png, sniff
-from rigface.types import Face, FaceParams
+from rigface.profile import OWN, ConditionSpec, FaceProfile
+from rigface.types import Face, FaceParams, HeadSpec
 from serve.content_cache import LruCache
 from serve.inference.batched_reconstruction import with_batched_reconstructor, with_serialized_detector
 from serve.inference.edit_pipeline import EditPipeline
 from serve.inference.face_cache import FaceAnalysis, FaceCache
 from serve.inference.mesh_export import export_mesh
 from serve.inference.watchdog import WatchdogExecutor
-from serve.messages import ComposedEdit, EditInput, FinishedEdit, ModelInputSpec, OutputOptions, Preview
+from serve.messages import ComposedEdit, EditInput, FinishedEdit, OutputOptions, Preview
+from serve.problems import ApiError
 from serve.protocols import DiffusionService, EditService, FaceService, MeshFormat
 from serve.provenance.encoder import NoSigner, Signer
 from serve.schemas import Reconstruction, SeenFace, Verified
@@ -58,37 +62,79 @@ class _Layout:
     @property
     def size(self) -> int:
         """Bytes, with those of the analysis, which may be in no other cache any more."""
-        return self.analysis.size + sum(c.preview.invented.nbytes + 4 * c.preview.image.nbytes for c in self.composed)
+        return self.analysis.size + sum(c.mask.nbytes + 4 * c.image.nbytes for c in self.composed)
+
+
+@dataclass(frozen=True, eq=False)
+class _ProfileEditors:
+    """The editors of one profile: of sources, and of results, which are measured in batches."""
+
+    editor: Editor
+    measuring_editor: Editor
+
+    @property
+    def head(self) -> HeadSpec:
+        """The head model of the coefficients."""
+        return self.editor.analyzer.head
 
 
 class FaceWorker(FaceService):
     """A `FaceService` in this process. Methods are coroutines that work in threads.
 
-    Analyses are cached by content hash, and layouts until the sampled images come back. `measuring` analyses results.
+    Analyses are cached by content hash, and layouts until the sampled images come back. Previews and all else without a
+    model are analysed with this project's own profile, edits by a model with the model's.
+
+    Args:
+        analyzer: of the own profile.
+        load: makes the analyzer of another profile at its first use; None: there is no other.
     """
 
     def __init__(
-        self, analyzer: FaceAnalyzer, *, measuring: FaceAnalyzer | None = None, cache_mb: int = 384,
-        signer: Signer | None = None, policy: Policy | None = None,
+        self, analyzer: FaceAnalyzer, *, load: Callable[[FaceProfile], FaceAnalyzer] | None = None,
+        cache_mb: int = 384, signer: Signer | None = None, policy: Policy | None = None,
     ) -> None:  # fmt: skip
-        self.analyzer, self._signer = analyzer, signer or NoSigner()
-        self._faces = FaceCache(analyzer, policy or Policy(), cache_mb)
+        self.analyzer, self._load, self._signer = analyzer, load, signer or NoSigner()
+        self._faces = FaceCache(self._analyzer_of, policy or Policy(), cache_mb)
         self._layouts = LruCache(cache_mb * 2**20, lambda layout: layout.size, "layouts")
-        self._editor, self._preview_editor = Editor(analyzer), Editor(analyzer, max_px=PREVIEW_CROP_PX)
-        self._measuring_editor = Editor(measuring or analyzer)
-        self._composers: dict[ModelInputSpec, Composer] = {}
+        self._own, self._preview_editor = self._made(analyzer), Editor(analyzer, max_px=PREVIEW_CROP_PX)
+        self._by_profile, self._loading = {OWN: self._own}, threading.Lock()
+        self._composers: dict[ConditionSpec, Composer] = {}
         self._threads, self._video_threads = WatchdogExecutor(), WatchdogExecutor(max_threads=MAX_VIDEO_CHECKS)
 
     @classmethod
     def load(
-        cls, device: str = "cpu", *, cache_mb: int = 384, signer: Signer | None = None, policy: Policy | None = None
-    ) -> FaceWorker:
-        """A worker with the default analyzer, warmed up."""
-        analyzer = with_serialized_detector(FaceAnalyzer.load(device))
-        measuring = with_batched_reconstructor(analyzer)
-        worker = cls(analyzer, measuring=measuring, cache_mb=cache_mb, signer=signer, policy=policy)
+        cls, device: str = "cpu", checkpoints: Iterable[str] = (), *, cache_mb: int = 384,
+        signer: Signer | None = None, policy: Policy | None = None,
+    ) -> FaceWorker:  # fmt: skip
+        """A worker with the analyzers that these checkpoints need, warmed up.
+
+        Raises:
+            MissingAsset: a network of a checkpoint's profile is not on this machine.
+        """
+
+        def load(profile: FaceProfile) -> FaceAnalyzer:
+            return with_serialized_detector(FaceAnalyzer.load(profile, device))
+
+        worker = cls(load(OWN), load=load, cache_mb=cache_mb, signer=signer, policy=policy)
+        for checkpoint in checkpoints:
+            worker._editors_of(profile_of(checkpoint))
         worker.warm()
         return worker
+
+    def _editors_of(self, profile: FaceProfile) -> _ProfileEditors:
+        with self._loading:
+            if profile not in self._by_profile:
+                if self._load is None:
+                    raise ApiError("internal", f"no analyzer of the profile {profile} is loaded")
+                self._by_profile[profile] = self._made(self._load(profile))
+            return self._by_profile[profile]
+
+    def _made(self, analyzer: FaceAnalyzer) -> _ProfileEditors:
+        measuring = analyzer if self._load is None else with_batched_reconstructor(analyzer)
+        return _ProfileEditors(Editor(analyzer), Editor(measuring))
+
+    def _analyzer_of(self, profile: FaceProfile) -> FaceAnalyzer:
+        return self._editors_of(profile).editor.analyzer
 
     def warm(self) -> None:
         """Compile what is compiled at first use, with a flat grey image and a neutral face."""
@@ -98,7 +144,7 @@ class FaceWorker(FaceService):
         params = FaceParams(**{n: np.zeros([sizes.get(a, a) for a in s], np.float32) for n, s in shapes.items()})
         params = replace(params, camera=np.array([8.0, 0, 0], np.float32), light=np.ones((9, 3), np.float32))
         grey = np.full((64, 64, 3), 128, np.uint8)
-        warped = self._editor._composer.preview(grey, params, params, grey[..., 0]).image
+        warped = self._own.editor._composer.preview(grey, params, params, grey[..., 0]).image
         paste_crop(grey, warped, np.array([[8.0, 0, 0], [0, 8.0, 0]], np.float32))
         self._signer.mark(grey, 0)
         self._faces.decoders.picture(encode_png(grey), grey.size)
@@ -126,12 +172,12 @@ class FaceWorker(FaceService):
     async def edit_without_model(self, edit_input: EditInput, output_options: OutputOptions) -> FinishedEdit:
         return await self._threads(self._edit, edit_input, output_options)
 
-    async def compose(self, edit_input: EditInput, input_spec: ModelInputSpec) -> ComposedEdit:
+    async def compose(self, edit_input: EditInput, input_spec: ConditionSpec) -> ComposedEdit:
         """The model's conditions, per face."""
         return await self._threads(self._compose, edit_input, input_spec)
 
     async def finish(
-        self, edit_input: EditInput, input_spec: ModelInputSpec, crops: list[np.ndarray], output_options: OutputOptions
+        self, edit_input: EditInput, input_spec: ConditionSpec, crops: list[np.ndarray], output_options: OutputOptions
     ) -> FinishedEdit:
         """The sampled crops composited into the image; measured and signed."""
         return await self._threads(self._finish, edit_input, input_spec, crops, output_options)
@@ -146,15 +192,17 @@ class FaceWorker(FaceService):
     def _mesh(self, edit_input: EditInput, kind: MeshFormat) -> bytes:
         analysis = self._faces.analyze(edit_input, edit_input.picture)
         self._faces.check_consent(edit_input)
-        return export_mesh(choose_faces(analysis.faces, edit_input.face)[0], kind)
+        return export_mesh(choose_faces(analysis.faces, edit_input.face)[0], self._own.head, kind)
 
-    def _target_params(self, edit_input: EditInput, faces: list[Face]) -> list[tuple[Face, FaceParams]]:
+    def _target_params(
+        self, edit_input: EditInput, faces: list[Face], profile: FaceProfile = OWN
+    ) -> list[tuple[Face, FaceParams]]:
         """Each chosen face with the parameters that the edit gives it."""
-        names = set(edit_input.traits.values())
-        sources = {n: choose_faces(self._faces.analyze(edit_input, n).faces, "largest")[0].params for n in names}
+        seen = {name: self._faces.analyze(edit_input, name, profile) for name in set(edit_input.traits.values())}
+        sources = {name: choose_faces(analysis.faces, "largest")[0].params for name, analysis in seen.items()}
         traits: dict[Any, FaceParams] = {trait: sources[name] for trait, name in edit_input.traits.items()}
-        chosen = choose_faces(faces, edit_input.face)
-        return [(face, self._editor.edited_params(face.params, edit_input.edit, traits)) for face in chosen]
+        chosen, editor = choose_faces(faces, edit_input.face), self._editors_of(profile).editor
+        return [(face, editor.edited_params(face.params, edit_input.edit, traits)) for face in chosen]
 
     def _warped(
         self, editor: Editor, edit_input: EditInput, analysis: FaceAnalysis
@@ -175,47 +223,47 @@ class FaceWorker(FaceService):
         data = self._signer(image, _without_images(edit_input), output_options)
         times.append(time.perf_counter())
         seconds = dict(zip(("look", "warp", "sign"), np.diff(times).tolist()))
-        return Preview(data, self._asked(edit_input, edits), seconds)
+        return Preview(data, _asked(edit_input, edits, self._own.head), seconds)
 
     def _edit(self, edit_input: EditInput, output_options: OutputOptions) -> FinishedEdit:
         self._faces.check_consent(edit_input)
         analysis = self._faces.analyze(edit_input, edit_input.picture)
-        image, edits = self._warped(self._editor, edit_input, analysis)
+        image, edits = self._warped(self._own.editor, edit_input, analysis)
         return self._finished(_with_source(edit_input, analysis), image, edits, output_options)
 
-    def _compose(self, edit_input: EditInput, input_spec: ModelInputSpec) -> ComposedEdit:
-        self._faces.check_consent(edit_input)
+    def _compose(self, edit_input: EditInput, input_spec: ConditionSpec) -> ComposedEdit:
+        self._faces.check_consent(edit_input, input_spec.profile)
         layout = self._layout(edit_input, input_spec)
-        return ComposedEdit([c.conditions for c in layout.composed], self._asked(edit_input, layout.edits))
+        asked = _asked(edit_input, layout.edits, self._editors_of(input_spec.profile).head)
+        return ComposedEdit([c.conditions for c in layout.composed], asked)
 
-    def _layout(self, edit_input: EditInput, input_spec: ModelInputSpec) -> _Layout:
+    def _layout(self, edit_input: EditInput, input_spec: ConditionSpec) -> _Layout:
         edit = json.dumps(edit_input.edit.to_dict(), sort_keys=True)
         key = edit_input.picture, edit_input.face, edit, *edit_input.traits.items(), input_spec
         layout = self._layouts.get(key)
         if layout is None:
-            analysis, composer = self._faces.analyze(edit_input, edit_input.picture), self._composer(input_spec)
-            edits = self._target_params(edit_input, analysis.faces)
+            profile, composer = input_spec.profile, self._composer(input_spec)
+            analysis = self._faces.analyze(edit_input, edit_input.picture, profile)
+            edits = self._target_params(edit_input, analysis.faces, profile)
             layout = _Layout(analysis, edits, [composer(face, target) for face, target in edits])
             self._layouts.put(key, layout)
         return layout
 
     def _finish(
-        self, edit_input: EditInput, input_spec: ModelInputSpec, crops: list[np.ndarray], output_options: OutputOptions
+        self, edit_input: EditInput, input_spec: ConditionSpec, crops: list[np.ndarray], output_options: OutputOptions
     ) -> FinishedEdit:
-        layout = self._layout(edit_input, input_spec)
+        layout, profile = self._layout(edit_input, input_spec), input_spec.profile
         image = layout.analysis.image
-        editor = Editor(self.analyzer, composer=self._composer(input_spec))
+        editor = Editor(self._analyzer_of(profile), composer=self._composer(input_spec))
         for (face, target), composed, crop in zip(layout.edits, layout.composed, crops):
             image, _ = editor.paste(image, face, target, composed, crop)
-        return self._finished(_with_source(edit_input, layout.analysis), image, layout.edits, output_options)
+        edit_input = _with_source(edit_input, layout.analysis)
+        return self._finished(edit_input, image, layout.edits, output_options, profile)
 
-    def _composer(self, input_spec: ModelInputSpec) -> Composer:
+    def _composer(self, input_spec: ConditionSpec) -> Composer:
         if input_spec not in self._composers:
-            self._composers[input_spec] = composer_of(input_spec)
+            self._composers[input_spec] = Composer(input_spec)
         return self._composers[input_spec]
-
-    def _asked(self, edit_input: EditInput, edits: list[tuple[Face, FaceParams]]) -> list[dict[str, float]]:
-        return [numbers(target, edit_input.edit, self.analyzer.head) for _, target in edits]
 
     def _finished(
         self,
@@ -223,18 +271,20 @@ class FaceWorker(FaceService):
         image: np.ndarray,
         edits: list[tuple[Face, FaceParams]],
         output_options: OutputOptions,
+        profile: FaceProfile = OWN,
     ) -> FinishedEdit:
+        editors = self._editors_of(profile)
         with tracing.span("face_worker.measure"):
-            measured = self._measuring_editor.measure(image, [face for face, _ in edits])
-        achieved = [None if p is None else numbers(p, edit_input.edit, self.analyzer.head) for p in measured]
+            measured = editors.measuring_editor.measure(image, [face for face, _ in edits])
+        achieved = [None if p is None else numbers(p, edit_input.edit, editors.head) for p in measured]
         with tracing.span("sign", {tracing.FORMAT: output_options.format}):
             data = self._signer(image, edit_input, output_options)
-        return FinishedEdit(data, self._asked(edit_input, edits), achieved)
+        return FinishedEdit(data, _asked(edit_input, edits, editors.head), achieved)
 
     def _reconstruct(self, edit_input: EditInput) -> Reconstruction:
         analysis = self._faces.analyze(edit_input, edit_input.picture)
         height, width = analysis.image.shape[:2]
-        head = self.analyzer.head
+        head = self._own.head
         known = {n: v for n, v in NAMED_EXPRESSIONS.items() if set(v) <= set(head.expression_names)}
         sliders = replace(_SLIDERS, expression=dict.fromkeys(known, 0.0))
         return Reconstruction(
@@ -249,6 +299,10 @@ class FaceWorker(FaceService):
         )
 
 
+def _asked(edit_input: EditInput, edits: list[tuple[Face, FaceParams]], head: HeadSpec) -> list[dict[str, float]]:
+    return [numbers(target, edit_input.edit, head) for _, target in edits]
+
+
 def _with_source(edit_input: EditInput, analysis: FaceAnalysis) -> EditInput:
     """The input with its source's bytes."""
     return replace(edit_input, pictures={edit_input.picture: analysis.data})
@@ -257,13 +311,6 @@ def _with_source(edit_input: EditInput, analysis: FaceAnalysis) -> EditInput:
 def _without_images(edit_input: EditInput) -> EditInput:
     """The input without bytes, for intermediate images: reading the source's manifests again costs up to 40 ms each."""
     return replace(edit_input, pictures={})
-
-
-def composer_of(input_spec: ModelInputSpec) -> Composer:
-    """The composer of a model's conditions."""
-    style: Any = input_spec.style
-    expression_field: Any = input_spec.expression_field
-    return Composer(style, input_spec.size, expression_field=expression_field, detail=input_spec.detail)
 
 
 def lamp_of(params: FaceParams) -> dict[str, float]:

@@ -9,30 +9,23 @@ import io
 import json
 import struct
 import zipfile
-from functools import cache
 
 import numpy as np
 import torch
 
 from rigface.face.geometry.camera import project, to_crop_px
-from rigface.face.head.head_model import Head
-from rigface.face.head.open_head import OpenHead
+from rigface.face.head.heads import load_head
 from rigface.image import encode_jpeg
-from rigface.types import CROP_PX, Face
+from rigface.types import CROP_PX, Face, HeadSpec
 from serve.protocols import MeshFormat
 
 FLOAT, UINT = 5126, 5125
 _MTL = "newmtl skin\nKd 1 1 1\nmap_Kd face.jpg\n"
 
 
-@cache
-def _head() -> Head:
-    return OpenHead.load().head(1)
-
-
-def export_mesh(face: Face, kind: MeshFormat) -> bytes:
-    """The face's fitted head as a file."""
-    head = _head()
+def export_mesh(face: Face, spec: HeadSpec, kind: MeshFormat) -> bytes:
+    """The face's fitted head, of the model that its coefficients are of, as a file."""
+    head = load_head(spec)
     params = face.params.map(lambda a: torch.from_numpy(np.ascontiguousarray(a))[None])
     vertices = head.of(params)
     uv = (to_crop_px(project(vertices, params.camera), CROP_PX)[0, :, :2] / CROP_PX).clamp(0, 1).numpy()

@@ -13,7 +13,8 @@ from rigface.model.model_config import ModelConfig
 from rigface.model.pipeline import RigFacePipeline
 from rigface.model.sampling import SamplingBatch, SamplingState
 from rigface.model.weights import read_json
-from serve.messages import ModelInputSpec, SampledImage, SampleRequest, Step
+from rigface.profile import ConditionSpec
+from serve.messages import SampledImage, SampleRequest, Step
 from serve.problems import ApiError
 from serve.schemas import ModelInfo
 
@@ -105,12 +106,12 @@ class ModelPool:
         preview = ModelInfo(name=PREVIEW, kind=PREVIEW, size=0, steps=0, default=not infos, loaded=True, about=about)
         return [*infos, preview]
 
-    def input_spec(self, name: str) -> ModelInputSpec:
-        """The style and size of a model's conditions; loads no weights. Blocks at the first call for a model."""
+    def input_spec(self, name: str) -> ConditionSpec:
+        """The conditions that a model takes; loads no weights. Blocks at the first call for a model."""
         config = self._configs.get(name)
         if config is None:
             config = self._configs[name] = self._read_config(name)
-        return ModelInputSpec(config.render_style, config.size, config.expression_field, config.detail)
+        return config.conditions
 
     def _read_config(self, name: str) -> ModelConfig:
         path = folder_of(self._checkpoints[name]) / "config.json"

@@ -41,6 +41,7 @@ from serve.telemetry.metrics import GatewayMetrics, record_job_states
 
 if TYPE_CHECKING:
     from rigface.face.analyzer import FaceAnalyzer
+    from rigface.profile import FaceProfile
     from serve.jobs.video import VideoRunner
 
 LOG = logging.getLogger("rigface.serve")
@@ -57,7 +58,8 @@ class JobQueue(JobService):
 
     Args:
         uri: a folder, or s3://bucket/prefix.
-        load_analyzer: makes an analyzer for videos, which are analysed in this process; None: the default one.
+        load_analyzer: makes an analyzer of a profile for videos, which are analysed in this process; None: the real
+            ones.
         signer: of videos.
         webhooks: None: no messages are sent.
         policy: consent of faces in videos; the face worker checks those of images.
@@ -71,7 +73,7 @@ class JobQueue(JobService):
         limits: Limits | None = None,
         *,
         audit_log: AuditSink | None = None,
-        load_analyzer: Callable[[], FaceAnalyzer] | None = None,
+        load_analyzer: Callable[[FaceProfile], FaceAnalyzer] | None = None,
         signer: Signer | None = None,
         webhooks: Webhooks | None = None,
         policy: Policy | None = None,

@@ -24,9 +24,11 @@ from typing import Any
 
 import numpy as np
 
+from rigface.conditions import Composer
 from rigface.editor import EditModel, Editor, numbers
 from rigface.edits import PREVIEW, EditSpec
 from rigface.face.analyzer import FaceAnalyzer, choose_faces
+from rigface.profile import OWN, ConditionSpec, FaceProfile
 from rigface.provenance.signer import Origin
 from rigface.types import Conditions, Face
 from rigface.video.decode import VideoInfo
@@ -35,11 +37,10 @@ from rigface.video.writer import VideoWriter
 from rigface.video_editor import EditedFrame, Samples, VideoOptions, VideoSource, animated, edited, reduced
 from serve.content_cache import picture_id
 from serve.inference.edit_service import AuditSink, sampling_options
-from serve.inference.face_worker import composer_of
 from serve.jobs.batch import with_retries
 from serve.jobs.store import Job, JobStore, PieceReplaced, Values
 from serve.limits import MAX_PIXELS, Limits
-from serve.messages import ModelInputSpec, SampleRequest
+from serve.messages import SampleRequest
 from serve.problems import ApiError
 from serve.protocols import DiffusionService, chosen_model, sample_image
 from serve.provenance.encoder import Signer
@@ -74,7 +75,7 @@ class Piece:
 class VideoRunner:
     """Runs video jobs in threads."""
 
-    load: Callable[[], FaceAnalyzer]  # makes an analyzer, which one job at a time uses
+    load: Callable[[FaceProfile], FaceAnalyzer]  # makes an analyzer, which one job at a time uses
     diffusion_worker: DiffusionService
     limits: Limits
     signer: Signer
@@ -82,7 +83,7 @@ class VideoRunner:
     policy: Policy = field(default_factory=Policy)
     decoders: DecoderPool = field(default_factory=DecoderPool)
     is_stuck: bool = False  # a thread did not stop when it had to; the process should be replaced
-    idle_analyzers: list[FaceAnalyzer] = field(default_factory=list)
+    idle_analyzers: dict[FaceProfile, list[FaceAnalyzer]] = field(default_factory=dict)
 
     def probe(self, file: str | bytes) -> VideoInfo:
         """The properties of a video; BadVideo if it cannot be read, ApiError `too-large`."""
@@ -137,13 +138,14 @@ class _VideoRun:
     store: JobStore
     asked: VideoJob | AnimationJob
     model: str
-    input_spec: ModelInputSpec | None
+    input_spec: ConditionSpec | None
     paint: EditModel | None
     stop: threading.Event
 
     def __call__(self) -> None:
-        idle = self.runner.idle_analyzers
-        analyzer = idle.pop() if idle else self.runner.load()
+        profile = OWN if self.input_spec is None else self.input_spec.profile
+        idle = self.runner.idle_analyzers.setdefault(profile, [])
+        analyzer = idle.pop() if idle else self.runner.load(profile)
         try:
             with tempfile.TemporaryDirectory(prefix="rigface-") as folder:
                 self._run(analyzer, Path(folder))
@@ -156,7 +158,7 @@ class _VideoRun:
         path.write_bytes(self.store.clip(job))
         info = runner.probe(str(path))
         job.total = info.shown_frames
-        editor = Editor(analyzer, self.paint, composer_of(self.input_spec) if self.input_spec is not None else None)
+        editor = Editor(analyzer, self.paint, Composer(self.input_spec) if self.input_spec is not None else None)
         monitor = runner.policy.monitor() if isinstance(asked, VideoJob) else None
         pieces = self._finished_pieces()
         job.finished = sum(len(piece.times) for piece in pieces)

@@ -15,6 +15,7 @@ from rigface.face.analyzer import FaceAnalyzer
 from rigface.face.controls.transfer import exposure
 from rigface.model import checkpoint
 from rigface.model.text import TextEncoder
+from rigface.profile import ConditionSpec
 from rigface.video.decode import read_frames
 
 
@@ -154,7 +155,7 @@ def test_conditions_have_render_style_of_checkpoint(analyzer, tmp_path):
         made.config = type(made.config)(made.config.process, analyzer.head, style, size=32)
         checkpoint.save(tmp_path / style, made)
         editor = Editor.load(str(tmp_path / style), analyzer=analyzer)
-        assert (editor._composer.style, editor._composer.size) == (style, 32)
+        assert editor._composer.spec == ConditionSpec(style, 32)
 
 
 def test_weights_for_another_head_are_refused(analyzer, tmp_path):
@@ -173,15 +174,12 @@ def test_weights_for_another_head_are_refused(analyzer, tmp_path):
         Editor.load(str(tmp_path / "old"), analyzer=analyzer)
 
 
-def test_weights_with_basel_codes_need_own_reconstructor(analyzer, photo, tmp_path):
-    """Like the released ones: refused before gigabytes are loaded, but accepted with an own reconstructor."""
+def test_weights_with_basel_codes_take_those_of_an_own_reconstructor(analyzer, photo, tmp_path):
     made = checkpoint.tiny(expression=64)
     made.config = replace(made.config, head=None, expression_field="bfm_expression")
     checkpoint.save(tmp_path / "w", made)
-    (tmp_path / "w" / "unet_id" / "config.json").rename(tmp_path / "kept")
-    with pytest.raises(BadCheckpoint, match="64 expression codes of a Basel network"):
-        Editor.load(str(tmp_path / "w"), analyzer=analyzer)
-    (tmp_path / "kept").rename(tmp_path / "w" / "unet_id" / "config.json")
+    with pytest.raises(ValueError, match="fitted without it"):
+        Editor.load(str(tmp_path / "w"), analyzer=analyzer).edit(photo, EditSpec(yaw_deg=5), measure=False)
 
     class Coded:
         """Somebody's reconstructor: ours, and the codes beside."""
@@ -220,7 +218,7 @@ def test_prompt_needs_a_text_encoder(analyzer, photo, clip_folder, tmp_path):
 def test_detail_keeps_sharpness_of_photograph(analyzer, photo):
     """Painting the small preview back is no change at all; painting it darker darkens the fine one."""
     size = 64
-    composer = Composer("texture", size, detail=True)
+    composer = Composer(ConditionSpec("texture", size, detail=True))
     edit = EditSpec(yaw_deg=10)
     fine = Editor(analyzer).edit(photo, edit, measure=False)
     same = Editor(analyzer, lambda c, seed: c.render, composer).edit(photo, edit, measure=False)

@@ -134,7 +134,7 @@ def serve_jobs(services, tmp_path):
                 services.diffusion_worker,
                 services.limits,
                 audit_log=services.audit_log,
-                load_analyzer=StillSee,
+                load_analyzer=lambda profile: StillSee(),
                 **more,
             )
             client = stack.enter_context(TestClient(make_api(replace(services)), raise_server_exceptions=False))

@@ -2,7 +2,7 @@
 
 FLAME's expression axes are principal components, and its jaw is a joint.
 
-Path: a FLAME folder -> `Head` -> `fit_named_axes` -> NamedAxes -> `transfer`, `rigface sliders --head`.
+Path: HeadSpec -> `load_head` -> `fit_named_axes` -> NamedAxes -> `transfer`, `rigface sliders --head`.
 Source: expression cloning (Noh and Neumann, SIGGRAPH 2001): motions are copied from one face to another at
 corresponding points.
 
@@ -12,22 +12,29 @@ over, and the coefficients e and jaw j are those that follow it best, with w_p t
 by coefficients, linearised anew at each step:
 
     minimise over e, j   sum_p w_p |J_p(e, j) - s R D_p|^2 + d^2 (|e|^2 + |j / JAW|^2)
+
+The Basel head follows the same motions D_p, so a name moves the expression code of a model (`bfm_expression`) together
+with the render.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 import torch
 
+from rigface import assets
 from rigface.errors import BadEdit
 from rigface.face.controls.local_blendshapes import isolated_change, skull_motion
 from rigface.face.geometry.landmarks import LEFT_EYE, LIPS, RIGHT_EYE
 from rigface.face.geometry.procrustes import procrustes
 from rigface.face.head.head_model import Head
+from rigface.face.head.heads import load_head
 from rigface.face.head.open_head import OpenHead
+from rigface.types import FaceParams, HeadSpec
 
 # The landmarker's points for points 18 to 68 of the 68: brows, bridge and base of the nose, eyes, lips outside and
 # inside.
@@ -48,29 +55,68 @@ STEPS = 3
 class NamedAxes:
     """The motion of another head for each name."""
 
-    names: tuple[str, ...]  # (K,) the open head's
-    expression: np.ndarray  # (K, E) to add to the coefficients for the name in full
-    jaw: np.ndarray  # (K, 3) to add to the jaw's axis-angle, radians
-    reached: np.ndarray  # (K,) share of the open head's motion made, 1 - |rest| / |motion|; 0 if that moves nothing
+    names: tuple[str, ...]  # K, the open head's
+    expression: np.ndarray  # (K, E) added to the coefficients for the name in full
+    jaw: np.ndarray  # (K, 3) rad, added to the jaw's axis-angle
+    reached: np.ndarray  # (K,) share of the open head's motion: 1 - |rest| / |motion|; 0 for a name that moves nothing
+    bfm_expression: np.ndarray | None = None  # (K, 64) added to the Basel head's expression code
 
-    def set(self, expression: np.ndarray, jaw: np.ndarray, asked: Mapping[str, float]) -> tuple[np.ndarray, np.ndarray]:
-        """Set named expressions: coefficients (E,) and jaw (3,) with these values, all else unchanged.
+    def amount(self, params: FaceParams, axes: Mapping[str, float]) -> float:
+        """How much of an expression, given as shares of names, the coefficients of one face have: their share along
+        its direction.
+        """
+        direction = self._directions([axes])[0]
+        return float(_joint(params) @ direction / max(direction @ direction, 1e-12))
 
-        A name's value in given coefficients is their share along its direction, by least squares for all that are
-        asked for at once; so asking twice does what asking once does.
+    def set(self, params: FaceParams, asked: Sequence[tuple[Mapping[str, float], float]]) -> FaceParams:
+        """Set expressions, each as shares of names and its value; all else is unchanged.
+
+        The present values are the shares along the expressions' directions, by least squares for all that are asked
+        for at once; so asking twice does what asking once does. Coefficients and expression code change alike.
 
         Raises:
             BadEdit: a name is none of these.
         """
-        if missing := sorted(set(asked) - set(self.names)):
+        axes = [shares for shares, _ in asked]
+        directions, now = self._directions(axes), _joint(params)
+        present = np.linalg.lstsq(directions.T, now, rcond=1e-6)[0]
+        change = np.array([value for _, value in asked]) - present
+        out, count = now + change @ directions, len(params.expression)
+        code = params.bfm_expression
+        if code is not None and self.bfm_expression is not None:
+            code = (code + change @ self._mixed(self.bfm_expression, axes)).astype(np.float32)
+        return replace(
+            params,
+            expression=out[:count].astype(np.float32),
+            jaw_rotation=(out[count:] * JAW).astype(np.float32),
+            bfm_expression=code,
+        )
+
+    def _directions(self, axes: Sequence[Mapping[str, float]]) -> np.ndarray:
+        return self._mixed(np.concatenate([self.expression, self.jaw / JAW], 1), axes)
+
+    def _mixed(self, rows: np.ndarray, axes: Sequence[Mapping[str, float]]) -> np.ndarray:
+        if missing := sorted({name for shares in axes for name in shares} - set(self.names)):
             raise BadEdit(f"expression.{missing[0]}: want one of {', '.join(self.names)}")
-        rows = [self.names.index(name) for name in asked]
-        directions = np.concatenate([self.expression[rows], self.jaw[rows] / JAW], 1)
-        now = np.concatenate([expression, jaw / JAW]).astype(np.float64)
-        value = np.linalg.lstsq(directions.T, now, rcond=1e-6)[0]
-        out = now + (np.array(list(asked.values())) - value) @ directions
-        count = len(expression)
-        return out[:count].astype(np.float32), (out[count:] * JAW).astype(np.float32)
+        return np.stack([sum(share * rows[self.names.index(n)] for n, share in shares.items()) for shares in axes])
+
+
+def _joint(params: FaceParams) -> np.ndarray:
+    """(E + 3,) float64 expression and jaw, the jaw in units of JAW."""
+    return np.concatenate([params.expression, params.jaw_rotation / JAW]).astype(np.float64)
+
+
+@lru_cache(maxsize=4)
+def named_axes(head: HeadSpec) -> NamedAxes:
+    """The named expressions of a head on this machine, and of the Basel head if that is here; takes some seconds once.
+
+    Raises:
+        MissingAsset: the head, in its version, is not here.
+    """
+    axes = fit_named_axes(load_head(head))
+    if not assets.is_here("basel"):
+        return axes
+    return replace(axes, bfm_expression=fit_named_axes(load_head("basel")).expression)
 
 
 def fit_named_axes(head: Head) -> NamedAxes:

@@ -16,16 +16,17 @@ import torch
 
 from rigface.edits import NAMED_EXPRESSIONS, EditSpec, LightEdit, Trait
 from rigface.errors import BadEdit
-from rigface.face.controls.blendshape_transfer import NamedAxes
+from rigface.face.controls.blendshape_transfer import named_axes
 from rigface.face.controls.local_blendshapes import isolated_change, skull_motion
 from rigface.face.geometry.rotation import from_degrees, to_axis_angle, to_degrees, to_matrix
+from rigface.face.head.open_head import OpenHead
 from rigface.face.reconstruction.albedo_light import AMBIENT
 from rigface.face.rendering.lighting import lamp_harmonics, mean_shading
 from rigface.types import FaceParams, HeadSpec
 
 TRAIT_FIELDS = {  # the camera is of no trait: a pose is a turn of the face, not a move within the source's image
-    "pose": ("head_rotation",),
-    "expression": ("expression", "jaw_rotation", "bfm_expression"),
+    "pose": ("head_rotation", "neck_rotation"),
+    "expression": ("expression", "jaw_rotation", "eyelids", "eye_rotations", "bfm_expression"),
     "light": ("light",),
     "shape": ("shape",),
     "identity": ("shape", "albedo"),
@@ -33,9 +34,7 @@ TRAIT_FIELDS = {  # the camera is of no trait: a pose is a turn of the face, not
 _EYES = ("eye", "brow", "cheek")
 
 
-def transfer(
-    source: FaceParams, edit: EditSpec, head: HeadSpec, target: FaceParams | None = None, named: NamedAxes | None = None
-) -> FaceParams:
+def transfer(source: FaceParams, edit: EditSpec, head: HeadSpec, target: FaceParams | None = None) -> FaceParams:
     """The source's face with the edit done, as coefficients.
 
     Args:
@@ -43,7 +42,6 @@ def transfer(
         edit: what to change.
         head: the head model of both.
         target: the face to copy; needed if `edit.take` is not empty.
-        named: named expressions of a head whose axes have no names (`fit_named_axes`).
 
     Returns:
         New coefficients; no array is changed.
@@ -58,7 +56,11 @@ def transfer(
     inside = _inside(edit.region, head)
     wanted = _confined(source, replace(source, **taken), edit.region, inside)
     if edit.expression:
-        wanted = _expressed(wanted, edit, head, inside) if named is None else _by_name(wanted, edit, named)
+        if head.expression_names:
+            wanted = _expressed(wanted, edit, head, inside)
+        else:
+            asked = [(axes_of(name, head), value) for name, value in edit.expression.items()]
+            wanted = named_axes(head).set(wanted, asked)
     if any(n is not None for n in (edit.yaw_deg, edit.pitch_deg, edit.roll_deg)):
         wanted = replace(wanted, head_rotation=_pose(wanted.head_rotation, edit))
     if edit.light is not None:
@@ -83,11 +85,26 @@ def targets_of(source: FaceParams, targets: Mapping[Trait, FaceParams]) -> FaceP
 
 def axes_of(name: str, head: HeadSpec) -> dict[str, float]:
     """Axes of the head, and the share of each, that make an expression in full; BadEdit for an unknown name."""
-    axes = NAMED_EXPRESSIONS.get(name, {name: 1.0})
-    if missing := sorted(set(axes) - set(head.expression_names)):
-        known = ", ".join([*NAMED_EXPRESSIONS, *head.expression_names])
+    axes, names = NAMED_EXPRESSIONS.get(name, {name: 1.0}), axis_names(head)
+    if missing := sorted(set(axes) - set(names)):
+        known = ", ".join([*NAMED_EXPRESSIONS, *names])
         raise BadEdit(f"expression.{name}: the head {head.name!r} has no {missing[0]!r}; it has {known}")
     return dict(axes)
+
+
+def axis_names(head: HeadSpec) -> tuple[str, ...]:
+    """Names of single axes: the head's own, or those of the open head, which are fitted to heads without any."""
+    return head.expression_names or OpenHead.load().spec.expression_names
+
+
+def expression_amount(params: FaceParams, name: str, head: HeadSpec) -> float:
+    """How much of a named expression the coefficients of one face have; BadEdit for an unknown name."""
+    axes = axes_of(name, head)
+    if not head.expression_names:
+        return named_axes(head).amount(params, axes)
+    shares = np.array(list(axes.values()))
+    values = params.expression[[head.expression_names.index(axis) for axis in axes]]
+    return float(values @ shares / (shares @ shares))
 
 
 def _inside(region: str, head: HeadSpec) -> np.ndarray:
@@ -127,15 +144,6 @@ def _expressed(params: FaceParams, edit: EditSpec, head: HeadSpec, inside: np.nd
     camera = params.camera - np.array([0, *(after @ shift)[:2]])
     rotation = to_axis_angle(after[None])[0]
     return replace(out, head_rotation=rotation.astype(np.float32), camera=camera.astype(np.float32))
-
-
-def _by_name(params: FaceParams, edit: EditSpec, named: NamedAxes) -> FaceParams:
-    asked: dict[str, float] = {}
-    for name, value in edit.expression.items():
-        for axis, share in NAMED_EXPRESSIONS.get(name, {name: 1.0}).items():
-            asked[axis] = asked.get(axis, 0.0) + share * value
-    expression, jaw = named.set(params.expression, params.jaw_rotation, asked)
-    return replace(params, expression=expression, jaw_rotation=jaw)
 
 
 def _pose(rotation: np.ndarray, edit: EditSpec) -> np.ndarray:

@@ -33,6 +33,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 
 from rigface import assets
@@ -142,8 +143,6 @@ class MediapipeDetector:
         return out
 
     def _plain(self, image: np.ndarray) -> list[Detection]:
-        import cv2
-
         height, width = image.shape[:2]
         shrink = max(height, width) / WHOLE_PX
         if shrink <= 1:

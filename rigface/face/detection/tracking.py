@@ -20,7 +20,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
+from scipy.optimize import linear_sum_assignment
 
 from rigface.face.detection.boxes import iou
 from rigface.face.geometry import alignment
@@ -68,8 +70,6 @@ class Tracker:
         return ids
 
     def _pairs(self, appearances: list[_Appearance]) -> list[tuple[int, int]]:
-        from scipy.optimize import linear_sum_assignment
-
         if not appearances or not self._live:
             return []
         costs = np.array([[t.cost(s, self._frame) for s in appearances] for t in self._live])
@@ -134,8 +134,6 @@ _CENTRE = _bell(THUMB_PX, 5)  # the face counts more than the wall behind it
 
 def _scene_of(image: np.ndarray) -> np.ndarray | None:
     """A frame as about 48 x 27 float32 RGB; None if it is all one grey."""
-    import cv2
-
     height, width = image.shape[:2]
     step = max(max(height, width) // 128, 1)
     size = (48, 27) if width > height else (27, 48) if height > width else (36, 36)
@@ -168,8 +166,6 @@ def _equalized(picture: np.ndarray) -> np.ndarray:
 
 def _shared_colours(before: np.ndarray, after: np.ndarray) -> float:
     """Intersection of the two pictures' histograms of chromaticity, in [0, 1]; brightness plays no part."""
-    import cv2
-
     counts = []
     for picture in (before, after):
         share = picture[..., :2] / (picture.sum(-1, keepdims=True) + 30)
@@ -209,8 +205,6 @@ def join_tracks(
     Returns:
         Right track id -> left track id; each id at most once.
     """
-    from scipy.optimize import linear_sum_assignment
-
     never = 1e6
     costs = np.full((len(right), len(left)), never)
     for i, after in enumerate(right):

@@ -13,6 +13,7 @@ Conventions: pixel coordinates are continuous, the middle of the first pixel is 
 Only `crop` uses OpenCV's integer-centred coordinates. An affine is (2, 3) float32: out = A[:, :2] @ (x, y) + A[:, 2].
 """
 
+import cv2
 import numpy as np
 
 from rigface.types import CROP_PX
@@ -47,8 +48,6 @@ def crop(image: np.ndarray, frame_to_crop: np.ndarray, size: int = CROP_PX) -> n
     The image is (H, W, 3) or (H, W) uint8. Another similarity than `frame_to_crop()` returns takes the slower warp.
     Shrinking is antialiased, enlarging is bilinear.
     """
-    import cv2
-
     affine = np.asarray(frame_to_crop, np.float64)
     corners = apply(invert(affine), np.array([[0, 0], [size, 0], [0, size], [size, size]], np.float64))
     times = _halvings(1 / np.sqrt(abs(np.linalg.det(affine[:, :2]))))
@@ -75,8 +74,6 @@ def _halvings(shrink: float) -> int:
 
 
 def _halved(image: np.ndarray, times: int) -> np.ndarray:
-    import cv2
-
     for _ in range(times):
         image = cv2.resize(image, (image.shape[1] // 2, image.shape[0] // 2), interpolation=cv2.INTER_AREA)
     return image
@@ -84,8 +81,6 @@ def _halved(image: np.ndarray, times: int) -> np.ndarray:
 
 def _cut(image: np.ndarray, x0: int, y0: int, x1: int, y1: int) -> np.ndarray:
     """A rectangle of the frame, a view if it lies inside; outside, the frame's border is repeated."""
-    import cv2
-
     height, width = image.shape[:2]
     left, right = (min(max(x, 0), width - 1) for x in (x0, x1 - 1))
     top, bottom = (min(max(y, 0), height - 1) for y in (y0, y1 - 1))

@@ -15,6 +15,7 @@ from rigface.face.head import basel, flame
 from rigface.face.head.head_model import Head
 from rigface.face.head.open_head import OpenHead
 from rigface.face.head.overlay import with_open_albedo
+from rigface.profile import FaceProfile
 from rigface.types import HeadSpec
 
 NAMES = ("open", "flame", "basel")
@@ -49,6 +50,17 @@ def load_head(
     if isinstance(head, HeadSpec) and (misfit := head.misfit(loaded.spec)):
         raise MissingAsset(misfit)
     return loaded
+
+
+def profile_head(profile: FaceProfile) -> Head:
+    """The head of a profile, with the profile's texture.
+
+    Raises:
+        MissingAsset: its files, or the texture's, are not on this machine.
+    """
+    if profile.head != "flame" or profile.texture == "none":
+        return load_head(profile.head)
+    return _flame(find("flame"), 100, 50, profile.texture)
 
 
 @lru_cache(maxsize=1)

@@ -24,6 +24,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+from scipy.spatial import cKDTree
 
 from rigface.face.controls.local_blendshapes import skull_motion_matrix, soft_tissue
 from rigface.face.geometry.camera import project, to_crop_px
@@ -179,8 +180,6 @@ def _twins(openings: list[Opening], strips: Sequence[tuple[np.ndarray, ...]]) ->
 
 @lru_cache(maxsize=2)
 def _mesh(model: OpenHead) -> _Mesh:
-    from scipy.spatial import cKDTree
-
     weights, faces = model.subdivision(STEPS)
     points = weights @ model.template
     rim = boundary_loop(faces)

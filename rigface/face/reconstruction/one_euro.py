@@ -88,6 +88,9 @@ class OneEuroRotation(OneEuro):
 FIELD_SETTINGS = {
     "head_rotation": OneEuroSettings(1.5, 2.0),  # rad/s: a nod reaches 3
     "jaw_rotation": OneEuroSettings(1.5, 2.0),
+    "neck_rotation": OneEuroSettings(1.5, 2.0),
+    "eye_rotations": OneEuroSettings(2.5, 1.5),
+    "eyelids": OneEuroSettings(2.5, 1.5),
     "camera": OneEuroSettings(1.5, 4.0),
     "expression": OneEuroSettings(2.5, 1.5),  # 1/s: a blink reaches 8
     "bfm_expression": OneEuroSettings(2.5, 1.0),
@@ -95,7 +98,7 @@ FIELD_SETTINGS = {
     "shape": OneEuroSettings(0.05, 0.0),  # a skull does not change
     "albedo": OneEuroSettings(0.05, 0.0),
 }
-_ROTATIONS = ("head_rotation", "jaw_rotation")
+_ROTATIONS = ("head_rotation", "jaw_rotation", "neck_rotation")
 
 
 class Smoother:

@@ -23,6 +23,7 @@ passes.
 counts as half. On those faces its quartiles are 0.24, 0.60, 0.81; the dog has 0.01.
 """
 
+import cv2
 import numpy as np
 
 from rigface.colour import LUMINANCE, ita_deg
@@ -113,8 +114,6 @@ def measure_quality(
 
 def sharpness(crop: np.ndarray, landmarks: np.ndarray) -> float:
     """Sharpness of the face in [0, 1]; see the module's text. 0 if the landmarks enclose too few pixels."""
-    import cv2
-
     face = np.asarray(landmarks, np.float32)[:, :2] * (256 / crop.shape[0])
     if not np.isfinite(face).all():
         return 0.0
@@ -139,8 +138,6 @@ def skin_colour(crop: np.ndarray, landmarks: np.ndarray, mask: np.ndarray | None
 
     A layout without skin polygons gives the middle of the whole face.
     """
-    import cv2
-
     size = 128
     points = np.nan_to_num(np.asarray(landmarks, np.float32)[:, :2]) * (size / crop.shape[0])
     small = resized(crop, size)
@@ -164,8 +161,6 @@ def skin_colour(crop: np.ndarray, landmarks: np.ndarray, mask: np.ndarray | None
 
 def is_grey(crop: np.ndarray) -> bool:
     """True if the image has no colour of its own: grey, or toned (sepia), its hue a function of its lightness."""
-    import cv2
-
     small = resized(crop, 64).astype(np.float32) / 255
     l, a, b = cv2.cvtColor(small, cv2.COLOR_RGB2LAB).reshape(-1, 3).astype(np.float64).T  # noqa: E741
     l = (l - l.mean()) / (l.std() + 1e-6)  # noqa: E741

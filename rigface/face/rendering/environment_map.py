@@ -14,6 +14,7 @@ A picture with 8 bits is taken as sRGB. Its lamps are cut off at white, so they 
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 
@@ -46,8 +47,6 @@ def read_environment_map(path: str | Path) -> np.ndarray:
 
 
 def _radiance(data: bytes) -> np.ndarray:
-    import cv2
-
     head = data[: 64 * 1024].split(b"\n\n", 1)  # height and width stand there, before anything is decoded
     words = head[1].split(b"\n", 1)[0].split() if len(head) == 2 else []
     is_sized = len(words) == 4 and words[0] in (b"-Y", b"+Y") and words[1].isdigit() and words[3].isdigit()
@@ -71,8 +70,6 @@ def harmonics_of(panorama: np.ndarray, turn_deg: float = 0.0) -> np.ndarray:
     if not np.isfinite(panorama).all() or (panorama < 0).any():
         raise ValueError("panorama: want finite numbers, at least 0")
     if len(panorama) > WORK_PX:
-        import cv2
-
         panorama = cv2.resize(panorama, (2 * WORK_PX, WORK_PX), interpolation=cv2.INTER_AREA)
     height, width = panorama.shape[:2]
     latitude = np.pi / 2 - (np.arange(height) + 0.5) / height * np.pi

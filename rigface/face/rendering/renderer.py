@@ -93,7 +93,13 @@ class Pixels:
 
 
 def render(
-    head: Head, params: FaceParams, *, size: int = CROP_PX, albedo: Tensor | None = None, cull: bool = False
+    head: Head,
+    params: FaceParams,
+    *,
+    size: int = CROP_PX,
+    albedo: Tensor | None = None,
+    shift: Tensor | None = None,
+    cull: bool = False,
 ) -> Render:
     """Draw heads.
 
@@ -102,6 +108,7 @@ def render(
         size: rows and columns of the square picture; the crop fills it.
         albedo: (N, 3, h, w) textures for a head with texture coordinates, or (N, V, 3) a colour per vertex; left out,
             the head's own albedo or texture basis with `params.albedo`, or grey if it has none.
+        shift: (N, 3) metres, added to the posed vertices.
         cull: leave out triangles seen from inside.
 
     Raises:
@@ -111,7 +118,8 @@ def render(
         albedo = head.albedo(params.albedo)
         if albedo is None:
             albedo = torch.full_like(head.template, _CLAY).expand(len(params.camera), -1, -1)
-    return render_vertices(head, head.of(params), params.camera, params.light, albedo, size=size, cull=cull)
+    vertices = head.of(params) if shift is None else head.of(params) + shift[:, None]
+    return render_vertices(head, vertices, params.camera, params.light, albedo, size=size, cull=cull)
 
 
 def render_vertices(

@@ -77,7 +77,7 @@ class Stand:
 
 @pytest.fixture(autouse=True)
 def stand(monkeypatch):
-    monkeypatch.setattr(FaceEstimator, "load", classmethod(lambda cls: Stand()))
+    monkeypatch.setattr(FaceEstimator, "load", classmethod(lambda cls, profile: Stand()))
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +116,7 @@ def judged(place, tmp_path_factory):
     """A finished evaluation of the examples."""
     out = tmp_path_factory.mktemp("card")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(FaceEstimator, "load", classmethod(lambda cls: Stand()))
+        patch.setattr(FaceEstimator, "load", classmethod(lambda cls, profile: Stand()))
         return out, evaluate(config_of(place, out), quiet)
 
 

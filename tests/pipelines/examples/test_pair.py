@@ -20,6 +20,7 @@ from rigface.examples import ExampleSpec, examples_of, mirrored_expression
 from rigface.face.controls.transfer import exposure
 from rigface.face.geometry.rotation import from_degrees
 from rigface.face.head.open_head import OpenHead
+from rigface.profile import ConditionSpec
 from rigface.types import CROP_PX
 from tests.pipelines.made_faces import dataset, face_at, params_of, scene
 
@@ -128,7 +129,7 @@ def test_target_is_laid_over_the_source_so_that_the_background_fits():
     apart = np.abs(picture.astype(int) - source.crop)[there]
     assert there.mean() > 0.6
     assert np.median(apart) <= 2
-    made = compose(source, target, Composer("texture", 64), OpenHead.load().spec)
+    made = compose(source, target, Composer(ConditionSpec("texture", 64)), OpenHead.load().spec)
     assert made.background_change < 0.02
     assert made.target.shape == (64, 64, 3)
 

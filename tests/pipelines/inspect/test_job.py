@@ -122,7 +122,7 @@ def test_every_picture_has_alternative_text(page):
     assert len(images) == 3 * (10 + job.LEAST_TRUSTED)  # crop, landmarks, mask: the toy head cannot be drawn
     assert all(len(a["alt"]) > 10 for a in images)
     assert all(a.get("aria-label") or a.get("aria-hidden") for t, a in page.tags if t == "svg")
-    assert "the head model toy is not supported" in page.text
+    assert "the head model toy is not there to be drawn" in page.text
 
 
 def test_table_lists_failed_inputs_first(page):

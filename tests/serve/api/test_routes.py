@@ -286,14 +286,13 @@ def test_time_limits_cancel_work_and_busy_service_sends_retry_after(services, pn
 
 def test_service_and_editor_give_the_same_image(client, services, diffusion_worker, png):
     """The path through deployments gives the image of `Editor`."""
+    from rigface.conditions import Composer
     from rigface.editor import Editor, ModelEditor
     from rigface.edits import EditSpec
-    from serve.inference.face_worker import composer_of
 
     pipeline = diffusion_worker.pool.loaded["tiny"].pipeline
-    editor = Editor(
-        services.face_worker.analyzer, ModelEditor(pipeline), composer_of(run(diffusion_worker.input_spec("tiny")))
-    )
+    composer = Composer(run(diffusion_worker.input_spec("tiny")))
+    editor = Editor(services.face_worker.analyzer, ModelEditor(pipeline), composer)
     for edit in ({"yaw_deg": 12}, {"take": ["light"], "expression": {"smile": 0.5}}):
         spec, image = EditSpec.from_dict(edit), decode(png)
         expected = editor.edit(image, spec, image[::-1].copy(), seed=3, measure=False).image

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from rigface.edits import EditSpec
+from rigface.profile import ConditionSpec
 from rigface.types import Conditions
 from serve.app import DiffusionWorkerDeployment, FaceWorkerDeployment
 from serve.config import ServiceConfig
@@ -30,8 +31,7 @@ class Colour:
     """A pipeline that samples an image of one grey, its checkpoint's name; steps beyond the first take a while."""
 
     config = SimpleNamespace(
-        render_style="texture", size=32, expression_field="expression", detail=False,
-        process=SimpleNamespace(kind="grey", steps=1),
+        conditions=ConditionSpec("texture", 32), size=32, process=SimpleNamespace(kind="grey", steps=1),
     )  # fmt: skip
 
     def __init__(self, place):
@@ -94,7 +94,7 @@ def pool(service):
         def __init__(self, args, diffusion_worker):
             from serve.inference.face_worker import FaceWorker
 
-            FaceWorker.load = classmethod(lambda cls, device, **options: cls(see(), **options))
+            FaceWorker.load = classmethod(lambda cls, device, checkpoints, **options: cls(see(), **options))
             super().__init__(args, diffusion_worker)
 
     args, small = ServiceConfig(models=MODELS, max_loaded_models=1), {"ray_actor_options": {"num_cpus": 0.1}}

@@ -8,30 +8,12 @@ from types import SimpleNamespace
 import httpx
 import pytest
 
-from rigface.edits import EditSpec
 from rigface.errors import StorageGone
 from rigface.image import decode
 from rigface.storage.store import Store
-from serve.jobs.batch import with_retries
 from serve.jobs.queue import JobQueue
-from serve.jobs.store import _RECORD, Delivery, Job, JobStore, ResultInfo, _fingerprint, _read_record
-from serve.messages import JobSubmission
-from serve.problems import ApiError
-from serve.schemas import BatchJob
-from tests.serve.conftest import run
-
-
-def submit(client, png, edits, headers=None, **more):
-    body = json.dumps({"kind": "batch", "edits": edits, "model": "tiny", "steps": 1, **more})
-    return client.post("/v1/jobs", files={"picture": ("a.png", png), "request": (None, body)}, headers=headers)
-
-
-def wait(client, name, state, field="state"):
-    end = time.monotonic() + 60
-    while (now := client.get(f"/v1/jobs/{name}").json())[field] != state:
-        assert time.monotonic() < end, now
-        time.sleep(0.02)
-    return now
+from serve.jobs.store import Job, JobStore, _read_record
+from tests.serve.jobs.conftest import settled, submit, wait
 
 
 @pytest.mark.parametrize("place", ["disk", "s3"])
@@ -81,15 +63,6 @@ def test_failed_job_gives_its_reason_and_next_runs(serve_jobs, png, flat):
     good = submit(served, png, [{"yaw_deg": 1}]).json()["id"]
     assert wait(served, bad, "failed")["error"]["type"].endswith("no-face")
     wait(served, good, "done")
-
-
-def settled(record, state="done"):
-    """The record of a job that is so far, when the service has written it down."""
-    end = time.monotonic() + 60
-    while (now := json.loads(record.read_text()))["state"] != state or (now["ended"] and now["has_files"]):
-        assert time.monotonic() < end, now
-        time.sleep(0.02)
-    return now
 
 
 @pytest.fixture
@@ -152,49 +125,6 @@ def test_job_that_got_further_before_each_kill_is_continued(serve_jobs, png, tmp
         assert restarted.tries == tries
 
 
-def test_refused_submission_that_was_stored_never_runs(tmp_path, monkeypatch):
-    publish, lost = Store.publish, [True]
-
-    def publish_and_lose_the_answer(self, path, *args, **more):
-        publish(self, path, *args, **more)
-        if path.endswith("job.json") and lost:
-            raise StorageGone("the answer was lost")
-
-    monkeypatch.setattr(Store, "publish", publish_and_lose_the_answer)
-    submission = JobSubmission(BatchJob(kind="batch", edits=[EditSpec()]), {"sha256:aa": b"png"}, "sha256:aa")
-    store = JobStore(str(tmp_path), 60)
-    with pytest.raises(StorageGone):
-        store.add(submission, "anna", 1, "", lambda: None)
-    lost.clear()
-    second = store.add(submission, "anna", 1, "", lambda: None)
-    store.close()
-    again = JobStore(str(tmp_path), 60)
-    assert [job.id for job in again.all()] == [second.id]
-    again.close()
-
-
-def test_store_reads_records_concurrently(tmp_path, monkeypatch):
-    store = JobStore(str(tmp_path), 60)
-    submission = JobSubmission(BatchJob(kind="batch", edits=[EditSpec()]), {"sha256:aa": b"png"}, "sha256:aa")
-    for _ in range(20):
-        store.add(submission, "anna", 1, "", lambda: None)
-    store.close()
-    read, at_once, most = Store.read, [], []
-
-    def slow_read(self, path):
-        at_once.append(path)
-        most.append(len(at_once))
-        time.sleep(0.02)
-        at_once.remove(path)
-        return read(self, path)
-
-    monkeypatch.setattr(Store, "read", slow_read)
-    again = JobStore(str(tmp_path), 60)
-    assert len(again.all()) == 20
-    assert max(most) > 5
-    again.close()
-
-
 def test_ended_job_keeps_no_images_it_was_given(serve_jobs, png, flat, tmp_path):
     served = serve_jobs()
     for picture, state in ((png, "done"), (flat, "failed")):
@@ -204,18 +134,6 @@ def test_ended_job_keeps_no_images_it_was_given(serve_jobs, png, flat, tmp_path)
         settled(job / "job.json", state)
         assert not (job / "in").exists()
         assert (job / "out").exists() == (state == "done")
-
-
-def test_record_of_first_layout_is_read():
-    job = Job("a" * 32, "me", BatchJob(kind="batch", edits=[EditSpec(yaw_deg=3)], webhook="https://me.example.com/"))
-    record = json.loads(_RECORD.dump_json(job, exclude={"results", "pieces", "parts", "has_files"}))
-    del record["delivery"], record["fingerprint"]
-    record |= {"kind": "batch", "hook": {"state": "waiting", "tries": 2, "next": 5.0}, "what": "hash", "key": "k"}
-    for name in ("picture", "target", "targets"):
-        del record["asked"][name]
-    read = _read_record(json.dumps(record).encode())
-    assert (read.asked, read.delivery) == (job.asked, Delivery("waiting", 2, 5.0))
-    assert read.fingerprint == _fingerprint(job)
 
 
 def test_job_can_be_cancelled(serve_jobs, png):
@@ -259,34 +177,6 @@ def test_running_job_resumes_after_graceful_stop(serve_jobs, services, png, tmp_
     wait(served, name, "done")
 
 
-def test_busy_or_failing_service_is_retried(monkeypatch):
-    waits, fails = [], [ApiError("busy", retry_after_s=2), ConnectionError("a replica died"), ApiError("draining")]
-
-    async def slept(seconds):
-        waits.append(seconds)
-
-    async def work():
-        if fails:
-            raise fails.pop(0)
-        return "made"
-
-    async def hopeless():
-        raise ConnectionError("again")
-
-    async def wrong():
-        raise ApiError("bad-request", "never")
-
-    monkeypatch.setattr("serve.jobs.batch.asyncio.sleep", slept)
-    assert run(with_retries(work)) == "made"
-    assert waits[0] >= 1.4
-    waits.clear()
-    with pytest.raises(ConnectionError):
-        run(with_retries(hopeless))
-    assert len(waits) == 5
-    with pytest.raises(ApiError, match="never"):
-        run(with_retries(wrong))
-
-
 def test_owner_with_fewest_running_jobs_is_next(tmp_path):
     jobs = JobQueue(str(tmp_path), None, None)
     jobs._store = SimpleNamespace(all=lambda: queue)
@@ -316,7 +206,7 @@ def test_invalid_job_is_refused_with_field_name(serve_jobs, png, more, says):
 
 @pytest.fixture
 def away(monkeypatch):
-    """A set of words: a path of the shelf with one of them cannot be written."""
+    """A set of words: a path of the store with one of them cannot be written."""
     words, publish = set(), Store.publish
     monkeypatch.setattr("serve.jobs.queue.RETRY_STORE_S", 0.05)
 
@@ -365,8 +255,6 @@ def test_cancellation_that_cannot_be_saved_is_busy_and_saved_later(serve_jobs, p
 
 
 def test_background_loops_survive_errors(serve_jobs, png, monkeypatch):
-    from serve.jobs.store import JobStore
-
     rounds = []
 
     def swept(self):
@@ -381,104 +269,3 @@ def test_background_loops_survive_errors(serve_jobs, png, monkeypatch):
     while len(rounds) < 3:
         assert time.monotonic() < end
         time.sleep(0.01)
-
-
-class Told:
-    """Webhooks that are told to: an address of `slow` never answers."""
-
-    def __init__(self):
-        self.begun, self.told = [], []
-
-    def check(self, address):
-        pass
-
-    async def send(self, address, key, job):
-        self.begun.append(job.id)
-        if "slow" in address:
-            await asyncio.sleep(30)
-        self.told.append(job.id)
-        return True
-
-
-def test_hanging_webhook_delays_no_other_and_removed_job_stays_removed(serve_jobs, png, monkeypatch, tmp_path):
-    monkeypatch.setattr("serve.jobs.queue.NOTIFY_S", 0.02)
-    webhooks = Told()
-    served = serve_jobs(webhooks=webhooks)
-    slow = submit(served, png, [{"yaw_deg": 1}], webhook="https://slow.example.com/").json()["id"]
-    end = time.monotonic() + 20
-    while slow not in webhooks.begun:
-        assert time.monotonic() < end
-        time.sleep(0.01)
-    quick = submit(served, png, [{"yaw_deg": 1}], webhook="https://quick.example.com/").json()["id"]
-    assert wait(served, quick, "delivered", "webhook")["state"] == "done"
-    assert webhooks.told == [quick]
-    assert served.delete(f"/v1/jobs/{slow}").status_code == 204
-    time.sleep(0.2)
-    assert not (tmp_path / "queue" / "jobs" / slow).exists()
-
-
-def test_nothing_is_written_for_removed_job(tmp_path):
-    from serve.jobs.store import JobStore
-
-    job_store = JobStore(str(tmp_path), 60)
-    job = Job("a" * 32, "me", BatchJob(kind="batch", edits=[EditSpec()]))
-    job_store._jobs[job.id] = job
-    job_store.save(job)
-    assert (tmp_path / "jobs" / job.id / "job.json").exists()
-    job_store.remove(job)
-    job_store.save(job)
-    job_store.put(job, 0, b"late", ResultInfo())
-    assert not (tmp_path / "jobs" / job.id).exists()
-    job_store.close()
-    assert JobStore(str(tmp_path), 60).all() == []
-
-
-@pytest.mark.parametrize("place", ["disk", "s3"])
-def test_second_process_takes_over_jobs_of_first(serve_jobs, services, png, place, request, tmp_path):
-    uri = str(tmp_path / "queue") if place == "disk" else f"{request.getfixturevalue('bucket')}/{tmp_path.name}"
-    first = serve_jobs(uri)
-    old = services.jobs
-    before = submit(first, png, [{"yaw_deg": 1}]).json()["id"]
-    second = serve_jobs(uri, beside=True)
-    assert second.get("/readyz").json()["jobs"] == "ok"  # a rollout must not wait for it
-    refused = submit(second, png, [{"yaw_deg": 1}])
-    assert (refused.status_code, refused.headers["Retry-After"]) == (503, "5")
-    assert second.get(f"/v1/jobs/{before}").json()["type"].endswith("busy")
-    meanwhile = submit(first, png, [{"yaw_deg": 2}]).json()["id"]
-    first.portal.call(old.close)
-    assert submit(first, png, [{"yaw_deg": 1}]).json()["type"].endswith("draining")
-    assert wait(second, meanwhile, "done")["results"] == [0]
-    wait(second, before, "done")
-
-
-def test_process_without_lock_writes_nothing_and_locks_again(serve_jobs, services, png, monkeypatch, tmp_path):
-    from rigface.errors import OutputBusy
-
-    monkeypatch.setattr("serve.jobs.queue.LOCK_CHECK_S", 0.02)
-    with monkeypatch.context() as patch:
-        patch.setattr(JobQueue, "_do", lambda self, job: asyncio.Event().wait())
-        served = serve_jobs()
-        name = submit(served, png, [{"yaw_deg": 1}]).json()["id"]
-        job_store, record = services.jobs._store, tmp_path / "queue" / "jobs" / name / "job.json"
-        settled(record, "running")
-        written = record.stat().st_mtime_ns
-
-        def lost():
-            raise OutputBusy("another run has taken over")
-
-        job_store._check_lock = lost
-        end = time.monotonic() + 10
-        while services.jobs._store is job_store:
-            assert time.monotonic() < end
-            time.sleep(0.01)
-    assert record.stat().st_mtime_ns == written
-    wait(served, name, "done")
-
-
-def test_unreadable_job_record_is_skipped(serve_jobs, png, tmp_path):
-    for name, text in (("a" * 32, "{"), ("b" * 32, json.dumps({"of": "the future"}))):
-        (tmp_path / "queue" / "jobs" / name).mkdir(parents=True)
-        (tmp_path / "queue" / "jobs" / name / "job.json").write_text(text)
-    served = serve_jobs()
-    wait(served, submit(served, png, [{"yaw_deg": 1}]).json()["id"], "done")
-    assert len(served.get("/v1/jobs").json()["jobs"]) == 1

@@ -14,7 +14,7 @@ from rigface.video.decode import read_frames
 from rigface.video.writer import best_codec
 from serve.provenance.signer import ResultSigner
 from tests.serve.conftest import photo
-from tests.serve.jobs.test_queue import settled, wait
+from tests.serve.jobs.conftest import settled, wait
 
 SIZE = (80, 96)
 
@@ -255,7 +255,7 @@ def trapped(monkeypatch):
 
 def test_video_that_kills_decoder_fails_its_job_only(served_clips, clip, png, monkeypatch, trapped):
     from serve.jobs.queue import JobQueue
-    from tests.serve.jobs.test_queue import submit as submit_batch
+    from tests.serve.jobs.conftest import submit as submit_batch
 
     begun, real = [], JobQueue._do
     monkeypatch.setattr(JobQueue, "_do", lambda self, job: begun.append(job.tries) or real(self, job))

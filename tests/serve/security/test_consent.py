@@ -14,7 +14,7 @@ from serve.security import consent as lists
 from serve.security.consent import Policy
 from tests.serve.api.test_routes import problem, send
 from tests.serve.conftest import photo
-from tests.serve.jobs.test_queue import submit, wait
+from tests.serve.jobs.conftest import submit, wait
 from tests.serve.jobs.test_video import film
 from tests.serve.jobs.test_video import submit as submit_clip
 

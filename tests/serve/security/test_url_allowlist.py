@@ -189,7 +189,7 @@ def test_request_may_name_pictures_by_url(services, outside, png):
 
 
 def test_webhook_is_retried_and_verifies_by_standard_webhooks(outside, serve_jobs, png, monkeypatch):
-    from tests.serve.jobs.test_queue import submit, wait
+    from tests.serve.jobs.conftest import submit, wait
 
     monkeypatch.setattr("serve.jobs.queue.NOTIFY_S", 0.02)
     monkeypatch.setattr("serve.jobs.webhook.FIRST_RETRY_S", 0.02)

@@ -10,7 +10,7 @@ from rigface.edits import EditSpec
 from rigface.errors import BadEdit
 from rigface.face.controls.blendshape_transfer import INNER, _motion, fit_named_axes
 from rigface.face.controls.local_blendshapes import region_weights
-from rigface.face.controls.transfer import transfer
+from rigface.face.controls.transfer import expression_amount, transfer
 from rigface.face.head.head_model import Head
 from rigface.face.head.open_head import OpenHead
 from rigface.types import FaceParams, HeadSpec
@@ -65,34 +65,43 @@ def test_rigid_head_reaches_no_named_axis(stranger):
     assert not found.jaw.any()
 
 
+def face(rng: np.random.Generator | None = None) -> FaceParams:
+    """A face of the stranger: neutral, or of any expression."""
+    sizes = {"shape": 40, "expression": 52, "head_rotation": 3, "jaw_rotation": 3, "camera": 3, "albedo": 0}
+    values = {name: np.zeros(size, np.float32) for name, size in (sizes | {"bfm_expression": 64}).items()}
+    if rng is not None:
+        values["expression"] = rng.normal(size=52).astype(np.float32)
+        values["jaw_rotation"] = np.array([0.1, 0, 0], np.float32)
+    return FaceParams(**values, light=np.zeros((9, 3), np.float32))
+
+
 def test_named_value_is_set_not_added(named):
-    rng = np.random.default_rng(1)
-    expression, jaw = rng.normal(size=52).astype(np.float32), np.array([0.1, 0, 0], np.float32)
-    asked = {"jawOpen": 0.5, "mouthSmileLeft": 0.8}
-    once = named.set(expression, jaw, asked)
-    twice = named.set(*once, asked)
-    np.testing.assert_allclose(once[0], twice[0], atol=1e-5)
-    np.testing.assert_allclose(once[1], twice[1], atol=1e-6)
-    still = named.set(np.zeros(52, np.float32), np.zeros(3, np.float32), {"browInnerUp": 1.0})
-    np.testing.assert_allclose(still[0], named.expression[named.names.index("browInnerUp")], atol=1e-5)
+    source = face(np.random.default_rng(1))
+    asked = [({"jawOpen": 1.0}, 0.5), ({"mouthSmileLeft": 1.25, "mouthDimpleLeft": 0.4}, 0.8)]
+    once = named.set(source, asked)
+    twice = named.set(once, asked)
+    np.testing.assert_allclose(once.expression, twice.expression, atol=1e-5)
+    np.testing.assert_allclose(once.jaw_rotation, twice.jaw_rotation, atol=1e-6)
+    still = named.set(face(), [({"browInnerUp": 1.0}, 1.0)])
+    np.testing.assert_allclose(still.expression, named.expression[named.names.index("browInnerUp")], atol=1e-5)
+    assert named.amount(still, {"browInnerUp": 1.0}) == pytest.approx(1, abs=1e-5)
     with pytest.raises(BadEdit, match=r"expression\.grin"):
-        named.set(expression, jaw, {"grin": 1.0})
+        named.set(source, [({"grin": 1.0}, 1.0)])
 
 
-def test_named_edit_moves_flame_like_the_open_head(stranger, named):
+def test_expression_code_moves_with_the_coefficients(named):
+    coded = replace(named, bfm_expression=np.random.default_rng(0).normal(size=(len(named.names), 64)))
+    smile = coded.names.index("mouthSmileLeft")
+    half = coded.set(face(), [({"mouthSmileLeft": 1.0}, 0.5)])
+    np.testing.assert_allclose(half.bfm_expression, 0.5 * coded.bfm_expression[smile], atol=1e-5)
+    assert not named.set(face(), [({"mouthSmileLeft": 1.0}, 0.5)]).bfm_expression.any()
+
+
+def test_named_edit_moves_flame_like_the_open_head(stranger, named, monkeypatch):
     """A smile: both corners of the mouth go up and out, the eyes stay."""
-    spec = stranger.spec
-    zeros = {
-        "shape": 40,
-        "expression": 52,
-        "head_rotation": 3,
-        "jaw_rotation": 3,
-        "camera": 3,
-        "albedo": 0,
-        "bfm_expression": 64,
-    }
-    source = FaceParams(**{k: np.zeros(n, np.float32) for k, n in zeros.items()}, light=np.zeros((9, 3), np.float32))
-    out = transfer(source, EditSpec(expression={"smile": 1.0}), spec, named=named)
+    monkeypatch.setattr("rigface.face.controls.transfer.named_axes", lambda head: named)
+    spec, source = stranger.spec, face()
+    out = transfer(source, EditSpec(expression={"smile": 1.0}), spec)
 
     def inner(params: FaceParams) -> np.ndarray:
         names = ("shape", "expression", "head_rotation", "jaw_rotation")
@@ -103,8 +112,9 @@ def test_named_edit_moves_flame_like_the_open_head(stranger, named):
     corners, eyes = [INNER.index(61), INNER.index(291)], [INNER.index(i) for i in (33, 133, 362, 263)]
     assert moved[corners].min() > 0.003
     assert moved[eyes].max() < 0.001
+    assert expression_amount(out, "smile", spec) == pytest.approx(1, abs=1e-4)
     with pytest.raises(BadEdit, match="region"):
-        transfer(source, EditSpec(expression={"smile": 1.0}, region="mouth"), spec, named=named)
+        transfer(source, EditSpec(expression={"smile": 1.0}, region="mouth"), spec)
 
 
 def test_head_without_landmarks_is_refused(stranger):
