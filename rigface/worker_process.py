@@ -216,7 +216,9 @@ def _portable(error: Exception) -> tuple[Exception, str]:
     """An exception that the parent reads, of the nearest class that it knows, and its traceback."""
     text = "".join(traceback.format_exception(error))
     kind = next(kind for kind in type(error).__mro__ if _is_plain(kind))
-    if kind is not type(error):
+    if isinstance(error, OSError) and error.errno is not None:  # of FFmpeg, for example
+        error = OSError(error.errno, error.strerror, error.filename)
+    elif kind is not type(error):
         error = (kind if kind is not Exception else RuntimeError)(f"{type(error).__name__}: {error}")
     try:
         _PlainReader(io.BytesIO(pickle.dumps(error))).load()

@@ -23,11 +23,10 @@ from tyro.conf import Positional, arg
 
 from rigface import assets
 from rigface.edits import PREVIEW
-from rigface.errors import RigFaceError
 from rigface.host_environment import repair_environment
 from rigface.image import decode
 from rigface.ranges import in_range
-from rigface.terminal import exit_code, os_error_sentence
+from rigface.terminal import exit_code, sentence_of
 from serve.local import free_port, serving
 from serve.security import api_keys, audit_log, consent
 
@@ -265,10 +264,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         about = inspect.cleandoc(__doc__ if kind is Start else kind.__doc__)
         tyro.cli(kind, prog=prog, description=_shown(about), args=words).run()
-    except (RigFaceError, ValueError, OSError) as error:
-        if isinstance(error, BrokenPipeError):
+    except Exception as error:
+        sentence = str(error) if isinstance(error, ValueError) else sentence_of(error)
+        if isinstance(error, BrokenPipeError) or sentence is None:
             raise
-        print(f"rigface serve: {os_error_sentence(error) if isinstance(error, OSError) else error}", file=sys.stderr)
+        print(f"rigface serve: {sentence}", file=sys.stderr)
         return 1
     return 0
 

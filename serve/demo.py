@@ -11,6 +11,7 @@ from pathlib import Path
 from rigface.edits import PREVIEW
 from rigface.errors import BadInput, PlanError
 from rigface.image import decode, encode_jpeg, sniff
+from rigface.storage.whole_file import write_whole
 from rigface.video.decode import read_frames
 from serve.client.client import Client, ClientResult
 from serve.schemas import ModelInfo
@@ -32,9 +33,8 @@ def show(url: str, source: Path, out: Path) -> str:
         photo, name = _face_image(source, client)
         result = client.edit(name, EDIT)
         model = next(m for m in client.models() if m.name == result.model)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "photo.jpg").write_bytes(photo)
-    (out / "edited.png").write_bytes(result.image)
+    write_whole(out / "photo.jpg", photo)
+    write_whole(out / "edited.png", result.image)
     return "\n".join(_report(url, out, result, model))
 
 

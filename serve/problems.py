@@ -10,11 +10,14 @@ error: 500, logged with its traceback, and without a detail, because its text ma
 file's path, a traceback or a picture.
 """
 
+import errno
 from dataclasses import dataclass, field
 from typing import Any
 
 from rigface.errors import BadEdit, BadInput, BadVideo, NoFace, StorageGone
+from rigface.terminal import is_out_of_memory
 
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE)
 PREFIX = "urn:rigface:problem:"
 KNOWN = {  # slug -> status, title
     "bad-request": (422, "The request is not valid"),
@@ -95,8 +98,12 @@ def problem_of(error: BaseException) -> ApiError:
         return ApiError(slug, error.reason)
     if isinstance(error, BadEdit):
         return ApiError("bad-request", str(error))
-    if isinstance(error, StorageGone):
+    if isinstance(error, StorageGone) or getattr(error, "errno", None) in DISK_ERRORS:
         return ApiError("busy", "the job storage is unavailable or full", 15)
+    if is_out_of_memory(error):
+        return ApiError("busy", "there is not enough memory for this request now", 15)
     if isinstance(error, TimeoutError):
         return ApiError("timeout", retry_after_s=5)
+    if type(error).__module__.startswith("av."):  # of FFmpeg, about the file
+        return ApiError("bad-clip", "it cannot be decoded or encoded")
     return ApiError("internal")

@@ -16,7 +16,17 @@ from collections.abc import AsyncGenerator, Callable, Collection, Coroutine
 from contextlib import suppress
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import (
+    LocalRayletDiedError,
+    NodeDiedError,
+    ObjectLostError,
+    OutOfDiskError,
+    OutOfMemoryError,
+    RayActorError,
+    RayTaskError,
+    RpcError,
+    WorkerCrashedError,
+)
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, ReplicaUnavailableError
 from ray.serve.handle import DeploymentHandle
 
@@ -27,7 +37,10 @@ from serve.telemetry import tracing
 Params = ParamSpec("Params")
 Result = TypeVar("Result")
 Event = TypeVar("Event")
-LOST = (RayActorError, ReplicaUnavailableError)
+LOST = (
+    RayActorError, ReplicaUnavailableError, NodeDiedError, LocalRayletDiedError, WorkerCrashedError, OutOfMemoryError,
+    ObjectLostError,
+)  # fmt: skip
 MAX_TRIES, RETRY_S = 4, 0.5
 MODELS_TTL_S = 5.0
 
@@ -156,7 +169,7 @@ async def _wait_or_raise(error: Exception, tries_left: int) -> None:
         error = error.cause
     if isinstance(error, BackPressureError):
         raise ApiError("busy", "too many requests are waiting", 2) from None
-    if isinstance(error, DeploymentUnavailableError):
+    if isinstance(error, (DeploymentUnavailableError, OutOfDiskError, RpcError)):
         raise ApiError("busy", "a part of the service is down", 5) from None
     if not isinstance(error, LOST):
         raise error from None

@@ -12,7 +12,7 @@ import rigface
 from pipelines.cli.commands import MODULES, overview
 from rigface.errors import RigFaceError, StorageGone
 from rigface.host_environment import repair_environment
-from rigface.terminal import exit_code, os_error_sentence
+from rigface.terminal import exit_code, sentence_of
 
 RESUMABLE = ("extract", "pair", "encode", "train", "evaluate")
 INTERRUPTED = "rigface: stopped. Finished work is kept; run the same command again to continue."
@@ -44,10 +44,10 @@ def _run(words: list[str]) -> int:
 
     try:
         return parse(words).run()
-    except (RigFaceError, OSError) as e:
-        if isinstance(e, BrokenPipeError):
+    except Exception as e:
+        if isinstance(e, BrokenPipeError) or (sentence := sentence_of(e)) is None:
             raise
-        error = e if isinstance(e, RigFaceError) else StorageGone(os_error_sentence(e))
+        error = e if isinstance(e, RigFaceError) else StorageGone(sentence)
         if "--log-format=json" in "=".join(words):  # as two words or as one
             from pipelines.telemetry import log_events
 

@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Iterator
 
+from pipelines.cluster.ray_errors import translated
 from rigface.errors import NoCluster
 from rigface.host_environment import repair_environment
 from rigface.ray_auth import authenticate
@@ -33,6 +34,9 @@ def connected(address: str = "", cpus: float = 0, object_store_mb: int = 500) ->
 
     Without an address it is that of RAY_ADDRESS, else a private cluster on this machine, with at least `cpus` CPUs and
     an object store of so many MiB.
+
+    NoCluster if no cluster answers at the address; a RigFaceError for what caused an error of Ray inside
+    (`ray_errors.py`).
     """
     repair_environment()
     for name, value in QUIET.items():
@@ -44,7 +48,8 @@ def connected(address: str = "", cpus: float = 0, object_store_mb: int = 500) ->
 
     if ray.is_initialized():
         _quiet()
-        yield
+        with translated():
+            yield
         return
     with _filtered_stderr():
         if address:
@@ -64,7 +69,8 @@ def connected(address: str = "", cpus: float = 0, object_store_mb: int = 500) ->
             )
         _quiet()
         try:
-            yield
+            with translated():
+                yield
         finally:
             ray.shutdown()
 

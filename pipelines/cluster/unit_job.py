@@ -108,7 +108,9 @@ def _results(
         import ray.data
         from ray.data import ActorPoolStrategy
 
-        ray.data.DataContext.get_current().max_errored_blocks = 0
+        context = ray.data.DataContext.get_current()
+        context.max_errored_blocks = 0
+        context.raise_original_map_exception = True  # its wrapper would lose it on the way
         dataset = ray.data.from_items(
             [{"unit": pickle.dumps(unit)} for unit in units], override_num_blocks=len(units)
         ).map_batches(

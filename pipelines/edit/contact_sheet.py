@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from pipelines.edit.config import StripConfig
 from pipelines.edit.inputs import errors_named, kind_of, read_image
 from pipelines.edit.job import load_editor
-from pipelines.edit.outputs import check_writable, write_whole
+from pipelines.edit.outputs import check_writable
 from pipelines.edit.report import hints
 from rigface.editor import Editor
 from rigface.edits import EditSpec, LightEdit
@@ -22,6 +22,7 @@ from rigface.face.analyzer import choose_faces
 from rigface.face.geometry import alignment
 from rigface.face.geometry.rotation import to_degrees, to_matrix
 from rigface.image import encode_png
+from rigface.storage.whole_file import write_whole
 from rigface.types import Face
 from rigface.video.decode import read_frames
 

@@ -17,6 +17,7 @@ from pipelines.edit.inputs import errors_named
 from rigface.edits import NAMED_EXPRESSIONS, EditSpec, LightEdit, Region, Trait
 from rigface.errors import PlanError
 from rigface.ranges import in_range
+from rigface.storage.whole_file import write_whole
 
 
 def _optional(metavar: str) -> Any:
@@ -126,8 +127,7 @@ def parse_flags(flags: EditFlags) -> tuple[EditSpec, dict[Trait, Path]]:
 
 def save_edit(path: Path, spec: EditSpec) -> None:
     """Write an edit as a file for `--edit`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(spec.to_json() + "\n")
+    write_whole(path, f"{spec.to_json()}\n".encode())
 
 
 def _from_file(path: Path | None) -> EditSpec:

@@ -9,6 +9,7 @@ import numpy as np
 
 from rigface.errors import BadInput, NoFace, PlanError
 from rigface.image import SNIFF_BYTES, decode, sniff
+from rigface.terminal import os_error_sentence
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 SMALL_FACES_HINT = ". If it is small or seen from behind, try --small-faces"
@@ -23,7 +24,8 @@ def errors_named(path: Path, flag: str = "") -> Iterator[None]:
         hint = SMALL_FACES_HINT if isinstance(e, NoFace) else ""
         raise PlanError(f"{flag}{path}: {e.reason}{hint}") from e
     except OSError as e:
-        raise PlanError(f"{flag}{e.filename or path}: {e.strerror or e}") from e
+        e.filename = e.filename or str(path)
+        raise PlanError(f"{flag}{os_error_sentence(e)}") from e
 
 
 def read_image(path: Path) -> np.ndarray:

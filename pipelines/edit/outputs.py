@@ -1,4 +1,4 @@
-"""Outputs of the editing jobs: refuse an impossible one before work begins, write a small one whole."""
+"""Outputs of the editing jobs: refuse an impossible one before work begins."""
 
 import os
 from pathlib import Path
@@ -22,14 +22,3 @@ def check_writable(out: Path) -> None:
         raise PlanError(f"{out}: {folder} is a file, not a folder; choose another place")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise PlanError(f"{out}: {folder} cannot be written to; choose another place")
-
-
-def write_whole(out: Path, data: bytes) -> None:
-    """Write a file whole or not at all."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(f".rigface-{os.getpid()}{out.suffix}")
-    try:
-        part.write_bytes(data)
-        os.replace(part, out)
-    finally:
-        part.unlink(missing_ok=True)

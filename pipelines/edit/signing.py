@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from pipelines.edit.config import AnimateConfig, EditConfig
-from pipelines.edit.outputs import write_whole
 from rigface.edits import PREVIEW, EditSpec
 from rigface.errors import BadInput, PlanError
 from rigface.image import encode_image
 from rigface.provenance.signer import C2paSigner, Origin
 from rigface.provenance.signing_keys import FOLDER_VARIABLE
+from rigface.storage.whole_file import write_whole
 
 
 def _bits_of(origins: Sequence[Origin], spec: EditSpec, seed: int) -> int:

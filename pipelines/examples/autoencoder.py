@@ -10,6 +10,7 @@ for measuring only.
 
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor
 
+from pipelines import run_info
 from pipelines.examples.config import AutoencoderConfig
 from pipelines.examples.layout import face_parts
 from pipelines.examples.split import split_of
@@ -27,6 +29,7 @@ from rigface.image import decode as decode_picture
 from rigface.model.latents import decode, encode
 from rigface.model.pca_autoencoder import components, patch_autoencoder
 from rigface.model.weights import WEIGHTS, write_safetensors
+from rigface.storage import lock
 from rigface.storage.store import Store
 
 MAX_HELD_OUT = 32  # pictures of held-out people to measure on
@@ -37,10 +40,23 @@ def make_autoencoder(
 ) -> AutoencoderKL:
     """Make an autoencoder from a dataset of faces and write it to the folder `vae` below `out`.
 
-    PlanError if there are no faces, or `size` is not a multiple of `patch`.
+    PlanError if there are no faces, `size` is not a multiple of `patch`, or OUT belongs to another command; OutputBusy
+    if another run writes to OUT.
     """
     if config.size % config.patch:
         raise PlanError(f"size {config.size} px is not a multiple of the patches' {config.patch} px")
+    store = Store(out)
+    with lock.hold(store):
+        run_info.load_own(store, "autoencoder", ("vae",))
+        vae, held_out = _made(faces, config, say)
+        run_info.write(store, {"patches": asdict(config), "made_from": Store(faces).uri} | run_info.software())
+        _publish(store, vae)
+    say(f"held-out PSNR {measure(vae, held_out):.2f} dB")
+    return vae
+
+
+def _made(faces: str, config: AutoencoderConfig, say: Callable[[str], None]) -> tuple[AutoencoderKL, np.ndarray]:
+    """The autoencoder, and (N, S, S, 3) uint8 pictures to measure it on."""
     pictures, held_out = crops(faces, config)
     say(f"{len(pictures)} crops to learn from, {len(held_out)} of held-out people to measure on")
     try:
@@ -51,9 +67,7 @@ def make_autoencoder(
     with torch.inference_mode():
         spread = torch.cat([encode(vae, part) for part in _tensors(some)]).std()
     vae.register_to_config(scaling_factor=round(1.0 / float(spread), 5))
-    _publish(Store(out), vae)
-    say(f"held-out PSNR {measure(vae, held_out if len(held_out) else pictures[:MAX_HELD_OUT]):.2f} dB")
-    return vae
+    return vae, held_out if len(held_out) else pictures[:MAX_HELD_OUT]
 
 
 def crops(faces: str, config: AutoencoderConfig) -> tuple[np.ndarray, np.ndarray]:

@@ -81,6 +81,15 @@ def plan_hash(source: Store) -> str:
         return ""
 
 
+def examples_hash(source: Store) -> str:
+    """A hash of the names of a folder's objects, which are hashes of what they were made from.
+
+    Raises:
+        PlanError: there are none.
+    """
+    return hashlib.sha256("\0".join(parts_of(source)).encode()).hexdigest()[:16]
+
+
 def autoencoder_folder(name: str) -> Path:
     """The folder of an autoencoder, or its `vae`; `mini` is that of the model that ships. Else MissingAsset."""
     from rigface.model.checkpoint import folder_of

@@ -18,13 +18,12 @@ from pipelines.extract.layout import plain_parquet
 from pipelines.extract.plan import UnitPlan
 from pipelines.extract.stages import DetectFaces, MaskAndScore, Reconstruct, StageActor, Write
 from pipelines.extract.unit import Record
-from rigface.errors import JobBroken, RigFaceError
+from rigface.errors import JobBroken
 from rigface.storage.store import INTERNAL, Store
 from rigface.types import DetectorSpec, HeadSpec
 
 MAX_BLOCKS = 4096  # units; more are read from a Parquet file, because a block each costs the driver 3.6 ms
 TASKS_IN_FLIGHT = 2  # units given to an actor at a time: it need not wait for the next, which saves 50 to 150 ms a unit
-RAY_ADVICE = "\nFailed to apply UDF transform after"  # Ray appends this to the text of any exception of a stage
 
 StageArguments = dict[str, tuple[type, dict[str, Any]]]
 
@@ -44,13 +43,12 @@ def stage_arguments(config: ExtractConfig, head: HeadSpec, detector: DetectorSpe
 def run_units(config: ExtractConfig, head: HeadSpec, detector: DetectorSpec, units: list[UnitPlan]) -> Iterator[Record]:
     """Run the units, in any order; the record of each once it is committed.
 
-    RigFaceError is an expected error of a stage, such as MissingAsset; JobBroken, that no unit finished for `stall_s`;
-    RayError, a bug of a stage, with its traceback inside.
+    JobBroken if no unit finished for `stall_s`; RayError is an error of a stage or of the cluster, which
+    `session.connected` translates.
     """
     import ray.data
     from ray.data import ActorPoolStrategy
     from ray.data.exceptions import ExecutionTimeoutError
-    from ray.exceptions import RayError
 
     # A small job has fewer units than actors.
     warnings.filterwarnings("ignore", message="The minimum number of concurrent actors")
@@ -86,10 +84,6 @@ def run_units(config: ExtractConfig, head: HeadSpec, detector: DetectorSpec, uni
             "pools, "
             f"or an actor crashes again and again: see Ray's logs. Run the same command to continue. ({e})"
         ) from e
-    except RayError as e:
-        if cause := _expected_error(e):
-            raise cause from e
-        raise
 
 
 def _source(config: ExtractConfig, units: list[UnitPlan]) -> Any:
@@ -104,19 +98,3 @@ def _source(config: ExtractConfig, units: list[UnitPlan]) -> Any:
     store.publish(path, plain_parquet(pa.Table.from_pylist(rows)))
     # A small file would become one block, and one task; only this repartition takes effect.
     return ray.data.read_parquet(store.at(path), filesystem=store.fs).repartition(target_num_rows_per_block=1)
-
-
-def _expected_error(error: BaseException | None) -> RigFaceError | None:
-    """The RigFaceError inside a Ray error, if there is one."""
-    from ray.exceptions import RayTaskError
-
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        if isinstance(error, RigFaceError) and not isinstance(
-            error, RayTaskError
-        ):  # Ray's wrapper is both, a page long
-            error.args = (str(error).partition(RAY_ADVICE)[0],)
-            return error
-        seen.add(id(error))
-        error = getattr(error, "cause", None) or error.__cause__
-    return None

@@ -75,8 +75,7 @@ class LocalBackend:
 
     def keep(self, step: int, numbers: dict[str, Any], write: Write, last: bool) -> None:
         self.check()
-        folder = Path(tempfile.mkdtemp(prefix="rigface-checkpoint-"))
-        write(folder)
+        folder = _written(write)
         self.wait()
         self._pending = self._pool.submit(self._publish, folder, f"step-{step:08d}")
         if last:
@@ -99,6 +98,17 @@ class LocalBackend:
                 self._store.delete_folder(f"{CHECKPOINTS}/{old}")
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _written(write: Write) -> Path:
+    """A temporary folder, filled; it is removed after an error."""
+    folder = Path(tempfile.mkdtemp(prefix="rigface-checkpoint-"))
+    try:
+        write(folder)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return folder
 
 
 def _name(folder: str) -> str:
@@ -173,8 +183,7 @@ class RayBackend:
         from ray.train import Checkpoint, CheckpointUploadMode
 
         self.check()
-        folder = Path(tempfile.mkdtemp(prefix="rigface-checkpoint-"))
-        write(folder)
+        folder = _written(write)
         ray.train.report(
             {"step": step, **numbers},
             checkpoint=Checkpoint(str(folder), pafs.LocalFileSystem()),

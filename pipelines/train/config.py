@@ -98,7 +98,7 @@ class TrainConfig:
     address: str = ""  # Ray cluster to join; empty: the one in RAY_ADDRESS, else one is started here.
 
     checkpoint_every: int = 1000
-    keep_checkpoints: int = 3  # Number of latest checkpoints kept.
+    keep_checkpoints: int = 3  # Latest checkpoints kept; two, as the newest may be of a run that diverges.
     validate_every: int = 1000
     validation_examples: int = 32
     validate_faces: bool = True  # Also measure faces in validation outputs: pose, expression, light and identity.
@@ -109,7 +109,8 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         in_range(self, "[1, inf)", "steps", "batch", "micro_batches", "lora_rank", "shuffle_window", "log_every")
-        in_range(self, "[1, inf)", "checkpoint_every", "keep_checkpoints", "validate_every")
+        in_range(self, "[1, inf)", "checkpoint_every", "validate_every")
+        in_range(self, "[2, inf)", "keep_checkpoints")
         in_range(self, "[0, inf)", "warmup_steps", "weight_decay", "min_snr_gamma", "pixel_loss_weight")
         in_range(self, "[0, inf)", "workers", "max_workers", "cpus", "threads", "validation_examples")
         in_range(self, "[0, inf)", "max_failures", "stop_after_s")

@@ -15,7 +15,9 @@ from dataclasses import asdict
 from functools import partial
 
 from pipelines import run_info
+from pipelines.cluster.ray_errors import cause_of
 from pipelines.cluster.session import connected
+from pipelines.examples.layout import examples_hash
 from pipelines.train import report
 from pipelines.train.backend import LocalBackend, RayBackend
 from pipelines.train.config import TrainConfig
@@ -53,14 +55,21 @@ def train(config: TrainConfig, say: Callable[[str], None] = print) -> dict[str, 
 def _claim(store: Store, config: TrainConfig) -> None:
     """Write the run information, after checking that a run of this output may go on with this config."""
     settings = json.loads(json.dumps(asdict(config)))
+    examples = examples_hash(Store(config.examples))
     before = run_info.load_own(store, "train", ("model", "checkpoints")) or {"config": settings, "runs": []}
     changed = [name for name in FIXED if before["config"].get(name) != settings[name]]
     if changed:
         raise PlanError(
             f"{store.uri} began with other {', '.join(changed)}: its checkpoints do not fit these. Choose another OUT"
         )
+    if before.get("examples", examples) != examples:
+        raise PlanError(
+            f"{config.examples} holds other examples than when {store.uri} began, so its order of examples would "
+            "change. Put them back, or choose another OUT"
+        )
     run = {**run_info.software(), "config": settings}
-    run_info.write(store, {"config": settings, "runs": [*before["runs"], run][-run_info.MAX_RUNS :]})
+    runs = [*before["runs"], run][-run_info.MAX_RUNS :]
+    run_info.write(store, {"config": settings, "examples": examples, "runs": runs})
 
 
 def _in_process(config: TrainConfig, store: Store, check: Callable[[], None]) -> dict[str, float]:
@@ -71,9 +80,17 @@ def _in_process(config: TrainConfig, store: Store, check: Callable[[], None]) ->
         backend.wait()
 
 
-def _work(config: TrainConfig, holder: str) -> None:
-    """The loop of one Ray Train worker; `holder`: see `lock.holder`."""
-    loop(config, RayBackend(config.out, holder))
+def _work(config: TrainConfig, holder: str) -> JobBroken | None:
+    """The loop of one Ray Train worker; `holder`: see `lock.holder`.
+
+    Returns the error of all workers alike that another try would only repeat: Ray Train tries again after any
+    exception.
+    """
+    try:
+        loop(config, RayBackend(config.out, holder))
+    except JobBroken as e:
+        return e
+    return None
 
 
 def _on_ray(config: TrainConfig, store: Store) -> dict[str, float]:
@@ -104,5 +121,10 @@ def _on_ray(config: TrainConfig, store: Store) -> dict[str, float]:
         try:
             result = trainer.fit()
         except TrainingFailedError as e:
-            raise JobBroken(f"training ended with {type(e).__name__}: {e}") from e
+            failures = [getattr(each, "_base_exc", each) for each in getattr(e, "worker_failures", {}).values()]
+            raise next(filter(None, map(cause_of, [*failures, e])), None) or JobBroken(
+                f"training ended with {type(e).__name__}: {e}"
+            ) from e
+        if isinstance(result.return_value, JobBroken):  # type: ignore[attr-defined]  # of Train v2
+            raise result.return_value  # type: ignore[attr-defined]
     return {k: v for k, v in (result.metrics or {}).items() if isinstance(v, int | float)}

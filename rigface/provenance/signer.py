@@ -18,7 +18,6 @@ import io
 import json
 import logging
 import os
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +30,7 @@ from rigface.image import decode as decode_image
 from rigface.image import encode_image, sniff
 from rigface.provenance import watermark
 from rigface.provenance.signing_keys import END, algorithm_of, default_folder, read_or_make_key, watermark_secret
+from rigface.storage.whole_file import replacing
 from rigface.video.sandbox import DecoderPool, DecodeTimeout
 
 LOG = logging.getLogger("rigface.provenance")
@@ -119,13 +119,8 @@ class C2paSigner:
             media_type = _media_type(source.read(16))
         if media_type is None:
             return False
-        signed = path.with_name(f".rigface-{os.getpid()}-{zlib.crc32(os.fsencode(path.name)):08x}")
-        try:
-            with path.open("rb") as source, signed.open("w+b") as out:
-                self._sign(source, out, media_type, record, origins)
-            os.replace(signed, path)
-        finally:
-            signed.unlink(missing_ok=True)
+        with replacing(path) as signed, path.open("rb") as source, signed.open("w+b") as out:
+            self._sign(source, out, media_type, record, origins)
         return True
 
     def _sign(

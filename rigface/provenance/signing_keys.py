@@ -79,11 +79,11 @@ def read_or_make_key(folder: Path) -> str:
 def _write_once(path: Path, text: str) -> None:
     """Write a file that only its owner can read, unless another process has made it meanwhile."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as temporary:
+    with tempfile.NamedTemporaryFile("w", dir=path.parent) as temporary:
         temporary.write(text)
-    with contextlib.suppress(FileExistsError):
-        os.link(temporary.name, path)
-    os.unlink(temporary.name)
+        temporary.flush()
+        with contextlib.suppress(FileExistsError):
+            os.link(temporary.name, path)
 
 
 def _new_key() -> str:

@@ -113,30 +113,30 @@ class Store:
                 f.write(data)
                 f.flush()
                 os.fsync(f.fileno())
+            return self._rename(temporary, target, replace)
         except OSError as e:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
             if e.errno in NO_ROOM:
                 raise StorageGone(
                     f"{self.uri}: {(e.strerror or 'no room').lower()}. What is finished is kept; "
                     "make room and run the same command again."
                 ) from e
-            raise
-        if replace:
-            os.replace(temporary, target)
-            return True
-        try:
-            os.link(temporary, target)
-        except FileExistsError:
-            return False
-        except OSError:  # a file system without hard links: here two writers can both succeed
-            if os.path.exists(target):
-                return False
-            os.replace(temporary, target)
-            return True
+            raise OSError(e.errno, e.strerror, target) from e
         finally:
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(OSError):
                 os.unlink(temporary)
+
+    def _rename(self, temporary: str, target: str, replace: bool) -> bool:
+        """Give a file its name; False if another had it and stays."""
+        if not replace:
+            try:
+                os.link(temporary, target)
+                return True
+            except FileExistsError:
+                return False
+            except OSError:  # a file system without hard links: here two writers can both succeed
+                if os.path.exists(target):
+                    return False
+        os.replace(temporary, target)
         return True
 
     def delete(self, path: str) -> None:

@@ -49,7 +49,8 @@ class VideoConcatenator(VideoWriter):
                 packet.pts = packet.dts = shown
                 packet.duration = lasts
                 packet.stream = self._stream
-                self._out.mux(packet)
+                with self._errors_named():
+                    self._out.mux(packet)
                 self.frames += 1
 
     def _picture(self, clock: Fraction) -> Any:

@@ -59,7 +59,10 @@ def open_video(file: Source, threads: int = 1) -> Iterator[tuple[InputContainer,
             raise BadVideo("unreadable container" if kind == "video" else "not a video") from e
         with container:
             reading = cast("InputContainer", container)
-            yield reading, _video_stream(reading, threads)
+            try:
+                yield reading, _video_stream(reading, threads)
+            except av.FFmpegError as e:  # what no reader expected
+                raise BadVideo(f"it cannot be decoded ({e.strerror})") from e
 
 
 def _kind(file: Any) -> str:

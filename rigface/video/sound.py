@@ -35,12 +35,19 @@ class CopiedTrack:
     """An audio track in the container `out` whose packets are those of the stream `source`."""
 
     def __init__(self, out: Any, source: Any) -> None:
-        self._out, self._track = out, out.add_stream_from_template(source)
+        self._out, self._track, self._packets = out, out.add_stream_from_template(source), 0
 
     def write(self, packet: Any) -> None:
-        """Copy a packet."""
+        """Copy a packet; one that is refused after others were taken is damaged, and is left out."""
+        import av
+
         packet.stream = self._track
-        self._out.mux(packet)
+        try:
+            self._out.mux(packet)
+        except av.FFmpegError as e:
+            if not self._packets or isinstance(e, OSError):
+                raise
+        self._packets += 1
 
     def finish(self) -> None:
         """Nothing is left."""
@@ -58,8 +65,14 @@ class EncodedTrack:
         self._is_finished = False
 
     def write(self, packet: Any) -> None:
-        """Decode a packet, and encode what is complete."""
-        for frame in packet.decode():
+        """Decode a packet, and encode what is complete; a damaged one is left out."""
+        import av
+
+        try:
+            frames = packet.decode()
+        except av.error.InvalidDataError:
+            return
+        for frame in frames:
             self._encode(frame)
 
     def finish(self) -> None:

@@ -16,7 +16,7 @@ name and renamed at the end.
 import os
 import zlib
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -80,9 +80,10 @@ class VideoWriter:
     def __enter__(self) -> Self:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            self._out = self._stack.enter_context(
-                av.open(str(self._beside), "w", format=SUFFIXES[self.path.suffix.lower()])
-            )
+            with self._errors_named():
+                self._out = self._stack.enter_context(
+                    av.open(str(self._beside), "w", format=SUFFIXES[self.path.suffix.lower()])
+                )
             self._packets: Iterator[av.Packet[Any]] = iter(())
             self._waiting: av.Packet[Any] | None = None
             self._tracks: dict[int, CopiedTrack | EncodedTrack] = {}
@@ -109,7 +110,8 @@ class VideoWriter:
         frame = frame.reformat(format=self._stream.pix_fmt, dst_colorspace=matrix)
         frame.pts = round((time_s + self._delay) / self._clock)
         frame.time_base = self._clock
-        self._out.mux(self._stream.encode(frame))
+        with self._errors_named():
+            self._out.mux(self._stream.encode(frame))
         self.frames += 1
 
     def __exit__(
@@ -119,22 +121,40 @@ class VideoWriter:
             self._give_up()
             return
         try:
-            self._flush()
+            with self._errors_named():
+                self._flush()
             self._copy_sound(until_s=None)
-            self._stack.close()
+            with self._errors_named():
+                self._stack.close()
+                os.replace(self._beside, self.path)
         except BaseException:
             self._give_up()
             raise
-        os.replace(self._beside, self.path)
 
     def _flush(self) -> None:
         self._out.mux(self._stream.encode(None))
 
     def _give_up(self) -> None:
-        try:
+        """Remove the unfinished file; the error that led here is the one to report."""
+        import av
+
+        with suppress(av.FFmpegError):  # of a full disk, again
             self._stack.close()
-        finally:
-            self._beside.unlink(missing_ok=True)
+        self._beside.unlink(missing_ok=True)
+
+    @contextmanager
+    def _errors_named(self) -> Iterator[None]:
+        """Raise errors of the disk and of the encoder with the name of the file."""
+        import av
+
+        try:
+            yield
+        except OSError as e:  # those of FFmpeg, too
+            raise OSError(e.errno, e.strerror, str(self.path)) from e
+        except av.FFmpegError as e:
+            width, height = self._size
+            reason = f"cannot be written by {self._codec} at {width} x {height} px ({e.strerror})"
+            raise BadVideo(f"{self.path.name} {reason}; try another size or container") from e
 
     def _picture(self, clock: Fraction) -> Any:
         width, height = self._size
@@ -161,7 +181,7 @@ class VideoWriter:
         """Open the other file; its clock, and how late its first picture is against the new beginning."""
         container, pictures = self._stack.enter_context(open_video(name))
         clock = Fraction(pictures.time_base or CLOCK)
-        first = next(iter(container.decode(pictures)), None)
+        first = _first_frame(container, pictures)
         picture_s = float((first.pts or 0) * clock) if first is not None else 0.0
         container, pictures = self._stack.enter_context(open_video(name))
         pictures.discard = Discard.all
@@ -187,11 +207,15 @@ class VideoWriter:
     def _copy_sound(self, until_s: float | None) -> None:
         """Move packets over, up to a time; None: all."""
         while True:
-            packet = self._waiting or next(self._packets, None)
+            try:
+                packet = self._waiting or next(self._packets, None)
+            except av.FFmpegError:  # the data breaks off
+                packet = None
             self._waiting = None
             if packet is None:
-                for track in self._tracks.values():
-                    track.finish()
+                with self._errors_named():
+                    for track in self._tracks.values():
+                        track.finish()
                 return
             if packet.dts is None or packet.time_base is None:  # the end of a stream
                 continue
@@ -206,12 +230,26 @@ class VideoWriter:
             try:
                 self._tracks[stream.index].write(packet)
             except av.FFmpegError as e:
+                if isinstance(e, OSError):
+                    raise OSError(e.errno, e.strerror, str(self.path)) from e
                 raise self._unfit(stream.codec_context.name) from e
 
     def _unfit(self, codec: str) -> BadVideo:
         return BadVideo(
             f"its sound ({codec}) does not fit into {self.path.suffix}: try .mkv, which holds most kinds, or --silent"
         )
+
+
+def _first_frame(container: Any, pictures: Any) -> Any:
+    """The first frame that can be decoded, or None."""
+    import av
+
+    with suppress(av.FFmpegError):  # the data breaks off
+        for packet in container.demux(pictures):
+            with suppress(av.FFmpegError):
+                if frames := packet.decode():
+                    return frames[0]
+    return None
 
 
 def _fitted(image: np.ndarray, width: int, height: int) -> np.ndarray:

@@ -15,6 +15,7 @@ import secrets
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from rigface.storage.whole_file import write_whole
 from serve.problems import ApiError
 
 SCOPES = ("edit", "jobs", "verify", "metrics")
@@ -140,8 +141,4 @@ def remove(path: Path, name: str) -> None:
 
 
 def _write(path: Path, keys: list[Key]) -> None:
-    temporary = path.with_name(path.name + ".new")
-    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(handle, "w") as out:
-        out.writelines(json.dumps(asdict(k)) + "\n" for k in keys)
-    temporary.replace(path)
+    write_whole(path, "".join(json.dumps(asdict(k)) + "\n" for k in keys).encode(), 0o600)

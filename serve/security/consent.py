@@ -18,7 +18,6 @@ import datetime
 import json
 import logging
 import math
-import os
 import random
 import threading
 from collections.abc import Callable, Sequence
@@ -30,6 +29,7 @@ import numpy as np
 
 from rigface.face.geometry import alignment
 from rigface.face.identity.dlib_embedding import DlibIdentity, face_chip
+from rigface.storage.whole_file import write_whole
 from rigface.types import Face, Frame
 from serve.problems import ApiError
 
@@ -233,10 +233,8 @@ def remove(path: Path, name: str) -> bool:
 
 def _write(path: Path, people: Sequence[Person]) -> None:
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    temporary = path.with_name(path.name + ".new")
-    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(handle, "w") as out:
-        for person in people:
-            vectors = [[round(float(v), 6) for v in row] for row in person.vectors]
-            out.write(json.dumps({"name": person.name, "written": now, "vectors": vectors}) + "\n")
-    temporary.replace(path)
+    lines = []
+    for person in people:
+        vectors = [[round(float(v), 6) for v in row] for row in person.vectors]
+        lines.append(json.dumps({"name": person.name, "written": now, "vectors": vectors}) + "\n")
+    write_whole(path, "".join(lines).encode(), 0o600)

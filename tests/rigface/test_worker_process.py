@@ -32,6 +32,10 @@ class Worker:
             import av
 
             raise av.error.InvalidDataError(1, "torn")
+        if what == "full disk":
+            import av
+
+            raise av.error.OSError(28, "No space left on device", "/tmp/out.mp4")
         if isinstance(what, tuple):
             return Call(*what)
         raise BadVideo("torn", stage="decode")
@@ -65,6 +69,12 @@ def test_frames_and_errors_of_this_project_come_back(child):
 def test_error_of_another_package_comes_as_its_nearest_known_class(child):
     with pytest.raises(ValueError, match="InvalidDataError"):
         child("unknown error")
+
+
+def test_error_of_the_system_keeps_its_number_and_file(child):
+    with pytest.raises(OSError, match="No space") as error:
+        child("full disk")
+    assert (error.value.errno, error.value.filename) == (28, "/tmp/out.mp4")
 
 
 @pytest.mark.parametrize("function", [os.mkdir, eval, np.save, WorkerProcess])

@@ -1,7 +1,14 @@
 """Calls through a handle: retries after a lost replica, except for the submission of a job."""
 
 import pytest
-from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
+from ray.exceptions import (
+    ActorDiedError,
+    ActorUnavailableError,
+    NodeDiedError,
+    OutOfDiskError,
+    OutOfMemoryError,
+    RayTaskError,
+)
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
 from serve import remote
@@ -63,7 +70,9 @@ def preview(handle):
     return run(RemoteFaceWorker(handle).preview("edit", OutputOptions()))
 
 
-@pytest.mark.parametrize("lost", [ActorDiedError(), ActorUnavailableError("away", None)])
+@pytest.mark.parametrize(
+    "lost", [ActorDiedError(), ActorUnavailableError("away", None), NodeDiedError("off"), OutOfMemoryError("killed")]
+)
 def test_call_is_repeated_after_lost_replica(lost):
     handle = Handle(lost, lost, "preview")
     assert preview(handle) == "preview"
@@ -85,7 +94,7 @@ def test_job_submission_is_not_repeated():
     assert len(handle.calls) == 1
 
 
-@pytest.mark.parametrize("error", [BackPressureError(8, 64), DeploymentUnavailableError(None)])
+@pytest.mark.parametrize("error", [BackPressureError(8, 64), DeploymentUnavailableError(None), OutOfDiskError("full")])
 def test_overloaded_or_missing_deployment_is_busy(error):
     with pytest.raises(ApiError, match="busy"):
         preview(Handle(error))

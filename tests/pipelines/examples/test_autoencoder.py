@@ -10,10 +10,11 @@ from pipelines.examples.autoencoder import _publish, crops, make_autoencoder, me
 from pipelines.examples.config import AutoencoderConfig
 from pipelines.examples.layout import autoencoder_folder
 from pipelines.examples.split import split_of
-from rigface.errors import MissingAsset, PlanError
+from rigface.errors import MissingAsset, OutputBusy, PlanError
 from rigface.image import encode_jpeg
 from rigface.model import checkpoint
 from rigface.model.latents import encode_target
+from rigface.storage import lock
 from rigface.storage.store import Store
 from rigface.testing import fakes
 
@@ -79,6 +80,19 @@ def test_unfitting_sizes_are_refused(faces, tmp_path, config, says):
 def test_missing_faces_are_refused(tmp_path):
     with pytest.raises(PlanError, match="no faces"):
         make_autoencoder(str(tmp_path), str(tmp_path / "out"), SMALL)
+
+
+def test_folder_of_a_model_is_left_alone(faces, tmp_path):
+    checkpoint.save(tmp_path, checkpoint.tiny())
+    before = {path: path.read_bytes() for path in (tmp_path / "vae").iterdir()}
+    with pytest.raises(PlanError, match=r"has vae but no rigface\.json"):
+        make_autoencoder(str(faces), str(tmp_path), SMALL, lambda words: None)
+    assert {path: path.read_bytes() for path in (tmp_path / "vae").iterdir()} == before
+
+
+def test_output_in_use_is_refused(faces, tmp_path):
+    with lock.hold(Store(str(tmp_path))), pytest.raises(OutputBusy):
+        make_autoencoder(str(faces), str(tmp_path), SMALL, lambda words: None)
 
 
 def test_killed_export_leaves_no_mixture_of_weights_and_config(tmp_path, monkeypatch):

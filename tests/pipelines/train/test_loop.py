@@ -1,7 +1,9 @@
 """Training: deterministic order, resume with the same losses, independence of the number of workers."""
 
+import errno
 import json
 import pickle
+import shutil
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -269,10 +271,10 @@ def test_step_without_finite_loss_is_skipped_and_counted(place, tmp_path, monkey
 
 def test_run_without_finite_losses_ends_with_error_and_keeps_the_last_checkpoint(place, tmp_path, monkeypatch):
     losses_not_finite_at(monkeypatch, *range(4, 100))
-    config = toy(place, tmp_path, steps=40, checkpoint_every=1, keep_checkpoints=1)
+    config = toy(place, tmp_path, steps=40, checkpoint_every=1, keep_checkpoints=2)
     with pytest.raises(JobBroken, match="10 steps in a row, up to step 13, was not finite"):
         train(config, lambda words: None)
-    assert LocalBackend(Store(str(tmp_path))).names() == ["step-00000003"]
+    assert LocalBackend(Store(str(tmp_path))).names() == ["step-00000002", "step-00000003"]
     with pytest.raises(JobBroken, match="up to step 4"):
         train(replace(config, steps=4), lambda words: None)
 
@@ -302,6 +304,33 @@ def test_other_config_in_the_same_folder_is_refused(place, tmp_path):
     train(toy(place, tmp_path, steps=2), lambda words: None)
     with pytest.raises(PlanError, match="began with other batch"):
         train(toy(place, tmp_path, steps=4, batch=3), lambda words: None)
+
+
+def test_other_examples_in_the_same_folder_are_refused(place, tmp_path):
+    examples = tmp_path / "latents"
+    shutil.copytree(place / "latents", examples)
+    config = toy(place, tmp_path / "out", examples=str(examples), steps=2)
+    train(config, lambda words: None)
+    next(examples.rglob("*.parquet")).unlink()
+    with pytest.raises(PlanError, match="holds other examples than when"):
+        train(replace(config, steps=4), lambda words: None)
+
+
+def test_one_checkpoint_alone_is_refused():
+    with pytest.raises(PlanError, match="keep-checkpoints: want at least 2"):
+        replace(debug(), keep_checkpoints=1)
+
+
+def test_checkpoint_that_cannot_be_written_leaves_no_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+    def full(folder):
+        (folder / "part").write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        LocalBackend(Store(str(tmp_path / "out"))).keep(3, {}, full, last=True)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_unfitting_examples_are_refused_with_the_differences(place, tmp_path):

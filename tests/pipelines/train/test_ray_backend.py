@@ -6,7 +6,9 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import psutil
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -17,6 +19,7 @@ from pipelines.train import batch_sampler, metric_log, ray_reader
 from pipelines.train.backend import LocalBackend
 from pipelines.train.config import TrainConfig, debug
 from pipelines.train.job import train
+from rigface.errors import JobBroken
 from rigface.model import checkpoint
 from rigface.storage.store import Store
 from rigface.testing import fake_examples
@@ -86,6 +89,22 @@ def test_run_resumed_on_ray_keeps_the_loss_curve_after_a_kill(config, alone, ray
     one, other = (checkpoint.load(folder).model.state_dict() for folder in folders)
     for name in one:
         torch.testing.assert_close(one[name], other[name], atol=2e-3, rtol=2e-2)
+
+
+def test_run_whose_loss_is_not_finite_is_not_tried_again(config, ray_cluster, tmp_path):
+    """Ray Train would repeat it `max_failures` times."""
+    examples = tmp_path / "latents"
+    for path in Path(config.examples).rglob("*.parquet"):
+        table = pq.read_table(path)
+        name = "target_latents"
+        values = pa.array(np.full(len(table[name].combine_chunks().flatten()), np.inf, np.float16))
+        kind = table.schema.field(name)
+        broken = pa.FixedSizeListArray.from_arrays(values.cast(kind.type.value_type), kind.type.list_size)
+        (copy := examples / path.relative_to(config.examples)).parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(table.set_column(table.column_names.index(name), kind, broken), copy)
+    run = replace(config, examples=str(examples), out=str(tmp_path / "out"), workers=1, reader="thread")
+    with pytest.raises(JobBroken, match=r"^the loss or gradient of 10 steps in a row"):
+        train(replace(run, validation_examples=0), lambda words: None)
 
 
 def test_ray_data_returns_windows_in_order(config, ray_cluster):

@@ -64,7 +64,7 @@ def test_pairs_training_and_edit_on_object_storage(bucket, sd15, fixtures, tmp_p
 
     run = replace(
         debug(), examples=f"{root}/pairs", out=f"{root}/run", start=f"sd15:{root}/sd15", steps=2, checkpoint_every=1,
-        validation_examples=0, keep_checkpoints=1,
+        validation_examples=0, keep_checkpoints=2,
     )  # fmt: skip
     train(run, lambda words: None)
     store = Store(run.out)

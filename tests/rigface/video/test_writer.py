@@ -10,6 +10,8 @@ from rigface.errors import BadVideo
 from rigface.video.decode import read_frames
 from rigface.video.writer import VideoWriter, best_codec
 
+from .clips import read_all_there_is
+
 CODECS = sorted({"mpeg4", best_codec()})
 
 
@@ -172,6 +174,50 @@ def test_longest_name_is_written(tmp_path):
     with VideoWriter(path, (64, 48), 25) as film:
         film.write(pictures(1)[0], 0.0)
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_full_disk_names_the_file_and_leaves_none(tmp_path, no_room, suffix):
+    path, noise = tmp_path / f"a{suffix}", np.random.default_rng(0)
+
+    def write():
+        with VideoWriter(path, (160, 120), 25) as film:
+            for i in range(40):
+                film.write(noise.integers(0, 256, (120, 160, 3), np.uint8), i / 25)
+
+    with no_room(100_000), pytest.raises(OSError, match="File too large") as error:
+        write()
+    assert error.value.filename == str(path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_size_that_no_encoder_takes_is_an_error_of_the_video(tmp_path):
+    film = VideoWriter(tmp_path / "a.mp4", (20_000, 2), 25)
+    with pytest.raises(BadVideo, match=r"a\.mp4 cannot be written by .* at 20000 x 2 px"), film:
+        film.write(np.zeros((2, 20_000, 3), np.uint8), 0.0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_sound_ends_where_the_source_breaks_off(tmp_path):
+    source = clip(tmp_path / "a.mkv", count=50)
+    source.write_bytes(source.read_bytes()[: source.stat().st_size // 2])
+    shown, reason = read_all_there_is(str(source))
+    assert reason == "data ends early"
+    with VideoWriter(tmp_path / "out.mp4", (64, 48), 25, sound=str(source)) as film:
+        for frame in shown:
+            film.write(frame.image, frame.time_s)
+    assert 0 < samples_and_codec(tmp_path / "out.mp4")[0] < 44_100 * 50 // 25
+
+
+@pytest.mark.parametrize("number", [0, 12])
+def test_damaged_packets_of_sound_are_left_out(tmp_path, number):
+    source = clip(tmp_path / "a.avi", audio="mp2", count=50)
+    data = bytearray(source.read_bytes())
+    packets = [at for at in range(len(data) - 4) if data[at : at + 4] == b"01wb"]
+    data[packets[number] + 8 : packets[number] + 40] = bytes(32)
+    source.write_bytes(data)
+    out = copied(source, tmp_path / "out.mov")
+    assert len(list(read_frames(str(out)))) == 50
 
 
 def test_unknown_suffix_is_refused(tmp_path):
