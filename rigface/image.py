@@ -17,14 +17,14 @@ Source of the transfer functions: IEC 61966-2-1:1999.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import re
-from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
 import cv2
 import numpy as np
-from PIL import Image, ImageCms, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from rigface.errors import BadImage
 
@@ -153,9 +153,9 @@ def pixels_of(data: bytes) -> int:
         return 0
 
 
-def decode_mask(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+def decode_mask(data: bytes) -> np.ndarray:
     """A mask written by `encode_png`, (H, W) uint8; refuses as `decode` does."""
-    return _read(data, ("PNG",), max_pixels, lambda picture: np.array(picture.convert("L")))
+    return _read(data, ("PNG",), MAX_PIXELS, lambda picture: np.array(picture.convert("L")))
 
 
 def _read(data: bytes, formats: tuple[str, ...], max_pixels: int, convert: Any) -> np.ndarray:
@@ -183,10 +183,14 @@ def _too_large(pixels: int, limit: int) -> str:
 
 def _to_rgb(picture: Image.Image) -> np.ndarray:
     """A loaded picture of any mode as an upright image, by the rules of this module."""
-    orientation, picture = _orientation(picture), _in_srgb(picture)
+    with contextlib.suppress(Exception):  # a damaged EXIF block does not spoil the picture
+        ImageOps.exif_transpose(picture, in_place=True)
+    picture = _in_srgb(picture)
     if picture.mode.startswith("I"):
-        grey = _to_8_bit(np.asarray(picture))
-        image = np.stack([grey] * 3, axis=-1)
+        grey = np.asarray(picture)
+        if grey.min(initial=0) < 0 or grey.max(initial=0) > 65535:
+            raise BadImage("32-bit integer picture: its range is not known; save it with 8 or 16 bits")
+        image = np.stack([((grey.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)] * 3, axis=-1)
     elif picture.mode == "F":
         raise BadImage("32-bit float picture: its range is not known; save it with 8 or 16 bits")
     elif picture.has_transparency_data:
@@ -194,7 +198,7 @@ def _to_rgb(picture: Image.Image) -> np.ndarray:
         image = np.asarray(Image.alpha_composite(Image.new("RGBA", seen.size, "white"), seen))[..., :3]
     else:
         image = np.array(picture.convert("RGB"))
-    return _upright(image, orientation)
+    return np.ascontiguousarray(image)
 
 
 def _in_srgb(picture: Image.Image) -> Image.Image:
@@ -212,30 +216,6 @@ def _in_srgb(picture: Image.Image) -> Image.Image:
     except (ImageCms.PyCMSError, OSError):
         return picture
     return converted or picture
-
-
-def _to_8_bit(grey: np.ndarray) -> np.ndarray:
-    if grey.min(initial=0) < 0 or grey.max(initial=0) > 65535:
-        raise BadImage("32-bit integer picture: its range is not known; save it with 8 or 16 bits")
-    return ((grey.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
-
-
-def _orientation(picture: Image.Image) -> int:
-    try:
-        return int(picture.getexif().get(0x0112, 1))
-    except Exception:  # a damaged EXIF block does not spoil the picture
-        return 1
-
-
-def _upright(image: np.ndarray, orientation: int) -> np.ndarray:
-    """Undo an EXIF orientation (1-8; anything else is taken as 1)."""
-    if orientation in (5, 6, 7, 8):
-        image = image.swapaxes(0, 1)
-    if orientation in (3, 4, 7, 8):
-        image = image[::-1]
-    if orientation in (2, 3, 6, 7):
-        image = image[:, ::-1]
-    return np.ascontiguousarray(image)
 
 
 def encode_jpeg(image: np.ndarray, quality: int = 92) -> bytes:
@@ -323,10 +303,8 @@ def srgb8_to_linear(image: np.ndarray) -> np.ndarray:
     """uint8 sRGB of any shape as linear light in [0, 1], float32, by table; ValueError if it is not uint8."""
     if image.dtype != np.uint8:
         raise ValueError(f"image: want uint8, got {image.dtype}")
-    result: np.ndarray = _linear_of_8_bit()[image]
+    result: np.ndarray = _LINEAR[image]
     return result
 
 
-@cache
-def _linear_of_8_bit() -> np.ndarray:
-    return srgb_to_linear(np.arange(256) / 255)
+_LINEAR = srgb_to_linear(np.arange(256) / 255)

@@ -236,9 +236,7 @@ def _leave_with(parent: int) -> None:
 def run(listen: Callable[[Callable[[Any], None]], None] | None = None) -> None:
     """Be the child that the command line asks for; `listen` gets a function that sends the parent a message."""
     threading.Thread(target=_leave_with, args=(int(sys.argv[2]),), daemon=True).start()
-    with contextlib.suppress(
-        EOFError, ConnectionResetError, BrokenPipeError
-    ):  # the parent is gone or has closed the pipe
+    with contextlib.suppress(EOFError, ConnectionResetError, BrokenPipeError):  # the parent is gone, or hung up
         _serve(Connection(int(sys.argv[1])), listen)
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Protocol
 
 import cv2
@@ -145,7 +146,7 @@ class FaceEstimator:
         for k, i in enumerate(good):
             picture, face = faces[k]
             seen[i] = Estimate(
-                params=_row_of(fit.params, k),
+                params=fit.params.map(itemgetter(k)),
                 box=np.asarray(face.box),
                 landmarks=face.landmarks,
                 frame_to_crop=aligned.frame_to_crop[k],
@@ -250,8 +251,3 @@ def achieved(
 
 def _degrees(params: FaceParams | None) -> np.ndarray:
     return np.full(3, np.nan) if params is None else to_degrees(to_matrix(params.head_rotation[None]))[0]
-
-
-def _row_of(params: FaceParams, k: int) -> FaceParams:
-    """One face of a batch."""
-    return params.map(lambda values: np.asarray(values[k]))

@@ -174,9 +174,7 @@ def _pictures(cases: Sequence[Case], estimator: FaceEstimator, lpips: Lpips | No
     }
     for case in cases:
         edited, row = case.edited, dict.fromkeys(out, float("nan"))
-        if (
-            edited.output is not None and not case.is_floor
-        ):  # the floor's picture is moved: its pixels are not comparable
+        if edited.output is not None and not case.is_floor:  # the floor's picture is moved, pixels do not compare
             if edited.truth is not None:
                 row["psnr"] = min(image.psnr(edited.output, edited.truth), MAX_DB)
                 row["ssim"] = image.ssim(edited.output, edited.truth)

@@ -38,27 +38,27 @@ def lit_ball(light: np.ndarray, size: int = BALL_PX) -> np.ndarray:
     return np.asarray(shade(normals, lights).clamp_min(0).numpy())
 
 
-def ball_error(a: np.ndarray, b: np.ndarray, size: int = BALL_PX) -> np.ndarray:
+def ball_error(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """(N,) scale-invariant mean squared error in [0, 1] of a white ball in two lights (N, 9, 3); NaN if a ball is
     black.
 
     min over s of |s A - B|^2 / |B|^2 = 1 - <A, B>^2 / (|A|^2 |B|^2): symmetric, and independent of brightness.
     """
-    first, second = (lit_ball(light, size).reshape(len(light), -1) for light in (a, b))
+    first, second = (lit_ball(light).reshape(len(light), -1) for light in (a, b))
     with np.errstate(invalid="ignore", divide="ignore"):
         share = (first * second).sum(1) ** 2 / ((first**2).sum(1) * (second**2).sum(1))
     return np.asarray(np.clip(1 - share, 0, 1))
 
 
-def direction_errors_deg(a: np.ndarray, b: np.ndarray, min_share: float = DIRECTED) -> np.ndarray:
+def direction_errors_deg(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """(N,) degrees in [0, 180] between the first bands of two lights (N, 9, 3), averaged over RGB.
 
-    NaN for a light whose first band is shorter than `min_share` of its constant term.
+    NaN for a light whose first band is shorter than `DIRECTED` of its constant term.
     """
     firsts, clear = [], np.ones(len(a), bool)
     for light in (np.asarray(a, np.float64), np.asarray(b, np.float64)):
         first, constant = light[:, 1:4].mean(-1), light[:, 0].mean(-1)
-        clear &= np.linalg.norm(first, axis=-1) >= min_share * np.abs(constant)
+        clear &= np.linalg.norm(first, axis=-1) >= DIRECTED * np.abs(constant)
         clear &= np.linalg.norm(first, axis=-1) > 0
         firsts.append(first)
     crossed, along = np.linalg.norm(np.cross(*firsts), axis=-1), (firsts[0] * firsts[1]).sum(-1)

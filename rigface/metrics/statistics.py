@@ -23,23 +23,10 @@ def of_finite(reduce: Callable[[np.ndarray], Any], values: np.ndarray) -> float:
     return float(reduce(known)) if len(known) else float("nan")
 
 
-def interval(
-    values: np.ndarray,
-    people: Sequence[object],
-    draws: int = DRAWS,
-    level: float = LEVEL,
-    seed: int = 0,
-    statistic: Callable[[np.ndarray], float] | None = None,
-) -> tuple[float, float]:
-    """A percentile interval by drawing people with replacement.
+def interval(values: np.ndarray, people: Sequence[object], draws: int = DRAWS, seed: int = 0) -> tuple[float, float]:
+    """A percentile interval of the mean by drawing people with replacement; NaN with fewer than two people.
 
-    Args:
-        values: (N,), one per edit; those that are not finite are left out.
-        people: N labels of the source's person.
-        statistic: (n,) -> number; None: the mean, a hundred times as fast.
-
-    Returns:
-        Low and high; NaN if fewer than two people are left.
+    Values (N,) that are not finite are left out; `people` are N labels of the source's person.
     """
     values = np.asarray(values, np.float64)
     known = np.isfinite(values)
@@ -47,15 +34,9 @@ def interval(
     if len(names) < 2:
         return float("nan"), float("nan")
     random = np.random.default_rng(seed)
-    if statistic is None:
-        times = random.multinomial(len(names), np.full(len(names), 1 / len(names)), size=draws)
-        totals, counts = np.bincount(member, values), np.bincount(member)
-        drawn = times @ totals / (times @ counts)
-    else:
-        own = [values[member == k] for k in range(len(names))]
-        picks = random.integers(len(names), size=(draws, len(names)))
-        drawn = np.array([statistic(np.concatenate([own[k] for k in pick])) for pick in picks])
-    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    times = random.multinomial(len(names), np.full(len(names), 1 / len(names)), size=draws)
+    drawn = times @ np.bincount(member, values) / (times @ np.bincount(member))
+    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
 
 
@@ -69,12 +50,10 @@ class Difference:
     pairs: int
 
 
-def paired_difference(
-    a: np.ndarray, b: np.ndarray, people: Sequence[object], draws: int = DRAWS, level: float = LEVEL, seed: int = 0
-) -> Difference:
+def paired_difference(a: np.ndarray, b: np.ndarray, people: Sequence[object], draws: int = DRAWS) -> Difference:
     """The mean difference of two models on the same N edits, of pairs measured for both, with its interval."""
     gap = np.asarray(a, np.float64) - np.asarray(b, np.float64)
-    return Difference(of_finite(np.mean, gap), *interval(gap, people, draws, level, seed), int(np.isfinite(gap).sum()))
+    return Difference(of_finite(np.mean, gap), *interval(gap, people, draws), int(np.isfinite(gap).sum()))
 
 
 def with_failures(

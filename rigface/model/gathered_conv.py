@@ -15,6 +15,7 @@ from torch import Tensor, nn
 WEIGHTS_PER_PIXEL = 40_000
 """From here on gathering pixels is cheaper than rearranging weights (float32, bfloat16; 8 to 32 px; 1 and 2 rows)."""
 
+_PLAIN = ((3, 3), (1, 1), (1, 1), (1, 1), 1)  # kernel, stride, padding, dilation and groups
 MIN_PIXELS = 64
 """8 x 8, the depth of a UNet at 512 px. Layers that would not gather even there stay as they are: single layers in
 channels-last order took up to a seventh longer."""
@@ -39,12 +40,9 @@ class GatheredConv2d(nn.Conv2d):
 def gather(network: nn.Module) -> None:
     """Replace the wide 3 x 3 convolutions of a network by `GatheredConv2d`, in place."""
     for layer in network.modules():
-        if type(layer) is nn.Conv2d and _fits(layer) and layer.weight.numel() >= WEIGHTS_PER_PIXEL * MIN_PIXELS:
+        if type(layer) is not nn.Conv2d:
+            continue
+        shape = (layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.groups)
+        if shape == _PLAIN and layer.weight.numel() >= WEIGHTS_PER_PIXEL * MIN_PIXELS:
             layer.weight.data = layer.weight.data.contiguous(memory_format=torch.channels_last)
             layer.__class__ = GatheredConv2d  # names, weights and hooks stay; so do checkpoints
-
-
-def _fits(layer: nn.Conv2d) -> bool:
-    """True for a plain 3 x 3 convolution."""
-    shape = (layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.groups)
-    return shape == ((3, 3), (1, 1), (1, 1), (1, 1), 1)

@@ -20,6 +20,7 @@ WIDTH = 360
 _LEFT, _RIGHT = 36, 6
 _LABEL = 118  # width of the name column of bar rows
 _MAX_POINTS = 400  # of a drawn line
+_COMPASS = ("right", "above right", "above", "above left", "left", "below left", "below", "below right")
 
 
 class Bar(NamedTuple):
@@ -162,7 +163,7 @@ def light(cells: np.ndarray, rings_deg: np.ndarray, caption: str) -> Markup:
             start, stop = 360 / sectors * sector, 360 / sectors * (sector + 1)
             count = int(cells[ring, sector])
             span = f"{rings_deg[ring]:.0f} to {rings_deg[ring + 1]:.0f}° off the camera"
-            hint = f"{_compass((start + stop) / 2)}, {span}: {count:,} ({share(count, whole)})"
+            hint = f"from {_COMPASS[round((start + stop) / 90) % 8]}, {span}: {count:,} ({share(count, whole)})"
             path, ink = _wedge(x0, y0, rings[ring], rings[ring + 1], start, stop), density[ring, sector] / peak
             parts.append(_element("path", hint=hint, class_="heat", d=path, fill_opacity=_opacity(float(ink))))
     for degrees in (30, 60, 90):
@@ -319,11 +320,6 @@ def _thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]
 
 def _signed(degrees: float) -> str:
     return f"{degrees:+.0f}°".replace("-", "−") if degrees else "0°"
-
-
-def _compass(degrees: float) -> str:
-    names = ("right", "above right", "above", "above left", "left", "below left", "below", "below right")
-    return f"from {names[round(degrees / 45) % 8]}"
 
 
 def _opacity(part: float) -> str:

@@ -60,12 +60,8 @@ class Chunk:
     origin_pts: int | None = None  # stamp of the video's first shown frame
 
 
-def probe_video(file: Source, fps: float | None = None) -> VideoInfo:
-    """Read the properties of a video, a path or a seekable binary file, from its header and first frame.
-
-    BadVideo if nothing can be decoded; `fps` is only checked.
-    """
-    _check(fps)
+def probe_video(file: Source) -> VideoInfo:
+    """The properties of a video, a path or a seekable binary file, by its header; BadVideo if nothing is decoded."""
     return _look(file)[0]
 
 

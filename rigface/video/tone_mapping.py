@@ -23,6 +23,7 @@ _TO_709 = np.array(
     [[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083], [-0.0182, -0.1006, 1.1187]], np.float32
 ).T  # fmt: skip
 _LEVELS = 4096  # entries of the tables
+_ENCODED = (linear_to_srgb(np.linspace(0, 1, _LEVELS)) * 255 + 0.5).astype(np.uint8)  # sRGB of linear light
 
 
 def is_hdr(frame: av.VideoFrame) -> bool:
@@ -38,7 +39,7 @@ def tone_mapped(picture: np.ndarray, transfer: int) -> np.ndarray:
     light = np.maximum(light @ _TO_709, 0)
     bent = 1 - (1 - KNEE) * np.exp((KNEE - light) / (1 - KNEE))
     light = np.where(light > KNEE, bent, light)
-    return np.asarray(_encoded()[(light * (_LEVELS - 1) + 0.5).astype(np.uint16)])
+    return np.asarray(_ENCODED[(light * (_LEVELS - 1) + 0.5).astype(np.uint16)])
 
 
 @cache
@@ -53,9 +54,3 @@ def _linear(transfer: int) -> np.ndarray:
         root = code ** (1 / m2)
         light = 10_000 / WHITE * (np.maximum(root - c1, 0) / (c2 - c3 * root)) ** (1 / m1)
     return light.astype(np.float32)
-
-
-@cache
-def _encoded() -> np.ndarray:
-    """sRGB level of linear light, table of `_LEVELS`."""
-    return (linear_to_srgb(np.linspace(0, 1, _LEVELS)) * 255 + 0.5).astype(np.uint8)

@@ -32,14 +32,6 @@ def test_pictures_of_one_person_do_not_pass_for_many_people():
     assert naive[1] - naive[0] < 0.5 * (once[1] - once[0])
 
 
-def test_another_statistic_is_drawn_the_same_way():
-    values = np.random.default_rng(2).normal(size=60)
-    mean, by_hand = interval(values, np.arange(60)), interval(values, np.arange(60), statistic=np.mean)
-    assert by_hand == pytest.approx(mean, abs=0.03)
-    low, high = interval(values, np.arange(60), draws=200, statistic=lambda v: float(np.percentile(v, 10)))
-    assert low < np.percentile(values, 10) < high
-
-
 def test_one_person_gives_no_interval():
     assert np.isnan(interval(np.ones(5), np.zeros(5))).all()
 
