@@ -130,7 +130,6 @@ COMMANDS = {
     "train": TrainCommand,
     "evaluate": EvaluateCommand,
 }
-Command = PairCommand | AutoencoderCommand | EncodeCommand | TrainCommand | EvaluateCommand
 
 
 def default_of(name: str, words: Sequence[str]) -> dict[str, Any]:

@@ -38,7 +38,7 @@ class EvaluationInfo:
     @staticmethod
     def of(config: EvaluateConfig, models: Mapping[str, str], size: int) -> EvaluationInfo:
         """The run information of a run that begins now."""
-        settings = {name: value for name, value in asdict(config).items() if name not in ("run", "dry_run")}
+        settings = {name: value for name, value in asdict(config).items() if name != "dry_run"}
         evaluated = {name: EvaluatedModel(place, fingerprint(place)) for name, place in models.items()}
         date = time.strftime("%Y-%m-%d", time.gmtime())
         return EvaluationInfo(settings, evaluated, size, run_info.git_commit(), run_info.versions(), date)

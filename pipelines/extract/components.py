@@ -18,6 +18,7 @@ from rigface.face import steps
 from rigface.face.detection.detector import Detector
 from rigface.face.detection.factory import load_detector
 from rigface.face.detection.mediapipe import BLENDSHAPES
+from rigface.face.head.open_head import OpenHead
 from rigface.face.identity.arcface import ArcFace
 from rigface.face.identity.dlib_embedding import DlibIdentity
 from rigface.face.reconstruction.protocol import Reconstructor
@@ -114,8 +115,6 @@ def specs(settings: Settings) -> tuple[HeadSpec, DetectorSpec]:
 
 def _default_specs() -> tuple[HeadSpec, DetectorSpec]:
     """The specs of the default models without loading them, which takes seconds. A test compares the two."""
-    from rigface.face.head.open_head import OpenHead  # imports scipy
-
     version = f"face_landmarker-{assets.fingerprint(assets.find('face_landmarker'))}"
     identity = f"dlib-{assets.fingerprint(assets.find('dlib_identity'))}"
     return OpenHead.load().spec, DetectorSpec("mediapipe", version, 478, BLENDSHAPES, identity=identity)

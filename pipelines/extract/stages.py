@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, fields
 from typing import Any, ClassVar, Protocol
 
+import cv2
 import numpy as np
 import pyarrow as pa
 
@@ -205,8 +206,6 @@ class StageActor:
     """Neighbouring stages in one Ray actor, each as (class, arguments); passes whole units on."""
 
     def __init__(self, stages: list[tuple[Callable[..., Stage], dict[str, Any]]]) -> None:
-        import cv2
-
         cv2.setNumThreads(1)  # the actors of a pool are the parallelism
         self._stages = [make(**arguments) for make, arguments in stages]
 

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from typing import Literal, overload
 
+import cv2
 import numpy as np
 import pyarrow as pa
 
@@ -195,8 +196,6 @@ def _decoded(jpeg: bytes) -> np.ndarray:
 
     The decoder halves in the frequency domain, so this takes a third of the time of decoding and shrinking.
     """
-    import cv2
-
     half = cv2.IMREAD_REDUCED_GRAYSCALE_2 | cv2.IMREAD_COLOR_RGB  # half size, RGB order
     return np.asarray(cv2.imdecode(np.frombuffer(jpeg, np.uint8), half))
 

@@ -19,17 +19,8 @@ class WorkerProcess(worker_process.WorkerProcess):
     module = "pipelines.telemetry.worker_process"
     kept = (
         *worker_process.WorkerProcess.kept,  # and what reading from storage needs
-        *(
-            "AWS_",
-            "RIGFACE_S3_",
-            "HTTP_PROXY",
-            "HTTPS_PROXY",
-            "NO_PROXY",
-            "http_proxy",
-            "https_proxy",
-            "no_proxy",
-            "SSL_",
-        ),
+        *("AWS_", "RIGFACE_S3_", "SSL_", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"),
+        *("http_proxy", "https_proxy", "no_proxy"),
     )
 
     def on_message(self, message: Any) -> None:
