@@ -48,7 +48,7 @@ def _numbers(width: int) -> pa.DataType:
 def face_columns(head: HeadSpec, detector: DetectorSpec) -> list[Column]:
     """The columns of `OUT/faces/` for one head model and one detector, in file order."""
     key = [
-        Column("uri", pa.string(), "the input: its absolute path or s3:// address"),
+        Column("uri", pa.string(), "the input: its absolute path or s3:// address, or its path from --root"),
         Column("frame_index", pa.int32(), "position among the frames the input shows, from 0"),
         Column("time_s", pa.float64(), "presentation time; the first shown frame is 0", "s"),
         Column("track", pa.int32(), "one person's uninterrupted run through one input"),
@@ -94,7 +94,7 @@ def face_columns(head: HeadSpec, detector: DetectorSpec) -> list[Column]:
 
 
 INPUT_COLUMNS = [
-    Column("uri", pa.string(), "the input: its absolute path or s3:// address"),
+    Column("uri", pa.string(), "the input: its absolute path or s3:// address, or its path from --root"),
     Column("kind", pa.string(), "`video` or `image`, by content, not by name"),
     Column("status", pa.string(), "`ok`, `partial` (some of it could be read), `no_face` or `error`"),
     Column("stage", pa.string(), "the stage that stopped it, if status is `partial` or `error`"),

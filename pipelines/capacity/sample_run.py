@@ -97,7 +97,7 @@ def forecast(config: ExtractConfig, share: float = 0.01, min_units: int = 8) -> 
     `out` is not written to.
     """
     head, detector = components.specs(config.settings)
-    uris, inputs = sources.sample(sources.find_all(config.videos), MAX_SURVEYED)
+    uris, inputs = sources.sample(sources.find_all(config.videos, config.settings.root), MAX_SURVEYED)
     with (
         tempfile.TemporaryDirectory(prefix="rigface-forecast-") as folder,
         session.connected(config.address, config.cpus, config.object_store_mb),

@@ -14,6 +14,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "status": ("datasets", "Show how far a dataset is"),
         "inspect": ("datasets", "Make an HTML page of a dataset: faces, distributions, failures"),
         "forget": ("datasets", "Remove inputs from a dataset, whose sources are gone for good"),
+        "adopt": ("datasets", "Make the uris of a dataset relative to a folder, for another mount"),
         "identities": ("datasets", "Cluster the faces of a dataset into persons"),
         "forecast": ("datasets", "Estimate time, bytes and cost of an extraction"),
     },

@@ -1,4 +1,4 @@
-"""Commands of datasets of faces: `extract`, `status`, `inspect`, `identities`, `forecast`."""
+"""Commands of datasets of faces: `extract`, `status`, `forget`, `adopt`, `inspect`, `identities`, `forecast`."""
 
 import argparse
 import os
@@ -85,7 +85,7 @@ class ForgetCommand:
     """
 
     paths: Annotated[Positional[tuple[str, ...]], arg(metavar="OUT INPUT...")] = ()
-    """The dataset, and the inputs as its column `uri` names them; paths may be relative."""
+    """The dataset, and the inputs as its column `uri` names them; absolute paths may be given from here."""
 
     def run(self) -> int:
         from pipelines.extract.dataset import FaceDataset
@@ -94,13 +94,41 @@ class ForgetCommand:
 
         if len(self.paths) < 2:
             raise PlanError("want OUT INPUT...: the dataset, then its inputs to remove")
-        uris = [path if "://" in path else os.path.abspath(path) for path in self.paths[1:]]
-        store = Store(self.paths[0])
-        if FaceDataset(store).info() is None:
+        store, uris = Store(self.paths[0]), list(self.paths[1:])
+        info = FaceDataset(store).info()
+        if info is None:
             raise PlanError(f"{store.uri} is not a RigFace dataset")
+        if not info["settings"].get("root"):
+            uris = [path if "://" in path else os.path.abspath(path) for path in uris]
         with lock.hold(store):
             FaceDataset(store).forget(uris)
         print(f"{len(uris):,} inputs removed")
+        return 0
+
+
+@dataclass(frozen=True)
+class AdoptCommand:
+    """Make the uris of a dataset relative to a folder, so that it is continued wherever that is mounted.
+
+    The dataset is written again, object by object; a killed command is continued by the same command. The folder
+    need not be there. From then on, `extract` wants --root with its present place.
+
+      rigface adopt out/faces --root /mnt/videos
+      rigface extract /data/videos out/faces --root /data/videos
+    """
+
+    out: Positional[str]
+    """The dataset."""
+    root: str
+    """Folder or s3:// prefix that the present uris lie below."""
+
+    def run(self) -> int:
+        from pipelines.extract.adopt import adopt
+        from rigface.storage.store import Store
+
+        if not self.root:
+            raise PlanError("--root: want the folder or s3:// prefix that the uris lie below")
+        print(f"{adopt(Store(self.out), self.root):,} inputs")
         return 0
 
 
@@ -200,6 +228,7 @@ COMMANDS = {
     "extract": ExtractCommand,
     "status": StatusCommand,
     "forget": ForgetCommand,
+    "adopt": AdoptCommand,
     "inspect": InspectCommand,
     "identities": IdentitiesCommand,
     "forecast": ForecastCommand,

@@ -19,7 +19,7 @@ from rigface.ranges import in_range
 from rigface.types import DetectorSpec, HeadSpec
 
 STAGES = ("detect_faces", "reconstruct", "mask_and_score", "write")
-FOLDERS = ("detector_folder", "identity_folder", "parser_folder")  # fields of `Settings`: places, not content
+FOLDERS = ("detector_folder", "identity_folder", "parser_folder", "root")  # fields of `Settings`: places, not content
 MODELS = ("detector", "identity", "parser", "reconstructor", "head")  # fields of `Settings`
 
 
@@ -51,8 +51,15 @@ class Settings:
     chunk_frames: int = 300
     """Maximum of sampled frames per unit of work. Longer videos are cut, and their tracks joined again at the end."""
     jpeg_quality: int = 92  # JPEG quality of the stored crops.
+    root: str = ""
+    """Folder or s3:// prefix that all inputs lie below. The dataset holds their paths from there, so that it is
+    continued with the root of another mount. Empty: absolute paths."""
 
     def __post_init__(self) -> None:
+        if self.root:
+            is_s3 = self.root.startswith("s3://")
+            root = self.root.rstrip("/") if is_s3 else os.path.abspath(os.path.expanduser(self.root))
+            object.__setattr__(self, "root", root)
         if self.fps != "all":
             if not 0 < float(self.fps) <= 1000:
                 raise PlanError(f"fps: want a number above 0 (at most 1000) or `all`, got {self.fps}")
@@ -190,9 +197,9 @@ def config_hash(settings: Settings, head: HeadSpec, detector: DetectorSpec) -> s
 
 
 def _hashed(value: Settings | HeadSpec | DetectorSpec, first: int) -> dict[str, Any]:
-    later = [f.name for f in fields(value)[first:] if getattr(value, f.name) == f.default]
+    later = {f.name: f.default for f in fields(value)[first:]}
     everything = {name: "" if name in FOLDERS else v for name, v in asdict(value).items()}
-    return {name: v for name, v in everything.items() if name not in later}
+    return {name: v for name, v in everything.items() if name not in later or v != later[name]}
 
 
 def differences(now: dict, before: dict) -> list[str]:

@@ -59,7 +59,10 @@ class FaceDataset:
             run_info.load_own(self.store, "extract", ("faces", "inputs")),
             config_hash(settings, head, detector),
         )
-        if info is None or overwrite or info["config"] == name:
+        if info is None or overwrite:
+            return name
+        self._check_root(info, settings.root)
+        if info["config"] == name:
             return name
         now = {**asdict(settings), "head model": asdict(head), "detector model": asdict(detector)}
         before = {
@@ -74,6 +77,16 @@ class FaceDataset:
             f"{self.store.uri} was made with other settings ({'; '.join(changed)}). A dataset has one set of settings: "
             "choose another OUT, go back to those settings, or delete the dataset with --overwrite."
         )
+
+    def _check_root(self, info: dict[str, Any], root: str) -> None:
+        earlier = info["settings"].get("root", "")
+        adopt = f"`rigface adopt {self.store.uri} --root {earlier or root}`"
+        if info.get("adopting"):
+            raise PlanError(f"{self.store.uri}: {adopt} did not end; run it again")
+        if root and not earlier:
+            raise PlanError(f"{self.store.uri} holds absolute uris, which do not go with --root: {adopt} rewrites them")
+        if earlier and not root:
+            raise PlanError(f"{self.store.uri} holds uris relative to {earlier}: add --root with its present place")
 
     def begin_run(self, settings: Settings, head: HeadSpec, detector: DetectorSpec, overwrite: bool) -> str:
         """Prepare the dataset for a run that passed `check`; returns the name of the configuration."""

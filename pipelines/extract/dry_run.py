@@ -29,7 +29,7 @@ def preview(config: ExtractConfig) -> str:
     check_stages(config, head, detector)
     dataset = FaceDataset(Store(config.out))
     name = dataset.check(config.settings, head, detector, config.overwrite)
-    uris = sources.find_all(config.videos)
+    uris = sources.find_all(config.videos, config.settings.root)
     info, fresh = dataset.info(), config.overwrite
     done = CompactSet() if fresh else dataset.done()
     left: Counter[str] = Counter()
@@ -38,7 +38,8 @@ def preview(config: ExtractConfig) -> str:
         """Inputs that are new or changed, a window at a time; the open work of the others is counted on the way."""
         while window := list(islice(uris, WINDOW)):
             known = {} if fresh else dataset.plans.load(window)
-            changed, unreachable = open_input.changed(window, {uri: plan.stamp for uri, plan in known.items()})
+            stamps = {uri: plan.stamp for uri, plan in known.items()}
+            changed, unreachable = open_input.changed(window, stamps, config.settings.root)
             check_reachable(unreachable, known)
             yield from changed
             left.update(inputs=len(window), unreachable=len(unreachable))

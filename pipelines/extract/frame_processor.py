@@ -95,7 +95,7 @@ class FrameProcessor:
         return record, ipc(faces.table(width)).to_pybytes() if len(faces) else None
 
     def _frames(self, plan: UnitPlan) -> Iterator[Frame]:
-        with open_input.opened(plan.uri) as file:
+        with open_input.opened(sources.located(plan.uri, self._settings.root)) as file:
             if plan.chunk is None:
                 yield Frame(decode(sources.read_image(file)), 0, 0.0)
             else:

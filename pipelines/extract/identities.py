@@ -203,6 +203,18 @@ def save_state(store: Store, threshold: float, known: dict[Key, int], people: Id
     store.publish(IDENTITIES, sink.getvalue())
 
 
+def rename_inputs(store: Store, renamed: Callable[[str], str]) -> None:
+    """Give the inputs of the remembered tracks other uris."""
+    try:
+        state = dict(np.load(io.BytesIO(store.read(IDENTITIES)), allow_pickle=False))
+    except FileNotFoundError:
+        return
+    uris = [renamed(uri) for uri in json.loads(bytes(state["uris"]))]
+    sink = io.BytesIO()
+    np.savez_compressed(sink, **state | {"uris": np.frombuffer(json.dumps(uris).encode(), np.uint8)})
+    store.publish(IDENTITIES, sink.getvalue())
+
+
 def forget_inputs(store: Store, uris: set[str]) -> None:
     """Drop the tracks of inputs that are removed or numbered anew; the people stay."""
     try:

@@ -61,7 +61,7 @@ def extract(
     check_stages(config, head, detector)
     dataset = FaceDataset(Store(config.out))
     dataset.check(config.settings, head, detector, config.overwrite)
-    uris = sources.find_all(config.videos)
+    uris = sources.find_all(config.videos, config.settings.root)
     uris = chain([next(uris)], uris)  # raises before anything is written if there is no input
     with lock.hold(dataset.store) as check_lock, contextlib.ExitStack() as stack:
         shown = stack.enter_context(progress or Progress())
@@ -141,7 +141,8 @@ class _Run:
     def _plans(self, uris: list[str]) -> dict[str, Plan]:
         known = self.dataset.plans.load(uris)
         self.progress.message(f"{len(uris):,} inputs, {len(known):,} known; checking which have changed")
-        new, unreachable = open_input.changed(uris, {uri: known[uri].stamp for uri in uris if uri in known})
+        stamps = {uri: known[uri].stamp for uri in uris if uri in known}
+        new, unreachable = open_input.changed(uris, stamps, self.config.settings.root)
         check_reachable(unreachable, known)
         if self.config.retry_errors:
             new += self._forget_errors({uri: known[uri] for uri in known.keys() - unreachable - set(new)})
@@ -167,7 +168,7 @@ class _Run:
         for plans in self._surveyed(batches):
             lost = {p.uri for p in plans if not p.sha256 and p.uri in known and known[p.uri].sha256}
             unreachable |= lost
-            new += [p for p in plans if p.uri not in lost]
+            new += [p.named_as(known.get(p.uri)) for p in plans if p.uri not in lost]
             count += len(plans)
             self.progress.message(f"surveying new inputs: {count:,} of {len(uris):,}")
             if count == len(uris) or len(new) >= FLUSH_ROWS or time.monotonic() - flushed > FLUSH_S:

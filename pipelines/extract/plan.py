@@ -3,7 +3,8 @@
 Path: survey.py -> a Plan per input, kept in OUT/.rigface/plans -> `units_of` -> a UnitPlan per row of the main dataset.
 
 unit_id = sha256(uri, content, chunk, config)[:24]: the same work has the same name in every run, so "done" is "an
-object of this name exists". `content` is the hash of the first MiB and the size.
+object of this name exists". `content` is the hash of the first MiB and the size. Units keep their names if the uris of
+a dataset are rewritten (`adopt.py`).
 """
 
 from __future__ import annotations
@@ -38,6 +39,11 @@ class Plan:
     rate: float | None = None  # sampled frames per second
     chunks: tuple[Chunk | None, ...] = ()  # one per unit; None: an image
     expected: tuple[int, ...] = ()  # sampled frames of each chunk, an estimate for progress and forecasts
+    first_uri: str = ""  # the uri in the names of its units, if it was another; empty: `uri`
+
+    def named_as(self, earlier: Plan | None) -> Plan:
+        """The plan with the uri in the names of its units that the earlier plan of the same input has."""
+        return self if earlier is None else replace(self, first_uri=earlier.first_uri)
 
     def refused(self, stage: str, reason: str) -> Plan:
         """The plan of the same input if it cannot be used."""
@@ -81,5 +87,7 @@ def units_of(plan: Plan, config: str) -> Iterator[UnitPlan]:
     """The units of one input."""
     for index, (chunk, expected) in enumerate(zip(plan.chunks, plan.expected)):
         described = json.dumps(chunk and asdict(chunk), sort_keys=True)
-        name = hashlib.sha256("\0".join((plan.uri, plan.sha256, described, config)).encode()).hexdigest()[:24]
-        yield UnitPlan(name, plan.uri, index, len(plan.chunks), chunk, expected)
+        work = "\0".join((plan.first_uri or plan.uri, plan.sha256, described, config))
+        yield UnitPlan(
+            hashlib.sha256(work.encode()).hexdigest()[:24], plan.uri, index, len(plan.chunks), chunk, expected
+        )

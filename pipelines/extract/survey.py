@@ -34,9 +34,10 @@ class Surveyor:
         """The plan of one input. A bad input is a plan with status `error` and no chunks."""
         begin("decode")
         s3_client.sign_of_life = lambda: begin("decode")  # waiting for a storage is not hanging
-        plan = Plan(uri, stamp=open_input.stamp(uri))
+        address = sources.located(uri, self._settings.root)
+        plan = Plan(uri, stamp=open_input.stamp(address))
         try:
-            with open_input.opened(uri) as file:
+            with open_input.opened(address) as file:
                 head, size = sources.read_head(file, HEAD_BYTES)
                 digest = hashlib.sha256(head + size.to_bytes(8, "little")).hexdigest()
                 plan = replace(plan, bytes=size, sha256=digest)

@@ -41,11 +41,15 @@ def stamp(uri: str) -> str:
         return ""
 
 
-def changed(uris: list[str], known: dict[str, str]) -> tuple[list[str], set[str]]:
-    """The new and changed inputs, in their order, and the known ones (uri -> stamp) that cannot be read now."""
+def changed(uris: list[str], known: dict[str, str], root: str = "") -> tuple[list[str], set[str]]:
+    """The new and changed inputs, in their order, and the known ones (uri -> stamp) that cannot be read now.
+
+    Args:
+        root: of the uris.
+    """
     old = [uri for uri in uris if uri in known]
     with ThreadPoolExecutor(STAMP_THREADS) as pool:
-        now = dict(zip(old, pool.map(stamp, old)))
+        now = dict(zip(old, pool.map(lambda uri: stamp(sources.located(uri, root)), old)))
     unreachable = {uri for uri in old if known[uri] and not now[uri]}
     same = {uri for uri in old if known[uri] and known[uri] == now[uri]}
     return [uri for uri in uris if uri not in same | unreachable], unreachable

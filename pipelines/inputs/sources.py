@@ -4,7 +4,8 @@ Path: arguments of the command line -> `find_all` -> uris -> `open_uri`, in any 
 
 A **uri** is an absolute path, or s3://bucket/key with the key unescaped: both keep spaces, brackets and every
 alphabet. Only a local name that is not UTF-8, which a Parquet column cannot hold, is written as file:// with its
-bytes percent-encoded.
+bytes percent-encoded. In a dataset with a root, a uri is relative to it (`relative`), and has no address by itself
+(`located`).
 
 These are inputs:
 * a folder or an s3:// prefix: every file below it with the suffix of an image or a video (`MEDIA`), in the order of
@@ -52,15 +53,42 @@ Listed = tuple[str, str]  # uri, and the real path, by which duplicates are foun
 log = logging.getLogger(__name__)
 
 
-def find_all(videos: Iterable[str]) -> Iterator[str]:
-    """The uris of all inputs, each once.
+def find_all(videos: Iterable[str], root: str = "") -> Iterator[str]:
+    """The uris of all inputs, each once, relative to the root if there is one.
 
     In memory are the names of one folder or page (of a glob on a disk: all matches, for sorting), and 12 bytes per uri.
 
     Raises:
-        PlanError: at once, if one of `videos` does not exist or is malformed; at the end, if there is no input at all.
+        PlanError: at once, if one of `videos` does not exist or is malformed; at the end, if there is no input at all;
+            on the way, if an input does not lie below the root.
     """
-    return _distinct(chain.from_iterable([_expand(named) for named in videos]))
+    listed = chain.from_iterable([_expand(named) for named in videos])
+    return (relative(uri, root) for uri in _distinct(listed))
+
+
+def relative(uri: str, root: str) -> str:
+    """The uri as a dataset with this root holds it; as it is without a root.
+
+    Raises:
+        PlanError: it does not lie below the root.
+    """
+    if not root:
+        return uri
+    is_s3 = uri.startswith("s3://")
+    path, folder = uri if is_s3 else _local(uri, PlanError), root.rstrip("/") + "/"
+    if not path.startswith(folder):
+        raise PlanError(f"{uri} does not lie below the root {root}")
+    return path.removeprefix(folder) if is_s3 else _uri(path.removeprefix(folder))
+
+
+def located(uri: str, root: str) -> str:
+    """The address of a dataset's uri, to open it: the inverse of `relative`."""
+    if not root:
+        return uri
+    if root.startswith("s3://"):
+        return f"{root}/{uri}"
+    path = os.fsdecode(unquote_to_bytes(uri.removeprefix("file://"))) if uri.startswith("file://") else uri
+    return _uri(f"{root.rstrip('/')}/{path}")
 
 
 def sample(uris: Iterable[str], count: int) -> tuple[list[str], int]:

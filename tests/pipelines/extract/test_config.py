@@ -50,8 +50,8 @@ def test_hash_of_stored_datasets_does_not_change():
     assert config_hash(Settings(), HEAD, DETECTOR) == "de64fcbf4ea562da"
 
 
-def test_folders_of_models_do_not_change_the_hash():
-    mounted = Settings(detector_folder="/a", identity_folder="/b", parser_folder="/c")
+def test_folders_of_models_and_inputs_do_not_change_the_hash():
+    mounted = Settings(detector_folder="/a", identity_folder="/b", parser_folder="/c", root="/d")
     assert config_hash(mounted, HEAD, DETECTOR) == config_hash(Settings(), HEAD, DETECTOR)
 
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.inputs import sources
-from pipelines.inputs.sources import find_all, open_uri
+from pipelines.inputs.sources import find_all, located, open_uri, relative
 from rigface.errors import BadInput, PlanError
 from rigface.storage import objects, read_ahead
 from tests.conftest import make_bucket
@@ -371,3 +371,32 @@ def test_sample_is_independent_of_order_and_counts_all():
     assert sources.sample(names[:3], 20)[1] == 3
     assert sorted(sources.sample(names[:3], 20)[0]) == names[:3]
     assert 200 < sum(int(name[7:-4]) for name in some) / 20 < 800  # from all over
+
+
+@pytest.mark.parametrize(
+    ("uri", "root", "wanted"),
+    [
+        ("/mnt/a/b c.mp4", "/mnt", "a/b c.mp4"),
+        ("/mnt/a.mp4", "/", "mnt/a.mp4"),
+        ("file:///mnt/a/%FF.mp4", "/mnt/a", "file://%FF.mp4"),
+        ("s3://bucket/in/a.mp4", "s3://bucket/in", "a.mp4"),
+        ("s3://bucket/in//a.mp4", "s3://bucket/in", "/a.mp4"),
+        ("s3://bucket/in/file://a", "s3://bucket", "in/file://a"),
+        ("/mnt/a.mp4", "", "/mnt/a.mp4"),
+    ],
+)
+def test_uri_is_relative_to_its_root_and_back(uri, root, wanted):
+    assert relative(uri, root) == wanted
+    assert located(wanted, root) == uri
+
+
+@pytest.mark.parametrize("root", ["/mn", "/mnt/a.mp4", "/other", "s3://mnt"])
+def test_input_that_is_not_below_the_root_is_refused(root):
+    with pytest.raises(PlanError, match=f"does not lie below the root {root}"):
+        relative("/mnt/a.mp4", root)
+
+
+def test_inputs_below_a_root_are_listed_by_their_paths_from_it(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "b.mp4").touch()
+    assert list(find_all([str(tmp_path / "a")], str(tmp_path))) == ["a/b.mp4"]
