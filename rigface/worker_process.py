@@ -29,8 +29,9 @@ import traceback
 from collections.abc import Callable
 from dataclasses import is_dataclass
 from enum import Enum
+from multiprocessing import reduction
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, BinaryIO
 
 START_S = 180.0
 _PACKAGES = ("rigface", "pipelines", "serve")
@@ -54,7 +55,7 @@ class WorkerProcess:
 
     Args:
         target: `package.module:Class`, importable there. Its instances are called with (argument, begin), where
-            `begin(step)` reports the step that comes next.
+            `begin(step)` reports the step that comes next, and with a file if there is one.
         kwargs: for the class.
         silence_s: longest time without a report.
     """
@@ -81,7 +82,7 @@ class WorkerProcess:
         environment |= {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
         with child_end:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", self.module, str(child_end.fileno()), str(os.getpid())],
+                [sys.executable, "-P", "-m", self.module, str(child_end.fileno()), str(os.getpid())],
                 pass_fds=[child_end.fileno()],
                 stdin=subprocess.DEVNULL,
                 env=environment,
@@ -102,14 +103,18 @@ class WorkerProcess:
                 raise RuntimeError(f"{self._start[0]} could not be started in a child process: {e.how}") from e
             self._ready = True
 
-    def __call__(self, argument: Any) -> Any:
+    def __call__(self, argument: Any, file: BinaryIO | None = None) -> Any:
         """The result of the call in the child, or what it raised; WorkerDied if it crashed or hung, until the next
         call.
+
+        `file`, which the child may not be able to open, is its third argument there.
         """
         self.wait_ready()
         assert self._pipe is not None
         try:
-            self._pipe.send(argument)
+            self._pipe.send((argument, file is not None))
+            if file is not None:
+                reduction.send_handle(self._pipe, file.fileno(), None)
         except OSError:  # it died between two calls
             raise self._died("", None) from None
         return self._receive(self.silence_s)
@@ -204,9 +209,10 @@ def _serve(pipe: Connection, listen: Callable[[Callable[[Any], None]], None] | N
         return
     send("ready", None)
     while True:
-        argument = pipe.recv()
+        argument, has_file = pipe.recv()
+        files = [os.fdopen(reduction.recv_handle(pipe), "rb")] if has_file else []
         try:
-            answer = ("done", worker(argument, lambda step: send("step", step)))
+            answer = ("done", worker(argument, lambda step: send("step", step), *files))
         except Exception as e:  # the caller knows which exceptions are data errors
             answer = ("raise", _portable(e))
         send(*answer)

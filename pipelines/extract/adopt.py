@@ -7,8 +7,6 @@ once, under the one uri or the other. A killed run is continued by the same comm
 until then. Nothing is read but the dataset: the root may be one that is no longer mounted.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace

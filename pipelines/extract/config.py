@@ -19,7 +19,8 @@ from rigface.ranges import in_range
 from rigface.types import DetectorSpec, HeadSpec
 
 STAGES = ("detect_faces", "reconstruct", "mask_and_score", "write")
-FOLDERS = ("detector_folder", "identity_folder", "parser_folder", "root")  # fields of `Settings`: places, not content
+MODEL_FOLDERS = ("detector_folder", "identity_folder", "parser_folder")  # fields of `Settings`
+FOLDERS = (*MODEL_FOLDERS, "root")  # fields of `Settings`: places, not content
 MODELS = ("detector", "identity", "parser", "reconstructor", "head")  # fields of `Settings`
 
 

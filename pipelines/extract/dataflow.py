@@ -18,6 +18,7 @@ from pipelines.extract.layout import plain_parquet
 from pipelines.extract.plan import UnitPlan
 from pipelines.extract.stages import DetectFaces, MaskAndScore, Reconstruct, StageActor, Write
 from pipelines.extract.unit import Record
+from pipelines.inputs import open_input
 from rigface.errors import JobBroken
 from rigface.storage.store import INTERNAL, Store
 from rigface.types import DetectorSpec, HeadSpec
@@ -32,8 +33,10 @@ def stage_arguments(config: ExtractConfig, head: HeadSpec, detector: DetectorSpe
     """Each stage's class and the arguments of its constructor."""
     device = {name: "cuda" if pool.gpus else "cpu" for names, pool in config.pools for name in names}
     settings = {"settings": config.settings}
+    remote = all(open_input.is_remote(named) for named in config.videos)
+    limits = {"silence_s": config.silence_s, "out": config.out, "remote": remote}
     return {
-        DetectFaces.name: (DetectFaces, {**settings, "silence_s": config.silence_s, "out": config.out}),
+        DetectFaces.name: (DetectFaces, {**settings, **limits}),
         Reconstruct.name: (Reconstruct, {**settings, "device": device[Reconstruct.name]}),
         MaskAndScore.name: (MaskAndScore, {**settings, "device": device[MaskAndScore.name]}),
         Write.name: (Write, {"out": config.out, "head": head, "detector": detector}),

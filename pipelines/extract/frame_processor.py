@@ -1,6 +1,6 @@
 """Frames of one unit -> faces: decode, detect, track, align, crop, and identity vectors of a few crops per track.
 
-Path: UnitPlan -> FrameProcessor (in a child process) -> Record and faces as Arrow IPC. Full frames end here.
+Path: UnitPlan -> FrameProcessor (in a confined child process) -> Record and faces as Arrow IPC. Full frames end here.
 
 One pass over the frames with one decoded frame in memory. Which faces get an identity vector is decided as they pass by
 (`Picker`), the vectors are computed at the end.
@@ -8,12 +8,11 @@ One pass over the frames with one decoded frame in memory. Which faces get an id
 
 from __future__ import annotations
 
-import resource
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 import av  # noqa: F401  (slow to import, as scipy.optimize: not in the first unit's times)
 import cv2
@@ -22,11 +21,11 @@ import pyarrow as pa
 import scipy.optimize  # noqa: F401
 
 from pipelines.extract import components
-from pipelines.extract.config import Settings
+from pipelines.extract.config import MODEL_FOLDERS, Settings
 from pipelines.extract.plan import UnitPlan
 from pipelines.extract.unit import Record, ipc
 from pipelines.inputs import open_input, sources
-from rigface import schema
+from rigface import assets, confinement, schema
 from rigface.errors import BadInput
 from rigface.face.detection.detector import KeyframeDetector
 from rigface.face.detection.tracking import Tracker
@@ -50,17 +49,19 @@ class FrameProcessor:
         self._detector = components.detector(settings)
         self._identity = components.identity(settings)
 
-    def __call__(self, plan: UnitPlan, begin: Callable[[str], None]) -> tuple[Record, bytes | None]:
+    def __call__(
+        self, plan: UnitPlan, begin: Callable[[str], None], file: BinaryIO | None = None
+    ) -> tuple[Record, bytes | None]:
         """The record of one unit, filled, and its faces as an Arrow IPC stream, None if it has none.
 
-        `begin` is called with the name of each step as it begins.
+        `begin` is called with the name of each step as it begins; `file` is the input, if it is open already.
         """
         record = Record.of(plan)
         clock, cpu = Clock(begin), time.process_time()
         s3_client.sign_of_life = lambda: begin("decode")  # waiting for a storage is not hanging
         detect, tracker, faces = KeyframeDetector(self._detector), Tracker(), _FaceColumns(self._identity)
         try:
-            for frame in clock.over("decode", self._frames(plan)):
+            for frame in clock.over("decode", self._frames(plan, file)):
                 if record.width is None:
                     record.height, record.width = frame.image.shape[:2]
                 record.frames += 1
@@ -94,19 +95,20 @@ class FrameProcessor:
         width = DLIB_WIDTH if self._identity is None else self._identity.width
         return record, ipc(faces.table(width)).to_pybytes() if len(faces) else None
 
-    def _frames(self, plan: UnitPlan) -> Iterator[Frame]:
-        with open_input.opened(sources.located(plan.uri, self._settings.root)) as file:
+    def _frames(self, plan: UnitPlan, file: BinaryIO | None) -> Iterator[Frame]:
+        with open_input.opened(sources.located(plan.uri, self._settings.root), file) as content:
             if plan.chunk is None:
-                yield Frame(decode(sources.read_image(file)), 0, 0.0)
+                yield Frame(decode(sources.read_image(content)), 0, 0.0)
             else:
-                yield from read_frames(file, self._settings.rate, plan.chunk)
+                yield from read_frames(content, self._settings.rate, plan.chunk)
 
 
-def limited(settings: Settings) -> FrameProcessor:
-    """A frame processor whose process may take `MEMORY_GB` beside the models."""
+def confined(settings: Settings, network: bool) -> FrameProcessor:
+    """A frame processor in a process that may take `MEMORY_GB` beside the models, and open only their files."""
     processor = FrameProcessor(settings)
-    data = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_DATA, (data + MEMORY_GB * 2**30, resource.RLIM_INFINITY))
+    folders = [os.environ.get(assets.FOLDER_VARIABLE, ""), *(getattr(settings, name) for name in MODEL_FOLDERS)]
+    confinement.limit_memory(MEMORY_GB * 1024)
+    confinement.confine_process(readable=filter(None, folders), network=network)
     return processor
 
 

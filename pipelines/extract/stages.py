@@ -22,9 +22,10 @@ from pipelines.extract.config import Settings
 from pipelines.extract.layout import QUALITY_COLUMNS, error_path, parquet, part_path, with_record
 from pipelines.extract.quarantine import Crash, Quarantine
 from pipelines.extract.unit import Unit
+from pipelines.inputs import open_input, sources
 from pipelines.telemetry import metrics
 from pipelines.telemetry.worker_process import WorkerDied, WorkerProcess
-from rigface import schema
+from rigface import confinement, schema
 from rigface.errors import BadInput, PlanError
 from rigface.face.steps import AlignedFaces, reconstruct, segment
 from rigface.image import encode_png
@@ -51,7 +52,11 @@ class Stage(Protocol):
 
 
 class DetectFaces:
-    """Frames -> faces: decode, detect, track, align, crop, identity. In a child process that may crash."""
+    """Frames -> faces: decode, detect, track, align, crop, identity. In a child process that may crash.
+
+    Args:
+        remote: start the child that reads from S3 first.
+    """
 
     name = "detect_faces"
     needs = ()
@@ -60,9 +65,11 @@ class DetectFaces:
         *("identity_vector", "crop", "_score"),
     )
 
-    def __init__(self, settings: Settings, silence_s: float, out: str) -> None:
-        self._child = WorkerProcess("pipelines.extract.frame_processor:limited", {"settings": settings}, silence_s)
-        self._child.start()
+    def __init__(self, settings: Settings, silence_s: float, out: str, remote: bool = False) -> None:
+        self._settings, self._silence_s = settings, silence_s
+        self._children: dict[bool, WorkerProcess] = {}  # for remote inputs, which need the network, and for local ones
+        self._child(remote).start()
+        confinement.warn_of_missing()
         self._quarantine = Quarantine(lock.follow(Store(out)))
 
     def __call__(self, unit: Unit) -> None:
@@ -72,9 +79,12 @@ class DetectFaces:
         if lost := self._quarantine.attempt(unit.plan):
             self._fail(unit, lost, lost.reason)
             return
+        address = sources.located(unit.plan.uri, self._settings.root)
+        child = self._child(open_input.is_remote(address))
         for tries_left in reversed(range(TRIES)):
             try:
-                unit.record, blob = self._child(unit.plan)
+                with open_input.handed(address) as file:
+                    unit.record, blob = child(unit.plan, file)
             except WorkerDied as died:
                 step = died.step or "decode"
                 metrics.record(metrics.CRASHES, step=step)
@@ -85,6 +95,13 @@ class DetectFaces:
                 continue
             unit.set_faces(blob)
             return
+
+    def _child(self, remote: bool) -> WorkerProcess:
+        if remote not in self._children:
+            arguments = {"settings": self._settings, "network": remote}
+            target = "pipelines.extract.frame_processor:confined"
+            self._children[remote] = WorkerProcess(target, arguments, self._silence_s, storage=remote)
+        return self._children[remote]
 
     def _fail(self, unit: Unit, crash: Crash, reason: str) -> None:
         record = unit.record

@@ -1,6 +1,6 @@
 """Survey of inputs: read each header, cut the input into chunks.
 
-Path: uris -> `survey` (Ray tasks; one child process each, because a header can crash a decoder) -> one Plan per
+Path: uris -> `survey` (Ray tasks; a confined child process each, because a header can crash a decoder) -> a Plan per
 input. A later run reads the kept plans and surveys only inputs whose size or date has changed.
 """
 
@@ -15,12 +15,14 @@ from pipelines.extract.config import Settings
 from pipelines.extract.plan import Kind, Plan
 from pipelines.inputs import open_input, sources
 from pipelines.telemetry.worker_process import WorkerDied, WorkerProcess
+from rigface import confinement
 from rigface.errors import BadInput, BadVideo
 from rigface.image import SNIFF_BYTES, sniff
 from rigface.storage import s3_client
 from rigface.video import decode
 
 HEAD_BYTES = 2**20
+MEMORY_MB = 1024  # of a survey
 TRIES = 2
 
 
@@ -30,21 +32,23 @@ class Surveyor:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
 
-    def __call__(self, uri: str, begin: Callable[[str], None]) -> Plan:
-        """The plan of one input. A bad input is a plan with status `error` and no chunks."""
+    def __call__(self, uri: str, begin: Callable[[str], None], file: BinaryIO | None = None) -> Plan:
+        """The plan of one input, which may be open already. A bad input is a plan with status `error` and no chunks."""
         begin("decode")
         s3_client.sign_of_life = lambda: begin("decode")  # waiting for a storage is not hanging
         address = sources.located(uri, self._settings.root)
         plan = Plan(uri, stamp=open_input.stamp(address))
         try:
-            with open_input.opened(address) as file:
-                head, size = sources.read_head(file, HEAD_BYTES)
+            with open_input.opened(address, file) as content:
+                head, size = sources.read_head(content, HEAD_BYTES)
                 digest = hashlib.sha256(head + size.to_bytes(8, "little")).hexdigest()
                 plan = replace(plan, bytes=size, sha256=digest)
                 plan = replace(plan, kind=_kind(head))
-                return self._cut(plan, file)
+                return self._cut(plan, content)
         except BadInput as e:
             return plan.refused(e.stage, e.reason)
+        except MemoryError:
+            return plan.refused("decode", f"its header needs more than {MEMORY_MB:,} MB of memory")
 
     def _cut(self, plan: Plan, file: BinaryIO) -> Plan:
         if plan.kind == "image":
@@ -60,6 +64,13 @@ class Surveyor:
             chunks=tuple(chunks),
             expected=_expected(info, len(chunks), self._settings.rate),
         )
+
+
+def confined(settings: Settings, network: bool) -> Surveyor:
+    """A surveyor in a process that may take `MEMORY_MB` and open no files."""
+    confinement.limit_memory(MEMORY_MB)
+    confinement.confine_process(network=network)
+    return Surveyor(settings)
 
 
 def _kind(head: bytes) -> Kind:
@@ -81,14 +92,16 @@ def _expected(info: decode.VideoInfo, chunks: int, rate: float | None) -> tuple[
 def survey(uris: list[str], settings: Settings, silence_s: float) -> list[Plan]:
     """Plans of some inputs, in their order. The body of a Ray task."""
     storage = tuple(sorted((k, v) for k, v in os.environ.items() if k.startswith("AWS_")))
-    child = _child(settings, silence_s, storage)
-    return [_survey(child, uri) for uri in uris]
+    return [_survey(uri, settings, silence_s, storage) for uri in uris]
 
 
-def _survey(child: WorkerProcess, uri: str) -> Plan:
+def _survey(uri: str, settings: Settings, silence_s: float, storage: tuple[tuple[str, str], ...]) -> Plan:
+    address = sources.located(uri, settings.root)
+    child = _child(settings, silence_s, storage if open_input.is_remote(address) else None)
     for tries_left in reversed(range(TRIES)):
         try:
-            return child(uri)
+            with open_input.handed(address) as file:
+                return child(uri, file)
         except WorkerDied as died:
             if not tries_left:
                 reason = f"the decoder crashed while opening it, {TRIES} times ({died.how})"
@@ -96,7 +109,10 @@ def _survey(child: WorkerProcess, uri: str) -> Plan:
     raise AssertionError("unreachable")
 
 
-@functools.lru_cache(maxsize=1)
-def _child(settings: Settings, silence_s: float, storage: tuple[tuple[str, str], ...]) -> WorkerProcess:
-    """One child per worker process, kept for its next task; a new one if the credentials or endpoint have changed."""
-    return WorkerProcess("pipelines.extract.survey:Surveyor", {"settings": settings}, silence_s)
+@functools.lru_cache(maxsize=2)
+def _child(settings: Settings, silence_s: float, storage: tuple[tuple[str, str], ...] | None) -> WorkerProcess:
+    """A child of this worker process for local inputs or remote ones (`storage`, the variables for that), kept for the
+    next task; a new one if the credentials or endpoint have changed.
+    """
+    arguments = {"settings": settings, "network": storage is not None}
+    return WorkerProcess("pipelines.extract.survey:confined", arguments, silence_s, storage=storage is not None)

@@ -6,7 +6,7 @@ Path: uri -> `opened` -> read_frames or image.decode. A refusal of the file syst
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import BinaryIO
 
 from pipelines.inputs import sources
@@ -19,12 +19,30 @@ class CannotRead(BadInput):
     """The file system or storage refused the input. A later try may succeed."""
 
 
+def is_remote(uri: str) -> bool:
+    """True if the input is read over the network."""
+    return uri.startswith("s3://")
+
+
 @contextmanager
-def opened(uri: str) -> Iterator[BinaryIO]:
-    """The input as a seekable binary file; BadInput if it is none, CannotRead for any OSError while it is open."""
+def handed(uri: str) -> Iterator[BinaryIO | None]:
+    """The input, open for a child that may open no files; None if it is remote, or if the child shall say why not."""
+    with ExitStack() as stack:
+        file = None
+        if not is_remote(uri):
+            with suppress(OSError, BadInput):
+                file = stack.enter_context(sources.open_uri(uri))
+        yield file
+
+
+@contextmanager
+def opened(uri: str, file: BinaryIO | None = None) -> Iterator[BinaryIO]:
+    """The input as a seekable binary file, which may be open already; BadInput if it is none, CannotRead for any
+    OSError while it is open.
+    """
     try:
-        with sources.open_uri(uri) as file:
-            yield file
+        with file or sources.open_uri(uri) as content:
+            yield content
     except FileNotFoundError as e:
         raise CannotRead("no such file") from e
     except PermissionError as e:

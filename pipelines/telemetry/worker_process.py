@@ -10,18 +10,27 @@ from pipelines.telemetry import metrics
 from rigface import worker_process
 from rigface.worker_process import WorkerDied
 
+STORAGE = (
+    *("AWS_", "RIGFACE_S3_", "SSL_"),
+    *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"),
+)  # beginnings of names, as `kept`
+
 __all__ = ["WorkerDied", "WorkerProcess"]
 
 
 class WorkerProcess(worker_process.WorkerProcess):
-    """A `rigface.worker_process.WorkerProcess` that records the metrics of its child."""
+    """A `rigface.worker_process.WorkerProcess` that records the metrics of its child.
+
+    Args:
+        storage: the child reads from a storage, so it gets the environment variables for that.
+    """
 
     module = "pipelines.telemetry.worker_process"
-    kept = (
-        *worker_process.WorkerProcess.kept,  # and what reading from storage needs
-        *("AWS_", "RIGFACE_S3_", "SSL_", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"),
-        *("http_proxy", "https_proxy", "no_proxy"),
-    )
+
+    def __init__(self, target: str, kwargs: dict[str, Any], silence_s: float, storage: bool = False) -> None:
+        super().__init__(target, kwargs, silence_s)
+        if storage:
+            self.kept = (*self.kept, *STORAGE)
 
     def on_message(self, message: Any) -> None:
         """Record a metric of the child."""

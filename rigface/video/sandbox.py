@@ -3,32 +3,34 @@
 Path: uploaded clips -> DecoderPool -> `rigface/worker_process.py` -> SandboxedDecoder in the worker -> frames.
 
 A file that crashes its decoder, makes it hang, or has it ask for too much memory, costs its reader an error and this
-machine a process of some megabytes. The process has no credentials (`worker_process.py`) and no network, and starts no
-programs (`confinement.py`). A frame goes from one process to the other as it is: 1920 x 1080 px in 7 ms.
+machine a process of some megabytes. The process has no credentials (`worker_process.py`) and no network, starts no
+programs, and opens no files but those of `DecoderPool.folder` (`confinement.py`). A frame goes from one process to the
+other as it is: 1920 x 1080 px in 7 ms.
 """
 
 import io
-import resource
+import shutil
+import tempfile
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
 
+from rigface import confinement
 from rigface.errors import BadImage, BadVideo
 from rigface.image import decode, pixels_of
 from rigface.types import Frame
-from rigface.video.confinement import confine_process
 from rigface.video.decode import VideoInfo, probe_video, read_frames
 from rigface.worker_process import WorkerDied, WorkerProcess
 
 VideoFile = str | bytes
-"""A path, or the content."""
+"""A path below `DecoderPool.folder`, or the content."""
 PICTURE_S = 20.0  # time that a picture may take
 PICTURE_PIXELS = 80_000_000  # of all pictures that a pool decodes at a time; each takes some 20 bytes for a moment
 MAX_IDLE = 2  # idle processes that are kept for the next file
@@ -60,10 +62,16 @@ class DecoderPool:
     Args:
         memory_mb: memory that a process may take beyond that of its start.
         silence_s: time without a frame after which a process is ended.
+
+    Attributes:
+        folder: the one place whose files the processes read and write; it goes with the pool.
     """
 
     def __init__(self, memory_mb: int = 2048, silence_s: float = 30.0) -> None:
-        self._memory_mb, self._silence_s = memory_mb, silence_s
+        self.folder = tempfile.mkdtemp(prefix="rigface-decoders-")
+        weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
+        self._start = {"memory_mb": memory_mb, "folder": self.folder}
+        self._silence_s = silence_s
         self._idle: list[WorkerProcess] = []
         self._lock = threading.Lock()
         self._room, self._pixels = threading.Condition(), 0  # of the pictures that are being decoded
@@ -119,10 +127,9 @@ class DecoderPool:
     def _lent(self, limit_s: float | None) -> Iterator[Callable[..., Any]]:
         with self._lock:
             child = self._idle.pop() if self._idle else None
-        child = child or WorkerProcess(
-            "rigface.video.sandbox:SandboxedDecoder", {"memory_mb": self._memory_mb}, self._silence_s
-        )
+        child = child or WorkerProcess("rigface.video.sandbox:SandboxedDecoder", self._start, self._silence_s)
         child.wait_ready()
+        confinement.warn_of_missing()
         end = None if limit_s is None else time.monotonic() + limit_s
 
         def ask(*words: Any) -> Any:
@@ -151,13 +158,10 @@ class DecoderPool:
 class SandboxedDecoder:
     """Decoder in the worker process."""
 
-    def __init__(self, memory_mb: int) -> None:
+    def __init__(self, memory_mb: int, folder: str) -> None:
         av.logging.set_level(None)
-        with suppress(OSError):  # without such a file, memory has no limit
-            has = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-            resource.setrlimit(resource.RLIMIT_AS, (has + memory_mb * 2**20,) * 2)
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        confine_process()
+        confinement.limit_memory(memory_mb)
+        confinement.confine_process(writable=[folder])
         self._frames: Iterator[Frame] = iter(())
 
     def __call__(self, words: tuple[Any, ...], begin: Callable[[str], None]) -> Any:

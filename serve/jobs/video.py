@@ -147,7 +147,7 @@ class _VideoRun:
         idle = self.runner.idle_analyzers.setdefault(profile, [])
         analyzer = idle.pop() if idle else self.runner.load(profile)
         try:
-            with tempfile.TemporaryDirectory(prefix="rigface-") as folder:
+            with tempfile.TemporaryDirectory(dir=self.runner.decoders.folder) as folder:
                 self._run(analyzer, Path(folder))
         finally:
             idle.append(analyzer)

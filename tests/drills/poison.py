@@ -15,25 +15,26 @@ class PoisonedFrameProcessor(FrameProcessor):
         super().__init__(settings)
         self._tries = tries
 
-    def __call__(self, plan, begin):
+    def __call__(self, plan, begin, file=None):
         if "poison" in Path(plan.uri).name:
             with open(self._tries, "a") as f:
                 f.write(plan.uri + "\n")
             begin("decode")
             ctypes.string_at(0)
-        return super().__call__(plan, begin)
+        return super().__call__(plan, begin, file)
 
 
 class PoisonedDetectFaces(DetectFaces):
     """`DetectFaces` with that child."""
 
-    def __init__(self, settings, silence_s: float, out: str, tries: str) -> None:
-        super().__init__(settings, silence_s, out)
-        self._child.close()
-        self._child = WorkerProcess(
+    def __init__(self, settings, silence_s: float, out: str, remote: bool, tries: str) -> None:
+        self._poisoned = WorkerProcess(
             "tests.drills.poison:PoisonedFrameProcessor", {"settings": settings, "tries": tries}, silence_s
         )
-        self._child.start()
+        super().__init__(settings, silence_s, out, remote)
+
+    def _child(self, remote: bool) -> WorkerProcess:
+        return self._poisoned
 
 
 def poisoned(stage_arguments, tries: Path):

@@ -24,7 +24,6 @@ It works on one core: the graph's threads wait for each other, so two detectors 
 import os
 import re
 import sys
-import tempfile
 import weakref
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -288,7 +287,7 @@ def _quiet() -> Iterator[None]:
     """
     sys.stderr.flush()
     kept = os.dup(2)
-    with tempfile.TemporaryFile() as caught:
+    with os.fdopen(os.memfd_create("stderr"), "w+b") as caught:  # a confined process writes no files
         os.dup2(caught.fileno(), 2)
         try:
             yield

@@ -19,8 +19,10 @@ from pipelines.extract.quarantine import MAX_ATTEMPTS, Quarantine
 from pipelines.extract.stages import DetectFaces, MaskAndScore, Reconstruct, StageActor, Write
 from pipelines.extract.survey import Surveyor
 from pipelines.extract.unit import MAX_CACHED_CROPS, Crops, Record, Unit
+from pipelines.inputs.open_input import handed
 from pipelines.telemetry.worker_process import WorkerProcess
 from rigface import schema
+from rigface.confinement import missing_parts
 from rigface.errors import BadInput, PlanError
 from rigface.image import encode_jpeg
 from rigface.storage.store import Store
@@ -58,7 +60,7 @@ class CrashesOn:
     def __init__(self, name: str) -> None:
         self.name = name
 
-    def __call__(self, plan, begin):
+    def __call__(self, plan, begin, file):
         begin("decode")
         if plan.uri.endswith(self.name):
             ctypes.string_at(0)
@@ -67,13 +69,13 @@ class CrashesOn:
 
 def crashing_stage(out, name: str = "poison.mp4"):
     stage = DetectFaces(SETTINGS, silence_s=5, out=str(out))
-    stage._child.close()
-    stage._child = WorkerProcess("test_stages:CrashesOn", {"name": name}, silence_s=5)
+    stage._child(False).close()
+    stage._children[False] = WorkerProcess("test_stages:CrashesOn", {"name": name}, silence_s=5)
     return stage
 
 
 def test_unit_that_takes_its_actor_down_ends_as_a_row(tmp_path, monkeypatch):
-    monkeypatch.setattr(stages, "WorkerProcess", lambda *_: SimpleNamespace(start=lambda: None))  # never called
+    monkeypatch.setattr(stages, "WorkerProcess", lambda *_, **__: SimpleNamespace(start=lambda: None))  # never called
     stage, plan = DetectFaces(SETTINGS, 5, str(tmp_path)), UnitPlan("unit", "/a.mp4", 0, 1, None, 1)
     quarantine = Quarantine(Store(str(tmp_path)))
     assert [quarantine.attempt(plan) for _ in range(MAX_ATTEMPTS)] == [None] * MAX_ATTEMPTS
@@ -133,6 +135,28 @@ def test_damaged_video_is_partial_and_keeps_its_good_frames(clip, tmp_path):
     assert len(unit.faces) == unit.record.faces > 0
 
 
+@pytest.mark.skipif("Landlock" in missing_parts(), reason="needs Landlock, which this kernel lacks")
+@pytest.mark.parametrize("target", ["pipelines.extract.survey:confined", "pipelines.extract.frame_processor:confined"])
+def test_child_of_local_inputs_opens_no_file_but_reads_the_one_it_is_handed(clip, target):
+    plan = Surveyor(SETTINGS)(str(clip), lambda step: None)
+    is_survey = "survey" in target
+    argument = plan.uri if is_survey else next(units_of(plan, "config"))
+    child = WorkerProcess(target, {"settings": SETTINGS, "network": False}, silence_s=60)
+    with open(clip, "rb") as file:
+        handed, alone = child(argument, file), child(argument)
+    child.close()
+    assert (handed if is_survey else handed[0]).status == "ok"
+    assert (alone if is_survey else alone[0]).reason == "this user has no permission to read it"
+
+
+def test_input_is_handed_over_unless_it_is_remote_or_cannot_be_opened(clip, tmp_path):
+    with handed(str(clip)) as file:
+        assert file.read() == clip.read_bytes()
+    for uri in (str(tmp_path), str(tmp_path / "gone.mp4"), "s3://bucket/a.mp4"):
+        with handed(uri) as file:
+            assert file is None
+
+
 def test_missing_file_is_recorded_as_cannot_read(clip, tmp_path):
     unit = processed(replace(planned(clip).plan, uri=str(tmp_path / "gone.mp4")))
     record = unit.record
@@ -148,7 +172,7 @@ def test_crashing_file_is_an_error_after_two_tries_and_spares_the_next_file(clip
     bad, good = planned(poison), planned(clip)
     stage(bad)
     stage(good)
-    stage._child.close()
+    stage._child(False).close()
     assert (bad.record.status, bad.record.stage, bad.record.crash) == ("error", "decode", "SIGSEGV")
     assert bad.record.reason == "decode crashed 2 times on it: SIGSEGV"
     assert not bad.has_faces
@@ -175,7 +199,7 @@ def test_input_with_two_crashed_units_is_quarantined_on_all_actors_until_forgott
     other_actor(units[4])
     assert units[4].record.reason == reasons[0]
     for stage in (actor, other_actor):
-        stage._child.close()
+        stage._child(False).close()
 
 
 def test_coefficients_that_are_not_finite_fail_only_their_face(unit):

@@ -65,15 +65,15 @@ def fail_a_face(tmp_path):
         [(DetectFaces, {"settings": SETTINGS, "silence_s": 30.0, "out": str(tmp_path / "out")}), (FailsOnOne, {})]
     )
     actor(Unit(unit.plan).to_arrow().select(["plan"]))
-    actor._stages[0]._child.close()
+    actor._stages[0]._child(False).close()
 
 
 def crash_a_child(tmp_path):
     """A unit whose child crashes at `decode`, twice."""
     clip = fakes.video(tmp_path / "bad.mp4", (0.5,), frames=4)
     stage = DetectFaces(SETTINGS, 30.0, str(tmp_path / "out"))
-    stage._child.close()
-    stage._child = child = WorkerProcess(f"{CrashesOn.__module__}:CrashesOn", {"name": "bad.mp4"}, 30.0)
+    stage._child(False).close()
+    stage._children[False] = child = WorkerProcess(f"{CrashesOn.__module__}:CrashesOn", {"name": "bad.mp4"}, 30.0)
     unit = planned(clip)
     with measured(stage.name, unit):
         stage(unit)

@@ -1,11 +1,15 @@
 """Decoding in worker processes: equal results, crashes that fail one file, and room for pictures."""
 
+import os
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from rigface.confinement import missing_parts
 from rigface.errors import BadImage, BadVideo
 from rigface.image import encode_png
 from rigface.video import sandbox
@@ -19,26 +23,29 @@ def clip(fixtures):
 
 
 @pytest.fixture(scope="module")
-def decoders():
+def decoders(clip):
     pool = DecoderPool()
+    shutil.copy(clip, pool.folder)
     yield pool
     pool.close()
 
 
 @pytest.fixture
-def trap(monkeypatch):
+def trap(clip, monkeypatch):
     """Decoders whose processes are `Trap`s."""
     real = sandbox.WorkerProcess
     monkeypatch.setattr(real, "kept", (*real.kept, "TRAP"))
     monkeypatch.setenv("TRAP_S", "0.05")
     monkeypatch.setattr(sandbox, "WorkerProcess", lambda _, *rest: real("tests.traps:Trap", *rest))
     pool = DecoderPool(memory_mb=1024, silence_s=0.5)
+    shutil.copy(clip, pool.folder)
     yield pool
     pool.close()
 
 
-def test_sandbox_equals_direct_decoding(decoders, clip, tmp_path):
-    assert decoders.probe(clip) == probe_video(clip)
+def test_sandbox_equals_direct_decoding(decoders, clip):
+    path = f"{decoders.folder}/clip.mp4"
+    assert decoders.probe(path) == probe_video(clip)
     with open(clip, "rb") as file:
         data = file.read()
     there, here = list(decoders.frames(data, 5)), list(read_frames(clip, 5))
@@ -46,23 +53,23 @@ def test_sandbox_equals_direct_decoding(decoders, clip, tmp_path):
     assert all(np.array_equal(a.image, b.image) for a, b in zip(there, here))
     with pytest.raises(BadVideo, match="not a video"):
         decoders.probe(b"nothing of the kind")
-    one = next(iter(decoders.frames(clip)))  # and leaves
+    one = next(iter(decoders.frames(path)))  # and leaves
     assert one.index == 0
-    assert len(list(decoders.frames(clip, 2))) == len(list(read_frames(clip, 2)))
+    assert len(list(decoders.frames(path, 2))) == len(list(read_frames(clip, 2)))
 
 
-def test_sandbox_joins_pieces_with_sound(decoders, tmp_path):
+def test_sandbox_joins_pieces_with_sound(decoders):
     import av
 
     from rigface.video.writer import VideoWriter
 
     size, pieces = (64, 48), []
     for number in range(2):
-        pieces.append(str(tmp_path / f"{number}.mp4"))
+        pieces.append(f"{decoders.folder}/{number}.mp4")
         with VideoWriter(pieces[-1], size, 25, reorder=False) as film:
             for k in range(3):
                 film.write(np.full((48, 64, 3), 60 * number + 10 * k, np.uint8), k / 25)
-    out = str(tmp_path / "out.mp4")
+    out = f"{decoders.folder}/out.mp4"
     decoders.join(JoinRequest(out, size, 25, pieces, [[0, 0.04, 0.08], [0.12, 0.16, 0.2]], None))
     with av.open(out) as container:
         assert sum(1 for _ in container.decode(video=0)) == 6
@@ -75,14 +82,30 @@ def test_decoder_crash_fails_one_file_only(trap, clip):
     with pytest.raises(BadVideo, match="too much memory"):
         list(trap.frames(b"greedy"))
     with pytest.raises(BadVideo, match=r"more than 0\.2 s"):
-        list(trap.frames(clip, None, 0.2))
-    assert len(list(trap.frames(clip, 2))) == len(list(read_frames(clip, 2)))
+        list(trap.frames(f"{trap.folder}/clip.mp4", None, 0.2))
+    assert len(list(trap.frames(f"{trap.folder}/clip.mp4", 2))) == len(list(read_frames(clip, 2)))
 
 
 def test_decoder_has_no_network_and_starts_no_programs(trap):
     for file in (b"connect", b"start"):
         with pytest.raises(PermissionError):
             list(trap.frames(file))
+
+
+@pytest.mark.skipif("Landlock" in missing_parts(), reason="needs Landlock, which this kernel lacks")
+def test_decoder_opens_no_files_but_those_of_its_folder(decoders, clip, tmp_path):
+    elsewhere = shutil.copy(clip, tmp_path)
+    for path in (elsewhere, f"/proc/{os.getpid()}/environ"):
+        with pytest.raises(PermissionError):
+            decoders.probe(path)
+
+
+def test_folder_of_a_pool_goes_with_it():
+    pool = DecoderPool()
+    folder = Path(pool.folder)
+    assert folder.is_dir()
+    del pool
+    assert not folder.exists()
 
 
 def test_picture_is_decoded_in_the_sandbox(decoders):
