@@ -250,8 +250,7 @@ def _notes(rows: Sequence[Row], strangers: np.ndarray, extractors: Mapping[str, 
     if 0 < len(strangers) < 1 / identity.FALSE_ACCEPTS:
         out.append(
             f"Only {len(strangers)} pairs of strangers: a false-accept rate of {identity.FALSE_ACCEPTS:g} cannot be "
-            "told apart "
-            f"from anything below {3 / len(strangers):.1g}; the threshold is the largest of them."
+            f"told apart from anything below {3 / len(strangers):.1g}; the threshold is the largest of them."
         )
     skipped = sum(bool(r.get("light_angle_skipped")) for r in rows)
     if skipped:
@@ -261,8 +260,7 @@ def _notes(rows: Sequence[Row], strangers: np.ndarray, extractors: Mapping[str, 
     if "mediapipe" in extractors.get("in loop", "") and "mediapipe" in extractors.get("independent", ""):
         out.append(
             "In loop and independent share MediaPipe's landmarker here: only the identity network is independent of "
-            "the "
-            "estimator."
+            "the estimator."
         )
     if not np.isfinite(column(rows, "lpips")).any():
         out.append("LPIPS and FID are not in this card: their weights were not given.")

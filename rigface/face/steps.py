@@ -71,19 +71,6 @@ def assess(faces: AlignedFaces, i: int, mask: np.ndarray, rotation_deg: np.ndarr
         rotation_deg: (3,) yaw, pitch and roll of the head.
         residuals: (3,) landmark residual, photometric residual and occlusion, as in `Fit`.
     """
-    crop = faces.crops[i]
-    yaw, pitch, roll = rotation_deg.tolist()
-    landmark, photometric, occlusion = residuals.tolist()
-    return measure_quality(
-        crop,
-        faces.landmarks[i] * (len(crop) / CROP_PX),
-        faces.boxes[i],
-        float(faces.scores[i]),
-        mask,
-        yaw_deg=yaw,
-        pitch_deg=pitch,
-        roll_deg=roll,
-        landmark_residual=landmark,
-        photometric_residual=photometric,
-        occlusion=occlusion,
-    )
+    crop, numbers = faces.crops[i], [*rotation_deg.tolist(), *residuals.tolist()]
+    landmarks = faces.landmarks[i] * (len(crop) / CROP_PX)
+    return measure_quality(crop, landmarks, faces.boxes[i], float(faces.scores[i]), mask, *numbers)

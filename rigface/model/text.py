@@ -36,8 +36,7 @@ class TextEncoder:
         if not has_text_encoder(folder):
             raise MissingAsset(
                 f"{folder} has no text encoder: want text_encoder/config.json, text_encoder/*.safetensors and "
-                "tokenizer/, "
-                "as in a Stable Diffusion 1.5 folder (CLIP ViT-L/14)"
+                "tokenizer/, as in a Stable Diffusion 1.5 folder (CLIP ViT-L/14)"
             )
         from transformers import CLIPTextModel, CLIPTokenizer
 

@@ -224,9 +224,8 @@ def _hold_lease(store: Store) -> Iterator[Callable[[], None]]:
     renewed = now_s()  # before the request: the storage dates the lease later
     if not lease.take():
         raise OutputBusy(
-            f"{store.uri} is being written by another run ({_describe(lease.owner)}). "
-            "Wait for it or choose another OUT. "
-            f"If that run was killed, its lease ends in {max(EXPIRE_S - lease.age_s, 0):.0f} s."
+            f"{store.uri} is being written by another run ({_describe(lease.owner)}). Wait for it or "
+            f"choose another OUT. If that run was killed, its lease ends in {max(EXPIRE_S - lease.age_s, 0):.0f} s."
         )
     stop, lost, one_at_a_time = threading.Event(), threading.Event(), threading.Lock()
 

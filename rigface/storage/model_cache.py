@@ -174,8 +174,7 @@ def _fetch(store: Store, files: dict[str, objects.About], place: Path) -> None:
             raise
         raise StorageGone(
             f"{place.parent}: {(e.strerror or 'cannot be written').lower()}; {store.uri} needs {size / 1e9:.1f} GB "
-            "there. "
-            "Make room, or name another folder in RIGFACE_CACHE"
+            "there. Make room, or name another folder in RIGFACE_CACHE"
         ) from e
 
 

@@ -18,6 +18,7 @@ lost frames, too.
 
 from bisect import bisect_right
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import ceil, floor
@@ -78,7 +79,7 @@ def plan_chunks(file: Source, fps: float | None, chunk_frames: int = 300) -> tup
     if 0 < info.shown_frames <= chunk_frames:
         return info, whole
     stamps = _walk(file, origin)
-    times = [t for _, t in stamps.shown] if stamps else [t for _, t, _ in _decoded_times(file)]
+    times = [t for _, t in stamps.shown] if stamps else list(_decoded_times(file))
     info = replace(info, shown_frames=len(times), duration_s=times[-1] + 1 / (info.fps or 25))
     slots = [_slot(i, t, fps) for i, t in enumerate(times)]
     samples = [i for i, slot in enumerate(slots) if i == 0 or slot > slots[i - 1]]
@@ -151,14 +152,11 @@ def _look(file: Source) -> tuple[VideoInfo, int | None]:
         return info, first.pts
 
 
-def _decoded_times(file: Source) -> Iterator[tuple[int, float, int | None]]:
-    """Index, time and stamp of every shown frame, by decoding all."""
-    with open_video(file) as (container, stream):
-        try:
-            for i, (frame, time_s) in enumerate(FrameReader(container, stream).shown(None)):
-                yield i, time_s, frame.pts
-        except Truncated:
-            return
+def _decoded_times(file: Source) -> Iterator[float]:
+    """Time of every shown frame, by decoding all."""
+    with open_video(file) as (container, stream), suppress(Truncated):
+        for _, time_s in FrameReader(container, stream).shown(None):
+            yield time_s
 
 
 def _read(file: Source, fps: float | None, chunk: Chunk, seek: bool, threads: int) -> Iterator[Frame]:

@@ -45,13 +45,12 @@ def measure_quality(
     box: np.ndarray,
     score: float,
     mask: np.ndarray | None = None,
-    *,
     yaw_deg: float = np.nan,
     pitch_deg: float = np.nan,
     roll_deg: float = np.nan,
-    landmark_residual: float | None = None,
-    photometric_residual: float | None = None,
-    occlusion: float | None = None,
+    landmark_residual: float = np.nan,
+    photometric_residual: float = np.nan,
+    occlusion: float = np.nan,
 ) -> Quality:
     """The quality columns of one face.
 
@@ -62,17 +61,13 @@ def measure_quality(
         score: the detector's, in [0, 1].
         mask: (M, M) uint8, of any size, 0 off the person; keeps what is outside the frame out of the skin.
         yaw_deg, pitch_deg, roll_deg: of the head; signs as in `types.Quality`.
-        landmark_residual, photometric_residual, occlusion: as the reconstructor reports them; None or NaN if the fit
-            failed.
+        landmark_residual, photometric_residual, occlusion: as the reconstructor reports them; NaN if the fit failed.
 
     Returns:
         Finite numbers wherever the picture allows it; what was not given is NaN. Never raises for a bad picture.
     """
     x0, y0, x1, y1 = (float(v) for v in box)
     size = max(x1 - x0, y1 - y0)
-    landmark_residual, photometric_residual, occlusion = (
-        np.nan if v is None else float(v) for v in (landmark_residual, photometric_residual, occlusion)
-    )
     half = resized(crop, min(len(crop), LOOK_PX))
     points = np.asarray(landmarks, np.float32)[:, :2] * (len(half) / len(crop))
     crisp = sharpness(half, points)
