@@ -70,7 +70,6 @@ class Start:
         in_range(self, "(0, inf)", "edit_timeout_s")
 
     def run(self) -> None:
-        """Serve until stopped."""
         if self.keys:
             api_keys.read(Path(self.keys))  # report an unreadable file here, not in the log of a replica
         port = free_port(self.host, self.port)
@@ -100,7 +99,6 @@ class Demo:
         in_range(self, "[0, 65535]", "port")
 
     def run(self) -> None:
-        """Run the demo."""
         from serve.demo import show
 
         port = free_port("127.0.0.1", self.port)
@@ -151,7 +149,6 @@ class KeyCommand:
         in_range(self, "[1, inf)", "max_concurrent")
 
     def run(self) -> None:
-        """Run the command."""
         if self.action == "add":
             burst = {"burst": self.burst} if self.burst else {}
             limits = {"rate": self.rate, "max_concurrent": self.max_concurrent, **burst}
@@ -190,7 +187,6 @@ class EnrollCommand:
     remove: bool = False  # Remove the person from the list.
 
     def run(self) -> None:
-        """Run the command."""
         if not self.name:
             for person in consent.read(self.file):
                 print(f"{person.name}\t{len(person.vectors)} vectors")
@@ -221,7 +217,6 @@ class AuditCommand:
     contains: str = ""  # Hash printed by an earlier check; in a folder, one file must contain it.
 
     def run(self) -> None:
-        """Run the command."""
         files, found = audit_log.files_of(self.path), not self.contains
         for path in files:
             result = audit_log.check(path, self.contains)

@@ -50,11 +50,9 @@ class ServiceConfig(BaseModel):
     traces: Literal["", "otlp", "console"] = ""  # exporter of spans (`serve.telemetry.tracing`)
 
     def signing_path(self) -> Path:
-        """Folder of the signing key."""
         return Path(self.signing_folder) if self.signing_folder else default_folder()
 
     def limits(self) -> Limits:
-        """Limits on requests and jobs."""
         same_name = {f.name: getattr(self, f.name) for f in fields(Limits) if f.name in ServiceConfig.model_fields}
         megabytes = {"max_body_bytes": self.max_body_mb * 2**20, "max_clip_bytes": self.max_clip_mb * 2**20}
         return Limits(keep_jobs_s=self.keep_jobs_h * 3600, **megabytes, **same_name)
@@ -65,7 +63,6 @@ class ServiceConfig(BaseModel):
         return Policy(self.consent, self.deny, max_distance=self.same_person_distance, false_accept_rate=rate)
 
     def open_audit_log(self) -> AuditLog | None:
-        """The audit log, if there is one."""
         return AuditLog(self.audit_log) if self.audit_log else None
 
     def checkpoints(self) -> dict[str, str]:

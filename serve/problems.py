@@ -61,12 +61,10 @@ class ApiError(Exception):
 
     @property
     def status(self) -> int:
-        """The HTTP status."""
         return KNOWN[self.slug][0]
 
     @property
     def headers(self) -> dict[str, str]:
-        """Headers of the response."""
         out = {"Cache-Control": "no-store"}
         if self.retry_after_s is not None:
             out["Retry-After"] = str(max(1, round(self.retry_after_s)))
@@ -75,7 +73,6 @@ class ApiError(Exception):
         return out
 
     def document(self, request_id: str = "") -> dict[str, Any]:
-        """The problem document."""
         status, title = KNOWN[self.slug]
         out: dict[str, Any] = {"type": PREFIX + self.slug, "title": title, "status": status}
         if self.detail:

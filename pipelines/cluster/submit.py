@@ -180,7 +180,6 @@ class JobServer:
             return self._client.get_job_info(name)
 
     def logs(self, name: str) -> str:
-        """All output of a submission."""
         with self._errors():
             return self._client.get_job_logs(name)
 

@@ -46,7 +46,6 @@ class EditReport:
 
 
 def show(report: EditReport, console: Console | None = None) -> None:
-    """Print a report."""
     console = console or Console()
     for number, rows in enumerate(report.rows):
         if rows:

@@ -33,5 +33,4 @@ class PlannedTask:
     example: bool = False  # the row is one of examples/, which holds everything
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
         return {f.name: getattr(self, f.name) for f in fields(self)} | {"edit": self.edit.to_dict()}

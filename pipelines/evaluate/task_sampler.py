@@ -39,7 +39,6 @@ class TaskSampler:
         self._people = {str(person): good[frames.identity[good] == person] for person in people}
 
     def tasks(self, kind: TaskKind) -> Iterator[PlannedTask]:
-        """The tasks of a kind."""
         if kind == "self":
             return self._self_edits()
         if kind == "cross":

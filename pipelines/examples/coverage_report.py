@@ -29,7 +29,6 @@ class PairReport:
 
 
 def print_report(report: PairReport, console: Console | None = None) -> None:
-    """Print a report as tables."""
     console = console or Console(soft_wrap=True)
     for trait, title in TITLES.items():
         console.print(_table(report, trait, title))

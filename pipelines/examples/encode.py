@@ -78,7 +78,6 @@ class EncodeUnit:
         self._autoencoder = autoencoder
 
     def __call__(self, unit: str, part: str) -> dict[str, int]:
-        """Encode one part."""
         table = self._source.table(part)
         latents, spec = self._latents(table)
         columns = {name: table[name].combine_chunks() for name in table.column_names}

@@ -42,12 +42,10 @@ class PlannedExample:
 
     @property
     def source(self) -> tuple[str, int]:
-        """Part and row."""
         return self.source_part, self.source_row
 
     @property
     def target(self) -> tuple[str, int]:
-        """Part and row."""
         return self.target_part, self.target_row
 
 

@@ -66,7 +66,6 @@ class Candidates:
         return cell
 
     def take(self, rows: np.ndarray) -> Candidates:
-        """A subset."""
         deltas = {name: values[rows] for name, values in self.deltas.items()}
         return Candidates(self.source[rows], self.target[rows], self.person[rows], deltas)
 

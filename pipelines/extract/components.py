@@ -43,7 +43,6 @@ class Identity(Protocol):
 
 
 def detector(settings: Settings) -> Detector:
-    """The face detector."""
     if settings.detector == "fake":
         return fakes.FakeDetector()
     if settings.detector == "insightface":  # the pack's own landmarks fit no reconstructor

@@ -199,7 +199,6 @@ class FaceDataset:
         return (self.store.table(path, columns) for path in self.store.paths("inputs", ".parquet"))
 
     def inputs(self) -> pa.Table:
-        """All rows of inputs/."""
         tables = list(self.inputs_by_part())
         return pa.concat_tables(tables) if tables else schema.inputs_schema().empty_table()
 

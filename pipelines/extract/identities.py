@@ -184,7 +184,6 @@ def load_state(store: Store, threshold: float) -> tuple[dict[Key, int], Identity
 
 
 def save_state(store: Store, threshold: float, known: dict[Key, int], people: IdentityClusters) -> None:
-    """Store labels and people for the next pass."""
     uris = sorted({uri for uri, _ in known})
     at = {uri: i for i, uri in enumerate(uris)}
     sink = io.BytesIO()

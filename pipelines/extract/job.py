@@ -99,7 +99,6 @@ class _Run:
         self._finalizer = stack.enter_context(InputFinalizer(dataset, self.name, progress.input_done))
 
     def all(self, uris: Iterator[str]) -> Summary:
-        """From inputs to a finished dataset."""
         began = time.monotonic()
         wanted = CompactSet()
         while window := list(islice(uris, WINDOW)):

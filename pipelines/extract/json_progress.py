@@ -46,7 +46,6 @@ def _log(event: str, outcome: Record | InputRow, *more: str, **fields: str) -> N
 
 
 def end(summary: Summary) -> None:
-    """Log the end of the job."""
     done = {name: summary.done[name] for name in ("units", "frames", "faces", "bytes")}
     fields = log_fields(job=job_id(), inputs=summary.inputs, seconds=summary.wall_s, message=summary.identities, **done)
     LOG.info("end", extra=fields)

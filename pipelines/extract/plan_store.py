@@ -68,7 +68,6 @@ class PlanStore:
                     yield Plan.from_json(text)
 
     def add(self, plans: list[Plan]) -> None:
-        """Publish new plans."""
         if not plans:
             return
         # Later than all plans before, even if this machine's clock is behind.

@@ -41,7 +41,6 @@ class StatusCount:
     example: str = ""  # file name and reason of one input
 
     def add(self, uri: str, reason: str | None, frames: int, faces: int) -> None:
-        """Count an input."""
         self.inputs, self.frames, self.faces = self.inputs + 1, self.frames + frames, self.faces + faces
         if reason and not self.example:
             self.example = f"{uri.rsplit('/', 1)[-1]}: {reason}"
@@ -61,7 +60,6 @@ class Summary:
 
     @property
     def inputs(self) -> int:
-        """Number of inputs of the job."""
         return sum(outcome.inputs for outcome in self.outcomes.values())
 
     def count_input(self, row: dict[str, Any]) -> None:
@@ -70,7 +68,6 @@ class Summary:
         count.add(row["uri"], row["reason"], row.get("frames", 0), row.get("faces", 0))
 
     def add(self, record: Record) -> None:
-        """Count a unit of this run."""
         self.done.update(units=1, frames=record.frames, faces=record.faces, bytes=record.bytes)
         self.cpu_seconds += record.cpu_seconds
         for step, seconds in record.seconds.items():

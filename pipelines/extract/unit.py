@@ -138,7 +138,6 @@ class Unit:
         return cls(plan, Record.from_json(row["record"][0].as_py()), _buffer(row["faces"]))
 
     def to_arrow(self) -> pa.Table:
-        """The Ray row."""
         blob = self._blob if self._table is None or self._blob is not None else ipc(self._table)
         cell = pa.nulls(1, pa.large_binary()) if blob is None else _cell(blob)
         return pa.table([pa.array([self.plan.to_json()]), pa.array([self.record.to_json()]), cell], schema=ROW)

@@ -93,7 +93,6 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Close the connections."""
         self._http.close()
 
     def models(self) -> list[ModelInfo]:

@@ -45,7 +45,6 @@ class SerializedDetector:
     def __call__(
         self, image: np.ndarray, *, second_look: bool | None = None, before: Sequence[Detection] = ()
     ) -> list[Detection]:
-        """As the detector's own."""
         with self._lock:
             return self._inner(image, second_look=second_look, before=before)
 
@@ -77,7 +76,6 @@ class BatchedReconstructor:
     def __call__(
         self, crops: Sequence[np.ndarray], landmarks: np.ndarray, blendshapes: np.ndarray | None, tracks: np.ndarray
     ) -> Fit:
-        """As the reconstructor's own."""
         request = _Request(crops, landmarks, blendshapes, tracks)
         with self._queue_lock:
             self._waiting.append(request)

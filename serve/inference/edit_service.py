@@ -70,7 +70,6 @@ class CompletedEdit:
 
     @property
     def media_type(self) -> str:
-        """Media type of `data`."""
         return MEDIA[self.plan.output_options.format]
 
     def result(self) -> EditResult:
@@ -239,7 +238,6 @@ def server_timing(seconds: dict[str, float]) -> str:
 
 
 def sse(name: str, content: dict[str, Any]) -> bytes:
-    """One server-sent event."""
     return f"event: {name}\ndata: {json.dumps(content, separators=(',', ':'))}\n\n".encode()
 
 

@@ -48,7 +48,6 @@ class LoadedModel:
 
     @property
     def rows(self) -> int:
-        """Rows in the batch."""
         return sum(state.rows for _, state in self.active)
 
 

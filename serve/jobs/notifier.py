@@ -26,11 +26,9 @@ class WebhookNotifier:
 
     @property
     def tasks(self) -> list[asyncio.Task[None]]:
-        """Of the messages under way."""
         return list(self._tasks.values())
 
     def check(self, address: str) -> None:
-        """As `Webhooks.check`."""
         self._webhooks.check(address)
 
     def cancel(self, job_id: str) -> None:

@@ -105,7 +105,6 @@ class Job:
 
     @property
     def media_type(self) -> str:
-        """Media type of its results."""
         return TYPES[self.suffix]
 
     def count_start(self) -> None:

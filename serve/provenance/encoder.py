@@ -34,17 +34,13 @@ class NoSigner:
     """A signer that only encodes."""
 
     def __call__(self, image: np.ndarray, edit_input: EditInput, output_options: OutputOptions) -> bytes:
-        """Encode an (H, W, 3) uint8 image."""
         return encode_image(image, output_options.format, output_options.quality)
 
     def mark(self, image: np.ndarray, bits: int) -> np.ndarray:
-        """The image, unchanged."""
         return image
 
     def sign_file(self, data: bytes, media_type: str, record: dict[str, Any], origins: Sequence[Origin] = ()) -> bytes:
-        """The file, unchanged."""
         return data
 
     def verify(self, data: bytes) -> Verification:
-        """No manifest, no watermark."""
         return Verification(made_here=False, manifest="none")

@@ -61,7 +61,6 @@ class DlibEmbedding:
         self._lock = threading.Lock()
 
     def __call__(self, image: np.ndarray, face: Face) -> np.ndarray | None:
-        """As `EmbedFace`."""
         points = alignment.apply(alignment.invert(face.frame_to_crop), face.landmarks[:, :2])
         chip = face_chip(image, points)
         if chip is None:
@@ -90,11 +89,9 @@ class Policy:
 
     @property
     def is_active(self) -> bool:
-        """True if there is a list to check."""
         return self._consent is not None or self._deny is not None
 
     def vector(self, image: np.ndarray, face: Face) -> np.ndarray | None:
-        """The identity vector of a face."""
         return self._embed(image, face)
 
     def check(self, vectors: Sequence[np.ndarray | None]) -> None:
@@ -107,7 +104,6 @@ class Policy:
             raise ApiError("no-consent", "no enrolled person matches a face in this image")
 
     def check_faces(self, image: np.ndarray, faces: Sequence[Face]) -> None:
-        """`check` of the faces of an image."""
         if self.is_active:
             self.check([self.vector(image, face) for face in faces])
 
@@ -175,7 +171,6 @@ class _PersonList:
         self._refresh()
 
     def matches(self, vector: np.ndarray | None) -> bool:
-        """True if the vector is near one of the list."""
         self._refresh()
         if vector is None or not len(self._vectors):
             return False

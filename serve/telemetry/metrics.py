@@ -70,7 +70,6 @@ s3_client.record_metric = record
 
 
 def record_step(rows: int, seconds: float) -> None:
-    """Record a denoising step of a batch."""
     record(DIFFUSION_STEPS)
     record(DIFFUSION_ROWS, rows)
     record(DIFFUSION_BATCH_ROWS, rows)
@@ -112,5 +111,4 @@ class GatewayMetrics:
         self(IN_FLIGHT, self._in_flight)
 
     def text(self) -> bytes:
-        """All metrics in Prometheus' text format."""
         return prometheus_client.generate_latest(self._registry)
