@@ -67,7 +67,15 @@ def reconstructor(settings: Settings, device: str, detector: DetectorSpec | None
         return fakes.FakeReconstructor()
     from rigface.face.reconstruction.reconstructor import load_reconstructor  # imports torch
 
-    return load_reconstructor(settings.reconstructor, head=settings.head, device=device, detector=detector)
+    return load_reconstructor(
+        settings.reconstructor,
+        head=settings.head,
+        device=device,
+        detector=detector,
+        folder=settings.head_folder or None,
+        shape=settings.shape,
+        expression=settings.expression,
+    )
 
 
 def parser(settings: Settings, device: str) -> Parser:

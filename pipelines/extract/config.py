@@ -19,8 +19,9 @@ from rigface.ranges import in_range
 from rigface.types import DetectorSpec, HeadSpec
 
 STAGES = ("detect_faces", "reconstruct", "mask_and_score", "write")
-MODEL_FOLDERS = ("detector_folder", "identity_folder", "parser_folder")  # fields of `Settings`
+MODEL_FOLDERS = ("detector_folder", "identity_folder", "parser_folder", "head_folder")  # fields of `Settings`
 FOLDERS = (*MODEL_FOLDERS, "root")  # fields of `Settings`: places, not content
+UNHASHED = (*FOLDERS, "licence", "head's licence")  # a licence is a text beside the file whose hash is the version
 MODELS = ("detector", "identity", "parser", "reconstructor", "head")  # fields of `Settings`
 
 
@@ -46,15 +47,18 @@ class Settings:
     one core for the size b0, 3 s for b5)."""
     parser_folder: str = ""
     """Folder of the SegFormer (config.json, model.safetensors); empty: searched for in $RIGFACE_ASSETS."""
-    reconstructor: str = "fit"  # Method that turns crops into coefficients: `fit`, closed-form fitting.
-    head: str = "open"
-    """Head model to fit: `open`. FLAME can be loaded and rendered (`rigface.face.head.flame`), but not fitted."""
+    reconstructor: str = "fit"
+    """Method that turns crops into coefficients: `fit`, least squares on the detector's landmarks and the colours."""
+    head: str = "open"  # Head model to fit: `open`, or `flame`, whose files you provide.
     chunk_frames: int = 300
     """Maximum of sampled frames per unit of work. Longer videos are cut, and their tracks joined again at the end."""
     jpeg_quality: int = 92  # JPEG quality of the stored crops.
     root: str = ""
     """Folder or s3:// prefix that all inputs lie below. The dataset holds their paths from there, so that it is
     continued with the root of another mount. Empty: absolute paths."""
+    head_folder: str = ""  # Folder of FLAME's files, or one model in it; empty: searched for in $RIGFACE_ASSETS.
+    shape: int = 100  # Shape coefficients of FLAME, 1-300.
+    expression: int = 50  # Expression coefficients of FLAME, 1-100.
 
     def __post_init__(self) -> None:
         if self.root:
@@ -66,7 +70,8 @@ class Settings:
                 raise PlanError(f"fps: want a number above 0 (at most 1000) or `all`, got {self.fps}")
             object.__setattr__(self, "fps", float(self.fps))  # 5 and 5.0 are one setting and one hash
         in_range(self, "[1, inf)", "chunk_frames")
-        in_range(self, "[1, 100]", "jpeg_quality")
+        in_range(self, "[1, 100]", "jpeg_quality", "expression")
+        in_range(self, "[1, 300]", "shape")
 
     @property
     def rate(self) -> float | None:
@@ -199,14 +204,14 @@ def config_hash(settings: Settings, head: HeadSpec, detector: DetectorSpec) -> s
 
 def _hashed(value: Settings | HeadSpec | DetectorSpec, first: int) -> dict[str, Any]:
     later = {f.name: f.default for f in fields(value)[first:]}
-    everything = {name: "" if name in FOLDERS else v for name, v in asdict(value).items()}
+    everything = {name: "" if name in UNHASHED else v for name, v in asdict(value).items()}
     return {name: v for name, v in everything.items() if name not in later or v != later[name]}
 
 
 def differences(now: dict, before: dict) -> list[str]:
-    """Changed values between two settings (as dicts, one level deep), as `fps: 5.0 -> 2.0`; folders do not count."""
+    """Changed values between two settings (as flat dicts), as `fps: 5.0 -> 2.0`; folders do not count."""
     return [
         f"{name}: {before.get(name)!r} -> {now.get(name)!r}"
-        for name in sorted({*now, *before} - set(FOLDERS))
+        for name in sorted({*now, *before} - set(UNHASHED))
         if now.get(name) != before.get(name)
     ]

@@ -64,12 +64,12 @@ class FaceDataset:
         self._check_root(info, settings.root)
         if info["config"] == name:
             return name
-        now = {**asdict(settings), "head model": asdict(head), "detector model": asdict(detector)}
-        before = {
-            **_with_defaults(Settings, info["settings"]),
-            "head model": _with_defaults(HeadSpec, info["head"]),
-            "detector model": _with_defaults(DetectorSpec, info["detector"]),
-        }
+        now = _flat(asdict(settings), asdict(head), asdict(detector))
+        before = _flat(
+            _with_defaults(Settings, info["settings"]),
+            _with_defaults(HeadSpec, info["head"]),
+            _with_defaults(DetectorSpec, info["detector"]),
+        )
         changed = differences(json.loads(json.dumps(now)), json.loads(json.dumps(before)))
         if not changed:
             return info["config"]
@@ -208,6 +208,12 @@ class FaceDataset:
             columns = schema.inputs_schema()
             table = schema.table_of({n: [getattr(row, n) for row in rows] for n in columns.names}, columns)
             publish_by_hash(self.store, "inputs", table)
+
+
+def _flat(settings: dict[str, Any], head: dict[str, Any], detector: dict[str, Any]) -> dict[str, Any]:
+    """All that decides the content of a row, each value by a name for a message."""
+    models = {"head": head, "detector": detector}
+    return settings | {f"{model}'s {name}": value for model, of in models.items() for name, value in of.items()}
 
 
 def _with_defaults(kind: type, stored: dict[str, Any]) -> dict[str, Any]:

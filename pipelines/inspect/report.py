@@ -109,11 +109,13 @@ def _lede(faces: FaceStatistics, inputs: InputStatistics) -> str:
 
 def _about(faces: FaceStatistics, files: DatasetFiles) -> dict[str, str]:
     head, detector = faces.head, faces.detector
-    sizes = f"{head.shape} shape, {head.expression} expression, {head.albedo} albedo"
+    source = f" of {head.albedo_source}" if head.albedo_source else ""
+    sizes = f"{head.shape} shape, {head.expression} expression, {head.albedo} albedo{source}"
     return {
         "Place": files.place,
         "Written": f"{files.written:%d %B %Y, %H:%M} UTC" if files.written else "–",
         "Head model": f"{head.name} {head.version}, {sizes}",
+        **({"Licence of the head model": head.licence} if head.licence else {}),
         "Detector": f"{detector.name} {detector.version}, {detector.landmarks} landmarks",
         "Files": f"{files.face_files:,} with faces, {bytes_text(files.file_bytes)} in all",
         "Schema": files.schema,
