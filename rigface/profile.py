@@ -22,7 +22,7 @@ class FaceProfile:
         ValueError: an unknown value; the message names the field.
     """
 
-    reconstructor: Literal["fit", "deca", "emoca", "smirk"] = "fit"  # crops -> coefficients
+    reconstructor: Literal["fit", "deca", "deca-rigface", "emoca", "smirk"] = "fit"  # crops -> coefficients
     head: Literal["open", "flame", "basel"] = "open"  # model of the coefficients and of the render
     texture: Literal["none", "flame", "basel"] = "none"  # albedo by texture coordinates; none: the head's own
     expression_codes: Literal["none", "d3dfr", "deep3d"] = "none"  # network of `FaceParams.bfm_expression`
@@ -75,7 +75,7 @@ PROFILES: Mapping[str, FaceProfile] = MappingProxyType(
         # The released RigFace weights. Its squares of SCRFD's boxes frame faces as our own rule does, within 2 %, so
         # that no InsightFace pack is needed.
         "rigface": FaceProfile(
-            reconstructor="deca",
+            reconstructor="deca-rigface",
             head="flame",
             texture="flame",
             expression_codes="d3dfr",

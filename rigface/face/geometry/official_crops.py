@@ -13,10 +13,13 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from scipy.io import loadmat
+from scipy.io.matlab import MatReadError
 from torch import Tensor
 
 from rigface.errors import BadCheckpoint, MissingAsset
@@ -123,8 +126,6 @@ def rigface_frame_to_crop(box: np.ndarray) -> np.ndarray:
 
 def rigface_photo(image: np.ndarray, frame_to_crop: np.ndarray) -> np.ndarray:
     """RigFace's crop (512, 512, 3) uint8 of an image (H, W, 3) uint8: bilinear, black outside."""
-    import cv2
-
     affine = np.asarray(frame_to_crop, np.float64).copy()
     affine[:, 2] += affine[:, :2] @ (0.5, 0.5) - 0.5  # OpenCV's pixel centres are whole numbers
     return cv2.warpAffine(image, affine, (CROP_PX, CROP_PX), flags=cv2.INTER_LINEAR)
@@ -137,9 +138,6 @@ def deep3d_model_points(file: str | os.PathLike[str]) -> np.ndarray:
         MissingAsset: there is no such file.
         BadCheckpoint: it is no MATLAB file with `lm` (68, 3).
     """
-    from scipy.io import loadmat
-    from scipy.io.matlab import MatReadError
-
     if not os.path.isfile(file):
         raise MissingAsset(f"{file} is not there; it lies beside BFM_model_front.mat in Deep3DFaceRecon's BFM folder")
     try:

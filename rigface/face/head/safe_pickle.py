@@ -8,6 +8,7 @@ Deviates: protocol 0 (text) is refused; no file of FLAME's uses it.
 
 from __future__ import annotations
 
+import functools
 import io
 import itertools
 import math
@@ -116,8 +117,8 @@ def load_torch_zip(path: str | os.PathLike[str], entry: str = "state_dict") -> A
             wanted = [value for key, value in root.items if key == entry]
             if root.kind != "dict" or len(wanted) != 1:
                 raise ValueError(f"it has no entry {entry!r}")
-            arrays = _Arrays(Path(path).stat().st_size, lambda key: file.read(f"{folder}data/{key}"))
-            return arrays.of(wanted[0])
+            record = functools.cache(lambda key: bytearray(file.read(f"{folder}data/{key}")))
+            return _Arrays(Path(path).stat().st_size, record).of(wanted[0])
 
     return _guarded("file of torch.save", read)
 
@@ -221,7 +222,7 @@ def _run(stream: io.BytesIO, *, skip_unknown: bool = False, max_opcodes: int = M
 class _Arrays:
     """Turns what `_run` gives into arrays: each object once, so shared references stay shared and cost nothing."""
 
-    def __init__(self, file_bytes: int, record: Callable[[str], bytes] | None = None) -> None:
+    def __init__(self, file_bytes: int, record: Callable[[str], bytearray] | None = None) -> None:
         self._budget = MAX_GROWTH * file_bytes + SPARE_BYTES
         self._record = record  # key -> bytes of a storage in a torch zip
         self._done: dict[int, Any] = {}  # id -> value
@@ -309,11 +310,13 @@ class _Arrays:
 
     def _tensor(self, flat: np.ndarray, offset: int, shape: Any, strides: Any) -> np.ndarray:
         shape, strides = tuple(map(_size, shape)), tuple(map(_size, strides))
-        self._spend(math.prod(shape) * flat.itemsize)
         last = _size(offset) + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
         if 0 not in shape and last >= len(flat):
             raise ValueError(f"a tensor reaches element {last} of {len(flat)}")
         view = np.lib.stride_tricks.as_strided(flat[offset:], shape, [s * flat.itemsize for s in strides])
+        if self._record is not None:
+            return view  # of a record that is in memory once
+        self._spend(view.nbytes)
         return view.copy()
 
     def _object(self, kind: str, state: dict[str, Any]) -> Any:

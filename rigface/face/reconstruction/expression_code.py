@@ -78,12 +78,11 @@ class D3dfrCoder:
 
 
 class Deep3dCoder:
-    """Codes of Deep3DFaceRecon; it also needs `similarity_Lm3D_all.mat` beside the Basel model."""
+    """Codes of Deep3DFaceRecon; it also needs `similarity_Lm3D_all.mat`."""
 
     def __init__(self, folder: str | Path | None = None, device: str = "cpu") -> None:
         path = assets.find("deep3d", folder)
-        basel = assets.find("basel", folder)
-        self._model = official_crops.deep3d_model_points(basel.with_name("similarity_Lm3D_all.mat"))
+        self._model = official_crops.deep3d_model_points(assets.find("basel_landmarks", folder))
         self.version = f"deep3d-{assets.fingerprint(path)}"
         self._network, self._device = load_deep3d(path, device), device
 

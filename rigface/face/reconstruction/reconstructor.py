@@ -2,8 +2,8 @@
 
 Path: 512 px crops, their landmarks, blendshape scores and tracks -> Reconstructor -> Fit -> the params columns.
 
-`fit` (here) is closed-form fitting of the open head: `landmark_fit.py` for the geometry, `appearance.py` for skin and
-light. A network such as DECA is another implementation of the same Protocol.
+`fit` is closed-form fitting: of the open head here (`landmark_fit.py` for the geometry, `appearance.py` for skin and
+light), of FLAME in `flame_reconstructor.py`. The names of networks are in `network_reconstructor.py`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from rigface.face.head.open_head import OpenHead
 from rigface.face.reconstruction.appearance import OpenHeadAppearance
 from rigface.face.reconstruction.flame_reconstructor import FlameFit
 from rigface.face.reconstruction.landmark_fit import GeometryFitter
+from rigface.face.reconstruction.network_reconstructor import NETWORKS, NetworkReconstructor
 from rigface.face.reconstruction.protocol import Fit, Reconstructor
 from rigface.types import DetectorSpec, FaceParams
 
@@ -36,20 +37,26 @@ def load_reconstructor(
     """Load a reconstructor by name, and check, if a detector is given, that it reports what the reconstructor needs.
 
     Args:
-        folder: an assets folder to search for FLAME first, or FLAME's own.
-        shape, expression: how many of FLAME's coefficients to fit.
+        folder: an assets folder to search first, or FLAME's own.
+        shape, expression: how many of FLAME's coefficients to store; SMIRK always has 300 of shape.
 
     Raises:
         ValueError: there is none, or it cannot drive that head, or not from what this detector reports.
-        MissingAsset: files of the head are not on this machine.
+        MissingAsset, BadCheckpoint, UnsafeFile: files of the head or the network are not there, or are others.
     """
-    reconstructor: FitReconstructor | FlameFit
+    reconstructor: FitReconstructor | FlameFit | NetworkReconstructor
     if (name, head) == ("fit", "open"):
         reconstructor = FitReconstructor(device)
     elif (name, head) == ("fit", "flame"):
         reconstructor = FlameFit(load_head("flame", folder, shape, expression), device)
+    elif name in NETWORKS and head == "flame":
+        flame = load_head("flame", folder, max(shape, NETWORKS[name].shape), expression)
+        reconstructor = NetworkReconstructor(name, flame, folder, device)
     else:
-        raise ValueError(f"no reconstructor {name!r} for the head {head!r}; there is 'fit' for 'open' and 'flame'")
+        raise ValueError(
+            f"no reconstructor {name!r} for the head {head!r}; there is 'fit' for 'open' and 'flame', and for 'flame' "
+            f"{', '.join(NETWORKS)}"
+        )
     if detector is not None:
         reconstructor.check(detector)
     return reconstructor

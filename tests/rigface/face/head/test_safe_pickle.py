@@ -227,6 +227,13 @@ def test_state_dict_of_lightning_checkpoint_is_read_without_its_foreign_objects(
         assert np.array_equal(got[name], want.detach().numpy())
 
 
+def test_tensors_of_a_checkpoint_that_repeat_numbers_take_no_more_memory_than_the_file(tmp_path):
+    torch.save({"state_dict": {str(i): torch.ones(1).expand(2**28) for i in range(9)}}, tmp_path / "a.ckpt")
+    got = load_torch_zip(tmp_path / "a.ckpt")
+    assert [array.shape for array in got.values()] == [(2**28,)] * 9
+    assert got["3"][-1] == 1
+
+
 @pytest.mark.parametrize(("entry", "message"), [
     ("hyper_parameters", "foreign object"), ("unsafe", "foreign object"), ("weights", "no entry 'weights'")
 ])  # fmt: skip

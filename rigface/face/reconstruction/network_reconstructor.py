@@ -1,0 +1,176 @@
+"""Reconstructors `deca`, `emoca`, `smirk`: a network reads FLAME's coefficients off each crop.
+
+Path: 512 px crops and their landmarks -> the authors' crop -> network -> FlameCodes -> Fit -> the params columns.
+
+Cameras are converted from the authors' crop to ours. DECA and EMOCA also read light and the coefficients of FLAME's
+texture; SMIRK reads neither, and without a texture file DECA's have no meaning: then both are fitted to the colours
+(`appearance.py`). Faces of one track get the mean of their shapes and textures.
+
+Shape suffixes: N faces.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from rigface import assets
+from rigface.face.geometry import official_crops
+from rigface.face.geometry.camera import project
+from rigface.face.geometry.landmarks import LAYOUTS, sixty_eight
+from rigface.face.head.head_model import Head
+from rigface.face.networks.deca import load_deca
+from rigface.face.networks.emoca import load_emoca
+from rigface.face.networks.flame_codes import FlameCodes
+from rigface.face.networks.smirk import load_smirk
+from rigface.face.reconstruction.appearance import AppearanceFitter
+from rigface.face.reconstruction.landmark_fit import to_crop_unit
+from rigface.face.reconstruction.protocol import Fit
+from rigface.types import CROP_PX, DetectorSpec, FaceParams
+
+BATCH = 8  # crops in the network at once; more are no faster on a processor
+_INNER = 17  # of the 68 points the first are the outline, which each detector draws elsewhere
+_OUTER_EYES = (36, 45)  # of the 68: their distance is the unit of the residual
+EXPRESSION = 50  # coefficients that each of the networks gives
+_TEXTURES = ("flame", "basel")  # sources of an albedo that DECA's texture coefficients are about
+
+
+@dataclass(frozen=True)
+class Network:
+    """An encoder: its file, loader, crop and number of shape coefficients."""
+
+    asset: str
+    load: Callable[[Path, str], Callable[[Tensor], FlameCodes]]
+    rule: official_crops.SquareRule
+    shape: int = 100
+
+
+NETWORKS = {
+    "deca": Network("deca", load_deca, official_crops.DECA),
+    "deca-rigface": Network("deca", load_deca, official_crops.RIGFACE_DECA),  # as the released RigFace model wants it
+    "emoca": Network("emoca", load_emoca, official_crops.DECA),
+    "smirk": Network("smirk", load_smirk, official_crops.SMIRK, shape=300),
+}
+
+
+class NetworkReconstructor:
+    """A network that reads FLAME's coefficients off a crop. Stateless between calls.
+
+    Args:
+        name: one of `NETWORKS`.
+        head: FLAME with an albedo, as `heads.load_head` gives it, with at least the network's coefficients.
+        folder: an assets folder to search first for the network; None looks in `RIGFACE_ASSETS`.
+
+    Raises:
+        MissingAsset, BadCheckpoint, UnsafeFile: the network's file is not there, or is another.
+        ValueError: the head is not FLAME, or has fewer coefficients.
+    """
+
+    def __init__(self, name: str, head: Head, folder: str | Path | None = None, device: str = "cpu") -> None:
+        network, spec = NETWORKS[name], head.spec
+        if spec.name != "flame" or spec.shape < network.shape or spec.expression < EXPRESSION:
+            raise ValueError(
+                f"{name} gives FLAME's coefficients, {network.shape} of shape and {EXPRESSION} of expression; the head "
+                f"{spec.name!r} has {spec.shape} and {spec.expression}"
+            )
+        path = assets.find(network.asset, folder)
+        path = checkpoint_in(path) if path.is_dir() else path
+        self.head_spec = spec
+        self.version = f"{name}-{assets.fingerprint(path)}"
+        self._network, self._rule, self._device = network.load(path, device), network.rule, device
+        self._appearance = AppearanceFitter(head, device)
+        self._head = head.to(device)
+
+    def check(self, detector: DetectorSpec) -> None:
+        """Raise ValueError unless a detector reports landmarks that the crop can be cut by."""
+        if detector.landmarks not in LAYOUTS:
+            raise ValueError(
+                f"{self.version} cuts its crop by landmarks; want a detector with {' or '.join(map(str, LAYOUTS))} "
+                f"of them, {detector.name} gives {detector.landmarks}"
+            )
+
+    def __call__(
+        self, crops: Sequence[np.ndarray], landmarks: np.ndarray, blendshapes: np.ndarray | None, tracks: np.ndarray
+    ) -> Fit:
+        """See `Reconstructor`; ValueError if no layout has this many landmarks. The scores are not used."""
+        members = torch.from_numpy(np.unique(tracks, return_inverse=True)[1]).to(self._device)
+        points = sixty_eight(np.asarray(landmarks, np.float32))
+        with torch.inference_mode():
+            squares = official_crops.square_around(
+                points[..., :2] - 0.5, self._rule
+            )  # the authors' pixel centres are whole numbers
+            codes = self._codes(crops, squares)
+            params = self._params(codes, squares, members)
+            vertices = self._head.of(params)
+            if codes.light is not None and self._has_texture():
+                look = self._appearance.explain(crops, vertices, params.camera, params.albedo, params.light)
+            else:
+                look = self._appearance.fit(crops, vertices, params.camera, members)
+                params = replace(params, albedo=look.albedo, light=look.light)
+            residual = self._residual(vertices, params.camera, torch.from_numpy(points).to(self._device))
+        return Fit(params.map(_numpy), _numpy(residual), _numpy(look.residual), _numpy(look.occlusion))
+
+    def _has_texture(self) -> bool:
+        return self.head_spec.albedo_source.partition(":")[0] in _TEXTURES
+
+    def _codes(self, crops: Sequence[np.ndarray], squares: np.ndarray) -> FlameCodes:
+        parts = []
+        for start in range(0, max(len(crops), 1), BATCH):
+            part = slice(start, start + BATCH)
+            scale = np.array([[len(crop) / CROP_PX] for crop in crops[part]])  # of a smaller copy
+            scaled = np.concatenate([(squares[part, :2] + 0.5) * scale - 0.5, squares[part, 2:] * scale], 1)
+            parts.append(self._network(official_crops.flame_crops(crops[part], scaled, self._rule, self._device)))
+        values = {f.name: [getattr(part, f.name) for part in parts] for f in fields(FlameCodes)}
+        return FlameCodes(**{name: None if v[0] is None else torch.cat(v) for name, v in values.items()})
+
+    def _params(self, codes: FlameCodes, squares: np.ndarray, members: Tensor) -> FaceParams:
+        """Coefficients of N faces in the 512 px crop; what the network does not read is zero."""
+        spec, count = self.head_spec, len(members)
+        texture = codes.shape.new_zeros(count, 0) if codes.texture is None else codes.texture
+        extras: dict[str, Any] = {"eye_rotations": codes.shape.new_zeros(count, 2, 3), "eyelids": codes.eyelids}
+        if codes.eyelids is None:
+            extras["eyelids"] = codes.shape.new_zeros(count, 2)
+        return FaceParams(
+            shape=_sized(_mean_by(members, codes.shape), spec.shape),
+            expression=_sized(codes.expression, spec.expression),
+            head_rotation=codes.head_rotation,
+            jaw_rotation=codes.jaw_rotation,
+            camera=official_crops.square_camera(codes.camera, squares),
+            albedo=_sized(_mean_by(members, texture), spec.albedo),
+            light=codes.shape.new_zeros(count, 9, 3) if codes.light is None else codes.light,
+            **{name: value for name, value in extras.items() if name in spec.extras},
+        )
+
+    def _residual(self, vertices: Tensor, camera: Tensor, points: Tensor) -> Tensor:
+        """(N,) RMS distance of FLAME's inner landmarks and the given ones, in outer-eye distances of the head."""
+        assert self._head.inner is not None
+        inner = project(self._head.inner.points(vertices), camera)
+        off = inner[..., :2] - to_crop_unit(points)[:, _INNER:, :2]
+        right, left = (inner[:, k - _INNER] for k in _OUTER_EYES)
+        return off.square().sum(-1).mean(1).sqrt() / (right - left).norm(dim=-1)
+
+
+def checkpoint_in(folder: Path) -> Path:
+    """The Lightning checkpoint in a folder of EMOCA, that of its detail stage if there are several."""
+    return max(sorted(folder.rglob("*.ckpt")), key=lambda path: "detail" in path.parts)
+
+
+def _mean_by(members: Tensor, values: Tensor) -> Tensor:
+    """Each row replaced by the mean of the rows of its group; members (N,) int64 number the groups."""
+    groups = int(members.max()) + 1 if len(members) else 0
+    total = values.new_zeros(groups, values.shape[1]).index_add(0, members, values)
+    return (total / torch.bincount(members, minlength=groups)[:, None])[members]
+
+
+def _sized(values: Tensor, width: int) -> Tensor:
+    """Coefficients cut to a width, or followed by zeros."""
+    return F.pad(values, (0, width - values.shape[1]))
+
+
+def _numpy(tensor: Tensor) -> np.ndarray:
+    return tensor.float().cpu().numpy()
