@@ -77,7 +77,7 @@ class EncodeConfig:
     out: Positional[str]  # Folder or s3:// prefix to write to.
     autoencoder: str = ""
     """Folder or s3:// prefix of the autoencoder (diffusers' AutoencoderKL), or of a checkpoint or Stable Diffusion that
-    has one; or `mini`."""
+    has one; a `.safetensors` file of either; or `mini`."""
     batch: int = 16  # Examples encoded at once; four pictures each.
     keep_pictures: bool = False  # Keep the pictures of training rows, too.
     pool: Annotated[Workers, arg(name="")] = field(default_factory=Workers)

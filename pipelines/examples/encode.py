@@ -14,7 +14,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor
 
 from pipelines import run_info
@@ -22,8 +21,8 @@ from pipelines.cluster.unit_job import Unit, run_units, unit_name
 from pipelines.examples.config import EncodeConfig
 from pipelines.examples.layout import (
     EXAMPLES,
-    autoencoder_folder,
     autoencoder_hash,
+    autoencoder_place,
     parquet_bytes,
     part_path,
     parts_of,
@@ -34,6 +33,7 @@ from rigface import schema
 from rigface.errors import PlanError
 from rigface.examples import PICTURES, ExampleSpec, LatentSpec, examples_of, half_column, latents_schema
 from rigface.model.latents import encode_example
+from rigface.model.stable_diffusion import load_vae
 from rigface.storage import lock
 from rigface.storage.store import Store
 
@@ -48,7 +48,7 @@ def encode(config: EncodeConfig, say: Callable[[str], None] = print) -> dict[str
     """
     source, store = Store(config.examples), Store(config.out)
     parts = parts_of(source)
-    autoencoder = autoencoder_hash(autoencoder_folder(config.autoencoder))
+    autoencoder = autoencoder_hash(autoencoder_place(config.autoencoder))
     origin = {"autoencoder": autoencoder, "spec": spec_of(source, parts).to_json(), "plan": plan_hash(source)}
     units = [Unit(unit_name(part, autoencoder), part) for part in parts]
     with lock.hold(store) as check:
@@ -71,8 +71,7 @@ class EncodeUnit:
 
     def __init__(self, config: EncodeConfig, autoencoder: str) -> None:
         self._source, self._out, self._config = Store(config.examples), lock.follow(Store(config.out)), config
-        folder = autoencoder_folder(config.autoencoder)
-        vae = AutoencoderKL.from_pretrained(folder, use_safetensors=True, local_files_only=True)
+        vae = load_vae(autoencoder_place(config.autoencoder))
         vae.to(memory_format=torch.channels_last)  # twice as fast on a CPU
         self._vae = vae.eval().requires_grad_(False).to(config.pool.device)
         self._autoencoder = autoencoder

@@ -90,23 +90,32 @@ def examples_hash(source: Store) -> str:
     return hashlib.sha256("\0".join(parts_of(source)).encode()).hexdigest()[:16]
 
 
-def autoencoder_folder(name: str) -> Path:
-    """The folder of an autoencoder, or its `vae`; `mini` is that of the model that ships. Else MissingAsset."""
+def autoencoder_place(name: str) -> Path:
+    """Folder of an autoencoder, its `vae/`, or a `.safetensors` file; `mini` is the one of the model that ships.
+
+    Raises:
+        MissingAsset: it is not there.
+    """
     from rigface.model.checkpoint import folder_of
 
-    folder = folder_of(name)
-    for place in (folder / "vae", folder):
-        if name and (place / "config.json").is_file() and any(place.glob("*.safetensors")):
-            return place
+    place = folder_of(name)
+    if name and place.is_file() and place.suffix == ".safetensors":
+        return place
+    for folder in (place / "vae", place):
+        if name and (folder / "config.json").is_file() and any(folder.glob("*.safetensors")):
+            return folder
     raise MissingAsset(
-        f"autoencoder {name!r}: want a folder with config.json and *.safetensors, or one with vae/ in it. "
-        "`rigface autoencoder FACES OUT` makes a small one"
+        f"autoencoder {name!r}: want a folder with config.json and *.safetensors, one with vae/ in it, or one "
+        ".safetensors file. `rigface autoencoder FACES OUT` makes a small one"
     )
 
 
-def autoencoder_hash(folder: Path) -> str:
+def autoencoder_hash(place: Path) -> str:
     """A hash of an autoencoder's config and weights."""
+    files = [place] if place.is_file() else [place / "config.json", *sorted(place.glob("*.safetensors"))]
     digest = hashlib.sha256()
-    for file in [folder / "config.json", *sorted(folder.glob("*.safetensors"))]:
-        digest.update(file.read_bytes())
+    for path in files:
+        with path.open("rb") as file:
+            while piece := file.read(2**20):
+                digest.update(piece)
     return digest.hexdigest()[:16]

@@ -14,13 +14,12 @@ from dataclasses import fields, replace
 from typing import Any
 
 import torch
-from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from pipelines.examples.layout import autoencoder_folder
+from pipelines.examples.layout import autoencoder_place
 from pipelines.train.config import TrainConfig
 from rigface.errors import PlanError
 from rigface.examples import ExampleSpec, LatentSpec
@@ -30,6 +29,7 @@ from rigface.model.diffusion import Process
 from rigface.model.latents import shrinkage
 from rigface.model.model_config import ModelConfig
 from rigface.model.number_format import autocast_dtype
+from rigface.model.stable_diffusion import load_vae
 from rigface.model.unets import RigFaceModel, build, network
 from rigface.profile import FaceProfile
 
@@ -78,10 +78,7 @@ def _described(config: ModelConfig, spec: ExampleSpec) -> ModelConfig:
 
 
 def _scratch(config: TrainConfig, spec: ExampleSpec | None) -> Checkpoint:
-    folder = autoencoder_folder(config.autoencoder)
-    vae = (
-        AutoencoderKL.from_pretrained(folder, use_safetensors=True, local_files_only=True).eval().requires_grad_(False)
-    )
+    vae = load_vae(autoencoder_place(config.autoencoder)).eval().requires_grad_(False)
     networks = config.networks
     size = vae.config["sample_size"] if spec is None else spec.size
     shapes = network(

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pipelines.examples.config import EncodeConfig, PairConfig, PairSettings
 from pipelines.examples.encode import encode
 from pipelines.examples.frame_index import people_in
-from pipelines.examples.layout import autoencoder_folder, has_examples
+from pipelines.examples.layout import autoencoder_place, has_examples
 from pipelines.examples.pair import pair
 from pipelines.examples.split import HELD_OUT
 from pipelines.train.config import TrainConfig
@@ -45,6 +45,6 @@ def prepare_examples(config: TrainConfig, say: Callable[[str], None]) -> str:
     pair(PairConfig(config.examples, pairs, settings), say)
     if config.augment or config.start == "tiny":
         return pairs
-    autoencoder = autoencoder_folder(config.autoencoder or config.start.removeprefix("sd15:"))
+    autoencoder = autoencoder_place(config.autoencoder or config.start.removeprefix("sd15:"))
     encode(EncodeConfig(pairs, latents, str(autoencoder)), say)
     return latents

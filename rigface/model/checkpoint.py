@@ -27,6 +27,7 @@ from rigface import assets
 from rigface.errors import BadCheckpoint, MissingAsset, UnsafeFile
 from rigface.model.diffusion import Process
 from rigface.model.model_config import ModelConfig
+from rigface.model.stable_diffusion import load_text, load_unet, load_vae
 from rigface.model.text import UPSTREAM_PROMPT, TextEncoder, has_text_encoder
 from rigface.model.unets import RigFaceModel, build, network, widen
 from rigface.model.weights import (
@@ -140,7 +141,7 @@ def load(folder: str | Path) -> Checkpoint:
     config = ModelConfig.from_json(read_json(folder / "config.json"))
     model = _model(folder, read_safetensors(folder / "default_text.safetensors")["default_text"].float())
     text = TextEncoder.load(folder) if has_text_encoder(folder) else None
-    return _checked(Checkpoint(model, _vae(folder / "vae"), config, text))
+    return _checked(Checkpoint(model, load_vae(folder), config, text))
 
 
 def load_upstream(
@@ -172,7 +173,7 @@ def load_upstream(
         sd15 = folder if (folder / "vae").is_dir() else assets.find("sd15")
     rest = Path(sd15)
     encoder, default_text = _text(rest, UPSTREAM_PROMPT, default_text)
-    vae = _vae(rest / "vae")
+    vae = load_vae(rest)
     if config is None:
         config = config_of(str(folder))
         config = replace(config, process=replace(config.process, latent_scale=vae.config["scaling_factor"]))
@@ -182,7 +183,7 @@ def load_upstream(
 
 
 def from_sd15(
-    folder: str | Path,
+    place: str | Path,
     expression: int = 52,
     default_text: Tensor | None = None,
     config: ModelConfig | None = None,
@@ -193,22 +194,24 @@ def from_sd15(
     the denoiser without reference tokens *is* Stable Diffusion.
 
     Args:
-        folder: holds `unet/`, `vae/` and, unless `default_text` is given, `text_encoder/` and `tokenizer/`.
+        place: a folder with `unet/`, `vae/` and, unless `default_text` is given, `text_encoder/` and `tokenizer/`; or
+            one `.safetensors` file in the original layout (see `stable_diffusion.py`).
         expression: size of the expression code.
     """
-    folder = Path(folder)
-    encoder, default_text = _text(folder, "", default_text)
-    vae, unet, weights = _vae(folder / "vae"), read_json(folder / "unet" / "config.json"), read_weights(folder / "unet")
+    place = Path(place)
+    encoder, default_text = _text(place, "", default_text)
+    vae = load_vae(place)
+    unet, weights = load_unet(place)
     wide = {**unet, "in_channels": 3 * unet["in_channels"]}
     with torch.device("meta"):
         model = build(unet, wide, default_text.to("meta"), expression)
-    fill(model.identity, weights, f"{folder}/unet")
+    fill(model.identity, weights, f"{place}/unet")
     emptied = {
         n: torch.zeros(p.shape) for n, p in model.denoiser.named_parameters() if n.startswith("class_embedding.")
     }
     copies = {name: tensor.clone() for name, tensor in weights.items()}  # two networks train apart
     copies["conv_in.weight"] = widen(copies["conv_in.weight"], wide["in_channels"])
-    fill(model.denoiser, {**copies, **emptied}, f"{folder}/unet")
+    fill(model.denoiser, {**copies, **emptied}, f"{place}/unet")
     model.default_text = default_text
     config = config or ModelConfig(Process(latent_scale=vae.config["scaling_factor"]))
     return _checked(Checkpoint(model, vae, config, encoder))
@@ -338,23 +341,8 @@ def _network_folder(folder: Path, name: str) -> Path:
     return below[-1].parent if below and not (folder / name / "config.json").is_file() else folder / name
 
 
-def _text(folder: Path, prompt: str, given: Tensor | None) -> tuple[TextEncoder | None, Tensor]:
+def _text(place: Path, prompt: str, given: Tensor | None) -> tuple[TextEncoder | None, Tensor]:
     if given is not None:
-        return TextEncoder.load(folder) if has_text_encoder(folder) else None, given.float()
-    encoder = TextEncoder.load(folder)  # raises if it is missing
+        return load_text(place), given.float()
+    encoder = load_text(place) or TextEncoder.load(place)  # raises: it is missing
     return encoder, encoder([prompt])[0]
-
-
-def _vae(folder: Path) -> AutoencoderKL:
-    if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
-        raise MissingAsset(
-            f"{folder}: want a VAE's config.json and {WEIGHTS}.safetensors, as in a Stable Diffusion folder"
-        )
-    # diffusers' own reader, because old folders name the VAE's attention differently and it knows how
-    vae, info = AutoencoderKL.from_pretrained(
-        folder, use_safetensors=True, local_files_only=True, torch_dtype=torch.float32, output_loading_info=True
-    )
-    if odd := {k: v for k, v in info.items() if k in ("missing_keys", "unexpected_keys", "mismatched_keys") and v}:
-        raise BadCheckpoint(f"{folder}: the VAE's weights do not fit its config: {odd}")
-    result: AutoencoderKL = vae
-    return result

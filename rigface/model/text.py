@@ -13,24 +13,32 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import CLIPTextModel, CLIPTokenizer
 
 from rigface.errors import MissingAsset
 
 UPSTREAM_PROMPT = "A close up of a person."
+_CLIP_VOCABULARY = 49_408  # its last two tokens are start and end
+_KNOWN = {"": (), UPSTREAM_PROMPT: (320, 2660, 705, 539, 320, 2533, 269)}  # CLIP's tokens of the standard prompts
 
 
 class TextEncoder:
-    """A CLIP text model and its tokenizer, as transformers loads them."""
+    """CLIP text model and its tokenizer.
 
-    def __init__(self, model: Any, tokenizer: Any) -> None:
+    Args:
+        model, tokenizer: as transformers loads them; without a tokenizer only the standard prompts work.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any | None) -> None:
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
 
     @staticmethod
     def load(folder: str | Path) -> TextEncoder:
-        """Load from a folder with `text_encoder/` and `tokenizer/`, such as a Stable Diffusion folder.
+        """Load from a folder with `text_encoder/` and `tokenizer/`, such as a Stable Diffusion folder, in float32.
 
-        MissingAsset if one of the two is missing; pickled weights count as missing.
+        Raises:
+            MissingAsset: one of the two is missing. Pickled weights count as missing.
         """
         folder = Path(folder)
         if not has_text_encoder(folder):
@@ -38,28 +46,53 @@ class TextEncoder:
                 f"{folder} has no text encoder: want text_encoder/config.json, text_encoder/*.safetensors and "
                 "tokenizer/, as in a Stable Diffusion 1.5 folder (CLIP ViT-L/14)"
             )
-        from transformers import CLIPTextModel, CLIPTokenizer
+        text = folder / "text_encoder"
+        model = CLIPTextModel.from_pretrained(
+            text,
+            use_safetensors=True,
+            local_files_only=True,
+            dtype=torch.float32,
+            variant=None if any(text.glob("model.safetensors*")) else "fp16",
+        )
+        return TextEncoder.of(model, folder / "tokenizer")
 
-        model = CLIPTextModel.from_pretrained(folder / "text_encoder", use_safetensors=True, local_files_only=True)
-        return TextEncoder(model, CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True))
+    @staticmethod
+    def of(model: Any, tokenizer: Path) -> TextEncoder:
+        """A loaded model with the tokenizer of a folder, if there is one."""
+        words = CLIPTokenizer.from_pretrained(tokenizer, local_files_only=True) if tokenizer.is_dir() else None
+        return TextEncoder(model, words)
 
     def save(self, folder: str | Path) -> None:
         """Write both, for `load`."""
         self.model.save_pretrained(Path(folder) / "text_encoder", safe_serialization=True)
-        self.tokenizer.save_pretrained(Path(folder) / "tokenizer")
+        if self.tokenizer is not None:
+            self.tokenizer.save_pretrained(Path(folder) / "tokenizer")
 
     @torch.no_grad()
     def __call__(self, prompts: Sequence[str]) -> Tensor:
-        """Embeddings (B, L, D), float32, on the model's device; a long prompt is truncated."""
-        tokens = self.tokenizer(
-            list(prompts),
-            padding="max_length",
-            max_length=self.model.config.max_position_embeddings,
-            truncation=True,
-            return_tensors="pt",
-        )
-        result: Tensor = self.model(tokens.input_ids.to(self.model.device)).last_hidden_state.float()
+        """Embeddings (B, L, D), float32, on the model's device; a long prompt is truncated.
+
+        Raises:
+            MissingAsset: there is no tokenizer, and a prompt is not one of the standard ones.
+        """
+        result: Tensor = self.model(self._tokens(prompts).to(self.model.device)).last_hidden_state.float()
         return result
+
+    def _tokens(self, prompts: Sequence[str]) -> Tensor:
+        length = self.model.config.max_position_embeddings
+        if self.tokenizer is not None:
+            tokens: Tensor = self.tokenizer(
+                list(prompts), padding="max_length", max_length=length, truncation=True, return_tensors="pt"
+            ).input_ids
+            return tokens
+        if self.model.config.vocab_size != _CLIP_VOCABULARY or not set(prompts) <= set(_KNOWN):
+            raise MissingAsset(
+                "this text encoder came without a tokenizer, so that it reads the standard prompts alone; put the "
+                "tokenizer/ of Stable Diffusion 1.5 into the folder named like its file"
+            )
+        start, end = _CLIP_VOCABULARY - 2, _CLIP_VOCABULARY - 1
+        rows = [[start, *_KNOWN[prompt]] for prompt in prompts]
+        return torch.tensor([row + [end] * (length - len(row)) for row in rows])
 
 
 def has_text_encoder(folder: Path) -> bool:

@@ -25,17 +25,19 @@ PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 def read_weights(folder: Path) -> dict[str, Tensor]:
     """All tensors of a diffusers model folder as float32: one file or shards; `.bin` only as bare tensors.
 
+    Half-precision files (`.fp16`) are read if there are no others, those without averaging (`.non_ema`) never.
+
     Raises:
         MissingAsset: there are none.
         UnsafeFile: a `.bin` that is more than bare tensors; it was not executed.
         BadCheckpoint: a damaged file.
     """
-    whole = folder / f"{WEIGHTS}.safetensors"
-    files = [whole] if whole.is_file() else sorted(folder.glob(f"{WEIGHTS}*.safetensors"))
+    variant = variant_of(folder)
     merged: dict[str, Tensor] = {}
-    for file in files:
-        merged |= read_safetensors(file)
-    if not files:
+    if variant is not None:
+        for file in _files(folder, variant):
+            merged |= read_safetensors(file)
+    else:
         bare = folder / f"{WEIGHTS}.bin"
         if not bare.is_file():
             raise MissingAsset(f"{folder}: want {WEIGHTS}.safetensors, it is not there")
@@ -46,6 +48,18 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
                 f"{bare} is not a file of bare tensors; it was not executed. Convert it to safetensors"
             ) from error
     return {name: tensor.float() for name, tensor in merged.items()}
+
+
+def variant_of(folder: Path) -> str | None:
+    """The precision in which a diffusers model folder has safetensors: "" for full, "fp16", or None if it has none."""
+    return next((variant for variant in ("", "fp16") if _files(folder, variant)), None)
+
+
+def _files(folder: Path, variant: str) -> list[Path]:
+    """One file or its shards."""
+    dotted = f".{variant}" if variant else ""
+    whole = folder / f"{WEIGHTS}{dotted}.safetensors"
+    return [whole] if whole.is_file() else sorted(folder.glob(f"{WEIGHTS}{dotted}-*-of-*.safetensors"))
 
 
 def read_safetensors(file: Path) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ from diffusers import AutoencoderKL
 
 from pipelines.examples.autoencoder import _publish, crops, make_autoencoder, measure
 from pipelines.examples.config import AutoencoderConfig
-from pipelines.examples.layout import autoencoder_folder
+from pipelines.examples.layout import autoencoder_place
 from pipelines.examples.split import split_of
 from rigface.errors import MissingAsset, OutputBusy, PlanError
 from rigface.image import encode_jpeg
@@ -57,7 +57,7 @@ def test_autoencoder_reconstructs_held_out_people_with_latents_of_unit_spread(fa
 
 def test_written_autoencoder_equals_the_returned_one(faces, tmp_path):
     vae = make_autoencoder(str(faces), str(tmp_path), SMALL, lambda words: None)
-    read = AutoencoderKL.from_pretrained(autoencoder_folder(str(tmp_path)), use_safetensors=True)
+    read = AutoencoderKL.from_pretrained(autoencoder_place(str(tmp_path)), use_safetensors=True)
     assert read.config["scaling_factor"] == vae.config["scaling_factor"]
     for (name, one), other in zip(vae.state_dict().items(), read.state_dict().values()):
         torch.testing.assert_close(one, other, rtol=0, atol=0, msg=name)
@@ -99,7 +99,7 @@ def test_killed_export_leaves_no_mixture_of_weights_and_config(tmp_path, monkeyp
     store, publish = Store(str(tmp_path)), Store.publish
     vae = checkpoint.tiny().vae
     _publish(store, vae)
-    assert autoencoder_folder(str(tmp_path)) == tmp_path / "vae"
+    assert autoencoder_place(str(tmp_path)) == tmp_path / "vae"
 
     def killed(self, path, data, **options):
         if path.endswith("config.json"):
@@ -110,4 +110,4 @@ def test_killed_export_leaves_no_mixture_of_weights_and_config(tmp_path, monkeyp
     with pytest.raises(KeyboardInterrupt):
         _publish(store, vae)
     with pytest.raises(MissingAsset, match="want a folder with config"):
-        autoencoder_folder(str(tmp_path))
+        autoencoder_place(str(tmp_path))

@@ -14,7 +14,7 @@ from diffusers import UNet2DConditionModel
 from pipelines.cli.main import main
 from pipelines.evaluate.info import fingerprint
 from pipelines.examples.config import PairConfig, PairSettings
-from pipelines.examples.layout import autoencoder_folder
+from pipelines.examples.layout import autoencoder_place
 from pipelines.examples.pair import pair
 from pipelines.train import loop, metric_log
 from pipelines.train.backend import LocalBackend
@@ -100,7 +100,7 @@ def test_folder_is_fetched_once_and_again_after_a_change(bucket, tmp_path, monke
         patch.setattr(model_cache, "_fetch", lambda *_: pytest.fail("fetched twice"))
         assert checkpoint.folder_of(uri) == place
         assert checkpoint.config_of(uri) == checkpoint.config_of(str(tmp_path / "tiny"))
-        assert autoencoder_folder(uri) == place / "vae"
+        assert autoencoder_place(uri) == place / "vae"
         assert fingerprint(uri) == fingerprint(str(tmp_path / "tiny"))
     store.publish("config.json", store.read("config.json") + b"\n")
     assert checkpoint.folder_of(uri) != place
