@@ -6,15 +6,21 @@ downloaded or executed.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.assets.recognition import Found, Refused, search
+from rich.console import Console
+from rich.table import Table
+
+from pipelines.assets.recognition import Found, search
 from rigface.assets import ASSETS
 from rigface.face.head.flame import licence_of
+from rigface.model.checkpoint import RELEASED
 
+ADOPTED = "adopted"
 MODELS_OF_FLAME = ASSETS["flame"].holds
 
 
@@ -22,8 +28,8 @@ MODELS_OF_FLAME = ASSETS["flame"].holds
 class Row:
     """What became of a file."""
 
-    found: Found | Refused
-    outcome: str  # adopted, or why not
+    found: Found
+    outcome: str  # ADOPTED, or why not
     licence: str = ""  # in one line
     unlocks: str = ""  # command
 
@@ -43,7 +49,7 @@ def adopt(folders: tuple[Path, ...], to: Path) -> list[Row]:
     rows: list[Row] = []
     taken: dict[str, Path] = {}
     for found in [f for folder in folders for f in search(folder.absolute())]:
-        if isinstance(found, Refused):
+        if found.reason:
             rows.append(Row(found, f"refused: {found.reason}"))
             continue
         key = "emoca" if found.asset == "emoca" else found.place  # one model of EMOCA: they do not mix
@@ -58,7 +64,27 @@ def adopt(folders: tuple[Path, ...], to: Path) -> list[Row]:
         rows.append(Row(found, _link(found.source, to / found.place), licence, asset.unlocks))
         for beside in _companions(found):
             _link(beside, to / found.asset / beside.name)
+    config = to / "rigface" / "config.json"
+    if any(row.outcome == ADOPTED and row.found.place.startswith("rigface/") for row in rows) and not config.exists():
+        config.write_text(json.dumps(RELEASED.to_json(), indent=2) + "\n")
     return rows
+
+
+def report(rows: list[Row], to: Path) -> int:
+    """Print file, licence and what it makes possible, then what was not used; returns 1 if nothing was adopted."""
+    used = [row for row in rows if row.outcome == ADOPTED]
+    table = Table("file", "licence", "makes possible", box=None, pad_edge=False)
+    for row in used:
+        table.add_row(row.found.place, row.licence, row.unlocks)
+    console = Console()
+    if used:
+        console.print(table)
+    for row in rows:
+        if line := row.found.note if row.outcome == ADOPTED else row.outcome:
+            console.print(f"{row.found.source}: {line}", style="yellow", highlight=False)
+    names = ", ".join(sorted({row.found.asset for row in used}))
+    print(f"{len(used)} linked in {to}: {names}" if used else "nothing was recognised")
+    return 0 if used else 1
 
 
 def _companions(found: Found) -> list[Path]:
@@ -82,11 +108,11 @@ def _link(source: Path, target: Path) -> str:
     """Make `target` a link to `source`; returns what was done."""
     source = source.resolve()
     if target.exists() and target.resolve() == source:
-        return "adopted"
+        return ADOPTED
     if target.exists() and not target.is_symlink():
         return f"not used: {target} is there already; remove it to replace it"
     target.parent.mkdir(parents=True, exist_ok=True)
     fresh = target.with_name(f".{target.name}.{os.getpid()}")
     fresh.symlink_to(source)
     fresh.replace(target)
-    return "adopted"
+    return ADOPTED

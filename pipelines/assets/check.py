@@ -1,6 +1,6 @@
-"""`rigface assets list` and `check`: what is on this machine, and how to get the rest.
+"""`rigface assets list` and `check`: what is on this machine, what a profile lacks, and how to get it.
 
-Path: `rigface.assets.ASSETS` -> statuses -> tables.
+Path: `rigface.assets.ASSETS`, `FaceProfile` -> statuses -> tables.
 """
 
 from __future__ import annotations
@@ -11,9 +11,19 @@ from pathlib import Path
 
 from pipelines.assets.recognition import look_at
 from rigface.assets import ASSETS, find
-from rigface.errors import MissingAsset
+from rigface.errors import MissingAsset, PlanError
+from rigface.profile import PROFILES, FaceProfile
 
 _BESIDE_FLAME = ("landmark_embedding.npy", "head_template.obj")  # without them the model cannot be fitted or drawn
+_NEEDS = {  # value of a field of `FaceProfile` -> assets
+    "reconstructor": {"deca": ("flame", "deca"), "emoca": ("flame", "emoca"), "smirk": ("flame", "smirk")},
+    "head": {"flame": ("flame",), "basel": ("basel",)},
+    "texture": {"flame": ("flame_texture",), "basel": ("flame_texture",)},
+    "expression_codes": {"d3dfr": ("d3dfr", "basel"), "deep3d": ("deep3d", "basel_landmarks", "basel")},
+    "parser": {"bisenet": ("bisenet",), "segformer": ("segformer_face_parsing",)},
+    "detector": {"mediapipe": ("face_landmarker",), "insightface": ("face_landmarker", "insightface_pack")},
+}
+_MODELS = {"own": ("mini",), "rigface": ("rigface", "sd15")}  # weights of the model that has a profile
 
 
 @dataclass(frozen=True)
@@ -32,6 +42,21 @@ def statuses(names: Iterable[str], folder: str | None = None) -> list[Status]:
         folder: an assets folder to search first.
     """
     return [_status(name, folder) for name in names]
+
+
+def needs(profile: str) -> list[str]:
+    """Names of the assets that a profile and the model of its name need.
+
+    Raises:
+        PlanError: there is no such profile.
+    """
+    if profile not in PROFILES:
+        raise PlanError(f"there is no profile {profile!r}; want one of {', '.join(PROFILES)}")
+    return list(dict.fromkeys((*_MODELS.get(profile, ()), *_of_fields(PROFILES[profile]))))
+
+
+def _of_fields(profile: FaceProfile) -> list[str]:
+    return [name for field, values in _NEEDS.items() for name in values.get(getattr(profile, field), ())]
 
 
 def _status(name: str, folder: str | None) -> Status:

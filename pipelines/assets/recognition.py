@@ -1,6 +1,6 @@
 """Recognise official files and folders by their names, and by the keys and shapes in them.
 
-Path: folders -> search -> `Found` and `Refused` -> `adoption.py`; `check.py` looks at adopted files again.
+Path: folders -> search -> `Found` -> `adoption.py`; `check.py` looks at adopted files again.
 """
 
 from __future__ import annotations
@@ -23,20 +23,13 @@ MAX_FILES = 200_000  # in one search; a folder with more is not one of downloads
 
 @dataclass(frozen=True)
 class Found:
-    """A recognised file or folder."""
+    """A file or folder that is recognised, or has an official name and is refused."""
 
-    asset: str  # key of `ASSETS`
     source: Path
-    place: str  # path below the assets folder
+    asset: str = ""  # key of `ASSETS`
+    place: str = ""  # path below the assets folder
     note: str = ""
-
-
-@dataclass(frozen=True)
-class Refused:
-    """A file that has an official name and is something else, or is not safe to read."""
-
-    source: Path
-    reason: str  # what was wanted, what came, what to do
+    reason: str = ""  # of a refusal: what was wanted, what came, what to do
 
 
 @dataclass(frozen=True)
@@ -125,7 +118,7 @@ _NETWORKS: dict[str, Want] = {
 _PACK = ("det_10g.onnx", "scrfd_10g_bnkps.onnx", "2d106det.onnx", "w600k_r50.onnx", "glintr100.onnx")
 
 
-def search(folder: Path) -> Iterator[Found | Refused]:
+def search(folder: Path) -> Iterator[Found]:
     """What is recognised in a folder and all folders below it, or in one file; links to folders are not followed.
 
     Raises:
@@ -159,23 +152,23 @@ def look_at(path: Path, asset: str) -> str:
     if not kinds:
         return ""
     found = next(iter(_of_file(path)), None)
-    if isinstance(found, Found) and found.asset == asset:
-        return ""
-    return found.reason if isinstance(found, Refused) else f"it holds {found.asset if found else 'something else'}"
+    if found is None:
+        return "it cannot be read"
+    return found.reason or ("" if found.asset == asset else f"it holds {found.asset}")
 
 
-def _of_folder(root: Path, folders: set[str], files: set[str]) -> Iterator[Found | Refused]:
+def _of_folder(root: Path, folders: set[str], files: set[str]) -> Iterator[Found]:
     if {"unet_id", "unet_denoise"} <= folders:
         for name, want in _NETWORKS.items():
             reason = _unet_misfit(root / name, want)
-            yield Refused(root / name, reason) if reason else Found("rigface", root / name, f"rigface/{name}")
+            yield Found(root / name, "rigface", f"rigface/{name}", reason=reason)
     if {"unet", "vae"} <= folders:
         reason = _unet_misfit(root / "unet", _NETWORKS["unet_id"])
-        yield Refused(root, reason) if reason else Found("sd15", root, "sd15")
+        yield Found(root, "sd15", "sd15", reason=reason)
     elif {"vocab.json", "merges.txt"} <= files and root.name == "tokenizer":
-        yield Found("sd15", root, "sd15/tokenizer", "for prompts with a single-file Stable Diffusion")
+        yield Found(root, "sd15", "sd15/tokenizer", "for prompts with a single-file Stable Diffusion")
     if "config.json" in files and _json(root / "config.json").get("model_type") == "segformer":
-        yield Found("segformer_face_parsing", root, "segformer_face_parsing")
+        yield Found(root, "segformer_face_parsing", "segformer_face_parsing")
 
 
 def _unet_misfit(folder: Path, want: Want) -> str:
@@ -202,16 +195,16 @@ def _json(file: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _of_file(path: Path) -> Iterator[Found | Refused]:
+def _of_file(path: Path) -> Iterator[Found]:
     if path.name in _PACK:
-        yield Found("insightface_pack", path, f"insightface/{path.name}", "recognised by its name alone")
+        yield Found(path, "insightface_pack", f"insightface/{path.name}", "recognised by its name alone")
         return
     named = [kind for kind in _KINDS if path.name in kind.official]
     try:
         content = outline(path)
     except BadCheckpoint as error:
         if named:
-            yield Refused(path, f"{error}; download it again")
+            yield Found(path, reason=f"{error}; download it again")
         return
     if content is None:
         return
@@ -219,17 +212,16 @@ def _of_file(path: Path) -> Iterator[Found | Refused]:
     kind = next((k for k in _KINDS if path.name in (k.names or (path.name,)) and not _misfit(shapes, k.want)), None)
     if kind is None:
         if named:
-            yield Refused(path, f"{_misfit(shapes, named[0].want)}; it is not what its name says, download it again")
+            misfit = _misfit(shapes, named[0].want)
+            yield Found(path, reason=f"{misfit}; it is not what its name says, download it again")
         return
     if content.foreign and not kind.holds_objects:
-        yield Refused(
-            path,
-            f"want arrays alone, it asks for {', '.join(content.foreign[:3])}; nothing was executed, do not use it",
-        )
+        names = ", ".join(content.foreign[:3])
+        yield Found(path, reason=f"want arrays alone, it asks for {names}; nothing was executed, do not use it")
         return
     place = kind.place + path.name if kind.place.endswith("/") else kind.place
     note = f"named {path.name}" if path.name != Path(place).name else ""
-    yield Found(kind.asset, path, place, note)
+    yield Found(path, kind.asset, place, note)
 
 
 def _unwrapped(content: Outline) -> dict[str, Shape]:

@@ -1,4 +1,4 @@
-"""Tables and exit statuses of `rigface assets`."""
+"""Output and exit status of `rigface assets list` and `check`."""
 
 from __future__ import annotations
 
@@ -7,30 +7,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from pipelines.assets.adoption import adopt
-from pipelines.assets.check import Status, statuses
-from pipelines.assets.recognition import Found
+from pipelines.assets.check import Status, needs, statuses
 from rigface.assets import ASSETS
-
-
-def adopted(folders: tuple[Path, ...], to: Path) -> int:
-    """Adopt folders and print file, licence and what it makes possible; 1 if nothing was recognised."""
-    rows = adopt(folders, to)
-    used = [row for row in rows if row.outcome == "adopted"]
-    table = Table("file", "licence", "makes possible", box=None, pad_edge=False)
-    for row in used:
-        assert isinstance(row.found, Found)
-        table.add_row(row.found.place, row.licence, row.unlocks)
-    console = Console()
-    if used:
-        console.print(table)
-    for row in rows:
-        note = getattr(row.found, "note", "")
-        if row.outcome != "adopted" or note:
-            console.print(f"{row.found.source}: {row.outcome if row.outcome != 'adopted' else note}", style="yellow")
-    names = sorted({row.found.asset for row in used if isinstance(row.found, Found)})
-    print(f"{len(used)} linked in {to}" + (f": {', '.join(names)}" if names else ""))
-    return 0 if used else 1
 
 
 def listed(folder: Path) -> int:
@@ -43,12 +21,16 @@ def listed(folder: Path) -> int:
     return 0
 
 
-def checked(folder: Path) -> int:
-    """Print the state of all assets."""
+def checked(profile: str, folder: Path) -> int:
+    """Print what a profile lacks, or the state of all assets if none is named; 1 if the profile lacks something."""
+    state = statuses(needs(profile) if profile else ASSETS, str(folder))
     console = Console()
-    for status in statuses(ASSETS, str(folder)):
+    for status in state:
         console.print(_line(status), style="yellow" if status.problem else None, highlight=False)
-    return 0
+    lacking = [status.name for status in state if status.problem]
+    if profile:
+        print(f"{profile}: lacks {', '.join(lacking)}" if lacking else f"{profile}: complete")
+    return 1 if profile and lacking else 0
 
 
 def _line(status: Status) -> str:

@@ -18,36 +18,41 @@ class AssetsCommand:
       rigface assets adopt downloads/ ~/RigFace/pre_trained
       rigface assets list
       rigface assets where flame
-      rigface assets check
+      rigface assets check rigface
 
     `adopt` recognises files by name and by the arrays in them, and links them; it prints each file's licence and what
-    it makes possible. `check` looks at every asset: what is missing or damaged, where to get it and which command it
-    unlocks. Nothing is downloaded, copied or executed.
+    it makes possible. `check` names what a profile lacks, where to get it and which command it unlocks (exit status 1),
+    or looks at every asset. Nothing is downloaded, copied or executed.
     """
 
     action: Positional[Literal["adopt", "list", "where", "check"]]
-    words: Annotated[Positional[tuple[str, ...]], arg(metavar="DIR...|NAME")] = ()
-    """Of `adopt`: folders or files; of `where`: an asset."""
+    words: Annotated[Positional[tuple[str, ...]], arg(metavar="DIR...|NAME|PROFILE")] = ()
+    """Of `adopt`: folders or files; of `where`: an asset; of `check`: a profile (own, rigface)."""
     to: Path | None = None
     """Folder of links; by default RIGFACE_ASSETS, else ~/.local/share/rigface/assets."""
 
     def run(self) -> int:
-        from pipelines.assets import report
         from rigface.assets import ASSETS, assets_folder, find
 
         folder = (self.to or assets_folder()).absolute()
         if self.action == "adopt":
             if not self.words:
                 raise PlanError("want adopt DIR...: the folders that hold the downloads")
-            return report.adopted(tuple(Path(word) for word in self.words), folder)
+            from pipelines.assets import adoption
+
+            return adoption.report(adoption.adopt(tuple(Path(word) for word in self.words), folder), folder)
         if self.action == "where":
             if len(self.words) != 1 or self.words[0] not in ASSETS:
                 raise PlanError(f"want where NAME; there are {', '.join(ASSETS)}")
             print(find(self.words[0], folder))
             return 0
+        from pipelines.assets import report
+
         if self.action == "list":
             return report.listed(folder)
-        return report.checked(folder)
+        if len(self.words) > 1:
+            raise PlanError("want check [PROFILE]: one profile, or none")
+        return report.checked(self.words[0] if self.words else "", folder)
 
 
 COMMANDS = {"assets": AssetsCommand}

@@ -3,7 +3,7 @@
 rigface extract clips/ out/faces
 rigface pair out/faces out/pairs
 rigface encode out/pairs out/latents --autoencoder sd15
-rigface train one_gpu out/latents runs/mine --start sd15:sd15
+rigface train one_gpu out/latents runs/mine --start sd15
 rigface evaluate out/faces out/card --models preview runs/mine/model
 """
 
@@ -79,7 +79,7 @@ class TrainCommand:
     EXAMPLES is the output of `pair` or `encode`, or a dataset of faces; then pairs and latents are made in OUT.
     Run the command again after a stop: it goes on with the next batch.
 
-      rigface train one_gpu out/latents runs/mine --start sd15:sd15
+      rigface train one_gpu out/latents runs/mine --start sd15
       rigface train mini_cpu out/demo runs/mine --start mini --steps 20
     """
 

@@ -40,8 +40,9 @@ class TrainConfig:
 
     examples: Suppress[str] = "EXAMPLES"  # Folder or s3:// prefix that `pair` or `encode` wrote.
     out: Suppress[str] = "OUT"  # Folder of checkpoints, logs and the model; a rerun with the same folder goes on.
-    start: str = "sd15:sd15"
-    """A checkpoint folder, `sd15:FOLDER` (Stable Diffusion 1.5), `tiny` (for tests), or `scratch` (see networks)."""
+    start: str = "sd15"
+    """A checkpoint folder, `sd15` (Stable Diffusion 1.5, adopted or a folder of this name), `sd15:FOLDER` or
+    `sd15:FILE`, `tiny` (for tests), or `scratch` (see networks)."""
     autoencoder: str = ""  # For `scratch`: folder of the autoencoder, made by `rigface autoencoder`.
     networks: Networks = field(default_factory=Networks)
     trainable: Literal["all", "attention", "lora"] = "all"

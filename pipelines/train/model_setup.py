@@ -33,8 +33,6 @@ from rigface.model.stable_diffusion import load_vae
 from rigface.model.unets import RigFaceModel, build, network
 from rigface.profile import FaceProfile
 
-PLAIN = "sd15:"  # a start that has seen no faces: the examples define its conditions
-
 
 def load(config: TrainConfig, spec: ExampleSpec | None = None) -> Checkpoint:
     """The model to start from, on the CPU; from scratch or Stable Diffusion it is built for examples of a spec.
@@ -44,7 +42,7 @@ def load(config: TrainConfig, spec: ExampleSpec | None = None) -> Checkpoint:
     if config.start == "scratch":
         return _scratch(config, spec)
     loaded = checkpoints.start(config.start, **_fitting(config, spec))
-    if spec is not None and config.start.startswith(PLAIN):
+    if spec is not None and checkpoints.is_sd15(config.start):
         loaded.config = _described(loaded.config, spec)
     elif spec is not None and loaded.config.head is None:
         loaded.config = replace(loaded.config, head=spec.head)
@@ -58,7 +56,7 @@ def _fitting(config: TrainConfig, spec: ExampleSpec | None) -> dict[str, Any]:
     if config.start == "tiny":
         return {"expression": spec.expression_size, "size": spec.size, "kind": config.networks.kind}
     # A released model keeps the layer of its own codes; on a head's own expressions it begins at zero.
-    if config.start.startswith(PLAIN) or (
+    if checkpoints.is_sd15(config.start) or (
         checkpoints.is_released(config.start) and spec.expression_field == "expression"
     ):
         return {"expression": spec.expression_size}

@@ -45,6 +45,7 @@ from rigface.storage.model_cache import fetched
 from rigface.storage.versions import newest_version
 from rigface.types import BFM_EXPRESSION, HeadSpec
 
+SD15 = "sd15"  # Stable Diffusion 1.5 by name
 RELEASED = ModelConfig(  # of the released RigFace weights; their authors' sampler is UniPC with 50 steps
     Process(scheduler="dpm++", steps=10),
     expression_field="bfm_expression",
@@ -67,9 +68,9 @@ def start(name: str, **options: Any) -> Checkpoint:
     """Load a checkpoint by name, for training, editing or serving.
 
     Args:
-        name: `mini` (the model that ships), `rigface` (the released weights, adopted), `sd15:FOLDER`, `tiny`, or a
-            folder in either layout. A folder may be an s3:// address. A name wins over a folder of that name; `./mini`
-            is a folder.
+        name: `mini` (the model that ships), `rigface` (the released weights, adopted), `sd15` (Stable Diffusion 1.5,
+            adopted), `sd15:FOLDER` or `sd15:FILE`, `tiny`, or a folder in either layout. A folder may be an s3://
+            address. A name wins over a folder of that name; `./mini` is a folder.
         options: handed to `from_sd15`, `tiny`, `load_upstream`; the own format takes none.
 
     Raises:
@@ -77,7 +78,7 @@ def start(name: str, **options: Any) -> Checkpoint:
     """
     if name == "tiny":
         return tiny(**options)
-    if name.startswith("sd15:"):
+    if is_sd15(name):
         return from_sd15(folder_of(name), **options)
     folder = folder_of(name)
     return load_upstream(folder, **options) if _is_released(folder) else load(folder, **options)
@@ -85,7 +86,12 @@ def start(name: str, **options: Any) -> Checkpoint:
 
 def is_released(name: str) -> bool:
     """True if the name means a folder in the released RigFace layout; raises as `folder_of`."""
-    return name != "tiny" and not name.startswith("sd15:") and _is_released(folder_of(name))
+    return name != "tiny" and not is_sd15(name) and _is_released(folder_of(name))
+
+
+def is_sd15(name: str) -> bool:
+    """True if the name means Stable Diffusion 1.5, which has seen no faces: `sd15` (adopted), `sd15:FOLDER`."""
+    return name == SD15 or name.startswith(f"{SD15}:")
 
 
 def _is_released(folder: Path) -> bool:
@@ -94,16 +100,18 @@ def _is_released(folder: Path) -> bool:
 
 
 def folder_of(name: str) -> Path:
-    """Local folder of a checkpoint name: `mini` and `rigface` from `rigface.assets`, a folder on S3 copied once, its
-    newest version.
+    """Local folder of a checkpoint name: `mini`, `rigface`, `sd15` from `rigface.assets`, a folder on S3 copied once,
+    its newest version. Stable Diffusion may be a file.
 
     Raises:
-        MissingAsset: it is not on this machine (`mini`, `rigface`), or there is no such folder of weights on S3.
+        MissingAsset: it is not on this machine (a name), or there is no such folder of weights on S3.
         PlanError, StorageGone: see `model_cache.fetched`.
     """
     if name in ("mini", "rigface"):
         return assets.find(name)
-    place = name.removeprefix("sd15:")
+    if name == SD15:
+        return assets.find(name, ".")  # a folder or file of this name here comes first
+    place = name.removeprefix(f"{SD15}:")
     return fetched(place) if place.startswith("s3://") else Path(newest_version(place))
 
 
@@ -115,7 +123,7 @@ def config_of(name: str) -> ModelConfig:
     """
     if name == "tiny":
         return _tiny_config()
-    if name.startswith("sd15:"):
+    if is_sd15(name):
         return ModelConfig()
     folder = folder_of(name)
     if (folder / "config.json").is_file():

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from pipelines.assets.adoption import adopt
-from pipelines.assets.recognition import Refused
 from rigface import assets
+from rigface.model import checkpoint
 from rigface.testing.official import networks
 from rigface.testing.official.downloads import write_downloads
 
@@ -38,6 +38,22 @@ def test_all_downloads_are_found_by_their_asset_names(downloads, tmp_path, monke
             or downloads in (path / "generic_model.pkl").resolve().parents
             or (path / "unet_id").resolve() == downloads / "pre_trained" / "unet_id"
         )
+
+
+def test_released_networks_get_a_config_with_their_profile(downloads, tmp_path):
+    adopt((downloads / "pre_trained",), tmp_path)
+    assert checkpoint.config_of(str(tmp_path / "rigface")) == checkpoint.RELEASED
+    (tmp_path / "rigface" / "config.json").write_text("own")
+    adopt((downloads / "pre_trained",), tmp_path)
+    assert (tmp_path / "rigface" / "config.json").read_text() == "own"
+
+
+def test_stable_diffusion_is_found_by_its_name(downloads, tmp_path, monkeypatch):
+    monkeypatch.setenv(assets.FOLDER_VARIABLE, str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    adopt((downloads,), tmp_path)
+    assert checkpoint.folder_of("sd15").resolve() == downloads / "stable-diffusion-v1-5"
+    assert checkpoint.is_sd15("sd15")
 
 
 def test_renamed_file_is_recognised_by_its_arrays(tmp_path):
@@ -86,7 +102,7 @@ def test_truncated_file_is_refused_with_a_remedy(downloads, tmp_path, name):
     data = next(downloads.rglob(name)).read_bytes()
     (tmp_path / name).write_bytes(data[: len(data) // 2])
     (row,) = adopt((tmp_path,), tmp_path / "out")
-    assert isinstance(row.found, Refused)
+    assert row.outcome.startswith("refused: ")
     assert row.outcome.endswith("download it again")
 
 
@@ -117,8 +133,7 @@ def test_pickle_with_a_call_is_refused_unexecuted(tmp_path, monkeypatch, kind):
         content = {name: np.zeros(shape) for name, shape in arrays.items()}
         Path("generic_model.pkl").write_bytes(pickle.dumps({**content, "more": Call()}))
     (row,) = adopt((tmp_path,), tmp_path / "out")
-    assert isinstance(row.found, Refused)
-    assert f"it asks for {os.system.__module__}.system; nothing was executed" in row.outcome
+    assert f"refused: want arrays alone, it asks for {os.system.__module__}.system; nothing was executed" in row.outcome
     assert not Path("executed").exists()
 
 

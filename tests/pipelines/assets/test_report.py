@@ -1,10 +1,11 @@
-"""`rigface assets`: tables, exit statuses, what is missing."""
+"""`rigface assets`: tables, exit statuses, what a profile lacks."""
 
 import pytest
 
-from pipelines.assets.check import statuses
+from pipelines.assets.check import needs, statuses
 from pipelines.cli.main import main
 from rigface import assets
+from rigface.errors import PlanError
 from rigface.testing.official import flame, networks
 
 
@@ -47,15 +48,21 @@ def test_list_names_every_asset(folder, capsys, monkeypatch):
     assert all(name in printed for name in assets.ASSETS)
 
 
-def test_check_names_what_is_missing_and_how_to_get_it(folder, capsys, monkeypatch):
+def test_check_of_a_profile_names_what_it_lacks_and_how_to_get_it(folder, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "1000")
     networks.write_bisenet(folder / "bisenet" / "79999_iter.pth")
-    assert main(["assets", "check"]) == 0
+    assert main(["assets", "check", "rigface"]) == 1
     printed = capsys.readouterr().out
-    assert f"bisenet: {folder}" in printed
+    assert "lacks rigface, sd15, flame, deca, flame_texture, d3dfr, basel\n" in printed
     line = next(line for line in printed.splitlines() if line.startswith("flame:"))
     assert "Register at flame.is.tue.mpg.de" in line
     assert "Unlocks: rigface extract clip.mp4 OUT --head flame" in line
+
+
+def test_needs_of_the_own_profile_are_in_the_package():
+    assert needs("own") == ["mini", "face_landmarker"]
+    with pytest.raises(PlanError, match="want one of own, rigface"):
+        needs("deca")
 
 
 def test_damaged_file_in_place_is_a_problem(folder):
