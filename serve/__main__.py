@@ -1,14 +1,5 @@
-"""`rigface serve`: start the service on this machine, or manage API keys, people and the audit log.
+"""`rigface serve`: start the service on this machine, or manage API keys, people and the audit log."""
 
-rigface serve                                the editor page at http://127.0.0.1:8000
-rigface serve --checkpoint runs/mine/model   with another model
-rigface serve demo clip.mp4 out/demo         start the service, make one edit through HTTP, keep it for the browser
-rigface serve key add alice --file keys.jsonl
-rigface serve enroll anna anna1.jpg anna2.jpg --file consent.jsonl
-rigface serve audit check audit.jsonl        check that no line of the audit log was changed or removed
-"""
-
-import inspect
 import os
 import signal
 import sys
@@ -33,9 +24,17 @@ from serve.security import api_keys, audit_log, consent
 
 @dataclass(frozen=True)
 class Start:
-    """Start the editing service and its page on this machine. Ctrl-C stops it after running requests end.
+    """Start the editing service and its page on this machine, or manage API keys, people and the audit log.
 
-    It listens on loopback. Without --keys it answers requests from this machine only.
+    It listens on loopback; without --keys it answers requests from this machine only. Ctrl-C stops it after running
+    requests end.
+
+      rigface serve                                the editor page at http://127.0.0.1:8000
+      rigface serve --checkpoint runs/mine/model   with another model
+      rigface serve demo clip.mp4 out/demo         start it, make one edit through HTTP, keep it for the browser
+      rigface serve key add alice --file keys.jsonl
+      rigface serve enroll anna anna1.jpg anna2.jpg --file consent.jsonl
+      rigface serve audit check audit.jsonl        check that no line of the audit log was changed or removed
     """
 
     checkpoint: Annotated[str, arg(metavar="NAME", aliases=("--model",))] = ""
@@ -173,12 +172,12 @@ class KeyCommand:
 class EnrollCommand:
     """Manage lists of people for --consent and --deny: names and identity vectors, no pictures.
 
+    Each picture shows one person; two or three, taken on different days, are better than one. Vectors are biometric
+    data: get the person's permission, and keep the file private (only its owner may read it).
+
       rigface serve enroll anna anna1.jpg anna2.jpg --file consent.jsonl
       rigface serve enroll anna --remove --file consent.jsonl
       rigface serve enroll --file consent.jsonl                               list the people
-
-    Each picture shows one person; two or three, taken on different days, are better than one. Vectors are biometric
-    data: get the person's permission, and keep the file private (only its owner may read it).
     """
 
     name: Positional[str] = ""
@@ -205,11 +204,11 @@ class EnrollCommand:
 class AuditCommand:
     """Check that no line of the audit log was changed, inserted or removed.
 
-      rigface serve audit check audit.jsonl                    or a folder with a file per host
-      rigface serve audit check audit.jsonl --contains HASH    and that a line with this hash is still there
-
     Each line has the hash of the one before it. This does not detect a truncated end, a removed file, or a log that was
     rewritten as a whole: keep the printed hash elsewhere and give it to --contains the next time.
+
+      rigface serve audit check audit.jsonl                    or a folder with a file per host
+      rigface serve audit check audit.jsonl --contains HASH    and that a line with this hash is still there
     """
 
     action: Positional[Literal["check"]]
@@ -241,12 +240,6 @@ def _vector_of(path: Path) -> Any:
     return vector
 
 
-def _shown(about: str) -> str:
-    """Prepare a docstring for tyro, which joins lines: commands keep their lines, sentences are joined."""
-    paragraphs = (p.splitlines() for p in about.split("\n\n"))
-    return "\n\n".join(("\n\n" if "rigface serve" in p[-1] else " ").join(map(str.strip, p)) for p in paragraphs)
-
-
 COMMANDS = {"key": KeyCommand, "enroll": EnrollCommand, "audit": AuditCommand, "demo": Demo}
 
 
@@ -257,8 +250,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     kind: Any = COMMANDS.get(words[0] if words else "", Start)
     prog = "rigface serve" if kind is Start else f"rigface serve {words.pop(0)}"
     try:
-        about = inspect.cleandoc(__doc__ if kind is Start else kind.__doc__)
-        tyro.cli(kind, prog=prog, description=_shown(about), args=words).run()
+        tyro.cli(kind, prog=prog, args=words).run()
     except Exception as error:
         sentence = str(error) if isinstance(error, ValueError) else sentence_of(error)
         if isinstance(error, BrokenPipeError) or sentence is None:
