@@ -26,12 +26,7 @@ class RigFaceError(Exception):
 
 
 class BadInput(RigFaceError):
-    """An input that cannot be used.
-
-    Args:
-        reason: one sentence without the input's name, for the `reason` column.
-        stage: the stage that refused it, for the `stage` column.
-    """
+    """An input that cannot be used; `reason` (a sentence without its name) and `stage` are columns of the dataset."""
 
     def __init__(self, reason: str, stage: str = "decode") -> None:
         super().__init__(reason)

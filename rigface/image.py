@@ -114,16 +114,11 @@ def _colour_table(flags: int) -> int:
 
 
 def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """Decode a picture from untrusted bytes.
+    """Decode a picture from untrusted bytes: (H, W, 3) uint8 RGB, upright, contiguous and writable.
 
     The size is read from the header and judged before a pixel is decoded, so a small file that unpacks to gigabytes
-    costs no memory. Pillow's own limit of 179 megapixels stays, whatever `max_pixels` says.
-
-    Returns:
-        (H, W, 3) uint8 RGB, upright, contiguous and writable.
-
-    Raises:
-        BadImage: empty, not a picture, truncated, damaged, or more than `max_pixels` or `MAX_SCANS`.
+    costs no memory. Pillow's own limit of 179 megapixels stays, whatever `max_pixels` says. BadImage if it is empty,
+    not a picture, truncated, damaged, or more than `max_pixels` or `MAX_SCANS`.
     """
     if not data:
         raise BadImage("empty file")

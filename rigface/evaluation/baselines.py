@@ -23,12 +23,8 @@ JITTER_PX = 3.0  # in a picture of 512 px; other sizes in proportion
 def controls(edits: Sequence[Edited], round_trip: Callable[[np.ndarray], np.ndarray] | None = None) -> list[Edited]:
     """The control rows of some edits; edits of several models or seeds on one pair give one control each.
 
-    Args:
-        edits: as given to `measure_edits`.
-        round_trip: picture (H, W, 3) uint8 -> the same through encoder and decoder; None leaves that row out.
-
-    Returns:
-        The outputs of each control. Without a target or a true picture an edit has only the first and last.
+    Without `round_trip` (picture -> the same through encoder and decoder) its row is left out; without a target or a
+    true picture an edit has only the first and last control.
     """
     random = np.random.default_rng(0)
     out, done = [], set()

@@ -125,14 +125,9 @@ class FaceEstimator:
     def __call__(
         self, pictures: Sequence[np.ndarray | None], near: Sequence[np.ndarray | None] | None = None
     ) -> list[Estimate | None]:
-        """Estimate the faces of N pictures; they are reconstructed in one batch.
+        """Estimate the faces of N pictures (H, W, 3) uint8 of any size, in one batch; None without a picture or a face.
 
-        Args:
-            pictures: (H, W, 3) uint8 each, of any size; None for a failure of the model.
-            near: the box (4,) where each face is expected, picture px; None: the largest face.
-
-        Returns:
-            N estimates; None without a face.
+        `near` has the box (4,) at which each face is expected, picture px; None: the largest face.
         """
         places = [None] * len(pictures) if near is None else list(near)
         found = [None if p is None else self._face(p, box) for p, box in zip(pictures, places)]

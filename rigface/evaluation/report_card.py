@@ -75,13 +75,9 @@ def make_card(
     draws: int = DRAWS,
     notes: Sequence[str] = (),
 ) -> ReportCard:
-    """Make a card of rows.
+    """Make a card of rows of `measure_edits`, of any number of models and the controls, from one estimator at one size.
 
-    Args:
-        rows: of `measure_edits`, of any number of models and the controls, from one estimator at one size.
-        extractors: `FaceEstimator.extractors`.
-        baseline: the model that every other is compared with, pair by pair.
-        draws: of each bootstrap.
+    Every other model is compared with the `baseline`, pair by pair; `draws` is that of each bootstrap.
     """
     models = sorted(dict.fromkeys(r["model"] for r in rows), key=lambda m: m in CONTROLS)
     edits = list(dict.fromkeys(r["edit"] for r in rows))

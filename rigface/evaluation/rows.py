@@ -37,12 +37,11 @@ def measure_edits(
     """Measure edits of any number of models, controls included.
 
     Args:
-        estimator: called once per picture.
-        edits: N edits. Pictures are first brought to edited size, the smallest shorter side of all (antialiased, never
+        edits: N edits. Pictures are first brought to one size, the smallest shorter side of all (antialiased, never
             enlarged), so that no model gains by its resolution.
         head: its vertices turn coefficient errors into mm; None leaves those out.
         lpips: None leaves LPIPS out.
-        size: shorter side to compare at, instead of the smallest; pass it if several calls make edited card.
+        size: shorter side to compare at, instead of the smallest; pass it if several calls make one card.
         known: estimates of sources, targets and true pictures, by content; filled here. Pass the same mapping again for
             the same pairs.
 

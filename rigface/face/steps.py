@@ -64,13 +64,7 @@ def segment(parser: Parser, faces: AlignedFaces, i: int, frame_size: tuple[int, 
 
 
 def assess(faces: AlignedFaces, i: int, mask: np.ndarray, rotation_deg: np.ndarray, residuals: np.ndarray) -> Quality:
-    """Quality columns of face i.
-
-    Args:
-        mask: (512, 512) uint8, as `segment` makes it.
-        rotation_deg: (3,) yaw, pitch and roll of the head.
-        residuals: (3,) landmark residual, photometric residual and occlusion, as in `Fit`.
-    """
+    """Quality columns of face i, with its mask (512, 512), yaw, pitch and roll (3,), and residuals (3,) of `Fit`."""
     crop, numbers = faces.crops[i], [*rotation_deg.tolist(), *residuals.tolist()]
     landmarks = faces.landmarks[i] * (len(crop) / CROP_PX)
     return measure_quality(crop, landmarks, faces.boxes[i], float(faces.scores[i]), mask, *numbers)

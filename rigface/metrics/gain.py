@@ -13,16 +13,10 @@ GOOD_ORDER = 0.9
 
 
 def gain(after: np.ndarray, before: np.ndarray, drop: float = DROPPED) -> np.ndarray:
-    """1 - d(output, wanted) / d(source, wanted): 0 for no change, 1 for a perfect edit, below 0 if worse than no
-    change.
+    """(N,) 1 - d(output, wanted) / d(source, wanted): 0 for no change, 1 for a perfect edit, below 0 if worse.
 
-    Args:
-        after: (N,) distance of each output from what was wanted; NaN where it could not be measured.
-        before: (N,) distance of each source from what was wanted.
-        drop: pairs whose `before` is under this percentile of all are left out: a ratio to almost nothing is noise.
-
-    Returns:
-        (N,); NaN if left out, if no change was asked, or if `after` is NaN.
+    NaN if `after`, the output's distance (N,), is not known, no change was asked, or `before`, the source's distance
+    (N,), is below the `drop`-th percentile of all: a ratio to almost nothing is noise.
     """
     after, before = np.asarray(after, np.float64), np.asarray(before, np.float64)
     known = before[np.isfinite(before)]

@@ -76,12 +76,7 @@ def vertex_errors_mm(
 ) -> dict[str, np.ndarray]:
     """V2: the wanted face with only one group replaced by what was measured, against the wanted face.
 
-    Args:
-        measured, wanted: batches of N faces, numpy.
-        where: vertices that count, as indices or a mask (V,); None: all of the head's.
-
-    Returns:
-        `shape`, `expression`, `pose` -> (N,) root mean square distance of vertices in mm.
+    `shape`, `expression`, `pose` -> (N,) root mean square distance in mm of the vertices in `where`, or of all.
     """
 
     def vertices(params: FaceParams) -> np.ndarray:

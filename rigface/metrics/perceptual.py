@@ -80,12 +80,8 @@ def _direction(x: Tensor) -> Tensor:
 class InceptionFeatures:
     """Pictures as the features that FID and KID compare, from a TorchScript file such as `inception-2015-12-05.pt`.
 
-    Args:
-        path: a module that takes (N, 3, H, W) uint8 and `return_features=True`, and gives (N, D). TorchScript is a
-            program: use only a file you trust.
-
-    Raises:
-        MissingAsset: the file is missing.
+    It takes (N, 3, H, W) uint8 and `return_features=True`, and gives (N, D). TorchScript is a program: use only a file
+    you trust. MissingAsset if it is not there.
     """
 
     def __init__(self, path: str | Path) -> None:

@@ -66,11 +66,9 @@ def add_lora(model: RigFaceModel, rank: int) -> PeftModel:
 
 
 def save_adapter(model: RigFaceModel, weights: Mapping[str, Tensor], rank: int, folder: Path) -> None:
-    """Write the adapter of a trained model in peft's layout, and merge it into a copy of the model it began as.
+    """Write the adapter of a trained model in peft's layout, and merge it into the model that training began with.
 
-    Args:
-        model: the model that training began with, without an adapter; it is changed into the merged one.
-        weights: full state dict of the trained model (`select(..., "lora", rank)`), or averages of it.
+    `weights` is the full state dict of the trained model (`select(..., "lora", rank)`), or averages of it.
     """
     adapted = add_lora(model, rank)
     model.load_state_dict(weights)

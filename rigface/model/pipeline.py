@@ -116,9 +116,8 @@ class RigFacePipeline:
     def from_pretrained(cls, name: str | Path, device: torch.device | str = "cpu", **options: Any) -> RigFacePipeline:
         """Load a checkpoint: a folder in the own or the released layout, `sd15:FOLDER`, or `tiny`.
 
-        Args:
-            options: `autocast`, `half_weights` (default here: True), `channels_last` (default here: on CUDA, where it
-                is faster) and `compile` as above; the others go to `checkpoint.start`.
+        Options are those above (`half_weights` is on by default, and `channels_last` on CUDA, where it is faster), and
+        those of `checkpoint.start`.
         """
         speed: dict[str, Any] = {"half_weights": True, "channels_last": torch.device(device).type == "cuda"}
         own = ("autocast", "half_weights", "channels_last", "compile")
@@ -134,10 +133,8 @@ class RigFacePipeline:
         alone.
 
         It changes the model for all threads, and reference tokens made before do not fit: switch between edits.
-
-        Raises:
-            MissingAsset, BadCheckpoint: there is no adapter, or it belongs to another model.
-            PlanError, StorageGone: see `model_cache.fetched`.
+        MissingAsset or BadCheckpoint if there is no adapter, or it belongs to another model; and as
+        `model_cache.fetched`.
         """
         self._adapters.use(None if name is None else checkpoints.folder_of(str(name)))
 

@@ -69,12 +69,8 @@ class Guidance:
 def make_scheduler(process: Process, name: str, steps: int, device: torch.device | str = "cpu") -> Any:
     """A fresh diffusers scheduler for this process, its timesteps set.
 
-    Args:
-        name: a key of `NOISE_SCHEDULERS` (for a bridge, of `FLOW_SCHEDULERS`), or for noise processes the name of any
-            diffusers scheduler class.
-
-    Raises:
-        BadEdit: no scheduler of this name runs this process, or not in so many steps; the message names those that do.
+    The name is a key of `NOISE_SCHEDULERS` (for a bridge, of `FLOW_SCHEDULERS`), or for noise processes that of any
+    diffusers scheduler class. BadEdit, naming those that do, if it does not run this process or not in so many steps.
     """
     if steps < 1:
         raise BadEdit(f"steps: want at least 1, got {steps}")

@@ -148,11 +148,10 @@ def build(identity: dict[str, Any], denoiser: dict[str, Any], default_text: Tens
 
 
 def stock(config: dict[str, Any], expression: int | None = None) -> dict[str, Any]:
-    """The arguments of a stock `UNet2DConditionModel` for a config of the released code, or an own one.
+    """Arguments of a stock `UNet2DConditionModel` for a config that `save_config` wrote, of the released code or an own
+    one.
 
-    Args:
-        config: as `save_config` wrote it, for `UNetID2DConditionModel`, `UNetDenoise2DConditionModel` or stock.
-        expression: for the denoiser, the size of the expression code.
+    A denoiser needs the size of the expression code.
     """
     arguments = {name: value for name, value in config.items() if not name.startswith("_")}
     if expression is not None:
@@ -172,9 +171,8 @@ def network(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Configs of identity network and denoiser in the shape of Stable Diffusion 1.5, at any width and depth.
 
-    Args:
-        channels: of each level; all but the deepest have attention. SD 1.5 is (320, 640, 1280, 1280).
-        heads: of attention, in all levels or level by level. On a CPU few are fast, as each head's softmax is costly.
+    All levels but the deepest have attention; SD 1.5 has (320, 640, 1280, 1280) channels. `heads` of attention are for
+    all levels or level by level; on a CPU few are fast, as each head's softmax is costly.
     """
     attended = len(channels) - 1
     shared = {

@@ -72,16 +72,11 @@ def room() -> int:
 
 
 def fetched(uri: str) -> Path:
-    """Local copy of a folder of weights on S3; of its newest version if it has versions.
+    """Local copy of a folder of weights on S3 (a checkpoint, an adapter, Stable Diffusion, an autoencoder), the newest.
 
-    Args:
-        uri: s3://bucket/prefix of a checkpoint, an adapter, a Stable Diffusion folder or an autoencoder.
-
-    Raises:
-        MissingAsset: there is no such folder of weights.
-        UnsafeFile: a key would be written outside the copy.
-        PlanError: it is larger than copies may be, changes all the time, or other users may write to the cache.
-        StorageGone: the storage is away, or this disk is full.
+    MissingAsset if there is no such folder, UnsafeFile if a key would be written outside the copy, PlanError if it is
+    larger than copies may be, changes all the time, or other users may write to the cache, StorageGone if the storage
+    is away or this disk is full.
     """
     if not is_ours(folder()):
         raise PlanError(

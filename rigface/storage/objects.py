@@ -175,15 +175,11 @@ def keys_unordered(bucket: str, prefix: str) -> Iterator[str]:
 def put(
     bucket: str, key: str, data: Any, if_none: bool = False, patience: float | None = None, if_match: str = ""
 ) -> str:
-    """Write an object atomically, in parts if it is large; returns its entity tag.
+    """Write an object (bytes or a buffer) atomically, in parts if it is large; returns its entity tag.
 
-    Args:
-        data: bytes or a buffer.
-        if_none: only if there is none. if_match: only over the object with this entity tag.
-
-    Raises:
-        FileExistsError: the condition does not hold, perhaps because of an earlier try whose answer was lost.
-        FileNotFoundError: no such bucket; with `if_match`, no such object. And the errors of `call`.
+    With `if_none` only if there is none, with `if_match` only over the object with this entity tag: FileExistsError if
+    that does not hold, perhaps because of an earlier try whose answer was lost; FileNotFoundError without such an
+    object. And the errors of `call`.
     """
     view = memoryview(data).cast("B")
     condition = {"IfNoneMatch": "*"} if if_none else {"IfMatch": if_match} if if_match else {}

@@ -41,14 +41,7 @@ def _points() -> np.ndarray:
 def picture(
     people: Sequence[float], size: tuple[int, int] = (96, 128), at: float = 0.0, seed: int = 0, radius: int = 14
 ) -> np.ndarray:
-    """People as discs that move with `at`: (H, W, 3) uint8.
-
-    Args:
-        people: a hue in [0, 1] each.
-        size: height, width.
-        at: position on their path, in [0, 1].
-        seed: of the path.
-    """
+    """People (a hue in [0, 1] each) as discs at `at` in [0, 1] of their path, that of `seed`: (H, W, 3) uint8."""
     height, width = size
     image = np.full((height, width, 3), GREY, np.uint8)
     rows, columns = np.mgrid[:height, :width] + 0.5

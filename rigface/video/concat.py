@@ -14,15 +14,7 @@ from rigface.video.writer import VideoWriter
 
 
 class VideoConcatenator(VideoWriter):
-    """A video made of pieces. Use as a context, like `VideoWriter`.
-
-    Args:
-        path: of the video.
-        size: width, height of the pictures, px.
-        fps: average rate, a hint.
-        like: the first piece; all others were written with the same settings.
-        sound: a file whose audio is copied and whose clock is used; None: silent.
-    """
+    """A video made of pieces written with the settings of `like`, the first one; a context, as `VideoWriter`."""
 
     def __init__(
         self, path: str | Path, size: tuple[int, int], fps: float, *, like: str | Path, sound: str | None = None

@@ -34,11 +34,7 @@ Source = str | BinaryIO
 
 @contextmanager
 def open_video(file: Source, threads: int = 1) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """Open the container and its video stream, at the start.
-
-    Args:
-        file: a path, or a seekable binary file, which is left open.
-        threads: of the decoder. One: many processes decode side by side.
+    """Open the container and its video stream, at the start, of a path or a seekable binary file, which is left open.
 
     Raises:
         BadVideo: empty, not a video, unreadable, without a picture, or with frames too large to be let in.

@@ -63,9 +63,7 @@ class FrameReader:
     def shown(self, origin: int | None) -> Iterator[tuple[av.VideoFrame, float]]:
         """Frames and their times in seconds since `origin` (None: the first frame's stamp).
 
-        Raises:
-            BadVideo: nothing decodes.
-            Truncated: after the frames, when something was missing.
+        BadVideo if nothing decodes; Truncated after the frames, when something was missing.
         """
         count, last = 0, -self.step
         for frame in self._decoded():

@@ -40,12 +40,9 @@ def check_image(image: np.ndarray) -> None:
 class KeyframeDetector:
     """Detects faces in consecutive frames of one chunk: a second look every n-th frame at most, memory in between.
 
-    One instance per chunk, fed every frame in order, gives the same result on every machine and every retry.
-
-    Args:
-        detector: any Detector.
-        every: frames between two full looks. On the frames between, small faces and faces that drop out are searched
-            only at their last places, and scores are kept.
+    One instance per chunk, fed every frame in order, gives the same result on every machine and every retry. On the
+    frames between two full looks, small faces and faces that drop out are searched only at their last places, and
+    scores are kept.
     """
 
     def __init__(self, detector: Detector, every: int = 15) -> None:

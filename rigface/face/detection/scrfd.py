@@ -24,12 +24,8 @@ from rigface.types import Detection, DetectorSpec
 class ScrfdDetector:
     """Detector with the SCRFD of a model pack and MediaPipe's landmarker. Not for use by several threads at once.
 
-    Args:
-        folder: the pack's folder, or an assets folder; None looks in `RIGFACE_ASSETS`.
-        small_faces: take SCRFD's second look, tile by tile, at every picture.
-
-    Raises:
-        MissingAsset: there is no pack, it has no detector, or the landmarker is not on this machine.
+    The pack is in `folder`, or an assets folder. `small_faces` takes SCRFD's second look, tile by tile, at every
+    picture. MissingAsset if there is no pack, it has no detector, or the landmarker is not on this machine.
     """
 
     def __init__(self, folder: str | Path | None = None, *, small_faces: bool = False) -> None:

@@ -191,19 +191,11 @@ class TrackSummary:
 def join_tracks(
     left: Sequence[TrackSummary], right: Sequence[TrackSummary], max_gap_s: float, same_person: float = DLIB_SAME_PERSON
 ) -> dict[int, int]:
-    """Match tracks of a chunk with tracks of the chunk before it.
+    """Match tracks of a chunk with those of the chunk before it: right id -> left id, each at most once.
 
-    Two tracks may be one if the pause between them is short and their boxes at the border lie within a face of each
-    other. If both have an identity vector, it decides: nearer than `same_person`. If one has none, the boxes must
-    overlap by half.
-
-    Args:
-        left, right: the tracks of two neighbouring chunks of one input.
-        max_gap_s: longest time from the last appearance to the next: one frame more than the tracker's `max_gap`.
-        same_person: distance of identity vectors below which two are one person.
-
-    Returns:
-        Right track id -> left track id; each id at most once.
+    Two tracks may be one if the pause between them is short (at most `max_gap_s`: one frame more than the tracker's
+    `max_gap`) and their boxes at the border lie within a face of each other. If both have an identity vector, it
+    decides: nearer than `same_person`. If one has none, the boxes must overlap by half.
     """
     never = 1e6
     costs = np.full((len(right), len(left)), never)

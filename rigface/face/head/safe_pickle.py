@@ -301,7 +301,7 @@ class _Arrays:
             stream = io.BytesIO(self.of(node.args[0]))
             node = [_run(stream) for _ in range(5)][3]
             stream.seek(8, os.SEEK_CUR)
-            read = lambda _: stream.read()  # noqa: E731
+            read = lambda _: bytearray(stream.read())  # noqa: E731
         if node.kind != "persistent" or read is None:
             raise ValueError(f"a tensor on a {node.kind}")
         _, kind, key, _, count = node.args[0][:5]

@@ -26,12 +26,7 @@ WIDTH = 512
 class ArcFace:
     """ArcFace's 512 numbers per face, scaled to length 1; compare by cosine.
 
-    Args:
-        folder: the pack's folder, or an assets folder; None looks in `RIGFACE_ASSETS`.
-        device: `cpu` or `cuda`.
-
-    Raises:
-        MissingAsset: there is no pack, or it has no recognition network of 512 numbers.
+    The pack is in `folder`, or an assets folder; MissingAsset if there is none, or none with a network of 512 numbers.
     """
 
     width = WIDTH

@@ -113,16 +113,12 @@ class _Pick:
 
 
 class FramePicker:
-    """Picks the frames of a track that are worth an identity vector, online; keeps only their chips.
+    """Picks `per_track` frames of a track that are worth an identity vector, online; keeps only their chips.
 
-    A frame's worth is its face's size (up to the chip's) times how frontal and how sure it is. The chosen are at
-    least `apart` frames from each other, so that they are not the same picture twice. A frame must be clearly better to
-    take another's place, so a steady face costs one chip, not one per frame.
-
-    Args:
-        per_track: how many frames of each track.
-        apart: frames between two chosen ones.
-        cut: image and landmarks -> the network's input, or None; by default dlib's.
+    A frame's worth is its face's size (up to the chip's) times how frontal and how sure it is. The chosen are at least
+    `apart` frames from each other, so that they are not the same picture twice. A frame must be clearly better to take
+    another's place, so a steady face costs one chip, not one per frame. `cut` makes the network's input of image and
+    landmarks, or None.
     """
 
     def __init__(

@@ -20,13 +20,10 @@ FEATHER = 0.08  # of the crop's side, over which an edit fades into the frame ar
 def paste_crop(
     image: np.ndarray, crop: np.ndarray, frame_to_crop: np.ndarray, where: np.ndarray | None = None
 ) -> np.ndarray:
-    """The picture with an edited crop back in its place.
+    """The picture (H, W, 3) uint8 with an edited crop (S, S, 3) uint8 back in its place.
 
-    A pixel that the edit did not change stays what it was to the bit, and a picture without colour stays without.
-
-    Args:
-        image: (H, W, 3) uint8. crop: (S, S, 3) uint8, any S. frame_to_crop: (2, 3), for a crop of 512 px.
-        where: (S, S) uint8, how much of the crop may show; None: all of it.
+    A pixel that the edit did not change stays what it was to the bit, and a picture without colour stays without. The
+    affine (2, 3) is for a crop of 512 px; `where` (S, S) uint8 says how much of the crop may show.
     """
     to_frame = alignment.invert(frame_to_crop).astype(np.float64)
     x0, y0 = to_frame[:, 2]

@@ -59,15 +59,10 @@ class Opening:
         return np.concatenate([np.tile(self.upper, half), np.tile(self.lower, half)])
 
     def strip(self, source: np.ndarray, wanted: np.ndarray, eyes: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The strip's vertices.
+        """Source positions (rows * C, 2), positions to draw at (rows * C, 3), and shares of dark, tongue and teeth
+        (rows * C, 3).
 
-        Args:
-            source, wanted: (V, 3) the mesh, crop px, `closed`.
-            eyes: outer-eye distance, px.
-
-        Returns:
-            (rows * C, 2) source positions, (rows * C, 3) positions to draw at, and (rows * C, 3) shares of dark,
-            tongue and teeth.
+        Both meshes (V, 3) are crop px, `closed`; `eyes` is the outer-eye distance, px.
         """
         upper, lower = source[self.upper, :2], source[self.lower, :2]
         top, bottom = wanted[self.upper], wanted[self.lower]

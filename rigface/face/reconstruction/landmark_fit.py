@@ -62,15 +62,9 @@ class GeometryFitter:
         self._prior[head.spec.shape :] = EXPRESSION_STD**-2
 
     def __call__(self, landmarks: Tensor, scores: Tensor, tracks: Tensor) -> Geometry:
-        """Fit N faces.
+        """Fit N faces: landmarks (N, 468, 3) float32 crop px, z negative towards the camera; scores (N, E) in [0, 1].
 
-        Args:
-            landmarks: (N, 468, 3) float32 crop px, z negative towards the camera.
-            scores: (N, E) float32 blendshape scores in [0, 1].
-            tracks: (N,) int64; faces of one number share their shape.
-
-        Raises:
-            ValueError: the arrays do not agree about N.
+        Faces of one number in `tracks` (N,) share their shape. ValueError if the arrays do not agree about N.
         """
         if not len(landmarks) == len(scores) == len(tracks):
             raise ValueError(
