@@ -104,11 +104,7 @@ class WorkerProcess:
             self._ready = True
 
     def __call__(self, argument: Any, file: BinaryIO | None = None) -> Any:
-        """The result of the call in the child, or what it raised; WorkerDied if it crashed or hung, until the next
-        call.
-
-        `file`, which the child may not be able to open, is its third argument there.
-        """
+        """The result of the call in the child, or what it raised; WorkerDied if it crashed or hung: call again."""
         self.wait_ready()
         assert self._pipe is not None
         try:

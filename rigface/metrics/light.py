@@ -39,8 +39,7 @@ def lit_ball(light: np.ndarray, size: int = BALL_PX) -> np.ndarray:
 
 
 def ball_error(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """(N,) scale-invariant mean squared error in [0, 1] of a white ball in two lights (N, 9, 3); NaN if a ball is
-    black.
+    """(N,) scale-invariant mean squared error in [0, 1] of a white ball in two lights (N, 9, 3); NaN if one is black.
 
     min over s of |s A - B|^2 / |B|^2 = 1 - <A, B>^2 / (|A|^2 |B|^2): symmetric, and independent of brightness.
     """

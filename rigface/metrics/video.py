@@ -19,8 +19,7 @@ from rigface.metrics.statistics import of_finite
 
 
 def jitter(values: np.ndarray) -> float:
-    """Mean |p[t+1] - 2 p[t] + p[t-1]| of a track (T, D), length of the vector; NaN with fewer than three frames in a
-    row.
+    """Mean |p[t+1] - 2 p[t] + p[t-1]| of a track (T, D), length of the vector; NaN without three frames in a row.
 
     Frames that are NaN (no face) leave out the three differences they take part in.
     """

@@ -129,8 +129,7 @@ class RigFacePipeline:
         checkpoints.save(folder, replace(self._checkpoint, model=self._adapters.merged()), dtype=dtype)
 
     def use_adapter(self, name: str | Path | None) -> None:
-        """Switch to a LoRA adapter (a folder or s3:// prefix in peft's layout), read at first use; None: to the model
-        alone.
+        """Switch to a LoRA adapter (a folder or s3:// prefix in peft's layout), read at first use; None: to none.
 
         It changes the model for all threads, and reference tokens made before do not fit: switch between edits.
         MissingAsset or BadCheckpoint if there is no adapter, or it belongs to another model; and as

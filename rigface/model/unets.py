@@ -148,8 +148,7 @@ def build(identity: dict[str, Any], denoiser: dict[str, Any], default_text: Tens
 
 
 def stock(config: dict[str, Any], expression: int | None = None) -> dict[str, Any]:
-    """Arguments of a stock `UNet2DConditionModel` for a config that `save_config` wrote, of the released code or an own
-    one.
+    """Arguments of a stock `UNet2DConditionModel` for a saved config of the released code, or an own one.
 
     A denoiser needs the size of the expression code.
     """

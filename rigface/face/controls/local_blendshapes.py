@@ -84,8 +84,7 @@ def _control_skull(model: OpenHead) -> np.ndarray:
 
 
 def soft_tissue(points: np.ndarray, rim: np.ndarray) -> np.ndarray:
-    """(V,) how much an expression may move a vertex: 0 on the bony rim of forehead and temples, 1 inside and on the
-    jaw.
+    """(V,) how much an expression may move a vertex: 0 on the bony rim of forehead and temples, 1 inside and below.
 
     `points` (V, 3) are in the head frame, metres; `rim` (R,) are the vertices around the face.
     """
@@ -96,8 +95,7 @@ def soft_tissue(points: np.ndarray, rim: np.ndarray) -> np.ndarray:
 
 
 def skull_motion_matrix(points: np.ndarray, rim: np.ndarray) -> np.ndarray:
-    """(6, 3 V): from moves of the vertices to the rigid motion of the skull that fits them best on forehead and
-    temples.
+    """(6, 3 V): from moves of the vertices to the motion of the skull that fits them best on forehead and temples.
 
     The motion is a shift, metres, and a turn, rad; arguments as for `soft_tissue`.
     """

@@ -42,8 +42,7 @@ def frame_to_crop(box: np.ndarray, size: int = CROP_PX) -> np.ndarray:
 
 
 def crop(image: np.ndarray, frame_to_crop: np.ndarray, size: int = CROP_PX) -> np.ndarray:
-    """The picture seen through the affine, (size, size, 3) or (size, size) uint8; outside the frame its border is
-    repeated.
+    """The picture through the affine, (size, size[, 3]) uint8; outside the frame its border is repeated.
 
     The image is (H, W, 3) or (H, W) uint8. Another similarity than `frame_to_crop()` returns takes the slower warp.
     Shrinking is antialiased, enlarging is bilinear.

@@ -101,8 +101,7 @@ def load_npy(source: str | os.PathLike[str] | bytes, *, max_bytes: int = MAX_BYT
 
 
 def load_torch_zip(path: str | os.PathLike[str], entry: str = "state_dict") -> Any:
-    """One entry of the dict in a file of `torch.save` (the zip format), tensors as numpy arrays; refuses as
-    `load_pickle`.
+    """One entry of the dict in a file of `torch.save` (the zip format), tensors as numpy arrays; or UnsafeFile.
 
     Objects of foreign classes elsewhere in the file (a Lightning .ckpt has OmegaConf settings) are skipped unread, as
     are the tensors of the other entries.

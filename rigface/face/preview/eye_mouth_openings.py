@@ -59,8 +59,7 @@ class Opening:
         return np.concatenate([np.tile(self.upper, half), np.tile(self.lower, half)])
 
     def strip(self, source: np.ndarray, wanted: np.ndarray, eyes: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Source positions (rows * C, 2), positions to draw at (rows * C, 3), and shares of dark, tongue and teeth
-        (rows * C, 3).
+        """(rows * C) source positions (2), positions to draw at (3), and shares of dark, tongue and teeth (3).
 
         Both meshes (V, 3) are crop px, `closed`; `eyes` is the outer-eye distance, px.
         """
