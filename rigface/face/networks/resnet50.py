@@ -5,7 +5,6 @@ Source: He et al., "Deep residual learning for image recognition", CVPR 2016; th
 ("ResNet v1.5"), as in the files of all of these models.
 """
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -51,9 +50,12 @@ class ResNet50(nn.Module):
             self.add_module(f"layer{stage}", nn.Sequential(*layers))
 
     def forward(self, pictures: Tensor) -> Tensor:
-        """(N, 2048) of pictures (N, 3, H, W), normalised as the model at hand wants."""
-        x = F.relu(self.bn1(self.conv1(pictures)), inplace=True)
+        """(N, 2048) float32 of pictures (N, 3, H, W), normalised as the model at hand wants; computed in the type of
+        the weights.
+        """
+        x = pictures.to(self.conv1.weight.dtype)
+        x = F.relu(self.bn1(self.conv1(x)), inplace=True)
         x = F.max_pool2d(x, 3, 2, 1)
         for stage in range(1, len(_STAGES) + 1):
             x = self.get_submodule(f"layer{stage}")(x)
-        return torch.flatten(F.adaptive_avg_pool2d(x, 1), 1)
+        return x.float().mean((2, 3))

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from rigface.errors import BadCheckpoint, MissingAsset, UnsafeFile
+from rigface.face.networks.resnet50 import ResNet50
 
 N = TypeVar("N", bound=nn.Module)
 _DAMAGED = (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, TypeError, AttributeError, LookupError)
@@ -116,6 +117,14 @@ def fold_batch_norms(network: nn.Module) -> None:
                 setattr(module, before[0], fuse_conv_bn_eval(before[1], child))
                 setattr(module, name, nn.Identity())
             before = name, child
+
+
+def halve(network: N) -> N:
+    """Let a network's ResNet-50 compute in bfloat16, which processors that multiply it natively do twice as fast."""
+    for module in network.modules():
+        if isinstance(module, ResNet50):
+            module.bfloat16()
+    return network
 
 
 def _few(names: Sequence[str], most: int = 3) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from rigface import assets
 from rigface.face.geometry import official_crops
@@ -28,6 +28,7 @@ from rigface.face.networks.deca import load_deca
 from rigface.face.networks.emoca import load_emoca
 from rigface.face.networks.flame_codes import FlameCodes
 from rigface.face.networks.smirk import load_smirk
+from rigface.face.networks.weight_files import halve
 from rigface.face.reconstruction.appearance import AppearanceFitter
 from rigface.face.reconstruction.landmark_fit import to_crop_unit
 from rigface.face.reconstruction.protocol import Fit
@@ -45,7 +46,7 @@ class Network:
     """An encoder: its file, loader, crop and number of shape coefficients."""
 
     asset: str
-    load: Callable[[Path, str], Callable[[Tensor], FlameCodes]]
+    load: Callable[[Path, str], nn.Module]  # its forward gives FlameCodes
     rule: official_crops.SquareRule
     shape: int = 100
 
@@ -65,13 +66,16 @@ class NetworkReconstructor:
         name: one of `NETWORKS`.
         head: FLAME with an albedo, as `heads.load_head` gives it, with at least the network's coefficients.
         folder: an assets folder to search first for the network; None looks in `RIGFACE_ASSETS`.
+        half: ResNet-50 computes in bfloat16 (see `weight_files.halve`).
 
     Raises:
         MissingAsset, BadCheckpoint, UnsafeFile: the network's file is not there, or is another.
         ValueError: the head is not FLAME, or has fewer coefficients.
     """
 
-    def __init__(self, name: str, head: Head, folder: str | Path | None = None, device: str = "cpu") -> None:
+    def __init__(
+        self, name: str, head: Head, folder: str | Path | None = None, device: str = "cpu", *, half: bool = False
+    ) -> None:
         network, spec = NETWORKS[name], head.spec
         if spec.name != "flame" or spec.shape < network.shape or spec.expression < EXPRESSION:
             raise ValueError(
@@ -82,7 +86,9 @@ class NetworkReconstructor:
         path = checkpoint_in(path) if path.is_dir() else path
         self.head_spec = spec
         self.version = f"{name}-{assets.fingerprint(path)}"
-        self._network, self._rule, self._device = network.load(path, device), network.rule, device
+        encoder = network.load(path, device)
+        self._network = halve(encoder) if half else encoder
+        self._rule, self._device = network.rule, device
         self._appearance = AppearanceFitter(head, device)
         self._head = head.to(device)
 

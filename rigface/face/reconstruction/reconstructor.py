@@ -33,12 +33,14 @@ def load_reconstructor(
     folder: str | None = None,
     shape: int = 100,
     expression: int = 50,
+    half: bool = False,
 ) -> Reconstructor:
     """Load a reconstructor by name, and check, if a detector is given, that it reports what the reconstructor needs.
 
     Args:
         folder: an assets folder to search first, or FLAME's own.
         shape, expression: how many of FLAME's coefficients to store; SMIRK always has 300 of shape.
+        half: DECA and EMOCA compute in bfloat16: twice the speed on processors that have it, codes within about 1 %.
 
     Raises:
         ValueError: there is none, or it cannot drive that head, or not from what this detector reports.
@@ -51,7 +53,7 @@ def load_reconstructor(
         reconstructor = FlameFit(load_head("flame", folder, shape, expression), device)
     elif name in NETWORKS and head == "flame":
         flame = load_head("flame", folder, max(shape, NETWORKS[name].shape), expression)
-        reconstructor = NetworkReconstructor(name, flame, folder, device)
+        reconstructor = NetworkReconstructor(name, flame, folder, device, half=half)
     else:
         raise ValueError(
             f"no reconstructor {name!r} for the head {head!r}; there is 'fit' for 'open' and 'flame', and for 'flame' "

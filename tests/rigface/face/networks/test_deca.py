@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from rigface.face.networks.deca import CoarseEncoder, flame_codes, load_deca
+from rigface.face.networks.weight_files import halve
 from tests.rigface.face.official_figures import as_input, loaded
 
 
@@ -16,7 +17,10 @@ def test_numbers_are_those_of_the_authors_code(figures, weights, tmp_path):
     figure = figures("deca")
     with torch.inference_mode():
         numbers = deca.encoder(as_input(figure["encoder.pictures"]))
+        half = halve(deca).encoder(as_input(figure["encoder.pictures"]))
     assert np.abs(numbers.numpy() - figure["encoder.parameters"]).max() < 1e-4
+    assert half.dtype == torch.float32
+    assert 0 < (half - numbers).abs().mean() < 0.01 * numbers.abs().mean()
 
 
 def test_groups_are_in_the_authors_order(figures):
