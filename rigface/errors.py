@@ -1,22 +1,5 @@
 """Errors that this project raises on purpose, as a tree.
 
-RigFaceError
-├── BadInput            a user's input cannot be used; always a row or a 4xx, never the end of a job
-│   ├── BadImage        not a picture, truncated, too many pixels
-│   ├── BadVideo        not a container, no video stream, nothing decodes
-│   │   └── Truncated   good frames came, then the data ended (`video/decode.py`)
-│   └── NoFace          a picture or video without a face
-├── BadEdit             an edit, or its sampling, needs what this head or model does not have (a ValueError, too)
-├── MissingAsset        a weight or licensed file is not on this machine; the message says how to get it
-├── MissingExtra        an optional package is not installed; the message names the extra (an ImportError, too)
-├── UnsafeFile          a file would execute code while it is read, or be written outside its folder; refused
-├── BadCheckpoint       a folder of weights does not fit the network its config describes; the message names the keys
-├── PlanError           stages or settings that do not fit together, found before any work was done
-├── OutputBusy          another run is writing to the same output
-├── NoCluster           no Ray cluster answers at an address, or it refuses the token
-├── StorageGone         a storage is away, full, or rejects the credentials; no input is to blame
-└── JobBroken           the job stops because it is at fault itself, not its inputs; finished work is kept
-
 `ValueError` stays what it is in Python: a programmer's mistake.
 """
 
@@ -26,7 +9,10 @@ class RigFaceError(Exception):
 
 
 class BadInput(RigFaceError):
-    """An input that cannot be used; `reason` (a sentence without its name) and `stage` are columns of the dataset."""
+    """A user's input that cannot be used; always a row or a 4xx, never the end of a job.
+
+    `reason` (a sentence without its name) and `stage` are columns of the dataset.
+    """
 
     def __init__(self, reason: str, stage: str = "decode") -> None:
         super().__init__(reason)
@@ -38,11 +24,11 @@ class BadInput(RigFaceError):
 
 
 class BadImage(BadInput):
-    """Not a picture that can be decoded, or one that is too large."""
+    """Not a picture, truncated, or with too many pixels."""
 
 
 class BadVideo(BadInput):
-    """Not a video that can be decoded."""
+    """Not a container, no video stream, or nothing decodes."""
 
 
 class NoFace(BadInput):
@@ -50,11 +36,11 @@ class NoFace(BadInput):
 
 
 class BadEdit(RigFaceError, ValueError):
-    """This head or model has no such expression, scheduler ... The message names the field."""
+    """An edit, or its sampling, needs what this head or model does not have; the message names the field."""
 
 
 class MissingAsset(RigFaceError):
-    """A file that this feature needs is not there; the message names it and says how to get it."""
+    """A weight or licensed file is not on this machine; the message says how to get it."""
 
 
 class MissingExtra(RigFaceError, ImportError):
@@ -62,19 +48,19 @@ class MissingExtra(RigFaceError, ImportError):
 
 
 class UnsafeFile(RigFaceError):
-    """A file would execute code while it is read, or be written outside its folder."""
+    """A file would execute code while it is read, or be written outside its folder; refused."""
 
 
 class BadCheckpoint(RigFaceError):
-    """Not a checkpoint folder, or its weights do not fit its own config."""
+    """Not a folder of weights, or they do not fit the network that its config describes; the message names the keys."""
 
 
 class PlanError(RigFaceError):
-    """Stages or settings that cannot work together."""
+    """Stages or settings that do not fit together, found before any work was done."""
 
 
 class OutputBusy(RigFaceError):
-    """Another run holds this output."""
+    """Another run is writing to the same output."""
 
 
 class NoCluster(RigFaceError):
@@ -82,8 +68,8 @@ class NoCluster(RigFaceError):
 
 
 class StorageGone(RigFaceError):
-    """A storage did not answer for too long, rejects this machine's credentials, or has no room left."""
+    """A storage is away, full, or rejects the credentials; no input is to blame."""
 
 
 class JobBroken(RigFaceError):
-    """The job cannot go on: all of its units crash, or nothing moves. What is finished is kept."""
+    """The job stops because it is at fault itself, not its inputs; finished work is kept."""

@@ -13,7 +13,6 @@ an animation, which is new, was *created*, with the image *placed* in it. `digit
 composite for the preview, which warps and relights the photograph.
 """
 
-import importlib.metadata
 import io
 import json
 import logging
@@ -25,6 +24,7 @@ from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
+from rigface import __version__
 from rigface.edits import PREVIEW, EditSpec
 from rigface.image import decode as decode_image
 from rigface.image import encode_image, sniff
@@ -136,7 +136,7 @@ class C2paSigner:
         if _has_mark(record, origins):
             binding = {"alg": WATERMARK_ALGORITHM, "blocks": [{"scope": {}, "value": record["mark"]}]}
             assertions.append({"label": "c2pa.soft-binding", "data": binding})
-        generator = {"name": "RigFace", "version": _version()}
+        generator = {"name": "RigFace", "version": __version__}
         manifest = {"claim_generator_info": [generator], "assertions": assertions}
         for with_manifests in (True, False):  # a damaged manifest of a source is left out, and the edit is signed
             source.seek(0)
@@ -245,13 +245,6 @@ def _add_ingredient(builder: Any, about: dict[str, str], origin: Origin, with_ma
         kind = _media_type(stream.read(16)) if with_manifest else None
         stream.seek(0)
         builder.add_ingredient(about, kind or "application/octet-stream", stream if kind else io.BytesIO(b""))
-
-
-def _version() -> str:
-    try:
-        return importlib.metadata.version("rigface")
-    except importlib.metadata.PackageNotFoundError:  # a checkout that is not installed
-        return "0"
 
 
 def _media_type(data: bytes) -> str | None:
