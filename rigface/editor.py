@@ -43,25 +43,15 @@ Target = np.ndarray | Face
 
 @dataclass(frozen=True, eq=False)
 class Edited:
-    """The result of one edit.
+    """The result of one edit."""
 
-    Args:
-        image: (H, W, 3) uint8, the whole picture.
-        crops: the edited crops, one per face edited, (S, S, 3) uint8.
-        asked: one row of numbers per face: what the edit asked for, by name.
-        achieved: the same numbers measured on the result; None if there is no face now.
-        sources: the faces before the edit.
-        asked_params: their coefficients as the edit asks for.
-        achieved_params: their coefficients measured on the result; None if there is no face now.
-    """
-
-    image: np.ndarray
-    crops: list[np.ndarray]
-    asked: list[dict[str, float]]
-    achieved: list[dict[str, float] | None]
-    sources: list[Face]
-    asked_params: list[FaceParams]
-    achieved_params: list[FaceParams | None]
+    image: np.ndarray  # (H, W, 3) uint8, the whole picture
+    crops: list[np.ndarray]  # the edited crops, one per face edited, (S, S, 3) uint8
+    asked: list[dict[str, float]]  # one row of numbers per face: what the edit asked for, by name
+    achieved: list[dict[str, float] | None]  # the same numbers measured on the result; None if there is no face now
+    sources: list[Face]  # the faces before the edit
+    asked_params: list[FaceParams]  # their coefficients as the edit asks for
+    achieved_params: list[FaceParams | None]  # their coefficients measured on the result; None if there is no face now
 
 
 class Editor:

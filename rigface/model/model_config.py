@@ -19,31 +19,16 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Settings that the weights of a checkpoint were trained with.
+    """Settings that the weights of a checkpoint were trained with; ValueError for an unknown style or field."""
 
-    Args:
-        process: the process that the denoiser reverses, and its default sampling.
-        head: the head model of its renders and codes; None if it is not recorded.
-        render_style: content of the render condition (`ConditionSpec`).
-        expression_field: the field of `FaceParams` that is its expression code.
-        size: of the pictures, in pixels.
-        detail: add the detail of the render that the autoencoder loses to every decoded picture
-            (`latents.lost_detail`); for a bridge, whose render is nearly the answer.
-        prompt: text of the default text embedding; "" if there is none.
-        profile: how the faces were analysed and drawn; a config without one means this project's own way.
-
-    Raises:
-        ValueError: an unknown style or field.
-    """
-
-    process: Process = field(default_factory=Process)
-    head: HeadSpec | None = None
-    render_style: RenderStyle = "albedo"
-    expression_field: ExpressionField = "expression"
-    size: int = 512
-    detail: bool = False
-    prompt: str = ""
-    profile: FaceProfile = OWN
+    process: Process = field(default_factory=Process)  # that the denoiser reverses, and its default sampling
+    head: HeadSpec | None = None  # the head model of its renders and codes; None if it is not recorded
+    render_style: RenderStyle = "albedo"  # content of the render condition (`ConditionSpec`)
+    expression_field: ExpressionField = "expression"  # the field of `FaceParams` that is its expression code
+    size: int = 512  # of the pictures, in pixels
+    detail: bool = False  # add the render's detail that the autoencoder loses to pictures (`latents.lost_detail`)
+    prompt: str = ""  # text of the default text embedding; "" if there is none
+    profile: FaceProfile = OWN  # how the faces were analysed and drawn; without one, in this project's own way
 
     def __post_init__(self) -> None:
         _ = self.conditions  # raises for an unknown style or field

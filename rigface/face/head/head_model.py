@@ -29,15 +29,10 @@ _CONTOUR_DEGREES = 39  # the contour table has a row per degree up to here: 0..3
 
 @dataclass(frozen=True, eq=False)
 class Embedding:
-    """Points on a surface.
+    """Points on a surface."""
 
-    Args:
-        vertices: (*B, L, 3) int64 the vertices that hold each point.
-        weights: (*B, L, 3) float32 and their shares, which sum to 1. For a contour table B is its rows.
-    """
-
-    vertices: Tensor
-    weights: Tensor
+    vertices: Tensor  # (*B, L, 3) int64 the vertices that hold each point
+    weights: Tensor  # (*B, L, 3) float32 and their shares, which sum to 1. For a contour table B is its rows.
 
     def points(self, surface_NVC: Tensor) -> Tensor:
         """(N, L, C) values at the points, of vertex values (N, V, C)."""
@@ -46,52 +41,32 @@ class Embedding:
 
 @dataclass(frozen=True, eq=False)
 class Head:
-    """A head model. Build it with `load_flame`, `OpenHead.load` or `from_arrays`.
+    """A head model. Build it with `load_flame`, `OpenHead.load` or `from_arrays`."""
 
-    Args:
-        spec: which model this is, and its sizes.
-        template: (V, 3) the mean head in metres.
-        shape_basis, expression_basis: (V, 3, S), (V, 3, E) metres per unit of coefficient.
-        faces: (F, 3) int64, anticlockwise seen from outside.
-        parents: each joint's parent; -1 for the first. Parents come before children.
-        joint_regressor: (J, V) joints from unposed vertices.
-        skinning: (V, J) shares of each joint in each vertex, rows sum to 1.
-        pose_basis: (V, 3, 9 (J - 1)) correctives for the entries of R - I of all joints but the first, or None.
-        jaw, neck, eyes: indices of these joints; None if the model has no such joint.
-        landmarks: the fixed points, L of them: FLAME's 68, or the landmarker's on the open head.
-        inner, contour: FLAME's 51 inner points, and its table of 17 contour points by yaw (79, 17); or None.
-        uv, uv_faces: (T, 2) texture coordinates in [0, 1], v up; (F, 3) int64; or None.
-        albedo_mean, albedo_basis: (V, 3), (V, 3, A) albedo per vertex, in the colours that `spec` names; or None.
-        texture_mean, texture_basis: (T, T, 3), (T, T, 3, A) the same per texel, first row at v = 1; or None. A head has
-            one of the two at most.
-        eyelids: (V, 3, 2) metres that close the left and the right lid, added after posing; or None.
-        mediapipe, mediapipe_points: M points on the surface, and (M,) int64 their numbers among MediaPipe's; or None.
-    """
-
-    spec: HeadSpec
-    template: Tensor
-    shape_basis: Tensor
-    expression_basis: Tensor
-    faces: Tensor
-    parents: tuple[int, ...]
-    joint_regressor: Tensor
-    skinning: Tensor
-    landmarks: Embedding
-    pose_basis: Tensor | None = None
-    jaw: int | None = None
+    spec: HeadSpec  # which model this is, and its sizes
+    template: Tensor  # (V, 3) the mean head in metres
+    shape_basis: Tensor  # (V, 3, S) metres per unit of coefficient
+    expression_basis: Tensor  # (V, 3, E) likewise
+    faces: Tensor  # (F, 3) int64, anticlockwise seen from outside
+    parents: tuple[int, ...]  # each joint's parent; -1 for the first. Parents come before children.
+    joint_regressor: Tensor  # (J, V) joints from unposed vertices
+    skinning: Tensor  # (V, J) shares of each joint in each vertex, rows sum to 1
+    landmarks: Embedding  # the fixed points, L of them: FLAME's 68, or the landmarker's on the open head
+    pose_basis: Tensor | None = None  # (V, 3, 9 (J - 1)) correctives for R - I of all joints but the first
+    jaw: int | None = None  # index of this joint, if the model has it
     neck: int | None = None
     eyes: tuple[int, ...] = ()
-    inner: Embedding | None = None
-    contour: Embedding | None = None
-    uv: Tensor | None = None
-    uv_faces: Tensor | None = None
-    albedo_mean: Tensor | None = None
-    albedo_basis: Tensor | None = None
-    texture_mean: Tensor | None = None
-    texture_basis: Tensor | None = None
-    eyelids: Tensor | None = None
-    mediapipe: Embedding | None = None
-    mediapipe_points: Tensor | None = None
+    inner: Embedding | None = None  # FLAME's 51 inner points
+    contour: Embedding | None = None  # its table of 17 contour points by yaw (79, 17)
+    uv: Tensor | None = None  # (T, 2) texture coordinates in [0, 1], v up
+    uv_faces: Tensor | None = None  # (F, 3) int64
+    albedo_mean: Tensor | None = None  # (V, 3) albedo per vertex, in the colours that `spec` names
+    albedo_basis: Tensor | None = None  # (V, 3, A)
+    texture_mean: Tensor | None = None  # (T, T, 3) the same per texel, first row at v = 1; a head has one of the two
+    texture_basis: Tensor | None = None  # (T, T, 3, A)
+    eyelids: Tensor | None = None  # (V, 3, 2) metres that close the left and the right lid, added after posing
+    mediapipe: Embedding | None = None  # M points on the surface
+    mediapipe_points: Tensor | None = None  # (M,) int64 their numbers among MediaPipe's
 
     def __post_init__(self) -> None:
         if self.parents[0] != -1 or any(not 0 <= p < child for child, p in enumerate(self.parents) if child):
