@@ -42,12 +42,9 @@ class Composed:
 class Composer:
     """Composes the conditions of a model. Stateless between calls.
 
-    The open head has a face only, so the preview moves the photograph's hair and neck with it. Heads with a scalp and
-    a neck (FLAME) are rendered whole, and the person after the edit is the rendered head.
-
-    Raises:
-        ValueError: the style `texture` on a head without a preview.
-        MissingAsset: the profile's head is not on this machine.
+    The open head has a face only, so the preview moves the photograph's hair and neck with it. Heads with a scalp and a
+    neck (FLAME) are rendered whole, and the person after the edit is the rendered head; ValueError for the style
+    `texture` on one. MissingAsset if the profile's head is not on this machine.
     """
 
     def __init__(self, spec: ConditionSpec) -> None:
@@ -62,16 +59,10 @@ class Composer:
         return Previewer()
 
     def __call__(self, source: Face, wanted: FaceParams, moved: np.ndarray | None = None) -> Composed:
-        """Conditions for one edit.
+        """Conditions for one edit, from the coefficients before it to those after it, as `transfer` makes them.
 
-        Args:
-            source: the face before the edit.
-            wanted: the coefficients after the edit, as `transfer` makes them.
-            moved: (512, 512) uint8, 255: the person after the edit, if a photograph shows it; on heads without a
-                preview.
-
-        Raises:
-            ValueError: the face lacks the expression code that is wanted.
+        `moved` (512, 512) uint8 is 255 on the person after the edit, if a photograph shows it; on heads without a
+        preview. ValueError if the face lacks the expression code that is wanted.
         """
         code = getattr(wanted, self.spec.expression_field)
         if code is None:

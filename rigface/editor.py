@@ -126,9 +126,7 @@ class Editor:
     def use_adapter(self, name: str | None) -> None:
         """Switch the model to a LoRA adapter (a folder or s3:// prefix, read at first use); None: to the model alone.
 
-        Raises:
-            BadEdit: there is no model to adapt.
-            MissingAsset, BadCheckpoint: there is no adapter, or it belongs to another model.
+        BadEdit if there is no model, MissingAsset or BadCheckpoint without an adapter, or with one of another model.
         """
         if not isinstance(self._model, ModelEditor):
             raise BadEdit("adapter: this editor has no model to adapt")
@@ -175,9 +173,7 @@ class Editor:
     def target_params(self, target: Target | Mapping[Trait, Target] | None, edit: EditSpec) -> dict[Trait, FaceParams]:
         """Coefficients to copy for each trait that the edit takes; a picture is analysed once.
 
-        Raises:
-            ValueError: a trait has no target.
-            NoFace: a picture to copy from shows no face.
+        ValueError if a trait has no target, NoFace if a picture to copy from shows no face.
         """
         target = {} if target is None else target
         named = target if isinstance(target, Mapping) else dict.fromkeys(edit.take, target)
@@ -207,15 +203,7 @@ class Editor:
     def apply(
         self, image: np.ndarray, source: Face, wanted: FaceParams, seed: int = 0, prompt: str = ""
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Edit one face and paste it.
-
-        Args:
-            image: (H, W, 3) uint8, in which the source was detected.
-            prompt: of the edit.
-
-        Returns:
-            The whole picture, and the crop (S, S, 3), both uint8.
-        """
+        """Edit one face of an image (H, W, 3), and paste it: the whole picture, and the crop (S, S, 3), uint8."""
         if self._model is None:
             crop, mask = self._preview(image, source, wanted)
             return paste_crop(image, crop, source.frame_to_crop, mask), crop
@@ -226,13 +214,10 @@ class Editor:
     def paste(
         self, image: np.ndarray, source: Face, wanted: FaceParams, composed: Composed, crop: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Paste a model's output on the person before and after, with the photograph's detail if the model keeps it.
+        """Paste a model's output for `composed` (S, S, 3) uint8 on the person before and after: whole picture, and
+        crop.
 
-        Args:
-            crop: (S, S, 3) uint8, the model's output for `composed`.
-
-        Returns:
-            The whole picture, and the crop as pasted (T, T, 3), both uint8.
+        The crop, as pasted, has the photograph's detail if the model keeps it.
         """
         size = self._composer.spec.size
         both = np.maximum(cv2.resize(source.mask, (size, size), interpolation=cv2.INTER_AREA), composed.mask)
@@ -284,11 +269,7 @@ def profile_of(checkpoint: str) -> FaceProfile:
 
 
 def numbers(params: FaceParams, edit: EditSpec, head: HeadSpec) -> dict[str, float]:
-    """Numbers of a face that an edit changes: the pose if it asks for one or takes it, and so on.
-
-    Args:
-        params: one face, numpy.
-    """
+    """Numbers of one face that an edit changes: the pose if it asks for one or takes it, and so on."""
     out: dict[str, float] = {}
     if "pose" in edit.take or any(v is not None for v in (edit.yaw_deg, edit.pitch_deg, edit.roll_deg)):
         degrees = to_degrees(to_matrix(np.asarray(params.head_rotation)[None]))[0]
@@ -304,16 +285,9 @@ def numbers(params: FaceParams, edit: EditSpec, head: HeadSpec) -> dict[str, flo
 
 
 def refined(output: np.ndarray, preview: np.ndarray, fine: np.ndarray) -> np.ndarray:
-    """Add a model's change of a small preview to the same preview at a higher resolution.
+    """Add a model's change of a small preview (S, S, 3) to the same preview at another size (T, T, 3), all uint8.
 
     Hair and skin stay as sharp as the photograph; only the model's change is as coarse as its pixels.
-
-    Args:
-        output, preview: (S, S, 3) uint8, the model's picture and the preview it began at.
-        fine: (T, T, 3) uint8, the preview at another size.
-
-    Returns:
-        (T, T, 3) uint8.
     """
     size = fine.shape[:2]
     change = output.astype(np.float32) - preview

@@ -21,11 +21,7 @@ if TYPE_CHECKING:
 class ModelEditor:
     """A pipeline as `EditModel`; caches the reference tokens of the last picture.
 
-    Args:
-        sampling: options of `RigFacePipeline.begin` for every picture.
-
-    Raises:
-        BadEdit: steps or a scheduler that this model's process cannot do.
+    `sampling` are options of `RigFacePipeline.begin` for every picture; BadEdit if this model's process cannot do them.
     """
 
     def __init__(self, pipe: RigFacePipeline, **sampling: Any) -> None:
@@ -46,10 +42,8 @@ class ModelEditor:
         self._last = None
 
     def __call__(self, conditions: Conditions, seed: int, prompt: str = "") -> np.ndarray:
-        """(S, S, 3) uint8; the same conditions, seed and prompt give the same picture.
-
-        Raises:
-            BadEdit: a prompt, and the model has no text encoder.
+        """(S, S, 3) uint8; equal conditions, seeds and prompts give equal pictures. BadEdit for a prompt it cannot
+        read.
         """
         name = conditions.reference.tobytes()
         last = self._last  # read once: another thread may replace it
@@ -59,11 +53,7 @@ class ModelEditor:
 
 
 def check_head(pipe: RigFacePipeline, head: HeadSpec) -> None:
-    """Check that a model was trained with the head that its conditions will show.
-
-    Raises:
-        BadCheckpoint: another head, or other expression codes.
-    """
+    """BadCheckpoint if a model was trained with another head than conditions will show, or other codes."""
     trained, config = pipe.config.head, pipe.config
     if config.expression_field == "expression" and pipe.model.expression_size != head.expression:
         raise BadCheckpoint(

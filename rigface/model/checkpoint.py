@@ -118,8 +118,7 @@ def folder_of(name: str) -> Path:
 def config_of(name: str) -> ModelConfig:
     """Config of a checkpoint, without reading its weights; that of the released weights if a folder has none.
 
-    Raises:
-        MissingAsset, BadCheckpoint: it is not there, or its config.json is of another kind.
+    MissingAsset if it is not there, BadCheckpoint if its config.json is of another kind.
     """
     if name == "tiny":
         return _tiny_config()
@@ -196,15 +195,11 @@ def from_sd15(
     default_text: Tensor | None = None,
     config: ModelConfig | None = None,
 ) -> Checkpoint:
-    """Initialise both networks as the UNet of Stable Diffusion 1.5.
+    """Initialise both networks as the UNet of Stable Diffusion 1.5, from a folder or one `.safetensors` file.
 
     The added weights start at zero (channels of `conv_in`, the class embedding), so that before the first training step
-    the denoiser without reference tokens *is* Stable Diffusion.
-
-    Args:
-        place: a folder with `unet/`, `vae/` and, unless `default_text` is given, `text_encoder/` and `tokenizer/`; or
-            one `.safetensors` file in the original layout (see `stable_diffusion.py`).
-        expression: size of the expression code.
+    the denoiser without reference tokens *is* Stable Diffusion. `expression` is the size of the expression code. With a
+    `default_text` the folder needs neither `text_encoder/` nor `tokenizer/`. See `stable_diffusion.py` for the file.
     """
     place = Path(place)
     encoder, default_text = _text(place, "", default_text)
@@ -226,11 +221,7 @@ def from_sd15(
 
 
 def tiny(expression: int = 52, size: int = 32, seed: int = 0, **process: Any) -> Checkpoint:
-    """Random toy networks for tests: 32 px pictures in milliseconds.
-
-    Args:
-        process: settings of its `Process`, such as `kind="bridge"`.
-    """
+    """Random toy networks for tests: 32 px pictures in milliseconds. `process` has settings such as `kind="bridge"`."""
     config = _tiny_config(expression, size, **process)
     return fresh(config, (16, 32), (8, 16), expression=expression, text=(7, 24), heads=4, layers=1, groups=4, seed=seed)
 
@@ -285,9 +276,8 @@ def save(
 ) -> None:
     """Write a checkpoint folder; it counts as one only when its last file, `config.json`, is there.
 
-    Args:
-        weights: a full state dict of the model to write instead of its own: an average, or one gathered from shards.
-        dtype: to store floats as, such as `torch.float16`; None: their own.
+    `weights` are a full state dict to write instead of the model's own: an average, or one gathered from shards. Floats
+    are stored as `dtype`, such as `torch.float16`; None: as they are.
     """
     folder, model = Path(folder), checkpoint.model
     folder.mkdir(parents=True, exist_ok=True)

@@ -96,22 +96,15 @@ def lost_detail(vae: AutoencoderKL, pictures: Tensor, latents: Tensor | None = N
     """Difference between pictures (B, 3, S, S) in [0, 1] and their round trip through the autoencoder.
 
     It is added to the decoded output of a model that begins at a picture (a bridge from the preview): parts that the
-    model leaves alone then stay as sharp as they were, however small the autoencoder.
-
-    Args:
-        latents: (B, 4, h, w) of the pictures, unscaled, if they are known already.
+    model leaves alone then stay as sharp as they were, however small the autoencoder. Unscaled `latents` of the
+    pictures may be given if they are known.
     """
     latents = encode(vae, pictures) if latents is None else latents
     return pictures - decode(vae, latents * vae.config["scaling_factor"])
 
 
 def encode_conditions(vae: AutoencoderKL, conditions: Conditions, reference: bool = True) -> LatentConditions:
-    """Encode the pictures of a batch of conditions in one run of the encoder.
-
-    Args:
-        conditions: with a batch axis: pictures (B, S, S, 3) uint8, expression code (B, E).
-        reference: False leaves the person's picture out.
-    """
+    """Encode the pictures (B, S, S, 3) uint8 of a batch of conditions in one run, with or without the reference."""
     names = ("background", "render", "reference")[: 3 if reference else 2]
     latents = _encode_uint8(vae, [getattr(conditions, name) for name in names])
     code = torch.as_tensor(conditions.expression_code, dtype=torch.float32, device=vae.device)

@@ -23,11 +23,7 @@ _KNOWN = {"": (), UPSTREAM_PROMPT: (320, 2660, 705, 539, 320, 2533, 269)}  # CLI
 
 
 class TextEncoder:
-    """CLIP text model and its tokenizer.
-
-    Args:
-        model, tokenizer: as transformers loads them; without a tokenizer only the standard prompts work.
-    """
+    """CLIP text model and its tokenizer, as transformers loads them; without one only the standard prompts work."""
 
     def __init__(self, model: Any, tokenizer: Any | None) -> None:
         self.model = model.eval().requires_grad_(False)
@@ -37,8 +33,7 @@ class TextEncoder:
     def load(folder: str | Path) -> TextEncoder:
         """Load from a folder with `text_encoder/` and `tokenizer/`, such as a Stable Diffusion folder, in float32.
 
-        Raises:
-            MissingAsset: one of the two is missing. Pickled weights count as missing.
+        MissingAsset if one of the two is missing; pickled weights count as missing.
         """
         folder = Path(folder)
         if not has_text_encoder(folder):
@@ -72,8 +67,7 @@ class TextEncoder:
     def __call__(self, prompts: Sequence[str]) -> Tensor:
         """Embeddings (B, L, D), float32, on the model's device; a long prompt is truncated.
 
-        Raises:
-            MissingAsset: there is no tokenizer, and a prompt is not one of the standard ones.
+        MissingAsset if there is no tokenizer, and a prompt is not one of the standard ones.
         """
         result: Tensor = self.model(self._tokens(prompts).to(self.model.device)).last_hidden_state.float()
         return result

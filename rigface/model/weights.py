@@ -98,14 +98,7 @@ def fill(module: nn.Module, weights: Mapping[str, Tensor], what: str) -> None:
 
 
 def compare(module: nn.Module, weights: Mapping[str, Tensor], what: str) -> None:
-    """Check names and shapes.
-
-    Args:
-        what: source of the weights, for the message.
-
-    Raises:
-        BadCheckpoint: naming what is missing, unexpected or of another shape.
-    """
+    """Check names and shapes; BadCheckpoint, naming what is missing, unexpected or of another shape in `what`."""
     want = {name: tuple(t.shape) for name, t in module.state_dict().items()}
     got = {name: tuple(t.shape) for name, t in weights.items()}
     problems = [f"missing {name}" for name in want if name not in got]
