@@ -29,8 +29,9 @@ class Engine:
     """`mini` (the small model that ships), `rigface` (the released weights, after `rigface assets adopt`), a folder or
     s3:// prefix of weights, or `preview` (warps and relights the photograph, without a model). Default: `mini` if its
     weights are installed, else the preview."""
-    adapter: Annotated[str | None, arg(metavar="FOLDER", help_behavior_hint="")] = None
-    """LoRA adapter of the model: a folder or s3:// prefix in peft's layout, such as OUT/adapter of `rigface train`."""
+    adapter: Annotated[str | None, arg(metavar="FOLDER|FILE", help_behavior_hint="")] = None
+    """LoRA adapter of the model: a folder or s3:// prefix in peft's layout, such as OUT/adapter of `rigface train`, or
+    a `.safetensors` file for Stable Diffusion 1.5 in the names of kohya or diffusers."""
     device: str = "cpu"  # Device of the model: cpu, cuda, cuda:1 ...
     compile: bool = False
     """Compile the denoiser (torch.compile): tens of seconds before the first frame, then faster ones. For

@@ -1,26 +1,26 @@
 """Load LoRA adapters beside a model and switch between them.
 
-Path: folder in peft's layout (adapter_config.json, adapter_model.safetensors) -> `Adapters.use` -> the same model,
-changed.
+Path: folder in peft's layout (adapter_config.json, adapter_model.safetensors), or a LoRA file of Stable Diffusion
+(`lora_files.py`) -> `Adapters.use` -> the same model, changed.
 """
 
 from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import TYPE_CHECKING
+from tempfile import TemporaryDirectory
+
+from peft import LoraConfig, PeftModel, get_peft_model
 
 from rigface.errors import BadCheckpoint, MissingAsset
+from rigface.model.lora_files import write_adapter
 from rigface.model.unets import RigFaceModel
-
-if TYPE_CHECKING:
-    from peft import PeftModel
 
 _FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 
 class Adapters:
-    """The adapters of a model, by folder; each is read once, and at most one is active."""
+    """The adapters of a model, by place; each is read once, and at most one is active."""
 
     def __init__(self, model: RigFaceModel) -> None:
         self._model = model
@@ -28,27 +28,32 @@ class Adapters:
         self._names: dict[Path, str] = {}
         self._active = False
 
-    def use(self, folder: Path | None) -> None:
-        """Switch to an adapter; None: to the model itself. Not while another thread samples.
+    def use(self, place: Path | None) -> None:
+        """Switch to an adapter, a folder or a LoRA file; None: to the model itself. Not while another thread samples.
 
-        MissingAsset if the folder holds no adapter, BadCheckpoint if it belongs to another model or is no LoRA.
+        MissingAsset if the place holds no adapter, BadCheckpoint if it belongs to another model or is no LoRA.
         """
-        if folder is None:
+        if place is None:
             if self._adapted is not None:
                 self._adapted.disable_adapter_layers()
         else:
-            name = self._names.get(folder) or self._read(folder)
+            name = self._names.get(place) or self._read(place)
             assert self._adapted is not None
             self._adapted.enable_adapter_layers()
             self._adapted.set_adapter(name)
             self._model.requires_grad_(False)  # peft makes an active adapter trainable
-        self._active = folder is not None
+        self._active = place is not None
 
-    def _read(self, folder: Path) -> str:
-        from peft import LoraConfig, get_peft_model
+    def _read(self, place: Path) -> str:
+        if not place.is_file():
+            return self._read_folder(place, place)
+        with TemporaryDirectory() as folder:
+            write_adapter(place, Path(folder))
+            return self._read_folder(Path(folder), place)
 
+    def _read_folder(self, folder: Path, place: Path) -> str:
         if missing := [name for name in _FILES if not (folder / name).is_file()]:
-            raise MissingAsset(f"{folder} is no adapter: it lacks {', '.join(missing)}")
+            raise MissingAsset(f"{place} is no adapter: it lacks {', '.join(missing)}")
         name = f"adapter{len(self._names)}"
         try:
             if self._adapted is None:
@@ -60,8 +65,8 @@ class Adapters:
                 self._adapted = None
             elif self._adapted is not None and name in self._adapted.peft_config:
                 self._adapted.delete_adapter(name)
-            raise BadCheckpoint(f"{folder}: the adapter does not fit the model: {error}") from error
-        self._names[folder] = name
+            raise BadCheckpoint(f"{place}: the adapter does not fit the model: {error}") from error
+        self._names[place] = name
         return name
 
     def merged(self) -> RigFaceModel:
