@@ -1,48 +1,69 @@
-"""A stage whose decoder crashes on some files, as a hostile file crashes a decoder."""
+"""A stage whose decoder crashes on some files, or that reads half of some units, as hostile files and disks do."""
 
 import ctypes
+import errno
+from collections.abc import Iterator
 from pathlib import Path
 
 from pipelines.extract.frame_processor import FrameProcessor
 from pipelines.extract.stages import DetectFaces
+from pipelines.inputs import open_input
 from pipelines.telemetry.worker_process import WorkerProcess
+
+READ = 3  # frames of a unit that is read in half
 
 
 class PoisonedFrameProcessor(FrameProcessor):
-    """SIGSEGV on every input named `poison`; each try leaves a line in `tries`."""
+    """SIGSEGV on every input named `poison`; each try leaves a line in the file `log`."""
 
-    def __init__(self, settings, tries: str) -> None:
+    def __init__(self, settings, log: str) -> None:
         super().__init__(settings)
-        self._tries = tries
+        self._log = log
 
-    def __call__(self, plan, begin, file=None):
+    def __call__(self, plan, begin):
         if "poison" in Path(plan.uri).name:
-            with open(self._tries, "a") as f:
+            with open(self._log, "a") as f:
                 f.write(plan.uri + "\n")
             begin("decode")
             ctypes.string_at(0)
-        return super().__call__(plan, begin, file)
+        return super().__call__(plan, begin)
 
 
-class PoisonedDetectFaces(DetectFaces):
-    """`DetectFaces` with that child."""
+class HalfReadFrameProcessor(FrameProcessor):
+    """EIO after the third frame of inputs named `0.mp4` or `1.mp4`; each leaves a line in the file `log`."""
 
-    def __init__(self, settings, silence_s: float, out: str, remote: bool, tries: str) -> None:
-        self._poisoned = WorkerProcess(
-            "tests.drills.poison:PoisonedFrameProcessor", {"settings": settings, "tries": tries}, silence_s
-        )
-        super().__init__(settings, silence_s, out, remote)
+    def __init__(self, settings, log: str) -> None:
+        super().__init__(settings)
+        self._log = log
 
-    def _child(self, remote: bool) -> WorkerProcess:
-        return self._poisoned
+    def _frames(self, plan) -> Iterator:
+        with open_input.opened(plan.uri):
+            for count, frame in enumerate(super()._frames(plan)):
+                if count == READ and plan.uri.endswith(("0.mp4", "1.mp4")):
+                    with open(self._log, "a") as f:
+                        f.write(plan.uri + "\n")
+                    raise OSError(errno.EIO, "Input/output error")
+                yield frame
 
 
-def poisoned(stage_arguments, tries: Path):
-    """`dataflow.stage_arguments` with the poisoned stage."""
+class ReplacedDetectFaces(DetectFaces):
+    """`DetectFaces` with one of these in its child."""
+
+    def __init__(self, settings, silence_s: float, out: str, processor: str, log: str) -> None:
+        super().__init__(settings, silence_s, out)
+        self._child.close()
+        target = f"tests.drills.poison:{processor}"
+        self._child = WorkerProcess(target, {"settings": settings, "log": log}, silence_s)
+        self._child.start()
+
+
+def poisoned(stage_arguments, log: Path, processor: type[FrameProcessor] = PoisonedFrameProcessor):
+    """`dataflow.stage_arguments` with the replaced stage."""
 
     def arguments(*given):
         stages = stage_arguments(*given)
         name = DetectFaces.name
-        return {**stages, name: (PoisonedDetectFaces, {**stages[name][1], "tries": str(tries)})}
+        more = {"processor": processor.__name__, "log": str(log)}
+        return {**stages, name: (ReplacedDetectFaces, {**stages[name][1], **more})}
 
     return arguments

@@ -1,7 +1,8 @@
-"""Drills: inputs that crash their decoder, and sources that are away."""
+"""Drills: inputs that crash their decoder, that are read in half, and sources that are away."""
 
 import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from pipelines.extract.job import extract
 from rigface.errors import JobBroken
 from rigface.testing import fakes
 from tests.drills.count import inputs
-from tests.drills.poison import poisoned
+from tests.drills.poison import HalfReadFrameProcessor, poisoned
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -36,6 +37,24 @@ def test_poisoned_inputs(ray_cluster, clips, silent, nothing_lost, tmp_path, mon
     assert summary.inputs == len(list(Path(folder).iterdir()))
     without(out, "poison")
     nothing_lost(str(out), quarantined=len(quarantined))
+
+
+def test_half_read_units_are_repaired(ray_cluster, clips, silent, nothing_lost, tmp_path, monkeypatch):
+    """A disk that fails in the middle of four files: what was read counts as unfinished, and `--retry-errors` repairs
+    it.
+    """
+    out, log = tmp_path / "out", tmp_path / "log"
+    config = debug((str(clips),), str(out), workers=2)
+    monkeypatch.setattr(dataflow, "stage_arguments", poisoned(dataflow.stage_arguments, log, HalfReadFrameProcessor))
+    extract(replace(config, identities=False), silent)
+    monkeypatch.undo()
+    read = log.read_text().splitlines()
+    broken = {name for name, (row, *_) in inputs(str(out)).items() if row["stage"] == "decode" and row["faces"]}
+    assert len(broken) >= 4
+    assert all(inputs(str(out))[name][0]["status"] == "partial" for name in broken)
+    assert extract(replace(config, identities=False), silent).done["units"] == 0  # not without --retry-errors
+    assert extract(replace(config, retry_errors=True), silent).done["units"] >= len(read)
+    nothing_lost(str(out), half_read=len(read))
 
 
 def test_sources_that_are_away(ray_cluster, clips, silent, nothing_lost, tmp_path):
