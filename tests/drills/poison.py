@@ -20,13 +20,13 @@ class PoisonedFrameProcessor(FrameProcessor):
         super().__init__(settings)
         self._log = log
 
-    def __call__(self, plan, begin):
+    def __call__(self, plan, begin, file=None):
         if "poison" in Path(plan.uri).name:
             with open(self._log, "a") as f:
                 f.write(plan.uri + "\n")
             begin("decode")
             ctypes.string_at(0)
-        return super().__call__(plan, begin)
+        return super().__call__(plan, begin, file)
 
 
 class HalfReadFrameProcessor(FrameProcessor):
@@ -36,9 +36,9 @@ class HalfReadFrameProcessor(FrameProcessor):
         super().__init__(settings)
         self._log = log
 
-    def _frames(self, plan) -> Iterator:
+    def _frames(self, plan, file) -> Iterator:
         with open_input.opened(plan.uri):
-            for count, frame in enumerate(super()._frames(plan)):
+            for count, frame in enumerate(super()._frames(plan, file)):
                 if count == READ and plan.uri.endswith(("0.mp4", "1.mp4")):
                     with open(self._log, "a") as f:
                         f.write(plan.uri + "\n")
@@ -49,12 +49,13 @@ class HalfReadFrameProcessor(FrameProcessor):
 class ReplacedDetectFaces(DetectFaces):
     """`DetectFaces` with one of these in its child."""
 
-    def __init__(self, settings, silence_s: float, out: str, processor: str, log: str) -> None:
-        super().__init__(settings, silence_s, out)
-        self._child.close()
+    def __init__(self, settings, silence_s: float, out: str, remote: bool, processor: str, log: str) -> None:
         target = f"tests.drills.poison:{processor}"
-        self._child = WorkerProcess(target, {"settings": settings, "log": log}, silence_s)
-        self._child.start()
+        self._replaced = WorkerProcess(target, {"settings": settings, "log": log}, silence_s)
+        super().__init__(settings, silence_s, out, remote)
+
+    def _child(self, remote: bool) -> WorkerProcess:
+        return self._replaced
 
 
 def poisoned(stage_arguments, log: Path, processor: type[FrameProcessor] = PoisonedFrameProcessor):
