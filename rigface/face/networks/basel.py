@@ -32,7 +32,7 @@ class BaselRegressor(nn.Module):
     def forward(self, pictures: Tensor) -> Tensor:
         """Coefficients (N, sum of the groups) of pictures (N, 3, H, W) RGB, normalised as the file wants."""
         x = self.backbone(pictures)[..., None, None]
-        return torch.cat([head(x) for head in self.get_submodule(self._heads)], 1).flatten(1)  # type: ignore[operator, attr-defined]
+        return torch.cat([head(x) for head in self.get_submodule(self._heads).children()], 1).flatten(1)
 
 
 def load_d3dfr(path: str | os.PathLike[str], device: str = "cpu") -> BaselRegressor:

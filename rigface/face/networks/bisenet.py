@@ -84,7 +84,8 @@ class AttentionRefinement(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv(x)
-        return x * self.bn_atten(self.conv_atten(_mean(x))).sigmoid()
+        attention: Tensor = self.bn_atten(self.conv_atten(_mean(x))).sigmoid()
+        return x * attention
 
 
 class ContextPath(nn.Module):
@@ -118,8 +119,9 @@ class FeatureFusion(nn.Module):
         self.conv2 = nn.Conv2d(64, 256, 1, bias=False)
 
     def forward(self, fine: Tensor, context: Tensor) -> Tensor:
-        x = self.convblk(torch.cat([fine, context], 1))
-        return x + x * self.conv2(F.relu(self.conv1(_mean(x)))).sigmoid()
+        x: Tensor = self.convblk(torch.cat([fine, context], 1))
+        attention: Tensor = self.conv2(F.relu(self.conv1(_mean(x)))).sigmoid()
+        return x + x * attention
 
 
 class Output(nn.Module):

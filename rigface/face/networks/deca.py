@@ -45,7 +45,7 @@ class Deca(nn.Module):
 
 def flame_codes(numbers: Tensor) -> FlameCodes:
     """DECA's numbers (N, 236), by group."""
-    shape, texture, expression, pose, camera, light = numbers.split(_GROUPS, dim=1)
+    shape, texture, expression, pose, camera, light = torch.split(numbers, list(_GROUPS), dim=1)
     return FlameCodes(
         shape=shape,
         expression=expression,

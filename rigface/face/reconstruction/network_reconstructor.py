@@ -10,7 +10,7 @@ Shape suffixes: N faces.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +118,7 @@ class NetworkReconstructor:
             else:
                 look = self._appearance.fit(crops, vertices, params.camera, members)
                 params = replace(params, albedo=look.albedo, light=look.light)
-            residual = self._residual(vertices, params.camera, torch.from_numpy(points).to(self._device))
+            residual = self._residual(vertices, params, torch.from_numpy(points).to(self._device))
         return Fit(params.map(_numpy), _numpy(residual), _numpy(look.residual), _numpy(look.occlusion))
 
     def _has_texture(self) -> bool:
@@ -131,8 +131,7 @@ class NetworkReconstructor:
             scale = np.array([[len(crop) / CROP_PX] for crop in crops[part]])  # of a smaller copy
             scaled = np.concatenate([(squares[part, :2] + 0.5) * scale - 0.5, squares[part, 2:] * scale], 1)
             parts.append(self._network(official_crops.flame_crops(crops[part], scaled, self._rule, self._device)))
-        values = {f.name: [getattr(part, f.name) for part in parts] for f in fields(FlameCodes)}
-        return FlameCodes(**{name: None if v[0] is None else torch.cat(v) for name, v in values.items()})
+        return FlameCodes.joined(parts)
 
     def _params(self, codes: FlameCodes, squares: np.ndarray, members: Tensor) -> FaceParams:
         """Coefficients of N faces in the 512 px crop; what the network does not read is zero."""
@@ -152,13 +151,13 @@ class NetworkReconstructor:
             **{name: value for name, value in extras.items() if name in spec.extras},
         )
 
-    def _residual(self, vertices: Tensor, camera: Tensor, points: Tensor) -> Tensor:
+    def _residual(self, vertices: Tensor, params: FaceParams, points: Tensor) -> Tensor:
         """(N,) RMS distance of FLAME's inner landmarks and the given ones, in outer-eye distances of the head."""
-        assert self._head.inner is not None
-        inner = project(self._head.inner.points(vertices), camera)
+        inner = project(self._head.landmarks2d(vertices, params.head_rotation)[:, _INNER:], params.camera)
         off = inner[..., :2] - to_crop_unit(points)[:, _INNER:, :2]
         right, left = (inner[:, k - _INNER] for k in _OUTER_EYES)
-        return off.square().sum(-1).mean(1).sqrt() / (right - left).norm(dim=-1)
+        residual: Tensor = off.square().sum(-1).mean(1).sqrt() / (right - left).norm(dim=-1)
+        return residual
 
 
 def checkpoint_in(folder: Path) -> Path:
@@ -170,7 +169,8 @@ def _mean_by(members: Tensor, values: Tensor) -> Tensor:
     """Each row replaced by the mean of the rows of its group; members (N,) int64 number the groups."""
     groups = int(members.max()) + 1 if len(members) else 0
     total = values.new_zeros(groups, values.shape[1]).index_add(0, members, values)
-    return (total / torch.bincount(members, minlength=groups)[:, None])[members]
+    mean: Tensor = total / torch.bincount(members, minlength=groups)[:, None]
+    return mean[members]
 
 
 def _sized(values: Tensor, width: int) -> Tensor:

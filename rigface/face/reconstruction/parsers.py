@@ -145,7 +145,7 @@ class BisenetParser:
             if len(crop) != SIZE:
                 x = F.interpolate(x, (SIZE, SIZE), mode="bilinear", antialias=True, align_corners=False)
             scores = F.interpolate(self._network(x), (SIZE, SIZE), mode="bilinear", align_corners=True)
-            return scores[0].argmax(0).byte().cpu().numpy()  # type: ignore[no-any-return]
+            return scores[0].argmax(0).byte().cpu().numpy()
 
     def __call__(
         self, crop: np.ndarray, landmarks: np.ndarray, inside: Box | None = None, size: int | None = None
