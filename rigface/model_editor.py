@@ -42,9 +42,7 @@ class ModelEditor:
         self._last = None
 
     def __call__(self, conditions: Conditions, seed: int, prompt: str = "") -> np.ndarray:
-        """(S, S, 3) uint8; equal conditions, seeds and prompts give equal pictures. BadEdit for a prompt it cannot
-        read.
-        """
+        """(S, S, 3) uint8, the same for the same conditions, seed and prompt; BadEdit for an unreadable prompt."""
         name = conditions.reference.tobytes()
         last = self._last  # read once: another thread may replace it
         if last is None or last[0] != name:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from pyarrow import parquet
 
 from rigface.evaluation.metric_registry import METRICS, Cell, Row
 from rigface.evaluation.report_card import CardRow, ReportCard
@@ -272,8 +273,6 @@ def rows_table(rows: Sequence[Row], extractors: dict[str, str]) -> pa.Table:
 
 def files(card: ReportCard, rows: Sequence[Row], top: str = "") -> dict[str, bytes]:
     """Name -> content of all files of a card; `top` as in `to_html`."""
-    from pyarrow import parquet
-
     out = {"card.md": to_markdown(card), "card.json": to_json(card), "card.html": to_html(card, top)}
     data = {name: text.encode() for name, text in out.items()}
     for name, table in (("card.parquet", to_table(card)), ("rows.parquet", rows_table(rows, dict(card.extractors)))):

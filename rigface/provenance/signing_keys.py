@@ -16,6 +16,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
 from rigface.errors import BadInput
 
 LOG = logging.getLogger("rigface.provenance")
@@ -33,9 +39,6 @@ def default_folder() -> Path:
 
 def algorithm_of(key: str) -> str:
     """The signature algorithm of a private key; BadInput if C2PA does not allow the key."""
-    from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-    from cryptography.hazmat.primitives.serialization import load_pem_private_key
-
     try:
         private = load_pem_private_key(key.encode(), None)
     except (ValueError, TypeError) as error:
@@ -88,9 +91,6 @@ def _write_once(path: Path, text: str) -> None:
 
 def _new_key() -> str:
     """Private key, certificate and root certificate, PEM."""
-    from cryptography.hazmat.primitives import serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
     root, leaf = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
     key = leaf.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
@@ -100,9 +100,6 @@ def _new_key() -> str:
 
 def _certificate(name: str, key: Any, signer: Any, is_root: bool) -> str:
     """An X.509 certificate with the extensions that C2PA requires."""
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
     def x509_name(common_name: str) -> x509.Name:
         parts = {NameOID.ORGANIZATION_NAME: "RigFace service", NameOID.COMMON_NAME: f"RigFace {common_name}"}

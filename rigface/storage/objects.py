@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from itertools import islice
 from typing import Any, Literal
 
@@ -77,8 +78,6 @@ def _body(body: Any, size: int) -> bytes:
 
 
 def _age(answer: dict[str, Any]) -> float:
-    from email.utils import parsedate_to_datetime
-
     now = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
     return (parsedate_to_datetime(now) - answer["LastModified"]).total_seconds() if now else 0.0
 

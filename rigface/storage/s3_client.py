@@ -26,6 +26,12 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import boto3
+import botocore.exceptions as boto
+import pyarrow.fs as pafs
+from botocore.config import Config
+from botocore.parsers import ResponseParserError
+
 from rigface.errors import PlanError, StorageGone
 from rigface.telemetry.instruments import Metric
 
@@ -111,9 +117,6 @@ def client() -> Any:
 
 @functools.lru_cache(maxsize=8)
 def _client(environment: tuple[tuple[str, str], ...]) -> Any:
-    import boto3
-    from botocore.config import Config
-
     config = Config(
         retries={"total_max_attempts": 1},
         connect_timeout=CONNECT_S,
@@ -169,29 +172,22 @@ def call(ask: Callable[[Any], T], what: str, patience: float | None = None) -> T
 
 
 def _is_transient(error: Exception) -> bool:
-    from botocore.exceptions import ClientError, HTTPClientError, IncompleteReadError
-    from botocore.exceptions import ConnectionError as NoConnection  # of another family than HTTPClientError
-    from botocore.parsers import ResponseParserError
-
-    if isinstance(error, ClientError):
+    if isinstance(error, boto.ClientError):
         return _code(error) in _RETRIED_CODES or _status(error) in (408, 429, 500, 502, 503, 504)
-    if isinstance(error, HTTPClientError) and "CERTIFICATE" in str(error):
+    if isinstance(error, boto.HTTPClientError) and "CERTIFICATE" in str(error):
         return False
-    passing = (HTTPClientError, NoConnection, IncompleteReadError, ResponseParserError, ConnectionError, TooSlow)
-    return isinstance(error, passing)
+    passing = boto.HTTPClientError, boto.ConnectionError, boto.IncompleteReadError, ResponseParserError
+    return isinstance(error, (*passing, ConnectionError, TooSlow))
 
 
 def _reason(error: Exception) -> str:
     """A transient error as a label, of which there are few."""
-    from botocore.exceptions import ClientError, ConnectTimeoutError, IncompleteReadError, ReadTimeoutError
-    from botocore.parsers import ResponseParserError
-
-    if isinstance(error, ClientError):
+    if isinstance(error, boto.ClientError):
         return code if (code := _code(error)) in _RETRIED_CODES else str(_status(error))
     kinds: dict[str, tuple[type[Exception], ...]] = {
         "slow": (TooSlow,),
-        "silent": (ConnectTimeoutError, ReadTimeoutError),
-        "torn": (IncompleteReadError, ResponseParserError),
+        "silent": (boto.ConnectTimeoutError, boto.ReadTimeoutError),
+        "torn": (boto.IncompleteReadError, ResponseParserError),
     }
     return next((reason for reason, kind in kinds.items() if isinstance(error, kind)), "connection")
 
@@ -210,14 +206,12 @@ def _status(error: Any) -> int:
 
 def _translated(error: Exception, what: str) -> Exception:
     """The error as one of Python's own or of this project; one that is not botocore's stays as it is."""
-    from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, ParamValidationError
-
-    if isinstance(error, NoCredentialsError):
+    if isinstance(error, boto.NoCredentialsError):
         return PlanError(
             f"{what}: no credentials. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or give this "
             "machine a role"
         )
-    if isinstance(error, ClientError):
+    if isinstance(error, boto.ClientError):
         code, status = _code(error), _status(error)
         text = f"{what}: {error.response.get('Error', {}).get('Message') or code}"
         if code in _CREDENTIAL_CODES:
@@ -227,9 +221,9 @@ def _translated(error: Exception, what: str) -> Exception:
         if status == 412:
             return FileExistsError(text)
         return PermissionError(text) if status in (401, 403) else OSError(f"{text} ({code})")
-    if isinstance(error, ParamValidationError):
+    if isinstance(error, boto.ParamValidationError):
         return FileNotFoundError(f"{what}: not an address on S3: {error}")
-    return OSError(f"{what}: {error}") if isinstance(error, BotoCoreError) else error
+    return OSError(f"{what}: {error}") if isinstance(error, boto.BotoCoreError) else error
 
 
 def arrow(bucket: str) -> Any:
@@ -242,8 +236,6 @@ def arrow(bucket: str) -> Any:
 
 @functools.lru_cache(maxsize=8)
 def _arrow(address: str, region: str, style: str, bucket: str) -> Any:
-    import pyarrow.fs as pafs
-
     options: dict[str, Any] = {"retry_strategy": pafs.AwsStandardS3RetryStrategy(max_attempts=10)}
     if address:
         options["scheme"], options["endpoint_override"] = address.split("://", 1)

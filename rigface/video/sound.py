@@ -39,8 +39,6 @@ class CopiedTrack:
 
     def write(self, packet: Any) -> None:
         """Copy a packet; one that is refused after others were taken is damaged, and is left out."""
-        import av
-
         packet.stream = self._track
         try:
             self._out.mux(packet)
@@ -66,8 +64,6 @@ class EncodedTrack:
 
     def write(self, packet: Any) -> None:
         """Decode a packet, and encode what is complete; a damaged one is left out."""
-        import av
-
         try:
             frames = packet.decode()
         except av.error.InvalidDataError:

@@ -136,8 +136,6 @@ class VideoWriter:
 
     def _give_up(self) -> None:
         """Remove the unfinished file; the error that led here is the one to report."""
-        import av
-
         with suppress(av.FFmpegError):  # of a full disk, again
             self._stack.close()
         self._beside.unlink(missing_ok=True)
@@ -145,8 +143,6 @@ class VideoWriter:
     @contextmanager
     def _errors_named(self) -> Iterator[None]:
         """Raise errors of the disk and of the encoder with the name of the file."""
-        import av
-
         try:
             yield
         except OSError as e:  # those of FFmpeg, too
@@ -242,8 +238,6 @@ class VideoWriter:
 
 def _first_frame(container: Any, pictures: Any) -> Any:
     """The first frame that can be decoded, or None."""
-    import av
-
     with suppress(av.FFmpegError):  # the data breaks off
         for packet in container.demux(pictures):
             with suppress(av.FFmpegError):

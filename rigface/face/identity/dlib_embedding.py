@@ -26,6 +26,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import dlib
 import numpy as np
 
 from rigface import assets
@@ -56,8 +57,6 @@ def face_chip(image: np.ndarray, landmarks: np.ndarray) -> np.ndarray | None:
 
     The image is (H, W, 3) uint8 RGB, the landmarks (L, 2+) are in its px, in a layout of `landmarks.LAYOUTS`.
     """
-    import dlib
-
     points = np.asarray(landmarks, np.float64)[list(layout_of(landmarks).five), :2]
     apart = np.linalg.norm(points[0] - points[2])
     if not np.isfinite(points).all() or apart < 2:
@@ -82,8 +81,6 @@ class DlibIdentity:
     width = DLIB_WIDTH
 
     def __init__(self, folder: str | Path | None = None) -> None:
-        import dlib
-
         path = assets.find("dlib_identity", folder)
         self.version = f"dlib-{assets.fingerprint(path)}"
         self._network: Any = dlib.face_recognition_model_v1(str(path))

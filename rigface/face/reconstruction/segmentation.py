@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+import cv2
 import numpy as np
 
 from rigface.face.geometry.landmarks import LAYOUTS
@@ -85,8 +86,6 @@ def within_frame(mask: np.ndarray, inside: Box | None, scale: float) -> np.ndarr
 
 def _joined(person: np.ndarray, face: np.ndarray) -> np.ndarray:
     """(S, S) bool: the part of the person that hangs together with the face."""
-    import cv2
-
     count, islands = cv2.connectedComponents((person > 0.5).astype(np.uint8), connectivity=4)
     kept = np.zeros(count, bool)
     kept[islands[face]] = True
@@ -105,8 +104,6 @@ def _sketch(points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         hair, background left, right and above, clothes; and the initial prior of each class: hair close to the face,
         or the wall beside short hair would be taken for more of it.
     """
-    import cv2
-
     layout = LAYOUTS.get(len(points))
     across, ahead = np.array([1.0, 0.0]), 0.0
     if layout is not None:
@@ -172,8 +169,6 @@ def _person(small: np.ndarray, prior: np.ndarray, first: np.ndarray) -> np.ndarr
 
     All six Gaussians are evaluated by one matrix product: their exponents are linear in the colours' monomials.
     """
-    import cv2
-
     colours = cv2.cvtColor(small, cv2.COLOR_RGB2LAB).reshape(-1, 3).astype(np.float32)
     colours = (colours - colours.mean(0)) * np.array([0.6, 1, 1], np.float32)  # shading counts less than colour
     l, a, b = colours.T  # noqa: E741
@@ -204,8 +199,6 @@ def _exponents(moments: np.ndarray) -> np.ndarray:
 
 def _sharpened(person: np.ndarray, picture: np.ndarray, size: int) -> np.ndarray:
     """The small soft mask as a hard one (size, size), its edges drawn to the picture's (h, h, 3)."""
-    import cv2
-
     side, reach = len(picture), 4
     coarse = max(side // 2, 1)
 
