@@ -95,17 +95,11 @@ class DetectorSpec:
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """One decoded, upright frame.
+    """One decoded, upright frame."""
 
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        index: position among the frames the video shows, in presentation order, from 0.
-        time_s: presentation time in seconds; the first shown frame is 0.
-    """
-
-    image: Array
-    index: int
-    time_s: float
+    image: Array  # (H, W, 3) uint8 RGB
+    index: int  # position among the frames the video shows, in presentation order, from 0
+    time_s: float  # presentation time in seconds; the first shown frame is 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,45 +194,29 @@ class FaceParams:
 
 @dataclass(frozen=True, eq=False)
 class Face:
-    """One analysed face of one image: all that an edit needs of a source or a target.
+    """One analysed face of one image: all that an edit needs of a source or a target."""
 
-    Args:
-        crop: (512, 512, 3) uint8.
-        frame_to_crop: (2, 3) float32 affine.
-        box: (4,) float32 x0, y0, x1, y1 of the landmarks, frame px.
-        landmarks: (L, 3) float32 crop px.
-        params: its coefficients, no batch.
-        mask: (512, 512) uint8, 255 person, 0 background.
-        residual: RMS distance of landmarks and fitted head, in outer-eye distances.
-    """
-
-    crop: Array
-    frame_to_crop: Array
-    box: Array
-    landmarks: Array
-    params: FaceParams
-    mask: Array
-    residual: float
+    crop: Array  # (512, 512, 3) uint8
+    frame_to_crop: Array  # (2, 3) float32 affine
+    box: Array  # (4,) float32 x0, y0, x1, y1 of the landmarks, frame px
+    landmarks: Array  # (L, 3) float32 crop px
+    params: FaceParams  # its coefficients, no batch
+    mask: Array  # (512, 512) uint8, 255 person, 0 background
+    residual: float  # RMS distance of landmarks and fitted head, in outer-eye distances
 
 
 @dataclass(frozen=True, eq=False)
 class Conditions:
     """Input of the model for an edit, made by `Composer`, read by the pipeline and by training.
 
-    Args:
-        reference: (*batch, S, S, 3) uint8: the source, from which the denoiser takes the identity.
-        background: (*batch, S, S, 3) uint8: the photograph with the person cut out.
-        render: (*batch, S, S, 3) uint8: the edited head, in the style that the checkpoint's config names.
-        expression_code: (*batch, E) float32: the edited expression, in the space that the checkpoint's config names.
-
     Raises:
         ValueError: a picture is not (*batch, S, S, 3), or two fields disagree about batch or size.
     """
 
-    reference: Array
-    background: Array
-    render: Array
-    expression_code: Array
+    reference: Array  # (*batch, S, S, 3) uint8: the source, from which the denoiser takes the identity
+    background: Array  # (*batch, S, S, 3) uint8: the photograph with the person cut out
+    render: Array  # (*batch, S, S, 3) uint8: the edited head, in the style that the checkpoint's config names
+    expression_code: Array  # (*batch, E) float32: the edited expression, in the space that the config names
 
     def __post_init__(self) -> None:
         want = tuple(self.reference.shape)
@@ -266,14 +244,10 @@ class Conditions:
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """Training example: conditions, and the image they should become.
-
-    Args:
-        target: (*batch, S, S, 3) uint8.
-    """
+    """Training example: conditions, and the image they should become."""
 
     conditions: Conditions
-    target: Array
+    target: Array  # (*batch, S, S, 3) uint8
 
 
 @dataclass(frozen=True)

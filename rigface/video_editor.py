@@ -65,28 +65,16 @@ class EditedFrame:
 
 @dataclass(frozen=True)
 class VideoOptions:
-    """Options that are the same for every frame.
+    """Options that are the same for every frame."""
 
-    Args:
-        face: of an edited video: `largest`, `left-most`, `right-most`, `all`, or a number counted from the left.
-        seed: of the model's noise.
-        begin: frames before this one are only analysed.
-        at_once: frames edited at a time, which fill the batch of a shared model.
-        hold_boxes: filter the boxes of faces as well, so that crops do not tremble: for a model, which has its own
-            resolution.
-        smooth: filter the coefficients of a driving video.
-        absolute: copy the driver's pose and expression themselves, not their changes.
-        neutral: the frame that changes are relative to: the `first` with a face, or the `calmest`.
-    """
-
-    face: str = "largest"
-    seed: int = 0
-    begin: int = 0
-    at_once: int = 1
-    hold_boxes: bool = False
-    smooth: bool = True
-    absolute: bool = False
-    neutral: str = "first"
+    face: str = "largest"  # of an edited video; see `analyzer.choose_faces`
+    seed: int = 0  # of the model's noise
+    begin: int = 0  # frames before this one are only analysed
+    at_once: int = 1  # frames edited at a time, which fill the batch of a shared model
+    hold_boxes: bool = False  # filter the boxes, too, so that crops do not tremble: for a model of its own resolution
+    smooth: bool = True  # filter the coefficients of a driving video
+    absolute: bool = False  # copy the driver's pose and expression themselves, not their changes
+    neutral: str = "first"  # the frame that changes are relative to: the `first` with a face, or the `calmest`
 
 
 class VideoSource:
@@ -350,15 +338,11 @@ def _calmest(clip: VideoSource, editor: Editor) -> FaceParams | None:
 
 @dataclass
 class Samples:
-    """Measures some of the frames: coefficients before the edit, as asked for, and as achieved.
-
-    Args:
-        frames: count of frames of the video; 0 if unknown.
-        kept: by track, the coefficients before, asked for, and achieved; None if no face is there now.
-    """
+    """Measures some of the frames: coefficients before the edit, as asked for, and as achieved."""
 
     editor: Editor
-    frames: int
+    frames: int  # count of frames of the video; 0 if unknown
+    # by track, the coefficients before, asked for, and achieved (None if no face is there now)
     kept: dict[int, list[tuple[FaceParams, FaceParams, FaceParams | None]]] = field(default_factory=dict)
 
     def take(self, shown: EditedFrame) -> None:
