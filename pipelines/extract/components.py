@@ -75,6 +75,7 @@ def reconstructor(settings: Settings, device: str, detector: DetectorSpec | None
         folder=settings.head_folder or None,
         shape=settings.shape,
         expression=settings.expression,
+        refine=settings.refine,
     )
 
 

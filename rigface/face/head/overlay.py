@@ -39,7 +39,10 @@ class Overlay:
 
 @lru_cache(maxsize=2)
 def lay_over(head: Head) -> Overlay:
-    """Lay the open head over a head with 51 inner landmarks, on the CPU; ValueError if it has none."""
+    """Lay the open head over a head with 51 inner landmarks, on the CPU, or over itself; ValueError if it has none."""
+    if head.spec.name == "open":  # its vertices of fewer subdivisions come first, and its landmarks are MediaPipe's
+        count, points = len(head.template), head.landmarks.vertices[:, 0].numpy()
+        return Overlay(np.arange(count), np.ones(count, bool), points, head.landmarks)
     if head.inner is None or head.inner.vertices.shape[-2] != len(INNER):
         raise ValueError(f"the {head.spec.name} head has no 51 inner landmarks to lay the open head over")
     from scipy.spatial import cKDTree

@@ -61,8 +61,8 @@ class AlbedoLightSolver:
 
     def __init__(self, mean: Tensor, basis: Tensor, skin: Tensor, *, display: bool = False) -> None:
         luminance = float((mean[skin] @ mean.new_tensor(LUMINANCE)).mean()) if display else SKIN_LUMINANCE
-        self._unit = SKIN_LUMINANCE / luminance
-        self._mean, self._basis, self._skin = mean * self._unit, basis.flatten(1) * self._unit, skin
+        self.unit = SKIN_LUMINANCE / luminance
+        self._mean, self._basis, self._skin = mean * self.unit, basis.flatten(1) * self.unit, skin
         self._display = (lambda colours: colours.clamp(0, 1)) if display else _display
 
     def __call__(self, colours: Tensor, normals: Tensor, inside: Tensor, tracks: Tensor) -> Appearance:
@@ -92,14 +92,14 @@ class AlbedoLightSolver:
             albedo = self._skin_of(coefficients)
         light = solve_light(colours, basis, albedo, weight, products)
         misfit = self._misfit(colours, albedo * (basis @ light), skin, exposure)
-        return Appearance(coefficients, light * exposure * self._unit, *misfit)
+        return Appearance(coefficients, light * exposure * self.unit, *misfit)
 
     def explain(
         self, colours: Tensor, normals: Tensor, inside: Tensor, coefficients: Tensor, light: Tensor
     ) -> Appearance:
         """The misfit of a given albedo (N, A) and light (N, 9, 3); the other arguments are as of a fit."""
         _, skin, exposure = self._seen(colours, normals, inside)
-        model = self._skin_of(coefficients) * (harmonics(normals) @ (light / (exposure * self._unit)))
+        model = self._skin_of(coefficients) * (harmonics(normals) @ (light / (exposure * self.unit)))
         return Appearance(coefficients, light, *self._misfit(colours / exposure, model, skin, exposure))
 
     def _skin_of(self, coefficients: Tensor) -> Tensor:

@@ -63,8 +63,9 @@ class OpenHeadAppearance:
 class AppearanceFitter:
     """Skin and light on any head with 51 inner landmarks and an albedo. Stateless between calls.
 
-    Args:
-        vertices: (U,) int64, the vertices that a call needs; it takes these alone, or all.
+    `vertices` (U,) int64 are all that a call needs to be posed; of these, `faces` (F, 3) are the triangles, `places`
+    (P,) those that are read, and `skin` (P,) bool is true on skin. `brightness` is that of the mean skin, in
+    `SKIN_LUMINANCE`; `linear` is false if albedo times shading is a colour as a screen shows it.
     """
 
     def __init__(self, head: Head, device: str = "cpu") -> None:
@@ -74,13 +75,18 @@ class AppearanceFitter:
         places = places[overlay.is_face[places]]
         around = head.faces[np.isin(head.faces.numpy(), places).any(1)]
         self.vertices, faces = torch.unique(around, return_inverse=True)
-        self._count, self._faces = len(template), faces.to(device)
-        self._places = torch.searchsorted(self.vertices, torch.from_numpy(places)).to(device)
+        self._count, self.faces = len(template), faces.to(device)
+        self.places = torch.searchsorted(self.vertices, torch.from_numpy(places)).to(device)
         self.vertices = self.vertices.to(device)
-        mean, basis = _albedo_at(head, torch.from_numpy(places))
-        skin = torch.from_numpy(OpenHead.load().skin[overlay.nearest[places]])
-        self._linear = head.spec.colours == "linear"
-        self._solve = AlbedoLightSolver(mean.to(device), basis.to(device), skin.to(device), display=not self._linear)
+        self._mean, self._basis = (part.to(device) for part in _albedo_at(head, torch.from_numpy(places)))
+        self.skin = torch.from_numpy(OpenHead.load().skin[overlay.nearest[places]]).to(device)
+        self.linear = head.spec.colours == "linear"
+        self._solve = AlbedoLightSolver(self._mean, self._basis, self.skin, display=not self.linear)
+        self.brightness = 1 / self._solve.unit
+
+    def albedo(self, coefficients: Tensor) -> Tensor:
+        """(N, P, 3) albedo at the places."""
+        return self._mean + torch.einsum("na,apc->npc", coefficients, self._basis[: coefficients.shape[1]])
 
     def fit(self, crops: Sequence[np.ndarray], vertices: Tensor, camera: Tensor, tracks: Tensor) -> Appearance:
         """Skin and light of N crops.
@@ -102,9 +108,9 @@ class AppearanceFitter:
         used = vertices[:, self.vertices] if vertices.shape[1] == self._count else vertices
 
         def surface(part: slice) -> tuple[Tensor, Tensor]:
-            return used[part][:, self._places], vertex_normals(used[part], self._faces)[:, self._places]
+            return used[part][:, self.places], vertex_normals(used[part], self.faces)[:, self.places]
 
-        return _read(crops, camera, surface, linear=self._linear)
+        return _read(crops, camera, surface, linear=self.linear)
 
 
 def _read(

@@ -45,7 +45,7 @@ ROUNDS = 2
 BATCH = 32  # faces whose normal matrices are in memory at once
 MAX_GAZE = 0.6  # sine of an eye's largest turn
 IRISES = (473, 468)  # the landmarks of the left and the right iris' centre
-_OUTER_EYES = (IBUG_68[45], IBUG_68[36])  # the corners whose distance is the unit of the residual
+OUTER_EYES = (IBUG_68[45], IBUG_68[36])  # the corners whose distance is the unit of the residual
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +94,7 @@ class FlameGeometryFitter:
         points, weights, places = correspondence(head)
         self._points = torch.from_numpy(points).to(device)
         self._weights = weights.to(device)
-        self._outer = [int(np.flatnonzero(points == corner)[0]) for corner in _OUTER_EYES]
+        self._outer = [int(np.flatnonzero(points == corner)[0]) for corner in OUTER_EYES]
         columns = torch.cat([head.template[..., None], head.shape_basis, head.expression_basis], -1)  # (V, 3, 1 + K)
         self._joints = torch.einsum("jv,vck->jck", head.joint_regressor, columns).to(device)
         still, moving = self._parts(places, columns)

@@ -21,6 +21,7 @@ from rigface.face.reconstruction.flame_reconstructor import FlameFit
 from rigface.face.reconstruction.landmark_fit import GeometryFitter
 from rigface.face.reconstruction.network_reconstructor import NETWORKS, NetworkReconstructor
 from rigface.face.reconstruction.protocol import Fit, Reconstructor
+from rigface.face.reconstruction.refinement import Refined
 from rigface.types import DetectorSpec, FaceParams
 
 
@@ -34,6 +35,7 @@ def load_reconstructor(
     shape: int = 100,
     expression: int = 50,
     half: bool = False,
+    refine: int = 0,
 ) -> Reconstructor:
     """Load a reconstructor by name, and check, if a detector is given, that it reports what the reconstructor needs.
 
@@ -41,6 +43,7 @@ def load_reconstructor(
         folder: an assets folder to search first, or FLAME's own.
         shape, expression: how many of FLAME's coefficients to store; SMIRK always has 300 of shape.
         half: DECA and EMOCA compute in bfloat16: twice the speed on processors that have it, codes within about 1 %.
+        refine: steps on colours and landmarks after it, see `Refined`.
 
     Raises:
         ValueError: there is none, or it cannot drive that head, or not from what this detector reports.
@@ -49,9 +52,10 @@ def load_reconstructor(
     reconstructor: FitReconstructor | FlameFit | NetworkReconstructor
     if (name, head) == ("fit", "open"):
         reconstructor = FitReconstructor(device)
-    elif (name, head) == ("fit", "flame"):
-        reconstructor = FlameFit(load_head("flame", folder, shape, expression), device)
-    elif name in NETWORKS and head == "flame":
+    elif head == "flame" and name == "fit":
+        flame = load_head("flame", folder, shape, expression)
+        reconstructor = FlameFit(flame, device)
+    elif head == "flame" and name in NETWORKS:
         flame = load_head("flame", folder, max(shape, NETWORKS[name].shape), expression)
         reconstructor = NetworkReconstructor(name, flame, folder, device, half=half)
     else:
@@ -61,6 +65,9 @@ def load_reconstructor(
         )
     if detector is not None:
         reconstructor.check(detector)
+    if refine:
+        model = load_head("open") if head == "open" else flame
+        return Refined(reconstructor, model, refine, device)
     return reconstructor
 
 
