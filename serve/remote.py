@@ -160,10 +160,9 @@ class RemoteJobQueue(RemoteDeployment, JobService):
 
 
 async def _wait_or_raise(error: Exception, tries_left: int) -> None:
-    """Wait before the next try after a lost replica.
+    """Wait before the next try after a lost replica, or raise the replica's own error.
 
-    Raises:
-        Exception: the replica's own error; `busy` for an overloaded or missing deployment, or when no tries are left.
+    It is `busy` for an overloaded or missing deployment, or when no tries are left.
     """
     if isinstance(error, RayTaskError) and isinstance(error.cause, Exception):
         error = error.cause

@@ -66,11 +66,10 @@ class Submission:
 def prepare(
     job: Sequence[str], command: Any, meter: budget.CostMeter, upload: bool = False, env: Sequence[str] = ()
 ) -> Submission:
-    """A checked submission of the arguments of a command line; the paths of the parsed command are checked.
+    """A checked submission of the arguments of a command line, with the paths of the parsed command.
 
-    Raises:
-        PlanError: not a job for a cluster, paths the cluster cannot see, dollars without a price, variables that are
-            not set or should not be sent.
+    PlanError: not a job for a cluster, paths the cluster cannot see, dollars without a price, variables that are not
+    set or should not be sent.
     """
     if not job or job[0].startswith("-"):
         raise PlanError("name a job to submit: rigface submit extract s3://... s3://... --cluster URL")

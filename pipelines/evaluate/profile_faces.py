@@ -23,11 +23,7 @@ class ProfileFaces:
         self._analyzer = cache(FaceAnalyzer.load)
 
     def __call__(self, face: Face, profile: FaceProfile) -> tuple[Face, HeadSpec]:
-        """The face, and the head model of its coefficients.
-
-        Raises:
-            MissingAsset: a network of the profile is not on this machine.
-        """
+        """The face, and the head model of its coefficients; MissingAsset if a network is not on this machine."""
         has_codes = profile.expression_codes == "none" or face.params.bfm_expression is not None
         is_alike = has_codes and (self._head.name, self._parser) == (profile.head, profile.parser)
         is_own = profile == OWN and self._head.name in ("open", "fake")  # another parser's masks hold the same classes

@@ -82,20 +82,12 @@ def plan_hash(source: Store) -> str:
 
 
 def examples_hash(source: Store) -> str:
-    """A hash of the names of a folder's objects, which are hashes of what they were made from.
-
-    Raises:
-        PlanError: there are none.
-    """
+    """A hash of the names of a folder's objects, which are hashes of what they were made from; or PlanError."""
     return hashlib.sha256("\0".join(parts_of(source)).encode()).hexdigest()[:16]
 
 
 def autoencoder_place(name: str) -> Path:
-    """Folder of an autoencoder, its `vae/`, or a `.safetensors` file; `mini` is the one of the model that ships.
-
-    Raises:
-        MissingAsset: it is not there.
-    """
+    """Folder of an autoencoder, its `vae/`, or a `.safetensors` file, or MissingAsset; `mini` is that which ships."""
     from rigface.model.checkpoint import folder_of
 
     place = folder_of(name)

@@ -84,11 +84,7 @@ def pair(config: PairConfig, say: Callable[[str], None] = print) -> PairReport:
 
 
 def _spec(settings: PairSettings, head: HeadSpec) -> ExampleSpec:
-    """What the examples of faces with a head model have in common.
-
-    Raises:
-        PlanError: the profile wants another head model.
-    """
+    """What the examples of faces with a head model have in common; PlanError if the profile wants another."""
     profile, style = PROFILES[settings.profile], cast(RenderStyle, settings.style)
     if head.name not in (profile.head, "fake"):
         raise PlanError(

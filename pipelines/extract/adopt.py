@@ -34,11 +34,9 @@ Rename = Callable[[str], str]
 
 
 def adopt(store: Store, root: str) -> int:
-    """Make the uris of a dataset relative to a root; returns the number of inputs.
+    """Make the uris of a dataset relative to a root; the number of inputs. OutputBusy if a run writes to it.
 
-    Raises:
-        PlanError: it is no dataset, has relative uris already, or an input does not lie below the root.
-        OutputBusy: a run writes to it.
+    PlanError: it is no dataset, has relative uris already, or an input does not lie below the root.
     """
     root = Settings(root=root).root
     dataset = FaceDataset(store)

@@ -60,11 +60,7 @@ def stamp(uri: str) -> str:
 
 
 def changed(uris: list[str], known: dict[str, str], root: str = "") -> tuple[list[str], set[str]]:
-    """The new and changed inputs, in their order, and the known ones (uri -> stamp) that cannot be read now.
-
-    Args:
-        root: of the uris.
-    """
+    """The new and changed inputs, in their order, and the known ones (uri -> stamp) that cannot be read now."""
     old = [uri for uri in uris if uri in known]
     with ThreadPoolExecutor(STAMP_THREADS) as pool:
         now = dict(zip(old, pool.map(lambda uri: stamp(sources.located(uri, root)), old)))

@@ -67,11 +67,7 @@ def find_all(videos: Iterable[str], root: str = "") -> Iterator[str]:
 
 
 def relative(uri: str, root: str) -> str:
-    """The uri as a dataset with this root holds it; as it is without a root.
-
-    Raises:
-        PlanError: it does not lie below the root.
-    """
+    """The uri as a dataset with this root holds it, as it is without one; PlanError if it does not lie below."""
     if not root:
         return uri
     is_s3 = uri.startswith("s3://")

@@ -21,8 +21,7 @@ __all__ = ["WorkerDied", "WorkerProcess"]
 class WorkerProcess(worker_process.WorkerProcess):
     """A `rigface.worker_process.WorkerProcess` that records the metrics of its child.
 
-    Args:
-        storage: the child reads from a storage, so it gets the environment variables for that.
+    With `storage` the child gets the environment variables that reading from a storage needs.
     """
 
     module = "pipelines.telemetry.worker_process"

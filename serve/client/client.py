@@ -169,9 +169,8 @@ class Client:
     ) -> JobState:  # fmt: skip
         """Wait until a job is done; `on_progress` is called with each state before.
 
-        Raises:
-            Refused: the job failed, with its problem, or was cancelled.
-            TimeoutError: the job has not ended within `limit_s`; it continues.
+        Refused if the job failed, with its problem, or was cancelled; TimeoutError if it has not ended within `limit_s`
+        and continues.
         """
         end = time.monotonic() + limit_s
         while (job := self.job(name)).state not in ENDED:
