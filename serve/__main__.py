@@ -20,6 +20,7 @@ from rigface.ranges import in_range
 from rigface.terminal import exit_code, sentence_of
 from serve.local import free_port, serving
 from serve.security import api_keys, audit_log, consent
+from serve.security.consent import IdentityName
 
 
 @dataclass(frozen=True)
@@ -60,17 +61,25 @@ class Start:
     """File of the audit log, a line per edit and preview; or a folder (`logs/`) that several machines share."""
     consent: str = ""  # List of people (`rigface serve enroll`): only their faces are edited. Empty: everyone's.
     deny: str = ""  # List of people whose faces are refused.
+    identity: IdentityName = "dlib"
+    """Network that recognises people on these lists: dlib's, or the ArcFace of a model pack (non-commercial)."""
+    identity_folder: str = ""  # Folder of that pack; empty: $RIGFACE_ASSETS.
+    same_person_distance: Annotated[float | None, arg(metavar="DISTANCE", help_behavior_hint="")] = None
+    """Largest distance of two vectors of one person. Default: 0.6 for dlib; ArcFace's must be given, as it is not
+    measured here."""
     edit_timeout_s: float = 120.0  # Time limit of an edit, seconds.
     traces: Literal["", "otlp", "console"] = ""
     """Send OpenTelemetry spans: `otlp` to OTEL_EXPORTER_OTLP_ENDPOINT, `console` to standard error."""
 
     def __post_init__(self) -> None:
         in_range(self, "[0, 65535]", "port")
-        in_range(self, "(0, inf)", "edit_timeout_s")
+        in_range(self, "(0, inf)", "edit_timeout_s", "same_person_distance")
 
     def run(self) -> None:
         if self.keys:
             api_keys.read(Path(self.keys))  # report an unreadable file here, not in the log of a replica
+        if self.identity == "arcface" and (self.consent or self.deny) and self.same_person_distance is None:
+            raise ValueError(consent.UNMEASURED)
         port = free_port(self.host, self.port)
         with serving(self.host, port, **self._args(port)) as url:
             print(f"Editor: {url}/   API: {url}/openapi.json   stop: Ctrl-C", flush=True)
@@ -184,6 +193,8 @@ class EnrollCommand:
     pictures: Positional[tuple[Path, ...]] = ()
     file: Path = Path("consent.jsonl")
     remove: bool = False  # Remove the person from the list.
+    identity: IdentityName = "dlib"  # As for `rigface serve`; all people of a list are of one network.
+    identity_folder: str = ""
 
     def run(self) -> None:
         if not self.name:
@@ -196,7 +207,8 @@ class EnrollCommand:
             return
         if not self.pictures:
             raise ValueError(f"give at least one picture of {self.name}")
-        consent.enroll(self.file, self.name, [_vector_of(path) for path in self.pictures])
+        embed = consent.NetworkEmbedding(self.identity, self.identity_folder)
+        consent.enroll(self.file, self.name, [_vector_of(path, embed) for path in self.pictures])
         print(f"{self.file}: added {len(self.pictures)} vectors of {self.name}.")
 
 
@@ -227,14 +239,14 @@ class AuditCommand:
             raise ValueError(f"{self.path}: no line has the hash {self.contains}: {lost}")
 
 
-def _vector_of(path: Path) -> Any:
+def _vector_of(path: Path, embed: consent.EmbedFace) -> Any:
     from rigface.face.analyzer import FaceAnalyzer
 
     image = decode(path.read_bytes())
     faces = FaceAnalyzer.load()(image)
     if len(faces) != 1:
         raise ValueError(f"{path}: want a picture of one person, got {len(faces) or 'no'} faces")
-    vector = consent.DlibEmbedding()(image, faces[0])
+    vector = embed(image, faces[0])
     if vector is None:
         raise ValueError(f"{path}: the face is too small to be recognised")
     return vector

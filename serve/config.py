@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFlo
 from rigface.provenance.signing_keys import default_folder
 from serve.limits import Limits
 from serve.security.audit_log import AuditLog
-from serve.security.consent import FALSE_ACCEPT_RATE, MAX_DISTANCE, Policy
+from serve.security.consent import FALSE_ACCEPT_RATE, IdentityName, Policy
 
 
 class ServiceConfig(BaseModel):
@@ -27,7 +27,9 @@ class ServiceConfig(BaseModel):
     webhook_urls: list[str] = []  # likewise of webhooks, signed with the environment's RIGFACE_WEBHOOK_SECRET
     consent: str = ""  # list of people (`serve.security.consent`)
     deny: str = ""  # list of people
-    same_person_distance: PositiveFloat = MAX_DISTANCE  # maximum between two identity vectors of one person
+    identity: IdentityName = "dlib"  # network that recognises people; `arcface` needs a model pack
+    identity_folder: str = ""  # of that pack; empty: an assets folder
+    same_person_distance: PositiveFloat | None = None  # maximum between vectors of one person; dlib: 0.6
     false_accept_rate: float = Field(FALSE_ACCEPT_RATE, gt=0, lt=1)  # chance that a stranger passes the consent list
     signing_folder: str = ""  # of the signing key, shared by all replicas; empty is a folder of the user
     audit_log: str = ""  # file that each edit adds a line to, or a folder with a file per host
@@ -59,8 +61,10 @@ class ServiceConfig(BaseModel):
 
     def policy(self) -> Policy:
         """Lists of the people who may or may not be edited."""
-        rate = self.false_accept_rate
-        return Policy(self.consent, self.deny, max_distance=self.same_person_distance, false_accept_rate=rate)
+        return Policy(
+            self.consent, self.deny, None, self.same_person_distance, self.false_accept_rate, self.identity,
+            self.identity_folder,
+        )  # fmt: skip
 
     def open_audit_log(self) -> AuditLog | None:
         return AuditLog(self.audit_log) if self.audit_log else None

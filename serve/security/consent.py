@@ -7,7 +7,8 @@ A list is a file of JSON lines, one person each: a name and a few identity vecto
 enroll`). It is read again when it changes. Vectors are biometric data, so only the file's owner can read it.
 
 A list of N vectors compares a stranger N times, so the distance that counts as a match shrinks as a consent list
-grows: `match_distance` keeps a stranger's chance to match any of them at `false_accept_rate`. A deny list keeps the
+grows: `match_distance` keeps a stranger's chance to match any of them at `false_accept_rate`. That is measured for
+dlib alone; for ArcFace the operator states the distance. A deny list keeps the
 distance of two pictures, because there the error that counts is a person who is missed. Both are logged when a list is
 read. A consent list prevents mistakes, and does not replace asking. A face that cannot be recognised is refused.
 """
@@ -23,14 +24,16 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import numpy as np
 
 from rigface.face.geometry import alignment
-from rigface.face.identity.dlib_embedding import DlibIdentity, face_chip
+from rigface.face.identity.arcface import WIDTH as ARCFACE_WIDTH
+from rigface.face.identity.arcface import ArcFace
+from rigface.face.identity.dlib_embedding import DlibIdentity
 from rigface.storage.whole_file import write_whole
-from rigface.types import Face, Frame
+from rigface.types import DLIB_WIDTH, Face, Frame
 from serve.problems import ApiError
 
 LOG = logging.getLogger("rigface.serve")
@@ -39,53 +42,66 @@ FALSE_ACCEPT_RATE = 0.01
 STRANGERS = ((1e-6, 1e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2), (0.306, 0.428, 0.466, 0.489, 0.529, 0.572, 0.606))
 """Share of pairs of strangers, and the distance they are below: of 13,023 pairs; the first point is extrapolated."""
 CHECK_EVERY_S, MAX_UNCHECKED_S = 1.0, 2.0  # of each track of a video: between two looks; between two that recognise it
+UNMEASURED = (
+    "identity `arcface` with a list needs `same_person_distance` (--same-person-distance): ArcFace's distances are not "
+    "measured here. Of pairs of strangers of your own take the distance that the share you accept, divided by the "
+    "number of vectors on the list, is nearer than; vectors have length 1, so a cosine of 0.4 is 1.1"
+)
 TAKES_IDENTITY = ("identity", "shape")
 
+IdentityName = Literal["dlib", "arcface"]
 EmbedFace = Callable[[np.ndarray, Face], np.ndarray | None]
 """An image and one of its faces -> identity vector; None if it cannot be recognised."""
 
 
 @dataclass(frozen=True, eq=False)
 class Person:
-    """An entry of a list; `vectors` is (N, 128)."""
+    """An entry of a list; `vectors` is (N, 128) of dlib, (N, 512) of ArcFace."""
 
     name: str
     vectors: np.ndarray
 
 
-class DlibEmbedding:
-    """Identity vectors by dlib's network, loaded at the first face; serialized among threads."""
+class NetworkEmbedding:
+    """Identity vectors by dlib's network or ArcFace's, loaded at the first face; serialized among threads."""
 
-    def __init__(self) -> None:
-        self._network: Any = None
+    def __init__(self, identity: IdentityName = "dlib", folder: str = "") -> None:
+        self._identity, self._folder = identity, folder
+        self._network: DlibIdentity | ArcFace | None = None
         self._lock = threading.Lock()
 
     def __call__(self, image: np.ndarray, face: Face) -> np.ndarray | None:
         points = alignment.apply(alignment.invert(face.frame_to_crop), face.landmarks[:, :2])
-        chip = face_chip(image, points)
-        if chip is None:
-            return None
         with self._lock:
             if self._network is None:
-                self._network = DlibIdentity()
-            return self._network.embed([chip])[0]
+                self._network = ArcFace(self._folder or None) if self._identity == "arcface" else DlibIdentity()
+            chip = self._network.chip(image, points)
+            return None if chip is None else self._network.embed([chip])[0]
 
 
 class Policy:
     """The lists of a service: people who may be edited (empty: all), and people who may not.
 
     Two vectors of a person are nearer than `max_distance`; a stranger passes the consent list with one picture at
-    `false_accept_rate`. FileNotFoundError or ValueError if a list is missing or invalid.
+    `false_accept_rate`. Those of ArcFace are not measured here: `max_distance` is required, and lists of all sizes use
+    it. FileNotFoundError or ValueError if a list is missing, invalid, or of the other network.
     """
 
     def __init__(
-        self, consent: str = "", deny: str = "", embed: EmbedFace | None = None, max_distance: float = MAX_DISTANCE,
-        false_accept_rate: float = FALSE_ACCEPT_RATE,
+        self, consent: str = "", deny: str = "", embed: EmbedFace | None = None, max_distance: float | None = None,
+        false_accept_rate: float = FALSE_ACCEPT_RATE, identity: IdentityName = "dlib", identity_folder: str = "",
     ) -> None:  # fmt: skip
-        by_size = lambda vectors: match_distance(vectors, false_accept_rate, max_distance)  # noqa: E731
-        self._consent = _PersonList(Path(consent), "consent", by_size) if consent else None
-        self._deny = _PersonList(Path(deny), "deny", lambda vectors: max_distance) if deny else None
-        self._embed = embed or DlibEmbedding()
+        if identity == "arcface" and (consent or deny):
+            if max_distance is None:
+                raise ValueError(UNMEASURED)
+            LOG.warning("ArcFace is not measured here: lists of all sizes match below %.3f, as given", max_distance)
+        nearest = MAX_DISTANCE if max_distance is None else max_distance
+        given = lambda vectors: nearest  # noqa: E731
+        by_size = lambda vectors: match_distance(vectors, false_accept_rate, nearest)  # noqa: E731
+        of_consent, width = (given, ARCFACE_WIDTH) if identity == "arcface" else (by_size, DLIB_WIDTH)
+        self._consent = _PersonList(Path(consent), "consent", of_consent, width) if consent else None
+        self._deny = _PersonList(Path(deny), "deny", given, width) if deny else None
+        self._embed = embed or NetworkEmbedding(identity, identity_folder)
 
     @property
     def is_active(self) -> bool:
@@ -165,8 +181,8 @@ class _CheckedTrack:
 class _PersonList:
     """A list in a file, read again when it changes; `limit_of` so many vectors a vector matches below this distance."""
 
-    def __init__(self, path: Path, name: str, limit_of: Callable[[int], float]) -> None:
-        self._path, self._name, self._limit_of, self._read_at = path, name, limit_of, -1
+    def __init__(self, path: Path, name: str, limit_of: Callable[[int], float], width: int) -> None:
+        self._path, self._name, self._limit_of, self._width, self._read_at = path, name, limit_of, width, -1
         self._vectors, self._limit = np.zeros((0, 0)), 0.0
         self._refresh()
 
@@ -182,6 +198,7 @@ class _PersonList:
         if changed == self._read_at:
             return
         people = read(self._path)
+        _check_width(self._path, people, self._width)
         self._vectors = np.concatenate([p.vectors for p in people]) if people else np.zeros((0, 0))
         self._limit, self._read_at = self._limit_of(len(self._vectors)), changed
         LOG.info("%s list: %d people; a match is nearer than %.3f", self._name, len(people), self._limit)
@@ -213,10 +230,16 @@ def read(path: Path) -> list[Person]:
 
 
 def enroll(path: Path, name: str, vectors: Sequence[np.ndarray]) -> None:
-    """Add a person to a list, or vectors to a person on it."""
+    """Add a person to a list, or vectors to a person on it; ValueError if the list is of another network."""
     old = read(path) if path.exists() else []
+    _check_width(path, old, len(vectors[0]))
     own = [v for p in old if p.name == name for v in p.vectors]
     _write(path, [*(p for p in old if p.name != name), Person(name, np.array([*own, *vectors], np.float64))])
+
+
+def _check_width(path: Path, people: Sequence[Person], width: int) -> None:
+    if any(person.vectors.shape[1] != width for person in people):
+        raise ValueError(f"{path}: its vectors are of another network, not of {width} numbers; enroll the people again")
 
 
 def remove(path: Path, name: str) -> bool:

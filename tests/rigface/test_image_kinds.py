@@ -1,10 +1,12 @@
 """Kinds of files as strangers have them: profiles, AVIF, and streams that are not pictures."""
 
 import io
+import sys
+from types import ModuleType
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, ImageFile
 
 from rigface.errors import BadImage
 from rigface.image import decode, encode_jpeg, sniff
@@ -101,6 +103,28 @@ def test_avif_is_read():
 def test_heic_without_its_package_names_the_way_out():
     with pytest.raises(BadImage, match=r"rigface\[heic\]"):
         decode(b"\0\0\0\x18ftypheic" + bytes(100))
+
+
+def test_heic_is_read_with_its_package(monkeypatch):
+    """The package registers a plugin of Pillow; this one stands for it."""
+
+    class Heif(ImageFile.ImageFile):
+        format = "HEIF"
+
+        def _open(self):
+            self._size, self._mode = (4, 2), "RGB"
+
+        def load(self):
+            self.im = Image.new("RGB", (4, 2), (200, 100, 50)).im
+
+    package = ModuleType("pillow_heif")
+    package.register_heif_opener = lambda: Image.register_open("HEIF", Heif, lambda head: head[4:8] == b"ftyp")
+    monkeypatch.setitem(sys.modules, "pillow_heif", package)
+    for register in (Image.OPEN, Image.ID):
+        monkeypatch.setattr(Image, "OPEN" if register is Image.OPEN else "ID", register.copy())
+    image = decode(b"\0\0\0\x18ftypheic" + bytes(100))
+    assert image.shape == (2, 4, 3)
+    assert image[0, 0].tolist() == [200, 100, 50]
 
 
 def test_jpeg_of_thousands_of_scans_is_refused_at_once():

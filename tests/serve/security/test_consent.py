@@ -8,6 +8,7 @@ import pytest
 
 from rigface.image import encode_png
 from rigface.types import Frame
+from serve.config import ServiceConfig
 from serve.inference.face_worker import FaceWorker
 from serve.problems import ApiError
 from serve.security import consent as lists
@@ -148,6 +149,38 @@ def test_longer_consent_list_wants_closer_matches(tmp_path, caplog):
             Policy(str(path)).check([near])
         Policy(str(path), false_accept_rate=0.3).check([near])
     assert "consent list: 20 people; a match is nearer than 0.466" in [r.getMessage() for r in caplog.records]
+
+
+def test_arcface_needs_a_distance_and_uses_it_for_lists_of_all_sizes(tmp_path, caplog):
+    path = tmp_path / "many.jsonl"
+    for number in range(20):
+        lists.enroll(path, f"p{number}", [np.eye(512)[number]])
+    for config in ({"consent": str(path)}, {"deny": str(path)}):
+        with pytest.raises(ValueError, match="ArcFace's distances are not measured"):
+            ServiceConfig(identity="arcface", **config).policy()
+    with caplog.at_level("INFO", "rigface.serve"):
+        policy = ServiceConfig(identity="arcface", consent=str(path), same_person_distance=0.9).policy()
+    messages = [record.getMessage() for record in caplog.records]
+    assert "consent list: 20 people; a match is nearer than 0.900" in messages
+    assert "ArcFace is not measured here: lists of all sizes match below 0.900, as given" in messages
+    policy.check([np.eye(512)[3] + np.pad([0.85], (0, 511))])
+    assert ServiceConfig(identity="arcface").policy().monitor() is None
+
+
+def test_arcface_without_distance_is_refused_at_the_start(capsys):
+    from serve.__main__ import main
+
+    assert main(["--identity", "arcface", "--deny", "deny.jsonl"]) == 1
+    assert "needs `same_person_distance` (--same-person-distance)" in capsys.readouterr().err
+
+
+def test_list_of_another_network_is_refused(tmp_path):
+    path = tmp_path / "list.jsonl"
+    lists.enroll(path, "anna", [np.ones(512)])
+    with pytest.raises(ValueError, match="another network, not of 128 numbers"):
+        Policy(str(path))
+    with pytest.raises(ValueError, match="another network"):
+        lists.enroll(path, "ben", [np.ones(128)])
 
 
 def test_list_holds_vectors_only_and_is_private(tmp_path):
