@@ -114,20 +114,20 @@ ASSETS = {
         path="deca/deca_model.tar",
         licence="DECA's own: non-commercial research",
         how="take `deca_model.tar` as DECA's instructions say",
-        unlocks="rigface extract clips/ OUT --reconstruct deca",
+        unlocks="rigface extract clips/ OUT --reconstructor deca",
     ),
     "emoca": Asset(
         path="emoca",
         licence="EMOCA's own: non-commercial research",
         how="take a model from emoca.is.tue.mpg.de: `cfg.yaml` and its checkpoint",
-        unlocks="rigface extract clips/ OUT --reconstruct emoca",
+        unlocks="rigface extract clips/ OUT --reconstructor emoca",
         holds=("**/*.ckpt",),
     ),
     "smirk": Asset(
         path="smirk/SMIRK_em1.pt",
         licence="MIT for SMIRK; its training data and FLAME have licences of their own",
         how="take `SMIRK_em1.pt` as SMIRK's instructions say",
-        unlocks="rigface extract clips/ OUT --reconstruct smirk",
+        unlocks="rigface extract clips/ OUT --reconstructor smirk",
     ),
     "d3dfr": Asset(
         path="d3dfr/d3dfr_res50_nofc.pth",

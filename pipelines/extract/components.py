@@ -76,6 +76,7 @@ def reconstructor(settings: Settings, device: str, detector: DetectorSpec | None
         shape=settings.shape,
         expression=settings.expression,
         refine=settings.refine,
+        half=settings.half,
     )
 
 

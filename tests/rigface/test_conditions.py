@@ -1,6 +1,7 @@
 """Conditions in every style and size."""
 
 from dataclasses import replace
+from hashlib import sha256
 
 import numpy as np
 import pytest
@@ -92,6 +93,14 @@ def test_hole_has_a_margin_around_the_masks():
     hole = (cut_out_person(crop, mask, margin=0.03) == HOLE_GREY).all(-1)
     assert hole[37:63, 45:55].all()
     assert not hole[30:36].any()
+
+
+def test_hole_without_a_margin_is_that_of_the_released_code(fixtures):
+    figure = dict(np.load(fixtures / "official" / "background.npz"))
+    source, target = (255 * (figure[f"labels_{name}"] >= 1).astype(np.uint8) for name in ("source", "target"))
+    for masks, name in (((source,), "source_only"), ((source, target), "union")):
+        background = cut_out_person(figure["source"], *masks, margin=0)
+        assert sha256(background.tobytes()).digest() == figure[f"background_{name}_sha256"].tobytes()
 
 
 def test_missing_expression_code_is_refused(face):
