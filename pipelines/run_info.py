@@ -27,11 +27,13 @@ PACKAGES = ("ray", "torch", "mediapipe", "av", "opencv-python", "numpy", "pyarro
 
 
 def load(store: Store) -> dict[str, Any] | None:
-    """The run information of an output, or None if it has none; ValueError if it is not JSON."""
+    """The run information of an output, or None if it has none; PlanError if it is not JSON."""
     try:
         return json.loads(store.read(RUN_INFO))
     except FileNotFoundError:
         return None
+    except ValueError as e:
+        raise PlanError(f"{store.uri}/{RUN_INFO} is damaged ({e}); restore it, or choose another OUT") from e
 
 
 def load_own(store: Store, command: str, folders: Sequence[str]) -> dict[str, Any] | None:

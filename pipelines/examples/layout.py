@@ -64,8 +64,7 @@ def parts_of(source: Store) -> list[str]:
 
 def schema_of(source: Store, parts: Sequence[str]) -> pa.Schema:
     """The schema shared by all objects of a folder."""
-    with source.open(parts[0]) as f:
-        return pq.read_schema(f)
+    return source.schema(parts[0])
 
 
 def spec_of(source: Store, parts: Sequence[str]) -> ExampleSpec:

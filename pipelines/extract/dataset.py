@@ -19,7 +19,6 @@ from itertools import chain
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipelines import run_info
 from pipelines.extract import identities, quarantine
@@ -187,8 +186,7 @@ class FaceDataset:
     def record(self, unit: str) -> Record:
         """The record of a finished unit, else FileNotFoundError."""
         try:
-            with self.store.open(part_path(unit)) as f:
-                return record_of(pq.read_schema(f))
+            return record_of(self.store.schema(part_path(unit)))
         except FileNotFoundError:
             return Record.from_json(self.store.read(error_path(unit)).decode())
 

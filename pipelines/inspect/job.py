@@ -23,7 +23,7 @@ from pipelines.inspect.inputs import COLUMNS, InputStatistics
 from pipelines.inspect.report import DatasetFiles, Gallery, document
 from pipelines.inspect.statistics import BATCH_ROWS, FLAGS, FaceStatistics, RowPosition
 from rigface import schema
-from rigface.errors import BadInput
+from rigface.errors import BadInput, PlanError
 from rigface.storage.store import Store
 from rigface.types import DetectorSpec, FaceParams, HeadSpec
 
@@ -203,7 +203,7 @@ def _rows(data: Dataset, positions: list[RowPosition], columns: list[str]) -> tu
 def _settings(store: Store) -> dict[str, Any]:
     """Settings of the extraction as flat pairs; empty if there is no record of them."""
     about = None
-    with suppress(ValueError):
+    with suppress(PlanError):
         about = run_info.load(store)
     if about is None:
         return {}

@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from rigface.errors import StorageGone, UnsafeFile
+from rigface.errors import PlanError, StorageGone, UnsafeFile
 from rigface.storage import objects, s3_client
 from rigface.storage.read_ahead import ReadAhead
 
@@ -85,9 +85,24 @@ class Store:
             return f.read()
 
     def table(self, path: str, columns: list[str] | None = None) -> pa.Table:
-        """A Parquet object, or some of its columns, fetched alone; FileNotFoundError if there is none."""
-        with self.open(path) as f:
+        """A Parquet object, or some of its columns, fetched alone; FileNotFoundError if there is none, PlanError if it
+        is damaged.
+        """
+        with self.open(path) as f, self._damage_named(path):
             return pq.ParquetFile(f).read(columns=columns)
+
+    def schema(self, path: str) -> pa.Schema:
+        """The schema of a Parquet object; raises as `table`."""
+        with self.open(path) as f, self._damage_named(path):
+            return pq.read_schema(f)
+
+    @contextlib.contextmanager
+    def _damage_named(self, path: str) -> Iterator[None]:
+        try:
+            yield
+        except pa.ArrowInvalid as e:
+            advice = "delete it, and run the command again that made it"
+            raise PlanError(f"{self.uri}/{path} is damaged ({str(e).splitlines()[0]}); {advice}") from e
 
     def publish(self, path: str, data: bytes | pa.Buffer, *, replace: bool = True) -> bool:
         """Make an object appear whole; without `replace`, False if one is there, which stays.

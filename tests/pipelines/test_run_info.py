@@ -6,9 +6,21 @@ from pathlib import Path
 import pytest
 
 from pipelines import run_info
+from rigface.errors import PlanError
 from rigface.storage.store import Store
 
 IDENTITY = ("-c", "user.name=Test", "-c", "user.email=test@example.org")
+
+
+def test_damaged_files_of_an_output_are_named(tmp_path):
+    (tmp_path / "rigface.json").write_text('{"config": ')
+    (tmp_path / "part.parquet").write_bytes(b"PAR1 torn")
+    store = Store(str(tmp_path))
+    with pytest.raises(PlanError, match=r"rigface\.json is damaged .* choose another OUT"):
+        run_info.load(store)
+    for read in (store.table, store.schema):
+        with pytest.raises(PlanError, match=r"part\.parquet is damaged .*; delete it"):
+            read("part.parquet")
 
 
 @pytest.fixture
