@@ -1,13 +1,19 @@
 """The Dockerfile: hadolint, user, build context, pinned versions, health check."""
 
+import contextlib
 import functools
 import http.server
+import importlib.metadata
+import os
 import re
+import runpy
+import shutil
 import subprocess
 import sys
 import threading
 
 import pytest
+from packaging.requirements import Requirement
 
 from tests.infra.conftest import INFRA, ROOT, normal, pinned, project, tool
 
@@ -105,9 +111,12 @@ def test_dependencies_are_pinned_and_below_code():
     targets = stages(DOCKERFILE.read_text())
     for name in ("cpu-dependencies", "cuda-dependencies"):
         runs = [rest for word, rest in instructions_of(targets, name) if word == "RUN"]
-        assert "--constraint constraints.txt --requirement requirements.txt" in runs[-1]
+        assert runs[-1].endswith("--no-build-isolation --require-hashes --requirement requirements.lock")
         copied = [rest for word, rest in instructions_of(targets, name) if word == "COPY"]
-        assert copied == ["pyproject.toml constraints.txt ./"], "a change of code would install everything again"
+        assert copied == ["infra/docker/requirements.lock ./"], "a change of code would install everything again"
+    for _, instructions in targets.values():
+        installs = [rest for _, run in instructions for rest in re.findall(r"pip install .*?(?= && |$)", run)]
+        assert all("--require-hashes" in rest or "--no-deps" in rest for rest in installs)
     for name in ("cpu", "cuda"):
         layers = [rest.split()[1] for word, rest in targets[name][1] if word == "COPY"]
         assert layers == ["/opt/venv", "/opt/rigface"], "dependencies below, code above"
@@ -116,11 +125,46 @@ def test_dependencies_are_pinned_and_below_code():
     assert wanted <= set(pinned())
 
 
-def test_image_installs_what_serving_training_and_traces_need():
-    (listing,) = re.findall(r'python -c "(.+?)" > requirements', stages(DOCKERFILE.read_text())["build"][1][-1][1])
-    done = subprocess.run([sys.executable, "-c", listing], cwd=ROOT, capture_output=True, text=True)
-    extras = project()["optional-dependencies"]
-    assert done.stdout.split() == [*project()["dependencies"], *extras["serve"], *extras["train"], *extras["traces"]]
+def locked():
+    """requirements.lock: package -> version; each with one hash."""
+    lines = (INFRA / "docker" / "requirements.lock").read_text().splitlines()[1:]
+    found = [re.fullmatch(r"(\S+)==(\S+) --hash=sha256:[0-9a-f]{64}", line) for line in lines]
+    return {normal(line[1]): line[2] for line in found}
+
+
+def test_lock_holds_what_serving_training_and_traces_need():
+    extras, lock = project()["optional-dependencies"], locked()
+    wanted = [*project()["dependencies"], *extras["serve"], *extras["train"], *extras["traces"], "setuptools"]
+    assert {normal(name) for name in wanted} <= set(lock)
+    assert lock == {name: version for name, version in pinned().items() if name in lock}
+    for name in lock:  # and what these need
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            for text in importlib.metadata.requires(name) or ():
+                needed = Requirement(text)
+                if needed.marker is None or needed.marker.evaluate({"extra": ""}):
+                    assert normal(needed.name) in lock, (name, text)
+
+
+def test_cpu_wheel_of_pytorch_replaces_the_cuda_libraries(tmp_path):
+    (run,) = [rest for word, rest in stages(DOCKERFILE.read_text())["cpu-dependencies"][1] if word == "RUN"]
+    shutil.copy(INFRA / "docker" / "requirements.lock", tmp_path)
+    edit = run.partition(" && ")[0]
+    arguments = {"TORCH_INDEX": "index", "TORCH_SHA256": "0" * 64}
+    subprocess.run(["sh", "-c", edit], cwd=tmp_path, env={**os.environ, **arguments}, check=True)
+    lines = (tmp_path / "requirements.lock").read_text().splitlines()
+    assert f"torch=={pinned()['torch']} --hash=sha256:{'0' * 64}" in lines
+    assert not [line for line in lines if line.startswith(("nvidia", "cuda", "triton"))]
+
+
+def test_lock_of_a_file_without_a_hash_is_refused():
+    lock = runpy.run_path(str(ROOT / "scripts" / "lock_requirements.py"))["lock"]
+    hashed = {
+        "metadata": {"name": "Zlib_NG", "version": "1.0"},
+        "download_info": {"archive_info": {"hashes": {"sha256": "ab"}}},
+    }
+    assert lock({"install": [hashed]}).splitlines()[1:] == ["zlib-ng==1.0 --hash=sha256:ab"]
+    with pytest.raises(ValueError, match=r"Zlib_NG 1\.0: the index gives no hash"):
+        lock({"install": [hashed | {"download_info": {}}]})
 
 
 def test_build_context_is_what_is_copied():
