@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 MAX_PIXELS = 100_000_000
 MAX_SCANS = 100  # of a JPEG; encoders write ten, and each costs a pass over the picture
+BAND_PIXELS = 2**20  # of a picture, converted at a time
 SNIFF_BYTES = 2**20  # enough for `sniff`; the first picture of a GIF or a motion JPEG may be some 100 kB
 
 # The only decoders of Pillow that bytes from outside can reach. None of them runs anything or opens another file
@@ -129,6 +130,24 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     return _read(data, _heif() if data[4:8] == b"ftyp" and data[8:12] in _HEIC else _FORMATS, max_pixels, _to_rgb)
 
 
+def decode_linear(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """(H, W, 3) float32 RGB, linear light, of a Radiance picture (.hdr, RGBE) or of one that `decode` reads.
+
+    BadImage as `decode`.
+    """
+    if not data.startswith((b"#?RADIANCE", b"#?RGBE")):
+        return srgb8_to_linear(decode(data, max_pixels=max_pixels))
+    head = data[: 64 * 1024].split(b"\n\n", 1)  # height and width stand there, before anything is decoded
+    words = head[1].split(b"\n", 1)[0].split() if len(head) == 2 else []
+    is_sized = len(words) == 4 and words[0] in (b"-Y", b"+Y") and words[1].isdigit() and words[3].isdigit()
+    if not is_sized or int(words[1]) * int(words[3]) > max_pixels:
+        raise BadImage("a Radiance picture without a size, or too large")
+    picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if picture is None or picture.ndim != 3 or not np.isfinite(picture).all():
+        raise BadImage("damaged Radiance picture")
+    return np.ascontiguousarray(picture[..., ::-1].astype(np.float32))
+
+
 def _heif() -> tuple[str, ...]:
     """Teach Pillow to read HEIC; BadImage without the package that does."""
     try:
@@ -177,40 +196,52 @@ def _too_large(pixels: int, limit: int) -> str:
 
 
 def _to_rgb(picture: Image.Image) -> np.ndarray:
-    """A loaded picture of any mode as an upright image, by the rules of this module."""
+    """A loaded picture of any mode as an upright image, by the rules of this module.
+
+    It is converted in bands of rows, so that memory holds the picture, the result and little else.
+    """
+    if picture.mode == "F":
+        raise BadImage("32-bit float picture: its range is not known; save it with 8 or 16 bits")
     with contextlib.suppress(Exception):  # a damaged EXIF block does not spoil the picture
         ImageOps.exif_transpose(picture, in_place=True)
-    picture = _in_srgb(picture)
-    if picture.mode.startswith("I"):
-        grey = np.asarray(picture)
-        if grey.min(initial=0) < 0 or grey.max(initial=0) > 65535:
+    (width, height), to_srgb = picture.size, _srgb_transform(picture)
+    image = np.empty((height, width, 3), np.uint8)
+    rows = max(1, BAND_PIXELS // width)
+    for top in range(0, height, rows):
+        bottom = min(top + rows, height)
+        image[top:bottom] = _band_in_rgb(picture.crop((0, top, width, bottom)), to_srgb)
+    return image
+
+
+def _band_in_rgb(band: Image.Image, to_srgb: ImageCms.ImageCmsTransform | None) -> np.ndarray:
+    if band.mode.startswith("I"):
+        grey = np.asarray(band)
+        if grey.min() < 0 or grey.max() > 65535:
             raise BadImage("32-bit integer picture: its range is not known; save it with 8 or 16 bits")
-        image = np.stack([((grey.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)] * 3, axis=-1)
-    elif picture.mode == "F":
-        raise BadImage("32-bit float picture: its range is not known; save it with 8 or 16 bits")
-    elif picture.has_transparency_data:
-        seen = picture.convert("RGBA")
-        image = np.asarray(Image.alpha_composite(Image.new("RGBA", seen.size, "white"), seen))[..., :3]
-    else:
-        image = np.array(picture.convert("RGB"))
-    return np.ascontiguousarray(image)
+        return np.stack([((grey.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)] * 3, axis=-1)
+    if to_srgb is not None:
+        colours = band if band.mode == to_srgb.input_mode else band.convert(to_srgb.input_mode)
+        band = ImageCms.applyTransform(colours, to_srgb) or band
+    if band.has_transparency_data:
+        seen = band.convert("RGBA")
+        band = Image.alpha_composite(Image.new("RGBA", seen.size, "white"), seen)
+    return np.asarray(band.convert("RGB"))
 
 
-def _in_srgb(picture: Image.Image) -> Image.Image:
-    """The picture, its colours converted from the profile that it carries."""
+def _srgb_transform(picture: Image.Image) -> ImageCms.ImageCmsTransform | None:
+    """The conversion from the colour profile that a picture carries; None if it has none, or a damaged one."""
     profile = picture.info.get("icc_profile")
     if not profile or picture.mode not in ("RGB", "RGBA", "CMYK", "P"):
-        return picture
+        return None
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         if "sRGB" in ImageCms.getProfileDescription(source):
-            return picture
+            return None
         mode = "RGBA" if picture.has_transparency_data else "RGB"
-        colours = picture if picture.mode == "CMYK" else picture.convert(mode)
-        converted = ImageCms.profileToProfile(colours, source, ImageCms.createProfile("sRGB"), outputMode=mode)
+        input_mode = "CMYK" if picture.mode == "CMYK" else mode
+        return ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), input_mode, mode)
     except (ImageCms.PyCMSError, OSError):
-        return picture
-    return converted or picture
+        return None
 
 
 def encode_jpeg(image: np.ndarray, quality: int = 92) -> bytes:

@@ -15,7 +15,6 @@ from tyro.conf import Positional, arg
 from rigface import assets
 from rigface.edits import PREVIEW
 from rigface.host_environment import repair_environment
-from rigface.image import decode
 from rigface.ranges import in_range
 from rigface.terminal import exit_code, sentence_of
 from serve.local import free_port, serving
@@ -241,8 +240,9 @@ class AuditCommand:
 
 def _vector_of(path: Path, embed: consent.EmbedFace) -> Any:
     from rigface.face.analyzer import FaceAnalyzer
+    from rigface.video.sandbox import DecoderPool
 
-    image = decode(path.read_bytes())
+    image = DecoderPool().picture(path.read_bytes())
     faces = FaceAnalyzer.load()(image)
     if len(faces) != 1:
         raise ValueError(f"{path}: want a picture of one person, got {len(faces) or 'no'} faces")

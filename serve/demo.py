@@ -10,9 +10,10 @@ from pathlib import Path
 
 from rigface.edits import PREVIEW
 from rigface.errors import BadInput, PlanError
-from rigface.image import decode, encode_jpeg, sniff
+from rigface.image import encode_jpeg, sniff
 from rigface.storage.whole_file import write_whole
 from rigface.video.decode import read_frames
+from rigface.video.sandbox import DecoderPool
 from serve.client.client import Client, ClientResult
 from serve.schemas import ModelInfo
 
@@ -50,7 +51,7 @@ def _face_image(source: Path, client: Client) -> tuple[bytes, str]:
 def _images(source: Path) -> Iterator[bytes]:
     data = source.read_bytes()
     if sniff(data) != "video":
-        yield encode_jpeg(decode(data), 95)
+        yield encode_jpeg(DecoderPool().picture(data), 95)
         return
     try:
         for frame in islice(read_frames(str(source), FPS), MAX_FRAMES):

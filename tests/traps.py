@@ -30,12 +30,12 @@ class Trap(SandboxedDecoder):
         self.count = 0
         super()._open(file, fps)
 
-    def _picture(self, data, max_pixels):
+    def _picture(self, data, *rest):
         if data == b"crash":
             os.kill(os.getpid(), signal.SIGSEGV)
         if data == b"hang":
             time.sleep(60)
-        return super()._picture(data, max_pixels)
+        return super()._picture(data, *rest)
 
     def _next(self):
         self.count += 1

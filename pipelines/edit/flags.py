@@ -8,12 +8,13 @@ flag. An error names the flag, or the file and its field.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
 
 from tyro.conf import arg
 
-from pipelines.edit.inputs import errors_named
+from pipelines.edit.inputs import decode_confined, errors_named
 from rigface.edits import NAMED_EXPRESSIONS, EditSpec, LightEdit, Region, Trait
 from rigface.errors import PlanError
 from rigface.ranges import in_range
@@ -173,7 +174,7 @@ def _light(flags: EditFlags, before: LightEdit | None) -> LightEdit | None:
     from rigface.face.rendering.environment_map import harmonics_of, read_environment_map
 
     with errors_named(flags.hdr, "--hdr "):
-        light = harmonics_of(read_environment_map(flags.hdr), flags.hdr_turn)
+        light = harmonics_of(read_environment_map(flags.hdr, partial(decode_confined, linear=True)), flags.hdr_turn)
     light = light / exposure(light)  # as bright on average as the photograph
     return LightEdit(sh=light.astype(float).round(5).tolist())
 

@@ -2,16 +2,19 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from rigface.errors import BadInput, NoFace, PlanError
-from rigface.image import SNIFF_BYTES, decode, sniff
+from rigface.image import SNIFF_BYTES, sniff
 from rigface.terminal import os_error_sentence
+from rigface.video.sandbox import DecoderPool
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+DECODE_S = 60.0  # time that an image may take
 SMALL_FACES_HINT = ". If it is small or seen from behind, try --small-faces"
 
 
@@ -29,9 +32,19 @@ def errors_named(path: Path, flag: str = "") -> Iterator[None]:
 
 
 def read_image(path: Path) -> np.ndarray:
-    """(H, W, 3) uint8 from a file; PlanError if it is missing, or not an image."""
+    """(H, W, 3) uint8 from a file; PlanError if it is missing, not an image, or takes too long or too much memory."""
     with errors_named(path):
-        return decode(path.read_bytes())
+        return decode_confined(path.read_bytes())
+
+
+def decode_confined(data: bytes, linear: bool = False) -> np.ndarray:
+    """As `image.decode`, or `decode_linear`, in a confined process of this command."""
+    return _decoders().picture(data, limit_s=DECODE_S, linear=linear)
+
+
+@cache
+def _decoders() -> DecoderPool:
+    return DecoderPool(silence_s=DECODE_S)
 
 
 def kind_of(path: Path) -> Literal["image", "video"]:

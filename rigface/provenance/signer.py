@@ -26,7 +26,6 @@ import numpy as np
 
 from rigface import __version__
 from rigface.edits import PREVIEW, EditSpec
-from rigface.image import decode as decode_image
 from rigface.image import encode_image, sniff
 from rigface.provenance import watermark
 from rigface.provenance.signing_keys import END, algorithm_of, default_folder, read_or_make_key, watermark_secret
@@ -38,7 +37,7 @@ LABEL = "org.rigface.edit"
 SOURCE_TYPE_PREFIX = "http://cv.iptc.org/newscodes/digitalsourcetype/"
 TIMESTAMP_VARIABLE = "RIGFACE_TIMESTAMP_URL"
 WATERMARK_ALGORITHM = "org.rigface.tile"
-VERIFY_S = 15.0  # to read the frames of a video; less than a caller waits
+VERIFY_S = 15.0  # to read a picture, or the frames of a video; less than a caller waits
 
 
 Role = Literal["parentOf", "componentOf", "inputTo"]
@@ -81,7 +80,7 @@ class C2paSigner:
         self._secret = watermark_secret(folder, key)
         self._max_pixels = max_pixels
         self._tools: Any = None
-        self._decoders = DecoderPool(memory_mb=1024, silence_s=VERIFY_S)
+        self._decoders = DecoderPool(silence_s=VERIFY_S)
 
     def sign_image(
         self,
@@ -155,7 +154,7 @@ class C2paSigner:
                     raise
 
     def verify(self, data: bytes) -> Verification:
-        """Check the manifest and the watermark; of a video, its first few seconds, which another process decodes.
+        """Check the manifest and the watermark; of a video, of its first few seconds. Another process decodes them.
 
         BadImage or BadVideo if it is neither an image nor a video, or reading it takes too long.
         """
@@ -164,7 +163,7 @@ class C2paSigner:
             self.check_frame_size(info.width, info.height)
             mark = watermark.read_video(self._frames(data), self._secret)
         else:
-            mark = watermark.read(decode_image(data, max_pixels=self._max_pixels), self._secret)
+            mark = watermark.read(self._decoders.picture(data, self._max_pixels, VERIFY_S), self._secret)
         state, record = self._manifest(data)
         bits = f"{mark.bits:08x}" if mark.found else None
         return Verification(state == "trusted", state, record, mark.found, bits, round(mark.score, 1))

@@ -9,6 +9,7 @@ other as it is: 1920 x 1080 px in 7 ms.
 """
 
 import io
+import os
 import shutil
 import tempfile
 import threading
@@ -24,7 +25,7 @@ import numpy as np
 
 from rigface import confinement
 from rigface.errors import BadImage, BadVideo
-from rigface.image import decode, pixels_of
+from rigface.image import MAX_PIXELS, decode, decode_linear, pixels_of
 from rigface.types import Frame
 from rigface.video.decode import VideoInfo, probe_video, read_frames
 from rigface.worker_process import WorkerDied, WorkerProcess
@@ -32,7 +33,7 @@ from rigface.worker_process import WorkerDied, WorkerProcess
 VideoFile = str | bytes
 """A path below `DecoderPool.folder`, or the content."""
 PICTURE_S = 20.0  # time that a picture may take
-PICTURE_PIXELS = 80_000_000  # of all pictures that a pool decodes at a time; each takes some 20 bytes for a moment
+PICTURE_PIXELS = 80_000_000  # of all pictures that a pool decodes at a time; each takes 7 to 15 bytes for a moment
 MAX_IDLE = 2  # idle processes that are kept for the next file
 
 
@@ -89,8 +90,13 @@ class DecoderPool:
             while (frame := ask("next")) is not None:
                 yield frame
 
-    def picture(self, data: bytes, max_pixels: int, limit_s: float = PICTURE_S) -> np.ndarray:
+    def picture(
+        self, data: bytes, max_pixels: int = MAX_PIXELS, limit_s: float = PICTURE_S, linear: bool = False
+    ) -> np.ndarray:
         """As `image.decode`, when the pictures that are being decoded leave room for its pixels.
+
+        Args:
+            linear: as `image.decode_linear`.
 
         BadImage, too, if its decoder crashed, or took too long or too much memory.
         """
@@ -100,7 +106,7 @@ class DecoderPool:
             self._pixels += pixels
         try:
             with self._lent(limit_s) as ask:
-                image: np.ndarray = ask("picture", data, max_pixels)
+                image: np.ndarray = ask("picture", data, max_pixels, linear)
                 return image
         except BadVideo as e:
             raise BadImage(e.reason) from e
@@ -161,6 +167,7 @@ class SandboxedDecoder:
     def __init__(self, memory_mb: int, folder: str) -> None:
         av.logging.set_level(None)
         confinement.limit_memory(memory_mb)
+        os.environ |= {"TMPDIR": folder, "OPENCV_TEMP_PATH": folder}  # OpenCV reads .hdr from a file only
         confinement.confine_process(writable=[folder])
         self._frames: Iterator[Frame] = iter(())
 
@@ -176,8 +183,8 @@ class SandboxedDecoder:
     def _probe(self, file: VideoFile) -> VideoInfo:
         return probe_video(_source(file))
 
-    def _picture(self, data: bytes, max_pixels: int) -> np.ndarray:
-        return decode(data, max_pixels=max_pixels)
+    def _picture(self, data: bytes, max_pixels: int, linear: bool) -> np.ndarray:
+        return (decode_linear if linear else decode)(data, max_pixels=max_pixels)
 
     def _open(self, file: VideoFile, fps: float | None) -> None:
         self._frames = read_frames(_source(file), fps)

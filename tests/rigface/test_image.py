@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms, ImageOps
 
+from rigface import image
 from rigface.errors import BadImage
 from rigface.image import (
     decode,
@@ -112,6 +113,24 @@ def test_transparency_goes_over_white():
     rgba = np.zeros((1, 3, 4), np.uint8)
     rgba[0, :, 3] = 255, 128, 0  # black: solid, half, not there
     np.testing.assert_array_equal(decode(saved(Image.fromarray(rgba), "PNG"))[0, :, 0], [0, 127, 255])
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "P", "I;16", "CMYK", "1"])
+def test_bands_of_a_conversion_do_not_show(mode, monkeypatch):
+    seen = Image.fromarray(np.dstack([picture(), picture()[..., :1]]), "RGBA")
+    options = (
+        {"icc_profile": ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()} if mode == "RGB" else {}
+    )
+    if mode == "P":
+        seen, options = seen.convert("RGB").quantize(16), {"transparency": 3}
+    elif mode == "I;16":
+        seen = Image.fromarray(picture()[..., 0].astype(np.uint16) * 257)
+    else:
+        seen = seen.convert(mode)
+    data = saved(seen, "TIFF" if mode == "CMYK" else "PNG", **options)
+    whole = decode(data)
+    monkeypatch.setattr(image, "BAND_PIXELS", 7 * seen.width)
+    assert np.array_equal(decode(data), whole)
 
 
 def test_palette_with_a_transparent_colour_goes_over_white():

@@ -12,6 +12,7 @@ around. The face looks at its middle, so what is right of the middle is on the p
 A picture with 8 bits is taken as sRGB. Its lamps are cut off at white, so they come out too weak; an .hdr knows better.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -20,23 +21,19 @@ import torch
 
 from rigface.errors import BadImage
 from rigface.face.rendering.lighting import harmonics
-from rigface.image import decode, srgb8_to_linear
+from rigface.image import decode_linear
 
 WORK_PX = 256  # height that panoramas are averaged down to first: nine numbers know nothing finer
-MAX_PIXELS = 100_000_000
 _LOBE = np.array([1.0, *[2 * np.pi / 3] * 3, *[np.pi / 4] * 5])  # what `harmonics` holds beside the plain Y_lm
 _UNIT = np.array([1.0, *[np.pi] * 8])  # of its coefficients: A_0 is 1 there and pi in the paper
 
 
-def read_environment_map(path: str | Path) -> np.ndarray:
-    """A panorama from a file: (H, 2 H, 3) float32 RGB, linear; an .hdr (Radiance RGBE), or what `image.decode` reads.
+def read_environment_map(path: str | Path, read: Callable[[bytes], np.ndarray] = decode_linear) -> np.ndarray:
+    """A panorama from a file, decoded by `read`: (H, 2 H, 3) float32 RGB, linear.
 
     BadImage if it is no picture, or not twice as wide as high.
     """
-    path = Path(path)
-    data = path.read_bytes()
-    is_radiance = data.startswith((b"#?RADIANCE", b"#?RGBE"))
-    picture = _radiance(data) if is_radiance else srgb8_to_linear(decode(data))
+    picture = read(Path(path).read_bytes())
     height, width = picture.shape[:2]
     if abs(width - 2 * height) > 0.02 * width:
         raise BadImage(
@@ -44,18 +41,6 @@ def read_environment_map(path: str | Path) -> np.ndarray:
             "Export it as equirectangular (latitude-longitude)"
         )
     return picture
-
-
-def _radiance(data: bytes) -> np.ndarray:
-    head = data[: 64 * 1024].split(b"\n\n", 1)  # height and width stand there, before anything is decoded
-    words = head[1].split(b"\n", 1)[0].split() if len(head) == 2 else []
-    is_sized = len(words) == 4 and words[0] in (b"-Y", b"+Y") and words[1].isdigit() and words[3].isdigit()
-    if not is_sized or int(words[1]) * int(words[3]) > MAX_PIXELS:
-        raise BadImage("a Radiance picture without a size, or too large")
-    picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    if picture is None or picture.ndim != 3 or not np.isfinite(picture).all():
-        raise BadImage("damaged Radiance picture")
-    return np.ascontiguousarray(picture[..., ::-1].astype(np.float32))
 
 
 def harmonics_of(panorama: np.ndarray, turn_deg: float = 0.0) -> np.ndarray:

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.extract import frame_processor, stages
+from pipelines.extract import frame_processor, stages, survey
 from pipelines.extract.config import debug
 from pipelines.extract.frame_processor import FrameProcessor
 from pipelines.extract.layout import error_path, part_path, record_of
@@ -99,6 +99,19 @@ def test_memory_that_runs_out_becomes_a_row(tmp_path, monkeypatch):
     )
     assert (record.status, record.crash, faces) == ("error", "MemoryError", None)
     assert record.reason == "it needs more than 4 GB of memory"
+
+
+def test_header_that_takes_all_memory_becomes_a_row(clip, monkeypatch):
+    def exhausted(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(survey.decode, "plan_chunks", exhausted)
+    plan = Surveyor(SETTINGS)(str(clip), lambda step: None)
+    assert (plan.status, plan.stage, plan.reason) == (
+        "error",
+        "decode",
+        "its header needs more than 1,024 MB of memory",
+    )
 
 
 def test_frame_processor_fills_record_and_faces(unit):

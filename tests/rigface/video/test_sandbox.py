@@ -1,17 +1,20 @@
 """Decoding in worker processes: equal results, crashes that fail one file, and room for pictures."""
 
+import io
 import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from rigface.confinement import missing_parts
 from rigface.errors import BadImage, BadVideo
-from rigface.image import encode_png
+from rigface.image import decode_linear, encode_png
 from rigface.video import sandbox
 from rigface.video.decode import probe_video, read_frames
 from rigface.video.sandbox import DecoderDied, DecoderPool, JoinRequest
@@ -115,6 +118,24 @@ def test_picture_is_decoded_in_the_sandbox(decoders):
         decoders.picture(encode_png(image), 1000)
     with pytest.raises(BadImage, match="not a picture"):
         decoders.picture(b"nothing of the kind", 1000)
+
+
+def test_picture_takes_little_more_memory_than_its_pixels():
+    """8 megapixels with transparency, of 25 kB: 4 bytes a pixel in the decoder and 3 in the result."""
+    pool = DecoderPool(memory_mb=110)
+    data = encode_png(np.zeros((4000, 2000), np.uint8))
+    out = io.BytesIO()
+    Image.new("RGBA", (4000, 2000), (200, 30, 30, 100)).save(out, "PNG", compress_level=1)
+    assert pool.picture(out.getvalue()).shape == (2000, 4000, 3)
+    assert pool.picture(data).shape == (4000, 2000, 3)
+    pool.close()
+
+
+def test_panorama_is_decoded_in_the_sandbox(decoders):
+    data = cv2.imencode(".hdr", np.full((8, 16, 3), 0.25, np.float32))[1].tobytes()
+    assert np.array_equal(decoders.picture(data, linear=True), decode_linear(data))
+    with pytest.raises(BadImage, match="too large"):
+        decoders.picture(data, 100, linear=True)
 
 
 def test_picture_that_kills_its_decoder_is_a_bad_image(trap):

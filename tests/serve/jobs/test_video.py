@@ -271,6 +271,13 @@ def test_video_that_kills_decoder_fails_its_job_only(served_clips, clip, png, mo
     wait(served, submit_batch(served, png, [{"yaw_deg": 1}]).json()["id"], "done")
 
 
+def test_verify_survives_a_picture_that_kills_its_decoder(tmp_path, trapped):
+    from rigface.errors import BadImage
+
+    with pytest.raises(BadImage, match="SIGSEGV"):
+        ResultSigner(tmp_path / "signing").verify(b"crash")
+
+
 def test_verify_refuses_large_and_decoder_killing_videos(clip, tmp_path, monkeypatch, trapped):
     from rigface.errors import BadVideo
     from serve.problems import ApiError
