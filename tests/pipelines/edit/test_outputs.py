@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.edit.outputs import check_writable, write_whole
+from pipelines.edit.outputs import check_writable
 from rigface.errors import PlanError
 
 
@@ -24,14 +24,3 @@ def test_impossible_output_is_refused_in_one_sentence(tmp_path, monkeypatch):
 def test_output_in_new_folder_is_accepted(tmp_path):
     check_writable(tmp_path / "a" / "b" / "out.png")
     check_writable(Path("out.png"))
-
-
-def test_longest_name_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
-    out = tmp_path / "new" / ("n" * 251 + ".png")
-    write_whole(out, b"data")
-    assert out.read_bytes() == b"data"
-    monkeypatch.setattr("os.replace", lambda *paths: int("full"))
-    with pytest.raises(ValueError, match="full"):
-        write_whole(out, b"other")
-    assert [p.name for p in out.parent.iterdir()] == [out.name]
-    assert out.read_bytes() == b"data"

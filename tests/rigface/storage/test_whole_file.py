@@ -40,3 +40,14 @@ def test_name_taken_by_a_folder_leaves_nothing(tmp_path):
     with pytest.raises(IsADirectoryError, match="faces"):
         Store(str(tmp_path)).publish("faces", b"a")
     assert not [name for _, _, names in os.walk(tmp_path) for name in names]
+
+
+def test_longest_name_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    out = tmp_path / "new" / ("n" * 251 + ".png")
+    write_whole(out, b"data")
+    assert out.read_bytes() == b"data"
+    monkeypatch.setattr("os.replace", lambda *paths: int("full"))
+    with pytest.raises(ValueError, match="full"):
+        write_whole(out, b"other")
+    assert [p.name for p in out.parent.iterdir()] == [out.name]
+    assert out.read_bytes() == b"data"
