@@ -15,8 +15,13 @@ from rigface.errors import MissingAsset, PlanError
 from rigface.profile import PROFILES, FaceProfile
 
 _BESIDE_FLAME = ("landmark_embedding.npy", "head_template.obj")  # without them the model cannot be fitted or drawn
-_NEEDS = {  # value of a field of `FaceProfile` -> assets
-    "reconstructor": {"deca": ("flame", "deca"), "emoca": ("flame", "emoca"), "smirk": ("flame", "smirk")},
+NEEDS = {  # value of a field of `FaceProfile` -> assets
+    "reconstructor": {
+        "deca": ("flame", "deca"),
+        "deca-rigface": ("flame", "deca"),
+        "emoca": ("flame", "emoca"),
+        "smirk": ("flame", "smirk"),
+    },
     "head": {"flame": ("flame",), "basel": ("basel",)},
     "texture": {"flame": ("flame_texture",), "basel": ("flame_texture",)},
     "expression_codes": {"d3dfr": ("d3dfr", "basel"), "deep3d": ("deep3d", "basel_landmarks", "basel")},
@@ -56,7 +61,7 @@ def needs(profile: str) -> list[str]:
 
 
 def _of_fields(profile: FaceProfile) -> list[str]:
-    return [name for field, values in _NEEDS.items() for name in values.get(getattr(profile, field), ())]
+    return [name for field, values in NEEDS.items() for name in values.get(getattr(profile, field), ())]
 
 
 def _status(name: str, folder: str | None) -> Status:

@@ -19,6 +19,7 @@ class AssetsCommand:
       rigface assets list
       rigface assets where flame
       rigface assets check rigface
+      rigface assets check --reproduce ~/RigFace
 
     `adopt` recognises files by name and by the arrays in them, and links them; it prints each file's licence and what
     it makes possible. `check` names what a profile lacks, where to get it and which command it unlocks (exit status 1),
@@ -30,6 +31,9 @@ class AssetsCommand:
     """Of `adopt`: folders or files; of `where`: an asset; of `check`: a profile (own, rigface)."""
     to: Path | None = None
     """Folder of links; by default RIGFACE_ASSETS, else ~/.local/share/rigface/assets."""
+    reproduce: Path | None = None
+    """`check`: a clone of RigFace's repository, whose own intermediates are compared with ours (exit status 1 if one
+    differs)."""
 
     def run(self) -> int:
         from rigface.assets import ASSETS, assets_folder, find
@@ -46,6 +50,10 @@ class AssetsCommand:
                 raise PlanError(f"want where NAME; there are {', '.join(ASSETS)}")
             print(find(self.words[0], folder))
             return 0
+        if self.reproduce is not None:
+            from pipelines.assets import reproduce
+
+            return reproduce.report(self.reproduce)
         from pipelines.assets import report
 
         if self.action == "list":

@@ -1,11 +1,14 @@
 """`rigface assets`: tables, exit statuses, what a profile lacks."""
 
+from typing import get_args, get_type_hints
+
 import pytest
 
-from pipelines.assets.check import needs, statuses
+from pipelines.assets.check import NEEDS, needs, statuses
 from pipelines.cli.main import main
 from rigface import assets
 from rigface.errors import PlanError
+from rigface.profile import FaceProfile
 from rigface.testing.official import flame, networks
 
 
@@ -63,6 +66,14 @@ def test_needs_of_the_own_profile_are_in_the_package():
     assert needs("own") == ["mini", "face_landmarker"]
     with pytest.raises(PlanError, match="want one of own, rigface"):
         needs("deca")
+
+
+def test_every_network_of_a_profile_has_its_assets():
+    built_in = {"fit", "open", "none", "colours"}
+    fields = ("reconstructor", "head", "texture", "expression_codes", "parser", "detector")
+    for field in fields:
+        for value in set(get_args(get_type_hints(FaceProfile)[field])) - built_in:
+            assert set(NEEDS[field][value]) <= set(assets.ASSETS)
 
 
 def test_damaged_file_in_place_is_a_problem(folder):
