@@ -232,13 +232,11 @@ def achieved(
             if shown > MIN_SHOWN and name not in named:
                 named.append(name)
     for name in named:
-        asked, now = (float("nan") if p is None else expression_amount(p, name, head) for p in (wanted, measured))
+        asked, now = (np.nan if p is None else expression_amount(p, name, head) for p in (wanted, measured))
         out[f"expression.{name}"] = Number(asked, now, "1 = in full")
     if "light" in edit.take or edit.light is not None:
         goal_light = describe_light(wanted.light, unit)
-        got_light = (
-            dict.fromkeys(goal_light, float("nan")) if measured is None else describe_light(measured.light, unit)
-        )
+        got_light = dict.fromkeys(goal_light, np.nan) if measured is None else describe_light(measured.light, unit)
         for name, asked in goal_light.items():
             out[f"light.{name}"] = Number(asked, got_light[name], "degrees" if name.endswith("deg") else "strength")
     return out

@@ -57,7 +57,7 @@ def _independent(cases: Sequence[Case], estimator: FaceEstimator) -> dict[str, n
     names = estimator.score_names == estimator.head.expression_names
     columns: dict[str, list[float]] = {}
     for case in cases:
-        found = {"pose_mp": (float("nan"),) * 3, "expression_mp": (float("nan"),) * 3}
+        found = {"pose_mp": (np.nan,) * 3, "expression_mp": (np.nan,) * 3}
         turn, scores = _wanted_turn(case), _wanted_scores(case, names)
         own = case.output
         if turn is not None and case.source.turn is not None:
@@ -82,7 +82,7 @@ def _three(
     """Error, distance after, distance before."""
     before = float(distance(wanted[None], source[None])[0])
     if own is None:
-        return float("nan"), float("nan"), before
+        return np.nan, np.nan, before
     after = float(distance(own[None], wanted[None])[0])
     return (float(distance(own[None], source[None])[0]) if floor else after), after, before
 
@@ -173,12 +173,12 @@ def _pictures(cases: Sequence[Case], estimator: FaceEstimator, lpips: Lpips | No
         name: [] for name in ("psnr", "ssim", "lpips", "background_psnr", "change_background")
     }
     for case in cases:
-        edited, row = case.edited, dict.fromkeys(out, float("nan"))
+        edited, row = case.edited, dict.fromkeys(out, np.nan)
         if edited.output is not None and not case.is_floor:  # the floor's picture is moved, pixels do not compare
             if edited.truth is not None:
                 row["psnr"] = min(image.psnr(edited.output, edited.truth), MAX_DB)
                 row["ssim"] = image.ssim(edited.output, edited.truth)
-                row["lpips"] = float("nan") if lpips is None else lpips(edited.output, edited.truth)
+                row["lpips"] = np.nan if lpips is None else lpips(edited.output, edited.truth)
             # Without a face in the output its person is unknown; the source's mask then stands for both.
             free = image.background(
                 estimator.person(edited.source, case.source), estimator.person(edited.output, case.output)

@@ -80,7 +80,7 @@ def column(rows: Sequence[Row], name: str) -> np.ndarray:
     return np.array([np.nan if v is None else v for v in values], np.float64)
 
 
-def values_of(metric: str, rows: Sequence[Row], threshold: float = float("nan")) -> np.ndarray:
+def values_of(metric: str, rows: Sequence[Row], threshold: float = np.nan) -> np.ndarray:
     """(N,) values of a metric of N rows of a model and an edit, NaN if unknown; `threshold` is for `same_person`."""
     if metric == "same_person":
         own = column(rows, "identity")
@@ -128,7 +128,7 @@ def cell(
     all_in = with_failures(values, counted, metric.worst, reference)
     seeds = np.array([row["seed"] for row in rows])
     by_seed = [mean(values[seeds == s]) for s in np.unique(seeds) if known[seeds == s].any()]
-    spread = float(np.std(by_seed, ddof=1)) if len(by_seed) > 1 else float("nan")
+    spread = float(np.std(by_seed, ddof=1)) if len(by_seed) > 1 else np.nan
     return Cell(mean(values), low, high, mean(all_in), int(known.sum()), spread)
 
 

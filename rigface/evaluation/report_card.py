@@ -99,7 +99,7 @@ def make_card(
         extractors=dict(extractors),
         threshold=threshold,
         impostors=len(strangers),
-        impostor_mean=float(strangers.mean()) if len(strangers) else float("nan"),
+        impostor_mean=float(strangers.mean()) if len(strangers) else np.nan,
         leakage=matrices,
         linearity=_linearity(rows, threshold),
         fairness=tuple(f for m in named for f in fairness(m, _usable(rows))),
@@ -114,9 +114,7 @@ def make_card(
     )  # fmt: skip
 
 
-def compare(
-    a: Sequence[Row], b: Sequence[Row], threshold: float = float("nan"), draws: int = DRAWS
-) -> dict[str, Difference]:
+def compare(a: Sequence[Row], b: Sequence[Row], threshold: float = np.nan, draws: int = DRAWS) -> dict[str, Difference]:
     """Two models on one edit: every metric's difference a - b on the pairs (key, seed) that both have."""
     others = {(r["key"], r["seed"]): r for r in _usable(b)}
     pairs = [(r, others[r["key"], r["seed"]]) for r in _usable(a) if (r["key"], r["seed"]) in others]
@@ -162,13 +160,13 @@ def _row(
         control=model in CONTROLS,
         edits=len(own),
         unusable=len(rows) - len(own),
-        fail_share=float(failed.mean()) if len(own) else float("nan"),
+        fail_share=float(failed.mean()) if len(own) else np.nan,
         cells=cells,
         identity_p10=of_finite(
             lambda known: np.percentile(known, 10), with_failures(column(own, "identity"), failed, "zero")
         ),
         frechet=_frechet(own),
-        latency_p=tuple(np.percentile(waits, (50, 95, 99)).tolist()) if len(waits) else (float("nan"),) * 3,
+        latency_p=tuple(np.percentile(waits, (50, 95, 99)).tolist()) if len(waits) else (np.nan,) * 3,
         leaks=() if matrix is None or traits not in matrix.rows else tuple(matrix.ranked(traits)),
         worst_group=worst_group(own),
         noise=frozenset(noise),

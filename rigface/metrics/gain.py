@@ -62,14 +62,14 @@ def linearity(
         if identity is not None and threshold is not None:
             reaches.append(_reach(x, np.asarray(identity, np.float64)[row], threshold))
     if not rhos:
-        return Linearity(0, *[float("nan")] * 5)
+        return Linearity(0, *[np.nan] * 5)
     return Linearity(
         sweeps=len(rhos),
         rho=float(np.median(rhos)),
         rho_p10=float(np.percentile(rhos, 10)),
         slope=float(np.median(slopes)),
         share_ordered=float(np.mean(np.array(rhos) > GOOD_ORDER)),
-        reach=float(np.median(reaches)) if reaches else float("nan"),
+        reach=float(np.median(reaches)) if reaches else np.nan,
     )
 
 

@@ -54,7 +54,7 @@ def threshold_at(impostors: np.ndarray, rate: float = FALSE_ACCEPTS) -> float:
     """
     impostors = np.sort(np.asarray(impostors, np.float64))
     if not len(impostors):
-        return float("nan")
+        return np.nan
     may_pass = int(np.floor(rate * len(impostors) + 1e-9))
     return float(impostors[len(impostors) - 1 - may_pass])
 

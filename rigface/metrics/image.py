@@ -42,7 +42,7 @@ def psnr(a: np.ndarray, b: np.ndarray, where: np.ndarray | None = None) -> float
     """Peak signal-to-noise ratio in dB, data range 1, of the pixels in `where` (H, W) bool; infinite if equal."""
     error = mean_square(a, b, where)
     if not np.isfinite(error):
-        return float("nan")
+        return np.nan
     return float("inf") if error == 0 else float(-10 * np.log10(error))
 
 
@@ -51,7 +51,7 @@ def mean_square(a: np.ndarray, b: np.ndarray, where: np.ndarray | None = None) -
     a, b = _pair(a, b)
     gap = (a - b) ** 2
     gap = gap if where is None else gap[np.asarray(where, bool)]
-    return float(gap.mean()) if gap.size else float("nan")
+    return float(gap.mean()) if gap.size else np.nan
 
 
 def ssim(a: np.ndarray, b: np.ndarray) -> float:
@@ -92,7 +92,7 @@ def frechet(a: np.ndarray, b: np.ndarray) -> float:
     """
     a, b = (np.asarray(x, np.float64) for x in (a, b))
     if len(a) < 2 or len(b) < 2:
-        return float("nan")
+        return np.nan
     return frechet_of_gaussians(a.mean(0), np.cov(a, rowvar=False), b.mean(0), np.cov(b, rowvar=False))
 
 
@@ -112,7 +112,7 @@ def kernel_distance(a: np.ndarray, b: np.ndarray) -> float:
     a, b = (np.asarray(x, np.float64) for x in (a, b))
     n, m = len(a), len(b)
     if n < 2 or m < 2:
-        return float("nan")
+        return np.nan
 
     def kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
         return np.asarray((x @ y.T / x.shape[1] + 1) ** 3)

@@ -79,4 +79,4 @@ def leakage_matrix(
 def _share(along: np.ndarray, asked: np.ndarray) -> float:
     known = np.isfinite(along) & np.isfinite(asked)
     total = asked[known].sum()
-    return float(along[known].sum() / total) if total > 0 else float("nan")
+    return float(along[known].sum() / total) if total > 0 else np.nan

@@ -20,7 +20,7 @@ def of_finite(reduce: Callable[[np.ndarray], Any], values: np.ndarray) -> float:
     """A statistic of the finite values; NaN if there are none."""
     known = np.asarray(values, np.float64)
     known = known[np.isfinite(known)]
-    return float(reduce(known)) if len(known) else float("nan")
+    return float(reduce(known)) if len(known) else np.nan
 
 
 def interval(values: np.ndarray, people: Sequence[object], draws: int = DRAWS, seed: int = 0) -> tuple[float, float]:
@@ -32,7 +32,7 @@ def interval(values: np.ndarray, people: Sequence[object], draws: int = DRAWS, s
     known = np.isfinite(values)
     values, (names, member) = values[known], np.unique(np.asarray(people)[known], return_inverse=True)
     if len(names) < 2:
-        return float("nan"), float("nan")
+        return np.nan, np.nan
     random = np.random.default_rng(seed)
     times = random.multinomial(len(names), np.full(len(names), 1 / len(names)), size=draws)
     drawn = times @ np.bincount(member, values) / (times @ np.bincount(member))
@@ -59,27 +59,18 @@ def paired_difference(a: np.ndarray, b: np.ndarray, people: Sequence[object], dr
 def with_failures(
     values: np.ndarray, failed: np.ndarray, worst: Worst, reference: np.ndarray | None = None
 ) -> np.ndarray:
-    """The values with every failure at the worst value.
+    """(N,) float64 values with every failure (N,) bool, no face in the output, at the worst value.
 
-    Args:
-        values: (N,); NaN where not measured.
-        failed: (N,) bool: no face in the output. A NaN that is no failure (nothing to measure) stays NaN.
-        worst: `zero` for similarities, `p95` for errors, `p5` for gains, `none` to leave failures out.
-        reference: values whose percentile counts; None: the successes among `values`. Give all models' values
-            when comparing several, so that a model does not gain by failing on hard edits.
-
-    Returns:
-        (N,) float64.
+    The worst is `zero` for similarities, `p95` for errors, `p5` for gains, `none` to leave failures out: a percentile
+    of `reference` or of the successes. Give all models' values when comparing several, so that a model does not gain by
+    failing on hard edits. A NaN that is no failure (nothing to measure) stays NaN.
     """
     out = np.array(values, np.float64)
     if worst == "none":
         return out
-    pool = np.asarray(out[~np.asarray(failed)] if reference is None else reference, np.float64)
-    pool = pool[np.isfinite(pool)]
-    if worst == "zero":
-        bad = 0.0
-    else:
-        bad = float(np.percentile(pool, 95 if worst == "p95" else 5)) if len(pool) else float("nan")
+    percent = {"p95": 95, "p5": 5}.get(worst, 0)
+    pool = out[~np.asarray(failed)] if reference is None else reference
+    bad = 0.0 if worst == "zero" else of_finite(lambda known: np.percentile(known, percent), pool)
     out[np.asarray(failed, bool)] = bad
     return out
 
@@ -108,4 +99,4 @@ def worst_first(
             out.append(Group(str(name), len(own), float(own.mean())))
     out.sort(key=lambda g: (g.count < min_count, g.mean if higher_is_better else -g.mean))
     counted = [g.mean for g in out if g.count >= min_count]
-    return out, float(max(counted) - min(counted)) if len(counted) > 1 else float("nan")
+    return out, float(max(counted) - min(counted)) if len(counted) > 1 else np.nan

@@ -43,7 +43,7 @@ def jitter_ratio(output: np.ndarray, driving: np.ndarray) -> float:
     """
     own, reference = jitter(output), jitter(driving)
     if reference == 0:
-        return 1.0 if own == 0 else float("nan")
+        return 1.0 if own == 0 else np.nan
     return own / reference
 
 
@@ -63,7 +63,7 @@ def identity_drift(similarity: np.ndarray, time_s: np.ndarray) -> Drift:
     known = np.isfinite(similarity)
     values, times = similarity[known], time_s[known]
     if not len(values):
-        return Drift(*[float("nan")] * 4)
+        return Drift(*[np.nan] * 4)
     slope = np.polyfit(times, values, 1)[0] * 60 if len(values) > 1 and np.ptp(times) > 0 else 0.0
     tail = values[-max(len(values) // 10, 1) :]
     return Drift(float(values.mean()), float(slope), float(tail.mean()), float(values.min()))

@@ -37,7 +37,7 @@ Predict = Callable[..., Tensor]
 
 @dataclass(frozen=True)
 class Process:
-    """The process that the network was trained to reverse; part of a checkpoint's config. ValueError if it is none."""
+    """The process that the network was trained to reverse; ValueError for an unknown kind or a number out of range."""
 
     kind: str = "epsilon"  # one of `KINDS`
     train_timesteps: int = 1000  # T; the network is told t in [0, T]

@@ -26,9 +26,9 @@ _ADAPTED = r".*\.attn[12]\.(to_q|to_k|to_v|to_out\.0)"
 
 
 def select(model: RigFaceModel, trainable: str = "all", rank: int = 16) -> int:
-    """Freeze all weights but those to train, and count these; with `lora`, add an adapter. ValueError if unknown.
+    """Freeze all weights but those to train, and count these; with `lora`, add an adapter.
 
-    The adapter is scaled by alpha / rank with alpha = rank, that is, by one.
+    It is scaled by alpha / rank with alpha = rank, that is, by one. ValueError for an unknown choice.
     """
     if trainable not in TRAINABLE:
         raise ValueError(f"trainable: want one of {', '.join(TRAINABLE)}, got {trainable!r}")

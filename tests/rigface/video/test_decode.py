@@ -117,7 +117,7 @@ def test_single_frame_is_a_video():
 
 @pytest.mark.parametrize("fps", [0, -1, float("nan")])
 def test_invalid_rate_raises_value_error(fps):
-    for call in (probe_video, lambda file, fps: plan_chunks(file, fps), lambda file, fps: next(read_frames(file, fps))):
+    for call in (plan_chunks, lambda file, fps: next(read_frames(file, fps))):
         with pytest.raises(ValueError, match="fps"):
             call(io.BytesIO(clip(greys(2))), fps)
 
