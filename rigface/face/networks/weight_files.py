@@ -46,7 +46,7 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise BadCheckpoint(f"{path} is damaged, or is no torch file; download it again") from error
     if not isinstance(content, dict):
         raise BadCheckpoint(f"{path}: want a dictionary of tensors, got a {type(content).__name__}")
-    return content
+    return _named(content)
 
 
 def part(content: Mapping[str, Any], key: str, path: object) -> dict[str, Any]:
@@ -56,7 +56,7 @@ def part(content: Mapping[str, Any], key: str, path: object) -> dict[str, Any]:
         raise BadCheckpoint(
             f"{path}: want {key!r} in it, it has {_few(list(content)) or 'nothing'}; is it another file?"
         )
-    return found
+    return _named(found)
 
 
 def below(weights: Mapping[str, Any], prefix: str) -> dict[str, Any]:
@@ -125,6 +125,10 @@ def halve(network: N) -> N:
         if isinstance(module, ResNet50):
             module.bfloat16()
     return network
+
+
+def _named(content: dict[Any, Any]) -> dict[str, Any]:
+    return {str(name): value for name, value in content.items()}
 
 
 def _few(names: Sequence[str], most: int = 3) -> str:

@@ -116,3 +116,12 @@ def test_a_list_is_refused(tmp_path):
     torch.save([torch.zeros(1)], tmp_path / "a.pth")
     with pytest.raises(BadCheckpoint, match="want a dictionary of tensors, got a list"):
         read_weights(tmp_path / "a.pth")
+
+
+def test_numbers_as_names_are_refused(tmp_path):
+    torch.save({0: torch.zeros(1), 1: torch.zeros(1)}, tmp_path / "a.pth")
+    with pytest.raises(BadCheckpoint, match=r"2 are unknown \(0, 1\)"):
+        load_bisenet(tmp_path / "a.pth")
+    torch.save({"E_flame": {0: torch.zeros(1)}}, tmp_path / "b.pth")
+    with pytest.raises(BadCheckpoint, match=r"1 are unknown \(0\)"):
+        load_deca(tmp_path / "b.pth")
