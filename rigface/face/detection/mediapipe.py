@@ -21,9 +21,11 @@ and 270 degrees, too.
 It works on one core: the graph's threads wait for each other, so two detectors in two processes fill two cores.
 """
 
+import _thread
 import os
 import re
 import sys
+import threading
 import weakref
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -66,6 +68,7 @@ _NAMES = (
 )
 BLENDSHAPES = tuple(_NAMES.split())
 
+_STDERR = threading.RLock()  # of the one thread that may replace it
 _NOISE = re.compile(
     r"^(WARNING: (Logging before|All log messages before)|INFO: (Created TensorFlow Lite|\[\w+\.cc:)"
     r"|[IW]\d{4} \d\d:\d\d:)"
@@ -267,6 +270,18 @@ def _mediapipe_image(image: np.ndarray) -> Any:
 
 
 def _close(*tasks: Any) -> None:
+    """Free the graphs of a detector that is gone, in a thread of their own.
+
+    If garbage is collected within a call of MediaPipe, this thread holds a lock that closing takes. At the end of the
+    interpreter new threads would not be waited for.
+    """
+    if threading.main_thread().is_alive():
+        _thread.start_new_thread(_close_now, tasks)  # without the locks that `threading` takes
+    else:
+        _close_now(*tasks)
+
+
+def _close_now(*tasks: Any) -> None:
     """Free the graphs; if the interpreter is ending, leave them to the operating system.
 
     MediaPipe cannot close any more by then, and its `__del__` would print a traceback per worker.
@@ -285,9 +300,9 @@ def _quiet() -> Iterator[None]:
 
     It has no switch for them, and they would bury the progress display of every worker.
     """
-    sys.stderr.flush()
-    kept = os.dup(2)
-    with os.fdopen(os.memfd_create("stderr"), "w+b") as caught:  # a confined process writes no files
+    with _STDERR, os.fdopen(os.memfd_create("stderr"), "w+b") as caught:  # a confined process writes no files
+        sys.stderr.flush()
+        kept = os.dup(2)
         os.dup2(caught.fileno(), 2)
         try:
             yield

@@ -1,7 +1,11 @@
 """MediaPipe detector: units, second look, tiles, and KeyframeDetector. Faces: NASA's astronaut."""
 
+import concurrent.futures.thread
+import queue
 import subprocess
 import sys
+import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,6 +13,7 @@ import skimage.data
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rigface.face.detection import mediapipe
 from rigface.face.detection.boxes import iou, landmark_box, non_maximum_suppression, tile_grid
 from rigface.face.detection.detector import KeyframeDetector
 from rigface.face.detection.factory import load_detector
@@ -232,3 +237,13 @@ def test_second_look_finds_a_group_of_twenty_nine(detector, shared):
 
     found = detector(np.asarray(Image.open(shared / "data/images/hum_i02.jpg").convert("RGB")))
     assert len(found) == 29  # counted by eye; the plain look shows none
+
+
+def test_collected_detector_is_closed_by_another_thread():
+    """Garbage may be collected within a call that holds a lock which closing takes."""
+    closed: queue.SimpleQueue[int] = queue.SimpleQueue()
+    lock = concurrent.futures.thread._global_shutdown_lock  # MediaPipe submits its calls to executors
+    with lock:
+        mediapipe._close(SimpleNamespace(close=lambda: lock.acquire(timeout=5) and closed.put(threading.get_ident())))
+    assert closed.get(timeout=60) != threading.get_ident()
+    lock.release()
