@@ -18,10 +18,10 @@ from rigface.storage.store import Store
 RUN_INFO = "rigface.json"
 MAX_RUNS = 20  # latest runs that an output lists
 ROOT = Path(__file__).resolve().parents[1]
-# Command -> a field that only its run information has; `runs` only if none of the others is there.
+# Command -> a field that tells its run information: the first that is there.
 FIELDS = {
-    "extract": "detector", "pair": "faces", "encode": "autoencoder", "autoencoder": "patches", "evaluate": "models",
-    "train": "runs",
+    "convert": "converted", "extract": "detector", "pair": "faces", "encode": "autoencoder", "autoencoder": "patches",
+    "evaluate": "models", "train": "runs",
 }  # fmt: skip
 PACKAGES = ("ray", "torch", "mediapipe", "av", "opencv-python", "numpy", "pyarrow", "dlib-bin", "insightface")
 

@@ -30,7 +30,7 @@ SHARED = Path(os.environ.get("RIGFACE_SHARED", ROOT.parent / "shared"))
 SLOW_FIXTURES = {"ray_cluster", "s3_server", "s3_behind", "other_s3_server", "shared"}
 SLOW_PATHS = (
     "tests/drills/", "tests/pipelines/train/", "tests/serve/jobs/", "tests/serve/web/", "tests/test_packaging.py",
-    "tests/pipelines/assets/test_reproduce.py",
+    "tests/pipelines/assets/test_reproduce.py", "tests/pipelines/convert/test_job.py::test_deca_and_d3dfr",
     "tests/pipelines/edit/test_job.py", "tests/pipelines/evaluate/test_job.py",
     "tests/pipelines/examples/test_captions.py",
     "tests/pipelines/extract/test_brought_weights.py", "tests/rigface/face/controls/test_blendshape_transfer.py",

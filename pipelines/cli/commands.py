@@ -13,6 +13,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "extract": ("datasets", "Turn videos and images into a dataset of faces"),
         "status": ("datasets", "Show how far a dataset is"),
         "inspect": ("datasets", "Make an HTML page of a dataset: faces, distributions, failures"),
+        "convert": ("datasets", "Give a dataset the coefficients of another reconstructor"),
         "forget": ("datasets", "Remove inputs from a dataset, whose sources are gone for good"),
         "adopt": ("datasets", "Make the uris of a dataset relative to a folder, for another mount"),
         "identities": ("datasets", "Cluster the faces of a dataset into persons"),

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from tyro.conf import Positional, arg
 
 from pipelines.capacity.estimate import ClusterSpec
+from pipelines.convert.config import ConvertConfig
 from pipelines.extract.config import PRESETS, ExtractConfig, laptop
 from rigface.errors import PlanError
 from rigface.ranges import in_range
@@ -133,6 +134,26 @@ class AdoptCommand:
 
 
 @dataclass(frozen=True)
+class ConvertCommand(ConvertConfig):
+    """Give a dataset the coefficients of another reconstructor, from its stored crops; no video is read again.
+
+    OUT has the same rows. Coefficients, residuals and angles are new, other columns are copied; `confidence` is that of
+    the first fit. OUT/rigface.json says which columns are of which program.
+
+      rigface convert out/faces out/deca --reconstruct deca
+      rigface convert out/faces out/flame --reconstruct fit --head flame --shape 300 --expression 100
+      rigface convert s3://bucket/faces s3://bucket/smirk --reconstruct smirk --workers 16
+    """
+
+    def run(self) -> int:
+        from pipelines.convert.job import convert
+
+        counts = convert(self)
+        print(f"{self.out}: {counts.get('rows', 0):,} rows converted now")
+        return 0
+
+
+@dataclass(frozen=True)
 class InspectCommand:
     """Make an HTML page of a dataset: faces with their fitted heads, distributions, failures, time by stage."""
 
@@ -229,6 +250,7 @@ COMMANDS = {
     "status": StatusCommand,
     "forget": ForgetCommand,
     "adopt": AdoptCommand,
+    "convert": ConvertCommand,
     "inspect": InspectCommand,
     "identities": IdentitiesCommand,
     "forecast": ForecastCommand,

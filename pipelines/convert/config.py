@@ -1,0 +1,35 @@
+"""Settings of `rigface convert`."""
+
+from dataclasses import dataclass, field, fields, replace
+from typing import Annotated, Any, Literal
+
+from tyro.conf import Positional, arg
+
+from pipelines.cluster.unit_job import Workers
+from pipelines.extract.config import Settings
+
+
+@dataclass(frozen=True)
+class ConvertConfig:
+    """One run of `convert`."""
+
+    faces: Positional[str]  # The dataset of faces to read.
+    out: Positional[str]  # Folder or s3:// prefix of the new dataset.
+    reconstruct: str = "deca"
+    """Reconstructor: `deca`, `emoca`, `smirk` (networks that you provide), or `fit` (landmarks, no network)."""
+    head: Literal["open", "flame"] = "flame"  # Head model of the new coefficients.
+    head_folder: str = ""  # Folder of FLAME's files, or one model in it; empty: searched for among the assets.
+    shape: int = 100  # Shape coefficients of FLAME, 1-300.
+    expression: int = 50  # Expression coefficients of FLAME, 1-100.
+    refine: int = 0  # Steps on colours and landmarks that improve each face after the reconstructor.
+    half: bool = False  # Let `deca` and `emoca` compute in bfloat16.
+    expression_codes: Literal["none", "d3dfr", "deep3d"] = "none"
+    """Network of the column `bfm_expression`, which the released RigFace model reads."""
+    pool: Annotated[Workers, arg(name="")] = field(default_factory=Workers)
+
+    def settings(self, source: dict[str, Any] | None) -> Settings:
+        """Settings of `extract` that would give the new dataset, from the run information of the old one."""
+        stored = (source or {}).get("settings", {})
+        before = Settings(**{f.name: stored[f.name] for f in fields(Settings) if f.name in stored})
+        own = ("head", "head_folder", "shape", "expression", "refine", "half")
+        return replace(before, reconstructor=self.reconstruct, **{name: getattr(self, name) for name in own})
