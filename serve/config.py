@@ -66,6 +66,15 @@ class ServiceConfig(BaseModel):
             self.identity_folder,
         )  # fmt: skip
 
+    def check(self) -> None:
+        """Raise what a replica would raise at its start, late and at length: a checkpoint or a list that is missing."""
+        from rigface.model import checkpoint
+
+        for name in self.checkpoints().values():
+            if not name.startswith("s3://"):
+                checkpoint.config_of(name)
+        self.policy()
+
     def open_audit_log(self) -> AuditLog | None:
         return AuditLog(self.audit_log) if self.audit_log else None
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from rigface.errors import PlanError
 from rigface.extras import extra
 from rigface.host_environment import repair_environment
 from rigface.ray_auth import authenticate
@@ -35,12 +36,17 @@ RAY_SETTINGS = {  # unless the environment has them
 def serving(host: str = "127.0.0.1", port: int = 8000, *, quiet: bool = False, **args: Any) -> Iterator[str]:
     """Run the service inside; its address, such as "http://127.0.0.1:8000". `args` are those of `ServiceConfig`.
 
-    ValueError if callers elsewhere could reach it without a key. `quiet` keeps the log lines of the deployments to
-    their files.
+    ValueError if callers elsewhere could reach it without a key; MissingAsset, FileNotFoundError: see
+    `ServiceConfig.check`; PlanError if a part of the service cannot be started. `quiet` keeps the log lines of the
+    deployments to their files.
     """
     if not args.get("keys") and host not in LOOPBACK:
         raise ValueError(f"--host {host} is not loopback: name a file of API keys with --keys")
     repair_environment()
+    from serve.config import ServiceConfig
+
+    config = ServiceConfig(**args)
+    config.check()
     for name, value in RAY_SETTINGS.items():
         os.environ.setdefault(name, value)
     loaded = sys.modules.get("ray")
@@ -50,7 +56,6 @@ def serving(host: str = "127.0.0.1", port: int = 8000, *, quiet: bool = False, *
     from ray import serve
 
     from serve.app import build
-    from serve.config import ServiceConfig
 
     own = not ray.is_initialized()
     if own:
@@ -64,7 +69,11 @@ def serving(host: str = "127.0.0.1", port: int = 8000, *, quiet: bool = False, *
         )
     try:
         serve.start(http_options={"host": host, "port": port}, logging_config=QUIET_SERVE)
-        serve.run(build(ServiceConfig(**args)), name="rigface", route_prefix="/", logging_config=QUIET_SERVE)
+        try:
+            serve.run(build(config), name="rigface", route_prefix="/", logging_config=QUIET_SERVE)
+        except RuntimeError as error:  # a replica cannot be made
+            reason = (str(error) or repr(error)).splitlines()[0]
+            raise PlanError(f"the service did not start ({reason}); the reason is above, and in Ray's logs") from error
         url = address(host, port)
         _wait(url)
         try:

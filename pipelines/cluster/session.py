@@ -59,14 +59,17 @@ def connected(address: str = "", cpus: float = 0, object_store_mb: int = 500) ->
             except (ConnectionError, RuntimeError) as e:
                 raise NoCluster(f"{named}: {str(e).splitlines()[0]}") from e
         else:
-            ray.init(
-                address="local",  # even if another cluster runs on this machine
-                num_cpus=max(math.ceil(cpus), os.cpu_count() or 1),
-                object_store_memory=object_store_mb * 2**20,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
+            try:
+                ray.init(
+                    address="local",  # even if another cluster runs on this machine
+                    num_cpus=max(math.ceil(cpus), os.cpu_count() or 1),
+                    object_store_memory=object_store_mb * 2**20,
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                )
+            except (RuntimeError, ValueError) as e:
+                raise NoCluster(f"Ray cannot be started on this machine: {(str(e) or repr(e)).splitlines()[0]}") from e
         _quiet()
         try:
             with translated():

@@ -43,7 +43,8 @@ class MetricLog:
         with extra("train"):
             from torch.utils.tensorboard import SummaryWriter
 
-        self._place = tempfile.mkdtemp(prefix="rigface-board-") if store.is_s3 else store.at("tensorboard")
+        self._temporary = tempfile.TemporaryDirectory(prefix="rigface-board-") if store.is_s3 else None
+        self._place = self._temporary.name if self._temporary else store.at("tensorboard")
         self._board = SummaryWriter(self._place, purge_step=step + 1)
 
     def add(self, numbers: dict[str, Any], step: int, every: int = 1) -> None:
@@ -85,6 +86,8 @@ class MetricLog:
         self.flush(board=True)
         if self._board is not None:
             self._board.close()
+            if self._temporary:
+                self._temporary.cleanup()
 
     def _publish(self, first: int) -> None:
         lines = self._open[first]

@@ -7,6 +7,7 @@ import threading
 import httpx
 import pytest
 
+from rigface.errors import MissingAsset
 from serve import local
 from serve.client.client import Client
 from serve.local import address, serving
@@ -44,6 +45,21 @@ def test_own_cluster_needs_a_token_on_every_host(monkeypatch, host):
 
 def test_service_for_other_machines_needs_keys():
     with pytest.raises(ValueError, match="is not loopback: name a file of API keys"), serving("0.0.0.0"):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"model": "/nowhere"}, MissingAsset),
+        ({"consent": "/nowhere.jsonl"}, FileNotFoundError),
+        ({"deny": "/nowhere.jsonl"}, FileNotFoundError),
+    ],
+)
+def test_missing_file_is_found_before_ray_is_started(monkeypatch, options, error):
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr("ray.init", lambda **options: pytest.fail("Ray is started first"))
+    with pytest.raises(error, match="/nowhere"), serving(**options):
         pass
 
 

@@ -170,7 +170,7 @@ def test_arcface_needs_a_distance_and_uses_it_for_lists_of_all_sizes(tmp_path, c
 def test_arcface_without_distance_is_refused_at_the_start(capsys):
     from serve.__main__ import main
 
-    assert main(["--identity", "arcface", "--deny", "deny.jsonl"]) == 1
+    assert main(["--identity", "arcface", "--deny", "deny.jsonl", "--port", "0"]) == 1
     assert "needs `same_person_distance` (--same-person-distance)" in capsys.readouterr().err
 
 
