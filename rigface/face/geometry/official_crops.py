@@ -6,7 +6,7 @@ figures are in tests/fixtures/official.
 
 Conventions: here alone pixel centres are at whole numbers, as in the authors' code: subtract 0.5 from crop px first.
 Affines are (2, 3), source to crop. Only `rigface_photo` and `rigface_frame_to_crop` speak the frame px of
-`rigface.types`.
+`rigface.types`. Landmarks without extent, or not numbers, give the whole 512 px crop or a black picture.
 """
 
 import os
@@ -33,6 +33,7 @@ D3DFR_POINTS = np.array(
 )
 _PHOTO_WIDTHS, _PHOTO_PX = 1.5, 352  # a square of this many box widths becomes this many pixels of the crop
 _DEEP3D_SCALE = 102.0
+_MAX_PX = 8192  # a picture is not enlarged beyond this: its face would be a few pixels wide
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,9 @@ def square_around(points: np.ndarray, rule: SquareRule) -> np.ndarray:
     """Squares (N, 3) float64, centre x, y and side in px, around points (N, L, 2); the side is a whole number."""
     low, high = points.astype(np.float64).min(1), points.astype(np.float64).max(1)
     side = np.trunc((high - low).mean(1) * rule.growth)
-    return np.concatenate([(low + high) / 2, side[:, None]], axis=1)
+    squares = np.concatenate([(low + high) / 2, side[:, None]], axis=1)
+    squares[~(side > 0)] = (CROP_PX / 2, CROP_PX / 2, CROP_PX)  # also if it is not a number
+    return squares
 
 
 def square_affine(squares: np.ndarray, size: int = FLAME_PX) -> np.ndarray:
@@ -80,7 +83,8 @@ def similarity(points: np.ndarray, template: np.ndarray = D3DFR_POINTS) -> np.nd
     z, w = (p.astype(np.float64) @ (1, 1j) for p in (points, template))
     z_mean, w_mean = z.mean(-1), w.mean(-1)
     z = z - z_mean[:, None]
-    turn = (z.conj() @ (w - w_mean)) / (np.abs(z) ** 2).sum(1)
+    with np.errstate(invalid="ignore"):
+        turn = (z.conj() @ (w - w_mean)) / (np.abs(z) ** 2).sum(1)
     shift = w_mean - turn * z_mean
     rows = [turn.real, -turn.imag, shift.real, turn.imag, turn.real, shift.imag]
     return np.stack(rows, 1).reshape(-1, 2, 3)
@@ -94,6 +98,9 @@ def warp(pictures: Sequence[np.ndarray], affines: np.ndarray, size: int, device:
     )
     out = torch.empty(len(pictures), 3, size, size, device=device)
     for crop, picture, affine in zip(out, pictures, affines, strict=True):
+        if not np.isfinite(affine).all():
+            crop.zero_()
+            continue
         back = np.linalg.inv(np.vstack([affine, [0, 0, 1]]))[:2]
         extent = np.array(picture.shape[1::-1]) - 1
         back = (back * 2 / extent[:, None]) - [[0, 0, 1]]  # to [-1, 1] from the first to the last pixel's centre
@@ -166,14 +173,19 @@ def deep3d_alignment(points: np.ndarray, model: np.ndarray, height: int) -> np.n
         height: of the picture; y is measured from its last row.
     """
     up = np.stack([points[:, 0], height - 1 - points[:, 1]], 1).astype(np.float64)
+    if not np.isfinite(up).all():
+        return np.full(3, np.nan)
     solved = np.linalg.lstsq(np.concatenate([model, np.ones((5, 1))], 1), up, rcond=None)[0]
-    return np.array([_DEEP3D_SCALE / np.linalg.norm(solved[:3], axis=0).mean(), *solved[3]])
+    with np.errstate(divide="ignore"):
+        return np.array([_DEEP3D_SCALE / np.linalg.norm(solved[:3], axis=0).mean(), *solved[3]])
 
 
 def deep3d_crop(picture: np.ndarray, alignment: np.ndarray) -> np.ndarray:
     """The aligned picture (224, 224, 3) uint8 of a picture (H, W, 3) uint8: bicubic, black outside."""
     scale, x, y = alignment
     height, width = picture.shape[:2]
+    if not (np.isfinite(alignment).all() and scale * max(picture.shape) <= _MAX_PX):
+        return np.zeros((FLAME_PX, FLAME_PX, 3), np.uint8)
     size = int(width * scale), int(height * scale)
     half = FLAME_PX / 2
     left = int(size[0] / 2 - half + (x - width / 2) * scale)

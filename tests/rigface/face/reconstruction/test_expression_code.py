@@ -31,12 +31,15 @@ def five_as_mediapipe(points):
 
 
 @pytest.fixture(scope="module")
-def assets(tmp_path_factory):
+def assets(tmp_path_factory, figures):
     folder = tmp_path_factory.mktemp("assets")
     for name in ("d3dfr", "deep3d", "basel"):
         (folder / name).mkdir()
     write_d3dfr(folder / "d3dfr" / "d3dfr_res50_nofc.pth")
     write_deep3d(folder / "deep3d" / "epoch_20.pth")
+    points = np.zeros((68, 3))
+    points[[36, 42, 30, 48, 54]] = points[[39, 45, 30, 48, 54]] = figures("deep3d")["lm3d_five"]
+    savemat(folder / "basel" / "similarity_Lm3D_all.mat", {"lm": points})
     return folder
 
 
@@ -56,9 +59,6 @@ def test_d3dfr_codes_are_those_of_the_authors_steps(figures, weights, tmp_path):
 @pytest.mark.parametrize("name", ["d3dfr", "deep3d"])
 def test_codes_do_not_depend_on_the_batch_or_a_smaller_copy(assets, figures, name):
     figure = figures("deep3d")
-    points = np.zeros((68, 3))
-    points[[36, 42, 30, 48, 54]] = points[[39, 45, 30, 48, 54]] = figure["lm3d_five"]
-    savemat(assets / "basel" / "similarity_Lm3D_all.mat", {"lm": points})
     coder = load_expression_coder(name, assets)
     landmarks = np.zeros((3, 478, 3), np.float32)
     landmarks[:, list(LAYOUTS[478].sixty_eight), :2] = figure["landmarks68"][:3]
@@ -68,6 +68,14 @@ def test_codes_do_not_depend_on_the_batch_or_a_smaller_copy(assets, figures, nam
     assert np.abs(together[1:2] - coder(crops[1:2], landmarks[1:2])).max() < 1e-4
     small = [crop.reshape(256, 2, 256, 2, 3).mean((1, 3)).astype(np.uint8) for crop in crops]
     assert np.abs(coder(small, landmarks) - together).mean() < 0.2 * together.std()
+
+
+@pytest.mark.parametrize("name", ["d3dfr", "deep3d"])
+@pytest.mark.parametrize("place", [256.0, np.nan])
+def test_coincident_or_missing_landmarks_are_accepted(assets, name, place):
+    coder = load_expression_coder(name, assets)
+    codes = coder([np.full((CROP_PX, CROP_PX, 3), 90, np.uint8)], np.full((1, 478, 3), place, np.float32))
+    assert np.isfinite(codes).all()
 
 
 def test_no_faces_give_no_codes(assets):

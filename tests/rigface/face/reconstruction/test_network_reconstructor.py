@@ -146,6 +146,12 @@ def test_more_coefficients_than_the_network_has_are_zero(folder, faces):
     assert params.expression[:, :50].any()
 
 
+@pytest.mark.parametrize("place", [256.0, np.nan])
+def test_coincident_or_missing_landmarks_are_accepted(folder, faces, place):
+    fit = reconstructed(load("deca", folder), faces[0][:1], np.full((1, 478, 3), place, np.float32))
+    assert np.isfinite(fit.params.expression).all()
+
+
 def test_a_detector_without_landmarks_is_refused(folder):
     with pytest.raises(ValueError, match="478 or 106 of them, boxes gives 0"):
         load("deca", folder).check(DetectorSpec("boxes", "1", 0))
