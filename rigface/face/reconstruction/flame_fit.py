@@ -5,8 +5,8 @@ Source: as `landmark_fit.py`: alternating Gauss-Newton steps on the pose and dam
 damping is a Gaussian prior; one shape per track, the rest eliminated first. Points are those of the published
 MediaPipe embedding if the folder has it, and elsewhere those of `overlay.py`.
 
-With neck at rest, FLAME (Li et al. 2017, eq. 1-5) at a point p between three vertices is linear in its coefficients c
-but for the jaw's rotation J: q = A_p c + (J - I) B_p c. B_p holds the share of the point that follows the jaw, about
+With the neck at rest, FLAME (Li et al. 2017, eq. 1-5) at a point p between three vertices is linear in its coefficients
+c but for the jaw's rotation J: q = A_p c + (J - I) B_p c. B_p holds the share of the point that follows the jaw, about
 the jaw's joint. So the normal matrix of a face is a sum of 21 constant matrices, and no matrix of points is built.
 
 Shape suffixes: N faces, P points, S shape, E expression, K = S + E.
@@ -27,10 +27,8 @@ from rigface.face.head.head_model import Embedding, Head
 from rigface.face.head.overlay import INNER, lay_over
 from rigface.face.reconstruction.landmark_fit import (
     DEPTH_WEIGHT,
-    eliminate,
     frontality,
     refine_pose,
-    solve_shared,
     to_crop_unit,
 )
 
@@ -111,12 +109,14 @@ class FlameGeometryFitter:
             (part - mean).transpose(0, 1).contiguous().to(device) for part, mean in zip(parts, means)
         )  # (3, P, 1 + K + 9) twice, (3, P, 0 or 2), about the mean point: the unknown shift drops out
         self._means = [mean.to(device) for mean in means]
-        self._products = self._constant_products()
+        size, shape = self.spec.shape + self.spec.expression, self.spec.shape
+        self._free = [part[..., 1 : 1 + size].contiguous() for part in (self._still, self._moving)]
+        self._fixed = [torch.cat([part[..., :1], part[..., -9:]], -1) for part in (self._still, self._moving)]
+        self._shared, self._mixed, self._own = self._products()
         jaw = torch.tensor(JAW_STD if head.jaw is not None else ())
-        self._sizes = [self.spec.shape + self.spec.expression, 4, len(jaw), lids.shape[2]]  # of a step's unknowns
-        parts = [torch.ones(self.spec.shape), torch.full((self.spec.expression,), EXPRESSION_STD**-2)]
-        parts += [torch.full((4,), POSE_DAMPING), jaw**-2, torch.full((self._sizes[3],), LID_STD**-2)]
-        self._prior = torch.cat(parts).to(device)
+        self._sizes = [size, 4, len(jaw), lids.shape[2]]  # of a step's unknowns
+        parts = [torch.full((size - shape,), EXPRESSION_STD**-2), torch.full((4,), POSE_DAMPING)]
+        self._prior = torch.cat([*parts, jaw**-2, torch.full((lids.shape[2],), LID_STD**-2)]).to(device)
 
     def __call__(self, landmarks: Tensor, tracks: Tensor) -> FlameGeometry:
         """Fit N faces to landmarks (N, 468 or 478, 3) float32 crop px, z negative towards the camera.
@@ -164,20 +164,22 @@ class FlameGeometryFitter:
             return still, torch.zeros_like(still)
         return still, (at * shares * self._head.skinning[places.vertices, self._head.jaw][..., None, None]).sum(1)
 
-    def _constant_products(self) -> Tensor:
-        """(21, K * K) float32: sums over the points of products of columns, by pairs of axes."""
-        size = self.spec.shape + self.spec.expression
-        still, moving = (part[..., 1 : 1 + size].double() for part in (self._still, self._moving))
-        weighted = [self._weights.double()[:, None] * part for part in (*still, *moving)]
+    def _products(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Sums over the points of products of two columns, by pairs of axes: (21, S S), (21, E S), (21, E E)."""
+        shape = self.spec.shape
+        still, moving = (part.double() for part in self._free)
+        weighted = [self._weights.double()[:, None] * part / LANDMARK_STD**2 for part in (*still, *moving)]
 
         def pair(left: int, right: Tensor) -> Tensor:
             product = weighted[left].T @ right
             return product + product.T
 
         ends = [pair(i, still[j]) / (2 if i == j else 1) for i in range(3) for j in range(i, 3)]
-        mixed = [pair(i, moving[j]) for i in range(3) for j in range(3)]
-        ends += mixed + [pair(3 + i, moving[j]) / (2 if i == j else 1) for i in range(3) for j in range(i, 3)]
-        return torch.stack(ends).flatten(1).float()
+        ends += [pair(i, moving[j]) for i in range(3) for j in range(3)]
+        ends += [pair(3 + i, moving[j]) / (2 if i == j else 1) for i in range(3) for j in range(i, 3)]
+        whole = torch.stack(ends).float()
+        blocks = whole[:, :shape, :shape], whole[:, shape:, :shape], whole[:, shape:, shape:]
+        return tuple(block.flatten(1).contiguous() for block in blocks)  # type: ignore[return-value]
 
     def _at(self, state: _State) -> tuple[Tensor, Tensor]:
         """(N, P, 3) points about their mean in the head frame, and (N, P, 3) what the jaw turns of them."""
@@ -189,13 +191,36 @@ class FlameGeometryFitter:
         return points, moving
 
     def _step(self, observed: Tensor, state: _State, members: Tensor) -> _State:
-        """One damped Gauss-Newton step of shape (per track), and expression, pose, jaw and lids (per face)."""
-        parts = []
+        """One damped Gauss-Newton step of shape (per track), and expression, pose, jaw and lids (per face).
+
+        The own unknowns of a face are eliminated by the Cholesky factor of their matrix. The shape's matrix is summed
+        over a track by its 21 coefficients, before it is built.
+        """
+        shape, tracks = self.spec.shape, int(members.max()) + 1 if len(members) else 0
+        trust = frontality(state.rotation)
+        total = observed.new_zeros(tracks, shape, shape)
+        pull, all_pairs, halves = observed.new_zeros(tracks, shape), [], []
         for start in range(0, len(observed), BATCH):
             part = slice(start, start + BATCH)
-            parts.append(eliminate(*self._normal(observed[part], state.part(part)), self.spec.shape))
-        eliminated = [torch.cat(same) for same in zip(*parts)]
-        solved = solve_shared(*eliminated, members, frontality(state.rotation))
+            pairs, mixed, own, right_shape, right_own = self._normal(observed[part], state.part(part))
+            factor = torch.linalg.cholesky(own)
+            half = torch.linalg.solve_triangular(factor, torch.cat([mixed, right_own[..., None]], 2), upper=False)
+            said = half * trust[part, None, None].sqrt()
+            for track in members[part].unique().tolist():
+                mine = said[members[part] == track].flatten(0, 1)  # one product for all faces of a track
+                total[track] -= mine[:, :shape].T @ mine[:, :shape]
+                pull[track] -= mine[:, :shape].T @ mine[:, shape]
+            pull.index_add_(0, members[part], trust[part, None] * right_shape)
+            all_pairs.append(pairs)
+            halves.append((factor, half))
+        summed = observed.new_zeros(tracks, 21).index_add(0, members, trust[:, None] * torch.cat(all_pairs))
+        total += torch.unflatten(summed @ self._shared, 1, (shape, shape)) + torch.eye(shape).to(observed)
+        common = torch.cholesky_solve(pull[..., None], torch.linalg.cholesky(total))[members, :, 0]
+        own_parts = []
+        for (factor, half), shapes in zip(halves, common.split(BATCH)):
+            rest = half[..., shape] - (half[..., :shape] @ shapes[..., None])[..., 0]
+            own_parts.append(torch.linalg.solve_triangular(factor.mT, rest[..., None], upper=True)[..., 0])
+        solved = torch.cat([common, torch.cat(own_parts)], 1)
         coefficients, pose, jaw, lids = torch.split(solved, self._sizes, dim=1)
         return _State(
             coefficients=coefficients,
@@ -205,31 +230,36 @@ class FlameGeometryFitter:
             scale=state.scale * pose[:, 3].clamp(-MAX_TURN, MAX_TURN).exp(),
         )
 
-    def _normal(self, observed: Tensor, state: _State) -> tuple[Tensor, Tensor]:
-        """Normal equations (N, K + D, K + D), (N, K + D) in the coefficients and the D dense columns."""
-        size = state.coefficients.shape[1]
+    def _normal(self, observed: Tensor, state: _State) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Normal equations in shape and own unknowns, O = E + D of them with D dense columns.
+
+        Returns:
+            (N, 21) coefficients of the shape's matrix, (N, O, S), (N, O, O) with the prior; right sides (N, S), (N, O).
+        """
+        shape, turn = self.spec.shape, state.turn
         depth = observed.new_tensor([1.0, 1.0, DEPTH_WEIGHT])
         metric = state.rotation.mT @ (depth[:, None] * state.rotation)
         points, moving = self._at(state)
-        still_basis, moving_basis = (part[..., 1 : 1 + size] for part in (self._still, self._moving))
-        linear = _columns(still_basis, state.coefficients) + _columns(moving_basis, state.coefficients) @ state.turn.mT
         dense = self._dense(points, moving, state)  # (N, D, P, 3)
-        gap = (observed @ state.rotation) / state.scale[:, None, None] - points + linear
-        if state.lids.shape[1]:
-            gap = gap + torch.einsum("nlpi,nl->npi", dense[:, -state.lids.shape[1] :], state.lids)
-        pulled = torch.cat([gap[:, None], dense], 1) @ metric[:, None] * self._weights[:, None]  # (N, 1 + D, P, 3)
-        across = _rows(still_basis, pulled) + _rows(moving_basis, pulled @ state.turn[:, None])
-        dense_pulled = pulled.flatten(2) @ dense.flatten(2).mT  # (N, 1 + D, D)
-        mixed = metric @ state.turn
-        pairs = torch.cat([_upper(metric), mixed.flatten(1), _upper(state.turn.mT @ mixed)], 1)
-        smooth = torch.unflatten(pairs @ self._products, 1, (size, size))
-        top = torch.cat([smooth, across[:, 1:].mT], 2)
-        normal = torch.cat([top, torch.cat([across[:, 1:], dense_pulled[:, 1:]], 2)], 1)
-        right = torch.cat([across[:, 0], dense_pulled[:, 0]], 1) / LANDMARK_STD**2
+        known = torch.cat([torch.ones_like(state.scale[:, None]), turn.flatten(1)], 1)
+        still, moved = (_columns(part, known) for part in self._fixed)
+        gap = (observed @ state.rotation) / state.scale[:, None, None] - still - moved @ turn.mT
+        pulled = torch.cat([gap[:, None], dense], 1) @ metric[:, None]
+        pulled = pulled * (self._weights[:, None] / LANDMARK_STD**2)  # (N, 1 + D, P, 3)
+        across = _rows(self._free[0], pulled) + _rows(self._free[1], pulled @ turn[:, None])
+        dense_across = pulled.flatten(2) @ dense.flatten(2).mT  # (N, 1 + D, D)
+        half = metric @ turn
+        pairs = torch.cat([_upper(metric), half.flatten(1), _upper(turn.mT @ half)], 1)
+        size = self.spec.expression
+        mixed = torch.cat([torch.unflatten(pairs @ self._mixed, 1, (size, shape)), across[:, 1:, :shape]], 1)
+        expression = torch.unflatten(pairs @ self._own, 1, (size, size))
+        beside = across[:, 1:, shape:]
+        own = torch.cat([torch.cat([expression, beside.mT], 2), torch.cat([beside, dense_across[:, 1:]], 2)], 1)
+        right = torch.cat([across[:, 0, shape:], dense_across[:, 0]], 1)
         if self._head.jaw is not None:
-            own = slice(size + 4, size + 7)
-            right[:, own] -= self._prior[own] * to_axis_angle(state.jaw)
-        return normal / LANDMARK_STD**2 + torch.diag(self._prior), right
+            jaw = slice(size + 4, size + 7)
+            right[:, jaw] -= self._prior[jaw] * to_axis_angle(state.jaw)
+        return pairs, mixed, own + torch.diag(self._prior), across[:, 0, :shape], right
 
     def _dense(self, points: Tensor, moving: Tensor, state: _State) -> Tensor:
         """(N, D, P, 3) motion of the points by a turn of the head about each axis, its size, the jaw and the lids."""

@@ -170,34 +170,17 @@ def arrow_solve(normal: Tensor, right: Tensor, shared: int, members: Tensor, tru
     Returns:
         (N, K); rows of one group agree in the first `shared` columns.
     """
-    return solve_shared(*eliminate(normal, right, shared), members, trust)
-
-
-def eliminate(normal: Tensor, right: Tensor, shared: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The first half of `arrow_solve`: what remains of each system once its own unknowns are eliminated.
-
-    Returns:
-        (N, S, S) matrix and (N, S) right side of the common unknowns; (N, K - S, S) and (N, K - S), which give the own
-        ones as the second less the first times the common.
-    """
     ss, se, ee = normal[:, :shared, :shared], normal[:, :shared, shared:], normal[:, shared:, shared:]
     factor = torch.linalg.cholesky(ee)
     both = torch.cholesky_solve(torch.cat([se.mT, right[:, shared:, None]], dim=2), factor)
     reduced, own = both[..., :shared], both[..., shared]
     schur = ss - se @ reduced
-    return schur, right[:, :shared] - (se @ own[..., None])[..., 0], reduced, own
-
-
-def solve_shared(
-    schur: Tensor, gradient: Tensor, reduced: Tensor, own: Tensor, members: Tensor, trust: Tensor
-) -> Tensor:
-    """The second half of `arrow_solve`, from what `eliminate` returns."""
-    shared = schur.shape[1]
+    gradient = right[:, :shared] - (se @ own[..., None])[..., 0]
     groups = int(members.max()) + 1 if len(members) else 0
-    eye = torch.eye(shared, dtype=schur.dtype, device=schur.device)
+    eye = torch.eye(shared, dtype=normal.dtype, device=normal.device)
     # Each system carries the prior once; a group shall have it once in all, so it is taken out and added back.
     total = eye.repeat(groups, 1, 1).index_add(0, members, trust[:, None, None] * (schur - eye))
-    pull = schur.new_zeros(groups, shared).index_add(0, members, trust[:, None] * gradient)
+    pull = normal.new_zeros(groups, shared).index_add(0, members, trust[:, None] * gradient)
     common = torch.linalg.solve(total, pull)[members]
     rest = own - (reduced @ common[..., None])[..., 0]
     return torch.cat([common, rest], dim=1)
