@@ -191,7 +191,7 @@ from serve import app
 from serve.config import ServiceConfig
 serve.start(proxy_location="EveryNode", http_options={"host": "0.0.0.0", "port": 8000},
             logging_config={"log_level": "WARNING"})
-args = ServiceConfig(signing_folder=sys.argv[2], model=sys.argv[3])
+args = ServiceConfig(signing_folder=sys.argv[2], model=sys.argv[3], keys=sys.argv[4])
 options = {"num_replicas": 2, "max_replicas_per_node": 1, "autoscaling_config": None}
 options |= {"health_check_period_s": 1, "health_check_timeout_s": 5}
 diffusion_worker = app.DiffusionWorkerDeployment.options(**options, ray_actor_options={"num_cpus": 0.1}).bind(args)
@@ -215,13 +215,16 @@ def test_serving_loses_a_host(all_up, fixtures, tmp_path, results):
 
     from rigface.image import encode_jpeg
     from rigface.model import checkpoint
+    from serve.security import api_keys
 
     net, began = all_up, time.monotonic()
     with av.open(str(fixtures / "clip.mp4")) as clip:
         photo = encode_jpeg(next(clip.decode(video=0)).to_ndarray(format="rgb24"))
     checkpoint.save(tmp_path / "tiny", checkpoint.tiny(kind="bridge"))
     head = net.hosts[0]
-    arguments = [f"{head.address}:{hosts.PORT}", str(tmp_path / "seal"), str(tmp_path / "tiny")]
+    key = api_keys.add(tmp_path / "keys.jsonl", "callers", ("edit",), rate=1000.0)
+    paths = [str(tmp_path / name) for name in ("signing", "tiny", "keys.jsonl")]
+    arguments = [f"{head.address}:{hosts.PORT}", *paths]
     server = head.python(["-c", SERVE, *arguments], "serve")
     addresses = [f"http://{host.address}:8000" for host in net.hosts[1:]]
     try:
@@ -244,7 +247,7 @@ def test_serving_loses_a_host(all_up, fixtures, tmp_path, results):
             return answer.json() if answer.status_code == 200 else None
 
         def caller(me: int) -> None:
-            with httpx.Client(timeout=20) as client:
+            with httpx.Client(timeout=20, headers={"Authorization": f"Bearer {key}"}) as client:
                 for i in range(40):
                     sent.append((me, i))
                     for attempt in range(60):
@@ -259,6 +262,7 @@ def test_serving_loses_a_host(all_up, fixtures, tmp_path, results):
         for thread in callers:
             thread.start()
         while len(answers) < 30:
+            assert all(thread.is_alive() for thread in callers), "a request was refused"
             time.sleep(0.1)
         net.hosts[2].kill()
         for thread in callers:
