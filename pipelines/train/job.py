@@ -102,7 +102,7 @@ def _on_ray(config: TrainConfig, store: Store) -> dict[str, float]:
         from ray.train.torch import TorchConfig, TorchTrainer
 
         trainer = TorchTrainer(
-            partial(_work, config, lock.holder(store)),
+            partial(_work, config, lock.holder(store)),  # type: ignore[arg-type]  # Train v2 hands its value on
             torch_config=TorchConfig(backend="nccl" if config.gpu else "gloo"),
             scaling_config=ScalingConfig(
                 num_workers=workers,  # type: ignore[arg-type]  # of Train v2, which typing does not see
