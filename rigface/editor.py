@@ -29,6 +29,8 @@ from rigface.face.preview.compositing import paste_crop
 from rigface.face.rendering.lighting import light_direction
 from rigface.model_editor import ModelEditor, check_head
 from rigface.profile import OWN, ConditionSpec, FaceProfile
+from rigface.refiner.network import refiner_folder
+from rigface.refiner.preview_refiner import PreviewRefiner
 from rigface.types import Detection, Face, FaceParams, HeadSpec
 
 PASTE_MARGIN = 0.03  # of the crop's side, over which a pasted person fades into the photograph
@@ -62,6 +64,7 @@ class Editor:
         model: edits crops; None: the preview is the result.
         composer: makes the model's conditions, in the style it was trained with.
         max_px: maximum side of a preview's crop; None: `PREVIEW_PX`.
+        refiner: corrects previews.
     """
 
     def __init__(
@@ -70,15 +73,16 @@ class Editor:
         model: EditModel | None = None,
         composer: Composer | None = None,
         max_px: int | None = None,
+        refiner: PreviewRefiner | None = None,
     ) -> None:
-        self.analyzer, self._max_px = analyzer, max_px
+        self.analyzer, self._max_px, self._refiner = analyzer, max_px, refiner
         self._model = model
         self._composer = composer or Composer(ConditionSpec(size=512))
 
     @property
     def has_model(self) -> bool:
-        """True if a model edits; else edits are previews."""
-        return self._model is not None
+        """True if a model edits or corrects previews; else edits are previews."""
+        return self._model is not None or self._refiner is not None
 
     @classmethod
     def load(
@@ -114,6 +118,12 @@ class Editor:
             if adapter is not None:
                 raise BadEdit("adapter: the preview has no model to adapt; name a checkpoint")
             return cls(analyzer)
+        if (folder := refiner_folder(checkpoint)) is not None:
+            if adapter is not None or sampling:
+                raise BadEdit(
+                    f"{checkpoint} corrects previews in one step; it takes no adapter and no sampling options"
+                )
+            return cls(analyzer, refiner=PreviewRefiner.load(folder))
         from rigface.model.pipeline import RigFacePipeline
 
         pipe = RigFacePipeline.from_pretrained(checkpoint, device, autocast=autocast, compile=compile)
@@ -231,12 +241,13 @@ class Editor:
         size = min(max(side, 64), self._max_px or PREVIEW_PX)
         crop = alignment.crop(image, source.frame_to_crop * (size / len(source.crop)), size)
         mask = cv2.resize(source.mask, (size, size), interpolation=cv2.INTER_LINEAR)
-        preview = self._composer.preview(crop, source.params, wanted, mask).image
+        preview = self._composer.preview(crop, source.params, wanted, mask)
+        image = preview.image if self._refiner is None else self._refiner(crop, source.params, wanted, preview)
         if size == side:
-            return preview, None
-        red, green, blue = cv2.split(cv2.absdiff(preview, crop))
+            return image, None
+        red, green, blue = cv2.split(cv2.absdiff(image, crop))
         changed = cv2.max(cv2.max(red, green), blue) > 1  # elsewhere the photograph's own pixels are finer
-        return preview, _widened(changed.astype(np.uint8) * 255)
+        return image, _widened(changed.astype(np.uint8) * 255)
 
     def measure(self, image: np.ndarray, sources: list[Face]) -> list[FaceParams | None]:
         """Coefficients of the faces at the places of the sources; None if there is none.
@@ -261,7 +272,7 @@ def usual_checkpoint() -> str:
 
 def profile_of(checkpoint: str) -> FaceProfile:
     """The profile that a checkpoint, or the preview, wants faces to be analysed with; raises as `config_of`."""
-    if checkpoint == PREVIEW:
+    if checkpoint == PREVIEW or refiner_folder(checkpoint) is not None:
         return OWN
     from rigface.model.checkpoint import config_of
 

@@ -23,6 +23,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "pair": ("learning", "Make training examples from a dataset"),
         "autoencoder": ("learning", "Fit a small autoencoder to a dataset"),
         "encode": ("learning", "Encode training examples as latents"),
+        "refine": ("learning", "Train the small network that corrects previews"),
         "train": ("learning", "Fine-tune a model, or train a small one from scratch"),
         "evaluate": ("learning", "Compare models on held-out people in a report card"),
     },

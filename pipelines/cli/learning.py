@@ -16,6 +16,7 @@ from tyro.conf import Positional, arg
 
 from pipelines.evaluate.config import EvaluateConfig
 from pipelines.examples.config import AutoencoderConfig, EncodeConfig, PairConfig
+from pipelines.refine.config import RefineConfig
 from pipelines.train.config import PRESETS, TrainConfig, mini_cpu
 from rigface.errors import PlanError
 
@@ -69,6 +70,24 @@ class AutoencoderCommand:
         from pipelines.examples.autoencoder import make_autoencoder
 
         make_autoencoder(self.faces, self.out, self.job, _say)
+        return 0
+
+
+@dataclass(frozen=True)
+class RefineCommand(RefineConfig):
+    """Train the small network that corrects previews, on a tight crop of the face: lips, teeth, lids, cheeks.
+
+    Single photographs suffice: the preview gives each another expression, and the network learns to bring it back.
+    Run the command again after a stop: it goes on.
+
+      rigface refine out/faces runs/mini
+      rigface edit photo.jpg out.png --checkpoint runs/mini/model --smile 0.6
+    """
+
+    def run(self) -> int:
+        from pipelines.refine.job import refine
+
+        refine(self, _say)
         return 0
 
 
@@ -128,6 +147,7 @@ COMMANDS = {
     "autoencoder": AutoencoderCommand,
     "encode": EncodeCommand,
     "train": TrainCommand,
+    "refine": RefineCommand,
     "evaluate": EvaluateCommand,
 }
 

@@ -11,7 +11,7 @@ from typing import Any
 from pipelines import run_info
 from pipelines.evaluate.config import EvaluateConfig
 from rigface.edits import PREVIEW
-from rigface.model.checkpoint import folder_of
+from rigface.model.checkpoint_folder import folder_of
 
 HASHED_BYTES = 2**20  # of the beginning and the end of each file
 

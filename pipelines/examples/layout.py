@@ -87,7 +87,7 @@ def examples_hash(source: Store) -> str:
 
 def autoencoder_place(name: str) -> Path:
     """Folder of an autoencoder, its `vae/`, or a `.safetensors` file, or MissingAsset; `mini` is that which ships."""
-    from rigface.model.checkpoint import folder_of
+    from rigface.model.checkpoint_folder import folder_of
 
     place = folder_of(name)
     if name and place.is_file() and place.suffix == ".safetensors":

@@ -22,6 +22,7 @@ from pipelines.train.backend import Backend
 from pipelines.train.batches import Batches
 from pipelines.train.config import TrainConfig
 from pipelines.train.metric_log import MetricLog
+from pipelines.train.pixel_loss import decoded_loss
 from pipelines.train.trainer_state import TrainerState
 from pipelines.train.validation import Validation
 from rigface.errors import JobBroken
@@ -29,7 +30,6 @@ from rigface.model import checkpoint as checkpoints
 from rigface.model import finetuning
 from rigface.model.diffusion import Dropout, draw, row_losses
 from rigface.model.latents import LatentExample
-from rigface.model.pixel_loss import decoded_loss
 from rigface.storage.store import Store
 from rigface.storage.versions import publish_version
 

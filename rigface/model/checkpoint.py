@@ -25,6 +25,7 @@ from torch import Tensor
 
 from rigface import assets
 from rigface.errors import BadCheckpoint, MissingAsset, UnsafeFile
+from rigface.model.checkpoint_folder import folder_of, is_sd15
 from rigface.model.diffusion import Process
 from rigface.model.model_config import ModelConfig
 from rigface.model.stable_diffusion import load_text, load_unet, load_vae
@@ -41,11 +42,8 @@ from rigface.model.weights import (
     write_safetensors,
 )
 from rigface.profile import OWN, PROFILES
-from rigface.storage.model_cache import fetched
-from rigface.storage.versions import newest_version
 from rigface.types import BFM_EXPRESSION, HeadSpec
 
-SD15 = "sd15"  # Stable Diffusion 1.5 by name
 RELEASED = ModelConfig(  # of the released RigFace weights; their authors' sampler is UniPC with 50 steps
     Process(scheduler="dpm++", steps=10),
     expression_field="bfm_expression",
@@ -89,30 +87,9 @@ def is_released(name: str) -> bool:
     return name != "tiny" and not is_sd15(name) and _is_released(folder_of(name))
 
 
-def is_sd15(name: str) -> bool:
-    """True if the name means Stable Diffusion 1.5, which has seen no faces: `sd15` (adopted), `sd15:FOLDER`."""
-    return name == SD15 or name.startswith(f"{SD15}:")
-
-
 def _is_released(folder: Path) -> bool:
     """The own layout has a default text; a config.json beside released weights only says what they mean."""
     return (folder / "unet_id").is_dir() and not (folder / "default_text.safetensors").is_file()
-
-
-def folder_of(name: str) -> Path:
-    """Local folder of a checkpoint name: `mini`, `rigface`, `sd15` from `rigface.assets`, a folder on S3 copied once,
-    its newest version. Stable Diffusion may be a file.
-
-    Raises:
-        MissingAsset: it is not on this machine (a name), or there is no such folder of weights on S3.
-        PlanError, StorageGone: see `model_cache.fetched`.
-    """
-    if name in ("mini", "rigface"):
-        return assets.find(name)
-    if name == SD15:
-        return assets.find(name, ".")  # a folder or file of this name here comes first
-    place = name.removeprefix(f"{SD15}:")
-    return fetched(place) if place.startswith("s3://") else Path(newest_version(place))
 
 
 def config_of(name: str) -> ModelConfig:

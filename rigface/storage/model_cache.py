@@ -1,6 +1,6 @@
 """Local cache of S3 objects: its folder, its size limit, and copies of whole folders of weights.
 
-Path: `--checkpoint s3://bucket/runs/mine/model` -> `model/checkpoint.folder_of` -> `fetched` -> a folder of this disk.
+Path: `--checkpoint s3://bucket/runs/mine/model` -> `model/checkpoint_folder.py` -> `fetched` -> a folder of this disk.
 
 Copies lie in a folder of mode 700 per user, in RIGFACE_CACHE (default: the temporary folder): another user who could
 write there could choose the weights. Videos take up to RIGFACE_CACHE_GB (8) (`pipelines/inputs/object_cache.py`),
@@ -29,7 +29,10 @@ from rigface.storage.store import Store, local_path
 from rigface.storage.versions import newest_version
 
 NETWORKS = ("unet", "unet_id", "unet_denoise", "vae", "text_encoder", "tokenizer")
-AT_THE_TOP = ("config.json", "default_text.safetensors", "adapter_config.json", "adapter_model.safetensors")
+AT_THE_TOP = (
+    *("config.json", "default_text.safetensors", "model.safetensors"),
+    *("adapter_config.json", "adapter_model.safetensors"),
+)
 WEIGHTS = "diffusion_pytorch_model"
 SAFE, PICKLED = ".safetensors", ".bin"
 PIECE_BYTES = 16 * 2**20

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from rigface.edits import PREVIEW
-from rigface.model.checkpoint import folder_of
+from rigface.model.checkpoint_folder import folder_of
 from rigface.model.model_config import ModelConfig
 from rigface.model.pipeline import RigFacePipeline
 from rigface.model.sampling import SamplingBatch, SamplingState

@@ -2,9 +2,11 @@
 
 import numpy as np
 import pyarrow.parquet as pq
+import torch
 
 from rigface import schema
 from rigface.face.geometry import alignment
+from rigface.face.geometry.camera import project, to_crop_px
 from rigface.face.geometry.rotation import from_degrees, to_axis_angle
 from rigface.face.head.open_head import OpenHead
 from rigface.image import encode_jpeg, encode_png
@@ -38,7 +40,9 @@ def face_at(frame: np.ndarray, box: tuple[float, float, float, float], params: F
     affine = alignment.frame_to_crop(np.float32(box))
     mask = np.zeros((CROP_PX, CROP_PX), np.uint8)
     mask[150:400, 150:360] = 255
-    landmarks = np.zeros((478, 3), np.float32)
+    row = params.map(lambda a: torch.from_numpy(a)[None])
+    points = to_crop_px(project(OpenHead.load().head(0).of(row), row.camera))[0].numpy()
+    landmarks = np.concatenate([points, np.repeat(points[:1], 478 - len(points), axis=0)])
     return Face(alignment.crop(frame, affine), affine, np.float32(box), landmarks, params, mask, 0.0)
 
 

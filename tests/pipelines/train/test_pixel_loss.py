@@ -3,10 +3,10 @@
 import pytest
 import torch
 
+from pipelines.train.pixel_loss import decoded_loss, picture_loss
 from rigface.model import checkpoint
 from rigface.model.diffusion import NO_DROPOUT, Draw, Process, draw, start
 from rigface.model.latents import LatentConditions, LatentExample
-from rigface.model.pixel_loss import decoded_loss, picture_loss
 
 
 @pytest.fixture

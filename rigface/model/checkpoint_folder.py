@@ -1,0 +1,33 @@
+"""Places of models by name, found without importing any network.
+
+Path: `--checkpoint NAME` -> `folder_of` -> `checkpoint.start`, `refiner.load_refiner`.
+"""
+
+from pathlib import Path
+
+from rigface import assets
+from rigface.storage.model_cache import fetched
+from rigface.storage.versions import newest_version
+
+SD15 = "sd15"  # Stable Diffusion 1.5 by name
+
+
+def folder_of(name: str) -> Path:
+    """Local folder of a checkpoint name: `mini`, `rigface`, `sd15` from `rigface.assets`, a folder on S3 copied once,
+    its newest version. Stable Diffusion may be a file.
+
+    Raises:
+        MissingAsset: it is not on this machine (a name), or there is no such folder of weights on S3.
+        PlanError, StorageGone: see `model_cache.fetched`.
+    """
+    if name in ("mini", "rigface"):
+        return assets.find(name)
+    if name == SD15:
+        return assets.find(name, ".")  # a folder or file of this name here comes first
+    place = name.removeprefix(f"{SD15}:")
+    return fetched(place) if place.startswith("s3://") else Path(newest_version(place))
+
+
+def is_sd15(name: str) -> bool:
+    """True if the name means Stable Diffusion 1.5, which has seen no faces: `sd15` (adopted), `sd15:FOLDER`."""
+    return name == SD15 or name.startswith(f"{SD15}:")

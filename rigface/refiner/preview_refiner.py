@@ -1,0 +1,140 @@
+"""Correction of previews by a small network, on a tight crop of the face; all else stays the preview's.
+
+Path: a preview of any size -> tight crop of preview, photograph and geometry -> `RefinerNetwork` -> its change, added
+to the preview at the preview's own size. Training (`pipelines/refine`) cuts its examples by the same functions.
+
+*Tight crop*: the square around the drawn face mesh, `RATIO` times its larger side, S px. The photograph is cut around
+its own face, so that its mouth and eyes are near those of the preview.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from rigface.errors import BadCheckpoint
+from rigface.face.geometry import alignment
+from rigface.face.geometry.camera import project, to_crop_px
+from rigface.face.head.open_head import OpenHead
+from rigface.face.preview.relight import one_row
+from rigface.face.preview.warp import Preview
+from rigface.face.rendering.renderer import render
+from rigface.refiner.network import RefinerConfig, RefinerNetwork, load_refiner
+from rigface.types import CROP_PX, FaceParams
+
+RATIO = 1.15  # side of the tight crop, relative to the larger side of the projected face
+FADE = 0.08  # of the tight crop's side, over which the change fades out at its border
+MESH_STEPS = 1  # subdivisions of the open head's mesh, as in the preview
+
+
+@dataclass(frozen=True, eq=False)
+class RefinerInputs:
+    """What the network sees of one edit, (S, S, 3) uint8 each, and (2 E,) float32."""
+
+    preview: np.ndarray
+    photograph: np.ndarray
+    geometry: np.ndarray  # x and y of the normals, 128 is 0; and the share that the preview invented, 255 is all
+    code: np.ndarray  # the wanted expression, then the photograph's own
+
+
+class TightCrops:
+    """Cuts the inputs of a refiner. Stateless between calls."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._head = OpenHead.load().head(MESH_STEPS)
+
+    def square(self, params: FaceParams) -> np.ndarray:
+        """(2, 3) affine from the 512 px crop of one face, numpy, to its tight crop."""
+        row = params.map(one_row)
+        points = to_crop_px(project(self._head.of(row), row.camera), CROP_PX)[0, :, :2].numpy()
+        low, high = points.min(0), points.max(0)
+        scale = self.size / (RATIO * float((high - low).max()))
+        shift = self.size / 2 - scale * (low + high) / 2
+        return np.array([[scale, 0, shift[0]], [0, scale, shift[1]]])
+
+    def inputs(self, crop: np.ndarray, source: FaceParams, wanted: FaceParams, preview: Preview) -> RefinerInputs:
+        """Inputs for an edit of a crop (T, T, 3) uint8 whose preview has the same size."""
+        to_512 = CROP_PX / len(crop)
+        after, before = (_scaled(self.square(params), to_512) for params in (wanted, source))
+        invented = (preview.invented * 255).astype(np.uint8)
+        normals = self._normals(wanted)
+        return RefinerInputs(
+            preview=alignment.crop(preview.image, after, self.size),
+            photograph=alignment.crop(crop, before, self.size),
+            geometry=np.dstack([normals[..., :2], alignment.crop(invented, after, self.size)]),
+            code=np.concatenate([wanted.expression, source.expression]).astype(np.float32),
+        )
+
+    def _normals(self, params: FaceParams) -> np.ndarray:
+        """(S, S, 3) uint8: normals of the wanted face, camera frame, from [-1, 1] to [0, 255]; 0 beside the face."""
+        square = self.square(params)
+        zoom = square[0, 0] * CROP_PX / self.size
+        middle = square[:, :2] @ (CROP_PX / 2, CROP_PX / 2) + square[:, 2]
+        offset = (middle / (self.size / 2) - 1) * (1, -1)
+        scale, x, y = params.camera
+        camera = np.array([zoom * scale, x + offset[0] / (zoom * scale), y + offset[1] / (zoom * scale)], np.float32)
+        row = params.map(one_row)
+        drawn = render(self._head, replace(row, camera=one_row(camera)), size=self.size)
+        normals = drawn.normal_image[0].permute(1, 2, 0).numpy()
+        return np.where(drawn.alpha[0, 0, ..., None].numpy() > 0, (normals * 0.5 + 0.5) * 255, 0).astype(np.uint8)
+
+
+class PreviewRefiner:
+    """Corrects previews with one network.
+
+    Raises:
+        MissingAsset, BadCheckpoint: as `load_refiner`; or it was trained with another head.
+    """
+
+    def __init__(self, network: RefinerNetwork, config: RefinerConfig) -> None:
+        installed = OpenHead.load().head(0).spec
+        if (config.head.name, config.head.expression) != (installed.name, installed.expression):
+            raise BadCheckpoint(
+                f"this refiner was trained with {config.head.expression} expressions of the head {config.head.name!r}, "
+                f"previews have {installed.expression} of {installed.name!r}"
+            )
+        self.config, self._network = config, network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._crops = TightCrops(config.size)
+        ramp = np.minimum(np.arange(config.size) + 0.5, config.size - np.arange(config.size) - 0.5)
+        ramp = np.clip(ramp / (FADE * config.size), 0, 1)
+        self._window = np.minimum.outer(ramp, ramp).astype(np.float32)
+
+    @classmethod
+    def load(cls, folder: Path) -> PreviewRefiner:
+        return cls(*load_refiner(folder))
+
+    def __call__(self, crop: np.ndarray, source: FaceParams, wanted: FaceParams, preview: Preview) -> np.ndarray:
+        """The corrected preview.
+
+        Args:
+            crop: (T, T, 3) uint8, the photograph; the preview has its size.
+            source, wanted: coefficients of one face before and after the edit, numpy.
+
+        Returns:
+            (T, T, 3) uint8.
+        """
+        inputs = self._crops.inputs(crop, source, wanted, preview)
+        change = (self.refine(inputs) - inputs.preview) * self._window[..., None]
+        back = alignment.invert(_scaled(self._crops.square(wanted), CROP_PX / len(crop)))
+        back[:, 2] += back[:, :2] @ (0.5, 0.5) - 0.5  # OpenCV's pixel centres are whole numbers
+        size = (len(crop), len(crop))
+        whole = cv2.warpAffine(change, back, size, flags=cv2.INTER_CUBIC if back[0, 0] > 1 else cv2.INTER_AREA)
+        return np.asarray((preview.image + whole + 0.5).clip(0, 255).astype(np.uint8))
+
+    @torch.inference_mode()
+    def refine(self, inputs: RefinerInputs) -> np.ndarray:
+        """(S, S, 3) float32 in [0, 255]: the network's answer."""
+        pictures = np.dstack([inputs.preview, inputs.photograph, inputs.geometry]).astype(np.float32) / 127.5 - 1
+        batch = torch.from_numpy(pictures).permute(2, 0, 1)[None].contiguous(memory_format=torch.channels_last)
+        answer = self._network(batch, torch.from_numpy(inputs.code)[None])[0]
+        return np.asarray(((answer.permute(1, 2, 0) + 1) * 127.5).clamp(0, 255).numpy())
+
+
+def _scaled(affine: np.ndarray, times: float) -> np.ndarray:
+    """An affine of the 512 px crop for the same crop at another size, (2, 3)."""
+    return np.concatenate([affine[:, :2] * times, affine[:, 2:]], axis=1)

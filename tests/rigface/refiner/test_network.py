@@ -1,0 +1,84 @@
+"""The network that corrects previews, and its folder."""
+
+import json
+
+import pytest
+import torch
+
+from rigface.errors import BadCheckpoint, MissingAsset
+from rigface.refiner.network import RefinerConfig, RefinerNetwork, load_refiner, refiner_folder, save_refiner
+from rigface.types import HeadSpec
+
+HEAD = HeadSpec("open", "1", 4, 6, 2, tuple("abcdef"))
+SMALL = RefinerConfig(HEAD, size=32, widths=(8, 16), blocks=(1, 1))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    torch.manual_seed(0)
+    network = RefinerNetwork(SMALL)
+    torch.nn.init.normal_(network.exit.weight, std=0.1)
+    save_refiner(tmp_path / "refiner", network, SMALL)
+    return tmp_path / "refiner"
+
+
+def inputs(count=2):
+    random = torch.Generator().manual_seed(1)
+    return torch.rand((count, 9, 32, 32), generator=random) * 2 - 1, torch.rand((count, 12), generator=random)
+
+
+def test_untrained_network_gives_the_preview():
+    pictures, codes = inputs()
+    assert torch.equal(RefinerNetwork(SMALL)(pictures, codes), pictures[:, :3])
+
+
+def test_saved_network_is_read_as_it_was(folder):
+    network, config = load_refiner(folder)
+    assert config == SMALL
+    again, _ = load_refiner(folder)
+    pictures, codes = inputs()
+    output = network(pictures, codes)
+    assert torch.equal(output, again(pictures, codes))
+    assert not torch.equal(output, pictures[:, :3])
+
+
+def test_rows_do_not_change_each_other(folder):
+    network, _ = load_refiner(folder)
+    pictures, codes = inputs()
+    torch.testing.assert_close(network(pictures, codes)[1:], network(pictures[1:], codes[1:]))
+
+
+def test_refiners_are_told_from_other_models(folder, tmp_path):
+    assert refiner_folder(str(folder)) == folder
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text('{"format": "rigface-model"}')
+    assert refiner_folder(str(tmp_path / "model")) is None
+    assert refiner_folder("tiny") is None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format": "other"}, "want format 'rigface-refiner'"),
+        ({"version": 2}, "want version 1, got 2"),
+        ({"widths": [8]}, "as many blocks as widths"),
+        ({"size": 30}, "multiple of 4 px"),
+        ({"blocks": [2, 1]}, r"encoder\.0\.1"),
+    ],
+)
+def test_config_that_does_not_fit_is_refused(folder, change, message):
+    content = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(content | change))
+    with pytest.raises(BadCheckpoint, match=message):
+        load_refiner(folder)
+
+
+def test_truncated_weights_are_refused(folder):
+    (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:1000])
+    with pytest.raises(BadCheckpoint, match=r"model\.safetensors"):
+        load_refiner(folder)
+
+
+def test_missing_weights_are_named(tmp_path):
+    with pytest.raises(MissingAsset, match="no refiner"):
+        load_refiner(tmp_path)

@@ -1,0 +1,99 @@
+"""Tight crops of a refiner, and its change pasted into previews of any size."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from rigface.errors import BadCheckpoint
+from rigface.face.head.open_head import OpenHead
+from rigface.face.preview.warp import Previewer
+from rigface.refiner.network import RefinerConfig, RefinerNetwork
+from rigface.refiner.preview_refiner import RATIO, PreviewRefiner, TightCrops
+from rigface.types import FaceParams
+
+SPEC = OpenHead.load().head(0).spec
+
+
+def face(yaw: float = 0.0) -> FaceParams:
+    light = np.zeros((9, 3), np.float32)
+    light[0] = 1
+    return FaceParams(
+        shape=np.zeros(SPEC.shape, np.float32), expression=np.zeros(SPEC.expression, np.float32),
+        head_rotation=np.float32([0, yaw, 0]), jaw_rotation=np.zeros(3, np.float32),
+        camera=np.float32([6.0, 0.01, -0.01]), albedo=np.zeros(SPEC.albedo, np.float32), light=light,
+    )  # fmt: skip
+
+
+def photograph(size: int) -> np.ndarray:
+    rows, columns = np.mgrid[:size, :size] * (12 / size)
+    return (128 + 60 * np.dstack([np.sin(rows), np.cos(columns), np.sin(rows + columns)])).astype(np.uint8)
+
+
+def network(brighter: float) -> tuple[RefinerNetwork, RefinerConfig]:
+    """A network that adds a constant, of [-1, 1], to any crop."""
+    config = RefinerConfig(SPEC, size=32, widths=(8, 16), blocks=(1, 1))
+    made = RefinerNetwork(config)
+    with torch.no_grad():
+        made.exit.bias.fill_(brighter)  # of the residual's channels, and of the confidence before its sigmoid
+    return made.eval(), config
+
+
+def preview_of(crop: np.ndarray, wanted: FaceParams):
+    return Previewer()(crop, face(), wanted, np.full(crop.shape[:2], 255, np.uint8))
+
+
+def test_square_is_around_the_projected_face():
+    crops = TightCrops(128)
+    square = crops.square(face())
+    points = OpenHead.load().head(1).of(face().map(lambda a: torch.from_numpy(a)[None]))[0].numpy()
+    unit = 6.0 * (points[:, :2] + (0.01, -0.01))
+    pixels = (unit * (1, -1) + 1) * 256 @ square[:, :2].T + square[:, 2]
+    low, high = pixels.min(0), pixels.max(0)
+    assert (high - low).max() == pytest.approx(128 / RATIO, rel=1e-4)
+    np.testing.assert_allclose((low + high) / 2, 64, atol=1e-2)
+
+
+@pytest.mark.parametrize("size", [256, 640])
+def test_network_without_change_leaves_the_preview_of_any_size(size):
+    wanted = face(yaw=0.2)
+    crop = photograph(size)
+    preview = preview_of(crop, wanted)
+    refined = PreviewRefiner(*network(0.0))(crop, face(), wanted, preview)
+    np.testing.assert_array_equal(refined, preview.image)
+
+
+@pytest.mark.parametrize("size", [256, 640])
+def test_change_is_added_on_the_face_and_fades_out_around_it(size):
+    wanted = face(yaw=0.2)
+    crop = photograph(size)
+    preview = preview_of(crop, wanted)
+    refined = PreviewRefiner(*network(0.2))(crop, face(), wanted, preview)
+    change = refined.astype(int) - preview.image
+    square = TightCrops(32).square(wanted)
+    middle = ((16 - square[:, 2]) / square[0, 0] * size / 512).astype(int)
+    expected = 0.2 / (1 + np.exp(-0.2)) * 127.5
+    assert np.abs(change[middle[1], middle[0]] - expected).max() <= 1
+    assert not change[:2].any()
+    assert not change[:, :2].any()
+    assert np.abs(np.diff(change[middle[1], :, 0])).max() < expected / 2  # no edge
+
+
+def test_inputs_show_the_wanted_geometry_and_both_expressions():
+    wanted = replace(face(yaw=0.3), expression=np.linspace(0, 1, SPEC.expression, dtype=np.float32))
+    crop = photograph(512)
+    inputs = TightCrops(64).inputs(crop, face(), wanted, preview_of(crop, wanted))
+    assert inputs.preview.shape == inputs.photograph.shape == inputs.geometry.shape == (64, 64, 3)
+    np.testing.assert_array_equal(inputs.code[: SPEC.expression], wanted.expression)
+    assert not inputs.code[SPEC.expression :].any()
+    horizontal = inputs.geometry[32, :, 0]
+    assert horizontal[20] < 128 < horizontal[46]  # normals to the left and to the right
+    assert inputs.geometry[0, 0, 0] == 0  # beside the face
+
+
+def test_refiner_of_another_head_is_refused():
+    _, config = network(0.0)
+    other = replace(config, head=replace(SPEC, expression=5))
+    with pytest.raises(BadCheckpoint, match="5 expressions"):
+        PreviewRefiner(RefinerNetwork(other), other)
