@@ -98,11 +98,12 @@ def edits() -> dict[str, float]:
 
     from rigface.edits import EditSpec
     from rigface.image import encode_png
+    from rigface.profile import ConditionSpec
     from serve.content_cache import picture_id
     from serve.inference.face_worker import FaceWorker
-    from serve.messages import EditInput, ModelInputSpec, OutputOptions
+    from serve.messages import EditInput, OutputOptions
 
-    face_worker, image, input_spec = FaceWorker.load(), data.astronaut(), ModelInputSpec("albedo", 256, "expression")
+    face_worker, image, input_spec = FaceWorker.load(), data.astronaut(), ConditionSpec("albedo", 256)
 
     def edit_input(number: int) -> EditInput:
         other = image.copy()

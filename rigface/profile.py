@@ -4,12 +4,16 @@ Path: a checkpoint's config.json -> `FaceProfile` -> `FaceAnalyzer.load`, `FaceE
 is a `ConditionSpec` -> `Composer`, training examples, the service.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from functools import cache
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Literal, get_args, get_type_hints
 
+CropRule = Literal["own", "rigface"]
+DetectorName = Literal["mediapipe", "insightface"]
+ParserName = Literal["colours", "bisenet", "segformer"]
 RenderStyle = Literal["albedo", "texture", "shape"]
 ExpressionField = Literal["expression", "bfm_expression"]
 
@@ -26,12 +30,12 @@ class FaceProfile:
     head: Literal["open", "flame", "basel"] = "open"  # model of the coefficients and of the render
     texture: Literal["none", "flame", "basel"] = "none"  # albedo by texture coordinates; none: the head's own
     expression_codes: Literal["none", "d3dfr", "deep3d"] = "none"  # network of `FaceParams.bfm_expression`
-    parser: Literal["colours", "bisenet", "segformer"] = "colours"  # crop -> person mask
+    parser: ParserName = "colours"  # crop -> person mask
     mask: Literal["person-without-clothes", "everything"] = "person-without-clothes"  # classes that the mask holds
     margin: float = 0.03  # of the crop's side, by which the hole in the background exceeds the mask
     colours: Literal["srgb", "linear-as-is"] = "srgb"  # encoding of albedo times shading in the render
-    crop: Literal["own", "rigface"] = "own"  # square around a face; rigface: by the detector's box, black outside
-    detector: Literal["mediapipe", "insightface"] = "mediapipe"
+    crop: CropRule = "own"  # square around a face; rigface: by SCRFD's box if that found the face, black outside
+    detector: DetectorName = "mediapipe"
     align_centre: bool = False  # an edit keeps the centre of eyes and mouth in place (DECA's `align_ffhq`)
 
     def __post_init__(self) -> None:
@@ -40,6 +44,10 @@ class FaceProfile:
                 raise ValueError(f"{name}: want one of {', '.join(known)}, got {value!r}")
         if not 0 <= self.margin < 0.5:
             raise ValueError(f"margin: want a share of the side in [0, 0.5), got {self.margin}")
+
+    def adjusted(self, detector: str | None, parser: str | None) -> FaceProfile:
+        """The profile with another detector or parser; None or empty: its own."""
+        return replace(self, detector=detector or self.detector, parser=parser or self.parser)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -62,9 +70,8 @@ class ConditionSpec:
                 raise ValueError(f"{name}: want one of {', '.join(known)}, got {value!r}")
 
 
-@cache
 def _choices(kind: type) -> dict[str, tuple[str, ...]]:
-    """The values that each field of a kind may have, for those with a list of them."""
+    """The values that each field of a dataclass may have, for those with a list of them."""
     return {name: get_args(hint) for name, hint in get_type_hints(kind).items() if get_args(hint)}
 
 
@@ -72,8 +79,8 @@ OWN = FaceProfile()
 PROFILES: Mapping[str, FaceProfile] = MappingProxyType(
     {
         "own": OWN,
-        # The released RigFace weights. Its squares of SCRFD's boxes frame faces as our own rule does, within 2 %, so
-        # that no InsightFace pack is needed.
+        # The released RigFace weights. SCRFD's boxes frame faces as our own rule does, within 2 %, so no pack of
+        # InsightFace is needed.
         "rigface": FaceProfile(
             reconstructor="deca-rigface",
             head="flame",
@@ -83,6 +90,7 @@ PROFILES: Mapping[str, FaceProfile] = MappingProxyType(
             mask="everything",
             margin=0.0,
             colours="linear-as-is",
+            crop="rigface",
             align_centre=True,
         ),
     }

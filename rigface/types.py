@@ -82,6 +82,7 @@ class DetectorSpec:
         identity: network of the identity vectors, with its version; `none` if identities are off.
         identity_width: length of its vectors.
         parser: name of the segmentation, with its version.
+        expression_codes: network of `FaceParams.bfm_expression`, with its version; empty if there are none.
     """
 
     name: str
@@ -91,6 +92,7 @@ class DetectorSpec:
     identity: str = "dlib"
     identity_width: int = DLIB_WIDTH
     parser: str = "colours"
+    expression_codes: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,6 +115,7 @@ class Detection:
         blendshapes: (B,) float32 in [0, 1], in the order of `DetectorSpec.blendshape_names`; None if not reported.
         matrix: (4, 4) float32 head-to-camera transform as the detector reports it; None if not reported.
         score: in [0, 1], the detector's confidence that this is a face.
+        finder_box: (4,) as `box`, of the face detector before the landmarks (SCRFD); None if it has none of its own.
     """
 
     box: Array
@@ -120,6 +123,7 @@ class Detection:
     score: float
     blendshapes: Array | None = None
     matrix: Array | None = None
+    finder_box: Array | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -289,7 +289,7 @@ class TrackedFaces:
         size = float(np.max(detection.box[2:] - detection.box[:2]))
         settings = OneEuroSettings(1.0, 4.0 / size)  # at a face's width a second: 5 Hz
         box = self._box_filters.setdefault(track, OneEuro(settings))(detection.box, time_s)
-        return replace(detection, box=box.astype(np.float32))
+        return replace(detection, box=box.astype(np.float32), finder_box=None)  # crops follow the steady box
 
     def _filtered(self, track: int, params: FaceParams, time_s: float) -> FaceParams:
         if not self._smooth:

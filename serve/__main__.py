@@ -37,14 +37,19 @@ class Start:
       rigface serve audit check audit.jsonl        check that no line of the audit log was changed or removed
     """
 
-    checkpoint: Annotated[str, arg(metavar="NAME", aliases=("--model",))] = ""
-    """`mini` (the small model that ships), a folder or s3:// prefix of weights, or `preview`.
+    checkpoint: Annotated[tuple[str, ...], arg(metavar="NAME...", aliases=("--model",))] = ()
+    """`mini` (the small model that ships), `rigface` (the released weights, after `rigface assets adopt`), a folder or
+    s3:// prefix of weights, or `preview`; of several models the first is the default.
 
     Default: mini if installed, else preview.
     """
     host: str = "127.0.0.1"
     port: int = 8000  # 0: any free port.
     device: str = "cpu"  # Device of the model, such as cpu or cuda.
+    detector: Literal["", "mediapipe", "insightface"] = ""
+    """Face detector: mediapipe, or the SCRFD of an InsightFace pack. Default: that of each model."""
+    parser: Literal["", "colours", "segformer", "bisenet"] = ""
+    """Segmentation of the person: colours, or a network that you provide. Default: that of each model."""
     keys: str = ""  # File of API keys (`rigface serve key add`); required if the host is not loopback.
     fetch_urls: tuple[str, ...] = ()
     """URL prefixes that requests may name files from, such as https://bucket.s3.amazonaws.com/ ; with networks such
@@ -85,7 +90,9 @@ class Start:
     def _args(self, port: int) -> dict[str, Any]:
         jobs = str(Path.home() / ".local" / "share" / "rigface" / f"jobs-{port}") if self.jobs is None else self.jobs
         same = {name: value for name, value in vars(self).items() if name not in ("checkpoint", "host", "port")}
-        return same | {"jobs": jobs, "model": model_of(self.checkpoint)}
+        first, *others = self.checkpoint or ("",)
+        models = {name.rstrip("/").rpartition("/")[2]: name for name in others if name != PREVIEW}
+        return same | {"jobs": jobs, "model": model_of(first), "models": models}
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,18 @@
 import os
 from dataclasses import fields
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
+from rigface.profile import FaceProfile
 from rigface.provenance.signing_keys import default_folder
 from serve.limits import Limits
 from serve.security.audit_log import AuditLog
 from serve.security.consent import FALSE_ACCEPT_RATE, IdentityName, Policy
+
+if TYPE_CHECKING:
+    from rigface.face.analyzer import FaceAnalyzer
 
 
 class ServiceConfig(BaseModel):
@@ -22,6 +26,8 @@ class ServiceConfig(BaseModel):
     models: dict[str, str] = {}  # checkpoints by name; the first is the default
     device: str = "cpu"  # of the diffusion workers
     face_device: str = "cpu"  # of the face workers
+    detector: Literal["", "mediapipe", "insightface"] = ""  # of faces; empty: that of each model's profile
+    parser: Literal["", "colours", "bisenet", "segformer"] = ""  # segmentation; empty: that of each model's profile
     keys: str = ""  # file of API keys; empty leaves the service open
     fetch_urls: list[str] = []  # URL prefixes of files to fetch, and networks (`serve.security.url_allowlist`)
     webhook_urls: list[str] = []  # likewise of webhooks, signed with the environment's RIGFACE_WEBHOOK_SECRET
@@ -77,6 +83,12 @@ class ServiceConfig(BaseModel):
 
     def open_audit_log(self) -> AuditLog | None:
         return AuditLog(self.audit_log) if self.audit_log else None
+
+    def load_analyzer(self, profile: FaceProfile) -> "FaceAnalyzer":
+        """The analyzer of a model's profile."""
+        from rigface.face.analyzer import FaceAnalyzer  # imports torch
+
+        return FaceAnalyzer.load(profile.adjusted(self.detector, self.parser), self.face_device)
 
     def checkpoints(self) -> dict[str, str]:
         """Checkpoints by name, the default first."""

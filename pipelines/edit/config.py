@@ -1,13 +1,13 @@
 """Settings of the editing jobs: one dataclass per job."""
 
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
 from pipelines.edit.flags import EditFlags
-from rigface.profile import FaceProfile
+from rigface.profile import DetectorName, ParserName
 from rigface.ranges import SEED, in_range
 
 STRIP_NAME = "edits.png"  # a contact sheet of this name in a dataset is shown by `rigface inspect`
@@ -49,9 +49,9 @@ class Engine:
     precise: bool = False
     """Sample as the released RigFace code does: UniPC, 50 steps, float32. Default: the few steps of the checkpoint, in
     bfloat16 on devices that multiply in it."""
-    detector: Annotated[Literal["mediapipe", "insightface"] | None, arg(help_behavior_hint="")] = None
+    detector: Annotated[DetectorName | None, arg(help_behavior_hint="")] = None
     """Face detector: mediapipe, or the SCRFD of an InsightFace pack that you provide. Default: that of the model."""
-    parser: Annotated[Literal["colours", "segformer", "bisenet"] | None, arg(help_behavior_hint="")] = None
+    parser: Annotated[ParserName | None, arg(help_behavior_hint="")] = None
     """Segmentation of the person: colours, or a network that you provide. Default: that of the model."""
     small_faces: bool = False  # Detect faces down to 24 px; several times slower.
     quick: bool = False  # Do not measure the result; prints no table of asked against achieved.
@@ -66,11 +66,6 @@ class Engine:
         changed = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
         chosen = {option: changed[name] for name, option in SAMPLING.items() if name in changed}
         return PRECISE | chosen if self.precise else chosen
-
-    def adjusted(self, profile: FaceProfile) -> FaceProfile:
-        """A model's profile with the detector and the parser asked for."""
-        detector, parser = self.detector or profile.detector, self.parser or profile.parser
-        return replace(profile, detector=detector, parser=parser)
 
 
 @dataclass(frozen=True)

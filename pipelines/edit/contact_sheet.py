@@ -51,7 +51,7 @@ def strip(editor: Editor, image: np.ndarray, face: Face, seed: int = 0) -> np.nd
         ("smiling", editor, EditSpec(expression={"smile": 0.9})),
         ("light from the right", editor, EditSpec(light=LightEdit(azimuth_deg=65, elevation_deg=25, intensity=1.0))),
     ]
-    if editor.has_model:
+    if editor.has_model and editor.analyzer.head.name == "open":  # the head of the preview
         edits.insert(0, ("the preview, turned", Editor(editor.analyzer), turned))
     panels = [_panel(image, face, "as photographed", "")]
     for title, each, spec in edits:

@@ -105,7 +105,7 @@ def load_editor(engine: Engine) -> Editor:
         flags = ["precise"] * engine.precise + [name for name, option in SAMPLING.items() if option in sampling]
         flag = flags[0].replace("_", "-")
         raise PlanError(f"--{flag} needs a model; the preview does no sampling. Name a model with --checkpoint")
-    profile = engine.adjusted(profile_of(checkpoint))
+    profile = profile_of(checkpoint).adjusted(engine.detector, engine.parser)
     device = "cpu" if profile.reconstructor == "fit" else engine.device  # a fit of one face gains nothing on a GPU
     try:
         analyzer = FaceAnalyzer.load(profile, device, small_faces=engine.small_faces)

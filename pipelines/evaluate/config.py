@@ -7,6 +7,7 @@ from tyro.conf import Positional, arg
 
 from pipelines.cluster.unit_job import Workers
 from rigface.errors import PlanError
+from rigface.profile import DetectorName, ParserName
 from rigface.ranges import SEED, in_range
 
 TaskKind = Literal["self", "cross", "sweep", "clip"]
@@ -30,6 +31,11 @@ class EvaluateConfig:
     clip_frames: int = 12
     seeds: int = 3  # Of each model whose result depends on chance.
     size: int = 0  # Side of the pictures that are compared; 0: that of the smallest model.
+    detector: DetectorName | None = None
+    """Detector of the measurement: mediapipe, or the SCRFD of an InsightFace pack. Default: that of the models."""
+    parser: ParserName | None = None  # Segmentation of the measurement. Default: that of the models.
+    identity: Literal["dlib", "arcface"] = "dlib"
+    """Face recognition network of the measurement: dlib, or the ArcFace of an InsightFace pack."""
     all_people: bool = False  # Evaluate on all people, if no model was trained on this dataset.
     page_tasks: int = 24  # Tasks on the page.
     title: str = "Evaluation"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from pipelines import run_info
@@ -50,7 +52,9 @@ def fingerprint(model: str) -> str:
         return model
     digest = hashlib.sha256()
     folder = folder_of(model)
-    for file in sorted(p for p in folder.rglob("*") if p.is_file()):
+    # Adopted weights are links to folders, which `rglob` does not enter.
+    files = [Path(place, name) for place, _, names in os.walk(folder, followlinks=True) for name in names]
+    for file in sorted(files):
         size = file.stat().st_size
         digest.update(f"{file.relative_to(folder)}\0{size}\0".encode())
         with file.open("rb") as f:

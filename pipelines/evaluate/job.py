@@ -14,7 +14,7 @@ The rules of the protocol are in rigface/metrics.
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from pipelines.evaluate.config import EvaluateConfig
 from pipelines.evaluate.info import EvaluationInfo
 from pipelines.evaluate.planned_task import PlannedTask
 from pipelines.evaluate.tasks import TaskSource, source_of
-from pipelines.evaluate.worker import ROWS, EvaluateUnit
+from pipelines.evaluate.worker import ROWS, EvaluateUnit, MeasuredWith
 from pipelines.examples.layout import has_examples, parts_of, spec_of
 from rigface import assets
 from rigface.edits import PREVIEW
@@ -63,13 +63,23 @@ def evaluate(config: EvaluateConfig, say: Callable[[str], None] = print) -> Repo
         run_info.write(store, asdict(info))
         # A unit's name: its tasks, and everything else that decides their results.
         fixed = [VERSION, sorted((n, m.place, m.fingerprint) for n, m in info.models.items()), config.seeds, size]
+        measured_with = MeasuredWith(config.detector, config.parser, config.identity)
+        fixed += [] if measured_with == MeasuredWith() else [asdict(measured_with)]
         groups = [tasks[first : first + UNIT_SIZE] for first in range(0, len(tasks), UNIT_SIZE)]
         units = [
             Unit(unit_name(json.dumps([[*fixed, config.data], [t.to_dict() for t in g]], sort_keys=True)), g)
             for g in groups
         ]
         worker = partial(
-            EvaluateUnit, config.data, config.out, models, config.seeds, size, config.pool.device, config.threads
+            EvaluateUnit,
+            config.data,
+            config.out,
+            models,
+            config.seeds,
+            size,
+            config.pool.device,
+            config.threads,
+            measured_with,
         )
         run_units(units, worker, config.pool, store, ROWS, check, say)
         return report.finish(store, [unit.name for unit in units], info, config)
@@ -97,11 +107,13 @@ def _smallest(models: Mapping[str, str], data: Store) -> int:
         return min([config.size for config in configs.values()], default=PREVIEW_PX)
     spec = spec_of(data, parts_of(data))
     for name, config in configs.items():
-        if (config.render_style, config.size) != (spec.style, spec.size):
+        wanted = config.conditions
+        if replace(wanted, detail=False) != spec.conditions:
+            is_style = (wanted.render_style, wanted.size) != (spec.style, spec.size)
+            what = f"{wanted.render_style!r} at {wanted.size}" if is_style else "faces of another profile"
             raise PlanError(
                 f"{data.uri}: these examples have renders in the style {spec.style!r} at {spec.size} px, {name} wants "
-                f"{config.render_style!r} at {config.size}; evaluate on the dataset of faces, from which any are "
-                "composed"
+                f"{what}; evaluate on the dataset of faces, from which any are composed"
             )
     return spec.size
 

@@ -29,7 +29,7 @@ from rigface.metrics.image import resized
 from rigface.model.latents import decode, encode_target
 from rigface.model.pipeline import RigFacePipeline
 from rigface.model_editor import ModelEditor, check_head
-from rigface.profile import OWN, ConditionSpec
+from rigface.profile import OWN, ConditionSpec, FaceProfile
 from rigface.storage import lock
 from rigface.storage.store import Store, sharded
 
@@ -73,12 +73,27 @@ def round_trip(pipeline: RigFacePipeline, size: int) -> Callable[[np.ndarray], n
     return encode_and_decode
 
 
+@dataclass(frozen=True)
+class MeasuredWith:
+    """Networks of the measurement in place of those that the models' profile names."""
+
+    detector: str | None = None
+    parser: str | None = None
+    identity: str = "dlib"
+
+    def estimator(self, profiles: set[FaceProfile]) -> FaceEstimator:
+        """The estimator of the profile that all models share, or else of the own one."""
+        profile = next(iter(profiles)) if len(profiles) == 1 else OWN
+        return FaceEstimator.load(profile.adjusted(self.detector, self.parser), self.identity)
+
+
 class EvaluateUnit:
     """Worker for units of tasks, one per actor: `models` by name in the card, pictures compared at `size` px."""
 
     def __init__(
-        self, data: str, out: str, models: Mapping[str, str], seeds: int, size: int, device: str, threads: int = 0
-    ) -> None:
+        self, data: str, out: str, models: Mapping[str, str], seeds: int, size: int, device: str, threads: int,
+        measured_with: MeasuredWith,
+    ) -> None:  # fmt: skip
         cv2.setNumThreads(1)
         if threads:
             torch.set_num_threads(threads)
@@ -88,7 +103,7 @@ class EvaluateUnit:
         pipelines = [c.pipeline for c in self._candidates if c.pipeline is not None]
         self._round_trip = round_trip(pipelines[0], size) if pipelines else None
         profiles = {c.spec.profile for c in self._candidates if c.pipeline is not None}
-        self._estimator = FaceEstimator.load(profiles.pop() if len(profiles) == 1 else OWN)
+        self._estimator = measured_with.estimator(profiles)
         self._estimates: dict[bytes, Estimate | None] = {}
 
     def __call__(self, unit: str, plan: Sequence[PlannedTask]) -> dict[str, int]:

@@ -84,7 +84,7 @@ class ComposeUnit:
         wanted = to_degrees(to_matrix(composed.wanted.head_rotation[None]))[0]
         turn = wanted[0] - to_degrees(to_matrix(source.params.head_rotation[None]))[0, 0]
         deltas = _deltas(source, target)
-        if planned.mirrored:
+        if planned.mirrored and self._mirror is not None:
             pictures = {name: np.ascontiguousarray(p[:, ::-1]) for name, p in pictures.items()}
             code = self._mirror(code)
             wanted, turn = wanted * (-1, 1, -1), -turn

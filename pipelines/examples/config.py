@@ -1,6 +1,8 @@
 """The settings of the jobs that make training examples: `pair`, `encode`, `autoencoder`."""
 
-from dataclasses import dataclass, field
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
@@ -46,16 +48,19 @@ class PairSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        style, size = ("texture", 256) if self.profile == "own" else ("albedo", 512)
-        object.__setattr__(self, "style", self.style or style)
-        object.__setattr__(self, "size", self.size or size)
-        in_range(self, "[8, 4096]", "size")
+        if self.size:
+            in_range(self, "[8, 4096]", "size")
         in_range(self, "[0, inf)", "pairs", "relit", "min_face_px", "max_identity_distance", "max_background_change")
         in_range(self, "[0, 1]", "posed_fraction", "relit_pair_fraction", "mirrored_fraction", "held_out_fraction")
         in_range(self, "[0, 1]", "min_confidence", "min_sharpness", "min_overlap")
         in_range(self, "[1, inf)", "max_candidates", "unit_size")
         in_range(self, "[0, 100]", "jpeg_quality")
         in_range(self, SEED, "seed")
+
+    def resolved(self) -> PairSettings:
+        """The settings with the style and the size of their profile in place of the defaults."""
+        style, size = ("texture", 256) if self.profile == "own" else ("albedo", 512)
+        return replace(self, style=self.style or style, size=self.size or size)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)

@@ -87,9 +87,12 @@ def examples_hash(source: Store) -> str:
 
 def autoencoder_place(name: str) -> Path:
     """Folder of an autoencoder, its `vae/`, or a `.safetensors` file, or MissingAsset; `mini` is that which ships."""
+    from rigface.model.checkpoint import is_released, sd15_beside
     from rigface.model.checkpoint_folder import folder_of
 
     place = folder_of(name)
+    if name and is_released(name):
+        place = sd15_beside(place)
     if name and place.is_file() and place.suffix == ".safetensors":
         return place
     for folder in (place / "vae", place):

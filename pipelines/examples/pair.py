@@ -43,7 +43,7 @@ def pair(config: PairConfig, say: Callable[[str], None] = print) -> PairReport:
             other faces, or by another command.
         OutputBusy: another run writes to this output.
     """
-    settings, source, store = config.settings, Store(config.faces), Store(config.out)
+    settings, source, store = config.settings.resolved(), Store(config.faces), Store(config.out)
     with lock.hold(store) as check:
         info = run_info.load_own(store, "pair", (EXAMPLES,))
         spec = _spec(settings, head_of(source))

@@ -65,9 +65,10 @@ def reconstructor(settings: Settings, device: str, detector: DetectorSpec | None
     """The network or solver that turns crops into coefficients; ValueError if it fits no such head or detector."""
     if settings.reconstructor == "fake":
         return fakes.FakeReconstructor()
-    from rigface.face.reconstruction.reconstructor import load_reconstructor  # imports torch
+    from rigface.face.profile_networks import with_expression_codes  # imports torch
+    from rigface.face.reconstruction.reconstructor import load_reconstructor
 
-    return load_reconstructor(
+    loaded = load_reconstructor(
         settings.reconstructor,
         head=settings.head,
         device=device,
@@ -78,6 +79,7 @@ def reconstructor(settings: Settings, device: str, detector: DetectorSpec | None
         refine=settings.refine,
         half=settings.half,
     )
+    return with_expression_codes(loaded, settings.expression_codes, device)
 
 
 def parser(settings: Settings, device: str) -> Parser:
@@ -86,7 +88,9 @@ def parser(settings: Settings, device: str) -> Parser:
         return fakes.fake_mask
     from rigface.face.reconstruction.parsers import load_parser  # imports torch
 
-    return load_parser(settings.parser, settings.parser_folder or None, device)
+    return load_parser(
+        settings.parser, settings.parser_folder or None, device, everything=settings.mask == "everything"
+    )
 
 
 def assess(settings: Settings) -> Callable[[steps.AlignedFaces, int, np.ndarray, np.ndarray, np.ndarray], Quality]:
@@ -103,10 +107,14 @@ class Specs:
     def __call__(self, argument: None, begin: Callable[[str], None]) -> tuple[HeadSpec, DetectorSpec]:
         settings = self._settings
         spec = detector(settings).spec
-        head = reconstructor(settings, "cpu", spec).head_spec
-        network = identity(settings)
+        fitted, network = reconstructor(settings, "cpu", spec), identity(settings)
         known = {"identity": network.version, "identity_width": network.width} if network else {"identity": "none"}
-        return head, replace(spec, **known, parser=getattr(parser(settings, "cpu"), "version", settings.parser))
+        return fitted.head_spec, replace(
+            spec,
+            **known,
+            parser=getattr(parser(settings, "cpu"), "version", settings.parser),
+            expression_codes=getattr(fitted, "codes_version", ""),
+        )
 
 
 def specs(settings: Settings) -> tuple[HeadSpec, DetectorSpec]:

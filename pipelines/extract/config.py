@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 from tyro.conf import Suppress, arg
 
 from rigface.errors import PlanError
+from rigface.profile import OWN, PROFILES, CropRule
 from rigface.ranges import in_range
 from rigface.types import DetectorSpec, HeadSpec
 
@@ -22,7 +23,8 @@ STAGES = ("detect_faces", "reconstruct", "mask_and_score", "write")
 MODEL_FOLDERS = ("detector_folder", "identity_folder", "parser_folder", "head_folder")  # fields of `Settings`
 FOLDERS = (*MODEL_FOLDERS, "root")  # fields of `Settings`: places, not content
 UNHASHED = (*FOLDERS, "licence", "head's licence")  # a licence is a text beside the file whose hash is the version
-MODELS = ("detector", "identity", "parser", "reconstructor", "head")  # fields of `Settings`
+PROFILED = ("detector", "parser", "reconstructor", "head", "expression_codes", "mask")  # fields that a profile sets
+MODELS = ("identity", *PROFILED)  # fields of `Settings` that decide which networks are loaded
 
 
 @dataclass(frozen=True)
@@ -42,11 +44,11 @@ class Settings:
     that you provide (512)."""
     identity_folder: str = ""
     """Model pack of `arcface`; empty: that of the detector, else searched for in $RIGFACE_ASSETS."""
-    parser: Literal["colours", "segformer", "fake"] = "colours"
-    """Segmentation for the mask: `colours` (3 ms), or a SegFormer for face parsing that you provide (0.5 s a face on
-    one core for the size b0, 3 s for b5)."""
+    parser: Literal["colours", "segformer", "bisenet", "fake"] = "colours"
+    """Segmentation for the mask: `colours` (3 ms), or a network for face parsing that you provide: a SegFormer (0.5 s a
+    face on one core for the size b0, 3 s for b5) or BiSeNet."""
     parser_folder: str = ""
-    """Folder of the SegFormer (config.json, model.safetensors); empty: searched for in $RIGFACE_ASSETS."""
+    """Folder of the SegFormer (config.json, model.safetensors), file of BiSeNet; empty: the assets folder."""
     reconstructor: str = "fit"
     """Method that turns crops into coefficients: `fit`, least squares on the detector's landmarks and the colours, or a
     network that you provide and that reads FLAME's: `deca`, `emoca`, `smirk`."""
@@ -64,8 +66,18 @@ class Settings:
     """Steps on colours and landmarks that improve each face after the reconstructor; about 2 ms each on one core."""
     half: bool = False
     """Let `deca` and `emoca` compute in bfloat16: on processors that have it twice as fast, codes within 1 %."""
+    expression_codes: Literal["none", "d3dfr", "deep3d"] = "none"
+    """Network, which you provide, of the Basel model's expression codes (column `bfm_expression`)."""
+    mask: Literal["person-without-clothes", "everything"] = "person-without-clothes"
+    """Classes that the mask holds; everything but the background needs a network as parser."""
+    profile: Literal["own", "rigface"] = "own"
+    """Models and rules of a trained model, as defaults of the flags above; rigface: those of the released RigFace
+    weights, DECA on FLAME with d3dfr's codes and BiSeNet's masks."""
 
     def __post_init__(self) -> None:
+        for name in PROFILED:
+            if getattr(self, name) == getattr(OWN, name):
+                object.__setattr__(self, name, getattr(PROFILES[self.profile], name))
         if self.root:
             is_s3 = self.root.startswith("s3://")
             root = self.root.rstrip("/") if is_s3 else os.path.abspath(os.path.expanduser(self.root))
@@ -80,6 +92,11 @@ class Settings:
         in_range(self, "[1, 100]", "jpeg_quality", "expression")
         in_range(self, "[1, 300]", "shape")
         in_range(self, "[0, 1000]", "refine")
+
+    @property
+    def crop_rule(self) -> CropRule:
+        """The square that is cut around a face."""
+        return PROFILES[self.profile].crop
 
     @property
     def rate(self) -> float | None:

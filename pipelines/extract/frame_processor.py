@@ -72,7 +72,8 @@ class FrameProcessor:
                     tracks = tracker.update(frame.image, detections)
                 with clock("align"):
                     for detection, track in zip(detections, tracks):
-                        faces.add(frame, align([frame.image], [detection]), track, self._settings.jpeg_quality)
+                        aligned = align([frame.image], [detection], self._settings.crop_rule)
+                        faces.add(frame, aligned, track, self._settings.jpeg_quality)
                 if self._identity is not None:
                     with clock("identity"):
                         for detection, track in zip(detections, tracks):

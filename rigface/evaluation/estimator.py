@@ -86,10 +86,11 @@ class FaceEstimator:
         self._mask = mask
 
     @classmethod
-    def load(cls, profile: FaceProfile = OWN) -> FaceEstimator:
-        """The estimator of a profile, with dlib's identity network; or MissingAsset. By default MediaPipe, the
-        closed-form fit of the open head, the mask by colours.
+    def load(cls, profile: FaceProfile = OWN, identity: str = "dlib") -> FaceEstimator:
+        """The estimator of a profile with an identity network, `dlib` or `arcface`; or MissingAsset. By default
+        MediaPipe, the closed-form fit of the open head, the mask by colours.
         """
+        from rigface.face.identity.arcface import ArcFace
         from rigface.face.identity.dlib_embedding import DlibIdentity
         from rigface.face.profile_networks import (
             load_profile_detector,
@@ -97,8 +98,12 @@ class FaceEstimator:
             load_profile_reconstructor,
         )
 
-        reconstructor = load_profile_reconstructor(profile, with_codes=False)
-        return cls(load_profile_detector(profile), reconstructor, DlibIdentity(), load_profile_parser(profile))
+        return cls(
+            load_profile_detector(profile),
+            load_profile_reconstructor(profile, with_codes=False),
+            ArcFace() if identity == "arcface" else DlibIdentity(),
+            load_profile_parser(profile),
+        )
 
     @property
     def head(self) -> HeadSpec:
@@ -119,7 +124,7 @@ class FaceEstimator:
             "in loop": fit,
             "independent": f"{detector}, whole picture",
             "identity": "none" if self._identity is None else f"{self._identity.version}, aligned by {detector}",
-            "mask": "landmark outline" if self._mask is None else getattr(self._mask, "__name__", "given"),
+            "mask": _name_of(self._mask),
         }
 
     def __call__(
@@ -178,6 +183,12 @@ class FaceEstimator:
         back = alignment.invert(seen.frame_to_crop).astype(np.float64)
         back[:, 2] += back[:, :2] @ (0.5, 0.5) - 0.5  # OpenCV's pixel centres are whole numbers
         return np.asarray(cv2.warpAffine(mask, back, (width, height), flags=cv2.INTER_LINEAR) > 127)
+
+
+def _name_of(mask: Callable[[np.ndarray, np.ndarray], np.ndarray] | None) -> str:
+    if mask is None:
+        return "landmark outline"
+    return str(getattr(mask, "__name__", getattr(mask, "version", "given")))
 
 
 def skin_colour(picture: np.ndarray, landmarks: np.ndarray) -> np.ndarray:

@@ -21,6 +21,7 @@ from rigface.face.geometry.rotation import to_degrees, to_matrix
 from rigface.face.head.head_model import Head
 from rigface.metrics import geometry, identity, image, light
 from rigface.metrics.perceptual import Lpips
+from rigface.types import DLIB_WIDTH
 
 MAX_DB = 100.0  # equal pictures have infinite PSNR, and means need a number
 
@@ -135,9 +136,10 @@ def _identities(cases: Sequence[Case]) -> dict[str, Any]:
     goal = vectors([c.goal for c in cases])
     truth = vectors([c.goal if c.edited.truth is not None else None for c in cases])
     before, after = 1 - identity.cosine(source, wanted), 1 - identity.cosine(own, wanted)
+    is_dlib = width == DLIB_WIDTH  # whose rule of the same person is by distance
     return {
         "identity": 1 - after,
-        "identity_distance": identity.distance(own, wanted),
+        "identity_distance": identity.distance(own, wanted) if is_dlib else np.full(len(own), np.nan),
         "truth_distance": identity.distance(own, truth),
         "before_identity": before,
         "after_identity": after,

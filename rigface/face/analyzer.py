@@ -24,7 +24,7 @@ from rigface.face.profile_networks import (
 from rigface.face.reconstruction.protocol import Reconstructor
 from rigface.face.reconstruction.segmentation import Parser
 from rigface.face.steps import AlignedFaces, align, reconstruct, segment
-from rigface.profile import OWN, FaceProfile
+from rigface.profile import OWN, CropRule, FaceProfile
 from rigface.types import CROP_PX, Detection, Face, FaceParams, HeadSpec
 
 FACE_CHOICES = ("largest", "left-most", "right-most", "all")
@@ -33,8 +33,10 @@ FACE_CHOICES = ("largest", "left-most", "right-most", "all")
 class FaceAnalyzer:
     """Detector, reconstructor and parser, loaded once. Stateless; not for several threads at once, as its detector."""
 
-    def __init__(self, detector: Detector, reconstructor: Reconstructor, parser: Parser) -> None:
-        self.detector, self.reconstructor, self.parser = detector, reconstructor, parser
+    def __init__(
+        self, detector: Detector, reconstructor: Reconstructor, parser: Parser, crop_rule: CropRule = "own"
+    ) -> None:
+        self.detector, self.reconstructor, self.parser, self.crop_rule = detector, reconstructor, parser, crop_rule
 
     @classmethod
     def load(cls, profile: FaceProfile = OWN, device: str = "cpu", *, small_faces: bool = False) -> FaceAnalyzer:
@@ -49,6 +51,7 @@ class FaceAnalyzer:
             load_profile_detector(profile, small_faces=small_faces),
             load_profile_reconstructor(profile, device),
             load_profile_parser(profile, device),
+            profile.crop,
         )
 
     @property
@@ -64,7 +67,7 @@ class FaceAnalyzer:
         """Analyse the detected faces of an image (H, W, 3) uint8, in their order; each is fitted by itself."""
         if not detections:
             return []
-        return self._analyzed(align([image] * len(detections), detections), image.shape[:2])
+        return self._analyzed(align([image] * len(detections), detections, self.crop_rule), image.shape[:2])
 
     def again(self, face: Face) -> Face:
         """A face of another analyzer, analysed anew in its own crop: coefficients, landmarks, mask, residual."""
@@ -102,7 +105,8 @@ class FaceAnalyzer:
         """Coefficients of the detected faces: `faces` without the masks and expression codes."""
         if not detections:
             return []
-        params = reconstruct(without_codes(self.reconstructor), align([image] * len(detections), detections)).params
+        aligned = align([image] * len(detections), detections, self.crop_rule)
+        params = reconstruct(without_codes(self.reconstructor), aligned).params
         return [params.map(itemgetter(i)) for i in range(len(detections))]
 
 

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rigface.face.geometry import alignment
+from rigface.face.geometry import alignment, official_crops
 from rigface.face.reconstruction.protocol import Fit, Reconstructor
 from rigface.face.reconstruction.quality import measure_quality
 from rigface.face.reconstruction.segmentation import Parser
+from rigface.profile import CropRule
 from rigface.types import CROP_PX, Detection, Quality
 
 
@@ -31,21 +32,34 @@ class AlignedFaces:
         return len(self.crops)
 
 
-def align(images: Sequence[np.ndarray], detections: Sequence[Detection]) -> AlignedFaces:
+def align(images: Sequence[np.ndarray], detections: Sequence[Detection], crop_rule: CropRule = "own") -> AlignedFaces:
     """Cut the crop of each detection, at least one, from its image (H, W, 3) uint8 RGB, which may repeat.
+
+    The rule `rigface` is that of the released RigFace code, for detections with a face detector's own box; it frames
+    faces as our own rule does, which serves the others.
 
     ValueError if a box is empty or not finite.
     """
-    affines = [alignment.frame_to_crop(detection.box) for detection in detections]
+    cuts = [_cut(image, detection, crop_rule) for image, detection in zip(images, detections)]
+    affines = [affine for _, affine in cuts]
     blendshapes = [d.blendshapes for d in detections if d.blendshapes is not None]
     return AlignedFaces(
-        crops=[alignment.crop(image, affine) for image, affine in zip(images, affines)],
+        crops=[crop for crop, _ in cuts],
         frame_to_crop=np.stack(affines),
         boxes=np.stack([np.asarray(d.box, np.float32) for d in detections]),
         landmarks=np.stack([alignment.apply(affine, d.landmarks) for d, affine in zip(detections, affines)]),
         scores=np.array([d.score for d in detections]),
         blendshapes=np.stack(blendshapes) if len(blendshapes) == len(detections) else None,
     )
+
+
+def _cut(image: np.ndarray, detection: Detection, crop_rule: CropRule) -> tuple[np.ndarray, np.ndarray]:
+    """The crop (512, 512, 3) uint8 of a face, and the affine (2, 3) to it."""
+    if crop_rule == "rigface" and detection.finder_box is not None:
+        affine = official_crops.rigface_frame_to_crop(detection.finder_box)
+        return official_crops.rigface_photo(image, affine), affine
+    affine = alignment.frame_to_crop(detection.box)
+    return alignment.crop(image, affine), affine
 
 
 def reconstruct(reconstructor: Reconstructor, faces: AlignedFaces, tracks: np.ndarray | None = None) -> Fit:

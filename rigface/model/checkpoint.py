@@ -128,6 +128,11 @@ def load(folder: str | Path) -> Checkpoint:
     return _checked(Checkpoint(model, load_vae(folder), config, text))
 
 
+def sd15_beside(folder: Path) -> Path:
+    """Stable Diffusion 1.5 for the released networks of a folder: in the same folder, or the asset; or MissingAsset."""
+    return folder if (folder / "vae").is_dir() else assets.find("sd15")
+
+
 def load_upstream(
     folder: str | Path,
     sd15: str | Path | None = None,
@@ -153,9 +158,7 @@ def load_upstream(
         MissingAsset, UnsafeFile, BadCheckpoint: as for `load`.
     """
     folder = Path(folder)
-    if sd15 is None:
-        sd15 = folder if (folder / "vae").is_dir() else assets.find("sd15")
-    rest = Path(sd15)
+    rest = sd15_beside(folder) if sd15 is None else Path(sd15)
     encoder, default_text = _text(rest, UPSTREAM_PROMPT, default_text)
     vae = load_vae(rest)
     if config is None:

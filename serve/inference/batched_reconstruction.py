@@ -28,12 +28,14 @@ MAX_FACES = 32  # of one fit
 
 def with_serialized_detector(analyzer: FaceAnalyzer) -> FaceAnalyzer:
     """The analyzer, safe for threads."""
-    return FaceAnalyzer(SerializedDetector(analyzer.detector), analyzer.reconstructor, analyzer.parser)
+    detector = SerializedDetector(analyzer.detector)
+    return FaceAnalyzer(detector, analyzer.reconstructor, analyzer.parser, analyzer.crop_rule)
 
 
 def with_batched_reconstructor(analyzer: FaceAnalyzer) -> FaceAnalyzer:
     """The analyzer with fits in batches, and without expression codes, which are not measured."""
-    return FaceAnalyzer(analyzer.detector, BatchedReconstructor(without_codes(analyzer.reconstructor)), analyzer.parser)
+    batched = BatchedReconstructor(without_codes(analyzer.reconstructor))
+    return FaceAnalyzer(analyzer.detector, batched, analyzer.parser, analyzer.crop_rule)
 
 
 class SerializedDetector:

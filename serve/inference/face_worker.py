@@ -103,7 +103,8 @@ class FaceWorker(FaceService):
 
     @classmethod
     def load(
-        cls, device: str = "cpu", checkpoints: Iterable[str] = (), *, cache_mb: int = 384,
+        cls, checkpoints: Iterable[str] = (), *,
+        load_analyzer: Callable[[FaceProfile], FaceAnalyzer] = FaceAnalyzer.load, cache_mb: int = 384,
         signer: Signer | None = None, policy: Policy | None = None,
     ) -> FaceWorker:  # fmt: skip
         """A worker with the analyzers that these checkpoints need, warmed up.
@@ -113,7 +114,7 @@ class FaceWorker(FaceService):
         """
 
         def load(profile: FaceProfile) -> FaceAnalyzer:
-            return with_serialized_detector(FaceAnalyzer.load(profile, device))
+            return with_serialized_detector(load_analyzer(profile))
 
         worker = cls(load(OWN), load=load, cache_mb=cache_mb, signer=signer, policy=policy)
         for checkpoint in checkpoints:

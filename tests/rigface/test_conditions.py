@@ -8,12 +8,16 @@ import pytest
 
 from rigface.conditions import HOLE_GREY, Composer, cut_out_person
 from rigface.edits import EditSpec, LightEdit
-from rigface.face.controls.transfer import transfer
+from rigface.face.controls.transfer import light_coefficients, transfer
+from rigface.face.head.heads import load_head
 from rigface.face.head.open_head import OpenHead
-from rigface.profile import ConditionSpec
+from rigface.image import linear_to_srgb
+from rigface.profile import ConditionSpec, FaceProfile
+from rigface.testing.official.flame import write_flame
 from rigface.types import Face, FaceParams
 
 SPEC = OpenHead.load().spec
+LIGHT = light_coefficients(LightEdit(azimuth_deg=70), 1.0)
 
 
 @pytest.fixture(scope="module")
@@ -117,3 +121,61 @@ def test_unknown_style_or_field_is_refused():
         ConditionSpec("oil")
     with pytest.raises(ValueError, match="expression_field"):
         ConditionSpec(expression_field="mood")
+
+
+FLAME = FaceProfile(reconstructor="deca", head="flame", margin=0.0, colours="linear-as-is", align_centre=True)
+
+
+@pytest.fixture(scope="module")
+def flame(tmp_path_factory, face) -> Face:
+    """The face in coefficients of FLAME, whose files are among the assets."""
+    folder = tmp_path_factory.mktemp("assets")
+    write_flame(folder / "flame", texture=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RIGFACE_ASSETS", str(folder))
+        spec = load_head("flame").spec
+        sizes = {"shape": spec.shape, "expression": spec.expression, "albedo": spec.albedo}
+        params = replace(face.params, **{name: np.zeros(size, np.float32) for name, size in sizes.items()})
+        yield replace(face, params=params)
+
+
+def test_flame_is_drawn_in_its_own_colours_on_black(flame):
+    render = Composer(ConditionSpec("albedo", 128, profile=FLAME))(flame, flame.params).conditions.render
+    encoded = Composer(ConditionSpec("albedo", 128, profile=replace(FLAME, colours="srgb")))(flame, flame.params)
+    drawn = render.any(-1)
+    assert 0.1 < drawn.mean() < 0.6
+    expected = linear_to_srgb(render[drawn] / np.float32(255)) * 255
+    assert np.abs(encoded.conditions.render[drawn] - expected).max() < 8  # the dark levels lie far apart
+
+
+def test_hole_of_everything_has_no_margin(flame):
+    compose, darker = Composer(ConditionSpec("albedo", 512, profile=FLAME)), replace(flame.params, light=LIGHT)
+    hole = (compose(flame, darker).conditions.background == HOLE_GREY).all(-1)
+    assert (hole == (flame.mask > 127)).mean() > 0.999  # but for pixels of the photograph that are as grey
+
+
+def test_turned_head_is_cut_out_too(flame):
+    compose, turned = Composer(ConditionSpec("albedo", 256, profile=FLAME)), np.array([0, 0.5, 0], np.float32)
+    small = replace(flame, mask=np.zeros_like(flame.mask))
+    composed = compose(small, replace(flame.params, head_rotation=turned))
+    assert np.array_equal(composed.mask > 0, composed.conditions.render.any(-1))
+    assert (composed.conditions.background[composed.mask > 0] == HOLE_GREY).all()
+    shown = np.zeros_like(flame.mask)
+    shown[:100] = 255
+    seen = compose(small, replace(flame.params, head_rotation=turned), shown)  # a photograph shows the person moved
+    assert (seen.conditions.background[:50] == HOLE_GREY).all()
+    assert not (seen.conditions.background[52:] == HOLE_GREY).all()
+
+
+def test_head_without_preview_has_no_texture_render():
+    with pytest.raises(ValueError, match="no preview"):
+        Composer(ConditionSpec("texture", 64, profile=FLAME))
+
+
+def test_photograph_is_relit_with_any_head(flame):
+    compose = Composer(ConditionSpec("shape", 128, profile=FLAME))
+    crop, mask = compose.staged(flame, replace(flame.params, light=LIGHT))
+    inside = compose(flame, flame.params).conditions.render.any(-1).repeat(4, 0).repeat(4, 1)
+    assert np.array_equal(mask, flame.mask)
+    assert np.array_equal(crop[~inside][:1000], flame.crop[~inside][:1000])
+    assert crop[200:300, 300:330].mean() > 1.1 * crop[200:300, 180:210].mean()  # the lamp is on the right

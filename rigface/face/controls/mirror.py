@@ -42,4 +42,4 @@ def mirror_matrix(head: Head) -> np.ndarray:
     twin = cKDTree(points).query(points * flip)[1]
     basis = head.expression_basis.numpy().astype(np.float64)
     mirrored = basis[twin] * flip[:, None]
-    return np.linalg.pinv(basis.reshape(-1, basis.shape[2])) @ mirrored.reshape(-1, basis.shape[2])
+    return np.asarray(np.linalg.pinv(basis.reshape(-1, basis.shape[2])) @ mirrored.reshape(-1, basis.shape[2]))

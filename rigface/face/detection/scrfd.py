@@ -11,6 +11,7 @@ out, as in MediaPipe's own second look.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +40,7 @@ class ScrfdDetector:
     ) -> list[Detection]:
         """See `Detector`."""
         faces = [
-            self._landmarker.detect_at(image, finding.box, before)
+            (self._landmarker.detect_at(image, finding.box, before), finding.box)
             for finding in self._finder(image, second_look=second_look, before=before)
         ]
-        return non_maximum_suppression([face for face in faces if face is not None])
+        return non_maximum_suppression([replace(face, finder_box=box) for face, box in faces if face is not None])

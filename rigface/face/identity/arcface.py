@@ -18,6 +18,7 @@ from rigface import assets
 from rigface.errors import MissingAsset
 from rigface.face.detection.insightface import load_pack
 from rigface.face.geometry.landmarks import five_points
+from rigface.types import Detection
 
 CHIP_PX = 112
 WIDTH = 512
@@ -39,6 +40,11 @@ class ArcFace:
             raise MissingAsset(f"the pack in {path} has no recognition network of {WIDTH} numbers (w600k_r50.onnx)")
         self._network = models["recognition"]
         self.version = f"arcface-{files['recognition'].stem}-{assets.fingerprint(files['recognition'])}"
+
+    def __call__(self, image: np.ndarray, detection: Detection) -> np.ndarray | None:
+        """The identity vector (512,) of one face of an image; None if the landmarks have no extent."""
+        chip = self.chip(image, detection.landmarks)
+        return None if chip is None else np.asarray(self.embed([chip])[0])
 
     def chip(self, image: np.ndarray, landmarks: np.ndarray) -> np.ndarray | None:
         """The upright (112, 112, 3) uint8 input of the network; None if the landmarks have no extent.

@@ -77,7 +77,7 @@ class Stand:
 
 @pytest.fixture(autouse=True)
 def stand(monkeypatch):
-    monkeypatch.setattr(FaceEstimator, "load", classmethod(lambda cls, profile: Stand()))
+    monkeypatch.setattr(FaceEstimator, "load", classmethod(lambda cls, profile, identity: Stand()))
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +116,7 @@ def judged(place, tmp_path_factory):
     """A finished evaluation of the examples."""
     out = tmp_path_factory.mktemp("card")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(FaceEstimator, "load", classmethod(lambda cls, profile: Stand()))
+        patch.setattr(FaceEstimator, "load", classmethod(lambda cls, profile, identity: Stand()))
         return out, evaluate(config_of(place, out), quiet)
 
 

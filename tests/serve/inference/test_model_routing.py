@@ -94,7 +94,7 @@ def pool(service):
         def __init__(self, args, diffusion_worker):
             from serve.inference.face_worker import FaceWorker
 
-            FaceWorker.load = classmethod(lambda cls, device, checkpoints, **options: cls(see(), **options))
+            FaceWorker.load = classmethod(lambda cls, checkpoints, load_analyzer, **options: cls(see(), **options))
             super().__init__(args, diffusion_worker)
 
     args, small = ServiceConfig(models=MODELS, max_loaded_models=1), {"ray_actor_options": {"num_cpus": 0.1}}
