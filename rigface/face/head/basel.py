@@ -70,7 +70,7 @@ def load_basel(path: str | PathLike[str]) -> Head:
     count = arrays["meanshape"].size // 3
 
     def per_vertex(name: str, unit: float) -> np.ndarray:
-        return arrays[name].reshape(count, 3, -1).astype(np.float32) * np.float32(unit)
+        return np.asarray(arrays[name].reshape(count, 3, -1) * unit, np.float32)
 
     mean = per_vertex("meanshape", METRES)[..., 0]
     return Head.from_arrays(
@@ -101,7 +101,7 @@ def params_of_codes(codes: Tensor) -> FaceParams:
     """
     if codes.ndim != 2 or codes.shape[1] not in (257, 261):
         raise ValueError(f"codes: want (N, 257) of Deep3D or (N, 261) of d3dfr, got {tuple(codes.shape)}")
-    parts = dict(zip(SIZES, codes[:, :257].split(list(SIZES.values()), 1)))
+    parts = dict(zip(SIZES, torch.split(codes[:, :257], list(SIZES.values()), 1)))
     x, y, z = (to_matrix(parts["angles"][:, i : i + 1] * torch.eye(3).to(codes)[i]) for i in range(3))
     harmonics = torch.unflatten(parts["light"], 1, (3, 9)).mT + _AMBIENT * torch.eye(9).to(codes)[:, :1]
     light = torch.zeros_like(harmonics)

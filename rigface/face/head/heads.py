@@ -6,7 +6,6 @@ Path: `--head`, a dataset's or a checkpoint's HeadSpec -> load_head -> `Head`.
 from __future__ import annotations
 
 from functools import lru_cache
-from os import PathLike
 from pathlib import Path
 
 from rigface.assets import find, fingerprint
@@ -22,7 +21,7 @@ NAMES = ("open", "flame", "basel")
 
 
 def load_head(
-    head: HeadSpec | str = "open", folder: str | PathLike[str] | None = None, shape: int = 100, expression: int = 50
+    head: HeadSpec | str = "open", folder: str | Path | None = None, shape: int = 100, expression: int = 50
 ) -> Head:
     """A head model by name, for FLAME with so many coefficients (those of DECA if left out), or the one of a spec.
 

@@ -73,7 +73,7 @@ class AppearanceFitter:
         face = np.flatnonzero(overlay.is_face)
         places = _symmetric(template, face[:: max(1, len(face) // PLACES)])
         places = places[overlay.is_face[places]]
-        around = head.faces[np.isin(head.faces.numpy(), places).any(1)]
+        around = head.faces[torch.isin(head.faces, torch.from_numpy(places)).any(1)]
         self.vertices, faces = torch.unique(around, return_inverse=True)
         self._count, self.faces = len(template), faces.to(device)
         self.places = torch.searchsorted(self.vertices, torch.from_numpy(places)).to(device)

@@ -1,9 +1,9 @@
 """Fit FLAME to MediaPipe's landmarks: pose, shape, expression, jaw, lids and gaze, without a network and in batches.
 
 Path: landmarks of the 512 px crop -> FlameGeometryFitter -> FlameGeometry -> `flame_reconstructor.py`.
-Source: as `landmark_fit.py`: alternating Gauss-Newton steps on the pose and damped least squares for the rest, whose
-damping is a Gaussian prior; one shape per track, the rest eliminated first. Points are those of the published
-MediaPipe embedding if the folder has it, and elsewhere those of `overlay.py`.
+Source: as `landmark_fit.py`, but Gauss-Newton steps on all unknowns together, damped by Gaussian priors, because shape
+and jaw can imitate a turn of the head: two steps suffice. One shape per track, the rest eliminated first. Points are
+those of the published MediaPipe embedding if the folder has it, and elsewhere those of `overlay.py`.
 
 With the neck at rest, FLAME (Li et al. 2017, eq. 1-5) at a point p between three vertices is linear in its coefficients
 c but for the jaw's rotation J: q = A_p c + (J - I) B_p c. B_p holds the share of the point that follows the jaw, about
@@ -25,12 +25,7 @@ from rigface.face.geometry.procrustes import procrustes
 from rigface.face.geometry.rotation import to_axis_angle, to_matrix
 from rigface.face.head.head_model import Embedding, Head
 from rigface.face.head.overlay import INNER, lay_over
-from rigface.face.reconstruction.landmark_fit import (
-    DEPTH_WEIGHT,
-    frontality,
-    refine_pose,
-    to_crop_unit,
-)
+from rigface.face.reconstruction.landmark_fit import DEPTH_WEIGHT, frontality, refine_pose, to_crop_unit
 
 LANDMARK_STD = 8e-4  # metres: how far a landmark is from the fitted surface
 SKIN_WEIGHT = 0.5  # of a point that only `overlay.py` places, between the landmarks
@@ -115,8 +110,8 @@ class FlameGeometryFitter:
         self._shared, self._mixed, self._own = self._products()
         jaw = torch.tensor(JAW_STD if head.jaw is not None else ())
         self._sizes = [size, 4, len(jaw), lids.shape[2]]  # of a step's unknowns
-        parts = [torch.full((size - shape,), EXPRESSION_STD**-2), torch.full((4,), POSE_DAMPING)]
-        self._prior = torch.cat([*parts, jaw**-2, torch.full((lids.shape[2],), LID_STD**-2)]).to(device)
+        own = torch.full((size - shape,), EXPRESSION_STD**-2), torch.full((4,), POSE_DAMPING)
+        self._prior = torch.cat([*own, jaw**-2, torch.full((lids.shape[2],), LID_STD**-2)]).to(device)
 
     def __call__(self, landmarks: Tensor, tracks: Tensor) -> FlameGeometry:
         """Fit N faces to landmarks (N, 468 or 478, 3) float32 crop px, z negative towards the camera.
@@ -171,7 +166,7 @@ class FlameGeometryFitter:
         weighted = [self._weights.double()[:, None] * part / LANDMARK_STD**2 for part in (*still, *moving)]
 
         def pair(left: int, right: Tensor) -> Tensor:
-            product = weighted[left].T @ right
+            product: Tensor = weighted[left].T @ right
             return product + product.T
 
         ends = [pair(i, still[j]) / (2 if i == j else 1) for i in range(3) for j in range(i, 3)]
@@ -200,14 +195,14 @@ class FlameGeometryFitter:
         trust = frontality(state.rotation)
         total = observed.new_zeros(tracks, shape, shape)
         pull, all_pairs, halves = observed.new_zeros(tracks, shape), [], []
-        for start in range(0, len(observed), BATCH):
+        for start in range(0, max(len(observed), 1), BATCH):
             part = slice(start, start + BATCH)
             pairs, mixed, own, right_shape, right_own = self._normal(observed[part], state.part(part))
             factor = torch.linalg.cholesky(own)
             half = torch.linalg.solve_triangular(factor, torch.cat([mixed, right_own[..., None]], 2), upper=False)
-            said = half * trust[part, None, None].sqrt()
-            for track in members[part].unique().tolist():
-                mine = said[members[part] == track].flatten(0, 1)  # one product for all faces of a track
+            weighted = half * trust[part, None, None].sqrt()
+            for track in torch.unique(members[part]).tolist():
+                mine = weighted[members[part] == track].flatten(0, 1)  # one product for all faces of a track
                 total[track] -= mine[:, :shape].T @ mine[:, :shape]
                 pull[track] -= mine[:, :shape].T @ mine[:, shape]
             pull.index_add_(0, members[part], trust[part, None] * right_shape)
@@ -217,7 +212,7 @@ class FlameGeometryFitter:
         total += torch.unflatten(summed @ self._shared, 1, (shape, shape)) + torch.eye(shape).to(observed)
         common = torch.cholesky_solve(pull[..., None], torch.linalg.cholesky(total))[members, :, 0]
         own_parts = []
-        for (factor, half), shapes in zip(halves, common.split(BATCH)):
+        for (factor, half), shapes in zip(halves, torch.split(common, BATCH)):
             rest = half[..., shape] - (half[..., :shape] @ shapes[..., None])[..., 0]
             own_parts.append(torch.linalg.solve_triangular(factor.mT, rest[..., None], upper=True)[..., 0])
         solved = torch.cat([common, torch.cat(own_parts)], 1)
@@ -341,12 +336,14 @@ def _columns(basis: Tensor, coefficients: Tensor) -> Tensor:
 
 def _rows(basis: Tensor, values: Tensor) -> Tensor:
     """(N, D, C) sums over points and axes of values (N, D, P, 3) times a basis (3, P, C)."""
-    return values.mT.flatten(2) @ basis.flatten(0, 1)
+    out: Tensor = values.mT.flatten(2) @ basis.flatten(0, 1)
+    return out
 
 
 def _at_most(vectors: Tensor, length: float) -> Tensor:
     """Vectors (N, C), the longer ones cut to a length."""
-    return vectors * (length / vectors.norm(dim=1, keepdim=True).clamp_min(length))
+    shorter: Tensor = vectors * (length / vectors.norm(dim=1, keepdim=True).clamp_min(length))
+    return shorter
 
 
 def _upper(symmetric: Tensor) -> Tensor:

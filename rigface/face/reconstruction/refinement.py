@@ -65,8 +65,8 @@ class Refined:
         points, weights, places = correspondence(head)
         self._points, self._weights = torch.from_numpy(points).to(device), weights.to(device)
         self._outer = [int(np.flatnonzero(points == corner)[0]) for corner in OUTER_EYES]
-        skin = self._appearance.vertices.cpu()
-        kept = torch.cat([skin, places.vertices.flatten()[~torch.isin(places.vertices.flatten(), skin)].unique()])
+        skin, corners = self._appearance.vertices.cpu(), torch.unique(places.vertices)
+        kept = torch.cat([skin, corners[~torch.isin(corners, skin)]])
         row = torch.zeros(len(head.template), dtype=torch.int64)
         row[kept] = torch.arange(len(kept))
         self._places = Embedding(row[places.vertices].to(device), places.weights.to(device))
@@ -122,7 +122,7 @@ class Refined:
                 total = total.index_add(0, members[part], loss.detach())
             for name, value in away.items():
                 prior = value.square().flatten(1).sum(1) / 2
-                prior.sum().backward()  # type: ignore[no-untyped-call]
+                prior.sum().backward()
                 total = total.index_add(0, owner[name], prior.detach())
             better = total < best
             best = torch.where(better, total, best)
@@ -165,10 +165,12 @@ class Refined:
         error = (seen - model).abs().mean(-1) / (exposure * look.brightness)[:, None]
         robust = RESIDUAL_SCALE**2 * torch.log1p((error / RESIDUAL_SCALE).square())
         colour = (robust * weight.detach()).sum(1) / (NOISE**2 * CORRELATED)
-        return (landmark + colour) / 2
+        out: Tensor = (landmark + colour) / 2
+        return out
 
     def _landmarks(self, vertices: Tensor, params: FaceParams) -> Tensor:
-        return project(self._places.points(vertices), params.camera)[..., :2]
+        projected: Tensor = project(self._places.points(vertices), params.camera)
+        return projected[..., :2]
 
     def _pictures(self, crops: Sequence[np.ndarray]) -> Tensor:
         """(N, 3, PICTURE_PX, PICTURE_PX) in the colours of the head's albedo."""

@@ -168,3 +168,9 @@ def test_part_of_a_head_poses_as_the_whole(flame):
 def test_tracks_must_match_the_faces(flame, fitter):
     with pytest.raises(ValueError, match="one track per face, got 2 faces and 1"):
         fitter(landmarks_of(flame, faces(flame, 2)), torch.zeros(1, dtype=torch.int64))
+
+
+def test_empty_batch_passes(flame, fitter):
+    geometry = fitter(torch.zeros(0, 478, 3), torch.zeros(0, dtype=torch.int64))
+    assert geometry.shape.shape == (0, 100)
+    assert geometry.camera.shape == (0, 3)
