@@ -11,6 +11,7 @@ Shape suffixes: N faces.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rigface import assets
+from rigface.errors import MissingAsset
 from rigface.face.geometry import official_crops
 from rigface.face.geometry.camera import project
 from rigface.face.geometry.landmarks import LAYOUTS, sixty_eight
+from rigface.face.head.flame import models_in
 from rigface.face.head.head_model import Head
 from rigface.face.networks.deca import load_deca
 from rigface.face.networks.emoca import load_emoca
@@ -37,6 +40,7 @@ from rigface.types import CROP_PX, DetectorSpec, FaceParams
 BATCH = 8  # crops in the network at once; more are no faster on a processor
 _INNER = 17  # of the 68 points the first are the outline, which each detector draws elsewhere
 _OUTER_EYES = (36, 45)  # of the 68: their distance is the unit of the residual
+FLAME_2020 = "generic_model.pkl"
 EXPRESSION = 50  # coefficients that each of the networks gives
 _TEXTURES = ("flame", "basel")  # sources of an albedo that DECA's texture coefficients are about
 
@@ -64,7 +68,8 @@ class NetworkReconstructor:
 
     Args:
         name: one of `NETWORKS`.
-        head: FLAME with an albedo, as `heads.load_head` gives it, with at least the network's coefficients.
+        head: FLAME 2020 (`flame_2020`) with an albedo, as `heads.load_head` gives it, with at least the network's
+            coefficients.
         folder: an assets folder to search first for the network; None looks in `RIGFACE_ASSETS`.
         half: ResNet-50 computes in bfloat16 (see `weight_files.halve`).
 
@@ -107,9 +112,8 @@ class NetworkReconstructor:
         members = torch.from_numpy(np.unique(tracks, return_inverse=True)[1]).to(self._device)
         points = sixty_eight(np.asarray(landmarks, np.float32))
         with torch.inference_mode():
-            squares = official_crops.square_around(
-                points[..., :2] - 0.5, self._rule
-            )  # the authors' pixel centres are whole numbers
+            whole = points[..., :2] - 0.5  # the authors' pixel centres are whole numbers
+            squares = official_crops.square_around(whole, self._rule)
             codes = self._codes(crops, squares)
             params = self._params(codes, squares, members)
             vertices = self._head.of(params)
@@ -158,6 +162,26 @@ class NetworkReconstructor:
         right, left = (inner[:, k - _INNER] for k in _OUTER_EYES)
         residual: Tensor = off.square().sum(-1).mean(1).sqrt() / (right - left).norm(dim=-1)
         return residual
+
+
+def flame_2020(folder: str | PathLike[str] | None = None) -> Path:
+    """The model whose directions the networks' coefficients are about.
+
+    Args:
+        folder: an assets folder to search first, or FLAME's own folder or file.
+
+    Raises:
+        MissingAsset: there is no FLAME, or another one alone.
+    """
+    models = models_in(assets.find("flame", folder))
+    for path in models:
+        if path.name == FLAME_2020:
+            return path
+    raise MissingAsset(
+        f"DECA, EMOCA and SMIRK give coefficients of FLAME 2020, want {FLAME_2020}; {models[0].parent} has "
+        f"{', '.join(path.name for path in models)}, whose directions are others. Fit it by `--reconstructor fit`, or "
+        "add the file of FLAME 2020"
+    )
 
 
 def checkpoint_in(folder: Path) -> Path:

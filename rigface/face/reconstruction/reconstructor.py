@@ -19,7 +19,7 @@ from rigface.face.head.open_head import OpenHead
 from rigface.face.reconstruction.appearance import OpenHeadAppearance
 from rigface.face.reconstruction.flame_reconstructor import FlameFit
 from rigface.face.reconstruction.landmark_fit import GeometryFitter
-from rigface.face.reconstruction.network_reconstructor import NETWORKS, NetworkReconstructor
+from rigface.face.reconstruction.network_reconstructor import EXPRESSION, NETWORKS, NetworkReconstructor, flame_2020
 from rigface.face.reconstruction.protocol import Fit, Reconstructor
 from rigface.face.reconstruction.refinement import Refined
 from rigface.types import DetectorSpec, FaceParams
@@ -41,7 +41,7 @@ def load_reconstructor(
 
     Args:
         folder: an assets folder to search first, or FLAME's own.
-        shape, expression: how many of FLAME's coefficients to store; SMIRK always has 300 of shape.
+        shape, expression: how many of FLAME's coefficients to store; at least those that a network gives.
         half: DECA and EMOCA compute in bfloat16: twice the speed on processors that have it, codes within about 1 %.
         refine: steps on colours and landmarks after it, see `Refined`.
 
@@ -56,7 +56,7 @@ def load_reconstructor(
         flame = load_head("flame", folder, shape, expression)
         reconstructor = FlameFit(flame, device)
     elif head == "flame" and name in NETWORKS:
-        flame = load_head("flame", folder, max(shape, NETWORKS[name].shape), expression)
+        flame = load_head("flame", flame_2020(folder), max(shape, NETWORKS[name].shape), max(expression, EXPRESSION))
         reconstructor = NetworkReconstructor(name, flame, folder, device, half=half)
     else:
         raise ValueError(

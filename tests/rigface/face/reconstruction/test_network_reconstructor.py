@@ -167,6 +167,15 @@ def test_points_of_insightface_will_do(folder, faces):
     )
 
 
+def test_another_flame_is_refused(folder, tmp_path):
+    for path in (folder / "flame").iterdir():
+        (tmp_path / path.name.replace("generic_model", "flame2023")).symlink_to(path)
+    with pytest.raises(MissingAsset, match=r"FLAME 2020, want generic_model\.pkl; .* has flame2023\.pkl"):
+        load("deca", tmp_path)
+    with pytest.raises(MissingAsset, match=r"FLAME 2020"):
+        load("deca", tmp_path / "flame2023.pkl")
+
+
 def test_another_head_is_refused(folder):
     with pytest.raises(
         ValueError, match=r"no reconstructor 'deca' for the head 'open'.*deca, deca-rigface, emoca, smirk"
