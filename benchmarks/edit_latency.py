@@ -31,7 +31,8 @@ from model_step import Port
 
 from rigface.metrics.image import psnr
 from rigface.model.checkpoint import Checkpoint, ModelConfig, fresh
-from rigface.model.pipeline import RigFacePipeline, bfloat16_if_fast
+from rigface.model.number_format import autocast_dtype
+from rigface.model.pipeline import RigFacePipeline
 from rigface.model.sampling import make_scheduler
 
 LIMIT = 6.0  # times the port's speed
@@ -106,7 +107,7 @@ def measure(name: str, threads: int, rounds: int = 0) -> dict[str, Any]:
     same = ours(plain, scheduler=PORT_SAMPLER, steps=PORT_STEPS)
     ratios = [a / b for a, b in zip(seconds["port"], seconds["ours"])]
     process = made.config.process
-    dtype = "bfloat16" if bfloat16_if_fast(torch.device("cpu")) else "float32"
+    dtype = "float32" if autocast_dtype("auto", torch.device("cpu")) is None else "bfloat16"
     return {
         "px": size["px"],
         "rounds": len(ratios),

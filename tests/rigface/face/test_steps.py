@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
+from rigface.face.geometry.official_crops import rigface_frame_to_crop
 from rigface.face.steps import align, assess, reconstruct, segment
 from rigface.testing.fakes import HEAD, FakeDetector, FakeReconstructor, fake_mask, picture
 
@@ -30,6 +31,15 @@ def test_align_gives_no_blendshapes_if_one_face_has_none():
 def test_align_rejects_an_empty_box():
     with pytest.raises(ValueError, match="box"):
         align(IMAGES[:1], [replace(DETECTIONS[0], box=np.zeros(4, np.float32))])
+
+
+def test_rule_of_the_released_code_cuts_by_the_finders_box():
+    box = np.float32([10, 20, 50, 70])
+    found = replace(DETECTIONS[0], finder_box=box)
+    faces = align([IMAGES[0]] * 2, [found, DETECTIONS[0]], "rigface")
+    assert np.allclose(faces.frame_to_crop[0], rigface_frame_to_crop(box))
+    assert np.array_equal(faces.frame_to_crop[1], align(IMAGES[:1], DETECTIONS[:1]).frame_to_crop[0])
+    assert np.array_equal(align(IMAGES[:1], [found]).crops[0], faces.crops[1])  # the own rule has no use for that box
 
 
 def test_reconstruct_shares_nothing_without_tracks():
