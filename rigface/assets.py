@@ -41,7 +41,7 @@ class Asset:
 
 
 _FLAME_LICENCE = "FLAME's own: non-commercial research, registration; 2023 Open: as its folder states"
-_RIGFACE = "rigface edit photo.jpg out.png --checkpoint rigface --yaw 15"
+_RIGFACE = "rigface edit photo.jpg out.png --checkpoint rigface"
 _FLAME_SITE = "register at flame.is.tue.mpg.de"
 
 ASSETS = {
@@ -145,13 +145,13 @@ ASSETS = {
         path="basel/similarity_Lm3D_all.mat",
         licence="MIT, as Deep3DFaceRecon",
         how="take `similarity_Lm3D_all.mat` from Deep3DFaceRecon's BFM folder",
-        unlocks="rigface extract clips/ OUT --expression-codes deep3d",
+        unlocks="rigface convert FACES OUT --expression-codes deep3d",
     ),
     "deep3d": Asset(
         path="deep3d/epoch_20.pth",
         licence="MIT, as Deep3DFaceRecon; it gives coefficients of the Basel Face Model",
         how="take `epoch_20.pth` as Deep3DFaceRecon's instructions say",
-        unlocks="rigface extract clips/ OUT --expression-codes deep3d",
+        unlocks="rigface convert FACES OUT --expression-codes deep3d",
     ),
     "bisenet": Asset(
         path="bisenet/79999_iter.pth",

@@ -61,9 +61,9 @@ def adopt(folders: tuple[Path, ...], to: Path) -> list[Row]:
         licence = licence_of(found.source) if found.source.name in MODELS_OF_FLAME else asset.licence
         if found.asset == "emoca":
             _unlink((to / "emoca").glob("*.ckpt"))
-        rows.append(Row(found, _link(found.source, to / found.place), licence, asset.unlocks))
+        rows.append(Row(found, _link(found.source, to, found.place), licence, asset.unlocks))
         for beside in _companions(found):
-            _link(beside, to / found.asset / beside.name)
+            _link(beside, to, f"{found.asset}/{beside.name}")
     config = to / "rigface" / "config.json"
     if any(row.outcome == ADOPTED and row.found.place.startswith("rigface/") for row in rows) and not config.exists():
         config.write_text(json.dumps(RELEASED.to_json(), indent=2) + "\n")
@@ -104,13 +104,15 @@ def _unlink(links: Iterable[Path]) -> None:
             link.unlink()
 
 
-def _link(source: Path, target: Path) -> str:
-    """Make `target` a link to `source`; returns what was done."""
-    source = source.resolve()
+def _link(source: Path, to: Path, place: str) -> str:
+    """Make a link to `source` at a place below `to`; returns what was done."""
+    source, target = source.resolve(), to / place
     if target.exists() and target.resolve() == source:
         return ADOPTED
     if target.exists() and not target.is_symlink():
         return f"not used: {target} is there already; remove it to replace it"
+    if target.parent != to and target.parent.is_symlink():
+        return f"not used: {target.parent} is a link to another folder, in which nothing is changed"
     target.parent.mkdir(parents=True, exist_ok=True)
     fresh = target.with_name(f".{target.name}.{os.getpid()}")
     fresh.symlink_to(source)

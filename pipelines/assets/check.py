@@ -15,7 +15,7 @@ from rigface.errors import MissingAsset, PlanError
 from rigface.profile import PROFILES, FaceProfile
 
 _BESIDE_FLAME = ("landmark_embedding.npy", "head_template.obj")  # without them the model cannot be fitted or drawn
-NEEDS = {  # value of a field of `FaceProfile` -> assets
+NEEDS: dict[str, dict[str, tuple[str, ...]]] = {  # value of a field of `FaceProfile` -> assets
     "reconstructor": {
         "deca": ("flame", "deca"),
         "deca-rigface": ("flame", "deca"),
@@ -70,8 +70,8 @@ def _status(name: str, folder: str | None) -> Status:
         path = find(name, folder)
     except MissingAsset:
         return Status(name, None, f"missing. {asset.how[0].upper()}{asset.how[1:]}")
-    files = [path] if path.is_file() else sorted(p for p in path.glob("*") if p.is_file())
-    problems = [f"{file.name}: {reason}" for file in files if (reason := look_at(file, name))]
+    inside = sorted(p for p in path.glob("*") if p.is_file()) if path.is_dir() else []
+    problems = [f"{place.name}: {reason}" for place in (path, *inside) if (reason := look_at(place, name))]
     if name == "flame":
         problems += [
             f"{beside} is not beside it; {asset.how}" for beside in _BESIDE_FLAME if not (path / beside).is_file()

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import onnxruntime
+
 from pipelines.assets.outline import Outline, Shape, outline
 from rigface.assets import ASSETS
 from rigface.errors import BadCheckpoint
@@ -115,7 +117,13 @@ _NETWORKS: dict[str, Want] = {
     "unet_id": {"conv_in.weight": (None, 4, 3, 3)},
     "unet_denoise": {"conv_in.weight": (None, 12, 3, 3), "au_aug_mlp.weight": (None, 64)},
 }
-_PACK = ("det_10g.onnx", "scrfd_10g_bnkps.onnx", "2d106det.onnx", "w600k_r50.onnx", "glintr100.onnx")
+_PACK: dict[str, Shape] = {  # networks of an InsightFace pack, and the last axis of each output
+    "det_10g.onnx": (1, 1, 1, 4, 4, 4, 10, 10, 10),
+    "scrfd_10g_bnkps.onnx": (1, 1, 1, 4, 4, 4, 10, 10, 10),
+    "2d106det.onnx": (212,),
+    "w600k_r50.onnx": (512,),
+    "glintr100.onnx": (512,),
+}
 
 
 def search(folder: Path) -> Iterator[Found]:
@@ -147,9 +155,12 @@ def search(folder: Path) -> Iterator[Found]:
 
 
 def look_at(path: Path, asset: str) -> str:
-    """What is wrong with a file that is in place for an asset, as a sentence; "" if nothing is."""
-    kinds = [kind for kind in _KINDS if kind.asset == asset and path.name in kind.official]
-    if not kinds:
+    """What is wrong with a file or folder that is in place for an asset, as a sentence; "" if nothing is."""
+    if path.is_dir():
+        networks = {"rigface": _NETWORKS, "sd15": {"unet": _NETWORKS["unet_id"]}}.get(asset, {})
+        problems = (_unet_misfit(path / name, want) for name, want in networks.items())
+        return "; ".join(problem for problem in problems if problem)
+    if path.name not in _PACK and not any(k.asset == asset and path.name in k.official for k in _KINDS):
         return ""
     found = next(iter(_of_file(path)), None)
     if found is None:
@@ -197,7 +208,7 @@ def _json(file: Path) -> dict[str, Any]:
 
 def _of_file(path: Path) -> Iterator[Found]:
     if path.name in _PACK:
-        yield Found(path, "insightface_pack", f"insightface/{path.name}", "recognised by its name alone")
+        yield Found(path, "insightface_pack", f"insightface/{path.name}", reason=_pack_misfit(path))
         return
     named = [kind for kind in _KINDS if path.name in kind.official]
     try:
@@ -222,6 +233,19 @@ def _of_file(path: Path) -> Iterator[Found]:
     place = kind.place + path.name if kind.place.endswith("/") else kind.place
     note = f"named {path.name}" if path.name != Path(place).name else ""
     yield Found(path, kind.asset, place, note)
+
+
+def _pack_misfit(path: Path) -> str:
+    """Why a file is not the network of an InsightFace pack that its name says; "" if it is."""
+    want = _PACK[path.name]
+    try:
+        network = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's own, of any kind
+        return f"it is damaged, or no ONNX network ({str(error).splitlines()[0]}); download it again"
+    came = tuple(output.shape[-1] for output in network.get_outputs())
+    if came == want:
+        return ""
+    return f"want outputs of {want} numbers, got {came}; it is not what its name says, download the pack again"
 
 
 def _unwrapped(content: Outline) -> dict[str, Shape]:

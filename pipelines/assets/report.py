@@ -26,7 +26,7 @@ def checked(profile: str, folder: Path) -> int:
     state = statuses(needs(profile) if profile else ASSETS, str(folder))
     console = Console()
     for status in state:
-        console.print(_line(status), style="yellow" if status.problem else None, highlight=False)
+        console.print(_line(status), style="yellow" if status.problem else None, highlight=False, soft_wrap=True)
     lacking = [status.name for status in state if status.problem]
     if profile:
         print(f"{profile}: lacks {', '.join(lacking)}" if lacking else f"{profile}: complete")

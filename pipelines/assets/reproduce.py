@@ -68,10 +68,10 @@ def reproduce(clone: Path) -> Iterator[Comparison]:
         raise PlanError(f"{clone} has no pictures sor.* and tar.* in one folder; name a clone of RigFace's repository")
     analyzer, composer = FaceAnalyzer.load(RELEASED.profile), Composer(RELEASED.conditions)
     for pictures in edits:
-        source, target = (_face(analyzer, path) for path in pictures)
+        faces = [_face(analyzer, path) for path in pictures]
         for file in sorted(pictures[0].parent.iterdir()):
             if match := _NAME.fullmatch(file.name):
-                yield _compared(file, match[1], match[2], source, target, composer)
+                yield _compared(file, match[1], match[2], faces[0], faces[1], composer)
 
 
 def _beside(source: Path, stem: str) -> Path | None:

@@ -9,6 +9,7 @@ latents of one autoencoder and of one plan of `pair`; a stopped run goes on.
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -71,7 +72,7 @@ class EncodeUnit:
 
     def __init__(self, config: EncodeConfig, autoencoder: str) -> None:
         self._source, self._out, self._config = Store(config.examples), lock.follow(Store(config.out)), config
-        vae = load_vae(autoencoder_place(config.autoencoder))
+        vae: Any = load_vae(autoencoder_place(config.autoencoder))
         vae.to(memory_format=torch.channels_last)  # twice as fast on a CPU
         self._vae = vae.eval().requires_grad_(False).to(config.pool.device)
         self._autoencoder = autoencoder

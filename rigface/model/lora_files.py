@@ -20,6 +20,7 @@ from rigface.errors import BadCheckpoint
 from rigface.model.weights import read_safetensors, write_safetensors
 
 _UNET = "unet."
+_to_peft: Any = convert_unet_state_dict_to_peft  # the library's function has no types
 
 
 def write_adapter(file: Path, folder: Path) -> None:
@@ -33,9 +34,9 @@ def write_adapter(file: Path, folder: Path) -> None:
     """
     try:
         tensors, alphas = StableDiffusionLoraLoaderMixin.lora_state_dict(read_safetensors(file))
-        matrices = convert_unet_state_dict_to_peft(_of_unet(tensors))
+        matrices = _to_peft(_of_unet(tensors))
         alphas = {name.removesuffix(".alpha"): alpha for name, alpha in _of_unet(alphas or {}).items()}
-        scales = {_module(name): alpha for name, alpha in convert_unet_state_dict_to_peft(alphas).items()}
+        scales = {_module(name): alpha for name, alpha in _to_peft(alphas).items()}
     except (ValueError, KeyError, AttributeError, IndexError) as error:
         raise BadCheckpoint(f"{file}: want a LoRA of Stable Diffusion 1.5, this is read as none: {error}") from error
     ranks = {_module(name): len(matrix) for name, matrix in matrices.items() if ".lora_A." in name}

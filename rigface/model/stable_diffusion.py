@@ -29,6 +29,9 @@ from rigface.model.text import TextEncoder, has_text_encoder
 from rigface.model.unets import network
 from rigface.model.weights import WEIGHTS, fill, read_json, read_safetensors, read_weights, variant_of
 
+_unet_to_diffusers: Any = convert_ldm_unet_checkpoint  # the library's functions have no types
+_vae_to_diffusers: Any = convert_ldm_vae_checkpoint
+_text_to_diffusers: Any = convert_ldm_clip_checkpoint
 _UNET, _VAE, _TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_model.transformer."
 _TEXT_WIDTH = 768  # CLIP ViT-L/14's, which tells Stable Diffusion 1 from 2
 
@@ -57,7 +60,7 @@ def load_unet(place: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         return read_json(place / "unet" / "config.json"), read_weights(place / "unet")
     tensors = _part(place, _UNET)
     config = _config_beside(place, "unet") or _unet_config(tensors, place)
-    return config, _float(convert_ldm_unet_checkpoint(tensors, config))
+    return config, _float(_unet_to_diffusers(tensors, config))
 
 
 def load_vae(place: Path) -> AutoencoderKL:
@@ -77,8 +80,8 @@ def load_vae(place: Path) -> AutoencoderKL:
     first = "encoder.down_blocks.{}.resnets.0" if is_diffusers else f"{prefix}encoder.down.{{}}.block.0"
     biases = [_need(tensors, f"{first.format(k)}.conv2.bias", place) for k in range(4)]
     config = _config_beside(place, "vae") or _vae_config(biases)
-    state = tensors if is_diffusers else convert_ldm_vae_checkpoint(tensors, config)
-    vae = AutoencoderKL(**{name: value for name, value in config.items() if not name.startswith("_")})
+    state = tensors if is_diffusers else _vae_to_diffusers(tensors, config)
+    vae: AutoencoderKL = AutoencoderKL(**{name: value for name, value in config.items() if not name.startswith("_")})
     fill(vae, _float(state), str(place))
     return vae
 
@@ -92,7 +95,7 @@ def load_text(place: Path) -> TextEncoder | None:
     """
     if not is_file(place):
         return TextEncoder.load(place) if has_text_encoder(place) else None
-    tensors = convert_ldm_clip_checkpoint(_part(place, _TEXT))
+    tensors = _text_to_diffusers(_part(place, _TEXT))
     state = {name.removeprefix("text_model."): t for name, t in tensors.items() if not name.endswith("position_ids")}
     config = _config_beside(place, "text_encoder") or _text_config(state)
     model = CLIPTextModel(CLIPTextConfig(**config))

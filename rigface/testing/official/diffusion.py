@@ -25,7 +25,7 @@ from rigface.model.unets import network, stock
 from rigface.model.weights import WEIGHTS, write_safetensors
 
 CHANNELS, VAE_CHANNELS, TEXT_CHANNELS, CODES = (8, 16, 16, 16), (8, 8, 16, 16), 16, 64
-_UNETS = network(CHANNELS, text_dim=TEXT_CHANNELS, heads=4, groups=4)
+_UNETS = network(CHANNELS, text_dim=TEXT_CHANNELS, heads=1, groups=4)  # one head: each costs time at 512 px
 _Replacement = str | Callable[[re.Match[str]], str]
 _ORIGINAL: dict[str, list[tuple[str, _Replacement]]] = {  # replaced in this order
     "unet": [
@@ -147,7 +147,7 @@ def write_rigface(folder: str | Path) -> Path:
 
 def vae() -> AutoencoderKL:
     """Stable Diffusion's autoencoder at toy width, with random weights."""
-    return AutoencoderKL(
+    made: AutoencoderKL = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
         block_out_channels=VAE_CHANNELS,
@@ -155,14 +155,23 @@ def vae() -> AutoencoderKL:
         norm_num_groups=4,
         sample_size=512,
     )
+    return made
 
 
 def text_encoder() -> CLIPTextModel:
     """CLIP's text model at toy width, for the tokenizer of `write_sd15`."""
-    shape = {"hidden_size": TEXT_CHANNELS, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    start, end = len(_pieces()) - 2, len(_pieces()) - 1
-    ends: dict[str, Any] = {"bos_token_id": start, "eos_token_id": end, "pad_token_id": end}
-    return CLIPTextModel(CLIPTextConfig(vocab_size=len(_pieces()), max_position_embeddings=77, **shape, **ends))
+    count = len(_pieces())
+    config = CLIPTextConfig(
+        vocab_size=count,
+        hidden_size=TEXT_CHANNELS,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        bos_token_id=count - 2,
+        eos_token_id=count - 1,
+        pad_token_id=count - 1,
+    )
+    return CLIPTextModel(config)
 
 
 def _pieces() -> list[str]:

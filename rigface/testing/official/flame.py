@@ -186,6 +186,8 @@ def _baked() -> tuple[np.ndarray, np.ndarray]:
 class _Chumpy:
     """An array as chumpy pickles it."""
 
+    x: np.ndarray
+
     def __init__(self, x: np.ndarray) -> None:
         self.__dict__ |= {"_dirty_vars": {"x"}, "_itr": None, "_make_dense": False, "_make_sparse": False}
         self.__dict__ |= {"_depends_on_deps": {}, "x": x}

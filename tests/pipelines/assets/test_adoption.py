@@ -16,6 +16,7 @@ from rigface import assets
 from rigface.model import checkpoint
 from rigface.testing.official import networks
 from rigface.testing.official.downloads import write_downloads
+from tests.rigface.face import made_weights
 
 
 @pytest.fixture(scope="module")
@@ -174,6 +175,31 @@ def test_licence_of_flame_is_the_one_its_folder_states(downloads, tmp_path):
     (row,) = adopt((tmp_path / "in",), tmp_path / "out")
     assert row.licence == "LICENSE.txt: An open licence"
     assert (tmp_path / "out" / "flame" / "LICENSE.txt").is_file()
+
+
+def test_nothing_is_written_into_a_linked_folder(downloads, tmp_path):
+    own = tmp_path / "own" / "flame"
+    own.mkdir(parents=True)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "flame").symlink_to(own)
+    (row,) = adopt((next(downloads.rglob("landmark_embedding.npy")),), tmp_path / "out")
+    assert (
+        row.outcome
+        == f"not used: {tmp_path / 'out' / 'flame'} is a link to another folder, in which nothing is changed"
+    )
+    assert list(own.iterdir()) == []
+
+
+def test_networks_of_an_insightface_pack_are_known_by_their_outputs(tmp_path):
+    (tmp_path / "in").mkdir()
+    made_weights.pack(tmp_path / "in")
+    assert set(outcomes(adopt((tmp_path / "in",), tmp_path / "out")).values()) == {"adopted"}
+    shutil.copy(tmp_path / "in" / "2d106det.onnx", tmp_path / "w600k_r50.onnx")
+    (row,) = adopt((tmp_path / "w600k_r50.onnx",), tmp_path / "out")
+    assert "want outputs of (512,) numbers, got (212,)" in row.outcome
+    (tmp_path / "det_10g.onnx").write_bytes((tmp_path / "in" / "det_10g.onnx").read_bytes()[:3000])
+    (row,) = adopt((tmp_path / "det_10g.onnx",), tmp_path / "out")
+    assert "it is damaged, or no ONNX network" in row.outcome
 
 
 def test_models_of_one_sex_are_not_taken_for_the_generic_one(downloads, tmp_path):

@@ -1,15 +1,17 @@
 """`rigface assets`: tables, exit statuses, what a profile lacks."""
 
+import shlex
 from typing import get_args, get_type_hints
 
 import pytest
 
 from pipelines.assets.check import NEEDS, needs, statuses
 from pipelines.cli.main import main
+from pipelines.cli.parser import parse
 from rigface import assets
 from rigface.errors import PlanError
 from rigface.profile import FaceProfile
-from rigface.testing.official import flame, networks
+from rigface.testing.official import diffusion, flame, networks
 
 
 @pytest.fixture
@@ -84,6 +86,19 @@ def test_damaged_file_in_place_is_a_problem(folder):
     file.write_bytes(file.read_bytes()[:2000])
     (status,) = statuses(["bisenet"])
     assert "79999_iter.pth: it is damaged" in status.problem
+
+
+def test_damaged_network_in_a_folder_is_a_problem(folder):
+    diffusion.write_rigface(folder / "rigface")
+    assert [s.problem for s in statuses(["rigface"])] == [""]
+    weights = folder / "rigface" / "unet_id" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    assert "it ends too early" in statuses(["rigface"])[0].problem
+
+
+@pytest.mark.parametrize("name", [name for name, asset in assets.ASSETS.items() if asset.unlocks])
+def test_command_that_an_asset_unlocks_parses(name):
+    parse(shlex.split(assets.ASSETS[name].unlocks)[1:])
 
 
 def test_flame_without_its_template_is_incomplete(folder):
