@@ -52,14 +52,16 @@ class Settings:
     reconstructor: str = "fit"
     """Method that turns crops into coefficients: `fit`, least squares on the detector's landmarks and the colours, or a
     network that you provide and that reads FLAME's: `deca`, `emoca`, `smirk`."""
-    head: str = "open"  # Head model to fit: `open`, or `flame`, whose files you provide; networks take `flame`.
+    head: str = "open"
+    """Head model to fit: `open`, or `flame` or `basel`, whose files you provide; networks take `flame`."""
     chunk_frames: int = 300
     """Maximum of sampled frames per unit of work. Longer videos are cut, and their tracks joined again at the end."""
     jpeg_quality: int = 92  # JPEG quality of the stored crops.
     root: str = ""
     """Folder or s3:// prefix that all inputs lie below. The dataset holds their paths from there, so that it is
     continued with the root of another mount. Empty: absolute paths."""
-    head_folder: str = ""  # Folder of FLAME's files, or one model in it; empty: searched for in $RIGFACE_ASSETS.
+    head_folder: str = ""
+    """Folder of FLAME's files or one model in it, or the Basel model's file; empty: the assets folder."""
     shape: int = 100  # Shape coefficients of FLAME, 1-300.
     expression: int = 50  # Expression coefficients of FLAME, 1-100.
     refine: int = 0

@@ -39,23 +39,26 @@ class Overlay:
 
 @lru_cache(maxsize=2)
 def lay_over(head: Head) -> Overlay:
-    """Lay the open head over a head with 51 inner landmarks, on the CPU, or over itself; ValueError if it has none."""
+    """Lay the open head over a head with 51 inner or 68 landmarks, on the CPU, or over itself; ValueError if it has
+    neither.
+    """
     if head.spec.name == "open":  # its vertices of fewer subdivisions come first, and its landmarks are MediaPipe's
         count, points = len(head.template), head.landmarks.vertices[:, 0].numpy()
         return Overlay(np.arange(count), np.ones(count, bool), points, head.landmarks)
-    if head.inner is None or head.inner.vertices.shape[-2] != len(INNER):
+    own = head.inner or Embedding(head.landmarks.vertices[17:], head.landmarks.weights[17:])  # after the jaw line's 17
+    if own.vertices.shape[-2] != len(INNER):
         raise ValueError(f"the {head.spec.name} head has no 51 inner landmarks to lay the open head over")
     from scipy.spatial import cKDTree
 
     model = OpenHead.load()
     still = torch.zeros(1, head.spec.expression)
     control, inner = model.template.astype(np.float64), list(INNER)
-    scale, turn, shift = _similarity(control[inner], head.inner.points(head.template[None])[0].double().numpy())
-    gap = scale * control[inner] @ turn.T + shift - head.inner.points(head.template[None])[0].double().numpy()
-    basis = head.inner.points(head.shape_basis.permute(2, 0, 1)).double().numpy().reshape(head.spec.shape, -1)
+    scale, turn, shift = _similarity(control[inner], own.points(head.template[None])[0].double().numpy())
+    gap = scale * control[inner] @ turn.T + shift - own.points(head.template[None])[0].double().numpy()
+    basis = own.points(head.shape_basis.permute(2, 0, 1)).double().numpy().reshape(head.spec.shape, -1)
     shape = np.linalg.solve(basis @ basis.T + SHAPE_DAMPING**2 * np.eye(len(basis)), basis @ gap.ravel())
     surface = head.neutral(torch.from_numpy(shape).float()[None], still)
-    scale, turn, shift = _similarity(control[inner], head.inner.points(surface)[0].double().numpy())
+    scale, turn, shift = _similarity(control[inner], own.points(surface)[0].double().numpy())
     vertices, faces = surface[0].double().numpy(), head.faces.numpy()
 
     weights, _ = model.subdivision()
@@ -66,8 +69,8 @@ def lay_over(head: Head) -> Overlay:
     skin = np.flatnonzero((distance < NEAR * scale) & (rims.query(laid)[0] > OPENING * scale))
     skin = np.setdiff1d(skin, inner)
     embedding = Embedding(
-        torch.cat([head.inner.vertices, torch.from_numpy(corners[skin])]),
-        torch.cat([head.inner.weights, torch.from_numpy(shares[skin]).float()]),
+        torch.cat([own.vertices, torch.from_numpy(corners[skin])]),
+        torch.cat([own.weights, torch.from_numpy(shares[skin]).float()]),
     )
     return Overlay(nearest, away < NEAR * scale, np.concatenate([inner, skin]), embedding)
 

@@ -1,4 +1,4 @@
-"""Reconstructor `fit` for FLAME: landmarks to geometry, colours to skin and light, without a network.
+"""Reconstructor `fit` for FLAME and the Basel model: landmarks to geometry, colours to skin and light, no network.
 
 Path: 512 px crops, their landmarks and tracks -> FlameFit -> Fit -> the params columns.
 """
@@ -25,7 +25,7 @@ class FlameFit:
     """Damped least squares on FLAME from MediaPipe's landmarks; the scores of blendshapes are not used.
 
     Args:
-        head: FLAME with an albedo, as `heads.load_head` gives it.
+        head: FLAME with an albedo, as `heads.load_head` gives it; or the Basel model, which is as FLAME without joints.
     """
 
     def __init__(self, head: Head, device: str = "cpu") -> None:
@@ -43,7 +43,8 @@ class FlameFit:
 
     def _needs(self, landmarks: int) -> str:
         return (
-            f"FLAME is fitted to MediaPipe's {LANDMARKS}+ landmarks; this detector gives {landmarks}. "
+            f"the {self.head_spec.name} head is fitted to MediaPipe's {LANDMARKS}+ landmarks; this detector gives "
+            f"{landmarks}. "
             "Use the mediapipe detector, or scrfd."
         )
 

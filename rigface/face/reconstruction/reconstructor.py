@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from rigface.face.geometry.rotation import to_axis_angle
-from rigface.face.head.heads import load_head
+from rigface.face.head.heads import NAMES, load_head
 from rigface.face.head.open_head import OpenHead
 from rigface.face.reconstruction.appearance import OpenHeadAppearance
 from rigface.face.reconstruction.flame_reconstructor import FlameFit
@@ -40,7 +40,7 @@ def load_reconstructor(
     """Load a reconstructor by name, and check, if a detector is given, that it reports what the reconstructor needs.
 
     Args:
-        folder: an assets folder to search first, or FLAME's own.
+        folder: an assets folder to search first, or the head's own.
         shape, expression: how many of FLAME's coefficients to store; at least those that a network gives.
         half: DECA and EMOCA compute in bfloat16: twice the speed on processors that have it, codes within about 1 %.
         refine: steps on colours and landmarks after it, see `Refined`.
@@ -52,22 +52,21 @@ def load_reconstructor(
     reconstructor: FitReconstructor | FlameFit | NetworkReconstructor
     if (name, head) == ("fit", "open"):
         reconstructor = FitReconstructor(device)
-    elif head == "flame" and name == "fit":
-        flame = load_head("flame", folder, shape, expression)
-        reconstructor = FlameFit(flame, device)
+    elif name == "fit" and head in ("flame", "basel"):
+        model = load_head(head, folder, shape, expression)
+        reconstructor = FlameFit(model, device)
     elif head == "flame" and name in NETWORKS:
-        flame = load_head("flame", flame_2020(folder), max(shape, NETWORKS[name].shape), max(expression, EXPRESSION))
-        reconstructor = NetworkReconstructor(name, flame, folder, device, half=half)
+        model = load_head("flame", flame_2020(folder), max(shape, NETWORKS[name].shape), max(expression, EXPRESSION))
+        reconstructor = NetworkReconstructor(name, model, folder, device, half=half)
     else:
         raise ValueError(
-            f"no reconstructor {name!r} for the head {head!r}; there is 'fit' for 'open' and 'flame', and for 'flame' "
+            f"no reconstructor {name!r} for the head {head!r}; there is 'fit' for {', '.join(NAMES)}, and for flame "
             f"{', '.join(NETWORKS)}"
         )
     if detector is not None:
         reconstructor.check(detector)
     if refine:
-        model = load_head("open") if head == "open" else flame
-        return Refined(reconstructor, model, refine, device)
+        return Refined(reconstructor, load_head("open") if head == "open" else model, refine, device)
     return reconstructor
 
 

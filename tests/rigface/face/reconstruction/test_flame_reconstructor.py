@@ -8,6 +8,7 @@ import torch
 
 from rigface.errors import MissingAsset
 from rigface.face.geometry.camera import project, to_crop_px
+from rigface.face.head.basel import FILE
 from rigface.face.head.flame import load_flame
 from rigface.face.head.heads import load_head
 from rigface.face.head.overlay import with_open_albedo
@@ -16,6 +17,7 @@ from rigface.face.reconstruction.flame_reconstructor import FlameFit
 from rigface.face.reconstruction.reconstructor import load_reconstructor
 from rigface.face.rendering.renderer import render
 from rigface.image import linear_to_srgb
+from rigface.testing.official.basel import write_basel
 from rigface.testing.official.flame import FLAME_2023, write_flame
 from rigface.types import DetectorSpec, FaceParams
 
@@ -60,6 +62,28 @@ def test_loader_gives_flame_with_the_wanted_sizes(folder):
     assert load_head(small.head_spec, folder).spec == small.head_spec
 
 
+def test_basel_model_is_fitted_as_flame_without_joints(tmp_path):
+    write_basel(tmp_path)
+    fit = load_reconstructor("fit", "basel", folder=str(tmp_path / FILE))
+    head = load_head(fit.head_spec, tmp_path / FILE)
+    params = FaceParams(
+        shape=torch.zeros(1, 80),
+        expression=torch.nn.functional.one_hot(torch.tensor([3]), 64) * 0.2,
+        head_rotation=torch.tensor([[0.05, 0.2, 0.0]]),
+        jaw_rotation=torch.zeros(1, 3),
+        camera=torch.tensor([[6.5, 0.0, 0.01]]),
+        albedo=torch.zeros(1, 80),
+        light=torch.zeros(1, 9, 3).index_fill(1, torch.tensor([0]), 0.9 * AMBIENT),
+    )
+    crop = (render(head, params).image[0].permute(1, 2, 0).clamp(0, 1).numpy() * 255 + 0.5).astype(np.uint8)
+    landmarks = to_crop_px(project(head.of(params)[:, :468], params.camera)).numpy()
+    found = fit([crop], landmarks, None, np.zeros(1, int))
+    assert found.landmark_residual[0] < 0.005
+    assert found.photometric_residual[0] < 0.02
+    assert found.params.expression.shape == (1, 64)
+    assert found.params.albedo.shape == (1, 80)
+
+
 def test_codes_of_flame_2020_are_refused_on_2023(folder, head, tmp_path):
     other = write_flame(tmp_path / "flame", FLAME_2023, steps=0, texture=False)
     with pytest.raises(MissingAsset, match=r"the coefficients are of flame sha256:\w+, and flame sha256:\w+ is"):
@@ -67,7 +91,7 @@ def test_codes_of_flame_2020_are_refused_on_2023(folder, head, tmp_path):
 
 
 def test_detector_without_mediapipe_points_is_refused(folder):
-    wanted = r"FLAME is fitted to MediaPipe's 468\+ landmarks; this detector gives 106"
+    wanted = r"the flame head is fitted to MediaPipe's 468\+ landmarks; this detector gives 106"
     with pytest.raises(ValueError, match=wanted):
         load_reconstructor("fit", "flame", detector=DetectorSpec("scrfd", "1", 106), folder=str(folder))
     with pytest.raises(ValueError, match=wanted):
