@@ -83,6 +83,7 @@ class DetectorSpec:
         identity_width: length of its vectors.
         parser: name of the segmentation, with its version.
         expression_codes: network of `FaceParams.bfm_expression`, with its version; empty if there are none.
+        reconstructor: network of the coefficients, with its version; empty for a fit, which has no file.
     """
 
     name: str
@@ -93,6 +94,7 @@ class DetectorSpec:
     identity_width: int = DLIB_WIDTH
     parser: str = "colours"
     expression_codes: str = ""
+    reconstructor: str = ""
 
 
 @dataclass(frozen=True, eq=False)

@@ -114,6 +114,7 @@ class Specs:
             **known,
             parser=getattr(parser(settings, "cpu"), "version", settings.parser),
             expression_codes=getattr(fitted, "codes_version", ""),
+            reconstructor=fitted.version,
         )
 
 

@@ -119,7 +119,8 @@ class FaceEstimator:
         """Source of each kind of number: name, version and crop rule, as the card prints them."""
         detector = f"{self._detector.spec.name} {self._detector.spec.version}"
         head = f"head {self.head.name} {self.head.version}"
-        fit = f"{type(self._reconstructor).__name__} of {head} on {detector}; {CROP_RULE}"
+        method = " ".join(filter(None, (type(self._reconstructor).__name__, self._reconstructor.version)))
+        fit = f"{method} of {head} on {detector}; {CROP_RULE}"
         return {
             "in loop": fit,
             "independent": f"{detector}, whole picture",

@@ -54,7 +54,7 @@ class CodedReconstructor:
 
     def __init__(self, inner: Reconstructor, coder: ExpressionCoder) -> None:
         self.head_spec, self.inner, self._coder = inner.head_spec, inner, coder
-        self.codes_version = coder.version
+        self.version, self.codes_version = inner.version, coder.version
 
     def __call__(
         self, crops: Sequence[np.ndarray], landmarks: np.ndarray, blendshapes: np.ndarray | None, tracks: np.ndarray

@@ -123,7 +123,7 @@ class FakeIdentity:
 class FakeReconstructor:
     """Derives coefficients from the colours. Implements `rigface.face.reconstruction.reconstructor.Reconstructor`."""
 
-    head_spec = HEAD
+    head_spec, version = HEAD, ""
 
     def __call__(
         self, crops: Sequence[np.ndarray], landmarks: np.ndarray, blendshapes: np.ndarray | None, tracks: np.ndarray

@@ -70,7 +70,7 @@ class BatchedReconstructor:
     """A reconstructor whose callers share a call if they arrive during another."""
 
     def __init__(self, inner: Reconstructor) -> None:
-        self.head_spec, self._inner = inner.head_spec, inner
+        self.head_spec, self.version, self._inner = inner.head_spec, inner.version, inner
         self._fit_lock, self._queue_lock = threading.Lock(), threading.Lock()
         self._waiting: list[_Request] = []
         self.calls = 0

@@ -28,6 +28,8 @@ class FlameFit:
         head: FLAME with an albedo, as `heads.load_head` gives it; or the Basel model, which is as FLAME without joints.
     """
 
+    version = ""
+
     def __init__(self, head: Head, device: str = "cpu") -> None:
         self.head_spec = head.spec
         self._device = device

@@ -53,13 +53,14 @@ class Network:
     load: Callable[[Path, str], nn.Module]  # its forward gives FlameCodes
     rule: official_crops.SquareRule
     shape: int = 100
+    has_light: bool = True  # and the coefficients of a texture
 
 
 NETWORKS = {
     "deca": Network("deca", load_deca, official_crops.DECA),
     "deca-rigface": Network("deca", load_deca, official_crops.RIGFACE_DECA),  # as the released RigFace model wants it
     "emoca": Network("emoca", load_emoca, official_crops.DECA),
-    "smirk": Network("smirk", load_smirk, official_crops.SMIRK, shape=300),
+    "smirk": Network("smirk", load_smirk, official_crops.SMIRK, shape=300, has_light=False),
 }
 
 
@@ -90,7 +91,9 @@ class NetworkReconstructor:
         path = assets.find(network.asset, folder)
         path = checkpoint_in(path) if path.is_dir() else path
         self.head_spec = spec
-        self.version = f"{name}-{assets.fingerprint(path)}"
+        self._reads_colours = network.has_light and spec.albedo_source.partition(":")[0] in _TEXTURES
+        fitted = "" if self._reads_colours else ", albedo and light fitted"
+        self.version = f"{name}-{assets.fingerprint(path)}{fitted}"
         encoder = network.load(path, device)
         self._network = halve(encoder) if half else encoder
         self._rule, self._device = network.rule, device
@@ -101,7 +104,7 @@ class NetworkReconstructor:
         """Raise ValueError unless a detector reports landmarks that the crop can be cut by."""
         if detector.landmarks not in LAYOUTS:
             raise ValueError(
-                f"{self.version} cuts its crop by landmarks; want a detector with {' or '.join(map(str, LAYOUTS))} "
+                f"{self.version}: the crop is cut by landmarks; want a detector with {' or '.join(map(str, LAYOUTS))} "
                 f"of them, {detector.name} gives {detector.landmarks}"
             )
 
@@ -117,16 +120,13 @@ class NetworkReconstructor:
             codes = self._codes(crops, squares)
             params = self._params(codes, squares, members)
             vertices = self._head.of(params)
-            if codes.light is not None and self._has_texture():
+            if self._reads_colours:
                 look = self._appearance.explain(crops, vertices, params.camera, params.albedo, params.light)
             else:
                 look = self._appearance.fit(crops, vertices, params.camera, members)
                 params = replace(params, albedo=look.albedo, light=look.light)
             residual = self._residual(vertices, params, torch.from_numpy(points).to(self._device))
         return Fit(params.map(_numpy), _numpy(residual), _numpy(look.residual), _numpy(look.occlusion))
-
-    def _has_texture(self) -> bool:
-        return self.head_spec.albedo_source.partition(":")[0] in _TEXTURES
 
     def _codes(self, crops: Sequence[np.ndarray], squares: np.ndarray) -> FlameCodes:
         parts = []

@@ -27,6 +27,7 @@ class Reconstructor(Protocol):
     """Fits one head model to crops of faces."""
 
     head_spec: HeadSpec
+    version: str  # network with the hash of its file, and what is fitted beside it; empty for a fit, which has no file
 
     def __call__(
         self, crops: Sequence[np.ndarray], landmarks: np.ndarray, blendshapes: np.ndarray | None, tracks: np.ndarray

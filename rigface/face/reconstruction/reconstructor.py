@@ -73,6 +73,8 @@ def load_reconstructor(
 class FitReconstructor:
     """Closed-form fitting of the open head to MediaPipe's 478 landmarks."""
 
+    version = ""
+
     def __init__(self, device: str = "cpu", head: OpenHead | None = None) -> None:
         head = head or OpenHead.load()
         self.head_spec = head.spec

@@ -59,7 +59,7 @@ class Refined:
     """
 
     def __init__(self, inner: Reconstructor, head: Head, steps: int, device: str = "cpu") -> None:
-        self.head_spec, self.inner = inner.head_spec, inner
+        self.head_spec, self.version, self.inner = inner.head_spec, inner.version, inner
         self._steps, self._device = steps, device
         self._appearance = AppearanceFitter(head, device)
         points, weights, places = correspondence(head)

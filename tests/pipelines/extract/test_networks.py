@@ -1,7 +1,5 @@
 """DECA and BiSeNet through the job's stages, from the clip to the rows; without Ray, with made-up weights."""
 
-from dataclasses import replace
-
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -15,6 +13,7 @@ from pipelines.extract.plan import units_of
 from pipelines.extract.stages import MaskAndScore, Reconstruct, Write
 from pipelines.extract.survey import Surveyor
 from pipelines.extract.unit import Unit
+from rigface import schema
 from rigface.image import decode
 from rigface.storage.store import Store
 from rigface.testing.official.flame import write_flame
@@ -38,9 +37,7 @@ def test_a_network_implies_flame():
 @pytest.mark.slow
 def test_rows_hold_decas_coefficients_and_bisenets_masks(folder, fixtures):
     settings = Settings(fps=1, identity="none", reconstructor="deca", parser="bisenet", half=True)
-    detector = components.detector(settings).spec
-    parser = components.parser(settings, "cpu").version
-    specs = components.reconstructor(settings, "cpu", detector).head_spec, replace(detector, parser=parser)
+    specs = components.Specs(settings)(None, lambda step: None)
     config = FaceDataset(Store(str(folder / "out"))).begin_run(settings, *specs, overwrite=False)
     (planned,) = units_of(Surveyor(settings)(str(fixtures / "clip.mp4"), lambda step: None), config)
     unit = Unit(planned, *FrameProcessor(settings)(planned, lambda step: None))
@@ -49,6 +46,9 @@ def test_rows_hold_decas_coefficients_and_bisenets_masks(folder, fixtures):
     rows = pq.read_table(folder / "out" / part_path(planned.unit_id))
     assert rows.num_rows == 3
     assert specs[0].name == "flame"
+    stored = schema.detector_of(rows.schema)
+    assert stored.reconstructor.startswith("deca-")
+    assert stored.parser.startswith("bisenet-")
     shapes = np.stack(rows["shape"].to_pylist())
     assert shapes.shape == (3, 100)
     assert np.ptp(shapes, axis=0).max() < 1e-6  # one track, one shape

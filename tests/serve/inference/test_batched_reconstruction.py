@@ -29,7 +29,7 @@ class Slow:
     """A reconstructor that is at work until it is let go."""
 
     def __init__(self, inner):
-        self.head_spec, self._inner = inner.head_spec, inner
+        self.head_spec, self.version, self._inner = inner.head_spec, inner.version, inner
         self.go, self.begun, self.sizes = threading.Event(), threading.Event(), []
 
     def __call__(self, crops, *rest):
@@ -85,7 +85,7 @@ def test_failed_batch_is_fitted_one_by_one():
             raise MemoryError
         return fake(crops, landmarks, blendshapes, tracks)
 
-    fussy.head_spec = fake.head_spec
+    fussy.head_spec, fussy.version = fake.head_spec, fake.version
     ask = ([np.zeros((64, 64, 3), np.uint8)], np.zeros((1, 478, 3), np.float32), None, np.arange(1))
     sizes, fits = fit_concurrently(fussy, [ask] * 3)
     assert sizes == [1, 2, 1, 1]

@@ -1,5 +1,7 @@
 """Networks as reconstructors, with made-up weights that answer with a plain frontal face."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -114,6 +116,7 @@ def test_smirk_has_lids_and_300_shapes_and_its_light_is_fitted(folder, faces):
     assert reconstructor.head_spec.shape == 300
     assert params.eyelids.shape == (3, 2)
     assert (params.light[:, 0] > 0).all()
+    assert re.fullmatch("smirk-[0-9a-f]{12}, albedo and light fitted", reconstructor.version)
 
 
 @pytest.mark.slow
@@ -128,6 +131,7 @@ def test_decas_own_light_and_texture_are_kept_where_the_texture_is(folder, faces
     with torch.inference_mode():
         codes = reconstructor._network(official_crops.flame_crops(faces[0], squares, official_crops.DECA))
     assert reconstructor.head_spec.albedo == 50
+    assert re.fullmatch("deca-[0-9a-f]{12}", reconstructor.version)
     np.testing.assert_allclose(fit.params.albedo, codes.texture, atol=1e-4)
     np.testing.assert_allclose(fit.params.light, codes.light, atol=1e-4)
     assert ((fit.photometric_residual > 0) & (fit.photometric_residual < 1)).all()

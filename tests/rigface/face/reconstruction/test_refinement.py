@@ -28,7 +28,7 @@ class Start:
     """A reconstructor that gives what it is told to."""
 
     def __init__(self, head, params):
-        self.head_spec, self.params = head.spec, params
+        self.head_spec, self.version, self.params = head.spec, "", params
 
     def __call__(self, crops, landmarks, blendshapes, tracks):
         return Fit(self.params, UNKNOWN, UNKNOWN, UNKNOWN)
