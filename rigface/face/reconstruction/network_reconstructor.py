@@ -11,7 +11,6 @@ Shape suffixes: N faces.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -164,7 +163,7 @@ class NetworkReconstructor:
         return residual
 
 
-def flame_2020(folder: str | PathLike[str] | None = None) -> Path:
+def flame_2020(folder: str | Path | None = None) -> Path:
     """The model whose directions the networks' coefficients are about.
 
     Args:
