@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
+from transformers.utils.logging import disable_progress_bar
 
 from rigface.errors import MissingAsset
 
@@ -41,6 +42,7 @@ class TextEncoder:
                 f"{folder} has no text encoder: want text_encoder/config.json, text_encoder/*.safetensors and "
                 "tokenizer/, as in a Stable Diffusion 1.5 folder (CLIP ViT-L/14)"
             )
+        disable_progress_bar()  # a bar of a second across the output of every command
         text = folder / "text_encoder"
         model = CLIPTextModel.from_pretrained(
             text,
