@@ -106,6 +106,13 @@ def fit_notes(faces: Sequence[Face]) -> tuple[str, ...]:
     return tuple(notes)
 
 
+def missing_note(achieved: Sequence[FaceParams | None]) -> tuple[str, ...]:
+    """A hint if a face of the result was not found, so that nothing could be measured on it."""
+    if None not in achieved:
+        return ()
+    return ("no face was found in the result, so there is nothing achieved; are these the right weights?",)
+
+
 def comparison_rows(
     source: FaceParams, wanted: FaceParams, found: FaceParams | None, spec: EditSpec, editor: Editor
 ) -> list[ComparisonRow]:

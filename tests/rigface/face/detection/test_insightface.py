@@ -1,6 +1,7 @@
 """InsightFace adapter through the real library, on handmade networks with known outputs."""
 
 import socket
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -121,6 +122,8 @@ def test_arcface_gives_unit_vectors_of_512(pack):
     assert np.allclose(vectors, ARCFACE / np.linalg.norm(ARCFACE), atol=1e-5)
     assert network.embed([]).shape == (0, 512)
     assert network.chip(red(), np.zeros((106, 3), np.float32)) is None
+    assert np.array_equal(network(red(), face), vectors[0])
+    assert network(red(), replace(face, landmarks=np.zeros((106, 3), np.float32))) is None
 
 
 def test_arcface_chip_is_upright_in_every_layout(pack):
@@ -155,6 +158,8 @@ def test_scrfd_detections_have_mediapipe_landmarks_and_scores(tmp_path):
     assert "face_landmarker-" in detector.spec.version
     assert np.abs(face.landmarks[:, :2] - known.landmarks[:, :2]).max() < 6
     assert face.score == pytest.approx(known.score, abs=0.05)
+    middle, found = (b.reshape(2, 2).mean(0) for b in (known.box, face.finder_box))  # SCRFD's own box is kept, too
+    assert np.abs(middle - found).max() < 20
     (again,) = detector(photo, before=[face])
     assert again.score == face.score
 
