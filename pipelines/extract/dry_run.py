@@ -61,6 +61,7 @@ def preview(config: ExtractConfig) -> str:
         f"{left['unreachable']:,} known inputs cannot be read now and keep their rows",
         f"{about}{units:,.0f} units of work with {about}{frames:,.0f} sampled frames",
         f"head {head.name} {head.version}, detector {detector.name} {detector.version}, configuration {name}",
+        *([f"licence of the head: {head.licence}"] if head.licence else []),
     ]
     for names, pool in config.pools:
         size = f"{pool.actors} to {pool.max_actors}" if pool.max_actors else f"{pool.actors}"

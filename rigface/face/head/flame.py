@@ -29,6 +29,7 @@ _SHAPES = 300  # the file's 400 directions are 300 of shape, then 100 of express
 _ALBEDO = 50  # directions of the texture that DECA uses
 _NECK, _JAW, _EYES = 1, 2, (3, 4)  # the joints after the first, which turns the whole head
 _KEYS = ("v_template", "f", "shapedirs", "posedirs", "J_regressor", "kintree_table", "weights")
+_EMBEDDING_KEYS = tuple(f"{k}_lmk_{v}" for k in ("static", "dynamic", "full") for v in ("faces_idx", "bary_coords"))
 _SITE = "FLAME is downloaded from flame.is.tue.mpg.de after accepting its licence"
 
 
@@ -55,11 +56,11 @@ def load_flame(
     model_file = _model_file(Path(folder))
     folder = model_file.parent
     embedding_file, template_file = (_required(folder / n) for n in ("landmark_embedding.npy", "head_template.obj"))
-    model, embedding = safe_pickle.load_pickle(model_file), safe_pickle.load_npy(embedding_file)
-    if not isinstance(model, dict) or (missing := sorted(set(_KEYS) - set(model))):
-        came = f"it lacks {', '.join(missing)}" if isinstance(model, dict) else f"it holds a {type(model).__name__}"
-        raise BadCheckpoint(f"{model_file.name}: want FLAME's arrays {', '.join(_KEYS)}; {came}. {_SITE}")
+    model = _held(model_file, safe_pickle.load_pickle(model_file), _KEYS)
+    embedding = _held(embedding_file, safe_pickle.load_npy(embedding_file), _EMBEDDING_KEYS)
     basis = np.asarray(model["shapedirs"], np.float32)
+    if basis.ndim != 3 or basis.shape[2] <= _SHAPES:
+        raise BadCheckpoint(f"{model_file.name}: want shapedirs (V, 3, 400), got {basis.shape}. {_SITE}")
     expressions = basis.shape[2] - _SHAPES
     if not (0 < shape <= _SHAPES and 0 < expression <= expressions):
         raise ValueError(
@@ -69,6 +70,10 @@ def load_flame(
 
     def points(kind: str) -> tuple[np.ndarray, np.ndarray]:
         on, weights = embedding[f"{kind}_lmk_faces_idx"], embedding[f"{kind}_lmk_bary_coords"]
+        if len(on) == 0 or int(np.max(on)) >= len(faces):
+            raise BadCheckpoint(
+                f"{embedding_file.name}: want triangles below {len(faces)}, those of this FLAME. {_SITE}"
+            )
         return (faces[on[0]], weights[0]) if kind == "full" else (faces[on], weights)  # "full" has a batch of one
 
     uv, uv_faces = _texture_coordinates(template_file)
@@ -136,6 +141,14 @@ def _required(path: Path) -> Path:
     if not path.is_file():
         raise MissingAsset(f"{path} is not there; {_SITE}")
     return path
+
+
+def _held(path: Path, content: Any, keys: tuple[str, ...]) -> dict[str, Any]:
+    """The arrays of a file; BadCheckpoint if some are missing."""
+    if isinstance(content, dict) and not (missing := sorted(set(keys) - set(content))):
+        return content
+    came = f"it lacks {', '.join(missing)}" if isinstance(content, dict) else f"it holds a {type(content).__name__}"
+    raise BadCheckpoint(f"{path.name}: want FLAME's arrays {', '.join(keys)}; {came}. {_SITE}")
 
 
 def _texture(folder: Path, kind: Texture) -> dict[str, Any]:

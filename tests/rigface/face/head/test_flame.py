@@ -184,6 +184,30 @@ def test_wrong_model_is_refused(fixtures, tmp_path, content, refusal, sentence):
         load_flame(tmp_path)
 
 
+def test_wrong_embeddings_are_refused(fixtures, tmp_path):
+    for path in (fixtures / "flame").glob("*"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    published = tmp_path / "mediapipe_landmark_embedding.npz"
+    np.savez(published, lmk_face_idx=np.array([10**6]), lmk_b_coords=np.ones((1, 3)), landmark_indices=np.array([1]))
+    with pytest.raises(BadCheckpoint, match=r"mediapipe_landmark_embedding\.npz: want .* of points on this FLAME"):
+        load_flame(tmp_path)
+    np.savez(published, other=np.zeros(3))
+    with pytest.raises(BadCheckpoint, match="want lmk_face_idx, lmk_b_coords and landmark_indices"):
+        load_flame(tmp_path)
+    published.unlink()
+    content = {
+        f"{k}_lmk_{v}": np.array([10**6]) for k in ("static", "dynamic", "full") for v in ("faces_idx", "bary_coords")
+    }
+    for wrong, sentence in (
+        (np.zeros(3), "it holds a ndarray"),
+        ({"a": 1}, "it lacks dynamic"),
+        (content, "triangles below"),
+    ):
+        np.save(tmp_path / "landmark_embedding.npy", np.array(wrong, object) if isinstance(wrong, dict) else wrong)
+        with pytest.raises(BadCheckpoint, match=rf"landmark_embedding\.npy: want .*{sentence}"):
+            load_flame(tmp_path)
+
+
 def test_wrong_or_damaged_texture_is_refused(fixtures, tmp_path):
     path = tmp_path / "FLAME_texture.npz"
     for content, sentence in (
