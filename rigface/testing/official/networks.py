@@ -39,7 +39,7 @@ _SMALL = (
     ((288, 96), (576, 96), (576, 96)),
 )
 _BASEL = (80, 64, 80, 3, 27, 2, 1)  # id, exp, tex, angle, gamma, shift, depth
-_FRONTAL = (9.1, 0.0, 0.0)  # camera that puts the open head's landmarks into DECA's crop
+_FRONTAL = (9.6, 0.0, 0.0013)  # camera that puts the open head's landmarks into the crops of DECA and SMIRK
 _EVEN = (3.5, *[0.0] * 2, 0.4, *[0.0] * 5)  # harmonics of a soft light from the front
 
 
@@ -80,7 +80,7 @@ def write_smirk(file: str | Path) -> None:
     """`SMIRK_em1.pt`: encoder and generator in one flat dictionary."""
     weights = _filled(smirk_names(), seed=4)
     _answer(weights, "pose_encoder.pose_cam_layers.0", np.array([0, 0, 0, *_FRONTAL]), 0.05)
-    _answer(weights, "shape_encoder.shape_layers.0", np.zeros(300), 3.0)
+    _answer(weights, "shape_encoder.shape_layers.0", np.zeros(300), 1.0)
     _answer(weights, "expression_encoder.expression_layers.0", np.zeros(55), 1.0)
     flat = {f"smirk_encoder.{name}": tensor for name, tensor in weights.items()}
     _save(flat | {"smirk_generator.final_conv.bias": torch.zeros(3)}, file)
@@ -212,7 +212,7 @@ def _coarse(seed: int) -> dict[str, Tensor]:
     weights = _filled(deca_names(236), seed)
     light = np.repeat(_EVEN, 3)
     mean = np.concatenate([np.zeros(100 + 50 + 50 + 6), _FRONTAL, light])
-    spread = np.concatenate([np.full(200, 3.0), np.full(6, 0.5), [0.5, 0.01, 0.01], np.full(27, 0.5)])
+    spread = np.concatenate([np.full(200, 1.0), np.full(6, 0.2), [0.5, 0.01, 0.01], np.full(27, 0.5)])
     _answer(weights, "layers.2", mean, spread)
     return weights
 
