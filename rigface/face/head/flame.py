@@ -27,7 +27,7 @@ MODELS = ("generic_model.pkl", "flame2023.pkl", "flame2023_no_jaw.pkl", "flame20
 TEXTURES: dict[Texture, str] = {"flame": "FLAME_texture.npz", "basel": "FLAME_albedo_from_BFM.npz"}
 _SHAPES = 300  # the file's 400 directions are 300 of shape, then 100 of expression
 _ALBEDO = 50  # directions of the texture that DECA uses
-_NECK, _JAW, _EYES = 1, 2, (3, 4)  # the joints after the first, which turns the whole head
+_NECK, _JAW = 1, 2  # the joints after the first, which turns the whole head; the last two are the eyes
 _KEYS = ("v_template", "f", "shapedirs", "posedirs", "J_regressor", "kintree_table", "weights")
 _EMBEDDING_KEYS = tuple(f"{k}_lmk_{v}" for k in ("static", "dynamic", "full") for v in ("faces_idx", "bary_coords"))
 _SITE = "FLAME is downloaded from flame.is.tue.mpg.de after accepting its licence"
@@ -40,7 +40,7 @@ def load_flame(
 
     Read if they are there: a texture (50 directions), `mediapipe_landmark_embedding.npz`, and `l_eyelid.npy` and
     `r_eyelid.npy`. The pickles are read as data and never executed (see `safe_pickle.py`). The model without jaw is
-    known by its name: its file has a joint there that must not be used.
+    known by its name or its four joints; if there are five, the one of the jaw stays at rest.
 
     Args:
         folder: the folder, of which the first of `MODELS` is taken, or the path of one model in it.
@@ -66,6 +66,10 @@ def load_flame(
         raise ValueError(
             f"want 1-{_SHAPES} shape and 1-{expressions} expression coefficients, got {shape} and {expression}"
         )
+    parents = (-1, *model["kintree_table"][0][1:])  # the file's first parent is -1 as an unsigned number
+    if len(parents) not in (4, 5):
+        raise BadCheckpoint(f"{model_file.name}: want the joints head, neck, jaw and eyes, got {len(parents)}. {_SITE}")
+    eyes = len(parents) - 2, len(parents) - 1
     faces = np.asarray(model["f"], np.int64)
 
     def points(kind: str) -> tuple[np.ndarray, np.ndarray]:
@@ -78,7 +82,7 @@ def load_flame(
 
     uv, uv_faces = _texture_coordinates(template_file)
     arrays = _texture(folder, texture) | _eyelids(folder) | _mediapipe(folder, faces)
-    has_eyes = bool((np.asarray(model["weights"])[:, _EYES] > 0.5).any())
+    has_eyes = bool((np.asarray(model["weights"])[:, eyes] > 0.5).any())
     extras = tuple(n for n, there in (("eye_rotations", has_eyes), ("eyelids", "eyelids" in arrays)) if there)
     has_texture = "texture_mean" in arrays
     spec = HeadSpec(
@@ -99,12 +103,12 @@ def load_flame(
         expression_basis=basis[:, :, _SHAPES : _SHAPES + expression],
         pose_basis=model["posedirs"],
         faces=faces,
-        parents=(-1, *model["kintree_table"][0][1:]),  # the file's first parent is -1 as an unsigned number
+        parents=parents,
         joint_regressor=_dense(model["J_regressor"]),
         skinning=model["weights"],
         neck=_NECK,
-        jaw=None if "no_jaw" in model_file.name else _JAW,
-        eyes=_EYES,
+        jaw=None if len(parents) == 4 or "no_jaw" in model_file.name else _JAW,
+        eyes=eyes,
         landmarks=points("full"),
         inner=points("static"),
         contour=points("dynamic"),

@@ -16,6 +16,7 @@ from rigface.face.head.flame import load_flame
 from rigface.face.head.flame_texture import load_texture
 from rigface.face.head.head_model import align_centre
 from rigface.face.head.heads import load_head
+from rigface.face.head.safe_pickle import load_pickle
 from rigface.face.rendering.renderer import render_vertices
 from rigface.types import FaceParams
 
@@ -145,6 +146,26 @@ def test_model_without_jaw_has_no_jaw_rotation(fixtures, tmp_path):
     head = load_flame(tmp_path)
     assert head.jaw is None
     assert head.spec.licence == "License.txt: FLAME 2023 licence, version 1"
+
+
+def test_model_with_four_joints_has_no_jaw(fixtures, tmp_path):
+    model = load_pickle(fixtures / "flame" / "generic_model.pkl")
+    kept = [0, 1, 3, 4]
+    model |= {
+        "kintree_table": model["kintree_table"][:, kept],
+        "J_regressor": model["J_regressor"].toarray()[kept],
+        "weights": model["weights"][:, kept],
+        "posedirs": np.delete(model["posedirs"], slice(9, 18), axis=2),
+    }
+    for name in ("landmark_embedding.npy", "head_template.obj"):
+        (tmp_path / name).symlink_to(fixtures / "flame" / name)
+    path = tmp_path / "flame2023.pkl"
+    path.write_bytes(pickle.dumps(model, protocol=2))
+    head = load_flame(tmp_path)
+    assert (head.jaw, head.eyes, head.parents) == (None, (2, 3), (-1, 0, 1, 1))
+    path.write_bytes(pickle.dumps(model | {"kintree_table": model["kintree_table"][:, :1]}, protocol=2))
+    with pytest.raises(BadCheckpoint, match="want the joints head, neck, jaw and eyes, got 1"):
+        load_flame(tmp_path)
 
 
 def test_adopted_model_states_the_licence_of_its_own_folder(fixtures, folder, tmp_path):
