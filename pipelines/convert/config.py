@@ -31,5 +31,6 @@ class ConvertConfig:
         """Settings of `extract` that would give the new dataset, from the run information of the old one."""
         stored = (source or {}).get("settings", {})
         before = Settings(**{f.name: stored[f.name] for f in fields(Settings) if f.name in stored})
-        own = ("head", "head_folder", "shape", "expression", "refine", "half")
-        return replace(before, reconstructor=self.reconstruct, **{name: getattr(self, name) for name in own})
+        own = ("head", "head_folder", "shape", "expression", "refine", "half", "expression_codes")
+        values = {name: getattr(self, name) for name in own}
+        return replace(before, profile="own", reconstructor=self.reconstruct, **values)  # a profile would set them

@@ -9,7 +9,7 @@ one on a dataset that has grown converts what is new.
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,6 @@ from pipelines.extract.unit import Crops
 from rigface import schema
 from rigface.errors import PlanError
 from rigface.face.geometry.rotation import to_degrees, to_matrix
-from rigface.face.profile_networks import with_expression_codes
 from rigface.face.reconstruction.protocol import Fit, Reconstructor
 from rigface.face.reconstruction.quality import PROFILE_DEG
 from rigface.face.steps import AlignedFaces, reconstruct
@@ -55,7 +54,8 @@ def convert(config: ConvertConfig, say: Callable[[str], None] = print) -> dict[s
     parts = face_parts(source)
     stored = schema_of(source, parts)
     before = run_info.load(source)
-    head, detector = _reconstructor(config, before, schema.detector_of(stored)).head_spec, schema.detector_of(stored)
+    fitter = _reconstructor(config, before, schema.detector_of(stored))
+    head, detector = fitter.head_spec, _detector(stored, fitter)
     info = _info(config, before, source, head, detector)
     with lock.hold(store) as check:
         earlier = run_info.load_own(store, "convert", FOLDERS)
@@ -75,12 +75,16 @@ def convert(config: ConvertConfig, say: Callable[[str], None] = print) -> dict[s
 
 
 def _reconstructor(config: ConvertConfig, before: dict[str, Any] | None, detector: DetectorSpec) -> Reconstructor:
-    device = config.pool.device
     try:
-        inner = components.reconstructor(config.settings(before), device, detector)
+        return components.reconstructor(config.settings(before), config.pool.device, detector)
     except ValueError as error:
         raise PlanError(str(error)) from error
-    return with_expression_codes(inner, config.expression_codes, device)
+
+
+def _detector(stored: pa.Schema, reconstructor: Reconstructor) -> DetectorSpec:
+    """The detector of a dataset, with the networks of its new coefficients."""
+    codes = getattr(reconstructor, "codes_version", "")
+    return replace(schema.detector_of(stored), reconstructor=reconstructor.version, expression_codes=codes)
 
 
 def _info(
@@ -111,9 +115,9 @@ class ConvertUnit:
 
     def __init__(self, config: ConvertConfig, info: dict[str, Any]) -> None:
         self._source, self._out = Store(config.faces), lock.follow(Store(config.out))
-        detector = schema.detector_of(schema_of(self._source, face_parts(self._source)))
-        self._reconstructor = _reconstructor(config, info, detector)
-        wanted = schema.faces_schema(self._reconstructor.head_spec, detector)
+        stored = schema_of(self._source, face_parts(self._source))
+        self._reconstructor = _reconstructor(config, info, schema.detector_of(stored))
+        wanted = schema.faces_schema(self._reconstructor.head_spec, _detector(stored, self._reconstructor))
         sources = json.dumps(info["converted"]["columns"]).encode()
         self._schema = wanted.with_metadata({**wanted.metadata, SOURCES_KEY: sources})
 

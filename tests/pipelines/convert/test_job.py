@@ -1,6 +1,7 @@
 """`rigface convert`: new coefficients from stored crops, all else copied."""
 
 import json
+from dataclasses import asdict, replace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -8,7 +9,7 @@ import pytest
 
 from pipelines.convert.config import ConvertConfig
 from pipelines.convert.job import NEW_QUALITY, convert
-from pipelines.extract.config import debug
+from pipelines.extract.config import Settings, debug
 from pipelines.extract.dataset import FaceDataset
 from pipelines.extract.layout import parquet
 from rigface import assets, schema
@@ -47,7 +48,8 @@ def test_coefficients_are_new_and_other_columns_copied(faces, tmp_path):
     assert run(faces, tmp_path / "out") == {"rows": 12, "units": 2}
     before, after = table(faces, 0), table(tmp_path / "out", 0)
     assert schema.head_of(after.schema) == fakes.HEAD
-    assert schema.detector_of(after.schema) == schema.detector_of(before.schema)
+    same = replace(schema.detector_of(before.schema), reconstructor=fakes.FakeReconstructor().version)
+    assert schema.detector_of(after.schema) == same
     params = {*FaceParams.__dataclass_fields__}
     for name in set(before.column_names) - params - {*NEW_QUALITY}:
         assert after[name].to_pylist() == before[name].to_pylist(), name
@@ -104,6 +106,13 @@ def test_reconstructor_that_does_not_fit_the_landmarks_is_refused(faces, tmp_pat
     assert not (tmp_path / "out").exists()
 
 
+def test_profile_of_the_first_dataset_does_not_return():
+    stored = {"settings": asdict(Settings(profile="rigface"))}
+    settings = ConvertConfig("in", "out", "fit", head="open").settings(stored)
+    assert (settings.reconstructor, settings.head, settings.expression_codes) == ("fit", "open", "none")
+    assert (settings.detector, settings.parser) == ("mediapipe", "bisenet")
+
+
 def test_folder_without_faces_is_refused(tmp_path):
     with pytest.raises(PlanError, match="no faces/ here"):
         run(tmp_path, tmp_path / "out")
@@ -147,6 +156,9 @@ def test_deca_and_d3dfr_fill_their_columns(real, tmp_path, monkeypatch):
     assert params.bfm_expression.shape == (2, 64)
     assert np.abs(params.bfm_expression).max() > 0.1
     assert max(after["landmark_residual"].to_pylist()) < 0.3  # the stand-in answers with a plain frontal face
+    detector = schema.detector_of(after.schema)
+    assert detector.reconstructor.startswith("deca-")
+    assert detector.expression_codes.startswith("d3dfr-")
     sources = json.loads(after.schema.metadata[b"rigface.sources"])
     assert sources["d3dfr"] == ["bfm_expression"]
     assert "bfm_expression" not in sources["deca"]
