@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from rigface.errors import OutputBusy, StorageGone
-from rigface.storage import objects, s3_client
+from rigface.storage import objects
 from rigface.storage.store import INTERNAL, Store
 
 RENEW_S = 10.0
@@ -160,7 +160,10 @@ def _hold_file(store: Store) -> Iterator[Callable[[], None]]:
 
 
 class _Lease:
-    """The lease object: the owner that this process would be, and the owner at the last read."""
+    """The lease object: the owner that this process would be, and the owner at the last read.
+
+    `patience` of its methods is the seconds for which a request is tried, as in `s3_client.call`.
+    """
 
     def __init__(self, store: Store) -> None:
         self.where = store.bucket_and_key(f"{INTERNAL}/lease.json")
@@ -169,10 +172,10 @@ class _Lease:
         self.tag = ""  # entity tag at the last read or write
         self.age_s = 0.0
 
-    def read(self) -> bool:
+    def read(self, patience: float | None = None) -> bool:
         """Read the present owner; False if there is no lease."""
         try:
-            data, about = objects.get(*self.where, patience=EXPIRE_S)
+            data, about = objects.get(*self.where, patience=patience)
         except FileNotFoundError:
             return False
         self.owner, self.tag, self.age_s = json.loads(data), about.etag, about.age_s
@@ -192,14 +195,14 @@ class _Lease:
             if self._put(if_none=True):
                 return True
             if self.read():
-                return self.is_ours() or (self.is_over() and self.renew(EXPIRE_S))
+                return self.is_ours() or (self.is_over() and self.renew())
         return False
 
-    def renew(self, patience: float) -> bool:
+    def renew(self, patience: float | None = None) -> bool:
         """Replace the lease as last known; False if another run has taken over."""
-        return self._put(if_match=self.tag, patience=patience) or (self.read() and self.is_ours())
+        return self._put(if_match=self.tag, patience=patience) or (self.read(patience) and self.is_ours())
 
-    def _put(self, if_none: bool = False, if_match: str = "", patience: float = EXPIRE_S) -> bool:
+    def _put(self, if_none: bool = False, if_match: str = "", patience: float | None = None) -> bool:
         body = json.dumps({**self.me, "renewed": uuid.uuid4().hex}).encode()  # new content has a new tag
         try:
             self.tag = objects.put(*self.where, body, if_none=if_none, if_match=if_match, patience=patience)
@@ -229,7 +232,7 @@ def _hold_lease(store: Store) -> Iterator[Callable[[], None]]:
         )
     stop, lost, one_at_a_time = threading.Event(), threading.Event(), threading.Lock()
 
-    def renew(patience: float) -> None:
+    def renew(patience: float | None = None) -> None:
         nonlocal renewed
         with one_at_a_time:
             if lost.is_set():
@@ -247,7 +250,7 @@ def _hold_lease(store: Store) -> Iterator[Callable[[], None]]:
 
     def check() -> None:
         if now_s() - renewed > EXPIRE_S / 2:  # so that what follows has half a lease to be done in
-            renew(s3_client.patience_s())
+            renew()
         if lost.is_set():
             raise OutputBusy(_taken(store))
 
@@ -260,5 +263,5 @@ def _hold_lease(store: Store) -> Iterator[Callable[[], None]]:
         thread.join()
         if not lost.is_set():
             with contextlib.suppress(StorageGone, OSError):  # it expires by itself
-                if lease.read() and lease.is_ours():
+                if lease.read(EXPIRE_S) and lease.is_ours():
                     objects.delete(lease.where[0], [lease.where[1]])

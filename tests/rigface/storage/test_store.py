@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import threading
 import time
 
 import pyarrow as pa
@@ -154,6 +155,17 @@ def test_expired_lease_is_renewed_if_no_other_run_took_it(bucket, monkeypatch):
     with lock.hold(Store(f"{bucket}/away")) as check:
         time.sleep(0.4)
         check()
+
+
+def test_worker_waits_out_an_outage_longer_than_a_lease(s3_behind, bucket, monkeypatch):
+    store = Store(f"{bucket}/worker")
+    with lock.hold(store):
+        worker = lock.follow(Store(store.uri))
+        monkeypatch.setattr(lock, "EXPIRE_S", 0.1)
+        monkeypatch.setattr(s3_behind, "down", True)
+        threading.Timer(0.4, setattr, (s3_behind, "down", False)).start()
+        worker.publish("after", b"")
+    assert store.exists("after")
 
 
 @pytest.mark.parametrize("days", [-2, 2])
