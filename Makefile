@@ -36,7 +36,7 @@ docs: env  ## rewrite the generated tables of docs/ and the generated files of i
 	$(BIN)/python scripts/docs.py
 	$(BIN)/python scripts/observability.py
 
-drills: env  ## break every part of running jobs and count rows; ten minutes, writes benchmarks/results/drills.json
+drills: env  ## break every part of running jobs and count rows; half an hour, writes benchmarks/results/drills.json
 	RIGFACE_DRILLS=benchmarks/results/drills.json $(BIN)/python -m pytest tests/drills -m "drill or not drill" -s
 
 env: $(STAMP)  ## create the virtual environment at pinned versions
