@@ -27,9 +27,9 @@ from rigface.face.geometry import alignment
 from rigface.face.geometry.rotation import to_degrees, to_matrix
 from rigface.face.preview.compositing import paste_crop
 from rigface.face.rendering.lighting import light_direction
+from rigface.model.checkpoint_folder import refiner_folder
 from rigface.model_editor import ModelEditor, check_head
 from rigface.profile import OWN, ConditionSpec, FaceProfile
-from rigface.refiner.network import refiner_folder
 from rigface.refiner.preview_refiner import PreviewRefiner
 from rigface.types import Detection, Face, FaceParams, HeadSpec
 

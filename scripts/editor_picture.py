@@ -42,7 +42,7 @@ def service() -> str:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    api = make_api(Services(FaceWorker.load(), DiffusionWorker.load({"mini": "mini"})))
+    api = make_api(Services(FaceWorker.load(checkpoints={"mini": "mini"}), DiffusionWorker.load({"mini": "mini"})))
     server = uvicorn.Server(uvicorn.Config(api, port=port, log_level="error"))
     threading.Thread(target=server.run, daemon=True).start()
     while not server.started:

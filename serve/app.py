@@ -55,7 +55,7 @@ class FaceWorkerDeployment:
         start_telemetry(config.traces, "face-worker")
         signer, policy = ResultSigner(config.signing_path()), config.policy()
         self._worker = FaceWorker.load(
-            config.checkpoints().values(), load_analyzer=config.load_analyzer,
+            config.checkpoints(), load_analyzer=config.load_analyzer,
             cache_mb=config.face_cache_mb, signer=signer, policy=policy,
         )  # fmt: skip
         self._edits = EditPipeline(self._worker, RemoteDiffusionWorker(diffusion_worker, config.checkpoints()))
@@ -167,7 +167,7 @@ class JobQueueDeployment:
             config.jobs, RemoteFaceWorker(face_worker), RemoteDiffusionWorker(diffusion_worker, config.checkpoints()),
             config.limits(), audit_log=config.open_audit_log(), load_analyzer=config.load_analyzer,
             signer=ResultSigner(config.signing_path()), webhooks=Webhooks(UrlAllowlist(config.webhook_urls)),
-            policy=config.policy(),
+            policy=config.policy(), checkpoints=config.checkpoints(),
         )  # fmt: skip
 
     async def check_health(self) -> None:

@@ -49,14 +49,16 @@ class DiffusionService(Service, Protocol):
         """Sample one image. Closing the iterator takes the request out of the batch."""
 
 
-async def chosen_model(service: DiffusionService, name: str | None) -> str:
-    """The name of a model that exists, by default the default's; else ApiError `unknown-model`."""
+REFINER = "refiner"  # kind of a model that corrects previews; face workers run it
+
+
+async def chosen_model(service: DiffusionService, name: str | None) -> ModelInfo:
+    """A model that exists, by default the default; else ApiError `unknown-model`."""
     models = await service.models()
-    if name is None:
-        return next(m.name for m in models if m.default)
-    if name not in {m.name for m in models}:
+    chosen = next((m for m in models if (m.default if name is None else m.name == name)), None)
+    if chosen is None:
         raise ApiError("unknown-model", f"{name!r}; there are {', '.join(m.name for m in models)}")
-    return name
+    return chosen
 
 
 async def sample_image(service: DiffusionService, request: SampleRequest) -> SampledImage:
@@ -87,8 +89,10 @@ class FaceService(Service, Protocol):
     async def preview(self, edit_input: EditInput, output_options: OutputOptions) -> Preview:
         """The edit without a model, at most `max_side` px."""
 
-    async def edit_without_model(self, edit_input: EditInput, output_options: OutputOptions) -> FinishedEdit:
-        """The edit without a model, at the image's own resolution."""
+    async def edit_without_diffusion(
+        self, edit_input: EditInput, output_options: OutputOptions, refiner: str = ""
+    ) -> FinishedEdit:
+        """The preview at the image's own resolution, corrected by a refiner if one is named."""
 
     async def verify(self, data: bytes) -> Verified:
         """The provenance of an image or a video."""

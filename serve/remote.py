@@ -139,7 +139,7 @@ class RemoteFaceWorker(RemoteDeployment, FaceService, EditService):
     reconstruct = remote(FaceService.reconstruct)
     mesh = remote(FaceService.mesh)
     preview = remote(FaceService.preview)
-    edit_without_model = remote(FaceService.edit_without_model)
+    edit_without_diffusion = remote(FaceService.edit_without_diffusion)
     verify = remote(FaceService.verify)
     edit = remote_stream(EditService.edit)
 

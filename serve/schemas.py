@@ -344,7 +344,7 @@ class ModelInfo(BaseModel):
     """A model that an edit may name."""
 
     name: str
-    kind: str = Field(description="`preview`, or the process of a diffusion model")
+    kind: str = Field(description="`preview`, `refiner` (it corrects the preview), or the process of a diffusion model")
     size: int = Field(description="side of the sampled square, px")
     steps: int = Field(description="default number of steps; 0 for the preview")
     default: bool

@@ -3,6 +3,7 @@
 Path: `--checkpoint NAME` -> `folder_of` -> `checkpoint.start`, `refiner.load_refiner`.
 """
 
+import json
 from pathlib import Path
 
 from rigface import assets
@@ -10,6 +11,8 @@ from rigface.storage.model_cache import fetched
 from rigface.storage.versions import newest_version
 
 SD15 = "sd15"  # Stable Diffusion 1.5 by name
+CONFIG = "config.json"
+REFINER_FORMAT = "rigface-refiner"  # in the config.json of a network that corrects previews
 
 
 def folder_of(name: str) -> Path:
@@ -31,3 +34,18 @@ def folder_of(name: str) -> Path:
 def is_sd15(name: str) -> bool:
     """True if the name means Stable Diffusion 1.5, which has seen no faces: `sd15` (adopted), `sd15:FOLDER`."""
     return name == SD15 or name.startswith(f"{SD15}:")
+
+
+def refiner_folder(name: str) -> Path | None:
+    """The folder of a checkpoint that is a refiner, by its name (see `folder_of`); None for any other model.
+
+    MissingAsset if nothing of this name is on this machine.
+    """
+    if name == "tiny" or is_sd15(name):
+        return None
+    folder = folder_of(name)
+    try:
+        is_refiner = json.loads((folder / CONFIG).read_bytes()).get("format") == REFINER_FORMAT
+    except (OSError, ValueError, AttributeError):
+        return None
+    return folder if is_refiner else None

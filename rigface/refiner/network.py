@@ -20,12 +20,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from rigface.errors import BadCheckpoint, MissingAsset
-from rigface.model.checkpoint_folder import folder_of, is_sd15
+from rigface.model.checkpoint_folder import CONFIG, REFINER_FORMAT
 from rigface.types import HeadSpec
 
-FORMAT = "rigface-refiner"
 VERSION = 1
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
+WEIGHTS = "model.safetensors"
 PICTURE_CHANNELS = 9  # preview 3, photograph 3, geometry 3: x and y of the normals, and the share that is invented
 
 
@@ -50,14 +49,14 @@ class RefinerConfig:
 
     def to_json(self) -> dict[str, Any]:
         """The content of `config.json`."""
-        return {"format": FORMAT, "version": VERSION, **asdict(self)}
+        return {"format": REFINER_FORMAT, "version": VERSION, **asdict(self)}
 
     @staticmethod
     def from_json(content: dict[str, Any]) -> RefinerConfig:
         """The inverse of `to_json`; BadCheckpoint for another format, a newer version or unknown settings."""
         values = dict(content)
-        if values.pop("format", None) != FORMAT:
-            raise BadCheckpoint(f"{CONFIG}: want format {FORMAT!r}")
+        if values.pop("format", None) != REFINER_FORMAT:
+            raise BadCheckpoint(f"{CONFIG}: want format {REFINER_FORMAT!r}")
         if (version := values.pop("version", None)) != VERSION:
             raise BadCheckpoint(f"{CONFIG}: want version {VERSION}, got {version}")
         try:
@@ -124,21 +123,6 @@ class RefinerNetwork(nn.Module):
 
 def _stage(width: int, blocks: int) -> nn.Sequential:
     return nn.Sequential(*(ResidualBlock(width) for _ in range(blocks)))
-
-
-def refiner_folder(name: str) -> Path | None:
-    """The folder of a checkpoint that is a refiner, by its name (see `folder_of`); None for any other model.
-
-    MissingAsset if nothing of this name is on this machine.
-    """
-    if name == "tiny" or is_sd15(name):
-        return None
-    folder = folder_of(name)
-    try:
-        is_refiner = json.loads((folder / CONFIG).read_bytes()).get("format") == FORMAT
-    except (OSError, ValueError, AttributeError):
-        return None
-    return folder if is_refiner else None
 
 
 def save_refiner(folder: Path, network: RefinerNetwork, config: RefinerConfig) -> None:

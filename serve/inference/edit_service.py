@@ -22,7 +22,7 @@ from serve.content_cache import picture_id
 from serve.limits import Limits
 from serve.messages import EditedImage, EditInput, ModelEdit, OutputOptions, Preview, SamplingOptions
 from serve.problems import ApiError
-from serve.protocols import DiffusionService, FaceService, chosen_model
+from serve.protocols import REFINER, DiffusionService, FaceService, chosen_model
 from serve.schemas import EditProgress, EditRequest, EditResult, Sampling
 from serve.security.api_keys import Key
 from serve.telemetry import metrics, tracing
@@ -146,17 +146,20 @@ class EditRunner:
     async def _run(self, plan: EditPlan, previews: int | None) -> AsyncGenerator[EditProgress | CompletedEdit, None]:
         face_worker, edit_input, asked = self._services.face_worker, plan.edit_input, plan.asked
         began = time.monotonic()
-        model = await chosen_model(self._services.diffusion_worker, asked.model)
+        chosen = await chosen_model(self._services.diffusion_worker, asked.model)
+        model, refiner = chosen.name, chosen.name if chosen.kind == REFINER else ""
         output_options = replace(plan.output_options, record={**plan.output_options.record, "model": model})
         plan = replace(plan, output_options=output_options)
         # The completed edit may be cached, so it goes without the source's bytes.
         completed = CompletedEdit(replace(plan, edit_input=replace(edit_input, pictures={})), model)
-        if model == PREVIEW and edit_input.edit.prompt:
-            raise ApiError("bad-request", "edit.prompt: the preview has no text encoder; name a model that has one")
-        if model == PREVIEW or edit_input.edit.is_nothing:  # an empty edit is the source to the bit, as in `Editor`
+        if (refiner or model == PREVIEW) and edit_input.edit.prompt:
+            raise ApiError("bad-request", f"edit.prompt: {model} has no text encoder; name a model that has one")
+        if refiner or model == PREVIEW or edit_input.edit.is_nothing:  # an empty edit is the source to the bit
             yield EditProgress(phase="preview", step=0, steps=1)
             with tracing.span("edit.preview"):
-                finished = await self.by_hash(edit_input, lambda i: face_worker.edit_without_model(i, output_options))
+                finished = await self.by_hash(
+                    edit_input, lambda i: face_worker.edit_without_diffusion(i, output_options, refiner)
+                )
         else:
             yield EditProgress(phase="look", step=0, steps=asked.steps or 0)
             last_preview: EditProgress | None = None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
@@ -28,7 +28,9 @@ from rigface.face.preview.compositing import paste_crop
 from rigface.face.reconstruction.albedo_light import AMBIENT
 from rigface.face.rendering.lighting import lamp_harmonics, light_direction
 from rigface.image import encode_png, sniff
+from rigface.model.checkpoint_folder import refiner_folder
 from rigface.profile import OWN, ConditionSpec, FaceProfile
+from rigface.refiner.preview_refiner import PreviewRefiner
 from rigface.types import Face, FaceParams, HeadSpec
 from serve.content_cache import LruCache
 from serve.inference.batched_reconstruction import with_batched_reconstructor, with_serialized_detector
@@ -98,16 +100,17 @@ class FaceWorker(FaceService):
         self._layouts = LruCache(cache_mb * 2**20, lambda layout: layout.size, "layouts")
         self._own, self._preview_editor = self._made(analyzer), Editor(analyzer, max_px=PREVIEW_CROP_PX)
         self._by_profile, self._loading = {OWN: self._own}, threading.Lock()
+        self._refined: dict[str, Editor] = {}  # editors with a refiner, by its name
         self._composers: dict[ConditionSpec, Composer] = {}
         self._threads, self._video_threads = WatchdogExecutor(), WatchdogExecutor(max_threads=MAX_VIDEO_CHECKS)
 
     @classmethod
     def load(
-        cls, checkpoints: Iterable[str] = (), *,
+        cls, checkpoints: Mapping[str, str] | None = None, *,
         load_analyzer: Callable[[FaceProfile], FaceAnalyzer] = FaceAnalyzer.load, cache_mb: int = 384,
         signer: Signer | None = None, policy: Policy | None = None,
     ) -> FaceWorker:  # fmt: skip
-        """A worker with the analyzers that these checkpoints need, warmed up.
+        """A worker with the analyzers that these checkpoints, by name, need, and with the refiners; warmed up.
 
         Raises:
             MissingAsset: a network of a checkpoint's profile is not on this machine.
@@ -117,8 +120,10 @@ class FaceWorker(FaceService):
             return with_serialized_detector(load_analyzer(profile))
 
         worker = cls(load(OWN), load=load, cache_mb=cache_mb, signer=signer, policy=policy)
-        for checkpoint in checkpoints:
+        for name, checkpoint in (checkpoints or {}).items():
             worker._editors_of(profile_of(checkpoint))
+            if (folder := refiner_folder(checkpoint)) is not None:
+                worker._refined[name] = Editor(worker.analyzer, refiner=PreviewRefiner.load(folder))
         worker.warm()
         return worker
 
@@ -170,8 +175,10 @@ class FaceWorker(FaceService):
         """An image between two sampling steps, signed as every result."""
         return await self._threads(self._signer, image, _without_images(edit_input), output_options)
 
-    async def edit_without_model(self, edit_input: EditInput, output_options: OutputOptions) -> FinishedEdit:
-        return await self._threads(self._edit, edit_input, output_options)
+    async def edit_without_diffusion(
+        self, edit_input: EditInput, output_options: OutputOptions, refiner: str = ""
+    ) -> FinishedEdit:
+        return await self._threads(self._edit, edit_input, output_options, refiner)
 
     async def compose(self, edit_input: EditInput, input_spec: ConditionSpec) -> ComposedEdit:
         """The model's conditions, per face."""
@@ -226,10 +233,11 @@ class FaceWorker(FaceService):
         seconds = dict(zip(("look", "warp", "sign"), np.diff(times).tolist()))
         return Preview(data, _asked(edit_input, edits, self._own.head), seconds)
 
-    def _edit(self, edit_input: EditInput, output_options: OutputOptions) -> FinishedEdit:
+    def _edit(self, edit_input: EditInput, output_options: OutputOptions, refiner: str) -> FinishedEdit:
         self._faces.check_consent(edit_input)
         analysis = self._faces.analyze(edit_input, edit_input.picture)
-        image, edits = self._warped(self._own.editor, edit_input, analysis)
+        editor = self._refined[refiner] if refiner else self._own.editor
+        image, edits = self._warped(editor, edit_input, analysis)
         return self._finished(_with_source(edit_input, analysis), image, edits, output_options)
 
     def _compose(self, edit_input: EditInput, input_spec: ConditionSpec) -> ComposedEdit:

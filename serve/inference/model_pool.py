@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from rigface.edits import PREVIEW
-from rigface.model.checkpoint_folder import folder_of
+from rigface.model.checkpoint_folder import folder_of, refiner_folder
 from rigface.model.model_config import ModelConfig
 from rigface.model.pipeline import RigFacePipeline
 from rigface.model.sampling import SamplingBatch, SamplingState
@@ -16,12 +16,14 @@ from rigface.model.weights import read_json
 from rigface.profile import ConditionSpec
 from serve.messages import SampledImage, SampleRequest, Step
 from serve.problems import ApiError
+from serve.protocols import REFINER
 from serve.schemas import ModelInfo
 
 LoadPipeline = Callable[[str], RigFacePipeline]
 """Checkpoint folder or name -> pipeline."""
 
 ABOUT_PREVIEW = "The instant preview warps and relights the photograph itself; no network is used."
+ABOUT_REFINER = "A small network that corrects the instant preview: lips, teeth, lids, and what was hidden."
 NO_MODEL = "No trained model is loaded; start the service with --checkpoint FOLDER to add one."
 
 
@@ -59,6 +61,7 @@ class ModelPool:
 
     def __init__(self, checkpoints: Mapping[str, str], load_pipeline: LoadPipeline, max_loaded: int) -> None:
         self._checkpoints, self._load_pipeline, self._max_loaded = dict(checkpoints), load_pipeline, max_loaded
+        self._refiners = {name for name, place in checkpoints.items() if refiner_folder(place) is not None}
         self._configs: dict[str, ModelConfig] = {}
         self.loaded: OrderedDict[str, LoadedModel] = OrderedDict()
 
@@ -66,6 +69,11 @@ class ModelPool:
     def default(self) -> str | None:
         """Name of the default model; None without any."""
         return next(iter(self._checkpoints), None)
+
+    @property
+    def first_diffusion(self) -> str | None:
+        """Name of the first model that samples; None without any."""
+        return next((name for name in self._checkpoints if name not in self._refiners), None)
 
     @property
     def is_idle(self) -> bool:
@@ -94,6 +102,12 @@ class ModelPool:
         """The models that an edit may name; the preview comes last, or alone."""
         infos = []
         for name in self._checkpoints:
+            if name in self._refiners:
+                default, about = name == self.default, ABOUT_REFINER
+                infos.append(
+                    ModelInfo(name=name, kind=REFINER, size=0, steps=1, default=default, loaded=True, about=about)
+                )
+                continue
             info = ModelInfo(
                 name=name, kind="", size=0, steps=0, default=name == self.default, loaded=name in self.loaded
             )

@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING
 
 from rigface.errors import OutputBusy, StorageGone
@@ -63,6 +63,7 @@ class JobQueue(JobService):
         signer: of videos.
         webhooks: None: no messages are sent.
         policy: consent of faces in videos; the face worker checks those of images.
+        checkpoints: models by name; of those, refiners are run in this process.
     """
 
     def __init__(
@@ -77,10 +78,12 @@ class JobQueue(JobService):
         signer: Signer | None = None,
         webhooks: Webhooks | None = None,
         policy: Policy | None = None,
+        checkpoints: Mapping[str, str] | None = None,
     ) -> None:
         self._uri, self._limits = uri, limits or Limits()
         self._services = EditServices(face_worker, diffusion_worker, self._limits, audit_log)
         self._load_analyzer, self._signer, self._policy = load_analyzer, signer or NoSigner(), policy or Policy()
+        self._checkpoints = checkpoints or {}
         self._edits = EditRunner(self._services, GatewayMetrics())
         self._videos: VideoRunner | None = None
         self._notifier = WebhookNotifier(webhooks or Webhooks(UrlAllowlist()), self._wire_state, self._record)
@@ -281,8 +284,9 @@ class JobQueue(JobService):
 
             load, services = self._load_analyzer or FaceAnalyzer.load, self._services
             self._videos = VideoRunner(
-                load, services.diffusion_worker, self._limits, self._signer, services.audit_log, self._policy
-            )
+                load, services.diffusion_worker, self._limits, self._signer, services.audit_log, self._policy,
+                checkpoints=self._checkpoints,
+            )  # fmt: skip
         return self._videos
 
     async def _end(self, job: Job, state: State, problem: ApiError | None = None) -> None:

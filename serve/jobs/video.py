@@ -16,7 +16,7 @@ import secrets
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -28,8 +28,10 @@ from rigface.conditions import Composer
 from rigface.editor import EditModel, Editor, numbers
 from rigface.edits import PREVIEW, EditSpec
 from rigface.face.analyzer import FaceAnalyzer, choose_faces
+from rigface.model.checkpoint_folder import refiner_folder
 from rigface.profile import OWN, ConditionSpec, FaceProfile
 from rigface.provenance.signer import Origin
+from rigface.refiner.preview_refiner import PreviewRefiner
 from rigface.types import Conditions, Face
 from rigface.video.decode import VideoInfo
 from rigface.video.sandbox import DecoderPool, JoinRequest
@@ -42,7 +44,7 @@ from serve.jobs.store import Job, JobStore, PieceReplaced, Values
 from serve.limits import MAX_PIXELS, Limits
 from serve.messages import SampleRequest
 from serve.problems import ApiError
-from serve.protocols import DiffusionService, chosen_model, sample_image
+from serve.protocols import REFINER, DiffusionService, chosen_model, sample_image
 from serve.provenance.encoder import Signer
 from serve.schemas import AnimationJob, VideoJob
 from serve.security.consent import TAKES_IDENTITY, Policy
@@ -84,6 +86,12 @@ class VideoRunner:
     decoders: DecoderPool = field(default_factory=DecoderPool)
     is_stuck: bool = False  # a thread did not stop when it had to; the process should be replaced
     idle_analyzers: dict[FaceProfile, list[FaceAnalyzer]] = field(default_factory=dict)
+    checkpoints: Mapping[str, str] = field(default_factory=dict)  # models by name; refiners are run here
+
+    def refiner(self, model: str) -> PreviewRefiner | None:
+        """The refiner of this name; None for any other model."""
+        folder = refiner_folder(self.checkpoints[model]) if model in self.checkpoints else None
+        return None if folder is None else PreviewRefiner.load(folder)
 
     def probe(self, file: str | bytes) -> VideoInfo:
         """The properties of a video; BadVideo if it cannot be read, ApiError `too-large`."""
@@ -102,8 +110,9 @@ class VideoRunner:
 
     async def __call__(self, job: Job, asked: VideoJob | AnimationJob, store: JobStore) -> None:
         """Run a job to its result, or raise ApiError, BadInput or ValueError if it cannot be done."""
-        model = await chosen_model(self.diffusion_worker, asked.model)
-        input_spec = None if model == PREVIEW else await self.diffusion_worker.input_spec(model)
+        chosen = await chosen_model(self.diffusion_worker, asked.model)
+        model, samples = chosen.name, chosen.kind not in (PREVIEW, REFINER)
+        input_spec = await self.diffusion_worker.input_spec(model) if samples else None
         stop, loop = threading.Event(), asyncio.get_running_loop()
 
         def paint(conditions: Conditions, seed: int, _prompt: str = "") -> np.ndarray:  # the options have the prompt
@@ -158,7 +167,8 @@ class _VideoRun:
         path.write_bytes(self.store.clip(job))
         info = runner.probe(str(path))
         job.total = info.shown_frames
-        editor = Editor(analyzer, self.paint, Composer(self.input_spec) if self.input_spec is not None else None)
+        composer = None if self.input_spec is None else Composer(self.input_spec)
+        editor = Editor(analyzer, self.paint, composer, refiner=runner.refiner(self.model))
         monitor = runner.policy.monitor() if isinstance(asked, VideoJob) else None
         pieces = self._finished_pieces()
         job.finished = sum(len(piece.times) for piece in pieces)

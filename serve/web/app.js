@@ -140,10 +140,11 @@ function act() {
 // Describe the chosen model.
 function engine() {
   const model = service.models.find((m) => m.name === get("model").value);
-  get("painting").hidden = !model || model.kind === "preview";
+  const samples = model && !["preview", "refiner"].includes(model.kind);
+  get("painting").hidden = !samples;
   get("steps").value = model?.steps || "";
-  get("engine").hidden = model?.kind !== "preview";
-  write(get("engine"), model?.kind === "preview" ? model.about : "");
+  get("engine").hidden = Boolean(samples);
+  write(get("engine"), samples ? "" : model?.about ?? "");
 }
 
 get("model").addEventListener("change", engine);

@@ -15,7 +15,8 @@ from pipelines.refine.loss import refiner_loss, region_psnr
 from pipelines.refine.regions import REGIONS
 from rigface.errors import JobBroken, PlanError
 from rigface.face.head.open_head import OpenHead
-from rigface.refiner.network import load_refiner, refiner_folder
+from rigface.model.checkpoint_folder import refiner_folder
+from rigface.refiner.network import load_refiner
 from rigface.storage.store import Store
 from tests.pipelines.made_faces import dataset
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from rigface.errors import BadCheckpoint, MissingAsset
-from rigface.refiner.network import RefinerConfig, RefinerNetwork, load_refiner, refiner_folder, save_refiner
+from rigface.model.checkpoint_folder import refiner_folder
+from rigface.refiner.network import RefinerConfig, RefinerNetwork, load_refiner, save_refiner
 from rigface.types import HeadSpec
 
 HEAD = HeadSpec("open", "1", 4, 6, 2, tuple("abcdef"))

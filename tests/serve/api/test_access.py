@@ -83,10 +83,10 @@ def test_streams_send_comments_while_nothing_happens(services, client, png, monk
 
     async def slow(*args):
         await asyncio.sleep(0.1)
-        return await real.edit_without_model(*args)
+        return await real.edit_without_diffusion(*args)
 
     monkeypatch.setattr(routes, "HEARTBEAT_S", 0.02)
-    services.face_worker = SimpleNamespace(edit_without_model=slow)
+    services.face_worker = SimpleNamespace(edit_without_diffusion=slow)
     text = send(client, png, {"yaw_deg": 3}, model="preview", accept="text/event-stream").text
     assert ": waiting\n\n" in text.split("event: result")[0]
     assert "event: result" in text

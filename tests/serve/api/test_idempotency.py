@@ -119,7 +119,7 @@ def test_disconnect_cancels_a_keyed_edit_and_counts_until_it_stopped(services, p
         finally:
             left.set()
 
-    services.face_worker = SimpleNamespace(edit_without_model=slow)
+    services.face_worker = SimpleNamespace(edit_without_diffusion=slow)
     with listening(services) as url:
         files = {"picture": png, "request": (None, json.dumps({"edit": {"yaw_deg": 3}, "model": "preview"}))}
         with pytest.raises(httpx.ReadTimeout):

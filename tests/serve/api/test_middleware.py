@@ -61,7 +61,7 @@ def test_unexpected_error_is_internal_and_has_no_detail(services, png, caplog, a
     async def broken(*_):
         raise ValueError("/home/operator/secret.jsonl: line 3")
 
-    services.face_worker = SimpleNamespace(reconstruct=broken, preview=broken, edit_without_model=broken)
+    services.face_worker = SimpleNamespace(reconstruct=broken, preview=broken, edit_without_diffusion=broken)
     caplog.set_level("INFO", logger="rigface.serve")
     with TestClient(make_api(services), raise_server_exceptions=False) as client:
         answer = send(client, png, {"yaw_deg": 3}, model="preview", accept=accept)
@@ -130,12 +130,12 @@ def test_stream_counts_as_a_concurrent_request_until_it_ends(services, png, tmp_
     async def slow(edit_input, output_options):
         began.set()
         await asyncio.to_thread(may_end.wait, 20)
-        return await face_worker.edit_without_model(edit_input, output_options)
+        return await face_worker.edit_without_diffusion(edit_input, output_options)
 
     face_worker, file = services.face_worker, tmp_path / "keys.jsonl"
     services.keys = KeyRing(file)
     key = {"Authorization": f"Bearer {add(file, 'alice', max_concurrent=1)}"}
-    services.face_worker = SimpleNamespace(edit_without_model=slow)
+    services.face_worker = SimpleNamespace(edit_without_diffusion=slow)
     with TestClient(make_api(services), headers=key) as client, ThreadPoolExecutor(1) as pool:
         request = {"edit": {"yaw_deg": 3}, "model": "preview", "accept": "text/event-stream"}
         first = pool.submit(send, client, png, **request)

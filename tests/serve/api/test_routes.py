@@ -265,7 +265,7 @@ def test_time_limits_cancel_work_and_busy_service_sends_retry_after(services, pn
     services.limits = replace(Limits(), preview_timeout_s=0.4, edit_timeout_s=0.3, max_concurrent_requests=1)
     composer = SimpleNamespace(compose=slow)
     services.face_worker = SimpleNamespace(
-        preview=slow, edit_without_model=slow, edit_service=lambda worker: EditPipeline(composer, worker)
+        preview=slow, edit_without_diffusion=slow, edit_service=lambda worker: EditPipeline(composer, worker)
     )
     with TestClient(make_api(services), raise_server_exceptions=False) as client:
         thread = threading.Thread(target=lambda: left.append(send(client, png, {"yaw_deg": 4}, to="/v1/preview")))
