@@ -57,6 +57,13 @@ def test_training_starts_from_a_single_file_as_from_the_folder(file, folder):
     assert same(one.state_dict(), other.state_dict())
 
 
+def test_released_networks_take_autoencoder_and_text_of_a_single_file(file, folder, tmp_path):
+    released, text = diffusion.write_rigface(tmp_path), torch.zeros(77, 16)
+    one, other = (checkpoint.load_upstream(released, place, default_text=text) for place in (file, folder))
+    assert same(one.vae.state_dict(), other.vae.state_dict())
+    assert same(one.text_encoder.model.state_dict(), other.text_encoder.model.state_dict())
+
+
 def test_parity_figures_of_folder_and_file(shared, tmp_path):
     place = shared / "parity" / "official" / "sd15"
     if not place.is_dir():
