@@ -25,6 +25,7 @@ from rigface.errors import PlanError
 from rigface.examples import ExampleSpec, LatentSpec
 from rigface.model import checkpoint as checkpoints
 from rigface.model.checkpoint import Checkpoint
+from rigface.model.checkpoint_folder import is_sd15
 from rigface.model.diffusion import Process
 from rigface.model.latents import shrinkage
 from rigface.model.model_config import ModelConfig
@@ -42,7 +43,7 @@ def load(config: TrainConfig, spec: ExampleSpec | None = None) -> Checkpoint:
     if config.start == "scratch":
         return _scratch(config, spec)
     loaded = checkpoints.start(config.start, **_fitting(config, spec))
-    if spec is not None and checkpoints.is_sd15(config.start):
+    if spec is not None and is_sd15(config.start):
         loaded.config = _described(loaded.config, spec)
     elif spec is not None and loaded.config.head is None:
         loaded.config = replace(loaded.config, head=spec.head)
@@ -56,9 +57,7 @@ def _fitting(config: TrainConfig, spec: ExampleSpec | None) -> dict[str, Any]:
     if config.start == "tiny":
         return {"expression": spec.expression_size, "size": spec.size, "kind": config.networks.kind}
     # A released model keeps the layer of its own codes; on a head's own expressions it begins at zero.
-    if checkpoints.is_sd15(config.start) or (
-        checkpoints.is_released(config.start) and spec.expression_field == "expression"
-    ):
+    if is_sd15(config.start) or (checkpoints.is_released(config.start) and spec.expression_field == "expression"):
         return {"expression": spec.expression_size}
     return {}
 
