@@ -18,7 +18,7 @@ A pipeline keeps no state between calls, so threads may share one. A service tha
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -73,7 +73,7 @@ class RigFacePipeline:
         checkpoint: what `rigface.model.checkpoint` loads or makes.
         device: of the networks.
         autocast: run the networks in this type, usually `torch.bfloat16`; "auto" takes bfloat16 if the device
-            computes in it; None stays in float32. Samplers and VAE always compute in float32.
+            computes in it; None stays in float32. Samplers, and the VAE as it decodes, always compute in float32.
         half_weights: keep the weights of linear and convolution layers in the autocast type as well. The same numbers
             as autocast alone, which converts them anew at each step; but the checkpoint given is changed in place, and
             what is saved from here is rounded. `from_pretrained` turns it on.
@@ -311,7 +311,10 @@ class RigFacePipeline:
 
     def _encode(self, *pictures: Tensor) -> tuple[Tensor, ...]:
         stacked = torch.split(torch.cat(pictures), ENCODE_ROWS)
-        latents = torch.cat([encode(self.vae, rows.to(self.device)) for rows in stacked])
+        # A bridge begins at the latents of the render, so that their rounding would show in its result.
+        exact = self.config.process.kind == "bridge"
+        with nullcontext() if exact else self._amp():
+            latents = torch.cat([encode(self.vae, rows.to(self.device)).float() for rows in stacked])
         return torch.split(latents, [p.shape[0] for p in pictures])
 
     def _text(self, prompt: str | Sequence[str] | None, embeds: Tensor | None) -> Tensor:
