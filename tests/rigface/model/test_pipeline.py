@@ -40,6 +40,17 @@ def test_call_returns_pictures(pipe, inputs):
     assert np.array_equal(array[0], np.asarray(out.images[0]))
 
 
+def test_conditions_of_a_bridge_alone_are_encoded_in_float32():
+    picture = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    for kind, is_exact in (("bridge", True), ("epsilon", False)):
+        options = {"kind": kind, "scheduler": "euler"}
+        plain, half = (RigFacePipeline.from_pretrained("tiny", autocast=t, **options) for t in (None, torch.bfloat16))
+        (exact,), (rounded,) = plain._encode(picture), half._encode(picture)
+        assert rounded.dtype == torch.float32
+        assert torch.equal(exact, rounded) == is_exact
+        assert torch.allclose(exact, rounded, atol=0.05 * float(exact.abs().max()))
+
+
 def test_output_that_is_not_finite_is_no_picture(pipe):
     latents = torch.zeros(1, 4, 4, 4)
     assert pipe.pictures(latents).dtype == np.uint8
