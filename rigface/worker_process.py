@@ -117,12 +117,12 @@ class WorkerProcess:
 
     def close(self) -> None:
         """Stop the child."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-        if self._pipe is not None:
-            self._pipe.close()
-        self._process = self._pipe = None
+        process, pipe, self._process, self._pipe = self._process, self._pipe, None, None
+        if process is not None:
+            process.kill()
+            process.wait()
+        if pipe is not None:
+            pipe.close()
 
     def on_message(self, message: Any) -> None:
         """Handle a message of the child beside its answers; does nothing here."""

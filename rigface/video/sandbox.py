@@ -74,7 +74,7 @@ class DecoderPool:
         self._start = {"memory_mb": memory_mb, "folder": self.folder}
         self._silence_s = silence_s
         self._idle: list[WorkerProcess] = []
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # the collector may end a reader, which returns its process, anywhere below
         self._room, self._pixels = threading.Condition(), 0  # of the pictures that are being decoded
 
     def probe(self, file: VideoFile) -> VideoInfo:
@@ -123,9 +123,9 @@ class DecoderPool:
     def close(self) -> None:
         """End the idle processes."""
         with self._lock:
-            for child in self._idle:
-                child.close()
-            self._idle.clear()
+            idle, self._idle = self._idle, []
+        for child in idle:
+            child.close()
 
     __del__ = close
 
