@@ -121,7 +121,7 @@ def test_models_of_two_profiles_serve_side_by_side(photo):
 
     models = {"rigface": "rigface", "tiny": "tiny"}
     worker = DiffusionWorker.load(models)
-    services = Services(FaceWorker.load(models.values()), worker, loopback_names=TEST_NAMES)
+    services = Services(FaceWorker.load(models), worker, loopback_names=TEST_NAMES)
     with TestClient(make_api(services)) as client:
         assert [model["name"] for model in client.get("/v1/models").json()["models"]] == ["rigface", "tiny", "preview"]
         for model in models:
