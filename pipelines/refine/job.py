@@ -142,7 +142,7 @@ class RefinerTraining:
         if not torch.isfinite(loss):
             raise JobBroken(f"the loss of step {self.step + 1} is not finite; use a lower --learning-rate")
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), MAX_GRADIENT)
         self.optimizer.step()
         self.average.update()

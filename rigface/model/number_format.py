@@ -31,6 +31,6 @@ def autocast(dtype: torch.dtype | None, device: torch.device) -> AbstractContext
 def multiplies_bfloat16(device: torch.device) -> bool:
     """True if the device has hardware for products of bfloat16."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     known = torch.cpu.get_capabilities() if device.type == "cpu" and hasattr(torch.cpu, "get_capabilities") else {}
     return bool(known.get("avx512_bf16") or known.get("amx_bf16") or known.get("bf16"))

@@ -35,6 +35,7 @@ from rigface.model import number_format
 from rigface.model.adapters import Adapters
 from rigface.model.attention import ReferenceTokens
 from rigface.model.checkpoint import Checkpoint
+from rigface.model.checkpoint_folder import folder_of
 from rigface.model.gathered_conv import gather
 from rigface.model.latents import LatentConditions, decode, encode, lost_detail, shrinkage
 from rigface.model.model_config import ModelConfig
@@ -135,7 +136,7 @@ class RigFacePipeline:
         MissingAsset or BadCheckpoint if there is no adapter, or it belongs to another model; and as
         `model_cache.fetched`.
         """
-        self._adapters.use(None if name is None else checkpoints.folder_of(str(name)))
+        self._adapters.use(None if name is None else folder_of(str(name)))
 
     @property
     def config(self) -> ModelConfig:

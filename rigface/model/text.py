@@ -42,7 +42,7 @@ class TextEncoder:
                 f"{folder} has no text encoder: want text_encoder/config.json, text_encoder/*.safetensors and "
                 "tokenizer/, as in a Stable Diffusion 1.5 folder (CLIP ViT-L/14)"
             )
-        disable_progress_bar()  # a bar of a second across the output of every command
+        disable_progress_bar()  # type: ignore[no-untyped-call]  # a bar of a second across the output of every command
         text = folder / "text_encoder"
         model = CLIPTextModel.from_pretrained(
             text,

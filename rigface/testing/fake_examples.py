@@ -11,18 +11,19 @@ import pyarrow as pa
 
 from rigface.examples import CAPTION, PICTURES, ExampleSpec, examples_schema
 from rigface.image import encode_png
+from rigface.profile import RenderStyle
 from rigface.schema import column, table_of
 from rigface.types import HeadSpec
 
 HEAD = HeadSpec("fake", "0", shape=4, expression=52, albedo=3)  # as in the checkpoint `tiny`
 
 
-def spec(size: int = 32, style: str = "albedo") -> ExampleSpec:
+def spec(size: int = 32, style: RenderStyle = "albedo") -> ExampleSpec:
     """Settings of fake examples, which fit the checkpoint `tiny`."""
     return ExampleSpec(style, size, HEAD, "expression", HEAD.expression)
 
 
-def table(rows: int, seed: int = 0, size: int = 32, style: str = "albedo", people: int = 8) -> pa.Table:
+def table(rows: int, seed: int = 0, size: int = 32, style: RenderStyle = "albedo", people: int = 8) -> pa.Table:
     """Rows of examples/ of `people` people; people of odd number are held out."""
     random = np.random.default_rng(seed)
     cells: dict[str, list[bytes]] = {name: [] for name in (*PICTURES, "mask")}
