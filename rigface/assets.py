@@ -71,6 +71,15 @@ ASSETS = {
         package_path="models/shape_predictor_5_face_landmarks.dat",
         sha256="c4b1e9804792707d3a405c2c16a80a20269e6675021f64a41d30fffafbc41888",
     ),
+    "refiner": Asset(
+        path="refiner",
+        licence="Apache-2.0, as this project; what it was trained on is in MODEL_CARD.md",
+        how="it ships in `rigface/data/refiner`; without it edits are by `mini`. `rigface refine FACES OUT` makes one",
+        unlocks="rigface edit photo.jpg out.png --smile 0.6",
+        package="rigface",
+        package_path="data/refiner",
+        holds=("config.json",),
+    ),
     "mini": Asset(
         path="mini",
         licence="Apache-2.0, as this project; what it was trained on is in MODEL_CARD.md",
@@ -204,6 +213,11 @@ def find(name: str, folder: str | Path | None = None) -> Path:
         f"{name} is not on this machine. Looked in {'; '.join(tried)} (${FOLDER_VARIABLE} names another folder). "
         f"To get it: {asset.how}; `rigface assets adopt FOLDER` then links it into place. Licence: {asset.licence}."
     )
+
+
+def default_model() -> str:
+    """Name of the model that edits by default, of those that ship; "" if none is here."""
+    return next((name for name in ("refiner", "mini") if is_here(name)), "")
 
 
 def is_here(name: str) -> bool:

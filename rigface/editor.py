@@ -99,8 +99,8 @@ class Editor:
         """Load an editor with a model and the analyzer of the model's profile.
 
         Args:
-            checkpoint: `mini`, `rigface`, a folder of weights (own or released layout), `tiny`, `sd15:FOLDER`;
-                `preview`: no model. None: `usual_checkpoint()`.
+            checkpoint: `refiner`, `mini`, `rigface`, a folder of weights (own or released layout), `tiny`,
+                `sd15:FOLDER`; `preview`: no model. None: `usual_checkpoint()`.
             device: of the model.
             analyzer: instead of the profile's.
             autocast: type that the networks run in, see `RigFacePipeline`.
@@ -266,8 +266,8 @@ class Editor:
 
 
 def usual_checkpoint() -> str:
-    """Default checkpoint: `mini` if it is installed, else `preview`."""
-    return "mini" if assets.is_here("mini") else PREVIEW
+    """Default checkpoint: `refiner` or `mini` if one is installed, else `preview`."""
+    return assets.default_model() or PREVIEW
 
 
 def profile_of(checkpoint: str) -> FaceProfile:

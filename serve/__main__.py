@@ -38,10 +38,10 @@ class Start:
     """
 
     checkpoint: Annotated[tuple[str, ...], arg(metavar="NAME...", aliases=("--model",))] = ()
-    """`mini` (the small model that ships), `rigface` (the released weights, after `rigface assets adopt`), a folder or
-    s3:// prefix of weights, or `preview`; of several models the first is the default.
+    """`refiner` or `mini` (small models that ship), `rigface` (the released weights, after `rigface assets adopt`), a
+    folder or s3:// prefix of weights, or `preview`; of several models the first is the default.
 
-    Default: mini if installed, else preview.
+    Default: refiner or mini if installed, else preview.
     """
     host: str = "127.0.0.1"
     port: int = 8000  # 0: any free port.
@@ -128,7 +128,7 @@ class Demo:
 
 def model_of(checkpoint: str) -> str:
     """Value of `ServiceConfig.model`; empty serves the preview only."""
-    named = checkpoint or ("mini" if assets.is_here("mini") else PREVIEW)
+    named = checkpoint or assets.default_model() or PREVIEW
     return "" if named == PREVIEW else named
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
+from rigface.model.checkpoint_folder import refiner_folder
 from rigface.profile import FaceProfile
 from rigface.provenance.signing_keys import default_folder
 from serve.limits import Limits
@@ -77,7 +78,7 @@ class ServiceConfig(BaseModel):
         from rigface.model import checkpoint
 
         for name in self.checkpoints().values():
-            if not name.startswith("s3://"):
+            if not name.startswith("s3://") and refiner_folder(name) is None:
                 checkpoint.config_of(name)
         self.policy()
 

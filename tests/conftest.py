@@ -56,11 +56,12 @@ def _signing_key(tmp_path_factory):
 
 @pytest.fixture(scope="session", autouse=True)
 def _mini_is_nowhere():
-    """Hide the small model that ships, which would make tests slow and change them; a test asks for its own."""
+    """Hide the small models that ship, which would make tests slow and change them; a test asks for its own."""
     from rigface import assets
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(assets.ASSETS, "mini", replace(assets.ASSETS["mini"], package=""))
+        for name in ("refiner", "mini"):
+            patch.setitem(assets.ASSETS, name, replace(assets.ASSETS[name], package=""))
         yield
 
 

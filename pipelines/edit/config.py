@@ -26,9 +26,9 @@ class Engine:
     """The model that edits, and its sampling."""
 
     checkpoint: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")] = None
-    """`mini` (the small model that ships), `rigface` (the released weights, after `rigface assets adopt`), a folder or
-    s3:// prefix of weights, or `preview` (warps and relights the photograph, without a model). Default: `mini` if its
-    weights are installed, else the preview."""
+    """`refiner` (ships; corrects the preview), `mini` (ships; a small diffusion model), `rigface` (the released
+    weights, after `rigface assets adopt`), a folder or s3:// prefix of weights, or `preview` (warps and relights the
+    photograph, without a model). Default: the first of refiner, mini and preview that is installed."""
     adapter: Annotated[str | None, arg(metavar="FOLDER|FILE", help_behavior_hint="")] = None
     """LoRA adapter of the model: a folder or s3:// prefix in peft's layout, such as OUT/adapter of `rigface train`, or
     a `.safetensors` file for Stable Diffusion 1.5 in the names of kohya or diffusers."""

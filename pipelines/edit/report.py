@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipelines.edit.config import AnimateConfig, EditConfig, Engine
-from rigface.editor import Editor
+from rigface.editor import Editor, usual_checkpoint
 from rigface.edits import EditSpec
 from rigface.evaluation.estimator import Number, achieved
 from rigface.face.controls.transfer import exposure, expression_amount
@@ -81,8 +81,10 @@ def hints(engine: Engine, editor: Editor) -> tuple[str, ...]:
     if engine.checkpoint is not None:
         return ()
     if editor.has_model:
-        return ("edited by mini; --checkpoint preview is faster, --checkpoint FOLDER uses other weights",)
-    return ("edited by the preview: the weights of mini are not installed; --checkpoint FOLDER uses a model",)
+        return (
+            f"edited by {usual_checkpoint()}; --checkpoint preview is faster, --checkpoint FOLDER uses other weights",
+        )
+    return ("edited by the preview: no weights are installed; --checkpoint FOLDER uses a model",)
 
 
 def limit_note(config: EditConfig | AnimateConfig, faces: int) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from pipelines.edit.config import AnimateConfig, EditConfig
+from rigface import assets
 from rigface.edits import PREVIEW, EditSpec
 from rigface.errors import BadInput, PlanError
 from rigface.image import encode_image
@@ -36,7 +37,7 @@ class EditSigner:
         self, config: EditConfig | AnimateConfig, spec: EditSpec, has_model: bool, origins: Sequence[Origin]
     ) -> None:
         self._origins = origins
-        model = config.engine.checkpoint or ("mini" if has_model else PREVIEW)
+        model = config.engine.checkpoint or (assets.default_model() if has_model else PREVIEW)
         self._bits = _bits_of(origins, spec, config.engine.seed)
         self._record: dict[str, Any] = {"model": model, "edit": spec.to_dict(), "mark": f"{self._bits:08x}"}
         try:

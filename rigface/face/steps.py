@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rigface.face.geometry import alignment, official_crops
+from rigface.face.geometry import alignment, rigface_crop
 from rigface.face.reconstruction.protocol import Fit, Reconstructor
 from rigface.face.reconstruction.quality import measure_quality
 from rigface.face.reconstruction.segmentation import Parser
@@ -56,8 +56,8 @@ def align(images: Sequence[np.ndarray], detections: Sequence[Detection], crop_ru
 def _cut(image: np.ndarray, detection: Detection, crop_rule: CropRule) -> tuple[np.ndarray, np.ndarray]:
     """The crop (512, 512, 3) uint8 of a face, and the affine (2, 3) to it."""
     if crop_rule == "rigface" and detection.finder_box is not None:
-        affine = official_crops.rigface_frame_to_crop(detection.finder_box)
-        return official_crops.rigface_photo(image, affine), affine
+        affine = rigface_crop.rigface_frame_to_crop(detection.finder_box)
+        return rigface_crop.rigface_photo(image, affine), affine
     affine = alignment.frame_to_crop(detection.box)
     return alignment.crop(image, affine), affine
 

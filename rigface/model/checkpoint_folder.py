@@ -16,14 +16,14 @@ REFINER_FORMAT = "rigface-refiner"  # in the config.json of a network that corre
 
 
 def folder_of(name: str) -> Path:
-    """Local folder of a checkpoint name: `mini`, `rigface`, `sd15` from `rigface.assets`, a folder on S3 copied once,
-    its newest version. Stable Diffusion may be a file.
+    """Local folder of a checkpoint name: `refiner`, `mini`, `rigface`, `sd15` from `rigface.assets`, a folder on S3
+    copied once, its newest version. Stable Diffusion may be a file.
 
     Raises:
         MissingAsset: it is not on this machine (a name), or there is no such folder of weights on S3.
         PlanError, StorageGone: see `model_cache.fetched`.
     """
-    if name in ("mini", "rigface"):
+    if name in ("refiner", "mini", "rigface"):
         return assets.find(name)
     if name == SD15:
         return assets.find(name, ".")  # a folder or file of this name here comes first

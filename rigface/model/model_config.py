@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from rigface.errors import BadCheckpoint
+from rigface.model.checkpoint_folder import REFINER_FORMAT
 from rigface.model.diffusion import Process
 from rigface.profile import OWN, ConditionSpec, ExpressionField, FaceProfile, RenderStyle
 from rigface.types import HeadSpec
@@ -49,7 +50,12 @@ class ModelConfig:
     def from_json(content: dict[str, Any]) -> ModelConfig:
         """The inverse of `to_json`; BadCheckpoint for another format, a newer version or unknown settings."""
         values = dict(content)
-        if values.pop("format", None) != FORMAT:
+        if (kind := values.pop("format", None)) == REFINER_FORMAT:
+            raise BadCheckpoint(
+                "config.json: this is a refiner, which corrects previews in `edit`, `animate` and `serve`; "
+                "`rigface refine` trains and measures one"
+            )
+        if kind != FORMAT:
             raise BadCheckpoint(f"config.json: want format {FORMAT!r}")
         if (version := values.pop("version", None)) != VERSION:
             raise BadCheckpoint(f"config.json: want version {VERSION}, got {version}")

@@ -5,15 +5,14 @@ Source: the crop functions of RigFace, DECA, EMOCA, SMIRK, Face-Adapter's d3dfr 
 figures are in tests/fixtures/official.
 
 Conventions: here alone pixel centres are at whole numbers, as in the authors' code: subtract 0.5 from crop px first.
-Affines are (2, 3), source to crop. Only `rigface_photo` and `rigface_frame_to_crop` speak the frame px of
-`rigface.types`. Landmarks without extent, or not numbers, give the whole 512 px crop or a black picture.
+Affines are (2, 3), source to crop. Landmarks without extent, or not numbers, give the whole 512 px crop or a black
+picture.
 """
 
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -31,7 +30,6 @@ D3DFR_PX = 256
 D3DFR_POINTS = np.array(
     [[92.589, 103.393], [163.064, 103.003], [128.050, 143.473], [99.099, 184.731], [157.460, 184.408]]
 )
-_PHOTO_WIDTHS, _PHOTO_PX = 1.5, 352  # a square of this many box widths becomes this many pixels of the crop
 _DEEP3D_SCALE = 102.0
 _MAX_PX = 8192  # a picture is not enlarged beyond this: its face would be a few pixels wide
 
@@ -114,28 +112,6 @@ def flame_crops(pictures: Sequence[np.ndarray], squares: np.ndarray, rule: Squar
     """Input (N, 3, 224, 224) float32 in [0, 1] of a FLAME encoder: squares (N, 3) of pictures (H, W, 3) uint8."""
     crops = warp(pictures, square_affine(squares), FLAME_PX, device)
     return ((crops + 1e-5).floor() if rule.whole_levels else crops) / 255  # 1e-5: float32's rounding below a level
-
-
-def rigface_frame_to_crop(box: np.ndarray) -> np.ndarray:
-    """RigFace's affine (2, 3) float32 from frame px to its 512 px crop, for SCRFD's box x0, y0, x1, y1.
-
-    The square has 1.5 box *widths*, also if the box is higher than wide, and becomes the middle 352 px. ValueError if
-    the box is empty or not finite.
-    """
-    x0, y0, x1, y1 = np.asarray(box, np.float64)
-    if not (np.isfinite([x0, y0, x1, y1]).all() and x1 > x0 and y1 > y0):
-        raise ValueError(f"box: want x0 < x1 and y0 < y1, got {np.asarray(box).tolist()}")
-    scale = _PHOTO_PX / (_PHOTO_WIDTHS * (x1 - x0))
-    middle = np.array([x0 + x1, y0 + y1]) / 2
-    shift = CROP_PX / 2 + 0.5 - scale * (middle + 0.5)  # the rule is about whole-numbered pixel centres
-    return np.array([[scale, 0, shift[0]], [0, scale, shift[1]]], np.float32)
-
-
-def rigface_photo(image: np.ndarray, frame_to_crop: np.ndarray) -> np.ndarray:
-    """RigFace's crop (512, 512, 3) uint8 of an image (H, W, 3) uint8: bilinear, black outside."""
-    affine = np.asarray(frame_to_crop, np.float64).copy()
-    affine[:, 2] += affine[:, :2] @ (0.5, 0.5) - 0.5  # OpenCV's pixel centres are whole numbers
-    return cv2.warpAffine(image, affine, (CROP_PX, CROP_PX), flags=cv2.INTER_LINEAR)
 
 
 def deep3d_model_points(file: str | os.PathLike[str]) -> np.ndarray:

@@ -217,7 +217,7 @@ def test_default_editor_is_named_in_hint(folder, tmp_path, capsys, mini, monkeyp
     assert "edited by mini; --checkpoint preview is faster" in capsys.readouterr().out
     monkeypatch.delenv("RIGFACE_ASSETS")
     assert run(*words) == 0
-    assert "edited by the preview: the weights of mini are not installed" in capsys.readouterr().out
+    assert "edited by the preview: no weights are installed" in capsys.readouterr().out
 
 
 def test_strip_shows_different_edits(folder, tmp_path, capsys, mini):

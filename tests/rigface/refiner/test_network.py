@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from rigface.errors import BadCheckpoint, MissingAsset
+from rigface.model.checkpoint import config_of
 from rigface.model.checkpoint_folder import refiner_folder
 from rigface.refiner.network import RefinerConfig, RefinerNetwork, load_refiner, save_refiner
 from rigface.types import HeadSpec
@@ -83,3 +84,8 @@ def test_truncated_weights_are_refused(folder):
 def test_missing_weights_are_named(tmp_path):
     with pytest.raises(MissingAsset, match="no refiner"):
         load_refiner(tmp_path)
+
+
+def test_refiner_as_a_diffusion_model_is_refused_with_its_commands(folder):
+    with pytest.raises(BadCheckpoint, match="`rigface refine`"):
+        config_of(str(folder))

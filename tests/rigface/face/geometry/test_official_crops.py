@@ -7,6 +7,7 @@ from safetensors.numpy import load_file
 
 from rigface.errors import BadCheckpoint, MissingAsset
 from rigface.face.geometry import official_crops as crops
+from rigface.face.geometry import rigface_crop
 from rigface.face.geometry.landmarks import LAYOUTS, sixty_eight
 from rigface.types import CROP_PX
 
@@ -55,7 +56,7 @@ def test_crop_camera_is_the_authors(figures, fixtures):
 def test_rigface_photo_affines_are_the_authors(figures):
     figure = figures("crops_rigface_photo")
     for box, want in zip(figure["boxes"], figure["matrices"], strict=True):
-        affine = crops.rigface_frame_to_crop(box).astype(np.float64)
+        affine = rigface_crop.rigface_frame_to_crop(box).astype(np.float64)
         affine[:, 2] += affine[:, :2] @ (0.5, 0.5) - 0.5
         np.testing.assert_allclose(affine, want, rtol=1e-5, atol=5e-3)
 
@@ -63,7 +64,9 @@ def test_rigface_photo_affines_are_the_authors(figures):
 @pytest.mark.parametrize("picture", [0, 1])
 def test_rigface_photos_are_the_authors(figures, picture):
     figure = figures("crops_rigface_photo")
-    crop = crops.rigface_photo(figure[f"picture{picture}"], crops.rigface_frame_to_crop(figure["boxes"][picture]))
+    crop = rigface_crop.rigface_photo(
+        figure[f"picture{picture}"], rigface_crop.rigface_frame_to_crop(figure["boxes"][picture])
+    )
     assert crop.shape == (CROP_PX, CROP_PX, 3)
     for part, want in ((crop[1::4, 2::4], "stride4"), (crop[200:296, 180:276], "patch")):
         off = np.abs(part.astype(float) - figure[f"crop{picture}_{want}"])
@@ -74,7 +77,7 @@ def test_rigface_photos_are_the_authors(figures, picture):
 @pytest.mark.parametrize("box", [[0, 0, 0, 9], [0, 0, np.nan, 9], [5, 0, 1, 9]])
 def test_an_empty_box_is_refused(box):
     with pytest.raises(ValueError, match="want x0 < x1"):
-        crops.rigface_frame_to_crop(np.array(box))
+        rigface_crop.rigface_frame_to_crop(np.array(box))
 
 
 def test_d3dfr_affines_are_the_authors_at_the_points(figures):
