@@ -1,6 +1,7 @@
 """Layers of the import statements, length of files, cost of imports."""
 
 import ast
+import gc
 import subprocess
 import sys
 from collections import Counter
@@ -31,7 +32,12 @@ REMOVED_NAMES = {"utils", "common", "helpers", "core", "manager"}
 def imports(path: Path) -> set[str]:
     """Every module a file names in an import, with all its parents."""
     names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    gc.disable()  # an object that is collected inside of ast.parse upsets its count of recursions (Python 3.11)
+    try:
+        tree = ast.parse(path.read_text())
+    finally:
+        gc.enable()
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names |= {a.name for a in node.names}
         elif isinstance(node, ast.ImportFrom):

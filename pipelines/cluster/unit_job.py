@@ -17,30 +17,13 @@ from typing import Generic, Protocol, TypeVar
 import numpy as np
 
 from pipelines.cluster.session import connected
-from rigface.ranges import in_range
+from pipelines.cluster.workers import Workers
 from rigface.storage.store import Store
 
 PROGRESS_S = 5.0  # at least so long between two lines of progress
 
 Plan = TypeVar("Plan")
 PlanIn = TypeVar("PlanIn", contravariant=True)
-
-
-@dataclass(frozen=True)
-class Workers:
-    """The workers of a job."""
-
-    workers: int = 0  # Ray actors; 0: this process alone, without Ray.
-    cpus: float = 1.0  # Ray CPUs each takes.
-    gpus: float = 0.0  # Ray GPUs each takes. Above 0 it computes on CUDA.
-    address: str = ""  # Ray cluster to join; empty: the one in RAY_ADDRESS, else one is started here.
-
-    def __post_init__(self) -> None:
-        in_range(self, "[0, inf)", "workers", "cpus", "gpus")
-
-    @property
-    def device(self) -> str:
-        return "cuda" if self.gpus else "cpu"
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,9 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from pipelines.cluster.unit_job import Workers
+from pipelines.cluster.workers import Workers
 from pipelines.extract.config import Settings
+from rigface.ranges import in_range
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,11 @@ class ConvertConfig:
     expression_codes: Literal["none", "d3dfr", "deep3d"] = "none"
     """Network of the column `bfm_expression`, which the released RigFace model reads."""
     pool: Annotated[Workers, arg(name="")] = field(default_factory=Workers)
+
+    def __post_init__(self) -> None:
+        in_range(self, "[1, 300]", "shape")
+        in_range(self, "[1, 100]", "expression")
+        in_range(self, "[0, 1000]", "refine")
 
     def settings(self, source: dict[str, Any] | None) -> Settings:
         """Settings of `extract` that would give the new dataset, from the run information of the old one."""

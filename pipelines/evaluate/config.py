@@ -5,7 +5,7 @@ from typing import Annotated, Literal, get_args
 
 from tyro.conf import Positional, arg
 
-from pipelines.cluster.unit_job import Workers
+from pipelines.cluster.workers import Workers
 from rigface.errors import PlanError
 from rigface.profile import DetectorName, ParserName
 from rigface.ranges import SEED, in_range

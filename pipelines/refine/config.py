@@ -5,7 +5,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from pipelines.cluster.unit_job import Workers
+from pipelines.cluster.workers import Workers
 from pipelines.examples.split import HELD_OUT
 from rigface.ranges import SEED, in_range
 

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from pipelines.cluster.unit_job import Workers
+from pipelines.cluster.workers import Workers
 from pipelines.examples.config import EncodeConfig
 from pipelines.examples.encode import encode
 from rigface.errors import MissingAsset, PlanError

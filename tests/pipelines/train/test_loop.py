@@ -348,7 +348,8 @@ def test_unfitting_examples_are_refused_with_the_differences(place, tmp_path):
 def test_plain_start_takes_the_examples_config_and_released_weights_keep_theirs(clip_folder):
     toy = checkpoint.tiny(expression=64)
     checkpoint.save(clip_folder, toy)
-    (clip_folder / "config.json").unlink()  # now it is in the released layout
+    for own in ("config.json", "default_text.safetensors"):  # now it is in the released layout
+        (clip_folder / own).unlink()
     spec = fake_examples.spec(size=512)
     released = starts.load(replace(debug(), start=str(clip_folder)), spec)
     assert (released.model.expression_size, released.config.expression_field) == (52, "expression")

@@ -68,7 +68,7 @@ def test_pairs_training_and_edit_on_object_storage(bucket, sd15, fixtures, tmp_p
     )  # fmt: skip
     train(run, lambda words: None)
     store = Store(run.out)
-    assert LocalBackend(store).names() == ["step-00000002"]
+    assert LocalBackend(store).names() == ["step-00000001", "step-00000002"]
     first = {line["step"]: line for line in metric_log.lines(store) if "loss" in line}
     train(replace(run, steps=3), lambda words: None)
     after = {line["step"]: line for line in metric_log.lines(store) if "loss" in line}

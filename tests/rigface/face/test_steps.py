@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from rigface.face.geometry.official_crops import rigface_frame_to_crop
+from rigface.face.geometry.rigface_crop import rigface_frame_to_crop
 from rigface.face.steps import align, assess, reconstruct, segment
 from rigface.testing.fakes import HEAD, FakeDetector, FakeReconstructor, fake_mask, picture
 

@@ -127,10 +127,10 @@ def test_stream_counts_as_a_concurrent_request_until_it_ends(services, png, tmp_
 
     may_end, began = threading.Event(), threading.Event()
 
-    async def slow(edit_input, output_options):
+    async def slow(edit_input, output_options, refiner):
         began.set()
         await asyncio.to_thread(may_end.wait, 20)
-        return await face_worker.edit_without_diffusion(edit_input, output_options)
+        return await face_worker.edit_without_diffusion(edit_input, output_options, refiner)
 
     face_worker, file = services.face_worker, tmp_path / "keys.jsonl"
     services.keys = KeyRing(file)
