@@ -16,12 +16,12 @@ import torch
 
 from benchmarks import harness
 from pipelines.refine.examples import ExampleComposer, RefinerExample
-from pipelines.refine.regions import OUTER_LIPS, REGIONS
 from rigface.assets import find
 from rigface.face.analyzer import FaceAnalyzer
 from rigface.face.geometry.landmarks import LIPS
 from rigface.face.identity.dlib_embedding import DlibIdentity
 from rigface.refiner.preview_refiner import PreviewRefiner
+from rigface.refiner.regions import OUTER_LIPS, REGIONS
 from rigface.video.decode import read_frames
 
 EVERY, FRAMES, TARGETS = 10, 12, 3  # every tenth frame, at most twelve; every third of those is a target

@@ -99,10 +99,11 @@ class DiffusionWorkerDeployment:
         from serve.inference.diffusion_worker import DiffusionWorker
 
         start_telemetry(config.traces, "diffusion-worker")
-        self._multiplexed = list(config.checkpoints()) if len(config.checkpoints()) > 1 else []
         self._worker = DiffusionWorker.load(
             config.checkpoints(), config.device, max_rows=config.max_batch_rows, max_loaded=config.max_loaded_models
         )
+        names = self._worker.pool.diffusion
+        self._multiplexed = names if len(names) > 1 else []
         self._announced = False
         self._announce = serve.multiplexed(_loaded_model, max_num_models_per_replica=config.max_loaded_models)
 

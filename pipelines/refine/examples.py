@@ -30,7 +30,6 @@ from pipelines.examples.pair_plan import StagingBank
 from pipelines.examples.pair_sampling import Frames
 from pipelines.examples.split import split_of
 from pipelines.refine.config import ExampleSettings
-from pipelines.refine.regions import regions_of
 from rigface.conditions import Composer
 from rigface.edits import EditSpec
 from rigface.face.analyzer import FaceAnalyzer
@@ -40,6 +39,7 @@ from rigface.face.head.open_head import OpenHead
 from rigface.image import decode, decode_mask, encode_png
 from rigface.profile import ConditionSpec
 from rigface.refiner.preview_refiner import RefinerInputs, TightCrops
+from rigface.refiner.regions import features_of, regions_of
 from rigface.storage import lock
 from rigface.storage.store import Store
 from rigface.types import CROP_PX, Face, HeadSpec
@@ -193,6 +193,7 @@ def examples_of(rows: Iterable[dict[str, Any]]) -> list[RefinerExample]:
     examples = []
     for row in rows:
         pictures = {name: decode(row[name]) for name in ("preview", "photograph", "geometry")}
-        inputs = RefinerInputs(**pictures, code=np.array(row["code"], np.float32))
-        examples.append(RefinerExample(inputs, decode(row["target"]), decode_mask(row["regions"])))
+        regions, code = decode_mask(row["regions"]), np.array(row["code"], np.float32)
+        inputs = RefinerInputs(**pictures, code=code, features=features_of(regions))
+        examples.append(RefinerExample(inputs, decode(row["target"]), regions))
     return examples

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pipelines.refine.batches import Batch
-from pipelines.refine.regions import REGIONS
+from rigface.refiner.regions import REGIONS
 
 WEIGHTS = {"outside": 0.05, "rim": 1.0, "face": 2.0, "eyes": 6.0, "mouth": 8.0}
 SMALL = 0.01  # below this, of a range of 2, the error counts by its square

@@ -5,6 +5,9 @@ to the preview at the preview's own size. Training (`pipelines/refine`) cuts its
 
 *Tight crop*: the square around the drawn face mesh, `RATIO` times its larger side, S px. The photograph is cut around
 its own face, so that its mouth and eyes are near those of the preview.
+
+A network that is trained on errors answers doubt with blur. So its change is laid on whole in the mouth and the eyes
+alone; on skin, hair and rim only its low frequencies are, and the photograph's detail stays.
 """
 
 from __future__ import annotations
@@ -19,15 +22,19 @@ import torch
 from rigface.errors import BadCheckpoint
 from rigface.face.geometry import alignment
 from rigface.face.geometry.camera import project, to_crop_px
+from rigface.face.head.head_model import Head
 from rigface.face.head.open_head import OpenHead
 from rigface.face.preview.relight import one_row
 from rigface.face.preview.warp import Preview
 from rigface.face.rendering.renderer import render
 from rigface.refiner.network import RefinerConfig, RefinerNetwork, load_refiner
+from rigface.refiner.regions import features_of, regions_of
 from rigface.types import CROP_PX, FaceParams
 
 RATIO = 1.15  # side of the tight crop, relative to the larger side of the projected face
+LOW = 1.5 / 128  # of the tight crop's side: spread of the low-pass of the change beside mouth and eyes
 FADE = 0.08  # of the tight crop's side, over which the change fades out at its border
+MOVING = ("shape", "expression", "head_rotation", "jaw_rotation", "camera")  # what a refiner may have to correct
 MESH_STEPS = 1  # subdivisions of the open head's mesh, as in the preview
 
 
@@ -39,6 +46,7 @@ class RefinerInputs:
     photograph: np.ndarray
     geometry: np.ndarray  # x and y of the normals, 128 is 0; and the share that the preview invented, 255 is all
     code: np.ndarray  # the wanted expression, then the photograph's own
+    features: np.ndarray  # (S, S) float32 in [0, 1], 1 in mouth and eyes; the network does not see it
 
 
 class TightCrops:
@@ -46,12 +54,11 @@ class TightCrops:
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self._head = OpenHead.load().head(MESH_STEPS)
+        self._head, self._control = (OpenHead.load().head(steps) for steps in (MESH_STEPS, 0))
 
     def square(self, params: FaceParams) -> np.ndarray:
         """(2, 3) affine from the 512 px crop of one face, numpy, to its tight crop."""
-        row = params.map(one_row)
-        points = to_crop_px(project(self._head.of(row), row.camera), CROP_PX)[0, :, :2].numpy()
+        points = _projected(self._head, params)
         low, high = points.min(0), points.max(0)
         scale = self.size / (RATIO * float((high - low).max()))
         shift = self.size / 2 - scale * (low + high) / 2
@@ -60,19 +67,21 @@ class TightCrops:
     def inputs(self, crop: np.ndarray, source: FaceParams, wanted: FaceParams, preview: Preview) -> RefinerInputs:
         """Inputs for an edit of a crop (T, T, 3) uint8 whose preview has the same size."""
         to_512 = CROP_PX / len(crop)
-        after, before = (_scaled(self.square(params), to_512) for params in (wanted, source))
+        square = self.square(wanted)
+        after, before = _scaled(square, to_512), _scaled(self.square(source), to_512)
         invented = (preview.invented * 255).astype(np.uint8)
-        normals = self._normals(wanted)
+        normals = self._normals(wanted, square)
+        points = alignment.apply(square, _projected(self._control, wanted))
         return RefinerInputs(
             preview=alignment.crop(preview.image, after, self.size),
             photograph=alignment.crop(crop, before, self.size),
             geometry=np.dstack([normals[..., :2], alignment.crop(invented, after, self.size)]),
             code=np.concatenate([wanted.expression, source.expression]).astype(np.float32),
+            features=features_of(regions_of(points, self.size)),
         )
 
-    def _normals(self, params: FaceParams) -> np.ndarray:
+    def _normals(self, params: FaceParams, square: np.ndarray) -> np.ndarray:
         """(S, S, 3) uint8: normals of the wanted face, camera frame, from [-1, 1] to [0, 255]; 0 beside the face."""
-        square = self.square(params)
         zoom = square[0, 0] * CROP_PX / self.size
         middle = square[:, :2] @ (CROP_PX / 2, CROP_PX / 2) + square[:, 2]
         offset = (middle / (self.size / 2) - 1) * (1, -1)
@@ -118,21 +127,31 @@ class PreviewRefiner:
         Returns:
             (T, T, 3) uint8.
         """
+        if not any(np.any(getattr(source, name) != getattr(wanted, name)) for name in MOVING):
+            return preview.image  # the light alone changes: there is nothing to correct
         inputs = self._crops.inputs(crop, source, wanted, preview)
         change = (self.refine(inputs) - inputs.preview) * self._window[..., None]
         back = alignment.invert(_scaled(self._crops.square(wanted), CROP_PX / len(crop)))
         back[:, 2] += back[:, :2] @ (0.5, 0.5) - 0.5  # OpenCV's pixel centres are whole numbers
         size = (len(crop), len(crop))
-        whole = cv2.warpAffine(change, back, size, flags=cv2.INTER_CUBIC if back[0, 0] > 1 else cv2.INTER_AREA)
+        whole = cv2.warpAffine(change, back, size, flags=cv2.INTER_CUBIC)
         return np.asarray((preview.image + whole + 0.5).clip(0, 255).astype(np.uint8))
 
     @torch.inference_mode()
     def refine(self, inputs: RefinerInputs) -> np.ndarray:
-        """(S, S, 3) float32 in [0, 255]: the network's answer."""
+        """(S, S, 3) float32 in [0, 255]: the tight crop of the preview with the network's change."""
         pictures = np.dstack([inputs.preview, inputs.photograph, inputs.geometry]).astype(np.float32) / 127.5 - 1
         batch = torch.from_numpy(pictures).permute(2, 0, 1)[None].contiguous(memory_format=torch.channels_last)
         answer = self._network(batch, torch.from_numpy(inputs.code)[None])[0]
-        return np.asarray(((answer.permute(1, 2, 0) + 1) * 127.5).clamp(0, 255).numpy())
+        change = (answer.permute(1, 2, 0).numpy() + 1) * 127.5 - inputs.preview
+        low, features = cv2.GaussianBlur(change, (0, 0), LOW * len(change)), inputs.features[..., None]
+        return np.asarray((inputs.preview + low + features * (change - low)).clip(0, 255), np.float32)
+
+
+def _projected(head: Head, params: FaceParams) -> np.ndarray:
+    """(V, 2) vertices of one face, px of the 512 px crop."""
+    row = params.map(one_row)
+    return to_crop_px(project(head.of(row), row.camera), CROP_PX)[0, :, :2].numpy()  # type: ignore[no-any-return]
 
 
 def _scaled(affine: np.ndarray, times: float) -> np.ndarray:

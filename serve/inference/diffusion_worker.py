@@ -54,8 +54,8 @@ class DiffusionWorker(DiffusionService):
         self._device_error = ""
         self.steps_taken = self.rows_sampled = 0
         self._thread = threading.Thread(target=self._run, name="diffusion", daemon=True)
-        if self.pool.first_diffusion is not None:
-            self.pool.get(self.pool.first_diffusion)  # an unreadable checkpoint stops the deployment, not a request
+        if self.pool.diffusion:
+            self.pool.get(self.pool.diffusion[0])  # an unreadable checkpoint stops the deployment, not a request
             self._thread.start()
 
     @classmethod

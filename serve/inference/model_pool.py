@@ -71,9 +71,9 @@ class ModelPool:
         return next(iter(self._checkpoints), None)
 
     @property
-    def first_diffusion(self) -> str | None:
-        """Name of the first model that samples; None without any."""
-        return next((name for name in self._checkpoints if name not in self._refiners), None)
+    def diffusion(self) -> list[str]:
+        """Names of the models that sample."""
+        return [name for name in self._checkpoints if name not in self._refiners]
 
     @property
     def is_idle(self) -> bool:

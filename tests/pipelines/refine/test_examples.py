@@ -7,9 +7,9 @@ from pipelines.examples.frame_index import GATES, read_frames
 from pipelines.examples.pair_plan import StagingBank
 from pipelines.refine.config import ExampleSettings
 from pipelines.refine.examples import ExampleComposer, cells_of, examples_of, plan_examples
-from pipelines.refine.regions import REGIONS, regions_of
 from rigface.errors import PlanError
 from rigface.face.analyzer import FaceAnalyzer
+from rigface.refiner.regions import REGIONS, regions_of
 from rigface.storage.store import Store
 from rigface.video.decode import read_frames as read_video
 from tests.pipelines.made_faces import dataset

@@ -12,11 +12,11 @@ from pipelines.refine import job
 from pipelines.refine.batches import Batch, ExampleBatches
 from pipelines.refine.config import ExampleSettings, RefineConfig
 from pipelines.refine.loss import refiner_loss, region_psnr
-from pipelines.refine.regions import REGIONS
 from rigface.errors import JobBroken, PlanError
 from rigface.face.head.open_head import OpenHead
 from rigface.model.checkpoint_folder import refiner_folder
 from rigface.refiner.network import load_refiner
+from rigface.refiner.regions import REGIONS
 from rigface.storage.store import Store
 from tests.pipelines.made_faces import dataset
 

@@ -1,6 +1,6 @@
-"""Regions of a face that the loss and the judges of a refiner tell apart.
+"""Regions of a face: by them a refiner's loss is weighted, its change is laid on, and its results are judged.
 
-Path: MediaPipe's landmarks in a crop -> (S, S) uint8 of `REGIONS`.
+Path: MediaPipe's landmarks, or the open head's control points, in a crop -> (S, S) uint8 of `REGIONS`.
 """
 
 import cv2
@@ -11,11 +11,12 @@ from rigface.face.geometry.landmarks import LEFT_EYE, RIGHT_EYE
 REGIONS = ("outside", "rim", "face", "eyes", "mouth")  # their numbers in the map
 OUTER_LIPS = (61, 146, 91, 181, 84, 17, 314, 405, 321, 375, 291, 409, 270, 269, 267, 0, 37, 39, 40, 185)
 FACE_POINTS = 468  # of 478: the others are irises
+SOFT = 2 / 128  # of the side: spread of the edge of mouth and eyes
 RIM, EYE_MARGIN, LIP_MARGIN = 15 / 128, 9 / 128, 7 / 128  # widths of the brushes, relative to the side
 
 
 def regions_of(landmarks: np.ndarray, size: int) -> np.ndarray:
-    """(S, S) uint8 region of each pixel; the landmarks (478, 2+) are px of the crop, S px wide."""
+    """(S, S) uint8 region of each pixel; the landmarks (468 or 478, 2+) are px of the crop, S px wide."""
     points = np.ascontiguousarray(landmarks[:, :2], np.float32)
     hull = _filled([cv2.convexHull(points[:FACE_POINTS])], size)
     out = _grown(hull, RIM).astype(np.uint8)
@@ -24,6 +25,12 @@ def regions_of(landmarks: np.ndarray, size: int) -> np.ndarray:
     out[_grown(eyes, EYE_MARGIN) > 0] = REGIONS.index("eyes")
     out[_grown(_filled([cv2.convexHull(points[list(OUTER_LIPS)])], size), LIP_MARGIN) > 0] = REGIONS.index("mouth")
     return out
+
+
+def features_of(regions: np.ndarray) -> np.ndarray:
+    """(S, S) float32 in [0, 1]: 1 in the mouth and the eyes, with soft edges."""
+    inside = (regions >= REGIONS.index("eyes")).astype(np.float32)
+    return np.asarray(cv2.GaussianBlur(inside, (0, 0), SOFT * len(regions)))
 
 
 def _filled(hulls: list[np.ndarray], size: int) -> np.ndarray:
