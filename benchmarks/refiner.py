@@ -5,7 +5,8 @@
 A frame is edited to the pose, expression and light of another frame of its clip. Measured in the refiner's tight crop,
 by region, in the mean of each person: PSNR; landmarks by MediaPipe in percent of the outer-eye distance; distance of
 dlib's vectors; sharpness of the skin relative to the true frame. PSNR rewards blur, so the preview blurred by
-1.2 px, the best of four widths, stands beside. Neither network is in the loss; the conditions are fitted to MediaPipe's landmarks.
+1.2 px, the best of four widths, stands beside. Neither network is in the loss; the conditions are fitted to MediaPipe's
+landmarks.
 """
 
 import argparse
