@@ -100,7 +100,7 @@ def test_training_overfits_one_batch(config, finished):
         training.optimizer.zero_grad()
         loss.backward()
         training.optimizer.step()
-    assert float(loss) < 0.8 * before
+    assert loss.item() < 0.8 * before
 
 
 def test_people_of_the_test_split_are_never_drawn(config, finished):
