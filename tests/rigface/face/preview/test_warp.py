@@ -1,5 +1,8 @@
 """Preview: identity for an empty edit, and the effect of each kind of edit."""
 
+from dataclasses import replace
+
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -151,3 +154,12 @@ def test_expression_does_not_move_the_skull(preview, source):
     eyes = np.linalg.norm(was[33, :2] - was[263, :2])
     assert np.abs(now - was)[forehead, :2].max() < 0.03 * eyes
     assert (now - was)[chin, 1] > 0.12 * eyes
+
+
+def test_moved_skin_keeps_its_fine_detail(preview, source):
+    noise = np.random.default_rng(0).normal(0, 30, (256, 256)).astype(np.float32)
+    picture = (128 + cv2.GaussianBlur(noise, (0, 0), 0.8)).clip(0, 255).astype(np.uint8)
+    shifted = replace(source, camera=source.camera + np.array([0, 2.5, 2.5], np.float32) / 128 / source.camera[0])
+    out = preview(np.dstack([picture] * 3), source, shifted).image[..., 0]
+    energy = lambda image: np.diff(image[110:150, 110:150].astype(float)).var()  # noqa: E731
+    assert energy(out) > 0.7 * energy(picture)  # half a pixel in both directions is the worst; read bilinearly: 0.5
