@@ -54,6 +54,15 @@ ASSETS = {
         package_path="models/face_landmarker.task",
         sha256="64184e229b263107bc2b804c6625db1341ff2bb731874b0bcc2fe6544e0bc9ff",
     ),
+    "selfie_segmentation": Asset(
+        path="mediapipe/selfie_segmentation.tflite",
+        licence="Apache-2.0 (Google MediaPipe Selfie Segmentation, general model)",
+        how="it ships in `rigface/data`; without it masks are made by colours (`--parser colours`)",
+        unlocks="rigface edit photo.jpg out.png --yaw 15",
+        package="rigface",
+        package_path="data/selfie_segmentation.tflite",
+        sha256="8d13b7fae74af625c641226813616a2117bd6bca19eb3b75574621fc08557f27",
+    ),
     "dlib_identity": Asset(
         path="dlib/dlib_face_recognition_resnet_model_v1.dat",
         licence="public domain (Davis King, dlib-models)",

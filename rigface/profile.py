@@ -13,7 +13,7 @@ from typing import Literal, get_args, get_type_hints
 
 CropRule = Literal["own", "rigface"]
 DetectorName = Literal["mediapipe", "insightface"]
-ParserName = Literal["colours", "bisenet", "segformer"]
+ParserName = Literal["selfie", "colours", "bisenet", "segformer"]
 RenderStyle = Literal["albedo", "texture", "shape"]
 ExpressionField = Literal["expression", "bfm_expression"]
 
@@ -30,7 +30,7 @@ class FaceProfile:
     head: Literal["open", "flame", "basel"] = "open"  # model of the coefficients and of the render
     texture: Literal["none", "flame", "basel"] = "none"  # albedo by texture coordinates; none: the head's own
     expression_codes: Literal["none", "d3dfr", "deep3d"] = "none"  # network of `FaceParams.bfm_expression`
-    parser: ParserName = "colours"  # crop -> person mask
+    parser: ParserName = "selfie"  # crop -> person mask
     mask: Literal["person-without-clothes", "everything"] = "person-without-clothes"  # classes that the mask holds
     margin: float = 0.03  # of the crop's side, by which the hole in the background exceeds the mask
     colours: Literal["srgb", "linear-as-is"] = "srgb"  # encoding of albedo times shading in the render

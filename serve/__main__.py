@@ -48,8 +48,8 @@ class Start:
     device: str = "cpu"  # Device of the model, such as cpu or cuda.
     detector: Literal["", "mediapipe", "insightface"] = ""
     """Face detector: mediapipe, or the SCRFD of an InsightFace pack. Default: that of each model."""
-    parser: Literal["", "colours", "segformer", "bisenet"] = ""
-    """Segmentation of the person: colours, or a network that you provide. Default: that of each model."""
+    parser: Literal["", "selfie", "colours", "segformer", "bisenet"] = ""
+    """Segmentation of the person: selfie, colours, or a network that you provide. Default: that of each model."""
     keys: str = ""  # File of API keys (`rigface serve key add`); required if the host is not loopback.
     fetch_urls: tuple[str, ...] = ()
     """URL prefixes that requests may name files from, such as https://bucket.s3.amazonaws.com/ ; with networks such

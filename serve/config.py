@@ -28,7 +28,7 @@ class ServiceConfig(BaseModel):
     device: str = "cpu"  # of the diffusion workers
     face_device: str = "cpu"  # of the face workers
     detector: Literal["", "mediapipe", "insightface"] = ""  # of faces; empty: that of each model's profile
-    parser: Literal["", "colours", "bisenet", "segformer"] = ""  # segmentation; empty: that of each model's profile
+    parser: Literal["", "selfie", "colours", "bisenet", "segformer"] = ""  # masks; empty: that of each model's profile
     keys: str = ""  # file of API keys; empty leaves the service open
     fetch_urls: list[str] = []  # URL prefixes of files to fetch, and networks (`serve.security.url_allowlist`)
     webhook_urls: list[str] = []  # likewise of webhooks, signed with the environment's RIGFACE_WEBHOOK_SECRET

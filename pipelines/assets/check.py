@@ -25,7 +25,7 @@ NEEDS: dict[str, dict[str, tuple[str, ...]]] = {  # value of a field of `FacePro
     "head": {"flame": ("flame",), "basel": ("basel",)},
     "texture": {"flame": ("flame_texture",), "basel": ("flame_texture",)},
     "expression_codes": {"d3dfr": ("d3dfr", "basel"), "deep3d": ("deep3d", "basel_landmarks", "basel")},
-    "parser": {"bisenet": ("bisenet",), "segformer": ("segformer_face_parsing",)},
+    "parser": {"selfie": ("selfie_segmentation",), "bisenet": ("bisenet",), "segformer": ("segformer_face_parsing",)},
     "detector": {"mediapipe": ("face_landmarker",), "insightface": ("face_landmarker", "insightface_pack")},
 }
 _MODELS = {"own": ("mini",), "rigface": ("rigface", "sd15")}  # weights of the model that has a profile

@@ -52,7 +52,7 @@ class Engine:
     detector: Annotated[DetectorName | None, arg(help_behavior_hint="")] = None
     """Face detector: mediapipe, or the SCRFD of an InsightFace pack that you provide. Default: that of the model."""
     parser: Annotated[ParserName | None, arg(help_behavior_hint="")] = None
-    """Segmentation of the person: colours, or a network that you provide. Default: that of the model."""
+    """Segmentation of the person: selfie, colours, or a network that you provide. Default: that of the model."""
     small_faces: bool = False  # Detect faces down to 24 px; several times slower.
     quick: bool = False  # Do not measure the result; prints no table of asked against achieved.
 

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 from tyro.conf import Suppress, arg
 
 from rigface.errors import PlanError
-from rigface.profile import OWN, PROFILES, CropRule
+from rigface.profile import PROFILES, CropRule
 from rigface.ranges import in_range
 from rigface.types import DetectorSpec, HeadSpec
 
@@ -44,9 +44,10 @@ class Settings:
     that you provide (512)."""
     identity_folder: str = ""
     """Model pack of `arcface`; empty: that of the detector, else searched for in $RIGFACE_ASSETS."""
-    parser: Literal["colours", "segformer", "bisenet", "fake"] = "colours"
-    """Segmentation for the mask: `colours` (3 ms), or a network for face parsing that you provide: a SegFormer (0.5 s a
-    face on one core for the size b0, 3 s for b5) or BiSeNet."""
+    parser: Literal["colours", "selfie", "segformer", "bisenet", "fake"] = "colours"
+    """Segmentation for the mask: `colours` (3 ms), `selfie` (a network that ships, with soft edges, 26 ms; that of
+    edits), or a network for face parsing that you provide: a SegFormer (0.5 s a face on one core for the size b0, 3 s
+    for b5) or BiSeNet."""
     parser_folder: str = ""
     """Folder of the SegFormer (config.json, model.safetensors), file of BiSeNet; empty: the assets folder."""
     reconstructor: str = "fit"
@@ -77,8 +78,8 @@ class Settings:
     weights, DECA on FLAME with d3dfr's codes and BiSeNet's masks."""
 
     def __post_init__(self) -> None:
-        for name in PROFILED:
-            if getattr(self, name) == getattr(OWN, name):
+        for name in PROFILED if self.profile != "own" else ():
+            if getattr(self, name) == getattr(Settings, name):
                 object.__setattr__(self, name, getattr(PROFILES[self.profile], name))
         if self.root:
             is_s3 = self.root.startswith("s3://")

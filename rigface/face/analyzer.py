@@ -40,7 +40,8 @@ class FaceAnalyzer:
 
     @classmethod
     def load(cls, profile: FaceProfile = OWN, device: str = "cpu", *, small_faces: bool = False) -> FaceAnalyzer:
-        """The analyzer of a profile; by default MediaPipe, closed-form fitting of the open head, the mask by colours.
+        """The analyzer of a profile; by default MediaPipe's landmarks and selfie mask, and the open head fitted in
+        closed form.
 
         `small_faces` searches for faces down to 24 px, which is several times slower.
 

@@ -20,7 +20,7 @@ def test_profile_survives_the_config():
 
 
 def test_unknown_value_is_refused_by_its_field():
-    with pytest.raises(ValueError, match="parser: want one of colours, bisenet, segformer, got 'guess'"):
+    with pytest.raises(ValueError, match="parser: want one of selfie, colours, bisenet, segformer, got 'guess'"):
         FaceProfile(parser="guess")
     with pytest.raises(ValueError, match=r"margin: want a share of the side in \[0, 0.5\)"):
         FaceProfile(margin=3)

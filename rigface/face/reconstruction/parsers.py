@@ -1,4 +1,4 @@
-"""Parsers of a crop by name: colours, a SegFormer, or BiSeNet.
+"""Parsers of a crop by name: colours, the selfie network, a SegFormer, or BiSeNet.
 
 Path: 512 px crop -> Parser -> the person mask. `segmentation.py` has the mask by colours.
 
@@ -19,10 +19,20 @@ import torch.nn.functional as F
 from rigface import assets
 from rigface.errors import MissingAsset
 from rigface.face.networks.bisenet import CLASSES, MEAN, SIZE, STD, load_bisenet
-from rigface.face.reconstruction.segmentation import Box, Parser, person_mask, within_frame
+from rigface.face.networks.selfie_segmentation import SelfieSegmentation
+from rigface.face.reconstruction.matting import matte
+from rigface.face.reconstruction.segmentation import (
+    Box,
+    Parser,
+    face_outline,
+    head_share,
+    joined,
+    person_mask,
+    within_frame,
+)
 from rigface.image import to_tensor
 
-PARSERS = ("colours", "segformer", "bisenet")
+PARSERS = ("colours", "selfie", "segformer", "bisenet")
 _BACKGROUND = "background"
 _PERSON = re.compile(
     r"^(skin|face|nose|(l|r|left|right)?_?(eye|brow|eyebrow|ear)s?(_g|_r)?|eye_?glass(es)?|glasses|mouth|(u|l|upper|lower)_?lip"
@@ -44,6 +54,8 @@ def load_parser(
         MissingAsset: its network is not there.
         ValueError: there is no such parser, or it knows no clothes.
     """
+    if name == "selfie":
+        return SelfieParser(folder, everything=everything)
     if name == "segformer":
         return SegformerParser(folder, device=device, everything=everything)
     if name == "bisenet":
@@ -51,13 +63,42 @@ def load_parser(
     if name != "colours":
         raise ValueError(f"no parser is called {name!r}; there are {', '.join(PARSERS)}")
     if everything:
-        raise ValueError("the parser 'colours' cannot tell clothes from background; use bisenet or segformer")
+        raise ValueError("the parser 'colours' cannot tell clothes from background; use selfie")
     return person_mask
 
 
 def is_person(label: str, everything: bool) -> bool:
     """True if a class of this name, as CelebAMask-HQ spells it, belongs to the mask."""
     return label.lower() != _BACKGROUND if everything else bool(_PERSON.match(label.lower()))
+
+
+class SelfieParser:
+    """A Parser with MediaPipe's selfie segmentation, and a matte's soft edges.
+
+    Args:
+        folder: the network's file, or an assets folder; None looks in `RIGFACE_ASSETS`, then in this package.
+        everything: the mask has the clothes, too.
+
+    Raises:
+        MissingAsset: it is not on this machine.
+    """
+
+    def __init__(self, folder: str | Path | None = None, *, everything: bool = False) -> None:
+        self._network, self._everything = SelfieSegmentation(folder), everything
+        self.version = f"selfie-{self._network.version}"
+
+    def __call__(
+        self, crop: np.ndarray, landmarks: np.ndarray, inside: Box | None = None, size: int | None = None
+    ) -> np.ndarray:
+        """See `person_mask`; values between 0 and 255 are shares of the pixel."""
+        size = size or len(crop)
+        person = self._network(crop)
+        if not self._everything:
+            share = head_share(person, crop, landmarks)
+            person = person * cv2.resize(share, person.shape, interpolation=cv2.INTER_LINEAR)
+        face = face_outline(landmarks[:, :2] * (len(person) / len(crop)), len(person))
+        person = np.where(face, 1, person * joined(person, face)).astype(np.float32)
+        return within_frame(matte(person, crop, size), inside, size / len(crop))
 
 
 class SegformerParser:

@@ -142,7 +142,7 @@ def skin_colour(crop: np.ndarray, landmarks: np.ndarray, mask: np.ndarray | None
     for polygon in polygons or [(points - points.mean(0)) * 0.7 + points.mean(0)]:
         cv2.fillConvexPoly(skin, np.rint(cv2.convexHull(polygon)).astype(np.int32), 1)
     if mask is not None:
-        person = cv2.resize(mask, (size, size), interpolation=cv2.INTER_NEAREST) > 0
+        person = cv2.resize(mask, (size, size), interpolation=cv2.INTER_NEAREST) > 127
         if (skin[person] > 0).sum() > 20:
             skin[~person] = 0
     chosen = small[skin > 0]

@@ -11,6 +11,7 @@ landmarks' outline everything is the person: glasses, beard, a hand. If the resu
 everything, not a number), the sketch itself is the result.
 
 Limit: hair against a background of its own colour ends at the edge of the sketch. A network does better: `parsers.py`.
+Of a network that tells people from background, `head_share` takes the clothes away with the same models.
 """
 
 from __future__ import annotations
@@ -29,6 +30,10 @@ ROUNDS = 3
 CERTAIN = 0.7  # neighbouring pixels are not independent witnesses: their log-likelihoods are damped by this
 SOFTEN = np.diag([30.0, 12.0, 12.0])  # added to each covariance, so that a flat wall is not a needle
 SPREAD = 0.004  # each class is possible everywhere, a little
+CLOTHES = 5  # number of this class; skin and hair are the first two
+STRANGE = -11.0  # log-density of a colour among clothes before any are known: what neither skin nor hair explains
+NETWORK_ERROR = 0.003, 0.063  # chance that a network errs about a pixel, near the head and far from it
+STEEP = 1.8  # of the border between head and clothes: a pixel is rarely half of each
 
 
 class Parser(Protocol):
@@ -70,7 +75,7 @@ def person_mask(
     share = person.mean()
     if not (face.mean() * 1.05 < share < 0.9):  # also if it is not a number
         person = sketch[:2].sum(0).reshape(SMALL_PX, SMALL_PX)
-    person[~_joined(person, face)] = 0
+    person[~joined(person, face)] = 0
     return within_frame(_sharpened(person.astype(np.float32), half, size), inside, size / len(crop))
 
 
@@ -84,8 +89,16 @@ def within_frame(mask: np.ndarray, inside: Box | None, scale: float) -> np.ndarr
     return kept
 
 
-def _joined(person: np.ndarray, face: np.ndarray) -> np.ndarray:
-    """(S, S) bool: the part of the person that hangs together with the face."""
+def face_outline(points: np.ndarray, size: int) -> np.ndarray:
+    """(size, size) bool: inside the convex outline of landmarks (L, 2) px."""
+    outline = np.zeros((size, size), np.uint8)
+    hull = cv2.convexHull(points.astype(np.float32))
+    cv2.fillConvexPoly(outline, np.rint((hull - 0.5) * 16).astype(np.int32), 1, shift=4)
+    return outline.astype(bool)
+
+
+def joined(person: np.ndarray, face: np.ndarray) -> np.ndarray:
+    """(S, S) bool: False on parts of the person (S, S), above 0.5, that do not hang together with the face (S, S)."""
     count, islands = cv2.connectedComponents((person > 0.5).astype(np.uint8), connectivity=4)
     kept = np.zeros(count, bool)
     kept[islands[face]] = True
@@ -123,10 +136,7 @@ def _sketch(points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     v = (grid * turn[1, 0] + grid[:, None] * turn[1, 1] - middle[1]) / height
     back = -1.1 * ahead
 
-    outline = np.zeros((SMALL_PX, SMALL_PX), np.uint8)
-    hull = cv2.convexHull(points.astype(np.float32))
-    cv2.fillConvexPoly(outline, np.rint((hull - 0.5) * 16).astype(np.int32), 1, shift=4)
-    face = outline.astype(bool)
+    face = face_outline(points, SMALL_PX)
     bare = ~face
 
     skull = np.sqrt(((u - 0.55 * back) / (0.6 + 0.25 * abs(back))) ** 2 + ((v + 0.17) / 0.8) ** 2)
@@ -165,9 +175,65 @@ def _above(value: np.ndarray, limit: float, softness: float) -> np.ndarray:
 
 
 def _person(small: np.ndarray, prior: np.ndarray, first: np.ndarray) -> np.ndarray:
-    """(S, S) float32 probability of skin or hair, from the sketch (6, S * S each) and the colours.
+    """(S, S) float32 probability of skin or hair, from the sketch (6, S * S each) and the colours."""
+    return np.asarray(_classes(small, prior, first)[:2].sum(0).reshape(small.shape[:2]))
 
-    All six Gaussians are evaluated by one matrix product: their exponents are linear in the colours' monomials.
+
+def head_share(person: np.ndarray, crop: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
+    """The share of skin, hair and hats among what a network calls a person; the rest is clothes.
+
+    Colours decide below the chin only: above it a person is head. Far from the head, where networks take a dark wall
+    for a person, the colours of the background may overrule them.
+
+    Args:
+        person: (H, H) float32 in [0, 1], the network's probability.
+        crop: (H', H', 3) uint8 RGB, the same picture.
+        landmarks: (L, 2+) px of the crop, as in `person_mask`.
+
+    Returns:
+        (64, 64) float32 in [0, 1]; 1 inside the landmarks' outline.
+    """
+    points = np.asarray(landmarks, np.float64)[:, :2] * (SMALL_PX / len(crop))
+    small = resized(resized(crop, 4 * SMALL_PX), SMALL_PX)
+    face, sketch, _ = _sketch(points)
+    bare = ~face.ravel()
+    far, above_chin = _zones(points)
+    error = NETWORK_ERROR[0] + (NETWORK_ERROR[1] - NETWORK_ERROR[0]) * far
+    inside = np.clip(resized(person, SMALL_PX).ravel(), error, 1 - error)
+    hair = np.where(bare, np.maximum(sketch[1], np.maximum(0.6 * above_chin, 0.25)), 0.03)
+    clothes = np.where(bare, np.maximum(0.8 * sketch[CLOTHES], 0.002), 1e-4)
+    wearer = np.stack([np.maximum(sketch[0], 0.01), hair, clothes])
+    wearer *= inside**2 / wearer.sum(0)
+    around = sketch[2:CLOTHES] + 0.001
+    around *= (1 - inside) ** 2 / around.sum(0)
+    prior = np.concatenate([wearer[:2], around, wearer[2:]]).astype(np.float32)
+    prior /= prior.sum(0)
+    first = prior.copy()
+    first[0] *= np.where(bare, 0.2, 1)
+    first[1] *= bare * above_chin  # of hair of any length, the sure part
+    belongs = _classes(small, prior, first, clothes_known=False)
+    head, all_of_it = belongs[:2].sum(0), belongs[:2].sum(0) + belongs[CLOTHES]
+    share = np.clip(STEEP * (head / (all_of_it + 1e-6) - 0.5) + 0.5, 0, 1)
+    share = np.where(bare, np.where(far > 0.5, share * np.minimum(2 * all_of_it, 1), share), 1)
+    return np.asarray(share.reshape(face.shape).astype(np.float32))
+
+
+def _zones(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(S * S,) each in [0, 1]: far from the head and not below it; above the chin."""
+    low, high = points.min(0), points.max(0)
+    height = max(high[1] - low[1], 1.1 * (high[0] - low[0]), 1.0)
+    grid = np.arange(SMALL_PX) + 0.5
+    u, v = (grid - (low[0] + high[0]) / 2) / height, ((grid - (low[1] + high[1]) / 2) / height)[:, None]
+    far = _above(np.sqrt((u / 0.6) ** 2 + ((v + 0.17) / 0.8) ** 2), 1.35, 0.05) * _below(v, 0.5, 0.05)
+    above_chin = np.broadcast_to(_below(v, 0.45, 0.05), far.shape)
+    return far.ravel(), above_chin.ravel()
+
+
+def _classes(small: np.ndarray, prior: np.ndarray, first: np.ndarray, clothes_known: bool = True) -> np.ndarray:
+    """(6, S * S) probability of each class, from its prior, its first guess (6, S * S each), and the colours.
+
+    All six Gaussians are evaluated by one matrix product: their exponents are linear in the colours' monomials. With
+    `clothes_known` False a first round finds as clothes what the colours of skin and hair do not explain.
     """
     colours = cv2.cvtColor(small, cv2.COLOR_RGB2LAB).reshape(-1, 3).astype(np.float32)
     colours = (colours - colours.mean(0)) * np.array([0.6, 1, 1], np.float32)  # shading counts less than colour
@@ -175,14 +241,16 @@ def _person(small: np.ndarray, prior: np.ndarray, first: np.ndarray) -> np.ndarr
     monomials = np.stack([np.ones_like(l), l, a, b, l * l, a * a, b * b, l * a, l * b, a * b], axis=1)
     log_prior = np.log(prior)
     belongs = first
-    for _ in range(ROUNDS):
+    for k in range(ROUNDS + (not clothes_known)):
         moments = (belongs @ monomials).astype(np.float64)  # colours are centred, so float32 sums are good enough
         moments /= moments[:, :1] + 1e-9
         exponents = _exponents(moments).astype(np.float32) @ monomials.T
+        if k == 0 and not clothes_known:
+            exponents[CLOTHES] = STRANGE
         likely = log_prior + CERTAIN * exponents
         belongs = np.exp(likely - likely.max(0))
         belongs /= belongs.sum(0)
-    return np.asarray(belongs[:2].sum(0).reshape(small.shape[:2]))
+    return belongs
 
 
 def _exponents(moments: np.ndarray) -> np.ndarray:

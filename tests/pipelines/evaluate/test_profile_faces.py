@@ -30,13 +30,13 @@ def test_own_faces_stay_what_they_are_for_own_models(face):
 def test_face_is_analysed_anew_in_its_own_crop_for_another_head(face, tmp_path, monkeypatch):
     write_flame(tmp_path / "flame", texture=False)
     monkeypatch.setenv("RIGFACE_ASSETS", str(tmp_path))
-    seen, spec = ProfileFaces(FaceAnalyzer.load().head, "colours")(face, FLAME)
+    seen, spec = ProfileFaces(FaceAnalyzer.load().head, "selfie")(face, FLAME)
     assert (spec.name, len(seen.params.expression)) == ("flame", spec.expression)
     assert np.array_equal(seen.crop, face.crop)
     assert np.array_equal(seen.frame_to_crop, face.frame_to_crop)
     assert np.abs(seen.landmarks - face.landmarks).max() < 20  # crop px: the landmarker saw the face larger
     assert seen.residual < 0.05
-    again, _ = ProfileFaces(spec, "colours")(seen, FLAME)
+    again, _ = ProfileFaces(spec, "selfie")(seen, FLAME)
     assert again is seen
 
 
@@ -44,7 +44,7 @@ def test_expression_code_of_the_dataset_is_kept(face):
     coded = FaceProfile(expression_codes="d3dfr")
     head, code = FaceAnalyzer.load().head, np.ones(64, np.float32)
     with_code = replace(face, params=replace(face.params, bfm_expression=code))
-    assert ProfileFaces(head, "colours")(with_code, coded)[0] is with_code
+    assert ProfileFaces(head, "selfie")(with_code, coded)[0] is with_code
 
 
 def test_targets_are_drawn_with_the_head_of_the_dataset():

@@ -50,6 +50,13 @@ def test_hash_of_stored_datasets_does_not_change():
     assert config_hash(Settings(), HEAD, DETECTOR) == "de64fcbf4ea562da"
 
 
+def test_masks_of_datasets_are_by_colours_unless_chosen():
+    """Rows of a dataset that is continued must not change when the masks of edits do."""
+    assert Settings().parser == "colours"
+    assert Settings(parser="selfie").parser == "selfie"
+    assert Settings(profile="rigface").parser == "bisenet"
+
+
 def test_folders_of_models_and_inputs_do_not_change_the_hash():
     mounted = Settings(detector_folder="/a", identity_folder="/b", parser_folder="/c", root="/d")
     assert config_hash(mounted, HEAD, DETECTOR) == config_hash(Settings(), HEAD, DETECTOR)

@@ -1,11 +1,15 @@
 """Parsers by name: a tiny SegFormer, and BiSeNet with made-up weights."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+import skimage.data
 
 from rigface.errors import BadCheckpoint, MissingAsset
+from rigface.face.detection.factory import load_detector
+from rigface.face.geometry import alignment
 from rigface.face.networks.bisenet import CLASSES
 from rigface.face.reconstruction.parsers import load_parser
 from rigface.face.reconstruction.segmentation import person_mask
@@ -67,7 +71,7 @@ def test_load_parser_by_name(tmp_path, monkeypatch):
     assert load_parser() is person_mask
     with pytest.raises(MissingAsset, match="SegFormer"):
         load_parser("segformer", tmp_path)
-    with pytest.raises(ValueError, match="colours, segformer, bisenet"):
+    with pytest.raises(ValueError, match="colours, selfie, segformer, bisenet"):
         load_parser("magic")
     with pytest.raises(ValueError, match="cannot tell clothes from background"):
         load_parser(everything=True)
@@ -102,3 +106,38 @@ def test_another_file_under_bisenets_name_is_refused(tmp_path):
     (tmp_path / "79999_iter.pth").write_text("not found")
     with pytest.raises(BadCheckpoint, match=r"79999_iter\.pth is damaged"):
         load_parser("bisenet", tmp_path)
+
+
+@pytest.fixture(scope="module")
+def astronaut():
+    """Her crop and its landmarks."""
+    (face,) = load_detector()(skimage.data.astronaut())
+    affine = alignment.frame_to_crop(face.box)
+    return alignment.crop(skimage.data.astronaut(), affine), alignment.apply(affine, face.landmarks)
+
+
+def test_selfie_mask_has_hair_and_neck_and_no_clothes(astronaut):
+    crop, landmarks = astronaut
+    parser = load_parser("selfie")
+    mask = parser(crop, landmarks, inside=(0, 0, 512, 500))
+    assert (mask.shape, mask.dtype) == ((SIZE, SIZE), np.uint8)
+    assert parser.version == "selfie-8d13b7fae74a"
+    assert not mask[: SIZE // 4, :40].any()  # the wall
+    assert (mask[60:120, 200:340] == 255).all()  # her hair
+    assert (mask[415:430, 230:290] > 200).all()  # her neck
+    assert mask[490:500, 100:400].mean() < 60  # her collar
+    assert not mask[500:].any()  # outside the frame
+    assert ((mask > 20) & (mask < 235)).mean() > 0.005  # soft edges
+    everything = load_parser("selfie", everything=True)(crop, landmarks)
+    assert (everything[490:500, 100:400] == 255).all()
+
+
+def test_selfie_masks_of_several_threads_do_not_mix(astronaut):
+    crop, landmarks = astronaut
+    parser, mirrored = load_parser("selfie"), np.ascontiguousarray(crop[:, ::-1])
+    flipped = landmarks * [-1, 1, 1] + [SIZE, 0, 0]
+    cases = [(crop, landmarks), (mirrored, flipped)] * 4
+    alone = [parser(*case) for case in cases[:2]]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda case: parser(*case), cases))
+    assert all((mask == alone[k % 2]).all() for k, mask in enumerate(together))

@@ -7,7 +7,7 @@ import skimage.data
 
 from rigface.face.detection.factory import load_detector
 from rigface.face.geometry import alignment
-from rigface.face.reconstruction.segmentation import person_mask
+from rigface.face.reconstruction.segmentation import head_share, person_mask
 
 SIZE = 512
 FACE = np.array([256, 307]), np.array([108, 135])  # middle and half axes of the landmarks' outline
@@ -133,3 +133,28 @@ def test_other_sizes_work_and_wrong_shapes_are_refused():
 def test_coincident_landmarks_are_accepted():
     picture, _ = drawn((40, 30, 25), (220, 170, 150), (90, 130, 190), (30, 60, 30))
     assert person_mask(picture, np.full((478, 3), 256.0)).shape == (SIZE, SIZE)
+
+
+def long_haired() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A drawn head whose hair falls over a shirt: picture, where a person is, and where that is shirt."""
+    picture, _ = drawn((40, 30, 25), (220, 170, 150), (90, 130, 190), (30, 60, 30))
+    rows, columns = np.mgrid[:SIZE, :SIZE]
+    locks = (abs(columns - 256) > 80) & (abs(columns - 256) < 190) & (rows > 250)
+    shirt = (rows > 440) & ~locks
+    picture[locks], picture[shirt] = (40, 30, 25), (150, 40, 60)
+    return picture, locks | shirt | oval(FACE[0] - [0, 40], FACE[1] * 1.25), shirt
+
+
+def test_hair_over_a_shirt_is_head_and_the_shirt_is_not():
+    picture, person, shirt = long_haired()
+    share = cv2.resize(head_share(person.astype(np.float32), picture, outline()), (SIZE, SIZE))
+    assert share[person & ~shirt].mean() > 0.95
+    assert share[shirt & (abs(np.arange(SIZE) - 256) > 200)].mean() < 0.1
+
+
+def test_everything_above_the_chin_is_head_whatever_its_colour():
+    picture, person, _ = long_haired()
+    picture[40:130, 150:362] = (250, 230, 20)  # a hat
+    person[40:130, 150:362] = True
+    share = cv2.resize(head_share(person.astype(np.float32), picture, outline()), (SIZE, SIZE))
+    assert share[50:120, 160:350].min() > 0.95
