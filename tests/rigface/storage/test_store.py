@@ -126,6 +126,13 @@ def test_lock_of_killed_process_is_released(tmp_path):
         pass
 
 
+def test_lease_is_measured_by_a_clock_that_goes_on_while_the_machine_sleeps(monkeypatch):
+    asked = []
+    monkeypatch.setattr(time, "clock_gettime", lambda clock: asked.append(clock) or 0.0)
+    lock.now_s()
+    assert asked == [time.CLOCK_BOOTTIME]
+
+
 def test_expired_lease_is_taken_over_and_check_raises(bucket, monkeypatch):
     store = Store(f"{bucket}/lease")
     monkeypatch.setattr(lock, "EXPIRE_S", 1.0)  # the storage's clock shows whole seconds
